@@ -1,0 +1,1 @@
+//! Settings: flags > `SIGIL_*` > `sigil.toml` > defaults.

@@ -1,0 +1,5 @@
+//! The elected role, and the doors that people use.
+
+pub mod node_service;
+pub mod rest;
+pub mod status;

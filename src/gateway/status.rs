@@ -1,0 +1,1 @@
+//! Errors as the world sees them, once.

@@ -1,0 +1,11 @@
+//! sigil turns the devices of a family or a homelab into one private mesh. `ARCHITECTURE.md` is the map.
+
+pub mod cli;
+pub mod config;
+pub mod gateway;
+pub mod mesh;
+pub mod node;
+pub mod pb;
+pub mod platform;
+pub mod runtime;
+pub mod tasks;

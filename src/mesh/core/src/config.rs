@@ -1,0 +1,92 @@
+//! Timings and sizes of one peer's core. All times in milliseconds.
+
+/// What kind of machine this is, for election: higher leads sooner. Preference adds 8 (mesh-protocol.md §4).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Class(pub u8);
+
+impl Class {
+    /// A phone: leads only when nobody else can.
+    pub const PHONE: Self = Self(0);
+    /// A small or metered device.
+    pub const SMALL: Self = Self(1);
+    /// A laptop.
+    pub const LAPTOP: Self = Self(2);
+    /// A desktop.
+    pub const DESKTOP: Self = Self(3);
+    /// An always-on server or NAS.
+    pub const SERVER: Self = Self(4);
+    /// Added when the owner prefers this device as gateway.
+    pub const PREFERRED: u8 = 8;
+}
+
+/// Timings and sizes; the defaults are those of mesh-protocol.md §3, §4 and §6.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Class of this device.
+    pub class: Class,
+    /// Whether it may lead at all.
+    pub eligible: bool,
+    /// Between two beacons of a leader.
+    pub beacon_ms: u64,
+    /// Silence of the leader that is tolerated.
+    pub lease_ms: u64,
+    /// Silence after which neighbours are asked.
+    pub query_after_ms: u64,
+    /// Between two rounds of asking.
+    pub query_every_ms: u64,
+    /// Grace after the link to the gateway went down: two rounds of asking.
+    pub link_down_grace_ms: u64,
+    /// Claim delay per class below 4.
+    pub claim_step_ms: u64,
+    /// Upper end of the random part of the claim delay.
+    pub claim_jitter_ms: u64,
+    /// What the others wait after a resignation, before their claim delay.
+    pub resign_grace_ms: u64,
+    /// A wake-up that comes this much late means that the machine slept.
+    pub late_wake_ms: u64,
+    /// How long a better neighbour must be there before it is handed the role.
+    pub handover_after_ms: u64,
+    /// Least time between the last change of gateway and a handover.
+    pub handover_settle_ms: u64,
+    /// Between two rounds of anti-entropy with one random neighbour.
+    pub sync_every_ms: u64,
+    /// First pause before a dispatch is repeated; doubles.
+    pub resend_min_ms: u64,
+    /// Longest pause before a dispatch is repeated.
+    pub resend_max_ms: u64,
+    /// Calls that run at once here.
+    pub running_max: usize,
+    /// Calls that may wait here to be run.
+    pub prefetch_max: usize,
+    /// Age at which a journal entry may be forgotten: longest TTL + 24 h.
+    pub forget_after_ms: u64,
+    /// How long a finished call stays in the books.
+    pub keep_calls_ms: u64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            class: Class::DESKTOP,
+            eligible: true,
+            beacon_ms: 300,
+            lease_ms: 1_200,
+            query_after_ms: 600,
+            query_every_ms: 150,
+            link_down_grace_ms: 600,
+            claim_step_ms: 150,
+            claim_jitter_ms: 150,
+            resign_grace_ms: 300,
+            late_wake_ms: 600,
+            handover_after_ms: 30_000,
+            handover_settle_ms: 300_000,
+            sync_every_ms: 30_000,
+            resend_min_ms: 500,
+            resend_max_ms: 30_000,
+            running_max: 4,
+            prefetch_max: 16,
+            forget_after_ms: 8 * 24 * 3600 * 1000,
+            keep_calls_ms: 7 * 24 * 3600 * 1000,
+        }
+    }
+}

@@ -1,0 +1,207 @@
+//! What peers say to each other. The shell maps these to `mesh.proto` and `node.proto`, and checks every signature first.
+
+use std::collections::BTreeSet;
+
+use crate::entry::SignedEntry;
+use crate::epoch::{Claim, Epoch};
+use crate::ids::{Attempt, Incarnation, PeerId, ReqId};
+
+/// How a frame travels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Class {
+    /// A datagram: may be lost, is never queued behind anything.
+    Datagram,
+    /// The link's own ordered stream.
+    Stream,
+    /// The `NodeService` stream between a node and its gateway.
+    Node,
+}
+
+/// One message between two linked peers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Frame {
+    /// "I lead", or a relay of it.
+    Beacon(Beacon),
+    /// "Whom do you follow?"
+    Query,
+    /// "There is a higher epoch than yours", with the proof.
+    Notice(Claim),
+    /// "I stop leading"; the successor claims at once.
+    Resign {
+        /// The reign that ends.
+        epoch: Epoch,
+        /// Who should claim.
+        successor: Option<PeerId>,
+    },
+    /// "You would be the better gateway: claim above this."
+    Handover {
+        /// The reign that wants to end.
+        epoch: Epoch,
+    },
+    /// Whom the sender is linked to.
+    Neighbours(Vec<PeerId>),
+    /// What the sender holds of each author's log.
+    Digest(Vec<DigestRow>),
+    /// Entries that the receiver lacks, each author's in order.
+    Entries {
+        /// The entries.
+        entries: Vec<EntryItem>,
+        /// Whether there is more; the receiver answers with its new digest.
+        more: bool,
+    },
+    /// Who is online as the gateway sees it.
+    Presence {
+        /// The gateway's reign.
+        epoch: Epoch,
+        /// Peers whose node stream is up.
+        online: Vec<PeerId>,
+    },
+    /// What became of a call so far, from its gateway to its origin. For people; nothing is decided by it.
+    Progress {
+        /// Which call.
+        id: ReqId,
+        /// Which attempt.
+        attempt: Attempt,
+        /// Where it is.
+        state: Phase,
+        /// A line of progress from the tool, if there is one.
+        note: String,
+    },
+    /// Gateway to target: run this.
+    Dispatch(Dispatch),
+    /// Target to gateway: what it did with a dispatch.
+    Answer(Answer),
+    /// Gateway to target: stop this call. (The durable wish travels in the log; this is the fast path.)
+    Cancel {
+        /// Which call.
+        id: ReqId,
+    },
+    /// Origin to target: the outcome is durable here.
+    Stored {
+        /// Which call.
+        id: ReqId,
+        /// Which attempt.
+        attempt: Attempt,
+    },
+}
+
+impl Frame {
+    /// How this frame travels.
+    #[must_use]
+    pub fn class(&self) -> Class {
+        match self {
+            Self::Beacon(_) | Self::Query | Self::Notice(_) => Class::Datagram,
+            Self::Resign { .. }
+            | Self::Handover { .. }
+            | Self::Neighbours(_)
+            | Self::Digest(_)
+            | Self::Entries { .. }
+            | Self::Presence { .. }
+            | Self::Progress { .. }
+            | Self::Stored { .. } => Class::Stream,
+            Self::Dispatch(_) | Self::Answer(_) | Self::Cancel { .. } => Class::Node,
+        }
+    }
+}
+
+/// A leader's sign of life.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Beacon {
+    /// Epoch and beacon number, signed by the leader.
+    pub claim: Claim,
+    /// Milliseconds since the leader sent it, as the relays reckon; so relays never renew a lease.
+    pub age_ms: u64,
+    /// Who has it already.
+    pub covered: BTreeSet<PeerId>,
+}
+
+/// One author in a digest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DigestRow {
+    /// Whose log.
+    pub author: PeerId,
+    /// Which life.
+    pub incarnation: Incarnation,
+    /// Highest sequence held without gaps.
+    pub seq: u64,
+}
+
+/// An entry on its way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EntryItem {
+    /// The entry.
+    pub entry: SignedEntry,
+    /// For a call: milliseconds left by the sender's reckoning.
+    pub left_ms: Option<u64>,
+}
+
+/// Gateway to target: run this.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dispatch {
+    /// The reign in whose name. The target obeys only if it is not below its fence.
+    pub claim: Claim,
+    /// The header, signed by its origin.
+    pub header: SignedEntry,
+    /// Which attempt.
+    pub attempt: Attempt,
+    /// Milliseconds left by the gateway's reckoning.
+    pub left_ms: u64,
+}
+
+/// Target to gateway, about one attempt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    /// Which call.
+    pub id: ReqId,
+    /// Which attempt.
+    pub attempt: Attempt,
+    /// What of it.
+    pub what: AnswerKind,
+}
+
+/// See [`Answer`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AnswerKind {
+    /// Taken; waits for a free place, a body, or a fsync.
+    Waiting,
+    /// Started.
+    Running {
+        /// A line of progress, or nothing.
+        note: String,
+    },
+    /// Ended: the outcome, as the target's log has it. Sent only when durable.
+    Ended(SignedEntry),
+    /// No free place: try again when another call of this target has ended.
+    Busy,
+    /// The epoch is below the target's fence.
+    Fenced(Option<Claim>),
+    /// Not acceptable for this target: bad header, unknown origin, and the like. Try again later, at a slow pace.
+    Refused(String),
+}
+
+/// Where a call is, as the world sees it, before its ending.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Phase {
+    /// Durable at its origin.
+    Accepted,
+    /// In a gateway's queue.
+    Queued,
+    /// Sent to its target.
+    Dispatched,
+    /// Started.
+    Running,
+}
+
+impl Phase {
+    /// The word that the world sees.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Accepted => "accepted",
+            Self::Queued => "queued",
+            Self::Dispatched => "dispatched",
+            Self::Running => "running",
+        }
+    }
+}

@@ -1,0 +1,549 @@
+//! The face of the core: what goes into [`crate::peer::Peer::step`], and what comes out.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::entry::{Directory, Effect, Ending, Fence, Header, Payload, SignedEntry, Tier, ToolDecl};
+use crate::epoch::Epoch;
+use crate::frame::{Frame, Phase};
+use crate::ids::{Attempt, Hash, Incarnation, MeshId, NodeId, PeerId, PublicKey, ReqId, ToolName};
+
+/// The time, handed in and never read: milliseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Now {
+    /// Since some point; counts while the machine sleeps; never goes back. Durations are measured by it.
+    pub mono_ms: u64,
+    /// Since 1970. May be wrong, may jump: for people and for the hybrid clock only.
+    pub wall_ms: u64,
+}
+
+/// Number of a batch; rises by one with each.
+pub type TxnId = u64;
+/// Number that the shell gives to a command, to know the reply.
+pub type CmdId = u64;
+/// Number of one `NodeService` stream; a late goodbye of an old one names the old number.
+pub type SessionId = u64;
+
+/// Key space of the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Space {
+    /// Single values: fence, incarnation, boot count, mesh, counters.
+    Meta,
+    /// Entries: author ‖ incarnation ‖ seq, big endian, to [`SignedEntry::to_stored`].
+    Log,
+    /// Author ‖ incarnation to how far we hold the log.
+    Heads,
+    /// Entries that trust is computed from: hash to [`SignedEntry::to_stored`].
+    Trust,
+    /// Peer id to its latest directory entry.
+    Directory,
+    /// Unused and used invites by hash of their secret.
+    Invites,
+    /// Calls without a confirmed ending, with their header entry.
+    Open,
+    /// Calls with a confirmed ending.
+    Calls,
+    /// Wall time of acceptance ‖ id to nothing: the order in which people list calls.
+    CallsByTime,
+    /// Client keys to the calls they made.
+    Keys,
+    /// Target's journal: id ‖ attempt to its state.
+    Journal,
+    /// Series to its forgotten mark.
+    Marks,
+    /// The shell's own small values (tokens, ports, …). The core never looks inside.
+    Shell,
+}
+
+impl Space {
+    /// All of them, in the order of their numbers.
+    pub const ALL: [Self; 13] = [
+        Self::Meta,
+        Self::Log,
+        Self::Heads,
+        Self::Trust,
+        Self::Directory,
+        Self::Invites,
+        Self::Open,
+        Self::Calls,
+        Self::CallsByTime,
+        Self::Keys,
+        Self::Journal,
+        Self::Marks,
+        Self::Shell,
+    ];
+
+    /// Whether all of its rows are handed to [`crate::peer::Peer::boot`]. The others grow with history.
+    #[must_use]
+    pub const fn in_image(self) -> bool {
+        !matches!(self, Self::Log | Self::Calls | Self::CallsByTime | Self::Shell)
+    }
+
+    /// Whether a change of mesh empties it.
+    #[must_use]
+    pub const fn of_mesh(self) -> bool {
+        !matches!(self, Self::Calls | Self::CallsByTime | Self::Shell)
+    }
+
+    /// Its name in the store.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Meta => "meta",
+            Self::Log => "log",
+            Self::Heads => "heads",
+            Self::Trust => "trust",
+            Self::Directory => "directory",
+            Self::Invites => "invites",
+            Self::Open => "open",
+            Self::Calls => "calls",
+            Self::CallsByTime => "calls_by_time",
+            Self::Keys => "keys",
+            Self::Journal => "journal",
+            Self::Marks => "marks",
+            Self::Shell => "shell",
+        }
+    }
+}
+
+/// One row to write, or to delete when there is no value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Write {
+    /// Where.
+    pub space: Space,
+    /// Key.
+    pub key: Vec<u8>,
+    /// Value, or delete.
+    pub value: Option<Bytes>,
+}
+
+/// Rows that become durable together or not at all.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Batch {
+    /// In order; a later write to the same key wins.
+    pub writes: Vec<Write>,
+    /// Whether a promise waits for it: then it is fsynced, else it may wait for the next that is.
+    pub sync: bool,
+}
+
+/// What the store held at start: all rows of the spaces that are [`Space::in_image`], sorted.
+#[derive(Debug, Clone, Default)]
+pub struct Image {
+    /// Rows.
+    pub rows: Vec<(Space, Vec<u8>, Bytes)>,
+    /// Whether the shell found that this store is older than what it had already promised: a new incarnation begins.
+    pub rolled_back: bool,
+}
+
+/// What happened.
+#[derive(Debug)]
+pub enum Input {
+    /// [`crate::peer::Peer::poll_timeout`] is over; harmless at any other time.
+    Wake,
+    /// A link to an approved peer is up. If there was one already, this one replaces it.
+    LinkUp(PeerId),
+    /// The link is gone.
+    LinkDown(PeerId),
+    /// A linked peer sent this; every signature in it has been checked.
+    Recv(PeerId, Frame),
+    /// This batch and all before it are durable.
+    Durable(TxnId),
+    /// Answer to [`Output::ReadLog`]: entries in order.
+    LogRead {
+        /// As asked.
+        to: PeerId,
+        /// The entries.
+        entries: Vec<SignedEntry>,
+        /// Whether the limit of bytes cut it short.
+        more: bool,
+    },
+    /// A tool has started to run, or said something.
+    ToolProgress(ReqId, Attempt, String),
+    /// A tool ended.
+    ToolEnded(ReqId, Attempt, ToolOutcome),
+    /// The blob is in our blob store.
+    Fetched(Hash),
+    /// The blob could not be had just now.
+    FetchFailed(Hash),
+    /// The gateway's side: a node registered, its stream is up. Replaces an older session of that peer at once.
+    NodeUp(PeerId, SessionId),
+    /// The gateway's side: that stream is gone. Ignored unless it is the peer's present one.
+    NodeDown(PeerId, SessionId),
+    /// Someone at a door of ours asks.
+    Command(CmdId, Command),
+}
+
+/// How a tool ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ToolOutcome {
+    /// `Done`, `Failed` or `Cancelled`; or `Denied` when the tool is not there any more or its arguments are invalid.
+    pub ending: Ending,
+    /// Why, for people; empty when done.
+    pub reason: String,
+    /// Its output.
+    pub output: Payload,
+    /// What it said on its error stream, cut.
+    pub error: String,
+}
+
+/// What someone at a door wants.
+#[derive(Debug, Clone)]
+pub enum Command {
+    /// A new call.
+    Call(NewCall),
+    /// Stop a call.
+    Cancel {
+        /// Which.
+        id: ReqId,
+        /// Why, for people.
+        reason: String,
+    },
+    /// Keep an invite whose secret hashes to this.
+    Invite {
+        /// SHA-256 of the secret.
+        secret: Hash,
+        /// What it grants.
+        tier: Tier,
+        /// How long it is good for.
+        ttl_ms: u64,
+    },
+    /// Someone shows the secret of an invite. The used-mark and the approval become durable together.
+    Redeem {
+        /// SHA-256 of the secret.
+        secret: Hash,
+        /// Key that the link has proven.
+        key: PublicKey,
+        /// Handle that the newcomer asks for.
+        node_id: NodeId,
+    },
+    /// Approve a peer by hand.
+    Approve {
+        /// Its key.
+        key: PublicKey,
+        /// Handle that it asks for.
+        node_id: NodeId,
+        /// How far to trust it.
+        tier: Tier,
+    },
+    /// Revoke and forget a peer.
+    Revoke {
+        /// Which.
+        peer: PeerId,
+    },
+    /// Leave the mesh: ends with [`Reply::Left`], after which the shell founds a new one.
+    Leave,
+    /// What this peer says about itself has changed.
+    SetDirectory(Directory),
+    /// Clean stop: hands the role on. Ends with [`Reply::Stopped`].
+    Stop,
+}
+
+/// A call that someone wants made.
+#[derive(Debug, Clone)]
+pub struct NewCall {
+    /// Handle of the node, or `any`.
+    pub node: String,
+    /// Which tool.
+    pub tool: ToolName,
+    /// JSON, checked by the shell; a blob is in our blob store already.
+    pub arguments: Payload,
+    /// Milliseconds within which it must start.
+    pub ttl_ms: u64,
+    /// Milliseconds that it may run.
+    pub timeout_ms: u64,
+    /// If the caller wants it stricter than the tool declares.
+    pub effect: Option<Effect>,
+    /// Who asks.
+    pub principal: String,
+    /// The client's own key for this call.
+    pub client_key: Option<String>,
+}
+
+/// Answer to a command. An answer that promises something is given only after the fsync.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reply {
+    /// The call.
+    Call {
+        /// Its id.
+        id: ReqId,
+        /// False when the client key named a call that was already there.
+        created: bool,
+    },
+    /// Cancelling was noted (or the call had ended already).
+    Cancelled,
+    /// The invite is kept.
+    Invited,
+    /// The peer belongs to the mesh.
+    Approved(Welcome),
+    /// The peer is revoked.
+    Revoked,
+    /// We have left.
+    Left,
+    /// The directory record is out.
+    Noted,
+    /// Nothing more to do: the process may end.
+    Stopped,
+    /// No, and why.
+    Refused(Refusal),
+}
+
+/// What a newcomer needs to be one of us. [`crate::peer::joined`] turns it into a store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Welcome {
+    /// The mesh.
+    pub mesh: MeshId,
+    /// Genesis and all approvals, in an order in which each author is known before it speaks.
+    pub trust: Vec<SignedEntry>,
+    /// Latest directory entries, to know addresses.
+    pub directory: Vec<SignedEntry>,
+    /// The fence of the moment.
+    pub fence: Fence,
+    /// The handle that the newcomer got.
+    pub node_id: NodeId,
+    /// How far it is trusted.
+    pub tier: Tier,
+}
+
+/// Why a command was refused. Each names the cause; the door adds the next step.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// No such node.
+    #[error("no node is called `{0}`")]
+    UnknownNode(String),
+    /// No such tool on that node.
+    #[error("node `{node}` offers no tool `{tool}`")]
+    UnknownTool {
+        /// The node.
+        node: NodeId,
+        /// The tool.
+        tool: ToolName,
+    },
+    /// No such call.
+    #[error("no call has the id {0}")]
+    UnknownCall(ReqId),
+    /// Too much waits for this target.
+    #[error("queue full: {open} calls wait for `{node}`")]
+    QueueFull {
+        /// The node.
+        node: NodeId,
+        /// How many calls are open.
+        open: usize,
+        /// When to try again, in milliseconds.
+        retry_after_ms: u64,
+    },
+    /// The client key belongs to a call with other arguments.
+    #[error("this idempotency key was used for another call, {0}")]
+    KeyReused(ReqId),
+    /// Policy.
+    #[error("{0}")]
+    Denied(String),
+    /// A value is out of its limits.
+    #[error("{0}")]
+    Invalid(String),
+    /// No such invite at this peer.
+    #[error("this code is not known here")]
+    InviteUnknown,
+    /// Used by someone else.
+    #[error("this code has been used already")]
+    InviteUsed,
+    /// Too late.
+    #[error("this code has expired")]
+    InviteExpired,
+    /// Only owners may do this.
+    #[error("only a peer of tier owner may do this, and this one is not")]
+    NotOwner,
+    /// The last owner must stay.
+    #[error("the last owner can be neither revoked nor leave while other devices remain")]
+    LastOwner,
+    /// This peer has been revoked.
+    #[error("this device does not belong to the mesh any more")]
+    NotMember,
+    /// The peer is stopping.
+    #[error("this peer is stopping")]
+    Stopping,
+}
+
+/// What to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Output {
+    /// Send to a linked peer, the way [`Frame::class`] says.
+    Send(PeerId, Frame),
+    /// Write, and answer [`Input::Durable`] when the batch and all before it are durable.
+    Commit(TxnId, Batch),
+    /// Read entries of one author from the log, `from..=to`, until the bytes reach [`crate::limits::SYNC_BYTES_MAX`] over
+    /// all ranges; answer [`Input::LogRead`].
+    ReadLog {
+        /// For whom.
+        to: PeerId,
+        /// (author, incarnation, first, last), in order.
+        ranges: Vec<(PeerId, Incarnation, u64, u64)>,
+    },
+    /// Run a tool; answer [`Input::ToolEnded`].
+    Invoke(Box<Invocation>),
+    /// Stop a running tool; it answers with [`Input::ToolEnded`] as cancelled.
+    Kill(ReqId, Attempt),
+    /// Get a blob from one of these peers into our blob store; answer [`Input::Fetched`] or [`Input::FetchFailed`].
+    Fetch {
+        /// SHA-256.
+        hash: Hash,
+        /// Bytes.
+        len: u64,
+        /// Who may have it, best first.
+        from: Vec<PeerId>,
+    },
+    /// Answer a command.
+    Reply(CmdId, Reply),
+    /// Something that people or the shell want to know.
+    Fact(Fact),
+}
+
+/// A tool to run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Invocation {
+    /// Which call.
+    pub id: ReqId,
+    /// Which attempt.
+    pub attempt: Attempt,
+    /// The call.
+    pub header: Arc<Header>,
+    /// Who made it.
+    pub origin: PeerId,
+}
+
+/// Something that happened, for the event stream, the logs and the shell.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fact {
+    /// Who leads has changed; `None` = nobody that we know.
+    Gateway(Option<Epoch>),
+    /// [`View`] has changed.
+    View,
+    /// A call has changed; its newest row.
+    Call(ReqId, HistoryRow),
+    /// A call has its (perhaps unconfirmed) ending, durable here.
+    CallEnded(ReqId),
+    /// The set of approved peers, their tiers or handles changed: links may have to close.
+    Trust,
+    /// We hold our own revocation.
+    Revoked,
+    /// A node asks for attention; constant text with the peer it is about.
+    Warning(&'static str, PeerId),
+}
+
+/// A row of a call's history.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HistoryRow {
+    /// Where the call was.
+    pub state: CallState,
+    /// Which attempt.
+    pub attempt: Attempt,
+    /// Wall time of whoever noted it.
+    pub at_ms: u64,
+    /// Who did it.
+    pub peer: PeerId,
+    /// Why, for people.
+    pub reason: String,
+    /// Whether the target itself said so.
+    pub confirmed: bool,
+}
+
+/// Where a call is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum CallState {
+    /// On its way.
+    Open(Phase),
+    /// Over.
+    Ended(Ending),
+}
+
+impl CallState {
+    /// The word that the world sees.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Open(phase) => phase.as_str(),
+            Self::Ended(ending) => ending.as_str(),
+        }
+    }
+}
+
+/// A call as one peer knows it; the value of [`Space::Calls`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CallRecord {
+    /// The immutable header.
+    pub header: Arc<Header>,
+    /// Who accepted it.
+    pub origin: PeerId,
+    /// Where it is.
+    pub state: CallState,
+    /// Whether the target itself wrote the ending.
+    pub confirmed: bool,
+    /// Newest attempt that anything is known of.
+    pub attempt: Attempt,
+    /// What the tool said.
+    pub output: Payload,
+    /// What the tool complained.
+    pub error: String,
+    /// Why it ended as it did.
+    pub reason: String,
+    /// The call that this one repeats.
+    pub alias_of: Option<ReqId>,
+    /// All that happened, oldest first.
+    pub history: Vec<HistoryRow>,
+}
+
+/// What a peer knows of the mesh: the snapshot behind status, nodes and tools.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct View {
+    /// This peer.
+    pub me: PeerId,
+    /// Its handle.
+    pub node_id: NodeId,
+    /// The mesh.
+    pub mesh: MeshId,
+    /// Name of the mesh.
+    pub mesh_name: String,
+    /// Life of our database.
+    pub incarnation: Incarnation,
+    /// Starts of this process within the incarnation.
+    pub boot: u64,
+    /// Whether we hold our own revocation.
+    pub revoked: bool,
+    /// Who leads, as far as we know.
+    pub gateway: Option<Epoch>,
+    /// The highest epoch seen.
+    pub fence: Epoch,
+    /// Linked peers.
+    pub links: Vec<PeerId>,
+    /// All approved peers, ourselves included, by peer id.
+    pub nodes: Vec<NodeView>,
+}
+
+/// One approved peer in its role of offering tools.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeView {
+    /// Identity.
+    pub peer: PeerId,
+    /// Key, to dial it.
+    pub key: PublicKey,
+    /// Handle.
+    pub node_id: NodeId,
+    /// How far it is trusted.
+    pub tier: Tier,
+    /// Whether the gateway has its node stream; without a gateway, whether we are linked to it.
+    pub online: bool,
+    /// Wall time at which we last saw it change between online and offline; 0 = never seen since our start.
+    pub last_seen_ms: u64,
+    /// What it says about itself, if anything came yet.
+    pub directory: Option<Arc<Directory>>,
+}
+
+impl NodeView {
+    /// The tools that it declared.
+    #[must_use]
+    pub fn tools(&self) -> &[ToolDecl] {
+        self.directory.as_ref().map_or(&[], |directory| &directory.tools)
+    }
+}

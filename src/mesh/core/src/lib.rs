@@ -1,0 +1,13 @@
+//! The mesh as one state machine: who belongs, who leads, what all of us know, and what becomes of a call.
+//!
+//! Nothing in this crate has a clock, a socket, a disk, a task or entropy: time and randomness are handed in, effects come
+//! out as values ([`io::Output`]). The product (`src/mesh/actor.rs`) and the simulator (`netsim/`) drive the same code.
+
+pub mod config;
+pub mod crypto;
+pub mod entry;
+pub mod epoch;
+pub mod frame;
+pub mod ids;
+pub mod io;
+pub mod limits;

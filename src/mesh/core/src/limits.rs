@@ -1,0 +1,48 @@
+//! Every limit of the protocol, with its unit. What a peer sends beyond one is refused with a typed error.
+
+/// Largest encoded entry: an inline payload plus a generous header.
+pub const ENTRY_BYTES_MAX: usize = 256 * 1024;
+/// Largest payload that travels inside an entry; larger ones are blobs named by hash.
+pub const INLINE_BYTES_MAX: usize = 32 * 1024;
+/// Entries of one sync frame stop at this many bytes (mesh-protocol.md §5).
+pub const SYNC_BYTES_MAX: usize = 256 * 1024;
+/// Largest arguments of a call (architecture.md §5).
+pub const ARGUMENTS_BYTES_MAX: usize = 1024 * 1024;
+/// Largest result of a call (architecture.md §5).
+pub const RESULT_BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// Longest time to live of a call: 7 days (architecture.md §5).
+pub const TTL_MS_MAX: u64 = 7 * 24 * 3600 * 1000;
+/// Open calls of one (origin, target).
+pub const OPEN_PER_TARGET_MAX: usize = 1000;
+/// Bytes of arguments of the open calls of one (origin, target).
+pub const OPEN_BYTES_PER_TARGET_MAX: u64 = 64 * 1024 * 1024;
+/// Open calls that a gateway holds for others; beyond, headers stay with their origins.
+pub const QUEUE_MAX: usize = 20_000;
+/// A claim may not jump further ahead than this of what a peer knows (mesh-protocol.md §4, epoch hygiene).
+pub const EPOCH_JUMP_MAX: u64 = 65_536;
+/// Peers of one mesh behind one gateway (mesh-protocol.md §10) with room to spare.
+pub const PEERS_MAX: usize = 2_000;
+/// Tools that one node may declare.
+pub const TOOLS_MAX: usize = 512;
+/// Addresses in one directory record.
+pub const ADDRESSES_MAX: usize = 32;
+/// Outcomes kept for headers that have not come yet.
+pub const EARLY_OUTCOMES_MAX: usize = 4096;
+/// Longest reason or error text, in bytes.
+pub const TEXT_BYTES_MAX: usize = 4096;
+/// Longest client key, in bytes.
+pub const CLIENT_KEY_BYTES_MAX: usize = 255;
+/// Unused invites of one peer.
+pub const INVITES_MAX: usize = 256;
+
+/// Error bound of measured durations: 2 s + 0.05 % of the TTL (mesh-protocol.md §6).
+#[must_use]
+pub const fn epsilon_ms(ttl_ms: u64) -> u64 {
+    2_000 + ttl_ms / 2_000
+}
+
+/// Cuts a text to `max` bytes at a character's border.
+#[must_use]
+pub fn cut(text: &str, max: usize) -> &str {
+    text.get(..text.floor_char_boundary(max.min(text.len()))).unwrap_or_default()
+}

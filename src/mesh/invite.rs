@@ -1,0 +1,4 @@
+//! invite.
+/// A code.
+#[derive(Debug, Clone)]
+pub struct InviteCode {}

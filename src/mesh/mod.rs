@@ -1,0 +1,11 @@
+//! Who is here, who leads, what all of us know. The protocol is [`mesh_core`]; this is its shell.
+
+pub mod blobs;
+pub mod clock;
+pub mod handle;
+pub mod identity;
+pub mod invite;
+pub mod store;
+pub mod transport;
+
+pub use handle::MeshHandle;

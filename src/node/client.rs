@@ -1,0 +1,1 @@
+//! NodeService, the node side.

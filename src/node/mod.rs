@@ -1,0 +1,5 @@
+//! What this device offers.
+
+pub mod builtin;
+pub mod catalogue;
+pub mod client;

@@ -1,0 +1,3 @@
+//! How one tool runs.
+
+pub mod process;

@@ -379,19 +379,13 @@ impl Peer {
                 self.logs.handle_log_read(to, items, more, fx);
             }
             Input::ToolProgress(id, attempt, note) => {
-                self.with_rules(fx, |executor, rules, fx| {
-                    executor.handle_progress(id, attempt, note, rules, fx);
-                    None
-                });
+                self.consult(fx, |executor, rules, fx| executor.handle_progress(id, attempt, note, rules, fx));
             }
             Input::ToolEnded(id, attempt, outcome) => {
                 self.with_rules(fx, |executor, _, fx| executor.handle_tool_ended(id, attempt, outcome, fx));
             }
             Input::Fetched(hash) => {
-                self.with_rules(fx, |executor, rules, fx| {
-                    executor.handle_fetched(hash, rules, fx);
-                    None
-                });
+                self.consult(fx, |executor, rules, fx| executor.handle_fetched(hash, rules, fx));
             }
             Input::FetchFailed(hash) => self.executor.handle_fetch_failed(hash, fx.now.mono_ms),
             Input::NodeUp(peer, session) => {
@@ -622,11 +616,7 @@ impl Peer {
                 self.write_verdict(&verdict, fx);
             }
         }
-        let mut late = Vec::new();
-        self.with_rules(fx, |executor, rules, fx| {
-            late = executor.handle_timeout(rules, fx);
-            None
-        });
+        let late = self.consult(fx, |executor, rules, fx| executor.handle_timeout(rules, fx));
         for finished in late {
             self.write_outcome(&finished, fx);
         }
@@ -759,26 +749,32 @@ impl Peer {
         self.with_rules(fx, |executor, rules, fx| executor.handle_offer(offer, rules, fx));
     }
 
-    /// Runs something of the executor that may finish an attempt, and writes that outcome.
+    /// Runs something of the executor that may finish an attempt, and writes that outcome; its place is free then.
     fn with_rules(
         &mut self,
         fx: &mut Effects<'_>,
         run: impl FnOnce(&mut Executor, &Rules<'_>, &mut Effects<'_>) -> Option<Finished>,
     ) {
+        let finished = self.consult(fx, run);
+        if let Some(finished) = finished {
+            self.write_outcome(&finished, fx);
+            self.consult(fx, |executor, rules, fx| executor.start_next(rules, fx));
+        }
+    }
+
+    /// Lets the executor decide by the rules of this moment.
+    fn consult<T>(
+        &mut self,
+        fx: &mut Effects<'_>,
+        run: impl FnOnce(&mut Executor, &Rules<'_>, &mut Effects<'_>) -> T,
+    ) -> T {
         let Self { executor, trust, book, config, directory, election, me, revoked, .. } = self;
         let own_tools = directory.get(me).map(|(_, directory)| directory.clone());
         let permits = |origin: &PeerId, header: &Header| permits(trust, own_tools.as_deref(), origin, header);
         let wish = |id: &ReqId| book.is_cancelled(id).cloned();
         let gateway = election.gateway().map(|epoch| epoch.peer);
         let rules = Rules { config, permits: &permits, wish: &wish, revoked: *revoked, gateway };
-        let finished = run(executor, &rules, fx);
-        if let Some(finished) = finished {
-            self.write_outcome(&finished, fx);
-            self.with_rules(fx, |executor, rules, fx| {
-                executor.start_next(rules, fx);
-                None
-            });
-        }
+        run(executor, &rules, fx)
     }
 
     fn with_env<T>(&mut self, run: impl FnOnce(&mut Book, &Env<'_>) -> T) -> T {

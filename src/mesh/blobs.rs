@@ -181,7 +181,7 @@ impl BlobWriter {
     /// When cancelled, the blob is there or not, but never in part.
     pub async fn finish(mut self, expected: Option<Hash>) -> Result<(Hash, u64), BlobError> {
         self.file.flush().await?;
-        let got = Hash::from_slice(self.digest.finish().as_ref()).expect("SHA-256 has 32 bytes");
+        let got = finish_hash(self.digest);
         if let Some(expected) = expected.filter(|expected| *expected != got) {
             return Err(BlobError::WrongHash { expected, got });
         }
@@ -237,6 +237,10 @@ impl fmt::Debug for BlobWriter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("BlobWriter").field("len", &self.len).field("max", &self.max).finish_non_exhaustive()
     }
+}
+
+fn finish_hash(digest: digest::Context) -> Hash {
+    Hash::from_slice(digest.finish().as_ref()).expect("SHA-256 has 32 bytes")
 }
 
 /// The hash that a file name stands for.

@@ -151,8 +151,7 @@ impl DeviceKey {
     /// A secret of its own for the purpose `label`, the same after every start (HMAC-SHA-256 of the label).
     #[must_use]
     pub fn derive(&self, label: &str) -> [u8; 32] {
-        let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, &self.0.seed), label.as_bytes());
-        tag.as_ref().try_into().expect("HMAC-SHA-256 has 32 bytes")
+        hmac_sha256(&self.0.seed, label.as_bytes())
     }
 }
 
@@ -181,6 +180,11 @@ impl Verifier for Ed25519Verifier {
     fn verify(&self, key: &PublicKey, message: &[u8], signature: &Signature) -> bool {
         UnparsedPublicKey::new(&ED25519, &key.0).verify(message, &signature.0).is_ok()
     }
+}
+
+fn hmac_sha256(key: &[u8], message: &[u8]) -> [u8; 32] {
+    let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, key), message);
+    tag.as_ref().try_into().expect("HMAC-SHA-256 has 32 bytes")
 }
 
 /// Writes the file whole or not at all, for its owner only.

@@ -72,9 +72,7 @@ impl InviteCode {
     pub fn qr(&self) -> String {
         // Capitals and digits take 5.5 bits each in a QR code, small letters 8.
         let text = self.to_string().to_ascii_uppercase();
-        let code = QrCode::with_error_correction_level(text, EcLevel::L);
-        let code = code.expect("a code with all its addresses is shorter than a QR code can be");
-        code.render::<Dense1x2>().dark_color(Dense1x2::Light).light_color(Dense1x2::Dark).build()
+        qr_code(&text).render::<Dense1x2>().dark_color(Dense1x2::Light).light_color(Dense1x2::Dark).build()
     }
 }
 
@@ -140,11 +138,10 @@ impl FromStr for InviteCode {
             _ => return Err(InviteCodeError::NoPrefix),
         }
         let rest: String = rest.chars().filter(|c| !c.is_whitespace() && *c != '-').collect();
-        let bytes = BASE32.decode(rest.as_bytes()).map_err(|error| {
-            let bad = matches!(error.kind, data_encoding::DecodeKind::Symbol);
-            let at = rest.get(error.position..).and_then(|rest| rest.chars().next());
-            at.filter(|_| bad).map_or(InviteCodeError::Typo, InviteCodeError::BadCharacter)
-        })?;
+        if let Some(bad) = rest.chars().find(|c| !c.is_ascii_alphanumeric() || matches!(c, 'u' | 'U')) {
+            return Err(InviteCodeError::BadCharacter(bad));
+        }
+        let bytes = BASE32.decode(rest.as_bytes()).map_err(|_| InviteCodeError::Typo)?;
         let split = bytes.len().checked_sub(SUM_BYTES).ok_or(InviteCodeError::Typo)?;
         let (bytes, given) = bytes.split_at(split);
         if given != sum(bytes) {
@@ -152,6 +149,11 @@ impl FromStr for InviteCode {
         }
         parse(bytes).ok_or(InviteCodeError::Malformed)
     }
+}
+
+fn qr_code(text: &str) -> QrCode {
+    let code = QrCode::with_error_correction_level(text, EcLevel::L);
+    code.expect("a code with all its addresses is shorter than a QR code can be")
 }
 
 fn parse(mut bytes: &[u8]) -> Option<InviteCode> {

@@ -64,20 +64,17 @@ impl HighWater {
     }
 }
 
-fn encode(value: u64) -> [u8; SLOT_BYTES] {
-    let mut slot = [0; SLOT_BYTES];
-    let (head, sum) = slot.split_at_mut(16);
-    head[..8].copy_from_slice(&MAGIC);
-    head[8..].copy_from_slice(&value.to_be_bytes());
-    sum.copy_from_slice(&xxh3_64(head).to_be_bytes());
-    slot
+fn encode(value: u64) -> Vec<u8> {
+    let head = [MAGIC, value.to_be_bytes()].concat();
+    let sum = xxh3_64(&head).to_be_bytes();
+    [head.as_slice(), &sum].concat()
 }
 
 fn read_slot(file: &File, at: u64) -> Option<u64> {
     let mut slot = [0; SLOT_BYTES];
     file.read_exact_at(&mut slot, at).ok()?;
     let value = u64::from_be_bytes(slot.get(8..16)?.try_into().ok()?);
-    (slot == encode(value)).then_some(value)
+    (slot.as_slice() == encode(value)).then_some(value)
 }
 
 #[cfg(test)]

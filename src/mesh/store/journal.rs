@@ -78,6 +78,15 @@ fn list(db: &Path) -> Result<Vec<PathBuf>, StoreError> {
     Ok(journals.into_iter().map(|(_, path)| path).collect())
 }
 
+/// Where the good batches of a journal end.
+#[cfg(test)]
+pub(super) fn batch_ends(path: &Path) -> Vec<u64> {
+    let file = File::open(path).unwrap();
+    let len = file.metadata().unwrap().len();
+    let mut reader = Reader { inner: BufReader::new(file), left: len };
+    std::iter::from_fn(|| reader.batch().unwrap().is_ok().then(|| len - reader.left)).collect()
+}
+
 fn cut(path: &Path, at: u64) -> io::Result<()> {
     let file = OpenOptions::new().write(true).open(path)?;
     file.set_len(at)?;

@@ -5,6 +5,8 @@ mod disk;
 mod high_water;
 mod journal;
 mod mem;
+#[cfg(test)]
+mod tests;
 mod writer;
 
 use std::collections::BTreeMap;

@@ -42,8 +42,10 @@ pub(super) struct Writer {
 
 #[derive(Default)]
 pub(super) struct State {
-    /// Newest batch that is written and not yet synced.
-    unsynced: Option<Option<TxnId>>,
+    /// Whether anything is written and not yet synced.
+    unsynced: bool,
+    /// Newest batch among it.
+    unsynced_txn: Option<TxnId>,
     /// What could not be sent yet.
     note: Option<DurableNote>,
     /// When the mark was last synced.
@@ -93,7 +95,7 @@ impl Writer {
     /// The next job, doing what falls due while there is none.
     fn wait(&mut self) -> Option<Job> {
         loop {
-            let due = self.state.unsynced.is_some() || self.mark.unsynced();
+            let due = self.state.unsynced || self.mark.unsynced();
             let timeout = match (&self.state.note, due && self.shared.failure().is_none()) {
                 (Some(_), _) => NOTE_RETRY,
                 (None, true) => IDLE_SYNC,
@@ -143,7 +145,8 @@ impl Writer {
     fn write(&mut self, group: Group) -> Result<(), StoreError> {
         self.apply(group.rows)?;
         self.shared.applied(group.ticket);
-        self.state.unsynced = Some(group.txn);
+        self.state.unsynced = true;
+        self.state.unsynced_txn = group.txn;
         if group.sync { self.sync() } else { Ok(()) }
     }
 
@@ -171,10 +174,12 @@ impl Writer {
         if let Some(failure) = self.shared.failure() {
             return Err(failure);
         }
-        let Some(txn) = self.state.unsynced else { return Ok(()) };
+        if !self.state.unsynced {
+            return Ok(());
+        }
         self.shared.tables.db.persist(PersistMode::SyncData).map_err(StoreError::engine("syncing"))?;
-        self.state.unsynced = None;
-        if let Some(txn) = txn {
+        self.state.unsynced = false;
+        if let Some(txn) = self.state.unsynced_txn.take() {
             self.state.note = Some(DurableNote::Durable(txn));
             self.send_note();
         }
@@ -200,7 +205,7 @@ impl Writer {
         merge(&mut rows, batch)?;
         self.apply(rows)?;
         self.shared.applied(ticket);
-        self.state.unsynced = Some(None);
+        self.state.unsynced = true;
         self.sync()?;
         self.mark.sync()
     }

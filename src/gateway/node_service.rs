@@ -132,7 +132,23 @@ impl NodeServer {
         IO: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
         IO::ConnectInfo: ProvenPeer,
     {
+        Self::start_within(REGISTER_WITHIN, streams, view, verifier, events, tasks)
+    }
+
+    fn start_within<IO>(
+        register_within: Duration,
+        streams: mpsc::Receiver<IO>,
+        view: watch::Receiver<Arc<View>>,
+        verifier: Arc<dyn Verifier + Send + Sync>,
+        events: mpsc::Sender<NodeEvent>,
+        tasks: &TaskGroup,
+    ) -> NodeServerHandle
+    where
+        IO: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
+        IO::ConnectInfo: ProvenPeer,
+    {
         let shared = Arc::new(Shared {
+            register_within,
             view,
             verifier,
             events,
@@ -144,7 +160,7 @@ impl NodeServer {
         let incoming = ReceiverStream::new(streams).map(move |io| {
             let peer = io.connect_info().peer();
             let io = Guarded::new(io, peer);
-            watchdogs.tasks.spawn(cut_the_silent(io.line()));
+            watchdogs.tasks.spawn(cut_the_silent(io.line(), register_within));
             Ok::<_, io::Error>(io)
         });
         let service = NodeServiceServer::new(Service(shared.clone()))
@@ -280,6 +296,7 @@ impl Session {
 }
 
 struct Shared {
+    register_within: Duration,
     view: watch::Receiver<Arc<View>>,
     verifier: Arc<dyn Verifier + Send + Sync>,
     events: mpsc::Sender<NodeEvent>,
@@ -373,7 +390,7 @@ impl Shared {
         mut inbound: Streaming<pb::NodeMessage>,
         outbox: Outbox<Result<pb::GatewayMessage, Status>>,
     ) {
-        let last_word = match first_message(&mut inbound).await {
+        let last_word = match first_message(&mut inbound, self.register_within).await {
             Ok(register) => match self.admit(line.peer, register, &outbox) {
                 Ok((session, hello)) => self.registered(line.peer, &session, hello, &mut inbound).await,
                 Err(refusal) => {
@@ -514,18 +531,18 @@ impl NodeService for Service {
     }
 }
 
-/// Ends a connection on which nobody has called within [`REGISTER_WITHIN`]. Whoever has called is timed by its own task.
-async fn cut_the_silent(line: Line) {
+/// Ends a connection on which nobody has called in time. Whoever has called is timed by its own task.
+async fn cut_the_silent(line: Line, within: Duration) {
     let used = || line.used.load(Ordering::Relaxed);
-    if timeout(REGISTER_WITHIN, line.end.cancelled()).await.is_err() && !used() {
+    if timeout(within, line.end.cancelled()).await.is_err() && !used() {
         line.end.cancel();
     }
 }
 
-async fn first_message(inbound: &mut Streaming<pb::NodeMessage>) -> Result<pb::NodeRegister, Status> {
-    let message = timeout(REGISTER_WITHIN, inbound.message())
+async fn first_message(inbound: &mut Streaming<pb::NodeMessage>, within: Duration) -> Result<pb::NodeRegister, Status> {
+    let message = timeout(within, inbound.message())
         .await
-        .map_err(|_| Status::deadline_exceeded("no registration within 5 seconds"))??;
+        .map_err(|_| Status::deadline_exceeded("no registration in time"))??;
     match message.and_then(|message| message.msg) {
         Some(FromNode::Register(register)) => Ok(register),
         Some(FromNode::ToolResult(_) | FromNode::Status(_) | FromNode::Answer(_)) | None => {
@@ -562,3 +579,6 @@ fn moved(gateway: Option<PeerId>) -> pb::GatewayMessage {
         gateway: gateway.map(|peer| peer.0.to_vec()).unwrap_or_default().into(),
     }))
 }
+
+#[cfg(test)]
+mod tests;

@@ -90,7 +90,7 @@ pub enum NodeEvent {
         session: SessionId,
         /// Which call.
         id: ReqId,
-        /// At most [`MESSAGE_BYTES_MAX`] with `error`.
+        /// At most 4 MiB together with `error`.
         output: String,
         /// Empty = it went well.
         error: String,
@@ -160,7 +160,9 @@ impl NodeServer {
         let incoming = ReceiverStream::new(streams).map(move |io| {
             let peer = io.connect_info().peer();
             let io = Guarded::new(io, peer);
-            watchdogs.tasks.spawn(cut_the_silent(io.line(), register_within));
+            let line = io.line();
+            let watchdog = watchdogs.clone();
+            watchdogs.tasks.spawn(async move { watchdog.cut_if_idle(&line, register_within).await });
             Ok::<_, io::Error>(io)
         });
         let service = NodeServiceServer::new(Service(shared.clone()))
@@ -409,16 +411,23 @@ impl Shared {
         }
         // Ends the response, once what is queued has gone.
         drop((outbox, inbound));
+        line.calls.fetch_sub(1, Ordering::Relaxed);
+        self.cut_if_idle(&line, LINGER).await;
+    }
+
+    /// Cuts a connection on which no call is under way after `wait`. When the peer stops, the server closes it.
+    async fn cut_if_idle(&self, line: &Line, wait: Duration) {
         let stopping = self.tasks.stopping();
-        let _ = timeout(LINGER, async {
-            tokio::select! {
-                () = stopping.cancelled() => {}
-                () = self.events.closed() => {}
-                () = line.end.cancelled() => {}
+        tokio::select! {
+            () = stopping.cancelled() => {}
+            () = self.events.closed() => {}
+            () = line.end.cancelled() => {}
+            () = tokio::time::sleep(wait) => {
+                if line.calls.load(Ordering::Relaxed) == 0 {
+                    line.end.cancel();
+                }
             }
-        })
-        .await;
-        line.end.cancel();
+        }
     }
 
     /// The life of a registered stream. Answers the status to end it with.
@@ -525,17 +534,9 @@ impl NodeService for Service {
         };
         let (outbox, outgoing) = outbox();
         let shared = self.0.clone();
-        line.used.store(true, Ordering::Relaxed);
+        line.calls.fetch_add(1, Ordering::Relaxed);
         self.0.tasks.spawn(async move { shared.serve(line, request.into_inner(), outbox).await });
         Ok(Response::new(outgoing))
-    }
-}
-
-/// Ends a connection on which nobody has called in time. Whoever has called is timed by its own task.
-async fn cut_the_silent(line: Line, within: Duration) {
-    let used = || line.used.load(Ordering::Relaxed);
-    if timeout(within, line.end.cancelled()).await.is_err() && !used() {
-        line.end.cancel();
     }
 }
 

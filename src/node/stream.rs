@@ -3,7 +3,7 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -46,8 +46,8 @@ pub(crate) struct Line {
     pub(crate) peer: PeerId,
     /// Cancelled = the bytes stop, whatever HTTP/2 still has to say.
     pub(crate) end: CancellationToken,
-    /// Whether the method has been called on it.
-    pub(crate) used: Arc<AtomicBool>,
+    /// Calls of the method that are under way on it.
+    pub(crate) calls: Arc<AtomicUsize>,
 }
 
 /// A byte stream that fails once its [`Line`] is ended: also while the other side does not read.
@@ -60,7 +60,7 @@ pub(crate) struct Guarded<IO> {
 impl<IO> Guarded<IO> {
     pub(crate) fn new(io: IO, peer: PeerId) -> Self {
         let end = CancellationToken::new();
-        Self { io, ended: Box::pin(end.clone().cancelled_owned()), line: Line { peer, end, used: Arc::default() } }
+        Self { io, ended: Box::pin(end.clone().cancelled_owned()), line: Line { peer, end, calls: Arc::default() } }
     }
 
     pub(crate) fn line(&self) -> Line {

@@ -10,7 +10,7 @@ use mesh_core::epoch::{Claim, Epoch};
 use mesh_core::ids::{Hash, Incarnation, MeshId};
 use mesh_core::io::NodeView;
 use tokio::io::{AsyncWriteExt, DuplexStream, ReadBuf};
-use tonic::transport::Endpoint;
+use tonic::transport::{Channel, Endpoint};
 
 use super::*;
 use crate::node::client::{NodeClient, NodeClientEvent, NodeClientHandle, NodeInfo};
@@ -199,14 +199,13 @@ impl Gateway {
     }
 
     async fn up(&mut self) -> (PeerId, SessionId, Hello) {
-        match self.event().await {
-            NodeEvent::Up { peer, session, hello } => (peer, session, hello),
-            other => panic!("not up: {other:?}"),
-        }
+        let event = self.event().await;
+        let NodeEvent::Up { peer, session, hello } = event else { panic!("not up: {event:?}") };
+        (peer, session, hello)
     }
 
     /// A client of no particular make, as peer `n`.
-    async fn raw(&self, n: u64) -> Raw {
+    async fn client(&self, n: u64) -> NodeServiceClient<Channel> {
         let mut io = Some(TokioIo::new(self.pipe(n).await));
         let channel = Endpoint::from_static("http://gateway")
             .connect_with_connector(tower::service_fn(move |_| {
@@ -214,9 +213,11 @@ impl Gateway {
             }))
             .await
             .expect("HTTP/2 over a pipe");
-        let (out, rx) = mpsc::channel(16);
-        let inbound = soon(NodeServiceClient::new(channel).connect(ReceiverStream::new(rx))).await;
-        Raw { out, inbound: inbound.expect("the method is there").into_inner() }
+        NodeServiceClient::new(channel)
+    }
+
+    async fn raw(&self, n: u64) -> Raw {
+        Raw::call(self.client(n).await).await
     }
 
     /// The same, registered; `nonce` 0 = knows only the contract.
@@ -241,6 +242,12 @@ struct Raw {
 }
 
 impl Raw {
+    async fn call(mut client: NodeServiceClient<Channel>) -> Self {
+        let (out, rx) = mpsc::channel(16);
+        let inbound = soon(client.connect(ReceiverStream::new(rx))).await;
+        Self { out, inbound: inbound.expect("the method is there").into_inner() }
+    }
+
     async fn say(&self, msg: FromNode) {
         self.out.send(pb::NodeMessage { msg: Some(msg) }).await.expect("the stream is open");
     }
@@ -416,6 +423,24 @@ async fn a_newer_stream_replaces_the_old_at_once_and_a_late_goodbye_disturbs_not
 
     // The old one is long gone; the new one still gets its calls.
     drop(old);
+    assert!(gateway.handle.send(id(NODE), Frame::Cancel { id: call_id(1) }));
+    assert!(matches!(new.hear().await, Ok(Some(ToNode::Cancel(_)))));
+}
+
+#[tokio::test]
+async fn a_second_stream_on_the_same_connection_outlives_the_first() {
+    let mut gateway = Gateway::start();
+    let client = gateway.client(NODE).await;
+    let (mut old, mut new) = (Raw::call(client.clone()).await, Raw::call(client).await);
+    old.say(FromNode::Register(registration(NODE, 1))).await;
+    assert_eq!(old.ack().await, (true, String::new()));
+    gateway.up().await;
+    new.say(FromNode::Register(registration(NODE, 1))).await;
+    assert_eq!(new.ack().await, (true, String::new()));
+    let _ = old.hear().await.expect_err("ended");
+    // Longer than the old one's last words may take.
+    let cut = timeout(LINGER * 2, new.inbound.message()).await;
+    assert!(cut.is_err(), "{cut:?}");
     assert!(gateway.handle.send(id(NODE), Frame::Cancel { id: call_id(1) }));
     assert!(matches!(new.hear().await, Ok(Some(ToNode::Cancel(_)))));
 }
@@ -617,13 +642,10 @@ async fn closing_tells_everyone_where_to_go_and_the_node_comes_back_when_it_may(
     assert_eq!(node.event().await, NodeClientEvent::Moved(Some(id(OTHER_GATEWAY))));
     assert_eq!(node.event().await, NodeClientEvent::Lost { gateway: id(GATEWAY) });
     assert_eq!(gateway.event().await, NodeEvent::Down { peer: id(NODE), session: 1 });
-    match node.event().await {
-        NodeClientEvent::Refused { gateway, error, hint } => {
-            assert_eq!((gateway, error.as_str()), (id(GATEWAY), "not the gateway"));
-            assert!(!hint.is_empty());
-        }
-        other => panic!("not refused: {other:?}"),
-    }
+    let event = node.event().await;
+    let NodeClientEvent::Refused { gateway: by, error, hint } = event else { panic!("not refused: {event:?}") };
+    assert_eq!((by, error.as_str()), (id(GATEWAY), "not the gateway"));
+    assert!(!hint.is_empty());
     assert_eq!(node.event().await, NodeClientEvent::Moved(Some(id(OTHER_GATEWAY))));
     gateway.view.send_replace(view(GATEWAY, Some(GATEWAY)));
     let (_, session, _) = gateway.up().await;
@@ -692,7 +714,7 @@ async fn flaky(gateway: mpsc::Sender<Pipe>, mut door: mpsc::Receiver<Pipe>, cuts
 async fn a_stream_cut_anywhere_is_made_anew() {
     let mut gateway = Gateway::start();
     let (door, incoming) = mpsc::channel(1);
-    let cuts: Vec<u64> = (0..40).map(|n| n * 9).collect();
+    let cuts: Vec<u64> = (0..40).map(|n| n * 40).collect();
     gateway.tasks.spawn(flaky(gateway.streams.clone(), incoming, cuts));
     let mut node = Node::start(vec![(id(GATEWAY), door)]);
     // Until a call makes it there and back over the first connection that is not cut.
@@ -712,11 +734,12 @@ async fn a_stream_cut_anywhere_is_made_anew() {
                 }
                 NodeEvent::Answer { session, answer, .. } if session == last_up && last_up >= told => {
                     assert_eq!(answer, done(told));
+                    assert!(told > 3, "some of the cuts came after a registration");
                     break;
                 }
                 NodeEvent::Answer { .. } => {}
                 NodeEvent::Down { session, .. } => assert!(session <= last_up),
-                other => panic!("unexpected: {other:?}"),
+                event @ (NodeEvent::Status { .. } | NodeEvent::ForeignResult { .. }) => panic!("unexpected: {event:?}"),
             },
             event = node.events.recv() => {
                 if let NodeClientEvent::Dispatch(from, call) = event.expect("the client runs") {

@@ -8,8 +8,8 @@ use tokio::time::Instant;
 
 /// Longest note that is passed on, in characters.
 const NOTE_CHARS_MAX: usize = 200;
-/// Bytes of a line that are looked at: enough for [`NOTE_CHARS_MAX`] characters of 4 bytes and the prefix.
-const LINE_BYTES_MAX: usize = 1024;
+/// Bytes of a line that are looked at: all that the tail could keep.
+const LINE_BYTES_MAX: usize = TEXT_BYTES_MAX;
 /// Lines with this prefix are progress only, and not part of the error text.
 const PREFIX: &str = "::progress ";
 /// Notes that may come at once, before [`REFILL`] sets the pace: a short job is told in full.

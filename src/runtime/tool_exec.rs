@@ -4,7 +4,7 @@
 //! agent, and then becomes the tool.
 
 use std::convert::Infallible;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::unix::process::{CommandExt, parent_id};
 use std::path::{Path, PathBuf};
@@ -75,7 +75,7 @@ fn limit(resource: Resource, max: u64) -> Result<(), String> {
 }
 
 /// Why a command could not be started, for people.
-pub(super) fn explain(command: &OsString, error: &io::Error) -> String {
+pub(super) fn explain(command: &OsStr, error: &io::Error) -> String {
     let name = Path::new(command).display();
     match error.kind() {
         io::ErrorKind::NotFound => format!("command `{name}` not found (or what its first line names)"),

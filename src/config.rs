@@ -110,7 +110,7 @@ pub struct CommandTool {
     pub effect: Effect,
     /// Bytes of output. At most [`mesh_core::limits::RESULT_BYTES_MAX`].
     pub max_output: u64,
-    /// For people; at most 200 characters.
+    /// For people; at most 200 bytes.
     pub description: String,
     /// Added to its environment; may hold secrets.
     pub env: BTreeMap<String, String>,
@@ -247,7 +247,8 @@ impl Config {
             Err(source) => return Err(ConfigError::Read { path, source }),
         };
         // A variable that is not UTF-8 is none of ours: all of our names and values are.
-        let env = std::env::vars_os().filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?)));
+        let env =
+            std::env::vars_os().filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?)));
         raw::read(home, &text, env, overrides, &class::Probe::this_machine())
     }
 

@@ -18,8 +18,9 @@ use super::{
 };
 use crate::node::builtin::NAMES as BUILTIN_NAMES;
 
-/// Longest description of a tool, in characters (see [`mesh_core::entry::ToolDecl`]).
-const DESCRIPTION_CHARS_MAX: usize = 200;
+/// Longest description of a tool, in bytes, so that the largest catalogue still fits into one log entry. Within the 200
+/// characters of [`mesh_core::entry::ToolDecl`].
+const DESCRIPTION_BYTES_MAX: usize = 200;
 
 /// Every key by section; `tools.*` is each tool's.
 const KEYS: [(&str, &[&str]); 8] = [
@@ -262,7 +263,8 @@ impl Checker<'_> {
     }
 
     fn port(&self, key: &str, value: Option<String>) -> Result<Option<u16>, ConfigError> {
-        let parse = |text: String| text.parse().map_err(|_| self.bad(key, text, "a port from 0 (any free one) to 65535"));
+        let parse =
+            |text: String| text.parse().map_err(|_| self.bad(key, text, "a port from 0 (any free one) to 65535"));
         value.map(parse).transpose()
     }
 
@@ -371,7 +373,7 @@ impl Checker<'_> {
             timeout: self.duration(&key("timeout"), raw.timeout, TOOL_TIMEOUT_DEFAULT, times)?,
             effect: self.one_of(&key("effect"), raw.effect, Effect::Once, &effects)?,
             max_output: max_output.transpose()?.unwrap_or(limits::RESULT_BYTES_MAX),
-            description: description.chars().take(DESCRIPTION_CHARS_MAX).collect(),
+            description: limits::cut(&description, DESCRIPTION_BYTES_MAX).to_owned(),
             env: raw.env,
         })
     }
@@ -453,7 +455,10 @@ mod tests {
         );
         let tool = &config.tools[&"My.tool".parse().unwrap()];
         assert_eq!(tool.command, Path::new("/home-of-sigil/bin/x"));
-        assert_eq!((tool.timeout, tool.effect, tool.max_output), (Duration::from_secs(300), Effect::Idempotent, 1 << 20));
+        assert_eq!(
+            (tool.timeout, tool.effect, tool.max_output),
+            (Duration::from_secs(300), Effect::Idempotent, 1 << 20)
+        );
         assert_eq!(tool.env.keys().collect::<Vec<_>>(), ["TOKEN", "lower"]);
         assert!(!format!("{config:?}").contains("secret"));
         assert_eq!(config.peer().class, Class(Class::SERVER.0 + Class::PREFERRED));
@@ -465,7 +470,8 @@ mod tests {
     #[test]
     fn flags_beat_environment_beats_file() {
         let text = "[node]\nname = 'a'\nclass = 'phone'\n[listen]\nquic_port = 1\n";
-        let env = [("SIGIL_NODE_NAME", "b"), ("SIGIL_LISTEN_QUIC_PORT", "2"), ("SIGIL_HOME", "/x"), ("SIGIL_NODE", "y")];
+        let env =
+            [("SIGIL_NODE_NAME", "b"), ("SIGIL_LISTEN_QUIC_PORT", "2"), ("SIGIL_HOME", "/x"), ("SIGIL_NODE", "y")];
         let flags = Overrides { quic_port: Some(3), ..Overrides::default() };
         let (config, warnings) = read_all(text, &env, &flags).unwrap();
         assert_eq!(config.node.name, Some("b".parse().unwrap()));

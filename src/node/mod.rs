@@ -3,3 +3,5 @@
 pub mod builtin;
 pub mod catalogue;
 pub mod client;
+pub mod executor;
+pub mod files;

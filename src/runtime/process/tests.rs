@@ -92,7 +92,8 @@ async fn arguments_go_in_and_output_comes_out_byte_for_byte() {
 #[tokio::test]
 async fn the_environment_is_what_we_give() {
     let bench = Bench::new();
-    let outcome = bench.sh("env | cut -d= -f1 | sort; echo $SIGIL_REQUEST_ID/$SIGIL_ATTEMPT/$SIGIL_TOOL/$SIGIL_NODE").await;
+    let outcome =
+        bench.sh("env | cut -d= -f1 | sort; echo $SIGIL_REQUEST_ID/$SIGIL_ATTEMPT/$SIGIL_TOOL/$SIGIL_NODE").await;
     let text = String::from_utf8_lossy(inline(&outcome)).into_owned();
     let id = bench.spec("x", &[]).id;
     assert!(text.ends_with(&format!("{id}/2/my.tool/nas\n")), "{text}");

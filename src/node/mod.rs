@@ -5,3 +5,5 @@ pub mod catalogue;
 pub mod client;
 pub(crate) mod convert;
 pub(crate) mod stream;
+pub mod executor;
+pub mod files;

@@ -1,3 +1,4 @@
 //! How one tool runs.
 
 pub mod process;
+pub mod tool_exec;

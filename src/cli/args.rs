@@ -44,7 +44,7 @@ pub(crate) enum Command {
     Approve(ApproveArgs),
     /// Turn a pending device away
     Reject {
-        /// Its peer id (the beginning is enough) or its name
+        /// Its name, its peer id, or the first 7 or more characters of one
         id: String,
     },
     /// Remove a device from the mesh, for good
@@ -83,8 +83,12 @@ pub(crate) enum Command {
         #[arg(long)]
         reason: Option<String>,
     },
-    /// The bearer token of the HTTP door on this machine
-    Token,
+    /// Make a bearer token for the HTTP door on this machine; it is shown this once
+    Token {
+        /// Void all tokens made so far instead
+        #[arg(long)]
+        revoke_all: bool,
+    },
     /// What the agent has logged
     Logs {
         /// Go on as it comes
@@ -107,16 +111,16 @@ pub(crate) enum Command {
 #[derive(Debug, Args)]
 pub(crate) struct UpArgs {
     /// Node id for a home that has none yet [default: the host's name]
-    #[arg(long, env = "SIGIL_NAME", value_name = "NODE_ID")]
+    #[arg(long, value_name = "NODE_ID")]
     pub(crate) name: Option<String>,
     /// Return as soon as the agent is ready, and leave it running
     #[arg(long)]
     pub(crate) detach: bool,
     /// UDP port of the mesh
-    #[arg(long, env = "SIGIL_QUIC_PORT", value_name = "PORT")]
+    #[arg(long, value_name = "PORT")]
     pub(crate) quic_port: Option<u16>,
     /// TCP port of the HTTP door on loopback
-    #[arg(long, env = "SIGIL_HTTP_PORT", value_name = "PORT")]
+    #[arg(long, value_name = "PORT")]
     pub(crate) http_port: Option<u16>,
     /// This process was started by `--detach`: begin a session of its own
     #[arg(long, hide = true)]
@@ -159,8 +163,8 @@ pub(crate) struct InviteArgs {
     #[arg(long, value_enum, default_value = "owner")]
     pub(crate) tier: Tier,
     /// How long the code is good for
-    #[arg(long, default_value = "15m", value_parser = duration)]
-    pub(crate) expires: Duration,
+    #[arg(long, default_value = "15m", value_parser = whole_seconds, value_name = "TIME")]
+    pub(crate) expires: u64,
     /// Show it as a QR code too
     #[arg(long)]
     pub(crate) qr: bool,
@@ -188,7 +192,7 @@ pub(crate) struct JoinArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct ApproveArgs {
-    /// Its peer id (the beginning is enough) or its name
+    /// Its name, its peer id, or the first 7 or more characters of one
     pub(crate) id: String,
     /// How far to trust it [default: shared]
     #[arg(long, value_enum)]

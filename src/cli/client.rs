@@ -44,7 +44,6 @@ pub(crate) struct Client {
 /// A success.
 #[derive(Debug)]
 pub(crate) struct Answer {
-    pub(crate) status: u16,
     pub(crate) body: Bytes,
 }
 
@@ -79,13 +78,15 @@ impl Client {
     /// Opens the socket. Failure means that no agent runs.
     pub(crate) async fn connect(&self) -> Result<UnixStream, Failure> {
         let socket = noted(&self.home).map_or_else(|| self.home.join("run/sigil.sock"), |noted| noted.socket);
-        UnixStream::connect(&socket).await.map_err(|error| match error.kind() {
-            std::io::ErrorKind::PermissionDenied => {
-                Failure::new(Exit::Denied, format!("the agent of {} belongs to another user", self.home.display()))
+        UnixStream::connect(&socket).await.map_err(|error| {
+            let home = self.home.display();
+            if error.kind() == std::io::ErrorKind::PermissionDenied {
+                Failure::new(Exit::Denied, format!("the agent of {home} belongs to another user"))
                     .hint("run this as the user who started it")
+            } else {
+                Failure::new(Exit::NoAgent, format!("no agent is running for {home}"))
+                    .hint("start it with `sigil up --detach`")
             }
-            _ => Failure::new(Exit::NoAgent, format!("no agent is running for {}", self.home.display()))
-                .hint("start it with `sigil up --detach`"),
         })
     }
 
@@ -119,11 +120,7 @@ impl Client {
             Failure::new(Exit::Expired, format!("the agent has not answered within {} s", within.as_secs()))
                 .hint("look at `sigil logs`, or at logs/agent.log in the home")
         })??;
-        if (200..300).contains(&status) {
-            Ok(Answer { status, body })
-        } else {
-            Err(Failure::from_answer(status, &body))
-        }
+        if (200..300).contains(&status) { Ok(Answer { body }) } else { Err(Failure::from_answer(status, &body)) }
     }
 
     /// Opens a stream of server-sent events.

@@ -47,12 +47,15 @@ impl Exit {
 
     /// The exit of a refused request. The code of the problem wins over the HTTP status, which is coarser.
     pub(crate) fn of_problem(status: u16, code: &str) -> Self {
-        if code.contains("expired") || code.contains("timeout") {
-            return Self::Expired;
+        match code {
+            "not_ended" | "result_away" | "inviter_down" => return Self::Queued,
+            "stopping" => return Self::NoAgent,
+            "key_reused" => return Self::Conflict,
+            _ => {}
         }
         match status {
-            400 | 405 | 406 | 413 | 414 | 415 | 422 => Self::Usage,
-            401 | 403 => Self::Denied,
+            400 | 405 | 406 | 413 | 414 | 415 | 422 | 431 => Self::Usage,
+            401 | 403 | 421 => Self::Denied,
             404 => Self::NotFound,
             409 | 412 | 428 => Self::Conflict,
             408 | 410 | 504 => Self::Expired,
@@ -144,7 +147,8 @@ mod tests {
         for (status, exit) in table {
             assert_eq!(Exit::of_problem(status, "") as u8, exit, "{status}");
         }
-        assert_eq!(Exit::of_problem(403, "invite_expired"), Exit::Expired);
+        assert_eq!(Exit::of_problem(409, "not_ended"), Exit::Queued);
+        assert_eq!(Exit::of_problem(422, "key_reused"), Exit::Conflict);
     }
 
     #[test]

@@ -38,12 +38,17 @@ fn run(cli: Cli, ui: Ui) -> Result<ExitCode, Failure> {
         return Ok(crate::runtime::tool_exec::main(args));
     }
     let home = home(cli.home)?;
-    match cli.command {
-        Command::Up(args) if !args.detach => up::foreground(&home, args, ui).map(ExitCode::from),
-        Command::Up(args) => on_one_thread(up::detach(&home, &args, ui)),
-        Command::Demo(args) => on_one_thread(demo::run(&args, ui)),
-        command => on_one_thread(commands::run(command, Client::new(&home), ui)),
+    if let Command::Up(args) = cli.command {
+        return if args.detach {
+            on_one_thread(up::detach(&home, &args, ui))
+        } else {
+            up::foreground(&home, args, ui).map(ExitCode::from)
+        };
     }
+    if let Command::Demo(args) = cli.command {
+        return on_one_thread(demo::run(&args, ui));
+    }
+    on_one_thread(commands::run(cli.command, Client::new(&home), ui))
 }
 
 /// Clients need no more. The demo's children are told to end with the thread that started them, so that has to be

@@ -2,7 +2,7 @@
 
 use std::io::{IsTerminal, Write};
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 /// How this run of the program shows things.
 #[derive(Debug, Clone, Copy)]
@@ -32,7 +32,7 @@ impl Ui {
         Self { json, colour: !plain && std::io::stdout().is_terminal(), live: std::io::stderr().is_terminal() }
     }
 
-    /// For tests, and for text that goes to standard error.
+    #[cfg(test)]
     pub(crate) fn plain(json: bool) -> Self {
         Self { json, colour: false, live: false }
     }
@@ -68,8 +68,10 @@ impl Ui {
     pub(crate) fn document(self, schema: &str, body: Value) {
         let mut fields = match body {
             Value::Object(fields) => fields,
-            Value::Null => serde_json::Map::new(),
-            other => serde_json::Map::from_iter([("value".to_owned(), other)]),
+            Value::Null => Map::new(),
+            other @ (Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_)) => {
+                Map::from_iter([("value".to_owned(), other)])
+            }
         };
         fields.insert("schema".into(), Value::String(schema.into()));
         let text = if self.colour { format!("{:#}", Value::Object(fields)) } else { Value::Object(fields).to_string() };
@@ -146,7 +148,7 @@ fn width(cell: &str) -> usize {
     let mut letters = cell.chars();
     while let Some(letter) = letters.next() {
         if letter == '\x1b' {
-            letters.by_ref().find(|letter| letter.is_ascii_alphabetic());
+            letters.by_ref().find(char::is_ascii_alphabetic);
         } else {
             seen += 1;
         }

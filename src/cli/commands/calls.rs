@@ -1,5 +1,6 @@
 //! Calling tools, and looking at calls.
 
+use std::fmt::Write as _;
 use std::io::{IsTerminal, Write};
 use std::path::Path;
 use std::time::Duration;
@@ -197,10 +198,7 @@ fn sentence(state: &str) -> &str {
 }
 
 fn output_text(output: &Value) -> String {
-    match output {
-        Value::String(text) => text.clone(),
-        other => format!("{other:#}"),
-    }
+    output.as_str().map_or_else(|| format!("{output:#}"), str::to_owned)
 }
 
 fn print_output(ui: Ui, output: &str) {
@@ -233,7 +231,7 @@ pub(super) async fn calls(client: &Client, args: CallsArgs, ui: Ui) -> Result<Ex
     let state = if args.queued { Some("queued".to_owned()) } else { args.state };
     for (name, value) in [("node", &args.node), ("state", &state), ("cursor", &args.cursor)] {
         if let Some(value) = value {
-            path.push_str(&format!("&{name}={}", segment(value)));
+            let _ = write!(path, "&{name}={}", segment(value));
         }
     }
     let filtered = args.node.is_some() || state.is_some();
@@ -272,7 +270,7 @@ fn calls_text(body: &Value, filtered: bool, ui: Ui) -> String {
     }
     let mut list = table(&["CALL", "NODE", "TOOL", "STATE", "MADE", "REASON"], &rows);
     if let Some(cursor) = body.get("next_cursor").and_then(Value::as_str) {
-        list.push_str(&format!("\n\nMore: sigil calls --cursor {}", clean(cursor)));
+        let _ = write!(list, "\n\nMore: sigil calls --cursor {}", clean(cursor));
     }
     list
 }

@@ -1,14 +1,21 @@
 //! Looking after an installation: token, logs, doctor.
 
+use std::fmt::Write as _;
+
+use hyper::Method;
 use serde_json::{Value, json};
 
 use super::show;
-use crate::cli::client::{Client, noted};
+use crate::cli::client::{Client, Extras, noted};
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::output::{Ui, clean, clean_lines, items, table, text};
 
-pub(super) async fn token(client: &Client, ui: Ui) -> Result<Exit, Failure> {
-    let body = client.get("/api/v1/token").await?;
+pub(super) async fn token(client: &Client, revoke_all: bool, ui: Ui) -> Result<Exit, Failure> {
+    if revoke_all {
+        let answer = client.ask(Method::DELETE, "/api/v1/tokens", Extras::default()).await?.json()?;
+        return Ok(show(ui, "sigil.token/1", answer, |_| "No token is good any more.".to_owned()));
+    }
+    let body = client.post("/api/v1/tokens", &json!({})).await?;
     Ok(show(ui, "sigil.token/1", body, |body| text(body, "token")))
 }
 
@@ -67,9 +74,9 @@ fn line_text(row: &Value) -> String {
     }
     let mut said =
         [text(row, "at"), format!("{:<5}", text(row, "level")), text(row, "target"), text(row, "message")].join(" ");
-    if let Some(fields) = row.get("fields").and_then(Value::as_object) {
-        for name in fields.keys() {
-            said.push_str(&format!(" {}={}", clean(name), text(&row["fields"], name)));
+    if let Some(fields) = row.get("fields") {
+        for name in fields.as_object().into_iter().flat_map(serde_json::Map::keys) {
+            let _ = write!(said, " {}={}", clean(name), text(fields, name));
         }
     }
     said

@@ -48,7 +48,7 @@ fn status_text(body: &Value, ui: Ui) -> String {
 }
 
 /// The counter of an epoch, which an agent may also show whole.
-pub(crate) fn epoch(gateway: &Value) -> u64 {
+pub(in crate::cli) fn epoch(gateway: &Value) -> u64 {
     let epoch = gateway.get("epoch").unwrap_or(&Value::Null);
     epoch.as_u64().or_else(|| epoch.get("counter")?.as_u64()).unwrap_or_default()
 }
@@ -64,14 +64,14 @@ fn link_text(link: &Value) -> String {
     if let Some(peer) = link.as_str() {
         return short(peer);
     }
-    match link.get("rtt_us").and_then(Value::as_u64) {
-        Some(rtt) => format!("{} ({}.{} ms)", name_of(link), rtt / 1000, rtt % 1000 / 100),
+    match link.get("rtt_ms").and_then(Value::as_f64) {
+        Some(rtt) => format!("{} ({rtt:.1} ms)", name_of(link)),
         None => name_of(link),
     }
 }
 
 pub(super) async fn invite(client: &Client, args: &InviteArgs, ui: Ui) -> Result<Exit, Failure> {
-    let body = json!({ "tier": args.tier.as_str(), "ttl_s": args.expires.as_secs().max(1) });
+    let body = json!({ "tier": args.tier.as_str(), "expires_s": args.expires });
     let invite = client.post("/api/v1/invites", &body).await?;
     if ui.json {
         ui.document("sigil.invite/1", invite);
@@ -104,7 +104,8 @@ pub(super) async fn join(client: &Client, args: JoinArgs, ui: Ui) -> Result<Exit
             body.insert("code".into(), json!(code.trim()));
         }
         (None, Some(name), _) => {
-            body.insert("nearby".into(), json!(name));
+            // No name = the only one there is.
+            body.insert("nearby".into(), json!(Some(name).filter(|name| !name.is_empty())));
         }
         (None, None, address) => {
             body.insert("address".into(), json!(address.map(|address| address.to_string())));
@@ -140,8 +141,9 @@ pub(super) async fn join(client: &Client, args: JoinArgs, ui: Ui) -> Result<Exit
     Ok(show(ui, "sigil.join/1", answer, |answer| {
         if text(answer, "state") == "pending" {
             format!(
-                "Asked {}. A person there must say yes: there, `sigil pending` shows this device, `sigil approve` lets it in.\nCompare before: the peer id there must be the one that `sigil status` shows here.",
-                name_of(answer)
+                "Asked {}. A person there must say yes: there, `sigil pending` shows this device, `sigil approve` lets it in.\nCompare before: the peer id there must be {}.",
+                name_of(answer),
+                text(answer, "own_peer_id")
             )
         } else {
             format!("Joined as {}. `sigil nodes` lists the mesh.", text(answer, "node_id"))
@@ -150,7 +152,10 @@ pub(super) async fn join(client: &Client, args: JoinArgs, ui: Ui) -> Result<Exit
 }
 
 async fn ask_join(client: &Client, body: &Map<String, Value>) -> Result<Value, Failure> {
-    client.post("/api/v1/join", &Value::Object(body.clone())).await
+    let body = Value::Object(body.clone());
+    // All addresses of a code are tried before the agent says that nobody is there.
+    let extras = Extras { body: Some(&body), within: Some(std::time::Duration::from_mins(1)), ..Extras::default() };
+    client.ask(Method::POST, "/api/v1/join", extras).await?.json()
 }
 
 pub(super) async fn leave(client: &Client, ui: Ui) -> Result<Exit, Failure> {
@@ -171,7 +176,7 @@ pub(super) async fn nearby(client: &Client, ui: Ui) -> Result<Exit, Failure> {
                         text(item, "name"),
                         short(&text(item, "peer_id")),
                         first(item, "addresses"),
-                        relative(item, "seen_at"),
+                        relative(item, "last_seen"),
                     ]
                 })
                 .collect();
@@ -215,9 +220,17 @@ pub(super) async fn approve(client: &Client, args: &ApproveArgs, ui: Ui) -> Resu
     if let Some(name) = &args.name {
         body.insert("node_id".into(), json!(name));
     }
-    let path = format!("/api/v1/pending/{}/approve", segment(&args.id));
-    let answer = client.post(&path, &Value::Object(body)).await?;
-    Ok(show(ui, "sigil.approve/1", answer, |answer| format!("Approved: it is `{}` now.", text(answer, "node_id"))))
+    let (id, body) = (segment(&args.id), Value::Object(body));
+    let answer = match client.post(&format!("/api/v1/pending/{id}/approve"), &body).await {
+        // A device that belongs to the mesh already can be given another tier.
+        Err(failure) if failure.code() == "unknown_pending" && args.tier.is_some() => {
+            client.post(&format!("/api/v1/nodes/{id}/approve"), &body).await?
+        }
+        other => other?,
+    };
+    Ok(show(ui, "sigil.approve/1", answer, |answer| {
+        format!("Approved: it is `{}`, tier {}.", text(answer, "node_id"), text(answer, "tier"))
+    }))
 }
 
 pub(super) async fn reject(client: &Client, id: &str, ui: Ui) -> Result<Exit, Failure> {
@@ -291,10 +304,7 @@ pub(super) async fn node(client: &Client, id: &str, ui: Ui) -> Result<Exit, Fail
 
 /// A tool in a list is an object with a name, or the bare name.
 fn tool_name(tool: &Value) -> String {
-    match tool {
-        Value::String(name) => clean(name),
-        other => text(other, "name"),
-    }
+    tool.as_str().map_or_else(|| text(tool, "name"), clean)
 }
 
 pub(super) async fn tools(client: &Client, node: Option<&str>, ui: Ui) -> Result<Exit, Failure> {
@@ -304,11 +314,13 @@ pub(super) async fn tools(client: &Client, node: Option<&str>, ui: Ui) -> Result
         let rows: Vec<_> = items(body)
             .iter()
             .map(|tool| {
-                let node = match text(tool, "node") {
-                    node if node.is_empty() => text(tool, "node_id"),
-                    node => node,
-                };
-                vec![node, tool_name(tool), text(tool, "effect"), text(tool, "state"), text(tool, "description")]
+                vec![
+                    text(tool, "node"),
+                    tool_name(tool),
+                    text(tool, "effect"),
+                    available(tool),
+                    text(tool, "description"),
+                ]
             })
             .collect();
         if rows.is_empty() {
@@ -322,6 +334,13 @@ pub(super) async fn tools(client: &Client, node: Option<&str>, ui: Ui) -> Result
     }))
 }
 
+fn available(tool: &Value) -> String {
+    match text(tool, "why") {
+        _ if tool.get("available") == Some(&Value::Bool(true)) => "available".to_owned(),
+        why => why,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -331,7 +350,7 @@ mod tests {
         let body = json!({
             "peer_id": "abcdefghijkl", "node_id": "attic", "mesh_id": "mmmmmmmmmm",
             "gateway": {"peer_id": "zyxwvutsrq", "node_id": "study", "epoch": 4, "self": false},
-            "links": [{"node_id": "study", "peer_id": "zyxwvutsrq", "rtt_us": 1234}],
+            "links": [{"node_id": "study", "peer_id": "zyxwvutsrq", "rtt_ms": 1.234}],
             "endpoints": {"socket": "/h/run/sigil.sock", "http": "127.0.0.1:7434", "quic": ["[::]:7433"]}
         });
         assert_eq!(

@@ -4,6 +4,8 @@ mod calls;
 mod care;
 mod mesh;
 
+pub(super) use self::mesh::epoch;
+
 use std::io::{BufRead, IsTerminal, Read};
 
 use serde_json::Value;
@@ -37,7 +39,7 @@ pub(crate) async fn run(command: Command, client: Client, ui: Ui) -> Result<Exit
         Command::Calls(args) => calls::calls(client, args, ui).await,
         Command::Result { id, output } => calls::result(client, &id, output.as_deref(), ui).await,
         Command::Cancel { id, reason } => calls::cancel(client, &id, reason, ui).await,
-        Command::Token => care::token(client, ui).await,
+        Command::Token { revoke_all } => care::token(client, revoke_all, ui).await,
         Command::Logs { follow, lines } => care::logs(client, follow, lines, ui).await,
         Command::Doctor => care::doctor(client, ui).await,
         // Handled before there is a client.

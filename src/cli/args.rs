@@ -100,12 +100,6 @@ pub(crate) enum Command {
     },
     /// Check this installation and say how to mend it
     Doctor,
-    /// Sets limits for one tool and becomes it
-    #[command(hide = true, disable_help_flag = true)]
-    ToolExec {
-        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-        args: Vec<std::ffi::OsString>,
-    },
 }
 
 #[derive(Debug, Args)]
@@ -414,12 +408,5 @@ mod tests {
         ] {
             assert!(parse(line).is_err(), "{line}");
         }
-    }
-
-    #[test]
-    fn what_follows_tool_exec_is_not_ours() {
-        let cli = parse("sigil tool-exec --memory 5 -- sh -c --help").expect("anything goes");
-        let Command::ToolExec { args } = cli.command else { panic!("{:?}", cli.command) };
-        assert_eq!(args.len(), 6);
     }
 }

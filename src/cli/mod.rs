@@ -34,9 +34,6 @@ pub fn main() -> ExitCode {
 }
 
 fn run(cli: Cli, ui: Ui) -> Result<ExitCode, Failure> {
-    if let Command::ToolExec { args } = cli.command {
-        return Ok(crate::runtime::tool_exec::main(args));
-    }
     let home = home(cli.home)?;
     if let Command::Up(args) = cli.command {
         return if args.detach {

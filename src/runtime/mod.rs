@@ -1,4 +1,3 @@
 //! How one tool runs.
 
 pub mod process;
-pub mod tool_exec;

@@ -5,6 +5,7 @@ use std::io::{IsTerminal, Write};
 use std::path::Path;
 use std::time::Duration;
 
+use bytes::Bytes;
 use hyper::Method;
 use serde_json::{Map, Value, json};
 use tokio::time::{Instant, sleep_until};
@@ -35,9 +36,13 @@ pub(super) async fn call(client: &Client, args: CallArgs, ui: Ui) -> Result<Exit
     let state = text(&call, "state");
     let exit = Exit::of_call(&state);
     if exit == Exit::Queued {
+        let because = match text(&call, "why") {
+            because if because.is_empty() => because,
+            because => format!("\n  {because}"),
+        };
         let why = if interrupted { "Not waiting any longer" } else { "Still open" };
         ui.say(&format!(
-            "{why}: call {id} is {state}; it goes on by itself until it ends or expires ({}).\n  look:  sigil calls {id}\n  stop:  sigil cancel {id}",
+            "{why}: call {id} is {state}; it goes on by itself until it ends or its time is over ({}).{because}\n  look:  sigil calls {id}\n  stop:  sigil cancel {id}",
             relative(&call, "expires_at")
         ));
         if ui.json {
@@ -148,11 +153,12 @@ fn progress_text(call: &Value, left: Duration) -> String {
 async fn show_end(client: &Client, call: &Value, ui: Ui) -> Result<(), Failure> {
     let state = text(call, "state");
     match call.get("output") {
-        Some(output) if is_inline(output) => print_output(ui, &output_text(output)),
-        _ if state == "done" => {
-            // Too large for the call's own record.
-            let path = format!("/api/v1/calls/{}/result", segment(&text(call, "id")));
-            write_bytes(&client.ask(Method::GET, &path, Extras::default()).await?.body)?;
+        Some(output) if !output.is_null() && text(call, "output_encoding") != "base64" => {
+            print_output(ui, &output_text(output));
+        }
+        // Bytes, or too many of them for the call's own record.
+        _ if call.get("output_bytes").and_then(Value::as_u64).unwrap_or_default() > 0 => {
+            write_bytes(&result_bytes(client, &text(call, "id")).await?)?;
         }
         _ => {}
     }
@@ -175,12 +181,13 @@ async fn show_end(client: &Client, call: &Value, ui: Ui) -> Result<(), Failure> 
     Ok(())
 }
 
-/// Whether the record itself holds the output.
-fn is_inline(output: &Value) -> bool {
-    match output {
-        Value::Null => false,
-        Value::Object(fields) => !(fields.contains_key("hash") && fields.contains_key("len")),
-        Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) => true,
+async fn result_bytes(client: &Client, id: &str) -> Result<Bytes, Failure> {
+    let path = format!("/api/v1/calls/{}/result", segment(id));
+    match client.ask(Method::GET, &path, Extras::default()).await {
+        Ok(answer) => Ok(answer.body),
+        // It said nothing: as a file, that is an empty one.
+        Err(failure) if failure.code() == "no_output" => Ok(Bytes::new()),
+        Err(failure) => Err(failure),
     }
 }
 
@@ -282,7 +289,7 @@ fn call_text(call: &Value, ui: Ui) -> String {
         ("tool", text(call, "tool")),
         ("state", ui.state(&text(call, "state"))),
     ];
-    for name in ["confirmed", "reason", "error", "effect", "attempt", "alias_of"] {
+    for name in ["why", "confirmed", "reason", "error", "effect", "attempt", "alias_of"] {
         let value = text(call, name);
         if !value.is_empty() {
             pairs.push((name, value));
@@ -304,9 +311,10 @@ fn call_text(call: &Value, ui: Ui) -> String {
 }
 
 fn peer_text(row: &Value) -> String {
-    // A node id is shorter than a peer id (63 against 52, but people choose short ones); only the latter is cut.
-    let peer = text(row, "peer");
-    if peer.len() == 52 { short(&peer) } else { peer }
+    match text(row, "node") {
+        node if node.is_empty() => short(&text(row, "peer")),
+        node => node,
+    }
 }
 
 pub(super) async fn result(client: &Client, id: &str, output: Option<&Path>, ui: Ui) -> Result<Exit, Failure> {
@@ -325,26 +333,26 @@ pub(super) async fn result(client: &Client, id: &str, output: Option<&Path>, ui:
         }
         return Ok(exit);
     }
-    let answer = client.ask(Method::GET, &format!("/api/v1/calls/{}/result", segment(id)), Extras::default()).await?;
+    let bytes = result_bytes(client, id).await?;
     if let Some(path) = output {
-        let written = std::fs::write(path, &answer.body);
+        let written = std::fs::write(path, &bytes);
         written.map_err(|error| Failure::new(Exit::Failed, format!("writing {}: {error}", path.display())))?;
-        let told = json!({ "id": id, "state": state, "file": path, "bytes": answer.body.len() });
+        let told = json!({ "id": id, "state": state, "file": path, "bytes": bytes.len() });
         if ui.json {
             ui.document("sigil.result/1", told);
         } else {
-            ui.say(&format!("{} bytes written to {}", answer.body.len(), path.display()));
+            ui.say(&format!("{} bytes written to {}", bytes.len(), path.display()));
         }
     } else if ui.json {
-        let output = serde_json::from_slice(&answer.body)
-            .unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&answer.body).into_owned()));
+        let output = serde_json::from_slice(&bytes)
+            .unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&bytes).into_owned()));
         let mut call = call;
         if let Some(fields) = call.as_object_mut() {
             fields.insert("output".into(), output);
         }
         ui.document("sigil.result/1", call);
     } else {
-        write_bytes(&answer.body)?;
+        write_bytes(&bytes)?;
     }
     Ok(exit)
 }
@@ -366,10 +374,9 @@ mod tests {
     use crate::cli::args::{Cli, Command};
 
     fn call_args(line: &str) -> CallArgs {
-        match Cli::try_parse_from(line.split_whitespace()).expect(line).command {
-            Command::Call(args) => args,
-            other => panic!("{other:?}"),
-        }
+        let cli = Cli::try_parse_from(line.split_whitespace()).expect(line);
+        let Command::Call(args) = cli.command else { panic!("{line}") };
+        args
     }
 
     #[test]
@@ -410,7 +417,7 @@ mod tests {
     #[test]
     fn a_call_is_shown_with_its_history() {
         let call = json!({"id": "c1", "node": "attic", "tool": "t", "state": "done", "confirmed": true, "attempt": 1, "created_at": "a", "expires_at": "b",
-            "history": [{"state": "accepted", "at": "1", "peer": "study", "reason": ""}, {"state": "done", "at": "2", "peer": "x".repeat(52), "reason": ""}]});
+            "history": [{"state": "accepted", "at": "1", "peer": "x".repeat(52), "node": "study", "reason": ""}, {"state": "done", "at": "2", "peer": "x".repeat(52), "reason": ""}]});
         assert_eq!(
             call_text(&call, Ui::plain(false)),
             "call       c1\nnode       attic\ntool       t\nstate      done\nconfirmed  true\nattempt    1\nmade       a\nexpires    b\n\nAT  STATE     BY       REASON\n1   accepted  study\n2   done      xxxxxxx"
@@ -418,9 +425,8 @@ mod tests {
     }
 
     #[test]
-    fn outputs_are_told_from_references() {
-        assert!(is_inline(&json!("text")) && is_inline(&json!({"a": 1})) && is_inline(&json!(false)));
-        assert!(!is_inline(&Value::Null) && !is_inline(&json!({"hash": "x", "len": 70_000})));
+    fn outputs_are_shown_as_they_are() {
         assert_eq!(output_text(&json!("a\nb")), "a\nb");
+        assert_eq!(output_text(&json!({"a": 1})), "{\n  \"a\": 1\n}");
     }
 }

@@ -308,7 +308,6 @@ pub struct Welcome {
 
 /// Why a command was refused. Each names the cause; the door adds the next step.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
 pub enum Refusal {
     /// No such node.
     #[error("no node is called `{0}`")]

@@ -318,6 +318,7 @@ pub(crate) enum Request {
     Admit(PeerId, Option<Tier>, Option<NodeId>, oneshot::Sender<Result<NodeId, MeshError>>),
     Reject(PeerId, oneshot::Sender<Result<(), MeshError>>),
     SetTools(Vec<ToolDecl>),
+    Want(Hash, u64, PeerId),
 }
 
 /// What the actor publishes besides [`View`].
@@ -482,6 +483,10 @@ impl MeshHandle {
             Payload::Inline(bytes) => Ok(ResultBody::Inline(bytes.clone())),
             Payload::Blob { hash, len } => {
                 let (path, len) = (self.blobs.path(*hash), *len);
+                if !self.blobs.has(*hash) {
+                    let want = Request::Want(*hash, len, call.header.target);
+                    self.requests.send(want).await.map_err(|_| MeshError::Stopping)?;
+                }
                 if self.blobs.wait_for(*hash, Duration::from_secs(30)).await {
                     Ok(ResultBody::File { path, len })
                 } else {

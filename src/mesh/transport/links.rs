@@ -35,6 +35,8 @@ const SUCCESS: Duration = Duration::from_secs(5);
 /// What a clean stop waits for queued frames to arrive, and then for the peers to know.
 const FLUSH_MAX: Duration = Duration::from_millis(100);
 const IDLE_MAX: Duration = Duration::from_millis(150);
+/// For how long a link that was replaced still takes what is under way on it, and the other end learns of the new one.
+const REPLACED: Duration = Duration::from_millis(500);
 /// Messages from tasks to the actor; when full, the tasks wait.
 const INBOX: usize = 256;
 
@@ -115,7 +117,7 @@ pub enum LinkEvent {
 /// The links of this peer. Cheap to clone. What is not `async` never waits.
 #[derive(Debug, Clone)]
 pub struct Links {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
 }
 
 /// What all tasks of the links share.
@@ -530,7 +532,11 @@ impl Actor {
             if !standing(offer.dialled, offer.nonce).replaces(standing(present.dialled, present.nonce)) {
                 return Err(Code::Duplicate);
             }
-            Code::Replaced.close(&present.connection);
+            let old = present.connection.clone();
+            self.shared.tasks.spawn(async move {
+                let _ = timeout(REPLACED, old.closed()).await;
+                Code::Replaced.close(&old);
+            });
         }
         self.seen.insert(peer, dial::canonical(offer.connection.remote_address()));
         quic::raise_limits(&offer.connection);

@@ -569,7 +569,7 @@ async fn links_go_on_over_a_new_socket() {
     let (port, before) = (a.links.local_port(), a.links.infos().len());
     // The one that dialled is the one that may move.
     let (mover, other) = if a.links.infos()[0].dialled { (&mut a, &mut b) } else { (&mut b, &mut a) };
-    mover.links.rebind().unwrap();
+    mover.links.rebind().await.unwrap();
     assert!(mover.links.send(other.id(), &digest(1)));
     assert_eq!(other.wait_frame().await, digest(1));
     assert!(other.links.send(mover.id(), &digest(2)));

@@ -276,7 +276,7 @@ pub enum Reply {
     /// The invite is kept.
     Invited,
     /// The peer belongs to the mesh.
-    Approved(Welcome),
+    Approved(Box<Welcome>),
     /// The peer is revoked.
     Revoked,
     /// We have left.
@@ -367,6 +367,7 @@ pub enum Refusal {
 }
 
 /// What to do.
+#[expect(clippy::large_enum_variant, reason = "short-lived; boxing every frame would cost more")]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Output {
     /// Send to a linked peer, the way [`Frame::class`] says.

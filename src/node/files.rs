@@ -540,7 +540,7 @@ mod tests {
         assert_eq!((rest.content.as_str(), rest.next_offset), ("üße", None));
         assert!(matches!(part(3, 1, Encoding::Utf8), Err(FileError::NotText(_))));
         assert_eq!(part(100, 1, Encoding::Auto).unwrap().length, 0);
-        assert_eq!(part(u64::MAX, 1, Encoding::Auto).map(|content| content.length).unwrap_or(0), 0);
+        assert_eq!(part(u64::MAX, 1, Encoding::Auto).map_or(0, |content| content.length), 0);
         assert!(matches!(part(0, CONTENT_BYTES_MAX + 1, Encoding::Auto), Err(FileError::TooLarge { .. })));
     }
 

@@ -292,6 +292,12 @@ impl EventLog {
         let _ = self.live.send(event);
     }
 
+    /// Number of the newest event, 0 before the first: with [`Self::since`] the place to begin without a gap.
+    #[must_use]
+    pub fn newest(&self) -> u64 {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).0
+    }
+
     /// Events after `after` that are still kept, and the feed of what follows them. `None` in place of the list when
     /// some after `after` are gone (the client must start over).
     #[must_use]

@@ -10,7 +10,7 @@ use mesh_core::epoch::{Claim, Epoch};
 use mesh_core::frame::{Beacon, DigestRow, Frame};
 use mesh_core::ids::{Hash, Incarnation, MeshId, PeerId};
 use mesh_core::io::Welcome;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -245,12 +245,8 @@ fn forged(shown: &DeviceKey, signer: &DeviceKey) -> Arc<SingleCertAndKey> {
     let pair = rcgen::KeyPair::from_pkcs8_der_and_sign_algo(&pkcs8, &rcgen::PKCS_ED25519).unwrap();
     let certificate = rcgen::CertificateParams::new(vec!["sigil".to_owned()]).unwrap().self_signed(&pair).unwrap();
     let chain: Vec<CertificateDer<'static>> = vec![certificate.der().clone()];
-    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(signer.pkcs8_der().to_vec()));
-    let key = rustls::crypto::ring::sign::any_eddsa_type(&match key {
-        PrivateKeyDer::Pkcs8(key) => key,
-        _ => unreachable!(),
-    })
-    .unwrap();
+    let key = PrivatePkcs8KeyDer::from(signer.pkcs8_der().to_vec());
+    let key = rustls::crypto::ring::sign::any_eddsa_type(&key).unwrap();
     Arc::new(SingleCertAndKey::from(CertifiedKey::new(chain, key)))
 }
 

@@ -14,7 +14,8 @@ mod command_line;
 mod damaged_store;
 #[cfg(test)]
 mod doors;
-#[cfg(all(test, feature = "fault-points"))]
+#[cfg(test)]
+#[cfg(feature = "fault-points")]
 mod faults;
 #[cfg(test)]
 mod freezing;
@@ -36,5 +37,6 @@ mod partition;
 mod seed_nodes;
 #[cfg(test)]
 mod seed_rest;
-#[cfg(all(test, feature = "fault-points"))]
+#[cfg(test)]
+#[cfg(feature = "fault-points")]
 mod wrong_clock;

@@ -1,6 +1,5 @@
 //! One home: its directory, its agent process, its doors.
 
-use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::net::{TcpListener, UdpSocket};
@@ -60,7 +59,8 @@ impl Home {
             namespace: None,
             agent: None,
         };
-        let line = format!("printf '%s %s\\n' \"$SIGIL_REQUEST_ID\" \"$SIGIL_ATTEMPT\" >> {}", home.witness_file().display());
+        let line =
+            format!("printf '%s %s\\n' \"$SIGIL_REQUEST_ID\" \"$SIGIL_ATTEMPT\" >> {}", home.witness_file().display());
         home.with_config("[discovery]\nlan = false\n")
             .with_tool("append", &line, "once")
             .with_tool("again", &line, "idempotent")
@@ -144,7 +144,7 @@ impl Home {
             .arg(self.dir.path())
             .args(["--name", &self.name, "--quic-port", &self.quic_port.to_string()])
             .args(["--http-port", &self.http_port.to_string()])
-            .env("SIGIL_LOG", "info")
+            .env("SIGIL_LOG_LEVEL", "info")
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdout(log.try_clone().expect("the log file, twice"))
             .stderr(log);
@@ -273,7 +273,12 @@ impl Home {
     /// `POST /api/v1/…` with JSON.
     #[track_caller]
     pub(crate) fn post(&self, path: &str, body: &Value) -> Response {
-        self.ask("POST", &format!("/api/v1/{path}"), &[("Content-Type", "application/json")], body.to_string().as_bytes())
+        self.ask(
+            "POST",
+            &format!("/api/v1/{path}"),
+            &[("Content-Type", "application/json")],
+            body.to_string().as_bytes(),
+        )
     }
 
     /// `DELETE /api/v1/…`.
@@ -383,8 +388,7 @@ impl Home {
     /// Makes a call; the answer when it is not a yes.
     #[track_caller]
     pub(crate) fn try_call(&self, node: &str, tool: &str, ttl_s: u64) -> Result<String, Response> {
-        let response =
-            self.post("calls", &json!({ "node": node, "tool": tool, "arguments": {}, "ttl_s": ttl_s }));
+        let response = self.post("calls", &json!({ "node": node, "tool": tool, "arguments": {}, "ttl_s": ttl_s }));
         if response.status != 202 {
             return Err(response);
         }
@@ -458,15 +462,6 @@ impl Home {
     pub(crate) fn runs_of(&self, id: &str) -> Vec<u8> {
         self.witness().into_iter().filter(|(ran, _)| ran == id).map(|(_, attempt)| attempt).collect()
     }
-
-    /// Fails when an (id, attempt) ran twice.
-    #[track_caller]
-    pub(crate) fn assert_nothing_ran_twice(&self) {
-        let mut seen = BTreeSet::new();
-        for run in self.witness() {
-            assert!(seen.insert(run.clone()), "{run:?} ran twice at {}", self.name);
-        }
-    }
 }
 
 impl Drop for Home {
@@ -484,7 +479,10 @@ impl Drop for Home {
 
 /// The counter of an epoch, which is a number, or an object or text that holds one.
 fn epoch_counter(epoch: &Value) -> Option<u64> {
-    epoch.as_u64().or_else(|| epoch.get("counter")?.as_u64()).or_else(|| epoch.as_str()?.split('.').next()?.parse().ok())
+    epoch
+        .as_u64()
+        .or_else(|| epoch.get("counter")?.as_u64())
+        .or_else(|| epoch.as_str()?.split('.').next()?.parse().ok())
 }
 
 /// A port that is free for UDP and TCP, below the range that the system hands out by itself, and given only once.

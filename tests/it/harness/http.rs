@@ -87,10 +87,10 @@ pub(crate) fn ask_tcp(port: u16, host: &str, request: &Request<'_>) -> io::Resul
 fn exchange(mut stream: impl Read + Write, host: &str, request: &Request<'_>) -> io::Result<Response> {
     let mut head = format!("{} {} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n", request.method, request.path);
     for (name, value) in request.headers {
-        head.push_str(&format!("{name}: {value}\r\n"));
+        head.extend([name, ": ", value, "\r\n"]);
     }
     if !request.body.is_empty() || request.method != "GET" {
-        head.push_str(&format!("Content-Length: {}\r\n", request.body.len()));
+        head.extend(["Content-Length: ", &request.body.len().to_string(), "\r\n"]);
     }
     head.push_str("\r\n");
     stream.write_all(head.as_bytes())?;

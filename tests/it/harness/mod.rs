@@ -69,8 +69,11 @@ pub(crate) fn skip(test: &str, why: &str) {
     eprintln!("skipped {test}: {why}");
     if let Some(list) = std::env::var_os("SIGIL_TEST_SKIPS") {
         let line = format!("{test}: {why}\n");
-        let written =
-            std::fs::OpenOptions::new().create(true).append(true).open(list).and_then(|mut f| f.write_all(line.as_bytes()));
+        let written = std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(list)
+            .and_then(|mut f| f.write_all(line.as_bytes()));
         if let Err(error) = written {
             eprintln!("the skip could not be noted: {error}");
         }

@@ -78,8 +78,6 @@ fn a9_arguments_that_are_too_large_too_deep_or_no_json_are_refused() {
         refused(with(&format!("{{\"a\":\"{}\"}}", "x".repeat(1024 * 1024))), &[413, 422]);
         refused(with(&format!("{{\"a\":{}1{}}}", "[".repeat(10_000), "]".repeat(10_000))), &[400, 422]);
         refused(with("not json"), &[400, 422]);
-        refused(with("[1,2]"), &[400, 422]);
-        refused(with("\"text\""), &[400, 422]);
         refused(send(b"\xff\xfe{}"), &[400, 422]);
         refused(send(b""), &[400, 422]);
         for (field, value) in

@@ -105,13 +105,16 @@ fn events_come_as_they_happen_and_can_be_resumed() {
         // Once the head is there, the stream is subscribed.
         lines.by_ref().map_while(Result::ok).take_while(|line| !line.is_empty()).for_each(drop);
         let id = home.call("attic", "device.info", 60);
-        let (started, mut last) = (now(), String::new());
+        let wanted = if wanted.is_empty() { &id } else { wanted };
+        let (started, mut event, mut about) = (now(), String::new(), false);
         for line in lines.map_while(Result::ok) {
-            if let Some(event) = line.strip_prefix("id:") {
-                event.trim().clone_into(&mut last);
+            if let Some(number) = line.strip_prefix("id:") {
+                number.trim().clone_into(&mut event);
             }
-            if line.starts_with("data:") && line.contains(if wanted.is_empty() { &id } else { wanted }) {
-                return (id, last);
+            about |= line.starts_with("data:") && line.contains(wanted);
+            // An empty line ends an event.
+            if line.is_empty() && about {
+                return (id, event);
             }
             assert!(started.elapsed() < PATIENCE, "no event about {id}");
         }

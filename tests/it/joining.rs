@@ -9,8 +9,10 @@ use crate::harness::{Home, Mesh, PATIENCE, items, observe, text, wait_converged,
 
 #[test]
 fn a1_the_demo_keeps_its_promises() {
-    let output =
-        Command::new(env!("CARGO_BIN_EXE_sigil")).args(["demo", "--once", "--json"]).output().expect("the demo runs");
+    let output = Command::new("timeout")
+        .args(["120", env!("CARGO_BIN_EXE_sigil"), "demo", "--once", "--json"])
+        .output()
+        .expect("the demo runs");
     let (report, told) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert_eq!(output.status.code(), Some(0), "{report}\n{told}");
     let report: Value = serde_json::from_str(&report).expect("one machine-readable report");

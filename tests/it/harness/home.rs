@@ -16,6 +16,9 @@ use tempfile::TempDir;
 use super::http::{Request, Response, ask_tcp, ask_unix};
 use super::{PATIENCE, call_is_over, items, now, text, wait_for, wait_until};
 
+/// Longest that a command of the CLI may take; then `timeout` ends it, with exit code 124.
+const CLI_SECONDS_MAX: &str = "60";
+
 /// What a command of the CLI said.
 #[derive(Debug)]
 pub(crate) struct Cli {
@@ -113,15 +116,12 @@ impl Home {
         (std::net::Ipv4Addr::LOCALHOST, self.quic_port).into()
     }
 
-    fn command(&self, program: &str) -> Command {
-        let mut command = match &self.namespace {
-            None => Command::new(program),
-            Some(namespace) => {
-                let mut command = Command::new("ip");
-                command.args(["netns", "exec", namespace, program]);
-                command
-            }
-        };
+    /// A command in this home's network, its first words being `words`.
+    fn command(&self, words: &[&str]) -> Command {
+        let within: Vec<&str> = self.namespace.iter().flat_map(|name| ["ip", "netns", "exec", name]).collect();
+        let mut words = within.iter().chain(words);
+        let mut command = Command::new(words.next().expect("a command has a first word"));
+        command.args(words);
         // A person's own settings must not reach the tests.
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("SIGIL_") {
@@ -137,7 +137,7 @@ impl Home {
     pub(crate) fn spawn(&mut self) {
         assert!(self.agent.is_none(), "{} runs already", self.name);
         let log = fs::OpenOptions::new().create(true).append(true).open(self.path("up.log")).expect("a log file");
-        let mut command = self.command(env!("CARGO_BIN_EXE_sigil"));
+        let mut command = self.command(&[env!("CARGO_BIN_EXE_sigil")]);
         command
             .arg("up")
             .arg("--home")
@@ -291,7 +291,7 @@ impl Home {
     #[track_caller]
     pub(crate) fn cli(&self, arguments: &[&str]) -> Cli {
         let output = self
-            .command(env!("CARGO_BIN_EXE_sigil"))
+            .command(&["timeout", CLI_SECONDS_MAX, env!("CARGO_BIN_EXE_sigil")])
             .args(arguments)
             .arg("--home")
             .arg(self.dir.path())

@@ -161,9 +161,9 @@ impl Home {
                 return;
             }
             if let Some(status) = self.exited() {
-                panic!("the agent of {} ended with {status} before it was ready\n{}", self.name, self.log_tail());
+                panic!("the agent of {} ended with {status} before it was ready", self.name);
             }
-            assert!(started.elapsed() < PATIENCE, "the agent of {} does not get ready\n{}", self.name, self.log_tail());
+            assert!(started.elapsed() < PATIENCE, "the agent of {} does not get ready", self.name);
             std::thread::sleep(Duration::from_millis(10));
         }
     }

@@ -6,13 +6,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::BoxFuture;
 use mesh_core::entry::{Ending, Payload};
 use mesh_core::frame::Frame;
 use mesh_core::ids::{Attempt, Hash, NodeId, PeerId, ReqId};
 use mesh_core::io::{Input, Invocation, ToolOutcome, View};
 use serde::{Deserialize, Serialize};
-use tokio::io::AsyncWriteExt as _;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::layer::SubscriberExt as _;
@@ -22,7 +20,7 @@ use crate::config::{Config, ConfigError, LogFormat, Overrides};
 use crate::gateway::node_service::{NodeEvent, NodeServer, NodeServerHandle};
 use crate::gateway::rest::{self, LogRing, RestContext, ServeError, TokenStore};
 use crate::mesh::actor::{self, ActorError, Outside, Parts};
-use crate::mesh::blobs::{BlobStore, BlobWriter};
+use crate::mesh::blobs::BlobStore;
 use crate::mesh::handle::MeshHandle;
 use crate::mesh::identity::{DeviceKey, Ed25519Verifier, IdentityError};
 use crate::mesh::store::{FjallStore, OpenReport, Store, StoreError};
@@ -31,7 +29,6 @@ use crate::mesh::transport::{Code, Links, LinksConfig, LinksError, NodeIo};
 use crate::node::catalogue::Catalogue;
 use crate::node::client::{NodeClient, NodeClientEvent, NodeClientHandle, NodeInfo};
 use crate::node::executor::{ToolEvent, ToolHost, owners_only};
-use crate::runtime::spool::{BlobSink, BlobSinks};
 use crate::runtime::tool_exec;
 use crate::tasks::TaskGroup;
 
@@ -280,7 +277,10 @@ fn start_logs(config: &Config) -> LogRing {
 fn say_report(report: &OpenReport) {
     for repair in &report.repaired {
         tracing::warn!(
-            journal = repair.journal, cut_at = repair.cut_at, promised = repair.promised, why = repair.why,
+            journal = repair.journal,
+            cut_at = repair.cut_at,
+            promised = repair.promised,
+            why = repair.why,
             "the store was repaired"
         );
     }
@@ -380,30 +380,6 @@ fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
 
 // --- between the mesh and the tools
 
-/// Large outputs go to the blob store.
-struct Blobs(BlobStore);
-
-struct Spooling(BlobWriter);
-
-impl BlobSinks for Blobs {
-    fn create(&self) -> BoxFuture<'_, io::Result<Box<dyn BlobSink>>> {
-        Box::pin(async {
-            let writer = self.0.writer(mesh_core::limits::RESULT_BYTES_MAX)?;
-            Ok(Box::new(Spooling(writer)) as Box<dyn BlobSink>)
-        })
-    }
-}
-
-impl BlobSink for Spooling {
-    fn write<'a>(&'a mut self, chunk: &'a [u8]) -> BoxFuture<'a, io::Result<()>> {
-        Box::pin(self.0.write_all(chunk))
-    }
-
-    fn finish(self: Box<Self>) -> BoxFuture<'static, io::Result<(Hash, u64)>> {
-        Box::pin(async move { self.0.finish(None).await.map_err(io::Error::other) })
-    }
-}
-
 /// [`Outside`] as it is in the product.
 struct Wiring {
     me: PeerId,
@@ -434,7 +410,7 @@ impl Wiring {
         let policy_view = handle.watch_view();
         let policy =
             owners_only(move |peer| policy_view.borrow().nodes.iter().find(|n| n.peer == *peer).map(|n| n.tier));
-        let sinks = Arc::new(Blobs(blobs.clone()));
+        let sinks = Arc::new(blobs.clone());
         let host = ToolHost::new(catalogue, sinks, policy, work, tool_exec::launcher(), tasks.clone())?;
 
         let (streams, incoming) = mpsc::channel(64);
@@ -492,9 +468,9 @@ impl Wiring {
                         tracing::info!(gateway = %gateway.short(), error, hint, "the gateway does not take this node");
                         continue;
                     }
-                    NodeClientEvent::Registered { .. }
-                    | NodeClientEvent::Lost { .. }
-                    | NodeClientEvent::Moved(_) => continue,
+                    NodeClientEvent::Registered { .. } | NodeClientEvent::Lost { .. } | NodeClientEvent::Moved(_) => {
+                        continue;
+                    }
                 };
                 if to_core.send(input).await.is_err() {
                     break;

@@ -153,10 +153,9 @@ pub(super) enum ReplyTo {
     Nobody,
 }
 
-/// Handle to the mesh, the way in for what happens outside, and the task itself.
+/// Handle to the mesh, and the task itself.
 pub(crate) struct Started {
     pub(crate) handle: MeshHandle,
-    pub(crate) inputs: mpsc::Sender<Input>,
     pub(crate) actor: Actor,
 }
 
@@ -212,7 +211,7 @@ pub(crate) fn start(
         peer,
         rng,
         inputs,
-        inputs_tx: inputs_tx.clone(),
+        inputs_tx,
         requests,
         admitted,
         admission: Admission::new(admitted_tx),
@@ -232,7 +231,7 @@ pub(crate) fn start(
     };
     actor.perform(out);
     actor.settle_in();
-    Ok(Started { handle, inputs: inputs_tx, actor })
+    Ok(Started { handle, actor })
 }
 
 impl Actor {
@@ -404,9 +403,9 @@ impl Actor {
     fn send(&mut self, peer: PeerId, frame: Frame) {
         let own_outcome = match &frame {
             Frame::Answer(answer) => matches!(answer.what, AnswerKind::Ended(_)),
-            Frame::Entries { entries, .. } => entries.iter().any(|item| {
-                item.entry.entry.kind == Kind::OUTCOME && item.entry.author == self.key.peer_id()
-            }),
+            Frame::Entries { entries, .. } => entries
+                .iter()
+                .any(|item| item.entry.entry.kind == Kind::OUTCOME && item.entry.author == self.key.peer_id()),
             _ => false,
         };
         if own_outcome {
@@ -429,13 +428,8 @@ impl Actor {
             let key = |seq: u64| [author.0.as_slice(), &incarnation.0.to_be_bytes(), &seq.to_be_bytes()].concat();
             let mut next = *from;
             while next <= *until {
-                let rows = self.store.range(
-                    Space::Log,
-                    Bound::Included(key(next)),
-                    Bound::Included(key(*until)),
-                    false,
-                    256,
-                );
+                let rows =
+                    self.store.range(Space::Log, Bound::Included(key(next)), Bound::Included(key(*until)), false, 256);
                 let Ok(rows) = rows else { return };
                 if rows.is_empty() {
                     break;
@@ -560,12 +554,7 @@ impl Actor {
         Ok(stored.as_deref().and_then(mesh_core::entry::decode))
     }
 
-    fn calls(
-        &self,
-        filter: &CallFilter,
-        after: Option<CallCursor>,
-        limit: usize,
-    ) -> Result<CallPage, MeshError> {
+    fn calls(&self, filter: &CallFilter, after: Option<CallCursor>, limit: usize) -> Result<CallPage, MeshError> {
         let passes = |record: &CallRecord| {
             filter.node.as_ref().is_none_or(|node| record.header.node_id == *node)
                 && filter.state.is_none_or(|state| state.passes(record.state))

@@ -16,8 +16,8 @@ use crate::mesh::actor::{Actor, ActorError, ReplyTo};
 use crate::mesh::clock;
 use crate::mesh::handle::{EventKind, Invite, JoinError, JoinTarget, Joined, MeshError, Nearby, Pending};
 use crate::mesh::invite::{self, InviteCode};
-use crate::mesh::transport::{JoinAnswer, JoinDialError, JoinRequest, JoinStep, Knock};
 use crate::mesh::transport::Links;
+use crate::mesh::transport::{JoinAnswer, JoinDialError, JoinRequest, JoinStep, Knock};
 
 /// Devices that may wait for a person's yes at one peer.
 const PENDING_MAX: usize = 64;
@@ -122,9 +122,9 @@ fn join_error(code: &str, detail: String) -> JoinError {
 
 fn dial_error(error: JoinDialError) -> JoinError {
     match error {
-        JoinDialError::Nobody { tried } => JoinError::InviterDown {
-            tried: tried.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
-        },
+        JoinDialError::Nobody { tried } => {
+            JoinError::InviterDown { tried: tried.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ") }
+        }
         other => JoinError::Rejected(other.to_string()),
     }
 }
@@ -194,9 +194,7 @@ impl Actor {
         let view = self.view();
         let member = view.nodes.iter().find(|node| node.peer == peer);
         let (key, wanted, tier) = match (self.admission.waiting.get(&peer), member) {
-            (Some(waiting), _) => {
-                (waiting.pending.key, waiting.pending.node_id.clone(), tier.unwrap_or(Tier::Shared))
-            }
+            (Some(waiting), _) => (waiting.pending.key, waiting.pending.node_id.clone(), tier.unwrap_or(Tier::Shared)),
             (None, Some(node)) => (node.key, node.node_id.clone(), tier.unwrap_or(node.tier)),
             (None, None) => {
                 let unknown = MeshError::Unknown { what: "pending device", name: peer.short() };
@@ -258,12 +256,7 @@ impl Actor {
 
     // --- we want in elsewhere
 
-    pub(super) fn join(
-        &mut self,
-        target: JoinTarget,
-        force: bool,
-        reply: oneshot::Sender<Result<Joined, MeshError>>,
-    ) {
+    pub(super) fn join(&mut self, target: JoinTarget, force: bool, reply: oneshot::Sender<Result<Joined, MeshError>>) {
         let view = self.view();
         let others = view.nodes.iter().filter(|node| node.peer != view.me).count();
         if others > 0 && !force && !view.revoked {

@@ -332,6 +332,7 @@ impl Actor {
                 self.books.lock().unwrap().rejected.push(peer);
                 reply(to, Ok(()));
             }
+            Request::Want(..) => {}
             Request::SetTools(_) => {}
         }
     }
@@ -355,14 +356,14 @@ impl Actor {
                     node.tier = tier;
                 }
                 self.view.send_replace(Arc::new(view));
-                Reply::Approved(Welcome {
+                Reply::Approved(Box::new(Welcome {
                     mesh: MeshId([3; 32]),
                     trust: Vec::new(),
                     directory: Vec::new(),
                     fence: mesh_core::entry::Fence { epoch: Epoch::ZERO, proof: None },
                     node_id: name,
                     tier,
-                })
+                }))
             }
             Command::Invite { .. }
             | Command::Redeem { .. }

@@ -38,5 +38,7 @@ mod seed_nodes;
 #[cfg(test)]
 mod seed_rest;
 #[cfg(test)]
+mod tool_exec;
+#[cfg(test)]
 #[cfg(feature = "fault-points")]
 mod wrong_clock;

@@ -58,7 +58,7 @@ impl World {
     /// Whether `peer`'s core was told of a link to `other`.
     pub(crate) fn sees_link(&self, peer: usize, other: usize) -> bool {
         let (key, end) = pair_of(peer, other);
-        self.pairs[&key].view[end] != 0
+        peer != other && self.pairs[&key].view[end] != 0
     }
 
     fn usable(&self, key: (usize, usize)) -> bool {

@@ -2,11 +2,11 @@
 
 use mesh_core::config::{Class, Config};
 use mesh_core::crypto::Symbolic;
-use mesh_core::entry::{Directory, Effect, Ending, EntryError, Fence, ToolDecl, decode};
+use mesh_core::entry::{Directory, Effect, Ending, Fence, ToolDecl, decode};
 use mesh_core::epoch::Epoch;
 use mesh_core::ids::{Attempt, NodeId, ReqId};
 use mesh_core::io::{Batch, CallRecord, Image, Input, Now, Output, Space, View, Welcome};
-use mesh_core::peer::{self, Peer};
+use mesh_core::peer::{self, BootError, Peer};
 use serde::Deserialize;
 
 use crate::dice::Dice;
@@ -56,12 +56,12 @@ impl Node {
 
 /// Rows of a mesh of one.
 pub(crate) fn founded(key: &Symbolic, node_id: NodeId, now: Now, dice: &mut Dice) -> Batch {
-    peer::founded(key, "simulated", node_id, now, &mut dice.0)
+    peer::founded(key, "simulated", &node_id, now, &mut dice.0)
 }
 
 /// Rows of a newcomer.
-pub(crate) fn joined(key: &Symbolic, welcome: &Welcome, now: Now, dice: &mut Dice) -> Result<Batch, EntryError> {
-    peer::joined(key, welcome, now, &mut dice.0)
+pub(crate) fn joined(welcome: &Welcome, dice: &mut Dice) -> Result<Batch, BootError> {
+    peer::joined(welcome, &mut dice.0)
 }
 
 /// What the peer says about itself.

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use mesh_core::entry::{CancelWish, Ending, Header, Kind, Outcome, Payload, Place, SignedEntry};
 use mesh_core::epoch::Epoch;
-use mesh_core::frame::{AnswerKind, Dispatch};
+use mesh_core::frame::Dispatch;
 use mesh_core::ids::{Attempt, Hash, PeerId, ReqId};
 use mesh_core::io::{Batch, CallRecord, CallState, Invocation, Space};
 
@@ -43,8 +43,8 @@ pub(crate) struct Known {
 pub(crate) struct Checks {
     pub(crate) violation: Option<Violation>,
     reigns: BTreeMap<Epoch, (usize, u64)>,
-    /// By target: the last dispatch received from each gateway, by call and attempt.
-    dispatches: Vec<BTreeMap<(ReqId, Attempt, PeerId), Epoch>>,
+    /// By target: the last dispatch received from each gateway, by call and attempt; its epoch, and what was obeyed then.
+    dispatches: Vec<BTreeMap<(ReqId, Attempt, PeerId), (Epoch, Epoch)>>,
     obeyed: Vec<Epoch>,
     fences: Vec<Epoch>,
     pub(crate) runs: BTreeMap<(ReqId, Attempt), Run>,
@@ -94,32 +94,41 @@ impl Checks {
     pub(crate) fn dispatched(&mut self, target: usize, dispatch: &Dispatch) {
         let Some(header) = dispatch.header.record::<Header>() else { return };
         let epoch = dispatch.claim.epoch;
-        self.dispatches[target].insert((header.id, dispatch.attempt, epoch.peer), epoch);
+        let obeyed = self.obeyed[target];
+        self.dispatches[target].insert((header.id, dispatch.attempt, epoch.peer), (epoch, obeyed));
     }
 
-    /// **S2** for each target, obeyed epochs never decrease, across crashes. A target obeys when it answers a dispatch
-    /// otherwise than "fenced", in the step that took it; and the epoch is durable then.
+    /// A target said "fenced" to a gateway, or its process is gone: those dispatches are not obeyed.
+    pub(crate) fn fenced(&mut self, target: usize, id: ReqId, attempt: Attempt, gateway: PeerId) {
+        self.dispatches[target].remove(&(id, attempt, gateway));
+    }
+
+    /// See [`Self::fenced`].
+    pub(crate) fn process_gone(&mut self, target: usize) {
+        self.dispatches[target].clear();
+    }
+
+    /// **S2** for each target, obeyed epochs never decrease, across crashes. To obey is to run a tool on a dispatch that
+    /// was not answered "fenced"; that dispatch's epoch is at least what had been obeyed when it came, and durable now.
     pub(crate) fn s2_obeyed_epochs_never_decrease(
         &mut self,
         now: u64,
         target: usize,
-        gateway: PeerId,
-        (id, attempt): (ReqId, Attempt),
-        what: &AnswerKind,
+        id: ReqId,
+        attempt: Attempt,
         disk: &MemDisk,
     ) {
-        if !matches!(what, AnswerKind::Waiting) {
-            return;
-        }
-        let Some(epoch) = self.dispatches[target].remove(&(id, attempt, gateway)) else { return };
-        let before = self.obeyed[target];
-        if epoch < before {
-            self.fail("S2", now, || format!("p{target} obeys {epoch:?} after {before:?}"));
-        }
-        self.obeyed[target] = epoch.max(before);
         let fence = node::durable_fence(disk);
-        if fence < epoch {
-            self.fail("S2", now, || format!("p{target} obeys {epoch:?} while its durable fence is {fence:?}"));
+        let range = (id, attempt, PeerId([0; 32]))..=(id, attempt, PeerId([255; 32]));
+        let dispatches: Vec<(Epoch, Epoch)> = self.dispatches[target].range(range).map(|(_, at)| *at).collect();
+        for (epoch, before) in dispatches {
+            if epoch < before {
+                self.fail("S2", now, || format!("p{target} obeys {epoch:?} after {before:?}"));
+            }
+            if fence < epoch {
+                self.fail("S2", now, || format!("p{target} obeys {epoch:?} while its durable fence is {fence:?}"));
+            }
+            self.obeyed[target] = self.obeyed[target].max(epoch);
         }
     }
 

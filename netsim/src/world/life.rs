@@ -59,8 +59,7 @@ impl World {
         if self.peers[peer].state != State::Absent {
             return;
         }
-        let now = self.now_of(peer);
-        match node::joined(&self.peers[peer].key, welcome, now, &mut self.dice) {
+        match node::joined(welcome, &mut self.dice) {
             Ok(batch) => self.install(peer, &batch),
             Err(error) => self.checks.fail("join", self.now, || format!("p{peer} cannot join: {error}")),
         }
@@ -135,6 +134,7 @@ impl World {
         sim.gateway = None;
         sim.armed = None;
         let gone = sim.state == State::Gone;
+        self.checks.process_gone(peer);
         self.drop_ends(peer, clean);
         self.dirty = true;
         if !gone {

@@ -18,7 +18,7 @@ use crate::dice::Dice;
 use crate::disk::MemDisk;
 use crate::net::{Pair, Session};
 use crate::node::Node;
-use crate::plan::{MS, Near, PeerPlan, Plan, Profile, SECOND, pairs};
+use crate::plan::{Near, PeerPlan, Plan, Profile, SECOND, pairs};
 use crate::predicates::{Checks, Violation};
 use crate::trace::{Level, Trace};
 
@@ -232,8 +232,16 @@ pub(crate) struct World {
     pub(crate) trace: Trace,
 }
 
-/// Runs one seed.
+/// Runs one seed. A panic of a core breaks a promise like any other.
 pub(crate) fn run(seed: u64, profile: Profile, level: Level) -> Outcome {
+    std::panic::catch_unwind(|| run_to_the_end(seed, profile, level)).unwrap_or_else(|_| Outcome {
+        violation: Some(Violation { predicate: "panic", at: 0, what: "see standard error".into() }),
+        stats: Stats::default(),
+        trace: Trace::new(Level::Off),
+    })
+}
+
+fn run_to_the_end(seed: u64, profile: Profile, level: Level) -> Outcome {
     let mut world = World::new(seed, profile, level);
     world.drive();
     world.stats.virtual_us = world.now;

@@ -3,7 +3,7 @@
 use mesh_core::crypto::Signer;
 use mesh_core::entry::{Effect, Ending, Payload, SignedEntry};
 use mesh_core::epoch::Epoch;
-use mesh_core::frame::Frame;
+use mesh_core::frame::{AnswerKind, Frame};
 use mesh_core::ids::{Attempt, Hash, Incarnation, PeerId, ReqId};
 use mesh_core::io::{Batch, CmdId, Command, Fact, Input, Invocation, Now, Output, Reply, Space, ToolOutcome, TxnId};
 use mesh_core::limits;
@@ -130,16 +130,10 @@ impl World {
     pub(super) fn send_out(&mut self, peer: usize, to: &PeerId, frame: Frame) {
         let Some(to_index) = self.index_of(to) else { return };
         self.trace.detail(self.now, || format!("p{peer} -> p{to_index} {frame:?}"));
-        if let Frame::Answer(answer) = &frame {
-            let disk = &self.peers[peer].disk;
-            self.checks.s2_obeyed_epochs_never_decrease(
-                self.now,
-                peer,
-                *to,
-                (answer.id, answer.attempt),
-                &answer.what,
-                disk,
-            );
+        if let Frame::Answer(answer) = &frame
+            && let AnswerKind::Fenced(_) = answer.what
+        {
+            self.checks.fenced(peer, answer.id, answer.attempt, *to);
         }
         self.send(peer, to_index, frame);
     }
@@ -215,6 +209,7 @@ impl World {
         let sim = &self.peers[peer];
         let (checks, now) = (&mut self.checks, self.now);
         checks.s4_started_is_durable_and_origin_approved(now, peer, invocation, &sim.disk, approved);
+        checks.s2_obeyed_epochs_never_decrease(now, peer, id, attempt, &sim.disk);
         checks.s6_nothing_runs_after_its_ending(now, peer, id, attempt);
         checks.s9_nothing_forgotten_runs(now, peer, id);
         checks.s3_at_most_one_run(now, peer, id, attempt);

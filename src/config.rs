@@ -1,1 +1,266 @@
 //! Settings: flags > `SIGIL_*` > `sigil.toml` > defaults.
+//!
+//! The file is optional. What it says becomes a validated [`Config`] in one place; past it nothing is checked again.
+
+pub mod class;
+pub mod value;
+
+mod raw;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use mesh_core::config::Class;
+use mesh_core::entry::Effect;
+use mesh_core::ids::{NodeId, ToolName};
+
+/// Name of the settings file in a home.
+pub const FILE_NAME: &str = "sigil.toml";
+/// First choice of the QUIC port; the next free one is taken when nobody set it (architecture.md §10).
+pub const QUIC_PORT_DEFAULT: u16 = 7433;
+/// First choice of the HTTP port; likewise.
+pub const HTTP_PORT_DEFAULT: u16 = 7434;
+/// Time to live of a call whose caller says nothing (architecture.md §5).
+pub const CALL_TTL_DEFAULT: Duration = Duration::from_secs(60);
+/// Time that a tool may run when its owner says nothing: as long as a default call may wait.
+pub const TOOL_TIMEOUT_DEFAULT: Duration = Duration::from_secs(60);
+/// Longest time that a tool may be given.
+pub const TOOL_TIMEOUT_MAX: Duration = Duration::from_secs(24 * 3600);
+
+/// Everything that can be set, validated.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// The home that these settings are for.
+    pub home: PathBuf,
+    /// Who this device is in its mesh.
+    pub node: Node,
+    /// Where the doors are.
+    pub listen: Listen,
+    /// How others are found.
+    pub discovery: Discovery,
+    /// What the files tools may reach.
+    pub files: Files,
+    /// Command tools by name.
+    pub tools: BTreeMap<ToolName, CommandTool>,
+    /// Defaults of calls.
+    pub calls: Calls,
+    /// How the agent logs.
+    pub log: Log,
+}
+
+/// `[node]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Node {
+    /// Handle to ask for; `None` = made from the host name.
+    pub name: Option<NodeId>,
+    /// Class for election, set or guessed. Without [`Class::PREFERRED`].
+    pub class: Class,
+    /// Whether this device should lead.
+    pub gateway: GatewayWish,
+    /// Tools that never run here, whoever asks.
+    pub deny: Vec<ToolPattern>,
+}
+
+/// Whether this device should lead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GatewayWish {
+    /// As its class says.
+    Auto,
+    /// Before all that do not say this.
+    Prefer,
+    /// Not at all.
+    Never,
+}
+
+/// `[listen]`. Port 0 = any free one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listen {
+    /// UDP; `None` = nobody set it: [`QUIC_PORT_DEFAULT`] or what is free.
+    pub quic_port: Option<u16>,
+    /// TCP on loopback; `None` = nobody set it: [`HTTP_PORT_DEFAULT`] or what is free.
+    pub http_port: Option<u16>,
+}
+
+/// `[discovery]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Discovery {
+    /// Whether to show ourselves on the LAN and look for others there.
+    pub lan: bool,
+}
+
+/// `[files]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Files {
+    /// Absolute paths. None = no files tools.
+    pub roots: Vec<PathBuf>,
+}
+
+/// `[tools.NAME]`: a program offered as a tool.
+#[derive(Clone, PartialEq, Eq)]
+pub struct CommandTool {
+    /// Program: looked up in `PATH`, or absolute.
+    pub command: PathBuf,
+    /// Its arguments, as they are: no shell reads them.
+    pub args: Vec<String>,
+    /// Longest run. At most [`TOOL_TIMEOUT_MAX`].
+    pub timeout: Duration,
+    /// What running it again means.
+    pub effect: Effect,
+    /// Bytes of output. At most [`mesh_core::limits::RESULT_BYTES_MAX`].
+    pub max_output: u64,
+    /// For people; at most 200 bytes.
+    pub description: String,
+    /// Added to its environment; may hold secrets.
+    pub env: BTreeMap<String, String>,
+}
+
+impl fmt::Debug for CommandTool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CommandTool")
+            .field("command", &self.command)
+            .field("effect", &self.effect)
+            .field("env", &self.env.keys()) // never the values
+            .finish_non_exhaustive()
+    }
+}
+
+/// `[calls]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Calls {
+    /// Time to live when the caller says nothing.
+    pub ttl: Duration,
+}
+
+/// `[log]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Log {
+    /// A filter of tracing, such as `info` or `sigil=debug,warn`.
+    pub level: String,
+    /// How lines look.
+    pub format: LogFormat,
+}
+
+/// See [`Log`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One object a line.
+    Json,
+}
+
+/// A tool's name, or the beginning of one followed by `*`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ToolPattern(String);
+
+impl ToolPattern {
+    /// Reads a pattern; `None` when a `*` stands anywhere but at the end, or nothing is said.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let stem = text.strip_suffix('*').unwrap_or(text);
+        (!text.is_empty() && !stem.contains('*')).then(|| Self(text.to_owned()))
+    }
+
+    /// Whether the tool is meant.
+    #[must_use]
+    pub fn matches(&self, tool: &ToolName) -> bool {
+        match self.0.strip_suffix('*') {
+            Some(stem) => tool.as_str().starts_with(stem),
+            None => tool.as_str() == self.0,
+        }
+    }
+}
+
+/// What the command line says; `None` = nothing.
+#[derive(Debug, Clone, Default)]
+pub struct Overrides {
+    /// `node.name`
+    pub name: Option<String>,
+    /// `node.class`
+    pub class: Option<String>,
+    /// `node.gateway`
+    pub gateway: Option<String>,
+    /// `listen.quic_port`
+    pub quic_port: Option<u16>,
+    /// `listen.http_port`
+    pub http_port: Option<u16>,
+    /// `discovery.lan`
+    pub lan: Option<bool>,
+    /// `log.level`
+    pub log_level: Option<String>,
+    /// `log.format`
+    pub log_format: Option<String>,
+}
+
+/// Something in the settings that does no harm but is hardly meant. Fit for a person.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Warning(pub String);
+
+impl fmt::Display for Warning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Why the settings cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// The file is there but cannot be read.
+    #[error("reading {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The file is not TOML, or has a table where a value belongs.
+    #[error("{} cannot be understood: {why}", path.display())]
+    Shape {
+        /// The file.
+        path: PathBuf,
+        /// Where and why.
+        why: String,
+    },
+    /// A value is not one of those that are allowed.
+    #[error("{key} = `{value}` is not allowed: it must be {allowed}")]
+    Value {
+        /// The key, and where the value comes from if that is not the file.
+        key: String,
+        /// The value.
+        value: String,
+        /// What would be.
+        allowed: String,
+    },
+}
+
+impl Config {
+    /// Settings of a home: its [`FILE_NAME`] if there is one, the environment, and the command line.
+    pub fn load(home: &Path, overrides: &Overrides) -> Result<(Self, Vec<Warning>), ConfigError> {
+        let path = home.join(FILE_NAME);
+        let text = match std::fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
+            Err(source) => return Err(ConfigError::Read { path, source }),
+        };
+        // A variable that is not UTF-8 is none of ours: all of our names and values are.
+        let env =
+            std::env::vars_os().filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?)));
+        raw::read(home, &text, env, overrides, &class::Probe::this_machine())
+    }
+
+    /// The slice of the settings that the core gets.
+    #[must_use]
+    pub fn peer(&self) -> mesh_core::config::Config {
+        let Class(class) = self.node.class;
+        let preferred = if self.node.gateway == GatewayWish::Prefer { Class::PREFERRED } else { 0 };
+        mesh_core::config::Config {
+            class: Class(class + preferred),
+            eligible: self.node.gateway != GatewayWish::Never,
+            ..mesh_core::config::Config::default()
+        }
+    }
+}

@@ -1,7 +1,92 @@
 //! Commands: a client of the REST API, plus the agent itself.
+
+mod args;
+mod client;
+mod commands;
+mod demo;
+mod exit;
+mod output;
+mod up;
+
+use std::path::PathBuf;
 use std::process::ExitCode;
+
+use clap::Parser;
+use etcetera::BaseStrategy;
+
+use crate::cli::args::{Cli, Command};
+use crate::cli::client::Client;
+use crate::cli::exit::{Exit, Failure};
+use crate::cli::output::{Ui, clean};
+
 /// Runs the program.
 #[must_use]
 pub fn main() -> ExitCode {
-    ExitCode::SUCCESS
+    let cli = Cli::parse();
+    let ui = Ui::new(cli.json);
+    match run(cli, ui) {
+        Ok(exit) => exit,
+        Err(failure) => {
+            report(ui, &failure);
+            failure.exit.into()
+        }
+    }
+}
+
+fn run(cli: Cli, ui: Ui) -> Result<ExitCode, Failure> {
+    let home = home(cli.home)?;
+    if let Command::Up(args) = cli.command {
+        return if args.detach {
+            on_one_thread(up::detach(&home, &args, ui))
+        } else {
+            up::foreground(&home, args, ui).map(ExitCode::from)
+        };
+    }
+    if let Command::Demo(args) = cli.command {
+        return on_one_thread(demo::run(&args, ui));
+    }
+    on_one_thread(commands::run(cli.command, Client::new(&home), ui))
+}
+
+/// Clients need no more. The demo's children are told to end with the thread that started them, so that has to be
+/// the main one.
+fn on_one_thread(work: impl Future<Output = Result<Exit, Failure>>) -> Result<ExitCode, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime =
+        runtime.map_err(|error| Failure::new(Exit::Failed, format!("the runtime does not start: {error}")))?;
+    let ended = runtime.block_on(work);
+    // A read of standard input that nobody waits for any more must not hold the program.
+    runtime.shutdown_background();
+    ended.map(ExitCode::from)
+}
+
+fn home(given: Option<PathBuf>) -> Result<PathBuf, Failure> {
+    let home = match given {
+        Some(home) if home.as_os_str().is_empty() => {
+            return Err(
+                Failure::new(Exit::Usage, "the home is an empty path").hint("say --home DIR, or unset SIGIL_HOME")
+            );
+        }
+        Some(home) => home,
+        None => etcetera::choose_base_strategy()
+            .map_err(|error| {
+                Failure::new(Exit::Failed, format!("the data directory is not known: {error}")).hint("say --home DIR")
+            })?
+            .data_dir()
+            .join("sigil"),
+    };
+    std::path::absolute(&home)
+        .map_err(|error| Failure::new(Exit::Usage, format!("{} is not a usable path: {error}", home.display())))
+}
+
+fn report(ui: Ui, failure: &Failure) {
+    if ui.json {
+        ui.document("sigil.error/1", failure.to_json());
+    }
+    let mut text = format!("error: {}", output::clean_lines(&failure.detail));
+    if let Some(hint) = &failure.hint {
+        text.push_str("\n  next: ");
+        text.push_str(&clean(hint));
+    }
+    ui.say(&text);
 }

@@ -1,1 +1,585 @@
-//! NodeService, the gateway side.
+//! `NodeService`, the gateway side: one registered stream per node, over which calls go out and what became of them comes
+//! back. The contract is `proto/sigil/v1/node.proto`.
+//!
+//! A task per stream reads it; sending never waits. Whoever registers last under a key has it: the stream before is ended
+//! at once, and its late goodbye names its own, older session number.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use mesh_core::crypto::Verifier;
+use mesh_core::frame::{Answer, AnswerKind, Dispatch, Frame};
+use mesh_core::ids::{InvalidId, NodeId, PeerId, ReqId, ToolName};
+use mesh_core::io::{SessionId, View};
+use mesh_core::limits;
+use prost::Message;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::{mpsc, watch};
+use tokio::time::timeout;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Server;
+use tonic::transport::server::Connected;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::node::convert;
+pub use crate::node::stream::ProvenPeer;
+use crate::node::stream::{Guarded, Line, MESSAGE_BYTES_MAX, Outbox, Outgoing, REGISTER_WITHIN, WINDOW_BYTES, outbox};
+use crate::pb;
+use crate::pb::gateway_message::Msg as ToNode;
+use crate::pb::node_message::Msg as FromNode;
+use crate::pb::node_service_server::{NodeService, NodeServiceServer};
+use crate::tasks::TaskGroup;
+
+/// Longest platform and version that a node may show, in bytes.
+const WORD_BYTES_MAX: usize = 64;
+/// Capabilities that a node may show.
+const CAPABILITIES_MAX: usize = 64;
+/// Time for the last words on a stream before its connection is cut.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// What nodes do. In order for each node; of several sessions of one peer the highest number counts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NodeEvent {
+    /// A node registered. An older session of this peer is over with this, whenever its own `Down` comes.
+    Up {
+        /// Proven by the link.
+        peer: PeerId,
+        /// Rises with every registration at this process.
+        session: SessionId,
+        /// What it said of itself.
+        hello: Hello,
+    },
+    /// That stream is gone.
+    Down {
+        /// Whose.
+        peer: PeerId,
+        /// Which.
+        session: SessionId,
+    },
+    /// What the node did with a call. An outcome in it is signed by `peer`, and about this call and attempt.
+    Answer {
+        /// Who says so.
+        peer: PeerId,
+        /// On which stream.
+        session: SessionId,
+        /// What.
+        answer: Answer,
+    },
+    /// The node's offer has changed.
+    Status {
+        /// Whose.
+        peer: PeerId,
+        /// On which stream.
+        session: SessionId,
+        /// What it offers now.
+        tools: Vec<ToolName>,
+        /// Whether it takes calls.
+        online: bool,
+    },
+    /// A result without a signed outcome, from a client that knows only the contract's first fields. It proves nothing to
+    /// other peers and ends no call by itself; such clients are given no calls yet ([`NodeServerHandle::send`]).
+    ForeignResult {
+        /// Who says so.
+        peer: PeerId,
+        /// On which stream.
+        session: SessionId,
+        /// Which call.
+        id: ReqId,
+        /// At most 4 MiB together with `error`.
+        output: String,
+        /// Empty = it went well.
+        error: String,
+    },
+}
+
+/// What a node said of itself when it registered; checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hello {
+    /// "linux", "darwin", …; at most 64 bytes.
+    pub platform: String,
+    /// Of its program; at most 64 bytes, empty for a foreign client.
+    pub version: String,
+    /// What it offers; at most [`limits::TOOLS_MAX`], no name twice.
+    pub tools: Vec<ToolName>,
+    /// At most 64.
+    pub capabilities: BTreeMap<String, String>,
+    /// Random per process; 0 = a client that knows only the contract's first fields, without a journal of ours.
+    pub nonce: u64,
+}
+
+/// Starts the gateway side. It runs on every peer, and refuses registrations while the peer does not lead.
+#[derive(Debug)]
+pub struct NodeServer;
+
+impl NodeServer {
+    /// Serves every stream that comes out of `streams`.
+    ///
+    /// `view` says who is approved under which handle, and who leads; it must show that we lead no more *before*
+    /// [`NodeServerHandle::close_all`] is called. Streams end when the receiver of `events` is dropped.
+    pub fn start<IO>(
+        streams: mpsc::Receiver<IO>,
+        view: watch::Receiver<Arc<View>>,
+        verifier: Arc<dyn Verifier + Send + Sync>,
+        events: mpsc::Sender<NodeEvent>,
+        tasks: &TaskGroup,
+    ) -> NodeServerHandle
+    where
+        IO: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
+        IO::ConnectInfo: ProvenPeer,
+    {
+        Self::start_within(REGISTER_WITHIN, streams, view, verifier, events, tasks)
+    }
+
+    fn start_within<IO>(
+        register_within: Duration,
+        streams: mpsc::Receiver<IO>,
+        view: watch::Receiver<Arc<View>>,
+        verifier: Arc<dyn Verifier + Send + Sync>,
+        events: mpsc::Sender<NodeEvent>,
+        tasks: &TaskGroup,
+    ) -> NodeServerHandle
+    where
+        IO: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
+        IO::ConnectInfo: ProvenPeer,
+    {
+        let shared = Arc::new(Shared {
+            register_within,
+            view,
+            verifier,
+            events,
+            tasks: tasks.clone(),
+            sessions: Mutex::default(),
+            last_session: AtomicU64::new(0),
+        });
+        let watchdogs = shared.clone();
+        let incoming = ReceiverStream::new(streams).map(move |io| {
+            let peer = io.connect_info().peer();
+            let io = Guarded::new(io, peer);
+            let line = io.line();
+            let watchdog = watchdogs.clone();
+            watchdogs.tasks.spawn(async move { watchdog.cut_if_idle(&line, register_within).await });
+            Ok::<_, io::Error>(io)
+        });
+        let service = NodeServiceServer::new(Service(shared.clone()))
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX);
+        let server = Server::builder()
+            .initial_stream_window_size(WINDOW_BYTES)
+            .initial_connection_window_size(WINDOW_BYTES)
+            .max_concurrent_streams(4)
+            .add_service(service);
+        let stopping = tasks.stopping();
+        tasks.spawn(async move {
+            // Errors of single connections end those connections only.
+            if let Err(error) = server.serve_with_incoming_shutdown(incoming, stopping.cancelled()).await {
+                tracing::error!(%error, "the node service ended");
+            }
+        });
+        NodeServerHandle { shared }
+    }
+}
+
+/// Sends to registered nodes. Nothing here waits.
+#[derive(Debug, Clone)]
+pub struct NodeServerHandle {
+    shared: Arc<Shared>,
+}
+
+impl NodeServerHandle {
+    /// Sends a dispatch or a cancel to a node. False when the node has no stream, its queue was full (its stream is ended
+    /// then, and it registers anew), or the frame is not of this class.
+    ///
+    /// A client without a journal of ours cannot promise to run a call at most once, so it gets none: its dispatches are
+    /// answered with a refusal.
+    #[must_use]
+    pub fn send(&self, peer: PeerId, frame: Frame) -> bool {
+        let Some(session) = self.shared.sessions().get(&peer).cloned() else { return false };
+        let message = match frame {
+            Frame::Dispatch(dispatch) if session.foreign => {
+                return self.shared.refuse_foreign(peer, &session, &dispatch);
+            }
+            Frame::Dispatch(dispatch) => convert::dispatch_to_pb(&dispatch),
+            Frame::Cancel { id } => {
+                Some(convert::to_node(ToNode::Cancel(pb::CallCancel { request_id: id.to_string() })))
+            }
+            Frame::Beacon(_)
+            | Frame::Query
+            | Frame::Notice(_)
+            | Frame::Resign { .. }
+            | Frame::Handover { .. }
+            | Frame::Neighbours(_)
+            | Frame::Digest(_)
+            | Frame::Entries { .. }
+            | Frame::Presence { .. }
+            | Frame::Progress { .. }
+            | Frame::Answer(_)
+            | Frame::Stored { .. } => None,
+        };
+        let Some(message) = message else { return false };
+        let sent = session.push(message);
+        if !sent {
+            metrics::counter!("sigil_node_queue_overflows_total").increment(1);
+            self.shared.forget(peer, session.number);
+            session.end.cancel();
+        }
+        sent
+    }
+
+    /// Tells every node where to go, and ends all streams. Each still yields its [`NodeEvent::Down`].
+    pub fn close_all(&self, moved_to: Option<PeerId>) {
+        let sessions = std::mem::take(&mut *self.shared.sessions());
+        for session in sessions.into_values() {
+            session.push(moved(moved_to));
+            session.end.cancel();
+        }
+    }
+
+    /// Who is registered now.
+    #[must_use]
+    pub fn registered(&self) -> BTreeSet<PeerId> {
+        self.shared.sessions().keys().copied().collect()
+    }
+}
+
+/// Why a node may not register. The texts are for its user.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+enum Refusal {
+    #[error("not the gateway")]
+    NotLeading { gateway: Option<PeerId> },
+    #[error("this device is not approved in this mesh")]
+    NotApproved,
+    #[error("this device is known here as `{known}`, not as `{asked}`")]
+    OtherHandle { known: NodeId, asked: NodeId },
+    #[error(transparent)]
+    Id(#[from] InvalidId),
+    #[error("{0} tools are more than a node may declare, which is {max}", max = limits::TOOLS_MAX)]
+    TooManyTools(usize),
+    #[error("the tool `{0}` is declared twice")]
+    ToolTwice(ToolName),
+    #[error("{0} is too long")]
+    TooLong(&'static str),
+}
+
+impl Refusal {
+    fn hint(&self) -> &'static str {
+        match self {
+            Self::NotLeading { .. } => "register with the gateway; every peer knows who that is",
+            Self::NotApproved => "approve it on an owner device: `sigil pending`, then `sigil approve`",
+            Self::OtherHandle { .. } => "register under the handle that this device was approved with",
+            Self::Id(_) => "rename it in the configuration of this device",
+            Self::TooManyTools(_) => "offer fewer tools",
+            Self::ToolTwice(_) => "give every tool its own name",
+            Self::TooLong(_) => "shorten it",
+        }
+    }
+}
+
+/// A registered stream.
+#[derive(Debug, Clone)]
+struct Session {
+    number: SessionId,
+    outbox: Outbox<Result<pb::GatewayMessage, Status>>,
+    /// Whether the client knows only the contract's first fields.
+    foreign: bool,
+    end: CancellationToken,
+}
+
+impl Session {
+    fn push(&self, message: pb::GatewayMessage) -> bool {
+        let size = message.encoded_len();
+        self.outbox.push(Ok(message), size)
+    }
+}
+
+struct Shared {
+    register_within: Duration,
+    view: watch::Receiver<Arc<View>>,
+    verifier: Arc<dyn Verifier + Send + Sync>,
+    events: mpsc::Sender<NodeEvent>,
+    tasks: TaskGroup,
+    sessions: Mutex<BTreeMap<PeerId, Session>>,
+    last_session: AtomicU64,
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("NodeServer").field("sessions", &self.sessions).finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    fn sessions(&self) -> MutexGuard<'_, BTreeMap<PeerId, Session>> {
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Registers, or says why not. The acknowledgement is queued before anyone can send on the new session.
+    fn admit(
+        &self,
+        peer: PeerId,
+        register: pb::NodeRegister,
+        outbox: &Outbox<Result<pb::GatewayMessage, Status>>,
+    ) -> Result<(Session, Hello), Refusal> {
+        let asked: NodeId = register.node_id.parse()?;
+        for (what, text) in [("the platform", &register.platform), ("the version", &register.version)] {
+            if text.len() > WORD_BYTES_MAX {
+                return Err(Refusal::TooLong(what));
+            }
+        }
+        let longest = register.capabilities.iter().map(|(name, value)| name.len().max(value.len())).max();
+        if register.capabilities.len() > CAPABILITIES_MAX || longest.unwrap_or(0) > limits::TEXT_BYTES_MAX {
+            return Err(Refusal::TooLong("the list of capabilities"));
+        }
+        let hello = Hello {
+            platform: register.platform,
+            version: register.version,
+            tools: tools(register.tools)?,
+            capabilities: register.capabilities.into_iter().collect(),
+            nonce: register.session_nonce,
+        };
+        // Asked under the lock: a `close_all` that comes after the view has changed misses nobody.
+        let mut sessions = self.sessions();
+        {
+            let view = self.view.borrow();
+            let gateway = view.gateway.map(|epoch| epoch.peer);
+            let member = view.nodes.iter().find(|node| node.peer == peer).ok_or(Refusal::NotApproved)?;
+            if gateway != Some(view.me) || view.revoked {
+                return Err(Refusal::NotLeading { gateway: gateway.filter(|gateway| *gateway != view.me) });
+            }
+            if member.node_id != asked {
+                return Err(Refusal::OtherHandle { known: member.node_id.clone(), asked });
+            }
+        }
+        let session = Session {
+            number: self.last_session.fetch_add(1, Ordering::Relaxed) + 1,
+            outbox: outbox.clone(),
+            foreign: hello.nonce == 0,
+            end: CancellationToken::new(),
+        };
+        session.push(ack(None));
+        if let Some(old) = sessions.insert(peer, session.clone()) {
+            old.outbox.push(Err(Status::aborted("this device has registered anew")), 0);
+            old.end.cancel();
+        }
+        Ok((session, hello))
+    }
+
+    /// Takes a session off the list, unless a newer one of that peer is there.
+    fn forget(&self, peer: PeerId, number: SessionId) {
+        let mut sessions = self.sessions();
+        if sessions.get(&peer).is_some_and(|session| session.number == number) {
+            sessions.remove(&peer);
+        }
+    }
+
+    fn refuse_foreign(&self, peer: PeerId, session: &Session, dispatch: &Dispatch) -> bool {
+        let Some(header) = dispatch.header.record::<mesh_core::entry::Header>() else { return false };
+        let reason = "this node speaks only the plain contract, and calls to such nodes are not supported yet";
+        let what = AnswerKind::Refused(reason.to_owned());
+        let answer = Answer { id: header.id, attempt: dispatch.attempt, what };
+        self.events.try_send(NodeEvent::Answer { peer, session: session.number, answer }).is_ok()
+    }
+
+    /// One stream, from its first message to its end.
+    async fn serve(
+        &self,
+        line: Line,
+        mut inbound: Streaming<pb::NodeMessage>,
+        outbox: Outbox<Result<pb::GatewayMessage, Status>>,
+    ) {
+        let last_word = match first_message(&mut inbound, self.register_within).await {
+            Ok(register) => match self.admit(line.peer, register, &outbox) {
+                Ok((session, hello)) => self.registered(line.peer, &session, hello, &mut inbound).await,
+                Err(refusal) => {
+                    tracing::debug!(peer = %line.peer.short(), %refusal, "registration refused");
+                    outbox.push(Ok(ack(Some(&refusal))), 0);
+                    if let Refusal::NotLeading { gateway } = refusal {
+                        outbox.push(Ok(moved(gateway)), 0);
+                    }
+                    None
+                }
+            },
+            Err(status) => Some(status),
+        };
+        if let Some(status) = last_word {
+            outbox.push(Err(status), 0);
+        }
+        // Ends the response, once what is queued has gone.
+        drop((outbox, inbound));
+        line.calls.fetch_sub(1, Ordering::Relaxed);
+        self.cut_if_idle(&line, LINGER).await;
+    }
+
+    /// Cuts a connection on which no call is under way after `wait`. When the peer stops, the server closes it.
+    async fn cut_if_idle(&self, line: &Line, wait: Duration) {
+        let stopping = self.tasks.stopping();
+        tokio::select! {
+            () = stopping.cancelled() => {}
+            () = self.events.closed() => {}
+            () = line.end.cancelled() => {}
+            () = tokio::time::sleep(wait) => {
+                if line.calls.load(Ordering::Relaxed) == 0 {
+                    line.end.cancel();
+                }
+            }
+        }
+    }
+
+    /// The life of a registered stream. Answers the status to end it with.
+    async fn registered(
+        &self,
+        peer: PeerId,
+        session: &Session,
+        hello: Hello,
+        inbound: &mut Streaming<pb::NodeMessage>,
+    ) -> Option<Status> {
+        let number = session.number;
+        tracing::debug!(peer = %peer.short(), session = number, "node registered");
+        let up = self.events.send(NodeEvent::Up { peer, session: number, hello }).await;
+        let last_word = if up.is_ok() { self.read(peer, session, inbound).await } else { None };
+        self.forget(peer, number);
+        // Nobody to tell = the peer is going down.
+        let _ = self.events.send(NodeEvent::Down { peer, session: number }).await;
+        last_word
+    }
+
+    async fn read(&self, peer: PeerId, session: &Session, inbound: &mut Streaming<pb::NodeMessage>) -> Option<Status> {
+        let mut ended = std::pin::pin!(session.end.cancelled());
+        let mut closed = std::pin::pin!(self.events.closed());
+        loop {
+            let message = tokio::select! {
+                biased;
+                () = &mut ended => return None,
+                () = &mut closed => return None,
+                message = inbound.message() => message,
+            };
+            let event = match message {
+                Ok(Some(message)) => self.event(peer, session.number, message),
+                Ok(None) => return None,
+                Err(status) => return Some(status),
+            };
+            match event {
+                Ok(Some(event)) => {
+                    if self.events.send(event).await.is_err() {
+                        return None;
+                    }
+                }
+                Ok(None) => {}
+                // Dropped and counted: one bad message must not cost the node its other calls.
+                Err(error) => {
+                    metrics::counter!("sigil_node_messages_refused_total", "side" => "gateway").increment(1);
+                    tracing::debug!(peer = %peer.short(), error = %error.message(), "a node's message was dropped");
+                    if error.code() == tonic::Code::FailedPrecondition {
+                        return Some(error);
+                    }
+                }
+            }
+        }
+    }
+
+    /// What a message says; `None` = a kind that this version does not know.
+    fn event(&self, peer: PeerId, session: SessionId, message: pb::NodeMessage) -> Result<Option<NodeEvent>, Status> {
+        let Some(message) = message.msg else { return Ok(None) };
+        let bad = |error: convert::WireError| Status::invalid_argument(error.to_string());
+        Ok(Some(match message {
+            FromNode::Register(_) => {
+                return Err(Status::failed_precondition("a stream registers once: open another"));
+            }
+            FromNode::ToolResult(result) => {
+                let id = result.request_id.parse().map_err(|error: InvalidId| bad(error.into()))?;
+                match result.outcome {
+                    Some(outcome) => {
+                        let answer = convert::result_from_pb(id, result.attempt, outcome, peer, self.verifier.as_ref())
+                            .map_err(bad)?;
+                        NodeEvent::Answer { peer, session, answer }
+                    }
+                    None => NodeEvent::ForeignResult { peer, session, id, output: result.output, error: result.error },
+                }
+            }
+            FromNode::Answer(answer) => {
+                let answer = convert::answer_from_pb(answer, self.verifier.as_ref()).map_err(bad)?;
+                NodeEvent::Answer { peer, session, answer }
+            }
+            FromNode::Status(status) => {
+                let known =
+                    self.view.borrow().nodes.iter().find(|node| node.peer == peer).map(|node| node.node_id.clone());
+                if known.is_none_or(|known| known.as_str() != status.node_id) {
+                    return Err(Status::invalid_argument("a status for another node"));
+                }
+                let tools =
+                    tools(status.available_tools).map_err(|refusal| Status::invalid_argument(refusal.to_string()))?;
+                NodeEvent::Status { peer, session, tools, online: status.online }
+            }
+        }))
+    }
+}
+
+struct Service(Arc<Shared>);
+
+#[tonic::async_trait]
+impl NodeService for Service {
+    type ConnectStream = Outgoing<Result<pb::GatewayMessage, Status>>;
+
+    async fn connect(
+        &self,
+        request: Request<Streaming<pb::NodeMessage>>,
+    ) -> Result<Response<Self::ConnectStream>, Status> {
+        let Some(line) = request.extensions().get::<Line>().cloned() else {
+            return Err(Status::unauthenticated("the link has proven no identity"));
+        };
+        let (outbox, outgoing) = outbox();
+        let shared = self.0.clone();
+        line.calls.fetch_add(1, Ordering::Relaxed);
+        self.0.tasks.spawn(async move { shared.serve(line, request.into_inner(), outbox).await });
+        Ok(Response::new(outgoing))
+    }
+}
+
+async fn first_message(inbound: &mut Streaming<pb::NodeMessage>, within: Duration) -> Result<pb::NodeRegister, Status> {
+    let message = timeout(within, inbound.message())
+        .await
+        .map_err(|_| Status::deadline_exceeded("no registration in time"))??;
+    match message.and_then(|message| message.msg) {
+        Some(FromNode::Register(register)) => Ok(register),
+        Some(FromNode::ToolResult(_) | FromNode::Status(_) | FromNode::Answer(_)) | None => {
+            Err(Status::failed_precondition("the first message must be `register`"))
+        }
+    }
+}
+
+/// Checks the names of declared tools.
+fn tools(names: Vec<String>) -> Result<Vec<ToolName>, Refusal> {
+    if names.len() > limits::TOOLS_MAX {
+        return Err(Refusal::TooManyTools(names.len()));
+    }
+    let mut seen = BTreeSet::new();
+    for name in names {
+        let tool: ToolName = name.parse()?;
+        if !seen.insert(tool.clone()) {
+            return Err(Refusal::ToolTwice(tool));
+        }
+    }
+    Ok(seen.into_iter().collect())
+}
+
+fn ack(refusal: Option<&Refusal>) -> pb::GatewayMessage {
+    convert::to_node(ToNode::RegisterAck(pb::RegisterAck {
+        accepted: refusal.is_none(),
+        error: refusal.map(ToString::to_string).unwrap_or_default(),
+        hint: refusal.map(Refusal::hint).unwrap_or_default().to_owned(),
+    }))
+}
+
+fn moved(gateway: Option<PeerId>) -> pb::GatewayMessage {
+    convert::to_node(ToNode::Moved(pb::Moved {
+        gateway: gateway.map(|peer| peer.0.to_vec()).unwrap_or_default().into(),
+    }))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,276 @@
-//! Errors as the world sees them, once.
+//! Errors as the world sees them, once: one row per code, one column per edge.
+
+use std::fmt;
+use std::time::Duration;
+
+use mesh_core::ids::InvalidId;
+use mesh_core::io::Refusal;
+use serde_json::{Value, json};
+use tonic::Code;
+
+use crate::mesh::handle::{JoinError, MeshError};
+
+macro_rules! codes {
+    ($($name:ident $text:literal $http:literal $grpc:ident $exit:literal $title:literal;)*) => {
+        /// What went wrong, as a stable word. The problem type is `urn:sigil:error:<word>`.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+        pub enum ErrorCode {
+            $(#[doc = $title] $name,)*
+        }
+
+        impl ErrorCode {
+            /// All of them.
+            pub const ALL: &[Self] = &[$(Self::$name,)*];
+
+            /// The stable word.
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$name => $text,)* }
+            }
+
+            /// Reads the stable word.
+            #[must_use]
+            pub fn parse(word: &str) -> Option<Self> {
+                match word { $($text => Some(Self::$name),)* _ => None }
+            }
+
+            /// HTTP status.
+            #[must_use]
+            pub const fn http(self) -> u16 {
+                match self { $(Self::$name => $http,)* }
+            }
+
+            /// gRPC status.
+            #[must_use]
+            pub const fn grpc(self) -> Code {
+                match self { $(Self::$name => Code::$grpc,)* }
+            }
+
+            /// Exit code of the command line (ecosystem.md §4).
+            #[must_use]
+            pub const fn exit(self) -> u8 {
+                match self { $(Self::$name => $exit,)* }
+            }
+
+            /// A few words for people, the same for every occurrence.
+            #[must_use]
+            pub const fn title(self) -> &'static str {
+                match self { $(Self::$name => $title,)* }
+            }
+        }
+    };
+}
+
+codes! {
+//  code             word                   HTTP gRPC               exit title
+    BadRequest       "bad_request"          400  InvalidArgument    2 "The request cannot be read";
+    Unauthorized     "unauthorized"         401  Unauthenticated    4 "A token is needed";
+    Denied           "denied"               403  PermissionDenied   4 "This is not allowed";
+    NotOwner         "not_owner"            403  PermissionDenied   4 "Only an owner may do this";
+    NotMember        "not_member"           403  PermissionDenied   4 "This device does not belong to the mesh";
+    CrossOrigin      "cross_origin"         403  PermissionDenied   4 "A web page of another site may not do this";
+    JoinRejected     "join_rejected"        403  PermissionDenied   4 "The other side refused";
+    NotFound         "not_found"            404  NotFound           3 "There is nothing here";
+    UnknownNode      "unknown_node"         404  NotFound           3 "No such node";
+    UnknownTool      "unknown_tool"         404  NotFound           3 "No such tool";
+    UnknownCall      "unknown_call"         404  NotFound           3 "No such call";
+    UnknownPending   "unknown_pending"      404  NotFound           3 "No such pending device";
+    UnknownNearby    "unknown_nearby"       404  NotFound           3 "No such device nearby";
+    NoOutput         "no_output"            404  NotFound           3 "The call has no output";
+    InviteUnknown    "invite_unknown"       404  NotFound           3 "This code is not known";
+    MethodNotAllowed "method_not_allowed"   405  Unimplemented      2 "Not with this method";
+    NotAcceptable    "not_acceptable"       406  InvalidArgument    2 "Not in this format";
+    RequestTimeout   "request_timeout"      408  DeadlineExceeded   7 "The request came too slowly";
+    Ambiguous        "ambiguous_id"         409  FailedPrecondition 8 "More than one device is meant";
+    NotEnded         "not_ended"            409  FailedPrecondition 6 "The call has not ended yet";
+    LastOwner        "last_owner"           409  FailedPrecondition 8 "The last owner must stay";
+    WouldLeave       "would_leave"          409  FailedPrecondition 8 "This would leave another mesh";
+    InviteUsed       "invite_used"          409  FailedPrecondition 8 "This code has been used";
+    InviteExpired    "invite_expired"       410  FailedPrecondition 7 "This code has expired";
+    TooLarge         "too_large"            413  OutOfRange         2 "Too large";
+    UnsupportedMedia "unsupported_media"    415  InvalidArgument    2 "Not this content type";
+    WrongHost        "wrong_host"           421  PermissionDenied   4 "Not under this host name";
+    Invalid          "invalid"              422  InvalidArgument    2 "A value is out of its limits";
+    InviteInvalid    "invite_invalid"       422  InvalidArgument    2 "This is not a sigil code";
+    KeyReused        "key_reused"           422  AlreadyExists      8 "The idempotency key was used for another call";
+    QueueFull        "queue_full"           429  ResourceExhausted  1 "The queue is full";
+    HeadersTooLarge  "headers_too_large"    431  OutOfRange         2 "The headers are too large";
+    Internal         "internal"             500  Internal           1 "A fault of sigil";
+    StoreFailed      "store_failed"         500  Internal           1 "The local store failed";
+    ResultAway       "result_away"          503  Unavailable        6 "The result is on a device that cannot be reached";
+    InviterDown      "inviter_down"         503  Unavailable        6 "The inviting device does not answer";
+    Stopping         "stopping"             503  Unavailable        5 "The agent is stopping";
+}
+
+impl fmt::Display for ErrorCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// One occurrence of an error, on its way to any edge.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[error("{detail}")]
+pub struct Fault {
+    /// What.
+    pub code: ErrorCode,
+    /// This occurrence, for people.
+    pub detail: String,
+    /// The next step, for people.
+    pub hint: Option<String>,
+    /// When to try again.
+    pub retry_after: Option<Duration>,
+    /// More members for machines.
+    pub extra: Vec<(&'static str, Value)>,
+}
+
+impl Fault {
+    /// An error without more.
+    pub fn new(code: ErrorCode, detail: impl Into<String>) -> Self {
+        Self { code, detail: detail.into(), hint: None, retry_after: None, extra: Vec::new() }
+    }
+
+    /// Adds the next step.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// Adds when to try again.
+    #[must_use]
+    pub fn retry_after(mut self, wait: Duration) -> Self {
+        self.retry_after = Some(wait);
+        self
+    }
+
+    /// Adds a member for machines.
+    #[must_use]
+    pub fn with(mut self, name: &'static str, value: impl Into<Value>) -> Self {
+        self.extra.push((name, value.into()));
+        self
+    }
+
+    /// For a gRPC edge.
+    #[must_use]
+    pub fn to_grpc(&self) -> tonic::Status {
+        tonic::Status::new(self.code.grpc(), &self.detail)
+    }
+}
+
+impl From<InvalidId> for Fault {
+    fn from(error: InvalidId) -> Self {
+        Self::new(ErrorCode::Invalid, error.to_string())
+    }
+}
+
+impl From<Refusal> for Fault {
+    fn from(refusal: Refusal) -> Self {
+        let detail = refusal.to_string();
+        match refusal {
+            Refusal::UnknownNode(_) => {
+                Self::new(ErrorCode::UnknownNode, detail).hint("`sigil nodes` lists the devices of this mesh")
+            }
+            Refusal::UnknownTool { node, tool } => Self::new(ErrorCode::UnknownTool, detail)
+                .hint("`sigil tools` lists what each device offers")
+                .with("node", node.as_str())
+                .with("tool", tool.as_str()),
+            Refusal::UnknownCall(_) => {
+                Self::new(ErrorCode::UnknownCall, detail).hint("`sigil calls` lists the calls that this device knows")
+            }
+            Refusal::QueueFull { node, open, retry_after_ms } => Self::new(ErrorCode::QueueFull, detail)
+                .hint("try again later, cancel waiting calls, or switch the device on")
+                .retry_after(Duration::from_millis(retry_after_ms))
+                .with("node", node.as_str())
+                .with("open", open),
+            Refusal::KeyReused(id) => Self::new(ErrorCode::KeyReused, detail)
+                .hint("use a fresh Idempotency-Key for a different call")
+                .with("call", id.to_string()),
+            Refusal::Denied(_) => Self::new(ErrorCode::Denied, detail),
+            Refusal::Invalid(_) => Self::new(ErrorCode::Invalid, detail),
+            Refusal::InviteUnknown => Self::new(ErrorCode::InviteUnknown, detail),
+            Refusal::InviteUsed => Self::new(ErrorCode::InviteUsed, detail).hint("ask for a new code"),
+            Refusal::InviteExpired => Self::new(ErrorCode::InviteExpired, detail).hint("ask for a new code"),
+            Refusal::NotOwner => {
+                Self::new(ErrorCode::NotOwner, detail).hint("do it on a device that `sigil nodes` shows as owner")
+            }
+            Refusal::LastOwner => Self::new(ErrorCode::LastOwner, detail).hint("make another device an owner first"),
+            Refusal::NotMember => Self::new(ErrorCode::NotMember, detail)
+                .hint("`sigil leave` starts afresh; then join again with a new code"),
+            Refusal::Stopping => Self::from(MeshError::Stopping),
+        }
+    }
+}
+
+impl From<JoinError> for Fault {
+    fn from(error: JoinError) -> Self {
+        let detail = error.to_string();
+        match error {
+            JoinError::BadCode(_) => Self::new(ErrorCode::InviteInvalid, detail)
+                .hint("copy the whole code that `sigil invite` printed on the other device"),
+            JoinError::Used => Self::new(ErrorCode::InviteUsed, detail),
+            JoinError::Expired => Self::new(ErrorCode::InviteExpired, detail),
+            JoinError::UnknownCode => Self::new(ErrorCode::InviteUnknown, detail)
+                .hint("ask for a new one with `sigil invite` on the other device"),
+            JoinError::InviterDown { .. } => {
+                Self::new(ErrorCode::InviterDown, detail).retry_after(Duration::from_secs(5))
+            }
+            JoinError::Rejected(_) => Self::new(ErrorCode::JoinRejected, detail),
+            JoinError::WouldLeave { others } => Self::new(ErrorCode::WouldLeave, detail).with("others", others),
+            JoinError::NotNearby(_) => Self::new(ErrorCode::UnknownNearby, detail)
+                .hint("`sigil nearby` lists what is seen on the local network"),
+        }
+    }
+}
+
+impl From<MeshError> for Fault {
+    fn from(error: MeshError) -> Self {
+        let detail = error.to_string();
+        match error {
+            MeshError::Refused(refusal) => refusal.into(),
+            MeshError::Stopping => Self::new(ErrorCode::Stopping, detail)
+                .hint("`sigil up` starts it again")
+                .retry_after(Duration::from_secs(2)),
+            MeshError::Store(_) => Self::new(ErrorCode::StoreFailed, detail).hint("`sigil doctor` looks for the cause"),
+            MeshError::Unknown { what, .. } => {
+                let (code, hint) = match what {
+                    "pending device" => (ErrorCode::UnknownPending, "`sigil pending` lists who waits"),
+                    "nearby device" => {
+                        (ErrorCode::UnknownNearby, "`sigil nearby` lists what is seen on the local network")
+                    }
+                    _ => (ErrorCode::UnknownNode, "`sigil nodes` lists the devices of this mesh"),
+                };
+                Self::new(code, detail).hint(hint)
+            }
+            MeshError::Join(error) => error.into(),
+            MeshError::ResultAway { node } => Self::new(ErrorCode::ResultAway, detail)
+                .hint("switch that device on; the bytes come by themselves once it can be reached")
+                .retry_after(Duration::from_secs(30))
+                .with("node", json!(node.as_str())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_are_unique_and_read_back() {
+        for &code in ErrorCode::ALL {
+            assert_eq!(ErrorCode::parse(code.as_str()), Some(code));
+            assert!((400..600).contains(&code.http()), "{code}");
+            assert_ne!(code.grpc(), Code::Ok, "{code}");
+            assert!((1..=11).contains(&code.exit()), "{code}");
+        }
+    }
+
+    #[test]
+    fn busy_answers_say_when_to_try_again() {
+        let refusal = Refusal::QueueFull { node: "n".parse().unwrap(), open: 1000, retry_after_ms: 1500 };
+        let fault = Fault::from(MeshError::Refused(refusal));
+        assert_eq!(fault.code, ErrorCode::QueueFull);
+        assert_eq!(fault.retry_after, Some(Duration::from_millis(1500)));
+        assert!(Fault::from(MeshError::Stopping).retry_after.is_some());
+    }
+}

@@ -1,26 +1,361 @@
-//! blobs.
-use std::path::PathBuf;
-use std::time::Duration;
+//! Large payloads, in files named by the SHA-256 of what is in them.
+
+use std::fmt;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
+use data_encoding::BASE32_NOPAD;
 use mesh_core::ids::Hash;
+use ring::digest;
+use tempfile::TempPath;
+use tokio::io::{AsyncWrite, AsyncWriteExt as _};
+use tokio::sync::Notify;
 
-/// Files named by their hash.
+use crate::platform;
+
+/// Files that are being written. Whatever is in there at start is of a process that is gone.
+const TMP: &str = "tmp";
+
+/// Why a blob was not kept.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BlobError {
+    /// The disk says no.
+    #[error("keeping a blob on disk")]
+    Io(#[from] io::Error),
+    /// More bytes came than were allowed.
+    #[error("more than {max} bytes")]
+    TooLarge {
+        /// Limit of this writer.
+        max: u64,
+    },
+    /// Other bytes came than were promised.
+    #[error("the bytes hash to {got} instead of {expected}")]
+    WrongHash {
+        /// What was promised.
+        expected: Hash,
+        /// What came.
+        got: Hash,
+    },
+}
+
+/// What [`BlobStore::sweep`] did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Swept {
+    /// Files deleted.
+    pub deleted: u64,
+    /// Bytes that remain.
+    pub bytes: u64,
+}
+
+/// Files named by their hash. Cheap to clone; a file that is there is whole and durable, and never changes.
 #[derive(Debug, Clone)]
-pub struct BlobStore {}
+pub struct BlobStore(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    dir: PathBuf,
+    arrived: Notify,
+}
 
 impl BlobStore {
-    /// Path.
+    /// Opens the store in `dir`, created as needed, and removes what an earlier process left half-written. Blocks.
+    pub fn open(dir: &Path) -> io::Result<Self> {
+        platform::create_private_dir(dir)?;
+        let tmp = dir.join(TMP);
+        match fs::remove_dir_all(&tmp) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => platform::create_private_dir(&tmp)?,
+        }
+        Ok(Self(Arc::new(Inner { dir: dir.to_owned(), arrived: Notify::new() })))
+    }
+
+    /// Where the blob is, or would be.
     #[must_use]
-    pub fn path(&self, _hash: Hash) -> PathBuf {
-        PathBuf::new()
+    pub fn path(&self, hash: Hash) -> PathBuf {
+        self.0.dir.join(hash.to_string())
     }
-    /// Wait.
-    pub async fn wait_for(&self, _hash: Hash, _wait: Duration) -> bool {
-        false
+
+    /// Whether the blob is here.
+    #[must_use]
+    pub fn has(&self, hash: Hash) -> bool {
+        self.path(hash).exists()
     }
-    /// Put.
-    pub async fn put(&self, _hash: Hash, _bytes: Bytes) -> std::io::Result<()> {
-        Ok(())
+
+    /// Waits until the blob is here, at most for `wait`; whether it is.
+    pub async fn wait_for(&self, hash: Hash, wait: Duration) -> bool {
+        let arrival = async {
+            loop {
+                let arrived = self.0.arrived.notified();
+                if self.has(hash) {
+                    return;
+                }
+                arrived.await;
+            }
+        };
+        tokio::time::timeout(wait, arrival).await.is_ok()
+    }
+
+    /// Keeps `bytes`, which must hash to `hash`. A blob that is here already counts as new for [`sweep`](Self::sweep).
+    pub async fn put(&self, hash: Hash, bytes: Bytes) -> io::Result<()> {
+        if self.has(hash) {
+            let path = self.path(hash);
+            return blocking(move || fs::File::open(path)?.set_modified(SystemTime::now())).await;
+        }
+        let mut writer = self.writer(bytes.len() as u64)?;
+        writer.write_all(&bytes).await?;
+        match writer.finish(Some(hash)).await {
+            Ok(_) => Ok(()),
+            Err(BlobError::Io(error)) => Err(error),
+            Err(error) => Err(io::Error::new(io::ErrorKind::InvalidInput, error)),
+        }
+    }
+
+    /// A place to write a blob of at most `max` bytes whose hash may not be known yet.
+    pub fn writer(&self, max: u64) -> io::Result<BlobWriter> {
+        let (file, path) = tempfile::Builder::new().tempfile_in(self.0.dir.join(TMP))?.into_parts();
+        Ok(BlobWriter {
+            store: self.clone(),
+            file: tokio::fs::File::from_std(file),
+            path,
+            digest: digest::Context::new(&digest::SHA256),
+            len: 0,
+            max,
+        })
+    }
+
+    /// Opens a blob to read it; with its length in bytes.
+    pub async fn open_read(&self, hash: Hash) -> io::Result<(tokio::fs::File, u64)> {
+        let file = tokio::fs::File::open(self.path(hash)).await?;
+        let len = file.metadata().await?.len();
+        Ok((file, len))
+    }
+
+    /// Deletes the oldest blobs until all together are at most `max_bytes`; those that `keep` names stay in any case.
+    /// Blocks: look through a store of many files on a thread for such things.
+    pub fn sweep(&self, max_bytes: u64, keep: &dyn Fn(Hash) -> bool) -> io::Result<Swept> {
+        let mut blobs = Vec::new();
+        let mut swept = Swept::default();
+        for entry in fs::read_dir(&self.0.dir)? {
+            let entry = entry?;
+            let Some(hash) = entry.file_name().to_str().and_then(parse) else { continue };
+            let metadata = entry.metadata()?;
+            swept.bytes += metadata.len();
+            blobs.push((metadata.modified()?, hash, metadata.len()));
+        }
+        blobs.sort_unstable();
+        for (_, hash, len) in blobs {
+            if swept.bytes <= max_bytes {
+                break;
+            }
+            if !keep(hash) {
+                fs::remove_file(self.path(hash))?;
+                swept.bytes -= len;
+                swept.deleted += 1;
+            }
+        }
+        Ok(swept)
+    }
+}
+
+/// A blob in the making. Dropped without [`finish`](Self::finish), it leaves nothing behind.
+pub struct BlobWriter {
+    store: BlobStore,
+    file: tokio::fs::File,
+    path: TempPath,
+    digest: digest::Context,
+    len: u64,
+    max: u64,
+}
+
+impl BlobWriter {
+    /// Makes the blob durable and lets it be seen under its hash, which must be `expected` if that is known.
+    ///
+    /// # Cancel safety
+    /// When cancelled, the blob is there or not, but never in part.
+    pub async fn finish(mut self, expected: Option<Hash>) -> Result<(Hash, u64), BlobError> {
+        self.file.flush().await?;
+        let got = finish_hash(self.digest);
+        if let Some(expected) = expected.filter(|expected| *expected != got) {
+            return Err(BlobError::WrongHash { expected, got });
+        }
+        let (file, path, store) = (self.file.into_std().await, self.path, self.store);
+        let target = store.path(got);
+        blocking(move || {
+            file.sync_all()?;
+            path.persist(target)?;
+            platform::sync_dir(&store.0.dir)?;
+            store.0.arrived.notify_waiters();
+            Ok(())
+        })
+        .await?;
+        Ok((got, self.len))
+    }
+
+    /// Bytes so far.
+    #[must_use]
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Whether nothing came yet.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+}
+
+impl AsyncWrite for BlobWriter {
+    /// Fails with [`BlobError::TooLarge`] inside an [`io::ErrorKind::FileTooLarge`] beyond the limit.
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        if self.len.saturating_add(bytes.len() as u64) > self.max {
+            let error = BlobError::TooLarge { max: self.max };
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::FileTooLarge, error)));
+        }
+        let written = ready!(Pin::new(&mut self.file).poll_write(cx, bytes))?;
+        self.digest.update(bytes.get(..written).unwrap_or(bytes));
+        self.len += written as u64;
+        Poll::Ready(Ok(written))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.file).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.file).poll_shutdown(cx)
+    }
+}
+
+impl fmt::Debug for BlobWriter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BlobWriter").field("len", &self.len).field("max", &self.max).finish_non_exhaustive()
+    }
+}
+
+fn finish_hash(digest: digest::Context) -> Hash {
+    Hash::from_slice(digest.finish().as_ref()).expect("SHA-256 has 32 bytes")
+}
+
+/// The hash that a file name stands for.
+fn parse(name: &str) -> Option<Hash> {
+    Hash::from_slice(&BASE32_NOPAD.decode(name.to_ascii_uppercase().as_bytes()).ok()?)
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
+    tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use tokio::io::AsyncReadExt as _;
+
+    fn store() -> (tempfile::TempDir, BlobStore) {
+        let dir = tempfile::tempdir().unwrap();
+        let store = BlobStore::open(&dir.path().join("blobs")).unwrap();
+        (dir, store)
+    }
+
+    fn in_progress(store: &BlobStore) -> usize {
+        fs::read_dir(store.0.dir.join(TMP)).unwrap().count()
+    }
+
+    #[tokio::test]
+    async fn what_is_put_can_be_read_and_survives_a_new_open() {
+        let (_dir, store) = store();
+        let bytes = Bytes::from(vec![7; 100_000]);
+        let hash = Hash::of(&bytes);
+        assert!(!store.has(hash));
+        store.put(hash, bytes.clone()).await.unwrap();
+        store.put(hash, bytes.clone()).await.unwrap();
+        let (mut file, len) = BlobStore::open(&store.0.dir).unwrap().open_read(hash).await.unwrap();
+        let mut read = Vec::new();
+        file.read_to_end(&mut read).await.unwrap();
+        assert_eq!((read.as_slice(), len), (&*bytes, 100_000));
+        assert_eq!(in_progress(&store), 0);
+    }
+
+    #[tokio::test]
+    async fn a_wrong_hash_and_too_many_bytes_leave_nothing() {
+        let (_dir, store) = store();
+        let wrong = store.put(Hash::ZERO, Bytes::from_static(b"x")).await.unwrap_err();
+        assert_eq!(wrong.kind(), io::ErrorKind::InvalidInput);
+        assert!(!store.has(Hash::ZERO) && !store.has(Hash::of(b"x")));
+
+        let mut writer = store.writer(10).unwrap();
+        writer.write_all(b"0123456789").await.unwrap();
+        let error = writer.write_all(b"x").await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::FileTooLarge);
+        assert!(error.to_string().contains("10 bytes"));
+        drop(writer);
+        assert_eq!(in_progress(&store), 0);
+    }
+
+    #[tokio::test]
+    async fn a_waiter_wakes_when_the_blob_arrives() {
+        let (_dir, store) = store();
+        let hash = Hash::of(b"late");
+        assert!(!store.wait_for(hash, Duration::from_millis(1)).await);
+        let (came, put) =
+            tokio::join!(store.wait_for(hash, Duration::from_secs(60)), store.put(hash, Bytes::from_static(b"late")));
+        put.unwrap();
+        assert!(came);
+    }
+
+    #[tokio::test]
+    async fn what_a_dead_process_left_is_removed() {
+        let (_dir, store) = store();
+        fs::write(store.0.dir.join(TMP).join("half"), b"half").unwrap();
+        let store = BlobStore::open(&store.0.dir).unwrap();
+        assert_eq!(in_progress(&store), 0);
+    }
+
+    #[tokio::test]
+    async fn a_sweep_takes_the_oldest_and_keeps_what_it_must() {
+        let (_dir, store) = store();
+        let mut hashes = Vec::new();
+        for n in 0..4_u8 {
+            let bytes = vec![n; 100];
+            let hash = Hash::of(&bytes);
+            store.put(hash, bytes.into()).await.unwrap();
+            let when = SystemTime::UNIX_EPOCH + Duration::from_secs(u64::from(n));
+            fs::File::open(store.path(hash)).unwrap().set_modified(when).unwrap();
+            hashes.push(hash);
+        }
+        let stray = store.0.dir.join("README");
+        fs::write(&stray, "not a blob").unwrap();
+        let kept = hashes[0];
+        let swept = store.sweep(200, &|hash| hash == kept).unwrap();
+        assert_eq!(swept, Swept { deleted: 2, bytes: 200 });
+        let left: Vec<_> = hashes.iter().map(|hash| store.has(*hash)).collect();
+        assert_eq!(left, [true, false, false, true]);
+        assert!(stray.exists());
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(16))]
+        #[test]
+        fn the_hash_is_of_all_pieces_together(pieces in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..5000), 0..8)) {
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            runtime.block_on(async {
+                let (_dir, store) = store();
+                let mut writer = store.writer(1 << 20).unwrap();
+                for piece in &pieces {
+                    writer.write_all(piece).await.unwrap();
+                }
+                let all = pieces.concat();
+                let finished = writer.finish(Some(Hash::of(&all))).await.unwrap();
+                assert_eq!(finished, (Hash::of(&all), all.len() as u64));
+                assert_eq!(fs::read(store.path(finished.0)).unwrap(), all);
+            });
+        }
     }
 }

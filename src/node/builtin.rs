@@ -1,1 +1,263 @@
-//! Built-in tools.
+//! Built-in tools: what runs inside the agent.
+
+use std::fs::File;
+use std::io;
+
+use mesh_core::entry::Ending;
+use nix::sys::statvfs::statvfs;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncReadExt, AsyncSeekExt};
+
+use super::catalogue::Run;
+use super::files::{Encoding, FileError, FileRoots, ListArguments, ReadArguments};
+use crate::config::class::meminfo_bytes;
+use crate::runtime::spool::{Spool, SpoolError};
+
+/// Names that command tools cannot take.
+pub const NAMES: [&str; 3] = ["device.info", "files.list", "files.read"];
+
+/// Bytes of a file that are in memory at once.
+const CHUNK: u64 = 32 * 1024;
+/// Disks in one answer.
+const DISKS_MAX: usize = 32;
+
+/// Why a built-in tool did not do it. Fit for the caller.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BuiltinError {
+    /// What it was asked with.
+    #[error("arguments are not valid: {0}")]
+    Arguments(String),
+    /// What it was asked for.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// The output.
+    #[error(transparent)]
+    Output(#[from] SpoolError),
+    /// The disk, in the middle of a file.
+    #[error("reading the file: {0}")]
+    Read(#[source] io::Error),
+    /// A bug of ours, caught.
+    #[error("the tool broke down")]
+    Broken,
+}
+
+impl BuiltinError {
+    /// How a call ends with it.
+    #[must_use]
+    pub fn ending(&self) -> Ending {
+        match self {
+            Self::Arguments(_) => Ending::Denied,
+            Self::File(error) => error.ending(),
+            Self::Output(_) | Self::Read(_) | Self::Broken => Ending::Failed,
+        }
+    }
+}
+
+/// Runs a built-in tool; the output goes to `spool`. `arguments` are JSON, checked; empty stands for `{}`.
+///
+/// # Cancel safety
+/// Dropping it leaves at most one read of a disk behind, on a thread of its own.
+pub(super) async fn run(tool: &Run, arguments: &[u8], spool: &mut Spool<'_>) -> Result<(), BuiltinError> {
+    match tool {
+        Run::DeviceInfo => {
+            let NoArguments {} = parse(arguments)?;
+            answer(spool, || Ok(device_info())).await
+        }
+        Run::FilesList(roots) => {
+            let (roots, arguments) = (roots.clone(), parse::<ListArguments>(arguments)?);
+            answer(spool, move || roots.list(&arguments)).await
+        }
+        Run::FilesRead(roots) => {
+            let (roots, arguments) = (roots.clone(), parse::<ReadArguments>(arguments)?);
+            match arguments.encoding {
+                Encoding::Raw => read_raw(spool, roots, arguments).await,
+                Encoding::Auto | Encoding::Utf8 | Encoding::Base64 => {
+                    answer(spool, move || roots.read(&arguments)).await
+                }
+            }
+        }
+        Run::Command(_) => Err(BuiltinError::Broken), // the executor hands those to `runtime::process`
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, expecting = "an empty object: this tool takes no arguments")]
+struct NoArguments {}
+
+fn parse<T: DeserializeOwned>(arguments: &[u8]) -> Result<T, BuiltinError> {
+    let arguments = if arguments.is_empty() { b"{}" } else { arguments };
+    // serde would take a list for a struct too.
+    if !arguments.trim_ascii_start().starts_with(b"{") {
+        return Err(BuiltinError::Arguments("expected an object".to_owned()));
+    }
+    serde_json::from_slice(arguments).map_err(|error| BuiltinError::Arguments(error.to_string()))
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, BuiltinError> + Send + 'static,
+) -> Result<T, BuiltinError> {
+    tokio::task::spawn_blocking(work).await.unwrap_or(Err(BuiltinError::Broken))
+}
+
+async fn answer<T: Serialize>(
+    spool: &mut Spool<'_>,
+    work: impl FnOnce() -> Result<T, FileError> + Send + 'static,
+) -> Result<(), BuiltinError> {
+    let json = blocking(move || serde_json::to_vec(&work()?).map_err(|_| BuiltinError::Broken)).await?;
+    Ok(spool.push(&json).await?)
+}
+
+async fn read_raw(
+    spool: &mut Spool<'_>,
+    roots: std::sync::Arc<FileRoots>,
+    arguments: ReadArguments,
+) -> Result<(), BuiltinError> {
+    let ReadArguments { path, offset, length, .. } = arguments;
+    let (file, _, _): (File, u64, i64) = blocking(move || Ok(roots.open_file(&path)?)).await?;
+    let mut file = tokio::fs::File::from_std(file);
+    file.seek(io::SeekFrom::Start(offset)).await.map_err(BuiltinError::Read)?;
+    let mut left = length.unwrap_or(u64::MAX);
+    let mut chunk = Vec::new();
+    loop {
+        chunk.clear();
+        let len = (&mut file).take(left.min(CHUNK)).read_to_end(&mut chunk).await.map_err(BuiltinError::Read)?;
+        if len == 0 {
+            return Ok(());
+        }
+        left -= len as u64;
+        spool.push(&chunk).await?;
+    }
+}
+
+/// Answer of `device.info`. What cannot be found out is absent.
+#[derive(Debug, Serialize)]
+struct DeviceInfo {
+    hostname: Option<String>,
+    os: String,
+    kernel: Option<String>,
+    arch: &'static str,
+    cpus: Option<usize>,
+    memory_bytes: Option<u64>,
+    memory_available_bytes: Option<u64>,
+    uptime_s: Option<u64>,
+    sigil_version: &'static str,
+    disks: Vec<Disk>,
+}
+
+#[derive(Debug, Serialize)]
+struct Disk {
+    mount: String,
+    size_bytes: u64,
+    free_bytes: u64,
+}
+
+fn device_info() -> DeviceInfo {
+    let read = |path: &str| std::fs::read_to_string(path).ok();
+    let memory = read("/proc/meminfo").unwrap_or_default();
+    let release = read("/etc/os-release").unwrap_or_default();
+    let pretty = release.lines().find_map(|line| line.strip_prefix("PRETTY_NAME="));
+    DeviceInfo {
+        hostname: nix::unistd::gethostname().ok().map(|name| name.to_string_lossy().into_owned()),
+        os: pretty.map_or(std::env::consts::OS, |name| name.trim_matches('"')).to_owned(),
+        kernel: read("/proc/sys/kernel/osrelease").map(|text| text.trim().to_owned()),
+        arch: std::env::consts::ARCH,
+        cpus: std::thread::available_parallelism().ok().map(std::num::NonZero::get),
+        memory_bytes: meminfo_bytes(&memory, "MemTotal"),
+        memory_available_bytes: meminfo_bytes(&memory, "MemAvailable"),
+        uptime_s: read("/proc/uptime").and_then(|text| text.split('.').next()?.parse().ok()),
+        sigil_version: env!("CARGO_PKG_VERSION"),
+        disks: disks(&read("/proc/self/mounts").unwrap_or_default()),
+    }
+}
+
+/// Local disks: each device once, at its first mount. Others (network, virtual) could hang, or mean nothing.
+fn disks(mounts: &str) -> Vec<Disk> {
+    let mut seen = std::collections::BTreeSet::new();
+    let local = mounts.lines().filter_map(|line| {
+        let mut words = line.split(' ');
+        let (device, mount) = (words.next()?, words.next()?);
+        (device.starts_with("/dev/") && seen.insert(device)).then(|| mount.replace("\\040", " "))
+    });
+    local
+        .take(DISKS_MAX)
+        .filter_map(|mount| {
+            let stat = statvfs(mount.as_str()).ok()?;
+            let bytes = |blocks: u64| blocks.saturating_mul(stat.fragment_size());
+            Some(Disk { mount, size_bytes: bytes(stat.blocks()), free_bytes: bytes(stat.blocks_available()) })
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::runtime::spool::testing::MemorySinks;
+    use mesh_core::entry::Payload;
+    use serde_json::Value;
+    use std::sync::Arc;
+
+    async fn run_tool(tool: &Run, arguments: &str) -> Result<Vec<u8>, BuiltinError> {
+        let sinks = MemorySinks::default();
+        let mut spool = Spool::new(&sinks, 64 << 20);
+        run(tool, arguments.as_bytes(), &mut spool).await?;
+        Ok(match spool.finish().await.unwrap() {
+            Payload::Inline(bytes) => bytes.to_vec(),
+            Payload::Blob { hash, .. } => sinks.blobs.lock().unwrap()[&hash].clone(),
+        })
+    }
+
+    #[tokio::test]
+    async fn the_device_tells_of_itself() {
+        let info: Value = serde_json::from_slice(&run_tool(&Run::DeviceInfo, "").await.unwrap()).unwrap();
+        assert_eq!(info["sigil_version"], env!("CARGO_PKG_VERSION"));
+        for key in ["hostname", "os", "kernel", "arch"] {
+            assert!(info[key].as_str().is_some_and(|text| !text.is_empty()), "{key}: {info}");
+        }
+        for key in ["cpus", "memory_bytes", "uptime_s"] {
+            assert!(info[key].as_u64().is_some(), "{key}: {info}");
+        }
+    }
+
+    #[tokio::test]
+    async fn arguments_are_checked_and_the_error_says_what_is_expected() {
+        let roots = Arc::new(FileRoots::new(vec!["/tmp".into()], "/nowhere".into()));
+        let (list, read) = (Run::FilesList(roots.clone()), Run::FilesRead(roots));
+        for (tool, arguments, part) in [
+            (&Run::DeviceInfo, r#"{"x":1}"#, "unknown field `x`"),
+            (&list, r#"{"pth":"/"}"#, "expected `path` or `limit`"),
+            (&list, r#"["/tmp"]"#, "expected an object"),
+            (&list, "null", "expected an object"),
+            (&read, "{}", "missing field `path`"),
+            (&read, r#"{"path":3}"#, "expected a string"),
+            (&read, r#"{"path":"x","offset":-1}"#, "expected u64"),
+            (&read, r#"{"path":"x","encoding":"hex"}"#, "`auto`, `utf8`, `base64`, `raw`"),
+        ] {
+            let error = run_tool(tool, arguments).await.unwrap_err();
+            assert_eq!(error.ending(), Ending::Denied);
+            assert!(error.to_string().contains(part), "{error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn raw_reads_are_the_bytes_themselves() {
+        let dir = tempfile::tempdir().unwrap();
+        let bytes: Vec<u8> = (0..200_000u32).flat_map(u32::to_le_bytes).collect();
+        std::fs::write(dir.path().join("x"), &bytes).unwrap();
+        let roots = Arc::new(FileRoots::new(vec![dir.path().to_owned()], "/nowhere".into()));
+        let read = Run::FilesRead(roots);
+        assert_eq!(run_tool(&read, r#"{"path":"x","encoding":"raw"}"#).await.unwrap(), bytes);
+        let part = run_tool(&read, r#"{"path":"x","encoding":"raw","offset":7,"length":50000}"#).await.unwrap();
+        assert_eq!(part, &bytes[7..50_007]);
+        let json = run_tool(&read, r#"{"path":"x","length":4}"#).await.unwrap();
+        assert_eq!(serde_json::from_slice::<Value>(&json).unwrap()["next_offset"], 4);
+    }
+
+    #[test]
+    fn only_local_disks_are_asked() {
+        let told =
+            disks("proc /proc proc rw 0 0\n/dev/none / ext4 rw 0 0\n/dev/none /again ext4 rw 0 0\nnas:/x /nas nfs\n");
+        assert_eq!(told.iter().map(|disk| disk.mount.as_str()).collect::<Vec<_>>(), ["/"]);
+    }
+}

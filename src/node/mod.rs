@@ -3,3 +3,7 @@
 pub mod builtin;
 pub mod catalogue;
 pub mod client;
+pub(crate) mod convert;
+pub(crate) mod stream;
+pub mod executor;
+pub mod files;

@@ -1,3 +1,7 @@
-//! How one tool runs.
+//! How one tool runs. Nothing here knows the mesh.
 
 pub mod process;
+pub mod spool;
+pub mod tool_exec;
+
+mod progress;

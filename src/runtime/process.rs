@@ -1,1 +1,377 @@
-//! Tools that are programs.
+//! Tools that are programs: started in a process group of their own, watched, and ended as a group.
+//!
+//! Whatever the program does, [`run`] comes back: at its end, at its time limit, at its output limit, or when cancelled.
+//! A program that moves itself into another session (`setsid`) leaves the group and is not ended with it.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::io;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::pin::pin;
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use bytes::Bytes;
+use mesh_core::entry::{Ending, Payload};
+use mesh_core::ids::{Attempt, NodeId, ReqId, ToolName};
+use mesh_core::io::ToolOutcome;
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+use tempfile::TempDir;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::process::{Child, ChildStdin, Command};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::progress::ErrorStream;
+use super::spool::{BlobSinks, Spool, SpoolError};
+use super::tool_exec;
+use crate::config::value::show_duration;
+
+/// Between asking a group to end (`SIGTERM`) and ending it (`SIGKILL`). With the waits below, well under the 2 s in which
+/// a cancel must have worked (architecture.md §5).
+const TERM_GRACE: Duration = Duration::from_millis(500);
+/// How long a killed process is waited for. One that hangs in the kernel (a dead network disk) may take for ever.
+const KILL_WAIT: Duration = Duration::from_secs(1);
+/// How long pipes are read after the program's end: what it wrote is in them; only an escaped child keeps them open.
+const DRAIN: Duration = Duration::from_secs(1);
+/// Bytes read from a pipe at once.
+const CHUNK: usize = 32 * 1024;
+/// Launches that may wait for the launching thread. The core runs a handful at once; beyond this something is stuck.
+const LAUNCHES_MAX: usize = 256;
+/// Names of the private directories of runs.
+const RUN_DIR_PREFIX: &str = "run-";
+
+/// A program to run.
+#[derive(Debug, Clone)]
+pub struct Spec {
+    /// Looked up in `PATH`, or absolute.
+    pub command: PathBuf,
+    /// As they are.
+    pub args: Vec<String>,
+    /// Added to its environment.
+    pub env: BTreeMap<String, String>,
+    /// `SIGIL_REQUEST_ID`
+    pub id: ReqId,
+    /// `SIGIL_ATTEMPT`
+    pub attempt: Attempt,
+    /// `SIGIL_TOOL`
+    pub tool: ToolName,
+    /// `SIGIL_NODE`
+    pub node: NodeId,
+}
+
+/// What bounds one run.
+#[derive(Debug, Clone, Copy)]
+pub struct Bounds {
+    /// Time.
+    pub timeout: Duration,
+    /// Bytes of output.
+    pub max_output: u64,
+}
+
+/// Starts programs, in the order in which it is asked. Cheap to clone.
+///
+/// One thread of its own does it: a child asks to be killed when the *thread* that made it ends (`PR_SET_PDEATHSIG`),
+/// and the runtime's threads may end before the agent does.
+#[derive(Debug, Clone)]
+pub struct Launcher {
+    requests: mpsc::Sender<Request>,
+}
+
+/// A start that was asked for.
+#[derive(Debug)]
+pub struct Launch {
+    running: oneshot::Receiver<io::Result<Running>>,
+    command: PathBuf,
+    /// Keeps the thread, and so the child, alive.
+    _launcher: Launcher,
+}
+
+#[derive(Debug)]
+struct Request {
+    spec: Spec,
+    reply: oneshot::Sender<io::Result<Running>>,
+}
+
+#[derive(Debug)]
+struct Running {
+    child: Child,
+    group: Group,
+    dir: TempDir,
+}
+
+/// The process group of a run; killed when dropped, so that no path forgets it.
+#[derive(Debug)]
+struct Group(Option<Pid>);
+
+impl Group {
+    fn signal(&self, signal: Signal) {
+        if let Some(group) = self.0 {
+            // It may be gone already, and that is what we want.
+            let _ = killpg(group, signal);
+        }
+    }
+
+    /// Ends all that is left. To be called at once when the first process has been waited for: while any other member
+    /// lives the number stays taken, and a number that is free now is not given out again so soon.
+    fn kill(&mut self) {
+        self.signal(Signal::SIGKILL);
+        self.0 = None;
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+impl Launcher {
+    /// Starts the thread. Runs get private directories under `work`, which is made if needed; what an agent that was
+    /// killed has left there is removed. `program` is our own program ([`tool_exec::launcher`]); without it tools are
+    /// started directly, without the limits that `tool-exec` sets.
+    ///
+    /// # Errors
+    /// When the directory or the thread cannot be made.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    pub fn start(work: PathBuf, program: Option<PathBuf>) -> io::Result<Self> {
+        std::fs::create_dir_all(&work)?;
+        for entry in std::fs::read_dir(&work)?.flatten() {
+            if entry.file_name().to_string_lossy().starts_with(RUN_DIR_PREFIX) {
+                let _ = std::fs::remove_dir_all(entry.path()); // what cannot be removed does not disturb
+            }
+        }
+        let (requests, mut inbox) = mpsc::channel::<Request>(LAUNCHES_MAX);
+        let runtime = tokio::runtime::Handle::current();
+        std::thread::Builder::new().name("tool-launcher".to_owned()).spawn(move || {
+            let _runtime = runtime.enter();
+            while let Some(Request { spec, reply }) = inbox.blocking_recv() {
+                if !reply.is_closed() {
+                    // Nobody waits any more? Then the run is dropped, and its group with it.
+                    let _ = reply.send(start(&spec, program.as_deref(), &work));
+                }
+            }
+        })?;
+        Ok(Self { requests })
+    }
+
+    /// Asks for a start. It happens soon, whether or not the launch is waited for, unless it is dropped before.
+    #[must_use]
+    pub fn launch(&self, spec: Spec) -> Launch {
+        let (reply, running) = oneshot::channel();
+        let command = spec.command.clone();
+        // Full or gone: the dropped sender tells `run`.
+        let _ = self.requests.try_send(Request { spec, reply });
+        Launch { running, command, _launcher: self.clone() }
+    }
+}
+
+fn start(spec: &Spec, program: Option<&Path>, work: &Path) -> io::Result<Running> {
+    let dir = tempfile::Builder::new().prefix(RUN_DIR_PREFIX).tempdir_in(work)?;
+    let mut command = match program {
+        Some(program) => {
+            let mut command = Command::new(program);
+            command.args(tool_exec::arguments(&spec.command));
+            command
+        }
+        None => Command::new(&spec.command),
+    };
+    command.args(&spec.args).current_dir(dir.path()).env_clear();
+    command.env("PATH", "/usr/local/bin:/usr/bin:/bin");
+    command.envs(["PATH", "HOME", "LANG"].into_iter().filter_map(|name| Some((name, std::env::var_os(name)?))));
+    command.envs(&spec.env);
+    command.env("SIGIL_REQUEST_ID", spec.id.to_string()).env("SIGIL_ATTEMPT", spec.attempt.to_string());
+    command.env("SIGIL_TOOL", spec.tool.as_str()).env("SIGIL_NODE", spec.node.as_str());
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let child = command.process_group(0).kill_on_drop(true).spawn()?;
+    // The child leads its group: both have the same number.
+    let group = Group(child.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw));
+    Ok(Running { child, group, dir })
+}
+
+/// Why a run was over.
+enum End {
+    Exited(ExitStatus),
+    Lost(io::Error),
+    TimedOut,
+    Cancelled,
+    Output(SpoolError),
+}
+
+/// Runs a launched program to its end: `stdin` goes in, output goes to memory or `sinks`, lines of its error stream go to
+/// `note` (at most 200 characters each, and not faster than a person reads).
+///
+/// # Cancel safety
+/// Dropping the future kills the group.
+pub async fn run(
+    launch: Launch,
+    bounds: Bounds,
+    stdin: Bytes,
+    cancel: &CancellationToken,
+    sinks: &dyn BlobSinks,
+    mut note: impl FnMut(String),
+) -> ToolOutcome {
+    let Launch { running, command, _launcher } = launch;
+    let started = tokio::select! {
+        biased;
+        () = cancel.cancelled() => return ended(Ending::Cancelled, "cancelled before it was started"),
+        started = running => started,
+    };
+    let Running { mut child, mut group, dir } = match started {
+        Ok(Ok(running)) => running,
+        Ok(Err(error)) => return ended(Ending::Failed, tool_exec::explain(command.as_os_str(), &error)),
+        Err(_) => return ended(Ending::Failed, "too many programs wait to be started"),
+    };
+
+    let mut spool = Spool::new(sinks, bounds.max_output);
+    let mut errors = ErrorStream::new(Instant::now());
+    let end = watch(&mut child, &mut group, bounds.timeout, stdin, cancel, &mut spool, &mut errors, &mut note).await;
+    if !matches!(end, End::Exited(_)) {
+        stop(&mut child, &mut group).await;
+    }
+    // A tool may have left a million files.
+    tokio::task::spawn_blocking(move || drop(dir));
+
+    let error = errors.finish(Instant::now(), &mut note);
+    outcome(end, error, spool, bounds).await
+}
+
+#[expect(clippy::too_many_arguments, reason = "the parts of one run, borrowed apart")]
+async fn watch(
+    child: &mut Child,
+    group: &mut Group,
+    time: Duration,
+    stdin: Bytes,
+    cancel: &CancellationToken,
+    spool: &mut Spool<'_>,
+    errors: &mut ErrorStream,
+    note: &mut impl FnMut(String),
+) -> End {
+    let (to_tool, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+    let mut pipes = pin!(async {
+        let streams = async { tokio::try_join!(read_output(stdout, spool), read_errors(stderr, errors, note)) };
+        tokio::select! {
+            result = streams => result.map(|_| ()),
+            never = feed(to_tool, stdin) => match never {},
+        }
+    });
+    let mut pipes_open = true;
+    let mut status = None;
+    let mut until = Instant::now() + time;
+    loop {
+        tokio::select! {
+            biased;
+            () = cancel.cancelled(), if status.is_none() => return End::Cancelled,
+            result = child.wait(), if status.is_none() => match result {
+                Ok(exit) => {
+                    group.kill();
+                    if !pipes_open {
+                        return End::Exited(exit);
+                    }
+                    status = Some(exit);
+                    until = Instant::now() + DRAIN;
+                }
+                Err(error) => return End::Lost(error),
+            },
+            result = &mut pipes, if pipes_open => {
+                pipes_open = false;
+                if let Err(error) = result {
+                    return End::Output(error);
+                }
+                if let Some(exit) = status {
+                    return End::Exited(exit);
+                }
+            }
+            () = sleep_until(until) => return status.map_or(End::TimedOut, End::Exited),
+        }
+    }
+}
+
+/// Hands the arguments over and closes the pipe. A tool that does not read them is free not to.
+async fn feed(pipe: Option<ChildStdin>, stdin: Bytes) -> Infallible {
+    if let Some(mut pipe) = pipe {
+        let _ = pipe.write_all(&stdin).await;
+    }
+    std::future::pending().await
+}
+
+async fn read_output(pipe: Option<impl AsyncRead + Unpin>, spool: &mut Spool<'_>) -> Result<(), SpoolError> {
+    let Some(mut pipe) = pipe else { return Ok(()) };
+    let mut chunk = vec![0; CHUNK];
+    // Reading a pipe of ours does not fail; if it did, it would be at its end.
+    while let Ok(len @ 1..) = pipe.read(&mut chunk).await {
+        spool.push(chunk.get(..len).unwrap_or_default()).await?;
+    }
+    Ok(())
+}
+
+async fn read_errors(
+    pipe: Option<impl AsyncRead + Unpin>,
+    errors: &mut ErrorStream,
+    note: &mut impl FnMut(String),
+) -> Result<(), SpoolError> {
+    let Some(mut pipe) = pipe else { return Ok(()) };
+    let mut chunk = vec![0; 4096];
+    while let Ok(len @ 1..) = pipe.read(&mut chunk).await {
+        errors.push(chunk.get(..len).unwrap_or_default(), Instant::now(), note);
+    }
+    Ok(())
+}
+
+/// Ends a group that did not end by itself: asks, waits a little, insists.
+async fn stop(child: &mut Child, group: &mut Group) {
+    group.signal(Signal::SIGTERM);
+    let _ = timeout(TERM_GRACE, child.wait()).await;
+    group.kill();
+    let _ = timeout(KILL_WAIT, child.wait()).await;
+}
+
+async fn outcome(end: End, error: String, spool: Spool<'_>, bounds: Bounds) -> ToolOutcome {
+    let (ending, reason) = match end {
+        End::Exited(exit) if exit.success() => (Ending::Done, String::new()),
+        End::Exited(exit) => match error.strip_prefix(tool_exec::COMPLAINT) {
+            Some(why) if exit.code() == Some(tool_exec::NOT_STARTED.into()) => return ended(Ending::Failed, why),
+            _ => (Ending::Failed, show_exit(exit)),
+        },
+        End::TimedOut => (Ending::Failed, format!("timed out after {}", show_duration(bounds.timeout))),
+        End::Cancelled => return ToolOutcome { error, ..ended(Ending::Cancelled, "cancelled while it ran") },
+        End::Lost(lost) => return ToolOutcome { error, ..ended(Ending::Failed, format!("waiting for it: {lost}")) },
+        End::Output(why) => return ToolOutcome { error, ..ended(Ending::Failed, show_spool_error(&why)) },
+    };
+    // What came before a failure is worth keeping.
+    match spool.finish().await {
+        Ok(output) => ToolOutcome { ending, reason, output, error },
+        Err(why) => ToolOutcome { error, ..ended(Ending::Failed, show_spool_error(&why)) },
+    }
+}
+
+pub(crate) fn ended(ending: Ending, reason: impl Into<String>) -> ToolOutcome {
+    ToolOutcome { ending, reason: reason.into(), output: Payload::empty(), error: String::new() }
+}
+
+/// The whole story in one line.
+pub(crate) fn show_spool_error(error: &SpoolError) -> String {
+    match error {
+        SpoolError::TooLarge(_) => error.to_string(),
+        SpoolError::Store(source) => format!("{error}: {source}"),
+    }
+}
+
+fn show_exit(exit: ExitStatus) -> String {
+    match (exit.code(), exit.signal()) {
+        (Some(code), _) => format!("exit code {code}"),
+        (None, Some(number)) => match Signal::try_from(number) {
+            Ok(signal) => format!("killed by {signal}"),
+            Err(_) => format!("killed by signal {number}"),
+        },
+        (None, None) => exit.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

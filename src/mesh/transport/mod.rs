@@ -1,6 +1,21 @@
-//! Links between peers.
+//! Links between peers: QUIC connections that prove the keys of both ends, what travels on them, and who is near.
+//!
+//! `quinn` owns every connection and every byte. [`links`] keeps one link to each approved peer that can be reached,
+//! [`wire`] turns frames into bytes and back, [`tls`] proves keys, [`lan`] only finds addresses and is never trusted.
 
+mod accept;
+mod blob;
+mod dial;
+mod join;
 pub mod lan;
-pub mod quic;
+mod link;
+pub mod links;
+mod quic;
+mod stream;
 pub mod tls;
 pub mod wire;
+
+pub use join::{JoinAnswer, JoinConversation, JoinDialError, JoinRequest, JoinStep, Knock};
+pub use links::{FetchError, LinkEvent, Links, LinksConfig, LinksError, Member, Members};
+pub use quic::Code;
+pub use stream::{NodeIo, NodePeer};

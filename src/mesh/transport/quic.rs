@@ -1,1 +1,113 @@
-//! quic.
+//! The QUIC endpoint: its socket, its settings, and the codes with which connections are closed.
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::time::Duration;
+
+use quinn::{EndpointConfig, IdleTimeout, TransportConfig, VarInt};
+use quinn_proto::HashedConnectionIdGenerator;
+use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::mesh::identity::DeviceKey;
+
+/// Keep-alive and idle timeout of a link. A silent peer shows after at most their sum, 2.4 s (transport.md §3).
+pub(super) const KEEP_ALIVE: Duration = Duration::from_millis(600);
+pub(super) const IDLE: Duration = Duration::from_millis(1800);
+/// Unacknowledged bytes that one connection may hold; well above a payload under way, so that it never blocks a small
+/// frame (transport.md §2, head-of-line table).
+const SEND_WINDOW: u64 = 16 * 1024 * 1024;
+/// What a connection may send us unread until it has become a link: a request to join fits many times.
+const STRANGER_WINDOW: u32 = 64 * 1024;
+/// The same for a link, over all its streams.
+const LINK_WINDOW: u32 = 16 * 1024 * 1024;
+/// Unread bytes of one stream.
+const STREAM_WINDOW: u32 = 1024 * 1024;
+/// Streams that a linked peer may have open towards us: mesh, node, blobs and joins.
+const LINK_STREAMS: u32 = 64;
+/// Unread datagrams, in bytes; older ones give way.
+const DATAGRAM_BUFFER: usize = 64 * 1024;
+
+/// Why a connection was closed, as the other end learns it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Code {
+    /// Nothing more to say.
+    Done = 0,
+    /// The process ends.
+    Stopping = 1,
+    /// You do not belong to the mesh (any more).
+    Revoked = 2,
+    /// There is a link already, and it stays.
+    Duplicate = 3,
+    /// A newer link took this one's place.
+    Replaced = 4,
+    /// You broke the protocol.
+    Protocol = 5,
+    /// Too much waits, or too many are here.
+    Overload = 6,
+    /// It took too long.
+    Timeout = 7,
+}
+
+impl Code {
+    /// Closes a connection.
+    pub(super) fn close(self, connection: &quinn::Connection) {
+        connection.close(VarInt::from_u32(self as u32), b"");
+    }
+}
+
+/// Settings of every connection. A new one is a stranger's: one stream, little room. See [`raise_limits`].
+pub(super) fn transport() -> Arc<TransportConfig> {
+    let mut config = TransportConfig::default();
+    config
+        .keep_alive_interval(Some(KEEP_ALIVE))
+        .max_idle_timeout(Some(IdleTimeout::from(VarInt::from_u32(IDLE.as_millis() as u32))))
+        .send_window(SEND_WINDOW)
+        .receive_window(VarInt::from_u32(STRANGER_WINDOW))
+        .stream_receive_window(VarInt::from_u32(STREAM_WINDOW))
+        .max_concurrent_bidi_streams(VarInt::from_u32(1))
+        .max_concurrent_uni_streams(VarInt::from_u32(0))
+        .datagram_receive_buffer_size(Some(DATAGRAM_BUFFER));
+    Arc::new(config)
+}
+
+/// Gives a connection the room of a link.
+pub(super) fn raise_limits(connection: &quinn::Connection) {
+    connection.set_max_concurrent_bi_streams(VarInt::from_u32(LINK_STREAMS));
+    connection.set_receive_window(VarInt::from_u32(LINK_WINDOW));
+}
+
+/// Settings of the endpoint. Both keys outlive the process, so that a restarted peer answers packets of its former
+/// connections with a reset, and the others redial within one keep-alive instead of one idle timeout (transport.md §3).
+pub(super) fn endpoint_config(key: &DeviceKey) -> EndpointConfig {
+    let reset_key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, &key.derive("quic stateless reset"));
+    let [a, b, c, d, e, f, g, h, ..] = key.derive("quic connection ids");
+    let cid_key = u64::from_be_bytes([a, b, c, d, e, f, g, h]);
+    let mut config = EndpointConfig::new(Arc::new(reset_key));
+    config.cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(cid_key)));
+    config
+}
+
+/// Opens the UDP socket. `[::]` takes IPv4 as well; on a machine without IPv6 it becomes `0.0.0.0`.
+pub(super) fn bind(listen: SocketAddr) -> io::Result<UdpSocket> {
+    match bind_exactly(listen) {
+        Err(error) if listen.is_ipv6() && listen.ip().is_unspecified() && error.kind() != io::ErrorKind::AddrInUse => {
+            bind_exactly((Ipv4Addr::UNSPECIFIED, listen.port()).into())
+        }
+        result => result,
+    }
+}
+
+fn bind_exactly(listen: SocketAddr) -> io::Result<UdpSocket> {
+    let socket = Socket::new(Domain::for_address(listen), Type::DGRAM, Some(Protocol::UDP))?;
+    if listen.is_ipv6() && listen.ip().is_unspecified() {
+        socket.set_only_v6(false)?;
+    }
+    // Room for a burst; the kernel gives what it allows, and less is no reason to fail.
+    let _ = socket.set_recv_buffer_size(2 * 1024 * 1024);
+    let _ = socket.set_send_buffer_size(2 * 1024 * 1024);
+    socket.set_nonblocking(true)?;
+    socket.bind(&listen.into())?;
+    Ok(socket.into())
+}

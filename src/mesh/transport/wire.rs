@@ -1,1 +1,441 @@
-//! wire.
+//! Frames as protobuf, both ways. Pure: bytes in, checked values or a typed error out.
+//!
+//! Signed things travel as the bytes that were signed. What comes out of `decode_*` has had every signature checked.
+
+use bytes::Bytes;
+use mesh_core::crypto::Verifier;
+use mesh_core::entry::{EntryError, Fence, SignedEntry, Tier};
+use mesh_core::epoch::{Claim, Epoch};
+use mesh_core::frame::{Beacon, DigestRow, EntryItem, Frame, Phase};
+use mesh_core::ids::{
+    ATTEMPTS_MAX, Attempt, Incarnation, InvalidId, MeshId, NodeId, PeerId, PublicKey, ReqId, Signature,
+};
+use mesh_core::io::Welcome;
+use mesh_core::limits::{self, cut};
+use prost::Message as _;
+
+use super::join::{JoinAnswer, JoinRequest};
+use crate::pb;
+
+/// Largest frame on the mesh stream. A sync frame stops once its entries reach [`limits::SYNC_BYTES_MAX`], so it may go
+/// over by one entry; the rest is room for the signatures and lengths of many small ones.
+pub const FRAME_BYTES_MAX: usize = limits::SYNC_BYTES_MAX + limits::ENTRY_BYTES_MAX + 256 * 1024;
+/// Largest frame in one datagram: below the smallest path that QUIC accepts (RFC 9000 §14). Larger ones take the stream.
+pub const DATAGRAM_BYTES_MAX: usize = 1200;
+/// Largest answer to a join: the approvals of a mesh and as many directory records as fit.
+pub const WELCOME_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Largest request to join.
+pub const JOIN_REQUEST_BYTES_MAX: usize = 1024;
+/// Entries in one frame: an entry is never smaller than the key, mesh id and hash that it carries, so this is more than
+/// [`FRAME_BYTES_MAX`] holds.
+const ENTRIES_MAX: usize = 8192;
+/// Rows of a digest: a few lives of every peer.
+const DIGEST_ROWS_MAX: usize = 4 * limits::PEERS_MAX;
+/// Longest platform and version texts of a newcomer, in bytes.
+pub(super) const WORD_BYTES_MAX: usize = 64;
+
+/// Why bytes of a peer are not a frame that we take.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum WireError {
+    /// Not protobuf of this shape.
+    #[error("the bytes are not a message of this protocol")]
+    Malformed,
+    /// A kind of frame that a newer version may know. Harmless.
+    #[error("the frame is of a kind that is not known here")]
+    Unknown,
+    /// A field that must be there.
+    #[error("`{0}` is missing")]
+    Missing(&'static str),
+    /// A field with too many bytes or items, or a key, hash or id that is not as long as it must be.
+    #[error("`{field}` has a length of {len}, which it may not have")]
+    Length {
+        /// Which.
+        field: &'static str,
+        /// Bytes or items.
+        len: usize,
+    },
+    /// A number without a meaning.
+    #[error("`{0}` is out of range")]
+    Range(&'static str),
+    /// A handle that breaks the rules.
+    #[error(transparent)]
+    Id(#[from] InvalidId),
+    /// The leader did not sign this.
+    #[error("a claim carries a signature that is not its leader's")]
+    Claim,
+    /// An entry that we may not take.
+    #[error(transparent)]
+    Entry(#[from] EntryError),
+    /// Ours: the frame travels on the `NodeService` stream.
+    #[error("this kind of frame does not travel on the mesh stream")]
+    NotHere,
+    /// Ours: the frame is over [`FRAME_BYTES_MAX`].
+    #[error("a frame of {0} bytes is over the limit")]
+    TooLarge(usize),
+}
+
+/// Encodes a frame of class datagram or stream.
+pub fn encode_frame(frame: &Frame) -> Result<Bytes, WireError> {
+    let bytes = pb::MeshFrame { frame: Some(frame_to_pb(frame)?) }.encode_to_vec();
+    if bytes.len() > FRAME_BYTES_MAX { Err(WireError::TooLarge(bytes.len())) } else { Ok(bytes.into()) }
+}
+
+/// Decodes and checks a frame that a peer sent.
+pub fn decode_frame(bytes: Bytes, verifier: &dyn Verifier) -> Result<Frame, WireError> {
+    at_most("frame", bytes.len(), FRAME_BYTES_MAX)?;
+    let frame = pb::MeshFrame::decode(bytes).map_err(|_| WireError::Malformed)?;
+    frame_from_pb(frame.frame.ok_or(WireError::Unknown)?, verifier)
+}
+
+fn frame_to_pb(frame: &Frame) -> Result<pb::mesh_frame::Frame, WireError> {
+    use pb::mesh_frame::Frame as Pb;
+    Ok(match frame {
+        Frame::Beacon(beacon) => Pb::Beacon(pb::Beacon {
+            claim: Some(claim_to_pb(&beacon.claim)),
+            age_ms: beacon.age_ms,
+            covered: peers_to_pb(&beacon.covered),
+        }),
+        Frame::Query => Pb::Query(pb::Query {}),
+        Frame::Notice(claim) => Pb::Notice(claim_to_pb(claim)),
+        Frame::Resign { epoch, successor } => Pb::Resign(pb::Resign {
+            epoch: Some(epoch_to_pb(epoch)),
+            successor: successor.map(|peer| copy(&peer.0)).unwrap_or_default(),
+        }),
+        Frame::Handover { epoch } => Pb::Handover(pb::Handover { epoch: Some(epoch_to_pb(epoch)) }),
+        Frame::Neighbours(peers) => Pb::Neighbours(pb::Neighbours { peers: peers_to_pb(peers) }),
+        Frame::Digest(rows) => Pb::Digest(pb::Digest {
+            rows: rows
+                .iter()
+                .map(|row| pb::DigestRow { author: copy(&row.author.0), incarnation: row.incarnation.0, seq: row.seq })
+                .collect(),
+        }),
+        Frame::Entries { entries, more } => Pb::Entries(pb::Entries {
+            items: entries
+                .iter()
+                .map(|item| pb::EntryItem { entry: Some(entry_to_pb(&item.entry)), left_ms: item.left_ms })
+                .collect(),
+            more: *more,
+        }),
+        Frame::Presence { epoch, online } => {
+            Pb::Presence(pb::Presence { epoch: Some(epoch_to_pb(epoch)), online: peers_to_pb(online) })
+        }
+        Frame::Progress { id, attempt, state, note } => Pb::Progress(pb::Progress {
+            id: copy(&id.0),
+            attempt: u32::from(*attempt),
+            state: phase_to_pb(*state),
+            note: cut(note, limits::TEXT_BYTES_MAX).to_owned(),
+        }),
+        Frame::Stored { id, attempt } => Pb::Stored(pb::Stored { id: copy(&id.0), attempt: u32::from(*attempt) }),
+        Frame::Dispatch(_) | Frame::Answer(_) | Frame::Cancel { .. } => return Err(WireError::NotHere),
+    })
+}
+
+fn frame_from_pb(frame: pb::mesh_frame::Frame, verifier: &dyn Verifier) -> Result<Frame, WireError> {
+    use pb::mesh_frame::Frame as Pb;
+    Ok(match frame {
+        Pb::Beacon(beacon) => Frame::Beacon(Beacon {
+            claim: claim_from_pb(beacon.claim.ok_or(WireError::Missing("claim"))?, verifier)?,
+            age_ms: beacon.age_ms,
+            covered: peers_from_pb("covered", &beacon.covered)?,
+        }),
+        Pb::Query(pb::Query {}) => Frame::Query,
+        Pb::Notice(claim) => Frame::Notice(claim_from_pb(claim, verifier)?),
+        Pb::Resign(resign) => Frame::Resign {
+            epoch: epoch_from_pb(resign.epoch.as_ref())?,
+            successor: if resign.successor.is_empty() {
+                None
+            } else {
+                Some(peer_from_pb("successor", &resign.successor)?)
+            },
+        },
+        Pb::Handover(handover) => Frame::Handover { epoch: epoch_from_pb(handover.epoch.as_ref())? },
+        Pb::Neighbours(neighbours) => Frame::Neighbours(peers_from_pb("peers", &neighbours.peers)?),
+        Pb::Digest(digest) => {
+            at_most("rows", digest.rows.len(), DIGEST_ROWS_MAX)?;
+            Frame::Digest(
+                digest
+                    .rows
+                    .iter()
+                    .map(|row| {
+                        Ok(DigestRow {
+                            author: peer_from_pb("author", &row.author)?,
+                            incarnation: Incarnation(row.incarnation),
+                            seq: row.seq,
+                        })
+                    })
+                    .collect::<Result<_, WireError>>()?,
+            )
+        }
+        Pb::Entries(entries) => {
+            at_most("items", entries.items.len(), ENTRIES_MAX)?;
+            Frame::Entries {
+                entries: entries
+                    .items
+                    .into_iter()
+                    .map(|item| {
+                        let entry = item.entry.ok_or(WireError::Missing("entry"))?;
+                        let left_ms = item.left_ms;
+                        if left_ms.is_some_and(|left| left > limits::TTL_MS_MAX) {
+                            return Err(WireError::Range("left_ms"));
+                        }
+                        Ok(EntryItem { entry: entry_from_pb(&entry, verifier)?, left_ms })
+                    })
+                    .collect::<Result<_, WireError>>()?,
+                more: entries.more,
+            }
+        }
+        Pb::Presence(presence) => Frame::Presence {
+            epoch: epoch_from_pb(presence.epoch.as_ref())?,
+            online: peers_from_pb("online", &presence.online)?,
+        },
+        Pb::Progress(progress) => {
+            at_most("note", progress.note.len(), limits::TEXT_BYTES_MAX)?;
+            Frame::Progress {
+                id: req_id_from_pb(&progress.id)?,
+                attempt: attempt_from_pb(progress.attempt)?,
+                state: phase_from_pb(progress.state)?,
+                note: progress.note,
+            }
+        }
+        Pb::Stored(stored) => {
+            Frame::Stored { id: req_id_from_pb(&stored.id)?, attempt: attempt_from_pb(stored.attempt)? }
+        }
+    })
+}
+
+/// An epoch for the wire.
+#[must_use]
+pub fn epoch_to_pb(epoch: &Epoch) -> pb::Epoch {
+    pb::Epoch { counter: epoch.counter, class: u32::from(epoch.class), peer: copy(&epoch.peer.0) }
+}
+
+/// Reads an epoch; a missing one is an error.
+pub fn epoch_from_pb(epoch: Option<&pb::Epoch>) -> Result<Epoch, WireError> {
+    let epoch = epoch.ok_or(WireError::Missing("epoch"))?;
+    Ok(Epoch {
+        counter: epoch.counter,
+        class: u8::try_from(epoch.class).map_err(|_| WireError::Range("class"))?,
+        peer: peer_from_pb("peer", &epoch.peer)?,
+    })
+}
+
+/// A claim for the wire.
+#[must_use]
+pub fn claim_to_pb(claim: &Claim) -> pb::Claim {
+    pb::Claim {
+        epoch: Some(epoch_to_pb(&claim.epoch)),
+        seq: claim.seq,
+        key: copy(&claim.key.0),
+        signature: copy(&claim.signature.0),
+    }
+}
+
+/// Reads a claim and checks its signature.
+#[expect(clippy::needless_pass_by_value, reason = "a checked claim takes the place of the unchecked one")]
+pub fn claim_from_pb(claim: pb::Claim, verifier: &dyn Verifier) -> Result<Claim, WireError> {
+    let claim = Claim {
+        epoch: epoch_from_pb(claim.epoch.as_ref())?,
+        seq: claim.seq,
+        key: PublicKey::from_slice(&claim.key).ok_or(WireError::Length { field: "key", len: claim.key.len() })?,
+        signature: signature_from_pb(&claim.signature)?,
+    };
+    if claim.verify(verifier) { Ok(claim) } else { Err(WireError::Claim) }
+}
+
+/// An entry for the wire: its signed bytes, as they are.
+#[must_use]
+pub fn entry_to_pb(entry: &SignedEntry) -> pb::SignedEntry {
+    pb::SignedEntry { entry: entry.bytes.clone(), signature: copy(&entry.signature.0) }
+}
+
+/// Reads an entry and checks its signature.
+pub fn entry_from_pb(entry: &pb::SignedEntry, verifier: &dyn Verifier) -> Result<SignedEntry, WireError> {
+    let signature = signature_from_pb(&entry.signature)?;
+    at_most("entry", entry.entry.len(), limits::ENTRY_BYTES_MAX)?;
+    // Copied, so that one kept entry does not keep the whole frame it came in.
+    Ok(SignedEntry::verify(Bytes::copy_from_slice(&entry.entry), signature, verifier)?)
+}
+
+/// Reads an attempt: 1 to [`ATTEMPTS_MAX`].
+pub fn attempt_from_pb(attempt: u32) -> Result<Attempt, WireError> {
+    Attempt::try_from(attempt)
+        .ok()
+        .filter(|attempt| (1..=ATTEMPTS_MAX).contains(attempt))
+        .ok_or(WireError::Range("attempt"))
+}
+
+/// Reads the 32 bytes of a peer id.
+pub fn peer_from_pb(field: &'static str, peer: &[u8]) -> Result<PeerId, WireError> {
+    PeerId::from_slice(peer).ok_or(WireError::Length { field, len: peer.len() })
+}
+
+/// Reads the 16 bytes of a call's id.
+pub fn req_id_from_pb(id: &[u8]) -> Result<ReqId, WireError> {
+    ReqId::from_slice(id).ok_or(WireError::Length { field: "id", len: id.len() })
+}
+
+/// Encodes a request to join.
+#[must_use]
+pub fn encode_join_request(request: &JoinRequest) -> Bytes {
+    pb::JoinRequest {
+        secret: request.secret.map(|secret| copy(&secret)).unwrap_or_default(),
+        node_id: request.node_id.to_string(),
+        platform: cut(&request.platform, WORD_BYTES_MAX).to_owned(),
+        version: cut(&request.version, WORD_BYTES_MAX).to_owned(),
+    }
+    .encode_to_vec()
+    .into()
+}
+
+/// Reads a request to join. Control characters in its texts are refused: people will read them.
+pub fn decode_join_request(bytes: Bytes) -> Result<JoinRequest, WireError> {
+    at_most("request", bytes.len(), JOIN_REQUEST_BYTES_MAX)?;
+    let request = pb::JoinRequest::decode(bytes).map_err(|_| WireError::Malformed)?;
+    let secret = match request.secret.len() {
+        0 => None,
+        len => Some(request.secret.as_ref().try_into().map_err(|_| WireError::Length { field: "secret", len })?),
+    };
+    Ok(JoinRequest {
+        secret,
+        node_id: request.node_id.parse()?,
+        platform: word("platform", request.platform)?,
+        version: word("version", request.version)?,
+    })
+}
+
+/// Encodes an answer to a join. Directory records that would take it over [`WELCOME_BYTES_MAX`] are left out: the log
+/// brings them anyway.
+pub fn encode_join_answer(answer: &JoinAnswer) -> Result<Bytes, WireError> {
+    use pb::join_reply::{Reply, Waiting};
+    let reply = match answer {
+        JoinAnswer::Waiting { node_id } => Reply::Waiting(Waiting { node_id: node_id.to_string() }),
+        JoinAnswer::Welcome(welcome) => Reply::Welcome(welcome_to_pb(welcome)),
+        JoinAnswer::Refused { code, detail } => Reply::Refusal(pb::JoinRefusal {
+            code: cut(code, WORD_BYTES_MAX).to_owned(),
+            detail: cut(detail, limits::TEXT_BYTES_MAX).to_owned(),
+        }),
+    };
+    let bytes = pb::JoinReply { reply: Some(reply) }.encode_to_vec();
+    if bytes.len() > WELCOME_BYTES_MAX { Err(WireError::TooLarge(bytes.len())) } else { Ok(bytes.into()) }
+}
+
+/// Reads an answer to a join; every entry in it is checked.
+pub fn decode_join_answer(bytes: Bytes, verifier: &dyn Verifier) -> Result<JoinAnswer, WireError> {
+    use pb::join_reply::Reply;
+    at_most("reply", bytes.len(), WELCOME_BYTES_MAX)?;
+    let reply = pb::JoinReply::decode(bytes).map_err(|_| WireError::Malformed)?;
+    Ok(match reply.reply.ok_or(WireError::Unknown)? {
+        Reply::Waiting(waiting) => JoinAnswer::Waiting { node_id: waiting.node_id.parse()? },
+        Reply::Welcome(welcome) => JoinAnswer::Welcome(Box::new(welcome_from_pb(&welcome, verifier)?)),
+        Reply::Refusal(refusal) => {
+            at_most("detail", refusal.detail.len(), limits::TEXT_BYTES_MAX)?;
+            JoinAnswer::Refused { code: word("code", refusal.code)?, detail: refusal.detail }
+        }
+    })
+}
+
+/// A welcome for the wire.
+#[must_use]
+pub fn welcome_to_pb(welcome: &Welcome) -> pb::Welcome {
+    let trust: Vec<_> = welcome.trust.iter().map(entry_to_pb).collect();
+    let mut room = (WELCOME_BYTES_MAX - 64 * 1024).saturating_sub(trust.iter().map(size).sum());
+    let directory = welcome
+        .directory
+        .iter()
+        .map(entry_to_pb)
+        .take_while(|entry| {
+            let fits = size(entry) <= room;
+            room = room.saturating_sub(size(entry));
+            fits
+        })
+        .collect();
+    pb::Welcome {
+        mesh: copy(&welcome.mesh.0),
+        trust,
+        directory,
+        fence: Some(epoch_to_pb(&welcome.fence.epoch)),
+        fence_proof: welcome.fence.proof.as_ref().map(claim_to_pb),
+        node_id: welcome.node_id.to_string(),
+        tier: match welcome.tier {
+            Tier::Ephemeral => 1,
+            Tier::Shared => 2,
+            Tier::Owner => 3,
+        },
+    }
+}
+
+/// Reads a welcome; every entry in it is checked.
+pub fn welcome_from_pb(welcome: &pb::Welcome, verifier: &dyn Verifier) -> Result<Welcome, WireError> {
+    at_most("trust", welcome.trust.len(), 8 * limits::PEERS_MAX)?;
+    at_most("directory", welcome.directory.len(), limits::PEERS_MAX)?;
+    let entries = |entries: &[pb::SignedEntry]| -> Result<Vec<_>, WireError> {
+        entries.iter().map(|entry| entry_from_pb(entry, verifier)).collect()
+    };
+    Ok(Welcome {
+        mesh: MeshId::from_slice(&welcome.mesh).ok_or(WireError::Length { field: "mesh", len: welcome.mesh.len() })?,
+        trust: entries(&welcome.trust)?,
+        directory: entries(&welcome.directory)?,
+        fence: Fence {
+            epoch: epoch_from_pb(welcome.fence.as_ref())?,
+            proof: welcome.fence_proof.clone().map(|claim| claim_from_pb(claim, verifier)).transpose()?,
+        },
+        node_id: welcome.node_id.parse::<NodeId>()?,
+        tier: match welcome.tier {
+            1 => Tier::Ephemeral,
+            2 => Tier::Shared,
+            3 => Tier::Owner,
+            _ => return Err(WireError::Range("tier")),
+        },
+    })
+}
+
+fn size(entry: &pb::SignedEntry) -> usize {
+    // Tags, lengths and the signature.
+    entry.entry.len() + 96
+}
+
+fn word(field: &'static str, text: String) -> Result<String, WireError> {
+    at_most(field, text.len(), WORD_BYTES_MAX)?;
+    if text.chars().any(char::is_control) { Err(WireError::Range(field)) } else { Ok(text) }
+}
+
+fn phase_to_pb(phase: Phase) -> u32 {
+    match phase {
+        Phase::Accepted => 1,
+        Phase::Queued => 2,
+        Phase::Dispatched => 3,
+        Phase::Running => 4,
+    }
+}
+
+fn phase_from_pb(state: u32) -> Result<Phase, WireError> {
+    Ok(match state {
+        1 => Phase::Accepted,
+        2 => Phase::Queued,
+        3 => Phase::Dispatched,
+        4 => Phase::Running,
+        _ => return Err(WireError::Range("state")),
+    })
+}
+
+fn signature_from_pb(signature: &[u8]) -> Result<Signature, WireError> {
+    Signature::from_slice(signature).ok_or(WireError::Length { field: "signature", len: signature.len() })
+}
+
+fn peers_to_pb<'a>(peers: impl IntoIterator<Item = &'a PeerId>) -> Vec<Bytes> {
+    peers.into_iter().map(|peer| copy(&peer.0)).collect()
+}
+
+fn peers_from_pb<C: FromIterator<PeerId>>(field: &'static str, peers: &[Bytes]) -> Result<C, WireError> {
+    at_most(field, peers.len(), limits::PEERS_MAX)?;
+    peers.iter().map(|peer| peer_from_pb(field, peer)).collect()
+}
+
+fn at_most(field: &'static str, len: usize, max: usize) -> Result<(), WireError> {
+    if len > max { Err(WireError::Length { field, len }) } else { Ok(()) }
+}
+
+fn copy(bytes: &[u8]) -> Bytes {
+    Bytes::copy_from_slice(bytes)
+}

@@ -276,7 +276,7 @@ pub enum Reply {
     /// The invite is kept.
     Invited,
     /// The peer belongs to the mesh.
-    Approved(Welcome),
+    Approved(Box<Welcome>),
     /// The peer is revoked.
     Revoked,
     /// We have left.
@@ -308,7 +308,6 @@ pub struct Welcome {
 
 /// Why a command was refused. Each names the cause; the door adds the next step.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
 pub enum Refusal {
     /// No such node.
     #[error("no node is called `{0}`")]
@@ -367,6 +366,7 @@ pub enum Refusal {
 }
 
 /// What to do.
+#[expect(clippy::large_enum_variant, reason = "short-lived; boxing every frame would cost more")]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Output {
     /// Send to a linked peer, the way [`Frame::class`] says.

@@ -11,3 +11,11 @@ pub mod frame;
 pub mod ids;
 pub mod io;
 pub mod limits;
+pub mod peer;
+
+mod calls;
+mod effects;
+mod election;
+mod executor;
+mod log;
+mod trust;

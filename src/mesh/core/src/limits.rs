@@ -27,7 +27,7 @@ pub const TOOLS_MAX: usize = 512;
 /// Addresses in one directory record.
 pub const ADDRESSES_MAX: usize = 32;
 /// Outcomes kept for headers that have not come yet.
-pub const EARLY_OUTCOMES_MAX: usize = 4096;
+pub const EARLY_OUTCOMES_MAX: usize = 1024;
 /// Longest reason or error text, in bytes.
 pub const TEXT_BYTES_MAX: usize = 4096;
 /// Longest client key, in bytes.

@@ -1,0 +1,308 @@
+//! A small HTTP client for the agent's unix socket.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
+use hyper::{Method, Request, Response};
+use hyper_util::rt::TokioIo;
+use serde::Deserialize;
+use serde_json::Value;
+use tokio::net::UnixStream;
+
+use crate::cli::exit::{Exit, Failure};
+use crate::tasks::TaskGroup;
+
+/// Longest answer that is read into memory: the largest result, 64 MiB, with its JSON escapes.
+const ANSWER_BYTES_MAX: usize = 130 * 1024 * 1024;
+/// An agent on the same machine answers in milliseconds; past this it hangs.
+const ANSWER_WITHIN: Duration = Duration::from_secs(30);
+
+/// What the agent of a home has written about itself. It may be long dead.
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct Noted {
+    pub(crate) pid: u32,
+    pub(crate) socket: PathBuf,
+}
+
+/// Reads `<home>/run/endpoints.json`.
+pub(crate) fn noted(home: &Path) -> Option<Noted> {
+    let text = std::fs::read(home.join("run/endpoints.json")).ok()?;
+    serde_json::from_slice(&text).ok()
+}
+
+/// Talks to the agent of one home. One connection per request: on a unix socket that costs microseconds, and no
+/// request waits behind another.
+#[derive(Debug, Clone)]
+pub(crate) struct Client {
+    home: PathBuf,
+    tasks: TaskGroup,
+}
+
+/// A success.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) body: Bytes,
+}
+
+impl Answer {
+    pub(crate) fn json(&self) -> Result<Value, Failure> {
+        if self.body.is_empty() {
+            return Ok(Value::Object(serde_json::Map::new()));
+        }
+        serde_json::from_slice(&self.body)
+            .map_err(|error| Failure::new(Exit::Failed, format!("the agent's answer is not JSON: {error}")))
+    }
+}
+
+/// What goes with a request besides its path.
+#[derive(Debug, Default)]
+pub(crate) struct Extras<'a> {
+    pub(crate) body: Option<&'a Value>,
+    pub(crate) headers: &'a [(&'a str, &'a str)],
+    /// In place of [`ANSWER_WITHIN`].
+    pub(crate) within: Option<Duration>,
+}
+
+impl Client {
+    pub(crate) fn new(home: &Path) -> Self {
+        Self { home: home.to_owned(), tasks: TaskGroup::default() }
+    }
+
+    pub(crate) fn home(&self) -> &Path {
+        &self.home
+    }
+
+    /// Opens the socket. Failure means that no agent runs.
+    pub(crate) async fn connect(&self) -> Result<UnixStream, Failure> {
+        let socket = noted(&self.home).map_or_else(|| self.home.join("run/sigil.sock"), |noted| noted.socket);
+        UnixStream::connect(&socket).await.map_err(|error| {
+            let home = self.home.display();
+            if error.kind() == std::io::ErrorKind::PermissionDenied {
+                Failure::new(Exit::Denied, format!("the agent of {home} belongs to another user"))
+                    .hint("run this as the user who started it")
+            } else {
+                Failure::new(Exit::NoAgent, format!("no agent is running for {home}"))
+                    .hint("start it with `sigil up --detach`")
+            }
+        })
+    }
+
+    /// The process that listens at the socket, as the kernel knows it.
+    pub(crate) async fn agent_pid(&self) -> Option<u32> {
+        let stream = self.connect().await.ok()?;
+        stream.peer_cred().ok()?.pid()?.try_into().ok()
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> Result<Value, Failure> {
+        self.ask(Method::GET, path, Extras::default()).await?.json()
+    }
+
+    pub(crate) async fn post(&self, path: &str, body: &Value) -> Result<Value, Failure> {
+        self.ask(Method::POST, path, Extras { body: Some(body), ..Extras::default() }).await?.json()
+    }
+
+    /// Sends a request and reads the whole answer. Anything but 2xx is a [`Failure`].
+    pub(crate) async fn ask(&self, method: Method, path: &str, extras: Extras<'_>) -> Result<Answer, Failure> {
+        let within = extras.within.unwrap_or(ANSWER_WITHIN);
+        let exchange = async {
+            let response = self.open(method, path, &extras).await?;
+            let status = response.status().as_u16();
+            let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX)
+                .collect()
+                .await
+                .map_err(|error| Failure::new(Exit::Failed, format!("the agent broke off its answer: {error}")))?;
+            Ok((status, body.to_bytes()))
+        };
+        let (status, body) = tokio::time::timeout(within, exchange).await.map_err(|_| {
+            Failure::new(Exit::Expired, format!("the agent has not answered within {} s", within.as_secs()))
+                .hint("look at `sigil logs`, or at logs/agent.log in the home")
+        })??;
+        if (200..300).contains(&status) { Ok(Answer { body }) } else { Err(Failure::from_answer(status, &body)) }
+    }
+
+    /// Opens a stream of server-sent events.
+    pub(crate) async fn events(&self, path: &str) -> Result<Events, Failure> {
+        let extras = Extras { headers: &[("accept", "text/event-stream")], ..Extras::default() };
+        let response = self.open(Method::GET, path, &extras).await?;
+        let status = response.status().as_u16();
+        if status == 200 {
+            return Ok(Events { body: response.into_body(), pending: Vec::new() });
+        }
+        let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
+        Err(Failure::from_answer(status, &body.map(http_body_util::Collected::to_bytes).unwrap_or_default()))
+    }
+
+    async fn open(&self, method: Method, path: &str, extras: &Extras<'_>) -> Result<Response<Incoming>, Failure> {
+        let stream = self.connect().await?;
+        let broken = |error: hyper::Error| Failure::new(Exit::Failed, format!("talking to the agent: {error}"));
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
+        self.tasks.spawn(async move {
+            // Whatever goes wrong on the connection, the request sees it too.
+            let _ = connection.await;
+        });
+        let mut request = Request::builder().method(method).uri(path).header("host", "localhost");
+        for (name, value) in extras.headers {
+            request = request.header(*name, *value);
+        }
+        let body = match extras.body {
+            Some(body) => {
+                request = request.header("content-type", "application/json");
+                Bytes::from(body.to_string())
+            }
+            None => Bytes::new(),
+        };
+        let request = request
+            .body(Full::new(body))
+            .map_err(|error| Failure::new(Exit::Usage, format!("this cannot be asked over HTTP: {error}")))?;
+        sender.send_request(request).await.map_err(broken)
+    }
+}
+
+/// A stream of server-sent events.
+#[derive(Debug)]
+pub(crate) struct Events {
+    body: Incoming,
+    pending: Vec<u8>,
+}
+
+impl Events {
+    /// The data of the next event; `None` when the agent ends the stream.
+    pub(crate) async fn next(&mut self) -> Result<Option<String>, Failure> {
+        loop {
+            if let Some(event) = take_event(&mut self.pending) {
+                return Ok(Some(event));
+            }
+            match self.body.frame().await {
+                None => return Ok(None),
+                Some(Err(error)) => return Err(Failure::new(Exit::Failed, format!("the agent went away: {error}"))),
+                Some(Ok(frame)) => {
+                    if let Ok(data) = frame.into_data() {
+                        self.pending.extend_from_slice(&data);
+                    }
+                    if self.pending.len() > ANSWER_BYTES_MAX {
+                        return Err(Failure::new(Exit::Failed, "the agent sent an event without an end"));
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Takes the first whole event that carries data out of `pending`; comments and events without data are dropped.
+fn take_event(pending: &mut Vec<u8>) -> Option<String> {
+    loop {
+        let end = pending.windows(2).position(|pair| pair == b"\n\n")?;
+        let event: Vec<u8> = pending.drain(..end + 2).collect();
+        let text = String::from_utf8_lossy(&event);
+        let data: Vec<&str> = text
+            .lines()
+            .filter_map(|line| line.strip_prefix("data:"))
+            .map(|data| data.strip_prefix(' ').unwrap_or(data))
+            .collect();
+        if !data.is_empty() {
+            return Some(data.join("\n"));
+        }
+    }
+}
+
+/// Makes any text safe as one segment of a path or one value of a query.
+pub(crate) fn segment(text: &str) -> String {
+    let mut safe = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => safe.push(char::from(byte)),
+            _ => {
+                safe.push('%');
+                safe.push_str(&data_encoding::HEXUPPER.encode(&[byte]));
+            }
+        }
+    }
+    // A segment of dots would be taken for a step up.
+    if safe.chars().all(|letter| letter == '.') { safe.replace('.', "%2E") } else { safe }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::UnixListener;
+
+    use super::*;
+
+    #[test]
+    fn segments_cannot_leave_their_place() {
+        assert_eq!(segment("macbook-pro"), "macbook-pro");
+        assert_eq!(segment("../x?y=ü z"), "..%2Fx%3Fy%3D%C3%BC%20z");
+        assert_eq!(segment(".."), "%2E%2E");
+    }
+
+    #[test]
+    fn events_come_out_whole() {
+        let mut pending = b": beat\n\nid: 4\nevent: call\ndata: {\"a\":\ndata: 1}\n\ndata: half".to_vec();
+        assert_eq!(take_event(&mut pending).as_deref(), Some("{\"a\":\n1}"));
+        assert_eq!(take_event(&mut pending), None);
+        pending.extend_from_slice(b"\n\n");
+        assert_eq!(take_event(&mut pending).as_deref(), Some("half"));
+    }
+
+    fn home_with_listener() -> (tempfile::TempDir, UnixListener) {
+        let home = tempfile::tempdir().expect("a temp dir");
+        std::fs::create_dir(home.path().join("run")).expect("a fresh dir");
+        let listener = UnixListener::bind(home.path().join("run/sigil.sock")).expect("a fresh path");
+        (home, listener)
+    }
+
+    async fn answer_once(listener: UnixListener, answer: &'static [u8]) -> String {
+        let (mut stream, _) = listener.accept().await.expect("someone connects");
+        let mut request = Vec::new();
+        let mut buffer = [0; 1024];
+        while !request.windows(4).any(|end| end == b"\r\n\r\n") {
+            let count = stream.read(&mut buffer).await.expect("a request");
+            request.extend_from_slice(&buffer[..count]);
+        }
+        stream.write_all(answer).await.expect("the client reads");
+        String::from_utf8_lossy(&request).into_owned()
+    }
+
+    #[tokio::test]
+    async fn a_request_and_its_answer() {
+        let (home, listener) = home_with_listener();
+        let client = Client::new(home.path());
+        let served = answer_once(listener, b"HTTP/1.1 200 OK\r\ncontent-length: 11\r\n\r\n{\"ok\":true}");
+        let (request, answer) = tokio::join!(served, client.get("/api/v1/status"));
+        assert!(request.starts_with("GET /api/v1/status HTTP/1.1\r\n"), "{request}");
+        assert_eq!(answer.expect("a success")["ok"], true);
+    }
+
+    #[tokio::test]
+    async fn a_problem_is_a_failure() {
+        let (home, listener) = home_with_listener();
+        let client = Client::new(home.path());
+        let served =
+            answer_once(listener, b"HTTP/1.1 404 Not Found\r\ncontent-length: 18\r\n\r\n{\"detail\":\"no x.\"}");
+        let (_, answer) = tokio::join!(served, client.get("/x"));
+        let failure = answer.expect_err("a 404");
+        assert_eq!((failure.exit, failure.detail.as_str()), (Exit::NotFound, "no x."));
+    }
+
+    #[tokio::test]
+    async fn no_socket_means_no_agent() {
+        let home = tempfile::tempdir().expect("a temp dir");
+        let failure = Client::new(home.path()).get("/x").await.expect_err("nobody there");
+        assert_eq!(failure.exit, Exit::NoAgent);
+        assert!(failure.hint.is_some_and(|hint| hint.contains("sigil up")));
+    }
+
+    #[tokio::test]
+    async fn a_silent_agent_is_given_up() {
+        let (home, listener) = home_with_listener();
+        let client = Client::new(home.path());
+        let extras = Extras { within: Some(Duration::from_millis(50)), ..Extras::default() };
+        let failure = client.ask(Method::GET, "/x", extras).await.expect_err("no answer");
+        assert_eq!(failure.exit, Exit::Expired);
+        drop(listener);
+    }
+}

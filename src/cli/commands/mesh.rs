@@ -1,0 +1,390 @@
+//! The mesh and who belongs to it.
+
+use hyper::Method;
+use serde_json::{Map, Value, json};
+
+use super::{confirm, read_all, show};
+use crate::cli::args::{ApproveArgs, InviteArgs, JoinArgs, UpArgs};
+use crate::cli::client::{Client, Extras, segment};
+use crate::cli::exit::{Exit, Failure};
+use crate::cli::output::{Tone, Ui, clean, fields, items, relative, short, table, text};
+use crate::cli::up;
+
+pub(super) async fn status(client: &Client, ui: Ui) -> Result<Exit, Failure> {
+    let body = client.get("/api/v1/status").await?;
+    Ok(show(ui, "sigil.status/1", body, |body| status_text(body, ui)))
+}
+
+fn status_text(body: &Value, ui: Ui) -> String {
+    let gateway = match body.get("gateway").filter(|gateway| gateway.is_object()) {
+        None => ui.paint(Tone::Waiting, "nobody leads just now; calls are kept until someone does"),
+        Some(gateway) => {
+            let who = if gateway.get("self") == Some(&Value::Bool(true)) {
+                "this device".to_owned()
+            } else {
+                name_of(gateway)
+            };
+            format!("{}, epoch {}", ui.paint(Tone::Strong, &who), epoch(gateway))
+        }
+    };
+    let links = body.get("links").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    let links = match links {
+        [] => "none; `sigil invite` lets another device join".to_owned(),
+        links => links.iter().map(link_text).collect::<Vec<_>>().join(", "),
+    };
+    let none = Value::Null;
+    let endpoints = body.get("endpoints").unwrap_or(&none);
+    let quic = endpoints.get("quic").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    let quic = quic.iter().filter_map(Value::as_str).map(clean).collect::<Vec<_>>().join(", ");
+    fields(&[
+        ("device", format!("{} ({})", ui.paint(Tone::Strong, &text(body, "node_id")), short(&text(body, "peer_id")))),
+        ("mesh", short(&text(body, "mesh_id"))),
+        ("gateway", gateway),
+        ("links", links),
+        ("http", up::url(&text(endpoints, "http"))),
+        ("socket", text(endpoints, "socket")),
+        ("quic", quic),
+    ])
+}
+
+/// The counter of an epoch, which an agent may also show whole.
+pub(in crate::cli) fn epoch(gateway: &Value) -> u64 {
+    let epoch = gateway.get("epoch").unwrap_or(&Value::Null);
+    epoch.as_u64().or_else(|| epoch.get("counter")?.as_u64()).unwrap_or_default()
+}
+
+fn name_of(body: &Value) -> String {
+    match text(body, "node_id") {
+        name if name.is_empty() => short(&text(body, "peer_id")),
+        name => name,
+    }
+}
+
+fn link_text(link: &Value) -> String {
+    if let Some(peer) = link.as_str() {
+        return short(peer);
+    }
+    match link.get("rtt_ms").and_then(Value::as_f64) {
+        Some(rtt) => format!("{} ({rtt:.1} ms)", name_of(link)),
+        None => name_of(link),
+    }
+}
+
+pub(super) async fn invite(client: &Client, args: &InviteArgs, ui: Ui) -> Result<Exit, Failure> {
+    let body = json!({ "tier": args.tier.as_str(), "expires_s": args.expires });
+    let invite = client.post("/api/v1/invites", &body).await?;
+    if ui.json {
+        ui.document("sigil.invite/1", invite);
+        return Ok(Exit::Ok);
+    }
+    let code = text(&invite, "code");
+    ui.print(&code);
+    if args.qr {
+        ui.say(&qr(&code)?);
+    }
+    ui.say(&format!(
+        "On the other device:  sigil join {code}\nGood once, for tier {}, ends {}. Anyone who has it can join: show it to nobody else.",
+        args.tier.as_str(),
+        relative(&invite, "expires_at")
+    ));
+    Ok(Exit::Ok)
+}
+
+fn qr(code: &str) -> Result<String, Failure> {
+    let qr = qrcode::QrCode::new(code.as_bytes())
+        .map_err(|error| Failure::new(Exit::Failed, format!("the code does not fit into a QR code: {error}")))?;
+    Ok(qr.render::<qrcode::render::unicode::Dense1x2>().build())
+}
+
+pub(super) async fn join(client: &Client, args: JoinArgs, ui: Ui) -> Result<Exit, Failure> {
+    let mut body = Map::new();
+    match (args.code, args.nearby, args.address) {
+        (Some(code), ..) => {
+            let code = if code == "-" { read_all("standard input", std::io::stdin())? } else { code };
+            body.insert("code".into(), json!(code.trim()));
+        }
+        (None, Some(name), _) => {
+            // No name = the only one there is.
+            body.insert("nearby".into(), json!(Some(name).filter(|name| !name.is_empty())));
+        }
+        (None, None, address) => {
+            body.insert("address".into(), json!(address.map(|address| address.to_string())));
+        }
+    }
+    body.insert("force".into(), json!(args.force));
+    if client.agent_pid().await.is_none() {
+        ui.say(&format!("No agent is running for {}: starting one.", client.home().display()));
+        let up = UpArgs {
+            name: args.name,
+            detach: true,
+            quic_port: None,
+            http_port: None,
+            own_session: false,
+            with_parent: false,
+        };
+        let pid = up::start(client, &up).await?;
+        ui.say(&format!("Started (pid {pid}); `sigil down` stops it."));
+    }
+    ui.progress("joining…");
+    let mut answer = ask_join(client, &body).await;
+    ui.progress("");
+    if let Err(failure) = &answer
+        && failure.exit == Exit::Conflict
+        && failure.code().contains("leave")
+        && !args.force
+        && confirm(ui, &format!("{}. Leave it and join the other one?", clean(&failure.detail))) == Some(true)
+    {
+        body.insert("force".into(), json!(true));
+        answer = ask_join(client, &body).await;
+    }
+    let answer = answer?;
+    Ok(show(ui, "sigil.join/1", answer, |answer| {
+        if text(answer, "state") == "pending" {
+            format!(
+                "Asked {}. A person there must say yes: there, `sigil pending` shows this device, `sigil approve` lets it in.\nCompare before: the peer id there must be {}.",
+                name_of(answer),
+                text(answer, "own_peer_id")
+            )
+        } else {
+            format!("Joined as {}. `sigil nodes` lists the mesh.", text(answer, "node_id"))
+        }
+    }))
+}
+
+async fn ask_join(client: &Client, body: &Map<String, Value>) -> Result<Value, Failure> {
+    let body = Value::Object(body.clone());
+    // All addresses of a code are tried before the agent says that nobody is there.
+    let extras = Extras { body: Some(&body), within: Some(std::time::Duration::from_mins(1)), ..Extras::default() };
+    client.ask(Method::POST, "/api/v1/join", extras).await?.json()
+}
+
+pub(super) async fn leave(client: &Client, ui: Ui) -> Result<Exit, Failure> {
+    let answer = client.post("/api/v1/leave", &json!({})).await?;
+    Ok(show(ui, "sigil.leave/1", answer, |_| "Left. This device is a mesh of one again.".to_owned()))
+}
+
+pub(super) async fn nearby(client: &Client, ui: Ui) -> Result<Exit, Failure> {
+    let body = client.get("/api/v1/nearby").await?;
+    Ok(show(ui, "sigil.nearby/1", body, |body| match items(body) {
+        [] => "No other device is nearby. On the other device, run `sigil up`; across networks, use `sigil invite`."
+            .to_owned(),
+        items => {
+            let rows: Vec<_> = items
+                .iter()
+                .map(|item| {
+                    vec![
+                        text(item, "name"),
+                        short(&text(item, "peer_id")),
+                        first(item, "addresses"),
+                        relative(item, "last_seen"),
+                    ]
+                })
+                .collect();
+            format!(
+                "{}\n\nThese names are not proven. Join one with `sigil join --nearby NAME`.",
+                table(&["NAME", "PEER", "ADDRESS", "SEEN"], &rows)
+            )
+        }
+    }))
+}
+
+fn first(body: &Value, name: &str) -> String {
+    let first = body.get(name).and_then(|list| list.get(0)).and_then(Value::as_str);
+    first.map(clean).unwrap_or_default()
+}
+
+pub(super) async fn pending(client: &Client, ui: Ui) -> Result<Exit, Failure> {
+    let body = client.get("/api/v1/pending").await?;
+    Ok(show(ui, "sigil.pending/1", body, |body| {
+        match items(body) {
+        [] => "No device waits for a yes. One asks with `sigil join --nearby`, or joins at once with a code of `sigil invite`.".to_owned(),
+        items => {
+            let rows: Vec<_> = items
+                .iter()
+                .map(|item| vec![text(item, "node_id"), text(item, "peer_id"), text(item, "platform"), text(item, "address"), relative(item, "since")])
+                .collect();
+            format!(
+                "{}\n\nCompare the peer id with what `sigil status` shows there, then `sigil approve NAME` or `sigil reject NAME`.",
+                table(&["NAME", "PEER", "PLATFORM", "FROM", "SINCE"], &rows)
+            )
+        }
+    }
+    }))
+}
+
+pub(super) async fn approve(client: &Client, args: &ApproveArgs, ui: Ui) -> Result<Exit, Failure> {
+    let mut body = Map::new();
+    if let Some(tier) = args.tier {
+        body.insert("tier".into(), json!(tier.as_str()));
+    }
+    if let Some(name) = &args.name {
+        body.insert("node_id".into(), json!(name));
+    }
+    let (id, body) = (segment(&args.id), Value::Object(body));
+    let answer = match client.post(&format!("/api/v1/pending/{id}/approve"), &body).await {
+        // A device that belongs to the mesh already can be given another tier.
+        Err(failure) if failure.code() == "unknown_pending" && args.tier.is_some() => {
+            client.post(&format!("/api/v1/nodes/{id}/approve"), &body).await?
+        }
+        other => other?,
+    };
+    Ok(show(ui, "sigil.approve/1", answer, |answer| {
+        format!("Approved: it is `{}`, tier {}.", text(answer, "node_id"), text(answer, "tier"))
+    }))
+}
+
+pub(super) async fn reject(client: &Client, id: &str, ui: Ui) -> Result<Exit, Failure> {
+    let answer = client.post(&format!("/api/v1/pending/{}/reject", segment(id)), &json!({})).await?;
+    Ok(show(ui, "sigil.reject/1", answer, |_| format!("Turned away: {}.", clean(id))))
+}
+
+pub(super) async fn forget(client: &Client, node: &str, ui: Ui) -> Result<Exit, Failure> {
+    let path = format!("/api/v1/nodes/{}", segment(node));
+    let answer = client.ask(Method::DELETE, &path, Extras::default()).await?.json()?;
+    Ok(show(ui, "sigil.forget/1", answer, |_| {
+        format!("{} does not belong to the mesh any more; calls that waited for it have ended.", clean(node))
+    }))
+}
+
+pub(super) async fn nodes(client: &Client, ui: Ui) -> Result<Exit, Failure> {
+    let body = client.get("/api/v1/nodes").await?;
+    Ok(show(ui, "sigil.nodes/1", body, |body| nodes_text(body, ui)))
+}
+
+fn nodes_text(body: &Value, ui: Ui) -> String {
+    let rows: Vec<_> = items(body)
+        .iter()
+        .map(|node| {
+            let name = text(node, "node_id");
+            let leads = node.get("gateway") == Some(&Value::Bool(true));
+            vec![
+                if leads { format!("{name} {}", ui.paint(Tone::Strong, "(gateway)")) } else { name },
+                ui.state(&text(node, "state")),
+                text(node, "tier"),
+                text(node, "platform"),
+                node.get("tools").and_then(Value::as_array).map_or(0, Vec::len).to_string(),
+                relative(node, "last_seen"),
+                text(node, "why"),
+            ]
+        })
+        .collect();
+    let list = table(&["NODE", "STATE", "TIER", "PLATFORM", "TOOLS", "SEEN", "WHY"], &rows);
+    match rows.len() {
+        0 => "No devices. Make a code with `sigil invite`, and use it on another device.".to_owned(),
+        1 => {
+            format!("{list}\n\nOnly this device so far. Make a code with `sigil invite`, and use it on another device.")
+        }
+        _ => list,
+    }
+}
+
+pub(super) async fn node(client: &Client, id: &str, ui: Ui) -> Result<Exit, Failure> {
+    let body = client.get(&format!("/api/v1/nodes/{}", segment(id))).await?;
+    Ok(show(ui, "sigil.node/1", body, |node| {
+        let head = fields(&[
+            ("node", ui.paint(Tone::Strong, &text(node, "node_id"))),
+            ("peer", text(node, "peer_id")),
+            ("state", ui.state(&text(node, "state"))),
+            ("why", text(node, "why")),
+            ("tier", text(node, "tier")),
+            ("platform", text(node, "platform")),
+            ("gateway", text(node, "gateway")),
+            ("seen", relative(node, "last_seen")),
+        ]);
+        let tools = node.get("tools").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+        let rows: Vec<_> =
+            tools.iter().map(|tool| vec![tool_name(tool), text(tool, "effect"), text(tool, "description")]).collect();
+        if rows.is_empty() {
+            format!("{head}\n\nIt offers no tools.")
+        } else {
+            format!("{head}\n\n{}", table(&["TOOL", "EFFECT", "WHAT IT DOES"], &rows))
+        }
+    }))
+}
+
+/// A tool in a list is an object with a name, or the bare name.
+fn tool_name(tool: &Value) -> String {
+    tool.as_str().map_or_else(|| text(tool, "name"), clean)
+}
+
+pub(super) async fn tools(client: &Client, node: Option<&str>, ui: Ui) -> Result<Exit, Failure> {
+    let query = node.map(|node| format!("?node={}", segment(node))).unwrap_or_default();
+    let body = client.get(&format!("/api/v1/tools{query}")).await?;
+    Ok(show(ui, "sigil.tools/1", body, |body| {
+        let rows: Vec<_> = items(body)
+            .iter()
+            .map(|tool| {
+                vec![
+                    text(tool, "node"),
+                    tool_name(tool),
+                    text(tool, "effect"),
+                    available(tool),
+                    text(tool, "description"),
+                ]
+            })
+            .collect();
+        if rows.is_empty() {
+            return "No tools here. `sigil nodes` lists the devices; command tools are declared in sigil.toml."
+                .to_owned();
+        }
+        format!(
+            "{}\n\nCall one with `sigil call NODE TOOL`.",
+            table(&["NODE", "TOOL", "EFFECT", "STATE", "WHAT IT DOES"], &rows)
+        )
+    }))
+}
+
+fn available(tool: &Value) -> String {
+    match text(tool, "why") {
+        _ if tool.get("available") == Some(&Value::Bool(true)) => "available".to_owned(),
+        why => why,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn status_says_who_leads() {
+        let body = json!({
+            "peer_id": "abcdefghijkl", "node_id": "attic", "mesh_id": "mmmmmmmmmm",
+            "gateway": {"peer_id": "zyxwvutsrq", "node_id": "study", "epoch": 4, "self": false},
+            "links": [{"node_id": "study", "peer_id": "zyxwvutsrq", "rtt_ms": 1.234}],
+            "endpoints": {"socket": "/h/run/sigil.sock", "http": "127.0.0.1:7434", "quic": ["[::]:7433"]}
+        });
+        assert_eq!(
+            status_text(&body, Ui::plain(false)),
+            "device   attic (abcdefg)\nmesh     mmmmmmm\ngateway  study, epoch 4\nlinks    study (1.2 ms)\nhttp     http://127.0.0.1:7434\nsocket   /h/run/sigil.sock\nquic     [::]:7433"
+        );
+    }
+
+    #[test]
+    fn without_a_gateway_it_says_so() {
+        let said = status_text(&json!({"gateway": null, "links": []}), Ui::plain(false));
+        assert!(said.contains("nobody leads") && said.contains("sigil invite"), "{said}");
+    }
+
+    #[test]
+    fn an_epoch_may_be_a_number_or_whole() {
+        assert_eq!(epoch(&json!({"epoch": 3})), 3);
+        assert_eq!(epoch(&json!({"epoch": {"counter": 5}})), 5);
+        assert_eq!(epoch(&json!({})), 0);
+    }
+
+    #[test]
+    fn a_mesh_of_one_is_told_the_next_step() {
+        let one = json!({"node_id": "attic", "state": "online", "tier": "owner", "platform": "linux", "gateway": true, "tools": [{}, {}]});
+        let said = nodes_text(&json!({"items": [one]}), Ui::plain(false));
+        let mut lines = said.lines();
+        assert_eq!(lines.next(), Some("NODE             STATE   TIER   PLATFORM  TOOLS  SEEN  WHY"));
+        assert_eq!(lines.next(), Some("attic (gateway)  online  owner  linux     2"));
+        assert!(said.contains("sigil invite"));
+    }
+
+    #[test]
+    fn a_qr_code_can_be_shown() {
+        assert!(qr("sigil1-abcdefghijklmnop").is_ok_and(|code| code.lines().count() > 10));
+        assert!(qr(&"x".repeat(5000)).is_err());
+    }
+}

@@ -1,0 +1,168 @@
+//! How a command ends: exit codes, and errors that name the next step.
+
+use std::process::ExitCode;
+
+use serde_json::{Value, json};
+
+/// Exit codes that scripts rely on (ecosystem.md §4).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Exit {
+    Ok = 0,
+    /// It was tried and failed.
+    Failed = 1,
+    /// Not understood; also what clap ends with.
+    Usage = 2,
+    NotFound = 3,
+    Denied = 4,
+    /// No agent runs for this home.
+    NoAgent = 5,
+    /// The call is still open.
+    Queued = 6,
+    /// Too late.
+    Expired = 7,
+    /// Something else stands in the way.
+    Conflict = 8,
+    DoctorWarning = 10,
+    DoctorError = 11,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+impl Exit {
+    /// The exit of a waited-for call, by the word of its state (architecture.md §5).
+    pub(crate) fn of_call(state: &str) -> Self {
+        match state {
+            "done" => Self::Ok,
+            "accepted" | "queued" | "dispatched" | "running" => Self::Queued,
+            "expired" => Self::Expired,
+            "denied" => Self::Denied,
+            // failed, interrupted, cancelled, undeliverable, and whatever a newer agent may say
+            _ => Self::Failed,
+        }
+    }
+
+    /// The exit of a refused request. The code of the problem wins over the HTTP status, which is coarser.
+    pub(crate) fn of_problem(status: u16, code: &str) -> Self {
+        match code {
+            "not_ended" | "result_away" | "inviter_down" => return Self::Queued,
+            "stopping" => return Self::NoAgent,
+            "key_reused" => return Self::Conflict,
+            _ => {}
+        }
+        match status {
+            400 | 405 | 406 | 413 | 414 | 415 | 422 | 431 => Self::Usage,
+            401 | 403 | 421 => Self::Denied,
+            404 => Self::NotFound,
+            409 | 412 | 428 => Self::Conflict,
+            408 | 410 | 504 => Self::Expired,
+            _ => Self::Failed,
+        }
+    }
+}
+
+/// Why a command failed, for people and for scripts.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    pub(crate) exit: Exit,
+    /// One sentence: what failed.
+    pub(crate) detail: String,
+    /// One sentence: what to do next.
+    pub(crate) hint: Option<String>,
+    /// The agent's own words, as `problem+json`.
+    pub(crate) problem: Option<Value>,
+}
+
+impl Failure {
+    pub(crate) fn new(exit: Exit, detail: impl Into<String>) -> Self {
+        Self { exit, detail: detail.into(), hint: None, problem: None }
+    }
+
+    pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// Reads an answer that is not a success.
+    pub(crate) fn from_answer(status: u16, body: &[u8]) -> Self {
+        let problem: Value = serde_json::from_slice(body).unwrap_or(Value::Null);
+        let text = |name: &str| problem.get(name).and_then(Value::as_str).filter(|text| !text.is_empty());
+        let detail = text("detail")
+            .or(text("title"))
+            .map_or_else(|| format!("the agent answered with HTTP {status} and no explanation"), str::to_owned);
+        let exit = Exit::of_problem(status, text("code").unwrap_or_default());
+        let hint = text("hint").map(str::to_owned);
+        Self { exit, detail, hint, problem: problem.is_object().then_some(problem) }
+    }
+
+    /// The code of the problem, if the agent gave one.
+    pub(crate) fn code(&self) -> &str {
+        self.problem.as_ref().and_then(|problem| problem.get("code")).and_then(Value::as_str).unwrap_or_default()
+    }
+
+    /// The document that `--json` prints.
+    pub(crate) fn to_json(&self) -> Value {
+        let mut document = match &self.problem {
+            Some(problem) => problem.clone(),
+            None => json!({ "detail": self.detail, "hint": self.hint }),
+        };
+        if let Some(fields) = document.as_object_mut() {
+            fields.insert("exit".into(), json!(self.exit as u8));
+        }
+        document
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn endings_of_calls_have_their_exit() {
+        let table = [
+            ("done", 0),
+            ("failed", 1),
+            ("interrupted", 1),
+            ("expired", 7),
+            ("cancelled", 1),
+            ("denied", 4),
+            ("undeliverable", 1),
+            ("accepted", 6),
+            ("queued", 6),
+            ("dispatched", 6),
+            ("running", 6),
+        ];
+        for (state, exit) in table {
+            assert_eq!(Exit::of_call(state) as u8, exit, "{state}");
+        }
+    }
+
+    #[test]
+    fn problems_have_their_exit() {
+        let table =
+            [(400, 2), (404, 3), (403, 4), (401, 4), (409, 8), (422, 2), (410, 7), (429, 1), (503, 1), (500, 1)];
+        for (status, exit) in table {
+            assert_eq!(Exit::of_problem(status, "") as u8, exit, "{status}");
+        }
+        assert_eq!(Exit::of_problem(409, "not_ended"), Exit::Queued);
+        assert_eq!(Exit::of_problem(422, "key_reused"), Exit::Conflict);
+    }
+
+    #[test]
+    fn a_problem_keeps_the_words_of_the_agent() {
+        let failure = Failure::from_answer(
+            429,
+            br#"{"status":429,"code":"queue_full","detail":"queue full: 1000 calls wait","hint":"try again in 2 s"}"#,
+        );
+        assert_eq!(failure.detail, "queue full: 1000 calls wait");
+        assert_eq!(failure.hint.as_deref(), Some("try again in 2 s"));
+        assert_eq!(failure.code(), "queue_full");
+        assert_eq!(failure.to_json()["exit"], 1);
+        let failure = Failure::from_answer(502, b"<html>");
+        assert!(failure.detail.contains("502"), "{}", failure.detail);
+        assert!(failure.problem.is_none());
+    }
+}

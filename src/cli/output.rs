@@ -1,0 +1,263 @@
+//! How things are shown: data to standard output, talk to standard error.
+
+use std::io::{IsTerminal, Write};
+
+use serde_json::{Map, Value};
+
+/// How this run of the program shows things.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Ui {
+    /// One JSON document instead of text.
+    pub(crate) json: bool,
+    /// Colours on standard output.
+    colour: bool,
+    /// Standard error is a terminal: progress lines may be redrawn.
+    pub(crate) live: bool,
+}
+
+/// What a piece of text means; the colours follow from it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Tone {
+    Good,
+    Waiting,
+    Bad,
+    Faint,
+    Strong,
+}
+
+impl Ui {
+    pub(crate) fn new(json: bool) -> Self {
+        let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
+            || std::env::var_os("TERM").is_some_and(|term| term == "dumb");
+        Self { json, colour: !plain && std::io::stdout().is_terminal(), live: std::io::stderr().is_terminal() }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn plain(json: bool) -> Self {
+        Self { json, colour: false, live: false }
+    }
+
+    pub(crate) fn paint(self, tone: Tone, text: &str) -> String {
+        if !self.colour {
+            return text.to_owned();
+        }
+        let code = match tone {
+            Tone::Good => "32",
+            Tone::Waiting => "33",
+            Tone::Bad => "31",
+            Tone::Faint => "2",
+            Tone::Strong => "1",
+        };
+        format!("\x1b[{code}m{text}\x1b[0m")
+    }
+
+    /// A state in its colour.
+    pub(crate) fn state(self, state: &str) -> String {
+        let tone = match state {
+            "online" | "done" | "ok" => Tone::Good,
+            "offline" | "accepted" | "queued" | "dispatched" | "running" | "pending" | "warning" | "warn" => {
+                Tone::Waiting
+            }
+            "cancelled" => Tone::Faint,
+            _ => Tone::Bad,
+        };
+        self.paint(tone, &clean(state))
+    }
+
+    /// Prints the document of `--json`: the agent's own body plus `schema`.
+    pub(crate) fn document(self, schema: &str, body: Value) {
+        let mut fields = match body {
+            Value::Object(fields) => fields,
+            Value::Null => Map::new(),
+            other @ (Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_)) => {
+                Map::from_iter([("value".to_owned(), other)])
+            }
+        };
+        fields.insert("schema".into(), Value::String(schema.into()));
+        let text = if self.colour { format!("{:#}", Value::Object(fields)) } else { Value::Object(fields).to_string() };
+        self.print(&text);
+    }
+
+    /// Prints data.
+    #[expect(clippy::unused_self, reason = "all that is shown goes through here")]
+    pub(crate) fn print(self, text: &str) {
+        // Whoever reads us may have gone (`sigil calls | head`): that is no error of ours.
+        let _ = writeln!(std::io::stdout().lock(), "{text}");
+    }
+
+    /// Says something that is not data.
+    #[expect(clippy::unused_self, reason = "all that is shown goes through here")]
+    pub(crate) fn say(self, text: &str) {
+        let _ = writeln!(std::io::stderr().lock(), "{text}");
+    }
+
+    /// Redraws the progress line; an empty one takes it away. Only on a terminal.
+    pub(crate) fn progress(self, text: &str) {
+        if self.live && !self.json {
+            let mut stderr = std::io::stderr().lock();
+            let _ = write!(stderr, "\r\x1b[K{text}");
+            let _ = stderr.flush();
+        }
+    }
+}
+
+/// Takes out what could steer a terminal: control characters, and marks that reorder text. Names, reasons and errors
+/// are written by other devices.
+pub(crate) fn clean(text: &str) -> String {
+    clean_but(text, |_| false)
+}
+
+/// Like [`clean`], for text of several lines.
+pub(crate) fn clean_lines(text: &str) -> String {
+    clean_but(text, |letter| matches!(letter, '\n' | '\t'))
+}
+
+fn clean_but(text: &str, keep: impl Fn(char) -> bool) -> String {
+    let steers = |letter: char| {
+        letter.is_control()
+            || matches!(letter, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    text.chars().map(|letter| if steers(letter) && !keep(letter) { '\u{fffd}' } else { letter }).collect()
+}
+
+/// Aligned columns, two spaces apart; the last one is never padded. Cells may carry colours.
+pub(crate) fn table(heads: &[&str], rows: &[Vec<String>]) -> String {
+    let mut widths: Vec<usize> = heads.iter().map(|head| width(head)).collect();
+    for row in rows {
+        for (widest, cell) in widths.iter_mut().zip(row) {
+            *widest = (*widest).max(width(cell));
+        }
+    }
+    let heads: Vec<String> = heads.iter().map(|head| (*head).to_owned()).collect();
+    let lines = std::iter::once(&heads).chain(rows).map(|row| {
+        let mut line = String::new();
+        for (column, (cell, widest)) in row.iter().zip(&widths).enumerate() {
+            line.push_str(cell);
+            if column + 1 < row.len() {
+                line.extend(std::iter::repeat_n(' ', widest - width(cell) + 2));
+            }
+        }
+        line.trim_end().to_owned()
+    });
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+/// Letters that are seen, colours not counted.
+fn width(cell: &str) -> usize {
+    let mut seen = 0;
+    let mut letters = cell.chars();
+    while let Some(letter) = letters.next() {
+        if letter == '\x1b' {
+            letters.by_ref().find(char::is_ascii_alphabetic);
+        } else {
+            seen += 1;
+        }
+    }
+    seen
+}
+
+/// `name: value` lines, aligned.
+pub(crate) fn fields(pairs: &[(&str, String)]) -> String {
+    let widest = pairs.iter().map(|(name, _)| name.len()).max().unwrap_or_default();
+    let lines = pairs.iter().map(|(name, value)| format!("{name:<widest$}  {value}").trim_end().to_owned());
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+/// A field of an answer as text: strings bare, nothing for null, all else as JSON. Safe for a terminal.
+pub(crate) fn text(body: &Value, name: &str) -> String {
+    match body.get(name) {
+        None | Some(Value::Null) => String::new(),
+        Some(Value::String(text)) => clean(text),
+        Some(other) => clean(&other.to_string()),
+    }
+}
+
+/// The rows of an answer that is a list.
+pub(crate) fn items(body: &Value) -> &[Value] {
+    body.get("items").and_then(Value::as_array).map_or(&[], Vec::as_slice)
+}
+
+/// The beginning of an identity: what people compare first.
+pub(crate) fn short(peer: &str) -> String {
+    clean(peer).chars().take(7).collect()
+}
+
+/// A time of the API as people say it: `12 s ago`, `in 3 min`.
+pub(crate) fn relative(body: &Value, name: &str) -> String {
+    let time = text(body, name);
+    match time.parse::<jiff::Timestamp>() {
+        Ok(then) => {
+            let seconds = jiff::Timestamp::now().as_second() - then.as_second();
+            if seconds < 0 {
+                format!("in {}", span(seconds.unsigned_abs()))
+            } else {
+                format!("{} ago", span(seconds.unsigned_abs()))
+            }
+        }
+        Err(_) => time,
+    }
+}
+
+/// A length of time in its largest useful unit.
+pub(crate) fn span(seconds: u64) -> String {
+    match seconds {
+        0..120 => format!("{seconds} s"),
+        120..7_200 => format!("{} min", seconds / 60),
+        7_200..172_800 => format!("{} h", seconds / 3_600),
+        _ => format!("{} d", seconds / 86_400),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn columns_are_aligned() {
+        let rows =
+            [vec!["a".to_owned(), "online".into(), "x".into()], vec!["längst".into(), "off".into(), String::new()]];
+        assert_eq!(table(&["NODE", "STATE", "WHY"], &rows), "NODE    STATE   WHY\na       online  x\nlängst  off");
+    }
+
+    #[test]
+    fn colours_take_no_room() {
+        let colourful = Ui { colour: true, ..Ui::plain(false) };
+        let rows = [vec![colourful.state("done"), "1".into()], vec!["interrupted".into(), "2".into()]];
+        let plain: Vec<String> =
+            table(&["S", "N"], &rows).lines().map(|line| line.replace("\x1b[32m", "").replace("\x1b[0m", "")).collect();
+        assert_eq!(plain, ["S            N", "done         1", "interrupted  2"]);
+        assert_eq!(Ui::plain(false).state("done"), "done");
+    }
+
+    #[test]
+    fn others_cannot_steer_the_terminal() {
+        assert_eq!(clean("a\x1b[2Jb\nc\u{202e}d"), "a\u{fffd}[2Jb\u{fffd}c\u{fffd}d");
+        assert_eq!(clean_lines("a\x1bb\nc\td\r"), "a\u{fffd}b\nc\td\u{fffd}");
+        assert_eq!(text(&json!({"a": "\x07x"}), "a"), "\u{fffd}x");
+    }
+
+    #[test]
+    fn fields_read_as_text() {
+        let body = json!({"s": "x", "n": 3, "z": null, "l": ["a"]});
+        assert_eq!(
+            [text(&body, "s"), text(&body, "n"), text(&body, "z"), text(&body, "l"), text(&body, "q")],
+            ["x", "3", "", "[\"a\"]", ""]
+        );
+        assert_eq!(fields(&[("a", "1".into()), ("long", "2".into())]), "a     1\nlong  2");
+        assert!(items(&json!({})).is_empty());
+    }
+
+    #[test]
+    fn times_are_said_in_the_largest_useful_unit() {
+        assert_eq!(
+            [span(0), span(119), span(120), span(7_200), span(200_000)],
+            ["0 s", "119 s", "2 min", "2 h", "2 d"]
+        );
+        let ago = jiff::Timestamp::now().as_second() - 300;
+        let body = json!({"t": jiff::Timestamp::from_second(ago).expect("in range").to_string(), "u": "soon"});
+        assert_eq!(relative(&body, "t"), "5 min ago");
+        assert_eq!(relative(&body, "u"), "soon");
+    }
+}

@@ -1,0 +1,306 @@
+//! Starting and stopping the agent.
+
+use std::fmt::Write as _;
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use hyper::Method;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::json;
+use tokio::time::{Instant, sleep};
+
+use crate::agent::{self, Endpoints};
+use crate::cli::args::UpArgs;
+use crate::cli::client::{Client, Extras, noted};
+use crate::cli::exit::{Exit, Failure};
+use crate::cli::output::Ui;
+
+/// A start takes 0.1 s; a store that must be repaired first, on a slow card, takes longer.
+const READY_WITHIN: Duration = Duration::from_secs(30);
+/// How long `down` waits: the agent's own grace is shorter.
+const DOWN_WITHIN: Duration = Duration::from_secs(5);
+/// How much of the log is shown when a start fails.
+const TAIL_BYTES: u64 = 4096;
+
+/// `sigil up`: becomes the agent until it is told to stop.
+pub(crate) fn foreground(home: &Path, args: UpArgs, ui: Ui) -> Result<Exit, Failure> {
+    if args.own_session {
+        // Fails only if we lead a session already, which is as good.
+        let _ = nix::unistd::setsid();
+    }
+    #[cfg(target_os = "linux")]
+    if args.with_parent {
+        let told = nix::sys::prctl::set_pdeathsig(Signal::SIGTERM);
+        told.map_err(|error| {
+            Failure::new(Exit::Failed, format!("the kernel does not tell of the parent's end: {error}"))
+        })?;
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime =
+        runtime.map_err(|error| Failure::new(Exit::Failed, format!("the runtime does not start: {error}")))?;
+    runtime.block_on(async {
+        refuse_second(&Client::new(home)).await?;
+        let ready = Box::new(move |endpoints: &Endpoints| announce(ui, endpoints));
+        let options = agent::Options {
+            home: home.to_owned(),
+            name: args.name,
+            quic_port: args.quic_port,
+            http_port: args.http_port,
+            ready,
+        };
+        agent::run(options).await.map_err(|error| {
+            let mut detail = error.to_string();
+            let mut source = std::error::Error::source(&error);
+            while let Some(cause) = source {
+                let _ = write!(detail, ": {cause}");
+                source = cause.source();
+            }
+            Failure::new(Exit::Failed, detail)
+        })
+    })?;
+    Ok(Exit::Ok)
+}
+
+fn announce(ui: Ui, endpoints: &Endpoints) {
+    if ui.json {
+        ui.document("sigil.up/1", json!(endpoints));
+    } else {
+        let quic = endpoints.quic.first().map(|quic| format!(" · mesh {quic}")).unwrap_or_default();
+        let peer = crate::cli::output::short(&endpoints.peer_id);
+        ui.print(&format!("sigil is up: {peer} · pid {} · {}{quic}", endpoints.pid, url(&endpoints.http)));
+    }
+}
+
+/// The HTTP door as people open it.
+pub(crate) fn url(http: &str) -> String {
+    if http.contains("://") { http.to_owned() } else { format!("http://{http}") }
+}
+
+/// `sigil up --detach`.
+pub(crate) async fn detach(home: &Path, args: &UpArgs, ui: Ui) -> Result<Exit, Failure> {
+    let client = Client::new(home);
+    refuse_second(&client).await?;
+    let pid = start(&client, args).await?;
+    let status = client.get("/api/v1/status").await?;
+    if ui.json {
+        let endpoints = status.get("endpoints").cloned().unwrap_or_default();
+        ui.document("sigil.up/1", json!({ "pid": pid, "peer_id": status.get("peer_id"), "node_id": status.get("node_id"), "endpoints": endpoints }));
+    } else {
+        let node = crate::cli::output::text(&status, "node_id");
+        ui.print(&format!("sigil is up as {node} · pid {pid} · stop it with `sigil down`"));
+    }
+    Ok(Exit::Ok)
+}
+
+async fn refuse_second(client: &Client) -> Result<(), Failure> {
+    match client.agent_pid().await {
+        None => Ok(()),
+        Some(pid) => Err(Failure::new(
+            Exit::Conflict,
+            format!("an agent of {} is running already: pid {pid}", client.home().display()),
+        )
+        .hint("use it as it is, or stop it first with `sigil down`")),
+    }
+}
+
+/// Starts an agent in the background and waits until it is ready. Its process id.
+pub(crate) async fn start(client: &Client, args: &UpArgs) -> Result<u32, Failure> {
+    let home = client.home();
+    let logs = home.join("logs");
+    let private = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&logs);
+    private.map_err(|error| Failure::new(Exit::Failed, format!("{} cannot be made: {error}", logs.display())))?;
+    let log_path = logs.join("agent.log");
+    let log = std::fs::OpenOptions::new().create(true).append(true).mode(0o600).open(&log_path);
+    let log =
+        log.map_err(|error| Failure::new(Exit::Failed, format!("{} cannot be written: {error}", log_path.display())))?;
+    let written = log.metadata().map_or(0, |data| data.len());
+    let mut command = agent_command(home, args)?;
+    command.arg("--own-session").stdin(Stdio::null());
+    let log_too =
+        log.try_clone().map_err(|error| Failure::new(Exit::Failed, format!("the log cannot be shared: {error}")))?;
+    let child = command.stdout(log).stderr(log_too).spawn();
+    let mut child = child.map_err(|error| Failure::new(Exit::Failed, format!("the agent does not start: {error}")))?;
+    match wait_ready(client, &mut child, READY_WITHIN).await {
+        Ok(()) => Ok(child.id()),
+        Err(why) => {
+            // Past the deadline it is ours to end: nobody else knows of it yet.
+            let _ = child.kill();
+            let _ = child.wait();
+            let tail = tail(&log_path, written);
+            let detail = if tail.is_empty() { why } else { format!("{why}; it said:\n{tail}") };
+            Err(Failure::new(Exit::Failed, detail).hint(format!("the whole log is {}", log_path.display())))
+        }
+    }
+}
+
+/// Our own program, about to be an agent.
+pub(crate) fn agent_command(home: &Path, args: &UpArgs) -> Result<Command, Failure> {
+    let program = std::env::current_exe()
+        .map_err(|error| Failure::new(Exit::Failed, format!("the path of this program is not known: {error}")))?;
+    let mut command = Command::new(program);
+    command.arg("--home").arg(home).arg("up");
+    if let Some(name) = &args.name {
+        command.arg("--name").arg(name);
+    }
+    if let Some(port) = args.quic_port {
+        command.arg("--quic-port").arg(port.to_string());
+    }
+    if let Some(port) = args.http_port {
+        command.arg("--http-port").arg(port.to_string());
+    }
+    Ok(command)
+}
+
+/// Waits until the agent that `child` is answers that it is ready. The error is a sentence.
+pub(crate) async fn wait_ready(client: &Client, child: &mut Child, within: Duration) -> Result<(), String> {
+    let deadline = Instant::now() + within;
+    loop {
+        if let Ok(Some(status)) = child.try_wait() {
+            return Err(format!("the agent ended at once ({status})"));
+        }
+        if client.agent_pid().await == Some(child.id()) {
+            let extras = Extras { within: Some(Duration::from_secs(2)), ..Extras::default() };
+            if client.ask(Method::GET, "/readyz", extras).await.is_ok() {
+                return Ok(());
+            }
+        }
+        if Instant::now() >= deadline {
+            return Err(format!("the agent was not ready within {} s", within.as_secs()));
+        }
+        sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// The last of what a log has grown by since it had `from` bytes.
+pub(crate) fn tail(log: &Path, from: u64) -> String {
+    let read = || -> std::io::Result<String> {
+        let mut file = File::open(log)?;
+        let len = file.metadata()?.len();
+        file.seek(SeekFrom::Start(from.max(len.saturating_sub(TAIL_BYTES))))?;
+        let mut bytes = Vec::new();
+        file.take(TAIL_BYTES).read_to_end(&mut bytes)?;
+        Ok(String::from_utf8_lossy(&bytes).trim_end().to_owned())
+    };
+    read().unwrap_or_default()
+}
+
+/// `sigil down`: asks the agent of this home to stop, and waits until it has.
+pub(crate) async fn down(client: &Client, ui: Ui) -> Result<Exit, Failure> {
+    // Connecting says why if nobody is there. The kernel says who listens; a stale file cannot make us end a stranger.
+    let stream = client.connect().await?;
+    let listener = stream.peer_cred().ok().and_then(|peer| peer.pid()).and_then(|pid| u32::try_from(pid).ok());
+    let noted = noted(client.home()).map(|noted| noted.pid);
+    let (Some(pid), true) = (listener, listener == noted) else {
+        return Err(Failure::new(
+            Exit::Conflict,
+            format!("the socket is answered by process {listener:?}, but run/endpoints.json names {noted:?}"),
+        )
+        .hint("look which of them is the agent, and end it by hand"));
+    };
+    drop(stream);
+    signal(pid, Signal::SIGTERM)?;
+    let began = Instant::now();
+    while alive(pid) {
+        if began.elapsed() > DOWN_WITHIN {
+            return Err(Failure::new(
+                Exit::Expired,
+                format!("the agent (pid {pid}) is still stopping after {} s", DOWN_WITHIN.as_secs()),
+            )
+            .hint("look again with `sigil status`, and at logs/agent.log in the home"));
+        }
+        sleep(Duration::from_millis(10)).await;
+    }
+    if ui.json {
+        ui.document(
+            "sigil.down/1",
+            json!({ "pid": pid, "stopped": true, "elapsed_ms": began.elapsed().as_millis() as u64 }),
+        );
+    } else {
+        ui.print(&format!("stopped (pid {pid}, {} ms)", began.elapsed().as_millis()));
+    }
+    Ok(Exit::Ok)
+}
+
+/// Sends a signal to a process that is known to be ours.
+pub(crate) fn signal(pid: u32, signal: Signal) -> Result<(), Failure> {
+    let failed = |why: String| Failure::new(Exit::Failed, format!("process {pid} cannot be sent {signal}: {why}"));
+    let target = i32::try_from(pid).ok().filter(|pid| *pid > 1).ok_or_else(|| failed("no such process id".into()))?;
+    kill(Pid::from_raw(target), signal).map_err(|error| failed(error.to_string()))
+}
+
+/// Whether a process still runs. One that has ended but was not waited for by its parent does not.
+pub(crate) fn alive(pid: u32) -> bool {
+    let Ok(target) = i32::try_from(pid) else { return false };
+    if kill(Pid::from_raw(target), None).is_err() {
+        return false;
+    }
+    // /proc/PID/stat is "pid (name) state …"; the name may hold anything, so look behind the last parenthesis.
+    let stat = std::fs::read_to_string(PathBuf::from(format!("/proc/{pid}/stat"))).unwrap_or_default();
+    !stat.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with(['Z', 'X']))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_zombie_is_not_alive() {
+        let mut child = Command::new("sleep").arg("1000").spawn().expect("sleep is there");
+        assert!(alive(child.id()));
+        signal(child.id(), Signal::SIGKILL).expect("it is ours");
+        let deadline = std::time::Duration::from_secs(5);
+        let began = crate::cli::up::Instant::now();
+        while alive(child.id()) {
+            assert!(began.elapsed() < deadline, "killed, yet alive");
+            std::thread::yield_now();
+        }
+        child.wait().expect("it ended");
+        assert!(!alive(child.id()));
+    }
+
+    #[test]
+    fn only_real_processes_are_signalled() {
+        for pid in [0, 1, u32::MAX] {
+            assert!(signal(pid, Signal::SIGCONT).is_err(), "{pid}");
+        }
+    }
+
+    #[test]
+    fn the_tail_is_what_came_since() {
+        let dir = tempfile::tempdir().expect("a temp dir");
+        let log = dir.path().join("log");
+        std::fs::write(&log, "old\nnew\n").expect("writable");
+        assert_eq!(tail(&log, 4), "new");
+        assert_eq!(tail(&log, 400), "");
+        assert_eq!(tail(&dir.path().join("none"), 0), "");
+        std::fs::write(&log, "x".repeat(10_000)).expect("writable");
+        assert_eq!(tail(&log, 0).len(), TAIL_BYTES as usize);
+    }
+
+    #[tokio::test]
+    async fn nobody_to_stop() {
+        let home = tempfile::tempdir().expect("a temp dir");
+        let failure = down(&Client::new(home.path()), Ui::plain(true)).await.expect_err("no agent");
+        assert_eq!(failure.exit, Exit::NoAgent);
+    }
+
+    #[tokio::test]
+    async fn a_stranger_at_the_socket_is_not_ended() {
+        let home = tempfile::tempdir().expect("a temp dir");
+        let run = home.path().join("run");
+        std::fs::create_dir(&run).expect("a fresh dir");
+        let socket = run.join("sigil.sock");
+        let _listener = std::os::unix::net::UnixListener::bind(&socket).expect("a fresh path");
+        let endpoints = json!({ "pid": 4_000_000, "socket": socket, "http": "", "quic": [], "peer_id": "" });
+        std::fs::write(run.join("endpoints.json"), endpoints.to_string()).expect("writable");
+        let failure = down(&Client::new(home.path()), Ui::plain(true)).await.expect_err("not the one we know");
+        assert_eq!(failure.exit, Exit::Conflict);
+        let failure = refuse_second(&Client::new(home.path())).await.expect_err("someone listens");
+        assert!(failure.detail.contains(&std::process::id().to_string()), "{}", failure.detail);
+    }
+}

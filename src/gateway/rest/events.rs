@@ -1,0 +1,209 @@
+//! What happens, as server-sent events.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::http::HeaderMap;
+use axum::response::sse::{Event as Sse, KeepAlive};
+use axum::response::{IntoResponse, Response};
+use futures_util::StreamExt as _;
+use futures_util::stream::{self, Stream};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::sync::broadcast;
+use utoipa::IntoParams;
+
+use super::extract::{Query, check_accept};
+use super::model::{self, time};
+use super::problem::Problems;
+use super::{App, Shared};
+use crate::gateway::status::{ErrorCode, Fault};
+use crate::mesh::handle::{Event, EventKind, EventLog};
+
+/// Silence after which a comment is sent, so that both ends notice a dead connection.
+const HEARTBEAT: Duration = Duration::from_secs(15);
+
+/// Words of the topics, in the order of [`topic`].
+const TOPICS: [&str; 6] = ["gateway", "nodes", "call", "pending", "nearby", "warning"];
+
+fn topic(what: &EventKind) -> &'static str {
+    match what {
+        EventKind::Gateway(_) => "gateway",
+        EventKind::Nodes => "nodes",
+        EventKind::Call(..) => "call",
+        EventKind::Pending => "pending",
+        EventKind::Nearby => "nearby",
+        EventKind::Warning(_) => "warning",
+    }
+}
+
+/// Which events to send.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct EventQuery {
+    /// Comma-separated: gateway, nodes, call, pending, nearby, warning; default all.
+    topics: Option<String>,
+}
+
+/// What happens, as it happens (`text/event-stream`).
+///
+/// Each event has an id; a client that comes back with it as `Last-Event-ID` gets what it missed. When that is too old,
+/// or of an earlier run of the agent, it gets `reset`: read everything anew. What an event is about is read from its route.
+#[utoipa::path(get, path = "/api/v1/events", tag = "operation",
+    params(EventQuery, ("Last-Event-ID" = Option<String>, Header, description = "Id of the last event that was seen")),
+    responses((status = 200, description = "Events without end", body = String, content_type = "text/event-stream"), Problems))]
+pub(super) async fn events(
+    State(app): Shared,
+    Query(query): Query<EventQuery>,
+    headers: HeaderMap,
+) -> Result<Response, Fault> {
+    check_accept(&headers, "text/event-stream")?;
+    let topics: Vec<&'static str> = match query.topics.as_deref() {
+        None | Some("") => TOPICS.to_vec(),
+        Some(words) => words
+            .split(',')
+            .map(|word| {
+                TOPICS.into_iter().find(|topic| *topic == word.trim()).ok_or_else(|| {
+                    Fault::new(ErrorCode::Invalid, format!("`{}` is not a topic", word.escape_debug()))
+                        .hint(TOPICS.join(", "))
+                })
+            })
+            .collect::<Result<_, _>>()?,
+    };
+    let last = headers.get("last-event-id").map(|id| id.to_str().ok().and_then(|id| read_id(app.started_ms, id)));
+    let stop = app.stop.clone().cancelled_owned();
+    let stream = feed(app, topics, last).take_until(stop);
+    let keep_alive = KeepAlive::new().interval(HEARTBEAT).text("heartbeat");
+    Ok(axum::response::Sse::new(stream).keep_alive(keep_alive).into_response())
+}
+
+/// Ids of one run of the agent never pass for those of another: numbers start anew with the process.
+fn write_id(run: u64, id: u64) -> String {
+    format!("{run:x}-{id}")
+}
+
+fn read_id(run: u64, text: &str) -> Option<u64> {
+    let (shown, id) = text.split_once('-')?;
+    (u64::from_str_radix(shown, 16) == Ok(run)).then(|| id.parse().ok()).flatten()
+}
+
+struct Feed {
+    app: Arc<App>,
+    log: Arc<EventLog>,
+    topics: Vec<&'static str>,
+    waiting: VecDeque<Arc<Event>>,
+    live: broadcast::Receiver<Arc<Event>>,
+    /// Newest that was looked at, whether sent or not.
+    seen: Option<u64>,
+    reset: Option<&'static str>,
+}
+
+impl Feed {
+    /// Starts over from what is kept after `self.seen`.
+    fn catch_up(&mut self, too_old: &'static str) {
+        let (old, live) = self.log.since(self.seen);
+        self.live = live;
+        match old {
+            Some(old) => self.waiting.extend(old),
+            None => {
+                self.reset = Some(too_old);
+                self.seen = None;
+            }
+        }
+    }
+
+    async fn next(&mut self) -> Option<Sse> {
+        loop {
+            if let Some(why) = self.reset.take() {
+                return Some(Sse::default().event("reset").data(json!({ "reason": why }).to_string()));
+            }
+            let event = match self.waiting.pop_front() {
+                Some(event) => event,
+                None => match self.live.recv().await {
+                    Ok(event) => event,
+                    Err(broadcast::error::RecvError::Closed) => return None,
+                    // This client reads slowly: what it missed is still in the log, or it starts over.
+                    Err(broadcast::error::RecvError::Lagged(_)) => {
+                        self.catch_up("events came faster than they were read");
+                        continue;
+                    }
+                },
+            };
+            self.seen = Some(event.id);
+            if self.topics.contains(&topic(&event.what)) {
+                return Some(self.write(&event));
+            }
+        }
+    }
+
+    fn write(&self, event: &Event) -> Sse {
+        let topic = topic(&event.what);
+        let mut data = match &event.what {
+            EventKind::Gateway(gateway) => match gateway {
+                Some((peer, epoch)) => {
+                    let view = self.app.mesh().view();
+                    let node = model::handle_of(&view, peer);
+                    json!({ "gateway": { "peer_id": peer.to_string(), "node_id": node, "epoch": epoch, "self": *peer == view.me } })
+                }
+                None => json!({ "gateway": null }),
+            },
+            EventKind::Call(id, row) => json!({
+                "id": id.to_string(),
+                "state": row.state.as_str(),
+                "attempt": row.attempt,
+                "confirmed": row.confirmed,
+                "reason": row.reason,
+                "peer": row.peer.to_string(),
+            }),
+            EventKind::Warning(text) => json!({ "text": text }),
+            EventKind::Nodes | EventKind::Pending | EventKind::Nearby => json!({}),
+        };
+        if let Some(members) = data.as_object_mut() {
+            members.insert("at".to_owned(), Value::String(time(event.at_ms)));
+        }
+        // One line: JSON escapes line breaks, so nothing in it can forge a field of the stream.
+        Sse::default().id(write_id(self.app.started_ms, event.id)).event(topic).data(data.to_string())
+    }
+}
+
+/// `last`: none = no id was sent; `Some(None)` = one that is not of this run.
+fn feed(
+    app: Arc<App>,
+    topics: Vec<&'static str>,
+    last: Option<Option<u64>>,
+) -> impl Stream<Item = Result<Sse, Infallible>> + Send + 'static {
+    let log = app.mesh().events();
+    let (_, live) = log.since(None);
+    let mut feed = Feed { app, log, topics, waiting: VecDeque::new(), live, seen: last.flatten(), reset: None };
+    match last {
+        None => {}
+        Some(None) => feed.reset = Some("the agent has been started anew since"),
+        Some(Some(_)) => feed.catch_up("the events after this id are not kept any more"),
+    }
+    stream::unfold(feed, |mut feed| async move { feed.next().await.map(|event| (Ok(event), feed)) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_of_another_run_are_not_taken() {
+        assert_eq!(read_id(0x1a, &write_id(0x1a, 7)), Some(7));
+        assert_eq!(read_id(0x1a, &write_id(0x1b, 7)), None);
+        for bad in ["", "7", "1a-", "-7", "1a-x", "1a-7-7"] {
+            assert_eq!(read_id(0x1a, bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn every_kind_has_its_topic() {
+        for what in [EventKind::Gateway(None), EventKind::Nodes, EventKind::Pending, EventKind::Nearby] {
+            assert!(TOPICS.contains(&topic(&what)));
+        }
+    }
+}

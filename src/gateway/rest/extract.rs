@@ -1,0 +1,201 @@
+//! Reading what clients send: limits first, then shape, each failure a problem that says what to change.
+
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::{FromRequestParts, Request};
+use axum::http::HeaderMap;
+use axum::http::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE};
+use axum::http::request::Parts;
+use bytes::Bytes;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+use crate::gateway::status::{ErrorCode, Fault};
+
+/// Deepest JSON that is taken: nothing honest is deeper, and parsers of tools may recurse.
+pub const JSON_DEPTH_MAX: usize = 64;
+/// Bodies other than those of calls.
+pub const SMALL_BODY_BYTES_MAX: usize = 16 * 1024;
+/// How long a body may take: 1 MiB within it is slower than any loopback.
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Whether brackets nest deeper than `max`, found without parsing: strings are skipped, pairs are not matched.
+#[must_use]
+pub fn deeper_than(json: &[u8], max: usize) -> bool {
+    let (mut depth, mut in_string, mut escaped) = (0usize, false, false);
+    for &byte in json {
+        if in_string {
+            match byte {
+                _ if escaped => escaped = false,
+                b'\\' => escaped = true,
+                b'"' => in_string = false,
+                _ => {}
+            }
+            continue;
+        }
+        match byte {
+            b'"' => in_string = true,
+            b'[' | b'{' => {
+                depth += 1;
+                if depth > max {
+                    return true;
+                }
+            }
+            b']' | b'}' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    false
+}
+
+/// Reads the bytes of a JSON body of at most `max` bytes.
+pub(super) async fn json_bytes(request: Request<Body>, max: usize, optional: bool) -> Result<Bytes, Fault> {
+    let too_large = || Fault::new(ErrorCode::TooLarge, format!("the body may have at most {max} bytes"));
+    let declared = request.headers().get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
+    if declared.is_some_and(|length| length > max as u64) {
+        return Err(too_large());
+    }
+    let is_json = is_json(request.headers());
+    let read = Limited::new(request.into_body(), max).collect();
+    let bytes = match tokio::time::timeout(BODY_TIMEOUT, read).await {
+        Ok(Ok(body)) => body.to_bytes(),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => return Err(too_large()),
+        Ok(Err(error)) => return Err(Fault::new(ErrorCode::BadRequest, format!("reading the body: {error}"))),
+        Err(_) => {
+            return Err(Fault::new(
+                ErrorCode::RequestTimeout,
+                format!("the body took over {} s", BODY_TIMEOUT.as_secs()),
+            ));
+        }
+    };
+    if bytes.is_empty() && optional {
+        return Ok(Bytes::from_static(b"{}"));
+    }
+    if !is_json {
+        return Err(Fault::new(ErrorCode::UnsupportedMedia, "the body must be JSON")
+            .hint("send the header `Content-Type: application/json`"));
+    }
+    Ok(bytes)
+}
+
+fn is_json(headers: &HeaderMap) -> bool {
+    let value = headers.get(CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    value.split(';').next().is_some_and(|essence| essence.trim().eq_ignore_ascii_case("application/json"))
+}
+
+/// Parses JSON into a request's type: syntax errors are 400, everything else 422.
+pub(super) fn parse<'a, T: Deserialize<'a>>(bytes: &'a [u8], depth_max: usize) -> Result<T, Fault> {
+    if deeper_than(bytes, depth_max) {
+        return Err(Fault::new(ErrorCode::Invalid, format!("the JSON is nested deeper than {JSON_DEPTH_MAX}")));
+    }
+    serde_json::from_slice(bytes).map_err(|error| {
+        let code = if error.is_data() { ErrorCode::Invalid } else { ErrorCode::BadRequest };
+        Fault::new(code, format!("the body: {error}"))
+    })
+}
+
+/// Reads a small JSON body.
+pub(super) async fn body<T: DeserializeOwned>(request: Request<Body>) -> Result<T, Fault> {
+    parse(&json_bytes(request, SMALL_BODY_BYTES_MAX, false).await?, JSON_DEPTH_MAX)
+}
+
+/// Reads a small JSON body that may be absent, which means `{}`.
+pub(super) async fn body_or_default<T: DeserializeOwned>(request: Request<Body>) -> Result<T, Fault> {
+    parse(&json_bytes(request, SMALL_BODY_BYTES_MAX, true).await?, JSON_DEPTH_MAX)
+}
+
+/// Parameters of the query; an unknown one is an error.
+#[derive(Debug)]
+pub(super) struct Query<T>(pub(super) T);
+
+impl<T: DeserializeOwned + Send, S: Sync> FromRequestParts<S> for Query<T> {
+    type Rejection = Fault;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Fault> {
+        axum::extract::Query::<T>::try_from_uri(&parts.uri).map(|query| Self(query.0)).map_err(|error| {
+            let cause = std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string);
+            Fault::new(ErrorCode::Invalid, format!("the query: {cause}"))
+        })
+    }
+}
+
+/// One segment of the path.
+#[derive(Debug)]
+pub(super) struct Segment(pub(super) String);
+
+impl<S: Send + Sync> FromRequestParts<S> for Segment {
+    type Rejection = Fault;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Fault> {
+        axum::extract::Path::<String>::from_request_parts(parts, state)
+            .await
+            .map(|path| Self(path.0))
+            .map_err(|error| Fault::new(ErrorCode::BadRequest, error.to_string()))
+    }
+}
+
+/// Refuses when the client says that it cannot read `offered` ("application/json").
+pub(super) fn check_accept(headers: &HeaderMap, offered: &'static str) -> Result<(), Fault> {
+    let mut ranges =
+        headers.get_all(ACCEPT).iter().filter_map(|v| v.to_str().ok()).flat_map(|v| v.split(',')).peekable();
+    if ranges.peek().is_none() {
+        return Ok(());
+    }
+    let kind = offered.split_once('/').map_or(offered, |(kind, _)| kind);
+    let fits = ranges.any(|range| {
+        let mut parts = range.split(';').map(str::trim);
+        let name = parts.next().unwrap_or_default();
+        let refused = parts.any(|p| p.strip_prefix("q=").is_some_and(|q| q.parse::<f32>().is_ok_and(|q| q <= 0.0)));
+        let any_of_kind = name.strip_suffix("/*").is_some_and(|k| k == "*" || k.eq_ignore_ascii_case(kind));
+        !refused && (any_of_kind || name.eq_ignore_ascii_case(offered))
+    });
+    if fits {
+        return Ok(());
+    }
+    Err(Fault::new(ErrorCode::NotAcceptable, format!("this route answers with {offered} only")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn nested(depth: usize) -> String {
+        "[".repeat(depth) + &"]".repeat(depth)
+    }
+
+    #[test]
+    fn depth_counts_brackets_outside_of_strings() {
+        assert!(!deeper_than(nested(64).as_bytes(), 64));
+        assert!(deeper_than(nested(65).as_bytes(), 64));
+        assert!(deeper_than(nested(10_000).as_bytes(), 64));
+        assert!(!deeper_than(br#""[[[[\"[[[[""#, 1));
+        assert!(!deeper_than(br"[[],[],[]]", 2));
+    }
+
+    #[test]
+    fn accept_is_obeyed() {
+        let with = |accept: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(ACCEPT, accept.parse().unwrap());
+            check_accept(&headers, "application/json").is_ok()
+        };
+        assert!(with("*/*") && with("application/*") && with("text/html, application/json;q=0.5"));
+        assert!(!with("text/html") && !with("application/json;q=0"));
+    }
+
+    proptest! {
+        #[test]
+        fn depth_agrees_with_a_parser(depth in 0usize..100, text in "[\\[\\]{}\"\\\\a]{0,20}") {
+            let json = format!("{}{}{}", "[".repeat(depth), serde_json::to_string(&text).unwrap(), "]".repeat(depth));
+            prop_assert_eq!(deeper_than(json.as_bytes(), 64), depth > 64);
+        }
+
+        #[test]
+        fn any_bytes_are_survived(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = parse::<serde_json::Value>(&bytes, JSON_DEPTH_MAX);
+        }
+    }
+}

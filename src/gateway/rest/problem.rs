@@ -1,0 +1,159 @@
+//! RFC 9457 problems: every error answer of every route, also those that axum itself gives.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use axum::body::{Body, to_bytes};
+use axum::http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use axum::http::{HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use utoipa::openapi::{ContentBuilder, Ref, RefOr, ResponseBuilder};
+use utoipa::{IntoResponses, ToSchema};
+
+use crate::gateway::status::{ErrorCode, Fault};
+
+/// Media type of a problem.
+pub const PROBLEM_JSON: &str = "application/problem+json";
+
+/// An error answer (RFC 9457). Some codes bring more members, such as `retry_after_s` or `choices`.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct Problem {
+    /// `urn:sigil:error:<code>`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The same for every occurrence of the code.
+    pub title: String,
+    /// HTTP status.
+    pub status: u16,
+    /// This occurrence, for people.
+    pub detail: String,
+    /// Stable word, for machines.
+    pub code: String,
+    /// Next step, for people.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+    /// Finds the matching lines in the log.
+    pub trace_id: String,
+    /// Seconds after which another try makes sense.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retry_after_s: Option<f64>,
+    /// Members of the particular code.
+    #[serde(flatten)]
+    #[schema(ignore)]
+    pub extra: Map<String, Value>,
+}
+
+/// Any error of any route, for the description of the API.
+#[derive(Debug)]
+pub struct Problems;
+
+impl IntoResponses for Problems {
+    fn responses() -> std::collections::BTreeMap<String, RefOr<utoipa::openapi::Response>> {
+        let content = ContentBuilder::new().schema(Some(Ref::from_schema_name("Problem"))).build();
+        let response =
+            ResponseBuilder::new().description("A problem (RFC 9457)").content(PROBLEM_JSON, content).build();
+        std::iter::once(("default".to_owned(), response.into())).collect()
+    }
+}
+
+impl IntoResponse for Fault {
+    /// Leaves the body to [`finish`], which knows the trace id.
+    fn into_response(self) -> Response {
+        let status = StatusCode::from_u16(self.code.http()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let mut response = status.into_response();
+        response.extensions_mut().insert(self);
+        response
+    }
+}
+
+/// A new trace id: unique within the process, hard to mix up between processes.
+fn trace_id() -> String {
+    static BASE: OnceLock<u64> = OnceLock::new();
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let base = BASE.get_or_init(|| {
+        let mut bytes = [0; 8];
+        // Without entropy the ids merely begin at 0.
+        let _ = ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut bytes);
+        u64::from_le_bytes(bytes)
+    });
+    // An odd factor (2^64 / golden ratio) makes neighbours look different and never repeats.
+    let n = NEXT.fetch_add(1, Ordering::Relaxed).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    format!("{:016x}", base.wrapping_add(n))
+}
+
+/// What axum and hyper answer by themselves, in our words.
+fn foreign(status: StatusCode, text: &str) -> Fault {
+    let code = match status.as_u16() {
+        404 => ErrorCode::NotFound,
+        405 => ErrorCode::MethodNotAllowed,
+        406 => ErrorCode::NotAcceptable,
+        408 => ErrorCode::RequestTimeout,
+        413 => ErrorCode::TooLarge,
+        415 => ErrorCode::UnsupportedMedia,
+        422 => ErrorCode::Invalid,
+        431 => ErrorCode::HeadersTooLarge,
+        500..=599 => ErrorCode::Internal,
+        _ => ErrorCode::BadRequest,
+    };
+    let fault = Fault::new(code, if text.is_empty() { code.title() } else { text });
+    match code {
+        ErrorCode::NotFound => fault.hint("/openapi.json lists the routes"),
+        ErrorCode::MethodNotAllowed => fault.hint("the Allow header names the methods of this route"),
+        _ => fault,
+    }
+}
+
+/// Turns an error answer into a problem; leaves all others alone.
+pub(super) async fn finish(response: Response) -> Response {
+    if !response.status().is_client_error() && !response.status().is_server_error() {
+        return response;
+    }
+    let (mut parts, body) = response.into_parts();
+    let fault = match parts.extensions.remove::<Fault>() {
+        Some(fault) => fault,
+        None => {
+            let bytes = to_bytes(body, 4096).await.unwrap_or_default();
+            foreign(parts.status, &String::from_utf8_lossy(&bytes))
+        }
+    };
+    let trace_id = trace_id();
+    if fault.code.http() >= 500 {
+        tracing::warn!(trace_id, code = %fault.code, error = %fault.detail, "a request failed");
+    } else {
+        tracing::debug!(trace_id, code = %fault.code, error = %fault.detail, "a request was refused");
+    }
+    let problem = Problem {
+        kind: format!("urn:sigil:error:{}", fault.code),
+        title: fault.code.title().to_owned(),
+        status: fault.code.http(),
+        detail: fault.detail,
+        code: fault.code.as_str().to_owned(),
+        hint: fault.hint,
+        trace_id,
+        retry_after_s: fault.retry_after.map(|wait| wait.as_secs_f64()),
+        extra: fault.extra.into_iter().map(|(name, value)| (name.to_owned(), value)).collect(),
+    };
+    let bytes = serde_json::to_vec(&problem).unwrap_or_default();
+    let mut answer = Response::new(Body::from(bytes));
+    *answer.status_mut() = StatusCode::from_u16(problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let headers = answer.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
+    if let Some(allow) = parts.headers.remove(ALLOW) {
+        headers.insert(ALLOW, allow);
+    }
+    if problem.status == 401 {
+        headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"sigil\""));
+    }
+    // RFC 9110 §10.2.3 knows whole seconds only; never less than what we mean.
+    let retry = match problem.status {
+        429 | 503 => Some(problem.retry_after_s.unwrap_or(1.0)),
+        _ => problem.retry_after_s,
+    };
+    if let Some(seconds) = retry {
+        let seconds = std::time::Duration::from_secs_f64(seconds.ceil().max(1.0)).as_secs();
+        headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    answer
+}

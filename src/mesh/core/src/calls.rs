@@ -1,0 +1,846 @@
+//! The book of calls: what every peer knows of them, and what origin and gateway do about it (mesh-protocol.md §6).
+//!
+//! Accepting is the origin's fsync. Dispatching is soft and may happen twice: the target's journal absorbs it. An ending
+//! is the target's word; anybody else's is marked unconfirmed and yields to it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::config::Config;
+use crate::effects::{Effects, Then};
+use crate::entry::{CancelWish, Effect, Ending, Header, Outcome, Payload, SignedEntry};
+use crate::epoch::Claim;
+use crate::frame::{Answer, AnswerKind, Dispatch, Frame, Phase};
+use crate::ids::{ATTEMPTS_MAX, Attempt, Hash, PeerId, ReqId};
+use crate::io::{CallRecord, CallState, Fact, HistoryRow, Output, SessionId, Space};
+use crate::limits;
+
+/// A call that is over sooner than this is reported with its ending alone: people see no use in the steps between.
+const PROGRESS_AFTER_MS: u64 = 20;
+/// Rows of one call's history; then the middle is left out.
+const HISTORY_MAX: usize = 64;
+
+/// Which of our calls a client key made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct KeyRow {
+    pub(crate) id: ReqId,
+    /// Hash of target, tool and arguments: what must be the same for the key to mean the same call.
+    pub(crate) sense: Hash,
+    /// Where it runs: `any` means the same node again.
+    pub(crate) target: PeerId,
+    /// Wall time after which the key may be forgotten.
+    pub(crate) until_ms: u64,
+}
+
+/// Key of [`Space::Keys`]: principal and client key, hashed together.
+pub(crate) fn key_id(principal: &str, key: &str) -> Hash {
+    Hash::of(&[principal.as_bytes(), &[0], key.as_bytes()].concat())
+}
+
+/// What two calls under one client key must agree in.
+pub(crate) fn sense_of(target: &PeerId, tool: &str, arguments: &Payload) -> Hash {
+    Hash::of(&[target.0.as_slice(), tool.as_bytes(), &[0], &arguments.hash().0].concat())
+}
+
+/// How a call is kept while its ending is not confirmed.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct OpenRow {
+    record: CallRecord,
+    entry: Bytes,
+    left_ms: u64,
+    saved_ms: u64,
+    cancel: Option<CancelWish>,
+}
+
+#[derive(Debug)]
+struct Sent {
+    attempt: Attempt,
+    again_at: u64,
+    pause_ms: u64,
+}
+
+#[derive(Debug)]
+struct Open {
+    record: CallRecord,
+    entry: SignedEntry,
+    /// Our clock.
+    deadline: u64,
+    /// Order in which calls reached us; of one origin it is the order of acceptance.
+    arrival: u64,
+    sent: Option<Sent>,
+    cancel: Option<CancelWish>,
+    /// When its origin should hear how it stands, if it is still open then.
+    tell_at: Option<u64>,
+    /// Next look: expiry of ours, or margin over.
+    look_at: u64,
+}
+
+impl Open {
+    fn ended(&self) -> bool {
+        matches!(self.record.state, CallState::Ended(_))
+    }
+}
+
+/// Sessions and credits of one node, at the gateway.
+#[derive(Debug)]
+struct Session {
+    number: SessionId,
+    outstanding: BTreeSet<ReqId>,
+}
+
+/// What the book must know of the rest of the peer.
+pub(crate) struct Env<'a> {
+    pub(crate) config: &'a Config,
+    /// The claim in whose name we dispatch, while we lead.
+    pub(crate) reign: Option<&'a Claim>,
+    pub(crate) is_member: &'a dyn Fn(&PeerId) -> bool,
+    pub(crate) is_linked: &'a dyn Fn(&PeerId) -> bool,
+    /// Effect that the target declares for the tool now, if it offers it.
+    pub(crate) declared: &'a dyn Fn(&PeerId, &str) -> Option<Effect>,
+}
+
+/// An ending that somebody other than the target must write down.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Verdict {
+    pub(crate) id: ReqId,
+    pub(crate) attempt: Attempt,
+    pub(crate) ending: Ending,
+    pub(crate) reason: String,
+    /// A cancel wish goes out with it, so that the call can no longer start once they meet.
+    pub(crate) wish: bool,
+}
+
+/// All calls without a confirmed ending.
+#[derive(Debug)]
+pub(crate) struct Book {
+    me: PeerId,
+    open: BTreeMap<ReqId, Open>,
+    /// Open calls that are not with their target, by arrival.
+    waiting: BTreeMap<PeerId, BTreeMap<u64, ReqId>>,
+    /// Ended and confirmed, but not yet durable here: still to be read from memory.
+    closing: BTreeMap<ReqId, CallRecord>,
+    /// Outcomes whose header has not come yet.
+    early: BTreeMap<ReqId, Vec<SignedEntry>>,
+    early_wishes: BTreeMap<ReqId, CancelWish>,
+    keys: BTreeMap<Hash, KeyRow>,
+    sessions: BTreeMap<PeerId, Session>,
+    agenda: BTreeSet<(u64, ReqId)>,
+    arrivals: u64,
+    /// How long an unconfirmed ending waits for the target's word.
+    keep_ms: u64,
+    /// Open calls of ours by target: how many, and how many bytes of arguments.
+    own: BTreeMap<PeerId, (usize, u64)>,
+}
+
+impl Book {
+    pub(crate) fn new(me: PeerId, keep_ms: u64) -> Self {
+        Self {
+            me,
+            keep_ms,
+            open: BTreeMap::new(),
+            waiting: BTreeMap::new(),
+            closing: BTreeMap::new(),
+            early: BTreeMap::new(),
+            early_wishes: BTreeMap::new(),
+            keys: BTreeMap::new(),
+            sessions: BTreeMap::new(),
+            agenda: BTreeSet::new(),
+            arrivals: 0,
+            own: BTreeMap::new(),
+        }
+    }
+
+    /// Takes back a row of [`Space::Open`]. Across a restart the time left shrinks by the wall clock's difference.
+    pub(crate) fn restore(&mut self, value: &[u8], now: crate::io::Now) -> Option<ReqId> {
+        let row: OpenRow = crate::entry::decode(value)?;
+        let entry = SignedEntry::from_stored(&row.entry)?;
+        let left = row.left_ms.saturating_sub(now.wall_ms.saturating_sub(row.saved_ms));
+        let mut record = row.record;
+        if let CallState::Open(_) = record.state {
+            record.state = CallState::Open(Phase::Accepted);
+        }
+        let id = record.header.id;
+        let ended = matches!(record.state, CallState::Ended(_));
+        self.insert(record, entry, now.mono_ms + left, row.cancel, now.mono_ms);
+        if ended && let Some(open) = self.open.get_mut(&id) {
+            self.agenda.remove(&(open.look_at, id));
+            open.look_at = open.deadline.saturating_add(self.keep_ms);
+            self.agenda.insert((open.look_at, id));
+        }
+        Some(id)
+    }
+
+    pub(crate) fn restore_key(&mut self, key: &[u8], value: &[u8], wall_ms: u64) -> Option<()> {
+        let row: KeyRow = crate::entry::decode(value)?;
+        if row.until_ms > wall_ms {
+            self.keys.insert(Hash::from_slice(key)?, row);
+        }
+        Some(())
+    }
+
+    fn insert(&mut self, record: CallRecord, entry: SignedEntry, deadline: u64, cancel: Option<CancelWish>, now: u64) {
+        let (id, target, origin) = (record.header.id, record.header.target, record.origin);
+        self.arrivals += 1;
+        let arrival = self.arrivals;
+        if matches!(record.state, CallState::Open(_)) {
+            self.waiting.entry(target).or_default().insert(arrival, id);
+        }
+        if origin == self.me && matches!(record.state, CallState::Open(_)) {
+            let own = self.own.entry(target).or_default();
+            own.0 += 1;
+            own.1 += record.header.arguments.len();
+        }
+        let look_at = if deadline > now { deadline } else { now };
+        self.agenda.insert((look_at, id));
+        self.open.insert(id, Open { record, entry, deadline, arrival, sent: None, cancel, tell_at: None, look_at });
+    }
+
+    pub(crate) fn record(&self, id: &ReqId) -> Option<&CallRecord> {
+        self.open.get(id).map(|open| &open.record).or_else(|| self.closing.get(id))
+    }
+
+    pub(crate) fn records(&self) -> impl Iterator<Item = &CallRecord> {
+        self.open.values().map(|open| &open.record).chain(self.closing.values())
+    }
+
+    pub(crate) fn count_open(&self) -> usize {
+        self.open.values().filter(|open| !open.ended()).count()
+    }
+
+    pub(crate) fn key(&self, id: &Hash) -> Option<&KeyRow> {
+        self.keys.get(id)
+    }
+
+    /// How many calls of ours are open for a target, and the bytes of their arguments.
+    pub(crate) fn own_open(&self, target: &PeerId) -> (usize, u64) {
+        self.own.get(target).copied().unwrap_or_default()
+    }
+
+    pub(crate) fn left_ms(&self, id: &ReqId, now: u64) -> Option<u64> {
+        self.open.get(id).map(|open| open.deadline.saturating_sub(now))
+    }
+
+    pub(crate) fn is_cancelled(&self, id: &ReqId) -> Option<&CancelWish> {
+        self.open.get(id).and_then(|open| open.cancel.as_ref()).or_else(|| self.early_wishes.get(id))
+    }
+
+    /// Peers for which calls wait and that have this session.
+    pub(crate) fn session(&self, peer: &PeerId) -> Option<SessionId> {
+        self.sessions.get(peer).map(|session| session.number)
+    }
+
+    pub(crate) fn online(&self) -> impl Iterator<Item = PeerId> + '_ {
+        self.sessions.keys().copied()
+    }
+
+    /// A header reached us: our own at acceptance, or another's by the log or a dispatch. False when it is known already.
+    pub(crate) fn apply_header(
+        &mut self,
+        entry: &SignedEntry,
+        header: Header,
+        left_ms: u64,
+        env: &Env<'_>,
+        fx: &mut Effects<'_>,
+    ) -> bool {
+        let id = header.id;
+        let now = fx.now.mono_ms;
+        let left_ms = left_ms.min(header.ttl_ms);
+        if let Some(open) = self.open.get_mut(&id) {
+            if open.entry.hash != entry.hash {
+                fx.fact(Fact::Warning("signed two calls under one id; the second is refused", entry.author));
+            } else if now + left_ms < open.deadline {
+                open.deadline = now + left_ms;
+                self.agenda.remove(&(open.look_at, id));
+                open.look_at = open.deadline;
+                self.agenda.insert((open.look_at, id));
+            }
+            return false;
+        }
+        let foreign = self.open.len().saturating_sub(self.own.values().map(|own| own.0).sum());
+        if entry.author != self.me && header.target != self.me && foreign >= limits::QUEUE_MAX {
+            return false; // stays with its origin, which tells us again when it links to us
+        }
+        let header = Arc::new(header);
+        if let Some(key) = &header.client_key {
+            let key = key_id(&header.principal, key);
+            let sense = sense_of(&header.target, header.tool.as_str(), &header.arguments);
+            let until_ms = fx.now.wall_ms + header.ttl_ms + 24 * 3600 * 1000;
+            self.keys.entry(key).or_insert_with(|| {
+                let row = KeyRow { id, sense, target: header.target, until_ms };
+                fx.put(Space::Keys, key.0, &row);
+                row
+            });
+        }
+        let record = CallRecord {
+            origin: entry.author,
+            state: CallState::Open(Phase::Accepted),
+            confirmed: false,
+            attempt: 1,
+            output: Payload::empty(),
+            error: String::new(),
+            reason: String::new(),
+            alias_of: None,
+            history: vec![HistoryRow {
+                state: CallState::Open(Phase::Accepted),
+                attempt: 1,
+                at_ms: header.accepted_ms,
+                peer: entry.author,
+                reason: String::new(),
+                confirmed: true,
+            }],
+            header,
+        };
+        let by_time = [record.header.accepted_ms.to_be_bytes().as_slice(), &id.0].concat();
+        fx.put_bytes(Space::CallsByTime, by_time, Bytes::new());
+        let cancel = self.early_wishes.remove(&id);
+        self.insert(record, entry.clone(), now + left_ms, cancel, now);
+        self.save(&id, fx);
+        for outcome in self.early.remove(&id).unwrap_or_default() {
+            self.apply_outcome(&outcome, env, fx);
+        }
+        self.want_arguments(&id, fx);
+        if entry.author != self.me {
+            self.release(&id, env, fx);
+        }
+        true
+    }
+
+    /// The call may be seen by others: one of ours is durable, or another's has come. A gateway takes it from here.
+    pub(crate) fn release(&mut self, id: &ReqId, env: &Env<'_>, fx: &mut Effects<'_>) {
+        if let Some(row) = self.open.get(id).and_then(|open| open.record.history.first()) {
+            fx.fact(Fact::Call(*id, row.clone()));
+        }
+        self.pump_one(id, env, fx);
+    }
+
+    /// Arguments that did not fit into the header: everyone who may dispatch or run the call keeps a copy.
+    fn want_arguments(&self, id: &ReqId, fx: &mut Effects<'_>) {
+        if let Some(open) = self.open.get(id)
+            && open.record.origin != self.me
+            && let Payload::Blob { hash, len } = open.record.header.arguments
+        {
+            fx.out.push(Output::Fetch { hash, len, from: vec![open.record.origin] });
+        }
+    }
+
+    fn save(&self, id: &ReqId, fx: &mut Effects<'_>) {
+        if let Some(open) = self.open.get(id) {
+            let row = OpenRow {
+                record: open.record.clone(),
+                entry: open.entry.to_stored().into(),
+                left_ms: open.deadline.saturating_sub(fx.now.mono_ms),
+                saved_ms: fx.now.wall_ms,
+                cancel: open.cancel.clone(),
+            };
+            fx.put(Space::Open, id.0, &row);
+        }
+    }
+
+    /// A row of history; told at once unless it is an ending, which is told when durable.
+    fn note(&mut self, id: &ReqId, row: HistoryRow, fx: &mut Effects<'_>) {
+        let Some(open) = self.open.get_mut(id) else { return };
+        open.record.state = row.state;
+        open.record.attempt = row.attempt;
+        if let CallState::Open(_) = row.state {
+            fx.fact(Fact::Call(*id, row.clone()));
+        }
+        if open.record.history.len() >= HISTORY_MAX {
+            open.record.history.remove(HISTORY_MAX / 2);
+        }
+        open.record.history.push(row);
+    }
+
+    fn phase(&mut self, id: &ReqId, phase: Phase, attempt: Attempt, peer: PeerId, reason: &str, fx: &mut Effects<'_>) {
+        let Some(open) = self.open.get(id) else { return };
+        let state = CallState::Open(phase);
+        let ahead = match open.record.state {
+            CallState::Open(now) => (attempt, phase) > (open.record.attempt, now) || !reason.is_empty(),
+            CallState::Ended(_) => false,
+        };
+        if ahead {
+            let row = HistoryRow {
+                state,
+                attempt,
+                at_ms: fx.now.wall_ms,
+                peer,
+                reason: limits::cut(reason, 200).to_owned(),
+                confirmed: true,
+            };
+            self.note(id, row, fx);
+        }
+    }
+
+    /// An outcome: the target's (confirmed), or what origin or gateway said without it.
+    pub(crate) fn apply_outcome(&mut self, entry: &SignedEntry, env: &Env<'_>, fx: &mut Effects<'_>) {
+        let Some(outcome) = entry.record::<Outcome>() else { return };
+        let id = outcome.id;
+        let Some(open) = self.open.get_mut(&id) else {
+            if !self.closing.contains_key(&id) && self.early.len() < limits::EARLY_OUTCOMES_MAX {
+                let waiting = self.early.entry(id).or_default();
+                if waiting.len() < 8 && !waiting.iter().any(|known| known.hash == entry.hash) {
+                    waiting.push(entry.clone());
+                }
+            }
+            return;
+        };
+        let author = entry.author;
+        let confirmed = author == open.record.header.target;
+        let by_origin = author == open.record.origin;
+        if outcome.attempt == 0 || outcome.attempt > ATTEMPTS_MAX {
+            return;
+        }
+        let duplicate = open.record.history.iter().any(|row| {
+            row.peer == author
+                && row.attempt == outcome.attempt
+                && row.confirmed == confirmed
+                && matches!(row.state, CallState::Ended(_))
+        });
+        if duplicate {
+            return;
+        }
+        if !confirmed && (open.record.confirmed || (open.ended() && !by_origin)) {
+            return;
+        }
+        if confirmed && outcome.attempt < open.record.attempt && open.record.confirmed {
+            return;
+        }
+        let header = open.record.header.clone();
+        let was_open = !open.ended();
+        let interrupted_before = open.record.history.iter().any(|row| {
+            row.confirmed && row.state == CallState::Ended(Ending::Interrupted) && row.attempt < outcome.attempt
+        });
+        // An earlier attempt may have happened: then it is never "not run".
+        let not_run =
+            matches!(outcome.ending, Ending::Expired | Ending::Cancelled | Ending::Denied | Ending::Undeliverable);
+        let ending = if interrupted_before && not_run { Ending::Interrupted } else { outcome.ending };
+        let follows = confirmed
+            && ending == Ending::Interrupted
+            && outcome.ending == Ending::Interrupted
+            && outcome.attempt < ATTEMPTS_MAX
+            && header.effect != Effect::Once
+            && (env.declared)(&header.target, header.tool.as_str()).is_some_and(|effect| effect != Effect::Once)
+            && open.cancel.is_none()
+            && open.deadline > fx.now.mono_ms
+            && was_open;
+        let row = HistoryRow {
+            state: CallState::Ended(ending),
+            attempt: outcome.attempt,
+            at_ms: outcome.at_ms,
+            peer: author,
+            reason: limits::cut(&outcome.reason, limits::TEXT_BYTES_MAX).to_owned(),
+            confirmed,
+        };
+        open.record.confirmed = confirmed;
+        open.record.reason.clone_from(&row.reason);
+        open.record.output = outcome.output;
+        limits::cut(&outcome.error, limits::TEXT_BYTES_MAX).clone_into(&mut open.record.error);
+        open.record.alias_of = outcome.alias_of;
+        self.unsend(&id, &header.target);
+        self.note(&id, row, fx);
+        if follows {
+            // Until no attempt can follow, the call reads `queued` again, with the interruption in its history.
+            if let Some(open) = self.open.get_mut(&id) {
+                open.record.confirmed = false;
+                open.record.attempt = outcome.attempt + 1;
+                open.record.state = CallState::Open(Phase::Accepted);
+            }
+            self.phase(&id, Phase::Queued, outcome.attempt + 1, self.me, "", fx);
+            self.save(&id, fx);
+            self.pump_one(&id, env, fx);
+        } else {
+            self.conclude(&id, was_open, outcome.attempt, fx);
+        }
+        self.pump(&header.target, env, fx);
+    }
+
+    /// The call has an ending. A confirmed one leaves the book.
+    fn conclude(&mut self, id: &ReqId, was_open: bool, attempt: Attempt, fx: &mut Effects<'_>) {
+        let Some(open) = self.open.get(id) else { return };
+        let (target, origin, confirmed) = (open.record.header.target, open.record.origin, open.record.confirmed);
+        let arguments = open.record.header.arguments.len();
+        if was_open
+            && origin == self.me
+            && let Some(own) = self.own.get_mut(&target)
+        {
+            own.0 = own.0.saturating_sub(1);
+            own.1 = own.1.saturating_sub(arguments);
+            if own.0 == 0 {
+                self.own.remove(&target);
+            }
+        }
+        if origin == self.me
+            && let Payload::Blob { hash, len } = open.record.output
+        {
+            fx.out.push(Output::Fetch { hash, len, from: vec![target] });
+        }
+        self.stop_waiting(id);
+        if confirmed {
+            if let Some(open) = self.open.remove(id) {
+                self.agenda.remove(&(open.look_at, *id));
+                fx.delete(Space::Open, id.0);
+                fx.put(Space::Calls, id.0, &open.record);
+                self.closing.insert(*id, open.record);
+            }
+        } else {
+            // The target may still come and say otherwise; the books are closed without it after a while.
+            if let Some(open) = self.open.get_mut(id) {
+                self.agenda.remove(&(open.look_at, *id));
+                open.look_at = open.deadline.saturating_add(self.keep_ms);
+                self.agenda.insert((open.look_at, *id));
+            }
+            self.save(id, fx);
+        }
+        fx.then(Then::Ended(*id, attempt));
+    }
+
+    /// The ending is durable: tell whoever waits, and the target.
+    pub(crate) fn handle_ended(&mut self, id: &ReqId, attempt: Attempt, fx: &mut Effects<'_>) {
+        let Some(record) = self.record(id) else { return };
+        let (target, origin, confirmed) = (record.header.target, record.origin, record.confirmed);
+        if let Some(row) = record.history.last() {
+            fx.fact(Fact::Call(*id, row.clone()));
+        }
+        fx.fact(Fact::CallEnded(*id));
+        if confirmed && origin == self.me && target != self.me {
+            fx.send(target, Frame::Stored { id: *id, attempt });
+        }
+        if confirmed {
+            self.closing.remove(id);
+        }
+    }
+
+    /// Somebody wants the call stopped.
+    pub(crate) fn apply_wish(&mut self, wish: &CancelWish, fx: &mut Effects<'_>) {
+        let id = wish.id;
+        let Some(open) = self.open.get_mut(&id) else {
+            if self.early_wishes.len() < limits::EARLY_OUTCOMES_MAX {
+                self.early_wishes.insert(id, wish.clone());
+            }
+            return;
+        };
+        if open.cancel.is_some() {
+            return;
+        }
+        open.cancel = Some(wish.clone());
+        let target = open.record.header.target;
+        self.save(&id, fx);
+        if target != self.me && self.sessions.contains_key(&target) {
+            fx.send(target, Frame::Cancel { id });
+        }
+    }
+
+    /// A node's stream is up, and it is registered. Everything sent over an older stream is open again.
+    pub(crate) fn handle_node_up(&mut self, peer: PeerId, session: SessionId, env: &Env<'_>, fx: &mut Effects<'_>) {
+        self.forget_session(&peer);
+        self.sessions.insert(peer, Session { number: session, outstanding: BTreeSet::new() });
+        let wishes: Vec<ReqId> = self
+            .open
+            .iter()
+            .filter(|(_, open)| open.record.header.target == peer && open.cancel.is_some())
+            .map(|(id, _)| *id)
+            .collect();
+        for id in wishes {
+            fx.send(peer, Frame::Cancel { id });
+        }
+        self.pump(&peer, env, fx);
+    }
+
+    /// Answers whether it was the present session.
+    pub(crate) fn handle_node_down(&mut self, peer: PeerId, session: SessionId) -> bool {
+        let present = self.session(&peer) == Some(session);
+        if present {
+            self.forget_session(&peer);
+        }
+        present
+    }
+
+    pub(crate) fn forget_sessions(&mut self) {
+        let peers: Vec<PeerId> = self.sessions.keys().copied().collect();
+        for peer in peers {
+            self.forget_session(&peer);
+        }
+    }
+
+    fn forget_session(&mut self, peer: &PeerId) {
+        if let Some(session) = self.sessions.remove(peer) {
+            for id in session.outstanding {
+                self.unsend(&id, peer);
+            }
+        }
+    }
+
+    /// The call is not with its target any more, and waits again if it is open.
+    fn unsend(&mut self, id: &ReqId, target: &PeerId) {
+        if let Some(session) = self.sessions.get_mut(target) {
+            session.outstanding.remove(id);
+        }
+        if let Some(open) = self.open.get_mut(id)
+            && open.sent.take().is_some()
+            && !open.ended()
+        {
+            self.waiting.entry(*target).or_default().insert(open.arrival, *id);
+        }
+    }
+
+    fn stop_waiting(&mut self, id: &ReqId) {
+        let Some(open) = self.open.get(id) else { return };
+        let target = open.record.header.target;
+        if let Some(calls) = self.waiting.get_mut(&target) {
+            calls.remove(&open.arrival);
+            if calls.is_empty() {
+                self.waiting.remove(&target);
+            }
+        }
+    }
+
+    /// Sends a node what waits for it, in order of arrival, up to its credits.
+    pub(crate) fn pump(&mut self, target: &PeerId, env: &Env<'_>, fx: &mut Effects<'_>) {
+        if env.reign.is_none() || !self.has_credit(target, env) {
+            return;
+        }
+        let mut after = 0;
+        while self.has_credit(target, env)
+            && let Some((arrival, id)) = self
+                .waiting
+                .get(target)
+                .and_then(|calls| calls.range(after..).next())
+                .map(|(arrival, id)| (*arrival, *id))
+        {
+            after = arrival + 1;
+            self.dispatch(&id, false, env, fx);
+        }
+    }
+
+    /// One call is new or open again: it goes out now unless others wait before it.
+    fn pump_one(&mut self, id: &ReqId, env: &Env<'_>, fx: &mut Effects<'_>) {
+        let Some(open) = self.open.get_mut(id) else { return };
+        if env.reign.is_none() || open.ended() {
+            return;
+        }
+        let (target, origin) = (open.record.header.target, open.record.origin);
+        open.tell_at = Some(fx.now.mono_ms + PROGRESS_AFTER_MS);
+        self.agenda.insert((fx.now.mono_ms + PROGRESS_AFTER_MS, *id));
+        if origin == self.me {
+            self.phase(id, Phase::Queued, self.attempt_of(id), self.me, "", fx);
+        }
+        self.pump(&target, env, fx);
+    }
+
+    fn attempt_of(&self, id: &ReqId) -> Attempt {
+        self.open.get(id).map_or(1, |open| open.record.attempt)
+    }
+
+    fn has_credit(&self, target: &PeerId, env: &Env<'_>) -> bool {
+        self.sessions
+            .get(target)
+            .is_some_and(|session| session.outstanding.len() < env.config.running_max + env.config.prefetch_max)
+    }
+
+    fn dispatch(&mut self, id: &ReqId, again: bool, env: &Env<'_>, fx: &mut Effects<'_>) {
+        let Some(claim) = env.reign else { return };
+        let now = fx.now.mono_ms;
+        let Some(open) = self.open.get_mut(id) else { return };
+        let target = open.record.header.target;
+        if open.ended() || open.deadline <= now || open.cancel.is_some() || !(env.is_member)(&target) {
+            return;
+        }
+        let Some(session) = self.sessions.get_mut(&target) else { return };
+        let attempt = open.record.attempt;
+        let pause_ms = match &open.sent {
+            Some(sent) if sent.attempt == attempt => {
+                if !again || now < sent.again_at {
+                    return;
+                }
+                (sent.pause_ms * 2).min(env.config.resend_max_ms)
+            }
+            Some(_) | None => env.config.resend_min_ms,
+        };
+        open.sent = Some(Sent { attempt, again_at: now + pause_ms, pause_ms });
+        self.agenda.insert((now + pause_ms, *id));
+        session.outstanding.insert(*id);
+        if let Some(calls) = self.waiting.get_mut(&target) {
+            calls.remove(&open.arrival);
+        }
+        let frame = Frame::Dispatch(Dispatch {
+            claim: claim.clone(),
+            header: open.entry.clone(),
+            attempt,
+            left_ms: open.deadline - now,
+        });
+        fx.send(target, frame);
+        self.phase(id, Phase::Dispatched, attempt, self.me, "", fx);
+    }
+
+    /// What a target said about a dispatch of ours, short of the outcome.
+    pub(crate) fn handle_answer(&mut self, from: PeerId, answer: &Answer, env: &Env<'_>, fx: &mut Effects<'_>) {
+        let Some(open) = self.open.get_mut(&answer.id) else { return };
+        if open.record.header.target != from {
+            return;
+        }
+        let origin = open.record.origin;
+        match &answer.what {
+            AnswerKind::Running { note } => {
+                self.phase(&answer.id, Phase::Running, answer.attempt, from, note, fx);
+                if origin != self.me && env.reign.is_some() {
+                    let note = note.clone();
+                    let (id, attempt) = (answer.id, answer.attempt);
+                    fx.send(origin, Frame::Progress { id, attempt, state: Phase::Running, note });
+                }
+            }
+            AnswerKind::Busy => {
+                self.unsend(&answer.id, &from);
+                self.agenda.insert((fx.now.mono_ms + env.config.resend_min_ms, answer.id));
+            }
+            AnswerKind::Refused(reason) => {
+                if let Some(sent) = &mut open.sent {
+                    sent.pause_ms = env.config.resend_max_ms;
+                    sent.again_at = fx.now.mono_ms + env.config.resend_max_ms;
+                }
+                let reason = format!("the target does not take it: {reason}");
+                self.phase(&answer.id, Phase::Queued, answer.attempt, from, &reason, fx);
+            }
+            AnswerKind::Waiting | AnswerKind::Fenced(_) | AnswerKind::Ended(_) => {}
+        }
+    }
+
+    /// How a call of ours stands at its gateway.
+    pub(crate) fn handle_progress(
+        &mut self,
+        from: PeerId,
+        id: ReqId,
+        attempt: Attempt,
+        state: Phase,
+        note: &str,
+        fx: &mut Effects<'_>,
+    ) {
+        if attempt <= ATTEMPTS_MAX {
+            self.phase(&id, state, attempt, from, note, fx);
+        }
+    }
+
+    /// Looks at every call whose time has come: repeats dispatches, tells origins, and names the endings that somebody
+    /// other than the target must write (expiry after the margin, revoked targets are [`Self::undeliverable`]).
+    pub(crate) fn handle_timeout(&mut self, env: &Env<'_>, fx: &mut Effects<'_>) -> Vec<Verdict> {
+        let now = fx.now.mono_ms;
+        let mut verdicts = Vec::new();
+        while let Some((at, id)) = self.agenda.first().copied()
+            && at <= now
+        {
+            self.agenda.pop_first();
+            let Some(open) = self.open.get_mut(&id) else { continue };
+            if open.tell_at.is_some_and(|at| at <= now) {
+                open.tell_at = None;
+                if let CallState::Open(state) = open.record.state
+                    && open.record.origin != self.me
+                    && env.reign.is_some()
+                {
+                    let state = if open.sent.is_some() { state.max(Phase::Dispatched) } else { Phase::Queued };
+                    let (origin, attempt) = (open.record.origin, open.record.attempt);
+                    fx.send(origin, Frame::Progress { id, attempt, state, note: String::new() });
+                }
+            }
+            let Some(open) = self.open.get_mut(&id) else { continue };
+            if open.ended() {
+                if open.look_at <= now
+                    && let Some(open) = self.open.remove(&id)
+                {
+                    fx.delete(Space::Open, id.0);
+                    fx.put(Space::Calls, id.0, &open.record);
+                }
+                continue;
+            }
+            let margin = open.deadline + 2 * limits::epsilon_ms(open.record.header.ttl_ms);
+            if now < open.deadline {
+                open.look_at = open.deadline;
+                self.agenda.insert((open.look_at, id));
+                let due = open.sent.as_ref().is_none_or(|sent| sent.again_at <= now);
+                let target = open.record.header.target;
+                if due && (open.sent.is_some() || self.has_credit(&target, env)) {
+                    self.dispatch(&id, true, env, fx);
+                }
+            } else if now < margin {
+                open.look_at = margin;
+                self.agenda.insert((margin, id));
+            } else if open.record.header.target != self.me {
+                verdicts.extend(Self::overdue(&self.me, open, env));
+            }
+        }
+        verdicts
+    }
+
+    /// After time and margin: the origin says so; the gateway does when the origin cannot be asked.
+    fn overdue(me: &PeerId, open: &Open, env: &Env<'_>) -> Option<Verdict> {
+        let origin = open.record.origin;
+        let mine = origin == *me || (env.reign.is_some() && !(env.is_linked)(&origin));
+        // Being run at this moment is not "not run in time": its outcome is awaited as long as it may run.
+        let running = open.record.state == CallState::Open(Phase::Running);
+        (mine && !running).then(|| Verdict {
+            id: open.record.header.id,
+            attempt: open.record.attempt,
+            ending: Ending::Expired,
+            reason: "its time was over before the node could start it".to_owned(),
+            wish: true,
+        })
+    }
+
+    /// Open calls for a peer that does not belong any more.
+    pub(crate) fn undeliverable(&self, env: &Env<'_>) -> Vec<Verdict> {
+        self.open
+            .values()
+            .filter(|open| !open.ended() && !(env.is_member)(&open.record.header.target))
+            .filter(|open| {
+                let origin = open.record.origin;
+                origin == self.me || (env.reign.is_some() && !(env.is_linked)(&origin))
+            })
+            .map(|open| Verdict {
+                id: open.record.header.id,
+                attempt: open.record.attempt,
+                ending: Ending::Undeliverable,
+                reason: "the node was revoked".to_owned(),
+                wish: false,
+            })
+            .collect()
+    }
+
+    /// Calls for ourselves whose time is over and that never reached our journal: we may say so, confirmed.
+    pub(crate) fn expired_here(&self, ids: &[ReqId], now: u64) -> Vec<(ReqId, Attempt)> {
+        ids.iter()
+            .filter_map(|id| self.open.get(id))
+            .filter(|open| open.record.header.target == self.me && !open.record.confirmed && open.deadline <= now)
+            .map(|open| (open.record.header.id, open.record.attempt))
+            .collect()
+    }
+
+    /// Calls for ourselves that are due now; looked at before [`Self::handle_timeout`] takes them off the agenda.
+    pub(crate) fn due(&self, now: u64) -> Vec<ReqId> {
+        self.agenda.iter().take_while(|(at, _)| *at <= now).map(|(_, id)| *id).collect()
+    }
+
+    pub(crate) fn poll_timeout(&self) -> Option<u64> {
+        self.agenda.first().map(|(at, _)| *at)
+    }
+
+    /// Ends everything that is open: this peer leaves the mesh. What is written goes in one batch with the departure.
+    pub(crate) fn depart(&mut self, fx: &mut Effects<'_>) {
+        let ids: Vec<ReqId> = self.open.keys().copied().collect();
+        for id in ids {
+            let Some(mut open) = self.open.remove(&id) else { continue };
+            if !open.ended() {
+                open.record.state = CallState::Ended(Ending::Undeliverable);
+                "this device left the mesh".clone_into(&mut open.record.reason);
+                open.record.history.push(HistoryRow {
+                    state: open.record.state,
+                    attempt: open.record.attempt,
+                    at_ms: fx.now.wall_ms,
+                    peer: self.me,
+                    reason: open.record.reason.clone(),
+                    confirmed: false,
+                });
+            }
+            fx.put(Space::Calls, id.0, &open.record);
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! What a step does to the world, collected: writes, what waits for them, messages. One batch per step.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use rand_core::Rng;
+use serde::Serialize;
+
+use crate::entry::{SignedEntry, encode};
+use crate::epoch::Epoch;
+use crate::frame::Frame;
+use crate::ids::{Attempt, PeerId, ReqId};
+use crate::io::{CmdId, Fact, Now, Output, Reply, Space, Write};
+
+/// What may happen only after the batch of this step is durable (mesh-protocol.md §9.1, rule a).
+#[derive(Debug)]
+pub(crate) enum Then {
+    /// Promise something at a door.
+    Reply(CmdId, Reply),
+    /// Our claim is durable: lead.
+    Claimed(Epoch),
+    /// An entry of our own is durable: tell the others. `except` has it in another frame.
+    Push { entry: SignedEntry, left_ms: Option<u64>, except: Option<PeerId> },
+    /// The target's `started` is durable: look a second time, then run.
+    Started(ReqId, Attempt),
+    /// The target's outcome is durable: tell the gateway.
+    Outcome(ReqId, Attempt),
+    /// An ending is durable here: tell whoever waits, and the target.
+    Ended(ReqId, Attempt),
+    /// Our own revocation or departure is durable.
+    Revoked,
+}
+
+/// Collector of one step's effects.
+pub(crate) struct Effects<'a> {
+    pub(crate) now: Now,
+    pub(crate) rng: &'a mut dyn Rng,
+    pub(crate) me: PeerId,
+    pub(crate) writes: Vec<Write>,
+    pub(crate) then: Vec<Then>,
+    /// Set when the batch must be fsynced although nothing of this step waits for it.
+    pub(crate) sync: bool,
+    /// Frames to ourselves: the gateway is a node too.
+    pub(crate) loopback: VecDeque<Frame>,
+    pub(crate) out: &'a mut Vec<Output>,
+    /// Set when [`crate::io::View`] would read differently now.
+    pub(crate) view_changed: bool,
+}
+
+impl Effects<'_> {
+    pub(crate) fn put<T: Serialize>(&mut self, space: Space, key: impl Into<Vec<u8>>, record: &T) {
+        self.put_bytes(space, key, encode(record));
+    }
+
+    pub(crate) fn put_bytes(&mut self, space: Space, key: impl Into<Vec<u8>>, value: impl Into<Bytes>) {
+        self.writes.push(Write { space, key: key.into(), value: Some(value.into()) });
+    }
+
+    pub(crate) fn delete(&mut self, space: Space, key: impl Into<Vec<u8>>) {
+        self.writes.push(Write { space, key: key.into(), value: None });
+    }
+
+    pub(crate) fn then(&mut self, then: Then) {
+        self.then.push(then);
+    }
+
+    pub(crate) fn send(&mut self, to: PeerId, frame: Frame) {
+        if to == self.me {
+            self.loopback.push_back(frame);
+        } else {
+            self.out.push(Output::Send(to, frame));
+        }
+    }
+
+    pub(crate) fn fact(&mut self, fact: Fact) {
+        self.out.push(Output::Fact(fact));
+    }
+
+    /// A random number below `bound`; 0 when `bound` is 0.
+    pub(crate) fn below(&mut self, bound: u64) -> u64 {
+        if bound == 0 { 0 } else { self.rng.next_u64() % bound }
+    }
+}

@@ -1,0 +1,500 @@
+//! Who leads: an eventual leader detector with totally ordered durable epochs (mesh-protocol.md §4).
+//!
+//! No quorum: it works with one peer, and two halves of a mesh both have a gateway. Safety does not rest here but on the
+//! target's journal; this decides who dispatches, and how soon another does when that one is gone.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::config::Config;
+use crate::crypto::Signer;
+use crate::effects::{Effects, Then};
+use crate::entry::Fence;
+use crate::epoch::{Claim, Epoch};
+use crate::frame::{Beacon, Frame};
+use crate::ids::PeerId;
+use crate::io::{Fact, Space};
+use crate::limits;
+
+/// Neighbours asked in one round of queries (mesh-protocol.md §4).
+const QUERIED_MAX: usize = 8;
+/// How often a leader looks for a better neighbour.
+const HANDOVER_LOOK_MS: u64 = 5_000;
+const FENCE_KEY: &[u8] = b"fence";
+
+/// What this peer is just now. Never resumed after a restart.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Role {
+    /// Follows, or waits for `claim_at` to claim.
+    Follower { leader: Option<Following>, claim_at: u64 },
+    /// Its claim is on the way to the disk.
+    Claiming { epoch: Epoch },
+    /// Its claim is durable and beaconed.
+    Leader { claim: Claim, beaconed_at: u64 },
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Following {
+    beacon: Beacon,
+    /// Our clock at which the leader sent that beacon.
+    sent_at: u64,
+    /// When it is given up.
+    lease_until: u64,
+}
+
+/// The election core of one peer.
+#[derive(Debug)]
+pub(crate) struct Election {
+    config: Config,
+    me: PeerId,
+    fence: Fence,
+    role: Role,
+    /// Linked peers, since when.
+    neighbours: BTreeMap<PeerId, u64>,
+    /// Class of every approved peer that may lead.
+    candidates: BTreeMap<PeerId, u8>,
+    next_query: u64,
+    /// When the gateway last changed.
+    changed_at: u64,
+    next_handover_look: u64,
+    stopped: bool,
+}
+
+impl Election {
+    pub(crate) fn boot(config: Config, me: PeerId, fence: Option<Fence>, now: u64) -> Self {
+        Self {
+            config,
+            me,
+            fence: fence.unwrap_or(Fence { epoch: Epoch::ZERO, proof: None }),
+            role: Role::Follower { leader: None, claim_at: u64::MAX },
+            neighbours: BTreeMap::new(),
+            candidates: BTreeMap::new(),
+            next_query: now,
+            changed_at: now,
+            next_handover_look: now,
+            stopped: false,
+        }
+    }
+
+    /// Starts the clock of the first claim: at once when nobody else belongs to the mesh.
+    pub(crate) fn start(&mut self, fx: &mut Effects<'_>) {
+        let wait = if self.is_alone() { 0 } else { self.config.lease_ms + self.delay(fx) };
+        self.role = Role::Follower { leader: None, claim_at: fx.now.mono_ms + wait };
+    }
+
+    /// Who may lead, and their classes: approved owners that say they can.
+    pub(crate) fn set_candidates(&mut self, candidates: BTreeMap<PeerId, u8>, fx: &mut Effects<'_>) {
+        self.candidates = candidates;
+        if !self.may_claim() && !matches!(self.role, Role::Follower { .. }) {
+            self.resign(None, fx);
+        }
+        if self.may_claim()
+            && let Role::Follower { leader: None, claim_at: u64::MAX } = self.role
+        {
+            let wait = self.config.lease_ms + self.delay(fx);
+            self.role = Role::Follower { leader: None, claim_at: fx.now.mono_ms + wait };
+        }
+    }
+
+    pub(crate) fn fence(&self) -> &Fence {
+        &self.fence
+    }
+
+    /// The epoch that this peer leads or follows.
+    pub(crate) fn gateway(&self) -> Option<Epoch> {
+        match &self.role {
+            Role::Follower { leader, .. } => leader.as_ref().map(|leader| leader.beacon.claim.epoch),
+            Role::Claiming { .. } => None,
+            Role::Leader { claim, .. } => Some(claim.epoch),
+        }
+    }
+
+    /// The claim in whose name this peer dispatches, while it leads.
+    pub(crate) fn reign(&self) -> Option<&Claim> {
+        match &self.role {
+            Role::Leader { claim, .. } => Some(claim),
+            Role::Follower { .. } | Role::Claiming { .. } => None,
+        }
+    }
+
+    pub(crate) fn neighbours(&self) -> impl Iterator<Item = PeerId> + '_ {
+        self.neighbours.keys().copied()
+    }
+
+    pub(crate) fn is_linked(&self, peer: &PeerId) -> bool {
+        self.neighbours.contains_key(peer)
+    }
+
+    fn is_alone(&self) -> bool {
+        self.neighbours.is_empty() && self.candidates.keys().all(|peer| *peer == self.me)
+    }
+
+    fn may_claim(&self) -> bool {
+        self.config.eligible && !self.stopped && self.candidates.contains_key(&self.me)
+    }
+
+    fn class(&self) -> u8 {
+        self.config.class.0
+    }
+
+    fn delay(&self, fx: &mut Effects<'_>) -> u64 {
+        u64::from(4_u8.saturating_sub(self.class())) * self.config.claim_step_ms + fx.below(self.config.claim_jitter_ms)
+    }
+
+    pub(crate) fn handle_link_up(&mut self, peer: PeerId, fx: &mut Effects<'_>) {
+        self.neighbours.insert(peer, fx.now.mono_ms);
+        let frame = self.latest_beacon(fx.now.mono_ms).map_or(Frame::Query, Frame::Beacon);
+        fx.send(peer, frame);
+    }
+
+    pub(crate) fn handle_link_down(&mut self, peer: PeerId, fx: &mut Effects<'_>) {
+        self.neighbours.remove(&peer);
+        let now = fx.now.mono_ms;
+        let delay = self.delay(fx);
+        let grace = now + self.config.link_down_grace_ms + delay;
+        if let Role::Follower { leader: Some(leader), .. } = &mut self.role
+            && leader.beacon.claim.epoch.peer == peer
+        {
+            // Two rounds of asking fit into the grace, so one cut link does not move the gateway (§9.5 b).
+            leader.lease_until = leader.lease_until.min(grace);
+            self.query_all(fx);
+        }
+    }
+
+    /// A beacon, by whatever way. `may_lead`: whether its author belongs to those who may.
+    pub(crate) fn handle_beacon(&mut self, from: PeerId, beacon: Beacon, may_lead: bool, fx: &mut Effects<'_>) {
+        let epoch = beacon.claim.epoch;
+        if epoch.peer == self.me || !may_lead || !self.is_plausible(epoch, fx) {
+            return;
+        }
+        if epoch < self.fence.epoch {
+            self.correct(from, fx);
+            return;
+        }
+        let now = fx.now.mono_ms;
+        let sent_at = now.saturating_sub(beacon.age_ms);
+        if let Role::Follower { leader: Some(leader), .. } = &self.role {
+            let known = &leader.beacon.claim;
+            if known.epoch == epoch && known.seq >= beacon.claim.seq {
+                return;
+            }
+        }
+        self.raise_fence(&beacon.claim, fx);
+        let lease_until = sent_at + self.config.lease_ms + self.delay(fx);
+        if lease_until <= now {
+            return; // an old echo: its epoch counts, its sign of life does not
+        }
+        let changed = self.gateway() != Some(epoch);
+        self.forward(from, &beacon, sent_at, fx);
+        self.role = Role::Follower { leader: Some(Following { beacon, sent_at, lease_until }), claim_at: u64::MAX };
+        if changed {
+            self.note_change(fx);
+        }
+    }
+
+    /// Answers a beacon below our fence: whoever leads by our knowledge, or the proof that the fence is higher.
+    fn correct(&self, from: PeerId, fx: &mut Effects<'_>) {
+        if matches!(self.role, Role::Claiming { .. }) {
+            return; // our own beacon will say it; a Notice now would make the other claim again (§9.5 c)
+        }
+        if let Some(beacon) = self.latest_beacon(fx.now.mono_ms) {
+            fx.send(from, Frame::Beacon(beacon));
+        } else if let Some(proof) = &self.fence.proof {
+            fx.send(from, Frame::Notice(proof.clone()));
+        }
+    }
+
+    fn forward(&self, from: PeerId, beacon: &Beacon, sent_at: u64, fx: &mut Effects<'_>) {
+        let next: Vec<PeerId> = self
+            .neighbours()
+            .filter(|peer| *peer != from && *peer != beacon.claim.epoch.peer && !beacon.covered.contains(peer))
+            .collect();
+        if next.is_empty() {
+            return;
+        }
+        let mut covered = beacon.covered.clone();
+        covered.extend(self.neighbours());
+        covered.insert(self.me);
+        let age_ms = fx.now.mono_ms.saturating_sub(sent_at);
+        for peer in next {
+            fx.send(peer, Frame::Beacon(Beacon { claim: beacon.claim.clone(), age_ms, covered: covered.clone() }));
+        }
+    }
+
+    pub(crate) fn handle_query(&mut self, from: PeerId, fx: &mut Effects<'_>) {
+        if let Some(beacon) = self.latest_beacon(fx.now.mono_ms) {
+            fx.send(from, Frame::Beacon(beacon));
+        }
+    }
+
+    pub(crate) fn handle_notice(&mut self, claim: &Claim, may_lead: bool, fx: &mut Effects<'_>) {
+        let epoch = claim.epoch;
+        if !may_lead || epoch <= self.fence.epoch || !self.is_plausible(epoch, fx) {
+            return;
+        }
+        let led = matches!(self.role, Role::Leader { .. });
+        self.raise_fence(claim, fx);
+        if led && self.may_claim() {
+            self.claim(fx);
+        }
+    }
+
+    /// Somebody dispatches in the name of this claim: the fence rises with it, in the same batch as `started`.
+    pub(crate) fn observe(&mut self, claim: &Claim, may_lead: bool, fx: &mut Effects<'_>) -> bool {
+        if !may_lead || claim.epoch < self.fence.epoch || !self.is_plausible(claim.epoch, fx) {
+            return false;
+        }
+        self.raise_fence(claim, fx);
+        true
+    }
+
+    pub(crate) fn handle_resign(
+        &mut self,
+        from: PeerId,
+        epoch: Epoch,
+        successor: Option<PeerId>,
+        fx: &mut Effects<'_>,
+    ) {
+        let follows = matches!(&self.role, Role::Follower { leader: Some(l), .. } if l.beacon.claim.epoch == epoch);
+        if from != epoch.peer || !follows {
+            return;
+        }
+        if successor == Some(self.me) && self.may_claim() {
+            self.claim(fx);
+        } else {
+            let wait = self.config.resign_grace_ms + self.delay(fx);
+            self.unfollow(wait, fx);
+        }
+    }
+
+    pub(crate) fn handle_handover(&mut self, from: PeerId, epoch: Epoch, fx: &mut Effects<'_>) {
+        if from == epoch.peer && self.gateway() == Some(epoch) && self.may_claim() {
+            self.claim(fx);
+        }
+    }
+
+    /// Our claim is durable.
+    pub(crate) fn handle_claimed(&mut self, epoch: Epoch, signer: &dyn Signer, fx: &mut Effects<'_>) {
+        if self.role != (Role::Claiming { epoch }) {
+            return;
+        }
+        if self.fence.epoch != epoch || !self.may_claim() {
+            let wait = self.config.lease_ms + self.delay(fx);
+            self.role = Role::Follower { leader: None, claim_at: fx.now.mono_ms + wait };
+            return;
+        }
+        self.lead(Claim::sign(signer, epoch, 1), fx);
+        self.note_change(fx);
+    }
+
+    fn lead(&mut self, claim: Claim, fx: &mut Effects<'_>) {
+        self.fence.proof = Some(claim.clone());
+        self.role = Role::Leader { claim, beaconed_at: fx.now.mono_ms };
+        if let Some(beacon) = self.latest_beacon(fx.now.mono_ms) {
+            let peers: Vec<PeerId> = self.neighbours().collect();
+            for peer in peers {
+                fx.send(peer, Frame::Beacon(beacon.clone()));
+            }
+        }
+    }
+
+    /// The machine slept, or this process was not run for long: whatever was believed may be over.
+    pub(crate) fn handle_late_wake(&mut self, fx: &mut Effects<'_>) {
+        if self.is_alone() {
+            return;
+        }
+        let wait = self.config.query_after_ms + self.delay(fx);
+        match &mut self.role {
+            Role::Leader { .. } => self.resign(None, fx),
+            Role::Follower { leader: Some(leader), .. } => {
+                leader.lease_until = fx.now.mono_ms + wait;
+            }
+            Role::Follower { leader: None, claim_at } => {
+                if *claim_at != u64::MAX {
+                    *claim_at = (*claim_at).max(fx.now.mono_ms + wait);
+                }
+            }
+            Role::Claiming { .. } => {}
+        }
+        self.query_all(fx);
+    }
+
+    /// Gives the role up and says so. Harmless when we do not lead.
+    pub(crate) fn resign(&mut self, successor: Option<PeerId>, fx: &mut Effects<'_>) {
+        if let Role::Leader { claim, .. } = &self.role {
+            let epoch = claim.epoch;
+            let peers: Vec<PeerId> = self.neighbours().collect();
+            for peer in peers {
+                fx.send(peer, Frame::Resign { epoch, successor });
+            }
+        }
+        if !matches!(self.role, Role::Follower { .. }) {
+            let wait = self.config.resign_grace_ms + self.config.lease_ms + self.delay(fx);
+            self.unfollow(wait, fx);
+        }
+    }
+
+    /// Clean stop: hands on to the best connected candidate and never claims again. True when somebody was asked to.
+    pub(crate) fn stop(&mut self, fx: &mut Effects<'_>) -> bool {
+        self.stopped = true;
+        let led = matches!(self.role, Role::Leader { .. });
+        let successor =
+            self.neighbours().filter_map(|p| self.candidates.get(&p).map(|class| (*class, p))).max().map(|(_, p)| p);
+        self.resign(successor, fx);
+        led && successor.is_some()
+    }
+
+    pub(crate) fn handle_timeout(&mut self, signer: &dyn Signer, fx: &mut Effects<'_>) {
+        let now = fx.now.mono_ms;
+        match &self.role {
+            Role::Leader { claim, beaconed_at } => {
+                if now >= beaconed_at + self.config.beacon_ms {
+                    let next = Claim::sign(signer, claim.epoch, claim.seq + 1);
+                    self.lead(next, fx);
+                }
+                if now >= self.next_handover_look {
+                    self.next_handover_look = now + HANDOVER_LOOK_MS;
+                    self.offer_handover(fx);
+                }
+            }
+            Role::Follower { leader: Some(leader), .. } => {
+                if now >= leader.lease_until {
+                    if self.may_claim() {
+                        self.claim(fx);
+                    } else {
+                        self.unfollow(u64::MAX - now, fx);
+                    }
+                } else if now >= leader.sent_at + self.config.query_after_ms && now >= self.next_query {
+                    self.query_all(fx);
+                }
+            }
+            Role::Follower { leader: None, claim_at } => {
+                if now >= *claim_at && self.may_claim() {
+                    self.claim(fx);
+                } else if now >= self.next_query && !self.neighbours.is_empty() {
+                    self.query_all(fx);
+                }
+            }
+            Role::Claiming { .. } => {}
+        }
+    }
+
+    pub(crate) fn poll_timeout(&self) -> Option<u64> {
+        match &self.role {
+            Role::Leader { beaconed_at, .. } => {
+                // Without neighbours a beacon says nothing to anybody: an idle mesh of one sleeps.
+                (!self.neighbours.is_empty()).then_some(beaconed_at + self.config.beacon_ms)
+            }
+            Role::Follower { leader: Some(leader), .. } => {
+                let query = self.next_query.max(leader.sent_at + self.config.query_after_ms);
+                Some(leader.lease_until.min(query))
+            }
+            Role::Follower { leader: None, claim_at } => {
+                let claim = if self.may_claim() { *claim_at } else { u64::MAX };
+                let query = if self.neighbours.is_empty() { u64::MAX } else { self.next_query };
+                Some(claim.min(query)).filter(|at| *at != u64::MAX)
+            }
+            Role::Claiming { .. } => None,
+        }
+    }
+
+    fn claim(&mut self, fx: &mut Effects<'_>) {
+        let epoch = Epoch { counter: self.fence.epoch.counter + 1, class: self.class(), peer: self.me };
+        let had = self.gateway().is_some();
+        self.fence = Fence { epoch, proof: None };
+        fx.put(Space::Meta, FENCE_KEY, &self.fence);
+        fx.then(Then::Claimed(epoch));
+        self.role = Role::Claiming { epoch };
+        if had {
+            self.note_change(fx);
+        }
+    }
+
+    fn unfollow(&mut self, wait: u64, fx: &mut Effects<'_>) {
+        let had = self.gateway().is_some();
+        self.role = Role::Follower { leader: None, claim_at: fx.now.mono_ms.saturating_add(wait) };
+        self.query_all(fx);
+        if had {
+            self.note_change(fx);
+        }
+    }
+
+    /// Raises the fence in memory and in this step's batch, and drops whatever it puts an end to.
+    fn raise_fence(&mut self, claim: &Claim, fx: &mut Effects<'_>) {
+        if claim.epoch <= self.fence.epoch {
+            if self.fence.proof.is_none() && claim.epoch == self.fence.epoch {
+                self.fence.proof = Some(claim.clone());
+            }
+            return;
+        }
+        self.fence = Fence { epoch: claim.epoch, proof: Some(claim.clone()) };
+        fx.put(Space::Meta, FENCE_KEY, &self.fence);
+        fx.sync = true;
+        let superseded = match &self.role {
+            Role::Follower { leader, .. } => {
+                leader.as_ref().is_some_and(|leader| leader.beacon.claim.epoch < claim.epoch)
+            }
+            Role::Claiming { .. } | Role::Leader { .. } => true,
+        };
+        if superseded {
+            let wait = self.config.lease_ms + self.delay(fx);
+            self.unfollow(wait, fx);
+        }
+    }
+
+    fn is_plausible(&self, epoch: Epoch, fx: &mut Effects<'_>) -> bool {
+        let plausible = epoch.counter <= self.fence.epoch.counter.saturating_add(limits::EPOCH_JUMP_MAX);
+        if !plausible {
+            fx.fact(Fact::Warning("claimed an epoch too far ahead; refused", epoch.peer));
+        }
+        plausible
+    }
+
+    /// The freshest sign of a live leader that we can pass on.
+    fn latest_beacon(&self, now: u64) -> Option<Beacon> {
+        match &self.role {
+            Role::Leader { claim, beaconed_at } => {
+                let mut covered: BTreeSet<PeerId> = self.neighbours().collect();
+                covered.insert(self.me);
+                Some(Beacon { claim: claim.clone(), age_ms: now.saturating_sub(*beaconed_at), covered })
+            }
+            Role::Follower { leader: Some(leader), .. } if now < leader.lease_until => Some(Beacon {
+                age_ms: now.saturating_sub(leader.sent_at),
+                covered: self.neighbours().chain([self.me]).collect(),
+                claim: leader.beacon.claim.clone(),
+            }),
+            Role::Follower { .. } | Role::Claiming { .. } => None,
+        }
+    }
+
+    fn query_all(&mut self, fx: &mut Effects<'_>) {
+        self.next_query = fx.now.mono_ms + self.config.query_every_ms;
+        let peers: Vec<PeerId> = self.neighbours().take(QUERIED_MAX).collect();
+        for peer in peers {
+            fx.send(peer, Frame::Query);
+        }
+    }
+
+    fn offer_handover(&mut self, fx: &mut Effects<'_>) {
+        let now = fx.now.mono_ms;
+        let Some(epoch) = self.gateway() else { return };
+        if now < self.changed_at + self.config.handover_settle_ms {
+            return;
+        }
+        let better = self
+            .neighbours
+            .iter()
+            .filter(|(_, since)| now >= **since + self.config.handover_after_ms)
+            .filter_map(|(peer, _)| self.candidates.get(peer).map(|class| (*class, *peer)))
+            .max()
+            .filter(|(class, _)| *class > self.class());
+        if let Some((_, peer)) = better {
+            fx.send(peer, Frame::Handover { epoch });
+        }
+    }
+
+    fn note_change(&mut self, fx: &mut Effects<'_>) {
+        self.changed_at = fx.now.mono_ms;
+        fx.fact(Fact::Gateway(self.gateway()));
+        fx.view_changed = true;
+    }
+}

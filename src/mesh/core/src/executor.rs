@@ -1,0 +1,586 @@
+//! The target's side of a call: the journal that makes "at most once" true (mesh-protocol.md §6).
+//!
+//! A tool is invoked only after `started` for its (id, attempt) is durable, and after a second look at time, wish and
+//! approval. Whatever is found started without an outcome after a restart ends `interrupted`, never runs again.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::calls::{key_id, sense_of};
+use crate::config::Config;
+use crate::effects::{Effects, Then};
+use crate::entry::{CancelWish, Ending, Header, Outcome, Payload, SignedEntry};
+use crate::frame::{Answer, AnswerKind, Frame};
+use crate::ids::{ATTEMPTS_MAX, Attempt, Hash, PeerId, ReqId, Series};
+use crate::io::{Invocation, Output, Space, ToolOutcome};
+use crate::limits;
+
+/// A run that is over sooner than this is told with its outcome alone.
+const TELL_RUNNING_AFTER_MS: u64 = 20;
+/// Outcomes kept in memory to be told again without reading the store.
+const OUTCOMES_KEPT: usize = 256;
+
+/// What the journal says of one attempt.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Journaled {
+    Started,
+    Ended(Ending),
+}
+
+/// A row of [`Space::Journal`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct JournalRow {
+    pub(crate) state: Journaled,
+    /// Wall time at which we got the call: forgetting counts from here.
+    received_ms: u64,
+    /// The key binding that this call made, if any.
+    key: Option<Box<(Hash, Hash)>>,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    id: ReqId,
+    attempt: Attempt,
+    header: Arc<Header>,
+    origin: PeerId,
+    deadline: u64,
+    /// Arguments that are still on their way.
+    lacks: Option<Hash>,
+    fetch_at: u64,
+}
+
+#[derive(Debug)]
+struct Running {
+    header: Arc<Header>,
+    origin: PeerId,
+    deadline: u64,
+    invoked: bool,
+    tell_at: Option<u64>,
+    killed: Option<String>,
+}
+
+/// A dispatch that has passed the checks of link, epoch and membership.
+pub(crate) struct Offer {
+    pub(crate) gateway: PeerId,
+    pub(crate) header: Header,
+    pub(crate) origin: PeerId,
+    pub(crate) attempt: Attempt,
+    pub(crate) left_ms: u64,
+}
+
+/// What the executor must know of the rest of the peer at a decision.
+pub(crate) struct Rules<'a> {
+    pub(crate) config: &'a Config,
+    /// `Err` names why this origin may not call this tool.
+    pub(crate) permits: &'a dyn Fn(&PeerId, &Header) -> Result<(), String>,
+    /// Somebody wants this call stopped.
+    pub(crate) wish: &'a dyn Fn(&ReqId) -> Option<CancelWish>,
+    /// We hold our own revocation.
+    pub(crate) revoked: bool,
+    /// Other peers that may have a blob.
+    pub(crate) gateway: Option<PeerId>,
+}
+
+/// What is to be written as the outcome of an attempt; the composition appends it to the log.
+#[derive(Debug)]
+pub(crate) struct Finished {
+    pub(crate) outcome: Outcome,
+    pub(crate) header: Option<Arc<Header>>,
+}
+
+/// The executor of one peer.
+#[derive(Debug)]
+pub(crate) struct Executor {
+    me: PeerId,
+    journal: BTreeMap<(ReqId, Attempt), JournalRow>,
+    marks: BTreeMap<Series, u64>,
+    /// Client keys bound by calls that started or ended here: key to (call, sense).
+    bound: BTreeMap<Hash, (ReqId, Hash)>,
+    waiting: VecDeque<Waiting>,
+    running: BTreeMap<(ReqId, Attempt), Running>,
+    outcomes: BTreeMap<(ReqId, Attempt), SignedEntry>,
+    outcome_order: VecDeque<(ReqId, Attempt)>,
+    blobs: BTreeSet<Hash>,
+    next_forget: u64,
+}
+
+fn journal_key(id: &ReqId, attempt: Attempt) -> Vec<u8> {
+    [id.0.as_slice(), &[attempt]].concat()
+}
+
+impl Executor {
+    pub(crate) fn new(me: PeerId, now: u64) -> Self {
+        Self {
+            me,
+            journal: BTreeMap::new(),
+            marks: BTreeMap::new(),
+            bound: BTreeMap::new(),
+            waiting: VecDeque::new(),
+            running: BTreeMap::new(),
+            outcomes: BTreeMap::new(),
+            outcome_order: VecDeque::new(),
+            blobs: BTreeSet::new(),
+            next_forget: now,
+        }
+    }
+
+    pub(crate) fn restore(&mut self, key: &[u8], value: &[u8]) -> Option<()> {
+        let (id, attempt) = key.split_at_checked(16)?;
+        let row: JournalRow = crate::entry::decode(value)?;
+        let (id, attempt) = (ReqId::from_slice(id)?, *attempt.first()?);
+        if let Some((key, sense)) = row.key.as_deref() {
+            self.bound.insert(*key, (id, *sense));
+        }
+        self.journal.insert((id, attempt), row);
+        Some(())
+    }
+
+    pub(crate) fn restore_mark(&mut self, key: &[u8], value: &[u8]) -> Option<()> {
+        let mark: u64 = crate::entry::decode(value)?;
+        self.marks.insert(Series(key.try_into().ok()?), mark);
+        Some(())
+    }
+
+    /// After a restart: what was started and has no outcome is interrupted.
+    pub(crate) fn interrupted(&mut self, fx: &mut Effects<'_>) -> Vec<Finished> {
+        let cut: Vec<(ReqId, Attempt)> =
+            self.journal.iter().filter(|(_, row)| row.state == Journaled::Started).map(|(at, _)| *at).collect();
+        cut.into_iter()
+            .map(|(id, attempt)| {
+                let reason = "the device stopped while the tool ran: it may or may not have happened";
+                self.finish(id, attempt, Ending::Interrupted, reason, None, fx)
+            })
+            .collect()
+    }
+
+    /// Whether this very attempt was started or has ended.
+    fn has_journaled(&self, id: &ReqId, attempt: Attempt) -> bool {
+        self.journal.contains_key(&(*id, attempt))
+    }
+
+    fn is_forgotten(&self, id: &ReqId) -> bool {
+        self.marks.get(&id.series()).is_some_and(|mark| id.counter() <= *mark)
+    }
+
+    /// Checks a dispatch in the order of mesh-protocol.md §6 and takes it, or answers why not.
+    pub(crate) fn handle_offer(&mut self, offer: Offer, rules: &Rules<'_>, fx: &mut Effects<'_>) -> Option<Finished> {
+        let (id, attempt) = (offer.header.id, offer.attempt);
+        let answer = |what, fx: &mut Effects<'_>| {
+            fx.send(offer.gateway, Frame::Answer(Answer { id, attempt, what }));
+        };
+        if self.is_forgotten(&id) {
+            answer(AnswerKind::Refused("too old: its time was over long ago".to_owned()), fx);
+            return None;
+        }
+        let newest =
+            self.journal.range((id, 0)..=(id, ATTEMPTS_MAX)).next_back().map(|((_, n), row)| (*n, row.clone()));
+        if let Some((known, row)) = newest
+            && known >= attempt
+        {
+            match row.state {
+                Journaled::Started => {
+                    let what = AnswerKind::Running { note: String::new() };
+                    fx.send(offer.gateway, Frame::Answer(Answer { id, attempt: known, what }));
+                }
+                Journaled::Ended(_) => self.tell(id, known, offer.gateway, fx),
+            }
+            return None;
+        }
+        if let Some(waiting) = self.waiting.iter_mut().find(|waiting| waiting.id == id) {
+            waiting.deadline = waiting.deadline.min(fx.now.mono_ms + offer.left_ms);
+            answer(AnswerKind::Waiting, fx);
+            return None;
+        }
+        if attempt > 1 {
+            let before = self.journal.get(&(id, attempt - 1)).map(|row| row.state.clone());
+            if before != Some(Journaled::Ended(Ending::Interrupted)) {
+                answer(AnswerKind::Refused("the attempt before was not interrupted here".to_owned()), fx);
+                return None;
+            }
+        }
+        let header = Arc::new(offer.header);
+        if let Err(reason) = (rules.permits)(&offer.origin, &header) {
+            return Some(self.finish(id, attempt, Ending::Denied, &reason, Some(header), fx));
+        }
+        if let Some(finished) = self.repeats(&header, attempt, fx) {
+            return Some(finished);
+        }
+        if let Some(wish) = (rules.wish)(&id) {
+            return Some(self.finish_unrun(&header, attempt, &wish, fx));
+        }
+        if offer.left_ms == 0 {
+            let reason = "its time was over when it reached the node";
+            return Some(self.finish(id, attempt, Ending::Expired, reason, Some(header), fx));
+        }
+        if self.waiting.len() >= rules.config.prefetch_max {
+            answer(AnswerKind::Busy, fx);
+            return None;
+        }
+        let mut lacks = None;
+        if let Payload::Blob { hash, len } = header.arguments
+            && !self.blobs.contains(&hash)
+        {
+            lacks = Some(hash);
+            fx.out.push(Output::Fetch { hash, len, from: vec![offer.origin, offer.gateway] });
+        }
+        self.waiting.push_back(Waiting {
+            id,
+            attempt,
+            header,
+            origin: offer.origin,
+            deadline: fx.now.mono_ms + offer.left_ms,
+            lacks,
+            fetch_at: u64::MAX,
+        });
+        self.start_next(rules, fx);
+        if self.waiting.iter().any(|waiting| waiting.id == id) {
+            answer(AnswerKind::Waiting, fx);
+        }
+        None
+    }
+
+    /// A client key that another call bound here: same sense = this one is that one; other sense = refused.
+    fn repeats(&mut self, header: &Arc<Header>, attempt: Attempt, fx: &mut Effects<'_>) -> Option<Finished> {
+        let key = key_id(&header.principal, header.client_key.as_ref()?);
+        let in_hand = self
+            .waiting
+            .iter()
+            .map(|waiting| &waiting.header)
+            .chain(self.running.values().map(|running| &running.header))
+            .filter(|other| other.id != header.id)
+            .find(|other| other.client_key.as_ref().is_some_and(|k| key_id(&other.principal, k) == key))
+            .map(|other| (other.id, sense_of(&self.me, other.tool.as_str(), &other.arguments)));
+        let (first, sense) = in_hand.or_else(|| self.bound.get(&key).copied())?;
+        if first == header.id {
+            return None;
+        }
+        let same = sense == sense_of(&self.me, header.tool.as_str(), &header.arguments);
+        let (ending, reason) = if same {
+            (Ending::Cancelled, format!("the same request as {first}: that one counts"))
+        } else {
+            (Ending::Denied, format!("key reused: {first} has it, with other arguments"))
+        };
+        let mut finished = self.finish(header.id, attempt, ending, &reason, Some(header.clone()), fx);
+        finished.outcome.alias_of = same.then_some(first);
+        Some(finished)
+    }
+
+    fn finish_unrun(
+        &mut self,
+        header: &Arc<Header>,
+        attempt: Attempt,
+        wish: &CancelWish,
+        fx: &mut Effects<'_>,
+    ) -> Finished {
+        let ending = if wish.expired { Ending::Expired } else { Ending::Cancelled };
+        self.finish(header.id, attempt, ending, &wish.reason, Some(header.clone()), fx)
+    }
+
+    /// Journals `started` for what waits, in order of arrival, while there are free places.
+    pub(crate) fn start_next(&mut self, rules: &Rules<'_>, fx: &mut Effects<'_>) {
+        while !rules.revoked && self.running.len() < rules.config.running_max {
+            // One that waits for its arguments steps out of the order.
+            let Some(at) = self.waiting.iter().position(|waiting| waiting.lacks.is_none()) else { return };
+            let Some(waiting) = self.waiting.remove(at) else { return };
+            let Waiting { id, attempt, header, origin, deadline, .. } = waiting;
+            let key = self.bind(&header);
+            let row = JournalRow { state: Journaled::Started, received_ms: fx.now.wall_ms, key };
+            fx.put(Space::Journal, journal_key(&id, attempt), &row);
+            self.journal.insert((id, attempt), row);
+            self.running.insert(
+                (id, attempt),
+                Running { header, origin, deadline, invoked: false, tell_at: None, killed: None },
+            );
+            fx.then(Then::Started(id, attempt));
+        }
+    }
+
+    /// `started` is durable: look a second time, since the disk may have taken long, then run.
+    pub(crate) fn handle_started(
+        &mut self,
+        id: ReqId,
+        attempt: Attempt,
+        rules: &Rules<'_>,
+        fx: &mut Effects<'_>,
+    ) -> Option<Finished> {
+        let running = self.running.get_mut(&(id, attempt))?;
+        if running.invoked {
+            return None;
+        }
+        let header = running.header.clone();
+        let origin = running.origin;
+        let late = running.deadline <= fx.now.mono_ms;
+        let wish = (rules.wish)(&id);
+        if rules.revoked {
+            let reason = "this device was revoked before the tool ran";
+            return Some(self.finish(id, attempt, Ending::Denied, reason, Some(header), fx));
+        }
+        if let Err(reason) = (rules.permits)(&origin, &header) {
+            return Some(self.finish(id, attempt, Ending::Denied, &reason, Some(header), fx));
+        }
+        if let Some(wish) = wish {
+            return Some(self.finish_unrun(&header, attempt, &wish, fx));
+        }
+        if late {
+            let reason = "its time was over before the tool ran";
+            return Some(self.finish(id, attempt, Ending::Expired, reason, Some(header), fx));
+        }
+        if let Some(running) = self.running.get_mut(&(id, attempt)) {
+            running.invoked = true;
+            running.tell_at = Some(fx.now.mono_ms + TELL_RUNNING_AFTER_MS);
+        }
+        fx.out.push(Output::Invoke(Box::new(Invocation { id, attempt, header, origin })));
+        None
+    }
+
+    pub(crate) fn handle_progress(
+        &mut self,
+        id: ReqId,
+        attempt: Attempt,
+        note: String,
+        rules: &Rules<'_>,
+        fx: &mut Effects<'_>,
+    ) {
+        if let (Some(running), Some(gateway)) = (self.running.get_mut(&(id, attempt)), rules.gateway) {
+            running.tell_at = None;
+            fx.send(gateway, Frame::Answer(Answer { id, attempt, what: AnswerKind::Running { note } }));
+        }
+    }
+
+    /// The tool has ended. `None` when nothing of the kind runs here.
+    pub(crate) fn handle_tool_ended(
+        &mut self,
+        id: ReqId,
+        attempt: Attempt,
+        ended: ToolOutcome,
+        fx: &mut Effects<'_>,
+    ) -> Option<Finished> {
+        let running = self.running.get(&(id, attempt))?;
+        let header = running.header.clone();
+        let reason = match (&ended.ending, &running.killed) {
+            (Ending::Cancelled, Some(why)) => why.clone(),
+            _ => ended.reason,
+        };
+        let mut finished = self.finish(id, attempt, ended.ending, &reason, Some(header), fx);
+        finished.outcome.output = ended.output;
+        finished.outcome.error = ended.error;
+        Some(finished)
+    }
+
+    /// Somebody wants the call stopped. `header`: if it is known here, and not in hand, it ends without a run.
+    pub(crate) fn handle_wish(
+        &mut self,
+        wish: &CancelWish,
+        header: Option<Arc<Header>>,
+        attempt: Attempt,
+        fx: &mut Effects<'_>,
+    ) -> Option<Finished> {
+        let id = wish.id;
+        if let Some(at) = self.waiting.iter().position(|waiting| waiting.id == id) {
+            let waiting = self.waiting.remove(at)?;
+            return Some(self.finish_unrun(&waiting.header, waiting.attempt, wish, fx));
+        }
+        let key = self.running.range((id, 0)..=(id, ATTEMPTS_MAX)).next_back().map(|(key, _)| *key);
+        if let Some((id, attempt)) = key
+            && let Some(running) = self.running.get_mut(&(id, attempt))
+        {
+            if running.invoked && running.killed.is_none() && !wish.expired {
+                running.killed = Some(wish.reason.clone());
+                fx.out.push(Output::Kill(id, attempt));
+            }
+            return None; // one not invoked yet is caught by the second look
+        }
+        if self.is_forgotten(&id) || self.has_journaled(&id, attempt) {
+            return None;
+        }
+        let header = header?;
+        Some(self.finish_unrun(&header, attempt, wish, fx))
+    }
+
+    /// A call for us whose time is over without ever being dispatched here.
+    pub(crate) fn expire(
+        &mut self,
+        id: ReqId,
+        attempt: Attempt,
+        header: Arc<Header>,
+        fx: &mut Effects<'_>,
+    ) -> Option<Finished> {
+        self.waiting.retain(|waiting| waiting.id != id);
+        if self.is_forgotten(&id) || self.has_journaled(&id, attempt) {
+            return None;
+        }
+        let reason = "its time was over before the node could start it";
+        Some(self.finish(id, attempt, Ending::Expired, reason, Some(header), fx))
+    }
+
+    /// Binds the client key of a call, if it has one that no other call has bound here.
+    fn bind(&mut self, header: &Header) -> Option<Box<(Hash, Hash)>> {
+        let key = key_id(&header.principal, header.client_key.as_ref()?);
+        let sense = sense_of(&self.me, header.tool.as_str(), &header.arguments);
+        let (bound_to, _) = *self.bound.entry(key).or_insert((header.id, sense));
+        (bound_to == header.id).then(|| Box::new((key, sense)))
+    }
+
+    fn finish(
+        &mut self,
+        id: ReqId,
+        attempt: Attempt,
+        ending: Ending,
+        reason: &str,
+        header: Option<Arc<Header>>,
+        fx: &mut Effects<'_>,
+    ) -> Finished {
+        self.running.remove(&(id, attempt));
+        let known = self.journal.get(&(id, attempt)).cloned();
+        let row = JournalRow {
+            state: Journaled::Ended(ending),
+            received_ms: known.as_ref().map_or(fx.now.wall_ms, |row| row.received_ms),
+            key: known.and_then(|row| row.key).or_else(|| header.as_ref().and_then(|header| self.bind(header))),
+        };
+        fx.put(Space::Journal, journal_key(&id, attempt), &row);
+        self.journal.insert((id, attempt), row);
+        let outcome = Outcome {
+            id,
+            attempt,
+            ending,
+            reason: limits::cut(reason, limits::TEXT_BYTES_MAX).to_owned(),
+            output: Payload::empty(),
+            error: String::new(),
+            at_ms: fx.now.wall_ms,
+            alias_of: None,
+        };
+        Finished { outcome, header }
+    }
+
+    /// The outcome is in this step's batch: it may be told once that is durable.
+    pub(crate) fn keep_outcome(&mut self, id: ReqId, attempt: Attempt, entry: SignedEntry, fx: &mut Effects<'_>) {
+        self.outcomes.insert((id, attempt), entry);
+        self.outcome_order.push_back((id, attempt));
+        if self.outcome_order.len() > OUTCOMES_KEPT
+            && let Some(oldest) = self.outcome_order.pop_front()
+        {
+            self.outcomes.remove(&oldest);
+        }
+        fx.then(Then::Outcome(id, attempt));
+    }
+
+    /// Tells a gateway how an attempt ended. One that is not in memory any more is in our log, which it reads anyway.
+    pub(crate) fn tell(&self, id: ReqId, attempt: Attempt, gateway: PeerId, fx: &mut Effects<'_>) {
+        if let Some(entry) = self.outcomes.get(&(id, attempt)) {
+            let what = AnswerKind::Ended(entry.clone());
+            fx.send(gateway, Frame::Answer(Answer { id, attempt, what }));
+        }
+    }
+
+    pub(crate) fn handle_fetched(&mut self, hash: Hash, rules: &Rules<'_>, fx: &mut Effects<'_>) {
+        if self.blobs.len() > OUTCOMES_KEPT {
+            self.blobs.clear(); // only saves a question to the blob store
+        }
+        self.blobs.insert(hash);
+        for waiting in &mut self.waiting {
+            if waiting.lacks == Some(hash) {
+                waiting.lacks = None;
+            }
+        }
+        self.start_next(rules, fx);
+    }
+
+    pub(crate) fn handle_fetch_failed(&mut self, hash: Hash, now: u64) {
+        for waiting in &mut self.waiting {
+            if waiting.lacks == Some(hash) {
+                waiting.fetch_at = now + 1_000;
+            }
+        }
+    }
+
+    pub(crate) fn handle_timeout(&mut self, rules: &Rules<'_>, fx: &mut Effects<'_>) -> Vec<Finished> {
+        let now = fx.now.mono_ms;
+        let mut tell = Vec::new();
+        for ((id, attempt), running) in &mut self.running {
+            if running.tell_at.is_some_and(|at| at <= now) {
+                running.tell_at = None;
+                tell.push((*id, *attempt));
+            }
+        }
+        if let Some(gateway) = rules.gateway {
+            for (id, attempt) in tell {
+                let what = AnswerKind::Running { note: String::new() };
+                fx.send(gateway, Frame::Answer(Answer { id, attempt, what }));
+            }
+        }
+        for waiting in &mut self.waiting {
+            if waiting.fetch_at <= now
+                && let Payload::Blob { hash, len } = waiting.header.arguments
+            {
+                waiting.fetch_at = u64::MAX;
+                fx.out.push(Output::Fetch {
+                    hash,
+                    len,
+                    from: [Some(waiting.origin), rules.gateway].into_iter().flatten().collect(),
+                });
+            }
+        }
+        let late: Vec<(ReqId, Attempt, Arc<Header>)> = self
+            .waiting
+            .iter()
+            .filter(|waiting| waiting.deadline <= now)
+            .map(|waiting| (waiting.id, waiting.attempt, waiting.header.clone()))
+            .collect();
+        let mut finished: Vec<Finished> =
+            late.into_iter().filter_map(|(id, attempt, header)| self.expire(id, attempt, header, fx)).collect();
+        if now >= self.next_forget {
+            self.next_forget = now + 3_600_000;
+            self.forget(rules.config.forget_after_ms, fx);
+        }
+        finished.retain(|f| f.header.is_some());
+        finished
+    }
+
+    pub(crate) fn poll_timeout(&self) -> Option<u64> {
+        let running = self.running.values().filter_map(|running| running.tell_at);
+        let waiting = self.waiting.iter().map(|waiting| waiting.deadline.min(waiting.fetch_at));
+        running.chain(waiting).min()
+    }
+
+    pub(crate) fn is_idle(&self) -> bool {
+        self.running.is_empty()
+    }
+
+    /// Drops old journal rows, each together with raising the mark of its series: forgetting can only refuse, never run
+    /// twice, however wrong the clocks are.
+    fn forget(&mut self, after_ms: u64, fx: &mut Effects<'_>) {
+        let mut stopped: BTreeSet<Series> = BTreeSet::new();
+        let mut old = Vec::new();
+        for ((id, attempt), row) in &self.journal {
+            let series = id.series();
+            if stopped.contains(&series) {
+                continue;
+            }
+            let aged = fx.now.wall_ms.saturating_sub(row.received_ms) > after_ms;
+            if aged && row.state != Journaled::Started {
+                old.push((*id, *attempt, row.key.as_ref().map(|key| key.0)));
+            } else {
+                stopped.insert(series); // the mark never passes a row that stays
+            }
+        }
+        // A row of attempt 2 may stay while attempt 1 is old: then the whole call stays.
+        old.retain(|(id, ..)| {
+            !self.journal.range((*id, 0)..=(*id, ATTEMPTS_MAX)).any(|(_, row)| {
+                row.state == Journaled::Started || fx.now.wall_ms.saturating_sub(row.received_ms) <= after_ms
+            })
+        });
+        for (id, attempt, key) in old {
+            self.journal.remove(&(id, attempt));
+            fx.delete(Space::Journal, journal_key(&id, attempt));
+            if let Some(key) = key {
+                self.bound.remove(&key);
+            }
+            let mark = self.marks.entry(id.series()).or_default();
+            *mark = (*mark).max(id.counter());
+            fx.put(Space::Marks, id.series().0, mark);
+            fx.sync = true;
+        }
+    }
+}

@@ -1,0 +1,375 @@
+//! The replicated log: one chain of signed entries per author, and the exchange of what others lack (mesh-protocol.md §5).
+//!
+//! The entries themselves live in the store; here are only the heads, so that memory does not grow with history.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::crypto::Signer;
+use crate::effects::{Effects, Then};
+use crate::entry::{Entry, Kind, SignedEntry};
+use crate::frame::{DigestRow, EntryItem, Frame};
+use crate::ids::{Hash, Incarnation, MeshId, PeerId};
+use crate::io::{Fact, Output, Space};
+
+/// A foreign clock may push ours at most this far (mesh-protocol.md §5).
+const HLC_PUSH_MS: u64 = 60_000;
+/// Least time between two digests that a gap makes us send to one neighbour.
+const GAP_DIGEST_EVERY_MS: u64 = 200;
+
+/// How far one author's log is held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub(crate) struct Head {
+    pub(crate) seq: u64,
+    pub(crate) hash: Hash,
+    /// Clock of the newest entry.
+    pub(crate) hlc: u64,
+}
+
+/// What became of an entry that somebody sent.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Ingest {
+    /// Taken: apply it.
+    New,
+    /// Held already.
+    Known,
+    /// Some before it are missing; they have been asked for.
+    Gap,
+    /// Not of this mesh, or its author does not belong.
+    Refused,
+    /// It contradicts what the author said before.
+    Fork,
+}
+
+#[derive(Debug, Default)]
+struct Neighbour {
+    /// What it holds, as far as we know.
+    knows: BTreeMap<(PeerId, Incarnation), u64>,
+    /// Whom it is linked to.
+    neighbours: BTreeSet<PeerId>,
+    next_digest: u64,
+}
+
+/// All authors' heads, and what the neighbours have.
+#[derive(Debug)]
+pub(crate) struct Logs {
+    me: PeerId,
+    mesh: MeshId,
+    incarnation: Incarnation,
+    heads: BTreeMap<(PeerId, Incarnation), Head>,
+    /// Our own entries up to here may be shown to others.
+    own_durable: u64,
+    hlc: u64,
+    neighbours: BTreeMap<PeerId, Neighbour>,
+    next_sync: u64,
+}
+
+/// Key of a row in [`Space::Log`] or, without seq, in [`Space::Heads`].
+pub(crate) fn log_key(author: &PeerId, incarnation: Incarnation, seq: Option<u64>) -> Vec<u8> {
+    let mut key = Vec::with_capacity(44);
+    key.extend_from_slice(&author.0);
+    key.extend_from_slice(&incarnation.0.to_be_bytes());
+    if let Some(seq) = seq {
+        key.extend_from_slice(&seq.to_be_bytes());
+    }
+    key
+}
+
+/// Reads a key of [`Space::Heads`].
+pub(crate) fn head_key(key: &[u8]) -> Option<(PeerId, Incarnation)> {
+    let (author, incarnation) = key.split_at_checked(32)?;
+    Some((PeerId::from_slice(author)?, Incarnation(u32::from_be_bytes(incarnation.try_into().ok()?))))
+}
+
+impl Logs {
+    pub(crate) fn new(
+        me: PeerId,
+        mesh: MeshId,
+        incarnation: Incarnation,
+        heads: BTreeMap<(PeerId, Incarnation), Head>,
+        now: u64,
+    ) -> Self {
+        let own = heads.get(&(me, incarnation));
+        Self {
+            me,
+            mesh,
+            incarnation,
+            own_durable: own.map_or(0, |head| head.seq),
+            hlc: own.map_or(0, |head| head.hlc),
+            heads,
+            neighbours: BTreeMap::new(),
+            next_sync: now,
+        }
+    }
+
+    pub(crate) fn incarnation(&self) -> Incarnation {
+        self.incarnation
+    }
+
+    /// The last entry that we hold of `author`, of the life that we saw last.
+    pub(crate) fn mark(&self, author: &PeerId) -> Option<(Incarnation, u64)> {
+        self.heads
+            .iter()
+            .filter(|((of, _), _)| of == author)
+            .max_by_key(|(_, head)| head.hlc)
+            .map(|((_, incarnation), head)| (*incarnation, head.seq))
+    }
+
+    fn tick(&mut self, wall_ms: u64) -> u64 {
+        self.hlc = (wall_ms << 16).max(self.hlc + 1);
+        self.hlc
+    }
+
+    /// Writes our own next entry. It is told to the others once it is durable.
+    pub(crate) fn append(
+        &mut self,
+        signer: &dyn Signer,
+        kind: Kind,
+        generation: u32,
+        body: Vec<u8>,
+        fx: &mut Effects<'_>,
+    ) -> SignedEntry {
+        let hlc = self.tick(fx.now.wall_ms);
+        let at = (self.me, self.incarnation);
+        let previous = self.heads.get(&at).copied();
+        let entry = SignedEntry::sign(
+            signer,
+            Entry {
+                mesh: self.mesh,
+                author: signer.public_key(),
+                incarnation: self.incarnation,
+                seq: previous.map_or(0, |head| head.seq) + 1,
+                hlc,
+                kind,
+                critical: false,
+                generation,
+                previous: previous.map_or(Hash::ZERO, |head| head.hash),
+                body: body.into(),
+            },
+        );
+        self.store(&entry, fx);
+        entry
+    }
+
+    fn store(&mut self, entry: &SignedEntry, fx: &mut Effects<'_>) {
+        let (incarnation, seq) = (entry.entry.incarnation, entry.entry.seq);
+        let head = Head { seq, hash: entry.hash, hlc: entry.entry.hlc };
+        self.heads.insert((entry.author, incarnation), head);
+        fx.put_bytes(Space::Log, log_key(&entry.author, incarnation, Some(seq)), entry.to_stored());
+        fx.put(Space::Heads, log_key(&entry.author, incarnation, None), &head);
+    }
+
+    /// Takes an entry that `from` sent. `admitted`: whether its author and place count.
+    pub(crate) fn ingest(&mut self, from: PeerId, item: &EntryItem, admitted: bool, fx: &mut Effects<'_>) -> Ingest {
+        let entry = &item.entry;
+        let (author, incarnation, seq) = (entry.author, entry.entry.incarnation, entry.entry.seq);
+        let is_genesis = entry.entry.kind == Kind::GENESIS && entry.hash.0 == self.mesh.0;
+        if !admitted || (entry.entry.mesh != self.mesh && !is_genesis) || author == self.me {
+            return Ingest::Refused;
+        }
+        if let Some(neighbour) = self.neighbours.get_mut(&from) {
+            let knows = neighbour.knows.entry((author, incarnation)).or_default();
+            *knows = (*knows).max(seq);
+        }
+        let head = self.heads.get(&(author, incarnation)).copied();
+        let held = head.map_or(0, |head| head.seq);
+        let hash = head.map_or(Hash::ZERO, |head| head.hash);
+        if seq <= held {
+            let forked = seq == held && hash != entry.hash;
+            return if forked { Self::fork(author, fx) } else { Ingest::Known };
+        }
+        if seq > held + 1 {
+            self.ask_again(from, fx);
+            return Ingest::Gap;
+        }
+        if entry.entry.previous != hash {
+            return Self::fork(author, fx);
+        }
+        self.hlc = self.hlc.max(entry.entry.hlc.min((fx.now.wall_ms + HLC_PUSH_MS) << 16));
+        self.store(entry, fx);
+        self.relay(from, item, fx);
+        Ingest::New
+    }
+
+    fn fork(author: PeerId, fx: &mut Effects<'_>) -> Ingest {
+        fx.fact(Fact::Warning("signed two different entries for one place; its newer entries are not taken", author));
+        Ingest::Fork
+    }
+
+    fn ask_again(&mut self, from: PeerId, fx: &mut Effects<'_>) {
+        let digest = self.digest();
+        if let Some(neighbour) = self.neighbours.get_mut(&from)
+            && fx.now.mono_ms >= neighbour.next_digest
+        {
+            neighbour.next_digest = fx.now.mono_ms + GAP_DIGEST_EVERY_MS;
+            fx.send(from, Frame::Digest(digest));
+        }
+    }
+
+    /// Passes an entry on to neighbours that are linked neither to its author nor to whoever gave it to us.
+    fn relay(&mut self, from: PeerId, item: &EntryItem, fx: &mut Effects<'_>) {
+        let author = item.entry.author;
+        let targets: Vec<PeerId> = self
+            .neighbours
+            .iter()
+            .filter(|(peer, neighbour)| {
+                **peer != from
+                    && **peer != author
+                    && !neighbour.neighbours.contains(&author)
+                    && !neighbour.neighbours.contains(&from)
+            })
+            .map(|(peer, _)| *peer)
+            .collect();
+        for peer in targets {
+            self.send_to(peer, item.clone(), fx);
+        }
+    }
+
+    fn send_to(&mut self, peer: PeerId, item: EntryItem, fx: &mut Effects<'_>) {
+        if let Some(neighbour) = self.neighbours.get_mut(&peer) {
+            let knows = neighbour.knows.entry((item.entry.author, item.entry.entry.incarnation)).or_default();
+            if *knows >= item.entry.entry.seq {
+                return;
+            }
+            *knows = item.entry.entry.seq;
+            fx.send(peer, Frame::Entries { entries: vec![item], more: false });
+        }
+    }
+
+    /// An entry of our own is durable: every neighbour gets it, except one that has it in another frame.
+    pub(crate) fn handle_durable(
+        &mut self,
+        entry: &SignedEntry,
+        left_ms: Option<u64>,
+        except: Option<PeerId>,
+        fx: &mut Effects<'_>,
+    ) {
+        self.own_durable = self.own_durable.max(entry.entry.seq);
+        let peers: Vec<PeerId> = self.neighbours.keys().copied().filter(|peer| Some(*peer) != except).collect();
+        for peer in peers {
+            self.send_to(peer, EntryItem { entry: entry.clone(), left_ms }, fx);
+        }
+    }
+
+    pub(crate) fn handle_link_up(&mut self, peer: PeerId, fx: &mut Effects<'_>) {
+        self.neighbours.insert(peer, Neighbour::default());
+        fx.send(peer, Frame::Digest(self.digest()));
+        self.tell_neighbours(fx);
+    }
+
+    pub(crate) fn handle_link_down(&mut self, peer: PeerId, fx: &mut Effects<'_>) {
+        self.neighbours.remove(&peer);
+        self.tell_neighbours(fx);
+    }
+
+    fn tell_neighbours(&self, fx: &mut Effects<'_>) {
+        let peers: Vec<PeerId> = self.neighbours.keys().copied().collect();
+        for peer in &peers {
+            fx.send(*peer, Frame::Neighbours(peers.clone()));
+        }
+    }
+
+    pub(crate) fn handle_neighbours(&mut self, from: PeerId, peers: Vec<PeerId>) {
+        if let Some(neighbour) = self.neighbours.get_mut(&from) {
+            neighbour.neighbours = peers.into_iter().collect();
+        }
+    }
+
+    /// What we hold and may show.
+    fn digest(&self) -> Vec<DigestRow> {
+        self.heads
+            .iter()
+            .map(|((author, incarnation), head)| {
+                let own = *author == self.me && *incarnation == self.incarnation;
+                let seq = if own { head.seq.min(self.own_durable) } else { head.seq };
+                DigestRow { author: *author, incarnation: *incarnation, seq }
+            })
+            .collect()
+    }
+
+    /// Asks every neighbour for what we lack: after trust has changed, entries refused before may be welcome.
+    pub(crate) fn ask_all(&mut self, fx: &mut Effects<'_>) {
+        let digest = self.digest();
+        let peers: Vec<PeerId> = self.neighbours.keys().copied().collect();
+        for peer in peers {
+            fx.send(peer, Frame::Digest(digest.clone()));
+        }
+    }
+
+    /// Answers a digest with what its sender lacks, authors nearest to the founder first, so that each is known before
+    /// it speaks; and asks for what we lack ourselves.
+    pub(crate) fn handle_digest(
+        &mut self,
+        from: PeerId,
+        rows: &[DigestRow],
+        depth: impl Fn(&PeerId) -> u32,
+        fx: &mut Effects<'_>,
+    ) {
+        let theirs: BTreeMap<(PeerId, Incarnation), u64> =
+            rows.iter().map(|row| ((row.author, row.incarnation), row.seq)).collect();
+        let mut ranges = Vec::new();
+        for row in self.digest() {
+            let has = theirs.get(&(row.author, row.incarnation)).copied().unwrap_or(0);
+            if has < row.seq && row.author != from {
+                ranges.push((row.author, row.incarnation, has + 1, row.seq));
+            }
+        }
+        ranges.sort_by_key(|(author, incarnation, ..)| (depth(author), *author, *incarnation));
+        if !ranges.is_empty() {
+            fx.out.push(Output::ReadLog { to: from, ranges });
+        }
+        let lacking = theirs.iter().any(|((author, incarnation), seq)| {
+            *author != self.me
+                && depth(author) != u32::MAX
+                && self.heads.get(&(*author, *incarnation)).map_or(0, |head| head.seq) < *seq
+        });
+        if lacking {
+            self.ask_again(from, fx);
+        }
+        if let Some(neighbour) = self.neighbours.get_mut(&from) {
+            neighbour.knows = theirs;
+        }
+    }
+
+    /// Sends entries read for a digest.
+    pub(crate) fn handle_log_read(&mut self, to: PeerId, items: Vec<EntryItem>, more: bool, fx: &mut Effects<'_>) {
+        let Some(neighbour) = self.neighbours.get_mut(&to) else { return };
+        for item in &items {
+            let knows = neighbour.knows.entry((item.entry.author, item.entry.entry.incarnation)).or_default();
+            *knows = (*knows).max(item.entry.entry.seq);
+        }
+        if !items.is_empty() {
+            fx.send(to, Frame::Entries { entries: items, more });
+        }
+    }
+
+    /// More is waiting at `from`: tell it how far we are now.
+    pub(crate) fn ask_more(&mut self, from: PeerId, fx: &mut Effects<'_>) {
+        fx.send(from, Frame::Digest(self.digest()));
+    }
+
+    /// Periodic anti-entropy with one random neighbour.
+    pub(crate) fn handle_timeout(&mut self, every_ms: u64, fx: &mut Effects<'_>) {
+        if fx.now.mono_ms < self.next_sync || self.neighbours.is_empty() {
+            return;
+        }
+        self.next_sync = fx.now.mono_ms + every_ms;
+        let nth = fx.below(self.neighbours.len() as u64) as usize;
+        if let Some(peer) = self.neighbours.keys().nth(nth).copied() {
+            fx.send(peer, Frame::Digest(self.digest()));
+        }
+    }
+
+    pub(crate) fn poll_timeout(&self) -> Option<u64> {
+        (!self.neighbours.is_empty()).then_some(self.next_sync)
+    }
+}
+
+/// Queues the push of an entry for when it is durable.
+pub(crate) fn push_when_durable(
+    entry: &SignedEntry,
+    left_ms: Option<u64>,
+    except: Option<PeerId>,
+    fx: &mut Effects<'_>,
+) {
+    fx.then(Then::Push { entry: entry.clone(), left_ms, except });
+}

@@ -1,0 +1,173 @@
+//! The door: who comes in, how fast, and how far a stranger gets.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, timeout};
+
+use super::dial::{HANDSHAKE_MAX, canonical};
+use super::join;
+use super::link::{self, HELLO_MAX};
+use super::links::Shared;
+use super::quic::Code;
+use super::stream::{self, Tag};
+use super::tls::peer_key;
+
+/// Handshakes begun per second, and in a burst. A mesh that starts as a whole needs 16; a flood gets no answer.
+const HANDSHAKES_PER_S: u32 = 50;
+/// Handshakes under way at once.
+const HANDSHAKES_AT_ONCE: usize = 64;
+/// From this many on, an address must first prove that it can receive (RFC 9000 §8.1.2).
+const RETRY_FROM: usize = HANDSHAKES_AT_ONCE / 2;
+/// Connections of strangers at once: in all, and from one address, so that one cannot keep out the others.
+const STRANGERS_MAX: usize = 32;
+const STRANGERS_PER_ADDRESS: usize = 8;
+
+/// Accepts until the endpoint closes.
+pub(super) async fn run(shared: Arc<Shared>) {
+    let handshakes = Arc::new(Semaphore::new(HANDSHAKES_AT_ONCE));
+    let strangers = Arc::new(Strangers::default());
+    let mut bucket = Bucket::new();
+    while let Some(incoming) = shared.endpoint.accept().await {
+        if !bucket.take() {
+            incoming.ignore();
+            continue;
+        }
+        if handshakes.available_permits() <= RETRY_FROM && incoming.may_retry() {
+            let _ = incoming.retry();
+            continue;
+        }
+        let Ok(permit) = handshakes.clone().try_acquire_owned() else {
+            incoming.ignore();
+            continue;
+        };
+        let (shared, strangers) = (shared.clone(), strangers.clone());
+        shared.tasks.clone().spawn(async move {
+            let Ok(connecting) = incoming.accept() else { return };
+            let Ok(Ok(connection)) = timeout(HANDSHAKE_MAX, connecting).await else { return };
+            drop(permit);
+            greet(&shared, &strangers, connection).await;
+        });
+    }
+}
+
+/// The handshake is done and the key proven: sees what the peer wants.
+async fn greet(shared: &Arc<Shared>, strangers: &Arc<Strangers>, connection: quinn::Connection) {
+    let Some(key) = peer_key(&connection) else { return Code::Protocol.close(&connection) };
+    let peer = key.peer_id();
+    let _place = if shared.is_member(peer) {
+        None
+    } else {
+        match strangers.enter(canonical(connection.remote_address()).ip()) {
+            Some(place) => Some(place),
+            None => return Code::Overload.close(&connection),
+        }
+    };
+    let first = async {
+        let (send, mut recv) = connection.accept_bi().await.ok()?;
+        let tag = stream::read_tag(&mut recv).await.ok()?;
+        Some((tag, send, recv))
+    };
+    match timeout(HELLO_MAX, first).await {
+        Ok(Some((Tag::Join, send, recv))) => {
+            join::serve(shared, &connection, key, send, recv).await;
+            Code::Done.close(&connection);
+        }
+        Ok(Some((Tag::Mesh, send, recv))) if shared.is_member(peer) => {
+            link::accepted(shared, connection, key, send, recv).await;
+        }
+        Ok(Some((Tag::Mesh | Tag::Node | Tag::Blob, ..))) if !shared.is_member(peer) => {
+            Code::Revoked.close(&connection);
+        }
+        Ok(Some((Tag::Mesh | Tag::Node | Tag::Blob, ..)) | None) => Code::Protocol.close(&connection),
+        Err(_) => Code::Timeout.close(&connection),
+    }
+}
+
+/// A bucket of tokens: `HANDSHAKES_PER_S` drop in each second.
+struct Bucket {
+    tokens: f64,
+    filled: Instant,
+}
+
+impl Bucket {
+    fn new() -> Self {
+        Self { tokens: f64::from(HANDSHAKES_PER_S), filled: Instant::now() }
+    }
+
+    fn take(&mut self) -> bool {
+        let now = Instant::now();
+        let per_s = f64::from(HANDSHAKES_PER_S);
+        let drops = now.saturating_duration_since(self.filled).as_secs_f64() * per_s;
+        self.tokens = (self.tokens + drops).min(per_s);
+        self.filled = now;
+        if self.tokens >= 1.0 {
+            self.tokens -= 1.0;
+            true
+        } else {
+            false
+        }
+    }
+}
+
+/// How many strangers are here, by address.
+#[derive(Debug, Default)]
+struct Strangers(Mutex<BTreeMap<IpAddr, usize>>);
+
+impl Strangers {
+    fn enter(self: &Arc<Self>, ip: IpAddr) -> Option<Place> {
+        let mut here = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if here.values().sum::<usize>() >= STRANGERS_MAX || here.get(&ip).is_some_and(|n| *n >= STRANGERS_PER_ADDRESS) {
+            return None;
+        }
+        *here.entry(ip).or_default() += 1;
+        Some(Place { strangers: self.clone(), ip })
+    }
+}
+
+/// A stranger's place; free again when dropped.
+#[derive(Debug)]
+struct Place {
+    strangers: Arc<Strangers>,
+    ip: IpAddr,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut here = self.strangers.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(n) = here.get_mut(&self.ip) {
+            *n -= 1;
+            if *n == 0 {
+                here.remove(&self.ip);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_flood_gets_fifty_handshakes_a_second() {
+        let mut bucket = Bucket::new();
+        assert_eq!((0..1000).filter(|_| bucket.take()).count(), 50);
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert_eq!((0..1000).filter(|_| bucket.take()).count(), 50);
+    }
+
+    #[test]
+    fn one_address_cannot_take_all_places_of_strangers() {
+        let strangers = Arc::new(Strangers::default());
+        let places: Vec<_> = (0..100).filter_map(|_| strangers.enter([10, 0, 0, 1].into())).collect();
+        assert_eq!(places.len(), STRANGERS_PER_ADDRESS);
+        let others: Vec<_> = (2..=100).filter_map(|n| strangers.enter([10, 0, 0, n].into())).collect();
+        assert_eq!(others.len(), STRANGERS_MAX - STRANGERS_PER_ADDRESS);
+        drop(places);
+        assert!(strangers.enter([10, 0, 0, 1].into()).is_some());
+    }
+}

@@ -1,0 +1,225 @@
+//! Frames of class `Node` to `node.proto` and back. What comes back has been checked: signatures, ids, limits.
+
+use mesh_core::crypto::Verifier;
+use mesh_core::entry::{Ending, EntryError, Header, Kind, Outcome, Payload, SignedEntry};
+use mesh_core::epoch::{Claim, Epoch};
+use mesh_core::frame::{Answer, AnswerKind, Dispatch};
+use mesh_core::ids::{ATTEMPTS_MAX, Attempt, InvalidId, PeerId, PublicKey, ReqId, Signature};
+use mesh_core::limits;
+
+use crate::pb;
+use crate::pb::call_answer::What;
+use crate::pb::gateway_message::Msg as ToNode;
+use crate::pb::node_message::Msg as ToGateway;
+
+/// Why a message is not one that we may take.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub(crate) enum WireError {
+    /// A field that we need.
+    #[error("{0} is missing")]
+    Missing(&'static str),
+    /// A field of the wrong length or range.
+    #[error("{0} is malformed")]
+    Malformed(&'static str),
+    /// An id or a name.
+    #[error(transparent)]
+    Id(#[from] InvalidId),
+    /// An entry.
+    #[error(transparent)]
+    Entry(#[from] EntryError),
+    /// A signature over a claim that is not its leader's.
+    #[error("a claim carries a signature that is not its leader's")]
+    Claim,
+    /// A signed thing of someone else.
+    #[error("{0} is not by the peer that sent it")]
+    Author(&'static str),
+    /// The message and what is signed speak of different calls.
+    #[error("{0} is about another call or attempt")]
+    Mismatch(&'static str),
+}
+
+pub(crate) fn claim_to_pb(claim: &Claim) -> pb::Claim {
+    pb::Claim {
+        epoch: Some(pb::Epoch {
+            counter: claim.epoch.counter,
+            class: u32::from(claim.epoch.class),
+            peer: claim.epoch.peer.0.to_vec().into(),
+        }),
+        seq: claim.seq,
+        key: claim.key.0.to_vec().into(),
+        signature: claim.signature.0.to_vec().into(),
+    }
+}
+
+/// Decodes a claim and checks it. `known` = one that has been checked before: a leader's claim comes with each of its
+/// calls, and only the first time is worth a signature check.
+pub(crate) fn claim_from_pb(
+    claim: &pb::Claim,
+    known: Option<&Claim>,
+    verifier: &dyn Verifier,
+) -> Result<Claim, WireError> {
+    let epoch = claim.epoch.as_ref().ok_or(WireError::Missing("epoch"))?;
+    let claim = Claim {
+        epoch: Epoch {
+            counter: epoch.counter,
+            class: u8::try_from(epoch.class).map_err(|_| WireError::Malformed("class"))?,
+            peer: PeerId::from_slice(&epoch.peer).ok_or(WireError::Malformed("peer"))?,
+        },
+        seq: claim.seq,
+        key: PublicKey::from_slice(&claim.key).ok_or(WireError::Malformed("key"))?,
+        signature: Signature::from_slice(&claim.signature).ok_or(WireError::Malformed("signature"))?,
+    };
+    if known == Some(&claim) || claim.verify(verifier) { Ok(claim) } else { Err(WireError::Claim) }
+}
+
+fn entry_to_pb(entry: &SignedEntry) -> pb::SignedEntry {
+    pb::SignedEntry { entry: entry.bytes.clone(), signature: entry.signature.0.to_vec().into() }
+}
+
+fn entry_from_pb(entry: pb::SignedEntry, verifier: &dyn Verifier) -> Result<SignedEntry, WireError> {
+    let signature = Signature::from_slice(&entry.signature).ok_or(WireError::Malformed("signature"))?;
+    Ok(SignedEntry::verify(entry.entry, signature, verifier)?)
+}
+
+fn attempt(number: u32) -> Result<Attempt, WireError> {
+    match Attempt::try_from(number) {
+        Ok(number) if (1..=ATTEMPTS_MAX).contains(&number) => Ok(number),
+        _ => Err(WireError::Malformed("attempt")),
+    }
+}
+
+fn to_gateway(msg: ToGateway) -> pb::NodeMessage {
+    pb::NodeMessage { msg: Some(msg) }
+}
+
+pub(crate) fn to_node(msg: ToNode) -> pb::GatewayMessage {
+    pb::GatewayMessage { msg: Some(msg) }
+}
+
+/// The request, with the contract's own fields filled from the header. `None` when the header holds no call.
+pub(crate) fn dispatch_to_pb(dispatch: &Dispatch) -> Option<pb::GatewayMessage> {
+    let header: Header = dispatch.header.record()?;
+    let arguments = match &header.arguments {
+        Payload::Inline(bytes) => std::str::from_utf8(bytes).unwrap_or_default().to_owned(),
+        Payload::Blob { .. } => String::new(),
+    };
+    Some(to_node(ToNode::ToolExecute(pb::ToolExecuteRequest {
+        request_id: header.id.to_string(),
+        tool_name: header.tool.into(),
+        arguments,
+        timeout_seconds: i32::try_from(header.timeout_ms.div_ceil(1000)).unwrap_or(i32::MAX),
+        header: Some(entry_to_pb(&dispatch.header)),
+        attempt: u32::from(dispatch.attempt),
+        claim: Some(claim_to_pb(&dispatch.claim)),
+        left_ms: dispatch.left_ms,
+    })))
+}
+
+/// A request of `gateway`, checked. What runs is what the origin signed; the contract's text fields are not looked at.
+pub(crate) fn dispatch_from_pb(
+    request: pb::ToolExecuteRequest,
+    gateway: PeerId,
+    known: Option<&Claim>,
+    verifier: &dyn Verifier,
+) -> Result<Dispatch, WireError> {
+    let id: ReqId = request.request_id.parse()?;
+    let claim = claim_from_pb(request.claim.as_ref().ok_or(WireError::Missing("the claim"))?, known, verifier)?;
+    if claim.epoch.peer != gateway {
+        return Err(WireError::Author("the claim"));
+    }
+    let header = entry_from_pb(request.header.ok_or(WireError::Missing("the signed header"))?, verifier)?;
+    if header.entry.kind != Kind::CALL {
+        return Err(WireError::Malformed("the header"));
+    }
+    let call: Header = header.record().ok_or(WireError::Malformed("the header"))?;
+    if call.id != id {
+        return Err(WireError::Mismatch("the header"));
+    }
+    let left_ms = request.left_ms.min(limits::TTL_MS_MAX);
+    Ok(Dispatch { claim, header, attempt: attempt(request.attempt)?, left_ms })
+}
+
+/// What became of a call, for the gateway.
+pub(crate) fn answer_to_pb(answer: Answer) -> pb::NodeMessage {
+    let what = match answer.what {
+        AnswerKind::Ended(entry) => return result_to_pb(answer.id, answer.attempt, &entry),
+        AnswerKind::Waiting => What::Waiting(pb::call_answer::Waiting {}),
+        AnswerKind::Running { note } => What::Running(pb::call_answer::Running { note }),
+        AnswerKind::Busy => What::Busy(pb::call_answer::Busy {}),
+        AnswerKind::Fenced(proof) => What::Fenced(pb::call_answer::Fenced { proof: proof.as_ref().map(claim_to_pb) }),
+        AnswerKind::Refused(reason) => What::Refused(reason),
+    };
+    to_gateway(ToGateway::Answer(pb::CallAnswer {
+        request_id: answer.id.to_string(),
+        attempt: u32::from(answer.attempt),
+        what: Some(what),
+    }))
+}
+
+fn result_to_pb(id: ReqId, attempt: Attempt, entry: &SignedEntry) -> pb::NodeMessage {
+    // The contract's own fields, for whoever reads only those.
+    let (output, error) = entry.record::<Outcome>().map_or_else(Default::default, |outcome| {
+        let output = match outcome.output {
+            Payload::Inline(bytes) => String::from_utf8(bytes.into()).unwrap_or_default(),
+            Payload::Blob { .. } => String::new(),
+        };
+        let silent = outcome.error.is_empty() && outcome.ending != Ending::Done;
+        let error = match outcome.reason {
+            reason if silent && reason.is_empty() => outcome.ending.as_str().to_owned(),
+            reason if silent => reason,
+            _ => outcome.error,
+        };
+        (output, error)
+    });
+    to_gateway(ToGateway::ToolResult(pb::ToolResult {
+        request_id: id.to_string(),
+        output,
+        error,
+        attempt: u32::from(attempt),
+        outcome: Some(entry_to_pb(entry)),
+    }))
+}
+
+/// A result with its signed outcome, from the peer that ran the call.
+pub(crate) fn result_from_pb(
+    id: ReqId,
+    number: u32,
+    outcome: pb::SignedEntry,
+    peer: PeerId,
+    verifier: &dyn Verifier,
+) -> Result<Answer, WireError> {
+    let attempt = attempt(number)?;
+    let entry = entry_from_pb(outcome, verifier)?;
+    if entry.author != peer {
+        return Err(WireError::Author("the outcome"));
+    }
+    if entry.entry.kind != Kind::OUTCOME {
+        return Err(WireError::Malformed("the outcome"));
+    }
+    let outcome: Outcome = entry.record().ok_or(WireError::Malformed("the outcome"))?;
+    if outcome.id != id || outcome.attempt != attempt {
+        return Err(WireError::Mismatch("the outcome"));
+    }
+    Ok(Answer { id, attempt, what: AnswerKind::Ended(entry) })
+}
+
+/// Anything short of a result.
+pub(crate) fn answer_from_pb(answer: pb::CallAnswer, verifier: &dyn Verifier) -> Result<Answer, WireError> {
+    let what = match answer.what.ok_or(WireError::Missing("what"))? {
+        What::Waiting(_) => AnswerKind::Waiting,
+        What::Running(running) => AnswerKind::Running { note: cut(running.note) },
+        What::Busy(_) => AnswerKind::Busy,
+        What::Fenced(fenced) => {
+            AnswerKind::Fenced(fenced.proof.map(|proof| claim_from_pb(&proof, None, verifier)).transpose()?)
+        }
+        What::Refused(reason) => AnswerKind::Refused(cut(reason)),
+    };
+    Ok(Answer { id: answer.request_id.parse()?, attempt: attempt(answer.attempt)?, what })
+}
+
+/// A text of a peer, within [`limits::TEXT_BYTES_MAX`].
+pub(crate) fn cut(mut text: String) -> String {
+    text.truncate(limits::cut(&text, limits::TEXT_BYTES_MAX).len());
+    text
+}

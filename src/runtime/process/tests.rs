@@ -1,0 +1,272 @@
+use super::*;
+use crate::runtime::spool::testing::MemorySinks;
+use mesh_core::ids::{Hash, Incarnation, PublicKey};
+use std::sync::{Arc, Mutex};
+
+struct Bench {
+    dir: TempDir,
+    launcher: Launcher,
+    sinks: MemorySinks,
+    cancel: CancellationToken,
+    notes: Arc<Mutex<Vec<String>>>,
+}
+
+const FREE: Bounds = Bounds { timeout: Duration::from_secs(30), max_output: 64 << 20 };
+
+impl Bench {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let launcher = Launcher::start(dir.path().join("work"), None).unwrap();
+        let (sinks, cancel, notes) = (MemorySinks::default(), CancellationToken::new(), Arc::default());
+        Self { dir, launcher, sinks, cancel, notes }
+    }
+
+    fn spec(&self, command: &str, args: &[&str]) -> Spec {
+        Spec {
+            command: command.into(),
+            args: args.iter().map(|&arg| arg.to_owned()).collect(),
+            env: BTreeMap::from([("DIR".to_owned(), self.dir.path().to_str().unwrap().to_owned())]),
+            id: ReqId::new(&PublicKey([7; 32]).peer_id(), Incarnation(1), 42),
+            attempt: 2,
+            tool: "my.tool".parse().unwrap(),
+            node: "nas".parse().unwrap(),
+        }
+    }
+
+    async fn sh_within(&self, script: &str, bounds: Bounds, stdin: &[u8]) -> ToolOutcome {
+        let launch = self.launcher.launch(self.spec("sh", &["-c", script]));
+        let notes = self.notes.clone();
+        let note = move |line| notes.lock().unwrap().push(line);
+        run(launch, bounds, Bytes::copy_from_slice(stdin), &self.cancel, &self.sinks, note).await
+    }
+
+    async fn sh(&self, script: &str) -> ToolOutcome {
+        self.sh_within(script, FREE, b"").await
+    }
+
+    /// Waits until the script has written its file.
+    async fn file(&self, name: &str) -> String {
+        let path = self.dir.path().join(name);
+        let read = async {
+            loop {
+                match std::fs::read_to_string(&path) {
+                    Ok(text) if text.ends_with('\n') => return text,
+                    _ => tokio::time::sleep(Duration::from_millis(5)).await,
+                }
+            }
+        };
+        timeout(Duration::from_secs(10), read).await.expect("the script writes its file")
+    }
+}
+
+fn alive(pid: &str) -> bool {
+    // A zombie has ended: only its parent has not asked yet.
+    std::fs::read_to_string(format!("/proc/{}/stat", pid.trim())).is_ok_and(|stat| !stat.contains(") Z "))
+}
+
+async fn gone(pid: &str) {
+    let wait = async {
+        while alive(pid) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(Duration::from_secs(5), wait).await.expect("the process is gone");
+}
+
+fn inline(outcome: &ToolOutcome) -> &[u8] {
+    match &outcome.output {
+        Payload::Inline(bytes) => bytes,
+        Payload::Blob { .. } => panic!("output is a blob"),
+    }
+}
+
+#[tokio::test]
+async fn arguments_go_in_and_output_comes_out_byte_for_byte() {
+    let bench = Bench::new();
+    let outcome = bench.sh_within("cat; printf '\\377\\0x'", FREE, br#"{"a":1}"#).await;
+    assert_eq!(outcome.ending, Ending::Done, "{outcome:?}");
+    assert_eq!(inline(&outcome), b"{\"a\":1}\xff\0x");
+    assert_eq!((outcome.reason.as_str(), outcome.error.as_str()), ("", ""));
+}
+
+#[tokio::test]
+async fn the_environment_is_what_we_give() {
+    let bench = Bench::new();
+    let outcome =
+        bench.sh("env | cut -d= -f1 | sort; echo $SIGIL_REQUEST_ID/$SIGIL_ATTEMPT/$SIGIL_TOOL/$SIGIL_NODE").await;
+    let text = String::from_utf8_lossy(inline(&outcome)).into_owned();
+    let id = bench.spec("x", &[]).id;
+    assert!(text.ends_with(&format!("{id}/2/my.tool/nas\n")), "{text}");
+    for name in text.lines().filter(|line| !line.contains('/')) {
+        let ours = name.starts_with("SIGIL_") || ["PATH", "HOME", "LANG", "DIR"].contains(&name);
+        assert!(ours || ["PWD", "OLDPWD", "SHLVL", "_"].contains(&name), "{name} was inherited");
+    }
+}
+
+#[tokio::test]
+async fn a_run_has_a_private_directory_that_does_not_stay() {
+    let bench = Bench::new();
+    let outcome = bench.sh("pwd; touch here").await;
+    let dir = PathBuf::from(String::from_utf8_lossy(inline(&outcome)).trim());
+    assert_eq!(dir.parent(), Some(bench.dir.path().join("work").canonicalize().unwrap().as_path()));
+    let wait = async {
+        while dir.exists() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(Duration::from_secs(5), wait).await.unwrap();
+}
+
+#[tokio::test]
+async fn failures_name_code_or_signal_and_keep_output_and_error() {
+    let bench = Bench::new();
+    let outcome = bench.sh("echo partly; echo wrong >&2; exit 3").await;
+    assert_eq!((outcome.ending, outcome.reason.as_str()), (Ending::Failed, "exit code 3"));
+    assert_eq!((inline(&outcome), outcome.error.as_str()), (&b"partly\n"[..], "wrong"));
+    let outcome = bench.sh("kill -9 $$").await;
+    assert_eq!((outcome.ending, outcome.reason.as_str()), (Ending::Failed, "killed by SIGKILL"));
+}
+
+#[tokio::test]
+async fn a_command_that_is_not_there_is_explained() {
+    let bench = Bench::new();
+    for (command, part) in [("no-such-command", "not found"), ("/etc/passwd", "may not be executed")] {
+        let launch = bench.launcher.launch(bench.spec(command, &[]));
+        let outcome = run(launch, FREE, Bytes::new(), &bench.cancel, &bench.sinks, |_| ()).await;
+        assert_eq!(outcome.ending, Ending::Failed);
+        assert!(outcome.reason.contains(command) && outcome.reason.contains(part), "{}", outcome.reason);
+    }
+}
+
+#[tokio::test]
+async fn large_output_streams_into_a_blob() {
+    let bench = Bench::new();
+    let outcome = bench.sh("head -c 3000000 /dev/zero").await;
+    assert_eq!(outcome.ending, Ending::Done);
+    assert_eq!(outcome.output, Payload::Blob { hash: Hash::of(&vec![0; 3_000_000]), len: 3_000_000 });
+    assert!(*bench.sinks.longest_chunk.lock().unwrap() <= 64 * 1024);
+}
+
+#[tokio::test]
+async fn output_over_the_limit_ends_the_run_and_names_the_limit() {
+    let bench = Bench::new();
+    let bounds = Bounds { max_output: 1 << 20, ..FREE };
+    let outcome = bench.sh_within("echo $$ > $DIR/pid; head -c 100000000 /dev/zero; sleep 1000", bounds, b"").await;
+    assert_eq!((outcome.ending, outcome.reason.as_str()), (Ending::Failed, "the output is over the limit of 1MiB"));
+    assert!(outcome.output.is_empty());
+    assert!(bench.sinks.blobs.lock().unwrap().is_empty(), "half a blob is no blob");
+    gone(&bench.file("pid").await).await;
+}
+
+#[tokio::test]
+async fn a_run_over_its_time_is_ended_even_when_it_ignores_the_request() {
+    let bench = Bench::new();
+    let bounds = Bounds { timeout: Duration::from_millis(300), ..FREE };
+    let began = Instant::now();
+    let script = "trap '' TERM; echo $$ > $DIR/pid; echo early; while :; do sleep 0.05; done";
+    let outcome = bench.sh_within(script, bounds, b"").await;
+    assert_eq!((outcome.ending, outcome.reason.as_str()), (Ending::Failed, "timed out after 300ms"));
+    assert_eq!(inline(&outcome), b"early\n");
+    assert!(began.elapsed() < Duration::from_secs(2));
+    gone(&bench.file("pid").await).await;
+}
+
+#[tokio::test]
+async fn cancel_ends_grandchildren_too() {
+    let bench = Arc::new(Bench::new());
+    let script = "(while :; do echo x >> $DIR/ticks; sleep 0.02; done) & echo $! > $DIR/pid; wait";
+    let task = tokio::task::LocalSet::new();
+    let outcome = task
+        .run_until(async {
+            let running = tokio::task::spawn_local({
+                let bench = bench.clone();
+                async move { bench.sh(script).await }
+            });
+            let pid = bench.file("pid").await;
+            bench.file("ticks").await;
+            assert!(alive(&pid));
+            let began = Instant::now();
+            bench.cancel.cancel();
+            let outcome = running.await.unwrap();
+            assert!(began.elapsed() < Duration::from_secs(2));
+            gone(&pid).await;
+            outcome
+        })
+        .await;
+    assert_eq!((outcome.ending, outcome.reason.as_str()), (Ending::Cancelled, "cancelled while it ran"));
+}
+
+#[tokio::test]
+async fn a_cancel_before_the_start_starts_nothing() {
+    let bench = Bench::new();
+    bench.cancel.cancel();
+    assert_eq!(bench.sh("true").await.ending, Ending::Cancelled);
+}
+
+#[tokio::test]
+async fn a_grandchild_that_keeps_the_pipe_cannot_keep_us() {
+    let bench = Bench::new();
+    let began = Instant::now();
+    let outcome = bench.sh("sleep 1000 & echo $! > $DIR/pid; echo done").await;
+    assert_eq!((outcome.ending, inline(&outcome)), (Ending::Done, &b"done\n"[..]));
+    gone(&bench.file("pid").await).await;
+
+    // One that leaves the group survives, but is not waited for.
+    let outcome = bench.sh("setsid sleep 1000 & echo $! > $DIR/pid2; echo done").await;
+    assert_eq!((outcome.ending, inline(&outcome)), (Ending::Done, &b"done\n"[..]));
+    assert!(began.elapsed() < Duration::from_secs(10));
+    let escaped: i32 = bench.file("pid2").await.trim().parse().unwrap();
+    let _ = nix::sys::signal::kill(Pid::from_raw(escaped), Signal::SIGKILL);
+}
+
+#[tokio::test]
+async fn a_dropped_run_leaves_no_process() {
+    let bench = Bench::new();
+    {
+        let mut running = pin!(bench.sh("sleep 1000 & echo $! > $DIR/pid; wait"));
+        tokio::select! {
+            outcome = &mut running => panic!("{outcome:?}"),
+            _ = bench.file("pid") => {}
+        }
+    }
+    gone(&bench.file("pid").await).await;
+}
+
+#[tokio::test]
+async fn arguments_that_nobody_reads_do_not_block() {
+    let bench = Bench::new();
+    let outcome = bench.sh_within("echo hi", FREE, &[b' '; 1 << 20]).await;
+    assert_eq!((outcome.ending, inline(&outcome)), (Ending::Done, &b"hi\n"[..]));
+}
+
+#[tokio::test]
+async fn progress_lines_are_passed_on() {
+    let bench = Bench::new();
+    let outcome = bench.sh("echo '::progress half way' >&2; echo note >&2; echo out").await;
+    assert_eq!(*bench.notes.lock().unwrap(), ["half way", "note"]);
+    assert_eq!(outcome.error, "note");
+}
+
+#[tokio::test]
+async fn starts_keep_the_order_in_which_they_were_asked_for() {
+    let bench = Bench::new();
+    let launches: Vec<Launch> = (0..20).map(|_| bench.launcher.launch(bench.spec("sh", &["-c", "echo $$"]))).collect();
+    let mut pids = Vec::new();
+    for launch in launches {
+        let outcome = run(launch, FREE, Bytes::new(), &bench.cancel, &bench.sinks, |_| ()).await;
+        pids.push(String::from_utf8_lossy(inline(&outcome)).trim().parse::<u32>().unwrap());
+    }
+    // Process numbers rise, but for one wrap at most.
+    let falls = pids.windows(2).filter(|pair| pair[0] > pair[1]).count();
+    assert!(falls <= 1, "{pids:?}");
+}
+
+#[tokio::test]
+async fn what_a_killed_agent_left_is_removed() {
+    let dir = tempfile::tempdir().unwrap();
+    let work = dir.path().join("work");
+    std::fs::create_dir_all(work.join("run-old")).unwrap();
+    std::fs::create_dir_all(work.join("mine")).unwrap();
+    let _launcher = Launcher::start(work.clone(), None).unwrap();
+    assert!(!work.join("run-old").exists() && work.join("mine").exists());
+}

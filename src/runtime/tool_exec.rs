@@ -1,0 +1,85 @@
+//! `sigil tool-exec`: what must be set between fork and exec, without `unsafe`.
+//!
+//! The agent starts its own program again under this hidden command. It sets limits on itself, asks to die with the
+//! agent, and then becomes the tool.
+
+use std::convert::Infallible;
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::os::unix::process::{CommandExt, parent_id};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::stat::{Mode, umask};
+
+/// Name of the hidden command.
+pub const COMMAND: &str = "tool-exec";
+/// Exit code when the tool could not be started; shells use the same.
+pub const NOT_STARTED: u8 = 127;
+/// How our complaint begins, on the error stream.
+pub const COMPLAINT: &str = "sigil tool-exec: ";
+/// Open files that a tool may have: the usual soft limit of a login.
+const OPEN_FILES_MAX: u64 = 1024;
+
+/// Our own program as it was started, even when the file has been replaced by an upgrade since.
+#[must_use]
+pub fn launcher() -> Option<PathBuf> {
+    let linux = Path::new("/proc/self/exe");
+    if linux.exists() { Some(linux.to_owned()) } else { std::env::current_exe().ok() }
+}
+
+/// The arguments that make our program run `command`: to be followed by the command's own.
+pub(super) fn arguments(command: &Path) -> [OsString; 3] {
+    [COMMAND.into(), std::process::id().to_string().into(), command.into()]
+}
+
+/// To be called first thing in `main`, before any thread is started: becomes the tool when the program was started as
+/// `tool-exec`, and then returns only if that failed.
+#[must_use]
+pub fn entry() -> Option<ExitCode> {
+    let mut args = std::env::args_os().skip(1);
+    if args.next()? != COMMAND {
+        return None;
+    }
+    let why = match become_tool(args) {
+        Ok(never) => match never {},
+        Err(why) => why,
+    };
+    eprintln!("{COMPLAINT}{why}");
+    Some(ExitCode::from(NOT_STARTED))
+}
+
+fn become_tool(mut args: impl Iterator<Item = OsString>) -> Result<Infallible, String> {
+    let usage = "this command is for the agent only: tool-exec AGENT_PID COMMAND [ARGS]";
+    let agent: u32 = args.next().and_then(|pid| pid.to_str()?.parse().ok()).ok_or(usage)?;
+    let command = args.next().ok_or(usage)?;
+
+    #[cfg(target_os = "linux")]
+    nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL).map_err(|errno| format!("prctl: {errno}"))?;
+    // The agent may have died before the line above; then we have another parent already.
+    if parent_id() != agent {
+        return Err("the agent is gone".to_owned());
+    }
+    limit(Resource::RLIMIT_CORE, 0)?;
+    limit(Resource::RLIMIT_NOFILE, OPEN_FILES_MAX)?;
+    umask(Mode::from_bits_truncate(0o077));
+    Err(explain(&command, &Command::new(&command).args(args).exec()))
+}
+
+/// Lowers a limit, for good; one that is lower already stays.
+fn limit(resource: Resource, max: u64) -> Result<(), String> {
+    let (_, hard) = getrlimit(resource).map_err(|errno| format!("getrlimit: {errno}"))?;
+    let max = max.min(hard);
+    setrlimit(resource, max, max).map_err(|errno| format!("setrlimit: {errno}"))
+}
+
+/// Why a command could not be started, for people.
+pub(super) fn explain(command: &OsStr, error: &io::Error) -> String {
+    let name = Path::new(command).display();
+    match error.kind() {
+        io::ErrorKind::NotFound => format!("command `{name}` not found (or what its first line names)"),
+        io::ErrorKind::PermissionDenied => format!("command `{name}` may not be executed"),
+        _ => format!("command `{name}` cannot be started: {error}"),
+    }
+}

@@ -185,25 +185,23 @@ impl Checks {
         }
     }
 
-    /// **S6** receipts given ⇒ header durable at the origin.
-    pub(crate) fn s6_receipt_after_durable_header(&mut self, now: u64, origin: usize, id: ReqId) {
-        if !self.headers[origin].contains(&id) {
-            self.fail("S6", now, || format!("p{origin} gave a receipt for {id} without its header on disk"));
+    /// **S6** receipts given ⇒ header durable at the origin. (A client key may name a call of another origin; that one's
+    /// disk counts then.)
+    pub(crate) fn s6_receipt_after_durable_header(&mut self, now: u64, peer: usize, origin: Option<usize>, id: ReqId) {
+        if origin.is_none_or(|origin| !self.headers[origin].contains(&id)) {
+            self.fail("S6", now, || format!("p{peer} gave a receipt for {id} without its header on the origin's disk"));
         }
     }
 
-    /// **S6** confirmed expired/denied ⇒ invocations = 0; cancelled before start ⇒ 0; done ⇒ the last attempt ran once,
-    /// and what it said is what is told.
+    /// **S6** of one attempt: expired/denied ⇒ invocations = 0; cancelled before start ⇒ 0; done ⇒ it ran once, and what
+    /// it said is what is told. The same for a call as a whole is [`Self::s6_call_not_run`].
     fn s6_ending_matches_runs(&mut self, now: u64, outcome: &Outcome) {
         let (id, attempt) = (outcome.id, outcome.attempt);
         let run = self.runs.get(&(id, attempt));
         let told = outcome.ending.as_str();
         let wrong = match outcome.ending {
-            Ending::Expired | Ending::Denied => {
-                let mut all = self.runs.range((id, 0)..=(id, Attempt::MAX));
-                // A tool that the runner itself refused ended as denied without running.
-                all.any(|(_, run)| run.ended != Some(Ending::Denied))
-            }
+            // A tool that the runner itself refused ended as denied without running.
+            Ending::Expired | Ending::Denied => run.is_some_and(|run| run.ended != Some(Ending::Denied)),
             Ending::Cancelled => run.is_some_and(|run| run.ended != Some(Ending::Cancelled)),
             Ending::Done if outcome.alias_of.is_some() => run.is_some(),
             Ending::Done => {
@@ -215,6 +213,20 @@ impl Checks {
         if wrong {
             let ended = run.map(|run| run.ended);
             self.fail("S6", now, || format!("{id} attempt {attempt} is told {told}, but its run was {ended:?}"));
+        }
+    }
+
+    /// **S6** of a call as its books say: confirmed expired/denied ⇒ no attempt of it ever ran (after an interruption the
+    /// ending reads `interrupted`, §6 Attempts).
+    fn s6_call_not_run(&mut self, now: u64, peer: usize, id: ReqId, record: &CallRecord) {
+        let CallState::Ended(ending @ (Ending::Expired | Ending::Denied)) = record.state else { return };
+        let ran = self.runs.range((id, 0)..=(id, Attempt::MAX)).find(|(_, run)| run.ended != Some(Ending::Denied));
+        if record.confirmed
+            && let Some(((_, attempt), run)) = ran
+        {
+            let what =
+                format!("p{peer} says {id} is {}, confirmed; attempt {attempt} ran at p{}", ending.as_str(), run.peer);
+            self.fail("S6", now, || what);
         }
     }
 
@@ -306,6 +318,7 @@ impl Checks {
                 (Space::Calls, Some(value)) => {
                     if let (Some(id), Some(record)) = (ReqId::from_slice(&write.key), node::call_record(value)) {
                         self.s8_books_agree(now, peer, id, &record);
+                        self.s6_call_not_run(now, peer, id, &record);
                     }
                 }
                 (Space::Marks, Some(value)) => {

@@ -380,7 +380,8 @@ impl World {
         });
         match (purpose, reply) {
             (Purpose::Ask(index), Reply::Call { id, created }) => {
-                self.checks.s6_receipt_after_durable_header(self.now, peer, id);
+                let origin = self.peers.iter().position(|sim| id.is_of(&sim.id));
+                self.checks.s6_receipt_after_durable_header(self.now, peer, origin, id);
                 if created {
                     self.stats.accepted += 1;
                     let ask = &self.plan.asks[index].1;

@@ -98,12 +98,12 @@ impl Checks {
         self.dispatches[target].insert((header.id, dispatch.attempt, epoch.peer), (epoch, obeyed));
     }
 
-    /// A target said "fenced" to a gateway, or its process is gone: those dispatches are not obeyed.
-    pub(crate) fn fenced(&mut self, target: usize, id: ReqId, attempt: Attempt, gateway: PeerId) {
+    /// A target said "fenced", or that it had taken the call before: that dispatch is not what it obeys.
+    pub(crate) fn not_obeyed(&mut self, target: usize, id: ReqId, attempt: Attempt, gateway: PeerId) {
         self.dispatches[target].remove(&(id, attempt, gateway));
     }
 
-    /// See [`Self::fenced`].
+    /// The target's process is gone, and what it had taken with it.
     pub(crate) fn process_gone(&mut self, target: usize) {
         self.dispatches[target].clear();
     }

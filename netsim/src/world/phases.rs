@@ -324,9 +324,11 @@ impl World {
                 continue;
             };
             let target = self.index_of(&record.header.target);
-            let target_there = target.is_some_and(|target| {
-                self.member(target) && self.trusts(accepted.origin, target) && self.trusts(target, accepted.origin)
-            });
+            if target.is_some_and(|target| self.peers[target].awake() && !self.trusts(target, accepted.origin)) {
+                // Its origin was thrown out and does not know it: nobody can tell it anything any more.
+                continue;
+            }
+            let target_there = target.is_some_and(|target| self.member(target) && self.trusts(accepted.origin, target));
             let ended = matches!(record.state, CallState::Ended(_)) && (record.confirmed || !target_there);
             if ended {
                 continue;

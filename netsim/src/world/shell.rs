@@ -131,9 +131,9 @@ impl World {
         let Some(to_index) = self.index_of(to) else { return };
         self.trace.detail(self.now, || format!("p{peer} -> p{to_index} {frame:?}"));
         if let Frame::Answer(answer) = &frame
-            && let AnswerKind::Fenced(_) = answer.what
+            && matches!(answer.what, AnswerKind::Fenced(_) | AnswerKind::Running { .. } | AnswerKind::Ended(_))
         {
-            self.checks.fenced(peer, answer.id, answer.attempt, *to);
+            self.checks.not_obeyed(peer, answer.id, answer.attempt, *to);
         }
         self.send(peer, to_index, frame);
     }

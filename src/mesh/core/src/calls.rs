@@ -790,6 +790,8 @@ impl Book {
     pub(crate) fn undeliverable(&self, env: &Env<'_>) -> Vec<Verdict> {
         self.open
             .values()
+            // What was for ourselves is our executor's to end: a verdict of ours would pass for the target's word.
+            .filter(|open| open.record.header.target != self.me)
             .filter(|open| !open.ended() && !(env.is_member)(&open.record.header.target))
             .filter(|open| {
                 let origin = open.record.origin;

@@ -454,8 +454,8 @@ impl Executor {
         Finished { outcome, header }
     }
 
-    /// The outcome is in this step's batch: it may be told once that is durable.
-    pub(crate) fn keep_outcome(&mut self, id: ReqId, attempt: Attempt, entry: SignedEntry, fx: &mut Effects<'_>) {
+    /// The outcome is durable: from now on it may be told. Before that a repeated dispatch gets no answer.
+    pub(crate) fn keep_outcome(&mut self, id: ReqId, attempt: Attempt, entry: SignedEntry) {
         self.outcomes.insert((id, attempt), entry);
         self.outcome_order.push_back((id, attempt));
         if self.outcome_order.len() > OUTCOMES_KEPT
@@ -463,7 +463,6 @@ impl Executor {
         {
             self.outcomes.remove(&oldest);
         }
-        fx.then(Then::Outcome(id, attempt));
     }
 
     /// Tells a gateway how an attempt ended. One that is not in memory any more is in our log, which it reads anyway.

@@ -241,6 +241,10 @@ impl Peer {
             for finished in peer.executor.interrupted(fx) {
                 peer.write_outcome(&finished, fx);
             }
+            if peer.revoked {
+                // The process may have ended between the revocation's fsync and the word of it.
+                fx.then(Then::Revoked);
+            }
             fx.view_changed = true;
         });
         Ok(peer)
@@ -591,7 +595,8 @@ impl Peer {
             Then::Started(id, attempt) => {
                 self.with_rules(fx, |executor, rules, fx| executor.handle_started(id, attempt, rules, fx));
             }
-            Then::Outcome(id, attempt) => {
+            Then::Outcome(id, attempt, entry) => {
+                self.executor.keep_outcome(id, attempt, entry);
                 if let Some(gateway) = self.election.gateway()
                     && (gateway.peer == self.me || self.election.is_linked(&gateway.peer))
                 {
@@ -791,7 +796,7 @@ impl Peer {
     fn write_outcome(&mut self, finished: &Finished, fx: &mut Effects<'_>) {
         let Outcome { id, attempt, .. } = finished.outcome;
         let entry = self.logs.append(self.signer.as_ref(), Kind::OUTCOME, 0, entry::encode(&finished.outcome), fx);
-        self.executor.keep_outcome(id, attempt, entry.clone(), fx);
+        fx.then(Then::Outcome(id, attempt, entry.clone()));
         log::push_when_durable(&entry, None, None, fx);
         self.with_env(|book, env| book.apply_outcome(&entry, env, fx));
     }

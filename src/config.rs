@@ -23,11 +23,11 @@ pub const QUIC_PORT_DEFAULT: u16 = 7433;
 /// First choice of the HTTP port; likewise.
 pub const HTTP_PORT_DEFAULT: u16 = 7434;
 /// Time to live of a call whose caller says nothing (architecture.md §5).
-pub const CALL_TTL_DEFAULT: Duration = Duration::from_secs(60);
+pub const CALL_TTL_DEFAULT: Duration = Duration::from_mins(1);
 /// Time that a tool may run when its owner says nothing: as long as a default call may wait.
-pub const TOOL_TIMEOUT_DEFAULT: Duration = Duration::from_secs(60);
+pub const TOOL_TIMEOUT_DEFAULT: Duration = Duration::from_mins(1);
 /// Longest time that a tool may be given.
-pub const TOOL_TIMEOUT_MAX: Duration = Duration::from_secs(24 * 3600);
+pub const TOOL_TIMEOUT_MAX: Duration = Duration::from_hours(24);
 
 /// Everything that can be set, validated.
 #[derive(Debug, Clone, PartialEq, Eq)]

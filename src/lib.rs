@@ -3,6 +3,7 @@
 pub mod agent;
 pub mod cli;
 pub mod config;
+pub mod faults;
 pub mod gateway;
 pub mod mesh;
 pub mod node;

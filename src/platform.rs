@@ -38,3 +38,12 @@ pub fn create_private_dir(path: &Path) -> io::Result<()> {
 pub fn sync_dir(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }
+
+/// This platform's name in the contract: "linux", "darwin", …
+#[must_use]
+pub fn name() -> &'static str {
+    match std::env::consts::OS {
+        "macos" => "darwin",
+        other => other,
+    }
+}

@@ -123,18 +123,6 @@ impl Client {
         if (200..300).contains(&status) { Ok(Answer { body }) } else { Err(Failure::from_answer(status, &body)) }
     }
 
-    /// Opens a stream of server-sent events.
-    pub(crate) async fn events(&self, path: &str) -> Result<Events, Failure> {
-        let extras = Extras { headers: &[("accept", "text/event-stream")], ..Extras::default() };
-        let response = self.open(Method::GET, path, &extras).await?;
-        let status = response.status().as_u16();
-        if status == 200 {
-            return Ok(Events { body: response.into_body(), pending: Vec::new() });
-        }
-        let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
-        Err(Failure::from_answer(status, &body.map(http_body_util::Collected::to_bytes).unwrap_or_default()))
-    }
-
     async fn open(&self, method: Method, path: &str, extras: &Extras<'_>) -> Result<Response<Incoming>, Failure> {
         let stream = self.connect().await?;
         let broken = |error: hyper::Error| Failure::new(Exit::Failed, format!("talking to the agent: {error}"));
@@ -159,53 +147,6 @@ impl Client {
             .body(Full::new(body))
             .map_err(|error| Failure::new(Exit::Usage, format!("this cannot be asked over HTTP: {error}")))?;
         sender.send_request(request).await.map_err(broken)
-    }
-}
-
-/// A stream of server-sent events.
-#[derive(Debug)]
-pub(crate) struct Events {
-    body: Incoming,
-    pending: Vec<u8>,
-}
-
-impl Events {
-    /// The data of the next event; `None` when the agent ends the stream.
-    pub(crate) async fn next(&mut self) -> Result<Option<String>, Failure> {
-        loop {
-            if let Some(event) = take_event(&mut self.pending) {
-                return Ok(Some(event));
-            }
-            match self.body.frame().await {
-                None => return Ok(None),
-                Some(Err(error)) => return Err(Failure::new(Exit::Failed, format!("the agent went away: {error}"))),
-                Some(Ok(frame)) => {
-                    if let Ok(data) = frame.into_data() {
-                        self.pending.extend_from_slice(&data);
-                    }
-                    if self.pending.len() > ANSWER_BYTES_MAX {
-                        return Err(Failure::new(Exit::Failed, "the agent sent an event without an end"));
-                    }
-                }
-            }
-        }
-    }
-}
-
-/// Takes the first whole event that carries data out of `pending`; comments and events without data are dropped.
-fn take_event(pending: &mut Vec<u8>) -> Option<String> {
-    loop {
-        let end = pending.windows(2).position(|pair| pair == b"\n\n")?;
-        let event: Vec<u8> = pending.drain(..end + 2).collect();
-        let text = String::from_utf8_lossy(&event);
-        let data: Vec<&str> = text
-            .lines()
-            .filter_map(|line| line.strip_prefix("data:"))
-            .map(|data| data.strip_prefix(' ').unwrap_or(data))
-            .collect();
-        if !data.is_empty() {
-            return Some(data.join("\n"));
-        }
     }
 }
 
@@ -237,15 +178,6 @@ mod tests {
         assert_eq!(segment("macbook-pro"), "macbook-pro");
         assert_eq!(segment("../x?y=ü z"), "..%2Fx%3Fy%3D%C3%BC%20z");
         assert_eq!(segment(".."), "%2E%2E");
-    }
-
-    #[test]
-    fn events_come_out_whole() {
-        let mut pending = b": beat\n\nid: 4\nevent: call\ndata: {\"a\":\ndata: 1}\n\ndata: half".to_vec();
-        assert_eq!(take_event(&mut pending).as_deref(), Some("{\"a\":\n1}"));
-        assert_eq!(take_event(&mut pending), None);
-        pending.extend_from_slice(b"\n\n");
-        assert_eq!(take_event(&mut pending).as_deref(), Some("half"));
     }
 
     fn home_with_listener() -> (tempfile::TempDir, UnixListener) {

@@ -4,6 +4,8 @@ use std::process::ExitCode;
 
 use serde_json::{Value, json};
 
+use crate::gateway::status::ErrorCode;
+
 /// Exit codes that scripts rely on (ecosystem.md §4).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Exit {
@@ -45,13 +47,11 @@ impl Exit {
         }
     }
 
-    /// The exit of a refused request. The code of the problem wins over the HTTP status, which is coarser.
+    /// The exit of a refused request: by the one table of error codes; by the HTTP status for a code that this program
+    /// is too old to know.
     pub(crate) fn of_problem(status: u16, code: &str) -> Self {
-        match code {
-            "not_ended" | "result_away" | "inviter_down" => return Self::Queued,
-            "stopping" => return Self::NoAgent,
-            "key_reused" => return Self::Conflict,
-            _ => {}
+        if let Some(known) = ErrorCode::parse(code) {
+            return Self::of_code(known.exit());
         }
         match status {
             400 | 405 | 406 | 413 | 414 | 415 | 422 | 431 => Self::Usage,
@@ -61,6 +61,22 @@ impl Exit {
             408 | 410 | 504 => Self::Expired,
             _ => Self::Failed,
         }
+    }
+}
+
+impl Exit {
+    fn of_code(code: u8) -> Self {
+        let all = [
+            Self::Ok,
+            Self::Usage,
+            Self::NotFound,
+            Self::Denied,
+            Self::NoAgent,
+            Self::Queued,
+            Self::Expired,
+            Self::Conflict,
+        ];
+        all.into_iter().find(|exit| *exit as u8 == code).unwrap_or(Self::Failed)
     }
 }
 
@@ -146,6 +162,9 @@ mod tests {
             [(400, 2), (404, 3), (403, 4), (401, 4), (409, 8), (422, 2), (410, 7), (429, 1), (503, 1), (500, 1)];
         for (status, exit) in table {
             assert_eq!(Exit::of_problem(status, "") as u8, exit, "{status}");
+        }
+        for code in ErrorCode::ALL {
+            assert_eq!(Exit::of_problem(code.http(), code.as_str()) as u8, code.exit(), "{code}");
         }
         assert_eq!(Exit::of_problem(409, "not_ended"), Exit::Queued);
         assert_eq!(Exit::of_problem(422, "key_reused"), Exit::Conflict);

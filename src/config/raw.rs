@@ -253,13 +253,11 @@ impl Checker<'_> {
         allowed: &[(&str, T)],
     ) -> Result<T, ConfigError> {
         let Some(value) = value else { return Ok(default) };
-        match allowed.iter().find(|(word, _)| *word == value) {
-            Some((_, meaning)) => Ok(*meaning),
-            None => {
-                let words: Vec<&str> = allowed.iter().map(|(word, _)| *word).collect();
-                Err(self.bad(key, value, format!("one of {}", words.join(", "))))
-            }
-        }
+        let meaning = allowed.iter().find(|(word, _)| *word == value).map(|(_, meaning)| *meaning);
+        meaning.ok_or_else(|| {
+            let words: Vec<&str> = allowed.iter().map(|(word, _)| *word).collect();
+            self.bad(key, value, format!("one of {}", words.join(", ")))
+        })
     }
 
     fn port(&self, key: &str, value: Option<String>) -> Result<Option<u16>, ConfigError> {
@@ -415,7 +413,7 @@ mod tests {
     #[test]
     fn nothing_needs_to_be_set() {
         let config = good("");
-        assert_eq!(config.calls.ttl, Duration::from_secs(60));
+        assert_eq!(config.calls.ttl, Duration::from_mins(1));
         assert_eq!(config.listen, Listen { quic_port: None, http_port: None });
         assert!(config.discovery.lan && config.files.roots.is_empty() && config.tools.is_empty());
         assert_eq!(config.node.class, Class::DESKTOP);
@@ -455,10 +453,7 @@ mod tests {
         );
         let tool = &config.tools[&"My.tool".parse().unwrap()];
         assert_eq!(tool.command, Path::new("/home-of-sigil/bin/x"));
-        assert_eq!(
-            (tool.timeout, tool.effect, tool.max_output),
-            (Duration::from_secs(300), Effect::Idempotent, 1 << 20)
-        );
+        assert_eq!((tool.timeout, tool.effect, tool.max_output), (Duration::from_mins(5), Effect::Idempotent, 1 << 20));
         assert_eq!(tool.env.keys().collect::<Vec<_>>(), ["TOKEN", "lower"]);
         assert!(!format!("{config:?}").contains("secret"));
         assert_eq!(config.peer().class, Class(Class::SERVER.0 + Class::PREFERRED));

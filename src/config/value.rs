@@ -57,7 +57,8 @@ pub fn show_duration(duration: Duration) -> String {
     let mut text = String::new();
     for (unit, unit_ms) in [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)] {
         if left >= unit_ms {
-            text.push_str(&format!("{}{unit}", left / unit_ms));
+            text += &(left / unit_ms).to_string();
+            text += unit;
             left %= unit_ms;
         }
     }
@@ -88,7 +89,7 @@ mod tests {
 
     #[test]
     fn units_mean_what_they_say() {
-        assert_eq!(parse_duration("1h30m"), Some(Duration::from_secs(5400)));
+        assert_eq!(parse_duration("1h30m"), Some(Duration::from_mins(90)));
         assert_eq!(parse_duration("250ms"), Some(Duration::from_millis(250)));
         assert_eq!(parse_size("64MiB"), Some(64 << 20));
         assert_eq!(parse_size("10 MB"), Some(10_000_000));

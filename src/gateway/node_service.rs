@@ -485,7 +485,7 @@ impl Shared {
     /// What a message says; `None` = a kind that this version does not know.
     fn event(&self, peer: PeerId, session: SessionId, message: pb::NodeMessage) -> Result<Option<NodeEvent>, Status> {
         let Some(message) = message.msg else { return Ok(None) };
-        let bad = |error: convert::WireError| Status::invalid_argument(error.to_string());
+        let bad = |error: convert::ConvertError| Status::invalid_argument(error.to_string());
         Ok(Some(match message {
             FromNode::Register(_) => {
                 return Err(Status::failed_precondition("a stream registers once: open another"));
@@ -494,8 +494,9 @@ impl Shared {
                 let id = result.request_id.parse().map_err(|error: InvalidId| bad(error.into()))?;
                 match result.outcome {
                     Some(outcome) => {
-                        let answer = convert::result_from_pb(id, result.attempt, outcome, peer, self.verifier.as_ref())
-                            .map_err(bad)?;
+                        let answer =
+                            convert::result_from_pb(id, result.attempt, &outcome, peer, self.verifier.as_ref())
+                                .map_err(bad)?;
                         NodeEvent::Answer { peer, session, answer }
                     }
                     None => NodeEvent::ForeignResult { peer, session, id, output: result.output, error: result.error },

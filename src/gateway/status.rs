@@ -271,6 +271,10 @@ mod tests {
         let fault = Fault::from(MeshError::Refused(refusal));
         assert_eq!(fault.code, ErrorCode::QueueFull);
         assert_eq!(fault.retry_after, Some(Duration::from_millis(1500)));
-        assert!(Fault::from(MeshError::Stopping).retry_after.is_some());
+        let away = Fault::from(MeshError::ResultAway { node: "n".parse().unwrap() });
+        for fault in [Fault::from(MeshError::Stopping), away] {
+            assert_eq!(fault.code.http(), 503);
+            assert!(fault.retry_after.is_some());
+        }
     }
 }

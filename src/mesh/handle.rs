@@ -292,6 +292,12 @@ impl EventLog {
         let _ = self.live.send(event);
     }
 
+    /// Number of the newest event, 0 before the first: with [`Self::since`] the place to begin without a gap.
+    #[must_use]
+    pub fn newest(&self) -> u64 {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).0
+    }
+
     /// Events after `after` that are still kept, and the feed of what follows them. `None` in place of the list when
     /// some after `after` are gone (the client must start over).
     #[must_use]
@@ -318,6 +324,7 @@ pub(crate) enum Request {
     Admit(PeerId, Option<Tier>, Option<NodeId>, oneshot::Sender<Result<NodeId, MeshError>>),
     Reject(PeerId, oneshot::Sender<Result<(), MeshError>>),
     SetTools(Vec<ToolDecl>),
+    Want(Hash, u64, PeerId),
 }
 
 /// What the actor publishes besides [`View`].
@@ -482,6 +489,10 @@ impl MeshHandle {
             Payload::Inline(bytes) => Ok(ResultBody::Inline(bytes.clone())),
             Payload::Blob { hash, len } => {
                 let (path, len) = (self.blobs.path(*hash), *len);
+                if !self.blobs.has(*hash) {
+                    let want = Request::Want(*hash, len, call.header.target);
+                    self.requests.send(want).await.map_err(|_| MeshError::Stopping)?;
+                }
                 if self.blobs.wait_for(*hash, Duration::from_secs(30)).await {
                     Ok(ResultBody::File { path, len })
                 } else {

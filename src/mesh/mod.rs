@@ -1,5 +1,7 @@
 //! Who is here, who leads, what all of us know. The protocol is [`mesh_core`]; this is its shell.
 
+pub mod actor;
+mod admission;
 pub mod blobs;
 pub mod clock;
 pub mod handle;

@@ -11,7 +11,6 @@ use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
 use mesh_core::crypto::Verifier;
-use mesh_core::epoch::Claim;
 use mesh_core::frame::{Answer, AnswerKind, Dispatch};
 use mesh_core::ids::{NodeId, PeerId, ReqId, ToolName};
 use prost::Message;
@@ -348,19 +347,14 @@ where
         &self,
         stream: &Stream,
         message: FromGateway,
-        known: &mut Option<Claim>,
-    ) -> Result<Option<NodeClientEvent>, convert::WireError> {
+        known: &mut convert::KnownClaim,
+    ) -> Result<Option<NodeClientEvent>, convert::ConvertError> {
         let gateway = stream.gateway;
         match message {
             FromGateway::ToolExecute(request) => {
                 let (id, attempt) = (request.request_id.clone(), request.attempt);
-                match convert::dispatch_from_pb(request, gateway, known.as_ref(), self.verifier.as_ref()) {
-                    Ok(dispatch) => {
-                        if known.as_ref() != Some(&dispatch.claim) {
-                            *known = Some(dispatch.claim.clone());
-                        }
-                        Ok(Some(NodeClientEvent::Dispatch(gateway, dispatch)))
-                    }
+                match convert::dispatch_from_pb(request, gateway, known, self.verifier.as_ref()) {
+                    Ok(dispatch) => Ok(Some(NodeClientEvent::Dispatch(gateway, dispatch))),
                     Err(error) => {
                         // An id that is none cannot be answered.
                         if let Ok(id) = id.parse() {

@@ -336,12 +336,14 @@ impl FileRoots {
             .map(|_| openat2(root_fd.as_fd(), rest, how))
             .find(|result| !matches!(result, Err(Errno::EAGAIN)))
             .unwrap_or(Err(Errno::EAGAIN))
-            .map_err(|errno| match errno {
-                Errno::EXDEV | Errno::ELOOP => self.outside(path),
-                Errno::ENOTDIR if flags.contains(OFlag::O_DIRECTORY) => {
+            .map_err(|errno| {
+                if matches!(errno, Errno::EXDEV | Errno::ELOOP) {
+                    self.outside(path)
+                } else if errno == Errno::ENOTDIR && flags.contains(OFlag::O_DIRECTORY) {
                     FileError::Kind { path: path.to_owned(), what: "something else", wanted: "a directory" }
+                } else {
+                    system(errno)
                 }
-                errno => system(errno),
             })?;
         let real = std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()))
             .map_err(|error| system(errno_of(&error)))?;
@@ -538,7 +540,7 @@ mod tests {
         assert_eq!((rest.content.as_str(), rest.next_offset), ("üße", None));
         assert!(matches!(part(3, 1, Encoding::Utf8), Err(FileError::NotText(_))));
         assert_eq!(part(100, 1, Encoding::Auto).unwrap().length, 0);
-        assert_eq!(part(u64::MAX, 1, Encoding::Auto).map(|content| content.length).unwrap_or(0), 0);
+        assert_eq!(part(u64::MAX, 1, Encoding::Auto).map_or(0, |content| content.length), 0);
         assert!(matches!(part(0, CONTENT_BYTES_MAX + 1, Encoding::Auto), Err(FileError::TooLarge { .. })));
     }
 

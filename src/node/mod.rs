@@ -1,5 +1,6 @@
 //! What this device offers.
 
+mod blob_sinks;
 pub mod builtin;
 pub mod catalogue;
 pub mod client;

@@ -14,6 +14,8 @@ use tokio::sync::mpsc;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::transport::server::Connected;
 
+use crate::mesh::transport::NodePeer;
+
 /// Largest message that either side takes: a signed entry ([`mesh_core::limits::ENTRY_BYTES_MAX`]) and its copies in the
 /// contract's text fields fit many times. tonic's own default, stated so that it cannot drift.
 pub(crate) const MESSAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
@@ -37,6 +39,12 @@ pub trait ProvenPeer: Clone + Send + Sync + 'static {
 impl ProvenPeer for PeerId {
     fn peer(&self) -> PeerId {
         *self
+    }
+}
+
+impl ProvenPeer for NodePeer {
+    fn peer(&self) -> PeerId {
+        self.peer
     }
 }
 

@@ -140,7 +140,7 @@ impl Launcher {
     /// # Panics
     /// Outside of a tokio runtime.
     pub fn start(work: PathBuf, program: Option<PathBuf>) -> io::Result<Self> {
-        std::fs::create_dir_all(&work)?;
+        crate::platform::create_private_dir(&work)?;
         for entry in std::fs::read_dir(&work)?.flatten() {
             if entry.file_name().to_string_lossy().starts_with(RUN_DIR_PREFIX) {
                 let _ = std::fs::remove_dir_all(entry.path()); // what cannot be removed does not disturb

@@ -61,13 +61,11 @@ impl<'a> Spool<'a> {
             sink.write(&std::mem::take(&mut self.inline)).await.map_err(SpoolError::Store)?;
             self.sink = Some(sink);
         }
-        match &mut self.sink {
-            Some(sink) => sink.write(chunk).await.map_err(SpoolError::Store),
-            None => {
-                self.inline.extend_from_slice(chunk);
-                Ok(())
-            }
+        if let Some(sink) = &mut self.sink {
+            return sink.write(chunk).await.map_err(SpoolError::Store);
         }
+        self.inline.extend_from_slice(chunk);
+        Ok(())
     }
 
     /// What came, byte for byte.

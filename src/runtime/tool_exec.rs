@@ -77,9 +77,11 @@ fn limit(resource: Resource, max: u64) -> Result<(), String> {
 /// Why a command could not be started, for people.
 pub(super) fn explain(command: &OsStr, error: &io::Error) -> String {
     let name = Path::new(command).display();
-    match error.kind() {
-        io::ErrorKind::NotFound => format!("command `{name}` not found (or what its first line names)"),
-        io::ErrorKind::PermissionDenied => format!("command `{name}` may not be executed"),
-        _ => format!("command `{name}` cannot be started: {error}"),
+    if error.kind() == io::ErrorKind::NotFound {
+        format!("command `{name}` not found (or what its first line names)")
+    } else if error.kind() == io::ErrorKind::PermissionDenied {
+        format!("command `{name}` may not be executed")
+    } else {
+        format!("command `{name}` cannot be started: {error}")
     }
 }

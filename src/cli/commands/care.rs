@@ -1,14 +1,17 @@
 //! Looking after an installation: token, logs, doctor.
 
-use std::fmt::Write as _;
+use std::time::Duration;
 
 use hyper::Method;
 use serde_json::{Value, json};
 
 use super::show;
-use crate::cli::client::{Client, Extras, noted};
+use crate::cli::client::{Client, Extras, noted, segment};
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::output::{Ui, clean, clean_lines, items, table, text};
+
+/// How often `logs -f` looks for more.
+const LOGS_EVERY: Duration = Duration::from_millis(300);
 
 pub(super) async fn token(client: &Client, revoke_all: bool, ui: Ui) -> Result<Exit, Failure> {
     if revoke_all {
@@ -20,7 +23,7 @@ pub(super) async fn token(client: &Client, revoke_all: bool, ui: Ui) -> Result<E
 }
 
 pub(super) async fn logs(client: &Client, follow: bool, lines: usize, ui: Ui) -> Result<Exit, Failure> {
-    let body = match client.get(&format!("/api/v1/logs?limit={}", lines.clamp(1, 200))).await {
+    let body = match client.get(&format!("/api/v1/logs?limit={}", lines.clamp(1, 1000))).await {
         Err(failure) if failure.exit == Exit::NoAgent && !ui.json => {
             let log = client.home().join("logs/agent.log");
             let tail = crate::cli::up::tail(&log, 0);
@@ -37,23 +40,20 @@ pub(super) async fn logs(client: &Client, follow: bool, lines: usize, ui: Ui) ->
         ui.document("sigil.logs/1", body);
         return Ok(Exit::Ok);
     }
-    let rows = items(&body);
-    if rows.is_empty() && !follow {
+    if items(&body).is_empty() && !follow {
         ui.print("Nothing logged yet. `sigil logs -f` shows lines as they come.");
     }
-    for row in rows {
-        line(ui, row);
-    }
-    if !follow {
-        return Ok(Exit::Ok);
-    }
-    let mut events = client.events("/api/v1/logs?follow=true").await?;
+    let mut page = body;
     loop {
+        for row in items(&page) {
+            line(ui, row);
+        }
+        if !follow {
+            return Ok(Exit::Ok);
+        }
+        let path = format!("/api/v1/logs?limit=1000&cursor={}", segment(&text(&page, "next_cursor")));
         tokio::select! {
-            event = events.next() => match event? {
-                Some(event) => line(ui, &serde_json::from_str(&event).unwrap_or(Value::String(event))),
-                None => return Err(Failure::new(Exit::NoAgent, "the agent has stopped").hint("start it again with `sigil up --detach`")),
-            },
+            () = tokio::time::sleep(LOGS_EVERY) => page = client.get(&path).await?,
             _ = tokio::signal::ctrl_c() => return Ok(Exit::Ok),
         }
     }
@@ -72,14 +72,7 @@ fn line_text(row: &Value) -> String {
     if let Some(line) = row.as_str() {
         return clean(line);
     }
-    let mut said =
-        [text(row, "at"), format!("{:<5}", text(row, "level")), text(row, "target"), text(row, "message")].join(" ");
-    if let Some(fields) = row.get("fields") {
-        for name in fields.as_object().into_iter().flat_map(serde_json::Map::keys) {
-            let _ = write!(said, " {}={}", clean(name), text(fields, name));
-        }
-    }
-    said
+    [text(row, "at"), format!("{:<5}", text(row, "level")), text(row, "target"), text(row, "message")].join(" ")
 }
 
 pub(super) async fn doctor(client: &Client, ui: Ui) -> Result<Exit, Failure> {
@@ -135,7 +128,7 @@ fn alone(client: &Client, failure: &Failure) -> Value {
             json!({ "id": "home", "state": "error", "cause": format!("{} is not a directory", home.display()), "fix": "say --home DIR" })
         }
         Err(_) => {
-            json!({ "id": "home", "state": "warning", "cause": format!("{} is not there yet", home.display()), "fix": "the first `sigil up` makes it" })
+            json!({ "id": "home", "state": "warn", "cause": format!("{} is not there yet", home.display()), "fix": "the first `sigil up` makes it" })
         }
     };
     let stale = noted(home).filter(|noted| !crate::cli::up::alive(noted.pid));
@@ -162,7 +155,7 @@ mod tests {
 
     #[test]
     fn a_log_line_reads_as_one() {
-        let row = json!({"at": "T", "level": "info", "target": "sigil", "message": "up", "fields": {"pid": 3}});
+        let row = json!({"at": "T", "level": "info", "target": "sigil", "message": "up pid=3"});
         assert_eq!(line_text(&row), "T info  sigil up pid=3");
         assert_eq!(line_text(&json!("bare\nline")), "bare\u{fffd}line");
     }

@@ -13,6 +13,9 @@ use crate::cli::args::DemoArgs;
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::output::{Tone, Ui};
 
+/// Why a story ends when a person wants no more of it.
+const STOPPED: &str = "stopped before its end";
+
 /// Tells what happens, with the time since the beginning: to standard output, or beside the report of `--json` to
 /// standard error.
 #[derive(Debug, Clone, Copy)]
@@ -59,7 +62,7 @@ pub(crate) async fn run(args: &DemoArgs, ui: Ui) -> Result<Exit, Failure> {
     let mut story = Story::new(teller)?;
     let told = tokio::select! {
         told = story.tell() => told,
-        () = stop.wanted() => Err(Failure::new(Exit::Failed, "stopped before its end")),
+        () = stop.wanted() => Err(Failure::new(Exit::Failed, STOPPED)),
     };
     if let Err(failure) = &told {
         story.broke_off(failure);

@@ -195,10 +195,11 @@ mod tests {
 
     #[test]
     fn every_lie_is_found() {
-        let lies: [(&str, fn(&mut Report)); 6] = [
+        type Lie = (&'static str, fn(&mut Report));
+        let lies: [Lie; 6] = [
             ("every accepted call has an ending", |report| report.calls[3].state = "running".into()),
             ("no (id, attempt) ran twice", |report| {
-                *report.witness.get_mut("b").unwrap().values_mut().next().unwrap() = 2
+                *report.witness.get_mut("b").unwrap().values_mut().next().unwrap() = 2;
             }),
             ("every call that is done left exactly one line", |report| report.witness.get_mut("a").unwrap().clear()),
             ("every call that is done left exactly one line", |report| {

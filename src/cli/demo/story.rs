@@ -12,11 +12,11 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 
 use super::fleet::{Fleet, NAMES, Peer};
 use super::report::{Made, Promise, Report, is_open};
-use super::{Teller, is_true, ms};
+use super::{STOPPED, Teller, is_true, ms};
 use crate::cli::client::{Client, Extras, segment};
 use crate::cli::commands::epoch;
 use crate::cli::exit::{Exit, Failure};
-use crate::cli::output::{Tone, items, short, table, text};
+use crate::cli::output::{Tone, clean, clean_lines, items, short, table, text};
 
 /// A newcomer and everyone else agree by then (issue, acceptance 2).
 const SETTLED_WITHIN: Duration = Duration::from_secs(10);
@@ -457,17 +457,19 @@ impl Story {
         if held {
             let said = format!("All {count} promises held, in {seconds:.1} s.");
             self.teller.line(&format!("\n{}", self.teller.paint(Tone::Good, &said)));
-        } else {
-            let broken: Vec<_> = self.report.promises.iter().filter(|promise| !promise.held).collect();
-            let said = format!("{} of {count} promises broken, after {seconds:.1} s:", broken.len());
-            self.teller.line(&format!("\n{}", self.teller.paint(Tone::Bad, &said)));
-            for promise in broken {
-                self.teller.promise(promise);
-            }
-            self.teller.line(&format!(
-                "The last words of the peers:\n{}",
-                crate::cli::output::clean_lines(&self.fleet.last_words())
-            ));
+            return held;
+        }
+        let broken: Vec<_> = self.report.promises.iter().filter(|promise| !promise.held).collect();
+        let said = match &self.report.broke_off {
+            Some(why) => format!("The story ends early, after {seconds:.1} s: {why}."),
+            None => format!("{} of {count} promises broken, in {seconds:.1} s:", broken.len()),
+        };
+        self.teller.line(&format!("\n{}", self.teller.paint(Tone::Bad, &clean_lines(&said))));
+        for promise in broken {
+            self.teller.promise(promise);
+        }
+        if self.report.broke_off.as_deref() != Some(STOPPED) {
+            self.teller.line(&format!("The last words of the peers:\n{}", clean_lines(&self.fleet.last_words())));
         }
         held
     }
@@ -591,9 +593,7 @@ async fn stream(client: &Client, began: Instant) -> Flow {
 
 /// An output on one line of bearable length.
 fn one_line(output: &Value) -> String {
-    let whole = crate::cli::output::clean(
-        &output.as_str().map_or_else(|| output.to_string(), |text| text.trim_end().to_owned()),
-    );
+    let whole = clean(&output.as_str().map_or_else(|| output.to_string(), |text| text.trim_end().to_owned()));
     let mut shown: String = whole.chars().take(300).collect();
     if shown.len() < whole.len() {
         shown.push('…');

@@ -784,13 +784,13 @@ mod conversions {
                 panic!("no request");
             };
             let request = pb::ToolExecuteRequest::decode(request.encode_to_vec().as_slice()).expect("encoded");
-            prop_assert_eq!(convert::dispatch_from_pb(request, id(GATEWAY), None, &key(0)), Ok(dispatch));
+            prop_assert_eq!(convert::dispatch_from_pb(request, id(GATEWAY), &mut None, &key(0)), Ok(dispatch));
         }
 
         #[test]
         fn noise_never_passes_for_a_message(noise in proptest::collection::vec(any::<u8>(), 0..300)) {
             if let Ok(request) = pb::ToolExecuteRequest::decode(noise.as_slice()) {
-                prop_assert!(convert::dispatch_from_pb(request, id(GATEWAY), None, &key(0)).is_err());
+                prop_assert!(convert::dispatch_from_pb(request, id(GATEWAY), &mut None, &key(0)).is_err());
             }
             if let Ok(answer) = pb::CallAnswer::decode(noise.as_slice()) {
                 let _ = convert::answer_from_pb(answer, &key(0));

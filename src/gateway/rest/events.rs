@@ -98,28 +98,48 @@ struct Feed {
     waiting: VecDeque<Arc<Event>>,
     live: broadcast::Receiver<Arc<Event>>,
     /// Newest that was looked at, whether sent or not.
-    seen: Option<u64>,
-    reset: Option<&'static str>,
+    seen: u64,
+    /// What is said before anything else.
+    first: Option<Sse>,
 }
 
 impl Feed {
-    /// Starts over from what is kept after `self.seen`.
-    fn catch_up(&mut self, too_old: &'static str) {
-        let (old, live) = self.log.since(self.seen);
-        self.live = live;
-        match old {
-            Some(old) => self.waiting.extend(old),
-            None => {
-                self.reset = Some(too_old);
-                self.seen = None;
-            }
+    /// Goes on after `last`; without one, or when what follows it is gone, from now.
+    fn new(app: Arc<App>, topics: Vec<&'static str>, last: Option<Option<u64>>) -> Self {
+        let log = app.mesh().events();
+        let seen = log.newest();
+        let (old, live) = log.since(Some(seen));
+        let waiting = old.unwrap_or_default().into();
+        let mut feed = Self { app, log, topics, waiting, live, seen, first: None };
+        match last {
+            // An id alone is no event, but the browser remembers it: so even this client can resume.
+            None => feed.first = Some(Sse::default().id(write_id(feed.app.started_ms, seen))),
+            Some(None) => feed.start_over("the agent has been started anew since"),
+            Some(Some(last)) => feed.catch_up(last, "the events after this id are not kept any more"),
         }
+        feed
+    }
+
+    fn catch_up(&mut self, after: u64, too_old: &'static str) {
+        let (old, live) = self.log.since(Some(after));
+        match old {
+            Some(old) => (self.waiting, self.live, self.seen) = (old.into(), live, after),
+            None => self.start_over(too_old),
+        }
+    }
+
+    fn start_over(&mut self, why: &'static str) {
+        self.seen = self.log.newest();
+        let (old, live) = self.log.since(Some(self.seen));
+        (self.waiting, self.live) = (old.unwrap_or_default().into(), live);
+        let id = write_id(self.app.started_ms, self.seen);
+        self.first = Some(Sse::default().id(id).event("reset").data(json!({ "reason": why }).to_string()));
     }
 
     async fn next(&mut self) -> Option<Sse> {
         loop {
-            if let Some(why) = self.reset.take() {
-                return Some(Sse::default().event("reset").data(json!({ "reason": why }).to_string()));
+            if let Some(first) = self.first.take() {
+                return Some(first);
             }
             let event = match self.waiting.pop_front() {
                 Some(event) => event,
@@ -128,12 +148,12 @@ impl Feed {
                     Err(broadcast::error::RecvError::Closed) => return None,
                     // This client reads slowly: what it missed is still in the log, or it starts over.
                     Err(broadcast::error::RecvError::Lagged(_)) => {
-                        self.catch_up("events came faster than they were read");
+                        self.catch_up(self.seen, "events came faster than they were read");
                         continue;
                     }
                 },
             };
-            self.seen = Some(event.id);
+            self.seen = event.id;
             if self.topics.contains(&topic(&event.what)) {
                 return Some(self.write(&event));
             }
@@ -176,14 +196,7 @@ fn feed(
     topics: Vec<&'static str>,
     last: Option<Option<u64>>,
 ) -> impl Stream<Item = Result<Sse, Infallible>> + Send + 'static {
-    let log = app.mesh().events();
-    let (_, live) = log.since(None);
-    let mut feed = Feed { app, log, topics, waiting: VecDeque::new(), live, seen: last.flatten(), reset: None };
-    match last {
-        None => {}
-        Some(None) => feed.reset = Some("the agent has been started anew since"),
-        Some(Some(_)) => feed.catch_up("the events after this id are not kept any more"),
-    }
+    let feed = Feed::new(app, topics, last);
     stream::unfold(feed, |mut feed| async move { feed.next().await.map(|event| (Ok(event), feed)) })
 }
 

@@ -23,7 +23,7 @@ use crate::tasks::TaskGroup;
 /// Open connections of one door. The next one waits in the kernel's backlog.
 pub const CONNECTIONS_MAX: usize = 256;
 /// How long the head of a request may take, and how long a kept-alive connection may be silent.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+const HEAD_TIMEOUT: Duration = Duration::from_secs(if cfg!(test) { 2 } else { 30 });
 /// Bytes of the head of a request.
 const HEAD_BYTES_MAX: usize = 32 * 1024;
 /// Headers of a request.

@@ -21,7 +21,7 @@ const REQUEST_MAX: Duration = Duration::from_secs(5);
 /// Time for the first answer: a redeemed invite needs one fsync.
 const ANSWER_MAX: Duration = Duration::from_secs(15);
 /// A knock keeps its connection for this long; whoever still wants in knocks again.
-const WAIT_MAX: Duration = Duration::from_secs(15 * 60);
+const WAIT_MAX: Duration = Duration::from_mins(15);
 /// Time for the other end to take the last answer.
 const LAST_MAX: Duration = Duration::from_secs(5);
 
@@ -168,10 +168,7 @@ pub(super) async fn ask(
         let _ = send.finish();
         Ok::<_, stream::StreamError>(recv)
     };
-    let recv = match timeout(REQUEST_MAX, opening).await {
-        Ok(Ok(recv)) => recv,
-        _ => return Err(JoinDialError::Broken { address }),
-    };
+    let Ok(Ok(recv)) = timeout(REQUEST_MAX, opening).await else { return Err(JoinDialError::Broken { address }) };
     let (steps_tx, steps) = mpsc::channel(4);
     let task = shared.clone();
     shared.tasks.spawn(async move {

@@ -89,9 +89,9 @@ mod swarm {
     use super::{LanConfig, LanEvent};
 
     /// Between questions to the network, beyond the few that libp2p asks in the first seconds.
-    const QUERY: Duration = Duration::from_secs(60);
+    const QUERY: Duration = Duration::from_mins(1);
     /// For how long others may believe what we said.
-    const TTL: Duration = Duration::from_secs(180);
+    const TTL: Duration = Duration::from_mins(3);
     /// Connections only serve to exchange names.
     const IDLE: Duration = Duration::from_secs(5);
     /// Between looks at whom to ask (again) for its name.
@@ -107,7 +107,7 @@ mod swarm {
     const AGENT_BYTES_MAX: usize = 200;
     /// First and longest pause before a new start after a failure.
     const RESTART_MIN: Duration = Duration::from_secs(1);
-    const RESTART_MAX: Duration = Duration::from_secs(60);
+    const RESTART_MAX: Duration = Duration::from_mins(1);
 
     #[derive(NetworkBehaviour)]
     struct Behaviour {
@@ -137,7 +137,7 @@ mod swarm {
                 pause = (pause * 2).min(RESTART_MAX);
             }
         };
-        stop.run_until_cancelled(search).await;
+        stop.run_until_cancelled(Box::pin(search)).await;
     }
 
     fn swarm(config: &LanConfig) -> Result<Swarm<Behaviour>, Box<dyn Error + Send + Sync>> {

@@ -128,6 +128,10 @@ impl Link {
     }
 
     async fn on_frame(&self, shared: &Shared, bytes: Bytes) {
+        // What was under way when the peer was revoked.
+        if !shared.is_member(self.peer) {
+            return;
+        }
         match wire::decode_frame(bytes, &shared.verifier) {
             Ok(frame) => {
                 let _ = shared.events.send(LinkEvent::Frame(self.peer, frame)).await;

@@ -11,7 +11,7 @@ use mesh_core::frame::Frame;
 use mesh_core::ids::{Hash, PeerId, PublicKey};
 use quinn::VarInt;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::dial::{self, Backoff};
@@ -35,6 +35,10 @@ const SUCCESS: Duration = Duration::from_secs(5);
 /// What a clean stop waits for queued frames to arrive, and then for the peers to know.
 const FLUSH_MAX: Duration = Duration::from_millis(100);
 const IDLE_MAX: Duration = Duration::from_millis(150);
+/// For how long a link that was replaced still takes what is under way on it, and the other end learns of the new one.
+const REPLACED: Duration = Duration::from_millis(500);
+/// Time for all connections to let go of the former socket.
+const REBIND_MAX: Duration = Duration::from_millis(200);
 /// Messages from tasks to the actor; when full, the tasks wait.
 const INBOX: usize = 256;
 
@@ -115,7 +119,7 @@ pub enum LinkEvent {
 /// The links of this peer. Cheap to clone. What is not `async` never waits.
 #[derive(Debug, Clone)]
 pub struct Links {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
 }
 
 /// What all tasks of the links share.
@@ -315,15 +319,24 @@ impl Links {
     }
 
     /// The network has changed: moves to a new socket on the same port, so that connections that we dialled go on from
-    /// the new address, and dials everyone else.
-    pub fn rebind(&self) -> io::Result<()> {
+    /// the new address, and dials everyone else. Takes up to 200 ms; fails when the port is lost to another program.
+    pub async fn rebind(&self) -> io::Result<()> {
         let bound = self.shared.endpoint.local_addr()?;
-        // The endpoint keeps the socket before the present one for packets under way. Two other sockets in between make it
-        // let go of the port, which only then can be bound again.
+        // The endpoint keeps the socket before the present one for packets under way, and each connection its own until it
+        // has heard of the new one. Only then is the port free: two other sockets in between, and a moment.
         for _ in 0..2 {
             self.shared.endpoint.rebind(quic::bind((bound.ip(), 0).into())?)?;
         }
-        self.shared.endpoint.rebind(quic::bind(bound)?)?;
+        let deadline = Instant::now() + REBIND_MAX;
+        let socket = loop {
+            match quic::bind(bound) {
+                Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < deadline => {
+                    sleep(Duration::from_millis(5)).await;
+                }
+                result => break result?,
+            }
+        };
+        self.shared.endpoint.rebind(socket)?;
         self.nudge();
         Ok(())
     }
@@ -530,7 +543,11 @@ impl Actor {
             if !standing(offer.dialled, offer.nonce).replaces(standing(present.dialled, present.nonce)) {
                 return Err(Code::Duplicate);
             }
-            Code::Replaced.close(&present.connection);
+            let old = present.connection.clone();
+            self.shared.tasks.spawn(async move {
+                let _ = timeout(REPLACED, old.closed()).await;
+                Code::Replaced.close(&old);
+            });
         }
         self.seen.insert(peer, dial::canonical(offer.connection.remote_address()));
         quic::raise_limits(&offer.connection);

@@ -12,6 +12,8 @@ mod link;
 pub mod links;
 mod quic;
 mod stream;
+#[cfg(test)]
+mod tests;
 pub mod tls;
 pub mod wire;
 

@@ -82,8 +82,7 @@ pub(super) fn raise_limits(connection: &quinn::Connection) {
 /// connections with a reset, and the others redial within one keep-alive instead of one idle timeout (transport.md §3).
 pub(super) fn endpoint_config(key: &DeviceKey) -> EndpointConfig {
     let reset_key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, &key.derive("quic stateless reset"));
-    let [a, b, c, d, e, f, g, h, ..] = key.derive("quic connection ids");
-    let cid_key = u64::from_be_bytes([a, b, c, d, e, f, g, h]);
+    let cid_key = key.derive("quic connection ids").into_iter().take(8).fold(0, |key, byte| key << 8 | u64::from(byte));
     let mut config = EndpointConfig::new(Arc::new(reset_key));
     config.cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(cid_key)));
     config

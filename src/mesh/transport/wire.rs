@@ -439,3 +439,183 @@ fn at_most(field: &'static str, len: usize, max: usize) -> Result<(), WireError>
 fn copy(bytes: &[u8]) -> Bytes {
     Bytes::copy_from_slice(bytes)
 }
+
+#[cfg(test)]
+mod tests {
+    use mesh_core::crypto::{Signer as _, Symbolic};
+    use mesh_core::entry::{Entry, Kind};
+    use mesh_core::ids::Hash;
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn peer() -> impl Strategy<Value = PeerId> {
+        any::<[u8; 32]>().prop_map(PeerId)
+    }
+
+    fn epoch() -> impl Strategy<Value = Epoch> {
+        (any::<u64>(), any::<u8>(), peer()).prop_map(|(counter, class, peer)| Epoch { counter, class, peer })
+    }
+
+    fn claim() -> impl Strategy<Value = Claim> {
+        (any::<u64>(), any::<u8>(), any::<u64>(), 0..9_u64).prop_map(|(counter, class, seq, signer)| {
+            let signer = Symbolic::new(signer);
+            Claim::sign(&signer, Epoch { counter, class, peer: signer.public_key().peer_id() }, seq)
+        })
+    }
+
+    fn entry() -> impl Strategy<Value = SignedEntry> {
+        (0..9_u64, any::<[u8; 32]>(), any::<u64>(), any::<u16>(), vec(any::<u8>(), 0..300)).prop_map(
+            |(signer, mesh, seq, kind, body)| {
+                let signer = Symbolic::new(signer);
+                let entry = Entry {
+                    mesh: MeshId(mesh),
+                    author: signer.public_key(),
+                    incarnation: Incarnation(7),
+                    seq,
+                    hlc: 1,
+                    kind: Kind(kind),
+                    critical: false,
+                    generation: 0,
+                    previous: Hash::ZERO,
+                    body: body.into(),
+                };
+                SignedEntry::sign(&signer, entry)
+            },
+        )
+    }
+
+    fn req_id() -> impl Strategy<Value = ReqId> {
+        any::<[u8; 16]>().prop_map(ReqId)
+    }
+
+    fn frame() -> impl Strategy<Value = Frame> {
+        let phase =
+            prop_oneof![Just(Phase::Accepted), Just(Phase::Queued), Just(Phase::Dispatched), Just(Phase::Running)];
+        let row = (peer(), any::<u32>(), any::<u64>()).prop_map(|(author, incarnation, seq)| DigestRow {
+            author,
+            incarnation: Incarnation(incarnation),
+            seq,
+        });
+        let item = (entry(), proptest::option::of(0..=limits::TTL_MS_MAX))
+            .prop_map(|(entry, left_ms)| EntryItem { entry, left_ms });
+        prop_oneof![
+            (claim(), any::<u64>(), proptest::collection::btree_set(peer(), 0..60))
+                .prop_map(|(claim, age_ms, covered)| Frame::Beacon(Beacon { claim, age_ms, covered })),
+            Just(Frame::Query),
+            claim().prop_map(Frame::Notice),
+            (epoch(), proptest::option::of(peer())).prop_map(|(epoch, successor)| Frame::Resign { epoch, successor }),
+            epoch().prop_map(|epoch| Frame::Handover { epoch }),
+            vec(peer(), 0..60).prop_map(Frame::Neighbours),
+            vec(row, 0..60).prop_map(Frame::Digest),
+            (vec(item, 0..8), any::<bool>()).prop_map(|(entries, more)| Frame::Entries { entries, more }),
+            (epoch(), vec(peer(), 0..60)).prop_map(|(epoch, online)| Frame::Presence { epoch, online }),
+            (req_id(), 1..=3_u8, phase, ".{0,100}").prop_map(|(id, attempt, state, note)| Frame::Progress {
+                id,
+                attempt,
+                state,
+                note
+            }),
+            (req_id(), 1..=3_u8).prop_map(|(id, attempt)| Frame::Stored { id, attempt }),
+        ]
+    }
+
+    fn welcome() -> impl Strategy<Value = Welcome> {
+        let tier = prop_oneof![Just(Tier::Ephemeral), Just(Tier::Shared), Just(Tier::Owner)];
+        (
+            any::<[u8; 32]>(),
+            vec(entry(), 0..5),
+            vec(entry(), 0..5),
+            epoch(),
+            proptest::option::of(claim()),
+            "[a-z]{1,9}",
+            tier,
+        )
+            .prop_map(|(mesh, trust, directory, epoch, proof, node_id, tier)| Welcome {
+                mesh: MeshId(mesh),
+                trust,
+                directory,
+                fence: Fence { epoch, proof },
+                node_id: node_id.parse().unwrap(),
+                tier,
+            })
+    }
+
+    proptest! {
+        #[test]
+        fn a_frame_survives_the_wire(frame in frame()) {
+            let got = decode_frame(encode_frame(&frame).unwrap(), &Symbolic::new(0));
+            prop_assert_eq!(got, Ok(frame));
+        }
+
+        #[test]
+        fn a_changed_byte_is_never_a_panic(frame in frame(), at in any::<proptest::sample::Index>(), bit in 0..8) {
+            let mut bytes = encode_frame(&frame).unwrap().to_vec();
+            let at = at.index(bytes.len());
+            bytes[at] ^= 1_u8 << bit;
+            let _ = decode_frame(bytes.into(), &Symbolic::new(0));
+        }
+
+        #[test]
+        fn random_bytes_are_never_a_panic(bytes in vec(any::<u8>(), 0..400)) {
+            let bytes = Bytes::from(bytes);
+            let verifier = Symbolic::new(0);
+            let _ = decode_frame(bytes.clone(), &verifier);
+            let _ = decode_join_request(bytes.clone());
+            let _ = decode_join_answer(bytes, &verifier);
+        }
+
+        #[test]
+        fn a_welcome_survives_the_wire(welcome in welcome()) {
+            let answer = JoinAnswer::Welcome(Box::new(welcome));
+            let got = decode_join_answer(encode_join_answer(&answer).unwrap(), &Symbolic::new(0));
+            prop_assert_eq!(got, Ok(answer));
+        }
+
+        #[test]
+        fn a_request_survives_the_wire(secret in any::<Option<[u8; 16]>>(), name in "[a-z0-9]{1,63}", word in "[ -~]{0,64}") {
+            let node_id = name.parse().unwrap();
+            let request = JoinRequest { secret, node_id, platform: word.clone(), version: word };
+            prop_assert_eq!(decode_join_request(encode_join_request(&request)), Ok(request));
+        }
+    }
+
+    #[test]
+    fn signatures_are_checked() {
+        let (alice, bob) = (Symbolic::new(1), Symbolic::new(2));
+        let epoch = Epoch { counter: 1, class: 1, peer: alice.public_key().peer_id() };
+        let mut claim = Claim::sign(&alice, epoch, 1);
+        claim.seq = 2;
+        assert_eq!(decode_frame(encode_frame(&Frame::Notice(claim)).unwrap(), &bob), Err(WireError::Claim));
+    }
+
+    #[test]
+    fn what_is_too_much_is_refused() {
+        let verifier = Symbolic::new(0);
+        let peers = Frame::Neighbours(vec![PeerId([1; 32]); limits::PEERS_MAX + 1]);
+        assert_eq!(
+            decode_frame(encode_frame(&peers).unwrap(), &verifier),
+            Err(WireError::Length { field: "peers", len: limits::PEERS_MAX + 1 })
+        );
+        let attempt = Frame::Stored { id: ReqId([1; 16]), attempt: 4 };
+        assert_eq!(decode_frame(encode_frame(&attempt).unwrap(), &verifier), Err(WireError::Range("attempt")));
+        let huge = Bytes::from(vec![0; FRAME_BYTES_MAX + 1]);
+        assert!(matches!(decode_frame(huge, &verifier), Err(WireError::Length { field: "frame", .. })));
+        assert_eq!(decode_frame(Bytes::new(), &verifier), Err(WireError::Unknown));
+        assert_eq!(encode_frame(&Frame::Cancel { id: ReqId([1; 16]) }), Err(WireError::NotHere));
+    }
+
+    #[test]
+    fn a_newcomer_cannot_put_control_characters_on_a_screen() {
+        let mut request = JoinRequest {
+            secret: None,
+            node_id: "a".parse().unwrap(),
+            platform: "linux".to_owned(),
+            version: "\u{1b}[2J".to_owned(),
+        };
+        assert_eq!(decode_join_request(encode_join_request(&request)), Err(WireError::Range("version")));
+        request.version = "1".to_owned();
+        assert!(decode_join_request(encode_join_request(&request)).is_ok());
+    }
+}

@@ -235,7 +235,7 @@ async fn a_dropped_run_leaves_no_process() {
 #[tokio::test]
 async fn arguments_that_nobody_reads_do_not_block() {
     let bench = Bench::new();
-    let outcome = bench.sh_within("echo hi", FREE, &[b' '; 1 << 20]).await;
+    let outcome = bench.sh_within("echo hi", FREE, &vec![b' '; 1 << 20]).await;
     assert_eq!((outcome.ending, inline(&outcome)), (Ending::Done, &b"hi\n"[..]));
 }
 

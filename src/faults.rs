@@ -1,0 +1,55 @@
+//! Named points at which a test may tell the agent to die or to cut its links: `SIGIL_FAULT=<point>:<action>`.
+//! Compiled only with the cargo feature `fault-points`; otherwise every point is nothing at all.
+
+/// Where. See mesh-protocol.md §6 for the states.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Point {
+    /// The target has a call, and `started` is not durable.
+    BeforeStarted,
+    /// `started` is durable, the tool has not run.
+    AfterStarted,
+    /// The tool has run, the outcome is not durable.
+    AfterRun,
+    /// The outcome is durable and has not been told.
+    AfterOutcome,
+}
+
+/// What a test asked for at a point.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// Drop all links, once.
+    Cut,
+}
+
+/// Passes a point. The process ends here if it was told to die; an answer says what else was asked, the first time only.
+#[cfg(feature = "fault-points")]
+#[must_use]
+pub fn pass(point: Point) -> Option<Action> {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    static PASSED: AtomicBool = AtomicBool::new(false);
+    let wanted = std::env::var("SIGIL_FAULT").ok()?;
+    let (name, action) = wanted.split_once(':')?;
+    let here = match point {
+        Point::BeforeStarted => "before_started",
+        Point::AfterStarted => "after_started",
+        Point::AfterRun => "after_run",
+        Point::AfterOutcome => "after_outcome",
+    };
+    if name != here || PASSED.swap(true, Ordering::SeqCst) {
+        return None;
+    }
+    tracing::warn!(point = here, action, "a test's fault point was reached");
+    match action {
+        "die" => std::process::abort(),
+        "cut" => Some(Action::Cut),
+        _ => None,
+    }
+}
+
+/// Nothing at all.
+#[cfg(not(feature = "fault-points"))]
+#[must_use]
+#[inline]
+pub const fn pass(_: Point) -> Option<Action> {
+    None
+}

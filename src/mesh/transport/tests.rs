@@ -1,0 +1,610 @@
+//! Links against links, and against adversaries, over real sockets on loopback.
+
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use mesh_core::entry::{Entry, Fence, Kind, SignedEntry, Tier};
+use mesh_core::epoch::{Claim, Epoch};
+use mesh_core::frame::{Beacon, DigestRow, Frame};
+use mesh_core::ids::{Hash, Incarnation, MeshId, PeerId};
+use mesh_core::io::Welcome;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::stream::{self, Tag};
+use super::*;
+use crate::mesh::blobs::BlobStore;
+use crate::mesh::identity::DeviceKey;
+use crate::tasks::TaskGroup;
+
+const LONG: Duration = Duration::from_secs(20);
+
+struct Peer {
+    links: Links,
+    events: mpsc::Receiver<LinkEvent>,
+    key: DeviceKey,
+    blobs: BlobStore,
+    tasks: TaskGroup,
+    home: TempDir,
+}
+
+impl Peer {
+    fn start() -> Self {
+        Self::start_at(tempfile::tempdir().unwrap(), 0)
+    }
+
+    fn start_at(home: TempDir, port: u16) -> Self {
+        let key = DeviceKey::load_or_create(home.path()).unwrap();
+        let blobs = BlobStore::open(&home.path().join("blobs")).unwrap();
+        let tasks = TaskGroup::default();
+        let listen = (Ipv4Addr::LOCALHOST, port).into();
+        let config = LinksConfig { key: key.clone(), listen, blobs: blobs.clone(), tasks: tasks.clone() };
+        let (tx, events) = mpsc::channel(1024);
+        let links = Links::start(config, tx).unwrap();
+        Self { links, events, key, blobs, tasks, home }
+    }
+
+    fn id(&self) -> PeerId {
+        self.key.peer_id()
+    }
+
+    fn address(&self) -> SocketAddr {
+        (Ipv4Addr::LOCALHOST, self.links.local_port()).into()
+    }
+
+    fn member(&self) -> (PeerId, Member) {
+        (self.id(), Member { key: self.key.public_key(), addresses: vec![self.address()] })
+    }
+
+    /// Approves a peer without an address to dial it at.
+    fn unreachable(&self) -> (PeerId, Member) {
+        (self.id(), Member { key: self.key.public_key(), addresses: Vec::new() })
+    }
+
+    /// The next event that `wanted` takes, within [`LONG`].
+    async fn wait<T>(&mut self, mut wanted: impl FnMut(LinkEvent) -> Option<T>) -> T {
+        let waiting = async {
+            loop {
+                if let Some(got) = wanted(self.events.recv().await.expect("links have ended")) {
+                    return got;
+                }
+            }
+        };
+        timeout(LONG, waiting).await.expect("the event did not come")
+    }
+
+    async fn wait_up(&mut self, peer: PeerId) {
+        self.wait(|event| matches!(event, LinkEvent::Up(up) if up == peer).then_some(())).await;
+    }
+
+    async fn wait_down(&mut self, peer: PeerId) {
+        self.wait(|event| matches!(event, LinkEvent::Down(down) if down == peer).then_some(())).await;
+    }
+
+    async fn wait_frame(&mut self) -> Frame {
+        self.wait(|event| if let LinkEvent::Frame(_, frame) = event { Some(frame) } else { None }).await
+    }
+
+    /// A connection of this peer's key to an address, with nothing said on it yet.
+    async fn raw(&self, to: &Peer) -> quinn::Connection {
+        dial::race(&self.links.shared, &[to.address()], Some(to.id())).await.unwrap().0
+    }
+
+    /// Ends as if by SIGKILL: nobody hears of it.
+    async fn kill(self) -> TempDir {
+        // Another socket in its place: what goes out from here on reaches nobody, the old port is free.
+        for _ in 0..2 {
+            let away = quic::bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+            self.links.shared.endpoint.rebind(away).unwrap();
+        }
+        self.tasks.shutdown(Duration::ZERO).await;
+        self.home
+    }
+}
+
+async fn linked() -> (Peer, Peer) {
+    let (mut a, mut b) = (Peer::start(), Peer::start());
+    a.links.set_members([b.member()].into());
+    b.links.set_members([a.member()].into());
+    a.wait_up(b.id()).await;
+    b.wait_up(a.id()).await;
+    (a, b)
+}
+
+async fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + LONG;
+    while !condition() {
+        assert!(Instant::now() < deadline, "never: {what}");
+        sleep(Duration::from_millis(5)).await;
+    }
+}
+
+fn digest(n: u64) -> Frame {
+    Frame::Digest(vec![DigestRow { author: PeerId([1; 32]), incarnation: Incarnation(1), seq: n }])
+}
+
+fn beacon(key: &DeviceKey, covered: u8) -> Frame {
+    let epoch = Epoch { counter: 1, class: 1, peer: key.peer_id() };
+    Frame::Beacon(Beacon {
+        claim: Claim::sign(key, epoch, 1),
+        age_ms: 3,
+        covered: (0..covered).map(|n| PeerId([n; 32])).collect(),
+    })
+}
+
+fn entry(key: &DeviceKey) -> SignedEntry {
+    let entry = Entry {
+        mesh: MeshId([1; 32]),
+        author: key.public_key(),
+        incarnation: Incarnation(1),
+        seq: 1,
+        hlc: 1,
+        kind: Kind::GENESIS,
+        critical: false,
+        generation: 0,
+        previous: Hash::ZERO,
+        body: Bytes::from_static(b"body"),
+    };
+    SignedEntry::sign(key, entry)
+}
+
+#[tokio::test]
+async fn crossing_dials_end_as_one_link_that_stays() {
+    for _ in 0..5 {
+        let (mut a, mut b) = (Peer::start(), Peer::start());
+        a.links.set_members([b.member()].into());
+        b.links.set_members([a.member()].into());
+        // Both at once, so that the dials cross.
+        a.links.nudge();
+        b.links.nudge();
+        a.wait_up(b.id()).await;
+        b.wait_up(a.id()).await;
+        let lower_dialled = |peer: &Peer, other: PeerId| {
+            peer.links.infos().first().is_some_and(|info| info.dialled == (peer.id() < other))
+        };
+        // Either only one dial got through, or the lower's stayed; at both ends the same.
+        until("both agree", || {
+            let (x, y) = (a.links.infos(), b.links.infos());
+            matches!((&x[..], &y[..]), ([x], [y]) if x.dialled != y.dialled)
+                && a.links.shared.endpoint.open_connections() == 1
+                && b.links.shared.endpoint.open_connections() == 1
+        })
+        .await;
+        let kept_lower = lower_dialled(&a, b.id());
+        assert_eq!(kept_lower, lower_dialled(&b, a.id()));
+        assert!(a.links.send(b.id(), &digest(7)) && b.links.send(a.id(), &digest(8)));
+        for (peer, expected) in [(&mut b, digest(7)), (&mut a, digest(8))] {
+            let frame = peer
+                .wait(|event| match event {
+                    LinkEvent::Frame(_, frame) => Some(frame),
+                    LinkEvent::Down(_) => panic!("a replacement is not an end"),
+                    LinkEvent::Up(_) | LinkEvent::Knock(_) | LinkEvent::NodeStream(_) | LinkEvent::Bad { .. } => None,
+                })
+                .await;
+            assert_eq!(frame, expected);
+        }
+    }
+}
+
+#[tokio::test]
+async fn frames_keep_their_order_and_large_ones_pass() {
+    let (a, mut b) = linked().await;
+    for n in 0..2000 {
+        assert!(a.links.send(b.id(), &digest(n)));
+    }
+    let many = Frame::Neighbours((0..2000_u16).map(|n| PeerId(Hash::of(&n.to_be_bytes()).0)).collect());
+    assert!(a.links.send(b.id(), &many));
+    for n in 0..2000 {
+        assert_eq!(b.wait_frame().await, digest(n));
+    }
+    assert_eq!(b.wait_frame().await, many);
+}
+
+#[tokio::test]
+async fn beacons_travel_whether_or_not_they_fit_a_datagram() {
+    let (a, mut b) = linked().await;
+    for covered in [0, 5, 50, 200] {
+        let frame = beacon(&a.key, covered);
+        assert!(a.links.send(b.id(), &frame));
+        assert_eq!(b.wait_frame().await, frame);
+    }
+}
+
+#[tokio::test]
+async fn a_queue_that_runs_over_closes_the_link_and_the_peers_meet_again() {
+    let (a, mut b) = linked().await;
+    let many = Frame::Neighbours((0..2000_u16).map(|n| PeerId(Hash::of(&n.to_be_bytes()).0)).collect());
+    // Without an await nothing can be written: the queue must run over.
+    let sent = (0..1000).take_while(|_| a.links.send(b.id(), &many)).count();
+    assert!(sent < 200, "{sent} frames of 66 kB were queued");
+    b.wait_down(a.id()).await;
+    b.wait_up(a.id()).await;
+}
+
+#[tokio::test]
+async fn another_key_at_the_address_is_refused() {
+    let (mut a, b, expected) = (Peer::start(), Peer::start(), Peer::start());
+    let member = Member { key: expected.key.public_key(), addresses: vec![b.address()] };
+    a.links.set_members([(expected.id(), member)].into());
+    b.links.set_members([a.member()].into());
+    let request = request(None);
+    let error = a.links.join(&[b.address()], Some(expected.id()), &request).await.unwrap_err();
+    assert_eq!(error, JoinDialError::Stranger { address: b.address(), peer: b.id() });
+    assert!(a.links.infos().is_empty() && a.events.try_recv().is_err());
+}
+
+/// A certificate of `shown`, with signatures by `signer`.
+fn forged(shown: &DeviceKey, signer: &DeviceKey) -> Arc<SingleCertAndKey> {
+    let pkcs8 = PrivatePkcs8KeyDer::from(shown.pkcs8_der().to_vec());
+    let pair = rcgen::KeyPair::from_pkcs8_der_and_sign_algo(&pkcs8, &rcgen::PKCS_ED25519).unwrap();
+    let certificate = rcgen::CertificateParams::new(vec!["sigil".to_owned()]).unwrap().self_signed(&pair).unwrap();
+    let chain: Vec<CertificateDer<'static>> = vec![certificate.der().clone()];
+    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(signer.pkcs8_der().to_vec()));
+    let key = rustls::crypto::ring::sign::any_eddsa_type(&match key {
+        PrivateKeyDer::Pkcs8(key) => key,
+        _ => unreachable!(),
+    })
+    .unwrap();
+    Arc::new(SingleCertAndKey::from(CertifiedKey::new(chain, key)))
+}
+
+fn provider() -> Arc<rustls::crypto::CryptoProvider> {
+    Arc::new(rustls::crypto::ring::default_provider())
+}
+
+/// A client that shows `shown`'s certificate and signs with `signer`'s key.
+fn forged_client(peer: &Peer, shown: &DeviceKey, signer: &DeviceKey) -> quinn::ClientConfig {
+    let mut tls = rustls::ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .unwrap()
+        .dangerous()
+        .with_custom_certificate_verifier(peer.links.shared.credentials.verifier(None))
+        .with_client_cert_resolver(forged(shown, signer));
+    tls.alpn_protocols = vec![tls::ALPN.to_vec()];
+    quinn::ClientConfig::new(Arc::new(quinn::crypto::rustls::QuicClientConfig::try_from(tls).unwrap()))
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_hold_the_key_of_its_certificate_is_refused() {
+    let (mut a, thief) = (Peer::start(), Peer::start());
+    let victim = DeviceKey::load_or_create(tempfile::tempdir().unwrap().path()).unwrap();
+    let member = Member { key: victim.public_key(), addresses: Vec::new() };
+    a.links.set_members([(victim.peer_id(), member)].into());
+    let endpoint = &thief.links.shared.endpoint;
+    for (signer, honest) in [(&thief.key, false), (&victim, true)] {
+        let config = forged_client(&thief, &victim, signer);
+        let connection = endpoint.connect_with(config, a.address(), "sigil").unwrap().await.unwrap();
+        let hello = async {
+            let (mut send, mut recv) = stream::open(&connection, Tag::Mesh).await?;
+            send.write_all(&[0; 8]).await.map_err(|_| stream::StreamError::Broken)?;
+            stream::read_array::<8>(&mut recv).await
+        };
+        assert_eq!(hello.await.is_ok(), honest);
+        if !honest {
+            let why = connection.closed().await;
+            assert!(matches!(why, quinn::ConnectionError::ConnectionClosed(_)), "{why}");
+            assert!(a.links.infos().is_empty() && a.events.try_recv().is_err());
+        }
+    }
+    // The same with the right key gets in, so the refusal above was for the signature and nothing else.
+    a.wait_up(victim.peer_id()).await;
+}
+
+#[tokio::test]
+async fn a_server_that_does_not_hold_the_key_of_its_certificate_is_refused() {
+    let a = Peer::start();
+    let homes = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let [victim, thief] = homes.each_ref().map(|home| DeviceKey::load_or_create(home.path()).unwrap());
+    for (signer, honest) in [(&thief, false), (&victim, true)] {
+        let mut tls = rustls::ServerConfig::builder_with_provider(provider())
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .unwrap()
+            .with_client_cert_verifier(a.links.shared.credentials.verifier(None))
+            .with_cert_resolver(forged(&victim, signer));
+        tls.alpn_protocols = vec![tls::ALPN.to_vec()];
+        let crypto = quinn::crypto::rustls::QuicServerConfig::try_from(tls).unwrap();
+        let config = quinn::ServerConfig::with_crypto(Arc::new(crypto));
+        let server = quinn::Endpoint::server(config, (Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+        let address = server.local_addr().unwrap();
+        let serving = server.clone();
+        a.tasks.spawn(async move {
+            while let Some(incoming) = serving.accept().await {
+                if let Ok(connection) = incoming.await {
+                    connection.closed().await;
+                }
+            }
+        });
+        let raced = dial::race(&a.links.shared, &[address], Some(victim.peer_id())).await;
+        assert_eq!(raced.is_ok(), honest);
+    }
+}
+
+fn request(secret: Option<[u8; 16]>) -> JoinRequest {
+    JoinRequest {
+        secret,
+        node_id: "laptop".parse().unwrap(),
+        platform: "linux".to_owned(),
+        version: "0.1.0".to_owned(),
+    }
+}
+
+#[tokio::test]
+async fn a_stranger_can_only_ask_to_join() {
+    let (mut a, stranger) = (Peer::start(), Peer::start());
+    for tag in [Tag::Mesh, Tag::Node, Tag::Blob] {
+        let connection = stranger.raw(&a).await;
+        let _streams = stream::open(&connection, tag).await.unwrap();
+        let why = timeout(LONG, connection.closed()).await.unwrap();
+        let quinn::ConnectionError::ApplicationClosed(close) = why else { panic!("{why}") };
+        assert_eq!(close.error_code, quinn::VarInt::from_u32(Code::Revoked as u32));
+    }
+    // A second stream is never opened, and nothing came of all that.
+    let connection = stranger.raw(&a).await;
+    let _first = stream::open(&connection, Tag::Join).await.unwrap();
+    assert!(timeout(Duration::from_millis(200), connection.open_bi()).await.is_err());
+    assert!(a.events.try_recv().is_err() && a.links.infos().is_empty());
+    let conversation = stranger.links.join(&[a.address()], Some(a.id()), &request(None)).await.unwrap();
+    let knock = a.wait(|event| if let LinkEvent::Knock(knock) = event { Some(knock) } else { None }).await;
+    assert_eq!((knock.peer, knock.key), (stranger.id(), stranger.key.public_key()));
+    drop(conversation);
+    timeout(LONG, knock.answers.closed()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_join_waits_and_is_then_welcomed() {
+    let (mut a, stranger) = (Peer::start(), Peer::start());
+    let nobody: SocketAddr = {
+        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        socket.local_addr().unwrap()
+    };
+    // An address where nobody is does not hold up the one where someone is.
+    let asked = request(Some([9; 16]));
+    let mut conversation = stranger.links.join(&[nobody, a.address()], Some(a.id()), &asked).await.unwrap();
+    assert_eq!((conversation.peer, conversation.address), (a.id(), a.address()));
+    let knock = a.wait(|event| if let LinkEvent::Knock(knock) = event { Some(knock) } else { None }).await;
+    assert_eq!(knock.request, asked);
+    let node_id: mesh_core::ids::NodeId = "homelab".parse().unwrap();
+    knock.answers.send(JoinAnswer::Waiting { node_id: node_id.clone() }).await.unwrap();
+    assert_eq!(conversation.steps.recv().await, Some(JoinStep::Waiting { node_id }));
+    let epoch = Epoch { counter: 4, class: 2, peer: a.id() };
+    let welcome = Box::new(Welcome {
+        mesh: MeshId([5; 32]),
+        trust: vec![entry(&a.key), entry(&stranger.key)],
+        directory: vec![entry(&a.key)],
+        fence: Fence { epoch, proof: Some(Claim::sign(&a.key, epoch, 2)) },
+        node_id: "laptop-2".parse().unwrap(),
+        tier: Tier::Owner,
+    });
+    knock.answers.send(JoinAnswer::Welcome(welcome.clone())).await.unwrap();
+    assert_eq!(conversation.steps.recv().await, Some(JoinStep::Welcome(welcome)));
+    assert_eq!(conversation.steps.recv().await, None);
+}
+
+#[tokio::test]
+async fn a_welcome_with_a_forged_entry_is_not_believed() {
+    let (mut a, stranger) = (Peer::start(), Peer::start());
+    let mut conversation = stranger.links.join(&[a.address()], None, &request(None)).await.unwrap();
+    let knock = a.wait(|event| if let LinkEvent::Knock(knock) = event { Some(knock) } else { None }).await;
+    let mut forged = entry(&a.key);
+    forged.signature = entry(&stranger.key).signature;
+    let epoch = Epoch { counter: 4, class: 2, peer: a.id() };
+    let welcome = Welcome {
+        mesh: MeshId([5; 32]),
+        trust: vec![forged],
+        directory: Vec::new(),
+        fence: Fence { epoch, proof: None },
+        node_id: "x".parse().unwrap(),
+        tier: Tier::Owner,
+    };
+    knock.answers.send(JoinAnswer::Welcome(Box::new(welcome))).await.unwrap();
+    assert_eq!(conversation.steps.recv().await, Some(JoinStep::Lost));
+}
+
+#[tokio::test]
+async fn nobody_at_the_address_is_told_as_that() {
+    let a = Peer::start();
+    let nobody: SocketAddr = {
+        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        socket.local_addr().unwrap()
+    };
+    let error = a.links.join(&[nobody], None, &request(None)).await.unwrap_err();
+    assert_eq!(error, JoinDialError::Nobody { tried: vec![nobody] });
+    assert!(error.to_string().contains(&nobody.to_string()));
+}
+
+#[tokio::test]
+async fn who_is_no_member_any_more_loses_the_link_and_does_not_come_back() {
+    let (mut a, mut b) = linked().await;
+    a.links.set_members(Members::new());
+    a.wait_down(b.id()).await;
+    b.wait_down(a.id()).await;
+    b.links.nudge();
+    assert!(!a.links.send(b.id(), &digest(1)));
+    // Its dial is answered with "revoked", every time.
+    let connection = b.raw(&a).await;
+    let _streams = stream::open(&connection, Tag::Mesh).await.unwrap();
+    timeout(LONG, connection.closed()).await.unwrap();
+    assert!(a.links.infos().is_empty());
+}
+
+#[tokio::test]
+async fn a_killed_peer_is_back_fast() {
+    let (a, mut b) = linked().await;
+    let (id, port) = (a.id(), a.links.local_port());
+    let home = a.kill().await;
+    let since = Instant::now();
+    // Only `b` dials: the first sign of the new process is the reset that it sends for the old connection.
+    let mut a = Peer::start_at(home, port);
+    assert_eq!(a.id(), id);
+    a.links.set_members([b.unreachable()].into());
+    b.wait_down(id).await;
+    let down = since.elapsed();
+    b.wait_up(id).await;
+    a.wait_up(b.id()).await;
+    assert!(down < quic::IDLE, "only the idle timeout told of the restart: {down:?}");
+    assert!(b.links.send(id, &digest(1)));
+    assert_eq!(a.wait_frame().await, digest(1));
+}
+
+#[tokio::test]
+async fn a_new_process_of_a_peer_takes_the_place_of_the_old_at_once() {
+    let (mut a, b) = (Peer::start(), Peer::start());
+    a.links.set_members([b.unreachable()].into());
+    for nonce in [1_u64, 2] {
+        let connection = b.raw(&a).await;
+        let (mut send, mut recv) = stream::open(&connection, Tag::Mesh).await.unwrap();
+        send.write_all(&nonce.to_be_bytes()).await.unwrap();
+        stream::read_array::<8>(&mut recv).await.unwrap();
+        a.wait_up(b.id()).await;
+        // Both stay open here, as a dead process's would: only the newer may count.
+        std::mem::forget((connection, send, recv));
+    }
+    until("the old one is closed", || a.links.shared.endpoint.open_connections() == 1).await;
+    assert_eq!(a.links.infos().len(), 1);
+    assert!(!matches!(a.events.try_recv(), Ok(LinkEvent::Down(_))));
+}
+
+#[tokio::test]
+async fn a_blob_comes_whole_or_not_at_all() {
+    let (a, b) = linked().await;
+    let bytes: Bytes = (0..5 * 1024 * 1024_u32).map(|n| (n % 251) as u8).collect::<Vec<_>>().into();
+    let (hash, len) = (Hash::of(&bytes), bytes.len() as u64);
+    a.blobs.put(hash, bytes.clone()).await.unwrap();
+    assert_eq!(b.links.fetch(a.id(), hash, len).await.unwrap(), len);
+    assert_eq!(std::fs::read(b.blobs.path(hash)).unwrap(), bytes);
+
+    let other = Hash::of(b"another");
+    assert!(matches!(b.links.fetch(a.id(), other, len).await, Err(FetchError::NotFound)));
+    assert!(matches!(b.links.fetch(PeerId([0; 32]), hash, len).await, Err(FetchError::NotLinked)));
+    // The peer serves bytes that are not those of the hash.
+    std::fs::write(a.blobs.path(other), &bytes).unwrap();
+    assert!(matches!(b.links.fetch(a.id(), other, len - 1).await, Err(FetchError::TooLarge { .. })));
+    assert!(matches!(b.links.fetch(a.id(), other, len).await, Err(FetchError::WrongBytes)));
+    assert!(!b.blobs.has(other));
+}
+
+#[tokio::test]
+async fn a_node_stream_carries_bytes_both_ways() {
+    let (a, mut b) = linked().await;
+    let mut ours = a.links.open_node_stream(b.id()).await.unwrap();
+    ours.write_all(b"ping").await.unwrap();
+    let mut theirs = b.wait(|event| if let LinkEvent::NodeStream(io) = event { Some(io) } else { None }).await;
+    assert_eq!((theirs.peer, theirs.key, theirs.address), (a.id(), a.key.public_key(), a.address()));
+    let mut got = [0; 4];
+    theirs.read_exact(&mut got).await.unwrap();
+    theirs.write_all(b"pong").await.unwrap();
+    ours.read_exact(&mut got).await.unwrap();
+    assert_eq!(&got, b"pong");
+    a.links.set_members(Members::new());
+    let ended = timeout(LONG, theirs.read(&mut got)).await.unwrap();
+    assert!(ended.is_err() || ended.unwrap() == 0);
+}
+
+#[tokio::test]
+async fn frames_over_the_limit_and_repeated_nonsense_close_the_link() {
+    let (mut a, b) = (Peer::start(), Peer::start());
+    a.links.set_members([b.unreachable()].into());
+    let nonsense = Bytes::from_static(&[0xff; 20]);
+    for (bytes, times) in [((u32::MAX).to_be_bytes().to_vec(), 1_u64), ([&[0, 0, 0, 20], &nonsense[..]].concat(), 8)] {
+        let connection = b.raw(&a).await;
+        let (mut send, mut recv) = stream::open(&connection, Tag::Mesh).await.unwrap();
+        send.write_all(&times.to_be_bytes()).await.unwrap();
+        stream::read_array::<8>(&mut recv).await.unwrap();
+        a.wait_up(b.id()).await;
+        for n in 0..times {
+            assert!(connection.close_reason().is_none(), "closed after {n} of {times}");
+            send.write_all(&bytes).await.unwrap();
+            a.wait(|event| matches!(event, LinkEvent::Bad { .. }).then_some(())).await;
+        }
+        let why = timeout(LONG, connection.closed()).await.unwrap();
+        let quinn::ConnectionError::ApplicationClosed(close) = why else { panic!("{why}") };
+        assert_eq!(close.error_code, quinn::VarInt::from_u32(Code::Protocol as u32));
+        a.wait_down(b.id()).await;
+    }
+}
+
+#[tokio::test]
+async fn random_bytes_at_the_door_change_nothing() {
+    let (a, mut b) = linked().await;
+    let socket = tokio::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let mut state = 1_u64;
+    for len in (0..1500).step_by(3) {
+        let noise: Vec<u8> = (0..len)
+            .map(|_| {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                (state >> 33) as u8
+            })
+            .collect();
+        socket.send_to(&noise, b.address()).await.unwrap();
+    }
+    assert!(a.links.send(b.id(), &digest(3)));
+    assert_eq!(b.wait_frame().await, digest(3));
+}
+
+#[tokio::test]
+async fn a_clean_stop_delivers_what_was_said_before_and_is_known_at_once() {
+    let (a, mut b) = linked().await;
+    for n in 0..20 {
+        assert!(a.links.send(b.id(), &digest(n)));
+    }
+    let since = Instant::now();
+    a.links.close_all(Code::Stopping).await;
+    assert!(since.elapsed() < Duration::from_millis(400));
+    for n in 0..20 {
+        assert_eq!(b.wait_frame().await, digest(n));
+    }
+    b.wait_down(a.id()).await;
+    assert!(a.tasks.shutdown(LONG).await, "tasks had to be ended");
+}
+
+#[tokio::test]
+async fn links_go_on_over_a_new_socket() {
+    let (mut a, mut b) = linked().await;
+    let (port, before) = (a.links.local_port(), a.links.infos().len());
+    // The one that dialled is the one that may move.
+    let (mover, other) = if a.links.infos()[0].dialled { (&mut a, &mut b) } else { (&mut b, &mut a) };
+    mover.links.rebind().await.unwrap();
+    assert!(mover.links.send(other.id(), &digest(1)));
+    assert_eq!(other.wait_frame().await, digest(1));
+    assert!(other.links.send(mover.id(), &digest(2)));
+    assert_eq!(mover.wait_frame().await, digest(2));
+    assert_eq!((a.links.local_port(), a.links.infos().len()), (port, before));
+}
+
+#[tokio::test]
+async fn a_port_that_is_taken_is_named() {
+    let a = Peer::start();
+    let home = tempfile::tempdir().unwrap();
+    let config = LinksConfig {
+        key: DeviceKey::load_or_create(home.path()).unwrap(),
+        listen: a.address(),
+        blobs: BlobStore::open(&home.path().join("blobs")).unwrap(),
+        tasks: TaskGroup::default(),
+    };
+    let error = Links::start(config, mpsc::channel(1).0).unwrap_err();
+    assert!(matches!(error, LinksError::PortTaken { port } if port == a.links.local_port()), "{error}");
+}
+
+#[tokio::test]
+async fn both_families_reach_a_door_that_listens_everywhere() {
+    let home = tempfile::tempdir().unwrap();
+    let config = LinksConfig {
+        key: DeviceKey::load_or_create(home.path()).unwrap(),
+        listen: (std::net::Ipv6Addr::UNSPECIFIED, 0).into(),
+        blobs: BlobStore::open(&home.path().join("blobs")).unwrap(),
+        tasks: TaskGroup::default(),
+    };
+    let links = Links::start(config, mpsc::channel(8).0).unwrap();
+    let addresses = links.local_addresses();
+    assert!(addresses.iter().all(|address| address.port() == links.local_port()));
+    assert!(addresses.last().unwrap().ip().is_loopback());
+    let a = Peer::start();
+    let loopback: SocketAddr = (Ipv4Addr::LOCALHOST, links.local_port()).into();
+    assert!(dial::race(&a.links.shared, &[loopback], Some(links.shared.me)).await.is_ok());
+}

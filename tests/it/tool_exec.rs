@@ -1,0 +1,97 @@
+//! The hidden command that stands between the agent and a tool: limits, and death with the agent.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead as _, BufReader};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use mesh_core::entry::{Ending, Payload};
+use mesh_core::ids::{Incarnation, PublicKey, ReqId};
+use mesh_core::io::ToolOutcome;
+use sigil::runtime::process::{Bounds, Launcher, Spec, run};
+use sigil::runtime::spool::{BlobSink, BlobSinks};
+use tokio_util::sync::CancellationToken;
+
+const SIGIL: &str = env!("CARGO_BIN_EXE_sigil");
+
+/// These tools say little.
+struct NoBlobs;
+
+impl BlobSinks for NoBlobs {
+    fn create(&self) -> BoxFuture<'_, std::io::Result<Box<dyn BlobSink>>> {
+        Box::pin(async { Err(std::io::ErrorKind::Unsupported.into()) })
+    }
+}
+
+async fn through_sigil(command: &str, args: &[&str]) -> ToolOutcome {
+    let dir = tempfile::tempdir().unwrap();
+    let launcher = Launcher::start(dir.path().join("work"), Some(SIGIL.into())).unwrap();
+    let launch = launcher.launch(Spec {
+        command: command.into(),
+        args: args.iter().map(|&arg| arg.to_owned()).collect(),
+        env: BTreeMap::new(),
+        id: ReqId::new(&PublicKey([7; 32]).peer_id(), Incarnation(1), 1),
+        attempt: 1,
+        tool: "test".parse().unwrap(),
+        node: "nas".parse().unwrap(),
+    });
+    let bounds = Bounds { timeout: Duration::from_secs(30), max_output: 1 << 20 };
+    run(launch, bounds, Bytes::from("{}"), &CancellationToken::new(), &NoBlobs, |_| ()).await
+}
+
+#[tokio::test]
+async fn a_tool_starts_with_limits_and_its_own_arguments() {
+    let script = "ulimit -c; ulimit -n; umask; echo $0 $1 $SIGIL_ATTEMPT; cat";
+    let outcome = through_sigil("sh", &["-c", script, "a b", "c"]).await;
+    assert_eq!(outcome.ending, Ending::Done, "{outcome:?}");
+    assert_eq!(outcome.output, Payload::Inline(Bytes::from("0\n1024\n0077\na b c 1\n{}")));
+}
+
+#[tokio::test]
+async fn a_tool_that_cannot_be_started_is_explained() {
+    for (command, part) in [("no-such-command", "not found"), ("/etc/passwd", "may not be executed")] {
+        let outcome = through_sigil(command, &[]).await;
+        assert_eq!(outcome.ending, Ending::Failed);
+        assert!(outcome.reason.contains(command) && outcome.reason.contains(part), "{}", outcome.reason);
+    }
+}
+
+#[test]
+fn a_tool_dies_with_its_agent() {
+    let mut agent = Command::new("sh")
+        .args(["-c", "\"$0\" tool-exec $$ sleep 1000 & echo $!; wait", SIGIL])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut pid = String::new();
+    BufReader::new(agent.stdout.take().unwrap()).read_line(&mut pid).unwrap();
+    let command = Path::new("/proc").join(pid.trim()).join("cmdline");
+    wait_until("the tool runs", || std::fs::read_to_string(&command).is_ok_and(|words| words.starts_with("sleep")));
+    agent.kill().unwrap();
+    agent.wait().unwrap();
+    wait_until("the tool is gone", || std::fs::read_to_string(&command).map_or(true, |words| words.is_empty()));
+}
+
+#[test]
+fn nobody_else_can_use_it() {
+    let refused = Command::new(SIGIL).args(["tool-exec", "1", "true"]).output().unwrap();
+    assert_eq!(refused.status.code(), Some(127));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("the agent is gone"));
+}
+
+fn wait_until(what: &str, condition: impl Fn() -> bool) {
+    let deadline = Duration::from_secs(10);
+    let began = now();
+    while !condition() {
+        assert!(now().duration_since(began) < deadline, "{what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "a deadline of a test")]
+fn now() -> Instant {
+    Instant::now()
+}

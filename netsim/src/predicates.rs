@@ -161,9 +161,13 @@ impl Checks {
         peer: usize,
         invocation: &Invocation,
         disk: &MemDisk,
+        origin: Option<usize>,
         origin_approved: bool,
     ) {
         let (id, attempt) = (invocation.id, invocation.attempt);
+        if origin.is_none_or(|origin| !self.headers[origin].contains(&id)) {
+            self.fail("S4", now, || format!("{id} runs at p{peer} before its header is on its origin's disk"));
+        }
         if !node::started_is_durable(disk, &id, attempt) {
             self.fail("S4", now, || format!("{id} attempt {attempt} runs at p{peer} before `started` is durable"));
         }

@@ -208,7 +208,7 @@ impl World {
         });
         let sim = &self.peers[peer];
         let (checks, now) = (&mut self.checks, self.now);
-        checks.s4_started_is_durable_and_origin_approved(now, peer, invocation, &sim.disk, approved);
+        checks.s4_started_is_durable_and_origin_approved(now, peer, invocation, &sim.disk, origin, approved);
         checks.s2_obeyed_epochs_never_decrease(now, peer, id, attempt, &sim.disk);
         checks.s6_nothing_runs_after_its_ending(now, peer, id, attempt);
         checks.s9_nothing_forgotten_runs(now, peer, id);

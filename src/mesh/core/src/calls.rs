@@ -68,6 +68,8 @@ struct Open {
     entry: SignedEntry,
     /// Our clock.
     deadline: u64,
+    /// Whether its header is durable at its origin: until then one of ours is nobody else's business.
+    released: bool,
     /// Order in which calls reached us; of one origin it is the order of acceptance.
     arrival: u64,
     sent: Option<Sent>,
@@ -165,10 +167,13 @@ impl Book {
         let id = record.header.id;
         let ended = matches!(record.state, CallState::Ended(_));
         self.insert(record, entry, now.mono_ms + left, row.cancel, now.mono_ms);
-        if ended && let Some(open) = self.open.get_mut(&id) {
-            self.agenda.remove(&(open.look_at, id));
-            open.look_at = open.deadline.saturating_add(self.keep_ms);
-            self.agenda.insert((open.look_at, id));
+        if let Some(open) = self.open.get_mut(&id) {
+            open.released = true;
+            if ended {
+                self.agenda.remove(&(open.look_at, id));
+                open.look_at = open.deadline.saturating_add(self.keep_ms);
+                self.agenda.insert((open.look_at, id));
+            }
         }
         Some(id)
     }
@@ -195,7 +200,11 @@ impl Book {
         }
         let look_at = if deadline > now { deadline } else { now };
         self.agenda.insert((look_at, id));
-        self.open.insert(id, Open { record, entry, deadline, arrival, sent: None, cancel, tell_at: None, look_at });
+        let released = origin != self.me;
+        self.open.insert(
+            id,
+            Open { record, entry, deadline, released, arrival, sent: None, cancel, tell_at: None, look_at },
+        );
     }
 
     pub(crate) fn record(&self, id: &ReqId) -> Option<&CallRecord> {
@@ -310,8 +319,11 @@ impl Book {
 
     /// The call may be seen by others: one of ours is durable, or another's has come. A gateway takes it from here.
     pub(crate) fn release(&mut self, id: &ReqId, env: &Env<'_>, fx: &mut Effects<'_>) {
-        if let Some(row) = self.open.get(id).and_then(|open| open.record.history.first()) {
-            fx.fact(Fact::Call(*id, row.clone()));
+        if let Some(open) = self.open.get_mut(id) {
+            open.released = true;
+            if let Some(row) = open.record.history.first() {
+                fx.fact(Fact::Call(*id, row.clone()));
+            }
         }
         self.pump_one(id, env, fx);
     }
@@ -644,7 +656,8 @@ impl Book {
         let now = fx.now.mono_ms;
         let Some(open) = self.open.get_mut(id) else { return };
         let target = open.record.header.target;
-        if open.ended() || open.deadline <= now || open.cancel.is_some() || !(env.is_member)(&target) {
+        if !open.released || open.ended() || open.deadline <= now || open.cancel.is_some() || !(env.is_member)(&target)
+        {
             return;
         }
         let Some(session) = self.sessions.get_mut(&target) else { return };

@@ -155,6 +155,11 @@ impl Executor {
             .collect()
     }
 
+    /// Whether any attempt of this call was started or has ended here.
+    pub(crate) fn has_any(&self, id: &ReqId) -> bool {
+        self.is_forgotten(id) || self.journal.range((*id, 0)..=(*id, ATTEMPTS_MAX)).next().is_some()
+    }
+
     /// Whether this very attempt was started or has ended.
     fn has_journaled(&self, id: &ReqId, attempt: Attempt) -> bool {
         self.journal.contains_key(&(*id, attempt))

@@ -17,6 +17,7 @@ use crate::election::Election;
 use crate::entry::{
     self, CancelWish, Directory, Effect, Fence, Genesis, Header, Kind, Outcome, Payload, SignedEntry, Tier, VerdictKind,
 };
+use crate::epoch::Claim;
 use crate::executor::{Executor, Finished, Offer, Rules};
 use crate::frame::{AnswerKind, Dispatch, EntryItem, Frame};
 use crate::ids::{Hash, Incarnation, MeshId, NodeId, PeerId, PublicKey, ReqId};
@@ -416,7 +417,7 @@ impl Peer {
             }
             Frame::Query => self.election.handle_query(from, fx),
             Frame::Notice(claim) => {
-                let may = may_lead(&claim.epoch.peer);
+                let may = self.may_prove(&from, &claim);
                 self.election.handle_notice(&claim, may, fx);
             }
             Frame::Resign { epoch, successor } => self.election.handle_resign(from, epoch, successor, fx),
@@ -457,7 +458,7 @@ impl Peer {
                     }
                 }
                 AnswerKind::Fenced(Some(claim)) => {
-                    let may = may_lead(&claim.epoch.peer);
+                    let may = self.may_prove(&from, claim);
                     self.election.handle_notice(claim, may, fx);
                 }
                 AnswerKind::Waiting
@@ -480,6 +481,13 @@ impl Peer {
             }
             Frame::Stored { .. } => {} // retention by acknowledgement comes with log compaction
         }
+    }
+
+    /// Whether a claim that `from` shows proves a fence. Its author may have been thrown out since: a leader must rise
+    /// above its epoch all the same, or those who once followed it would never follow anyone below.
+    fn may_prove(&self, from: &PeerId, claim: &Claim) -> bool {
+        let author = &claim.epoch.peer;
+        self.trust.is_owner(author) || self.trust.is_owner(from) || self.trust.was_approved(author)
     }
 
     fn item(&self, entry: SignedEntry, now: u64) -> EntryItem {
@@ -745,6 +753,12 @@ impl Peer {
         if !self.trust.admits(&place.author, place.incarnation, place.seq) {
             refuse(AnswerKind::Refused("the call's origin does not belong to the mesh here".to_owned()), fx);
             return;
+        }
+        // The log may bring the header only after a crash has made us forget what became of it: it belongs in the book.
+        let known = self.book.record(&id).is_some() || self.executor.has_any(&id);
+        if !known {
+            let header = header.clone();
+            self.with_env(|book, env| book.apply_header(&dispatch.header, header, dispatch.left_ms, env, fx));
         }
         let mut left_ms = dispatch.left_ms.min(header.ttl_ms);
         if let Some(known) = self.book.left_ms(&id, fx.now.mono_ms) {

@@ -106,6 +106,14 @@ impl Trust {
         standing || (self.member(author).is_some() && !void)
     }
 
+    /// Whether anyone ever approved `peer`, whatever became of it.
+    pub(crate) fn was_approved(&self, peer: &PeerId) -> bool {
+        self.genesis.author == *peer
+            || self.records.values().filter_map(SignedEntry::record::<Verdict>).any(|verdict| {
+                verdict.subject.peer_id() == *peer && matches!(verdict.what, VerdictKind::Approved { .. })
+            })
+    }
+
     /// Adds an approval or revocation. True when that changed who belongs.
     pub(crate) fn add(&mut self, entry: SignedEntry) -> bool {
         if !self.keep(entry) {

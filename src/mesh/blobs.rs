@@ -305,7 +305,7 @@ mod tests {
         let hash = Hash::of(b"late");
         assert!(!store.wait_for(hash, Duration::from_millis(1)).await);
         let (came, put) =
-            tokio::join!(store.wait_for(hash, Duration::from_secs(60)), store.put(hash, Bytes::from_static(b"late")));
+            tokio::join!(store.wait_for(hash, Duration::from_mins(1)), store.put(hash, Bytes::from_static(b"late")));
         put.unwrap();
         assert!(came);
     }

@@ -128,12 +128,12 @@ mod tests {
     async fn small_output_stays_inline_and_large_becomes_a_blob() {
         let sinks = MemorySinks::default();
         let mut spool = Spool::new(&sinks, u64::MAX);
-        spool.push(&[0xff; INLINE_BYTES_MAX]).await.unwrap();
+        spool.push(&vec![0xff; INLINE_BYTES_MAX]).await.unwrap();
         assert_eq!(spool.finish().await.unwrap(), Payload::Inline(vec![0xff; INLINE_BYTES_MAX].into()));
         assert!(sinks.blobs.lock().unwrap().is_empty());
 
         let mut spool = Spool::new(&sinks, u64::MAX);
-        spool.push(&[1; INLINE_BYTES_MAX]).await.unwrap();
+        spool.push(&vec![1; INLINE_BYTES_MAX]).await.unwrap();
         spool.push(&[2]).await.unwrap();
         let whole = [vec![1; INLINE_BYTES_MAX], vec![2]].concat();
         let payload = spool.finish().await.unwrap();

@@ -26,7 +26,7 @@ use crate::mesh::handle::{CallCursor, CallFilter, CallStateFilter, MeshError, Re
 
 const JSON: &str = "application/json";
 /// Longest `Prefer: wait=`.
-const WAIT_MAX: Duration = Duration::from_secs(300);
+const WAIT_MAX: Duration = Duration::from_mins(5);
 /// Time to live of a call that says nothing (architecture.md §5).
 const TTL_DEFAULT_MS: u64 = 60_000;
 /// Longest that a tool may be allowed to run, and what a call that says nothing asks for: the tool's own timeout is
@@ -230,12 +230,15 @@ fn prefer_wait(headers: &HeaderMap) -> Option<Duration> {
 /// Makes a call.
 ///
 /// Answered once the call is durable here: from then on it has exactly one ending.
-#[utoipa::path(post, path = "/api/v1/calls", tag = "calls", request_body = CallRequest,
+#[utoipa::path(post, path = "/api/v1/calls", operation_id = "createCall", tag = "calls", request_body = CallRequest,
     params(("Idempotency-Key" = Option<String>, Header, description = "The same key and call: one execution"),
            ("Prefer" = Option<String>, Header, description = "`wait=N`: answer when it ended, at most N seconds later")),
     responses(
         (status = 200, description = "It has ended", body = Call),
-        (status = 202, description = "It is under way", body = Call, headers(("Location" = String, description = "The call"))),
+        (status = 202, description = "It is under way", body = Call, headers(("Location" = String, description = "The call")),
+            links(
+            ("get" = (operation_id = "getCall", parameters(("id" = "$response.body#/id")))),
+            ("cancel" = (operation_id = "cancelCall", parameters(("id" = "$response.body#/id")))))),
         Problems))]
 pub(super) async fn create(State(app): Shared, headers: HeaderMap, request: Request<Body>) -> Result<Response, Fault> {
     check_accept(&headers, JSON)?;
@@ -264,7 +267,14 @@ pub(super) async fn create(State(app): Shared, headers: HeaderMap, request: Requ
     };
     let (id, created) = match app.mesh().command(Command::Call(new)).await? {
         Reply::Call { id, created } => (id, created),
-        other => return Err(Fault::new(ErrorCode::Internal, format!("a call was answered with {other:?}"))),
+        Reply::Refused(refusal) => return Err(refusal.into()),
+        Reply::Cancelled
+        | Reply::Invited
+        | Reply::Approved(_)
+        | Reply::Revoked
+        | Reply::Left
+        | Reply::Noted
+        | Reply::Stopped => return Err(Fault::new(ErrorCode::Internal, "the mesh answered something else")),
     };
     let wait = prefer_wait(&headers);
     let call = ended(&app, id, wait.unwrap_or_default()).await?;
@@ -290,15 +300,24 @@ struct Rendered {
 /// Waits for the ending, for the call that it repeats if it is an alias, and for the bytes: at most `wait` together.
 async fn ended(app: &App, id: ReqId, wait: Duration) -> Result<Rendered, Fault> {
     let deadline = tokio::time::Instant::now() + wait;
-    let mut record = app.mesh().wait_call(id, wait).await?.ok_or(MeshError::from(Refusal::UnknownCall(id)))?;
-    if let Some(first) = record.alias_of {
-        let left = deadline.saturating_duration_since(tokio::time::Instant::now());
-        app.mesh().wait_call(first, left).await?;
+    let left = || deadline.saturating_duration_since(tokio::time::Instant::now());
+    let mut record = wait_for(app, id, wait).await?;
+    if let Some(first) = record.alias_of.filter(|_| !wait.is_zero()) {
+        wait_for(app, first, left()).await?;
         // Its own row may have changed meanwhile.
         record = app.mesh().call(id).await?.unwrap_or(record);
     }
-    let left = deadline.saturating_duration_since(tokio::time::Instant::now());
-    render(app, record, Look::Wait(left)).await
+    render(app, record, Look::Wait(left())).await
+}
+
+/// A stopping agent waits for nothing: the client gets the state of the moment.
+async fn wait_for(app: &App, id: ReqId, wait: Duration) -> Result<CallRecord, Fault> {
+    let found = if wait.is_zero() { None } else { app.stop.run_until_cancelled(app.mesh().wait_call(id, wait)).await };
+    let found = match found {
+        Some(found) => found?,
+        None => app.mesh().call(id).await?,
+    };
+    Ok(found.ok_or(MeshError::from(Refusal::UnknownCall(id)))?)
 }
 
 /// How hard to look for an output that is not inside the record.
@@ -435,7 +454,7 @@ fn read_cursor(text: &str) -> Result<CallCursor, Fault> {
 }
 
 /// The calls that this device knows, newest first. Large outputs are left out.
-#[utoipa::path(get, path = "/api/v1/calls", tag = "calls", params(ListQuery),
+#[utoipa::path(get, path = "/api/v1/calls", operation_id = "listCalls", tag = "calls", params(ListQuery),
     responses((status = 200, description = "A page", body = Page<Call>), Problems))]
 pub(super) async fn list(
     State(app): Shared,
@@ -480,7 +499,7 @@ async fn find(app: &App, text: &str) -> Result<CallRecord, Fault> {
 }
 
 /// One call with its whole history. With `Prefer: wait=N` answered when it ended, at most N seconds later.
-#[utoipa::path(get, path = "/api/v1/calls/{id}", tag = "calls",
+#[utoipa::path(get, path = "/api/v1/calls/{id}", operation_id = "getCall", tag = "calls",
     params(("id" = String, Path, description = "Id of the call"),
            ("Prefer" = Option<String>, Header, description = "`wait=N`")),
     responses((status = 200, description = "The call", body = Call), Problems))]
@@ -491,7 +510,7 @@ pub(super) async fn show(State(app): Shared, Segment(id): Segment, headers: Head
 }
 
 /// The output of a call as raw bytes.
-#[utoipa::path(get, path = "/api/v1/calls/{id}/result", tag = "calls",
+#[utoipa::path(get, path = "/api/v1/calls/{id}/result", operation_id = "getResult", tag = "calls",
     params(("id" = String, Path, description = "Id of the call")),
     responses((status = 200, description = "JSON, UTF-8 text, or bytes",
         content((String = "application/json"), (String = "text/plain"), (Vec<u8> = "application/octet-stream"))), Problems))]
@@ -576,7 +595,7 @@ pub(super) struct CancelRequest {
 }
 
 /// Cancels a call. One that has ended stays as it ended.
-#[utoipa::path(post, path = "/api/v1/calls/{id}/cancel", tag = "calls",
+#[utoipa::path(post, path = "/api/v1/calls/{id}/cancel", operation_id = "cancelCall", tag = "calls",
     params(("id" = String, Path, description = "Id of the call")), request_body = Option<CancelRequest>,
     responses((status = 200, description = "It has ended", body = Call),
               (status = 202, description = "The wish is on its way", body = Call), Problems))]

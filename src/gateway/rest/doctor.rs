@@ -69,7 +69,7 @@ pub struct Report {
 }
 
 /// Looks for what is wrong, and says what to do.
-#[utoipa::path(get, path = "/api/v1/doctor", tag = "operation",
+#[utoipa::path(get, path = "/api/v1/doctor", operation_id = "getDoctor", tag = "operation",
     responses((status = 200, description = "What was found", body = Report), Problems))]
 pub(super) async fn doctor(State(app): Shared, headers: HeaderMap) -> Result<Json<Report>, Fault> {
     check_accept(&headers, "application/json")?;

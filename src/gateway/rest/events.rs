@@ -53,7 +53,7 @@ pub(super) struct EventQuery {
 ///
 /// Each event has an id; a client that comes back with it as `Last-Event-ID` gets what it missed. When that is too old,
 /// or of an earlier run of the agent, it gets `reset`: read everything anew. What an event is about is read from its route.
-#[utoipa::path(get, path = "/api/v1/events", tag = "operation",
+#[utoipa::path(get, path = "/api/v1/events", operation_id = "streamEvents", tag = "operation",
     params(EventQuery, ("Last-Event-ID" = Option<String>, Header, description = "Id of the last event that was seen")),
     responses((status = 200, description = "Events without end", body = String, content_type = "text/event-stream"), Problems))]
 pub(super) async fn events(
@@ -74,7 +74,9 @@ pub(super) async fn events(
             })
             .collect::<Result<_, _>>()?,
     };
-    let last = headers.get("last-event-id").map(|id| id.to_str().ok().and_then(|id| read_id(app.started_ms, id)));
+    let last = headers.get("last-event-id").map_or(Last::Nothing, |id| {
+        id.to_str().ok().and_then(|id| read_id(app.started_ms, id)).map_or(Last::Foreign, Last::Event)
+    });
     let stop = app.stop.clone().cancelled_owned();
     let stream = feed(app, topics, last).take_until(stop);
     let keep_alive = KeepAlive::new().interval(HEARTBEAT).text("heartbeat");
@@ -91,6 +93,17 @@ fn read_id(run: u64, text: &str) -> Option<u64> {
     (u64::from_str_radix(shown, 16) == Ok(run)).then(|| id.parse().ok()).flatten()
 }
 
+/// What the client has seen.
+#[derive(Debug, Clone, Copy)]
+enum Last {
+    /// It does not say.
+    Nothing,
+    /// Something that is not of this run.
+    Foreign,
+    /// This event.
+    Event(u64),
+}
+
 struct Feed {
     app: Arc<App>,
     log: Arc<EventLog>,
@@ -105,7 +118,7 @@ struct Feed {
 
 impl Feed {
     /// Goes on after `last`; without one, or when what follows it is gone, from now.
-    fn new(app: Arc<App>, topics: Vec<&'static str>, last: Option<Option<u64>>) -> Self {
+    fn new(app: Arc<App>, topics: Vec<&'static str>, last: Last) -> Self {
         let log = app.mesh().events();
         let seen = log.newest();
         let (old, live) = log.since(Some(seen));
@@ -113,9 +126,9 @@ impl Feed {
         let mut feed = Self { app, log, topics, waiting, live, seen, first: None };
         match last {
             // An id alone is no event, but the browser remembers it: so even this client can resume.
-            None => feed.first = Some(Sse::default().id(write_id(feed.app.started_ms, seen))),
-            Some(None) => feed.start_over("the agent has been started anew since"),
-            Some(Some(last)) => feed.catch_up(last, "the events after this id are not kept any more"),
+            Last::Nothing => feed.first = Some(Sse::default().id(write_id(feed.app.started_ms, seen))),
+            Last::Foreign => feed.start_over("the agent has been started anew since"),
+            Last::Event(last) => feed.catch_up(last, "the events after this id are not kept any more"),
         }
         feed
     }
@@ -190,11 +203,10 @@ impl Feed {
     }
 }
 
-/// `last`: none = no id was sent; `Some(None)` = one that is not of this run.
 fn feed(
     app: Arc<App>,
     topics: Vec<&'static str>,
-    last: Option<Option<u64>>,
+    last: Last,
 ) -> impl Stream<Item = Result<Sse, Infallible>> + Send + 'static {
     let feed = Feed::new(app, topics, last);
     stream::unfold(feed, |mut feed| async move { feed.next().await.map(|event| (Ok(event), feed)) })

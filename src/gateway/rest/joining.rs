@@ -28,7 +28,7 @@ const INVITE_TTL_S: u64 = 15 * 60;
 const INVITE_TTL_S_MAX: u64 = 7 * 24 * 3600;
 
 /// Devices that ask to join.
-#[utoipa::path(get, path = "/api/v1/pending", tag = "joining",
+#[utoipa::path(get, path = "/api/v1/pending", operation_id = "listPending", tag = "joining",
     responses((status = 200, description = "In the order of their first knock", body = Page<PendingDevice>), Problems))]
 pub(super) async fn pending(State(app): Shared, headers: HeaderMap) -> Result<Json<Page<PendingDevice>>, Fault> {
     check_accept(&headers, JSON)?;
@@ -66,7 +66,7 @@ fn waiting<'a>(pending: &'a [Pending], id: &str) -> Result<&'a Pending, Fault> {
 }
 
 /// Approves a device that waits.
-#[utoipa::path(post, path = "/api/v1/pending/{id}/approve", tag = "joining",
+#[utoipa::path(post, path = "/api/v1/pending/{id}/approve", operation_id = "approvePending", tag = "joining",
     params(("id" = String, Path, description = "Handle, peer id, or at least 7 first characters of one")),
     request_body = Option<Approval>,
     responses((status = 200, description = "The device, approved", body = Node), Problems))]
@@ -81,7 +81,7 @@ pub(super) async fn approve(
 }
 
 /// Refuses a device that waits.
-#[utoipa::path(post, path = "/api/v1/pending/{id}/reject", tag = "joining",
+#[utoipa::path(post, path = "/api/v1/pending/{id}/reject", operation_id = "rejectPending", tag = "joining",
     params(("id" = String, Path, description = "Handle, peer id, or at least 7 first characters of one")),
     responses((status = 204, description = "It is told no"), Problems))]
 pub(super) async fn reject(State(app): Shared, Segment(id): Segment) -> Result<StatusCode, Fault> {
@@ -91,7 +91,7 @@ pub(super) async fn reject(State(app): Shared, Segment(id): Segment) -> Result<S
 }
 
 /// Strangers seen on the local network.
-#[utoipa::path(get, path = "/api/v1/nearby", tag = "joining",
+#[utoipa::path(get, path = "/api/v1/nearby", operation_id = "listNearby", tag = "joining",
     responses((status = 200, description = "By name", body = Page<NearbyDevice>), Problems))]
 pub(super) async fn nearby(State(app): Shared, headers: HeaderMap) -> Result<Json<Page<NearbyDevice>>, Fault> {
     check_accept(&headers, JSON)?;
@@ -125,7 +125,7 @@ pub(super) struct InviteAnswer {
 }
 
 /// Makes a single-use invite.
-#[utoipa::path(post, path = "/api/v1/invites", tag = "joining", request_body = Option<NewInvite>,
+#[utoipa::path(post, path = "/api/v1/invites", operation_id = "createInvite", tag = "joining", request_body = Option<NewInvite>,
     responses((status = 201, description = "The invite", body = InviteAnswer), Problems))]
 pub(super) async fn invite(
     State(app): Shared,
@@ -158,6 +158,7 @@ pub(super) struct JoinRequest {
     /// Name or peer id of a device nearby; null = the only one there is.
     #[serde(default, deserialize_with = "present")]
     #[schema(value_type = Option<String>)]
+    #[expect(clippy::option_option, reason = "absent, null and a name are three things")]
     nearby: Option<Option<String>>,
     /// `ip:port` of a device.
     address: Option<String>,
@@ -167,6 +168,7 @@ pub(super) struct JoinRequest {
 }
 
 /// Tells `null` from absent.
+#[expect(clippy::option_option, reason = "the field's type")]
 fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<String>>, D::Error> {
     Option::deserialize(deserializer).map(Some)
 }
@@ -192,7 +194,7 @@ pub(super) enum JoinAnswer {
 }
 
 /// Joins another mesh.
-#[utoipa::path(post, path = "/api/v1/join", tag = "joining", request_body = JoinRequest,
+#[utoipa::path(post, path = "/api/v1/join", operation_id = "join", tag = "joining", request_body = JoinRequest,
     responses((status = 200, description = "In", body = JoinAnswer),
               (status = 202, description = "Waits for a yes", body = JoinAnswer), Problems))]
 pub(super) async fn join(State(app): Shared, request: Request<Body>) -> Result<(StatusCode, Json<JoinAnswer>), Fault> {
@@ -231,7 +233,7 @@ pub(super) struct LeaveAnswer {
 }
 
 /// Leaves the mesh and founds one of its own. Open calls end as undeliverable.
-#[utoipa::path(post, path = "/api/v1/leave", tag = "joining",
+#[utoipa::path(post, path = "/api/v1/leave", operation_id = "leave", tag = "joining",
     responses((status = 200, description = "Left", body = LeaveAnswer), Problems))]
 pub(super) async fn leave(State(app): Shared) -> Result<Json<LeaveAnswer>, Fault> {
     app.mesh().leave().await?;
@@ -256,7 +258,7 @@ fn socket_only(door: Door) -> Result<(), Fault> {
 }
 
 /// Makes a token for loopback HTTP. Only through the unix socket, so that a stolen token cannot renew itself.
-#[utoipa::path(post, path = "/api/v1/tokens", tag = "operation",
+#[utoipa::path(post, path = "/api/v1/tokens", operation_id = "createToken", tag = "operation",
     responses((status = 201, description = "The token", body = TokenAnswer), Problems))]
 pub(super) async fn mint_token(State(app): Shared, Extension(door): Extension<Door>) -> Result<Response, Fault> {
     socket_only(door)?;
@@ -265,7 +267,7 @@ pub(super) async fn mint_token(State(app): Shared, Extension(door): Extension<Do
 }
 
 /// Voids all tokens. Only through the unix socket.
-#[utoipa::path(delete, path = "/api/v1/tokens", tag = "operation",
+#[utoipa::path(delete, path = "/api/v1/tokens", operation_id = "revokeTokens", tag = "operation",
     responses((status = 204, description = "No token is good any more"), Problems))]
 pub(super) async fn revoke_tokens(State(app): Shared, Extension(door): Extension<Door>) -> Result<StatusCode, Fault> {
     socket_only(door)?;

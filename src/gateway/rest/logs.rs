@@ -166,7 +166,7 @@ pub(super) struct LogQuery {
 }
 
 /// The newest log lines of this agent, oldest first. `next_cursor` is always given: ask again with it for what follows.
-#[utoipa::path(get, path = "/api/v1/logs", tag = "operation", params(LogQuery),
+#[utoipa::path(get, path = "/api/v1/logs", operation_id = "listLogs", tag = "operation", params(LogQuery),
     responses((status = 200, description = "Lines", body = Page<LogLine>), Problems))]
 pub(super) async fn logs(
     State(app): Shared,

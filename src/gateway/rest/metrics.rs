@@ -106,7 +106,7 @@ fn resident_bytes() -> Option<u64> {
 }
 
 /// Measurements for Prometheus.
-#[utoipa::path(get, path = "/metrics", tag = "operation",
+#[utoipa::path(get, path = "/metrics", operation_id = "getMetrics", tag = "operation",
     responses((status = 200, description = "Text format 0.0.4", body = String, content_type = "text/plain"), Problems))]
 pub(super) async fn metrics(State(app): Shared, headers: HeaderMap) -> Result<Response, Fault> {
     check_accept(&headers, "text/plain")?;

@@ -158,14 +158,14 @@ async fn around(State(app): Shared, request: Request, next: Next) -> Response {
 }
 
 /// Whether the process answers.
-#[utoipa::path(get, path = "/healthz", tag = "operation", security(()),
+#[utoipa::path(get, path = "/healthz", operation_id = "getHealth", tag = "operation", security(()),
     responses((status = 200, description = "It does", body = String), problem::Problems))]
 async fn healthz() -> &'static str {
     "ok\n"
 }
 
 /// Whether the agent can take calls: its store is open, it belongs to a mesh (be it of one), and it is not stopping.
-#[utoipa::path(get, path = "/readyz", tag = "operation", security(()),
+#[utoipa::path(get, path = "/readyz", operation_id = "getReady", tag = "operation", security(()),
     responses((status = 200, description = "It can", body = String), problem::Problems))]
 async fn readyz(State(app): Shared) -> Result<&'static str, Fault> {
     if app.stop.is_cancelled() || app.mesh().requests.is_closed() {

@@ -1,7 +1,7 @@
 //! What the API says: JSON shapes and how they come from the mesh's own types. Names as architecture.md §10.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::Path;
 use std::time::Duration;
 
 use mesh_core::entry::{Effect, Tier, ToolDecl};
@@ -148,7 +148,7 @@ pub struct Endpoints {
 }
 
 impl Endpoints {
-    pub(super) fn new(socket: &PathBuf, http: SocketAddr, quic: &[SocketAddr]) -> Self {
+    pub(super) fn new(socket: &Path, http: SocketAddr, quic: &[SocketAddr]) -> Self {
         Self {
             socket: socket.display().to_string(),
             http: format!("http://{http}"),

@@ -18,7 +18,7 @@ use crate::gateway::status::{ErrorCode, Fault};
 const JSON: &str = "application/json";
 
 /// This device and its mesh at a glance.
-#[utoipa::path(get, path = "/api/v1/status", tag = "mesh",
+#[utoipa::path(get, path = "/api/v1/status", operation_id = "getStatus", tag = "mesh",
     responses((status = 200, description = "The state of this moment", body = Status), Problems))]
 pub(super) async fn status(State(app): Shared, headers: HeaderMap) -> Result<Json<Status>, Fault> {
     check_accept(&headers, JSON)?;
@@ -66,7 +66,7 @@ pub(super) struct NodeFilter {
 }
 
 /// The devices of the mesh, and those that ask to join it.
-#[utoipa::path(get, path = "/api/v1/nodes", tag = "mesh", params(NodeFilter),
+#[utoipa::path(get, path = "/api/v1/nodes", operation_id = "listNodes", tag = "mesh", params(NodeFilter),
     responses((status = 200, description = "By handle; pending ones last", body = Page<Node>), Problems))]
 pub(super) async fn list(
     State(app): Shared,
@@ -83,7 +83,7 @@ pub(super) async fn list(
 }
 
 /// One device.
-#[utoipa::path(get, path = "/api/v1/nodes/{id}", tag = "mesh",
+#[utoipa::path(get, path = "/api/v1/nodes/{id}", operation_id = "getNode", tag = "mesh",
     params(("id" = String, Path, description = "Handle, peer id, or at least 7 first characters of one")),
     responses((status = 200, description = "The device", body = Node), Problems))]
 pub(super) async fn show(State(app): Shared, Segment(id): Segment, headers: HeaderMap) -> Result<Json<Node>, Fault> {
@@ -106,7 +106,7 @@ pub(super) struct Approval {
 }
 
 /// Approves a device that waits, or changes the tier of one that belongs to the mesh.
-#[utoipa::path(post, path = "/api/v1/nodes/{id}/approve", tag = "mesh",
+#[utoipa::path(post, path = "/api/v1/nodes/{id}/approve", operation_id = "approveNode", tag = "mesh",
     params(("id" = String, Path, description = "Handle, peer id, or at least 7 first characters of one")),
     request_body = Option<Approval>,
     responses((status = 200, description = "The device, approved", body = Node), Problems))]
@@ -161,7 +161,7 @@ async fn approved(app: &super::App, peer: mesh_core::ids::PeerId) -> Result<Json
 }
 
 /// Revokes and forgets a device: its links drop, its waiting calls end as undeliverable. Rejects one that is pending.
-#[utoipa::path(delete, path = "/api/v1/nodes/{id}", tag = "mesh",
+#[utoipa::path(delete, path = "/api/v1/nodes/{id}", operation_id = "forgetNode", tag = "mesh",
     params(("id" = String, Path, description = "Handle, peer id, or at least 7 first characters of one")),
     responses((status = 204, description = "It is gone"), Problems))]
 pub(super) async fn forget(State(app): Shared, Segment(id): Segment) -> Result<StatusCode, Fault> {
@@ -187,7 +187,7 @@ pub(super) struct ToolFilter {
 }
 
 /// The tools of all devices; those of devices that are away stay listed.
-#[utoipa::path(get, path = "/api/v1/tools", tag = "mesh", params(ToolFilter),
+#[utoipa::path(get, path = "/api/v1/tools", operation_id = "listTools", tag = "mesh", params(ToolFilter),
     responses((status = 200, description = "By device, then name", body = Page<Tool>), Problems))]
 pub(super) async fn tools(
     State(app): Shared,

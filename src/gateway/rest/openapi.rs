@@ -43,14 +43,14 @@ pub(super) fn head() -> utoipa::openapi::OpenApi {
     Head::openapi()
 }
 
-/// The whole description, OpenAPI 3.1. `docs/openapi.json` is a copy.
+/// The whole description, version 3.1 of its format. `docs/openapi.json` is a copy.
 #[must_use]
 pub fn document() -> utoipa::openapi::OpenApi {
     super::described().into_openapi()
 }
 
 /// This description.
-#[utoipa::path(get, path = "/openapi.json", tag = "operation",
+#[utoipa::path(get, path = "/openapi.json", operation_id = "getOpenapi", tag = "operation",
     responses((status = 200, description = "OpenAPI 3.1", body = serde_json::Value), Problems))]
 pub(super) async fn openapi() -> Json<utoipa::openapi::OpenApi> {
     Json(document())

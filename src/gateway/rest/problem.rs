@@ -98,10 +98,12 @@ fn foreign(status: StatusCode, text: &str) -> Fault {
         _ => ErrorCode::BadRequest,
     };
     let fault = Fault::new(code, if text.is_empty() { code.title() } else { text });
-    match code {
-        ErrorCode::NotFound => fault.hint("/openapi.json lists the routes"),
-        ErrorCode::MethodNotAllowed => fault.hint("the Allow header names the methods of this route"),
-        _ => fault,
+    if code == ErrorCode::NotFound {
+        fault.hint("/openapi.json lists the routes")
+    } else if code == ErrorCode::MethodNotAllowed {
+        fault.hint("the Allow header names the methods of this route")
+    } else {
+        fault
     }
 }
 
@@ -111,15 +113,14 @@ pub(super) async fn finish(response: Response) -> Response {
         return response;
     }
     let (mut parts, body) = response.into_parts();
-    let fault = match parts.extensions.remove::<Fault>() {
-        Some(fault) => fault,
-        None => {
-            let bytes = to_bytes(body, 4096).await.unwrap_or_default();
-            foreign(parts.status, &String::from_utf8_lossy(&bytes))
-        }
+    let fault = if let Some(fault) = parts.extensions.remove::<Fault>() {
+        fault
+    } else {
+        let bytes = to_bytes(body, 4096).await.unwrap_or_default();
+        foreign(parts.status, &String::from_utf8_lossy(&bytes))
     };
     let trace_id = trace_id();
-    if fault.code.http() >= 500 {
+    if fault.code.http() == 500 {
         tracing::warn!(trace_id, code = %fault.code, error = %fault.detail, "a request failed");
     } else {
         tracing::debug!(trace_id, code = %fault.code, error = %fault.detail, "a request was refused");

@@ -85,9 +85,12 @@ pub async fn serve(
     if !http_addr.ip().is_loopback() {
         return Err(ServeError::NotLoopback(http_addr));
     }
-    let tcp = TcpListener::bind(http_addr).await.map_err(|source| match source.kind() {
-        io::ErrorKind::AddrInUse => ServeError::PortInUse(http_addr),
-        _ => ServeError::Http { address: http_addr, source },
+    let tcp = TcpListener::bind(http_addr).await.map_err(|source| {
+        if source.kind() == io::ErrorKind::AddrInUse {
+            ServeError::PortInUse(http_addr)
+        } else {
+            ServeError::Http { address: http_addr, source }
+        }
     })?;
     let http = tcp.local_addr().map_err(|source| ServeError::Http { address: http_addr, source })?;
     let unix = bind_socket(unix_path).await?;

@@ -178,6 +178,24 @@ impl Fake {
         fake
     }
 
+    /// What other doors of the same home would be given, with nobody behind them.
+    fn idle_context(&self) -> RestContext {
+        RestContext {
+            mesh: MeshHandle {
+                requests: mpsc::channel(1).0,
+                view: self.view.subscribe(),
+                surroundings: self.surroundings.subscribe(),
+                events: self.events.clone(),
+                blobs: self.blobs.clone(),
+            },
+            quic: Vec::new(),
+            tokens: Arc::new(TokenStore::open(self.home.path().join("tokens")).unwrap()),
+            logs: LogRing::default(),
+            home: self.home.path().to_owned(),
+            checks: Vec::new(),
+        }
+    }
+
     fn books(&self) -> MutexGuard<'_, Books> {
         self.books.lock().unwrap()
     }
@@ -968,6 +986,51 @@ async fn a_mesh_that_is_gone_is_told_as_stopping() {
 }
 
 #[tokio::test]
+async fn a_panic_is_our_fault_and_ends_one_request_only() {
+    let fake = Fake::start().await;
+    let app = Arc::new(App::new(fake.idle_context(), fake.bound.clone(), fake.tasks.stopping()));
+    let broken = axum::routing::get(async || -> &'static str { panic!("on purpose") });
+    let guard = middleware::from_fn_with_state(app.clone(), around);
+    let router = Router::new().route("/broken", broken).route("/fine", axum::routing::get(healthz)).layer(guard);
+    let ask = async |path: &str| {
+        let mut request = HttpRequest::new(axum::body::Body::empty());
+        *request.uri_mut() = path.parse().unwrap();
+        request.extensions_mut().insert(Door::Socket { owner: true });
+        let (parts, body) = tower::ServiceExt::oneshot(router.clone(), request).await.unwrap().into_parts();
+        Answer { status: parts.status.as_u16(), headers: parts.headers, body: body.collect().await.unwrap().to_bytes() }
+    };
+    let problem = ask("/broken").await.problem(500, "internal");
+    assert!(!problem.to_string().contains("on purpose"));
+    assert_eq!(ask("/fine").await.status, 200);
+}
+
+#[tokio::test]
+async fn a_stranger_at_the_socket_is_refused() {
+    let fake = Fake::start().await;
+    let app = Arc::new(App::new(fake.idle_context(), fake.bound.clone(), fake.tasks.stopping()));
+    for path in ["/api/v1/status", "/healthz"] {
+        let mut request = HttpRequest::new(axum::body::Body::empty());
+        *request.uri_mut() = path.parse().unwrap();
+        request.extensions_mut().insert(Door::Socket { owner: false });
+        let answer = tower::ServiceExt::oneshot(router(app.clone()).0, request).await.unwrap();
+        assert_eq!(answer.status(), 403, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn a_stopping_agent_does_not_wait_for_calls() {
+    let fake = Fake::start().await;
+    let mut events = fake.events("?topics=call", None).await;
+    let body = r#"{"tool":"node:desk:slow"}"#;
+    let (answer, ()) =
+        tokio::join!(fake.ask_with(Method::POST, "/api/v1/calls", &[("prefer", "wait=300")], Some(body)), async {
+            events.next().await.unwrap();
+            fake.tasks.shutdown(std::time::Duration::from_secs(1)).await;
+        });
+    assert_eq!(answer.ok(202)["state"], "queued");
+}
+
+#[tokio::test]
 async fn loopback_asks_for_a_token_our_name_and_our_origin() {
     let fake = Fake::start().await;
     let port = fake.bound.http.port();
@@ -1030,20 +1093,7 @@ async fn the_socket_is_ours_and_replaces_a_dead_one() {
     let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&fake.bound.socket).unwrap().permissions());
     assert_eq!(mode & 0o777, 0o660);
 
-    let context = || RestContext {
-        mesh: MeshHandle {
-            requests: mpsc::channel(1).0,
-            view: fake.view.subscribe(),
-            surroundings: fake.surroundings.subscribe(),
-            events: fake.events.clone(),
-            blobs: fake.blobs.clone(),
-        },
-        quic: Vec::new(),
-        tokens: Arc::new(TokenStore::open(fake.home.path().join("tokens")).unwrap()),
-        logs: LogRing::default(),
-        home: fake.home.path().to_owned(),
-        checks: Vec::new(),
-    };
+    let context = || fake.idle_context();
     let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
     let tasks = &fake.tasks;
     let taken = serve(context(), &fake.bound.socket, any, tasks).await.unwrap_err();
@@ -1071,7 +1121,7 @@ async fn half_sent_requests_are_dropped_in_the_end() {
     let mut slow = tokio::net::UnixStream::connect(&fake.bound.socket).await.unwrap();
     slow.write_all(b"GET /healthz HTTP/1.1\r\nHost: loc").await.unwrap();
     let mut answer = Vec::new();
-    let read = tokio::time::timeout(std::time::Duration::from_secs(60), slow.read_to_end(&mut answer)).await;
+    let read = tokio::time::timeout(std::time::Duration::from_mins(1), slow.read_to_end(&mut answer)).await;
     assert!(read.is_ok(), "closed by the server");
 }
 
@@ -1118,6 +1168,12 @@ async fn doctor_logs_metrics_and_description() {
     }
 
     let api = fake.get("/openapi.json").await.ok(200);
+    let operations = api["paths"].as_object().unwrap().values().flat_map(|path| path.as_object().unwrap().values());
+    let mut ids: Vec<_> = operations.filter_map(|operation| operation["operationId"].as_str()).collect();
+    let all = ids.len();
+    ids.sort_unstable();
+    ids.dedup();
+    assert_eq!(ids.len(), all, "each operation has an id of its own");
     assert_eq!(api["openapi"].as_str().unwrap().get(..3), Some("3.1"));
     assert!(api["paths"]["/api/v1/calls/{id}/result"]["get"]["responses"]["default"].is_object());
 }

@@ -5,7 +5,8 @@
 //! Format (fjall 3.1, `journal/entry.rs`; little endian; compression is off in our build):
 //! start = 1, items u32, sequence number u64 · item = 2, kind u8, compression u8, key space u64, key length u16, value
 //! length u32, stored length u32, key, value · clear = 4, key space u64 · end = 3, xxh3 of all items u64, `FJL\x03`.
-//! A journal is created as 64 MiB of zeroes and filled from the front.
+//! A journal is created as 64 MiB of zeroes and filled from the front. The checksum leaves out the sequence number, which
+//! says which write to a key is the newest; so that it rises from batch to batch is checked here too.
 
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
@@ -21,22 +22,17 @@ const TRAILER: [u8; 4] = *b"FJL\x03";
 /// More than this after the last good batch is no unfinished batch: the writer's groups are not that long.
 const UNFINISHED_BYTES_MAX: u64 = 2 * 1024 * 1024;
 
-/// What is known after all journals were looked over.
-#[derive(Debug, Default)]
-pub(super) struct Checked {
-    pub(super) repaired: Vec<Repair>,
-    /// Highest sequence number that the engine gave to a batch that is still readable in a journal.
-    pub(super) last_seqno: Option<u64>,
-}
+/// The engine's sequence numbers rise by one or a little more: each batch, and each change of its tables, takes one.
+const SEQNO_GAP_MAX: u64 = 1 << 32;
 
 /// Checks every journal of the database in `db`, and cuts the first damaged one at its last good batch. What is cut, and
 /// journals after it (they would be applied over a gap), are first copied or moved to `aside`.
-pub(super) fn check(db: &Path, aside: impl Fn() -> Result<PathBuf, StoreError>) -> Result<Checked, StoreError> {
-    let mut checked = Checked::default();
+pub(super) fn check(db: &Path, aside: impl Fn() -> Result<PathBuf, StoreError>) -> Result<Vec<Repair>, StoreError> {
+    let mut repaired = Vec::new();
     let journals = list(db)?;
+    let mut seqnos = Seqnos::default();
     for (index, path) in journals.iter().enumerate() {
-        let scan = scan(path).map_err(StoreError::file("reading the journal", path))?;
-        checked.last_seqno = checked.last_seqno.max(scan.last_seqno);
+        let scan = scan(path, &mut seqnos).map_err(StoreError::file("reading the journal", path))?;
         let later = journals.get(index + 1..).unwrap_or_default();
         let (why, promised) = match scan.ending {
             Ending::Clean => continue,
@@ -57,10 +53,10 @@ pub(super) fn check(db: &Path, aside: impl Fn() -> Result<PathBuf, StoreError>) 
         }
         cut(path, scan.good_end).map_err(StoreError::file("cutting the damaged journal", path))?;
         let journal = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        checked.repaired.push(Repair { journal, why, cut_at: scan.good_end, promised, kept_at });
+        repaired.push(Repair { journal, why, cut_at: scan.good_end, promised, kept_at });
         break;
     }
-    Ok(checked)
+    Ok(repaired)
 }
 
 /// Journals, oldest first.
@@ -93,6 +89,8 @@ fn cut(path: &Path, at: u64) -> io::Result<()> {
     file.sync_all()
 }
 
+const DISORDER: &str = "the numbers of the batches do not rise";
+
 #[derive(Debug, PartialEq, Eq)]
 enum Ending {
     /// After the last batch there is nothing, or zeroes.
@@ -105,21 +103,50 @@ enum Ending {
 #[derive(Debug)]
 struct Scan {
     good_end: u64,
-    last_seqno: Option<u64>,
     ending: Ending,
 }
 
-fn scan(path: &Path) -> io::Result<Scan> {
+/// Sequence number and place of the two newest batches.
+#[derive(Debug, Default)]
+struct Seqnos {
+    newest: Option<u64>,
+    before: Option<u64>,
+}
+
+impl Seqnos {
+    /// Whether `next` may follow; if not, whether rather the one before it is wrong.
+    fn follow(&mut self, next: u64) -> Result<(), Wrong> {
+        match self.newest {
+            Some(newest) if next <= newest && self.before.is_some_and(|before| next > before) => Err(Wrong::Previous),
+            Some(newest) if next <= newest || next - newest > SEQNO_GAP_MAX => Err(Wrong::This),
+            _ => {
+                self.before = self.newest.replace(next);
+                Ok(())
+            }
+        }
+    }
+}
+
+enum Wrong {
+    This,
+    Previous,
+}
+
+fn scan(path: &Path, seqnos: &mut Seqnos) -> io::Result<Scan> {
     let file = File::open(path)?;
     let len = file.metadata()?.len();
     let mut reader = Reader { inner: BufReader::with_capacity(64 * 1024, file), left: len };
-    let (mut good_end, mut last_seqno) = (0, None);
+    let (mut good_end, mut end_before) = (0, 0);
     let ending = loop {
         match reader.batch()? {
-            Ok(seqno) => {
-                good_end = len - reader.left;
-                last_seqno = last_seqno.max(Some(seqno));
-            }
+            Ok(seqno) => match seqnos.follow(seqno) {
+                Ok(()) => (end_before, good_end) = (good_end, len - reader.left),
+                Err(Wrong::This) => break Ending::Damaged(DISORDER),
+                Err(Wrong::Previous) => {
+                    good_end = end_before;
+                    break Ending::Damaged(DISORDER);
+                }
+            },
             Err(Stop::AtZeroes { in_batch }) => {
                 break match (reader.rest_is_zero()?, in_batch) {
                     (true, false) => Ending::Clean,
@@ -132,7 +159,7 @@ fn scan(path: &Path) -> io::Result<Scan> {
             Err(Stop::Damaged(why)) => break Ending::Damaged(why),
         }
     };
-    Ok(Scan { good_end, last_seqno, ending })
+    Ok(Scan { good_end, ending })
 }
 
 /// Why a batch could not be read.
@@ -149,7 +176,7 @@ struct Reader {
 }
 
 impl Reader {
-    /// Reads one batch; its sequence number when it is good.
+    /// Reads one batch; its sequence number when its rows are good.
     fn batch(&mut self) -> io::Result<Result<u64, Stop>> {
         let Some([tag]) = self.array::<1>()? else { return Ok(Err(Stop::AtEnd { in_batch: false })) };
         match tag {

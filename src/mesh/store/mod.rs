@@ -1,4 +1,4 @@
-//! Where this peer keeps what it must not forget: key spaces of rows, batches that are atomic over all of them, and one
+//! Where this peer keeps what it must not forget: spaces of rows, batches that are atomic over all of them, and one
 //! writer that makes many batches durable with one fsync.
 
 mod disk;
@@ -22,8 +22,8 @@ use mesh_core::io::{Batch, Image, Space, TxnId, Write};
 pub use disk::FjallStore;
 pub use mem::MemStore;
 
-/// Longest key, in bytes: what the storage engine can write. The core's own are far shorter.
-pub const KEY_BYTES_MAX: usize = u16::MAX as usize;
+/// Longest key, in bytes: what the storage engine can write, less one. The core's own are far shorter.
+pub const KEY_BYTES_MAX: usize = u16::MAX as usize - 1;
 
 /// Key and value.
 pub type Row = (Vec<u8>, Bytes);
@@ -44,8 +44,7 @@ pub trait Store: Debug + Send + Sync {
     /// stays, also over restarts, until a batch that writes to [`Space::Meta`] is durable.
     fn image(&self) -> Result<Image, StoreError>;
 
-    /// Hands a batch to the writer. Waits while the queue is full (256 batches), which is backpressure: the disk is
-    /// behind. After [`close`](Store::close) or a failure the batch is dropped.
+    /// Hands a batch to the writer. Blocks the thread while the queue is full (256 batches): the disk is behind. After [`close`](Store::close) or a failure the batch is dropped.
     fn commit(&self, txn: TxnId, batch: Batch);
 
     /// One value.

@@ -11,7 +11,7 @@ use mesh_core::io::{Batch, Space, TxnId};
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 
-use super::disk::{ROLLED_BACK, SEQ, Shared};
+use super::disk::{ROLLED_BACK, SEQ, Shared, stored_key};
 use super::high_water::HighWater;
 use super::{DurableNote, Merged, StoreError, merge};
 
@@ -157,14 +157,14 @@ impl Writer {
         let renewed = rows.keys().any(|(space, _)| *space == Space::Meta);
         for ((space, key), value) in rows {
             match value {
-                Some(value) => batch.insert(tables.of(space), key, &*value),
-                None => batch.remove(tables.of(space), key),
+                Some(value) => batch.insert(&tables.rows, stored_key(space, &key), &*value),
+                None => batch.remove(&tables.rows, stored_key(space, &key)),
             }
         }
         self.seq += 1;
-        batch.insert(&tables.guard, SEQ, self.seq.to_be_bytes());
+        batch.insert(&tables.rows, SEQ, self.seq.to_be_bytes());
         if renewed && self.shared.renew() {
-            batch.remove(&tables.guard, ROLLED_BACK);
+            batch.remove(&tables.rows, ROLLED_BACK);
         }
         batch.commit().map_err(StoreError::engine("writing"))
     }
@@ -197,9 +197,9 @@ impl Writer {
         self.sync()?;
         let mut rows = Merged::new();
         for space in Space::ALL.into_iter().filter(|space| space.of_mesh()) {
-            for guard in self.shared.tables.of(space).iter() {
+            for guard in self.shared.tables.rows.prefix(stored_key(space, &[])) {
                 let key = guard.key().map_err(StoreError::engine("reading"))?;
-                rows.insert((space, key.to_vec()), None);
+                rows.insert((space, key.get(1..).unwrap_or_default().to_vec()), None);
             }
         }
         merge(&mut rows, batch)?;

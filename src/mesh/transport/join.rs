@@ -12,7 +12,7 @@ use tokio::time::timeout;
 
 use super::dial::{self, Unanswered};
 use super::links::{LinkEvent, Shared};
-use super::quic::Code;
+use super::quic::{self, Code};
 use super::stream::{self, Tag};
 use super::wire;
 
@@ -22,8 +22,8 @@ const REQUEST_MAX: Duration = Duration::from_secs(5);
 const ANSWER_MAX: Duration = Duration::from_secs(15);
 /// A knock keeps its connection for this long; whoever still wants in knocks again.
 const WAIT_MAX: Duration = Duration::from_mins(15);
-/// Time for the other end to take the last answer.
-const LAST_MAX: Duration = Duration::from_secs(5);
+/// Time for the other end to take the last answer: a welcome may have megabytes.
+const LAST_MAX: Duration = Duration::from_secs(30);
 
 /// What a newcomer says. `Debug` does not show the secret.
 #[derive(Clone, PartialEq, Eq)]
@@ -162,6 +162,7 @@ pub(super) async fn ask(
             Some((address, peer)) => JoinDialError::Stranger { address, peer },
             None => JoinDialError::Nobody { tried },
         })?;
+    quic::raise_window(&connection);
     let opening = async {
         let (mut send, recv) = stream::open(&connection, Tag::Join).await?;
         stream::write_message(&mut send, wire::encode_join_request(request)).await?;

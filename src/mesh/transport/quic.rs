@@ -75,6 +75,11 @@ pub(super) fn transport() -> Arc<TransportConfig> {
 /// Gives a connection the room of a link.
 pub(super) fn raise_limits(connection: &quinn::Connection) {
     connection.set_max_concurrent_bi_streams(VarInt::from_u32(LINK_STREAMS));
+    raise_window(connection);
+}
+
+/// Takes in as much at a time as from a link: for whoever waits for a welcome.
+pub(super) fn raise_window(connection: &quinn::Connection) {
     connection.set_receive_window(VarInt::from_u32(LINK_WINDOW));
 }
 

@@ -1,0 +1,129 @@
+//! The doors themselves: who gets in, and what every error looks like.
+
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::harness::{Home, Mesh, PATIENCE, items, now, text};
+
+#[test]
+fn every_error_is_a_problem_document() {
+    let home = Home::new("attic").started();
+    let json_type = ("Content-Type", "application/json");
+    home.get("nothing-here").problem(404);
+    home.ask("PUT", "/api/v1/nodes", &[], b"").problem(405);
+    home.ask("POST", "/api/v1/calls", &[("Content-Type", "text/plain")], b"hello").problem(415);
+    home.ask("POST", "/api/v1/calls", &[json_type], b"{\"node\":").problem(400);
+    let odd = json!({ "node": "attic", "tool": "append", "arguments": {}, "nonsense": 1 });
+    home.post("calls", &odd).problem(422);
+    let huge = vec![b' '; 4 * 1024 * 1024];
+    home.ask("POST", "/api/v1/calls", &[json_type], &huge).problem(413);
+    home.get("calls/not-an-id").problem(422);
+    home.get("calls/00000000000000000000000000").problem(404);
+}
+
+#[test]
+fn the_loopback_port_wants_a_token_and_its_own_host_name() {
+    let home = Home::new("attic").started();
+    let host = format!("127.0.0.1:{}", home.http_port);
+    for path in ["/healthz", "/readyz"] {
+        assert_eq!(home.ask_http(&host, "GET", path, &[]).status, 200);
+    }
+    home.ask_http(&host, "GET", "/api/v1/status", &[]).problem(401);
+    home.ask_http(&host, "GET", "/api/v1/status", &[("Authorization", "Bearer wrong")]).problem(401);
+    let token = home.cli(&["token"]);
+    assert_eq!(token.code, 0, "{token:?}");
+    let bearer = format!("Bearer {}", token.stdout.trim());
+    let authorization = ("Authorization", bearer.as_str());
+    home.ask_http(&host, "GET", "/api/v1/status", &[authorization]).expect(200);
+    // A web page that made its name point at 127.0.0.1, and one that simply asks from elsewhere.
+    assert!(home.ask_http("evil.example", "GET", "/api/v1/status", &[authorization]).status >= 400);
+    let origin = ("Origin", "https://evil.example");
+    assert!(home.ask_http(&host, "POST", "/api/v1/invites", &[authorization, origin]).status >= 400);
+    assert!(!home.log().contains(token.stdout.trim()), "a secret is never logged");
+}
+
+#[test]
+fn the_descriptions_of_itself_are_there() {
+    let home = Home::new("attic").started();
+    let api = home.ask("GET", "/openapi.json", &[], b"").expect(200);
+    assert!(text(&api, "openapi").starts_with("3."), "{api}");
+    assert!(api["paths"].as_object().is_some_and(|paths| paths.len() > 15));
+    let metrics = home.ask("GET", "/metrics", &[], b"");
+    assert_eq!(metrics.status, 200);
+    assert!(metrics.text().contains("sigil_"), "{}", metrics.text());
+    home.get("doctor").expect(200);
+    home.get("logs").expect(200);
+}
+
+#[test]
+fn waiting_for_a_call_returns_it_when_it_has_ended() {
+    let mesh = Mesh::named(&["attic", "bureau"]);
+    let body = json!({ "node": "bureau", "tool": "device.info", "arguments": {} }).to_string();
+    let headers = [("Content-Type", "application/json"), ("Prefer", "wait=20")];
+    let call = mesh.homes[0].ask("POST", "/api/v1/calls", &headers, body.as_bytes()).expect(200);
+    assert_eq!(call["state"], "done", "{call}");
+    assert_eq!(call["confirmed"], true);
+    assert!(!call["output"].is_null(), "{call}");
+    let result = mesh.homes[0].get(&format!("calls/{}/result", text(&call, "id")));
+    assert_eq!(result.status, 200);
+    assert!(!result.body.is_empty());
+}
+
+#[test]
+fn lists_of_calls_have_pages() {
+    let home = Home::new("attic").started();
+    let mut made: Vec<String> = (0..7).map(|_| home.call("attic", "device.info", 60)).collect();
+    for id in &made {
+        home.wait_ended(id, PATIENCE);
+    }
+    let (mut seen, mut cursor) = (Vec::new(), None::<String>);
+    loop {
+        let path = cursor.map_or("calls?limit=3".to_owned(), |cursor| format!("calls?limit=3&cursor={cursor}"));
+        let page = home.get(&path).expect(200);
+        seen.extend(items(&page).iter().map(|call| text(call, "id").to_owned()));
+        cursor = page["next_cursor"].as_str().map(ToOwned::to_owned);
+        if cursor.is_none() {
+            break;
+        }
+    }
+    seen.sort();
+    made.sort();
+    assert_eq!(seen, made);
+}
+
+#[test]
+fn events_come_as_they_happen_and_can_be_resumed() {
+    let home = Home::new("attic").started();
+    let listen = |headers: &str, wanted: &str| {
+        let mut stream = UnixStream::connect(home.path("run/sigil.sock")).expect("the door is open");
+        stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a timeout can be set");
+        write!(stream, "GET /api/v1/events HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n").expect("it can be asked");
+        let mut lines = BufReader::new(stream).lines();
+        // Once the head is there, the stream is subscribed.
+        lines.by_ref().map_while(Result::ok).take_while(|line| !line.is_empty()).for_each(drop);
+        let id = home.call("attic", "device.info", 60);
+        let wanted = if wanted.is_empty() { &id } else { wanted };
+        let (started, mut event, mut about) = (now(), String::new(), false);
+        for line in lines.map_while(Result::ok) {
+            if let Some(number) = line.strip_prefix("id:") {
+                number.trim().clone_into(&mut event);
+            }
+            about |= line.starts_with("data:") && line.contains(wanted);
+            // An empty line ends an event.
+            if line.is_empty() && about {
+                return (id, event);
+            }
+            assert!(started.elapsed() < PATIENCE, "no event about {id}");
+        }
+        panic!("the stream of events ended");
+    };
+    let (first, event) = listen("", "");
+    assert!(!event.is_empty(), "events are numbered");
+    home.wait_ended(&first, PATIENCE);
+    let before = event.parse::<u64>().expect("a number") - 1;
+    let (_, again) = listen(&format!("Last-Event-ID: {before}\r\n"), &first);
+    assert_eq!(again, event, "a client that resumes gets what it missed");
+}

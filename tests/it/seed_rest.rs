@@ -1,0 +1,71 @@
+//! Rows SEED-R1 to SEED-R4 of the contract, each against the built binary.
+
+use serde_json::json;
+
+use crate::harness::{Home, Mesh, PATIENCE, items, text, wait_for, wait_until};
+
+#[test]
+fn seed_r1_get_nodes_lists() {
+    let home = Home::new("attic").started();
+    let list = home.get("nodes").expect(200);
+    assert_eq!(items(&list).len(), 1);
+    assert_eq!(text(&items(&list)[0], "node_id"), "attic");
+    assert!(list.get("next_cursor").is_some(), "{list}");
+}
+
+#[test]
+fn seed_r2_get_node_returns_it_and_an_unknown_one_is_404() {
+    let home = Home::new("attic").started();
+    assert_eq!(home.get("nodes/attic").expect(200)["peer_id"], home.peer_id());
+    assert_eq!(home.get("nodes/nowhere").problem(404)["code"], "unknown_node");
+}
+
+#[test]
+fn seed_r3_post_approve_lets_a_pending_node_in() {
+    let attic = Home::new("attic").started();
+    let stranger = Home::new("bureau").started();
+    let asked = stranger.post("join", &json!({ "address": attic.quic_address().to_string() }));
+    assert_eq!(asked.status, 202, "{}", asked.text());
+    let peer = stranger.peer_id();
+    wait_until("it is pending", PATIENCE, || {
+        items(&attic.get("pending").expect(200)).iter().any(|waiting| text(waiting, "peer_id") == peer)
+    });
+    assert_eq!(attic.get(&format!("nodes/{peer}")).expect(200)["state"], "pending");
+    attic.post(&format!("nodes/{peer}/approve"), &json!({})).expect(200);
+    attic.wait_node("bureau", "online");
+    stranger.wait_node("attic", "online");
+    assert!(items(&attic.get("pending").expect(200)).is_empty());
+    assert_eq!(attic.post("nodes/nowhere/approve", &json!({})).problem(404)["status"], 404);
+}
+
+#[test]
+fn seed_r4_delete_revokes_and_forgets_and_ends_its_queued_calls() {
+    let mut mesh = Mesh::named(&["attic", "bureau", "cellar"]);
+    mesh.homes[2].stop();
+    mesh.homes[0].wait_node("cellar", "offline");
+    let waiting = mesh.homes[0].call("cellar", "append", 600);
+
+    let deleted = mesh.homes[0].delete("nodes/cellar");
+    assert!((200..300).contains(&deleted.status), "{}", deleted.text());
+    for home in &mesh.homes[..2] {
+        wait_until("it is forgotten", PATIENCE, || home.get("nodes/cellar").status == 404);
+    }
+    let call = mesh.homes[0].wait_ended(&waiting, PATIENCE);
+    assert_eq!(call["state"], "undeliverable", "{call}");
+    assert!(!text(&call, "reason").is_empty(), "{call}");
+
+    // It is not let in again, and what waited for it does not run.
+    mesh.homes[2].start();
+    wait_for("the forgotten device learns of it", PATIENCE, || {
+        (mesh.homes[2].status()["revoked"] == true).then_some(())
+    });
+    assert_eq!(mesh.homes[0].get("nodes/cellar").status, 404);
+    assert!(mesh.runs_of(&waiting).is_empty());
+
+    // The link of one that is online drops.
+    let links = |home: &Home| home.status()["links"].as_array().map_or(0, Vec::len);
+    wait_until("they are linked", PATIENCE, || links(&mesh.homes[0]) == 1);
+    let deleted = mesh.homes[0].delete("nodes/bureau");
+    assert!((200..300).contains(&deleted.status), "{}", deleted.text());
+    wait_until("its link drops", PATIENCE, || links(&mesh.homes[0]) == 0);
+}

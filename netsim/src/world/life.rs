@@ -8,7 +8,7 @@ use mesh_core::io::{Batch, Command, Input, Welcome};
 use super::{Event, Phase, Purpose, State, World, handle};
 use crate::net::pair_of;
 use crate::node;
-use crate::plan::{MS, Near};
+use crate::plan::{Fault, MS, Near};
 
 impl World {
     pub(super) fn found(&mut self) {
@@ -36,7 +36,10 @@ impl World {
         }
         let owners: Vec<usize> = (0..self.peers.len())
             .filter(|owner| {
-                self.peers[*owner].awake() && self.peers[*owner].plan.tier == Tier::Owner && !self.peers[*owner].revoked
+                // Whom a revoked owner let in is another story, told with crossing revocations.
+                let doomed = |fault: &Fault| matches!(fault, Fault::Revoke { peer, .. } if peer == owner);
+                let sim = &self.peers[*owner];
+                sim.awake() && sim.plan.tier == Tier::Owner && !self.plan.faults.iter().any(|(_, fault)| doomed(fault))
             })
             .collect();
         self.at(1_500 * MS, Event::Join(peer));

@@ -145,7 +145,10 @@ impl World {
                 self.refresh_cuts();
             }
             Phase::LinkCut => self.cut_one_link(),
-            Phase::End => self.count_endings(),
+            Phase::End => {
+                self.l4_books_agree();
+                self.count_endings();
+            }
         }
         self.unsettle();
         self.settle_noted = matches!(phase, Phase::Setup | Phase::Faults | Phase::LinkCut | Phase::End);
@@ -382,6 +385,30 @@ impl World {
             pair.single = true;
         }
         self.refresh_cuts();
+    }
+
+    /// **L4**, as far as people can see it: at the end, what the origin's book says of a call, confirmed, every member's
+    /// book that knows the call says too.
+    pub(super) fn l4_books_agree(&mut self) {
+        let mut broken = None;
+        for (id, accepted) in &self.accepted {
+            let Some(told) = self.record_at(accepted.origin, id).filter(|record| record.confirmed) else { continue };
+            for peer in (0..self.peers.len()).filter(|peer| self.member(*peer)) {
+                let Some(record) = self.record_at(peer, id) else { continue };
+                if (record.state, record.confirmed) != (told.state, told.confirmed) {
+                    broken.get_or_insert(format!(
+                        "{id} is {} at its origin p{}, and {} (confirmed {}) at p{peer}",
+                        told.state.as_str(),
+                        accepted.origin,
+                        record.state.as_str(),
+                        record.confirmed
+                    ));
+                }
+            }
+        }
+        if let Some(what) = broken {
+            self.checks.fail("L4", self.now, || what);
+        }
     }
 
     pub(super) fn count_endings(&mut self) {

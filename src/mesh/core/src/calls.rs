@@ -99,6 +99,8 @@ pub(crate) struct Env<'a> {
     /// The claim in whose name we dispatch, while we lead.
     pub(crate) reign: Option<&'a Claim>,
     pub(crate) is_member: &'a dyn Fn(&PeerId) -> bool,
+    /// Thrown out or left: unlike one whose approval has only not come yet.
+    pub(crate) is_revoked: &'a dyn Fn(&PeerId) -> bool,
     pub(crate) is_linked: &'a dyn Fn(&PeerId) -> bool,
     /// Effect that the target declares for the tool now, if it offers it.
     pub(crate) declared: &'a dyn Fn(&PeerId, &str) -> Option<Effect>,
@@ -805,7 +807,7 @@ impl Book {
             .values()
             // What was for ourselves is our executor's to end: a verdict of ours would pass for the target's word.
             .filter(|open| open.record.header.target != self.me)
-            .filter(|open| !open.ended() && !(env.is_member)(&open.record.header.target))
+            .filter(|open| !open.ended() && (env.is_revoked)(&open.record.header.target))
             .filter(|open| {
                 let origin = open.record.origin;
                 origin == self.me || (env.reign.is_some() && !(env.is_linked)(&origin))

@@ -799,10 +799,17 @@ impl Peer {
     fn with_env<T>(&mut self, run: impl FnOnce(&mut Book, &Env<'_>) -> T) -> T {
         let Self { book, trust, config, election, directory, .. } = self;
         let is_member = |peer: &PeerId| trust.member(peer).is_some();
+        let is_revoked = |peer: &PeerId| trust.is_revoked(peer);
         let is_linked = |peer: &PeerId| election.is_linked(peer);
         let declared = |peer: &PeerId, tool: &str| declared(directory, peer, tool);
-        let env =
-            Env { config, reign: election.reign(), is_member: &is_member, is_linked: &is_linked, declared: &declared };
+        let env = Env {
+            config,
+            reign: election.reign(),
+            is_member: &is_member,
+            is_revoked: &is_revoked,
+            is_linked: &is_linked,
+            declared: &declared,
+        };
         run(book, &env)
     }
 

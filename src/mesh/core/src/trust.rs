@@ -106,6 +106,11 @@ impl Trust {
         standing || (self.member(author).is_some() && !void)
     }
 
+    /// Whether `peer` was revoked, and not approved again since.
+    pub(crate) fn is_revoked(&self, peer: &PeerId) -> bool {
+        self.member(peer).is_none() && self.membership.revocations.contains_key(peer)
+    }
+
     /// Whether anyone ever approved `peer`, whatever became of it.
     pub(crate) fn was_approved(&self, peer: &PeerId) -> bool {
         self.genesis.author == *peer

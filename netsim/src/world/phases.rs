@@ -393,7 +393,13 @@ impl World {
         let mut broken = None;
         for (id, accepted) in &self.accepted {
             let Some(told) = self.record_at(accepted.origin, id).filter(|record| record.confirmed) else { continue };
+            let target = self.index_of(&told.header.target);
             for peer in (0..self.peers.len()).filter(|peer| self.member(*peer)) {
+                // What somebody wrote after being thrown out does not reach those who hold that.
+                let hears = |other: usize| self.trusts(peer, other);
+                if !hears(accepted.origin) || !target.is_some_and(hears) {
+                    continue;
+                }
                 let Some(record) = self.record_at(peer, id) else { continue };
                 if (record.state, record.confirmed) != (told.state, told.confirmed) {
                     broken.get_or_insert(format!(

@@ -35,6 +35,11 @@ pub(crate) struct KeyRow {
     pub(crate) until_ms: u64,
 }
 
+/// Key, in [`Space::Open`], of what came before its call's header.
+fn early_key(id: &ReqId, hash: &Hash) -> Vec<u8> {
+    [id.0.as_slice(), &hash.0].concat()
+}
+
 /// Key of [`Space::Keys`]: principal and client key, hashed together.
 pub(crate) fn key_id(principal: &str, key: &str) -> Hash {
     Hash::of(&[principal.as_bytes(), &[0], key.as_bytes()].concat())
@@ -158,7 +163,10 @@ impl Book {
     }
 
     /// Takes back a row of [`Space::Open`]. Across a restart the time left shrinks by the wall clock's difference.
-    pub(crate) fn restore(&mut self, value: &[u8], now: crate::io::Now) -> Option<ReqId> {
+    pub(crate) fn restore(&mut self, key: &[u8], value: &[u8], now: crate::io::Now) -> Option<ReqId> {
+        if key.len() > 16 {
+            return self.restore_early(key, value);
+        }
         let row: OpenRow = crate::entry::decode(value)?;
         let entry = SignedEntry::from_stored(&row.entry)?;
         let left = row.left_ms.saturating_sub(now.wall_ms.saturating_sub(row.saved_ms));
@@ -176,6 +184,16 @@ impl Book {
                 open.look_at = open.deadline.saturating_add(self.keep_ms);
                 self.agenda.insert((open.look_at, id));
             }
+        }
+        Some(id)
+    }
+
+    fn restore_early(&mut self, key: &[u8], value: &[u8]) -> Option<ReqId> {
+        let id = ReqId::from_slice(key.get(..16)?)?;
+        if let Some(wish) = crate::entry::decode::<CancelWish>(value) {
+            self.early_wishes.insert(id, wish);
+        } else {
+            self.early.entry(id).or_default().push(SignedEntry::from_stored(value)?);
         }
         Some(id)
     }
@@ -270,6 +288,9 @@ impl Book {
             }
             return false;
         }
+        if self.closing.contains_key(&id) {
+            return false;
+        }
         let foreign = self.open.len().saturating_sub(self.own.values().map(|own| own.0).sum());
         if entry.author != self.me && header.target != self.me && foreign >= limits::QUEUE_MAX {
             return false; // stays with its origin, which tells us again when it links to us
@@ -307,9 +328,13 @@ impl Book {
         let by_time = [record.header.accepted_ms.to_be_bytes().as_slice(), &id.0].concat();
         fx.put_bytes(Space::CallsByTime, by_time, Bytes::new());
         let cancel = self.early_wishes.remove(&id);
+        if cancel.is_some() {
+            fx.delete(Space::Open, early_key(&id, &Hash::ZERO));
+        }
         self.insert(record, entry.clone(), now + left_ms, cancel, now);
         self.save(&id, fx);
         for outcome in self.early.remove(&id).unwrap_or_default() {
+            fx.delete(Space::Open, early_key(&id, &outcome.hash));
             self.apply_outcome(&outcome, env, fx);
         }
         self.want_arguments(&id, fx);
@@ -395,6 +420,8 @@ impl Book {
             if !self.closing.contains_key(&id) && self.early.len() < limits::EARLY_OUTCOMES_MAX {
                 let waiting = self.early.entry(id).or_default();
                 if waiting.len() < 8 && !waiting.iter().any(|known| known.hash == entry.hash) {
+                    // The log will not bring it a second time: it must outlive a crash.
+                    fx.put_bytes(Space::Open, early_key(&id, &entry.hash), entry.to_stored());
                     waiting.push(entry.clone());
                 }
             }
@@ -430,11 +457,12 @@ impl Book {
         let not_run =
             matches!(outcome.ending, Ending::Expired | Ending::Cancelled | Ending::Denied | Ending::Undeliverable);
         let ending = if interrupted_before && not_run { Ending::Interrupted } else { outcome.ending };
-        let follows = confirmed
-            && ending == Ending::Interrupted
+        // Another attempt is possible; whether one follows, each gateway judges for itself.
+        let lingers = confirmed
             && outcome.ending == Ending::Interrupted
             && outcome.attempt < ATTEMPTS_MAX
-            && header.effect != Effect::Once
+            && header.effect != Effect::Once;
+        let follows = lingers
             && (env.declared)(&header.target, header.tool.as_str()).is_some_and(|effect| effect != Effect::Once)
             && open.cancel.is_none()
             && open.deadline > fx.now.mono_ms
@@ -465,13 +493,13 @@ impl Book {
             self.save(&id, fx);
             self.pump_one(&id, env, fx);
         } else {
-            self.conclude(&id, was_open, outcome.attempt, fx);
+            self.conclude(&id, was_open, lingers, outcome.attempt, fx);
         }
         self.pump(&header.target, env, fx);
     }
 
-    /// The call has an ending. A confirmed one leaves the book.
-    fn conclude(&mut self, id: &ReqId, was_open: bool, attempt: Attempt, fx: &mut Effects<'_>) {
+    /// The call has an ending. A confirmed one leaves the book, unless another attempt may still be told of (`lingers`).
+    fn conclude(&mut self, id: &ReqId, was_open: bool, lingers: bool, attempt: Attempt, fx: &mut Effects<'_>) {
         let Some(open) = self.open.get(id) else { return };
         let (target, origin, confirmed) = (open.record.header.target, open.record.origin, open.record.confirmed);
         let arguments = open.record.header.arguments.len();
@@ -491,7 +519,7 @@ impl Book {
             fx.out.push(Output::Fetch { hash, len, from: vec![target] });
         }
         self.stop_waiting(id);
-        if confirmed {
+        if confirmed && !lingers {
             if let Some(open) = self.open.remove(id) {
                 self.agenda.remove(&(open.look_at, *id));
                 fx.delete(Space::Open, id.0);
@@ -531,6 +559,7 @@ impl Book {
         let id = wish.id;
         let Some(open) = self.open.get_mut(&id) else {
             if self.early_wishes.len() < limits::EARLY_OUTCOMES_MAX {
+                fx.put(Space::Open, early_key(&id, &Hash::ZERO), wish);
                 self.early_wishes.insert(id, wish.clone());
             }
             return;

@@ -192,7 +192,7 @@ impl Peer {
                         invites.insert(hash, row);
                         Some(())
                     }),
-                Space::Open => book.restore(&value, now).map(drop),
+                Space::Open => book.restore(&row_key, &value, now).map(drop),
                 Space::Keys => book.restore_key(&row_key, &value, now.wall_ms),
                 Space::Journal => executor.restore(&row_key, &value),
                 Space::Marks => executor.restore_mark(&row_key, &value),
@@ -532,6 +532,9 @@ impl Peer {
                     let left_ms = left_ms.unwrap_or(header.ttl_ms);
                     let id = header.id;
                     let mine = header.target == self.me;
+                    if mine && self.executor.has_any(&id) && self.book.record(&id).is_none() {
+                        return; // it came by a dispatch, and is over
+                    }
                     self.with_env(|book, env| book.apply_header(entry, header, left_ms, env, fx));
                     if mine && author != self.me {
                         self.expire_here(&[id], fx);
@@ -863,8 +866,10 @@ impl Peer {
 
     /// If the call is for us: stop it, or end it before it starts.
     fn stop_call(&mut self, wish: &CancelWish, fx: &mut Effects<'_>) {
-        let known = self.book.record(&wish.id).filter(|record| record.header.target == self.me && !record.confirmed);
-        let (header, attempt) = known.map_or((None, 1), |record| (Some(record.header.clone()), record.attempt));
+        let known = self.book.record(&wish.id).filter(|record| record.header.target == self.me);
+        // A confirmed one that is still in the book was interrupted: what is wished away is the attempt after it.
+        let (header, attempt) = known
+            .map_or((None, 1), |record| (Some(record.header.clone()), record.attempt + u8::from(record.confirmed)));
         let wish = wish.clone();
         self.with_rules(fx, |executor, _, fx| executor.handle_wish(&wish, header, attempt, fx));
     }

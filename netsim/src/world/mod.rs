@@ -225,6 +225,8 @@ pub(crate) struct World {
     unsettled_at: u64,
     settle_noted: bool,
     kept: Option<Epoch>,
+    /// When a call was last seen open at its origin, after the healing.
+    open_at: u64,
     /// Longest time that a frame or a frozen peer was on its way, for S4's time.
     slack_us: u64,
     stats: Stats,
@@ -309,6 +311,7 @@ impl World {
             unsettled_at: 0,
             settle_noted: true,
             kept: None,
+            open_at: 0,
             slack_us: 0,
             stats: Stats::default(),
             checks: Checks::new(count),

@@ -145,10 +145,7 @@ impl World {
                 self.refresh_cuts();
             }
             Phase::LinkCut => self.cut_one_link(),
-            Phase::End => {
-                self.l4_books_agree();
-                self.count_endings();
-            }
+            Phase::End => self.count_endings(),
         }
         self.unsettle();
         self.settle_noted = matches!(phase, Phase::Setup | Phase::Faults | Phase::LinkCut | Phase::End);
@@ -358,7 +355,12 @@ impl World {
         }
         let settled = self.settled_at.is_some_and(|at| self.now >= at + SECOND);
         let asked = self.now >= self.faults_at + FAULTS_US + 3 * SECOND + QUIET_US;
-        if open == 0 && settled && asked && self.now - self.phase_at >= SETTLE_US {
+        if open > 0 {
+            self.open_at = self.now;
+        }
+        let told = self.now >= self.open_at + 2 * SECOND;
+        if told && settled && asked && self.now - self.phase_at >= SETTLE_US {
+            self.l4_books_agree();
             self.enter(Phase::LinkCut);
         }
     }
@@ -387,8 +389,8 @@ impl World {
         self.refresh_cuts();
     }
 
-    /// **L4**, as far as people can see it: at the end, what the origin's book says of a call, confirmed, every member's
-    /// book that knows the call says too.
+    /// **L4**, as far as people can see it: two seconds after the last call ended at its origin, what the origin's book
+    /// says of a call, confirmed, every member's book that knows the call says too.
     pub(super) fn l4_books_agree(&mut self) {
         let mut broken = None;
         for (id, accepted) in &self.accepted {
@@ -396,7 +398,8 @@ impl World {
             let target = self.index_of(&told.header.target);
             for peer in (0..self.peers.len()).filter(|peer| self.member(*peer)) {
                 // What somebody wrote after being thrown out does not reach those who hold that.
-                let hears = |other: usize| self.trusts(peer, other);
+                let hears = |other: usize| self.trusts(peer, other) && self.trusts(other, peer);
+                let hears = |other: usize| other == peer || hears(other);
                 if !hears(accepted.origin) || !target.is_some_and(hears) {
                     continue;
                 }

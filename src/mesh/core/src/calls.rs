@@ -450,10 +450,9 @@ impl Book {
         }
         let header = open.record.header.clone();
         let was_open = !open.ended();
-        let interrupted_before = open.record.history.iter().any(|row| {
-            row.confirmed && row.state == CallState::Ended(Ending::Interrupted) && row.attempt < outcome.attempt
-        });
-        // An earlier attempt may have happened: then it is never "not run".
+        // The attempt before was interrupted, or there would be no second one: then it is never "not run", also where
+        // the word of that interruption comes later or was never heard.
+        let interrupted_before = outcome.attempt > 1;
         let not_run =
             matches!(outcome.ending, Ending::Expired | Ending::Cancelled | Ending::Denied | Ending::Undeliverable);
         let ending = if interrupted_before && not_run { Ending::Interrupted } else { outcome.ending };
@@ -809,10 +808,32 @@ impl Book {
                 open.look_at = margin;
                 self.agenda.insert((margin, id));
             } else if open.record.header.target != self.me {
-                verdicts.extend(Self::overdue(&self.me, open, env));
+                let verdict = Self::overdue(&self.me, open, env);
+                if verdict.is_none() {
+                    self.give_up_attempt(&id, fx);
+                }
+                verdicts.extend(verdict);
             }
         }
         verdicts
+    }
+
+    /// After time and margin, at a bystander: if it waited for another attempt, the interruption was the ending.
+    fn give_up_attempt(&mut self, id: &ReqId, fx: &mut Effects<'_>) {
+        let Some(open) = self.open.get_mut(id) else { return };
+        let before = open.record.attempt.saturating_sub(1);
+        let interrupted =
+            open.record.history.iter().rfind(|row| {
+                row.confirmed && row.attempt == before && row.state == CallState::Ended(Ending::Interrupted)
+            });
+        let waits = matches!(open.record.state, CallState::Open(phase) if phase != Phase::Running);
+        if let Some(row) = interrupted.filter(|_| waits) {
+            open.record.state = row.state;
+            open.record.reason.clone_from(&row.reason);
+            open.record.confirmed = true;
+            open.record.attempt = before;
+            self.conclude(id, true, true, before, fx);
+        }
     }
 
     /// After time and margin: the origin says so; the gateway does when the origin cannot be asked.

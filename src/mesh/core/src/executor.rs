@@ -155,6 +155,11 @@ impl Executor {
             .collect()
     }
 
+    /// Whether any attempt of this call was started or has ended here.
+    pub(crate) fn has_any(&self, id: &ReqId) -> bool {
+        self.is_forgotten(id) || self.journal.range((*id, 0)..=(*id, ATTEMPTS_MAX)).next().is_some()
+    }
+
     /// Whether this very attempt was started or has ended.
     fn has_journaled(&self, id: &ReqId, attempt: Attempt) -> bool {
         self.journal.contains_key(&(*id, attempt))
@@ -454,8 +459,8 @@ impl Executor {
         Finished { outcome, header }
     }
 
-    /// The outcome is in this step's batch: it may be told once that is durable.
-    pub(crate) fn keep_outcome(&mut self, id: ReqId, attempt: Attempt, entry: SignedEntry, fx: &mut Effects<'_>) {
+    /// The outcome is durable: from now on it may be told. Before that a repeated dispatch gets no answer.
+    pub(crate) fn keep_outcome(&mut self, id: ReqId, attempt: Attempt, entry: SignedEntry) {
         self.outcomes.insert((id, attempt), entry);
         self.outcome_order.push_back((id, attempt));
         if self.outcome_order.len() > OUTCOMES_KEPT
@@ -463,7 +468,6 @@ impl Executor {
         {
             self.outcomes.remove(&oldest);
         }
-        fx.then(Then::Outcome(id, attempt));
     }
 
     /// Tells a gateway how an attempt ended. One that is not in memory any more is in our log, which it reads anyway.

@@ -392,6 +392,17 @@ impl Book {
         open.record.history.push(row);
     }
 
+    /// A run that was over before anybody was told of it still has its start in the history.
+    fn note_start(&mut self, id: &ReqId, attempt: Attempt, at_ms: u64, fx: &mut Effects<'_>) {
+        let Some(open) = self.open.get(id) else { return };
+        let state = CallState::Open(Phase::Running);
+        let told = open.record.history.iter().any(|row| row.state == state && row.attempt == attempt);
+        if at_ms > 0 && !told {
+            let peer = open.record.header.target;
+            self.note(id, HistoryRow { state, attempt, at_ms, peer, reason: String::new(), confirmed: true }, fx);
+        }
+    }
+
     fn phase(&mut self, id: &ReqId, phase: Phase, attempt: Attempt, peer: PeerId, reason: &str, fx: &mut Effects<'_>) {
         let Some(open) = self.open.get(id) else { return };
         let state = CallState::Open(phase);
@@ -480,6 +491,7 @@ impl Book {
         limits::cut(&outcome.error, limits::TEXT_BYTES_MAX).clone_into(&mut open.record.error);
         open.record.alias_of = outcome.alias_of;
         self.unsend(&id, &header.target);
+        self.note_start(&id, outcome.attempt, outcome.started_ms, fx);
         self.note(&id, row, fx);
         if follows {
             // Until no attempt can follow, the call reads `queued` again, with the interruption in its history.

@@ -57,6 +57,7 @@ struct Running {
     origin: PeerId,
     deadline: u64,
     invoked: bool,
+    started_ms: u64,
     tell_at: Option<u64>,
     killed: Option<String>,
 }
@@ -296,7 +297,7 @@ impl Executor {
             self.journal.insert((id, attempt), row);
             self.running.insert(
                 (id, attempt),
-                Running { header, origin, deadline, invoked: false, tell_at: None, killed: None },
+                Running { header, origin, deadline, invoked: false, started_ms: 0, tell_at: None, killed: None },
             );
             fx.then(Then::Started(id, attempt));
         }
@@ -334,6 +335,7 @@ impl Executor {
         }
         if let Some(running) = self.running.get_mut(&(id, attempt)) {
             running.invoked = true;
+            running.started_ms = fx.now.wall_ms;
             running.tell_at = Some(fx.now.mono_ms + TELL_RUNNING_AFTER_MS);
         }
         fx.out.push(Output::Invoke(Box::new(Invocation { id, attempt, header, origin })));
@@ -364,11 +366,13 @@ impl Executor {
     ) -> Option<Finished> {
         let running = self.running.get(&(id, attempt))?;
         let header = running.header.clone();
+        let started_ms = running.started_ms;
         let reason = match (&ended.ending, &running.killed) {
             (Ending::Cancelled, Some(why)) => why.clone(),
             _ => ended.reason,
         };
         let mut finished = self.finish(id, attempt, ended.ending, &reason, Some(header), fx);
+        finished.outcome.started_ms = started_ms;
         finished.outcome.output = ended.output;
         finished.outcome.error = ended.error;
         Some(finished)
@@ -454,6 +458,7 @@ impl Executor {
             output: Payload::empty(),
             error: String::new(),
             at_ms: fx.now.wall_ms,
+            started_ms: 0,
             alias_of: None,
         };
         Finished { outcome, header }

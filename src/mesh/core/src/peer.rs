@@ -839,6 +839,7 @@ impl Peer {
             output: Payload::empty(),
             error: String::new(),
             at_ms: fx.now.wall_ms,
+            started_ms: 0,
             alias_of: None,
         };
         let entry = self.logs.append(self.signer.as_ref(), Kind::OUTCOME, 0, entry::encode(&outcome), fx);

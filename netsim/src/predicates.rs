@@ -38,13 +38,16 @@ pub(crate) struct Known {
     pub(crate) header: Header,
 }
 
+/// By call, attempt and gateway: the epoch of the dispatch, and what the target had obeyed when it came.
+type Dispatches = BTreeMap<(ReqId, Attempt, PeerId), (Epoch, Epoch)>;
+
 /// What the predicates remember.
 #[derive(Debug, Default)]
 pub(crate) struct Checks {
     pub(crate) violation: Option<Violation>,
     reigns: BTreeMap<Epoch, (usize, u64)>,
-    /// By target: the last dispatch received from each gateway, by call and attempt; its epoch, and what was obeyed then.
-    dispatches: Vec<BTreeMap<(ReqId, Attempt, PeerId), (Epoch, Epoch)>>,
+    /// By target: the last dispatch received from each gateway.
+    dispatches: Vec<Dispatches>,
     obeyed: Vec<Epoch>,
     fences: Vec<Epoch>,
     pub(crate) runs: BTreeMap<(ReqId, Attempt), Run>,

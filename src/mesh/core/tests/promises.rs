@@ -228,6 +228,7 @@ fn outcome(desk: &Desk, mesh: mesh_core::ids::MeshId, id: ReqId, attempt: Attemp
         output: Payload::empty(),
         error: String::new(),
         at_ms: 0,
+        started_ms: 0,
         alias_of: None,
     };
     let entry = Entry {

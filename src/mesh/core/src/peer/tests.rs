@@ -196,9 +196,9 @@ impl Net {
 
 /// What a revoked peer got: entries of these kinds, and nothing else.
 fn kinds(frames: &[(PeerId, Frame)]) -> Vec<Kind> {
-    let items = frames.iter().flat_map(|(_, frame)| match frame {
-        Frame::Entries { entries, .. } => entries,
-        other => panic!("a revoked peer gets no {other:?}"),
+    let items = frames.iter().flat_map(|(_, frame)| {
+        let Frame::Entries { entries, .. } = frame else { panic!("a revoked peer gets no {frame:?}") };
+        entries
     });
     items.map(|item| item.entry.entry.kind).collect()
 }
@@ -312,9 +312,9 @@ fn many_entries_come_in_frames_of_bounded_size() {
     let frames = in_frames(lens.into_iter().map(entry));
     let sizes: Vec<Vec<usize>> = frames
         .iter()
-        .map(|frame| match frame {
-            Frame::Entries { entries, .. } => entries.iter().map(|item| item.entry.bytes.len()).collect(),
-            other => panic!("no {other:?}"),
+        .map(|frame| {
+            let Frame::Entries { entries, .. } = frame else { panic!("no {frame:?}") };
+            entries.iter().map(|item| item.entry.bytes.len()).collect()
         })
         .collect();
     assert_eq!(sizes.concat(), lens);

@@ -116,6 +116,12 @@ impl Logs {
             .map(|((_, incarnation), head)| (*incarnation, head.seq))
     }
 
+    /// Whether an entry may be shown to others: one of ours only once it is durable.
+    pub(crate) fn may_show(&self, entry: &SignedEntry) -> bool {
+        let own = entry.author == self.me && entry.entry.incarnation == self.incarnation;
+        !own || entry.entry.seq <= self.own_durable
+    }
+
     fn tick(&mut self, wall_ms: u64) -> u64 {
         self.hlc = (wall_ms << 16).max(self.hlc + 1);
         self.hlc

@@ -23,6 +23,10 @@ pub(crate) struct Member {
 /// A revocation in force.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Revocation {
+    /// Whom it throws out.
+    pub(crate) key: PublicKey,
+    /// When.
+    pub(crate) hlc: u64,
     pub(crate) mark: Option<(Incarnation, u64)>,
     pub(crate) hash: Hash,
     pub(crate) generation: u32,
@@ -109,6 +113,15 @@ impl Trust {
     /// Whether `peer` was revoked, and not approved again since.
     pub(crate) fn is_revoked(&self, peer: &PeerId) -> bool {
         self.member(peer).is_none() && self.membership.revocations.contains_key(peer)
+    }
+
+    /// Everyone who is revoked, the newest first; at most [`limits::REVOKED_TOLD_MAX`].
+    pub(crate) fn revoked(&self) -> Vec<(PeerId, PublicKey)> {
+        let revocations = &self.membership.revocations;
+        let mut revoked: Vec<_> = revocations.iter().filter(|(peer, _)| self.member(peer).is_none()).collect();
+        revoked.sort_by_key(|(_, revocation)| std::cmp::Reverse(revocation.hlc));
+        revoked.truncate(limits::REVOKED_TOLD_MAX);
+        revoked.into_iter().map(|(peer, revocation)| (*peer, revocation.key)).collect()
     }
 
     /// Whether anyone ever approved `peer`, whatever became of it.
@@ -280,7 +293,7 @@ fn valid_revocations(
                 } else {
                     depths.get(&entry.author).copied()
                 };
-                depth.map(|depth| (depth, *entry, *subject, *mark))
+                depth.map(|depth| (depth, *entry, *subject, verdict.subject, *mark))
             }
             VerdictKind::Approved { .. } => None,
         })
@@ -288,11 +301,12 @@ fn valid_revocations(
     candidates
         .sort_by_key(|(depth, entry, ..)| (*depth, entry.author, entry.entry.incarnation, entry.entry.seq, entry.hash));
     let mut valid: BTreeMap<PeerId, Revocation> = BTreeMap::new();
-    for (_, entry, subject, mark) in candidates {
+    for (_, entry, subject, key, mark) in candidates {
         if is_void(&valid, entry) && entry.author != subject {
             continue;
         }
-        let revocation = Revocation { mark, hash: entry.hash, generation: entry.entry.generation };
+        let revocation =
+            Revocation { key, hlc: entry.entry.hlc, mark, hash: entry.hash, generation: entry.entry.generation };
         let rank = |r: &Revocation| (r.generation, r.hash);
         if valid.get(&subject).is_none_or(|known| rank(known) < rank(&revocation)) {
             valid.insert(subject, revocation);

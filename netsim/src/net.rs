@@ -344,7 +344,9 @@ impl World {
             && Some(session.gateway) != wanted
         {
             self.sessions[node] = None;
-            let delay = self.dice.range(0..=30 * MS);
+            // The end of a stream may be long on its way, and the old gateway go on dispatching meanwhile.
+            let delay =
+                if self.dice.chance(200) { self.dice.range(0..=3 * SECOND) } else { self.dice.range(0..=30 * MS) };
             self.at(delay, Event::Goodbye { gateway: session.gateway, node, id: session.id });
         }
         if wanted.is_some() && self.sessions[node].is_none() && !self.registering[node] {

@@ -30,6 +30,11 @@ pub const TOOLS_MAX: usize = 512;
 pub const ADDRESSES_MAX: usize = 32;
 /// Outcomes kept for headers that have not come yet.
 pub const EARLY_OUTCOMES_MAX: usize = 1024;
+/// Bytes of such outcomes.
+pub const EARLY_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Verdicts kept of a peer that has never been an owner. One counts: its own leave. The others are kept in case that its
+/// promotion is still on its way.
+pub const STRAY_VERDICTS_MAX: usize = 64;
 /// Longest reason or error text, in bytes.
 pub const TEXT_BYTES_MAX: usize = 4096;
 /// Longest client key, in bytes.

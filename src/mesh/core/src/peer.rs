@@ -462,7 +462,10 @@ impl Peer {
                 }
             }
             Frame::Progress { id, attempt, state, note } => {
-                self.book.handle_progress(from, id, attempt, state, &note, fx);
+                // Whether a call reads as running decides how long its ending is waited for: only its gateway may say so.
+                if self.election.gateway().is_some_and(|epoch| epoch.peer == from) {
+                    self.book.handle_progress(from, id, attempt, state, &note, fx);
+                }
             }
             Frame::Dispatch(dispatch) => self.handle_dispatch(from, &dispatch, fx),
             Frame::Answer(answer) => match &answer.what {
@@ -471,7 +474,8 @@ impl Peer {
                         let item = EntryItem { entry: entry.clone(), left_ms: None };
                         self.ingest(from, &item, fx);
                         // Even when entries before it are still on their way: the outcome itself is complete.
-                        if self.trust.admits(&from, entry.entry.incarnation, entry.entry.seq) {
+                        let admitted = self.trust.admits(&from, entry.entry.incarnation, entry.entry.seq);
+                        if admitted && entry.entry.mesh == self.trust.mesh() {
                             self.with_env(|book, env| book.apply_outcome(entry, env, fx));
                         }
                     }
@@ -506,7 +510,7 @@ impl Peer {
     /// above its epoch all the same, or those who once followed it would never follow anyone below.
     fn may_prove(&self, from: &PeerId, claim: &Claim) -> bool {
         let author = &claim.epoch.peer;
-        self.trust.is_owner(author) || self.trust.is_owner(from) || self.trust.was_approved(author)
+        self.trust.is_owner(from) || self.trust.was_owner(author)
     }
 
     fn item(&self, entry: SignedEntry, now: u64) -> EntryItem {
@@ -551,7 +555,7 @@ impl Peer {
             }
             Kind::CALL => {
                 let Some(header) = entry.record::<Header>() else { return };
-                if header.id.is_of(&author) {
+                if header.id.is_of(&author) && header.is_within_limits() {
                     let left_ms = left_ms.unwrap_or(header.ttl_ms);
                     let id = header.id;
                     let mine = header.target == self.me;
@@ -568,14 +572,14 @@ impl Peer {
                 }
             }
             Kind::OUTCOME => {
-                let Some(outcome) = entry.record::<Outcome>() else { return };
-                let target = self.book.record(&outcome.id).map(|record| record.header.target);
-                if self.trust.is_owner(&author) || outcome.id.is_of(&author) || target.is_none_or(|t| t == author) {
-                    self.with_env(|book, env| book.apply_outcome(entry, env, fx));
-                }
+                self.with_env(|book, env| book.apply_outcome(entry, env, fx));
             }
             Kind::CANCEL => {
-                let Some(wish) = entry.record::<CancelWish>() else { return };
+                let Some(wish) =
+                    entry.record::<CancelWish>().filter(|wish| wish.reason.len() <= limits::TEXT_BYTES_MAX)
+                else {
+                    return;
+                };
                 let by_origin = wish.id.is_of(&author);
                 if by_origin || self.trust.is_owner(&author) {
                     self.book.apply_wish(&wish, fx);
@@ -588,9 +592,10 @@ impl Peer {
     }
 
     fn apply_verdict(&mut self, entry: &SignedEntry, fx: &mut Effects<'_>) {
-        fx.put_bytes(Space::Trust, entry.hash.0, entry.to_stored());
         let was_member = self.trust.member(&self.me).is_some();
-        if !self.trust.add(entry.clone()) {
+        let Some(changed) = self.trust.add(entry.clone()) else { return };
+        fx.put_bytes(Space::Trust, entry.hash.0, entry.to_stored());
+        if !changed {
             return;
         }
         fx.fact(Fact::Trust);
@@ -808,7 +813,7 @@ impl Peer {
             && header.id.is_of(&place.author)
             && dispatch.header.entry.mesh == self.trust.mesh()
             && (1..=crate::ids::ATTEMPTS_MAX).contains(&attempt)
-            && header.ttl_ms <= limits::TTL_MS_MAX;
+            && header.is_within_limits();
         if !proper {
             refuse(AnswerKind::Refused("the header is not one for this device".to_owned()), fx);
             return;
@@ -862,6 +867,7 @@ impl Peer {
     fn with_env<T>(&mut self, run: impl FnOnce(&mut Book, &Env<'_>) -> T) -> T {
         let Self { book, trust, config, election, directory, .. } = self;
         let is_member = |peer: &PeerId| trust.member(peer).is_some();
+        let is_owner = |peer: &PeerId| trust.is_owner(peer);
         let is_revoked = |peer: &PeerId| trust.is_revoked(peer);
         let is_linked = |peer: &PeerId| election.is_linked(peer);
         let declared = |peer: &PeerId, tool: &str| declared(directory, peer, tool);
@@ -869,6 +875,7 @@ impl Peer {
             config,
             reign: election.reign(),
             is_member: &is_member,
+            is_owner: &is_owner,
             is_revoked: &is_revoked,
             is_linked: &is_linked,
             declared: &declared,
@@ -1042,6 +1049,9 @@ impl Peer {
             client_key: new.client_key,
             needs_approval: false,
         };
+        if !header.is_within_limits() {
+            return Err(Refusal::Invalid("the call is over a limit of what may be asked of another device".to_owned()));
+        }
         let entry = self.logs.append(self.signer.as_ref(), Kind::CALL, 0, entry::encode(&header), fx);
         let ttl_ms = header.ttl_ms;
         // Not before it is durable may anyone see it: the book learns it now, but dispatches it with the push below.

@@ -637,7 +637,7 @@ impl Peer {
                 self.write_verdict(&verdict, fx);
             }
         }
-        let late = self.consult(fx, |executor, rules, fx| executor.handle_timeout(rules, fx));
+        let late = self.consult(fx, Executor::handle_timeout);
         for finished in late {
             self.write_outcome(&finished, fx);
         }
@@ -785,7 +785,7 @@ impl Peer {
         let finished = self.consult(fx, run);
         if let Some(finished) = finished {
             self.write_outcome(&finished, fx);
-            self.consult(fx, |executor, rules, fx| executor.start_next(rules, fx));
+            self.consult(fx, Executor::start_next);
         }
     }
 

@@ -553,6 +553,10 @@ impl Outside for Wiring {
         let _ = self.streams.try_send(io);
     }
 
+    fn dismiss(&self, peer: PeerId) {
+        self.server.dismiss(peer);
+    }
+
     fn hurry(&self) {
         self.client.hurry();
     }
@@ -580,6 +584,7 @@ impl Outside for Unwired {
     fn follow(&self, _: Option<PeerId>) {}
     fn abdicate(&self, _: Option<PeerId>) {}
     fn node_stream(&self, _: NodeIo) {}
+    fn dismiss(&self, _: PeerId) {}
     fn hurry(&self) {}
     fn named(&self, _: &NodeId) {}
 }

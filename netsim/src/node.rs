@@ -55,8 +55,8 @@ impl Node {
 }
 
 /// Rows of a mesh of one.
-pub(crate) fn founded(key: &Symbolic, node_id: NodeId, now: Now, dice: &mut Dice) -> Batch {
-    peer::founded(key, "simulated", &node_id, now, &mut dice.0)
+pub(crate) fn founded(key: &Symbolic, node_id: &NodeId, now: Now, dice: &mut Dice) -> Batch {
+    peer::founded(key, "simulated", node_id, now, &mut dice.0)
 }
 
 /// Rows of a newcomer.

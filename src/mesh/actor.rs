@@ -62,6 +62,8 @@ pub trait Outside: Send {
     fn abdicate(&self, moved_to: Option<PeerId>);
     /// A linked peer opened a `NodeService` connection.
     fn node_stream(&self, io: NodeIo);
+    /// A registered node does not belong any more: ends its stream at once.
+    fn dismiss(&self, peer: PeerId);
     /// A link to the gateway is up.
     fn hurry(&self);
     /// Our handle in the mesh.
@@ -373,9 +375,25 @@ impl Actor {
             self.refresh_members();
             self.events.push(clock::now().wall_ms, EventKind::Nodes);
         }
+        if trust_changed {
+            self.dismiss_revoked();
+        }
         if gateway_changed {
             self.announce_gateway();
         }
+    }
+
+    /// Ends the streams of registered nodes that do not belong any more.
+    fn dismiss_revoked(&mut self) {
+        let view = self.view();
+        let Self { sessions, outside, .. } = self;
+        sessions.retain(|peer, _| {
+            let belongs = view.nodes.iter().any(|node| node.peer == *peer);
+            if !belongs {
+                outside.dismiss(*peer);
+            }
+            belongs
+        });
     }
 
     fn announce_gateway(&mut self) {
@@ -653,7 +671,13 @@ impl Actor {
             addresses.extend(told.filter_map(|text| text.parse::<SocketAddr>().ok()));
             let mut seen = BTreeSet::new();
             addresses.retain(|address| seen.insert(*address));
-            members.insert(node.peer, Member { key: node.key, addresses });
+            members.insert(node.peer, Member { key: node.key, addresses, leaving: false });
+        }
+        // Whoever was revoked may come once more, to learn it.
+        for (peer, key) in self.peer.revoked_peers() {
+            if peer != view.me && !view.revoked {
+                members.entry(peer).or_insert(Member { key, addresses: Vec::new(), leaving: true });
+            }
         }
         self.links.set_members(members);
     }

@@ -12,7 +12,7 @@ use crate::plan::{Fault, MS, Near};
 
 impl World {
     pub(super) fn found(&mut self) {
-        let batch = node::founded(&self.peers[0].key, handle(0), self.now_of(0), &mut self.dice);
+        let batch = node::founded(&self.peers[0].key, &handle(0), self.now_of(0), &mut self.dice);
         self.install(0, &batch);
         for peer in 1..self.peers.len() {
             if self.peers[peer].plan.join_at == 0 {

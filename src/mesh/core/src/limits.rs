@@ -22,6 +22,8 @@ pub const QUEUE_MAX: usize = 20_000;
 pub const EPOCH_JUMP_MAX: u64 = 65_536;
 /// Peers of one mesh behind one gateway (mesh-protocol.md §10) with room to spare.
 pub const PEERS_MAX: usize = 2_000;
+/// Revoked peers that may still come to hear that they are; older ones meet a closed door.
+pub const REVOKED_TOLD_MAX: usize = 256;
 /// Tools that one node may declare.
 pub const TOOLS_MAX: usize = 512;
 /// Addresses in one directory record.

@@ -79,6 +79,8 @@ pub struct Peer {
     directory: BTreeMap<PeerId, (SignedEntry, Arc<Directory>)>,
     invites: BTreeMap<Hash, InviteRow>,
     presence: BTreeMap<PeerId, Presence>,
+    /// Whoever has a link to us. Those of them that belong are the neighbours of election and log.
+    linked: BTreeSet<PeerId>,
     /// Who is online as the gateway that we follow says.
     told_online: BTreeSet<PeerId>,
     counter: u64,
@@ -224,6 +226,7 @@ impl Peer {
             directory,
             invites,
             presence: BTreeMap::new(),
+            linked: BTreeSet::new(),
             told_online: BTreeSet::new(),
             counter,
             last_txn: 0,
@@ -348,21 +351,18 @@ impl Peer {
         match input {
             Input::Wake => {}
             Input::LinkUp(peer) => {
-                if peer != self.me && self.trust.member(&peer).is_some() {
-                    self.election.handle_link_up(peer, fx);
-                    self.logs.handle_link_up(peer, fx);
-                    if self.election.reign().is_some() {
-                        self.tell_presence(fx);
+                if peer != self.me {
+                    self.linked.insert(peer);
+                    if self.trust.member(&peer).is_some() {
+                        self.meet(peer, fx);
+                    } else if self.trust.is_revoked(&peer) {
+                        fx.then(Then::Dismiss(peer));
                     }
-                    self.note_presence(fx);
-                    fx.view_changed = true;
                 }
             }
             Input::LinkDown(peer) => {
-                self.election.handle_link_down(peer, fx);
-                self.logs.handle_link_down(peer, fx);
-                self.note_presence(fx);
-                fx.view_changed = true;
+                self.linked.remove(&peer);
+                self.part(peer, fx);
             }
             Input::Recv(from, frame) => {
                 if self.trust.member(&from).is_some() {
@@ -406,6 +406,25 @@ impl Peer {
             }
             Input::Command(id, command) => self.handle_command(id, command, fx),
         }
+    }
+
+    /// A linked peer that belongs is a neighbour from now on.
+    fn meet(&mut self, peer: PeerId, fx: &mut Effects<'_>) {
+        self.election.handle_link_up(peer, fx);
+        self.logs.handle_link_up(peer, fx);
+        if self.election.reign().is_some() {
+            self.tell_presence(fx);
+        }
+        self.note_presence(fx);
+        fx.view_changed = true;
+    }
+
+    /// And now no more.
+    fn part(&mut self, peer: PeerId, fx: &mut Effects<'_>) {
+        self.election.handle_link_down(peer, fx);
+        self.logs.handle_link_down(peer, fx);
+        self.note_presence(fx);
+        fx.view_changed = true;
     }
 
     fn handle_frame(&mut self, from: PeerId, frame: Frame, fx: &mut Effects<'_>) {
@@ -506,8 +525,12 @@ impl Peer {
     fn ingest(&mut self, from: PeerId, item: &EntryItem, fx: &mut Effects<'_>) {
         let place = item.entry.place();
         let admitted = self.trust.admits(&place.author, place.incarnation, place.seq);
-        if self.logs.ingest(from, item, admitted, fx) == Ingest::New {
-            self.apply(&item.entry, item.left_ms, fx);
+        match self.logs.ingest(from, item, admitted, fx) {
+            Ingest::New => self.apply(&item.entry, item.left_ms, fx),
+            // Trust is a set, so a verdict counts in whatever order it comes; its row in the log follows by sync. A peer
+            // that was thrown out gets verdicts and nothing else.
+            Ingest::Gap if item.entry.entry.kind == Kind::APPROVAL => self.apply_verdict(&item.entry, fx),
+            Ingest::Gap | Ingest::Known | Ingest::Refused | Ingest::Fork => {}
         }
     }
 
@@ -582,8 +605,44 @@ impl Peer {
             fx.then(Then::Revoked);
         }
         self.refresh_candidates(fx);
+        self.refresh_neighbours(fx);
         self.logs.ask_all(fx);
         self.end_undeliverable(fx);
+    }
+
+    /// Who belongs has changed: parts with those who were thrown out, and tells them; meets those who are welcome again.
+    fn refresh_neighbours(&mut self, fx: &mut Effects<'_>) {
+        let linked: Vec<PeerId> = self.linked.iter().copied().collect();
+        for peer in linked {
+            match (self.trust.member(&peer).is_some(), self.election.is_linked(&peer)) {
+                (true, false) => self.meet(peer, fx),
+                (false, true) => {
+                    self.part(peer, fx);
+                    fx.then(Then::Dismiss(peer));
+                }
+                (true, true) | (false, false) => {}
+            }
+        }
+        let gone: Vec<PeerId> = self.book.online().filter(|peer| self.trust.member(peer).is_none()).collect();
+        for peer in &gone {
+            if let Some(session) = self.book.session(peer) {
+                self.book.handle_node_down(*peer, session);
+            }
+        }
+        if !gone.is_empty() {
+            self.tell_presence(fx);
+        }
+    }
+
+    /// Tells a peer that was thrown out all that it needs to see that for itself.
+    fn dismiss(&mut self, peer: PeerId, fx: &mut Effects<'_>) {
+        if !self.linked.contains(&peer) || self.trust.member(&peer).is_some() {
+            return;
+        }
+        let records = self.trust.records_in_order().into_iter().filter(|entry| self.logs.may_show(entry));
+        for frame in in_frames(records) {
+            fx.send(peer, frame);
+        }
     }
 
     /// Ends the calls whose target does not belong any more.
@@ -620,6 +679,7 @@ impl Peer {
                 }
             }
             Then::Ended(id, attempt) => self.book.handle_ended(&id, attempt, fx),
+            Then::Dismiss(peer) => self.dismiss(peer, fx),
             Then::Revoked => fx.fact(Fact::Revoked),
         }
     }
@@ -1219,6 +1279,13 @@ impl Peer {
         }
     }
 
+    /// Peers whose revocation is in force, the newest first; at most [`limits::REVOKED_TOLD_MAX`]. When one of them comes,
+    /// it is told ([`Input::LinkUp`]), and nothing else: the shell closes its link after a moment.
+    #[must_use]
+    pub fn revoked_peers(&self) -> Vec<(PeerId, PublicKey)> {
+        self.trust.revoked()
+    }
+
     /// A call without a confirmed and durable ending, as this peer knows it.
     #[must_use]
     pub fn open_call(&self, id: &ReqId) -> Option<&CallRecord> {
@@ -1280,6 +1347,23 @@ fn permits(trust: &Trust, own: Option<&Directory>, origin: &PeerId, header: &Hea
     Ok(())
 }
 
+/// Entries in as many frames as it takes, none over [`limits::SYNC_BYTES_MAX`] unless a single entry is.
+fn in_frames(records: impl Iterator<Item = SignedEntry>) -> Vec<Frame> {
+    let mut frames = Vec::new();
+    let mut entries = Vec::new();
+    let mut bytes = 0;
+    for entry in records {
+        if bytes > 0 && bytes + entry.bytes.len() > limits::SYNC_BYTES_MAX {
+            frames.push(Frame::Entries { entries: std::mem::take(&mut entries), more: false });
+            bytes = 0;
+        }
+        bytes += entry.bytes.len();
+        entries.push(EntryItem { entry, left_ms: None });
+    }
+    frames.push(Frame::Entries { entries, more: false });
+    frames
+}
+
 fn is_reasonable(directory: &Directory) -> bool {
     directory.addresses.len() <= limits::ADDRESSES_MAX
         && directory.addresses.iter().all(|address| address.len() <= 64)
@@ -1288,3 +1372,6 @@ fn is_reasonable(directory: &Directory) -> bool {
         && directory.version.len() <= 32
         && directory.tools.iter().all(|tool| tool.description.len() <= 800)
 }
+
+#[cfg(test)]
+mod tests;

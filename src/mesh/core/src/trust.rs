@@ -23,6 +23,10 @@ pub(crate) struct Member {
 /// A revocation in force.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Revocation {
+    /// Whom it throws out.
+    pub(crate) key: PublicKey,
+    /// When.
+    pub(crate) hlc: u64,
     pub(crate) mark: Option<(Incarnation, u64)>,
     pub(crate) hash: Hash,
     pub(crate) generation: u32,
@@ -117,6 +121,15 @@ impl Trust {
     /// Whether `peer` was revoked, and not approved again since.
     pub(crate) fn is_revoked(&self, peer: &PeerId) -> bool {
         self.member(peer).is_none() && self.membership.revocations.contains_key(peer)
+    }
+
+    /// Everyone who is revoked, the newest first; at most [`limits::REVOKED_TOLD_MAX`].
+    pub(crate) fn revoked(&self) -> Vec<(PeerId, PublicKey)> {
+        let revocations = &self.membership.revocations;
+        let mut revoked: Vec<_> = revocations.iter().filter(|(peer, _)| self.member(peer).is_none()).collect();
+        revoked.sort_by_key(|(_, revocation)| std::cmp::Reverse(revocation.hlc));
+        revoked.truncate(limits::REVOKED_TOLD_MAX);
+        revoked.into_iter().map(|(peer, revocation)| (*peer, revocation.key)).collect()
     }
 
     /// Whether `peer` was ever an owner, whatever became of it.
@@ -299,9 +312,9 @@ fn valid_revocations(
                 // One's own leave needs no owner. It is the last word of that life, whatever mark it names.
                 if *left && entry.author == *subject {
                     let mark = Some((entry.entry.incarnation, entry.entry.seq));
-                    return Some((depth.unwrap_or(u32::MAX), *entry, *subject, mark));
+                    return Some((depth.unwrap_or(u32::MAX), *entry, *subject, verdict.subject, mark));
                 }
-                depth.map(|depth| (depth, *entry, *subject, *mark))
+                depth.map(|depth| (depth, *entry, *subject, verdict.subject, *mark))
             }
             VerdictKind::Approved { .. } => None,
         })
@@ -309,11 +322,12 @@ fn valid_revocations(
     candidates
         .sort_by_key(|(depth, entry, ..)| (*depth, entry.author, entry.entry.incarnation, entry.entry.seq, entry.hash));
     let mut valid: BTreeMap<PeerId, Revocation> = BTreeMap::new();
-    for (_, entry, subject, mark) in candidates {
+    for (_, entry, subject, key, mark) in candidates {
         if is_void(&valid, entry) {
             continue;
         }
-        let revocation = Revocation { mark, hash: entry.hash, generation: entry.entry.generation };
+        let revocation =
+            Revocation { key, hlc: entry.entry.hlc, mark, hash: entry.hash, generation: entry.entry.generation };
         let rank = |r: &Revocation| (r.generation, r.hash);
         if valid.get(&subject).is_none_or(|known| rank(known) < rank(&revocation)) {
             valid.insert(subject, revocation);

@@ -1,7 +1,7 @@
 //! Ways into a mesh, from both sides: invites, knocking, approving, leaving (architecture.md §3).
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use mesh_core::entry::Tier;
@@ -21,6 +21,8 @@ use crate::mesh::transport::{JoinAnswer, JoinDialError, JoinRequest, JoinStep, K
 
 /// Devices that may wait for a person's yes at one peer.
 const PENDING_MAX: usize = 64;
+/// How many of them from one address, so that one machine cannot keep out the others.
+const PENDING_PER_ADDRESS_MAX: usize = 16;
 /// Strangers on the LAN that are shown.
 const NEARBY_MAX: usize = 256;
 /// First and longest pause between two knocks at a door that does not answer.
@@ -68,6 +70,12 @@ impl Admission {
             joining: CancellationToken::new(),
             discovery_trouble: None,
         }
+    }
+
+    /// Whether one more at this address may wait.
+    fn has_room(&self, ip: IpAddr) -> bool {
+        let here = self.waiting.values().filter(|waiting| waiting.pending.address.ip() == ip).count();
+        self.waiting.len() < PENDING_MAX && here < PENDING_PER_ADDRESS_MAX
     }
 
     pub(super) fn note_nearby(&mut self, peer: PeerId, name: String, addresses: Vec<SocketAddr>) {
@@ -157,10 +165,10 @@ impl Actor {
             return;
         }
         let known = self.admission.waiting.get(&peer).map(|waiting| waiting.pending.since_ms);
-        if known.is_none() && self.admission.waiting.len() >= PENDING_MAX {
+        if known.is_none() && !self.admission.has_room(address.ip()) {
             self.admission.waiting.retain(|_, waiting| !waiting.answers.is_closed());
-            if self.admission.waiting.len() >= PENDING_MAX {
-                let detail = format!("{PENDING_MAX} devices wait for an answer already; try again later");
+            if !self.admission.has_room(address.ip()) {
+                let detail = "as many devices as may wait for an answer already; try again later".to_owned();
                 drop(answers.try_send(JoinAnswer::Refused { code: "too_many".to_owned(), detail }));
                 return;
             }

@@ -302,7 +302,7 @@ async fn accept_streams(shared: Arc<Shared>, link: Arc<Link>) {
                     }
                 }
                 // Approved already: its first answer was lost, and it asks again.
-                Ok(Ok(Tag::Join)) => join::serve(&shared, &link.connection, link.key, send, recv).await,
+                Ok(Ok(Tag::Join)) => join::serve(&shared, &link.connection, link.key, send, recv, None).await,
                 Ok(Ok(Tag::Mesh)) => link.on_bad(&shared, "a second mesh stream".to_owned()).await,
                 Ok(Err(StreamError::Tag(tag))) => link.on_bad(&shared, format!("a stream of kind {tag}")).await,
                 Ok(Err(_)) | Err(_) => {}

@@ -507,10 +507,7 @@ impl Wiring {
 
 impl Outside for Wiring {
     fn send_node(&self, peer: PeerId, frame: Frame) -> bool {
-        match frame {
-            Frame::Answer(answer) => self.client.answer(peer, answer),
-            other => self.server.send(peer, other),
-        }
+        if let Frame::Answer(answer) = frame { self.client.answer(peer, answer) } else { self.server.send(peer, frame) }
     }
 
     fn invoke(&self, invocation: Invocation) {

@@ -13,7 +13,8 @@ use mesh_core::entry::{Directory, Kind, Payload, SignedEntry, ToolDecl};
 use mesh_core::frame::{AnswerKind, Class, Frame};
 use mesh_core::ids::{Attempt, Hash, Incarnation, NodeId, PeerId, ReqId};
 use mesh_core::io::{
-    Batch, CallRecord, CallState, CmdId, Command, Fact, Input, Invocation, Output, Reply, SessionId, Space, View,
+    Batch, CallRecord, CallState, CmdId, Command, Fact, Input, Invocation, Output, Refusal, Reply, SessionId, Space,
+    View,
 };
 use mesh_core::limits;
 use mesh_core::peer::{self, BootError, Peer};
@@ -148,10 +149,13 @@ pub(crate) struct Actor {
     pub(super) tail: VecDeque<Input>,
 }
 
+/// What the ways into the mesh do with a reply; a refusal is the error.
+pub(super) type AfterReply = Box<dyn FnOnce(&mut Actor, Result<Reply, Refusal>) + Send>;
+
 /// Who waits for the reply to a command.
 pub(super) enum ReplyTo {
     Door(oneshot::Sender<Reply>),
-    Admission(Box<dyn FnOnce(&mut Actor, Reply) + Send>),
+    Admission(AfterReply),
     Nobody,
 }
 
@@ -306,10 +310,8 @@ impl Actor {
             Input::NodeUp(peer, session) => {
                 self.sessions.insert(*peer, *session);
             }
-            Input::NodeDown(peer, session) => {
-                if self.sessions.get(peer) == Some(session) {
-                    self.sessions.remove(peer);
-                }
+            Input::NodeDown(peer, session) if self.sessions.get(peer) == Some(session) => {
+                self.sessions.remove(peer);
             }
             Input::Recv(_, Frame::Dispatch(_)) => self.pass(Point::BeforeStarted),
             Input::ToolEnded(..) => self.pass(Point::AfterRun),
@@ -320,7 +322,15 @@ impl Actor {
             Input::FetchFailed(hash) => {
                 self.fetching.remove(hash);
             }
-            _ => {}
+            Input::NodeDown(..)
+            | Input::Recv(..)
+            | Input::Wake
+            | Input::LinkUp(_)
+            | Input::LinkDown(_)
+            | Input::Durable(_)
+            | Input::LogRead { .. }
+            | Input::ToolProgress(..)
+            | Input::Command(..) => {}
         }
         self.input(input);
     }
@@ -349,7 +359,7 @@ impl Actor {
                 Output::Fetch { hash, len, from } => self.fetch(hash, len, from),
                 Output::Reply(id, reply) => match self.replies.remove(&id) {
                     Some(ReplyTo::Door(tx)) => drop(tx.send(reply)),
-                    Some(ReplyTo::Admission(then)) => then(self, reply),
+                    Some(ReplyTo::Admission(then)) => then(self, accepted(reply)),
                     Some(ReplyTo::Nobody) | None => {}
                 },
                 Output::Fact(fact) => match fact {
@@ -419,12 +429,11 @@ impl Actor {
     }
 
     fn send(&mut self, peer: PeerId, frame: Frame) {
-        let own_outcome = match &frame {
-            Frame::Answer(answer) => matches!(answer.what, AnswerKind::Ended(_)),
-            Frame::Entries { entries, .. } => entries
-                .iter()
-                .any(|item| item.entry.entry.kind == Kind::OUTCOME && item.entry.author == self.key.peer_id()),
-            _ => false,
+        let own_outcome = if let Frame::Entries { entries, .. } = &frame {
+            let me = self.peer.public_key();
+            entries.iter().any(|item| item.entry.entry.kind == Kind::OUTCOME && item.entry.entry.author == me)
+        } else {
+            matches!(&frame, Frame::Answer(answer) if matches!(answer.what, AnswerKind::Ended(_)))
         };
         if own_outcome {
             self.pass(Point::AfterOutcome);
@@ -726,6 +735,11 @@ impl Actor {
         self.links.nudge();
         Ok(())
     }
+}
+
+/// A reply, or the refusal that it is.
+fn accepted(reply: Reply) -> Result<Reply, Refusal> {
+    if let Reply::Refused(why) = reply { Err(why) } else { Ok(reply) }
 }
 
 fn last_seen(key: Option<&[u8]>) -> Option<CallCursor> {

@@ -407,10 +407,8 @@ impl MeshHandle {
 
     /// Runs a command of the core. A refusal is an error.
     pub async fn command(&self, command: Command) -> Result<Reply, MeshError> {
-        match self.ask(|tx| Request::Command(command, tx)).await? {
-            Reply::Refused(refusal) => Err(refusal.into()),
-            reply => Ok(reply),
-        }
+        let reply = self.ask(|tx| Request::Command(command, tx)).await?;
+        if let Reply::Refused(refusal) = reply { Err(refusal.into()) } else { Ok(reply) }
     }
 
     /// One call as this peer knows it.
@@ -442,12 +440,14 @@ impl MeshHandle {
                     Err(_) => return self.call(id).await,
                     Ok(Err(broadcast::error::RecvError::Closed)) => return Err(MeshError::Stopping),
                     Ok(Err(broadcast::error::RecvError::Lagged(_))) => break,
-                    Ok(Ok(event)) => match &event.what {
-                        EventKind::Call(changed, row) if *changed == id && matches!(row.state, CallState::Ended(_)) => {
+                    Ok(Ok(event)) => {
+                        if let EventKind::Call(changed, row) = &event.what
+                            && *changed == id
+                            && matches!(row.state, CallState::Ended(_))
+                        {
                             break;
                         }
-                        _ => {}
-                    },
+                    }
                 }
             }
         }

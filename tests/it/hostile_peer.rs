@@ -266,7 +266,7 @@ impl<'a> Fellow<'a> {
                 _ => None,
             }
         });
-        let member = Member { key, addresses: vec![home.quic_address()] };
+        let member = Member { key, addresses: vec![home.quic_address()], leaving: false };
         loose.links.set_members(Members::from([(key.peer_id(), member)]));
         let fellow = Self { runtime, home: key.peer_id(), loose, mesh: welcome.mesh, seq: 0, previous: Hash::ZERO };
         fellow.wait_linked();

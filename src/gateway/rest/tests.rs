@@ -332,8 +332,7 @@ impl Actor {
                 self.books.lock().unwrap().rejected.push(peer);
                 reply(to, Ok(()));
             }
-            Request::Want(..) => {}
-            Request::SetTools(_) => {}
+            Request::Want(..) | Request::SetTools(_) => {}
         }
     }
 

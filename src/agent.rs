@@ -176,7 +176,11 @@ pub async fn run(options: Options) -> Result<(), AgentError> {
         let _ = lan_tx.try_send(LanEvent::Trouble("LAN discovery is switched off (discovery.lan)".to_owned()));
     }
 
-    let catalogue = Catalogue::new(&config);
+    let mut catalogue = Catalogue::new(&config);
+    // Not a setting: only `sigil bench` and tests have use for it.
+    if std::env::var_os("SIGIL_TEST_NOOP").is_some() {
+        catalogue.offer_noop(&config);
+    }
     let parts = Parts {
         key: key.clone(),
         config: config.peer(),

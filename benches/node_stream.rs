@@ -151,6 +151,7 @@ impl Pair {
             output: Payload::Inline(r#"{"platform":"linux","cpus":2}"#.into()),
             error: String::new(),
             at_ms: 0,
+            started_ms: 0,
             alias_of: None,
         };
         let outcome = signed(&target, Kind::OUTCOME, entry::encode(&outcome));

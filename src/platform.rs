@@ -42,6 +42,10 @@ pub fn sync_dir(path: &Path) -> io::Result<()> {
 /// This platform's name in the contract: "linux", "darwin", …
 #[must_use]
 pub fn name() -> &'static str {
+    #[cfg(feature = "fault-points")]
+    if std::env::var("SIGIL_TEST_PLATFORM").is_ok_and(|name| name == "darwin") {
+        return "darwin";
+    }
     match std::env::consts::OS {
         "macos" => "darwin",
         other => other,

@@ -258,6 +258,15 @@ impl Actor {
 
     pub(super) fn join(&mut self, target: JoinTarget, force: bool, reply: oneshot::Sender<Result<Joined, MeshError>>) {
         let view = self.view();
+        if let JoinTarget::Code(code) = &target
+            && code.mesh == view.mesh
+            && code.inviter != view.me
+            && !view.revoked
+        {
+            // The same code again, perhaps after a lost reply: we are in.
+            drop(reply.send(Ok(Joined::Member(view.node_id.clone()))));
+            return;
+        }
         let others = view.nodes.iter().filter(|node| node.peer != view.me).count();
         if others > 0 && !force && !view.revoked {
             drop(reply.send(Err(JoinError::WouldLeave { others }.into())));

@@ -145,6 +145,7 @@ fn outcome(author: u64, id: ReqId, output: Payload) -> SignedEntry {
         output,
         error: String::new(),
         at_ms: 0,
+        started_ms: 0,
         alias_of: None,
     };
     signed(author, Kind::OUTCOME, entry::encode(&outcome))

@@ -35,6 +35,11 @@ pub(crate) struct KeyRow {
     pub(crate) until_ms: u64,
 }
 
+/// Key, in [`Space::Open`], of what came before its call's header.
+fn early_key(id: &ReqId, hash: &Hash) -> Vec<u8> {
+    [id.0.as_slice(), &hash.0].concat()
+}
+
 /// Key of [`Space::Keys`]: principal and client key, hashed together.
 pub(crate) fn key_id(principal: &str, key: &str) -> Hash {
     Hash::of(&[principal.as_bytes(), &[0], key.as_bytes()].concat())
@@ -68,6 +73,8 @@ struct Open {
     entry: SignedEntry,
     /// Our clock.
     deadline: u64,
+    /// Whether its header is durable at its origin: until then one of ours is nobody else's business.
+    released: bool,
     /// Order in which calls reached us; of one origin it is the order of acceptance.
     arrival: u64,
     sent: Option<Sent>,
@@ -97,6 +104,8 @@ pub(crate) struct Env<'a> {
     /// The claim in whose name we dispatch, while we lead.
     pub(crate) reign: Option<&'a Claim>,
     pub(crate) is_member: &'a dyn Fn(&PeerId) -> bool,
+    /// Thrown out or left: unlike one whose approval has only not come yet.
+    pub(crate) is_revoked: &'a dyn Fn(&PeerId) -> bool,
     pub(crate) is_linked: &'a dyn Fn(&PeerId) -> bool,
     /// Effect that the target declares for the tool now, if it offers it.
     pub(crate) declared: &'a dyn Fn(&PeerId, &str) -> Option<Effect>,
@@ -154,7 +163,10 @@ impl Book {
     }
 
     /// Takes back a row of [`Space::Open`]. Across a restart the time left shrinks by the wall clock's difference.
-    pub(crate) fn restore(&mut self, value: &[u8], now: crate::io::Now) -> Option<ReqId> {
+    pub(crate) fn restore(&mut self, key: &[u8], value: &[u8], now: crate::io::Now) -> Option<ReqId> {
+        if key.len() > 16 {
+            return self.restore_early(key, value);
+        }
         let row: OpenRow = crate::entry::decode(value)?;
         let entry = SignedEntry::from_stored(&row.entry)?;
         let left = row.left_ms.saturating_sub(now.wall_ms.saturating_sub(row.saved_ms));
@@ -165,10 +177,23 @@ impl Book {
         let id = record.header.id;
         let ended = matches!(record.state, CallState::Ended(_));
         self.insert(record, entry, now.mono_ms + left, row.cancel, now.mono_ms);
-        if ended && let Some(open) = self.open.get_mut(&id) {
-            self.agenda.remove(&(open.look_at, id));
-            open.look_at = open.deadline.saturating_add(self.keep_ms);
-            self.agenda.insert((open.look_at, id));
+        if let Some(open) = self.open.get_mut(&id) {
+            open.released = true;
+            if ended {
+                self.agenda.remove(&(open.look_at, id));
+                open.look_at = open.deadline.saturating_add(self.keep_ms);
+                self.agenda.insert((open.look_at, id));
+            }
+        }
+        Some(id)
+    }
+
+    fn restore_early(&mut self, key: &[u8], value: &[u8]) -> Option<ReqId> {
+        let id = ReqId::from_slice(key.get(..16)?)?;
+        if let Some(wish) = crate::entry::decode::<CancelWish>(value) {
+            self.early_wishes.insert(id, wish);
+        } else {
+            self.early.entry(id).or_default().push(SignedEntry::from_stored(value)?);
         }
         Some(id)
     }
@@ -195,7 +220,11 @@ impl Book {
         }
         let look_at = if deadline > now { deadline } else { now };
         self.agenda.insert((look_at, id));
-        self.open.insert(id, Open { record, entry, deadline, arrival, sent: None, cancel, tell_at: None, look_at });
+        let released = origin != self.me;
+        self.open.insert(
+            id,
+            Open { record, entry, deadline, released, arrival, sent: None, cancel, tell_at: None, look_at },
+        );
     }
 
     pub(crate) fn record(&self, id: &ReqId) -> Option<&CallRecord> {
@@ -259,6 +288,9 @@ impl Book {
             }
             return false;
         }
+        if self.closing.contains_key(&id) {
+            return false;
+        }
         let foreign = self.open.len().saturating_sub(self.own.values().map(|own| own.0).sum());
         if entry.author != self.me && header.target != self.me && foreign >= limits::QUEUE_MAX {
             return false; // stays with its origin, which tells us again when it links to us
@@ -296,9 +328,13 @@ impl Book {
         let by_time = [record.header.accepted_ms.to_be_bytes().as_slice(), &id.0].concat();
         fx.put_bytes(Space::CallsByTime, by_time, Bytes::new());
         let cancel = self.early_wishes.remove(&id);
+        if cancel.is_some() {
+            fx.delete(Space::Open, early_key(&id, &Hash::ZERO));
+        }
         self.insert(record, entry.clone(), now + left_ms, cancel, now);
         self.save(&id, fx);
         for outcome in self.early.remove(&id).unwrap_or_default() {
+            fx.delete(Space::Open, early_key(&id, &outcome.hash));
             self.apply_outcome(&outcome, env, fx);
         }
         self.want_arguments(&id, fx);
@@ -310,8 +346,11 @@ impl Book {
 
     /// The call may be seen by others: one of ours is durable, or another's has come. A gateway takes it from here.
     pub(crate) fn release(&mut self, id: &ReqId, env: &Env<'_>, fx: &mut Effects<'_>) {
-        if let Some(row) = self.open.get(id).and_then(|open| open.record.history.first()) {
-            fx.fact(Fact::Call(*id, row.clone()));
+        if let Some(open) = self.open.get_mut(id) {
+            open.released = true;
+            if let Some(row) = open.record.history.first() {
+                fx.fact(Fact::Call(*id, row.clone()));
+            }
         }
         self.pump_one(id, env, fx);
     }
@@ -353,6 +392,17 @@ impl Book {
         open.record.history.push(row);
     }
 
+    /// A run that was over before anybody was told of it still has its start in the history.
+    fn note_start(&mut self, id: &ReqId, attempt: Attempt, at_ms: u64, fx: &mut Effects<'_>) {
+        let Some(open) = self.open.get(id) else { return };
+        let state = CallState::Open(Phase::Running);
+        let told = open.record.history.iter().any(|row| row.state == state && row.attempt == attempt);
+        if at_ms > 0 && !told {
+            let peer = open.record.header.target;
+            self.note(id, HistoryRow { state, attempt, at_ms, peer, reason: String::new(), confirmed: true }, fx);
+        }
+    }
+
     fn phase(&mut self, id: &ReqId, phase: Phase, attempt: Attempt, peer: PeerId, reason: &str, fx: &mut Effects<'_>) {
         let Some(open) = self.open.get(id) else { return };
         let state = CallState::Open(phase);
@@ -381,6 +431,8 @@ impl Book {
             if !self.closing.contains_key(&id) && self.early.len() < limits::EARLY_OUTCOMES_MAX {
                 let waiting = self.early.entry(id).or_default();
                 if waiting.len() < 8 && !waiting.iter().any(|known| known.hash == entry.hash) {
+                    // The log will not bring it a second time: it must outlive a crash.
+                    fx.put_bytes(Space::Open, early_key(&id, &entry.hash), entry.to_stored());
                     waiting.push(entry.clone());
                 }
             }
@@ -409,18 +461,18 @@ impl Book {
         }
         let header = open.record.header.clone();
         let was_open = !open.ended();
-        let interrupted_before = open.record.history.iter().any(|row| {
-            row.confirmed && row.state == CallState::Ended(Ending::Interrupted) && row.attempt < outcome.attempt
-        });
-        // An earlier attempt may have happened: then it is never "not run".
+        // The attempt before was interrupted, or there would be no second one: then it is never "not run", also where
+        // the word of that interruption comes later or was never heard.
+        let interrupted_before = outcome.attempt > 1;
         let not_run =
             matches!(outcome.ending, Ending::Expired | Ending::Cancelled | Ending::Denied | Ending::Undeliverable);
         let ending = if interrupted_before && not_run { Ending::Interrupted } else { outcome.ending };
-        let follows = confirmed
-            && ending == Ending::Interrupted
+        // Another attempt is possible; whether one follows, each gateway judges for itself.
+        let lingers = confirmed
             && outcome.ending == Ending::Interrupted
             && outcome.attempt < ATTEMPTS_MAX
-            && header.effect != Effect::Once
+            && header.effect != Effect::Once;
+        let follows = lingers
             && (env.declared)(&header.target, header.tool.as_str()).is_some_and(|effect| effect != Effect::Once)
             && open.cancel.is_none()
             && open.deadline > fx.now.mono_ms
@@ -439,6 +491,7 @@ impl Book {
         limits::cut(&outcome.error, limits::TEXT_BYTES_MAX).clone_into(&mut open.record.error);
         open.record.alias_of = outcome.alias_of;
         self.unsend(&id, &header.target);
+        self.note_start(&id, outcome.attempt, outcome.started_ms, fx);
         self.note(&id, row, fx);
         if follows {
             // Until no attempt can follow, the call reads `queued` again, with the interruption in its history.
@@ -451,13 +504,13 @@ impl Book {
             self.save(&id, fx);
             self.pump_one(&id, env, fx);
         } else {
-            self.conclude(&id, was_open, outcome.attempt, fx);
+            self.conclude(&id, was_open, lingers, outcome.attempt, fx);
         }
         self.pump(&header.target, env, fx);
     }
 
-    /// The call has an ending. A confirmed one leaves the book.
-    fn conclude(&mut self, id: &ReqId, was_open: bool, attempt: Attempt, fx: &mut Effects<'_>) {
+    /// The call has an ending. A confirmed one leaves the book, unless another attempt may still be told of (`lingers`).
+    fn conclude(&mut self, id: &ReqId, was_open: bool, lingers: bool, attempt: Attempt, fx: &mut Effects<'_>) {
         let Some(open) = self.open.get(id) else { return };
         let (target, origin, confirmed) = (open.record.header.target, open.record.origin, open.record.confirmed);
         let arguments = open.record.header.arguments.len();
@@ -477,7 +530,7 @@ impl Book {
             fx.out.push(Output::Fetch { hash, len, from: vec![target] });
         }
         self.stop_waiting(id);
-        if confirmed {
+        if confirmed && !lingers {
             if let Some(open) = self.open.remove(id) {
                 self.agenda.remove(&(open.look_at, *id));
                 fx.delete(Space::Open, id.0);
@@ -517,6 +570,7 @@ impl Book {
         let id = wish.id;
         let Some(open) = self.open.get_mut(&id) else {
             if self.early_wishes.len() < limits::EARLY_OUTCOMES_MAX {
+                fx.put(Space::Open, early_key(&id, &Hash::ZERO), wish);
                 self.early_wishes.insert(id, wish.clone());
             }
             return;
@@ -644,7 +698,8 @@ impl Book {
         let now = fx.now.mono_ms;
         let Some(open) = self.open.get_mut(id) else { return };
         let target = open.record.header.target;
-        if open.ended() || open.deadline <= now || open.cancel.is_some() || !(env.is_member)(&target) {
+        if !open.released || open.ended() || open.deadline <= now || open.cancel.is_some() || !(env.is_member)(&target)
+        {
             return;
         }
         let Some(session) = self.sessions.get_mut(&target) else { return };
@@ -765,10 +820,32 @@ impl Book {
                 open.look_at = margin;
                 self.agenda.insert((margin, id));
             } else if open.record.header.target != self.me {
-                verdicts.extend(Self::overdue(&self.me, open, env));
+                let verdict = Self::overdue(&self.me, open, env);
+                if verdict.is_none() {
+                    self.give_up_attempt(&id, fx);
+                }
+                verdicts.extend(verdict);
             }
         }
         verdicts
+    }
+
+    /// After time and margin, at a bystander: if it waited for another attempt, the interruption was the ending.
+    fn give_up_attempt(&mut self, id: &ReqId, fx: &mut Effects<'_>) {
+        let Some(open) = self.open.get_mut(id) else { return };
+        let before = open.record.attempt.saturating_sub(1);
+        let interrupted =
+            open.record.history.iter().rfind(|row| {
+                row.confirmed && row.attempt == before && row.state == CallState::Ended(Ending::Interrupted)
+            });
+        let waits = matches!(open.record.state, CallState::Open(phase) if phase != Phase::Running);
+        if let Some(row) = interrupted.filter(|_| waits) {
+            open.record.state = row.state;
+            open.record.reason.clone_from(&row.reason);
+            open.record.confirmed = true;
+            open.record.attempt = before;
+            self.conclude(id, true, true, before, fx);
+        }
     }
 
     /// After time and margin: the origin says so; the gateway does when the origin cannot be asked.
@@ -790,7 +867,9 @@ impl Book {
     pub(crate) fn undeliverable(&self, env: &Env<'_>) -> Vec<Verdict> {
         self.open
             .values()
-            .filter(|open| !open.ended() && !(env.is_member)(&open.record.header.target))
+            // What was for ourselves is our executor's to end: a verdict of ours would pass for the target's word.
+            .filter(|open| open.record.header.target != self.me)
+            .filter(|open| !open.ended() && (env.is_revoked)(&open.record.header.target))
             .filter(|open| {
                 let origin = open.record.origin;
                 origin == self.me || (env.reign.is_some() && !(env.is_linked)(&origin))

@@ -24,7 +24,7 @@ pub(crate) enum Then {
     /// The target's `started` is durable: look a second time, then run.
     Started(ReqId, Attempt),
     /// The target's outcome is durable: tell the gateway.
-    Outcome(ReqId, Attempt),
+    Outcome(ReqId, Attempt, SignedEntry),
     /// An ending is durable here: tell whoever waits, and the target.
     Ended(ReqId, Attempt),
     /// Our own revocation or departure is durable.

@@ -404,6 +404,8 @@ pub struct Outcome {
     pub error: String,
     /// Wall time, for people.
     pub at_ms: u64,
+    /// Wall time at which the tool was started, for people; 0 = it was not.
+    pub started_ms: u64,
     /// The call that this one turned out to repeat (same client key, same arguments): read that one instead.
     pub alias_of: Option<ReqId>,
 }

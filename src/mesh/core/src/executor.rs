@@ -57,6 +57,7 @@ struct Running {
     origin: PeerId,
     deadline: u64,
     invoked: bool,
+    started_ms: u64,
     tell_at: Option<u64>,
     killed: Option<String>,
 }
@@ -153,6 +154,11 @@ impl Executor {
                 self.finish(id, attempt, Ending::Interrupted, reason, None, fx)
             })
             .collect()
+    }
+
+    /// Whether any attempt of this call was started or has ended here.
+    pub(crate) fn has_any(&self, id: &ReqId) -> bool {
+        self.is_forgotten(id) || self.journal.range((*id, 0)..=(*id, ATTEMPTS_MAX)).next().is_some()
     }
 
     /// Whether this very attempt was started or has ended.
@@ -291,7 +297,7 @@ impl Executor {
             self.journal.insert((id, attempt), row);
             self.running.insert(
                 (id, attempt),
-                Running { header, origin, deadline, invoked: false, tell_at: None, killed: None },
+                Running { header, origin, deadline, invoked: false, started_ms: 0, tell_at: None, killed: None },
             );
             fx.then(Then::Started(id, attempt));
         }
@@ -329,6 +335,7 @@ impl Executor {
         }
         if let Some(running) = self.running.get_mut(&(id, attempt)) {
             running.invoked = true;
+            running.started_ms = fx.now.wall_ms;
             running.tell_at = Some(fx.now.mono_ms + TELL_RUNNING_AFTER_MS);
         }
         fx.out.push(Output::Invoke(Box::new(Invocation { id, attempt, header, origin })));
@@ -359,11 +366,13 @@ impl Executor {
     ) -> Option<Finished> {
         let running = self.running.get(&(id, attempt))?;
         let header = running.header.clone();
+        let started_ms = running.started_ms;
         let reason = match (&ended.ending, &running.killed) {
             (Ending::Cancelled, Some(why)) => why.clone(),
             _ => ended.reason,
         };
         let mut finished = self.finish(id, attempt, ended.ending, &reason, Some(header), fx);
+        finished.outcome.started_ms = started_ms;
         finished.outcome.output = ended.output;
         finished.outcome.error = ended.error;
         Some(finished)
@@ -449,13 +458,14 @@ impl Executor {
             output: Payload::empty(),
             error: String::new(),
             at_ms: fx.now.wall_ms,
+            started_ms: 0,
             alias_of: None,
         };
         Finished { outcome, header }
     }
 
-    /// The outcome is in this step's batch: it may be told once that is durable.
-    pub(crate) fn keep_outcome(&mut self, id: ReqId, attempt: Attempt, entry: SignedEntry, fx: &mut Effects<'_>) {
+    /// The outcome is durable: from now on it may be told. Before that a repeated dispatch gets no answer.
+    pub(crate) fn keep_outcome(&mut self, id: ReqId, attempt: Attempt, entry: SignedEntry) {
         self.outcomes.insert((id, attempt), entry);
         self.outcome_order.push_back((id, attempt));
         if self.outcome_order.len() > OUTCOMES_KEPT
@@ -463,7 +473,6 @@ impl Executor {
         {
             self.outcomes.remove(&oldest);
         }
-        fx.then(Then::Outcome(id, attempt));
     }
 
     /// Tells a gateway how an attempt ended. One that is not in memory any more is in our log, which it reads anyway.

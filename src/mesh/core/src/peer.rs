@@ -17,6 +17,7 @@ use crate::election::Election;
 use crate::entry::{
     self, CancelWish, Directory, Effect, Fence, Genesis, Header, Kind, Outcome, Payload, SignedEntry, Tier, VerdictKind,
 };
+use crate::epoch::Claim;
 use crate::executor::{Executor, Finished, Offer, Rules};
 use crate::frame::{AnswerKind, Dispatch, EntryItem, Frame};
 use crate::ids::{Hash, Incarnation, MeshId, NodeId, PeerId, PublicKey, ReqId};
@@ -191,7 +192,7 @@ impl Peer {
                         invites.insert(hash, row);
                         Some(())
                     }),
-                Space::Open => book.restore(&value, now).map(drop),
+                Space::Open => book.restore(&row_key, &value, now).map(drop),
                 Space::Keys => book.restore_key(&row_key, &value, now.wall_ms),
                 Space::Journal => executor.restore(&row_key, &value),
                 Space::Marks => executor.restore_mark(&row_key, &value),
@@ -240,6 +241,10 @@ impl Peer {
             peer.election.start(fx);
             for finished in peer.executor.interrupted(fx) {
                 peer.write_outcome(&finished, fx);
+            }
+            if peer.revoked {
+                // The process may have ended between the revocation's fsync and the word of it.
+                fx.then(Then::Revoked);
             }
             fx.view_changed = true;
         });
@@ -412,7 +417,7 @@ impl Peer {
             }
             Frame::Query => self.election.handle_query(from, fx),
             Frame::Notice(claim) => {
-                let may = may_lead(&claim.epoch.peer);
+                let may = self.may_prove(&from, &claim);
                 self.election.handle_notice(&claim, may, fx);
             }
             Frame::Resign { epoch, successor } => self.election.handle_resign(from, epoch, successor, fx),
@@ -453,7 +458,7 @@ impl Peer {
                     }
                 }
                 AnswerKind::Fenced(Some(claim)) => {
-                    let may = may_lead(&claim.epoch.peer);
+                    let may = self.may_prove(&from, claim);
                     self.election.handle_notice(claim, may, fx);
                 }
                 AnswerKind::Waiting
@@ -476,6 +481,13 @@ impl Peer {
             }
             Frame::Stored { .. } => {} // retention by acknowledgement comes with log compaction
         }
+    }
+
+    /// Whether a claim that `from` shows proves a fence. Its author may have been thrown out since: a leader must rise
+    /// above its epoch all the same, or those who once followed it would never follow anyone below.
+    fn may_prove(&self, from: &PeerId, claim: &Claim) -> bool {
+        let author = &claim.epoch.peer;
+        self.trust.is_owner(author) || self.trust.is_owner(from) || self.trust.was_approved(author)
     }
 
     fn item(&self, entry: SignedEntry, now: u64) -> EntryItem {
@@ -520,6 +532,9 @@ impl Peer {
                     let left_ms = left_ms.unwrap_or(header.ttl_ms);
                     let id = header.id;
                     let mine = header.target == self.me;
+                    if mine && self.executor.has_any(&id) && self.book.record(&id).is_none() {
+                        return; // it came by a dispatch, and is over
+                    }
                     self.with_env(|book, env| book.apply_header(entry, header, left_ms, env, fx));
                     if mine && author != self.me {
                         self.expire_here(&[id], fx);
@@ -591,7 +606,8 @@ impl Peer {
             Then::Started(id, attempt) => {
                 self.with_rules(fx, |executor, rules, fx| executor.handle_started(id, attempt, rules, fx));
             }
-            Then::Outcome(id, attempt) => {
+            Then::Outcome(id, attempt, entry) => {
+                self.executor.keep_outcome(id, attempt, entry);
                 if let Some(gateway) = self.election.gateway()
                     && (gateway.peer == self.me || self.election.is_linked(&gateway.peer))
                 {
@@ -741,6 +757,12 @@ impl Peer {
             refuse(AnswerKind::Refused("the call's origin does not belong to the mesh here".to_owned()), fx);
             return;
         }
+        // The log may bring the header only after a crash has made us forget what became of it: it belongs in the book.
+        let known = self.book.record(&id).is_some() || self.executor.has_any(&id);
+        if !known {
+            let header = header.clone();
+            self.with_env(|book, env| book.apply_header(&dispatch.header, header, dispatch.left_ms, env, fx));
+        }
         let mut left_ms = dispatch.left_ms.min(header.ttl_ms);
         if let Some(known) = self.book.left_ms(&id, fx.now.mono_ms) {
             left_ms = left_ms.min(known);
@@ -780,10 +802,17 @@ impl Peer {
     fn with_env<T>(&mut self, run: impl FnOnce(&mut Book, &Env<'_>) -> T) -> T {
         let Self { book, trust, config, election, directory, .. } = self;
         let is_member = |peer: &PeerId| trust.member(peer).is_some();
+        let is_revoked = |peer: &PeerId| trust.is_revoked(peer);
         let is_linked = |peer: &PeerId| election.is_linked(peer);
         let declared = |peer: &PeerId, tool: &str| declared(directory, peer, tool);
-        let env =
-            Env { config, reign: election.reign(), is_member: &is_member, is_linked: &is_linked, declared: &declared };
+        let env = Env {
+            config,
+            reign: election.reign(),
+            is_member: &is_member,
+            is_revoked: &is_revoked,
+            is_linked: &is_linked,
+            declared: &declared,
+        };
         run(book, &env)
     }
 
@@ -791,7 +820,7 @@ impl Peer {
     fn write_outcome(&mut self, finished: &Finished, fx: &mut Effects<'_>) {
         let Outcome { id, attempt, .. } = finished.outcome;
         let entry = self.logs.append(self.signer.as_ref(), Kind::OUTCOME, 0, entry::encode(&finished.outcome), fx);
-        self.executor.keep_outcome(id, attempt, entry.clone(), fx);
+        fx.then(Then::Outcome(id, attempt, entry.clone()));
         log::push_when_durable(&entry, None, None, fx);
         self.with_env(|book, env| book.apply_outcome(&entry, env, fx));
     }
@@ -810,6 +839,7 @@ impl Peer {
             output: Payload::empty(),
             error: String::new(),
             at_ms: fx.now.wall_ms,
+            started_ms: 0,
             alias_of: None,
         };
         let entry = self.logs.append(self.signer.as_ref(), Kind::OUTCOME, 0, entry::encode(&outcome), fx);
@@ -837,8 +867,10 @@ impl Peer {
 
     /// If the call is for us: stop it, or end it before it starts.
     fn stop_call(&mut self, wish: &CancelWish, fx: &mut Effects<'_>) {
-        let known = self.book.record(&wish.id).filter(|record| record.header.target == self.me && !record.confirmed);
-        let (header, attempt) = known.map_or((None, 1), |record| (Some(record.header.clone()), record.attempt));
+        let known = self.book.record(&wish.id).filter(|record| record.header.target == self.me);
+        // A confirmed one that is still in the book was interrupted: what is wished away is the attempt after it.
+        let (header, attempt) = known
+            .map_or((None, 1), |record| (Some(record.header.clone()), record.attempt + u8::from(record.confirmed)));
         let wish = wish.clone();
         self.with_rules(fx, |executor, _, fx| executor.handle_wish(&wish, header, attempt, fx));
     }

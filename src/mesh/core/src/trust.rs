@@ -106,6 +106,19 @@ impl Trust {
         standing || (self.member(author).is_some() && !void)
     }
 
+    /// Whether `peer` was revoked, and not approved again since.
+    pub(crate) fn is_revoked(&self, peer: &PeerId) -> bool {
+        self.member(peer).is_none() && self.membership.revocations.contains_key(peer)
+    }
+
+    /// Whether anyone ever approved `peer`, whatever became of it.
+    pub(crate) fn was_approved(&self, peer: &PeerId) -> bool {
+        self.genesis.author == *peer
+            || self.records.values().filter_map(SignedEntry::record::<Verdict>).any(|verdict| {
+                verdict.subject.peer_id() == *peer && matches!(verdict.what, VerdictKind::Approved { .. })
+            })
+    }
+
     /// Adds an approval or revocation. True when that changed who belongs.
     pub(crate) fn add(&mut self, entry: SignedEntry) -> bool {
         if !self.keep(entry) {

@@ -1,0 +1,124 @@
+//! The thin layer between the simulator and the core: where the core's face is called, and its rows are read.
+
+use mesh_core::config::{Class, Config};
+use mesh_core::crypto::Symbolic;
+use mesh_core::entry::{Directory, Effect, Ending, Fence, ToolDecl, decode};
+use mesh_core::epoch::Epoch;
+use mesh_core::ids::{Attempt, NodeId, ReqId};
+use mesh_core::io::{Batch, CallRecord, Image, Input, Now, Output, Space, View, Welcome};
+use mesh_core::peer::{self, BootError, Peer};
+use serde::Deserialize;
+
+use crate::dice::Dice;
+use crate::disk::MemDisk;
+use crate::plan::PeerPlan;
+
+/// The core of one running peer.
+pub(crate) struct Node(Peer);
+
+/// Boots a core from what its disk holds.
+pub(crate) fn boot(
+    key: &Symbolic,
+    plan: &PeerPlan,
+    image: Image,
+    now: Now,
+    dice: &mut Dice,
+    out: &mut Vec<Output>,
+) -> Result<Node, String> {
+    let config = Config {
+        class: Class(plan.class),
+        eligible: plan.eligible,
+        forget_after_ms: plan.forget_after_ms,
+        handover_after_ms: plan.handover_after_ms,
+        handover_settle_ms: plan.handover_settle_ms,
+        ..Config::default()
+    };
+    Peer::boot(config, Box::new(key.clone()), image, now, &mut dice.0, out).map(Node).map_err(|error| error.to_string())
+}
+
+impl Node {
+    pub(crate) fn step(&mut self, now: Now, dice: &mut Dice, input: Input, out: &mut Vec<Output>) {
+        self.0.step(now, &mut dice.0, input, out);
+    }
+
+    pub(crate) fn poll_timeout(&self) -> Option<u64> {
+        self.0.poll_timeout()
+    }
+
+    pub(crate) fn view(&self) -> View {
+        self.0.view()
+    }
+
+    pub(crate) fn open_call(&self, id: &ReqId) -> Option<&CallRecord> {
+        self.0.open_call(id)
+    }
+}
+
+/// Rows of a mesh of one.
+pub(crate) fn founded(key: &Symbolic, node_id: &NodeId, now: Now, dice: &mut Dice) -> Batch {
+    peer::founded(key, "simulated", node_id, now, &mut dice.0)
+}
+
+/// Rows of a newcomer.
+pub(crate) fn joined(welcome: &Welcome, dice: &mut Dice) -> Result<Batch, BootError> {
+    peer::joined(welcome, &mut dice.0)
+}
+
+/// What the peer says about itself.
+pub(crate) fn directory(index: usize, plan: &PeerPlan) -> Directory {
+    let tool = |name: &str, effect, owner_only| ToolDecl {
+        name: name.parse().expect("a valid constant"),
+        effect,
+        description: String::new(),
+        owner_only,
+    };
+    Directory {
+        addresses: vec![format!("10.0.0.{index}:7100")],
+        platform: "linux".into(),
+        version: "0".into(),
+        class: plan.class,
+        eligible: plan.eligible,
+        tools: vec![
+            tool("look", Effect::None, false),
+            tool("put", Effect::Idempotent, false),
+            tool("print", Effect::Once, false),
+            tool("private", Effect::Once, true),
+        ],
+        journal_seq: 0,
+    }
+}
+
+/// The fence that the peer would have after a crash now.
+pub(crate) fn durable_fence(disk: &MemDisk) -> Epoch {
+    let fence = disk.durable(Space::Meta, b"fence").and_then(|value| decode::<Fence>(value));
+    fence.map_or(Epoch::ZERO, |fence| fence.epoch)
+}
+
+/// A row of the books.
+pub(crate) fn call_record(value: &[u8]) -> Option<CallRecord> {
+    decode(value)
+}
+
+/// A forgotten mark.
+pub(crate) fn mark(value: &[u8]) -> Option<u64> {
+    decode(value)
+}
+
+/// As much of a journal row as the predicates need; the core keeps the rest to itself.
+#[derive(Debug, Deserialize)]
+struct JournalRow {
+    state: Journaled,
+}
+
+#[derive(Debug, PartialEq, Eq, Deserialize)]
+enum Journaled {
+    Started,
+    Ended(Ending),
+}
+
+/// Whether a crash now would find this attempt journaled as started.
+pub(crate) fn started_is_durable(disk: &MemDisk, id: &ReqId, attempt: Attempt) -> bool {
+    let key = [id.0.as_slice(), &[attempt]].concat();
+    let row = disk.durable(Space::Journal, &key).and_then(|value| decode::<JournalRow>(value));
+    row.is_some_and(|row| row.state == Journaled::Started)
+}

@@ -1,0 +1,375 @@
+//! What must always hold (mesh-protocol.md §8), each a named function. The simulator calls them as things happen, so that
+//! they cost little; what they judge by is kept outside the cores: the global log of tool runs, and the rows on the disks.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use mesh_core::entry::{CancelWish, Ending, Header, Kind, Outcome, Payload, Place, SignedEntry};
+use mesh_core::epoch::Epoch;
+use mesh_core::frame::Dispatch;
+use mesh_core::ids::{Attempt, Hash, PeerId, ReqId};
+use mesh_core::io::{Batch, CallRecord, CallState, Invocation, Space};
+
+use crate::disk::MemDisk;
+use crate::node;
+use crate::plan::MS;
+
+/// A promise that was broken.
+#[derive(Debug, Clone)]
+pub(crate) struct Violation {
+    pub(crate) predicate: &'static str,
+    pub(crate) at: u64,
+    pub(crate) what: String,
+}
+
+/// One run of a tool, as the world outside saw it.
+#[derive(Debug, Clone)]
+pub(crate) struct Run {
+    pub(crate) peer: usize,
+    pub(crate) at: u64,
+    /// How the tool itself ended, once it did.
+    pub(crate) ended: Option<Ending>,
+}
+
+/// A call as its header says, from the first disk that held it.
+#[derive(Debug, Clone)]
+pub(crate) struct Known {
+    pub(crate) origin: PeerId,
+    pub(crate) header: Header,
+}
+
+/// By call, attempt and gateway: the epoch of the dispatch, and what the target had obeyed when it came.
+type Dispatches = BTreeMap<(ReqId, Attempt, PeerId), (Epoch, Epoch)>;
+
+/// What the predicates remember.
+#[derive(Debug, Default)]
+pub(crate) struct Checks {
+    pub(crate) violation: Option<Violation>,
+    reigns: BTreeMap<Epoch, (usize, u64)>,
+    /// By target: the last dispatch received from each gateway.
+    dispatches: Vec<Dispatches>,
+    obeyed: Vec<Epoch>,
+    fences: Vec<Epoch>,
+    pub(crate) runs: BTreeMap<(ReqId, Attempt), Run>,
+    pub(crate) known: BTreeMap<ReqId, Known>,
+    headers: Vec<BTreeSet<ReqId>>,
+    confirmed: BTreeMap<(ReqId, Attempt), (Hash, Outcome)>,
+    places: BTreeMap<Place, Hash>,
+    marks: Vec<BTreeMap<Vec<u8>, u64>>,
+    keys: BTreeMap<(PeerId, String), ReqId>,
+}
+
+impl Checks {
+    pub(crate) fn new(peers: usize) -> Self {
+        Self {
+            dispatches: vec![BTreeMap::new(); peers],
+            obeyed: vec![Epoch::ZERO; peers],
+            fences: vec![Epoch::ZERO; peers],
+            headers: vec![BTreeSet::new(); peers],
+            marks: vec![BTreeMap::new(); peers],
+            ..Self::default()
+        }
+    }
+
+    /// Notes the first violation.
+    pub(crate) fn fail(&mut self, predicate: &'static str, at: u64, what: impl FnOnce() -> String) {
+        if self.violation.is_none() {
+            self.violation = Some(Violation { predicate, at, what: what() });
+        }
+    }
+
+    /// **S1** one reign per epoch: no two (peer, incarnation, boot) lead with equal epoch. And no one leads with an epoch
+    /// that its disk could lose (§1.3).
+    pub(crate) fn s1_one_reign_per_epoch(&mut self, now: u64, peer: usize, life: u64, epoch: Epoch, disk: &MemDisk) {
+        let reign = *self.reigns.entry(epoch).or_insert((peer, life));
+        if reign != (peer, life) {
+            self.fail("S1", now, || {
+                format!("p{peer} life {life} leads with {epoch:?}, as did p{} life {}", reign.0, reign.1)
+            });
+        }
+        let fence = node::durable_fence(disk);
+        if fence < epoch {
+            self.fail("S1", now, || format!("p{peer} leads with {epoch:?} while its durable fence is {fence:?}"));
+        }
+    }
+
+    /// A target received a dispatch.
+    pub(crate) fn dispatched(&mut self, target: usize, dispatch: &Dispatch) {
+        let Some(header) = dispatch.header.record::<Header>() else { return };
+        let epoch = dispatch.claim.epoch;
+        let obeyed = self.obeyed[target];
+        self.dispatches[target].insert((header.id, dispatch.attempt, epoch.peer), (epoch, obeyed));
+    }
+
+    /// A target said "fenced", or that it had taken the call before: that dispatch is not what it obeys.
+    pub(crate) fn not_obeyed(&mut self, target: usize, id: ReqId, attempt: Attempt, gateway: PeerId) {
+        self.dispatches[target].remove(&(id, attempt, gateway));
+    }
+
+    /// The target's process is gone, and what it had taken with it.
+    pub(crate) fn process_gone(&mut self, target: usize) {
+        self.dispatches[target].clear();
+    }
+
+    /// **S2** for each target, obeyed epochs never decrease, across crashes. To obey is to run a tool on a dispatch that
+    /// was not answered "fenced"; that dispatch's epoch is at least what had been obeyed when it came, and durable now.
+    pub(crate) fn s2_obeyed_epochs_never_decrease(
+        &mut self,
+        now: u64,
+        target: usize,
+        id: ReqId,
+        attempt: Attempt,
+        disk: &MemDisk,
+    ) {
+        let fence = node::durable_fence(disk);
+        let range = (id, attempt, PeerId([0; 32]))..=(id, attempt, PeerId([255; 32]));
+        let dispatches: Vec<(Epoch, Epoch)> = self.dispatches[target].range(range).map(|(_, at)| *at).collect();
+        for (epoch, before) in dispatches {
+            if epoch < before {
+                self.fail("S2", now, || format!("p{target} obeys {epoch:?} after {before:?}"));
+            }
+            if fence < epoch {
+                self.fail("S2", now, || format!("p{target} obeys {epoch:?} while its durable fence is {fence:?}"));
+            }
+            self.obeyed[target] = self.obeyed[target].max(epoch);
+        }
+    }
+
+    /// **S2**, on the disk: the durable fence never decreases.
+    fn s2_fence_never_decreases(&mut self, now: u64, peer: usize, disk: &MemDisk) {
+        let fence = node::durable_fence(disk);
+        let before = std::mem::replace(&mut self.fences[peer], fence);
+        if fence < before {
+            self.fail("S2", now, || format!("p{peer}'s durable fence fell from {before:?} to {fence:?}"));
+        }
+    }
+
+    /// **S3** for each (request id, attempt), tool invocations ≤ 1, over all peers and all time.
+    pub(crate) fn s3_at_most_one_run(&mut self, now: u64, peer: usize, id: ReqId, attempt: Attempt) {
+        if let Some(run) = self.runs.get(&(id, attempt)) {
+            let (first, at) = (run.peer, run.at);
+            self.fail("S3", now, || {
+                format!("{id} attempt {attempt} runs at p{peer}, and ran at p{first} at {} ms", at / MS)
+            });
+        }
+        self.runs.insert((id, attempt), Run { peer, at: now, ended: None });
+    }
+
+    /// **S4** a tool is invoked only if `started` for that (id, attempt) is durable, time is left by the target's own
+    /// reckoning, and the call was accepted by an origin that the target holds approved. (Time is judged by the caller,
+    /// who knows how long frames were on their way.)
+    pub(crate) fn s4_started_is_durable_and_origin_approved(
+        &mut self,
+        now: u64,
+        peer: usize,
+        invocation: &Invocation,
+        disk: &MemDisk,
+        origin: Option<usize>,
+        origin_approved: bool,
+    ) {
+        let (id, attempt) = (invocation.id, invocation.attempt);
+        if origin.is_none_or(|origin| !self.headers[origin].contains(&id)) {
+            self.fail("S4", now, || format!("{id} runs at p{peer} before its header is on its origin's disk"));
+        }
+        if !node::started_is_durable(disk, &id, attempt) {
+            self.fail("S4", now, || format!("{id} attempt {attempt} runs at p{peer} before `started` is durable"));
+        }
+        if !origin_approved {
+            self.fail("S4", now, || format!("{id} runs at p{peer}, which does not hold its origin approved"));
+        }
+    }
+
+    /// **S6** for what runs: nothing runs whose attempt has a confirmed ending, and no attempt after a confirmed ending
+    /// that says "never run".
+    pub(crate) fn s6_nothing_runs_after_its_ending(&mut self, now: u64, peer: usize, id: ReqId, attempt: Attempt) {
+        let ended = self.confirmed.range((id, 0)..=(id, Attempt::MAX)).find(|((_, of), (_, outcome))| {
+            *of == attempt || matches!(outcome.ending, Ending::Expired | Ending::Denied | Ending::Done)
+        });
+        if let Some(((_, of), (_, outcome))) = ended {
+            let what =
+                format!("{id} attempt {attempt} runs at p{peer} after attempt {of} ended {}", outcome.ending.as_str());
+            self.fail("S6", now, || what);
+        }
+    }
+
+    /// **S6** receipts given ⇒ header durable at the origin. (A client key may name a call of another origin; that one's
+    /// disk counts then.)
+    pub(crate) fn s6_receipt_after_durable_header(&mut self, now: u64, peer: usize, origin: Option<usize>, id: ReqId) {
+        if origin.is_none_or(|origin| !self.headers[origin].contains(&id)) {
+            self.fail("S6", now, || format!("p{peer} gave a receipt for {id} without its header on the origin's disk"));
+        }
+    }
+
+    /// **S6** of one attempt: expired/denied ⇒ invocations = 0; cancelled before start ⇒ 0; done ⇒ it ran once, and what
+    /// it said is what is told. The same for a call as a whole is [`Self::s6_call_not_run`].
+    fn s6_ending_matches_runs(&mut self, now: u64, outcome: &Outcome) {
+        let (id, attempt) = (outcome.id, outcome.attempt);
+        let run = self.runs.get(&(id, attempt));
+        let told = outcome.ending.as_str();
+        let wrong = match outcome.ending {
+            // A tool that the runner itself refused ended as denied without running.
+            Ending::Expired | Ending::Denied => run.is_some_and(|run| run.ended != Some(Ending::Denied)),
+            Ending::Cancelled => run.is_some_and(|run| run.ended != Some(Ending::Cancelled)),
+            Ending::Done if outcome.alias_of.is_some() => run.is_some(),
+            Ending::Done => {
+                run.is_none_or(|run| run.ended != Some(Ending::Done)) || !says(&outcome.output, &id, attempt)
+            }
+            Ending::Failed => run.is_none_or(|run| run.ended != Some(Ending::Failed)),
+            Ending::Interrupted | Ending::Undeliverable => false,
+        };
+        if wrong {
+            let ended = run.map(|run| run.ended);
+            self.fail("S6", now, || format!("{id} attempt {attempt} is told {told}, but its run was {ended:?}"));
+        }
+    }
+
+    /// **S6** of a call as its books say: confirmed expired/denied ⇒ no attempt of it ever ran (after an interruption the
+    /// ending reads `interrupted`, §6 Attempts).
+    fn s6_call_not_run(&mut self, now: u64, peer: usize, id: ReqId, record: &CallRecord) {
+        let CallState::Ended(ending @ (Ending::Expired | Ending::Denied)) = record.state else { return };
+        let ran = self.runs.range((id, 0)..=(id, Attempt::MAX)).find(|(_, run)| run.ended != Some(Ending::Denied));
+        if record.confirmed
+            && let Some(((_, attempt), run)) = ran
+        {
+            let what =
+                format!("p{peer} says {id} is {}, confirmed; attempt {attempt} ran at p{}", ending.as_str(), run.peer);
+            self.fail("S6", now, || what);
+        }
+    }
+
+    /// **S8** outcome of an (id, attempt), once written by the target, never changes; all replicas that have one agree.
+    fn s8_outcome_never_changes(&mut self, now: u64, peer: usize, entry: &SignedEntry, outcome: Outcome) {
+        let key = (outcome.id, outcome.attempt);
+        match self.confirmed.get(&key) {
+            Some((hash, _)) if *hash == entry.hash => {}
+            Some((_, before)) => {
+                let what = format!(
+                    "p{peer} holds {} attempt {} as {} ({}), but it was {} ({})",
+                    outcome.id,
+                    outcome.attempt,
+                    outcome.ending.as_str(),
+                    outcome.reason,
+                    before.ending.as_str(),
+                    before.reason
+                );
+                self.fail("S8", now, || what);
+            }
+            None => {
+                self.s6_ending_matches_runs(now, &outcome);
+                self.confirmed.insert(key, (entry.hash, outcome));
+            }
+        }
+    }
+
+    /// **S8** for the books: a record that calls itself confirmed says what the target said.
+    fn s8_books_agree(&mut self, now: u64, peer: usize, id: ReqId, record: &CallRecord) {
+        let CallState::Ended(ending) = record.state else { return };
+        if !record.confirmed || record.alias_of.is_some() {
+            return;
+        }
+        let said = self.confirmed.get(&(id, record.attempt)).map(|(_, outcome)| outcome.ending);
+        // A later attempt that could not start leaves the interruption as the ending, and so does a peer that gave up on it.
+        if said != Some(ending) && !(ending == Ending::Interrupted && said.is_none_or(|said| said != Ending::Done)) {
+            self.fail("S8", now, || {
+                format!(
+                    "p{peer} says {id} attempt {} is {}, confirmed; its target said {said:?}",
+                    record.attempt,
+                    ending.as_str()
+                )
+            });
+        }
+    }
+
+    /// **S9** a forgotten mark never decreases; no id at or below it is invoked.
+    fn s9_marks_never_decrease(&mut self, now: u64, peer: usize, series: &[u8], mark: u64) {
+        let before = self.marks[peer].insert(series.to_vec(), mark).unwrap_or(0);
+        if mark < before {
+            self.fail("S9", now, || format!("p{peer}'s forgotten mark of {series:?} fell from {before} to {mark}"));
+        }
+    }
+
+    /// **S9**, where tools start.
+    pub(crate) fn s9_nothing_forgotten_runs(&mut self, now: u64, peer: usize, id: ReqId) {
+        let mark = self.marks[peer].get(id.series().0.as_slice()).copied().unwrap_or(0);
+        if mark > 0 && id.counter() <= mark {
+            self.fail("S9", now, || format!("{id} runs at p{peer} at or below the forgotten mark {mark}"));
+        }
+    }
+
+    /// **Client key** (§6): one (principal, key) runs once at one target; a second id becomes an alias.
+    pub(crate) fn one_run_per_client_key(&mut self, now: u64, peer: usize, invocation: &Invocation) {
+        let Some(key) = &invocation.header.client_key else { return };
+        let first = *self.keys.entry((invocation.header.target, key.clone())).or_insert(invocation.id);
+        if first != invocation.id {
+            let id = invocation.id;
+            self.fail("key", now, || format!("p{peer} runs {id} under a client key that {first} ran under"));
+        }
+    }
+
+    /// **Fork** (§5): no author has two entries at one place.
+    fn no_fork(&mut self, now: u64, peer: usize, entry: &SignedEntry) {
+        let hash = *self.places.entry(entry.place()).or_insert(entry.hash);
+        if hash != entry.hash {
+            let place = entry.place();
+            self.fail("fork", now, || format!("p{peer} holds a second entry at {place:?}"));
+        }
+    }
+
+    /// Rows became durable at a peer.
+    pub(crate) fn on_durable(&mut self, now: u64, peer: usize, batch: &Batch, disk: &MemDisk) {
+        let mut fence = false;
+        for write in &batch.writes {
+            match (write.space, &write.value) {
+                (Space::Log, Some(value)) => self.on_entry(now, peer, value),
+                (Space::Meta, _) => fence = true,
+                (Space::Calls, Some(value)) => {
+                    if let (Some(id), Some(record)) = (ReqId::from_slice(&write.key), node::call_record(value)) {
+                        self.s8_books_agree(now, peer, id, &record);
+                        self.s6_call_not_run(now, peer, id, &record);
+                    }
+                }
+                (Space::Marks, Some(value)) => {
+                    if let Some(mark) = node::mark(value) {
+                        self.s9_marks_never_decrease(now, peer, &write.key, mark);
+                    }
+                }
+                (Space::Marks, None) => self.fail("S9", now, || format!("p{peer} deletes a forgotten mark")),
+                _ => {}
+            }
+        }
+        if fence {
+            self.s2_fence_never_decreases(now, peer, disk);
+        }
+    }
+
+    fn on_entry(&mut self, now: u64, peer: usize, value: &Bytes) {
+        let Some(entry) = SignedEntry::from_stored(value) else {
+            self.fail("log", now, || format!("p{peer} stores an entry that does not read back"));
+            return;
+        };
+        self.no_fork(now, peer, &entry);
+        if entry.entry.kind == Kind::CALL {
+            if let Some(header) = entry.record::<Header>() {
+                self.headers[peer].insert(header.id);
+                self.known.entry(header.id).or_insert(Known { origin: entry.author, header });
+            }
+        } else if entry.entry.kind == Kind::OUTCOME {
+            if let Some(outcome) = entry.record::<Outcome>()
+                && self.known.get(&outcome.id).is_some_and(|known| known.header.target == entry.author)
+            {
+                self.s8_outcome_never_changes(now, peer, &entry, outcome);
+            }
+        } else if entry.entry.kind == Kind::CANCEL {
+            debug_assert!(entry.record::<CancelWish>().is_some());
+        }
+    }
+}
+
+/// What the simulated tool says.
+pub(crate) fn output_of(id: &ReqId, attempt: Attempt) -> Bytes {
+    Bytes::from(format!("\"{id} {attempt}\""))
+}
+
+fn says(output: &Payload, id: &ReqId, attempt: Attempt) -> bool {
+    output.hash() == Hash::of(&output_of(id, attempt))
+}

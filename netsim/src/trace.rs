@@ -1,0 +1,59 @@
+//! The story of a run, line by line, when someone wants to read it.
+
+use std::fmt::Write as _;
+
+/// How much is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Level {
+    /// Nothing: seeds by the thousand.
+    Off,
+    /// Who believed what, when; faults, calls, endings.
+    Story,
+    /// Every frame and batch too.
+    All,
+}
+
+/// Lines with their times.
+#[derive(Debug)]
+pub(crate) struct Trace {
+    level: Level,
+    lines: Vec<(u64, String)>,
+}
+
+impl Trace {
+    pub(crate) fn new(level: Level) -> Self {
+        Self { level, lines: Vec::new() }
+    }
+
+    /// Notes a line of the story.
+    pub(crate) fn story(&mut self, now: u64, line: impl FnOnce() -> String) {
+        if self.level >= Level::Story {
+            self.lines.push((now, line()));
+        }
+    }
+
+    /// Notes a detail.
+    pub(crate) fn detail(&mut self, now: u64, line: impl FnOnce() -> String) {
+        if self.level >= Level::All {
+            self.lines.push((now, line()));
+        }
+    }
+
+    /// All of it as text.
+    pub(crate) fn text(&self) -> String {
+        Self::lines(&self.lines)
+    }
+
+    /// The last lines.
+    pub(crate) fn tail(&self, count: usize) -> String {
+        Self::lines(&self.lines[self.lines.len().saturating_sub(count)..])
+    }
+
+    fn lines(lines: &[(u64, String)]) -> String {
+        let mut text = String::new();
+        for (at, line) in lines {
+            let _ = writeln!(text, "{:>4}.{:06} {line}", at / 1_000_000, at % 1_000_000);
+        }
+        text
+    }
+}

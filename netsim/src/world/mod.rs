@@ -1,0 +1,406 @@
+//! One run: virtual time, a heap of events, and the peers as their shells would drive them.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+
+use mesh_core::crypto::{Signer, Symbolic};
+use mesh_core::entry::Ending;
+use mesh_core::epoch::Epoch;
+use mesh_core::frame::Frame;
+use mesh_core::ids::{Attempt, Hash, NodeId, PeerId, ReqId};
+use mesh_core::io::{CmdId, Command, Input, SessionId, TxnId};
+
+mod life;
+mod phases;
+mod shell;
+
+use crate::dice::Dice;
+use crate::disk::MemDisk;
+use crate::net::{Pair, Session};
+use crate::node::Node;
+use crate::plan::{Near, PeerPlan, Plan, Profile, SECOND, pairs};
+use crate::predicates::{Checks, Violation};
+use crate::trace::{Level, Trace};
+
+/// Wall time at which every run begins: a day in 2025.
+const WALL_MS: i64 = 1_750_000_000_000;
+/// The setup may take this long.
+const SETUP_US: u64 = 15 * SECOND;
+/// L1: within this time of the last fault.
+const SETTLE_US: u64 = 6 * SECOND;
+/// L1: afterwards no unsettled stretch longer than this.
+const UNSETTLED_US: u64 = SECOND;
+/// The first quiescence: topology kept.
+const QUIET_US: u64 = 8 * SECOND;
+/// L3: within this time of the full healing, or of the call's own time.
+const TERMINAL_US: u64 = 30 * SECOND;
+/// How long the single link of L2 stays cut.
+const L2_CUT_US: u64 = 4 * SECOND;
+
+/// Whether a peer's process is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum State {
+    /// Not of the mesh yet.
+    Absent,
+    /// Its process is not there.
+    Down,
+    /// It is.
+    Running,
+    /// It was thrown out and will not come back.
+    Gone,
+}
+
+/// A peer as the simulator keeps it.
+pub(crate) struct Sim {
+    key: Symbolic,
+    pub(crate) id: PeerId,
+    plan: PeerPlan,
+    disk: MemDisk,
+    pub(crate) state: State,
+    node: Option<Node>,
+    /// Starts so far; events of an earlier life are void.
+    pub(crate) life: u64,
+    /// Frozen until then, if later than now.
+    pub(crate) frozen_until: u64,
+    held: Vec<Input>,
+    mono_ms: u64,
+    wall_off_ms: i64,
+    wake_at: Option<u64>,
+    spins: u32,
+    pub(crate) gateway: Option<Epoch>,
+    trusted: BTreeSet<PeerId>,
+    blobs: BTreeSet<Hash>,
+    tools: BTreeSet<(ReqId, Attempt)>,
+    armed: Option<(Near, u64, u64)>,
+    stall_us: u64,
+    revoked: bool,
+    thawing: bool,
+}
+
+impl Sim {
+    /// Running and not frozen.
+    pub(crate) fn awake(&self) -> bool {
+        self.state == State::Running && !self.frozen()
+    }
+
+    /// Frozen just now.
+    pub(crate) fn frozen(&self) -> bool {
+        self.state == State::Running && (self.frozen_until > 0)
+    }
+}
+
+/// What happens at a moment.
+pub(crate) enum Event {
+    Wake { peer: usize, life: u64, at: u64 },
+    Synced { peer: usize, life: u64, txn: TxnId },
+    Input { peer: usize, life: u64, input: Box<Input> },
+    ToolDone { peer: usize, life: u64, id: ReqId, attempt: Attempt, ending: Ending },
+    Deliver { key: (usize, usize), end: usize, conn: u64, frame: Box<Frame> },
+    Detect { key: (usize, usize), conn: u64, end: usize },
+    LinkUp { key: (usize, usize), conn: u64, end: usize },
+    Dial((usize, usize)),
+    Register(usize),
+    Goodbye { gateway: usize, node: usize, id: SessionId },
+    Moved { node: usize, id: SessionId },
+    CloseUntrusted { peer: usize, life: u64 },
+    Crash { peer: usize, life: u64, down_us: u64 },
+    Exit { peer: usize, life: u64, down_us: u64 },
+    Boot(usize),
+    Thaw { peer: usize, life: u64 },
+    Join(usize),
+    Fault(usize),
+    Ask(usize),
+    Cancel { peer: usize, id: ReqId },
+    Phase(Phase),
+    Look,
+}
+
+/// Where the run is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// Everyone who is there from the start joins.
+    Setup,
+    /// Things go wrong.
+    Faults,
+    /// Nothing more goes wrong, the topology stays.
+    Quiet,
+    /// Everything is whole again.
+    Healed,
+    /// One link is cut.
+    LinkCut,
+    /// Over.
+    End,
+}
+
+/// What a command was for.
+enum Purpose {
+    Ask(usize),
+    Cancel,
+    Approve(usize),
+    Invite(usize),
+    Redeem(usize),
+    Stop(u64),
+    Other,
+}
+
+struct Timed {
+    at: u64,
+    sequence: u64,
+    event: Event,
+}
+
+impl PartialEq for Timed {
+    fn eq(&self, other: &Self) -> bool {
+        (self.at, self.sequence) == (other.at, other.sequence)
+    }
+}
+impl Eq for Timed {}
+impl PartialOrd for Timed {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+impl Ord for Timed {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (self.at, self.sequence).cmp(&(other.at, other.sequence))
+    }
+}
+
+/// A call that someone got a receipt for.
+#[derive(Debug, Clone)]
+struct Accepted {
+    origin: usize,
+    at: u64,
+    ttl_ms: u64,
+}
+
+/// What a run was like.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Stats {
+    pub(crate) virtual_us: u64,
+    pub(crate) events: u64,
+    pub(crate) accepted: u64,
+    pub(crate) refused: u64,
+    pub(crate) runs: u64,
+    /// Endings at the origins, by word; a star marks those that the target has not confirmed.
+    pub(crate) endings: BTreeMap<String, u64>,
+    /// Times to settle after the faults and after the healing.
+    pub(crate) settle_us: Vec<u64>,
+    pub(crate) reigns: u64,
+}
+
+/// How a run went.
+pub(crate) struct Outcome {
+    pub(crate) violation: Option<Violation>,
+    pub(crate) stats: Stats,
+    pub(crate) trace: Trace,
+}
+
+/// The whole of it.
+pub(crate) struct World {
+    pub(crate) now: u64,
+    heap: BinaryHeap<Reverse<Timed>>,
+    sequence: u64,
+    pub(crate) dice: Dice,
+    pub(crate) plan: Plan,
+    pub(crate) peers: Vec<Sim>,
+    pub(crate) pairs: BTreeMap<(usize, usize), Pair>,
+    pub(crate) conns: u64,
+    pub(crate) split: Vec<u8>,
+    pub(crate) sparse_holds: bool,
+    pub(crate) loss: u64,
+    pub(crate) sessions: Vec<Option<Session>>,
+    pub(crate) registering: Vec<bool>,
+    pub(crate) registered: BTreeMap<(usize, usize), SessionId>,
+    pub(crate) session_ids: SessionId,
+    commands: BTreeMap<CmdId, (Purpose, u64)>,
+    command_ids: CmdId,
+    accepted: BTreeMap<ReqId, Accepted>,
+    invited: BTreeMap<usize, Hash>,
+    phase: Phase,
+    phase_at: u64,
+    faults_at: u64,
+    dirty: bool,
+    settled_at: Option<u64>,
+    unsettled_at: u64,
+    settle_noted: bool,
+    kept: Option<Epoch>,
+    /// When a call was last seen open at its origin, after the healing.
+    open_at: u64,
+    /// Longest time that a frame or a frozen peer was on its way, for S4's time.
+    slack_us: u64,
+    stats: Stats,
+    pub(crate) checks: Checks,
+    pub(crate) trace: Trace,
+}
+
+/// Runs one seed. A panic of a core breaks a promise like any other.
+pub(crate) fn run(seed: u64, profile: Profile, level: Level) -> Outcome {
+    std::panic::catch_unwind(|| run_to_the_end(seed, profile, level)).unwrap_or_else(|_| Outcome {
+        violation: Some(Violation { predicate: "panic", at: 0, what: "see standard error".into() }),
+        stats: Stats::default(),
+        trace: Trace::new(Level::Off),
+    })
+}
+
+fn run_to_the_end(seed: u64, profile: Profile, level: Level) -> Outcome {
+    let mut world = World::new(seed, profile, level);
+    world.drive();
+    world.stats.virtual_us = world.now;
+    world.stats.runs = world.checks.runs.len() as u64;
+    Outcome { violation: world.checks.violation, stats: world.stats, trace: world.trace }
+}
+
+impl World {
+    fn new(seed: u64, profile: Profile, level: Level) -> Self {
+        let plan = Plan::draw(seed, profile);
+        let mut dice = Dice::new(seed, 2);
+        let count = plan.peers.len();
+        let peers = plan.peers.iter().enumerate().map(|(index, plan)| {
+            let key = Symbolic::new(seed.wrapping_mul(1_000) + index as u64);
+            Sim {
+                id: key.public_key().peer_id(),
+                key,
+                plan: plan.clone(),
+                disk: MemDisk::default(),
+                state: State::Absent,
+                node: None,
+                life: 0,
+                frozen_until: 0,
+                held: Vec::new(),
+                mono_ms: dice.range(0..=10_000_000),
+                wall_off_ms: plan.skew_ms,
+                wake_at: None,
+                spins: 0,
+                gateway: None,
+                trusted: BTreeSet::new(),
+                blobs: BTreeSet::new(),
+                tools: BTreeSet::new(),
+                armed: None,
+                stall_us: 0,
+                revoked: false,
+                thawing: false,
+            }
+        });
+        let peers: Vec<Sim> = peers.collect();
+        let pairs = pairs(count).zip(&plan.latency_us).map(|(key, latency_us)| (key, Pair::new(*latency_us))).collect();
+        Self {
+            now: 0,
+            heap: BinaryHeap::new(),
+            sequence: 0,
+            dice,
+            peers,
+            pairs,
+            conns: 0,
+            split: Vec::new(),
+            sparse_holds: false,
+            loss: 0,
+            sessions: vec![None; count],
+            registering: vec![false; count],
+            registered: BTreeMap::new(),
+            session_ids: 0,
+            commands: BTreeMap::new(),
+            command_ids: 0,
+            accepted: BTreeMap::new(),
+            invited: BTreeMap::new(),
+            phase: Phase::Setup,
+            phase_at: 0,
+            faults_at: 0,
+            dirty: true,
+            settled_at: None,
+            unsettled_at: 0,
+            settle_noted: true,
+            kept: None,
+            open_at: 0,
+            slack_us: 0,
+            stats: Stats::default(),
+            checks: Checks::new(count),
+            trace: Trace::new(level),
+            plan,
+        }
+    }
+
+    // --- The loop -------------------------------------------------------------------------------------------------
+
+    /// Something happens `delay` microseconds from now.
+    pub(crate) fn at(&mut self, delay: u64, event: Event) {
+        self.sequence += 1;
+        self.heap.push(Reverse(Timed { at: self.now + delay, sequence: self.sequence, event }));
+    }
+
+    fn drive(&mut self) {
+        self.found();
+        while let Some(Reverse(Timed { at, event, .. })) = self.heap.pop() {
+            self.now = at;
+            self.stats.events += 1;
+            self.handle(event);
+            if self.dirty {
+                self.dirty = false;
+                self.l1_note();
+            }
+            if self.checks.violation.is_some() || self.phase == Phase::End {
+                return;
+            }
+        }
+    }
+
+    fn handle(&mut self, event: Event) {
+        match event {
+            Event::Wake { peer, life, at } => self.wake(peer, life, at),
+            Event::Synced { peer, life, txn } => self.synced(peer, life, txn),
+            Event::Input { peer, life, input } => {
+                if self.peers[peer].life == life {
+                    self.input(peer, *input);
+                }
+            }
+            Event::ToolDone { peer, life, id, attempt, ending } => self.tool_done(peer, life, id, attempt, ending),
+            Event::Deliver { key, end, conn, frame } => self.deliver(key, end, conn, *frame),
+            Event::Detect { key, conn, end } => self.detect(key, conn, end),
+            Event::LinkUp { key, conn, end } => self.link_up(key, conn, end),
+            Event::Dial(key) => self.dialled(key),
+            Event::Register(node) => self.try_register(node),
+            Event::Goodbye { gateway, node, id } => self.goodbye(gateway, node, id),
+            Event::Moved { node, id } => self.moved(node, id),
+            Event::CloseUntrusted { peer, life } => {
+                if self.peers[peer].life == life {
+                    self.close_untrusted(peer);
+                }
+            }
+            Event::Crash { peer, life, down_us } => {
+                if self.peers[peer].life == life {
+                    self.crash(peer, down_us);
+                }
+            }
+            Event::Exit { peer, life, down_us } => {
+                if self.peers[peer].life == life {
+                    self.exit(peer, down_us);
+                }
+            }
+            Event::Boot(peer) => self.boot(peer),
+            Event::Thaw { peer, life } => {
+                if self.peers[peer].life == life {
+                    self.thaw(peer);
+                }
+            }
+            Event::Join(peer) => self.join(peer),
+            Event::Fault(index) => self.fault(index),
+            Event::Ask(index) => self.ask(index),
+            Event::Cancel { peer, id } => {
+                if self.peers[peer].state == State::Running {
+                    self.command(
+                        peer,
+                        Purpose::Cancel,
+                        Command::Cancel { id, reason: "the person changed their mind".into() },
+                    );
+                }
+            }
+            Event::Phase(phase) => self.enter(phase),
+            Event::Look => self.look(),
+        }
+    }
+}
+
+/// The handle that a peer asks for.
+fn handle(peer: usize) -> NodeId {
+    NodeId::slug(&format!("device {peer}"))
+}

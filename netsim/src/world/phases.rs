@@ -1,0 +1,434 @@
+//! The plan as it is carried out, the phases of a run, and the predicates of liveness.
+
+use mesh_core::entry::{Effect, Payload, Tier};
+use mesh_core::ids::{Hash, ReqId};
+use mesh_core::io::{CallRecord, CallState, Command, NewCall, Space};
+use mesh_core::limits;
+
+use super::{
+    Event, L2_CUT_US, Phase, Purpose, QUIET_US, SETTLE_US, SETUP_US, State, TERMINAL_US, UNSETTLED_US, World, handle,
+};
+use crate::net::pair_of;
+use crate::node::{self, Node};
+use crate::plan::{Ask, FAULTS_US, Fault, MS, SECOND};
+
+impl World {
+    pub(super) fn fault(&mut self, index: usize) {
+        let fault = self.plan.faults[index].1.clone();
+        if self.phase != Phase::Faults {
+            return;
+        }
+        self.trace.story(self.now, || format!("-- {fault:?}"));
+        match fault {
+            Fault::Split(groups) => {
+                self.split = groups;
+                self.refresh_cuts();
+            }
+            Fault::Unsplit => {
+                self.split.clear();
+                self.refresh_cuts();
+            }
+            Fault::Cut(a, b) | Fault::Uncut(a, b) => {
+                let (key, _) = pair_of(a, b);
+                if let Some(pair) = self.pairs.get_mut(&key) {
+                    pair.single = matches!(fault, Fault::Cut(..));
+                }
+                self.refresh_cuts();
+            }
+            Fault::OneWay(from, to, loss) => {
+                let (key, end) = pair_of(from, to);
+                if let Some(pair) = self.pairs.get_mut(&key) {
+                    pair.loss[end] = loss;
+                }
+            }
+            Fault::Loss(loss) => self.loss = loss,
+            Fault::Crash { peer, down_us } => self.crash(peer, down_us),
+            Fault::CrashNear { peer, near, after_us, down_us } => {
+                self.peers[peer].armed = Some((near, after_us, down_us));
+            }
+            Fault::Stop { peer, down_us } => {
+                if self.peers[peer].awake() {
+                    self.command(peer, Purpose::Stop(down_us), Command::Stop);
+                    let life = self.peers[peer].life;
+                    // The shell does not wait for ever (mesh-protocol.md §4, Shutdown).
+                    self.at(150 * MS, Event::Exit { peer, life, down_us });
+                }
+            }
+            Fault::Suspend { peer, for_us } => self.freeze(peer, for_us),
+            Fault::Stall { peer, for_us } => self.peers[peer].stall_us = for_us,
+            Fault::WallJump { peer, by_ms } => self.peers[peer].wall_off_ms += by_ms,
+            Fault::Revoke { by, peer } => {
+                let id = self.peers[peer].id;
+                let owner = self.peers[by].plan.tier == Tier::Owner;
+                if owner && self.peers[by].awake() && self.peers[peer].state != State::Absent {
+                    self.command(by, Purpose::Other, Command::Revoke { peer: id });
+                }
+            }
+        }
+    }
+
+    pub(super) fn ask(&mut self, index: usize) {
+        let ask: Ask = self.plan.asks[index].1.clone();
+        let origin = ask.origin;
+        if self.peers[origin].state != State::Running {
+            return;
+        }
+        let node = match ask.target {
+            None => "any".to_owned(),
+            Some(target) => {
+                let id = self.peers[target].id;
+                let view = self.peers[origin].node.as_ref().map(Node::view);
+                let named = view
+                    .and_then(|view| view.nodes.iter().find(|node| node.peer == id).map(|node| node.node_id.clone()));
+                named.unwrap_or_else(|| handle(target)).to_string()
+            }
+        };
+        let text = format!("{{\"n\":{}}}", ask.argument);
+        let arguments = if ask.blob {
+            let hash = Hash::of(text.as_bytes());
+            self.peers[origin].blobs.insert(hash);
+            Payload::Blob { hash, len: text.len() as u64 }
+        } else {
+            Payload::Inline(text.into())
+        };
+        let call = NewCall {
+            node,
+            tool: ask.tool.parse().expect("a valid constant"),
+            arguments,
+            ttl_ms: ask.ttl_ms,
+            timeout_ms: 60_000,
+            effect: ask.strict.then_some(Effect::Once),
+            principal: "owner".into(),
+            client_key: ask.key,
+        };
+        self.trace.story(self.now, || {
+            format!("p{origin} is asked for {} at {} within {} ms", call.tool, call.node, call.ttl_ms)
+        });
+        self.command(origin, Purpose::Ask(index), Command::Call(call));
+    }
+
+    // --- Phases and what must hold in them ------------------------------------------------------------------------
+
+    pub(super) fn enter(&mut self, phase: Phase) {
+        self.trace.story(self.now, || format!("== {phase:?}"));
+        self.phase = phase;
+        self.phase_at = self.now;
+        match phase {
+            Phase::Setup => {}
+            Phase::Faults => {
+                self.faults_at = self.now;
+                self.sparse_holds = true;
+                self.refresh_cuts();
+                for index in 0..self.plan.faults.len() {
+                    self.at(self.plan.faults[index].0, Event::Fault(index));
+                }
+                for index in 0..self.plan.asks.len() {
+                    self.at(self.plan.asks[index].0, Event::Ask(index));
+                }
+                for peer in 0..self.peers.len() {
+                    if self.peers[peer].state == State::Absent {
+                        self.at(self.peers[peer].plan.join_at, Event::Join(peer));
+                    }
+                }
+                self.at(FAULTS_US, Event::Phase(Phase::Quiet));
+            }
+            Phase::Quiet => {
+                self.calm();
+                self.at(QUIET_US, Event::Phase(Phase::Healed));
+            }
+            Phase::Healed => {
+                self.split.clear();
+                self.sparse_holds = false;
+                for pair in self.pairs.values_mut() {
+                    pair.single = false;
+                }
+                self.refresh_cuts();
+            }
+            Phase::LinkCut => self.cut_one_link(),
+            Phase::End => self.count_endings(),
+        }
+        self.unsettle();
+        self.settle_noted = matches!(phase, Phase::Setup | Phase::Faults | Phase::LinkCut | Phase::End);
+    }
+
+    /// Nothing goes wrong any more; everyone is awake.
+    pub(super) fn calm(&mut self) {
+        self.loss = 0;
+        for pair in self.pairs.values_mut() {
+            pair.loss = [0; 2];
+        }
+        for peer in 0..self.peers.len() {
+            self.peers[peer].armed = None;
+            self.peers[peer].stall_us = 0;
+            self.thaw(peer);
+            if self.peers[peer].state == State::Down {
+                let delay = self.dice.range(0..=100 * MS);
+                self.at(delay, Event::Boot(peer));
+            }
+        }
+    }
+
+    /// Anything about the shape of the mesh changed.
+    pub(crate) fn unsettle(&mut self) {
+        self.dirty = true;
+    }
+
+    /// Who counts for the election: running, and not thrown out.
+    pub(super) fn member(&self, peer: usize) -> bool {
+        self.peers[peer].awake() && !self.peers[peer].revoked
+    }
+
+    /// Whether every component has one gateway that all follow, or none when nobody may lead.
+    pub(super) fn settled(&self) -> bool {
+        let count = self.peers.len();
+        let mut done = vec![false; count];
+        for start in 0..count {
+            if done[start] || !self.member(start) {
+                continue;
+            }
+            let mut component = vec![start];
+            done[start] = true;
+            let mut next = 0;
+            while let Some(&at) = component.get(next) {
+                next += 1;
+                for (other, done) in done.iter_mut().enumerate() {
+                    if !*done
+                        && self.member(other)
+                        && !self.pairs[&pair_of(at, other).0].cut
+                        && self.trusts(at, other)
+                        && self.trusts(other, at)
+                    {
+                        *done = true;
+                        component.push(other);
+                    }
+                }
+            }
+            let may_lead = |peer: &usize| self.peers[*peer].plan.eligible && self.peers[*peer].plan.tier == Tier::Owner;
+            let gateway = self.peers[start].gateway;
+            let agreed = component.iter().all(|peer| self.peers[*peer].gateway == gateway);
+            let sound = match gateway {
+                Some(epoch) => component.iter().any(|peer| self.peers[*peer].id == epoch.peer),
+                None => !component.iter().any(may_lead),
+            };
+            if !agreed || !sound {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// **L1**, kept up as things change: when the mesh settled, and for how long it was not.
+    pub(super) fn l1_note(&mut self) {
+        let settled = self.settled();
+        if settled && self.settled_at.is_none() {
+            let stretch = self.now - self.unsettled_at;
+            let late = self.unsettled_at.max(self.phase_at + SETTLE_US);
+            if self.l1_binds() && self.now > late + UNSETTLED_US {
+                self.checks.fail("L1", self.now, || format!("no one gateway for all for {} ms", stretch / MS));
+            }
+            self.settled_at = Some(self.now);
+        } else if !settled && let Some(at) = self.settled_at.take() {
+            self.unsettled_at = self.now;
+            self.note_settling(at);
+        }
+    }
+
+    pub(super) fn l1_binds(&self) -> bool {
+        matches!(self.phase, Phase::Quiet | Phase::Healed)
+    }
+
+    pub(super) fn note_settling(&mut self, at: u64) {
+        let at = at.max(self.phase_at);
+        if !self.settle_noted && self.now >= at + SECOND {
+            self.settle_noted = true;
+            self.stats.settle_us.push(at - self.phase_at);
+        }
+    }
+
+    /// Looked at now and then: deadlines of the liveness predicates, and whether the phase is over.
+    pub(super) fn look(&mut self) {
+        self.at(250 * MS, Event::Look);
+        self.l1_note();
+        if let Some(at) = self.settled_at {
+            self.note_settling(at);
+        }
+        let since = self.now - self.phase_at;
+        match self.phase {
+            Phase::Setup => {
+                let here = self.peers.iter().all(|sim| sim.plan.join_at > 0 || sim.state == State::Running);
+                let linked = self.pairs.iter().all(|(key, pair)| {
+                    pair.view[0] != 0
+                        || self.peers[key.0].state != State::Running
+                        || self.peers[key.1].state != State::Running
+                });
+                if here && linked && self.settled_at.is_some_and(|at| self.now >= at + 500 * MS) {
+                    self.enter(Phase::Faults);
+                } else if since > SETUP_US {
+                    let beliefs = self.beliefs();
+                    self.checks.fail("setup", self.now, || format!("not all joined, linked and settled: {beliefs}"));
+                }
+            }
+            Phase::Quiet | Phase::Healed => {
+                let late = self.unsettled_at.max(self.phase_at + SETTLE_US - UNSETTLED_US) + UNSETTLED_US;
+                if self.settled_at.is_none() && self.now > late {
+                    let beliefs = self.beliefs();
+                    self.checks.fail("L1", self.now, || format!("not settled: {beliefs}"));
+                }
+                if self.phase == Phase::Healed {
+                    self.l3_accepted_calls_end();
+                }
+            }
+            Phase::LinkCut => {
+                if since > L2_CUT_US {
+                    self.enter(Phase::End);
+                }
+            }
+            Phase::Faults | Phase::End => {}
+        }
+    }
+
+    pub(super) fn beliefs(&self) -> String {
+        let believes = self.peers.iter().enumerate().map(|(peer, sim)| {
+            let whom = sim.gateway.map(|epoch| (self.index_of(&epoch.peer), epoch.counter));
+            format!(
+                "p{peer} {:?} {whom:?} links {}",
+                sim.state,
+                (0..self.peers.len()).filter(|other| *other != peer && self.sees_link(peer, *other)).count()
+            )
+        });
+        believes.collect::<Vec<_>>().join(", ")
+    }
+
+    /// A call as its origin's door would show it.
+    pub(super) fn record_at(&self, peer: usize, id: &ReqId) -> Option<CallRecord> {
+        let sim = &self.peers[peer];
+        if let Some(record) = sim.node.as_ref().and_then(|node| node.open_call(id)) {
+            return Some(record.clone());
+        }
+        sim.disk.applied(Space::Calls, &id.0).and_then(|value| node::call_record(value))
+    }
+
+    /// **L3** in 30 s after the full healing every accepted call is terminal at its origin, or by its own time when that
+    /// is later; and where the target is there, it has confirmed the ending.
+    pub(super) fn l3_accepted_calls_end(&mut self) {
+        let mut open = 0;
+        let mut broken = None;
+        for (id, accepted) in &self.accepted {
+            let sim = &self.peers[accepted.origin];
+            if sim.state != State::Running || sim.revoked {
+                continue;
+            }
+            let record = self.record_at(accepted.origin, id);
+            let Some(record) = record else {
+                broken.get_or_insert(format!("p{} accepted {id} and does not know it", accepted.origin));
+                continue;
+            };
+            let target = self.index_of(&record.header.target);
+            if target.is_some_and(|target| self.peers[target].awake() && !self.trusts(target, accepted.origin)) {
+                // Its origin was thrown out and does not know it: nobody can tell it anything any more.
+                continue;
+            }
+            let target_there = target.is_some_and(|target| self.member(target) && self.trusts(accepted.origin, target));
+            let ended = matches!(record.state, CallState::Ended(_)) && (record.confirmed || !target_there);
+            if ended {
+                continue;
+            }
+            open += 1;
+            let own = accepted.at + (accepted.ttl_ms + 2 * limits::epsilon_ms(accepted.ttl_ms)) * MS + 5 * SECOND;
+            let due = (self.phase_at + TERMINAL_US).max(own);
+            if self.now > due {
+                broken.get_or_insert(format!(
+                    "{id} of p{} for {target:?} is still {} (confirmed {}) at its origin: {:?}",
+                    accepted.origin,
+                    record.state.as_str(),
+                    record.confirmed,
+                    record
+                        .history
+                        .iter()
+                        .map(|row| (row.state.as_str(), row.attempt, row.reason.as_str()))
+                        .collect::<Vec<_>>()
+                ));
+            }
+        }
+        if let Some(what) = broken {
+            self.checks.fail("L3", self.now, || what);
+        }
+        let settled = self.settled_at.is_some_and(|at| self.now >= at + SECOND);
+        let asked = self.now >= self.faults_at + FAULTS_US + 3 * SECOND + QUIET_US;
+        if open > 0 {
+            self.open_at = self.now;
+        }
+        let told = self.now >= self.open_at + 2 * SECOND;
+        if told && settled && asked && self.now - self.phase_at >= SETTLE_US {
+            self.l4_books_agree();
+            self.enter(Phase::LinkCut);
+        }
+    }
+
+    /// **L2** cutting one link of a connected component does not change the gateway: the link is cut here, and every
+    /// change of belief judged in [`Self::gateway_changed`].
+    pub(super) fn cut_one_link(&mut self) {
+        let members: Vec<usize> = (0..self.peers.len()).filter(|peer| self.member(*peer)).collect();
+        let whole =
+            members.iter().all(|a| members.iter().all(|b| a == b || (self.trusts(*a, *b) && self.sees_link(*a, *b))));
+        if members.len() < 3 || !whole {
+            self.enter(Phase::End);
+            return;
+        }
+        self.kept = self.peers[members[0]].gateway;
+        // The links to the gateway are the ones that matter.
+        let leader = self.kept.and_then(|epoch| self.index_of(&epoch.peer)).filter(|_| self.dice.chance(800));
+        let a = leader.unwrap_or(members[0]);
+        let others: Vec<usize> = members.into_iter().filter(|peer| *peer != a).collect();
+        let b = self.dice.pick(&others);
+        let (key, _) = pair_of(a, b);
+        self.trace.story(self.now, || format!("-- L2: cut p{a}-p{b}"));
+        if let Some(pair) = self.pairs.get_mut(&key) {
+            pair.single = true;
+        }
+        self.refresh_cuts();
+    }
+
+    /// **L4**, as far as people can see it: two seconds after the last call ended at its origin, what the origin's book
+    /// says of a call, confirmed, every member's book that knows the call says too.
+    pub(super) fn l4_books_agree(&mut self) {
+        let mut broken = None;
+        for (id, accepted) in &self.accepted {
+            let Some(told) = self.record_at(accepted.origin, id).filter(|record| record.confirmed) else { continue };
+            let target = self.index_of(&told.header.target);
+            for peer in (0..self.peers.len()).filter(|peer| self.member(*peer)) {
+                // What somebody wrote after being thrown out does not reach those who hold that.
+                let hears = |other: usize| self.trusts(peer, other) && self.trusts(other, peer);
+                let hears = |other: usize| other == peer || hears(other);
+                if !hears(accepted.origin) || !target.is_some_and(hears) {
+                    continue;
+                }
+                let Some(record) = self.record_at(peer, id) else { continue };
+                if (record.state, record.confirmed) != (told.state, told.confirmed) {
+                    broken.get_or_insert(format!(
+                        "{id} is {} at its origin p{}, and {} (confirmed {}) at p{peer}",
+                        told.state.as_str(),
+                        accepted.origin,
+                        record.state.as_str(),
+                        record.confirmed
+                    ));
+                }
+            }
+        }
+        if let Some(what) = broken {
+            self.checks.fail("L4", self.now, || what);
+        }
+    }
+
+    pub(super) fn count_endings(&mut self) {
+        let accepted: Vec<(ReqId, usize)> = self.accepted.iter().map(|(id, call)| (*id, call.origin)).collect();
+        for (id, origin) in accepted {
+            let word = match self.record_at(origin, &id) {
+                Some(record) if record.confirmed => record.state.as_str().to_owned(),
+                Some(record) => format!("{}*", record.state.as_str()),
+                None => "origin gone".to_owned(),
+            };
+            *self.stats.endings.entry(word).or_default() += 1;
+        }
+    }
+}

@@ -1,0 +1,427 @@
+//! What a peer's shell does with its core: inputs in, outputs out, disk, tools, replies.
+
+use mesh_core::crypto::Signer;
+use mesh_core::entry::{Effect, Ending, Payload, SignedEntry};
+use mesh_core::epoch::Epoch;
+use mesh_core::frame::{AnswerKind, Frame};
+use mesh_core::ids::{Attempt, Hash, Incarnation, PeerId, ReqId};
+use mesh_core::io::{Batch, CmdId, Command, Fact, Input, Invocation, Now, Output, Reply, Space, ToolOutcome, TxnId};
+use mesh_core::limits;
+
+use super::{Accepted, Event, Phase, Purpose, State, WALL_MS, World, handle};
+use crate::node::Node;
+use crate::plan::{MS, Near, SECOND};
+use crate::predicates::output_of;
+
+impl World {
+    /// The peer's index, if it is one of ours.
+    pub(crate) fn index_of(&self, id: &PeerId) -> Option<usize> {
+        self.peers.iter().position(|peer| peer.id == *id)
+    }
+
+    /// Whether `peer` holds `other` approved.
+    pub(crate) fn trusts(&self, peer: usize, other: usize) -> bool {
+        self.peers[peer].trusted.contains(&self.peers[other].id)
+    }
+
+    pub(super) fn now_of(&self, peer: usize) -> Now {
+        let peer = &self.peers[peer];
+        let ms = self.now / MS;
+        let wall = WALL_MS + ms.cast_signed() + peer.wall_off_ms;
+        Now { mono_ms: peer.mono_ms + ms, wall_ms: wall.max(0).cast_unsigned() }
+    }
+
+    /// Hands an input to a peer's core, at once or when it thaws.
+    pub(crate) fn input(&mut self, peer: usize, input: Input) {
+        if self.peers[peer].state != State::Running {
+            return;
+        }
+        if self.peers[peer].frozen() && !self.peers[peer].thawing {
+            self.peers[peer].held.push(input);
+            return;
+        }
+        let now = self.now_of(peer);
+        let Some(mut node) = self.peers[peer].node.take() else { return };
+        let mut out = Vec::new();
+        if !matches!(input, Input::Recv(..)) {
+            self.trace.detail(self.now, || format!("p{peer} :: {input:?}"));
+        }
+        node.step(now, &mut self.dice, input, &mut out);
+        self.peers[peer].node = Some(node);
+        self.outputs(peer, out);
+        self.set_timer(peer);
+    }
+
+    pub(super) fn set_timer(&mut self, peer: usize) {
+        let Some(timeout) = self.peers[peer].node.as_ref().and_then(Node::poll_timeout) else { return };
+        let due = timeout.saturating_sub(self.peers[peer].mono_ms).saturating_mul(MS).max(self.now);
+        if self.peers[peer].wake_at.is_some_and(|at| at <= due && at >= self.now) {
+            return;
+        }
+        self.peers[peer].wake_at = Some(due);
+        let life = self.peers[peer].life;
+        self.at(due - self.now, Event::Wake { peer, life, at: due });
+    }
+
+    pub(super) fn wake(&mut self, peer: usize, life: u64, at: u64) {
+        let sim = &mut self.peers[peer];
+        if sim.life != life || sim.wake_at != Some(at) || sim.state != State::Running || sim.frozen() {
+            return;
+        }
+        sim.wake_at = None;
+        let now_ms = sim.mono_ms + self.now / MS;
+        if sim.node.as_ref().and_then(Node::poll_timeout).is_some_and(|timeout| timeout <= now_ms) {
+            self.input(peer, Input::Wake);
+            let sim = &mut self.peers[peer];
+            let again = sim.node.as_ref().and_then(Node::poll_timeout).is_some_and(|timeout| timeout <= now_ms);
+            sim.spins = if again { sim.spins + 1 } else { 0 };
+            if sim.spins > 50 {
+                self.checks.fail("spin", self.now, || format!("p{peer} asks to be woken at once, again and again"));
+            }
+        } else {
+            self.set_timer(peer);
+        }
+    }
+
+    pub(super) fn outputs(&mut self, peer: usize, out: Vec<Output>) {
+        for output in out {
+            match output {
+                Output::Send(to, frame) => self.send_out(peer, &to, frame),
+                Output::Commit(txn, batch) => self.commit(peer, txn, batch),
+                Output::ReadLog { to, ranges } => {
+                    let input = self.read_log(peer, to, &ranges);
+                    let delay = self.dice.range(20..=1_000);
+                    self.input_later(peer, delay, input);
+                }
+                Output::Invoke(invocation) => self.invoke(peer, &invocation),
+                Output::Kill(id, attempt) => {
+                    if self.peers[peer].tools.contains(&(id, attempt)) {
+                        let life = self.peers[peer].life;
+                        let delay = self.dice.range(0..=20 * MS);
+                        self.at(delay, Event::ToolDone { peer, life, id, attempt, ending: Ending::Cancelled });
+                    }
+                }
+                Output::Fetch { hash, from, .. } => {
+                    let delay = self.dice.range(MS..=100 * MS);
+                    let has = from.iter().filter_map(|id| self.index_of(id)).find(|other| {
+                        self.sees_link(peer, *other)
+                            && self.peers[*other].awake()
+                            && self.peers[*other].blobs.contains(&hash)
+                    });
+                    let input = if has.is_some() || self.peers[peer].blobs.contains(&hash) {
+                        self.peers[peer].blobs.insert(hash);
+                        Input::Fetched(hash)
+                    } else {
+                        Input::FetchFailed(hash)
+                    };
+                    self.input_later(peer, delay, input);
+                }
+                Output::Reply(cmd, reply) => self.reply(peer, cmd, reply),
+                Output::Fact(fact) => self.fact(peer, fact),
+            }
+        }
+    }
+
+    pub(super) fn input_later(&mut self, peer: usize, delay: u64, input: Input) {
+        let life = self.peers[peer].life;
+        self.at(delay, Event::Input { peer, life, input: Box::new(input) });
+    }
+
+    pub(super) fn send_out(&mut self, peer: usize, to: &PeerId, frame: Frame) {
+        let Some(to_index) = self.index_of(to) else { return };
+        self.trace.detail(self.now, || format!("p{peer} -> p{to_index} {frame:?}"));
+        if let Frame::Answer(answer) = &frame
+            && matches!(answer.what, AnswerKind::Fenced(_) | AnswerKind::Running { .. } | AnswerKind::Ended(_))
+        {
+            self.checks.not_obeyed(peer, answer.id, answer.attempt, *to);
+        }
+        self.send(peer, to_index, frame);
+    }
+
+    pub(super) fn commit(&mut self, peer: usize, txn: TxnId, batch: Batch) {
+        self.trace.detail(self.now, || {
+            let rows: Vec<&str> = batch.writes.iter().map(|write| write.space.name()).collect();
+            format!("p{peer} commits {txn} sync={} {rows:?}", batch.sync)
+        });
+        let waited = batch.sync;
+        self.peers[peer].disk.commit(txn, batch);
+        self.begin_sync(peer);
+        if waited {
+            self.armed(peer, Near::Commit);
+        }
+    }
+
+    pub(super) fn begin_sync(&mut self, peer: usize) {
+        let sim = &mut self.peers[peer];
+        if let Some(txn) = sim.disk.begin_sync() {
+            let (low, high) = sim.plan.fsync_us;
+            let stall = std::mem::take(&mut sim.stall_us);
+            let life = sim.life;
+            let odd = if self.dice.chance(3) { self.dice.range(20 * MS..=300 * MS) } else { 0 };
+            let delay = self.dice.range(low..=high) + stall + odd;
+            self.at(delay, Event::Synced { peer, life, txn });
+        }
+    }
+
+    pub(super) fn synced(&mut self, peer: usize, life: u64, txn: TxnId) {
+        if self.peers[peer].life != life || self.peers[peer].disk.syncing != Some(txn) {
+            return;
+        }
+        let batches = self.peers[peer].disk.end_sync(txn);
+        self.note_durable(peer, &batches);
+        self.input(peer, Input::Durable(txn));
+        self.begin_sync(peer);
+        self.armed(peer, Near::Durable);
+    }
+
+    pub(super) fn note_durable(&mut self, peer: usize, batches: &[Batch]) {
+        for batch in batches {
+            self.checks.on_durable(self.now, peer, batch, &self.peers[peer].disk);
+        }
+    }
+
+    pub(super) fn read_log(&self, peer: usize, to: PeerId, ranges: &[(PeerId, Incarnation, u64, u64)]) -> Input {
+        let mut entries = Vec::new();
+        let mut bytes = 0;
+        for (author, incarnation, first, last) in ranges {
+            let key = |seq: u64| [author.0.as_slice(), &incarnation.0.to_be_bytes(), &seq.to_be_bytes()].concat();
+            for (_, value) in self.peers[peer].disk.scan(Space::Log, key(*first), key(*last)) {
+                if bytes + value.len() > limits::SYNC_BYTES_MAX && !entries.is_empty() {
+                    return Input::LogRead { to, entries, more: true };
+                }
+                bytes += value.len();
+                entries.extend(SignedEntry::from_stored(value));
+            }
+        }
+        Input::LogRead { to, entries, more: false }
+    }
+
+    // --- Tools ----------------------------------------------------------------------------------------------------
+
+    pub(super) fn invoke(&mut self, peer: usize, invocation: &Invocation) {
+        let (id, attempt) = (invocation.id, invocation.attempt);
+        self.trace.story(self.now, || format!("p{peer} RUNS {id} attempt {attempt} {}", invocation.header.tool));
+        let origin = self.index_of(&invocation.origin);
+        let approved = self.peers[peer].node.as_ref().is_some_and(|node| {
+            let view = node.view();
+            !view.revoked && view.nodes.iter().any(|node| node.peer == invocation.origin)
+        });
+        let sim = &self.peers[peer];
+        let (checks, now) = (&mut self.checks, self.now);
+        checks.s4_started_is_durable_and_origin_approved(now, peer, invocation, &sim.disk, origin, approved);
+        checks.s2_obeyed_epochs_never_decrease(now, peer, id, attempt, &sim.disk);
+        checks.s6_nothing_runs_after_its_ending(now, peer, id, attempt);
+        checks.s9_nothing_forgotten_runs(now, peer, id);
+        checks.s3_at_most_one_run(now, peer, id, attempt);
+        if attempt == 1 {
+            checks.one_run_per_client_key(now, peer, invocation);
+        }
+        if invocation.header.target != sim.id || origin.is_none() {
+            checks.fail("S4", now, || format!("{id} runs at p{peer}, which is not its target"));
+        }
+        if attempt > 1 && invocation.header.effect == Effect::Once {
+            checks.fail("S3", now, || format!("{id}, a call to run once, gets attempt {attempt}"));
+        }
+        self.s4_time_is_left(peer, id);
+        if let Payload::Blob { hash, .. } = &invocation.header.arguments
+            && !self.peers[peer].blobs.contains(hash)
+        {
+            self.checks.fail("blob", now, || format!("{id} runs at p{peer} without its arguments"));
+        }
+        self.peers[peer].tools.insert((id, attempt));
+        let runs_for = match invocation.header.tool.as_str() {
+            "look" => self.dice.range(0..=20 * MS),
+            "put" => self.dice.range(0..=300 * MS),
+            _ => self.dice.range(0..=2_500 * MS),
+        };
+        let ending = if self.dice.chance(60) { Ending::Failed } else { Ending::Done };
+        let life = self.peers[peer].life;
+        if self.dice.chance(300) {
+            self.input_later(peer, runs_for / 2, Input::ToolProgress(id, attempt, "half".into()));
+        }
+        self.at(runs_for, Event::ToolDone { peer, life, id, attempt, ending });
+        self.armed(peer, Near::Invoke);
+    }
+
+    /// **S4**, time: a tool starts only with time left by the target's own reckoning. Each hop may add what the frame was
+    /// on its way; a restart under a wall clock that jumps may add the time away.
+    pub(super) fn s4_time_is_left(&mut self, peer: usize, id: ReqId) {
+        let Some(known) = self.checks.known.get(&id) else { return };
+        let Some(origin) = self.index_of(&known.origin) else { return };
+        let ttl_us = known.header.ttl_ms * MS;
+        // The wall time in the header, made true again by the origin's own error at the end of the setup.
+        let Some(accepted) = self.accepted.get(&id) else { return };
+        if self.plan.wall_jumps || accepted.origin != origin {
+            return;
+        }
+        let late = self.now.saturating_sub(accepted.at + ttl_us);
+        if late > self.slack_us + 3 * SECOND {
+            self.checks.fail("S4", self.now, || format!("{id} starts at p{peer} {} ms after its time", late / MS));
+        }
+    }
+
+    pub(super) fn tool_done(&mut self, peer: usize, life: u64, id: ReqId, attempt: Attempt, ending: Ending) {
+        if self.peers[peer].life != life || !self.peers[peer].tools.contains(&(id, attempt)) {
+            return;
+        }
+        if self.peers[peer].frozen() {
+            let delay = self.peers[peer].frozen_until.saturating_sub(self.now) + self.dice.range(0..=10 * MS);
+            self.at(delay, Event::ToolDone { peer, life, id, attempt, ending });
+            return;
+        }
+        self.peers[peer].tools.remove(&(id, attempt));
+        if let Some(run) = self.checks.runs.get_mut(&(id, attempt)) {
+            run.ended = Some(ending);
+        }
+        let said = output_of(&id, attempt);
+        let output = if self.dice.chance(80) {
+            self.peers[peer].blobs.insert(Hash::of(&said));
+            Payload::Blob { hash: Hash::of(&said), len: said.len() as u64 }
+        } else {
+            Payload::Inline(said)
+        };
+        let reason = if ending == Ending::Done { String::new() } else { "it did not work".into() };
+        let outcome = ToolOutcome { ending, reason, output, error: String::new() };
+        self.trace.story(self.now, || format!("p{peer}'s run of {id} attempt {attempt} ends {}", ending.as_str()));
+        self.input(peer, Input::ToolEnded(id, attempt, outcome));
+        self.armed(peer, Near::Ended);
+    }
+
+    // --- Facts and replies ----------------------------------------------------------------------------------------
+
+    pub(super) fn fact(&mut self, peer: usize, fact: Fact) {
+        match fact {
+            Fact::Gateway(epoch) => self.gateway_changed(peer, epoch),
+            Fact::Trust => {
+                self.refresh_trust(peer);
+                let life = self.peers[peer].life;
+                let delay = self.dice.range(MS..=150 * MS);
+                self.at(delay, Event::CloseUntrusted { peer, life });
+            }
+            Fact::Revoked => {
+                self.trace.story(self.now, || format!("p{peer} holds its own revocation"));
+                self.peers[peer].revoked = true;
+                self.dirty = true;
+                let life = self.peers[peer].life;
+                let delay = self.dice.range(0..=2 * SECOND);
+                self.at(delay, Event::Crash { peer, life, down_us: 0 });
+            }
+            Fact::Call(id, row) => self.trace.story(self.now, || {
+                let by = self.peers.iter().position(|sim| sim.id == row.peer);
+                format!(
+                    "p{peer} has {id} {} (attempt {}, by {by:?}, confirmed {}) {}",
+                    row.state.as_str(),
+                    row.attempt,
+                    row.confirmed,
+                    row.reason
+                )
+            }),
+            Fact::Warning(text, about) => {
+                let about = self.index_of(&about);
+                self.trace.story(self.now, || format!("p{peer} warns about {about:?}: {text}"));
+            }
+            Fact::View | Fact::CallEnded(_) => {}
+        }
+    }
+
+    pub(super) fn refresh_trust(&mut self, peer: usize) {
+        if let Some(node) = &self.peers[peer].node {
+            self.peers[peer].trusted = node.view().nodes.iter().map(|node| node.peer).collect();
+            self.dirty = true;
+        }
+    }
+
+    pub(super) fn gateway_changed(&mut self, peer: usize, epoch: Option<Epoch>) {
+        let me = self.peers[peer].id;
+        let led = self.peers[peer].gateway.is_some_and(|epoch| epoch.peer == me);
+        let leads = epoch.is_some_and(|epoch| epoch.peer == me);
+        self.peers[peer].gateway = epoch;
+        self.dirty = true;
+        self.trace.story(self.now, || match epoch {
+            Some(epoch) => {
+                let whom = self.peers.iter().position(|sim| sim.id == epoch.peer);
+                format!("p{peer} follows p{} in epoch {} class {}", whom.unwrap_or(99), epoch.counter, epoch.class)
+            }
+            None => format!("p{peer} follows nobody"),
+        });
+        if let (true, Some(epoch)) = (leads, epoch) {
+            self.stats.reigns += 1;
+            let life = self.peers[peer].life;
+            self.checks.s1_one_reign_per_epoch(self.now, peer, life, epoch, &self.peers[peer].disk);
+        }
+        if led && !leads {
+            self.close_sessions(peer);
+        }
+        self.register(peer);
+        if self.phase == Phase::LinkCut && !self.plan.handovers && epoch != self.kept {
+            self.checks
+                .fail("L2", self.now, || format!("one link cut, and p{peer} goes from {:?} to {epoch:?}", self.kept));
+        }
+    }
+
+    pub(super) fn command(&mut self, peer: usize, purpose: Purpose, command: Command) {
+        self.command_ids += 1;
+        let id = self.command_ids;
+        self.commands.insert(id, (purpose, self.now));
+        self.input(peer, Input::Command(id, command));
+    }
+
+    pub(super) fn reply(&mut self, peer: usize, cmd: CmdId, reply: Reply) {
+        let Some((purpose, asked_at)) = self.commands.remove(&cmd) else {
+            self.checks.fail("reply", self.now, || format!("p{peer} answers command {cmd} twice"));
+            return;
+        };
+        self.trace.story(self.now, || {
+            if let Reply::Approved(welcome) = &reply {
+                format!("p{peer} approves {}", welcome.node_id)
+            } else {
+                format!("p{peer} replies {reply:?}")
+            }
+        });
+        match (purpose, reply) {
+            (Purpose::Ask(index), Reply::Call { id, created }) => {
+                let origin = self.peers.iter().position(|sim| id.is_of(&sim.id));
+                self.checks.s6_receipt_after_durable_header(self.now, peer, origin, id);
+                if created {
+                    self.stats.accepted += 1;
+                    let ask = &self.plan.asks[index].1;
+                    let (ttl_ms, cancel) = (ask.ttl_ms, ask.cancel_after_us);
+                    self.accepted.insert(id, Accepted { origin: peer, at: asked_at, ttl_ms });
+                    if let Some(delay) = cancel {
+                        self.at(delay, Event::Cancel { peer, id });
+                    }
+                }
+            }
+            (Purpose::Ask(_), Reply::Refused(_)) => self.stats.refused += 1,
+            (Purpose::Approve(newcomer) | Purpose::Redeem(newcomer), Reply::Approved(welcome)) => {
+                self.welcome(newcomer, &welcome);
+            }
+            (Purpose::Invite(newcomer), Reply::Invited) => {
+                let (key, node_id) = (self.peers[newcomer].key.public_key(), handle(newcomer));
+                let secret = self.invited[&newcomer];
+                self.input_command_later(peer, Purpose::Redeem(newcomer), Command::Redeem { secret, key, node_id });
+            }
+            (Purpose::Stop(down_us), _) => {
+                let life = self.peers[peer].life;
+                self.at(0, Event::Exit { peer, life, down_us });
+            }
+            (
+                Purpose::Cancel
+                | Purpose::Other
+                | Purpose::Approve(_)
+                | Purpose::Redeem(_)
+                | Purpose::Invite(_)
+                | Purpose::Ask(_),
+                _,
+            ) => {}
+        }
+    }
+
+    pub(super) fn input_command_later(&mut self, peer: usize, purpose: Purpose, command: Command) {
+        self.command_ids += 1;
+        let id = self.command_ids;
+        self.commands.insert(id, (purpose, self.now));
+        let delay = self.dice.range(MS..=50 * MS);
+        self.input_later(peer, delay, Input::Command(id, command));
+    }
+}

@@ -112,10 +112,11 @@ impl Bench {
             peer.variables.push(OFFER_NOOP);
         }
         if [BenchPart::Calls, BenchPart::Idle, BenchPart::History].into_iter().any(wanted) {
-            let before = self.calls(&mut fleet, &yard).await?;
+            self.start(&mut fleet).await?;
             if wanted(BenchPart::Idle) {
                 self.idle(&mut fleet).await?;
             }
+            let before = self.calls(&fleet, &yard).await?;
             if wanted(BenchPart::History) {
                 self.past(&mut fleet, before).await?;
             }
@@ -149,8 +150,8 @@ impl Bench {
         Ok(Yard { echo, fsync })
     }
 
-    /// Three peers; a call goes from one that does not lead, over the gateway, to the third.
-    async fn calls(&mut self, fleet: &mut Fleet<5>, yard: &Yard) -> Result<Duration, Failure> {
+    /// Three peers start and join.
+    async fn start(&mut self, fleet: &mut Fleet<5>) -> Result<(), Failure> {
         self.say("three peers start and join");
         let mut first = Samples::default();
         let [one, two, three, ..] = &mut fleet.peers;
@@ -169,8 +170,14 @@ impl Bench {
         let [one, two, three] = &peers;
         join(one, two).await?;
         join(one, three).await?;
-        settled(&[one, two, three], 3).await?;
-        let (origin, target) = roles(&[one, two, three]).await?;
+        settled(&[one, two, three], 3).await
+    }
+
+    /// A call goes from a peer that does not lead, over the gateway, to the third.
+    async fn calls(&mut self, fleet: &Fleet<5>, yard: &Yard) -> Result<Duration, Failure> {
+        let [one, two, three, ..] = &fleet.peers;
+        let peers = [one, two, three];
+        let (origin, target) = roles(&peers).await?;
         self.say("calls, one after another");
         let p50 = self.sequential(&origin.client, &target, yard).await?;
         self.say("calls, 64 at once");
@@ -183,6 +190,7 @@ impl Bench {
         self.note("64 at once, processor time of one, all peers", 1e6 / rate(self.calls * 2, cpu), "µs", None);
         let (took, _) = load::at_once(&origin.client, &[target], "device.info", (self.calls, WIDTH), true).await?;
         self.note("64 at once, device.info", rate(self.calls, took), "calls/s", None);
+        self.note("resident memory after these calls", mb(largest(&peers, "VmRSS")), "MB", None);
         Ok(p50)
     }
 
@@ -227,15 +235,8 @@ impl Bench {
             Some(Goal::AtMost(0.2)),
         );
         self.note("at rest, the busiest of five", share.last().copied().unwrap_or(0.0), "% of a core", None);
-        let size =
-            |name| peers.iter().filter_map(|peer| peer.pid()).map(move |pid| memory(pid, name)).collect::<Vec<_>>();
-        // The last two have just begun; the others have served the calls before.
-        let fresh = size("VmRSS").into_iter().skip(3).max().unwrap_or(0);
-        let served = size("VmRSS").into_iter().max().unwrap_or(0);
-        let own = size("RssAnon").into_iter().skip(3).max().unwrap_or(0);
-        self.note("at rest, resident memory", mb(fresh), "MB", Some(Goal::AtMost(30.0)));
-        self.note("at rest, of it not the program file's", mb(own), "MB", None);
-        self.note("at rest after the calls, resident memory", mb(served), "MB", None);
+        self.note("at rest, resident memory", mb(largest(&peers, "VmRSS")), "MB", Some(Goal::AtMost(30.0)));
+        self.note("at rest, of it not the program file's", mb(largest(&peers, "RssAnon")), "MB", None);
         four.stop().await?;
         five.stop().await?;
         Ok(())
@@ -270,8 +271,7 @@ impl Bench {
         self.note("one call with a past, p50", ms(p50), "ms", None);
         let change = (p50.as_secs_f64() / again.as_secs_f64() - 1.0) * 100.0;
         self.note("change by a past", change, "%", Some(Goal::AtMost(20.0)));
-        let size = peers.iter().filter_map(|peer| peer.pid()).map(|pid| memory(pid, "VmRSS")).max().unwrap_or(0);
-        self.note("resident memory with a past", mb(size), "MB", None);
+        self.note("resident memory with a past", mb(largest(&peers, "VmRSS")), "MB", None);
         Ok(())
     }
 
@@ -365,6 +365,10 @@ fn rate(calls: usize, took: Duration) -> f64 {
 
 fn used(peer: &Peer) -> Duration {
     peer.pid().map(processor_time).unwrap_or_default()
+}
+
+fn largest(peers: &[&Peer], name: &str) -> u64 {
+    peers.iter().filter_map(|peer| peer.pid()).map(|pid| memory(pid, name)).max().unwrap_or(0)
 }
 
 async fn join(inviter: &Peer, newcomer: &Peer) -> Result<(), Failure> {

@@ -133,6 +133,8 @@ pub(crate) struct Actor {
     pub(super) admission: Admission,
     pub(super) replies: BTreeMap<CmdId, ReplyTo>,
     pub(super) last_command: CmdId,
+    /// Who waits for the ending of a call.
+    waiters: BTreeMap<ReqId, Vec<oneshot::Sender<CallAnswer>>>,
     view: watch::Sender<Arc<View>>,
     surroundings: watch::Sender<Arc<Surroundings>>,
     pub(super) events: Arc<EventLog>,
@@ -158,6 +160,8 @@ pub(super) enum ReplyTo {
     Admission(AfterReply),
     Nobody,
 }
+
+type CallAnswer = Result<Option<CallRecord>, MeshError>;
 
 /// Handle to the mesh, and the task itself.
 pub(crate) struct Started {
@@ -223,6 +227,7 @@ pub(crate) fn start(
         admission: Admission::new(admitted_tx),
         replies: BTreeMap::new(),
         last_command: 0,
+        waiters: BTreeMap::new(),
         view,
         surroundings,
         events,
@@ -270,7 +275,10 @@ impl Actor {
                 Some(admitted) = self.admitted.recv() => self.handle_admitted(admitted)?,
                 Some(request) = self.requests.recv() => self.handle_request(request),
                 Some(event) = self.lan_events.recv() => self.handle_lan(event),
-                _ = publish.tick() => self.publish_surroundings(),
+                _ = publish.tick() => {
+                    self.publish_surroundings();
+                    self.forget_waiters();
+                }
                 _ = addresses.tick() => self.refresh_directory(),
             }
             while let Some(input) = self.tail.pop_front() {
@@ -366,7 +374,10 @@ impl Actor {
                     Fact::Gateway(_) => gateway_changed = true,
                     Fact::View => view_changed = true,
                     Fact::Call(id, row) => self.events.push(clock::now().wall_ms, EventKind::Call(id, row)),
-                    Fact::CallEnded(_) => self.surroundings_dirty = true,
+                    Fact::CallEnded(id) => {
+                        self.surroundings_dirty = true;
+                        self.answer_waiters(&id);
+                    }
                     Fact::Trust => trust_changed = true,
                     Fact::Revoked => {
                         tracing::info!(target: "sigil::events::membership", "this device was removed from the mesh");
@@ -559,6 +570,7 @@ impl Actor {
         match request {
             Request::Command(command, reply) => self.command(command, ReplyTo::Door(reply)),
             Request::Call(id, reply) => drop(reply.send(self.call(&id))),
+            Request::Ended(id, reply) => self.wait_for_end(id, reply),
             Request::Calls(filter, after, limit, reply) => drop(reply.send(self.calls(&filter, after, limit))),
             Request::Want(hash, len, from) => self.fetch(hash, len, vec![from]),
             Request::SetTools(tools) => {
@@ -579,6 +591,30 @@ impl Actor {
         }
         let stored = self.store.get(Space::Calls, &id.0).map_err(store_trouble)?;
         Ok(stored.as_deref().and_then(mesh_core::entry::decode))
+    }
+
+    fn wait_for_end(&mut self, id: ReqId, reply: oneshot::Sender<CallAnswer>) {
+        match self.call(&id) {
+            Ok(Some(call)) if matches!(call.state, CallState::Open(_)) => {
+                self.waiters.entry(id).or_default().push(reply);
+            }
+            over => drop(reply.send(over)),
+        }
+    }
+
+    /// The ending is durable.
+    fn answer_waiters(&mut self, id: &ReqId) {
+        for reply in self.waiters.remove(id).unwrap_or_default() {
+            drop(reply.send(self.call(id)));
+        }
+    }
+
+    /// Drops those who did not want to wait any longer.
+    fn forget_waiters(&mut self) {
+        self.waiters.retain(|_, replies| {
+            replies.retain(|reply| !reply.is_closed());
+            !replies.is_empty()
+        });
     }
 
     fn calls(&self, filter: &CallFilter, after: Option<CallCursor>, limit: usize) -> Result<CallPage, MeshError> {
@@ -724,6 +760,10 @@ impl Actor {
         self.led = false;
         self.tail.clear();
         self.replies.clear();
+        // Leaving has ended every call.
+        for id in self.waiters.keys().copied().collect::<Vec<_>>() {
+            self.answer_waiters(&id);
+        }
         self.seen_at.retain(|_, addresses| !addresses.is_empty());
         let mut out = Vec::new();
         let image = self.store.image()?;

@@ -73,6 +73,8 @@ struct Books {
     rejected: Vec<PeerId>,
     cancelled: Vec<ReqId>,
     panics: bool,
+    /// Who waits for an ending.
+    waiters: Vec<(ReqId, tokio::sync::oneshot::Sender<Result<Option<CallRecord>, crate::mesh::handle::MeshError>>)>,
 }
 
 struct Fake {
@@ -207,7 +209,14 @@ impl Fake {
         let call = books.calls.get_mut(&id).unwrap();
         (call.state, call.confirmed, call.output) = (row.state, true, output);
         call.history.push(row.clone());
+        let call = call.clone();
+        let (over, waiters) = std::mem::take(&mut books.waiters).into_iter().partition(|(waited, _)| *waited == id);
+        books.waiters = waiters;
         drop(books);
+        let over: Vec<_> = over;
+        for (_, to) in over {
+            reply(to, Ok(Some(call.clone())));
+        }
         self.events.push(ACCEPTED_MS, EventKind::Call(id, row));
     }
 
@@ -278,6 +287,13 @@ impl Actor {
                     return; // The sender is dropped: the handle says that the agent is stopping.
                 }
                 reply(to, Ok(books.calls.get(&id).cloned()));
+            }
+            Request::Ended(id, to) => {
+                let mut books = self.books.lock().unwrap();
+                match books.calls.get(&id) {
+                    Some(call) if matches!(call.state, CallState::Open(_)) => books.waiters.push((id, to)),
+                    over => reply(to, Ok(over.cloned())),
+                }
             }
             Request::Calls(filter, after, limit, to) => {
                 let books = self.books.lock().unwrap();

@@ -323,9 +323,10 @@ impl<'a> Fellow<'a> {
         let events = &mut self.loose.events;
         let hearing = async {
             loop {
-                match events.recv().await.expect("links have ended") {
-                    LinkEvent::Frame(_, frame) if wanted(&frame) => return,
-                    _ => {}
+                if let LinkEvent::Frame(_, frame) = events.recv().await.expect("links have ended")
+                    && wanted(&frame)
+                {
+                    return;
                 }
             }
         };

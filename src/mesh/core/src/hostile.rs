@@ -160,11 +160,9 @@ impl Honest {
             principal: "owner".to_owned(),
             client_key: None,
         };
-        match self.command(Command::Call(new)) {
-            Reply::Call { id, .. } => id,
-            #[expect(clippy::wildcard_enum_match_arm, reason = "a test fails on all others alike")]
-            other => panic!("{other:?}"),
-        }
+        let reply = self.command(Command::Call(new));
+        let Reply::Call { id, .. } = reply else { panic!("{reply:?}") };
+        id
     }
 
     fn state(&self, id: &ReqId) -> Option<CallState> {

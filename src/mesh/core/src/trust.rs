@@ -158,7 +158,8 @@ impl Trust {
     /// crowd out of a welcome what counts.
     fn is_stray_too_many(&self, author: &PeerId) -> bool {
         !self.was_owner(author)
-            && self.records.values().filter(|record| record.entry.author == *author).count() >= limits::STRAY_VERDICTS_MAX
+            && self.records.values().filter(|record| record.entry.author == *author).count()
+                >= limits::STRAY_VERDICTS_MAX
     }
 
     fn recompute(&mut self) -> bool {
@@ -256,11 +257,7 @@ impl Trust {
 
     /// Everyone who was ever an owner by a chain of approvals that stand, with the distance from the founder; and, for
     /// the depth of others, everyone whom such an owner approved.
-    fn chain(
-        &self,
-        verdicts: &[Said<'_>],
-        revocations: &BTreeMap<PeerId, Revocation>,
-    ) -> BTreeMap<PeerId, u32> {
+    fn chain(&self, verdicts: &[Said<'_>], revocations: &BTreeMap<PeerId, Revocation>) -> BTreeMap<PeerId, u32> {
         let mut depths = BTreeMap::from([(self.genesis.author, 0)]);
         loop {
             let mut grown = false;
@@ -303,10 +300,7 @@ fn is_void(revocations: &BTreeMap<PeerId, Revocation>, entry: &SignedEntry) -> b
 
 /// The revocations that count. Concurrent ones among owners apply in order of the signer's distance from the founder,
 /// then peer id; what a voided signer said beyond its mark is skipped.
-fn valid_revocations(
-    verdicts: &[Said<'_>],
-    depths: &BTreeMap<PeerId, u32>,
-) -> BTreeMap<PeerId, Revocation> {
+fn valid_revocations(verdicts: &[Said<'_>], depths: &BTreeMap<PeerId, u32>) -> BTreeMap<PeerId, Revocation> {
     let mut candidates: Vec<_> = verdicts
         .iter()
         .filter_map(|(entry, subject, verdict)| match &verdict.what {

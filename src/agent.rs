@@ -511,10 +511,7 @@ impl Wiring {
 
 impl Outside for Wiring {
     fn send_node(&self, peer: PeerId, frame: Frame) -> bool {
-        match frame {
-            Frame::Answer(answer) => self.client.answer(peer, answer),
-            other => self.server.send(peer, other),
-        }
+        if let Frame::Answer(answer) = frame { self.client.answer(peer, answer) } else { self.server.send(peer, frame) }
     }
 
     fn invoke(&self, invocation: Invocation) {
@@ -557,6 +554,10 @@ impl Outside for Wiring {
         let _ = self.streams.try_send(io);
     }
 
+    fn dismiss(&self, peer: PeerId) {
+        self.server.dismiss(peer);
+    }
+
     fn hurry(&self) {
         self.client.hurry();
     }
@@ -584,6 +585,7 @@ impl Outside for Unwired {
     fn follow(&self, _: Option<PeerId>) {}
     fn abdicate(&self, _: Option<PeerId>) {}
     fn node_stream(&self, _: NodeIo) {}
+    fn dismiss(&self, _: PeerId) {}
     fn hurry(&self) {}
     fn named(&self, _: &NodeId) {}
 }

@@ -38,8 +38,18 @@ pub(crate) struct Known {
     pub(crate) header: Header,
 }
 
-/// By call, attempt and gateway: the epoch of the dispatch, and what the target had obeyed when it came.
-type Dispatches = BTreeMap<(ReqId, Attempt, PeerId), (Epoch, Epoch)>;
+/// By call, attempt and gateway.
+type Dispatches = BTreeMap<(ReqId, Attempt, PeerId), Taken>;
+
+/// A dispatch as its target got it.
+#[derive(Debug, Clone, Copy)]
+struct Taken {
+    epoch: Epoch,
+    /// What the target had obeyed when it came: run something for, or raised its durable fence to.
+    obeyed: Epoch,
+    /// When its time is over, counted from its arrival.
+    deadline: u64,
+}
 
 /// What the predicates remember.
 #[derive(Debug, Default)]
@@ -94,11 +104,12 @@ impl Checks {
     }
 
     /// A target received a dispatch.
-    pub(crate) fn dispatched(&mut self, target: usize, dispatch: &Dispatch) {
+    pub(crate) fn dispatched(&mut self, now: u64, target: usize, dispatch: &Dispatch, disk: &MemDisk) {
         let Some(header) = dispatch.header.record::<Header>() else { return };
         let epoch = dispatch.claim.epoch;
-        let obeyed = self.obeyed[target];
-        self.dispatches[target].insert((header.id, dispatch.attempt, epoch.peer), (epoch, obeyed));
+        let obeyed = self.obeyed[target].max(node::durable_fence(disk));
+        let deadline = now + dispatch.left_ms.min(header.ttl_ms) * MS;
+        self.dispatches[target].insert((header.id, dispatch.attempt, epoch.peer), Taken { epoch, obeyed, deadline });
     }
 
     /// A target said "fenced", or that it had taken the call before: that dispatch is not what it obeys.
@@ -109,6 +120,22 @@ impl Checks {
     /// The target's process is gone, and what it had taken with it.
     pub(crate) fn process_gone(&mut self, target: usize) {
         self.dispatches[target].clear();
+    }
+
+    fn taken(&self, target: usize, id: ReqId, attempt: Attempt) -> Vec<Taken> {
+        let range = (id, attempt, PeerId([0; 32]))..=(id, attempt, PeerId([255; 32]));
+        self.dispatches[target].range(range).map(|(_, taken)| *taken).collect()
+    }
+
+    /// **S4**, time: a tool is invoked only with time left by the target's own reckoning, which is at most what each
+    /// dispatch that it took left it. (2 ms are the grain of the cores' clock.)
+    pub(crate) fn s4_time_is_left(&mut self, now: u64, target: usize, id: ReqId, attempt: Attempt) {
+        let deadline = self.taken(target, id, attempt).into_iter().map(|taken| taken.deadline).min();
+        if let Some(deadline) = deadline
+            && now > deadline + 2 * MS
+        {
+            self.fail("S4", now, || format!("{id} runs at p{target} {} ms after its time", (now - deadline) / MS));
+        }
     }
 
     /// **S2** for each target, obeyed epochs never decrease, across crashes. To obey is to run a tool on a dispatch that
@@ -122,11 +149,9 @@ impl Checks {
         disk: &MemDisk,
     ) {
         let fence = node::durable_fence(disk);
-        let range = (id, attempt, PeerId([0; 32]))..=(id, attempt, PeerId([255; 32]));
-        let dispatches: Vec<(Epoch, Epoch)> = self.dispatches[target].range(range).map(|(_, at)| *at).collect();
-        for (epoch, before) in dispatches {
-            if epoch < before {
-                self.fail("S2", now, || format!("p{target} obeys {epoch:?} after {before:?}"));
+        for Taken { epoch, obeyed, .. } in self.taken(target, id, attempt) {
+            if epoch < obeyed {
+                self.fail("S2", now, || format!("p{target} obeys {epoch:?} after {obeyed:?}"));
             }
             if fence < epoch {
                 self.fail("S2", now, || format!("p{target} obeys {epoch:?} while its durable fence is {fence:?}"));

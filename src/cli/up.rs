@@ -14,7 +14,7 @@ use nix::unistd::Pid;
 use serde_json::json;
 use tokio::time::{Instant, sleep};
 
-use crate::agent::{self, Endpoints};
+use crate::agent::{self, AgentError, Endpoints};
 use crate::cli::args::UpArgs;
 use crate::cli::client::{Client, Extras, noted};
 use crate::cli::exit::{Exit, Failure};
@@ -60,10 +60,15 @@ pub(crate) fn foreground(home: &Path, args: UpArgs, ui: Ui) -> Result<Exit, Fail
                 let _ = write!(detail, ": {cause}");
                 source = cause.source();
             }
-            Failure::new(Exit::Failed, detail)
+            Failure::new(exit_of(&error), detail)
         })
     })?;
     Ok(Exit::Ok)
+}
+
+/// What the agent was told wrong is a matter of usage; the rest is a failure.
+fn exit_of(error: &AgentError) -> Exit {
+    if matches!(error, AgentError::Config(_) | AgentError::Name(_)) { Exit::Usage } else { Exit::Failed }
 }
 
 fn announce(ui: Ui, endpoints: &Endpoints) {
@@ -247,6 +252,13 @@ pub(crate) fn alive(pid: u32) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_bad_setting_is_a_matter_of_usage() {
+        let bad = crate::config::ConfigError::Value { key: "k".into(), value: "v".into(), allowed: "w".into() };
+        assert_eq!(exit_of(&bad.into()), Exit::Usage);
+        assert_eq!(exit_of(&AgentError::NoPort { what: "quic", from: 1, until: 2 }), Exit::Failed);
+    }
 
     #[test]
     fn a_zombie_is_not_alive() {

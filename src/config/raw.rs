@@ -34,6 +34,8 @@ const KEYS: [(&str, &[&str]); 8] = [
     ("log", &["level", "format"]),
 ];
 
+/// Longest part of a bad value that its error repeats.
+const SHOWN_BYTES_MAX: usize = 80;
 /// Keys with a single value, which the environment can set too: `node.name` as `SIGIL_NODE_NAME`.
 const SCALARS: [&str; 9] = [
     "node.name",
@@ -242,7 +244,13 @@ impl Checker<'_> {
             Some(origin) => format!("{key} (from {origin})"),
             None => key.to_owned(),
         };
-        ConfigError::Value { key, value: value.into(), allowed: allowed.into() }
+        let value: String = value.into();
+        let shown = limits::cut(&value, SHOWN_BYTES_MAX);
+        let value = if shown.len() < value.len() { format!("{shown}…") } else { value };
+        let allowed: String = allowed.into();
+        // The rules of names are whole sentences.
+        let allowed = allowed.strip_prefix("it must be ").map(ToOwned::to_owned).unwrap_or(allowed);
+        ConfigError::Value { key, value, allowed }
     }
 
     fn one_of<T: Copy>(
@@ -499,6 +507,8 @@ mod tests {
             error("[node]\nclass = 'tablet'"),
             "node.class = `tablet` is not allowed: it must be one of phone, small, laptop, desktop, server"
         );
+        let name = error(&format!("[node]\nname = '{}:'", "a".repeat(300)));
+        assert!(name.len() < 300 && name.matches("it must be").count() == 1, "{name}");
         for (text, parts) in [
             ("[listen]\nquic_port = 70000", ["listen.quic_port", "70000", "65535"]),
             ("[listen]\nhttp_port = 'x'", ["listen.http_port", "`x`", "65535"]),

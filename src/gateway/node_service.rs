@@ -239,6 +239,15 @@ impl NodeServerHandle {
         }
     }
 
+    /// Ends the stream of a node that was revoked. It still yields its [`NodeEvent::Down`].
+    pub fn dismiss(&self, peer: PeerId) {
+        let session = self.shared.sessions().remove(&peer);
+        if let Some(session) = session {
+            session.outbox.push(Err(Status::permission_denied(Refusal::NotApproved.to_string())), 0);
+            session.end.cancel();
+        }
+    }
+
     /// Who is registered now.
     #[must_use]
     pub fn registered(&self) -> BTreeSet<PeerId> {

@@ -13,7 +13,8 @@ use mesh_core::entry::{Directory, Kind, Payload, SignedEntry, ToolDecl};
 use mesh_core::frame::{AnswerKind, Class, Frame};
 use mesh_core::ids::{Attempt, Hash, Incarnation, NodeId, PeerId, ReqId};
 use mesh_core::io::{
-    Batch, CallRecord, CallState, CmdId, Command, Fact, Input, Invocation, Output, Reply, SessionId, Space, View,
+    Batch, CallRecord, CallState, CmdId, Command, Fact, Input, Invocation, Output, Refusal, Reply, SessionId, Space,
+    View,
 };
 use mesh_core::limits;
 use mesh_core::peer::{self, BootError, Peer};
@@ -62,6 +63,8 @@ pub trait Outside: Send {
     fn abdicate(&self, moved_to: Option<PeerId>);
     /// A linked peer opened a `NodeService` connection.
     fn node_stream(&self, io: NodeIo);
+    /// A registered node does not belong any more: ends its stream at once.
+    fn dismiss(&self, peer: PeerId);
     /// A link to the gateway is up.
     fn hurry(&self);
     /// Our handle in the mesh.
@@ -148,10 +151,13 @@ pub(crate) struct Actor {
     pub(super) tail: VecDeque<Input>,
 }
 
+/// What the ways into the mesh do with a reply; a refusal is the error.
+pub(super) type AfterReply = Box<dyn FnOnce(&mut Actor, Result<Reply, Refusal>) + Send>;
+
 /// Who waits for the reply to a command.
 pub(super) enum ReplyTo {
     Door(oneshot::Sender<Reply>),
-    Admission(Box<dyn FnOnce(&mut Actor, Reply) + Send>),
+    Admission(AfterReply),
     Nobody,
 }
 
@@ -312,10 +318,8 @@ impl Actor {
             Input::NodeUp(peer, session) => {
                 self.sessions.insert(*peer, *session);
             }
-            Input::NodeDown(peer, session) => {
-                if self.sessions.get(peer) == Some(session) {
-                    self.sessions.remove(peer);
-                }
+            Input::NodeDown(peer, session) if self.sessions.get(peer) == Some(session) => {
+                self.sessions.remove(peer);
             }
             Input::Recv(_, Frame::Dispatch(_)) => self.pass(Point::BeforeStarted),
             Input::ToolEnded(..) => self.pass(Point::AfterRun),
@@ -326,7 +330,15 @@ impl Actor {
             Input::FetchFailed(hash) => {
                 self.fetching.remove(hash);
             }
-            _ => {}
+            Input::NodeDown(..)
+            | Input::Recv(..)
+            | Input::Wake
+            | Input::LinkUp(_)
+            | Input::LinkDown(_)
+            | Input::Durable(_)
+            | Input::LogRead { .. }
+            | Input::ToolProgress(..)
+            | Input::Command(..) => {}
         }
         self.input(input);
     }
@@ -355,7 +367,7 @@ impl Actor {
                 Output::Fetch { hash, len, from } => self.fetch(hash, len, from),
                 Output::Reply(id, reply) => match self.replies.remove(&id) {
                     Some(ReplyTo::Door(tx)) => drop(tx.send(reply)),
-                    Some(ReplyTo::Admission(then)) => then(self, reply),
+                    Some(ReplyTo::Admission(then)) => then(self, accepted(reply)),
                     Some(ReplyTo::Nobody) | None => {}
                 },
                 Output::Fact(fact) => match fact {
@@ -384,9 +396,25 @@ impl Actor {
             self.refresh_members();
             self.events.push(clock::now().wall_ms, EventKind::Nodes);
         }
+        if trust_changed {
+            self.dismiss_revoked();
+        }
         if gateway_changed {
             self.announce_gateway();
         }
+    }
+
+    /// Ends the streams of registered nodes that do not belong any more.
+    fn dismiss_revoked(&mut self) {
+        let view = self.view();
+        let Self { sessions, outside, .. } = self;
+        sessions.retain(|peer, _| {
+            let belongs = view.nodes.iter().any(|node| node.peer == *peer);
+            if !belongs {
+                outside.dismiss(*peer);
+            }
+            belongs
+        });
     }
 
     fn announce_gateway(&mut self) {
@@ -412,12 +440,11 @@ impl Actor {
     }
 
     fn send(&mut self, peer: PeerId, frame: Frame) {
-        let own_outcome = match &frame {
-            Frame::Answer(answer) => matches!(answer.what, AnswerKind::Ended(_)),
-            Frame::Entries { entries, .. } => entries
-                .iter()
-                .any(|item| item.entry.entry.kind == Kind::OUTCOME && item.entry.author == self.key.peer_id()),
-            _ => false,
+        let own_outcome = if let Frame::Entries { entries, .. } = &frame {
+            let me = self.peer.public_key();
+            entries.iter().any(|item| item.entry.entry.kind == Kind::OUTCOME && item.entry.entry.author == me)
+        } else {
+            matches!(&frame, Frame::Answer(answer) if matches!(answer.what, AnswerKind::Ended(_)))
         };
         if own_outcome {
             self.pass(Point::AfterOutcome);
@@ -689,7 +716,13 @@ impl Actor {
             addresses.extend(told.filter_map(|text| text.parse::<SocketAddr>().ok()));
             let mut seen = BTreeSet::new();
             addresses.retain(|address| seen.insert(*address));
-            members.insert(node.peer, Member { key: node.key, addresses });
+            members.insert(node.peer, Member { key: node.key, addresses, leaving: false });
+        }
+        // Whoever was revoked may come once more, to learn it.
+        for (peer, key) in self.peer.revoked_peers() {
+            if peer != view.me && !view.revoked {
+                members.entry(peer).or_insert(Member { key, addresses: Vec::new(), leaving: true });
+            }
         }
         self.links.set_members(members);
     }
@@ -742,6 +775,11 @@ impl Actor {
         self.links.nudge();
         Ok(())
     }
+}
+
+/// A reply, or the refusal that it is.
+fn accepted(reply: Reply) -> Result<Reply, Refusal> {
+    if let Reply::Refused(why) = reply { Err(why) } else { Ok(reply) }
 }
 
 fn last_seen(key: Option<&[u8]>) -> Option<CallCursor> {

@@ -409,10 +409,8 @@ impl MeshHandle {
 
     /// Runs a command of the core. A refusal is an error.
     pub async fn command(&self, command: Command) -> Result<Reply, MeshError> {
-        match self.ask(|tx| Request::Command(command, tx)).await? {
-            Reply::Refused(refusal) => Err(refusal.into()),
-            reply => Ok(reply),
-        }
+        let reply = self.ask(|tx| Request::Command(command, tx)).await?;
+        if let Reply::Refused(refusal) = reply { Err(refusal.into()) } else { Ok(reply) }
     }
 
     /// One call as this peer knows it.

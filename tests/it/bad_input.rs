@@ -1,4 +1,5 @@
-//! Acceptance 9: whatever is sent, the answer is a typed, explained error, and nothing else is disturbed.
+//! Acceptance 9: whatever is sent, the answer is a typed, explained error, and nothing else is disturbed. What takes a
+//! peer's own keys and frames is in `hostile_peer.rs`.
 
 use std::net::UdpSocket;
 use std::sync::Arc;
@@ -17,7 +18,7 @@ const GROWTH_MAX: u64 = 64 * 1024 * 1024;
 
 /// The home still does what it is for.
 #[track_caller]
-fn assert_works(home: &Home) {
+pub(crate) fn assert_works(home: &Home) {
     let id = home.call(&home.name, "device.info", 60);
     let call = home.wait_ended(&id, PATIENCE);
     assert_eq!(call["state"], "done", "{call}");
@@ -25,7 +26,7 @@ fn assert_works(home: &Home) {
 
 /// Runs something at an agent, which must neither grow by more than the limit nor stop working.
 #[track_caller]
-fn within_bounds(home: &Home, what: impl FnOnce()) {
+pub(crate) fn within_bounds(home: &Home, what: impl FnOnce()) {
     assert_works(home);
     let before = resident_bytes(home.pid());
     what();
@@ -59,6 +60,8 @@ fn a9_names_that_are_no_names_are_refused_and_explained() {
     for name in ["a:b", "Ä", "-a", long.as_str()] {
         let refused = fresh.cli(&["up", "--name", name]);
         assert_eq!(refused.code, 2, "{refused:?}");
+        assert!(refused.stderr.matches("it must be").count() <= 1, "{refused:?}");
+        assert!(refused.stderr.len() < 500, "{refused:?}");
     }
     assert_works(&home);
 }
@@ -148,29 +151,6 @@ fn a9_garbage_at_the_mesh_port_is_ignored() {
             }
             socket.send_to(&packet, home.quic_address()).expect("loopback takes it");
         }
-    });
-}
-
-#[test]
-fn a9_half_open_handshakes_do_not_pile_up() {
-    let mesh = Mesh::named(&["attic", "bureau"]);
-    within_bounds(&mesh.homes[0], || {
-        // Real first flights whose senders then fall silent.
-        let runtime = runtime();
-        runtime.block_on(async {
-            for _ in 0..500 {
-                let endpoint = quinn::Endpoint::client(([127, 0, 0, 1], 0).into()).expect("a socket");
-                let (key, certificate) = identity();
-                let connecting = endpoint
-                    .connect_with(client(vec![certificate], &key), mesh.homes[0].quic_address(), "sigil")
-                    .expect("a handshake begins");
-                // The first flight leaves, and nothing after it.
-                let _ = tokio::time::timeout(Duration::from_millis(2), connecting).await;
-            }
-        });
-        // Meanwhile the mesh works.
-        let id = mesh.homes[1].call("attic", "append", 60);
-        assert_eq!(mesh.homes[1].wait_ended(&id, PATIENCE)["state"], "done");
     });
 }
 
@@ -268,12 +248,12 @@ fn a9_a_stranger_who_asks_may_be_turned_away() {
 
 // --- a stranger's end of QUIC ---
 
-fn runtime() -> tokio::runtime::Runtime {
+pub(crate) fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime")
 }
 
 /// A fresh key and its self-signed certificate.
-fn identity() -> (PrivatePkcs8KeyDer<'static>, CertificateDer<'static>) {
+pub(crate) fn identity() -> (PrivatePkcs8KeyDer<'static>, CertificateDer<'static>) {
     let pair = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).expect("a key");
     let params = rcgen::CertificateParams::new(vec!["sigil".to_owned()]).expect("a plain name");
     let certificate = params.self_signed(&pair).expect("a certificate").der().clone();
@@ -281,7 +261,7 @@ fn identity() -> (PrivatePkcs8KeyDer<'static>, CertificateDer<'static>) {
 }
 
 /// Shows `chain` and signs with `key`, whether they belong together or not.
-fn client(chain: Vec<CertificateDer<'static>>, key: &PrivatePkcs8KeyDer<'static>) -> quinn::ClientConfig {
+pub(crate) fn client(chain: Vec<CertificateDer<'static>>, key: &PrivatePkcs8KeyDer<'static>) -> quinn::ClientConfig {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let key = provider.key_provider.load_private_key(PrivateKeyDer::Pkcs8(key.clone_key())).expect("an Ed25519 key");
     let certified = SingleCertAndKey::from(CertifiedKey::new(chain, key));

@@ -24,6 +24,8 @@ mod gateway_loss;
 #[cfg(test)]
 mod harness;
 #[cfg(test)]
+mod hostile_peer;
+#[cfg(test)]
 mod joining;
 #[cfg(test)]
 mod nearby;

@@ -62,10 +62,33 @@ fn seed_r4_delete_revokes_and_forgets_and_ends_its_queued_calls() {
     assert_eq!(mesh.homes[0].get("nodes/cellar").status, 404);
     assert!(mesh.runs_of(&waiting).is_empty());
 
-    // The link of one that is online drops.
+    let Err(refused) = mesh.homes[2].try_call("attic", "append", 60) else { panic!("it belongs to nothing") };
+    assert_eq!(refused.problem(403)["code"], "not_member");
+
+    // Only a new approval brings it back, and it belongs as before.
+    let joined = mesh.homes[2].join(&mesh.homes[0].invite());
+    assert!((200..300).contains(&joined.status), "{}", joined.text());
+    mesh.homes[0].wait_node("cellar", "online");
+    assert_eq!(mesh.homes[2].status()["revoked"], false);
+    let call = mesh.homes[2].call("attic", "append", 60);
+    assert_eq!(mesh.homes[2].wait_confirmed(&call, PATIENCE)["state"], "done");
+    assert!(mesh.runs_of(&waiting).is_empty());
+
+    // The link of one that is online drops, its tools go with it, and it learns of it as well; `leave` begins anew.
     let links = |home: &Home| home.status()["links"].as_array().map_or(0, Vec::len);
-    wait_until("they are linked", PATIENCE, || links(&mesh.homes[0]) == 1);
+    wait_until("all are linked", PATIENCE, || links(&mesh.homes[0]) == 2);
+    assert!(mesh.homes[0].tool("node:bureau:append").is_some());
     let deleted = mesh.homes[0].delete("nodes/bureau");
     assert!((200..300).contains(&deleted.status), "{}", deleted.text());
-    wait_until("its link drops", PATIENCE, || links(&mesh.homes[0]) == 0);
+    assert!(mesh.homes[0].tool("node:bureau:append").is_none());
+    wait_until("its link drops", PATIENCE, || links(&mesh.homes[0]) == 1);
+    wait_until("it learns of it", PATIENCE, || mesh.homes[1].status()["revoked"] == true);
+    wait_until("it has no links", PATIENCE, || links(&mesh.homes[1]) == 0);
+    let left = mesh.homes[1].post("leave", &json!({}));
+    assert!((200..300).contains(&left.status), "{}", left.text());
+    wait_until("a mesh of one", PATIENCE, || {
+        let status = mesh.homes[1].status();
+        status["revoked"] == false && mesh.homes[1].nodes().len() == 1
+    });
+    assert_eq!(mesh.homes[0].get("nodes/bureau").status, 404);
 }

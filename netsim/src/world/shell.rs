@@ -43,6 +43,9 @@ impl World {
         let now = self.now_of(peer);
         let Some(mut node) = self.peers[peer].node.take() else { return };
         let mut out = Vec::new();
+        if let Input::Recv(_, Frame::Dispatch(dispatch)) = &input {
+            self.checks.dispatched(self.now, peer, dispatch, &self.peers[peer].disk);
+        }
         if !matches!(input, Input::Recv(..)) {
             self.trace.detail(self.now, || format!("p{peer} :: {input:?}"));
         }
@@ -209,6 +212,7 @@ impl World {
         let sim = &self.peers[peer];
         let (checks, now) = (&mut self.checks, self.now);
         checks.s4_started_is_durable_and_origin_approved(now, peer, invocation, &sim.disk, origin, approved);
+        checks.s4_time_is_left(now, peer, id, attempt);
         checks.s2_obeyed_epochs_never_decrease(now, peer, id, attempt, &sim.disk);
         checks.s6_nothing_runs_after_its_ending(now, peer, id, attempt);
         checks.s9_nothing_forgotten_runs(now, peer, id);
@@ -222,7 +226,7 @@ impl World {
         if attempt > 1 && invocation.header.effect == Effect::Once {
             checks.fail("S3", now, || format!("{id}, a call to run once, gets attempt {attempt}"));
         }
-        self.s4_time_is_left(peer, id);
+        self.s7_not_long_after_its_time(peer, id);
         if let Payload::Blob { hash, .. } = &invocation.header.arguments
             && !self.peers[peer].blobs.contains(hash)
         {
@@ -243,20 +247,19 @@ impl World {
         self.armed(peer, Near::Invoke);
     }
 
-    /// **S4**, time: a tool starts only with time left by the target's own reckoning. Each hop may add what the frame was
-    /// on its way; a restart under a wall clock that jumps may add the time away.
-    pub(super) fn s4_time_is_left(&mut self, peer: usize, id: ReqId) {
+    /// **S7**, coarsely: no call starts long after its time as its origin counted it. Each hop may add what the frame was on
+    /// its way; a restart under a wall clock that jumps may add the time away.
+    pub(super) fn s7_not_long_after_its_time(&mut self, peer: usize, id: ReqId) {
         let Some(known) = self.checks.known.get(&id) else { return };
         let Some(origin) = self.index_of(&known.origin) else { return };
         let ttl_us = known.header.ttl_ms * MS;
-        // The wall time in the header, made true again by the origin's own error at the end of the setup.
         let Some(accepted) = self.accepted.get(&id) else { return };
         if self.plan.wall_jumps || accepted.origin != origin {
             return;
         }
         let late = self.now.saturating_sub(accepted.at + ttl_us);
         if late > self.slack_us + 3 * SECOND {
-            self.checks.fail("S4", self.now, || format!("{id} starts at p{peer} {} ms after its time", late / MS));
+            self.checks.fail("S7", self.now, || format!("{id} starts at p{peer} {} ms after its time", late / MS));
         }
     }
 

@@ -654,6 +654,24 @@ async fn closing_tells_everyone_where_to_go_and_the_node_comes_back_when_it_may(
 }
 
 #[tokio::test]
+async fn a_revoked_node_loses_its_stream_at_once_and_gets_no_other() {
+    let mut gateway = Gateway::start();
+    let mut node = gateway.node();
+    gateway.up().await;
+    assert_eq!(node.event().await, NodeClientEvent::Registered { gateway: id(GATEWAY) });
+    let mut without = View::clone(&view(GATEWAY, Some(GATEWAY)));
+    without.nodes.retain(|node| node.peer != id(NODE));
+    gateway.view.send_replace(Arc::new(without));
+    gateway.handle.dismiss(id(NODE));
+    assert!(!gateway.handle.send(id(NODE), Frame::Cancel { id: call_id(1) }));
+    assert_eq!(node.event().await, NodeClientEvent::Lost { gateway: id(GATEWAY) });
+    assert_eq!(gateway.event().await, NodeEvent::Down { peer: id(NODE), session: 1 });
+    let event = node.event().await;
+    let NodeClientEvent::Refused { error, .. } = event else { panic!("not refused: {event:?}") };
+    assert_eq!(error, Refusal::NotApproved.to_string());
+}
+
+#[tokio::test]
 async fn the_node_answers_calls_that_will_not_do() {
     let mut gateway = Gateway::start();
     let mut node = gateway.node();

@@ -64,6 +64,8 @@ fn twin(n: u8) -> PeerId {
     PeerId(bytes)
 }
 
+type Waiter = (ReqId, tokio::sync::oneshot::Sender<Result<Option<CallRecord>, crate::mesh::handle::MeshError>>);
+
 #[derive(Default)]
 struct Books {
     calls: BTreeMap<ReqId, CallRecord>,
@@ -74,7 +76,7 @@ struct Books {
     cancelled: Vec<ReqId>,
     panics: bool,
     /// Who waits for an ending.
-    waiters: Vec<(ReqId, tokio::sync::oneshot::Sender<Result<Option<CallRecord>, crate::mesh::handle::MeshError>>)>,
+    waiters: Vec<Waiter>,
 }
 
 struct Fake {
@@ -348,8 +350,7 @@ impl Actor {
                 self.books.lock().unwrap().rejected.push(peer);
                 reply(to, Ok(()));
             }
-            Request::Want(..) => {}
-            Request::SetTools(_) => {}
+            Request::Want(..) | Request::SetTools(_) => {}
         }
     }
 

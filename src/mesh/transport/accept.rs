@@ -31,12 +31,15 @@ pub(super) async fn run(shared: Arc<Shared>) {
     let strangers = Arc::new(Strangers::default());
     let mut bucket = Bucket::new(Instant::now());
     while let Some(incoming) = shared.endpoint.accept().await {
-        if !bucket.take(Instant::now()) {
-            incoming.ignore();
+        // Whoever proves that it can receive goes first: a flood from made-up addresses uses up neither tokens nor places
+        // below the half of them.
+        let busy = bucket.is_low(Instant::now()) || handshakes.available_permits() <= RETRY_FROM;
+        if busy && !incoming.remote_address_validated() && incoming.may_retry() {
+            let _ = incoming.retry();
             continue;
         }
-        if handshakes.available_permits() <= RETRY_FROM && incoming.may_retry() {
-            let _ = incoming.retry();
+        if !bucket.take(Instant::now()) {
+            incoming.ignore();
             continue;
         }
         let Ok(permit) = handshakes.clone().try_acquire_owned() else {
@@ -57,7 +60,7 @@ pub(super) async fn run(shared: Arc<Shared>) {
 async fn greet(shared: &Arc<Shared>, strangers: &Arc<Strangers>, connection: quinn::Connection) {
     let Some(key) = peer_key(&connection) else { return Code::Protocol.close(&connection) };
     let peer = key.peer_id();
-    let _place = if shared.is_member(peer) {
+    let place = if shared.is_member(peer) {
         None
     } else {
         match strangers.enter(canonical(connection.remote_address()).ip()) {
@@ -72,10 +75,10 @@ async fn greet(shared: &Arc<Shared>, strangers: &Arc<Strangers>, connection: qui
     };
     match timeout(HELLO_MAX, first).await {
         Ok(Some((Tag::Join, send, recv))) => {
-            join::serve(shared, &connection, key, send, recv).await;
+            join::serve(shared, &connection, key, send, recv, place).await;
             Code::Done.close(&connection);
         }
-        Ok(Some((Tag::Mesh, send, recv))) if shared.is_member(peer) => {
+        Ok(Some((Tag::Mesh, send, recv))) if shared.may_link(peer) => {
             link::accepted(shared, connection, key, send, recv).await;
         }
         Ok(Some((Tag::Mesh | Tag::Node | Tag::Blob, ..))) if !shared.is_member(peer) => {
@@ -97,11 +100,21 @@ impl Bucket {
         Self { tokens: f64::from(HANDSHAKES_PER_S), filled: now }
     }
 
-    fn take(&mut self, now: Instant) -> bool {
+    fn fill(&mut self, now: Instant) {
         let per_s = f64::from(HANDSHAKES_PER_S);
         let drops = now.saturating_duration_since(self.filled).as_secs_f64() * per_s;
         self.tokens = (self.tokens + drops).min(per_s);
         self.filled = now;
+    }
+
+    /// Whether less than half is left.
+    fn is_low(&mut self, now: Instant) -> bool {
+        self.fill(now);
+        self.tokens < f64::from(HANDSHAKES_PER_S) / 2.0
+    }
+
+    fn take(&mut self, now: Instant) -> bool {
+        self.fill(now);
         if self.tokens >= 1.0 {
             self.tokens -= 1.0;
             true
@@ -128,7 +141,7 @@ impl Strangers {
 
 /// A stranger's place; free again when dropped.
 #[derive(Debug)]
-struct Place {
+pub(super) struct Place {
     strangers: Arc<Strangers>,
     ip: IpAddr,
 }
@@ -156,6 +169,9 @@ mod tests {
         let now = Instant::now();
         let mut bucket = Bucket::new(now);
         assert_eq!((0..1000).filter(|_| bucket.take(now)).count(), 50);
+        assert!(bucket.is_low(now + Duration::from_millis(400)));
+        assert!(!bucket.is_low(now + Duration::from_millis(600)));
+        let mut bucket = Bucket { tokens: 0.0, filled: now };
         let later = now + Duration::from_secs(1);
         assert_eq!((0..1000).filter(|_| bucket.take(later)).count(), 50);
     }

@@ -10,6 +10,7 @@ use quinn::{RecvStream, SendStream};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
+use super::accept::Place;
 use super::dial::{self, Unanswered};
 use super::links::{LinkEvent, Shared};
 use super::quic::{self, Code};
@@ -135,6 +136,12 @@ pub enum JoinDialError {
         /// Who it says it is.
         peer: PeerId,
     },
+    /// Someone answers, and has too many guests.
+    #[error("the device at {address} has too many guests just now; try again in a minute")]
+    Busy {
+        /// Where.
+        address: SocketAddr,
+    },
     /// The connection broke before the request was out.
     #[error("the connection to {address} broke")]
     Broken {
@@ -169,12 +176,15 @@ pub(super) async fn ask(
         let _ = send.finish();
         Ok::<_, stream::StreamError>(recv)
     };
-    let Ok(Ok(recv)) = timeout(REQUEST_MAX, opening).await else { return Err(JoinDialError::Broken { address }) };
+    let Ok(Ok(recv)) = timeout(REQUEST_MAX, opening).await else {
+        let busy = Code::Overload.is_why(&connection);
+        return Err(if busy { JoinDialError::Busy { address } } else { JoinDialError::Broken { address } });
+    };
     let (steps_tx, steps) = mpsc::channel(4);
     let task = shared.clone();
     shared.tasks.spawn(async move {
         tokio::select! {
-            () = hear(&task, recv, &steps_tx) => {}
+            () = hear(&task, &connection, recv, &steps_tx) => {}
             () = steps_tx.closed() => {}
         }
         Code::Done.close(&connection);
@@ -182,7 +192,7 @@ pub(super) async fn ask(
     Ok(JoinConversation { key, peer: key.peer_id(), address, steps })
 }
 
-async fn hear(shared: &Shared, mut recv: RecvStream, steps: &mpsc::Sender<JoinStep>) {
+async fn hear(shared: &Shared, connection: &quinn::Connection, mut recv: RecvStream, steps: &mpsc::Sender<JoinStep>) {
     loop {
         let answer = match stream::read_message(&mut recv, wire::WELCOME_BYTES_MAX).await {
             Ok(Some(bytes)) => wire::decode_join_answer(bytes, &shared.verifier),
@@ -202,16 +212,25 @@ async fn hear(shared: &Shared, mut recv: RecvStream, steps: &mpsc::Sender<JoinSt
             return;
         }
     }
-    let _ = steps.send(JoinStep::Lost).await;
+    let last = if Code::Overload.is_why(connection) {
+        let detail = "too many devices ask there just now; try again in a minute".to_owned();
+        JoinStep::Refused { code: "too_many".to_owned(), detail }
+    } else {
+        JoinStep::Lost
+    };
+    let _ = steps.send(last).await;
 }
 
-/// The other side: reads the request, hands it on, and passes the answers back until the last one.
+/// The other side: reads the request, hands it on, and passes the answers back until the last one. Whoever waits for a
+/// person has one of the places that the mesh gives to such; its stranger's place is free for the next, who may have an
+/// invite.
 pub(super) async fn serve(
     shared: &Arc<Shared>,
     connection: &quinn::Connection,
     key: PublicKey,
     mut send: SendStream,
     mut recv: RecvStream,
+    mut place: Option<Place>,
 ) {
     let request = match timeout(REQUEST_MAX, stream::read_message(&mut recv, wire::JOIN_REQUEST_BYTES_MAX)).await {
         Ok(Ok(Some(bytes))) => wire::decode_join_request(bytes),
@@ -240,6 +259,7 @@ pub(super) async fn serve(
         match answer {
             Ok(Some(answer @ JoinAnswer::Waiting { .. })) => {
                 patience = WAIT_MAX;
+                drop(place.take());
                 let Ok(bytes) = wire::encode_join_answer(&answer) else { return };
                 if stream::write_message(&mut send, bytes).await.is_err() {
                     return;

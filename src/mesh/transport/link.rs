@@ -1,7 +1,7 @@
 //! One link: a connection that both ends took as theirs, and the tasks that read and write it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -46,6 +46,8 @@ pub(super) struct Link {
     pub(super) dialled: bool,
     pub(super) nonce: u64,
     pub(super) since: Instant,
+    /// Set when it is about to be closed because its peer was revoked.
+    pub(super) dismissed: AtomicBool,
     outbox: mpsc::Sender<Bytes>,
     queued: AtomicUsize,
     bad: AtomicU32,
@@ -62,6 +64,7 @@ impl Link {
             dialled: offer.dialled,
             nonce: offer.nonce,
             since: Instant::now(),
+            dismissed: AtomicBool::new(false),
             outbox,
             queued: AtomicUsize::new(0),
             bad: AtomicU32::new(0),
@@ -128,7 +131,7 @@ impl Link {
     }
 
     async fn on_frame(&self, shared: &Shared, bytes: Bytes) {
-        // What was under way when the peer was revoked.
+        // From one that was revoked: nothing that it says counts.
         if !shared.is_member(self.peer) {
             return;
         }
@@ -171,7 +174,7 @@ pub(super) async fn dialled(
     }
 }
 
-/// An approved peer opened its mesh stream: the other half of [`dialled`].
+/// A peer that may have a link opened its mesh stream: the other half of [`dialled`].
 pub(super) async fn accepted(
     shared: &Arc<Shared>,
     connection: quinn::Connection,
@@ -289,6 +292,7 @@ async fn accept_streams(shared: Arc<Shared>, link: Arc<Link>) {
         // QUIC's own limit on open streams bounds how many of these there are.
         shared.tasks.clone().spawn(async move {
             match timeout(HELLO_MAX, stream::read_tag(&mut recv)).await {
+                Ok(Ok(Tag::Node | Tag::Blob)) if !shared.is_member(link.peer) => {}
                 Ok(Ok(Tag::Node)) => {
                     let _ = shared.events.send(LinkEvent::NodeStream(link.node_io(send, recv))).await;
                 }
@@ -298,7 +302,7 @@ async fn accept_streams(shared: Arc<Shared>, link: Arc<Link>) {
                     }
                 }
                 // Approved already: its first answer was lost, and it asks again.
-                Ok(Ok(Tag::Join)) => join::serve(&shared, &link.connection, link.key, send, recv).await,
+                Ok(Ok(Tag::Join)) => join::serve(&shared, &link.connection, link.key, send, recv, None).await,
                 Ok(Ok(Tag::Mesh)) => link.on_bad(&shared, "a second mesh stream".to_owned()).await,
                 Ok(Err(StreamError::Tag(tag))) => link.on_bad(&shared, format!("a stream of kind {tag}")).await,
                 Ok(Err(_)) | Err(_) => {}

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -37,6 +38,8 @@ const FLUSH_MAX: Duration = Duration::from_millis(100);
 const IDLE_MAX: Duration = Duration::from_millis(150);
 /// For how long a link that was replaced still takes what is under way on it, and the other end learns of the new one.
 const REPLACED: Duration = Duration::from_millis(500);
+/// For how long one that was revoked is listened to by nobody but still hears us: time to learn that it was revoked.
+const FAREWELL: Duration = Duration::from_secs(1);
 /// Time for all connections to let go of the former socket.
 const REBIND_MAX: Duration = Duration::from_millis(200);
 /// Messages from tasks to the actor; when full, the tasks wait.
@@ -49,9 +52,12 @@ pub struct Member {
     pub key: PublicKey,
     /// Where it may be, best first. The first 40 are tried.
     pub addresses: Vec<SocketAddr>,
+    /// It was revoked, and may only come to hear so: never dialled; its link takes frames to it and none from it, and is
+    /// closed 1 s after it came up, or after its peer was revoked.
+    pub leaving: bool,
 }
 
-/// All approved peers.
+/// All approved peers, and those that were revoked and should learn it.
 pub type Members = BTreeMap<PeerId, Member>;
 
 /// What links need to start.
@@ -152,7 +158,13 @@ impl Shared {
         self.table.lock().unwrap_or_else(PoisonError::into_inner).get(&peer).cloned()
     }
 
+    /// Whether this peer is approved.
     pub(super) fn is_member(&self, peer: PeerId) -> bool {
+        self.members.borrow().get(&peer).is_some_and(|member| !member.leaving)
+    }
+
+    /// Whether this peer may have a link: approved, or about to hear that it is not.
+    pub(super) fn may_link(&self, peer: PeerId) -> bool {
         self.members.borrow().contains_key(&peer)
     }
 
@@ -236,7 +248,8 @@ impl Links {
         Ok(Self { shared })
     }
 
-    /// Replaces the set of approved peers: who may be linked, and whom to dial. Links to others are closed at once.
+    /// Replaces the set of approved peers: who may be linked, and whom to dial. Links to others are closed at once, to
+    /// those that are [`Member::leaving`] after 1 s.
     /// A peer whose addresses changed is dialled anew without the pause that had grown.
     pub fn set_members(&self, members: Members) {
         self.shared.members.send_replace(Arc::new(members));
@@ -427,13 +440,18 @@ impl Actor {
     /// Takes over a new set of members.
     fn refresh(&mut self) {
         let members = self.members.borrow_and_update().clone();
-        self.dials.retain(|peer, _| members.contains_key(peer));
-        self.seen.retain(|peer, _| members.contains_key(peer));
+        let stays = |peer: &PeerId| members.get(peer).is_some_and(|member| !member.leaving);
+        self.dials.retain(|peer, _| stays(peer));
+        self.seen.retain(|peer, _| stays(peer));
         let table = self.shared.table.lock().unwrap_or_else(PoisonError::into_inner);
-        for (_, link) in table.iter().filter(|(peer, _)| !members.contains_key(peer)) {
-            Code::Revoked.close(&link.connection);
+        for (peer, link) in table.iter() {
+            match members.get(peer) {
+                Some(member) if member.leaving => self.dismiss(link),
+                Some(_) => {}
+                None => Code::Revoked.close(&link.connection),
+            }
         }
-        for (peer, member) in members.iter().filter(|(peer, _)| **peer != self.shared.me) {
+        for (peer, member) in members.iter().filter(|(peer, _)| **peer != self.shared.me && stays(peer)) {
             if self.dials.get(peer).is_some_and(|dial| dial.addresses == member.addresses) {
                 continue;
             }
@@ -445,6 +463,18 @@ impl Actor {
             let dial = Dial { addresses: member.addresses.clone(), backoff: Backoff::default(), state };
             self.dials.insert(*peer, dial);
         }
+    }
+
+    /// Closes the link of one that was revoked, once it had time to learn that.
+    fn dismiss(&self, link: &Link) {
+        if link.dismissed.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let connection = link.connection.clone();
+        self.shared.tasks.spawn(async move {
+            let _ = timeout(FAREWELL, connection.closed()).await;
+            Code::Revoked.close(&connection);
+        });
     }
 
     /// Dials everyone who is not linked, now.
@@ -540,9 +570,10 @@ impl Actor {
     /// Decides whether a connection becomes the link.
     fn take(&mut self, offer: Offer) -> Result<(Arc<Link>, Outbox), Code> {
         let peer = offer.key.peer_id();
-        if !self.shared.is_member(peer) {
+        if !self.shared.may_link(peer) {
             return Err(Code::Revoked);
         }
+        let leaving = !self.shared.is_member(peer);
         let mut table = self.shared.table.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(present) = table.get(&peer) {
             let standing = |dialled: bool, nonce| Standing { by_lower: dialled == (self.shared.me < peer), nonce };
@@ -555,10 +586,15 @@ impl Actor {
                 Code::Replaced.close(&old);
             });
         }
-        self.seen.insert(peer, dial::canonical(offer.connection.remote_address()));
-        quic::raise_limits(&offer.connection);
+        if !leaving {
+            self.seen.insert(peer, dial::canonical(offer.connection.remote_address()));
+            quic::raise_limits(&offer.connection);
+        }
         self.last += 1;
         let (link, outbox) = Link::new(self.last, offer);
+        if leaving {
+            self.dismiss(&link);
+        }
         table.insert(peer, link.clone());
         if let Some(dial) = self.dials.get_mut(&peer)
             && matches!(dial.state, DialState::Waiting(_))

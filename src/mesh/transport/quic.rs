@@ -55,6 +55,14 @@ impl Code {
     pub(super) fn close(self, connection: &quinn::Connection) {
         connection.close(VarInt::from_u32(self as u32), b"");
     }
+
+    /// Whether the other end closed the connection with this.
+    pub(super) fn is_why(self, connection: &quinn::Connection) -> bool {
+        matches!(
+            connection.close_reason(),
+            Some(quinn::ConnectionError::ApplicationClosed(close)) if close.error_code == VarInt::from_u32(self as u32)
+        )
+    }
 }
 
 /// Settings of every connection. A new one is a stranger's: one stream, little room. See [`raise_limits`].

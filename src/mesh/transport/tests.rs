@@ -62,12 +62,12 @@ impl Peer {
     }
 
     fn member(&self) -> (PeerId, Member) {
-        (self.id(), Member { key: self.key.public_key(), addresses: vec![self.address()] })
+        (self.id(), Member { key: self.key.public_key(), addresses: vec![self.address()], leaving: false })
     }
 
     /// Approves a peer without an address to dial it at.
     fn unreachable(&self) -> (PeerId, Member) {
-        (self.id(), Member { key: self.key.public_key(), addresses: Vec::new() })
+        (self.id(), Member { key: self.key.public_key(), addresses: Vec::new(), leaving: false })
     }
 
     /// The next event that `wanted` takes, within [`LONG`].
@@ -265,7 +265,7 @@ async fn a_queue_that_runs_over_closes_the_link_and_the_peers_meet_again() {
 #[tokio::test]
 async fn another_key_at_the_address_is_refused() {
     let (mut a, b, expected) = (Peer::start(), Peer::start(), Peer::start());
-    let member = Member { key: expected.key.public_key(), addresses: vec![b.address()] };
+    let member = Member { key: expected.key.public_key(), addresses: vec![b.address()], leaving: false };
     a.links.set_members([(expected.id(), member)].into());
     b.links.set_members([a.member()].into());
     let request = request(None);
@@ -305,7 +305,7 @@ fn forged_client(peer: &Peer, shown: &DeviceKey, signer: &DeviceKey) -> quinn::C
 async fn a_client_that_does_not_hold_the_key_of_its_certificate_is_refused() {
     let (mut a, thief) = (Peer::start(), Peer::start());
     let victim = DeviceKey::load_or_create(tempfile::tempdir().unwrap().path()).unwrap();
-    let member = Member { key: victim.public_key(), addresses: Vec::new() };
+    let member = Member { key: victim.public_key(), addresses: Vec::new(), leaving: false };
     a.links.set_members([(victim.peer_id(), member)].into());
     let endpoint = &thief.links.shared.endpoint;
     for (signer, honest) in [(&thief.key, false), (&victim, true)] {
@@ -462,6 +462,53 @@ async fn who_is_no_member_any_more_loses_the_link_and_does_not_come_back() {
     let _streams = stream::open(&connection, Tag::Mesh).await.unwrap();
     timeout(LONG, connection.closed()).await.unwrap();
     assert!(a.links.infos().is_empty());
+}
+
+#[tokio::test]
+async fn who_was_revoked_hears_so_and_is_not_heard() {
+    let (mut a, mut b) = linked().await;
+    let leaving = |peer: &Peer| (peer.id(), Member { leaving: true, ..peer.member().1 });
+    a.links.set_members([leaving(&b)].into());
+    until("it is told to go", || !a.links.shared.is_member(b.id())).await;
+    // What it says and opens now counts for nothing; what it is told still comes.
+    assert!(b.links.send(a.id(), &digest(1)));
+    let _stream = b.links.open_node_stream(a.id()).await.unwrap();
+    assert!(a.links.send(b.id(), &digest(2)));
+    assert_eq!(b.wait_frame().await, digest(2));
+    let down = |event| match event {
+        LinkEvent::Down(_) => Some(()),
+        LinkEvent::Frame(..) | LinkEvent::NodeStream(_) => panic!("a revoked peer was heard"),
+        LinkEvent::Up(_) | LinkEvent::Knock(_) | LinkEvent::Bad { .. } => None,
+    };
+    a.wait(down).await;
+    b.wait_down(a.id()).await;
+    // It does not know yet, so it comes again, and is told again.
+    a.wait_up(b.id()).await;
+    assert!(a.links.send(b.id(), &digest(3)));
+    assert_eq!(b.wait_frame().await, digest(3));
+    a.wait(down).await;
+    // Approved again, it gets a link that stays.
+    b.wait_down(a.id()).await;
+    a.links.set_members([b.member()].into());
+    a.wait_up(b.id()).await;
+    until("frames come from it again", || b.links.send(a.id(), &digest(4))).await;
+    assert_eq!(a.wait_frame().await, digest(4));
+}
+
+#[tokio::test]
+async fn who_was_revoked_is_not_dialled() {
+    let (mut a, b, c) = (Peer::start(), Peer::start(), Peer::start());
+    for other in [&b, &c] {
+        other.links.set_members([a.unreachable()].into());
+    }
+    let leaving = (b.id(), Member { leaving: true, ..b.member().1 });
+    a.links.set_members([leaving, c.member()].into());
+    a.links.nudge();
+    // Dials begin together; the one that is not to be would be there as soon as this one, or a moment later.
+    a.wait_up(c.id()).await;
+    let connections = b.links.shared.endpoint.stats().accepted_handshakes;
+    assert_eq!(connections, 0);
+    assert_eq!(a.links.infos().len(), 1);
 }
 
 #[tokio::test]

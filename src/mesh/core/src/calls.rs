@@ -104,6 +104,7 @@ pub(crate) struct Env<'a> {
     /// The claim in whose name we dispatch, while we lead.
     pub(crate) reign: Option<&'a Claim>,
     pub(crate) is_member: &'a dyn Fn(&PeerId) -> bool,
+    pub(crate) is_owner: &'a dyn Fn(&PeerId) -> bool,
     /// Thrown out or left: unlike one whose approval has only not come yet.
     pub(crate) is_revoked: &'a dyn Fn(&PeerId) -> bool,
     pub(crate) is_linked: &'a dyn Fn(&PeerId) -> bool,
@@ -133,6 +134,7 @@ pub(crate) struct Book {
     closing: BTreeMap<ReqId, CallRecord>,
     /// Outcomes whose header has not come yet.
     early: BTreeMap<ReqId, Vec<SignedEntry>>,
+    early_bytes: usize,
     early_wishes: BTreeMap<ReqId, CancelWish>,
     keys: BTreeMap<Hash, KeyRow>,
     sessions: BTreeMap<PeerId, Session>,
@@ -153,6 +155,7 @@ impl Book {
             waiting: BTreeMap::new(),
             closing: BTreeMap::new(),
             early: BTreeMap::new(),
+            early_bytes: 0,
             early_wishes: BTreeMap::new(),
             keys: BTreeMap::new(),
             sessions: BTreeMap::new(),
@@ -193,7 +196,9 @@ impl Book {
         if let Some(wish) = crate::entry::decode::<CancelWish>(value) {
             self.early_wishes.insert(id, wish);
         } else {
-            self.early.entry(id).or_default().push(SignedEntry::from_stored(value)?);
+            let entry = SignedEntry::from_stored(value)?;
+            self.early_bytes += entry.bytes.len();
+            self.early.entry(id).or_default().push(entry);
         }
         Some(id)
     }
@@ -335,6 +340,7 @@ impl Book {
         self.save(&id, fx);
         for outcome in self.early.remove(&id).unwrap_or_default() {
             fx.delete(Space::Open, early_key(&id, &outcome.hash));
+            self.early_bytes = self.early_bytes.saturating_sub(outcome.bytes.len());
             self.apply_outcome(&outcome, env, fx);
         }
         self.want_arguments(&id, fx);
@@ -423,25 +429,45 @@ impl Book {
         }
     }
 
-    /// An outcome: the target's (confirmed), or what origin or gateway said without it.
+    /// Keeps an outcome whose header has not come. When there are too many, somebody makes calls up: all are forgotten,
+    /// so that those cannot keep the place of real ones for ever. Who is right, [`Self::apply_outcome`] judges later.
+    fn keep_early(&mut self, id: ReqId, entry: &SignedEntry, fx: &mut Effects<'_>) {
+        if self.closing.contains_key(&id) {
+            return;
+        }
+        if self.early.len() >= limits::EARLY_OUTCOMES_MAX
+            || self.early_bytes + entry.bytes.len() > limits::EARLY_BYTES_MAX
+        {
+            for (id, entries) in std::mem::take(&mut self.early) {
+                for entry in entries {
+                    fx.delete(Space::Open, early_key(&id, &entry.hash));
+                }
+            }
+            self.early_bytes = 0;
+        }
+        let waiting = self.early.entry(id).or_default();
+        if waiting.len() < 8 && !waiting.iter().any(|known| known.hash == entry.hash) {
+            // The log will not bring it a second time: it must outlive a crash.
+            fx.put_bytes(Space::Open, early_key(&id, &entry.hash), entry.to_stored());
+            self.early_bytes += entry.bytes.len();
+            waiting.push(entry.clone());
+        }
+    }
+
+    /// An outcome: the target's (confirmed), or what origin or gateway said without it. Anyone else has no say.
     pub(crate) fn apply_outcome(&mut self, entry: &SignedEntry, env: &Env<'_>, fx: &mut Effects<'_>) {
         let Some(outcome) = entry.record::<Outcome>() else { return };
         let id = outcome.id;
-        let Some(open) = self.open.get_mut(&id) else {
-            if !self.closing.contains_key(&id) && self.early.len() < limits::EARLY_OUTCOMES_MAX {
-                let waiting = self.early.entry(id).or_default();
-                if waiting.len() < 8 && !waiting.iter().any(|known| known.hash == entry.hash) {
-                    // The log will not bring it a second time: it must outlive a crash.
-                    fx.put_bytes(Space::Open, early_key(&id, &entry.hash), entry.to_stored());
-                    waiting.push(entry.clone());
-                }
-            }
+        let possible =
+            (1..=ATTEMPTS_MAX).contains(&outcome.attempt) && outcome.output.len() <= limits::RESULT_BYTES_MAX;
+        if !possible {
             return;
-        };
+        }
+        let Some(open) = self.open.get_mut(&id) else { return self.keep_early(id, entry, fx) };
         let author = entry.author;
         let confirmed = author == open.record.header.target;
         let by_origin = author == open.record.origin;
-        if outcome.attempt == 0 || outcome.attempt > ATTEMPTS_MAX {
+        if !confirmed && !by_origin && !(env.is_owner)(&author) {
             return;
         }
         let duplicate = open.record.history.iter().any(|row| {

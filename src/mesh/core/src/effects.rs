@@ -27,6 +27,8 @@ pub(crate) enum Then {
     Outcome(ReqId, Attempt, SignedEntry),
     /// An ending is durable here: tell whoever waits, and the target.
     Ended(ReqId, Attempt),
+    /// This peer is linked and was thrown out, and what says so is durable: tell it.
+    Dismiss(PeerId),
     /// Our own revocation or departure is durable.
     Revoked,
 }

@@ -351,6 +351,19 @@ pub struct Header {
     pub needs_approval: bool,
 }
 
+impl Header {
+    /// Whether everything in it is within its limits: an origin that says more is not one of ours, and what it says is
+    /// not acted on.
+    #[must_use]
+    pub fn is_within_limits(&self) -> bool {
+        (1..=limits::TTL_MS_MAX).contains(&self.ttl_ms)
+            && self.timeout_ms <= limits::TTL_MS_MAX
+            && self.arguments.len() <= limits::ARGUMENTS_BYTES_MAX as u64
+            && self.principal.len() <= limits::CLIENT_KEY_BYTES_MAX
+            && self.client_key.as_ref().is_none_or(|key| (1..=limits::CLIENT_KEY_BYTES_MAX).contains(&key.len()))
+    }
+}
+
 /// How an attempt ended (architecture.md §5's table).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

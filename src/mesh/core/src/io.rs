@@ -142,7 +142,8 @@ pub struct Image {
 pub enum Input {
     /// [`crate::peer::Peer::poll_timeout`] is over; harmless at any other time.
     Wake,
-    /// A link to an approved peer is up. If there was one already, this one replaces it.
+    /// A link to an approved peer is up, or to one of [`crate::peer::Peer::revoked_peers`]. If there was one already,
+    /// this one replaces it.
     LinkUp(PeerId),
     /// The link is gone.
     LinkDown(PeerId),

@@ -19,3 +19,6 @@ mod election;
 mod executor;
 mod log;
 mod trust;
+
+#[cfg(test)]
+mod hostile;

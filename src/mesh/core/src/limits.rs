@@ -22,12 +22,19 @@ pub const QUEUE_MAX: usize = 20_000;
 pub const EPOCH_JUMP_MAX: u64 = 65_536;
 /// Peers of one mesh behind one gateway (mesh-protocol.md §10) with room to spare.
 pub const PEERS_MAX: usize = 2_000;
+/// Revoked peers that may still come to hear that they are; older ones meet a closed door.
+pub const REVOKED_TOLD_MAX: usize = 256;
 /// Tools that one node may declare.
 pub const TOOLS_MAX: usize = 512;
 /// Addresses in one directory record.
 pub const ADDRESSES_MAX: usize = 32;
 /// Outcomes kept for headers that have not come yet.
 pub const EARLY_OUTCOMES_MAX: usize = 1024;
+/// Bytes of such outcomes.
+pub const EARLY_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Verdicts kept of a peer that has never been an owner. One counts: its own leave. The others are kept in case that its
+/// promotion is still on its way.
+pub const STRAY_VERDICTS_MAX: usize = 64;
 /// Longest reason or error text, in bytes.
 pub const TEXT_BYTES_MAX: usize = 4096;
 /// Longest client key, in bytes.

@@ -47,6 +47,8 @@ struct Neighbour {
     /// Whom it is linked to.
     neighbours: BTreeSet<PeerId>,
     next_digest: u64,
+    /// A gap showed too soon after the last digest: it is asked about at `next_digest`.
+    owes_digest: bool,
 }
 
 /// All authors' heads, and what the neighbours have.
@@ -112,6 +114,12 @@ impl Logs {
             .filter(|((of, _), _)| of == author)
             .max_by_key(|(_, head)| head.hlc)
             .map(|((_, incarnation), head)| (*incarnation, head.seq))
+    }
+
+    /// Whether an entry may be shown to others: one of ours only once it is durable.
+    pub(crate) fn may_show(&self, entry: &SignedEntry) -> bool {
+        let own = entry.author == self.me && entry.entry.incarnation == self.incarnation;
+        !own || entry.entry.seq <= self.own_durable
     }
 
     fn tick(&mut self, wall_ms: u64) -> u64 {
@@ -196,12 +204,11 @@ impl Logs {
     }
 
     fn ask_again(&mut self, from: PeerId, fx: &mut Effects<'_>) {
-        let digest = self.digest();
-        if let Some(neighbour) = self.neighbours.get_mut(&from)
-            && fx.now.mono_ms >= neighbour.next_digest
-        {
+        let Some(neighbour) = self.neighbours.get_mut(&from) else { return };
+        neighbour.owes_digest = fx.now.mono_ms < neighbour.next_digest;
+        if !neighbour.owes_digest {
             neighbour.next_digest = fx.now.mono_ms + GAP_DIGEST_EVERY_MS;
-            fx.send(from, Frame::Digest(digest));
+            fx.send(from, Frame::Digest(self.digest()));
         }
     }
 
@@ -347,8 +354,18 @@ impl Logs {
         fx.send(from, Frame::Digest(self.digest()));
     }
 
-    /// Periodic anti-entropy with one random neighbour.
+    /// Periodic anti-entropy with one random neighbour, and the digests that are owed.
     pub(crate) fn handle_timeout(&mut self, every_ms: u64, fx: &mut Effects<'_>) {
+        let now = fx.now.mono_ms;
+        let owed: Vec<PeerId> = self
+            .neighbours
+            .iter()
+            .filter(|(_, neighbour)| neighbour.owes_digest && neighbour.next_digest <= now)
+            .map(|(peer, _)| *peer)
+            .collect();
+        for peer in owed {
+            self.ask_again(peer, fx);
+        }
         if fx.now.mono_ms < self.next_sync || self.neighbours.is_empty() {
             return;
         }
@@ -360,7 +377,8 @@ impl Logs {
     }
 
     pub(crate) fn poll_timeout(&self) -> Option<u64> {
-        (!self.neighbours.is_empty()).then_some(self.next_sync)
+        let owed = self.neighbours.values().filter(|neighbour| neighbour.owes_digest).map(|n| n.next_digest);
+        owed.chain((!self.neighbours.is_empty()).then_some(self.next_sync)).min()
     }
 }
 

@@ -3,31 +3,35 @@
 //! Each step collects its writes into one batch. What promises something to others waits until that batch is durable
 //! ([`crate::io::Input::Durable`]); what merely decides may run ahead of the disk (mesh-protocol.md §9.1).
 
+mod commands;
+mod entries;
+mod founding;
+mod presence;
+mod running;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use rand_core::Rng;
 
-use crate::calls::{self, Book, Env, Verdict};
+use crate::calls::Book;
 use crate::config::Config;
 use crate::crypto::Signer;
 use crate::effects::{Effects, Then};
 use crate::election::Election;
-use crate::entry::{
-    self, CancelWish, Directory, Effect, Fence, Genesis, Header, Kind, Outcome, Payload, SignedEntry, Tier, VerdictKind,
-};
-use crate::epoch::Claim;
-use crate::executor::{Executor, Finished, Offer, Rules};
-use crate::frame::{AnswerKind, Dispatch, EntryItem, Frame};
-use crate::ids::{Hash, Incarnation, MeshId, NodeId, PeerId, PublicKey, ReqId};
+use crate::entry::{self, CancelWish, Directory, Fence, Header, Kind, SignedEntry, Tier};
+use crate::executor::Executor;
+use crate::frame::{AnswerKind, EntryItem, Frame};
+use crate::ids::{Hash, Incarnation, NodeId, PeerId, PublicKey, ReqId};
 use crate::io::{
-    Batch, CallRecord, CallState, CmdId, Command, Fact, HistoryRow, Image, Input, NewCall, NodeView, Now, Output,
-    Refusal, Reply, Space, TxnId, View, Welcome,
+    Batch, CallRecord, CmdId, Fact, HistoryRow, Image, Input, NodeView, Now, Output, Reply, Space, TxnId, View,
 };
-use crate::limits;
-use crate::log::{self, Head, Ingest, Logs};
-use crate::trust::{Trust, genesis_of};
+use crate::log::{self, Head, Logs};
+use crate::trust::Trust;
+
+pub use founding::{founded, joined};
+use running::declared;
 
 const KEY_INCARNATION: &[u8] = b"incarnation";
 const KEY_BOOT: &[u8] = b"boot";
@@ -79,6 +83,8 @@ pub struct Peer {
     directory: BTreeMap<PeerId, (SignedEntry, Arc<Directory>)>,
     invites: BTreeMap<Hash, InviteRow>,
     presence: BTreeMap<PeerId, Presence>,
+    /// Whoever has a link to us. Those of them that belong are the neighbours of election and log.
+    linked: BTreeSet<PeerId>,
     /// Who is online as the gateway that we follow says.
     told_online: BTreeSet<PeerId>,
     counter: u64,
@@ -90,68 +96,6 @@ pub struct Peer {
     asked_wake: Option<u64>,
     stopping: Option<(CmdId, u64)>,
     revoked: bool,
-}
-
-fn write<T: serde::Serialize>(space: Space, key: &[u8], record: &T) -> crate::io::Write {
-    crate::io::Write { space, key: key.to_vec(), value: Some(entry::encode(record).into()) }
-}
-
-/// Rows of a new mesh of one.
-pub fn founded(signer: &dyn Signer, mesh_name: &str, node_id: &NodeId, now: Now, rng: &mut dyn Rng) -> Batch {
-    let incarnation = Incarnation(rng.next_u32());
-    let body = Genesis { name: limits::cut(mesh_name, 63).to_owned(), nonce: rng.next_u64(), node_id: node_id.clone() };
-    let genesis = SignedEntry::sign(
-        signer,
-        entry::Entry {
-            mesh: MeshId([0; 32]),
-            author: signer.public_key(),
-            incarnation,
-            seq: 1,
-            hlc: now.wall_ms << 16,
-            kind: Kind::GENESIS,
-            critical: false,
-            generation: 0,
-            previous: Hash::ZERO,
-            body: entry::encode(&body).into(),
-        },
-    );
-    let head = Head { seq: 1, hash: genesis.hash, hlc: genesis.entry.hlc };
-    let stored = Bytes::from(genesis.to_stored());
-    let mut writes = vec![
-        write(Space::Meta, KEY_INCARNATION, &incarnation),
-        write(Space::Heads, &log::log_key(&genesis.author, incarnation, None), &head),
-    ];
-    for (space, key) in
-        [(Space::Log, log::log_key(&genesis.author, incarnation, Some(1))), (Space::Trust, genesis.hash.0.to_vec())]
-    {
-        writes.push(crate::io::Write { space, key, value: Some(stored.clone()) });
-    }
-    Batch { writes, sync: true }
-}
-
-/// Rows of a newcomer to a mesh.
-///
-/// # Errors
-/// When the welcome holds no genesis of the mesh that it names.
-pub fn joined(welcome: &Welcome, rng: &mut dyn Rng) -> Result<Batch, BootError> {
-    let known = welcome.trust.iter().filter_map(genesis_of).any(|(mesh, _)| mesh == welcome.mesh);
-    if !known {
-        return Err(BootError::NoMesh);
-    }
-    let mut writes = vec![
-        write(Space::Meta, KEY_INCARNATION, &Incarnation(rng.next_u32())),
-        write(Space::Meta, KEY_FENCE, &welcome.fence),
-        write(Space::Meta, KEY_HANDLE, &welcome.node_id),
-    ];
-    for record in &welcome.trust {
-        let (key, value) = (record.hash.0.to_vec(), Some(record.to_stored().into()));
-        writes.push(crate::io::Write { space: Space::Trust, key, value });
-    }
-    for record in &welcome.directory {
-        let (key, value) = (record.author.0.to_vec(), Some(record.to_stored().into()));
-        writes.push(crate::io::Write { space: Space::Directory, key, value });
-    }
-    Ok(Batch { writes, sync: true })
 }
 
 impl Peer {
@@ -224,6 +168,7 @@ impl Peer {
             directory,
             invites,
             presence: BTreeMap::new(),
+            linked: BTreeSet::new(),
             told_online: BTreeSet::new(),
             counter,
             last_txn: 0,
@@ -348,21 +293,18 @@ impl Peer {
         match input {
             Input::Wake => {}
             Input::LinkUp(peer) => {
-                if peer != self.me && self.trust.member(&peer).is_some() {
-                    self.election.handle_link_up(peer, fx);
-                    self.logs.handle_link_up(peer, fx);
-                    if self.election.reign().is_some() {
-                        self.tell_presence(fx);
+                if peer != self.me {
+                    self.linked.insert(peer);
+                    if self.trust.member(&peer).is_some() {
+                        self.meet(peer, fx);
+                    } else if self.trust.is_revoked(&peer) {
+                        fx.then(Then::Dismiss(peer));
                     }
-                    self.note_presence(fx);
-                    fx.view_changed = true;
                 }
             }
             Input::LinkDown(peer) => {
-                self.election.handle_link_down(peer, fx);
-                self.logs.handle_link_down(peer, fx);
-                self.note_presence(fx);
-                fx.view_changed = true;
+                self.linked.remove(&peer);
+                self.part(peer, fx);
             }
             Input::Recv(from, frame) => {
                 if self.trust.member(&from).is_some() {
@@ -408,6 +350,25 @@ impl Peer {
         }
     }
 
+    /// A linked peer that belongs is a neighbour from now on.
+    fn meet(&mut self, peer: PeerId, fx: &mut Effects<'_>) {
+        self.election.handle_link_up(peer, fx);
+        self.logs.handle_link_up(peer, fx);
+        if self.election.reign().is_some() {
+            self.tell_presence(fx);
+        }
+        self.note_presence(fx);
+        fx.view_changed = true;
+    }
+
+    /// And now no more.
+    fn part(&mut self, peer: PeerId, fx: &mut Effects<'_>) {
+        self.election.handle_link_down(peer, fx);
+        self.logs.handle_link_down(peer, fx);
+        self.note_presence(fx);
+        fx.view_changed = true;
+    }
+
     fn handle_frame(&mut self, from: PeerId, frame: Frame, fx: &mut Effects<'_>) {
         let may_lead = |peer: &PeerId| self.trust.is_owner(peer);
         match frame {
@@ -443,7 +404,10 @@ impl Peer {
                 }
             }
             Frame::Progress { id, attempt, state, note } => {
-                self.book.handle_progress(from, id, attempt, state, &note, fx);
+                // Whether a call reads as running decides how long its ending is waited for: only its gateway may say so.
+                if self.election.gateway().is_some_and(|epoch| epoch.peer == from) {
+                    self.book.handle_progress(from, id, attempt, state, &note, fx);
+                }
             }
             Frame::Dispatch(dispatch) => self.handle_dispatch(from, &dispatch, fx),
             Frame::Answer(answer) => match &answer.what {
@@ -452,7 +416,8 @@ impl Peer {
                         let item = EntryItem { entry: entry.clone(), left_ms: None };
                         self.ingest(from, &item, fx);
                         // Even when entries before it are still on their way: the outcome itself is complete.
-                        if self.trust.admits(&from, entry.entry.incarnation, entry.entry.seq) {
+                        let admitted = self.trust.admits(&from, entry.entry.incarnation, entry.entry.seq);
+                        if admitted && entry.entry.mesh == self.trust.mesh() {
                             self.with_env(|book, env| book.apply_outcome(entry, env, fx));
                         }
                     }
@@ -483,113 +448,6 @@ impl Peer {
         }
     }
 
-    /// Whether a claim that `from` shows proves a fence. Its author may have been thrown out since: a leader must rise
-    /// above its epoch all the same, or those who once followed it would never follow anyone below.
-    fn may_prove(&self, from: &PeerId, claim: &Claim) -> bool {
-        let author = &claim.epoch.peer;
-        self.trust.is_owner(author) || self.trust.is_owner(from) || self.trust.was_approved(author)
-    }
-
-    fn item(&self, entry: SignedEntry, now: u64) -> EntryItem {
-        let left_ms = (entry.entry.kind == Kind::CALL).then(|| {
-            let id = entry.record::<Header>().map(|header| header.id);
-            // A call that is over here has no time left anywhere.
-            id.and_then(|id| self.book.left_ms(&id, now)).unwrap_or(0)
-        });
-        EntryItem { entry, left_ms }
-    }
-
-    fn ingest(&mut self, from: PeerId, item: &EntryItem, fx: &mut Effects<'_>) {
-        let place = item.entry.place();
-        let admitted = self.trust.admits(&place.author, place.incarnation, place.seq);
-        if self.logs.ingest(from, item, admitted, fx) == Ingest::New {
-            self.apply(&item.entry, item.left_ms, fx);
-        }
-    }
-
-    /// Applies an entry that is new to us, our own included. Unknown kinds are kept and relayed, nothing more.
-    fn apply(&mut self, entry: &SignedEntry, left_ms: Option<u64>, fx: &mut Effects<'_>) {
-        let author = entry.author;
-        match entry.entry.kind {
-            Kind::APPROVAL => self.apply_verdict(entry, fx),
-            Kind::DIRECTORY => {
-                let Some(directory) = entry.record::<Directory>().filter(is_reasonable) else { return };
-                let newer = self
-                    .directory
-                    .get(&author)
-                    .is_none_or(|(known, _)| (known.entry.hlc, known.entry.seq) < (entry.entry.hlc, entry.entry.seq));
-                if newer {
-                    fx.put_bytes(Space::Directory, author.0, entry.to_stored());
-                    self.directory.insert(author, (entry.clone(), Arc::new(directory)));
-                    self.refresh_candidates(fx);
-                    fx.view_changed = true;
-                    self.with_env(|book, env| book.pump(&author, env, fx));
-                }
-            }
-            Kind::CALL => {
-                let Some(header) = entry.record::<Header>() else { return };
-                if header.id.is_of(&author) {
-                    let left_ms = left_ms.unwrap_or(header.ttl_ms);
-                    let id = header.id;
-                    let mine = header.target == self.me;
-                    if mine && self.executor.has_any(&id) && self.book.record(&id).is_none() {
-                        return; // it came by a dispatch, and is over
-                    }
-                    self.with_env(|book, env| book.apply_header(entry, header, left_ms, env, fx));
-                    if mine && author != self.me {
-                        self.expire_here(&[id], fx);
-                        if let Some(wish) = self.book.is_cancelled(&id).cloned() {
-                            self.stop_call(&wish, fx);
-                        }
-                    }
-                }
-            }
-            Kind::OUTCOME => {
-                let Some(outcome) = entry.record::<Outcome>() else { return };
-                let target = self.book.record(&outcome.id).map(|record| record.header.target);
-                if self.trust.is_owner(&author) || outcome.id.is_of(&author) || target.is_none_or(|t| t == author) {
-                    self.with_env(|book, env| book.apply_outcome(entry, env, fx));
-                }
-            }
-            Kind::CANCEL => {
-                let Some(wish) = entry.record::<CancelWish>() else { return };
-                let by_origin = wish.id.is_of(&author);
-                if by_origin || self.trust.is_owner(&author) {
-                    self.book.apply_wish(&wish, fx);
-                    self.stop_call(&wish, fx);
-                    self.answer_wish(&wish, fx);
-                }
-            }
-            _ => {}
-        }
-    }
-
-    fn apply_verdict(&mut self, entry: &SignedEntry, fx: &mut Effects<'_>) {
-        fx.put_bytes(Space::Trust, entry.hash.0, entry.to_stored());
-        let was_member = self.trust.member(&self.me).is_some();
-        if !self.trust.add(entry.clone()) {
-            return;
-        }
-        fx.fact(Fact::Trust);
-        fx.view_changed = true;
-        if was_member && self.trust.member(&self.me).is_none() {
-            self.revoked = true;
-            fx.then(Then::Revoked);
-        }
-        self.refresh_candidates(fx);
-        self.logs.ask_all(fx);
-        self.end_undeliverable(fx);
-    }
-
-    /// Ends the calls whose target does not belong any more.
-    fn end_undeliverable(&mut self, fx: &mut Effects<'_>) {
-        let mut verdicts = Vec::new();
-        self.with_env(|book, env| verdicts = book.undeliverable(env));
-        for verdict in verdicts {
-            self.write_verdict(&verdict, fx);
-        }
-    }
-
     fn handle_then(&mut self, then: Then, fx: &mut Effects<'_>) {
         match then {
             Then::Reply(id, reply) => fx.out.push(Output::Reply(id, reply)),
@@ -615,6 +473,7 @@ impl Peer {
                 }
             }
             Then::Ended(id, attempt) => self.book.handle_ended(&id, attempt, fx),
+            Then::Dismiss(peer) => self.dismiss(peer, fx),
             Then::Revoked => fx.fact(Fact::Revoked),
         }
     }
@@ -632,7 +491,7 @@ impl Peer {
                 self.write_verdict(&verdict, fx);
             }
         }
-        let late = self.consult(fx, |executor, rules, fx| executor.handle_timeout(rules, fx));
+        let late = self.consult(fx, Executor::handle_timeout);
         for finished in late {
             self.write_outcome(&finished, fx);
         }
@@ -679,502 +538,6 @@ impl Peer {
         self.election.set_candidates(candidates, fx);
     }
 
-    // --- presence
-
-    fn online_now(&self) -> BTreeSet<PeerId> {
-        let mut online: BTreeSet<PeerId> = if self.election.reign().is_some() {
-            self.book.online().collect()
-        } else if self.election.gateway().is_some() {
-            self.told_online.clone()
-        } else {
-            self.election.neighbours().collect()
-        };
-        online.insert(self.me);
-        online
-    }
-
-    fn note_presence(&mut self, fx: &mut Effects<'_>) {
-        let online = self.online_now();
-        let peers: Vec<PeerId> = self.trust.membership().members.keys().copied().collect();
-        for peer in peers {
-            let presence = self.presence.entry(peer).or_default();
-            let now = online.contains(&peer);
-            if presence.online != now {
-                *presence = Presence { online: now, changed_ms: fx.now.wall_ms };
-                fx.view_changed = true;
-            }
-        }
-    }
-
-    fn tell_presence(&mut self, fx: &mut Effects<'_>) {
-        if let Some(epoch) = self.election.reign().map(|claim| claim.epoch) {
-            let online: Vec<PeerId> = self.book.online().collect();
-            let peers: Vec<PeerId> = self.election.neighbours().collect();
-            for peer in peers {
-                fx.send(peer, Frame::Presence { epoch, online: online.clone() });
-            }
-        }
-        self.note_presence(fx);
-    }
-
-    // --- running calls here
-
-    fn handle_dispatch(&mut self, from: PeerId, dispatch: &Dispatch, fx: &mut Effects<'_>) {
-        let claim = &dispatch.claim;
-        let Some(header) =
-            (dispatch.header.entry.kind == Kind::CALL).then(|| dispatch.header.record::<Header>()).flatten()
-        else {
-            return;
-        };
-        let (id, attempt) = (header.id, dispatch.attempt);
-        let refuse = |what: AnswerKind, fx: &mut Effects<'_>| {
-            fx.send(from, Frame::Answer(crate::frame::Answer { id, attempt, what }));
-        };
-        let may_lead = self.trust.is_owner(&from);
-        if from != claim.epoch.peer || !may_lead {
-            refuse(AnswerKind::Refused("only a gateway of this mesh may dispatch".to_owned()), fx);
-            return;
-        }
-        if from != self.me && !self.election.observe(claim, may_lead, fx) {
-            refuse(AnswerKind::Fenced(self.election.fence().proof.clone()), fx);
-            return;
-        }
-        if self.revoked || self.trust.member(&self.me).is_none() {
-            refuse(AnswerKind::Refused("this device was revoked".to_owned()), fx);
-            return;
-        }
-        let place = dispatch.header.place();
-        let proper = header.target == self.me
-            && header.id.is_of(&place.author)
-            && dispatch.header.entry.mesh == self.trust.mesh()
-            && (1..=crate::ids::ATTEMPTS_MAX).contains(&attempt)
-            && header.ttl_ms <= limits::TTL_MS_MAX;
-        if !proper {
-            refuse(AnswerKind::Refused("the header is not one for this device".to_owned()), fx);
-            return;
-        }
-        if !self.trust.admits(&place.author, place.incarnation, place.seq) {
-            refuse(AnswerKind::Refused("the call's origin does not belong to the mesh here".to_owned()), fx);
-            return;
-        }
-        // The log may bring the header only after a crash has made us forget what became of it: it belongs in the book.
-        let known = self.book.record(&id).is_some() || self.executor.has_any(&id);
-        if !known {
-            let header = header.clone();
-            self.with_env(|book, env| book.apply_header(&dispatch.header, header, dispatch.left_ms, env, fx));
-        }
-        let mut left_ms = dispatch.left_ms.min(header.ttl_ms);
-        if let Some(known) = self.book.left_ms(&id, fx.now.mono_ms) {
-            left_ms = left_ms.min(known);
-        }
-        let offer = Offer { gateway: from, header, origin: place.author, attempt, left_ms };
-        self.with_rules(fx, |executor, rules, fx| executor.handle_offer(offer, rules, fx));
-    }
-
-    /// Runs something of the executor that may finish an attempt, and writes that outcome; its place is free then.
-    fn with_rules(
-        &mut self,
-        fx: &mut Effects<'_>,
-        run: impl FnOnce(&mut Executor, &Rules<'_>, &mut Effects<'_>) -> Option<Finished>,
-    ) {
-        let finished = self.consult(fx, run);
-        if let Some(finished) = finished {
-            self.write_outcome(&finished, fx);
-            self.consult(fx, |executor, rules, fx| executor.start_next(rules, fx));
-        }
-    }
-
-    /// Lets the executor decide by the rules of this moment.
-    fn consult<T>(
-        &mut self,
-        fx: &mut Effects<'_>,
-        run: impl FnOnce(&mut Executor, &Rules<'_>, &mut Effects<'_>) -> T,
-    ) -> T {
-        let Self { executor, trust, book, config, directory, election, me, revoked, .. } = self;
-        let own_tools = directory.get(me).map(|(_, directory)| directory.clone());
-        let permits = |origin: &PeerId, header: &Header| permits(trust, own_tools.as_deref(), origin, header);
-        let wish = |id: &ReqId| book.is_cancelled(id).cloned();
-        let gateway = election.gateway().map(|epoch| epoch.peer);
-        let rules = Rules { config, permits: &permits, wish: &wish, revoked: *revoked, gateway };
-        run(executor, &rules, fx)
-    }
-
-    fn with_env<T>(&mut self, run: impl FnOnce(&mut Book, &Env<'_>) -> T) -> T {
-        let Self { book, trust, config, election, directory, .. } = self;
-        let is_member = |peer: &PeerId| trust.member(peer).is_some();
-        let is_revoked = |peer: &PeerId| trust.is_revoked(peer);
-        let is_linked = |peer: &PeerId| election.is_linked(peer);
-        let declared = |peer: &PeerId, tool: &str| declared(directory, peer, tool);
-        let env = Env {
-            config,
-            reign: election.reign(),
-            is_member: &is_member,
-            is_revoked: &is_revoked,
-            is_linked: &is_linked,
-            declared: &declared,
-        };
-        run(book, &env)
-    }
-
-    /// Appends a target's outcome to our log, in the batch that journals it.
-    fn write_outcome(&mut self, finished: &Finished, fx: &mut Effects<'_>) {
-        let Outcome { id, attempt, .. } = finished.outcome;
-        let entry = self.logs.append(self.signer.as_ref(), Kind::OUTCOME, 0, entry::encode(&finished.outcome), fx);
-        fx.then(Then::Outcome(id, attempt, entry.clone()));
-        log::push_when_durable(&entry, None, None, fx);
-        self.with_env(|book, env| book.apply_outcome(&entry, env, fx));
-    }
-
-    /// Writes an ending that is not the target's word, with a cancel wish where it must not start any more.
-    fn write_verdict(&mut self, verdict: &Verdict, fx: &mut Effects<'_>) {
-        if verdict.wish {
-            let wish = CancelWish { id: verdict.id, reason: verdict.reason.clone(), expired: true };
-            self.write_wish(&wish, fx);
-        }
-        let outcome = Outcome {
-            id: verdict.id,
-            attempt: verdict.attempt,
-            ending: verdict.ending,
-            reason: verdict.reason.clone(),
-            output: Payload::empty(),
-            error: String::new(),
-            at_ms: fx.now.wall_ms,
-            started_ms: 0,
-            alias_of: None,
-        };
-        let entry = self.logs.append(self.signer.as_ref(), Kind::OUTCOME, 0, entry::encode(&outcome), fx);
-        log::push_when_durable(&entry, None, None, fx);
-        self.with_env(|book, env| book.apply_outcome(&entry, env, fx));
-    }
-
-    fn write_wish(&mut self, wish: &CancelWish, fx: &mut Effects<'_>) {
-        let entry = self.logs.append(self.signer.as_ref(), Kind::CANCEL, 0, entry::encode(wish), fx);
-        log::push_when_durable(&entry, None, None, fx);
-        self.book.apply_wish(wish, fx);
-        self.stop_call(wish, fx);
-    }
-
-    /// Another's wish for a call of ours: it reads as wished at once, until its target says what really happened.
-    fn answer_wish(&mut self, wish: &CancelWish, fx: &mut Effects<'_>) {
-        let Some(record) = self.book.record(&wish.id) else { return };
-        let open = matches!(record.state, CallState::Open(_));
-        if open && record.origin == self.me && record.header.target != self.me && !wish.expired {
-            let (id, attempt, reason) = (wish.id, record.attempt, wish.reason.clone());
-            let ending = entry::Ending::Cancelled;
-            self.write_verdict(&Verdict { id, attempt, ending, reason, wish: false }, fx);
-        }
-    }
-
-    /// If the call is for us: stop it, or end it before it starts.
-    fn stop_call(&mut self, wish: &CancelWish, fx: &mut Effects<'_>) {
-        let known = self.book.record(&wish.id).filter(|record| record.header.target == self.me);
-        // A confirmed one that is still in the book was interrupted: what is wished away is the attempt after it.
-        let (header, attempt) = known
-            .map_or((None, 1), |record| (Some(record.header.clone()), record.attempt + u8::from(record.confirmed)));
-        let wish = wish.clone();
-        self.with_rules(fx, |executor, _, fx| executor.handle_wish(&wish, header, attempt, fx));
-    }
-
-    /// Calls for us whose time is over: our word makes it certain.
-    fn expire_here(&mut self, due: &[ReqId], fx: &mut Effects<'_>) {
-        for (id, attempt) in self.book.expired_here(due, fx.now.mono_ms) {
-            if let Some(header) = self.book.record(&id).map(|record| record.header.clone()) {
-                self.with_rules(fx, |executor, _, fx| executor.expire(id, attempt, header, fx));
-            }
-        }
-    }
-
-    // --- commands
-
-    fn handle_command(&mut self, id: CmdId, command: Command, fx: &mut Effects<'_>) {
-        let reply = match command {
-            Command::Call(new) => self.accept(new, fx),
-            Command::Cancel { id, reason } => self.cancel(id, &reason, fx),
-            Command::Invite { secret, tier, ttl_ms } => self.invite(secret, tier, ttl_ms, fx),
-            Command::Redeem { secret, key, node_id } => self.redeem(secret, key, &node_id, fx),
-            Command::Approve { key, node_id, tier } => {
-                self.approve(key, &node_id, tier, fx).map(|welcome| Reply::Approved(Box::new(welcome)))
-            }
-            Command::Revoke { peer } => self.revoke(peer, false, fx).map(|()| Reply::Revoked),
-            Command::Leave => self.leave(fx),
-            Command::SetDirectory(directory) => {
-                self.set_directory(&directory, fx);
-                Ok(Reply::Noted)
-            }
-            Command::Stop => {
-                let asked = self.election.stop(fx);
-                let wait = if asked { STOP_WAIT_MS } else { 0 };
-                self.stopping = Some((id, fx.now.mono_ms + wait));
-                return;
-            }
-        };
-        match reply {
-            // A promise: it waits for the fsync of whatever this step wrote, or of what was written before.
-            Ok(reply) => fx.then(Then::Reply(id, reply)),
-            Err(refusal) => fx.out.push(Output::Reply(id, Reply::Refused(refusal))),
-        }
-    }
-
-    fn accept(&mut self, new: NewCall, fx: &mut Effects<'_>) -> Result<Reply, Refusal> {
-        if self.stopping.is_some() {
-            return Err(Refusal::Stopping);
-        }
-        let Some(tier) = self.trust.tier(&self.me).filter(|_| !self.revoked) else { return Err(Refusal::NotMember) };
-        if new.arguments.len() > limits::ARGUMENTS_BYTES_MAX as u64 {
-            let max = limits::ARGUMENTS_BYTES_MAX;
-            return Err(Refusal::Invalid(format!("the arguments are over {max} bytes")));
-        }
-        if new.ttl_ms == 0 || new.ttl_ms > limits::TTL_MS_MAX {
-            return Err(Refusal::Invalid("the time to live must be over 0 and at most 7 days".to_owned()));
-        }
-        if new.client_key.as_ref().is_some_and(|key| key.is_empty() || key.len() > limits::CLIENT_KEY_BYTES_MAX) {
-            let max = limits::CLIENT_KEY_BYTES_MAX;
-            return Err(Refusal::Invalid(format!("an idempotency key has 1 to {max} bytes")));
-        }
-        let key = new.client_key.as_ref().map(|key| calls::key_id(&new.principal, key));
-        let known = key.and_then(|key| self.book.key(&key));
-        let target = match known {
-            Some(known) if new.node == "any" => known.target,
-            _ => self.resolve(&new.node, &new.tool)?,
-        };
-        if let Some(known) = known {
-            let same = known.sense == calls::sense_of(&target, new.tool.as_str(), &new.arguments);
-            return if same {
-                Ok(Reply::Call { id: known.id, created: false })
-            } else {
-                Err(Refusal::KeyReused(known.id))
-            };
-        }
-        let node_id = self.trust.member(&target).map(|member| member.node_id.clone());
-        let Some(node_id) = node_id else { return Err(Refusal::UnknownNode(new.node)) };
-        let decl = self
-            .directory
-            .get(&target)
-            .and_then(|(_, directory)| directory.tools.iter().find(|tool| tool.name == new.tool));
-        let Some(decl) = decl else {
-            return Err(Refusal::UnknownTool { node: node_id, tool: new.tool });
-        };
-        if decl.owner_only && tier != Tier::Owner {
-            return Err(Refusal::Denied(format!(
-                "`{}` may be called by devices of tier owner only, and this one is {tier:?}",
-                decl.name
-            )));
-        }
-        let (open, bytes) = self.book.own_open(&target);
-        if open >= limits::OPEN_PER_TARGET_MAX || bytes + new.arguments.len() > limits::OPEN_BYTES_PER_TARGET_MAX {
-            return Err(Refusal::QueueFull { node: node_id, open, retry_after_ms: 30_000 });
-        }
-        let effect = new.effect.map_or(decl.effect, |asked| asked.max(decl.effect));
-        self.counter += 1;
-        fx.put(Space::Meta, KEY_COUNTER, &self.counter);
-        let id = ReqId::new(&self.me, self.logs.incarnation(), self.counter);
-        let header = Header {
-            id,
-            target,
-            node_id,
-            tool: new.tool,
-            arguments: new.arguments,
-            effect,
-            ttl_ms: new.ttl_ms,
-            accepted_ms: fx.now.wall_ms,
-            timeout_ms: new.timeout_ms,
-            principal: new.principal,
-            client_key: new.client_key,
-            needs_approval: false,
-        };
-        let entry = self.logs.append(self.signer.as_ref(), Kind::CALL, 0, entry::encode(&header), fx);
-        let ttl_ms = header.ttl_ms;
-        // Not before it is durable may anyone see it: the book learns it now, but dispatches it with the push below.
-        self.with_env(|book, env| book.apply_header(&entry, header, ttl_ms, env, fx));
-        log::push_when_durable(&entry, Some(ttl_ms), None, fx);
-        Ok(Reply::Call { id, created: true })
-    }
-
-    fn resolve(&self, node: &str, tool: &crate::ids::ToolName) -> Result<PeerId, Refusal> {
-        let members = &self.trust.membership().members;
-        if node == "any" {
-            let online = self.online_now();
-            return members
-                .keys()
-                .filter(|peer| declared(&self.directory, peer, tool.as_str()).is_some())
-                .min_by_key(|peer| (!online.contains(*peer), self.book.own_open(peer).0, **peer != self.me))
-                .copied()
-                .ok_or_else(|| Refusal::UnknownNode(format!("any (nobody offers `{tool}`)")));
-        }
-        // Handles first, and the id read once: writing out every member's id would cost more than all the rest of a call.
-        let by_handle = members.iter().find(|(_, member)| member.node_id.as_str() == node).map(|(peer, _)| *peer);
-        by_handle
-            .or_else(|| node.parse().ok().filter(|peer| members.contains_key(peer)))
-            .ok_or_else(|| Refusal::UnknownNode(limits::cut(node, 80).to_owned()))
-    }
-
-    fn cancel(&mut self, id: ReqId, reason: &str, fx: &mut Effects<'_>) -> Result<Reply, Refusal> {
-        let Some(record) = self.book.record(&id) else { return Err(Refusal::UnknownCall(id)) };
-        if matches!(record.state, CallState::Ended(_)) || self.book.is_cancelled(&id).is_some() {
-            return Ok(Reply::Cancelled);
-        }
-        let (mine, for_me, attempt) = (record.origin == self.me, record.header.target == self.me, record.attempt);
-        let reason = limits::cut(reason, 500).to_owned();
-        let wish = CancelWish { id, reason: reason.clone(), expired: false };
-        self.write_wish(&wish, fx);
-        if mine && !for_me {
-            let ending = entry::Ending::Cancelled;
-            self.write_verdict(&Verdict { id, attempt, ending, reason, wish: false }, fx);
-        }
-        Ok(Reply::Cancelled)
-    }
-
-    fn require_owner(&self) -> Result<(), Refusal> {
-        if self.revoked || self.trust.member(&self.me).is_none() {
-            Err(Refusal::NotMember)
-        } else if self.trust.is_owner(&self.me) {
-            Ok(())
-        } else {
-            Err(Refusal::NotOwner)
-        }
-    }
-
-    fn invite(&mut self, secret: Hash, tier: Tier, ttl_ms: u64, fx: &mut Effects<'_>) -> Result<Reply, Refusal> {
-        self.require_owner()?;
-        let now = fx.now.wall_ms;
-        let stale: Vec<Hash> =
-            self.invites.iter().filter(|(_, row)| row.expires_ms + 3_600_000 < now).map(|(hash, _)| *hash).collect();
-        for hash in stale {
-            self.invites.remove(&hash);
-            fx.delete(Space::Invites, hash.0);
-        }
-        if self.invites.values().filter(|row| row.used_by.is_none()).count() >= limits::INVITES_MAX {
-            return Err(Refusal::Invalid(format!("{} invites are open already", limits::INVITES_MAX)));
-        }
-        let row = InviteRow { tier, expires_ms: now + ttl_ms, used_by: None };
-        fx.put(Space::Invites, secret.0, &row);
-        self.invites.insert(secret, row);
-        Ok(Reply::Invited)
-    }
-
-    fn redeem(
-        &mut self,
-        secret: Hash,
-        key: PublicKey,
-        node_id: &NodeId,
-        fx: &mut Effects<'_>,
-    ) -> Result<Reply, Refusal> {
-        self.require_owner()?;
-        let Some(row) = self.invites.get(&secret).cloned() else { return Err(Refusal::InviteUnknown) };
-        match row.used_by {
-            // The same key again: its reply was lost. It gets the same answer.
-            Some(used) if used == key && self.trust.member(&key.peer_id()).is_some() => {
-                return self.welcome(&key.peer_id()).map(|welcome| Reply::Approved(Box::new(welcome)));
-            }
-            Some(_) => return Err(Refusal::InviteUsed),
-            None if row.expires_ms <= fx.now.wall_ms => return Err(Refusal::InviteExpired),
-            None => {}
-        }
-        let row = InviteRow { used_by: Some(key), ..row };
-        fx.put(Space::Invites, secret.0, &row);
-        let tier = row.tier;
-        self.invites.insert(secret, row);
-        self.approve(key, node_id, tier, fx).map(|welcome| Reply::Approved(Box::new(welcome)))
-    }
-
-    fn approve(
-        &mut self,
-        key: PublicKey,
-        node_id: &NodeId,
-        tier: Tier,
-        fx: &mut Effects<'_>,
-    ) -> Result<Welcome, Refusal> {
-        self.require_owner()?;
-        let peer = key.peer_id();
-        if self.trust.membership().members.len() >= limits::PEERS_MAX {
-            return Err(Refusal::Invalid(format!("a mesh has at most {} peers", limits::PEERS_MAX)));
-        }
-        if self.trust.member(&peer).is_none_or(|member| member.tier != tier) {
-            let (generation, after) = self.trust.next_verdict(&peer);
-            let node_id = self.trust.free_handle(node_id, &peer);
-            self.say(key, VerdictKind::Approved { tier, node_id, after }, generation, fx);
-        }
-        self.welcome(&peer)
-    }
-
-    fn say(&mut self, subject: PublicKey, what: VerdictKind, generation: u32, fx: &mut Effects<'_>) {
-        let body = entry::encode(&entry::Verdict { subject, what });
-        let entry = self.logs.append(self.signer.as_ref(), Kind::APPROVAL, generation, body, fx);
-        log::push_when_durable(&entry, None, None, fx);
-        self.apply_verdict(&entry, fx);
-    }
-
-    fn welcome(&self, peer: &PeerId) -> Result<Welcome, Refusal> {
-        let member = self.trust.member(peer).ok_or(Refusal::NotMember)?;
-        Ok(Welcome {
-            mesh: self.trust.mesh(),
-            trust: self.trust.records_in_order(),
-            directory: self.directory.values().map(|(entry, _)| entry.clone()).collect(),
-            fence: self.election.fence().clone(),
-            node_id: member.node_id.clone(),
-            tier: member.tier,
-        })
-    }
-
-    fn revoke(&mut self, peer: PeerId, left: bool, fx: &mut Effects<'_>) -> Result<(), Refusal> {
-        if !left {
-            self.require_owner()?;
-        }
-        let Some(member) = self.trust.member(&peer).cloned() else {
-            return Err(Refusal::UnknownNode(peer.to_string()));
-        };
-        let members = &self.trust.membership().members;
-        let owners = members.values().filter(|member| member.tier == Tier::Owner).count();
-        if member.tier == Tier::Owner && owners == 1 && members.len() > 1 {
-            return Err(Refusal::LastOwner);
-        }
-        if peer == self.me && !left {
-            return Err(Refusal::Invalid("to remove this device itself, use leave".to_owned()));
-        }
-        let (generation, _) = self.trust.next_verdict(&peer);
-        // Our own leave is the last of our entries that stands.
-        let mark = self.logs.mark(&peer).map(|(incarnation, seq)| (incarnation, seq + u64::from(left)));
-        self.say(member.key, VerdictKind::Revoked { mark, left }, generation, fx);
-        Ok(())
-    }
-
-    fn leave(&mut self, fx: &mut Effects<'_>) -> Result<Reply, Refusal> {
-        if self.trust.membership().members.len() > 1 && self.trust.member(&self.me).is_some() {
-            let me = self.me;
-            self.revoke(me, true, fx)?;
-        }
-        Ok(Reply::Left)
-    }
-
-    fn set_directory(&mut self, directory: &Directory, fx: &mut Effects<'_>) {
-        if self.directory.get(&self.me).is_some_and(|(_, known)| **known == *directory) {
-            return;
-        }
-        let entry = self.logs.append(self.signer.as_ref(), Kind::DIRECTORY, 0, entry::encode(directory), fx);
-        log::push_when_durable(&entry, None, None, fx);
-        self.apply(&entry, None, fx);
-    }
-
-    /// Ends every open call of ours, because this peer goes to another mesh: the rows to write with the departure.
-    pub fn depart(&mut self, now: Now, rng: &mut dyn Rng) -> Batch {
-        let mut out = Vec::new();
-        let mut fx = Effects {
-            now,
-            rng,
-            me: self.me,
-            writes: Vec::new(),
-            then: Vec::new(),
-            sync: true,
-            loopback: VecDeque::new(),
-            out: &mut out,
-            view_changed: false,
-        };
-        self.book.depart(&mut fx);
-        Batch { writes: fx.writes, sync: true }
-    }
-
-    // --- reading
-
     /// The mesh as this peer sees it.
     #[must_use]
     pub fn view(&self) -> View {
@@ -1207,6 +570,13 @@ impl Peer {
             links: self.election.neighbours().collect(),
             nodes,
         }
+    }
+
+    /// Peers whose revocation is in force, the newest first; at most [`limits::REVOKED_TOLD_MAX`]. When one of them comes,
+    /// it is told ([`Input::LinkUp`]), and nothing else: the shell closes its link after a moment.
+    #[must_use]
+    pub fn revoked_peers(&self) -> Vec<(PeerId, PublicKey)> {
+        self.trust.revoked()
     }
 
     /// A call without a confirmed and durable ending, as this peer knows it.
@@ -1251,30 +621,5 @@ impl Peer {
     }
 }
 
-fn declared(directory: &BTreeMap<PeerId, (SignedEntry, Arc<Directory>)>, peer: &PeerId, tool: &str) -> Option<Effect> {
-    let (_, directory) = directory.get(peer)?;
-    directory.tools.iter().find(|decl| decl.name.as_str() == tool).map(|decl| decl.effect)
-}
-
-/// Until workspaces exist: owner-tier devices may call every tool, others what is not for owners only.
-fn permits(trust: &Trust, own: Option<&Directory>, origin: &PeerId, header: &Header) -> Result<(), String> {
-    let Some(tier) = trust.tier(origin) else {
-        return Err("the device that asked does not belong to the mesh any more".to_owned());
-    };
-    let Some(decl) = own.and_then(|own| own.tools.iter().find(|decl| decl.name == header.tool)) else {
-        return Err(format!("this node offers no tool `{}`", header.tool));
-    };
-    if decl.owner_only && tier != Tier::Owner {
-        return Err(format!("`{}` may be called by devices of tier owner only", header.tool));
-    }
-    Ok(())
-}
-
-fn is_reasonable(directory: &Directory) -> bool {
-    directory.addresses.len() <= limits::ADDRESSES_MAX
-        && directory.addresses.iter().all(|address| address.len() <= 64)
-        && directory.tools.len() <= limits::TOOLS_MAX
-        && directory.platform.len() <= 32
-        && directory.version.len() <= 32
-        && directory.tools.iter().all(|tool| tool.description.len() <= 800)
-}
+#[cfg(test)]
+mod tests;

@@ -23,6 +23,10 @@ pub(crate) struct Member {
 /// A revocation in force.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Revocation {
+    /// Whom it throws out.
+    pub(crate) key: PublicKey,
+    /// When.
+    pub(crate) hlc: u64,
     pub(crate) mark: Option<(Incarnation, u64)>,
     pub(crate) hash: Hash,
     pub(crate) generation: u32,
@@ -43,6 +47,8 @@ pub(crate) struct Trust {
     genesis: SignedEntry,
     name: String,
     records: BTreeMap<Hash, SignedEntry>,
+    /// Everyone who was ever an owner, see [`Self::chain`].
+    depths: BTreeMap<PeerId, u32>,
     membership: Membership,
 }
 
@@ -56,12 +62,18 @@ impl Trust {
     /// `None` when there is no genesis among the records.
     pub(crate) fn new(records: Vec<SignedEntry>) -> Option<Self> {
         let (genesis, (mesh, body)) = records.iter().find_map(|entry| Some((entry.clone(), genesis_of(entry)?)))?;
-        let mut trust =
-            Self { mesh, genesis, name: body.name, records: BTreeMap::new(), membership: Membership::default() };
+        let mut trust = Self {
+            mesh,
+            genesis,
+            name: body.name,
+            records: BTreeMap::new(),
+            depths: BTreeMap::new(),
+            membership: Membership::default(),
+        };
         for entry in records {
             trust.keep(entry);
         }
-        trust.membership = trust.compute();
+        trust.recompute();
         Some(trust)
     }
 
@@ -111,20 +123,38 @@ impl Trust {
         self.member(peer).is_none() && self.membership.revocations.contains_key(peer)
     }
 
-    /// Whether anyone ever approved `peer`, whatever became of it.
-    pub(crate) fn was_approved(&self, peer: &PeerId) -> bool {
-        self.genesis.author == *peer
-            || self.records.values().filter_map(SignedEntry::record::<Verdict>).any(|verdict| {
-                verdict.subject.peer_id() == *peer && matches!(verdict.what, VerdictKind::Approved { .. })
-            })
+    /// Everyone who is revoked, the newest first; at most [`limits::REVOKED_TOLD_MAX`].
+    pub(crate) fn revoked(&self) -> Vec<(PeerId, PublicKey)> {
+        let revocations = &self.membership.revocations;
+        let mut revoked: Vec<_> = revocations.iter().filter(|(peer, _)| self.member(peer).is_none()).collect();
+        revoked.sort_by_key(|(_, revocation)| std::cmp::Reverse(revocation.hlc));
+        revoked.truncate(limits::REVOKED_TOLD_MAX);
+        revoked.into_iter().map(|(peer, revocation)| (*peer, revocation.key)).collect()
     }
 
-    /// Adds an approval or revocation. True when that changed who belongs.
-    pub(crate) fn add(&mut self, entry: SignedEntry) -> bool {
-        if !self.keep(entry) {
-            return false;
+    /// Whether `peer` was ever an owner, whatever became of it.
+    pub(crate) fn was_owner(&self, peer: &PeerId) -> bool {
+        self.depths.contains_key(peer)
+    }
+
+    /// Adds an approval or revocation. `None`: it is not one that is kept. True when it changed who belongs.
+    pub(crate) fn add(&mut self, entry: SignedEntry) -> Option<bool> {
+        if self.is_stray_too_many(&entry.author) || !self.keep(entry) {
+            return None;
         }
-        let membership = self.compute();
+        Some(self.recompute())
+    }
+
+    /// Whether an author who was never an owner has said enough: what counts for nothing must not grow for ever, nor
+    /// crowd out of a welcome what counts.
+    fn is_stray_too_many(&self, author: &PeerId) -> bool {
+        !self.was_owner(author)
+            && self.records.values().filter(|entry| entry.author == *author).count() >= limits::STRAY_VERDICTS_MAX
+    }
+
+    fn recompute(&mut self) -> bool {
+        let (depths, membership) = self.compute();
+        self.depths = depths;
         let changed = membership != self.membership;
         self.membership = membership;
         changed
@@ -159,17 +189,21 @@ impl Trust {
 
     /// Generation and revocation that a new verdict on `peer` must rise above and name.
     pub(crate) fn next_verdict(&self, peer: &PeerId) -> (u32, Option<Hash>) {
+        // What does not count must not use generations up either: anyone may sign a verdict with the highest of all.
+        let counts =
+            |entry: &SignedEntry| self.was_owner(&entry.author) && !is_void(&self.membership.revocations, entry);
         let highest = self
             .records
             .values()
+            .filter(|entry| counts(entry))
             .filter(|entry| entry.record::<Verdict>().is_some_and(|v| v.subject.peer_id() == *peer))
             .map(|entry| entry.entry.generation)
             .max()
             .unwrap_or(0);
-        (highest + 1, self.membership.revocations.get(peer).map(|revocation| revocation.hash))
+        (highest.saturating_add(1), self.membership.revocations.get(peer).map(|revocation| revocation.hash))
     }
 
-    fn compute(&self) -> Membership {
+    fn compute(&self) -> (BTreeMap<PeerId, u32>, Membership) {
         let verdicts: Vec<(&SignedEntry, PeerId, Verdict)> = self
             .records
             .values()
@@ -217,7 +251,7 @@ impl Trust {
             let depth = depths.get(&peer).copied().unwrap_or(u32::MAX);
             members.insert(peer, Member { key, tier, node_id, depth });
         }
-        Membership { members, revocations }
+        (depths, Membership { members, revocations })
     }
 
     /// Everyone who was ever an owner by a chain of approvals that stand, with the distance from the founder; and, for
@@ -274,13 +308,13 @@ fn valid_revocations(
         .iter()
         .filter_map(|(entry, subject, verdict)| match &verdict.what {
             VerdictKind::Revoked { mark, left } => {
-                // One's own leave needs no owner.
-                let depth = if *left && entry.author == *subject {
-                    Some(depths.get(&entry.author).copied().unwrap_or(u32::MAX))
-                } else {
-                    depths.get(&entry.author).copied()
-                };
-                depth.map(|depth| (depth, *entry, *subject, *mark))
+                let depth = depths.get(&entry.author).copied();
+                // One's own leave needs no owner. It is the last word of that life, whatever mark it names.
+                if *left && entry.author == *subject {
+                    let mark = Some((entry.entry.incarnation, entry.entry.seq));
+                    return Some((depth.unwrap_or(u32::MAX), *entry, *subject, verdict.subject, mark));
+                }
+                depth.map(|depth| (depth, *entry, *subject, verdict.subject, *mark))
             }
             VerdictKind::Approved { .. } => None,
         })
@@ -288,11 +322,12 @@ fn valid_revocations(
     candidates
         .sort_by_key(|(depth, entry, ..)| (*depth, entry.author, entry.entry.incarnation, entry.entry.seq, entry.hash));
     let mut valid: BTreeMap<PeerId, Revocation> = BTreeMap::new();
-    for (_, entry, subject, mark) in candidates {
-        if is_void(&valid, entry) && entry.author != subject {
+    for (_, entry, subject, key, mark) in candidates {
+        if is_void(&valid, entry) {
             continue;
         }
-        let revocation = Revocation { mark, hash: entry.hash, generation: entry.entry.generation };
+        let revocation =
+            Revocation { key, hlc: entry.entry.hlc, mark, hash: entry.hash, generation: entry.entry.generation };
         let rank = |r: &Revocation| (r.generation, r.hash);
         if valid.get(&subject).is_none_or(|known| rank(known) < rank(&revocation)) {
             valid.insert(subject, revocation);
@@ -406,6 +441,50 @@ mod tests {
         let mut names: Vec<_> = names.into_iter().map(|(name, _)| name).collect();
         names.sort();
         assert_eq!(names, ["founder", "macbook", "macbook-2"]);
+    }
+
+    #[test]
+    fn what_a_stranger_to_power_signs_uses_no_generation_up() {
+        // 7 belongs, but not as an owner.
+        let shared = VerdictKind::Approved { tier: Tier::Shared, node_id: "tablet".parse().unwrap(), after: None };
+        let mut trust = Trust::new(vec![genesis(), say(0, 2, 1, 7, shared)]).unwrap();
+        trust.add(approve(7, 1, u32::MAX, 8, None));
+        trust.add(revoke(7, 2, u32::MAX, 0, None));
+        assert_eq!(trust.next_verdict(&key(8).peer_id()), (1, None));
+        assert_eq!(trust.membership().members.len(), 2);
+        // An owner may, and then nothing overflows.
+        trust.add(approve(0, 3, u32::MAX, 8, None));
+        assert_eq!(trust.next_verdict(&key(8).peer_id()).0, u32::MAX);
+    }
+
+    #[test]
+    fn verdicts_that_count_for_nothing_do_not_pile_up() {
+        let mut trust = Trust::new(vec![genesis()]).unwrap();
+        let kept = (1..200).filter(|seq| trust.add(approve(7, *seq, 1, 8, None)).is_some()).count();
+        assert_eq!(kept, limits::STRAY_VERDICTS_MAX);
+        // They count once their author turns out to be an owner, and then there is no limit.
+        assert_eq!(trust.add(approve(0, 2, 1, 7, None)), Some(true));
+        assert!(trust.member(&key(8).peer_id()).is_some());
+        assert!((200..300).all(|seq| trust.add(approve(7, seq, 1, seq, None)).is_some()));
+    }
+
+    #[test]
+    fn a_leave_is_the_last_word_whatever_it_says() {
+        let leave = |seq, generation, mark: u64| {
+            let what = VerdictKind::Revoked { mark: Some((Incarnation(1), mark)), left: true };
+            say(1, seq, generation, 1, what)
+        };
+        // Gone at 5; what it signs later as an owner is void.
+        let base = [approve(0, 2, 1, 1, None), leave(5, 2, u64::MAX), approve(1, 6, 1, 3, None)];
+        assert!(!has(&base, 1) && !has(&base, 3));
+        // Nor does a leave undo the mark of a revocation.
+        let base = [
+            approve(0, 2, 1, 1, None),
+            revoke(0, 3, 2, 1, Some(5)),
+            approve(1, 6, 1, 3, None),
+            leave(7, u32::MAX, u64::MAX),
+        ];
+        assert!(!has(&base, 1) && !has(&base, 3));
     }
 
     proptest! {

@@ -228,6 +228,7 @@ fn outcome(desk: &Desk, mesh: mesh_core::ids::MeshId, id: ReqId, attempt: Attemp
         output: Payload::empty(),
         error: String::new(),
         at_ms: 0,
+        started_ms: 0,
         alias_of: None,
     };
     let entry = Entry {
@@ -332,4 +333,34 @@ fn a_revoked_target_does_not_give_a_verdict_on_what_it_runs() {
     carry(&mut a, &mut b, out, Vec::new());
     let record = b.peer.open_call(&id).expect("it runs");
     assert!(!record.confirmed, "its executor will say how it ended, and only once: {:?}", record.state);
+}
+
+#[test]
+fn a_gap_that_shows_right_after_a_digest_is_asked_about_all_the_same() {
+    let (a, mut b) = pair();
+    let a_id = a.id();
+    let digests = |out: &[Output]| out.iter().filter(|o| matches!(o, Output::Send(_, Frame::Digest(_)))).count();
+    b.pass(1_000);
+    let mesh = a.peer.view().mesh;
+    // Pushed entries overtake those that were read for a digest.
+    let gap = |seq| {
+        let body = encode(&directory());
+        let entry = Entry {
+            mesh,
+            author: a.key.public_key(),
+            incarnation: a.peer.view().incarnation,
+            seq,
+            hlc: 1,
+            kind: Kind::DIRECTORY,
+            critical: false,
+            generation: 0,
+            previous: Hash::ZERO,
+            body: body.into(),
+        };
+        let item = EntryItem { entry: SignedEntry::sign(&a.key, entry), left_ms: None };
+        Frame::Entries { entries: vec![item], more: false }
+    };
+    assert_eq!(digests(&b.step(Input::Recv(a_id, gap(50)))), 1);
+    assert_eq!(digests(&b.step(Input::Recv(a_id, gap(51)))), 0, "not one for every entry");
+    assert_eq!(digests(&b.pass(300)), 1);
 }

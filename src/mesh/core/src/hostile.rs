@@ -1,0 +1,493 @@
+//! Tests: a member that lies, against one honest peer.
+
+use rand_chacha::ChaCha8Rng;
+use rand_core::SeedableRng as _;
+
+use crate::config::Config;
+use crate::crypto::{Signer as _, Symbolic};
+use crate::entry::{
+    CancelWish, Directory, Effect, Ending, Entry, Header, Kind, Outcome, Payload, SignedEntry, Tier, ToolDecl, Verdict,
+    VerdictKind, encode,
+};
+use crate::epoch::{Claim, Epoch};
+use crate::frame::{Answer, AnswerKind, Beacon, Dispatch, EntryItem, Frame, Phase};
+use crate::ids::{Hash, Incarnation, MeshId, PeerId, ReqId};
+use crate::io::{CallState, Command, Fact, Image, Input, NewCall, Now, Output, Reply, Space};
+use crate::limits;
+use crate::peer::{Peer, founded};
+
+const YEAR_MS: u64 = 365 * 24 * 3600 * 1000;
+
+/// An honest peer that founded the mesh and leads it, and a disk that never fails.
+struct Honest {
+    peer: Peer,
+    rng: ChaCha8Rng,
+    now: Now,
+}
+
+/// A member with a log of its own, in which it may write whatever it likes.
+struct Liar {
+    key: Symbolic,
+    mesh: MeshId,
+    incarnation: Incarnation,
+    seq: u64,
+    previous: Hash,
+    hlc: u64,
+}
+
+impl Liar {
+    fn new(n: u64, honest: &Honest) -> Self {
+        let mesh = honest.peer.view().mesh;
+        let hlc = honest.now.wall_ms << 16;
+        Self { key: Symbolic::new(n), mesh, incarnation: Incarnation(1), seq: 0, previous: Hash::ZERO, hlc }
+    }
+
+    fn id(&self) -> PeerId {
+        self.key.public_key().peer_id()
+    }
+
+    /// An entry in its place; `change` may take it out of there.
+    fn entry(&mut self, kind: Kind, body: Vec<u8>, change: impl FnOnce(&mut Entry)) -> SignedEntry {
+        self.hlc += 1;
+        let mut entry = Entry {
+            mesh: self.mesh,
+            author: self.key.public_key(),
+            incarnation: self.incarnation,
+            seq: self.seq + 1,
+            hlc: self.hlc,
+            kind,
+            critical: false,
+            generation: 1,
+            previous: self.previous,
+            body: body.into(),
+        };
+        change(&mut entry);
+        let signed = SignedEntry::sign(&self.key, entry);
+        (self.seq, self.previous) = (signed.entry.seq, signed.hash);
+        signed
+    }
+
+    fn says(&mut self, kind: Kind, body: Vec<u8>) -> SignedEntry {
+        self.entry(kind, body, |_| {})
+    }
+}
+
+fn pushed(entry: SignedEntry) -> Frame {
+    Frame::Entries { entries: vec![EntryItem { entry, left_ms: None }], more: false }
+}
+
+impl Honest {
+    fn new() -> Self {
+        let key = Symbolic::new(0);
+        let mut rng = ChaCha8Rng::seed_from_u64(1);
+        let now = Now { mono_ms: 1_000_000, wall_ms: 1_800_000_000_000 };
+        let batch = founded(&key, "home", &"attic".parse().unwrap(), now, &mut rng);
+        let rows = batch.writes.into_iter().map(|w| (w.space, w.key, w.value.unwrap())).collect();
+        let image = Image { rows, rolled_back: false };
+        let mut out = Vec::new();
+        let peer = Peer::boot(Config::default(), Box::new(key), image, now, &mut rng, &mut out).unwrap();
+        let mut honest = Self { peer, rng, now };
+        honest.settle(out);
+        let tool = ToolDecl {
+            name: "append".parse().unwrap(),
+            effect: Effect::Once,
+            description: String::new(),
+            owner_only: false,
+        };
+        honest.step(Input::Command(1, Command::SetDirectory(Directory { tools: vec![tool], ..Directory::default() })));
+        for _ in 0..40 {
+            honest.pass(100);
+        }
+        assert!(honest.peer.leads());
+        honest
+    }
+
+    /// Everything that is written becomes durable at once.
+    fn settle(&mut self, out: Vec<Output>) -> Vec<Output> {
+        let mut all = Vec::new();
+        let mut next = out;
+        while !next.is_empty() {
+            let mut more = Vec::new();
+            for output in next {
+                if let Output::Commit(txn, _) = &output {
+                    self.peer.step(self.now, &mut self.rng, Input::Durable(*txn), &mut more);
+                }
+                all.push(output);
+            }
+            next = more;
+        }
+        all
+    }
+
+    fn step(&mut self, input: Input) -> Vec<Output> {
+        let mut out = Vec::new();
+        self.peer.step(self.now, &mut self.rng, input, &mut out);
+        self.settle(out)
+    }
+
+    fn pass(&mut self, ms: u64) -> Vec<Output> {
+        self.now.mono_ms += ms;
+        self.now.wall_ms += ms;
+        self.step(Input::Wake)
+    }
+
+    fn command(&mut self, command: Command) -> Reply {
+        let out = self.step(Input::Command(7, command));
+        out.into_iter().find_map(|o| if let Output::Reply(7, reply) = o { Some(reply) } else { None }).unwrap()
+    }
+
+    /// Lets a peer in and links to it.
+    fn admit(&mut self, liar: &Liar, tier: Tier) {
+        let node_id = format!("n{}", liar.id().short()).parse().unwrap();
+        let reply = self.command(Command::Approve { key: liar.key.public_key(), node_id, tier });
+        assert!(matches!(reply, Reply::Approved(_)), "{reply:?}");
+        self.step(Input::LinkUp(liar.id()));
+    }
+
+    fn hears(&mut self, from: &Liar, frame: Frame) -> Vec<Output> {
+        self.step(Input::Recv(from.id(), frame))
+    }
+
+    /// A call of our own for another peer.
+    fn call(&mut self, node: &PeerId) -> ReqId {
+        let new = NewCall {
+            node: node.to_string(),
+            tool: "append".parse().unwrap(),
+            arguments: Payload::empty(),
+            ttl_ms: 60_000,
+            timeout_ms: 60_000,
+            effect: None,
+            principal: "owner".to_owned(),
+            client_key: None,
+        };
+        match self.command(Command::Call(new)) {
+            Reply::Call { id, .. } => id,
+            #[expect(clippy::wildcard_enum_match_arm, reason = "a test fails on all others alike")]
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn state(&self, id: &ReqId) -> Option<CallState> {
+        self.peer.open_call(id).map(|record| record.state)
+    }
+}
+
+fn offers_append(liar: &mut Liar) -> SignedEntry {
+    let tool = ToolDecl {
+        name: "append".parse().unwrap(),
+        effect: Effect::Once,
+        description: String::new(),
+        owner_only: false,
+    };
+    liar.says(Kind::DIRECTORY, encode(&Directory { tools: vec![tool], ..Directory::default() }))
+}
+
+fn header(origin: &PeerId, counter: u64, target: PeerId) -> Header {
+    Header {
+        id: ReqId::new(origin, Incarnation(1), counter),
+        target,
+        node_id: "attic".parse().unwrap(),
+        tool: "append".parse().unwrap(),
+        arguments: Payload::empty(),
+        effect: Effect::Once,
+        ttl_ms: 60_000,
+        accepted_ms: 1_800_000_000_000,
+        timeout_ms: 60_000,
+        principal: "owner".to_owned(),
+        client_key: None,
+        needs_approval: false,
+    }
+}
+
+fn outcome(id: ReqId, ending: Ending) -> Outcome {
+    Outcome {
+        id,
+        attempt: 1,
+        ending,
+        reason: "made up".to_owned(),
+        output: Payload::empty(),
+        error: String::new(),
+        at_ms: 0,
+        started_ms: 0,
+        alias_of: None,
+    }
+}
+
+/// Three peers: the honest one, a member that lies, and the target of a call.
+fn scene() -> (Honest, Liar, Liar) {
+    let mut honest = Honest::new();
+    let (liar, mut target) = (Liar::new(1, &honest), Liar::new(2, &honest));
+    honest.admit(&liar, Tier::Shared);
+    honest.admit(&target, Tier::Shared);
+    let directory = offers_append(&mut target);
+    honest.hears(&target, pushed(directory));
+    (honest, liar, target)
+}
+
+#[test]
+fn only_target_origin_and_owners_may_end_a_call() {
+    let (mut honest, mut liar, mut target) = scene();
+    let id = honest.call(&target.id());
+    let made_up = liar.says(Kind::OUTCOME, encode(&outcome(id, Ending::Done)));
+    honest.hears(&liar, pushed(made_up));
+    assert!(matches!(honest.state(&id), Some(CallState::Open(_))), "by the log");
+    let made_up = liar.says(Kind::OUTCOME, encode(&outcome(id, Ending::Cancelled)));
+    let answer = Answer { id, attempt: 1, what: AnswerKind::Ended(made_up) };
+    honest.hears(&liar, Frame::Answer(answer));
+    assert!(matches!(honest.state(&id), Some(CallState::Open(_))), "by an answer");
+    let wish = CancelWish { id, reason: String::new(), expired: false };
+    let wish = liar.says(Kind::CANCEL, encode(&wish));
+    honest.hears(&liar, pushed(wish));
+    assert!(matches!(honest.state(&id), Some(CallState::Open(_))), "by a wish");
+    // The target may.
+    let real = target.says(Kind::OUTCOME, encode(&outcome(id, Ending::Done)));
+    let out = honest.hears(&target, pushed(real));
+    assert!(out.contains(&Output::Fact(Fact::CallEnded(id))));
+}
+
+#[test]
+fn an_outcome_made_up_before_its_call_counts_no_more_than_after() {
+    let (mut honest, mut liar, mut target) = scene();
+    // Ids are not secret: the next one of anybody can be guessed.
+    let call = header(&target.id(), 1, honest.peer.view().me);
+    let made_up = liar.says(Kind::OUTCOME, encode(&outcome(call.id, Ending::Done)));
+    honest.hears(&liar, pushed(made_up));
+    let entry = target.says(Kind::CALL, encode(&call));
+    let out = honest.hears(&target, pushed(entry));
+    assert!(out.iter().any(|o| matches!(o, Output::Invoke(call_run) if call_run.id == call.id)), "{out:?}");
+}
+
+#[test]
+fn outcomes_of_calls_that_never_come_do_not_block_those_that_do() {
+    let (mut honest, mut liar, mut target) = scene();
+    let mut written = 0;
+    let mut deleted = 0;
+    for counter in 0..3 * limits::EARLY_OUTCOMES_MAX as u64 {
+        let id = ReqId::new(&liar.id(), Incarnation(9), counter);
+        let large = Outcome { error: "x".repeat(60_000), ..outcome(id, Ending::Done) };
+        let made_up = liar.says(Kind::OUTCOME, encode(&large));
+        for output in honest.hears(&liar, pushed(made_up)) {
+            if let Output::Commit(_, batch) = output {
+                let early = batch.writes.iter().filter(|w| w.space == Space::Open);
+                for write in early {
+                    if write.value.is_some() { written += 1 } else { deleted += 1 }
+                }
+            }
+        }
+    }
+    assert!((written - deleted) * 60_000 <= limits::EARLY_BYTES_MAX, "{written} {deleted}");
+    // A call of a third peer ends before its header comes here.
+    let (call, executor) = (header(&target.id(), 1, liar.id()), liar.id());
+    assert_eq!(call.target, executor);
+    let real = liar.says(Kind::OUTCOME, encode(&outcome(call.id, Ending::Done)));
+    honest.hears(&liar, pushed(real));
+    let entry = target.says(Kind::CALL, encode(&call));
+    let out = honest.hears(&target, pushed(entry));
+    assert!(out.contains(&Output::Fact(Fact::CallEnded(call.id))));
+}
+
+#[test]
+fn only_the_gateway_tells_how_a_call_stands() {
+    let (mut honest, liar, target) = scene();
+    let id = honest.call(&target.id());
+    let before = honest.state(&id);
+    let running = Frame::Progress { id, attempt: 3, state: Phase::Running, note: "honestly".to_owned() };
+    honest.hears(&liar, running);
+    assert_eq!(honest.state(&id), before);
+}
+
+#[test]
+fn a_header_over_the_limits_or_of_another_origin_is_kept_but_not_acted_on() {
+    let (mut honest, mut liar, target) = scene();
+    let me = honest.peer.view().me;
+    let good = header(&liar.id(), 1, me);
+    let with = |change: fn(&mut Header)| {
+        let mut bad = good.clone();
+        change(&mut bad);
+        bad
+    };
+    let huge = Payload::Blob { hash: Hash::of(b"x"), len: 1 << 40 };
+    let bad = [
+        with(|h| h.ttl_ms = u64::MAX),
+        with(|h| h.ttl_ms = 0),
+        with(|h| h.timeout_ms = u64::MAX),
+        with(|h| h.principal = "p".repeat(100_000)),
+        with(|h| h.client_key = Some(String::new())),
+        Header { arguments: huge, ..good.clone() },
+        header(&target.id(), 1, me),
+        header(&me, 1, me),
+    ];
+    for header in bad {
+        let entry = liar.says(Kind::CALL, encode(&header));
+        let out = honest.hears(&liar, pushed(entry));
+        assert_eq!(honest.state(&header.id), None, "{header:?}");
+        assert!(!out.iter().any(|o| matches!(o, Output::Invoke(_) | Output::Fetch { .. })), "{out:?}");
+        assert!(out.iter().any(|o| matches!(o, Output::Commit(..))), "its log goes on");
+    }
+    let entry = liar.says(Kind::CALL, encode(&good));
+    let out = honest.hears(&liar, pushed(entry));
+    assert!(out.iter().any(|o| matches!(o, Output::Invoke(_))), "a good one runs: {out:?}");
+}
+
+#[test]
+fn a_result_that_cannot_be_is_not_fetched() {
+    let (mut honest, _, mut target) = scene();
+    let id = honest.call(&target.id());
+    let output = Payload::Blob { hash: Hash::of(b"x"), len: limits::RESULT_BYTES_MAX + 1 };
+    let huge = Outcome { output, ..outcome(id, Ending::Done) };
+    let entry = target.says(Kind::OUTCOME, encode(&huge));
+    let out = honest.hears(&target, pushed(entry));
+    assert!(!out.iter().any(|o| matches!(o, Output::Fetch { .. })), "{out:?}");
+    assert!(matches!(honest.state(&id), Some(CallState::Open(_))));
+}
+
+#[test]
+fn a_clock_a_year_ahead_moves_nobody_elses() {
+    let (mut honest, mut liar, target) = scene();
+    let year = (honest.now.wall_ms + YEAR_MS) << 16;
+    for hlc in [year, u64::MAX] {
+        let entry = liar.entry(Kind(999), Vec::new(), |entry| entry.hlc = hlc);
+        honest.hears(&liar, pushed(entry));
+    }
+    let new = Liar::new(3, &honest);
+    let reply = honest.command(Command::Approve {
+        key: new.key.public_key(),
+        node_id: "new".parse().unwrap(),
+        tier: Tier::Shared,
+    });
+    let Reply::Approved(welcome) = reply else { panic!("{reply:?}") };
+    let latest = welcome.trust.iter().map(|entry| entry.entry.hlc >> 16).max().unwrap();
+    assert!(latest <= honest.now.wall_ms + 61_000, "{latest}");
+    let id = honest.call(&target.id());
+    assert!(honest.state(&id).is_some());
+}
+
+#[test]
+fn approvals_of_one_who_may_not_neither_count_nor_stand_in_the_way() {
+    let (mut honest, mut liar, target) = scene();
+    let new = Liar::new(3, &honest);
+    let says = |subject: &Liar, what| encode(&Verdict { subject: subject.key.public_key(), what });
+    let owner = |name: &str| VerdictKind::Approved { tier: Tier::Owner, node_id: name.parse().unwrap(), after: None };
+    let out = VerdictKind::Revoked { mark: None, left: false };
+    for body in [says(&new, owner("new")), says(&target, out), says(&target, owner("target"))] {
+        let entry = liar.entry(Kind::APPROVAL, body, |entry| entry.generation = u32::MAX);
+        honest.hears(&liar, pushed(entry));
+    }
+    let view = honest.peer.view();
+    assert_eq!(view.nodes.len(), 3);
+    assert!(view.nodes.iter().all(|node| node.tier == Tier::Shared || node.peer == view.me));
+    honest.admit(&new, Tier::Shared);
+    // Out, in again, and then more trusted than before: each is a later word than the one before.
+    let revoked = honest.command(Command::Revoke { peer: target.id() });
+    assert_eq!(revoked, Reply::Revoked);
+    for tier in [Tier::Shared, Tier::Owner] {
+        honest.admit(&target, tier);
+        let tier_now = honest.peer.view().nodes.iter().find(|node| node.peer == target.id()).map(|node| node.tier);
+        assert_eq!(tier_now, Some(tier));
+    }
+}
+
+#[test]
+fn entries_out_of_their_place_are_not_taken() {
+    let (mut honest, mut liar, target) = scene();
+    let stored = |out: &[Output]| {
+        out.iter().any(|o| matches!(o, Output::Commit(_, batch) if batch.writes.iter().any(|w| w.space == Space::Log)))
+    };
+    let (seq, previous) = (liar.seq, liar.previous);
+    let refused = |liar: &mut Liar, honest: &mut Honest, change: &dyn Fn(&mut Entry)| {
+        (liar.seq, liar.previous) = (seq, previous);
+        let entry = liar.entry(Kind(999), vec![1], change);
+        let out = honest.hears(liar, pushed(entry));
+        assert!(!stored(&out), "{out:?}");
+        out
+    };
+    refused(&mut liar, &mut honest, &|entry| entry.mesh = MeshId([7; 32]));
+    let stranger = Symbolic::new(77).public_key();
+    refused(&mut liar, &mut honest, &|entry| entry.author = stranger);
+    let own = Symbolic::new(0).public_key();
+    refused(&mut liar, &mut honest, &|entry| entry.author = own);
+    let asked = refused(&mut liar, &mut honest, &|entry| entry.seq += 5);
+    assert!(asked.iter().any(|o| matches!(o, Output::Send(_, Frame::Digest(_)))), "a gap is asked about");
+    refused(&mut liar, &mut honest, &|entry| entry.previous = Hash::of(b"another"));
+
+    // In its place it is taken, although nobody knows what it is, and goes on to those who lack it.
+    (liar.seq, liar.previous) = (seq, previous);
+    let entry = liar.says(Kind(999), vec![1]);
+    let out = honest.hears(&liar, pushed(entry.clone()));
+    assert!(stored(&out));
+    let relayed =
+        |o: &Output| matches!(o, Output::Send(to, frame) if *to == target.id() && *frame == pushed(entry.clone()));
+    assert!(out.iter().any(relayed), "{out:?}");
+
+    // A second one for the same place is not, and is told of.
+    (liar.seq, liar.previous) = (seq, previous);
+    let fork = liar.says(Kind(999), vec![2]);
+    let out = honest.hears(&liar, pushed(fork));
+    assert!(!stored(&out));
+    assert!(out.iter().any(|o| matches!(o, Output::Fact(Fact::Warning(..)))), "{out:?}");
+}
+
+#[test]
+fn nobody_leads_who_may_not_nor_from_too_far_ahead() {
+    let (mut honest, liar, _) = scene();
+    let led = honest.peer.view().gateway.unwrap();
+    let claim = |liar: &Liar, counter| Claim::sign(&liar.key, Epoch { counter, class: 12, peer: liar.id() }, 1);
+    let beacon = |claim| Frame::Beacon(Beacon { claim, age_ms: 0, covered: [].into() });
+    let far = 1_000_000_000;
+    for counter in [led.counter + 1, far, u64::MAX] {
+        honest.hears(&liar, beacon(claim(&liar, counter)));
+        honest.hears(&liar, Frame::Notice(claim(&liar, counter)));
+    }
+    assert_eq!(honest.peer.view().gateway, Some(led));
+    // An owner may lead, though not from beyond what a mesh can have seen.
+    let owner = Liar::new(3, &honest);
+    honest.admit(&owner, Tier::Owner);
+    for counter in [far, u64::MAX] {
+        honest.hears(&owner, beacon(claim(&owner, counter)));
+        honest.hears(&owner, Frame::Notice(claim(&owner, counter)));
+    }
+    assert_eq!(honest.peer.view().gateway, Some(led));
+    assert_eq!(honest.peer.view().fence, led);
+    // Nor may anybody end or hand over the reign of another.
+    honest.hears(&owner, Frame::Resign { epoch: led, successor: Some(owner.id()) });
+    honest.hears(&owner, Frame::Handover { epoch: led });
+    assert_eq!(honest.peer.view().gateway, Some(led));
+}
+
+#[test]
+fn only_a_gateway_may_dispatch_and_only_in_its_own_name() {
+    let (mut honest, mut liar, _) = scene();
+    let me = honest.peer.view().me;
+    let led = honest.peer.view().gateway.unwrap();
+    let mut owner = Liar::new(3, &honest);
+    honest.admit(&owner, Tier::Owner);
+    let call = header(&liar.id(), 1, me);
+    let entry = liar.says(Kind::CALL, encode(&call));
+    let claims = |of: &Liar, counter| Claim::sign(&of.key, Epoch { counter, class: 3, peer: of.id() }, 1);
+    let refused = |honest: &mut Honest, from: &Liar, claim: Claim, header: SignedEntry| {
+        let dispatch = Dispatch { claim, header, attempt: 1, left_ms: 60_000 };
+        let out = honest.hears(from, Frame::Dispatch(dispatch));
+        assert!(!out.iter().any(|o| matches!(o, Output::Invoke(_))), "{out:?}");
+        let no = |o: &Output| {
+            matches!(
+                o,
+                Output::Send(_, Frame::Answer(Answer { what: AnswerKind::Refused(_) | AnswerKind::Fenced(_), .. }))
+            )
+        };
+        assert!(out.iter().any(no), "{out:?}");
+    };
+    refused(&mut honest, &liar, claims(&liar, led.counter + 1), entry.clone());
+    refused(&mut honest, &liar, claims(&owner, led.counter + 1), entry.clone());
+    refused(&mut honest, &owner, claims(&owner, 0), entry.clone());
+    refused(&mut honest, &owner, claims(&owner, 1_000_000_000), entry.clone());
+    let stranger = Liar::new(77, &honest);
+    let mut by_stranger = Liar::new(77, &honest);
+    let foreign = by_stranger.says(Kind::CALL, encode(&header(&stranger.id(), 1, me)));
+    refused(&mut honest, &owner, claims(&owner, led.counter + 1), foreign);
+    let borrowed = owner.says(Kind::CALL, encode(&call));
+    refused(&mut honest, &owner, claims(&owner, led.counter + 1), borrowed);
+    // A real one is obeyed.
+    let dispatch = Dispatch { claim: claims(&owner, led.counter + 1), header: entry, attempt: 1, left_ms: 60_000 };
+    let out = honest.hears(&owner, Frame::Dispatch(dispatch));
+    assert!(out.iter().any(|o| matches!(o, Output::Invoke(_))), "{out:?}");
+}

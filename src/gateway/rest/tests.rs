@@ -64,7 +64,7 @@ fn twin(n: u8) -> PeerId {
     PeerId(bytes)
 }
 
-type CallWaiter = tokio::sync::oneshot::Sender<Result<Option<CallRecord>, crate::mesh::handle::MeshError>>;
+type Waiter = (ReqId, tokio::sync::oneshot::Sender<Result<Option<CallRecord>, crate::mesh::handle::MeshError>>);
 
 #[derive(Default)]
 struct Books {
@@ -76,7 +76,7 @@ struct Books {
     cancelled: Vec<ReqId>,
     panics: bool,
     /// Who waits for an ending.
-    waiters: Vec<(ReqId, CallWaiter)>,
+    waiters: Vec<Waiter>,
 }
 
 struct Fake {

@@ -132,10 +132,10 @@ impl Peer {
                 .copied()
                 .ok_or_else(|| Refusal::UnknownNode(format!("any (nobody offers `{tool}`)")));
         }
-        members
-            .iter()
-            .find(|(peer, member)| member.node_id.as_str() == node || peer.to_string() == node)
-            .map(|(peer, _)| *peer)
+        // Handles first, and the id read once: writing out every member's id would cost more than all the rest of a call.
+        let by_handle = members.iter().find(|(_, member)| member.node_id.as_str() == node).map(|(peer, _)| *peer);
+        by_handle
+            .or_else(|| node.parse().ok().filter(|peer| members.contains_key(peer)))
             .ok_or_else(|| Refusal::UnknownNode(limits::cut(node, 80).to_owned()))
     }
 

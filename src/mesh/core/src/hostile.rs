@@ -160,10 +160,9 @@ impl Honest {
             principal: "owner".to_owned(),
             client_key: None,
         };
-        match self.command(Command::Call(new)) {
-            Reply::Call { id, .. } => id,
-            other => panic!("{other:?}"),
-        }
+        let reply = self.command(Command::Call(new));
+        let Reply::Call { id, .. } = reply else { panic!("{reply:?}") };
+        id
     }
 
     fn state(&self, id: &ReqId) -> Option<CallState> {

@@ -22,7 +22,7 @@ use crate::gateway::rest::{self, LogRing, RestContext, ServeError, TokenStore};
 use crate::mesh::actor::{self, ActorError, Outside, Parts};
 use crate::mesh::blobs::BlobStore;
 use crate::mesh::handle::MeshHandle;
-use crate::mesh::identity::{DeviceKey, Ed25519Verifier, IdentityError};
+use crate::mesh::identity::{DeviceKey, IdentityError};
 use crate::mesh::store::{FjallStore, OpenReport, Store, StoreError};
 use crate::mesh::transport::lan::{self, LanConfig, LanEvent};
 use crate::mesh::transport::{Code, Links, LinksConfig, LinksError, NodeIo};
@@ -176,7 +176,11 @@ pub async fn run(options: Options) -> Result<(), AgentError> {
         let _ = lan_tx.try_send(LanEvent::Trouble("LAN discovery is switched off (discovery.lan)".to_owned()));
     }
 
-    let catalogue = Catalogue::new(&config);
+    let mut catalogue = Catalogue::new(&config);
+    // Not a setting: only `sigil bench` and tests have use for it.
+    if std::env::var_os("SIGIL_TEST_NOOP").is_some() {
+        catalogue.offer_noop(&config);
+    }
     let parts = Parts {
         key: key.clone(),
         config: config.peer(),
@@ -415,7 +419,7 @@ impl Wiring {
 
         let (streams, incoming) = mpsc::channel(64);
         let (node_tx, mut node_events) = mpsc::channel(1024);
-        let verifier = Arc::new(Ed25519Verifier);
+        let verifier = Arc::new(links.verifier());
         let server = NodeServer::start(incoming, handle.watch_view(), verifier.clone(), node_tx, tasks);
 
         let (gateway, gateway_rx) = watch::channel(None);
@@ -507,10 +511,7 @@ impl Wiring {
 
 impl Outside for Wiring {
     fn send_node(&self, peer: PeerId, frame: Frame) -> bool {
-        match frame {
-            Frame::Answer(answer) => self.client.answer(peer, answer),
-            other => self.server.send(peer, other),
-        }
+        if let Frame::Answer(answer) = frame { self.client.answer(peer, answer) } else { self.server.send(peer, frame) }
     }
 
     fn invoke(&self, invocation: Invocation) {

@@ -45,7 +45,7 @@ type Dispatches = BTreeMap<(ReqId, Attempt, PeerId), Taken>;
 #[derive(Debug, Clone, Copy)]
 struct Taken {
     epoch: Epoch,
-    /// What the target had obeyed when it came.
+    /// What the target had obeyed when it came: run something for, or raised its durable fence to.
     obeyed: Epoch,
     /// When its time is over, counted from its arrival.
     deadline: u64,
@@ -104,10 +104,10 @@ impl Checks {
     }
 
     /// A target received a dispatch.
-    pub(crate) fn dispatched(&mut self, now: u64, target: usize, dispatch: &Dispatch) {
+    pub(crate) fn dispatched(&mut self, now: u64, target: usize, dispatch: &Dispatch, disk: &MemDisk) {
         let Some(header) = dispatch.header.record::<Header>() else { return };
         let epoch = dispatch.claim.epoch;
-        let obeyed = self.obeyed[target];
+        let obeyed = self.obeyed[target].max(node::durable_fence(disk));
         let deadline = now + dispatch.left_ms.min(header.ttl_ms) * MS;
         self.dispatches[target].insert((header.id, dispatch.attempt, epoch.peer), Taken { epoch, obeyed, deadline });
     }

@@ -177,7 +177,7 @@ pub(crate) async fn wait_ready(client: &Client, child: &mut Child, within: Durat
         if Instant::now() >= deadline {
             return Err(format!("the agent was not ready within {} s", within.as_secs()));
         }
-        sleep(Duration::from_millis(10)).await;
+        sleep(Duration::from_millis(2)).await;
     }
 }
 

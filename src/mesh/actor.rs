@@ -13,7 +13,8 @@ use mesh_core::entry::{Directory, Kind, Payload, SignedEntry, ToolDecl};
 use mesh_core::frame::{AnswerKind, Class, Frame};
 use mesh_core::ids::{Attempt, Hash, Incarnation, NodeId, PeerId, ReqId};
 use mesh_core::io::{
-    Batch, CallRecord, CallState, CmdId, Command, Fact, Input, Invocation, Output, Reply, SessionId, Space, View,
+    Batch, CallRecord, CallState, CmdId, Command, Fact, Input, Invocation, Output, Refusal, Reply, SessionId, Space,
+    View,
 };
 use mesh_core::limits;
 use mesh_core::peer::{self, BootError, Peer};
@@ -132,6 +133,8 @@ pub(crate) struct Actor {
     pub(super) admission: Admission,
     pub(super) replies: BTreeMap<CmdId, ReplyTo>,
     pub(super) last_command: CmdId,
+    /// Who waits for the ending of a call.
+    waiters: BTreeMap<ReqId, Vec<oneshot::Sender<CallAnswer>>>,
     view: watch::Sender<Arc<View>>,
     surroundings: watch::Sender<Arc<Surroundings>>,
     pub(super) events: Arc<EventLog>,
@@ -148,12 +151,17 @@ pub(crate) struct Actor {
     pub(super) tail: VecDeque<Input>,
 }
 
+/// What the ways into the mesh do with a reply; a refusal is the error.
+pub(super) type AfterReply = Box<dyn FnOnce(&mut Actor, Result<Reply, Refusal>) + Send>;
+
 /// Who waits for the reply to a command.
 pub(super) enum ReplyTo {
     Door(oneshot::Sender<Reply>),
-    Admission(Box<dyn FnOnce(&mut Actor, Reply) + Send>),
+    Admission(AfterReply),
     Nobody,
 }
+
+type CallAnswer = Result<Option<CallRecord>, MeshError>;
 
 /// Handle to the mesh, and the task itself.
 pub(crate) struct Started {
@@ -219,6 +227,7 @@ pub(crate) fn start(
         admission: Admission::new(admitted_tx),
         replies: BTreeMap::new(),
         last_command: 0,
+        waiters: BTreeMap::new(),
         view,
         surroundings,
         events,
@@ -266,7 +275,10 @@ impl Actor {
                 Some(admitted) = self.admitted.recv() => self.handle_admitted(admitted)?,
                 Some(request) = self.requests.recv() => self.handle_request(request),
                 Some(event) = self.lan_events.recv() => self.handle_lan(event),
-                _ = publish.tick() => self.publish_surroundings(),
+                _ = publish.tick() => {
+                    self.publish_surroundings();
+                    self.forget_waiters();
+                }
                 _ = addresses.tick() => self.refresh_directory(),
             }
             while let Some(input) = self.tail.pop_front() {
@@ -306,10 +318,8 @@ impl Actor {
             Input::NodeUp(peer, session) => {
                 self.sessions.insert(*peer, *session);
             }
-            Input::NodeDown(peer, session) => {
-                if self.sessions.get(peer) == Some(session) {
-                    self.sessions.remove(peer);
-                }
+            Input::NodeDown(peer, session) if self.sessions.get(peer) == Some(session) => {
+                self.sessions.remove(peer);
             }
             Input::Recv(_, Frame::Dispatch(_)) => self.pass(Point::BeforeStarted),
             Input::ToolEnded(..) => self.pass(Point::AfterRun),
@@ -320,7 +330,15 @@ impl Actor {
             Input::FetchFailed(hash) => {
                 self.fetching.remove(hash);
             }
-            _ => {}
+            Input::NodeDown(..)
+            | Input::Recv(..)
+            | Input::Wake
+            | Input::LinkUp(_)
+            | Input::LinkDown(_)
+            | Input::Durable(_)
+            | Input::LogRead { .. }
+            | Input::ToolProgress(..)
+            | Input::Command(..) => {}
         }
         self.input(input);
     }
@@ -349,14 +367,17 @@ impl Actor {
                 Output::Fetch { hash, len, from } => self.fetch(hash, len, from),
                 Output::Reply(id, reply) => match self.replies.remove(&id) {
                     Some(ReplyTo::Door(tx)) => drop(tx.send(reply)),
-                    Some(ReplyTo::Admission(then)) => then(self, reply),
+                    Some(ReplyTo::Admission(then)) => then(self, accepted(reply)),
                     Some(ReplyTo::Nobody) | None => {}
                 },
                 Output::Fact(fact) => match fact {
                     Fact::Gateway(_) => gateway_changed = true,
                     Fact::View => view_changed = true,
                     Fact::Call(id, row) => self.events.push(clock::now().wall_ms, EventKind::Call(id, row)),
-                    Fact::CallEnded(_) => self.surroundings_dirty = true,
+                    Fact::CallEnded(id) => {
+                        self.surroundings_dirty = true;
+                        self.answer_waiters(&id);
+                    }
                     Fact::Trust => trust_changed = true,
                     Fact::Revoked => {
                         tracing::info!(target: "sigil::events::membership", "this device was removed from the mesh");
@@ -419,12 +440,11 @@ impl Actor {
     }
 
     fn send(&mut self, peer: PeerId, frame: Frame) {
-        let own_outcome = match &frame {
-            Frame::Answer(answer) => matches!(answer.what, AnswerKind::Ended(_)),
-            Frame::Entries { entries, .. } => entries
-                .iter()
-                .any(|item| item.entry.entry.kind == Kind::OUTCOME && item.entry.author == self.key.peer_id()),
-            _ => false,
+        let own_outcome = if let Frame::Entries { entries, .. } = &frame {
+            let me = self.peer.public_key();
+            entries.iter().any(|item| item.entry.entry.kind == Kind::OUTCOME && item.entry.entry.author == me)
+        } else {
+            matches!(&frame, Frame::Answer(answer) if matches!(answer.what, AnswerKind::Ended(_)))
         };
         if own_outcome {
             self.pass(Point::AfterOutcome);
@@ -550,6 +570,7 @@ impl Actor {
         match request {
             Request::Command(command, reply) => self.command(command, ReplyTo::Door(reply)),
             Request::Call(id, reply) => drop(reply.send(self.call(&id))),
+            Request::Ended(id, reply) => self.wait_for_end(id, reply),
             Request::Calls(filter, after, limit, reply) => drop(reply.send(self.calls(&filter, after, limit))),
             Request::Want(hash, len, from) => self.fetch(hash, len, vec![from]),
             Request::SetTools(tools) => {
@@ -570,6 +591,30 @@ impl Actor {
         }
         let stored = self.store.get(Space::Calls, &id.0).map_err(store_trouble)?;
         Ok(stored.as_deref().and_then(mesh_core::entry::decode))
+    }
+
+    fn wait_for_end(&mut self, id: ReqId, reply: oneshot::Sender<CallAnswer>) {
+        match self.call(&id) {
+            Ok(Some(call)) if matches!(call.state, CallState::Open(_)) => {
+                self.waiters.entry(id).or_default().push(reply);
+            }
+            over => drop(reply.send(over)),
+        }
+    }
+
+    /// The ending is durable.
+    fn answer_waiters(&mut self, id: &ReqId) {
+        for reply in self.waiters.remove(id).unwrap_or_default() {
+            drop(reply.send(self.call(id)));
+        }
+    }
+
+    /// Drops those who did not want to wait any longer.
+    fn forget_waiters(&mut self) {
+        self.waiters.retain(|_, replies| {
+            replies.retain(|reply| !reply.is_closed());
+            !replies.is_empty()
+        });
     }
 
     fn calls(&self, filter: &CallFilter, after: Option<CallCursor>, limit: usize) -> Result<CallPage, MeshError> {
@@ -715,6 +760,10 @@ impl Actor {
         self.led = false;
         self.tail.clear();
         self.replies.clear();
+        // Leaving has ended every call.
+        for id in self.waiters.keys().copied().collect::<Vec<_>>() {
+            self.answer_waiters(&id);
+        }
         self.seen_at.retain(|_, addresses| !addresses.is_empty());
         let mut out = Vec::new();
         let image = self.store.image()?;
@@ -726,6 +775,11 @@ impl Actor {
         self.links.nudge();
         Ok(())
     }
+}
+
+/// A reply, or the refusal that it is.
+fn accepted(reply: Reply) -> Result<Reply, Refusal> {
+    if let Reply::Refused(why) = reply { Err(why) } else { Ok(reply) }
 }
 
 fn last_seen(key: Option<&[u8]>) -> Option<CallCursor> {

@@ -114,7 +114,15 @@ fn refusal(refusal: &Refusal) -> JoinAnswer {
         Refusal::InviteUsed => "invite_used",
         Refusal::InviteExpired => "invite_expired",
         Refusal::NotOwner | Refusal::NotMember => "not_owner",
-        _ => "invalid",
+        Refusal::UnknownNode(_)
+        | Refusal::UnknownTool { .. }
+        | Refusal::UnknownCall(_)
+        | Refusal::QueueFull { .. }
+        | Refusal::KeyReused(_)
+        | Refusal::Denied(_)
+        | Refusal::Invalid(_)
+        | Refusal::LastOwner
+        | Refusal::Stopping => "invalid",
     };
     JoinAnswer::Refused { code: code.to_owned(), detail: refusal.to_string() }
 }
@@ -128,12 +136,11 @@ fn join_error(code: &str, detail: String) -> JoinError {
     }
 }
 
-fn dial_error(error: JoinDialError) -> JoinError {
-    match error {
-        JoinDialError::Nobody { tried } => {
-            JoinError::InviterDown { tried: tried.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ") }
-        }
-        other => JoinError::Rejected(other.to_string()),
+fn dial_error(error: &JoinDialError) -> JoinError {
+    if let JoinDialError::Nobody { tried } = error {
+        JoinError::InviterDown { tried: tried.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ") }
+    } else {
+        JoinError::Rejected(error.to_string())
     }
 }
 
@@ -146,10 +153,10 @@ impl Actor {
             let answers = answers.clone();
             move |answer: JoinAnswer| drop(answers.try_send(answer))
         };
-        let on_reply = move |_: &mut Self, reply: Reply| match reply {
-            Reply::Approved(welcome) => answer(JoinAnswer::Welcome(welcome)),
-            Reply::Refused(why) => answer(refusal(&why)),
-            _ => {}
+        let on_reply = move |_: &mut Self, reply: Result<Reply, Refusal>| match reply {
+            Ok(Reply::Approved(welcome)) => answer(JoinAnswer::Welcome(welcome)),
+            Ok(_) => {}
+            Err(why) => answer(refusal(&why)),
         };
         if let Some(secret) = request.secret {
             let command = Command::Redeem { secret: Hash::of(&secret), key, node_id: request.node_id };
@@ -211,8 +218,8 @@ impl Actor {
             }
         };
         let command = Command::Approve { key, node_id: node_id.unwrap_or(wanted), tier };
-        let then = move |actor: &mut Self, answer: Reply| match answer {
-            Reply::Approved(welcome) => {
+        let then = move |actor: &mut Self, answer: Result<Reply, Refusal>| match answer {
+            Ok(Reply::Approved(welcome)) => {
                 let node_id = welcome.node_id.clone();
                 if let Some(waiting) = actor.admission.waiting.remove(&peer) {
                     drop(waiting.answers.try_send(JoinAnswer::Welcome(welcome)));
@@ -220,8 +227,8 @@ impl Actor {
                 actor.pending_changed();
                 drop(reply.send(Ok(node_id)));
             }
-            Reply::Refused(why) => drop(reply.send(Err(why.into()))),
-            _ => drop(reply.send(Err(MeshError::Stopping))),
+            Ok(_) => drop(reply.send(Err(MeshError::Stopping))),
+            Err(why) => drop(reply.send(Err(why.into()))),
         };
         self.command(command, ReplyTo::Admission(Box::new(then)));
     }
@@ -252,12 +259,8 @@ impl Actor {
         let code =
             InviteCode { mesh: self.view().mesh, inviter: self.key.peer_id(), secret, expires_ms, tier, addresses };
         let command = Command::Invite { secret: code.secret_hash(), tier, ttl_ms };
-        let then = move |_: &mut Self, answer: Reply| {
-            drop(reply.send(match answer {
-                Reply::Invited => Ok(Invite { code, expires_ms }),
-                Reply::Refused(why) => Err(why.into()),
-                _ => Err(MeshError::Stopping),
-            }));
+        let then = move |_: &mut Self, answer: Result<Reply, Refusal>| {
+            drop(reply.send(answer.map(|_| Invite { code, expires_ms }).map_err(MeshError::from)));
         };
         self.command(command, ReplyTo::Admission(Box::new(then)));
     }
@@ -331,16 +334,15 @@ impl Actor {
 
     pub(super) fn leave(&mut self, reply: oneshot::Sender<Result<(), MeshError>>) {
         self.admission.stop_knocking();
-        let then = move |actor: &mut Self, answer: Reply| match answer {
-            Reply::Left => {
+        let then = move |actor: &mut Self, answer: Result<Reply, Refusal>| match answer {
+            Ok(_) => {
                 let done = actor.admission.done.clone();
                 actor.tasks.spawn(async move {
                     tokio::time::sleep(FAREWELL).await;
                     let _ = done.send(Admitted::Gone(reply)).await;
                 });
             }
-            Reply::Refused(why) => drop(reply.send(Err(why.into()))),
-            _ => drop(reply.send(Err(MeshError::Stopping))),
+            Err(why) => drop(reply.send(Err(why.into()))),
         };
         self.command(Command::Leave, ReplyTo::Admission(Box::new(then)));
     }
@@ -407,7 +409,7 @@ async fn ask(
     let mut pause = KNOCK_MIN;
     loop {
         let lost = match links.join(&addresses, expected, &request).await {
-            Err(error) => dial_error(error),
+            Err(error) => dial_error(&error),
             Ok(mut conversation) => {
                 let lost = JoinError::Rejected("the connection broke before there was an answer".to_owned());
                 loop {

@@ -317,6 +317,8 @@ impl EventLog {
 pub(crate) enum Request {
     Command(Command, oneshot::Sender<Reply>),
     Call(ReqId, oneshot::Sender<Result<Option<CallRecord>, MeshError>>),
+    /// Answered when the call has ended; at once when there is no such call.
+    Ended(ReqId, oneshot::Sender<Result<Option<CallRecord>, MeshError>>),
     Calls(CallFilter, Option<CallCursor>, usize, oneshot::Sender<Result<CallPage, MeshError>>),
     Invite(Tier, Duration, oneshot::Sender<Result<Invite, MeshError>>),
     Join(JoinTarget, bool, oneshot::Sender<Result<Joined, MeshError>>),
@@ -407,10 +409,8 @@ impl MeshHandle {
 
     /// Runs a command of the core. A refusal is an error.
     pub async fn command(&self, command: Command) -> Result<Reply, MeshError> {
-        match self.ask(|tx| Request::Command(command, tx)).await? {
-            Reply::Refused(refusal) => Err(refusal.into()),
-            reply => Ok(reply),
-        }
+        let reply = self.ask(|tx| Request::Command(command, tx)).await?;
+        if let Reply::Refused(refusal) = reply { Err(refusal.into()) } else { Ok(reply) }
     }
 
     /// One call as this peer knows it.
@@ -430,26 +430,9 @@ impl MeshHandle {
 
     /// Waits until the call has an ending (confirmed or not), at most for `wait`; then its state of that moment.
     pub async fn wait_call(&self, id: ReqId, wait: Duration) -> Result<Option<CallRecord>, MeshError> {
-        let (_, mut live) = self.events.since(None);
-        let deadline = tokio::time::Instant::now() + wait;
-        loop {
-            let call = self.call(id).await?;
-            if !call.as_ref().is_some_and(|call| matches!(call.state, CallState::Open(_))) {
-                return Ok(call);
-            }
-            loop {
-                match tokio::time::timeout_at(deadline, live.recv()).await {
-                    Err(_) => return self.call(id).await,
-                    Ok(Err(broadcast::error::RecvError::Closed)) => return Err(MeshError::Stopping),
-                    Ok(Err(broadcast::error::RecvError::Lagged(_))) => break,
-                    Ok(Ok(event)) => match &event.what {
-                        EventKind::Call(changed, row) if *changed == id && matches!(row.state, CallState::Ended(_)) => {
-                            break;
-                        }
-                        _ => {}
-                    },
-                }
-            }
+        match tokio::time::timeout(wait, self.ask(|tx| Request::Ended(id, tx))).await {
+            Ok(call) => call?,
+            Err(_) => self.call(id).await,
         }
     }
 

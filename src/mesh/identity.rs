@@ -1,13 +1,15 @@
 //! The key of this device: who it is, for as long as the file lives.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::fs;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use mesh_core::crypto::{Signer, Verifier};
 use mesh_core::ids::{PeerId, PublicKey, Signature};
+use ring::digest::{SHA256, SHA256_OUTPUT_LEN};
 use ring::hmac;
 use ring::rand::SystemRandom;
 use ring::signature::{ED25519, Ed25519KeyPair, KeyPair as _, UnparsedPublicKey};
@@ -182,6 +184,62 @@ impl Verifier for Ed25519Verifier {
     }
 }
 
+/// Signatures that a [`KnownVerifier`] remembers are twice this at most: 256 KiB.
+const KNOWN_MAX: usize = 4096;
+
+/// Checks Ed25519 signatures, and remembers the good ones: a claim comes with every beacon, and a call's header and
+/// outcome by two ways each. Remembering costs a hundredth of checking. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct KnownVerifier(Arc<Mutex<Known>>);
+
+/// When `new` is full it takes the place of `old`: what is asked for again and again stays.
+#[derive(Debug, Default)]
+struct Known {
+    new: HashSet<[u8; SHA256_OUTPUT_LEN]>,
+    old: HashSet<[u8; SHA256_OUTPUT_LEN]>,
+}
+
+impl Known {
+    fn note(&mut self, print: [u8; SHA256_OUTPUT_LEN]) {
+        if self.new.len() >= KNOWN_MAX {
+            self.old = std::mem::take(&mut self.new);
+        }
+        self.new.insert(print);
+    }
+
+    fn has(&mut self, print: [u8; SHA256_OUTPUT_LEN]) -> bool {
+        if self.new.contains(&print) {
+            return true;
+        }
+        let known = self.old.contains(&print);
+        if known {
+            self.note(print);
+        }
+        known
+    }
+}
+
+impl Verifier for KnownVerifier {
+    fn verify(&self, key: &PublicKey, message: &[u8], signature: &Signature) -> bool {
+        // Key and signature have fixed lengths, so no two questions read alike.
+        let mut print = ring::digest::Context::new(&SHA256);
+        print.update(&key.0);
+        print.update(&signature.0);
+        print.update(message);
+        let print: [u8; SHA256_OUTPUT_LEN] = print.finish().as_ref().try_into().expect("SHA-256 has 32 bytes");
+        let known = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if known().has(print) {
+            return true;
+        }
+        // Not under the lock: checking takes long.
+        let good = Ed25519Verifier.verify(key, message, signature);
+        if good {
+            known().note(print);
+        }
+        good
+    }
+}
+
 fn hmac_sha256(key: &[u8], message: &[u8]) -> [u8; 32] {
     let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, key), message);
     tag.as_ref().try_into().expect("HMAC-SHA-256 has 32 bytes")
@@ -268,5 +326,36 @@ mod tests {
         let key = DeviceKey::load_or_create(home.path()).unwrap();
         let shown = format!("{key:?}");
         assert!(shown.contains("redacted") && shown.len() < 60, "{shown}");
+    }
+
+    #[test]
+    fn only_what_was_good_is_remembered() {
+        let dir = tempfile::tempdir().unwrap();
+        let key = DeviceKey::load_or_create(dir.path()).unwrap();
+        let verifier = KnownVerifier::default();
+        let signature = key.sign(b"hello");
+        for _ in 0..2 {
+            assert!(verifier.verify(&key.public_key(), b"hello", &signature));
+            assert!(!verifier.verify(&key.public_key(), b"hallo", &signature));
+            assert!(!verifier.verify(&PublicKey([0xff; 32]), b"hello", &signature));
+        }
+        assert_eq!(verifier.0.lock().unwrap().new.len(), 1);
+    }
+
+    #[test]
+    fn what_is_asked_for_again_stays_and_the_rest_goes() {
+        let mut known = Known::default();
+        let print = |n: usize| {
+            let mut print = [0; 32];
+            print[..8].copy_from_slice(&n.to_be_bytes());
+            print
+        };
+        known.note(print(0));
+        for n in 1..4 * KNOWN_MAX {
+            known.note(print(n));
+            assert!(known.has(print(0)));
+            assert!(known.new.len() <= KNOWN_MAX && known.old.len() <= KNOWN_MAX);
+        }
+        assert!(!known.has(print(1)));
     }
 }

@@ -17,6 +17,8 @@ const BUILTIN_TIMEOUT: Duration = Duration::from_secs(30);
 /// What a tool does.
 #[derive(Debug, Clone)]
 pub enum Run {
+    /// `noop`
+    Noop,
     /// `device.info`
     DeviceInfo,
     /// `files.list`
@@ -71,6 +73,11 @@ impl Catalogue {
             catalogue.add(config, decl, tool.timeout, tool.max_output, run);
         }
         catalogue
+    }
+
+    /// Offers `noop` too, which does nothing: to measure what a call costs besides its tool.
+    pub fn offer_noop(&mut self, config: &Config) {
+        self.builtin(config, "noop", "does nothing", false, Run::Noop);
     }
 
     /// What the mesh is told: all tools but the denied ones, by name.

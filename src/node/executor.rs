@@ -244,7 +244,7 @@ impl ToolHost {
                 let arguments = if arguments.is_empty() { b"{}".to_vec() } else { arguments };
                 Work::Program { launch, arguments, bounds }
             }
-            tool @ (Run::DeviceInfo | Run::FilesList(_) | Run::FilesRead(_)) => {
+            tool @ (Run::Noop | Run::DeviceInfo | Run::FilesList(_) | Run::FilesRead(_)) => {
                 Work::Builtin { tool: tool.clone(), arguments, bounds }
             }
         })

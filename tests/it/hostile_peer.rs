@@ -322,8 +322,7 @@ impl<'a> Fellow<'a> {
         let events = &mut self.loose.events;
         let hearing = async {
             loop {
-                let event = events.recv().await.expect("links have ended");
-                if let LinkEvent::Frame(_, frame) = event
+                if let LinkEvent::Frame(_, frame) = events.recv().await.expect("links have ended")
                     && wanted(&frame)
                 {
                     return;

@@ -44,7 +44,7 @@ impl World {
         let Some(mut node) = self.peers[peer].node.take() else { return };
         let mut out = Vec::new();
         if let Input::Recv(_, Frame::Dispatch(dispatch)) = &input {
-            self.checks.dispatched(self.now, peer, dispatch);
+            self.checks.dispatched(self.now, peer, dispatch, &self.peers[peer].disk);
         }
         if !matches!(input, Input::Recv(..)) {
             self.trace.detail(self.now, || format!("p{peer} :: {input:?}"));

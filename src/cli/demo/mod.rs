@@ -1,6 +1,5 @@
 //! `sigil demo`: three real peers, told step by step.
 
-mod fleet;
 mod report;
 mod story;
 

@@ -10,14 +10,16 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 
-use super::fleet::{Fleet, NAMES, Peer};
 use super::report::{Made, Promise, Report, is_open};
 use super::{STOPPED, Teller, is_true, ms};
 use crate::cli::client::{Client, Extras, segment};
 use crate::cli::commands::epoch;
 use crate::cli::exit::{Exit, Failure};
+use crate::cli::fleet::{Fleet, Peer};
 use crate::cli::output::{Tone, clean, clean_lines, items, short, table, text};
 
+/// Names of the peers.
+const NAMES: [&str; 3] = ["kitchen", "study", "attic"];
 /// A newcomer and everyone else agree by then (issue, acceptance 2).
 const SETTLED_WITHIN: Duration = Duration::from_secs(10);
 /// A device that fell silent is listed offline by then (acceptance 6).
@@ -38,13 +40,13 @@ const KILL_AFTER: Duration = Duration::from_millis(1_500);
 
 pub(super) struct Story {
     teller: Teller,
-    fleet: Fleet,
+    fleet: Fleet<3>,
     report: Report,
 }
 
 impl Story {
     pub(super) fn new(teller: Teller) -> Result<Self, Failure> {
-        Ok(Self { teller, fleet: Fleet::new()?, report: Report::default() })
+        Ok(Self { teller, fleet: Fleet::new(&std::env::temp_dir(), NAMES)?, report: Report::default() })
     }
 
     pub(super) async fn tell(&mut self) -> Result<(), Failure> {

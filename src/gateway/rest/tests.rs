@@ -64,6 +64,8 @@ fn twin(n: u8) -> PeerId {
     PeerId(bytes)
 }
 
+type CallWaiter = tokio::sync::oneshot::Sender<Result<Option<CallRecord>, crate::mesh::handle::MeshError>>;
+
 #[derive(Default)]
 struct Books {
     calls: BTreeMap<ReqId, CallRecord>,
@@ -73,6 +75,8 @@ struct Books {
     rejected: Vec<PeerId>,
     cancelled: Vec<ReqId>,
     panics: bool,
+    /// Who waits for an ending.
+    waiters: Vec<(ReqId, CallWaiter)>,
 }
 
 struct Fake {
@@ -207,7 +211,14 @@ impl Fake {
         let call = books.calls.get_mut(&id).unwrap();
         (call.state, call.confirmed, call.output) = (row.state, true, output);
         call.history.push(row.clone());
+        let call = call.clone();
+        let (over, waiters) = std::mem::take(&mut books.waiters).into_iter().partition(|(waited, _)| *waited == id);
+        books.waiters = waiters;
         drop(books);
+        let over: Vec<_> = over;
+        for (_, to) in over {
+            reply(to, Ok(Some(call.clone())));
+        }
         self.events.push(ACCEPTED_MS, EventKind::Call(id, row));
     }
 
@@ -279,6 +290,13 @@ impl Actor {
                 }
                 reply(to, Ok(books.calls.get(&id).cloned()));
             }
+            Request::Ended(id, to) => {
+                let mut books = self.books.lock().unwrap();
+                match books.calls.get(&id) {
+                    Some(call) if matches!(call.state, CallState::Open(_)) => books.waiters.push((id, to)),
+                    over => reply(to, Ok(over.cloned())),
+                }
+            }
             Request::Calls(filter, after, limit, to) => {
                 let books = self.books.lock().unwrap();
                 let order = |call: &CallRecord| (call.header.accepted_ms, call.header.id);
@@ -332,8 +350,7 @@ impl Actor {
                 self.books.lock().unwrap().rejected.push(peer);
                 reply(to, Ok(()));
             }
-            Request::Want(..) => {}
-            Request::SetTools(_) => {}
+            Request::Want(..) | Request::SetTools(_) => {}
         }
     }
 

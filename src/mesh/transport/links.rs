@@ -24,7 +24,7 @@ use super::tls::{Credentials, TlsError};
 use super::{accept, blob};
 use crate::mesh::blobs::BlobStore;
 use crate::mesh::handle::LinkInfo;
-use crate::mesh::identity::{DeviceKey, Ed25519Verifier};
+use crate::mesh::identity::{DeviceKey, KnownVerifier};
 use crate::tasks::TaskGroup;
 
 pub use super::blob::FetchError;
@@ -137,7 +137,7 @@ pub(super) struct Shared {
     pub(super) endpoint: quinn::Endpoint,
     pub(super) transport: Arc<quinn::TransportConfig>,
     pub(super) credentials: Credentials,
-    pub(super) verifier: Ed25519Verifier,
+    pub(super) verifier: KnownVerifier,
     pub(super) blobs: BlobStore,
     pub(super) tasks: TaskGroup,
     pub(super) events: mpsc::Sender<LinkEvent>,
@@ -229,7 +229,7 @@ impl Links {
             endpoint,
             transport,
             credentials,
-            verifier: Ed25519Verifier,
+            verifier: KnownVerifier::default(),
             blobs,
             tasks: tasks.clone(),
             events,
@@ -303,6 +303,12 @@ impl Links {
     #[must_use]
     pub fn local_port(&self) -> u16 {
         self.shared.endpoint.local_addr().map_or(0, |address| address.port())
+    }
+
+    /// What checks signatures here, with its memory of good ones: the same entries come over node streams too.
+    #[must_use]
+    pub fn verifier(&self) -> KnownVerifier {
+        self.shared.verifier.clone()
     }
 
     /// Where others may reach the door: addresses of all interfaces, loopback last. Link-local ones are left out, for

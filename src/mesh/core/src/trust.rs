@@ -40,13 +40,22 @@ pub(crate) struct Membership {
     pub(crate) revocations: BTreeMap<PeerId, Revocation>,
 }
 
+/// An approval or revocation that is held.
+#[derive(Debug)]
+struct Record {
+    entry: SignedEntry,
+    subject: PeerId,
+    verdict: Verdict,
+}
+
 /// The set, and what it amounts to.
 #[derive(Debug)]
 pub(crate) struct Trust {
     mesh: MeshId,
     genesis: SignedEntry,
     name: String,
-    records: BTreeMap<Hash, SignedEntry>,
+    /// Each with what it says, decoded once: all of them are read at every verdict.
+    records: BTreeMap<Hash, Record>,
     /// Everyone who was ever an owner, see [`Self::chain`].
     depths: BTreeMap<PeerId, u32>,
     membership: Membership,
@@ -149,7 +158,8 @@ impl Trust {
     /// crowd out of a welcome what counts.
     fn is_stray_too_many(&self, author: &PeerId) -> bool {
         !self.was_owner(author)
-            && self.records.values().filter(|entry| entry.author == *author).count() >= limits::STRAY_VERDICTS_MAX
+            && self.records.values().filter(|record| record.entry.author == *author).count()
+                >= limits::STRAY_VERDICTS_MAX
     }
 
     fn recompute(&mut self) -> bool {
@@ -161,20 +171,18 @@ impl Trust {
     }
 
     fn keep(&mut self, entry: SignedEntry) -> bool {
-        let known = entry.entry.kind == Kind::APPROVAL
+        let fits = entry.entry.kind == Kind::APPROVAL
             && entry.entry.mesh == self.mesh
-            && entry.record::<Verdict>().is_some()
             && !self.records.contains_key(&entry.hash);
-        if known {
-            self.records.insert(entry.hash, entry);
-        }
-        known
+        let Some(verdict) = entry.record::<Verdict>().filter(|_| fits) else { return false };
+        self.records.insert(entry.hash, Record { subject: verdict.subject.peer_id(), verdict, entry });
+        true
     }
 
     /// Genesis first, then each author's approvals after the approval of that author.
     pub(crate) fn records_in_order(&self) -> Vec<SignedEntry> {
         let depth = |peer: &PeerId| self.member(peer).map_or(u32::MAX, |member| member.depth);
-        let mut records: Vec<_> = self.records.values().cloned().collect();
+        let mut records: Vec<_> = self.records.values().map(|record| record.entry.clone()).collect();
         records.sort_by_key(|entry| (depth(&entry.author), entry.author, entry.entry.incarnation, entry.entry.seq));
         records.insert(0, self.genesis.clone());
         records
@@ -195,23 +203,16 @@ impl Trust {
         let highest = self
             .records
             .values()
-            .filter(|entry| counts(entry))
-            .filter(|entry| entry.record::<Verdict>().is_some_and(|v| v.subject.peer_id() == *peer))
-            .map(|entry| entry.entry.generation)
+            .filter(|record| record.subject == *peer && counts(&record.entry))
+            .map(|record| record.entry.entry.generation)
             .max()
             .unwrap_or(0);
         (highest.saturating_add(1), self.membership.revocations.get(peer).map(|revocation| revocation.hash))
     }
 
     fn compute(&self) -> (BTreeMap<PeerId, u32>, Membership) {
-        let verdicts: Vec<(&SignedEntry, PeerId, Verdict)> = self
-            .records
-            .values()
-            .filter_map(|entry| {
-                let verdict: Verdict = entry.record()?;
-                Some((entry, verdict.subject.peer_id(), verdict))
-            })
-            .collect();
+        let verdicts: Vec<Said<'_>> =
+            self.records.values().map(|record| (&record.entry, record.subject, &record.verdict)).collect();
         // First as if nobody had ever been revoked: how far is each owner from the founder?
         let depths = self.chain(&verdicts, &BTreeMap::new());
         let revocations = valid_revocations(&verdicts, &depths);
@@ -256,11 +257,7 @@ impl Trust {
 
     /// Everyone who was ever an owner by a chain of approvals that stand, with the distance from the founder; and, for
     /// the depth of others, everyone whom such an owner approved.
-    fn chain(
-        &self,
-        verdicts: &[(&SignedEntry, PeerId, Verdict)],
-        revocations: &BTreeMap<PeerId, Revocation>,
-    ) -> BTreeMap<PeerId, u32> {
+    fn chain(&self, verdicts: &[Said<'_>], revocations: &BTreeMap<PeerId, Revocation>) -> BTreeMap<PeerId, u32> {
         let mut depths = BTreeMap::from([(self.genesis.author, 0)]);
         loop {
             let mut grown = false;
@@ -278,6 +275,9 @@ impl Trust {
         }
     }
 }
+
+/// Who says what about whom.
+type Said<'a> = (&'a SignedEntry, PeerId, &'a Verdict);
 
 fn free(wanted: &NodeId, is_taken: impl Fn(&NodeId) -> bool) -> NodeId {
     if !is_taken(wanted) {
@@ -300,10 +300,7 @@ fn is_void(revocations: &BTreeMap<PeerId, Revocation>, entry: &SignedEntry) -> b
 
 /// The revocations that count. Concurrent ones among owners apply in order of the signer's distance from the founder,
 /// then peer id; what a voided signer said beyond its mark is skipped.
-fn valid_revocations(
-    verdicts: &[(&SignedEntry, PeerId, Verdict)],
-    depths: &BTreeMap<PeerId, u32>,
-) -> BTreeMap<PeerId, Revocation> {
+fn valid_revocations(verdicts: &[Said<'_>], depths: &BTreeMap<PeerId, u32>) -> BTreeMap<PeerId, Revocation> {
     let mut candidates: Vec<_> = verdicts
         .iter()
         .filter_map(|(entry, subject, verdict)| match &verdict.what {

@@ -3,9 +3,17 @@
 use rand_chacha::ChaCha8Rng;
 use rand_core::SeedableRng as _;
 
+use super::entries::in_frames;
 use super::*;
 use crate::crypto::Symbolic;
+use crate::entry::Effect;
+use crate::entry::Payload;
 use crate::entry::{Ending, ToolDecl};
+use crate::io::CallState;
+use crate::io::Command;
+use crate::io::NewCall;
+use crate::io::Refusal;
+use crate::limits;
 
 type Rows = BTreeMap<(Space, Vec<u8>), Bytes>;
 

@@ -1,4 +1,5 @@
-//! The peers of the demo: processes of our own program, each with a home of its own, none of which outlives us.
+//! Peers for the demo and for measurements: processes of our own program, each with a home of its own, none of which
+//! outlives us.
 
 use std::collections::BTreeMap;
 use std::fs::OpenOptions;
@@ -18,8 +19,6 @@ use crate::cli::client::Client;
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::up;
 
-/// Names of the peers.
-pub(super) const NAMES: [&str; 3] = ["kitchen", "study", "attic"];
 /// A peer that is not ready by then will not be.
 const READY_WITHIN: Duration = Duration::from_secs(15);
 /// What a peer may take for a clean stop before it is killed.
@@ -27,13 +26,15 @@ const STOP_WITHIN: Duration = Duration::from_secs(3);
 
 /// One peer.
 #[derive(Debug)]
-pub(super) struct Peer {
-    pub(super) name: &'static str,
-    pub(super) home: PathBuf,
-    pub(super) client: Client,
+pub(crate) struct Peer {
+    pub(crate) name: &'static str,
+    pub(crate) home: PathBuf,
+    pub(crate) client: Client,
     /// Known once it has run.
-    pub(super) id: String,
-    pub(super) http: String,
+    pub(crate) id: String,
+    pub(crate) http: String,
+    /// Set in its environment.
+    pub(crate) variables: Vec<(&'static str, &'static str)>,
     quic_port: u16,
     http_port: u16,
     child: Option<Child>,
@@ -41,29 +42,30 @@ pub(super) struct Peer {
 
 /// All of them. Dropping it ends every process and removes every home.
 #[derive(Debug)]
-pub(super) struct Fleet {
+pub(crate) struct Fleet<const N: usize> {
     // Before `root`: fields are dropped in order, and homes go only when nobody lives in them.
-    pub(super) peers: [Peer; 3],
+    pub(crate) peers: [Peer; N],
     root: TempDir,
 }
 
-impl Fleet {
-    /// Lays out the homes; nothing runs yet.
-    pub(super) fn new() -> Result<Self, Failure> {
+impl<const N: usize> Fleet<N> {
+    /// Lays out the homes in a new directory under `dir`; nothing runs yet.
+    pub(crate) fn new(dir: &Path, names: [&'static str; N]) -> Result<Self, Failure> {
         let failed = |error: std::io::Error| Failure::new(Exit::Failed, format!("laying out the homes: {error}"));
-        let root = tempfile::Builder::new().prefix("sigil-demo-").tempdir().map_err(failed)?;
-        let [a, b, c] = NAMES.map(|name| Peer::new(root.path(), name));
-        let peers = [a.map_err(failed)?, b.map_err(failed)?, c.map_err(failed)?];
+        let root = tempfile::Builder::new().prefix("sigil-demo-").tempdir_in(dir).map_err(failed)?;
+        let peers: Result<Vec<Peer>, _> = names.iter().map(|name| Peer::new(root.path(), name)).collect();
+        let peers = peers.map_err(failed)?.try_into();
+        let peers = peers.map_err(|_| failed(std::io::Error::other("not a home for each name")))?;
         Ok(Self { peers, root })
     }
 
     /// Where the homes are.
-    pub(super) fn root(&self) -> &Path {
+    pub(crate) fn root(&self) -> &Path {
         self.root.path()
     }
 
     /// Stops all that runs, cleanly if they do it in time.
-    pub(super) async fn stop(&mut self) {
+    pub(crate) async fn stop(&mut self) {
         for peer in &self.peers {
             // A frozen process hears nothing until it is woken. One that has gone needs no signal.
             let _ = peer.signal(Signal::SIGCONT);
@@ -79,7 +81,7 @@ impl Fleet {
     }
 
     /// The last words of each peer, for when something went wrong.
-    pub(super) fn last_words(&self) -> String {
+    pub(crate) fn last_words(&self) -> String {
         let words = self.peers.iter().map(|peer| format!("--- {} ---\n{}", peer.name, up::tail(&peer.log(), 0)));
         words.collect::<Vec<_>>().join("\n")
     }
@@ -95,6 +97,7 @@ impl Peer {
             client: Client::new(&home),
             id: String::new(),
             http: format!("http://127.0.0.1:{http_port}"),
+            variables: Vec::new(),
             quic_port,
             http_port,
             child: None,
@@ -119,22 +122,22 @@ impl Peer {
     }
 
     /// A file that others may read.
-    pub(super) fn shared_file(&self) -> PathBuf {
+    pub(crate) fn shared_file(&self) -> PathBuf {
         self.home.join("shared/note.txt")
     }
 
     /// What stands in it.
-    pub(super) fn shared_text(&self) -> String {
+    pub(crate) fn shared_text(&self) -> String {
         format!("A note on {}: the spare key is under the third stone.\n", self.name)
     }
 
     /// Where the tool leaves its lines.
-    pub(super) fn witness_file(&self) -> PathBuf {
+    pub(crate) fn witness_file(&self) -> PathBuf {
         self.home.join("ran.txt")
     }
 
     /// How often each (id, attempt) ran here, by the tool's own word.
-    pub(super) fn witness(&self) -> BTreeMap<(String, String), usize> {
+    pub(crate) fn witness(&self) -> BTreeMap<(String, String), usize> {
         let mut ran = BTreeMap::new();
         for line in std::fs::read_to_string(self.witness_file()).unwrap_or_default().lines() {
             let (id, attempt) = line.split_once(' ').unwrap_or((line, ""));
@@ -148,7 +151,7 @@ impl Peer {
     }
 
     /// Starts the process and waits until it is ready; how long that took.
-    pub(super) async fn start(&mut self) -> Result<Duration, Failure> {
+    pub(crate) async fn start(&mut self) -> Result<Duration, Failure> {
         let failed = |why: String| Failure::new(Exit::Failed, format!("{} does not start: {why}", self.name));
         let log = OpenOptions::new().create(true).append(true).open(self.log());
         let log = log.map_err(|error| failed(error.to_string()))?;
@@ -167,6 +170,7 @@ impl Peer {
             command.env_remove(name);
         }
         // A group of its own: Ctrl-C is for us, and we end the peers in order.
+        command.envs(self.variables.iter().copied());
         command.env("NO_COLOR", "1").stdin(Stdio::null()).stdout(log).stderr(log_too).process_group(0);
         let began = Instant::now();
         let child = self.child.insert(command.spawn().map_err(|error| failed(error.to_string()))?);
@@ -180,16 +184,27 @@ impl Peer {
     }
 
     /// Process id, while it runs.
-    pub(super) fn pid(&self) -> Option<u32> {
+    pub(crate) fn pid(&self) -> Option<u32> {
         self.child.as_ref().map(Child::id)
     }
 
     /// Sends a signal to it, and to nobody else: the id stays its own until we have waited for it.
-    pub(super) fn signal(&self, signal: Signal) -> Result<(), Failure> {
+    pub(crate) fn signal(&self, signal: Signal) -> Result<(), Failure> {
         match self.pid() {
             Some(pid) => up::signal(pid, signal),
             None => Err(Failure::new(Exit::Failed, format!("{} does not run", self.name))),
         }
+    }
+
+    /// SIGTERM, and waits for the end.
+    pub(crate) async fn stop(&mut self) -> Result<(), Failure> {
+        self.signal(Signal::SIGTERM)?;
+        let deadline = Instant::now() + STOP_WITHIN;
+        while Instant::now() < deadline && self.runs() {
+            sleep(Duration::from_millis(10)).await;
+        }
+        self.end();
+        Ok(())
     }
 
     fn runs(&mut self) -> bool {
@@ -197,7 +212,7 @@ impl Peer {
     }
 
     /// SIGKILL, at once; ends a frozen process too.
-    pub(super) fn end(&mut self) {
+    pub(crate) fn end(&mut self) {
         if let Some(mut child) = self.child.take() {
             // Both fail only if it has ended already.
             let _ = child.kill();
@@ -223,9 +238,13 @@ fn free_ports() -> std::io::Result<(u16, u16)> {
 mod tests {
     use super::*;
 
+    fn fleet() -> Fleet<3> {
+        Fleet::new(&std::env::temp_dir(), ["kitchen", "study", "attic"]).expect("a temp dir")
+    }
+
     #[test]
     fn the_witness_counts_lines_by_id_and_attempt() {
-        let fleet = Fleet::new().expect("a temp dir");
+        let fleet = fleet();
         let [kitchen, ..] = &fleet.peers;
         assert!(kitchen.witness().is_empty());
         std::fs::write(kitchen.witness_file(), "a 1\nb 1\na 1\na 2\n").expect("writable");
@@ -237,7 +256,7 @@ mod tests {
     /// The line is written by a real shell, from exactly the arguments that stand in the settings.
     #[test]
     fn the_tool_of_the_settings_leaves_one_line() {
-        let fleet = Fleet::new().expect("a temp dir");
+        let fleet = fleet();
         let [kitchen, ..] = &fleet.peers;
         let settings = kitchen.settings();
         let args = settings.lines().find_map(|line| line.strip_prefix("args = ")).expect("arguments");
@@ -253,7 +272,7 @@ mod tests {
 
     #[test]
     fn homes_go_with_the_fleet() {
-        let fleet = Fleet::new().expect("a temp dir");
+        let fleet = fleet();
         let root = fleet.root().to_owned();
         assert!(root.join("attic/sigil.toml").is_file());
         drop(fleet);

@@ -1,0 +1,96 @@
+//! The yardstick: what QUIC itself costs on this machine, and what one fsync of the disk under the homes costs.
+
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use quinn::rustls::RootCertStore;
+use quinn::rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use tokio::time::Instant;
+
+use super::stats::Samples;
+use super::trouble;
+use crate::cli::exit::Failure;
+
+/// Bytes of one message: about a small frame of ours.
+const MESSAGE: usize = 256;
+
+/// Sends messages back and forth over one QUIC stream on loopback, one at a time; the other end is a thread with a
+/// runtime of its own, as it would be in another process.
+pub(super) async fn quic(rounds: usize) -> Result<Samples, Failure> {
+    let certified =
+        rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).map_err(trouble("a certificate"))?;
+    let certificate = certified.cert.der().clone();
+    let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(certified.signing_key.serialize_der()));
+    let (told, address) = tokio::sync::oneshot::channel();
+    let theirs = certificate.clone();
+    let thread = std::thread::spawn(move || serve(theirs, key, told));
+    let address = address.await.map_err(trouble("the other end of the echo"))?;
+
+    let mut roots = RootCertStore::empty();
+    roots.add(certificate).map_err(trouble("a certificate"))?;
+    let config = quinn::ClientConfig::with_root_certificates(Arc::new(roots)).map_err(trouble("TLS"))?;
+    let endpoint = quinn::Endpoint::client(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).map_err(trouble("a socket"))?;
+    let connecting = endpoint.connect_with(config, address, "localhost").map_err(trouble("dialling"))?;
+    let connection = connecting.await.map_err(trouble("dialling"))?;
+    let (mut send, mut recv) = connection.open_bi().await.map_err(trouble("a stream"))?;
+    let mut message = [7; MESSAGE];
+    let mut samples = Samples::default();
+    for round in 0..rounds + rounds / 10 {
+        let began = Instant::now();
+        send.write_all(&message).await.map_err(trouble("the echo"))?;
+        recv.read_exact(&mut message).await.map_err(trouble("the echo"))?;
+        // The first tenth warms up.
+        if round >= rounds / 10 {
+            samples.add(began.elapsed());
+        }
+    }
+    connection.close(0u32.into(), b"");
+    endpoint.wait_idle().await;
+    let _ = thread.join();
+    Ok(samples)
+}
+
+/// The other end. Whatever goes wrong here, the one that measures sees as a broken stream.
+fn serve(
+    certificate: CertificateDer<'static>,
+    key: PrivateKeyDer<'static>,
+    told: tokio::sync::oneshot::Sender<SocketAddr>,
+) -> Option<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
+    runtime.block_on(async {
+        let config = quinn::ServerConfig::with_single_cert(vec![certificate], key).ok()?;
+        let endpoint = quinn::Endpoint::server(config, SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).ok()?;
+        told.send(endpoint.local_addr().ok()?).ok()?;
+        let connection = endpoint.accept().await?.await.ok()?;
+        let (mut send, mut recv) = connection.accept_bi().await.ok()?;
+        let mut message = [0; MESSAGE];
+        while recv.read_exact(&mut message).await.is_ok() {
+            send.write_all(&message).await.ok()?;
+        }
+        Some(())
+    })
+}
+
+/// Appends a page to a file and syncs it, one at a time.
+pub(super) fn fsync(dir: &Path, rounds: usize) -> Result<Samples, Failure> {
+    let path = dir.join("fsync");
+    let mut file = OpenOptions::new().create(true).append(true).open(&path).map_err(trouble("a file"))?;
+    let mut samples = Samples::default();
+    for _ in 0..rounds {
+        let began = Instant::now();
+        file.write_all(&[7; 4096]).and_then(|()| file.sync_data()).map_err(trouble("writing a file"))?;
+        samples.add(began.elapsed());
+    }
+    drop(file);
+    std::fs::remove_file(&path).map_err(trouble("removing a file"))?;
+    Ok(samples)
+}
+
+/// Time between two readings of the clock is far below all that is measured here.
+pub(super) fn ms(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
+}

@@ -1,0 +1,112 @@
+//! Calls through a door, over connections that are kept.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use http_body_util::{BodyExt, Full};
+use hyper::client::conn::http1::{SendRequest, handshake};
+use hyper::{Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use serde_json::json;
+use tokio::time::Instant;
+
+use super::stats::Samples;
+use super::trouble;
+use crate::cli::client::Client;
+use crate::cli::exit::{Exit, Failure};
+use crate::tasks::TaskGroup;
+
+/// One connection to a peer's socket.
+struct Line {
+    sender: SendRequest<Full<Bytes>>,
+    /// Ends with the line.
+    _tasks: TaskGroup,
+}
+
+impl Line {
+    async fn open(client: &Client) -> Result<Self, Failure> {
+        let stream = client.connect().await?;
+        let (sender, connection) = handshake(TokioIo::new(stream)).await.map_err(trouble("the agent's socket"))?;
+        let tasks = TaskGroup::default();
+        tasks.spawn(async move {
+            // Whatever goes wrong on the connection, the request sees it too.
+            let _ = connection.await;
+        });
+        Ok(Self { sender, _tasks: tasks })
+    }
+
+    /// Makes a call. Waiting, it must end `done`; else it must be accepted.
+    async fn call(&mut self, node: &str, tool: &str, wait: bool) -> Result<(), Failure> {
+        let body = json!({ "node": node, "tool": tool, "ttl_s": 60 }).to_string();
+        let mut request = Request::post("/api/v1/calls").header("host", "localhost");
+        request = request.header("content-type", "application/json");
+        if wait {
+            request = request.header("prefer", "wait=30");
+        }
+        let request = request.body(Full::new(Bytes::from(body))).map_err(trouble("a request"))?;
+        self.sender.ready().await.map_err(trouble("the agent's socket"))?;
+        let response = self.sender.send_request(request).await.map_err(trouble("the agent's socket"))?;
+        let status = response.status();
+        let body = response.into_body().collect().await.map_err(trouble("the agent's answer"))?.to_bytes();
+        let done = || String::from_utf8_lossy(&body).contains(r#""state":"done""#);
+        let good = if wait { status == StatusCode::OK && done() } else { status == StatusCode::ACCEPTED };
+        if good {
+            return Ok(());
+        }
+        let text = String::from_utf8_lossy(&body);
+        Err(Failure::new(Exit::Failed, format!("a call of {tool} on {node} went wrong: {status} {text}")))
+    }
+}
+
+/// One call after another, each waited for. The first tenth warms up.
+pub(super) async fn sequential(client: &Client, node: &str, tool: &str, calls: usize) -> Result<Samples, Failure> {
+    let mut line = Line::open(client).await?;
+    let mut samples = Samples::default();
+    for call in 0..calls + calls / 10 {
+        let began = Instant::now();
+        line.call(node, tool, true).await?;
+        if call >= calls / 10 {
+            samples.add(began.elapsed());
+        }
+    }
+    Ok(samples)
+}
+
+/// `calls` in all, `width` of them under way at once, to these nodes in turn. How long it took, and each of them.
+pub(super) async fn at_once(
+    client: &Client,
+    nodes: &[String],
+    tool: &str,
+    (calls, width): (usize, usize),
+    wait: bool,
+) -> Result<(Duration, Samples), Failure> {
+    let mut lines = Vec::new();
+    for _ in 0..width {
+        lines.push(Line::open(client).await?);
+    }
+    let next = AtomicUsize::new(0);
+    let next = &next;
+    let began = Instant::now();
+    let mut all: FuturesUnordered<_> = lines
+        .into_iter()
+        .map(|mut line| async move {
+            let mut took = Vec::new();
+            loop {
+                let call = next.fetch_add(1, Ordering::Relaxed);
+                let node = nodes.get(call % nodes.len().max(1));
+                let Some(node) = node.filter(|_| call < calls) else { return Ok::<_, Failure>(took) };
+                let began = Instant::now();
+                line.call(node, tool, wait).await?;
+                took.push(began.elapsed());
+            }
+        })
+        .collect();
+    let mut samples = Samples::default();
+    while let Some(took) = all.next().await {
+        took?.into_iter().for_each(|took| samples.add(took));
+    }
+    Ok((began.elapsed(), samples))
+}

@@ -1,0 +1,312 @@
+//! What someone at a door wants: calls, invites, approvals, leaving.
+
+use std::collections::VecDeque;
+
+use rand_core::Rng;
+
+use super::{InviteRow, KEY_COUNTER, Peer, STOP_WAIT_MS, declared};
+use crate::calls::{self, Verdict};
+use crate::effects::{Effects, Then};
+use crate::entry::{self, CancelWish, Directory, Header, Kind, Tier, VerdictKind};
+use crate::ids::{Hash, NodeId, PeerId, PublicKey, ReqId};
+use crate::io::{Batch, CallState, CmdId, Command, NewCall, Now, Output, Refusal, Reply, Space, Welcome};
+use crate::limits;
+use crate::log;
+
+impl Peer {
+    pub(super) fn handle_command(&mut self, id: CmdId, command: Command, fx: &mut Effects<'_>) {
+        let reply = match command {
+            Command::Call(new) => self.accept(new, fx),
+            Command::Cancel { id, reason } => self.cancel(id, &reason, fx),
+            Command::Invite { secret, tier, ttl_ms } => self.invite(secret, tier, ttl_ms, fx),
+            Command::Redeem { secret, key, node_id } => self.redeem(secret, key, &node_id, fx),
+            Command::Approve { key, node_id, tier } => {
+                self.approve(key, &node_id, tier, fx).map(|welcome| Reply::Approved(Box::new(welcome)))
+            }
+            Command::Revoke { peer } => self.revoke(peer, false, fx).map(|()| Reply::Revoked),
+            Command::Leave => self.leave(fx),
+            Command::SetDirectory(directory) => {
+                self.set_directory(&directory, fx);
+                Ok(Reply::Noted)
+            }
+            Command::Stop => {
+                let asked = self.election.stop(fx);
+                let wait = if asked { STOP_WAIT_MS } else { 0 };
+                self.stopping = Some((id, fx.now.mono_ms + wait));
+                return;
+            }
+        };
+        match reply {
+            // A promise: it waits for the fsync of whatever this step wrote, or of what was written before.
+            Ok(reply) => fx.then(Then::Reply(id, reply)),
+            Err(refusal) => fx.out.push(Output::Reply(id, Reply::Refused(refusal))),
+        }
+    }
+
+    pub(super) fn accept(&mut self, new: NewCall, fx: &mut Effects<'_>) -> Result<Reply, Refusal> {
+        if self.stopping.is_some() {
+            return Err(Refusal::Stopping);
+        }
+        let Some(tier) = self.trust.tier(&self.me).filter(|_| !self.revoked) else { return Err(Refusal::NotMember) };
+        if new.arguments.len() > limits::ARGUMENTS_BYTES_MAX as u64 {
+            let max = limits::ARGUMENTS_BYTES_MAX;
+            return Err(Refusal::Invalid(format!("the arguments are over {max} bytes")));
+        }
+        if new.ttl_ms == 0 || new.ttl_ms > limits::TTL_MS_MAX {
+            return Err(Refusal::Invalid("the time to live must be over 0 and at most 7 days".to_owned()));
+        }
+        if new.client_key.as_ref().is_some_and(|key| key.is_empty() || key.len() > limits::CLIENT_KEY_BYTES_MAX) {
+            let max = limits::CLIENT_KEY_BYTES_MAX;
+            return Err(Refusal::Invalid(format!("an idempotency key has 1 to {max} bytes")));
+        }
+        let key = new.client_key.as_ref().map(|key| calls::key_id(&new.principal, key));
+        let known = key.and_then(|key| self.book.key(&key));
+        let target = match known {
+            Some(known) if new.node == "any" => known.target,
+            _ => self.resolve(&new.node, &new.tool)?,
+        };
+        if let Some(known) = known {
+            let same = known.sense == calls::sense_of(&target, new.tool.as_str(), &new.arguments);
+            return if same {
+                Ok(Reply::Call { id: known.id, created: false })
+            } else {
+                Err(Refusal::KeyReused(known.id))
+            };
+        }
+        let node_id = self.trust.member(&target).map(|member| member.node_id.clone());
+        let Some(node_id) = node_id else { return Err(Refusal::UnknownNode(new.node)) };
+        let decl = self
+            .directory
+            .get(&target)
+            .and_then(|(_, directory)| directory.tools.iter().find(|tool| tool.name == new.tool));
+        let Some(decl) = decl else {
+            return Err(Refusal::UnknownTool { node: node_id, tool: new.tool });
+        };
+        if decl.owner_only && tier != Tier::Owner {
+            return Err(Refusal::Denied(format!(
+                "`{}` may be called by devices of tier owner only, and this one is {tier:?}",
+                decl.name
+            )));
+        }
+        let (open, bytes) = self.book.own_open(&target);
+        if open >= limits::OPEN_PER_TARGET_MAX || bytes + new.arguments.len() > limits::OPEN_BYTES_PER_TARGET_MAX {
+            return Err(Refusal::QueueFull { node: node_id, open, retry_after_ms: 30_000 });
+        }
+        let effect = new.effect.map_or(decl.effect, |asked| asked.max(decl.effect));
+        self.counter += 1;
+        fx.put(Space::Meta, KEY_COUNTER, &self.counter);
+        let id = ReqId::new(&self.me, self.logs.incarnation(), self.counter);
+        let header = Header {
+            id,
+            target,
+            node_id,
+            tool: new.tool,
+            arguments: new.arguments,
+            effect,
+            ttl_ms: new.ttl_ms,
+            accepted_ms: fx.now.wall_ms,
+            timeout_ms: new.timeout_ms,
+            principal: new.principal,
+            client_key: new.client_key,
+            needs_approval: false,
+        };
+        if !header.is_within_limits() {
+            return Err(Refusal::Invalid("the call is over a limit of what may be asked of another device".to_owned()));
+        }
+        let entry = self.logs.append(self.signer.as_ref(), Kind::CALL, 0, entry::encode(&header), fx);
+        let ttl_ms = header.ttl_ms;
+        // Not before it is durable may anyone see it: the book learns it now, but dispatches it with the push below.
+        self.with_env(|book, env| book.apply_header(&entry, header, ttl_ms, env, fx));
+        log::push_when_durable(&entry, Some(ttl_ms), None, fx);
+        Ok(Reply::Call { id, created: true })
+    }
+
+    pub(super) fn resolve(&self, node: &str, tool: &crate::ids::ToolName) -> Result<PeerId, Refusal> {
+        let members = &self.trust.membership().members;
+        if node == "any" {
+            let online = self.online_now();
+            return members
+                .keys()
+                .filter(|peer| declared(&self.directory, peer, tool.as_str()).is_some())
+                .min_by_key(|peer| (!online.contains(*peer), self.book.own_open(peer).0, **peer != self.me))
+                .copied()
+                .ok_or_else(|| Refusal::UnknownNode(format!("any (nobody offers `{tool}`)")));
+        }
+        members
+            .iter()
+            .find(|(peer, member)| member.node_id.as_str() == node || peer.to_string() == node)
+            .map(|(peer, _)| *peer)
+            .ok_or_else(|| Refusal::UnknownNode(limits::cut(node, 80).to_owned()))
+    }
+
+    pub(super) fn cancel(&mut self, id: ReqId, reason: &str, fx: &mut Effects<'_>) -> Result<Reply, Refusal> {
+        let Some(record) = self.book.record(&id) else { return Err(Refusal::UnknownCall(id)) };
+        if matches!(record.state, CallState::Ended(_)) || self.book.is_cancelled(&id).is_some() {
+            return Ok(Reply::Cancelled);
+        }
+        let (mine, for_me, attempt) = (record.origin == self.me, record.header.target == self.me, record.attempt);
+        let reason = limits::cut(reason, 500).to_owned();
+        let wish = CancelWish { id, reason: reason.clone(), expired: false };
+        self.write_wish(&wish, fx);
+        if mine && !for_me {
+            let ending = entry::Ending::Cancelled;
+            self.write_verdict(&Verdict { id, attempt, ending, reason, wish: false }, fx);
+        }
+        Ok(Reply::Cancelled)
+    }
+
+    pub(super) fn require_owner(&self) -> Result<(), Refusal> {
+        if self.revoked || self.trust.member(&self.me).is_none() {
+            Err(Refusal::NotMember)
+        } else if self.trust.is_owner(&self.me) {
+            Ok(())
+        } else {
+            Err(Refusal::NotOwner)
+        }
+    }
+
+    pub(super) fn invite(
+        &mut self,
+        secret: Hash,
+        tier: Tier,
+        ttl_ms: u64,
+        fx: &mut Effects<'_>,
+    ) -> Result<Reply, Refusal> {
+        self.require_owner()?;
+        let now = fx.now.wall_ms;
+        let stale: Vec<Hash> =
+            self.invites.iter().filter(|(_, row)| row.expires_ms + 3_600_000 < now).map(|(hash, _)| *hash).collect();
+        for hash in stale {
+            self.invites.remove(&hash);
+            fx.delete(Space::Invites, hash.0);
+        }
+        if self.invites.values().filter(|row| row.used_by.is_none()).count() >= limits::INVITES_MAX {
+            return Err(Refusal::Invalid(format!("{} invites are open already", limits::INVITES_MAX)));
+        }
+        let row = InviteRow { tier, expires_ms: now + ttl_ms, used_by: None };
+        fx.put(Space::Invites, secret.0, &row);
+        self.invites.insert(secret, row);
+        Ok(Reply::Invited)
+    }
+
+    pub(super) fn redeem(
+        &mut self,
+        secret: Hash,
+        key: PublicKey,
+        node_id: &NodeId,
+        fx: &mut Effects<'_>,
+    ) -> Result<Reply, Refusal> {
+        self.require_owner()?;
+        let Some(row) = self.invites.get(&secret).cloned() else { return Err(Refusal::InviteUnknown) };
+        match row.used_by {
+            // The same key again: its reply was lost. It gets the same answer.
+            Some(used) if used == key && self.trust.member(&key.peer_id()).is_some() => {
+                return self.welcome(&key.peer_id()).map(|welcome| Reply::Approved(Box::new(welcome)));
+            }
+            Some(_) => return Err(Refusal::InviteUsed),
+            None if row.expires_ms <= fx.now.wall_ms => return Err(Refusal::InviteExpired),
+            None => {}
+        }
+        let row = InviteRow { used_by: Some(key), ..row };
+        fx.put(Space::Invites, secret.0, &row);
+        let tier = row.tier;
+        self.invites.insert(secret, row);
+        self.approve(key, node_id, tier, fx).map(|welcome| Reply::Approved(Box::new(welcome)))
+    }
+
+    pub(super) fn approve(
+        &mut self,
+        key: PublicKey,
+        node_id: &NodeId,
+        tier: Tier,
+        fx: &mut Effects<'_>,
+    ) -> Result<Welcome, Refusal> {
+        self.require_owner()?;
+        let peer = key.peer_id();
+        if self.trust.membership().members.len() >= limits::PEERS_MAX {
+            return Err(Refusal::Invalid(format!("a mesh has at most {} peers", limits::PEERS_MAX)));
+        }
+        if self.trust.member(&peer).is_none_or(|member| member.tier != tier) {
+            let (generation, after) = self.trust.next_verdict(&peer);
+            let node_id = self.trust.free_handle(node_id, &peer);
+            self.say(key, VerdictKind::Approved { tier, node_id, after }, generation, fx);
+        }
+        self.welcome(&peer)
+    }
+
+    pub(super) fn say(&mut self, subject: PublicKey, what: VerdictKind, generation: u32, fx: &mut Effects<'_>) {
+        let body = entry::encode(&entry::Verdict { subject, what });
+        let entry = self.logs.append(self.signer.as_ref(), Kind::APPROVAL, generation, body, fx);
+        log::push_when_durable(&entry, None, None, fx);
+        self.apply_verdict(&entry, fx);
+    }
+
+    pub(super) fn welcome(&self, peer: &PeerId) -> Result<Welcome, Refusal> {
+        let member = self.trust.member(peer).ok_or(Refusal::NotMember)?;
+        Ok(Welcome {
+            mesh: self.trust.mesh(),
+            trust: self.trust.records_in_order(),
+            directory: self.directory.values().map(|(entry, _)| entry.clone()).collect(),
+            fence: self.election.fence().clone(),
+            node_id: member.node_id.clone(),
+            tier: member.tier,
+        })
+    }
+
+    pub(super) fn revoke(&mut self, peer: PeerId, left: bool, fx: &mut Effects<'_>) -> Result<(), Refusal> {
+        if !left {
+            self.require_owner()?;
+        }
+        let Some(member) = self.trust.member(&peer).cloned() else {
+            return Err(Refusal::UnknownNode(peer.to_string()));
+        };
+        let members = &self.trust.membership().members;
+        let owners = members.values().filter(|member| member.tier == Tier::Owner).count();
+        if member.tier == Tier::Owner && owners == 1 && members.len() > 1 {
+            return Err(Refusal::LastOwner);
+        }
+        if peer == self.me && !left {
+            return Err(Refusal::Invalid("to remove this device itself, use leave".to_owned()));
+        }
+        let (generation, _) = self.trust.next_verdict(&peer);
+        // Our own leave is the last of our entries that stands.
+        let mark = self.logs.mark(&peer).map(|(incarnation, seq)| (incarnation, seq + u64::from(left)));
+        self.say(member.key, VerdictKind::Revoked { mark, left }, generation, fx);
+        Ok(())
+    }
+
+    pub(super) fn leave(&mut self, fx: &mut Effects<'_>) -> Result<Reply, Refusal> {
+        if self.trust.membership().members.len() > 1 && self.trust.member(&self.me).is_some() {
+            let me = self.me;
+            self.revoke(me, true, fx)?;
+        }
+        Ok(Reply::Left)
+    }
+
+    pub(super) fn set_directory(&mut self, directory: &Directory, fx: &mut Effects<'_>) {
+        if self.directory.get(&self.me).is_some_and(|(_, known)| **known == *directory) {
+            return;
+        }
+        let entry = self.logs.append(self.signer.as_ref(), Kind::DIRECTORY, 0, entry::encode(directory), fx);
+        log::push_when_durable(&entry, None, None, fx);
+        self.apply(&entry, None, fx);
+    }
+
+    /// Ends every open call of ours, because this peer goes to another mesh: the rows to write with the departure.
+    pub fn depart(&mut self, now: Now, rng: &mut dyn Rng) -> Batch {
+        let mut out = Vec::new();
+        let mut fx = Effects {
+            now,
+            rng,
+            me: self.me,
+            writes: Vec::new(),
+            then: Vec::new(),
+            sync: true,
+            loopback: VecDeque::new(),
+            out: &mut out,
+            view_changed: false,
+        };
+        self.book.depart(&mut fx);
+        Batch { writes: fx.writes, sync: true }
+    }
+}

@@ -1,0 +1,189 @@
+//! What the replicated log brings: taking entries, applying them, and what a verdict on a peer means for its links.
+
+use std::sync::Arc;
+
+use super::Peer;
+use crate::effects::{Effects, Then};
+use crate::entry::{CancelWish, Directory, Header, Kind, SignedEntry};
+use crate::epoch::Claim;
+use crate::frame::{EntryItem, Frame};
+use crate::ids::PeerId;
+use crate::io::{Fact, Space};
+use crate::limits;
+use crate::log::Ingest;
+
+impl Peer {
+    /// Whether a claim that `from` shows proves a fence. Its author may have been thrown out since: a leader must rise
+    /// above its epoch all the same, or those who once followed it would never follow anyone below.
+    pub(super) fn may_prove(&self, from: &PeerId, claim: &Claim) -> bool {
+        let author = &claim.epoch.peer;
+        self.trust.is_owner(from) || self.trust.was_owner(author)
+    }
+
+    pub(super) fn item(&self, entry: SignedEntry, now: u64) -> EntryItem {
+        let left_ms = (entry.entry.kind == Kind::CALL).then(|| {
+            let id = entry.record::<Header>().map(|header| header.id);
+            // A call that is over here has no time left anywhere.
+            id.and_then(|id| self.book.left_ms(&id, now)).unwrap_or(0)
+        });
+        EntryItem { entry, left_ms }
+    }
+
+    pub(super) fn ingest(&mut self, from: PeerId, item: &EntryItem, fx: &mut Effects<'_>) {
+        let place = item.entry.place();
+        let admitted = self.trust.admits(&place.author, place.incarnation, place.seq);
+        match self.logs.ingest(from, item, admitted, fx) {
+            Ingest::New => self.apply(&item.entry, item.left_ms, fx),
+            // Trust is a set, so a verdict counts in whatever order it comes; its row in the log follows by sync. A peer
+            // that was thrown out gets verdicts and nothing else.
+            Ingest::Gap if item.entry.entry.kind == Kind::APPROVAL => self.apply_verdict(&item.entry, fx),
+            Ingest::Gap | Ingest::Known | Ingest::Refused | Ingest::Fork => {}
+        }
+    }
+
+    /// Applies an entry that is new to us, our own included. Unknown kinds are kept and relayed, nothing more.
+    pub(super) fn apply(&mut self, entry: &SignedEntry, left_ms: Option<u64>, fx: &mut Effects<'_>) {
+        let author = entry.author;
+        match entry.entry.kind {
+            Kind::APPROVAL => self.apply_verdict(entry, fx),
+            Kind::DIRECTORY => {
+                let Some(directory) = entry.record::<Directory>().filter(is_reasonable) else { return };
+                let newer = self
+                    .directory
+                    .get(&author)
+                    .is_none_or(|(known, _)| (known.entry.hlc, known.entry.seq) < (entry.entry.hlc, entry.entry.seq));
+                if newer {
+                    fx.put_bytes(Space::Directory, author.0, entry.to_stored());
+                    self.directory.insert(author, (entry.clone(), Arc::new(directory)));
+                    self.refresh_candidates(fx);
+                    fx.view_changed = true;
+                    self.with_env(|book, env| book.pump(&author, env, fx));
+                }
+            }
+            Kind::CALL => {
+                let Some(header) = entry.record::<Header>() else { return };
+                if header.id.is_of(&author) && header.is_within_limits() {
+                    let left_ms = left_ms.unwrap_or(header.ttl_ms);
+                    let id = header.id;
+                    let mine = header.target == self.me;
+                    if mine && self.executor.has_any(&id) && self.book.record(&id).is_none() {
+                        return; // it came by a dispatch, and is over
+                    }
+                    self.with_env(|book, env| book.apply_header(entry, header, left_ms, env, fx));
+                    if mine && author != self.me {
+                        self.expire_here(&[id], fx);
+                        if let Some(wish) = self.book.is_cancelled(&id).cloned() {
+                            self.stop_call(&wish, fx);
+                        }
+                    }
+                }
+            }
+            Kind::OUTCOME => {
+                self.with_env(|book, env| book.apply_outcome(entry, env, fx));
+            }
+            Kind::CANCEL => {
+                let Some(wish) =
+                    entry.record::<CancelWish>().filter(|wish| wish.reason.len() <= limits::TEXT_BYTES_MAX)
+                else {
+                    return;
+                };
+                let by_origin = wish.id.is_of(&author);
+                if by_origin || self.trust.is_owner(&author) {
+                    self.book.apply_wish(&wish, fx);
+                    self.stop_call(&wish, fx);
+                    self.answer_wish(&wish, fx);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    pub(super) fn apply_verdict(&mut self, entry: &SignedEntry, fx: &mut Effects<'_>) {
+        let was_member = self.trust.member(&self.me).is_some();
+        let Some(changed) = self.trust.add(entry.clone()) else { return };
+        fx.put_bytes(Space::Trust, entry.hash.0, entry.to_stored());
+        if !changed {
+            return;
+        }
+        fx.fact(Fact::Trust);
+        fx.view_changed = true;
+        if was_member && self.trust.member(&self.me).is_none() {
+            self.revoked = true;
+            fx.then(Then::Revoked);
+        }
+        self.refresh_candidates(fx);
+        self.refresh_neighbours(fx);
+        self.logs.ask_all(fx);
+        self.end_undeliverable(fx);
+    }
+
+    /// Who belongs has changed: parts with those who were thrown out, and tells them; meets those who are welcome again.
+    pub(super) fn refresh_neighbours(&mut self, fx: &mut Effects<'_>) {
+        let linked: Vec<PeerId> = self.linked.iter().copied().collect();
+        for peer in linked {
+            match (self.trust.member(&peer).is_some(), self.election.is_linked(&peer)) {
+                (true, false) => self.meet(peer, fx),
+                (false, true) => {
+                    self.part(peer, fx);
+                    fx.then(Then::Dismiss(peer));
+                }
+                (true, true) | (false, false) => {}
+            }
+        }
+        let gone: Vec<PeerId> = self.book.online().filter(|peer| self.trust.member(peer).is_none()).collect();
+        for peer in &gone {
+            if let Some(session) = self.book.session(peer) {
+                self.book.handle_node_down(*peer, session);
+            }
+        }
+        if !gone.is_empty() {
+            self.tell_presence(fx);
+        }
+    }
+
+    /// Tells a peer that was thrown out all that it needs to see that for itself.
+    pub(super) fn dismiss(&mut self, peer: PeerId, fx: &mut Effects<'_>) {
+        if !self.linked.contains(&peer) || self.trust.member(&peer).is_some() {
+            return;
+        }
+        let records = self.trust.records_in_order().into_iter().filter(|entry| self.logs.may_show(entry));
+        for frame in in_frames(records) {
+            fx.send(peer, frame);
+        }
+    }
+
+    /// Ends the calls whose target does not belong any more.
+    pub(super) fn end_undeliverable(&mut self, fx: &mut Effects<'_>) {
+        let mut verdicts = Vec::new();
+        self.with_env(|book, env| verdicts = book.undeliverable(env));
+        for verdict in verdicts {
+            self.write_verdict(&verdict, fx);
+        }
+    }
+}
+
+/// Entries in as many frames as it takes, none over [`limits::SYNC_BYTES_MAX`] unless a single entry is.
+pub(super) fn in_frames(records: impl Iterator<Item = SignedEntry>) -> Vec<Frame> {
+    let mut frames = Vec::new();
+    let mut entries = Vec::new();
+    let mut bytes = 0;
+    for entry in records {
+        if bytes > 0 && bytes + entry.bytes.len() > limits::SYNC_BYTES_MAX {
+            frames.push(Frame::Entries { entries: std::mem::take(&mut entries), more: false });
+            bytes = 0;
+        }
+        bytes += entry.bytes.len();
+        entries.push(EntryItem { entry, left_ms: None });
+    }
+    frames.push(Frame::Entries { entries, more: false });
+    frames
+}
+
+fn is_reasonable(directory: &Directory) -> bool {
+    directory.addresses.len() <= limits::ADDRESSES_MAX
+        && directory.addresses.iter().all(|address| address.len() <= 64)
+        && directory.tools.len() <= limits::TOOLS_MAX
+        && directory.platform.len() <= 32
+        && directory.version.len() <= 32
+        && directory.tools.iter().all(|tool| tool.description.len() <= 800)
+}

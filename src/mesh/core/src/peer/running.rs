@@ -1,0 +1,207 @@
+//! Calls where core meets core: dispatches to our executor, outcomes, verdicts and wishes into our log.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::Peer;
+use crate::calls::{Book, Env, Verdict};
+use crate::effects::{Effects, Then};
+use crate::entry::{self, CancelWish, Directory, Effect, Header, Kind, Outcome, Payload, SignedEntry, Tier};
+use crate::executor::{Executor, Finished, Offer, Rules};
+use crate::frame::{AnswerKind, Dispatch, Frame};
+use crate::ids::{PeerId, ReqId};
+use crate::io::CallState;
+use crate::log;
+use crate::trust::Trust;
+
+impl Peer {
+    pub(super) fn handle_dispatch(&mut self, from: PeerId, dispatch: &Dispatch, fx: &mut Effects<'_>) {
+        let claim = &dispatch.claim;
+        let Some(header) =
+            (dispatch.header.entry.kind == Kind::CALL).then(|| dispatch.header.record::<Header>()).flatten()
+        else {
+            return;
+        };
+        let (id, attempt) = (header.id, dispatch.attempt);
+        let refuse = |what: AnswerKind, fx: &mut Effects<'_>| {
+            fx.send(from, Frame::Answer(crate::frame::Answer { id, attempt, what }));
+        };
+        let may_lead = self.trust.is_owner(&from);
+        if from != claim.epoch.peer || !may_lead {
+            refuse(AnswerKind::Refused("only a gateway of this mesh may dispatch".to_owned()), fx);
+            return;
+        }
+        if from != self.me && !self.election.observe(claim, may_lead, fx) {
+            refuse(AnswerKind::Fenced(self.election.fence().proof.clone()), fx);
+            return;
+        }
+        if self.revoked || self.trust.member(&self.me).is_none() {
+            refuse(AnswerKind::Refused("this device was revoked".to_owned()), fx);
+            return;
+        }
+        let place = dispatch.header.place();
+        let proper = header.target == self.me
+            && header.id.is_of(&place.author)
+            && dispatch.header.entry.mesh == self.trust.mesh()
+            && (1..=crate::ids::ATTEMPTS_MAX).contains(&attempt)
+            && header.is_within_limits();
+        if !proper {
+            refuse(AnswerKind::Refused("the header is not one for this device".to_owned()), fx);
+            return;
+        }
+        if !self.trust.admits(&place.author, place.incarnation, place.seq) {
+            refuse(AnswerKind::Refused("the call's origin does not belong to the mesh here".to_owned()), fx);
+            return;
+        }
+        // The log may bring the header only after a crash has made us forget what became of it: it belongs in the book.
+        let known = self.book.record(&id).is_some() || self.executor.has_any(&id);
+        if !known {
+            let header = header.clone();
+            self.with_env(|book, env| book.apply_header(&dispatch.header, header, dispatch.left_ms, env, fx));
+        }
+        let mut left_ms = dispatch.left_ms.min(header.ttl_ms);
+        if let Some(known) = self.book.left_ms(&id, fx.now.mono_ms) {
+            left_ms = left_ms.min(known);
+        }
+        let offer = Offer { gateway: from, header, origin: place.author, attempt, left_ms };
+        self.with_rules(fx, |executor, rules, fx| executor.handle_offer(offer, rules, fx));
+    }
+
+    /// Runs something of the executor that may finish an attempt, and writes that outcome; its place is free then.
+    pub(super) fn with_rules(
+        &mut self,
+        fx: &mut Effects<'_>,
+        run: impl FnOnce(&mut Executor, &Rules<'_>, &mut Effects<'_>) -> Option<Finished>,
+    ) {
+        let finished = self.consult(fx, run);
+        if let Some(finished) = finished {
+            self.write_outcome(&finished, fx);
+            self.consult(fx, Executor::start_next);
+        }
+    }
+
+    /// Lets the executor decide by the rules of this moment.
+    pub(super) fn consult<T>(
+        &mut self,
+        fx: &mut Effects<'_>,
+        run: impl FnOnce(&mut Executor, &Rules<'_>, &mut Effects<'_>) -> T,
+    ) -> T {
+        let Self { executor, trust, book, config, directory, election, me, revoked, .. } = self;
+        let own_tools = directory.get(me).map(|(_, directory)| directory.clone());
+        let permits = |origin: &PeerId, header: &Header| permits(trust, own_tools.as_deref(), origin, header);
+        let wish = |id: &ReqId| book.is_cancelled(id).cloned();
+        let gateway = election.gateway().map(|epoch| epoch.peer);
+        let rules = Rules { config, permits: &permits, wish: &wish, revoked: *revoked, gateway };
+        run(executor, &rules, fx)
+    }
+
+    pub(super) fn with_env<T>(&mut self, run: impl FnOnce(&mut Book, &Env<'_>) -> T) -> T {
+        let Self { book, trust, config, election, directory, .. } = self;
+        let is_member = |peer: &PeerId| trust.member(peer).is_some();
+        let is_owner = |peer: &PeerId| trust.is_owner(peer);
+        let is_revoked = |peer: &PeerId| trust.is_revoked(peer);
+        let is_linked = |peer: &PeerId| election.is_linked(peer);
+        let declared = |peer: &PeerId, tool: &str| declared(directory, peer, tool);
+        let env = Env {
+            config,
+            reign: election.reign(),
+            is_member: &is_member,
+            is_owner: &is_owner,
+            is_revoked: &is_revoked,
+            is_linked: &is_linked,
+            declared: &declared,
+        };
+        run(book, &env)
+    }
+
+    /// Appends a target's outcome to our log, in the batch that journals it.
+    pub(super) fn write_outcome(&mut self, finished: &Finished, fx: &mut Effects<'_>) {
+        let Outcome { id, attempt, .. } = finished.outcome;
+        let entry = self.logs.append(self.signer.as_ref(), Kind::OUTCOME, 0, entry::encode(&finished.outcome), fx);
+        fx.then(Then::Outcome(id, attempt, entry.clone()));
+        log::push_when_durable(&entry, None, None, fx);
+        self.with_env(|book, env| book.apply_outcome(&entry, env, fx));
+    }
+
+    /// Writes an ending that is not the target's word, with a cancel wish where it must not start any more.
+    pub(super) fn write_verdict(&mut self, verdict: &Verdict, fx: &mut Effects<'_>) {
+        if verdict.wish {
+            let wish = CancelWish { id: verdict.id, reason: verdict.reason.clone(), expired: true };
+            self.write_wish(&wish, fx);
+        }
+        let outcome = Outcome {
+            id: verdict.id,
+            attempt: verdict.attempt,
+            ending: verdict.ending,
+            reason: verdict.reason.clone(),
+            output: Payload::empty(),
+            error: String::new(),
+            at_ms: fx.now.wall_ms,
+            started_ms: 0,
+            alias_of: None,
+        };
+        let entry = self.logs.append(self.signer.as_ref(), Kind::OUTCOME, 0, entry::encode(&outcome), fx);
+        log::push_when_durable(&entry, None, None, fx);
+        self.with_env(|book, env| book.apply_outcome(&entry, env, fx));
+    }
+
+    pub(super) fn write_wish(&mut self, wish: &CancelWish, fx: &mut Effects<'_>) {
+        let entry = self.logs.append(self.signer.as_ref(), Kind::CANCEL, 0, entry::encode(wish), fx);
+        log::push_when_durable(&entry, None, None, fx);
+        self.book.apply_wish(wish, fx);
+        self.stop_call(wish, fx);
+    }
+
+    /// Another's wish for a call of ours: it reads as wished at once, until its target says what really happened.
+    pub(super) fn answer_wish(&mut self, wish: &CancelWish, fx: &mut Effects<'_>) {
+        let Some(record) = self.book.record(&wish.id) else { return };
+        let open = matches!(record.state, CallState::Open(_));
+        if open && record.origin == self.me && record.header.target != self.me && !wish.expired {
+            let (id, attempt, reason) = (wish.id, record.attempt, wish.reason.clone());
+            let ending = entry::Ending::Cancelled;
+            self.write_verdict(&Verdict { id, attempt, ending, reason, wish: false }, fx);
+        }
+    }
+
+    /// If the call is for us: stop it, or end it before it starts.
+    pub(super) fn stop_call(&mut self, wish: &CancelWish, fx: &mut Effects<'_>) {
+        let known = self.book.record(&wish.id).filter(|record| record.header.target == self.me);
+        // A confirmed one that is still in the book was interrupted: what is wished away is the attempt after it.
+        let (header, attempt) = known
+            .map_or((None, 1), |record| (Some(record.header.clone()), record.attempt + u8::from(record.confirmed)));
+        let wish = wish.clone();
+        self.with_rules(fx, |executor, _, fx| executor.handle_wish(&wish, header, attempt, fx));
+    }
+
+    /// Calls for us whose time is over: our word makes it certain.
+    pub(super) fn expire_here(&mut self, due: &[ReqId], fx: &mut Effects<'_>) {
+        for (id, attempt) in self.book.expired_here(due, fx.now.mono_ms) {
+            if let Some(header) = self.book.record(&id).map(|record| record.header.clone()) {
+                self.with_rules(fx, |executor, _, fx| executor.expire(id, attempt, header, fx));
+            }
+        }
+    }
+}
+
+pub(super) fn declared(
+    directory: &BTreeMap<PeerId, (SignedEntry, Arc<Directory>)>,
+    peer: &PeerId,
+    tool: &str,
+) -> Option<Effect> {
+    let (_, directory) = directory.get(peer)?;
+    directory.tools.iter().find(|decl| decl.name.as_str() == tool).map(|decl| decl.effect)
+}
+
+/// Until workspaces exist: owner-tier devices may call every tool, others what is not for owners only.
+fn permits(trust: &Trust, own: Option<&Directory>, origin: &PeerId, header: &Header) -> Result<(), String> {
+    let Some(tier) = trust.tier(origin) else {
+        return Err("the device that asked does not belong to the mesh any more".to_owned());
+    };
+    let Some(decl) = own.and_then(|own| own.tools.iter().find(|decl| decl.name == header.tool)) else {
+        return Err(format!("this node offers no tool `{}`", header.tool));
+    };
+    if decl.owner_only && tier != Tier::Owner {
+        return Err(format!("`{}` may be called by devices of tier owner only", header.tool));
+    }
+    Ok(())
+}

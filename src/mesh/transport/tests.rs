@@ -388,6 +388,35 @@ async fn a_stranger_can_only_ask_to_join() {
 }
 
 #[tokio::test]
+async fn a_full_door_says_so_and_whoever_waits_for_a_person_is_not_in_the_way() {
+    let mut a = Peer::start();
+    let (asked, at) = (request(None), [a.address()]);
+    let mut guests = Vec::new();
+    let mut knocks = Vec::new();
+    for _ in 0..8 {
+        let guest = Peer::start();
+        let conversation = guest.links.join(&at, None, &asked).await.unwrap();
+        knocks.push(a.wait(|event| if let LinkEvent::Knock(knock) = event { Some(knock) } else { None }).await);
+        guests.push((guest, conversation));
+    }
+    let one_more = Peer::start();
+    match one_more.links.join(&at, None, &asked).await {
+        Ok(mut conversation) => {
+            let step = timeout(LONG, conversation.steps.recv()).await.unwrap();
+            assert!(matches!(&step, Some(JoinStep::Refused { code, .. }) if code == "too_many"), "{step:?}");
+        }
+        Err(error) => assert_eq!(error, JoinDialError::Busy { address: a.address() }),
+    }
+    // One of them is told to wait for a person: there is room again.
+    knocks[0].answers.try_send(JoinAnswer::Waiting { node_id: "attic".parse().unwrap() }).unwrap();
+    let step = timeout(LONG, guests[0].1.steps.recv()).await.unwrap();
+    assert!(matches!(step, Some(JoinStep::Waiting { .. })), "{step:?}");
+    let _conversation = one_more.links.join(&at, None, &asked).await.unwrap();
+    let knock = a.wait(|event| if let LinkEvent::Knock(knock) = event { Some(knock) } else { None }).await;
+    assert_eq!(knock.peer, one_more.id());
+}
+
+#[tokio::test]
 async fn a_join_waits_and_is_then_welcomed() {
     let (mut a, stranger) = (Peer::start(), Peer::start());
     let nobody: SocketAddr = {

@@ -398,13 +398,15 @@ impl Book {
         open.record.history.push(row);
     }
 
-    /// A run that was over before anybody was told of it still has its start in the history.
+    /// The target says when it started the tool: that is the time of the row, also where somebody heard of it later.
     fn note_start(&mut self, id: &ReqId, attempt: Attempt, at_ms: u64, fx: &mut Effects<'_>) {
-        let Some(open) = self.open.get(id) else { return };
+        let Some(open) = self.open.get_mut(id).filter(|_| at_ms > 0) else { return };
         let state = CallState::Open(Phase::Running);
-        let told = open.record.history.iter().any(|row| row.state == state && row.attempt == attempt);
-        if at_ms > 0 && !told {
-            let peer = open.record.header.target;
+        let peer = open.record.header.target;
+        let told = open.record.history.iter_mut().find(|row| row.state == state && row.attempt == attempt);
+        if let Some(row) = told {
+            row.at_ms = at_ms;
+        } else {
             self.note(id, HistoryRow { state, attempt, at_ms, peer, reason: String::new(), confirmed: true }, fx);
         }
     }

@@ -33,8 +33,7 @@ impl<T> Page<T> {
 /// Wall time as RFC 3339; a time that no calendar has becomes 1970.
 #[must_use]
 pub fn time(ms: u64) -> String {
-    let ms = i64::try_from(ms).unwrap_or_default();
-    jiff::Timestamp::from_millisecond(ms).unwrap_or_default().to_string()
+    crate::mesh::clock::rfc3339(ms)
 }
 
 /// The wall clock, milliseconds since 1970; for people only.

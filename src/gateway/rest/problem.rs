@@ -59,7 +59,7 @@ impl IntoResponses for Problems {
 }
 
 impl IntoResponse for Fault {
-    /// Leaves the body to [`finish`], which knows the trace id.
+    /// Leaves the body to `finish`, which knows the trace id.
     fn into_response(self) -> Response {
         let status = StatusCode::from_u16(self.code.http()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let mut response = status.into_response();

@@ -572,7 +572,7 @@ impl Peer {
         }
     }
 
-    /// Peers whose revocation is in force, the newest first; at most [`limits::REVOKED_TOLD_MAX`]. When one of them comes,
+    /// Peers whose revocation is in force, the newest first; at most [`crate::limits::REVOKED_TOLD_MAX`]. When one of them comes,
     /// it is told ([`Input::LinkUp`]), and nothing else: the shell closes its link after a moment.
     #[must_use]
     pub fn revoked_peers(&self) -> Vec<(PeerId, PublicKey)> {

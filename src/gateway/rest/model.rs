@@ -483,6 +483,6 @@ mod tests {
     fn times_are_rfc_3339() {
         assert_eq!(time(0), "1970-01-01T00:00:00.000Z");
         assert_eq!(time(1_763_769_600_123), "2025-11-22T00:00:00.123Z");
-        assert_eq!(time(u64::MAX), "1970-01-01T00:00:00.000Z");
+        assert!(time(u64::MAX).starts_with("9999-12-"));
     }
 }

@@ -216,6 +216,8 @@ pub(crate) struct World {
     commands: BTreeMap<CmdId, (Purpose, u64)>,
     command_ids: CmdId,
     accepted: BTreeMap<ReqId, Accepted>,
+    /// Calls whose confirmed ending their origin has told since the healing: nothing crashes any more, and S8 keeps them.
+    over: BTreeSet<ReqId>,
     invited: BTreeMap<usize, Hash>,
     phase: Phase,
     phase_at: u64,
@@ -302,6 +304,7 @@ impl World {
             commands: BTreeMap::new(),
             command_ids: 0,
             accepted: BTreeMap::new(),
+            over: BTreeSet::new(),
             invited: BTreeMap::new(),
             phase: Phase::Setup,
             phase_at: 0,

@@ -313,7 +313,11 @@ impl World {
     pub(super) fn l3_accepted_calls_end(&mut self) {
         let mut open = 0;
         let mut broken = None;
+        let mut over = Vec::new();
         for (id, accepted) in &self.accepted {
+            if self.over.contains(id) {
+                continue;
+            }
             let sim = &self.peers[accepted.origin];
             if sim.state != State::Running || sim.revoked {
                 continue;
@@ -331,6 +335,9 @@ impl World {
             let target_there = target.is_some_and(|target| self.member(target) && self.trusts(accepted.origin, target));
             let ended = matches!(record.state, CallState::Ended(_)) && (record.confirmed || !target_there);
             if ended {
+                if record.confirmed {
+                    over.push(*id);
+                }
                 continue;
             }
             open += 1;
@@ -350,6 +357,7 @@ impl World {
                 ));
             }
         }
+        self.over.extend(over);
         if let Some(what) = broken {
             self.checks.fail("L3", self.now, || what);
         }

@@ -8,7 +8,7 @@ use mesh_core::entry::Ending;
 use mesh_core::epoch::Epoch;
 use mesh_core::frame::Frame;
 use mesh_core::ids::{Attempt, Hash, NodeId, PeerId, ReqId};
-use mesh_core::io::{CmdId, Command, Input, SessionId, TxnId};
+use mesh_core::io::{CmdId, Command, Input, Output, SessionId, TxnId};
 
 mod life;
 mod phases;
@@ -16,9 +16,9 @@ mod shell;
 
 use crate::dice::Dice;
 use crate::disk::MemDisk;
-use crate::net::{Pair, Session};
+use crate::net::{Pairs, Session};
 use crate::node::Node;
-use crate::plan::{Near, PeerPlan, Plan, Profile, SECOND, pairs};
+use crate::plan::{Near, PeerPlan, Plan, Profile, SECOND};
 use crate::predicates::{Checks, Violation};
 use crate::trace::{Level, Trace};
 
@@ -204,7 +204,7 @@ pub(crate) struct World {
     pub(crate) dice: Dice,
     pub(crate) plan: Plan,
     pub(crate) peers: Vec<Sim>,
-    pub(crate) pairs: BTreeMap<(usize, usize), Pair>,
+    pub(crate) pairs: Pairs,
     pub(crate) conns: u64,
     pub(crate) split: Vec<u8>,
     pub(crate) sparse_holds: bool,
@@ -232,6 +232,8 @@ pub(crate) struct World {
     /// Longest time that a frame or a frozen peer was on its way, for S4's time.
     slack_us: u64,
     stats: Stats,
+    /// Spare room for the outputs of a step.
+    out: Vec<Output>,
     pub(crate) checks: Checks,
     pub(crate) trace: Trace,
 }
@@ -285,7 +287,7 @@ impl World {
             }
         });
         let peers: Vec<Sim> = peers.collect();
-        let pairs = pairs(count).zip(&plan.latency_us).map(|(key, latency_us)| (key, Pair::new(*latency_us))).collect();
+        let pairs = Pairs::new(count, &plan.latency_us);
         Self {
             now: 0,
             heap: BinaryHeap::new(),
@@ -317,6 +319,7 @@ impl World {
             open_at: 0,
             slack_us: 0,
             stats: Stats::default(),
+            out: Vec::new(),
             checks: Checks::new(count),
             trace: Trace::new(level),
             plan,

@@ -30,16 +30,12 @@ impl World {
             }
             Fault::Cut(a, b) | Fault::Uncut(a, b) => {
                 let (key, _) = pair_of(a, b);
-                if let Some(pair) = self.pairs.get_mut(&key) {
-                    pair.single = matches!(fault, Fault::Cut(..));
-                }
+                self.pairs.of(key).single = matches!(fault, Fault::Cut(..));
                 self.refresh_cuts();
             }
             Fault::OneWay(from, to, loss) => {
                 let (key, end) = pair_of(from, to);
-                if let Some(pair) = self.pairs.get_mut(&key) {
-                    pair.loss[end] = loss;
-                }
+                self.pairs.of(key).loss[end] = loss;
             }
             Fault::Loss(loss) => self.loss = loss,
             Fault::Crash { peer, down_us } => self.crash(peer, down_us),
@@ -391,9 +387,7 @@ impl World {
         let b = self.dice.pick(&others);
         let (key, _) = pair_of(a, b);
         self.trace.story(self.now, || format!("-- L2: cut p{a}-p{b}"));
-        if let Some(pair) = self.pairs.get_mut(&key) {
-            pair.single = true;
-        }
+        self.pairs.of(key).single = true;
         self.refresh_cuts();
     }
 

@@ -38,6 +38,20 @@ pub(crate) struct Known {
     pub(crate) header: Header,
 }
 
+/// What a durable row of a peer's books says of a call that is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Told {
+    pub(crate) target: PeerId,
+    pub(crate) state: CallState,
+    pub(crate) confirmed: bool,
+}
+
+impl Told {
+    pub(crate) fn of(record: &CallRecord) -> Self {
+        Self { target: record.header.target, state: record.state, confirmed: record.confirmed }
+    }
+}
+
 /// By call, attempt and gateway.
 type Dispatches = BTreeMap<(ReqId, Attempt, PeerId), Taken>;
 
@@ -63,6 +77,8 @@ pub(crate) struct Checks {
     pub(crate) runs: BTreeMap<(ReqId, Attempt), Run>,
     pub(crate) known: BTreeMap<ReqId, Known>,
     headers: Vec<BTreeSet<ReqId>>,
+    /// By peer: the closed calls of its books.
+    pub(crate) told: Vec<BTreeMap<ReqId, Told>>,
     confirmed: BTreeMap<(ReqId, Attempt), (Hash, Outcome)>,
     places: BTreeMap<Place, Hash>,
     /// Rows of logs that some disk held before, and the call that each is about: an entry is judged once, not at each peer.
@@ -78,6 +94,7 @@ impl Checks {
             obeyed: vec![Epoch::ZERO; peers],
             fences: vec![Epoch::ZERO; peers],
             headers: vec![BTreeSet::new(); peers],
+            told: vec![BTreeMap::new(); peers],
             marks: vec![BTreeMap::new(); peers],
             ..Self::default()
         }
@@ -351,6 +368,7 @@ impl Checks {
                 (Space::Meta, _) => fence = true,
                 (Space::Calls, Some(value)) => {
                     if let (Some(id), Some(record)) = (ReqId::from_slice(&write.key), node::call_record(value)) {
+                        self.told[peer].insert(id, Told::of(&record));
                         self.s8_books_agree(now, peer, id, &record);
                         self.s6_call_not_run(now, peer, id, &record);
                     }

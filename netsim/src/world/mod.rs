@@ -32,6 +32,8 @@ const SETTLE_US: u64 = 6 * SECOND;
 const UNSETTLED_US: u64 = SECOND;
 /// The first quiescence: topology kept.
 const QUIET_US: u64 = 8 * SECOND;
+/// The second quiescence lasts at least this long; the first, with its topology, is looked at for longer.
+const HEALED_US: u64 = 3 * SECOND;
 /// L3: within this time of the full healing, or of the call's own time.
 const TERMINAL_US: u64 = 30 * SECOND;
 /// How long the single link of L2 stays cut.

@@ -8,6 +8,7 @@ static HEAP: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 mod dice;
 mod disk;
+mod keys;
 mod net;
 mod node;
 mod plan;
@@ -20,7 +21,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::plan::Profile;
+use crate::plan::{Case, Profile};
 use crate::trace::Level;
 
 #[derive(Debug, Parser)]
@@ -70,7 +71,7 @@ fn main() -> ExitCode {
         }
         Command::Replay { seed, profile, verbose } => {
             let level = if verbose { Level::All } else { Level::Story };
-            let outcome = world::run(seed, profile, level);
+            let outcome = world::run(&Case::drawn(seed, profile), level);
             print!("{}", outcome.trace.text());
             match outcome.violation {
                 Some(violation) => {

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::SystemTime;
 
-use crate::plan::{MS, Profile, SECOND};
+use crate::plan::{Case, MS, Profile, SECOND};
 use crate::predicates::Violation;
 use crate::trace::Level;
 use crate::world::{self, Stats};
@@ -63,7 +63,7 @@ pub(crate) fn run(seeds: Range<u64>, profile: Profile, threads: usize, keep_goin
                     if seed >= seeds.end {
                         break;
                     }
-                    let outcome = world::run(seed, profile, Level::Off);
+                    let outcome = world::run(&Case::drawn(seed, profile), Level::Off);
                     if outcome.violation.is_some() && !keep_going {
                         stop.store(true, Ordering::Relaxed);
                     }
@@ -84,7 +84,7 @@ pub(crate) fn run(seeds: Range<u64>, profile: Profile, threads: usize, keep_goin
         println!("{}", line(*seed, violation));
     }
     // The same seed again, this time with its story.
-    let outcome = world::run(*seed, profile, Level::Story);
+    let outcome = world::run(&Case::drawn(*seed, profile), Level::Story);
     println!("\nthe last of seed {seed} before {} failed:\n{}", violation.predicate, outcome.trace.tail(TAIL));
     ExitCode::FAILURE
 }
@@ -114,7 +114,7 @@ mod tests {
     #[test]
     fn the_same_seed_twice_gives_the_same_log() {
         for seed in [1, 2] {
-            let story = || world::run(seed, Profile::Default, Level::All).trace.text();
+            let story = || world::run(&Case::drawn(seed, Profile::Default), Level::All).trace.text();
             let (first, second) = (story(), story());
             assert!(!first.is_empty());
             assert!(first == second, "seed {seed} went two ways");
@@ -125,7 +125,7 @@ mod tests {
     fn a_handful_of_seeds_keeps_all_promises() {
         for (profile, seeds) in [(Profile::Default, 0..8), (Profile::Two, 0..8), (Profile::Big, 0..1)] {
             for seed in seeds {
-                let outcome = world::run(seed, profile, Level::Off);
+                let outcome = world::run(&Case::drawn(seed, profile), Level::Off);
                 assert!(outcome.violation.is_none(), "{profile:?}: {}", line(seed, &outcome.violation.unwrap()));
             }
         }

@@ -5,14 +5,14 @@ use mesh_core::entry::Tier;
 use mesh_core::ids::Hash;
 use mesh_core::io::{Batch, Command, Input, Welcome};
 
-use super::{Event, Phase, Purpose, State, World, handle};
+use super::{Event, Phase, Purpose, State, World};
 use crate::net::pair_of;
 use crate::node;
 use crate::plan::{Fault, MS, Near};
 
 impl World {
     pub(super) fn found(&mut self) {
-        let batch = node::founded(&self.peers[0].key, &handle(0), self.now_of(0), &mut self.dice);
+        let batch = node::founded(&self.peers[0].key, &self.wanted_handle(0), self.now_of(0), &mut self.dice);
         self.install(0, &batch);
         for peer in 1..self.peers.len() {
             if self.peers[peer].plan.join_at == 0 {
@@ -39,7 +39,9 @@ impl World {
                 // Whom a revoked owner let in is another story, told with crossing revocations.
                 let doomed = |fault: &Fault| matches!(fault, Fault::Revoke { peer, .. } if peer == owner);
                 let sim = &self.peers[*owner];
-                sim.awake() && sim.plan.tier == Tier::Owner && !self.plan.faults.iter().any(|(_, fault)| doomed(fault))
+                sim.awake()
+                    && sim.plan.tier == Tier::Owner
+                    && (self.plan.crossing || !self.plan.faults.iter().any(|(_, fault)| doomed(fault)))
             })
             .collect();
         self.at(1_500 * MS, Event::Join(peer));
@@ -53,7 +55,7 @@ impl World {
             self.invited.insert(peer, secret);
             self.command(owner, Purpose::Invite(peer), Command::Invite { secret, tier, ttl_ms: 600_000 });
         } else {
-            let node_id = handle(peer);
+            let node_id = self.wanted_handle(peer);
             self.command(owner, Purpose::Approve(peer), Command::Approve { key, node_id, tier });
         }
     }
@@ -72,6 +74,11 @@ impl World {
         if self.peers[peer].state != State::Down {
             return;
         }
+        if self.peers[peer].full_until > self.now {
+            // It cannot write that it starts, so it does not.
+            self.at(500 * MS, Event::Boot(peer));
+            return;
+        }
         self.trace.story(self.now, || format!("p{peer} starts"));
         let now = self.now_of(peer);
         let mut out = Vec::new();
@@ -80,7 +87,9 @@ impl World {
         sim.wake_at = None;
         sim.gateway = None;
         sim.spins = 0;
-        match node::boot(&sim.key, &sim.plan, sim.disk.image(), now, &mut self.dice, &mut out) {
+        let mut image = sim.disk.image();
+        image.rolled_back = std::mem::take(&mut sim.rolled_back);
+        match node::boot(&sim.key, sim.config.clone(), image, now, &mut self.dice, &mut out) {
             Ok(node) => sim.node = Some(node),
             Err(error) => {
                 self.checks.fail("boot", self.now, || format!("p{peer} does not start: {error}"));

@@ -3,22 +3,25 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 
-use mesh_core::crypto::{Signer, Symbolic};
+use mesh_core::config::Config;
+use mesh_core::crypto::Signer;
 use mesh_core::entry::Ending;
 use mesh_core::epoch::Epoch;
 use mesh_core::frame::Frame;
 use mesh_core::ids::{Attempt, Hash, NodeId, PeerId, ReqId};
 use mesh_core::io::{CmdId, Command, Input, Output, SessionId, TxnId};
 
+mod faults;
 mod life;
 mod phases;
 mod shell;
 
 use crate::dice::Dice;
-use crate::disk::MemDisk;
+use crate::disk::{MemDisk, Snapshot};
+use crate::keys::Key;
 use crate::net::{Pairs, Session};
-use crate::node::Node;
-use crate::plan::{Near, PeerPlan, Plan, Profile, SECOND};
+use crate::node::{self, Node};
+use crate::plan::{Case, Near, PeerPlan, Plan, SECOND};
 use crate::predicates::{Checks, Violation};
 use crate::trace::{Level, Trace};
 
@@ -54,9 +57,10 @@ pub(crate) enum State {
 
 /// A peer as the simulator keeps it.
 pub(crate) struct Sim {
-    key: Symbolic,
+    pub(crate) key: Key,
     pub(crate) id: PeerId,
-    plan: PeerPlan,
+    pub(crate) plan: PeerPlan,
+    config: Config,
     disk: MemDisk,
     pub(crate) state: State,
     node: Option<Node>,
@@ -77,12 +81,34 @@ pub(crate) struct Sim {
     stall_us: u64,
     revoked: bool,
     thawing: bool,
+    /// Whether it holds itself for an owner.
+    owner: bool,
+    backup: Option<Snapshot>,
+    /// A backup was played back and the next start will notice.
+    rolled_back: bool,
+    /// Until then the disk takes nothing.
+    full_until: u64,
 }
 
 impl Sim {
     /// Running and not frozen.
     pub(crate) fn awake(&self) -> bool {
         self.state == State::Running && !self.frozen()
+    }
+
+    /// What a duration of the world is by this peer's clocks.
+    fn own_us(&self, world_us: u64) -> u64 {
+        let off = i128::from(world_us) * i128::from(self.plan.drift_ppm) / 1_000_000;
+        (i128::from(world_us) + off).max(0) as u64
+    }
+
+    /// The least duration of the world that is at least `own_us` by this peer's clocks.
+    fn world_us(&self, own_us: u64) -> u64 {
+        if self.plan.drift_ppm == 0 {
+            return own_us;
+        }
+        let rate = 1_000_000 + i128::from(self.plan.drift_ppm);
+        (i128::from(own_us) * 1_000_000 / rate) as u64 + 1
     }
 
     /// Frozen just now.
@@ -93,26 +119,86 @@ impl Sim {
 
 /// What happens at a moment.
 pub(crate) enum Event {
-    Wake { peer: usize, life: u64, at: u64 },
-    Synced { peer: usize, life: u64, txn: TxnId },
-    Input { peer: usize, life: u64, input: Box<Input> },
-    ToolDone { peer: usize, life: u64, id: ReqId, attempt: Attempt, ending: Ending },
-    Deliver { key: (usize, usize), end: usize, conn: u64, frame: Box<Frame> },
-    Detect { key: (usize, usize), conn: u64, end: usize },
-    LinkUp { key: (usize, usize), conn: u64, end: usize },
+    Wake {
+        peer: usize,
+        life: u64,
+        at: u64,
+    },
+    Synced {
+        peer: usize,
+        life: u64,
+        txn: TxnId,
+    },
+    Input {
+        peer: usize,
+        life: u64,
+        input: Box<Input>,
+    },
+    ToolDone {
+        peer: usize,
+        life: u64,
+        id: ReqId,
+        attempt: Attempt,
+        ending: Ending,
+    },
+    Deliver {
+        key: (usize, usize),
+        end: usize,
+        conn: u64,
+        frame: Box<Frame>,
+    },
+    Detect {
+        key: (usize, usize),
+        conn: u64,
+        end: usize,
+    },
+    LinkUp {
+        key: (usize, usize),
+        conn: u64,
+        end: usize,
+    },
     Dial((usize, usize)),
     Register(usize),
-    Goodbye { gateway: usize, node: usize, id: SessionId },
-    Moved { node: usize, id: SessionId },
-    CloseUntrusted { peer: usize, life: u64 },
-    Crash { peer: usize, life: u64, down_us: u64 },
-    Exit { peer: usize, life: u64, down_us: u64 },
+    Goodbye {
+        gateway: usize,
+        node: usize,
+        id: SessionId,
+    },
+    Moved {
+        node: usize,
+        id: SessionId,
+    },
+    CloseUntrusted {
+        peer: usize,
+        life: u64,
+    },
+    Crash {
+        peer: usize,
+        life: u64,
+        down_us: u64,
+    },
+    Exit {
+        peer: usize,
+        life: u64,
+        down_us: u64,
+    },
     Boot(usize),
-    Thaw { peer: usize, life: u64 },
+    /// The network tells a machine what time it is.
+    ClockFound {
+        peer: usize,
+        by_ms: i64,
+    },
+    Thaw {
+        peer: usize,
+        life: u64,
+    },
     Join(usize),
     Fault(usize),
     Ask(usize),
-    Cancel { peer: usize, id: ReqId },
+    Cancel {
+        peer: usize,
+        id: ReqId,
+    },
     Phase(Phase),
     Look,
 }
@@ -142,6 +228,7 @@ enum Purpose {
     Invite(usize),
     Redeem(usize),
     Stop(u64),
+    Leave,
     Other,
 }
 
@@ -240,17 +327,17 @@ pub(crate) struct World {
     pub(crate) trace: Trace,
 }
 
-/// Runs one seed. A panic of a core breaks a promise like any other.
-pub(crate) fn run(seed: u64, profile: Profile, level: Level) -> Outcome {
-    std::panic::catch_unwind(|| run_to_the_end(seed, profile, level)).unwrap_or_else(|_| Outcome {
+/// Runs one case. A panic of a core breaks a promise like any other.
+pub(crate) fn run(case: &Case, level: Level) -> Outcome {
+    std::panic::catch_unwind(|| run_to_the_end(case, level)).unwrap_or_else(|_| Outcome {
         violation: Some(Violation { predicate: "panic", at: 0, what: "see standard error".into() }),
         stats: Stats::default(),
         trace: Trace::new(Level::Off),
     })
 }
 
-fn run_to_the_end(seed: u64, profile: Profile, level: Level) -> Outcome {
-    let mut world = World::new(seed, profile, level);
+fn run_to_the_end(case: &Case, level: Level) -> Outcome {
+    let mut world = World::new(case, level);
     world.drive();
     world.stats.virtual_us = world.now;
     world.stats.runs = world.checks.runs.len() as u64;
@@ -258,16 +345,17 @@ fn run_to_the_end(seed: u64, profile: Profile, level: Level) -> Outcome {
 }
 
 impl World {
-    fn new(seed: u64, profile: Profile, level: Level) -> Self {
-        let plan = Plan::draw(seed, profile);
-        let mut dice = Dice::new(seed, 2);
+    fn new(case: &Case, level: Level) -> Self {
+        let plan = &case.plan;
+        let mut dice = Dice::new(case.seed, 2);
         let count = plan.peers.len();
-        let peers = plan.peers.iter().enumerate().map(|(index, plan)| {
-            let key = Symbolic::new(seed.wrapping_mul(1_000) + index as u64);
+        let peers = plan.peers.iter().enumerate().map(|(index, peer)| {
+            let key = Key::new(case.seed.wrapping_mul(1_000) + index as u64, case.real_keys);
             Sim {
                 id: key.public_key().peer_id(),
                 key,
-                plan: plan.clone(),
+                plan: peer.clone(),
+                config: node::config(&case.config, plan, peer),
                 disk: MemDisk::default(),
                 state: State::Absent,
                 node: None,
@@ -275,7 +363,7 @@ impl World {
                 frozen_until: 0,
                 held: Vec::new(),
                 mono_ms: dice.range(0..=10_000_000),
-                wall_off_ms: plan.skew_ms,
+                wall_off_ms: peer.skew_ms,
                 wake_at: None,
                 spins: 0,
                 gateway: None,
@@ -286,6 +374,10 @@ impl World {
                 stall_us: 0,
                 revoked: false,
                 thawing: false,
+                owner: false,
+                backup: None,
+                rolled_back: false,
+                full_until: 0,
             }
         });
         let peers: Vec<Sim> = peers.collect();
@@ -324,8 +416,13 @@ impl World {
             out: Vec::new(),
             checks: Checks::new(count),
             trace: Trace::new(level),
-            plan,
+            plan: plan.clone(),
         }
+    }
+
+    /// The handle that a peer asks for.
+    fn wanted_handle(&self, peer: usize) -> NodeId {
+        NodeId::slug(&format!("device {}", self.peers[peer].plan.named_like.unwrap_or(peer)))
     }
 
     // --- The loop -------------------------------------------------------------------------------------------------
@@ -385,6 +482,7 @@ impl World {
                 }
             }
             Event::Boot(peer) => self.boot(peer),
+            Event::ClockFound { peer, by_ms } => self.peers[peer].wall_off_ms += by_ms,
             Event::Thaw { peer, life } => {
                 if self.peers[peer].life == life {
                     self.thaw(peer);
@@ -406,9 +504,4 @@ impl World {
             Event::Look => self.look(),
         }
     }
-}
-
-/// The handle that a peer asks for.
-fn handle(peer: usize) -> NodeId {
-    NodeId::slug(&format!("device {peer}"))
 }

@@ -1,70 +1,19 @@
 //! The plan as it is carried out, the phases of a run, and the predicates of liveness.
 
-use mesh_core::entry::{Effect, Payload, Tier};
+use mesh_core::entry::{Effect, Payload};
 use mesh_core::ids::{Hash, ReqId};
 use mesh_core::io::{CallState, Command, NewCall};
 use mesh_core::limits;
 
 use super::{
-    Event, HEALED_US, L2_CUT_US, Phase, Purpose, QUIET_US, SETTLE_US, SETUP_US, State, TERMINAL_US, UNSETTLED_US,
-    World, handle,
+    Event, HEALED_US, L2_CUT_US, Phase, Purpose, QUIET_US, SETTLE_US, SETUP_US, State, TERMINAL_US, UNSETTLED_US, World,
 };
 use crate::net::pair_of;
 use crate::node::Node;
-use crate::plan::{Ask, FAULTS_US, Fault, MS, SECOND};
+use crate::plan::{Ask, MS, NEVER, SECOND};
 use crate::predicates::Told;
 
 impl World {
-    pub(super) fn fault(&mut self, index: usize) {
-        let fault = self.plan.faults[index].1.clone();
-        if self.phase != Phase::Faults {
-            return;
-        }
-        self.trace.story(self.now, || format!("-- {fault:?}"));
-        match fault {
-            Fault::Split(groups) => {
-                self.split = groups;
-                self.refresh_cuts();
-            }
-            Fault::Unsplit => {
-                self.split.clear();
-                self.refresh_cuts();
-            }
-            Fault::Cut(a, b) | Fault::Uncut(a, b) => {
-                let (key, _) = pair_of(a, b);
-                self.pairs.of(key).single = matches!(fault, Fault::Cut(..));
-                self.refresh_cuts();
-            }
-            Fault::OneWay(from, to, loss) => {
-                let (key, end) = pair_of(from, to);
-                self.pairs.of(key).loss[end] = loss;
-            }
-            Fault::Loss(loss) => self.loss = loss,
-            Fault::Crash { peer, down_us } => self.crash(peer, down_us),
-            Fault::CrashNear { peer, near, after_us, down_us } => {
-                self.peers[peer].armed = Some((near, after_us, down_us));
-            }
-            Fault::Stop { peer, down_us } => {
-                if self.peers[peer].awake() {
-                    self.command(peer, Purpose::Stop(down_us), Command::Stop);
-                    let life = self.peers[peer].life;
-                    // The shell does not wait for ever (mesh-protocol.md §4, Shutdown).
-                    self.at(150 * MS, Event::Exit { peer, life, down_us });
-                }
-            }
-            Fault::Suspend { peer, for_us } => self.freeze(peer, for_us),
-            Fault::Stall { peer, for_us } => self.peers[peer].stall_us = for_us,
-            Fault::WallJump { peer, by_ms } => self.peers[peer].wall_off_ms += by_ms,
-            Fault::Revoke { by, peer } => {
-                let id = self.peers[peer].id;
-                let owner = self.peers[by].plan.tier == Tier::Owner;
-                if owner && self.peers[by].awake() && self.peers[peer].state != State::Absent {
-                    self.command(by, Purpose::Other, Command::Revoke { peer: id });
-                }
-            }
-        }
-    }
-
     pub(super) fn ask(&mut self, index: usize) {
         let ask: Ask = self.plan.asks[index].1.clone();
         let origin = ask.origin;
@@ -78,7 +27,7 @@ impl World {
                 let view = self.peers[origin].node.as_ref().map(Node::view);
                 let named = view
                     .and_then(|view| view.nodes.iter().find(|node| node.peer == id).map(|node| node.node_id.clone()));
-                named.unwrap_or_else(|| handle(target)).to_string()
+                named.unwrap_or_else(|| self.wanted_handle(target)).to_string()
             }
         };
         let text = format!("{{\"n\":{}}}", ask.argument);
@@ -124,11 +73,11 @@ impl World {
                     self.at(self.plan.asks[index].0, Event::Ask(index));
                 }
                 for peer in 0..self.peers.len() {
-                    if self.peers[peer].state == State::Absent {
+                    if self.peers[peer].state == State::Absent && self.peers[peer].plan.join_at < NEVER {
                         self.at(self.peers[peer].plan.join_at, Event::Join(peer));
                     }
                 }
-                self.at(FAULTS_US, Event::Phase(Phase::Quiet));
+                self.at(self.plan.faults_us, Event::Phase(Phase::Quiet));
             }
             Phase::Quiet => {
                 self.calm();
@@ -138,7 +87,7 @@ impl World {
                 self.split.clear();
                 self.sparse_holds = false;
                 for pair in self.pairs.values_mut() {
-                    pair.single = false;
+                    pair.single = [false; 2];
                 }
                 self.refresh_cuts();
             }
@@ -158,6 +107,7 @@ impl World {
         for peer in 0..self.peers.len() {
             self.peers[peer].armed = None;
             self.peers[peer].stall_us = 0;
+            self.peers[peer].full_until = 0;
             self.thaw(peer);
             if self.peers[peer].state == State::Down {
                 let delay = self.dice.range(0..=100 * MS);
@@ -192,7 +142,7 @@ impl World {
                 for (other, done) in done.iter_mut().enumerate() {
                     if !*done
                         && self.member(other)
-                        && !self.pairs[&pair_of(at, other).0].cut
+                        && !self.pairs[&pair_of(at, other).0].is_cut()
                         && self.trusts(at, other)
                         && self.trusts(other, at)
                     {
@@ -201,7 +151,7 @@ impl World {
                     }
                 }
             }
-            let may_lead = |peer: &usize| self.peers[*peer].plan.eligible && self.peers[*peer].plan.tier == Tier::Owner;
+            let may_lead = |peer: &usize| self.peers[*peer].plan.eligible && self.peers[*peer].owner;
             let gateway = self.peers[start].gateway;
             let agreed = component.iter().all(|peer| self.peers[*peer].gateway == gateway);
             let sound = match gateway {
@@ -261,7 +211,7 @@ impl World {
                 });
                 if here && linked && self.settled_at.is_some_and(|at| self.now >= at + 500 * MS) {
                     self.enter(Phase::Faults);
-                } else if since > SETUP_US {
+                } else if since > SETUP_US + self.peers.len() as u64 * 300 * MS {
                     let beliefs = self.beliefs();
                     self.checks.fail("setup", self.now, || format!("not all joined, linked and settled: {beliefs}"));
                 }
@@ -359,7 +309,7 @@ impl World {
             self.checks.fail("L3", self.now, || what);
         }
         let settled = self.settled_at.is_some_and(|at| self.now >= at + SECOND);
-        let asked = self.now >= self.faults_at + FAULTS_US + 3 * SECOND + QUIET_US;
+        let asked = self.now >= self.faults_at + self.plan.faults_us + 3 * SECOND + QUIET_US;
         if open > 0 {
             self.open_at = self.now;
         }
@@ -388,7 +338,7 @@ impl World {
         let b = self.dice.pick(&others);
         let (key, _) = pair_of(a, b);
         self.trace.story(self.now, || format!("-- L2: cut p{a}-p{b}"));
-        self.pairs.of(key).single = true;
+        self.pairs.of(key).single = [true; 2];
         self.refresh_cuts();
     }
 

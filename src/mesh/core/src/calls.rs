@@ -297,7 +297,7 @@ impl Book {
             return false;
         }
         let foreign = self.open.len().saturating_sub(self.own.values().map(|own| own.0).sum());
-        if entry.author != self.me && header.target != self.me && foreign >= limits::QUEUE_MAX {
+        if entry.author != self.me && header.target != self.me && foreign >= env.config.queue_max {
             return false; // stays with its origin, which tells us again when it links to us
         }
         let header = Arc::new(header);

@@ -1,5 +1,7 @@
 //! Timings and sizes of one peer's core. All times in milliseconds.
 
+use crate::limits;
+
 /// What kind of machine this is, for election: higher leads sooner. Preference adds 8 (mesh-protocol.md §4).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Class(pub u8);
@@ -58,6 +60,10 @@ pub struct Config {
     pub running_max: usize,
     /// Calls that may wait here to be run.
     pub prefetch_max: usize,
+    /// Open calls of one (origin, target); beyond, the origin refuses.
+    pub open_per_target_max: usize,
+    /// Open calls that a gateway holds for others; beyond, headers stay with their origins.
+    pub queue_max: usize,
     /// Age at which a journal entry may be forgotten: longest TTL + 24 h.
     pub forget_after_ms: u64,
     /// How long a finished call stays in the books.
@@ -85,6 +91,8 @@ impl Default for Config {
             resend_max_ms: 30_000,
             running_max: 4,
             prefetch_max: 16,
+            open_per_target_max: limits::OPEN_PER_TARGET_MAX,
+            queue_max: limits::QUEUE_MAX,
             forget_after_ms: 8 * 24 * 3600 * 1000,
             keep_calls_ms: 7 * 24 * 3600 * 1000,
         }

@@ -89,7 +89,7 @@ impl Peer {
             )));
         }
         let (open, bytes) = self.book.own_open(&target);
-        if open >= limits::OPEN_PER_TARGET_MAX || bytes + new.arguments.len() > limits::OPEN_BYTES_PER_TARGET_MAX {
+        if open >= self.config.open_per_target_max || bytes + new.arguments.len() > limits::OPEN_BYTES_PER_TARGET_MAX {
             return Err(Refusal::QueueFull { node: node_id, open, retry_after_ms: 30_000 });
         }
         let effect = new.effect.map_or(decl.effect, |asked| asked.max(decl.effect));

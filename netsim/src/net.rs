@@ -7,6 +7,7 @@ use mesh_core::frame::{Class, Frame};
 use mesh_core::io::{Input, SessionId};
 
 use crate::plan::{MS, SECOND, pairs};
+use crate::trace::Mark;
 use crate::world::{Event, State, World};
 
 /// What lies between two peers.
@@ -209,7 +210,7 @@ impl World {
     pub(crate) fn refresh_cuts(&mut self) {
         let keys: Vec<(usize, usize)> = self.pairs.iter().map(|(key, _)| *key).collect();
         for key in keys {
-            let split = !self.split.is_empty() && self.split[key.0] != self.split[key.1];
+            let split = self.split.get(key.0) != self.split.get(key.1);
             let sparse = self.sparse_holds && self.plan.sparse.contains(&key);
             let pair = self.pair(key);
             let cut = pair.single.map(|single| split || sparse || single);
@@ -218,6 +219,7 @@ impl World {
             }
             pair.cut = cut;
             self.unsettle();
+            self.trace.mark(self.now, || Mark::Cut(key.0, key.1, cut != [false; 2]));
             if self.pairs[&key].alive {
                 let conn = self.pairs[&key].conn;
                 let stalled = std::mem::take(&mut self.pair(key).stalled);

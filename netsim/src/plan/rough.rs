@@ -141,6 +141,11 @@ impl Plan {
         let heir = self.peers.len();
         self.peers.push(PeerPlan { join_at: NEVER, named_like: Some(peer), ..self.peers[peer].clone() });
         self.latency_us = pairs(heir + 1).map(|_| dice.range(200..=10_000)).collect();
+        for (_, fault) in &mut self.faults {
+            if let Fault::Split { groups } = fault {
+                groups.push(groups[peer]);
+            }
+        }
         self.faults.push((at, Fault::Wipe { peer, heir, down_us }));
         if dice.chance(600) {
             self.faults.push((at + dice.range(SECOND..=6 * SECOND), Fault::Revoke { by: 0, peer }));

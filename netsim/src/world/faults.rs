@@ -6,6 +6,7 @@ use mesh_core::io::Command;
 use super::{Event, Phase, Purpose, State, World};
 use crate::net::pair_of;
 use crate::plan::{Fault, MS};
+use crate::trace::{Being, Mark};
 
 /// A machine without a clock of its own believes that it is the day it was built.
 const CLOCKLESS_MS: i64 = 10 * 365 * 24 * 3_600 * 1_000;
@@ -17,6 +18,8 @@ impl World {
             return;
         }
         self.trace.story(self.now, || format!("-- {fault:?}"));
+        self.trace.mark(self.now, || Mark::Fault(format!("{fault:?}")));
+        self.takeover = None;
         match fault {
             Fault::Split { groups } => {
                 self.split = groups;
@@ -47,6 +50,7 @@ impl World {
             }
             Fault::Stop { peer, down_us } => {
                 if self.peers[peer].awake() {
+                    self.note_takeover(peer, true);
                     self.command(peer, Purpose::Stop(down_us), Command::Stop);
                     let life = self.peers[peer].life;
                     // The shell does not wait for ever (mesh-protocol.md §4, Shutdown).
@@ -85,6 +89,7 @@ impl World {
                 if self.peers[peer].state == State::Running {
                     self.crash(peer, down_us);
                     self.peers[peer].state = State::Gone;
+                    self.trace.mark(self.now, || Mark::Is(peer, Being::Gone));
                     self.at(down_us, Event::Join(heir));
                 }
             }

@@ -9,6 +9,7 @@ use super::{Event, Phase, Purpose, State, World};
 use crate::net::pair_of;
 use crate::node;
 use crate::plan::{Fault, MS, Near};
+use crate::trace::{Being, Mark};
 
 impl World {
     pub(super) fn found(&mut self) {
@@ -80,6 +81,7 @@ impl World {
             return;
         }
         self.trace.story(self.now, || format!("p{peer} starts"));
+        self.trace.mark(self.now, || Mark::Is(peer, Being::Awake));
         let now = self.now_of(peer);
         let mut out = Vec::new();
         let sim = &mut self.peers[peer];
@@ -115,6 +117,7 @@ impl World {
         let survivors = self.dice.index(pending + 1);
         self.trace.story(self.now, || format!("p{peer} CRASHES, {survivors} of {pending} unsynced batches survive"));
         let batches = self.peers[peer].disk.crash(survivors);
+        self.note_takeover(peer, false);
         self.note_durable(peer, &batches);
         self.gone(peer, false, down_us);
         if self.dice.chance(500) {
@@ -146,6 +149,8 @@ impl World {
         sim.gateway = None;
         sim.armed = None;
         let gone = sim.state == State::Gone;
+        self.trace.mark(self.now, || Mark::Is(peer, if gone { Being::Gone } else { Being::Down }));
+        self.trace.mark(self.now, || Mark::Follows(peer, None));
         self.checks.process_gone(peer);
         self.drop_ends(peer, clean);
         self.dirty = true;
@@ -160,6 +165,7 @@ impl World {
             return;
         }
         self.trace.story(self.now, || format!("p{peer} freezes for {} ms", for_us / MS));
+        self.trace.mark(self.now, || Mark::Is(peer, Being::Frozen));
         self.slack_us += for_us;
         self.peers[peer].frozen_until = self.now + for_us;
         let life = self.peers[peer].life;
@@ -181,6 +187,7 @@ impl World {
             return;
         }
         self.trace.story(self.now, || format!("p{peer} thaws"));
+        self.trace.mark(self.now, || Mark::Is(peer, Being::Awake));
         // The late timer and what waited in the sockets come in either order; only once it is all handed over is the
         // peer awake, so that nothing of now overtakes what came before.
         let wake_first = self.dice.chance(500);

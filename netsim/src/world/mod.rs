@@ -276,6 +276,8 @@ pub(crate) struct Stats {
     /// Times to settle after the faults and after the healing.
     pub(crate) settle_us: Vec<u64>,
     pub(crate) reigns: u64,
+    /// Undisturbed changes of leader: whether the old one was asked to stop, class of the new one, how long nobody led.
+    pub(crate) takeovers: Vec<(bool, u8, u64)>,
 }
 
 /// How a run went.
@@ -316,6 +318,8 @@ pub(crate) struct World {
     unsettled_at: u64,
     settle_noted: bool,
     kept: Option<Epoch>,
+    /// When the leader went, undisturbed by anything else, and whether it was asked to.
+    takeover: Option<(u64, bool)>,
     /// When a call was last seen open at its origin, after the healing.
     open_at: u64,
     /// Longest time that a frame or a frozen peer was on its way, for S4's time.
@@ -410,6 +414,7 @@ impl World {
             unsettled_at: 0,
             settle_noted: true,
             kept: None,
+            takeover: None,
             open_at: 0,
             slack_us: 0,
             stats: Stats::default(),

@@ -12,6 +12,7 @@ use crate::net::pair_of;
 use crate::node::Node;
 use crate::plan::{Ask, MS, NEVER, SECOND};
 use crate::predicates::Told;
+use crate::trace::Mark;
 
 impl World {
     pub(super) fn ask(&mut self, index: usize) {
@@ -58,6 +59,8 @@ impl World {
 
     pub(super) fn enter(&mut self, phase: Phase) {
         self.trace.story(self.now, || format!("== {phase:?}"));
+        self.trace.mark(self.now, || Mark::Phase(format!("{phase:?}")));
+        self.takeover = None;
         self.phase = phase;
         self.phase_at = self.now;
         match phase {
@@ -245,6 +248,20 @@ impl World {
             )
         });
         believes.collect::<Vec<_>>().join(", ")
+    }
+
+    /// The leader goes while nothing else is wrong: how long until another leads?
+    pub(super) fn note_takeover(&mut self, peer: usize, asked: bool) {
+        let leads = self.peers[peer].gateway.is_some_and(|epoch| epoch.peer == self.peers[peer].id);
+        let calm = self.loss == 0
+            && self.pairs.iter().all(|(_, pair)| !pair.is_cut() && pair.loss == [0; 2])
+            && self.peers.iter().all(|sim| matches!(sim.state, State::Running | State::Absent) && !sim.frozen());
+        let followed = (0..self.peers.len())
+            .all(|other| !self.peers[other].awake() || self.peers[other].gateway == self.peers[peer].gateway);
+        let linked = (0..self.peers.len())
+            .all(|other| other == peer || !self.peers[other].awake() || self.sees_link(other, peer));
+        let undisturbed = leads && calm && followed && linked && self.phase == Phase::Faults;
+        self.takeover = undisturbed.then_some((self.now, asked));
     }
 
     /// A call as a peer's door would show it.

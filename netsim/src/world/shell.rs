@@ -5,13 +5,16 @@ use mesh_core::entry::{Effect, Ending, Payload, SignedEntry, Tier};
 use mesh_core::epoch::Epoch;
 use mesh_core::frame::{AnswerKind, Frame};
 use mesh_core::ids::{Attempt, Hash, Incarnation, PeerId, ReqId};
-use mesh_core::io::{Batch, CmdId, Command, Fact, Input, Invocation, Now, Output, Reply, Space, ToolOutcome, TxnId};
+use mesh_core::io::{
+    Batch, CallState, CmdId, Command, Fact, Input, Invocation, Now, Output, Reply, Space, ToolOutcome, TxnId,
+};
 use mesh_core::limits;
 
 use super::{Accepted, Event, Phase, Purpose, State, WALL_MS, World};
 use crate::node::Node;
 use crate::plan::{MS, Near, SECOND};
 use crate::predicates::output_of;
+use crate::trace::Mark;
 
 impl World {
     /// The peer's index, if it is one of ours.
@@ -218,6 +221,7 @@ impl World {
 
     pub(super) fn invoke(&mut self, peer: usize, invocation: &Invocation) {
         let (id, attempt) = (invocation.id, invocation.attempt);
+        self.trace.mark(self.now, || Mark::Runs(peer));
         self.trace.story(self.now, || format!("p{peer} RUNS {id} attempt {attempt} {}", invocation.header.tool));
         let origin = self.index_of(&invocation.origin);
         let approved = self.peers[peer].node.as_ref().is_some_and(|node| {
@@ -327,16 +331,23 @@ impl World {
                 let delay = self.dice.range(0..=2 * SECOND);
                 self.at(delay, Event::Crash { peer, life, down_us: 0 });
             }
-            Fact::Call(id, row) => self.trace.story(self.now, || {
-                let by = self.peers.iter().position(|sim| sim.id == row.peer);
-                format!(
-                    "p{peer} has {id} {} (attempt {}, by {by:?}, confirmed {}) {}",
-                    row.state.as_str(),
-                    row.attempt,
-                    row.confirmed,
-                    row.reason
-                )
-            }),
+            Fact::Call(id, row) => {
+                if let CallState::Ended(ending) = row.state
+                    && self.accepted.get(&id).is_some_and(|accepted| accepted.origin == peer)
+                {
+                    self.trace.mark(self.now, || Mark::Ended(peer, ending.as_str(), row.confirmed));
+                }
+                self.trace.story(self.now, || {
+                    let by = self.peers.iter().position(|sim| sim.id == row.peer);
+                    format!(
+                        "p{peer} has {id} {} (attempt {}, by {by:?}, confirmed {}) {}",
+                        row.state.as_str(),
+                        row.attempt,
+                        row.confirmed,
+                        row.reason
+                    )
+                });
+            }
             Fact::Warning(text, about) => {
                 let about = self.index_of(&about);
                 self.trace.story(self.now, || format!("p{peer} warns about {about:?}: {text}"));
@@ -368,7 +379,15 @@ impl World {
             }
             None => format!("p{peer} follows nobody"),
         });
+        self.trace.mark(self.now, || {
+            let whom =
+                epoch.and_then(|epoch| Some((self.peers.iter().position(|sim| sim.id == epoch.peer)?, epoch.counter)));
+            Mark::Follows(peer, whom)
+        });
         if let (true, Some(epoch)) = (leads, epoch) {
+            if let Some((since, asked)) = self.takeover.take() {
+                self.stats.takeovers.push((asked, epoch.class, self.now - since));
+            }
             self.stats.reigns += 1;
             let life = self.peers[peer].life;
             self.checks.s1_one_reign_per_epoch(self.now, peer, life, epoch, &self.peers[peer].disk);
@@ -407,6 +426,7 @@ impl World {
                 let origin = self.peers.iter().position(|sim| id.is_of(&sim.id));
                 self.checks.s6_receipt_after_durable_header(self.now, peer, origin, id);
                 if created {
+                    self.trace.mark(self.now, || Mark::Accepted(peer));
                     self.stats.accepted += 1;
                     let ask = &self.plan.asks[index].1;
                     let (ttl_ms, cancel) = (ask.ttl_ms, ask.cancel_after_us);

@@ -5,6 +5,8 @@
 
 mod dice;
 mod disk;
+#[cfg(feature = "mutants")]
+mod mutants;
 mod net;
 mod node;
 mod plan;
@@ -47,6 +49,16 @@ enum Command {
         #[arg(long)]
         keep_going: bool,
     },
+    /// Leaves each rule of the cores out in turn: which predicate misses it.
+    #[cfg(feature = "mutants")]
+    Mutants {
+        /// How many seeds of each profile.
+        #[arg(long, default_value_t = 300)]
+        seeds: u64,
+        /// This rule alone.
+        #[arg(long)]
+        only: Option<String>,
+    },
     /// One seed, told as a story.
     Replay {
         /// Which.
@@ -65,6 +77,8 @@ fn main() -> ExitCode {
         Command::Run { seeds, from, profile, threads, keep_going } => {
             report::run(from..from.saturating_add(seeds), profile, threads.max(1), keep_going)
         }
+        #[cfg(feature = "mutants")]
+        Command::Mutants { seeds, only } => mutants::probe(seeds, only.as_deref()),
         Command::Replay { seed, profile, verbose } => {
             let level = if verbose { Level::All } else { Level::Story };
             let outcome = world::run(seed, profile, level);

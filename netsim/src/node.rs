@@ -20,6 +20,7 @@ pub(crate) struct Node(Peer);
 pub(crate) fn boot(
     key: &Symbolic,
     plan: &PeerPlan,
+    base: &Config,
     image: Image,
     now: Now,
     dice: &mut Dice,
@@ -31,7 +32,7 @@ pub(crate) fn boot(
         forget_after_ms: plan.forget_after_ms,
         handover_after_ms: plan.handover_after_ms,
         handover_settle_ms: plan.handover_settle_ms,
-        ..Config::default()
+        ..base.clone()
     };
     Peer::boot(config, Box::new(key.clone()), image, now, &mut dice.0, out).map(Node).map_err(|error| error.to_string())
 }

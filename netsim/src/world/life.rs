@@ -80,7 +80,7 @@ impl World {
         sim.wake_at = None;
         sim.gateway = None;
         sim.spins = 0;
-        match node::boot(&sim.key, &sim.plan, sim.disk.image(), now, &mut self.dice, &mut out) {
+        match node::boot(&sim.key, &sim.plan, &self.base, sim.disk.image(), now, &mut self.dice, &mut out) {
             Ok(node) => sim.node = Some(node),
             Err(error) => {
                 self.checks.fail("boot", self.now, || format!("p{peer} does not start: {error}"));

@@ -3,6 +3,7 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 
+use mesh_core::config::Config;
 use mesh_core::crypto::{Signer, Symbolic};
 use mesh_core::entry::Ending;
 use mesh_core::epoch::Epoch;
@@ -230,21 +231,28 @@ pub(crate) struct World {
     /// Longest time that a frame or a frozen peer was on its way, for S4's time.
     slack_us: u64,
     stats: Stats,
+    /// What all cores have in common.
+    base: Config,
     pub(crate) checks: Checks,
     pub(crate) trace: Trace,
 }
 
 /// Runs one seed. A panic of a core breaks a promise like any other.
 pub(crate) fn run(seed: u64, profile: Profile, level: Level) -> Outcome {
-    std::panic::catch_unwind(|| run_to_the_end(seed, profile, level)).unwrap_or_else(|_| Outcome {
+    run_as(seed, profile, level, &Config::default())
+}
+
+/// The same with cores that are configured otherwise, beyond what the plan says.
+pub(crate) fn run_as(seed: u64, profile: Profile, level: Level, base: &Config) -> Outcome {
+    std::panic::catch_unwind(|| run_to_the_end(seed, profile, level, base.clone())).unwrap_or_else(|_| Outcome {
         violation: Some(Violation { predicate: "panic", at: 0, what: "see standard error".into() }),
         stats: Stats::default(),
         trace: Trace::new(Level::Off),
     })
 }
 
-fn run_to_the_end(seed: u64, profile: Profile, level: Level) -> Outcome {
-    let mut world = World::new(seed, profile, level);
+fn run_to_the_end(seed: u64, profile: Profile, level: Level, base: Config) -> Outcome {
+    let mut world = World::new(seed, profile, level, base);
     world.drive();
     world.stats.virtual_us = world.now;
     world.stats.runs = world.checks.runs.len() as u64;
@@ -252,7 +260,7 @@ fn run_to_the_end(seed: u64, profile: Profile, level: Level) -> Outcome {
 }
 
 impl World {
-    fn new(seed: u64, profile: Profile, level: Level) -> Self {
+    fn new(seed: u64, profile: Profile, level: Level, base: Config) -> Self {
         let plan = Plan::draw(seed, profile);
         let mut dice = Dice::new(seed, 2);
         let count = plan.peers.len();
@@ -314,6 +322,7 @@ impl World {
             open_at: 0,
             slack_us: 0,
             stats: Stats::default(),
+            base,
             checks: Checks::new(count),
             trace: Trace::new(level),
             plan,

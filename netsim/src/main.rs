@@ -3,6 +3,9 @@
 #![expect(clippy::indexing_slicing, reason = "the indices are the simulator's own, and a wrong one must stop the run")]
 #![expect(clippy::cast_precision_loss, reason = "statistics for people")]
 
+#[global_allocator]
+static HEAP: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 mod dice;
 mod disk;
 #[cfg(feature = "mutants")]

@@ -1,10 +1,12 @@
 //! Links as QUIC gives them: datagrams that get lost, streams that stall while a cut lasts and die when an end loses
 //! patience, ends that learn of it at different times, and node sessions on top.
 
+use std::ops::Index;
+
 use mesh_core::frame::{Class, Frame};
 use mesh_core::io::{Input, SessionId};
 
-use crate::plan::{MS, SECOND};
+use crate::plan::{MS, SECOND, pairs};
 use crate::world::{Event, State, World};
 
 /// What lies between two peers.
@@ -50,9 +52,49 @@ impl Pair {
     }
 }
 
+/// What lies between every two peers, each pair once, the lower peer first.
+#[derive(Debug)]
+pub(crate) struct Pairs {
+    count: usize,
+    all: Vec<((usize, usize), Pair)>,
+}
+
+impl Pairs {
+    /// All pairs of `count` peers, in the order of [`pairs`].
+    pub(crate) fn new(count: usize, latency_us: &[u64]) -> Self {
+        let all = pairs(count).zip(latency_us).map(|(key, latency_us)| (key, Pair::new(*latency_us))).collect();
+        Self { count, all }
+    }
+
+    fn place(&self, (low, high): (usize, usize)) -> usize {
+        low * (2 * self.count - low - 1) / 2 + high - low - 1
+    }
+
+    pub(crate) fn of(&mut self, key: (usize, usize)) -> &mut Pair {
+        let place = self.place(key);
+        &mut self.all[place].1
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &((usize, usize), Pair)> {
+        self.all.iter()
+    }
+
+    pub(crate) fn values_mut(&mut self) -> impl Iterator<Item = &mut Pair> {
+        self.all.iter_mut().map(|(_, pair)| pair)
+    }
+}
+
+impl Index<&(usize, usize)> for Pairs {
+    type Output = Pair;
+
+    fn index(&self, key: &(usize, usize)) -> &Pair {
+        &self.all[self.place(*key)].1
+    }
+}
+
 impl World {
     fn pair(&mut self, key: (usize, usize)) -> &mut Pair {
-        self.pairs.get_mut(&key).expect("every pair is there from the start")
+        self.pairs.of(key)
     }
 
     /// Whether `peer`'s core was told of a link to `other`.
@@ -152,7 +194,7 @@ impl World {
 
     /// The plan changed what reaches what.
     pub(crate) fn refresh_cuts(&mut self) {
-        let keys: Vec<(usize, usize)> = self.pairs.keys().copied().collect();
+        let keys: Vec<(usize, usize)> = self.pairs.iter().map(|(key, _)| *key).collect();
         for key in keys {
             let split = !self.split.is_empty() && self.split[key.0] != self.split[key.1];
             let sparse = self.sparse_holds && self.plan.sparse.contains(&key);

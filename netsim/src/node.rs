@@ -14,7 +14,8 @@ use crate::disk::MemDisk;
 use crate::plan::PeerPlan;
 
 /// The core of one running peer.
-pub(crate) struct Node(Peer);
+/// Boxed, since it is taken out and put back at every step.
+pub(crate) struct Node(Box<Peer>);
 
 /// Boots a core from what its disk holds.
 pub(crate) fn boot(
@@ -34,7 +35,9 @@ pub(crate) fn boot(
         handover_settle_ms: plan.handover_settle_ms,
         ..base.clone()
     };
-    Peer::boot(config, Box::new(key.clone()), image, now, &mut dice.0, out).map(Node).map_err(|error| error.to_string())
+    Peer::boot(config, Box::new(key.clone()), image, now, &mut dice.0, out)
+        .map(|peer| Node(Box::new(peer)))
+        .map_err(|error| error.to_string())
 }
 
 impl Node {

@@ -38,6 +38,20 @@ pub(crate) struct Known {
     pub(crate) header: Header,
 }
 
+/// What a durable row of a peer's books says of a call that is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Told {
+    pub(crate) target: PeerId,
+    pub(crate) state: CallState,
+    pub(crate) confirmed: bool,
+}
+
+impl Told {
+    pub(crate) fn of(record: &CallRecord) -> Self {
+        Self { target: record.header.target, state: record.state, confirmed: record.confirmed }
+    }
+}
+
 /// By call, attempt and gateway.
 type Dispatches = BTreeMap<(ReqId, Attempt, PeerId), Taken>;
 
@@ -63,8 +77,12 @@ pub(crate) struct Checks {
     pub(crate) runs: BTreeMap<(ReqId, Attempt), Run>,
     pub(crate) known: BTreeMap<ReqId, Known>,
     headers: Vec<BTreeSet<ReqId>>,
+    /// By peer: the closed calls of its books.
+    pub(crate) told: Vec<BTreeMap<ReqId, Told>>,
     confirmed: BTreeMap<(ReqId, Attempt), (Hash, Outcome)>,
     places: BTreeMap<Place, Hash>,
+    /// Rows of logs that some disk held before, and the call that each is about: an entry is judged once, not at each peer.
+    rows: BTreeMap<Vec<u8>, (Bytes, Option<ReqId>)>,
     marks: Vec<BTreeMap<Vec<u8>, u64>>,
     keys: BTreeMap<(PeerId, String), ReqId>,
 }
@@ -76,6 +94,7 @@ impl Checks {
             obeyed: vec![Epoch::ZERO; peers],
             fences: vec![Epoch::ZERO; peers],
             headers: vec![BTreeSet::new(); peers],
+            told: vec![BTreeMap::new(); peers],
             marks: vec![BTreeMap::new(); peers],
             ..Self::default()
         }
@@ -345,10 +364,11 @@ impl Checks {
         let mut fence = false;
         for write in &batch.writes {
             match (write.space, &write.value) {
-                (Space::Log, Some(value)) => self.on_entry(now, peer, value),
+                (Space::Log, Some(value)) => self.on_entry(now, peer, &write.key, value),
                 (Space::Meta, _) => fence = true,
                 (Space::Calls, Some(value)) => {
                     if let (Some(id), Some(record)) = (ReqId::from_slice(&write.key), node::call_record(value)) {
+                        self.told[peer].insert(id, Told::of(&record));
                         self.s8_books_agree(now, peer, id, &record);
                         self.s6_call_not_run(now, peer, id, &record);
                     }
@@ -367,14 +387,22 @@ impl Checks {
         }
     }
 
-    fn on_entry(&mut self, now: u64, peer: usize, value: &Bytes) {
+    fn on_entry(&mut self, now: u64, peer: usize, key: &[u8], value: &Bytes) {
+        if let Some((row, call)) = self.rows.get(key)
+            && row == value
+        {
+            self.headers[peer].extend(*call);
+            return;
+        }
         let Some(entry) = SignedEntry::from_stored(value) else {
             self.fail("log", now, || format!("p{peer} stores an entry that does not read back"));
             return;
         };
         self.no_fork(now, peer, &entry);
+        let mut call = None;
         if entry.entry.kind == Kind::CALL {
             if let Some(header) = entry.record::<Header>() {
+                call = Some(header.id);
                 self.headers[peer].insert(header.id);
                 self.known.entry(header.id).or_insert(Known { origin: entry.author, header });
             }
@@ -387,6 +415,7 @@ impl Checks {
         } else if entry.entry.kind == Kind::CANCEL {
             debug_assert!(entry.record::<CancelWish>().is_some());
         }
+        self.rows.insert(key.to_vec(), (value.clone(), call));
     }
 }
 

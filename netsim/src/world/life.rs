@@ -89,7 +89,7 @@ impl World {
         }
         sim.state = State::Running;
         self.refresh_trust(peer);
-        self.outputs(peer, out);
+        self.outputs(peer, &mut out);
         self.set_timer(peer);
         let directory = node::directory(peer, &self.peers[peer].plan);
         self.command(peer, Purpose::Other, Command::SetDirectory(directory));

@@ -9,7 +9,7 @@ use mesh_core::entry::Ending;
 use mesh_core::epoch::Epoch;
 use mesh_core::frame::Frame;
 use mesh_core::ids::{Attempt, Hash, NodeId, PeerId, ReqId};
-use mesh_core::io::{CmdId, Command, Input, SessionId, TxnId};
+use mesh_core::io::{CmdId, Command, Input, Output, SessionId, TxnId};
 
 mod life;
 mod phases;
@@ -17,9 +17,9 @@ mod shell;
 
 use crate::dice::Dice;
 use crate::disk::MemDisk;
-use crate::net::{Pair, Session};
+use crate::net::{Pairs, Session};
 use crate::node::Node;
-use crate::plan::{Near, PeerPlan, Plan, Profile, SECOND, pairs};
+use crate::plan::{Near, PeerPlan, Plan, Profile, SECOND};
 use crate::predicates::{Checks, Violation};
 use crate::trace::{Level, Trace};
 
@@ -33,6 +33,8 @@ const SETTLE_US: u64 = 6 * SECOND;
 const UNSETTLED_US: u64 = SECOND;
 /// The first quiescence: topology kept.
 const QUIET_US: u64 = 8 * SECOND;
+/// The second quiescence lasts at least this long; the first, with its topology, is looked at for longer.
+const HEALED_US: u64 = 3 * SECOND;
 /// L3: within this time of the full healing, or of the call's own time.
 const TERMINAL_US: u64 = 30 * SECOND;
 /// How long the single link of L2 stays cut.
@@ -205,7 +207,7 @@ pub(crate) struct World {
     pub(crate) dice: Dice,
     pub(crate) plan: Plan,
     pub(crate) peers: Vec<Sim>,
-    pub(crate) pairs: BTreeMap<(usize, usize), Pair>,
+    pub(crate) pairs: Pairs,
     pub(crate) conns: u64,
     pub(crate) split: Vec<u8>,
     pub(crate) sparse_holds: bool,
@@ -217,6 +219,8 @@ pub(crate) struct World {
     commands: BTreeMap<CmdId, (Purpose, u64)>,
     command_ids: CmdId,
     accepted: BTreeMap<ReqId, Accepted>,
+    /// Calls whose confirmed ending their origin has told since the healing: nothing crashes any more, and S8 keeps them.
+    over: BTreeSet<ReqId>,
     invited: BTreeMap<usize, Hash>,
     phase: Phase,
     phase_at: u64,
@@ -233,6 +237,8 @@ pub(crate) struct World {
     stats: Stats,
     /// What all cores have in common.
     base: Config,
+    /// Spare room for the outputs of a step.
+    out: Vec<Output>,
     pub(crate) checks: Checks,
     pub(crate) trace: Trace,
 }
@@ -291,7 +297,7 @@ impl World {
             }
         });
         let peers: Vec<Sim> = peers.collect();
-        let pairs = pairs(count).zip(&plan.latency_us).map(|(key, latency_us)| (key, Pair::new(*latency_us))).collect();
+        let pairs = Pairs::new(count, &plan.latency_us);
         Self {
             now: 0,
             heap: BinaryHeap::new(),
@@ -310,6 +316,7 @@ impl World {
             commands: BTreeMap::new(),
             command_ids: 0,
             accepted: BTreeMap::new(),
+            over: BTreeSet::new(),
             invited: BTreeMap::new(),
             phase: Phase::Setup,
             phase_at: 0,
@@ -323,6 +330,7 @@ impl World {
             slack_us: 0,
             stats: Stats::default(),
             base,
+            out: Vec::new(),
             checks: Checks::new(count),
             trace: Trace::new(level),
             plan,

@@ -2,15 +2,17 @@
 
 use mesh_core::entry::{Effect, Payload, Tier};
 use mesh_core::ids::{Hash, ReqId};
-use mesh_core::io::{CallRecord, CallState, Command, NewCall, Space};
+use mesh_core::io::{CallState, Command, NewCall};
 use mesh_core::limits;
 
 use super::{
-    Event, L2_CUT_US, Phase, Purpose, QUIET_US, SETTLE_US, SETUP_US, State, TERMINAL_US, UNSETTLED_US, World, handle,
+    Event, HEALED_US, L2_CUT_US, Phase, Purpose, QUIET_US, SETTLE_US, SETUP_US, State, TERMINAL_US, UNSETTLED_US,
+    World, handle,
 };
 use crate::net::pair_of;
-use crate::node::{self, Node};
+use crate::node::Node;
 use crate::plan::{Ask, FAULTS_US, Fault, MS, SECOND};
+use crate::predicates::Told;
 
 impl World {
     pub(super) fn fault(&mut self, index: usize) {
@@ -30,16 +32,12 @@ impl World {
             }
             Fault::Cut(a, b) | Fault::Uncut(a, b) => {
                 let (key, _) = pair_of(a, b);
-                if let Some(pair) = self.pairs.get_mut(&key) {
-                    pair.single = matches!(fault, Fault::Cut(..));
-                }
+                self.pairs.of(key).single = matches!(fault, Fault::Cut(..));
                 self.refresh_cuts();
             }
             Fault::OneWay(from, to, loss) => {
                 let (key, end) = pair_of(from, to);
-                if let Some(pair) = self.pairs.get_mut(&key) {
-                    pair.loss[end] = loss;
-                }
+                self.pairs.of(key).loss[end] = loss;
             }
             Fault::Loss(loss) => self.loss = loss,
             Fault::Crash { peer, down_us } => self.crash(peer, down_us),
@@ -299,13 +297,10 @@ impl World {
         believes.collect::<Vec<_>>().join(", ")
     }
 
-    /// A call as its origin's door would show it.
-    pub(super) fn record_at(&self, peer: usize, id: &ReqId) -> Option<CallRecord> {
-        let sim = &self.peers[peer];
-        if let Some(record) = sim.node.as_ref().and_then(|node| node.open_call(id)) {
-            return Some(record.clone());
-        }
-        sim.disk.applied(Space::Calls, &id.0).and_then(|value| node::call_record(value))
+    /// A call as a peer's door would show it.
+    pub(super) fn told_at(&self, peer: usize, id: &ReqId) -> Option<Told> {
+        let open = self.peers[peer].node.as_ref().and_then(|node| node.open_call(id));
+        open.map(Told::of).or_else(|| self.checks.told[peer].get(id).copied())
     }
 
     /// **L3** in 30 s after the full healing every accepted call is terminal at its origin, or by its own time when that
@@ -313,43 +308,53 @@ impl World {
     pub(super) fn l3_accepted_calls_end(&mut self) {
         let mut open = 0;
         let mut broken = None;
+        let mut over = Vec::new();
         for (id, accepted) in &self.accepted {
+            if self.over.contains(id) {
+                continue;
+            }
             let sim = &self.peers[accepted.origin];
             if sim.state != State::Running || sim.revoked {
                 continue;
             }
-            let record = self.record_at(accepted.origin, id);
-            let Some(record) = record else {
+            let Some(told) = self.told_at(accepted.origin, id) else {
                 broken.get_or_insert(format!("p{} accepted {id} and does not know it", accepted.origin));
                 continue;
             };
-            let target = self.index_of(&record.header.target);
+            let target = self.index_of(&told.target);
             if target.is_some_and(|target| self.peers[target].awake() && !self.trusts(target, accepted.origin)) {
                 // Its origin was thrown out and does not know it: nobody can tell it anything any more.
                 continue;
             }
             let target_there = target.is_some_and(|target| self.member(target) && self.trusts(accepted.origin, target));
-            let ended = matches!(record.state, CallState::Ended(_)) && (record.confirmed || !target_there);
+            let ended = matches!(told.state, CallState::Ended(_)) && (told.confirmed || !target_there);
             if ended {
+                if told.confirmed {
+                    over.push(*id);
+                }
                 continue;
             }
             open += 1;
             let own = accepted.at + (accepted.ttl_ms + 2 * limits::epsilon_ms(accepted.ttl_ms)) * MS + 5 * SECOND;
             let due = (self.phase_at + TERMINAL_US).max(own);
             if self.now > due {
-                broken.get_or_insert(format!(
-                    "{id} of p{} for {target:?} is still {} (confirmed {}) at its origin: {:?}",
-                    accepted.origin,
-                    record.state.as_str(),
-                    record.confirmed,
+                let history = self.peers[accepted.origin].node.as_ref().and_then(|node| node.open_call(id));
+                let history = history.map(|record| {
                     record
                         .history
                         .iter()
                         .map(|row| (row.state.as_str(), row.attempt, row.reason.as_str()))
                         .collect::<Vec<_>>()
+                });
+                broken.get_or_insert(format!(
+                    "{id} of p{} for {target:?} is still {} (confirmed {}) at its origin: {history:?}",
+                    accepted.origin,
+                    told.state.as_str(),
+                    told.confirmed,
                 ));
             }
         }
+        self.over.extend(over);
         if let Some(what) = broken {
             self.checks.fail("L3", self.now, || what);
         }
@@ -359,7 +364,7 @@ impl World {
             self.open_at = self.now;
         }
         let told = self.now >= self.open_at + 2 * SECOND;
-        if told && settled && asked && self.now - self.phase_at >= SETTLE_US {
+        if told && settled && asked && self.now - self.phase_at >= HEALED_US {
             self.l4_books_agree();
             self.enter(Phase::LinkCut);
         }
@@ -383,9 +388,7 @@ impl World {
         let b = self.dice.pick(&others);
         let (key, _) = pair_of(a, b);
         self.trace.story(self.now, || format!("-- L2: cut p{a}-p{b}"));
-        if let Some(pair) = self.pairs.get_mut(&key) {
-            pair.single = true;
-        }
+        self.pairs.of(key).single = true;
         self.refresh_cuts();
     }
 
@@ -394,8 +397,8 @@ impl World {
     pub(super) fn l4_books_agree(&mut self) {
         let mut broken = None;
         for (id, accepted) in &self.accepted {
-            let Some(told) = self.record_at(accepted.origin, id).filter(|record| record.confirmed) else { continue };
-            let target = self.index_of(&told.header.target);
+            let Some(told) = self.told_at(accepted.origin, id).filter(|told| told.confirmed) else { continue };
+            let target = self.index_of(&told.target);
             for peer in (0..self.peers.len()).filter(|peer| self.member(*peer)) {
                 // What somebody wrote after being thrown out does not reach those who hold that.
                 let hears = |other: usize| self.trusts(peer, other) && self.trusts(other, peer);
@@ -403,7 +406,7 @@ impl World {
                 if !hears(accepted.origin) || !target.is_some_and(hears) {
                     continue;
                 }
-                let Some(record) = self.record_at(peer, id) else { continue };
+                let Some(record) = self.told_at(peer, id) else { continue };
                 if (record.state, record.confirmed) != (told.state, told.confirmed) {
                     broken.get_or_insert(format!(
                         "{id} is {} at its origin p{}, and {} (confirmed {}) at p{peer}",
@@ -423,9 +426,9 @@ impl World {
     pub(super) fn count_endings(&mut self) {
         let accepted: Vec<(ReqId, usize)> = self.accepted.iter().map(|(id, call)| (*id, call.origin)).collect();
         for (id, origin) in accepted {
-            let word = match self.record_at(origin, &id) {
-                Some(record) if record.confirmed => record.state.as_str().to_owned(),
-                Some(record) => format!("{}*", record.state.as_str()),
+            let word = match self.told_at(origin, &id) {
+                Some(told) if told.confirmed => told.state.as_str().to_owned(),
+                Some(told) => format!("{}*", told.state.as_str()),
                 None => "origin gone".to_owned(),
             };
             *self.stats.endings.entry(word).or_default() += 1;

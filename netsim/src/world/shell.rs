@@ -42,7 +42,7 @@ impl World {
         }
         let now = self.now_of(peer);
         let Some(mut node) = self.peers[peer].node.take() else { return };
-        let mut out = Vec::new();
+        let mut out = std::mem::take(&mut self.out);
         if let Input::Recv(_, Frame::Dispatch(dispatch)) = &input {
             self.checks.dispatched(self.now, peer, dispatch, &self.peers[peer].disk);
         }
@@ -51,7 +51,8 @@ impl World {
         }
         node.step(now, &mut self.dice, input, &mut out);
         self.peers[peer].node = Some(node);
-        self.outputs(peer, out);
+        self.outputs(peer, &mut out);
+        self.out = out;
         self.set_timer(peer);
     }
 
@@ -86,8 +87,8 @@ impl World {
         }
     }
 
-    pub(super) fn outputs(&mut self, peer: usize, out: Vec<Output>) {
-        for output in out {
+    pub(super) fn outputs(&mut self, peer: usize, out: &mut Vec<Output>) {
+        for output in out.drain(..) {
             match output {
                 Output::Send(to, frame) => self.send_out(peer, &to, frame),
                 Output::Commit(txn, batch) => self.commit(peer, txn, batch),

@@ -40,7 +40,10 @@ pub enum EntryError {
 /// # Panics
 /// Never for our own record types: they hold nothing that CBOR cannot say.
 pub fn encode<T: Serialize>(record: &T) -> Vec<u8> {
-    cbor4ii::serde::to_vec(vec![VERSION], record).expect("our records are plain data")
+    // Most records fit: growing from nothing cost more than writing.
+    let mut bytes = Vec::with_capacity(512);
+    bytes.push(VERSION);
+    cbor4ii::serde::to_vec(bytes, record).expect("our records are plain data")
 }
 
 /// Decodes a record; `None` when it is of another version or malformed.

@@ -134,6 +134,10 @@ impl World {
     pub(super) fn send_out(&mut self, peer: usize, to: &PeerId, frame: Frame) {
         let Some(to_index) = self.index_of(to) else { return };
         self.trace.detail(self.now, || format!("p{peer} -> p{to_index} {frame:?}"));
+        if matches!(frame, Frame::Dispatch(_)) {
+            let trusted = self.trusts(peer, to_index);
+            self.checks.s5_dispatches_to_members_only(self.now, peer, to_index, trusted);
+        }
         if let Frame::Answer(answer) = &frame
             && matches!(answer.what, AnswerKind::Fenced(_) | AnswerKind::Running { .. } | AnswerKind::Ended(_))
         {
@@ -148,7 +152,12 @@ impl World {
             format!("p{peer} commits {txn} sync={} {rows:?}", batch.sync)
         });
         let waited = batch.sync;
+        let verdicts = batch.writes.iter().any(|write| write.space == Space::Trust);
         self.peers[peer].disk.commit(txn, batch);
+        if verdicts {
+            let sim = &self.peers[peer];
+            self.checks.s10_revocation_not_undone(self.now, peer, &sim.trusted, &sim.disk);
+        }
         self.begin_sync(peer);
         if waited {
             self.armed(peer, Near::Commit);
@@ -206,13 +215,21 @@ impl World {
         let (id, attempt) = (invocation.id, invocation.attempt);
         self.trace.story(self.now, || format!("p{peer} RUNS {id} attempt {attempt} {}", invocation.header.tool));
         let origin = self.index_of(&invocation.origin);
-        let approved = self.peers[peer].node.as_ref().is_some_and(|node| {
+        let (revoked, tier) = self.peers[peer].node.as_ref().map_or((false, None), |node| {
             let view = node.view();
-            !view.revoked && view.nodes.iter().any(|node| node.peer == invocation.origin)
+            let origin = view.nodes.iter().find(|node| node.peer == invocation.origin);
+            (view.revoked, origin.map(|origin| origin.tier))
         });
         let sim = &self.peers[peer];
         let (checks, now) = (&mut self.checks, self.now);
-        checks.s4_started_is_durable_and_origin_approved(now, peer, invocation, &sim.disk, origin, approved);
+        checks.s4_started_is_durable_and_origin_approved(now, peer, invocation, &sim.disk, origin, tier.is_some());
+        checks.s4_origin_of_sufficient_tier(now, peer, invocation, tier);
+        checks.s5_revoked_invokes_nothing(now, peer, revoked, id);
+        checks.s6_nothing_cancelled_runs(now, peer, id);
+        checks.s11_running(now, peer, sim.tools.len() + 1, &self.base);
+        if !self.plan.wall_jumps && self.slack_us == 0 {
+            checks.s7_nothing_runs_that_was_reported_expired(now, peer, id);
+        }
         checks.s4_time_is_left(now, peer, id, attempt);
         checks.s2_obeyed_epochs_never_decrease(now, peer, id, attempt, &sim.disk);
         checks.s6_nothing_runs_after_its_ending(now, peer, id, attempt);
@@ -304,6 +321,7 @@ impl World {
             }
             Fact::Revoked => {
                 self.trace.story(self.now, || format!("p{peer} holds its own revocation"));
+                self.checks.s5_own_revocation_is_durable(self.now, peer, self.peers[peer].id);
                 self.peers[peer].revoked = true;
                 self.dirty = true;
                 let life = self.peers[peer].life;
@@ -324,7 +342,8 @@ impl World {
                 let about = self.index_of(&about);
                 self.trace.story(self.now, || format!("p{peer} warns about {about:?}: {text}"));
             }
-            Fact::View | Fact::CallEnded(_) => {}
+            Fact::CallEnded(id) => self.checks.told_ending_is_durable(self.now, peer, id, &self.peers[peer].disk),
+            Fact::View => {}
         }
     }
 
@@ -387,6 +406,11 @@ impl World {
                 let origin = self.peers.iter().position(|sim| id.is_of(&sim.id));
                 self.checks.s6_receipt_after_durable_header(self.now, peer, origin, id);
                 if created {
+                    let sim = &self.peers[peer];
+                    if let Some(node) = &sim.node {
+                        let open = node.open_calls();
+                        self.checks.s11_open_per_target(self.now, peer, sim.id, &id, open, &self.base);
+                    }
                     self.stats.accepted += 1;
                     let ask = &self.plan.asks[index].1;
                     let (ttl_ms, cancel) = (ask.ttl_ms, ask.cancel_after_us);

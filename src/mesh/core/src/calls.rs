@@ -237,7 +237,7 @@ impl Book {
         self.open.get(id).map(|open| &open.record).or_else(|| self.closing.get(id))
     }
 
-    pub(crate) fn records(&self) -> impl Iterator<Item = &CallRecord> {
+    pub(crate) fn records(&self) -> impl Iterator<Item = &CallRecord> + Clone {
         self.open.values().map(|open| &open.record).chain(self.closing.values())
     }
 

@@ -592,7 +592,7 @@ impl Peer {
     }
 
     /// All such calls.
-    pub fn open_calls(&self) -> impl Iterator<Item = &CallRecord> {
+    pub fn open_calls(&self) -> impl Iterator<Item = &CallRecord> + Clone {
         self.book.records()
     }
 

@@ -269,6 +269,7 @@ impl World {
     fn new(seed: u64, profile: Profile, level: Level, base: Config) -> Self {
         let plan = Plan::draw(seed, profile);
         let mut dice = Dice::new(seed, 2);
+        let base = limited(seed, base);
         let count = plan.peers.len();
         let peers = plan.peers.iter().enumerate().map(|(index, plan)| {
             let key = Symbolic::new(seed.wrapping_mul(1_000) + index as u64);
@@ -414,6 +415,21 @@ impl World {
             Event::Phase(phase) => self.enter(phase),
             Event::Look => self.look(),
         }
+    }
+}
+
+/// Now and then the limits are so small that they are reached.
+fn limited(seed: u64, base: Config) -> Config {
+    let mut dice = Dice::new(seed, 3);
+    if !dice.chance(100) {
+        return base;
+    }
+    Config {
+        open_per_target_max: dice.range(1..=8) as usize,
+        queue_max: dice.range(1..=8) as usize,
+        running_max: dice.range(1..=3) as usize,
+        prefetch_max: dice.range(1..=4) as usize,
+        ..base
     }
 }
 

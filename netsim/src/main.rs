@@ -8,6 +8,8 @@ mod dice;
 mod disk;
 mod explain;
 mod keys;
+#[cfg(feature = "mutants")]
+mod mutants;
 mod net;
 mod node;
 mod plan;
@@ -91,6 +93,16 @@ enum Command {
         #[arg(long)]
         keep_going: bool,
     },
+    /// Leaves each rule of the cores out in turn: which predicate misses it.
+    #[cfg(feature = "mutants")]
+    Mutants {
+        /// How many seeds of each profile.
+        #[arg(long, default_value_t = 300)]
+        seeds: u64,
+        /// This rule alone.
+        #[arg(long)]
+        only: Option<String>,
+    },
     /// One seed, with its event log.
     Replay {
         #[command(flatten)]
@@ -165,6 +177,11 @@ fn command(command: Command) -> Result<bool, String> {
                 Case { real_keys: keys == Keys::Real, ..case }
             };
             Ok(report::run(from..from.saturating_add(seeds), &case, threads.max(1), keep_going))
+        }
+        #[cfg(feature = "mutants")]
+        Command::Mutants { seeds, only } => {
+            mutants::probe(seeds, only.as_deref());
+            Ok(true)
         }
         Command::Replay { which, verbose } => {
             let outcome = world::run(&which.case()?, if verbose { Level::All } else { Level::Story });

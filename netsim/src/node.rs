@@ -4,7 +4,7 @@ use mesh_core::config::{Class, Config};
 use mesh_core::entry::{Directory, Effect, Ending, Fence, ToolDecl, decode};
 use mesh_core::epoch::Epoch;
 use mesh_core::ids::{Attempt, NodeId, ReqId};
-use mesh_core::io::{Batch, CallRecord, Image, Input, Now, Output, Space, View, Welcome};
+use mesh_core::io::{Batch, CallRecord, CallState, Image, Input, Now, Output, Space, View, Welcome};
 use mesh_core::peer::{self, BootError, Peer};
 use serde::Deserialize;
 
@@ -12,6 +12,9 @@ use crate::dice::Dice;
 use crate::disk::MemDisk;
 use crate::keys::Key;
 use crate::plan::{PeerPlan, Plan};
+
+/// The tool that only owners may call.
+pub(crate) const OWNERS_TOOL: &str = "private";
 
 /// The core of one running peer.
 /// Boxed, since it is taken out and put back at every step.
@@ -61,6 +64,10 @@ impl Node {
         self.0.view()
     }
 
+    pub(crate) fn open_calls(&self) -> impl Iterator<Item = &CallRecord> + Clone {
+        self.0.open_calls()
+    }
+
     pub(crate) fn open_call(&self, id: &ReqId) -> Option<&CallRecord> {
         self.0.open_call(id)
     }
@@ -94,7 +101,7 @@ pub(crate) fn directory(index: usize, plan: &PeerPlan) -> Directory {
             tool("look", Effect::None, false),
             tool("put", Effect::Idempotent, false),
             tool("print", Effect::Once, false),
-            tool("private", Effect::Once, true),
+            tool(OWNERS_TOOL, Effect::Once, true),
         ],
         journal_seq: 0,
     }
@@ -109,6 +116,18 @@ pub(crate) fn durable_fence(disk: &MemDisk) -> Epoch {
 /// A row of the books.
 pub(crate) fn call_record(value: &[u8]) -> Option<CallRecord> {
     decode(value)
+}
+
+/// As much of an open call's row as the predicates need.
+#[derive(Deserialize)]
+struct OpenRow {
+    record: CallRecord,
+}
+
+/// Whether a crash now would find this call in the book of open ones, with an ending that may still change.
+pub(crate) fn open_call_has_ended(disk: &MemDisk, id: &ReqId) -> bool {
+    let row = disk.durable(Space::Open, &id.0).and_then(|value| decode::<OpenRow>(value));
+    row.is_some_and(|row| matches!(row.record.state, CallState::Ended(_)))
 }
 
 /// A forgotten mark.

@@ -1,10 +1,13 @@
 //! What must always hold (mesh-protocol.md §8), each a named function. The simulator calls them as things happen, so that
 //! they cost little; what they judge by is kept outside the cores: the global log of tool runs, and the rows on the disks.
 
+mod limits;
+mod trust;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use mesh_core::entry::{CancelWish, Ending, Header, Kind, Outcome, Payload, Place, SignedEntry};
+use mesh_core::entry::{CancelWish, Ending, Header, Kind, Outcome, Payload, Place, SignedEntry, Tier};
 use mesh_core::epoch::Epoch;
 use mesh_core::frame::Dispatch;
 use mesh_core::ids::{Attempt, Hash, PeerId, ReqId};
@@ -52,6 +55,14 @@ impl Told {
     }
 }
 
+/// What a row of a log is about, as far as it must be noted for each peer that holds it.
+#[derive(Debug, Clone, Copy)]
+enum Noted {
+    Call(ReqId),
+    Wish(ReqId),
+    Other,
+}
+
 /// By call, attempt and gateway.
 type Dispatches = BTreeMap<(ReqId, Attempt, PeerId), Taken>;
 
@@ -82,7 +93,13 @@ pub(crate) struct Checks {
     confirmed: BTreeMap<(ReqId, Attempt), (Hash, Outcome)>,
     places: BTreeMap<Place, Hash>,
     /// Rows of logs that some disk held before, and the call that each is about: an entry is judged once, not at each peer.
-    rows: BTreeMap<Vec<u8>, (Bytes, Option<ReqId>)>,
+    rows: BTreeMap<Vec<u8>, (Bytes, Noted)>,
+    /// By peer: calls that its log says are to be stopped.
+    wishes: Vec<BTreeSet<ReqId>>,
+    /// By peer: whoever its disk says was revoked at some time.
+    thrown_out: Vec<BTreeSet<PeerId>>,
+    /// When somebody other than the target first wrote that a call had expired, and who.
+    expired: BTreeMap<ReqId, (u64, PeerId)>,
     marks: Vec<BTreeMap<Vec<u8>, u64>>,
     keys: BTreeMap<(PeerId, String), ReqId>,
 }
@@ -95,6 +112,8 @@ impl Checks {
             fences: vec![Epoch::ZERO; peers],
             headers: vec![BTreeSet::new(); peers],
             told: vec![BTreeMap::new(); peers],
+            wishes: vec![BTreeSet::new(); peers],
+            thrown_out: vec![BTreeSet::new(); peers],
             marks: vec![BTreeMap::new(); peers],
             ..Self::default()
         }
@@ -244,6 +263,43 @@ impl Checks {
         }
     }
 
+    /// **S6** cancelled before start ⇒ 0: nothing runs whose origin's wish to stop it is on the target's disk.
+    pub(crate) fn s6_nothing_cancelled_runs(&mut self, now: u64, peer: usize, id: ReqId) {
+        if self.wishes[peer].contains(&id) {
+            self.fail("S6", now, || format!("{id} runs at p{peer}, which holds the wish to stop it"));
+        }
+    }
+
+    /// **S7** with durations right within ε no call is invoked after anyone reported it expired.
+    pub(crate) fn s7_nothing_runs_that_was_reported_expired(&mut self, now: u64, peer: usize, id: ReqId) {
+        if let Some((at, by)) = self.expired.get(&id).copied() {
+            self.fail("S7", now, || {
+                format!("{id} runs at p{peer} {} ms after {by} called it expired", (now - at) / MS)
+            });
+        }
+    }
+
+    /// **S4** a tool for owners runs only for an origin that the target holds as an owner.
+    pub(crate) fn s4_origin_of_sufficient_tier(
+        &mut self,
+        now: u64,
+        peer: usize,
+        invocation: &Invocation,
+        tier: Option<Tier>,
+    ) {
+        if invocation.header.tool.as_str() == node::OWNERS_TOOL && tier != Some(Tier::Owner) {
+            let id = invocation.id;
+            self.fail("S4", now, || format!("{id}, for owners only, runs at p{peer} for one of tier {tier:?}"));
+        }
+    }
+
+    /// **Told** (§6): whoever waits for a call hears of an ending that the disk holds.
+    pub(crate) fn told_ending_is_durable(&mut self, now: u64, peer: usize, id: ReqId, disk: &MemDisk) {
+        if !self.told[peer].contains_key(&id) && !node::open_call_has_ended(disk, &id) {
+            self.fail("told", now, || format!("p{peer} tells an ending of {id} that its disk does not hold"));
+        }
+    }
+
     /// **S6** receipts given ⇒ header durable at the origin. (A client key may name a call of another origin; that one's
     /// disk counts then.)
     pub(crate) fn s6_receipt_after_durable_header(&mut self, now: u64, peer: usize, origin: Option<usize>, id: ReqId) {
@@ -386,6 +442,7 @@ impl Checks {
                         self.s9_marks_never_decrease(now, peer, &write.key, mark);
                     }
                 }
+                (Space::Trust, Some(value)) => self.on_verdict(peer, value),
                 (Space::Marks, None) => self.fail("S9", now, || format!("p{peer} deletes a forgotten mark")),
                 _ => {}
             }
@@ -396,10 +453,11 @@ impl Checks {
     }
 
     fn on_entry(&mut self, now: u64, peer: usize, key: &[u8], value: &Bytes) {
-        if let Some((row, call)) = self.rows.get(key)
+        if let Some((row, noted)) = self.rows.get(key)
             && row == value
         {
-            self.headers[peer].extend(*call);
+            let noted = *noted;
+            self.note(peer, noted);
             return;
         }
         let Some(entry) = SignedEntry::from_stored(value) else {
@@ -407,23 +465,36 @@ impl Checks {
             return;
         };
         self.no_fork(now, peer, &entry);
-        let mut call = None;
+        let mut noted = Noted::Other;
         if entry.entry.kind == Kind::CALL {
             if let Some(header) = entry.record::<Header>() {
-                call = Some(header.id);
-                self.headers[peer].insert(header.id);
+                noted = Noted::Call(header.id);
                 self.known.entry(header.id).or_insert(Known { origin: entry.author, header });
             }
         } else if entry.entry.kind == Kind::OUTCOME {
-            if let Some(outcome) = entry.record::<Outcome>()
-                && self.known.get(&outcome.id).is_some_and(|known| known.header.target == entry.author)
-            {
-                self.s8_outcome_never_changes(now, peer, &entry, outcome);
+            if let Some(outcome) = entry.record::<Outcome>() {
+                if self.known.get(&outcome.id).is_some_and(|known| known.header.target == entry.author) {
+                    self.s8_outcome_never_changes(now, peer, &entry, outcome);
+                } else if outcome.ending == Ending::Expired {
+                    self.expired.entry(outcome.id).or_insert((now, entry.author));
+                }
             }
-        } else if entry.entry.kind == Kind::CANCEL {
-            debug_assert!(entry.record::<CancelWish>().is_some());
+        } else if entry.entry.kind == Kind::CANCEL
+            && let Some(wish) = entry.record::<CancelWish>()
+            && wish.id.is_of(&entry.author)
+        {
+            noted = Noted::Wish(wish.id);
         }
-        self.rows.insert(key.to_vec(), (value.clone(), call));
+        self.note(peer, noted);
+        self.rows.insert(key.to_vec(), (value.clone(), noted));
+    }
+
+    fn note(&mut self, peer: usize, noted: Noted) {
+        match noted {
+            Noted::Call(id) => self.headers[peer].insert(id),
+            Noted::Wish(id) => self.wishes[peer].insert(id),
+            Noted::Other => false,
+        };
     }
 }
 

@@ -42,7 +42,21 @@ impl Plan {
         };
         plan.draw_faults(&mut dice, profile);
         plan.draw_asks(&mut dice, profile);
+        plan.draw_limits(seed);
         plan.sorted()
+    }
+
+    /// Now and then the limits are so small that they are reached.
+    fn draw_limits(&mut self, seed: u64) {
+        let mut dice = Dice::new(seed, 3);
+        if dice.chance(100) {
+            self.open_per_target_max = Some(dice.range(1..=8) as usize);
+            self.queue_max = Some(dice.range(1..=8) as usize);
+            let credits = Some((dice.range(1..=3) as usize, dice.range(1..=4) as usize));
+            for peer in &mut self.peers {
+                peer.credits = credits;
+            }
+        }
     }
 
     /// In the order of time.

@@ -222,6 +222,13 @@ pub(crate) struct Plan {
     pub(crate) asks: Vec<(u64, Ask)>,
 }
 
+impl Plan {
+    /// Whether any peer's clock runs wrong beyond the bound that the protocol assumes.
+    pub(crate) fn drifts(&self) -> bool {
+        self.peers.iter().any(|peer| peer.drift_ppm != 0)
+    }
+}
+
 /// All unordered pairs.
 pub(crate) fn pairs(count: usize) -> impl Iterator<Item = (usize, usize)> {
     (0..count).flat_map(move |a| (a + 1..count).map(move |b| (a, b)))

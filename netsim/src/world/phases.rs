@@ -199,6 +199,11 @@ impl World {
     /// Looked at now and then: deadlines of the liveness predicates, and whether the phase is over.
     pub(super) fn look(&mut self) {
         self.at(250 * MS, Event::Look);
+        for (peer, sim) in self.peers.iter().enumerate() {
+            if let Some(node) = &sim.node {
+                self.checks.s11_queue(self.now, peer, sim.id, node.open_calls(), &sim.config);
+            }
+        }
         self.l1_note();
         if let Some(at) = self.settled_at {
             self.note_settling(at);

@@ -144,6 +144,10 @@ impl World {
     pub(super) fn send_out(&mut self, peer: usize, to: &PeerId, frame: Frame) {
         let Some(to_index) = self.index_of(to) else { return };
         self.trace.detail(self.now, || format!("p{peer} -> p{to_index} {frame:?}"));
+        if matches!(frame, Frame::Dispatch(_)) {
+            let trusted = self.trusts(peer, to_index);
+            self.checks.s5_dispatches_to_members_only(self.now, peer, to_index, trusted);
+        }
         if let Frame::Answer(answer) = &frame
             && matches!(answer.what, AnswerKind::Fenced(_) | AnswerKind::Running { .. } | AnswerKind::Ended(_))
         {
@@ -165,7 +169,12 @@ impl World {
             return;
         }
         let waited = batch.sync;
+        let verdicts = batch.writes.iter().any(|write| write.space == Space::Trust);
         self.peers[peer].disk.commit(txn, batch);
+        if verdicts {
+            let sim = &self.peers[peer];
+            self.checks.s10_revocation_not_undone(self.now, peer, &sim.trusted, &sim.disk);
+        }
         self.begin_sync(peer);
         if waited {
             self.armed(peer, Near::Commit);
@@ -224,14 +233,22 @@ impl World {
         self.trace.mark(self.now, || Mark::Runs(peer));
         self.trace.story(self.now, || format!("p{peer} RUNS {id} attempt {attempt} {}", invocation.header.tool));
         let origin = self.index_of(&invocation.origin);
-        let approved = self.peers[peer].node.as_ref().is_some_and(|node| {
+        let (revoked, tier) = self.peers[peer].node.as_ref().map_or((false, None), |node| {
             let view = node.view();
-            !view.revoked && view.nodes.iter().any(|node| node.peer == invocation.origin)
+            let origin = view.nodes.iter().find(|node| node.peer == invocation.origin);
+            (view.revoked, origin.map(|origin| origin.tier))
         });
         let own = self.own_now(peer);
         let sim = &self.peers[peer];
         let (checks, now) = (&mut self.checks, self.now);
-        checks.s4_started_is_durable_and_origin_approved(now, peer, invocation, &sim.disk, origin, approved);
+        checks.s4_started_is_durable_and_origin_approved(now, peer, invocation, &sim.disk, origin, tier.is_some());
+        checks.s4_origin_of_sufficient_tier(now, peer, invocation, tier);
+        checks.s5_revoked_invokes_nothing(now, peer, revoked, id);
+        checks.s6_nothing_cancelled_runs(now, peer, id);
+        checks.s11_running(now, peer, sim.tools.len() + 1, &sim.config);
+        if !self.plan.wall_jumps && !self.plan.drifts() && self.slack_us == 0 {
+            checks.s7_nothing_runs_that_was_reported_expired(now, peer, id);
+        }
         checks.s4_time_is_left(now, own, peer, id, attempt);
         checks.s2_obeyed_epochs_never_decrease(now, peer, id, attempt, &sim.disk);
         checks.s6_nothing_runs_after_its_ending(now, peer, id, attempt);
@@ -275,8 +292,7 @@ impl World {
         let ttl_us = known.header.ttl_ms * MS;
         let Some(accepted) = self.accepted.get(&id) else { return };
         // With durations beyond their bound a call may start late, to be amended by its target's word (§7, row 17).
-        let drifts = self.peers.iter().any(|sim| sim.plan.drift_ppm != 0);
-        if self.plan.wall_jumps || drifts || accepted.origin != origin {
+        if self.plan.wall_jumps || self.plan.drifts() || accepted.origin != origin {
             return;
         }
         let late = self.now.saturating_sub(accepted.at + ttl_us);
@@ -325,6 +341,7 @@ impl World {
             }
             Fact::Revoked => {
                 self.trace.story(self.now, || format!("p{peer} holds its own revocation"));
+                self.checks.s5_own_revocation_is_durable(self.now, peer, self.peers[peer].id);
                 self.peers[peer].revoked = true;
                 self.dirty = true;
                 let life = self.peers[peer].life;
@@ -352,7 +369,8 @@ impl World {
                 let about = self.index_of(&about);
                 self.trace.story(self.now, || format!("p{peer} warns about {about:?}: {text}"));
             }
-            Fact::View | Fact::CallEnded(_) => {}
+            Fact::CallEnded(id) => self.checks.told_ending_is_durable(self.now, peer, id, &self.peers[peer].disk),
+            Fact::View => {}
         }
     }
 
@@ -427,6 +445,11 @@ impl World {
                 self.checks.s6_receipt_after_durable_header(self.now, peer, origin, id);
                 if created {
                     self.trace.mark(self.now, || Mark::Accepted(peer));
+                    let sim = &self.peers[peer];
+                    if let Some(node) = &sim.node {
+                        let open = node.open_calls();
+                        self.checks.s11_open_per_target(self.now, peer, sim.id, &id, open, &sim.config);
+                    }
                     self.stats.accepted += 1;
                     let ask = &self.plan.asks[index].1;
                     let (ttl_ms, cancel) = (ask.ttl_ms, ask.cancel_after_us);

@@ -17,6 +17,7 @@ use crate::frame::{Answer, AnswerKind, Dispatch, Frame, Phase};
 use crate::ids::{ATTEMPTS_MAX, Attempt, Hash, PeerId, ReqId};
 use crate::io::{CallRecord, CallState, Fact, HistoryRow, Output, SessionId, Space};
 use crate::limits;
+use crate::mutants::Mutant;
 
 /// A call that is over sooner than this is reported with its ending alone: people see no use in the steps between.
 const PROGRESS_AFTER_MS: u64 = 20;
@@ -236,7 +237,7 @@ impl Book {
         self.open.get(id).map(|open| &open.record).or_else(|| self.closing.get(id))
     }
 
-    pub(crate) fn records(&self) -> impl Iterator<Item = &CallRecord> {
+    pub(crate) fn records(&self) -> impl Iterator<Item = &CallRecord> + Clone {
         self.open.values().map(|open| &open.record).chain(self.closing.values())
     }
 
@@ -297,7 +298,11 @@ impl Book {
             return false;
         }
         let foreign = self.open.len().saturating_sub(self.own.values().map(|own| own.0).sum());
-        if entry.author != self.me && header.target != self.me && foreign >= env.config.queue_max {
+        if entry.author != self.me
+            && header.target != self.me
+            && foreign >= env.config.queue_max
+            && !fx.without(Mutant::QueueLimit)
+        {
             return false; // stays with its origin, which tells us again when it links to us
         }
         let header = Arc::new(header);
@@ -450,7 +455,9 @@ impl Book {
         let waiting = self.early.entry(id).or_default();
         if waiting.len() < 8 && !waiting.iter().any(|known| known.hash == entry.hash) {
             // The log will not bring it a second time: it must outlive a crash.
-            fx.put_bytes(Space::Open, early_key(&id, &entry.hash), entry.to_stored());
+            if !fx.without(Mutant::EarlyDurable) {
+                fx.put_bytes(Space::Open, early_key(&id, &entry.hash), entry.to_stored());
+            }
             self.early_bytes += entry.bytes.len();
             waiting.push(entry.clone());
         }
@@ -467,7 +474,7 @@ impl Book {
         }
         let Some(open) = self.open.get_mut(&id) else { return self.keep_early(id, entry, fx) };
         let author = entry.author;
-        let confirmed = author == open.record.header.target;
+        let confirmed = author == open.record.header.target || fx.without(Mutant::TargetsWord);
         let by_origin = author == open.record.origin;
         if !confirmed && !by_origin && !(env.is_owner)(&author) {
             return;
@@ -499,9 +506,10 @@ impl Book {
         let lingers = confirmed
             && outcome.ending == Ending::Interrupted
             && outcome.attempt < ATTEMPTS_MAX
-            && header.effect != Effect::Once;
+            && (header.effect != Effect::Once || fx.without(Mutant::OnceIsOnce));
         let follows = lingers
-            && (env.declared)(&header.target, header.tool.as_str()).is_some_and(|effect| effect != Effect::Once)
+            && (env.declared)(&header.target, header.tool.as_str())
+                .is_some_and(|effect| effect != Effect::Once || fx.without(Mutant::OnceIsOnce))
             && open.cancel.is_none()
             && open.deadline > fx.now.mono_ms
             && was_open;
@@ -598,7 +606,9 @@ impl Book {
         let id = wish.id;
         let Some(open) = self.open.get_mut(&id) else {
             if self.early_wishes.len() < limits::EARLY_OUTCOMES_MAX {
-                fx.put(Space::Open, early_key(&id, &Hash::ZERO), wish);
+                if !fx.without(Mutant::EarlyDurable) {
+                    fx.put(Space::Open, early_key(&id, &Hash::ZERO), wish);
+                }
                 self.early_wishes.insert(id, wish.clone());
             }
             return;
@@ -726,8 +736,9 @@ impl Book {
         let now = fx.now.mono_ms;
         let Some(open) = self.open.get_mut(id) else { return };
         let target = open.record.header.target;
-        if !open.released || open.ended() || open.deadline <= now || open.cancel.is_some() || !(env.is_member)(&target)
-        {
+        let released = open.released || fx.without(Mutant::HeaderDurable);
+        let belongs = (env.is_member)(&target) || fx.without(Mutant::DispatchToMembers);
+        if !released || open.ended() || open.deadline <= now || open.cancel.is_some() || !belongs {
             return;
         }
         let Some(session) = self.sessions.get_mut(&target) else { return };
@@ -835,7 +846,8 @@ impl Book {
                 }
                 continue;
             }
-            let margin = open.deadline + 2 * limits::epsilon_ms(open.record.header.ttl_ms);
+            let twice = if fx.without(Mutant::ExpiryMargin) { 0 } else { 2 };
+            let margin = open.deadline + twice * limits::epsilon_ms(open.record.header.ttl_ms);
             if now < open.deadline {
                 open.look_at = open.deadline;
                 self.agenda.insert((open.look_at, id));

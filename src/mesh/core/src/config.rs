@@ -1,6 +1,7 @@
 //! Timings and sizes of one peer's core. All times in milliseconds.
 
 use crate::limits;
+use crate::mutants::Mutation;
 
 /// What kind of machine this is, for election: higher leads sooner. Preference adds 8 (mesh-protocol.md §4).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -60,14 +61,16 @@ pub struct Config {
     pub running_max: usize,
     /// Calls that may wait here to be run.
     pub prefetch_max: usize,
-    /// Open calls of one (origin, target); beyond, the origin refuses.
+    /// Open calls of one (origin, target) that an origin accepts.
     pub open_per_target_max: usize,
-    /// Open calls that a gateway holds for others; beyond, headers stay with their origins.
+    /// Open calls that a peer holds for others; beyond, headers stay with their origins.
     pub queue_max: usize,
     /// Age at which a journal entry may be forgotten: longest TTL + 24 h.
     pub forget_after_ms: u64,
     /// How long a finished call stays in the books.
     pub keep_calls_ms: u64,
+    /// Which rule is left out, for tests of the tests. Nothing in the product.
+    pub mutation: Mutation,
 }
 
 impl Default for Config {
@@ -95,6 +98,7 @@ impl Default for Config {
             queue_max: limits::QUEUE_MAX,
             forget_after_ms: 8 * 24 * 3600 * 1000,
             keep_calls_ms: 7 * 24 * 3600 * 1000,
+            mutation: Mutation::default(),
         }
     }
 }

@@ -16,6 +16,7 @@ use crate::frame::{Answer, AnswerKind, Frame};
 use crate::ids::{ATTEMPTS_MAX, Attempt, Hash, PeerId, ReqId, Series};
 use crate::io::{Invocation, Output, Space, ToolOutcome};
 use crate::limits;
+use crate::mutants::Mutant;
 
 /// A run that is over sooner than this is told with its outcome alone.
 const TELL_RUNNING_AFTER_MS: u64 = 20;
@@ -146,6 +147,9 @@ impl Executor {
 
     /// After a restart: what was started and has no outcome is interrupted.
     pub(crate) fn interrupted(&mut self, fx: &mut Effects<'_>) -> Vec<Finished> {
+        if fx.without(Mutant::BootRule) {
+            return Vec::new();
+        }
         let cut: Vec<(ReqId, Attempt)> =
             self.journal.iter().filter(|(_, row)| row.state == Journaled::Started).map(|(at, _)| *at).collect();
         cut.into_iter()
@@ -176,7 +180,7 @@ impl Executor {
         let answer = |what, fx: &mut Effects<'_>| {
             fx.send(offer.gateway, Frame::Answer(Answer { id, attempt, what }));
         };
-        if self.is_forgotten(&id) {
+        if self.is_forgotten(&id) && !fx.without(Mutant::MarkChecked) {
             answer(AnswerKind::Refused("too old: its time was over long ago".to_owned()), fx);
             return None;
         }
@@ -184,6 +188,7 @@ impl Executor {
             self.journal.range((id, 0)..=(id, ATTEMPTS_MAX)).next_back().map(|((_, n), row)| (*n, row.clone()));
         if let Some((known, row)) = newest
             && known >= attempt
+            && !fx.without(Mutant::Journal)
         {
             match row.state {
                 Journaled::Started => {
@@ -199,7 +204,7 @@ impl Executor {
             answer(AnswerKind::Waiting, fx);
             return None;
         }
-        if attempt > 1 {
+        if attempt > 1 && !fx.without(Mutant::AttemptOrder) {
             let before = self.journal.get(&(id, attempt - 1)).map(|row| row.state.clone());
             if before != Some(Journaled::Ended(Ending::Interrupted)) {
                 answer(AnswerKind::Refused("the attempt before was not interrupted here".to_owned()), fx);
@@ -249,6 +254,9 @@ impl Executor {
 
     /// A client key that another call bound here: same sense = this one is that one; other sense = refused.
     fn repeats(&mut self, header: &Arc<Header>, attempt: Attempt, fx: &mut Effects<'_>) -> Option<Finished> {
+        if fx.without(Mutant::KeyAtTarget) {
+            return None;
+        }
         let key = key_id(&header.principal, header.client_key.as_ref()?);
         let in_hand = self
             .waiting
@@ -286,12 +294,14 @@ impl Executor {
 
     /// Journals `started` for what waits, in order of arrival, while there are free places.
     pub(crate) fn start_next(&mut self, rules: &Rules<'_>, fx: &mut Effects<'_>) {
-        while !rules.revoked && self.running.len() < rules.config.running_max {
+        while (!rules.revoked || fx.without(Mutant::OwnRevocation))
+            && (self.running.len() < rules.config.running_max || fx.without(Mutant::RunningLimit))
+        {
             // One that waits for its arguments steps out of the order.
             let Some(at) = self.waiting.iter().position(|waiting| waiting.lacks.is_none()) else { return };
             let Some(waiting) = self.waiting.remove(at) else { return };
             let Waiting { id, attempt, header, origin, deadline, .. } = waiting;
-            let key = self.bind(&header);
+            let key = self.bind(&header).filter(|_| !fx.without(Mutant::KeyInJournal));
             let row = JournalRow { state: Journaled::Started, received_ms: fx.now.wall_ms, key };
             fx.put(Space::Journal, journal_key(&id, attempt), &row);
             self.journal.insert((id, attempt), row);
@@ -317,13 +327,15 @@ impl Executor {
         }
         let header = running.header.clone();
         let origin = running.origin;
-        let late = running.deadline <= fx.now.mono_ms;
-        let wish = (rules.wish)(&id);
-        if rules.revoked {
+        let late = running.deadline <= fx.now.mono_ms && !fx.without(Mutant::SecondLook);
+        let wish = (rules.wish)(&id).filter(|_| !fx.without(Mutant::SecondLookAtWish));
+        if rules.revoked && !fx.without(Mutant::OwnRevocation) {
             let reason = "this device was revoked before the tool ran";
             return Some(self.finish(id, attempt, Ending::Denied, reason, Some(header), fx));
         }
-        if let Err(reason) = (rules.permits)(&origin, &header) {
+        if let Err(reason) = (rules.permits)(&origin, &header)
+            && !fx.without(Mutant::SecondLookAtOrigin)
+        {
             return Some(self.finish(id, attempt, Ending::Denied, &reason, Some(header), fx));
         }
         if let Some(wish) = wish {
@@ -585,6 +597,9 @@ impl Executor {
             fx.delete(Space::Journal, journal_key(&id, attempt));
             if let Some(key) = key {
                 self.bound.remove(&key);
+            }
+            if fx.without(Mutant::MarkRaised) {
+                continue;
             }
             let mark = self.marks.entry(id.series()).or_default();
             *mark = (*mark).max(id.counter());

@@ -10,6 +10,7 @@ use crate::entry::{Entry, Kind, SignedEntry};
 use crate::frame::{DigestRow, EntryItem, Frame};
 use crate::ids::{Hash, Incarnation, MeshId, PeerId};
 use crate::io::{Fact, Output, Space};
+use crate::mutants::Mutant;
 
 /// A foreign clock may push ours at most this far (mesh-protocol.md §5).
 const HLC_PUSH_MS: u64 = 60_000;
@@ -259,7 +260,9 @@ impl Logs {
 
     pub(crate) fn handle_link_up(&mut self, peer: PeerId, fx: &mut Effects<'_>) {
         self.neighbours.insert(peer, Neighbour::default());
-        fx.send(peer, Frame::Digest(self.digest()));
+        if !fx.without(Mutant::DigestOnLinkUp) {
+            fx.send(peer, Frame::Digest(self.digest()));
+        }
         self.tell_neighbours(fx);
     }
 

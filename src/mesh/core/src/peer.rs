@@ -28,6 +28,7 @@ use crate::io::{
     Batch, CallRecord, CmdId, Fact, HistoryRow, Image, Input, NodeView, Now, Output, Reply, Space, TxnId, View,
 };
 use crate::log::{self, Head, Logs};
+use crate::mutants::Mutant;
 use crate::trust::Trust;
 
 pub use founding::{founded, joined};
@@ -144,7 +145,7 @@ impl Peer {
             };
             good.ok_or(BootError::Damaged(space.name()))?;
         }
-        let trust = Trust::new(trust).ok_or(BootError::NoMesh)?;
+        let trust = Trust::new(trust, config.mutation).ok_or(BootError::NoMesh)?;
         let read = |key: &[u8]| meta.get(key).map(AsRef::as_ref);
         let stored: Incarnation =
             read(KEY_INCARNATION).and_then(entry::decode).ok_or(BootError::Damaged("incarnation"))?;
@@ -200,7 +201,7 @@ impl Peer {
     pub fn step(&mut self, now: Now, rng: &mut dyn Rng, input: Input, out: &mut Vec<Output>) {
         let late = self.asked_wake.is_some_and(|at| now.mono_ms > at + self.config.late_wake_ms);
         self.run(now, rng, out, |peer, fx| {
-            if late {
+            if late && !fx.without(Mutant::WakeDetection) {
                 peer.election.handle_late_wake(fx);
             }
             peer.handle(input, fx);
@@ -235,6 +236,7 @@ impl Peer {
         let mut fx = Effects {
             now,
             rng,
+            mutation: self.config.mutation,
             me: self.me,
             writes: Vec::new(),
             then: Vec::new(),
@@ -257,6 +259,10 @@ impl Peer {
                     self.handle_then(then, &mut fx);
                 }
                 continue;
+            }
+            let unfounded: Vec<Then> = fx.then.extract_if(.., |then| fx.mutation.without(then.rule())).collect();
+            for then in unfounded {
+                self.handle_then(then, &mut fx);
             }
             if fx.loopback.is_empty() {
                 break;
@@ -586,7 +592,7 @@ impl Peer {
     }
 
     /// All such calls.
-    pub fn open_calls(&self) -> impl Iterator<Item = &CallRecord> {
+    pub fn open_calls(&self) -> impl Iterator<Item = &CallRecord> + Clone {
         self.book.records()
     }
 

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::entry::{Genesis, Kind, SignedEntry, Tier, Verdict, VerdictKind};
 use crate::ids::{Hash, Incarnation, MeshId, NodeId, PeerId, PublicKey};
 use crate::limits;
+use crate::mutants::{Mutant, Mutation};
 
 /// A peer that belongs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,6 +52,7 @@ struct Record {
 /// The set, and what it amounts to.
 #[derive(Debug)]
 pub(crate) struct Trust {
+    mutation: Mutation,
     mesh: MeshId,
     genesis: SignedEntry,
     name: String,
@@ -69,9 +71,10 @@ pub(crate) fn genesis_of(entry: &SignedEntry) -> Option<(MeshId, Genesis)> {
 
 impl Trust {
     /// `None` when there is no genesis among the records.
-    pub(crate) fn new(records: Vec<SignedEntry>) -> Option<Self> {
+    pub(crate) fn new(records: Vec<SignedEntry>, mutation: Mutation) -> Option<Self> {
         let (genesis, (mesh, body)) = records.iter().find_map(|entry| Some((entry.clone(), genesis_of(entry)?)))?;
         let mut trust = Self {
+            mutation,
             mesh,
             genesis,
             name: body.name,
@@ -84,6 +87,11 @@ impl Trust {
         }
         trust.recompute();
         Some(trust)
+    }
+
+    /// Whether this rule is left out, see [`Mutant`].
+    pub(crate) const fn without(&self, rule: Mutant) -> bool {
+        self.mutation.without(rule)
     }
 
     pub(crate) fn mesh(&self) -> MeshId {
@@ -215,7 +223,12 @@ impl Trust {
             self.records.values().map(|record| (&record.entry, record.subject, &record.verdict)).collect();
         // First as if nobody had ever been revoked: how far is each owner from the founder?
         let depths = self.chain(&verdicts, &BTreeMap::new());
-        let revocations = valid_revocations(&verdicts, &depths);
+        let mut revocations = valid_revocations(&verdicts, &depths);
+        if self.without(Mutant::MarkVoids) {
+            for revocation in revocations.values_mut() {
+                revocation.mark = revocation.mark.map(|(life, _)| (life, u64::MAX));
+            }
+        }
         let owners = self.chain(&verdicts, &revocations);
 
         let mut chosen: BTreeMap<PeerId, (&SignedEntry, Tier, NodeId, PublicKey)> = BTreeMap::new();
@@ -226,7 +239,8 @@ impl Trust {
             }
             // Revocation wins over every approval that does not know it.
             let in_force = revocations.get(subject).is_none_or(|revocation| {
-                *after == Some(revocation.hash) && entry.entry.generation > revocation.generation
+                self.without(Mutant::RevocationWins)
+                    || *after == Some(revocation.hash) && entry.entry.generation > revocation.generation
             });
             let rank = |entry: &SignedEntry| (entry.entry.generation, entry.entry.hlc, entry.author, entry.hash);
             if in_force && chosen.get(subject).is_none_or(|(best, ..)| rank(best) < rank(entry)) {
@@ -386,14 +400,14 @@ mod tests {
     fn members(records: &[SignedEntry]) -> Vec<(String, bool)> {
         let mut all = vec![genesis()];
         all.extend_from_slice(records);
-        let trust = Trust::new(all).unwrap();
+        let trust = Trust::new(all, Mutation::default()).unwrap();
         trust.membership.members.values().map(|m| (m.node_id.to_string(), m.tier == Tier::Owner)).collect()
     }
 
     fn has(records: &[SignedEntry], n: u64) -> bool {
         let mut all = vec![genesis()];
         all.extend_from_slice(records);
-        Trust::new(all).unwrap().member(&key(n).peer_id()).is_some()
+        Trust::new(all, Mutation::default()).unwrap().member(&key(n).peer_id()).is_some()
     }
 
     #[test]
@@ -444,7 +458,7 @@ mod tests {
     fn what_a_stranger_to_power_signs_uses_no_generation_up() {
         // 7 belongs, but not as an owner.
         let shared = VerdictKind::Approved { tier: Tier::Shared, node_id: "tablet".parse().unwrap(), after: None };
-        let mut trust = Trust::new(vec![genesis(), say(0, 2, 1, 7, shared)]).unwrap();
+        let mut trust = Trust::new(vec![genesis(), say(0, 2, 1, 7, shared)], Mutation::default()).unwrap();
         trust.add(approve(7, 1, u32::MAX, 8, None));
         trust.add(revoke(7, 2, u32::MAX, 0, None));
         assert_eq!(trust.next_verdict(&key(8).peer_id()), (1, None));
@@ -456,7 +470,7 @@ mod tests {
 
     #[test]
     fn verdicts_that_count_for_nothing_do_not_pile_up() {
-        let mut trust = Trust::new(vec![genesis()]).unwrap();
+        let mut trust = Trust::new(vec![genesis()], Mutation::default()).unwrap();
         let kept = (1..200).filter(|seq| trust.add(approve(7, *seq, 1, 8, None)).is_some()).count();
         assert_eq!(kept, limits::STRAY_VERDICTS_MAX);
         // They count once their author turns out to be an owner, and then there is no limit.
@@ -500,9 +514,9 @@ mod tests {
                     revoke(author, seq, generation, subject, Some(mark))
                 });
             }
-            let mut straight = Trust::new(vec![genesis()]).unwrap();
+            let mut straight = Trust::new(vec![genesis()], Mutation::default()).unwrap();
             for record in &records { straight.add(record.clone()); }
-            let mut shuffled = Trust::new(vec![genesis()]).unwrap();
+            let mut shuffled = Trust::new(vec![genesis()], Mutation::default()).unwrap();
             let n = records.len().max(1);
             for i in 0..records.len() {
                 let at = (i * 7 + usize::try_from(order % 1000).unwrap()) % n;

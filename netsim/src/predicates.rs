@@ -10,7 +10,7 @@ use bytes::Bytes;
 use mesh_core::entry::{CancelWish, Ending, Header, Kind, Outcome, Payload, Place, SignedEntry, Tier};
 use mesh_core::epoch::Epoch;
 use mesh_core::frame::Dispatch;
-use mesh_core::ids::{Attempt, Hash, PeerId, ReqId};
+use mesh_core::ids::{Attempt, Hash, Incarnation, PeerId, ReqId};
 use mesh_core::io::{Batch, CallRecord, CallState, Invocation, Space};
 
 use crate::disk::MemDisk;
@@ -47,11 +47,14 @@ pub(crate) struct Told {
     pub(crate) target: PeerId,
     pub(crate) state: CallState,
     pub(crate) confirmed: bool,
+    /// The life of the target that it was meant for.
+    pub(crate) life: Option<Incarnation>,
 }
 
 impl Told {
     pub(crate) fn of(record: &CallRecord) -> Self {
-        Self { target: record.header.target, state: record.state, confirmed: record.confirmed }
+        let life = record.header.target_incarnation;
+        Self { target: record.header.target, state: record.state, confirmed: record.confirmed, life }
     }
 }
 
@@ -161,7 +164,8 @@ impl Checks {
     }
 
     /// A backup was played back at a peer, and it will notice: its new life begins with what the backup holds.
-    pub(crate) fn rolled_back(&mut self, peer: usize, disk: &MemDisk) {
+    pub(crate) fn rolled_back(&mut self, peer: usize, id: PeerId, disk: &MemDisk) {
+        self.keys.retain(|(target, _), _| *target != id);
         self.fences[peer] = node::durable_fence(disk);
         self.obeyed[peer] = Epoch::ZERO;
         self.marks[peer].clear();

@@ -190,6 +190,7 @@ impl Plan {
                 target: if dice.chance(900) { Some(dice.index(count)) } else { None },
                 tool: dice.pick(&["look", "put", "put", "print", "print", "print", "private", "absent"]).to_owned(),
                 ttl_ms,
+                timeout_ms: None,
                 strict: dice.chance(100),
                 key: None,
                 argument,

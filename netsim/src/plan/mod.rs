@@ -178,6 +178,9 @@ pub(crate) struct Ask {
     pub(crate) target: Option<usize>,
     pub(crate) tool: String,
     pub(crate) ttl_ms: u64,
+    /// How long it may run, if not a minute.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) timeout_ms: Option<u64>,
     /// Whether the caller wants "once" whatever the tool says.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub(crate) strict: bool,

@@ -39,6 +39,12 @@ impl Plan {
             plan.draw_faults(&mut dice, profile);
         }
         plan.draw_asks(&mut dice, profile);
+        if matches!(profile, Profile::Disks | Profile::Halves) {
+            // Who is gone for good is not waited for longer than its tools may run.
+            for (_, ask) in &mut plan.asks {
+                ask.timeout_ms = Some(4_000);
+            }
+        }
         match profile {
             Profile::Clocks => plan.draw_clocks(&mut dice),
             Profile::Disks => plan.draw_disks(&mut dice),
@@ -169,6 +175,7 @@ impl Plan {
                     target: Some(target),
                     tool: dice.pick(&["look", "put", "print"]).to_owned(),
                     ttl_ms: dice.pick(&[2_000, 8_000, 30_000]),
+                    timeout_ms: None,
                     strict: false,
                     key: None,
                     argument: 100_000 + burst * 1_000 + number,
@@ -227,6 +234,7 @@ impl Plan {
                         target: Some(target),
                         tool: "print".to_owned(),
                         ttl_ms: dice.pick(&[5_000, 25_000]),
+                        timeout_ms: None,
                         strict: false,
                         key: Some(format!("half-{key}")),
                         argument,

@@ -108,7 +108,7 @@ impl World {
         let sim = &mut self.peers[peer];
         sim.disk.restore(&backup);
         sim.rolled_back = true;
-        self.checks.rolled_back(peer, &sim.disk);
+        self.checks.rolled_back(peer, sim.id, &sim.disk);
         let known = &self.checks.told[peer];
         self.accepted.retain(|id, accepted| accepted.origin != peer || known.contains_key(id));
     }

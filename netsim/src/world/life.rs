@@ -90,7 +90,7 @@ impl World {
         sim.gateway = None;
         sim.spins = 0;
         let mut image = sim.disk.image();
-        image.rolled_back = std::mem::take(&mut sim.rolled_back);
+        image.rolled_back = sim.rolled_back;
         match node::boot(&sim.key, sim.config.clone(), image, now, &mut self.dice, &mut out) {
             Ok(node) => sim.node = Some(node),
             Err(error) => {

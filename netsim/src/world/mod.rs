@@ -84,7 +84,7 @@ pub(crate) struct Sim {
     /// Whether it holds itself for an owner.
     owner: bool,
     backup: Option<Snapshot>,
-    /// A backup was played back and the next start will notice.
+    /// A backup was played back; every start notices until the core has written again.
     rolled_back: bool,
     /// Until then the disk takes nothing.
     full_until: u64,
@@ -261,6 +261,8 @@ struct Accepted {
     origin: usize,
     at: u64,
     ttl_ms: u64,
+    /// How much longer its origin may wait for its ending when the target is not there any more.
+    timeout_ms: u64,
 }
 
 /// What a run was like.

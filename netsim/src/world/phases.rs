@@ -44,7 +44,7 @@ impl World {
             tool: ask.tool.parse().expect("a valid constant"),
             arguments,
             ttl_ms: ask.ttl_ms,
-            timeout_ms: 60_000,
+            timeout_ms: ask.timeout_ms.unwrap_or(60_000),
             effect: ask.strict.then_some(Effect::Once),
             principal: "owner".into(),
             client_key: ask.key,
@@ -298,7 +298,13 @@ impl World {
                 // Its origin was thrown out and does not know it: nobody can tell it anything any more.
                 continue;
             }
-            let target_there = target.is_some_and(|target| self.member(target) && self.trusts(accepted.origin, target));
+            // A target that was restored from a backup since has nothing to say about it.
+            let same_life = |target: usize| {
+                let life = self.peers[target].node.as_ref().map(|node| node.view().incarnation);
+                told.life.is_none() || told.life == life
+            };
+            let target_there = target
+                .is_some_and(|target| self.member(target) && self.trusts(accepted.origin, target) && same_life(target));
             let ended = matches!(told.state, CallState::Ended(_)) && (told.confirmed || !target_there);
             if ended {
                 if told.confirmed {
@@ -307,7 +313,9 @@ impl World {
                 continue;
             }
             open += 1;
-            let own = accepted.at + (accepted.ttl_ms + 2 * limits::epsilon_ms(accepted.ttl_ms)) * MS + 5 * SECOND;
+            let own = accepted.ttl_ms + accepted.timeout_ms + 4 * limits::epsilon_ms(accepted.ttl_ms);
+            let own = accepted.at + own * MS + 5 * SECOND;
+            let own = if self.plan.drifts() { own + own / 8 } else { own };
             let due = (self.phase_at + TERMINAL_US).max(own);
             if self.now > due {
                 let history = self.peers[accepted.origin].node.as_ref().and_then(|node| node.open_call(id));
@@ -369,6 +377,9 @@ impl World {
     pub(super) fn l4_books_agree(&mut self) {
         let mut broken = None;
         for (id, accepted) in &self.accepted {
+            if !self.member(accepted.origin) {
+                continue;
+            }
             let Some(told) = self.told_at(accepted.origin, id).filter(|told| told.confirmed) else { continue };
             let target = self.index_of(&told.target);
             for peer in (0..self.peers.len()).filter(|peer| self.member(*peer)) {

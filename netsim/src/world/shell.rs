@@ -198,6 +198,7 @@ impl World {
             return;
         }
         let batches = self.peers[peer].disk.end_sync(txn);
+        self.peers[peer].rolled_back = false;
         self.note_durable(peer, &batches);
         self.input(peer, Input::Durable(txn));
         self.begin_sync(peer);
@@ -453,7 +454,8 @@ impl World {
                     self.stats.accepted += 1;
                     let ask = &self.plan.asks[index].1;
                     let (ttl_ms, cancel) = (ask.ttl_ms, ask.cancel_after_us);
-                    self.accepted.insert(id, Accepted { origin: peer, at: asked_at, ttl_ms });
+                    let timeout_ms = ask.timeout_ms.unwrap_or_default();
+                    self.accepted.insert(id, Accepted { origin: peer, at: asked_at, ttl_ms, timeout_ms });
                     if let Some(delay) = cancel {
                         self.at(delay, Event::Cancel { peer, id });
                     }

@@ -97,7 +97,7 @@ impl Logs {
             mesh,
             incarnation,
             own_durable: own.map_or(0, |head| head.seq),
-            hlc: own.map_or(0, |head| head.hlc),
+            hlc: heads.iter().filter(|((of, _), _)| *of == me).map(|(_, head)| head.hlc).max().unwrap_or(0),
             heads,
             neighbours: BTreeMap::new(),
             next_sync: now,
@@ -117,9 +117,21 @@ impl Logs {
             .map(|((_, incarnation), head)| (*incarnation, head.seq))
     }
 
+    /// Whether anything is held of another life of an author's database than this one.
+    pub(crate) fn has_former_life(&self, author: &PeerId, incarnation: Incarnation) -> bool {
+        self.heads.keys().any(|(of, life)| of == author && *life != incarnation)
+    }
+
     /// Clock of the newest entry that is held of this life of an author's database.
     pub(crate) fn last_word(&self, author: &PeerId, incarnation: Incarnation) -> Option<u64> {
         self.heads.get(&(*author, incarnation)).map(|head| head.hlc)
+    }
+
+    /// Whether an entry of ours with this clock is older than what we hold of a former life of ours, and a new one would
+    /// not be.
+    pub(crate) fn is_behind_former(&self, hlc: u64) -> bool {
+        let former = self.heads.iter().filter(|((of, life), _)| *of == self.me && *life != self.incarnation);
+        former.map(|(_, head)| head.hlc).max().is_some_and(|last| hlc <= last && last <= self.hlc)
     }
 
     /// Whether this is the log that we write now. What a former life of ours wrote, and a restored store has lost, comes

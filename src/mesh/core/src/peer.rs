@@ -417,6 +417,7 @@ impl Peer {
                 if more {
                     self.logs.ask_more(from, fx);
                 }
+                self.say_directory_again(fx);
             }
             Frame::Presence { epoch, online } => {
                 if self.election.gateway() == Some(epoch) && from == epoch.peer {

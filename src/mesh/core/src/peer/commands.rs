@@ -299,6 +299,20 @@ impl Peer {
         if known.is_some_and(|(_, known)| **known == *directory) {
             return;
         }
+        self.write_directory(directory, fx);
+    }
+
+    /// A former life of our store, of which the others tell us, was ahead of us: our directory is to be the newest word.
+    pub(super) fn say_directory_again(&mut self, fx: &mut Effects<'_>) {
+        let known = self.directory.get(&self.me).map(|(entry, known)| (entry.entry.hlc, known.clone()));
+        if let Some((hlc, directory)) = known
+            && self.logs.is_behind_former(hlc)
+        {
+            self.write_directory(&directory, fx);
+        }
+    }
+
+    fn write_directory(&mut self, directory: &Directory, fx: &mut Effects<'_>) {
         let entry = self.logs.append(self.signer.as_ref(), Kind::DIRECTORY, 0, entry::encode(directory), fx);
         log::push_when_durable(&entry, None, None, fx);
         self.apply(&entry, None, fx);

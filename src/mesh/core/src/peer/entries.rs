@@ -52,13 +52,14 @@ impl Peer {
                     .directory
                     .get(&author)
                     .is_none_or(|(known, _)| (known.entry.hlc, known.entry.seq) < (entry.entry.hlc, entry.entry.seq));
-                if newer {
-                    let life = self.directory.get(&author).map(|(known, _)| known.entry.incarnation);
+                let own = self.logs.incarnation();
+                let former = author == self.me && entry.entry.incarnation != own;
+                if newer && !former {
                     fx.put_bytes(Space::Directory, author.0, entry.to_stored());
                     self.directory.insert(author, (entry.clone(), Arc::new(directory)));
                     self.refresh_candidates(fx);
                     fx.view_changed = true;
-                    if life.is_some_and(|life| life != entry.entry.incarnation) {
+                    if self.logs.has_former_life(&author, entry.entry.incarnation) {
                         self.end_undeliverable(fx); // its store began anew
                     }
                     self.with_env(|book, env| book.pump(&author, env, fx));

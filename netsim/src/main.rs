@@ -8,6 +8,7 @@ static HEAP: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 mod dice;
 mod disk;
+mod models;
 #[cfg(feature = "mutants")]
 mod mutants;
 mod net;
@@ -52,6 +53,11 @@ enum Command {
         #[arg(long)]
         keep_going: bool,
     },
+    /// Small worlds, gone through completely.
+    Models {
+        #[arg(long)]
+        mutants: bool,
+    },
     /// Leaves each rule of the cores out in turn: which predicate misses it.
     #[cfg(feature = "mutants")]
     Mutants {
@@ -79,6 +85,19 @@ fn main() -> ExitCode {
     match Arguments::parse().command {
         Command::Run { seeds, from, profile, threads, keep_going } => {
             report::run(from..from.saturating_add(seeds), profile, threads.max(1), keep_going)
+        }
+        Command::Models { mutants } => {
+            #[cfg(feature = "mutants")]
+            if mutants {
+                for mutant in mesh_core::mutants::Mutant::ALL {
+                    println!("-- {mutant:?}");
+                    models::all(&mesh_core::config::Config {
+                        mutation: mesh_core::mutants::Mutation::of(*mutant),
+                        ..mesh_core::config::Config::default()
+                    });
+                }
+            }
+            models::all(&mesh_core::config::Config::default())
         }
         #[cfg(feature = "mutants")]
         Command::Mutants { seeds, only } => mutants::probe(seeds, only.as_deref()),

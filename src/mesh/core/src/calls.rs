@@ -61,14 +61,14 @@ struct OpenRow {
     cancel: Option<CancelWish>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Sent {
     attempt: Attempt,
     again_at: u64,
     pause_ms: u64,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Open {
     record: CallRecord,
     entry: SignedEntry,
@@ -93,7 +93,7 @@ impl Open {
 }
 
 /// Sessions and credits of one node, at the gateway.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Session {
     number: SessionId,
     outstanding: BTreeSet<ReqId>,
@@ -125,7 +125,7 @@ pub(crate) struct Verdict {
 }
 
 /// All calls without a confirmed ending.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Book {
     me: PeerId,
     open: BTreeMap<ReqId, Open>,

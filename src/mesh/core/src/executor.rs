@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::calls::{key_id, sense_of};
 use crate::config::Config;
 use crate::effects::{Effects, Then};
-use crate::entry::{CancelWish, Ending, Header, Outcome, Payload, SignedEntry};
+use crate::entry::{CancelWish, Effect, Ending, Header, Outcome, Payload, SignedEntry};
 use crate::frame::{Answer, AnswerKind, Frame};
 use crate::ids::{ATTEMPTS_MAX, Attempt, Hash, PeerId, ReqId, Series};
 use crate::io::{Invocation, Output, Space, ToolOutcome};
@@ -40,7 +40,7 @@ pub(crate) struct JournalRow {
     key: Option<Box<(Hash, Hash)>>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Waiting {
     id: ReqId,
     attempt: Attempt,
@@ -52,7 +52,7 @@ struct Waiting {
     fetch_at: u64,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Running {
     header: Arc<Header>,
     origin: PeerId,
@@ -86,14 +86,14 @@ pub(crate) struct Rules<'a> {
 }
 
 /// What is to be written as the outcome of an attempt; the composition appends it to the log.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Finished {
     pub(crate) outcome: Outcome,
     pub(crate) header: Option<Arc<Header>>,
 }
 
 /// The executor of one peer.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Executor {
     me: PeerId,
     journal: BTreeMap<(ReqId, Attempt), JournalRow>,
@@ -202,6 +202,11 @@ impl Executor {
         if let Some(waiting) = self.waiting.iter_mut().find(|waiting| waiting.id == id) {
             waiting.deadline = waiting.deadline.min(fx.now.mono_ms + offer.left_ms);
             answer(AnswerKind::Waiting, fx);
+            return None;
+        }
+        if attempt > 1 && offer.header.effect == Effect::Once && !fx.without(Mutant::OnceIsOnce) {
+            // No gateway may decide this for us (mesh-protocol.md §6, Attempts).
+            answer(AnswerKind::Refused("this call may run only once".to_owned()), fx);
             return None;
         }
         if attempt > 1 && !fx.without(Mutant::AttemptOrder) {

@@ -41,7 +41,7 @@ pub(crate) enum Ingest {
     Fork,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct Neighbour {
     /// What it holds, as far as we know.
     knows: BTreeMap<(PeerId, Incarnation), u64>,
@@ -53,7 +53,7 @@ struct Neighbour {
 }
 
 /// All authors' heads, and what the neighbours have.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Logs {
     me: PeerId,
     mesh: MeshId,

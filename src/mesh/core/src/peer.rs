@@ -68,13 +68,13 @@ struct Presence {
     changed_ms: u64,
 }
 
-/// The state machine of one peer.
-#[derive(Debug)]
+/// The state machine of one peer. A copy is for models that follow several futures; a process has one.
+#[derive(Debug, Clone)]
 pub struct Peer {
     me: PeerId,
     key: PublicKey,
     config: Config,
-    signer: Box<dyn Signer>,
+    signer: Arc<dyn Signer>,
     boot: u64,
     trust: Trust,
     election: Election,
@@ -159,7 +159,7 @@ impl Peer {
             key,
             election: Election::boot(config.clone(), me, fence, now.mono_ms),
             config,
-            signer,
+            signer: signer.into(),
             boot,
             logs: Logs::new(me, trust.mesh(), incarnation, heads, now.mono_ms),
             revoked: trust.member(&me).is_none() && trust.membership().revocations.contains_key(&me),

@@ -42,7 +42,7 @@ pub(crate) struct Membership {
 }
 
 /// An approval or revocation that is held.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Record {
     entry: SignedEntry,
     subject: PeerId,
@@ -50,7 +50,7 @@ struct Record {
 }
 
 /// The set, and what it amounts to.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Trust {
     mutation: Mutation,
     mesh: MeshId,

@@ -78,8 +78,8 @@ pub(crate) struct Rules<'a> {
     pub(crate) permits: &'a dyn Fn(&PeerId, &Header) -> Result<(), String>,
     /// Somebody wants this call stopped.
     pub(crate) wish: &'a dyn Fn(&ReqId) -> Option<CancelWish>,
-    /// We hold our own revocation.
-    pub(crate) revoked: bool,
+    /// We do not belong any more.
+    pub(crate) out: bool,
     /// Other peers that may have a blob.
     pub(crate) gateway: Option<PeerId>,
 }
@@ -286,7 +286,7 @@ impl Executor {
 
     /// Journals `started` for what waits, in order of arrival, while there are free places.
     pub(crate) fn start_next(&mut self, rules: &Rules<'_>, fx: &mut Effects<'_>) {
-        while !rules.revoked && self.running.len() < rules.config.running_max {
+        while !rules.out && self.running.len() < rules.config.running_max {
             // One that waits for its arguments steps out of the order.
             let Some(at) = self.waiting.iter().position(|waiting| waiting.lacks.is_none()) else { return };
             let Some(waiting) = self.waiting.remove(at) else { return };
@@ -319,8 +319,8 @@ impl Executor {
         let origin = running.origin;
         let late = running.deadline <= fx.now.mono_ms;
         let wish = (rules.wish)(&id);
-        if rules.revoked {
-            let reason = "this device was revoked before the tool ran";
+        if rules.out {
+            let reason = "this device did not belong to the mesh any more when the tool should run";
             return Some(self.finish(id, attempt, Ending::Denied, reason, Some(header), fx));
         }
         if let Err(reason) = (rules.permits)(&origin, &header) {
@@ -416,12 +416,36 @@ impl Executor {
         header: Arc<Header>,
         fx: &mut Effects<'_>,
     ) -> Option<Finished> {
+        let reason = "its time was over before the node could start it";
+        self.end_unrun(id, attempt, Ending::Expired, reason, header, fx)
+    }
+
+    /// A call for us that is not to run. One that was started is left to the second look.
+    pub(crate) fn deny(
+        &mut self,
+        id: ReqId,
+        attempt: Attempt,
+        header: Arc<Header>,
+        reason: &str,
+        fx: &mut Effects<'_>,
+    ) -> Option<Finished> {
+        self.end_unrun(id, attempt, Ending::Denied, reason, header, fx)
+    }
+
+    fn end_unrun(
+        &mut self,
+        id: ReqId,
+        attempt: Attempt,
+        ending: Ending,
+        reason: &str,
+        header: Arc<Header>,
+        fx: &mut Effects<'_>,
+    ) -> Option<Finished> {
         self.waiting.retain(|waiting| waiting.id != id);
         if self.is_forgotten(&id) || self.has_journaled(&id, attempt) {
             return None;
         }
-        let reason = "its time was over before the node could start it";
-        Some(self.finish(id, attempt, Ending::Expired, reason, Some(header), fx))
+        Some(self.finish(id, attempt, ending, reason, Some(header), fx))
     }
 
     /// Binds the client key of a call, if it has one that no other call has bound here.

@@ -25,7 +25,8 @@ use crate::executor::Executor;
 use crate::frame::{AnswerKind, EntryItem, Frame};
 use crate::ids::{Hash, Incarnation, NodeId, PeerId, PublicKey, ReqId};
 use crate::io::{
-    Batch, CallRecord, CmdId, Fact, HistoryRow, Image, Input, NodeView, Now, Output, Reply, Space, TxnId, View,
+    Batch, CallRecord, CmdId, Fact, HistoryRow, Image, Input, NodeView, Now, Output, PendingView, Reply, Space, TxnId,
+    View,
 };
 use crate::log::{self, Head, Logs};
 use crate::trust::Trust;
@@ -95,7 +96,6 @@ pub struct Peer {
     pending: VecDeque<(TxnId, Vec<Then>)>,
     asked_wake: Option<u64>,
     stopping: Option<(CmdId, u64)>,
-    revoked: bool,
 }
 
 impl Peer {
@@ -161,7 +161,6 @@ impl Peer {
             signer,
             boot,
             logs: Logs::new(me, trust.mesh(), incarnation, heads, now.mono_ms),
-            revoked: trust.member(&me).is_none() && trust.membership().revocations.contains_key(&me),
             trust,
             book,
             executor,
@@ -187,7 +186,7 @@ impl Peer {
             for finished in peer.executor.interrupted(fx) {
                 peer.write_outcome(&finished, fx);
             }
-            if peer.revoked {
+            if peer.is_out() {
                 // The process may have ended between the revocation's fsync and the word of it.
                 fx.then(Then::Revoked);
             }
@@ -297,7 +296,7 @@ impl Peer {
                     self.linked.insert(peer);
                     if self.trust.member(&peer).is_some() {
                         self.meet(peer, fx);
-                    } else if self.trust.is_revoked(&peer) {
+                    } else if self.trust.is_out(&peer) {
                         fx.then(Then::Dismiss(peer));
                     }
                 }
@@ -354,6 +353,8 @@ impl Peer {
     fn meet(&mut self, peer: PeerId, fx: &mut Effects<'_>) {
         self.election.handle_link_up(peer, fx);
         self.logs.handle_link_up(peer, fx);
+        let void = self.trust.void();
+        self.share_void(&void, &[peer], fx);
         if self.election.reign().is_some() {
             self.tell_presence(fx);
         }
@@ -387,7 +388,8 @@ impl Peer {
             Frame::Digest(rows) => {
                 let trust = &self.trust;
                 let depth = |peer: &PeerId| trust.member(peer).map_or(u32::MAX, |member| member.depth);
-                self.logs.handle_digest(from, &rows, depth, fx);
+                let stands = |author: &PeerId, incarnation, seq| trust.standing(author, incarnation, seq);
+                self.logs.handle_digest(from, &rows, depth, stands, fx);
             }
             Frame::Entries { entries, more } => {
                 for item in &entries {
@@ -520,6 +522,11 @@ impl Peer {
         fx.view_changed = true;
     }
 
+    /// Whether we do not belong: revoked, or pending again.
+    fn is_out(&self) -> bool {
+        self.trust.member(&self.me).is_none()
+    }
+
     fn refresh_candidates(&mut self, fx: &mut Effects<'_>) {
         let mut candidates: BTreeMap<PeerId, u8> = self
             .directory
@@ -557,14 +564,25 @@ impl Peer {
                 directory: self.directory.get(peer).map(|(_, directory)| directory.clone()),
             })
             .collect();
+        let pending = self.trust.membership().pending.iter().map(|(peer, pending)| PendingView {
+            peer: *peer,
+            key: pending.key,
+            node_id: pending.node_id.clone(),
+            tier: pending.tier,
+            let_in_by: pending.by,
+            revoked_by: pending.revoked_by,
+        });
+        let own = self.trust.member(&self.me).map(|member| &member.node_id);
+        let own = own.or_else(|| self.trust.membership().pending.get(&self.me).map(|pending| &pending.node_id));
         View {
             me: self.me,
-            node_id: self.trust.member(&self.me).map_or_else(|| NodeId::slug("revoked"), |m| m.node_id.clone()),
+            node_id: own.map_or_else(|| NodeId::slug("revoked"), NodeId::clone),
             mesh: self.trust.mesh(),
             mesh_name: self.trust.name().to_owned(),
             incarnation: self.logs.incarnation(),
             boot: self.boot,
-            revoked: self.revoked,
+            revoked: self.trust.is_revoked(&self.me),
+            pending: pending.collect(),
             gateway: self.election.gateway(),
             fence: self.election.fence().epoch,
             links: self.election.neighbours().collect(),
@@ -572,11 +590,11 @@ impl Peer {
         }
     }
 
-    /// Peers whose revocation is in force, the newest first; at most [`crate::limits::REVOKED_TOLD_MAX`]. When one of them comes,
+    /// Peers that are out, revoked or pending again; at most [`crate::limits::REVOKED_TOLD_MAX`]. When one of them comes,
     /// it is told ([`Input::LinkUp`]), and nothing else: the shell closes its link after a moment.
     #[must_use]
     pub fn revoked_peers(&self) -> Vec<(PeerId, PublicKey)> {
-        self.trust.revoked()
+        self.trust.out()
     }
 
     /// A call without a confirmed and durable ending, as this peer knows it.

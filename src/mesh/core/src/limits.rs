@@ -39,6 +39,8 @@ pub const EARLY_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Verdicts that count for nothing kept of one peer: it was never an owner (its promotion may still be on its way), or a
 /// revocation voids them (which may turn out to be void itself).
 pub const STRAY_VERDICTS_MAX: usize = 64;
+/// Such verdicts of all peers together: a revoked owner may let in as many as it likes, who let others in.
+pub const STRAY_VERDICTS_IN_ALL_MAX: usize = 1024;
 /// Longest reason or error text, in bytes.
 pub const TEXT_BYTES_MAX: usize = 4096;
 /// Longest client key, in bytes.

@@ -308,6 +308,13 @@ impl Peer {
             Input::Recv(from, frame) => {
                 if self.trust.member(&from).is_some() {
                     self.handle_frame(from, frame, fx);
+                } else if let Frame::Entries { entries, .. } = frame
+                    && self.trust.is_out(&from)
+                {
+                    // Whom it let in while it did not know must be seen to wait. Nothing else of it is heard.
+                    for item in &entries {
+                        self.take_verdict(&item.entry, fx);
+                    }
                 }
             }
             Input::Durable(txn) => {

@@ -181,16 +181,15 @@ impl Trust {
         Some(self.recompute())
     }
 
-    /// Whether what this author says counts for nothing, and it has said enough of that: it must not grow for ever, nor
-    /// crowd out of a welcome what counts.
+    /// Whether an entry counts for nothing, and its author or everyone together has said enough of that: it must not grow
+    /// for ever, nor crowd out of a welcome what counts.
     fn is_stray_too_many(&self, entry: &SignedEntry) -> bool {
-        !self.is_heard(entry)
-            && self
-                .records
-                .values()
-                .filter(|record| record.entry.author == entry.author && !self.is_heard(&record.entry))
-                .count()
-                >= limits::STRAY_VERDICTS_MAX
+        if self.is_heard(entry) {
+            return false;
+        }
+        let strays = || self.records.values().filter(|record| !self.is_heard(&record.entry));
+        strays().filter(|record| record.entry.author == entry.author).count() >= limits::STRAY_VERDICTS_MAX
+            || strays().count() >= limits::STRAY_VERDICTS_IN_ALL_MAX
     }
 
     /// Whether an entry's author was an owner, and its place is not void.

@@ -4,12 +4,13 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::{KEY_COUNTER, KEY_INCARNATION, Peer};
+use crate::calls::Verdict;
 use crate::effects::{Effects, Then};
-use crate::entry::{CancelWish, Directory, Header, Kind, SignedEntry};
+use crate::entry::{CancelWish, Directory, Ending, Header, Kind, SignedEntry};
 use crate::epoch::Claim;
 use crate::frame::{EntryItem, Frame};
 use crate::ids::{Hash, Incarnation, PeerId};
-use crate::io::{Fact, Space};
+use crate::io::{CallState, Fact, Space};
 use crate::limits;
 use crate::log::Ingest;
 
@@ -35,14 +36,19 @@ impl Peer {
         let admitted = self.trust.admits(&place.author, place.incarnation, place.seq);
         match self.logs.ingest(from, item, admitted, fx) {
             Ingest::New => self.apply(&item.entry, item.left_ms, fx),
-            // Trust is a set, so a verdict counts in whatever order it comes; its row in the log follows by sync. A peer
-            // that was thrown out gets verdicts and nothing else.
+            // A peer that was thrown out gets verdicts and nothing else, so they do not follow on what it holds.
             Ingest::Gap if item.entry.entry.kind == Kind::APPROVAL => self.apply_verdict(&item.entry, fx),
             // One that is void stays in the set, so that everyone judges by the same.
-            Ingest::Refused if item.entry.entry.kind == Kind::APPROVAL && self.trust.was_owner(&place.author) => {
-                self.apply_verdict(&item.entry, fx);
-            }
-            Ingest::Gap | Ingest::Known | Ingest::Refused | Ingest::Fork => {}
+            Ingest::Refused => self.take_verdict(&item.entry, fx),
+            Ingest::Gap | Ingest::Known | Ingest::Fork => {}
+        }
+    }
+
+    /// Trust is a set, so a verdict is taken in whatever order and by whatever way it comes, if its author was ever an
+    /// owner; its row in the log, if it is not void, follows by sync.
+    pub(super) fn take_verdict(&mut self, entry: &SignedEntry, fx: &mut Effects<'_>) {
+        if entry.entry.kind == Kind::APPROVAL && self.trust.was_owner(&entry.author) {
+            self.apply_verdict(entry, fx);
         }
     }
 
@@ -118,7 +124,10 @@ impl Peer {
         fx.fact(Fact::Trust);
         fx.view_changed = true;
         match (was_out, self.is_out()) {
-            (false, true) => fx.then(Then::Revoked),
+            (false, true) => {
+                fx.then(Then::Revoked);
+                self.end_own(fx);
+            }
             (true, false) => self.return_to_life(fx),
             (true, true) | (false, false) => {}
         }
@@ -201,6 +210,26 @@ impl Peer {
         let records = self.trust.records_in_order().into_iter().filter(|entry| self.logs.may_show(entry));
         for frame in in_frames(records) {
             fx.send(peer, frame);
+        }
+    }
+
+    /// We are out: what we asked of others will not be done.
+    fn end_own(&mut self, fx: &mut Effects<'_>) {
+        let verdicts: Vec<Verdict> = self
+            .book
+            .records()
+            .filter(|record| record.origin == self.me && record.header.target != self.me)
+            .filter(|record| matches!(record.state, CallState::Open(_)))
+            .map(|record| Verdict {
+                id: record.header.id,
+                attempt: record.attempt,
+                ending: Ending::Undeliverable,
+                reason: "this device does not belong to the mesh any more".to_owned(),
+                wish: true,
+            })
+            .collect();
+        for verdict in verdicts {
+            self.write_verdict(&verdict, fx);
         }
     }
 

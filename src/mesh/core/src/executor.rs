@@ -262,6 +262,8 @@ impl Executor {
         if first == header.id {
             return None;
         }
+        // One that only waits has not bound the key yet; this one must not bind it in its place.
+        self.bound.entry(key).or_insert((first, sense));
         let same = sense == sense_of(&self.me, header.tool.as_str(), &header.arguments);
         let (ending, reason) = if same {
             (Ending::Cancelled, format!("the same request as {first}: that one counts"))

@@ -86,6 +86,8 @@ pub struct Peer {
     presence: BTreeMap<PeerId, Presence>,
     /// Whoever has a link to us. Those of them that belong are the neighbours of election and log.
     linked: BTreeSet<PeerId>,
+    /// Those of them that have heard why we belong, see [`Self::object`].
+    objected: BTreeSet<PeerId>,
     /// Who is online as the gateway that we follow says.
     told_online: BTreeSet<PeerId>,
     counter: u64,
@@ -168,6 +170,7 @@ impl Peer {
             invites,
             presence: BTreeMap::new(),
             linked: BTreeSet::new(),
+            objected: BTreeSet::new(),
             told_online: BTreeSet::new(),
             counter,
             last_txn: 0,
@@ -303,6 +306,7 @@ impl Peer {
             }
             Input::LinkDown(peer) => {
                 self.linked.remove(&peer);
+                self.objected.remove(&peer);
                 self.part(peer, fx);
             }
             Input::Recv(from, frame) => {
@@ -401,6 +405,9 @@ impl Peer {
             Frame::Entries { entries, more } => {
                 for item in &entries {
                     self.ingest(from, item, fx);
+                }
+                if entries.first().is_some_and(|item| item.entry.entry.kind == Kind::GENESIS) {
+                    self.object(from, fx);
                 }
                 if more {
                     self.logs.ask_more(from, fx);

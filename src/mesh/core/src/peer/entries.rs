@@ -207,9 +207,13 @@ impl Peer {
         if !self.linked.contains(&peer) || self.trust.member(&peer).is_some() {
             return;
         }
+        self.tell_records(peer, fx);
+    }
+
+    fn tell_records(&self, to: PeerId, fx: &mut Effects<'_>) {
         let records = self.trust.records_in_order().into_iter().filter(|entry| self.logs.may_show(entry));
         for frame in in_frames(records) {
-            fx.send(peer, frame);
+            fx.send(to, frame);
         }
     }
 
@@ -231,6 +235,14 @@ impl Peer {
         for verdict in verdicts {
             self.write_verdict(&verdict, fx);
         }
+    }
+
+    /// Somebody tells us all that it needs to know to be out; if we are not, it lacks what we hold. Once for each link.
+    pub(super) fn object(&mut self, to: PeerId, fx: &mut Effects<'_>) {
+        if self.is_out() || !self.objected.insert(to) {
+            return;
+        }
+        self.tell_records(to, fx);
     }
 
     /// Ends the calls whose target does not belong any more.

@@ -141,13 +141,28 @@ impl Net {
         self.run();
     }
 
-    /// Process `n` ends and starts again over these rows, as of this configuration. Its links are down.
-    pub(crate) fn restart(&mut self, n: usize, rows: Rows, config: Config) {
+    /// The process ends, and starts again over what it had written. Its links are down.
+    pub(crate) fn restart(&mut self, n: usize) {
+        let (rows, config) = (self.sims[n].rows.clone(), self.sims[n].config.clone());
+        self.restart_as(n, rows, config);
+    }
+
+    /// As [`Self::restart`], over these rows and as another version.
+    pub(crate) fn restart_as(&mut self, n: usize, rows: Rows, config: Config) {
         for other in 0..self.sims.len() {
             self.unlink(n, other);
         }
-        self.todo.retain(|(to, _)| *to != n);
+        let ran = std::mem::take(&mut self.sims[n].ran);
         self.start(n, rows, config);
+        self.sims[n].ran.splice(0..0, ran);
+    }
+
+    /// Every tool that runs at `n` ends.
+    pub(crate) fn finish_tools(&mut self, n: usize) {
+        let running: Vec<_> = self.sims[n].ran.iter().map(|run| (run.id, run.attempt)).collect();
+        for (id, attempt) in running {
+            self.input(n, Input::ToolEnded(id, attempt, done()));
+        }
     }
 
     pub(crate) fn input(&mut self, n: usize, input: Input) {

@@ -106,8 +106,8 @@ pub(crate) struct Env<'a> {
     pub(crate) reign: Option<&'a Claim>,
     pub(crate) is_member: &'a dyn Fn(&PeerId) -> bool,
     pub(crate) is_owner: &'a dyn Fn(&PeerId) -> bool,
-    /// Thrown out or left: unlike one whose approval has only not come yet.
-    pub(crate) is_revoked: &'a dyn Fn(&PeerId) -> bool,
+    /// Thrown out, left, or pending again: unlike one whose approval has only not come yet.
+    pub(crate) is_out: &'a dyn Fn(&PeerId) -> bool,
     pub(crate) is_linked: &'a dyn Fn(&PeerId) -> bool,
     /// Effect that the target declares for the tool now, if it offers it.
     pub(crate) declared: &'a dyn Fn(&PeerId, &str) -> Option<Effect>,
@@ -737,8 +737,9 @@ impl Book {
         let Some(open) = self.open.get_mut(id) else { return };
         let target = open.record.header.target;
         let released = open.released || fx.without(Mutant::HeaderDurable);
-        let belongs = (env.is_member)(&target) || fx.without(Mutant::DispatchToMembers);
-        if !released || open.ended() || open.deadline <= now || open.cancel.is_some() || !belongs {
+        let between_members = (env.is_member)(&target) && !(env.is_out)(&open.record.origin);
+        let between_members = between_members || fx.without(Mutant::DispatchToMembers);
+        if !released || open.ended() || open.deadline <= now || open.cancel.is_some() || !between_members {
             return;
         }
         let Some(session) = self.sessions.get_mut(&target) else { return };
@@ -909,7 +910,7 @@ impl Book {
             .values()
             // What was for ourselves is our executor's to end: a verdict of ours would pass for the target's word.
             .filter(|open| open.record.header.target != self.me)
-            .filter(|open| !open.ended() && (env.is_revoked)(&open.record.header.target))
+            .filter(|open| !open.ended() && (env.is_out)(&open.record.header.target))
             .filter(|open| {
                 let origin = open.record.origin;
                 origin == self.me || (env.reign.is_some() && !(env.is_linked)(&origin))
@@ -918,7 +919,7 @@ impl Book {
                 id: open.record.header.id,
                 attempt: open.record.attempt,
                 ending: Ending::Undeliverable,
-                reason: "the node was revoked".to_owned(),
+                reason: "the node does not belong to the mesh any more".to_owned(),
                 wish: false,
             })
             .collect()

@@ -79,8 +79,8 @@ pub(crate) struct Rules<'a> {
     pub(crate) permits: &'a dyn Fn(&PeerId, &Header) -> Result<(), String>,
     /// Somebody wants this call stopped.
     pub(crate) wish: &'a dyn Fn(&ReqId) -> Option<CancelWish>,
-    /// We hold our own revocation.
-    pub(crate) revoked: bool,
+    /// We do not belong any more.
+    pub(crate) out: bool,
     /// Other peers that may have a blob.
     pub(crate) gateway: Option<PeerId>,
 }
@@ -275,6 +275,8 @@ impl Executor {
         if first == header.id {
             return None;
         }
+        // One that only waits has not bound the key yet; this one must not bind it in its place.
+        self.bound.entry(key).or_insert((first, sense));
         let same = sense == sense_of(&self.me, header.tool.as_str(), &header.arguments);
         let (ending, reason) = if same {
             (Ending::Cancelled, format!("the same request as {first}: that one counts"))
@@ -299,7 +301,7 @@ impl Executor {
 
     /// Journals `started` for what waits, in order of arrival, while there are free places.
     pub(crate) fn start_next(&mut self, rules: &Rules<'_>, fx: &mut Effects<'_>) {
-        while (!rules.revoked || fx.without(Mutant::OwnRevocation))
+        while (!rules.out || fx.without(Mutant::OwnRevocation))
             && (self.running.len() < rules.config.running_max || fx.without(Mutant::RunningLimit))
         {
             // One that waits for its arguments steps out of the order.
@@ -334,8 +336,8 @@ impl Executor {
         let origin = running.origin;
         let late = running.deadline <= fx.now.mono_ms && !fx.without(Mutant::SecondLook);
         let wish = (rules.wish)(&id).filter(|_| !fx.without(Mutant::SecondLookAtWish));
-        if rules.revoked && !fx.without(Mutant::OwnRevocation) {
-            let reason = "this device was revoked before the tool ran";
+        if rules.out && !fx.without(Mutant::OwnRevocation) {
+            let reason = "this device did not belong to the mesh any more when the tool should run";
             return Some(self.finish(id, attempt, Ending::Denied, reason, Some(header), fx));
         }
         if let Err(reason) = (rules.permits)(&origin, &header)
@@ -433,12 +435,36 @@ impl Executor {
         header: Arc<Header>,
         fx: &mut Effects<'_>,
     ) -> Option<Finished> {
+        let reason = "its time was over before the node could start it";
+        self.end_unrun(id, attempt, Ending::Expired, reason, header, fx)
+    }
+
+    /// A call for us that is not to run. One that was started is left to the second look.
+    pub(crate) fn deny(
+        &mut self,
+        id: ReqId,
+        attempt: Attempt,
+        header: Arc<Header>,
+        reason: &str,
+        fx: &mut Effects<'_>,
+    ) -> Option<Finished> {
+        self.end_unrun(id, attempt, Ending::Denied, reason, header, fx)
+    }
+
+    fn end_unrun(
+        &mut self,
+        id: ReqId,
+        attempt: Attempt,
+        ending: Ending,
+        reason: &str,
+        header: Arc<Header>,
+        fx: &mut Effects<'_>,
+    ) -> Option<Finished> {
         self.waiting.retain(|waiting| waiting.id != id);
         if self.is_forgotten(&id) || self.has_journaled(&id, attempt) {
             return None;
         }
-        let reason = "its time was over before the node could start it";
-        Some(self.finish(id, attempt, Ending::Expired, reason, Some(header), fx))
+        Some(self.finish(id, attempt, ending, reason, Some(header), fx))
     }
 
     /// Binds the client key of a call, if it has one that no other call has bound here.

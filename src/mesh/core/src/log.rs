@@ -10,6 +10,7 @@ use crate::entry::{Entry, Kind, SignedEntry};
 use crate::frame::{DigestRow, EntryItem, Frame};
 use crate::ids::{Hash, Incarnation, MeshId, PeerId};
 use crate::io::{Fact, Output, Space};
+use crate::limits;
 use crate::mutants::Mutant;
 
 /// A foreign clock may push ours at most this far (mesh-protocol.md §5).
@@ -108,13 +109,16 @@ impl Logs {
         self.incarnation
     }
 
-    /// The last entry that we hold of `author`, of the life that we saw last.
-    pub(crate) fn mark(&self, author: &PeerId) -> Option<(Incarnation, u64)> {
-        self.heads
-            .iter()
-            .filter(|((of, _), _)| of == author)
-            .max_by_key(|(_, head)| head.hlc)
-            .map(|((_, incarnation), head)| (*incarnation, head.seq))
+    /// How far we hold the log of `author`, by life.
+    pub(crate) fn lives(&self, author: &PeerId) -> impl Iterator<Item = (Incarnation, u64)> + '_ {
+        let lives = (*author, Incarnation(0))..=(*author, Incarnation(u32::MAX));
+        self.heads.range(lives).map(|((_, incarnation), head)| (*incarnation, head.seq))
+    }
+
+    /// Our own log begins anew.
+    pub(crate) fn begin_life(&mut self, incarnation: Incarnation) {
+        self.incarnation = incarnation;
+        self.own_durable = 0;
     }
 
     /// Whether an entry may be shown to others: one of ours only once it is durable.
@@ -180,6 +184,10 @@ impl Logs {
             *knows = (*knows).max(seq);
         }
         let head = self.heads.get(&(author, incarnation)).copied();
+        if head.is_none() && self.lives(&author).count() >= limits::LIVES_MAX {
+            fx.fact(Fact::Warning("began its log anew too often; the newest is not taken", author));
+            return Ingest::Refused;
+        }
         let held = head.map_or(0, |head| head.seq);
         let hash = head.map_or(Hash::ZERO, |head| head.hash);
         if seq <= held {
@@ -306,12 +314,13 @@ impl Logs {
     }
 
     /// Answers a digest with what its sender lacks, authors nearest to the founder first, so that each is known before
-    /// it speaks; and asks for what we lack ourselves.
+    /// it speaks; and asks for what we lack ourselves. `stands`: how far a life up to a place is not void.
     pub(crate) fn handle_digest(
         &mut self,
         from: PeerId,
         rows: &[DigestRow],
         depth: impl Fn(&PeerId) -> u32,
+        stands: impl Fn(&PeerId, Incarnation, u64) -> u64,
         fx: &mut Effects<'_>,
     ) {
         let theirs: BTreeMap<(PeerId, Incarnation), u64> =
@@ -319,8 +328,9 @@ impl Logs {
         let mut ranges = Vec::new();
         for row in self.digest() {
             let has = theirs.get(&(row.author, row.incarnation)).copied().unwrap_or(0);
-            if has < row.seq && row.author != from {
-                ranges.push((row.author, row.incarnation, has + 1, row.seq));
+            let stands = stands(&row.author, row.incarnation, row.seq);
+            if has < stands && row.author != from {
+                ranges.push((row.author, row.incarnation, has + 1, stands));
             }
         }
         ranges.sort_by_key(|(author, incarnation, ..)| (depth(author), *author, *incarnation));

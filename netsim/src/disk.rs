@@ -119,10 +119,15 @@ impl MemDisk {
         self.pending.len()
     }
 
-    /// The rows as they are now. Taken of a disk that is at rest, as backups are.
+    /// What a crash would leave now.
     pub(crate) fn snapshot(&self) -> Snapshot {
-        debug_assert!(self.pending.is_empty());
-        Snapshot(self.applied.clone())
+        let mut rows = self.applied.clone();
+        for pending in self.pending.iter().rev() {
+            for (write, before) in pending.batch.writes.iter().zip(&pending.before).rev() {
+                rows.set(write.space, &write.key, before.clone());
+            }
+        }
+        Snapshot(rows)
     }
 
     /// A backup is played back: everything since is gone.
@@ -197,8 +202,9 @@ mod tests {
     fn a_backup_comes_back_as_it_was() {
         let mut disk = MemDisk::default();
         disk.reset(&batch(b"old", true));
-        let backup = disk.snapshot();
         disk.commit(1, batch(b"new", true));
+        let backup = disk.snapshot();
+        disk.end_sync(1);
         disk.restore(&backup);
         assert_eq!(disk.durable(Space::Meta, b"k").unwrap().as_ref(), b"old");
     }

@@ -2,16 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::process::ExitCode;
 
 use mesh_core::config::Config;
 use mesh_core::mutants::{Mutant, Mutation};
 
-use crate::plan::{MS, Profile};
+use crate::plan::{Case, MS, Profile};
 use crate::trace::Level;
 use crate::world;
 
-pub(crate) fn probe(seeds: u64, only: Option<&str>) -> ExitCode {
+pub(crate) fn probe(seeds: u64, only: Option<&str>) {
     for mutant in Mutant::ALL {
         let name = format!("{mutant:?}");
         if only.is_some_and(|only| only != name) {
@@ -23,7 +22,8 @@ pub(crate) fn probe(seeds: u64, only: Option<&str>) -> ExitCode {
             let mut caught: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
             let mut settle = Vec::new();
             for seed in 0..seeds {
-                let outcome = world::run_as(seed, profile, Level::Off, &base);
+                let case = Case { config: base.clone(), ..Case::drawn(seed, profile) };
+                let outcome = world::run(&case, Level::Off);
                 settle.extend(outcome.stats.settle_us);
                 if let Some(v) = outcome.violation {
                     let e = caught.entry(v.predicate).or_insert((0, seed));
@@ -36,5 +36,4 @@ pub(crate) fn probe(seeds: u64, only: Option<&str>) -> ExitCode {
         }
         println!("{line}");
     }
-    ExitCode::SUCCESS
 }

@@ -1,7 +1,6 @@
 //! The thin layer between the simulator and the core: where the core's face is called, and its rows are read.
 
 use mesh_core::config::{Class, Config};
-use mesh_core::crypto::Symbolic;
 use mesh_core::entry::{Directory, Effect, Ending, Fence, ToolDecl, decode};
 use mesh_core::epoch::Epoch;
 use mesh_core::ids::{Attempt, NodeId, ReqId};
@@ -11,7 +10,8 @@ use serde::Deserialize;
 
 use crate::dice::Dice;
 use crate::disk::MemDisk;
-use crate::plan::PeerPlan;
+use crate::keys::Key;
+use crate::plan::{PeerPlan, Plan};
 
 /// The tool that only owners may call.
 pub(crate) const OWNERS_TOOL: &str = "private";
@@ -22,25 +22,33 @@ pub(crate) struct Node(Box<Peer>);
 
 /// Boots a core from what its disk holds.
 pub(crate) fn boot(
-    key: &Symbolic,
-    plan: &PeerPlan,
-    base: &Config,
+    key: &Key,
+    config: Config,
     image: Image,
     now: Now,
     dice: &mut Dice,
     out: &mut Vec<Output>,
 ) -> Result<Node, String> {
-    let config = Config {
-        class: Class(plan.class),
-        eligible: plan.eligible,
-        forget_after_ms: plan.forget_after_ms,
-        handover_after_ms: plan.handover_after_ms,
-        handover_settle_ms: plan.handover_settle_ms,
-        ..base.clone()
-    };
     Peer::boot(config, Box::new(key.clone()), image, now, &mut dice.0, out)
         .map(|peer| Node(Box::new(peer)))
         .map_err(|error| error.to_string())
+}
+
+/// How a peer is set up.
+pub(crate) fn config(base: &Config, plan: &Plan, peer: &PeerPlan) -> Config {
+    let (running_max, prefetch_max) = peer.credits.unwrap_or((base.running_max, base.prefetch_max));
+    Config {
+        class: Class(peer.class),
+        eligible: peer.eligible,
+        forget_after_ms: peer.forget_after_ms,
+        handover_after_ms: peer.handover_after_ms,
+        handover_settle_ms: peer.handover_settle_ms,
+        running_max,
+        prefetch_max,
+        open_per_target_max: plan.open_per_target_max.unwrap_or(base.open_per_target_max),
+        queue_max: plan.queue_max.unwrap_or(base.queue_max),
+        ..base.clone()
+    }
 }
 
 impl Node {
@@ -66,7 +74,7 @@ impl Node {
 }
 
 /// Rows of a mesh of one.
-pub(crate) fn founded(key: &Symbolic, node_id: &NodeId, now: Now, dice: &mut Dice) -> Batch {
+pub(crate) fn founded(key: &Key, node_id: &NodeId, now: Now, dice: &mut Dice) -> Batch {
     peer::founded(key, "simulated", node_id, now, &mut dice.0)
 }
 

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use mesh_core::entry::{CancelWish, Ending, Header, Kind, Outcome, Payload, Place, SignedEntry, Tier};
 use mesh_core::epoch::Epoch;
 use mesh_core::frame::Dispatch;
-use mesh_core::ids::{Attempt, Hash, PeerId, ReqId};
+use mesh_core::ids::{Attempt, Hash, Incarnation, PeerId, ReqId};
 use mesh_core::io::{Batch, CallRecord, CallState, Invocation, Space};
 
 use crate::disk::MemDisk;
@@ -47,11 +47,14 @@ pub(crate) struct Told {
     pub(crate) target: PeerId,
     pub(crate) state: CallState,
     pub(crate) confirmed: bool,
+    /// The life of the target that it was meant for.
+    pub(crate) life: Option<Incarnation>,
 }
 
 impl Told {
     pub(crate) fn of(record: &CallRecord) -> Self {
-        Self { target: record.header.target, state: record.state, confirmed: record.confirmed }
+        let life = record.header.target_incarnation;
+        Self { target: record.header.target, state: record.state, confirmed: record.confirmed, life }
     }
 }
 
@@ -141,12 +144,12 @@ impl Checks {
         }
     }
 
-    /// A target received a dispatch.
-    pub(crate) fn dispatched(&mut self, now: u64, target: usize, dispatch: &Dispatch, disk: &MemDisk) {
+    /// A target received a dispatch, at this time by its own clock.
+    pub(crate) fn dispatched(&mut self, own_now: u64, target: usize, dispatch: &Dispatch, disk: &MemDisk) {
         let Some(header) = dispatch.header.record::<Header>() else { return };
         let epoch = dispatch.claim.epoch;
         let obeyed = self.obeyed[target].max(node::durable_fence(disk));
-        let deadline = now + dispatch.left_ms.min(header.ttl_ms) * MS;
+        let deadline = own_now + dispatch.left_ms.min(header.ttl_ms) * MS;
         self.dispatches[target].insert((header.id, dispatch.attempt, epoch.peer), Taken { epoch, obeyed, deadline });
     }
 
@@ -160,6 +163,15 @@ impl Checks {
         self.dispatches[target].clear();
     }
 
+    /// A backup was played back at a peer, and it will notice: its new life begins with what the backup holds.
+    pub(crate) fn rolled_back(&mut self, peer: usize, id: PeerId, disk: &MemDisk) {
+        self.keys.retain(|(target, _), _| *target != id);
+        self.fences[peer] = node::durable_fence(disk);
+        self.obeyed[peer] = Epoch::ZERO;
+        self.marks[peer].clear();
+        self.told[peer].retain(|id, _| disk.durable(Space::Calls, &id.0).is_some());
+    }
+
     fn taken(&self, target: usize, id: ReqId, attempt: Attempt) -> Vec<Taken> {
         let range = (id, attempt, PeerId([0; 32]))..=(id, attempt, PeerId([255; 32]));
         self.dispatches[target].range(range).map(|(_, taken)| *taken).collect()
@@ -167,12 +179,12 @@ impl Checks {
 
     /// **S4**, time: a tool is invoked only with time left by the target's own reckoning, which is at most what each
     /// dispatch that it took left it. (2 ms are the grain of the cores' clock.)
-    pub(crate) fn s4_time_is_left(&mut self, now: u64, target: usize, id: ReqId, attempt: Attempt) {
+    pub(crate) fn s4_time_is_left(&mut self, now: u64, own_now: u64, target: usize, id: ReqId, attempt: Attempt) {
         let deadline = self.taken(target, id, attempt).into_iter().map(|taken| taken.deadline).min();
         if let Some(deadline) = deadline
-            && now > deadline + 2 * MS
+            && own_now > deadline + 2 * MS
         {
-            self.fail("S4", now, || format!("{id} runs at p{target} {} ms after its time", (now - deadline) / MS));
+            self.fail("S4", now, || format!("{id} runs at p{target} {} ms after its time", (own_now - deadline) / MS));
         }
     }
 

@@ -10,11 +10,10 @@ use mesh_core::crypto::{Signer, Symbolic};
 use mesh_core::entry::{Directory, Effect, Tier, ToolDecl};
 use mesh_core::ids::PeerId;
 use mesh_core::io::{Batch, Command, Input, Now, Output, Reply, View, Welcome};
-use mesh_core::peer::Peer;
+use mesh_core::peer::{self, Peer};
 
 use crate::dice::Dice;
 use crate::disk::MemDisk;
-use crate::node;
 
 /// Wall time of a model's beginning.
 const WALL_MS: u64 = 1_750_000_000_000;
@@ -172,7 +171,7 @@ fn directory(config: &Config) -> Directory {
 pub(super) fn mesh(count: u64, config: &Config) -> Vec<Machine> {
     let keys: Vec<Symbolic> = (1..=count).map(Symbolic::new).collect();
     let handle = |n: usize| format!("peer-{n}").parse().expect("a valid constant");
-    let founded = node::founded(&keys[0], &handle(0), at(0), &mut dice());
+    let founded = peer::founded(&keys[0], "modelled", &handle(0), at(0), &mut dice().0);
     let mut founder = Machine::new(keys[0].clone(), config.clone(), &founded);
     founder.boot(at(0), 0);
     founder.settle(at(0), Input::Wake);
@@ -194,7 +193,7 @@ pub(super) fn mesh(count: u64, config: &Config) -> Vec<Machine> {
     let others = keys.iter().skip(1).map(|key| {
         let mut welcome = welcome.clone().expect("the founder lets everyone in");
         welcome.node_id = handle(0);
-        let rows = node::joined(&welcome, &mut dice()).expect("a welcome of this mesh");
+        let rows = peer::joined(&welcome, &mut dice().0).expect("a welcome of this mesh");
         let mut machine = Machine::new(key.clone(), config.clone(), &rows);
         machine.boot(at(0), 0);
         machine

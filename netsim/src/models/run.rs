@@ -94,6 +94,7 @@ impl Run {
         let header = Header {
             id: the_call(),
             target: state.target.id(),
+            target_incarnation: None,
             node_id: "peer-3".parse().expect("a valid constant"),
             tool: "put".parse().expect("a valid constant"),
             arguments: Payload::empty(),

@@ -1,70 +1,20 @@
 //! The plan as it is carried out, the phases of a run, and the predicates of liveness.
 
-use mesh_core::entry::{Effect, Payload, Tier};
+use mesh_core::entry::{Effect, Payload};
 use mesh_core::ids::{Hash, ReqId};
 use mesh_core::io::{CallState, Command, NewCall};
 use mesh_core::limits;
 
 use super::{
-    Event, HEALED_US, L2_CUT_US, Phase, Purpose, QUIET_US, SETTLE_US, SETUP_US, State, TERMINAL_US, UNSETTLED_US,
-    World, handle,
+    Event, HEALED_US, L2_CUT_US, Phase, Purpose, QUIET_US, SETTLE_US, SETUP_US, State, TERMINAL_US, UNSETTLED_US, World,
 };
 use crate::net::pair_of;
 use crate::node::Node;
-use crate::plan::{Ask, FAULTS_US, Fault, MS, SECOND};
+use crate::plan::{Ask, MS, NEVER, SECOND};
 use crate::predicates::Told;
+use crate::trace::Mark;
 
 impl World {
-    pub(super) fn fault(&mut self, index: usize) {
-        let fault = self.plan.faults[index].1.clone();
-        if self.phase != Phase::Faults {
-            return;
-        }
-        self.trace.story(self.now, || format!("-- {fault:?}"));
-        match fault {
-            Fault::Split(groups) => {
-                self.split = groups;
-                self.refresh_cuts();
-            }
-            Fault::Unsplit => {
-                self.split.clear();
-                self.refresh_cuts();
-            }
-            Fault::Cut(a, b) | Fault::Uncut(a, b) => {
-                let (key, _) = pair_of(a, b);
-                self.pairs.of(key).single = matches!(fault, Fault::Cut(..));
-                self.refresh_cuts();
-            }
-            Fault::OneWay(from, to, loss) => {
-                let (key, end) = pair_of(from, to);
-                self.pairs.of(key).loss[end] = loss;
-            }
-            Fault::Loss(loss) => self.loss = loss,
-            Fault::Crash { peer, down_us } => self.crash(peer, down_us),
-            Fault::CrashNear { peer, near, after_us, down_us } => {
-                self.peers[peer].armed = Some((near, after_us, down_us));
-            }
-            Fault::Stop { peer, down_us } => {
-                if self.peers[peer].awake() {
-                    self.command(peer, Purpose::Stop(down_us), Command::Stop);
-                    let life = self.peers[peer].life;
-                    // The shell does not wait for ever (mesh-protocol.md §4, Shutdown).
-                    self.at(150 * MS, Event::Exit { peer, life, down_us });
-                }
-            }
-            Fault::Suspend { peer, for_us } => self.freeze(peer, for_us),
-            Fault::Stall { peer, for_us } => self.peers[peer].stall_us = for_us,
-            Fault::WallJump { peer, by_ms } => self.peers[peer].wall_off_ms += by_ms,
-            Fault::Revoke { by, peer } => {
-                let id = self.peers[peer].id;
-                let owner = self.peers[by].plan.tier == Tier::Owner;
-                if owner && self.peers[by].awake() && self.peers[peer].state != State::Absent {
-                    self.command(by, Purpose::Other, Command::Revoke { peer: id });
-                }
-            }
-        }
-    }
-
     pub(super) fn ask(&mut self, index: usize) {
         let ask: Ask = self.plan.asks[index].1.clone();
         let origin = ask.origin;
@@ -78,7 +28,7 @@ impl World {
                 let view = self.peers[origin].node.as_ref().map(Node::view);
                 let named = view
                     .and_then(|view| view.nodes.iter().find(|node| node.peer == id).map(|node| node.node_id.clone()));
-                named.unwrap_or_else(|| handle(target)).to_string()
+                named.unwrap_or_else(|| self.wanted_handle(target)).to_string()
             }
         };
         let text = format!("{{\"n\":{}}}", ask.argument);
@@ -94,7 +44,7 @@ impl World {
             tool: ask.tool.parse().expect("a valid constant"),
             arguments,
             ttl_ms: ask.ttl_ms,
-            timeout_ms: 60_000,
+            timeout_ms: ask.timeout_ms.unwrap_or(60_000),
             effect: ask.strict.then_some(Effect::Once),
             principal: "owner".into(),
             client_key: ask.key,
@@ -109,6 +59,8 @@ impl World {
 
     pub(super) fn enter(&mut self, phase: Phase) {
         self.trace.story(self.now, || format!("== {phase:?}"));
+        self.trace.mark(self.now, || Mark::Phase(format!("{phase:?}")));
+        self.takeover = None;
         self.phase = phase;
         self.phase_at = self.now;
         match phase {
@@ -124,11 +76,11 @@ impl World {
                     self.at(self.plan.asks[index].0, Event::Ask(index));
                 }
                 for peer in 0..self.peers.len() {
-                    if self.peers[peer].state == State::Absent {
+                    if self.peers[peer].state == State::Absent && self.peers[peer].plan.join_at < NEVER {
                         self.at(self.peers[peer].plan.join_at, Event::Join(peer));
                     }
                 }
-                self.at(FAULTS_US, Event::Phase(Phase::Quiet));
+                self.at(self.plan.faults_us, Event::Phase(Phase::Quiet));
             }
             Phase::Quiet => {
                 self.calm();
@@ -138,7 +90,7 @@ impl World {
                 self.split.clear();
                 self.sparse_holds = false;
                 for pair in self.pairs.values_mut() {
-                    pair.single = false;
+                    pair.single = [false; 2];
                 }
                 self.refresh_cuts();
             }
@@ -158,6 +110,7 @@ impl World {
         for peer in 0..self.peers.len() {
             self.peers[peer].armed = None;
             self.peers[peer].stall_us = 0;
+            self.peers[peer].full_until = 0;
             self.thaw(peer);
             if self.peers[peer].state == State::Down {
                 let delay = self.dice.range(0..=100 * MS);
@@ -192,7 +145,7 @@ impl World {
                 for (other, done) in done.iter_mut().enumerate() {
                     if !*done
                         && self.member(other)
-                        && !self.pairs[&pair_of(at, other).0].cut
+                        && !self.pairs[&pair_of(at, other).0].is_cut()
                         && self.trusts(at, other)
                         && self.trusts(other, at)
                     {
@@ -201,7 +154,7 @@ impl World {
                     }
                 }
             }
-            let may_lead = |peer: &usize| self.peers[*peer].plan.eligible && self.peers[*peer].plan.tier == Tier::Owner;
+            let may_lead = |peer: &usize| self.peers[*peer].plan.eligible && self.peers[*peer].owner;
             let gateway = self.peers[start].gateway;
             let agreed = component.iter().all(|peer| self.peers[*peer].gateway == gateway);
             let sound = match gateway {
@@ -248,7 +201,7 @@ impl World {
         self.at(250 * MS, Event::Look);
         for (peer, sim) in self.peers.iter().enumerate() {
             if let Some(node) = &sim.node {
-                self.checks.s11_queue(self.now, peer, sim.id, node.open_calls(), &self.base);
+                self.checks.s11_queue(self.now, peer, sim.id, node.open_calls(), &sim.config);
             }
         }
         self.l1_note();
@@ -266,7 +219,7 @@ impl World {
                 });
                 if here && linked && self.settled_at.is_some_and(|at| self.now >= at + 500 * MS) {
                     self.enter(Phase::Faults);
-                } else if since > SETUP_US {
+                } else if since > SETUP_US + self.peers.len() as u64 * 300 * MS {
                     let beliefs = self.beliefs();
                     self.checks.fail("setup", self.now, || format!("not all joined, linked and settled: {beliefs}"));
                 }
@@ -302,6 +255,20 @@ impl World {
         believes.collect::<Vec<_>>().join(", ")
     }
 
+    /// The leader goes while nothing else is wrong: how long until another leads?
+    pub(super) fn note_takeover(&mut self, peer: usize, asked: bool) {
+        let leads = self.peers[peer].gateway.is_some_and(|epoch| epoch.peer == self.peers[peer].id);
+        let calm = self.loss == 0
+            && self.pairs.iter().all(|(_, pair)| !pair.is_cut() && pair.loss == [0; 2])
+            && self.peers.iter().all(|sim| matches!(sim.state, State::Running | State::Absent) && !sim.frozen());
+        let followed = (0..self.peers.len())
+            .all(|other| !self.peers[other].awake() || self.peers[other].gateway == self.peers[peer].gateway);
+        let linked = (0..self.peers.len())
+            .all(|other| other == peer || !self.peers[other].awake() || self.sees_link(other, peer));
+        let undisturbed = leads && calm && followed && linked && self.phase == Phase::Faults;
+        self.takeover = undisturbed.then_some((self.now, asked));
+    }
+
     /// A call as a peer's door would show it.
     pub(super) fn told_at(&self, peer: usize, id: &ReqId) -> Option<Told> {
         let open = self.peers[peer].node.as_ref().and_then(|node| node.open_call(id));
@@ -331,7 +298,13 @@ impl World {
                 // Its origin was thrown out and does not know it: nobody can tell it anything any more.
                 continue;
             }
-            let target_there = target.is_some_and(|target| self.member(target) && self.trusts(accepted.origin, target));
+            // A target that was restored from a backup since has nothing to say about it.
+            let same_life = |target: usize| {
+                let life = self.peers[target].node.as_ref().map(|node| node.view().incarnation);
+                told.life.is_none() || told.life == life
+            };
+            let target_there = target
+                .is_some_and(|target| self.member(target) && self.trusts(accepted.origin, target) && same_life(target));
             let ended = matches!(told.state, CallState::Ended(_)) && (told.confirmed || !target_there);
             if ended {
                 if told.confirmed {
@@ -340,7 +313,9 @@ impl World {
                 continue;
             }
             open += 1;
-            let own = accepted.at + (accepted.ttl_ms + 2 * limits::epsilon_ms(accepted.ttl_ms)) * MS + 5 * SECOND;
+            let own = accepted.ttl_ms + accepted.timeout_ms + 4 * limits::epsilon_ms(accepted.ttl_ms);
+            let own = accepted.at + own * MS + 5 * SECOND;
+            let own = if self.plan.drifts() { own + own / 8 } else { own };
             let due = (self.phase_at + TERMINAL_US).max(own);
             if self.now > due {
                 let history = self.peers[accepted.origin].node.as_ref().and_then(|node| node.open_call(id));
@@ -364,7 +339,7 @@ impl World {
             self.checks.fail("L3", self.now, || what);
         }
         let settled = self.settled_at.is_some_and(|at| self.now >= at + SECOND);
-        let asked = self.now >= self.faults_at + FAULTS_US + 3 * SECOND + QUIET_US;
+        let asked = self.now >= self.faults_at + self.plan.faults_us + 3 * SECOND + QUIET_US;
         if open > 0 {
             self.open_at = self.now;
         }
@@ -393,7 +368,7 @@ impl World {
         let b = self.dice.pick(&others);
         let (key, _) = pair_of(a, b);
         self.trace.story(self.now, || format!("-- L2: cut p{a}-p{b}"));
-        self.pairs.of(key).single = true;
+        self.pairs.of(key).single = [true; 2];
         self.refresh_cuts();
     }
 
@@ -402,6 +377,9 @@ impl World {
     pub(super) fn l4_books_agree(&mut self) {
         let mut broken = None;
         for (id, accepted) in &self.accepted {
+            if !self.member(accepted.origin) {
+                continue;
+            }
             let Some(told) = self.told_at(accepted.origin, id).filter(|told| told.confirmed) else { continue };
             let target = self.index_of(&told.target);
             for peer in (0..self.peers.len()).filter(|peer| self.member(*peer)) {

@@ -48,6 +48,8 @@ pub(crate) struct Election {
     config: Config,
     me: PeerId,
     fence: Fence,
+    /// Our own claims lie above this counter: a store that is older than its promises does not know which it has made.
+    floor: u64,
     role: Role,
     /// Linked peers, since when.
     neighbours: BTreeMap<PeerId, u64>,
@@ -61,11 +63,12 @@ pub(crate) struct Election {
 }
 
 impl Election {
-    pub(crate) fn boot(config: Config, me: PeerId, fence: Option<Fence>, now: u64) -> Self {
+    pub(crate) fn boot(config: Config, me: PeerId, fence: Option<Fence>, floor: u64, now: u64) -> Self {
         Self {
             config,
             me,
             fence: fence.unwrap_or(Fence { epoch: Epoch::ZERO, proof: None }),
+            floor,
             role: Role::Follower { leader: None, claim_at: u64::MAX },
             neighbours: BTreeMap::new(),
             candidates: BTreeMap::new(),
@@ -402,7 +405,8 @@ impl Election {
     }
 
     fn claim(&mut self, fx: &mut Effects<'_>) {
-        let epoch = Epoch { counter: self.fence.epoch.counter + 1, class: self.class(), peer: self.me };
+        let counter = self.fence.epoch.counter.max(self.floor) + 1;
+        let epoch = Epoch { counter, class: self.class(), peer: self.me };
         let had = self.gateway().is_some();
         self.fence = Fence { epoch, proof: None };
         fx.put(Space::Meta, FENCE_KEY, &self.fence);

@@ -333,6 +333,10 @@ pub struct Header {
     pub id: ReqId,
     /// The one peer that may run it.
     pub target: PeerId,
+    /// The life of the target's database that the origin knew. A target that was restored from an old state since cannot
+    /// know what it did for this call: it does not run it, and says nothing about it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target_incarnation: Option<Incarnation>,
     /// Its handle at acceptance, for people.
     pub node_id: NodeId,
     /// Which tool.
@@ -356,6 +360,12 @@ pub struct Header {
 }
 
 impl Header {
+    /// Whether this call was meant for the life `own` of its target's database.
+    #[must_use]
+    pub fn is_for(&self, own: Incarnation) -> bool {
+        self.target_incarnation.is_none_or(|life| life == own)
+    }
+
     /// Whether everything in it is within its limits: an origin that says more is not one of ours, and what it says is
     /// not acted on.
     #[must_use]

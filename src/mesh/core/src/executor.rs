@@ -160,6 +160,17 @@ impl Executor {
             .collect()
     }
 
+    /// The store is older than its promises: what was started then may have ended since, so it is not told as interrupted.
+    pub(crate) fn forget_started(&mut self, fx: &mut Effects<'_>) {
+        self.journal.retain(|(id, attempt), row| {
+            let started = row.state == Journaled::Started;
+            if started {
+                fx.delete(Space::Journal, journal_key(id, *attempt));
+            }
+            !started
+        });
+    }
+
     /// Whether any attempt of this call was started or has ended here.
     pub(crate) fn has_any(&self, id: &ReqId) -> bool {
         self.is_forgotten(id) || self.journal.range((*id, 0)..=(*id, ATTEMPTS_MAX)).next().is_some()

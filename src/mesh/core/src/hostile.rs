@@ -194,6 +194,7 @@ fn header(origin: &PeerId, counter: u64, target: PeerId) -> Header {
         principal: "owner".to_owned(),
         client_key: None,
         needs_approval: false,
+        target_incarnation: None,
     }
 }
 

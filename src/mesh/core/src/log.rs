@@ -121,10 +121,20 @@ impl Logs {
         self.own_durable = 0;
     }
 
+    /// Clock of the newest entry that is held of this life of an author's database.
+    pub(crate) fn last_word(&self, author: &PeerId, incarnation: Incarnation) -> Option<u64> {
+        self.heads.get(&(*author, incarnation)).map(|head| head.hlc)
+    }
+
+    /// Whether this is the log that we write now. What a former life of ours wrote, and a restored store has lost, comes
+    /// back from the others.
+    fn is_own(&self, author: &PeerId, incarnation: Incarnation) -> bool {
+        *author == self.me && incarnation == self.incarnation
+    }
+
     /// Whether an entry may be shown to others: one of ours only once it is durable.
     pub(crate) fn may_show(&self, entry: &SignedEntry) -> bool {
-        let own = entry.author == self.me && entry.entry.incarnation == self.incarnation;
-        !own || entry.entry.seq <= self.own_durable
+        !self.is_own(&entry.author, entry.entry.incarnation) || entry.entry.seq <= self.own_durable
     }
 
     fn tick(&mut self, wall_ms: u64) -> u64 {
@@ -176,7 +186,7 @@ impl Logs {
         let entry = &item.entry;
         let (author, incarnation, seq) = (entry.author, entry.entry.incarnation, entry.entry.seq);
         let is_genesis = entry.entry.kind == Kind::GENESIS && entry.hash.0 == self.mesh.0;
-        if !admitted || (entry.entry.mesh != self.mesh && !is_genesis) || author == self.me {
+        if !admitted || (entry.entry.mesh != self.mesh && !is_genesis) || self.is_own(&author, incarnation) {
             return Ingest::Refused;
         }
         if let Some(neighbour) = self.neighbours.get_mut(&from) {
@@ -297,7 +307,7 @@ impl Logs {
         self.heads
             .iter()
             .map(|((author, incarnation), head)| {
-                let own = *author == self.me && *incarnation == self.incarnation;
+                let own = self.is_own(author, *incarnation);
                 let seq = if own { head.seq.min(self.own_durable) } else { head.seq };
                 DigestRow { author: *author, incarnation: *incarnation, seq }
             })
@@ -329,7 +339,8 @@ impl Logs {
         for row in self.digest() {
             let has = theirs.get(&(row.author, row.incarnation)).copied().unwrap_or(0);
             let stands = stands(&row.author, row.incarnation, row.seq);
-            if has < stands && row.author != from {
+            // What its author lacks of its own log, a restored store has lost.
+            if has < stands {
                 ranges.push((row.author, row.incarnation, has + 1, stands));
             }
         }
@@ -338,7 +349,7 @@ impl Logs {
             fx.out.push(Output::ReadLog { to: from, ranges });
         }
         let lacking = theirs.iter().any(|((author, incarnation), seq)| {
-            *author != self.me
+            !self.is_own(author, *incarnation)
                 && depth(author) != u32::MAX
                 && self.heads.get(&(*author, *incarnation)).map_or(0, |head| head.seq) < *seq
         });

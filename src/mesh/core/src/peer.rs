@@ -40,6 +40,11 @@ const KEY_BOOT: &[u8] = b"boot";
 const KEY_COUNTER: &[u8] = b"counter";
 const KEY_FENCE: &[u8] = b"fence";
 const KEY_HANDLE: &[u8] = b"handle";
+const KEY_CLAIM_FLOOR: &[u8] = b"claim_floor";
+/// A restored store may have lost this many claims of ours; the random part on top keeps two lives apart that begin with
+/// the same backup. Together far below [`crate::limits::EPOCH_JUMP_MAX`].
+const CLAIMS_LOST_MAX: u64 = 4_096;
+const CLAIMS_APART: u64 = 32_768;
 /// How long a clean stop waits for the successor's first beacon (mesh-protocol.md §4, Shutdown).
 const STOP_WAIT_MS: u64 = 100;
 
@@ -156,10 +161,14 @@ impl Peer {
         let boot: u64 = read(KEY_BOOT).and_then(entry::decode).unwrap_or(0) + 1;
         let fence: Option<Fence> = read(KEY_FENCE).and_then(entry::decode);
         let counter = if renewed.is_some() { 0 } else { read(KEY_COUNTER).and_then(entry::decode).unwrap_or(0) };
+        let known = fence.as_ref().map_or(0, |fence| fence.epoch.counter);
+        let floor = read(KEY_CLAIM_FLOOR).and_then(entry::decode).unwrap_or(0);
+        let floor =
+            if renewed.is_some() { floor.max(known) + CLAIMS_LOST_MAX + rng.next_u64() % CLAIMS_APART } else { floor };
         let mut peer = Self {
             me,
             key,
-            election: Election::boot(config.clone(), me, fence, now.mono_ms),
+            election: Election::boot(config.clone(), me, fence, floor, now.mono_ms),
             config,
             signer: signer.into(),
             boot,
@@ -184,6 +193,12 @@ impl Peer {
         peer.run(now, rng, out, |peer, fx| {
             fx.put(Space::Meta, KEY_BOOT, &boot);
             fx.put(Space::Meta, KEY_INCARNATION, &incarnation);
+            if renewed.is_some() {
+                // What the former life had begun, it may have ended: nothing of that is ours to tell.
+                fx.put(Space::Meta, KEY_CLAIM_FLOOR, &floor);
+                peer.executor.forget_started(fx);
+            }
+            peer.book.bury(incarnation, fx);
             fx.sync = true;
             peer.refresh_candidates(fx);
             peer.election.start(fx);

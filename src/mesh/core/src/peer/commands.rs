@@ -113,6 +113,11 @@ impl Peer {
             principal: new.principal,
             client_key: new.client_key,
             needs_approval: false,
+            target_incarnation: if target == self.me {
+                Some(self.logs.incarnation())
+            } else {
+                self.directory.get(&target).map(|(entry, _)| entry.entry.incarnation)
+            },
         };
         if !header.is_within_limits() {
             return Err(Refusal::Invalid("the call is over a limit of what may be asked of another device".to_owned()));
@@ -305,7 +310,10 @@ impl Peer {
     }
 
     pub(super) fn set_directory(&mut self, directory: &Directory, fx: &mut Effects<'_>) {
-        if self.directory.get(&self.me).is_some_and(|(_, known)| **known == *directory) {
+        // A new life of our store says it again: that is how the others learn that the former one is over.
+        let own = self.logs.incarnation();
+        let known = self.directory.get(&self.me).filter(|(entry, _)| entry.entry.incarnation == own);
+        if known.is_some_and(|(_, known)| **known == *directory) {
             return;
         }
         let entry = self.logs.append(self.signer.as_ref(), Kind::DIRECTORY, 0, entry::encode(directory), fx);

@@ -64,10 +64,14 @@ impl Peer {
                     .get(&author)
                     .is_none_or(|(known, _)| (known.entry.hlc, known.entry.seq) < (entry.entry.hlc, entry.entry.seq));
                 if newer {
+                    let life = self.directory.get(&author).map(|(known, _)| known.entry.incarnation);
                     fx.put_bytes(Space::Directory, author.0, entry.to_stored());
                     self.directory.insert(author, (entry.clone(), Arc::new(directory)));
                     self.refresh_candidates(fx);
                     fx.view_changed = true;
+                    if life.is_some_and(|life| life != entry.entry.incarnation) {
+                        self.end_undeliverable(fx); // its store began anew
+                    }
                     self.with_env(|book, env| book.pump(&author, env, fx));
                 }
             }
@@ -77,10 +81,18 @@ impl Peer {
                     let left_ms = left_ms.unwrap_or(header.ttl_ms);
                     let id = header.id;
                     let mine = header.target == self.me;
+                    let meant = header.is_for(self.logs.incarnation());
                     if mine && self.executor.has_any(&id) && self.book.record(&id).is_none() {
                         return; // it came by a dispatch, and is over
                     }
                     self.with_env(|book, env| book.apply_header(entry, header, left_ms, env, fx));
+                    if author == self.me {
+                        // Of a former life of ours: it has been durable, and others may have run it.
+                        self.with_env(|book, env| book.release(&id, env, fx));
+                    }
+                    if mine && !meant {
+                        self.book.bury(self.logs.incarnation(), fx);
+                    }
                     if mine && author != self.me {
                         self.expire_here(&[id], fx);
                         if let Some(wish) = self.book.is_cancelled(&id).cloned() {

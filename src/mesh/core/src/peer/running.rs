@@ -9,7 +9,7 @@ use crate::effects::{Effects, Then};
 use crate::entry::{self, CancelWish, Directory, Effect, Header, Kind, Outcome, Payload, SignedEntry, Tier};
 use crate::executor::{Executor, Finished, Offer, Rules};
 use crate::frame::{AnswerKind, Dispatch, Frame};
-use crate::ids::{PeerId, ReqId};
+use crate::ids::{Incarnation, PeerId, ReqId};
 use crate::io::CallState;
 use crate::log;
 use crate::mutants::Mutant;
@@ -44,6 +44,10 @@ impl Peer {
             return;
         }
         let place = dispatch.header.place();
+        if !header.is_for(self.logs.incarnation()) {
+            refuse(AnswerKind::Refused("this device was restored from an old state since".to_owned()), fx);
+            return;
+        }
         let proper = header.target == self.me
             && header.id.is_of(&place.author)
             && dispatch.header.entry.mesh == self.trust.mesh()
@@ -101,11 +105,16 @@ impl Peer {
     }
 
     pub(super) fn with_env<T>(&mut self, run: impl FnOnce(&mut Book, &Env<'_>) -> T) -> T {
-        let Self { book, trust, config, election, directory, .. } = self;
+        let Self { book, trust, config, election, directory, logs, .. } = self;
         let is_member = |peer: &PeerId| trust.member(peer).is_some();
         let is_owner = |peer: &PeerId| trust.is_owner(peer);
         let is_out = |peer: &PeerId| trust.is_out(peer);
         let is_linked = |peer: &PeerId| election.is_linked(peer);
+        let is_over = |peer: &PeerId, life: Incarnation| {
+            let present = directory.get(peer).map(|(entry, _)| &entry.entry).filter(|entry| entry.incarnation != life);
+            let last = logs.last_word(peer, life);
+            last.zip(present).is_some_and(|(last, present)| last < present.hlc)
+        };
         let declared = |peer: &PeerId, tool: &str| declared(directory, peer, tool);
         let env = Env {
             config,
@@ -114,6 +123,7 @@ impl Peer {
             is_owner: &is_owner,
             is_out: &is_out,
             is_linked: &is_linked,
+            is_over: &is_over,
             declared: &declared,
         };
         run(book, &env)
@@ -170,7 +180,9 @@ impl Peer {
 
     /// If the call is for us: stop it, or end it before it starts.
     pub(super) fn stop_call(&mut self, wish: &CancelWish, fx: &mut Effects<'_>) {
-        let known = self.book.record(&wish.id).filter(|record| record.header.target == self.me);
+        let own = self.logs.incarnation();
+        let known =
+            self.book.record(&wish.id).filter(|record| record.header.target == self.me && record.header.is_for(own));
         // A confirmed one that is still in the book was interrupted: what is wished away is the attempt after it.
         let (header, attempt) = known
             .map_or((None, 1), |record| (Some(record.header.clone()), record.attempt + u8::from(record.confirmed)));
@@ -194,7 +206,7 @@ impl Peer {
 
     /// Calls for us whose time is over: our word makes it certain.
     pub(super) fn expire_here(&mut self, due: &[ReqId], fx: &mut Effects<'_>) {
-        for (id, attempt) in self.book.expired_here(due, fx.now.mono_ms) {
+        for (id, attempt) in self.book.expired_here(due, self.logs.incarnation(), fx.now.mono_ms) {
             if let Some(header) = self.book.record(&id).map(|record| record.header.clone()) {
                 self.with_rules(fx, |executor, _, fx| executor.expire(id, attempt, header, fx));
             }

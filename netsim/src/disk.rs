@@ -1,6 +1,7 @@
 //! A disk that forgets what was not synced: rows as applied, and the batches that a crash could still undo.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::hash::{Hash, Hasher};
 
 use bytes::Bytes;
 use mesh_core::io::{Batch, Image, Space, TxnId, Write};
@@ -28,7 +29,7 @@ impl Rows {
 }
 
 /// A batch that is not durable yet, and what its rows held before.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Pending {
     txn: TxnId,
     batch: Batch,
@@ -40,12 +41,30 @@ struct Pending {
 pub(crate) struct Snapshot(Rows);
 
 /// The store of one simulated peer.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct MemDisk {
     applied: Rows,
     pending: VecDeque<Pending>,
     /// Last transaction of the sync that is on its way.
     pub(crate) syncing: Option<TxnId>,
+}
+
+/// Two disks are the same when their rows are, and what a crash would leave of them.
+impl Hash for MemDisk {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        for (space, rows) in self.applied.0.iter().enumerate() {
+            space.hash(state);
+            rows.hash(state);
+        }
+        for pending in &self.pending {
+            pending.before.hash(state);
+            pending.batch.sync.hash(state);
+            for write in &pending.batch.writes {
+                (write.space as usize, &write.key, &write.value).hash(state);
+            }
+        }
+        self.syncing.hash(state);
+    }
 }
 
 impl MemDisk {

@@ -8,6 +8,7 @@ mod dice;
 mod disk;
 mod explain;
 mod keys;
+mod models;
 #[cfg(feature = "mutants")]
 mod mutants;
 mod net;
@@ -93,6 +94,11 @@ enum Command {
         #[arg(long)]
         keep_going: bool,
     },
+    /// Small worlds, gone through completely.
+    Models {
+        #[arg(long)]
+        mutants: bool,
+    },
     /// Leaves each rule of the cores out in turn: which predicate misses it.
     #[cfg(feature = "mutants")]
     Mutants {
@@ -177,6 +183,20 @@ fn command(command: Command) -> Result<bool, String> {
                 Case { real_keys: keys == Keys::Real, ..case }
             };
             Ok(report::run(from..from.saturating_add(seeds), &case, threads.max(1), keep_going))
+        }
+        Command::Models { mutants } => {
+            #[cfg(feature = "mutants")]
+            if mutants {
+                for mutant in mesh_core::mutants::Mutant::ALL {
+                    println!("-- {mutant:?}");
+                    models::all(&mesh_core::config::Config {
+                        mutation: mesh_core::mutants::Mutation::of(*mutant),
+                        ..mesh_core::config::Config::default()
+                    });
+                }
+            }
+            models::all(&mesh_core::config::Config::default());
+            Ok(true)
         }
         #[cfg(feature = "mutants")]
         Command::Mutants { seeds, only } => {

@@ -113,6 +113,21 @@ pub(crate) fn durable_fence(disk: &MemDisk) -> Epoch {
     fence.map_or(Epoch::ZERO, |fence| fence.epoch)
 }
 
+/// The fence that the process goes by.
+pub(crate) fn fence(disk: &MemDisk) -> Epoch {
+    let fence = disk.applied(Space::Meta, b"fence").and_then(|value| decode::<Fence>(value));
+    fence.map_or(Epoch::ZERO, |fence| fence.epoch)
+}
+
+/// How a crash now would find this attempt ended.
+pub(crate) fn journaled_ending(disk: &MemDisk, id: &ReqId, attempt: Attempt) -> Option<Ending> {
+    let key = [id.0.as_slice(), &[attempt]].concat();
+    match disk.durable(Space::Journal, &key).and_then(|value| decode::<JournalRow>(value))?.state {
+        Journaled::Ended(ending) => Some(ending),
+        Journaled::Started => None,
+    }
+}
+
 /// A row of the books.
 pub(crate) fn call_record(value: &[u8]) -> Option<CallRecord> {
     decode(value)

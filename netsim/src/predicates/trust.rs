@@ -23,7 +23,7 @@ struct Sure<'a> {
     subject: PeerId,
     generation: u32,
     hash: Hash,
-    mark: &'a Option<(Incarnation, u64)>,
+    marks: &'a [(Incarnation, u64)],
 }
 
 fn held(disk: &MemDisk) -> Vec<Held> {
@@ -43,12 +43,12 @@ fn sure(held: &[Held]) -> Vec<Sure<'_>> {
     held.iter()
         .filter(|said| !doubted(&said.entry.author))
         .filter_map(|said| match &said.what {
-            VerdictKind::Revoked { mark, left: false } => Some(Sure {
+            VerdictKind::Revoked { marks, left: false } => Some(Sure {
                 by: said.entry.author,
                 subject: said.subject,
                 generation: said.entry.entry.generation,
                 hash: said.entry.hash,
-                mark,
+                marks,
             }),
             VerdictKind::Revoked { .. } | VerdictKind::Approved { .. } => None,
         })
@@ -77,7 +77,7 @@ impl Checks {
             let welcome_again = held.iter().any(|said| {
                 said.subject == revocation.subject
                     && said.entry.entry.generation > revocation.generation
-                    && matches!(&said.what, VerdictKind::Approved { after: Some(hash), .. } if later.contains(hash))
+                    && matches!(&said.what, VerdictKind::Approved { after, .. } if after.iter().any(|hash| later.contains(hash)))
             });
             if !welcome_again {
                 let (subject, by) = (revocation.subject, revocation.by);
@@ -100,8 +100,9 @@ impl Checks {
         let void = |said: &Held| {
             sure.iter().any(|revocation| {
                 let place = said.entry.place();
-                revocation.subject == said.entry.author
-                    && revocation.mark.is_some_and(|(life, seq)| place.incarnation == life && place.seq > seq)
+                // (Of lives that it does not name we say nothing: they may be newer than it.)
+                let mark = revocation.marks.iter().find(|(life, _)| *life == place.incarnation);
+                revocation.subject == said.entry.author && mark.is_some_and(|(_, seq)| place.seq > *seq)
             })
         };
         for member in members {

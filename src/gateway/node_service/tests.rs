@@ -85,6 +85,7 @@ fn view(me: u64, leader: Option<u64>) -> Arc<View> {
         incarnation: Incarnation(1),
         boot: 1,
         revoked: false,
+        pending: Vec::new(),
         gateway: leader.map(epoch),
         fence: Epoch::ZERO,
         links: Vec::new(),

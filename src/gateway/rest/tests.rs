@@ -102,6 +102,7 @@ fn first_view() -> View {
         incarnation: Incarnation(7),
         boot: 1,
         revoked: false,
+        pending: Vec::new(),
         gateway: Some(Epoch { counter: 4, class: 3, peer: me }),
         fence: Epoch { counter: 4, class: 3, peer: me },
         links: vec![twin(1)],

@@ -63,14 +63,14 @@ struct OpenRow {
     cancel: Option<CancelWish>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Sent {
     attempt: Attempt,
     again_at: u64,
     pause_ms: u64,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Open {
     record: CallRecord,
     entry: SignedEntry,
@@ -95,7 +95,7 @@ impl Open {
 }
 
 /// Sessions and credits of one node, at the gateway.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Session {
     number: SessionId,
     outstanding: BTreeSet<ReqId>,
@@ -108,8 +108,8 @@ pub(crate) struct Env<'a> {
     pub(crate) reign: Option<&'a Claim>,
     pub(crate) is_member: &'a dyn Fn(&PeerId) -> bool,
     pub(crate) is_owner: &'a dyn Fn(&PeerId) -> bool,
-    /// Thrown out or left: unlike one whose approval has only not come yet.
-    pub(crate) is_revoked: &'a dyn Fn(&PeerId) -> bool,
+    /// Thrown out, left, or pending again: unlike one whose approval has only not come yet.
+    pub(crate) is_out: &'a dyn Fn(&PeerId) -> bool,
     pub(crate) is_linked: &'a dyn Fn(&PeerId) -> bool,
     /// Whether this life of a peer's database is known here, and another has taken its place.
     pub(crate) is_over: &'a dyn Fn(&PeerId, Incarnation) -> bool,
@@ -129,7 +129,7 @@ pub(crate) struct Verdict {
 }
 
 /// All calls without a confirmed ending.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Book {
     me: PeerId,
     open: BTreeMap<ReqId, Open>,
@@ -741,8 +741,9 @@ impl Book {
         let Some(open) = self.open.get_mut(id) else { return };
         let target = open.record.header.target;
         let released = open.released || fx.without(Mutant::HeaderDurable);
-        let belongs = (env.is_member)(&target) || fx.without(Mutant::DispatchToMembers);
-        if !released || open.ended() || open.deadline <= now || open.cancel.is_some() || !belongs {
+        let between_members = (env.is_member)(&target) && !(env.is_out)(&open.record.origin);
+        let between_members = between_members || fx.without(Mutant::DispatchToMembers);
+        if !released || open.ended() || open.deadline <= now || open.cancel.is_some() || !between_members {
             return;
         }
         let Some(session) = self.sessions.get_mut(&target) else { return };
@@ -932,8 +933,8 @@ impl Book {
             .filter_map(|open| {
                 let header = &open.record.header;
                 let restored = header.target_incarnation.is_some_and(|life| (env.is_over)(&header.target, life));
-                let reason = if (env.is_revoked)(&header.target) {
-                    "the node was revoked"
+                let reason = if (env.is_out)(&header.target) {
+                    "the node does not belong to the mesh any more"
                 } else if restored {
                     "the node was restored from an old state: it may or may not have happened"
                 } else {

@@ -14,7 +14,7 @@ use crate::io::{CmdId, Fact, Now, Output, Reply, Space, Write};
 use crate::mutants::{Mutant, Mutation};
 
 /// What may happen only after the batch of this step is durable (mesh-protocol.md §9.1, rule a).
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) enum Then {
     /// Promise something at a door.
     Reply(CmdId, Reply),

@@ -43,7 +43,7 @@ struct Following {
 }
 
 /// The election core of one peer.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Election {
     config: Config,
     me: PeerId,

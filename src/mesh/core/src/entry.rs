@@ -223,13 +223,14 @@ pub enum VerdictKind {
         tier: Tier,
         /// The handle it asked for; see `Trust` for what it gets when that is taken.
         node_id: NodeId,
-        /// Hash of the revocation that this takes back, if there was one. Without it an approval never beats one.
-        after: Option<Hash>,
+        /// Hashes of the revocations that this takes back, all that its signer held: one that it does not name beats it.
+        after: Vec<Hash>,
     },
     /// The peer does not belong to the mesh any more.
     Revoked {
-        /// The last entry of the revoked peer that the signer held. What the peer wrote later is void.
-        mark: Option<(Incarnation, u64)>,
+        /// The last entry of each life of the revoked peer that the signer held. What the peer wrote later, or in a life
+        /// that is not named, is void.
+        marks: Vec<(Incarnation, u64)>,
         /// Whether the peer asked for it (`sigil leave`).
         left: bool,
     },

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::calls::{key_id, sense_of};
 use crate::config::Config;
 use crate::effects::{Effects, Then};
-use crate::entry::{CancelWish, Ending, Header, Outcome, Payload, SignedEntry};
+use crate::entry::{CancelWish, Effect, Ending, Header, Outcome, Payload, SignedEntry};
 use crate::frame::{Answer, AnswerKind, Frame};
 use crate::ids::{ATTEMPTS_MAX, Attempt, Hash, PeerId, ReqId, Series};
 use crate::io::{Invocation, Output, Space, ToolOutcome};
@@ -40,7 +40,7 @@ pub(crate) struct JournalRow {
     key: Option<Box<(Hash, Hash)>>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Waiting {
     id: ReqId,
     attempt: Attempt,
@@ -52,7 +52,7 @@ struct Waiting {
     fetch_at: u64,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Running {
     header: Arc<Header>,
     origin: PeerId,
@@ -79,21 +79,21 @@ pub(crate) struct Rules<'a> {
     pub(crate) permits: &'a dyn Fn(&PeerId, &Header) -> Result<(), String>,
     /// Somebody wants this call stopped.
     pub(crate) wish: &'a dyn Fn(&ReqId) -> Option<CancelWish>,
-    /// We hold our own revocation.
-    pub(crate) revoked: bool,
+    /// We do not belong any more.
+    pub(crate) out: bool,
     /// Other peers that may have a blob.
     pub(crate) gateway: Option<PeerId>,
 }
 
 /// What is to be written as the outcome of an attempt; the composition appends it to the log.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Finished {
     pub(crate) outcome: Outcome,
     pub(crate) header: Option<Arc<Header>>,
 }
 
 /// The executor of one peer.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Executor {
     me: PeerId,
     journal: BTreeMap<(ReqId, Attempt), JournalRow>,
@@ -215,6 +215,11 @@ impl Executor {
             answer(AnswerKind::Waiting, fx);
             return None;
         }
+        if attempt > 1 && offer.header.effect == Effect::Once && !fx.without(Mutant::OnceIsOnce) {
+            // No gateway may decide this for us (mesh-protocol.md §6, Attempts).
+            answer(AnswerKind::Refused("this call may run only once".to_owned()), fx);
+            return None;
+        }
         if attempt > 1 && !fx.without(Mutant::AttemptOrder) {
             let before = self.journal.get(&(id, attempt - 1)).map(|row| row.state.clone());
             if before != Some(Journaled::Ended(Ending::Interrupted)) {
@@ -281,6 +286,8 @@ impl Executor {
         if first == header.id {
             return None;
         }
+        // One that only waits has not bound the key yet; this one must not bind it in its place.
+        self.bound.entry(key).or_insert((first, sense));
         let same = sense == sense_of(&self.me, header.tool.as_str(), &header.arguments);
         let (ending, reason) = if same {
             (Ending::Cancelled, format!("the same request as {first}: that one counts"))
@@ -305,7 +312,7 @@ impl Executor {
 
     /// Journals `started` for what waits, in order of arrival, while there are free places.
     pub(crate) fn start_next(&mut self, rules: &Rules<'_>, fx: &mut Effects<'_>) {
-        while (!rules.revoked || fx.without(Mutant::OwnRevocation))
+        while (!rules.out || fx.without(Mutant::OwnRevocation))
             && (self.running.len() < rules.config.running_max || fx.without(Mutant::RunningLimit))
         {
             // One that waits for its arguments steps out of the order.
@@ -340,8 +347,8 @@ impl Executor {
         let origin = running.origin;
         let late = running.deadline <= fx.now.mono_ms && !fx.without(Mutant::SecondLook);
         let wish = (rules.wish)(&id).filter(|_| !fx.without(Mutant::SecondLookAtWish));
-        if rules.revoked && !fx.without(Mutant::OwnRevocation) {
-            let reason = "this device was revoked before the tool ran";
+        if rules.out && !fx.without(Mutant::OwnRevocation) {
+            let reason = "this device did not belong to the mesh any more when the tool should run";
             return Some(self.finish(id, attempt, Ending::Denied, reason, Some(header), fx));
         }
         if let Err(reason) = (rules.permits)(&origin, &header)
@@ -439,12 +446,36 @@ impl Executor {
         header: Arc<Header>,
         fx: &mut Effects<'_>,
     ) -> Option<Finished> {
+        let reason = "its time was over before the node could start it";
+        self.end_unrun(id, attempt, Ending::Expired, reason, header, fx)
+    }
+
+    /// A call for us that is not to run. One that was started is left to the second look.
+    pub(crate) fn deny(
+        &mut self,
+        id: ReqId,
+        attempt: Attempt,
+        header: Arc<Header>,
+        reason: &str,
+        fx: &mut Effects<'_>,
+    ) -> Option<Finished> {
+        self.end_unrun(id, attempt, Ending::Denied, reason, header, fx)
+    }
+
+    fn end_unrun(
+        &mut self,
+        id: ReqId,
+        attempt: Attempt,
+        ending: Ending,
+        reason: &str,
+        header: Arc<Header>,
+        fx: &mut Effects<'_>,
+    ) -> Option<Finished> {
         self.waiting.retain(|waiting| waiting.id != id);
         if self.is_forgotten(&id) || self.has_journaled(&id, attempt) {
             return None;
         }
-        let reason = "its time was over before the node could start it";
-        Some(self.finish(id, attempt, Ending::Expired, reason, Some(header), fx))
+        Some(self.finish(id, attempt, ending, reason, Some(header), fx))
     }
 
     /// Binds the client key of a call, if it has one that no other call has bound here.

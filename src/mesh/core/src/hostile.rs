@@ -366,8 +366,9 @@ fn approvals_of_one_who_may_not_neither_count_nor_stand_in_the_way() {
     let (mut honest, mut liar, target) = scene();
     let new = Liar::new(3, &honest);
     let says = |subject: &Liar, what| encode(&Verdict { subject: subject.key.public_key(), what });
-    let owner = |name: &str| VerdictKind::Approved { tier: Tier::Owner, node_id: name.parse().unwrap(), after: None };
-    let out = VerdictKind::Revoked { mark: None, left: false };
+    let owner =
+        |name: &str| VerdictKind::Approved { tier: Tier::Owner, node_id: name.parse().unwrap(), after: Vec::new() };
+    let out = VerdictKind::Revoked { marks: Vec::new(), left: false };
     for body in [says(&new, owner("new")), says(&target, out), says(&target, owner("target"))] {
         let entry = liar.entry(Kind::APPROVAL, body, |entry| entry.generation = u32::MAX);
         honest.hears(&liar, pushed(entry));

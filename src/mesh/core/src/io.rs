@@ -512,6 +512,9 @@ pub struct View {
     pub boot: u64,
     /// Whether we hold our own revocation.
     pub revoked: bool,
+    /// Devices that belonged until the word of whoever let them in turned out to be void; we may be one of them.
+    /// [`Command::Approve`] lets them in again, [`Command::Revoke`] says no.
+    pub pending: Vec<PendingView>,
     /// Who leads, as far as we know.
     pub gateway: Option<Epoch>,
     /// The highest epoch seen.
@@ -520,6 +523,23 @@ pub struct View {
     pub links: Vec<PeerId>,
     /// All approved peers, ourselves included, by peer id.
     pub nodes: Vec<NodeView>,
+}
+
+/// A device that an owner may approve again, or revoke. Until then nothing that it asks for runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PendingView {
+    /// Identity.
+    pub peer: PeerId,
+    /// Key, to approve it.
+    pub key: PublicKey,
+    /// Handle that it was given.
+    pub node_id: NodeId,
+    /// How far it was trusted.
+    pub tier: Tier,
+    /// Who let it in.
+    pub let_in_by: PeerId,
+    /// Who had revoked that one without knowing of this device; `None`: that one is pending itself.
+    pub revoked_by: Option<PeerId>,
 }
 
 /// One approved peer in its role of offering tools.

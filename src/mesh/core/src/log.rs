@@ -10,6 +10,7 @@ use crate::entry::{Entry, Kind, SignedEntry};
 use crate::frame::{DigestRow, EntryItem, Frame};
 use crate::ids::{Hash, Incarnation, MeshId, PeerId};
 use crate::io::{Fact, Output, Space};
+use crate::limits;
 use crate::mutants::Mutant;
 
 /// A foreign clock may push ours at most this far (mesh-protocol.md §5).
@@ -41,7 +42,7 @@ pub(crate) enum Ingest {
     Fork,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct Neighbour {
     /// What it holds, as far as we know.
     knows: BTreeMap<(PeerId, Incarnation), u64>,
@@ -53,7 +54,7 @@ struct Neighbour {
 }
 
 /// All authors' heads, and what the neighbours have.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Logs {
     me: PeerId,
     mesh: MeshId,
@@ -108,13 +109,16 @@ impl Logs {
         self.incarnation
     }
 
-    /// The last entry that we hold of `author`, of the life that we saw last.
-    pub(crate) fn mark(&self, author: &PeerId) -> Option<(Incarnation, u64)> {
-        self.heads
-            .iter()
-            .filter(|((of, _), _)| of == author)
-            .max_by_key(|(_, head)| head.hlc)
-            .map(|((_, incarnation), head)| (*incarnation, head.seq))
+    /// How far we hold the log of `author`, by life.
+    pub(crate) fn lives(&self, author: &PeerId) -> impl Iterator<Item = (Incarnation, u64)> + '_ {
+        let lives = (*author, Incarnation(0))..=(*author, Incarnation(u32::MAX));
+        self.heads.range(lives).map(|((_, incarnation), head)| (*incarnation, head.seq))
+    }
+
+    /// Our own log begins anew.
+    pub(crate) fn begin_life(&mut self, incarnation: Incarnation) {
+        self.incarnation = incarnation;
+        self.own_durable = 0;
     }
 
     /// Whether anything is held of another life of an author's database than this one.
@@ -202,6 +206,10 @@ impl Logs {
             *knows = (*knows).max(seq);
         }
         let head = self.heads.get(&(author, incarnation)).copied();
+        if head.is_none() && self.lives(&author).count() >= limits::LIVES_MAX {
+            fx.fact(Fact::Warning("began its log anew too often; the newest is not taken", author));
+            return Ingest::Refused;
+        }
         let held = head.map_or(0, |head| head.seq);
         let hash = head.map_or(Hash::ZERO, |head| head.hash);
         if seq <= held {
@@ -328,12 +336,13 @@ impl Logs {
     }
 
     /// Answers a digest with what its sender lacks, authors nearest to the founder first, so that each is known before
-    /// it speaks; and asks for what we lack ourselves.
+    /// it speaks; and asks for what we lack ourselves. `stands`: how far a life up to a place is not void.
     pub(crate) fn handle_digest(
         &mut self,
         from: PeerId,
         rows: &[DigestRow],
         depth: impl Fn(&PeerId) -> u32,
+        stands: impl Fn(&PeerId, Incarnation, u64) -> u64,
         fx: &mut Effects<'_>,
     ) {
         let theirs: BTreeMap<(PeerId, Incarnation), u64> =
@@ -341,9 +350,10 @@ impl Logs {
         let mut ranges = Vec::new();
         for row in self.digest() {
             let has = theirs.get(&(row.author, row.incarnation)).copied().unwrap_or(0);
+            let stands = stands(&row.author, row.incarnation, row.seq);
             // What its author lacks of its own log, a restored store has lost.
-            if has < row.seq {
-                ranges.push((row.author, row.incarnation, has + 1, row.seq));
+            if has < stands {
+                ranges.push((row.author, row.incarnation, has + 1, stands));
             }
         }
         ranges.sort_by_key(|(author, incarnation, ..)| (depth(author), *author, *incarnation));

@@ -25,7 +25,8 @@ use crate::executor::Executor;
 use crate::frame::{AnswerKind, EntryItem, Frame};
 use crate::ids::{Hash, Incarnation, NodeId, PeerId, PublicKey, ReqId};
 use crate::io::{
-    Batch, CallRecord, CmdId, Fact, HistoryRow, Image, Input, NodeView, Now, Output, Reply, Space, TxnId, View,
+    Batch, CallRecord, CmdId, Fact, HistoryRow, Image, Input, NodeView, Now, Output, PendingView, Reply, Space, TxnId,
+    View,
 };
 use crate::log::{self, Head, Logs};
 use crate::mutants::Mutant;
@@ -73,13 +74,13 @@ struct Presence {
     changed_ms: u64,
 }
 
-/// The state machine of one peer.
-#[derive(Debug)]
+/// The state machine of one peer. A copy is for models that follow several futures; a process has one.
+#[derive(Debug, Clone)]
 pub struct Peer {
     me: PeerId,
     key: PublicKey,
     config: Config,
-    signer: Box<dyn Signer>,
+    signer: Arc<dyn Signer>,
     boot: u64,
     trust: Trust,
     election: Election,
@@ -91,6 +92,8 @@ pub struct Peer {
     presence: BTreeMap<PeerId, Presence>,
     /// Whoever has a link to us. Those of them that belong are the neighbours of election and log.
     linked: BTreeSet<PeerId>,
+    /// Those of them that have heard why we belong, see [`Self::object`].
+    objected: BTreeSet<PeerId>,
     /// Who is online as the gateway that we follow says.
     told_online: BTreeSet<PeerId>,
     counter: u64,
@@ -101,7 +104,6 @@ pub struct Peer {
     pending: VecDeque<(TxnId, Vec<Then>)>,
     asked_wake: Option<u64>,
     stopping: Option<(CmdId, u64)>,
-    revoked: bool,
 }
 
 impl Peer {
@@ -168,10 +170,9 @@ impl Peer {
             key,
             election: Election::boot(config.clone(), me, fence, floor, now.mono_ms),
             config,
-            signer,
+            signer: signer.into(),
             boot,
             logs: Logs::new(me, trust.mesh(), incarnation, heads, now.mono_ms),
-            revoked: trust.member(&me).is_none() && trust.membership().revocations.contains_key(&me),
             trust,
             book,
             executor,
@@ -179,6 +180,7 @@ impl Peer {
             invites,
             presence: BTreeMap::new(),
             linked: BTreeSet::new(),
+            objected: BTreeSet::new(),
             told_online: BTreeSet::new(),
             counter,
             last_txn: 0,
@@ -203,7 +205,7 @@ impl Peer {
             for finished in peer.executor.interrupted(fx) {
                 peer.write_outcome(&finished, fx);
             }
-            if peer.revoked {
+            if peer.is_out() {
                 // The process may have ended between the revocation's fsync and the word of it.
                 fx.then(Then::Revoked);
             }
@@ -318,18 +320,26 @@ impl Peer {
                     self.linked.insert(peer);
                     if self.trust.member(&peer).is_some() {
                         self.meet(peer, fx);
-                    } else if self.trust.is_revoked(&peer) {
+                    } else if self.trust.is_out(&peer) {
                         fx.then(Then::Dismiss(peer));
                     }
                 }
             }
             Input::LinkDown(peer) => {
                 self.linked.remove(&peer);
+                self.objected.remove(&peer);
                 self.part(peer, fx);
             }
             Input::Recv(from, frame) => {
                 if self.trust.member(&from).is_some() {
                     self.handle_frame(from, frame, fx);
+                } else if let Frame::Entries { entries, .. } = frame
+                    && self.trust.is_out(&from)
+                {
+                    // Whom it let in while it did not know must be seen to wait. Nothing else of it is heard.
+                    for item in &entries {
+                        self.take_verdict(&item.entry, fx);
+                    }
                 }
             }
             Input::Durable(txn) => {
@@ -375,6 +385,8 @@ impl Peer {
     fn meet(&mut self, peer: PeerId, fx: &mut Effects<'_>) {
         self.election.handle_link_up(peer, fx);
         self.logs.handle_link_up(peer, fx);
+        let void = self.trust.void();
+        self.share_void(&void, &[peer], fx);
         if self.election.reign().is_some() {
             self.tell_presence(fx);
         }
@@ -408,11 +420,15 @@ impl Peer {
             Frame::Digest(rows) => {
                 let trust = &self.trust;
                 let depth = |peer: &PeerId| trust.member(peer).map_or(u32::MAX, |member| member.depth);
-                self.logs.handle_digest(from, &rows, depth, fx);
+                let stands = |author: &PeerId, incarnation, seq| trust.standing(author, incarnation, seq);
+                self.logs.handle_digest(from, &rows, depth, stands, fx);
             }
             Frame::Entries { entries, more } => {
                 for item in &entries {
                     self.ingest(from, item, fx);
+                }
+                if entries.first().is_some_and(|item| item.entry.entry.kind == Kind::GENESIS) {
+                    self.object(from, fx);
                 }
                 if more {
                     self.logs.ask_more(from, fx);
@@ -542,6 +558,11 @@ impl Peer {
         fx.view_changed = true;
     }
 
+    /// Whether we do not belong: revoked, or pending again.
+    fn is_out(&self) -> bool {
+        self.trust.member(&self.me).is_none()
+    }
+
     fn refresh_candidates(&mut self, fx: &mut Effects<'_>) {
         let mut candidates: BTreeMap<PeerId, u8> = self
             .directory
@@ -579,14 +600,25 @@ impl Peer {
                 directory: self.directory.get(peer).map(|(_, directory)| directory.clone()),
             })
             .collect();
+        let pending = self.trust.membership().pending.iter().map(|(peer, pending)| PendingView {
+            peer: *peer,
+            key: pending.key,
+            node_id: pending.node_id.clone(),
+            tier: pending.tier,
+            let_in_by: pending.by,
+            revoked_by: pending.revoked_by,
+        });
+        let own = self.trust.member(&self.me).map(|member| &member.node_id);
+        let own = own.or_else(|| self.trust.membership().pending.get(&self.me).map(|pending| &pending.node_id));
         View {
             me: self.me,
-            node_id: self.trust.member(&self.me).map_or_else(|| NodeId::slug("revoked"), |m| m.node_id.clone()),
+            node_id: own.map_or_else(|| NodeId::slug("revoked"), NodeId::clone),
             mesh: self.trust.mesh(),
             mesh_name: self.trust.name().to_owned(),
             incarnation: self.logs.incarnation(),
             boot: self.boot,
-            revoked: self.revoked,
+            revoked: self.trust.is_revoked(&self.me),
+            pending: pending.collect(),
             gateway: self.election.gateway(),
             fence: self.election.fence().epoch,
             links: self.election.neighbours().collect(),
@@ -594,11 +626,11 @@ impl Peer {
         }
     }
 
-    /// Peers whose revocation is in force, the newest first; at most [`crate::limits::REVOKED_TOLD_MAX`]. When one of them comes,
+    /// Peers that are out, revoked or pending again; at most [`crate::limits::REVOKED_TOLD_MAX`]. When one of them comes,
     /// it is told ([`Input::LinkUp`]), and nothing else: the shell closes its link after a moment.
     #[must_use]
     pub fn revoked_peers(&self) -> Vec<(PeerId, PublicKey)> {
-        self.trust.revoked()
+        self.trust.out()
     }
 
     /// A call without a confirmed and durable ending, as this peer knows it.

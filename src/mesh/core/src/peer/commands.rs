@@ -8,7 +8,7 @@ use super::{InviteRow, KEY_COUNTER, Peer, STOP_WAIT_MS, declared};
 use crate::calls::{self, Verdict};
 use crate::effects::{Effects, Then};
 use crate::entry::{self, CancelWish, Directory, Header, Kind, Tier, VerdictKind};
-use crate::ids::{Hash, NodeId, PeerId, PublicKey, ReqId};
+use crate::ids::{Hash, Incarnation, NodeId, PeerId, PublicKey, ReqId};
 use crate::io::{Batch, CallState, CmdId, Command, NewCall, Now, Output, Refusal, Reply, Space, Welcome};
 use crate::limits;
 use crate::log;
@@ -48,7 +48,7 @@ impl Peer {
         if self.stopping.is_some() {
             return Err(Refusal::Stopping);
         }
-        let Some(tier) = self.trust.tier(&self.me).filter(|_| !self.revoked) else { return Err(Refusal::NotMember) };
+        let Some(tier) = self.trust.tier(&self.me) else { return Err(Refusal::NotMember) };
         if new.arguments.len() > limits::ARGUMENTS_BYTES_MAX as u64 {
             let max = limits::ARGUMENTS_BYTES_MAX;
             return Err(Refusal::Invalid(format!("the arguments are over {max} bytes")));
@@ -165,7 +165,7 @@ impl Peer {
     }
 
     pub(super) fn require_owner(&self) -> Result<(), Refusal> {
-        if self.revoked || self.trust.member(&self.me).is_none() {
+        if self.is_out() {
             Err(Refusal::NotMember)
         } else if self.trust.is_owner(&self.me) {
             Ok(())
@@ -237,6 +237,9 @@ impl Peer {
         }
         if self.trust.member(&peer).is_none_or(|member| member.tier != tier) {
             let (generation, after) = self.trust.next_verdict(&peer);
+            if after.len() > limits::REVOCATIONS_MAX {
+                return Err(Refusal::Invalid("this device was revoked too often: let it make a new key".to_owned()));
+            }
             let node_id = self.trust.free_handle(node_id, &peer);
             self.say(key, VerdictKind::Approved { tier, node_id, after }, generation, fx);
         }
@@ -266,22 +269,36 @@ impl Peer {
         if !left {
             self.require_owner()?;
         }
-        let Some(member) = self.trust.member(&peer).cloned() else {
-            return Err(Refusal::UnknownNode(peer.to_string()));
+        let membership = self.trust.membership();
+        let members = &membership.members;
+        let (key, tier) = match (members.get(&peer), membership.pending.get(&peer)) {
+            (Some(member), _) => (member.key, Some(member.tier)),
+            // No is an answer too.
+            (None, Some(pending)) => (pending.key, None),
+            (None, None) => return Err(Refusal::UnknownNode(peer.to_string())),
         };
-        let members = &self.trust.membership().members;
         let owners = members.values().filter(|member| member.tier == Tier::Owner).count();
-        if member.tier == Tier::Owner && owners == 1 && members.len() > 1 {
+        if tier == Some(Tier::Owner) && owners == 1 && members.len() > 1 {
             return Err(Refusal::LastOwner);
         }
         if peer == self.me && !left {
             return Err(Refusal::Invalid("to remove this device itself, use leave".to_owned()));
         }
         let (generation, _) = self.trust.next_verdict(&peer);
-        // Our own leave is the last of our entries that stands.
-        let mark = self.logs.mark(&peer).map(|(incarnation, seq)| (incarnation, seq + u64::from(left)));
-        self.say(member.key, VerdictKind::Revoked { mark, left }, generation, fx);
+        let marks = self.marks(&peer);
+        self.say(key, VerdictKind::Revoked { marks, left }, generation, fx);
         Ok(())
+    }
+
+    /// How far we hold what `peer` said that counts: its log, and verdicts that came before their place in it.
+    fn marks(&self, peer: &PeerId) -> Vec<(Incarnation, u64)> {
+        let mut marks = self.trust.marks(peer);
+        for (incarnation, seq) in self.logs.lives(peer) {
+            let stands = self.trust.standing(peer, incarnation, seq);
+            let mark = marks.entry(incarnation).or_default();
+            *mark = stands.max(*mark);
+        }
+        marks.into_iter().collect()
     }
 
     pub(super) fn leave(&mut self, fx: &mut Effects<'_>) -> Result<Reply, Refusal> {

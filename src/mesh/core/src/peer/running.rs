@@ -15,6 +15,9 @@ use crate::log;
 use crate::mutants::Mutant;
 use crate::trust::Trust;
 
+/// Why a call of a revoked or pending device does not run.
+const STRANGER: &str = "the device that asked does not belong to the mesh any more";
+
 impl Peer {
     pub(super) fn handle_dispatch(&mut self, from: PeerId, dispatch: &Dispatch, fx: &mut Effects<'_>) {
         let claim = &dispatch.claim;
@@ -36,9 +39,8 @@ impl Peer {
             refuse(AnswerKind::Fenced(self.election.fence().proof.clone()), fx);
             return;
         }
-        let revoked = self.revoked || self.trust.member(&self.me).is_none();
-        if revoked && !fx.without(Mutant::OwnRevocation) {
-            refuse(AnswerKind::Refused("this device was revoked".to_owned()), fx);
+        if self.is_out() && !fx.without(Mutant::OwnRevocation) {
+            refuse(AnswerKind::Refused("this device does not belong to the mesh any more".to_owned()), fx);
             return;
         }
         let place = dispatch.header.place();
@@ -92,12 +94,13 @@ impl Peer {
         fx: &mut Effects<'_>,
         run: impl FnOnce(&mut Executor, &Rules<'_>, &mut Effects<'_>) -> T,
     ) -> T {
-        let Self { executor, trust, book, config, directory, election, me, revoked, .. } = self;
+        let out = self.is_out();
+        let Self { executor, trust, book, config, directory, election, me, .. } = self;
         let own_tools = directory.get(me).map(|(_, directory)| directory.clone());
         let permits = |origin: &PeerId, header: &Header| permits(trust, own_tools.as_deref(), origin, header);
         let wish = |id: &ReqId| book.is_cancelled(id).cloned();
         let gateway = election.gateway().map(|epoch| epoch.peer);
-        let rules = Rules { config, permits: &permits, wish: &wish, revoked: *revoked, gateway };
+        let rules = Rules { config, permits: &permits, wish: &wish, out, gateway };
         run(executor, &rules, fx)
     }
 
@@ -105,7 +108,7 @@ impl Peer {
         let Self { book, trust, config, election, directory, logs, .. } = self;
         let is_member = |peer: &PeerId| trust.member(peer).is_some();
         let is_owner = |peer: &PeerId| trust.is_owner(peer);
-        let is_revoked = |peer: &PeerId| trust.is_revoked(peer);
+        let is_out = |peer: &PeerId| trust.is_out(peer);
         let is_linked = |peer: &PeerId| election.is_linked(peer);
         let is_over = |peer: &PeerId, life: Incarnation| {
             let present = directory.get(peer).map(|(entry, _)| &entry.entry).filter(|entry| entry.incarnation != life);
@@ -118,7 +121,7 @@ impl Peer {
             reign: election.reign(),
             is_member: &is_member,
             is_owner: &is_owner,
-            is_revoked: &is_revoked,
+            is_out: &is_out,
             is_linked: &is_linked,
             is_over: &is_over,
             declared: &declared,
@@ -187,6 +190,20 @@ impl Peer {
         self.with_rules(fx, |executor, _, fx| executor.handle_wish(&wish, header, attempt, fx));
     }
 
+    /// Calls for us of devices that do not belong any more: none of them runs, and our word makes it certain.
+    pub(super) fn deny_outsiders(&mut self, fx: &mut Effects<'_>) {
+        let mut asked = Vec::new();
+        for record in self.book.records() {
+            let open = matches!(record.state, CallState::Open(_)) && record.header.target == self.me;
+            if open && self.trust.is_out(&record.origin) {
+                asked.push((record.header.id, record.attempt, record.header.clone()));
+            }
+        }
+        for (id, attempt, header) in asked {
+            self.with_rules(fx, |executor, _, fx| executor.deny(id, attempt, header, STRANGER, fx));
+        }
+    }
+
     /// Calls for us whose time is over: our word makes it certain.
     pub(super) fn expire_here(&mut self, due: &[ReqId], fx: &mut Effects<'_>) {
         for (id, attempt) in self.book.expired_here(due, self.logs.incarnation(), fx.now.mono_ms) {
@@ -209,7 +226,7 @@ pub(super) fn declared(
 /// Until workspaces exist: owner-tier devices may call every tool, others what is not for owners only.
 fn permits(trust: &Trust, own: Option<&Directory>, origin: &PeerId, header: &Header) -> Result<(), String> {
     let Some(tier) = trust.tier(origin) else {
-        return Err("the device that asked does not belong to the mesh any more".to_owned());
+        return Err(STRANGER.to_owned());
     };
     let Some(decl) = own.and_then(|own| own.tools.iter().find(|decl| decl.name == header.tool)) else {
         return Err(format!("this node offers no tool `{}`", header.tool));

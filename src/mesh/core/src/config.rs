@@ -1,5 +1,7 @@
 //! Timings and sizes of one peer's core. All times in milliseconds.
 
+use crate::entry::Kind;
+
 /// What kind of machine this is, for election: higher leads sooner. Preference adds 8 (mesh-protocol.md §4).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Class(pub u8);
@@ -62,6 +64,9 @@ pub struct Config {
     pub forget_after_ms: u64,
     /// How long a finished call stays in the books.
     pub keep_calls_ms: u64,
+    /// Highest [`crate::entry::Kind`] that is understood. Lower than this version's own only where a simulation plays an
+    /// older one.
+    pub newest_kind: u16,
 }
 
 impl Default for Config {
@@ -87,6 +92,7 @@ impl Default for Config {
             prefetch_max: 16,
             forget_after_ms: 8 * 24 * 3600 * 1000,
             keep_calls_ms: 7 * 24 * 3600 * 1000,
+            newest_kind: Kind::NEWEST.0,
         }
     }
 }

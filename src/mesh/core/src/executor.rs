@@ -78,8 +78,8 @@ pub(crate) struct Rules<'a> {
     pub(crate) permits: &'a dyn Fn(&PeerId, &Header) -> Result<(), String>,
     /// Somebody wants this call stopped.
     pub(crate) wish: &'a dyn Fn(&ReqId) -> Option<CancelWish>,
-    /// We do not belong any more.
-    pub(crate) out: bool,
+    /// Why nothing may start here at all.
+    pub(crate) hold: Option<&'a str>,
     /// Other peers that may have a blob.
     pub(crate) gateway: Option<PeerId>,
 }
@@ -288,7 +288,7 @@ impl Executor {
 
     /// Journals `started` for what waits, in order of arrival, while there are free places.
     pub(crate) fn start_next(&mut self, rules: &Rules<'_>, fx: &mut Effects<'_>) {
-        while !rules.out && self.running.len() < rules.config.running_max {
+        while rules.hold.is_none() && self.running.len() < rules.config.running_max {
             // One that waits for its arguments steps out of the order.
             let Some(at) = self.waiting.iter().position(|waiting| waiting.lacks.is_none()) else { return };
             let Some(waiting) = self.waiting.remove(at) else { return };
@@ -321,8 +321,7 @@ impl Executor {
         let origin = running.origin;
         let late = running.deadline <= fx.now.mono_ms;
         let wish = (rules.wish)(&id);
-        if rules.out {
-            let reason = "this device did not belong to the mesh any more when the tool should run";
+        if let Some(reason) = rules.hold {
             return Some(self.finish(id, attempt, Ending::Denied, reason, Some(header), fx));
         }
         if let Err(reason) = (rules.permits)(&origin, &header) {

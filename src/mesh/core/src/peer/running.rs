@@ -39,8 +39,10 @@ impl Peer {
             refuse(AnswerKind::Fenced(self.election.fence().proof.clone()), fx);
             return;
         }
-        if self.is_out() && !fx.without(Mutant::OwnRevocation) {
-            refuse(AnswerKind::Refused("this device does not belong to the mesh any more".to_owned()), fx);
+        if let Some(reason) = self.hold()
+            && !fx.without(Mutant::OwnRevocation)
+        {
+            refuse(AnswerKind::Refused(reason), fx);
             return;
         }
         let place = dispatch.header.place();
@@ -94,13 +96,13 @@ impl Peer {
         fx: &mut Effects<'_>,
         run: impl FnOnce(&mut Executor, &Rules<'_>, &mut Effects<'_>) -> T,
     ) -> T {
-        let out = self.is_out();
+        let hold = self.hold();
         let Self { executor, trust, book, config, directory, election, me, .. } = self;
         let own_tools = directory.get(me).map(|(_, directory)| directory.clone());
         let permits = |origin: &PeerId, header: &Header| permits(trust, own_tools.as_deref(), origin, header);
         let wish = |id: &ReqId| book.is_cancelled(id).cloned();
         let gateway = election.gateway().map(|epoch| epoch.peer);
-        let rules = Rules { config, permits: &permits, wish: &wish, out, gateway };
+        let rules = Rules { config, permits: &permits, wish: &wish, hold: hold.as_deref(), gateway };
         run(executor, &rules, fx)
     }
 

@@ -52,7 +52,9 @@ impl World {
         let now = self.now_of(peer);
         let Some(mut node) = self.peers[peer].node.take() else { return };
         let mut out = std::mem::take(&mut self.out);
-        if let Input::Recv(_, Frame::Dispatch(dispatch)) = &input {
+        if let Input::Recv(from, Frame::Dispatch(dispatch)) = &input
+            && self.peers[peer].trusted.contains(from)
+        {
             self.checks.dispatched(self.own_now(peer), peer, dispatch, &self.peers[peer].disk);
         }
         if !matches!(input, Input::Recv(..)) {
@@ -149,7 +151,10 @@ impl World {
             self.checks.s5_dispatches_to_members_only(self.now, peer, to_index, trusted);
         }
         if let Frame::Answer(answer) = &frame
-            && matches!(answer.what, AnswerKind::Fenced(_) | AnswerKind::Running { .. } | AnswerKind::Ended(_))
+            && matches!(
+                answer.what,
+                AnswerKind::Fenced(_) | AnswerKind::Refused(_) | AnswerKind::Running { .. } | AnswerKind::Ended(_)
+            )
         {
             self.checks.not_obeyed(peer, answer.id, answer.attempt, *to);
         }
@@ -342,7 +347,7 @@ impl World {
             }
             Fact::Revoked => {
                 self.trace.story(self.now, || format!("p{peer} holds its own revocation"));
-                self.checks.s5_own_revocation_is_durable(self.now, peer, self.peers[peer].id);
+                self.checks.s5_own_revocation_is_durable(self.now, peer);
                 self.peers[peer].revoked = true;
                 self.dirty = true;
                 let life = self.peers[peer].life;

@@ -75,6 +75,8 @@ pub(crate) struct Sim {
     spins: u32,
     pub(crate) gateway: Option<Epoch>,
     trusted: BTreeSet<PeerId>,
+    /// The same before it changed in the step at hand.
+    trusted_before: BTreeSet<PeerId>,
     blobs: BTreeSet<Hash>,
     tools: BTreeSet<(ReqId, Attempt)>,
     armed: Option<(Near, u64, u64)>,
@@ -374,6 +376,7 @@ impl World {
                 spins: 0,
                 gateway: None,
                 trusted: BTreeSet::new(),
+                trusted_before: BTreeSet::new(),
                 blobs: BTreeSet::new(),
                 tools: BTreeSet::new(),
                 armed: None,

@@ -50,6 +50,7 @@ impl World {
             return;
         }
         let now = self.now_of(peer);
+        self.peers[peer].trusted_before.clear();
         let Some(mut node) = self.peers[peer].node.take() else { return };
         let mut out = std::mem::take(&mut self.out);
         if let Input::Recv(from, Frame::Dispatch(dispatch)) = &input
@@ -147,7 +148,8 @@ impl World {
         let Some(to_index) = self.index_of(to) else { return };
         self.trace.detail(self.now, || format!("p{peer} -> p{to_index} {frame:?}"));
         if matches!(frame, Frame::Dispatch(_)) {
-            let trusted = self.trusts(peer, to_index);
+            // One frame may bring a call and, after it, the revocation of its target.
+            let trusted = self.trusts(peer, to_index) || self.peers[peer].trusted_before.contains(to);
             self.checks.s5_dispatches_to_members_only(self.now, peer, to_index, trusted);
         }
         if let Frame::Answer(answer) = &frame
@@ -385,7 +387,8 @@ impl World {
             let view = node.view();
             let sim = &mut self.peers[peer];
             sim.owner = view.nodes.iter().any(|node| node.peer == sim.id && node.tier == Tier::Owner);
-            sim.trusted = view.nodes.iter().map(|node| node.peer).collect();
+            let trusted = view.nodes.iter().map(|node| node.peer).collect();
+            sim.trusted_before = std::mem::replace(&mut sim.trusted, trusted);
             self.dirty = true;
         }
     }

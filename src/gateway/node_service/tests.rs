@@ -85,6 +85,8 @@ fn view(me: u64, leader: Option<u64>) -> Arc<View> {
         incarnation: Incarnation(1),
         boot: 1,
         revoked: false,
+        pending: Vec::new(),
+        holds: Vec::new(),
         gateway: leader.map(epoch),
         fence: Epoch::ZERO,
         links: Vec::new(),
@@ -123,6 +125,7 @@ fn header(id_: ReqId, arguments: Payload) -> SignedEntry {
         principal: "owner".to_owned(),
         client_key: None,
         needs_approval: false,
+        target_incarnation: None,
     };
     signed(ORIGIN, Kind::CALL, entry::encode(&header))
 }

@@ -102,6 +102,8 @@ fn first_view() -> View {
         incarnation: Incarnation(7),
         boot: 1,
         revoked: false,
+        pending: Vec::new(),
+        holds: Vec::new(),
         gateway: Some(Epoch { counter: 4, class: 3, peer: me }),
         fence: Epoch { counter: 4, class: 3, peer: me },
         links: vec![twin(1)],
@@ -436,6 +438,7 @@ impl Actor {
             principal: new.principal,
             client_key: new.client_key,
             needs_approval: false,
+            target_incarnation: None,
         };
         let history = vec![row(CallState::Open(Phase::Accepted), ""), row(state, "")];
         for row in &history {

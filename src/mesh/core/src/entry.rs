@@ -40,7 +40,10 @@ pub enum EntryError {
 /// # Panics
 /// Never for our own record types: they hold nothing that CBOR cannot say.
 pub fn encode<T: Serialize>(record: &T) -> Vec<u8> {
-    cbor4ii::serde::to_vec(vec![VERSION], record).expect("our records are plain data")
+    // Most records fit: growing from nothing cost more than writing.
+    let mut bytes = Vec::with_capacity(512);
+    bytes.push(VERSION);
+    cbor4ii::serde::to_vec(bytes, record).expect("our records are plain data")
 }
 
 /// Decodes a record; `None` when it is of another version or malformed.
@@ -70,6 +73,15 @@ impl Kind {
     pub const OUTCOME: Self = Self(6);
     /// [`CancelWish`].
     pub const CANCEL: Self = Self(7);
+    /// The highest that this version knows.
+    pub const NEWEST: Self = Self::CANCEL;
+
+    /// Whether this version knows what it means.
+    #[must_use]
+    pub fn is_known(self) -> bool {
+        let known = [Self::GENESIS, Self::APPROVAL, Self::DIRECTORY, Self::CALL, Self::OUTCOME, Self::CANCEL];
+        known.contains(&self)
+    }
 }
 
 /// One signed statement of one author.
@@ -220,13 +232,14 @@ pub enum VerdictKind {
         tier: Tier,
         /// The handle it asked for; see `Trust` for what it gets when that is taken.
         node_id: NodeId,
-        /// Hash of the revocation that this takes back, if there was one. Without it an approval never beats one.
-        after: Option<Hash>,
+        /// Hashes of the revocations that this takes back, all that its signer held: one that it does not name beats it.
+        after: Vec<Hash>,
     },
     /// The peer does not belong to the mesh any more.
     Revoked {
-        /// The last entry of the revoked peer that the signer held. What the peer wrote later is void.
-        mark: Option<(Incarnation, u64)>,
+        /// The last entry of each life of the revoked peer that the signer held. What the peer wrote later, or in a life
+        /// that is not named, is void.
+        marks: Vec<(Incarnation, u64)>,
         /// Whether the peer asked for it (`sigil leave`).
         left: bool,
     },
@@ -329,6 +342,10 @@ pub struct Header {
     pub id: ReqId,
     /// The one peer that may run it.
     pub target: PeerId,
+    /// The life of the target's database that the origin knew. A target that was restored from an old state since cannot
+    /// know what it did for this call: it does not run it, and says nothing about it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target_incarnation: Option<Incarnation>,
     /// Its handle at acceptance, for people.
     pub node_id: NodeId,
     /// Which tool.
@@ -352,6 +369,12 @@ pub struct Header {
 }
 
 impl Header {
+    /// Whether this call was meant for the life `own` of its target's database.
+    #[must_use]
+    pub fn is_for(&self, own: Incarnation) -> bool {
+        self.target_incarnation.is_none_or(|life| life == own)
+    }
+
     /// Whether everything in it is within its limits: an origin that says more is not one of ours, and what it says is
     /// not acted on.
     #[must_use]

@@ -194,6 +194,7 @@ fn header(origin: &PeerId, counter: u64, target: PeerId) -> Header {
         principal: "owner".to_owned(),
         client_key: None,
         needs_approval: false,
+        target_incarnation: None,
     }
 }
 
@@ -365,8 +366,9 @@ fn approvals_of_one_who_may_not_neither_count_nor_stand_in_the_way() {
     let (mut honest, mut liar, target) = scene();
     let new = Liar::new(3, &honest);
     let says = |subject: &Liar, what| encode(&Verdict { subject: subject.key.public_key(), what });
-    let owner = |name: &str| VerdictKind::Approved { tier: Tier::Owner, node_id: name.parse().unwrap(), after: None };
-    let out = VerdictKind::Revoked { mark: None, left: false };
+    let owner =
+        |name: &str| VerdictKind::Approved { tier: Tier::Owner, node_id: name.parse().unwrap(), after: Vec::new() };
+    let out = VerdictKind::Revoked { marks: Vec::new(), left: false };
     for body in [says(&new, owner("new")), says(&target, out), says(&target, owner("target"))] {
         let entry = liar.entry(Kind::APPROVAL, body, |entry| entry.generation = u32::MAX);
         honest.hears(&liar, pushed(entry));
@@ -403,7 +405,8 @@ fn entries_out_of_their_place_are_not_taken() {
     let stranger = Symbolic::new(77).public_key();
     refused(&mut liar, &mut honest, &|entry| entry.author = stranger);
     let own = Symbolic::new(0).public_key();
-    refused(&mut liar, &mut honest, &|entry| entry.author = own);
+    let life = honest.peer.view().incarnation;
+    refused(&mut liar, &mut honest, &|entry| (entry.author, entry.incarnation) = (own, life));
     let asked = refused(&mut liar, &mut honest, &|entry| entry.seq += 5);
     assert!(asked.iter().any(|o| matches!(o, Output::Send(_, Frame::Digest(_)))), "a gap is asked about");
     refused(&mut liar, &mut honest, &|entry| entry.previous = Hash::of(b"another"));

@@ -1,5 +1,6 @@
 //! The face of the core: what goes into [`crate::peer::Peer::step`], and what comes out.
 
+use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -512,6 +513,11 @@ pub struct View {
     pub boot: u64,
     /// Whether we hold our own revocation.
     pub revoked: bool,
+    /// Devices that belonged until the word of whoever let them in turned out to be void; we may be one of them.
+    /// [`Command::Approve`] lets them in again, [`Command::Revoke`] says no.
+    pub pending: Vec<PendingView>,
+    /// Why this peer does not lead and starts no calls, if there is a reason.
+    pub holds: Vec<Hold>,
     /// Who leads, as far as we know.
     pub gateway: Option<Epoch>,
     /// The highest epoch seen.
@@ -520,6 +526,46 @@ pub struct View {
     pub links: Vec<PeerId>,
     /// All approved peers, ourselves included, by peer id.
     pub nodes: Vec<NodeView>,
+}
+
+/// Why a peer does not lead and starts no calls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Hold {
+    /// A newer version wrote something that must not be passed over.
+    Unknown {
+        /// Number of the entry's kind.
+        kind: u16,
+        /// Who wrote it.
+        author: PeerId,
+    },
+}
+
+impl fmt::Display for Hold {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unknown { kind, author } => {
+                let author = author.short();
+                write!(f, "peer {author} wrote something of kind {kind} that only a newer version of sigil understands")
+            }
+        }
+    }
+}
+
+/// A device that an owner may approve again, or revoke. Until then nothing that it asks for runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PendingView {
+    /// Identity.
+    pub peer: PeerId,
+    /// Key, to approve it.
+    pub key: PublicKey,
+    /// Handle that it was given.
+    pub node_id: NodeId,
+    /// How far it was trusted.
+    pub tier: Tier,
+    /// Who let it in.
+    pub let_in_by: PeerId,
+    /// Who had revoked that one without knowing of this device; `None`: that one is pending itself.
+    pub revoked_by: Option<PeerId>,
 }
 
 /// One approved peer in its role of offering tools.

@@ -10,6 +10,8 @@ use crate::entry::{Entry, Kind, SignedEntry};
 use crate::frame::{DigestRow, EntryItem, Frame};
 use crate::ids::{Hash, Incarnation, MeshId, PeerId};
 use crate::io::{Fact, Output, Space};
+use crate::limits;
+use crate::mutants::Mutant;
 
 /// A foreign clock may push ours at most this far (mesh-protocol.md §5).
 const HLC_PUSH_MS: u64 = 60_000;
@@ -40,7 +42,7 @@ pub(crate) enum Ingest {
     Fork,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct Neighbour {
     /// What it holds, as far as we know.
     knows: BTreeMap<(PeerId, Incarnation), u64>,
@@ -52,7 +54,7 @@ struct Neighbour {
 }
 
 /// All authors' heads, and what the neighbours have.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Logs {
     me: PeerId,
     mesh: MeshId,
@@ -96,7 +98,7 @@ impl Logs {
             mesh,
             incarnation,
             own_durable: own.map_or(0, |head| head.seq),
-            hlc: own.map_or(0, |head| head.hlc),
+            hlc: heads.iter().filter(|((of, _), _)| *of == me).map(|(_, head)| head.hlc).max().unwrap_or(0),
             heads,
             neighbours: BTreeMap::new(),
             next_sync: now,
@@ -107,19 +109,44 @@ impl Logs {
         self.incarnation
     }
 
-    /// The last entry that we hold of `author`, of the life that we saw last.
-    pub(crate) fn mark(&self, author: &PeerId) -> Option<(Incarnation, u64)> {
-        self.heads
-            .iter()
-            .filter(|((of, _), _)| of == author)
-            .max_by_key(|(_, head)| head.hlc)
-            .map(|((_, incarnation), head)| (*incarnation, head.seq))
+    /// How far we hold the log of `author`, by life.
+    pub(crate) fn lives(&self, author: &PeerId) -> impl Iterator<Item = (Incarnation, u64)> + '_ {
+        let lives = (*author, Incarnation(0))..=(*author, Incarnation(u32::MAX));
+        self.heads.range(lives).map(|((_, incarnation), head)| (*incarnation, head.seq))
+    }
+
+    /// Our own log begins anew.
+    pub(crate) fn begin_life(&mut self, incarnation: Incarnation) {
+        self.incarnation = incarnation;
+        self.own_durable = 0;
+    }
+
+    /// Whether anything is held of another life of an author's database than this one.
+    pub(crate) fn has_former_life(&self, author: &PeerId, incarnation: Incarnation) -> bool {
+        self.heads.keys().any(|(of, life)| of == author && *life != incarnation)
+    }
+
+    /// Clock of the newest entry that is held of this life of an author's database.
+    pub(crate) fn last_word(&self, author: &PeerId, incarnation: Incarnation) -> Option<u64> {
+        self.heads.get(&(*author, incarnation)).map(|head| head.hlc)
+    }
+
+    /// Whether an entry of ours with this clock is older than what we hold of a former life of ours, and a new one would
+    /// not be.
+    pub(crate) fn is_behind_former(&self, hlc: u64) -> bool {
+        let former = self.heads.iter().filter(|((of, life), _)| *of == self.me && *life != self.incarnation);
+        former.map(|(_, head)| head.hlc).max().is_some_and(|last| hlc <= last && last <= self.hlc)
+    }
+
+    /// Whether this is the log that we write now. What a former life of ours wrote, and a restored store has lost, comes
+    /// back from the others.
+    fn is_own(&self, author: &PeerId, incarnation: Incarnation) -> bool {
+        *author == self.me && incarnation == self.incarnation
     }
 
     /// Whether an entry may be shown to others: one of ours only once it is durable.
     pub(crate) fn may_show(&self, entry: &SignedEntry) -> bool {
-        let own = entry.author == self.me && entry.entry.incarnation == self.incarnation;
-        !own || entry.entry.seq <= self.own_durable
+        !self.is_own(&entry.author, entry.entry.incarnation) || entry.entry.seq <= self.own_durable
     }
 
     fn tick(&mut self, wall_ms: u64) -> u64 {
@@ -171,7 +198,7 @@ impl Logs {
         let entry = &item.entry;
         let (author, incarnation, seq) = (entry.author, entry.entry.incarnation, entry.entry.seq);
         let is_genesis = entry.entry.kind == Kind::GENESIS && entry.hash.0 == self.mesh.0;
-        if !admitted || (entry.entry.mesh != self.mesh && !is_genesis) || author == self.me {
+        if !admitted || (entry.entry.mesh != self.mesh && !is_genesis) || self.is_own(&author, incarnation) {
             return Ingest::Refused;
         }
         if let Some(neighbour) = self.neighbours.get_mut(&from) {
@@ -179,6 +206,10 @@ impl Logs {
             *knows = (*knows).max(seq);
         }
         let head = self.heads.get(&(author, incarnation)).copied();
+        if head.is_none() && self.lives(&author).count() >= limits::LIVES_MAX {
+            fx.fact(Fact::Warning("began its log anew too often; the newest is not taken", author));
+            return Ingest::Refused;
+        }
         let held = head.map_or(0, |head| head.seq);
         let hash = head.map_or(Hash::ZERO, |head| head.hash);
         if seq <= held {
@@ -262,7 +293,9 @@ impl Logs {
 
     pub(crate) fn handle_link_up(&mut self, peer: PeerId, fx: &mut Effects<'_>) {
         self.neighbours.insert(peer, Neighbour::default());
-        fx.send(peer, Frame::Digest(self.digest()));
+        if !fx.without(Mutant::DigestOnLinkUp) {
+            fx.send(peer, Frame::Digest(self.digest()));
+        }
         self.tell_neighbours(fx);
     }
 
@@ -289,7 +322,7 @@ impl Logs {
         self.heads
             .iter()
             .map(|((author, incarnation), head)| {
-                let own = *author == self.me && *incarnation == self.incarnation;
+                let own = self.is_own(author, *incarnation);
                 let seq = if own { head.seq.min(self.own_durable) } else { head.seq };
                 DigestRow { author: *author, incarnation: *incarnation, seq }
             })
@@ -306,12 +339,13 @@ impl Logs {
     }
 
     /// Answers a digest with what its sender lacks, authors nearest to the founder first, so that each is known before
-    /// it speaks; and asks for what we lack ourselves.
+    /// it speaks; and asks for what we lack ourselves. `stands`: how far a life up to a place is not void.
     pub(crate) fn handle_digest(
         &mut self,
         from: PeerId,
         rows: &[DigestRow],
         depth: impl Fn(&PeerId) -> u32,
+        stands: impl Fn(&PeerId, Incarnation, u64) -> u64,
         fx: &mut Effects<'_>,
     ) {
         let theirs: BTreeMap<(PeerId, Incarnation), u64> =
@@ -319,8 +353,10 @@ impl Logs {
         let mut ranges = Vec::new();
         for row in self.digest() {
             let has = theirs.get(&(row.author, row.incarnation)).copied().unwrap_or(0);
-            if has < row.seq && row.author != from {
-                ranges.push((row.author, row.incarnation, has + 1, row.seq));
+            let stands = stands(&row.author, row.incarnation, row.seq);
+            // What its author lacks of its own log, a restored store has lost.
+            if has < stands {
+                ranges.push((row.author, row.incarnation, has + 1, stands));
             }
         }
         ranges.sort_by_key(|(author, incarnation, ..)| (depth(author), *author, *incarnation));
@@ -328,7 +364,7 @@ impl Logs {
             fx.out.push(Output::ReadLog { to: from, ranges });
         }
         let lacking = theirs.iter().any(|((author, incarnation), seq)| {
-            *author != self.me
+            !self.is_own(author, *incarnation)
                 && depth(author) != u32::MAX
                 && self.heads.get(&(*author, *incarnation)).map_or(0, |head| head.seq) < *seq
         });

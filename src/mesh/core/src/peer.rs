@@ -8,6 +8,7 @@ mod entries;
 mod founding;
 mod presence;
 mod running;
+mod unread;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -25,19 +26,27 @@ use crate::executor::Executor;
 use crate::frame::{AnswerKind, EntryItem, Frame};
 use crate::ids::{Hash, Incarnation, NodeId, PeerId, PublicKey, ReqId};
 use crate::io::{
-    Batch, CallRecord, CmdId, Fact, HistoryRow, Image, Input, NodeView, Now, Output, Reply, Space, TxnId, View,
+    Batch, CallRecord, CmdId, Fact, HistoryRow, Hold, Image, Input, NodeView, Now, Output, PendingView, Reply, Space,
+    TxnId, View,
 };
 use crate::log::{self, Head, Logs};
+use crate::mutants::Mutant;
 use crate::trust::Trust;
 
 pub use founding::{founded, joined};
 use running::declared;
+use unread::Unread;
 
 const KEY_INCARNATION: &[u8] = b"incarnation";
 const KEY_BOOT: &[u8] = b"boot";
 const KEY_COUNTER: &[u8] = b"counter";
 const KEY_FENCE: &[u8] = b"fence";
 const KEY_HANDLE: &[u8] = b"handle";
+const KEY_CLAIM_FLOOR: &[u8] = b"claim_floor";
+/// A restored store may have lost this many claims of ours; the random part on top keeps two lives apart that begin with
+/// the same backup. Together far below [`crate::limits::EPOCH_JUMP_MAX`].
+const CLAIMS_LOST_MAX: u64 = 4_096;
+const CLAIMS_APART: u64 = 32_768;
 /// How long a clean stop waits for the successor's first beacon (mesh-protocol.md §4, Shutdown).
 const STOP_WAIT_MS: u64 = 100;
 
@@ -67,13 +76,13 @@ struct Presence {
     changed_ms: u64,
 }
 
-/// The state machine of one peer.
-#[derive(Debug)]
+/// The state machine of one peer. A copy is for models that follow several futures; a process has one.
+#[derive(Debug, Clone)]
 pub struct Peer {
     me: PeerId,
     key: PublicKey,
     config: Config,
-    signer: Box<dyn Signer>,
+    signer: Arc<dyn Signer>,
     boot: u64,
     trust: Trust,
     election: Election,
@@ -85,6 +94,8 @@ pub struct Peer {
     presence: BTreeMap<PeerId, Presence>,
     /// Whoever has a link to us. Those of them that belong are the neighbours of election and log.
     linked: BTreeSet<PeerId>,
+    /// Those of them that have heard why we belong, see [`Self::object`].
+    objected: BTreeSet<PeerId>,
     /// Who is online as the gateway that we follow says.
     told_online: BTreeSet<PeerId>,
     counter: u64,
@@ -94,8 +105,8 @@ pub struct Peer {
     durable_txn: TxnId,
     pending: VecDeque<(TxnId, Vec<Then>)>,
     asked_wake: Option<u64>,
+    unread: Unread,
     stopping: Option<(CmdId, u64)>,
-    revoked: bool,
 }
 
 impl Peer {
@@ -115,11 +126,12 @@ impl Peer {
         let mut heads = BTreeMap::new();
         let mut directory = BTreeMap::new();
         let mut invites = BTreeMap::new();
+        let mut unread = Unread::default();
         let mut book = Book::new(me, config.keep_calls_ms);
         let mut executor = Executor::new(me, now.mono_ms);
         for (space, row_key, value) in image.rows {
             let good = match space {
-                Space::Meta => meta.insert(row_key, value).or(Some(Bytes::new())).map(drop),
+                Space::Meta => unread.restore(&row_key, &value).map(|()| drop(meta.insert(row_key, value))),
                 Space::Trust => SignedEntry::from_stored(&value).map(|entry| trust.push(entry)),
                 Space::Heads => log::head_key(&row_key)
                     .zip(entry::decode::<Head>(&value))
@@ -144,7 +156,7 @@ impl Peer {
             };
             good.ok_or(BootError::Damaged(space.name()))?;
         }
-        let trust = Trust::new(trust).ok_or(BootError::NoMesh)?;
+        let trust = Trust::new(trust, config.mutation).ok_or(BootError::NoMesh)?;
         let read = |key: &[u8]| meta.get(key).map(AsRef::as_ref);
         let stored: Incarnation =
             read(KEY_INCARNATION).and_then(entry::decode).ok_or(BootError::Damaged("incarnation"))?;
@@ -153,15 +165,18 @@ impl Peer {
         let boot: u64 = read(KEY_BOOT).and_then(entry::decode).unwrap_or(0) + 1;
         let fence: Option<Fence> = read(KEY_FENCE).and_then(entry::decode);
         let counter = if renewed.is_some() { 0 } else { read(KEY_COUNTER).and_then(entry::decode).unwrap_or(0) };
+        let known = fence.as_ref().map_or(0, |fence| fence.epoch.counter);
+        let floor = read(KEY_CLAIM_FLOOR).and_then(entry::decode).unwrap_or(0);
+        let floor =
+            if renewed.is_some() { floor.max(known) + CLAIMS_LOST_MAX + rng.next_u64() % CLAIMS_APART } else { floor };
         let mut peer = Self {
             me,
             key,
-            election: Election::boot(config.clone(), me, fence, now.mono_ms),
+            election: Election::boot(config.clone(), me, fence, floor, now.mono_ms),
             config,
-            signer,
+            signer: signer.into(),
             boot,
             logs: Logs::new(me, trust.mesh(), incarnation, heads, now.mono_ms),
-            revoked: trust.member(&me).is_none() && trust.membership().revocations.contains_key(&me),
             trust,
             book,
             executor,
@@ -169,6 +184,7 @@ impl Peer {
             invites,
             presence: BTreeMap::new(),
             linked: BTreeSet::new(),
+            objected: BTreeSet::new(),
             told_online: BTreeSet::new(),
             counter,
             last_txn: 0,
@@ -176,18 +192,26 @@ impl Peer {
             durable_txn: 0,
             pending: VecDeque::new(),
             asked_wake: None,
+            unread,
             stopping: None,
         };
         peer.run(now, rng, out, |peer, fx| {
             fx.put(Space::Meta, KEY_BOOT, &boot);
             fx.put(Space::Meta, KEY_INCARNATION, &incarnation);
+            if renewed.is_some() {
+                // What the former life had begun, it may have ended: nothing of that is ours to tell.
+                fx.put(Space::Meta, KEY_CLAIM_FLOOR, &floor);
+                peer.executor.forget_started(fx);
+            }
+            peer.book.bury(incarnation, fx);
             fx.sync = true;
             peer.refresh_candidates(fx);
+            peer.read_unread(fx);
             peer.election.start(fx);
             for finished in peer.executor.interrupted(fx) {
                 peer.write_outcome(&finished, fx);
             }
-            if peer.revoked {
+            if peer.is_out() {
                 // The process may have ended between the revocation's fsync and the word of it.
                 fx.then(Then::Revoked);
             }
@@ -200,7 +224,7 @@ impl Peer {
     pub fn step(&mut self, now: Now, rng: &mut dyn Rng, input: Input, out: &mut Vec<Output>) {
         let late = self.asked_wake.is_some_and(|at| now.mono_ms > at + self.config.late_wake_ms);
         self.run(now, rng, out, |peer, fx| {
-            if late {
+            if late && !fx.without(Mutant::WakeDetection) {
                 peer.election.handle_late_wake(fx);
             }
             peer.handle(input, fx);
@@ -235,6 +259,7 @@ impl Peer {
         let mut fx = Effects {
             now,
             rng,
+            mutation: self.config.mutation,
             me: self.me,
             writes: Vec::new(),
             then: Vec::new(),
@@ -257,6 +282,10 @@ impl Peer {
                     self.handle_then(then, &mut fx);
                 }
                 continue;
+            }
+            let unfounded: Vec<Then> = fx.then.extract_if(.., |then| fx.mutation.without(then.rule())).collect();
+            for then in unfounded {
+                self.handle_then(then, &mut fx);
             }
             if fx.loopback.is_empty() {
                 break;
@@ -297,18 +326,26 @@ impl Peer {
                     self.linked.insert(peer);
                     if self.trust.member(&peer).is_some() {
                         self.meet(peer, fx);
-                    } else if self.trust.is_revoked(&peer) {
+                    } else if self.trust.is_out(&peer) {
                         fx.then(Then::Dismiss(peer));
                     }
                 }
             }
             Input::LinkDown(peer) => {
                 self.linked.remove(&peer);
+                self.objected.remove(&peer);
                 self.part(peer, fx);
             }
             Input::Recv(from, frame) => {
                 if self.trust.member(&from).is_some() {
                     self.handle_frame(from, frame, fx);
+                } else if let Frame::Entries { entries, .. } = frame
+                    && self.trust.is_out(&from)
+                {
+                    // Whom it let in while it did not know must be seen to wait. Nothing else of it is heard.
+                    for item in &entries {
+                        self.take_verdict(&item.entry, fx);
+                    }
                 }
             }
             Input::Durable(txn) => {
@@ -321,6 +358,7 @@ impl Peer {
                     }
                 }
             }
+            Input::LogRead { to, entries, more } if to == self.me => self.handle_unread(entries, more, fx),
             Input::LogRead { to, entries, more } => {
                 let items = entries.into_iter().map(|entry| self.item(entry, fx.now.mono_ms)).collect();
                 self.logs.handle_log_read(to, items, more, fx);
@@ -354,6 +392,8 @@ impl Peer {
     fn meet(&mut self, peer: PeerId, fx: &mut Effects<'_>) {
         self.election.handle_link_up(peer, fx);
         self.logs.handle_link_up(peer, fx);
+        let void = self.trust.void();
+        self.share_void(&void, &[peer], fx);
         if self.election.reign().is_some() {
             self.tell_presence(fx);
         }
@@ -387,15 +427,20 @@ impl Peer {
             Frame::Digest(rows) => {
                 let trust = &self.trust;
                 let depth = |peer: &PeerId| trust.member(peer).map_or(u32::MAX, |member| member.depth);
-                self.logs.handle_digest(from, &rows, depth, fx);
+                let stands = |author: &PeerId, incarnation, seq| trust.standing(author, incarnation, seq);
+                self.logs.handle_digest(from, &rows, depth, stands, fx);
             }
             Frame::Entries { entries, more } => {
                 for item in &entries {
                     self.ingest(from, item, fx);
                 }
+                if entries.first().is_some_and(|item| item.entry.entry.kind == Kind::GENESIS) {
+                    self.object(from, fx);
+                }
                 if more {
                     self.logs.ask_more(from, fx);
                 }
+                self.say_directory_again(fx);
             }
             Frame::Presence { epoch, online } => {
                 if self.election.gateway() == Some(epoch) && from == epoch.peer {
@@ -521,6 +566,30 @@ impl Peer {
         fx.view_changed = true;
     }
 
+    /// Whether we do not belong: revoked, or pending again.
+    fn is_out(&self) -> bool {
+        self.trust.member(&self.me).is_none()
+    }
+
+    /// Why this peer must not lead nor start calls, for people.
+    fn hold(&self) -> Option<String> {
+        if self.is_out() {
+            return Some("this device does not belong to the mesh any more".to_owned());
+        }
+        self.holds().next().map(|hold| hold.to_string())
+    }
+
+    fn holds(&self) -> impl Iterator<Item = Hold> {
+        self.unread_critical()
+    }
+
+    /// A reason to hold has come or gone.
+    fn handle_holds(&mut self, fx: &mut Effects<'_>) {
+        self.refresh_candidates(fx);
+        self.consult(fx, Executor::start_next);
+        fx.view_changed = true;
+    }
+
     fn refresh_candidates(&mut self, fx: &mut Effects<'_>) {
         let mut candidates: BTreeMap<PeerId, u8> = self
             .directory
@@ -533,7 +602,7 @@ impl Peer {
                 candidates.insert(*peer, 0);
             }
         }
-        if self.config.eligible && self.trust.is_owner(&self.me) {
+        if self.config.eligible && self.trust.is_owner(&self.me) && self.holds().next().is_none() {
             candidates.insert(self.me, self.config.class.0);
         }
         self.election.set_candidates(candidates, fx);
@@ -558,14 +627,26 @@ impl Peer {
                 directory: self.directory.get(peer).map(|(_, directory)| directory.clone()),
             })
             .collect();
+        let pending = self.trust.membership().pending.iter().map(|(peer, pending)| PendingView {
+            peer: *peer,
+            key: pending.key,
+            node_id: pending.node_id.clone(),
+            tier: pending.tier,
+            let_in_by: pending.by,
+            revoked_by: pending.revoked_by,
+        });
+        let own = self.trust.member(&self.me).map(|member| &member.node_id);
+        let own = own.or_else(|| self.trust.membership().pending.get(&self.me).map(|pending| &pending.node_id));
         View {
             me: self.me,
-            node_id: self.trust.member(&self.me).map_or_else(|| NodeId::slug("revoked"), |m| m.node_id.clone()),
+            node_id: own.map_or_else(|| NodeId::slug("revoked"), NodeId::clone),
             mesh: self.trust.mesh(),
             mesh_name: self.trust.name().to_owned(),
             incarnation: self.logs.incarnation(),
             boot: self.boot,
-            revoked: self.revoked,
+            revoked: self.trust.is_revoked(&self.me),
+            pending: pending.collect(),
+            holds: self.holds().collect(),
             gateway: self.election.gateway(),
             fence: self.election.fence().epoch,
             links: self.election.neighbours().collect(),
@@ -573,11 +654,11 @@ impl Peer {
         }
     }
 
-    /// Peers whose revocation is in force, the newest first; at most [`crate::limits::REVOKED_TOLD_MAX`]. When one of them comes,
+    /// Peers that are out, revoked or pending again; at most [`crate::limits::REVOKED_TOLD_MAX`]. When one of them comes,
     /// it is told ([`Input::LinkUp`]), and nothing else: the shell closes its link after a moment.
     #[must_use]
     pub fn revoked_peers(&self) -> Vec<(PeerId, PublicKey)> {
-        self.trust.revoked()
+        self.trust.out()
     }
 
     /// A call without a confirmed and durable ending, as this peer knows it.
@@ -587,7 +668,7 @@ impl Peer {
     }
 
     /// All such calls.
-    pub fn open_calls(&self) -> impl Iterator<Item = &CallRecord> {
+    pub fn open_calls(&self) -> impl Iterator<Item = &CallRecord> + Clone {
         self.book.records()
     }
 

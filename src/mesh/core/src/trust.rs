@@ -1,13 +1,18 @@
 //! Who belongs: a pure function of the set of approvals and revocations that a peer holds (mesh-protocol.md §5).
 //!
 //! Because [`Membership`] is computed from a set, it does not depend on the order in which entries arrived: merging is
-//! commutative, associative and idempotent by construction (S10).
+//! commutative, associative and idempotent by construction (S10). What is void stays in the set: else two peers would
+//! hold different sets for ever, of which one might come to count again.
+
+mod verdicts;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::entry::{Genesis, Kind, SignedEntry, Tier, Verdict, VerdictKind};
+use crate::entry::{Genesis, Kind, SignedEntry, Tier, VerdictKind};
 use crate::ids::{Hash, Incarnation, MeshId, NodeId, PeerId, PublicKey};
 use crate::limits;
+use crate::mutants::{Mutant, Mutation};
+use verdicts::{Judged, Record, Standing};
 
 /// A peer that belongs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,38 +30,57 @@ pub(crate) struct Member {
 pub(crate) struct Revocation {
     /// Whom it throws out.
     pub(crate) key: PublicKey,
+    /// Who says so.
+    pub(crate) by: PeerId,
     /// When.
     pub(crate) hlc: u64,
-    pub(crate) mark: Option<(Incarnation, u64)>,
+    /// What stands of whom it throws out: up to here in each of these lives, and nothing of any other.
+    pub(crate) marks: BTreeMap<Incarnation, u64>,
     pub(crate) hash: Hash,
     pub(crate) generation: u32,
+    /// An owner who knew it approved the peer again. Then lives that it does not name count, since they may be newer.
+    pub(crate) taken_back: bool,
+}
+
+impl Revocation {
+    fn voids(&self, incarnation: Incarnation, seq: u64) -> bool {
+        self.marks.get(&incarnation).map_or(!self.taken_back, |mark| seq > *mark)
+    }
+}
+
+/// A device that belonged until the word of whoever let it in turned out to be void: an owner may approve it again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Pending {
+    pub(crate) key: PublicKey,
+    /// Handle that it was given.
+    pub(crate) node_id: NodeId,
+    /// How far it was trusted.
+    pub(crate) tier: Tier,
+    /// Who let it in.
+    pub(crate) by: PeerId,
+    /// Who revoked that one; `None` when that one is pending itself.
+    pub(crate) revoked_by: Option<PeerId>,
 }
 
 /// What the set of approvals amounts to.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Membership {
     pub(crate) members: BTreeMap<PeerId, Member>,
-    /// Every revocation that is valid, also of peers that were approved again.
-    pub(crate) revocations: BTreeMap<PeerId, Revocation>,
-}
-
-/// An approval or revocation that is held.
-#[derive(Debug)]
-struct Record {
-    entry: SignedEntry,
-    subject: PeerId,
-    verdict: Verdict,
+    /// Every revocation that is in force, also of peers that were approved again.
+    pub(crate) revocations: BTreeMap<PeerId, Vec<Revocation>>,
+    pub(crate) pending: BTreeMap<PeerId, Pending>,
 }
 
 /// The set, and what it amounts to.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Trust {
+    mutation: Mutation,
     mesh: MeshId,
     genesis: SignedEntry,
     name: String,
     /// Each with what it says, decoded once: all of them are read at every verdict.
     records: BTreeMap<Hash, Record>,
-    /// Everyone who was ever an owner, see [`Self::chain`].
+    /// Everyone who was ever an owner, void or not, with the distance from the founder.
     depths: BTreeMap<PeerId, u32>,
     membership: Membership,
 }
@@ -69,9 +93,10 @@ pub(crate) fn genesis_of(entry: &SignedEntry) -> Option<(MeshId, Genesis)> {
 
 impl Trust {
     /// `None` when there is no genesis among the records.
-    pub(crate) fn new(records: Vec<SignedEntry>) -> Option<Self> {
+    pub(crate) fn new(records: Vec<SignedEntry>, mutation: Mutation) -> Option<Self> {
         let (genesis, (mesh, body)) = records.iter().find_map(|entry| Some((entry.clone(), genesis_of(entry)?)))?;
         let mut trust = Self {
+            mutation,
             mesh,
             genesis,
             name: body.name,
@@ -84,6 +109,11 @@ impl Trust {
         }
         trust.recompute();
         Some(trust)
+    }
+
+    /// Whether this rule is left out, see [`Mutant`].
+    pub(crate) const fn without(&self, rule: Mutant) -> bool {
+        self.mutation.without(rule)
     }
 
     pub(crate) fn mesh(&self) -> MeshId {
@@ -110,21 +140,15 @@ impl Trust {
         self.tier(peer) == Some(Tier::Owner)
     }
 
-    /// Whether what `author` wrote at this place counts: it belongs, or its revocation lets that place stand.
+    fn revocations(&self, peer: &PeerId) -> &[Revocation] {
+        self.membership.revocations.get(peer).map_or(&[], Vec::as_slice)
+    }
+
+    /// Whether what `author` wrote at this place counts: it belongs, or belonged, and no revocation voids that place.
     pub(crate) fn admits(&self, author: &PeerId, incarnation: Incarnation, seq: u64) -> bool {
-        let standing = self
-            .membership
-            .revocations
-            .get(author)
-            .and_then(|revocation| revocation.mark)
-            .is_some_and(|mark| mark.0 == incarnation && seq <= mark.1);
-        let void = self
-            .membership
-            .revocations
-            .get(author)
-            .and_then(|revocation| revocation.mark)
-            .is_some_and(|mark| mark.0 == incarnation && seq > mark.1);
-        standing || (self.member(author).is_some() && !void)
+        let revocations = self.revocations(author);
+        (self.member(author).is_some() || !revocations.is_empty())
+            && !revocations.iter().any(|revocation| revocation.voids(incarnation, seq))
     }
 
     /// Whether `peer` was revoked, and not approved again since.
@@ -132,13 +156,24 @@ impl Trust {
         self.member(peer).is_none() && self.membership.revocations.contains_key(peer)
     }
 
-    /// Everyone who is revoked, the newest first; at most [`limits::REVOKED_TOLD_MAX`].
-    pub(crate) fn revoked(&self) -> Vec<(PeerId, PublicKey)> {
-        let revocations = &self.membership.revocations;
-        let mut revoked: Vec<_> = revocations.iter().filter(|(peer, _)| self.member(peer).is_none()).collect();
-        revoked.sort_by_key(|(_, revocation)| std::cmp::Reverse(revocation.hlc));
-        revoked.truncate(limits::REVOKED_TOLD_MAX);
-        revoked.into_iter().map(|(peer, revocation)| (*peer, revocation.key)).collect()
+    /// Whether `peer` belonged and does not now: revoked, or pending again. One whose approval has only not come yet is
+    /// not out.
+    pub(crate) fn is_out(&self, peer: &PeerId) -> bool {
+        self.is_revoked(peer) || self.membership.pending.contains_key(peer)
+    }
+
+    /// Everyone who is out: the pending, then the revoked, the newest first; at most [`limits::REVOKED_TOLD_MAX`].
+    pub(crate) fn out(&self) -> Vec<(PeerId, PublicKey)> {
+        let Membership { pending, revocations, .. } = &self.membership;
+        let newest = |of: &[Revocation]| of.iter().max_by_key(|one| one.hlc).map(|one| (one.hlc, one.key));
+        let mut revoked: Vec<_> = revocations
+            .iter()
+            .filter(|(peer, _)| self.is_revoked(peer))
+            .filter_map(|(peer, of)| newest(of).map(|(hlc, key)| (hlc, *peer, key)))
+            .collect();
+        revoked.sort_by_key(|(hlc, ..)| std::cmp::Reverse(*hlc));
+        let pending = pending.iter().map(|(peer, pending)| (*peer, pending.key));
+        pending.chain(revoked.into_iter().map(|(_, peer, key)| (peer, key))).take(limits::REVOKED_TOLD_MAX).collect()
     }
 
     /// Whether `peer` was ever an owner, whatever became of it.
@@ -148,23 +183,54 @@ impl Trust {
 
     /// Adds an approval or revocation. `None`: it is not one that is kept. True when it changed who belongs.
     pub(crate) fn add(&mut self, entry: SignedEntry) -> Option<bool> {
-        if self.is_stray_too_many(&entry.author) || !self.keep(entry) {
+        if self.is_stray_too_many(&entry) || !self.keep(entry) {
             return None;
         }
         Some(self.recompute())
     }
 
-    /// Whether an author who was never an owner has said enough: what counts for nothing must not grow for ever, nor
-    /// crowd out of a welcome what counts.
-    fn is_stray_too_many(&self, author: &PeerId) -> bool {
-        !self.was_owner(author)
-            && self.records.values().filter(|record| record.entry.author == *author).count()
-                >= limits::STRAY_VERDICTS_MAX
+    /// Whether an entry counts for nothing, and its author or everyone together has said enough of that: it must not grow
+    /// for ever, nor crowd out of a welcome what counts.
+    fn is_stray_too_many(&self, entry: &SignedEntry) -> bool {
+        if self.is_heard(entry) {
+            return false;
+        }
+        let strays = || self.records.values().filter(|record| !self.is_heard(&record.entry));
+        strays().filter(|record| record.entry.author == entry.author).count() >= limits::STRAY_VERDICTS_MAX
+            || strays().count() >= limits::STRAY_VERDICTS_IN_ALL_MAX
+    }
+
+    /// Whether an entry's author was an owner, and its place is not void.
+    fn is_heard(&self, entry: &SignedEntry) -> bool {
+        self.was_owner(&entry.author) && self.admits(&entry.author, entry.entry.incarnation, entry.entry.seq)
+    }
+
+    /// Verdicts of those who were owners that no log brings, since their place is void: hashes, in an order in which each
+    /// author is known before it speaks. Everyone must hold them all.
+    pub(crate) fn void(&self) -> Vec<Hash> {
+        let mut void: Vec<&SignedEntry> = self
+            .records
+            .values()
+            .map(|record| &record.entry)
+            .filter(|entry| self.was_owner(&entry.author) && !self.is_heard(entry))
+            .collect();
+        void.sort_by_key(|entry| self.order(entry));
+        void.into_iter().map(|entry| entry.hash).collect()
+    }
+
+    pub(crate) fn record(&self, hash: &Hash) -> Option<&SignedEntry> {
+        self.records.get(hash).map(|record| &record.entry)
+    }
+
+    fn order(&self, entry: &SignedEntry) -> (u32, PeerId, Incarnation, u64) {
+        let depth = self.depths.get(&entry.author).copied().unwrap_or(u32::MAX);
+        (depth, entry.author, entry.entry.incarnation, entry.entry.seq)
     }
 
     fn recompute(&mut self) -> bool {
-        let (depths, membership) = self.compute();
-        self.depths = depths;
+        let judged = verdicts::judge(self.genesis.author, &self.records);
+        let membership = self.amount(&judged);
+        self.depths = judged.depths;
         let changed = membership != self.membership;
         self.membership = membership;
         changed
@@ -174,16 +240,18 @@ impl Trust {
         let fits = entry.entry.kind == Kind::APPROVAL
             && entry.entry.mesh == self.mesh
             && !self.records.contains_key(&entry.hash);
-        let Some(verdict) = entry.record::<Verdict>().filter(|_| fits) else { return false };
-        self.records.insert(entry.hash, Record { subject: verdict.subject.peer_id(), verdict, entry });
+        let Some(mut record) = fits.then(|| Record::new(entry)).flatten() else { return false };
+        if self.without(Mutant::MarkVoids) {
+            record.marks.values_mut().for_each(|mark| *mark = u64::MAX);
+        }
+        self.records.insert(record.entry.hash, record);
         true
     }
 
     /// Genesis first, then each author's approvals after the approval of that author.
     pub(crate) fn records_in_order(&self) -> Vec<SignedEntry> {
-        let depth = |peer: &PeerId| self.member(peer).map_or(u32::MAX, |member| member.depth);
         let mut records: Vec<_> = self.records.values().map(|record| record.entry.clone()).collect();
-        records.sort_by_key(|entry| (depth(&entry.author), entry.author, entry.entry.incarnation, entry.entry.seq));
+        records.sort_by_key(|entry| self.order(entry));
         records.insert(0, self.genesis.clone());
         records
     }
@@ -195,89 +263,135 @@ impl Trust {
         free(wanted, |handle| taken.contains(handle))
     }
 
-    /// Generation and revocation that a new verdict on `peer` must rise above and name.
-    pub(crate) fn next_verdict(&self, peer: &PeerId) -> (u32, Option<Hash>) {
-        // What does not count must not use generations up either: anyone may sign a verdict with the highest of all.
-        let counts =
-            |entry: &SignedEntry| self.was_owner(&entry.author) && !is_void(&self.membership.revocations, entry);
-        let highest = self
-            .records
-            .values()
-            .filter(|record| record.subject == *peer && counts(&record.entry))
-            .map(|record| record.entry.entry.generation)
-            .max()
-            .unwrap_or(0);
-        (highest.saturating_add(1), self.membership.revocations.get(peer).map(|revocation| revocation.hash))
+    /// Generation that a new verdict on `peer` must have, and the revocations that an approval takes back.
+    pub(crate) fn next_verdict(&self, peer: &PeerId) -> (u32, Vec<Hash>) {
+        let highest = |heard: bool| {
+            self.records
+                .values()
+                .filter(|record| record.subject == *peer && self.was_owner(&record.entry.author))
+                .filter(|record| self.is_heard(&record.entry) == heard)
+                .map(|record| record.entry.entry.generation)
+                .max()
+                .unwrap_or(0)
+        };
+        // What is void may count again, so it is risen above; but it must not use generations up.
+        let counts = highest(true);
+        let seen = counts.max(highest(false).min(counts.saturating_add(1)));
+        (seen.saturating_add(1), self.revocations(peer).iter().map(|revocation| revocation.hash).collect())
     }
 
-    fn compute(&self) -> (BTreeMap<PeerId, u32>, Membership) {
-        let verdicts: Vec<Said<'_>> =
-            self.records.values().map(|record| (&record.entry, record.subject, &record.verdict)).collect();
-        // First as if nobody had ever been revoked: how far is each owner from the founder?
-        let depths = self.chain(&verdicts, &BTreeMap::new());
-        let revocations = valid_revocations(&verdicts, &depths);
-        let owners = self.chain(&verdicts, &revocations);
-
-        let mut chosen: BTreeMap<PeerId, (&SignedEntry, Tier, NodeId, PublicKey)> = BTreeMap::new();
-        for (entry, subject, verdict) in &verdicts {
-            let VerdictKind::Approved { tier, node_id, after } = &verdict.what else { continue };
-            if !owners.contains_key(&entry.author) || is_void(&revocations, entry) {
-                continue;
+    /// How far verdicts of `peer` are held that count, by life. A revocation lets those stand.
+    pub(crate) fn marks(&self, peer: &PeerId) -> BTreeMap<Incarnation, u64> {
+        let mut marks = BTreeMap::new();
+        for record in self.records.values().filter(|record| record.entry.author == *peer) {
+            let (incarnation, seq) = (record.entry.entry.incarnation, record.entry.entry.seq);
+            if self.admits(peer, incarnation, seq) {
+                let mark: &mut u64 = marks.entry(incarnation).or_default();
+                *mark = (*mark).max(seq);
             }
-            // Revocation wins over every approval that does not know it.
-            let in_force = revocations.get(subject).is_none_or(|revocation| {
-                *after == Some(revocation.hash) && entry.entry.generation > revocation.generation
-            });
-            let rank = |entry: &SignedEntry| (entry.entry.generation, entry.entry.hlc, entry.author, entry.hash);
-            if in_force && chosen.get(subject).is_none_or(|(best, ..)| rank(best) < rank(entry)) {
-                chosen.insert(*subject, (*entry, *tier, node_id.clone(), verdict.subject));
+        }
+        marks
+    }
+
+    /// The last place at or below `seq` in this life of `peer` that counts; 0 = none does.
+    pub(crate) fn standing(&self, peer: &PeerId, incarnation: Incarnation, seq: u64) -> u64 {
+        if !self.admits(peer, incarnation, 0) {
+            return 0;
+        }
+        self.revocations(peer)
+            .iter()
+            .map(|one| one.marks.get(&incarnation).copied().unwrap_or(if one.taken_back { u64::MAX } else { 0 }))
+            .fold(seq, u64::min)
+    }
+
+    fn amount(&self, judged: &Judged<'_>) -> Membership {
+        let Standing { owners, taken_back } = &judged.standing;
+        let mut chosen = Choice::default();
+        let mut refused = Choice::default();
+        for record in self.records.values() {
+            let VerdictKind::Approved { node_id, after, .. } = &record.verdict.what else { continue };
+            if !owners.contains_key(&record.entry.author) || judged.is_void(record) {
+                if judged.depths.contains_key(&record.entry.author) {
+                    refused.offer(record, node_id);
+                }
+            } else if self.without(Mutant::RevocationWins)
+                || judged.against(&record.subject).iter().all(|revocation| record.takes_back(revocation, after))
+            {
+                chosen.offer(record, node_id);
             }
         }
         let founder = self.genesis.author;
-        let mut ordered: Vec<(u64, PeerId, Tier, NodeId, PublicKey)> =
-            chosen.into_iter().map(|(peer, (entry, tier, id, key))| (entry.entry.hlc, peer, tier, id, key)).collect();
-        if !revocations.contains_key(&founder)
+        let mut ordered: Vec<(u64, PeerId, Member)> = chosen
+            .approvals()
+            .map(|(peer, since, tier, record, node_id)| {
+                let by = owners.get(&record.entry.author).map_or(u32::MAX, |depth| depth.saturating_add(1));
+                let depth = owners.get(&peer).copied().unwrap_or(by);
+                (since, peer, Member { key: record.verdict.subject, tier, node_id: node_id.clone(), depth })
+            })
+            .collect();
+        if judged.against(&founder).is_empty()
             && let Some((_, genesis)) = genesis_of(&self.genesis)
         {
-            ordered.retain(|(_, peer, ..)| *peer != founder);
-            ordered.push((0, founder, Tier::Owner, genesis.node_id, self.genesis.entry.author));
+            ordered.retain(|(_, peer, _)| *peer != founder);
+            let key = self.genesis.entry.author;
+            ordered.push((0, founder, Member { key, tier: Tier::Owner, node_id: genesis.node_id, depth: 0 }));
         }
         // Of two with one handle the one approved later becomes `name-2`, everywhere alike.
-        ordered.sort_by_key(|(hlc, peer, ..)| (*hlc, *peer));
+        ordered.sort_by_key(|(since, peer, _)| (*since, *peer));
         let mut taken = BTreeSet::new();
         let mut members = BTreeMap::new();
-        for (_, peer, tier, wanted, key) in ordered {
-            let node_id = free(&wanted, |handle| taken.contains(handle));
-            taken.insert(node_id.clone());
-            let depth = depths.get(&peer).copied().unwrap_or(u32::MAX);
-            members.insert(peer, Member { key, tier, node_id, depth });
+        for (_, peer, mut member) in ordered {
+            member.node_id = free(&member.node_id, |handle| taken.contains(handle));
+            taken.insert(member.node_id.clone());
+            members.insert(peer, member);
         }
-        (depths, Membership { members, revocations })
-    }
-
-    /// Everyone who was ever an owner by a chain of approvals that stand, with the distance from the founder; and, for
-    /// the depth of others, everyone whom such an owner approved.
-    fn chain(&self, verdicts: &[Said<'_>], revocations: &BTreeMap<PeerId, Revocation>) -> BTreeMap<PeerId, u32> {
-        let mut depths = BTreeMap::from([(self.genesis.author, 0)]);
-        loop {
-            let mut grown = false;
-            for (entry, subject, verdict) in verdicts {
-                let VerdictKind::Approved { tier: Tier::Owner, .. } = &verdict.what else { continue };
-                let Some(depth) = depths.get(&entry.author).copied() else { continue };
-                if !is_void(revocations, entry) && depths.get(subject).is_none_or(|known| *known > depth + 1) {
-                    depths.insert(*subject, depth + 1);
-                    grown = true;
-                }
-            }
-            if !grown {
-                return depths;
-            }
-        }
+        let pending = refused
+            .approvals()
+            .filter(|(peer, ..)| !members.contains_key(peer) && judged.against(peer).is_empty())
+            .map(|(peer, _, tier, record, node_id)| {
+                let (key, by) = (record.verdict.subject, record.entry.author);
+                (peer, Pending { key, node_id: node_id.clone(), tier, by, revoked_by: judged.voided_by(record) })
+            })
+            .collect();
+        let revocations = judged
+            .revocations
+            .iter()
+            .map(|(peer, of)| (*peer, of.iter().map(|one| one.revocation(taken_back)).collect()))
+            .collect();
+        Membership { members, revocations, pending }
     }
 }
 
-/// Who says what about whom.
-type Said<'a> = (&'a SignedEntry, PeerId, &'a Verdict);
+/// Of each peer's approvals the one that decides how it is trusted.
+#[derive(Default)]
+struct Choice<'a> {
+    best: BTreeMap<PeerId, &'a Record>,
+    /// Clock of the first approval under each handle: a later one, to another tier, does not cost a peer its name.
+    first: BTreeMap<(PeerId, &'a NodeId), u64>,
+}
+
+impl<'a> Choice<'a> {
+    fn offer(&mut self, record: &'a Record, node_id: &'a NodeId) {
+        let rank = |record: &Record| {
+            let entry = &record.entry;
+            (entry.entry.generation, entry.entry.hlc, entry.author, entry.hash)
+        };
+        let best = self.best.entry(record.subject).or_insert(record);
+        if rank(best) < rank(record) {
+            *best = record;
+        }
+        let hlc = record.entry.entry.hlc;
+        self.first.entry((record.subject, node_id)).and_modify(|first| *first = hlc.min(*first)).or_insert(hlc);
+    }
+
+    fn approvals(&self) -> impl Iterator<Item = (PeerId, u64, Tier, &'a Record, &'a NodeId)> + '_ {
+        self.best.iter().filter_map(|(peer, record)| {
+            let VerdictKind::Approved { tier, node_id, .. } = &record.verdict.what else { return None };
+            let since = self.first.get(&(*peer, node_id)).copied().unwrap_or(record.entry.entry.hlc);
+            Some((*peer, since, *tier, *record, node_id))
+        })
+    }
+}
 
 fn free(wanted: &NodeId, is_taken: impl Fn(&NodeId) -> bool) -> NodeId {
     if !is_taken(wanted) {
@@ -289,227 +403,5 @@ fn free(wanted: &NodeId, is_taken: impl Fn(&NodeId) -> bool) -> NodeId {
         .unwrap_or_else(|| wanted.clone())
 }
 
-/// Whether an author's revocation voids this entry: it lies above the mark, in the life that the mark names; or the
-/// signer had seen nothing of that author at all.
-fn is_void(revocations: &BTreeMap<PeerId, Revocation>, entry: &SignedEntry) -> bool {
-    revocations.get(&entry.author).is_some_and(|revocation| match revocation.mark {
-        Some((incarnation, seq)) => incarnation == entry.entry.incarnation && entry.entry.seq > seq,
-        None => false,
-    })
-}
-
-/// The revocations that count. Concurrent ones among owners apply in order of the signer's distance from the founder,
-/// then peer id; what a voided signer said beyond its mark is skipped.
-fn valid_revocations(verdicts: &[Said<'_>], depths: &BTreeMap<PeerId, u32>) -> BTreeMap<PeerId, Revocation> {
-    let mut candidates: Vec<_> = verdicts
-        .iter()
-        .filter_map(|(entry, subject, verdict)| match &verdict.what {
-            VerdictKind::Revoked { mark, left } => {
-                let depth = depths.get(&entry.author).copied();
-                // One's own leave needs no owner. It is the last word of that life, whatever mark it names.
-                if *left && entry.author == *subject {
-                    let mark = Some((entry.entry.incarnation, entry.entry.seq));
-                    return Some((depth.unwrap_or(u32::MAX), *entry, *subject, verdict.subject, mark));
-                }
-                depth.map(|depth| (depth, *entry, *subject, verdict.subject, *mark))
-            }
-            VerdictKind::Approved { .. } => None,
-        })
-        .collect();
-    candidates
-        .sort_by_key(|(depth, entry, ..)| (*depth, entry.author, entry.entry.incarnation, entry.entry.seq, entry.hash));
-    let mut valid: BTreeMap<PeerId, Revocation> = BTreeMap::new();
-    for (_, entry, subject, key, mark) in candidates {
-        if is_void(&valid, entry) {
-            continue;
-        }
-        let revocation =
-            Revocation { key, hlc: entry.entry.hlc, mark, hash: entry.hash, generation: entry.entry.generation };
-        let rank = |r: &Revocation| (r.generation, r.hash);
-        if valid.get(&subject).is_none_or(|known| rank(known) < rank(&revocation)) {
-            valid.insert(subject, revocation);
-        }
-    }
-    valid
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::crypto::{Signer, Symbolic};
-    use crate::entry::{Entry, encode};
-    use proptest::prelude::*;
-
-    fn key(n: u64) -> PublicKey {
-        Symbolic::new(n).public_key()
-    }
-
-    fn entry(author: u64, seq: u64, generation: u32, mesh: MeshId, kind: Kind, body: Vec<u8>) -> SignedEntry {
-        let signer = Symbolic::new(author);
-        SignedEntry::sign(
-            &signer,
-            Entry {
-                mesh,
-                author: signer.public_key(),
-                incarnation: Incarnation(1),
-                seq,
-                hlc: seq,
-                kind,
-                critical: false,
-                generation,
-                previous: Hash::ZERO,
-                body: body.into(),
-            },
-        )
-    }
-
-    fn genesis() -> SignedEntry {
-        let body = Genesis { name: "home".into(), nonce: 1, node_id: "founder".parse().unwrap() };
-        entry(0, 1, 0, MeshId([0; 32]), Kind::GENESIS, encode(&body))
-    }
-
-    fn say(author: u64, seq: u64, generation: u32, subject: u64, what: VerdictKind) -> SignedEntry {
-        let mesh = MeshId(genesis().hash.0);
-        entry(author, seq, generation, mesh, Kind::APPROVAL, encode(&Verdict { subject: key(subject), what }))
-    }
-
-    fn approve(author: u64, seq: u64, generation: u32, subject: u64, after: Option<Hash>) -> SignedEntry {
-        let what = VerdictKind::Approved { tier: Tier::Owner, node_id: "macbook".parse().unwrap(), after };
-        say(author, seq, generation, subject, what)
-    }
-
-    fn revoke(author: u64, seq: u64, generation: u32, subject: u64, mark: Option<u64>) -> SignedEntry {
-        let mark = mark.map(|seq| (Incarnation(1), seq));
-        say(author, seq, generation, subject, VerdictKind::Revoked { mark, left: false })
-    }
-
-    fn members(records: &[SignedEntry]) -> Vec<(String, bool)> {
-        let mut all = vec![genesis()];
-        all.extend_from_slice(records);
-        let trust = Trust::new(all).unwrap();
-        trust.membership.members.values().map(|m| (m.node_id.to_string(), m.tier == Tier::Owner)).collect()
-    }
-
-    fn has(records: &[SignedEntry], n: u64) -> bool {
-        let mut all = vec![genesis()];
-        all.extend_from_slice(records);
-        Trust::new(all).unwrap().member(&key(n).peer_id()).is_some()
-    }
-
-    #[test]
-    fn an_approval_by_a_stranger_counts_for_nothing() {
-        assert!(!has(&[approve(7, 1, 1, 8, None)], 8));
-        assert!(has(&[approve(0, 2, 1, 7, None), approve(7, 1, 1, 8, None)], 8));
-    }
-
-    #[test]
-    fn revocation_beats_an_approval_that_did_not_know_it() {
-        let revoked = revoke(0, 3, 2, 1, Some(0));
-        assert!(!has(&[approve(0, 2, 1, 1, None), revoked.clone()], 1));
-        assert!(!has(&[approve(0, 2, 1, 1, None), revoked.clone(), approve(0, 4, 9, 1, None)], 1));
-        assert!(has(&[approve(0, 2, 1, 1, None), revoked.clone(), approve(0, 4, 3, 1, Some(revoked.hash))], 1));
-    }
-
-    #[test]
-    fn a_stolen_owner_cannot_backdate() {
-        // Owner 1 let 2 in at its seq 5; the revocation names seq 5, so 2 stands; what it signed as seq 6 is void.
-        let base = [approve(0, 2, 1, 1, None), approve(1, 5, 1, 2, None), revoke(0, 3, 2, 1, Some(5))];
-        assert!(has(&base, 2));
-        let mut later = base.to_vec();
-        later.push(approve(1, 6, 1, 3, None));
-        assert!(!has(&later, 3));
-    }
-
-    #[test]
-    fn of_crossing_revocations_the_one_nearer_to_the_founder_counts() {
-        let records = [
-            approve(0, 2, 1, 1, None),
-            approve(1, 1, 1, 2, None),
-            revoke(1, 2, 2, 2, Some(0)),
-            revoke(2, 1, 2, 1, Some(1)),
-        ];
-        assert!(has(&records, 1));
-        assert!(!has(&records, 2));
-    }
-
-    #[test]
-    fn two_with_one_handle_both_stay_in() {
-        let names = members(&[approve(0, 2, 1, 1, None), approve(0, 3, 1, 2, None)]);
-        let mut names: Vec<_> = names.into_iter().map(|(name, _)| name).collect();
-        names.sort();
-        assert_eq!(names, ["founder", "macbook", "macbook-2"]);
-    }
-
-    #[test]
-    fn what_a_stranger_to_power_signs_uses_no_generation_up() {
-        // 7 belongs, but not as an owner.
-        let shared = VerdictKind::Approved { tier: Tier::Shared, node_id: "tablet".parse().unwrap(), after: None };
-        let mut trust = Trust::new(vec![genesis(), say(0, 2, 1, 7, shared)]).unwrap();
-        trust.add(approve(7, 1, u32::MAX, 8, None));
-        trust.add(revoke(7, 2, u32::MAX, 0, None));
-        assert_eq!(trust.next_verdict(&key(8).peer_id()), (1, None));
-        assert_eq!(trust.membership().members.len(), 2);
-        // An owner may, and then nothing overflows.
-        trust.add(approve(0, 3, u32::MAX, 8, None));
-        assert_eq!(trust.next_verdict(&key(8).peer_id()).0, u32::MAX);
-    }
-
-    #[test]
-    fn verdicts_that_count_for_nothing_do_not_pile_up() {
-        let mut trust = Trust::new(vec![genesis()]).unwrap();
-        let kept = (1..200).filter(|seq| trust.add(approve(7, *seq, 1, 8, None)).is_some()).count();
-        assert_eq!(kept, limits::STRAY_VERDICTS_MAX);
-        // They count once their author turns out to be an owner, and then there is no limit.
-        assert_eq!(trust.add(approve(0, 2, 1, 7, None)), Some(true));
-        assert!(trust.member(&key(8).peer_id()).is_some());
-        assert!((200..300).all(|seq| trust.add(approve(7, seq, 1, seq, None)).is_some()));
-    }
-
-    #[test]
-    fn a_leave_is_the_last_word_whatever_it_says() {
-        let leave = |seq, generation, mark: u64| {
-            let what = VerdictKind::Revoked { mark: Some((Incarnation(1), mark)), left: true };
-            say(1, seq, generation, 1, what)
-        };
-        // Gone at 5; what it signs later as an owner is void.
-        let base = [approve(0, 2, 1, 1, None), leave(5, 2, u64::MAX), approve(1, 6, 1, 3, None)];
-        assert!(!has(&base, 1) && !has(&base, 3));
-        // Nor does a leave undo the mark of a revocation.
-        let base = [
-            approve(0, 2, 1, 1, None),
-            revoke(0, 3, 2, 1, Some(5)),
-            approve(1, 6, 1, 3, None),
-            leave(7, u32::MAX, u64::MAX),
-        ];
-        assert!(!has(&base, 1) && !has(&base, 3));
-    }
-
-    proptest! {
-        #[test]
-        fn the_order_of_arrival_does_not_matter(
-            script in proptest::collection::vec((0..4_u64, 0..6_u32, 1..5_u64, any::<bool>(), 0..6_u64), 0..12),
-            order in any::<u64>(),
-        ) {
-            let mut records: Vec<SignedEntry> = Vec::new();
-            for (i, (author, generation, subject, yes, mark)) in script.into_iter().enumerate() {
-                let after = records.last().map(|entry| entry.hash);
-                let seq = i as u64 + 2;
-                records.push(if yes {
-                    approve(author, seq, generation, subject, after)
-                } else {
-                    revoke(author, seq, generation, subject, Some(mark))
-                });
-            }
-            let mut straight = Trust::new(vec![genesis()]).unwrap();
-            for record in &records { straight.add(record.clone()); }
-            let mut shuffled = Trust::new(vec![genesis()]).unwrap();
-            let n = records.len().max(1);
-            for i in 0..records.len() {
-                let at = (i * 7 + usize::try_from(order % 1000).unwrap()) % n;
-                shuffled.add(records[at].clone());
-            }
-            for record in records.iter().rev() { shuffled.add(record.clone()); }
-            prop_assert_eq!(straight.membership(), shuffled.membership());
-        }
-    }
-}
+mod tests;

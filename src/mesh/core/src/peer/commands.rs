@@ -8,10 +8,11 @@ use super::{InviteRow, KEY_COUNTER, Peer, STOP_WAIT_MS, declared};
 use crate::calls::{self, Verdict};
 use crate::effects::{Effects, Then};
 use crate::entry::{self, CancelWish, Directory, Header, Kind, Tier, VerdictKind};
-use crate::ids::{Hash, NodeId, PeerId, PublicKey, ReqId};
+use crate::ids::{Hash, Incarnation, NodeId, PeerId, PublicKey, ReqId};
 use crate::io::{Batch, CallState, CmdId, Command, NewCall, Now, Output, Refusal, Reply, Space, Welcome};
 use crate::limits;
 use crate::log;
+use crate::mutants::Mutant;
 
 impl Peer {
     pub(super) fn handle_command(&mut self, id: CmdId, command: Command, fx: &mut Effects<'_>) {
@@ -47,7 +48,7 @@ impl Peer {
         if self.stopping.is_some() {
             return Err(Refusal::Stopping);
         }
-        let Some(tier) = self.trust.tier(&self.me).filter(|_| !self.revoked) else { return Err(Refusal::NotMember) };
+        let Some(tier) = self.trust.tier(&self.me) else { return Err(Refusal::NotMember) };
         if new.arguments.len() > limits::ARGUMENTS_BYTES_MAX as u64 {
             let max = limits::ARGUMENTS_BYTES_MAX;
             return Err(Refusal::Invalid(format!("the arguments are over {max} bytes")));
@@ -60,7 +61,7 @@ impl Peer {
             return Err(Refusal::Invalid(format!("an idempotency key has 1 to {max} bytes")));
         }
         let key = new.client_key.as_ref().map(|key| calls::key_id(&new.principal, key));
-        let known = key.and_then(|key| self.book.key(&key));
+        let known = key.and_then(|key| self.book.key(&key)).filter(|_| !fx.without(Mutant::KeyAtOrigin));
         let target = match known {
             Some(known) if new.node == "any" => known.target,
             _ => self.resolve(&new.node, &new.tool)?,
@@ -82,19 +83,22 @@ impl Peer {
         let Some(decl) = decl else {
             return Err(Refusal::UnknownTool { node: node_id, tool: new.tool });
         };
-        if decl.owner_only && tier != Tier::Owner {
+        if decl.owner_only && tier != Tier::Owner && !fx.without(Mutant::Tier) {
             return Err(Refusal::Denied(format!(
                 "`{}` may be called by devices of tier owner only, and this one is {tier:?}",
                 decl.name
             )));
         }
         let (open, bytes) = self.book.own_open(&target);
-        if open >= limits::OPEN_PER_TARGET_MAX || bytes + new.arguments.len() > limits::OPEN_BYTES_PER_TARGET_MAX {
+        let full = open >= self.config.open_per_target_max && !fx.without(Mutant::OpenLimit);
+        if full || bytes + new.arguments.len() > limits::OPEN_BYTES_PER_TARGET_MAX {
             return Err(Refusal::QueueFull { node: node_id, open, retry_after_ms: 30_000 });
         }
         let effect = new.effect.map_or(decl.effect, |asked| asked.max(decl.effect));
         self.counter += 1;
-        fx.put(Space::Meta, KEY_COUNTER, &self.counter);
+        if !fx.without(Mutant::CounterDurable) {
+            fx.put(Space::Meta, KEY_COUNTER, &self.counter);
+        }
         let id = ReqId::new(&self.me, self.logs.incarnation(), self.counter);
         let header = Header {
             id,
@@ -109,6 +113,11 @@ impl Peer {
             principal: new.principal,
             client_key: new.client_key,
             needs_approval: false,
+            target_incarnation: if target == self.me {
+                Some(self.logs.incarnation())
+            } else {
+                self.directory.get(&target).map(|(entry, _)| entry.entry.incarnation)
+            },
         };
         if !header.is_within_limits() {
             return Err(Refusal::Invalid("the call is over a limit of what may be asked of another device".to_owned()));
@@ -156,7 +165,7 @@ impl Peer {
     }
 
     pub(super) fn require_owner(&self) -> Result<(), Refusal> {
-        if self.revoked || self.trust.member(&self.me).is_none() {
+        if self.is_out() {
             Err(Refusal::NotMember)
         } else if self.trust.is_owner(&self.me) {
             Ok(())
@@ -228,6 +237,9 @@ impl Peer {
         }
         if self.trust.member(&peer).is_none_or(|member| member.tier != tier) {
             let (generation, after) = self.trust.next_verdict(&peer);
+            if after.len() > limits::REVOCATIONS_MAX {
+                return Err(Refusal::Invalid("this device was revoked too often: let it make a new key".to_owned()));
+            }
             let node_id = self.trust.free_handle(node_id, &peer);
             self.say(key, VerdictKind::Approved { tier, node_id, after }, generation, fx);
         }
@@ -257,22 +269,36 @@ impl Peer {
         if !left {
             self.require_owner()?;
         }
-        let Some(member) = self.trust.member(&peer).cloned() else {
-            return Err(Refusal::UnknownNode(peer.to_string()));
+        let membership = self.trust.membership();
+        let members = &membership.members;
+        let (key, tier) = match (members.get(&peer), membership.pending.get(&peer)) {
+            (Some(member), _) => (member.key, Some(member.tier)),
+            // No is an answer too.
+            (None, Some(pending)) => (pending.key, None),
+            (None, None) => return Err(Refusal::UnknownNode(peer.to_string())),
         };
-        let members = &self.trust.membership().members;
         let owners = members.values().filter(|member| member.tier == Tier::Owner).count();
-        if member.tier == Tier::Owner && owners == 1 && members.len() > 1 {
+        if tier == Some(Tier::Owner) && owners == 1 && members.len() > 1 {
             return Err(Refusal::LastOwner);
         }
         if peer == self.me && !left {
             return Err(Refusal::Invalid("to remove this device itself, use leave".to_owned()));
         }
         let (generation, _) = self.trust.next_verdict(&peer);
-        // Our own leave is the last of our entries that stands.
-        let mark = self.logs.mark(&peer).map(|(incarnation, seq)| (incarnation, seq + u64::from(left)));
-        self.say(member.key, VerdictKind::Revoked { mark, left }, generation, fx);
+        let marks = self.marks(&peer);
+        self.say(key, VerdictKind::Revoked { marks, left }, generation, fx);
         Ok(())
+    }
+
+    /// How far we hold what `peer` said that counts: its log, and verdicts that came before their place in it.
+    fn marks(&self, peer: &PeerId) -> Vec<(Incarnation, u64)> {
+        let mut marks = self.trust.marks(peer);
+        for (incarnation, seq) in self.logs.lives(peer) {
+            let stands = self.trust.standing(peer, incarnation, seq);
+            let mark = marks.entry(incarnation).or_default();
+            *mark = stands.max(*mark);
+        }
+        marks.into_iter().collect()
     }
 
     pub(super) fn leave(&mut self, fx: &mut Effects<'_>) -> Result<Reply, Refusal> {
@@ -284,9 +310,26 @@ impl Peer {
     }
 
     pub(super) fn set_directory(&mut self, directory: &Directory, fx: &mut Effects<'_>) {
-        if self.directory.get(&self.me).is_some_and(|(_, known)| **known == *directory) {
+        // A new life of our store says it again: that is how the others learn that the former one is over.
+        let own = self.logs.incarnation();
+        let known = self.directory.get(&self.me).filter(|(entry, _)| entry.entry.incarnation == own);
+        if known.is_some_and(|(_, known)| **known == *directory) {
             return;
         }
+        self.write_directory(directory, fx);
+    }
+
+    /// A former life of our store, of which the others tell us, was ahead of us: our directory is to be the newest word.
+    pub(super) fn say_directory_again(&mut self, fx: &mut Effects<'_>) {
+        let known = self.directory.get(&self.me).map(|(entry, known)| (entry.entry.hlc, known.clone()));
+        if let Some((hlc, directory)) = known
+            && self.logs.is_behind_former(hlc)
+        {
+            self.write_directory(&directory, fx);
+        }
+    }
+
+    fn write_directory(&mut self, directory: &Directory, fx: &mut Effects<'_>) {
         let entry = self.logs.append(self.signer.as_ref(), Kind::DIRECTORY, 0, entry::encode(directory), fx);
         log::push_when_durable(&entry, None, fx);
         self.apply(&entry, None, fx);
@@ -296,6 +339,7 @@ impl Peer {
     pub fn depart(&mut self, now: Now, rng: &mut dyn Rng) -> Batch {
         let mut out = Vec::new();
         let mut fx = Effects {
+            mutation: self.config.mutation,
             now,
             rng,
             me: self.me,

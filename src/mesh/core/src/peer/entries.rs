@@ -1,14 +1,16 @@
 //! What the replicated log brings: taking entries, applying them, and what a verdict on a peer means for its links.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::Peer;
+use super::{KEY_COUNTER, KEY_INCARNATION, Peer};
+use crate::calls::Verdict;
 use crate::effects::{Effects, Then};
-use crate::entry::{CancelWish, Directory, Header, Kind, SignedEntry};
+use crate::entry::{CancelWish, Directory, Ending, Header, Kind, SignedEntry};
 use crate::epoch::Claim;
 use crate::frame::{EntryItem, Frame};
-use crate::ids::PeerId;
-use crate::io::{Fact, Space};
+use crate::ids::{Hash, Incarnation, PeerId};
+use crate::io::{CallState, Fact, Space};
 use crate::limits;
 use crate::log::Ingest;
 
@@ -30,19 +32,34 @@ impl Peer {
     }
 
     pub(super) fn ingest(&mut self, from: PeerId, item: &EntryItem, fx: &mut Effects<'_>) {
+        if self.is_unread_too_much(&item.entry, fx) {
+            return;
+        }
         let place = item.entry.place();
         let admitted = self.trust.admits(&place.author, place.incarnation, place.seq);
         match self.logs.ingest(from, item, admitted, fx) {
             Ingest::New => self.apply(&item.entry, item.left_ms, fx),
-            // Trust is a set, so a verdict counts in whatever order it comes; its row in the log follows by sync. A peer
-            // that was thrown out gets verdicts and nothing else.
+            // A peer that was thrown out gets verdicts and nothing else, so they do not follow on what it holds.
             Ingest::Gap if item.entry.entry.kind == Kind::APPROVAL => self.apply_verdict(&item.entry, fx),
-            Ingest::Gap | Ingest::Known | Ingest::Refused | Ingest::Fork => {}
+            // One that is void stays in the set, so that everyone judges by the same.
+            Ingest::Refused => self.take_verdict(&item.entry, fx),
+            Ingest::Gap | Ingest::Known | Ingest::Fork => {}
+        }
+    }
+
+    /// Trust is a set, so a verdict is taken in whatever order and by whatever way it comes, if its author was ever an
+    /// owner; its row in the log, if it is not void, follows by sync.
+    pub(super) fn take_verdict(&mut self, entry: &SignedEntry, fx: &mut Effects<'_>) {
+        if entry.entry.kind == Kind::APPROVAL && self.trust.was_owner(&entry.author) {
+            self.apply_verdict(entry, fx);
         }
     }
 
     /// Applies an entry that is new to us, our own included. Unknown kinds are kept and relayed, nothing more.
     pub(super) fn apply(&mut self, entry: &SignedEntry, left_ms: Option<u64>, fx: &mut Effects<'_>) {
+        if self.keep_unread(entry, fx) {
+            return;
+        }
         let author = entry.author;
         match entry.entry.kind {
             Kind::APPROVAL => self.apply_verdict(entry, fx),
@@ -52,11 +69,16 @@ impl Peer {
                     .directory
                     .get(&author)
                     .is_none_or(|(known, _)| (known.entry.hlc, known.entry.seq) < (entry.entry.hlc, entry.entry.seq));
-                if newer {
+                let own = self.logs.incarnation();
+                let former = author == self.me && entry.entry.incarnation != own;
+                if newer && !former {
                     fx.put_bytes(Space::Directory, author.0, entry.to_stored());
                     self.directory.insert(author, (entry.clone(), Arc::new(directory)));
                     self.refresh_candidates(fx);
                     fx.view_changed = true;
+                    if self.logs.has_former_life(&author, entry.entry.incarnation) {
+                        self.end_undeliverable(fx); // its store began anew
+                    }
                     self.with_env(|book, env| book.pump(&author, env, fx));
                 }
             }
@@ -66,10 +88,18 @@ impl Peer {
                     let left_ms = left_ms.unwrap_or(header.ttl_ms);
                     let id = header.id;
                     let mine = header.target == self.me;
+                    let meant = header.is_for(self.logs.incarnation());
                     if mine && self.executor.has_any(&id) && self.book.record(&id).is_none() {
                         return; // it came by a dispatch, and is over
                     }
                     self.with_env(|book, env| book.apply_header(entry, header, left_ms, env, fx));
+                    if author == self.me {
+                        // Of a former life of ours: it has been durable, and others may have run it.
+                        self.with_env(|book, env| book.release(&id, env, fx));
+                    }
+                    if mine && !meant {
+                        self.book.bury(self.logs.incarnation(), fx);
+                    }
                     if mine && author != self.me {
                         self.expire_here(&[id], fx);
                         if let Some(wish) = self.book.is_cancelled(&id).cloned() {
@@ -99,22 +129,72 @@ impl Peer {
     }
 
     pub(super) fn apply_verdict(&mut self, entry: &SignedEntry, fx: &mut Effects<'_>) {
-        let was_member = self.trust.member(&self.me).is_some();
+        let was_out = self.is_out();
+        let void_before: BTreeSet<Hash> = self.trust.void().into_iter().collect();
         let Some(changed) = self.trust.add(entry.clone()) else { return };
         fx.put_bytes(Space::Trust, entry.hash.0, entry.to_stored());
+        let mut void = self.trust.void();
+        void.retain(|hash| !void_before.contains(hash));
+        let neighbours: Vec<PeerId> = self.election.neighbours().collect();
+        self.share_void(&void, &neighbours, fx);
         if !changed {
             return;
         }
         fx.fact(Fact::Trust);
         fx.view_changed = true;
-        if was_member && self.trust.member(&self.me).is_none() {
-            self.revoked = true;
-            fx.then(Then::Revoked);
+        match (was_out, self.is_out()) {
+            (false, true) => {
+                fx.then(Then::Revoked);
+                self.end_own(fx);
+            }
+            (true, false) => self.return_to_life(fx),
+            (true, true) | (false, false) => {}
         }
-        self.refresh_candidates(fx);
+        self.handle_holds(fx);
         self.refresh_neighbours(fx);
         self.logs.ask_all(fx);
+        self.deny_outsiders(fx);
         self.end_undeliverable(fx);
+    }
+
+    /// No log brings what is void: it goes from hand to hand.
+    pub(super) fn share_void(&self, void: &[Hash], to: &[PeerId], fx: &mut Effects<'_>) {
+        let entries: Vec<SignedEntry> = void
+            .iter()
+            .filter_map(|hash| self.trust.record(hash))
+            .filter(|entry| self.logs.may_show(entry))
+            .cloned()
+            .collect();
+        if entries.is_empty() {
+            return;
+        }
+        for peer in to {
+            for frame in in_frames(entries.iter().cloned()) {
+                fx.send(*peer, frame);
+            }
+        }
+    }
+
+    /// We belong again. What we say from now on must not stand where the revocation voids it.
+    fn return_to_life(&mut self, fx: &mut Effects<'_>) {
+        let incarnation = self.logs.incarnation();
+        let next = self.logs.lives(&self.me).find(|(life, _)| *life == incarnation).map_or(1, |(_, seq)| seq + 1);
+        if !self.trust.admits(&self.me, incarnation, next) {
+            self.begin_life(fx);
+        }
+    }
+
+    /// Our log and our calls are numbered anew, under an incarnation that nobody has seen.
+    pub(super) fn begin_life(&mut self, fx: &mut Effects<'_>) {
+        let incarnation = Incarnation(fx.rng.next_u32());
+        self.logs.begin_life(incarnation);
+        self.counter = 0;
+        fx.put(Space::Meta, KEY_INCARNATION, &incarnation);
+        fx.put(Space::Meta, KEY_COUNTER, &self.counter);
+        if let Some((_, directory)) = self.directory.remove(&self.me) {
+            self.set_directory(&directory, fx);
+        }
+        fx.view_changed = true;
     }
 
     /// Who belongs has changed: parts with those who were thrown out, and tells them; meets those who are welcome again.
@@ -146,10 +226,42 @@ impl Peer {
         if !self.linked.contains(&peer) || self.trust.member(&peer).is_some() {
             return;
         }
+        self.tell_records(peer, fx);
+    }
+
+    fn tell_records(&self, to: PeerId, fx: &mut Effects<'_>) {
         let records = self.trust.records_in_order().into_iter().filter(|entry| self.logs.may_show(entry));
         for frame in in_frames(records) {
-            fx.send(peer, frame);
+            fx.send(to, frame);
         }
+    }
+
+    /// We are out: what we asked of others will not be done.
+    fn end_own(&mut self, fx: &mut Effects<'_>) {
+        let verdicts: Vec<Verdict> = self
+            .book
+            .records()
+            .filter(|record| record.origin == self.me && record.header.target != self.me)
+            .filter(|record| matches!(record.state, CallState::Open(_)))
+            .map(|record| Verdict {
+                id: record.header.id,
+                attempt: record.attempt,
+                ending: Ending::Undeliverable,
+                reason: "this device does not belong to the mesh any more".to_owned(),
+                wish: true,
+            })
+            .collect();
+        for verdict in verdicts {
+            self.write_verdict(&verdict, fx);
+        }
+    }
+
+    /// Somebody tells us all that it needs to know to be out; if we are not, it lacks what we hold. Once for each link.
+    pub(super) fn object(&mut self, to: PeerId, fx: &mut Effects<'_>) {
+        if self.is_out() || !self.objected.insert(to) {
+            return;
+        }
+        self.tell_records(to, fx);
     }
 
     /// Ends the calls whose target does not belong any more.

@@ -1,0 +1,95 @@
+//! One call, or what looks like one, from two halves of a mesh.
+
+use bytes::Bytes;
+use mesh_core::entry::{Ending, Payload};
+use mesh_core::io::{CallState, Command, NewCall, Refusal, Reply};
+
+use crate::net::{Net, call};
+
+fn keyed(target: usize, key: &str) -> NewCall {
+    NewCall { client_key: Some(key.to_owned()), ..call(target) }
+}
+
+#[test]
+fn one_client_key_in_two_halves_runs_once_and_the_second_id_reads_as_the_first() {
+    let mut net = Net::of(3);
+    net.split(&[&[0], &[1, 2]]);
+    let second = net.ask(0, keyed(2, "order-7"));
+    let first = net.ask(1, keyed(2, "order-7"));
+    assert_ne!(first, second);
+    net.join_all();
+    assert_eq!((net.runs(&first), net.runs(&second)), (1, 0));
+    for n in 0..3 {
+        let (ran, other) = (net.record(n, &first).unwrap(), net.record(n, &second).unwrap());
+        assert_eq!((ran.state, ran.alias_of), (CallState::Ended(Ending::Done), None), "at {n}");
+        assert_eq!((other.alias_of, other.confirmed), (Some(first), true), "at {n}");
+    }
+    // The client that asks once more gets one that leads to the same.
+    let again = net.command(0, Command::Call(keyed(2, "order-7")));
+    assert_eq!(again, Reply::Call { id: second, created: false });
+}
+
+#[test]
+fn one_client_key_for_two_things_in_two_halves_is_refused_for_the_second() {
+    let mut net = Net::of(3);
+    net.split(&[&[0], &[1, 2]]);
+    let other = NewCall { arguments: Payload::Inline(Bytes::from_static(b"{\"n\":2}")), ..keyed(2, "order-7") };
+    let second = net.ask(0, other.clone());
+    let first = net.ask(1, keyed(2, "order-7"));
+    net.join_all();
+    assert_eq!((net.runs(&first), net.runs(&second)), (1, 0));
+    let record = net.record(0, &second).unwrap();
+    assert_eq!((record.state, record.alias_of), (CallState::Ended(Ending::Denied), None));
+    assert!(record.reason.starts_with("key reused"), "{}", record.reason);
+    let third = net.command(1, Command::Call(other));
+    assert_eq!(third, Reply::Refused(Refusal::KeyReused(first)));
+}
+
+#[test]
+fn a_repeat_that_comes_while_the_first_only_waits_does_not_take_its_key() {
+    let mut net = Net::of(3);
+    net.tools_end = false;
+    // All places are taken.
+    for _ in 0..4 {
+        net.ask(1, call(2));
+    }
+    net.split(&[&[0], &[1, 2]]);
+    let second = net.ask(0, keyed(2, "order-7"));
+    let first = net.ask(1, keyed(2, "order-7"));
+    net.join_all();
+    assert_eq!(net.record(1, &second).unwrap().alias_of, Some(first));
+    net.finish_tools(2);
+    net.pass(1_000);
+    assert_eq!(net.runs(&first), 1);
+    // The process dies in the middle: the attempt that follows is not taken for a repeat of its own repeat.
+    net.restart(2);
+    net.tools_end = true;
+    net.join_all();
+    net.pass(5_000);
+    let record = net.record(1, &first).unwrap();
+    assert_eq!((record.state, record.attempt, net.runs(&first)), (CallState::Ended(Ending::Done), 2, 2));
+    assert_eq!(net.runs(&second), 0);
+}
+
+#[test]
+fn a_second_attempt_that_two_gateways_open_is_the_same_attempt() {
+    let mut net = Net::of(3);
+    net.tools_end = false;
+    let asked = net.ask(0, call(2));
+    assert_eq!(net.runs(&asked), 1);
+    net.restart(2);
+    net.split(&[&[0, 2], &[1]]);
+    net.pass(2_000);
+    assert_eq!(net.runs(&asked), 2, "0 leads and opens the second attempt");
+    net.split(&[&[1, 2], &[0]]);
+    net.pass(5_000);
+    assert!(net.sims[1].peer.leads(), "and so does 1, which had not heard of it");
+    net.finish_tools(2);
+    net.join_all();
+    let attempts: Vec<_> = net.sims[2].ran.iter().map(|run| run.attempt).collect();
+    assert_eq!(attempts, [1, 2]);
+    for n in 0..3 {
+        let record = net.record(n, &asked).unwrap();
+        assert_eq!((record.state, record.attempt), (CallState::Ended(Ending::Done), 2), "at {n}");
+    }
+}

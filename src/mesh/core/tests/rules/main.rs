@@ -1,0 +1,7 @@
+//! The rules that only races show, each in the smallest mesh that shows it: whole peers, cut apart and joined again.
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may stop at what it did not expect")]
+
+mod calls;
+mod membership;
+mod net;
+mod versions;

@@ -1,0 +1,175 @@
+//! Who belongs after two halves of a mesh said different things.
+
+use mesh_core::entry::{Ending, Tier};
+use mesh_core::io::{CallState, Command, Fact, Refusal, Reply};
+
+use crate::net::{Net, call, id};
+
+/// Peer 1 is revoked in one half; in the other it lets 3 in, which has asked 2 for something that 2 has not run yet.
+fn let_in_by_one_who_was_revoked() -> Net {
+    let mut net = Net::of(3);
+    net.split(&[&[0, 2], &[1]]);
+    net.revoke(0, 1);
+    net.invite(1, 3, "guest", Tier::Owner);
+    net.split(&[&[0, 2], &[1, 3]]);
+    assert!(net.names(3).contains_key(&3) && net.names(1).contains_key(&3), "it belongs in its own half");
+    net
+}
+
+#[test]
+fn a_device_let_in_by_an_owner_revoked_in_the_other_half_is_pending_and_nothing_it_asked_for_runs() {
+    let mut net = let_in_by_one_who_was_revoked();
+    let early = net.ask(3, call(2));
+    net.join_all();
+    for n in [0, 2] {
+        let view = net.sims[n].peer.view();
+        assert_eq!(net.names(n).into_keys().collect::<Vec<_>>(), [0, 2]);
+        assert_eq!(view.pending.len(), 1);
+        let pending = &view.pending[0];
+        assert_eq!((pending.peer, pending.let_in_by, pending.revoked_by), (id(3), id(1), Some(id(0))));
+        assert!(view.links.iter().all(|peer| [id(0), id(2)].contains(peer)), "it is no neighbour");
+    }
+    // It knows where it stands, and whom it may wait for.
+    let view = net.sims[3].peer.view();
+    assert!(!view.revoked && view.pending.iter().any(|pending| pending.peer == id(3)), "{view:?}");
+    assert!(net.sims[3].facts.contains(&Fact::Revoked));
+    assert_eq!(net.command(3, Command::Call(call(2))), Reply::Refused(Refusal::NotMember));
+    assert!(net.sims[1].peer.view().revoked);
+    net.pass(70_000);
+    assert_eq!(net.runs(&early), 0);
+    let ended = net.record(3, &early).unwrap();
+    assert_eq!(ended.state, CallState::Ended(Ending::Undeliverable), "and it does not hang");
+    assert!(!net.sims[3].peer.leads());
+
+    // Somebody says yes: it is back at once, and what it asks for runs.
+    assert!(matches!(net.approve(0, 3, "guest", Tier::Owner), Reply::Approved(_)));
+    net.pass(5_000);
+    for n in [0, 2, 3] {
+        assert_eq!(net.names(n).into_keys().collect::<Vec<_>>(), [0, 2, 3], "at {n}");
+        assert!(net.sims[n].peer.view().pending.is_empty());
+    }
+    let late = net.ask(3, call(2));
+    net.pass(1_000);
+    assert_eq!((net.runs(&late), net.runs(&early)), (1, 0));
+    assert_eq!(net.record(3, &late).unwrap().state, CallState::Ended(Ending::Done));
+}
+
+#[test]
+fn what_a_pending_device_has_waiting_at_its_target_ends_denied() {
+    let mut net = Net::of(3);
+    net.split(&[&[0], &[1, 2]]);
+    net.revoke(0, 1);
+    net.invite(1, 3, "guest", Tier::Owner);
+    net.split(&[&[0], &[1, 2, 3]]);
+    net.tools_end = false;
+    let asked: Vec<_> = (0..6).map(|_| net.ask(3, call(2))).collect();
+    net.pass(1_000);
+    let running = net.sims[2].ran.len();
+    assert!(running > 0 && running < asked.len(), "some run, the rest waits for a place");
+    net.join_all();
+    net.pass(1_000);
+    assert_eq!(net.sims[2].ran.len(), running);
+    let denied = asked.iter().filter_map(|id| net.record(2, id));
+    let denied = denied.filter(|call| call.state == CallState::Ended(Ending::Denied) && call.confirmed).count();
+    assert_eq!(denied, asked.len() - running);
+}
+
+#[test]
+fn a_void_approval_reaches_also_those_who_heard_of_the_revocation_first() {
+    let mut net = let_in_by_one_who_was_revoked();
+    // 0 hears it from 1 that was revoked, then 2 from 0 alone: no log brings it there.
+    net.split(&[&[0, 1], &[2], &[3]]);
+    net.split(&[&[0, 2], &[1], &[3]]);
+    let view = net.sims[2].peer.view();
+    assert_eq!(view.pending.iter().map(|pending| pending.peer).collect::<Vec<_>>(), [id(3)]);
+}
+
+#[test]
+fn of_two_owners_who_revoke_each_other_in_two_halves_the_one_nearer_to_the_founder_stays() {
+    let mut net = Net::of(3);
+    net.invite(2, 3, "fourth", Tier::Owner);
+    net.join_all();
+    net.split(&[&[1, 0], &[2, 3]]);
+    net.revoke(1, 3);
+    net.revoke(3, 1);
+    net.join_all();
+    for n in [0, 1, 2] {
+        assert_eq!(net.names(n).into_keys().collect::<Vec<_>>(), [0, 1, 2], "at {n}");
+    }
+    assert!(net.sims[3].peer.view().revoked && !net.sims[1].peer.view().revoked);
+}
+
+#[test]
+fn whom_a_voided_revocation_had_thrown_out_is_back_with_what_it_said_meanwhile() {
+    let mut net = Net::of(4);
+    // In one half 3 throws 1 out, and 2 hears it; in the other 0 throws 3 out, and knows nothing of that.
+    net.split(&[&[0, 1], &[2, 3]]);
+    net.revoke(3, 1);
+    net.revoke(0, 3);
+    let asked = net.ask(1, call(2));
+    // 1 alone comes over: 2 holds it for revoked, until it hears what 1 holds.
+    net.split(&[&[1, 2], &[0], &[3]]);
+    for n in [1, 2] {
+        assert_eq!(net.names(n).into_keys().collect::<Vec<_>>(), [0, 1, 2], "at {n}");
+    }
+    net.pass(5_000);
+    assert_eq!(net.runs(&asked), 1, "what it had asked for meanwhile runs");
+    net.join_all();
+    assert!(net.sims[3].peer.view().revoked && !net.sims[1].peer.view().revoked);
+}
+
+#[test]
+fn a_revoked_owner_that_is_approved_again_begins_a_new_life_and_its_old_word_stays_void() {
+    let mut net = let_in_by_one_who_was_revoked();
+    net.join_all();
+    let before = net.sims[1].peer.view().incarnation;
+    assert!(matches!(net.approve(0, 1, "peer-1", Tier::Owner), Reply::Approved(_)));
+    net.pass(5_000);
+    assert_ne!(net.sims[1].peer.view().incarnation, before);
+    let asked = net.ask(1, call(2));
+    net.pass(1_000);
+    assert_eq!(net.runs(&asked), 1);
+    for n in [0, 1, 2] {
+        assert_eq!(net.names(n).into_keys().collect::<Vec<_>>(), [0, 1, 2], "at {n}");
+        assert_eq!(net.sims[n].peer.view().pending.len(), 1, "whom it had let in still waits");
+    }
+    // And now its word counts.
+    assert!(matches!(net.approve(1, 3, "guest", Tier::Shared), Reply::Approved(_)));
+    net.pass(5_000);
+    assert!(net.names(0).contains_key(&3) && net.names(3).contains_key(&3));
+}
+
+#[test]
+fn the_last_owner_stays() {
+    let mut net = Net::of(1);
+    net.invite(0, 1, "tablet", Tier::Shared);
+    net.join_all();
+    assert_eq!(net.command(0, Command::Leave), Reply::Refused(Refusal::LastOwner));
+    assert_eq!(net.command(1, Command::Revoke { peer: id(0) }), Reply::Refused(Refusal::NotOwner));
+    net.revoke(0, 1);
+    assert_eq!(net.command(0, Command::Leave), Reply::Left, "alone, it may go");
+}
+
+#[test]
+fn two_devices_of_one_name_from_two_halves_both_stay_and_no_call_reaches_the_wrong_one() {
+    let mut net = Net::of(2);
+    net.split(&[&[0], &[1]]);
+    net.invite(0, 2, "macbook", Tier::Owner);
+    net.pass(100);
+    net.invite(1, 3, "macbook", Tier::Owner);
+    net.split(&[&[0, 2], &[1, 3]]);
+    // Each half means its own; 3 is away, its call waits.
+    let mut by_name = call(3);
+    "macbook".clone_into(&mut by_name.node);
+    let for_two = net.ask(0, by_name.clone());
+    net.split(&[&[0, 2], &[1], &[3]]);
+    let for_three = net.ask(1, by_name);
+    net.join_all();
+    for n in 0..4 {
+        let names = net.names(n);
+        assert_eq!((names[&2].as_str(), names[&3].as_str()), ("macbook", "macbook-2"), "at {n}");
+    }
+    assert_eq!(net.sims[3].peer.view().node_id.as_str(), "macbook-2");
+    let ran = |n: usize| net.sims[n].ran.iter().map(|run| run.id).collect::<Vec<_>>();
+    assert_eq!((ran(2), ran(3)), (vec![for_two], vec![for_three]));
+}

@@ -273,16 +273,19 @@ impl Logs {
         }
     }
 
-    /// An entry of our own is durable: every neighbour gets it, except one that has it in another frame.
+    /// An entry of our own is durable: every neighbour gets it. A call is awaited by the gateway, so that one comes first;
+    /// anything else by some other peer (an outcome by its origin), so there the gateway comes last.
     pub(crate) fn handle_durable(
         &mut self,
         entry: &SignedEntry,
         left_ms: Option<u64>,
-        except: Option<PeerId>,
+        gateway: Option<PeerId>,
         fx: &mut Effects<'_>,
     ) {
         self.own_durable = self.own_durable.max(entry.entry.seq);
-        let peers: Vec<PeerId> = self.neighbours.keys().copied().filter(|peer| Some(*peer) != except).collect();
+        let mut peers: Vec<PeerId> = self.neighbours.keys().copied().collect();
+        let is_call = entry.entry.kind == Kind::CALL;
+        peers.sort_by_key(|peer| (Some(*peer) == gateway) != is_call);
         for peer in peers {
             self.send_to(peer, EntryItem { entry: entry.clone(), left_ms }, fx);
         }
@@ -419,11 +422,6 @@ impl Logs {
 }
 
 /// Queues the push of an entry for when it is durable.
-pub(crate) fn push_when_durable(
-    entry: &SignedEntry,
-    left_ms: Option<u64>,
-    except: Option<PeerId>,
-    fx: &mut Effects<'_>,
-) {
-    fx.then(Then::Push { entry: entry.clone(), left_ms, except });
+pub(crate) fn push_when_durable(entry: &SignedEntry, left_ms: Option<u64>, fx: &mut Effects<'_>) {
+    fx.then(Then::Push { entry: entry.clone(), left_ms });
 }

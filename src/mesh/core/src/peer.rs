@@ -497,8 +497,9 @@ impl Peer {
         match then {
             Then::Reply(id, reply) => fx.out.push(Output::Reply(id, reply)),
             Then::Claimed(epoch) => self.election.handle_claimed(epoch, self.signer.as_ref(), fx),
-            Then::Push { entry, left_ms, except } => {
-                self.logs.handle_durable(&entry, left_ms, except, fx);
+            Then::Push { entry, left_ms } => {
+                let gateway = self.election.gateway().map(|epoch| epoch.peer);
+                self.logs.handle_durable(&entry, left_ms, gateway, fx);
                 if entry.entry.kind == Kind::CALL
                     && let Some(header) = entry.record::<Header>()
                 {

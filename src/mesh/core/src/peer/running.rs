@@ -135,8 +135,8 @@ impl Peer {
     pub(super) fn write_outcome(&mut self, finished: &Finished, fx: &mut Effects<'_>) {
         let Outcome { id, attempt, .. } = finished.outcome;
         let entry = self.logs.append(self.signer.as_ref(), Kind::OUTCOME, 0, entry::encode(&finished.outcome), fx);
+        log::push_when_durable(&entry, None, fx);
         fx.then(Then::Outcome(id, attempt, entry.clone()));
-        log::push_when_durable(&entry, None, None, fx);
         self.with_env(|book, env| book.apply_outcome(&entry, env, fx));
     }
 
@@ -158,13 +158,13 @@ impl Peer {
             alias_of: None,
         };
         let entry = self.logs.append(self.signer.as_ref(), Kind::OUTCOME, 0, entry::encode(&outcome), fx);
-        log::push_when_durable(&entry, None, None, fx);
+        log::push_when_durable(&entry, None, fx);
         self.with_env(|book, env| book.apply_outcome(&entry, env, fx));
     }
 
     pub(super) fn write_wish(&mut self, wish: &CancelWish, fx: &mut Effects<'_>) {
         let entry = self.logs.append(self.signer.as_ref(), Kind::CANCEL, 0, entry::encode(wish), fx);
-        log::push_when_durable(&entry, None, None, fx);
+        log::push_when_durable(&entry, None, fx);
         self.book.apply_wish(wish, fx);
         self.stop_call(wish, fx);
     }

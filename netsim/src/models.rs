@@ -4,6 +4,7 @@
 mod election;
 mod machine;
 mod run;
+mod trust;
 
 use std::process::ExitCode;
 use std::time::Instant;
@@ -13,19 +14,12 @@ use stateright::{Checker, Model};
 
 /// Goes through all models; fails when one finds a promise broken.
 pub(crate) fn all(config: &Config) -> ExitCode {
-    let model = run::Run { crashes: 2, config: config.clone() };
-    let t = Instant::now();
-    let checker = model.checker().threads(2).spawn_bfs().join();
-    println!("run: {} states, depth {} in {:?}", checker.unique_state_count(), checker.max_depth(), t.elapsed());
-    for (name, path) in checker.discoveries() {
-        println!("  {name}: {} steps {:?}", path.clone().into_actions().len(), path.into_actions());
-    }
-    for (ticks, crashes, duplicates) in [(2, 1, 0), (2, 1, 1), (3, 1, 0), (3, 1, 1)] {
-        let model = election::Elect { ticks, crashes, duplicates, config: config.clone() };
+    for (verdicts, each) in [(2, 2), (3, 1)] {
+        let model = trust::Merge { verdicts, each, config: config.clone() };
         let t = Instant::now();
-        let checker = model.checker().threads(2).timeout(std::time::Duration::from_secs(25)).spawn_bfs().join();
+        let checker = model.checker().threads(2).timeout(std::time::Duration::from_secs(60)).spawn_bfs().join();
         println!(
-            "election {ticks} {crashes} {duplicates}: {} states, depth {} in {:?}",
+            "trust {verdicts}: {} states, depth {} in {:?}",
             checker.unique_state_count(),
             checker.max_depth(),
             t.elapsed()

@@ -18,7 +18,7 @@ pub(crate) fn probe(seeds: u64, only: Option<&str>) {
         }
         let base = Config { mutation: Mutation::of(*mutant), ..Config::default() };
         let mut line = format!("{name:<20}");
-        for profile in [Profile::Two, Profile::Default] {
+        for profile in [Profile::Default, Profile::Clocks, Profile::Disks, Profile::Queue, Profile::Halves] {
             let mut caught: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
             let mut settle = Vec::new();
             for seed in 0..seeds {

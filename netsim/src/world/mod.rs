@@ -81,6 +81,8 @@ pub(crate) struct Sim {
     stall_us: u64,
     revoked: bool,
     thawing: bool,
+    /// Whether who belongs has changed in the present step.
+    heard_verdicts: bool,
     /// Whether it holds itself for an owner.
     owner: bool,
     backup: Option<Snapshot>,
@@ -380,6 +382,7 @@ impl World {
                 stall_us: 0,
                 revoked: false,
                 thawing: false,
+                heard_verdicts: false,
                 owner: false,
                 backup: None,
                 rolled_back: false,

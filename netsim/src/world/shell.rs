@@ -52,12 +52,16 @@ impl World {
         let now = self.now_of(peer);
         let Some(mut node) = self.peers[peer].node.take() else { return };
         let mut out = std::mem::take(&mut self.out);
-        if let Input::Recv(_, Frame::Dispatch(dispatch)) = &input {
+        // Whom the peer holds to be out it does not even hear.
+        if let Input::Recv(from, Frame::Dispatch(dispatch)) = &input
+            && self.peers[peer].trusted.contains(from)
+        {
             self.checks.dispatched(self.own_now(peer), peer, dispatch, &self.peers[peer].disk);
         }
         if !matches!(input, Input::Recv(..)) {
             self.trace.detail(self.now, || format!("p{peer} :: {input:?}"));
         }
+        self.peers[peer].heard_verdicts = false;
         node.step(now, &mut self.dice, input, &mut out);
         self.peers[peer].node = Some(node);
         self.outputs(peer, &mut out);
@@ -144,12 +148,16 @@ impl World {
     pub(super) fn send_out(&mut self, peer: usize, to: &PeerId, frame: Frame) {
         let Some(to_index) = self.index_of(to) else { return };
         self.trace.detail(self.now, || format!("p{peer} -> p{to_index} {frame:?}"));
-        if matches!(frame, Frame::Dispatch(_)) {
+        // (Of a step that heard of several verdicts we only know how it ended.)
+        if matches!(frame, Frame::Dispatch(_)) && !self.peers[peer].heard_verdicts {
             let trusted = self.trusts(peer, to_index);
             self.checks.s5_dispatches_to_members_only(self.now, peer, to_index, trusted);
         }
         if let Frame::Answer(answer) = &frame
-            && matches!(answer.what, AnswerKind::Fenced(_) | AnswerKind::Running { .. } | AnswerKind::Ended(_))
+            && matches!(
+                answer.what,
+                AnswerKind::Fenced(_) | AnswerKind::Refused(_) | AnswerKind::Running { .. } | AnswerKind::Ended(_)
+            )
         {
             self.checks.not_obeyed(peer, answer.id, answer.attempt, *to);
         }
@@ -342,7 +350,7 @@ impl World {
             }
             Fact::Revoked => {
                 self.trace.story(self.now, || format!("p{peer} holds its own revocation"));
-                self.checks.s5_own_revocation_is_durable(self.now, peer, self.peers[peer].id);
+                self.checks.s5_own_revocation_is_durable(self.now, peer);
                 self.peers[peer].revoked = true;
                 self.dirty = true;
                 let life = self.peers[peer].life;
@@ -379,6 +387,7 @@ impl World {
         if let Some(node) = &self.peers[peer].node {
             let view = node.view();
             let sim = &mut self.peers[peer];
+            sim.heard_verdicts = true;
             sim.owner = view.nodes.iter().any(|node| node.peer == sim.id && node.tier == Tier::Owner);
             sim.trusted = view.nodes.iter().map(|node| node.peer).collect();
             self.dirty = true;

@@ -1,6 +1,6 @@
 //! Model (c): approvals and revocations that cross. A founder and two owners, each the product's whole core, out of touch
 //! with each other: each may let a fourth device in, throw it out, and throw out another owner; what they wrote reaches
-//! the others entry by entry, in any order, through whoever they still listen to.
+//! the others entry by entry, in any order.
 
 use std::collections::BTreeSet;
 
@@ -24,6 +24,8 @@ pub(super) struct Merge {
     pub(super) verdicts: usize,
     /// And by one of them.
     pub(super) each: usize,
+    /// Whether the device may belong from the start, and be thrown out.
+    pub(super) device: bool,
     pub(super) config: Config,
 }
 
@@ -100,20 +102,16 @@ impl State {
         entries.filter(|entry| entry.author == id(owner) && entry.entry.kind == Kind::APPROVAL).collect()
     }
 
-    /// Tells an owner something, by whoever said it; or by another whom it listens to.
+    /// Whoever said it tells it: also one that is out is heard with what it says of others.
     fn tell(&mut self, owner: usize, nth: usize) {
         let (by, said) = self.said[nth].clone();
         let heard = self.owners[owner].disk.applied(Space::Trust, &said.0.hash.0).is_some();
         if heard {
             return;
         }
-        let belongs = members(&self.owners[owner].view());
-        let from =
-            std::iter::once(by).chain(0..OWNERS).map(id).find(|peer| *peer != id(owner) && belongs.contains(peer));
-        let Some(from) = from else { return };
         let entries = vec![EntryItem { entry: said.0, left_ms: None }];
         let now = at(2_000 + self.said.len() as u64);
-        self.owners[owner].settle(now, Input::Recv(from, Frame::Entries { entries, more: false }));
+        self.owners[owner].settle(now, Input::Recv(id(by), Frame::Entries { entries, more: false }));
     }
 
     fn check(&mut self, owner: usize) {
@@ -151,13 +149,14 @@ impl Model for Merge {
     fn init_states(&self) -> Vec<State> {
         let config = Config { eligible: false, ..self.config.clone() };
         // The device is new, or belongs already.
-        [OWNERS, OWNERS + 1]
+        let counts = if self.device { OWNERS..=OWNERS + 1 } else { OWNERS..=OWNERS };
+        counts
             .map(|count| {
                 let mut owners = mesh(count as u64, &config);
                 owners.truncate(OWNERS);
                 State { owners, said: Vec::new(), shown: vec![BTreeSet::new(); OWNERS], broken: None }
             })
-            .to_vec()
+            .collect()
     }
 
     fn actions(&self, state: &State, actions: &mut Vec<Action>) {
@@ -168,7 +167,8 @@ impl Model for Merge {
             let spoken = state.said.iter().filter(|(by, _)| *by == owner).count();
             if state.said.len() < self.verdicts && spoken < self.each {
                 actions.push(Action::Approve(owner));
-                let others = (0..=OWNERS).filter(|whom| *whom != owner);
+                let whom = if self.device { 0..=OWNERS } else { 0..=OWNERS - 1 };
+                let others = whom.filter(|whom| *whom != owner);
                 actions.extend(others.map(|whom| Action::Revoke { by: owner, whom }));
             }
             let unheard = (0..state.said.len()).filter(|nth| !state.shown[owner].contains(nth));

@@ -86,6 +86,7 @@ fn view(me: u64, leader: Option<u64>) -> Arc<View> {
         boot: 1,
         revoked: false,
         pending: Vec::new(),
+        holds: Vec::new(),
         gateway: leader.map(epoch),
         fence: Epoch::ZERO,
         links: Vec::new(),

@@ -103,6 +103,7 @@ fn first_view() -> View {
         boot: 1,
         revoked: false,
         pending: Vec::new(),
+        holds: Vec::new(),
         gateway: Some(Epoch { counter: 4, class: 3, peer: me }),
         fence: Epoch { counter: 4, class: 3, peer: me },
         links: vec![twin(1)],

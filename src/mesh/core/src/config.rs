@@ -1,5 +1,6 @@
 //! Timings and sizes of one peer's core. All times in milliseconds.
 
+use crate::entry::Kind;
 use crate::limits;
 use crate::mutants::Mutation;
 
@@ -71,6 +72,9 @@ pub struct Config {
     pub keep_calls_ms: u64,
     /// Which rule is left out, for tests of the tests. Nothing in the product.
     pub mutation: Mutation,
+    /// Highest [`crate::entry::Kind`] that is understood. Lower than this version's own only where a simulation plays an
+    /// older one.
+    pub newest_kind: u16,
 }
 
 impl Default for Config {
@@ -99,6 +103,7 @@ impl Default for Config {
             forget_after_ms: 8 * 24 * 3600 * 1000,
             keep_calls_ms: 7 * 24 * 3600 * 1000,
             mutation: Mutation::default(),
+            newest_kind: Kind::NEWEST.0,
         }
     }
 }

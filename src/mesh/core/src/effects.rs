@@ -20,8 +20,8 @@ pub(crate) enum Then {
     Reply(CmdId, Reply),
     /// Our claim is durable: lead.
     Claimed(Epoch),
-    /// An entry of our own is durable: tell the others. `except` has it in another frame.
-    Push { entry: SignedEntry, left_ms: Option<u64>, except: Option<PeerId> },
+    /// An entry of our own is durable: tell the others.
+    Push { entry: SignedEntry, left_ms: Option<u64> },
     /// The target's `started` is durable: look a second time, then run.
     Started(ReqId, Attempt),
     /// The target's outcome is durable: tell the gateway.

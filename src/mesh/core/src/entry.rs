@@ -73,6 +73,15 @@ impl Kind {
     pub const OUTCOME: Self = Self(6);
     /// [`CancelWish`].
     pub const CANCEL: Self = Self(7);
+    /// The highest that this version knows.
+    pub const NEWEST: Self = Self::CANCEL;
+
+    /// Whether this version knows what it means.
+    #[must_use]
+    pub fn is_known(self) -> bool {
+        let known = [Self::GENESIS, Self::APPROVAL, Self::DIRECTORY, Self::CALL, Self::OUTCOME, Self::CANCEL];
+        known.contains(&self)
+    }
 }
 
 /// One signed statement of one author.

@@ -79,8 +79,8 @@ pub(crate) struct Rules<'a> {
     pub(crate) permits: &'a dyn Fn(&PeerId, &Header) -> Result<(), String>,
     /// Somebody wants this call stopped.
     pub(crate) wish: &'a dyn Fn(&ReqId) -> Option<CancelWish>,
-    /// We do not belong any more.
-    pub(crate) out: bool,
+    /// Why nothing may start here at all.
+    pub(crate) hold: Option<&'a str>,
     /// Other peers that may have a blob.
     pub(crate) gateway: Option<PeerId>,
 }
@@ -312,7 +312,7 @@ impl Executor {
 
     /// Journals `started` for what waits, in order of arrival, while there are free places.
     pub(crate) fn start_next(&mut self, rules: &Rules<'_>, fx: &mut Effects<'_>) {
-        while (!rules.out || fx.without(Mutant::OwnRevocation))
+        while (rules.hold.is_none() || fx.without(Mutant::OwnRevocation))
             && (self.running.len() < rules.config.running_max || fx.without(Mutant::RunningLimit))
         {
             // One that waits for its arguments steps out of the order.
@@ -347,8 +347,9 @@ impl Executor {
         let origin = running.origin;
         let late = running.deadline <= fx.now.mono_ms && !fx.without(Mutant::SecondLook);
         let wish = (rules.wish)(&id).filter(|_| !fx.without(Mutant::SecondLookAtWish));
-        if rules.out && !fx.without(Mutant::OwnRevocation) {
-            let reason = "this device did not belong to the mesh any more when the tool should run";
+        if let Some(reason) = rules.hold
+            && !fx.without(Mutant::OwnRevocation)
+        {
             return Some(self.finish(id, attempt, Ending::Denied, reason, Some(header), fx));
         }
         if let Err(reason) = (rules.permits)(&origin, &header)

@@ -405,7 +405,8 @@ fn entries_out_of_their_place_are_not_taken() {
     let stranger = Symbolic::new(77).public_key();
     refused(&mut liar, &mut honest, &|entry| entry.author = stranger);
     let own = Symbolic::new(0).public_key();
-    refused(&mut liar, &mut honest, &|entry| entry.author = own);
+    let life = honest.peer.view().incarnation;
+    refused(&mut liar, &mut honest, &|entry| (entry.author, entry.incarnation) = (own, life));
     let asked = refused(&mut liar, &mut honest, &|entry| entry.seq += 5);
     assert!(asked.iter().any(|o| matches!(o, Output::Send(_, Frame::Digest(_)))), "a gap is asked about");
     refused(&mut liar, &mut honest, &|entry| entry.previous = Hash::of(b"another"));

@@ -1,5 +1,6 @@
 //! The face of the core: what goes into [`crate::peer::Peer::step`], and what comes out.
 
+use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -515,6 +516,8 @@ pub struct View {
     /// Devices that belonged until the word of whoever let them in turned out to be void; we may be one of them.
     /// [`Command::Approve`] lets them in again, [`Command::Revoke`] says no.
     pub pending: Vec<PendingView>,
+    /// Why this peer does not lead and starts no calls, if there is a reason.
+    pub holds: Vec<Hold>,
     /// Who leads, as far as we know.
     pub gateway: Option<Epoch>,
     /// The highest epoch seen.
@@ -523,6 +526,29 @@ pub struct View {
     pub links: Vec<PeerId>,
     /// All approved peers, ourselves included, by peer id.
     pub nodes: Vec<NodeView>,
+}
+
+/// Why a peer does not lead and starts no calls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Hold {
+    /// A newer version wrote something that must not be passed over.
+    Unknown {
+        /// Number of the entry's kind.
+        kind: u16,
+        /// Who wrote it.
+        author: PeerId,
+    },
+}
+
+impl fmt::Display for Hold {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unknown { kind, author } => {
+                let author = author.short();
+                write!(f, "peer {author} wrote something of kind {kind} that only a newer version of sigil understands")
+            }
+        }
+    }
 }
 
 /// A device that an owner may approve again, or revoke. Until then nothing that it asks for runs.

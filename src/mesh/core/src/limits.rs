@@ -41,6 +41,10 @@ pub const EARLY_BYTES_MAX: usize = 16 * 1024 * 1024;
 pub const STRAY_VERDICTS_MAX: usize = 64;
 /// Such verdicts of all peers together: a revoked owner may let in as many as it likes, who let others in.
 pub const STRAY_VERDICTS_IN_ALL_MAX: usize = 1024;
+/// Entries of one peer kept although this version does not understand them.
+pub const UNREAD_PER_AUTHOR_MAX: usize = 4096;
+/// Bytes of such entries.
+pub const UNREAD_BYTES_PER_AUTHOR_MAX: u64 = 16 * 1024 * 1024;
 /// Longest reason or error text, in bytes.
 pub const TEXT_BYTES_MAX: usize = 4096;
 /// Longest client key, in bytes.

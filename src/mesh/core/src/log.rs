@@ -98,7 +98,7 @@ impl Logs {
             mesh,
             incarnation,
             own_durable: own.map_or(0, |head| head.seq),
-            hlc: own.map_or(0, |head| head.hlc),
+            hlc: heads.iter().filter(|((of, _), _)| *of == me).map(|(_, head)| head.hlc).max().unwrap_or(0),
             heads,
             neighbours: BTreeMap::new(),
             next_sync: now,
@@ -121,9 +121,21 @@ impl Logs {
         self.own_durable = 0;
     }
 
+    /// Whether anything is held of another life of an author's database than this one.
+    pub(crate) fn has_former_life(&self, author: &PeerId, incarnation: Incarnation) -> bool {
+        self.heads.keys().any(|(of, life)| of == author && *life != incarnation)
+    }
+
     /// Clock of the newest entry that is held of this life of an author's database.
     pub(crate) fn last_word(&self, author: &PeerId, incarnation: Incarnation) -> Option<u64> {
         self.heads.get(&(*author, incarnation)).map(|head| head.hlc)
+    }
+
+    /// Whether an entry of ours with this clock is older than what we hold of a former life of ours, and a new one would
+    /// not be.
+    pub(crate) fn is_behind_former(&self, hlc: u64) -> bool {
+        let former = self.heads.iter().filter(|((of, life), _)| *of == self.me && *life != self.incarnation);
+        former.map(|(_, head)| head.hlc).max().is_some_and(|last| hlc <= last && last <= self.hlc)
     }
 
     /// Whether this is the log that we write now. What a former life of ours wrote, and a restored store has lost, comes
@@ -261,16 +273,19 @@ impl Logs {
         }
     }
 
-    /// An entry of our own is durable: every neighbour gets it, except one that has it in another frame.
+    /// An entry of our own is durable: every neighbour gets it. A call is awaited by the gateway, so that one comes first;
+    /// anything else by some other peer (an outcome by its origin), so there the gateway comes last.
     pub(crate) fn handle_durable(
         &mut self,
         entry: &SignedEntry,
         left_ms: Option<u64>,
-        except: Option<PeerId>,
+        gateway: Option<PeerId>,
         fx: &mut Effects<'_>,
     ) {
         self.own_durable = self.own_durable.max(entry.entry.seq);
-        let peers: Vec<PeerId> = self.neighbours.keys().copied().filter(|peer| Some(*peer) != except).collect();
+        let mut peers: Vec<PeerId> = self.neighbours.keys().copied().collect();
+        let is_call = entry.entry.kind == Kind::CALL;
+        peers.sort_by_key(|peer| (Some(*peer) == gateway) != is_call);
         for peer in peers {
             self.send_to(peer, EntryItem { entry: entry.clone(), left_ms }, fx);
         }
@@ -407,11 +422,6 @@ impl Logs {
 }
 
 /// Queues the push of an entry for when it is durable.
-pub(crate) fn push_when_durable(
-    entry: &SignedEntry,
-    left_ms: Option<u64>,
-    except: Option<PeerId>,
-    fx: &mut Effects<'_>,
-) {
-    fx.then(Then::Push { entry: entry.clone(), left_ms, except });
+pub(crate) fn push_when_durable(entry: &SignedEntry, left_ms: Option<u64>, fx: &mut Effects<'_>) {
+    fx.then(Then::Push { entry: entry.clone(), left_ms });
 }

@@ -8,6 +8,7 @@ mod entries;
 mod founding;
 mod presence;
 mod running;
+mod unread;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -25,8 +26,8 @@ use crate::executor::Executor;
 use crate::frame::{AnswerKind, EntryItem, Frame};
 use crate::ids::{Hash, Incarnation, NodeId, PeerId, PublicKey, ReqId};
 use crate::io::{
-    Batch, CallRecord, CmdId, Fact, HistoryRow, Image, Input, NodeView, Now, Output, PendingView, Reply, Space, TxnId,
-    View,
+    Batch, CallRecord, CmdId, Fact, HistoryRow, Hold, Image, Input, NodeView, Now, Output, PendingView, Reply, Space,
+    TxnId, View,
 };
 use crate::log::{self, Head, Logs};
 use crate::mutants::Mutant;
@@ -34,6 +35,7 @@ use crate::trust::Trust;
 
 pub use founding::{founded, joined};
 use running::declared;
+use unread::Unread;
 
 const KEY_INCARNATION: &[u8] = b"incarnation";
 const KEY_BOOT: &[u8] = b"boot";
@@ -103,6 +105,7 @@ pub struct Peer {
     durable_txn: TxnId,
     pending: VecDeque<(TxnId, Vec<Then>)>,
     asked_wake: Option<u64>,
+    unread: Unread,
     stopping: Option<(CmdId, u64)>,
 }
 
@@ -123,11 +126,12 @@ impl Peer {
         let mut heads = BTreeMap::new();
         let mut directory = BTreeMap::new();
         let mut invites = BTreeMap::new();
+        let mut unread = Unread::default();
         let mut book = Book::new(me, config.keep_calls_ms);
         let mut executor = Executor::new(me, now.mono_ms);
         for (space, row_key, value) in image.rows {
             let good = match space {
-                Space::Meta => meta.insert(row_key, value).or(Some(Bytes::new())).map(drop),
+                Space::Meta => unread.restore(&row_key, &value).map(|()| drop(meta.insert(row_key, value))),
                 Space::Trust => SignedEntry::from_stored(&value).map(|entry| trust.push(entry)),
                 Space::Heads => log::head_key(&row_key)
                     .zip(entry::decode::<Head>(&value))
@@ -188,6 +192,7 @@ impl Peer {
             durable_txn: 0,
             pending: VecDeque::new(),
             asked_wake: None,
+            unread,
             stopping: None,
         };
         peer.run(now, rng, out, |peer, fx| {
@@ -201,6 +206,7 @@ impl Peer {
             peer.book.bury(incarnation, fx);
             fx.sync = true;
             peer.refresh_candidates(fx);
+            peer.read_unread(fx);
             peer.election.start(fx);
             for finished in peer.executor.interrupted(fx) {
                 peer.write_outcome(&finished, fx);
@@ -352,6 +358,7 @@ impl Peer {
                     }
                 }
             }
+            Input::LogRead { to, entries, more } if to == self.me => self.handle_unread(entries, more, fx),
             Input::LogRead { to, entries, more } => {
                 let items = entries.into_iter().map(|entry| self.item(entry, fx.now.mono_ms)).collect();
                 self.logs.handle_log_read(to, items, more, fx);
@@ -433,6 +440,7 @@ impl Peer {
                 if more {
                     self.logs.ask_more(from, fx);
                 }
+                self.say_directory_again(fx);
             }
             Frame::Presence { epoch, online } => {
                 if self.election.gateway() == Some(epoch) && from == epoch.peer {
@@ -489,8 +497,9 @@ impl Peer {
         match then {
             Then::Reply(id, reply) => fx.out.push(Output::Reply(id, reply)),
             Then::Claimed(epoch) => self.election.handle_claimed(epoch, self.signer.as_ref(), fx),
-            Then::Push { entry, left_ms, except } => {
-                self.logs.handle_durable(&entry, left_ms, except, fx);
+            Then::Push { entry, left_ms } => {
+                let gateway = self.election.gateway().map(|epoch| epoch.peer);
+                self.logs.handle_durable(&entry, left_ms, gateway, fx);
                 if entry.entry.kind == Kind::CALL
                     && let Some(header) = entry.record::<Header>()
                 {
@@ -562,6 +571,25 @@ impl Peer {
         self.trust.member(&self.me).is_none()
     }
 
+    /// Why this peer must not lead nor start calls, for people.
+    fn hold(&self) -> Option<String> {
+        if self.is_out() {
+            return Some("this device does not belong to the mesh any more".to_owned());
+        }
+        self.holds().next().map(|hold| hold.to_string())
+    }
+
+    fn holds(&self) -> impl Iterator<Item = Hold> {
+        self.unread_critical()
+    }
+
+    /// A reason to hold has come or gone.
+    fn handle_holds(&mut self, fx: &mut Effects<'_>) {
+        self.refresh_candidates(fx);
+        self.consult(fx, Executor::start_next);
+        fx.view_changed = true;
+    }
+
     fn refresh_candidates(&mut self, fx: &mut Effects<'_>) {
         let mut candidates: BTreeMap<PeerId, u8> = self
             .directory
@@ -574,7 +602,7 @@ impl Peer {
                 candidates.insert(*peer, 0);
             }
         }
-        if self.config.eligible && self.trust.is_owner(&self.me) {
+        if self.config.eligible && self.trust.is_owner(&self.me) && self.holds().next().is_none() {
             candidates.insert(self.me, self.config.class.0);
         }
         self.election.set_candidates(candidates, fx);
@@ -618,6 +646,7 @@ impl Peer {
             boot: self.boot,
             revoked: self.trust.is_revoked(&self.me),
             pending: pending.collect(),
+            holds: self.holds().collect(),
             gateway: self.election.gateway(),
             fence: self.election.fence().epoch,
             links: self.election.neighbours().collect(),

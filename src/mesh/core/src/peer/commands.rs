@@ -126,7 +126,7 @@ impl Peer {
         let ttl_ms = header.ttl_ms;
         // Not before it is durable may anyone see it: the book learns it now, but dispatches it with the push below.
         self.with_env(|book, env| book.apply_header(&entry, header, ttl_ms, env, fx));
-        log::push_when_durable(&entry, Some(ttl_ms), None, fx);
+        log::push_when_durable(&entry, Some(ttl_ms), fx);
         Ok(Reply::Call { id, created: true })
     }
 
@@ -249,7 +249,7 @@ impl Peer {
     pub(super) fn say(&mut self, subject: PublicKey, what: VerdictKind, generation: u32, fx: &mut Effects<'_>) {
         let body = entry::encode(&entry::Verdict { subject, what });
         let entry = self.logs.append(self.signer.as_ref(), Kind::APPROVAL, generation, body, fx);
-        log::push_when_durable(&entry, None, None, fx);
+        log::push_when_durable(&entry, None, fx);
         self.apply_verdict(&entry, fx);
     }
 
@@ -316,8 +316,22 @@ impl Peer {
         if known.is_some_and(|(_, known)| **known == *directory) {
             return;
         }
+        self.write_directory(directory, fx);
+    }
+
+    /// A former life of our store, of which the others tell us, was ahead of us: our directory is to be the newest word.
+    pub(super) fn say_directory_again(&mut self, fx: &mut Effects<'_>) {
+        let known = self.directory.get(&self.me).map(|(entry, known)| (entry.entry.hlc, known.clone()));
+        if let Some((hlc, directory)) = known
+            && self.logs.is_behind_former(hlc)
+        {
+            self.write_directory(&directory, fx);
+        }
+    }
+
+    fn write_directory(&mut self, directory: &Directory, fx: &mut Effects<'_>) {
         let entry = self.logs.append(self.signer.as_ref(), Kind::DIRECTORY, 0, entry::encode(directory), fx);
-        log::push_when_durable(&entry, None, None, fx);
+        log::push_when_durable(&entry, None, fx);
         self.apply(&entry, None, fx);
     }
 

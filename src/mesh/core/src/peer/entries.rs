@@ -32,6 +32,9 @@ impl Peer {
     }
 
     pub(super) fn ingest(&mut self, from: PeerId, item: &EntryItem, fx: &mut Effects<'_>) {
+        if self.is_unread_too_much(&item.entry, fx) {
+            return;
+        }
         let place = item.entry.place();
         let admitted = self.trust.admits(&place.author, place.incarnation, place.seq);
         match self.logs.ingest(from, item, admitted, fx) {
@@ -54,6 +57,9 @@ impl Peer {
 
     /// Applies an entry that is new to us, our own included. Unknown kinds are kept and relayed, nothing more.
     pub(super) fn apply(&mut self, entry: &SignedEntry, left_ms: Option<u64>, fx: &mut Effects<'_>) {
+        if self.keep_unread(entry, fx) {
+            return;
+        }
         let author = entry.author;
         match entry.entry.kind {
             Kind::APPROVAL => self.apply_verdict(entry, fx),
@@ -63,13 +69,14 @@ impl Peer {
                     .directory
                     .get(&author)
                     .is_none_or(|(known, _)| (known.entry.hlc, known.entry.seq) < (entry.entry.hlc, entry.entry.seq));
-                if newer {
-                    let life = self.directory.get(&author).map(|(known, _)| known.entry.incarnation);
+                let own = self.logs.incarnation();
+                let former = author == self.me && entry.entry.incarnation != own;
+                if newer && !former {
                     fx.put_bytes(Space::Directory, author.0, entry.to_stored());
                     self.directory.insert(author, (entry.clone(), Arc::new(directory)));
                     self.refresh_candidates(fx);
                     fx.view_changed = true;
-                    if life.is_some_and(|life| life != entry.entry.incarnation) {
+                    if self.logs.has_former_life(&author, entry.entry.incarnation) {
                         self.end_undeliverable(fx); // its store began anew
                     }
                     self.with_env(|book, env| book.pump(&author, env, fx));
@@ -143,7 +150,7 @@ impl Peer {
             (true, false) => self.return_to_life(fx),
             (true, true) | (false, false) => {}
         }
-        self.refresh_candidates(fx);
+        self.handle_holds(fx);
         self.refresh_neighbours(fx);
         self.logs.ask_all(fx);
         self.deny_outsiders(fx);

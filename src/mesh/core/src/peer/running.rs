@@ -39,8 +39,10 @@ impl Peer {
             refuse(AnswerKind::Fenced(self.election.fence().proof.clone()), fx);
             return;
         }
-        if self.is_out() && !fx.without(Mutant::OwnRevocation) {
-            refuse(AnswerKind::Refused("this device does not belong to the mesh any more".to_owned()), fx);
+        if let Some(reason) = self.hold()
+            && !fx.without(Mutant::OwnRevocation)
+        {
+            refuse(AnswerKind::Refused(reason), fx);
             return;
         }
         let place = dispatch.header.place();
@@ -94,13 +96,13 @@ impl Peer {
         fx: &mut Effects<'_>,
         run: impl FnOnce(&mut Executor, &Rules<'_>, &mut Effects<'_>) -> T,
     ) -> T {
-        let out = self.is_out();
+        let hold = self.hold();
         let Self { executor, trust, book, config, directory, election, me, .. } = self;
         let own_tools = directory.get(me).map(|(_, directory)| directory.clone());
         let permits = |origin: &PeerId, header: &Header| permits(trust, own_tools.as_deref(), origin, header);
         let wish = |id: &ReqId| book.is_cancelled(id).cloned();
         let gateway = election.gateway().map(|epoch| epoch.peer);
-        let rules = Rules { config, permits: &permits, wish: &wish, out, gateway };
+        let rules = Rules { config, permits: &permits, wish: &wish, hold: hold.as_deref(), gateway };
         run(executor, &rules, fx)
     }
 
@@ -133,8 +135,8 @@ impl Peer {
     pub(super) fn write_outcome(&mut self, finished: &Finished, fx: &mut Effects<'_>) {
         let Outcome { id, attempt, .. } = finished.outcome;
         let entry = self.logs.append(self.signer.as_ref(), Kind::OUTCOME, 0, entry::encode(&finished.outcome), fx);
+        log::push_when_durable(&entry, None, fx);
         fx.then(Then::Outcome(id, attempt, entry.clone()));
-        log::push_when_durable(&entry, None, None, fx);
         self.with_env(|book, env| book.apply_outcome(&entry, env, fx));
     }
 
@@ -156,13 +158,13 @@ impl Peer {
             alias_of: None,
         };
         let entry = self.logs.append(self.signer.as_ref(), Kind::OUTCOME, 0, entry::encode(&outcome), fx);
-        log::push_when_durable(&entry, None, None, fx);
+        log::push_when_durable(&entry, None, fx);
         self.with_env(|book, env| book.apply_outcome(&entry, env, fx));
     }
 
     pub(super) fn write_wish(&mut self, wish: &CancelWish, fx: &mut Effects<'_>) {
         let entry = self.logs.append(self.signer.as_ref(), Kind::CANCEL, 0, entry::encode(wish), fx);
-        log::push_when_durable(&entry, None, None, fx);
+        log::push_when_durable(&entry, None, fx);
         self.book.apply_wish(wish, fx);
         self.stop_call(wish, fx);
     }

@@ -4,3 +4,4 @@
 mod calls;
 mod membership;
 mod net;
+mod versions;

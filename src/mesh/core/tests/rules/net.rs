@@ -5,9 +5,10 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use bytes::Bytes;
 use mesh_core::config::Config;
 use mesh_core::crypto::{Signer as _, Symbolic};
-use mesh_core::entry::{Directory, Effect, Ending, Payload, SignedEntry, Tier, ToolDecl};
+use mesh_core::entry::{Directory, Effect, Ending, Entry, Kind, Payload, SignedEntry, Tier, ToolDecl};
 use mesh_core::epoch::Epoch;
-use mesh_core::ids::{PeerId, PublicKey, ReqId};
+use mesh_core::frame::{EntryItem, Frame};
+use mesh_core::ids::{Hash, Incarnation, PeerId, PublicKey, ReqId};
 use mesh_core::io::{
     Batch, CallRecord, CmdId, Command, Fact, Image, Input, Invocation, NewCall, Now, Output, Reply, SessionId, Space,
     ToolOutcome,
@@ -248,6 +249,35 @@ impl Net {
                 Output::Kill(..) | Output::Fetch { .. } => {}
             }
         }
+    }
+
+    /// An entry in the own log of `author`, which is none of the peers here but a member, reaches `to`.
+    pub(crate) fn hears(
+        &mut self,
+        to: usize,
+        author: usize,
+        seq: u64,
+        previous: Hash,
+        kind: u16,
+        critical: bool,
+    ) -> Hash {
+        let entry = Entry {
+            mesh: self.sims[to].peer.view().mesh,
+            author: key(author),
+            incarnation: Incarnation(1),
+            seq,
+            hlc: self.clock().wall_ms << 16,
+            kind: Kind(kind),
+            critical,
+            generation: 0,
+            previous,
+            body: Bytes::from_static(b"\x01something new"),
+        };
+        let entry = SignedEntry::sign(&Symbolic::new(author as u64), entry);
+        let hash = entry.hash;
+        let entries = vec![EntryItem { entry, left_ms: None }];
+        self.input(to, Input::Recv(id(author), Frame::Entries { entries, more: false }));
+        hash
     }
 
     pub(crate) fn command(&mut self, n: usize, command: Command) -> Reply {

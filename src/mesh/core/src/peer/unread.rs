@@ -1,0 +1,123 @@
+//! Entries that a newer version wrote and this one does not understand: kept, relayed, and read after an upgrade.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::Peer;
+use crate::effects::Effects;
+use crate::entry::{Kind, Place, SignedEntry};
+use crate::ids::{Incarnation, PeerId};
+use crate::io::{Fact, Hold, Output, Space};
+use crate::limits;
+use crate::log;
+
+/// Rows of [`Space::Meta`] under this name and the entry's place.
+const KEY_UNREAD: &[u8] = b"unread:";
+
+/// An entry in the log that was not applied.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Row {
+    kind: Kind,
+    critical: bool,
+    len: u64,
+}
+
+/// All of them.
+#[derive(Debug, Default)]
+pub(super) struct Unread(BTreeMap<Place, Row>);
+
+fn key(place: &Place) -> Vec<u8> {
+    [KEY_UNREAD, &log::log_key(&place.author, place.incarnation, Some(place.seq))].concat()
+}
+
+impl Unread {
+    /// Takes back a row of [`Space::Meta`]. `None`: it is one of ours and damaged.
+    pub(super) fn restore(&mut self, row_key: &[u8], value: &[u8]) -> Option<()> {
+        let Some(place) = row_key.strip_prefix(KEY_UNREAD) else { return Some(()) };
+        let (head, seq) = place.split_at_checked(36)?;
+        let (author, incarnation) = log::head_key(head)?;
+        let place = Place { author, incarnation, seq: u64::from_be_bytes(seq.try_into().ok()?) };
+        self.0.insert(place, crate::entry::decode(value)?);
+        Some(())
+    }
+
+    fn of(&self, author: &PeerId) -> impl Iterator<Item = &Row> {
+        let first = Place { author: *author, incarnation: Incarnation(0), seq: 0 };
+        let last = Place { author: *author, incarnation: Incarnation(u32::MAX), seq: u64::MAX };
+        self.0.range(first..=last).map(|(_, row)| row)
+    }
+
+    fn is_full(&self, author: &PeerId) -> bool {
+        let (count, bytes) = self.of(author).fold((0, 0), |(count, bytes), row| (count + 1, bytes + row.len));
+        count >= limits::UNREAD_PER_AUTHOR_MAX || bytes >= limits::UNREAD_BYTES_PER_AUTHOR_MAX
+    }
+}
+
+impl Peer {
+    fn understands(&self, kind: Kind) -> bool {
+        kind.is_known() && kind.0 <= self.config.newest_kind
+    }
+
+    /// Whether there is no room for one more entry of this author that we do not understand. Its log ends here then, until
+    /// an upgrade: what comes later stays with whoever has it.
+    pub(super) fn is_unread_too_much(&self, entry: &SignedEntry, fx: &mut Effects<'_>) -> bool {
+        let full = !self.understands(entry.entry.kind) && self.unread.is_full(&entry.author);
+        if full {
+            fx.fact(Fact::Warning("says more than this version understands; its newer entries wait", entry.author));
+        }
+        full
+    }
+
+    /// Keeps an entry for a version that understands it. False: this one does.
+    pub(super) fn keep_unread(&mut self, entry: &SignedEntry, fx: &mut Effects<'_>) -> bool {
+        if self.understands(entry.entry.kind) {
+            return false;
+        }
+        let (kind, critical) = (entry.entry.kind, entry.entry.critical);
+        let row = Row { kind, critical, len: entry.bytes.len() as u64 };
+        fx.put(Space::Meta, key(&entry.place()), &row);
+        self.unread.0.insert(entry.place(), row);
+        if critical {
+            self.handle_holds(fx);
+        }
+        true
+    }
+
+    /// The newest version's words that this one must not go on without. Only an owner may hold others up.
+    pub(super) fn unread_critical(&self) -> impl Iterator<Item = Hold> {
+        let counts = |place: &Place| {
+            self.trust.is_owner(&place.author) && self.trust.admits(&place.author, place.incarnation, place.seq)
+        };
+        let critical = self.unread.0.iter().filter(move |(place, row)| row.critical && counts(place));
+        critical.map(|(place, row)| Hold::Unknown { kind: row.kind.0, author: place.author })
+    }
+
+    /// After an upgrade: what we understand now is read from our own log.
+    pub(super) fn read_unread(&self, fx: &mut Effects<'_>) {
+        let known = self.unread.0.iter().filter(|(_, row)| self.understands(row.kind));
+        let ranges: Vec<_> = known.map(|(place, _)| (place.author, place.incarnation, place.seq, place.seq)).collect();
+        if !ranges.is_empty() {
+            fx.out.push(Output::ReadLog { to: self.me, ranges });
+        }
+    }
+
+    /// Our own log answers.
+    pub(super) fn handle_unread(&mut self, entries: Vec<SignedEntry>, more: bool, fx: &mut Effects<'_>) {
+        for entry in entries {
+            let place = entry.place();
+            if self.unread.0.remove(&place).is_none() {
+                continue;
+            }
+            fx.delete(Space::Meta, key(&place));
+            if self.trust.admits(&place.author, place.incarnation, place.seq) {
+                let item = self.item(entry, fx.now.mono_ms);
+                self.apply(&item.entry, item.left_ms, fx);
+            }
+        }
+        if more {
+            self.read_unread(fx);
+        }
+        self.handle_holds(fx);
+    }
+}

@@ -1,0 +1,96 @@
+//! Two versions in one mesh.
+
+use mesh_core::config::Config;
+use mesh_core::entry::{Directory, Kind, Tier};
+use mesh_core::ids::Hash;
+use mesh_core::io::{Command, Fact, Hold, Reply, Space};
+
+use crate::net::{Net, call, id};
+
+/// Peer `n` is of a version that knows kinds up to this one.
+fn of_version(net: &mut Net, n: usize, newest: u16) {
+    let rows = net.sims[n].rows.clone();
+    net.restart_as(n, rows, Config { newest_kind: newest, ..Config::default() });
+}
+
+fn logged(net: &Net, n: usize, kind: u16) -> usize {
+    let log = net.sims[n].rows.iter().filter(|((space, _), _)| *space == Space::Log);
+    let entries = log.filter_map(|(_, row)| mesh_core::entry::SignedEntry::from_stored(row));
+    entries.filter(|entry| entry.entry.kind.0 == kind).count()
+}
+
+#[test]
+fn what_an_older_peer_does_not_understand_it_keeps_and_relays_and_applies_after_an_upgrade() {
+    let mut net = Net::of(3);
+    // 1 knows who belongs, and nothing else; it is the only way from 0 to 2.
+    of_version(&mut net, 1, Kind::APPROVAL.0);
+    net.split(&[&[0, 1], &[1, 2]]);
+    let told = Directory { platform: "news".to_owned(), eligible: true, class: 3, ..Directory::default() };
+    assert_eq!(net.command(0, Command::SetDirectory(told)), Reply::Noted);
+    let platform = |net: &Net, n: usize| {
+        let view = net.sims[n].peer.view();
+        let node = view.nodes.iter().find(|node| node.peer == id(0)).unwrap();
+        node.directory.as_ref().map(|directory| directory.platform.clone())
+    };
+    assert_eq!(platform(&net, 2).as_deref(), Some("news"), "relayed");
+    assert_ne!(platform(&net, 1).as_deref(), Some("news"), "not applied");
+    assert!(net.sims[1].peer.view().holds.is_empty(), "it was nothing critical");
+    let unread = |net: &Net| net.sims[1].rows.keys().filter(|(_, key)| key.starts_with(b"unread:")).count();
+    assert_eq!(unread(&net), 1);
+    of_version(&mut net, 1, Kind::NEWEST.0);
+    assert_eq!(unread(&net), 0);
+    assert_eq!(platform(&net, 1).as_deref(), Some("news"), "applied from its own log");
+}
+
+#[test]
+fn something_critical_that_it_does_not_understand_keeps_a_peer_from_leading_and_starting() {
+    let mut net = Net::of(3);
+    of_version(&mut net, 0, 99);
+    of_version(&mut net, 1, 99);
+    // 3 is an owner of the newest version.
+    assert!(matches!(net.approve(0, 3, "new", Tier::Owner), Reply::Approved(_)));
+    net.join_all();
+    net.hears(0, 3, 1, Hash::ZERO, 98, true);
+    net.pass(5_000);
+    let view = net.sims[2].peer.view();
+    // Kind 98 has no meaning yet, so nobody understands it.
+    assert_eq!(view.holds, [Hold::Unknown { kind: 98, author: id(3) }]);
+    assert!(view.holds[0].to_string().contains("newer version"));
+    for n in 0..3 {
+        assert!(!net.sims[n].peer.leads(), "{n}");
+    }
+    let asked = net.ask(2, call(1));
+    net.pass(5_000);
+    assert_eq!(net.runs(&asked), 0);
+    // It outlives a restart. When its author is thrown out with it, all goes on.
+    net.restart(2);
+    net.join_all();
+    assert_eq!(net.sims[2].peer.view().holds.len(), 1);
+    net.revoke(0, 3);
+    net.pass(5_000);
+    assert!(net.sims[2].peer.view().holds.is_empty());
+    assert_eq!(net.runs(&asked), 1);
+}
+
+#[test]
+fn a_critical_entry_of_one_who_is_no_owner_holds_nobody_up() {
+    let mut net = Net::of(2);
+    assert!(matches!(net.approve(0, 2, "guest", Tier::Shared), Reply::Approved(_)));
+    net.hears(1, 2, 1, Hash::ZERO, 98, true);
+    net.pass(5_000);
+    assert!((0..2).all(|n| net.sims[n].peer.view().holds.is_empty()));
+    let asked = net.ask(0, call(1));
+    assert_eq!(net.runs(&asked), 1);
+}
+
+#[test]
+fn an_older_peer_does_not_keep_without_end_what_it_does_not_understand() {
+    let mut net = Net::of(2);
+    assert!(matches!(net.approve(0, 2, "guest", Tier::Shared), Reply::Approved(_)));
+    let mut previous = Hash::ZERO;
+    for seq in 1..=mesh_core::limits::UNREAD_PER_AUTHOR_MAX as u64 + 5 {
+        previous = net.hears(1, 2, seq, previous, 98, false);
+    }
+    assert_eq!(logged(&net, 1, 98), mesh_core::limits::UNREAD_PER_AUTHOR_MAX);
+    assert!(net.sims[1].facts.iter().any(|fact| matches!(fact, Fact::Warning(_, peer) if *peer == id(2))));
+}

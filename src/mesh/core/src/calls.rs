@@ -107,6 +107,8 @@ pub(crate) struct Env<'a> {
     pub(crate) is_owner: &'a dyn Fn(&PeerId) -> bool,
     /// Thrown out, left, or pending again: unlike one whose approval has only not come yet.
     pub(crate) is_out: &'a dyn Fn(&PeerId) -> bool,
+    /// Meant for a life of its target that is over: whether it ran there nobody knows.
+    pub(crate) is_past: &'a dyn Fn(&Header) -> bool,
     pub(crate) is_linked: &'a dyn Fn(&PeerId) -> bool,
     /// Effect that the target declares for the tool now, if it offers it.
     pub(crate) declared: &'a dyn Fn(&PeerId, &str) -> Option<Effect>,
@@ -726,7 +728,8 @@ impl Book {
         let now = fx.now.mono_ms;
         let Some(open) = self.open.get_mut(id) else { return };
         let target = open.record.header.target;
-        let between_members = (env.is_member)(&target) && !(env.is_out)(&open.record.origin);
+        let between_members =
+            (env.is_member)(&target) && !(env.is_out)(&open.record.origin) && !(env.is_past)(&open.record.header);
         if !open.released || open.ended() || open.deadline <= now || open.cancel.is_some() || !between_members {
             return;
         }
@@ -891,13 +894,14 @@ impl Book {
         })
     }
 
-    /// Open calls for a peer that does not belong any more.
+    /// Open calls for a peer that does not belong any more, or not in the life that they were meant for.
     pub(crate) fn undeliverable(&self, env: &Env<'_>) -> Vec<Verdict> {
         self.open
             .values()
             // What was for ourselves is our executor's to end: a verdict of ours would pass for the target's word.
             .filter(|open| open.record.header.target != self.me)
-            .filter(|open| !open.ended() && (env.is_out)(&open.record.header.target))
+            .filter(|open| !open.ended())
+            .filter(|open| (env.is_out)(&open.record.header.target) || (env.is_past)(&open.record.header))
             .filter(|open| {
                 let origin = open.record.origin;
                 origin == self.me || (env.reign.is_some() && !(env.is_linked)(&origin))
@@ -906,8 +910,12 @@ impl Book {
                 id: open.record.header.id,
                 attempt: open.record.attempt,
                 ending: Ending::Undeliverable,
-                reason: "the node does not belong to the mesh any more".to_owned(),
-                wish: false,
+                reason: if (env.is_out)(&open.record.header.target) {
+                    "the node does not belong to the mesh any more".to_owned()
+                } else {
+                    "the node was restored to an older state: whether it ran this is not known".to_owned()
+                },
+                wish: (env.is_past)(&open.record.header),
             })
             .collect()
     }

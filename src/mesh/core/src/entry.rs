@@ -359,6 +359,8 @@ pub struct Header {
     pub client_key: Option<String>,
     /// Whether a person must say yes first. Reserved for workspaces; always false now.
     pub needs_approval: bool,
+    /// Life of the target's database that the origin knew: another one may have run the call already. `None`: any.
+    pub target_life: Option<Incarnation>,
 }
 
 impl Header {

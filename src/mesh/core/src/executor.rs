@@ -161,6 +161,25 @@ impl Executor {
         self.is_forgotten(id) || self.journal.range((*id, 0)..=(*id, ATTEMPTS_MAX)).next().is_some()
     }
 
+    /// Whether nothing of this attempt, nor of one after it, is in the journal.
+    pub(crate) fn is_new(&self, id: &ReqId, attempt: Attempt) -> bool {
+        !self.is_forgotten(id) && self.journal.range((*id, attempt)..=(*id, ATTEMPTS_MAX)).next().is_none()
+    }
+
+    /// An ending of ours comes back that this journal had lost.
+    pub(crate) fn recall(&mut self, id: ReqId, attempt: Attempt, ending: Ending, fx: &mut Effects<'_>) {
+        if self.is_new(&id, attempt) && (1..=ATTEMPTS_MAX).contains(&attempt) {
+            let row = JournalRow { state: Journaled::Ended(ending), received_ms: fx.now.wall_ms, key: None };
+            fx.put(Space::Journal, journal_key(&id, attempt), &row);
+            self.journal.insert((id, attempt), row);
+            self.waiting.retain(|waiting| waiting.id != id);
+        }
+    }
+
+    pub(crate) fn drop_waiting(&mut self, gone: impl Fn(&Header) -> bool) {
+        self.waiting.retain(|waiting| !gone(&waiting.header));
+    }
+
     /// Whether this very attempt was started or has ended.
     fn has_journaled(&self, id: &ReqId, attempt: Attempt) -> bool {
         self.journal.contains_key(&(*id, attempt))

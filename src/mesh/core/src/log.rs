@@ -17,6 +17,9 @@ const HLC_PUSH_MS: u64 = 60_000;
 /// Least time between two digests that a gap makes us send to one neighbour.
 const GAP_DIGEST_EVERY_MS: u64 = 200;
 
+/// Rows of [`Space::Meta`] under this name and an author's life: the entry that contradicts the log.
+const KEY_FORK: &[u8] = b"fork:";
+
 /// How far one author's log is held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub(crate) struct Head {
@@ -63,6 +66,12 @@ pub(crate) struct Logs {
     own_durable: u64,
     hlc: u64,
     neighbours: BTreeMap<PeerId, Neighbour>,
+    /// Who said since our start how much of our own log it holds, and that was no more than we do.
+    compared: BTreeSet<PeerId>,
+    /// Our life began in this process: nobody holds more of it.
+    fresh: bool,
+    /// Lives in which an author contradicted itself, and where.
+    forks: BTreeMap<(PeerId, Incarnation), u64>,
     next_sync: u64,
 }
 
@@ -100,6 +109,9 @@ impl Logs {
             hlc: own.map_or(0, |head| head.hlc),
             heads,
             neighbours: BTreeMap::new(),
+            compared: BTreeSet::new(),
+            fresh: false,
+            forks: BTreeMap::new(),
             next_sync: now,
         }
     }
@@ -114,10 +126,41 @@ impl Logs {
         self.heads.range(lives).map(|((_, incarnation), head)| (*incarnation, head.seq))
     }
 
+    /// Whether our own log says the same as an entry that we signed in this life; `None`: only its row can tell.
+    pub(crate) fn own_says(&self, entry: &SignedEntry) -> Option<bool> {
+        let head = self.heads.get(&(self.me, self.incarnation));
+        let (held, seq) = (head.map_or(0, |head| head.seq), entry.entry.seq);
+        if seq < held { None } else { Some(head.is_some_and(|head| seq == held && head.hash == entry.hash)) }
+    }
+
     /// Our own log begins anew.
     pub(crate) fn begin_life(&mut self, incarnation: Incarnation) {
         self.incarnation = incarnation;
         self.own_durable = 0;
+        self.fresh = true;
+    }
+
+    /// Takes back a row of [`Space::Meta`] that [`Self::fork`] wrote; others are none of its business.
+    pub(crate) fn restore_fork(&mut self, key: &[u8], value: &[u8]) {
+        if key.starts_with(KEY_FORK)
+            && let Some(entry) = SignedEntry::from_stored(value)
+        {
+            self.forks.insert((entry.author, entry.entry.incarnation), entry.entry.seq);
+        }
+    }
+
+    /// Whether an author contradicted itself at this place or before it: what counts there nobody can tell.
+    pub(crate) fn is_forked(&self, author: &PeerId, incarnation: Incarnation, seq: u64) -> bool {
+        self.forks.get(&(*author, incarnation)).is_some_and(|fork| *fork <= seq)
+    }
+
+    /// Authors that contradicted themselves in the life that we saw last of them.
+    pub(crate) fn forked(&self) -> impl Iterator<Item = PeerId> + '_ {
+        let newest = |(author, life): &(PeerId, Incarnation)| {
+            let heads = self.heads.range((*author, Incarnation(0))..=(*author, Incarnation(u32::MAX)));
+            heads.max_by_key(|(_, head)| head.hlc).is_some_and(|((_, newest), _)| newest == life)
+        };
+        self.forks.keys().filter(move |life| newest(life)).map(|(author, _)| *author)
     }
 
     /// Whether an entry may be shown to others: one of ours only once it is durable.
@@ -175,7 +218,8 @@ impl Logs {
         let entry = &item.entry;
         let (author, incarnation, seq) = (entry.author, entry.entry.incarnation, entry.entry.seq);
         let is_genesis = entry.entry.kind == Kind::GENESIS && entry.hash.0 == self.mesh.0;
-        if !admitted || (entry.entry.mesh != self.mesh && !is_genesis) || author == self.me {
+        let own = author == self.me && incarnation == self.incarnation;
+        if !admitted || (entry.entry.mesh != self.mesh && !is_genesis) || own {
             return Ingest::Refused;
         }
         if let Some(neighbour) = self.neighbours.get_mut(&from) {
@@ -191,14 +235,14 @@ impl Logs {
         let hash = head.map_or(Hash::ZERO, |head| head.hash);
         if seq <= held {
             let forked = seq == held && hash != entry.hash;
-            return if forked { Self::fork(author, fx) } else { Ingest::Known };
+            return if forked { self.fork(entry, held, fx) } else { Ingest::Known };
         }
         if seq > held + 1 {
             self.ask_again(from, fx);
             return Ingest::Gap;
         }
         if entry.entry.previous != hash {
-            return Self::fork(author, fx);
+            return self.fork(entry, held, fx);
         }
         self.hlc = self.hlc.max(entry.entry.hlc.min((fx.now.wall_ms + HLC_PUSH_MS) << 16));
         self.store(entry, fx);
@@ -206,7 +250,18 @@ impl Logs {
         Ingest::New
     }
 
-    fn fork(author: PeerId, fx: &mut Effects<'_>) -> Ingest {
+    /// Both stay: ours in the log, the other beside it. Its author, if it is honest, was restored or copied: it is shown
+    /// what it had said.
+    fn fork(&mut self, entry: &SignedEntry, held: u64, fx: &mut Effects<'_>) -> Ingest {
+        let (author, incarnation) = (entry.author, entry.entry.incarnation);
+        if !self.forks.contains_key(&(author, incarnation)) {
+            self.forks.insert((author, incarnation), entry.entry.seq);
+            fx.put_bytes(Space::Meta, [KEY_FORK, &log_key(&author, incarnation, None)].concat(), entry.to_stored());
+            fx.view_changed = true;
+        }
+        if self.neighbours.contains_key(&author) {
+            fx.out.push(Output::ReadLog { to: author, ranges: vec![(author, incarnation, held, held)] });
+        }
         fx.fact(Fact::Warning("signed two different entries for one place; its newer entries are not taken", author));
         Ingest::Fork
     }
@@ -283,6 +338,11 @@ impl Logs {
         }
     }
 
+    /// Whether what we hold of our own log is not less than what this neighbour does.
+    pub(crate) fn has_compared(&self, peer: &PeerId) -> bool {
+        self.fresh || self.compared.contains(peer)
+    }
+
     pub(crate) fn handle_neighbours(&mut self, from: PeerId, peers: Vec<PeerId>) {
         if let Some(neighbour) = self.neighbours.get_mut(&from) {
             neighbour.neighbours = peers.into_iter().collect();
@@ -322,11 +382,18 @@ impl Logs {
     ) {
         let theirs: BTreeMap<(PeerId, Incarnation), u64> =
             rows.iter().map(|row| ((row.author, row.incarnation), row.seq)).collect();
+        let told = |row: &DigestRow| theirs.get(&(row.author, row.incarnation)).copied().unwrap_or(0);
+        // Its own log it knows best, unless it lost what it had told: what it told over this link is not lost.
+        let told_here = |row: &DigestRow| {
+            let knows =
+                self.neighbours.get(&from).filter(|_| row.author == from)?.knows.get(&(from, row.incarnation))?;
+            Some(*knows)
+        };
         let mut ranges = Vec::new();
         for row in self.digest() {
-            let has = theirs.get(&(row.author, row.incarnation)).copied().unwrap_or(0);
+            let has = told(&row).max(told_here(&row).unwrap_or(0));
             let stands = stands(&row.author, row.incarnation, row.seq);
-            if has < stands && row.author != from {
+            if has < stands {
                 ranges.push((row.author, row.incarnation, has + 1, stands));
             }
         }
@@ -335,15 +402,24 @@ impl Logs {
             fx.out.push(Output::ReadLog { to: from, ranges });
         }
         let lacking = theirs.iter().any(|((author, incarnation), seq)| {
-            *author != self.me
-                && depth(author) != u32::MAX
-                && self.heads.get(&(*author, *incarnation)).map_or(0, |head| head.seq) < *seq
+            depth(author) != u32::MAX && self.heads.get(&(*author, *incarnation)).map_or(0, |head| head.seq) < *seq
         });
         if lacking {
             self.ask_again(from, fx);
         }
+        let mine = (self.me, self.incarnation);
+        let held = self.heads.get(&mine).map_or(0, |head| head.seq);
+        if theirs.get(&mine).is_none_or(|seq| *seq <= held) {
+            self.compared.insert(from);
+        }
         if let Some(neighbour) = self.neighbours.get_mut(&from) {
+            let own = std::mem::take(&mut neighbour.knows).into_iter().filter(|((author, _), _)| *author == from);
+            let own: Vec<_> = own.collect();
             neighbour.knows = theirs;
+            for (life, told) in own {
+                let knows = neighbour.knows.entry(life).or_default();
+                *knows = told.max(*knows);
+            }
         }
     }
 

@@ -6,6 +6,7 @@
 mod commands;
 mod entries;
 mod founding;
+mod lives;
 mod presence;
 mod running;
 mod unread;
@@ -33,10 +34,12 @@ use crate::log::{self, Head, Logs};
 use crate::trust::Trust;
 
 pub use founding::{founded, joined};
+use lives::{Lives, Sessions};
 use running::declared;
 use unread::Unread;
 
 const KEY_INCARNATION: &[u8] = b"incarnation";
+const KEY_LIVES: &[u8] = b"lives";
 const KEY_BOOT: &[u8] = b"boot";
 const KEY_COUNTER: &[u8] = b"counter";
 const KEY_FENCE: &[u8] = b"fence";
@@ -100,6 +103,10 @@ pub struct Peer {
     pending: VecDeque<(TxnId, Vec<Then>)>,
     asked_wake: Option<u64>,
     unread: Unread,
+    lives: Lives,
+    sessions: BTreeMap<PeerId, Sessions>,
+    /// Our clock at the last step.
+    now_ms: u64,
     stopping: Option<(CmdId, u64)>,
 }
 
@@ -183,11 +190,18 @@ impl Peer {
             pending: VecDeque::new(),
             asked_wake: None,
             unread,
+            lives: Lives::restore(read(KEY_LIVES).and_then(entry::decode), stored, renewed),
+            sessions: BTreeMap::new(),
+            now_ms: now.mono_ms,
             stopping: None,
         };
+        for (row_key, value) in &meta {
+            peer.logs.restore_fork(row_key, value);
+        }
         peer.run(now, rng, out, |peer, fx| {
             fx.put(Space::Meta, KEY_BOOT, &boot);
             fx.put(Space::Meta, KEY_INCARNATION, &incarnation);
+            fx.put(Space::Meta, KEY_LIVES, &peer.lives);
             fx.sync = true;
             peer.refresh_candidates(fx);
             peer.read_unread(fx);
@@ -239,6 +253,7 @@ impl Peer {
         out: &mut Vec<Output>,
         step: impl FnOnce(&mut Self, &mut Effects<'_>),
     ) {
+        self.now_ms = now.mono_ms;
         let gateway = self.election.gateway();
         let mut fx = Effects {
             now,
@@ -310,6 +325,7 @@ impl Peer {
                     }
                 }
             }
+            Input::Session(peer, nonce) => self.handle_session(peer, nonce, fx),
             Input::LinkDown(peer) => {
                 self.linked.remove(&peer);
                 self.objected.remove(&peer);
@@ -557,7 +573,7 @@ impl Peer {
     }
 
     fn holds(&self) -> impl Iterator<Item = Hold> {
-        self.unread_critical()
+        self.own_hold().into_iter().chain(self.unread_critical())
     }
 
     /// A reason to hold has come or gone.
@@ -624,6 +640,8 @@ impl Peer {
             revoked: self.trust.is_revoked(&self.me),
             pending: pending.collect(),
             holds: self.holds().collect(),
+            copied: self.copied().into_iter().collect(),
+            forked: self.logs.forked().collect(),
             gateway: self.election.gateway(),
             fence: self.election.fence().epoch,
             links: self.election.neighbours().collect(),

@@ -75,11 +75,10 @@ impl Peer {
         }
         let node_id = self.trust.member(&target).map(|member| member.node_id.clone());
         let Some(node_id) = node_id else { return Err(Refusal::UnknownNode(new.node)) };
-        let decl = self
-            .directory
-            .get(&target)
-            .and_then(|(_, directory)| directory.tools.iter().find(|tool| tool.name == new.tool));
-        let Some(decl) = decl else {
+        let declared = self.directory.get(&target).and_then(|(entry, directory)| {
+            Some((entry.entry.incarnation, directory.tools.iter().find(|tool| tool.name == new.tool)?))
+        });
+        let Some((target_life, decl)) = declared else {
             return Err(Refusal::UnknownTool { node: node_id, tool: new.tool });
         };
         if decl.owner_only && tier != Tier::Owner {
@@ -109,6 +108,7 @@ impl Peer {
             principal: new.principal,
             client_key: new.client_key,
             needs_approval: false,
+            target_life: Some(target_life),
         };
         if !header.is_within_limits() {
             return Err(Refusal::Invalid("the call is over a limit of what may be asked of another device".to_owned()));

@@ -3,13 +3,13 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::{KEY_COUNTER, KEY_INCARNATION, Peer};
+use super::Peer;
 use crate::calls::Verdict;
 use crate::effects::{Effects, Then};
 use crate::entry::{CancelWish, Directory, Ending, Header, Kind, SignedEntry};
 use crate::epoch::Claim;
 use crate::frame::{EntryItem, Frame};
-use crate::ids::{Hash, Incarnation, PeerId};
+use crate::ids::{Hash, PeerId};
 use crate::io::{CallState, Fact, Space};
 use crate::limits;
 use crate::log::Ingest;
@@ -36,6 +36,10 @@ impl Peer {
             return;
         }
         let place = item.entry.place();
+        if place.author == self.me && self.trust.mesh() == item.entry.entry.mesh && self.is_own_known(&item.entry, fx) {
+            self.take_verdict(&item.entry, fx);
+            return;
+        }
         let admitted = self.trust.admits(&place.author, place.incarnation, place.seq);
         match self.logs.ingest(from, item, admitted, fx) {
             Ingest::New => self.apply(&item.entry, item.left_ms, fx),
@@ -65,6 +69,7 @@ impl Peer {
             Kind::APPROVAL => self.apply_verdict(entry, fx),
             Kind::DIRECTORY => {
                 let Some(directory) = entry.record::<Directory>().filter(is_reasonable) else { return };
+                let past = self.directory.get(&author).map(|(known, _)| known.entry.incarnation);
                 let newer = self
                     .directory
                     .get(&author)
@@ -74,6 +79,9 @@ impl Peer {
                     self.directory.insert(author, (entry.clone(), Arc::new(directory)));
                     self.refresh_candidates(fx);
                     fx.view_changed = true;
+                    if past.is_some_and(|past| past != entry.entry.incarnation) {
+                        self.end_undeliverable(fx);
+                    }
                     self.with_env(|book, env| book.pump(&author, env, fx));
                 }
             }
@@ -87,6 +95,10 @@ impl Peer {
                         return; // it came by a dispatch, and is over
                     }
                     self.with_env(|book, env| book.apply_header(entry, header, left_ms, env, fx));
+                    if author == self.me {
+                        // From a life of ours that was lost here: others hold it, so it was accepted.
+                        self.with_env(|book, env| book.release(&id, env, fx));
+                    }
                     if mine && author != self.me {
                         self.expire_here(&[id], fx);
                         if let Some(wish) = self.book.is_cancelled(&id).cloned() {
@@ -96,6 +108,7 @@ impl Peer {
                 }
             }
             Kind::OUTCOME => {
+                self.recall(entry, fx);
                 self.with_env(|book, env| book.apply_outcome(entry, env, fx));
             }
             Kind::CANCEL => {
@@ -167,21 +180,8 @@ impl Peer {
         let incarnation = self.logs.incarnation();
         let next = self.logs.lives(&self.me).find(|(life, _)| *life == incarnation).map_or(1, |(_, seq)| seq + 1);
         if !self.trust.admits(&self.me, incarnation, next) {
-            self.begin_life(fx);
+            self.begin_life(true, fx);
         }
-    }
-
-    /// Our log and our calls are numbered anew, under an incarnation that nobody has seen.
-    pub(super) fn begin_life(&mut self, fx: &mut Effects<'_>) {
-        let incarnation = Incarnation(fx.rng.next_u32());
-        self.logs.begin_life(incarnation);
-        self.counter = 0;
-        fx.put(Space::Meta, KEY_INCARNATION, &incarnation);
-        fx.put(Space::Meta, KEY_COUNTER, &self.counter);
-        if let Some((_, directory)) = self.directory.remove(&self.me) {
-            self.set_directory(&directory, fx);
-        }
-        fx.view_changed = true;
     }
 
     /// Who belongs has changed: parts with those who were thrown out, and tells them; meets those who are welcome again.

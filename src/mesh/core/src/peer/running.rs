@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::Peer;
+use super::lives::copied;
 use crate::calls::{Book, Env, Verdict};
 use crate::effects::{Effects, Then};
 use crate::entry::{self, CancelWish, Directory, Effect, Header, Kind, Outcome, Payload, SignedEntry, Tier};
@@ -56,6 +57,27 @@ impl Peer {
             refuse(AnswerKind::Refused("the call's origin does not belong to the mesh here".to_owned()), fx);
             return;
         }
+        if self.executor.is_new(&id, attempt) {
+            // A state that was restored shows in our own log first.
+            if from != self.me && !self.logs.has_compared(&from) {
+                refuse(AnswerKind::Busy, fx);
+                return;
+            }
+            // Nothing new begins for one that runs twice, nor for a life of ours that may have run it.
+            if self.copied().contains(&place.author) {
+                refuse(AnswerKind::Refused("two devices use the key of the one that asks".to_owned()), fx);
+                return;
+            }
+            if self.logs.is_forked(&place.author, place.incarnation, place.seq) {
+                refuse(AnswerKind::Refused("the one that asks contradicts its own log".to_owned()), fx);
+                return;
+            }
+            if !self.is_for_us(&header) {
+                let why = "this device was restored to an older state, and may have run it before";
+                refuse(AnswerKind::Refused(why.to_owned()), fx);
+                return;
+            }
+        }
         // The log may bring the header only after a crash has made us forget what became of it: it belongs in the book.
         let known = self.book.record(&id).is_some() || self.executor.has_any(&id);
         if !known {
@@ -100,10 +122,18 @@ impl Peer {
     }
 
     pub(super) fn with_env<T>(&mut self, run: impl FnOnce(&mut Book, &Env<'_>) -> T) -> T {
-        let Self { book, trust, config, election, directory, .. } = self;
-        let is_member = |peer: &PeerId| trust.member(peer).is_some();
+        let Self { book, trust, config, election, directory, logs, sessions, now_ms, .. } = self;
+        let copied = copied(sessions, *now_ms);
+        let is_member = |peer: &PeerId| trust.member(peer).is_some() && !copied.contains(peer);
         let is_owner = |peer: &PeerId| trust.is_owner(peer);
         let is_out = |peer: &PeerId| trust.is_out(peer);
+        let is_past = |header: &Header| {
+            let newest = directory.get(&header.target).map(|(entry, _)| entry.entry.incarnation);
+            header.target_life.is_some_and(|life| {
+                newest.is_some_and(|newest| newest != life)
+                    && logs.lives(&header.target).any(|(known, _)| known == life)
+            })
+        };
         let is_linked = |peer: &PeerId| election.is_linked(peer);
         let declared = |peer: &PeerId, tool: &str| declared(directory, peer, tool);
         let env = Env {
@@ -112,6 +142,7 @@ impl Peer {
             is_member: &is_member,
             is_owner: &is_owner,
             is_out: &is_out,
+            is_past: &is_past,
             is_linked: &is_linked,
             declared: &declared,
         };
@@ -169,7 +200,7 @@ impl Peer {
 
     /// If the call is for us: stop it, or end it before it starts.
     pub(super) fn stop_call(&mut self, wish: &CancelWish, fx: &mut Effects<'_>) {
-        let known = self.book.record(&wish.id).filter(|record| record.header.target == self.me);
+        let known = self.book.record(&wish.id).filter(|record| self.is_for_us(&record.header));
         // A confirmed one that is still in the book was interrupted: what is wished away is the attempt after it.
         let (header, attempt) = known
             .map_or((None, 1), |record| (Some(record.header.clone()), record.attempt + u8::from(record.confirmed)));
@@ -182,7 +213,7 @@ impl Peer {
         let mut asked = Vec::new();
         for record in self.book.records() {
             let open = matches!(record.state, CallState::Open(_)) && record.header.target == self.me;
-            if open && self.trust.is_out(&record.origin) {
+            if open && self.is_for_us(&record.header) && self.trust.is_out(&record.origin) {
                 asked.push((record.header.id, record.attempt, record.header.clone()));
             }
         }
@@ -194,7 +225,8 @@ impl Peer {
     /// Calls for us whose time is over: our word makes it certain.
     pub(super) fn expire_here(&mut self, due: &[ReqId], fx: &mut Effects<'_>) {
         for (id, attempt) in self.book.expired_here(due, fx.now.mono_ms) {
-            if let Some(header) = self.book.record(&id).map(|record| record.header.clone()) {
+            let header = self.book.record(&id).map(|record| record.header.clone());
+            if let Some(header) = header.filter(|header| self.is_for_us(header)) {
                 self.with_rules(fx, |executor, _, fx| executor.expire(id, attempt, header, fx));
             }
         }

@@ -112,6 +112,7 @@ impl Pair {
             principal: "owner".to_owned(),
             client_key: None,
             needs_approval: false,
+            target_incarnation: None,
         };
         let node_view = NodeView {
             peer: node,

@@ -1,79 +1,117 @@
-//! A disk that forgets what was not synced: rows as applied, rows as durable, and the batches in between.
+//! A disk that forgets what was not synced: rows as applied, and the batches that a crash could still undo.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::hash::{Hash, Hasher};
 
 use bytes::Bytes;
-use mesh_core::io::{Batch, Image, Space, TxnId};
+use mesh_core::io::{Batch, Image, Space, TxnId, Write};
 
-type Rows = BTreeMap<(Space, Vec<u8>), Bytes>;
+/// The rows of each space, in the order of [`Space::ALL`].
+#[derive(Debug, Clone, Default)]
+struct Rows([BTreeMap<Vec<u8>, Bytes>; Space::ALL.len()]);
+
+impl Rows {
+    fn space(&self, space: Space) -> &BTreeMap<Vec<u8>, Bytes> {
+        &self.0[space as usize]
+    }
+
+    /// Returns what was there before.
+    fn set(&mut self, space: Space, key: &[u8], value: Option<Bytes>) -> Option<Bytes> {
+        let rows = &mut self.0[space as usize];
+        match value {
+            None => rows.remove(key),
+            Some(value) => match rows.get_mut(key) {
+                Some(row) => Some(std::mem::replace(row, value)),
+                None => rows.insert(key.to_vec(), value),
+            },
+        }
+    }
+}
+
+/// A batch that is not durable yet, and what its rows held before.
+#[derive(Debug, Clone)]
+struct Pending {
+    txn: TxnId,
+    batch: Batch,
+    before: Vec<Option<Bytes>>,
+}
+
+/// The state of a disk at some time, as a backup or a copied image would hold it.
+#[derive(Debug, Clone)]
+pub(crate) struct Snapshot(Rows);
 
 /// The store of one simulated peer.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct MemDisk {
     applied: Rows,
-    durable: Rows,
-    pending: VecDeque<(TxnId, Batch)>,
+    pending: VecDeque<Pending>,
     /// Last transaction of the sync that is on its way.
     pub(crate) syncing: Option<TxnId>,
 }
 
-fn apply(rows: &mut Rows, batch: &Batch) {
-    for write in &batch.writes {
-        let key = (write.space, write.key.clone());
-        match &write.value {
-            Some(value) => rows.insert(key, value.clone()),
-            None => rows.remove(&key),
-        };
+/// Two disks are the same when their rows are, and what a crash would leave of them.
+impl Hash for MemDisk {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        for (space, rows) in self.applied.0.iter().enumerate() {
+            space.hash(state);
+            rows.hash(state);
+        }
+        for pending in &self.pending {
+            pending.before.hash(state);
+            pending.batch.sync.hash(state);
+            for write in &pending.batch.writes {
+                (write.space as usize, &write.key, &write.value).hash(state);
+            }
+        }
+        self.syncing.hash(state);
     }
 }
 
 impl MemDisk {
     /// A new mesh begins: rows of the former one go, these come, durable at once.
     pub(crate) fn reset(&mut self, batch: &Batch) {
-        self.pending.clear();
-        self.syncing = None;
-        self.durable.retain(|(space, _), _| !space.of_mesh());
-        apply(&mut self.durable, batch);
-        self.applied = self.durable.clone();
+        self.crash(0);
+        for space in Space::ALL.into_iter().filter(|space| space.of_mesh()) {
+            self.applied.0[space as usize].clear();
+        }
+        for Write { space, key, value } in &batch.writes {
+            self.applied.set(*space, key, value.clone());
+        }
     }
 
     /// Takes a batch; it is visible at once and durable later.
     pub(crate) fn commit(&mut self, txn: TxnId, batch: Batch) {
-        apply(&mut self.applied, &batch);
-        self.pending.push_back((txn, batch));
+        let before = batch.writes.iter().map(|write| self.applied.set(write.space, &write.key, write.value.clone()));
+        let before = before.collect();
+        self.pending.push_back(Pending { txn, batch, before });
     }
 
     /// Begins a sync if one is due and none runs. Batches that nobody waits for go along with those that are waited for.
     pub(crate) fn begin_sync(&mut self) -> Option<TxnId> {
-        if self.syncing.is_some() || !self.pending.iter().any(|(_, batch)| batch.sync) {
+        if self.syncing.is_some() || !self.pending.iter().any(|pending| pending.batch.sync) {
             return None;
         }
-        self.syncing = self.pending.back().map(|(txn, _)| *txn);
+        self.syncing = self.pending.back().map(|pending| pending.txn);
         self.syncing
     }
 
     /// The sync is done: returns the batches that became durable by it.
     pub(crate) fn end_sync(&mut self, upto: TxnId) -> Vec<Batch> {
         self.syncing = None;
-        let count = self.pending.iter().take_while(|(txn, _)| *txn <= upto).count();
-        self.survive(count)
+        let count = self.pending.iter().take_while(|pending| pending.txn <= upto).count();
+        self.pending.drain(..count).map(|pending| pending.batch).collect()
     }
 
     /// Power fails, and the first `survivors` un-synced batches happen to have reached the disk: returns those.
     pub(crate) fn crash(&mut self, survivors: usize) -> Vec<Batch> {
-        let batches = self.survive(survivors);
-        self.pending.clear();
         self.syncing = None;
-        self.applied = self.durable.clone();
-        batches
-    }
-
-    fn survive(&mut self, count: usize) -> Vec<Batch> {
-        let batches: Vec<Batch> = self.pending.drain(..count).map(|(_, batch)| batch).collect();
-        for batch in &batches {
-            apply(&mut self.durable, batch);
+        while self.pending.len() > survivors {
+            let Some(Pending { batch, before, .. }) = self.pending.pop_back() else { break };
+            for (write, before) in batch.writes.iter().zip(before).rev() {
+                self.applied.set(write.space, &write.key, before);
+            }
         }
-        batches
+        self.pending.drain(..).map(|pending| pending.batch).collect()
     }
 
     /// Batches not yet durable.
@@ -81,35 +119,56 @@ impl MemDisk {
         self.pending.len()
     }
 
-    /// What the core is booted with.
-    pub(crate) fn image(&self) -> Image {
-        let rows = self.durable.iter().filter(|((space, _), _)| space.in_image());
-        Image {
-            rows: rows.map(|((space, key), value)| (*space, key.clone(), value.clone())).collect(),
-            rolled_back: false,
+    /// What a crash would leave now.
+    pub(crate) fn snapshot(&self) -> Snapshot {
+        let mut rows = self.applied.clone();
+        for pending in self.pending.iter().rev() {
+            for (write, before) in pending.batch.writes.iter().zip(&pending.before).rev() {
+                rows.set(write.space, &write.key, before.clone());
+            }
         }
+        Snapshot(rows)
+    }
+
+    /// A backup is played back: everything since is gone.
+    pub(crate) fn restore(&mut self, snapshot: &Snapshot) {
+        self.pending.clear();
+        self.syncing = None;
+        self.applied = snapshot.0.clone();
+    }
+
+    /// What the core is booted with; nothing is pending when it starts.
+    pub(crate) fn image(&self) -> Image {
+        let rows = Space::ALL.into_iter().filter(|space| space.in_image()).flat_map(|space| {
+            self.applied.space(space).iter().map(move |(key, value)| (space, key.clone(), value.clone()))
+        });
+        Image { rows: rows.collect(), rolled_back: false }
     }
 
     /// A row as the process sees it.
     pub(crate) fn applied(&self, space: Space, key: &[u8]) -> Option<&Bytes> {
-        self.applied.get(&(space, key.to_vec()))
+        self.applied.space(space).get(key)
     }
 
     /// A row that would survive a crash now.
     pub(crate) fn durable(&self, space: Space, key: &[u8]) -> Option<&Bytes> {
-        self.durable.get(&(space, key.to_vec()))
+        for pending in &self.pending {
+            let at = pending.batch.writes.iter().position(|write| write.space == space && write.key == key);
+            if let Some(before) = at.and_then(|at| pending.before.get(at)) {
+                return before.as_ref();
+            }
+        }
+        self.applied(space, key)
     }
 
     /// Rows of a space whose keys lie in the range, as the process sees them.
     pub(crate) fn scan(&self, space: Space, from: Vec<u8>, to: Vec<u8>) -> impl Iterator<Item = (&[u8], &Bytes)> {
-        self.applied.range((space, from)..=(space, to)).map(|((_, key), value)| (key.as_slice(), value))
+        self.applied.space(space).range(from..=to).map(|(key, value)| (key.as_slice(), value))
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use mesh_core::io::Write;
-
     use super::*;
 
     fn batch(value: &'static [u8], sync: bool) -> Batch {
@@ -124,6 +183,7 @@ mod tests {
         let mut disk = MemDisk::default();
         disk.commit(1, batch(b"1", false));
         assert_eq!(disk.begin_sync(), None, "nobody waits");
+        assert_eq!(disk.durable(Space::Meta, b"k"), None);
         disk.commit(2, batch(b"2", true));
         assert_eq!(disk.begin_sync(), Some(2));
         disk.commit(3, batch(b"3", true));
@@ -132,8 +192,25 @@ mod tests {
         assert_eq!(disk.durable(Space::Meta, b"k").unwrap().as_ref(), b"2");
         assert_eq!(disk.applied(Space::Meta, b"k").unwrap().as_ref(), b"3");
         disk.commit(4, batch(b"4", true));
+        assert_eq!(disk.durable(Space::Meta, b"k").unwrap().as_ref(), b"2");
         assert_eq!(disk.crash(1).len(), 1);
         assert_eq!(disk.applied(Space::Meta, b"k").unwrap().as_ref(), b"3");
         assert_eq!(disk.pending(), 0);
+    }
+
+    #[test]
+    fn a_backup_comes_back_as_it_was() {
+        let mut disk = MemDisk::default();
+        disk.reset(&batch(b"old", true));
+        disk.commit(1, batch(b"new", true));
+        let backup = disk.snapshot();
+        disk.end_sync(1);
+        disk.restore(&backup);
+        assert_eq!(disk.durable(Space::Meta, b"k").unwrap().as_ref(), b"old");
+    }
+
+    #[test]
+    fn spaces_are_numbered_as_they_are_listed() {
+        assert!(Space::ALL.into_iter().enumerate().all(|(number, space)| space as usize == number));
     }
 }

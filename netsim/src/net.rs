@@ -1,20 +1,23 @@
 //! Links as QUIC gives them: datagrams that get lost, streams that stall while a cut lasts and die when an end loses
 //! patience, ends that learn of it at different times, and node sessions on top.
 
+use std::ops::Index;
+
 use mesh_core::frame::{Class, Frame};
 use mesh_core::io::{Input, SessionId};
 
-use crate::plan::{MS, SECOND};
+use crate::plan::{MS, SECOND, pairs};
+use crate::trace::Mark;
 use crate::world::{Event, State, World};
 
 /// What lies between two peers.
 #[derive(Debug, Default)]
 #[expect(clippy::struct_excessive_bools, reason = "independent facts about a pair")]
 pub(crate) struct Pair {
-    /// No packet passes, either way.
-    pub(crate) cut: bool,
-    /// A cut of this pair alone.
-    pub(crate) single: bool,
+    /// No packet passes, by sending end.
+    cut: [bool; 2],
+    /// A cut of this pair alone, by sending end.
+    pub(crate) single: [bool; 2],
     /// Number of the present connection, 0 before the first.
     pub(crate) conn: u64,
     /// Whether both ends still keep it.
@@ -48,11 +51,56 @@ impl Pair {
     pub(crate) fn new(latency_us: u64) -> Self {
         Self { latency_us, ..Self::default() }
     }
+
+    /// Whether packets are lost, one way or both: no link lasts then.
+    pub(crate) fn is_cut(&self) -> bool {
+        self.cut != [false; 2]
+    }
+}
+
+/// What lies between every two peers, each pair once, the lower peer first.
+#[derive(Debug)]
+pub(crate) struct Pairs {
+    count: usize,
+    all: Vec<((usize, usize), Pair)>,
+}
+
+impl Pairs {
+    /// All pairs of `count` peers, in the order of [`pairs`].
+    pub(crate) fn new(count: usize, latency_us: &[u64]) -> Self {
+        let all = pairs(count).zip(latency_us).map(|(key, latency_us)| (key, Pair::new(*latency_us))).collect();
+        Self { count, all }
+    }
+
+    fn place(&self, (low, high): (usize, usize)) -> usize {
+        low * (2 * self.count - low - 1) / 2 + high - low - 1
+    }
+
+    pub(crate) fn of(&mut self, key: (usize, usize)) -> &mut Pair {
+        let place = self.place(key);
+        &mut self.all[place].1
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &((usize, usize), Pair)> {
+        self.all.iter()
+    }
+
+    pub(crate) fn values_mut(&mut self) -> impl Iterator<Item = &mut Pair> {
+        self.all.iter_mut().map(|(_, pair)| pair)
+    }
+}
+
+impl Index<&(usize, usize)> for Pairs {
+    type Output = Pair;
+
+    fn index(&self, key: &(usize, usize)) -> &Pair {
+        &self.all[self.place(*key)].1
+    }
 }
 
 impl World {
     fn pair(&mut self, key: (usize, usize)) -> &mut Pair {
-        self.pairs.get_mut(&key).expect("every pair is there from the start")
+        self.pairs.of(key)
     }
 
     /// Whether `peer`'s core was told of a link to `other`.
@@ -79,7 +127,7 @@ impl World {
         match frame.class() {
             Class::Datagram => {
                 let loss = pair.loss[end].max(self.loss);
-                if pair.cut || self.dice.chance(loss) {
+                if pair.cut[end] || self.dice.chance(loss) {
                     return;
                 }
                 if self.dice.chance(self.loss / 10) {
@@ -94,7 +142,7 @@ impl World {
                 {
                     return;
                 }
-                if pair.cut {
+                if pair.cut[end] {
                     self.pair(key).stalled.push((end, frame));
                 } else {
                     self.stream(key, end, conn, frame);
@@ -106,7 +154,7 @@ impl World {
     fn datagram(&mut self, key: (usize, usize), end: usize, conn: u64, frame: Frame) {
         let latency = self.pairs[&key].latency_us;
         let late = if self.loss > 0 && self.dice.chance(50) { self.dice.range(0..=SECOND) } else { 0 };
-        let delay = latency + self.dice.range(0..=latency) + late;
+        let delay = latency + self.dice.range(0..=latency) + late + self.lag(key, end);
         self.at(delay, Event::Deliver { key, end, conn, frame: Box::new(frame) });
     }
 
@@ -115,12 +163,17 @@ impl World {
         // A lost packet of a stream costs a retransmission, not the frame.
         let again = if self.dice.chance(self.loss) { self.dice.range(20 * MS..=250 * MS) } else { 0 };
         let lane = usize::from(frame.class() == Class::Node);
-        let due = self.now + latency + self.dice.range(0..=latency / 2) + again;
+        let due = self.now + latency + self.dice.range(0..=latency / 2) + again + self.lag(key, end);
         let pair = self.pair(key);
         let due = due.max(pair.arrives[end][lane] + 1);
         pair.arrives[end][lane] = due;
         let delay = due - self.now;
         self.at(delay, Event::Deliver { key, end, conn, frame: Box::new(frame) });
+    }
+
+    /// What the receiving end takes to look at a frame.
+    fn lag(&self, key: (usize, usize), end: usize) -> u64 {
+        self.peers[if end == 0 { key.1 } else { key.0 }].plan.lag_us
     }
 
     /// A frame arrives, if what it travelled on is still there.
@@ -132,7 +185,7 @@ impl World {
             return;
         }
         let class = frame.class();
-        if pair.cut {
+        if pair.cut[end] {
             if class != Class::Datagram {
                 self.pair(key).stalled.push((end, frame));
             }
@@ -144,6 +197,9 @@ impl World {
             return;
         }
         self.trace.detail(self.now, || format!("p{to} <- p{from} {frame:?}"));
+        if !self.peers[to].key.all_hold(&frame) {
+            self.checks.fail("signature", self.now, || format!("p{from} sends p{to} what does not verify: {frame:?}"));
+        }
         let id = self.peers[from].id;
         self.input(to, Input::Recv(id, frame));
     }
@@ -152,31 +208,33 @@ impl World {
 
     /// The plan changed what reaches what.
     pub(crate) fn refresh_cuts(&mut self) {
-        let keys: Vec<(usize, usize)> = self.pairs.keys().copied().collect();
+        let keys: Vec<(usize, usize)> = self.pairs.iter().map(|(key, _)| *key).collect();
         for key in keys {
-            let split = !self.split.is_empty() && self.split[key.0] != self.split[key.1];
+            let split = self.split.get(key.0) != self.split.get(key.1);
             let sparse = self.sparse_holds && self.plan.sparse.contains(&key);
             let pair = self.pair(key);
-            let cut = split || sparse || pair.single;
+            let cut = pair.single.map(|single| split || sparse || single);
             if cut == pair.cut {
                 continue;
             }
             pair.cut = cut;
             self.unsettle();
-            if cut {
-                if self.pairs[&key].alive {
-                    let conn = self.pairs[&key].conn;
+            self.trace.mark(self.now, || Mark::Cut(key.0, key.1, cut != [false; 2]));
+            if self.pairs[&key].alive {
+                let conn = self.pairs[&key].conn;
+                let stalled = std::mem::take(&mut self.pair(key).stalled);
+                let (still, free): (Vec<_>, Vec<_>) = stalled.into_iter().partition(|(end, _)| cut[*end]);
+                self.pair(key).stalled = still;
+                for (end, frame) in free {
+                    self.stream(key, end, conn, frame);
+                }
+                if cut != [false; 2] {
                     for end in 0..2 {
                         let patience = self.patience();
                         self.at(patience, Event::Detect { key, conn, end });
                     }
                 }
-            } else if self.pairs[&key].alive {
-                let conn = self.pairs[&key].conn;
-                for (end, frame) in std::mem::take(&mut self.pair(key).stalled) {
-                    self.stream(key, end, conn, frame);
-                }
-            } else {
+            } else if cut == [false; 2] {
                 self.dial(key);
             }
         }
@@ -207,7 +265,7 @@ impl World {
     pub(crate) fn dialled(&mut self, key: (usize, usize)) {
         self.pair(key).dialing = false;
         let (a, b) = key;
-        let wanted = self.peers[a].awake() && self.peers[b].awake() && !self.pairs[&key].cut;
+        let wanted = self.peers[a].awake() && self.peers[b].awake() && !self.pairs[&key].is_cut();
         if !wanted || (self.pairs[&key].alive && self.usable(key)) {
             return;
         }
@@ -265,7 +323,7 @@ impl World {
             self.at(patience, Event::Detect { key, conn, end });
             return;
         }
-        if pair.alive && !pair.cut && self.peers[other].awake() {
+        if pair.alive && !pair.is_cut() && self.peers[other].awake() {
             return;
         }
         self.end_down(key, end);
@@ -281,7 +339,7 @@ impl World {
         pair.alive = false;
         pair.stalled.clear();
         let told = pair.view[1 - end] == conn;
-        let cut = pair.cut;
+        let cut = pair.is_cut();
         if told {
             let delay = if cut || !self.peers[other].awake() { self.patience() } else { latency };
             self.at(delay, Event::Detect { key, conn, end: 1 - end });
@@ -310,7 +368,7 @@ impl World {
             pair.stalled.clear();
             let conn = pair.conn;
             if pair.view[1 - end] == conn && conn != 0 {
-                let delay = if clean && !pair.cut { latency } else { self.patience() };
+                let delay = if clean && !pair.is_cut() { latency } else { self.patience() };
                 self.at(delay, Event::Detect { key, conn, end: 1 - end });
             }
         }
@@ -364,7 +422,7 @@ impl World {
         }
         let (key, _) = pair_of(node, gateway);
         let leads = self.peers[gateway].gateway.is_some_and(|epoch| epoch.peer == self.peers[gateway].id);
-        let reachable = self.usable(key) && !self.pairs[&key].cut;
+        let reachable = self.usable(key) && !self.pairs[&key].is_cut();
         if !leads || !reachable || !self.peers[gateway].awake() || !self.peers[node].awake() {
             self.registering[node] = true;
             let delay = self.dice.range(50 * MS..=250 * MS);

@@ -1,39 +1,54 @@
 //! The thin layer between the simulator and the core: where the core's face is called, and its rows are read.
 
 use mesh_core::config::{Class, Config};
-use mesh_core::crypto::Symbolic;
 use mesh_core::entry::{Directory, Effect, Ending, Fence, ToolDecl, decode};
 use mesh_core::epoch::Epoch;
 use mesh_core::ids::{Attempt, NodeId, ReqId};
-use mesh_core::io::{Batch, CallRecord, Image, Input, Now, Output, Space, View, Welcome};
+use mesh_core::io::{Batch, CallRecord, CallState, Image, Input, Now, Output, Space, View, Welcome};
 use mesh_core::peer::{self, BootError, Peer};
 use serde::Deserialize;
 
 use crate::dice::Dice;
 use crate::disk::MemDisk;
-use crate::plan::PeerPlan;
+use crate::keys::Key;
+use crate::plan::{PeerPlan, Plan};
+
+/// The tool that only owners may call.
+pub(crate) const OWNERS_TOOL: &str = "private";
 
 /// The core of one running peer.
-pub(crate) struct Node(Peer);
+/// Boxed, since it is taken out and put back at every step.
+pub(crate) struct Node(Box<Peer>);
 
 /// Boots a core from what its disk holds.
 pub(crate) fn boot(
-    key: &Symbolic,
-    plan: &PeerPlan,
+    key: &Key,
+    config: Config,
     image: Image,
     now: Now,
     dice: &mut Dice,
     out: &mut Vec<Output>,
 ) -> Result<Node, String> {
-    let config = Config {
-        class: Class(plan.class),
-        eligible: plan.eligible,
-        forget_after_ms: plan.forget_after_ms,
-        handover_after_ms: plan.handover_after_ms,
-        handover_settle_ms: plan.handover_settle_ms,
-        ..Config::default()
-    };
-    Peer::boot(config, Box::new(key.clone()), image, now, &mut dice.0, out).map(Node).map_err(|error| error.to_string())
+    Peer::boot(config, Box::new(key.clone()), image, now, &mut dice.0, out)
+        .map(|peer| Node(Box::new(peer)))
+        .map_err(|error| error.to_string())
+}
+
+/// How a peer is set up.
+pub(crate) fn config(base: &Config, plan: &Plan, peer: &PeerPlan) -> Config {
+    let (running_max, prefetch_max) = peer.credits.unwrap_or((base.running_max, base.prefetch_max));
+    Config {
+        class: Class(peer.class),
+        eligible: peer.eligible,
+        forget_after_ms: peer.forget_after_ms,
+        handover_after_ms: peer.handover_after_ms,
+        handover_settle_ms: peer.handover_settle_ms,
+        running_max,
+        prefetch_max,
+        open_per_target_max: plan.open_per_target_max.unwrap_or(base.open_per_target_max),
+        queue_max: plan.queue_max.unwrap_or(base.queue_max),
+        ..base.clone()
+    }
 }
 
 impl Node {
@@ -49,13 +64,17 @@ impl Node {
         self.0.view()
     }
 
+    pub(crate) fn open_calls(&self) -> impl Iterator<Item = &CallRecord> + Clone {
+        self.0.open_calls()
+    }
+
     pub(crate) fn open_call(&self, id: &ReqId) -> Option<&CallRecord> {
         self.0.open_call(id)
     }
 }
 
 /// Rows of a mesh of one.
-pub(crate) fn founded(key: &Symbolic, node_id: &NodeId, now: Now, dice: &mut Dice) -> Batch {
+pub(crate) fn founded(key: &Key, node_id: &NodeId, now: Now, dice: &mut Dice) -> Batch {
     peer::founded(key, "simulated", node_id, now, &mut dice.0)
 }
 
@@ -82,7 +101,7 @@ pub(crate) fn directory(index: usize, plan: &PeerPlan) -> Directory {
             tool("look", Effect::None, false),
             tool("put", Effect::Idempotent, false),
             tool("print", Effect::Once, false),
-            tool("private", Effect::Once, true),
+            tool(OWNERS_TOOL, Effect::Once, true),
         ],
         journal_seq: 0,
     }
@@ -94,9 +113,36 @@ pub(crate) fn durable_fence(disk: &MemDisk) -> Epoch {
     fence.map_or(Epoch::ZERO, |fence| fence.epoch)
 }
 
+/// The fence that the process goes by.
+pub(crate) fn fence(disk: &MemDisk) -> Epoch {
+    let fence = disk.applied(Space::Meta, b"fence").and_then(|value| decode::<Fence>(value));
+    fence.map_or(Epoch::ZERO, |fence| fence.epoch)
+}
+
+/// How a crash now would find this attempt ended.
+pub(crate) fn journaled_ending(disk: &MemDisk, id: &ReqId, attempt: Attempt) -> Option<Ending> {
+    let key = [id.0.as_slice(), &[attempt]].concat();
+    match disk.durable(Space::Journal, &key).and_then(|value| decode::<JournalRow>(value))?.state {
+        Journaled::Ended(ending) => Some(ending),
+        Journaled::Started => None,
+    }
+}
+
 /// A row of the books.
 pub(crate) fn call_record(value: &[u8]) -> Option<CallRecord> {
     decode(value)
+}
+
+/// As much of an open call's row as the predicates need.
+#[derive(Deserialize)]
+struct OpenRow {
+    record: CallRecord,
+}
+
+/// Whether a crash now would find this call in the book of open ones, with an ending that may still change.
+pub(crate) fn open_call_has_ended(disk: &MemDisk, id: &ReqId) -> bool {
+    let row = disk.durable(Space::Open, &id.0).and_then(|value| decode::<OpenRow>(value));
+    row.is_some_and(|row| matches!(row.record.state, CallState::Ended(_)))
 }
 
 /// A forgotten mark.

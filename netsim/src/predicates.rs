@@ -1,13 +1,16 @@
 //! What must always hold (mesh-protocol.md §8), each a named function. The simulator calls them as things happen, so that
 //! they cost little; what they judge by is kept outside the cores: the global log of tool runs, and the rows on the disks.
 
+mod limits;
+mod trust;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use mesh_core::entry::{CancelWish, Ending, Header, Kind, Outcome, Payload, Place, SignedEntry};
+use mesh_core::entry::{CancelWish, Ending, Header, Kind, Outcome, Payload, Place, SignedEntry, Tier};
 use mesh_core::epoch::Epoch;
 use mesh_core::frame::Dispatch;
-use mesh_core::ids::{Attempt, Hash, PeerId, ReqId};
+use mesh_core::ids::{Attempt, Hash, Incarnation, PeerId, ReqId};
 use mesh_core::io::{Batch, CallRecord, CallState, Invocation, Space};
 
 use crate::disk::MemDisk;
@@ -38,6 +41,31 @@ pub(crate) struct Known {
     pub(crate) header: Header,
 }
 
+/// What a durable row of a peer's books says of a call that is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Told {
+    pub(crate) target: PeerId,
+    pub(crate) state: CallState,
+    pub(crate) confirmed: bool,
+    /// The life of the target that it was meant for.
+    pub(crate) life: Option<Incarnation>,
+}
+
+impl Told {
+    pub(crate) fn of(record: &CallRecord) -> Self {
+        let life = record.header.target_incarnation;
+        Self { target: record.header.target, state: record.state, confirmed: record.confirmed, life }
+    }
+}
+
+/// What a row of a log is about, as far as it must be noted for each peer that holds it.
+#[derive(Debug, Clone, Copy)]
+enum Noted {
+    Call(ReqId),
+    Wish(ReqId),
+    Other,
+}
+
 /// By call, attempt and gateway.
 type Dispatches = BTreeMap<(ReqId, Attempt, PeerId), Taken>;
 
@@ -63,8 +91,18 @@ pub(crate) struct Checks {
     pub(crate) runs: BTreeMap<(ReqId, Attempt), Run>,
     pub(crate) known: BTreeMap<ReqId, Known>,
     headers: Vec<BTreeSet<ReqId>>,
+    /// By peer: the closed calls of its books.
+    pub(crate) told: Vec<BTreeMap<ReqId, Told>>,
     confirmed: BTreeMap<(ReqId, Attempt), (Hash, Outcome)>,
     places: BTreeMap<Place, Hash>,
+    /// Rows of logs that some disk held before, and the call that each is about: an entry is judged once, not at each peer.
+    rows: BTreeMap<Vec<u8>, (Bytes, Noted)>,
+    /// By peer: calls that its log says are to be stopped.
+    wishes: Vec<BTreeSet<ReqId>>,
+    /// By peer: whoever its disk says was revoked at some time.
+    thrown_out: Vec<BTreeSet<PeerId>>,
+    /// When somebody other than the target first wrote that a call had expired, and who.
+    expired: BTreeMap<ReqId, (u64, PeerId)>,
     marks: Vec<BTreeMap<Vec<u8>, u64>>,
     keys: BTreeMap<(PeerId, String), ReqId>,
 }
@@ -76,6 +114,9 @@ impl Checks {
             obeyed: vec![Epoch::ZERO; peers],
             fences: vec![Epoch::ZERO; peers],
             headers: vec![BTreeSet::new(); peers],
+            told: vec![BTreeMap::new(); peers],
+            wishes: vec![BTreeSet::new(); peers],
+            thrown_out: vec![BTreeSet::new(); peers],
             marks: vec![BTreeMap::new(); peers],
             ..Self::default()
         }
@@ -103,12 +144,12 @@ impl Checks {
         }
     }
 
-    /// A target received a dispatch.
-    pub(crate) fn dispatched(&mut self, now: u64, target: usize, dispatch: &Dispatch, disk: &MemDisk) {
+    /// A target received a dispatch, at this time by its own clock.
+    pub(crate) fn dispatched(&mut self, own_now: u64, target: usize, dispatch: &Dispatch, disk: &MemDisk) {
         let Some(header) = dispatch.header.record::<Header>() else { return };
         let epoch = dispatch.claim.epoch;
         let obeyed = self.obeyed[target].max(node::durable_fence(disk));
-        let deadline = now + dispatch.left_ms.min(header.ttl_ms) * MS;
+        let deadline = own_now + dispatch.left_ms.min(header.ttl_ms) * MS;
         self.dispatches[target].insert((header.id, dispatch.attempt, epoch.peer), Taken { epoch, obeyed, deadline });
     }
 
@@ -122,6 +163,15 @@ impl Checks {
         self.dispatches[target].clear();
     }
 
+    /// A backup was played back at a peer, and it will notice: its new life begins with what the backup holds.
+    pub(crate) fn rolled_back(&mut self, peer: usize, id: PeerId, disk: &MemDisk) {
+        self.keys.retain(|(target, _), _| *target != id);
+        self.fences[peer] = node::durable_fence(disk);
+        self.obeyed[peer] = Epoch::ZERO;
+        self.marks[peer].clear();
+        self.told[peer].retain(|id, _| disk.durable(Space::Calls, &id.0).is_some());
+    }
+
     fn taken(&self, target: usize, id: ReqId, attempt: Attempt) -> Vec<Taken> {
         let range = (id, attempt, PeerId([0; 32]))..=(id, attempt, PeerId([255; 32]));
         self.dispatches[target].range(range).map(|(_, taken)| *taken).collect()
@@ -129,12 +179,12 @@ impl Checks {
 
     /// **S4**, time: a tool is invoked only with time left by the target's own reckoning, which is at most what each
     /// dispatch that it took left it. (2 ms are the grain of the cores' clock.)
-    pub(crate) fn s4_time_is_left(&mut self, now: u64, target: usize, id: ReqId, attempt: Attempt) {
+    pub(crate) fn s4_time_is_left(&mut self, now: u64, own_now: u64, target: usize, id: ReqId, attempt: Attempt) {
         let deadline = self.taken(target, id, attempt).into_iter().map(|taken| taken.deadline).min();
         if let Some(deadline) = deadline
-            && now > deadline + 2 * MS
+            && own_now > deadline + 2 * MS
         {
-            self.fail("S4", now, || format!("{id} runs at p{target} {} ms after its time", (now - deadline) / MS));
+            self.fail("S4", now, || format!("{id} runs at p{target} {} ms after its time", (own_now - deadline) / MS));
         }
     }
 
@@ -214,6 +264,43 @@ impl Checks {
             let what =
                 format!("{id} attempt {attempt} runs at p{peer} after attempt {of} ended {}", outcome.ending.as_str());
             self.fail("S6", now, || what);
+        }
+    }
+
+    /// **S6** cancelled before start ⇒ 0: nothing runs whose origin's wish to stop it is on the target's disk.
+    pub(crate) fn s6_nothing_cancelled_runs(&mut self, now: u64, peer: usize, id: ReqId) {
+        if self.wishes[peer].contains(&id) {
+            self.fail("S6", now, || format!("{id} runs at p{peer}, which holds the wish to stop it"));
+        }
+    }
+
+    /// **S7** with durations right within ε no call is invoked after anyone reported it expired.
+    pub(crate) fn s7_nothing_runs_that_was_reported_expired(&mut self, now: u64, peer: usize, id: ReqId) {
+        if let Some((at, by)) = self.expired.get(&id).copied() {
+            self.fail("S7", now, || {
+                format!("{id} runs at p{peer} {} ms after {by} called it expired", (now - at) / MS)
+            });
+        }
+    }
+
+    /// **S4** a tool for owners runs only for an origin that the target holds as an owner.
+    pub(crate) fn s4_origin_of_sufficient_tier(
+        &mut self,
+        now: u64,
+        peer: usize,
+        invocation: &Invocation,
+        tier: Option<Tier>,
+    ) {
+        if invocation.header.tool.as_str() == node::OWNERS_TOOL && tier != Some(Tier::Owner) {
+            let id = invocation.id;
+            self.fail("S4", now, || format!("{id}, for owners only, runs at p{peer} for one of tier {tier:?}"));
+        }
+    }
+
+    /// **Told** (§6): whoever waits for a call hears of an ending that the disk holds.
+    pub(crate) fn told_ending_is_durable(&mut self, now: u64, peer: usize, id: ReqId, disk: &MemDisk) {
+        if !self.told[peer].contains_key(&id) && !node::open_call_has_ended(disk, &id) {
+            self.fail("told", now, || format!("p{peer} tells an ending of {id} that its disk does not hold"));
         }
     }
 
@@ -345,10 +432,11 @@ impl Checks {
         let mut fence = false;
         for write in &batch.writes {
             match (write.space, &write.value) {
-                (Space::Log, Some(value)) => self.on_entry(now, peer, value),
+                (Space::Log, Some(value)) => self.on_entry(now, peer, &write.key, value),
                 (Space::Meta, _) => fence = true,
                 (Space::Calls, Some(value)) => {
                     if let (Some(id), Some(record)) = (ReqId::from_slice(&write.key), node::call_record(value)) {
+                        self.told[peer].insert(id, Told::of(&record));
                         self.s8_books_agree(now, peer, id, &record);
                         self.s6_call_not_run(now, peer, id, &record);
                     }
@@ -358,6 +446,7 @@ impl Checks {
                         self.s9_marks_never_decrease(now, peer, &write.key, mark);
                     }
                 }
+                (Space::Trust, Some(value)) => self.on_verdict(peer, value),
                 (Space::Marks, None) => self.fail("S9", now, || format!("p{peer} deletes a forgotten mark")),
                 _ => {}
             }
@@ -367,26 +456,49 @@ impl Checks {
         }
     }
 
-    fn on_entry(&mut self, now: u64, peer: usize, value: &Bytes) {
+    fn on_entry(&mut self, now: u64, peer: usize, key: &[u8], value: &Bytes) {
+        if let Some((row, noted)) = self.rows.get(key)
+            && row == value
+        {
+            let noted = *noted;
+            self.note(peer, noted);
+            return;
+        }
         let Some(entry) = SignedEntry::from_stored(value) else {
             self.fail("log", now, || format!("p{peer} stores an entry that does not read back"));
             return;
         };
         self.no_fork(now, peer, &entry);
+        let mut noted = Noted::Other;
         if entry.entry.kind == Kind::CALL {
             if let Some(header) = entry.record::<Header>() {
-                self.headers[peer].insert(header.id);
+                noted = Noted::Call(header.id);
                 self.known.entry(header.id).or_insert(Known { origin: entry.author, header });
             }
         } else if entry.entry.kind == Kind::OUTCOME {
-            if let Some(outcome) = entry.record::<Outcome>()
-                && self.known.get(&outcome.id).is_some_and(|known| known.header.target == entry.author)
-            {
-                self.s8_outcome_never_changes(now, peer, &entry, outcome);
+            if let Some(outcome) = entry.record::<Outcome>() {
+                if self.known.get(&outcome.id).is_some_and(|known| known.header.target == entry.author) {
+                    self.s8_outcome_never_changes(now, peer, &entry, outcome);
+                } else if outcome.ending == Ending::Expired {
+                    self.expired.entry(outcome.id).or_insert((now, entry.author));
+                }
             }
-        } else if entry.entry.kind == Kind::CANCEL {
-            debug_assert!(entry.record::<CancelWish>().is_some());
+        } else if entry.entry.kind == Kind::CANCEL
+            && let Some(wish) = entry.record::<CancelWish>()
+            && wish.id.is_of(&entry.author)
+        {
+            noted = Noted::Wish(wish.id);
         }
+        self.note(peer, noted);
+        self.rows.insert(key.to_vec(), (value.clone(), noted));
+    }
+
+    fn note(&mut self, peer: usize, noted: Noted) {
+        match noted {
+            Noted::Call(id) => self.headers[peer].insert(id),
+            Noted::Wish(id) => self.wishes[peer].insert(id),
+            Noted::Other => false,
+        };
     }
 }
 

@@ -13,22 +13,60 @@ pub(crate) enum Level {
     All,
 }
 
-/// Lines with their times.
+/// What a picture of the run shows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Mark {
+    /// How a peer is.
+    Is(usize, Being),
+    /// Whom a peer follows, in which epoch; itself when it leads.
+    Follows(usize, Option<(usize, u64)>),
+    /// A pair is cut from now on, or not any more.
+    Cut(usize, usize, bool),
+    /// A call was accepted.
+    Accepted(usize),
+    /// A tool starts.
+    Runs(usize),
+    /// An origin has a confirmed ending, or one that is not.
+    Ended(usize, &'static str, bool),
+    /// Something of the plan happens.
+    Fault(String),
+    /// A phase begins.
+    Phase(String),
+}
+
+/// How a peer is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Being {
+    Awake,
+    Frozen,
+    Down,
+    Gone,
+}
+
+/// Lines and marks with their times.
 #[derive(Debug)]
 pub(crate) struct Trace {
     level: Level,
     lines: Vec<(u64, String)>,
+    pub(crate) marks: Vec<(u64, Mark)>,
 }
 
 impl Trace {
     pub(crate) fn new(level: Level) -> Self {
-        Self { level, lines: Vec::new() }
+        Self { level, lines: Vec::new(), marks: Vec::new() }
     }
 
     /// Notes a line of the story.
     pub(crate) fn story(&mut self, now: u64, line: impl FnOnce() -> String) {
         if self.level >= Level::Story {
             self.lines.push((now, line()));
+        }
+    }
+
+    /// Notes what a picture shows.
+    pub(crate) fn mark(&mut self, now: u64, mark: impl FnOnce() -> Mark) {
+        if self.level >= Level::Story {
+            self.marks.push((now, mark()));
         }
     }
 

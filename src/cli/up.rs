@@ -40,7 +40,7 @@ pub(crate) fn foreground(home: &Path, args: UpArgs, ui: Ui) -> Result<Exit, Fail
             Failure::new(Exit::Failed, format!("the kernel does not tell of the parent's end: {error}"))
         })?;
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime =
         runtime.map_err(|error| Failure::new(Exit::Failed, format!("the runtime does not start: {error}")))?;
     runtime.block_on(async {

@@ -1,18 +1,19 @@
 //! The key of this device: who it is, for as long as the file lives.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::fs;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use ed25519_dalek::{Verifier as _, VerifyingKey};
 use mesh_core::crypto::{Signer, Verifier};
 use mesh_core::ids::{PeerId, PublicKey, Signature};
 use ring::digest::{SHA256, SHA256_OUTPUT_LEN};
 use ring::hmac;
 use ring::rand::SystemRandom;
-use ring::signature::{ED25519, Ed25519KeyPair, KeyPair as _, UnparsedPublicKey};
+use ring::signature::{Ed25519KeyPair, KeyPair as _};
 
 use crate::platform;
 
@@ -77,7 +78,7 @@ pub enum IdentityError {
 pub struct DeviceKey(Arc<Inner>);
 
 struct Inner {
-    pair: Ed25519KeyPair,
+    signing: ed25519_dalek::SigningKey,
     public: PublicKey,
     seed: [u8; 32],
     pkcs8: Vec<u8>,
@@ -123,7 +124,8 @@ impl DeviceKey {
         let seed = seed
             .filter(|seed| Ed25519KeyPair::from_seed_and_public_key(seed, &public.0).is_ok())
             .ok_or_else(|| damaged("its form is unusual"))?;
-        Ok(Self(Arc::new(Inner { pair, public, seed, pkcs8: pkcs8.to_vec() })))
+        let signing = ed25519_dalek::SigningKey::from_bytes(&seed);
+        Ok(Self(Arc::new(Inner { signing, public, seed, pkcs8: pkcs8.to_vec() })))
     }
 
     /// The public half.
@@ -169,23 +171,34 @@ impl Signer for DeviceKey {
     }
 
     fn sign(&self, message: &[u8]) -> Signature {
-        let signature = self.0.pair.sign(message);
-        Signature::from_slice(signature.as_ref()).expect("an Ed25519 signature has 64 bytes")
+        Signature(ed25519_dalek::Signer::sign(&self.0.signing, message).to_bytes())
     }
 }
 
-/// Checks Ed25519 signatures.
+/// Checks Ed25519 signatures. With `ed25519-dalek`, which is here through libp2p anyway: two thirds of ring's time. Keys of
+/// small order, under which one signature fits many messages, are refused.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Ed25519Verifier;
 
 impl Verifier for Ed25519Verifier {
     fn verify(&self, key: &PublicKey, message: &[u8], signature: &Signature) -> bool {
-        UnparsedPublicKey::new(&ED25519, &key.0).verify(message, &signature.0).is_ok()
+        unpacked(key).is_some_and(|key| is_good(&key, message, signature))
     }
+}
+
+/// The point that a key stands for.
+fn unpacked(key: &PublicKey) -> Option<VerifyingKey> {
+    VerifyingKey::from_bytes(&key.0).ok().filter(|key| !key.is_weak())
+}
+
+fn is_good(key: &VerifyingKey, message: &[u8], signature: &Signature) -> bool {
+    key.verify(message, &ed25519_dalek::Signature::from_bytes(&signature.0)).is_ok()
 }
 
 /// Signatures that a [`KnownVerifier`] remembers are twice this at most: 256 KiB.
 const KNOWN_MAX: usize = 4096;
+/// Unpacked keys that it remembers: more than a mesh has members. Unpacking is a sixth of a check.
+const KEYS_MAX: usize = 512;
 
 /// Checks Ed25519 signatures, and remembers the good ones: a claim comes with every beacon, and a call's header and
 /// outcome by two ways each. Remembering costs a hundredth of checking. Cheap to clone.
@@ -197,6 +210,7 @@ pub struct KnownVerifier(Arc<Mutex<Known>>);
 struct Known {
     new: HashSet<[u8; SHA256_OUTPUT_LEN]>,
     old: HashSet<[u8; SHA256_OUTPUT_LEN]>,
+    keys: HashMap<PublicKey, VerifyingKey>,
 }
 
 impl Known {
@@ -217,6 +231,18 @@ impl Known {
         }
         known
     }
+
+    fn key(&mut self, key: &PublicKey) -> Option<VerifyingKey> {
+        if let Some(known) = self.keys.get(key) {
+            return Some(*known);
+        }
+        let unpacked = unpacked(key)?;
+        if self.keys.len() >= KEYS_MAX {
+            self.keys.clear();
+        }
+        self.keys.insert(*key, unpacked);
+        Some(unpacked)
+    }
 }
 
 impl Verifier for KnownVerifier {
@@ -231,8 +257,9 @@ impl Verifier for KnownVerifier {
         if known().has(print) {
             return true;
         }
+        let Some(key) = known().key(key) else { return false };
         // Not under the lock: checking takes long.
-        let good = Ed25519Verifier.verify(key, message, signature);
+        let good = is_good(&key, message, signature);
         if good {
             known().note(print);
         }

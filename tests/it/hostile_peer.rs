@@ -416,6 +416,7 @@ fn header(id: ReqId, target: PeerId) -> Header {
         principal: "owner".to_owned(),
         client_key: None,
         needs_approval: false,
+        target_incarnation: None,
     }
 }
 

@@ -5,14 +5,15 @@ use mesh_core::entry::Tier;
 use mesh_core::ids::Hash;
 use mesh_core::io::{Batch, Command, Input, Welcome};
 
-use super::{Event, Phase, Purpose, State, World, handle};
+use super::{Event, Phase, Purpose, State, World};
 use crate::net::pair_of;
 use crate::node;
 use crate::plan::{Fault, MS, Near};
+use crate::trace::{Being, Mark};
 
 impl World {
     pub(super) fn found(&mut self) {
-        let batch = node::founded(&self.peers[0].key, &handle(0), self.now_of(0), &mut self.dice);
+        let batch = node::founded(&self.peers[0].key, &self.wanted_handle(0), self.now_of(0), &mut self.dice);
         self.install(0, &batch);
         for peer in 1..self.peers.len() {
             if self.peers[peer].plan.join_at == 0 {
@@ -39,7 +40,9 @@ impl World {
                 // Whom a revoked owner let in is another story, told with crossing revocations.
                 let doomed = |fault: &Fault| matches!(fault, Fault::Revoke { peer, .. } if peer == owner);
                 let sim = &self.peers[*owner];
-                sim.awake() && sim.plan.tier == Tier::Owner && !self.plan.faults.iter().any(|(_, fault)| doomed(fault))
+                sim.awake()
+                    && sim.plan.tier == Tier::Owner
+                    && (self.plan.crossing || !self.plan.faults.iter().any(|(_, fault)| doomed(fault)))
             })
             .collect();
         self.at(1_500 * MS, Event::Join(peer));
@@ -53,7 +56,7 @@ impl World {
             self.invited.insert(peer, secret);
             self.command(owner, Purpose::Invite(peer), Command::Invite { secret, tier, ttl_ms: 600_000 });
         } else {
-            let node_id = handle(peer);
+            let node_id = self.wanted_handle(peer);
             self.command(owner, Purpose::Approve(peer), Command::Approve { key, node_id, tier });
         }
     }
@@ -72,7 +75,13 @@ impl World {
         if self.peers[peer].state != State::Down {
             return;
         }
+        if self.peers[peer].full_until > self.now {
+            // It cannot write that it starts, so it does not.
+            self.at(500 * MS, Event::Boot(peer));
+            return;
+        }
         self.trace.story(self.now, || format!("p{peer} starts"));
+        self.trace.mark(self.now, || Mark::Is(peer, Being::Awake));
         let now = self.now_of(peer);
         let mut out = Vec::new();
         let sim = &mut self.peers[peer];
@@ -80,7 +89,9 @@ impl World {
         sim.wake_at = None;
         sim.gateway = None;
         sim.spins = 0;
-        match node::boot(&sim.key, &sim.plan, sim.disk.image(), now, &mut self.dice, &mut out) {
+        let mut image = sim.disk.image();
+        image.rolled_back = sim.rolled_back;
+        match node::boot(&sim.key, sim.config.clone(), image, now, &mut self.dice, &mut out) {
             Ok(node) => sim.node = Some(node),
             Err(error) => {
                 self.checks.fail("boot", self.now, || format!("p{peer} does not start: {error}"));
@@ -89,7 +100,7 @@ impl World {
         }
         sim.state = State::Running;
         self.refresh_trust(peer);
-        self.outputs(peer, out);
+        self.outputs(peer, &mut out);
         self.set_timer(peer);
         let directory = node::directory(peer, &self.peers[peer].plan);
         self.command(peer, Purpose::Other, Command::SetDirectory(directory));
@@ -106,6 +117,7 @@ impl World {
         let survivors = self.dice.index(pending + 1);
         self.trace.story(self.now, || format!("p{peer} CRASHES, {survivors} of {pending} unsynced batches survive"));
         let batches = self.peers[peer].disk.crash(survivors);
+        self.note_takeover(peer, false);
         self.note_durable(peer, &batches);
         self.gone(peer, false, down_us);
         if self.dice.chance(500) {
@@ -137,6 +149,8 @@ impl World {
         sim.gateway = None;
         sim.armed = None;
         let gone = sim.state == State::Gone;
+        self.trace.mark(self.now, || Mark::Is(peer, if gone { Being::Gone } else { Being::Down }));
+        self.trace.mark(self.now, || Mark::Follows(peer, None));
         self.checks.process_gone(peer);
         self.drop_ends(peer, clean);
         self.dirty = true;
@@ -151,6 +165,7 @@ impl World {
             return;
         }
         self.trace.story(self.now, || format!("p{peer} freezes for {} ms", for_us / MS));
+        self.trace.mark(self.now, || Mark::Is(peer, Being::Frozen));
         self.slack_us += for_us;
         self.peers[peer].frozen_until = self.now + for_us;
         let life = self.peers[peer].life;
@@ -172,6 +187,7 @@ impl World {
             return;
         }
         self.trace.story(self.now, || format!("p{peer} thaws"));
+        self.trace.mark(self.now, || Mark::Is(peer, Being::Awake));
         // The late timer and what waited in the sockets come in either order; only once it is all handed over is the
         // peer awake, so that nothing of now overtakes what came before.
         let wake_first = self.dice.chance(500);

@@ -3,22 +3,25 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 
-use mesh_core::crypto::{Signer, Symbolic};
+use mesh_core::config::Config;
+use mesh_core::crypto::Signer;
 use mesh_core::entry::Ending;
 use mesh_core::epoch::Epoch;
 use mesh_core::frame::Frame;
 use mesh_core::ids::{Attempt, Hash, NodeId, PeerId, ReqId};
-use mesh_core::io::{CmdId, Command, Input, SessionId, TxnId};
+use mesh_core::io::{CmdId, Command, Input, Output, SessionId, TxnId};
 
+mod faults;
 mod life;
 mod phases;
 mod shell;
 
 use crate::dice::Dice;
-use crate::disk::MemDisk;
-use crate::net::{Pair, Session};
-use crate::node::Node;
-use crate::plan::{Near, PeerPlan, Plan, Profile, SECOND, pairs};
+use crate::disk::{MemDisk, Snapshot};
+use crate::keys::Key;
+use crate::net::{Pairs, Session};
+use crate::node::{self, Node};
+use crate::plan::{Case, Near, PeerPlan, Plan, SECOND};
 use crate::predicates::{Checks, Violation};
 use crate::trace::{Level, Trace};
 
@@ -32,6 +35,8 @@ const SETTLE_US: u64 = 6 * SECOND;
 const UNSETTLED_US: u64 = SECOND;
 /// The first quiescence: topology kept.
 const QUIET_US: u64 = 8 * SECOND;
+/// The second quiescence lasts at least this long; the first, with its topology, is looked at for longer.
+const HEALED_US: u64 = 3 * SECOND;
 /// L3: within this time of the full healing, or of the call's own time.
 const TERMINAL_US: u64 = 30 * SECOND;
 /// How long the single link of L2 stays cut.
@@ -52,9 +57,10 @@ pub(crate) enum State {
 
 /// A peer as the simulator keeps it.
 pub(crate) struct Sim {
-    key: Symbolic,
+    pub(crate) key: Key,
     pub(crate) id: PeerId,
-    plan: PeerPlan,
+    pub(crate) plan: PeerPlan,
+    config: Config,
     disk: MemDisk,
     pub(crate) state: State,
     node: Option<Node>,
@@ -75,12 +81,34 @@ pub(crate) struct Sim {
     stall_us: u64,
     revoked: bool,
     thawing: bool,
+    /// Whether it holds itself for an owner.
+    owner: bool,
+    backup: Option<Snapshot>,
+    /// A backup was played back; every start notices until the core has written again.
+    rolled_back: bool,
+    /// Until then the disk takes nothing.
+    full_until: u64,
 }
 
 impl Sim {
     /// Running and not frozen.
     pub(crate) fn awake(&self) -> bool {
         self.state == State::Running && !self.frozen()
+    }
+
+    /// What a duration of the world is by this peer's clocks.
+    fn own_us(&self, world_us: u64) -> u64 {
+        let off = i128::from(world_us) * i128::from(self.plan.drift_ppm) / 1_000_000;
+        (i128::from(world_us) + off).max(0) as u64
+    }
+
+    /// The least duration of the world that is at least `own_us` by this peer's clocks.
+    fn world_us(&self, own_us: u64) -> u64 {
+        if self.plan.drift_ppm == 0 {
+            return own_us;
+        }
+        let rate = 1_000_000 + i128::from(self.plan.drift_ppm);
+        (i128::from(own_us) * 1_000_000 / rate) as u64 + 1
     }
 
     /// Frozen just now.
@@ -91,26 +119,86 @@ impl Sim {
 
 /// What happens at a moment.
 pub(crate) enum Event {
-    Wake { peer: usize, life: u64, at: u64 },
-    Synced { peer: usize, life: u64, txn: TxnId },
-    Input { peer: usize, life: u64, input: Box<Input> },
-    ToolDone { peer: usize, life: u64, id: ReqId, attempt: Attempt, ending: Ending },
-    Deliver { key: (usize, usize), end: usize, conn: u64, frame: Box<Frame> },
-    Detect { key: (usize, usize), conn: u64, end: usize },
-    LinkUp { key: (usize, usize), conn: u64, end: usize },
+    Wake {
+        peer: usize,
+        life: u64,
+        at: u64,
+    },
+    Synced {
+        peer: usize,
+        life: u64,
+        txn: TxnId,
+    },
+    Input {
+        peer: usize,
+        life: u64,
+        input: Box<Input>,
+    },
+    ToolDone {
+        peer: usize,
+        life: u64,
+        id: ReqId,
+        attempt: Attempt,
+        ending: Ending,
+    },
+    Deliver {
+        key: (usize, usize),
+        end: usize,
+        conn: u64,
+        frame: Box<Frame>,
+    },
+    Detect {
+        key: (usize, usize),
+        conn: u64,
+        end: usize,
+    },
+    LinkUp {
+        key: (usize, usize),
+        conn: u64,
+        end: usize,
+    },
     Dial((usize, usize)),
     Register(usize),
-    Goodbye { gateway: usize, node: usize, id: SessionId },
-    Moved { node: usize, id: SessionId },
-    CloseUntrusted { peer: usize, life: u64 },
-    Crash { peer: usize, life: u64, down_us: u64 },
-    Exit { peer: usize, life: u64, down_us: u64 },
+    Goodbye {
+        gateway: usize,
+        node: usize,
+        id: SessionId,
+    },
+    Moved {
+        node: usize,
+        id: SessionId,
+    },
+    CloseUntrusted {
+        peer: usize,
+        life: u64,
+    },
+    Crash {
+        peer: usize,
+        life: u64,
+        down_us: u64,
+    },
+    Exit {
+        peer: usize,
+        life: u64,
+        down_us: u64,
+    },
     Boot(usize),
-    Thaw { peer: usize, life: u64 },
+    /// The network tells a machine what time it is.
+    ClockFound {
+        peer: usize,
+        by_ms: i64,
+    },
+    Thaw {
+        peer: usize,
+        life: u64,
+    },
     Join(usize),
     Fault(usize),
     Ask(usize),
-    Cancel { peer: usize, id: ReqId },
+    Cancel {
+        peer: usize,
+        id: ReqId,
+    },
     Phase(Phase),
     Look,
 }
@@ -140,6 +228,7 @@ enum Purpose {
     Invite(usize),
     Redeem(usize),
     Stop(u64),
+    Leave,
     Other,
 }
 
@@ -172,6 +261,8 @@ struct Accepted {
     origin: usize,
     at: u64,
     ttl_ms: u64,
+    /// How much longer its origin may wait for its ending when the target is not there any more.
+    timeout_ms: u64,
 }
 
 /// What a run was like.
@@ -187,6 +278,8 @@ pub(crate) struct Stats {
     /// Times to settle after the faults and after the healing.
     pub(crate) settle_us: Vec<u64>,
     pub(crate) reigns: u64,
+    /// Undisturbed changes of leader: whether the old one was asked to stop, class of the new one, how long nobody led.
+    pub(crate) takeovers: Vec<(bool, u8, u64)>,
 }
 
 /// How a run went.
@@ -204,7 +297,7 @@ pub(crate) struct World {
     pub(crate) dice: Dice,
     pub(crate) plan: Plan,
     pub(crate) peers: Vec<Sim>,
-    pub(crate) pairs: BTreeMap<(usize, usize), Pair>,
+    pub(crate) pairs: Pairs,
     pub(crate) conns: u64,
     pub(crate) split: Vec<u8>,
     pub(crate) sparse_holds: bool,
@@ -216,6 +309,8 @@ pub(crate) struct World {
     commands: BTreeMap<CmdId, (Purpose, u64)>,
     command_ids: CmdId,
     accepted: BTreeMap<ReqId, Accepted>,
+    /// Calls whose confirmed ending their origin has told since the healing: nothing crashes any more, and S8 keeps them.
+    over: BTreeSet<ReqId>,
     invited: BTreeMap<usize, Hash>,
     phase: Phase,
     phase_at: u64,
@@ -225,26 +320,30 @@ pub(crate) struct World {
     unsettled_at: u64,
     settle_noted: bool,
     kept: Option<Epoch>,
+    /// When the leader went, undisturbed by anything else, and whether it was asked to.
+    takeover: Option<(u64, bool)>,
     /// When a call was last seen open at its origin, after the healing.
     open_at: u64,
     /// Longest time that a frame or a frozen peer was on its way, for S4's time.
     slack_us: u64,
     stats: Stats,
+    /// Spare room for the outputs of a step.
+    out: Vec<Output>,
     pub(crate) checks: Checks,
     pub(crate) trace: Trace,
 }
 
-/// Runs one seed. A panic of a core breaks a promise like any other.
-pub(crate) fn run(seed: u64, profile: Profile, level: Level) -> Outcome {
-    std::panic::catch_unwind(|| run_to_the_end(seed, profile, level)).unwrap_or_else(|_| Outcome {
+/// Runs one case. A panic of a core breaks a promise like any other.
+pub(crate) fn run(case: &Case, level: Level) -> Outcome {
+    std::panic::catch_unwind(|| run_to_the_end(case, level)).unwrap_or_else(|_| Outcome {
         violation: Some(Violation { predicate: "panic", at: 0, what: "see standard error".into() }),
         stats: Stats::default(),
         trace: Trace::new(Level::Off),
     })
 }
 
-fn run_to_the_end(seed: u64, profile: Profile, level: Level) -> Outcome {
-    let mut world = World::new(seed, profile, level);
+fn run_to_the_end(case: &Case, level: Level) -> Outcome {
+    let mut world = World::new(case, level);
     world.drive();
     world.stats.virtual_us = world.now;
     world.stats.runs = world.checks.runs.len() as u64;
@@ -252,16 +351,17 @@ fn run_to_the_end(seed: u64, profile: Profile, level: Level) -> Outcome {
 }
 
 impl World {
-    fn new(seed: u64, profile: Profile, level: Level) -> Self {
-        let plan = Plan::draw(seed, profile);
-        let mut dice = Dice::new(seed, 2);
+    fn new(case: &Case, level: Level) -> Self {
+        let plan = &case.plan;
+        let mut dice = Dice::new(case.seed, 2);
         let count = plan.peers.len();
-        let peers = plan.peers.iter().enumerate().map(|(index, plan)| {
-            let key = Symbolic::new(seed.wrapping_mul(1_000) + index as u64);
+        let peers = plan.peers.iter().enumerate().map(|(index, peer)| {
+            let key = Key::new(case.seed.wrapping_mul(1_000) + index as u64, case.real_keys);
             Sim {
                 id: key.public_key().peer_id(),
                 key,
-                plan: plan.clone(),
+                plan: peer.clone(),
+                config: node::config(&case.config, plan, peer),
                 disk: MemDisk::default(),
                 state: State::Absent,
                 node: None,
@@ -269,7 +369,7 @@ impl World {
                 frozen_until: 0,
                 held: Vec::new(),
                 mono_ms: dice.range(0..=10_000_000),
-                wall_off_ms: plan.skew_ms,
+                wall_off_ms: peer.skew_ms,
                 wake_at: None,
                 spins: 0,
                 gateway: None,
@@ -280,10 +380,14 @@ impl World {
                 stall_us: 0,
                 revoked: false,
                 thawing: false,
+                owner: false,
+                backup: None,
+                rolled_back: false,
+                full_until: 0,
             }
         });
         let peers: Vec<Sim> = peers.collect();
-        let pairs = pairs(count).zip(&plan.latency_us).map(|(key, latency_us)| (key, Pair::new(*latency_us))).collect();
+        let pairs = Pairs::new(count, &plan.latency_us);
         Self {
             now: 0,
             heap: BinaryHeap::new(),
@@ -302,6 +406,7 @@ impl World {
             commands: BTreeMap::new(),
             command_ids: 0,
             accepted: BTreeMap::new(),
+            over: BTreeSet::new(),
             invited: BTreeMap::new(),
             phase: Phase::Setup,
             phase_at: 0,
@@ -311,13 +416,20 @@ impl World {
             unsettled_at: 0,
             settle_noted: true,
             kept: None,
+            takeover: None,
             open_at: 0,
             slack_us: 0,
             stats: Stats::default(),
+            out: Vec::new(),
             checks: Checks::new(count),
             trace: Trace::new(level),
-            plan,
+            plan: plan.clone(),
         }
+    }
+
+    /// The handle that a peer asks for.
+    fn wanted_handle(&self, peer: usize) -> NodeId {
+        NodeId::slug(&format!("device {}", self.peers[peer].plan.named_like.unwrap_or(peer)))
     }
 
     // --- The loop -------------------------------------------------------------------------------------------------
@@ -377,6 +489,7 @@ impl World {
                 }
             }
             Event::Boot(peer) => self.boot(peer),
+            Event::ClockFound { peer, by_ms } => self.peers[peer].wall_off_ms += by_ms,
             Event::Thaw { peer, life } => {
                 if self.peers[peer].life == life {
                     self.thaw(peer);
@@ -398,9 +511,4 @@ impl World {
             Event::Look => self.look(),
         }
     }
-}
-
-/// The handle that a peer asks for.
-fn handle(peer: usize) -> NodeId {
-    NodeId::slug(&format!("device {peer}"))
 }

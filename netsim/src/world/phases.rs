@@ -1,72 +1,20 @@
 //! The plan as it is carried out, the phases of a run, and the predicates of liveness.
 
-use mesh_core::entry::{Effect, Payload, Tier};
+use mesh_core::entry::{Effect, Payload};
 use mesh_core::ids::{Hash, ReqId};
-use mesh_core::io::{CallRecord, CallState, Command, NewCall, Space};
+use mesh_core::io::{CallState, Command, NewCall};
 use mesh_core::limits;
 
 use super::{
-    Event, L2_CUT_US, Phase, Purpose, QUIET_US, SETTLE_US, SETUP_US, State, TERMINAL_US, UNSETTLED_US, World, handle,
+    Event, HEALED_US, L2_CUT_US, Phase, Purpose, QUIET_US, SETTLE_US, SETUP_US, State, TERMINAL_US, UNSETTLED_US, World,
 };
 use crate::net::pair_of;
-use crate::node::{self, Node};
-use crate::plan::{Ask, FAULTS_US, Fault, MS, SECOND};
+use crate::node::Node;
+use crate::plan::{Ask, MS, NEVER, SECOND};
+use crate::predicates::Told;
+use crate::trace::Mark;
 
 impl World {
-    pub(super) fn fault(&mut self, index: usize) {
-        let fault = self.plan.faults[index].1.clone();
-        if self.phase != Phase::Faults {
-            return;
-        }
-        self.trace.story(self.now, || format!("-- {fault:?}"));
-        match fault {
-            Fault::Split(groups) => {
-                self.split = groups;
-                self.refresh_cuts();
-            }
-            Fault::Unsplit => {
-                self.split.clear();
-                self.refresh_cuts();
-            }
-            Fault::Cut(a, b) | Fault::Uncut(a, b) => {
-                let (key, _) = pair_of(a, b);
-                if let Some(pair) = self.pairs.get_mut(&key) {
-                    pair.single = matches!(fault, Fault::Cut(..));
-                }
-                self.refresh_cuts();
-            }
-            Fault::OneWay(from, to, loss) => {
-                let (key, end) = pair_of(from, to);
-                if let Some(pair) = self.pairs.get_mut(&key) {
-                    pair.loss[end] = loss;
-                }
-            }
-            Fault::Loss(loss) => self.loss = loss,
-            Fault::Crash { peer, down_us } => self.crash(peer, down_us),
-            Fault::CrashNear { peer, near, after_us, down_us } => {
-                self.peers[peer].armed = Some((near, after_us, down_us));
-            }
-            Fault::Stop { peer, down_us } => {
-                if self.peers[peer].awake() {
-                    self.command(peer, Purpose::Stop(down_us), Command::Stop);
-                    let life = self.peers[peer].life;
-                    // The shell does not wait for ever (mesh-protocol.md §4, Shutdown).
-                    self.at(150 * MS, Event::Exit { peer, life, down_us });
-                }
-            }
-            Fault::Suspend { peer, for_us } => self.freeze(peer, for_us),
-            Fault::Stall { peer, for_us } => self.peers[peer].stall_us = for_us,
-            Fault::WallJump { peer, by_ms } => self.peers[peer].wall_off_ms += by_ms,
-            Fault::Revoke { by, peer } => {
-                let id = self.peers[peer].id;
-                let owner = self.peers[by].plan.tier == Tier::Owner;
-                if owner && self.peers[by].awake() && self.peers[peer].state != State::Absent {
-                    self.command(by, Purpose::Other, Command::Revoke { peer: id });
-                }
-            }
-        }
-    }
-
     pub(super) fn ask(&mut self, index: usize) {
         let ask: Ask = self.plan.asks[index].1.clone();
         let origin = ask.origin;
@@ -80,7 +28,7 @@ impl World {
                 let view = self.peers[origin].node.as_ref().map(Node::view);
                 let named = view
                     .and_then(|view| view.nodes.iter().find(|node| node.peer == id).map(|node| node.node_id.clone()));
-                named.unwrap_or_else(|| handle(target)).to_string()
+                named.unwrap_or_else(|| self.wanted_handle(target)).to_string()
             }
         };
         let text = format!("{{\"n\":{}}}", ask.argument);
@@ -96,7 +44,7 @@ impl World {
             tool: ask.tool.parse().expect("a valid constant"),
             arguments,
             ttl_ms: ask.ttl_ms,
-            timeout_ms: 60_000,
+            timeout_ms: ask.timeout_ms.unwrap_or(60_000),
             effect: ask.strict.then_some(Effect::Once),
             principal: "owner".into(),
             client_key: ask.key,
@@ -111,6 +59,8 @@ impl World {
 
     pub(super) fn enter(&mut self, phase: Phase) {
         self.trace.story(self.now, || format!("== {phase:?}"));
+        self.trace.mark(self.now, || Mark::Phase(format!("{phase:?}")));
+        self.takeover = None;
         self.phase = phase;
         self.phase_at = self.now;
         match phase {
@@ -126,11 +76,11 @@ impl World {
                     self.at(self.plan.asks[index].0, Event::Ask(index));
                 }
                 for peer in 0..self.peers.len() {
-                    if self.peers[peer].state == State::Absent {
+                    if self.peers[peer].state == State::Absent && self.peers[peer].plan.join_at < NEVER {
                         self.at(self.peers[peer].plan.join_at, Event::Join(peer));
                     }
                 }
-                self.at(FAULTS_US, Event::Phase(Phase::Quiet));
+                self.at(self.plan.faults_us, Event::Phase(Phase::Quiet));
             }
             Phase::Quiet => {
                 self.calm();
@@ -140,7 +90,7 @@ impl World {
                 self.split.clear();
                 self.sparse_holds = false;
                 for pair in self.pairs.values_mut() {
-                    pair.single = false;
+                    pair.single = [false; 2];
                 }
                 self.refresh_cuts();
             }
@@ -160,6 +110,7 @@ impl World {
         for peer in 0..self.peers.len() {
             self.peers[peer].armed = None;
             self.peers[peer].stall_us = 0;
+            self.peers[peer].full_until = 0;
             self.thaw(peer);
             if self.peers[peer].state == State::Down {
                 let delay = self.dice.range(0..=100 * MS);
@@ -194,7 +145,7 @@ impl World {
                 for (other, done) in done.iter_mut().enumerate() {
                     if !*done
                         && self.member(other)
-                        && !self.pairs[&pair_of(at, other).0].cut
+                        && !self.pairs[&pair_of(at, other).0].is_cut()
                         && self.trusts(at, other)
                         && self.trusts(other, at)
                     {
@@ -203,7 +154,7 @@ impl World {
                     }
                 }
             }
-            let may_lead = |peer: &usize| self.peers[*peer].plan.eligible && self.peers[*peer].plan.tier == Tier::Owner;
+            let may_lead = |peer: &usize| self.peers[*peer].plan.eligible && self.peers[*peer].owner;
             let gateway = self.peers[start].gateway;
             let agreed = component.iter().all(|peer| self.peers[*peer].gateway == gateway);
             let sound = match gateway {
@@ -248,6 +199,11 @@ impl World {
     /// Looked at now and then: deadlines of the liveness predicates, and whether the phase is over.
     pub(super) fn look(&mut self) {
         self.at(250 * MS, Event::Look);
+        for (peer, sim) in self.peers.iter().enumerate() {
+            if let Some(node) = &sim.node {
+                self.checks.s11_queue(self.now, peer, sim.id, node.open_calls(), &sim.config);
+            }
+        }
         self.l1_note();
         if let Some(at) = self.settled_at {
             self.note_settling(at);
@@ -263,7 +219,7 @@ impl World {
                 });
                 if here && linked && self.settled_at.is_some_and(|at| self.now >= at + 500 * MS) {
                     self.enter(Phase::Faults);
-                } else if since > SETUP_US {
+                } else if since > SETUP_US + self.peers.len() as u64 * 300 * MS {
                     let beliefs = self.beliefs();
                     self.checks.fail("setup", self.now, || format!("not all joined, linked and settled: {beliefs}"));
                 }
@@ -299,13 +255,24 @@ impl World {
         believes.collect::<Vec<_>>().join(", ")
     }
 
-    /// A call as its origin's door would show it.
-    pub(super) fn record_at(&self, peer: usize, id: &ReqId) -> Option<CallRecord> {
-        let sim = &self.peers[peer];
-        if let Some(record) = sim.node.as_ref().and_then(|node| node.open_call(id)) {
-            return Some(record.clone());
-        }
-        sim.disk.applied(Space::Calls, &id.0).and_then(|value| node::call_record(value))
+    /// The leader goes while nothing else is wrong: how long until another leads?
+    pub(super) fn note_takeover(&mut self, peer: usize, asked: bool) {
+        let leads = self.peers[peer].gateway.is_some_and(|epoch| epoch.peer == self.peers[peer].id);
+        let calm = self.loss == 0
+            && self.pairs.iter().all(|(_, pair)| !pair.is_cut() && pair.loss == [0; 2])
+            && self.peers.iter().all(|sim| matches!(sim.state, State::Running | State::Absent) && !sim.frozen());
+        let followed = (0..self.peers.len())
+            .all(|other| !self.peers[other].awake() || self.peers[other].gateway == self.peers[peer].gateway);
+        let linked = (0..self.peers.len())
+            .all(|other| other == peer || !self.peers[other].awake() || self.sees_link(other, peer));
+        let undisturbed = leads && calm && followed && linked && self.phase == Phase::Faults;
+        self.takeover = undisturbed.then_some((self.now, asked));
+    }
+
+    /// A call as a peer's door would show it.
+    pub(super) fn told_at(&self, peer: usize, id: &ReqId) -> Option<Told> {
+        let open = self.peers[peer].node.as_ref().and_then(|node| node.open_call(id));
+        open.map(Told::of).or_else(|| self.checks.told[peer].get(id).copied())
     }
 
     /// **L3** in 30 s after the full healing every accepted call is terminal at its origin, or by its own time when that
@@ -313,53 +280,71 @@ impl World {
     pub(super) fn l3_accepted_calls_end(&mut self) {
         let mut open = 0;
         let mut broken = None;
+        let mut over = Vec::new();
         for (id, accepted) in &self.accepted {
+            if self.over.contains(id) {
+                continue;
+            }
             let sim = &self.peers[accepted.origin];
             if sim.state != State::Running || sim.revoked {
                 continue;
             }
-            let record = self.record_at(accepted.origin, id);
-            let Some(record) = record else {
+            let Some(told) = self.told_at(accepted.origin, id) else {
                 broken.get_or_insert(format!("p{} accepted {id} and does not know it", accepted.origin));
                 continue;
             };
-            let target = self.index_of(&record.header.target);
+            let target = self.index_of(&told.target);
             if target.is_some_and(|target| self.peers[target].awake() && !self.trusts(target, accepted.origin)) {
                 // Its origin was thrown out and does not know it: nobody can tell it anything any more.
                 continue;
             }
-            let target_there = target.is_some_and(|target| self.member(target) && self.trusts(accepted.origin, target));
-            let ended = matches!(record.state, CallState::Ended(_)) && (record.confirmed || !target_there);
+            // A target that was restored from a backup since has nothing to say about it.
+            let same_life = |target: usize| {
+                let life = self.peers[target].node.as_ref().map(|node| node.view().incarnation);
+                told.life.is_none() || told.life == life
+            };
+            let target_there = target
+                .is_some_and(|target| self.member(target) && self.trusts(accepted.origin, target) && same_life(target));
+            let ended = matches!(told.state, CallState::Ended(_)) && (told.confirmed || !target_there);
             if ended {
+                if told.confirmed {
+                    over.push(*id);
+                }
                 continue;
             }
             open += 1;
-            let own = accepted.at + (accepted.ttl_ms + 2 * limits::epsilon_ms(accepted.ttl_ms)) * MS + 5 * SECOND;
+            let own = accepted.ttl_ms + accepted.timeout_ms + 4 * limits::epsilon_ms(accepted.ttl_ms);
+            let own = accepted.at + own * MS + 5 * SECOND;
+            let own = if self.plan.drifts() { own + own / 8 } else { own };
             let due = (self.phase_at + TERMINAL_US).max(own);
             if self.now > due {
-                broken.get_or_insert(format!(
-                    "{id} of p{} for {target:?} is still {} (confirmed {}) at its origin: {:?}",
-                    accepted.origin,
-                    record.state.as_str(),
-                    record.confirmed,
+                let history = self.peers[accepted.origin].node.as_ref().and_then(|node| node.open_call(id));
+                let history = history.map(|record| {
                     record
                         .history
                         .iter()
                         .map(|row| (row.state.as_str(), row.attempt, row.reason.as_str()))
                         .collect::<Vec<_>>()
+                });
+                broken.get_or_insert(format!(
+                    "{id} of p{} for {target:?} is still {} (confirmed {}) at its origin: {history:?}",
+                    accepted.origin,
+                    told.state.as_str(),
+                    told.confirmed,
                 ));
             }
         }
+        self.over.extend(over);
         if let Some(what) = broken {
             self.checks.fail("L3", self.now, || what);
         }
         let settled = self.settled_at.is_some_and(|at| self.now >= at + SECOND);
-        let asked = self.now >= self.faults_at + FAULTS_US + 3 * SECOND + QUIET_US;
+        let asked = self.now >= self.faults_at + self.plan.faults_us + 3 * SECOND + QUIET_US;
         if open > 0 {
             self.open_at = self.now;
         }
         let told = self.now >= self.open_at + 2 * SECOND;
-        if told && settled && asked && self.now - self.phase_at >= SETTLE_US {
+        if told && settled && asked && self.now - self.phase_at >= HEALED_US {
             self.l4_books_agree();
             self.enter(Phase::LinkCut);
         }
@@ -383,9 +368,7 @@ impl World {
         let b = self.dice.pick(&others);
         let (key, _) = pair_of(a, b);
         self.trace.story(self.now, || format!("-- L2: cut p{a}-p{b}"));
-        if let Some(pair) = self.pairs.get_mut(&key) {
-            pair.single = true;
-        }
+        self.pairs.of(key).single = [true; 2];
         self.refresh_cuts();
     }
 
@@ -394,8 +377,11 @@ impl World {
     pub(super) fn l4_books_agree(&mut self) {
         let mut broken = None;
         for (id, accepted) in &self.accepted {
-            let Some(told) = self.record_at(accepted.origin, id).filter(|record| record.confirmed) else { continue };
-            let target = self.index_of(&told.header.target);
+            if !self.member(accepted.origin) {
+                continue;
+            }
+            let Some(told) = self.told_at(accepted.origin, id).filter(|told| told.confirmed) else { continue };
+            let target = self.index_of(&told.target);
             for peer in (0..self.peers.len()).filter(|peer| self.member(*peer)) {
                 // What somebody wrote after being thrown out does not reach those who hold that.
                 let hears = |other: usize| self.trusts(peer, other) && self.trusts(other, peer);
@@ -403,7 +389,7 @@ impl World {
                 if !hears(accepted.origin) || !target.is_some_and(hears) {
                     continue;
                 }
-                let Some(record) = self.record_at(peer, id) else { continue };
+                let Some(record) = self.told_at(peer, id) else { continue };
                 if (record.state, record.confirmed) != (told.state, told.confirmed) {
                     broken.get_or_insert(format!(
                         "{id} is {} at its origin p{}, and {} (confirmed {}) at p{peer}",
@@ -423,9 +409,9 @@ impl World {
     pub(super) fn count_endings(&mut self) {
         let accepted: Vec<(ReqId, usize)> = self.accepted.iter().map(|(id, call)| (*id, call.origin)).collect();
         for (id, origin) in accepted {
-            let word = match self.record_at(origin, &id) {
-                Some(record) if record.confirmed => record.state.as_str().to_owned(),
-                Some(record) => format!("{}*", record.state.as_str()),
+            let word = match self.told_at(origin, &id) {
+                Some(told) if told.confirmed => told.state.as_str().to_owned(),
+                Some(told) => format!("{}*", told.state.as_str()),
                 None => "origin gone".to_owned(),
             };
             *self.stats.endings.entry(word).or_default() += 1;

@@ -1,17 +1,20 @@
 //! What a peer's shell does with its core: inputs in, outputs out, disk, tools, replies.
 
 use mesh_core::crypto::Signer;
-use mesh_core::entry::{Effect, Ending, Payload, SignedEntry};
+use mesh_core::entry::{Effect, Ending, Payload, SignedEntry, Tier};
 use mesh_core::epoch::Epoch;
 use mesh_core::frame::{AnswerKind, Frame};
 use mesh_core::ids::{Attempt, Hash, Incarnation, PeerId, ReqId};
-use mesh_core::io::{Batch, CmdId, Command, Fact, Input, Invocation, Now, Output, Reply, Space, ToolOutcome, TxnId};
+use mesh_core::io::{
+    Batch, CallState, CmdId, Command, Fact, Input, Invocation, Now, Output, Reply, Space, ToolOutcome, TxnId,
+};
 use mesh_core::limits;
 
-use super::{Accepted, Event, Phase, Purpose, State, WALL_MS, World, handle};
+use super::{Accepted, Event, Phase, Purpose, State, WALL_MS, World};
 use crate::node::Node;
 use crate::plan::{MS, Near, SECOND};
 use crate::predicates::output_of;
+use crate::trace::Mark;
 
 impl World {
     /// The peer's index, if it is one of ours.
@@ -26,9 +29,15 @@ impl World {
 
     pub(super) fn now_of(&self, peer: usize) -> Now {
         let peer = &self.peers[peer];
-        let ms = self.now / MS;
+        let ms = peer.own_us(self.now) / MS;
         let wall = WALL_MS + ms.cast_signed() + peer.wall_off_ms;
         Now { mono_ms: peer.mono_ms + ms, wall_ms: wall.max(0).cast_unsigned() }
+    }
+
+    /// The time by a peer's own clock of durations, in microseconds.
+    fn own_now(&self, peer: usize) -> u64 {
+        let sim = &self.peers[peer];
+        sim.mono_ms * MS + sim.own_us(self.now)
     }
 
     /// Hands an input to a peer's core, at once or when it thaws.
@@ -42,22 +51,24 @@ impl World {
         }
         let now = self.now_of(peer);
         let Some(mut node) = self.peers[peer].node.take() else { return };
-        let mut out = Vec::new();
+        let mut out = std::mem::take(&mut self.out);
         if let Input::Recv(_, Frame::Dispatch(dispatch)) = &input {
-            self.checks.dispatched(self.now, peer, dispatch, &self.peers[peer].disk);
+            self.checks.dispatched(self.own_now(peer), peer, dispatch, &self.peers[peer].disk);
         }
         if !matches!(input, Input::Recv(..)) {
             self.trace.detail(self.now, || format!("p{peer} :: {input:?}"));
         }
         node.step(now, &mut self.dice, input, &mut out);
         self.peers[peer].node = Some(node);
-        self.outputs(peer, out);
+        self.outputs(peer, &mut out);
+        self.out = out;
         self.set_timer(peer);
     }
 
     pub(super) fn set_timer(&mut self, peer: usize) {
         let Some(timeout) = self.peers[peer].node.as_ref().and_then(Node::poll_timeout) else { return };
-        let due = timeout.saturating_sub(self.peers[peer].mono_ms).saturating_mul(MS).max(self.now);
+        let own = timeout.saturating_sub(self.peers[peer].mono_ms).saturating_mul(MS);
+        let due = self.peers[peer].world_us(own).max(self.now);
         if self.peers[peer].wake_at.is_some_and(|at| at <= due && at >= self.now) {
             return;
         }
@@ -72,7 +83,7 @@ impl World {
             return;
         }
         sim.wake_at = None;
-        let now_ms = sim.mono_ms + self.now / MS;
+        let now_ms = sim.mono_ms + sim.own_us(self.now) / MS;
         if sim.node.as_ref().and_then(Node::poll_timeout).is_some_and(|timeout| timeout <= now_ms) {
             self.input(peer, Input::Wake);
             let sim = &mut self.peers[peer];
@@ -86,8 +97,8 @@ impl World {
         }
     }
 
-    pub(super) fn outputs(&mut self, peer: usize, out: Vec<Output>) {
-        for output in out {
+    pub(super) fn outputs(&mut self, peer: usize, out: &mut Vec<Output>) {
+        for output in out.drain(..) {
             match output {
                 Output::Send(to, frame) => self.send_out(peer, &to, frame),
                 Output::Commit(txn, batch) => self.commit(peer, txn, batch),
@@ -133,6 +144,10 @@ impl World {
     pub(super) fn send_out(&mut self, peer: usize, to: &PeerId, frame: Frame) {
         let Some(to_index) = self.index_of(to) else { return };
         self.trace.detail(self.now, || format!("p{peer} -> p{to_index} {frame:?}"));
+        if matches!(frame, Frame::Dispatch(_)) {
+            let trusted = self.trusts(peer, to_index);
+            self.checks.s5_dispatches_to_members_only(self.now, peer, to_index, trusted);
+        }
         if let Frame::Answer(answer) = &frame
             && matches!(answer.what, AnswerKind::Fenced(_) | AnswerKind::Running { .. } | AnswerKind::Ended(_))
         {
@@ -146,8 +161,20 @@ impl World {
             let rows: Vec<&str> = batch.writes.iter().map(|write| write.space.name()).collect();
             format!("p{peer} commits {txn} sync={} {rows:?}", batch.sync)
         });
+        if self.peers[peer].full_until > self.now {
+            // A write that fails is the end of the process, and a new one reads what is really there.
+            self.trace.story(self.now, || format!("p{peer}'s disk is full"));
+            let (life, down_us) = (self.peers[peer].life, self.peers[peer].full_until - self.now);
+            self.at(0, Event::Crash { peer, life, down_us });
+            return;
+        }
         let waited = batch.sync;
+        let verdicts = batch.writes.iter().any(|write| write.space == Space::Trust);
         self.peers[peer].disk.commit(txn, batch);
+        if verdicts {
+            let sim = &self.peers[peer];
+            self.checks.s10_revocation_not_undone(self.now, peer, &sim.trusted, &sim.disk);
+        }
         self.begin_sync(peer);
         if waited {
             self.armed(peer, Near::Commit);
@@ -171,6 +198,7 @@ impl World {
             return;
         }
         let batches = self.peers[peer].disk.end_sync(txn);
+        self.peers[peer].rolled_back = false;
         self.note_durable(peer, &batches);
         self.input(peer, Input::Durable(txn));
         self.begin_sync(peer);
@@ -203,16 +231,26 @@ impl World {
 
     pub(super) fn invoke(&mut self, peer: usize, invocation: &Invocation) {
         let (id, attempt) = (invocation.id, invocation.attempt);
+        self.trace.mark(self.now, || Mark::Runs(peer));
         self.trace.story(self.now, || format!("p{peer} RUNS {id} attempt {attempt} {}", invocation.header.tool));
         let origin = self.index_of(&invocation.origin);
-        let approved = self.peers[peer].node.as_ref().is_some_and(|node| {
+        let (revoked, tier) = self.peers[peer].node.as_ref().map_or((false, None), |node| {
             let view = node.view();
-            !view.revoked && view.nodes.iter().any(|node| node.peer == invocation.origin)
+            let origin = view.nodes.iter().find(|node| node.peer == invocation.origin);
+            (view.revoked, origin.map(|origin| origin.tier))
         });
+        let own = self.own_now(peer);
         let sim = &self.peers[peer];
         let (checks, now) = (&mut self.checks, self.now);
-        checks.s4_started_is_durable_and_origin_approved(now, peer, invocation, &sim.disk, origin, approved);
-        checks.s4_time_is_left(now, peer, id, attempt);
+        checks.s4_started_is_durable_and_origin_approved(now, peer, invocation, &sim.disk, origin, tier.is_some());
+        checks.s4_origin_of_sufficient_tier(now, peer, invocation, tier);
+        checks.s5_revoked_invokes_nothing(now, peer, revoked, id);
+        checks.s6_nothing_cancelled_runs(now, peer, id);
+        checks.s11_running(now, peer, sim.tools.len() + 1, &sim.config);
+        if !self.plan.wall_jumps && !self.plan.drifts() && self.slack_us == 0 {
+            checks.s7_nothing_runs_that_was_reported_expired(now, peer, id);
+        }
+        checks.s4_time_is_left(now, own, peer, id, attempt);
         checks.s2_obeyed_epochs_never_decrease(now, peer, id, attempt, &sim.disk);
         checks.s6_nothing_runs_after_its_ending(now, peer, id, attempt);
         checks.s9_nothing_forgotten_runs(now, peer, id);
@@ -254,7 +292,8 @@ impl World {
         let Some(origin) = self.index_of(&known.origin) else { return };
         let ttl_us = known.header.ttl_ms * MS;
         let Some(accepted) = self.accepted.get(&id) else { return };
-        if self.plan.wall_jumps || accepted.origin != origin {
+        // With durations beyond their bound a call may start late, to be amended by its target's word (§7, row 17).
+        if self.plan.wall_jumps || self.plan.drifts() || accepted.origin != origin {
             return;
         }
         let late = self.now.saturating_sub(accepted.at + ttl_us);
@@ -303,33 +342,45 @@ impl World {
             }
             Fact::Revoked => {
                 self.trace.story(self.now, || format!("p{peer} holds its own revocation"));
+                self.checks.s5_own_revocation_is_durable(self.now, peer, self.peers[peer].id);
                 self.peers[peer].revoked = true;
                 self.dirty = true;
                 let life = self.peers[peer].life;
                 let delay = self.dice.range(0..=2 * SECOND);
                 self.at(delay, Event::Crash { peer, life, down_us: 0 });
             }
-            Fact::Call(id, row) => self.trace.story(self.now, || {
-                let by = self.peers.iter().position(|sim| sim.id == row.peer);
-                format!(
-                    "p{peer} has {id} {} (attempt {}, by {by:?}, confirmed {}) {}",
-                    row.state.as_str(),
-                    row.attempt,
-                    row.confirmed,
-                    row.reason
-                )
-            }),
+            Fact::Call(id, row) => {
+                if let CallState::Ended(ending) = row.state
+                    && self.accepted.get(&id).is_some_and(|accepted| accepted.origin == peer)
+                {
+                    self.trace.mark(self.now, || Mark::Ended(peer, ending.as_str(), row.confirmed));
+                }
+                self.trace.story(self.now, || {
+                    let by = self.peers.iter().position(|sim| sim.id == row.peer);
+                    format!(
+                        "p{peer} has {id} {} (attempt {}, by {by:?}, confirmed {}) {}",
+                        row.state.as_str(),
+                        row.attempt,
+                        row.confirmed,
+                        row.reason
+                    )
+                });
+            }
             Fact::Warning(text, about) => {
                 let about = self.index_of(&about);
                 self.trace.story(self.now, || format!("p{peer} warns about {about:?}: {text}"));
             }
-            Fact::View | Fact::CallEnded(_) => {}
+            Fact::CallEnded(id) => self.checks.told_ending_is_durable(self.now, peer, id, &self.peers[peer].disk),
+            Fact::View => {}
         }
     }
 
     pub(super) fn refresh_trust(&mut self, peer: usize) {
         if let Some(node) = &self.peers[peer].node {
-            self.peers[peer].trusted = node.view().nodes.iter().map(|node| node.peer).collect();
+            let view = node.view();
+            let sim = &mut self.peers[peer];
+            sim.owner = view.nodes.iter().any(|node| node.peer == sim.id && node.tier == Tier::Owner);
+            sim.trusted = view.nodes.iter().map(|node| node.peer).collect();
             self.dirty = true;
         }
     }
@@ -347,7 +398,15 @@ impl World {
             }
             None => format!("p{peer} follows nobody"),
         });
+        self.trace.mark(self.now, || {
+            let whom =
+                epoch.and_then(|epoch| Some((self.peers.iter().position(|sim| sim.id == epoch.peer)?, epoch.counter)));
+            Mark::Follows(peer, whom)
+        });
         if let (true, Some(epoch)) = (leads, epoch) {
+            if let Some((since, asked)) = self.takeover.take() {
+                self.stats.takeovers.push((asked, epoch.class, self.now - since));
+            }
             self.stats.reigns += 1;
             let life = self.peers[peer].life;
             self.checks.s1_one_reign_per_epoch(self.now, peer, life, epoch, &self.peers[peer].disk);
@@ -386,10 +445,17 @@ impl World {
                 let origin = self.peers.iter().position(|sim| id.is_of(&sim.id));
                 self.checks.s6_receipt_after_durable_header(self.now, peer, origin, id);
                 if created {
+                    self.trace.mark(self.now, || Mark::Accepted(peer));
+                    let sim = &self.peers[peer];
+                    if let Some(node) = &sim.node {
+                        let open = node.open_calls();
+                        self.checks.s11_open_per_target(self.now, peer, sim.id, &id, open, &sim.config);
+                    }
                     self.stats.accepted += 1;
                     let ask = &self.plan.asks[index].1;
                     let (ttl_ms, cancel) = (ask.ttl_ms, ask.cancel_after_us);
-                    self.accepted.insert(id, Accepted { origin: peer, at: asked_at, ttl_ms });
+                    let timeout_ms = ask.timeout_ms.unwrap_or_default();
+                    self.accepted.insert(id, Accepted { origin: peer, at: asked_at, ttl_ms, timeout_ms });
                     if let Some(delay) = cancel {
                         self.at(delay, Event::Cancel { peer, id });
                     }
@@ -400,7 +466,7 @@ impl World {
                 self.welcome(newcomer, &welcome);
             }
             (Purpose::Invite(newcomer), Reply::Invited) => {
-                let (key, node_id) = (self.peers[newcomer].key.public_key(), handle(newcomer));
+                let (key, node_id) = (self.peers[newcomer].key.public_key(), self.wanted_handle(newcomer));
                 let secret = self.invited[&newcomer];
                 self.input_command_later(peer, Purpose::Redeem(newcomer), Command::Redeem { secret, key, node_id });
             }
@@ -408,8 +474,16 @@ impl World {
                 let life = self.peers[peer].life;
                 self.at(0, Event::Exit { peer, life, down_us });
             }
+            (Purpose::Leave, Reply::Left) => {
+                // The shell would found another mesh; this one sees it no more.
+                self.peers[peer].revoked = true;
+                self.dirty = true;
+                let life = self.peers[peer].life;
+                self.at(0, Event::Crash { peer, life, down_us: 0 });
+            }
             (
                 Purpose::Cancel
+                | Purpose::Leave
                 | Purpose::Other
                 | Purpose::Approve(_)
                 | Purpose::Redeem(_)

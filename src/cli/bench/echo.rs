@@ -18,40 +18,52 @@ use crate::cli::exit::Failure;
 /// Bytes of one message: about a small frame of ours.
 const MESSAGE: usize = 256;
 
-/// Sends messages back and forth over one QUIC stream on loopback, one at a time; the other end is a thread with a
-/// runtime of its own, as it would be in another process.
-pub(super) async fn quic(rounds: usize) -> Result<Samples, Failure> {
-    let certified =
-        rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).map_err(trouble("a certificate"))?;
-    let certificate = certified.cert.der().clone();
-    let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(certified.signing_key.serialize_der()));
-    let (told, address) = tokio::sync::oneshot::channel();
-    let theirs = certificate.clone();
-    let thread = std::thread::spawn(move || serve(theirs, key, told));
-    let address = address.await.map_err(trouble("the other end of the echo"))?;
+/// One QUIC stream on loopback whose other end sends back what it gets. That end is a thread with a runtime of its own, as
+/// it would be in another process.
+pub(super) struct Echo {
+    endpoint: quinn::Endpoint,
+    connection: quinn::Connection,
+    send: quinn::SendStream,
+    recv: quinn::RecvStream,
+    thread: std::thread::JoinHandle<Option<()>>,
+}
 
-    let mut roots = RootCertStore::empty();
-    roots.add(certificate).map_err(trouble("a certificate"))?;
-    let config = quinn::ClientConfig::with_root_certificates(Arc::new(roots)).map_err(trouble("TLS"))?;
-    let endpoint = quinn::Endpoint::client(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).map_err(trouble("a socket"))?;
-    let connecting = endpoint.connect_with(config, address, "localhost").map_err(trouble("dialling"))?;
-    let connection = connecting.await.map_err(trouble("dialling"))?;
-    let (mut send, mut recv) = connection.open_bi().await.map_err(trouble("a stream"))?;
-    let mut message = [7; MESSAGE];
-    let mut samples = Samples::default();
-    for round in 0..rounds + rounds / 10 {
-        let began = Instant::now();
-        send.write_all(&message).await.map_err(trouble("the echo"))?;
-        recv.read_exact(&mut message).await.map_err(trouble("the echo"))?;
-        // The first tenth warms up.
-        if round >= rounds / 10 {
-            samples.add(began.elapsed());
-        }
+impl Echo {
+    pub(super) async fn open() -> Result<Self, Failure> {
+        let certified =
+            rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).map_err(trouble("a certificate"))?;
+        let certificate = certified.cert.der().clone();
+        let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(certified.signing_key.serialize_der()));
+        let (told, address) = tokio::sync::oneshot::channel();
+        let theirs = certificate.clone();
+        let thread = std::thread::spawn(move || serve(theirs, key, told));
+        let address = address.await.map_err(trouble("the other end of the echo"))?;
+
+        let mut roots = RootCertStore::empty();
+        roots.add(certificate).map_err(trouble("a certificate"))?;
+        let config = quinn::ClientConfig::with_root_certificates(Arc::new(roots)).map_err(trouble("TLS"))?;
+        let endpoint =
+            quinn::Endpoint::client(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).map_err(trouble("a socket"))?;
+        let connecting = endpoint.connect_with(config, address, "localhost").map_err(trouble("dialling"))?;
+        let connection = connecting.await.map_err(trouble("dialling"))?;
+        let (send, recv) = connection.open_bi().await.map_err(trouble("a stream"))?;
+        Ok(Self { endpoint, connection, send, recv, thread })
     }
-    connection.close(0u32.into(), b"");
-    endpoint.wait_idle().await;
-    let _ = thread.join();
-    Ok(samples)
+
+    /// A message there and back.
+    pub(super) async fn once(&mut self) -> Result<Duration, Failure> {
+        let mut message = [7; MESSAGE];
+        let began = Instant::now();
+        self.send.write_all(&message).await.map_err(trouble("the echo"))?;
+        self.recv.read_exact(&mut message).await.map_err(trouble("the echo"))?;
+        Ok(began.elapsed())
+    }
+
+    pub(super) async fn close(self) {
+        self.connection.close(0u32.into(), b"");
+        self.endpoint.wait_idle().await;
+        let _ = self.thread.join();
+    }
 }
 
 /// The other end. Whatever goes wrong here, the one that measures sees as a broken stream.

@@ -127,6 +127,7 @@ fn header(id_: ReqId, arguments: Payload) -> SignedEntry {
         principal: "owner".to_owned(),
         client_key: None,
         needs_approval: false,
+        target_incarnation: None,
     };
     signed(ORIGIN, Kind::CALL, entry::encode(&header))
 }

@@ -440,6 +440,7 @@ impl Actor {
             principal: new.principal,
             client_key: new.client_key,
             needs_approval: false,
+            target_incarnation: None,
         };
         let history = vec![row(CallState::Open(Phase::Accepted), ""), row(state, "")];
         for row in &history {

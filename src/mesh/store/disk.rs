@@ -9,8 +9,8 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::mpsc::sync_channel;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 
 use bytes::Bytes;
@@ -19,12 +19,11 @@ use mesh_core::io::{Batch, Image, Space, TxnId};
 use tokio::sync::mpsc;
 
 use super::high_water::HighWater;
-use super::writer::{Job, State, Writer};
+use super::queue::Queue;
+use super::writer::{State, Writer};
 use super::{DurableNote, Loss, OpenReport, Row, Store, StoreError, as_slices, is_empty_range, journal};
 use crate::platform;
 
-/// Batches that wait for the writer. More means that the disk is behind, and whoever commits has to wait.
-const QUEUE: usize = 256;
 /// Blocks kept in memory. Sized for a process of 30 MB at rest (architecture.md §7).
 const CACHE_BYTES: u64 = 4 * 1024 * 1024;
 /// Rows are moved from memory to a table at this size.
@@ -33,8 +32,9 @@ const MEMTABLE_BYTES: u64 = 4 * 1024 * 1024;
 const JOURNAL_BYTES: u64 = 128 * 1024 * 1024;
 /// Open table files.
 const FILES_MAX: usize = 64;
-/// Threads that move rows to tables and merge those: one may flush while the other merges.
-const WORKERS: usize = 2;
+/// Threads that move rows to tables and merge those. With two, one of them passes the same message round and round while
+/// the other merges (fjall 3.1), which cost a tenth of all processor time under load.
+const WORKERS: usize = 1;
 
 /// The engine's one key space.
 const ROWS: &str = "rows";
@@ -46,24 +46,18 @@ pub(super) const ROLLED_BACK: &[u8] = b"\0rolled-back";
 /// The store on disk. Dropping it closes it.
 pub struct FjallStore {
     shared: Arc<Shared>,
-    /// Number of the newest batch; held while it is queued, so that the queue has the order of the numbers.
-    tickets: Mutex<u64>,
-    jobs: SyncSender<Job>,
     writer: Mutex<Option<JoinHandle<()>>>,
 }
 
 /// What readers and the writer share.
 pub(super) struct Shared {
     pub(super) tables: Tables,
-    /// Rows of batches that wait for the writer, with the number of the newest batch that wrote them.
-    queued: Mutex<BTreeMap<Space, Queued>>,
+    pub(super) queue: Queue,
     failure: OnceLock<StoreError>,
     rolled_back: AtomicBool,
     // Last, so that it is unlocked when the engine is gone.
     _lock: Lock,
 }
-
-type Queued = BTreeMap<Vec<u8>, (u64, Option<Bytes>)>;
 
 /// The engine's handles.
 pub(super) struct Tables {
@@ -126,17 +120,6 @@ impl Shared {
     pub(super) fn renew(&self) -> bool {
         self.rolled_back.swap(false, Ordering::Relaxed)
     }
-
-    fn queued(&self) -> MutexGuard<'_, BTreeMap<Space, Queued>> {
-        self.queued.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// All batches up to this number can be read from the engine now.
-    pub(super) fn applied(&self, ticket: u64) {
-        for rows in self.queued().values_mut() {
-            rows.retain(|_, (newest, _)| *newest > ticket);
-        }
-    }
 }
 
 impl FjallStore {
@@ -174,54 +157,27 @@ impl FjallStore {
 
         let shared = Arc::new(Shared {
             tables,
-            queued: Mutex::default(),
+            queue: Queue::default(),
             failure: OnceLock::new(),
             rolled_back: AtomicBool::new(report.rolled_back),
             _lock: lock,
         });
-        let (jobs, inbox) = sync_channel(QUEUE);
         let seq = seq.max(mark.value());
-        let writer = Writer {
-            shared: shared.clone(),
-            jobs: inbox,
-            durable: durable.clone(),
-            mark,
-            seq,
-            state: State::default(),
-        };
+        let writer = Writer { shared: shared.clone(), durable: durable.clone(), mark, seq, state: State::default() };
         let thread = std::thread::Builder::new().name("store".to_owned()).spawn({
             let shared = shared.clone();
             move || {
                 // A panic in the engine is a failure like any other, and must be known.
-                if catch_unwind(AssertUnwindSafe(|| writer.run())).is_err() && shared.set_failure(StoreError::Closed) {
+                let panicked = catch_unwind(AssertUnwindSafe(|| writer.run())).is_err();
+                shared.queue.close();
+                if panicked && shared.set_failure(StoreError::Closed) {
                     let _ = durable.blocking_send(DurableNote::Failed(StoreError::Closed));
                 }
             }
         });
         let thread = thread.map_err(StoreError::file("starting the writer of", dir))?;
-        let store = Self { shared, tickets: Mutex::default(), jobs, writer: Mutex::new(Some(thread)) };
+        let store = Self { shared, writer: Mutex::new(Some(thread)) };
         Ok((store, report))
-    }
-
-    /// Gives the batch a number, shows its rows to readers, and queues it.
-    fn queue(&self, shown: &Batch, job: impl FnOnce(u64) -> Job) -> Result<(), StoreError> {
-        if let Some(failure) = self.shared.failure() {
-            return Err(failure);
-        }
-        let mut tickets = self.tickets.lock().unwrap_or_else(PoisonError::into_inner);
-        *tickets += 1;
-        let ticket = *tickets;
-        {
-            let mut queued = self.shared.queued();
-            for write in &shown.writes {
-                let rows = queued.entry(write.space).or_default();
-                rows.insert(write.key.clone(), (ticket, write.value.clone()));
-            }
-        }
-        self.jobs.send(job(ticket)).map_err(|_| {
-            self.shared.applied(ticket);
-            StoreError::Closed
-        })
     }
 }
 
@@ -243,8 +199,8 @@ impl Store for FjallStore {
     }
 
     fn commit(&self, txn: TxnId, batch: Batch) {
-        let shown = batch.clone();
-        if let Err(error) = self.queue(&shown, |ticket| Job::Commit(txn, ticket, batch)) {
+        let put = self.shared.failure().map_or_else(|| self.shared.queue.put(txn, batch), Err);
+        if let Err(error) = put {
             tracing::debug!(error = ?error, txn, "a batch was dropped");
         }
     }
@@ -256,10 +212,11 @@ impl Store for FjallStore {
         if key.is_empty() {
             return Ok(None);
         }
-        if let Some((_, value)) = self.shared.queued().get(&space).and_then(|rows| rows.get(key)) {
-            return Ok(value.clone());
+        let key = stored_key(space, key);
+        if let Some(value) = self.shared.queue.get(&key) {
+            return Ok(value);
         }
-        let value = self.shared.tables.rows.get(stored_key(space, key)).map_err(StoreError::engine("reading"))?;
+        let value = self.shared.tables.rows.get(key).map_err(StoreError::engine("reading"))?;
         Ok(value.map(|value| Bytes::copy_from_slice(&value)))
     }
 
@@ -277,16 +234,12 @@ impl Store for FjallStore {
         if is_empty_range(&start, &end) || limit == 0 {
             return Ok(Vec::new());
         }
-        let bounds = as_slices(&start, &end);
+        let bounds = stored_bounds(space, as_slices(&start, &end));
         // First what is queued, then what is written: a batch that moves over in between is seen twice, never missed.
-        let queued: Vec<_> = {
-            let queued = self.shared.queued();
-            let rows = queued.get(&space).into_iter().flat_map(|rows| rows.range::<[u8], _>(bounds));
-            rows.map(|(key, (_, value))| (key.clone(), value.clone())).collect()
-        };
+        let queued = self.shared.queue.range(as_slices(&bounds.0, &bounds.1));
         // Each queued row can take at most one written row away.
         let enough = limit.saturating_add(queued.len());
-        let written = self.shared.tables.rows.range(stored_bounds(space, bounds));
+        let written = self.shared.tables.rows.range(bounds);
         let written: Box<dyn Iterator<Item = fjall::Guard>> =
             if reverse { Box::new(written.rev()) } else { Box::new(written) };
         let mut rows = Vec::new();
@@ -297,6 +250,7 @@ impl Store for FjallStore {
         if !queued.is_empty() {
             let mut merged: BTreeMap<_, _> = rows.into_iter().collect();
             for (key, value) in queued {
+                let key = key.get(1..).unwrap_or_default().to_vec();
                 match value {
                     Some(value) => merged.insert(key, value),
                     None => merged.remove(&key),
@@ -311,13 +265,13 @@ impl Store for FjallStore {
     fn wipe_and_commit(&self, batch: Batch) -> Result<(), StoreError> {
         let (reply, answer) = sync_channel(1);
         // Its rows are not shown while queued: the rows that it deletes are not known yet.
-        self.queue(&Batch::default(), |ticket| Job::Wipe(ticket, batch, reply))?;
+        self.shared.failure().map_or_else(|| self.shared.queue.wipe(batch, reply), Err)?;
         answer.recv().unwrap_or(Err(StoreError::Closed))
     }
 
     fn close(&self) {
         let Some(thread) = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take() else { return };
-        let _ = self.jobs.send(Job::Close);
+        self.shared.queue.close();
         let _ = thread.join();
     }
 }

@@ -5,10 +5,10 @@ use std::ops::Bound;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use mesh_core::io::{Batch, Image, Space, TxnId};
+use mesh_core::io::{Batch, Image, Space, TxnId, Write};
 use tokio::sync::mpsc;
 
-use super::{DurableNote, Merged, Row, Store, StoreError, as_slices, is_empty_range, merge};
+use super::{DurableNote, KEY_BYTES_MAX, Row, Store, StoreError, as_slices, is_empty_range};
 
 /// Rows in memory, for tests: every batch is "durable" at once, and reported so while the channel has room (the next
 /// note says it anyway).
@@ -31,9 +31,10 @@ impl MemStore {
 }
 
 fn apply(rows: &mut BTreeMap<Space, BTreeMap<Vec<u8>, Bytes>>, batch: Batch) -> Result<(), StoreError> {
-    let mut merged = Merged::new();
-    merge(&mut merged, batch)?;
-    for ((space, key), value) in merged {
+    if let Some(bad) = batch.writes.iter().find(|write| write.key.is_empty() || write.key.len() > KEY_BYTES_MAX) {
+        return Err(StoreError::BadKey { space: bad.space, len: bad.key.len() });
+    }
+    for Write { space, key, value } in batch.writes {
         let table = rows.entry(space).or_default();
         match value {
             Some(value) => table.insert(key, value),

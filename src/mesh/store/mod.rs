@@ -5,11 +5,11 @@ mod disk;
 mod high_water;
 mod journal;
 mod mem;
+mod queue;
 #[cfg(test)]
 mod tests;
 mod writer;
 
-use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::io;
 use std::ops::Bound;
@@ -17,7 +17,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use mesh_core::io::{Batch, Image, Space, TxnId, Write};
+use mesh_core::io::{Batch, Image, Space, TxnId};
 
 pub use disk::FjallStore;
 pub use mem::MemStore;
@@ -44,7 +44,8 @@ pub trait Store: Debug + Send + Sync {
     /// stays, also over restarts, until a batch that writes to [`Space::Meta`] is durable.
     fn image(&self) -> Result<Image, StoreError>;
 
-    /// Hands a batch to the writer. Blocks the thread while the queue is full (256 batches): the disk is behind. After [`close`](Store::close) or a failure the batch is dropped.
+    /// Hands a batch to the writer. Blocks the thread while 256 batches or 1 MiB wait: the disk is behind. One that need
+    /// not be synced may wait 50 ms for others. After [`close`](Store::close) or a failure the batch is dropped.
     fn commit(&self, txn: TxnId, batch: Batch);
 
     /// One value.
@@ -170,20 +171,6 @@ pub struct Loss {
     pub why: String,
     /// Where what is left of it is kept.
     pub kept_at: Option<PathBuf>,
-}
-
-/// The last write to each key of a list of batches: what the engine needs, since it does not order writes to the same
-/// key within one batch.
-type Merged = BTreeMap<(Space, Vec<u8>), Option<Bytes>>;
-
-fn merge(merged: &mut Merged, batch: Batch) -> Result<(), StoreError> {
-    for Write { space, key, value } in batch.writes {
-        if key.is_empty() || key.len() > KEY_BYTES_MAX {
-            return Err(StoreError::BadKey { space, len: key.len() });
-        }
-        merged.insert((space, key), value);
-    }
-    Ok(())
 }
 
 /// Whether no key can be in this range; collections panic when asked for such a one.

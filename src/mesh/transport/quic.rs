@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
 
-use quinn::{EndpointConfig, IdleTimeout, TransportConfig, VarInt};
+use quinn::{AckFrequencyConfig, EndpointConfig, IdleTimeout, TransportConfig, VarInt};
 use quinn_proto::HashedConnectionIdGenerator;
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -25,6 +25,10 @@ const LINK_WINDOW: u32 = 16 * 1024 * 1024;
 const STREAM_WINDOW: u32 = 1024 * 1024;
 /// Streams that a linked peer may have open towards us: mesh, node, blobs and joins.
 const LINK_STREAMS: u32 = 64;
+/// Packets that the other end takes before it acknowledges them, unless 25 ms pass or one is missing. By default it is
+/// every second one, and quinn sends that acknowledgement before it hands on what came: on small frames, which are what a
+/// call is made of, a quarter of all datagrams.
+const PACKETS_PER_ACK: u32 = 10;
 /// Unread datagrams, in bytes; older ones give way.
 const DATAGRAM_BUFFER: usize = 64 * 1024;
 
@@ -67,6 +71,8 @@ impl Code {
 
 /// Settings of every connection. A new one is a stranger's: one stream, little room. See [`raise_limits`].
 pub(super) fn transport() -> Arc<TransportConfig> {
+    let mut acknowledgements = AckFrequencyConfig::default();
+    acknowledgements.ack_eliciting_threshold(VarInt::from_u32(PACKETS_PER_ACK));
     let mut config = TransportConfig::default();
     config
         .keep_alive_interval(Some(KEEP_ALIVE))
@@ -76,7 +82,8 @@ pub(super) fn transport() -> Arc<TransportConfig> {
         .stream_receive_window(VarInt::from_u32(STREAM_WINDOW))
         .max_concurrent_bidi_streams(VarInt::from_u32(1))
         .max_concurrent_uni_streams(VarInt::from_u32(0))
-        .datagram_receive_buffer_size(Some(DATAGRAM_BUFFER));
+        .datagram_receive_buffer_size(Some(DATAGRAM_BUFFER))
+        .ack_frequency_config(Some(acknowledgements));
     Arc::new(config)
 }
 

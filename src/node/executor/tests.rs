@@ -51,6 +51,7 @@ fn invocation(counter: u64, tool: &str, timeout_ms: u64) -> Invocation {
         principal: "test".to_owned(),
         client_key: None,
         needs_approval: false,
+        target_incarnation: None,
     };
     Invocation { id, attempt: 1, header: Arc::new(header), origin: origin() }
 }

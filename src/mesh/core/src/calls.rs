@@ -14,12 +14,15 @@ use crate::effects::{Effects, Then};
 use crate::entry::{CancelWish, Effect, Ending, Header, Outcome, Payload, SignedEntry};
 use crate::epoch::Claim;
 use crate::frame::{Answer, AnswerKind, Dispatch, Frame, Phase};
-use crate::ids::{ATTEMPTS_MAX, Attempt, Hash, PeerId, ReqId};
+use crate::ids::{ATTEMPTS_MAX, Attempt, Hash, Incarnation, PeerId, ReqId};
 use crate::io::{CallRecord, CallState, Fact, HistoryRow, Output, SessionId, Space};
 use crate::limits;
+use crate::mutants::Mutant;
 
 /// A call that is over sooner than this is reported with its ending alone: people see no use in the steps between.
 const PROGRESS_AFTER_MS: u64 = 20;
+/// An open call whose time is over, and that is not ours to end, is looked at this often.
+const LOOK_AGAIN_MS: u64 = 5_000;
 /// Rows of one call's history; then the middle is left out.
 const HISTORY_MAX: usize = 64;
 
@@ -60,14 +63,14 @@ struct OpenRow {
     cancel: Option<CancelWish>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Sent {
     attempt: Attempt,
     again_at: u64,
     pause_ms: u64,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Open {
     record: CallRecord,
     entry: SignedEntry,
@@ -92,7 +95,7 @@ impl Open {
 }
 
 /// Sessions and credits of one node, at the gateway.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Session {
     number: SessionId,
     outstanding: BTreeSet<ReqId>,
@@ -107,9 +110,9 @@ pub(crate) struct Env<'a> {
     pub(crate) is_owner: &'a dyn Fn(&PeerId) -> bool,
     /// Thrown out, left, or pending again: unlike one whose approval has only not come yet.
     pub(crate) is_out: &'a dyn Fn(&PeerId) -> bool,
-    /// Meant for a life of its target that is over: whether it ran there nobody knows.
-    pub(crate) is_past: &'a dyn Fn(&Header) -> bool,
     pub(crate) is_linked: &'a dyn Fn(&PeerId) -> bool,
+    /// Whether this life of a peer's database is known here, and another has taken its place.
+    pub(crate) is_over: &'a dyn Fn(&PeerId, Incarnation) -> bool,
     /// Effect that the target declares for the tool now, if it offers it.
     pub(crate) declared: &'a dyn Fn(&PeerId, &str) -> Option<Effect>,
 }
@@ -126,7 +129,7 @@ pub(crate) struct Verdict {
 }
 
 /// All calls without a confirmed ending.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Book {
     me: PeerId,
     open: BTreeMap<ReqId, Open>,
@@ -238,7 +241,7 @@ impl Book {
         self.open.get(id).map(|open| &open.record).or_else(|| self.closing.get(id))
     }
 
-    pub(crate) fn records(&self) -> impl Iterator<Item = &CallRecord> {
+    pub(crate) fn records(&self) -> impl Iterator<Item = &CallRecord> + Clone {
         self.open.values().map(|open| &open.record).chain(self.closing.values())
     }
 
@@ -299,7 +302,11 @@ impl Book {
             return false;
         }
         let foreign = self.open.len().saturating_sub(self.own.values().map(|own| own.0).sum());
-        if entry.author != self.me && header.target != self.me && foreign >= limits::QUEUE_MAX {
+        if entry.author != self.me
+            && header.target != self.me
+            && foreign >= env.config.queue_max
+            && !fx.without(Mutant::QueueLimit)
+        {
             return false; // stays with its origin, which tells us again when it links to us
         }
         let header = Arc::new(header);
@@ -452,7 +459,9 @@ impl Book {
         let waiting = self.early.entry(id).or_default();
         if waiting.len() < 8 && !waiting.iter().any(|known| known.hash == entry.hash) {
             // The log will not bring it a second time: it must outlive a crash.
-            fx.put_bytes(Space::Open, early_key(&id, &entry.hash), entry.to_stored());
+            if !fx.without(Mutant::EarlyDurable) {
+                fx.put_bytes(Space::Open, early_key(&id, &entry.hash), entry.to_stored());
+            }
             self.early_bytes += entry.bytes.len();
             waiting.push(entry.clone());
         }
@@ -469,7 +478,7 @@ impl Book {
         }
         let Some(open) = self.open.get_mut(&id) else { return self.keep_early(id, entry, fx) };
         let author = entry.author;
-        let confirmed = author == open.record.header.target;
+        let confirmed = author == open.record.header.target || fx.without(Mutant::TargetsWord);
         let by_origin = author == open.record.origin;
         if !confirmed && !by_origin && !(env.is_owner)(&author) {
             return;
@@ -501,9 +510,10 @@ impl Book {
         let lingers = confirmed
             && outcome.ending == Ending::Interrupted
             && outcome.attempt < ATTEMPTS_MAX
-            && header.effect != Effect::Once;
+            && (header.effect != Effect::Once || fx.without(Mutant::OnceIsOnce));
         let follows = lingers
-            && (env.declared)(&header.target, header.tool.as_str()).is_some_and(|effect| effect != Effect::Once)
+            && (env.declared)(&header.target, header.tool.as_str())
+                .is_some_and(|effect| effect != Effect::Once || fx.without(Mutant::OnceIsOnce))
             && open.cancel.is_none()
             && open.deadline > fx.now.mono_ms
             && was_open;
@@ -600,7 +610,9 @@ impl Book {
         let id = wish.id;
         let Some(open) = self.open.get_mut(&id) else {
             if self.early_wishes.len() < limits::EARLY_OUTCOMES_MAX {
-                fx.put(Space::Open, early_key(&id, &Hash::ZERO), wish);
+                if !fx.without(Mutant::EarlyDurable) {
+                    fx.put(Space::Open, early_key(&id, &Hash::ZERO), wish);
+                }
                 self.early_wishes.insert(id, wish.clone());
             }
             return;
@@ -728,9 +740,10 @@ impl Book {
         let now = fx.now.mono_ms;
         let Some(open) = self.open.get_mut(id) else { return };
         let target = open.record.header.target;
-        let between_members =
-            (env.is_member)(&target) && !(env.is_out)(&open.record.origin) && !(env.is_past)(&open.record.header);
-        if !open.released || open.ended() || open.deadline <= now || open.cancel.is_some() || !between_members {
+        let released = open.released || fx.without(Mutant::HeaderDurable);
+        let between_members = (env.is_member)(&target) && !(env.is_out)(&open.record.origin);
+        let between_members = between_members || fx.without(Mutant::DispatchToMembers);
+        if !released || open.ended() || open.deadline <= now || open.cancel.is_some() || !between_members {
             return;
         }
         let Some(session) = self.sessions.get_mut(&target) else { return };
@@ -838,7 +851,8 @@ impl Book {
                 }
                 continue;
             }
-            let margin = open.deadline + 2 * limits::epsilon_ms(open.record.header.ttl_ms);
+            let twice = if fx.without(Mutant::ExpiryMargin) { 0 } else { 2 };
+            let margin = open.deadline + twice * limits::epsilon_ms(open.record.header.ttl_ms);
             if now < open.deadline {
                 open.look_at = open.deadline;
                 self.agenda.insert((open.look_at, id));
@@ -851,9 +865,10 @@ impl Book {
                 open.look_at = margin;
                 self.agenda.insert((margin, id));
             } else if open.record.header.target != self.me {
-                let verdict = Self::overdue(&self.me, open, env);
+                let verdict = Self::overdue(&self.me, open, now, env);
                 if verdict.is_none() {
                     self.give_up_attempt(&id, fx);
+                    self.look_again(&id, now);
                 }
                 verdicts.extend(verdict);
             }
@@ -879,52 +894,72 @@ impl Book {
         }
     }
 
-    /// After time and margin: the origin says so; the gateway does when the origin cannot be asked.
-    fn overdue(me: &PeerId, open: &Open, env: &Env<'_>) -> Option<Verdict> {
-        let origin = open.record.origin;
-        let mine = origin == *me || (env.reign.is_some() && !(env.is_linked)(&origin));
-        // Being run at this moment is not "not run in time": its outcome is awaited as long as it may run.
-        let running = open.record.state == CallState::Open(Phase::Running);
-        (mine && !running).then(|| Verdict {
-            id: open.record.header.id,
-            attempt: open.record.attempt,
-            ending: Ending::Expired,
-            reason: "its time was over before the node could start it".to_owned(),
-            wish: true,
-        })
+    /// Somebody else has to end it, or its run may still end: it is looked at again.
+    fn look_again(&mut self, id: &ReqId, now: u64) {
+        if let Some(open) = self.open.get_mut(id).filter(|open| !open.ended()) {
+            open.look_at = now + LOOK_AGAIN_MS;
+            self.agenda.insert((open.look_at, *id));
+        }
     }
 
-    /// Open calls for a peer that does not belong any more, or not in the life that they were meant for.
+    /// After time and margin: the origin says so; the gateway does when the origin cannot be asked, or when it has had a
+    /// second margin and said nothing (its clock may have been lost in a restart, and it believes in much time left).
+    fn overdue(me: &PeerId, open: &Open, now: u64, env: &Env<'_>) -> Option<Verdict> {
+        let header = &open.record.header;
+        let origin = open.record.origin;
+        let margin = 2 * limits::epsilon_ms(header.ttl_ms);
+        let silent = now >= open.deadline + 2 * margin;
+        let mine = origin == *me || (env.reign.is_some() && (silent || !(env.is_linked)(&origin)));
+        // Being run at this moment is not "not run in time": its outcome is awaited as long as it may run, and no longer.
+        let running = open.record.state == CallState::Open(Phase::Running);
+        if !mine || (running && now < open.deadline + header.timeout_ms + margin) {
+            return None;
+        }
+        let (ending, reason) = if running {
+            (Ending::Interrupted, "nothing was heard of its run any more: it may or may not have happened")
+        } else {
+            (Ending::Expired, "its time was over before the node could start it")
+        };
+        Some(Verdict { id: header.id, attempt: open.record.attempt, ending, reason: reason.to_owned(), wish: true })
+    }
+
+    /// Open calls for a peer that does not belong any more.
     pub(crate) fn undeliverable(&self, env: &Env<'_>) -> Vec<Verdict> {
         self.open
             .values()
             // What was for ourselves is our executor's to end: a verdict of ours would pass for the target's word.
             .filter(|open| open.record.header.target != self.me)
             .filter(|open| !open.ended())
-            .filter(|open| (env.is_out)(&open.record.header.target) || (env.is_past)(&open.record.header))
-            .filter(|open| {
-                let origin = open.record.origin;
-                origin == self.me || (env.reign.is_some() && !(env.is_linked)(&origin))
-            })
-            .map(|open| Verdict {
-                id: open.record.header.id,
-                attempt: open.record.attempt,
-                ending: Ending::Undeliverable,
-                reason: if (env.is_out)(&open.record.header.target) {
-                    "the node does not belong to the mesh any more".to_owned()
+            .filter_map(|open| {
+                let header = &open.record.header;
+                let restored = header.target_incarnation.is_some_and(|life| (env.is_over)(&header.target, life));
+                let reason = if (env.is_out)(&header.target) {
+                    "the node does not belong to the mesh any more"
+                } else if restored {
+                    "the node was restored from an old state: it may or may not have happened"
                 } else {
-                    "the node was restored to an older state: whether it ran this is not known".to_owned()
-                },
-                wish: (env.is_past)(&open.record.header),
+                    return None;
+                };
+                // A restored target that was the origin, too, cannot say anything about it.
+                let origin = open.record.origin;
+                let mute = !(env.is_linked)(&origin) || (restored && origin == header.target);
+                (origin == self.me || (env.reign.is_some() && mute)).then(|| Verdict {
+                    id: header.id,
+                    attempt: open.record.attempt,
+                    ending: Ending::Undeliverable,
+                    reason: reason.to_owned(),
+                    wish: false,
+                })
             })
             .collect()
     }
 
     /// Calls for ourselves whose time is over and that never reached our journal: we may say so, confirmed.
-    pub(crate) fn expired_here(&self, ids: &[ReqId], now: u64) -> Vec<(ReqId, Attempt)> {
+    pub(crate) fn expired_here(&self, ids: &[ReqId], own: Incarnation, now: u64) -> Vec<(ReqId, Attempt)> {
         ids.iter()
             .filter_map(|id| self.open.get(id))
-            .filter(|open| open.record.header.target == self.me && !open.record.confirmed && open.deadline <= now)
+            .filter(|open| open.record.header.target == self.me && open.record.header.is_for(own))
+            .filter(|open| !open.record.confirmed && open.deadline <= now)
             .map(|open| (open.record.header.id, open.record.attempt))
             .collect()
     }
@@ -936,6 +971,29 @@ impl Book {
 
     pub(crate) fn poll_timeout(&self) -> Option<u64> {
         self.agenda.first().map(|(at, _)| *at)
+    }
+
+    /// Closes, in our own book alone, what was meant for another life of this device.
+    pub(crate) fn bury(&mut self, own: Incarnation, fx: &mut Effects<'_>) {
+        let foreign = |open: &Open| open.record.header.target == self.me && !open.record.header.is_for(own);
+        let ids: Vec<ReqId> =
+            self.open.iter().filter(|(_, open)| foreign(open) && !open.ended()).map(|(id, _)| *id).collect();
+        for id in ids {
+            let Some(open) = self.open.get_mut(&id) else { continue };
+            let attempt = open.record.attempt;
+            "this device was restored from an old state: it may or may not have happened"
+                .clone_into(&mut open.record.reason);
+            let row = HistoryRow {
+                state: CallState::Ended(Ending::Undeliverable),
+                attempt,
+                at_ms: fx.now.wall_ms,
+                peer: self.me,
+                reason: open.record.reason.clone(),
+                confirmed: false,
+            };
+            self.note(&id, row, fx);
+            self.conclude(&id, true, false, attempt, fx);
+        }
     }
 
     /// Ends everything that is open: this peer leaves the mesh. What is written goes in one batch with the departure.

@@ -1,6 +1,8 @@
 //! Timings and sizes of one peer's core. All times in milliseconds.
 
 use crate::entry::Kind;
+use crate::limits;
+use crate::mutants::Mutation;
 
 /// What kind of machine this is, for election: higher leads sooner. Preference adds 8 (mesh-protocol.md §4).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -60,10 +62,16 @@ pub struct Config {
     pub running_max: usize,
     /// Calls that may wait here to be run.
     pub prefetch_max: usize,
+    /// Open calls of one (origin, target) that an origin accepts.
+    pub open_per_target_max: usize,
+    /// Open calls that a peer holds for others; beyond, headers stay with their origins.
+    pub queue_max: usize,
     /// Age at which a journal entry may be forgotten: longest TTL + 24 h.
     pub forget_after_ms: u64,
     /// How long a finished call stays in the books.
     pub keep_calls_ms: u64,
+    /// Which rule is left out, for tests of the tests. Nothing in the product.
+    pub mutation: Mutation,
     /// Highest [`crate::entry::Kind`] that is understood. Lower than this version's own only where a simulation plays an
     /// older one.
     pub newest_kind: u16,
@@ -90,8 +98,11 @@ impl Default for Config {
             resend_max_ms: 30_000,
             running_max: 4,
             prefetch_max: 16,
+            open_per_target_max: limits::OPEN_PER_TARGET_MAX,
+            queue_max: limits::QUEUE_MAX,
             forget_after_ms: 8 * 24 * 3600 * 1000,
             keep_calls_ms: 7 * 24 * 3600 * 1000,
+            mutation: Mutation::default(),
             newest_kind: Kind::NEWEST.0,
         }
     }

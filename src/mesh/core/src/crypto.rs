@@ -5,7 +5,7 @@ use std::fmt;
 use crate::ids::{Hash, PublicKey, Signature};
 
 /// Signs with the device key. Ed25519 is deterministic, so a seed still replays with real keys.
-pub trait Signer: fmt::Debug + Send {
+pub trait Signer: fmt::Debug + Send + Sync {
     /// The key that others check with.
     fn public_key(&self) -> PublicKey;
     /// Signs a message.

@@ -11,16 +11,17 @@ use crate::epoch::Epoch;
 use crate::frame::Frame;
 use crate::ids::{Attempt, PeerId, ReqId};
 use crate::io::{CmdId, Fact, Now, Output, Reply, Space, Write};
+use crate::mutants::{Mutant, Mutation};
 
 /// What may happen only after the batch of this step is durable (mesh-protocol.md §9.1, rule a).
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) enum Then {
     /// Promise something at a door.
     Reply(CmdId, Reply),
     /// Our claim is durable: lead.
     Claimed(Epoch),
-    /// An entry of our own is durable: tell the others. `except` has it in another frame.
-    Push { entry: SignedEntry, left_ms: Option<u64>, except: Option<PeerId> },
+    /// An entry of our own is durable: tell the others.
+    Push { entry: SignedEntry, left_ms: Option<u64> },
     /// The target's `started` is durable: look a second time, then run.
     Started(ReqId, Attempt),
     /// The target's outcome is durable: tell the gateway.
@@ -33,10 +34,26 @@ pub(crate) enum Then {
     Revoked,
 }
 
+impl Then {
+    /// The rule that makes this wait for the disk.
+    pub(crate) const fn rule(&self) -> Mutant {
+        match self {
+            Self::Reply(..) => Mutant::ReceiptDurable,
+            Self::Claimed(_) => Mutant::ClaimDurable,
+            Self::Push { .. } => Mutant::EntryDurable,
+            Self::Started(..) => Mutant::StartedDurable,
+            Self::Outcome(..) => Mutant::OutcomeDurable,
+            Self::Ended(..) => Mutant::EndingDurable,
+            Self::Dismiss(_) | Self::Revoked => Mutant::RevocationDurable,
+        }
+    }
+}
+
 /// Collector of one step's effects.
 pub(crate) struct Effects<'a> {
     pub(crate) now: Now,
     pub(crate) rng: &'a mut dyn Rng,
+    pub(crate) mutation: Mutation,
     pub(crate) me: PeerId,
     pub(crate) writes: Vec<Write>,
     pub(crate) then: Vec<Then>,
@@ -76,6 +93,11 @@ impl Effects<'_> {
 
     pub(crate) fn fact(&mut self, fact: Fact) {
         self.out.push(Output::Fact(fact));
+    }
+
+    /// Whether this rule is left out, see [`Mutant`].
+    pub(crate) const fn without(&self, rule: Mutant) -> bool {
+        self.mutation.without(rule)
     }
 
     /// A random number below `bound`; 0 when `bound` is 0.

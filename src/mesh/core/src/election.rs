@@ -14,6 +14,7 @@ use crate::frame::{Beacon, Frame};
 use crate::ids::PeerId;
 use crate::io::{Fact, Space};
 use crate::limits;
+use crate::mutants::Mutant;
 
 /// Neighbours asked in one round of queries (mesh-protocol.md §4).
 const QUERIED_MAX: usize = 8;
@@ -42,11 +43,13 @@ struct Following {
 }
 
 /// The election core of one peer.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Election {
     config: Config,
     me: PeerId,
     fence: Fence,
+    /// Our own claims lie above this counter: a store that is older than its promises does not know which it has made.
+    floor: u64,
     role: Role,
     /// Linked peers, since when.
     neighbours: BTreeMap<PeerId, u64>,
@@ -60,11 +63,12 @@ pub(crate) struct Election {
 }
 
 impl Election {
-    pub(crate) fn boot(config: Config, me: PeerId, fence: Option<Fence>, now: u64) -> Self {
+    pub(crate) fn boot(config: Config, me: PeerId, fence: Option<Fence>, floor: u64, now: u64) -> Self {
         Self {
             config,
             me,
             fence: fence.unwrap_or(Fence { epoch: Epoch::ZERO, proof: None }),
+            floor,
             role: Role::Follower { leader: None, claim_at: u64::MAX },
             neighbours: BTreeMap::new(),
             candidates: BTreeMap::new(),
@@ -93,6 +97,12 @@ impl Election {
             let wait = self.config.lease_ms + self.delay(fx);
             self.role = Role::Follower { leader: None, claim_at: fx.now.mono_ms + wait };
         }
+    }
+
+    /// Our own claims lie above this counter from now on; one below it, if we lead by it, may not be the only one.
+    pub(crate) fn raise_floor(&mut self, floor: u64, fx: &mut Effects<'_>) {
+        self.floor = floor;
+        self.resign(None, fx);
     }
 
     pub(crate) fn fence(&self) -> &Fence {
@@ -150,7 +160,8 @@ impl Election {
         self.neighbours.remove(&peer);
         let now = fx.now.mono_ms;
         let delay = self.delay(fx);
-        let grace = now + self.config.link_down_grace_ms + delay;
+        let rounds = if fx.without(Mutant::LinkDownGrace) { 0 } else { self.config.link_down_grace_ms };
+        let grace = now + rounds + delay;
         if let Role::Follower { leader: Some(leader), .. } = &mut self.role
             && leader.beacon.claim.epoch.peer == peer
         {
@@ -193,12 +204,12 @@ impl Election {
 
     /// Answers a beacon below our fence: whoever leads by our knowledge, or the proof that the fence is higher.
     fn correct(&self, from: PeerId, fx: &mut Effects<'_>) {
-        if matches!(self.role, Role::Claiming { .. }) {
+        if matches!(self.role, Role::Claiming { .. }) && !fx.without(Mutant::SilentClaim) {
             return; // our own beacon will say it; a Notice now would make the other claim again (§9.5 c)
         }
         if let Some(beacon) = self.latest_beacon(fx.now.mono_ms) {
             fx.send(from, Frame::Beacon(beacon));
-        } else if let Some(proof) = &self.fence.proof {
+        } else if let Some(proof) = self.fence.proof.as_ref().filter(|_| !fx.without(Mutant::Notice)) {
             fx.send(from, Frame::Notice(proof.clone()));
         }
     }
@@ -208,7 +219,7 @@ impl Election {
             .neighbours()
             .filter(|peer| *peer != from && *peer != beacon.claim.epoch.peer && !beacon.covered.contains(peer))
             .collect();
-        if next.is_empty() {
+        if next.is_empty() || fx.without(Mutant::Forward) {
             return;
         }
         let mut covered = beacon.covered.clone();
@@ -240,7 +251,8 @@ impl Election {
 
     /// Somebody dispatches in the name of this claim: the fence rises with it, in the same batch as `started`.
     pub(crate) fn observe(&mut self, claim: &Claim, may_lead: bool, fx: &mut Effects<'_>) -> bool {
-        if !may_lead || claim.epoch < self.fence.epoch || !self.is_plausible(claim.epoch, fx) {
+        let fenced = claim.epoch < self.fence.epoch && !fx.without(Mutant::Fence);
+        if !may_lead || fenced || !self.is_plausible(claim.epoch, fx) {
             return false;
         }
         self.raise_fence(claim, fx);
@@ -339,6 +351,7 @@ impl Election {
         let led = matches!(self.role, Role::Leader { .. });
         let successor =
             self.neighbours().filter_map(|p| self.candidates.get(&p).map(|class| (*class, p))).max().map(|(_, p)| p);
+        let successor = successor.filter(|_| !fx.without(Mutant::Successor));
         self.resign(successor, fx);
         led && successor.is_some()
     }
@@ -398,7 +411,8 @@ impl Election {
     }
 
     fn claim(&mut self, fx: &mut Effects<'_>) {
-        let epoch = Epoch { counter: self.fence.epoch.counter + 1, class: self.class(), peer: self.me };
+        let counter = self.fence.epoch.counter.max(self.floor) + 1;
+        let epoch = Epoch { counter, class: self.class(), peer: self.me };
         let had = self.gateway().is_some();
         self.fence = Fence { epoch, proof: None };
         fx.put(Space::Meta, FENCE_KEY, &self.fence);
@@ -427,8 +441,10 @@ impl Election {
             return;
         }
         self.fence = Fence { epoch: claim.epoch, proof: Some(claim.clone()) };
-        fx.put(Space::Meta, FENCE_KEY, &self.fence);
-        fx.sync = true;
+        if !fx.without(Mutant::FenceDurable) {
+            fx.put(Space::Meta, FENCE_KEY, &self.fence);
+            fx.sync = true;
+        }
         let superseded = match &self.role {
             Role::Follower { leader, .. } => {
                 leader.as_ref().is_some_and(|leader| leader.beacon.claim.epoch < claim.epoch)
@@ -442,7 +458,8 @@ impl Election {
     }
 
     fn is_plausible(&self, epoch: Epoch, fx: &mut Effects<'_>) -> bool {
-        let plausible = epoch.counter <= self.fence.epoch.counter.saturating_add(limits::EPOCH_JUMP_MAX);
+        let plausible = fx.without(Mutant::EpochJump)
+            || epoch.counter <= self.fence.epoch.counter.saturating_add(limits::EPOCH_JUMP_MAX);
         if !plausible {
             fx.fact(Fact::Warning("claimed an epoch too far ahead; refused", epoch.peer));
         }
@@ -468,6 +485,9 @@ impl Election {
 
     fn query_all(&mut self, fx: &mut Effects<'_>) {
         self.next_query = fx.now.mono_ms + self.config.query_every_ms;
+        if fx.without(Mutant::Query) {
+            return;
+        }
         let peers: Vec<PeerId> = self.neighbours().take(QUERIED_MAX).collect();
         for peer in peers {
             fx.send(peer, Frame::Query);

@@ -40,7 +40,10 @@ pub enum EntryError {
 /// # Panics
 /// Never for our own record types: they hold nothing that CBOR cannot say.
 pub fn encode<T: Serialize>(record: &T) -> Vec<u8> {
-    cbor4ii::serde::to_vec(vec![VERSION], record).expect("our records are plain data")
+    // Most records fit: growing from nothing cost more than writing.
+    let mut bytes = Vec::with_capacity(512);
+    bytes.push(VERSION);
+    cbor4ii::serde::to_vec(bytes, record).expect("our records are plain data")
 }
 
 /// Decodes a record; `None` when it is of another version or malformed.
@@ -339,6 +342,10 @@ pub struct Header {
     pub id: ReqId,
     /// The one peer that may run it.
     pub target: PeerId,
+    /// The life of the target's database that the origin knew. A target that was restored from an old state since cannot
+    /// know what it did for this call: it does not run it, and says nothing about it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target_incarnation: Option<Incarnation>,
     /// Its handle at acceptance, for people.
     pub node_id: NodeId,
     /// Which tool.
@@ -359,11 +366,15 @@ pub struct Header {
     pub client_key: Option<String>,
     /// Whether a person must say yes first. Reserved for workspaces; always false now.
     pub needs_approval: bool,
-    /// Life of the target's database that the origin knew: another one may have run the call already. `None`: any.
-    pub target_life: Option<Incarnation>,
 }
 
 impl Header {
+    /// Whether this call was meant for the life `own` of its target's database.
+    #[must_use]
+    pub fn is_for(&self, own: Incarnation) -> bool {
+        self.target_incarnation.is_none_or(|life| life == own)
+    }
+
     /// Whether everything in it is within its limits: an origin that says more is not one of ours, and what it says is
     /// not acted on.
     #[must_use]

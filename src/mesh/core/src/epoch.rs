@@ -7,7 +7,7 @@ use crate::ids::{PeerId, PublicKey, Signature};
 
 /// A reign. Compared by counter, then class, then peer, so that two halves of a mesh that claim the same counter are
 /// ordered all the same (mesh-protocol.md §1.3). Durable before it is claimed, and before it is obeyed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Epoch {
     /// Rises with every claim.
     pub counter: u64,

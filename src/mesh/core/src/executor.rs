@@ -11,11 +11,12 @@ use serde::{Deserialize, Serialize};
 use crate::calls::{key_id, sense_of};
 use crate::config::Config;
 use crate::effects::{Effects, Then};
-use crate::entry::{CancelWish, Ending, Header, Outcome, Payload, SignedEntry};
+use crate::entry::{CancelWish, Effect, Ending, Header, Outcome, Payload, SignedEntry};
 use crate::frame::{Answer, AnswerKind, Frame};
-use crate::ids::{ATTEMPTS_MAX, Attempt, Hash, PeerId, ReqId, Series};
+use crate::ids::{ATTEMPTS_MAX, Attempt, Hash, Incarnation, PeerId, ReqId, Series};
 use crate::io::{Invocation, Output, Space, ToolOutcome};
 use crate::limits;
+use crate::mutants::Mutant;
 
 /// A run that is over sooner than this is told with its outcome alone.
 const TELL_RUNNING_AFTER_MS: u64 = 20;
@@ -39,7 +40,7 @@ pub(crate) struct JournalRow {
     key: Option<Box<(Hash, Hash)>>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Waiting {
     id: ReqId,
     attempt: Attempt,
@@ -51,7 +52,7 @@ struct Waiting {
     fetch_at: u64,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Running {
     header: Arc<Header>,
     origin: PeerId,
@@ -85,14 +86,14 @@ pub(crate) struct Rules<'a> {
 }
 
 /// What is to be written as the outcome of an attempt; the composition appends it to the log.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Finished {
     pub(crate) outcome: Outcome,
     pub(crate) header: Option<Arc<Header>>,
 }
 
 /// The executor of one peer.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Executor {
     me: PeerId,
     journal: BTreeMap<(ReqId, Attempt), JournalRow>,
@@ -146,6 +147,9 @@ impl Executor {
 
     /// After a restart: what was started and has no outcome is interrupted.
     pub(crate) fn interrupted(&mut self, fx: &mut Effects<'_>) -> Vec<Finished> {
+        if fx.without(Mutant::BootRule) {
+            return Vec::new();
+        }
         let cut: Vec<(ReqId, Attempt)> =
             self.journal.iter().filter(|(_, row)| row.state == Journaled::Started).map(|(at, _)| *at).collect();
         cut.into_iter()
@@ -154,6 +158,17 @@ impl Executor {
                 self.finish(id, attempt, Ending::Interrupted, reason, None, fx)
             })
             .collect()
+    }
+
+    /// The store is older than its promises: what was started then may have ended since, so it is not told as interrupted.
+    pub(crate) fn forget_started(&mut self, fx: &mut Effects<'_>) {
+        self.journal.retain(|(id, attempt), row| {
+            let started = row.state == Journaled::Started;
+            if started {
+                fx.delete(Space::Journal, journal_key(id, *attempt));
+            }
+            !started
+        });
     }
 
     /// Whether any attempt of this call was started or has ended here.
@@ -166,18 +181,9 @@ impl Executor {
         !self.is_forgotten(id) && self.journal.range((*id, attempt)..=(*id, ATTEMPTS_MAX)).next().is_none()
     }
 
-    /// An ending of ours comes back that this journal had lost.
-    pub(crate) fn recall(&mut self, id: ReqId, attempt: Attempt, ending: Ending, fx: &mut Effects<'_>) {
-        if self.is_new(&id, attempt) && (1..=ATTEMPTS_MAX).contains(&attempt) {
-            let row = JournalRow { state: Journaled::Ended(ending), received_ms: fx.now.wall_ms, key: None };
-            fx.put(Space::Journal, journal_key(&id, attempt), &row);
-            self.journal.insert((id, attempt), row);
-            self.waiting.retain(|waiting| waiting.id != id);
-        }
-    }
-
-    pub(crate) fn drop_waiting(&mut self, gone: impl Fn(&Header) -> bool) {
-        self.waiting.retain(|waiting| !gone(&waiting.header));
+    /// Drops what waits and was not meant for this life of our store: it may have run in another.
+    pub(crate) fn drop_waiting(&mut self, own: Incarnation) {
+        self.waiting.retain(|waiting| waiting.header.is_for(own));
     }
 
     /// Whether this very attempt was started or has ended.
@@ -195,7 +201,7 @@ impl Executor {
         let answer = |what, fx: &mut Effects<'_>| {
             fx.send(offer.gateway, Frame::Answer(Answer { id, attempt, what }));
         };
-        if self.is_forgotten(&id) {
+        if self.is_forgotten(&id) && !fx.without(Mutant::MarkChecked) {
             answer(AnswerKind::Refused("too old: its time was over long ago".to_owned()), fx);
             return None;
         }
@@ -203,6 +209,7 @@ impl Executor {
             self.journal.range((id, 0)..=(id, ATTEMPTS_MAX)).next_back().map(|((_, n), row)| (*n, row.clone()));
         if let Some((known, row)) = newest
             && known >= attempt
+            && !fx.without(Mutant::Journal)
         {
             match row.state {
                 Journaled::Started => {
@@ -218,7 +225,12 @@ impl Executor {
             answer(AnswerKind::Waiting, fx);
             return None;
         }
-        if attempt > 1 {
+        if attempt > 1 && offer.header.effect == Effect::Once && !fx.without(Mutant::OnceIsOnce) {
+            // No gateway may decide this for us (mesh-protocol.md §6, Attempts).
+            answer(AnswerKind::Refused("this call may run only once".to_owned()), fx);
+            return None;
+        }
+        if attempt > 1 && !fx.without(Mutant::AttemptOrder) {
             let before = self.journal.get(&(id, attempt - 1)).map(|row| row.state.clone());
             if before != Some(Journaled::Ended(Ending::Interrupted)) {
                 answer(AnswerKind::Refused("the attempt before was not interrupted here".to_owned()), fx);
@@ -268,6 +280,9 @@ impl Executor {
 
     /// A client key that another call bound here: same sense = this one is that one; other sense = refused.
     fn repeats(&mut self, header: &Arc<Header>, attempt: Attempt, fx: &mut Effects<'_>) -> Option<Finished> {
+        if fx.without(Mutant::KeyAtTarget) {
+            return None;
+        }
         let key = key_id(&header.principal, header.client_key.as_ref()?);
         let in_hand = self
             .waiting
@@ -307,12 +322,14 @@ impl Executor {
 
     /// Journals `started` for what waits, in order of arrival, while there are free places.
     pub(crate) fn start_next(&mut self, rules: &Rules<'_>, fx: &mut Effects<'_>) {
-        while rules.hold.is_none() && self.running.len() < rules.config.running_max {
+        while (rules.hold.is_none() || fx.without(Mutant::OwnRevocation))
+            && (self.running.len() < rules.config.running_max || fx.without(Mutant::RunningLimit))
+        {
             // One that waits for its arguments steps out of the order.
             let Some(at) = self.waiting.iter().position(|waiting| waiting.lacks.is_none()) else { return };
             let Some(waiting) = self.waiting.remove(at) else { return };
             let Waiting { id, attempt, header, origin, deadline, .. } = waiting;
-            let key = self.bind(&header);
+            let key = self.bind(&header).filter(|_| !fx.without(Mutant::KeyInJournal));
             let row = JournalRow { state: Journaled::Started, received_ms: fx.now.wall_ms, key };
             fx.put(Space::Journal, journal_key(&id, attempt), &row);
             self.journal.insert((id, attempt), row);
@@ -338,12 +355,16 @@ impl Executor {
         }
         let header = running.header.clone();
         let origin = running.origin;
-        let late = running.deadline <= fx.now.mono_ms;
-        let wish = (rules.wish)(&id);
-        if let Some(reason) = rules.hold {
+        let late = running.deadline <= fx.now.mono_ms && !fx.without(Mutant::SecondLook);
+        let wish = (rules.wish)(&id).filter(|_| !fx.without(Mutant::SecondLookAtWish));
+        if let Some(reason) = rules.hold
+            && !fx.without(Mutant::OwnRevocation)
+        {
             return Some(self.finish(id, attempt, Ending::Denied, reason, Some(header), fx));
         }
-        if let Err(reason) = (rules.permits)(&origin, &header) {
+        if let Err(reason) = (rules.permits)(&origin, &header)
+            && !fx.without(Mutant::SecondLookAtOrigin)
+        {
             return Some(self.finish(id, attempt, Ending::Denied, &reason, Some(header), fx));
         }
         if let Some(wish) = wish {
@@ -629,6 +650,9 @@ impl Executor {
             fx.delete(Space::Journal, journal_key(&id, attempt));
             if let Some(key) = key {
                 self.bound.remove(&key);
+            }
+            if fx.without(Mutant::MarkRaised) {
+                continue;
             }
             let mark = self.marks.entry(id.series()).or_default();
             *mark = (*mark).max(id.counter());

@@ -194,7 +194,7 @@ fn header(origin: &PeerId, counter: u64, target: PeerId) -> Header {
         principal: "owner".to_owned(),
         client_key: None,
         needs_approval: false,
-        target_life: None,
+        target_incarnation: None,
     }
 }
 
@@ -404,6 +404,9 @@ fn entries_out_of_their_place_are_not_taken() {
     refused(&mut liar, &mut honest, &|entry| entry.mesh = MeshId([7; 32]));
     let stranger = Symbolic::new(77).public_key();
     refused(&mut liar, &mut honest, &|entry| entry.author = stranger);
+    let own = Symbolic::new(0).public_key();
+    let life = honest.peer.view().incarnation;
+    refused(&mut liar, &mut honest, &|entry| (entry.author, entry.incarnation) = (own, life));
     let asked = refused(&mut liar, &mut honest, &|entry| entry.seq += 5);
     assert!(asked.iter().any(|o| matches!(o, Output::Send(_, Frame::Digest(_)))), "a gap is asked about");
     refused(&mut liar, &mut honest, &|entry| entry.previous = Hash::of(b"another"));

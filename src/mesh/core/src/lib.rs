@@ -11,6 +11,7 @@ pub mod frame;
 pub mod ids;
 pub mod io;
 pub mod limits;
+pub mod mutants;
 pub mod peer;
 
 mod calls;

@@ -2,7 +2,7 @@
 //!
 //! The entries themselves live in the store; here are only the heads, so that memory does not grow with history.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, btree_map};
 
 use crate::crypto::Signer;
 use crate::effects::{Effects, Then};
@@ -11,6 +11,7 @@ use crate::frame::{DigestRow, EntryItem, Frame};
 use crate::ids::{Hash, Incarnation, MeshId, PeerId};
 use crate::io::{Fact, Output, Space};
 use crate::limits;
+use crate::mutants::Mutant;
 
 /// A foreign clock may push ours at most this far (mesh-protocol.md §5).
 const HLC_PUSH_MS: u64 = 60_000;
@@ -44,7 +45,7 @@ pub(crate) enum Ingest {
     Fork,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct Neighbour {
     /// What it holds, as far as we know.
     knows: BTreeMap<(PeerId, Incarnation), u64>,
@@ -56,7 +57,7 @@ struct Neighbour {
 }
 
 /// All authors' heads, and what the neighbours have.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Logs {
     me: PeerId,
     mesh: MeshId,
@@ -106,7 +107,7 @@ impl Logs {
             mesh,
             incarnation,
             own_durable: own.map_or(0, |head| head.seq),
-            hlc: own.map_or(0, |head| head.hlc),
+            hlc: heads.iter().filter(|((of, _), _)| *of == me).map(|(_, head)| head.hlc).max().unwrap_or(0),
             heads,
             neighbours: BTreeMap::new(),
             compared: BTreeSet::new(),
@@ -124,13 +125,6 @@ impl Logs {
     pub(crate) fn lives(&self, author: &PeerId) -> impl Iterator<Item = (Incarnation, u64)> + '_ {
         let lives = (*author, Incarnation(0))..=(*author, Incarnation(u32::MAX));
         self.heads.range(lives).map(|((_, incarnation), head)| (*incarnation, head.seq))
-    }
-
-    /// Whether our own log says the same as an entry that we signed in this life; `None`: only its row can tell.
-    pub(crate) fn own_says(&self, entry: &SignedEntry) -> Option<bool> {
-        let head = self.heads.get(&(self.me, self.incarnation));
-        let (held, seq) = (head.map_or(0, |head| head.seq), entry.entry.seq);
-        if seq < held { None } else { Some(head.is_some_and(|head| seq == held && head.hash == entry.hash)) }
     }
 
     /// Our own log begins anew.
@@ -163,10 +157,44 @@ impl Logs {
         self.forks.keys().filter(move |life| newest(life)).map(|(author, _)| *author)
     }
 
+    /// Whether what we hold of our own log is not less than what this neighbour does.
+    pub(crate) fn has_compared(&self, peer: &PeerId) -> bool {
+        self.fresh || self.compared.contains(peer)
+    }
+
+    /// Whether our own log says the same as an entry that we signed in this life; `None`: only its row can tell.
+    pub(crate) fn own_says(&self, entry: &SignedEntry) -> Option<bool> {
+        let head = self.heads.get(&(self.me, self.incarnation));
+        let (held, seq) = (head.map_or(0, |head| head.seq), entry.entry.seq);
+        if seq < held { None } else { Some(head.is_some_and(|head| seq == held && head.hash == entry.hash)) }
+    }
+
+    /// Whether anything is held of another life of an author's database than this one.
+    pub(crate) fn has_former_life(&self, author: &PeerId, incarnation: Incarnation) -> bool {
+        self.heads.keys().any(|(of, life)| of == author && *life != incarnation)
+    }
+
+    /// Clock of the newest entry that is held of this life of an author's database.
+    pub(crate) fn last_word(&self, author: &PeerId, incarnation: Incarnation) -> Option<u64> {
+        self.heads.get(&(*author, incarnation)).map(|head| head.hlc)
+    }
+
+    /// Whether an entry of ours with this clock is older than what we hold of a former life of ours, and a new one would
+    /// not be.
+    pub(crate) fn is_behind_former(&self, hlc: u64) -> bool {
+        let former = self.heads.iter().filter(|((of, life), _)| *of == self.me && *life != self.incarnation);
+        former.map(|(_, head)| head.hlc).max().is_some_and(|last| hlc <= last && last <= self.hlc)
+    }
+
+    /// Whether this is the log that we write now. What a former life of ours wrote, and a restored store has lost, comes
+    /// back from the others.
+    fn is_own(&self, author: &PeerId, incarnation: Incarnation) -> bool {
+        *author == self.me && incarnation == self.incarnation
+    }
+
     /// Whether an entry may be shown to others: one of ours only once it is durable.
     pub(crate) fn may_show(&self, entry: &SignedEntry) -> bool {
-        let own = entry.author == self.me && entry.entry.incarnation == self.incarnation;
-        !own || entry.entry.seq <= self.own_durable
+        !self.is_own(&entry.author, entry.entry.incarnation) || entry.entry.seq <= self.own_durable
     }
 
     fn tick(&mut self, wall_ms: u64) -> u64 {
@@ -218,8 +246,7 @@ impl Logs {
         let entry = &item.entry;
         let (author, incarnation, seq) = (entry.author, entry.entry.incarnation, entry.entry.seq);
         let is_genesis = entry.entry.kind == Kind::GENESIS && entry.hash.0 == self.mesh.0;
-        let own = author == self.me && incarnation == self.incarnation;
-        if !admitted || (entry.entry.mesh != self.mesh && !is_genesis) || own {
+        if !admitted || (entry.entry.mesh != self.mesh && !is_genesis) || self.is_own(&author, incarnation) {
             return Ingest::Refused;
         }
         if let Some(neighbour) = self.neighbours.get_mut(&from) {
@@ -254,8 +281,8 @@ impl Logs {
     /// what it had said.
     fn fork(&mut self, entry: &SignedEntry, held: u64, fx: &mut Effects<'_>) -> Ingest {
         let (author, incarnation) = (entry.author, entry.entry.incarnation);
-        if !self.forks.contains_key(&(author, incarnation)) {
-            self.forks.insert((author, incarnation), entry.entry.seq);
+        if let btree_map::Entry::Vacant(first) = self.forks.entry((author, incarnation)) {
+            first.insert(entry.entry.seq);
             fx.put_bytes(Space::Meta, [KEY_FORK, &log_key(&author, incarnation, None)].concat(), entry.to_stored());
             fx.view_changed = true;
         }
@@ -305,16 +332,19 @@ impl Logs {
         }
     }
 
-    /// An entry of our own is durable: every neighbour gets it, except one that has it in another frame.
+    /// An entry of our own is durable: every neighbour gets it. A call is awaited by the gateway, so that one comes first;
+    /// anything else by some other peer (an outcome by its origin), so there the gateway comes last.
     pub(crate) fn handle_durable(
         &mut self,
         entry: &SignedEntry,
         left_ms: Option<u64>,
-        except: Option<PeerId>,
+        gateway: Option<PeerId>,
         fx: &mut Effects<'_>,
     ) {
         self.own_durable = self.own_durable.max(entry.entry.seq);
-        let peers: Vec<PeerId> = self.neighbours.keys().copied().filter(|peer| Some(*peer) != except).collect();
+        let mut peers: Vec<PeerId> = self.neighbours.keys().copied().collect();
+        let is_call = entry.entry.kind == Kind::CALL;
+        peers.sort_by_key(|peer| (Some(*peer) == gateway) != is_call);
         for peer in peers {
             self.send_to(peer, EntryItem { entry: entry.clone(), left_ms }, fx);
         }
@@ -322,7 +352,9 @@ impl Logs {
 
     pub(crate) fn handle_link_up(&mut self, peer: PeerId, fx: &mut Effects<'_>) {
         self.neighbours.insert(peer, Neighbour::default());
-        fx.send(peer, Frame::Digest(self.digest()));
+        if !fx.without(Mutant::DigestOnLinkUp) {
+            fx.send(peer, Frame::Digest(self.digest()));
+        }
         self.tell_neighbours(fx);
     }
 
@@ -338,11 +370,6 @@ impl Logs {
         }
     }
 
-    /// Whether what we hold of our own log is not less than what this neighbour does.
-    pub(crate) fn has_compared(&self, peer: &PeerId) -> bool {
-        self.fresh || self.compared.contains(peer)
-    }
-
     pub(crate) fn handle_neighbours(&mut self, from: PeerId, peers: Vec<PeerId>) {
         if let Some(neighbour) = self.neighbours.get_mut(&from) {
             neighbour.neighbours = peers.into_iter().collect();
@@ -354,7 +381,7 @@ impl Logs {
         self.heads
             .iter()
             .map(|((author, incarnation), head)| {
-                let own = *author == self.me && *incarnation == self.incarnation;
+                let own = self.is_own(author, *incarnation);
                 let seq = if own { head.seq.min(self.own_durable) } else { head.seq };
                 DigestRow { author: *author, incarnation: *incarnation, seq }
             })
@@ -382,17 +409,16 @@ impl Logs {
     ) {
         let theirs: BTreeMap<(PeerId, Incarnation), u64> =
             rows.iter().map(|row| ((row.author, row.incarnation), row.seq)).collect();
-        let told = |row: &DigestRow| theirs.get(&(row.author, row.incarnation)).copied().unwrap_or(0);
-        // Its own log it knows best, unless it lost what it had told: what it told over this link is not lost.
+        // Of its own log it may have told more meanwhile than this digest says.
         let told_here = |row: &DigestRow| {
-            let knows =
-                self.neighbours.get(&from).filter(|_| row.author == from)?.knows.get(&(from, row.incarnation))?;
-            Some(*knows)
+            let knows = &self.neighbours.get(&from).filter(|_| row.author == from)?.knows;
+            knows.get(&(from, row.incarnation)).copied()
         };
         let mut ranges = Vec::new();
         for row in self.digest() {
-            let has = told(&row).max(told_here(&row).unwrap_or(0));
+            let has = theirs.get(&(row.author, row.incarnation)).copied().max(told_here(&row)).unwrap_or(0);
             let stands = stands(&row.author, row.incarnation, row.seq);
+            // What its author lacks of its own log, a restored store has lost.
             if has < stands {
                 ranges.push((row.author, row.incarnation, has + 1, stands));
             }
@@ -413,13 +439,12 @@ impl Logs {
             self.compared.insert(from);
         }
         if let Some(neighbour) = self.neighbours.get_mut(&from) {
-            let own = std::mem::take(&mut neighbour.knows).into_iter().filter(|((author, _), _)| *author == from);
-            let own: Vec<_> = own.collect();
-            neighbour.knows = theirs;
-            for (life, told) in own {
-                let knows = neighbour.knows.entry(life).or_default();
-                *knows = told.max(*knows);
+            let mut knows = theirs;
+            for (life, told) in neighbour.knows.iter().filter(|((author, _), _)| *author == from) {
+                let known = knows.entry(*life).or_default();
+                *known = (*told).max(*known);
             }
+            neighbour.knows = knows;
         }
     }
 
@@ -469,11 +494,6 @@ impl Logs {
 }
 
 /// Queues the push of an entry for when it is durable.
-pub(crate) fn push_when_durable(
-    entry: &SignedEntry,
-    left_ms: Option<u64>,
-    except: Option<PeerId>,
-    fx: &mut Effects<'_>,
-) {
-    fx.then(Then::Push { entry: entry.clone(), left_ms, except });
+pub(crate) fn push_when_durable(entry: &SignedEntry, left_ms: Option<u64>, fx: &mut Effects<'_>) {
+    fx.then(Then::Push { entry: entry.clone(), left_ms });
 }

@@ -31,6 +31,7 @@ use crate::io::{
     TxnId, View,
 };
 use crate::log::{self, Head, Logs};
+use crate::mutants::Mutant;
 use crate::trust::Trust;
 
 pub use founding::{founded, joined};
@@ -44,6 +45,11 @@ const KEY_BOOT: &[u8] = b"boot";
 const KEY_COUNTER: &[u8] = b"counter";
 const KEY_FENCE: &[u8] = b"fence";
 const KEY_HANDLE: &[u8] = b"handle";
+const KEY_CLAIM_FLOOR: &[u8] = b"claim_floor";
+/// A restored store may have lost this many claims of ours; the random part on top keeps two lives apart that begin with
+/// the same backup. Together far below [`crate::limits::EPOCH_JUMP_MAX`].
+const CLAIMS_LOST_MAX: u64 = 4_096;
+const CLAIMS_APART: u64 = 32_768;
 /// How long a clean stop waits for the successor's first beacon (mesh-protocol.md §4, Shutdown).
 const STOP_WAIT_MS: u64 = 100;
 
@@ -73,13 +79,13 @@ struct Presence {
     changed_ms: u64,
 }
 
-/// The state machine of one peer.
-#[derive(Debug)]
+/// The state machine of one peer. A copy is for models that follow several futures; a process has one.
+#[derive(Debug, Clone)]
 pub struct Peer {
     me: PeerId,
     key: PublicKey,
     config: Config,
-    signer: Box<dyn Signer>,
+    signer: Arc<dyn Signer>,
     boot: u64,
     trust: Trust,
     election: Election,
@@ -108,6 +114,11 @@ pub struct Peer {
     /// Our clock at the last step.
     now_ms: u64,
     stopping: Option<(CmdId, u64)>,
+}
+
+/// Counter above which a store claims that is older than its promises, and last knew `known`.
+fn lost_floor(known: u64, rng: &mut dyn Rng) -> u64 {
+    known + CLAIMS_LOST_MAX + rng.next_u64() % CLAIMS_APART
 }
 
 impl Peer {
@@ -157,7 +168,7 @@ impl Peer {
             };
             good.ok_or(BootError::Damaged(space.name()))?;
         }
-        let trust = Trust::new(trust).ok_or(BootError::NoMesh)?;
+        let trust = Trust::new(trust, config.mutation).ok_or(BootError::NoMesh)?;
         let read = |key: &[u8]| meta.get(key).map(AsRef::as_ref);
         let stored: Incarnation =
             read(KEY_INCARNATION).and_then(entry::decode).ok_or(BootError::Damaged("incarnation"))?;
@@ -166,12 +177,15 @@ impl Peer {
         let boot: u64 = read(KEY_BOOT).and_then(entry::decode).unwrap_or(0) + 1;
         let fence: Option<Fence> = read(KEY_FENCE).and_then(entry::decode);
         let counter = if renewed.is_some() { 0 } else { read(KEY_COUNTER).and_then(entry::decode).unwrap_or(0) };
+        let known = fence.as_ref().map_or(0, |fence: &Fence| fence.epoch.counter);
+        let floor = read(KEY_CLAIM_FLOOR).and_then(entry::decode).unwrap_or(0);
+        let floor = if renewed.is_some() { lost_floor(known.max(floor), rng) } else { floor };
         let mut peer = Self {
             me,
             key,
-            election: Election::boot(config.clone(), me, fence, now.mono_ms),
+            election: Election::boot(config.clone(), me, fence, floor, now.mono_ms),
             config,
-            signer,
+            signer: signer.into(),
             boot,
             logs: Logs::new(me, trust.mesh(), incarnation, heads, now.mono_ms),
             trust,
@@ -190,7 +204,7 @@ impl Peer {
             pending: VecDeque::new(),
             asked_wake: None,
             unread,
-            lives: Lives::restore(read(KEY_LIVES).and_then(entry::decode), stored, renewed),
+            lives: Lives::restore(read(KEY_LIVES).and_then(entry::decode), incarnation),
             sessions: BTreeMap::new(),
             now_ms: now.mono_ms,
             stopping: None,
@@ -202,6 +216,12 @@ impl Peer {
             fx.put(Space::Meta, KEY_BOOT, &boot);
             fx.put(Space::Meta, KEY_INCARNATION, &incarnation);
             fx.put(Space::Meta, KEY_LIVES, &peer.lives);
+            if renewed.is_some() {
+                // What the former life had begun, it may have ended: nothing of that is ours to tell.
+                fx.put(Space::Meta, KEY_CLAIM_FLOOR, &floor);
+                peer.executor.forget_started(fx);
+            }
+            peer.book.bury(incarnation, fx);
             fx.sync = true;
             peer.refresh_candidates(fx);
             peer.read_unread(fx);
@@ -222,7 +242,7 @@ impl Peer {
     pub fn step(&mut self, now: Now, rng: &mut dyn Rng, input: Input, out: &mut Vec<Output>) {
         let late = self.asked_wake.is_some_and(|at| now.mono_ms > at + self.config.late_wake_ms);
         self.run(now, rng, out, |peer, fx| {
-            if late {
+            if late && !fx.without(Mutant::WakeDetection) {
                 peer.election.handle_late_wake(fx);
             }
             peer.handle(input, fx);
@@ -258,6 +278,7 @@ impl Peer {
         let mut fx = Effects {
             now,
             rng,
+            mutation: self.config.mutation,
             me: self.me,
             writes: Vec::new(),
             then: Vec::new(),
@@ -280,6 +301,10 @@ impl Peer {
                     self.handle_then(then, &mut fx);
                 }
                 continue;
+            }
+            let unfounded: Vec<Then> = fx.then.extract_if(.., |then| fx.mutation.without(then.rule())).collect();
+            for then in unfounded {
+                self.handle_then(then, &mut fx);
             }
             if fx.loopback.is_empty() {
                 break;
@@ -435,6 +460,7 @@ impl Peer {
                 if more {
                     self.logs.ask_more(from, fx);
                 }
+                self.say_directory_again(fx);
             }
             Frame::Presence { epoch, online } => {
                 if self.election.gateway() == Some(epoch) && from == epoch.peer {
@@ -491,8 +517,9 @@ impl Peer {
         match then {
             Then::Reply(id, reply) => fx.out.push(Output::Reply(id, reply)),
             Then::Claimed(epoch) => self.election.handle_claimed(epoch, self.signer.as_ref(), fx),
-            Then::Push { entry, left_ms, except } => {
-                self.logs.handle_durable(&entry, left_ms, except, fx);
+            Then::Push { entry, left_ms } => {
+                let gateway = self.election.gateway().map(|epoch| epoch.peer);
+                self.logs.handle_durable(&entry, left_ms, gateway, fx);
                 if entry.entry.kind == Kind::CALL
                     && let Some(header) = entry.record::<Header>()
                 {
@@ -663,7 +690,7 @@ impl Peer {
     }
 
     /// All such calls.
-    pub fn open_calls(&self) -> impl Iterator<Item = &CallRecord> {
+    pub fn open_calls(&self) -> impl Iterator<Item = &CallRecord> + Clone {
         self.book.records()
     }
 

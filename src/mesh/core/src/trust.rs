@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::entry::{Genesis, Kind, SignedEntry, Tier, VerdictKind};
 use crate::ids::{Hash, Incarnation, MeshId, NodeId, PeerId, PublicKey};
 use crate::limits;
+use crate::mutants::{Mutant, Mutation};
 use verdicts::{Judged, Record, Standing};
 
 /// A peer that belongs.
@@ -71,8 +72,9 @@ pub(crate) struct Membership {
 }
 
 /// The set, and what it amounts to.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Trust {
+    mutation: Mutation,
     mesh: MeshId,
     genesis: SignedEntry,
     name: String,
@@ -91,9 +93,10 @@ pub(crate) fn genesis_of(entry: &SignedEntry) -> Option<(MeshId, Genesis)> {
 
 impl Trust {
     /// `None` when there is no genesis among the records.
-    pub(crate) fn new(records: Vec<SignedEntry>) -> Option<Self> {
+    pub(crate) fn new(records: Vec<SignedEntry>, mutation: Mutation) -> Option<Self> {
         let (genesis, (mesh, body)) = records.iter().find_map(|entry| Some((entry.clone(), genesis_of(entry)?)))?;
         let mut trust = Self {
+            mutation,
             mesh,
             genesis,
             name: body.name,
@@ -106,6 +109,11 @@ impl Trust {
         }
         trust.recompute();
         Some(trust)
+    }
+
+    /// Whether this rule is left out, see [`Mutant`].
+    pub(crate) const fn without(&self, rule: Mutant) -> bool {
+        self.mutation.without(rule)
     }
 
     pub(crate) fn mesh(&self) -> MeshId {
@@ -232,7 +240,10 @@ impl Trust {
         let fits = entry.entry.kind == Kind::APPROVAL
             && entry.entry.mesh == self.mesh
             && !self.records.contains_key(&entry.hash);
-        let Some(record) = fits.then(|| Record::new(entry)).flatten() else { return false };
+        let Some(mut record) = fits.then(|| Record::new(entry)).flatten() else { return false };
+        if self.without(Mutant::MarkVoids) {
+            record.marks.values_mut().for_each(|mark| *mark = u64::MAX);
+        }
         self.records.insert(record.entry.hash, record);
         true
     }
@@ -303,7 +314,9 @@ impl Trust {
                 if judged.depths.contains_key(&record.entry.author) {
                     refused.offer(record, node_id);
                 }
-            } else if judged.against(&record.subject).iter().all(|revocation| record.takes_back(revocation, after)) {
+            } else if self.without(Mutant::RevocationWins)
+                || judged.against(&record.subject).iter().all(|revocation| record.takes_back(revocation, after))
+            {
                 chosen.offer(record, node_id);
             }
         }

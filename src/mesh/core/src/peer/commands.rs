@@ -12,6 +12,7 @@ use crate::ids::{Hash, Incarnation, NodeId, PeerId, PublicKey, ReqId};
 use crate::io::{Batch, CallState, CmdId, Command, NewCall, Now, Output, Refusal, Reply, Space, Welcome};
 use crate::limits;
 use crate::log;
+use crate::mutants::Mutant;
 
 impl Peer {
     pub(super) fn handle_command(&mut self, id: CmdId, command: Command, fx: &mut Effects<'_>) {
@@ -60,7 +61,7 @@ impl Peer {
             return Err(Refusal::Invalid(format!("an idempotency key has 1 to {max} bytes")));
         }
         let key = new.client_key.as_ref().map(|key| calls::key_id(&new.principal, key));
-        let known = key.and_then(|key| self.book.key(&key));
+        let known = key.and_then(|key| self.book.key(&key)).filter(|_| !fx.without(Mutant::KeyAtOrigin));
         let target = match known {
             Some(known) if new.node == "any" => known.target,
             _ => self.resolve(&new.node, &new.tool)?,
@@ -75,25 +76,29 @@ impl Peer {
         }
         let node_id = self.trust.member(&target).map(|member| member.node_id.clone());
         let Some(node_id) = node_id else { return Err(Refusal::UnknownNode(new.node)) };
-        let declared = self.directory.get(&target).and_then(|(entry, directory)| {
-            Some((entry.entry.incarnation, directory.tools.iter().find(|tool| tool.name == new.tool)?))
-        });
-        let Some((target_life, decl)) = declared else {
+        let decl = self
+            .directory
+            .get(&target)
+            .and_then(|(_, directory)| directory.tools.iter().find(|tool| tool.name == new.tool));
+        let Some(decl) = decl else {
             return Err(Refusal::UnknownTool { node: node_id, tool: new.tool });
         };
-        if decl.owner_only && tier != Tier::Owner {
+        if decl.owner_only && tier != Tier::Owner && !fx.without(Mutant::Tier) {
             return Err(Refusal::Denied(format!(
                 "`{}` may be called by devices of tier owner only, and this one is {tier:?}",
                 decl.name
             )));
         }
         let (open, bytes) = self.book.own_open(&target);
-        if open >= limits::OPEN_PER_TARGET_MAX || bytes + new.arguments.len() > limits::OPEN_BYTES_PER_TARGET_MAX {
+        let full = open >= self.config.open_per_target_max && !fx.without(Mutant::OpenLimit);
+        if full || bytes + new.arguments.len() > limits::OPEN_BYTES_PER_TARGET_MAX {
             return Err(Refusal::QueueFull { node: node_id, open, retry_after_ms: 30_000 });
         }
         let effect = new.effect.map_or(decl.effect, |asked| asked.max(decl.effect));
         self.counter += 1;
-        fx.put(Space::Meta, KEY_COUNTER, &self.counter);
+        if !fx.without(Mutant::CounterDurable) {
+            fx.put(Space::Meta, KEY_COUNTER, &self.counter);
+        }
         let id = ReqId::new(&self.me, self.logs.incarnation(), self.counter);
         let header = Header {
             id,
@@ -108,7 +113,11 @@ impl Peer {
             principal: new.principal,
             client_key: new.client_key,
             needs_approval: false,
-            target_life: Some(target_life),
+            target_incarnation: if target == self.me {
+                Some(self.logs.incarnation())
+            } else {
+                self.directory.get(&target).map(|(entry, _)| entry.entry.incarnation)
+            },
         };
         if !header.is_within_limits() {
             return Err(Refusal::Invalid("the call is over a limit of what may be asked of another device".to_owned()));
@@ -117,7 +126,7 @@ impl Peer {
         let ttl_ms = header.ttl_ms;
         // Not before it is durable may anyone see it: the book learns it now, but dispatches it with the push below.
         self.with_env(|book, env| book.apply_header(&entry, header, ttl_ms, env, fx));
-        log::push_when_durable(&entry, Some(ttl_ms), None, fx);
+        log::push_when_durable(&entry, Some(ttl_ms), fx);
         Ok(Reply::Call { id, created: true })
     }
 
@@ -240,7 +249,7 @@ impl Peer {
     pub(super) fn say(&mut self, subject: PublicKey, what: VerdictKind, generation: u32, fx: &mut Effects<'_>) {
         let body = entry::encode(&entry::Verdict { subject, what });
         let entry = self.logs.append(self.signer.as_ref(), Kind::APPROVAL, generation, body, fx);
-        log::push_when_durable(&entry, None, None, fx);
+        log::push_when_durable(&entry, None, fx);
         self.apply_verdict(&entry, fx);
     }
 
@@ -301,11 +310,28 @@ impl Peer {
     }
 
     pub(super) fn set_directory(&mut self, directory: &Directory, fx: &mut Effects<'_>) {
-        if self.directory.get(&self.me).is_some_and(|(_, known)| **known == *directory) {
+        // A new life of our store says it again: that is how the others learn that the former one is over.
+        let own = self.logs.incarnation();
+        let known = self.directory.get(&self.me).filter(|(entry, _)| entry.entry.incarnation == own);
+        if known.is_some_and(|(_, known)| **known == *directory) {
             return;
         }
+        self.write_directory(directory, fx);
+    }
+
+    /// A former life of our store, of which the others tell us, was ahead of us: our directory is to be the newest word.
+    pub(super) fn say_directory_again(&mut self, fx: &mut Effects<'_>) {
+        let known = self.directory.get(&self.me).map(|(entry, known)| (entry.entry.hlc, known.clone()));
+        if let Some((hlc, directory)) = known
+            && self.logs.is_behind_former(hlc)
+        {
+            self.write_directory(&directory, fx);
+        }
+    }
+
+    fn write_directory(&mut self, directory: &Directory, fx: &mut Effects<'_>) {
         let entry = self.logs.append(self.signer.as_ref(), Kind::DIRECTORY, 0, entry::encode(directory), fx);
-        log::push_when_durable(&entry, None, None, fx);
+        log::push_when_durable(&entry, None, fx);
         self.apply(&entry, None, fx);
     }
 
@@ -313,6 +339,7 @@ impl Peer {
     pub fn depart(&mut self, now: Now, rng: &mut dyn Rng) -> Batch {
         let mut out = Vec::new();
         let mut fx = Effects {
+            mutation: self.config.mutation,
             now,
             rng,
             me: self.me,

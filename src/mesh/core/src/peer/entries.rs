@@ -69,18 +69,19 @@ impl Peer {
             Kind::APPROVAL => self.apply_verdict(entry, fx),
             Kind::DIRECTORY => {
                 let Some(directory) = entry.record::<Directory>().filter(is_reasonable) else { return };
-                let past = self.directory.get(&author).map(|(known, _)| known.entry.incarnation);
                 let newer = self
                     .directory
                     .get(&author)
                     .is_none_or(|(known, _)| (known.entry.hlc, known.entry.seq) < (entry.entry.hlc, entry.entry.seq));
-                if newer {
+                let own = self.logs.incarnation();
+                let former = author == self.me && entry.entry.incarnation != own;
+                if newer && !former {
                     fx.put_bytes(Space::Directory, author.0, entry.to_stored());
                     self.directory.insert(author, (entry.clone(), Arc::new(directory)));
                     self.refresh_candidates(fx);
                     fx.view_changed = true;
-                    if past.is_some_and(|past| past != entry.entry.incarnation) {
-                        self.end_undeliverable(fx);
+                    if self.logs.has_former_life(&author, entry.entry.incarnation) {
+                        self.end_undeliverable(fx); // its store began anew
                     }
                     self.with_env(|book, env| book.pump(&author, env, fx));
                 }
@@ -91,13 +92,17 @@ impl Peer {
                     let left_ms = left_ms.unwrap_or(header.ttl_ms);
                     let id = header.id;
                     let mine = header.target == self.me;
+                    let meant = header.is_for(self.logs.incarnation());
                     if mine && self.executor.has_any(&id) && self.book.record(&id).is_none() {
                         return; // it came by a dispatch, and is over
                     }
                     self.with_env(|book, env| book.apply_header(entry, header, left_ms, env, fx));
                     if author == self.me {
-                        // From a life of ours that was lost here: others hold it, so it was accepted.
+                        // Of a former life of ours: it has been durable, and others may have run it.
                         self.with_env(|book, env| book.release(&id, env, fx));
+                    }
+                    if mine && !meant {
+                        self.book.bury(self.logs.incarnation(), fx);
                     }
                     if mine && author != self.me {
                         self.expire_here(&[id], fx);
@@ -108,7 +113,6 @@ impl Peer {
                 }
             }
             Kind::OUTCOME => {
-                self.recall(entry, fx);
                 self.with_env(|book, env| book.apply_outcome(entry, env, fx));
             }
             Kind::CANCEL => {
@@ -180,10 +184,9 @@ impl Peer {
         let incarnation = self.logs.incarnation();
         let next = self.logs.lives(&self.me).find(|(life, _)| *life == incarnation).map_or(1, |(_, seq)| seq + 1);
         if !self.trust.admits(&self.me, incarnation, next) {
-            self.begin_life(true, fx);
+            self.begin_life(fx);
         }
     }
-
     /// Who belongs has changed: parts with those who were thrown out, and tells them; meets those who are welcome again.
     pub(super) fn refresh_neighbours(&mut self, fx: &mut Effects<'_>) {
         let linked: Vec<PeerId> = self.linked.iter().copied().collect();

@@ -9,9 +9,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use serde::{Deserialize, Serialize};
 
-use super::{KEY_COUNTER, KEY_INCARNATION, KEY_LIVES, Peer};
+use super::{KEY_CLAIM_FLOOR, KEY_COUNTER, KEY_INCARNATION, KEY_LIVES, Peer, lost_floor};
 use crate::effects::Effects;
-use crate::entry::{Header, Outcome, SignedEntry};
+use crate::entry::SignedEntry;
 use crate::ids::{Incarnation, PeerId};
 use crate::io::{Fact, Hold, Output, Space};
 
@@ -25,8 +25,6 @@ const SESSIONS_KEPT: usize = 8;
 pub(super) struct Lives {
     /// All that we know of.
     known: BTreeSet<Incarnation>,
-    /// Those whose journal we hold whole.
-    whole: BTreeSet<Incarnation>,
     /// Whether this process has begun one because of what others held.
     #[serde(skip)]
     renewed: bool,
@@ -39,21 +37,17 @@ pub(super) struct Lives {
 }
 
 impl Lives {
-    /// What the store says, where it says something. `renewed`: it is known to be older than what was promised.
-    pub(super) fn restore(stored: Option<Self>, life: Incarnation, renewed: Option<Incarnation>) -> Self {
-        let only = BTreeSet::from([life]);
-        let fresh = Self { known: only.clone(), whole: only, renewed: false, copied: false, doubt: None };
-        let mut lives = stored.unwrap_or(fresh);
-        if let Some(new) = renewed {
-            lives.known.insert(new);
-            lives.whole = BTreeSet::from([new]);
-        }
+    /// What the store says, where it says something.
+    pub(super) fn restore(stored: Option<Self>, life: Incarnation) -> Self {
+        let first = Self { known: BTreeSet::new(), renewed: false, copied: false, doubt: None };
+        let mut lives = stored.unwrap_or(first);
+        lives.known.insert(life);
         lives
     }
 }
 
 /// Sessions of one other peer.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Sessions {
     now: u64,
     former: VecDeque<u64>,
@@ -61,26 +55,18 @@ pub(super) struct Sessions {
 }
 
 impl Peer {
-    /// Whether a call for us was meant for a life whose journal we hold. Else it may have run, and nobody here knows.
-    pub(super) fn is_for_us(&self, header: &Header) -> bool {
-        header.target == self.me && header.target_life.is_none_or(|life| self.lives.whole.contains(&life))
-    }
-
-    /// Our log and our calls are numbered anew, under an incarnation that nobody has seen.
-    pub(super) fn begin_life(&mut self, whole: bool, fx: &mut Effects<'_>) {
+    /// Our log and our calls are numbered anew, under an incarnation that nobody has seen. What was meant for the life
+    /// before does not start any more.
+    pub(super) fn begin_life(&mut self, fx: &mut Effects<'_>) {
         let incarnation = Incarnation(fx.rng.next_u32());
         self.logs.begin_life(incarnation);
         self.counter = 0;
-        if !whole {
-            self.lives.whole.clear();
-        }
         self.lives.known.insert(incarnation);
-        self.lives.whole.insert(incarnation);
         fx.put(Space::Meta, KEY_INCARNATION, &incarnation);
         fx.put(Space::Meta, KEY_COUNTER, &self.counter);
         fx.put(Space::Meta, KEY_LIVES, &self.lives);
-        let whole = self.lives.whole.clone();
-        self.executor.drop_waiting(|header| header.target_life.is_some_and(|life| !whole.contains(&life)));
+        self.executor.drop_waiting(incarnation);
+        self.book.bury(incarnation, fx);
         if let Some((_, directory)) = self.directory.remove(&self.me) {
             self.set_directory(&directory, fx);
         }
@@ -132,26 +118,15 @@ impl Peer {
             return;
         }
         self.lives.renewed = true;
-        self.begin_life(false, fx);
+        let floor = lost_floor(self.election.fence().epoch.counter, fx.rng);
+        fx.put(Space::Meta, KEY_CLAIM_FLOOR, &floor);
+        self.election.raise_floor(floor, fx);
+        self.begin_life(fx);
         fx.fact(Fact::Warning(
             "was restored to an older state, or copied; calls that it may have run do not run",
             self.me,
         ));
         self.logs.ask_all(fx);
-    }
-
-    /// An outcome that we wrote in a life that was lost here: it is in the journal again.
-    pub(super) fn recall(&mut self, entry: &SignedEntry, fx: &mut Effects<'_>) {
-        if entry.author == self.me
-            && entry.entry.incarnation != self.logs.incarnation()
-            && let Some(outcome) = entry.record::<Outcome>()
-        {
-            // Of a call that is not known here any more it does no harm.
-            let for_us = self.book.record(&outcome.id).is_none_or(|record| record.header.target == self.me);
-            if for_us {
-                self.executor.recall(outcome.id, outcome.attempt, outcome.ending, fx);
-            }
-        }
     }
 
     pub(super) fn own_hold(&self) -> Option<Hold> {

@@ -13,6 +13,7 @@ use crate::io::CallState;
 use crate::io::Command;
 use crate::io::NewCall;
 use crate::io::Refusal;
+use crate::io::ToolOutcome;
 use crate::limits;
 
 type Rows = BTreeMap<(Space, Vec<u8>), Bytes>;
@@ -105,6 +106,24 @@ impl Net {
             owner_only: false,
         };
         let directory = Directory { eligible: true, class: 3, tools: vec![echo], ..Directory::default() };
+        self.command(n, Command::SetDirectory(directory));
+    }
+
+    /// An old state of its store is played back, and it notices; nobody is linked to it then.
+    fn restore(&mut self, n: usize, rows: Rows) {
+        for other in (0..self.sims.len()).filter(|other| *other != n) {
+            self.links.remove(&(n.min(other), n.max(other)));
+            self.input(other, Input::LinkDown(id(n)));
+        }
+        let image = rows.iter().map(|((space, key), value)| (*space, key.clone(), value.clone())).collect();
+        let image = Image { rows: image, rolled_back: true };
+        let directory = self.sims[n].peer.directory.get(&id(n)).map(|(_, own)| Directory::clone(own)).unwrap();
+        let mut out = Vec::new();
+        let signer = Box::new(Symbolic::new(n as u64));
+        let now = self.clock();
+        self.sims[n].rows = rows;
+        self.sims[n].peer = Peer::boot(Config::default(), signer, image, now, &mut self.rng, &mut out).unwrap();
+        self.perform(n, out);
         self.command(n, Command::SetDirectory(directory));
     }
 
@@ -328,4 +347,83 @@ fn many_entries_come_in_frames_of_bounded_size() {
     assert_eq!(sizes.concat(), lens);
     assert_eq!(sizes.len(), 4);
     assert!(sizes.iter().all(|frame| frame.iter().sum::<usize>() <= limits::SYNC_BYTES_MAX), "{sizes:?}");
+}
+
+#[test]
+fn a_restored_peer_runs_nothing_of_its_former_life_and_gets_its_own_words_back() {
+    let (mut net, leader) = Net::settled();
+    let target = if leader == 1 { 2 } else { 1 };
+    let former = net.sims[target].peer.view().incarnation;
+    let backup = net.sims[target].rows.clone();
+    net.input(leader, Input::NodeUp(id(target), 1));
+    let Reply::Call { id: ran, .. } = net.command(0, call(target)) else { panic!("not accepted") };
+    let outcome =
+        ToolOutcome { ending: Ending::Done, reason: String::new(), output: Payload::empty(), error: String::new() };
+    net.input(target, Input::ToolEnded(ran, 1, outcome));
+    net.input(leader, Input::NodeDown(id(target), 1));
+    let Reply::Call { id: waits, .. } = net.command(0, call(target)) else { panic!("not accepted") };
+    let words = |net: &Net| {
+        let own = log::log_key(&id(target), former, None);
+        net.sims[target].rows.keys().filter(|(space, key)| *space == Space::Log && key.starts_with(&own)).count()
+    };
+    let before = words(&net);
+
+    net.restore(target, backup);
+    assert_ne!(net.sims[target].peer.view().incarnation, former);
+    assert!(words(&net) < before);
+    for other in (0..3).filter(|other| *other != target) {
+        net.link(target, other);
+    }
+    net.pass(1_000);
+    assert_eq!(words(&net), before, "what it had told the others it hears from them");
+    let told = net.sims[0].peer.open_call(&waits).expect("not confirmed by anyone");
+    assert_eq!((told.state, told.confirmed), (CallState::Ended(Ending::Undeliverable), false));
+    let leader = (0..3).find(|n| net.sims[*n].peer.leads()).expect("somebody leads");
+    net.input(leader, Input::NodeUp(id(target), 2));
+    net.pass(2_000);
+    assert_eq!(net.sims[target].invoked, [ran], "neither again nor anew");
+    let Reply::Call { id: new, .. } = net.command(0, call(target)) else { panic!("not accepted") };
+    assert_eq!(net.sims[target].invoked, [ran, new], "its new life is like any other");
+}
+
+#[test]
+fn a_restored_peer_leads_with_no_epoch_that_it_may_have_led_with_before() {
+    let mut net = Net::of(1);
+    let backup = net.sims[0].rows.clone();
+    net.pass(2_000);
+    let led = net.sims[0].peer.view().gateway.expect("it is alone");
+    let mut counters = vec![led.counter];
+    for _ in 0..3 {
+        net.restore(0, backup.clone());
+        net.pass(2_000);
+        counters.push(net.sims[0].peer.view().gateway.expect("it is alone").counter);
+    }
+    assert!(counters.iter().skip(1).all(|counter| *counter > led.counter + CLAIMS_LOST_MAX));
+    counters.sort_unstable();
+    counters.dedup();
+    assert_eq!(counters.len(), 4, "not even when the same backup comes back again");
+}
+
+#[test]
+fn a_run_of_which_nothing_is_heard_any_more_is_given_up() {
+    let (mut net, leader) = Net::settled();
+    let target = if leader == 1 { 2 } else { 1 };
+    net.input(leader, Input::NodeUp(id(target), 1));
+    let Reply::Call { id: running, .. } = net.command(0, call(target)) else { panic!("not accepted") };
+    net.input(target, Input::ToolProgress(running, 1, "half".into()));
+    assert_eq!(net.sims[0].peer.open_call(&running).unwrap().state.as_str(), "running");
+    for other in (0..3).filter(|other| *other != target) {
+        net.links.remove(&(target.min(other), target.max(other)));
+        net.input(other, Input::LinkDown(id(target)));
+        net.input(target, Input::LinkDown(id(other)));
+    }
+    let (ttl_ms, timeout_ms) = {
+        let header = &net.sims[0].peer.open_call(&running).unwrap().header;
+        (header.ttl_ms, header.timeout_ms)
+    };
+    net.pass(ttl_ms + timeout_ms);
+    assert_eq!(net.sims[0].peer.open_call(&running).unwrap().state.as_str(), "running", "it may still end");
+    net.pass(4 * limits::epsilon_ms(ttl_ms) + 10_000);
+    let told = net.sims[0].peer.open_call(&running).unwrap();
+    assert_eq!((told.state, told.confirmed), (CallState::Ended(Ending::Interrupted), false));
 }

@@ -12,13 +12,13 @@ use crate::entry::{SignedEntry, Tier, Verdict, VerdictKind};
 use crate::ids::{Hash, Incarnation, PeerId};
 
 /// An approval or revocation that is held.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Record {
     pub(super) entry: SignedEntry,
     pub(super) subject: PeerId,
     pub(super) verdict: Verdict,
     /// Of a revocation: what stands of its subject, by life.
-    marks: BTreeMap<Incarnation, u64>,
+    pub(super) marks: BTreeMap<Incarnation, u64>,
 }
 
 impl Record {

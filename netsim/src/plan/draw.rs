@@ -1,130 +1,9 @@
-//! The plan of a run, drawn from its own stream of the seed: who takes part, what goes wrong, what is asked for.
-//! Times are microseconds from the end of the setup.
+//! Plans by the thousand: each profile is a mixture.
 
 use mesh_core::entry::Tier;
 
+use super::{Ask, FAULTS_US, Fault, MS, Near, PeerPlan, Plan, Profile, SECOND, connected, pairs};
 use crate::dice::Dice;
-
-/// A second of virtual time.
-pub(crate) const SECOND: u64 = 1_000_000;
-/// A millisecond of virtual time.
-pub(crate) const MS: u64 = 1_000;
-/// How long things go wrong.
-pub(crate) const FAULTS_US: u64 = 20 * SECOND;
-
-/// Which mixture of plans.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub(crate) enum Profile {
-    /// 2 to 6 peers, everything may go wrong.
-    Default,
-    /// The two-peer home, with many crashes around commits.
-    Two,
-    /// 8 to 14 peers.
-    Big,
-}
-
-/// One peer.
-#[derive(Debug, Clone)]
-pub(crate) struct PeerPlan {
-    pub(crate) class: u8,
-    pub(crate) eligible: bool,
-    pub(crate) tier: Tier,
-    /// By invite, or approved by hand.
-    pub(crate) invited: bool,
-    /// When it joins; zero = during setup.
-    pub(crate) join_at: u64,
-    /// How wrong its wall clock is from the start.
-    pub(crate) skew_ms: i64,
-    /// Shortest and longest fsync.
-    pub(crate) fsync_us: (u64, u64),
-    pub(crate) forget_after_ms: u64,
-    pub(crate) handover_after_ms: u64,
-    pub(crate) handover_settle_ms: u64,
-}
-
-/// What a crash waits for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Near {
-    /// The next batch that is waited for.
-    Commit,
-    /// The next start of a tool.
-    Invoke,
-    /// The next end of a tool.
-    Ended,
-    /// The next promise made durable.
-    Durable,
-}
-
-/// What goes wrong.
-#[derive(Debug, Clone)]
-pub(crate) enum Fault {
-    /// Only peers of one group reach each other.
-    Split(Vec<u8>),
-    /// The split is over; single cuts remain.
-    Unsplit,
-    /// One pair does not reach each other.
-    Cut(usize, usize),
-    /// It does again.
-    Uncut(usize, usize),
-    /// Datagrams of one direction vanish, this many of 1,000.
-    OneWay(usize, usize, u64),
-    /// Datagrams of all vanish, this many of 1,000.
-    Loss(u64),
-    /// Power fails; back after so long.
-    Crash { peer: usize, down_us: u64 },
-    /// Power fails so long after what is named.
-    CrashNear { peer: usize, near: Near, after_us: u64, down_us: u64 },
-    /// A clean stop; back after so long.
-    Stop { peer: usize, down_us: u64 },
-    /// Frozen.
-    Suspend { peer: usize, for_us: u64 },
-    /// The next fsync takes so long.
-    Stall { peer: usize, for_us: u64 },
-    /// The wall clock is set.
-    WallJump { peer: usize, by_ms: i64 },
-    /// Somebody is thrown out.
-    Revoke { by: usize, peer: usize },
-}
-
-/// What is asked for.
-#[derive(Debug, Clone)]
-pub(crate) struct Ask {
-    pub(crate) origin: usize,
-    /// `None` = any node.
-    pub(crate) target: Option<usize>,
-    pub(crate) tool: &'static str,
-    pub(crate) ttl_ms: u64,
-    /// Whether the caller wants "once" whatever the tool says.
-    pub(crate) strict: bool,
-    pub(crate) key: Option<String>,
-    /// Distinguishes the arguments.
-    pub(crate) argument: u64,
-    /// Whether the arguments are a blob.
-    pub(crate) blob: bool,
-    /// Cancelled so long after the receipt.
-    pub(crate) cancel_after_us: Option<u64>,
-}
-
-/// All of it.
-#[derive(Debug, Clone)]
-pub(crate) struct Plan {
-    pub(crate) peers: Vec<PeerPlan>,
-    /// Pairs without a way to each other until the final healing.
-    pub(crate) sparse: Vec<(usize, usize)>,
-    /// Least one-way latency of each pair, in the order of [`pairs`].
-    pub(crate) latency_us: Vec<u64>,
-    pub(crate) faults: Vec<(u64, Fault)>,
-    pub(crate) asks: Vec<(u64, Ask)>,
-    /// Whether a better peer is handed the role soon enough to be seen.
-    pub(crate) handovers: bool,
-    /// Whether wall clocks jump: then time across a restart is not kept.
-    pub(crate) wall_jumps: bool,
-}
-
-/// All unordered pairs.
-pub(crate) fn pairs(count: usize) -> impl Iterator<Item = (usize, usize)> {
-    (0..count).flat_map(move |a| (a + 1..count).map(move |b| (a, b)))
-}
 
 const DAY_MS: i64 = 24 * 3600 * 1000;
 
@@ -135,6 +14,10 @@ impl Plan {
             Profile::Default => dice.pick(&[2, 2, 3, 3, 3, 4, 4, 5, 5, 6]),
             Profile::Two => 2,
             Profile::Big => dice.range(8..=14) as usize,
+            Profile::Five => 5,
+            Profile::Fleet | Profile::Clocks | Profile::Disks | Profile::Queue | Profile::Halves => {
+                return Self::draw_rough(seed, profile);
+            }
         };
         let handovers = dice.chance(100);
         let forgets = dice.chance(150);
@@ -144,15 +27,46 @@ impl Plan {
         let near = dice.chance(600);
         let latency_us =
             pairs(count).map(|_| if near { dice.range(200..=2_000) } else { dice.range(200..=30_000) }).collect();
-        let mut plan = Self { peers, sparse, latency_us, faults: Vec::new(), asks: Vec::new(), handovers, wall_jumps };
+        let mut plan = Self {
+            faults_us: FAULTS_US,
+            peers,
+            sparse,
+            latency_us,
+            faults: Vec::new(),
+            asks: Vec::new(),
+            handovers,
+            wall_jumps,
+            crossing: false,
+            open_per_target_max: None,
+            queue_max: None,
+        };
         plan.draw_faults(&mut dice, profile);
         plan.draw_asks(&mut dice, profile);
-        plan.faults.sort_by_key(|(at, _)| *at);
-        plan.asks.sort_by_key(|(at, _)| *at);
-        plan
+        plan.draw_limits(seed);
+        plan.sorted()
     }
 
-    fn peer(dice: &mut Dice, index: usize, handovers: bool, forgets: bool, wall_jumps: bool) -> PeerPlan {
+    /// Now and then the limits are so small that they are reached.
+    fn draw_limits(&mut self, seed: u64) {
+        let mut dice = Dice::new(seed, 3);
+        if dice.chance(100) {
+            self.open_per_target_max = Some(dice.range(1..=8) as usize);
+            self.queue_max = Some(dice.range(1..=8) as usize);
+            let credits = Some((dice.range(1..=3) as usize, dice.range(1..=4) as usize));
+            for peer in &mut self.peers {
+                peer.credits = credits;
+            }
+        }
+    }
+
+    /// In the order of time.
+    pub(super) fn sorted(mut self) -> Self {
+        self.faults.sort_by_key(|(at, _)| *at);
+        self.asks.sort_by_key(|(at, _)| *at);
+        self
+    }
+
+    pub(super) fn peer(dice: &mut Dice, index: usize, handovers: bool, forgets: bool, wall_jumps: bool) -> PeerPlan {
         let founder = index == 0;
         let slow = dice.chance(150);
         PeerPlan {
@@ -170,11 +84,15 @@ impl Plan {
             forget_after_ms: if forgets { 90_000 } else { 8 * 24 * 3600 * 1000 },
             handover_after_ms: if handovers { 3_000 } else { 30_000 },
             handover_settle_ms: if handovers { 5_000 } else { 300_000 },
+            named_like: None,
+            drift_ppm: 0,
+            lag_us: 0,
+            credits: None,
         }
     }
 
     /// Takes links away at random while everyone stays connected.
-    fn sparse(dice: &mut Dice, count: usize) -> Vec<(usize, usize)> {
+    pub(super) fn sparse(dice: &mut Dice, count: usize) -> Vec<(usize, usize)> {
         let mut gone: Vec<(usize, usize)> = Vec::new();
         for _ in 0..count * count {
             let (a, b) = (dice.index(count), dice.index(count));
@@ -190,12 +108,12 @@ impl Plan {
         gone
     }
 
-    fn draw_faults(&mut self, dice: &mut Dice, profile: Profile) {
+    pub(super) fn draw_faults(&mut self, dice: &mut Dice, profile: Profile) {
         let count = self.peers.len();
         let faults = match profile {
-            Profile::Default => dice.range(2..=16),
             Profile::Two => dice.range(4..=20),
-            Profile::Big => dice.range(4..=24),
+            Profile::Big | Profile::Fleet => dice.range(4..=24),
+            _ => dice.range(2..=16),
         };
         let mut revoked = false;
         for _ in 0..faults {
@@ -218,17 +136,17 @@ impl Plan {
                 roll if roll < crashy + 12 => {
                     let groups = dice.range(2..=3);
                     let split = (0..count).map(|_| dice.range(1..=groups) as u8).collect();
-                    self.faults.push((at, Fault::Split(split)));
+                    self.faults.push((at, Fault::Split { groups: split }));
                     self.faults.push((at + dice.range(100 * MS..=9 * SECOND), Fault::Unsplit));
                 }
                 roll if roll < crashy + 22 => {
-                    self.faults.push((at, Fault::Cut(peer, other)));
-                    self.faults.push((at + dice.range(100 * MS..=9 * SECOND), Fault::Uncut(peer, other)));
+                    self.faults.push((at, Fault::Cut { a: peer, b: other }));
+                    self.faults.push((at + dice.range(100 * MS..=9 * SECOND), Fault::Uncut { a: peer, b: other }));
                 }
                 roll if roll < crashy + 27 => {
-                    self.faults.push((at, Fault::OneWay(peer, other, dice.range(300..=1000))));
+                    self.faults.push((at, Fault::OneWay { from: peer, to: other, loss: dice.range(300..=1000) }));
                 }
-                roll if roll < crashy + 30 => self.faults.push((at, Fault::Loss(dice.range(0..=300)))),
+                roll if roll < crashy + 30 => self.faults.push((at, Fault::Loss { loss: dice.range(0..=300) })),
                 roll if roll < crashy + 33 => self.faults.push((at, Fault::Stop { peer, down_us })),
                 roll if roll < crashy + 38 => {
                     self.faults.push((at, Fault::Suspend { peer, for_us: dice.range(300 * MS..=8 * SECOND) }));
@@ -249,18 +167,18 @@ impl Plan {
         }
         // What is left open ends before the quiescence begins, except for the topology.
         for (at, fault) in &mut self.faults {
-            if !matches!(fault, Fault::Unsplit | Fault::Uncut(..)) {
+            if !matches!(fault, Fault::Unsplit | Fault::Uncut { .. }) {
                 *at = (*at).min(FAULTS_US);
             }
         }
         self.faults.retain(|(at, _)| *at <= FAULTS_US);
     }
 
-    fn draw_asks(&mut self, dice: &mut Dice, profile: Profile) {
+    pub(super) fn draw_asks(&mut self, dice: &mut Dice, profile: Profile) {
         let count = self.peers.len();
         let asks = match profile {
-            Profile::Default | Profile::Big => dice.range(4..=30),
             Profile::Two => dice.range(6..=40),
+            _ => dice.range(4..=30),
         };
         let key_target = dice.index(count);
         for argument in 0..asks {
@@ -270,8 +188,9 @@ impl Plan {
             let ask = Ask {
                 origin,
                 target: if dice.chance(900) { Some(dice.index(count)) } else { None },
-                tool: dice.pick(&["look", "put", "put", "print", "print", "print", "private", "absent"]),
+                tool: dice.pick(&["look", "put", "put", "print", "print", "print", "private", "absent"]).to_owned(),
                 ttl_ms,
+                timeout_ms: None,
                 strict: dice.chance(100),
                 key: None,
                 argument,
@@ -283,7 +202,7 @@ impl Plan {
                 let key = format!("key-{}", dice.range(0..=2));
                 let kept = Ask {
                     target: Some(key_target),
-                    tool: "print",
+                    tool: "print".to_owned(),
                     key: Some(key),
                     argument: 1_000,
                     blob: false,
@@ -311,22 +230,6 @@ impl Plan {
             }
         }
     }
-}
-
-/// Whether all `count` vertices hang together by the edges (a < b) that `edge` says are there.
-pub(crate) fn connected(count: usize, edge: impl Fn(usize, usize) -> bool) -> bool {
-    let mut seen = vec![false; count];
-    let mut open = vec![0];
-    seen[0] = true;
-    while let Some(at) = open.pop() {
-        for (next, seen) in seen.iter_mut().enumerate() {
-            if next != at && !*seen && edge(at.min(next), at.max(next)) {
-                *seen = true;
-                open.push(next);
-            }
-        }
-    }
-    seen.into_iter().all(|seen| seen)
 }
 
 #[cfg(test)]

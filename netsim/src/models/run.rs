@@ -1,0 +1,329 @@
+//! Model (a): fence, executor's journal and expiry. Two gateways, one target, one call with up to two attempts, crashes
+//! of the target with any prefix of its unsynced batches surviving, and a network that duplicates, delays and reorders
+//! without end: every dispatch may be delivered at any time, any number of times. The target is the product's whole core;
+//! gateways are what anybody could send in their name (also attempt 2 unasked, also a claim far ahead).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use mesh_core::config::Config;
+use mesh_core::crypto::{Signer, Symbolic};
+use mesh_core::entry::{Effect, Ending, Entry, Header, Kind, Outcome, Payload, SignedEntry, encode};
+use mesh_core::epoch::{Claim, Epoch};
+use mesh_core::frame::{AnswerKind, Dispatch, Frame};
+use mesh_core::ids::{Attempt, Hash, Incarnation, MeshId, ReqId};
+use mesh_core::io::{Input, Now, Output, Space, ToolOutcome};
+use mesh_core::limits;
+use stateright::{Model, Property};
+
+use super::machine::{Machine, at, mesh};
+use crate::node;
+
+/// Time left as both gateways tell it.
+const LEFT_MS: u64 = 10_000;
+/// Journal rows are forgotten after this.
+const FORGET_MS: u64 = 60_000;
+/// The moments that the target's clock may show: in time, after the call's time, when all of it is forgotten.
+const CLOCK_MS: [u64; 3] = [1_000, 12_000, 2 * 3_600_000];
+/// A claim that no honest peer makes.
+const FAR: u64 = 2 * limits::EPOCH_JUMP_MAX;
+
+/// The bounds of the model.
+#[derive(Debug)]
+pub(super) struct Run {
+    pub(super) crashes: u8,
+    pub(super) config: Config,
+}
+
+/// A moment.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct State {
+    target: Machine,
+    mesh: MeshId,
+    effect: Effect2,
+    clock: usize,
+    crashes: u8,
+    /// Tools at work in this life.
+    working: BTreeSet<Attempt>,
+    /// Epoch of the dispatch for which this life journaled `started`.
+    cause: BTreeMap<Attempt, u64>,
+    /// When the time of the call is over by what this life was told.
+    deadline: u64,
+    /// Highest epoch for which a tool was run, ever.
+    obeyed: u64,
+    /// Runs so far, ever.
+    runs: BTreeMap<Attempt, u8>,
+    /// What the target said of an attempt, ever.
+    told: BTreeMap<Attempt, Ended>,
+    broken: Option<&'static str>,
+}
+
+/// [`Effect`], as far as it matters here, with an order and a hash.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Effect2 {
+    Idempotent,
+    Once,
+}
+
+/// [`Ending`] by its word.
+type Ended = &'static str;
+
+/// What may happen next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Action {
+    /// A dispatch of this gateway arrives, in the name of this epoch.
+    Deliver { gateway: usize, counter: u64, attempt: Attempt },
+    /// The disk is done.
+    Sync,
+    /// The tool ends.
+    ToolEnds(Attempt),
+    /// The target's clock goes on to the next of [`CLOCK_MS`].
+    TimePasses,
+    /// Power fails, and this many unsynced batches survive.
+    Crash(usize),
+}
+
+impl Run {
+    fn dispatch(&self, state: &State, gateway: usize, counter: u64, attempt: Attempt) -> Dispatch {
+        let _ = self;
+        let (origin, leader) = (Symbolic::new(1), Symbolic::new(gateway as u64));
+        let (origin_id, leader_id) = (origin.public_key().peer_id(), leader.public_key().peer_id());
+        let effect = match state.effect {
+            Effect2::Idempotent => Effect::Idempotent,
+            Effect2::Once => Effect::Once,
+        };
+        let header = Header {
+            id: the_call(),
+            target: state.target.id(),
+            target_incarnation: None,
+            node_id: "peer-3".parse().expect("a valid constant"),
+            tool: "put".parse().expect("a valid constant"),
+            arguments: Payload::empty(),
+            effect,
+            ttl_ms: LEFT_MS,
+            accepted_ms: at(0).wall_ms,
+            timeout_ms: 60_000,
+            principal: "owner".into(),
+            client_key: None,
+            needs_approval: false,
+        };
+        let entry = Entry {
+            mesh: state.mesh,
+            author: origin.public_key(),
+            incarnation: Incarnation(7),
+            seq: 1,
+            hlc: at(0).wall_ms << 16,
+            kind: Kind::CALL,
+            critical: false,
+            generation: 0,
+            previous: Hash::ZERO,
+            body: encode(&header).into(),
+        };
+        assert!(header.id.is_of(&origin_id));
+        let epoch = Epoch { counter, class: 3, peer: leader_id };
+        Dispatch {
+            claim: Claim::sign(&leader, epoch, 1),
+            header: SignedEntry::sign(&origin, entry),
+            attempt,
+            left_ms: LEFT_MS,
+        }
+    }
+}
+
+fn the_call() -> ReqId {
+    ReqId::new(&Symbolic::new(1).public_key().peer_id(), Incarnation(7), 1)
+}
+
+impl State {
+    fn now(&self) -> Now {
+        at(CLOCK_MS[self.clock])
+    }
+
+    fn breaks(&mut self, promise: &'static str) {
+        self.broken.get_or_insert(promise);
+    }
+
+    fn outputs(&mut self, out: Vec<Output>) {
+        let now = self.now();
+        for output in out {
+            match output {
+                Output::Invoke(invocation) => self.invoked(invocation.attempt, now),
+                Output::Send(_, Frame::Answer(answer)) => {
+                    if let AnswerKind::Ended(entry) = &answer.what
+                        && let Some(outcome) = entry.record::<Outcome>()
+                    {
+                        self.hears(outcome.attempt, outcome.ending);
+                    }
+                }
+                _ => {}
+            }
+        }
+        let fence = node::fence(&self.target.disk).counter;
+        if fence > limits::EPOCH_JUMP_MAX {
+            self.breaks("hygiene");
+        }
+        for attempt in 1..=2 {
+            let lost = node::started_is_durable(&self.target.disk, &the_call(), attempt)
+                && !self.working.contains(&attempt)
+                && self.target.disk.pending() == 0;
+            if lost {
+                self.breaks("L3");
+            }
+        }
+    }
+
+    fn invoked(&mut self, attempt: Attempt, now: Now) {
+        let runs = self.runs.entry(attempt).or_default();
+        *runs += 1;
+        if *runs > 1 {
+            self.breaks("S3");
+        }
+        if self.effect == Effect2::Once && self.runs.values().sum::<u8>() > 1 {
+            self.breaks("once");
+        }
+        if !node::started_is_durable(&self.target.disk, &the_call(), attempt) || now.mono_ms >= self.deadline {
+            self.breaks("S4");
+        }
+        let cause = self.cause.get(&attempt).copied().unwrap_or(0);
+        if cause < self.obeyed || node::durable_fence(&self.target.disk).counter < cause {
+            self.breaks("S2");
+        }
+        self.obeyed = self.obeyed.max(cause);
+        let before = node::journaled_ending(&self.target.disk, &the_call(), attempt - 1);
+        if attempt > 1 && before != Some(Ending::Interrupted) {
+            self.breaks("attempts");
+        }
+        if self.told.contains_key(&attempt) {
+            self.breaks("S6");
+        }
+        self.working.insert(attempt);
+    }
+
+    fn hears(&mut self, attempt: Attempt, ending: Ending) {
+        let before = *self.told.entry(attempt).or_insert(ending.as_str());
+        if before != ending.as_str() {
+            self.breaks("S8");
+        }
+        let ran = self.runs.contains_key(&attempt);
+        if ran && matches!(ending, Ending::Expired | Ending::Denied) || !ran && ending == Ending::Done {
+            self.breaks("S6");
+        }
+    }
+}
+
+impl Model for Run {
+    type State = State;
+    type Action = Action;
+
+    fn init_states(&self) -> Vec<State> {
+        // Origin and gateway, another gateway, target.
+        let target = mesh(3, &Config { eligible: false, forget_after_ms: FORGET_MS, ..self.config.clone() }).remove(2);
+        [Effect2::Idempotent, Effect2::Once]
+            .map(|effect| State {
+                mesh: target.view().mesh,
+                target: target.clone(),
+                effect,
+                clock: 0,
+                crashes: 0,
+                working: BTreeSet::new(),
+                cause: BTreeMap::new(),
+                deadline: u64::MAX,
+                obeyed: 0,
+                runs: BTreeMap::new(),
+                told: BTreeMap::new(),
+                broken: None,
+            })
+            .to_vec()
+    }
+
+    fn actions(&self, state: &State, actions: &mut Vec<Action>) {
+        if state.broken.is_some() {
+            return;
+        }
+        for (gateway, counter) in [(1, 10), (2, 11), (2, FAR)] {
+            for attempt in 1..=2 {
+                actions.push(Action::Deliver { gateway, counter, attempt });
+            }
+        }
+        if state.target.disk.pending() > 0 {
+            actions.push(Action::Sync);
+        }
+        actions.extend(state.working.iter().map(|attempt| Action::ToolEnds(*attempt)));
+        if state.clock + 1 < CLOCK_MS.len() {
+            actions.push(Action::TimePasses);
+        }
+        if state.crashes < self.crashes {
+            actions.extend((0..=state.target.disk.pending()).map(Action::Crash));
+        }
+    }
+
+    fn next_state(&self, last: &State, action: Action) -> Option<State> {
+        let mut state = last.clone();
+        let out = match action {
+            Action::Deliver { gateway, counter, attempt } => {
+                let dispatch = self.dispatch(&state, gateway, counter, attempt);
+                let from = Symbolic::new(gateway as u64).public_key().peer_id();
+                let known = state.journaled(attempt);
+                let input = Input::Recv(from, Frame::Dispatch(dispatch));
+                let out = state.target.step(state.now(), input);
+                if !known && state.journaled(attempt) {
+                    state.cause.insert(attempt, counter);
+                    state.deadline = state.deadline.min(state.now().mono_ms + LEFT_MS);
+                }
+                out
+            }
+            Action::Sync => state.target.sync(state.now())?,
+            Action::ToolEnds(attempt) => {
+                state.working.remove(&attempt);
+                let ended = ToolOutcome {
+                    ending: Ending::Done,
+                    reason: String::new(),
+                    output: Payload::empty(),
+                    error: String::new(),
+                };
+                state.target.step(state.now(), Input::ToolEnded(the_call(), attempt, ended))
+            }
+            Action::TimePasses => {
+                state.clock += 1;
+                state.target.step(state.now(), Input::Wake)
+            }
+            Action::Crash(survivors) => {
+                state.crashes += 1;
+                state.working.clear();
+                state.cause.clear();
+                state.deadline = u64::MAX;
+                state.target.boot(state.now(), survivors)
+            }
+        };
+        state.outputs(out);
+        (state != *last).then_some(state)
+    }
+
+    fn properties(&self) -> Vec<Property<Self>> {
+        fn kept(promise: &'static str, state: &State) -> bool {
+            state.broken != Some(promise)
+        }
+        vec![
+            Property::always("S2 obeyed epochs never decrease", |_, state| kept("S2", state)),
+            Property::always("S3 one run of an attempt", |_, state| kept("S3", state)),
+            Property::always("S4 started is durable, time is left", |_, state| kept("S4", state)),
+            Property::always("S6 endings match runs", |_, state| kept("S6", state)),
+            Property::always("S8 a told outcome never changes", |_, state| kept("S8", state)),
+            Property::always("attempt 2 only after an interruption", |_, state| kept("attempts", state)),
+            Property::always("once is once", |_, state| kept("once", state)),
+            Property::always("L3 what was started ends", |_, state| kept("L3", state)),
+            Property::always("hygiene: the fence does not jump", |_, state| kept("hygiene", state)),
+            Property::sometimes("it is done", |_, state: &State| state.told.values().any(|ending| *ending == "done")),
+            Property::sometimes("the second attempt is done", |_, state: &State| state.told.get(&2) == Some(&"done")),
+            Property::sometimes("it expires", |_, state: &State| {
+                state.told.values().any(|ending| *ending == "expired")
+            }),
+        ]
+    }
+}
+
+impl State {
+    fn journaled(&self, attempt: Attempt) -> bool {
+        let key = [the_call().0.as_slice(), &[attempt]].concat();
+        self.target.disk.applied(Space::Journal, &key).is_some()
+    }
+}

@@ -1,0 +1,278 @@
+//! The plan of a run: who takes part, what goes wrong, what is asked for. Drawn from its own stream of the seed, or read
+//! from a file. Times are microseconds from the end of the setup.
+
+mod draw;
+mod file;
+mod rough;
+mod shrink;
+
+use mesh_core::entry::Tier;
+use serde::{Deserialize, Serialize};
+
+pub(crate) use file::Case;
+
+/// A second of virtual time.
+pub(crate) const SECOND: u64 = 1_000_000;
+/// A millisecond of virtual time.
+pub(crate) const MS: u64 = 1_000;
+/// A peer that comes only as the heir of one that was wiped.
+pub(crate) const NEVER: u64 = i64::MAX as u64;
+/// How long things go wrong, in most profiles.
+pub(crate) const FAULTS_US: u64 = 20 * SECOND;
+
+/// Which mixture of plans.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Profile {
+    /// 2 to 6 peers, everything of every day may go wrong.
+    Default,
+    /// The same with 5 peers always: what speed is measured with.
+    Five,
+    /// The two-peer home, with many crashes around commits.
+    Two,
+    /// 8 to 14 peers. Slow.
+    Big,
+    /// 15 to 50 peers. Very slow.
+    Fleet,
+    /// Clocks: sleeps of hours, drift beyond the bound, wall clocks lost at boot, jumps.
+    Clocks,
+    /// Disks: full, restored from a backup, wiped; devices that leave; slow ones.
+    Disks,
+    /// More calls than limits allow, at slow peers.
+    Queue,
+    /// Two halves that revoke, approve and ask on their own, crossing each other.
+    Halves,
+}
+
+impl Profile {
+    pub(crate) const ALL: [Self; 9] = [
+        Self::Default,
+        Self::Five,
+        Self::Two,
+        Self::Big,
+        Self::Fleet,
+        Self::Clocks,
+        Self::Disks,
+        Self::Queue,
+        Self::Halves,
+    ];
+
+    /// Its name at the command line.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Default => "default",
+            Self::Five => "five",
+            Self::Two => "two",
+            Self::Big => "big",
+            Self::Fleet => "fleet",
+            Self::Clocks => "clocks",
+            Self::Disks => "disks",
+            Self::Queue => "queue",
+            Self::Halves => "halves",
+        }
+    }
+}
+
+/// One peer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct PeerPlan {
+    pub(crate) class: u8,
+    pub(crate) eligible: bool,
+    pub(crate) tier: Tier,
+    /// By invite, or approved by hand.
+    pub(crate) invited: bool,
+    /// When it joins; zero = during setup.
+    pub(crate) join_at: u64,
+    /// The handle that it asks for is that of this peer too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) named_like: Option<usize>,
+    /// How wrong its wall clock is from the start.
+    pub(crate) skew_ms: i64,
+    /// How much too fast its clocks run, in millionths.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub(crate) drift_ppm: i64,
+    /// Shortest and longest fsync.
+    pub(crate) fsync_us: (u64, u64),
+    /// What it takes longer than others to look at a frame.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub(crate) lag_us: u64,
+    pub(crate) forget_after_ms: u64,
+    pub(crate) handover_after_ms: u64,
+    pub(crate) handover_settle_ms: u64,
+    /// Calls that run at once, and that wait, if not the usual number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) credits: Option<(usize, usize)>,
+}
+
+fn is_zero<T: PartialEq + Default>(number: &T) -> bool {
+    *number == T::default()
+}
+
+/// What a crash waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Near {
+    /// The next batch that is waited for.
+    Commit,
+    /// The next start of a tool.
+    Invoke,
+    /// The next end of a tool.
+    Ended,
+    /// The next promise made durable.
+    Durable,
+}
+
+/// What goes wrong.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "fault", rename_all = "kebab-case")]
+pub(crate) enum Fault {
+    /// Only peers of one group reach each other.
+    Split { groups: Vec<u8> },
+    /// The split is over; single cuts remain.
+    Unsplit,
+    /// One pair does not reach each other.
+    Cut { a: usize, b: usize },
+    /// It does again, either way.
+    Uncut { a: usize, b: usize },
+    /// Nothing passes from one to the other; back it does, until the ends lose patience.
+    CutOneWay { from: usize, to: usize },
+    /// Datagrams of one direction vanish, this many of 1,000.
+    OneWay { from: usize, to: usize, loss: u64 },
+    /// Datagrams of all vanish, this many of 1,000.
+    Loss { loss: u64 },
+    /// Power fails; back after so long.
+    Crash { peer: usize, down_us: u64 },
+    /// Power fails so long after what is named.
+    CrashNear { peer: usize, near: Near, after_us: u64, down_us: u64 },
+    /// A clean stop; back after so long.
+    Stop { peer: usize, down_us: u64 },
+    /// Frozen.
+    Suspend { peer: usize, for_us: u64 },
+    /// The next fsync takes so long.
+    Stall { peer: usize, for_us: u64 },
+    /// The wall clock is set.
+    WallJump { peer: usize, by_ms: i64 },
+    /// Power fails, and the machine has no clock of its own: it boots years ago, and learns the time after so long.
+    ClockLost { peer: usize, down_us: u64, for_us: u64 },
+    /// Somebody is thrown out.
+    Revoke { by: usize, peer: usize },
+    /// Somebody goes for good.
+    Leave { peer: usize },
+    /// The disk is copied somewhere.
+    Backup { peer: usize },
+    /// Power fails, and the last backup is played back; the store notices, since what it had promised is written elsewhere.
+    Restore { peer: usize, down_us: u64 },
+    /// The disk is gone, and the device comes back as another peer, whose `join_at` is [`NEVER`].
+    Wipe { peer: usize, heir: usize, down_us: u64 },
+    /// The disk takes nothing more for so long: the process ends at its next commit, and cannot start.
+    DiskFull { peer: usize, for_us: u64 },
+}
+
+/// What is asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Ask {
+    pub(crate) origin: usize,
+    /// `None` = any node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) target: Option<usize>,
+    pub(crate) tool: String,
+    pub(crate) ttl_ms: u64,
+    /// How long it may run, if not a minute.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) timeout_ms: Option<u64>,
+    /// Whether the caller wants "once" whatever the tool says.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub(crate) strict: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) key: Option<String>,
+    /// Distinguishes the arguments.
+    pub(crate) argument: u64,
+    /// Whether the arguments are a blob.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub(crate) blob: bool,
+    /// Cancelled so long after the receipt.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) cancel_after_us: Option<u64>,
+}
+
+/// All of it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Plan {
+    /// How long things go wrong.
+    pub(crate) faults_us: u64,
+    /// Whether a better peer is handed the role soon enough to be seen.
+    pub(crate) handovers: bool,
+    /// Whether wall clocks jump: then time across a restart is not kept.
+    pub(crate) wall_jumps: bool,
+    /// Whether owners that somebody throws out let others in meanwhile.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub(crate) crossing: bool,
+    /// Open calls of one (origin, target), if not the usual number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) open_per_target_max: Option<usize>,
+    /// Calls that a gateway holds for others, if not the usual number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) queue_max: Option<usize>,
+    pub(crate) peers: Vec<PeerPlan>,
+    /// Pairs without a way to each other until the final healing.
+    pub(crate) sparse: Vec<(usize, usize)>,
+    /// Least one-way latency of each pair, in the order of [`pairs`].
+    pub(crate) latency_us: Vec<u64>,
+    #[serde(with = "file::timed")]
+    pub(crate) faults: Vec<(u64, Fault)>,
+    #[serde(with = "file::timed")]
+    pub(crate) asks: Vec<(u64, Ask)>,
+}
+
+impl Plan {
+    /// Whether any peer's clock runs wrong beyond the bound that the protocol assumes.
+    pub(crate) fn drifts(&self) -> bool {
+        self.peers.iter().any(|peer| peer.drift_ppm != 0)
+    }
+}
+
+/// All unordered pairs.
+pub(crate) fn pairs(count: usize) -> impl Iterator<Item = (usize, usize)> {
+    (0..count).flat_map(move |a| (a + 1..count).map(move |b| (a, b)))
+}
+
+/// Whether all `count` vertices hang together by the edges (a < b) that `edge` says are there.
+pub(crate) fn connected(count: usize, edge: impl Fn(usize, usize) -> bool) -> bool {
+    let mut seen = vec![false; count];
+    let mut open = vec![0];
+    seen[0] = true;
+    while let Some(at) = open.pop() {
+        for (next, seen) in seen.iter_mut().enumerate() {
+            if next != at && !*seen && edge(at.min(next), at.max(next)) {
+                *seen = true;
+                open.push(next);
+            }
+        }
+    }
+    seen.into_iter().all(|seen| seen)
+}
+
+impl Fault {
+    /// The peers that it names.
+    pub(crate) fn peers(&self) -> Vec<usize> {
+        match self {
+            Self::Split { .. } | Self::Unsplit | Self::Loss { .. } => Vec::new(),
+            Self::Cut { a, b } | Self::Uncut { a, b } => vec![*a, *b],
+            Self::CutOneWay { from, to } | Self::OneWay { from, to, .. } => vec![*from, *to],
+            Self::Revoke { by, peer } => vec![*by, *peer],
+            Self::Wipe { peer, heir, .. } => vec![*peer, *heir],
+            Self::Crash { peer, .. }
+            | Self::CrashNear { peer, .. }
+            | Self::Stop { peer, .. }
+            | Self::Suspend { peer, .. }
+            | Self::Stall { peer, .. }
+            | Self::WallJump { peer, .. }
+            | Self::ClockLost { peer, .. }
+            | Self::Leave { peer }
+            | Self::Backup { peer }
+            | Self::Restore { peer, .. }
+            | Self::DiskFull { peer, .. } => vec![*peer],
+        }
+    }
+}

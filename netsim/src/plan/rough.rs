@@ -1,0 +1,249 @@
+//! The rarer mixtures: clocks, disks, queues, fleets, and halves that cross each other.
+
+use mesh_core::entry::Tier;
+
+use super::{Ask, FAULTS_US, Fault, MS, NEVER, PeerPlan, Plan, Profile, SECOND, pairs};
+use crate::dice::Dice;
+
+const HOUR_US: u64 = 3_600 * SECOND;
+
+impl Plan {
+    pub(super) fn draw_rough(seed: u64, profile: Profile) -> Self {
+        let mut dice = Dice::new(seed, 1);
+        let count = match profile {
+            Profile::Fleet => dice.range(15..=50) as usize,
+            Profile::Halves => dice.range(4..=7) as usize,
+            Profile::Queue => dice.range(2..=4) as usize,
+            _ => dice.pick(&[2, 3, 3, 4, 5]),
+        };
+        let forgets = profile == Profile::Disks && dice.chance(300);
+        let wall_jumps = profile == Profile::Clocks;
+        let peers = (0..count).map(|index| Self::peer(&mut dice, index, false, forgets, wall_jumps)).collect();
+        let near = dice.chance(600);
+        let latency_us =
+            pairs(count).map(|_| if near { dice.range(200..=2_000) } else { dice.range(200..=30_000) }).collect();
+        let mut plan = Self {
+            faults_us: FAULTS_US,
+            handovers: false,
+            wall_jumps,
+            crossing: profile == Profile::Halves,
+            open_per_target_max: (profile == Profile::Queue).then(|| dice.range(4..=20) as usize),
+            queue_max: (profile == Profile::Queue).then(|| dice.range(2..=30) as usize),
+            peers,
+            sparse: if dice.chance(300) { Self::sparse(&mut dice, count) } else { Vec::new() },
+            latency_us,
+            faults: Vec::new(),
+            asks: Vec::new(),
+        };
+        if profile != Profile::Halves || dice.chance(300) {
+            plan.draw_faults(&mut dice, profile);
+        }
+        plan.draw_asks(&mut dice, profile);
+        if matches!(profile, Profile::Disks | Profile::Halves) {
+            // Who is gone for good is not waited for longer than its tools may run.
+            for (_, ask) in &mut plan.asks {
+                ask.timeout_ms = Some(4_000);
+            }
+        }
+        match profile {
+            Profile::Clocks => plan.draw_clocks(&mut dice),
+            Profile::Disks => plan.draw_disks(&mut dice),
+            Profile::Queue => plan.draw_queues(&mut dice),
+            Profile::Halves => plan.draw_halves(&mut dice),
+            Profile::Fleet | Profile::Default | Profile::Five | Profile::Two | Profile::Big => {}
+        }
+        plan.sorted()
+    }
+
+    fn draw_clocks(&mut self, dice: &mut Dice) {
+        let count = self.peers.len();
+        if dice.chance(400) {
+            // Up to a tenth too fast or too slow: far beyond what durations may be wrong by.
+            for peer in &mut self.peers {
+                peer.drift_ppm = dice.range(0..=200_000).cast_signed() - 100_000;
+            }
+        }
+        for _ in 0..dice.range(0..=3) {
+            let peer = dice.index(count);
+            let down_us = dice.range(50 * MS..=2 * SECOND);
+            let fault = Fault::ClockLost { peer, down_us, for_us: dice.range(SECOND..=12 * SECOND) };
+            self.faults.push((dice.range(0..=FAULTS_US), fault));
+        }
+        let hours = dice.range(1..=8) * HOUR_US;
+        match dice.range(0..=99) {
+            // A night: all devices sleep, and wake in any order.
+            0..=29 => {
+                let at = dice.range(0..=10 * SECOND);
+                for peer in 0..count {
+                    let (from, longer) = (dice.range(0..=5 * SECOND), dice.range(0..=10 * SECOND));
+                    self.faults.push((at + from, Fault::Suspend { peer, for_us: hours + longer }));
+                }
+                self.lengthen(dice, at, hours);
+            }
+            // One lid is closed for an hour while the others go on. Slow to simulate, hence seldom.
+            30..=33 => {
+                let (peer, at) = (dice.index(count), dice.range(0..=10 * SECOND));
+                self.faults.push((at, Fault::Suspend { peer, for_us: HOUR_US }));
+                self.lengthen(dice, at, HOUR_US);
+            }
+            _ => {}
+        }
+    }
+
+    /// What was to happen after `at` happens `by` later; some calls may wait that long.
+    fn lengthen(&mut self, dice: &mut Dice, at: u64, by: u64) {
+        self.faults_us += by;
+        for (when, fault) in &mut self.faults {
+            if *when > at && !matches!(fault, Fault::Suspend { for_us, .. } if *for_us >= HOUR_US) {
+                *when += by;
+            }
+        }
+        for (when, ask) in &mut self.asks {
+            if *when > at {
+                *when += by;
+            }
+            if dice.chance(300) {
+                ask.ttl_ms = dice.range(60_000..=12 * 3_600_000);
+            }
+        }
+    }
+
+    fn draw_disks(&mut self, dice: &mut Dice) {
+        let count = self.peers.len();
+        for peer in &mut self.peers {
+            if dice.chance(200) {
+                peer.fsync_us = (20 * MS, 200 * MS); // a memory card
+            }
+        }
+        let mut left = false;
+        for _ in 0..dice.range(1..=4) {
+            let (at, peer) = (dice.range(0..=FAULTS_US), dice.index(count));
+            let down_us = dice.range(50 * MS..=3 * SECOND);
+            match dice.range(0..=9) {
+                0..=3 => {
+                    self.faults.push((dice.range(0..=at), Fault::Backup { peer }));
+                    self.faults.push((at, Fault::Restore { peer, down_us }));
+                }
+                4..=5 => self.wipe(dice, at, peer, down_us),
+                6..=8 => self.faults.push((at, Fault::DiskFull { peer, for_us: down_us })),
+                _ if !left && peer != 0 => {
+                    left = true;
+                    self.faults.push((at, Fault::Leave { peer }));
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// A device loses its disk and comes back as a new peer that would like the old name; somebody may throw the old one
+    /// out.
+    fn wipe(&mut self, dice: &mut Dice, at: u64, peer: usize, down_us: u64) {
+        let wiped = |fault: &Fault| matches!(fault, Fault::Wipe { .. });
+        if self.faults.iter().any(|(_, fault)| wiped(fault))
+            || (0..peer).all(|other| self.peers[other].tier != Tier::Owner)
+        {
+            return;
+        }
+        let heir = self.peers.len();
+        self.peers.push(PeerPlan { join_at: NEVER, named_like: Some(peer), ..self.peers[peer].clone() });
+        self.latency_us = pairs(heir + 1).map(|_| dice.range(200..=10_000)).collect();
+        for (_, fault) in &mut self.faults {
+            if let Fault::Split { groups } = fault {
+                groups.push(groups[peer]);
+            }
+        }
+        self.faults.push((at, Fault::Wipe { peer, heir, down_us }));
+        if dice.chance(600) {
+            self.faults.push((at + dice.range(SECOND..=6 * SECOND), Fault::Revoke { by: 0, peer }));
+        }
+    }
+
+    fn draw_queues(&mut self, dice: &mut Dice) {
+        let count = self.peers.len();
+        for peer in &mut self.peers {
+            peer.credits = Some((dice.range(1..=2) as usize, dice.range(0..=3) as usize));
+            if dice.chance(500) {
+                peer.lag_us = dice.range(MS..=60 * MS);
+            }
+        }
+        for burst in 0..dice.range(1..=3) {
+            let at = dice.range(0..=FAULTS_US);
+            let (origin, target) = (dice.index(count), dice.index(count));
+            for number in 0..dice.range(10..=80) {
+                let ask = Ask {
+                    origin: if dice.chance(800) { origin } else { dice.index(count) },
+                    target: Some(target),
+                    tool: dice.pick(&["look", "put", "print"]).to_owned(),
+                    ttl_ms: dice.pick(&[2_000, 8_000, 30_000]),
+                    timeout_ms: None,
+                    strict: false,
+                    key: None,
+                    argument: 100_000 + burst * 1_000 + number,
+                    blob: false,
+                    cancel_after_us: dice.chance(50).then(|| dice.range(0..=2 * SECOND)),
+                };
+                self.asks.push((at + number * dice.range(0..=20 * MS), ask));
+            }
+        }
+    }
+
+    fn draw_halves(&mut self, dice: &mut Dice) {
+        let count = self.peers.len();
+        let groups: Vec<u8> = (0..count).map(|peer| if peer == 0 { 1 } else { dice.range(1..=2) as u8 }).collect();
+        let begins = dice.range(500 * MS..=4 * SECOND);
+        let ends = begins + dice.range(5 * SECOND..=13 * SECOND);
+        let within = |dice: &mut Dice| dice.range(begins..=ends);
+        // The founder and one of the other half are owners from the start; up to two come while the halves are apart,
+        // perhaps under one handle.
+        for peer in &mut self.peers {
+            peer.join_at = 0;
+        }
+        let other = groups.iter().position(|group| *group == 2).unwrap_or(count - 1);
+        self.peers[other].tier = Tier::Owner;
+        let late: Vec<usize> = (1..count).filter(|peer| *peer != other).take(dice.range(0..=2) as usize).collect();
+        for peer in &late {
+            self.peers[*peer].join_at = within(dice);
+        }
+        if let [first, second] = *late.as_slice()
+            && dice.chance(500)
+        {
+            self.peers[second].named_like = Some(first);
+        }
+        self.faults.push((begins, Fault::Split { groups: groups.clone() }));
+        self.faults.push((ends, Fault::Unsplit));
+        let owner = |peers: &[PeerPlan], peer: usize| peers[peer].tier == Tier::Owner;
+        for _ in 0..dice.range(0..=3) {
+            let (by, peer) = (dice.index(count), dice.index(count));
+            if by == peer || !owner(&self.peers, by) {
+                continue;
+            }
+            let at = within(dice);
+            self.faults.push((at, Fault::Revoke { by, peer }));
+            if dice.chance(400) && owner(&self.peers, peer) {
+                // Each throws the other out, and neither knows.
+                self.faults.push((within(dice), Fault::Revoke { by: peer, peer: by }));
+            }
+        }
+        for key in 0..dice.range(0..=2) {
+            // One client key on both sides.
+            let (target, argument) = (dice.index(count), 5_000 + key);
+            for origin in 0..count {
+                if dice.chance(500) {
+                    let ask = Ask {
+                        origin,
+                        target: Some(target),
+                        tool: "print".to_owned(),
+                        ttl_ms: dice.pick(&[5_000, 25_000]),
+                        timeout_ms: None,
+                        strict: false,
+                        key: Some(format!("half-{key}")),
+                        argument,
+                        blob: false,
+                        cancel_after_us: None,
+                    };
+                    self.asks.push((within(dice), ask));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! S5 and S10: what a revocation ends, and that nothing brings it back unasked. Judged by the verdicts on a peer's disk,
+//! read here without the core's own rules.
+
+use std::collections::BTreeSet;
+
+use mesh_core::entry::{SignedEntry, Verdict, VerdictKind};
+use mesh_core::ids::{Hash, Incarnation, PeerId, ReqId};
+use mesh_core::io::Space;
+
+use super::Checks;
+use crate::disk::MemDisk;
+
+/// A verdict as a disk holds it.
+struct Held {
+    entry: SignedEntry,
+    subject: PeerId,
+    what: VerdictKind,
+}
+
+/// A revocation that nobody can doubt: of its author no verdict held says that it was thrown out itself.
+struct Sure<'a> {
+    by: PeerId,
+    subject: PeerId,
+    generation: u32,
+    hash: Hash,
+    marks: &'a [(Incarnation, u64)],
+}
+
+fn held(disk: &MemDisk) -> Vec<Held> {
+    let rows = disk.scan(Space::Trust, vec![], vec![255; 33]);
+    rows.filter_map(|(_, value)| {
+        let entry = SignedEntry::from_stored(value)?;
+        let verdict: Verdict = entry.record()?;
+        Some(Held { subject: verdict.subject.peer_id(), what: verdict.what, entry })
+    })
+    .collect()
+}
+
+fn sure(held: &[Held]) -> Vec<Sure<'_>> {
+    let doubted = |author: &PeerId| {
+        held.iter().any(|said| said.subject == *author && matches!(said.what, VerdictKind::Revoked { .. }))
+    };
+    held.iter()
+        .filter(|said| !doubted(&said.entry.author))
+        .filter_map(|said| match &said.what {
+            VerdictKind::Revoked { marks, left: false } => Some(Sure {
+                by: said.entry.author,
+                subject: said.subject,
+                generation: said.entry.entry.generation,
+                hash: said.entry.hash,
+                marks,
+            }),
+            VerdictKind::Revoked { .. } | VerdictKind::Approved { .. } => None,
+        })
+        .collect()
+}
+
+impl Checks {
+    /// **S10** a revocation is never undone by an approval that did not know it: who is revoked and belongs all the same
+    /// was approved by somebody who names that revocation, or one that came after it.
+    pub(crate) fn s10_revocation_not_undone(
+        &mut self,
+        now: u64,
+        peer: usize,
+        members: &BTreeSet<PeerId>,
+        disk: &MemDisk,
+    ) {
+        let held = held(disk);
+        let sure = sure(&held);
+        for revocation in sure.iter().filter(|revocation| members.contains(&revocation.subject)) {
+            let later: Vec<Hash> = sure
+                .iter()
+                .filter(|other| other.subject == revocation.subject && other.generation > revocation.generation)
+                .map(|other| other.hash)
+                .chain([revocation.hash])
+                .collect();
+            let welcome_again = held.iter().any(|said| {
+                said.subject == revocation.subject
+                    && said.entry.entry.generation > revocation.generation
+                    && matches!(&said.what, VerdictKind::Approved { after, .. } if after.iter().any(|hash| later.contains(hash)))
+            });
+            if !welcome_again {
+                let (subject, by) = (revocation.subject, revocation.by);
+                self.fail("S10", now, || format!("p{peer} holds {subject} approved, whom {by} had revoked"));
+            }
+        }
+        self.s5_no_void_entry_in_force(now, peer, members, &held, &sure);
+    }
+
+    /// **S5** no void entry is in force anywhere that holds the revocation: whoever belongs was let in by somebody's word
+    /// that stands.
+    fn s5_no_void_entry_in_force(
+        &mut self,
+        now: u64,
+        peer: usize,
+        members: &BTreeSet<PeerId>,
+        held: &[Held],
+        sure: &[Sure<'_>],
+    ) {
+        let void = |said: &Held| {
+            sure.iter().any(|revocation| {
+                let place = said.entry.place();
+                // (Of lives that it does not name we say nothing: they may be newer than it.)
+                let mark = revocation.marks.iter().find(|(life, _)| *life == place.incarnation);
+                revocation.subject == said.entry.author && mark.is_some_and(|(_, seq)| place.seq > *seq)
+            })
+        };
+        for member in members {
+            let approvals: Vec<bool> = held
+                .iter()
+                .filter(|said| said.subject == *member && matches!(said.what, VerdictKind::Approved { .. }))
+                .map(void)
+                .collect();
+            // The founder has none.
+            if !approvals.is_empty() && approvals.iter().all(|void| *void) {
+                self.fail("S5", now, || format!("p{peer} holds {member} approved by nothing but void words"));
+            }
+        }
+    }
+
+    /// **S5** a peer that has received its revocation invokes nothing.
+    pub(crate) fn s5_revoked_invokes_nothing(&mut self, now: u64, peer: usize, revoked: bool, id: ReqId) {
+        if revoked {
+            self.fail("S5", now, || format!("{id} runs at p{peer}, which holds its own revocation"));
+        }
+    }
+
+    /// **S5** a gateway that has received a peer's revocation dispatches nothing to it.
+    pub(crate) fn s5_dispatches_to_members_only(&mut self, now: u64, gateway: usize, target: usize, trusted: bool) {
+        if !trusted {
+            self.fail("S5", now, || format!("p{gateway} dispatches to p{target}, which does not belong"));
+        }
+    }
+
+    /// **S5** whoever says that it was thrown out has that on its disk.
+    pub(crate) fn s5_own_revocation_is_durable(&mut self, now: u64, peer: usize, me: PeerId) {
+        if !self.thrown_out[peer].contains(&me) {
+            self.fail("S5", now, || format!("p{peer} says that it was revoked before its disk holds that"));
+        }
+    }
+
+    /// A verdict became durable.
+    pub(super) fn on_verdict(&mut self, peer: usize, value: &[u8]) {
+        let entry = SignedEntry::from_stored(value);
+        if let Some(verdict) = entry.as_ref().and_then(SignedEntry::record::<Verdict>)
+            && matches!(verdict.what, VerdictKind::Revoked { .. })
+        {
+            self.thrown_out[peer].insert(verdict.subject.peer_id());
+        }
+    }
+}

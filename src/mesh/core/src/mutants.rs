@@ -1,0 +1,176 @@
+//! Rules that a test may leave out: the tests of our tests (mesh-protocol.md §9.5).
+//!
+//! Each rule of safety or speed that the simulator answers for reads like `if late && !fx.without(Mutant::SecondLook)`.
+//! Without the feature `mutants` there is no rule to leave out, [`Mutation`] has no size, and the question is answered
+//! "no" by the compiler.
+
+/// A rule, named by what it does. Which predicate misses it is in `netsim/MUTANTS.md`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Mutant {
+    /// A receipt is given after the header's fsync.
+    ReceiptDurable,
+    /// A claimant leads after its claim's fsync.
+    ClaimDurable,
+    /// Own entries are shown after their fsync.
+    EntryDurable,
+    /// A tool is invoked after the fsync of `started`.
+    StartedDurable,
+    /// The target tells an outcome after its fsync.
+    OutcomeDurable,
+    /// Whoever waits for a call hears of its ending after the fsync.
+    EndingDurable,
+    /// Whoever is thrown out hears of it after the fsync.
+    RevocationDurable,
+    /// A gateway that is the origin dispatches after the header's fsync.
+    HeaderDurable,
+    /// An obeyed epoch is in the batch of `started`.
+    FenceDurable,
+    /// The counter of request ids is in the batch of the header.
+    CounterDurable,
+    /// Outcomes and wishes that come before their header outlive a crash.
+    EarlyDurable,
+    /// What is journaled as started or ended is not started again.
+    Journal,
+    /// What a restart finds started ends `interrupted`.
+    BootRule,
+    /// Dispatches below the fence are refused.
+    Fence,
+    /// Claims far above the fence are refused.
+    EpochJump,
+    /// Time is looked at again after the fsync of `started`.
+    SecondLook,
+    /// Wishes are looked at again after the fsync of `started`.
+    SecondLookAtWish,
+    /// The origin's approval is looked at again after the fsync of `started`.
+    SecondLookAtOrigin,
+    /// Whoever holds its own revocation starts nothing.
+    OwnRevocation,
+    /// A gateway dispatches to members only.
+    DispatchToMembers,
+    /// A tool for owners is run for owners.
+    Tier,
+    /// A call to be run once gets no second attempt.
+    OnceIsOnce,
+    /// Attempt n+1 starts only where attempt n was interrupted.
+    AttemptOrder,
+    /// Forgetting a call raises the mark of its series.
+    MarkRaised,
+    /// What is at or below the mark is refused.
+    MarkChecked,
+    /// A client key names one call at its origin.
+    KeyAtOrigin,
+    /// A client key names one call at its target.
+    KeyAtTarget,
+    /// The target's binding of a client key is in the batch of `started`.
+    KeyInJournal,
+    /// Only the target's word confirms an ending.
+    TargetsWord,
+    /// Somebody else's word of expiry waits for twice the error bound.
+    ExpiryMargin,
+    /// An origin refuses calls beyond its limit of open ones.
+    OpenLimit,
+    /// A gateway leaves headers beyond its limit with their origins.
+    QueueLimit,
+    /// No more tools run at once than allowed.
+    RunningLimit,
+    /// A revocation wins over an approval that did not know it.
+    RevocationWins,
+    /// What a revoked author wrote beyond the revocation's mark is void.
+    MarkVoids,
+    /// Silence makes a follower ask its neighbours.
+    Query,
+    /// After the link to the gateway went down, there is time for two rounds of asking.
+    LinkDownGrace,
+    /// Beacons are passed on to those whom the leader does not reach.
+    Forward,
+    /// A peer that was asleep distrusts what it believed.
+    WakeDetection,
+    /// A stale leader is shown the higher fence.
+    Notice,
+    /// A claimant does not show its fence before it leads.
+    SilentClaim,
+    /// A gateway that stops names its successor.
+    Successor,
+    /// Peers that meet compare what they hold.
+    DigestOnLinkUp,
+}
+
+/// Which rule is left out, if any.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Mutation(#[cfg(feature = "mutants")] Option<Mutant>);
+
+impl Mutation {
+    /// Leaves this rule out.
+    #[cfg(feature = "mutants")]
+    #[must_use]
+    pub const fn of(rule: Mutant) -> Self {
+        Self(Some(rule))
+    }
+
+    /// Whether this rule is left out.
+    #[cfg(feature = "mutants")]
+    #[must_use]
+    pub const fn without(self, rule: Mutant) -> bool {
+        match self.0 {
+            Some(left_out) => left_out as u8 == rule as u8,
+            None => false,
+        }
+    }
+
+    /// Whether this rule is left out: never.
+    #[cfg(not(feature = "mutants"))]
+    #[must_use]
+    pub const fn without(self, _rule: Mutant) -> bool {
+        false
+    }
+}
+
+#[cfg(feature = "mutants")]
+impl Mutant {
+    /// All of them, in order.
+    pub const ALL: &[Self] = &[
+        Self::ReceiptDurable,
+        Self::ClaimDurable,
+        Self::EntryDurable,
+        Self::StartedDurable,
+        Self::OutcomeDurable,
+        Self::EndingDurable,
+        Self::RevocationDurable,
+        Self::HeaderDurable,
+        Self::FenceDurable,
+        Self::CounterDurable,
+        Self::EarlyDurable,
+        Self::Journal,
+        Self::BootRule,
+        Self::Fence,
+        Self::EpochJump,
+        Self::SecondLook,
+        Self::SecondLookAtWish,
+        Self::SecondLookAtOrigin,
+        Self::OwnRevocation,
+        Self::DispatchToMembers,
+        Self::Tier,
+        Self::OnceIsOnce,
+        Self::AttemptOrder,
+        Self::MarkRaised,
+        Self::MarkChecked,
+        Self::KeyAtOrigin,
+        Self::KeyAtTarget,
+        Self::KeyInJournal,
+        Self::TargetsWord,
+        Self::ExpiryMargin,
+        Self::OpenLimit,
+        Self::QueueLimit,
+        Self::RunningLimit,
+        Self::RevocationWins,
+        Self::MarkVoids,
+        Self::Query,
+        Self::LinkDownGrace,
+        Self::Forward,
+        Self::WakeDetection,
+        Self::Notice,
+        Self::SilentClaim,
+        Self::Successor,
+        Self::DigestOnLinkUp,
+    ];
+}

@@ -50,9 +50,12 @@ impl World {
             return;
         }
         let now = self.now_of(peer);
+        self.peers[peer].trusted_before.clear();
         let Some(mut node) = self.peers[peer].node.take() else { return };
         let mut out = std::mem::take(&mut self.out);
-        if let Input::Recv(_, Frame::Dispatch(dispatch)) = &input {
+        if let Input::Recv(from, Frame::Dispatch(dispatch)) = &input
+            && self.peers[peer].trusted.contains(from)
+        {
             self.checks.dispatched(self.own_now(peer), peer, dispatch, &self.peers[peer].disk);
         }
         if !matches!(input, Input::Recv(..)) {
@@ -145,11 +148,15 @@ impl World {
         let Some(to_index) = self.index_of(to) else { return };
         self.trace.detail(self.now, || format!("p{peer} -> p{to_index} {frame:?}"));
         if matches!(frame, Frame::Dispatch(_)) {
-            let trusted = self.trusts(peer, to_index);
+            // One frame may bring a call and, after it, the revocation of its target.
+            let trusted = self.trusts(peer, to_index) || self.peers[peer].trusted_before.contains(to);
             self.checks.s5_dispatches_to_members_only(self.now, peer, to_index, trusted);
         }
         if let Frame::Answer(answer) = &frame
-            && matches!(answer.what, AnswerKind::Fenced(_) | AnswerKind::Running { .. } | AnswerKind::Ended(_))
+            && matches!(
+                answer.what,
+                AnswerKind::Fenced(_) | AnswerKind::Refused(_) | AnswerKind::Running { .. } | AnswerKind::Ended(_)
+            )
         {
             self.checks.not_obeyed(peer, answer.id, answer.attempt, *to);
         }
@@ -342,7 +349,7 @@ impl World {
             }
             Fact::Revoked => {
                 self.trace.story(self.now, || format!("p{peer} holds its own revocation"));
-                self.checks.s5_own_revocation_is_durable(self.now, peer, self.peers[peer].id);
+                self.checks.s5_own_revocation_is_durable(self.now, peer);
                 self.peers[peer].revoked = true;
                 self.dirty = true;
                 let life = self.peers[peer].life;
@@ -380,7 +387,8 @@ impl World {
             let view = node.view();
             let sim = &mut self.peers[peer];
             sim.owner = view.nodes.iter().any(|node| node.peer == sim.id && node.tier == Tier::Owner);
-            sim.trusted = view.nodes.iter().map(|node| node.peer).collect();
+            let trusted = view.nodes.iter().map(|node| node.peer).collect();
+            sim.trusted_before = std::mem::replace(&mut sim.trusted, trusted);
             self.dirty = true;
         }
     }

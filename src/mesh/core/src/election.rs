@@ -99,6 +99,12 @@ impl Election {
         }
     }
 
+    /// Our own claims lie above this counter from now on; one below it, if we lead by it, may not be the only one.
+    pub(crate) fn raise_floor(&mut self, floor: u64, fx: &mut Effects<'_>) {
+        self.floor = floor;
+        self.resign(None, fx);
+    }
+
     pub(crate) fn fence(&self) -> &Fence {
         &self.fence
     }

@@ -132,7 +132,8 @@ impl Checks {
         }
     }
 
-    /// **S5** whoever says that it was thrown out has that on its disk; or the revocation of whoever let it in.
+    /// **S5** whoever says that it does not belong any more has on its disk that it was thrown out, or that somebody was:
+    /// perhaps the one who let it in.
     pub(crate) fn s5_own_revocation_is_durable(&mut self, now: u64, peer: usize) {
         if self.thrown_out[peer].is_empty() {
             self.fail("S5", now, || format!("p{peer} says that it was revoked before its disk holds that"));

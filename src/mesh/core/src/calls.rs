@@ -581,7 +581,9 @@ impl Book {
             // The target may still come and say otherwise; the books are closed without it after a while.
             if let Some(open) = self.open.get_mut(id) {
                 self.agenda.remove(&(open.look_at, *id));
-                open.look_at = open.deadline.saturating_add(self.keep_ms);
+                // One for ourselves that others gave up is ours to confirm once its time is over.
+                let keep_ms = if target == self.me && !confirmed { 0 } else { self.keep_ms };
+                open.look_at = open.deadline.saturating_add(keep_ms);
                 self.agenda.insert((open.look_at, *id));
             }
             self.save(id, fx);
@@ -843,7 +845,11 @@ impl Book {
             }
             let Some(open) = self.open.get_mut(&id) else { continue };
             if open.ended() {
-                if open.look_at <= now
+                let kept_until = open.deadline.saturating_add(self.keep_ms);
+                if open.look_at <= now && now < kept_until {
+                    open.look_at = kept_until;
+                    self.agenda.insert((kept_until, id));
+                } else if open.look_at <= now
                     && let Some(open) = self.open.remove(&id)
                 {
                     fx.delete(Space::Open, id.0);

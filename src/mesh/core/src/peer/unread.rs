@@ -24,7 +24,7 @@ struct Row {
 }
 
 /// All of them.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub(super) struct Unread(BTreeMap<Place, Row>);
 
 fn key(place: &Place) -> Vec<u8> {

@@ -5,6 +5,7 @@ pub mod cli;
 pub mod config;
 pub mod faults;
 pub mod gateway;
+pub mod json;
 pub mod mesh;
 pub mod node;
 pub mod pb;

@@ -121,7 +121,14 @@ pub(crate) fn svg(case: &Case, outcome: &Outcome) -> String {
                     }
                     being = (*at, Some(*now));
                 }
-                _ => {}
+                Mark::Is(..)
+                | Mark::Follows(..)
+                | Mark::Cut(..)
+                | Mark::Accepted(_)
+                | Mark::Runs(_)
+                | Mark::Ended(..)
+                | Mark::Fault(_)
+                | Mark::Phase(_) => {}
             }
         }
     }

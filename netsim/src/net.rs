@@ -12,7 +12,6 @@ use crate::world::{Event, State, World};
 
 /// What lies between two peers.
 #[derive(Debug, Default)]
-#[expect(clippy::struct_excessive_bools, reason = "independent facts about a pair")]
 pub(crate) struct Pair {
     /// No packet passes, by sending end.
     cut: [bool; 2],

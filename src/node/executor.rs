@@ -24,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 use super::builtin;
 use super::catalogue::{Catalogue, Run};
 use crate::config::value::{show_duration, show_size};
+use crate::json::deeper_than;
 use crate::runtime::process::{self, Bounds, Launch, Launcher, Spec, ended, show_spool_error};
 use crate::runtime::spool::{BlobSinks, Spool};
 use crate::tasks::TaskGroup;
@@ -80,7 +81,7 @@ pub fn check_arguments(arguments: &[u8]) -> Result<(), ArgumentsError> {
     if arguments.len() > ARGUMENTS_BYTES_MAX {
         return Err(ArgumentsError::TooLarge(arguments.len()));
     }
-    if depth(arguments) > ARGUMENTS_DEPTH_MAX {
+    if deeper_than(arguments, ARGUMENTS_DEPTH_MAX) {
         return Err(ArgumentsError::TooDeep);
     }
     let text = std::str::from_utf8(arguments).map_err(|error| ArgumentsError::NotJson(error.to_string()))?;
@@ -88,33 +89,6 @@ pub fn check_arguments(arguments: &[u8]) -> Result<(), ArgumentsError> {
         Ok(_) => Ok(()),
         Err(error) => Err(ArgumentsError::NotJson(error.to_string())),
     }
-}
-
-/// Greatest number of brackets that are open at once. Exact for JSON; for anything else it does not matter.
-fn depth(json: &[u8]) -> usize {
-    let (mut open, mut deepest) = (0usize, 0);
-    let (mut in_string, mut escaped) = (false, false);
-    for &byte in json {
-        if in_string {
-            match byte {
-                _ if escaped => escaped = false,
-                b'\\' => escaped = true,
-                b'"' => in_string = false,
-                _ => {}
-            }
-            continue;
-        }
-        match byte {
-            b'"' => in_string = true,
-            b'[' | b'{' => {
-                open += 1;
-                deepest = deepest.max(open);
-            }
-            b']' | b'}' => open = open.saturating_sub(1),
-            _ => {}
-        }
-    }
-    deepest
 }
 
 /// The tools of this device at work. Cheap to clone.

@@ -564,11 +564,11 @@ fn a9_a_member_has_no_say_in_what_is_not_its_own() {
     let says = |subject, what| encode(&Verdict { subject, what });
     let friend = fresh_key();
     let owner =
-        |name: &str| VerdictKind::Approved { tier: mesh_core::entry::Tier::Owner, node_id: node(name), after: None };
+        |name: &str| VerdictKind::Approved { tier: mesh_core::entry::Tier::Owner, node_id: node(name), after: Vec::new() };
     for body in [
         says(friend.public_key(), owner("friend")),
         says(liar.loose.key.public_key(), owner("liar")),
-        says(mesh_key(&mesh.homes[1]), VerdictKind::Revoked { mark: None, left: false }),
+        says(mesh_key(&mesh.homes[1]), VerdictKind::Revoked { marks: Vec::new(), left: false }),
     ] {
         let entry = liar.entry(Kind::APPROVAL, body, |entry| entry.generation = u32::MAX);
         liar.takes(&entry);

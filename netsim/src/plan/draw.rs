@@ -113,7 +113,9 @@ impl Plan {
         let faults = match profile {
             Profile::Two => dice.range(4..=20),
             Profile::Big | Profile::Fleet => dice.range(4..=24),
-            _ => dice.range(2..=16),
+            Profile::Default | Profile::Five | Profile::Clocks | Profile::Disks | Profile::Queue | Profile::Halves => {
+                dice.range(2..=16)
+            }
         };
         let mut revoked = false;
         for _ in 0..faults {
@@ -178,7 +180,14 @@ impl Plan {
         let count = self.peers.len();
         let asks = match profile {
             Profile::Two => dice.range(6..=40),
-            _ => dice.range(4..=30),
+            Profile::Default
+            | Profile::Five
+            | Profile::Big
+            | Profile::Fleet
+            | Profile::Clocks
+            | Profile::Disks
+            | Profile::Queue
+            | Profile::Halves => dice.range(4..=30),
         };
         let key_target = dice.index(count);
         for argument in 0..asks {

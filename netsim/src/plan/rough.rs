@@ -14,7 +14,9 @@ impl Plan {
             Profile::Fleet => dice.range(15..=50) as usize,
             Profile::Halves => dice.range(4..=7) as usize,
             Profile::Queue => dice.range(2..=4) as usize,
-            _ => dice.pick(&[2, 3, 3, 4, 5]),
+            Profile::Clocks | Profile::Disks | Profile::Default | Profile::Five | Profile::Two | Profile::Big => {
+                dice.pick(&[2, 3, 3, 4, 5])
+            }
         };
         let forgets = profile == Profile::Disks && dice.chance(300);
         let wall_jumps = profile == Profile::Clocks;

@@ -56,6 +56,7 @@ pub(crate) enum State {
 }
 
 /// A peer as the simulator keeps it.
+#[expect(clippy::struct_excessive_bools, reason = "independent facts about a peer")]
 pub(crate) struct Sim {
     pub(crate) key: Key,
     pub(crate) id: PeerId,
@@ -100,8 +101,8 @@ impl Sim {
 
     /// What a duration of the world is by this peer's clocks.
     fn own_us(&self, world_us: u64) -> u64 {
-        let off = i128::from(world_us) * i128::from(self.plan.drift_ppm) / 1_000_000;
-        (i128::from(world_us) + off).max(0) as u64
+        let off = world_us.cast_signed() * self.plan.drift_ppm / 1_000_000;
+        world_us.saturating_add_signed(off)
     }
 
     /// The least duration of the world that is at least `own_us` by this peer's clocks.
@@ -109,8 +110,9 @@ impl Sim {
         if self.plan.drift_ppm == 0 {
             return own_us;
         }
-        let rate = 1_000_000 + i128::from(self.plan.drift_ppm);
-        (i128::from(own_us) * 1_000_000 / rate) as u64 + 1
+        let rate = 1_000_000_u64.saturating_add_signed(self.plan.drift_ppm).max(1);
+        let world_us = u128::from(own_us) * 1_000_000 / u128::from(rate);
+        u64::try_from(world_us).unwrap_or(u64::MAX - 1) + 1
     }
 
     /// Frozen just now.

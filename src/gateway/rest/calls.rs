@@ -17,11 +17,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use utoipa::{IntoParams, ToSchema};
 
-use super::extract::{JSON_DEPTH_MAX, Query, Segment, body_or_default, check_accept, deeper_than, json_bytes, parse};
+use super::extract::{JSON_DEPTH_MAX, Query, Segment, body_or_default, check_accept, json_bytes, parse};
 use super::model::{self, EffectName, Named, Page, time};
 use super::problem::Problems;
 use super::{App, PRINCIPAL, Shared};
 use crate::gateway::status::{ErrorCode, Fault};
+use crate::json::deeper_than;
 use crate::mesh::handle::{CallCursor, CallFilter, CallStateFilter, MeshError, ResultBody};
 
 const JSON: &str = "application/json";

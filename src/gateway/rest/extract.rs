@@ -13,6 +13,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use crate::gateway::status::{ErrorCode, Fault};
+use crate::json::deeper_than;
 
 /// Deepest JSON that is taken: nothing honest is deeper, and parsers of tools may recurse.
 pub const JSON_DEPTH_MAX: usize = 64;
@@ -20,35 +21,6 @@ pub const JSON_DEPTH_MAX: usize = 64;
 pub const SMALL_BODY_BYTES_MAX: usize = 16 * 1024;
 /// How long a body may take: 1 MiB within it is slower than any loopback.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Whether brackets nest deeper than `max`, found without parsing: strings are skipped, pairs are not matched.
-#[must_use]
-pub fn deeper_than(json: &[u8], max: usize) -> bool {
-    let (mut depth, mut in_string, mut escaped) = (0usize, false, false);
-    for &byte in json {
-        if in_string {
-            match byte {
-                _ if escaped => escaped = false,
-                b'\\' => escaped = true,
-                b'"' => in_string = false,
-                _ => {}
-            }
-            continue;
-        }
-        match byte {
-            b'"' => in_string = true,
-            b'[' | b'{' => {
-                depth += 1;
-                if depth > max {
-                    return true;
-                }
-            }
-            b']' | b'}' => depth = depth.saturating_sub(1),
-            _ => {}
-        }
-    }
-    false
-}
 
 /// Reads the bytes of a JSON body of at most `max` bytes.
 pub(super) async fn json_bytes(request: Request<Body>, max: usize, optional: bool) -> Result<Bytes, Fault> {
@@ -162,19 +134,6 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn nested(depth: usize) -> String {
-        "[".repeat(depth) + &"]".repeat(depth)
-    }
-
-    #[test]
-    fn depth_counts_brackets_outside_of_strings() {
-        assert!(!deeper_than(nested(64).as_bytes(), 64));
-        assert!(deeper_than(nested(65).as_bytes(), 64));
-        assert!(deeper_than(nested(10_000).as_bytes(), 64));
-        assert!(!deeper_than(br#""[[[[\"[[[[""#, 1));
-        assert!(!deeper_than(br"[[],[],[]]", 2));
-    }
-
     #[test]
     fn accept_is_obeyed() {
         let with = |accept: &'static str| {
@@ -187,12 +146,6 @@ mod tests {
     }
 
     proptest! {
-        #[test]
-        fn depth_agrees_with_a_parser(depth in 0usize..100, text in "[\\[\\]{}\"\\\\a]{0,20}") {
-            let json = format!("{}{}{}", "[".repeat(depth), serde_json::to_string(&text).unwrap(), "]".repeat(depth));
-            prop_assert_eq!(deeper_than(json.as_bytes(), 64), depth > 64);
-        }
-
         #[test]
         fn any_bytes_are_survived(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             let _ = parse::<serde_json::Value>(&bytes, JSON_DEPTH_MAX);

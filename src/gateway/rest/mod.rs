@@ -36,7 +36,7 @@ use utoipa_axum::routes;
 
 pub use auth::{Door, TOKENS_MAX, TokenStore};
 pub use doctor::{Check, CheckState, Report};
-pub use extract::{JSON_DEPTH_MAX, deeper_than};
+pub use extract::JSON_DEPTH_MAX;
 pub use logs::{LINES_MAX, LogLine, LogRing, RingLayer};
 pub use metrics::recorder;
 pub use model::{Endpoints, NodeState, time};

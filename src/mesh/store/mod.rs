@@ -1,6 +1,8 @@
 //! Where this peer keeps what it must not forget: spaces of rows, batches that are atomic over all of them, and one
 //! writer that makes many batches durable with one fsync.
 
+#[cfg(test)]
+mod crash_tests;
 mod disk;
 mod high_water;
 mod journal;

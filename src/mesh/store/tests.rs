@@ -13,9 +13,9 @@ use tokio::sync::mpsc;
 
 use super::{DurableNote, FjallStore, MemStore, OpenReport, Store, StoreError};
 
-type Notes = mpsc::Receiver<DurableNote>;
+pub(super) type Notes = mpsc::Receiver<DurableNote>;
 
-fn open(home: &Path) -> (FjallStore, Notes, OpenReport) {
+pub(super) fn open(home: &Path) -> (FjallStore, Notes, OpenReport) {
     let (tx, rx) = mpsc::channel(1024);
     let (store, report) = FjallStore::open(&home.join("store"), tx).unwrap();
     (store, rx, report)
@@ -40,14 +40,14 @@ fn all(store: &dyn Store, space: Space) -> Vec<super::Row> {
 }
 
 /// Batch number `n` of the histories that are damaged below: a row of its own, and a count.
-fn numbered(n: u64) -> Batch {
+pub(super) fn numbered(n: u64) -> Batch {
     let value = vec![n.to_le_bytes()[0]; 100 + usize::try_from(n).unwrap() * 37 % 900];
     let writes = vec![put(Space::Log, n.to_be_bytes(), value), put(Space::Heads, "count", n.to_be_bytes().to_vec())];
     Batch { writes, sync: true }
 }
 
 /// How many of the numbered batches are there; panics unless it is the first ones, whole, and nothing else.
-fn count(store: &dyn Store) -> u64 {
+pub(super) fn count(store: &dyn Store) -> u64 {
     let count = store.get(Space::Heads, b"count").unwrap().map_or(0, |n| u64::from_be_bytes(n[..].try_into().unwrap()));
     let rows = all(store, Space::Log);
     let expected: Vec<_> = (1..=count)
@@ -259,60 +259,6 @@ fn a_second_open_is_told_who_has_the_store() {
     assert!(matches!(error, StoreError::Locked { pid, .. } if pid == std::process::id()), "{error}");
     drop(store);
     assert!(FjallStore::open(&home.path().join("store"), tx).is_ok());
-}
-
-// Sudden death.
-
-const CHILD_HOME: &str = "SIGIL_STORE_TEST_HOME";
-
-/// Not a test of its own: the process that [`what_was_reported_durable_survives_a_kill`] kills.
-#[test]
-fn child_that_writes_until_killed() {
-    let Some(home) = std::env::var_os(CHILD_HOME) else { return };
-    let (store, mut notes, report) = open(Path::new(&home));
-    assert!(report.lost.is_none() && !report.rolled_back, "{report:?}");
-    let start = count(&store);
-    println!("start {start}");
-    let mut out = std::io::stdout();
-    for n in start + 1.. {
-        store.commit(n, numbered(n));
-        while let Ok(DurableNote::Durable(txn)) = notes.try_recv() {
-            writeln!(out, "durable {txn}").unwrap();
-        }
-    }
-}
-
-#[test]
-fn what_was_reported_durable_survives_a_kill() {
-    let home = TempDir::new().unwrap();
-    let mut durable = 0;
-    for round in 0..4 {
-        let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "--nocapture", "mesh::store::tests::child_that_writes_until_killed"])
-            .env(CHILD_HOME, home.path())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let mut left = 20 + round * 7;
-        for line in lines.by_ref() {
-            let line = line.unwrap();
-            if let Some(start) = line.strip_prefix("start ") {
-                assert!(start.parse::<u64>().unwrap() >= durable, "{start} < {durable}");
-            }
-            if let Some(txn) = line.strip_prefix("durable ") {
-                durable = txn.parse().unwrap();
-                left -= 1;
-                if left == 0 {
-                    child.kill().unwrap();
-                }
-            }
-        }
-        child.wait().unwrap();
-        assert!(left <= 0, "the child ended by itself");
-    }
-    let (store, _, report) = open(home.path());
-    assert!(count(&store) >= durable && !report.rolled_back, "{report:?}");
 }
 
 // Damage.

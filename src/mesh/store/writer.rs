@@ -31,6 +31,18 @@ pub(super) struct Writer {
     pub(super) state: State,
 }
 
+/// Set, it leaves out the fsync: so the crash tests can show that they would notice.
+#[cfg(test)]
+pub(super) const NO_FSYNC: &str = "SIGIL_STORE_TEST_NO_FSYNC";
+
+fn persist_mode() -> PersistMode {
+    #[cfg(test)]
+    if std::env::var_os(NO_FSYNC).is_some() {
+        return PersistMode::Buffer;
+    }
+    PersistMode::SyncData
+}
+
 #[derive(Default)]
 pub(super) struct State {
     /// Whether anything is written and not yet synced.
@@ -117,7 +129,7 @@ impl Writer {
         if !self.state.unsynced {
             return Ok(());
         }
-        self.shared.tables.db.persist(PersistMode::SyncData).map_err(StoreError::engine("syncing"))?;
+        self.shared.tables.db.persist(persist_mode()).map_err(StoreError::engine("syncing"))?;
         self.state.unsynced = false;
         if let Some(txn) = self.state.unsynced_txn.take() {
             self.state.note = Some(DurableNote::Durable(txn));

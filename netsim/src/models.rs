@@ -8,7 +8,7 @@ mod trust;
 
 use std::fmt::Debug;
 use std::hash::Hash;
-use std::time::{Duration, Instant};
+use std::time::{Duration, SystemTime};
 
 use mesh_core::config::Config;
 use stateright::{Checker, Expectation, HasDiscoveries, Model};
@@ -48,7 +48,7 @@ where
     M::State: Clone + Debug + Eq + Hash + Send + Sync,
     M::Action: Clone + Debug + PartialEq + Send + Sync,
 {
-    let began = Instant::now();
+    let began = SystemTime::now();
     let expected: Vec<(&'static str, Expectation)> =
         model.properties().into_iter().map(|property| (property.name, property.expectation)).collect();
     let checker = model.checker().threads(2).finish_when(HasDiscoveries::AnyFailures).spawn_bfs().join();
@@ -57,7 +57,7 @@ where
         model: name,
         states: checker.unique_state_count(),
         depth: checker.max_depth(),
-        took: began.elapsed(),
+        took: began.elapsed().unwrap_or_default(),
         broken: None,
         never: Vec::new(),
     };

@@ -46,7 +46,8 @@ const fn about(mutant: Mutant) -> (Kind, &'static str) {
         | Mutant::OutcomeDurable
         | Mutant::EndingDurable
         | Mutant::RevocationDurable => (Safety, "effects.rs `Then`"),
-        Mutant::HeaderDurable | Mutant::DispatchToMembers => (Safety, "calls.rs `dispatch`"),
+        Mutant::HeaderDurable => (Safety, "calls.rs `dispatch`"),
+        Mutant::DispatchToMembers => (Safety, "calls.rs `dispatch`, peer/entries.rs"),
         Mutant::FenceDurable => (Safety, "election.rs `raise_fence`"),
         Mutant::CounterDurable | Mutant::KeyAtOrigin | Mutant::OpenLimit => (Safety, "peer/commands.rs `accept`"),
         Mutant::EarlyDurable => (Safety, "calls.rs `keep_early`"),

@@ -182,7 +182,13 @@ impl State {
                         self.hears(outcome.attempt, outcome.ending);
                     }
                 }
-                _ => {}
+                Output::Send(..)
+                | Output::Commit(..)
+                | Output::ReadLog { .. }
+                | Output::Kill(..)
+                | Output::Fetch { .. }
+                | Output::Reply(..)
+                | Output::Fact(_) => {}
             }
         }
         let fence = node::fence(&self.target.disk).counter;

@@ -15,6 +15,7 @@ mod net;
 mod node;
 mod plan;
 mod predicates;
+mod real;
 mod regressions;
 mod report;
 mod trace;
@@ -117,6 +118,8 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         file: Option<PathBuf>,
     },
+    /// Real processes in network namespaces.
+    Scenarios(real::Options),
     /// One seed, with its event log.
     Replay {
         #[command(flatten)]
@@ -195,6 +198,7 @@ fn command(command: Command) -> Result<bool, String> {
         Command::Models { quick } => Ok(models::print(if quick { Bounds::Quick } else { Bounds::Full })),
         #[cfg(feature = "mutants")]
         Command::Mutants { seeds, only, quick, file } => mutants::run(seeds, only.as_deref(), quick, file.as_deref()),
+        Command::Scenarios(options) => Ok(real::run(&options)),
         Command::Replay { which, verbose } => {
             let outcome = world::run(&which.case()?, if verbose { Level::All } else { Level::Story });
             print!("{}", outcome.trace.text());

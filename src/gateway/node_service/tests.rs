@@ -87,6 +87,8 @@ fn view(me: u64, leader: Option<u64>) -> Arc<View> {
         revoked: false,
         pending: Vec::new(),
         holds: Vec::new(),
+        copied: Vec::new(),
+        forked: Vec::new(),
         gateway: leader.map(epoch),
         fence: Epoch::ZERO,
         links: Vec::new(),

@@ -104,6 +104,8 @@ fn first_view() -> View {
         revoked: false,
         pending: Vec::new(),
         holds: Vec::new(),
+        copied: Vec::new(),
+        forked: Vec::new(),
         gateway: Some(Epoch { counter: 4, class: 3, peer: me }),
         fence: Epoch { counter: 4, class: 3, peer: me },
         links: vec![twin(1)],

@@ -13,7 +13,7 @@ use crate::config::Config;
 use crate::effects::{Effects, Then};
 use crate::entry::{CancelWish, Effect, Ending, Header, Outcome, Payload, SignedEntry};
 use crate::frame::{Answer, AnswerKind, Frame};
-use crate::ids::{ATTEMPTS_MAX, Attempt, Hash, PeerId, ReqId, Series};
+use crate::ids::{ATTEMPTS_MAX, Attempt, Hash, Incarnation, PeerId, ReqId, Series};
 use crate::io::{Invocation, Output, Space, ToolOutcome};
 use crate::limits;
 use crate::mutants::Mutant;
@@ -174,6 +174,16 @@ impl Executor {
     /// Whether any attempt of this call was started or has ended here.
     pub(crate) fn has_any(&self, id: &ReqId) -> bool {
         self.is_forgotten(id) || self.journal.range((*id, 0)..=(*id, ATTEMPTS_MAX)).next().is_some()
+    }
+
+    /// Whether nothing of this attempt, nor of one after it, is in the journal.
+    pub(crate) fn is_new(&self, id: &ReqId, attempt: Attempt) -> bool {
+        !self.is_forgotten(id) && self.journal.range((*id, attempt)..=(*id, ATTEMPTS_MAX)).next().is_none()
+    }
+
+    /// Drops what waits and was not meant for this life of our store: it may have run in another.
+    pub(crate) fn drop_waiting(&mut self, own: Incarnation) {
+        self.waiting.retain(|waiting| waiting.header.is_for(own));
     }
 
     /// Whether this very attempt was started or has ended.

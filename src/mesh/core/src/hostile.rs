@@ -464,6 +464,7 @@ fn only_a_gateway_may_dispatch_and_only_in_its_own_name() {
     honest.admit(&owner, Tier::Owner);
     let call = header(&liar.id(), 1, me);
     let entry = liar.says(Kind::CALL, encode(&call));
+    honest.hears(&owner, Frame::Digest(Vec::new()));
     let claims = |of: &Liar, counter| Claim::sign(&of.key, Epoch { counter, class: 3, peer: of.id() }, 1);
     let refused = |honest: &mut Honest, from: &Liar, claim: Claim, header: SignedEntry| {
         let dispatch = Dispatch { claim, header, attempt: 1, left_ms: 60_000 };

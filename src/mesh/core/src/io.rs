@@ -146,6 +146,8 @@ pub enum Input {
     /// A link to an approved peer is up, or to one of [`crate::peer::Peer::revoked_peers`]. If there was one already,
     /// this one replaces it.
     LinkUp(PeerId),
+    /// The process at the other end of that link drew this nonce when it started.
+    Session(PeerId, u64),
     /// The link is gone.
     LinkDown(PeerId),
     /// A linked peer sent this; every signature in it has been checked.
@@ -518,6 +520,11 @@ pub struct View {
     pub pending: Vec<PendingView>,
     /// Why this peer does not lead and starts no calls, if there is a reason.
     pub holds: Vec<Hold>,
+    /// Peers that run twice under one key, as far as this peer saw: they get no calls, and none of theirs starts here.
+    pub copied: Vec<PeerId>,
+    /// Peers that signed two different entries for one place, and have not begun anew since: what they ask for after that
+    /// place does not run here.
+    pub forked: Vec<PeerId>,
     /// Who leads, as far as we know.
     pub gateway: Option<Epoch>,
     /// The highest epoch seen.
@@ -538,6 +545,8 @@ pub enum Hold {
         /// Who wrote it.
         author: PeerId,
     },
+    /// Another process speaks with this device's key.
+    Copied,
 }
 
 impl fmt::Display for Hold {
@@ -546,6 +555,9 @@ impl fmt::Display for Hold {
             Self::Unknown { kind, author } => {
                 let author = author.short();
                 write!(f, "peer {author} wrote something of kind {kind} that only a newer version of sigil understands")
+            }
+            Self::Copied => {
+                write!(f, "two devices use this key: stop one of them, let it make its own, and start this one")
             }
         }
     }

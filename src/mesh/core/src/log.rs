@@ -2,7 +2,7 @@
 //!
 //! The entries themselves live in the store; here are only the heads, so that memory does not grow with history.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, btree_map};
 
 use crate::crypto::Signer;
 use crate::effects::{Effects, Then};
@@ -17,6 +17,9 @@ use crate::mutants::Mutant;
 const HLC_PUSH_MS: u64 = 60_000;
 /// Least time between two digests that a gap makes us send to one neighbour.
 const GAP_DIGEST_EVERY_MS: u64 = 200;
+
+/// Rows of [`Space::Meta`] under this name and an author's life: the entry that contradicts the log.
+const KEY_FORK: &[u8] = b"fork:";
 
 /// How far one author's log is held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -64,6 +67,12 @@ pub(crate) struct Logs {
     own_durable: u64,
     hlc: u64,
     neighbours: BTreeMap<PeerId, Neighbour>,
+    /// Who said since our start how much of our own log it holds, and that was no more than we do.
+    compared: BTreeSet<PeerId>,
+    /// Our life began in this process: nobody holds more of it.
+    fresh: bool,
+    /// Lives in which an author contradicted itself, and where.
+    forks: BTreeMap<(PeerId, Incarnation), u64>,
     next_sync: u64,
 }
 
@@ -101,6 +110,9 @@ impl Logs {
             hlc: heads.iter().filter(|((of, _), _)| *of == me).map(|(_, head)| head.hlc).max().unwrap_or(0),
             heads,
             neighbours: BTreeMap::new(),
+            compared: BTreeSet::new(),
+            fresh: false,
+            forks: BTreeMap::new(),
             next_sync: now,
         }
     }
@@ -119,6 +131,42 @@ impl Logs {
     pub(crate) fn begin_life(&mut self, incarnation: Incarnation) {
         self.incarnation = incarnation;
         self.own_durable = 0;
+        self.fresh = true;
+    }
+
+    /// Takes back a row of [`Space::Meta`] that [`Self::fork`] wrote; others are none of its business.
+    pub(crate) fn restore_fork(&mut self, key: &[u8], value: &[u8]) {
+        if key.starts_with(KEY_FORK)
+            && let Some(entry) = SignedEntry::from_stored(value)
+        {
+            self.forks.insert((entry.author, entry.entry.incarnation), entry.entry.seq);
+        }
+    }
+
+    /// Whether an author contradicted itself at this place or before it: what counts there nobody can tell.
+    pub(crate) fn is_forked(&self, author: &PeerId, incarnation: Incarnation, seq: u64) -> bool {
+        self.forks.get(&(*author, incarnation)).is_some_and(|fork| *fork <= seq)
+    }
+
+    /// Authors that contradicted themselves in the life that we saw last of them.
+    pub(crate) fn forked(&self) -> impl Iterator<Item = PeerId> + '_ {
+        let newest = |(author, life): &(PeerId, Incarnation)| {
+            let heads = self.heads.range((*author, Incarnation(0))..=(*author, Incarnation(u32::MAX)));
+            heads.max_by_key(|(_, head)| head.hlc).is_some_and(|((_, newest), _)| newest == life)
+        };
+        self.forks.keys().filter(move |life| newest(life)).map(|(author, _)| *author)
+    }
+
+    /// Whether what we hold of our own log is not less than what this neighbour does.
+    pub(crate) fn has_compared(&self, peer: &PeerId) -> bool {
+        self.fresh || self.compared.contains(peer)
+    }
+
+    /// Whether our own log says the same as an entry that we signed in this life; `None`: only its row can tell.
+    pub(crate) fn own_says(&self, entry: &SignedEntry) -> Option<bool> {
+        let head = self.heads.get(&(self.me, self.incarnation));
+        let (held, seq) = (head.map_or(0, |head| head.seq), entry.entry.seq);
+        if seq < held { None } else { Some(head.is_some_and(|head| seq == held && head.hash == entry.hash)) }
     }
 
     /// Whether anything is held of another life of an author's database than this one.
@@ -214,14 +262,14 @@ impl Logs {
         let hash = head.map_or(Hash::ZERO, |head| head.hash);
         if seq <= held {
             let forked = seq == held && hash != entry.hash;
-            return if forked { Self::fork(author, fx) } else { Ingest::Known };
+            return if forked { self.fork(entry, held, fx) } else { Ingest::Known };
         }
         if seq > held + 1 {
             self.ask_again(from, fx);
             return Ingest::Gap;
         }
         if entry.entry.previous != hash {
-            return Self::fork(author, fx);
+            return self.fork(entry, held, fx);
         }
         self.hlc = self.hlc.max(entry.entry.hlc.min((fx.now.wall_ms + HLC_PUSH_MS) << 16));
         self.store(entry, fx);
@@ -229,7 +277,18 @@ impl Logs {
         Ingest::New
     }
 
-    fn fork(author: PeerId, fx: &mut Effects<'_>) -> Ingest {
+    /// Both stay: ours in the log, the other beside it. Its author, if it is honest, was restored or copied: it is shown
+    /// what it had said.
+    fn fork(&mut self, entry: &SignedEntry, held: u64, fx: &mut Effects<'_>) -> Ingest {
+        let (author, incarnation) = (entry.author, entry.entry.incarnation);
+        if let btree_map::Entry::Vacant(first) = self.forks.entry((author, incarnation)) {
+            first.insert(entry.entry.seq);
+            fx.put_bytes(Space::Meta, [KEY_FORK, &log_key(&author, incarnation, None)].concat(), entry.to_stored());
+            fx.view_changed = true;
+        }
+        if self.neighbours.contains_key(&author) {
+            fx.out.push(Output::ReadLog { to: author, ranges: vec![(author, incarnation, held, held)] });
+        }
         fx.fact(Fact::Warning("signed two different entries for one place; its newer entries are not taken", author));
         Ingest::Fork
     }
@@ -350,9 +409,14 @@ impl Logs {
     ) {
         let theirs: BTreeMap<(PeerId, Incarnation), u64> =
             rows.iter().map(|row| ((row.author, row.incarnation), row.seq)).collect();
+        // Of its own log it may have told more meanwhile than this digest says.
+        let told_here = |row: &DigestRow| {
+            let knows = &self.neighbours.get(&from).filter(|_| row.author == from)?.knows;
+            knows.get(&(from, row.incarnation)).copied()
+        };
         let mut ranges = Vec::new();
         for row in self.digest() {
-            let has = theirs.get(&(row.author, row.incarnation)).copied().unwrap_or(0);
+            let has = theirs.get(&(row.author, row.incarnation)).copied().max(told_here(&row)).unwrap_or(0);
             let stands = stands(&row.author, row.incarnation, row.seq);
             // What its author lacks of its own log, a restored store has lost.
             if has < stands {
@@ -364,15 +428,23 @@ impl Logs {
             fx.out.push(Output::ReadLog { to: from, ranges });
         }
         let lacking = theirs.iter().any(|((author, incarnation), seq)| {
-            !self.is_own(author, *incarnation)
-                && depth(author) != u32::MAX
-                && self.heads.get(&(*author, *incarnation)).map_or(0, |head| head.seq) < *seq
+            depth(author) != u32::MAX && self.heads.get(&(*author, *incarnation)).map_or(0, |head| head.seq) < *seq
         });
         if lacking {
             self.ask_again(from, fx);
         }
+        let mine = (self.me, self.incarnation);
+        let held = self.heads.get(&mine).map_or(0, |head| head.seq);
+        if theirs.get(&mine).is_none_or(|seq| *seq <= held) {
+            self.compared.insert(from);
+        }
         if let Some(neighbour) = self.neighbours.get_mut(&from) {
-            neighbour.knows = theirs;
+            let mut knows = theirs;
+            for (life, told) in neighbour.knows.iter().filter(|((author, _), _)| *author == from) {
+                let known = knows.entry(*life).or_default();
+                *known = (*told).max(*known);
+            }
+            neighbour.knows = knows;
         }
     }
 

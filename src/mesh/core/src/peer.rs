@@ -6,6 +6,7 @@
 mod commands;
 mod entries;
 mod founding;
+mod lives;
 mod presence;
 mod running;
 mod unread;
@@ -34,10 +35,12 @@ use crate::mutants::Mutant;
 use crate::trust::Trust;
 
 pub use founding::{founded, joined};
+use lives::{Lives, Sessions};
 use running::declared;
 use unread::Unread;
 
 const KEY_INCARNATION: &[u8] = b"incarnation";
+const KEY_LIVES: &[u8] = b"lives";
 const KEY_BOOT: &[u8] = b"boot";
 const KEY_COUNTER: &[u8] = b"counter";
 const KEY_FENCE: &[u8] = b"fence";
@@ -106,7 +109,16 @@ pub struct Peer {
     pending: VecDeque<(TxnId, Vec<Then>)>,
     asked_wake: Option<u64>,
     unread: Unread,
+    lives: Lives,
+    sessions: BTreeMap<PeerId, Sessions>,
+    /// Our clock at the last step.
+    now_ms: u64,
     stopping: Option<(CmdId, u64)>,
+}
+
+/// Counter above which a store claims that is older than its promises, and last knew `known`.
+fn lost_floor(known: u64, rng: &mut dyn Rng) -> u64 {
+    known + CLAIMS_LOST_MAX + rng.next_u64() % CLAIMS_APART
 }
 
 impl Peer {
@@ -165,10 +177,9 @@ impl Peer {
         let boot: u64 = read(KEY_BOOT).and_then(entry::decode).unwrap_or(0) + 1;
         let fence: Option<Fence> = read(KEY_FENCE).and_then(entry::decode);
         let counter = if renewed.is_some() { 0 } else { read(KEY_COUNTER).and_then(entry::decode).unwrap_or(0) };
-        let known = fence.as_ref().map_or(0, |fence| fence.epoch.counter);
+        let known = fence.as_ref().map_or(0, |fence: &Fence| fence.epoch.counter);
         let floor = read(KEY_CLAIM_FLOOR).and_then(entry::decode).unwrap_or(0);
-        let floor =
-            if renewed.is_some() { floor.max(known) + CLAIMS_LOST_MAX + rng.next_u64() % CLAIMS_APART } else { floor };
+        let floor = if renewed.is_some() { lost_floor(known.max(floor), rng) } else { floor };
         let mut peer = Self {
             me,
             key,
@@ -193,11 +204,18 @@ impl Peer {
             pending: VecDeque::new(),
             asked_wake: None,
             unread,
+            lives: Lives::restore(read(KEY_LIVES).and_then(entry::decode), incarnation),
+            sessions: BTreeMap::new(),
+            now_ms: now.mono_ms,
             stopping: None,
         };
+        for (row_key, value) in &meta {
+            peer.logs.restore_fork(row_key, value);
+        }
         peer.run(now, rng, out, |peer, fx| {
             fx.put(Space::Meta, KEY_BOOT, &boot);
             fx.put(Space::Meta, KEY_INCARNATION, &incarnation);
+            fx.put(Space::Meta, KEY_LIVES, &peer.lives);
             if renewed.is_some() {
                 // What the former life had begun, it may have ended: nothing of that is ours to tell.
                 fx.put(Space::Meta, KEY_CLAIM_FLOOR, &floor);
@@ -255,6 +273,7 @@ impl Peer {
         out: &mut Vec<Output>,
         step: impl FnOnce(&mut Self, &mut Effects<'_>),
     ) {
+        self.now_ms = now.mono_ms;
         let gateway = self.election.gateway();
         let mut fx = Effects {
             now,
@@ -331,6 +350,7 @@ impl Peer {
                     }
                 }
             }
+            Input::Session(peer, nonce) => self.handle_session(peer, nonce, fx),
             Input::LinkDown(peer) => {
                 self.linked.remove(&peer);
                 self.objected.remove(&peer);
@@ -580,7 +600,7 @@ impl Peer {
     }
 
     fn holds(&self) -> impl Iterator<Item = Hold> {
-        self.unread_critical()
+        self.own_hold().into_iter().chain(self.unread_critical())
     }
 
     /// A reason to hold has come or gone.
@@ -647,6 +667,8 @@ impl Peer {
             revoked: self.trust.is_revoked(&self.me),
             pending: pending.collect(),
             holds: self.holds().collect(),
+            copied: self.copied().into_iter().collect(),
+            forked: self.logs.forked().collect(),
             gateway: self.election.gateway(),
             fence: self.election.fence().epoch,
             links: self.election.neighbours().collect(),

@@ -3,16 +3,17 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::{KEY_COUNTER, KEY_INCARNATION, Peer};
+use super::Peer;
 use crate::calls::Verdict;
 use crate::effects::{Effects, Then};
 use crate::entry::{CancelWish, Directory, Ending, Header, Kind, SignedEntry};
 use crate::epoch::Claim;
 use crate::frame::{EntryItem, Frame};
-use crate::ids::{Hash, Incarnation, PeerId};
+use crate::ids::{Hash, PeerId};
 use crate::io::{CallState, Fact, Space};
 use crate::limits;
 use crate::log::Ingest;
+use crate::mutants::Mutant;
 
 impl Peer {
     /// Whether a claim that `from` shows proves a fence. Its author may have been thrown out since: a leader must rise
@@ -36,6 +37,10 @@ impl Peer {
             return;
         }
         let place = item.entry.place();
+        if place.author == self.me && self.trust.mesh() == item.entry.entry.mesh && self.is_own_known(&item.entry, fx) {
+            self.take_verdict(&item.entry, fx);
+            return;
+        }
         let admitted = self.trust.admits(&place.author, place.incarnation, place.seq);
         match self.logs.ingest(from, item, admitted, fx) {
             Ingest::New => self.apply(&item.entry, item.left_ms, fx),
@@ -183,20 +188,6 @@ impl Peer {
             self.begin_life(fx);
         }
     }
-
-    /// Our log and our calls are numbered anew, under an incarnation that nobody has seen.
-    pub(super) fn begin_life(&mut self, fx: &mut Effects<'_>) {
-        let incarnation = Incarnation(fx.rng.next_u32());
-        self.logs.begin_life(incarnation);
-        self.counter = 0;
-        fx.put(Space::Meta, KEY_INCARNATION, &incarnation);
-        fx.put(Space::Meta, KEY_COUNTER, &self.counter);
-        if let Some((_, directory)) = self.directory.remove(&self.me) {
-            self.set_directory(&directory, fx);
-        }
-        fx.view_changed = true;
-    }
-
     /// Who belongs has changed: parts with those who were thrown out, and tells them; meets those who are welcome again.
     pub(super) fn refresh_neighbours(&mut self, fx: &mut Effects<'_>) {
         let linked: Vec<PeerId> = self.linked.iter().copied().collect();
@@ -210,7 +201,9 @@ impl Peer {
                 (true, true) | (false, false) => {}
             }
         }
-        let gone: Vec<PeerId> = self.book.online().filter(|peer| self.trust.member(peer).is_none()).collect();
+        let kept = fx.without(Mutant::DispatchToMembers);
+        let gone = self.book.online().filter(|peer| self.trust.member(peer).is_none() && !kept);
+        let gone: Vec<PeerId> = gone.collect();
         for peer in &gone {
             if let Some(session) = self.book.session(peer) {
                 self.book.handle_node_down(*peer, session);

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::Peer;
+use super::lives::copied;
 use crate::calls::{Book, Env, Verdict};
 use crate::effects::{Effects, Then};
-use crate::entry::{self, CancelWish, Directory, Effect, Header, Kind, Outcome, Payload, SignedEntry, Tier};
+use crate::entry::{self, CancelWish, Directory, Effect, Header, Kind, Outcome, Payload, Place, SignedEntry, Tier};
 use crate::executor::{Executor, Finished, Offer, Rules};
 use crate::frame::{AnswerKind, Dispatch, Frame};
 use crate::ids::{Incarnation, PeerId, ReqId};
@@ -63,6 +64,12 @@ impl Peer {
             refuse(AnswerKind::Refused("the call's origin does not belong to the mesh here".to_owned()), fx);
             return;
         }
+        if self.executor.is_new(&id, attempt)
+            && let Some(what) = self.doubts(&from, &place)
+        {
+            refuse(what, fx);
+            return;
+        }
         // The log may bring the header only after a crash has made us forget what became of it: it belongs in the book.
         let known = self.book.record(&id).is_some() || self.executor.has_any(&id);
         if !known {
@@ -75,6 +82,22 @@ impl Peer {
         }
         let offer = Offer { gateway: from, header, origin: place.author, attempt, left_ms };
         self.with_rules(fx, |executor, rules, fx| executor.handle_offer(offer, rules, fx));
+    }
+
+    /// Why nothing new of this author begins here, if there is a reason beyond trust.
+    fn doubts(&self, from: &PeerId, place: &Place) -> Option<AnswerKind> {
+        if *from != self.me && !self.logs.has_compared(from) {
+            // A state that was restored shows in our own log first.
+            return Some(AnswerKind::Busy);
+        }
+        let why = if self.copied().contains(&place.author) {
+            "two devices use the key of the one that asks"
+        } else if self.logs.is_forked(&place.author, place.incarnation, place.seq) {
+            "the one that asks contradicts its own log"
+        } else {
+            return None;
+        };
+        Some(AnswerKind::Refused(why.to_owned()))
     }
 
     /// Runs something of the executor that may finish an attempt, and writes that outcome; its place is free then.
@@ -107,8 +130,9 @@ impl Peer {
     }
 
     pub(super) fn with_env<T>(&mut self, run: impl FnOnce(&mut Book, &Env<'_>) -> T) -> T {
-        let Self { book, trust, config, election, directory, logs, .. } = self;
-        let is_member = |peer: &PeerId| trust.member(peer).is_some();
+        let Self { book, trust, config, election, directory, logs, sessions, now_ms, .. } = self;
+        let copied = copied(sessions, *now_ms);
+        let is_member = |peer: &PeerId| trust.member(peer).is_some() && !copied.contains(peer);
         let is_owner = |peer: &PeerId| trust.is_owner(peer);
         let is_out = |peer: &PeerId| trust.is_out(peer);
         let is_linked = |peer: &PeerId| election.is_linked(peer);

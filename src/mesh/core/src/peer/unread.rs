@@ -105,6 +105,7 @@ impl Peer {
     /// Our own log answers.
     pub(super) fn handle_unread(&mut self, entries: Vec<SignedEntry>, more: bool, fx: &mut Effects<'_>) {
         for entry in entries {
+            self.resolve_doubt(&entry, fx);
             let place = entry.place();
             if self.unread.0.remove(&place).is_none() {
                 continue;

@@ -4,4 +4,5 @@
 mod calls;
 mod membership;
 mod net;
+mod restored;
 mod versions;

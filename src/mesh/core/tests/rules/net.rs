@@ -261,10 +261,26 @@ impl Net {
         kind: u16,
         critical: bool,
     ) -> Hash {
+        let entry = self.entry(author, Incarnation(1), seq, previous, kind, critical);
+        let hash = entry.hash;
+        let entries = vec![EntryItem { entry, left_ms: None }];
+        self.input(to, Input::Recv(id(author), Frame::Entries { entries, more: false }));
+        hash
+    }
+
+    fn entry(
+        &self,
+        author: usize,
+        incarnation: Incarnation,
+        seq: u64,
+        previous: Hash,
+        kind: u16,
+        critical: bool,
+    ) -> SignedEntry {
         let entry = Entry {
-            mesh: self.sims[to].peer.view().mesh,
+            mesh: self.sims[0].peer.view().mesh,
             author: key(author),
-            incarnation: Incarnation(1),
+            incarnation,
             seq,
             hlc: self.clock().wall_ms << 16,
             kind: Kind(kind),
@@ -273,11 +289,13 @@ impl Net {
             previous,
             body: Bytes::from_static(b"\x01something new"),
         };
-        let entry = SignedEntry::sign(&Symbolic::new(author as u64), entry);
-        let hash = entry.hash;
-        let entries = vec![EntryItem { entry, left_ms: None }];
-        self.input(to, Input::Recv(id(author), Frame::Entries { entries, more: false }));
-        hash
+        SignedEntry::sign(&Symbolic::new(author as u64), entry)
+    }
+
+    /// What `n` hears by way of 0: the first word of a life of its own that is not `known`.
+    pub(crate) fn as_another_life(&self, n: usize, known: Incarnation) -> Input {
+        let entry = self.entry(n, Incarnation(!known.0), 1, Hash::ZERO, 98, false);
+        Input::Recv(id(0), Frame::Entries { entries: vec![EntryItem { entry, left_ms: None }], more: false })
     }
 
     pub(crate) fn command(&mut self, n: usize, command: Command) -> Reply {

@@ -1,0 +1,167 @@
+//! Lives of this device's database: what was restored to an older state, or copied, must not run a call a second time
+//! (mesh-protocol.md §6, Target restored).
+//!
+//! Proof is the device's own signature: an entry of ours that we do not hold. From then on we write under a new
+//! incarnation, take our own lost words back from whoever has them, and start no call that was meant for the life whose
+//! journal is lost. Two processes with one key are seen from outside as well: their sessions alternate.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use serde::{Deserialize, Serialize};
+
+use super::{KEY_CLAIM_FLOOR, KEY_COUNTER, KEY_INCARNATION, KEY_LIVES, Peer, lost_floor};
+use crate::effects::Effects;
+use crate::entry::SignedEntry;
+use crate::ids::{Incarnation, PeerId};
+use crate::io::{Fact, Hold, Output, Space};
+
+/// How long two sessions that alternate hold a peer, counted from the last change.
+const COPIED_MS: u64 = 600_000;
+/// Nonces of former sessions that are remembered of one peer.
+const SESSIONS_KEPT: usize = 8;
+
+/// Our own lives.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Lives {
+    /// All that we know of.
+    known: BTreeSet<Incarnation>,
+    /// Whether this process has begun one because of what others held.
+    #[serde(skip)]
+    renewed: bool,
+    /// Whether another process speaks as us.
+    #[serde(skip)]
+    copied: bool,
+    /// An entry of ours that may contradict our log.
+    #[serde(skip)]
+    doubt: Option<SignedEntry>,
+}
+
+impl Lives {
+    /// What the store says, where it says something.
+    pub(super) fn restore(stored: Option<Self>, life: Incarnation) -> Self {
+        let first = Self { known: BTreeSet::new(), renewed: false, copied: false, doubt: None };
+        let mut lives = stored.unwrap_or(first);
+        lives.known.insert(life);
+        lives
+    }
+}
+
+/// Sessions of one other peer.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Sessions {
+    now: u64,
+    former: VecDeque<u64>,
+    copied_until: u64,
+}
+
+impl Peer {
+    /// Our log and our calls are numbered anew, under an incarnation that nobody has seen. What was meant for the life
+    /// before does not start any more.
+    pub(super) fn begin_life(&mut self, fx: &mut Effects<'_>) {
+        let incarnation = Incarnation(fx.rng.next_u32());
+        self.logs.begin_life(incarnation);
+        self.counter = 0;
+        self.lives.known.insert(incarnation);
+        fx.put(Space::Meta, KEY_INCARNATION, &incarnation);
+        fx.put(Space::Meta, KEY_COUNTER, &self.counter);
+        fx.put(Space::Meta, KEY_LIVES, &self.lives);
+        self.executor.drop_waiting(incarnation);
+        self.book.bury(incarnation, fx);
+        if let Some((_, directory)) = self.directory.remove(&self.me) {
+            self.set_directory(&directory, fx);
+        }
+        fx.view_changed = true;
+    }
+
+    /// An entry that we signed comes back. True when it is nothing new.
+    pub(super) fn is_own_known(&mut self, entry: &SignedEntry, fx: &mut Effects<'_>) -> bool {
+        let (life, seq) = (entry.entry.incarnation, entry.entry.seq);
+        if life != self.logs.incarnation() {
+            if self.lives.known.insert(life) {
+                fx.put(Space::Meta, KEY_LIVES, &self.lives);
+                self.handle_lost_state(fx);
+            }
+            return false;
+        }
+        match self.logs.own_says(entry) {
+            Some(true) => true,
+            Some(false) => {
+                self.handle_lost_state(fx);
+                false
+            }
+            None => {
+                self.lives.doubt = Some(entry.clone());
+                fx.out.push(Output::ReadLog { to: self.me, ranges: vec![(self.me, life, seq, seq)] });
+                true
+            }
+        }
+    }
+
+    /// Our own log answers what it has where an entry of ours came from outside.
+    pub(super) fn resolve_doubt(&mut self, held: &SignedEntry, fx: &mut Effects<'_>) {
+        let same_place = |doubt: &SignedEntry| doubt.place() == held.place();
+        if let Some(doubt) = self.lives.doubt.take_if(|doubt| same_place(doubt))
+            && doubt.hash != held.hash
+            && held.entry.incarnation == self.logs.incarnation()
+        {
+            self.handle_lost_state(fx);
+        }
+    }
+
+    /// We signed what we do not hold. Once that is a state that was restored; when it happens again to one process, there
+    /// are two of us.
+    fn handle_lost_state(&mut self, fx: &mut Effects<'_>) {
+        if self.lives.renewed {
+            self.lives.copied = true;
+            self.handle_holds(fx);
+            fx.fact(Fact::Warning("is one of two that use the same key", self.me));
+            return;
+        }
+        self.lives.renewed = true;
+        let floor = lost_floor(self.election.fence().epoch.counter, fx.rng);
+        fx.put(Space::Meta, KEY_CLAIM_FLOOR, &floor);
+        self.election.raise_floor(floor, fx);
+        self.begin_life(fx);
+        fx.fact(Fact::Warning(
+            "was restored to an older state, or copied; calls that it may have run do not run",
+            self.me,
+        ));
+        self.logs.ask_all(fx);
+    }
+
+    pub(super) fn own_hold(&self) -> Option<Hold> {
+        self.lives.copied.then_some(Hold::Copied)
+    }
+
+    /// A process of that peer is linked. One whose nonce comes back after another's runs beside that other.
+    pub(super) fn handle_session(&mut self, peer: PeerId, nonce: u64, fx: &mut Effects<'_>) {
+        let sessions = self.sessions.entry(peer).or_default();
+        if sessions.now == nonce {
+            return;
+        }
+        let returned = sessions.former.contains(&nonce);
+        if sessions.now != 0 {
+            sessions.former.retain(|former| *former != sessions.now);
+            sessions.former.push_back(sessions.now);
+            if sessions.former.len() > SESSIONS_KEPT {
+                sessions.former.pop_front();
+            }
+        }
+        sessions.now = nonce;
+        if returned {
+            sessions.copied_until = fx.now.mono_ms + COPIED_MS;
+            fx.fact(Fact::Warning("runs twice: two devices use its key, and neither gets calls", peer));
+            fx.view_changed = true;
+        }
+    }
+
+    /// Peers that run twice, as far as this peer saw.
+    pub(super) fn copied(&self) -> BTreeSet<PeerId> {
+        copied(&self.sessions, self.now_ms)
+    }
+}
+
+/// See [`Peer::copied`].
+pub(super) fn copied(sessions: &BTreeMap<PeerId, Sessions>, now: u64) -> BTreeSet<PeerId> {
+    sessions.iter().filter(|(_, sessions)| sessions.copied_until > now).map(|(peer, _)| *peer).collect()
+}

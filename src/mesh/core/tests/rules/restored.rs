@@ -1,0 +1,143 @@
+//! A device whose disk was put back to an older state, or copied.
+
+use mesh_core::config::Config;
+use mesh_core::entry::Ending;
+use mesh_core::io::{CallState, Fact, Hold, Input};
+
+use crate::net::{Net, call, id};
+
+fn warned(net: &Net, n: usize, about: usize, words: &str) -> bool {
+    let hit = |fact: &Fact| matches!(fact, Fact::Warning(text, peer) if *peer == id(about) && text.contains(words));
+    net.sims[n].facts.iter().any(hit)
+}
+
+#[test]
+fn a_restored_device_begins_a_new_life_and_runs_nothing_a_second_time() {
+    let mut net = Net::of(3);
+    let backup = net.sims[2].rows.clone();
+    let before = net.sims[2].peer.view().incarnation;
+    let over = net.ask(0, call(2));
+    net.tools_end = false;
+    let open = net.ask(0, call(2));
+    assert_eq!((net.runs(&over), net.runs(&open)), (1, 1));
+    net.restart_as(2, backup, Config::default());
+    net.join_all();
+    net.pass(10_000);
+    assert_eq!((net.runs(&over), net.runs(&open)), (1, 1));
+    assert_ne!(net.sims[2].peer.view().incarnation, before);
+    assert!(warned(&net, 2, 2, "restored"));
+    for n in [0, 1] {
+        assert_eq!(net.record(n, &over).unwrap().state, CallState::Ended(Ending::Done), "at {n}");
+        let record = net.record(n, &open).unwrap();
+        assert_eq!((record.state, record.confirmed), (CallState::Ended(Ending::Undeliverable), false), "at {n}");
+        assert!(record.reason.contains("may or may not have happened"), "{}", record.reason);
+    }
+    // It is a member as before, and what is asked of its new life runs.
+    net.tools_end = true;
+    let late = net.ask(0, call(2));
+    net.pass(1_000);
+    assert_eq!(net.runs(&late), 1);
+    assert_eq!(net.record(0, &late).unwrap().state, CallState::Ended(Ending::Done));
+    assert!(net.sims[2].peer.view().holds.is_empty());
+}
+
+#[test]
+fn a_restored_device_takes_its_own_lost_words_back() {
+    let mut net = Net::of(3);
+    let backup = net.sims[2].rows.clone();
+    net.split(&[&[0, 2], &[1]]);
+    // What it had asked for itself, and whom it had let in.
+    let asked = net.ask(2, call(1));
+    net.approve(2, 3, "tablet", mesh_core::entry::Tier::Shared);
+    net.pass(1_000);
+    net.restart_as(2, backup, Config::default());
+    assert!(!net.names(2).contains_key(&3) && net.record(2, &asked).is_none());
+    net.join_all();
+    assert!(net.names(2).contains_key(&3));
+    net.pass(5_000);
+    assert_eq!(net.runs(&asked), 1);
+    assert_eq!(net.record(2, &asked).unwrap().state, CallState::Ended(Ending::Done));
+}
+
+#[test]
+fn one_that_wrote_on_before_it_met_anyone_is_found_out_all_the_same() {
+    let mut net = Net::of(3);
+    let backup = net.sims[2].rows.clone();
+    let before = net.sims[2].peer.view().incarnation;
+    net.ask(2, call(0));
+    net.pass(1_000);
+    net.restart_as(2, backup.clone(), Config::default());
+    // As many entries as were lost, and some more: no digest shows that they are others.
+    for _ in 0..3 {
+        net.ask(2, call(2));
+    }
+    net.join_all();
+    net.pass(5_000);
+    assert_ne!(net.sims[2].peer.view().incarnation, before);
+    assert!(warned(&net, 0, 2, "two different entries") || warned(&net, 1, 2, "two different entries"));
+    let late = net.ask(2, call(0));
+    net.pass(2_000);
+    assert_eq!(net.runs(&late), 1, "its new life is trusted as before");
+    for n in 0..3 {
+        assert!(net.sims[n].peer.view().forked.is_empty(), "at {n}");
+    }
+}
+
+#[test]
+fn what_contradicts_its_author_s_log_is_kept_apart_and_nothing_after_it_runs() {
+    let mut net = Net::of(2);
+    assert!(matches!(net.approve(0, 2, "liar", mesh_core::entry::Tier::Shared), mesh_core::io::Reply::Approved(_)));
+    let first = net.hears(1, 2, 1, mesh_core::ids::Hash::ZERO, 98, false);
+    net.hears(1, 2, 1, mesh_core::ids::Hash::ZERO, 97, false);
+    assert_eq!(net.sims[1].peer.view().forked, [id(2)]);
+    net.hears(1, 2, 2, first, 98, false);
+    let kept = |net: &Net, name: &[u8]| net.sims[1].rows.keys().filter(|(_, key)| key.starts_with(name)).count();
+    assert_eq!((kept(&net, b"fork:"), kept(&net, b"unread:")), (1, 2), "the other, and the branch that came first");
+    net.restart(1);
+    assert_eq!(net.sims[1].peer.view().forked, [id(2)], "it outlives a restart");
+}
+
+#[test]
+fn sessions_that_alternate_are_a_copy_and_neither_gets_calls() {
+    let mut net = Net::of(2);
+    for nonce in [1, 2, 3] {
+        net.input(0, Input::Session(id(1), nonce));
+    }
+    assert!(net.sims[0].peer.view().copied.is_empty(), "it was started three times");
+    net.input(0, Input::Session(id(1), 2));
+    assert_eq!(net.sims[0].peer.view().copied, [id(1)]);
+    assert!(warned(&net, 0, 1, "twice"));
+    let (to_it, of_it) = (net.ask(0, call(1)), net.ask(1, call(0)));
+    net.pass(5_000);
+    assert_eq!((net.runs(&to_it), net.runs(&of_it)), (0, 0));
+    // Nothing alternates any more.
+    net.pass(620_000);
+    assert!(net.sims[0].peer.view().copied.is_empty());
+    let late = net.ask(0, call(1));
+    net.pass(31_000);
+    assert_eq!(net.runs(&late), 1);
+}
+
+#[test]
+fn of_two_processes_with_one_key_the_one_that_sees_the_other_begin_again_starts_nothing() {
+    let mut net = Net::of(3);
+    let copy = net.sims[2].rows.clone();
+    net.ask(2, call(0));
+    net.pass(1_000);
+    // The copy comes up beside the first: it is taken for one that was restored, once.
+    net.restart_as(2, copy.clone(), Config::default());
+    net.join_all();
+    assert!(net.sims[2].peer.view().holds.is_empty());
+    // And the first, in another life again, says something too.
+    let seen = net.sims[2].peer.view().incarnation;
+    let other = net.as_another_life(2, seen);
+    net.input(2, other);
+    net.pass(1_000);
+    assert_eq!(net.sims[2].peer.view().holds, [Hold::Copied]);
+    assert!(!net.sims[2].peer.leads());
+    let asked = net.ask(0, call(2));
+    net.pass(5_000);
+    assert_eq!(net.runs(&asked), 0);
+    let waiting = net.record(0, &asked).unwrap();
+    assert!(waiting.history.iter().any(|row| row.reason.contains("two devices use this key")), "{waiting:?}");
+}

@@ -131,6 +131,10 @@ impl Pair {
             incarnation: Incarnation(1),
             boot: 1,
             revoked: false,
+            pending: Vec::new(),
+            holds: Vec::new(),
+            copied: Vec::new(),
+            forked: Vec::new(),
             gateway: Some(epoch),
             fence: epoch,
             links: Vec::new(),
@@ -227,7 +231,7 @@ async fn pairs(homes: &[tempfile::TempDir; 2]) -> (Pair, Pair) {
     let [(gateway, mut events), (node, mut node_events)] = links;
     gateway.set_members(members.clone());
     node.set_members(members);
-    while !matches!(node_events.recv().await.expect("links run"), LinkEvent::Up(_)) {}
+    while !matches!(node_events.recv().await.expect("links run"), LinkEvent::Up(..)) {}
     let (door, incoming) = mpsc::channel::<NodeIo>(4);
     tasks.spawn(async move {
         let _gateway = gateway;

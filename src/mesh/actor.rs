@@ -334,6 +334,7 @@ impl Actor {
             | Input::Recv(..)
             | Input::Wake
             | Input::LinkUp(_)
+            | Input::Session(..)
             | Input::LinkDown(_)
             | Input::Durable(_)
             | Input::LogRead { .. }
@@ -513,8 +514,9 @@ impl Actor {
 
     fn handle_link(&mut self, event: LinkEvent) {
         match event {
-            LinkEvent::Up(peer) => {
+            LinkEvent::Up(peer, nonce) => {
                 tracing::info!(target: "sigil::events::link", peer = %peer.short(), "link up");
+                self.input(Input::Session(peer, nonce));
                 self.input(Input::LinkUp(peer));
                 self.surroundings_dirty = true;
                 self.outside.hurry();

@@ -1,6 +1,6 @@
 //! Ways into a mesh, from both sides: invites, knocking, approving, leaving (architecture.md §3).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -56,6 +56,8 @@ pub(super) struct Admission {
     waiting: BTreeMap<PeerId, Waiting>,
     strangers: BTreeMap<PeerId, Nearby>,
     knocking: Option<(PeerId, CancellationToken)>,
+    /// Who belonged when we last asked elsewhere.
+    members_then: BTreeSet<PeerId>,
     joining: CancellationToken,
     pub(super) discovery_trouble: Option<String>,
 }
@@ -67,6 +69,7 @@ impl Admission {
             waiting: BTreeMap::new(),
             strangers: BTreeMap::new(),
             knocking: None,
+            members_then: BTreeSet::new(),
             joining: CancellationToken::new(),
             discovery_trouble: None,
         }
@@ -212,9 +215,13 @@ impl Actor {
             (Some(waiting), _) => (waiting.pending.key, waiting.pending.node_id.clone(), tier.unwrap_or(Tier::Shared)),
             (None, Some(node)) => (node.key, node.node_id.clone(), tier.unwrap_or(node.tier)),
             (None, None) => {
-                let unknown = MeshError::Unknown { what: "pending device", name: peer.short() };
-                drop(reply.send(Err(unknown)));
-                return;
+                // One that belonged, until the word of whoever let it in turned out to be void.
+                let Some(again) = view.pending.iter().find(|pending| pending.peer == peer) else {
+                    let unknown = MeshError::Unknown { what: "pending device", name: peer.short() };
+                    drop(reply.send(Err(unknown)));
+                    return;
+                };
+                (again.key, again.node_id.clone(), tier.unwrap_or(again.tier))
             }
         };
         let command = Command::Approve { key, node_id: node_id.unwrap_or(wanted), tier };
@@ -240,6 +247,13 @@ impl Actor {
                 drop(waiting.answers.try_send(JoinAnswer::Refused { code: "rejected".to_owned(), detail }));
                 self.pending_changed();
                 Ok(())
+            }
+            None if self.view().pending.iter().any(|pending| pending.peer == peer) => {
+                let then = move |_: &mut Self, answer: Result<Reply, Refusal>| {
+                    drop(reply.send(answer.map(drop).map_err(MeshError::from)));
+                };
+                self.command(Command::Revoke { peer }, ReplyTo::Admission(Box::new(then)));
+                return;
             }
             None => Err(MeshError::Unknown { what: "pending device", name: peer.short() }),
         };
@@ -324,6 +338,7 @@ impl Actor {
             JoinTarget::Address(address) => (vec![address], None, request),
         };
         self.admission.stop_knocking();
+        self.admission.members_then = view.nodes.iter().map(|node| node.peer).collect();
         let cancel = self.admission.joining.clone();
         let (links, done) = (self.links.clone(), self.admission.done.clone());
         self.tasks.spawn(async move {
@@ -350,6 +365,16 @@ impl Actor {
     pub(super) fn handle_admitted(&mut self, admitted: Admitted) -> Result<(), ActorError> {
         match admitted {
             Admitted::Welcome(welcome, peer, address, reply) => {
+                let view = self.view();
+                let let_in = view.nodes.iter().any(|node| node.peer == peer);
+                let crossed = let_in && !self.admission.members_then.contains(&peer);
+                if !peer::goes_over(view.mesh, &welcome, crossed) {
+                    self.admission.knocking = None;
+                    self.surroundings_dirty = true;
+                    tracing::info!(peer = %peer.short(), "each asked the other: that one comes into this mesh");
+                    tell(reply, Ok(Joined::Member(view.node_id.clone())));
+                    return Ok(());
+                }
                 let rows = match peer::joined(&welcome, &mut self.rng) {
                     Ok(rows) => rows,
                     Err(error) => {

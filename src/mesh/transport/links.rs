@@ -104,7 +104,7 @@ pub enum LinksError {
 #[derive(Debug)]
 pub enum LinkEvent {
     /// A link is up; or a newer one took the place of the one there was, and what was under way on that may be lost.
-    Up(PeerId),
+    Up(PeerId, u64),
     /// The link is gone.
     Down(PeerId),
     /// A linked peer sent this; every signature in it has been checked.
@@ -519,11 +519,11 @@ impl Actor {
     async fn on_message(&mut self, message: ToActor) {
         match message {
             ToActor::Offer(offer, reply) => {
-                let peer = offer.key.peer_id();
+                let (peer, nonce) = (offer.key.peer_id(), offer.nonce);
                 let taken = self.take(offer);
                 let up = taken.is_ok();
                 // First the event, then the go-ahead: no frame of a link comes before its `Up`.
-                if up && self.shared.events.send(LinkEvent::Up(peer)).await.is_err() {
+                if up && self.shared.events.send(LinkEvent::Up(peer, nonce)).await.is_err() {
                     return;
                 }
                 let _ = reply.send(taken);

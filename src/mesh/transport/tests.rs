@@ -83,7 +83,7 @@ impl Peer {
     }
 
     async fn wait_up(&mut self, peer: PeerId) {
-        self.wait(|event| matches!(event, LinkEvent::Up(up) if up == peer).then_some(())).await;
+        self.wait(|event| matches!(event, LinkEvent::Up(up, _) if up == peer).then_some(())).await;
     }
 
     async fn wait_down(&mut self, peer: PeerId) {
@@ -219,7 +219,7 @@ async fn crossing_dials_end_as_one_link_that_stays() {
                 .wait(|event| match event {
                     LinkEvent::Frame(_, frame) => Some(frame),
                     LinkEvent::Down(_) => panic!("a replacement is not an end"),
-                    LinkEvent::Up(_) | LinkEvent::Knock(_) | LinkEvent::NodeStream(_) | LinkEvent::Bad { .. } => None,
+                    LinkEvent::Up(..) | LinkEvent::Knock(_) | LinkEvent::NodeStream(_) | LinkEvent::Bad { .. } => None,
                 })
                 .await;
             assert_eq!(frame, expected);
@@ -507,7 +507,7 @@ async fn who_was_revoked_hears_so_and_is_not_heard() {
     let down = |event| match event {
         LinkEvent::Down(_) => Some(()),
         LinkEvent::Frame(..) | LinkEvent::NodeStream(_) => panic!("a revoked peer was heard"),
-        LinkEvent::Up(_) | LinkEvent::Knock(_) | LinkEvent::Bad { .. } => None,
+        LinkEvent::Up(..) | LinkEvent::Knock(_) | LinkEvent::Bad { .. } => None,
     };
     a.wait(down).await;
     b.wait_down(a.id()).await;

@@ -34,7 +34,7 @@ use crate::log::{self, Head, Logs};
 use crate::mutants::Mutant;
 use crate::trust::Trust;
 
-pub use founding::{founded, joined};
+pub use founding::{founded, goes_over, joined};
 use lives::{Lives, Sessions};
 use running::declared;
 use unread::Unread;

@@ -3,6 +3,8 @@
 use mesh_core::entry::{Ending, Tier};
 use mesh_core::io::{CallState, Command, Fact, Refusal, Reply};
 
+use mesh_core::peer::goes_over;
+
 use crate::net::{Net, call, id};
 
 /// Peer 1 is revoked in one half; in the other it lets 3 in, which has asked 2 for something that 2 has not run yet.
@@ -148,6 +150,20 @@ fn the_last_owner_stays() {
     assert_eq!(net.command(1, Command::Revoke { peer: id(0) }), Reply::Refused(Refusal::NotOwner));
     net.revoke(0, 1);
     assert_eq!(net.command(0, Command::Leave), Reply::Left, "alone, it may go");
+}
+
+#[test]
+fn of_two_joins_that_cross_the_one_into_the_lower_mesh_proceeds() {
+    let welcome = |net: &mut Net, n| match net.approve(0, n, "guest", Tier::Owner) {
+        Reply::Approved(welcome) => welcome,
+        reply => panic!("not approved: {reply:?}"),
+    };
+    let (mut a, mut b) = (Net::of(1), Net::of(2));
+    let (to_a, to_b) = (welcome(&mut a, 5), welcome(&mut b, 6));
+    assert_ne!(to_a.mesh, to_b.mesh);
+    let (a_goes, b_goes) = (goes_over(to_a.mesh, &to_b, true), goes_over(to_b.mesh, &to_a, true));
+    assert_eq!((a_goes, b_goes), (to_b.mesh < to_a.mesh, to_a.mesh < to_b.mesh), "one goes, the other stays");
+    assert!(goes_over(to_a.mesh, &to_b, false) && goes_over(to_b.mesh, &to_a, false), "alone, each goes");
 }
 
 #[test]

@@ -157,6 +157,16 @@ impl Run {
     }
 }
 
+/// The target is linked to both gateways, and they hold nothing of its log that it lacks: what a restored one must see
+/// first.
+fn meet(target: &mut Machine, now: Now) -> Vec<Output> {
+    let gateways = [1, 2].map(|key| Symbolic::new(key).public_key().peer_id());
+    let inputs = gateways
+        .into_iter()
+        .flat_map(|gateway| [Input::LinkUp(gateway), Input::Recv(gateway, Frame::Digest(Vec::new()))]);
+    inputs.flat_map(|input| target.step(now, input)).collect()
+}
+
 fn the_call() -> ReqId {
     ReqId::new(&Symbolic::new(ORIGIN).public_key().peer_id(), Incarnation(7), 1)
 }
@@ -175,6 +185,14 @@ impl State {
         for output in out {
             match output {
                 Output::Invoke(invocation) => self.invoked(invocation.attempt, now),
+                Output::Send(_, Frame::Entries { entries, .. }) => {
+                    let own = entries.iter().map(|item| &item.entry).filter(|entry| entry.author == self.target.id());
+                    let told: Vec<Outcome> =
+                        own.filter(|entry| entry.entry.kind == Kind::OUTCOME).filter_map(SignedEntry::record).collect();
+                    for outcome in told {
+                        self.hears(outcome.attempt, outcome.ending);
+                    }
+                }
                 Output::Send(_, Frame::Answer(answer)) => {
                     if let AnswerKind::Ended(entry) = &answer.what
                         && let Some(outcome) = entry.record::<Outcome>()
@@ -256,7 +274,9 @@ impl Model for Run {
     fn init_states(&self) -> Vec<State> {
         // Founder and gateway, another gateway and origin, target.
         let mut peers = mesh(3, &Config { eligible: false, forget_after_ms: FORGET_MS, ..self.config.clone() });
-        let target = peers.remove(2);
+        let mut target = peers.remove(2);
+        meet(&mut target, at(0));
+        while target.sync(at(0)).is_some() {}
         let unheard: Vec<Heard> = [peers[1].id(), target.id()]
             .into_iter()
             .filter(|_| self.verdicts)
@@ -353,7 +373,10 @@ impl Model for Run {
                 state.working.clear();
                 state.cause.clear();
                 state.deadline = u64::MAX;
-                state.target.boot(state.now(), survivors)
+                let now = state.now();
+                let mut out = state.target.boot(now, survivors);
+                out.extend(meet(&mut state.target, now));
+                out
             }
         };
         state.outputs(out);

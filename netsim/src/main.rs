@@ -15,6 +15,7 @@ mod net;
 mod node;
 mod plan;
 mod predicates;
+mod real;
 mod regressions;
 mod report;
 mod trace;
@@ -109,6 +110,8 @@ enum Command {
         #[arg(long)]
         only: Option<String>,
     },
+    /// Real processes in network namespaces.
+    Scenarios(real::Options),
     /// One seed, with its event log.
     Replay {
         #[command(flatten)]
@@ -203,6 +206,7 @@ fn command(command: Command) -> Result<bool, String> {
             mutants::probe(seeds, only.as_deref());
             Ok(true)
         }
+        Command::Scenarios(options) => Ok(real::run(&options)),
         Command::Replay { which, verbose } => {
             let outcome = world::run(&which.case()?, if verbose { Level::All } else { Level::Story });
             print!("{}", outcome.trace.text());

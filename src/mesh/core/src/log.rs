@@ -277,19 +277,22 @@ impl Logs {
         Ingest::New
     }
 
-    /// Both stay: ours in the log, the other beside it. Its author, if it is honest, was restored or copied: it is shown
+    /// Both stay: ours in the log, the other beside it. People are told once. Its author, if it is honest, was restored or copied: it is shown
     /// what it had said.
     fn fork(&mut self, entry: &SignedEntry, held: u64, fx: &mut Effects<'_>) -> Ingest {
         let (author, incarnation) = (entry.author, entry.entry.incarnation);
         if let btree_map::Entry::Vacant(first) = self.forks.entry((author, incarnation)) {
             first.insert(entry.entry.seq);
+            fx.fact(Fact::Warning(
+                "signed two different entries for one place; its newer entries are not taken",
+                author,
+            ));
             fx.put_bytes(Space::Meta, [KEY_FORK, &log_key(&author, incarnation, None)].concat(), entry.to_stored());
             fx.view_changed = true;
         }
         if self.neighbours.contains_key(&author) {
             fx.out.push(Output::ReadLog { to: author, ranges: vec![(author, incarnation, held, held)] });
         }
-        fx.fact(Fact::Warning("signed two different entries for one place; its newer entries are not taken", author));
         Ingest::Fork
     }
 

@@ -277,7 +277,7 @@ impl Logs {
         Ingest::New
     }
 
-    /// Both stay: ours in the log, the other beside it. People are told once. Its author, if it is honest, was restored or copied: it is shown
+    /// Both stay: ours in the log, the other beside it. Its author, if it is honest, was restored or copied: it is shown
     /// what it had said.
     fn fork(&mut self, entry: &SignedEntry, held: u64, fx: &mut Effects<'_>) -> Ingest {
         let (author, incarnation) = (entry.author, entry.entry.incarnation);
@@ -293,6 +293,7 @@ impl Logs {
         if self.neighbours.contains_key(&author) {
             fx.out.push(Output::ReadLog { to: author, ranges: vec![(author, incarnation, held, held)] });
         }
+        fx.fact(Fact::Warning("signed two different entries for one place; its newer entries are not taken", author));
         Ingest::Fork
     }
 

@@ -26,6 +26,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::models::Bounds;
 use crate::plan::{Case, Profile};
 use crate::trace::Level;
 
@@ -97,10 +98,11 @@ enum Command {
     },
     /// Small worlds, gone through completely.
     Models {
+        /// Smaller bounds.
         #[arg(long)]
-        mutants: bool,
+        quick: bool,
     },
-    /// Leaves each rule of the cores out in turn: which predicate misses it.
+    /// Leaves each rule of the cores out in turn: which predicate misses it. Ends 1 when no one misses a rule of safety.
     #[cfg(feature = "mutants")]
     Mutants {
         /// How many seeds of each profile.
@@ -109,6 +111,12 @@ enum Command {
         /// This rule alone.
         #[arg(long)]
         only: Option<String>,
+        /// Rules of safety only, each until it is missed once.
+        #[arg(long)]
+        quick: bool,
+        /// Writes the table here and not to standard output.
+        #[arg(long, value_name = "FILE")]
+        file: Option<PathBuf>,
     },
     /// Real processes in network namespaces.
     Scenarios(real::Options),
@@ -187,25 +195,9 @@ fn command(command: Command) -> Result<bool, String> {
             };
             Ok(report::run(from..from.saturating_add(seeds), &case, threads.max(1), keep_going))
         }
-        Command::Models { mutants } => {
-            #[cfg(feature = "mutants")]
-            if mutants {
-                for mutant in mesh_core::mutants::Mutant::ALL {
-                    println!("-- {mutant:?}");
-                    models::all(&mesh_core::config::Config {
-                        mutation: mesh_core::mutants::Mutation::of(*mutant),
-                        ..mesh_core::config::Config::default()
-                    });
-                }
-            }
-            models::all(&mesh_core::config::Config::default());
-            Ok(true)
-        }
+        Command::Models { quick } => Ok(models::print(if quick { Bounds::Quick } else { Bounds::Full })),
         #[cfg(feature = "mutants")]
-        Command::Mutants { seeds, only } => {
-            mutants::probe(seeds, only.as_deref());
-            Ok(true)
-        }
+        Command::Mutants { seeds, only, quick, file } => mutants::run(seeds, only.as_deref(), quick, file.as_deref()),
         Command::Scenarios(options) => Ok(real::run(&options)),
         Command::Replay { which, verbose } => {
             let outcome = world::run(&which.case()?, if verbose { Level::All } else { Level::Story });

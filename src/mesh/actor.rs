@@ -46,6 +46,8 @@ const ADDRESSES_EVERY: Duration = Duration::from_secs(15);
 const SURROUNDINGS_EVERY: Duration = Duration::from_secs(1);
 /// Rows of the index of calls that one page may look at.
 const SCANNED_MAX: usize = 10_000;
+/// The same warning about the same peer is told again after this.
+const WARN_AGAIN_MS: u64 = 10 * 60 * 1000;
 /// After a test cut the links, they come back.
 const CUT_FOR: Duration = Duration::from_millis(700);
 
@@ -147,6 +149,8 @@ pub(crate) struct Actor {
     /// Addresses seen on the LAN or in an invite, by peer.
     pub(super) seen_at: BTreeMap<PeerId, Vec<SocketAddr>>,
     pub(super) surroundings_dirty: bool,
+    /// When people were last told what of whom.
+    warned: BTreeMap<(&'static str, PeerId), u64>,
     cut_until: Option<tokio::time::Instant>,
     pub(super) tail: VecDeque<Input>,
 }
@@ -237,6 +241,7 @@ pub(crate) fn start(
         fetching: BTreeSet::new(),
         seen_at: BTreeMap::new(),
         surroundings_dirty: true,
+        warned: BTreeMap::new(),
         cut_until: None,
         tail: VecDeque::new(),
     };
@@ -384,11 +389,7 @@ impl Actor {
                         tracing::info!(target: "sigil::events::membership", "this device was removed from the mesh");
                         trust_changed = true;
                     }
-                    Fact::Warning(what, peer) => {
-                        let text = format!("peer {} {what}", peer.short());
-                        tracing::info!(peer = %peer, what, "a peer asks for attention");
-                        self.events.push(clock::now().wall_ms, EventKind::Warning(text));
-                    }
+                    Fact::Warning(what, peer) => self.warn(what, peer),
                 },
             }
         }
@@ -403,6 +404,22 @@ impl Actor {
         if gateway_changed {
             self.announce_gateway();
         }
+    }
+
+    /// Tells people of a peer that needs attention; the same thing once in a while, however often it shows.
+    fn warn(&mut self, what: &'static str, peer: PeerId) {
+        let now = clock::now().mono_ms;
+        let last = self.warned.entry((what, peer)).or_insert(now);
+        if *last != now && now < *last + WARN_AGAIN_MS {
+            return;
+        }
+        *last = now;
+        if self.warned.len() > limits::PEERS_MAX {
+            self.warned.pop_first();
+        }
+        tracing::warn!(peer = %peer, what, "a peer needs attention");
+        let text = format!("peer {} {what}", peer.short());
+        self.events.push(clock::now().wall_ms, EventKind::Warning(text));
     }
 
     /// Ends the streams of registered nodes that do not belong any more.

@@ -23,7 +23,7 @@ pub enum MeshError {
     #[error(transparent)]
     Refused(#[from] Refusal),
     /// The agent is going down.
-    #[error("the agent is stopping")]
+    #[error("the agent is stopping, or on its way into another mesh")]
     Stopping,
     /// Our own store failed.
     #[error("reading the local store: {0}")]

@@ -563,8 +563,11 @@ fn a9_a_member_has_no_say_in_what_is_not_its_own() {
     // Who belongs is for owners to say, and nothing that others say stands in their way.
     let says = |subject, what| encode(&Verdict { subject, what });
     let friend = fresh_key();
-    let owner =
-        |name: &str| VerdictKind::Approved { tier: mesh_core::entry::Tier::Owner, node_id: node(name), after: Vec::new() };
+    let owner = |name: &str| VerdictKind::Approved {
+        tier: mesh_core::entry::Tier::Owner,
+        node_id: node(name),
+        after: Vec::new(),
+    };
     for body in [
         says(friend.public_key(), owner("friend")),
         says(liar.loose.key.public_key(), owner("liar")),

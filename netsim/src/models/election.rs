@@ -110,7 +110,14 @@ impl State {
                         self.leads(peer, epoch);
                     }
                 }
-                _ => {}
+                Output::Send(..)
+                | Output::Commit(..)
+                | Output::ReadLog { .. }
+                | Output::Invoke(_)
+                | Output::Kill(..)
+                | Output::Fetch { .. }
+                | Output::Reply(..)
+                | Output::Fact(_) => {}
             }
         }
         let fence = node::durable_fence(&self.peers[peer].disk);

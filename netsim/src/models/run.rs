@@ -9,9 +9,9 @@ use mesh_core::config::Config;
 use mesh_core::crypto::{Signer, Symbolic};
 use mesh_core::entry::{Effect, Ending, Entry, Header, Kind, Outcome, Payload, SignedEntry, encode};
 use mesh_core::epoch::{Claim, Epoch};
-use mesh_core::frame::{AnswerKind, Dispatch, Frame};
+use mesh_core::frame::{AnswerKind, Dispatch, EntryItem, Frame};
 use mesh_core::ids::{Attempt, Hash, Incarnation, MeshId, ReqId};
-use mesh_core::io::{Input, Now, Output, Space, ToolOutcome};
+use mesh_core::io::{Command, Input, Now, Output, Space, ToolOutcome};
 use mesh_core::limits;
 use stateright::{Model, Property};
 
@@ -24,6 +24,8 @@ const LEFT_MS: u64 = 10_000;
 const FORGET_MS: u64 = 60_000;
 /// The moments that the target's clock may show: in time, after the call's time, when all of it is forgotten.
 const CLOCK_MS: [u64; 3] = [1_000, 12_000, 2 * 3_600_000];
+/// Number of the key of the call's origin, which is the second gateway.
+const ORIGIN: u64 = 2;
 /// A claim that no honest peer makes.
 const FAR: u64 = 2 * limits::EPOCH_JUMP_MAX;
 
@@ -31,6 +33,10 @@ const FAR: u64 = 2 * limits::EPOCH_JUMP_MAX;
 #[derive(Debug)]
 pub(super) struct Run {
     pub(super) crashes: u8,
+    /// Whether the target may hear that its call's origin was revoked, and that it was itself.
+    pub(super) verdicts: bool,
+    /// Moments of [`CLOCK_MS`] that its clock may show.
+    pub(super) moments: usize,
     pub(super) config: Config,
 }
 
@@ -39,6 +45,8 @@ pub(super) struct Run {
 pub(super) struct State {
     target: Machine,
     mesh: MeshId,
+    /// Revocations that it may hear yet.
+    unheard: Vec<Heard>,
     effect: Effect2,
     clock: usize,
     crashes: u8,
@@ -64,6 +72,24 @@ pub(super) enum Effect2 {
     Once,
 }
 
+/// An entry with a hash that stands for it.
+#[derive(Debug, Clone)]
+struct Heard(SignedEntry);
+
+impl PartialEq for Heard {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.hash == other.0.hash
+    }
+}
+
+impl Eq for Heard {}
+
+impl std::hash::Hash for Heard {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        self.0.hash.0.hash(state);
+    }
+}
+
 /// [`Ending`] by its word.
 type Ended = &'static str;
 
@@ -78,6 +104,8 @@ pub(super) enum Action {
     ToolEnds(Attempt),
     /// The target's clock goes on to the next of [`CLOCK_MS`].
     TimePasses,
+    /// It hears of a revocation.
+    Hear(usize),
     /// Power fails, and this many unsynced batches survive.
     Crash(usize),
 }
@@ -85,7 +113,7 @@ pub(super) enum Action {
 impl Run {
     fn dispatch(&self, state: &State, gateway: usize, counter: u64, attempt: Attempt) -> Dispatch {
         let _ = self;
-        let (origin, leader) = (Symbolic::new(1), Symbolic::new(gateway as u64));
+        let (origin, leader) = (Symbolic::new(ORIGIN), Symbolic::new(gateway as u64));
         let (origin_id, leader_id) = (origin.public_key().peer_id(), leader.public_key().peer_id());
         let effect = match state.effect {
             Effect2::Idempotent => Effect::Idempotent,
@@ -130,7 +158,7 @@ impl Run {
 }
 
 fn the_call() -> ReqId {
-    ReqId::new(&Symbolic::new(1).public_key().peer_id(), Incarnation(7), 1)
+    ReqId::new(&Symbolic::new(ORIGIN).public_key().peer_id(), Incarnation(7), 1)
 }
 
 impl State {
@@ -154,7 +182,13 @@ impl State {
                         self.hears(outcome.attempt, outcome.ending);
                     }
                 }
-                _ => {}
+                Output::Send(..)
+                | Output::Commit(..)
+                | Output::ReadLog { .. }
+                | Output::Kill(..)
+                | Output::Fetch { .. }
+                | Output::Reply(..)
+                | Output::Fact(_) => {}
             }
         }
         let fence = node::fence(&self.target.disk).counter;
@@ -195,6 +229,11 @@ impl State {
         if self.told.contains_key(&attempt) {
             self.breaks("S6");
         }
+        let view = self.target.view();
+        let origin = Symbolic::new(ORIGIN).public_key();
+        if view.revoked || !view.nodes.iter().any(|node| node.key == origin) {
+            self.breaks("S5");
+        }
         self.working.insert(attempt);
     }
 
@@ -215,12 +254,28 @@ impl Model for Run {
     type Action = Action;
 
     fn init_states(&self) -> Vec<State> {
-        // Origin and gateway, another gateway, target.
-        let target = mesh(3, &Config { eligible: false, forget_after_ms: FORGET_MS, ..self.config.clone() }).remove(2);
+        // Founder and gateway, another gateway and origin, target.
+        let mut peers = mesh(3, &Config { eligible: false, forget_after_ms: FORGET_MS, ..self.config.clone() });
+        let target = peers.remove(2);
+        let unheard: Vec<Heard> = [peers[1].id(), target.id()]
+            .into_iter()
+            .filter(|_| self.verdicts)
+            .filter_map(|peer| {
+                let mut founder = peers[0].clone();
+                founder.settle(at(500), Input::Command(1, Command::Revoke { peer }));
+                let rows = founder.disk.scan(Space::Log, vec![], vec![255; 45]);
+                let entries = rows.filter_map(|(_, value)| SignedEntry::from_stored(value));
+                entries
+                    .filter(|entry| entry.entry.kind == Kind::APPROVAL)
+                    .max_by_key(|entry| entry.entry.seq)
+                    .map(Heard)
+            })
+            .collect();
         [Effect2::Idempotent, Effect2::Once]
             .map(|effect| State {
                 mesh: target.view().mesh,
                 target: target.clone(),
+                unheard: unheard.clone(),
                 effect,
                 clock: 0,
                 crashes: 0,
@@ -248,7 +303,8 @@ impl Model for Run {
             actions.push(Action::Sync);
         }
         actions.extend(state.working.iter().map(|attempt| Action::ToolEnds(*attempt)));
-        if state.clock + 1 < CLOCK_MS.len() {
+        actions.extend((0..state.unheard.len()).map(Action::Hear));
+        if state.clock + 1 < self.moments {
             actions.push(Action::TimePasses);
         }
         if state.crashes < self.crashes {
@@ -286,6 +342,12 @@ impl Model for Run {
                 state.clock += 1;
                 state.target.step(state.now(), Input::Wake)
             }
+            Action::Hear(nth) => {
+                let entries = vec![EntryItem { entry: state.unheard.remove(nth).0, left_ms: None }];
+                let founder = Symbolic::new(1).public_key().peer_id();
+                let input = Input::Recv(founder, Frame::Entries { entries, more: false });
+                state.target.step(state.now(), input)
+            }
             Action::Crash(survivors) => {
                 state.crashes += 1;
                 state.working.clear();
@@ -302,10 +364,11 @@ impl Model for Run {
         fn kept(promise: &'static str, state: &State) -> bool {
             state.broken != Some(promise)
         }
-        vec![
+        let mut properties = vec![
             Property::always("S2 obeyed epochs never decrease", |_, state| kept("S2", state)),
             Property::always("S3 one run of an attempt", |_, state| kept("S3", state)),
             Property::always("S4 started is durable, time is left", |_, state| kept("S4", state)),
+            Property::always("S5 nothing runs for or at the revoked", |_, state| kept("S5", state)),
             Property::always("S6 endings match runs", |_, state| kept("S6", state)),
             Property::always("S8 a told outcome never changes", |_, state| kept("S8", state)),
             Property::always("attempt 2 only after an interruption", |_, state| kept("attempts", state)),
@@ -313,11 +376,18 @@ impl Model for Run {
             Property::always("L3 what was started ends", |_, state| kept("L3", state)),
             Property::always("hygiene: the fence does not jump", |_, state| kept("hygiene", state)),
             Property::sometimes("it is done", |_, state: &State| state.told.values().any(|ending| *ending == "done")),
-            Property::sometimes("the second attempt is done", |_, state: &State| state.told.get(&2) == Some(&"done")),
-            Property::sometimes("it expires", |_, state: &State| {
+        ];
+        if self.crashes > 0 {
+            properties.push(Property::sometimes("the second attempt is done", |_, state: &State| {
+                state.told.get(&2) == Some(&"done")
+            }));
+        }
+        if self.moments > 1 {
+            properties.push(Property::sometimes("it expires", |_, state: &State| {
                 state.told.values().any(|ending| *ending == "expired")
-            }),
-        ]
+            }));
+        }
+        properties
     }
 }
 

@@ -110,6 +110,8 @@ mod tests {
         let leaves = |plan: &Plan| plan.faults.iter().any(|(_, fault)| matches!(fault, Fault::Leave { peer: 1 }));
         let shrunk = plan.shrunk(|plan| leaves(plan) && plan.asks.len() > 1);
         assert!(leaves(&shrunk));
-        assert_eq!((shrunk.faults.len(), shrunk.asks.len(), shrunk.peers.len()), (1, 2, 2));
+        assert_eq!((shrunk.faults.len(), shrunk.asks.len()), (1, 2));
+        let shrunk = plan.shrunk(leaves);
+        assert_eq!((shrunk.faults.len(), shrunk.asks.len(), shrunk.peers.len()), (1, 0, 2));
     }
 }

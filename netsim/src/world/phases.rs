@@ -6,7 +6,8 @@ use mesh_core::io::{CallState, Command, NewCall};
 use mesh_core::limits;
 
 use super::{
-    Event, HEALED_US, L2_CUT_US, Phase, Purpose, QUIET_US, SETTLE_US, SETUP_US, State, TERMINAL_US, UNSETTLED_US, World,
+    Event, HEALED_US, L2_CUT_US, Phase, Purpose, QUIET_US, SETTLE_US, SETUP_US, Sim, State, TERMINAL_US, UNSETTLED_US,
+    World,
 };
 use crate::net::pair_of;
 use crate::node::Node;
@@ -265,7 +266,9 @@ impl World {
             .all(|other| !self.peers[other].awake() || self.peers[other].gateway == self.peers[peer].gateway);
         let linked = (0..self.peers.len())
             .all(|other| other == peer || !self.peers[other].awake() || self.sees_link(other, peer));
-        let undisturbed = leads && calm && followed && linked && self.phase == Phase::Faults;
+        let heir = |other: &Sim| other.awake() && other.plan.eligible && other.owner && other.stall_us == 0;
+        let heirs = self.peers.iter().enumerate().any(|(other, sim)| other != peer && heir(sim));
+        let undisturbed = leads && heirs && calm && followed && linked && self.phase == Phase::Faults;
         self.takeover = undisturbed.then_some((self.now, asked));
     }
 

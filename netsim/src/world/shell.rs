@@ -53,6 +53,7 @@ impl World {
         self.peers[peer].trusted_before.clear();
         let Some(mut node) = self.peers[peer].node.take() else { return };
         let mut out = std::mem::take(&mut self.out);
+        // Whom the peer holds to be out it does not even hear.
         if let Input::Recv(from, Frame::Dispatch(dispatch)) = &input
             && self.peers[peer].trusted.contains(from)
         {

@@ -22,7 +22,9 @@ use super::{DurableNote, Store};
 const CHILD_HOME: &str = "SIGIL_STORE_TEST_HOME";
 /// Batches that the child may be ahead of what is durable.
 const AHEAD: u64 = 100;
-/// A child writes this many times the length of this at most; then a new one goes on.
+/// Between two batches of the child.
+const PACE: Duration = Duration::from_micros(100);
+/// A child goes on for some multiple of this before it dies.
 const STEP: Duration = Duration::from_millis(7);
 
 /// How many rounds: few in every run, as many as wanted by hand.
@@ -46,6 +48,8 @@ fn child_that_writes() {
     writeln!(out, "start {start}").unwrap();
     let mut durable = start;
     for n in start + 1.. {
+        // Without fsync it would fill the disk in no time.
+        std::thread::sleep(PACE);
         store.commit(n, batch(n));
         loop {
             let note = if n - durable > AHEAD { notes.blocking_recv() } else { notes.try_recv().ok() };

@@ -19,9 +19,10 @@ const RACE_STEP: Duration = Duration::from_millis(250);
 pub(super) const HANDSHAKE_MAX: Duration = Duration::from_secs(5);
 /// Addresses that one race tries.
 const RACERS_MAX: usize = 40;
-/// First and longest pause between two races.
+/// First and longest pause between two races. Longer ones, such as the half minute of mesh-protocol.md §3, would break its
+/// own L1: six seconds after a cut is healed the mesh has settled (with 30 s it took up to 13 s).
 const BACKOFF_MIN: Duration = Duration::from_millis(200);
-const BACKOFF_MAX: Duration = Duration::from_secs(30);
+const BACKOFF_MAX: Duration = Duration::from_secs(2);
 
 /// Nobody fit answered.
 #[derive(Debug, Default)]
@@ -113,7 +114,7 @@ pub(super) fn canonical(address: SocketAddr) -> SocketAddr {
     }
 }
 
-/// Pauses that double from 0.2 s to 30 s, each drawn between half and all of its length, so that peers that lost each
+/// Pauses that double from 0.2 s to 2 s, each drawn between half and all of its length, so that peers that lost each
 /// other in the same moment do not stay in step.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Backoff(u32);
@@ -133,7 +134,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pauses_grow_to_half_a_minute_and_stay() {
+    fn pauses_grow_to_their_longest_and_stay() {
         let mut backoff = Backoff::default();
         for n in 0..100 {
             let pause = backoff.next(n * 7919);

@@ -14,7 +14,7 @@ pub(crate) fn call_is_over(call: &Value) -> bool {
     ENDINGS.contains(&text(call, "state"))
 }
 
-/// Waits until all these homes name the same gateway in the same epoch, and list each other as online.
+/// Waits until all these homes name the same gateway in the same epoch, and list each other as online, with their tools.
 #[track_caller]
 pub(crate) fn wait_converged(homes: &[&Home], within: Duration) {
     wait_until("one gateway, one epoch, everyone online at everyone", within, || {
@@ -24,6 +24,9 @@ pub(crate) fn wait_converged(homes: &[&Home], within: Duration) {
             && homes
                 .iter()
                 .all(|home| homes.iter().all(|other| home.node_state(&other.name).as_deref() == Some("online")))
+            && homes
+                .iter()
+                .all(|home| homes.iter().all(|other| home.tool(&format!("node:{}:device.info", other.name)).is_some()))
     });
 }
 

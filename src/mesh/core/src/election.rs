@@ -204,9 +204,6 @@ impl Election {
 
     /// Answers a beacon below our fence: whoever leads by our knowledge, or the proof that the fence is higher.
     fn correct(&self, from: PeerId, fx: &mut Effects<'_>) {
-        if matches!(self.role, Role::Claiming { .. }) && !fx.without(Mutant::SilentClaim) {
-            return; // our own beacon will say it; a Notice now would make the other claim again (§9.5 c)
-        }
         if let Some(beacon) = self.latest_beacon(fx.now.mono_ms) {
             fx.send(from, Frame::Beacon(beacon));
         } else if let Some(proof) = self.fence.proof.as_ref().filter(|_| !fx.without(Mutant::Notice)) {
@@ -414,6 +411,7 @@ impl Election {
         let counter = self.fence.epoch.counter.max(self.floor) + 1;
         let epoch = Epoch { counter, class: self.class(), peer: self.me };
         let had = self.gateway().is_some();
+        // Without a proof nobody can be shown it before we lead: a Notice would make the other claim again (§9.5 c).
         self.fence = Fence { epoch, proof: None };
         fx.put(Space::Meta, FENCE_KEY, &self.fence);
         fx.then(Then::Claimed(epoch));

@@ -87,8 +87,6 @@ pub enum Mutant {
     WakeDetection,
     /// A stale leader is shown the higher fence.
     Notice,
-    /// A claimant does not show its fence before it leads.
-    SilentClaim,
     /// A gateway that stops names its successor.
     Successor,
     /// Peers that meet compare what they hold.
@@ -169,7 +167,6 @@ impl Mutant {
         Self::Forward,
         Self::WakeDetection,
         Self::Notice,
-        Self::SilentClaim,
         Self::Successor,
         Self::DigestOnLinkUp,
     ];

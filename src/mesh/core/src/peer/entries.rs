@@ -13,6 +13,7 @@ use crate::ids::{Hash, PeerId};
 use crate::io::{CallState, Fact, Space};
 use crate::limits;
 use crate::log::Ingest;
+use crate::mutants::Mutant;
 
 impl Peer {
     /// Whether a claim that `from` shows proves a fence. Its author may have been thrown out since: a leader must rise
@@ -200,7 +201,9 @@ impl Peer {
                 (true, true) | (false, false) => {}
             }
         }
-        let gone: Vec<PeerId> = self.book.online().filter(|peer| self.trust.member(peer).is_none()).collect();
+        let kept = fx.without(Mutant::DispatchToMembers);
+        let gone = self.book.online().filter(|peer| self.trust.member(peer).is_none() && !kept);
+        let gone: Vec<PeerId> = gone.collect();
         for peer in &gone {
             if let Some(session) = self.book.session(peer) {
                 self.book.handle_node_down(*peer, session);

@@ -1,9 +1,7 @@
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{BufRead as _, BufReader, Write as _};
 use std::ops::Bound;
 use std::path::Path;
-use std::process::{Command, Stdio};
 
 use bytes::Bytes;
 use mesh_core::io::{Batch, Space, Write};

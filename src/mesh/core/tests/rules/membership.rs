@@ -154,9 +154,10 @@ fn the_last_owner_stays() {
 
 #[test]
 fn of_two_joins_that_cross_the_one_into_the_lower_mesh_proceeds() {
-    let welcome = |net: &mut Net, n| match net.approve(0, n, "guest", Tier::Owner) {
-        Reply::Approved(welcome) => welcome,
-        reply => panic!("not approved: {reply:?}"),
+    let welcome = |net: &mut Net, n| {
+        let reply = net.approve(0, n, "guest", Tier::Owner);
+        let Reply::Approved(welcome) = reply else { panic!("not approved: {reply:?}") };
+        welcome
     };
     let (mut a, mut b) = (Net::of(1), Net::of(2));
     let (to_a, to_b) = (welcome(&mut a, 5), welcome(&mut b, 6));

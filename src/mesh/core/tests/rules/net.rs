@@ -81,7 +81,7 @@ impl Net {
             links: BTreeSet::new(),
             todo: VecDeque::new(),
             now: 1_000_000,
-            rng: ChaCha8Rng::seed_from_u64(7),
+            rng: ChaCha8Rng::seed_from_u64(count as u64),
             numbers: 0,
             tools_end: true,
         };

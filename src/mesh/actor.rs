@@ -400,6 +400,7 @@ impl Actor {
         }
         if trust_changed {
             self.dismiss_revoked();
+            self.surroundings_dirty = true;
         }
         if gateway_changed {
             self.announce_gateway();
@@ -715,7 +716,7 @@ impl Actor {
         self.surroundings.send_replace(Arc::new(Surroundings {
             links,
             nearby,
-            pending: self.admission.pending(),
+            pending: self.admission.pending(&view, &known.pending),
             discovery_trouble: self.admission.discovery_trouble.clone(),
             open_calls,
             knocking_at: self.admission.knocking_at(),

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use mesh_core::entry::Tier;
 use mesh_core::ids::{Hash, NodeId, PeerId};
-use mesh_core::io::{Command, Refusal, Reply, Welcome};
+use mesh_core::io::{Command, Refusal, Reply, View, Welcome};
 use mesh_core::peer;
 use ring::rand::SecureRandom;
 use tokio::sync::{mpsc, oneshot};
@@ -77,7 +77,11 @@ impl Admission {
 
     /// Whether one more at this address may wait.
     fn has_room(&self, ip: IpAddr) -> bool {
-        let here = self.waiting.values().filter(|waiting| waiting.pending.address.ip() == ip).count();
+        let here = self
+            .waiting
+            .values()
+            .filter(|waiting| waiting.pending.address.is_some_and(|address| address.ip() == ip))
+            .count();
         self.waiting.len() < PENDING_MAX && here < PENDING_PER_ADDRESS_MAX
     }
 
@@ -95,8 +99,21 @@ impl Admission {
         self.strangers.values().filter(|stranger| !is_member(&stranger.peer)).cloned().collect()
     }
 
-    pub(super) fn pending(&self) -> Vec<Pending> {
-        self.waiting.values().map(|waiting| waiting.pending.clone()).collect()
+    /// Who waits for a yes: those that knock, and those that wait again. `before` is what was told last.
+    pub(super) fn pending(&self, view: &View, before: &[Pending]) -> Vec<Pending> {
+        let since = |peer: &PeerId| before.iter().find(|pending| pending.peer == *peer).map(|pending| pending.since_ms);
+        let again =
+            view.pending.iter().filter(|again| again.peer != view.me && !self.waiting.contains_key(&again.peer));
+        let again = again.map(|again| Pending {
+            key: again.key,
+            peer: again.peer,
+            node_id: again.node_id.clone(),
+            platform: String::new(),
+            address: None,
+            since_ms: since(&again.peer).unwrap_or_else(|| clock::now().wall_ms),
+            why: again.why(),
+        });
+        self.waiting.values().map(|waiting| waiting.pending.clone()).chain(again).collect()
     }
 
     pub(super) fn knocking_at(&self) -> Option<PeerId> {
@@ -188,8 +205,9 @@ impl Actor {
             peer,
             node_id: request.node_id,
             platform: request.platform,
-            address,
+            address: Some(address),
             since_ms: known.unwrap_or_else(|| clock::now().wall_ms),
+            why: "it asks to join".to_owned(),
         };
         drop(answers.try_send(JoinAnswer::Waiting { node_id: view.node_id.clone() }));
         self.admission.waiting.insert(peer, Waiting { pending, answers });

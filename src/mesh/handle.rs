@@ -128,7 +128,7 @@ pub struct Nearby {
     pub seen_ms: u64,
 }
 
-/// Someone who asks to join and waits for a person's yes.
+/// Someone who waits for a person's yes: it asks to join, or belonged until the word of whoever let it in became void.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pending {
     /// Its key, proven by the link.
@@ -139,10 +139,12 @@ pub struct Pending {
     pub node_id: NodeId,
     /// "linux", …
     pub platform: String,
-    /// Where it asks from.
-    pub address: SocketAddr,
-    /// Wall time of its first knock.
+    /// Where it asks from; `None` for one that waits again.
+    pub address: Option<SocketAddr>,
+    /// Wall time of its first knock, or since when it is known to wait again.
     pub since_ms: u64,
+    /// Why it waits, for people.
+    pub why: String,
 }
 
 /// State of one link, for people.

@@ -448,8 +448,9 @@ fn a9_entries_that_are_not_right_are_not_taken() {
     let mut watch = Watch { mesh: &mesh, gateway: attic.gateway(), made: BTreeSet::new() };
     liar.settle(&mut witness);
 
-    let call = |n: u64| encode(&header(ReqId::new(&liar.id(), Incarnation(1), n), peer(attic)));
-    let body = call(1);
+    let liar_id = liar.id();
+    let call_of = |n: u64| encode(&header(ReqId::new(&liar_id, Incarnation(1), n), peer(attic)));
+    let body = call_of(1);
     let good = liar.entry(Kind::CALL, body.clone(), |_| {});
     let mut unsigned = good.clone();
     unsigned.signature.0[3] ^= 1;
@@ -460,9 +461,7 @@ fn a9_entries_that_are_not_right_are_not_taken() {
         SignedEntry::sign(&stranger, entry)
     };
     let elsewhere = liar.entry(Kind::CALL, body.clone(), |entry| entry.mesh = MeshId([7; 32]));
-    let gap = liar.entry(Kind::CALL, body.clone(), |entry| entry.seq += 3);
-    let fork = liar.entry(Kind::CALL, body.clone(), |entry| entry.seq -= 1);
-    let chainless = liar.entry(Kind::CALL, body, |entry| entry.previous = Hash::of(b"another"));
+    let gap = liar.entry(Kind::CALL, body, |entry| entry.seq += 3);
     let large = liar.entry(Kind(4243), vec![7; limits::ENTRY_BYTES_MAX], |_| {});
     for (what, entry) in [
         ("a signature that is none", unsigned),
@@ -470,8 +469,6 @@ fn a9_entries_that_are_not_right_are_not_taken() {
         ("a stranger's entry", foreign),
         ("another mesh", elsewhere),
         ("a gap", gap),
-        ("a fork", fork),
-        ("a chain that breaks", chainless),
         ("an entry that is too large", large),
     ] {
         for _ in 0..3 {
@@ -490,6 +487,21 @@ fn a9_entries_that_are_not_right_are_not_taken() {
     let call = attic.wait_ended(&id.to_string(), PATIENCE);
     assert_eq!((text(&call, "state"), attic.runs_of(&id.to_string())), ("done", vec![1]), "{call}");
     watch.fine_after("a real call");
+
+    // Who contradicts itself is not believed any more, and people are told.
+    let body = call_of(2);
+    let fork = liar.entry(Kind::CALL, body.clone(), |entry| entry.seq -= 1);
+    let chainless = liar.entry(Kind::CALL, body.clone(), |entry| entry.previous = Hash::of(b"another"));
+    for (what, entry) in [("a fork", fork), ("a chain that breaks", chainless)] {
+        liar.send(&pushed(entry));
+        liar.settle(&mut witness);
+        watch.fine_after(what);
+    }
+    liar.says(Kind::CALL, body);
+    liar.settle(&mut witness);
+    watch.fine_after("a call of one that contradicts itself");
+    let warnings = attic.status()["warnings"].to_string();
+    assert!(warnings.contains("`liar` said two different things in one place"), "{warnings}");
 }
 
 fn fresh_key() -> DeviceKey {

@@ -201,11 +201,11 @@ pub(super) async fn pending(client: &Client, ui: Ui) -> Result<Exit, Failure> {
         items => {
             let rows: Vec<_> = items
                 .iter()
-                .map(|item| vec![text(item, "node_id"), text(item, "peer_id"), text(item, "platform"), text(item, "address"), relative(item, "since")])
+                .map(|item| vec![text(item, "node_id"), text(item, "peer_id"), text(item, "why"), text(item, "address"), relative(item, "since")])
                 .collect();
             format!(
                 "{}\n\nCompare the peer id with what `sigil status` shows there, then `sigil approve NAME` or `sigil reject NAME`.",
-                table(&["NAME", "PEER", "PLATFORM", "FROM", "SINCE"], &rows)
+                table(&["NAME", "PEER", "WHY", "FROM", "SINCE"], &rows)
             )
         }
     }

@@ -11,7 +11,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::extract::check_accept;
-use super::model::{is_online, now_ms};
+use super::model::{self, is_online, now_ms};
 use super::problem::Problems;
 use super::{DoctorCheck, Shared};
 use crate::gateway::status::{ErrorCode, Fault};
@@ -93,6 +93,7 @@ fn examine(view: &View, around: &Surroundings, home: &Path, more: &[DoctorCheck]
         clock(),
         files(),
     ];
+    checks.extend(model::attention(view).into_iter().map(|(what, press)| Check::error("attention", what, press)));
     checks.extend(more.iter().map(|check| (check.0)()));
     checks
 }
@@ -123,7 +124,7 @@ fn gateway(view: &View) -> Check {
             Check::ok("gateway", format!("this device leads, epoch {}", epoch.counter))
         }
         Some(epoch) => {
-            let name = super::model::handle_of(view, &epoch.peer).unwrap_or_else(|| epoch.peer.short());
+            let name = model::handle_of(view, &epoch.peer).unwrap_or_else(|| epoch.peer.short());
             Check::ok("gateway", format!("`{name}` leads, epoch {}", epoch.counter))
         }
         None => Check::warn(

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use mesh_core::entry::{Effect, Tier, ToolDecl};
 use mesh_core::ids::{NodeId, PeerId};
-use mesh_core::io::{NodeView, View};
+use mesh_core::io::{Hold, NodeView, View};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -207,6 +207,39 @@ pub fn handle_of(view: &View, peer: &PeerId) -> Option<String> {
     view.nodes.iter().find(|node| node.peer == *peer).map(|node| node.node_id.to_string())
 }
 
+/// What people must look at before the mesh works as it should: what it is, and what to press.
+#[must_use]
+pub fn attention(view: &View) -> Vec<(String, String)> {
+    let named = |peer: &PeerId| handle_of(view, peer).unwrap_or_else(|| peer.short());
+    let mut found: Vec<(String, String)> = Vec::new();
+    for again in &view.pending {
+        let why = again.why();
+        if again.peer == view.me {
+            let press = format!("on an owner's device: `sigil approve {}`", again.peer.short());
+            found.push((format!("this device waits to be let in again, and nothing it asks for runs: {why}"), press));
+        } else {
+            let press = format!("`sigil approve {0}` or `sigil reject {0}`", again.peer.short());
+            found.push((format!("`{}` waits to be let in again: {why}", again.node_id), press));
+        }
+    }
+    for hold in &view.holds {
+        let press = match hold {
+            Hold::Unknown { .. } => "update sigil on this device",
+            Hold::Copied => "remove `identity.key` from the copy's home and join it again as a device of its own",
+        };
+        found.push((format!("this device neither leads nor starts calls: {hold}"), press.to_owned()));
+    }
+    for peer in &view.copied {
+        let press = "stop one of them, remove `identity.key` from its home, and join it again as a device of its own";
+        found.push((format!("`{}` runs twice under one key, and gets no calls", named(peer)), press.to_owned()));
+    }
+    for peer in &view.forked {
+        let press = format!("if its disk was set back, restart it; if not, `sigil forget {}`", peer.short());
+        found.push((format!("`{}` said two different things in one place", named(peer)), press));
+    }
+    found
+}
+
 /// The gateway as `view` knows it.
 #[must_use]
 pub fn gateway(view: &View) -> Option<Gateway> {
@@ -357,17 +390,18 @@ impl Node {
         let peer = pending.peer.to_string();
         Self {
             node_id: pending.node_id.to_string(),
-            platform: Some(pending.platform.clone()),
+            platform: (!pending.platform.is_empty()).then(|| pending.platform.clone()),
             version: None,
             tier: None,
             state: NodeState::Pending,
             gateway: false,
             is_self: false,
             tools: Vec::new(),
-            addresses: vec![pending.address.to_string()],
+            addresses: pending.address.iter().map(ToString::to_string).collect(),
             last_seen: None,
             why: Some(format!(
-                "it asks to join: compare its id {} with the one that it shows, then `sigil approve {}` or `sigil reject {}`",
+                "{}: compare its id {} with the one that it shows, then `sigil approve {}` or `sigil reject {}`",
+                pending.why,
                 pending.peer.short(),
                 pending.peer.short(),
                 pending.peer.short(),
@@ -386,10 +420,12 @@ pub struct PendingDevice {
     pub node_id: String,
     /// "linux", …
     pub platform: String,
-    /// Where it asks from.
-    pub address: String,
-    /// When it first asked.
+    /// Where it asks from; null for one that belonged before and waits again.
+    pub address: Option<String>,
+    /// When it first asked, or since when it is known to wait again.
     pub since: String,
+    /// Why it waits.
+    pub why: String,
 }
 
 impl From<&Pending> for PendingDevice {
@@ -398,8 +434,9 @@ impl From<&Pending> for PendingDevice {
             peer_id: pending.peer.to_string(),
             node_id: pending.node_id.to_string(),
             platform: pending.platform.clone(),
-            address: pending.address.to_string(),
+            address: pending.address.map(|address| address.to_string()),
             since: time(pending.since_ms),
+            why: pending.why.clone(),
         }
     }
 }

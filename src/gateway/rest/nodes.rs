@@ -29,6 +29,7 @@ pub(super) async fn status(State(app): Shared, headers: HeaderMap) -> Result<Jso
     } else if view.gateway.is_none() {
         warnings.push("no gateway is known just now; calls are taken and wait here until one is elected".to_owned());
     }
+    warnings.extend(model::attention(&view).into_iter().map(|(what, press)| format!("{what}; {press}")));
     if let Some(trouble) = &around.discovery_trouble {
         warnings.push(format!("finding devices on the local network does not work: {trouble}"));
     }

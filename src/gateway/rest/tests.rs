@@ -123,8 +123,9 @@ fn knocker() -> Pending {
         peer: key(5).peer_id(),
         node_id: node_id("phone"),
         platform: "ios".to_owned(),
-        address: "192.168.1.7:7433".parse().unwrap(),
+        address: Some("192.168.1.7:7433".parse().unwrap()),
         since_ms: ACCEPTED_MS,
+        why: "it asks to join".to_owned(),
     }
 }
 

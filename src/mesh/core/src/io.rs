@@ -580,6 +580,18 @@ pub struct PendingView {
     pub revoked_by: Option<PeerId>,
 }
 
+impl PendingView {
+    /// Why it waits, for people.
+    #[must_use]
+    pub fn why(&self) -> String {
+        let by = self.let_in_by.short();
+        match self.revoked_by {
+            Some(revoker) => format!("peer {by} let it in after peer {} had removed that one", revoker.short()),
+            None => format!("peer {by} let it in, and waits for a yes itself"),
+        }
+    }
+}
+
 /// One approved peer in its role of offering tools.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NodeView {

@@ -410,11 +410,10 @@ impl Actor {
     /// Tells people of a peer that needs attention; the same thing once in a while, however often it shows.
     fn warn(&mut self, what: &'static str, peer: PeerId) {
         let now = clock::now().mono_ms;
-        let last = self.warned.entry((what, peer)).or_insert(now);
-        if *last != now && now < *last + WARN_AGAIN_MS {
+        if self.warned.get(&(what, peer)).is_some_and(|last| now < *last + WARN_AGAIN_MS) {
             return;
         }
-        *last = now;
+        self.warned.insert((what, peer), now);
         if self.warned.len() > limits::PEERS_MAX {
             self.warned.pop_first();
         }

@@ -283,10 +283,6 @@ impl Logs {
         let (author, incarnation) = (entry.author, entry.entry.incarnation);
         if let btree_map::Entry::Vacant(first) = self.forks.entry((author, incarnation)) {
             first.insert(entry.entry.seq);
-            fx.fact(Fact::Warning(
-                "signed two different entries for one place; its newer entries are not taken",
-                author,
-            ));
             fx.put_bytes(Space::Meta, [KEY_FORK, &log_key(&author, incarnation, None)].concat(), entry.to_stored());
             fx.view_changed = true;
         }

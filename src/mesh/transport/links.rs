@@ -211,9 +211,9 @@ impl Links {
             }
         };
         let credentials = Credentials::new(key.pkcs8_der())?;
-        let transport = quic::transport();
+        let transport = quic::transport(quic::End::Dialled);
         let mut server = quinn::ServerConfig::with_crypto(Arc::new(credentials.server()?));
-        server.transport_config(transport.clone());
+        server.transport_config(quic::transport(quic::End::Accepted));
         let endpoint = quinn::Endpoint::new(
             quic::endpoint_config(&key),
             Some(server),

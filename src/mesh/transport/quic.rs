@@ -69,13 +69,25 @@ impl Code {
     }
 }
 
+/// The two ends of a connection.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum End {
+    /// Keeps the connection alive: its pings, and the answers to them, are signs of life both ways.
+    Dialled,
+    /// Answers. If both pinged, a mesh at rest would send twice as much.
+    Accepted,
+}
+
 /// Settings of every connection. A new one is a stranger's: one stream, little room. See [`raise_limits`].
-pub(super) fn transport() -> Arc<TransportConfig> {
+pub(super) fn transport(end: End) -> Arc<TransportConfig> {
     let mut acknowledgements = AckFrequencyConfig::default();
     acknowledgements.ack_eliciting_threshold(VarInt::from_u32(PACKETS_PER_ACK));
     let mut config = TransportConfig::default();
     config
-        .keep_alive_interval(Some(KEEP_ALIVE))
+        .keep_alive_interval(match end {
+            End::Dialled => Some(KEEP_ALIVE),
+            End::Accepted => None,
+        })
         .max_idle_timeout(Some(IdleTimeout::from(VarInt::from_u32(IDLE.as_millis() as u32))))
         .send_window(SEND_WINDOW)
         .receive_window(VarInt::from_u32(STRANGER_WINDOW))

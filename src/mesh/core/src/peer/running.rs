@@ -209,7 +209,11 @@ impl Peer {
         let own = self.logs.incarnation();
         let known =
             self.book.record(&wish.id).filter(|record| record.header.target == self.me && record.header.is_for(own));
-        // A confirmed one that is still in the book was interrupted: what is wished away is the attempt after it.
+        let interrupted = CallState::Ended(entry::Ending::Interrupted);
+        if known.is_some_and(|record| record.confirmed && record.state != interrupted) {
+            return; // it is over; its ending is on its way to the disk
+        }
+        // Of one that was interrupted the attempt after it is wished away.
         let (header, attempt) = known
             .map_or((None, 1), |record| (Some(record.header.clone()), record.attempt + u8::from(record.confirmed)));
         let wish = wish.clone();

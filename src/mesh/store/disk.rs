@@ -19,7 +19,7 @@ use mesh_core::io::{Batch, Image, Space, TxnId};
 use tokio::sync::mpsc;
 
 use super::high_water::HighWater;
-use super::queue::Queue;
+use super::queue::{Found, Queue};
 use super::writer::{State, Writer};
 use super::{DurableNote, Loss, OpenReport, Row, Store, StoreError, as_slices, is_empty_range, journal};
 use crate::platform;
@@ -213,8 +213,10 @@ impl Store for FjallStore {
             return Ok(None);
         }
         let key = stored_key(space, key);
-        if let Some(value) = self.shared.queue.get(&key) {
-            return Ok(value);
+        match self.shared.queue.get(&key) {
+            Found::Row(value) => return Ok(Some(value)),
+            Found::Deleted => return Ok(None),
+            Found::Nothing => {}
         }
         let value = self.shared.tables.rows.get(key).map_err(StoreError::engine("reading"))?;
         Ok(value.map(|value| Bytes::copy_from_slice(&value)))

@@ -24,6 +24,16 @@ const LINGER: Duration = Duration::from_millis(50);
 /// Rows by the engine's key; none = deleted.
 pub(super) type Rows = BTreeMap<Vec<u8>, Option<Bytes>>;
 
+/// What a key finds here.
+pub(super) enum Found {
+    /// Its newest value.
+    Row(Bytes),
+    /// That it is deleted.
+    Deleted,
+    /// Nothing: the engine knows.
+    Nothing,
+}
+
 /// Batches that are written as one.
 #[derive(Default)]
 pub(super) struct Group {
@@ -171,10 +181,14 @@ impl Queue {
         self.state().writing = Arc::default();
     }
 
-    /// The row, if one of this key is queued.
-    pub(super) fn get(&self, key: &[u8]) -> Option<Option<Bytes>> {
+    /// What is queued of this key.
+    pub(super) fn get(&self, key: &[u8]) -> Found {
         let state = self.state();
-        state.open.rows.get(key).or_else(|| state.writing.get(key)).cloned()
+        match state.open.rows.get(key).or_else(|| state.writing.get(key)) {
+            Some(Some(value)) => Found::Row(value.clone()),
+            Some(None) => Found::Deleted,
+            None => Found::Nothing,
+        }
     }
 
     /// Queued rows of this range.

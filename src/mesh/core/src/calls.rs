@@ -3,6 +3,8 @@
 //! Accepting is the origin's fsync. Dispatching is soft and may happen twice: the target's journal absorbs it. An ending
 //! is the target's word; anybody else's is marked unconfirmed and yields to it.
 
+mod queue;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -13,7 +15,7 @@ use crate::config::Config;
 use crate::effects::{Effects, Then};
 use crate::entry::{CancelWish, Effect, Ending, Header, Outcome, Payload, SignedEntry};
 use crate::epoch::Claim;
-use crate::frame::{Answer, AnswerKind, Dispatch, Frame, Phase};
+use crate::frame::{Frame, Phase};
 use crate::ids::{ATTEMPTS_MAX, Attempt, Hash, Incarnation, PeerId, ReqId};
 use crate::io::{CallRecord, CallState, Fact, HistoryRow, Output, SessionId, Space};
 use crate::limits;
@@ -627,183 +629,6 @@ impl Book {
         self.save(&id, fx);
         if target != self.me && self.sessions.contains_key(&target) {
             fx.send(target, Frame::Cancel { id });
-        }
-    }
-
-    /// A node's stream is up, and it is registered. Everything sent over an older stream is open again.
-    pub(crate) fn handle_node_up(&mut self, peer: PeerId, session: SessionId, env: &Env<'_>, fx: &mut Effects<'_>) {
-        self.forget_session(&peer);
-        self.sessions.insert(peer, Session { number: session, outstanding: BTreeSet::new() });
-        let wishes: Vec<ReqId> = self
-            .open
-            .iter()
-            .filter(|(_, open)| open.record.header.target == peer && open.cancel.is_some())
-            .map(|(id, _)| *id)
-            .collect();
-        for id in wishes {
-            fx.send(peer, Frame::Cancel { id });
-        }
-        self.pump(&peer, env, fx);
-    }
-
-    /// Answers whether it was the present session.
-    pub(crate) fn handle_node_down(&mut self, peer: PeerId, session: SessionId) -> bool {
-        let present = self.session(&peer) == Some(session);
-        if present {
-            self.forget_session(&peer);
-        }
-        present
-    }
-
-    pub(crate) fn forget_sessions(&mut self) {
-        let peers: Vec<PeerId> = self.sessions.keys().copied().collect();
-        for peer in peers {
-            self.forget_session(&peer);
-        }
-    }
-
-    fn forget_session(&mut self, peer: &PeerId) {
-        if let Some(session) = self.sessions.remove(peer) {
-            for id in session.outstanding {
-                self.unsend(&id, peer);
-            }
-        }
-    }
-
-    /// The call is not with its target any more, and waits again if it is open.
-    fn unsend(&mut self, id: &ReqId, target: &PeerId) {
-        if let Some(session) = self.sessions.get_mut(target) {
-            session.outstanding.remove(id);
-        }
-        if let Some(open) = self.open.get_mut(id)
-            && open.sent.take().is_some()
-            && !open.ended()
-        {
-            self.waiting.entry(*target).or_default().insert(open.arrival, *id);
-        }
-    }
-
-    fn stop_waiting(&mut self, id: &ReqId) {
-        let Some(open) = self.open.get(id) else { return };
-        let target = open.record.header.target;
-        if let Some(calls) = self.waiting.get_mut(&target) {
-            calls.remove(&open.arrival);
-            if calls.is_empty() {
-                self.waiting.remove(&target);
-            }
-        }
-    }
-
-    /// Sends a node what waits for it, in order of arrival, up to its credits.
-    pub(crate) fn pump(&mut self, target: &PeerId, env: &Env<'_>, fx: &mut Effects<'_>) {
-        if env.reign.is_none() || !self.has_credit(target, env) {
-            return;
-        }
-        let mut after = 0;
-        while self.has_credit(target, env)
-            && let Some((arrival, id)) = self
-                .waiting
-                .get(target)
-                .and_then(|calls| calls.range(after..).next())
-                .map(|(arrival, id)| (*arrival, *id))
-        {
-            after = arrival + 1;
-            self.dispatch(&id, false, env, fx);
-        }
-    }
-
-    /// One call is new or open again: it goes out now unless others wait before it.
-    fn pump_one(&mut self, id: &ReqId, env: &Env<'_>, fx: &mut Effects<'_>) {
-        let Some(open) = self.open.get_mut(id) else { return };
-        if env.reign.is_none() || open.ended() {
-            return;
-        }
-        let (target, origin) = (open.record.header.target, open.record.origin);
-        open.tell_at = Some(fx.now.mono_ms + PROGRESS_AFTER_MS);
-        self.agenda.insert((fx.now.mono_ms + PROGRESS_AFTER_MS, *id));
-        if origin == self.me {
-            self.phase(id, Phase::Queued, self.attempt_of(id), self.me, "", fx);
-        }
-        self.pump(&target, env, fx);
-    }
-
-    fn attempt_of(&self, id: &ReqId) -> Attempt {
-        self.open.get(id).map_or(1, |open| open.record.attempt)
-    }
-
-    fn has_credit(&self, target: &PeerId, env: &Env<'_>) -> bool {
-        self.sessions
-            .get(target)
-            .is_some_and(|session| session.outstanding.len() < env.config.running_max + env.config.prefetch_max)
-    }
-
-    fn dispatch(&mut self, id: &ReqId, again: bool, env: &Env<'_>, fx: &mut Effects<'_>) {
-        let Some(claim) = env.reign else { return };
-        let now = fx.now.mono_ms;
-        let Some(open) = self.open.get_mut(id) else { return };
-        let target = open.record.header.target;
-        let released = open.released || fx.without(Mutant::HeaderDurable);
-        let between_members = (env.is_member)(&target) && !(env.is_out)(&open.record.origin);
-        let between_members = between_members || fx.without(Mutant::DispatchToMembers);
-        if !released || open.ended() || open.deadline <= now || open.cancel.is_some() || !between_members {
-            return;
-        }
-        let Some(session) = self.sessions.get_mut(&target) else { return };
-        let attempt = open.record.attempt;
-        let pause_ms = match &open.sent {
-            Some(sent) if sent.attempt == attempt => {
-                if !again || now < sent.again_at {
-                    return;
-                }
-                (sent.pause_ms * 2).min(env.config.resend_max_ms)
-            }
-            Some(_) | None => env.config.resend_min_ms,
-        };
-        open.sent = Some(Sent { attempt, again_at: now + pause_ms, pause_ms });
-        self.agenda.insert((now + pause_ms, *id));
-        session.outstanding.insert(*id);
-        if let Some(calls) = self.waiting.get_mut(&target) {
-            calls.remove(&open.arrival);
-        }
-        let frame = Frame::Dispatch(Dispatch {
-            claim: claim.clone(),
-            header: open.entry.clone(),
-            attempt,
-            left_ms: open.deadline - now,
-        });
-        fx.send(target, frame);
-        self.phase(id, Phase::Dispatched, attempt, self.me, "", fx);
-    }
-
-    /// What a target said about a dispatch of ours, short of the outcome.
-    pub(crate) fn handle_answer(&mut self, from: PeerId, answer: &Answer, env: &Env<'_>, fx: &mut Effects<'_>) {
-        let Some(open) = self.open.get_mut(&answer.id) else { return };
-        if open.record.header.target != from {
-            return;
-        }
-        let origin = open.record.origin;
-        match &answer.what {
-            AnswerKind::Running { note } => {
-                self.phase(&answer.id, Phase::Running, answer.attempt, from, note, fx);
-                if origin != self.me && env.reign.is_some() {
-                    let note = note.clone();
-                    let (id, attempt) = (answer.id, answer.attempt);
-                    fx.send(origin, Frame::Progress { id, attempt, state: Phase::Running, note });
-                }
-            }
-            AnswerKind::Busy => {
-                self.unsend(&answer.id, &from);
-                self.agenda.insert((fx.now.mono_ms + env.config.resend_min_ms, answer.id));
-            }
-            AnswerKind::Refused(reason) => {
-                if let Some(sent) = &mut open.sent {
-                    sent.pause_ms = env.config.resend_max_ms;
-                    sent.again_at = fx.now.mono_ms + env.config.resend_max_ms;
-                }
-                let reason = format!("the target does not take it: {reason}");
-                self.phase(&answer.id, Phase::Queued, answer.attempt, from, &reason, fx);
-            }
-            AnswerKind::Waiting | AnswerKind::Fenced(_) | AnswerKind::Ended(_) => {}
         }
     }
 

@@ -104,6 +104,7 @@ pub enum LinksError {
 #[derive(Debug)]
 pub enum LinkEvent {
     /// A link is up; or a newer one took the place of the one there was, and what was under way on that may be lost.
+    /// With the number that the other process drew at its start.
     Up(PeerId, u64),
     /// The link is gone.
     Down(PeerId),

@@ -6,6 +6,7 @@
 mod commands;
 mod entries;
 mod founding;
+mod heard;
 mod lives;
 mod presence;
 mod running;
@@ -35,6 +36,7 @@ use crate::mutants::Mutant;
 use crate::trust::Trust;
 
 pub use founding::{founded, goes_over, joined};
+use heard::Heard;
 use lives::{Lives, Sessions};
 use running::declared;
 use unread::Unread;
@@ -109,6 +111,7 @@ pub struct Peer {
     pending: VecDeque<(TxnId, Vec<Then>)>,
     asked_wake: Option<u64>,
     unread: Unread,
+    heard: Heard,
     lives: Lives,
     sessions: BTreeMap<PeerId, Sessions>,
     /// Our clock at the last step.
@@ -139,11 +142,15 @@ impl Peer {
         let mut directory = BTreeMap::new();
         let mut invites = BTreeMap::new();
         let mut unread = Unread::default();
+        let mut heard = Heard::default();
         let mut book = Book::new(me, config.keep_calls_ms);
         let mut executor = Executor::new(me, now.mono_ms);
         for (space, row_key, value) in image.rows {
             let good = match space {
-                Space::Meta => unread.restore(&row_key, &value).map(|()| drop(meta.insert(row_key, value))),
+                Space::Meta => unread
+                    .restore(&row_key, &value)
+                    .and_then(|()| heard.restore(&row_key, &value))
+                    .map(|()| drop(meta.insert(row_key, value))),
                 Space::Trust => SignedEntry::from_stored(&value).map(|entry| trust.push(entry)),
                 Space::Heads => log::head_key(&row_key)
                     .zip(entry::decode::<Head>(&value))
@@ -187,6 +194,11 @@ impl Peer {
             config,
             signer: signer.into(),
             boot,
+            lives: Lives::restore(
+                read(KEY_LIVES).and_then(entry::decode),
+                incarnation,
+                heads.get(&(me, incarnation)).map_or(0, |head| head.seq),
+            ),
             logs: Logs::new(me, trust.mesh(), incarnation, heads, now.mono_ms),
             trust,
             book,
@@ -204,7 +216,7 @@ impl Peer {
             pending: VecDeque::new(),
             asked_wake: None,
             unread,
-            lives: Lives::restore(read(KEY_LIVES).and_then(entry::decode), incarnation),
+            heard,
             sessions: BTreeMap::new(),
             now_ms: now.mono_ms,
             stopping: None,
@@ -225,6 +237,7 @@ impl Peer {
             fx.sync = true;
             peer.refresh_candidates(fx);
             peer.read_unread(fx);
+            peer.read_void(false, fx);
             peer.election.start(fx);
             for finished in peer.executor.interrupted(fx) {
                 peer.write_outcome(&finished, fx);
@@ -484,6 +497,7 @@ impl Peer {
                         let admitted = self.trust.admits(&from, entry.entry.incarnation, entry.entry.seq);
                         if admitted && entry.entry.mesh == self.trust.mesh() {
                             self.with_env(|book, env| book.apply_outcome(entry, env, fx));
+                            self.take_forked(entry, fx);
                         }
                     }
                 }

@@ -169,7 +169,7 @@ fn beacon(key: &DeviceKey, covered: u8) -> Frame {
     Frame::Beacon(Beacon {
         claim: Claim::sign(key, epoch, 1),
         age_ms: 3,
-        covered: (0..covered).map(|n| PeerId([n; 32])).collect(),
+        covered: Arc::new((0..covered).map(|n| PeerId([n; 32])).collect()),
     })
 }
 
@@ -691,7 +691,7 @@ async fn who_lost_its_address_is_linked_anew_before_the_other_end_notices() {
     let (mut stays, moves) = if a.links.infos()[0].dialled { (a, b) } else { (b, a) };
     let nonce = moves.links.shared.nonce.to_be_bytes();
     let mut kept = Vec::new();
-    for (tag, taken) in [(Tag::Mesh, false), (Tag::Moved, true), (Tag::Moved, false)] {
+    for (tag, taken) in [(Tag::Mesh, false), (Tag::Moved, true)] {
         let connection = moves.raw(&stays).await;
         let (mut send, mut recv) = stream::open(&connection, tag).await.unwrap();
         send.write_all(&nonce).await.unwrap();

@@ -18,7 +18,7 @@ impl Plan {
                 dice.pick(&[2, 3, 3, 4, 5])
             }
         };
-        let forgets = profile == Profile::Disks && dice.chance(300);
+        let forgets = matches!(profile, Profile::Disks | Profile::Clocks) && dice.chance(300);
         let wall_jumps = profile == Profile::Clocks;
         let peers = (0..count).map(|index| Self::peer(&mut dice, index, false, forgets, wall_jumps)).collect();
         let near = dice.chance(600);
@@ -95,6 +95,7 @@ impl Plan {
     /// What was to happen after `at` happens `by` later; some calls may wait that long.
     fn lengthen(&mut self, dice: &mut Dice, at: u64, by: u64) {
         self.faults_us += by;
+        let forgets = self.peers.iter().any(|peer| peer.forget_after_ms < by / MS);
         for (when, fault) in &mut self.faults {
             if *when > at && !matches!(fault, Fault::Suspend { for_us, .. } if *for_us >= HOUR_US) {
                 *when += by;
@@ -104,7 +105,8 @@ impl Plan {
             if *when > at {
                 *when += by;
             }
-            if dice.chance(300) {
+            // A journal may forget only what is older than any call may wait.
+            if dice.chance(300) && !forgets {
                 ask.ttl_ms = dice.range(60_000..=12 * 3_600_000);
             }
         }

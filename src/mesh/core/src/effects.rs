@@ -52,6 +52,8 @@ impl Then {
 /// Collector of one step's effects.
 pub(crate) struct Effects<'a> {
     pub(crate) now: Now,
+    /// Milliseconds that this store has been at work, see `peer::age`.
+    pub(crate) age_ms: u64,
     pub(crate) rng: &'a mut dyn Rng,
     pub(crate) mutation: Mutation,
     pub(crate) me: PeerId,

@@ -590,13 +590,16 @@ impl Book {
             }
             self.save(id, fx);
         }
-        fx.then(Then::Ended(*id, attempt));
+        fx.then(Then::Ended(*id, attempt, confirmed));
     }
 
     /// The ending is durable: tell whoever waits, and the target.
-    pub(crate) fn handle_ended(&mut self, id: &ReqId, attempt: Attempt, fx: &mut Effects<'_>) {
+    pub(crate) fn handle_ended(&mut self, id: &ReqId, attempt: Attempt, confirmed: bool, fx: &mut Effects<'_>) {
         let Some(record) = self.record(id) else { return };
-        let (target, origin, confirmed) = (record.header.target, record.origin, record.confirmed);
+        if record.confirmed && (record.attempt, record.confirmed) != (attempt, confirmed) {
+            return; // another ending is on its way to the disk
+        }
+        let (target, origin) = (record.header.target, record.origin);
         if let Some(row) = record.history.last() {
             fx.fact(Fact::Call(*id, row.clone()));
         }

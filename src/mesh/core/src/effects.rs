@@ -26,8 +26,8 @@ pub(crate) enum Then {
     Started(ReqId, Attempt),
     /// The target's outcome is durable: tell the gateway.
     Outcome(ReqId, Attempt, SignedEntry),
-    /// An ending is durable here: tell whoever waits, and the target.
-    Ended(ReqId, Attempt),
+    /// An ending, confirmed or not, is durable here: tell whoever waits, and the target.
+    Ended(ReqId, Attempt, bool),
     /// This peer is linked and was thrown out, and what says so is durable: tell it.
     Dismiss(PeerId),
     /// Our own revocation or departure is durable.

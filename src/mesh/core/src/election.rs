@@ -199,7 +199,10 @@ impl Election {
         }
         let changed = self.gateway() != Some(epoch);
         self.forward(from, &beacon, sent_at, fx);
-        self.role = Role::Follower { leader: Some(Following { beacon, sent_at, lease_until, lost: false }), claim_at: u64::MAX };
+        self.role = Role::Follower {
+            leader: Some(Following { beacon, sent_at, lease_until, lost: false }),
+            claim_at: u64::MAX,
+        };
         if changed {
             self.note_change(fx);
         }
@@ -397,9 +400,7 @@ impl Election {
                 // Without neighbours a beacon says nothing to anybody: an idle mesh of one sleeps.
                 (!self.neighbours.is_empty()).then_some(beaconed_at + self.config.beacon_ms)
             }
-            Role::Follower { leader: Some(leader), .. } => {
-                Some(leader.lease_until.min(self.query_at(leader)))
-            }
+            Role::Follower { leader: Some(leader), .. } => Some(leader.lease_until.min(self.query_at(leader))),
             Role::Follower { leader: None, claim_at } => {
                 let claim = if self.may_claim() { *claim_at } else { u64::MAX };
                 let query = if self.neighbours.is_empty() { u64::MAX } else { self.next_query };

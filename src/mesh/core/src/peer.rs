@@ -266,6 +266,7 @@ impl Peer {
             self.book.poll_timeout(),
             self.executor.poll_timeout(),
             self.stopping.map(|(_, until)| until),
+            self.mark_due(),
         ]
         .into_iter()
         .flatten()
@@ -538,6 +539,7 @@ impl Peer {
             }
             Then::Started(id, attempt) => {
                 self.with_rules(fx, |executor, rules, fx| executor.handle_started(id, attempt, rules, fx));
+                self.note_started(fx.now.mono_ms);
             }
             Then::Outcome(id, attempt, entry) => {
                 self.executor.keep_outcome(id, attempt, entry);
@@ -547,7 +549,7 @@ impl Peer {
                     self.executor.tell(id, attempt, gateway.peer, fx);
                 }
             }
-            Then::Ended(id, attempt) => self.book.handle_ended(&id, attempt, fx),
+            Then::Ended(id, attempt, confirmed) => self.book.handle_ended(&id, attempt, confirmed, fx),
             Then::Dismiss(peer) => self.dismiss(peer, fx),
             Then::Revoked => fx.fact(Fact::Revoked),
         }
@@ -566,6 +568,7 @@ impl Peer {
                 self.write_verdict(&verdict, fx);
             }
         }
+        self.mark_runs(fx);
         let late = self.consult(fx, Executor::handle_timeout);
         for finished in late {
             self.write_outcome(&finished, fx);

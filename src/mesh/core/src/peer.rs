@@ -3,6 +3,7 @@
 //! Each step collects its writes into one batch. What promises something to others waits until that batch is durable
 //! ([`crate::io::Input::Durable`]); what merely decides may run ahead of the disk (mesh-protocol.md §9.1).
 
+mod age;
 mod commands;
 mod entries;
 mod founding;
@@ -35,6 +36,7 @@ use crate::log::{self, Head, Logs};
 use crate::mutants::Mutant;
 use crate::trust::Trust;
 
+use age::Age;
 pub use founding::{founded, goes_over, joined};
 use heard::Heard;
 use lives::{Lives, Sessions};
@@ -43,6 +45,7 @@ use unread::Unread;
 
 const KEY_INCARNATION: &[u8] = b"incarnation";
 const KEY_LIVES: &[u8] = b"lives";
+const KEY_AGE: &[u8] = b"age";
 const KEY_BOOT: &[u8] = b"boot";
 const KEY_COUNTER: &[u8] = b"counter";
 const KEY_FENCE: &[u8] = b"fence";
@@ -89,6 +92,7 @@ pub struct Peer {
     config: Config,
     signer: Arc<dyn Signer>,
     boot: u64,
+    age: Age,
     trust: Trust,
     election: Election,
     logs: Logs,
@@ -145,6 +149,8 @@ impl Peer {
         let mut heard = Heard::default();
         let mut book = Book::new(me, config.keep_calls_ms);
         let mut executor = Executor::new(me, now.mono_ms);
+        let age = image.rows.iter().find(|(space, key, _)| *space == Space::Meta && key.as_slice() == KEY_AGE);
+        let age = Age::restore(age.and_then(|(_, _, value)| entry::decode(value)), now);
         for (space, row_key, value) in image.rows {
             let good = match space {
                 Space::Meta => unread
@@ -168,7 +174,7 @@ impl Peer {
                         Some(())
                     }),
                 Space::Open => book.restore(&row_key, &value, now).map(drop),
-                Space::Keys => book.restore_key(&row_key, &value, now.wall_ms),
+                Space::Keys => book.restore_key(&row_key, &value, age.at(now)),
                 Space::Journal => executor.restore(&row_key, &value),
                 Space::Marks => executor.restore_mark(&row_key, &value),
                 Space::Log | Space::Calls | Space::CallsByTime | Space::Shell => Some(()),
@@ -194,6 +200,7 @@ impl Peer {
             config,
             signer: signer.into(),
             boot,
+            age,
             lives: Lives::restore(
                 read(KEY_LIVES).and_then(entry::decode),
                 incarnation,
@@ -276,6 +283,7 @@ impl Peer {
             self.book.poll_timeout(),
             self.executor.poll_timeout(),
             self.stopping.map(|(_, until)| until),
+            self.mark_due(),
         ]
         .into_iter()
         .flatten()
@@ -294,6 +302,7 @@ impl Peer {
         let gateway = self.election.gateway();
         let mut fx = Effects {
             now,
+            age_ms: self.age.at(now),
             rng,
             mutation: self.config.mutation,
             me: self.me,
@@ -333,6 +342,7 @@ impl Peer {
                 self.handle_frame(self.me, frame, &mut fx);
             }
         }
+        self.age.save(&mut fx);
         let Effects { writes, then, sync, view_changed, .. } = fx;
         if !writes.is_empty() {
             self.last_txn += 1;
@@ -545,6 +555,7 @@ impl Peer {
             }
             Then::Started(id, attempt) => {
                 self.with_rules(fx, |executor, rules, fx| executor.handle_started(id, attempt, rules, fx));
+                self.note_started(fx.now.mono_ms);
             }
             Then::Outcome(id, attempt, entry) => {
                 self.executor.keep_outcome(id, attempt, entry);
@@ -554,7 +565,7 @@ impl Peer {
                     self.executor.tell(id, attempt, gateway.peer, fx);
                 }
             }
-            Then::Ended(id, attempt) => self.book.handle_ended(&id, attempt, fx),
+            Then::Ended(id, attempt, confirmed) => self.book.handle_ended(&id, attempt, confirmed, fx),
             Then::Dismiss(peer) => self.dismiss(peer, fx),
             Then::Revoked => fx.fact(Fact::Revoked),
         }
@@ -573,6 +584,7 @@ impl Peer {
                 self.write_verdict(&verdict, fx);
             }
         }
+        self.mark_runs(fx);
         if self.executor.is_due(fx.now.mono_ms) {
             let late = self.consult(fx, Executor::handle_timeout);
             for finished in late {

@@ -54,7 +54,6 @@ pub struct NodeInfo {
 }
 
 /// What comes from the gateway.
-#[expect(clippy::large_enum_variant, reason = "nearly every event is a dispatch")]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NodeClientEvent {
     /// The gateway took us: answers reach it from now on.

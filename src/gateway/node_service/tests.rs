@@ -5,7 +5,7 @@ use std::task::{Context, Poll};
 
 use hyper_util::rt::TokioIo;
 use mesh_core::crypto::{Signer, Symbolic};
-use mesh_core::entry::{self, Effect, Ending, Entry, Header, Kind, Outcome, Payload, SignedEntry, Tier};
+use mesh_core::entry::{self, Effect, Ending, Entry, Header, Kind, Outcome, Payload, SignedEntry, Tier, Voice};
 use mesh_core::epoch::{Claim, Epoch};
 use mesh_core::ids::{Hash, Incarnation, MeshId};
 use mesh_core::io::NodeView;
@@ -152,7 +152,7 @@ fn outcome(author: u64, id: ReqId, output: Payload) -> SignedEntry {
         at_ms: 0,
         started_ms: 0,
         alias_of: None,
-        heard: false,
+        voice: Voice::Target,
     };
     signed(author, Kind::OUTCOME, entry::encode(&outcome))
 }

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::Config;
 use crate::effects::{Effects, Then};
-use crate::entry::{CancelWish, Effect, Ending, Header, Outcome, Payload, SignedEntry};
+use crate::entry::{CancelWish, Effect, Ending, Header, Outcome, Payload, SignedEntry, Voice};
 use crate::epoch::Claim;
 use crate::frame::{Frame, Phase};
 use crate::ids::{ATTEMPTS_MAX, Attempt, Hash, Incarnation, PeerId, ReqId};
@@ -488,7 +488,13 @@ impl Book {
 
     /// An outcome: the target's (confirmed), or what origin or gateway said without it. Anyone else has no say.
     pub(crate) fn apply_outcome(&mut self, entry: &SignedEntry, env: &Env<'_>, fx: &mut Effects<'_>) {
-        let Some(outcome) = entry.record::<Outcome>() else { return };
+        if let Some(outcome) = entry.record::<Outcome>() {
+            self.apply_told(entry, outcome, env, fx);
+        }
+    }
+
+    /// As [`Self::apply_outcome`], of an entry that was read already.
+    pub(crate) fn apply_told(&mut self, entry: &SignedEntry, outcome: Outcome, env: &Env<'_>, fx: &mut Effects<'_>) {
         let id = outcome.id;
         let possible =
             (1..=ATTEMPTS_MAX).contains(&outcome.attempt) && outcome.output.len() <= limits::RESULT_BYTES_MAX;
@@ -497,7 +503,8 @@ impl Book {
         }
         let Some(open) = self.open.get_mut(&id) else { return self.keep_early(id, entry, fx) };
         let author = entry.author;
-        let confirmed = author == open.record.header.target || fx.without(Mutant::TargetsWord);
+        let by_target = author == open.record.header.target && outcome.voice == Voice::Target;
+        let confirmed = by_target || fx.without(Mutant::TargetsWord);
         let by_origin = author == open.record.origin;
         if !confirmed && !by_origin && !(env.is_owner)(&author) {
             return;
@@ -508,7 +515,7 @@ impl Book {
                 && row.confirmed == confirmed
                 && matches!(row.state, CallState::Ended(_))
         });
-        let better = outcome.heard && !confirmed && !open.heard;
+        let better = outcome.voice == Voice::Heard && !confirmed && !open.heard;
         if duplicate && !better {
             return;
         }
@@ -631,12 +638,6 @@ impl Book {
         if confirmed {
             self.closing.remove(id);
         }
-    }
-
-    /// What the origin said of a call whose header is not in the book: it has not come, or its ending was confirmed.
-    pub(crate) fn early_word_of_origin(&self, id: &ReqId) -> Option<Ending> {
-        let words = self.early.get(id)?.iter().filter(|entry| id.is_of(&entry.author));
-        words.filter_map(SignedEntry::record::<Outcome>).map(|word| word.ending).next_back()
     }
 
     /// Somebody wants the call stopped.

@@ -497,10 +497,28 @@ pub struct Outcome {
     pub started_ms: u64,
     /// The call that this one turned out to repeat (same client key, same arguments): read that one instead.
     pub alias_of: Option<ReqId>,
-    /// The author is not the target but heard this of it, before it knew that the target's words are void. That beats
-    /// what anyone guesses.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub heard: bool,
+    /// How the author knows.
+    #[serde(default, skip_serializing_if = "Voice::is_target")]
+    pub voice: Voice,
+}
+
+/// How the author of an [`Outcome`] knows of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum Voice {
+    /// It says that it is the target.
+    #[default]
+    Target,
+    /// It heard this of the target, whose own words reach nobody any more. That beats what anyone guesses.
+    Heard,
+    /// It heard nothing of the target.
+    Guess,
+}
+
+impl Voice {
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+    const fn is_target(&self) -> bool {
+        matches!(self, Self::Target)
+    }
 }
 
 /// Body of [`Kind::CANCEL`].

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::calls::{key_id, sense_of};
 use crate::config::Config;
 use crate::effects::{Effects, Then};
-use crate::entry::{CancelWish, Effect, Ending, Header, Outcome, Payload, SignedEntry};
+use crate::entry::{CancelWish, Effect, Ending, Header, Outcome, Payload, SignedEntry, Voice};
 use crate::frame::{Answer, AnswerKind, Frame};
 use crate::ids::{ATTEMPTS_MAX, Attempt, Hash, Incarnation, PeerId, ReqId, Series};
 use crate::io::{Invocation, Output, Space, ToolOutcome};
@@ -525,7 +525,7 @@ impl Executor {
             at_ms: fx.now.wall_ms,
             started_ms: 0,
             alias_of: None,
-            heard: false,
+            voice: Voice::Target,
         };
         Finished { outcome, header }
     }

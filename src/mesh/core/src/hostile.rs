@@ -9,7 +9,7 @@ use crate::config::Config;
 use crate::crypto::{Signer as _, Symbolic};
 use crate::entry::{
     CancelWish, Directory, Effect, Ending, Entry, Header, Kind, Outcome, Payload, SignedEntry, Tier, ToolDecl, Verdict,
-    VerdictKind, encode,
+    VerdictKind, Voice, encode,
 };
 use crate::epoch::{Claim, Epoch};
 use crate::frame::{Answer, AnswerKind, Beacon, Dispatch, EntryItem, Frame, Phase};
@@ -211,7 +211,7 @@ fn outcome(id: ReqId, ending: Ending) -> Outcome {
         at_ms: 0,
         started_ms: 0,
         alias_of: None,
-        heard: false,
+        voice: Voice::Target,
     }
 }
 

@@ -6,7 +6,9 @@ use std::collections::{BTreeMap, VecDeque};
 use bytes::Bytes;
 use mesh_core::config::Config;
 use mesh_core::crypto::{Signer, Symbolic};
-use mesh_core::entry::{Directory, Effect, Ending, Entry, Kind, Outcome, Payload, SignedEntry, Tier, ToolDecl, encode};
+use mesh_core::entry::{
+    Directory, Effect, Ending, Entry, Kind, Outcome, Payload, SignedEntry, Tier, ToolDecl, Voice, encode,
+};
 use mesh_core::frame::{Answer, AnswerKind, EntryItem, Frame};
 use mesh_core::ids::{Attempt, Hash, Incarnation, PeerId, ReqId};
 use mesh_core::io::{
@@ -230,7 +232,7 @@ fn outcome(desk: &Desk, mesh: mesh_core::ids::MeshId, id: ReqId, attempt: Attemp
         at_ms: 0,
         started_ms: 0,
         alias_of: None,
-        heard: false,
+        voice: Voice::Target,
     };
     let entry = Entry {
         mesh,

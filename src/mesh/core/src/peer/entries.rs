@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::Peer;
 use crate::calls::Verdict;
 use crate::effects::{Effects, Then};
-use crate::entry::{CancelWish, Directory, Ending, Kind, SignedEntry};
+use crate::entry::{CancelWish, Directory, Ending, Kind, Outcome, SignedEntry, Voice};
 use crate::epoch::Claim;
 use crate::frame::{EntryItem, Frame};
 use crate::ids::{Hash, PeerId};
@@ -114,8 +114,13 @@ impl Peer {
                 }
             }
             Kind::OUTCOME => {
-                self.with_env(|book, env| book.apply_outcome(entry, env, fx));
-                self.answer_guess(entry, fx);
+                let Some(outcome) = entry.record::<Outcome>() else { return };
+                let guess = (outcome.voice == Voice::Guess && outcome.id.is_of(&author))
+                    .then_some((outcome.id, outcome.ending));
+                self.with_env(|book, env| book.apply_told(entry, outcome, env, fx));
+                if let Some((id, ending)) = guess {
+                    self.answer_guess(id, ending, fx);
+                }
             }
             Kind::CANCEL => {
                 let Some(wish) =

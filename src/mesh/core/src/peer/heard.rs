@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::Peer;
 use crate::effects::Effects;
-use crate::entry::{self, Kind, Outcome, SignedEntry};
+use crate::entry::{self, Ending, Kind, Outcome, SignedEntry, Voice};
 use crate::ids::{Attempt, Incarnation, PeerId, ReqId};
 use crate::io::{Output, Space};
 use crate::limits;
@@ -29,6 +29,8 @@ pub(super) struct Heard {
     said: BTreeSet<(ReqId, Attempt)>,
     /// Of calls that are not ours: said again if their origin says otherwise.
     words: BTreeMap<ReqId, Outcome>,
+    /// What origins guessed of calls that are not open here.
+    guesses: BTreeMap<ReqId, Ending>,
 }
 
 impl Heard {
@@ -80,37 +82,41 @@ impl Peer {
         }
         let outcome = (entry.entry.kind == Kind::OUTCOME).then(|| entry.record::<Outcome>()).flatten();
         let Some(outcome) = outcome else { return };
-        // A call that is open here, and another's to run: that was a guess of a gateway.
-        let guess = |target: &PeerId| *target != place.author;
-        if self.book.record(&outcome.id).is_some_and(|record| guess(&record.header.target)) {
+        // Of a call that is open here we know whose it is to run.
+        let another = self.book.record(&outcome.id).is_some_and(|record| record.header.target != place.author);
+        if another || outcome.voice != Voice::Target {
             return;
         }
-        let guessed = || self.book.early_word_of_origin(&outcome.id).is_some_and(|word| word != outcome.ending);
-        if outcome.id.is_of(&self.me) || guessed() {
+        let guess = self.heard.guesses.remove(&outcome.id);
+        if outcome.id.is_of(&self.me) || guess.is_some_and(|ending| ending != outcome.ending) {
             self.say_heard(outcome, GONE, fx);
         } else if self.heard.words.len() < limits::EARLY_OUTCOMES_MAX {
             self.heard.words.insert(outcome.id, outcome);
         }
     }
 
-    /// Another says how a call ended. If that is its origin, and we had heard otherwise from the target, it should know.
-    pub(super) fn answer_guess(&mut self, entry: &SignedEntry, fx: &mut Effects<'_>) {
-        if self.heard.words.is_empty() {
+    /// An origin guesses how its call ended. If we had heard otherwise from the target, it should know.
+    pub(super) fn answer_guess(&mut self, id: ReqId, ending: Ending, fx: &mut Effects<'_>) {
+        if self.book.left_ms(&id, fx.now.mono_ms).is_some() {
             return;
         }
-        let Some(word) = entry.record::<Outcome>().filter(|word| word.id.is_of(&entry.author)) else { return };
-        if let Some(outcome) = self.heard.words.remove(&word.id)
-            && !word.heard
-            && word.ending != outcome.ending
-        {
-            self.say_heard(outcome, GONE, fx);
+        match self.heard.words.remove(&id) {
+            Some(outcome) if outcome.ending != ending => self.say_heard(outcome, GONE, fx),
+            Some(_) => {}
+            // Closed here by the target's word, which may turn out to be void.
+            None => {
+                if self.heard.guesses.len() >= limits::EARLY_OUTCOMES_MAX {
+                    self.heard.guesses.pop_first();
+                }
+                self.heard.guesses.insert(id, ending);
+            }
         }
     }
 
     /// A target told us directly what its log will bring nobody, since it contradicts itself there.
     pub(super) fn take_forked(&mut self, entry: &SignedEntry, fx: &mut Effects<'_>) {
         if self.logs.is_forked(&entry.author, entry.entry.incarnation, entry.entry.seq)
-            && let Some(outcome) = entry.record::<Outcome>()
+            && let Some(outcome) = entry.record::<Outcome>().filter(|outcome| outcome.voice == Voice::Target)
         {
             self.say_heard(outcome, FORKED, fx);
         }
@@ -125,7 +131,7 @@ impl Peer {
         let reason =
             if outcome.reason.is_empty() { reason.to_owned() } else { format!("{} ({reason})", outcome.reason) };
         let reason = limits::cut(&reason, limits::TEXT_BYTES_MAX).to_owned();
-        let again = Outcome { reason, heard: true, ..outcome };
+        let again = Outcome { reason, voice: Voice::Heard, ..outcome };
         let entry = self.logs.append(self.signer.as_ref(), Kind::OUTCOME, 0, entry::encode(&again), fx);
         log::push_when_durable(&entry, None, fx);
         if self.book.record(&again.id).is_some() {

@@ -7,7 +7,9 @@ use super::Peer;
 use super::lives::copied;
 use crate::calls::{Book, Env, Verdict};
 use crate::effects::{Effects, Then};
-use crate::entry::{self, CancelWish, Directory, Effect, Header, Kind, Outcome, Payload, Place, SignedEntry, Tier};
+use crate::entry::{
+    self, CancelWish, Directory, Effect, Header, Kind, Outcome, Payload, Place, SignedEntry, Tier, Voice,
+};
 use crate::executor::{Executor, Finished, Offer, Rules};
 use crate::frame::{AnswerKind, Dispatch, Frame};
 use crate::ids::{Incarnation, PeerId, ReqId};
@@ -176,7 +178,7 @@ impl Peer {
             at_ms: fx.now.wall_ms,
             started_ms: 0,
             alias_of: None,
-            heard: false,
+            voice: Voice::Guess,
         };
         let entry = self.logs.append(self.signer.as_ref(), Kind::OUTCOME, 0, entry::encode(&outcome), fx);
         log::push_when_durable(&entry, None, fx);

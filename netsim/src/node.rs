@@ -1,9 +1,9 @@
 //! The thin layer between the simulator and the core: where the core's face is called, and its rows are read.
 
 use mesh_core::config::{Class, Config};
-use mesh_core::entry::{Directory, Effect, Ending, Fence, ToolDecl, decode};
+use mesh_core::entry::{Directory, Effect, Ending, Fence, Tier, ToolDecl, decode};
 use mesh_core::epoch::Epoch;
-use mesh_core::ids::{Attempt, NodeId, PeerId, ReqId};
+use mesh_core::ids::{Attempt, Incarnation, NodeId, PeerId, ReqId};
 use mesh_core::io::{Batch, CallRecord, CallState, Image, Input, Now, Output, Space, View, Welcome};
 use mesh_core::peer::{self, BootError, Peer};
 use serde::Deserialize;
@@ -15,6 +15,9 @@ use crate::plan::{PeerPlan, Plan};
 
 /// The tool that only owners may call.
 pub(crate) const OWNERS_TOOL: &str = "private";
+
+/// Row of [`Space::Meta`] that holds the fence.
+pub(crate) const FENCE_KEY: &[u8] = b"fence";
 
 /// The core of one running peer.
 /// Boxed, since it is taken out and put back at every step.
@@ -64,6 +67,21 @@ impl Node {
         self.0.view()
     }
 
+    /// See [`Peer::members`].
+    pub(crate) fn members(&self) -> impl Iterator<Item = PeerId> + '_ {
+        self.0.members()
+    }
+
+    /// See [`Peer::tier`].
+    pub(crate) fn tier(&self, of: &PeerId) -> Option<Tier> {
+        self.0.tier(of)
+    }
+
+    /// See [`Peer::is_revoked`].
+    pub(crate) fn is_revoked(&self) -> bool {
+        self.0.is_revoked()
+    }
+
     pub(crate) fn open_calls(&self) -> impl Iterator<Item = &CallRecord> + Clone {
         self.0.open_calls()
     }
@@ -109,13 +127,13 @@ pub(crate) fn directory(index: usize, plan: &PeerPlan) -> Directory {
 
 /// The fence that the peer would have after a crash now.
 pub(crate) fn durable_fence(disk: &MemDisk) -> Epoch {
-    let fence = disk.durable(Space::Meta, b"fence").and_then(|value| decode::<Fence>(value));
+    let fence = disk.durable(Space::Meta, FENCE_KEY).and_then(|value| decode::<Fence>(value));
     fence.map_or(Epoch::ZERO, |fence| fence.epoch)
 }
 
 /// The fence that the process goes by.
 pub(crate) fn fence(disk: &MemDisk) -> Epoch {
-    let fence = disk.applied(Space::Meta, b"fence").and_then(|value| decode::<Fence>(value));
+    let fence = disk.applied(Space::Meta, FENCE_KEY).and_then(|value| decode::<Fence>(value));
     fence.map_or(Epoch::ZERO, |fence| fence.epoch)
 }
 
@@ -128,15 +146,33 @@ pub(crate) fn journaled_ending(disk: &MemDisk, id: &ReqId, attempt: Attempt) -> 
     }
 }
 
+/// As much of a row of the books as the predicates need; reading all of it took a twentieth of a run.
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct BookRow {
+    pub(crate) header: BookHeader,
+    pub(crate) state: CallState,
+    pub(crate) confirmed: bool,
+    pub(crate) attempt: Attempt,
+    pub(crate) alias_of: Option<ReqId>,
+}
+
+/// As much of a call's header.
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct BookHeader {
+    pub(crate) target: PeerId,
+    #[serde(default)]
+    pub(crate) target_incarnation: Option<Incarnation>,
+}
+
 /// A row of the books.
-pub(crate) fn call_record(value: &[u8]) -> Option<CallRecord> {
+pub(crate) fn book_row(value: &[u8]) -> Option<BookRow> {
     decode(value)
 }
 
-/// As much of an open call's row as the predicates need.
+/// As much of an open call's row.
 #[derive(Deserialize)]
 struct OpenRow {
-    record: CallRecord,
+    record: BookRow,
 }
 
 /// Whether a crash now would find this call in the book of open ones, with an ending that may still change.

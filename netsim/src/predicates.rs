@@ -4,7 +4,8 @@
 mod limits;
 mod trust;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use mesh_core::entry::{CancelWish, Ending, Header, Kind, Outcome, Payload, Place, SignedEntry, Tier};
@@ -14,7 +15,7 @@ use mesh_core::ids::{Attempt, Hash, Incarnation, PeerId, ReqId};
 use mesh_core::io::{Batch, CallRecord, CallState, Invocation, Space};
 
 use crate::disk::MemDisk;
-use crate::node;
+use crate::node::{self, BookRow};
 use crate::plan::MS;
 
 /// A promise that was broken.
@@ -38,7 +39,7 @@ pub(crate) struct Run {
 #[derive(Debug, Clone)]
 pub(crate) struct Known {
     pub(crate) origin: PeerId,
-    pub(crate) header: Header,
+    pub(crate) header: Arc<Header>,
 }
 
 /// What a durable row of a peer's books says of a call that is over.
@@ -55,6 +56,11 @@ impl Told {
     pub(crate) fn of(record: &CallRecord) -> Self {
         let life = record.header.target_incarnation;
         Self { target: record.header.target, state: record.state, confirmed: record.confirmed, life }
+    }
+
+    fn of_row(row: &BookRow) -> Self {
+        let life = row.header.target_incarnation;
+        Self { target: row.header.target, state: row.state, confirmed: row.confirmed, life }
     }
 }
 
@@ -95,8 +101,12 @@ pub(crate) struct Checks {
     pub(crate) told: Vec<BTreeMap<ReqId, Told>>,
     confirmed: BTreeMap<(ReqId, Attempt), (Hash, Outcome)>,
     places: BTreeMap<Place, Hash>,
-    /// Rows of logs that some disk held before, and the call that each is about: an entry is judged once, not at each peer.
-    rows: BTreeMap<Vec<u8>, (Bytes, Noted)>,
+    /// Rows of logs that some disk held before, and what each is about: an entry is judged once, not at each peer.
+    rows: HashMap<Vec<u8>, (Bytes, SignedEntry, Noted)>,
+    /// The last row of the books of each call that some disk held.
+    books: HashMap<Vec<u8>, (Bytes, BookRow)>,
+    /// Verdicts that some disk held, by their rows.
+    verdicts: HashMap<Vec<u8>, Arc<trust::Held>>,
     /// By peer: calls that its log says are to be stopped.
     wishes: Vec<BTreeSet<ReqId>>,
     /// By peer: whoever its disk says was revoked at some time.
@@ -146,7 +156,7 @@ impl Checks {
 
     /// A target received a dispatch, at this time by its own clock.
     pub(crate) fn dispatched(&mut self, own_now: u64, target: usize, dispatch: &Dispatch, disk: &MemDisk) {
-        let Some(header) = dispatch.header.record::<Header>() else { return };
+        let Some(header) = dispatch.header.header() else { return };
         let epoch = dispatch.claim.epoch;
         let obeyed = self.obeyed[target].max(node::durable_fence(disk));
         let deadline = own_now + dispatch.left_ms.min(header.ttl_ms) * MS;
@@ -348,7 +358,7 @@ impl Checks {
 
     /// **S6** of a call as its books say: confirmed expired/denied ⇒ no attempt of it ever ran (after an interruption the
     /// ending reads `interrupted`, §6 Attempts).
-    fn s6_call_not_run(&mut self, now: u64, peer: usize, id: ReqId, record: &CallRecord) {
+    fn s6_call_not_run(&mut self, now: u64, peer: usize, id: ReqId, record: &BookRow) {
         let CallState::Ended(ending @ (Ending::Expired | Ending::Denied)) = record.state else { return };
         let ran = self.runs.range((id, 0)..=(id, Attempt::MAX)).find(|(_, run)| run.ended != Some(Ending::Denied));
         if record.confirmed
@@ -385,7 +395,7 @@ impl Checks {
     }
 
     /// **S8** for the books: a record that calls itself confirmed says what the target said.
-    fn s8_books_agree(&mut self, now: u64, peer: usize, id: ReqId, record: &CallRecord) {
+    fn s8_books_agree(&mut self, now: u64, peer: usize, id: ReqId, record: &BookRow) {
         let CallState::Ended(ending) = record.state else { return };
         if !record.confirmed || record.alias_of.is_some() {
             return;
@@ -444,10 +454,11 @@ impl Checks {
         for write in &batch.writes {
             match (write.space, &write.value) {
                 (Space::Log, Some(value)) => self.on_entry(now, peer, &write.key, value),
-                (Space::Meta, _) => fence = true,
+                (Space::Meta, _) => fence |= write.key == node::FENCE_KEY,
                 (Space::Calls, Some(value)) => {
-                    if let (Some(id), Some(record)) = (ReqId::from_slice(&write.key), node::call_record(value)) {
-                        self.told[peer].insert(id, Told::of(&record));
+                    if let (Some(id), Some(record)) = (ReqId::from_slice(&write.key), self.book_row(&write.key, value))
+                    {
+                        self.told[peer].insert(id, Told::of_row(&record));
                         self.s8_books_agree(now, peer, id, &record);
                         self.s6_call_not_run(now, peer, id, &record);
                     }
@@ -457,7 +468,7 @@ impl Checks {
                         self.s9_marks_never_decrease(now, peer, &write.key, mark);
                     }
                 }
-                (Space::Trust, Some(value)) => self.on_verdict(peer, value),
+                (Space::Trust, Some(value)) => self.on_verdict(peer, &write.key, value),
                 (Space::Marks, None) => self.fail("S9", now, || format!("p{peer} deletes a forgotten mark")),
                 _ => {}
             }
@@ -468,7 +479,7 @@ impl Checks {
     }
 
     fn on_entry(&mut self, now: u64, peer: usize, key: &[u8], value: &Bytes) {
-        if let Some((row, noted)) = self.rows.get(key)
+        if let Some((row, _, noted)) = self.rows.get(key)
             && row == value
         {
             let noted = *noted;
@@ -482,7 +493,7 @@ impl Checks {
         self.no_fork(now, peer, &entry);
         let mut noted = Noted::Other;
         if entry.entry.kind == Kind::CALL {
-            if let Some(header) = entry.record::<Header>() {
+            if let Some(header) = entry.header() {
                 noted = Noted::Call(header.id);
                 self.known.entry(header.id).or_insert(Known { origin: entry.author, header });
             }
@@ -501,7 +512,27 @@ impl Checks {
             noted = Noted::Wish(wish.id);
         }
         self.note(peer, noted);
-        self.rows.insert(key.to_vec(), (value.clone(), noted));
+        self.rows.insert(key.to_vec(), (value.clone(), entry, noted));
+    }
+
+    /// A row of the books, read once for all peers whose books say the same.
+    fn book_row(&mut self, key: &[u8], value: &Bytes) -> Option<BookRow> {
+        if let Some((row, read)) = self.books.get(key)
+            && row == value
+        {
+            return Some(read.clone());
+        }
+        let read = node::book_row(value)?;
+        self.books.insert(key.to_vec(), (value.clone(), read.clone()));
+        Some(read)
+    }
+
+    /// What a row of a log says, read once for all peers that hold it.
+    pub(crate) fn entry_of(&self, key: &[u8], value: &Bytes) -> Option<SignedEntry> {
+        match self.rows.get(key) {
+            Some((row, entry, _)) if row == value => Some(entry.clone()),
+            Some(_) | None => SignedEntry::from_stored(value),
+        }
     }
 
     fn note(&mut self, peer: usize, noted: Noted) {

@@ -2,7 +2,9 @@
 //! read here without the core's own rules.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
+use bytes::Bytes;
 use mesh_core::entry::{SignedEntry, Verdict, VerdictKind};
 use mesh_core::ids::{Hash, Incarnation, PeerId, ReqId};
 use mesh_core::io::Space;
@@ -11,7 +13,9 @@ use super::Checks;
 use crate::disk::MemDisk;
 
 /// A verdict as a disk holds it.
-struct Held {
+#[derive(Debug)]
+pub(super) struct Held {
+    row: Bytes,
     entry: SignedEntry,
     subject: PeerId,
     what: VerdictKind,
@@ -26,17 +30,7 @@ struct Sure<'a> {
     marks: &'a [(Incarnation, u64)],
 }
 
-fn held(disk: &MemDisk) -> Vec<Held> {
-    let rows = disk.scan(Space::Trust, vec![], vec![255; 33]);
-    rows.filter_map(|(_, value)| {
-        let entry = SignedEntry::from_stored(value)?;
-        let verdict: Verdict = entry.record()?;
-        Some(Held { subject: verdict.subject.peer_id(), what: verdict.what, entry })
-    })
-    .collect()
-}
-
-fn sure(held: &[Held]) -> Vec<Sure<'_>> {
+fn sure(held: &[Arc<Held>]) -> Vec<Sure<'_>> {
     let doubted = |author: &PeerId| {
         held.iter().any(|said| said.subject == *author && matches!(said.what, VerdictKind::Revoked { .. }))
     };
@@ -56,6 +50,23 @@ fn sure(held: &[Held]) -> Vec<Sure<'_>> {
 }
 
 impl Checks {
+    /// The verdicts on a disk, each read once for all peers that hold it.
+    fn held(&mut self, disk: &MemDisk) -> Vec<Arc<Held>> {
+        disk.scan(Space::Trust, vec![], vec![255; 33]).filter_map(|(key, value)| self.verdict(key, value)).collect()
+    }
+
+    fn verdict(&mut self, key: &[u8], value: &Bytes) -> Option<Arc<Held>> {
+        if let Some(held) = self.verdicts.get(key).filter(|held| held.row == value) {
+            return Some(held.clone());
+        }
+        let entry = SignedEntry::from_stored(value)?;
+        let verdict: Verdict = entry.record()?;
+        let held = Held { row: value.clone(), subject: verdict.subject.peer_id(), what: verdict.what, entry };
+        let held = Arc::new(held);
+        self.verdicts.insert(key.to_vec(), held.clone());
+        Some(held)
+    }
+
     /// **S10** a revocation is never undone by an approval that did not know it: who is revoked and belongs all the same
     /// was approved by somebody who names that revocation, or one that came after it.
     pub(crate) fn s10_revocation_not_undone(
@@ -65,7 +76,7 @@ impl Checks {
         members: &BTreeSet<PeerId>,
         disk: &MemDisk,
     ) {
-        let held = held(disk);
+        let held = self.held(disk);
         let sure = sure(&held);
         for revocation in sure.iter().filter(|revocation| members.contains(&revocation.subject)) {
             let later: Vec<Hash> = sure
@@ -94,7 +105,7 @@ impl Checks {
         now: u64,
         peer: usize,
         members: &BTreeSet<PeerId>,
-        held: &[Held],
+        held: &[Arc<Held>],
         sure: &[Sure<'_>],
     ) {
         let void = |said: &Held| {
@@ -109,7 +120,7 @@ impl Checks {
             let approvals: Vec<bool> = held
                 .iter()
                 .filter(|said| said.subject == *member && matches!(said.what, VerdictKind::Approved { .. }))
-                .map(void)
+                .map(|said| void(said))
                 .collect();
             // The founder has none.
             if !approvals.is_empty() && approvals.iter().all(|void| *void) {
@@ -141,12 +152,11 @@ impl Checks {
     }
 
     /// A verdict became durable.
-    pub(super) fn on_verdict(&mut self, peer: usize, value: &[u8]) {
-        let entry = SignedEntry::from_stored(value);
-        if let Some(verdict) = entry.as_ref().and_then(SignedEntry::record::<Verdict>)
-            && matches!(verdict.what, VerdictKind::Revoked { .. })
+    pub(super) fn on_verdict(&mut self, peer: usize, key: &[u8], value: &Bytes) {
+        if let Some(held) = self.verdict(key, value)
+            && matches!(held.what, VerdictKind::Revoked { .. })
         {
-            self.thrown_out[peer].insert(verdict.subject.peer_id());
+            self.thrown_out[peer].insert(held.subject);
         }
     }
 }

@@ -1,7 +1,7 @@
 //! What a peer's shell does with its core: inputs in, outputs out, disk, tools, replies.
 
 use mesh_core::crypto::Signer;
-use mesh_core::entry::{Effect, Ending, Payload, SignedEntry, Tier};
+use mesh_core::entry::{Effect, Ending, Payload, Tier};
 use mesh_core::epoch::Epoch;
 use mesh_core::frame::{AnswerKind, Frame};
 use mesh_core::ids::{Attempt, Hash, Incarnation, PeerId, ReqId};
@@ -224,12 +224,12 @@ impl World {
         let mut bytes = 0;
         for (author, incarnation, first, last) in ranges {
             let key = |seq: u64| [author.0.as_slice(), &incarnation.0.to_be_bytes(), &seq.to_be_bytes()].concat();
-            for (_, value) in self.peers[peer].disk.scan(Space::Log, key(*first), key(*last)) {
+            for (key, value) in self.peers[peer].disk.scan(Space::Log, key(*first), key(*last)) {
                 if bytes + value.len() > limits::SYNC_BYTES_MAX && !entries.is_empty() {
                     return Input::LogRead { to, entries, more: true };
                 }
                 bytes += value.len();
-                entries.extend(SignedEntry::from_stored(value));
+                entries.extend(self.checks.entry_of(key, value));
             }
         }
         Input::LogRead { to, entries, more: false }
@@ -242,11 +242,9 @@ impl World {
         self.trace.mark(self.now, || Mark::Runs(peer));
         self.trace.story(self.now, || format!("p{peer} RUNS {id} attempt {attempt} {}", invocation.header.tool));
         let origin = self.index_of(&invocation.origin);
-        let (revoked, tier) = self.peers[peer].node.as_ref().map_or((false, None), |node| {
-            let view = node.view();
-            let origin = view.nodes.iter().find(|node| node.peer == invocation.origin);
-            (view.revoked, origin.map(|origin| origin.tier))
-        });
+        let node = self.peers[peer].node.as_ref();
+        let revoked = node.is_some_and(Node::is_revoked);
+        let tier = node.and_then(|node| node.tier(&invocation.origin));
         let own = self.own_now(peer);
         let sim = &self.peers[peer];
         let (checks, now) = (&mut self.checks, self.now);
@@ -385,10 +383,9 @@ impl World {
 
     pub(super) fn refresh_trust(&mut self, peer: usize) {
         if let Some(node) = &self.peers[peer].node {
-            let view = node.view();
+            let (trusted, owner) = (node.members().collect(), node.tier(&self.peers[peer].id) == Some(Tier::Owner));
             let sim = &mut self.peers[peer];
-            sim.owner = view.nodes.iter().any(|node| node.peer == sim.id && node.tier == Tier::Owner);
-            let trusted = view.nodes.iter().map(|node| node.peer).collect();
+            sim.owner = owner;
             sim.trusted_before = std::mem::replace(&mut sim.trusted, trusted);
             self.dirty = true;
         }

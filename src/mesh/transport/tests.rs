@@ -169,7 +169,7 @@ fn beacon(key: &DeviceKey, covered: u8) -> Frame {
     Frame::Beacon(Beacon {
         claim: Claim::sign(key, epoch, 1),
         age_ms: 3,
-        covered: (0..covered).map(|n| PeerId([n; 32])).collect(),
+        covered: Arc::new((0..covered).map(|n| PeerId([n; 32])).collect()),
     })
 }
 

@@ -2,6 +2,8 @@
 //!
 //! Signed things travel as the bytes that were signed. What comes out of `decode_*` has had every signature checked.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use mesh_core::crypto::Verifier;
 use mesh_core::entry::{EntryError, Fence, SignedEntry, Tier};
@@ -137,7 +139,7 @@ fn frame_from_pb(frame: pb::mesh_frame::Frame, verifier: &dyn Verifier) -> Resul
         Pb::Beacon(beacon) => Frame::Beacon(Beacon {
             claim: claim_from_pb(beacon.claim.ok_or(WireError::Missing("claim"))?, verifier)?,
             age_ms: beacon.age_ms,
-            covered: peers_from_pb("covered", &beacon.covered)?,
+            covered: Arc::new(peers_from_pb("covered", &beacon.covered)?),
         }),
         Pb::Query(pb::Query {}) => Frame::Query,
         Pb::Notice(claim) => Frame::Notice(claim_from_pb(claim, verifier)?),
@@ -501,8 +503,9 @@ mod tests {
         let item = (entry(), proptest::option::of(0..=limits::TTL_MS_MAX))
             .prop_map(|(entry, left_ms)| EntryItem { entry, left_ms });
         prop_oneof![
-            (claim(), any::<u64>(), proptest::collection::btree_set(peer(), 0..60))
-                .prop_map(|(claim, age_ms, covered)| Frame::Beacon(Beacon { claim, age_ms, covered })),
+            (claim(), any::<u64>(), proptest::collection::btree_set(peer(), 0..60)).prop_map(
+                |(claim, age_ms, covered)| Frame::Beacon(Beacon { claim, age_ms, covered: Arc::new(covered) })
+            ),
             Just(Frame::Query),
             claim().prop_map(Frame::Notice),
             (epoch(), proptest::option::of(peer())).prop_map(|(epoch, successor)| Frame::Resign { epoch, successor }),

@@ -5,6 +5,7 @@
 
 mod queue;
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -57,12 +58,12 @@ pub(crate) fn sense_of(target: &PeerId, tool: &str, arguments: &Payload) -> Hash
 
 /// How a call is kept while its ending is not confirmed.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-struct OpenRow {
-    record: CallRecord,
+struct OpenRow<'a> {
+    record: Cow<'a, CallRecord>,
     entry: Bytes,
     left_ms: u64,
     saved_ms: u64,
-    cancel: Option<CancelWish>,
+    cancel: Option<Cow<'a, CancelWish>>,
 }
 
 #[derive(Debug, Clone)]
@@ -177,16 +178,16 @@ impl Book {
         if key.len() > 16 {
             return self.restore_early(key, value);
         }
-        let row: OpenRow = crate::entry::decode(value)?;
+        let row: OpenRow<'_> = crate::entry::decode(value)?;
         let entry = SignedEntry::from_stored(&row.entry)?;
         let left = row.left_ms.saturating_sub(now.wall_ms.saturating_sub(row.saved_ms));
-        let mut record = row.record;
+        let mut record = row.record.into_owned();
         if let CallState::Open(_) = record.state {
             record.state = CallState::Open(Phase::Accepted);
         }
         let id = record.header.id;
         let ended = matches!(record.state, CallState::Ended(_));
-        self.insert(record, entry, now.mono_ms + left, row.cancel, now.mono_ms);
+        self.insert(record, entry, now.mono_ms + left, row.cancel.map(Cow::into_owned), now.mono_ms);
         if let Some(open) = self.open.get_mut(&id) {
             open.released = true;
             if ended {
@@ -281,7 +282,7 @@ impl Book {
     pub(crate) fn apply_header(
         &mut self,
         entry: &SignedEntry,
-        header: Header,
+        header: Arc<Header>,
         left_ms: u64,
         env: &Env<'_>,
         fx: &mut Effects<'_>,
@@ -311,7 +312,6 @@ impl Book {
         {
             return false; // stays with its origin, which tells us again when it links to us
         }
-        let header = Arc::new(header);
         if let Some(key) = &header.client_key {
             let key = key_id(&header.principal, key);
             let sense = sense_of(&header.target, header.tool.as_str(), &header.arguments);
@@ -385,11 +385,11 @@ impl Book {
     fn save(&self, id: &ReqId, fx: &mut Effects<'_>) {
         if let Some(open) = self.open.get(id) {
             let row = OpenRow {
-                record: open.record.clone(),
+                record: Cow::Borrowed(&open.record),
                 entry: open.entry.to_stored().into(),
                 left_ms: open.deadline.saturating_sub(fx.now.mono_ms),
                 saved_ms: fx.now.wall_ms,
-                cancel: open.cancel.clone(),
+                cancel: open.cancel.as_ref().map(Cow::Borrowed),
             };
             fx.put(Space::Open, id.0, &row);
         }

@@ -4,6 +4,7 @@
 //! target's journal; this decides who dispatches, and how soon another does when that one is gone.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use crate::config::Config;
 use crate::crypto::Signer;
@@ -225,9 +226,10 @@ impl Election {
         if next.is_empty() || fx.without(Mutant::Forward) {
             return;
         }
-        let mut covered = beacon.covered.clone();
+        let mut covered = BTreeSet::clone(&beacon.covered);
         covered.extend(self.neighbours());
         covered.insert(self.me);
+        let covered = Arc::new(covered);
         let age_ms = fx.now.mono_ms.saturating_sub(sent_at);
         for peer in next {
             fx.send(peer, Frame::Beacon(Beacon { claim: beacon.claim.clone(), age_ms, covered: covered.clone() }));
@@ -477,17 +479,20 @@ impl Election {
     fn latest_beacon(&self, now: u64) -> Option<Beacon> {
         match &self.role {
             Role::Leader { claim, beaconed_at } => {
-                let mut covered: BTreeSet<PeerId> = self.neighbours().collect();
-                covered.insert(self.me);
-                Some(Beacon { claim: claim.clone(), age_ms: now.saturating_sub(*beaconed_at), covered })
+                Some(Beacon { claim: claim.clone(), age_ms: now.saturating_sub(*beaconed_at), covered: self.covered() })
             }
             Role::Follower { leader: Some(leader), .. } if now < leader.lease_until => Some(Beacon {
                 age_ms: now.saturating_sub(leader.sent_at),
-                covered: self.neighbours().chain([self.me]).collect(),
+                covered: self.covered(),
                 claim: leader.beacon.claim.clone(),
             }),
             Role::Follower { .. } | Role::Claiming { .. } => None,
         }
+    }
+
+    /// Whom a beacon that we send now reaches by us.
+    fn covered(&self) -> Arc<BTreeSet<PeerId>> {
+        Arc::new(self.neighbours().chain([self.me]).collect())
     }
 
     fn query_all(&mut self, fx: &mut Effects<'_>) {

@@ -2,7 +2,9 @@
 //!
 //! An entry is encoded once, by its author, as CBOR after a version byte. Everyone else keeps and relays those bytes.
 
-use std::sync::Arc;
+use std::fmt;
+use std::ops::Deref;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -112,11 +114,15 @@ pub struct Entry {
     pub body: Bytes,
 }
 
-/// An entry with its exact signed bytes. A value of this type has been checked (or comes from our own store).
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SignedEntry {
+/// An entry with its exact signed bytes. A value of this type has been checked (or comes from our own store); its clones
+/// share it.
+#[derive(Clone)]
+pub struct SignedEntry(Arc<Signed>);
+
+/// What a [`SignedEntry`] holds.
+pub struct Signed {
     /// The decoded content.
-    pub entry: Arc<Entry>,
+    pub entry: Entry,
     /// What was signed, as the author encoded it.
     pub bytes: Bytes,
     /// The author's signature.
@@ -125,14 +131,51 @@ pub struct SignedEntry {
     pub hash: Hash,
     /// Identity of `entry.author`.
     pub author: PeerId,
+    /// The body of a call, once somebody has asked for it.
+    header: OnceLock<Option<Arc<Header>>>,
+}
+
+impl Deref for SignedEntry {
+    type Target = Signed;
+
+    fn deref(&self) -> &Signed {
+        &self.0
+    }
+}
+
+impl PartialEq for SignedEntry {
+    fn eq(&self, other: &Self) -> bool {
+        (&self.bytes, &self.signature) == (&other.bytes, &other.signature)
+    }
+}
+
+impl Eq for SignedEntry {}
+
+impl fmt::Debug for SignedEntry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Signed { entry, bytes, signature, hash, author, header: _ } = &*self.0;
+        f.debug_struct("SignedEntry")
+            .field("entry", entry)
+            .field("bytes", bytes)
+            .field("signature", signature)
+            .field("hash", hash)
+            .field("author", author)
+            .finish()
+    }
 }
 
 impl SignedEntry {
+    /// `bytes` are those of `entry`.
+    pub(crate) fn new(entry: Entry, bytes: Bytes, signature: Signature) -> Self {
+        let (hash, author) = (Hash::of(&bytes), entry.author.peer_id());
+        Self(Arc::new(Signed { entry, bytes, signature, hash, author, header: OnceLock::new() }))
+    }
+
     /// Encodes and signs.
     pub fn sign(signer: &dyn Signer, entry: Entry) -> Self {
         let bytes = Bytes::from(encode(&entry));
         let signature = signer.sign(&[ENTRY_CONTEXT, &bytes].concat());
-        Self { hash: Hash::of(&bytes), author: entry.author.peer_id(), entry: Arc::new(entry), bytes, signature }
+        Self::new(entry, bytes, signature)
     }
 
     /// Decodes and checks what a peer sent.
@@ -153,13 +196,20 @@ impl SignedEntry {
             None => return Err(EntryError::Malformed),
         }
         let entry: Entry = decode(&bytes).ok_or(EntryError::Malformed)?;
-        Ok(Self { hash: Hash::of(&bytes), author: entry.author.peer_id(), entry: Arc::new(entry), bytes, signature })
+        Ok(Self::new(entry, bytes, signature))
     }
 
     /// Decodes the body as a record.
     #[must_use]
     pub fn record<'a, T: Deserialize<'a>>(&'a self) -> Option<T> {
         decode(&self.entry.body)
+    }
+
+    /// The body of a call, decoded once for all who share the entry; `None` when it is something else.
+    #[must_use]
+    pub fn header(&self) -> Option<Arc<Header>> {
+        let decoded = || (self.entry.kind == Kind::CALL).then(|| self.record().map(Arc::new)).flatten();
+        self.0.header.get_or_init(decoded).clone()
     }
 
     /// Where the entry stands.

@@ -66,7 +66,7 @@ struct Running {
 /// A dispatch that has passed the checks of link, epoch and membership.
 pub(crate) struct Offer {
     pub(crate) gateway: PeerId,
-    pub(crate) header: Header,
+    pub(crate) header: Arc<Header>,
     pub(crate) origin: PeerId,
     pub(crate) attempt: Attempt,
     pub(crate) left_ms: u64,
@@ -237,7 +237,7 @@ impl Executor {
                 return None;
             }
         }
-        let header = Arc::new(offer.header);
+        let header = offer.header;
         if let Err(reason) = (rules.permits)(&offer.origin, &header) {
             return Some(self.finish(id, attempt, Ending::Denied, &reason, Some(header), fx));
         }
@@ -616,6 +616,11 @@ impl Executor {
         let running = self.running.values().filter_map(|running| running.tell_at);
         let waiting = self.waiting.iter().map(|waiting| waiting.deadline.min(waiting.fetch_at));
         running.chain(waiting).min()
+    }
+
+    /// Whether [`Self::handle_timeout`] has anything to do.
+    pub(crate) fn is_due(&self, now: u64) -> bool {
+        now >= self.next_forget || self.poll_timeout().is_some_and(|at| at <= now)
     }
 
     pub(crate) fn is_idle(&self) -> bool {

@@ -1,6 +1,7 @@
 //! What peers say to each other. The shell maps these to `mesh.proto` and `node.proto`, and checks every signature first.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use crate::entry::SignedEntry;
 use crate::epoch::{Claim, Epoch};
@@ -112,7 +113,7 @@ pub struct Beacon {
     /// Milliseconds since the leader sent it, as the relays reckon; so relays never renew a lease.
     pub age_ms: u64,
     /// Who has it already.
-    pub covered: BTreeSet<PeerId>,
+    pub covered: Arc<BTreeSet<PeerId>>,
 }
 
 /// One author in a digest.

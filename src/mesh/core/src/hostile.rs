@@ -435,7 +435,7 @@ fn nobody_leads_who_may_not_nor_from_too_far_ahead() {
     let (mut honest, liar, _) = scene();
     let led = honest.peer.view().gateway.unwrap();
     let claim = |liar: &Liar, counter| Claim::sign(&liar.key, Epoch { counter, class: 12, peer: liar.id() }, 1);
-    let beacon = |claim| Frame::Beacon(Beacon { claim, age_ms: 0, covered: [].into() });
+    let beacon = |claim| Frame::Beacon(Beacon { claim, age_ms: 0, covered: std::sync::Arc::default() });
     let far = 1_000_000_000;
     for counter in [led.counter + 1, far, u64::MAX] {
         honest.hears(&liar, beacon(claim(&liar, counter)));

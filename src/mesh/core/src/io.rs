@@ -370,7 +370,6 @@ pub enum Refusal {
 }
 
 /// What to do.
-#[expect(clippy::large_enum_variant, reason = "short-lived; boxing every frame would cost more")]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Output {
     /// Send to a linked peer, the way [`Frame::class`] says.

@@ -23,7 +23,7 @@ use crate::config::Config;
 use crate::crypto::Signer;
 use crate::effects::{Effects, Then};
 use crate::election::Election;
-use crate::entry::{self, CancelWish, Directory, Fence, Header, Kind, SignedEntry, Tier};
+use crate::entry::{self, CancelWish, Directory, Fence, Kind, SignedEntry, Tier};
 use crate::executor::Executor;
 use crate::frame::{AnswerKind, EntryItem, Frame};
 use crate::ids::{Hash, Incarnation, NodeId, PeerId, PublicKey, ReqId};
@@ -260,6 +260,10 @@ impl Peer {
     /// When [`Input::Wake`] is due, on the clock of [`Now::mono_ms`].
     #[must_use]
     pub fn poll_timeout(&self) -> Option<u64> {
+        self.asked_wake
+    }
+
+    fn next_timeout(&self) -> Option<u64> {
         [
             self.election.poll_timeout(),
             self.logs.poll_timeout(),
@@ -344,7 +348,7 @@ impl Peer {
         if view_changed {
             out.push(Output::Fact(Fact::View));
         }
-        self.asked_wake = self.poll_timeout();
+        self.asked_wake = self.next_timeout();
     }
 
     fn handle(&mut self, input: Input, fx: &mut Effects<'_>) {
@@ -530,9 +534,7 @@ impl Peer {
             Then::Push { entry, left_ms } => {
                 let gateway = self.election.gateway().map(|epoch| epoch.peer);
                 self.logs.handle_durable(&entry, left_ms, gateway, fx);
-                if entry.entry.kind == Kind::CALL
-                    && let Some(header) = entry.record::<Header>()
-                {
+                if let Some(header) = entry.header() {
                     // Accepted: only now may it be dispatched, if we are the gateway ourselves.
                     self.with_env(|book, env| book.release(&header.id, env, fx));
                 }
@@ -569,9 +571,11 @@ impl Peer {
             }
         }
         self.mark_runs(fx);
-        let late = self.consult(fx, Executor::handle_timeout);
-        for finished in late {
-            self.write_outcome(&finished, fx);
+        if self.executor.is_due(fx.now.mono_ms) {
+            let late = self.consult(fx, Executor::handle_timeout);
+            for finished in late {
+                self.write_outcome(&finished, fx);
+            }
         }
         if let Some((id, until)) = self.stopping {
             let successor_leads = self.election.gateway().is_some_and(|epoch| epoch.peer != self.me);
@@ -716,6 +720,23 @@ impl Peer {
     #[must_use]
     pub fn public_key(&self) -> PublicKey {
         self.key
+    }
+
+    /// Everyone who belongs.
+    pub fn members(&self) -> impl Iterator<Item = PeerId> + '_ {
+        self.trust.membership().members.keys().copied()
+    }
+
+    /// How far this peer trusts another now; `None`: not at all.
+    #[must_use]
+    pub fn tier(&self, of: &PeerId) -> Option<Tier> {
+        self.trust.tier(of)
+    }
+
+    /// Whether this peer holds its own revocation.
+    #[must_use]
+    pub fn is_revoked(&self) -> bool {
+        self.trust.is_revoked(&self.me)
     }
 
     /// Whether this peer leads.

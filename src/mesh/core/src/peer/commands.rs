@@ -1,6 +1,7 @@
 //! What someone at a door wants: calls, invites, approvals, leaving.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use rand_core::Rng;
 
@@ -125,7 +126,7 @@ impl Peer {
         let entry = self.logs.append(self.signer.as_ref(), Kind::CALL, 0, entry::encode(&header), fx);
         let ttl_ms = header.ttl_ms;
         // Not before it is durable may anyone see it: the book learns it now, but dispatches it with the push below.
-        self.with_env(|book, env| book.apply_header(&entry, header, ttl_ms, env, fx));
+        self.with_env(|book, env| book.apply_header(&entry, Arc::new(header), ttl_ms, env, fx));
         log::push_when_durable(&entry, Some(ttl_ms), fx);
         Ok(Reply::Call { id, created: true })
     }

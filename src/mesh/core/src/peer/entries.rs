@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::Peer;
 use crate::calls::Verdict;
 use crate::effects::{Effects, Then};
-use crate::entry::{CancelWish, Directory, Ending, Header, Kind, SignedEntry};
+use crate::entry::{CancelWish, Directory, Ending, Kind, SignedEntry};
 use crate::epoch::Claim;
 use crate::frame::{EntryItem, Frame};
 use crate::ids::{Hash, PeerId};
@@ -25,7 +25,7 @@ impl Peer {
 
     pub(super) fn item(&self, entry: SignedEntry, now: u64) -> EntryItem {
         let left_ms = (entry.entry.kind == Kind::CALL).then(|| {
-            let id = entry.record::<Header>().map(|header| header.id);
+            let id = entry.header().map(|header| header.id);
             // A call that is over here has no time left anywhere.
             id.and_then(|id| self.book.left_ms(&id, now)).unwrap_or(0)
         });
@@ -88,7 +88,7 @@ impl Peer {
                 }
             }
             Kind::CALL => {
-                let Some(header) = entry.record::<Header>() else { return };
+                let Some(header) = entry.header() else { return };
                 if header.id.is_of(&author) && header.is_within_limits() {
                     let left_ms = left_ms.unwrap_or(header.ttl_ms);
                     let id = header.id;

@@ -22,11 +22,7 @@ const STRANGER: &str = "the device that asked does not belong to the mesh any mo
 impl Peer {
     pub(super) fn handle_dispatch(&mut self, from: PeerId, dispatch: &Dispatch, fx: &mut Effects<'_>) {
         let claim = &dispatch.claim;
-        let Some(header) =
-            (dispatch.header.entry.kind == Kind::CALL).then(|| dispatch.header.record::<Header>()).flatten()
-        else {
-            return;
-        };
+        let Some(header) = dispatch.header.header() else { return };
         let (id, attempt) = (header.id, dispatch.attempt);
         let refuse = |what: AnswerKind, fx: &mut Effects<'_>| {
             fx.send(from, Frame::Answer(crate::frame::Answer { id, attempt, what }));

@@ -334,7 +334,7 @@ fn one_that_is_approved_again_over_a_link_that_stayed_is_a_neighbour_again() {
 fn many_entries_come_in_frames_of_bounded_size() {
     let net = Net::of(1);
     let genesis = net.sims[0].peer.trust.records_in_order().remove(0);
-    let entry = |len: usize| SignedEntry { bytes: vec![0; len].into(), ..genesis.clone() };
+    let entry = |len: usize| SignedEntry::new(genesis.entry.clone(), vec![0; len].into(), genesis.signature);
     let lens = [1, 100, limits::SYNC_BYTES_MAX / 2, limits::SYNC_BYTES_MAX / 2, 7, limits::SYNC_BYTES_MAX, 9];
     let frames = in_frames(lens.into_iter().map(entry));
     let sizes: Vec<Vec<usize>> = frames

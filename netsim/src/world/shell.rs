@@ -386,7 +386,9 @@ impl World {
             let (trusted, owner) = (node.members().collect(), node.tier(&self.peers[peer].id) == Some(Tier::Owner));
             let sim = &mut self.peers[peer];
             sim.owner = owner;
-            sim.trusted_before = std::mem::replace(&mut sim.trusted, trusted);
+            // One step may bring several verdicts.
+            let mut before = std::mem::replace(&mut sim.trusted, trusted);
+            sim.trusted_before.append(&mut before);
             self.dirty = true;
         }
     }

@@ -280,7 +280,7 @@ impl Actor {
                 Some(admitted) = self.admitted.recv() => self.handle_admitted(admitted)?,
                 Some(request) = self.requests.recv() => self.handle_request(request),
                 Some(event) = self.lan_events.recv() => self.handle_lan(event),
-                _ = publish.tick() => {
+                _ = publish.tick(), if self.has_news() => {
                     self.publish_surroundings();
                     self.forget_waiters();
                 }
@@ -702,11 +702,18 @@ impl Actor {
         self.view.borrow().clone()
     }
 
+    /// Whether [`Self::publish_surroundings`] or [`Self::forget_waiters`] may have something to do. At rest neither has,
+    /// and nobody is woken for them.
+    fn has_news(&self) -> bool {
+        let shown = self.surroundings.borrow();
+        self.surroundings_dirty || shown.open_calls != self.peer.open_count() || !self.waiters.is_empty()
+    }
+
     pub(super) fn publish_surroundings(&mut self) {
         let links = self.links.infos();
         let open_calls = self.peer.open_count();
         let known = self.surroundings.borrow().clone();
-        if !self.surroundings_dirty && known.open_calls == open_calls && known.links.len() == links.len() {
+        if !self.surroundings_dirty && known.open_calls == open_calls {
             return;
         }
         self.surroundings_dirty = false;

@@ -8,10 +8,14 @@ use serde::Serialize;
 
 use crate::entry::{SignedEntry, encode};
 use crate::epoch::Epoch;
-use crate::frame::Frame;
+use crate::frame::{EntryItem, Frame};
 use crate::ids::{Attempt, PeerId, ReqId};
 use crate::io::{CmdId, Fact, Now, Output, Reply, Space, Write};
+use crate::limits;
 use crate::mutants::{Mutant, Mutation};
+
+/// Entries that one step sends to one peer as one frame: about as many as one fsync covers under load.
+const JOINED_MAX: usize = 64;
 
 /// What may happen only after the batch of this step is durable (mesh-protocol.md §9.1, rule a).
 #[derive(Debug, Clone)]
@@ -86,9 +90,26 @@ impl Effects<'_> {
     pub(crate) fn send(&mut self, to: PeerId, frame: Frame) {
         if to == self.me {
             self.loopback.push_back(frame);
-        } else {
-            self.out.push(Output::Send(to, frame));
+            return;
         }
+        if let Frame::Entries { entries, more: false } = &frame
+            && let Some(room) = self.room_for(to, entries)
+        {
+            room.extend_from_slice(entries);
+            return;
+        }
+        self.out.push(Output::Send(to, frame));
+    }
+
+    /// The entries of the frame that goes to this peer last, if these have room there: one fsync often covers many.
+    fn room_for(&mut self, to: PeerId, more: &[EntryItem]) -> Option<&mut Vec<EntryItem>> {
+        let last = self.out.iter_mut().rev().find_map(|output| {
+            if let Output::Send(peer, frame) = output { (*peer == to).then_some(frame) } else { None }
+        });
+        let Some(Frame::Entries { entries, more: false }) = last else { return None };
+        let bytes: usize = entries.iter().chain(more).map(|item| item.entry.bytes.len()).sum();
+        let fits = entries.len() + more.len() <= JOINED_MAX && bytes <= limits::SYNC_BYTES_MAX;
+        fits.then_some(entries)
     }
 
     pub(crate) fn fact(&mut self, fact: Fact) {

@@ -40,6 +40,18 @@ struct Pending {
 #[derive(Debug, Clone)]
 pub(crate) struct Snapshot(Rows);
 
+impl Snapshot {
+    /// The keys of a space.
+    pub(crate) fn keys(&self, space: Space) -> impl Iterator<Item = &[u8]> {
+        self.0.space(space).keys().map(Vec::as_slice)
+    }
+
+    /// The rows of a space.
+    pub(crate) fn rows(&self, space: Space) -> impl Iterator<Item = &Bytes> {
+        self.0.space(space).values()
+    }
+}
+
 /// The store of one simulated peer.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct MemDisk {

@@ -62,6 +62,7 @@ const fn about(mutant: Mutant) -> (Kind, &'static str) {
         Mutant::Tier => (Safety, "peer/running.rs `permits`, peer/commands.rs"),
         Mutant::OnceIsOnce => (Safety, "calls.rs `apply_outcome`, executor.rs"),
         Mutant::MarkRaised => (Safety, "executor.rs `forget`"),
+        Mutant::RunsMarked => (Safety, "peer/lives.rs `mark_runs`"),
         Mutant::KeyAtTarget => (Safety, "executor.rs `repeats`"),
         Mutant::KeyInJournal | Mutant::RunningLimit => (Safety, "executor.rs `start_next`"),
         Mutant::TargetsWord => (Safety, "calls.rs `apply_outcome`"),

@@ -9,7 +9,7 @@ use mesh_core::peer::{self, BootError, Peer};
 use serde::Deserialize;
 
 use crate::dice::Dice;
-use crate::disk::MemDisk;
+use crate::disk::{MemDisk, Snapshot};
 use crate::keys::Key;
 use crate::plan::{PeerPlan, Plan};
 
@@ -179,6 +179,13 @@ struct OpenRow {
 pub(crate) fn open_call_has_ended(disk: &MemDisk, id: &ReqId) -> bool {
     let row = disk.durable(Space::Open, &id.0).and_then(|value| decode::<OpenRow>(value));
     row.is_some_and(|row| matches!(row.record.state, CallState::Ended(_)))
+}
+
+/// Whether this state of a disk has a call for its peer that is not over.
+pub(crate) fn is_in_hand(state: &Snapshot, me: PeerId) -> bool {
+    let started = |value| decode::<JournalRow>(value).is_some_and(|row| row.state == Journaled::Started);
+    let mine = |value| decode::<OpenRow>(value).is_some_and(|row| row.record.header.target == me);
+    state.rows(Space::Journal).any(|value| started(value)) || state.rows(Space::Open).any(|value| mine(value))
 }
 
 /// A forgotten mark.

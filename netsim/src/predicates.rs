@@ -185,6 +185,17 @@ impl Checks {
         self.told[peer].retain(|id, _| disk.durable(Space::Calls, &id.0).is_some());
     }
 
+    /// An entry that its author lost before anybody else held it.
+    pub(crate) fn never_said(&mut self, key: &[u8], value: &Bytes) {
+        self.rows.remove(key);
+        if let Some(entry) = SignedEntry::from_stored(value) {
+            self.places.remove(&entry.place());
+            if let Some(outcome) = entry.record::<Outcome>().filter(|_| entry.entry.kind == Kind::OUTCOME) {
+                self.confirmed.remove(&(outcome.id, outcome.attempt));
+            }
+        }
+    }
+
     fn taken(&self, target: usize, id: ReqId, attempt: Attempt) -> Vec<Taken> {
         let range = (id, attempt, PeerId([0; 32]))..=(id, attempt, PeerId([255; 32]));
         self.dispatches[target].range(range).map(|(_, taken)| *taken).collect()

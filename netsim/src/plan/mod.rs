@@ -161,8 +161,14 @@ pub(crate) enum Fault {
     Leave { peer: usize },
     /// The disk is copied somewhere.
     Backup { peer: usize },
-    /// Power fails, and the last backup is played back; the store notices, since what it had promised is written elsewhere.
-    Restore { peer: usize, down_us: u64 },
+    /// Power fails, and the last backup is played back. The store notices, since what it had promised is written elsewhere;
+    /// or that was set back as well.
+    Restore {
+        peer: usize,
+        down_us: u64,
+        #[serde(default, skip_serializing_if = "is_zero")]
+        unnoticed: bool,
+    },
     /// The disk is gone, and the device comes back as another peer, whose `join_at` is [`NEVER`].
     Wipe { peer: usize, heir: usize, down_us: u64 },
     /// The disk takes nothing more for so long: the process ends at its next commit, and cannot start.

@@ -18,7 +18,7 @@ impl Plan {
                 dice.pick(&[2, 3, 3, 4, 5])
             }
         };
-        let forgets = profile == Profile::Disks && dice.chance(300);
+        let forgets = matches!(profile, Profile::Disks | Profile::Clocks) && dice.chance(300);
         let wall_jumps = profile == Profile::Clocks;
         let peers = (0..count).map(|index| Self::peer(&mut dice, index, false, forgets, wall_jumps)).collect();
         let near = dice.chance(600);
@@ -95,6 +95,7 @@ impl Plan {
     /// What was to happen after `at` happens `by` later; some calls may wait that long.
     fn lengthen(&mut self, dice: &mut Dice, at: u64, by: u64) {
         self.faults_us += by;
+        let forgets = self.peers.iter().any(|peer| peer.forget_after_ms < by / MS);
         for (when, fault) in &mut self.faults {
             if *when > at && !matches!(fault, Fault::Suspend { for_us, .. } if *for_us >= HOUR_US) {
                 *when += by;
@@ -104,7 +105,8 @@ impl Plan {
             if *when > at {
                 *when += by;
             }
-            if dice.chance(300) {
+            // A journal may forget only what is older than any call may wait.
+            if dice.chance(300) && !forgets {
                 ask.ttl_ms = dice.range(60_000..=12 * 3_600_000);
             }
         }
@@ -117,6 +119,9 @@ impl Plan {
                 peer.fsync_us = (20 * MS, 200 * MS); // a memory card
             }
         }
+        if dice.chance(250) {
+            return self.draw_set_back(dice);
+        }
         let mut left = false;
         for _ in 0..dice.range(1..=4) {
             let (at, peer) = (dice.range(0..=FAULTS_US), dice.index(count));
@@ -124,7 +129,7 @@ impl Plan {
             match dice.range(0..=9) {
                 0..=3 => {
                     self.faults.push((dice.range(0..=at), Fault::Backup { peer }));
-                    self.faults.push((at, Fault::Restore { peer, down_us }));
+                    self.faults.push((at, Fault::Restore { peer, down_us, unnoticed: false }));
                 }
                 4..=5 => self.wipe(dice, at, peer, down_us),
                 6..=8 => self.faults.push((at, Fault::DiskFull { peer, for_us: down_us })),
@@ -135,6 +140,43 @@ impl Plan {
                 _ => {}
             }
         }
+    }
+
+    /// A node whose whole disk is played back while nobody sees it, after it ran what the others heard of.
+    fn draw_set_back(&mut self, dice: &mut Dice) {
+        // Nothing else goes wrong: whether the others heard of a run must follow from the plan alone.
+        self.faults.clear();
+        self.sparse.clear();
+        let count = self.peers.len();
+        let peer = dice.range(1..=count as u64 - 1) as usize;
+        // What such a device says before it learns of it contradicts its former life: it is asked, and asks nothing itself.
+        self.peers[peer].eligible = false;
+        self.peers[peer].tier = Tier::Shared;
+        self.peers[peer].join_at = 0;
+        self.asks.retain(|(_, ask)| ask.origin != peer);
+        let copied = dice.range(SECOND..=6 * SECOND);
+        self.faults.push((copied, Fault::Backup { peer }));
+        let apart = copied + dice.range(SECOND..=6 * SECOND);
+        for argument in 0..dice.range(1..=3) {
+            let ask = Ask {
+                origin: 0,
+                target: Some(peer),
+                tool: dice.pick(&["put", "print", "print"]).to_owned(),
+                ttl_ms: dice.pick(&[8_000, 15_000, 25_000]),
+                timeout_ms: None,
+                strict: false,
+                key: None,
+                argument: 30_000 + argument,
+                blob: false,
+                cancel_after_us: None,
+            };
+            self.asks.push((apart - dice.range(0..=2_500 * MS), ask));
+        }
+        let groups = (0..count).map(|other| if other == peer { 2 } else { 1 }).collect();
+        self.faults.push((apart, Fault::Split { groups }));
+        let back = apart + dice.range(0..=4 * SECOND);
+        self.faults.push((back, Fault::Restore { peer, down_us: dice.range(50 * MS..=SECOND), unnoticed: true }));
+        self.faults.push((back + dice.range(0..=2 * SECOND), Fault::Unsplit));
     }
 
     /// A device loses its disk and comes back as a new peer that would like the old name; somebody may throw the old one

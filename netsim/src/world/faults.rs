@@ -1,15 +1,22 @@
 //! The plan's faults, carried out.
 
-use mesh_core::entry::Tier;
-use mesh_core::io::Command;
+use std::collections::BTreeSet;
 
-use super::{Event, Phase, Purpose, State, World};
+use mesh_core::entry::Tier;
+use mesh_core::io::{Command, Space};
+
+use super::{Event, Phase, Purpose, Sim, State, World};
+use crate::disk::Snapshot;
 use crate::net::pair_of;
+use crate::node;
 use crate::plan::{Fault, MS};
 use crate::trace::{Being, Mark};
 
 /// A machine without a clock of its own believes that it is the day it was built.
 const CLOCKLESS_MS: i64 = 10 * 365 * 24 * 3_600 * 1_000;
+
+/// A run that began so long ago has put a mark into its target's log (after 200 ms), and slow disks have synced it.
+const HEARD_US: u64 = 1_200 * MS;
 
 impl World {
     pub(super) fn fault(&mut self, index: usize) {
@@ -23,6 +30,7 @@ impl World {
         match fault {
             Fault::Split { groups } => {
                 self.split = groups;
+                self.split_at = self.now;
                 self.refresh_cuts();
             }
             Fault::Unsplit => {
@@ -81,10 +89,10 @@ impl World {
             }
             Fault::Backup { peer } => {
                 if matches!(self.peers[peer].state, State::Running | State::Down) {
-                    self.peers[peer].backup = Some(self.peers[peer].disk.snapshot());
+                    self.peers[peer].backup = Some((self.now, self.peers[peer].disk.snapshot()));
                 }
             }
-            Fault::Restore { peer, down_us } => self.restore(peer, down_us),
+            Fault::Restore { peer, down_us, unnoticed } => self.restore(peer, down_us, unnoticed),
             Fault::Wipe { peer, heir, down_us } => {
                 if self.peers[peer].state == State::Running {
                     self.crash(peer, down_us);
@@ -97,19 +105,45 @@ impl World {
         }
     }
 
-    /// Power fails and the last backup is played back. What the peer had promised since is lost, and it knows: what it
-    /// obeyed, forgot and told before is not held against its new life, and receipts that it gave since are void.
-    fn restore(&mut self, peer: usize, down_us: u64) {
+    /// Power fails and the last backup is played back. What the peer had promised since is lost: what it obeyed, forgot and
+    /// told before is not held against its new life, and receipts that it gave since are void. Where its own store does not
+    /// tell it, something is promised only if the others can, and no call was in hand (README, what is assumed); else the plan
+    /// is not carried out.
+    fn restore(&mut self, peer: usize, down_us: u64, unnoticed: bool) {
         if self.peers[peer].state != State::Running {
             return;
         }
-        let Some(backup) = self.peers[peer].backup.take() else { return };
+        let Some((since, backup)) = self.peers[peer].backup.take() else { return };
+        if unnoticed && (node::is_in_hand(&backup, self.peers[peer].id) || !self.others_heard(peer, since)) {
+            return;
+        }
         self.crash(peer, down_us);
+        if unnoticed {
+            self.retract(peer, &backup);
+        }
         let sim = &mut self.peers[peer];
         sim.disk.restore(&backup);
-        sim.rolled_back = true;
+        sim.rolled_back = !unnoticed;
         self.checks.rolled_back(peer, sim.id, &sim.disk);
         let known = &self.checks.told[peer];
         self.accepted.retain(|id, accepted| accepted.origin != peer || known.contains_key(id));
+    }
+
+    /// Whether all that ran at a peer since its backup began long enough before it was alone for the others to hear of it.
+    fn others_heard(&self, peer: usize, since: u64) -> bool {
+        let runs = self.checks.runs.values().filter(|run| run.peer == peer && run.at >= since);
+        runs.map(|run| run.at).all(|at| at + HEARD_US <= self.split_at)
+    }
+
+    /// What a peer signed since its backup and no other disk holds was never said.
+    fn retract(&mut self, peer: usize, backup: &Snapshot) {
+        let (from, to) = (self.peers[peer].id.0.to_vec(), [self.peers[peer].id.0.as_slice(), &[255; 12]].concat());
+        let kept: BTreeSet<&[u8]> = backup.keys(Space::Log).collect();
+        for (key, value) in self.peers[peer].disk.scan(Space::Log, from, to) {
+            let elsewhere = |(other, sim): (usize, &Sim)| other != peer && sim.disk.applied(Space::Log, key).is_some();
+            if !kept.contains(key) && !self.peers.iter().enumerate().any(elsewhere) {
+                self.checks.never_said(key, value);
+            }
+        }
     }
 }

@@ -86,7 +86,8 @@ pub(crate) struct Sim {
     thawing: bool,
     /// Whether it holds itself for an owner.
     owner: bool,
-    backup: Option<Snapshot>,
+    /// When it was made, and the disk at that time.
+    backup: Option<(u64, Snapshot)>,
     /// A backup was played back; every start notices until the core has written again.
     rolled_back: bool,
     /// Until then the disk takes nothing.
@@ -319,6 +320,8 @@ pub(crate) struct World {
     phase: Phase,
     phase_at: u64,
     faults_at: u64,
+    /// When the groups of a split last came apart.
+    split_at: u64,
     dirty: bool,
     settled_at: Option<u64>,
     unsettled_at: u64,
@@ -416,6 +419,7 @@ impl World {
             phase: Phase::Setup,
             phase_at: 0,
             faults_at: 0,
+            split_at: 0,
             dirty: true,
             settled_at: None,
             unsettled_at: 0,

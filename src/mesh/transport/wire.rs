@@ -96,7 +96,7 @@ fn frame_to_pb(frame: &Frame) -> Result<pb::mesh_frame::Frame, WireError> {
         Frame::Beacon(beacon) => Pb::Beacon(pb::Beacon {
             claim: Some(claim_to_pb(&beacon.claim)),
             age_ms: beacon.age_ms,
-            covered: peers_to_pb(&beacon.covered),
+            covered: peers_to_pb(beacon.covered.iter()),
         }),
         Frame::Query => Pb::Query(pb::Query {}),
         Frame::Notice(claim) => Pb::Notice(claim_to_pb(claim)),

@@ -37,7 +37,7 @@ pub(crate) struct KeyRow {
     pub(crate) sense: Hash,
     /// Where it runs: `any` means the same node again.
     pub(crate) target: PeerId,
-    /// Wall time after which the key may be forgotten.
+    /// Age of our store after which the key may be forgotten.
     pub(crate) until_ms: u64,
 }
 
@@ -211,9 +211,9 @@ impl Book {
         Some(id)
     }
 
-    pub(crate) fn restore_key(&mut self, key: &[u8], value: &[u8], wall_ms: u64) -> Option<()> {
+    pub(crate) fn restore_key(&mut self, key: &[u8], value: &[u8], age_ms: u64) -> Option<()> {
         let row: KeyRow = crate::entry::decode(value)?;
-        if row.until_ms > wall_ms {
+        if row.until_ms > age_ms {
             self.keys.insert(Hash::from_slice(key)?, row);
         }
         Some(())
@@ -315,7 +315,7 @@ impl Book {
         if let Some(key) = &header.client_key {
             let key = key_id(&header.principal, key);
             let sense = sense_of(&header.target, header.tool.as_str(), &header.arguments);
-            let until_ms = fx.now.wall_ms + header.ttl_ms + 24 * 3600 * 1000;
+            let until_ms = fx.age_ms + header.ttl_ms + 24 * 3600 * 1000;
             self.keys.entry(key).or_insert_with(|| {
                 let row = KeyRow { id, sense, target: header.target, until_ms };
                 fx.put(Space::Keys, key.0, &row);
@@ -590,13 +590,16 @@ impl Book {
             }
             self.save(id, fx);
         }
-        fx.then(Then::Ended(*id, attempt));
+        fx.then(Then::Ended(*id, attempt, confirmed));
     }
 
     /// The ending is durable: tell whoever waits, and the target.
-    pub(crate) fn handle_ended(&mut self, id: &ReqId, attempt: Attempt, fx: &mut Effects<'_>) {
+    pub(crate) fn handle_ended(&mut self, id: &ReqId, attempt: Attempt, confirmed: bool, fx: &mut Effects<'_>) {
         let Some(record) = self.record(id) else { return };
-        let (target, origin, confirmed) = (record.header.target, record.origin, record.confirmed);
+        if record.confirmed && (record.attempt, record.confirmed) != (attempt, confirmed) {
+            return; // another ending is on its way to the disk
+        }
+        let (target, origin) = (record.header.target, record.origin);
         if let Some(row) = record.history.last() {
             fx.fact(Fact::Call(*id, row.clone()));
         }

@@ -30,8 +30,8 @@ pub(crate) enum Then {
     Started(ReqId, Attempt),
     /// The target's outcome is durable: tell the gateway.
     Outcome(ReqId, Attempt, SignedEntry),
-    /// An ending is durable here: tell whoever waits, and the target.
-    Ended(ReqId, Attempt),
+    /// An ending, confirmed or not, is durable here: tell whoever waits, and the target.
+    Ended(ReqId, Attempt, bool),
     /// This peer is linked and was thrown out, and what says so is durable: tell it.
     Dismiss(PeerId),
     /// Our own revocation or departure is durable.
@@ -56,6 +56,8 @@ impl Then {
 /// Collector of one step's effects.
 pub(crate) struct Effects<'a> {
     pub(crate) now: Now,
+    /// Milliseconds that this store has been at work, see `peer::age`.
+    pub(crate) age_ms: u64,
     pub(crate) rng: &'a mut dyn Rng,
     pub(crate) mutation: Mutation,
     pub(crate) me: PeerId,

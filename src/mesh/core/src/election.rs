@@ -41,6 +41,8 @@ struct Following {
     sent_at: u64,
     /// When it is given up.
     lease_until: u64,
+    /// Our link to it went down since that beacon: others are asked in every round.
+    lost: bool,
 }
 
 /// The election core of one peer.
@@ -168,6 +170,7 @@ impl Election {
         {
             // Two rounds of asking fit into the grace, so one cut link does not move the gateway (§9.5 b).
             leader.lease_until = leader.lease_until.min(grace);
+            leader.lost = true;
             self.query_all(fx);
         }
     }
@@ -197,7 +200,10 @@ impl Election {
         }
         let changed = self.gateway() != Some(epoch);
         self.forward(from, &beacon, sent_at, fx);
-        self.role = Role::Follower { leader: Some(Following { beacon, sent_at, lease_until }), claim_at: u64::MAX };
+        self.role = Role::Follower {
+            leader: Some(Following { beacon, sent_at, lease_until, lost: false }),
+            claim_at: u64::MAX,
+        };
         if changed {
             self.note_change(fx);
         }
@@ -375,7 +381,7 @@ impl Election {
                     } else {
                         self.unfollow(u64::MAX - now, fx);
                     }
-                } else if now >= leader.sent_at + self.config.query_after_ms && now >= self.next_query {
+                } else if now >= self.query_at(leader) {
                     self.query_all(fx);
                 }
             }
@@ -396,10 +402,7 @@ impl Election {
                 // Without neighbours a beacon says nothing to anybody: an idle mesh of one sleeps.
                 (!self.neighbours.is_empty()).then_some(beaconed_at + self.config.beacon_ms)
             }
-            Role::Follower { leader: Some(leader), .. } => {
-                let query = self.next_query.max(leader.sent_at + self.config.query_after_ms);
-                Some(leader.lease_until.min(query))
-            }
+            Role::Follower { leader: Some(leader), .. } => Some(leader.lease_until.min(self.query_at(leader))),
             Role::Follower { leader: None, claim_at } => {
                 let claim = if self.may_claim() { *claim_at } else { u64::MAX };
                 let query = if self.neighbours.is_empty() { u64::MAX } else { self.next_query };
@@ -407,6 +410,12 @@ impl Election {
             }
             Role::Claiming { .. } => None,
         }
+    }
+
+    /// When others are asked next about the leader that we follow.
+    fn query_at(&self, leader: &Following) -> u64 {
+        let silent = if leader.lost { 0 } else { leader.sent_at + self.config.query_after_ms };
+        self.next_query.max(silent)
     }
 
     fn claim(&mut self, fx: &mut Effects<'_>) {

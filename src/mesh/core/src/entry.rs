@@ -75,13 +75,16 @@ impl Kind {
     pub const OUTCOME: Self = Self(6);
     /// [`CancelWish`].
     pub const CANCEL: Self = Self(7);
+    /// Empty: its author's log has come this far. Written when a call has started of which nothing else there tells.
+    pub const MARK: Self = Self(8);
     /// The highest that this version knows.
-    pub const NEWEST: Self = Self::CANCEL;
+    pub const NEWEST: Self = Self::MARK;
 
     /// Whether this version knows what it means.
     #[must_use]
     pub fn is_known(self) -> bool {
-        let known = [Self::GENESIS, Self::APPROVAL, Self::DIRECTORY, Self::CALL, Self::OUTCOME, Self::CANCEL];
+        let known =
+            [Self::GENESIS, Self::APPROVAL, Self::DIRECTORY, Self::CALL, Self::OUTCOME, Self::CANCEL, Self::MARK];
         known.contains(&self)
     }
 }

@@ -34,7 +34,7 @@ pub(crate) enum Journaled {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct JournalRow {
     pub(crate) state: Journaled,
-    /// Wall time at which we got the call: forgetting counts from here.
+    /// Age of our store at which we got the call: forgetting counts from here.
     received_ms: u64,
     /// The key binding that this call made, if any.
     key: Option<Box<(Hash, Hash)>>,
@@ -330,7 +330,7 @@ impl Executor {
             let Some(waiting) = self.waiting.remove(at) else { return };
             let Waiting { id, attempt, header, origin, deadline, .. } = waiting;
             let key = self.bind(&header).filter(|_| !fx.without(Mutant::KeyInJournal));
-            let row = JournalRow { state: Journaled::Started, received_ms: fx.now.wall_ms, key };
+            let row = JournalRow { state: Journaled::Started, received_ms: fx.age_ms, key };
             fx.put(Space::Journal, journal_key(&id, attempt), &row);
             self.journal.insert((id, attempt), row);
             self.running.insert(
@@ -510,7 +510,7 @@ impl Executor {
         let known = self.journal.get(&(id, attempt)).cloned();
         let row = JournalRow {
             state: Journaled::Ended(ending),
-            received_ms: known.as_ref().map_or(fx.now.wall_ms, |row| row.received_ms),
+            received_ms: known.as_ref().map_or(fx.age_ms, |row| row.received_ms),
             key: known.and_then(|row| row.key).or_else(|| header.as_ref().and_then(|header| self.bind(header))),
         };
         fx.put(Space::Journal, journal_key(&id, attempt), &row);
@@ -637,7 +637,7 @@ impl Executor {
             if stopped.contains(&series) {
                 continue;
             }
-            let aged = fx.now.wall_ms.saturating_sub(row.received_ms) > after_ms;
+            let aged = fx.age_ms.saturating_sub(row.received_ms) > after_ms;
             if aged && row.state != Journaled::Started {
                 old.push((*id, *attempt, row.key.as_ref().map(|key| key.0)));
             } else {
@@ -647,7 +647,7 @@ impl Executor {
         // A row of attempt 2 may stay while attempt 1 is old: then the whole call stays.
         old.retain(|(id, ..)| {
             !self.journal.range((*id, 0)..=(*id, ATTEMPTS_MAX)).any(|(_, row)| {
-                row.state == Journaled::Started || fx.now.wall_ms.saturating_sub(row.received_ms) <= after_ms
+                row.state == Journaled::Started || fx.age_ms.saturating_sub(row.received_ms) <= after_ms
             })
         });
         for (id, attempt, key) in old {

@@ -1,5 +1,7 @@
 //! Tests: a member that lies, against one honest peer.
 
+mod merge;
+
 use rand_chacha::ChaCha8Rng;
 use rand_core::SeedableRng as _;
 

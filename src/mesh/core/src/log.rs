@@ -162,6 +162,11 @@ impl Logs {
         self.fresh || self.compared.contains(peer)
     }
 
+    /// How far our own log has come in this life.
+    pub(crate) fn own_seq(&self) -> u64 {
+        self.heads.get(&(self.me, self.incarnation)).map_or(0, |head| head.seq)
+    }
+
     /// Whether our own log says the same as an entry that we signed in this life; `None`: only its row can tell.
     pub(crate) fn own_says(&self, entry: &SignedEntry) -> Option<bool> {
         let head = self.heads.get(&(self.me, self.incarnation));
@@ -423,7 +428,8 @@ impl Logs {
                 ranges.push((row.author, row.incarnation, has + 1, stands));
             }
         }
-        ranges.sort_by_key(|(author, incarnation, ..)| (depth(author), *author, *incarnation));
+        // What the neighbour has lost of its own log goes first: it must know that before it says anything else.
+        ranges.sort_by_key(|(author, incarnation, ..)| (*author != from, depth(author), *author, *incarnation));
         if !ranges.is_empty() {
             fx.out.push(Output::ReadLog { to: from, ranges });
         }

@@ -57,6 +57,8 @@ pub enum Mutant {
     MarkRaised,
     /// What is at or below the mark is refused.
     MarkChecked,
+    /// A run that lasts puts a mark into the log of its target.
+    RunsMarked,
     /// A client key names one call at its origin.
     KeyAtOrigin,
     /// A client key names one call at its target.
@@ -152,6 +154,7 @@ impl Mutant {
         Self::AttemptOrder,
         Self::MarkRaised,
         Self::MarkChecked,
+        Self::RunsMarked,
         Self::KeyAtOrigin,
         Self::KeyAtTarget,
         Self::KeyInJournal,

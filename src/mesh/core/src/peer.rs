@@ -3,6 +3,7 @@
 //! Each step collects its writes into one batch. What promises something to others waits until that batch is durable
 //! ([`crate::io::Input::Durable`]); what merely decides may run ahead of the disk (mesh-protocol.md §9.1).
 
+mod age;
 mod commands;
 mod entries;
 mod founding;
@@ -34,6 +35,7 @@ use crate::log::{self, Head, Logs};
 use crate::mutants::Mutant;
 use crate::trust::Trust;
 
+use age::Age;
 pub use founding::{founded, goes_over, joined};
 use lives::{Lives, Sessions};
 use running::declared;
@@ -41,6 +43,7 @@ use unread::Unread;
 
 const KEY_INCARNATION: &[u8] = b"incarnation";
 const KEY_LIVES: &[u8] = b"lives";
+const KEY_AGE: &[u8] = b"age";
 const KEY_BOOT: &[u8] = b"boot";
 const KEY_COUNTER: &[u8] = b"counter";
 const KEY_FENCE: &[u8] = b"fence";
@@ -87,6 +90,7 @@ pub struct Peer {
     config: Config,
     signer: Arc<dyn Signer>,
     boot: u64,
+    age: Age,
     trust: Trust,
     election: Election,
     logs: Logs,
@@ -141,6 +145,8 @@ impl Peer {
         let mut unread = Unread::default();
         let mut book = Book::new(me, config.keep_calls_ms);
         let mut executor = Executor::new(me, now.mono_ms);
+        let age = image.rows.iter().find(|(space, key, _)| *space == Space::Meta && key.as_slice() == KEY_AGE);
+        let age = Age::restore(age.and_then(|(_, _, value)| entry::decode(value)), now);
         for (space, row_key, value) in image.rows {
             let good = match space {
                 Space::Meta => unread.restore(&row_key, &value).map(|()| drop(meta.insert(row_key, value))),
@@ -161,7 +167,7 @@ impl Peer {
                         Some(())
                     }),
                 Space::Open => book.restore(&row_key, &value, now).map(drop),
-                Space::Keys => book.restore_key(&row_key, &value, now.wall_ms),
+                Space::Keys => book.restore_key(&row_key, &value, age.at(now)),
                 Space::Journal => executor.restore(&row_key, &value),
                 Space::Marks => executor.restore_mark(&row_key, &value),
                 Space::Log | Space::Calls | Space::CallsByTime | Space::Shell => Some(()),
@@ -187,6 +193,7 @@ impl Peer {
             config,
             signer: signer.into(),
             boot,
+            age,
             logs: Logs::new(me, trust.mesh(), incarnation, heads, now.mono_ms),
             trust,
             book,
@@ -263,6 +270,7 @@ impl Peer {
             self.book.poll_timeout(),
             self.executor.poll_timeout(),
             self.stopping.map(|(_, until)| until),
+            self.mark_due(),
         ]
         .into_iter()
         .flatten()
@@ -281,6 +289,7 @@ impl Peer {
         let gateway = self.election.gateway();
         let mut fx = Effects {
             now,
+            age_ms: self.age.at(now),
             rng,
             mutation: self.config.mutation,
             me: self.me,
@@ -320,6 +329,7 @@ impl Peer {
                 self.handle_frame(self.me, frame, &mut fx);
             }
         }
+        self.age.save(&mut fx);
         let Effects { writes, then, sync, view_changed, .. } = fx;
         if !writes.is_empty() {
             self.last_txn += 1;
@@ -531,6 +541,7 @@ impl Peer {
             }
             Then::Started(id, attempt) => {
                 self.with_rules(fx, |executor, rules, fx| executor.handle_started(id, attempt, rules, fx));
+                self.note_started(fx.now.mono_ms);
             }
             Then::Outcome(id, attempt, entry) => {
                 self.executor.keep_outcome(id, attempt, entry);
@@ -540,7 +551,7 @@ impl Peer {
                     self.executor.tell(id, attempt, gateway.peer, fx);
                 }
             }
-            Then::Ended(id, attempt) => self.book.handle_ended(&id, attempt, fx),
+            Then::Ended(id, attempt, confirmed) => self.book.handle_ended(&id, attempt, confirmed, fx),
             Then::Dismiss(peer) => self.dismiss(peer, fx),
             Then::Revoked => fx.fact(Fact::Revoked),
         }
@@ -559,6 +570,7 @@ impl Peer {
                 self.write_verdict(&verdict, fx);
             }
         }
+        self.mark_runs(fx);
         if self.executor.is_due(fx.now.mono_ms) {
             let late = self.consult(fx, Executor::handle_timeout);
             for finished in late {

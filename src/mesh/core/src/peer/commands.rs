@@ -342,6 +342,7 @@ impl Peer {
         let mut fx = Effects {
             mutation: self.config.mutation,
             now,
+            age_ms: self.age.at(now),
             rng,
             me: self.me,
             writes: Vec::new(),

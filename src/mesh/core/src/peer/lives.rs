@@ -1,7 +1,8 @@
 //! Lives of this device's database: what was restored to an older state, or copied, must not run a call a second time
 //! (mesh-protocol.md §6, Target restored).
 //!
-//! Proof is the device's own signature: an entry of ours that we do not hold. From then on we write under a new
+//! Proof is the device's own signature: an entry of ours that we do not hold. So that there is one whenever anybody could
+//! have heard of a run, a run that lasts puts a mark into our log, unless something else came there since. From the proof on we write under a new
 //! incarnation, take our own lost words back from whoever has them, and start no call that was meant for the life whose
 //! journal is lost. Two processes with one key are seen from outside as well: their sessions alternate.
 
@@ -11,10 +12,15 @@ use serde::{Deserialize, Serialize};
 
 use super::{KEY_CLAIM_FLOOR, KEY_COUNTER, KEY_INCARNATION, KEY_LIVES, Peer, lost_floor};
 use crate::effects::Effects;
-use crate::entry::SignedEntry;
+use crate::entry::{Kind, SignedEntry};
 use crate::ids::{Incarnation, PeerId};
 use crate::io::{Fact, Hold, Output, Space};
+use crate::log;
+use crate::mutants::Mutant;
 
+/// A run that is over sooner needs no mark: its outcome is one. Set back within this time, a device may run a call again
+/// that nobody but itself knew of. Longer than most tools take, since a mark costs an fsync; shorter than a set-back takes.
+const MARK_AFTER_MS: u64 = 200;
 /// How long two sessions that alternate hold a peer, counted from the last change.
 const COPIED_MS: u64 = 600_000;
 /// Nonces of former sessions that are remembered of one peer.
@@ -34,12 +40,15 @@ pub(super) struct Lives {
     /// An entry of ours that may contradict our log.
     #[serde(skip)]
     doubt: Option<SignedEntry>,
+    /// How far our log had come when the last call started of which nothing there tells, and when it gets a mark.
+    #[serde(skip)]
+    untold: Option<(u64, u64)>,
 }
 
 impl Lives {
     /// What the store says, where it says something.
     pub(super) fn restore(stored: Option<Self>, life: Incarnation) -> Self {
-        let first = Self { known: BTreeSet::new(), renewed: false, copied: false, doubt: None };
+        let first = Self { known: BTreeSet::new(), renewed: false, copied: false, doubt: None, untold: None };
         let mut lives = stored.unwrap_or(first);
         lives.known.insert(life);
         lives
@@ -127,6 +136,29 @@ impl Peer {
             self.me,
         ));
         self.logs.ask_all(fx);
+    }
+
+    /// A tool has been started here. A mesh of one has nobody to tell.
+    pub(super) fn note_started(&mut self, now_ms: u64) {
+        let seq = self.logs.own_seq();
+        let known = self.lives.untold.is_some_and(|(at, _)| at == seq);
+        if !known && self.trust.membership().members.len() > 1 {
+            self.lives.untold = Some((seq, now_ms + MARK_AFTER_MS));
+        }
+    }
+
+    /// When [`Self::mark_runs`] is due.
+    pub(super) fn mark_due(&self) -> Option<u64> {
+        self.lives.untold.map(|(_, due)| due)
+    }
+
+    /// What still runs and nothing in our log is newer than: others get something to hold against an older state of ours.
+    pub(super) fn mark_runs(&mut self, fx: &mut Effects<'_>) {
+        let Some((seq, _)) = self.lives.untold.take_if(|(_, due)| *due <= fx.now.mono_ms) else { return };
+        if seq == self.logs.own_seq() && !self.executor.is_idle() && !self.is_out() && !fx.without(Mutant::RunsMarked) {
+            let entry = self.logs.append(self.signer.as_ref(), Kind::MARK, 0, Vec::new(), fx);
+            log::push_when_durable(&entry, None, fx);
+        }
     }
 
     pub(super) fn own_hold(&self) -> Option<Hold> {

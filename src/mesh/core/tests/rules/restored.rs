@@ -42,6 +42,23 @@ fn a_restored_device_begins_a_new_life_and_runs_nothing_a_second_time() {
 }
 
 #[test]
+fn what_was_set_back_after_others_heard_of_a_run_does_not_run_it_again() {
+    let mut net = Net::of(3);
+    let backup = net.sims[2].rows.clone();
+    net.tools_end = false;
+    let open = net.ask(0, call(2));
+    // Nothing else is ever written by the target: the mark alone tells.
+    net.pass(1_000);
+    net.restart_as(2, backup, Config::default());
+    net.join_all();
+    net.pass(10_000);
+    assert_eq!(net.runs(&open), 1);
+    assert!(warned(&net, 2, 2, "restored"));
+    let record = net.record(0, &open).unwrap();
+    assert_eq!((record.state, record.confirmed), (CallState::Ended(Ending::Undeliverable), false));
+}
+
+#[test]
 fn a_restored_device_takes_its_own_lost_words_back() {
     let mut net = Net::of(3);
     let backup = net.sims[2].rows.clone();

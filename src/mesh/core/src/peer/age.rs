@@ -1,0 +1,38 @@
+//! How long this store has been at work: what may be forgotten is decided by this and by no wall clock, which somebody may
+//! set, or which begins again at every start (mesh-protocol.md §6, Forgetting).
+
+use crate::effects::Effects;
+use crate::io::{Now, Space};
+
+use super::KEY_AGE;
+
+/// A crash may lose so much of the age; what is to be kept is kept for longer then.
+const SAVED_EVERY_MS: u64 = 60_000;
+
+/// Milliseconds during which a process of this store ran, over all its starts.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Age {
+    at_boot: u64,
+    booted: u64,
+    saved: u64,
+}
+
+impl Age {
+    /// `stored` is what the last process saved. A new store's age begins at its wall clock, right or wrong.
+    pub(super) fn restore(stored: Option<u64>, now: Now) -> Self {
+        let at_boot = stored.unwrap_or(now.wall_ms);
+        Self { at_boot, booted: now.mono_ms, saved: stored.unwrap_or(0) }
+    }
+
+    pub(super) fn at(self, now: Now) -> u64 {
+        self.at_boot + now.mono_ms.saturating_sub(self.booted)
+    }
+
+    /// Goes along with what is written anyway.
+    pub(super) fn save(&mut self, fx: &mut Effects<'_>) {
+        if !fx.writes.is_empty() && fx.age_ms >= self.saved + SAVED_EVERY_MS {
+            self.saved = fx.age_ms;
+            fx.put(Space::Meta, KEY_AGE, &self.saved);
+        }
+    }
+}

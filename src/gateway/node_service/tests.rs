@@ -684,7 +684,8 @@ async fn the_node_answers_calls_that_will_not_do() {
     node.event().await;
     let good = dispatch(1);
     let mut forged = good.clone();
-    forged.header.signature = mesh_core::ids::Signature([0; 64]);
+    let unsigned = mesh_core::ids::Signature([0; 64]);
+    forged.header = mesh_core::entry::SignedEntry::trusted(good.header.bytes.clone(), unsigned).unwrap();
     let mut stolen = good.clone();
     stolen.claim.seq += 1;
     for (bad, reason) in [(forged, "not its author's"), (stolen, "not its leader's")] {

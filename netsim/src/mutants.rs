@@ -66,6 +66,7 @@ const fn about(mutant: Mutant) -> (Kind, &'static str) {
         Mutant::KeyAtTarget => (Safety, "executor.rs `repeats`"),
         Mutant::KeyInJournal | Mutant::RunningLimit => (Safety, "executor.rs `start_next`"),
         Mutant::TargetsWord => (Safety, "calls.rs `apply_outcome`"),
+        Mutant::SaidAgain => (Safety, "peer/heard.rs `read_void`"),
         Mutant::ExpiryMargin => (Safety, "calls.rs `handle_timeout`"),
         Mutant::QueueLimit => (Safety, "calls.rs `apply_header`"),
         Mutant::RevocationWins => (Safety, "trust.rs `amount`"),

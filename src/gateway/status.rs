@@ -99,6 +99,7 @@ codes! {
     StoreFailed      "store_failed"         500  Internal           1 "The local store failed";
     ResultAway       "result_away"          503  Unavailable        6 "The result is on a device that cannot be reached";
     InviterDown      "inviter_down"         503  Unavailable        6 "The inviting device does not answer";
+    Moved            "moved"                503  Unavailable        6 "This device went over to another mesh";
     Stopping         "stopping"             503  Unavailable        5 "The agent is stopping";
 }
 
@@ -231,6 +232,7 @@ impl From<MeshError> for Fault {
             MeshError::Stopping => Self::new(ErrorCode::Stopping, detail)
                 .hint("`sigil up` starts it again")
                 .retry_after(Duration::from_secs(2)),
+            MeshError::Moved => Self::new(ErrorCode::Moved, detail).retry_after(Duration::from_secs(1)),
             MeshError::Store(_) => Self::new(ErrorCode::StoreFailed, detail).hint("`sigil doctor` looks for the cause"),
             MeshError::Unknown { what, .. } => {
                 let (code, hint) = match what {
@@ -272,7 +274,7 @@ mod tests {
         assert_eq!(fault.code, ErrorCode::QueueFull);
         assert_eq!(fault.retry_after, Some(Duration::from_millis(1500)));
         let away = Fault::from(MeshError::ResultAway { node: "n".parse().unwrap() });
-        for fault in [Fault::from(MeshError::Stopping), away] {
+        for fault in [Fault::from(MeshError::Stopping), Fault::from(MeshError::Moved), away] {
             assert_eq!(fault.code.http(), 503);
             assert!(fault.retry_after.is_some());
         }

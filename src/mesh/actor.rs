@@ -553,6 +553,7 @@ impl Actor {
                 self.surroundings_dirty = true;
             }
             LinkEvent::Frame(peer, frame) => self.input(Input::Recv(peer, frame)),
+            LinkEvent::Network => self.refresh_directory(),
             LinkEvent::Knock(knock) => self.handle_knock(knock),
             LinkEvent::NodeStream(io) => self.outside.node_stream(io),
             LinkEvent::Bad { peer, what } => tracing::debug!(peer = %peer, what, "a peer broke the protocol"),
@@ -736,7 +737,12 @@ impl Actor {
         }
         let view = self.view();
         let mut members = Members::new();
-        for node in view.nodes.iter().filter(|node| node.peer != view.me && !view.revoked) {
+        for node in view.nodes.iter().filter(|node| node.peer != view.me) {
+            // Revoked ourselves, we dial nobody; but who comes may hear why, and tell us that we are welcome again.
+            if view.revoked {
+                members.insert(node.peer, Member { key: node.key, addresses: Vec::new(), leaving: true });
+                continue;
+            }
             let mut addresses: Vec<SocketAddr> = self.seen_at.get(&node.peer).cloned().unwrap_or_default();
             let told = node.directory.iter().flat_map(|directory| &directory.addresses);
             addresses.extend(told.filter_map(|text| text.parse::<SocketAddr>().ok()));
@@ -746,7 +752,7 @@ impl Actor {
         }
         // Whoever was revoked may come once more, to learn it.
         for (peer, key) in self.peer.revoked_peers() {
-            if peer != view.me && !view.revoked {
+            if peer != view.me {
                 members.entry(peer).or_insert(Member { key, addresses: Vec::new(), leaving: true });
             }
         }

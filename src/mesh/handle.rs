@@ -23,8 +23,11 @@ pub enum MeshError {
     #[error(transparent)]
     Refused(#[from] Refusal),
     /// The agent is going down.
-    #[error("the agent is stopping, or on its way into another mesh")]
+    #[error("the agent is stopping")]
     Stopping,
+    /// What was asked for began in a mesh that this device has left meanwhile.
+    #[error("this device went over to another mesh meanwhile; ask again")]
+    Moved,
     /// Our own store failed.
     #[error("reading the local store: {0}")]
     Store(String),
@@ -406,7 +409,8 @@ impl MeshHandle {
     async fn ask<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> Request) -> Result<T, MeshError> {
         let (tx, rx) = oneshot::channel();
         self.requests.send(request(tx)).await.map_err(|_| MeshError::Stopping)?;
-        rx.await.map_err(|_| MeshError::Stopping)
+        // Gone unanswered while the actor lives: with the mesh that it was asked in.
+        rx.await.map_err(|_| if self.requests.is_closed() { MeshError::Stopping } else { MeshError::Moved })
     }
 
     /// Runs a command of the core. A refusal is an error.

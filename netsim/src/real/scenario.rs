@@ -243,6 +243,8 @@ pub(super) enum Step {
     NeverRan { call: String },
     /// It knows that it was revoked.
     Revoked { who: String },
+    /// It warns people of something with these words in it.
+    Warns { who: String, of: String },
     /// These two calls with one key are one: one of them reads as the other, and it ran once.
     OneCall { calls: [String; 2] },
 }

@@ -145,6 +145,7 @@ impl Stage<'_> {
                     return Err(broken("expected", format!("a yes to {who}, not {} {}", answer.status, answer.body)));
                 }
                 self.peers[peer].joined = true;
+                self.out.remove(&peer);
                 self.disturb();
             }
             Step::Forget { who, at } | Step::Accuse { who, at } => {
@@ -217,6 +218,16 @@ impl Stage<'_> {
                 let peer = self.who(who)?;
                 expect("it knows that it was revoked", PATIENCE, || {
                     Ok(self.peers[peer].status().is_some_and(|status| status["revoked"] == true))
+                })?;
+            }
+            Step::Warns { who, of } => {
+                let peer = self.who(who)?;
+                let says = |status: &Value| {
+                    let warnings = status["warnings"].as_array().into_iter().flatten();
+                    warnings.filter_map(Value::as_str).any(|text| text.contains(of.as_str()))
+                };
+                expect(&format!("{who} warns of \"{of}\""), PATIENCE, || {
+                    Ok(self.peers[peer].status().is_some_and(|status| says(&status)))
                 })?;
             }
             Step::OneCall { calls } => self.check_one_call(calls)?,

@@ -376,24 +376,27 @@ impl World {
     }
 
     /// **L4**, as far as people can see it: two seconds after the last call ended at its origin, what the origin's book
-    /// says of a call, confirmed, every member's book that knows the call says too.
+    /// says of a call, confirmed, every member's book that knows the call says too. Of a target that was thrown out one
+    /// half may have heard its own word and the other the origin's: the ending is the same, but not whether it is confirmed.
     pub(super) fn l4_books_agree(&mut self) {
         let mut broken = None;
         for (id, accepted) in &self.accepted {
             if !self.member(accepted.origin) {
                 continue;
             }
-            let Some(told) = self.told_at(accepted.origin, id).filter(|told| told.confirmed) else { continue };
+            let Some(told) = self.told_at(accepted.origin, id) else { continue };
             let target = self.index_of(&told.target);
             for peer in (0..self.peers.len()).filter(|peer| self.member(*peer)) {
                 // What somebody wrote after being thrown out does not reach those who hold that.
                 let hears = |other: usize| self.trusts(peer, other) && self.trusts(other, peer);
                 let hears = |other: usize| other == peer || hears(other);
-                if !hears(accepted.origin) || !target.is_some_and(hears) {
+                let target_is_in = target.is_some_and(hears);
+                let over = if target_is_in { told.confirmed } else { matches!(told.state, CallState::Ended(_)) };
+                if !hears(accepted.origin) || !over {
                     continue;
                 }
                 let Some(record) = self.told_at(peer, id) else { continue };
-                if (record.state, record.confirmed) != (told.state, told.confirmed) {
+                if record.state != told.state || (target_is_in && record.confirmed != told.confirmed) {
                     broken.get_or_insert(format!(
                         "{id} is {} at its origin p{}, and {} (confirmed {}) at p{peer}",
                         told.state.as_str(),

@@ -152,6 +152,7 @@ fn outcome(author: u64, id: ReqId, output: Payload) -> SignedEntry {
         at_ms: 0,
         started_ms: 0,
         alias_of: None,
+        heard: false,
     };
     signed(author, Kind::OUTCOME, entry::encode(&outcome))
 }

@@ -78,13 +78,13 @@ async fn greet(shared: &Arc<Shared>, strangers: &Arc<Strangers>, connection: qui
             join::serve(shared, &connection, key, send, recv, place).await;
             Code::Done.close(&connection);
         }
-        Ok(Some((Tag::Mesh, send, recv))) if shared.may_link(peer) => {
-            link::accepted(shared, connection, key, send, recv).await;
+        Ok(Some((tag @ (Tag::Mesh | Tag::Moved), send, recv))) if shared.may_link(peer) => {
+            link::accepted(shared, connection, key, tag == Tag::Moved, send, recv).await;
         }
-        Ok(Some((Tag::Mesh | Tag::Node | Tag::Blob, ..))) if !shared.is_member(peer) => {
+        Ok(Some((Tag::Mesh | Tag::Moved | Tag::Node | Tag::Blob, ..))) if !shared.is_member(peer) => {
             Code::Revoked.close(&connection);
         }
-        Ok(Some((Tag::Mesh | Tag::Node | Tag::Blob, ..)) | None) => Code::Protocol.close(&connection),
+        Ok(Some((Tag::Mesh | Tag::Moved | Tag::Node | Tag::Blob, ..)) | None) => Code::Protocol.close(&connection),
         Err(_) => Code::Timeout.close(&connection),
     }
 }

@@ -23,6 +23,8 @@ const QUEUE_FRAMES: usize = 4096;
 const QUEUE_BYTES: usize = 8 * 1024 * 1024;
 /// Malformed messages after which a link closes. One may be a bug; this many are an attack or another protocol.
 const BAD_MAX: u32 = 8;
+/// Frames of one that was revoked that are looked at on one link: all its verdicts, twice over, among a few others.
+const FAREWELLS_MAX: u32 = 64;
 /// Time for the first bytes of a new stream.
 pub(super) const HELLO_MAX: Duration = Duration::from_secs(5);
 /// Time for the last frames to arrive when we stop.
@@ -45,12 +47,16 @@ pub(super) struct Link {
     /// Whether we dialled.
     pub(super) dialled: bool,
     pub(super) nonce: u64,
+    /// Whether it took the place of a link whose address had gone.
+    pub(super) moved: bool,
     pub(super) since: Instant,
     /// Set when it is about to be closed because its peer was revoked.
     pub(super) dismissed: AtomicBool,
     outbox: mpsc::Sender<Bytes>,
     queued: AtomicUsize,
     bad: AtomicU32,
+    /// Frames looked at since its peer was revoked.
+    farewells: AtomicU32,
 }
 
 impl Link {
@@ -63,11 +69,13 @@ impl Link {
             connection: offer.connection,
             dialled: offer.dialled,
             nonce: offer.nonce,
+            moved: offer.moved,
             since: Instant::now(),
             dismissed: AtomicBool::new(false),
             outbox,
             queued: AtomicUsize::new(0),
             bad: AtomicU32::new(0),
+            farewells: AtomicU32::new(0),
         };
         (Arc::new(link), rx)
     }
@@ -131,11 +139,14 @@ impl Link {
     }
 
     async fn on_frame(&self, shared: &Shared, bytes: Bytes) {
-        // From one that was revoked: nothing that it says counts.
-        if !shared.is_member(self.peer) {
+        let member = shared.is_member(self.peer);
+        if !member && self.farewells.fetch_add(1, Ordering::Relaxed) >= FAREWELLS_MAX {
             return;
         }
         match wire::decode_frame(bytes, &shared.verifier) {
+            // Of one that was revoked only entries are heard: the core takes verdicts from them and nothing else, so that
+            // whom it let in without knowing is seen to wait.
+            Ok(frame) if !member && !matches!(frame, Frame::Entries { .. }) => {}
             Ok(frame) => {
                 let _ = shared.events.send(LinkEvent::Frame(self.peer, frame)).await;
             }
@@ -152,16 +163,18 @@ pub(super) async fn dialled(
     key: PublicKey,
     peer: PeerId,
     dial: u64,
+    moved: bool,
 ) {
     let hello = async {
-        let (mut send, mut recv) = stream::open(&connection, Tag::Mesh).await?;
+        let tag = if moved { Tag::Moved } else { Tag::Mesh };
+        let (mut send, mut recv) = stream::open(&connection, tag).await?;
         send.write_all(&shared.nonce.to_be_bytes()).await.map_err(|_| StreamError::Broken)?;
         let nonce = u64::from_be_bytes(stream::read_array(&mut recv).await?);
         Ok::<_, StreamError>((send, recv, nonce))
     };
     let link = match timeout(HELLO_MAX, hello).await {
         Ok(Ok((send, recv, nonce))) => {
-            let offer = Offer { key, connection: connection.clone(), dialled: true, nonce };
+            let offer = Offer { key, connection: connection.clone(), dialled: true, nonce, moved };
             shared.offer(offer).await.map(|(link, outbox)| (link, outbox, send, recv))
         }
         Ok(Err(_)) => Err(Code::Done),
@@ -179,6 +192,7 @@ pub(super) async fn accepted(
     shared: &Arc<Shared>,
     connection: quinn::Connection,
     key: PublicKey,
+    moved: bool,
     mut send: SendStream,
     mut recv: RecvStream,
 ) {
@@ -186,7 +200,7 @@ pub(super) async fn accepted(
         Ok(Ok(nonce)) => u64::from_be_bytes(nonce),
         _ => return Code::Timeout.close(&connection),
     };
-    match shared.offer(Offer { key, connection: connection.clone(), dialled: false, nonce }).await {
+    match shared.offer(Offer { key, connection: connection.clone(), dialled: false, nonce, moved }).await {
         Ok((link, outbox)) => {
             // A failure shows as the end of the connection, which `run` awaits.
             let _ = send.write_all(&shared.nonce.to_be_bytes()).await;
@@ -303,7 +317,7 @@ async fn accept_streams(shared: Arc<Shared>, link: Arc<Link>) {
                 }
                 // Approved already: its first answer was lost, and it asks again.
                 Ok(Ok(Tag::Join)) => join::serve(&shared, &link.connection, link.key, send, recv, None).await,
-                Ok(Ok(Tag::Mesh)) => link.on_bad(&shared, "a second mesh stream".to_owned()).await,
+                Ok(Ok(Tag::Mesh | Tag::Moved)) => link.on_bad(&shared, "a second mesh stream".to_owned()).await,
                 Ok(Err(StreamError::Tag(tag))) => link.on_bad(&shared, format!("a stream of kind {tag}")).await,
                 Ok(Err(_)) | Err(_) => {}
             }

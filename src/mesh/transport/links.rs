@@ -1,18 +1,19 @@
 //! One link to each approved peer that can be reached: who is dialled and when, which of two connections stays, and what
 //! the rest of the mesh hears of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures_util::StreamExt as _;
 use mesh_core::frame::Frame;
 use mesh_core::ids::{Hash, PeerId, PublicKey};
 use quinn::VarInt;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::dial::{self, Backoff};
@@ -38,10 +39,11 @@ const FLUSH_MAX: Duration = Duration::from_millis(100);
 const IDLE_MAX: Duration = Duration::from_millis(150);
 /// For how long a link that was replaced still takes what is under way on it, and the other end learns of the new one.
 const REPLACED: Duration = Duration::from_millis(500);
-/// For how long one that was revoked is listened to by nobody but still hears us: time to learn that it was revoked.
+/// For how long one that was revoked still hears us: time to learn that it was revoked, and to say whom it let in.
 const FAREWELL: Duration = Duration::from_secs(1);
-/// Time for all connections to let go of the former socket.
-const REBIND_MAX: Duration = Duration::from_millis(200);
+/// How old a link that took the place of one whose address had gone is before another such may take its own: long enough
+/// for two who moved together to come to one link, and no longer than a dead link lives.
+const MOVED_AGAIN: Duration = Duration::from_millis(1800);
 /// Messages from tasks to the actor; when full, the tasks wait.
 const INBOX: usize = 256;
 
@@ -52,8 +54,9 @@ pub struct Member {
     pub key: PublicKey,
     /// Where it may be, best first. The first 40 are tried.
     pub addresses: Vec<SocketAddr>,
-    /// It was revoked, and may only come to hear so: never dialled; its link takes frames to it and none from it, and is
-    /// closed 1 s after it came up, or after its peer was revoked.
+    /// It was revoked, and may only come to hear so: never dialled; its link takes frames to it and from it only entries
+    /// (a few frames of them), and is closed 1 s after it came up, or after its peer was revoked. The same holds for
+    /// everyone when we were.
     pub leaving: bool,
 }
 
@@ -110,6 +113,8 @@ pub enum LinkEvent {
     Down(PeerId),
     /// A linked peer sent this; every signature in it has been checked.
     Frame(PeerId, Frame),
+    /// An address of this machine has come or gone: [`Links::local_addresses`] says otherwise now.
+    Network,
     /// Someone asks to join.
     Knock(Knock),
     /// A linked peer opened a `NodeService` connection.
@@ -186,6 +191,8 @@ pub(super) enum ToActor {
     Closed(PeerId, u64),
     /// A dial has ended, whatever came of it.
     Dialled(PeerId, u64),
+    /// An address of this machine has come or gone: these are there.
+    Network(BTreeSet<IpAddr>),
 }
 
 /// A connection that could be the link to its peer.
@@ -196,6 +203,8 @@ pub(super) struct Offer {
     pub(super) dialled: bool,
     /// The other process's nonce.
     pub(super) nonce: u64,
+    /// The dialler says that it has lost the address of the link there is.
+    pub(super) moved: bool,
 }
 
 impl Links {
@@ -244,8 +253,16 @@ impl Links {
         });
         tasks.spawn(accept::run(shared.clone()));
         let members = shared.members.subscribe();
-        let actor = Actor { shared: shared.clone(), members, dials: BTreeMap::new(), seen: BTreeMap::new(), last: 0 };
+        let actor = Actor {
+            shared: shared.clone(),
+            members,
+            dials: BTreeMap::new(),
+            seen: BTreeMap::new(),
+            moved: BTreeSet::new(),
+            last: 0,
+        };
         tasks.spawn(actor.run(inbox));
+        tasks.spawn(watch_addresses(shared.clone()));
         Ok(Self { shared })
     }
 
@@ -338,29 +355,6 @@ impl Links {
         addresses
     }
 
-    /// The network has changed: moves to a new socket on the same port, so that connections that we dialled go on from
-    /// the new address, and dials everyone else. Takes up to 200 ms; fails when the port is lost to another program.
-    pub async fn rebind(&self) -> io::Result<()> {
-        let bound = self.shared.endpoint.local_addr()?;
-        // The endpoint keeps the socket before the present one for packets under way, and each connection its own until it
-        // has heard of the new one. Only then is the port free: two other sockets in between, and a moment.
-        for _ in 0..2 {
-            self.shared.endpoint.rebind(quic::bind((bound.ip(), 0).into())?)?;
-        }
-        let deadline = Instant::now() + REBIND_MAX;
-        let socket = loop {
-            match quic::bind(bound) {
-                Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < deadline => {
-                    sleep(Duration::from_millis(5)).await;
-                }
-                result => break result?,
-            }
-        };
-        self.shared.endpoint.rebind(socket)?;
-        self.nudge();
-        Ok(())
-    }
-
     /// Ends all links and the door: frames queued before go out first (at most 100 ms), then the peers learn `code` (at
     /// most 150 ms more). No [`LinkEvent::Down`] is promised after this.
     pub async fn close_all(&self, code: Code) {
@@ -371,6 +365,30 @@ impl Links {
         self.shared.endpoint.close(VarInt::from_u32(code as u32), b"");
         let _ = timeout(IDLE_MAX, self.shared.endpoint.wait_idle()).await;
     }
+}
+
+/// Tells the actor whenever an address of this machine comes or goes. Where the system does not say, links that are dead
+/// are noticed by their silence.
+async fn watch_addresses(shared: Arc<Shared>) {
+    let mut watcher = match if_watch::tokio::IfWatcher::new() {
+        Ok(watcher) => watcher,
+        Err(error) => return tracing::debug!(%error, "changes of address are not told here"),
+    };
+    let all = || if_addrs::get_if_addrs().map(|list| list.iter().map(if_addrs::Interface::ip).collect::<BTreeSet<_>>());
+    let watching = async {
+        let mut known = all().unwrap_or_default();
+        // It begins with the addresses that are there already.
+        while let Some(Ok(_)) = watcher.next().await {
+            let Ok(here) = all() else { continue };
+            if here != known {
+                known.clone_from(&here);
+                if shared.actor.send(ToActor::Network(here)).await.is_err() {
+                    return;
+                }
+            }
+        }
+    };
+    shared.closing.run_until_cancelled(watching).await;
 }
 
 fn random() -> u64 {
@@ -389,6 +407,8 @@ struct Actor {
     dials: BTreeMap<PeerId, Dial>,
     /// Where members were seen last: their door, since everyone dials from it.
     seen: BTreeMap<PeerId, SocketAddr>,
+    /// Whose links have lost our address: dead, although the other end may not have noticed yet.
+    moved: BTreeSet<PeerId>,
     /// Number of the newest link or dial.
     last: u64,
 }
@@ -501,6 +521,7 @@ impl Actor {
                 continue;
             }
             self.last += 1;
+            let moved = self.moved.contains(peer);
             let (id, cancel) = (self.last, CancellationToken::new());
             dial.state = DialState::Running(id, cancel.clone().drop_guard());
             let (shared, peer) = (self.shared.clone(), *peer);
@@ -509,7 +530,7 @@ impl Actor {
                 if let Some(Ok((connection, key, _))) =
                     cancel.run_until_cancelled(dial::race(&shared, &addresses, Some(peer))).await
                 {
-                    link::dialled(&shared, connection, key, peer, id).await;
+                    link::dialled(&shared, connection, key, peer, id, moved).await;
                 } else {
                     let _ = shared.actor.send(ToActor::Dialled(peer, id)).await;
                 }
@@ -545,12 +566,16 @@ impl Actor {
                 self.schedule(peer);
                 let _ = self.shared.events.send(LinkEvent::Down(peer)).await;
             }
+            ToActor::Network(here) => {
+                self.follow_addresses(&here);
+                let _ = self.shared.events.send(LinkEvent::Network).await;
+            }
             ToActor::Dialled(peer, id) => {
                 let linked = self.shared.link(peer).is_some();
                 match self.dials.get_mut(&peer) {
                     Some(dial) if matches!(dial.state, DialState::Running(now, _) if now == id) => {
                         dial.state = DialState::Resting;
-                        if !linked {
+                        if !linked || self.moved.contains(&peer) {
                             self.schedule(peer);
                         }
                     }
@@ -558,6 +583,24 @@ impl Actor {
                 }
             }
         }
+    }
+
+    /// A connection that we accepted answers from the address at which it was asked for. When that is gone it is dead, and
+    /// neither end knows: they are dialled anew. What we dialled ourselves goes on from the new address.
+    fn follow_addresses(&mut self, here: &BTreeSet<IpAddr>) {
+        {
+            let table = self.shared.table.lock().unwrap_or_else(PoisonError::into_inner);
+            let own = |link: &Link| link.connection.local_ip().map(|ip| ip.to_canonical());
+            let lost = table.iter().filter(|(_, link)| own(link).is_some_and(|ip| !here.contains(&ip)));
+            self.moved.extend(lost.map(|(peer, _)| *peer));
+        }
+        for peer in &self.moved {
+            if let Some(dial) = self.dials.get_mut(peer) {
+                dial.backoff = Backoff::default();
+                dial.state = DialState::Waiting(Instant::now());
+            }
+        }
+        self.hurry();
     }
 
     /// Plans the next dial of a member that is not linked.
@@ -578,7 +621,8 @@ impl Actor {
         let mut table = self.shared.table.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(present) = table.get(&peer) {
             let standing = |dialled: bool, nonce| Standing { by_lower: dialled == (self.shared.me < peer), nonce };
-            if !standing(offer.dialled, offer.nonce).replaces(standing(present.dialled, present.nonce)) {
+            let dead = offer.moved && !(present.moved && present.since.elapsed() < MOVED_AGAIN);
+            if !dead && !standing(offer.dialled, offer.nonce).replaces(standing(present.dialled, present.nonce)) {
                 return Err(Code::Duplicate);
             }
             let old = present.connection.clone();
@@ -597,6 +641,7 @@ impl Actor {
             self.dismiss(&link);
         }
         table.insert(peer, link.clone());
+        self.moved.remove(&peer);
         if let Some(dial) = self.dials.get_mut(&peer)
             && matches!(dial.state, DialState::Waiting(_))
         {

@@ -17,6 +17,8 @@ use tonic::transport::server::Connected;
 pub(super) enum Tag {
     /// Frames of the mesh; there is one, opened by whoever dialled.
     Mesh = 1,
+    /// The same, in place of a link whose address the dialler has lost.
+    Moved = 5,
     /// A `NodeService` connection: HTTP/2.
     Node = 2,
     /// A request to join and its answers.
@@ -32,6 +34,7 @@ impl Tag {
             2 => Self::Node,
             3 => Self::Join,
             4 => Self::Blob,
+            5 => Self::Moved,
             _ => return None,
         })
     }

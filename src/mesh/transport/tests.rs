@@ -219,7 +219,11 @@ async fn crossing_dials_end_as_one_link_that_stays() {
                 .wait(|event| match event {
                     LinkEvent::Frame(_, frame) => Some(frame),
                     LinkEvent::Down(_) => panic!("a replacement is not an end"),
-                    LinkEvent::Up(..) | LinkEvent::Knock(_) | LinkEvent::NodeStream(_) | LinkEvent::Bad { .. } => None,
+                    LinkEvent::Up(..)
+                    | LinkEvent::Network
+                    | LinkEvent::Knock(_)
+                    | LinkEvent::NodeStream(_)
+                    | LinkEvent::Bad { .. } => None,
                 })
                 .await;
             assert_eq!(frame, expected);
@@ -493,28 +497,38 @@ async fn who_is_no_member_any_more_loses_the_link_and_does_not_come_back() {
 }
 
 #[tokio::test]
-async fn who_was_revoked_hears_so_and_is_not_heard() {
+async fn who_was_revoked_hears_so_and_says_nothing_but_entries() {
     let (mut a, mut b) = linked().await;
     let leaving = |peer: &Peer| (peer.id(), Member { leaving: true, ..peer.member().1 });
     a.links.set_members([leaving(&b)].into());
     until("it is told to go", || !a.links.shared.is_member(b.id())).await;
-    // What it says and opens now counts for nothing; what it is told still comes.
+    // What it says and opens now counts for nothing, but for entries, a few of them; what it is told still comes.
+    let entries = || Frame::Entries { entries: Vec::new(), more: false };
     assert!(b.links.send(a.id(), &digest(1)));
+    for _ in 0..100 {
+        assert!(b.links.send(a.id(), &entries()));
+    }
     let _stream = b.links.open_node_stream(a.id()).await.unwrap();
     assert!(a.links.send(b.id(), &digest(2)));
     assert_eq!(b.wait_frame().await, digest(2));
-    let down = |event| match event {
+    let mut heard = 0;
+    let mut down = |event| match event {
+        LinkEvent::Frame(_, frame) if frame == entries() => {
+            heard += 1;
+            None
+        }
         LinkEvent::Down(_) => Some(()),
         LinkEvent::Frame(..) | LinkEvent::NodeStream(_) => panic!("a revoked peer was heard"),
-        LinkEvent::Up(..) | LinkEvent::Knock(_) | LinkEvent::Bad { .. } => None,
+        LinkEvent::Up(..) | LinkEvent::Network | LinkEvent::Knock(_) | LinkEvent::Bad { .. } => None,
     };
-    a.wait(down).await;
+    a.wait(&mut down).await;
     b.wait_down(a.id()).await;
     // It does not know yet, so it comes again, and is told again.
     a.wait_up(b.id()).await;
     assert!(a.links.send(b.id(), &digest(3)));
     assert_eq!(b.wait_frame().await, digest(3));
-    a.wait(down).await;
+    a.wait(&mut down).await;
+    assert_eq!(heard, 63, "the digest was one of the frames that are looked at");
     // Approved again, it gets a link that stays.
     b.wait_down(a.id()).await;
     a.links.set_members([b.member()].into());
@@ -670,17 +684,22 @@ async fn a_clean_stop_delivers_what_was_said_before_and_is_known_at_once() {
 }
 
 #[tokio::test]
-async fn links_go_on_over_a_new_socket() {
-    let (mut a, mut b) = linked().await;
-    let (port, before) = (a.links.local_port(), a.links.infos().len());
-    // The one that dialled is the one that may move.
-    let (mover, other) = if a.links.infos()[0].dialled { (&mut a, &mut b) } else { (&mut b, &mut a) };
-    mover.links.rebind().await.unwrap();
-    assert!(mover.links.send(other.id(), &digest(1)));
-    assert_eq!(other.wait_frame().await, digest(1));
-    assert!(other.links.send(mover.id(), &digest(2)));
-    assert_eq!(mover.wait_frame().await, digest(2));
-    assert_eq!((a.links.local_port(), a.links.infos().len()), (port, before));
+async fn who_lost_its_address_is_linked_anew_before_the_other_end_notices() {
+    let (a, b) = linked().await;
+    // The other one accepted, and is not to dial by itself: only its word that the link is dead makes the difference.
+    let (mut stays, moves) = if a.links.infos()[0].dialled { (a, b) } else { (b, a) };
+    let nonce = moves.links.shared.nonce.to_be_bytes();
+    let mut kept = Vec::new();
+    for (tag, taken) in [(Tag::Mesh, false), (Tag::Moved, true)] {
+        let connection = moves.raw(&stays).await;
+        let (mut send, mut recv) = stream::open(&connection, tag).await.unwrap();
+        send.write_all(&nonce).await.unwrap();
+        assert_eq!(stream::read_array::<8>(&mut recv).await.is_ok(), taken, "{tag:?}");
+        if taken {
+            stays.wait_up(moves.id()).await;
+        }
+        kept.push((connection, send, recv));
+    }
 }
 
 #[tokio::test]

@@ -64,6 +64,8 @@ struct OpenRow<'a> {
     left_ms: u64,
     saved_ms: u64,
     cancel: Option<Cow<'a, CancelWish>>,
+    #[serde(default)]
+    heard: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -89,6 +91,8 @@ struct Open {
     tell_at: Option<u64>,
     /// Next look: expiry of ours, or margin over.
     look_at: u64,
+    /// Its ending is what somebody heard of the target: no guess takes its place.
+    heard: bool,
 }
 
 impl Open {
@@ -190,6 +194,7 @@ impl Book {
         self.insert(record, entry, now.mono_ms + left, row.cancel.map(Cow::into_owned), now.mono_ms);
         if let Some(open) = self.open.get_mut(&id) {
             open.released = true;
+            open.heard = row.heard;
             if ended {
                 self.agenda.remove(&(open.look_at, id));
                 open.look_at = open.deadline.saturating_add(self.keep_ms);
@@ -236,7 +241,18 @@ impl Book {
         let released = origin != self.me;
         self.open.insert(
             id,
-            Open { record, entry, deadline, released, arrival, sent: None, cancel, tell_at: None, look_at },
+            Open {
+                record,
+                entry,
+                deadline,
+                released,
+                arrival,
+                sent: None,
+                cancel,
+                tell_at: None,
+                look_at,
+                heard: false,
+            },
         );
     }
 
@@ -390,6 +406,7 @@ impl Book {
                 left_ms: open.deadline.saturating_sub(fx.now.mono_ms),
                 saved_ms: fx.now.wall_ms,
                 cancel: open.cancel.as_ref().map(Cow::Borrowed),
+                heard: open.heard,
             };
             fx.put(Space::Open, id.0, &row);
         }
@@ -491,10 +508,13 @@ impl Book {
                 && row.confirmed == confirmed
                 && matches!(row.state, CallState::Ended(_))
         });
-        if duplicate {
+        let better = outcome.heard && !confirmed && !open.heard;
+        if duplicate && !better {
             return;
         }
-        if !confirmed && (open.record.confirmed || (open.ended() && !by_origin)) {
+        // The target's word, what somebody heard of it, the origin's, a gateway's.
+        let yields = open.ended() && !better && (open.heard || !by_origin);
+        if !confirmed && (open.record.confirmed || yields) {
             return;
         }
         if confirmed && outcome.attempt < open.record.attempt && open.record.confirmed {
@@ -527,6 +547,7 @@ impl Book {
             reason: limits::cut(&outcome.reason, limits::TEXT_BYTES_MAX).to_owned(),
             confirmed,
         };
+        open.heard |= better;
         open.record.confirmed = confirmed;
         open.record.reason.clone_from(&row.reason);
         open.record.output = outcome.output;
@@ -610,6 +631,12 @@ impl Book {
         if confirmed {
             self.closing.remove(id);
         }
+    }
+
+    /// What the origin said of a call whose header is not in the book: it has not come, or its ending was confirmed.
+    pub(crate) fn early_word_of_origin(&self, id: &ReqId) -> Option<Ending> {
+        let words = self.early.get(id)?.iter().filter(|entry| id.is_of(&entry.author));
+        words.filter_map(SignedEntry::record::<Outcome>).map(|word| word.ending).next_back()
     }
 
     /// Somebody wants the call stopped.

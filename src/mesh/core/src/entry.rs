@@ -497,6 +497,10 @@ pub struct Outcome {
     pub started_ms: u64,
     /// The call that this one turned out to repeat (same client key, same arguments): read that one instead.
     pub alias_of: Option<ReqId>,
+    /// The author is not the target but heard this of it, before it knew that the target's words are void. That beats
+    /// what anyone guesses.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub heard: bool,
 }
 
 /// Body of [`Kind::CANCEL`].

@@ -525,6 +525,7 @@ impl Executor {
             at_ms: fx.now.wall_ms,
             started_ms: 0,
             alias_of: None,
+            heard: false,
         };
         Finished { outcome, header }
     }

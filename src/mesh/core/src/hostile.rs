@@ -211,6 +211,7 @@ fn outcome(id: ReqId, ending: Ending) -> Outcome {
         at_ms: 0,
         started_ms: 0,
         alias_of: None,
+        heard: false,
     }
 }
 

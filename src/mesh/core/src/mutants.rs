@@ -67,6 +67,8 @@ pub enum Mutant {
     KeyInJournal,
     /// Only the target's word confirms an ending.
     TargetsWord,
+    /// What was heard of a target that turns out to be thrown out is said again.
+    SaidAgain,
     /// Somebody else's word of expiry waits for twice the error bound.
     ExpiryMargin,
     /// An origin refuses calls beyond its limit of open ones.
@@ -159,6 +161,7 @@ impl Mutant {
         Self::KeyAtTarget,
         Self::KeyInJournal,
         Self::TargetsWord,
+        Self::SaidAgain,
         Self::ExpiryMargin,
         Self::OpenLimit,
         Self::QueueLimit,

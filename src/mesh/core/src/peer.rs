@@ -7,6 +7,7 @@ mod age;
 mod commands;
 mod entries;
 mod founding;
+mod heard;
 mod lives;
 mod presence;
 mod running;
@@ -37,6 +38,7 @@ use crate::trust::Trust;
 
 use age::Age;
 pub use founding::{founded, goes_over, joined};
+use heard::Heard;
 use lives::{Lives, Sessions};
 use running::declared;
 use unread::Unread;
@@ -113,6 +115,7 @@ pub struct Peer {
     pending: VecDeque<(TxnId, Vec<Then>)>,
     asked_wake: Option<u64>,
     unread: Unread,
+    heard: Heard,
     lives: Lives,
     sessions: BTreeMap<PeerId, Sessions>,
     /// Our clock at the last step.
@@ -143,13 +146,17 @@ impl Peer {
         let mut directory = BTreeMap::new();
         let mut invites = BTreeMap::new();
         let mut unread = Unread::default();
+        let mut heard = Heard::default();
         let mut book = Book::new(me, config.keep_calls_ms);
         let mut executor = Executor::new(me, now.mono_ms);
         let age = image.rows.iter().find(|(space, key, _)| *space == Space::Meta && key.as_slice() == KEY_AGE);
         let age = Age::restore(age.and_then(|(_, _, value)| entry::decode(value)), now);
         for (space, row_key, value) in image.rows {
             let good = match space {
-                Space::Meta => unread.restore(&row_key, &value).map(|()| drop(meta.insert(row_key, value))),
+                Space::Meta => unread
+                    .restore(&row_key, &value)
+                    .and_then(|()| heard.restore(&row_key, &value))
+                    .map(|()| drop(meta.insert(row_key, value))),
                 Space::Trust => SignedEntry::from_stored(&value).map(|entry| trust.push(entry)),
                 Space::Heads => log::head_key(&row_key)
                     .zip(entry::decode::<Head>(&value))
@@ -194,6 +201,11 @@ impl Peer {
             signer: signer.into(),
             boot,
             age,
+            lives: Lives::restore(
+                read(KEY_LIVES).and_then(entry::decode),
+                incarnation,
+                heads.get(&(me, incarnation)).map_or(0, |head| head.seq),
+            ),
             logs: Logs::new(me, trust.mesh(), incarnation, heads, now.mono_ms),
             trust,
             book,
@@ -211,7 +223,7 @@ impl Peer {
             pending: VecDeque::new(),
             asked_wake: None,
             unread,
-            lives: Lives::restore(read(KEY_LIVES).and_then(entry::decode), incarnation),
+            heard,
             sessions: BTreeMap::new(),
             now_ms: now.mono_ms,
             stopping: None,
@@ -232,6 +244,7 @@ impl Peer {
             fx.sync = true;
             peer.refresh_candidates(fx);
             peer.read_unread(fx);
+            peer.read_void(false, fx);
             peer.election.start(fx);
             for finished in peer.executor.interrupted(fx) {
                 peer.write_outcome(&finished, fx);
@@ -498,6 +511,7 @@ impl Peer {
                         let admitted = self.trust.admits(&from, entry.entry.incarnation, entry.entry.seq);
                         if admitted && entry.entry.mesh == self.trust.mesh() {
                             self.with_env(|book, env| book.apply_outcome(entry, env, fx));
+                            self.take_forked(entry, fx);
                         }
                     }
                 }

@@ -230,6 +230,7 @@ fn outcome(desk: &Desk, mesh: mesh_core::ids::MeshId, id: ReqId, attempt: Attemp
         at_ms: 0,
         started_ms: 0,
         alias_of: None,
+        heard: false,
     };
     let entry = Entry {
         mesh,

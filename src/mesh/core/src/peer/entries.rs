@@ -115,6 +115,7 @@ impl Peer {
             }
             Kind::OUTCOME => {
                 self.with_env(|book, env| book.apply_outcome(entry, env, fx));
+                self.answer_guess(entry, fx);
             }
             Kind::CANCEL => {
                 let Some(wish) =
@@ -160,6 +161,7 @@ impl Peer {
         self.logs.ask_all(fx);
         self.deny_outsiders(fx);
         self.end_undeliverable(fx);
+        self.read_void(false, fx);
     }
 
     /// No log brings what is void: it goes from hand to hand.

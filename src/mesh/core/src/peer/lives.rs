@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{KEY_CLAIM_FLOOR, KEY_COUNTER, KEY_INCARNATION, KEY_LIVES, Peer, lost_floor};
 use crate::effects::Effects;
-use crate::entry::{Kind, SignedEntry};
+use crate::entry::{Kind, Outcome, SignedEntry};
 use crate::ids::{Incarnation, PeerId};
 use crate::io::{Fact, Hold, Output, Space};
 use crate::log;
@@ -40,6 +40,12 @@ pub(super) struct Lives {
     /// An entry of ours that may contradict our log.
     #[serde(skip)]
     doubt: Option<SignedEntry>,
+    /// How long our log was when this process started.
+    #[serde(skip)]
+    at_start: u64,
+    /// The life before, of which our log is asked what this process has said, and how far it has answered.
+    #[serde(skip)]
+    to_say_again: Option<(Incarnation, u64)>,
     /// How far our log had come when the last call started of which nothing there tells, and when it gets a mark.
     #[serde(skip)]
     untold: Option<(u64, u64)>,
@@ -47,9 +53,11 @@ pub(super) struct Lives {
 
 impl Lives {
     /// What the store says, where it says something.
-    pub(super) fn restore(stored: Option<Self>, life: Incarnation) -> Self {
-        let first = Self { known: BTreeSet::new(), renewed: false, copied: false, doubt: None, untold: None };
-        let mut lives = stored.unwrap_or(first);
+    pub(super) fn restore(stored: Option<Self>, life: Incarnation, at_start: u64) -> Self {
+        let known = BTreeSet::new();
+        let first =
+            Self { known, renewed: false, copied: false, doubt: None, at_start, to_say_again: None, untold: None };
+        let mut lives = Self { at_start, ..stored.unwrap_or(first) };
         lives.known.insert(life);
         lives
     }
@@ -130,12 +138,40 @@ impl Peer {
         let floor = lost_floor(self.election.fence().epoch.counter, fx.rng);
         fx.put(Space::Meta, KEY_CLAIM_FLOOR, &floor);
         self.election.raise_floor(floor, fx);
+        self.lives.to_say_again = Some((self.logs.incarnation(), self.lives.at_start));
         self.begin_life(fx);
+        self.read_own_words(fx);
         fx.fact(Fact::Warning(
             "was restored to an older state, or copied; calls that it may have run do not run",
             self.me,
         ));
         self.logs.ask_all(fx);
+    }
+
+    /// Where another process wrote at the same places, what this one ran since its start is not taken: it says it again in
+    /// its new life.
+    pub(super) fn read_own_words(&self, fx: &mut Effects<'_>) {
+        let Some((life, last)) = self.lives.to_say_again else { return };
+        let held = self.logs.lives(&self.me).find(|(known, _)| *known == life).map_or(0, |(_, held)| held);
+        if last < held {
+            fx.out.push(Output::ReadLog { to: self.me, ranges: vec![(self.me, life, last + 1, held)] });
+        }
+    }
+
+    /// Our own log answers.
+    pub(super) fn say_own_again(&mut self, entry: &SignedEntry, fx: &mut Effects<'_>) {
+        let place = entry.place();
+        let Some((life, last)) = &mut self.lives.to_say_again else { return };
+        if place.author != self.me || place.incarnation != *life || place.seq <= *last {
+            return;
+        }
+        *last = place.seq;
+        let outcome = (entry.entry.kind == Kind::OUTCOME).then(|| entry.record::<Outcome>()).flatten();
+        if outcome.is_some_and(|outcome| outcome.started_ms > 0) {
+            let body = entry.entry.body.to_vec();
+            let again = self.logs.append(self.signer.as_ref(), Kind::OUTCOME, 0, body, fx);
+            log::push_when_durable(&again, None, fx);
+        }
     }
 
     /// A tool has been started here. A mesh of one has nobody to tell.

@@ -176,6 +176,7 @@ impl Peer {
             at_ms: fx.now.wall_ms,
             started_ms: 0,
             alias_of: None,
+            heard: false,
         };
         let entry = self.logs.append(self.signer.as_ref(), Kind::OUTCOME, 0, entry::encode(&outcome), fx);
         log::push_when_durable(&entry, None, fx);

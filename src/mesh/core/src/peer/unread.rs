@@ -106,6 +106,8 @@ impl Peer {
     pub(super) fn handle_unread(&mut self, entries: Vec<SignedEntry>, more: bool, fx: &mut Effects<'_>) {
         for entry in entries {
             self.resolve_doubt(&entry, fx);
+            self.handle_void(&entry, fx);
+            self.say_own_again(&entry, fx);
             let place = entry.place();
             if self.unread.0.remove(&place).is_none() {
                 continue;
@@ -118,6 +120,8 @@ impl Peer {
         }
         if more {
             self.read_unread(fx);
+            self.read_void(true, fx);
+            self.read_own_words(fx);
         }
         self.handle_holds(fx);
     }

@@ -86,6 +86,55 @@ fn a_void_approval_reaches_also_those_who_heard_of_the_revocation_first() {
     assert_eq!(view.pending.iter().map(|pending| pending.peer).collect::<Vec<_>>(), [id(3)]);
 }
 
+/// What everyone's book, but for `out`'s, says of a call, in few words.
+fn told(net: &Net, id: &mesh_core::ids::ReqId, by: &[usize]) -> Vec<(CallState, bool)> {
+    by.iter()
+        .map(|n| net.record(*n, id).map_or_else(|| panic!("{n} knows it"), |call| (call.state, call.confirmed)))
+        .collect()
+}
+
+#[test]
+fn what_a_revoked_device_did_while_its_half_knew_nothing_reads_alike_in_all_books() {
+    let mut net = Net::of(5);
+    net.split(&[&[0, 1], &[2, 3, 4]]);
+    net.revoke(0, 4);
+    let early = net.ask(2, call(4));
+    net.pass(1_000);
+    assert_eq!(net.runs(&early), 1);
+    net.join_all();
+    net.pass(5_000);
+    let done = CallState::Ended(Ending::Done);
+    assert_eq!(told(&net, &early, &[2, 3, 0, 1]), [(done, true), (done, true), (done, false), (done, false)]);
+    // Nothing of it is said twice, also not by a process that has forgotten it.
+    let said = |net: &Net| (0..4).map(|n| net.endings_said(n)).collect::<Vec<_>>();
+    assert_eq!(said(&net), [0, 0, 1, 0]);
+    net.restart(2);
+    net.restart(3);
+    net.join_all();
+    net.pass(40_000);
+    assert_eq!(said(&net), [0, 0, 1, 0]);
+}
+
+#[test]
+fn a_call_that_its_origin_gave_up_reads_alike_in_all_books_when_the_other_half_heard_its_end() {
+    let mut net = Net::of(4);
+    net.tools_end = false;
+    let asked = net.ask(0, call(3));
+    net.pass(1_000);
+    assert_eq!(net.runs(&asked), 1, "it runs, and its header is everywhere");
+    net.split(&[&[0], &[1, 2, 3]]);
+    net.finish_tools(3);
+    net.pass(1_000);
+    net.revoke(0, 3);
+    net.pass(1_000);
+    let ended = |ending| CallState::Ended(ending);
+    assert_eq!(net.record(0, &asked).map(|call| call.state), Some(ended(Ending::Undeliverable)));
+    net.join_all();
+    net.pass(5_000);
+    let done = ended(Ending::Done);
+    assert_eq!(told(&net, &asked, &[0, 1, 2]), [(done, false), (done, true), (done, true)]);
+}
+
 #[test]
 fn of_two_owners_who_revoke_each_other_in_two_halves_the_one_nearer_to_the_founder_stays() {
     let mut net = Net::of(3);

@@ -373,6 +373,13 @@ impl Net {
         open.or_else(over)
     }
 
+    /// How many endings of calls this peer has signed.
+    pub(crate) fn endings_said(&self, n: usize) -> usize {
+        let log = self.sims[n].rows.iter().filter(|((space, _), _)| *space == Space::Log);
+        let entries = log.filter_map(|(_, row)| SignedEntry::from_stored(row));
+        entries.filter(|entry| entry.author == id(n) && entry.entry.kind == Kind::OUTCOME).count()
+    }
+
     /// How often this call's tool ran, over all peers and attempts.
     pub(crate) fn runs(&self, id: &ReqId) -> usize {
         self.sims.iter().flat_map(|sim| &sim.ran).filter(|run| run.id == *id).count()

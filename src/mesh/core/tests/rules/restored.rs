@@ -101,6 +101,30 @@ fn one_that_wrote_on_before_it_met_anyone_is_found_out_all_the_same() {
 }
 
 #[test]
+fn what_ran_while_two_wrote_at_the_same_places_reads_alike_in_all_books() {
+    let mut net = Net::of(3);
+    let copied = net.sims[2].rows.clone();
+    // 1 alone hears what the one process says, and 0 what the other does.
+    net.split(&[&[0], &[1, 2]]);
+    for _ in 0..3 {
+        net.ask(2, call(2));
+    }
+    net.restart_as(2, copied, Config::default());
+    net.split(&[&[0, 2], &[1]]);
+    net.pass(5_000);
+    let asked = net.ask(0, call(2));
+    net.pass(1_000);
+    assert_eq!(net.runs(&asked), 1);
+    net.join_all();
+    net.pass(5_000);
+    for n in 0..3 {
+        let told = net.record(n, &asked).unwrap();
+        assert_eq!((told.state, told.confirmed), (CallState::Ended(Ending::Done), true), "at {n}");
+    }
+    assert_eq!(net.endings_said(2), 2, "in the life that another wrote in, too, and in its own");
+}
+
+#[test]
 fn what_contradicts_its_author_s_log_is_kept_apart_and_nothing_after_it_runs() {
     let mut net = Net::of(2);
     assert!(matches!(net.approve(0, 2, "liar", mesh_core::entry::Tier::Shared), mesh_core::io::Reply::Approved(_)));

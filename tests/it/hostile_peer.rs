@@ -431,6 +431,7 @@ fn outcome(id: ReqId, ending: Ending) -> Outcome {
         at_ms: wall_ms(),
         started_ms: 0,
         alias_of: None,
+        heard: false,
     }
 }
 

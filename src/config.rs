@@ -24,6 +24,12 @@ pub const QUIC_PORT_DEFAULT: u16 = 7433;
 pub const HTTP_PORT_DEFAULT: u16 = 7434;
 /// Time to live of a call whose caller says nothing (architecture.md §5).
 pub const CALL_TTL_DEFAULT: Duration = Duration::from_mins(1);
+/// Calls that run at once on a device whose owner says nothing. A place is held from the journal's fsync to the end of the
+/// run, so that few of them make the speed of the disk that of the queue: with 4, which mesh-protocol.md §6 names, two cores
+/// that are shared by three busy peers end half as many calls as with 16.
+pub const CALLS_RUNNING_DEFAULT: u8 = 16;
+/// The most that may be asked for: each may be a process.
+pub const CALLS_RUNNING_MAX: u8 = 64;
 /// Time that a tool may run when its owner says nothing: as long as a default call may wait.
 pub const TOOL_TIMEOUT_DEFAULT: Duration = Duration::from_mins(1);
 /// Longest time that a tool may be given.
@@ -131,6 +137,8 @@ impl fmt::Debug for CommandTool {
 pub struct Calls {
     /// Time to live when the caller says nothing.
     pub ttl: Duration,
+    /// Calls that run at once here; more wait their turn.
+    pub running: u8,
 }
 
 /// `[log]`
@@ -260,6 +268,7 @@ impl Config {
         mesh_core::config::Config {
             class: Class(class + preferred),
             eligible: self.node.gateway != GatewayWish::Never,
+            running_max: self.calls.running.into(),
             ..mesh_core::config::Config::default()
         }
     }

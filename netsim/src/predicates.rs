@@ -115,6 +115,8 @@ pub(crate) struct Checks {
     expired: BTreeMap<ReqId, (u64, PeerId)>,
     marks: Vec<BTreeMap<Vec<u8>, u64>>,
     keys: BTreeMap<(PeerId, String), ReqId>,
+    /// By origin and client key: the call that it made.
+    receipts: BTreeMap<(usize, String), ReqId>,
 }
 
 impl Checks {
@@ -176,6 +178,7 @@ impl Checks {
     /// A backup was played back at a peer, and it will notice: its new life begins with what the backup holds.
     pub(crate) fn rolled_back(&mut self, peer: usize, id: PeerId, disk: &MemDisk) {
         self.keys.retain(|(target, _), _| *target != id);
+        self.receipts.retain(|(origin, _), _| *origin != peer);
         self.fences[peer] = node::durable_fence(disk);
         self.obeyed[peer] = Epoch::ZERO;
         self.marks[peer].clear();
@@ -436,6 +439,18 @@ impl Checks {
         if first != invocation.id {
             let id = invocation.id;
             self.fail("key", now, || format!("p{peer} runs {id} under a client key that {first} ran under"));
+        }
+    }
+
+    /// **Client key** (§6), at its origin: whoever got a receipt for a call under a key gets none for another call.
+    pub(crate) fn one_receipt_per_client_key(&mut self, now: u64, peer: usize, key: &str, id: ReqId, created: bool) {
+        let first = self.receipts.get(&(peer, key.to_owned())).copied();
+        match first {
+            None if created => drop(self.receipts.insert((peer, key.to_owned()), id)),
+            Some(first) if first != id => {
+                self.fail("key", now, || format!("p{peer} gave a receipt for {id} under a key that names {first}"));
+            }
+            None | Some(_) => {}
         }
     }
 

@@ -13,8 +13,9 @@ use serde::Deserialize;
 use super::class::{self, Probe};
 use super::value::{DURATION_RULE, SIZE_RULE, parse_duration, parse_size, show_duration, show_size};
 use super::{
-    CALL_TTL_DEFAULT, Calls, CommandTool, Config, ConfigError, Discovery, FILE_NAME, Files, GatewayWish, Listen, Log,
-    LogFormat, Node, Overrides, TOOL_TIMEOUT_DEFAULT, TOOL_TIMEOUT_MAX, ToolPattern, Warning,
+    CALL_TTL_DEFAULT, CALLS_RUNNING_DEFAULT, CALLS_RUNNING_MAX, Calls, CommandTool, Config, ConfigError, Discovery,
+    FILE_NAME, Files, GatewayWish, Listen, Log, LogFormat, Node, Overrides, TOOL_TIMEOUT_DEFAULT, TOOL_TIMEOUT_MAX,
+    ToolPattern, Warning,
 };
 use crate::node::builtin::NAMES as BUILTIN_NAMES;
 
@@ -30,14 +31,14 @@ const KEYS: [(&str, &[&str]); 8] = [
     ("discovery", &["lan"]),
     ("files", &["roots"]),
     ("tools.*", &["command", "args", "timeout", "effect", "max_output", "description", "env"]),
-    ("calls", &["ttl"]),
+    ("calls", &["ttl", "running"]),
     ("log", &["level", "format"]),
 ];
 
 /// Longest part of a bad value that its error repeats.
 const SHOWN_BYTES_MAX: usize = 80;
 /// Keys with a single value, which the environment can set too: `node.name` as `SIGIL_NODE_NAME`.
-const SCALARS: [&str; 9] = [
+const SCALARS: [&str; 10] = [
     "node.name",
     "node.class",
     "node.gateway",
@@ -45,6 +46,7 @@ const SCALARS: [&str; 9] = [
     "listen.http_port",
     "discovery.lan",
     "calls.ttl",
+    "calls.running",
     "log.level",
     "log.format",
 ];
@@ -106,6 +108,7 @@ struct RawTool {
 #[serde(default)]
 struct RawCalls {
     ttl: Option<String>,
+    running: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -234,6 +237,7 @@ impl Checker<'_> {
                     CALL_TTL_DEFAULT,
                     Duration::from_secs(1)..=Duration::from_millis(limits::TTL_MS_MAX),
                 )?,
+                running: self.running(calls.running)?,
             },
             log: self.log(log)?,
         })
@@ -272,6 +276,12 @@ impl Checker<'_> {
         let parse =
             |text: String| text.parse().map_err(|_| self.bad(key, text, "a port from 0 (any free one) to 65535"));
         value.map(parse).transpose()
+    }
+
+    fn running(&self, value: Option<String>) -> Result<u8, ConfigError> {
+        let Some(text) = value else { return Ok(CALLS_RUNNING_DEFAULT) };
+        let parsed = text.parse().ok().filter(|running| (1..=CALLS_RUNNING_MAX).contains(running));
+        parsed.ok_or_else(|| self.bad("calls.running", text, format!("a number from 1 to {CALLS_RUNNING_MAX}")))
     }
 
     fn duration(
@@ -444,6 +454,7 @@ mod tests {
             lan = false
             [calls]
             ttl = "2h"
+            running = 2
             [log]
             level = "sigil=debug,warn"
             format = "json"
@@ -465,6 +476,7 @@ mod tests {
         assert_eq!(tool.env.keys().collect::<Vec<_>>(), ["TOKEN", "lower"]);
         assert!(!format!("{config:?}").contains("secret"));
         assert_eq!(config.peer().class, Class(Class::SERVER.0 + Class::PREFERRED));
+        assert_eq!(config.peer().running_max, 2);
         assert_eq!(config.listen, Listen { quic_port: Some(7000), http_port: Some(0) });
         assert!(config.node.deny[0].matches(&"files.read".parse().unwrap()));
         assert!(!config.node.deny[1].matches(&"reboot2".parse().unwrap()));
@@ -513,6 +525,8 @@ mod tests {
             ("[listen]\nquic_port = 70000", ["listen.quic_port", "70000", "65535"]),
             ("[listen]\nhttp_port = 'x'", ["listen.http_port", "`x`", "65535"]),
             ("[calls]\nttl = '8d'", ["calls.ttl", "8d", "to 7d"]),
+            ("[calls]\nrunning = 0", ["calls.running", "`0`", "1 to 64"]),
+            ("[calls]\nrunning = 'many'", ["calls.running", "many", "1 to 64"]),
             ("[calls]\nttl = 60", ["calls.ttl", "`60`", "30s"]),
             ("[node]\nname = 'A:b'", ["node.name", "A:b", "a-z"]),
             ("[node]\ndeny = ['a*b']", ["node.deny", "a*b", "followed by *"]),

@@ -431,6 +431,7 @@ fn outcome(id: ReqId, ending: Ending) -> Outcome {
         at_ms: wall_ms(),
         started_ms: 0,
         alias_of: None,
+        heard: false,
     }
 }
 
@@ -452,12 +453,13 @@ fn a9_entries_that_are_not_right_are_not_taken() {
     let call_of = |n: u64| encode(&header(ReqId::new(&liar_id, Incarnation(1), n), peer(attic)));
     let body = call_of(1);
     let good = liar.entry(Kind::CALL, body.clone(), |_| {});
-    let mut unsigned = good.clone();
-    unsigned.signature.0[3] ^= 1;
+    let mut signature = good.signature;
+    signature.0[3] ^= 1;
+    let unsigned = SignedEntry::trusted(good.bytes.clone(), signature).unwrap();
     let forged = liar.entry(Kind::CALL, body.clone(), |entry| entry.author = mesh_key(attic));
     let stranger = fresh_key();
     let foreign = {
-        let entry = Entry { author: stranger.public_key(), ..(*good.entry).clone() };
+        let entry = Entry { author: stranger.public_key(), ..good.entry.clone() };
         SignedEntry::sign(&stranger, entry)
     };
     let elsewhere = liar.entry(Kind::CALL, body.clone(), |entry| entry.mesh = MeshId([7; 32]));
@@ -610,7 +612,7 @@ fn a9_nobody_leads_by_a_lie() {
     let mut watch = Watch { mesh: &mesh, gateway: attic.gateway(), made: BTreeSet::new() };
     let led = watch.gateway.as_ref().expect("somebody leads").1;
     let claim = |by: &Fellow<'_>, counter| Claim::sign(&by.loose.key, Epoch { counter, class: 15, peer: by.id() }, 1);
-    let beacon = |claim| Frame::Beacon(Beacon { claim, age_ms: 0, covered: [].into() });
+    let beacon = |claim| Frame::Beacon(Beacon { claim, age_ms: 0, covered: std::sync::Arc::default() });
 
     for counter in [led + 1, 1_000_000_000, u64::MAX] {
         liar.send(&beacon(claim(&liar, counter)));

@@ -2,7 +2,7 @@
 
 use mesh_core::entry::Tier;
 
-use super::{Ask, FAULTS_US, Fault, MS, NEVER, PeerPlan, Plan, Profile, SECOND, pairs};
+use super::{Ask, FAULTS_US, Fault, MS, NEVER, Near, PeerPlan, Plan, Profile, SECOND, pairs};
 use crate::dice::Dice;
 
 const HOUR_US: u64 = 3_600 * SECOND;
@@ -289,5 +289,35 @@ impl Plan {
                 }
             }
         }
+        if dice.chance(200) {
+            self.draw_cut_key(dice, &groups, (begins, ends), other);
+        }
+    }
+
+    /// A call under a client key is cut by a power failure of its target, and the other half has asked for the same: when
+    /// the halves meet, only what the target's journal says of the key tells it that it has begun that call.
+    fn draw_cut_key(&mut self, dice: &mut Dice, groups: &[u8], (begins, ends): (u64, u64), other: usize) {
+        let near: Vec<usize> = (0..groups.len())
+            .filter(|peer| groups[*peer] == groups[0] && *peer != other && self.peers[*peer].join_at == 0)
+            .collect();
+        let (origin, target) = (dice.pick(&near), dice.pick(&near));
+        let at = begins + dice.range(SECOND..=2 * SECOND);
+        let ask = Ask {
+            origin,
+            target: Some(target),
+            tool: "print".to_owned(),
+            ttl_ms: 25_000,
+            timeout_ms: Some(4_000),
+            strict: false,
+            key: Some("cut".to_owned()),
+            argument: 6_000,
+            blob: false,
+            cancel_after_us: None,
+        };
+        let down_us = dice.range(100 * MS..=2 * SECOND);
+        let after_us = dice.range(0..=100 * MS);
+        self.faults.push((at - MS, Fault::CrashNear { peer: target, near: Near::Invoke, after_us, down_us }));
+        self.asks.push((at, ask.clone()));
+        self.asks.push((dice.range(at..=ends), Ask { origin: other, ..ask }));
     }
 }

@@ -386,7 +386,9 @@ impl World {
             let (trusted, owner) = (node.members().collect(), node.tier(&self.peers[peer].id) == Some(Tier::Owner));
             let sim = &mut self.peers[peer];
             sim.owner = owner;
-            sim.trusted_before = std::mem::replace(&mut sim.trusted, trusted);
+            // One step may bring several verdicts.
+            let mut before = std::mem::replace(&mut sim.trusted, trusted);
+            sim.trusted_before.append(&mut before);
             self.dirty = true;
         }
     }
@@ -450,6 +452,12 @@ impl World {
             (Purpose::Ask(index), Reply::Call { id, created }) => {
                 let origin = self.peers.iter().position(|sim| id.is_of(&sim.id));
                 self.checks.s6_receipt_after_durable_header(self.now, peer, origin, id);
+                // A wall clock that jumps may end a key's time.
+                if let Some(key) = &self.plan.asks[index].1.key
+                    && !self.plan.wall_jumps
+                {
+                    self.checks.one_receipt_per_client_key(self.now, peer, key, id, created);
+                }
                 if created {
                     self.trace.mark(self.now, || Mark::Accepted(peer));
                     let sim = &self.peers[peer];

@@ -7,7 +7,7 @@ use hyper_util::rt::TokioIo;
 use mesh_core::crypto::{Signer, Symbolic};
 use mesh_core::entry::{self, Effect, Ending, Entry, Header, Kind, Outcome, Payload, SignedEntry, Tier, Voice};
 use mesh_core::epoch::{Claim, Epoch};
-use mesh_core::ids::{Hash, Incarnation, MeshId};
+use mesh_core::ids::{Hash, Incarnation, MeshId, Signature};
 use mesh_core::io::NodeView;
 use tokio::io::{AsyncWriteExt, DuplexStream, ReadBuf};
 use tonic::transport::{Channel, Endpoint};
@@ -685,7 +685,7 @@ async fn the_node_answers_calls_that_will_not_do() {
     node.event().await;
     let good = dispatch(1);
     let mut forged = good.clone();
-    forged.header.signature = mesh_core::ids::Signature([0; 64]);
+    forged.header = SignedEntry::trusted(good.header.bytes.clone(), Signature([0; 64])).unwrap();
     let mut stolen = good.clone();
     stolen.claim.seq += 1;
     for (bad, reason) in [(forged, "not its author's"), (stolen, "not its leader's")] {

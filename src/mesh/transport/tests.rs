@@ -455,8 +455,7 @@ async fn a_welcome_with_a_forged_entry_is_not_believed() {
     let (mut a, stranger) = (Peer::start(), Peer::start());
     let mut conversation = stranger.links.join(&[a.address()], None, &request(None)).await.unwrap();
     let knock = a.wait(|event| if let LinkEvent::Knock(knock) = event { Some(knock) } else { None }).await;
-    let mut forged = entry(&a.key);
-    forged.signature = entry(&stranger.key).signature;
+    let forged = SignedEntry::trusted(entry(&a.key).bytes.clone(), entry(&stranger.key).signature).unwrap();
     let epoch = Epoch { counter: 4, class: 2, peer: a.id() };
     let welcome = Welcome {
         mesh: MeshId([5; 32]),

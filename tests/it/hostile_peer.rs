@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use mesh_core::entry::{
     CancelWish, Directory, Effect, Ending, Entry, Header, Kind, Outcome, Payload, SignedEntry, ToolDecl, Verdict,
-    VerdictKind, encode,
+    VerdictKind, Voice, encode,
 };
 use mesh_core::epoch::{Claim, Epoch};
 use mesh_core::frame::{Beacon, EntryItem, Frame, Phase};
@@ -431,7 +431,7 @@ fn outcome(id: ReqId, ending: Ending) -> Outcome {
         at_ms: wall_ms(),
         started_ms: 0,
         alias_of: None,
-        heard: false,
+        voice: Voice::Target,
     }
 }
 

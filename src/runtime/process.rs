@@ -10,6 +10,8 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::process::{ExitStatus, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -85,6 +87,8 @@ pub struct Launcher {
 #[derive(Debug)]
 pub struct Launch {
     running: oneshot::Receiver<io::Result<Running>>,
+    /// Whether it is started or given up: whoever sets it first decides, so that what is told of a cancelled run is true.
+    decided: Arc<AtomicBool>,
     command: PathBuf,
     /// Keeps the thread, and so the child, alive.
     _launcher: Launcher,
@@ -94,6 +98,7 @@ pub struct Launch {
 struct Request {
     spec: Spec,
     reply: oneshot::Sender<io::Result<Running>>,
+    decided: Arc<AtomicBool>,
 }
 
 #[derive(Debug)]
@@ -150,8 +155,8 @@ impl Launcher {
         let runtime = tokio::runtime::Handle::current();
         std::thread::Builder::new().name("tool-launcher".to_owned()).spawn(move || {
             let _runtime = runtime.enter();
-            while let Some(Request { spec, reply }) = inbox.blocking_recv() {
-                if !reply.is_closed() {
+            while let Some(Request { spec, reply, decided }) = inbox.blocking_recv() {
+                if !reply.is_closed() && !decided.swap(true, Ordering::AcqRel) {
                     // Nobody waits any more? Then the run is dropped, and its group with it.
                     let _ = reply.send(start(&spec, program.as_deref(), &work));
                 }
@@ -166,8 +171,9 @@ impl Launcher {
         let (reply, running) = oneshot::channel();
         let command = spec.command.clone();
         // Full or gone: the dropped sender tells `run`.
-        let _ = self.requests.try_send(Request { spec, reply });
-        Launch { running, command, _launcher: self.clone() }
+        let decided = Arc::new(AtomicBool::new(false));
+        let _ = self.requests.try_send(Request { spec, reply, decided: decided.clone() });
+        Launch { running, decided, command, _launcher: self.clone() }
     }
 }
 
@@ -216,11 +222,16 @@ pub async fn run(
     sinks: &dyn BlobSinks,
     mut note: impl FnMut(String),
 ) -> ToolOutcome {
-    let Launch { running, command, _launcher } = launch;
+    let Launch { mut running, decided, command, _launcher } = launch;
     let started = tokio::select! {
         biased;
-        () = cancel.cancelled() => return ended(Ending::Cancelled, "cancelled before it was started"),
-        started = running => started,
+        () = cancel.cancelled() => {
+            if !decided.swap(true, Ordering::AcqRel) {
+                return ended(Ending::Cancelled, "cancelled before it was started");
+            }
+            running.await
+        }
+        started = &mut running => started,
     };
     let Running { mut child, mut group, dir } = match started {
         Ok(Ok(running)) => running,

@@ -388,7 +388,8 @@ impl World {
 
     /// **L4**, as far as people can see it: two seconds after the last call ended at its origin, what the origin's book
     /// says of a call, confirmed, every member's book that knows the call says too. Of a target that was thrown out one
-    /// half may have heard its own word and the other the origin's: the ending is the same, but not whether it is confirmed.
+    /// half may have heard its own word and the other the origin's: the ending is the same, but not whether it is confirmed;
+    /// and a member that is no owner may not say again what it alone has heard.
     pub(super) fn l4_books_agree(&mut self) {
         let mut broken = None;
         for (id, accepted) in &self.accepted {
@@ -407,9 +408,8 @@ impl World {
                 let hears = |other: usize| other == peer || hears(other);
                 let target_is_in = target.is_some_and(hears);
                 let over = if target_is_in { told.confirmed } else { matches!(told.state, CallState::Ended(_)) };
-                // What only a device that is no owner heard of one that was thrown out nobody takes from it.
-                let could_say = target_is_in || self.peers[peer].owner;
-                if !hears(accepted.origin) || !over || !could_say {
+                let silent = !target_is_in && !self.peers[peer].owner;
+                if !hears(accepted.origin) || !over || silent {
                     continue;
                 }
                 let Some(record) = self.told_at(peer, id) else { continue };

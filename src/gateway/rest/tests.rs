@@ -74,7 +74,7 @@ struct Books {
     revoked: Vec<PeerId>,
     rejected: Vec<PeerId>,
     cancelled: Vec<ReqId>,
-    panics: bool,
+    moves: bool,
     /// Who waits for an ending.
     waiters: Vec<Waiter>,
 }
@@ -290,8 +290,8 @@ impl Actor {
             Request::Command(command, to) => reply(to, self.command(command)),
             Request::Call(id, to) => {
                 let books = self.books.lock().unwrap();
-                if books.panics {
-                    return; // The sender is dropped: the handle says that the agent is stopping.
+                if books.moves {
+                    return; // The sender is dropped while the agent lives: it went over to another mesh.
                 }
                 reply(to, Ok(books.calls.get(&id).cloned()));
             }
@@ -1003,10 +1003,10 @@ async fn every_error_of_the_router_is_a_problem() {
 }
 
 #[tokio::test]
-async fn a_mesh_that_is_gone_is_told_as_stopping() {
+async fn a_question_to_a_mesh_that_was_left_meanwhile_is_told_so() {
     let fake = Fake::start().await;
-    fake.books().panics = true;
-    fake.get(&format!("/api/v1/calls/{}", "0".repeat(26))).await.problem(503, "stopping");
+    fake.books().moves = true;
+    fake.get(&format!("/api/v1/calls/{}", "0".repeat(26))).await.problem(503, "moved");
 }
 
 #[tokio::test]

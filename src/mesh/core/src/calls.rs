@@ -70,7 +70,7 @@ struct OpenRow<'a> {
     saved_ms: u64,
     cancel: Option<Cow<'a, CancelWish>>,
     #[serde(default)]
-    heard: bool,
+    heard: Attempt,
 }
 
 #[derive(Debug, Clone)]
@@ -96,8 +96,9 @@ struct Open {
     tell_at: Option<u64>,
     /// Next look: expiry of ours, or margin over.
     look_at: u64,
-    /// Its ending is what somebody heard of the target: no guess takes its place.
-    heard: bool,
+    /// The attempt of which its ending is what somebody heard of the target: no guess takes its place, only what was
+    /// heard of a later one. 0: nobody did.
+    heard: Attempt,
 }
 
 impl Open {
@@ -246,18 +247,7 @@ impl Book {
         let released = origin != self.me;
         self.open.insert(
             id,
-            Open {
-                record,
-                entry,
-                deadline,
-                released,
-                arrival,
-                sent: None,
-                cancel,
-                tell_at: None,
-                look_at,
-                heard: false,
-            },
+            Open { record, entry, deadline, released, arrival, sent: None, cancel, tell_at: None, look_at, heard: 0 },
         );
     }
 
@@ -519,12 +509,12 @@ impl Book {
                 && row.confirmed == confirmed
                 && matches!(row.state, CallState::Ended(_))
         });
-        let better = outcome.voice == Voice::Heard && !confirmed && !open.heard;
+        let better = outcome.voice == Voice::Heard && !confirmed && outcome.attempt > open.heard;
         if duplicate && !better {
             return;
         }
         // The target's word, what somebody heard of it, the origin's, a gateway's.
-        let yields = open.ended() && !better && (open.heard || !by_origin);
+        let yields = open.ended() && !better && (open.heard > 0 || !by_origin);
         if !confirmed && (open.record.confirmed || yields) {
             return;
         }
@@ -558,7 +548,9 @@ impl Book {
             reason: limits::cut(&outcome.reason, limits::TEXT_BYTES_MAX).to_owned(),
             confirmed,
         };
-        open.heard |= better;
+        if better {
+            open.heard = outcome.attempt;
+        }
         open.record.confirmed = confirmed;
         open.record.reason.clone_from(&row.reason);
         open.record.output = outcome.output;

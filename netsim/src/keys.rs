@@ -59,7 +59,7 @@ impl Key {
                     | Frame::Resign { .. }
                     | Frame::Handover { .. }
                     | Frame::Neighbours(_)
-                    | Frame::Digest(_)
+                    | Frame::Digest { .. }
                     | Frame::Presence { .. }
                     | Frame::Progress { .. }
                     | Frame::Cancel { .. }

@@ -17,8 +17,8 @@ use crate::trace::Level;
 use crate::world;
 
 /// Where a rule is looked for, the quick ones first. (`big` and `fleet` are the same faults, slower.)
-const PROFILES: [Profile; 6] =
-    [Profile::Two, Profile::Default, Profile::Clocks, Profile::Disks, Profile::Queue, Profile::Halves];
+const PROFILES: [Profile; 7] =
+    [Profile::Two, Profile::Default, Profile::Clocks, Profile::Disks, Profile::Queue, Profile::Halves, Profile::Ages];
 /// Seeds of a profile that are run at once when one catch is enough.
 const BITE: u64 = 25;
 /// Seeds of each profile that a rule may hide from when one catch is enough.
@@ -78,6 +78,8 @@ const fn about(mutant: Mutant) -> (Kind, &'static str) {
         Mutant::Notice => (Speed, "election.rs `correct`"),
         Mutant::Successor => (Speed, "election.rs `stop`"),
         Mutant::DigestOnLinkUp => (Speed, "log.rs `handle_link_up`"),
+        Mutant::EntriesAge | Mutant::StubsSpareOpen => (Safety, "peer/compaction.rs `is_dead`"),
+        Mutant::GapNeedsStub => (Safety, "log.rs `ingest`"),
     }
 }
 

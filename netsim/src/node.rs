@@ -16,6 +16,9 @@ use crate::plan::{PeerPlan, Plan};
 /// The tool that only owners may call.
 pub(crate) const OWNERS_TOOL: &str = "private";
 
+/// So many entries must be dead before they are dropped, in plans that see it.
+pub(crate) const COMPACT_MIN: usize = 3;
+
 /// Row of [`Space::Meta`] that holds the fence.
 pub(crate) const FENCE_KEY: &[u8] = b"fence";
 
@@ -39,6 +42,7 @@ pub(crate) fn boot(
 
 /// How a peer is set up.
 pub(crate) fn config(base: &Config, plan: &Plan, peer: &PeerPlan) -> Config {
+    let ages = plan.keep_entries_ms;
     let (running_max, prefetch_max) = peer.credits.unwrap_or((base.running_max, base.prefetch_max));
     Config {
         class: Class(peer.class),
@@ -49,6 +53,10 @@ pub(crate) fn config(base: &Config, plan: &Plan, peer: &PeerPlan) -> Config {
         running_max,
         prefetch_max,
         open_per_target_max: plan.open_per_target_max.unwrap_or(base.open_per_target_max),
+        keep_entries_ms: ages.unwrap_or(base.keep_entries_ms),
+        keep_calls_ms: ages.map_or(base.keep_calls_ms, |age| age / 2),
+        compact_every_ms: ages.map_or(base.compact_every_ms, |_| 1_000),
+        compact_min: ages.map_or(base.compact_min, |_| COMPACT_MIN),
         queue_max: plan.queue_max.unwrap_or(base.queue_max),
         ..base.clone()
     }

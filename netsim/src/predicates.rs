@@ -2,6 +2,7 @@
 //! they cost little; what they judge by is kept outside the cores: the global log of tool runs, and the rows on the disks.
 
 mod limits;
+mod logs;
 mod trust;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -17,6 +18,7 @@ use mesh_core::io::{Batch, CallRecord, CallState, Invocation, Space};
 use crate::disk::MemDisk;
 use crate::node::{self, BookRow};
 use crate::plan::MS;
+pub(crate) use logs::Holder;
 
 /// A promise that was broken.
 #[derive(Debug, Clone)]
@@ -40,6 +42,8 @@ pub(crate) struct Run {
 pub(crate) struct Known {
     pub(crate) origin: PeerId,
     pub(crate) header: Arc<Header>,
+    /// Of its row in logs.
+    pub(crate) key: Vec<u8>,
 }
 
 /// What a durable row of a peer's books says of a call that is over.
@@ -58,7 +62,7 @@ impl Told {
         Self { target: record.header.target, state: record.state, confirmed: record.confirmed, life }
     }
 
-    fn of_row(row: &BookRow) -> Self {
+    pub(crate) fn of_row(row: &BookRow) -> Self {
         let life = row.header.target_incarnation;
         Self { target: row.header.target, state: row.state, confirmed: row.confirmed, life }
     }
@@ -101,8 +105,20 @@ pub(crate) struct Checks {
     pub(crate) told: Vec<BTreeMap<ReqId, Told>>,
     confirmed: BTreeMap<(ReqId, Attempt), (Hash, Outcome)>,
     places: BTreeMap<Place, Hash>,
+    /// Where the confirmed endings stand.
+    spoken: BTreeMap<(ReqId, Attempt), Vec<u8>>,
+    /// Peers at which a backup was played back.
+    restored: BTreeSet<usize>,
+    /// By peer: rows of its own log that its disk held once, and when they went.
+    dropped: Vec<BTreeMap<Vec<u8>, u64>>,
+    /// By peer: when its journal last forgot something.
+    forgot: Vec<u64>,
+    ids: Vec<PeerId>,
+    /// How long entries are kept, where that can be seen.
+    keep_entries_us: Option<u64>,
     /// Rows of logs that some disk held before, and what each is about: an entry is judged once, not at each peer.
-    rows: HashMap<Vec<u8>, (Bytes, SignedEntry, Noted)>,
+    /// And since when.
+    rows: HashMap<Vec<u8>, (Bytes, SignedEntry, Noted, u64)>,
     /// The last row of the books of each call that some disk held.
     books: HashMap<Vec<u8>, (Bytes, BookRow)>,
     /// Verdicts that some disk held, by their rows.
@@ -120,8 +136,13 @@ pub(crate) struct Checks {
 }
 
 impl Checks {
-    pub(crate) fn new(peers: usize) -> Self {
+    pub(crate) fn new(ids: Vec<PeerId>, keep_entries_us: Option<u64>) -> Self {
+        let peers = ids.len();
         Self {
+            dropped: vec![BTreeMap::new(); peers],
+            forgot: vec![0; peers],
+            ids,
+            keep_entries_us,
             dispatches: vec![BTreeMap::new(); peers],
             obeyed: vec![Epoch::ZERO; peers],
             fences: vec![Epoch::ZERO; peers],
@@ -177,6 +198,7 @@ impl Checks {
 
     /// A backup was played back at a peer, and it will notice: its new life begins with what the backup holds.
     pub(crate) fn rolled_back(&mut self, peer: usize, id: PeerId, disk: &MemDisk) {
+        self.restored.insert(peer);
         self.keys.retain(|(target, _), _| *target != id);
         self.receipts.retain(|(origin, _), _| *origin != peer);
         self.fences[peer] = node::durable_fence(disk);
@@ -469,6 +491,7 @@ impl Checks {
         for write in &batch.writes {
             match (write.space, &write.value) {
                 (Space::Log, Some(value)) => self.on_entry(now, peer, &write.key, value),
+                (Space::Log, None) => self.kept_what_is_alive(now, peer, &write.key, disk),
                 (Space::Meta, _) => fence |= write.key == node::FENCE_KEY,
                 (Space::Calls, Some(value)) => {
                     if let (Some(id), Some(record)) = (ReqId::from_slice(&write.key), self.book_row(&write.key, value))
@@ -484,6 +507,7 @@ impl Checks {
                     }
                 }
                 (Space::Trust, Some(value)) => self.on_verdict(peer, &write.key, value),
+                (Space::Journal, None) => self.forgot[peer] = now,
                 (Space::Marks, None) => self.fail("S9", now, || format!("p{peer} deletes a forgotten mark")),
                 _ => {}
             }
@@ -494,7 +518,7 @@ impl Checks {
     }
 
     fn on_entry(&mut self, now: u64, peer: usize, key: &[u8], value: &Bytes) {
-        if let Some((row, _, noted)) = self.rows.get(key)
+        if let Some((row, _, noted, _)) = self.rows.get(key)
             && row == value
         {
             let noted = *noted;
@@ -510,11 +534,16 @@ impl Checks {
         if entry.entry.kind == Kind::CALL {
             if let Some(header) = entry.header() {
                 noted = Noted::Call(header.id);
-                self.known.entry(header.id).or_insert(Known { origin: entry.author, header });
+                self.known.entry(header.id).or_insert_with(|| Known {
+                    origin: entry.author,
+                    header,
+                    key: key.to_vec(),
+                });
             }
         } else if entry.entry.kind == Kind::OUTCOME {
             if let Some(outcome) = entry.record::<Outcome>() {
                 if self.known.get(&outcome.id).is_some_and(|known| known.header.target == entry.author) {
+                    self.spoken.entry((outcome.id, outcome.attempt)).or_insert_with(|| key.to_vec());
                     self.s8_outcome_never_changes(now, peer, &entry, outcome);
                 } else if outcome.ending == Ending::Expired {
                     self.expired.entry(outcome.id).or_insert((now, entry.author));
@@ -527,7 +556,7 @@ impl Checks {
             noted = Noted::Wish(wish.id);
         }
         self.note(peer, noted);
-        self.rows.insert(key.to_vec(), (value.clone(), entry, noted));
+        self.rows.insert(key.to_vec(), (value.clone(), entry, noted, now));
     }
 
     /// A row of the books, read once for all peers whose books say the same.
@@ -545,7 +574,7 @@ impl Checks {
     /// What a row of a log says, read once for all peers that hold it.
     pub(crate) fn entry_of(&self, key: &[u8], value: &Bytes) -> Option<SignedEntry> {
         match self.rows.get(key) {
-            Some((row, entry, _)) if row == value => Some(entry.clone()),
+            Some((row, entry, ..)) if row == value => Some(entry.clone()),
             Some(_) | None => SignedEntry::from_stored(value),
         }
     }

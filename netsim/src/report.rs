@@ -160,7 +160,13 @@ fn share(profile: Profile) -> u64 {
     match profile {
         Profile::Fleet => 100,
         Profile::Big | Profile::Clocks => 10,
-        Profile::Default | Profile::Five | Profile::Two | Profile::Disks | Profile::Queue | Profile::Halves => 1,
+        Profile::Default
+        | Profile::Five
+        | Profile::Two
+        | Profile::Disks
+        | Profile::Queue
+        | Profile::Halves
+        | Profile::Ages => 1,
     }
 }
 

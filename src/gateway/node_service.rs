@@ -213,7 +213,7 @@ impl NodeServerHandle {
             | Frame::Resign { .. }
             | Frame::Handover { .. }
             | Frame::Neighbours(_)
-            | Frame::Digest(_)
+            | Frame::Digest { .. }
             | Frame::Entries { .. }
             | Frame::Presence { .. }
             | Frame::Progress { .. }

@@ -161,9 +161,12 @@ impl Run {
 /// first.
 fn meet(target: &mut Machine, now: Now) -> Vec<Output> {
     let gateways = [1, 2].map(|key| Symbolic::new(key).public_key().peer_id());
-    let inputs = gateways
-        .into_iter()
-        .flat_map(|gateway| [Input::LinkUp(gateway), Input::Recv(gateway, Frame::Digest(Vec::new()))]);
+    let inputs = gateways.into_iter().flat_map(|gateway| {
+        [
+            Input::LinkUp(gateway),
+            Input::Recv(gateway, Frame::Digest { rows: Vec::new(), verdicts: mesh_core::ids::Hash::ZERO }),
+        ]
+    });
     inputs.flat_map(|input| target.step(now, input)).collect()
 }
 

@@ -116,7 +116,7 @@ impl State {
 
     fn check(&mut self, owner: usize) {
         let machine = &self.owners[owner];
-        let mut checks = Checks::new(OWNERS);
+        let mut checks = Checks::new((0..OWNERS).map(id).collect(), None);
         checks.s10_revocation_not_undone(0, owner, &members(&machine.view()), &machine.disk);
         if let Some(violation) = checks.violation {
             self.broken.get_or_insert(violation.predicate);

@@ -15,7 +15,7 @@ impl Plan {
             Profile::Two => 2,
             Profile::Big => dice.range(8..=14) as usize,
             Profile::Five => 5,
-            Profile::Fleet | Profile::Clocks | Profile::Disks | Profile::Queue | Profile::Halves => {
+            Profile::Fleet | Profile::Clocks | Profile::Disks | Profile::Queue | Profile::Halves | Profile::Ages => {
                 return Self::draw_rough(seed, profile);
             }
         };
@@ -37,6 +37,7 @@ impl Plan {
             handovers,
             wall_jumps,
             crossing: false,
+            keep_entries_ms: None,
             open_per_target_max: None,
             queue_max: None,
         };
@@ -113,9 +114,13 @@ impl Plan {
         let faults = match profile {
             Profile::Two => dice.range(4..=20),
             Profile::Big | Profile::Fleet => dice.range(4..=24),
-            Profile::Default | Profile::Five | Profile::Clocks | Profile::Disks | Profile::Queue | Profile::Halves => {
-                dice.range(2..=16)
-            }
+            Profile::Default
+            | Profile::Five
+            | Profile::Clocks
+            | Profile::Disks
+            | Profile::Queue
+            | Profile::Halves
+            | Profile::Ages => dice.range(2..=16),
         };
         let mut revoked = false;
         for _ in 0..faults {
@@ -187,7 +192,8 @@ impl Plan {
             | Profile::Clocks
             | Profile::Disks
             | Profile::Queue
-            | Profile::Halves => dice.range(4..=30),
+            | Profile::Halves
+            | Profile::Ages => dice.range(4..=30),
         };
         let key_target = dice.index(count);
         for argument in 0..asks {

@@ -82,6 +82,9 @@ impl Case {
         if let Some(most) = &plan.queue_max {
             value("queue_max", inline(most));
         }
+        if let Some(age) = &plan.keep_entries_ms {
+            value("keep_entries_ms", inline(age));
+        }
         value("sparse", inline(&plan.sparse));
         value("latency_us", inline(&plan.latency_us));
         let mut list = |name: &str, lines: Vec<toml::Value>| {

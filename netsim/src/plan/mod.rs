@@ -42,10 +42,12 @@ pub(crate) enum Profile {
     Queue,
     /// Two halves that revoke, approve and ask on their own, crossing each other.
     Halves,
+    /// Logs that forget within seconds, newcomers, and sleepers that miss it all.
+    Ages,
 }
 
 impl Profile {
-    pub(crate) const ALL: [Self; 9] = [
+    pub(crate) const ALL: [Self; 10] = [
         Self::Default,
         Self::Five,
         Self::Two,
@@ -55,6 +57,7 @@ impl Profile {
         Self::Disks,
         Self::Queue,
         Self::Halves,
+        Self::Ages,
     ];
 
     /// Its name at the command line.
@@ -69,6 +72,7 @@ impl Profile {
             Self::Disks => "disks",
             Self::Queue => "queue",
             Self::Halves => "halves",
+            Self::Ages => "ages",
         }
     }
 }
@@ -220,6 +224,9 @@ pub(crate) struct Plan {
     /// Calls that a gateway holds for others, if not the usual number.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) queue_max: Option<usize>,
+    /// Age from which entries of a log may be dropped, if not the usual one; calls are forgotten sooner then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) keep_entries_ms: Option<u64>,
     pub(crate) peers: Vec<PeerPlan>,
     /// Pairs without a way to each other until the final healing.
     pub(crate) sparse: Vec<(usize, usize)>,

@@ -13,6 +13,7 @@ impl Plan {
         let count = match profile {
             Profile::Fleet => dice.range(15..=50) as usize,
             Profile::Halves => dice.range(4..=7) as usize,
+            Profile::Ages => dice.range(2..=5) as usize,
             Profile::Queue => dice.range(2..=4) as usize,
             Profile::Clocks | Profile::Disks | Profile::Default | Profile::Five | Profile::Two | Profile::Big => {
                 dice.pick(&[2, 3, 3, 4, 5])
@@ -29,6 +30,7 @@ impl Plan {
             handovers: false,
             wall_jumps,
             crossing: profile == Profile::Halves,
+            keep_entries_ms: (profile == Profile::Ages).then_some(12_000),
             open_per_target_max: (profile == Profile::Queue).then(|| dice.range(4..=20) as usize),
             queue_max: (profile == Profile::Queue).then(|| dice.range(2..=30) as usize),
             peers,
@@ -52,6 +54,7 @@ impl Plan {
             Profile::Disks => plan.draw_disks(&mut dice),
             Profile::Queue => plan.draw_queues(&mut dice),
             Profile::Halves => plan.draw_halves(&mut dice),
+            Profile::Ages => plan.draw_ages(&mut dice),
             Profile::Fleet | Profile::Default | Profile::Five | Profile::Two | Profile::Big => {}
         }
         plan.sorted()
@@ -109,6 +112,40 @@ impl Plan {
             if dice.chance(300) && !forgets {
                 ask.ttl_ms = dice.range(60_000..=12 * 3_600_000);
             }
+        }
+    }
+
+    /// Calls that are over soon; whoever sleeps long, or comes late, finds that most of it is gone.
+    fn draw_ages(&mut self, dice: &mut Dice) {
+        let count = self.peers.len();
+        for (at, ask) in &mut self.asks {
+            ask.ttl_ms = ask.ttl_ms.min(3_000);
+            ask.timeout_ms = Some(4_000);
+            ask.key = None; // a key is forgotten with its call
+            *at /= dice.range(1..=2);
+        }
+        for peer in &mut self.peers {
+            peer.forget_after_ms = 9_000;
+        }
+        if dice.chance(600) {
+            let (peer, at) = (dice.index(count), dice.range(0..=4 * SECOND));
+            let for_us = dice.range(8 * SECOND..=30 * SECOND);
+            let fault = match dice.range(0..=2) {
+                0 => Fault::Suspend { peer, for_us },
+                1 => Fault::Crash { peer, down_us: for_us },
+                _ => Fault::Stop { peer, down_us: for_us },
+            };
+            self.faults.push((at, fault));
+        }
+        if count > 2 && dice.chance(600) {
+            self.peers[count - 1].join_at = dice.range(8..=18) * SECOND;
+        }
+        if dice.chance(400) {
+            let (peer, at) = (dice.index(count), dice.range(0..=10 * SECOND));
+            self.faults.push((at, Fault::Backup { peer }));
+            let at = at + dice.range(SECOND..=10 * SECOND);
+            self.faults
+                .push((at, Fault::Restore { peer, down_us: dice.range(50 * MS..=2 * SECOND), unnoticed: false }));
         }
     }
 

@@ -1,4 +1,4 @@
-//! S11: what must stay small does. (Logs and journals have no limit yet: they are compacted and forgotten by age alone.)
+//! S11: what must stay small does. (Logs: see `logs`. Journals are forgotten by age alone.)
 
 use mesh_core::config::Config;
 use mesh_core::ids::{PeerId, ReqId};

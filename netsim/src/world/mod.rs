@@ -21,7 +21,7 @@ use crate::disk::{MemDisk, Snapshot};
 use crate::keys::Key;
 use crate::net::{Pairs, Session};
 use crate::node::{self, Node};
-use crate::plan::{Case, Near, PeerPlan, Plan, SECOND};
+use crate::plan::{Case, MS, Near, PeerPlan, Plan, SECOND};
 use crate::predicates::{Checks, Violation};
 use crate::trace::{Level, Trace};
 
@@ -395,6 +395,7 @@ impl World {
             }
         });
         let peers: Vec<Sim> = peers.collect();
+        let ids = peers.iter().map(|sim| sim.id).collect();
         let pairs = Pairs::new(count, &plan.latency_us);
         Self {
             now: 0,
@@ -430,7 +431,7 @@ impl World {
             slack_us: 0,
             stats: Stats::default(),
             out: Vec::new(),
-            checks: Checks::new(count),
+            checks: Checks::new(ids, plan.keep_entries_ms.map(|ms| ms * MS)),
             trace: Trace::new(level),
             plan: plan.clone(),
         }

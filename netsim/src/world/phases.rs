@@ -2,7 +2,7 @@
 
 use mesh_core::entry::{Effect, Payload};
 use mesh_core::ids::{Hash, ReqId};
-use mesh_core::io::{CallState, Command, NewCall};
+use mesh_core::io::{CallState, Command, NewCall, Space};
 use mesh_core::limits;
 
 use super::{
@@ -10,9 +10,9 @@ use super::{
     World,
 };
 use crate::net::pair_of;
-use crate::node::Node;
+use crate::node::{self, Node};
 use crate::plan::{Ask, MS, NEVER, SECOND};
-use crate::predicates::Told;
+use crate::predicates::{Holder, Told};
 use crate::trace::Mark;
 
 impl World {
@@ -275,7 +275,9 @@ impl World {
     /// A call as a peer's door would show it.
     pub(super) fn told_at(&self, peer: usize, id: &ReqId) -> Option<Told> {
         let open = self.peers[peer].node.as_ref().and_then(|node| node.open_call(id));
-        open.map(Told::of).or_else(|| self.checks.told[peer].get(id).copied())
+        let over = || self.checks.told[peer].get(id).copied();
+        let unsynced = || self.peers[peer].disk.applied(Space::Calls, &id.0).and_then(|row| node::book_row(row));
+        open.map(Told::of).or_else(over).or_else(|| unsynced().as_ref().map(Told::of_row))
     }
 
     /// **L3** in 30 s after the full healing every accepted call is terminal at its origin, or by its own time when that
@@ -293,6 +295,9 @@ impl World {
                 continue;
             }
             let Some(told) = self.told_at(accepted.origin, id) else {
+                if self.checks.is_dropped_by_origin(id) {
+                    continue;
+                }
                 broken.get_or_insert(format!("p{} accepted {id} and does not know it", accepted.origin));
                 continue;
             };
@@ -308,6 +313,11 @@ impl World {
             };
             let target_there = target
                 .is_some_and(|target| self.member(target) && self.trusts(accepted.origin, target) && same_life(target));
+            // Nor has one that has forgotten it, when its origin was away for all of that time; and what it says after the
+            // origin's books are closed changes nothing.
+            let closed = sim.node.as_ref().is_some_and(|node| node.open_call(id).is_none());
+            let late = self.plan.keep_entries_ms.is_some() && closed;
+            let target_there = target_there && !late && !target.is_some_and(|target| self.checks.is_past(target, id));
             let ended = matches!(told.state, CallState::Ended(_)) && (told.confirmed || !target_there);
             if ended {
                 if told.confirmed {
@@ -349,6 +359,7 @@ impl World {
         let told = self.now >= self.open_at + 2 * SECOND;
         if told && settled && asked && self.now - self.phase_at >= HEALED_US {
             self.l4_books_agree();
+            self.l4_logs_agree();
             self.enter(Phase::LinkCut);
         }
     }
@@ -387,6 +398,10 @@ impl World {
             }
             let Some(told) = self.told_at(accepted.origin, id) else { continue };
             let target = self.index_of(&told.target);
+            let unsure = self.plan.keep_entries_ms.is_some() && !told.confirmed; // its books may be closed by now
+            if unsure || target.is_some_and(|target| self.checks.is_past(target, id)) {
+                continue;
+            }
             for peer in (0..self.peers.len()).filter(|peer| self.member(*peer)) {
                 // What somebody wrote after being thrown out does not reach those who hold that.
                 let hears = |other: usize| self.trusts(peer, other) && self.trusts(other, peer);
@@ -398,6 +413,11 @@ impl World {
                     continue;
                 }
                 let Some(record) = self.told_at(peer, id) else { continue };
+                // Its books on a call that nobody confirmed are closed after a while, and the target came later.
+                let closed = self.peers[peer].node.as_ref().is_some_and(|node| node.open_call(id).is_none());
+                if self.plan.keep_entries_ms.is_some() && closed && !record.confirmed {
+                    continue;
+                }
                 if record.state != told.state || (target_is_in && record.confirmed != told.confirmed) {
                     broken.get_or_insert(format!(
                         "{id} is {} at its origin p{}, and {} (confirmed {}) at p{peer}",
@@ -412,6 +432,20 @@ impl World {
         if let Some(what) = broken {
             self.checks.fail("L4", self.now, || what);
         }
+    }
+
+    /// **L4** and **S11**, of the logs.
+    fn l4_logs_agree(&mut self) {
+        let mut checks = std::mem::take(&mut self.checks);
+        for author in (0..self.peers.len()).filter(|peer| self.member(*peer)) {
+            let holder = |peer: usize| Holder { peer, disk: &self.peers[peer].disk };
+            let hears = |peer: &usize| {
+                self.member(*peer) && *peer != author && self.trusts(*peer, author) && self.trusts(author, *peer)
+            };
+            let others: Vec<Holder<'_>> = (0..self.peers.len()).filter(hears).map(holder).collect();
+            checks.l4_logs_agree(self.now, &holder(author), &others);
+        }
+        self.checks = checks;
     }
 
     pub(super) fn count_endings(&mut self) {

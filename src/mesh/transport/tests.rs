@@ -161,7 +161,8 @@ async fn until(what: &str, mut condition: impl FnMut() -> bool) {
 }
 
 fn digest(n: u64) -> Frame {
-    Frame::Digest(vec![DigestRow { author: PeerId([1; 32]), incarnation: Incarnation(1), seq: n }])
+    let rows = vec![DigestRow { author: PeerId([1; 32]), incarnation: Incarnation(1), seq: n }];
+    Frame::Digest { rows, verdicts: mesh_core::ids::Hash::ZERO }
 }
 
 fn beacon(key: &DeviceKey, covered: u8) -> Frame {

@@ -10,7 +10,7 @@ use mesh_core::entry::{EntryError, Fence, SignedEntry, Tier};
 use mesh_core::epoch::{Claim, Epoch};
 use mesh_core::frame::{Beacon, DigestRow, EntryItem, Frame, Phase};
 use mesh_core::ids::{
-    ATTEMPTS_MAX, Attempt, Incarnation, InvalidId, MeshId, NodeId, PeerId, PublicKey, ReqId, Signature,
+    ATTEMPTS_MAX, Attempt, Hash, Incarnation, InvalidId, MeshId, NodeId, PeerId, PublicKey, ReqId, Signature,
 };
 use mesh_core::io::Welcome;
 use mesh_core::limits::{self, cut};
@@ -106,11 +106,12 @@ fn frame_to_pb(frame: &Frame) -> Result<pb::mesh_frame::Frame, WireError> {
         }),
         Frame::Handover { epoch } => Pb::Handover(pb::Handover { epoch: Some(epoch_to_pb(epoch)) }),
         Frame::Neighbours(peers) => Pb::Neighbours(pb::Neighbours { peers: peers_to_pb(peers) }),
-        Frame::Digest(rows) => Pb::Digest(pb::Digest {
+        Frame::Digest { rows, verdicts } => Pb::Digest(pb::Digest {
             rows: rows
                 .iter()
                 .map(|row| pb::DigestRow { author: copy(&row.author.0), incarnation: row.incarnation.0, seq: row.seq })
                 .collect(),
+            verdicts: if *verdicts == Hash::ZERO { Bytes::new() } else { copy(&verdicts.0) },
         }),
         Frame::Entries { entries, more } => Pb::Entries(pb::Entries {
             items: entries
@@ -155,19 +156,20 @@ fn frame_from_pb(frame: pb::mesh_frame::Frame, verifier: &dyn Verifier) -> Resul
         Pb::Neighbours(neighbours) => Frame::Neighbours(peers_from_pb("peers", &neighbours.peers)?),
         Pb::Digest(digest) => {
             at_most("rows", digest.rows.len(), DIGEST_ROWS_MAX)?;
-            Frame::Digest(
-                digest
-                    .rows
-                    .iter()
-                    .map(|row| {
-                        Ok(DigestRow {
-                            author: peer_from_pb("author", &row.author)?,
-                            incarnation: Incarnation(row.incarnation),
-                            seq: row.seq,
-                        })
-                    })
-                    .collect::<Result<_, WireError>>()?,
-            )
+            let row = |row: &pb::DigestRow| {
+                Ok(DigestRow {
+                    author: peer_from_pb("author", &row.author)?,
+                    incarnation: Incarnation(row.incarnation),
+                    seq: row.seq,
+                })
+            };
+            Frame::Digest {
+                rows: digest.rows.iter().map(row).collect::<Result<_, WireError>>()?,
+                verdicts: match digest.verdicts.len() {
+                    0 => Hash::ZERO,
+                    len => Hash::from_slice(&digest.verdicts).ok_or(WireError::Length { field: "verdicts", len })?,
+                },
+            }
         }
         Pb::Entries(entries) => {
             at_most("items", entries.items.len(), ENTRIES_MAX)?;
@@ -446,7 +448,6 @@ fn copy(bytes: &[u8]) -> Bytes {
 mod tests {
     use mesh_core::crypto::{Signer as _, Symbolic};
     use mesh_core::entry::{Entry, Kind};
-    use mesh_core::ids::Hash;
     use proptest::collection::vec;
     use proptest::prelude::*;
 
@@ -511,7 +512,8 @@ mod tests {
             (epoch(), proptest::option::of(peer())).prop_map(|(epoch, successor)| Frame::Resign { epoch, successor }),
             epoch().prop_map(|epoch| Frame::Handover { epoch }),
             vec(peer(), 0..60).prop_map(Frame::Neighbours),
-            vec(row, 0..60).prop_map(Frame::Digest),
+            (vec(row, 0..60), any::<[u8; 32]>())
+                .prop_map(|(rows, verdicts)| Frame::Digest { rows, verdicts: Hash(verdicts) }),
             (vec(item, 0..8), any::<bool>()).prop_map(|(entries, more)| Frame::Entries { entries, more }),
             (epoch(), vec(peer(), 0..60)).prop_map(|(epoch, online)| Frame::Presence { epoch, online }),
             (req_id(), 1..=3_u8, phase, ".{0,100}").prop_map(|(id, attempt, state, note)| Frame::Progress {

@@ -46,6 +46,11 @@ fn early_key(id: &ReqId, hash: &Hash) -> Vec<u8> {
     [id.0.as_slice(), &hash.0].concat()
 }
 
+/// Key of [`Space::CallsByTime`].
+fn by_time_key(header: &Header) -> Vec<u8> {
+    [header.accepted_ms.to_be_bytes().as_slice(), &header.id.0].concat()
+}
+
 /// Key of [`Space::Keys`]: principal and client key, hashed together.
 pub(crate) fn key_id(principal: &str, key: &str) -> Hash {
     Hash::of(&[principal.as_bytes(), &[0], key.as_bytes()].concat())
@@ -347,8 +352,7 @@ impl Book {
             }],
             header,
         };
-        let by_time = [record.header.accepted_ms.to_be_bytes().as_slice(), &id.0].concat();
-        fx.put_bytes(Space::CallsByTime, by_time, Bytes::new());
+        fx.put_bytes(Space::CallsByTime, by_time_key(&record.header), Bytes::new());
         let cancel = self.early_wishes.remove(&id);
         if cancel.is_some() {
             fx.delete(Space::Open, early_key(&id, &Hash::ZERO));
@@ -718,6 +722,11 @@ impl Book {
             } else if now < margin {
                 open.look_at = margin;
                 self.agenda.insert((margin, id));
+            } else if open.record.header.target != self.me
+                && open.record.origin != self.me
+                && now >= open.deadline.saturating_add(self.keep_ms)
+            {
+                self.forget(&id, fx);
             } else if open.record.header.target != self.me {
                 let verdict = Self::overdue(&self.me, open, now, env);
                 if verdict.is_none() {
@@ -746,6 +755,15 @@ impl Book {
             open.record.attempt = before;
             self.conclude(id, true, true, before, fx);
         }
+    }
+
+    /// A call of others whose ending nobody will tell here any more: what would have told it may be gone from their logs.
+    fn forget(&mut self, id: &ReqId, fx: &mut Effects<'_>) {
+        self.stop_waiting(id);
+        let Some(open) = self.open.remove(id) else { return };
+        self.agenda.remove(&(open.look_at, *id));
+        fx.delete(Space::Open, id.0);
+        fx.delete(Space::CallsByTime, by_time_key(&open.record.header));
     }
 
     /// Somebody else has to end it, or its run may still end: it is looked at again.

@@ -70,6 +70,13 @@ pub struct Config {
     pub forget_after_ms: u64,
     /// How long a finished call stays in the books.
     pub keep_calls_ms: u64,
+    /// Age from which a device looks whether an entry of its own is needed any more: longest TTL + what the books keep +
+    /// 24 h.
+    pub keep_entries_ms: u64,
+    /// Between two such looks.
+    pub compact_every_ms: u64,
+    /// So many must be dead before the others are told.
+    pub compact_min: usize,
     /// Which rule is left out, for tests of the tests. Nothing in the product.
     pub mutation: Mutation,
     /// Highest [`crate::entry::Kind`] that is understood. Lower than this version's own only where a simulation plays an
@@ -102,6 +109,9 @@ impl Default for Config {
             queue_max: limits::QUEUE_MAX,
             forget_after_ms: 8 * 24 * 3600 * 1000,
             keep_calls_ms: 7 * 24 * 3600 * 1000,
+            keep_entries_ms: 15 * 24 * 3600 * 1000,
+            compact_every_ms: 3_600_000,
+            compact_min: 64,
             mutation: Mutation::default(),
             newest_kind: Kind::NEWEST.0,
         }

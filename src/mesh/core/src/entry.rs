@@ -77,15 +77,25 @@ impl Kind {
     pub const CANCEL: Self = Self(7);
     /// Empty: its author's log has come this far. Written when a call has started of which nothing else there tells.
     pub const MARK: Self = Self(8);
+    /// [`Stubs`] for entries of its author.
+    pub const STUBS: Self = Self(9);
     /// The highest that this version knows.
-    pub const NEWEST: Self = Self::MARK;
+    pub const NEWEST: Self = Self::STUBS;
 
     /// Whether this version knows what it means.
     #[must_use]
     pub fn is_known(self) -> bool {
-        let known =
-            [Self::GENESIS, Self::APPROVAL, Self::DIRECTORY, Self::CALL, Self::OUTCOME, Self::CANCEL, Self::MARK];
-        known.contains(&self)
+        [
+            Self::GENESIS,
+            Self::APPROVAL,
+            Self::DIRECTORY,
+            Self::CALL,
+            Self::OUTCOME,
+            Self::CANCEL,
+            Self::MARK,
+            Self::STUBS,
+        ]
+        .contains(&self)
     }
 }
 
@@ -530,6 +540,27 @@ pub struct CancelWish {
     pub reason: String,
     /// Whether it is asked because the time was over, so that the target may say `expired`.
     pub expired: bool,
+}
+
+/// Body of [`Kind::STUBS`]: which entries of this life of its author's log nobody needs any more. The newest such entry
+/// counts, and says all that the former ones did.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stubs {
+    /// In order, before this entry, apart from each other; at most [`limits::STUBS_MAX`].
+    pub stubs: Vec<Stub>,
+}
+
+/// What is left of a run of entries: enough for the chain to go on behind it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stub {
+    /// Place of the first of them.
+    pub first: u64,
+    /// Place of the last.
+    pub last: u64,
+    /// Hash of the last.
+    pub hash: Hash,
+    /// Clock of the last.
+    pub hlc: u64,
 }
 
 /// The fence as it is stored: the highest epoch ever seen or claimed here, with its proof.

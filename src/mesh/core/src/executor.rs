@@ -20,6 +20,8 @@ use crate::mutants::Mutant;
 
 /// A run that is over sooner than this is told with its outcome alone.
 const TELL_RUNNING_AFTER_MS: u64 = 20;
+/// Between two looks at what may be forgotten.
+const FORGET_EVERY_MS: u64 = 3_600_000;
 /// Outcomes kept in memory to be told again without reading the store.
 const OUTCOMES_KEPT: usize = 256;
 
@@ -187,7 +189,7 @@ impl Executor {
     }
 
     /// Whether this very attempt was started or has ended.
-    fn has_journaled(&self, id: &ReqId, attempt: Attempt) -> bool {
+    pub(crate) fn has_journaled(&self, id: &ReqId, attempt: Attempt) -> bool {
         self.journal.contains_key(&(*id, attempt))
     }
 
@@ -606,7 +608,7 @@ impl Executor {
         let mut finished: Vec<Finished> =
             late.into_iter().filter_map(|(id, attempt, header)| self.expire(id, attempt, header, fx)).collect();
         if now >= self.next_forget {
-            self.next_forget = now + 3_600_000;
+            self.next_forget = now + FORGET_EVERY_MS.min(rules.config.forget_after_ms / 8);
             self.forget(rules.config.forget_after_ms, fx);
         }
         finished.retain(|f| f.header.is_some());

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::entry::SignedEntry;
 use crate::epoch::{Claim, Epoch};
-use crate::ids::{Attempt, Incarnation, PeerId, ReqId};
+use crate::ids::{Attempt, Hash, Incarnation, PeerId, ReqId};
 
 /// How a frame travels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,8 +41,13 @@ pub enum Frame {
     },
     /// Whom the sender is linked to.
     Neighbours(Vec<PeerId>),
-    /// What the sender holds of each author's log.
-    Digest(Vec<DigestRow>),
+    /// What the sender holds.
+    Digest {
+        /// Of each author's log.
+        rows: Vec<DigestRow>,
+        /// Hash over all verdicts that count, in the order of their hashes; [`Hash::ZERO`] = not said.
+        verdicts: Hash,
+    },
     /// Entries that the receiver lacks, each author's in order.
     Entries {
         /// The entries.
@@ -95,7 +100,7 @@ impl Frame {
             Self::Resign { .. }
             | Self::Handover { .. }
             | Self::Neighbours(_)
-            | Self::Digest(_)
+            | Self::Digest { .. }
             | Self::Entries { .. }
             | Self::Presence { .. }
             | Self::Progress { .. }

@@ -1,6 +1,7 @@
 //! Tests: a member that lies, against one honest peer.
 
 mod merge;
+mod stubs;
 
 use rand_chacha::ChaCha8Rng;
 use rand_core::SeedableRng as _;
@@ -411,7 +412,7 @@ fn entries_out_of_their_place_are_not_taken() {
     let life = honest.peer.view().incarnation;
     refused(&mut liar, &mut honest, &|entry| (entry.author, entry.incarnation) = (own, life));
     let asked = refused(&mut liar, &mut honest, &|entry| entry.seq += 5);
-    assert!(asked.iter().any(|o| matches!(o, Output::Send(_, Frame::Digest(_)))), "a gap is asked about");
+    assert!(asked.iter().any(|o| matches!(o, Output::Send(_, Frame::Digest { .. }))), "a gap is asked about");
     refused(&mut liar, &mut honest, &|entry| entry.previous = Hash::of(b"another"));
 
     // In its place it is taken, although nobody knows what it is, and goes on to those who lack it.
@@ -467,7 +468,7 @@ fn only_a_gateway_may_dispatch_and_only_in_its_own_name() {
     honest.admit(&owner, Tier::Owner);
     let call = header(&liar.id(), 1, me);
     let entry = liar.says(Kind::CALL, encode(&call));
-    honest.hears(&owner, Frame::Digest(Vec::new()));
+    honest.hears(&owner, Frame::Digest { rows: Vec::new(), verdicts: Hash::ZERO });
     let claims = |of: &Liar, counter| Claim::sign(&of.key, Epoch { counter, class: 3, peer: of.id() }, 1);
     let refused = |honest: &mut Honest, from: &Liar, claim: Claim, header: SignedEntry| {
         let dispatch = Dispatch { claim, header, attempt: 1, left_ms: 60_000 };

@@ -46,6 +46,12 @@ pub const STRAY_VERDICTS_IN_ALL_MAX: usize = 1024;
 pub const UNREAD_PER_AUTHOR_MAX: usize = 4096;
 /// Bytes of such entries.
 pub const UNREAD_BYTES_PER_AUTHOR_MAX: u64 = 16 * 1024 * 1024;
+/// Runs of dropped entries in one life of a log; what does not fit stays.
+pub const STUBS_MAX: usize = 256;
+/// Rows of a log that are dropped in one step.
+pub const SWEEP_ROWS_MAX: usize = 256;
+/// Entries that an author declares dead in one step.
+pub const DEAD_PER_STEP_MAX: usize = 4096;
 /// Longest reason or error text, in bytes.
 pub const TEXT_BYTES_MAX: usize = 4096;
 /// Longest client key, in bytes.

@@ -2,6 +2,8 @@
 //!
 //! The entries themselves live in the store; here are only the heads, so that memory does not grow with history.
 
+mod dropped;
+
 use std::collections::{BTreeMap, BTreeSet, btree_map};
 
 use crate::crypto::Signer;
@@ -12,6 +14,8 @@ use crate::ids::{Hash, Incarnation, MeshId, PeerId};
 use crate::io::{Fact, Output, Space};
 use crate::limits;
 use crate::mutants::Mutant;
+use dropped::Dropped;
+pub(crate) use dropped::with_stubs;
 
 /// A foreign clock may push ours at most this far (mesh-protocol.md §5).
 const HLC_PUSH_MS: u64 = 60_000;
@@ -73,6 +77,9 @@ pub(crate) struct Logs {
     fresh: bool,
     /// Lives in which an author contradicted itself, and where.
     forks: BTreeMap<(PeerId, Incarnation), u64>,
+    /// Hash over the verdicts that count here.
+    verdicts: Hash,
+    dropped: Dropped,
     next_sync: u64,
 }
 
@@ -113,12 +120,22 @@ impl Logs {
             compared: BTreeSet::new(),
             fresh: false,
             forks: BTreeMap::new(),
+            verdicts: Hash::ZERO,
+            dropped: Dropped::default(),
             next_sync: now,
         }
     }
 
     pub(crate) fn incarnation(&self) -> Incarnation {
         self.incarnation
+    }
+
+    pub(crate) fn set_verdicts(&mut self, verdicts: Hash) {
+        self.verdicts = verdicts;
+    }
+
+    pub(crate) fn verdicts(&self) -> Hash {
+        self.verdicts
     }
 
     /// How far we hold the log of `author`, by life.
@@ -134,8 +151,9 @@ impl Logs {
         self.fresh = true;
     }
 
-    /// Takes back a row of [`Space::Meta`] that [`Self::fork`] wrote; others are none of its business.
-    pub(crate) fn restore_fork(&mut self, key: &[u8], value: &[u8]) {
+    /// Takes back a row of [`Space::Meta`] that was written here; others are none of its business.
+    pub(crate) fn restore(&mut self, key: &[u8], value: &[u8]) {
+        self.dropped.restore(key, value);
         if key.starts_with(KEY_FORK)
             && let Some(entry) = SignedEntry::from_stored(value)
         {
@@ -171,6 +189,9 @@ impl Logs {
     pub(crate) fn own_says(&self, entry: &SignedEntry) -> Option<bool> {
         let head = self.heads.get(&(self.me, self.incarnation));
         let (held, seq) = (head.map_or(0, |head| head.seq), entry.entry.seq);
+        if self.is_dropped((self.me, self.incarnation), seq) {
+            return Some(true); // nothing is left to compare it with, and nobody needs it
+        }
         if seq < held { None } else { Some(head.is_some_and(|head| seq == held && head.hash == entry.hash)) }
     }
 
@@ -269,15 +290,18 @@ impl Logs {
             let forked = seq == held && hash != entry.hash;
             return if forked { self.fork(entry, held, fx) } else { Ingest::Known };
         }
-        if seq > held + 1 {
+        let gap = seq > held + 1;
+        let passed = gap && fx.without(Mutant::GapNeedsStub);
+        if gap && !passed {
             self.ask_again(from, fx);
             return Ingest::Gap;
         }
-        if entry.entry.previous != hash {
+        if entry.entry.previous != hash && !passed {
             return self.fork(entry, held, fx);
         }
         self.hlc = self.hlc.max(entry.entry.hlc.min((fx.now.wall_ms + HLC_PUSH_MS) << 16));
         self.store(entry, fx);
+        self.pass_stubs((author, incarnation), fx);
         self.relay(from, item, fx);
         Ingest::New
     }
@@ -303,7 +327,7 @@ impl Logs {
         neighbour.owes_digest = fx.now.mono_ms < neighbour.next_digest;
         if !neighbour.owes_digest {
             neighbour.next_digest = fx.now.mono_ms + GAP_DIGEST_EVERY_MS;
-            fx.send(from, Frame::Digest(self.digest()));
+            fx.send(from, self.digest_frame());
         }
     }
 
@@ -358,7 +382,7 @@ impl Logs {
     pub(crate) fn handle_link_up(&mut self, peer: PeerId, fx: &mut Effects<'_>) {
         self.neighbours.insert(peer, Neighbour::default());
         if !fx.without(Mutant::DigestOnLinkUp) {
-            fx.send(peer, Frame::Digest(self.digest()));
+            fx.send(peer, self.digest_frame());
         }
         self.tell_neighbours(fx);
     }
@@ -393,12 +417,16 @@ impl Logs {
             .collect()
     }
 
+    fn digest_frame(&self) -> Frame {
+        Frame::Digest { rows: self.digest(), verdicts: self.verdicts }
+    }
+
     /// Asks every neighbour for what we lack: after trust has changed, entries refused before may be welcome.
     pub(crate) fn ask_all(&mut self, fx: &mut Effects<'_>) {
-        let digest = self.digest();
+        let digest = self.digest_frame();
         let peers: Vec<PeerId> = self.neighbours.keys().copied().collect();
         for peer in peers {
-            fx.send(peer, Frame::Digest(digest.clone()));
+            fx.send(peer, digest.clone());
         }
     }
 
@@ -430,6 +458,7 @@ impl Logs {
         }
         // What the neighbour has lost of its own log goes first: it must know that before it says anything else.
         ranges.sort_by_key(|(author, incarnation, ..)| (*author != from, depth(author), *author, *incarnation));
+        self.show_stubs(from, &ranges, fx);
         if !ranges.is_empty() {
             fx.out.push(Output::ReadLog { to: from, ranges });
         }
@@ -468,7 +497,7 @@ impl Logs {
 
     /// More is waiting at `from`: tell it how far we are now.
     pub(crate) fn ask_more(&mut self, from: PeerId, fx: &mut Effects<'_>) {
-        fx.send(from, Frame::Digest(self.digest()));
+        fx.send(from, self.digest_frame());
     }
 
     /// Periodic anti-entropy with one random neighbour, and the digests that are owed.
@@ -483,19 +512,21 @@ impl Logs {
         for peer in owed {
             self.ask_again(peer, fx);
         }
+        self.sweep(fx);
         if fx.now.mono_ms < self.next_sync || self.neighbours.is_empty() {
             return;
         }
         self.next_sync = fx.now.mono_ms + every_ms;
         let nth = fx.below(self.neighbours.len() as u64) as usize;
         if let Some(peer) = self.neighbours.keys().nth(nth).copied() {
-            fx.send(peer, Frame::Digest(self.digest()));
+            fx.send(peer, self.digest_frame());
         }
     }
 
     pub(crate) fn poll_timeout(&self) -> Option<u64> {
         let owed = self.neighbours.values().filter(|neighbour| neighbour.owes_digest).map(|n| n.next_digest);
-        owed.chain((!self.neighbours.is_empty()).then_some(self.next_sync)).min()
+        let sync = (!self.neighbours.is_empty()).then_some(self.next_sync);
+        owed.chain(sync).chain(self.dropped.poll_timeout()).min()
     }
 }
 

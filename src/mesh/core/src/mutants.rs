@@ -95,6 +95,12 @@ pub enum Mutant {
     Successor,
     /// Peers that meet compare what they hold.
     DigestOnLinkUp,
+    /// An author declares dead only what is old.
+    EntriesAge,
+    /// An author declares nothing dead that is about a call in its book.
+    StubsSpareOpen,
+    /// A log goes on behind a gap only by its author's word.
+    GapNeedsStub,
 }
 
 /// Which rule is left out, if any.
@@ -175,5 +181,8 @@ impl Mutant {
         Self::Notice,
         Self::Successor,
         Self::DigestOnLinkUp,
+        Self::EntriesAge,
+        Self::StubsSpareOpen,
+        Self::GapNeedsStub,
     ];
 }

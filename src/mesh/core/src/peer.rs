@@ -5,6 +5,7 @@
 
 mod age;
 mod commands;
+mod compaction;
 mod entries;
 mod founding;
 mod heard;
@@ -37,6 +38,7 @@ use crate::mutants::Mutant;
 use crate::trust::Trust;
 
 use age::Age;
+use compaction::Look;
 pub use founding::{founded, goes_over, joined};
 use heard::Heard;
 use lives::{Lives, Sessions};
@@ -118,6 +120,9 @@ pub struct Peer {
     heard: Heard,
     lives: Lives,
     sessions: BTreeMap<PeerId, Sessions>,
+    look: Look,
+    /// Linked peers that were shown all our verdicts, with the hash of theirs and of ours at that time.
+    compared_verdicts: BTreeMap<PeerId, (Hash, Hash)>,
     /// Our clock at the last step.
     now_ms: u64,
     stopping: Option<(CmdId, u64)>,
@@ -193,6 +198,7 @@ impl Peer {
         let known = fence.as_ref().map_or(0, |fence: &Fence| fence.epoch.counter);
         let floor = read(KEY_CLAIM_FLOOR).and_then(entry::decode).unwrap_or(0);
         let floor = if renewed.is_some() { lost_floor(known.max(floor), rng) } else { floor };
+        let look = Look::new(now.mono_ms, config.compact_every_ms);
         let mut peer = Self {
             me,
             key,
@@ -225,11 +231,14 @@ impl Peer {
             unread,
             heard,
             sessions: BTreeMap::new(),
+            look,
+            compared_verdicts: BTreeMap::new(),
             now_ms: now.mono_ms,
             stopping: None,
         };
+        peer.logs.set_verdicts(peer.trust.fingerprint());
         for (row_key, value) in &meta {
-            peer.logs.restore_fork(row_key, value);
+            peer.logs.restore(row_key, value);
         }
         peer.run(now, rng, out, |peer, fx| {
             fx.put(Space::Meta, KEY_BOOT, &boot);
@@ -282,6 +291,7 @@ impl Peer {
             self.logs.poll_timeout(),
             self.book.poll_timeout(),
             self.executor.poll_timeout(),
+            self.look.poll_timeout(),
             self.stopping.map(|(_, until)| until),
             self.mark_due(),
         ]
@@ -361,7 +371,8 @@ impl Peer {
         if view_changed {
             out.push(Output::Fact(Fact::View));
         }
-        self.asked_wake = self.next_timeout();
+        // What is due already is not late when it is done now.
+        self.asked_wake = self.next_timeout().map(|at| at.max(now.mono_ms));
     }
 
     fn handle(&mut self, input: Input, fx: &mut Effects<'_>) {
@@ -381,6 +392,7 @@ impl Peer {
             Input::LinkDown(peer) => {
                 self.linked.remove(&peer);
                 self.objected.remove(&peer);
+                self.compared_verdicts.remove(&peer);
                 self.part(peer, fx);
             }
             Input::Recv(from, frame) => {
@@ -405,7 +417,10 @@ impl Peer {
                     }
                 }
             }
-            Input::LogRead { to, entries, more } if to == self.me => self.handle_unread(entries, more, fx),
+            Input::LogRead { to, entries, more } if to == self.me => {
+                self.handle_own_log(&entries, more, fx);
+                self.handle_unread(entries, more, fx);
+            }
             Input::LogRead { to, entries, more } => {
                 let items = entries.into_iter().map(|entry| self.item(entry, fx.now.mono_ms)).collect();
                 self.logs.handle_log_read(to, items, more, fx);
@@ -471,7 +486,8 @@ impl Peer {
             Frame::Resign { epoch, successor } => self.election.handle_resign(from, epoch, successor, fx),
             Frame::Handover { epoch } => self.election.handle_handover(from, epoch, fx),
             Frame::Neighbours(peers) => self.logs.handle_neighbours(from, peers),
-            Frame::Digest(rows) => {
+            Frame::Digest { rows, verdicts } => {
+                self.compare_verdicts(from, verdicts, fx);
                 let trust = &self.trust;
                 let depth = |peer: &PeerId| trust.member(peer).map_or(u32::MAX, |member| member.depth);
                 let stands = |author: &PeerId, incarnation, seq| trust.standing(author, incarnation, seq);
@@ -537,7 +553,7 @@ impl Peer {
                     self.stop_call(&wish, fx);
                 }
             }
-            Frame::Stored { .. } => {} // retention by acknowledgement comes with log compaction
+            Frame::Stored { .. } => {} // an outcome is kept as long as its journal row, whoever has it
         }
     }
 
@@ -574,6 +590,7 @@ impl Peer {
     fn handle_timeouts(&mut self, fx: &mut Effects<'_>) {
         self.election.handle_timeout(self.signer.as_ref(), fx);
         self.logs.handle_timeout(self.config.sync_every_ms, fx);
+        self.look_at_own_log(fx);
         let mut due = self.book.due(fx.now.mono_ms);
         if !due.is_empty() {
             due.sort_unstable();

@@ -181,9 +181,15 @@ impl Trust {
         self.depths.contains_key(peer)
     }
 
+    /// Hash over the verdicts that count, in the order of their hashes.
+    pub(crate) fn fingerprint(&self) -> Hash {
+        let heard = self.records.values().filter(|record| self.is_heard(&record.entry));
+        Hash::of(&heard.flat_map(|record| record.entry.hash.0).collect::<Vec<u8>>())
+    }
+
     /// Adds an approval or revocation. `None`: it is not one that is kept. True when it changed who belongs.
     pub(crate) fn add(&mut self, entry: SignedEntry) -> Option<bool> {
-        if self.is_stray_too_many(&entry) || !self.keep(entry) {
+        if self.records.contains_key(&entry.hash) || self.is_stray_too_many(&entry) || !self.keep(entry) {
             return None;
         }
         Some(self.recompute())

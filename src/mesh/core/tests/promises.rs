@@ -342,7 +342,7 @@ fn a_revoked_target_does_not_give_a_verdict_on_what_it_runs() {
 fn a_gap_that_shows_right_after_a_digest_is_asked_about_all_the_same() {
     let (a, mut b) = pair();
     let a_id = a.id();
-    let digests = |out: &[Output]| out.iter().filter(|o| matches!(o, Output::Send(_, Frame::Digest(_)))).count();
+    let digests = |out: &[Output]| out.iter().filter(|o| matches!(o, Output::Send(_, Frame::Digest { .. }))).count();
     b.pass(1_000);
     let mesh = a.peer.view().mesh;
     // Pushed entries overtake those that were read for a digest.

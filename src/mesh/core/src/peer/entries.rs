@@ -41,14 +41,24 @@ impl Peer {
             self.take_verdict(&item.entry, fx);
             return;
         }
+        let own = place.author == self.me && place.incarnation == self.logs.incarnation();
+        let is_word = item.entry.entry.kind == Kind::STUBS && self.understands(Kind::STUBS);
+        if is_word && !own && self.logs.is_ahead(&item.entry) {
+            // Shown out of its place, so that we step over what is gone; which may lead up to it.
+            self.take_stubs(&item.entry, fx);
+            if self.logs.is_ahead(&item.entry) {
+                return;
+            }
+        }
         let admitted = self.trust.admits(&place.author, place.incarnation, place.seq);
         match self.logs.ingest(from, item, admitted, fx) {
             Ingest::New => self.apply(&item.entry, item.left_ms, fx),
             // A peer that was thrown out gets verdicts and nothing else, so they do not follow on what it holds.
             Ingest::Gap if item.entry.entry.kind == Kind::APPROVAL => self.apply_verdict(&item.entry, fx),
-            // One that is void stays in the set, so that everyone judges by the same.
-            Ingest::Refused => self.take_verdict(&item.entry, fx),
-            Ingest::Gap | Ingest::Known | Ingest::Fork => {}
+            // One that is void stays in the set, so that everyone judges by the same; and so does one whose place is gone,
+            // by the word of whoever stole its author's key.
+            Ingest::Refused | Ingest::Known => self.take_verdict(&item.entry, fx),
+            Ingest::Gap | Ingest::Fork => {}
         }
     }
 
@@ -135,6 +145,7 @@ impl Peer {
                     self.answer_wish(&wish, fx);
                 }
             }
+            Kind::STUBS => self.take_stubs(entry, fx),
             _ => {}
         }
     }
@@ -143,6 +154,7 @@ impl Peer {
         let was_out = self.is_out();
         let void_before: BTreeSet<Hash> = self.trust.void().into_iter().collect();
         let Some(changed) = self.trust.add(entry.clone()) else { return };
+        self.logs.set_verdicts(self.trust.fingerprint());
         fx.put_bytes(Space::Trust, entry.hash.0, entry.to_stored());
         let mut void = self.trust.void();
         void.retain(|hash| !void_before.contains(hash));
@@ -229,7 +241,7 @@ impl Peer {
         self.tell_records(peer, fx);
     }
 
-    fn tell_records(&self, to: PeerId, fx: &mut Effects<'_>) {
+    pub(super) fn tell_records(&self, to: PeerId, fx: &mut Effects<'_>) {
         let records = self.trust.records_in_order().into_iter().filter(|entry| self.logs.may_show(entry));
         for frame in in_frames(records) {
             fx.send(to, frame);

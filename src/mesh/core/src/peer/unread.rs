@@ -55,7 +55,7 @@ impl Unread {
 }
 
 impl Peer {
-    fn understands(&self, kind: Kind) -> bool {
+    pub(super) fn understands(&self, kind: Kind) -> bool {
         kind.is_known() && kind.0 <= self.config.newest_kind
     }
 
@@ -99,6 +99,24 @@ impl Peer {
         let ranges: Vec<_> = known.map(|(place, _)| (place.author, place.incarnation, place.seq, place.seq)).collect();
         if !ranges.is_empty() {
             fx.out.push(Output::ReadLog { to: self.me, ranges });
+        }
+    }
+
+    /// What is gone by its author's word will never be read.
+    pub(super) fn forget_unread(&mut self, (author, incarnation): (PeerId, Incarnation), fx: &mut Effects<'_>) {
+        let (unread, logs) = (&mut self.unread.0, &self.logs);
+        let of = |seq| Place { author, incarnation, seq };
+        let gone: Vec<Place> = unread
+            .range(of(0)..=of(u64::MAX))
+            .map(|(place, _)| *place)
+            .filter(|place| logs.is_dropped((author, incarnation), place.seq))
+            .collect();
+        for place in &gone {
+            unread.remove(place);
+            fx.delete(Space::Meta, key(place));
+        }
+        if !gone.is_empty() {
+            self.handle_holds(fx);
         }
     }
 

@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may stop at what it did not expect")]
 
 mod calls;
+mod compaction;
 mod membership;
 mod net;
 mod restored;

@@ -1,0 +1,126 @@
+//! S11 and L4 for the logs: what is dropped is dead, what is dead is dropped, and nothing else is missing anywhere.
+
+use std::collections::BTreeMap;
+
+use mesh_core::entry::{CancelWish, Kind, Outcome, SignedEntry};
+use mesh_core::ids::{PeerId, ReqId};
+use mesh_core::io::Space;
+
+use super::Checks;
+use crate::disk::MemDisk;
+use crate::node;
+use crate::plan::{MS, SECOND};
+
+/// Clocks differ by so much, and an entry is durable so much later than it was written.
+const SLACK_US: u64 = 2 * SECOND;
+/// After this time everyone holds an entry, or has dropped it.
+const TOLD_US: u64 = 5 * SECOND;
+
+/// A log as one peer holds it.
+pub(crate) struct Holder<'a> {
+    pub(crate) peer: usize,
+    pub(crate) disk: &'a MemDisk,
+}
+
+impl Holder<'_> {
+    /// Rows of an author's log.
+    fn rows_of(&self, author: &PeerId) -> BTreeMap<Vec<u8>, &bytes::Bytes> {
+        let (first, last) = ([author.0.as_slice(), &[0; 12]].concat(), [author.0.as_slice(), &[255; 12]].concat());
+        self.disk.scan(Space::Log, first, last).map(|(key, value)| (key.to_vec(), value)).collect()
+    }
+}
+
+/// Whether the author of this entry, whose disk this is, still has to do with what it is about.
+fn is_in_hand(entry: &SignedEntry, disk: &MemDisk) -> bool {
+    let open = |id: &ReqId| disk.durable(Space::Open, &id.0).is_some();
+    match entry.entry.kind {
+        Kind::CALL => entry.header().is_none_or(|header| open(&header.id)),
+        Kind::CANCEL => entry.record::<CancelWish>().is_none_or(|wish| open(&wish.id)),
+        Kind::OUTCOME => entry.record::<Outcome>().is_none_or(|outcome| {
+            let journal = [outcome.id.0.as_slice(), &[outcome.attempt]].concat();
+            open(&outcome.id) || disk.durable(Space::Journal, &journal).is_some()
+        }),
+        Kind::DIRECTORY | Kind::MARK | Kind::STUBS => false,
+        _ => true,
+    }
+}
+
+impl Checks {
+    /// **Kept**: what a peer drops of a log is old, is no verdict, and its author has nothing to do with it any more.
+    pub(super) fn kept_what_is_alive(&mut self, now: u64, peer: usize, key: &[u8], disk: &MemDisk) {
+        let Some((_, entry, _, seen)) = self.rows.get(key) else { return };
+        let (age, entry) = (now - seen, entry.clone());
+        let kind = entry.entry.kind;
+        if matches!(kind, Kind::GENESIS | Kind::APPROVAL) {
+            self.fail("kept", now, || format!("p{peer} drops a verdict from a log"));
+        }
+        if self.keep_entries_us.is_some_and(|keep| age + SLACK_US < keep) {
+            self.fail("kept", now, || format!("p{peer} drops an entry of kind {} after {} ms", kind.0, age / MS));
+        }
+        let own = self.ids.get(peer) == Some(&entry.author);
+        if own {
+            self.dropped[peer].insert(key.to_vec(), now);
+            // What was played back takes up again what its former self had dropped.
+            if !self.restored.contains(&peer) && is_in_hand(&entry, disk) {
+                self.fail("kept", now, || {
+                    format!("p{peer} drops an entry of its own of kind {} that it may need", kind.0)
+                });
+            }
+        }
+    }
+
+    /// **S11** an author's log holds few old entries that nobody needs. **L4** whoever is linked to it for long holds what
+    /// it holds, and has dropped what it has dropped.
+    pub(crate) fn l4_logs_agree(&mut self, now: u64, author: &Holder<'_>, others: &[Holder<'_>]) {
+        let (Some(keep), Some(id)) = (self.keep_entries_us, self.ids.get(author.peer).copied()) else { return };
+        let seen = |checks: &Self, key: &[u8]| checks.rows.get(key).map_or(now, |(.., seen)| *seen);
+        let rows = author.rows_of(&id);
+        // Former lives rest, and what is left of them goes round without haste. The last directory, and the last word on what is gone, stay.
+        let entries: Vec<_> = rows.iter().filter_map(|(key, value)| Some((key, self.entry_of(key, value)?))).collect();
+        let newest = entries.iter().max_by_key(|(_, entry)| entry.entry.hlc).map(|(_, entry)| entry.entry.incarnation);
+        let idle = entries.iter().filter(|(key, entry)| {
+            let old = now > seen(self, key) + keep + TOLD_US;
+            old && Some(entry.entry.incarnation) == newest && !is_in_hand(entry, author.disk)
+        });
+        let count = idle.count();
+        let just = self.forgot.get(author.peer).is_some_and(|at| now < at + TOLD_US);
+        if count > node::COMPACT_MIN + 1 && !just {
+            self.fail("S11", now, || {
+                format!("p{} holds {count} old entries of its own that nobody needs", author.peer)
+            });
+        }
+        let of_life =
+            |key: &&Vec<u8>| newest.is_some_and(|life| key.get(32..36) == Some(life.0.to_be_bytes().as_slice()));
+        for other in others {
+            let held = other.rows_of(&id);
+            let lost =
+                rows.keys().find(|key| of_life(key) && !held.contains_key(*key) && now > seen(self, key) + TOLD_US);
+            if let Some(key) = lost {
+                let seq = key.get(36..).map(<[u8]>::to_vec);
+                self.fail("L4", now, || format!("p{} lacks entry {seq:?} of p{}", other.peer, author.peer));
+            }
+            let dropped = &self.dropped[author.peer];
+            let stays = held.keys().find(|key| of_life(key) && dropped.get(*key).is_some_and(|at| now > at + TOLD_US));
+            if let Some(key) = stays {
+                let seq = key.get(36..).map(<[u8]>::to_vec);
+                self.fail("S11", now, || format!("p{} still holds {seq:?} of p{}", other.peer, author.peer));
+            }
+        }
+    }
+
+    /// Whether nobody can tell any more how a call ended at its target: that one has forgotten it, has dropped its word, or
+    /// never heard of it before its origin dropped it.
+    pub(crate) fn is_past(&self, target: usize, id: &ReqId) -> bool {
+        let forgotten = self.marks[target].get(id.series().0.as_slice()).is_some_and(|mark| id.counter() <= *mark);
+        let mut words = self.spoken.range((*id, 0)..=(*id, u8::MAX));
+        let unsaid = words.any(|(_, key)| self.dropped[target].contains_key(key));
+        self.keep_entries_us.is_some()
+            && (forgotten || unsaid || (!self.headers[target].contains(id) && self.is_dropped_by_origin(id)))
+    }
+
+    /// Whether the origin of a call has dropped its header. A backup that is played back then does not bring it back.
+    pub(crate) fn is_dropped_by_origin(&self, id: &ReqId) -> bool {
+        let known = self.known.get(id);
+        known.is_some_and(|known| self.dropped.iter().any(|dropped| dropped.contains_key(&known.key)))
+    }
+}

@@ -1,0 +1,261 @@
+//! Tests: what a member says is gone of its log, in whatever order it comes, and what nobody may say.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use proptest::prelude::*;
+
+use super::{Honest, Liar, YEAR_MS, pushed, scene};
+use crate::crypto::Signer as _;
+use crate::entry::{Directory, Kind, SignedEntry, Stub, Stubs, Tier, Verdict, VerdictKind, encode};
+use crate::frame::Frame;
+use crate::ids::{Hash, Incarnation};
+use crate::io::{Output, Space};
+use crate::limits;
+
+type Rows = BTreeMap<(Space, Vec<u8>), Bytes>;
+
+fn keep(rows: &mut Rows, out: &[Output]) {
+    for output in out {
+        let Output::Commit(_, batch) = output else { continue };
+        for write in &batch.writes {
+            let key = (write.space, write.key.clone());
+            match &write.value {
+                Some(value) => drop(rows.insert(key, value.clone())),
+                None => drop(rows.remove(&key)),
+            }
+        }
+    }
+}
+
+fn one(entry: &SignedEntry) -> Stub {
+    Stub { first: entry.entry.seq, last: entry.entry.seq, hash: entry.hash, hlc: entry.entry.hlc }
+}
+
+fn word(liar: &mut Liar, stubs: Vec<Stub>) -> SignedEntry {
+    liar.says(Kind::STUBS, encode(&Stubs { stubs }))
+}
+
+fn named(n: usize) -> Vec<u8> {
+    encode(&Directory { platform: n.to_string(), ..Directory::default() })
+}
+
+/// What is held of one author: its rows in the log, how far it is held, and what it says about itself.
+fn held(rows: &Rows, of: &Liar) -> (Vec<u64>, Option<Bytes>, Option<Bytes>) {
+    let id = of.id();
+    let life = [id.0.as_slice(), &of.incarnation.0.to_be_bytes()].concat();
+    let log = rows.keys().filter(|(space, key)| *space == Space::Log && key.starts_with(&life));
+    let seqs = log.map(|(_, key)| u64::from_be_bytes(key[36..].try_into().unwrap())).collect();
+    let row = |space, key: &[u8]| rows.get(&(space, key.to_vec())).cloned();
+    (seqs, row(Space::Heads, &life), row(Space::Directory, &id.0))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Whoever got all entries before they were dropped, whoever got them after, and whoever got some of each from both
+    /// in any order: all end with the same.
+    #[test]
+    fn whole_and_dropped_logs_merge_to_the_same(
+        dead in proptest::collection::vec(any::<bool>(), 1..24),
+        order in proptest::collection::vec(0..40_usize, 0..60),
+    ) {
+        let mut whole = Honest::new();
+        let mut author = Liar::new(1, &whole);
+        let mut entries: Vec<SignedEntry> = Vec::new();
+        for n in 0..dead.len() {
+            entries.push(author.says(Kind::DIRECTORY, named(n)));
+        }
+        let last = entries.len() - 1;
+        let is_dead = |n: usize| n != last && dead[n];
+        let gone = entries.iter().enumerate().filter(|(n, _)| is_dead(*n)).map(|(_, entry)| one(entry));
+        let stubs = crate::log::with_stubs(&[], gone.collect::<Vec<_>>());
+        let some = !stubs.is_empty();
+        if some {
+            entries.push(word(&mut author, stubs));
+        }
+        let word = entries.len() - 1;
+        entries.push(author.says(Kind::DIRECTORY, named(99)));
+
+        let finish = |honest: &mut Honest, rows: &mut Rows| {
+            for _ in 0..4 {
+                keep(rows, &honest.pass(100));
+            }
+        };
+        let mut rows = Rows::new();
+        whole.admit(&author, Tier::Shared);
+        for entry in &entries {
+            keep(&mut rows, &whole.hears(&author, pushed(entry.clone())));
+        }
+        finish(&mut whole, &mut rows);
+
+        let mut other = Honest::new();
+        let mut others = Rows::new();
+        other.admit(&author, Tier::Shared);
+        for n in order.into_iter().filter(|n| *n < entries.len()) {
+            keep(&mut others, &other.hears(&author, pushed(entries[n].clone())));
+        }
+        // As one answers who has dropped it: its author's word first, then what is left.
+        let left = (0..entries.len()).filter(|n| *n >= dead.len() || !is_dead(*n));
+        for n in some.then_some(word).into_iter().chain(left) {
+            keep(&mut others, &other.hears(&author, pushed(entries[n].clone())));
+        }
+        finish(&mut other, &mut others);
+
+        let (seqs, head, directory) = held(&rows, &author);
+        prop_assert_eq!(held(&others, &author), (seqs.clone(), head, directory));
+        let alive: Vec<u64> = (0..entries.len())
+            .filter(|n| *n >= dead.len() || !is_dead(*n))
+            .map(|n| n as u64 + 1)
+            .collect();
+        prop_assert_eq!(seqs, alive);
+    }
+}
+
+#[test]
+fn nobody_says_what_is_gone_of_anothers_log() {
+    let (mut honest, mut liar, mut target) = scene();
+    let (mut rows, first) = (Rows::new(), target.seq);
+    for n in 0..3 {
+        let entry = target.says(Kind::DIRECTORY, named(n));
+        keep(&mut rows, &honest.hears(&target, pushed(entry)));
+    }
+    // Both write their first life under one number; the liar's word is long enough for either.
+    assert_eq!(liar.incarnation, target.incarnation);
+    for _ in 0..5 {
+        let entry = liar.says(Kind::DIRECTORY, named(7));
+        keep(&mut rows, &honest.hears(&liar, pushed(entry)));
+    }
+    let stub = Stub { first: 1, last: 4, hash: target.previous, hlc: 0 };
+    let entry = word(&mut liar, vec![stub]);
+    keep(&mut rows, &honest.hears(&liar, pushed(entry)));
+    keep(&mut rows, &honest.pass(100));
+    let (log, ..) = held(&rows, &target);
+    assert_eq!(log, (first + 1..=first + 3).collect::<Vec<_>>());
+    assert_eq!(held(&rows, &liar).0, [5, 6], "its own it may");
+    // A gap in the other's log is a gap as before.
+    let missing = target.says(Kind::DIRECTORY, named(8));
+    let after = target.says(Kind::DIRECTORY, named(9));
+    keep(&mut rows, &honest.hears(&liar, pushed(after.clone())));
+    assert_eq!(held(&rows, &target).0, log);
+    for entry in [missing, after] {
+        keep(&mut rows, &honest.hears(&liar, pushed(entry)));
+    }
+    assert_eq!(held(&rows, &target).0.len(), log.len() + 2);
+}
+
+#[test]
+fn a_word_that_cannot_be_true_is_not_taken() {
+    let stub = |first, last| Stub { first, last, hash: Hash::of(b"x"), hlc: u64::MAX };
+    let many: Vec<Stub> = (0..=limits::STUBS_MAX as u64).map(|n| stub(2 * n + 1, 2 * n + 1)).collect();
+    let bad = [
+        vec![],
+        vec![stub(0, 1)],
+        vec![stub(2, 1)],
+        vec![stub(1, u64::MAX)],
+        vec![stub(1, 2), stub(2, 3)],
+        vec![stub(1, 1), stub(2, 2)],
+        vec![stub(3, 3), stub(1, 1)],
+        vec![stub(1, 11)],
+        many,
+    ];
+    for stubs in bad {
+        let (mut honest, mut liar, _) = scene();
+        for n in 0..10 {
+            let entry = liar.says(Kind::DIRECTORY, named(n));
+            honest.hears(&liar, pushed(entry));
+        }
+        let entry = word(&mut liar, stubs.clone());
+        let mut rows = Rows::new();
+        keep(&mut rows, &honest.hears(&liar, pushed(entry)));
+        keep(&mut rows, &honest.pass(100));
+        assert!(!rows.keys().any(|(_, key)| key.starts_with(b"stubs:")), "{stubs:?}");
+        assert_eq!(held(&rows, &liar).0, [11], "its log goes on: {stubs:?}");
+    }
+    // As far as there is room for lives, and no further.
+    let (mut honest, mut liar, _) = scene();
+    let mut rows = Rows::new();
+    for life in 0..3 * limits::LIVES_MAX as u32 {
+        (liar.incarnation, liar.seq) = (Incarnation(1000 + life), u64::MAX / 2);
+        let entry = word(&mut liar, vec![stub(1, u64::MAX / 3)]);
+        keep(&mut rows, &honest.hears(&liar, pushed(entry)));
+    }
+    let words = rows.keys().filter(|(_, key)| key.starts_with(b"stubs:")).count();
+    let heads = rows.keys().filter(|(space, _)| *space == Space::Heads).count();
+    assert!(words <= limits::LIVES_MAX && heads <= limits::LIVES_MAX + 1, "{words} {heads}");
+}
+
+#[test]
+fn what_is_gone_stays_gone() {
+    let (mut honest, mut liar, _) = scene();
+    let mut rows = Rows::new();
+    let entries: Vec<SignedEntry> = (0..6).map(|n| liar.says(Kind::DIRECTORY, named(n))).collect();
+    for entry in &entries {
+        keep(&mut rows, &honest.hears(&liar, pushed(entry.clone())));
+    }
+    let whole = Stub { first: 1, ..one(&entries[3]) };
+    let more = word(&mut liar, vec![whole]);
+    let less = word(&mut liar, vec![Stub { first: 1, ..one(&entries[1]) }]);
+    keep(&mut rows, &honest.hears(&liar, pushed(more.clone())));
+    keep(&mut rows, &honest.hears(&liar, pushed(less)));
+    keep(&mut rows, &honest.pass(100));
+    let kept = rows.iter().find(|((_, key), _)| key.starts_with(b"stubs:")).unwrap();
+    assert_eq!(SignedEntry::from_stored(kept.1).unwrap().hash, more.hash);
+    for entry in &entries {
+        keep(&mut rows, &honest.hears(&liar, pushed(entry.clone())));
+    }
+    assert_eq!(held(&rows, &liar).0, [5, 6, 7, 8]);
+}
+
+/// What a digest that goes out says of the verdicts.
+fn digest_of(out: &[Output]) -> Option<Hash> {
+    out.iter()
+        .find_map(|o| if let Output::Send(_, Frame::Digest { verdicts, .. }) = o { Some(*verdicts) } else { None })
+}
+
+#[test]
+fn a_stolen_key_hides_no_verdict() {
+    let mut honest = Honest::new();
+    let (mut owner, friend) = (Liar::new(1, &honest), Liar::new(2, &honest));
+    let new = Liar::new(3, &honest);
+    honest.admit(&owner, Tier::Owner);
+    honest.admit(&friend, Tier::Owner);
+    let what = VerdictKind::Approved { tier: Tier::Shared, node_id: "new".parse().unwrap(), after: Vec::new() };
+    let verdict = owner.says(Kind::APPROVAL, encode(&Verdict { subject: new.key.public_key(), what }));
+    let stub = one(&verdict);
+    let entry = word(&mut owner, vec![stub]);
+    honest.hears(&owner, pushed(entry));
+    let knows = |honest: &Honest| honest.peer.view().nodes.iter().any(|node| node.peer == new.id());
+    assert!(!knows(&honest));
+    // Somebody who holds it sees that the sets differ, and shows all it has; as this one would.
+    let told = |out: &[Output]| {
+        let to = |o: &Output| matches!(o, Output::Send(to, Frame::Entries { entries, .. }) if *to == friend.id() && entries.iter().any(|item| item.entry.entry.kind == Kind::APPROVAL));
+        out.iter().filter(|o| to(o)).count()
+    };
+    let digest = |verdicts| Frame::Digest { rows: Vec::new(), verdicts };
+    let out = honest.hears(&friend, digest(Hash::of(b"another set")));
+    assert_eq!(told(&out), 1);
+    assert_eq!(told(&honest.hears(&friend, digest(Hash::of(b"another set")))), 0, "once");
+    let own = digest_of(&out);
+    honest.hears(&friend, pushed(verdict));
+    assert!(knows(&honest), "also from a place of the log that is gone");
+    let later = honest.pass(YEAR_MS / 365);
+    let said = digest_of(&later).expect("a digest now and then");
+    assert_ne!(Some(said), own);
+    assert_eq!(told(&honest.hears(&friend, digest(said))), 0, "the same set");
+}
+
+#[test]
+fn what_is_gone_need_not_be_understood_any_more() {
+    let mut honest = Honest::new();
+    let mut owner = Liar::new(1, &honest);
+    honest.admit(&owner, Tier::Owner);
+    let mut rows = Rows::new();
+    let entry = owner.entry(Kind(999), Vec::new(), |entry| entry.critical = true);
+    keep(&mut rows, &honest.hears(&owner, pushed(entry.clone())));
+    let unread = |rows: &Rows| rows.keys().filter(|(_, key)| key.starts_with(b"unread:")).count();
+    assert_eq!((unread(&rows), honest.peer.view().holds.len()), (1, 1));
+    let word = word(&mut owner, vec![one(&entry)]);
+    keep(&mut rows, &honest.hears(&owner, pushed(word)));
+    assert_eq!((unread(&rows), honest.peer.view().holds.len()), (0, 0));
+}

@@ -44,7 +44,24 @@ impl Plan {
         plan.draw_faults(&mut dice, profile);
         plan.draw_asks(&mut dice, profile);
         plan.draw_limits(seed);
+        plan.draw_cuts_one_way(seed);
         plan.sorted()
+    }
+
+    /// Now and then nothing passes from one peer to another while it does the other way.
+    pub(super) fn draw_cuts_one_way(&mut self, seed: u64) {
+        let mut dice = Dice::new(seed, 4);
+        if !dice.chance(150) {
+            return;
+        }
+        let count = self.peers.len();
+        for _ in 0..dice.range(1..=3) {
+            let (from, at) = (dice.index(count), dice.range(0..=FAULTS_US));
+            let to = (from + 1 + dice.index(count - 1)) % count;
+            self.faults.push((at, Fault::CutOneWay { from, to }));
+            let until = at + dice.range(100 * MS..=9 * SECOND);
+            self.faults.push((until.min(FAULTS_US), Fault::Uncut { a: from, b: to }));
+        }
     }
 
     /// Now and then the limits are so small that they are reached.

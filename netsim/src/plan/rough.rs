@@ -57,6 +57,9 @@ impl Plan {
             Profile::Ages => plan.draw_ages(&mut dice),
             Profile::Fleet | Profile::Default | Profile::Five | Profile::Two | Profile::Big => {}
         }
+        if matches!(profile, Profile::Queue | Profile::Halves | Profile::Clocks) {
+            plan.draw_cuts_one_way(seed);
+        }
         plan.sorted()
     }
 

@@ -21,7 +21,8 @@ pub(super) struct Held {
     what: VerdictKind,
 }
 
-/// A revocation that nobody can doubt: of its author no verdict held says that it was thrown out itself.
+/// A revocation that nobody can doubt: of its author no verdict held says that it was thrown out itself, and it was let in
+/// by words that no revocation held may have voided.
 struct Sure<'a> {
     by: PeerId,
     subject: PeerId,
@@ -30,12 +31,47 @@ struct Sure<'a> {
     marks: &'a [(Incarnation, u64)],
 }
 
+/// Those who were let in without doubt: the founder, whom nobody approves, and whom they approved where no revocation held
+/// could void it.
+fn welcome(held: &[Arc<Held>]) -> BTreeSet<PeerId> {
+    let within = |said: &Held, marks: &[(Incarnation, u64)]| {
+        let place = said.entry.place();
+        marks.iter().any(|(life, seq)| *life == place.incarnation && place.seq <= *seq)
+    };
+    let doubtful = |said: &Held| {
+        held.iter().any(|other| {
+            other.subject == said.entry.author
+                && matches!(&other.what, VerdictKind::Revoked { marks, .. } if !within(said, marks))
+        })
+    };
+    let approvals: Vec<&Arc<Held>> =
+        held.iter().filter(|said| matches!(said.what, VerdictKind::Approved { .. })).collect();
+    let subjects: BTreeSet<PeerId> = approvals.iter().map(|said| said.subject).collect();
+    let authors = approvals.iter().map(|said| said.entry.author);
+    let mut welcome: BTreeSet<PeerId> = authors.filter(|author| !subjects.contains(author)).collect();
+    loop {
+        let before = welcome.len();
+        for said in &approvals {
+            if welcome.contains(&said.entry.author) && !doubtful(said) {
+                welcome.insert(said.subject);
+            }
+        }
+        if welcome.len() == before {
+            return welcome;
+        }
+    }
+}
+
 fn sure(held: &[Arc<Held>]) -> Vec<Sure<'_>> {
+    if !held.iter().any(|said| matches!(said.what, VerdictKind::Revoked { .. })) {
+        return Vec::new();
+    }
     let doubted = |author: &PeerId| {
         held.iter().any(|said| said.subject == *author && matches!(said.what, VerdictKind::Revoked { .. }))
     };
+    let welcome = welcome(held);
     held.iter()
-        .filter(|said| !doubted(&said.entry.author))
+        .filter(|said| !doubted(&said.entry.author) && welcome.contains(&said.entry.author))
         .filter_map(|said| match &said.what {
             VerdictKind::Revoked { marks, left: false } => Some(Sure {
                 by: said.entry.author,
@@ -91,7 +127,9 @@ impl Checks {
                     && matches!(&said.what, VerdictKind::Approved { after, .. } if after.iter().any(|hash| later.contains(hash)))
             });
             if !welcome_again {
-                let (subject, by) = (revocation.subject, revocation.by);
+                let number =
+                    |of: PeerId| self.ids.iter().position(|id| *id == of).map_or("?".to_owned(), |n| format!("p{n}"));
+                let (subject, by) = (number(revocation.subject), number(revocation.by));
                 self.fail("S10", now, || format!("p{peer} holds {subject} approved, whom {by} had revoked"));
             }
         }

@@ -331,6 +331,8 @@ pub(crate) struct World {
     takeover: Option<(u64, bool)>,
     /// When a call was last seen open at its origin, after the healing.
     open_at: u64,
+    /// Calls that were seen to have an ending at their origin.
+    seen_ended: BTreeSet<ReqId>,
     /// Longest time that a frame or a frozen peer was on its way, for S4's time.
     slack_us: u64,
     stats: Stats,
@@ -428,6 +430,7 @@ impl World {
             kept: None,
             takeover: None,
             open_at: 0,
+            seen_ended: BTreeSet::new(),
             slack_us: 0,
             stats: Stats::default(),
             out: Vec::new(),

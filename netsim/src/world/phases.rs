@@ -1,6 +1,6 @@
 //! The plan as it is carried out, the phases of a run, and the predicates of liveness.
 
-use mesh_core::entry::{Effect, Payload};
+use mesh_core::entry::{Effect, Ending, Payload};
 use mesh_core::ids::{Hash, ReqId};
 use mesh_core::io::{CallState, Command, NewCall, Space};
 use mesh_core::limits;
@@ -301,6 +301,9 @@ impl World {
                 broken.get_or_insert(format!("p{} accepted {id} and does not know it", accepted.origin));
                 continue;
             };
+            if matches!(told.state, CallState::Ended(_)) && self.seen_ended.insert(*id) {
+                self.open_at = self.now;
+            }
             let target = self.index_of(&told.target);
             if target.is_some_and(|target| self.peers[target].awake() && !self.trusts(target, accepted.origin)) {
                 // Its origin was thrown out and does not know it: nobody can tell it anything any more.
@@ -416,6 +419,14 @@ impl World {
                 // Its books on a call that nobody confirmed are closed after a while, and the target came later.
                 let closed = self.peers[peer].node.as_ref().is_some_and(|node| node.open_call(id).is_none());
                 if self.plan.keep_entries_ms.is_some() && closed && !record.confirmed {
+                    continue;
+                }
+                // Whose clock says that there is time left awaits another attempt; the target may know that there is none.
+                let time = (accepted.ttl_ms + 4 * limits::epsilon_ms(accepted.ttl_ms)) * MS + SECOND;
+                let awaits = told.state == CallState::Ended(Ending::Interrupted)
+                    && matches!(record.state, CallState::Open(_))
+                    && self.now < accepted.at + time;
+                if awaits {
                     continue;
                 }
                 if record.state != told.state || (target_is_in && record.confirmed != told.confirmed) {

@@ -6,6 +6,7 @@
 mod queue;
 
 use std::borrow::Cow;
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -26,6 +27,8 @@ use crate::mutants::Mutant;
 const PROGRESS_AFTER_MS: u64 = 20;
 /// An open call whose time is over, and that is not ours to end, is looked at this often.
 const LOOK_AGAIN_MS: u64 = 5_000;
+/// Endings of one call, of those who may be its target and of all others, that are kept until its header comes.
+const EARLY_OF_ONE_MAX: usize = 8;
 /// Rows of one call's history; then the middle is left out.
 const HISTORY_MAX: usize = 64;
 
@@ -70,7 +73,24 @@ struct OpenRow<'a> {
     saved_ms: u64,
     cancel: Option<Cow<'a, CancelWish>>,
     #[serde(default)]
-    heard: Attempt,
+    basis: Basis,
+}
+
+/// What the ending of a call rests on. The greater takes the place of the lesser, so that all books come to say the same
+/// in whatever order they hear it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+enum Basis {
+    /// It is open.
+    #[default]
+    Nothing,
+    /// What an owner says who heard nothing of the target: of several the first, by their clocks.
+    Guess(Reverse<(u64, Hash)>),
+    /// The same of its origin.
+    Origin(Reverse<(u64, Hash)>),
+    /// What somebody heard of the target, of the last attempt of which anyone heard.
+    Heard(Attempt),
+    /// The target's word.
+    Target,
 }
 
 #[derive(Debug, Clone)]
@@ -96,9 +116,7 @@ struct Open {
     tell_at: Option<u64>,
     /// Next look: expiry of ours, or margin over.
     look_at: u64,
-    /// The attempt of which its ending is what somebody heard of the target: no guess takes its place, only what was
-    /// heard of a later one. 0: nobody did.
-    heard: Attempt,
+    basis: Basis,
 }
 
 impl Open {
@@ -200,7 +218,7 @@ impl Book {
         self.insert(record, entry, now.mono_ms + left, row.cancel.map(Cow::into_owned), now.mono_ms);
         if let Some(open) = self.open.get_mut(&id) {
             open.released = true;
-            open.heard = row.heard;
+            open.basis = row.basis;
             if ended {
                 self.agenda.remove(&(open.look_at, id));
                 open.look_at = open.deadline.saturating_add(self.keep_ms);
@@ -247,7 +265,18 @@ impl Book {
         let released = origin != self.me;
         self.open.insert(
             id,
-            Open { record, entry, deadline, released, arrival, sent: None, cancel, tell_at: None, look_at, heard: 0 },
+            Open {
+                record,
+                entry,
+                deadline,
+                released,
+                arrival,
+                sent: None,
+                cancel,
+                tell_at: None,
+                look_at,
+                basis: Basis::Nothing,
+            },
         );
     }
 
@@ -400,7 +429,7 @@ impl Book {
                 left_ms: open.deadline.saturating_sub(fx.now.mono_ms),
                 saved_ms: fx.now.wall_ms,
                 cancel: open.cancel.as_ref().map(Cow::Borrowed),
-                heard: open.heard,
+                basis: open.basis,
             };
             fx.put(Space::Open, id.0, &row);
         }
@@ -470,14 +499,30 @@ impl Book {
             self.early_bytes = 0;
         }
         let waiting = self.early.entry(id).or_default();
-        if waiting.len() < 8 && !waiting.iter().any(|known| known.hash == entry.hash) {
-            // The log will not bring it a second time: it must outlive a crash.
-            if !fx.without(Mutant::EarlyDurable) {
-                fx.put_bytes(Space::Open, early_key(&id, &entry.hash), entry.to_stored());
-            }
-            self.early_bytes += entry.bytes.len();
-            waiting.push(entry.clone());
+        if waiting.iter().any(|known| known.hash == entry.hash) {
+            return;
         }
+        // Who the target is the header will say. What others guess must not keep out its word; and all keep the same of
+        // those: the origin's, and then the first.
+        let is_word = |entry: &SignedEntry| entry.record::<Outcome>().is_some_and(|said| said.voice == Voice::Target);
+        let rank = |entry: &SignedEntry| (!id.is_of(&entry.author), entry.entry.hlc, entry.hash);
+        let kind = is_word(entry);
+        let alike = waiting.iter().filter(|known| is_word(known) == kind);
+        if alike.clone().count() >= EARLY_OF_ONE_MAX {
+            let Some(last) = alike.max_by_key(|known| rank(known)).filter(|last| rank(last) > rank(entry)).cloned()
+            else {
+                return;
+            };
+            waiting.retain(|known| known.hash != last.hash);
+            self.early_bytes -= last.bytes.len();
+            fx.delete(Space::Open, early_key(&id, &last.hash));
+        }
+        // The log will not bring it a second time: it must outlive a crash.
+        if !fx.without(Mutant::EarlyDurable) {
+            fx.put_bytes(Space::Open, early_key(&id, &entry.hash), entry.to_stored());
+        }
+        self.early_bytes += entry.bytes.len();
+        waiting.push(entry.clone());
     }
 
     /// An outcome: the target's (confirmed), or what origin or gateway said without it. Anyone else has no say.
@@ -503,19 +548,24 @@ impl Book {
         if !confirmed && !by_origin && !(env.is_owner)(&author) {
             return;
         }
+        let of_another = matches!(outcome.voice, Voice::Heard(target) if target != open.record.header.target);
         let duplicate = open.record.history.iter().any(|row| {
             row.peer == author
                 && row.attempt == outcome.attempt
-                && row.confirmed == confirmed
+                && row.confirmed
                 && matches!(row.state, CallState::Ended(_))
         });
-        let better = outcome.voice == Voice::Heard && !confirmed && outcome.attempt > open.heard;
-        if duplicate && !better {
+        if of_another || (confirmed && duplicate) {
             return;
         }
-        // The target's word, what somebody heard of it, the origin's, a gateway's.
-        let yields = open.ended() && !better && (open.heard > 0 || !by_origin);
-        if !confirmed && (open.record.confirmed || yields) {
+        let said = Reverse((entry.entry.hlc, entry.hash));
+        let basis = match outcome.voice {
+            _ if confirmed => Basis::Target,
+            Voice::Heard(_) => Basis::Heard(outcome.attempt),
+            Voice::Target | Voice::Guess if by_origin => Basis::Origin(said),
+            Voice::Target | Voice::Guess => Basis::Guess(said),
+        };
+        if !confirmed && (open.record.confirmed || basis <= open.basis) {
             return;
         }
         if confirmed && outcome.attempt < open.record.attempt && open.record.confirmed {
@@ -548,9 +598,7 @@ impl Book {
             reason: limits::cut(&outcome.reason, limits::TEXT_BYTES_MAX).to_owned(),
             confirmed,
         };
-        if better {
-            open.heard = outcome.attempt;
-        }
+        open.basis = basis;
         open.record.confirmed = confirmed;
         open.record.reason.clone_from(&row.reason);
         open.record.output = outcome.output;
@@ -562,6 +610,7 @@ impl Book {
         if follows {
             // Until no attempt can follow, the call reads `queued` again, with the interruption in its history.
             if let Some(open) = self.open.get_mut(&id) {
+                open.basis = Basis::Nothing;
                 open.record.confirmed = false;
                 open.record.attempt = outcome.attempt + 1;
                 open.record.state = CallState::Open(Phase::Accepted);
@@ -640,12 +689,19 @@ impl Book {
     pub(crate) fn apply_wish(&mut self, wish: &CancelWish, fx: &mut Effects<'_>) {
         let id = wish.id;
         let Some(open) = self.open.get_mut(&id) else {
-            if self.early_wishes.len() < limits::EARLY_OUTCOMES_MAX {
-                if !fx.without(Mutant::EarlyDurable) {
-                    fx.put(Space::Open, early_key(&id, &Hash::ZERO), wish);
-                }
-                self.early_wishes.insert(id, wish.clone());
+            if self.early_wishes.contains_key(&id) {
+                return;
             }
+            // Those of calls that are over, or never come, must not keep out others for ever.
+            if self.early_wishes.len() >= limits::EARLY_OUTCOMES_MAX
+                && let Some((other, _)) = self.early_wishes.pop_first()
+            {
+                fx.delete(Space::Open, early_key(&other, &Hash::ZERO));
+            }
+            if !fx.without(Mutant::EarlyDurable) {
+                fx.put(Space::Open, early_key(&id, &Hash::ZERO), wish);
+            }
+            self.early_wishes.insert(id, wish.clone());
             return;
         };
         if open.cancel.is_some() {

@@ -518,8 +518,8 @@ pub enum Voice {
     /// It says that it is the target.
     #[default]
     Target,
-    /// It heard this of the target, whose own words reach nobody any more. That beats what anyone guesses.
-    Heard,
+    /// It heard this of that target, whose own words reach nobody any more. That beats what anyone guesses.
+    Heard(PeerId),
     /// It heard nothing of the target.
     Guess,
 }

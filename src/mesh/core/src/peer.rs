@@ -253,7 +253,7 @@ impl Peer {
             fx.sync = true;
             peer.refresh_candidates(fx);
             peer.read_unread(fx);
-            peer.read_void(false, fx);
+            peer.read_void(fx);
             peer.election.start(fx);
             for finished in peer.executor.interrupted(fx) {
                 peer.write_outcome(&finished, fx);
@@ -294,6 +294,7 @@ impl Peer {
             self.look.poll_timeout(),
             self.stopping.map(|(_, until)| until),
             self.mark_due(),
+            self.heard.poll_timeout(),
         ]
         .into_iter()
         .flatten()
@@ -523,12 +524,7 @@ impl Peer {
                     if entry.author == from && entry.entry.kind == Kind::OUTCOME {
                         let item = EntryItem { entry: entry.clone(), left_ms: None };
                         self.ingest(from, &item, fx);
-                        // Even when entries before it are still on their way: the outcome itself is complete.
-                        let admitted = self.trust.admits(&from, entry.entry.incarnation, entry.entry.seq);
-                        if admitted && entry.entry.mesh == self.trust.mesh() {
-                            self.with_env(|book, env| book.apply_outcome(entry, env, fx));
-                            self.take_forked(entry, fx);
-                        }
+                        self.take_forked(entry, fx);
                     }
                 }
                 AnswerKind::Fenced(Some(claim)) => {
@@ -602,6 +598,7 @@ impl Peer {
             }
         }
         self.mark_runs(fx);
+        self.say_again(fx);
         if self.executor.is_due(fx.now.mono_ms) {
             let late = self.consult(fx, Executor::handle_timeout);
             for finished in late {

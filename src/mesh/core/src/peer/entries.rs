@@ -125,12 +125,10 @@ impl Peer {
             }
             Kind::OUTCOME => {
                 let Some(outcome) = entry.record::<Outcome>() else { return };
-                let guess = (outcome.voice == Voice::Guess && outcome.id.is_of(&author))
-                    .then_some((outcome.id, outcome.ending));
-                self.with_env(|book, env| book.apply_told(entry, outcome, env, fx));
-                if let Some((id, ending)) = guess {
-                    self.answer_guess(id, ending, fx);
+                if let Voice::Heard(target) = outcome.voice {
+                    self.note_heard(target, &outcome);
                 }
+                self.with_env(|book, env| book.apply_told(entry, outcome, env, fx));
             }
             Kind::CANCEL => {
                 let Some(wish) =
@@ -178,7 +176,7 @@ impl Peer {
         self.logs.ask_all(fx);
         self.deny_outsiders(fx);
         self.end_undeliverable(fx);
-        self.read_void(false, fx);
+        self.read_void(fx);
     }
 
     /// No log brings what is void: it goes from hand to hand.

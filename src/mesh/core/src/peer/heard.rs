@@ -1,67 +1,83 @@
 //! What a peer had told of its calls before those who heard it knew that it was out. Its entries beyond the mark are void
 //! and reach nobody any more, so that the books of the two halves would differ for ever: one of those who heard it says
-//! it again, in its own name and unconfirmed.
+//! it again, in its own name and unconfirmed. The origin of the call does so at once; an owner, unless somebody else has
+//! done so meanwhile.
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use serde::{Deserialize, Serialize};
+
 use super::Peer;
 use crate::effects::Effects;
-use crate::entry::{self, Ending, Kind, Outcome, SignedEntry, Voice};
+use crate::entry::{self, Kind, Outcome, Place, SignedEntry, Tier, Voice};
 use crate::ids::{Attempt, Incarnation, PeerId, ReqId};
 use crate::io::{Output, Space};
 use crate::limits;
-use crate::log;
+use crate::log::{self, log_key};
 use crate::mutants::Mutant;
 
-/// Rows of [`Space::Meta`] under this name, a call and an attempt: it was said again.
-const KEY_HEARD: &[u8] = b"heard:";
+/// Rows of [`Space::Meta`] under this name and a life of a peer: which of its void places were dealt with.
+const KEY_VOID: &[u8] = b"void:";
+/// How long the first of the owners waits for the origin to speak, and each after it for the ones before.
+const TURN_MS: u64 = 500;
+/// From this turn on all wait alike: with so many owners one of the first is there.
+const TURNS_MAX: usize = 4;
 
 /// Why we speak for the target.
 const GONE: &str = "said by the node before it was known here that it does not belong to the mesh any more";
 const FORKED: &str = "said by the node, which contradicts its own log";
 
+/// Void places of one life, all that our log was asked for.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+struct Range {
+    first: u64,
+    last: u64,
+}
+
 /// How it stands with what others had told us.
 #[derive(Debug, Default, Clone)]
 pub(super) struct Heard {
-    /// Void places that our own log is asked for since our start: from where on, and how far it has answered.
-    read: BTreeMap<(PeerId, Incarnation), (u64, u64)>,
-    /// What we have said again.
-    said: BTreeSet<(ReqId, Attempt)>,
-    /// Of calls that are not ours: said again if their origin says otherwise.
-    words: BTreeMap<ReqId, Outcome>,
-    /// What origins guessed of calls that are not open here.
-    guesses: BTreeMap<ReqId, Ending>,
+    read: BTreeMap<(PeerId, Incarnation), Range>,
+    /// Of calls that are not ours: said again unless somebody else does.
+    words: BTreeMap<(ReqId, Attempt), (Place, Outcome)>,
+    /// When, and when the places read are dealt with.
+    due: Option<u64>,
+    /// What a target that contradicts its log has told us, and we have said again.
+    forked: BTreeSet<(ReqId, Attempt)>,
 }
 
 impl Heard {
     /// Takes back a row of [`Space::Meta`]. `None`: it is one of ours and damaged.
     pub(super) fn restore(&mut self, row_key: &[u8], value: &[u8]) -> Option<()> {
-        if row_key.starts_with(KEY_HEARD) {
-            self.said.insert(entry::decode(value)?);
+        if let Some(life) = row_key.strip_prefix(KEY_VOID) {
+            self.read.insert(log::head_key(life)?, entry::decode(value)?);
         }
         Some(())
+    }
+
+    /// When [`Peer::say_again`] is due.
+    pub(super) const fn poll_timeout(&self) -> Option<u64> {
+        self.due
     }
 }
 
 impl Peer {
     /// Reads what we hold of those who are out and what is void of it: after a verdict, at the start, and when our log has
-    /// answered in part (`on`).
-    pub(super) fn read_void(&mut self, on: bool, fx: &mut Effects<'_>) {
+    /// answered in part.
+    pub(super) fn read_void(&mut self, fx: &mut Effects<'_>) {
         if self.is_out() || fx.without(Mutant::SaidAgain) {
             return;
         }
         let mut ranges = Vec::new();
         for (author, _) in self.trust.out() {
             for (life, held) in self.logs.lives(&author) {
-                let from = self.trust.standing(&author, life, held) + 1;
-                let next = match self.heard.read.get(&(author, life)) {
-                    Some((first, _)) if *first <= from && !on => continue,
-                    Some((first, last)) if *first <= from => last + 1,
-                    Some(_) | None => from,
-                };
-                if next <= held {
-                    self.heard.read.insert((author, life), (from, next - 1));
-                    ranges.push((author, life, next, held));
+                let first = self.trust.standing(&author, life, held) + 1;
+                let read = self.heard.read.entry((author, life)).or_insert(Range { first, last: first - 1 });
+                if first < read.first || read.last < first {
+                    *read = Range { first, last: first - 1 };
+                }
+                if read.last < held {
+                    ranges.push((author, life, read.last + 1, held));
                 }
             }
         }
@@ -73,65 +89,72 @@ impl Peer {
     /// Our own log answers.
     pub(super) fn handle_void(&mut self, entry: &SignedEntry, fx: &mut Effects<'_>) {
         let place = entry.place();
-        let life = (place.author, place.incarnation);
-        let Some((_, last)) = self.heard.read.get_mut(&life) else { return };
-        *last = place.seq.max(*last);
-        let void = !self.trust.admits(&place.author, place.incarnation, place.seq);
-        if !void || !self.trust.is_out(&place.author) || self.is_out() {
-            return;
-        }
+        let void = self.is_void(&place);
+        let read = self.heard.read.get_mut(&(place.author, place.incarnation));
+        let Some(read) = read.filter(|read| void && place.seq > read.last) else { return };
+        read.last = place.seq;
+        let owners = self.trust.membership().members.iter().filter(|(_, member)| member.tier == Tier::Owner);
+        let turn = owners.map(|(peer, _)| *peer).position(|peer| peer == self.me);
+        self.heard.due.get_or_insert(fx.now.mono_ms + TURN_MS * (1 + turn.unwrap_or(0).min(TURNS_MAX)) as u64);
         let outcome = (entry.entry.kind == Kind::OUTCOME).then(|| entry.record::<Outcome>()).flatten();
-        let Some(outcome) = outcome else { return };
-        // Of a call that is open here we know whose it is to run.
-        let another = self.book.record(&outcome.id).is_some_and(|record| record.header.target != place.author);
-        if another || outcome.voice != Voice::Target {
-            return;
-        }
-        let guess = self.heard.guesses.remove(&outcome.id);
-        if outcome.id.is_of(&self.me) || guess.is_some_and(|ending| ending != outcome.ending) {
-            self.say_heard(outcome, GONE, fx);
-        } else if self.heard.words.len() < limits::EARLY_OUTCOMES_MAX {
-            self.heard.words.insert(outcome.id, outcome);
+        let Some(outcome) = outcome.filter(|outcome| outcome.voice == Voice::Target) else { return };
+        if outcome.id.is_of(&self.me) {
+            self.say_heard(place.author, outcome, GONE, fx);
+        } else if turn.is_some() && self.heard.words.len() < limits::EARLY_OUTCOMES_MAX {
+            self.heard.words.insert((outcome.id, outcome.attempt), (place, outcome));
         }
     }
 
-    /// An origin guesses how its call ended. If we had heard otherwise from the target, it should know.
-    pub(super) fn answer_guess(&mut self, id: ReqId, ending: Ending, fx: &mut Effects<'_>) {
-        if self.book.left_ms(&id, fx.now.mono_ms).is_some() {
+    fn is_void(&self, place: &Place) -> bool {
+        self.trust.is_out(&place.author) && !self.trust.admits(&place.author, place.incarnation, place.seq)
+    }
+
+    /// Somebody else says again what a target had said.
+    pub(super) fn note_heard(&mut self, target: PeerId, outcome: &Outcome) {
+        let what = (outcome.id, outcome.attempt);
+        if self.heard.words.get(&what).is_some_and(|(place, _)| place.author == target) {
+            self.heard.words.remove(&what);
+        }
+    }
+
+    /// Our turn has come: says what nobody else said.
+    pub(super) fn say_again(&mut self, fx: &mut Effects<'_>) {
+        if self.heard.due.take_if(|due| *due <= fx.now.mono_ms).is_none() {
             return;
         }
-        match self.heard.words.remove(&id) {
-            Some(outcome) if outcome.ending != ending => self.say_heard(outcome, GONE, fx),
-            Some(_) => {}
-            // Closed here by the target's word, which may turn out to be void.
-            None => {
-                if self.heard.guesses.len() >= limits::EARLY_OUTCOMES_MAX {
-                    self.heard.guesses.pop_first();
-                }
-                self.heard.guesses.insert(id, ending);
+        for (place, outcome) in std::mem::take(&mut self.heard.words).into_values() {
+            if self.is_void(&place) && !self.is_out() {
+                self.say_heard(place.author, outcome, GONE, fx);
+            }
+        }
+        for ((author, life), range) in &self.heard.read {
+            if range.first <= range.last {
+                fx.put(Space::Meta, [KEY_VOID, &log_key(author, *life, None)].concat(), range);
             }
         }
     }
 
     /// A target told us directly what its log will bring nobody, since it contradicts itself there.
     pub(super) fn take_forked(&mut self, entry: &SignedEntry, fx: &mut Effects<'_>) {
-        if self.logs.is_forked(&entry.author, entry.entry.incarnation, entry.entry.seq)
+        let place = entry.place();
+        let admitted = entry.entry.mesh == self.trust.mesh()
+            && self.trust.admits(&place.author, place.incarnation, place.seq)
+            && self.logs.is_forked(&place.author, place.incarnation, place.seq);
+        if admitted
             && let Some(outcome) = entry.record::<Outcome>().filter(|outcome| outcome.voice == Voice::Target)
+            && self.heard.forked.len() < limits::EARLY_OUTCOMES_MAX
+            && self.heard.forked.insert((outcome.id, outcome.attempt))
         {
-            self.say_heard(outcome, FORKED, fx);
+            self.with_env(|book, env| book.apply_outcome(entry, env, fx));
+            self.say_heard(place.author, outcome, FORKED, fx);
         }
     }
 
-    fn say_heard(&mut self, outcome: Outcome, reason: &str, fx: &mut Effects<'_>) {
-        let what = (outcome.id, outcome.attempt);
-        if !self.heard.said.insert(what) {
-            return;
-        }
-        fx.put(Space::Meta, [KEY_HEARD, &outcome.id.0, &[outcome.attempt]].concat(), &what);
+    fn say_heard(&mut self, target: PeerId, outcome: Outcome, reason: &str, fx: &mut Effects<'_>) {
         let reason =
             if outcome.reason.is_empty() { reason.to_owned() } else { format!("{} ({reason})", outcome.reason) };
         let reason = limits::cut(&reason, limits::TEXT_BYTES_MAX).to_owned();
-        let again = Outcome { reason, voice: Voice::Heard, ..outcome };
+        let again = Outcome { reason, voice: Voice::Heard(target), ..outcome };
         let entry = self.logs.append(self.signer.as_ref(), Kind::OUTCOME, 0, entry::encode(&again), fx);
         log::push_when_durable(&entry, None, fx);
         if self.book.record(&again.id).is_some() {

@@ -62,17 +62,17 @@ impl Peer {
             refuse(AnswerKind::Refused("the call's origin does not belong to the mesh here".to_owned()), fx);
             return;
         }
+        // The log may bring the header only after a crash has made us forget what became of it: it belongs in the book.
+        // So does the time that is left, also where nothing begins for now: another gateway may believe in more.
+        if !self.executor.has_any(&id) {
+            let header = header.clone();
+            self.with_env(|book, env| book.apply_header(&dispatch.header, header, dispatch.left_ms, env, fx));
+        }
         if self.executor.is_new(&id, attempt)
             && let Some(what) = self.doubts(&from, &place)
         {
             refuse(what, fx);
             return;
-        }
-        // The log may bring the header only after a crash has made us forget what became of it: it belongs in the book.
-        let known = self.book.record(&id).is_some() || self.executor.has_any(&id);
-        if !known {
-            let header = header.clone();
-            self.with_env(|book, env| book.apply_header(&dispatch.header, header, dispatch.left_ms, env, fx));
         }
         let mut left_ms = dispatch.left_ms.min(header.ttl_ms);
         if let Some(known) = self.book.left_ms(&id, fx.now.mono_ms) {

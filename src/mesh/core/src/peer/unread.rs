@@ -138,7 +138,7 @@ impl Peer {
         }
         if more {
             self.read_unread(fx);
-            self.read_void(true, fx);
+            self.read_void(fx);
             self.read_own_words(fx);
         }
         self.handle_holds(fx);

@@ -13,6 +13,7 @@ use mesh_core::mutants::{Mutant, Mutation};
 
 use crate::models::{self, Bounds};
 use crate::plan::{Case, MS, Profile};
+use crate::regressions;
 use crate::trace::Level;
 use crate::world;
 
@@ -68,7 +69,7 @@ const fn about(mutant: Mutant) -> (Kind, &'static str) {
         Mutant::TargetsWord => (Safety, "calls.rs `apply_outcome`"),
         Mutant::SaidAgain => (Safety, "peer/heard.rs `read_void`"),
         Mutant::ExpiryMargin => (Safety, "calls.rs `handle_timeout`"),
-        Mutant::QueueLimit => (Safety, "calls.rs `apply_header`"),
+        Mutant::QueueLimit => (Safety, "peer/overflow.rs `overflows`"),
         Mutant::RevocationWins => (Safety, "trust.rs `amount`"),
         Mutant::MarkVoids => (Safety, "trust/verdicts.rs `voids`"),
         Mutant::Query => (Speed, "election.rs `query_all`"),
@@ -138,6 +139,21 @@ fn look(profile: Profile, seeds: std::ops::Range<u64>, config: &Config, sound: &
     seen.into_inner().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// The plans that are kept: each was found, or made, for some rule.
+fn plans() -> Result<Vec<(String, Case)>, String> {
+    regressions::all(&Path::new(env!("CARGO_MANIFEST_DIR")).join("regressions"))
+}
+
+/// Which of these plans fail, by what.
+fn fail(plans: &[(String, Case)], config: &Config) -> Vec<(String, &'static str)> {
+    let fails = |(name, case): &(String, Case)| {
+        let mut case = case.clone();
+        case.config.mutation = config.mutation;
+        Some((name.clone(), world::run(&case, Level::Off).violation?.predicate))
+    };
+    plans.iter().filter_map(fails).collect()
+}
+
 /// Median, 99th percentile and maximum in milliseconds.
 fn spread(times: &mut [u64]) -> String {
     times.sort_unstable();
@@ -146,9 +162,12 @@ fn spread(times: &mut [u64]) -> String {
     format!("{} / {} / {}", at(500), at(990), last / MS)
 }
 
-/// Who misses a rule first: models, then seeds in small bites of every profile.
-fn first_catch(mutant: Mutant) -> Option<String> {
+/// Who misses a rule first: the plans that are kept, seeds in small bites of every profile, models.
+fn first_catch(mutant: Mutant, plans: &[(String, Case)]) -> Option<String> {
     let config = without(Some(mutant));
+    if let Some((plan, predicate)) = fail(plans, &config).into_iter().next() {
+        return Some(format!("{predicate}, plan {plan}"));
+    }
     for bite in 0..QUICK_SEEDS / BITE {
         for profile in PROFILES {
             let seeds = bite * BITE..(bite + 1) * BITE;
@@ -185,20 +204,21 @@ pub(crate) fn run(seeds: u64, only: Option<&str>, quick: bool, file: Option<&Pat
     if chosen.is_empty() {
         return Err(format!("no rule is called {}", only.unwrap_or_default()));
     }
-    if quick { Ok(run_quick(&chosen)) } else { run_all(seeds, &chosen, file) }
+    let plans = plans()?;
+    if quick { Ok(run_quick(&chosen, &plans)) } else { run_all(seeds, &chosen, &plans, file) }
 }
 
-fn run_quick(chosen: &[Mutant]) -> bool {
+fn run_quick(chosen: &[Mutant], plans: &[(String, Case)]) -> bool {
     let mut good = true;
     for mutant in chosen.iter().filter(|mutant| about(**mutant).0 == Kind::Safety) {
-        let by = first_catch(*mutant);
+        let by = first_catch(*mutant, plans);
         good &= by.is_some();
         println!("{:<20} {}", format!("{mutant:?}"), by.unwrap_or_else(|| "NOT MISSED".into()));
     }
     good
 }
 
-fn run_all(seeds: u64, chosen: &[Mutant], file: Option<&Path>) -> Result<bool, String> {
+fn run_all(seeds: u64, chosen: &[Mutant], plans: &[(String, Case)], file: Option<&Path>) -> Result<bool, String> {
     let mut whole: Vec<Seen> =
         PROFILES.iter().map(|profile| look(*profile, 0..seeds, &without(None), &BTreeSet::new())).collect();
     let flawed: Vec<BTreeSet<u64>> =
@@ -212,6 +232,11 @@ fn run_all(seeds: u64, chosen: &[Mutant], file: Option<&Path>) -> Result<bool, S
         let mut cells = Vec::new();
         let mut by: BTreeMap<&str, u64> = BTreeMap::new();
         let mut times: (Vec<u64>, [Vec<u64>; 2]) = Default::default();
+        let failed = fail(plans, &config);
+        for (_, predicate) in &failed {
+            *by.entry(predicate).or_default() += 1;
+        }
+        cells.push(if failed.is_empty() { "–".into() } else { failed.len().to_string() });
         for (profile, flawed) in PROFILES.iter().zip(&flawed) {
             let seen = look(*profile, 0..seeds, &config, flawed);
             for (predicate, caught) in &seen.missed {
@@ -254,12 +279,13 @@ fn run_all(seeds: u64, chosen: &[Mutant], file: Option<&Path>) -> Result<bool, S
             "# Rules left out\n\n\
             Made by `cargo run --release -p netsim --features mutants -- mutants --seeds {seeds} --file netsim/MUTANTS.md`.\n\
             Each rule of the cores is left out once (`src/mesh/core/src/mutants.rs` says what each does), and {seeds} seeds of each\n\
-            profile are run; the quick models too where fewer than {RARE} seeds missed it. A cell says in how many seeds some predicate missed the rule. {flaws} seeds that\n\
+            profile are run, and the {} plans of `regressions/`; the quick models too where fewer than {RARE} of them missed it. A cell says in how many some predicate missed the rule. {flaws} seeds that\n\
             fail with all rules in place do not count.\n\n\
-            | rule | for | where | {} | missed by | refuted by |\n|---|---|---|{}---|---|\n{missed}\n\
+            | rule | for | where | plans | {} | missed by | refuted by |\n|---|---|---|---|{}---|---|\n{missed}\n\
             What the rules of speed are worth: median / 99th percentile / maximum in milliseconds of virtual time, over all of\n\
             the profiles; of seeds that fail, what they showed until then.\n\n\
             | | settling after the last fault | nobody leads after a clean stop | after a crash |\n|---|---|---|---|\n{base}\n{speed}",
+            plans.len(),
             names.join(" | "),
             "---|".repeat(names.len()),
         );
@@ -274,8 +300,9 @@ mod tests {
 
     #[test]
     fn every_rule_of_safety_is_missed() {
+        let plans = plans().unwrap();
         for mutant in Mutant::ALL.iter().filter(|mutant| about(**mutant).0 == Kind::Safety) {
-            assert!(first_catch(*mutant).is_some(), "{mutant:?} can be left out and nobody sees it");
+            assert!(first_catch(*mutant, &plans).is_some(), "{mutant:?} can be left out and nobody sees it");
         }
     }
 }

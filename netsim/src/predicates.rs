@@ -224,11 +224,11 @@ impl Checks {
     }
 
     /// **S4**, time: a tool is invoked only with time left by the target's own reckoning, which is at most what each
-    /// dispatch that it took left it. (2 ms are the grain of the cores' clock.)
+    /// dispatch that it took left it. (2 ms are the grain of the cores' clocks, and as much again across a restart.)
     pub(crate) fn s4_time_is_left(&mut self, now: u64, own_now: u64, target: usize, id: ReqId, attempt: Attempt) {
         let deadline = self.taken(target, id, attempt).into_iter().map(|taken| taken.deadline).min();
         if let Some(deadline) = deadline
-            && own_now > deadline + 2 * MS
+            && own_now > deadline + 4 * MS
         {
             self.fail("S4", now, || format!("{id} runs at p{target} {} ms after its time", (own_now - deadline) / MS));
         }

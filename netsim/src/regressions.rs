@@ -28,8 +28,8 @@ pub(crate) fn shrink(case: &Case) -> Result<Case, String> {
     Ok(Case { history: if case.history.is_empty() { history } else { case.history.clone() }, ..shrunk })
 }
 
-/// Runs every plan of a folder, in the order of their names.
-pub(crate) fn run(folder: &Path) -> Result<bool, String> {
+/// The plans of a folder with their names, in the order of those.
+pub(crate) fn all(folder: &Path) -> Result<Vec<(String, Case)>, String> {
     let told = |error: std::io::Error| format!("{}: {error}", folder.display());
     let mut paths: Vec<_> = std::fs::read_dir(folder)
         .map_err(told)?
@@ -38,17 +38,22 @@ pub(crate) fn run(folder: &Path) -> Result<bool, String> {
         .map_err(told)?;
     paths.retain(|path| path.extension().is_some_and(|extension| extension == "toml"));
     paths.sort();
+    let name = |path: &Path| path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    paths.iter().map(|path| Ok((name(path), Case::read(path)?))).collect()
+}
+
+/// Runs every plan of a folder.
+pub(crate) fn run(folder: &Path) -> Result<bool, String> {
+    let plans = all(folder)?;
     let mut kept = true;
-    for path in &paths {
-        let case = Case::read(path)?;
-        let name = path.file_stem().unwrap_or_default().to_string_lossy();
-        if let Some(violation) = world::run(&case, Level::Off).violation {
+    for (name, case) in &plans {
+        if let Some(violation) = world::run(case, Level::Off).violation {
             kept = false;
             println!("{name}: {}", report::line(case.seed, &violation));
         }
     }
-    println!("{} plans that once failed, {}", paths.len(), if kept { "all promises kept" } else { "and fail again" });
-    Ok(kept && !paths.is_empty())
+    println!("{} plans that once failed, {}", plans.len(), if kept { "all promises kept" } else { "and fail again" });
+    Ok(kept && !plans.is_empty())
 }
 
 #[cfg(test)]

@@ -53,10 +53,11 @@ impl Stage<'_> {
         }
         ran_once(&runs)?;
         for call in &made {
-            told_truly(call, told.get(&call.id), &runs, members.contains(&call.target))?;
+            let knows = members.contains(&call.target) && !self.set_back.contains(&call.target);
+            told_truly(call, told.get(&call.id), &runs, knows)?;
         }
         for (index, peer) in self.peers.iter_mut().enumerate() {
-            reigns(&peer.spec.name, &peer.log())?;
+            reigns(&peer.spec.name, &peer.log(), self.set_back.contains(&index))?;
             if let Some(status) = peer.exited()
                 && !self.silent.contains(&index)
             {
@@ -174,7 +175,7 @@ fn ran_once(runs: &Runs) -> Result<(), Fail> {
 }
 
 /// S6 and S8: the witness files bear out what the origin tells of a call, and it ran nowhere but at its target.
-fn told_truly(call: &Made, told: Option<&Value>, runs: &Runs, target_is_there: bool) -> Result<(), Fail> {
+fn told_truly(call: &Made, told: Option<&Value>, runs: &Runs, target_knows: bool) -> Result<(), Fail> {
     let of_call = (call.id.clone(), 0)..=(call.id.clone(), u8::MAX);
     let ran: Vec<(u8, usize)> = runs.range(of_call).map(|((_, attempt), at)| (*attempt, at[0])).collect();
     if let Some((_, at)) = ran.iter().find(|(_, at)| *at != call.target) {
@@ -199,21 +200,23 @@ fn told_truly(call: &Made, told: Option<&Value>, runs: &Runs, target_is_there: b
         ("expired" | "cancelled" | "denied", true) if !ran.is_empty() => {
             Err(broken("S6", format!("ran {} times: {told}", ran.len())))
         }
-        // The target is there and has had time to say what it did.
-        ("expired" | "cancelled" | "denied" | "undeliverable", false) if !ran.is_empty() && target_is_there => {
+        // The target is there, has had time to say what it did, and was not set back to a state before that.
+        ("expired" | "cancelled" | "denied" | "undeliverable", false) if !ran.is_empty() && target_knows => {
             Err(broken("S8", format!("ran {} times, and was never put right: {told}", ran.len())))
         }
         _ => Ok(()),
     }
 }
 
-/// S1 and S2, from a peer's log: a reign is of one life, and nobody ever goes back to an older one.
-fn reigns(name: &str, log: &str) -> Result<(), Fail> {
+/// S1 and S2, from a peer's log: a reign is of one life, and nobody ever goes back to an older one, but whose home was set
+/// back, when it starts.
+fn reigns(name: &str, log: &str, set_back: bool) -> Result<(), Fail> {
     let mut led: BTreeMap<u64, usize> = BTreeMap::new();
     let (mut life, mut highest) = (0, 0);
     for line in log.lines() {
         if line == START_MARK {
             life += 1;
+            highest = if set_back { 0 } else { highest };
         }
         let Ok(event) = serde_json::from_str::<Value>(line) else { continue };
         let fields = &event["fields"];

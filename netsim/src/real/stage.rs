@@ -58,6 +58,8 @@ pub(super) struct Stage<'a> {
     pub(super) out: BTreeSet<usize>,
     /// Frozen, or told to stop.
     pub(super) silent: BTreeSet<usize>,
+    /// Those whose home was set back: what they did before, they cannot know.
+    pub(super) set_back: BTreeSet<usize>,
     /// Whether nobody has looked since then who leads.
     pub(super) unsettled: bool,
     /// The last step saw one gateway followed by all members.
@@ -93,6 +95,7 @@ impl<'a> Stage<'a> {
             disturbed: began,
             out: BTreeSet::new(),
             silent: BTreeSet::new(),
+            set_back: BTreeSet::new(),
             unsettled: false,
             just_settled: false,
             settled: None,

@@ -107,6 +107,7 @@ impl Stage<'_> {
             Step::Restore { who } => {
                 let peer = self.asleep(who)?;
                 self.peers[peer].restore()?;
+                self.set_back.insert(peer);
             }
             Step::Copy { from, to } => {
                 let (from, to) = (self.asleep(from)?, self.asleep(to)?);

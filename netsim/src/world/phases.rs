@@ -1,6 +1,7 @@
 //! The plan as it is carried out, the phases of a run, and the predicates of liveness.
 
 use mesh_core::entry::{Effect, Ending, Payload};
+use mesh_core::epoch::Epoch;
 use mesh_core::ids::{Hash, ReqId};
 use mesh_core::io::{CallState, Command, NewCall, Space};
 use mesh_core::limits;
@@ -14,6 +15,11 @@ use crate::node::{self, Node};
 use crate::plan::{Ask, MS, NEVER, SECOND};
 use crate::predicates::{Holder, Told};
 use crate::trace::Mark;
+
+/// How much longer devices that should rather not lead wait before they claim.
+const CLASS_0_US: u64 = 500 * MS;
+/// Longest fsync that comes by chance.
+const ODD_FSYNC_US: u64 = 300 * MS;
 
 impl World {
     pub(super) fn ask(&mut self, index: usize) {
@@ -185,6 +191,19 @@ impl World {
         }
     }
 
+    /// **L1**, afterwards: once settled, in a mesh where nothing goes wrong, nobody changes gateways but to hand over to a
+    /// better one.
+    pub(super) fn l1_stays(&mut self, peer: usize, epoch: Option<Epoch>) {
+        let before = self.peers[peer].gateway;
+        let calm = self.l1_binds()
+            && self.now >= self.phase_at + SETTLE_US
+            && self.settled_at.is_some_and(|at| self.now >= at + SECOND);
+        if calm && !self.plan.handovers && before.is_some() && before != epoch {
+            self.checks
+                .fail("L1", self.now, || format!("p{peer} goes from {before:?} to {epoch:?}, and nothing is wrong"));
+        }
+    }
+
     pub(super) fn l1_binds(&self) -> bool {
         matches!(self.phase, Phase::Quiet | Phase::Healed)
     }
@@ -270,6 +289,18 @@ impl World {
         let heirs = self.peers.iter().enumerate().any(|(other, sim)| other != peer && heir(sim));
         let undisturbed = leads && heirs && calm && followed && linked && self.phase == Phase::Faults;
         self.takeover = undisturbed.then_some((self.now, asked));
+    }
+
+    /// **L5** where nothing else goes wrong another leads within 200 ms and a round trip of a clean stop of the gateway, and
+    /// within 2 s of its crash (class 0: [`CLASS_0_US`] more). Slow disks, which the promise does not count, are added.
+    pub(super) fn l5_taken_over(&mut self, heir: usize, asked: bool, class: u8, took: u64) {
+        let latency = self.pairs.iter().map(|(_, pair)| pair.latency_us).max().unwrap_or(0);
+        let within = if asked { 200 * MS } else { 2 * SECOND + if class == 0 { CLASS_0_US } else { 0 } };
+        let disks = 2 * self.peers[heir].plan.fsync_us.1 + ODD_FSYNC_US;
+        if took > within + 4 * latency + disks {
+            let how = if asked { "clean stop" } else { "crash" };
+            self.checks.fail("L5", self.now, || format!("p{heir} leads only {} ms after a {how}", took / MS));
+        }
     }
 
     /// A call as a peer's door would show it.

@@ -51,7 +51,9 @@ impl World {
         }
         let now = self.now_of(peer);
         self.peers[peer].trusted_before.clear();
-        let Some(mut node) = self.peers[peer].node.take() else { return };
+        if self.peers[peer].node.is_none() {
+            return;
+        }
         let mut out = std::mem::take(&mut self.out);
         // Whom the peer holds to be out it does not even hear.
         if let Input::Recv(from, Frame::Dispatch(dispatch)) = &input
@@ -62,8 +64,9 @@ impl World {
         if !matches!(input, Input::Recv(..)) {
             self.trace.detail(self.now, || format!("p{peer} :: {input:?}"));
         }
-        node.step(now, &mut self.dice, input, &mut out);
-        self.peers[peer].node = Some(node);
+        if let Some(node) = &mut self.peers[peer].node {
+            node.step(now, &mut self.dice, input, &mut out);
+        }
         self.outputs(peer, &mut out);
         self.out = out;
         self.set_timer(peer);
@@ -397,6 +400,7 @@ impl World {
         let me = self.peers[peer].id;
         let led = self.peers[peer].gateway.is_some_and(|epoch| epoch.peer == me);
         let leads = epoch.is_some_and(|epoch| epoch.peer == me);
+        self.l1_stays(peer, epoch);
         self.peers[peer].gateway = epoch;
         self.dirty = true;
         self.trace.story(self.now, || match epoch {
@@ -414,6 +418,7 @@ impl World {
         if let (true, Some(epoch)) = (leads, epoch) {
             if let Some((since, asked)) = self.takeover.take() {
                 self.stats.takeovers.push((asked, epoch.class, self.now - since));
+                self.l5_taken_over(peer, asked, epoch.class, self.now - since);
             }
             self.stats.reigns += 1;
             let life = self.peers[peer].life;

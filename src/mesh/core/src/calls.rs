@@ -292,6 +292,12 @@ impl Book {
         self.open.values().filter(|open| !open.ended()).count()
     }
 
+    /// How many more calls of others, for others, have room here.
+    pub(crate) fn room(&self, config: &Config) -> usize {
+        let foreign = self.open.len().saturating_sub(self.own.values().map(|own| own.0).sum());
+        config.queue_max.saturating_sub(foreign)
+    }
+
     pub(crate) fn key(&self, id: &Hash) -> Option<&KeyRow> {
         self.keys.get(id)
     }
@@ -343,14 +349,6 @@ impl Book {
         }
         if self.closing.contains_key(&id) {
             return false;
-        }
-        let foreign = self.open.len().saturating_sub(self.own.values().map(|own| own.0).sum());
-        if entry.author != self.me
-            && header.target != self.me
-            && foreign >= env.config.queue_max
-            && !fx.without(Mutant::QueueLimit)
-        {
-            return false; // stays with its origin, which tells us again when it links to us
         }
         if let Some(key) = &header.client_key {
             let key = key_id(&header.principal, key);

@@ -56,6 +56,8 @@ pub(crate) struct Election {
     role: Role,
     /// Linked peers, since when.
     neighbours: BTreeMap<PeerId, u64>,
+    /// When these last changed.
+    linked_at: u64,
     /// Class of every approved peer that may lead.
     candidates: BTreeMap<PeerId, u8>,
     next_query: u64,
@@ -74,6 +76,7 @@ impl Election {
             floor,
             role: Role::Follower { leader: None, claim_at: u64::MAX },
             neighbours: BTreeMap::new(),
+            linked_at: now,
             candidates: BTreeMap::new(),
             next_query: now,
             changed_at: now,
@@ -154,12 +157,14 @@ impl Election {
     }
 
     pub(crate) fn handle_link_up(&mut self, peer: PeerId, fx: &mut Effects<'_>) {
+        self.linked_at = fx.now.mono_ms;
         self.neighbours.insert(peer, fx.now.mono_ms);
         let frame = self.latest_beacon(fx.now.mono_ms).map_or(Frame::Query, Frame::Beacon);
         fx.send(peer, frame);
     }
 
     pub(crate) fn handle_link_down(&mut self, peer: PeerId, fx: &mut Effects<'_>) {
+        self.linked_at = fx.now.mono_ms;
         self.neighbours.remove(&peer);
         let now = fx.now.mono_ms;
         let delay = self.delay(fx);
@@ -361,7 +366,12 @@ impl Election {
         led && successor.is_some()
     }
 
-    pub(crate) fn handle_timeout(&mut self, signer: &dyn Signer, fx: &mut Effects<'_>) {
+    pub(crate) fn handle_timeout(
+        &mut self,
+        signer: &dyn Signer,
+        reach: &dyn Fn(&PeerId) -> usize,
+        fx: &mut Effects<'_>,
+    ) {
         let now = fx.now.mono_ms;
         match &self.role {
             Role::Leader { claim, beaconed_at } => {
@@ -371,7 +381,7 @@ impl Election {
                 }
                 if now >= self.next_handover_look {
                     self.next_handover_look = now + HANDOVER_LOOK_MS;
-                    self.offer_handover(fx);
+                    self.offer_handover(reach, fx);
                 }
             }
             Role::Follower { leader: Some(leader), .. } => {
@@ -506,20 +516,25 @@ impl Election {
         }
     }
 
-    fn offer_handover(&mut self, fx: &mut Effects<'_>) {
+    /// Hands the role to a neighbour that has been linked to more members than we are for a while, so that calls reach those
+    /// too, or to one that is linked to as many and of a better class. `reach`: how many members a neighbour is linked to,
+    /// with itself.
+    fn offer_handover(&mut self, reach: &dyn Fn(&PeerId) -> usize, fx: &mut Effects<'_>) {
         let now = fx.now.mono_ms;
         let Some(epoch) = self.gateway() else { return };
-        if now < self.changed_at + self.config.handover_settle_ms {
+        if now < self.changed_at.max(self.linked_at) + self.config.handover_after_ms {
             return;
         }
+        let settled = now >= self.changed_at + self.config.handover_settle_ms;
+        let ours = self.neighbours.len() + 1;
         let better = self
             .neighbours
             .iter()
             .filter(|(_, since)| now >= **since + self.config.handover_after_ms)
-            .filter_map(|(peer, _)| self.candidates.get(peer).map(|class| (*class, *peer)))
+            .filter_map(|(peer, _)| self.candidates.get(peer).map(|class| (reach(peer), *class, *peer)))
             .max()
-            .filter(|(class, _)| *class > self.class());
-        if let Some((_, peer)) = better {
+            .filter(|(reach, class, _)| *reach > ours || (settled && *reach == ours && *class > self.class()));
+        if let Some((_, _, peer)) = better {
             fx.send(peer, Frame::Handover { epoch });
         }
     }

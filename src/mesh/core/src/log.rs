@@ -405,6 +405,11 @@ impl Logs {
         }
     }
 
+    /// Whom a neighbour said it is linked to.
+    pub(crate) fn linked_to(&self, peer: &PeerId) -> impl Iterator<Item = &PeerId> {
+        self.neighbours.get(peer).into_iter().flat_map(|neighbour| &neighbour.neighbours)
+    }
+
     /// What we hold and may show.
     fn digest(&self) -> Vec<DigestRow> {
         self.heads

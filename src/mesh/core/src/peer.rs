@@ -10,6 +10,7 @@ mod entries;
 mod founding;
 mod heard;
 mod lives;
+mod overflow;
 mod presence;
 mod running;
 mod unread;
@@ -42,6 +43,7 @@ use compaction::Look;
 pub use founding::{founded, goes_over, joined};
 use heard::Heard;
 use lives::{Lives, Sessions};
+use overflow::Overflow;
 use running::declared;
 use unread::Unread;
 
@@ -117,6 +119,7 @@ pub struct Peer {
     pending: VecDeque<(TxnId, Vec<Then>)>,
     asked_wake: Option<u64>,
     unread: Unread,
+    overflow: Overflow,
     heard: Heard,
     lives: Lives,
     sessions: BTreeMap<PeerId, Sessions>,
@@ -229,6 +232,7 @@ impl Peer {
             pending: VecDeque::new(),
             asked_wake: None,
             unread,
+            overflow: Overflow::default(),
             heard,
             sessions: BTreeMap::new(),
             look,
@@ -295,6 +299,7 @@ impl Peer {
             self.stopping.map(|(_, until)| until),
             self.mark_due(),
             self.heard.poll_timeout(),
+            self.overflow.poll_timeout(),
         ]
         .into_iter()
         .flatten()
@@ -584,7 +589,9 @@ impl Peer {
     }
 
     fn handle_timeouts(&mut self, fx: &mut Effects<'_>) {
-        self.election.handle_timeout(self.signer.as_ref(), fx);
+        let Self { election, logs, trust, .. } = self;
+        let reach = |peer: &PeerId| 1 + logs.linked_to(peer).filter(|other| trust.member(other).is_some()).count();
+        election.handle_timeout(self.signer.as_ref(), &reach, fx);
         self.logs.handle_timeout(self.config.sync_every_ms, fx);
         self.look_at_own_log(fx);
         let mut due = self.book.due(fx.now.mono_ms);
@@ -599,6 +606,7 @@ impl Peer {
         }
         self.mark_runs(fx);
         self.say_again(fx);
+        self.read_overflow(fx);
         if self.executor.is_due(fx.now.mono_ms) {
             let late = self.consult(fx, Executor::handle_timeout);
             for finished in late {

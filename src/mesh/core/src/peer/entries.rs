@@ -26,8 +26,9 @@ impl Peer {
     pub(super) fn item(&self, entry: SignedEntry, now: u64) -> EntryItem {
         let left_ms = (entry.entry.kind == Kind::CALL).then(|| {
             let id = entry.header().map(|header| header.id);
+            let known = id.and_then(|id| self.book.left_ms(&id, now));
             // A call that is over here has no time left anywhere.
-            id.and_then(|id| self.book.left_ms(&id, now)).unwrap_or(0)
+            known.or_else(|| self.overflow.left_ms(&entry.place(), now)).unwrap_or(0)
         });
         EntryItem { entry, left_ms }
     }
@@ -100,7 +101,10 @@ impl Peer {
             Kind::CALL => {
                 let Some(header) = entry.header() else { return };
                 if header.id.is_of(&author) && header.is_within_limits() {
-                    let left_ms = left_ms.unwrap_or(header.ttl_ms);
+                    let left_ms = left_ms.unwrap_or(header.ttl_ms).min(header.ttl_ms);
+                    if self.overflows(entry, &header, left_ms, fx) {
+                        return;
+                    }
                     let id = header.id;
                     let mine = header.target == self.me;
                     let meant = header.is_for(self.logs.incarnation());

@@ -126,6 +126,7 @@ impl Peer {
             self.resolve_doubt(&entry, fx);
             self.handle_void(&entry, fx);
             self.say_own_again(&entry, fx);
+            self.take_overflow(&entry, fx);
             let place = entry.place();
             if self.unread.0.remove(&place).is_none() {
                 continue;

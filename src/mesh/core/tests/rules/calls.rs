@@ -1,6 +1,7 @@
 //! One call, or what looks like one, from two halves of a mesh.
 
 use bytes::Bytes;
+use mesh_core::config::Config;
 use mesh_core::entry::{Ending, Payload};
 use mesh_core::io::{CallState, Command, NewCall, Refusal, Reply};
 
@@ -91,5 +92,29 @@ fn a_second_attempt_that_two_gateways_open_is_the_same_attempt() {
     for n in 0..3 {
         let record = net.record(n, &asked).unwrap();
         assert_eq!((record.state, record.attempt), (CallState::Ended(Ending::Done), 2), "at {n}");
+    }
+}
+
+#[test]
+fn calls_for_which_a_gateway_had_no_room_run_when_it_has() {
+    let mut net = Net::of(3);
+    for n in 0..3 {
+        let rows = net.sims[n].rows.clone();
+        net.restart_as(n, rows, Config { queue_max: 2, ..Config::default() });
+    }
+    net.join_all();
+    let gateway = (0..3).find(|n| net.sims[*n].peer.leads()).unwrap();
+    let (origin, target) = ((gateway + 1) % 3, (gateway + 2) % 3);
+    net.split(&[&[gateway, origin]]);
+    let asked: Vec<_> = (0..7).map(|_| net.ask(origin, call(target))).collect();
+    net.pass(5_000);
+    assert_eq!(net.sims[gateway].peer.open_calls().count(), 2);
+    net.join_all();
+    net.pass(10_000);
+    for id in asked {
+        assert_eq!(net.runs(&id), 1);
+        for n in 0..3 {
+            assert_eq!(net.record(n, &id).unwrap().state, CallState::Ended(Ending::Done), "at {n}");
+        }
     }
 }

@@ -3,6 +3,7 @@
 
 mod calls;
 mod compaction;
+mod handover;
 mod membership;
 mod net;
 mod restored;

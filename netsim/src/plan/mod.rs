@@ -26,7 +26,7 @@ pub(crate) const FAULTS_US: u64 = 20 * SECOND;
 pub(crate) enum Profile {
     /// 2 to 6 peers, everything of every day may go wrong.
     Default,
-    /// The same with 5 peers always: what speed is measured with.
+    /// The same with 5 peers always and about a dozen calls: what speed is measured with.
     Five,
     /// The two-peer home, with many crashes around commits.
     Two,

@@ -324,7 +324,7 @@ mod tests {
         let event = |message: &str, epoch: u64, leads: bool| {
             json!({ "fields": { "message": message, "epoch": epoch, "leads": leads } }).to_string()
         };
-        let check = |lines: &[String]| promise(reigns("one", &lines.join("\n")));
+        let check = |lines: &[String]| promise(reigns("one", &lines.join("\n"), false));
         let (start, changed) = (START_MARK.to_owned(), |epoch, leads| event("gateway changed", epoch, leads));
         assert_eq!(
             check(&[start.clone(), changed(1, true), changed(0, false), changed(2, false), changed(3, true)]),

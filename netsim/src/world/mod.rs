@@ -82,6 +82,8 @@ pub(crate) struct Sim {
     tools: BTreeSet<(ReqId, Attempt)>,
     armed: Option<(Near, u64, u64)>,
     stall_us: u64,
+    /// Until when the present fsync takes longer than usual.
+    stalled_until: u64,
     revoked: bool,
     thawing: bool,
     /// Whether it holds itself for an owner.
@@ -388,6 +390,7 @@ impl World {
                 tools: BTreeSet::new(),
                 armed: None,
                 stall_us: 0,
+                stalled_until: 0,
                 revoked: false,
                 thawing: false,
                 owner: false,

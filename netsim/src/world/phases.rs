@@ -280,12 +280,17 @@ impl World {
         let leads = self.peers[peer].gateway.is_some_and(|epoch| epoch.peer == self.peers[peer].id);
         let calm = self.loss == 0
             && self.pairs.iter().all(|(_, pair)| !pair.is_cut() && pair.loss == [0; 2])
-            && self.peers.iter().all(|sim| matches!(sim.state, State::Running | State::Absent) && !sim.frozen());
+            && self.peers.iter().all(|sim| {
+                matches!(sim.state, State::Running | State::Absent)
+                    && !sim.frozen()
+                    && sim.stall_us == 0
+                    && sim.stalled_until <= self.now
+            });
         let followed = (0..self.peers.len())
             .all(|other| !self.peers[other].awake() || self.peers[other].gateway == self.peers[peer].gateway);
         let linked = (0..self.peers.len())
             .all(|other| other == peer || !self.peers[other].awake() || self.sees_link(other, peer));
-        let heir = |other: &Sim| other.awake() && other.plan.eligible && other.owner && other.stall_us == 0;
+        let heir = |other: &Sim| other.awake() && other.plan.eligible && other.owner;
         let heirs = self.peers.iter().enumerate().any(|(other, sim)| other != peer && heir(sim));
         let undisturbed = leads && heirs && calm && followed && linked && self.phase == Phase::Faults;
         self.takeover = undisturbed.then_some((self.now, asked));

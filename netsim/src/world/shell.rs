@@ -197,6 +197,7 @@ impl World {
         if let Some(txn) = sim.disk.begin_sync() {
             let (low, high) = sim.plan.fsync_us;
             let stall = std::mem::take(&mut sim.stall_us);
+            sim.stalled_until = self.now + stall;
             let life = sim.life;
             let odd = if self.dice.chance(3) { self.dice.range(20 * MS..=300 * MS) } else { 0 };
             let delay = self.dice.range(low..=high) + stall + odd;

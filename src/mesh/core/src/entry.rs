@@ -525,7 +525,6 @@ pub enum Voice {
 }
 
 impl Voice {
-    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
     const fn is_target(&self) -> bool {
         matches!(self, Self::Target)
     }

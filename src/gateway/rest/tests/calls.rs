@@ -1,0 +1,226 @@
+//! Calls through the doors.
+
+use super::*;
+
+#[tokio::test]
+async fn a_call_is_accepted_and_read_back() {
+    let fake = Fake::start().await;
+    let body = r#"{"node":"desk","tool":"echo","arguments":{"b" : 1.10,"a":"ü"},"ttl_s":90,"effect":"once"}"#;
+    let answer = fake.post("/api/v1/calls", body).await;
+    let call = answer.ok(202);
+    let id = call["id"].as_str().unwrap();
+    assert_eq!(answer.header("location"), format!("/api/v1/calls/{id}"));
+    assert_eq!(answer.header("preference-applied"), "");
+    let call = fake.get(&format!("/api/v1/calls/{id}")).await;
+    assert!(String::from_utf8_lossy(&call.body).contains(r#""output":{"b" : 1.10,"a":"ü"}"#), "byte for byte");
+    let call = call.ok(200);
+    assert_eq!(call["state"], "done");
+    assert_eq!(call["ttl_s"], 90);
+    assert!(String::from_utf8_lossy(&fake.get(&format!("/api/v1/calls/{id}")).await.body).contains("\"ttl_s\":90,"));
+    assert_eq!(call["effect"], "once");
+    assert_eq!(call["output_encoding"], "json");
+    assert_eq!(call["created_at"], time(ACCEPTED_MS + 1));
+    assert_eq!(call["expires_at"], time(ACCEPTED_MS + 90_001));
+    assert_eq!(call["history"][1]["state"], "done");
+    assert_eq!(call["history"][0]["node"], "desk");
+    assert_eq!(call.get("alias_of"), None);
+    fake.get("/api/v1/calls/zzz").await.problem(422, "invalid");
+    fake.get(&format!("/api/v1/calls/{}", "0".repeat(26))).await.problem(404, "unknown_call");
+}
+
+#[tokio::test]
+async fn prefer_wait_answers_with_the_ending_or_in_time_without() {
+    let fake = Fake::start().await;
+    let body = r#"{"tool":"node:desk:slow"}"#;
+    let late = fake.ask_with(Method::POST, "/api/v1/calls", &[("prefer", "wait=0")], Some(body)).await;
+    assert_eq!(late.ok(202)["state"], "queued");
+    assert_eq!(late.header("preference-applied"), "wait=0");
+
+    let mut events = fake.events("?topics=call", None).await;
+    let (answer, ()) =
+        tokio::join!(fake.ask_with(Method::POST, "/api/v1/calls", &[("prefer", "wait=30")], Some(body)), async {
+            let (_, _, data) = events.next().await.unwrap();
+            let output = Payload::Inline(Bytes::from_static(b"plain text"));
+            fake.end(data["id"].as_str().unwrap().parse().unwrap(), Ending::Done, output);
+        });
+    let call = answer.ok(200);
+    assert_eq!((&call["state"], &call["output"]), (&json!("done"), &json!("plain text")));
+    assert_eq!(call["output_encoding"], "text");
+    assert_eq!(answer.header("preference-applied"), "wait=30");
+}
+
+#[tokio::test]
+async fn an_idempotency_key_finds_its_call() {
+    let fake = Fake::start().await;
+    let headers = [("idempotency-key", "k1")];
+    let first =
+        fake.ask_with(Method::POST, "/api/v1/calls", &headers, Some(r#"{"tool":"node:desk:slow"}"#)).await.ok(202);
+    let again =
+        fake.ask_with(Method::POST, "/api/v1/calls", &headers, Some(r#"{"tool":"node:desk:slow"}"#)).await.ok(202);
+    assert_eq!(first["id"], again["id"]);
+    let other = r#"{"tool":"node:desk:slow","arguments":[1]}"#;
+    let conflict = fake.ask_with(Method::POST, "/api/v1/calls", &headers, Some(other)).await.problem(422, "key_reused");
+    assert_eq!(conflict["call"], first["id"]);
+    fake.end(first["id"].as_str().unwrap().parse().unwrap(), Ending::Done, Payload::empty());
+    fake.ask_with(Method::POST, "/api/v1/calls", &headers, Some(r#"{"tool":"node:desk:slow"}"#)).await.ok(200);
+    let long = "k".repeat(256);
+    let headers = [("idempotency-key", long.as_str())];
+    fake.ask_with(Method::POST, "/api/v1/calls", &headers, Some(other)).await.problem(422, "invalid");
+}
+
+#[tokio::test]
+async fn bad_calls_are_refused_with_the_reason() {
+    let fake = Fake::start().await;
+    let refused =
+        async |body: &str, status: u16, code: &str| fake.post("/api/v1/calls", body).await.problem(status, code);
+    refused("{", 400, "bad_request").await;
+    refused("", 400, "bad_request").await;
+    refused("[]", 422, "invalid").await;
+    refused(r#"{"tool":"echo"}"#, 422, "invalid").await;
+    refused(r#"{"node":"desk","tool":"echo","args":{}}"#, 422, "invalid").await;
+    refused(r#"{"node":"desk","tool":"echo","ttl_s":0.5}"#, 422, "invalid").await;
+    refused(r#"{"node":"desk","tool":"echo","ttl_s":604801}"#, 422, "invalid").await;
+    let zero = refused(r#"{"node":"desk","tool":"echo","timeout_s":0}"#, 422, "invalid").await;
+    assert!(zero["hint"].as_str().unwrap().contains("default"));
+    refused(r#"{"node":"nas","tool":"node:desk:echo"}"#, 422, "invalid").await;
+    refused(r#"{"node":"attic","tool":"echo"}"#, 404, "unknown_node").await;
+    refused(r#"{"node":"desk","tool":"nope"}"#, 404, "unknown_tool").await;
+    for bad in ["a:b", "a/b", "", "\\u0000", "é"] {
+        refused(&format!(r#"{{"node":"desk","tool":"{bad}"}}"#), 422, "invalid").await;
+        refused(&format!(r#"{{"node":"{bad}","tool":"echo"}}"#), 422, "invalid").await;
+    }
+    refused(&format!(r#"{{"node":"{}","tool":"echo"}}"#, "n".repeat(300)), 422, "invalid").await;
+    let full = refused(r#"{"node":"tv","tool":"echo"}"#, 429, "queue_full").await;
+    assert_eq!(full["retry_after_s"], 2.5);
+    let full = fake.post("/api/v1/calls", r#"{"node":"tv","tool":"echo"}"#).await;
+    assert_eq!(full.header("retry-after"), "3");
+
+    let nested = |depth| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
+    let call = |arguments: &str| format!(r#"{{"node":"desk","tool":"echo","arguments":{arguments}}}"#);
+    fake.post("/api/v1/calls", &call(&nested(64))).await.ok(202);
+    refused(&call(&nested(65)), 422, "invalid").await;
+    refused(&call(&nested(10_000)), 422, "invalid").await;
+    let text = |len: usize| format!("\"{}\"", "a".repeat(len - 2));
+    fake.post("/api/v1/calls", &call(&text(1024 * 1024))).await.ok(202);
+    refused(&call(&text(1024 * 1024 + 1)), 413, "too_large").await;
+    refused(&call(&text(2 * 1024 * 1024)), 413, "too_large").await;
+    let headers = [("content-type", "text/plain")];
+    fake.ask_with(Method::POST, "/api/v1/calls", &headers, Some(&call("1"))).await.problem(415, "unsupported_media");
+    let headers = [("accept", "image/png")];
+    fake.ask_with(Method::POST, "/api/v1/calls", &headers, Some(&call("1"))).await.problem(406, "not_acceptable");
+}
+
+#[tokio::test]
+async fn calls_are_listed_by_pages() {
+    let fake = Fake::start().await;
+    for n in 0..7 {
+        let tool = if n % 2 == 0 { "echo" } else { "slow" };
+        fake.post("/api/v1/calls", &json!({ "node": "desk", "tool": tool }).to_string()).await.ok(202);
+    }
+    fake.post("/api/v1/calls", r#"{"node":"nas","tool":"files.read"}"#).await.ok(202);
+    let (mut seen, mut cursor) = (Vec::new(), String::new());
+    loop {
+        let page = fake.get(&format!("/api/v1/calls?limit=3{cursor}")).await.ok(200);
+        seen.extend(page["items"].as_array().unwrap().iter().map(|call| call["id"].as_str().unwrap().to_owned()));
+        let Some(next) = page["next_cursor"].as_str() else { break };
+        cursor = format!("&cursor={next}");
+    }
+    assert_eq!(seen.len(), 8);
+    assert!(seen.windows(2).all(|pair| pair[0] > pair[1]), "newest first, none twice: {seen:?}");
+    assert_eq!(fake.get("/api/v1/calls?state=queued").await.ok(200)["items"].as_array().unwrap().len(), 4);
+    let nas = fake.get("/api/v1/calls?node=nas").await.ok(200);
+    assert_eq!(nas["items"].as_array().unwrap().len(), 1);
+    assert!(nas["items"][0]["why"].as_str().unwrap().contains("offline"));
+    assert_eq!(fake.get("/api/v1/calls?node=gone").await.ok(200)["items"], json!([]));
+    for bad in ["limit=0", "limit=201", "limit=x", "cursor=x", "state=lost", "node=a:b", "foo=1"] {
+        fake.get(&format!("/api/v1/calls?{bad}")).await.problem(422, "invalid");
+    }
+}
+
+#[tokio::test]
+async fn results_are_served_as_they_are() {
+    let fake = Fake::start().await;
+    let make = async |tool: &str| {
+        let call = fake.post("/api/v1/calls", &json!({ "node": "desk", "tool": tool }).to_string()).await.ok(202);
+        let id: ReqId = call["id"].as_str().unwrap().parse().unwrap();
+        (id, format!("/api/v1/calls/{id}/result"))
+    };
+    let (id, url) = make("slow").await;
+    assert_eq!(fake.get(&url).await.problem(409, "not_ended")["state"], "queued");
+    fake.end(id, Ending::Done, Payload::Inline(Bytes::from_static(b"{\"a\":1}")));
+    let result = fake.get(&url).await;
+    result.ok(200);
+    assert_eq!((result.header("content-type"), &result.body[..]), ("application/json", &b"{\"a\":1}"[..]));
+    assert_eq!(result.header("content-length"), "7");
+
+    let (id, url) = make("slow").await;
+    fake.end(id, Ending::Done, Payload::Inline(Bytes::from_static(b"<html>")));
+    assert_eq!(fake.get(&url).await.header("content-type"), "text/plain; charset=utf-8");
+
+    let (_, url) = make("fail").await;
+    fake.get(&url).await.problem(404, "no_output");
+
+    // Over 256 KiB: not inside the call, but whole at its own address.
+    let large = Bytes::from(vec![0xff; 300 * 1024]);
+    let (id, url) = make("blob").await;
+    let (hash, len) = (Hash::of(&large), large.len() as u64);
+    fake.blobs.put(hash, large.clone()).await.unwrap();
+    fake.end(id, Ending::Done, Payload::Blob { hash, len });
+    let call = fake.get(&format!("/api/v1/calls/{id}")).await.ok(200);
+    assert_eq!((&call["output"], &call["output_bytes"], &call["result_url"]), (&Value::Null, &json!(len), &json!(url)));
+    let result = fake.get(&url).await;
+    assert_eq!((result.status, result.header("content-type")), (200, "application/octet-stream"));
+    assert_eq!(result.body, large);
+
+    // In a file, but small enough to be shown.
+    let text = Bytes::from("x".repeat(40 * 1024));
+    let (id, _) = make("blob").await;
+    let (hash, len) = (Hash::of(&text), text.len() as u64);
+    fake.blobs.put(hash, text.clone()).await.unwrap();
+    fake.end(id, Ending::Done, Payload::Blob { hash, len });
+    let call = fake.get(&format!("/api/v1/calls/{id}")).await.ok(200);
+    assert_eq!(call["output"].as_str().unwrap().as_bytes(), &text[..]);
+    assert_eq!(fake.get("/api/v1/calls?limit=1").await.ok(200)["items"][0]["output"], Value::Null);
+}
+
+#[tokio::test]
+async fn an_output_that_is_elsewhere_is_null_with_its_size() {
+    let fake = Fake::start().await;
+    let call = fake.post("/api/v1/calls", r#"{"node":"desk","tool":"blob"}"#).await.ok(202);
+    let id: ReqId = call["id"].as_str().unwrap().parse().unwrap();
+    fake.end(id, Ending::Done, Payload::Blob { hash: Hash([1; 32]), len: 100 });
+    let call = fake.get(&format!("/api/v1/calls/{id}")).await.ok(200);
+    assert_eq!((&call["state"], &call["output"], &call["output_bytes"]), (&json!("done"), &Value::Null, &json!(100)));
+}
+
+#[tokio::test]
+async fn an_alias_reads_as_the_call_that_it_repeats() {
+    let fake = Fake::start().await;
+    let first = fake.post("/api/v1/calls", r#"{"node":"desk","tool":"echo","arguments":[7]}"#).await.ok(202);
+    let alias = fake.post("/api/v1/calls", r#"{"node":"desk","tool":"slow"}"#).await.ok(202);
+    let (first, alias) = (first["id"].as_str().unwrap(), alias["id"].as_str().unwrap());
+    {
+        let mut books = fake.books();
+        let call = books.calls.get_mut(&alias.parse::<ReqId>().unwrap()).unwrap();
+        call.alias_of = Some(first.parse().unwrap());
+        call.state = CallState::Ended(Ending::Cancelled);
+    }
+    let shown = fake.get(&format!("/api/v1/calls/{alias}")).await.ok(200);
+    assert_eq!((&shown["id"], &shown["alias_of"]), (&json!(alias), &json!(first)));
+    assert_eq!((&shown["state"], &shown["output"]), (&json!("done"), &json!([7])));
+    assert_eq!(&fake.get(&format!("/api/v1/calls/{alias}/result")).await.body[..], b"[7]");
+}
+
+#[tokio::test]
+async fn cancelling_says_whether_it_is_over() {
+    let fake = Fake::start().await;
+    let open = fake.post("/api/v1/calls", r#"{"node":"desk","tool":"slow"}"#).await.ok(202);
+    let id = open["id"].as_str().unwrap().to_owned();
+    fake.post(&format!("/api/v1/calls/{id}/cancel"), r#"{"reason":"changed my mind"}"#).await.ok(202);
+    assert_eq!(fake.books().cancelled, [id.parse::<ReqId>().unwrap()]);
+    fake.end(id.parse().unwrap(), Ending::Cancelled, Payload::empty());
+    assert_eq!(fake.ask(Method::POST, &format!("/api/v1/calls/{id}/cancel"), None).await.ok(200)["state"], "cancelled");
+    let long = json!({ "reason": "x".repeat(501) }).to_string();
+    fake.post(&format!("/api/v1/calls/{id}/cancel"), &long).await.problem(422, "invalid");
+    fake.post(&format!("/api/v1/calls/{}/cancel", "0".repeat(26)), "{}").await.problem(404, "unknown_call");
+}

@@ -1,0 +1,118 @@
+//! What the doors say of the mesh, its nodes and who may come in.
+
+use super::*;
+
+#[tokio::test]
+async fn status_has_the_names_that_scripts_rely_on() {
+    let fake = Fake::start().await;
+    let status = fake.get("/api/v1/status").await.ok(200);
+    assert_eq!(status["node_id"], "desk");
+    assert_eq!(status["peer_id"], key(1).peer_id().to_string());
+    assert_eq!(status["incarnation"], 7);
+    assert_eq!(
+        status["gateway"],
+        json!({ "peer_id": key(1).peer_id().to_string(), "node_id": "desk", "epoch": 4, "self": true })
+    );
+    assert_eq!(status["links"][0]["node_id"], "nas");
+    assert_eq!(status["endpoints"]["socket"], fake.bound.socket.display().to_string());
+    assert_eq!(status["endpoints"]["http"], format!("http://{}", fake.bound.http));
+    assert_eq!(status["endpoints"]["quic"], json!(["[::]:7433"]));
+    assert!(status["warnings"][0].as_str().unwrap().contains("no multicast"));
+}
+
+#[tokio::test]
+async fn nodes_show_state_tools_and_why() {
+    let fake = Fake::start().await;
+    let list = fake.get("/api/v1/nodes").await.ok(200);
+    let names: Vec<_> = list["items"].as_array().unwrap().iter().map(|n| (&n["node_id"], &n["state"])).collect();
+    assert_eq!(json!(names), json!([["desk", "online"], ["nas", "offline"], ["tv", "online"], ["phone", "pending"]]));
+    assert_eq!(list["next_cursor"], Value::Null);
+
+    let nas = fake.get("/api/v1/nodes/nas").await.ok(200);
+    assert!(nas["why"].as_str().unwrap().contains("switch it on"));
+    assert_eq!(nas["tools"][0]["address"], "node:nas:files.read");
+    assert_eq!(nas["tools"][0]["available"], false);
+    assert_eq!(nas["tools"][0]["why"], "currently offline");
+    assert_eq!(nas["gateway"], false);
+    let desk = fake.get(&format!("/api/v1/nodes/{}", key(1).peer_id())).await.ok(200);
+    assert_eq!((&desk["node_id"], &desk["gateway"], &desk["why"]), (&json!("desk"), &json!(true), &Value::Null));
+    assert_eq!(fake.get(&format!("/api/v1/nodes/{}", key(1).peer_id().short())).await.ok(200)["node_id"], "desk");
+
+    let ambiguous = fake.get(&format!("/api/v1/nodes/{}", twin(1).short())).await.problem(409, "ambiguous_id");
+    assert_eq!(ambiguous["choices"].as_array().unwrap().len(), 2);
+    fake.get("/api/v1/nodes/attic").await.problem(404, "unknown_node");
+    fake.get(&format!("/api/v1/nodes/{}", "x".repeat(300))).await.problem(404, "unknown_node");
+    fake.get("/api/v1/nodes/a%00b%2F%3A").await.problem(404, "unknown_node");
+    let online = fake.get("/api/v1/nodes?state=online").await.ok(200);
+    assert_eq!(online["items"].as_array().unwrap().len(), 2);
+    fake.get("/api/v1/nodes?state=asleep").await.problem(422, "invalid");
+    fake.get("/api/v1/nodes?colour=red").await.problem(422, "invalid");
+
+    let tools = fake.get("/api/v1/tools?node=nas").await.ok(200);
+    assert_eq!(tools["items"][0]["name"], "files.read");
+    assert_eq!(fake.get("/api/v1/tools").await.ok(200)["items"].as_array().unwrap().len(), 5);
+}
+
+#[tokio::test]
+async fn a_pending_device_is_approved_under_either_route() {
+    for route in ["pending/phone", "nodes/phone"] {
+        let fake = Fake::start().await;
+        let waiting = fake.get("/api/v1/pending").await.ok(200);
+        assert_eq!(waiting["items"][0]["node_id"], "phone");
+        let body = r#"{"tier":"owner","node_id":"handy"}"#;
+        let node = fake.post(&format!("/api/v1/{route}/approve"), body).await.ok(200);
+        assert_eq!(
+            (&node["node_id"], &node["tier"], &node["state"]),
+            (&json!("handy"), &json!("owner"), &json!("online"))
+        );
+    }
+    let fake = Fake::start().await;
+    fake.post("/api/v1/pending/phone/approve", r#"{"node_id":"No!"}"#).await.problem(422, "invalid");
+    fake.post("/api/v1/pending/phone/approve", r#"{"tire":"owner"}"#).await.problem(422, "invalid");
+    fake.post("/api/v1/pending/nas/approve", "{}").await.problem(404, "unknown_pending");
+    assert_eq!(fake.ask(Method::POST, "/api/v1/pending/phone/approve", None).await.ok(200)["tier"], "shared");
+}
+
+#[tokio::test]
+async fn a_member_changes_tier_and_is_forgotten() {
+    let fake = Fake::start().await;
+    let node = fake.post("/api/v1/nodes/tv/approve", r#"{"tier":"owner"}"#).await.ok(200);
+    assert_eq!(node["tier"], "owner");
+    fake.post("/api/v1/nodes/tv/approve", r#"{"node_id":"telly"}"#).await.problem(422, "invalid");
+    fake.ask(Method::DELETE, "/api/v1/nodes/nas", None).await.ok(204);
+    assert_eq!(fake.books().revoked, [twin(1)]);
+    fake.ask(Method::DELETE, "/api/v1/nodes/tv", None).await.problem(403, "not_owner");
+    fake.ask(Method::DELETE, "/api/v1/nodes/desk", None).await.problem(422, "invalid");
+    fake.ask(Method::DELETE, "/api/v1/nodes/attic", None).await.problem(404, "unknown_node");
+    fake.ask(Method::DELETE, "/api/v1/nodes/phone", None).await.ok(204);
+    fake.ask(Method::POST, "/api/v1/pending/phone/reject", None).await.ok(204);
+    assert_eq!(fake.books().rejected, [key(5).peer_id(), key(5).peer_id()]);
+}
+
+#[tokio::test]
+async fn invites_and_joins() {
+    let fake = Fake::start().await;
+    let invite = fake.ask(Method::POST, "/api/v1/invites", None).await.ok(201);
+    assert_eq!(invite["tier"], "owner");
+    assert_eq!(invite["expires_at"], time(ACCEPTED_MS + 900_000));
+    assert_eq!(invite["addresses"], json!(["192.168.1.2:7433"]));
+    fake.post("/api/v1/invites", r#"{"expires_s":0}"#).await.problem(422, "invalid");
+    fake.post("/api/v1/invites", r#"{"tier":"king"}"#).await.problem(422, "invalid");
+
+    let code = invite["code"].as_str().unwrap();
+    let would_leave = fake.post("/api/v1/join", &json!({ "code": code }).to_string()).await.problem(409, "would_leave");
+    assert_eq!(would_leave["others"], 2);
+    let joined = fake.post("/api/v1/join", &json!({ "code": code, "force": true }).to_string()).await.ok(200);
+    assert_eq!((&joined["state"], &joined["node_id"]), (&json!("member"), &json!("desk-2")));
+    let pending = fake.post("/api/v1/join", r#"{"nearby":null}"#).await.ok(202);
+    assert_eq!((&pending["state"], &pending["own_peer_id"]), (&json!("pending"), &json!(key(1).peer_id().to_string())));
+    fake.post("/api/v1/join", r#"{"nearby":"attic"}"#).await.problem(404, "unknown_nearby");
+    fake.post("/api/v1/join", r#"{"address":"1.2.3.4:7433"}"#).await.problem(503, "inviter_down");
+    fake.post("/api/v1/join", r#"{"address":"attic"}"#).await.problem(422, "invalid");
+    fake.post("/api/v1/join", r#"{"code":"hello"}"#).await.problem(422, "invite_invalid");
+    for bad in ["{}", r#"{"force":true}"#, r#"{"nearby":null,"address":"1.2.3.4:7433"}"#] {
+        fake.post("/api/v1/join", bad).await.problem(422, "invalid");
+    }
+    assert_eq!(fake.get("/api/v1/nearby").await.ok(200)["items"][0]["name"], "guest");
+    assert_eq!(fake.ask(Method::POST, "/api/v1/leave", None).await.ok(200)["mesh_id"], MeshId([3; 32]).to_string());
+}

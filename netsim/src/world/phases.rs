@@ -224,7 +224,6 @@ impl World {
                 self.checks.s11_queue(self.now, peer, sim.id, node.open_calls(), &sim.config);
             }
         }
-        self.l1_note();
         if let Some(at) = self.settled_at {
             self.note_settling(at);
         }

@@ -51,7 +51,7 @@ const fn about(mutant: Mutant) -> (Kind, &'static str) {
         Mutant::DispatchToMembers => (Safety, "calls.rs `dispatch`, peer/entries.rs"),
         Mutant::FenceDurable => (Safety, "election.rs `raise_fence`"),
         Mutant::CounterDurable | Mutant::KeyAtOrigin | Mutant::OpenLimit => (Safety, "peer/commands.rs `accept`"),
-        Mutant::EarlyDurable => (Safety, "calls.rs `keep_early`"),
+        Mutant::EarlyDurable => (Safety, "calls/early.rs"),
         Mutant::Journal | Mutant::AttemptOrder | Mutant::MarkChecked => (Safety, "executor.rs `handle_offer`"),
         Mutant::BootRule => (Safety, "executor.rs `interrupted`"),
         Mutant::Fence => (Safety, "election.rs `observe`"),

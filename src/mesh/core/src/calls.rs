@@ -3,6 +3,7 @@
 //! Accepting is the origin's fsync. Dispatching is soft and may happen twice: the target's journal absorbs it. An ending
 //! is the target's word; anybody else's is marked unconfirmed and yields to it.
 
+mod early;
 mod queue;
 
 use std::borrow::Cow;
@@ -22,13 +23,12 @@ use crate::ids::{ATTEMPTS_MAX, Attempt, Hash, Incarnation, PeerId, ReqId};
 use crate::io::{CallRecord, CallState, Fact, HistoryRow, Output, SessionId, Space};
 use crate::limits;
 use crate::mutants::Mutant;
+use early::Early;
 
 /// A call that is over sooner than this is reported with its ending alone: people see no use in the steps between.
 const PROGRESS_AFTER_MS: u64 = 20;
 /// An open call whose time is over, and that is not ours to end, is looked at this often.
 const LOOK_AGAIN_MS: u64 = 5_000;
-/// Endings of one call, of those who may be its target and of all others, that are kept until its header comes.
-const EARLY_OF_ONE_MAX: usize = 8;
 /// Rows of one call's history; then the middle is left out.
 const HISTORY_MAX: usize = 64;
 
@@ -42,11 +42,6 @@ pub(crate) struct KeyRow {
     pub(crate) target: PeerId,
     /// Age of our store after which the key may be forgotten.
     pub(crate) until_ms: u64,
-}
-
-/// Key, in [`Space::Open`], of what came before its call's header.
-fn early_key(id: &ReqId, hash: &Hash) -> Vec<u8> {
-    [id.0.as_slice(), &hash.0].concat()
 }
 
 /// Key of [`Space::CallsByTime`].
@@ -168,10 +163,7 @@ pub(crate) struct Book {
     waiting: BTreeMap<PeerId, BTreeMap<u64, ReqId>>,
     /// Ended and confirmed, but not yet durable here: still to be read from memory.
     closing: BTreeMap<ReqId, CallRecord>,
-    /// Outcomes whose header has not come yet.
-    early: BTreeMap<ReqId, Vec<SignedEntry>>,
-    early_bytes: usize,
-    early_wishes: BTreeMap<ReqId, CancelWish>,
+    early: Early,
     keys: BTreeMap<Hash, KeyRow>,
     sessions: BTreeMap<PeerId, Session>,
     agenda: BTreeSet<(u64, ReqId)>,
@@ -190,9 +182,7 @@ impl Book {
             open: BTreeMap::new(),
             waiting: BTreeMap::new(),
             closing: BTreeMap::new(),
-            early: BTreeMap::new(),
-            early_bytes: 0,
-            early_wishes: BTreeMap::new(),
+            early: Early::default(),
             keys: BTreeMap::new(),
             sessions: BTreeMap::new(),
             agenda: BTreeSet::new(),
@@ -204,7 +194,7 @@ impl Book {
     /// Takes back a row of [`Space::Open`]. Across a restart the time left shrinks by the wall clock's difference.
     pub(crate) fn restore(&mut self, key: &[u8], value: &[u8], now: crate::io::Now) -> Option<ReqId> {
         if key.len() > 16 {
-            return self.restore_early(key, value);
+            return self.early.restore(key, value);
         }
         let row: OpenRow<'_> = crate::entry::decode(value)?;
         let entry = SignedEntry::from_stored(&row.entry)?;
@@ -224,18 +214,6 @@ impl Book {
                 open.look_at = open.deadline.saturating_add(self.keep_ms);
                 self.agenda.insert((open.look_at, id));
             }
-        }
-        Some(id)
-    }
-
-    fn restore_early(&mut self, key: &[u8], value: &[u8]) -> Option<ReqId> {
-        let id = ReqId::from_slice(key.get(..16)?)?;
-        if let Some(wish) = crate::entry::decode::<CancelWish>(value) {
-            self.early_wishes.insert(id, wish);
-        } else {
-            let entry = SignedEntry::from_stored(value)?;
-            self.early_bytes += entry.bytes.len();
-            self.early.entry(id).or_default().push(entry);
         }
         Some(id)
     }
@@ -312,7 +290,7 @@ impl Book {
     }
 
     pub(crate) fn is_cancelled(&self, id: &ReqId) -> Option<&CancelWish> {
-        self.open.get(id).and_then(|open| open.cancel.as_ref()).or_else(|| self.early_wishes.get(id))
+        self.open.get(id).and_then(|open| open.cancel.as_ref()).or_else(|| self.early.wish(id))
     }
 
     /// Peers for which calls wait and that have this session.
@@ -380,15 +358,10 @@ impl Book {
             header,
         };
         fx.put_bytes(Space::CallsByTime, by_time_key(&record.header), Bytes::new());
-        let cancel = self.early_wishes.remove(&id);
-        if cancel.is_some() {
-            fx.delete(Space::Open, early_key(&id, &Hash::ZERO));
-        }
+        let cancel = self.early.take_wish(&id, fx);
         self.insert(record, entry.clone(), now + left_ms, cancel, now);
         self.save(&id, fx);
-        for outcome in self.early.remove(&id).unwrap_or_default() {
-            fx.delete(Space::Open, early_key(&id, &outcome.hash));
-            self.early_bytes = self.early_bytes.saturating_sub(outcome.bytes.len());
+        for outcome in self.early.take_outcomes(&id, fx) {
             self.apply_outcome(&outcome, env, fx);
         }
         self.want_arguments(&id, fx);
@@ -480,49 +453,6 @@ impl Book {
         }
     }
 
-    /// Keeps an outcome whose header has not come. When there are too many, somebody makes calls up: all are forgotten,
-    /// so that those cannot keep the place of real ones for ever. Who is right, [`Self::apply_outcome`] judges later.
-    fn keep_early(&mut self, id: ReqId, entry: &SignedEntry, fx: &mut Effects<'_>) {
-        if self.closing.contains_key(&id) {
-            return;
-        }
-        if self.early.len() >= limits::EARLY_OUTCOMES_MAX
-            || self.early_bytes + entry.bytes.len() > limits::EARLY_BYTES_MAX
-        {
-            for (id, entries) in std::mem::take(&mut self.early) {
-                for entry in entries {
-                    fx.delete(Space::Open, early_key(&id, &entry.hash));
-                }
-            }
-            self.early_bytes = 0;
-        }
-        let waiting = self.early.entry(id).or_default();
-        if waiting.iter().any(|known| known.hash == entry.hash) {
-            return;
-        }
-        // Who the target is the header will say. What others guess must not keep out its word; and all keep the same of
-        // those: the origin's, and then the first.
-        let is_word = |entry: &SignedEntry| entry.record::<Outcome>().is_some_and(|said| said.voice == Voice::Target);
-        let rank = |entry: &SignedEntry| (!id.is_of(&entry.author), entry.entry.hlc, entry.hash);
-        let kind = is_word(entry);
-        let alike = waiting.iter().filter(|known| is_word(known) == kind);
-        if alike.clone().count() >= EARLY_OF_ONE_MAX {
-            let Some(last) = alike.max_by_key(|known| rank(known)).filter(|last| rank(last) > rank(entry)).cloned()
-            else {
-                return;
-            };
-            waiting.retain(|known| known.hash != last.hash);
-            self.early_bytes -= last.bytes.len();
-            fx.delete(Space::Open, early_key(&id, &last.hash));
-        }
-        // The log will not bring it a second time: it must outlive a crash.
-        if !fx.without(Mutant::EarlyDurable) {
-            fx.put_bytes(Space::Open, early_key(&id, &entry.hash), entry.to_stored());
-        }
-        self.early_bytes += entry.bytes.len();
-        waiting.push(entry.clone());
-    }
-
     /// An outcome: the target's (confirmed), or what origin or gateway said without it. Anyone else has no say.
     pub(crate) fn apply_outcome(&mut self, entry: &SignedEntry, env: &Env<'_>, fx: &mut Effects<'_>) {
         if let Some(outcome) = entry.record::<Outcome>() {
@@ -538,7 +468,12 @@ impl Book {
         if !possible {
             return;
         }
-        let Some(open) = self.open.get_mut(&id) else { return self.keep_early(id, entry, fx) };
+        let Some(open) = self.open.get_mut(&id) else {
+            if !self.closing.contains_key(&id) {
+                self.early.keep_outcome(id, entry, fx);
+            }
+            return;
+        };
         let author = entry.author;
         let by_target = author == open.record.header.target && outcome.voice == Voice::Target;
         let confirmed = by_target || fx.without(Mutant::TargetsWord);
@@ -686,22 +621,7 @@ impl Book {
     /// Somebody wants the call stopped.
     pub(crate) fn apply_wish(&mut self, wish: &CancelWish, fx: &mut Effects<'_>) {
         let id = wish.id;
-        let Some(open) = self.open.get_mut(&id) else {
-            if self.early_wishes.contains_key(&id) {
-                return;
-            }
-            // Those of calls that are over, or never come, must not keep out others for ever.
-            if self.early_wishes.len() >= limits::EARLY_OUTCOMES_MAX
-                && let Some((other, _)) = self.early_wishes.pop_first()
-            {
-                fx.delete(Space::Open, early_key(&other, &Hash::ZERO));
-            }
-            if !fx.without(Mutant::EarlyDurable) {
-                fx.put(Space::Open, early_key(&id, &Hash::ZERO), wish);
-            }
-            self.early_wishes.insert(id, wish.clone());
-            return;
-        };
+        let Some(open) = self.open.get_mut(&id) else { return self.early.keep_wish(wish, fx) };
         if open.cancel.is_some() {
             return;
         }

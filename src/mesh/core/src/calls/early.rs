@@ -1,0 +1,118 @@
+//! What came before its call's header: outcomes and wishes, kept until that comes. All of it is limited, since nobody can
+//! tell yet whether there is such a call.
+
+use std::collections::BTreeMap;
+
+use crate::effects::Effects;
+use crate::entry::{CancelWish, Outcome, SignedEntry, Voice};
+use crate::ids::{Hash, ReqId};
+use crate::io::Space;
+use crate::limits;
+use crate::mutants::Mutant;
+
+/// Endings of one call, of those who may be its target and of all others, that are kept until its header comes.
+const OF_ONE_MAX: usize = 8;
+
+/// Key, in [`Space::Open`], of what came before its call's header.
+fn row_key(id: &ReqId, hash: &Hash) -> Vec<u8> {
+    [id.0.as_slice(), &hash.0].concat()
+}
+
+/// See the module.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Early {
+    outcomes: BTreeMap<ReqId, Vec<SignedEntry>>,
+    bytes: usize,
+    wishes: BTreeMap<ReqId, CancelWish>,
+}
+
+impl Early {
+    /// Takes back a row of [`Space::Open`]. `None`: it is damaged.
+    pub(super) fn restore(&mut self, key: &[u8], value: &[u8]) -> Option<ReqId> {
+        let id = ReqId::from_slice(key.get(..16)?)?;
+        if let Some(wish) = crate::entry::decode::<CancelWish>(value) {
+            self.wishes.insert(id, wish);
+        } else {
+            let entry = SignedEntry::from_stored(value)?;
+            self.bytes += entry.bytes.len();
+            self.outcomes.entry(id).or_default().push(entry);
+        }
+        Some(id)
+    }
+
+    pub(super) fn wish(&self, id: &ReqId) -> Option<&CancelWish> {
+        self.wishes.get(id)
+    }
+
+    /// The header is here: its wish, which is kept with it from now on.
+    pub(super) fn take_wish(&mut self, id: &ReqId, fx: &mut Effects<'_>) -> Option<CancelWish> {
+        let wish = self.wishes.remove(id)?;
+        fx.delete(Space::Open, row_key(id, &Hash::ZERO));
+        Some(wish)
+    }
+
+    /// The header is here: what was said of how it ended.
+    pub(super) fn take_outcomes(&mut self, id: &ReqId, fx: &mut Effects<'_>) -> Vec<SignedEntry> {
+        let outcomes = self.outcomes.remove(id).unwrap_or_default();
+        for outcome in &outcomes {
+            fx.delete(Space::Open, row_key(id, &outcome.hash));
+            self.bytes = self.bytes.saturating_sub(outcome.bytes.len());
+        }
+        outcomes
+    }
+
+    /// Keeps an outcome. When there are too many, somebody makes calls up: all are forgotten, so that those cannot keep the
+    /// place of real ones for ever. Who is right, the book judges later.
+    pub(super) fn keep_outcome(&mut self, id: ReqId, entry: &SignedEntry, fx: &mut Effects<'_>) {
+        if self.outcomes.len() >= limits::EARLY_OUTCOMES_MAX || self.bytes + entry.bytes.len() > limits::EARLY_BYTES_MAX
+        {
+            for (id, entries) in std::mem::take(&mut self.outcomes) {
+                for entry in entries {
+                    fx.delete(Space::Open, row_key(&id, &entry.hash));
+                }
+            }
+            self.bytes = 0;
+        }
+        let waiting = self.outcomes.entry(id).or_default();
+        if waiting.iter().any(|known| known.hash == entry.hash) {
+            return;
+        }
+        // Who the target is the header will say. What others guess must not keep out its word; and all keep the same of
+        // those: the origin's, and then the first.
+        let is_word = |entry: &SignedEntry| entry.record::<Outcome>().is_some_and(|said| said.voice == Voice::Target);
+        let rank = |entry: &SignedEntry| (!id.is_of(&entry.author), entry.entry.hlc, entry.hash);
+        let kind = is_word(entry);
+        let alike = waiting.iter().filter(|known| is_word(known) == kind);
+        if alike.clone().count() >= OF_ONE_MAX {
+            let Some(last) = alike.max_by_key(|known| rank(known)).filter(|last| rank(last) > rank(entry)).cloned()
+            else {
+                return;
+            };
+            waiting.retain(|known| known.hash != last.hash);
+            self.bytes = self.bytes.saturating_sub(last.bytes.len());
+            fx.delete(Space::Open, row_key(&id, &last.hash));
+        }
+        // The log will not bring it a second time: it must outlive a crash.
+        if !fx.without(Mutant::EarlyDurable) {
+            fx.put_bytes(Space::Open, row_key(&id, &entry.hash), entry.to_stored());
+        }
+        self.bytes += entry.bytes.len();
+        waiting.push(entry.clone());
+    }
+
+    /// Keeps a wish. Those of calls that are over, or never come, must not keep out others for ever.
+    pub(super) fn keep_wish(&mut self, wish: &CancelWish, fx: &mut Effects<'_>) {
+        if self.wishes.contains_key(&wish.id) {
+            return;
+        }
+        if self.wishes.len() >= limits::EARLY_OUTCOMES_MAX
+            && let Some((other, _)) = self.wishes.pop_first()
+        {
+            fx.delete(Space::Open, row_key(&other, &Hash::ZERO));
+        }
+        if !fx.without(Mutant::EarlyDurable) {
+            fx.put(Space::Open, row_key(&wish.id, &Hash::ZERO), wish);
+        }
+        self.wishes.insert(wish.id, wish.clone());
+    }
+}

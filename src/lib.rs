@@ -11,4 +11,5 @@ pub mod node;
 pub mod pb;
 pub mod platform;
 pub mod runtime;
+pub mod store;
 pub mod tasks;

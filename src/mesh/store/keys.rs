@@ -46,7 +46,7 @@ const fn number(space: Space) -> u8 {
         Space::CallsByTime => 9,
         Space::Keys => 10,
         Space::Journal => 11,
-        Space::Marks => 12,
+        Space::ForgottenMarks => 12,
         Space::Shell => 13,
     }
 }

@@ -38,7 +38,7 @@ pub(super) struct Memory {
     pub(super) memtable: u64,
 }
 
-/// fjall's names.
+/// fjall's database and its keyspace.
 pub(super) struct Database {
     pub(super) rows: Keyspace,
     pub(super) db: fjall::Database,

@@ -123,7 +123,7 @@ impl State {
         let fence = node::durable_fence(&self.peers[peer].disk);
         let before = std::mem::replace(&mut self.fences[peer], fence);
         if fence < before {
-            self.breaks("S2");
+            self.breaks("obeyed-epochs-rise");
         }
     }
 
@@ -131,7 +131,7 @@ impl State {
         let other_incarnation =
             self.epochs_led.iter().any(|(leading, boot)| *leading == epoch && *boot != self.boots[peer]);
         if other_incarnation || node::durable_fence(&self.peers[peer].disk) < epoch {
-            self.breaks("S1");
+            self.breaks("one-leader-per-epoch");
         }
         self.epochs_led.insert((epoch, self.boots[peer]));
     }
@@ -268,8 +268,12 @@ impl Model for Elect {
 
     fn properties(&self) -> Vec<Property<Self>> {
         vec![
-            Property::always("S1 one leader per epoch, durable before", |_, state: &State| state.broken != Some("S1")),
-            Property::always("S2 the fence never falls", |_, state: &State| state.broken != Some("S2")),
+            Property::always("one-leader-per-epoch: one leader per epoch, durable before", |_, state: &State| {
+                state.broken != Some("one-leader-per-epoch")
+            }),
+            Property::always("obeyed-epochs-rise: the fence never falls", |_, state: &State| {
+                state.broken != Some("obeyed-epochs-rise")
+            }),
             Property::always("at rest at most one leads", |_, state: &State| !state.at_rest() || state.leaders() <= 1),
             Property::sometimes("both lead for a moment", |_, state: &State| state.leaders() == 2),
             Property::sometimes("one leads and the other follows it", |_, state: &State| {

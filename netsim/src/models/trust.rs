@@ -117,7 +117,7 @@ impl State {
     fn check(&mut self, owner: usize) {
         let machine = &self.owners[owner];
         let mut checks = Checks::new((0..OWNERS).map(id).collect(), None);
-        checks.s10_revocation_not_undone(0, owner, &members(&machine.view()), &machine.disk);
+        checks.revocation_not_undone(0, owner, &members(&machine.view()), &machine.disk);
         if let Some(violation) = checks.violation {
             self.broken.get_or_insert(violation.predicate);
         }
@@ -203,9 +203,13 @@ impl Model for Merge {
 
     fn properties(&self) -> Vec<Property<Self>> {
         vec![
-            Property::always("S5 nothing void is in force", |_, state: &State| state.broken != Some("S5")),
-            Property::always("S10 no revocation is undone unasked", |_, state: &State| state.broken != Some("S10")),
-            Property::always("S10 who heard all agrees with all", |_, state: &State| {
+            Property::always("excluded-has-no-effect: nothing void is in force", |_, state: &State| {
+                state.broken != Some("excluded-has-no-effect")
+            }),
+            Property::always("revocation-wins: no revocation is undone unasked", |_, state: &State| {
+                state.broken != Some("revocation-wins")
+            }),
+            Property::always("revocation-wins: who heard all agrees with all", |_, state: &State| {
                 !state.all_received() || state.agree()
             }),
             Property::sometimes("the device belongs", |_, state: &State| {

@@ -1,4 +1,4 @@
-//! S11 and L4 for the logs: what is dropped is dead, what is dead is dropped, and nothing else is missing anywhere.
+//! limits-hold and books-and-logs-agree for the logs: what is dropped is dead, what is dead is dropped, and nothing else is missing anywhere.
 
 use std::collections::BTreeMap;
 
@@ -46,32 +46,34 @@ fn is_in_hand(entry: &SignedEntry, disk: &MemDisk) -> bool {
 }
 
 impl Checks {
-    /// **Kept**: what a peer drops of a log is old, is no membership change, and its author has nothing to do with it any more.
+    /// **truncates-only-the-dead**: what a peer drops of a log is old, is no membership change, and its author has nothing to do with it any more.
     pub(super) fn kept_what_is_alive(&mut self, now: u64, peer: usize, key: &[u8], disk: &MemDisk) {
         let Some((_, entry, _, seen)) = self.rows.get(key) else { return };
         let (age, entry) = (now - seen, entry.clone());
         let kind = entry.entry.kind;
         if matches!(kind, Kind::GENESIS | Kind::MEMBERSHIP) {
-            self.fail("kept", now, || format!("p{peer} drops a membership change from a log"));
+            self.fail("truncates-only-the-dead", now, || format!("p{peer} drops a membership change from a log"));
         }
         if self.keep_entries_us.is_some_and(|keep| age + SLACK_US < keep) {
-            self.fail("kept", now, || format!("p{peer} drops an entry of kind {} after {} ms", kind.0, age / MS));
+            self.fail("truncates-only-the-dead", now, || {
+                format!("p{peer} drops an entry of kind {} after {} ms", kind.0, age / MS)
+            });
         }
         let own = self.ids.get(peer) == Some(&entry.author);
         if own {
             self.dropped[peer].insert(key.to_vec(), now);
             // What was played back takes up again what its former self had dropped.
             if !self.restored.contains(&peer) && is_in_hand(&entry, disk) {
-                self.fail("kept", now, || {
+                self.fail("truncates-only-the-dead", now, || {
                     format!("p{peer} drops an entry of its own of kind {} that it may need", kind.0)
                 });
             }
         }
     }
 
-    /// **S11** an author's log holds few old entries that nobody needs. **L4** whoever is linked to it for long holds what
+    /// **limits-hold** an author's log holds few old entries that nobody needs. **books-and-logs-agree** whoever is linked to it for long holds what
     /// it holds, and has dropped what it has dropped.
-    pub(crate) fn l4_logs_agree(&mut self, now: u64, author: &Holder<'_>, others: &[Holder<'_>]) {
+    pub(crate) fn logs_agree(&mut self, now: u64, author: &Holder<'_>, others: &[Holder<'_>]) {
         let (Some(keep), Some(id)) = (self.keep_entries_us, self.ids.get(author.peer).copied()) else { return };
         let seen = |checks: &Self, key: &[u8]| checks.rows.get(key).map_or(now, |(.., seen)| *seen);
         let rows = author.rows_of(&id);
@@ -85,7 +87,7 @@ impl Checks {
         let count = idle.count();
         let just = self.forgot.get(author.peer).is_some_and(|at| now < at + TOLD_US);
         if count > node::COMPACT_MIN + 1 && !just {
-            self.fail("S11", now, || {
+            self.fail("limits-hold", now, || {
                 format!("p{} holds {count} old entries of its own that nobody needs", author.peer)
             });
         }
@@ -99,14 +101,16 @@ impl Checks {
                 .find(|key| of_incarnation(key) && !held.contains_key(*key) && now > seen(self, key) + TOLD_US);
             if let Some(key) = lost {
                 let seq = key.get(36..).map(<[u8]>::to_vec);
-                self.fail("L4", now, || format!("p{} lacks entry {seq:?} of p{}", other.peer, author.peer));
+                self.fail("books-and-logs-agree", now, || {
+                    format!("p{} lacks entry {seq:?} of p{}", other.peer, author.peer)
+                });
             }
             let dropped = &self.dropped[author.peer];
             let stays =
                 held.keys().find(|key| of_incarnation(key) && dropped.get(*key).is_some_and(|at| now > at + TOLD_US));
             if let Some(key) = stays {
                 let seq = key.get(36..).map(<[u8]>::to_vec);
-                self.fail("S11", now, || format!("p{} still holds {seq:?} of p{}", other.peer, author.peer));
+                self.fail("limits-hold", now, || format!("p{} still holds {seq:?} of p{}", other.peer, author.peer));
             }
         }
     }

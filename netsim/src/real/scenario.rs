@@ -36,7 +36,7 @@ pub(super) struct Scenario {
     pub(super) steps: Vec<Step>,
 }
 
-/// L1 says 6 s; as much again for machines that are busy with other things.
+/// one-gateway-for-all says 6 s; as much again for machines that are busy with other things.
 fn settle_s() -> f64 {
     12.0
 }

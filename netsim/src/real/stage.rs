@@ -244,7 +244,10 @@ impl<'a> Stage<'a> {
     pub(super) fn settle(&mut self, who: &[usize], within: Duration) -> Result<(), Fail> {
         let watched = since(self.disturbed) < WATCHED;
         let Some((gateway, began)) = self.wait_settled(who, None, within)? else {
-            return Err(broken("L1", format!("no gateway followed by all within {within:?}: {}", self.beliefs(who))));
+            return Err(broken(
+                "one-gateway-for-all",
+                format!("no gateway followed by all within {within:?}: {}", self.beliefs(who)),
+            ));
         };
         let took = began.saturating_duration_since(self.disturbed);
         self.settled = Some(gateway);
@@ -266,13 +269,16 @@ impl<'a> Stage<'a> {
             Some((gateway, looked.saturating_duration_since(disturbed)))
         })?;
         let Some((gateway, took)) = next else {
-            return Err(broken("L5", format!("nobody took over within {within:?}: {}", self.beliefs(who))));
+            return Err(broken(
+                "takeover-in-time",
+                format!("nobody took over within {within:?}: {}", self.beliefs(who)),
+            ));
         };
         self.say(&format!("taken over after {took:.3?}"));
         self.measured.takeovers.push(took);
         self.settled = Some(gateway);
         self.unsettled = false;
-        if took > within { Err(broken("L5", format!("the takeover took {took:?}"))) } else { Ok(()) }
+        if took > within { Err(broken("takeover-in-time", format!("the takeover took {took:?}"))) } else { Ok(()) }
     }
 
     pub(super) fn beliefs(&self, who: &[usize]) -> String {
@@ -305,7 +311,7 @@ impl<'a> Stage<'a> {
             if self.unsettled {
                 self.settle(&members, within)?;
             } else if self.wait_settled(&members, None, within)?.is_none() {
-                return Err(broken("L1", format!("it did not last: {}", self.beliefs(&members))));
+                return Err(broken("one-gateway-for-all", format!("it did not last: {}", self.beliefs(&members))));
             }
         }
         Ok(())

@@ -174,7 +174,7 @@ impl Stage<'_> {
                 let gateway = self.agreed(&self.members());
                 if gateway != self.settled {
                     return Err(broken(
-                        "L2",
+                        "one-cut-moves-nothing",
                         format!("{:?} was gateway; now {}", self.settled, self.beliefs(&self.members())),
                     ));
                 }
@@ -186,7 +186,10 @@ impl Stage<'_> {
                 })?;
                 pause(A_WHILE)?;
                 if who.iter().any(|peer| self.peers[*peer].gateway().is_some()) {
-                    return Err(broken("L1", format!("someone leads who may not: {}", self.beliefs(&who))));
+                    return Err(broken(
+                        "one-gateway-for-all",
+                        format!("someone leads who may not: {}", self.beliefs(&who)),
+                    ));
                 }
                 self.unsettled = false;
             }
@@ -212,7 +215,7 @@ impl Stage<'_> {
                 pause(A_WHILE)?;
                 let runs = self.runs(&self.made(call)?.id);
                 if runs > 0 {
-                    return Err(broken("S5", format!("{call} ran {runs} times")));
+                    return Err(broken("excluded-has-no-effect", format!("{call} ran {runs} times")));
                 }
             }
             Step::Revoked { who } => {
@@ -331,13 +334,16 @@ impl Stage<'_> {
         });
         match fits {
             Err(Fail::Broken { .. }) => {
-                return Err(broken("L3", format!("{call} ends {state:?} at {}: {told}", self.peers[at].spec.name)));
+                return Err(broken(
+                    "accepted-calls-end",
+                    format!("{call} ends {state:?} at {}: {told}", self.peers[at].spec.name),
+                ));
             }
             other => other?,
         }
         let ran = self.runs(&made.id);
         if runs.is_some_and(|runs| runs != ran) {
-            return Err(broken("S6", format!("{call} ran {ran} times: {told}")));
+            return Err(broken("endings-are-true", format!("{call} ran {ran} times: {told}")));
         }
         Ok(())
     }
@@ -361,7 +367,9 @@ impl Stage<'_> {
             }))
         });
         match agree {
-            Err(Fail::Broken { .. }) => Err(broken("S10", format!("the names are {are:?} everywhere: {seen:?}"))),
+            Err(Fail::Broken { .. }) => {
+                Err(broken("revocation-wins", format!("the names are {are:?} everywhere: {seen:?}")))
+            }
             other => other,
         }
     }

@@ -29,17 +29,17 @@ use crate::trace::{Level, Trace};
 const WALL_MS: i64 = 1_750_000_000_000;
 /// The setup may take this long.
 const SETUP_US: u64 = 15 * SECOND;
-/// L1: within this time of the last fault.
+/// one-gateway-for-all: within this time of the last fault.
 const SETTLE_US: u64 = 6 * SECOND;
-/// L1: afterwards no unsettled stretch longer than this.
+/// one-gateway-for-all: afterwards no unsettled stretch longer than this.
 const UNSETTLED_US: u64 = SECOND;
 /// The first quiescence: topology kept.
 const QUIET_US: u64 = 8 * SECOND;
 /// The second quiescence lasts at least this long; the first, with its topology, is looked at for longer.
 const HEALED_US: u64 = 3 * SECOND;
-/// L3: within this time of the full healing, or of the call's own time.
+/// accepted-calls-end: within this time of the full healing, or of the call's own time.
 const TERMINAL_US: u64 = 30 * SECOND;
-/// How long the single link of L2 stays cut.
+/// How long the single link of one-cut-moves-nothing stays cut.
 const L2_CUT_US: u64 = 4 * SECOND;
 
 /// Whether a peer's process is there.
@@ -316,7 +316,7 @@ pub(crate) struct World {
     commands: BTreeMap<CmdId, (Purpose, u64)>,
     command_ids: CmdId,
     accepted: BTreeMap<ReqId, Accepted>,
-    /// Calls whose confirmed ending their origin has told since the healing: nothing crashes any more, and S8 keeps them.
+    /// Calls whose confirmed ending their origin has told since the healing: nothing crashes any more, and outcome-never-changes keeps them.
     over: BTreeSet<ReqId>,
     invited: BTreeMap<usize, Hash>,
     phase: Phase,
@@ -335,7 +335,7 @@ pub(crate) struct World {
     open_at: u64,
     /// Calls that were seen to have an ending at their origin.
     seen_ended: BTreeSet<ReqId>,
-    /// Longest time that a frame or a frozen peer was on its way, for S4's time.
+    /// Longest time that a frame or a frozen peer was on its way, for runs-only-when-allowed's time.
     slack_us: u64,
     stats: Stats,
     /// Spare room for the outputs of a step.
@@ -464,7 +464,7 @@ impl World {
             self.handle(event);
             if self.dirty {
                 self.dirty = false;
-                self.l1_note();
+                self.note_settled();
             }
             if self.checks.violation.is_some() || self.phase == Phase::End {
                 return;

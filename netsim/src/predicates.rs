@@ -1,5 +1,6 @@
-//! What must always hold (mesh-protocol.md §8), each a named function. The simulator calls them as things happen, so that
-//! they cost little; what they judge by is kept outside the cores: the global log of tool runs, and the rows on the disks.
+//! The promises of the protocol (`docs/protocol.md`, Invariants), each a named function. The simulator calls them as
+//! things happen, so that they cost little; what they judge by is kept outside the cores: the global log of tool runs,
+//! and the rows on the disks.
 
 mod limits;
 mod logs;
@@ -33,7 +34,7 @@ pub(crate) struct Violation {
 pub(crate) struct Run {
     pub(crate) peer: usize,
     pub(crate) at: u64,
-    /// How the tool itself ended, once it did.
+    /// Ending of the tool itself, once there is one.
     pub(crate) ended: Option<Ending>,
 }
 
@@ -46,7 +47,7 @@ pub(crate) struct Known {
     pub(crate) key: Vec<u8>,
 }
 
-/// What a durable row of a peer's books says of a call that is over.
+/// A call that is over, by a durable row of a peer's books.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Told {
     pub(crate) target: PeerId,
@@ -68,7 +69,7 @@ impl Told {
     }
 }
 
-/// What a row of a log is about, as far as it must be noted for each peer that holds it.
+/// Subject of a row of a log, as far as it must be noted for each peer that holds it.
 #[derive(Debug, Clone, Copy)]
 enum Noted {
     Call(ReqId),
@@ -83,13 +84,13 @@ type Dispatches = BTreeMap<(ReqId, Attempt, PeerId), Taken>;
 #[derive(Debug, Clone, Copy)]
 struct Taken {
     epoch: Epoch,
-    /// What the target had obeyed when it came: run something for, or raised its durable fence to.
+    /// Highest epoch that the target had obeyed when it came: run something for, or raised its durable fence to.
     obeyed: Epoch,
     /// When its time is over, counted from its arrival.
     deadline: u64,
 }
 
-/// What the predicates remember.
+/// Memory of the predicates.
 #[derive(Debug, Default)]
 pub(crate) struct Checks {
     pub(crate) violation: Option<Violation>,
@@ -114,7 +115,7 @@ pub(crate) struct Checks {
     /// By peer: when its journal last forgot something.
     forgot: Vec<u64>,
     ids: Vec<PeerId>,
-    /// How long entries are kept, where that can be seen.
+    /// Time that entries are kept, where that can be seen.
     keep_entries_us: Option<u64>,
     /// Rows of logs that some disk held before, and what each is about: an entry is judged once, not at each peer.
     /// And since when.
@@ -162,8 +163,8 @@ impl Checks {
         }
     }
 
-    /// **one-leader-per-epoch** one leader per epoch: no two (peer, incarnation, boot) lead with equal epoch. And no one leads with an epoch
-    /// that its disk could lose (§1.3).
+    /// **one-leader-per-epoch**: no two (peer, incarnation, boot) lead with equal epoch. And no
+    /// one leads with an epoch that its disk could lose.
     pub(crate) fn one_leader_per_epoch(
         &mut self,
         now: u64,
@@ -235,8 +236,9 @@ impl Checks {
         self.dispatches[target].range(range).map(|(_, taken)| *taken).collect()
     }
 
-    /// **runs-only-when-allowed**, time: a tool is invoked only with time left by the target's own reckoning, which is at most what each
-    /// dispatch that it took left it. (2 ms are the grain of the cores' clocks, and as much again across a restart.)
+    /// **runs-only-when-allowed**, time: a tool is invoked only with time left by the target's own reckoning, which is
+    /// at most what each dispatch that it took left it. (2 ms are the grain of the cores' clocks, and as much again
+    /// across a restart.)
     pub(crate) fn time_is_left(&mut self, now: u64, own_now: u64, target: usize, id: ReqId, attempt: Attempt) {
         let deadline = self.taken(target, id, attempt).into_iter().map(|taken| taken.deadline).min();
         if let Some(deadline) = deadline
@@ -248,8 +250,9 @@ impl Checks {
         }
     }
 
-    /// **obeyed-epochs-rise** for each target, obeyed epochs never decrease, across crashes. To obey is to run a tool on a dispatch that
-    /// was not answered "fenced"; that dispatch's epoch is at least what had been obeyed when it came, and durable now.
+    /// **obeyed-epochs-rise** for each target, obeyed epochs never decrease, across crashes. To obey is to run a tool
+    /// on a dispatch that was not answered "fenced"; that dispatch's epoch is at least what had been obeyed when it
+    /// came, and durable now.
     pub(crate) fn obeyed_epochs_never_decrease(
         &mut self,
         now: u64,
@@ -294,9 +297,9 @@ impl Checks {
         self.runs.insert((id, attempt), Run { peer, at: now, ended: None });
     }
 
-    /// **runs-only-when-allowed** a tool is invoked only if `started` for that (id, attempt) is durable, time is left by the target's own
-    /// reckoning, and the call was accepted by an origin that the target holds approved. (Time is judged by the caller,
-    /// who knows how long frames were on their way.)
+    /// **runs-only-when-allowed** a tool is invoked only if `started` for that (id, attempt) is durable, time is left
+    /// by the target's own reckoning, and the call was accepted by an origin that the target holds approved. (Time is
+    /// judged by the caller, who knows how long frames were on their way.)
     pub(crate) fn started_is_durable_and_origin_approved(
         &mut self,
         now: u64,
@@ -324,8 +327,8 @@ impl Checks {
         }
     }
 
-    /// **endings-are-true** for what runs: nothing runs whose attempt has a confirmed ending, and no attempt after a confirmed ending
-    /// that says "never run".
+    /// **endings-are-true** for what runs: nothing runs whose attempt has a confirmed ending, and no attempt after a
+    /// confirmed ending that says "never run".
     pub(crate) fn nothing_runs_after_its_ending(&mut self, now: u64, peer: usize, id: ReqId, attempt: Attempt) {
         let ended = self.confirmed.range((id, 0)..=(id, Attempt::MAX)).find(|((_, of), (_, outcome))| {
             *of == attempt || matches!(outcome.ending, Ending::Expired | Ending::Denied | Ending::Done)
@@ -337,7 +340,8 @@ impl Checks {
         }
     }
 
-    /// **endings-are-true** cancelled before start ⇒ 0: nothing runs whose origin's cancel request to stop it is on the target's disk.
+    /// **endings-are-true** cancelled before start ⇒ 0: nothing runs whose origin's cancel request to stop it is on the
+    /// target's disk.
     pub(crate) fn nothing_cancelled_runs(&mut self, now: u64, peer: usize, id: ReqId) {
         if self.cancels[peer].contains(&id) {
             self.fail("endings-are-true", now, || {
@@ -371,7 +375,7 @@ impl Checks {
         }
     }
 
-    /// **told-is-durable** (§6): whoever waits for a call hears of an ending that the disk holds.
+    /// **told-is-durable**: whoever waits for a call hears of an ending that the disk holds.
     pub(crate) fn told_ending_is_durable(&mut self, now: u64, peer: usize, id: ReqId, disk: &MemDisk) {
         if !self.told[peer].contains_key(&id) && !node::open_call_has_ended(disk, &id) {
             self.fail("told-is-durable", now, || {
@@ -380,8 +384,8 @@ impl Checks {
         }
     }
 
-    /// **endings-are-true** receipts given ⇒ header durable at the origin. (A client key may name a call of another origin; that one's
-    /// disk counts then.)
+    /// **endings-are-true** receipts given ⇒ header durable at the origin. (A client key may name a call of another
+    /// origin; that one's disk counts then.)
     pub(crate) fn receipt_after_durable_header(&mut self, now: u64, peer: usize, origin: Option<usize>, id: ReqId) {
         if origin.is_none_or(|origin| !self.headers[origin].contains(&id)) {
             self.fail("endings-are-true", now, || {
@@ -390,8 +394,8 @@ impl Checks {
         }
     }
 
-    /// **endings-are-true** of one attempt: expired/denied ⇒ invocations = 0; cancelled before start ⇒ 0; done ⇒ it ran once, and what
-    /// it said is what is told. The same for a call as a whole is [`Self::call_not_run`].
+    /// **endings-are-true** of one attempt: expired/denied ⇒ invocations = 0; cancelled before start ⇒ 0; done ⇒ it ran
+    /// once, and what it said is what is told. The same for a call as a whole is [`Self::call_not_run`].
     fn ending_matches_runs(&mut self, now: u64, outcome: &Outcome) {
         let (id, attempt) = (outcome.id, outcome.attempt);
         let run = self.runs.get(&(id, attempt));
@@ -415,8 +419,8 @@ impl Checks {
         }
     }
 
-    /// **endings-are-true** of a call as its books say: confirmed expired/denied ⇒ no attempt of it ever ran (after an interruption the
-    /// ending reads `interrupted`, §6 Attempts).
+    /// **endings-are-true** of a call as its books say: confirmed expired/denied ⇒ no attempt of it ever ran (after an
+    /// interruption the ending reads `interrupted`).
     fn call_not_run(&mut self, now: u64, peer: usize, id: ReqId, record: &BookRow) {
         let CallState::Ended(ending @ (Ending::Expired | Ending::Denied)) = record.state else { return };
         let ran = self.runs.range((id, 0)..=(id, Attempt::MAX)).find(|(_, run)| run.ended != Some(Ending::Denied));
@@ -429,7 +433,8 @@ impl Checks {
         }
     }
 
-    /// **outcome-never-changes** outcome of an (id, attempt), once written by the target, never changes; all replicas that have one agree.
+    /// **outcome-never-changes**: the outcome of an (id, attempt), once written by the target, never changes; all replicas
+    /// that have one agree.
     fn outcome_never_changes(&mut self, now: u64, peer: usize, entry: &SignedEntry, outcome: Outcome) {
         let key = (outcome.id, outcome.attempt);
         let hash = Hash::of(&entry.entry.body);
@@ -462,7 +467,8 @@ impl Checks {
             return;
         }
         let said = self.confirmed.get(&(id, record.attempt)).map(|(_, outcome)| outcome.ending);
-        // A later attempt that could not start leaves the interruption as the ending, and so does a peer that gave up on it.
+        // A later attempt that could not start leaves the interruption as the ending, and so does a peer that gave up
+        // on it.
         if said != Some(ending) && !(ending == Ending::Interrupted && said.is_none_or(|said| said != Ending::Done)) {
             self.fail("outcome-never-changes", now, || {
                 format!(
@@ -494,7 +500,7 @@ impl Checks {
         }
     }
 
-    /// **one-run-per-client-key** (§6): one (principal, key) runs once at one target; a second id becomes an alias.
+    /// **one-run-per-client-key**: one (principal, key) runs once at one target; a second id becomes an alias.
     pub(crate) fn one_run_per_client_key(&mut self, now: u64, peer: usize, invocation: &Invocation) {
         let Some(key) = &invocation.header.client_key else { return };
         let first = *self.keys.entry((invocation.header.target, key.clone())).or_insert(invocation.id);
@@ -506,7 +512,8 @@ impl Checks {
         }
     }
 
-    /// **one-run-per-client-key** (§6), at its origin: whoever got a receipt for a call under a key gets none for another call.
+    /// **one-run-per-client-key**, at its origin: whoever got a receipt for a call under a key gets none for
+    /// another call.
     pub(crate) fn one_receipt_per_client_key(&mut self, now: u64, peer: usize, key: &str, id: ReqId, created: bool) {
         let first = self.receipts.get(&(peer, key.to_owned())).copied();
         match first {
@@ -520,7 +527,7 @@ impl Checks {
         }
     }
 
-    /// **no-fork** (§5): no author has two entries at one place.
+    /// **no-fork**: no author has two entries at one place.
     fn no_fork(&mut self, now: u64, peer: usize, entry: &SignedEntry) {
         let hash = *self.places.entry(entry.place()).or_insert(entry.hash);
         if hash != entry.hash {
@@ -617,7 +624,7 @@ impl Checks {
         Some(read)
     }
 
-    /// What a row of a log says, read once for all peers that hold it.
+    /// Entry in a row of a log, read once for all peers that hold it.
     pub(crate) fn entry_of(&self, key: &[u8], value: &Bytes) -> Option<SignedEntry> {
         match self.rows.get(key) {
             Some((row, entry, ..)) if row == value => Some(entry.clone()),
@@ -634,7 +641,7 @@ impl Checks {
     }
 }
 
-/// What the simulated tool says.
+/// Output of the simulated tool.
 pub(crate) fn output_of(id: &ReqId, attempt: Attempt) -> Bytes {
     Bytes::from(format!("\"{id} {attempt}\""))
 }

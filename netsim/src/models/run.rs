@@ -1,7 +1,7 @@
 //! Model (a): fence, executor's journal and expiry. Two gateways, one target, one call with up to two attempts, crashes
 //! of the target with any prefix of its unsynced batches surviving, and a network that duplicates, delays and reorders
-//! without end: every dispatch may be delivered at any time, any number of times. The target is the product's whole core;
-//! gateways are what anybody could send in their name (also attempt 2 unasked, also a claim far ahead).
+//! without end: every dispatch may be delivered at any time, any number of times. The target is the product's whole
+//! core; gateways are what anybody could send in their name (also attempt 2 unasked, also a claim far ahead).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -33,7 +33,7 @@ const FAR: u64 = 2 * limits::EPOCH_JUMP_MAX;
 #[derive(Debug)]
 pub(super) struct Run {
     pub(super) crashes: u8,
-    /// Whether the target may hear that its call's origin was revoked, and that it was itself.
+    /// True if the target may hear that its call's origin was revoked, and that it was itself.
     pub(super) changes: bool,
     /// Moments of [`CLOCK_MS`] that its clock may show.
     pub(super) moments: usize,
@@ -60,7 +60,7 @@ pub(super) struct State {
     obeyed: u64,
     /// Runs so far, ever.
     runs: BTreeMap<Attempt, u8>,
-    /// What the target said of an attempt, ever.
+    /// Endings that the target ever reported of an attempt.
     told: BTreeMap<Attempt, Ended>,
     broken: Option<&'static str>,
 }
@@ -93,7 +93,7 @@ impl std::hash::Hash for Received {
 /// [`Ending`] by its word.
 type Ended = &'static str;
 
-/// What may happen next.
+/// A possible next event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Action {
     /// A dispatch of this gateway arrives, in the name of this epoch.

@@ -1,5 +1,5 @@
-//! excluded-has-no-effect and revocation-wins: what a revocation ends, and that nothing brings it back unasked. Judged by the membership changes on a peer's disk,
-//! read here without the core's own rules.
+//! excluded-has-no-effect and revocation-wins: what a revocation ends, and that nothing brings it back unasked. Judged
+//! by the membership changes on a peer's disk, read here without the core's own rules.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -21,8 +21,8 @@ pub(super) struct Held {
     what: ChangeKind,
 }
 
-/// A revocation that nobody can doubt: of its author no membership change held says that it was removed itself, and it was approved
-/// by words that no revocation held may have voided.
+/// A revocation that nobody can doubt: of its author no membership change held says that it was removed itself, and it
+/// was approved by words that no revocation held may have voided.
 struct Sure<'a> {
     by: PeerId,
     subject: PeerId,
@@ -31,8 +31,8 @@ struct Sure<'a> {
     cutoffs: &'a [(Incarnation, u64)],
 }
 
-/// Those who were approved without doubt: the founder, whom nobody approves, and whom they approved where no revocation held
-/// could void it.
+/// Those who were approved without doubt: the founder, whom nobody approves, and whom they approved where no revocation
+/// held could void it.
 fn welcome(held: &[Arc<Held>]) -> BTreeSet<PeerId> {
     let within = |said: &Held, cutoffs: &[(Incarnation, u64)]| {
         let place = said.entry.place();
@@ -103,8 +103,8 @@ impl Checks {
         Some(held)
     }
 
-    /// **revocation-wins** a revocation is never undone by an approval that did not know it: who is revoked and belongs all the same
-    /// was approved by somebody who names that revocation, or one that came after it.
+    /// **revocation-wins** a revocation is never undone by an approval that did not know it: who is revoked and belongs
+    /// all the same was approved by somebody who names that revocation, or one that came after it.
     pub(crate) fn revocation_not_undone(&mut self, now: u64, peer: usize, members: &BTreeSet<PeerId>, disk: &MemDisk) {
         let held = self.held(disk);
         let sure = sure(&held);
@@ -132,8 +132,8 @@ impl Checks {
         self.no_void_entry_in_force(now, peer, members, &held, &sure);
     }
 
-    /// **excluded-has-no-effect** no void entry is in force anywhere that holds the revocation: whoever belongs was approved by somebody's word
-    /// that stands.
+    /// **excluded-has-no-effect** no void entry is in force anywhere that holds the revocation: whoever belongs was
+    /// approved by an approval that stands.
     fn no_void_entry_in_force(
         &mut self,
         now: u64,
@@ -159,7 +159,7 @@ impl Checks {
             // The founder has none.
             if !approvals.is_empty() && approvals.iter().all(|void| *void) {
                 self.fail("excluded-has-no-effect", now, || {
-                    format!("p{peer} holds {member} approved by nothing but void words")
+                    format!("p{peer} holds {member} approved by nothing but void changes")
                 });
             }
         }
@@ -183,8 +183,8 @@ impl Checks {
         }
     }
 
-    /// **excluded-has-no-effect** whoever says that it does not belong any more has on its disk that it was removed, or that somebody was:
-    /// perhaps the one who approved it.
+    /// **excluded-has-no-effect** whoever says that it does not belong any more has on its disk that it was removed, or
+    /// that somebody was: perhaps the one who approved it.
     pub(crate) fn own_revocation_is_durable(&mut self, now: u64, peer: usize) {
         if self.thrown_out[peer].is_empty() {
             self.fail("excluded-has-no-effect", now, || {

@@ -1,4 +1,4 @@
-//! The promises, read from outside: doors, witness files and logs. Numbers as in mesh-protocol.md §8.
+//! The promises, read from outside: doors, witness files and logs. Names as in `docs/protocol.md`, Invariants.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::PoisonError;
@@ -14,15 +14,15 @@ use super::{Fail, broken, wait_for};
 
 const ENDINGS: [&str; 7] = ["done", "failed", "interrupted", "expired", "cancelled", "denied", "undeliverable"];
 
-/// accepted-calls-end: time after the last fault within which every accepted call has its ending at its origin, with room for a machine
-/// that is busy with other things.
+/// accepted-calls-end: time after the last fault within which every accepted call has its ending at its origin, with
+/// room for a machine that is busy with other things.
 const ENDED_WITHIN: Duration = Duration::from_secs(30 + 5);
 /// books-and-logs-agree: two rounds of anti-entropy.
 const SAME_WITHIN: Duration = Duration::from_secs(60 + 5);
 /// Time after its agent ended in which a tool may still write its line; none of ours takes longer.
 const STRAGGLERS: Duration = Duration::from_millis(300);
 
-/// Whether a state is an ending.
+/// True if a state is an ending.
 pub(super) fn is_ending(state: &str) -> bool {
     ENDINGS.contains(&state)
 }
@@ -74,7 +74,8 @@ impl Stage<'_> {
         Ok(self.peers[peer].calls()?.into_iter().map(|call| (text(&call, "id").to_owned(), call)).collect())
     }
 
-    /// accepted-calls-end: every accepted call has an ending at its origin. Calls of origins that are gone have nobody to tell.
+    /// accepted-calls-end: every accepted call has an ending at its origin. Calls of origins that are gone have nobody
+    /// to tell.
     fn all_ended(&mut self, made: &[Made], members: &[usize]) -> Result<Told, Fail> {
         let mine: Vec<&Made> = made.iter().filter(|call| members.contains(&call.origin)).collect();
         let mut told = Told::new();
@@ -109,7 +110,8 @@ impl Stage<'_> {
         Ok(told)
     }
 
-    /// outcome-never-changes and books-and-logs-agree: all owners tell the same ending of every call, and of every attempt.
+    /// outcome-never-changes and books-and-logs-agree: all owners tell the same ending of every call, and of every
+    /// attempt.
     fn all_agree(&self, made: &[Made], members: &[usize]) -> Result<(), Fail> {
         let owners: Vec<usize> =
             members.iter().copied().filter(|peer| self.peers[*peer].spec.tier == "owner").collect();
@@ -179,7 +181,8 @@ fn ran_once(runs: &Runs) -> Result<(), Fail> {
     }
 }
 
-/// endings-are-true and outcome-never-changes: the witness files bear out what the origin tells of a call, and it ran nowhere but at its target.
+/// endings-are-true and outcome-never-changes: the witness files bear out what the origin tells of a call, and it ran
+/// nowhere but at its target.
 fn told_truly(call: &Made, told: Option<&Value>, runs: &Runs, target_knows: bool) -> Result<(), Fail> {
     let of_call = (call.id.clone(), 0)..=(call.id.clone(), u8::MAX);
     let ran: Vec<(u8, usize)> = runs.range(of_call).map(|((_, attempt), at)| (*attempt, at[0])).collect();
@@ -213,8 +216,8 @@ fn told_truly(call: &Made, told: Option<&Value>, runs: &Runs, target_knows: bool
     }
 }
 
-/// one-leader-per-epoch and obeyed-epochs-rise, from a peer's log: an epoch is of one incarnation, and nobody ever goes back to an older one, but whose home was set
-/// back, when it starts.
+/// one-leader-per-epoch and obeyed-epochs-rise, from a peer's log: an epoch is of one incarnation, and nobody ever goes
+/// back to an older one, but one whose home was rolled back, when it starts.
 fn epochs_led(name: &str, log: &str, set_back: bool) -> Result<(), Fail> {
     let mut led: BTreeMap<u64, usize> = BTreeMap::new();
     let (mut boot, mut highest) = (0, 0);
@@ -298,7 +301,7 @@ mod tests {
             assert_eq!(check(state, true, &[], true), "kept");
             assert_eq!(check(state, true, once, true), "endings-are-true", "{state}");
             assert_eq!(check(state, false, once, true), "outcome-never-changes", "{state}");
-            assert_eq!(check(state, false, once, false), "kept", "who ran it has not been heard yet");
+            assert_eq!(check(state, false, once, false), "kept", "its target has not reported yet");
         }
         assert_eq!(check("interrupted", true, once, true), "kept");
         assert_eq!(check("interrupted", true, &[], true), "kept", "may or may not have happened");

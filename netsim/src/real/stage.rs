@@ -14,8 +14,8 @@ use super::scenario::{Scenario, Step};
 use super::{Fail, broken, now, wait_for};
 use crate::dice::Dice;
 
-/// How long one gateway must be followed by all before it counts as settled: longer than a lease, and than a link that is
-/// dead goes unnoticed (2.4 s), so that nobody lives on what was before the fault.
+/// Time that one gateway must be followed by all before it counts as settled: longer than a lease, and than a link that
+/// is dead goes unnoticed (2.4 s), so that nobody lives on what was before the fault.
 const SETTLED_FOR: Duration = Duration::from_secs(3);
 /// Founding, inviting and linking everyone.
 const SETUP_WITHIN: Duration = Duration::from_secs(30);
@@ -25,7 +25,7 @@ const WATCHED: Duration = Duration::from_millis(500);
 /// A gateway's peer id and epoch.
 pub(super) type Leadership = (String, u64);
 
-/// What was measured.
+/// Measured values.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Measured {
     /// From a fault until another gateway was followed by all.
@@ -48,7 +48,7 @@ pub(super) struct Stage<'a> {
     pub(super) network: Network,
     pub(super) book: SharedBook,
     pub(super) measured: Measured,
-    /// What happened, for people.
+    /// The events, for people.
     pub(super) story: Vec<String>,
     pub(super) root: TempDir,
     began: Instant,
@@ -60,7 +60,7 @@ pub(super) struct Stage<'a> {
     pub(super) silent: BTreeSet<usize>,
     /// Those whose home was rolled back: what they did before, they cannot know.
     pub(super) set_back: BTreeSet<usize>,
-    /// Whether nobody has looked since then who leads.
+    /// True if nobody has looked since then who leads.
     pub(super) unsettled: bool,
     /// The last step saw one gateway followed by all members.
     just_settled: bool,
@@ -113,7 +113,7 @@ impl<'a> Stage<'a> {
             for a in 0..self.peers.len() {
                 for b in (0..self.peers.len()).filter(|b| a != *b) {
                     if !linked.contains(&(a, b)) && !linked.contains(&(b, a)) {
-                        self.network.deafen(a, b, 1.0)?;
+                        self.network.drop_input(a, b, 1.0)?;
                     }
                 }
             }

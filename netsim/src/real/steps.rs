@@ -1,4 +1,4 @@
-//! What each step of a scenario does.
+//! The steps of a scenario, performed.
 
 use std::time::Duration;
 
@@ -14,11 +14,11 @@ use super::scenario::Step;
 use super::stage::{Stage, expect};
 use super::{Fail, broken, pause, wait_for};
 
-/// What must be seen by then, if a step does not say.
+/// Time within which a step's effect must be seen, if the step does not say.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// How long a device may be known without its tools.
+/// Time that a device may be known without its tools.
 const CATALOGUE_WITHIN: Duration = Duration::from_secs(5);
-/// How long nothing must happen to count as nothing.
+/// Time without an event that counts as "nothing happens".
 const A_WHILE: Duration = Duration::from_secs(3);
 
 impl Stage<'_> {
@@ -36,11 +36,11 @@ impl Stage<'_> {
                 self.disturb();
             }
             Step::CutOneWay { from, to } => {
-                self.network.deafen(self.who(from)?, self.who(to)?, 1.0)?;
+                self.network.drop_input(self.who(from)?, self.who(to)?, 1.0)?;
                 self.disturb();
             }
             Step::Lose { from, to, rate } => {
-                self.network.deafen(self.who(from)?, self.who(to)?, *rate)?;
+                self.network.drop_input(self.who(from)?, self.who(to)?, *rate)?;
                 self.disturb();
             }
             Step::Weather(weather) => {
@@ -317,7 +317,7 @@ impl Stage<'_> {
         Ok(())
     }
 
-    /// How often a call ran, over all peers.
+    /// Runs of a call, over all peers.
     fn runs(&self, id: &str) -> usize {
         self.peers.iter().map(|peer| peer.witness().iter().filter(|(ran, _)| ran == id).count()).sum()
     }

@@ -39,10 +39,10 @@ const QUIET_US: u64 = 8 * SECOND;
 const HEALED_US: u64 = 3 * SECOND;
 /// accepted-calls-end: within this time of the full healing, or of the call's own time.
 const TERMINAL_US: u64 = 30 * SECOND;
-/// How long the single link of one-cut-moves-nothing stays cut.
+/// Time that the single link stays cut.
 const L2_CUT_US: u64 = 4 * SECOND;
 
-/// Whether a peer's process is there.
+/// State of a peer's process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum State {
     /// Not of the mesh yet.
@@ -86,7 +86,7 @@ pub(crate) struct Sim {
     stalled_until: u64,
     revoked: bool,
     thawing: bool,
-    /// Whether it holds itself for an owner.
+    /// True if it holds itself for an owner.
     owner: bool,
     /// When it was made, and the disk at that time.
     backup: Option<(u64, Snapshot)>,
@@ -102,7 +102,7 @@ impl Sim {
         self.state == State::Running && !self.frozen()
     }
 
-    /// What a duration of the world is by this peer's clocks.
+    /// A duration of the world by this peer's clocks.
     fn own_us(&self, world_us: u64) -> u64 {
         let off = world_us.cast_signed() * self.plan.drift_ppm / 1_000_000;
         world_us.saturating_add_signed(off)
@@ -124,7 +124,7 @@ impl Sim {
     }
 }
 
-/// What happens at a moment.
+/// An event.
 pub(crate) enum Event {
     Wake {
         peer: usize,
@@ -227,7 +227,7 @@ pub(crate) enum Phase {
     End,
 }
 
-/// What a command was for.
+/// Purpose of a command.
 enum Purpose {
     Ask(usize),
     Cancel,
@@ -268,11 +268,11 @@ struct Accepted {
     origin: usize,
     at: u64,
     ttl_ms: u64,
-    /// How much longer its origin may wait for its ending when the target is not there any more.
+    /// Extra time that its origin may wait for its ending when the target is not there any more.
     timeout_ms: u64,
 }
 
-/// What a run was like.
+/// Statistics of a run.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Stats {
     pub(crate) virtual_us: u64,
@@ -289,7 +289,7 @@ pub(crate) struct Stats {
     pub(crate) takeovers: Vec<(bool, u8, u64)>,
 }
 
-/// How a run went.
+/// Outcome of a run.
 pub(crate) struct Outcome {
     pub(crate) violation: Option<Violation>,
     pub(crate) stats: Stats,
@@ -316,7 +316,8 @@ pub(crate) struct World {
     commands: BTreeMap<CmdId, (Purpose, u64)>,
     command_ids: CmdId,
     accepted: BTreeMap<ReqId, Accepted>,
-    /// Calls whose confirmed ending their origin has told since the healing: nothing crashes any more, and outcome-never-changes keeps them.
+    /// Calls whose confirmed ending their origin has told since the healing: nothing crashes any more, and
+    /// outcome-never-changes keeps them.
     over: BTreeSet<ReqId>,
     invited: BTreeMap<usize, Hash>,
     phase: Phase,

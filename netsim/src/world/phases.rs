@@ -16,7 +16,7 @@ use crate::plan::{Ask, MS, NEVER, SECOND};
 use crate::predicates::{Holder, Told};
 use crate::trace::Mark;
 
-/// How much longer devices that should rather not lead wait before they claim.
+/// Extra wait of class 0 before it claims.
 const CLASS_0_US: u64 = 500 * MS;
 /// Longest fsync that comes by chance.
 const ODD_FSYNC_US: u64 = 300 * MS;
@@ -131,12 +131,12 @@ impl World {
         self.dirty = true;
     }
 
-    /// Who counts for the election: running, and not removed.
+    /// True if a peer counts for the election: running, and not excluded.
     pub(super) fn member(&self, peer: usize) -> bool {
         self.peers[peer].awake() && !self.peers[peer].revoked
     }
 
-    /// Whether every component has one gateway that all follow, or none when nobody may lead.
+    /// True if every component has one gateway that all follow, or none when nobody may lead.
     pub(super) fn settled(&self) -> bool {
         let count = self.peers.len();
         let mut done = vec![false; count];
@@ -193,8 +193,8 @@ impl World {
         }
     }
 
-    /// **one-gateway-for-all**, afterwards: once settled, in a mesh where nothing goes wrong, nobody changes gateways but to hand over to a
-    /// better one.
+    /// **one-gateway-for-all**, afterwards: once settled, in a mesh where nothing goes wrong, nobody changes gateways
+    /// but to hand over to a better one.
     pub(super) fn gateway_stays(&mut self, peer: usize, epoch: Option<Epoch>) {
         let before = self.peers[peer].gateway;
         let calm = self.must_be_settled()
@@ -298,8 +298,9 @@ impl World {
         self.takeover = undisturbed.then_some((self.now, asked));
     }
 
-    /// **takeover-in-time** where nothing else goes wrong another leads within 200 ms and a round trip of a clean stop of the gateway, and
-    /// within 2 s of its crash (class 0: [`CLASS_0_US`] more). Slow disks, which the promise does not count, are added.
+    /// **takeover-in-time** where nothing else goes wrong another leads within 200 ms and a round trip of a clean stop
+    /// of the gateway, and within 2 s of its crash (class 0: [`CLASS_0_US`] more). Slow disks, which the promise does
+    /// not count, are added.
     pub(super) fn taken_over(&mut self, heir: usize, asked: bool, class: u8, took: u64) {
         let latency = self.pairs.iter().map(|(_, pair)| pair.latency_us).max().unwrap_or(0);
         let within = if asked { 200 * MS } else { 2 * SECOND + if class == 0 { CLASS_0_US } else { 0 } };
@@ -319,8 +320,8 @@ impl World {
         open.map(Told::of).or_else(over).or_else(|| unsynced().as_ref().map(Told::of_row))
     }
 
-    /// **accepted-calls-end** in 30 s after the full healing every accepted call is terminal at its origin, or by its own time when that
-    /// is later; and where the target is there, it has confirmed the ending.
+    /// **accepted-calls-end** in 30 s after the full healing every accepted call is terminal at its origin, or by its
+    /// own time when that is later; and where the target is there, it has confirmed the ending.
     pub(super) fn accepted_calls_end(&mut self) {
         let mut open = 0;
         let mut broken = None;
@@ -356,8 +357,8 @@ impl World {
             let target_there = target.is_some_and(|target| {
                 self.member(target) && self.trusts(accepted.origin, target) && same_incarnation(target)
             });
-            // Nor has one that has forgotten it, when its origin was away for all of that time; and what it says after the
-            // origin's books are closed changes nothing.
+            // Nor has one that has forgotten it, when its origin was away for all of that time; and what it says after
+            // the origin's books are closed changes nothing.
             let closed = sim.node.as_ref().is_some_and(|node| node.open_call(id).is_none());
             let late = self.plan.keep_entries_ms.is_some() && closed;
             let target_there = target_there && !late && !target.is_some_and(|target| self.checks.is_past(target, id));
@@ -407,8 +408,8 @@ impl World {
         }
     }
 
-    /// **one-cut-moves-nothing** cutting one link of a connected component does not change the gateway: the link is cut here, and every
-    /// change of belief judged in [`Self::gateway_changed`].
+    /// **one-cut-moves-nothing** cutting one link of a connected component does not change the gateway: the link is cut
+    /// here, and every change of belief judged in [`Self::gateway_changed`].
     pub(super) fn cut_one_link(&mut self) {
         let members: Vec<usize> = (0..self.peers.len()).filter(|peer| self.member(*peer)).collect();
         let whole =
@@ -429,10 +430,10 @@ impl World {
         self.refresh_cuts();
     }
 
-    /// **books-and-logs-agree**, as far as people can see it: two seconds after the last call ended at its origin, what the origin's book
-    /// says of a call, confirmed, every member's book that knows the call says too. Of a target that was removed one
-    /// half may have heard its own word and the other the origin's: the ending is the same, but not whether it is confirmed;
-    /// and a member that is no owner may not say again what it alone has heard.
+    /// **books-and-logs-agree**, as far as people can see it: two seconds after the last call ended at its origin, what
+    /// the origin's book says of a call, confirmed, every member's book that knows the call says too. Of a target that
+    /// was removed one half may have received its own outcome and the other the origin's: the ending is the same, but not
+    /// whether it is confirmed; and a member that is no owner may not re-issue what it alone has received.
     pub(super) fn books_agree(&mut self) {
         let mut broken = None;
         for (id, accepted) in &self.accepted {
@@ -461,7 +462,8 @@ impl World {
                 if self.plan.keep_entries_ms.is_some() && closed && !record.confirmed {
                     continue;
                 }
-                // Whose clock says that there is time left awaits another attempt; the target may know that there is none.
+                // Whose clock says that there is time left awaits another attempt; the target may know that there is
+                // none.
                 let time = (accepted.ttl_ms + 4 * limits::epsilon_ms(accepted.ttl_ms)) * MS + SECOND;
                 let awaits = told.state == CallState::Ended(Ending::Interrupted)
                     && matches!(record.state, CallState::Open(_))

@@ -1,4 +1,4 @@
-//! What a peer's shell does with its core: inputs in, outputs out, disk, tools, replies.
+//! The shell of a simulated peer: inputs in, outputs out, disk, tools, replies.
 
 use mesh_core::crypto::Signer;
 use mesh_core::entry::{Effect, Ending, Payload, Tier};
@@ -22,7 +22,7 @@ impl World {
         self.peers.iter().position(|peer| peer.id == *id)
     }
 
-    /// Whether `peer` holds `other` approved.
+    /// True if `peer` holds `other` approved.
     pub(crate) fn trusts(&self, peer: usize, other: usize) -> bool {
         self.peers[peer].trusted.contains(&self.peers[other].id)
     }
@@ -295,14 +295,14 @@ impl World {
         self.armed(peer, Near::Invoke);
     }
 
-    /// **expired-never-runs**, coarsely: no call starts long after its time as its origin counted it. Each hop may add what the frame was on
-    /// its way; a restart under a wall clock that jumps may add the time away.
+    /// **expired-never-runs**, coarsely: no call starts long after its time as its origin counted it. Each hop may add
+    /// what the frame was on its way; a restart under a wall clock that jumps may add the time away.
     pub(super) fn not_long_after_its_time(&mut self, peer: usize, id: ReqId) {
         let Some(known) = self.checks.known.get(&id) else { return };
         let Some(origin) = self.index_of(&known.origin) else { return };
         let ttl_us = known.header.ttl_ms * MS;
         let Some(accepted) = self.accepted.get(&id) else { return };
-        // With durations beyond their bound a call may start late, to be amended by its target's word (§7, row 17).
+        // With durations beyond their bound a call may start late, until its target's outcome replaces that.
         if self.plan.wall_jumps || self.plan.drifts() || accepted.origin != origin {
             return;
         }

@@ -12,6 +12,7 @@ pub mod ids;
 pub mod io;
 pub mod limits;
 pub mod mutants;
+pub mod names;
 pub mod peer;
 
 mod calls;

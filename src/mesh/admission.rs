@@ -12,7 +12,7 @@ use ring::rand::SecureRandom;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use crate::mesh::actor::{Actor, ActorError, ReplyTo};
+use crate::mesh::actor::{Actor, FatalError, ReplyTo};
 use crate::mesh::clock;
 use crate::mesh::handle::{EventKind, Invite, JoinError, JoinTarget, Joined, MeshError, Nearby, Pending};
 use crate::mesh::invite::{self, InviteCode};
@@ -380,7 +380,7 @@ impl Actor {
         self.command(Command::Leave, ReplyTo::Admission(Box::new(then)));
     }
 
-    pub(super) fn handle_admitted(&mut self, admitted: Admitted) -> Result<(), ActorError> {
+    pub(super) fn handle_admitted(&mut self, admitted: Admitted) -> Result<(), FatalError> {
         match admitted {
             Admitted::Welcome(welcome, peer, address, reply) => {
                 let view = self.view();

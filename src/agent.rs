@@ -540,7 +540,7 @@ impl ToolRuns for Runs {
         let (host, blobs, events) = (self.host.clone(), self.blobs.clone(), self.tool_events.clone());
         let inputs = self.inputs.clone();
         self.tasks.spawn(async move {
-            match mesh::arguments(&blobs, &invocation.header.arguments).await {
+            match blobs.read(&invocation.header.arguments).await {
                 Ok(arguments) => host.invoke(&invocation, arguments, events),
                 Err(error) => {
                     let outcome = ToolOutcome {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mesh_core::config::Config;
-use mesh_core::entry::{Directory, Kind, Payload, SignedEntry, ToolDecl};
+use mesh_core::entry::{Directory, Kind, SignedEntry, ToolDecl};
 use mesh_core::frame::{AnswerKind, Class, Frame};
 use mesh_core::ids::{Hash, Incarnation, NodeId, PeerId, ReqId};
 use mesh_core::io::{
@@ -27,12 +27,14 @@ use crate::faults::{self, Action, Point};
 use crate::mesh::adapters::Adapters;
 use crate::mesh::admission::{Admission, Admitted};
 use crate::mesh::blobs::BlobStore;
+use crate::mesh::call_queries::{CallCursor, CallFilter, CallPage, CallStateFilter};
 use crate::mesh::clock;
-use crate::mesh::handle::{
-    CallCursor, CallFilter, CallPage, CallStateFilter, EventKind, EventLog, MeshError, MeshHandle, Request,
-    Surroundings,
-};
+use crate::mesh::error::MeshError;
+use crate::mesh::events::{EventKind, EventLog};
+use crate::mesh::handle::MeshHandle;
 use crate::mesh::identity::DeviceKey;
+use crate::mesh::request::Request;
+use crate::mesh::snapshot::Surroundings;
 use crate::mesh::store::{DurableNote, Store, StoreError};
 use crate::mesh::transport::lan::LanEvent;
 use crate::mesh::transport::{LinkEvent, Links, Member, Members};
@@ -599,10 +601,6 @@ impl Actor {
             Request::Ended(id, reply) => self.wait_for_end(id, reply),
             Request::Calls(filter, after, limit, reply) => drop(reply.send(self.calls(&filter, after, limit))),
             Request::Want(hash, len, from) => self.fetch(hash, len, vec![from]),
-            Request::SetTools(tools) => {
-                self.tools = tools;
-                self.refresh_directory();
-            }
             Request::Invite(tier, ttl, reply) => self.invite(tier, ttl, reply),
             Request::Join(target, force, reply) => self.join(target, force, reply),
             Request::Leave(reply) => self.leave(reply),
@@ -615,7 +613,7 @@ impl Actor {
         if let Some(record) = self.peer.open_call(id) {
             return Ok(Some(record.clone()));
         }
-        let stored = self.store.get(Space::Calls, &id.0).map_err(store_trouble)?;
+        let stored = self.store.get(Space::Calls, &id.0).map_err(MeshError::Store)?;
         Ok(stored.as_deref().and_then(mesh_core::entry::decode))
     }
 
@@ -676,7 +674,7 @@ impl Actor {
             let rows = self
                 .store
                 .range(Space::CallsByTime, Bound::Unbounded, end.clone(), true, 256)
-                .map_err(store_trouble)?;
+                .map_err(MeshError::Store)?;
             let Some((last, _)) = rows.last() else { break };
             end = Bound::Excluded(last.clone());
             for (key, _) in &rows {
@@ -822,17 +820,4 @@ fn accepted(reply: Reply) -> Result<Reply, Refusal> {
 fn last_seen(key: Option<&[u8]>) -> Option<CallCursor> {
     let (time, id) = key?.split_at_checked(8)?;
     Some(CallCursor { accepted_ms: u64::from_be_bytes(time.try_into().ok()?), id: ReqId::from_slice(id)? })
-}
-
-#[expect(clippy::needless_pass_by_value, reason = "used as a function of map_err")]
-fn store_trouble(error: StoreError) -> MeshError {
-    MeshError::Store(error.to_string())
-}
-
-/// The bytes of a call's arguments: from its header, or from the blob store.
-pub(crate) async fn arguments(blobs: &BlobStore, payload: &Payload) -> std::io::Result<Vec<u8>> {
-    match payload {
-        Payload::Inline(bytes) => Ok(bytes.to_vec()),
-        Payload::Blob { hash, .. } => tokio::fs::read(blobs.path(*hash)).await,
-    }
 }

@@ -23,7 +23,7 @@ use super::problem::Problems;
 use super::{App, PRINCIPAL, Shared};
 use crate::gateway::status::{ErrorCode, Fault};
 use crate::json::deeper_than;
-use crate::mesh::handle::{CallCursor, CallFilter, CallStateFilter, MeshError, ResultBody};
+use crate::mesh::{CallCursor, CallFilter, CallStateFilter, MeshError, ResultBody};
 
 const JSON: &str = "application/json";
 /// Longest `Prefer: wait=`.

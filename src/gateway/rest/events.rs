@@ -21,7 +21,7 @@ use super::model::{self, time};
 use super::problem::Problems;
 use super::{App, Shared};
 use crate::gateway::status::{ErrorCode, Fault};
-use crate::mesh::handle::{Event, EventKind, EventLog};
+use crate::mesh::{Event, EventKind, EventLog};
 
 /// Silence after which a comment is sent, so that both ends notice a dead connection.
 const HEARTBEAT: Duration = Duration::from_secs(15);

@@ -18,8 +18,8 @@ use super::nodes::{Approval, admit};
 use super::problem::Problems;
 use super::{Door, Shared};
 use crate::gateway::status::{ErrorCode, Fault};
-use crate::mesh::handle::{JoinError, JoinTarget, Joined, Pending};
 use crate::mesh::invite::InviteCode;
+use crate::mesh::{JoinError, JoinTarget, Joined, Pending};
 
 const JSON: &str = "application/json";
 /// How long an invite is good for (architecture.md §3).

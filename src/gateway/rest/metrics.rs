@@ -17,7 +17,7 @@ use super::model::is_online;
 use super::problem::Problems;
 use super::{App, Shared};
 use crate::gateway::status::Fault;
-use crate::mesh::handle::EventKind;
+use crate::mesh::EventKind;
 use crate::tasks::TaskGroup;
 
 /// The process's recorder; made at the first use. Counters that are touched before count nowhere.

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::gateway::status::{ErrorCode, Fault};
-use crate::mesh::handle::{LinkInfo, Nearby, Pending, Surroundings};
+use crate::mesh::{LinkInfo, Nearby, Pending, Surroundings};
 
 /// A page of a list.
 #[derive(Debug, Clone, Serialize, ToSchema)]

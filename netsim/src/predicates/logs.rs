@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use mesh_core::entry::{CancelWish, Kind, Outcome, SignedEntry};
 use mesh_core::ids::{PeerId, ReqId};
 use mesh_core::io::Space;
+use mesh_core::rows;
 
 use super::Checks;
 use crate::disk::MemDisk;
@@ -25,21 +26,20 @@ pub(crate) struct Holder<'a> {
 impl Holder<'_> {
     /// Rows of an author's log.
     fn rows_of(&self, author: &PeerId) -> BTreeMap<Vec<u8>, &bytes::Bytes> {
-        let (first, last) = ([author.0.as_slice(), &[0; 12]].concat(), [author.0.as_slice(), &[255; 12]].concat());
+        let (first, last) = rows::logs_of(author);
         self.disk.scan(Space::Log, first, last).map(|(key, value)| (key.to_vec(), value)).collect()
     }
 }
 
 /// Whether the author of this entry, whose disk this is, still has to do with what it is about.
 fn is_in_hand(entry: &SignedEntry, disk: &MemDisk) -> bool {
-    let open = |id: &ReqId| disk.durable(Space::Open, &id.0).is_some();
+    let open = |id: &ReqId| disk.keeps(&rows::open_call(id));
     match entry.entry.kind {
         Kind::CALL => entry.header().is_none_or(|header| open(&header.id)),
         Kind::CANCEL => entry.record::<CancelWish>().is_none_or(|wish| open(&wish.id)),
-        Kind::OUTCOME => entry.record::<Outcome>().is_none_or(|outcome| {
-            let journal = [outcome.id.0.as_slice(), &[outcome.attempt]].concat();
-            open(&outcome.id) || disk.durable(Space::Journal, &journal).is_some()
-        }),
+        Kind::OUTCOME => entry
+            .record::<Outcome>()
+            .is_none_or(|outcome| open(&outcome.id) || disk.keeps(&rows::journal(&outcome.id, outcome.attempt))),
         Kind::DIRECTORY | Kind::MARK | Kind::STUBS => false,
         _ => true,
     }

@@ -87,7 +87,6 @@ const fn number(space: Space) -> u8 {
         Space::Keys => 10,
         Space::Journal => 11,
         Space::Marks => 12,
-        Space::Shell => 13,
     }
 }
 

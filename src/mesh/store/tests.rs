@@ -527,7 +527,7 @@ fn damage_to_a_journal_takes_nothing_that_is_in_tables() {
     let home = written_home();
     let (store, mut notes, _) = open(home.path());
     for n in 0..7_u8 {
-        let writes = vec![put(Space::Calls, [n], vec![n; 1 << 20]), put(Space::Shell, [n], "x")];
+        let writes = vec![put(Space::Calls, [n], vec![n; 1 << 20]), put(Space::Marks, [n], "x")];
         store.commit(u64::from(n) + 1, Batch { writes, sync: true });
     }
     wait_durable(&mut notes, 7);
@@ -543,8 +543,8 @@ fn damage_to_a_journal_takes_nothing_that_is_in_tables() {
     fs::write(&path, bytes).unwrap();
     let (store, _, report) = open(home.path());
     assert!(report.lost.is_none() && report.repaired[0].promised && report.rolled_back);
-    let (calls, shell) = (all(&store, Space::Calls), all(&store, Space::Shell));
+    let (calls, marks) = (all(&store, Space::Calls), all(&store, Space::Marks));
     assert!((4..=7).contains(&calls.len()), "{}", calls.len());
-    assert!(calls.iter().map(|(key, _)| key).eq(shell.iter().map(|(key, _)| key)), "one moment for all spaces");
+    assert!(calls.iter().map(|(key, _)| key).eq(marks.iter().map(|(key, _)| key)), "one moment for all spaces");
     assert_eq!(all(&store, Space::Log).len() as u64, BATCHES);
 }

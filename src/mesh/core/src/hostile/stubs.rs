@@ -12,6 +12,7 @@ use crate::frame::Frame;
 use crate::ids::{Hash, Incarnation};
 use crate::io::{Output, Space};
 use crate::limits;
+use crate::rows;
 
 type Rows = BTreeMap<(Space, Vec<u8>), Bytes>;
 
@@ -43,11 +44,11 @@ fn named(n: usize) -> Vec<u8> {
 /// What is held of one author: its rows in the log, how far it is held, and what it says about itself.
 fn held(rows: &Rows, of: &Liar) -> (Vec<u64>, Option<Bytes>, Option<Bytes>) {
     let id = of.id();
-    let life = [id.0.as_slice(), &of.incarnation.0.to_be_bytes()].concat();
+    let life = rows::head(&id, of.incarnation).key;
     let log = rows.keys().filter(|(space, key)| *space == Space::Log && key.starts_with(&life));
-    let seqs = log.map(|(_, key)| u64::from_be_bytes(key[36..].try_into().unwrap())).collect();
+    let seqs = log.map(|(_, key)| rows::place_of(key).unwrap().seq).collect();
     let row = |space, key: &[u8]| rows.get(&(space, key.to_vec())).cloned();
-    (seqs, row(Space::Heads, &life), row(Space::Directory, &id.0))
+    (seqs, row(Space::Heads, &life), row(Space::Directory, &rows::directory(&id).key))
 }
 
 proptest! {
@@ -169,7 +170,7 @@ fn a_word_that_cannot_be_true_is_not_taken() {
         let mut rows = Rows::new();
         keep(&mut rows, &honest.hears(&liar, pushed(entry)));
         keep(&mut rows, &honest.pass(100));
-        assert!(!rows.keys().any(|(_, key)| key.starts_with(b"stubs:")), "{stubs:?}");
+        assert!(!rows.keys().any(|(_, key)| rows::is_truncation(key)), "{stubs:?}");
         assert_eq!(held(&rows, &liar).0, [11], "its log goes on: {stubs:?}");
     }
     // As far as there is room for lives, and no further.
@@ -180,7 +181,7 @@ fn a_word_that_cannot_be_true_is_not_taken() {
         let entry = word(&mut liar, vec![stub(1, u64::MAX / 3)]);
         keep(&mut rows, &honest.hears(&liar, pushed(entry)));
     }
-    let words = rows.keys().filter(|(_, key)| key.starts_with(b"stubs:")).count();
+    let words = rows.keys().filter(|(_, key)| rows::is_truncation(key)).count();
     let heads = rows.keys().filter(|(space, _)| *space == Space::Heads).count();
     assert!(words <= limits::LIVES_MAX && heads <= limits::LIVES_MAX + 1, "{words} {heads}");
 }
@@ -199,7 +200,7 @@ fn what_is_gone_stays_gone() {
     keep(&mut rows, &honest.hears(&liar, pushed(more.clone())));
     keep(&mut rows, &honest.hears(&liar, pushed(less)));
     keep(&mut rows, &honest.pass(100));
-    let kept = rows.iter().find(|((_, key), _)| key.starts_with(b"stubs:")).unwrap();
+    let kept = rows.iter().find(|((_, key), _)| rows::is_truncation(key)).unwrap();
     assert_eq!(SignedEntry::from_stored(kept.1).unwrap().hash, more.hash);
     for entry in &entries {
         keep(&mut rows, &honest.hears(&liar, pushed(entry.clone())));

@@ -6,18 +6,14 @@
 
 use std::collections::BTreeMap;
 
-use super::{Head, Logs, log_key};
+use super::{Head, Logs};
 use crate::effects::Effects;
 use crate::entry::{SignedEntry, Stub, Stubs};
 use crate::frame::{EntryItem, Frame};
 use crate::ids::{Hash, Incarnation, PeerId};
-use crate::io::Space;
 use crate::limits;
+use crate::rows;
 
-/// Rows of [`Space::Meta`] under this name and an author's life: the entry that says what is gone of it.
-const KEY_STUBS: &[u8] = b"stubs:";
-/// The same: places whose rows are still to be deleted.
-const KEY_SWEEP: &[u8] = b"sweep:";
 /// Pause between two steps of deleting.
 const SWEEP_EVERY_MS: u64 = 20;
 /// No log gets that long; places are counted on from any that is accepted.
@@ -70,12 +66,12 @@ pub(super) struct Dropped {
 
 impl Dropped {
     pub(super) fn restore(&mut self, key: &[u8], value: &[u8]) {
-        if key.starts_with(KEY_STUBS)
+        if rows::is_truncation(key)
             && let Some(entry) = SignedEntry::from_stored(value)
             && let Some(word) = Word::read(&entry)
         {
             self.words.insert((entry.author, entry.entry.incarnation), word);
-        } else if let Some(life) = key.strip_prefix(KEY_SWEEP).and_then(super::head_key)
+        } else if let Some(life) = rows::sweep_of(key)
             && let Some(places) = crate::entry::decode(value)
         {
             self.sweep.insert(life, places);
@@ -85,10 +81,6 @@ impl Dropped {
     pub(super) fn poll_timeout(&self) -> Option<u64> {
         (!self.sweep.is_empty()).then_some(self.next_sweep)
     }
-}
-
-fn meta_key(name: &[u8], life: &Life) -> Vec<u8> {
-    [name, &log_key(&life.0, life.1, None)].concat()
 }
 
 /// What of these runs is in none of the others; all are in order and apart from each other.
@@ -175,11 +167,11 @@ impl Logs {
         let runs =
             word.stubs.iter().map(|stub| (stub.first, stub.last.min(held))).filter(|(first, last)| first <= last);
         let gone = without(runs, known.map_or(&[], |known| &known.stubs));
-        fx.put_bytes(Space::Meta, meta_key(KEY_STUBS, &life), entry.to_stored());
+        fx.put(rows::truncation(&life.0, life.1), entry);
         if !gone.is_empty() {
             let sweep = self.dropped.sweep.entry(life).or_default();
             sweep.extend(gone);
-            fx.put(Space::Meta, meta_key(KEY_SWEEP, &life), sweep);
+            fx.put(rows::sweep(&life.0, life.1), sweep);
         }
         self.dropped.words.insert(life, word);
         if !self.is_own(&life.0, life.1) {
@@ -201,7 +193,7 @@ impl Logs {
         let room = before.is_some() || self.lives(&life.0).count() < limits::LIVES_MAX;
         if head.seq > before.map_or(0, |head| head.seq) && room {
             self.heads.insert(life, head);
-            fx.put(Space::Heads, log_key(&life.0, life.1, None), &head);
+            fx.put(rows::head(&life.0, life.1), &head);
         }
     }
 
@@ -233,7 +225,7 @@ impl Logs {
         {
             let until = last.min(first + room - 1);
             for seq in first..=until {
-                fx.delete(Space::Log, log_key(&life.0, life.1, Some(seq)));
+                fx.delete(rows::entry(&life.0, life.1, seq));
             }
             room -= until - first + 1;
             if until < last {
@@ -242,9 +234,9 @@ impl Logs {
         }
         if places.is_empty() {
             self.dropped.sweep.remove(&life);
-            fx.delete(Space::Meta, meta_key(KEY_SWEEP, &life));
+            fx.delete(rows::sweep(&life.0, life.1));
         } else {
-            fx.put(Space::Meta, meta_key(KEY_SWEEP, &life), &places);
+            fx.put(rows::sweep(&life.0, life.1), &places);
             self.dropped.sweep.insert(life, places);
         }
     }

@@ -8,15 +8,14 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use serde::{Deserialize, Serialize};
-
-use super::{KEY_CLAIM_FLOOR, KEY_COUNTER, KEY_INCARNATION, KEY_LIVES, Peer, lost_floor};
+use super::{Peer, lost_floor};
 use crate::effects::Effects;
 use crate::entry::{Kind, Outcome, SignedEntry};
 use crate::ids::{Incarnation, PeerId};
-use crate::io::{Fact, Hold, Output, Space};
+use crate::io::{Fact, Hold, Output};
 use crate::log;
 use crate::protocol_rule::ProtocolRule;
+use crate::rows::{self, IncarnationsRow};
 
 /// A run that is over sooner needs no mark: its outcome is one. Set back within this time, a device may run a call again
 /// that nobody but itself knew of. Longer than most tools take, since a mark costs an fsync; shorter than a set-back takes.
@@ -27,39 +26,35 @@ const COPIED_MS: u64 = 600_000;
 const SESSIONS_KEPT: usize = 8;
 
 /// Our own lives.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone)]
 pub(super) struct Lives {
     /// All that we know of.
-    known: BTreeSet<Incarnation>,
+    stored: IncarnationsRow,
     /// Whether this process has begun one because of what others held.
-    #[serde(skip)]
     renewed: bool,
     /// Whether another process speaks as us.
-    #[serde(skip)]
     copied: bool,
     /// An entry of ours that may contradict our log.
-    #[serde(skip)]
     doubt: Option<SignedEntry>,
     /// How long our log was when this process started.
-    #[serde(skip)]
     at_start: u64,
     /// The life before, of which our log is asked what this process has said, and how far it has answered.
-    #[serde(skip)]
     to_say_again: Option<(Incarnation, u64)>,
     /// How far our log had come when the last call started of which nothing there tells, and when it gets a mark.
-    #[serde(skip)]
     untold: Option<(u64, u64)>,
 }
 
 impl Lives {
     /// What the store says, where it says something.
-    pub(super) fn restore(stored: Option<Self>, life: Incarnation, at_start: u64) -> Self {
-        let known = BTreeSet::new();
-        let first =
-            Self { known, renewed: false, copied: false, doubt: None, at_start, to_say_again: None, untold: None };
-        let mut lives = Self { at_start, ..stored.unwrap_or(first) };
-        lives.known.insert(life);
-        lives
+    pub(super) fn restore(stored: Option<IncarnationsRow>, life: Incarnation, at_start: u64) -> Self {
+        let mut stored = stored.unwrap_or_default();
+        stored.known.insert(life);
+        Self { stored, renewed: false, copied: false, doubt: None, at_start, to_say_again: None, untold: None }
+    }
+
+    /// As the store is to hold them.
+    pub(super) const fn row(&self) -> &IncarnationsRow {
+        &self.stored
     }
 }
 
@@ -78,10 +73,10 @@ impl Peer {
         let incarnation = Incarnation(fx.rng.next_u32());
         self.logs.begin_life(incarnation);
         self.counter = 0;
-        self.lives.known.insert(incarnation);
-        fx.put(Space::Meta, KEY_INCARNATION, &incarnation);
-        fx.put(Space::Meta, KEY_COUNTER, &self.counter);
-        fx.put(Space::Meta, KEY_LIVES, &self.lives);
+        self.lives.stored.known.insert(incarnation);
+        fx.put(rows::incarnation(), &incarnation);
+        fx.put(rows::counter(), &self.counter);
+        fx.put(rows::incarnations(), &self.lives.stored);
         self.executor.drop_waiting(incarnation);
         self.book.bury(incarnation, fx);
         if let Some((_, directory)) = self.directory.remove(&self.me) {
@@ -94,8 +89,8 @@ impl Peer {
     pub(super) fn is_own_known(&mut self, entry: &SignedEntry, fx: &mut Effects<'_>) -> bool {
         let (life, seq) = (entry.entry.incarnation, entry.entry.seq);
         if life != self.logs.incarnation() {
-            if self.lives.known.insert(life) {
-                fx.put(Space::Meta, KEY_LIVES, &self.lives);
+            if self.lives.stored.known.insert(life) {
+                fx.put(rows::incarnations(), &self.lives.stored);
                 self.handle_lost_state(fx);
             }
             return false;
@@ -136,7 +131,7 @@ impl Peer {
         }
         self.lives.renewed = true;
         let floor = lost_floor(self.election.fence().epoch.counter, fx.rng);
-        fx.put(Space::Meta, KEY_CLAIM_FLOOR, &floor);
+        fx.put(rows::claim_floor(), &floor);
         self.election.raise_floor(floor, fx);
         self.lives.to_say_again = Some((self.logs.incarnation(), self.lives.at_start));
         self.begin_life(fx);

@@ -13,6 +13,7 @@ pub mod io;
 pub mod limits;
 pub mod peer;
 pub mod protocol_rule;
+pub mod record;
 pub mod rows;
 
 mod calls;

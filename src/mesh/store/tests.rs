@@ -382,9 +382,9 @@ fn survives(home: &Path, damage: &Damage) {
     let before = ends.iter().filter(|&&end| end <= at).count();
     let full = ends.len();
     // Of two batches in the wrong order, both are left out when nobody can tell which number is wrong.
-    let in_doubt = usize::from(matches!(damage, Damage::Flipped(..) | Damage::FlippedStart(..)));
+    let is_suspect = usize::from(matches!(damage, Damage::Flipped(..) | Damage::FlippedStart(..)));
     assert!(report.lost.is_none());
-    let promised = (before + usize::try_from(BATCHES).unwrap()).saturating_sub(full + in_doubt);
+    let promised = (before + usize::try_from(BATCHES).unwrap()).saturating_sub(full + is_suspect);
     assert!(found >= promised as u64, "{found} {promised}");
     if before == full {
         assert_eq!(found, BATCHES);
@@ -397,7 +397,7 @@ fn survives(home: &Path, damage: &Damage) {
     for repair in &report.repaired {
         assert!(!repair.promised || repair.kept_at.as_ref().is_some_and(|kept| kept.exists()), "{report:?}");
         let kept = ends.iter().filter(|&&end| end <= repair.cut_at).count();
-        assert!(kept == before || kept + in_doubt == before, "{report:?}");
+        assert!(kept == before || kept + is_suspect == before, "{report:?}");
     }
     // It works on, and the flag stays until the core wrote to its own rows.
     store.commit(1, numbered(found + 1));
@@ -527,7 +527,7 @@ fn damage_to_a_journal_takes_nothing_that_is_in_tables() {
     let home = written_home();
     let (store, mut notes, _) = open(home.path());
     for n in 0..7_u8 {
-        let writes = vec![put(Space::Calls, [n], vec![n; 1 << 20]), put(Space::Marks, [n], "x")];
+        let writes = vec![put(Space::Calls, [n], vec![n; 1 << 20]), put(Space::ForgottenMarks, [n], "x")];
         store.commit(u64::from(n) + 1, Batch { writes, sync: true });
     }
     wait_durable(&mut notes, 7);
@@ -543,7 +543,7 @@ fn damage_to_a_journal_takes_nothing_that_is_in_tables() {
     fs::write(&path, bytes).unwrap();
     let (store, _, report) = open(home.path());
     assert!(report.lost.is_none() && report.repaired[0].promised && report.rolled_back);
-    let (calls, marks) = (all(&store, Space::Calls), all(&store, Space::Marks));
+    let (calls, marks) = (all(&store, Space::Calls), all(&store, Space::ForgottenMarks));
     assert!((4..=7).contains(&calls.len()), "{}", calls.len());
     assert!(calls.iter().map(|(key, _)| key).eq(marks.iter().map(|(key, _)| key)), "one moment for all spaces");
     assert_eq!(all(&store, Space::Log).len() as u64, BATCHES);

@@ -14,8 +14,8 @@ pub use crate::epoch::Fence;
 use crate::ids::{Hash, Incarnation, MeshId, PeerId, PublicKey, Signature};
 use crate::limits;
 pub use crate::record::{
-    CancelWish, Directory, Effect, Ending, Genesis, Header, Outcome, Payload, Stub, Stubs, Tier, ToolDecl, Verdict,
-    VerdictKind, Voice,
+    CancelRequest, ChangeKind, Directory, Effect, Ending, Genesis, Header, MembershipChange, Outcome, Payload, Source,
+    Tier, ToolDecl, TruncatedRun, Truncation,
 };
 
 /// First byte of every encoded entry and stored record. Another major version is refused, never misread.
@@ -69,35 +69,35 @@ pub struct Kind(pub u16);
 impl Kind {
     /// [`Genesis`].
     pub const GENESIS: Self = Self(1);
-    /// [`Verdict`] on a peer: approval or revocation.
-    pub const APPROVAL: Self = Self(2);
+    /// [`MembershipChange`] on a peer: approval or revocation.
+    pub const MEMBERSHIP: Self = Self(2);
     /// [`Directory`] record of its author.
     pub const DIRECTORY: Self = Self(4);
     /// [`Header`] of a call.
     pub const CALL: Self = Self(5);
     /// [`Outcome`] of a call's attempt.
     pub const OUTCOME: Self = Self(6);
-    /// [`CancelWish`].
+    /// [`CancelRequest`].
     pub const CANCEL: Self = Self(7);
     /// Empty: its author's log has come this far. Written when a call has started of which nothing else there tells.
-    pub const MARK: Self = Self(8);
-    /// [`Stubs`] for entries of its author.
-    pub const STUBS: Self = Self(9);
+    pub const CHECKPOINT: Self = Self(8);
+    /// [`Truncation`] for entries of its author.
+    pub const TRUNCATION: Self = Self(9);
     /// The highest that this version knows.
-    pub const NEWEST: Self = Self::STUBS;
+    pub const NEWEST: Self = Self::TRUNCATION;
 
     /// Whether this version knows what it means.
     #[must_use]
     pub fn is_known(self) -> bool {
         [
             Self::GENESIS,
-            Self::APPROVAL,
+            Self::MEMBERSHIP,
             Self::DIRECTORY,
             Self::CALL,
             Self::OUTCOME,
             Self::CANCEL,
-            Self::MARK,
-            Self::STUBS,
+            Self::CHECKPOINT,
+            Self::TRUNCATION,
         ]
         .contains(&self)
     }
@@ -110,7 +110,7 @@ pub struct Entry {
     pub mesh: MeshId,
     /// Who says so.
     pub author: PublicKey,
-    /// Life of the author's database.
+    /// Incarnation of the author's database.
     pub incarnation: Incarnation,
     /// Position in the author's log of this incarnation, from 1, without gaps.
     pub seq: u64,
@@ -251,7 +251,7 @@ impl SignedEntry {
 pub struct Place {
     /// Whose log.
     pub author: PeerId,
-    /// Which life of that author's database.
+    /// Incarnation of that author's database.
     pub incarnation: Incarnation,
     /// Position, from 1.
     pub seq: u64,

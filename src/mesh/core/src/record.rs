@@ -29,33 +29,33 @@ pub enum Tier {
     Owner,
 }
 
-/// Body of [`crate::entry::Kind::APPROVAL`]: what an owner says about a peer.
+/// Body of [`crate::entry::Kind::MEMBERSHIP`]: what an owner says about a peer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Verdict {
+pub struct MembershipChange {
     /// The peer's key.
     pub subject: PublicKey,
     /// What is said.
-    pub what: VerdictKind,
+    pub what: ChangeKind,
 }
 
-/// See [`Verdict`].
+/// See [`MembershipChange`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum VerdictKind {
+pub enum ChangeKind {
     /// The peer belongs to the mesh.
     Approved {
         /// How far it is trusted.
         tier: Tier,
-        /// The handle it asked for; see `Trust` for what it gets when that is taken.
+        /// The name it asked for; see `Trust` for what it gets when that is taken.
         node_id: NodeId,
         /// Hashes of the revocations that this takes back, all that its signer held: one that it does not name beats it.
         after: Vec<Hash>,
     },
     /// The peer does not belong to the mesh any more.
     Revoked {
-        /// The last entry of each life of the revoked peer that the signer held. What the peer wrote later, or in a life
+        /// The last entry of each incarnation of the revoked peer that the signer held. What the peer wrote later, or in an incarnation
         /// that is not named, is void.
-        marks: Vec<(Incarnation, u64)>,
+        cutoffs: Vec<(Incarnation, u64)>,
         /// Whether the peer asked for it (`sigil leave`).
         left: bool,
     },
@@ -158,11 +158,11 @@ pub struct Header {
     pub id: ReqId,
     /// The one peer that may run it.
     pub target: PeerId,
-    /// The life of the target's database that the origin knew. A target that was restored from an old state since cannot
+    /// The incarnation of the target's database that the origin knew. A target that was restored from an old state since cannot
     /// know what it did for this call: it does not run it, and says nothing about it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target_incarnation: Option<Incarnation>,
-    /// Its handle at acceptance, for people.
+    /// Its name at acceptance, for people.
     pub node_id: NodeId,
     /// Which tool.
     pub tool: ToolName,
@@ -185,10 +185,10 @@ pub struct Header {
 }
 
 impl Header {
-    /// Whether this call was meant for the life `own` of its target's database.
+    /// Whether this call was meant for the incarnation `own` of its target's database.
     #[must_use]
     pub fn is_for(&self, own: Incarnation) -> bool {
-        self.target_incarnation.is_none_or(|life| life == own)
+        self.target_incarnation.is_none_or(|incarnation| incarnation == own)
     }
 
     /// Whether everything in it is within its limits: an origin that says more is not one of ours, and what it says is
@@ -252,7 +252,7 @@ pub struct Outcome {
     pub reason: String,
     /// What the tool said.
     pub output: Payload,
-    /// What the tool complained.
+    /// Tail of its stderr.
     pub error: String,
     /// Wall time, for people.
     pub at_ms: u64,
@@ -261,23 +261,23 @@ pub struct Outcome {
     /// The call that this one turned out to repeat (same client key, same arguments): read that one instead.
     pub alias_of: Option<ReqId>,
     /// How the author knows.
-    #[serde(default, skip_serializing_if = "Voice::is_target")]
-    pub voice: Voice,
+    #[serde(default, skip_serializing_if = "Source::is_target")]
+    pub source: Source,
 }
 
 /// How the author of an [`Outcome`] knows of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub enum Voice {
+pub enum Source {
     /// It says that it is the target.
     #[default]
     Target,
     /// It heard this of that target, whose own words reach nobody any more. That beats what anyone guesses.
-    Heard(PeerId),
+    Relayed(PeerId),
     /// It heard nothing of the target.
-    Guess,
+    Inferred,
 }
 
-impl Voice {
+impl Source {
     const fn is_target(&self) -> bool {
         matches!(self, Self::Target)
     }
@@ -285,7 +285,7 @@ impl Voice {
 
 /// Body of [`crate::entry::Kind::CANCEL`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CancelWish {
+pub struct CancelRequest {
     /// Which call.
     pub id: ReqId,
     /// Why, for people.
@@ -294,17 +294,17 @@ pub struct CancelWish {
     pub expired: bool,
 }
 
-/// Body of [`crate::entry::Kind::STUBS`]: which entries of this life of its author's log nobody needs any more. The newest such entry
+/// Body of [`crate::entry::Kind::TRUNCATION`]: which entries of this incarnation of its author's log nobody needs any more. The newest such entry
 /// counts, and says all that the former ones did.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Stubs {
-    /// In order, before this entry, apart from each other; at most [`limits::STUBS_MAX`].
-    pub stubs: Vec<Stub>,
+pub struct Truncation {
+    /// In order, before this entry, apart from each other; at most [`limits::TRUNCATED_RUNS_MAX`].
+    pub runs: Vec<TruncatedRun>,
 }
 
 /// What is left of a run of entries: enough for the chain to go on behind it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Stub {
+pub struct TruncatedRun {
     /// Place of the first of them.
     pub first: u64,
     /// Place of the last.

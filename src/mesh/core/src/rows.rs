@@ -12,7 +12,7 @@ use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::entry::{CancelWish, Ending, Fence, Kind, Place, SignedEntry, Tier, decode, encode};
+use crate::entry::{CancelRequest, Ending, Fence, Kind, Place, SignedEntry, Tier, decode, encode};
 use crate::ids::{Attempt, Hash, Incarnation, PeerId, PublicKey, ReqId, Series};
 use crate::io::{CallRecord, CallState, Space, Write};
 
@@ -123,7 +123,7 @@ pub fn incarnation() -> RowKey<Incarnation> {
 /// All incarnations of this device's store that it knows of.
 #[must_use]
 pub fn incarnations() -> RowKey<IncarnationsRow> {
-    meta(b"lives")
+    meta(b"incarnations")
 }
 
 /// Milliseconds for which this store has been at work.
@@ -151,7 +151,7 @@ pub fn claim_floor() -> RowKey<u64> {
 }
 
 const FORK: &[u8] = b"fork:";
-const TRUNCATION: &[u8] = b"stubs:";
+const TRUNCATION: &[u8] = b"truncation:";
 const SWEEP: &[u8] = b"sweep:";
 const UNSUPPORTED: &[u8] = b"unread:";
 const VOID: &[u8] = b"void:";
@@ -324,7 +324,7 @@ pub struct InviteRow {
     pub tier: Tier,
     /// Wall time at which it expires.
     pub expires_ms: u64,
-    /// The peer that it let in.
+    /// The peer that it approved.
     pub used_by: Option<PublicKey>,
 }
 
@@ -344,7 +344,7 @@ pub fn early_outcome(id: &ReqId, hash: &Hash) -> RowKey<SignedEntry> {
 
 /// A request to cancel that came before its call's header: id ‖ zeroes.
 #[must_use]
-pub fn early_cancel(id: &ReqId) -> RowKey<CancelWish> {
+pub fn early_cancel(id: &ReqId) -> RowKey<CancelRequest> {
     RowKey::new(Space::Open, [id.0.as_slice(), &Hash::ZERO.0].concat())
 }
 
@@ -385,7 +385,7 @@ pub struct OpenRow<'a> {
     /// Wall time of this row.
     pub saved_ms: u64,
     /// The request to cancel it.
-    pub cancel: Option<Cow<'a, CancelWish>>,
+    pub cancel: Option<Cow<'a, CancelRequest>>,
     /// The source of its ending.
     #[serde(default)]
     pub basis: Basis,
@@ -399,11 +399,11 @@ pub enum Basis {
     #[default]
     Nothing,
     /// What an owner says who heard nothing of the target: of several the first, by their clocks.
-    Guess(Reverse<(u64, Hash)>),
+    Inferred(Reverse<(u64, Hash)>),
     /// The same of its origin.
     Origin(Reverse<(u64, Hash)>),
     /// What somebody heard of the target, of the last attempt of which anyone heard.
-    Heard(Attempt),
+    Relayed(Attempt),
     /// The target's word.
     Target,
 }
@@ -482,7 +482,7 @@ pub struct KeyRow {
     /// The call.
     pub id: ReqId,
     /// Hash of target, tool and arguments: what must be the same for the key to mean the same call.
-    pub sense: Hash,
+    pub fingerprint: Hash,
     /// Where it runs: `any` means the same node again.
     pub target: PeerId,
     /// Age of our store after which the key may be forgotten.
@@ -527,7 +527,7 @@ pub enum Journaled {
 /// The forgotten mark of a series: the counter up to which its calls left the journal.
 #[must_use]
 pub fn forgotten_mark(series: &Series) -> RowKey<u64> {
-    RowKey::new(Space::Marks, series.0)
+    RowKey::new(Space::ForgottenMarks, series.0)
 }
 
 /// Reads a key of [`forgotten_mark`].

@@ -19,9 +19,9 @@ pub use crate::record::{
 };
 
 /// First byte of every encoded entry and stored record. Another major version is refused, never misread.
-pub const VERSION: u8 = 1;
+pub const VERSION: u8 = 2;
 
-const ENTRY_CONTEXT: &[u8] = b"sigil entry 1\0";
+const ENTRY_CONTEXT: &[u8] = b"sigil entry 2\0";
 
 /// Why bytes are not an entry that we may take.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -101,8 +101,8 @@ pub struct Directory {
     pub eligible: bool,
     /// What it offers.
     pub tools: Vec<ToolDecl>,
-    /// Highest sequence of its journal that it has made durable: a lower one later means a roll-back.
-    pub journal_seq: u64,
+    /// Services that it serves over a link, by number; see `docs/protocol.md`, Frames. Nobody opens a stream of another.
+    pub services: Vec<u16>,
 }
 
 /// Bytes named by their hash: inline when small, else fetched from whoever has them.

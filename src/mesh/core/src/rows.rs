@@ -153,7 +153,7 @@ pub fn claim_floor() -> RowKey<u64> {
 const FORK: &[u8] = b"fork:";
 const TRUNCATION: &[u8] = b"truncation:";
 const SWEEP: &[u8] = b"sweep:";
-const UNSUPPORTED: &[u8] = b"unread:";
+const UNSUPPORTED: &[u8] = b"unsupported:";
 const VOID: &[u8] = b"void:";
 
 /// The entry that contradicts an author's log.

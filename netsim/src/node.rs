@@ -37,7 +37,7 @@ pub(crate) fn boot(
         .map_err(|error| error.to_string())
 }
 
-/// How a peer is set up.
+/// Configuration of a peer.
 pub(crate) fn config(base: &Config, plan: &Plan, peer: &PeerPlan) -> Config {
     let ages = plan.keep_entries_ms;
     let (running_max, prefetch_max) = peer.credits.unwrap_or((base.running_max, base.prefetch_max));
@@ -106,7 +106,7 @@ pub(crate) fn joined(welcome: &Welcome, dice: &mut Dice) -> Result<Batch, BootEr
     peer::joined(welcome, &mut dice.0)
 }
 
-/// What the peer says about itself.
+/// The peer's directory record.
 pub(crate) fn directory(index: usize, plan: &PeerPlan) -> Directory {
     let tool = |name: &str, effect, owner_only| ToolDecl {
         name: name.parse().expect("a valid constant"),
@@ -140,7 +140,7 @@ pub(crate) fn fence(disk: &MemDisk) -> Epoch {
     disk.applied_row(&rows::fence()).map_or(Epoch::ZERO, |fence| fence.epoch)
 }
 
-/// How a crash now would find this attempt ended.
+/// Ending of this attempt that a crash now would leave.
 pub(crate) fn journaled_ending(disk: &MemDisk, id: &ReqId, attempt: Attempt) -> Option<Ending> {
     match disk.durable_row(&rows::journal(id, attempt))?.state {
         Journaled::Ended(ending) => Some(ending),
@@ -148,7 +148,7 @@ pub(crate) fn journaled_ending(disk: &MemDisk, id: &ReqId, attempt: Attempt) -> 
     }
 }
 
-/// True if a crash now would find this call in the book of open ones, with an ending that may still change.
+/// True if a crash now would leave this call in the book of open ones, with an ending that may still change.
 pub(crate) fn open_call_has_ended(disk: &MemDisk, id: &ReqId) -> bool {
     let at = rows::open_call(id);
     let row = disk.durable(at.space, &at.key).and_then(|value| CallOutline::of_open(value));
@@ -162,7 +162,7 @@ pub(crate) fn is_in_hand(state: &Snapshot, me: PeerId) -> bool {
     state.rows(Space::Journal).any(|value| started(value)) || state.rows(Space::Open).any(|value| mine(value))
 }
 
-/// True if a crash now would find this attempt journaled as started.
+/// True if a crash now would leave this attempt journaled as started.
 pub(crate) fn started_is_durable(disk: &MemDisk, id: &ReqId, attempt: Attempt) -> bool {
     disk.durable_row(&rows::journal(id, attempt)).is_some_and(|row| row.state == Journaled::Started)
 }

@@ -554,7 +554,6 @@ impl Peer {
                     self.stop_call(&wish, fx);
                 }
             }
-            Frame::Stored { .. } => {} // an outcome is kept as long as its journal row, whoever has it
         }
     }
 

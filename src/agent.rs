@@ -558,8 +558,8 @@ impl Outside for Wiring {
         self.server.dismiss(peer);
     }
 
-    fn hurry(&self) {
-        self.client.hurry();
+    fn retry_now(&self) {
+        self.client.retry_now();
     }
 
     fn named(&self, node_id: &NodeId) {
@@ -586,6 +586,6 @@ impl Outside for Unwired {
     fn abdicate(&self, _: Option<PeerId>) {}
     fn node_stream(&self, _: NodeIo) {}
     fn dismiss(&self, _: PeerId) {}
-    fn hurry(&self) {}
+    fn retry_now(&self) {}
     fn named(&self, _: &NodeId) {}
 }

@@ -68,7 +68,7 @@ pub trait Outside: Send {
     /// A registered node does not belong any more: ends its stream at once.
     fn dismiss(&self, peer: PeerId);
     /// A link to the gateway is up.
-    fn hurry(&self);
+    fn retry_now(&self);
     /// Our handle in the mesh.
     fn named(&self, node_id: &NodeId);
 }
@@ -536,7 +536,7 @@ impl Actor {
                 self.input(Input::Session(peer, nonce));
                 self.input(Input::LinkUp(peer));
                 self.surroundings_dirty = true;
-                self.outside.hurry();
+                self.outside.retry_now();
                 let wanted: Vec<_> = self
                     .wanted
                     .iter()
@@ -570,7 +570,7 @@ impl Actor {
                 }
                 if known {
                     self.refresh_members();
-                    self.links.nudge();
+                    self.links.retry_now();
                 }
                 self.admission.note_nearby(peer, name, addresses);
                 self.events.push(clock::now().wall_ms, EventKind::Nearby);
@@ -804,7 +804,7 @@ impl Actor {
         self.perform(out);
         self.settle_in();
         self.events.push(clock::now().wall_ms, EventKind::Nodes);
-        self.links.nudge();
+        self.links.retry_now();
         Ok(())
     }
 }

@@ -749,7 +749,7 @@ async fn a_stream_cut_anywhere_is_made_anew() {
     loop {
         tokio::select! {
             // Forty pauses of two seconds would be a long test.
-            _ = impatience.tick() => node.handle.hurry(),
+            _ = impatience.tick() => node.handle.retry_now(),
             event = gateway.events.recv() => match event.expect("the gateway runs") {
                 NodeEvent::Up { session, .. } => {
                     assert!(session > last_up);

@@ -154,7 +154,7 @@ pub(super) struct Shared {
     /// Held by each writer until it has flushed.
     pub(super) flushing: Mutex<Option<mpsc::Sender<()>>>,
     flushed: tokio::sync::Mutex<mpsc::Receiver<()>>,
-    nudge: Notify,
+    retry: Notify,
     /// Written by the actor only.
     table: Mutex<BTreeMap<PeerId, Arc<Link>>>,
 }
@@ -248,7 +248,7 @@ impl Links {
             closing: CancellationToken::new(),
             flushing: Mutex::new(Some(flushing)),
             flushed: tokio::sync::Mutex::new(flushed),
-            nudge: Notify::new(),
+            retry: Notify::new(),
             table: Mutex::default(),
         });
         tasks.spawn(accept::run(shared.clone()));
@@ -274,8 +274,8 @@ impl Links {
     }
 
     /// Dials everyone who is not linked now, at once: after a join, a change of network, or a suspend.
-    pub fn nudge(&self) {
-        self.shared.nudge.notify_one();
+    pub fn retry_now(&self) {
+        self.shared.retry.notify_one();
     }
 
     /// Queues a frame for a linked peer. False when it is not linked, or when so much waits for it that its link is
@@ -438,9 +438,9 @@ impl Actor {
                 biased;
                 () = shared.closing.cancelled() => return,
                 Ok(()) = self.members.changed() => self.refresh(),
-                () = shared.nudge.notified() => {
+                () = shared.retry.notified() => {
                     self.refresh();
-                    self.hurry();
+                    self.retry_now();
                 }
                 Some(message) = inbox.recv() => self.on_message(message).await,
                 () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => self.dial_due(),
@@ -499,7 +499,7 @@ impl Actor {
     }
 
     /// Dials everyone who is not linked, now.
-    fn hurry(&mut self) {
+    fn retry_now(&mut self) {
         let table = self.shared.table.lock().unwrap_or_else(PoisonError::into_inner);
         for (peer, dial) in &mut self.dials {
             if !table.contains_key(peer) {
@@ -600,7 +600,7 @@ impl Actor {
                 dial.state = DialState::Waiting(Instant::now());
             }
         }
-        self.hurry();
+        self.retry_now();
     }
 
     /// Plans the next dial of a member that is not linked.

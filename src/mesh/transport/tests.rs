@@ -197,8 +197,8 @@ async fn crossing_dials_end_as_one_link_that_stays() {
         a.links.set_members([b.member()].into());
         b.links.set_members([a.member()].into());
         // Both at once, so that the dials cross.
-        a.links.nudge();
-        b.links.nudge();
+        a.links.retry_now();
+        b.links.retry_now();
         a.wait_up(b.id()).await;
         b.wait_up(a.id()).await;
         let lower_dialled = |peer: &Peer, other: PeerId| {
@@ -488,7 +488,7 @@ async fn who_is_no_member_any_more_loses_the_link_and_does_not_come_back() {
     a.links.set_members(Members::new());
     a.wait_down(b.id()).await;
     b.wait_down(a.id()).await;
-    b.links.nudge();
+    b.links.retry_now();
     assert!(!a.links.send(b.id(), &digest(1)));
     // Its dial is answered with "revoked", every time.
     let connection = b.raw(&a).await;
@@ -546,7 +546,7 @@ async fn who_was_revoked_is_not_dialled() {
     }
     let leaving = (b.id(), Member { leaving: true, ..b.member().1 });
     a.links.set_members([leaving, c.member()].into());
-    a.links.nudge();
+    a.links.retry_now();
     // Dials begin together; the one that is not to be would be there as soon as this one, or a moment later.
     a.wait_up(c.id()).await;
     let connections = b.links.shared.endpoint.stats().accepted_handshakes;

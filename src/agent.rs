@@ -25,7 +25,7 @@ use crate::mesh::handle::MeshHandle;
 use crate::mesh::identity::{DeviceKey, IdentityError};
 use crate::mesh::store::{FjallStore, OpenReport, Store, StoreError};
 use crate::mesh::transport::lan::{self, LanConfig, LanEvent};
-use crate::mesh::transport::{Code, Links, LinksConfig, LinksError, NodeIo};
+use crate::mesh::transport::{Code, Links, LinksConfig, LinksError, ServiceId, ServiceIo};
 use crate::node::catalogue::Catalogue;
 use crate::node::client::{NodeClient, NodeClientEvent, NodeClientHandle, NodeInfo};
 use crate::node::executor::{ToolEvent, ToolHost, owners_only};
@@ -309,7 +309,13 @@ fn open_links(
 ) -> Result<Links, AgentError> {
     let open = |port: u16| {
         let listen = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
-        let links = LinksConfig { key: key.clone(), listen, blobs: blobs.clone(), tasks: tasks.clone() };
+        let links = LinksConfig {
+            key: key.clone(),
+            listen,
+            services: [ServiceId::NODE].into(),
+            blobs: blobs.clone(),
+            tasks: tasks.clone(),
+        };
         Links::start(links, events.clone())
     };
     if let Some(port) = config.listen.quic_port.or(stored.quic) {
@@ -389,7 +395,7 @@ struct Wiring {
     me: PeerId,
     server: NodeServerHandle,
     client: NodeClientHandle,
-    streams: mpsc::Sender<NodeIo>,
+    streams: mpsc::Sender<ServiceIo>,
     host: ToolHost,
     tool_events: mpsc::Sender<ToolEvent>,
     blobs: BlobStore,
@@ -438,7 +444,7 @@ impl Wiring {
         let opener = links.clone();
         let open = move |peer| {
             let links = opener.clone();
-            async move { links.open_node_stream(peer).await.map_err(io::Error::other) }
+            async move { links.open(peer, ServiceId::NODE).await.map_err(io::Error::other) }
         };
         let client = NodeClient::start(gateway_rx, open, info.subscribe(), verifier, client_tx, tasks);
 
@@ -549,9 +555,11 @@ impl Outside for Wiring {
         self.server.close_all(moved_to);
     }
 
-    fn node_stream(&self, io: NodeIo) {
-        // Full: the node tries again.
-        let _ = self.streams.try_send(io);
+    fn stream(&self, service: ServiceId, io: ServiceIo) {
+        // The only service that is offered. Full: the node tries again.
+        if service == ServiceId::NODE {
+            let _ = self.streams.try_send(io);
+        }
     }
 
     fn dismiss(&self, peer: PeerId) {
@@ -584,7 +592,7 @@ impl Outside for Unwired {
     fn kill(&self, _: ReqId, _: Attempt) {}
     fn follow(&self, _: Option<PeerId>) {}
     fn abdicate(&self, _: Option<PeerId>) {}
-    fn node_stream(&self, _: NodeIo) {}
+    fn stream(&self, _: ServiceId, _: ServiceIo) {}
     fn dismiss(&self, _: PeerId) {}
     fn retry_now(&self) {}
     fn named(&self, _: &NodeId) {}

@@ -3,7 +3,6 @@
 //! It never awaits the network, a tool or another actor inside its loop: those answer through its inbox.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::net::SocketAddr;
 use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,13 +34,13 @@ use crate::mesh::handle::{
 use crate::mesh::identity::DeviceKey;
 use crate::mesh::store::{DurableNote, Store, StoreError};
 use crate::mesh::transport::lan::LanEvent;
-use crate::mesh::transport::{LinkEvent, Links, Member, Members, NodeIo};
+use crate::mesh::transport::{Address, LinkEvent, Links, Member, Members, ServiceId, ServiceIo};
 use crate::tasks::TaskGroup;
 
 /// Requests of doors that may wait for the actor; then the doors wait.
 const REQUESTS: usize = 1024;
-/// How often own addresses are looked at: a network that changed is noticed within this.
-const ADDRESSES_EVERY: Duration = Duration::from_secs(15);
+/// How often our own directory record is compared with what it should say.
+const DIRECTORY_EVERY: Duration = Duration::from_secs(15);
 /// How often links, queue length and the like are published when nothing else makes us.
 const SURROUNDINGS_EVERY: Duration = Duration::from_secs(1);
 /// Rows of the index of calls that one page may look at.
@@ -63,8 +62,8 @@ pub trait Outside: Send {
     fn follow(&self, gateway: Option<PeerId>);
     /// We lead no more: send registered nodes away, to the new gateway if there is one.
     fn abdicate(&self, moved_to: Option<PeerId>);
-    /// A linked peer opened a `NodeService` connection.
-    fn node_stream(&self, io: NodeIo);
+    /// A linked peer opened a stream to a service.
+    fn stream(&self, service: ServiceId, io: ServiceIo);
     /// A registered node does not belong any more: ends its stream at once.
     fn dismiss(&self, peer: PeerId);
     /// A link to the gateway is up.
@@ -147,7 +146,7 @@ pub(crate) struct Actor {
     wanted: BTreeMap<Hash, (u64, Vec<PeerId>)>,
     fetching: BTreeSet<Hash>,
     /// Addresses seen on the LAN or in an invite, by peer.
-    pub(super) seen_at: BTreeMap<PeerId, Vec<SocketAddr>>,
+    pub(super) seen_at: BTreeMap<PeerId, Vec<Address>>,
     pub(super) surroundings_dirty: bool,
     /// When people were last told what of whom.
     warned: BTreeMap<(&'static str, PeerId), u64>,
@@ -253,7 +252,7 @@ pub(crate) fn start(
 impl Actor {
     /// Runs until `stop`, then hands the role on. An error is the store's: the process must end.
     pub(crate) async fn run(mut self, stop: CancellationToken) -> Result<(), ActorError> {
-        let mut addresses = tokio::time::interval(ADDRESSES_EVERY);
+        let mut directory = tokio::time::interval(DIRECTORY_EVERY);
         let mut publish = tokio::time::interval(SURROUNDINGS_EVERY);
         publish.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut stopping: Option<oneshot::Receiver<Reply>> = None;
@@ -284,7 +283,7 @@ impl Actor {
                     self.publish_surroundings();
                     self.forget_waiters();
                 }
-                _ = addresses.tick() => self.refresh_directory(),
+                _ = directory.tick() => self.refresh_directory(),
             }
             while let Some(input) = self.tail.pop_front() {
                 self.input(input);
@@ -555,7 +554,7 @@ impl Actor {
             LinkEvent::Frame(peer, frame) => self.input(Input::Recv(peer, frame)),
             LinkEvent::Network => self.refresh_directory(),
             LinkEvent::Knock(knock) => self.handle_knock(knock),
-            LinkEvent::NodeStream(io) => self.outside.node_stream(io),
+            LinkEvent::Stream { service, io, .. } => self.outside.stream(service, io),
             LinkEvent::Bad { peer, what } => tracing::debug!(peer = %peer, what, "a peer broke the protocol"),
         }
     }
@@ -740,20 +739,20 @@ impl Actor {
         for node in view.nodes.iter().filter(|node| node.peer != view.me) {
             // Revoked ourselves, we dial nobody; but who comes may hear why, and tell us that we are welcome again.
             if view.revoked {
-                members.insert(node.peer, Member { key: node.key, addresses: Vec::new(), leaving: true });
+                members.insert(node.peer, Member::leaving(node.key));
                 continue;
             }
-            let mut addresses: Vec<SocketAddr> = self.seen_at.get(&node.peer).cloned().unwrap_or_default();
+            let mut addresses = self.seen_at.get(&node.peer).cloned().unwrap_or_default();
             let told = node.directory.iter().flat_map(|directory| &directory.addresses);
-            addresses.extend(told.filter_map(|text| text.parse::<SocketAddr>().ok()));
+            addresses.extend(told.map(|text| Address::from(text.as_str())));
             let mut seen = BTreeSet::new();
-            addresses.retain(|address| seen.insert(*address));
-            members.insert(node.peer, Member { key: node.key, addresses, leaving: false });
+            addresses.retain(|address| seen.insert(address.clone()));
+            members.insert(node.peer, Member { key: node.key, addresses, services: None, leaving: false });
         }
         // Whoever was revoked may come once more, to learn it.
         for (peer, key) in self.peer.revoked_peers() {
             if peer != view.me {
-                members.entry(peer).or_insert(Member { key, addresses: Vec::new(), leaving: true });
+                members.entry(peer).or_insert(Member::leaving(key));
             }
         }
         self.links.set_members(members);

@@ -14,6 +14,7 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use crate::mesh::blobs::BlobStore;
 use crate::mesh::invite::InviteCode;
+use crate::mesh::transport::{Address, LinkInfo};
 
 /// Why the mesh could not answer.
 #[derive(Debug, thiserror::Error)]
@@ -94,7 +95,7 @@ pub enum JoinTarget {
     /// A device seen on the LAN: by handle, or start of its peer id; `None` = the only one there is.
     Nearby(Option<String>),
     /// A device at an address.
-    Address(SocketAddr),
+    Address(Address),
 }
 
 /// What became of a join.
@@ -126,7 +127,7 @@ pub struct Nearby {
     /// The name that it shows.
     pub name: String,
     /// Where its QUIC door is.
-    pub addresses: Vec<SocketAddr>,
+    pub addresses: Vec<Address>,
     /// Wall time.
     pub seen_ms: u64,
 }
@@ -148,19 +149,6 @@ pub struct Pending {
     pub since_ms: u64,
     /// Why it waits, for people.
     pub why: String,
-}
-
-/// State of one link, for people.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LinkInfo {
-    /// To whom.
-    pub peer: PeerId,
-    /// Where it is.
-    pub address: SocketAddr,
-    /// Round trip as QUIC measures it, microseconds.
-    pub rtt_us: u64,
-    /// Whether we dialled.
-    pub dialled: bool,
 }
 
 /// Which calls to list.

@@ -20,6 +20,7 @@ use super::{Door, Shared};
 use crate::gateway::status::{ErrorCode, Fault};
 use crate::mesh::handle::{JoinError, JoinTarget, Joined, Pending};
 use crate::mesh::invite::InviteCode;
+use crate::mesh::transport::Address;
 
 const JSON: &str = "application/json";
 /// How long an invite is good for (architecture.md §3).
@@ -207,9 +208,11 @@ pub(super) async fn join(State(app): Shared, request: Request<Body>) -> Result<(
             JoinTarget::Code(code)
         }
         (None, Some(name), None) => JoinTarget::Nearby(name),
-        (None, None, Some(address)) => JoinTarget::Address(address.parse::<SocketAddr>().map_err(|_| {
-            Fault::new(ErrorCode::Invalid, "`address` must be IP:PORT, such as 192.168.1.20:7433 or [fe80::1]:7433")
-        })?),
+        (None, None, Some(address)) => {
+            JoinTarget::Address(address.parse::<SocketAddr>().map(Address::Udp).map_err(|_| {
+                Fault::new(ErrorCode::Invalid, "`address` must be IP:PORT, such as 192.168.1.20:7433 or [fe80::1]:7433")
+            })?)
+        }
         _ => return Err(Fault::new(ErrorCode::Invalid, "give exactly one of `code`, `nearby` and `address`")),
     };
     Ok(match app.mesh().join(target, force).await? {

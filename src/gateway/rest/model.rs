@@ -11,7 +11,8 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::gateway::status::{ErrorCode, Fault};
-use crate::mesh::handle::{LinkInfo, Nearby, Pending, Surroundings};
+use crate::mesh::handle::{Nearby, Pending, Surroundings};
+use crate::mesh::transport::{Address, LinkInfo};
 
 /// A page of a list.
 #[derive(Debug, Clone, Serialize, ToSchema)]
@@ -147,7 +148,7 @@ pub struct Endpoints {
 }
 
 impl Endpoints {
-    pub(super) fn new(socket: &Path, http: SocketAddr, quic: &[SocketAddr]) -> Self {
+    pub(super) fn new(socket: &Path, http: SocketAddr, quic: &[Address]) -> Self {
         Self {
             socket: socket.display().to_string(),
             http: format!("http://{http}"),

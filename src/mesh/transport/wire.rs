@@ -16,7 +16,7 @@ use mesh_core::io::Welcome;
 use mesh_core::limits::{self, cut};
 use prost::Message as _;
 
-use super::join::{JoinAnswer, JoinRequest};
+use super::join_messages::{JoinAnswer, JoinRequest};
 use crate::pb;
 
 /// Largest frame on the mesh stream. A sync frame stops once its entries reach [`limits::SYNC_BYTES_MAX`], so it may go
@@ -598,8 +598,7 @@ mod tests {
             decode_frame(encode_frame(&peers).unwrap(), &verifier),
             Err(WireError::Length { field: "peers", len: limits::PEERS_MAX + 1 })
         );
-        let attempt =
-            Frame::Progress { id: ReqId([1; 16]), attempt: 4, state: Phase::Running, note: String::new() };
+        let attempt = Frame::Progress { id: ReqId([1; 16]), attempt: 4, state: Phase::Running, note: String::new() };
         assert_eq!(decode_frame(encode_frame(&attempt).unwrap(), &verifier), Err(WireError::Range("attempt")));
         let huge = Bytes::from(vec![0; FRAME_BYTES_MAX + 1]);
         assert!(matches!(decode_frame(huge, &verifier), Err(WireError::Length { field: "frame", .. })));

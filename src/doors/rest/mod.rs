@@ -43,9 +43,9 @@ pub use openapi::document;
 pub use problem::{PROBLEM_JSON, Problem};
 pub use server::{Bound, ServeError, serve};
 
-use crate::gateway::status::{ErrorCode, Fault};
 use crate::mesh::MeshHandle;
 use crate::mesh::transport::Address;
+use crate::status::{ErrorCode, Fault};
 
 /// Who asks, in the books of a call. Every door admits only the owner until there are workspaces.
 pub const PRINCIPAL: &str = "owner";

@@ -43,7 +43,7 @@ const BLOBS_KEPT_BYTES: u64 = 256 * 1024 * 1024;
 pub struct Options {
     /// Its home.
     pub home: PathBuf,
-    /// Handle for a home that has none yet.
+    /// Name for a home that has none yet.
     pub name: Option<String>,
     /// UDP port of the mesh.
     pub quic_port: Option<u16>,
@@ -111,7 +111,7 @@ pub enum AgentError {
         /// Last tried.
         until: u16,
     },
-    /// The name is not a handle.
+    /// The name is not a valid node name.
     #[error(transparent)]
     Name(#[from] mesh_core::ids::InvalidId),
 }
@@ -291,7 +291,7 @@ fn say_report(report: &OpenReport) {
     if let Some(loss) = &report.lost {
         tracing::error!(
             why = loss.why, kept_at = ?loss.kept_at,
-            "the store could not be repaired: this device has lost its membership and begins anew; join the mesh again"
+            "the store could not be repaired: this device has lost its membership and starts anew; join the mesh again"
         );
     }
     if report.rolled_back {

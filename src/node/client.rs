@@ -39,7 +39,7 @@ const OPEN_WITHIN: Duration = Duration::from_secs(2);
 /// What this device says of itself when it registers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NodeInfo {
-    /// The handle that it was approved with.
+    /// The name that it was approved with.
     pub node_id: NodeId,
     /// "linux", …; at most 64 bytes.
     pub platform: String,
@@ -299,7 +299,7 @@ where
         self.read(&stream, inbound, info, registered).await
     }
 
-    /// The life of a registered stream.
+    /// Runs a registered stream to its end.
     async fn read(
         &self,
         stream: &Stream,
@@ -358,7 +358,7 @@ where
                         // An id that is none cannot be answered.
                         if let Ok(id) = id.parse() {
                             let attempt = u8::try_from(attempt).unwrap_or_default().max(1);
-                            let what = AnswerKind::Refused(error.to_string());
+                            let what = AnswerKind::Rejected(error.to_string());
                             stream.push(convert::answer_to_pb(Answer { id, attempt, what }));
                         }
                         Err(error)

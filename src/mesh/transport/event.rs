@@ -3,7 +3,7 @@
 use mesh_core::frame::Frame;
 use mesh_core::ids::PeerId;
 
-use super::join_messages::Knock;
+use super::join_messages::JoinAttempt;
 use super::stream::{ServiceId, ServiceIo};
 
 /// What happened on the links. Events of one peer come in their order.
@@ -19,7 +19,7 @@ pub enum LinkEvent {
     /// An address of this machine has come or gone: [`super::Links::local_addresses`] says otherwise now.
     Network,
     /// Someone asks to join.
-    Knock(Knock),
+    JoinAttempt(JoinAttempt),
     /// A linked peer opened a stream to a service that is offered here.
     Stream {
         /// The peer.

@@ -11,7 +11,7 @@ use tokio::time::timeout;
 use super::address::{Address, canonical};
 use super::dial::{self, Answered, Unanswered};
 use super::event::LinkEvent;
-use super::join_messages::{JoinAnswer, JoinConversation, JoinDialError, JoinRequest, Knock};
+use super::join_messages::{JoinAnswer, JoinAttempt, JoinConversation, JoinDialError, JoinRequest};
 use super::quic::{self, Code};
 use super::shared::Shared;
 use super::strangers::Place;
@@ -23,7 +23,7 @@ use super::wire;
 const REQUEST_MAX: Duration = Duration::from_secs(5);
 /// Time for the first answer: a redeemed invite needs one fsync.
 const ANSWER_MAX: Duration = Duration::from_secs(15);
-/// A knock keeps its connection for this long; whoever still wants in knocks again.
+/// A join request keeps its connection for this long; whoever still wants in asks again.
 const WAIT_MAX: Duration = Duration::from_mins(15);
 /// Time for the other end to take the last answer: a welcome may have megabytes.
 const LAST_MAX: Duration = Duration::from_secs(30);
@@ -119,8 +119,8 @@ pub(super) async fn serve(
     };
     let (answers, mut inbox) = mpsc::channel(4);
     let address = canonical(connection.remote_address());
-    let knock = Knock { key, peer: key.peer_id(), underlay, address, request, answers };
-    if shared.events.send(LinkEvent::Knock(knock)).await.is_err() {
+    let attempt = JoinAttempt { key, peer: key.peer_id(), underlay, address, request, answers };
+    if shared.events.send(LinkEvent::JoinAttempt(attempt)).await.is_err() {
         return;
     }
     let mut patience = ANSWER_MAX;

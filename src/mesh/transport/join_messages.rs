@@ -12,9 +12,9 @@ use super::underlay::UnderlayKind;
 /// What a newcomer says. `Debug` does not show the secret.
 #[derive(Clone, PartialEq, Eq)]
 pub struct JoinRequest {
-    /// Secret of an invite; none = a knock, to be approved by hand.
+    /// Secret of an invite; none = a join request, to be approved by hand.
     pub secret: Option<[u8; 16]>,
-    /// Handle that it asks for.
+    /// Name that it asks for.
     pub node_id: NodeId,
     /// "linux", …; at most 64 bytes, no control characters.
     pub platform: String,
@@ -36,7 +36,7 @@ impl std::fmt::Debug for JoinRequest {
 /// An answer to a newcomer. `Waiting` may come first, once; the others end the conversation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum JoinAnswer {
-    /// The knock was noted and waits for a person.
+    /// The join request was noted and waits for a person.
     Waiting {
         /// Handle of the peer that was asked.
         node_id: NodeId,
@@ -54,7 +54,7 @@ pub enum JoinAnswer {
 
 /// Someone asks to join. Its key is proven; nothing else of it is.
 #[derive(Debug)]
-pub struct Knock {
+pub struct JoinAttempt {
     /// Its key.
     pub key: PublicKey,
     /// Its identity.
@@ -106,7 +106,7 @@ pub enum JoinDialError {
         /// Where.
         address: Address,
     },
-    /// The connection broke before the request was out.
+    /// The connection broke before the request was excluded.
     #[error("the connection to {address} broke")]
     Broken {
         /// To where.

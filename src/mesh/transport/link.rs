@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use bytes::Bytes;
-use mesh_core::frame::{Class, Frame};
+use mesh_core::frame::{Channel, Frame};
 use mesh_core::ids::{PeerId, PublicKey};
 use quinn::{RecvStream, SendStream};
 use tokio::sync::mpsc;
@@ -99,7 +99,7 @@ impl Link {
                 return false;
             }
         };
-        if frame.class() == Class::Datagram && bytes.len() <= wire::DATAGRAM_BYTES_MAX {
+        if frame.channel() == Channel::Datagram && bytes.len() <= wire::DATAGRAM_BYTES_MAX {
             match self.connection.send_datagram(bytes.clone()) {
                 Ok(()) => return true,
                 Err(quinn::SendDatagramError::ConnectionLost(_)) => return false,

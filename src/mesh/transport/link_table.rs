@@ -20,7 +20,7 @@ use super::underlay::UnderlayKind;
 
 /// For how long a link that was replaced still takes what is under way on it, and the other end learns of the new one.
 const REPLACED: Duration = Duration::from_millis(500);
-/// For how long one that was revoked still hears us: time to learn that it was revoked, and to say whom it let in.
+/// For how long one that was revoked still hears us: time to learn that it was revoked, and to say whom it approved.
 const FAREWELL: Duration = Duration::from_secs(1);
 /// How old a link that took the place of one whose address had gone is before another such may take its own: long enough
 /// for two who moved together to come to one link, and no longer than a dead link lives.

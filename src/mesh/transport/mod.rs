@@ -1,6 +1,6 @@
 //! Links between peers: QUIC connections that prove the keys of both ends, what travels on them, and who is near.
 //!
-//! `quinn` owns every connection and every byte; an [`underlay`] carries its packets. [`links`] is the handle,
+//! `quinn` owns every connection and every byte; an [`underlay`] carries its packets. [`links`] is the name,
 //! [`link_table`] decides who is dialled and which connection stays, [`session`] runs one link, [`wire`] turns frames into
 //! bytes and back, [`tls`] proves keys, [`lan`] only finds addresses and is never trusted.
 
@@ -32,7 +32,7 @@ pub mod wire;
 pub use address::{Address, HostPort, InvalidHostPort};
 pub use blob::FetchError;
 pub use event::LinkEvent;
-pub use join_messages::{JoinAnswer, JoinConversation, JoinDialError, JoinRequest, Knock};
+pub use join_messages::{JoinAnswer, JoinAttempt, JoinConversation, JoinDialError, JoinRequest};
 pub use link::LinkInfo;
 pub use links::{Links, LinksConfig, LinksError, OpenError};
 pub use members::{Member, Members};

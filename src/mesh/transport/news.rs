@@ -100,7 +100,7 @@ mod tests {
                 LinkEvent::Up(peer, nonce) => format!("up {peer:?} {nonce}"),
                 LinkEvent::Down(peer) => format!("down {peer:?}"),
                 LinkEvent::Network => "network".to_owned(),
-                LinkEvent::Frame(..) | LinkEvent::Knock(_) | LinkEvent::Stream { .. } | LinkEvent::Bad { .. } => {
+                LinkEvent::Frame(..) | LinkEvent::JoinAttempt(_) | LinkEvent::Stream { .. } | LinkEvent::Bad { .. } => {
                     panic!("{event:?}")
                 }
             })

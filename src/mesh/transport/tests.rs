@@ -178,7 +178,7 @@ async fn until(what: &str, mut condition: impl FnMut() -> bool) {
 
 fn digest(n: u64) -> Frame {
     let rows = vec![DigestRow { author: PeerId([1; 32]), incarnation: Incarnation(1), seq: n }];
-    Frame::Digest { rows, verdicts: mesh_core::ids::Hash::ZERO }
+    Frame::Digest { rows, changes: mesh_core::ids::Hash::ZERO }
 }
 
 fn beacon(key: &DeviceKey, covered: u8) -> Frame {
@@ -238,7 +238,7 @@ async fn crossing_dials_end_as_one_link_that_stays() {
                     LinkEvent::Down(_) => panic!("a replacement is not an end"),
                     LinkEvent::Up(..)
                     | LinkEvent::Network
-                    | LinkEvent::Knock(_)
+                    | LinkEvent::JoinAttempt(_)
                     | LinkEvent::Stream { .. }
                     | LinkEvent::Bad { .. } => None,
                 })
@@ -403,11 +403,11 @@ async fn a_stranger_can_only_ask_to_join() {
     assert!(timeout(Duration::from_millis(200), connection.open_bi()).await.is_err());
     assert!(a.events.try_recv().is_err() && a.links.infos().is_empty());
     let conversation = stranger.links.join(&[a.address()], Some(a.id()), &request(None)).await.unwrap();
-    let knock = a.wait(|event| if let LinkEvent::Knock(knock) = event { Some(knock) } else { None }).await;
-    assert_eq!((knock.peer, knock.key), (stranger.id(), stranger.key.public_key()));
-    assert_eq!((knock.underlay, knock.address), (UnderlayKind::Udp, stranger.socket()));
+    let attempt = a.wait(|event| if let LinkEvent::JoinAttempt(attempt) = event { Some(attempt) } else { None }).await;
+    assert_eq!((attempt.peer, attempt.key), (stranger.id(), stranger.key.public_key()));
+    assert_eq!((attempt.underlay, attempt.address), (UnderlayKind::Udp, stranger.socket()));
     drop(conversation);
-    timeout(LONG, knock.answers.closed()).await.unwrap();
+    timeout(LONG, attempt.answers.closed()).await.unwrap();
 }
 
 #[tokio::test]
@@ -415,11 +415,12 @@ async fn a_full_door_says_so_and_whoever_waits_for_a_person_is_not_in_the_way() 
     let mut a = Peer::start();
     let (asked, at) = (request(None), [a.address()]);
     let mut guests = Vec::new();
-    let mut knocks = Vec::new();
+    let mut attempts = Vec::new();
     for _ in 0..8 {
         let guest = Peer::start();
         let conversation = guest.links.join(&at, None, &asked).await.unwrap();
-        knocks.push(a.wait(|event| if let LinkEvent::Knock(knock) = event { Some(knock) } else { None }).await);
+        attempts
+            .push(a.wait(|event| if let LinkEvent::JoinAttempt(attempt) = event { Some(attempt) } else { None }).await);
         guests.push((guest, conversation));
     }
     let one_more = Peer::start();
@@ -431,12 +432,12 @@ async fn a_full_door_says_so_and_whoever_waits_for_a_person_is_not_in_the_way() 
         Err(error) => assert_eq!(error, JoinDialError::Busy { address: a.address() }),
     }
     // One of them is told to wait for a person: there is room again.
-    knocks[0].answers.try_send(JoinAnswer::Waiting { node_id: "attic".parse().unwrap() }).unwrap();
+    attempts[0].answers.try_send(JoinAnswer::Waiting { node_id: "attic".parse().unwrap() }).unwrap();
     let step = timeout(LONG, guests[0].1.answers.recv()).await.unwrap();
     assert!(matches!(step, Some(JoinAnswer::Waiting { .. })), "{step:?}");
     let _conversation = one_more.links.join(&at, None, &asked).await.unwrap();
-    let knock = a.wait(|event| if let LinkEvent::Knock(knock) = event { Some(knock) } else { None }).await;
-    assert_eq!(knock.peer, one_more.id());
+    let attempt = a.wait(|event| if let LinkEvent::JoinAttempt(attempt) = event { Some(attempt) } else { None }).await;
+    assert_eq!(attempt.peer, one_more.id());
 }
 
 #[tokio::test]
@@ -450,10 +451,10 @@ async fn a_join_waits_and_is_then_welcomed() {
     let asked = request(Some([9; 16]));
     let mut conversation = stranger.links.join(&[nobody, a.address()], Some(a.id()), &asked).await.unwrap();
     assert_eq!((conversation.peer, conversation.address), (a.id(), a.address()));
-    let knock = a.wait(|event| if let LinkEvent::Knock(knock) = event { Some(knock) } else { None }).await;
-    assert_eq!(knock.request, asked);
+    let attempt = a.wait(|event| if let LinkEvent::JoinAttempt(attempt) = event { Some(attempt) } else { None }).await;
+    assert_eq!(attempt.request, asked);
     let node_id: mesh_core::ids::NodeId = "homelab".parse().unwrap();
-    knock.answers.send(JoinAnswer::Waiting { node_id: node_id.clone() }).await.unwrap();
+    attempt.answers.send(JoinAnswer::Waiting { node_id: node_id.clone() }).await.unwrap();
     assert_eq!(conversation.answers.recv().await, Some(JoinAnswer::Waiting { node_id }));
     let epoch = Epoch { counter: 4, class: 2, peer: a.id() };
     let welcome = Box::new(Welcome {
@@ -464,7 +465,7 @@ async fn a_join_waits_and_is_then_welcomed() {
         node_id: "laptop-2".parse().unwrap(),
         tier: Tier::Owner,
     });
-    knock.answers.send(JoinAnswer::Welcome(welcome.clone())).await.unwrap();
+    attempt.answers.send(JoinAnswer::Welcome(welcome.clone())).await.unwrap();
     assert_eq!(conversation.answers.recv().await, Some(JoinAnswer::Welcome(welcome)));
     assert_eq!(conversation.answers.recv().await, None);
 }
@@ -473,7 +474,7 @@ async fn a_join_waits_and_is_then_welcomed() {
 async fn a_welcome_with_a_forged_entry_is_not_believed() {
     let (mut a, stranger) = (Peer::start(), Peer::start());
     let mut conversation = stranger.links.join(&[a.address()], None, &request(None)).await.unwrap();
-    let knock = a.wait(|event| if let LinkEvent::Knock(knock) = event { Some(knock) } else { None }).await;
+    let attempt = a.wait(|event| if let LinkEvent::JoinAttempt(attempt) = event { Some(attempt) } else { None }).await;
     let forged = SignedEntry::trusted(entry(&a.key).bytes.clone(), entry(&stranger.key).signature).unwrap();
     let epoch = Epoch { counter: 4, class: 2, peer: a.id() };
     let welcome = Welcome {
@@ -484,7 +485,7 @@ async fn a_welcome_with_a_forged_entry_is_not_believed() {
         node_id: "x".parse().unwrap(),
         tier: Tier::Owner,
     };
-    knock.answers.send(JoinAnswer::Welcome(Box::new(welcome))).await.unwrap();
+    attempt.answers.send(JoinAnswer::Welcome(Box::new(welcome))).await.unwrap();
     assert_eq!(conversation.answers.recv().await, None);
 }
 
@@ -530,15 +531,15 @@ async fn who_was_revoked_hears_so_and_says_nothing_but_entries() {
     let _stream = b.links.open(a.id(), ServiceId::NODE).await.unwrap();
     assert!(a.links.send(b.id(), &digest(2)));
     assert_eq!(b.wait_frame().await, digest(2));
-    let mut heard = 0;
+    let mut reissue = 0;
     let mut down = |event| match event {
         LinkEvent::Frame(_, frame) if frame == entries() => {
-            heard += 1;
+            reissue += 1;
             None
         }
         LinkEvent::Down(_) => Some(()),
         LinkEvent::Frame(..) | LinkEvent::Stream { .. } => panic!("a revoked peer was heard"),
-        LinkEvent::Up(..) | LinkEvent::Network | LinkEvent::Knock(_) | LinkEvent::Bad { .. } => None,
+        LinkEvent::Up(..) | LinkEvent::Network | LinkEvent::JoinAttempt(_) | LinkEvent::Bad { .. } => None,
     };
     a.wait(&mut down).await;
     b.wait_down(a.id()).await;
@@ -547,7 +548,7 @@ async fn who_was_revoked_hears_so_and_says_nothing_but_entries() {
     assert!(a.links.send(b.id(), &digest(3)));
     assert_eq!(b.wait_frame().await, digest(3));
     a.wait(&mut down).await;
-    assert_eq!(heard, 63, "the digest was one of the frames that are looked at");
+    assert_eq!(reissue, 63, "the digest was one of the frames that are looked at");
     // Approved again, it gets a link that stays.
     b.wait_down(a.id()).await;
     a.links.set_members([b.member()].into());

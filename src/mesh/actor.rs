@@ -747,7 +747,9 @@ impl Actor {
             addresses.extend(told.map(|text| Address::from(text.as_str())));
             let mut seen = BTreeSet::new();
             addresses.retain(|address| seen.insert(address.clone()));
-            members.insert(node.peer, Member { key: node.key, addresses, services: None, leaving: false });
+            let services =
+                node.directory.as_ref().map(|record| record.services.iter().copied().map(ServiceId).collect());
+            members.insert(node.peer, Member { key: node.key, addresses, services, leaving: false });
         }
         // Whoever was revoked may come once more, to learn it.
         for (peer, key) in self.peer.revoked_peers() {
@@ -768,7 +770,7 @@ impl Actor {
             class: self.config.class.0,
             eligible: self.config.eligible,
             tools: self.tools.clone(),
-            journal_seq: 0,
+            services: self.links.services().iter().map(|service| service.0).collect(),
         };
         self.command(Command::SetDirectory(directory), ReplyTo::Nobody);
     }

@@ -10,8 +10,8 @@ use mesh_core::io::{Hold, NodeView, View};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::mesh::handle::{Nearby, Pending, Surroundings};
-use crate::mesh::transport::{Address, LinkInfo};
+use crate::mesh::transport::Address;
+use crate::mesh::{LinkInfo, Nearby, Pending, Surroundings};
 use crate::status::{ErrorCode, Fault};
 
 /// A page of a list.

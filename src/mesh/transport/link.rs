@@ -23,9 +23,9 @@ const QUEUE_BYTES: usize = 8 * 1024 * 1024;
 /// State of one link, for people.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LinkInfo {
-    /// To whom.
+    /// The peer at the other end.
     pub peer: PeerId,
-    /// Where it is.
+    /// Its address.
     pub address: Address,
     /// Round trip as QUIC measures it, microseconds.
     pub rtt_us: u64,

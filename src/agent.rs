@@ -272,7 +272,7 @@ fn start_logs(config: &Config) -> LogRing {
 fn say_report(report: &OpenReport) {
     for repair in &report.repaired {
         tracing::warn!(
-            journal = repair.journal,
+            file = repair.file,
             cut_at = repair.cut_at,
             promised = repair.promised,
             why = repair.why,

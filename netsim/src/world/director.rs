@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use mesh_core::entry::{Effect, Payload, Tier};
 use mesh_core::ids::Hash;
 use mesh_core::io::{Command, NewCall, Space};
+use mesh_core::rows;
 
 use super::calls::logs_agree;
 use super::commands::Purpose;
@@ -447,7 +448,7 @@ fn others_received(mesh: &Mesh, peer: usize, since: u64, split_at: u64) -> bool 
 /// Forgets all that a peer signed since its backup and no other disk holds: it was never said.
 fn retract(mesh: &mut Mesh, peer: usize, backup: &Snapshot) {
     let Mesh { peers, checks, .. } = mesh;
-    let (from, to) = (peers[peer].id.0.to_vec(), [peers[peer].id.0.as_slice(), &[255; 12]].concat());
+    let (from, to) = rows::logs_of(&peers[peer].id);
     let kept: BTreeSet<&[u8]> = backup.keys(Space::Log).collect();
     for (key, value) in peers[peer].disk.scan(Space::Log, from, to) {
         let elsewhere = |sim: &Sim| sim.index != peer && sim.disk.applied(Space::Log, key).is_some();

@@ -12,6 +12,7 @@ use mesh_core::io::{
     Batch, CallState, CmdId, Command, Fact, Input, Invocation, Output, Reply, Space, ToolOutcome, TxnId, Welcome,
 };
 use mesh_core::limits;
+use mesh_core::rows;
 
 use super::calls::{Accepted, Calls};
 use super::commands::{Commands, Purpose};
@@ -262,7 +263,7 @@ impl Mesh {
         let mut entries = Vec::new();
         let mut bytes = 0;
         for (author, incarnation, first, last) in ranges {
-            let key = |seq: u64| [author.0.as_slice(), &incarnation.0.to_be_bytes(), &seq.to_be_bytes()].concat();
+            let key = |seq| rows::entry(author, *incarnation, seq).key;
             for (key, value) in self.peers[peer].disk.scan(Space::Log, key(*first), key(*last)) {
                 if bytes + value.len() > limits::SYNC_BYTES_MAX && !entries.is_empty() {
                     return Input::LogRead { to, entries, more: true };

@@ -7,7 +7,8 @@ use mesh_core::config::Config;
 use mesh_core::crypto::Signer;
 use mesh_core::epoch::Epoch;
 use mesh_core::ids::{Attempt, Hash, NodeId, PeerId, ReqId};
-use mesh_core::io::{Input, Now, Space};
+use mesh_core::io::{Input, Now};
+use mesh_core::rows;
 
 use crate::dice::Dice;
 use crate::disk::{MemDisk, Snapshot};
@@ -170,8 +171,8 @@ impl Sim {
     pub(super) fn told(&self, id: &ReqId, checks: &Checks) -> Option<Told> {
         let open = self.node.as_ref().and_then(|node| node.open_call(id));
         let over = || checks.told[self.index].get(id).copied();
-        let unsynced = || self.disk.applied(Space::Calls, &id.0).and_then(|row| node::book_row(row));
-        open.map(Told::of).or_else(over).or_else(|| unsynced().as_ref().map(Told::of_row))
+        let unsynced = || self.disk.applied_row(&rows::call(id));
+        open.map(Told::of).or_else(over).or_else(|| unsynced().as_ref().map(Told::of))
     }
 
     /// True if its core has closed its books on this call.

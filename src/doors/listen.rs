@@ -16,23 +16,21 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tower::ServiceExt as _;
 
-use super::auth::Door;
-use super::{App, RestContext};
 use crate::tasks::TaskGroup;
 
 /// Open connections of one door. The next one waits in the kernel's backlog.
 pub const CONNECTIONS_MAX: usize = 256;
-/// How long the head of a request may take, and how long a kept-alive connection may be silent.
+/// Longest time for the head of a request, and longest silence of a kept-alive connection.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(if cfg!(test) { 2 } else { 30 });
 /// Bytes of the head of a request.
 const HEAD_BYTES_MAX: usize = 32 * 1024;
 /// Headers of a request.
 const HEADERS_MAX: usize = 64;
 
-/// Why the doors could not be opened. All of them end `up`.
+/// The reason why the doors could not be opened. Each of them ends `up`.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum ServeError {
+pub enum ListenError {
     /// Another agent answers at the socket.
     #[error("another agent is listening on {0}")]
     SocketInUse(PathBuf),
@@ -62,7 +60,22 @@ pub enum ServeError {
     NotLoopback(SocketAddr),
 }
 
-/// Where the doors are.
+/// The way a connection came in. In the extensions of each of its requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Arrival {
+    /// The unix socket.
+    Socket {
+        /// True if the process at the other end runs as our user or as root.
+        owner: bool,
+    },
+    /// Loopback HTTP.
+    Http {
+        /// Port of the listener, for the host check.
+        port: u16,
+    },
+}
+
+/// Addresses of the doors.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Bound {
     /// Unix socket.
@@ -71,68 +84,78 @@ pub struct Bound {
     pub http: SocketAddr,
 }
 
-/// Opens both doors and serves until `tasks` stops: then no new connection is taken, event streams end, requests under
-/// way are finished.
-///
-/// # Errors
-/// See [`ServeError`]; nothing is left open then.
-pub async fn serve(
-    context: RestContext,
-    unix_path: &Path,
-    http_addr: SocketAddr,
-    tasks: &TaskGroup,
-) -> Result<Bound, ServeError> {
-    if !http_addr.ip().is_loopback() {
-        return Err(ServeError::NotLoopback(http_addr));
+/// Both doors, bound but not served yet: connections wait in the kernel's backlog.
+#[derive(Debug)]
+pub struct Listeners {
+    tcp: TcpListener,
+    unix: UnixListener,
+    bound: Bound,
+}
+
+impl Listeners {
+    /// Binds both doors.
+    ///
+    /// # Errors
+    /// See [`ListenError`]; nothing is left open then.
+    pub async fn bind(unix_path: &Path, http_addr: SocketAddr) -> Result<Self, ListenError> {
+        if !http_addr.ip().is_loopback() {
+            return Err(ListenError::NotLoopback(http_addr));
+        }
+        let tcp = TcpListener::bind(http_addr).await.map_err(|source| {
+            if source.kind() == io::ErrorKind::AddrInUse {
+                ListenError::PortInUse(http_addr)
+            } else {
+                ListenError::Http { address: http_addr, source }
+            }
+        })?;
+        let http = tcp.local_addr().map_err(|source| ListenError::Http { address: http_addr, source })?;
+        let unix = bind_socket(unix_path).await?;
+        Ok(Self { tcp, unix, bound: Bound { socket: unix_path.to_owned(), http } })
     }
-    let tcp = TcpListener::bind(http_addr).await.map_err(|source| {
-        if source.kind() == io::ErrorKind::AddrInUse {
-            ServeError::PortInUse(http_addr)
-        } else {
-            ServeError::Http { address: http_addr, source }
-        }
-    })?;
-    let http = tcp.local_addr().map_err(|source| ServeError::Http { address: http_addr, source })?;
-    let unix = bind_socket(unix_path).await?;
-    let bound = Bound { socket: unix_path.to_owned(), http };
 
-    let app = Arc::new(App::new(context, bound.clone(), tasks.stopping()));
-    super::metrics::watch(&app, tasks);
-    let router = super::router(app).0;
+    /// Addresses of the doors.
+    #[must_use]
+    pub fn bound(&self) -> &Bound {
+        &self.bound
+    }
 
-    let (stop, group, routes) = (tasks.stopping(), tasks.clone(), router.clone());
-    tasks.spawn(async move {
-        let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-        while let Some(slot) = free(&slots, &stop).await {
-            let Some(accepted) = stop.run_until_cancelled(tcp.accept()).await else { break };
-            match accepted {
-                Ok((stream, _)) => {
-                    // Answers are small and written at once; waiting for more bytes only costs time.
-                    let _ = stream.set_nodelay(true);
-                    connection(stream, Door::Http { port: http.port() }, &routes, &group, slot);
+    /// Serves `routes` at both doors until `tasks` stops: then no new connection is taken, and requests under way are
+    /// finished. Each request carries its [`Arrival`].
+    pub fn serve(self, routes: &Router, tasks: &TaskGroup) {
+        let Self { tcp, unix, bound } = self;
+        let (stop, group, router, port) = (tasks.stopping(), tasks.clone(), routes.clone(), bound.http.port());
+        tasks.spawn(async move {
+            let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+            while let Some(slot) = free(&slots, &stop).await {
+                let Some(accepted) = stop.run_until_cancelled(tcp.accept()).await else { break };
+                match accepted {
+                    Ok((stream, _)) => {
+                        // Answers are small and written at once; waiting for more bytes only costs time.
+                        let _ = stream.set_nodelay(true);
+                        connection(stream, Arrival::Http { port }, &router, &group, slot);
+                    }
+                    Err(error) => pause(&error).await,
                 }
-                Err(error) => pause(&error).await,
             }
-        }
-    });
-    let (stop, group, path) = (tasks.stopping(), tasks.clone(), unix_path.to_owned());
-    tasks.spawn(async move {
-        let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-        while let Some(slot) = free(&slots, &stop).await {
-            let Some(accepted) = stop.run_until_cancelled(unix.accept()).await else { break };
-            match accepted {
-                Ok((stream, _)) => {
-                    let us = nix::unistd::geteuid().as_raw();
-                    let owner = stream.peer_cred().is_ok_and(|cred| cred.uid() == us || cred.uid() == 0);
-                    connection(stream, Door::Socket { owner }, &router, &group, slot);
+        });
+        let (stop, group, router) = (tasks.stopping(), tasks.clone(), routes.clone());
+        tasks.spawn(async move {
+            let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+            while let Some(slot) = free(&slots, &stop).await {
+                let Some(accepted) = stop.run_until_cancelled(unix.accept()).await else { break };
+                match accepted {
+                    Ok((stream, _)) => {
+                        let us = nix::unistd::geteuid().as_raw();
+                        let owner = stream.peer_cred().is_ok_and(|cred| cred.uid() == us || cred.uid() == 0);
+                        connection(stream, Arrival::Socket { owner }, &router, &group, slot);
+                    }
+                    Err(error) => pause(&error).await,
                 }
-                Err(error) => pause(&error).await,
             }
-        }
-        // A file that stays behind does no harm: the next start replaces it.
-        let _ = std::fs::remove_file(path);
-    });
-    Ok(bound)
+            // A file that stays behind does no harm: the next start replaces it.
+            let _ = std::fs::remove_file(bound.socket);
+        });
+    }
 }
 
 async fn free(slots: &Arc<Semaphore>, stop: &tokio_util::sync::CancellationToken) -> Option<OwnedSemaphorePermit> {
@@ -145,12 +168,12 @@ async fn pause(error: &io::Error) {
     tokio::time::sleep(Duration::from_millis(50)).await;
 }
 
-fn connection<S>(stream: S, door: Door, router: &Router, tasks: &TaskGroup, slot: OwnedSemaphorePermit)
+fn connection<S>(stream: S, arrival: Arrival, router: &Router, tasks: &TaskGroup, slot: OwnedSemaphorePermit)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let service = router.clone().map_request(move |mut request: hyper::Request<hyper::body::Incoming>| {
-        request.extensions_mut().insert(door);
+        request.extensions_mut().insert(arrival);
         request.map(axum::body::Body::new)
     });
     let connection = http1::Builder::new()
@@ -178,14 +201,14 @@ where
 }
 
 /// Makes the socket, in the place of one that a dead agent left behind.
-async fn bind_socket(path: &Path) -> Result<UnixListener, ServeError> {
-    let failed = |source| ServeError::Socket { path: path.to_owned(), source };
+async fn bind_socket(path: &Path) -> Result<UnixListener, ListenError> {
+    let failed = |source| ListenError::Socket { path: path.to_owned(), source };
     if let Ok(found) = std::fs::symlink_metadata(path) {
         if !found.file_type().is_socket() {
             return Err(failed(io::Error::new(io::ErrorKind::AlreadyExists, "there is a file that is not a socket")));
         }
         if tokio::net::UnixStream::connect(path).await.is_ok() {
-            return Err(ServeError::SocketInUse(path.to_owned()));
+            return Err(ListenError::SocketInUse(path.to_owned()));
         }
         std::fs::remove_file(path).map_err(failed)?;
     }

@@ -141,7 +141,7 @@ pub(crate) struct BenchArgs {
     /// Where the homes are laid out: a disk, or a RAM disk [default: the directory for temporary files]
     #[arg(long, value_name = "DIR")]
     pub(crate) dir: Option<PathBuf>,
-    /// How many calls each measurement makes
+    /// Calls of each measurement
     #[arg(long, value_name = "N", default_value_t = 5_000, value_parser = clap::value_parser!(u32).range(100..=1_000_000))]
     pub(crate) calls: u32,
     /// Finished calls in the long history
@@ -159,7 +159,7 @@ pub(crate) struct BenchArgs {
 pub(crate) enum BenchPart {
     /// Latency and throughput over three peers
     Calls,
-    /// How fast one door accepts
+    /// Speed at which one door accepts
     Accept,
     /// A mesh of five at rest
     Idle,
@@ -273,7 +273,7 @@ pub(crate) struct CallArgs {
     /// Your own key for this call: the same key again finds it instead of calling twice
     #[arg(long)]
     pub(crate) key: Option<String>,
-    /// How long to wait for the result; the call itself goes on
+    /// Longest wait for the result; the call itself goes on
     #[arg(long, default_value = "20s", value_parser = duration, value_name = "TIME")]
     pub(crate) wait: Duration,
     /// Return at once with the call's id
@@ -413,6 +413,7 @@ mod tests {
             "sigil calls --queued --state done",
             "sigil calls --limit 201",
             "sigil up --quic-port 70000",
+            "sigil invite --tier ephemeral",
             "sigil frobnicate",
         ] {
             assert!(parse(line).is_err(), "{line}");

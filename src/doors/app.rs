@@ -51,5 +51,5 @@ impl App {
     }
 }
 
-/// How a handler gets the [`App`].
+/// The extractor by which a handler gets the [`App`].
 pub(super) type AppState = axum::extract::State<Arc<App>>;

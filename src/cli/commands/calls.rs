@@ -16,7 +16,7 @@ use crate::cli::client::{Client, Extras, segment};
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::output::{Tone, Ui, clean, clean_lines, fields, items, relative, short, table, text};
 
-/// How long the agent may hold one look at an open call before it answers that nothing has changed.
+/// Longest time for which the agent holds one look at an open call before it answers that nothing has changed.
 const LOOK: Duration = Duration::from_secs(1);
 
 pub(super) async fn call(client: &Client, args: CallArgs, ui: Ui) -> Result<Exit, Failure> {
@@ -42,7 +42,7 @@ pub(super) async fn call(client: &Client, args: CallArgs, ui: Ui) -> Result<Exit
         };
         let why = if interrupted { "Not waiting any longer" } else { "Still open" };
         ui.say(&format!(
-            "{why}: call {id} is {state}; it goes on by itself until it ends or its time is over ({}).{because}\n  look:  sigil calls {id}\n  stop:  sigil cancel {id}",
+            "{why}: call {id} is {state}; it goes on by itself until it ends or expires ({}).{because}\n  look:  sigil calls {id}\n  stop:  sigil cancel {id}",
             relative(&call, "expires_at")
         ));
         if ui.json {
@@ -361,7 +361,7 @@ pub(super) async fn cancel(client: &Client, id: &str, reason: Option<String>, ui
     let body = reason.map_or_else(|| json!({}), |reason| json!({ "reason": reason }));
     let answer = client.post(&format!("/api/v1/calls/{}/cancel", segment(id)), &body).await?;
     Ok(show(ui, "sigil.call/1", answer, |call| match text(call, "state") {
-        state if state.is_empty() => format!("Asked to stop {}.", clean(id)),
+        state if state.is_empty() => format!("Asked to cancel {}.", clean(id)),
         state => format!("{} is {state}.", clean(id)),
     }))
 }

@@ -12,7 +12,7 @@ use crate::cli::args::DemoArgs;
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::output::{Tone, Ui};
 
-/// Why a story ends when a person wants no more of it.
+/// Cause of the end of a story that a person stops.
 const STOPPED: &str = "stopped before its end";
 
 /// Tells what happens, with the time since the beginning: to standard output, or beside the report of `--json` to
@@ -42,7 +42,7 @@ impl Teller {
         self.line(&format!("\n{}  {}", self.paint(Tone::Faint, &at), self.paint(Tone::Strong, title)));
     }
 
-    /// What is seen.
+    /// An observation.
     fn tell(self, text: &str) {
         for line in text.lines() {
             self.line(&format!("         {line}"));

@@ -143,7 +143,7 @@ pub fn members<'a>(view: &'a View, text: Option<&str>) -> Result<Vec<&'a NodeVie
     })
 }
 
-/// How to approve a device.
+/// Terms of an approval.
 #[derive(Debug, Default)]
 pub struct Approval {
     /// Tier to grant; `None` = shared for a newcomer, unchanged for a member.

@@ -77,7 +77,7 @@ fn checks(view: &View, around: &Surroundings, home: &Path) -> Vec<Check> {
     checks
 }
 
-/// What people must look at before the mesh works as it should: what it is, and what to press.
+/// Findings that a person must act on before the mesh works as it should, each with the next step.
 #[must_use]
 pub fn attention(view: &View) -> Vec<(String, String)> {
     let named = |peer: &PeerId| name_of(view, peer).unwrap_or_else(|| peer.short());
@@ -86,10 +86,10 @@ pub fn attention(view: &View) -> Vec<(String, String)> {
         let why = again.why();
         if again.peer == view.me {
             let press = format!("on an owner's device: `sigil approve {}`", again.peer.short());
-            found.push((format!("this device waits to be let in again, and nothing it asks for runs: {why}"), press));
+            found.push((format!("this device awaits re-approval, and nothing it asks for runs: {why}"), press));
         } else {
             let press = format!("`sigil approve {0}` or `sigil reject {0}`", again.peer.short());
-            found.push((format!("`{}` waits to be let in again: {why}", again.node_id), press));
+            found.push((format!("`{}` awaits re-approval: {why}", again.node_id), press));
         }
     }
     for hold in &view.holds {
@@ -97,20 +97,20 @@ pub fn attention(view: &View) -> Vec<(String, String)> {
             Hold::Unknown { .. } => "update sigil on this device",
             Hold::Copied => "remove `identity.key` from the copy's home and join it again as a device of its own",
         };
-        found.push((format!("this device neither leads nor starts calls: {hold}"), press.to_owned()));
+        found.push((format!("this device neither becomes gateway nor starts calls: {hold}"), press.to_owned()));
     }
     for peer in &view.copied {
         let press = "stop one of them, remove `identity.key` from its home, and join it again as a device of its own";
         found.push((format!("`{}` runs twice under one key, and gets no calls", named(peer)), press.to_owned()));
     }
     for peer in &view.forked {
-        let press = format!("if its disk was set back, restart it; if not, `sigil forget {}`", peer.short());
-        found.push((format!("`{}` said two different things in one place", named(peer)), press));
+        let press = format!("if it was restored from a backup, restart it; if not, `sigil forget {}`", peer.short());
+        found.push((format!("`{}` signed two conflicting log entries", named(peer)), press));
     }
     found
 }
 
-/// What a person must know at a glance: revocation, no gateway, what [`attention`] finds, trouble with discovery. Each
+/// Findings that a person must know at a glance: revocation, no gateway, what [`attention`] finds, trouble with discovery. Each
 /// with the next step.
 #[must_use]
 pub fn warnings(view: &View, around: &Surroundings) -> Vec<String> {
@@ -131,16 +131,16 @@ fn membership(view: &View) -> Check {
     if view.revoked {
         return Check::error(
             "membership",
-            "this device has been revoked: nobody in its mesh talks to it",
+            "this device has been revoked: no member of its mesh talks to it",
             "`sigil leave` starts afresh; then join again with a new code",
         );
     }
     let owners = view.nodes.iter().filter(|node| node.tier == Tier::Owner).count();
     match (view.nodes.len(), owners) {
-        (1, _) => Check::ok("membership", "a mesh of one; `sigil invite` lets another device in"),
+        (1, _) => Check::ok("membership", "a mesh of one; `sigil invite` makes a code for another device"),
         (n, 1) => Check::warn(
             "membership",
-            format!("{n} devices, but only one owner: if it is lost, nobody can let devices in or out"),
+            format!("{n} devices, but only one owner: if it is lost, nobody can approve or revoke devices"),
             "approve a second device as owner: `sigil approve NODE --tier owner`",
         ),
         (n, owners) => Check::ok("membership", format!("{n} devices, {owners} of them owners")),
@@ -149,17 +149,15 @@ fn membership(view: &View) -> Check {
 
 fn gateway(view: &View) -> Check {
     match view.gateway {
-        Some(epoch) if epoch.peer == view.me => {
-            Check::ok("gateway", format!("this device leads, epoch {}", epoch.counter))
-        }
+        Some(epoch) if epoch.peer == view.me => Check::ok("gateway", format!("this device, epoch {}", epoch.counter)),
         Some(epoch) => {
             let name = name_of(view, &epoch.peer).unwrap_or_else(|| epoch.peer.short());
-            Check::ok("gateway", format!("`{name}` leads, epoch {}", epoch.counter))
+            Check::ok("gateway", format!("`{name}`, epoch {}", epoch.counter))
         }
         None => Check::warn(
             "gateway",
-            "no gateway is known: calls wait",
-            "a new one is elected within seconds; if not, switch on a device that may lead",
+            "no gateway elected: calls are queued",
+            "a new one is elected within seconds; if not, switch on a device that may become gateway",
         ),
     }
 }
@@ -184,13 +182,14 @@ fn discovery(around: &Surroundings) -> Check {
             format!("devices on the local network are not found by themselves: {trouble}"),
             "allow multicast (mDNS, UDP 5353), or join with a code or an address; known devices are still reconnected",
         ),
-        None => {
-            Check::ok("discovery", format!("{} strangers nearby, {} wait", around.nearby.len(), around.pending.len()))
-        }
+        None => Check::ok(
+            "discovery",
+            format!("{} strangers nearby, {} await approval", around.nearby.len(), around.pending.len()),
+        ),
     }
 }
 
-/// Whatever others may read of the home, the key must be ours alone.
+/// The device key must be readable by its owner only, whatever else of the home others may read.
 fn home_modes(home: &Path) -> Check {
     let key = home.join("identity.key");
     match std::fs::metadata(&key) {
@@ -208,7 +207,7 @@ fn home_modes(home: &Path) -> Check {
     }
 }
 
-/// Free space below which the store soon cannot keep a promise: 64 MiB, one result; worth a word: 1 GiB.
+/// Free space below which the store soon cannot keep a promise: 64 MiB, one result; worth a warning: 1 GiB.
 fn disk(home: &Path) -> Check {
     const LOW: u64 = 1 << 30;
     const TOO_LOW: u64 = 64 << 20;

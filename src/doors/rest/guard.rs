@@ -1,4 +1,4 @@
-//! What every route of REST has in common: the caller is proven, errors and panics are problems, and headers that tame
+//! The guard around every route of REST: the caller is proven, errors and panics are problems, and headers that tame
 //! browsers.
 
 use std::panic::AssertUnwindSafe;

@@ -1,26 +1,26 @@
 //! REST: `/api/v1`, the same on every peer. Each handler parses a request, runs an [operation](crate::doors::ops) and renders
 //! what it answers.
 
-mod calls;
-mod doctor;
+pub mod calls;
+pub mod doctor;
 mod events;
-mod extract;
+pub mod extract;
 mod guard;
 mod health;
 mod joining;
-mod logs;
-mod metrics;
-mod model;
+pub mod logs;
+pub mod metrics;
+pub mod model;
 mod nodes;
 mod openapi;
 mod payload;
-mod problem;
+pub mod problem;
 mod routes;
 #[cfg(test)]
 mod tests;
 mod tokens;
 
 pub(super) use metrics::watch;
-pub use problem::{PROBLEM_JSON, Problem};
+pub use problem::PROBLEM_JSON;
 pub use routes::document;
 pub(super) use routes::router;

@@ -84,7 +84,7 @@ pub(super) async fn show(State(app): AppState, Segment(id): Segment, headers: He
     }))
 }
 
-/// How to approve a device.
+/// Terms of an approval.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Approval {

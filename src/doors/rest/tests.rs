@@ -88,7 +88,7 @@ struct Books {
     rejected: Vec<PeerId>,
     cancelled: Vec<ReqId>,
     moves: bool,
-    /// Who waits for an ending.
+    /// Those who wait for an ending.
     waiters: Vec<Waiter>,
 }
 
@@ -200,7 +200,7 @@ impl Fake {
         fake
     }
 
-    /// What other doors of the same home would be given, with nobody behind them.
+    /// The context of other doors of the same home, with nobody behind them.
     fn idle_context(&self) -> Context {
         Context {
             mesh: MeshHandle {

@@ -10,7 +10,7 @@ use hyper::Method;
 use serde_json::{Map, Value, json};
 use tokio::time::{Instant, sleep_until};
 
-use super::{read_all, show};
+use super::console::{read_all, show};
 use crate::cli::args::{CallArgs, CallsArgs, arguments};
 use crate::cli::client::{Client, Extras, segment};
 use crate::cli::exit::{Exit, Failure};

@@ -5,7 +5,7 @@ use std::time::Duration;
 use hyper::Method;
 use serde_json::{Value, json};
 
-use super::show;
+use super::console::show;
 use crate::cli::client::{Client, Extras, noted, segment};
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::output::{Ui, clean, clean_lines, items, table, text};

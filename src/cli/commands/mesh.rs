@@ -3,7 +3,7 @@
 use hyper::Method;
 use serde_json::{Map, Value, json};
 
-use super::{confirm, read_all, show};
+use super::console::{confirm, read_all, show};
 use crate::cli::args::{ApproveArgs, InviteArgs, JoinArgs, UpArgs};
 use crate::cli::client::{Client, Extras, segment};
 use crate::cli::exit::{Exit, Failure};

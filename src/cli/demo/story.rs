@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 
 use super::report::{Made, Promise, Report, is_open};
-use super::{STOPPED, Teller, is_true, ms};
+use super::teller::{STOPPED, Teller, is_true, ms};
 use crate::cli::client::{Client, Extras, segment};
 use crate::cli::commands::epoch;
 use crate::cli::exit::{Exit, Failure};

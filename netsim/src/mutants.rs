@@ -56,22 +56,22 @@ const fn about(mutant: Mutant) -> (Kind, &'static str) {
         Mutant::BootRule => (Safety, "executor.rs `interrupted`"),
         Mutant::Fence => (Safety, "election.rs `observe`"),
         Mutant::EpochJump => (Safety, "election.rs `is_plausible`"),
-        Mutant::SecondLook | Mutant::SecondLookAtWish | Mutant::SecondLookAtOrigin => {
+        Mutant::SecondLook | Mutant::SecondLookAtCancel | Mutant::SecondLookAtOrigin => {
             (Safety, "executor.rs `handle_started`")
         }
         Mutant::OwnRevocation => (Safety, "executor.rs, peer/running.rs"),
         Mutant::Tier => (Safety, "peer/running.rs `permits`, peer/commands.rs"),
         Mutant::OnceIsOnce => (Safety, "calls.rs `apply_outcome`, executor.rs"),
         Mutant::MarkRaised => (Safety, "executor.rs `forget`"),
-        Mutant::RunsMarked => (Safety, "peer/lives.rs `mark_runs`"),
+        Mutant::RunsCheckpointed => (Safety, "peer/incarnations.rs `checkpoint_runs`"),
         Mutant::KeyAtTarget => (Safety, "executor.rs `repeats`"),
         Mutant::KeyInJournal | Mutant::RunningLimit => (Safety, "executor.rs `start_next`"),
         Mutant::TargetsWord => (Safety, "calls.rs `apply_outcome`"),
-        Mutant::SaidAgain => (Safety, "peer/heard.rs `read_void`"),
+        Mutant::SaidAgain => (Safety, "peer/reissue.rs `read_void`"),
         Mutant::ExpiryMargin => (Safety, "calls.rs `handle_timeout`"),
         Mutant::QueueLimit => (Safety, "peer/overflow.rs `overflows`"),
         Mutant::RevocationWins => (Safety, "trust.rs `amount`"),
-        Mutant::MarkVoids => (Safety, "trust/verdicts.rs `voids`"),
+        Mutant::CutoffVoids => (Safety, "trust/argumentation.rs `voids`"),
         Mutant::Query => (Speed, "election.rs `query_all`"),
         Mutant::LinkDownGrace => (Speed, "election.rs `handle_link_down`"),
         Mutant::Forward => (Speed, "election.rs `forward`"),
@@ -79,8 +79,8 @@ const fn about(mutant: Mutant) -> (Kind, &'static str) {
         Mutant::Notice => (Speed, "election.rs `correct`"),
         Mutant::Successor => (Speed, "election.rs `stop`"),
         Mutant::DigestOnLinkUp => (Speed, "log.rs `handle_link_up`"),
-        Mutant::EntriesAge | Mutant::StubsSpareOpen => (Safety, "peer/compaction.rs `is_dead`"),
-        Mutant::GapNeedsStub => (Safety, "log.rs `ingest`"),
+        Mutant::EntriesAge | Mutant::TruncationSparesOpen => (Safety, "peer/compaction.rs `is_dead`"),
+        Mutant::GapNeedsTruncation => (Safety, "log.rs `ingest`"),
     }
 }
 

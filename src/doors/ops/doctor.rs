@@ -82,7 +82,7 @@ fn checks(view: &View, around: &Surroundings, home: &Path) -> Vec<Check> {
 pub fn attention(view: &View) -> Vec<(String, String)> {
     let named = |peer: &PeerId| name_of(view, peer).unwrap_or_else(|| peer.short());
     let mut found: Vec<(String, String)> = Vec::new();
-    for again in &view.pending {
+    for again in &view.awaiting_reapproval {
         let why = again.why();
         if again.peer == view.me {
             let press = format!("on an owner's device: `sigil approve {}`", again.peer.short());

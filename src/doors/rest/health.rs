@@ -9,7 +9,7 @@ use crate::status::Fault;
 
 /// Answers while the process lives.
 #[utoipa::path(get, path = "/healthz", operation_id = "getHealth", tag = "operation", security(()),
-    responses((status = 200, description = "It lives", body = String), Problems))]
+    responses((status = 200, description = "It incarnations", body = String), Problems))]
 pub(super) async fn healthz() -> &'static str {
     "ok\n"
 }

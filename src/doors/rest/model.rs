@@ -182,7 +182,7 @@ pub struct Status {
     /// True if this device has been revoked.
     pub revoked: bool,
     /// The device that must approve our join request, if there is one.
-    pub knocking_at: Option<String>,
+    pub asking_to_join: Option<String>,
     /// Findings that need attention, each with the next step.
     pub warnings: Vec<String>,
     /// Version of the program.

@@ -37,7 +37,7 @@ pub(super) async fn status(State(app): AppState, headers: HeaderMap) -> Result<J
         nearby: around.nearby.len(),
         open_calls: around.open_calls,
         revoked: view.revoked,
-        knocking_at: around.knocking_at.map(|peer| peer.to_string()),
+        asking_to_join: around.asking_to_join.map(|peer| peer.to_string()),
         warnings: doctor::warnings(&view, &around),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),

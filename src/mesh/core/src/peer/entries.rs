@@ -13,7 +13,7 @@ use crate::ids::{Hash, PeerId};
 use crate::io::{CallState, Fact, Space};
 use crate::limits;
 use crate::log::Ingest;
-use crate::mutants::Mutant;
+use crate::protocol_rule::ProtocolRule;
 
 impl Peer {
     /// Whether a claim that `from` shows proves a fence. Its author may have been removed since: a leader must rise
@@ -223,8 +223,8 @@ impl Peer {
                 (true, true) | (false, false) => {}
             }
         }
-        let kept = fx.without(Mutant::DispatchToMembers);
-        let gone = self.book.online().filter(|peer| self.trust.member(peer).is_none() && !kept);
+        let members_only = fx.enforces(ProtocolRule::DispatchToMembers);
+        let gone = self.book.online().filter(|peer| members_only && self.trust.member(peer).is_none());
         let gone: Vec<PeerId> = gone.collect();
         for peer in &gone {
             if let Some(session) = self.book.session(peer) {
@@ -310,6 +310,7 @@ fn is_reasonable(directory: &Directory) -> bool {
     directory.addresses.len() <= limits::ADDRESSES_MAX
         && directory.addresses.iter().all(|address| address.len() <= 64)
         && directory.tools.len() <= limits::TOOLS_MAX
+        && directory.services.len() <= limits::SERVICES_MAX
         && directory.platform.len() <= 32
         && directory.version.len() <= 32
         && directory.tools.iter().all(|tool| tool.description.len() <= 800)

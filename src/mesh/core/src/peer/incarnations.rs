@@ -16,7 +16,7 @@ use crate::entry::{Kind, Outcome, SignedEntry};
 use crate::ids::{Incarnation, PeerId};
 use crate::io::{Fact, Hold, Output, Space};
 use crate::log;
-use crate::mutants::Mutant;
+use crate::protocol_rule::ProtocolRule;
 
 /// A run that is over sooner needs no checkpoint: its outcome is one. Set back within this time, a device may run a call again
 /// that nobody but itself knew of. Longer than most tools take, since a checkpoint costs an fsync; shorter than a rolled-back takes.
@@ -202,7 +202,7 @@ impl Peer {
         if seq == self.logs.own_seq()
             && !self.executor.is_idle()
             && !self.is_excluded()
-            && !fx.without(Mutant::RunsCheckpointed)
+            && fx.enforces(ProtocolRule::RunsCheckpointed)
         {
             let entry = self.logs.append(self.signer.as_ref(), Kind::CHECKPOINT, 0, Vec::new(), fx);
             log::push_when_durable(&entry, None, fx);

@@ -223,7 +223,7 @@ pub enum ConfigError {
     Read {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// Cause.
         #[source]
         source: std::io::Error,
     },
@@ -232,7 +232,7 @@ pub enum ConfigError {
     Shape {
         /// The file.
         path: PathBuf,
-        /// Where and why.
+        /// Place and cause.
         why: String,
     },
     /// A value is not one of those that are allowed.

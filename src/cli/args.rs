@@ -138,7 +138,7 @@ pub(crate) struct DemoArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct BenchArgs {
-    /// Where the homes are laid out: a disk, or a RAM disk [default: the directory for temporary files]
+    /// Directory for the homes: on a disk, or on a RAM disk [default: the directory for temporary files]
     #[arg(long, value_name = "DIR")]
     pub(crate) dir: Option<PathBuf>,
     /// Calls of each measurement

@@ -59,7 +59,7 @@ impl<const N: usize> Fleet<N> {
         Ok(Self { peers, root })
     }
 
-    /// Where the homes are.
+    /// Directory of the homes.
     pub(crate) fn root(&self) -> &Path {
         self.root.path()
     }
@@ -131,7 +131,7 @@ impl Peer {
         format!("A note on {}: the spare key is under the third stone.\n", self.name)
     }
 
-    /// Where the tool leaves its lines.
+    /// File in which the tool leaves its lines.
     pub(crate) fn witness_file(&self) -> PathBuf {
         self.home.join("ran.txt")
     }

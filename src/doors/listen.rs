@@ -37,9 +37,9 @@ pub enum ListenError {
     /// The socket cannot be made.
     #[error("listening on {path}")]
     Socket {
-        /// Where.
+        /// Its path.
         path: PathBuf,
-        /// Why.
+        /// Cause.
         #[source]
         source: io::Error,
     },
@@ -49,9 +49,9 @@ pub enum ListenError {
     /// The port cannot be opened.
     #[error("listening on {address}")]
     Http {
-        /// Where.
+        /// Its address.
         address: SocketAddr,
-        /// Why.
+        /// Cause.
         #[source]
         source: io::Error,
     },

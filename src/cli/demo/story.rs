@@ -480,7 +480,7 @@ impl Story {
         self.report.to_json(ms(self.teller.began))
     }
 
-    /// Where to go on by hand.
+    /// Names the places at which a person can go on by hand.
     pub(super) fn epilogue(&self) {
         self.teller.step("The three stay up: try them yourself; Ctrl-C stops them and removes their homes");
         for peer in &self.fleet.peers {

@@ -256,7 +256,6 @@ pub async fn result(mesh: &MeshHandle, id: ReqId) -> Result<ResultBody, Fault> {
     let state = record.state.as_str();
     if !reading.has_ended() {
         return Err(Fault::new(ErrorCode::NotEnded, format!("the call is {state}, so it has no result yet"))
-            .hint("GET the call with `Prefer: wait=60` to wait for its ending")
             .with("state", state));
     }
     if record.output.is_empty() {

@@ -37,7 +37,7 @@ pub fn nearby(mesh: &MeshHandle) -> Vec<Nearby> {
 pub async fn invite(mesh: &MeshHandle, tier: Tier, ttl: Option<Duration>) -> Result<Invite, Fault> {
     let ttl = ttl.unwrap_or(INVITE_TTL_DEFAULT);
     if !(Duration::from_secs(1)..=INVITE_TTL_MAX).contains(&ttl) {
-        let detail = format!("expires_s must be 1 to {} seconds", INVITE_TTL_MAX.as_secs());
+        let detail = format!("an invite must expire after 1 to {} seconds", INVITE_TTL_MAX.as_secs());
         return Err(Fault::new(ErrorCode::Invalid, detail));
     }
     Ok(mesh.invite(tier, ttl).await?)

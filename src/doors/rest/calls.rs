@@ -358,7 +358,11 @@ pub(super) async fn show(State(app): AppState, Segment(id): Segment, headers: He
     responses((status = 200, description = "JSON, UTF-8 text, or bytes",
         content((String = "application/json"), (String = "text/plain"), (Vec<u8> = "application/octet-stream"))), Problems))]
 pub(super) async fn result(State(app): AppState, Segment(id): Segment) -> Result<Response, Fault> {
-    let (kind, len, body) = match calls::result(app.mesh(), id.parse()?).await? {
+    let wait = |fault: Fault| {
+        let hint = "GET the call with `Prefer: wait=60` to wait for its ending";
+        if fault.code == ErrorCode::NotEnded { fault.hint(hint) } else { fault }
+    };
+    let (kind, len, body) = match calls::result(app.mesh(), id.parse()?).await.map_err(wait)? {
         ResultBody::Inline(bytes) => (content_type(&bytes), bytes.len() as u64, Body::from(bytes)),
         ResultBody::File { path, len } => {
             let read =

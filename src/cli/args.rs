@@ -169,9 +169,9 @@ pub(crate) enum BenchPart {
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub(crate) enum Tier {
-    /// Full trust: may lead, approve others, and call everything
+    /// Full trust: may call every tool, approve devices, and become gateway
     Owner,
-    /// May be called, and calls what it is allowed to
+    /// May call every tool that is not for owners only
     Shared,
 }
 

@@ -41,9 +41,9 @@ pub fn time(ms: u64) -> String {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum TierName {
-    /// Tools within workspaces.
+    /// May call every tool that is not for owners only.
     Shared,
-    /// Everything.
+    /// May call every tool, approve devices, and become gateway.
     Owner,
 }
 

@@ -14,7 +14,7 @@ use super::devices::{Named, is_online, resolve};
 use crate::doors::identity::Identity;
 use crate::mesh::MeshHandle;
 use crate::mesh::clock::rfc3339;
-use crate::mesh::handle::{CallCursor, CallFilter, CallPage, CallStateFilter, MeshError, ResultBody};
+use crate::mesh::{CallCursor, CallFilter, CallPage, CallStateFilter, MeshError, ResultBody};
 use crate::status::{ErrorCode, Fault};
 
 /// Longest run that a caller may ask for, and what a call that names none asks for: the tool's own timeout is shorter and
@@ -208,7 +208,7 @@ pub fn why_waiting(view: &View, record: &CallRecord) -> Option<String> {
         return None;
     }
     let until = rfc3339(record.header.accepted_ms.saturating_add(record.header.ttl_ms));
-    let node = view.nodes.iter().find(|node| node.peer == record.header.target)?;
+    let node = view.by_peer(&record.header.target)?;
     if view.gateway.is_none() {
         return Some(format!("no gateway elected; it is dispatched when there is one, until {until}"));
     }

@@ -6,14 +6,13 @@ use std::time::Duration;
 use mesh_core::entry::Tier;
 use mesh_core::ids::{NodeId, PeerId};
 use mesh_core::io::{Command, NodeView, View};
+use mesh_core::names::{Found, PREFIX_MIN, find};
 
 use crate::mesh::MeshHandle;
 use crate::mesh::clock::rfc3339;
-use crate::mesh::handle::{MeshError, Pending};
+use crate::mesh::{MeshError, Pending};
 use crate::status::{ErrorCode, Fault};
 
-/// Shortest prefix of a peer id that names it.
-pub const PREFIX_MIN: usize = 7;
 /// The view follows the answer within one step of the actor; a second is far more.
 const APPROVAL_SHOWS_WITHIN: Duration = Duration::from_secs(1);
 
@@ -27,36 +26,29 @@ pub enum Named<'a> {
 }
 
 impl Named<'_> {
-    fn peer(&self) -> PeerId {
+    /// Peer id and name: the texts by which it is found.
+    fn names(&self) -> (PeerId, &str) {
         match self {
-            Self::Member(node) => node.peer,
-            Self::Pending(pending) => pending.peer,
-        }
-    }
-
-    fn node_id(&self) -> &NodeId {
-        match self {
-            Self::Member(node) => &node.node_id,
-            Self::Pending(pending) => &pending.node_id,
+            Self::Member(node) => (node.peer, node.node_id.as_str()),
+            Self::Pending(pending) => (pending.peer, pending.node_id.as_str()),
         }
     }
 }
 
-/// True if `text` is the id of `peer`, or a prefix of it that is long enough.
-fn is_prefix(text: &str, peer: &PeerId) -> bool {
-    text.len() >= PREFIX_MIN && peer.to_string().starts_with(&text.to_ascii_lowercase())
-}
-
-/// The one device that was found, if it is one.
-fn only<'a>(found: Vec<Named<'a>>, text: &str) -> Result<Option<Named<'a>>, Fault> {
-    if found.len() > 1 {
-        let choices: Vec<_> = found.iter().map(|named| format!("{} ({})", named.peer(), named.node_id())).collect();
-        let detail = format!("`{}` may mean: {}", text.escape_debug(), choices.join(", "));
-        return Err(Fault::new(ErrorCode::Ambiguous, detail)
-            .hint("give more characters of the peer id")
-            .with("choices", choices));
+/// The one device that was found, if there is one.
+fn only<'a>(text: &str, devices: impl Iterator<Item = Named<'a>>) -> Result<Option<Named<'a>>, Fault> {
+    match find(text, devices, Named::names) {
+        Found::None => Ok(None),
+        Found::One(named) => Ok(Some(named)),
+        Found::Several(found) => {
+            let choices: Vec<_> =
+                found.iter().map(Named::names).map(|(peer, name)| format!("{peer} ({name})")).collect();
+            let detail = format!("`{}` may mean: {}", text.escape_debug(), choices.join(", "));
+            Err(Fault::new(ErrorCode::Ambiguous, detail)
+                .hint("give more characters of the peer id")
+                .with("choices", choices))
+        }
     }
-    Ok(found.into_iter().next())
 }
 
 /// `text` for an error: short, and without what could steer a terminal.
@@ -70,17 +62,11 @@ fn shown(text: &str) -> String {
 /// # Errors
 /// [`ErrorCode::UnknownNode`], or [`ErrorCode::Ambiguous`] with the `choices`.
 pub fn resolve<'a>(view: &'a View, pending: &'a [Pending], text: &str) -> Result<Named<'a>, Fault> {
-    if let Some(node) = view.nodes.iter().find(|node| node.node_id.as_str() == text) {
+    if let Some(node) = view.by_name(text) {
         return Ok(Named::Member(node));
     }
-    let mut found: Vec<Named<'a>> =
-        view.nodes.iter().filter(|node| is_prefix(text, &node.peer)).map(Named::Member).collect();
-    for asks in pending.iter().filter(|asks| asks.node_id.as_str() == text || is_prefix(text, &asks.peer)) {
-        if !found.iter().any(|named| named.peer() == asks.peer) {
-            found.push(Named::Pending(asks));
-        }
-    }
-    only(found, text)?.ok_or_else(|| {
+    let devices = view.nodes.iter().map(Named::Member).chain(pending.iter().map(Named::Pending));
+    only(text, devices)?.ok_or_else(|| {
         let detail = format!("no device is called `{}`, and no peer id starts so", shown(text));
         Fault::new(ErrorCode::UnknownNode, detail).hint(format!(
             "`sigil nodes` lists the devices of this mesh; a prefix of a peer id needs {PREFIX_MIN} characters"
@@ -93,8 +79,7 @@ pub fn resolve<'a>(view: &'a View, pending: &'a [Pending], text: &str) -> Result
 /// # Errors
 /// [`ErrorCode::UnknownPending`], or [`ErrorCode::Ambiguous`] with the `choices`.
 pub fn resolve_pending<'a>(pending: &'a [Pending], text: &str) -> Result<&'a Pending, Fault> {
-    let meant = pending.iter().filter(|asks| asks.node_id.as_str() == text || is_prefix(text, &asks.peer));
-    match only(meant.map(Named::Pending).collect(), text)? {
+    match only(text, pending.iter().map(Named::Pending))? {
         Some(Named::Pending(pending)) => Ok(pending),
         Some(Named::Member(_)) | None => {
             let detail = format!("no device called `{}` awaits approval, and no peer id starts so", shown(text));
@@ -106,7 +91,7 @@ pub fn resolve_pending<'a>(pending: &'a [Pending], text: &str) -> Result<&'a Pen
 /// The name of `peer`, when it is an approved peer.
 #[must_use]
 pub fn name_of(view: &View, peer: &PeerId) -> Option<String> {
-    view.nodes.iter().find(|node| node.peer == *peer).map(|node| node.node_id.to_string())
+    view.by_peer(peer).map(|node| node.node_id.to_string())
 }
 
 /// True if the device can take calls at once.
@@ -221,13 +206,13 @@ async fn admit(mesh: &MeshHandle, peer: PeerId, approval: Approval) -> Result<(A
 /// The device as it is in the view, once the approval shows there.
 async fn approved(mesh: &MeshHandle, peer: PeerId) -> Result<(Arc<View>, NodeView), Fault> {
     let mut watch = mesh.watch_view();
-    let there = watch.wait_for(|view| view.nodes.iter().any(|node| node.peer == peer));
+    let there = watch.wait_for(|view| view.by_peer(&peer).is_some());
     let view = match tokio::time::timeout(APPROVAL_SHOWS_WITHIN, there).await {
         Ok(Ok(view)) => view.clone(),
         Ok(Err(_)) => return Err(MeshError::Stopping.into()),
         Err(_) => mesh.view(),
     };
-    let node = view.nodes.iter().find(|node| node.peer == peer).cloned();
+    let node = view.by_peer(&peer).cloned();
     node.map(|node| (view, node))
         .ok_or_else(|| Fault::new(ErrorCode::Internal, "the device is approved, but does not show in the mesh yet"))
 }

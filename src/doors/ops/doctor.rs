@@ -9,8 +9,8 @@ use mesh_core::io::{Hold, View};
 
 use super::devices::{is_online, name_of};
 use crate::mesh::MeshHandle;
+use crate::mesh::Surroundings;
 use crate::mesh::clock::now;
-use crate::mesh::handle::Surroundings;
 use crate::status::{ErrorCode, Fault};
 
 /// Severity of a check.

@@ -6,7 +6,7 @@ use mesh_core::entry::Tier;
 use mesh_core::ids::{MeshId, NodeId, PeerId};
 
 use crate::mesh::MeshHandle;
-use crate::mesh::handle::{Invite, JoinTarget, Joined, Nearby, Pending};
+use crate::mesh::{Invite, JoinTarget, Joined, Nearby, Pending};
 use crate::status::{ErrorCode, Fault};
 
 /// Lifetime of an invite that names none: long enough to walk to another room.
@@ -65,7 +65,7 @@ pub enum JoinState {
 /// Joins another mesh. `force` = even when that means leaving a mesh of several devices.
 ///
 /// # Errors
-/// Each cause has its own code: see [`JoinError`](crate::mesh::handle::JoinError).
+/// Each cause has its own code: see [`JoinError`](crate::mesh::JoinError).
 pub async fn join(mesh: &MeshHandle, target: JoinTarget, force: bool) -> Result<JoinState, Fault> {
     let joined = mesh.join(target, force).await?;
     let view = mesh.view();

@@ -23,7 +23,7 @@ use crate::doors::app::AppState;
 use crate::doors::identity::Identity;
 use crate::doors::ops::calls::{self, Reading};
 use crate::doors::ops::devices::name_of;
-use crate::mesh::handle::{CallCursor, CallStateFilter, ResultBody};
+use crate::mesh::{CallCursor, CallStateFilter, ResultBody};
 use crate::status::{ErrorCode, Fault};
 
 /// Longest `Prefer: wait=`.

@@ -21,7 +21,7 @@ use super::model::time;
 use super::problem::Problems;
 use crate::doors::app::{App, AppState};
 use crate::doors::ops::devices::name_of;
-use crate::mesh::handle::{Event, EventKind, EventLog};
+use crate::mesh::{Event, EventKind, EventLog};
 use crate::status::{ErrorCode, Fault};
 
 /// Silence after which a comment is sent, so that both ends notice a dead connection.

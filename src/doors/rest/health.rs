@@ -4,7 +4,7 @@ use axum::extract::State;
 
 use super::problem::Problems;
 use crate::doors::app::AppState;
-use crate::mesh::handle::MeshError;
+use crate::mesh::MeshError;
 use crate::status::Fault;
 
 /// Answers while the process lives.

@@ -18,8 +18,8 @@ use super::problem::Problems;
 use crate::doors::app::AppState;
 use crate::doors::ops::devices;
 use crate::doors::ops::joining::{self, JoinState};
-use crate::mesh::handle::{JoinError, JoinTarget};
 use crate::mesh::invite::InviteCode;
+use crate::mesh::{JoinError, JoinTarget};
 use crate::status::{ErrorCode, Fault};
 
 /// Devices that await approval.

@@ -16,7 +16,7 @@ use super::extract::check_accept;
 use super::problem::Problems;
 use crate::doors::app::{App, AppState};
 use crate::doors::ops::devices::is_online;
-use crate::mesh::handle::EventKind;
+use crate::mesh::EventKind;
 use crate::status::Fault;
 use crate::tasks::TaskGroup;
 

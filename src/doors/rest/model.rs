@@ -12,7 +12,7 @@ use utoipa::ToSchema;
 
 use crate::doors::ops::devices::{is_online, name_of, why_offline};
 use crate::mesh::clock;
-use crate::mesh::handle::{LinkInfo, Nearby, Pending, Surroundings};
+use crate::mesh::{LinkInfo, Nearby, Pending, Surroundings};
 
 /// A page of a list.
 #[derive(Debug, Clone, Serialize, ToSchema)]

@@ -33,11 +33,11 @@ use crate::doors::serve::serve;
 use crate::doors::tokens::TokenStore;
 use crate::mesh::MeshHandle;
 use crate::mesh::blobs::BlobStore;
-use crate::mesh::handle::{
+use crate::mesh::invite::InviteCode;
+use crate::mesh::{
     CallCursor, CallPage, EventKind, EventLog, Invite, JoinError, JoinTarget, Joined, Nearby, Pending, Request,
     Surroundings,
 };
-use crate::mesh::invite::InviteCode;
 use crate::tasks::TaskGroup;
 
 const ACCEPTED_MS: u64 = 1_800_000_000_000;
@@ -77,7 +77,7 @@ fn twin(n: u8) -> PeerId {
     PeerId(bytes)
 }
 
-type Waiter = (ReqId, tokio::sync::oneshot::Sender<Result<Option<CallRecord>, crate::mesh::handle::MeshError>>);
+type Waiter = (ReqId, tokio::sync::oneshot::Sender<Result<Option<CallRecord>, crate::mesh::MeshError>>);
 
 #[derive(Default)]
 struct Books {
@@ -368,7 +368,7 @@ impl Actor {
                 self.books.lock().unwrap().rejected.push(peer);
                 reply(to, Ok(()));
             }
-            Request::Want(..) | Request::SetTools(_) => {}
+            Request::Want(..) => {}
         }
     }
 

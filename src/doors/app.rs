@@ -1,6 +1,5 @@
 //! Everything that handlers share.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,6 +11,7 @@ use crate::doors::log_ring::LogRing;
 use crate::doors::tokens::TokenStore;
 use crate::mesh::MeshHandle;
 use crate::mesh::clock;
+use crate::mesh::transport::Address;
 
 /// The parts of an agent that the doors need.
 #[derive(Debug)]
@@ -19,7 +19,7 @@ pub struct Context {
     /// The mesh.
     pub mesh: MeshHandle,
     /// UDP addresses that the mesh listens on, for `status`.
-    pub quic: Vec<SocketAddr>,
+    pub quic: Vec<Address>,
     /// Tokens of the loopback door.
     pub tokens: Arc<TokenStore>,
     /// The newest log lines.

@@ -19,6 +19,7 @@ use crate::doors::app::AppState;
 use crate::doors::ops::devices;
 use crate::doors::ops::joining::{self, JoinState};
 use crate::mesh::invite::InviteCode;
+use crate::mesh::transport::Address;
 use crate::mesh::{JoinError, JoinTarget};
 use crate::status::{ErrorCode, Fault};
 
@@ -136,9 +137,13 @@ fn target(code: Option<String>, nearby: Option<Option<String>>, address: Option<
             code.map(JoinTarget::Code).map_err(|error| JoinError::BadCode(error.to_string()).into())
         }
         (None, Some(name), None) => Ok(JoinTarget::Nearby(name)),
-        (None, None, Some(address)) => address.parse::<SocketAddr>().map(JoinTarget::Address).map_err(|_| {
-            Fault::new(ErrorCode::Invalid, "`address` must be IP:PORT, such as 192.168.1.20:7433 or [fe80::1]:7433")
-        }),
+        (None, None, Some(address)) => {
+            let address = address.parse::<SocketAddr>().map(Address::Udp).map(JoinTarget::Address);
+            address.map_err(|_| {
+                let allowed = "`address` must be IP:PORT, such as 192.168.1.20:7433 or [fe80::1]:7433";
+                Fault::new(ErrorCode::Invalid, allowed)
+            })
+        }
         _ => Err(Fault::new(ErrorCode::Invalid, "give exactly one of `code`, `nearby` and `address`")),
     }
 }

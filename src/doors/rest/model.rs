@@ -12,6 +12,7 @@ use utoipa::ToSchema;
 
 use crate::doors::ops::devices::{is_online, name_of, why_offline};
 use crate::mesh::clock;
+use crate::mesh::transport::Address;
 use crate::mesh::{LinkInfo, Nearby, Pending, Surroundings};
 
 /// A page of a list.
@@ -139,7 +140,7 @@ pub struct Endpoints {
 }
 
 impl Endpoints {
-    pub(super) fn new(socket: &Path, http: SocketAddr, quic: &[SocketAddr]) -> Self {
+    pub(super) fn new(socket: &Path, http: SocketAddr, quic: &[Address]) -> Self {
         Self {
             socket: socket.display().to_string(),
             http: format!("http://{http}"),

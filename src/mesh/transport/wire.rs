@@ -16,13 +16,14 @@ use mesh_core::io::Welcome;
 use mesh_core::limits::{self, cut};
 use prost::Message as _;
 
-use super::join::{JoinAnswer, JoinRequest};
+use super::join_messages::{JoinAnswer, JoinRequest};
 use crate::pb;
 
 /// Largest frame on the mesh stream. A sync frame stops once its entries reach [`limits::SYNC_BYTES_MAX`], so it may go
 /// over by one entry; the rest is room for the signatures and lengths of many small ones.
 pub const FRAME_BYTES_MAX: usize = limits::SYNC_BYTES_MAX + limits::ENTRY_BYTES_MAX + 256 * 1024;
-/// Largest frame in one datagram: below the smallest path that QUIC accepts (RFC 9000 §14). Larger ones take the stream.
+/// Largest frame in one datagram: below the smallest path that QUIC accepts (RFC 9000 §14). Larger ones take the
+/// stream.
 pub const DATAGRAM_BYTES_MAX: usize = 1200;
 /// Largest answer to a join: the approvals of a mesh and as many directory records as fit.
 pub const WELCOME_BYTES_MAX: usize = 8 * 1024 * 1024;
@@ -129,7 +130,6 @@ fn frame_to_pb(frame: &Frame) -> Result<pb::mesh_frame::Frame, WireError> {
             state: phase_to_pb(*state),
             note: cut(note, limits::TEXT_BYTES_MAX).to_owned(),
         }),
-        Frame::Stored { id, attempt } => Pb::Stored(pb::Stored { id: copy(&id.0), attempt: u32::from(*attempt) }),
         Frame::Dispatch(_) | Frame::Answer(_) | Frame::Cancel { .. } => return Err(WireError::NotHere),
     })
 }
@@ -167,7 +167,7 @@ fn frame_from_pb(frame: pb::mesh_frame::Frame, verifier: &dyn Verifier) -> Resul
                 rows: digest.rows.iter().map(row).collect::<Result<_, WireError>>()?,
                 changes: match digest.changes.len() {
                     0 => Hash::ZERO,
-                    len => Hash::from_slice(&digest.changes).ok_or(WireError::Length { field: "verdicts", len })?,
+                    len => Hash::from_slice(&digest.changes).ok_or(WireError::Length { field: "changes", len })?,
                 },
             }
         }
@@ -201,9 +201,6 @@ fn frame_from_pb(frame: pb::mesh_frame::Frame, verifier: &dyn Verifier) -> Resul
                 state: phase_from_pb(progress.state)?,
                 note: progress.note,
             }
-        }
-        Pb::Stored(stored) => {
-            Frame::Stored { id: req_id_from_pb(&stored.id)?, attempt: attempt_from_pb(stored.attempt)? }
         }
     })
 }
@@ -522,7 +519,6 @@ mod tests {
                 state,
                 note
             }),
-            (req_id(), 1..=3_u8).prop_map(|(id, attempt)| Frame::Stored { id, attempt }),
         ]
     }
 
@@ -603,7 +599,7 @@ mod tests {
             decode_frame(encode_frame(&peers).unwrap(), &verifier),
             Err(WireError::Length { field: "peers", len: limits::PEERS_MAX + 1 })
         );
-        let attempt = Frame::Stored { id: ReqId([1; 16]), attempt: 4 };
+        let attempt = Frame::Progress { id: ReqId([1; 16]), attempt: 4, state: Phase::Running, note: String::new() };
         assert_eq!(decode_frame(encode_frame(&attempt).unwrap(), &verifier), Err(WireError::Range("attempt")));
         let huge = Bytes::from(vec![0; FRAME_BYTES_MAX + 1]);
         assert!(matches!(decode_frame(huge, &verifier), Err(WireError::Length { field: "frame", .. })));

@@ -21,7 +21,7 @@ use crate::cli::up;
 
 /// A peer that is not ready by then will not be.
 const READY_WITHIN: Duration = Duration::from_secs(15);
-/// Time for a clean stop before a peer is killed.
+/// Longest clean stop of a peer before it is killed.
 const STOP_WITHIN: Duration = Duration::from_secs(3);
 
 /// One peer.
@@ -57,7 +57,7 @@ impl<const N: usize> Fleet<N> {
         Ok(Self { peers, root })
     }
 
-    /// Where the homes are.
+    /// Directory of the homes.
     pub(crate) fn root(&self) -> &Path {
         self.root.path()
     }
@@ -123,17 +123,17 @@ impl Peer {
         self.home.join("shared/note.txt")
     }
 
-    /// Text of the shared file.
+    /// Its content.
     pub(crate) fn shared_text(&self) -> String {
         format!("A note on {}: the spare key is under the third stone.\n", self.name)
     }
 
-    /// Where the tool leaves its lines.
+    /// File in which the tool leaves its lines.
     pub(crate) fn witness_file(&self) -> PathBuf {
         self.home.join("ran.txt")
     }
 
-    /// Runs of each (id, attempt) here, by the tool's own record.
+    /// Runs of each (id, attempt) here, as the tool itself wrote them.
     pub(crate) fn witness(&self) -> BTreeMap<(String, String), usize> {
         let mut ran = BTreeMap::new();
         for line in std::fs::read_to_string(self.witness_file()).unwrap_or_default().lines() {

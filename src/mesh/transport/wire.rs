@@ -166,7 +166,7 @@ fn frame_from_pb(frame: pb::mesh_frame::Frame, verifier: &dyn Verifier) -> Resul
                 rows: digest.rows.iter().map(row).collect::<Result<_, WireError>>()?,
                 changes: match digest.changes.len() {
                     0 => Hash::ZERO,
-                    len => Hash::from_slice(&digest.changes).ok_or(WireError::Length { field: "verdicts", len })?,
+                    len => Hash::from_slice(&digest.changes).ok_or(WireError::Length { field: "changes", len })?,
                 },
             }
         }

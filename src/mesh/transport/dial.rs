@@ -1,4 +1,5 @@
-//! Dialling: all addresses of a peer in a race, each a step later than the one before; the first that proves its key wins.
+//! Dialling: all addresses of a peer in a race, each a step later than the one before; the first that proves its key
+//! wins.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::io;

@@ -65,7 +65,7 @@ pub struct JoinAttempt {
     pub address: SocketAddr,
     /// Its request.
     pub request: JoinRequest,
-    /// The way of the answers; holds 4. Closed when the newcomer has gone; dropping it ends the conversation unanswered.
+    /// Sender of the answers; holds 4. Closed when the newcomer has gone; dropping it ends the conversation unanswered.
     pub answers: mpsc::Sender<JoinAnswer>,
 }
 

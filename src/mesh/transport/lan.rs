@@ -42,7 +42,7 @@ pub enum LanEvent {
         /// Addresses at which its QUIC door should be; 1 to 16.
         addresses: Vec<Address>,
     },
-    /// It has not been heard of for minutes.
+    /// Nothing came from it for minutes.
     Gone(PeerId),
     /// Discovery does not work just now, and why. It goes on trying; the mesh does not need it.
     Trouble(String),
@@ -343,8 +343,8 @@ mod swarm {
     }
 
     impl Near {
-        /// The event of its present state: none before mDNS *and* the peer itself have spoken, so that no one from outside the
-        /// network appears as near.
+        /// The event of its present state: none before mDNS *and* the peer itself have spoken, so that no one from
+        /// outside the network appears as near.
         fn event(&self) -> Option<LanEvent> {
             let said = self.said.as_ref()?;
             let ips: BTreeSet<IpAddr> = self.addresses.iter().filter_map(ip).collect();

@@ -178,8 +178,8 @@ impl LinkTable {
         }
     }
 
-    /// A connection that we accepted answers from the address at which it was asked for. When that is gone it is dead, and
-    /// neither end knows: they are dialled anew. What we dialled ourselves goes on from the new address.
+    /// A connection that we accepted answers from the address at which it was asked for. When that is gone it is dead,
+    /// and neither end knows: they are dialled anew. What we dialled ourselves goes on from the new address.
     fn follow_addresses(&mut self, kind: UnderlayKind, now: Instant) {
         let own = self.shared.underlays.get(kind).own.borrow().clone();
         let local = |link: &Link| link.connection.local_ip().map(|ip| ip.to_canonical());

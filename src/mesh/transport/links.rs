@@ -165,8 +165,8 @@ impl Links {
         self.shared.live.get(peer).is_some_and(|link| link.send(frame))
     }
 
-    /// Opens a stream to a service of a linked peer. If the peer turns out not to know the service, the stream fails with
-    /// [`super::UnknownService`] when it is read or written.
+    /// Opens a stream to a service of a linked peer. If the peer turns out not to know the service, the stream fails
+    /// with [`super::UnknownService`] when it is read or written.
     pub async fn open(&self, peer: PeerId, service: ServiceId) -> Result<ServiceIo, OpenError> {
         let link = self.shared.live.get(peer).ok_or(OpenError::NotLinked(peer))?;
         if !self.shared.may_offer(peer, service) {
@@ -212,8 +212,8 @@ impl Links {
         self.shared.verifier.clone()
     }
 
-    /// Addresses at which others may reach us, best first: those of all interfaces, loopback last. Link-local ones are left out, for
-    /// they mean nothing on another machine.
+    /// Addresses at which others may reach us, best first: those of all interfaces, loopback last. Link-local ones are
+    /// left out, for they mean nothing on another machine.
     #[must_use]
     pub fn local_addresses(&self) -> Vec<Address> {
         self.shared.underlays.announced()

@@ -6,7 +6,7 @@ use mesh_core::epoch::Epoch;
 use mesh_core::frame::{AnswerKind, Frame};
 use mesh_core::ids::{Attempt, Hash, Incarnation, PeerId, ReqId};
 use mesh_core::io::{
-    Batch, CallState, CmdId, Command, Fact, Input, Invocation, Now, Output, Reply, Space, ToolOutcome, TxnId,
+    Batch, CallState, CmdId, Command, Fact, Input, Invocation, LogReader, Now, Output, Reply, Space, ToolOutcome, TxnId,
 };
 use mesh_core::limits;
 
@@ -109,8 +109,8 @@ impl World {
             match output {
                 Output::Send(to, frame) => self.send_out(peer, &to, frame),
                 Output::Commit(txn, batch) => self.commit(peer, txn, batch),
-                Output::ReadLog { to, ranges } => {
-                    let input = self.read_log(peer, to, &ranges);
+                Output::ReadLog { reader, ranges } => {
+                    let input = self.read_log(peer, reader, &ranges);
                     let delay = self.dice.range(20..=1_000);
                     self.input_later(peer, delay, input);
                 }
@@ -223,20 +223,20 @@ impl World {
         }
     }
 
-    pub(super) fn read_log(&self, peer: usize, to: PeerId, ranges: &[(PeerId, Incarnation, u64, u64)]) -> Input {
+    pub(super) fn read_log(&self, peer: usize, reader: LogReader, ranges: &[(PeerId, Incarnation, u64, u64)]) -> Input {
         let mut entries = Vec::new();
         let mut bytes = 0;
         for (author, incarnation, first, last) in ranges {
             let key = |seq: u64| [author.0.as_slice(), &incarnation.0.to_be_bytes(), &seq.to_be_bytes()].concat();
             for (key, value) in self.peers[peer].disk.scan(Space::Log, key(*first), key(*last)) {
                 if bytes + value.len() > limits::SYNC_BYTES_MAX && !entries.is_empty() {
-                    return Input::LogRead { to, entries, more: true };
+                    return Input::LogRead { reader, entries, more: true };
                 }
                 bytes += value.len();
                 entries.extend(self.checks.entry_of(key, value));
             }
         }
-        Input::LogRead { to, entries, more: false }
+        Input::LogRead { reader, entries, more: false }
     }
 
     // --- Tools ----------------------------------------------------------------------------------------------------

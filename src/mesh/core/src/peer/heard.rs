@@ -11,7 +11,7 @@ use super::Peer;
 use crate::effects::Effects;
 use crate::entry::{self, Kind, Outcome, Place, SignedEntry, Tier, Voice};
 use crate::ids::{Attempt, Incarnation, PeerId, ReqId};
-use crate::io::{Output, Space};
+use crate::io::{LogReader, Output, Space};
 use crate::limits;
 use crate::log::{self, log_key};
 use crate::mutants::Mutant;
@@ -82,12 +82,21 @@ impl Peer {
             }
         }
         if !ranges.is_empty() {
-            fx.out.push(Output::ReadLog { to: self.me, ranges });
+            fx.out.push(Output::ReadLog { reader: LogReader::Reattest, ranges });
         }
     }
 
     /// Our own log answers.
-    pub(super) fn handle_void(&mut self, entry: &SignedEntry, fx: &mut Effects<'_>) {
+    pub(super) fn handle_void(&mut self, entries: &[SignedEntry], more: bool, fx: &mut Effects<'_>) {
+        for entry in entries {
+            self.note_void(entry, fx);
+        }
+        if more {
+            self.read_void(fx);
+        }
+    }
+
+    fn note_void(&mut self, entry: &SignedEntry, fx: &mut Effects<'_>) {
         let place = entry.place();
         let void = self.is_void(&place);
         let read = self.heard.read.get_mut(&(place.author, place.incarnation));

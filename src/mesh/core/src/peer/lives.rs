@@ -13,8 +13,8 @@ use serde::{Deserialize, Serialize};
 use super::{KEY_CLAIM_FLOOR, KEY_COUNTER, KEY_INCARNATION, KEY_LIVES, Peer, lost_floor};
 use crate::effects::Effects;
 use crate::entry::{Kind, Outcome, SignedEntry};
-use crate::ids::{Incarnation, PeerId};
-use crate::io::{Fact, Hold, Output, Space};
+use crate::ids::{Hash, Incarnation, PeerId};
+use crate::io::{Fact, Hold, LogReader, Output, Space};
 use crate::log;
 use crate::mutants::Mutant;
 
@@ -25,6 +25,8 @@ const MARK_AFTER_MS: u64 = 200;
 const COPIED_MS: u64 = 600_000;
 /// Nonces of former sessions that are remembered of one peer.
 const SESSIONS_KEPT: usize = 8;
+/// Entries of ours from outside that are compared with our log at one time. What finds no place is shown again.
+const SUSPECTS_MAX: usize = 64;
 
 /// Our own lives.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -37,9 +39,9 @@ pub(super) struct Lives {
     /// Whether another process speaks as us.
     #[serde(skip)]
     copied: bool,
-    /// An entry of ours that may contradict our log.
+    /// Entries of this life that came from outside and may contradict our log, which is asked.
     #[serde(skip)]
-    doubt: Option<SignedEntry>,
+    suspects: BTreeSet<(u64, Hash)>,
     /// How long our log was when this process started.
     #[serde(skip)]
     at_start: u64,
@@ -54,9 +56,8 @@ pub(super) struct Lives {
 impl Lives {
     /// What the store says, where it says something.
     pub(super) fn restore(stored: Option<Self>, life: Incarnation, at_start: u64) -> Self {
-        let known = BTreeSet::new();
-        let first =
-            Self { known, renewed: false, copied: false, doubt: None, at_start, to_say_again: None, untold: None };
+        let (known, suspects) = (BTreeSet::new(), BTreeSet::new());
+        let first = Self { known, renewed: false, copied: false, suspects, at_start, to_say_again: None, untold: None };
         let mut lives = Self { at_start, ..stored.unwrap_or(first) };
         lives.known.insert(life);
         lives
@@ -79,6 +80,7 @@ impl Peer {
         self.logs.begin_life(incarnation);
         self.counter = 0;
         self.lives.known.insert(incarnation);
+        self.lives.suspects.clear();
         fx.put(Space::Meta, KEY_INCARNATION, &incarnation);
         fx.put(Space::Meta, KEY_COUNTER, &self.counter);
         fx.put(Space::Meta, KEY_LIVES, &self.lives);
@@ -107,21 +109,28 @@ impl Peer {
                 false
             }
             None => {
-                self.lives.doubt = Some(entry.clone());
-                fx.out.push(Output::ReadLog { to: self.me, ranges: vec![(self.me, life, seq, seq)] });
+                if self.lives.suspects.len() < SUSPECTS_MAX && self.lives.suspects.insert((seq, entry.hash)) {
+                    let ranges = vec![(self.me, life, seq, seq)];
+                    fx.out.push(Output::ReadLog { reader: LogReader::OwnCheck, ranges });
+                }
                 true
             }
         }
     }
 
     /// Our own log answers what it has where an entry of ours came from outside.
-    pub(super) fn resolve_doubt(&mut self, held: &SignedEntry, fx: &mut Effects<'_>) {
-        let same_place = |doubt: &SignedEntry| doubt.place() == held.place();
-        if let Some(doubt) = self.lives.doubt.take_if(|doubt| same_place(doubt))
-            && doubt.hash != held.hash
-            && held.entry.incarnation == self.logs.incarnation()
-        {
-            self.handle_lost_state(fx);
+    pub(super) fn resolve_doubts(&mut self, held: &[SignedEntry], fx: &mut Effects<'_>) {
+        for held in held {
+            let life = held.entry.incarnation;
+            if held.author != self.me || life != self.logs.incarnation() {
+                continue;
+            }
+            let (suspects, logs) = (&mut self.lives.suspects, &self.logs);
+            let contradicts = suspects.iter().any(|(seq, hash)| *seq == held.entry.seq && *hash != held.hash);
+            suspects.retain(|(seq, _)| *seq != held.entry.seq && !logs.is_dropped((held.author, life), *seq));
+            if contradicts {
+                self.handle_lost_state(fx);
+            }
         }
     }
 
@@ -154,12 +163,22 @@ impl Peer {
         let Some((life, last)) = self.lives.to_say_again else { return };
         let held = self.logs.lives(&self.me).find(|(known, _)| *known == life).map_or(0, |(_, held)| held);
         if last < held {
-            fx.out.push(Output::ReadLog { to: self.me, ranges: vec![(self.me, life, last + 1, held)] });
+            let ranges = vec![(self.me, life, last + 1, held)];
+            fx.out.push(Output::ReadLog { reader: LogReader::Reissue, ranges });
         }
     }
 
     /// Our own log answers.
-    pub(super) fn say_own_again(&mut self, entry: &SignedEntry, fx: &mut Effects<'_>) {
+    pub(super) fn say_own_again(&mut self, entries: &[SignedEntry], more: bool, fx: &mut Effects<'_>) {
+        for entry in entries {
+            self.say_one_again(entry, fx);
+        }
+        if more {
+            self.read_own_words(fx);
+        }
+    }
+
+    fn say_one_again(&mut self, entry: &SignedEntry, fx: &mut Effects<'_>) {
         let place = entry.place();
         let Some((life, last)) = &mut self.lives.to_say_again else { return };
         if place.author != self.me || place.incarnation != *life || place.seq <= *last {

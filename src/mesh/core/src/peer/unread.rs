@@ -8,7 +8,7 @@ use super::Peer;
 use crate::effects::Effects;
 use crate::entry::{Kind, Place, SignedEntry};
 use crate::ids::{Incarnation, PeerId};
-use crate::io::{Fact, Hold, Output, Space};
+use crate::io::{Fact, Hold, LogReader, Output, Space};
 use crate::limits;
 use crate::log;
 
@@ -98,7 +98,7 @@ impl Peer {
         let known = self.unread.0.iter().filter(|(_, row)| self.understands(row.kind));
         let ranges: Vec<_> = known.map(|(place, _)| (place.author, place.incarnation, place.seq, place.seq)).collect();
         if !ranges.is_empty() {
-            fx.out.push(Output::ReadLog { to: self.me, ranges });
+            fx.out.push(Output::ReadLog { reader: LogReader::Unsupported, ranges });
         }
     }
 
@@ -111,26 +111,23 @@ impl Peer {
             .map(|(place, _)| *place)
             .filter(|place| logs.is_dropped((author, incarnation), place.seq))
             .collect();
+        let mut critical = false;
         for place in &gone {
-            unread.remove(place);
+            critical |= unread.remove(place).is_some_and(|row| row.critical);
             fx.delete(Space::Meta, key(place));
         }
-        if !gone.is_empty() {
+        if critical {
             self.handle_holds(fx);
         }
     }
 
     /// Our own log answers.
     pub(super) fn handle_unread(&mut self, entries: Vec<SignedEntry>, more: bool, fx: &mut Effects<'_>) {
+        let mut critical = false;
         for entry in entries {
-            self.resolve_doubt(&entry, fx);
-            self.handle_void(&entry, fx);
-            self.say_own_again(&entry, fx);
-            self.take_overflow(&entry, fx);
             let place = entry.place();
-            if self.unread.0.remove(&place).is_none() {
-                continue;
-            }
+            let Some(row) = self.unread.0.remove(&place) else { continue };
+            critical |= row.critical;
             fx.delete(Space::Meta, key(&place));
             if self.trust.admits(&place.author, place.incarnation, place.seq) {
                 let item = self.item(entry, fx.now.mono_ms);
@@ -139,9 +136,9 @@ impl Peer {
         }
         if more {
             self.read_unread(fx);
-            self.read_void(fx);
-            self.read_own_words(fx);
         }
-        self.handle_holds(fx);
+        if critical {
+            self.handle_holds(fx);
+        }
     }
 }

@@ -17,8 +17,8 @@ use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::config::{Config, ConfigError, LogFormat, Overrides};
+use crate::doors::rest::{self, LogRing, RestContext, ServeError, TokenStore};
 use crate::gateway::node_service::{NodeEvent, NodeServer, NodeServerHandle};
-use crate::gateway::rest::{self, LogRing, RestContext, ServeError, TokenStore};
 use crate::mesh::actor::{self, ActorError, Outside, Parts};
 use crate::mesh::blobs::BlobStore;
 use crate::mesh::handle::MeshHandle;

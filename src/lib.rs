@@ -3,6 +3,7 @@
 pub mod agent;
 pub mod cli;
 pub mod config;
+pub mod doors;
 pub mod faults;
 pub mod gateway;
 pub mod json;
@@ -11,4 +12,5 @@ pub mod node;
 pub mod pb;
 pub mod platform;
 pub mod runtime;
+pub mod status;
 pub mod tasks;

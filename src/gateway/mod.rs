@@ -1,5 +1,3 @@
-//! The elected role, and the doors that people use.
+//! The elected role.
 
 pub mod node_service;
-pub mod rest;
-pub mod status;

@@ -43,7 +43,7 @@ const BLOBS_KEPT_BYTES: u64 = 256 * 1024 * 1024;
 pub struct Options {
     /// Its home.
     pub home: PathBuf,
-    /// Handle for a home that has none yet.
+    /// Name for a home that has none yet.
     pub name: Option<String>,
     /// UDP port of the mesh.
     pub quic_port: Option<u16>,
@@ -111,7 +111,7 @@ pub enum AgentError {
         /// Last tried.
         until: u16,
     },
-    /// The name is not a handle.
+    /// The name is not a valid node name.
     #[error(transparent)]
     Name(#[from] mesh_core::ids::InvalidId),
 }
@@ -291,7 +291,7 @@ fn say_report(report: &OpenReport) {
     if let Some(loss) = &report.lost {
         tracing::error!(
             why = loss.why, kept_at = ?loss.kept_at,
-            "the store could not be repaired: this device has lost its membership and begins anew; join the mesh again"
+            "the store could not be repaired: this device has lost its membership and starts anew; join the mesh again"
         );
     }
     if report.rolled_back {
@@ -558,8 +558,8 @@ impl Outside for Wiring {
         self.server.dismiss(peer);
     }
 
-    fn hurry(&self) {
-        self.client.hurry();
+    fn retry_now(&self) {
+        self.client.retry_now();
     }
 
     fn named(&self, node_id: &NodeId) {
@@ -586,6 +586,6 @@ impl Outside for Unwired {
     fn abdicate(&self, _: Option<PeerId>) {}
     fn node_stream(&self, _: NodeIo) {}
     fn dismiss(&self, _: PeerId) {}
-    fn hurry(&self) {}
+    fn retry_now(&self) {}
     fn named(&self, _: &NodeId) {}
 }

@@ -119,7 +119,7 @@ pub struct NodeServer;
 impl NodeServer {
     /// Serves every stream that comes out of `streams`.
     ///
-    /// `view` says who is approved under which handle, and who leads; it must show that we lead no more *before*
+    /// `view` says who is approved under which name, and who leads; it must show that we lead no more *before*
     /// [`NodeServerHandle::close_all`] is called. Streams end when the receiver of `events` is dropped.
     pub fn start<IO>(
         streams: mpsc::Receiver<IO>,
@@ -264,7 +264,7 @@ enum Refusal {
     #[error("this device is not approved in this mesh")]
     NotApproved,
     #[error("this device is known here as `{known}`, not as `{asked}`")]
-    OtherHandle { known: NodeId, asked: NodeId },
+    OtherName { known: NodeId, asked: NodeId },
     #[error(transparent)]
     Id(#[from] InvalidId),
     #[error("{0} tools are more than a node may declare, which is {max}", max = limits::TOOLS_MAX)]
@@ -280,7 +280,7 @@ impl Refusal {
         match self {
             Self::NotLeading { .. } => "register with the gateway; every peer knows who that is",
             Self::NotApproved => "approve it on an owner device: `sigil pending`, then `sigil approve`",
-            Self::OtherHandle { .. } => "register under the handle that this device was approved with",
+            Self::OtherName { .. } => "register under the name that this device was approved with",
             Self::Id(_) => "rename it in the configuration of this device",
             Self::TooManyTools(_) => "offer fewer tools",
             Self::ToolTwice(_) => "give every tool its own name",
@@ -361,7 +361,7 @@ impl Shared {
                 return Err(Refusal::NotLeading { gateway: gateway.filter(|gateway| *gateway != view.me) });
             }
             if member.node_id != asked {
-                return Err(Refusal::OtherHandle { known: member.node_id.clone(), asked });
+                return Err(Refusal::OtherName { known: member.node_id.clone(), asked });
             }
         }
         let session = Session {
@@ -389,7 +389,7 @@ impl Shared {
     fn refuse_foreign(&self, peer: PeerId, session: &Session, dispatch: &Dispatch) -> bool {
         let Some(header) = dispatch.header.record::<mesh_core::entry::Header>() else { return false };
         let reason = "this node speaks only the plain contract, and calls to such nodes are not supported yet";
-        let what = AnswerKind::Refused(reason.to_owned());
+        let what = AnswerKind::Rejected(reason.to_owned());
         let answer = Answer { id: header.id, attempt: dispatch.attempt, what };
         self.events.try_send(NodeEvent::Answer { peer, session: session.number, answer }).is_ok()
     }
@@ -401,7 +401,7 @@ impl Shared {
         mut inbound: Streaming<pb::NodeMessage>,
         outbox: Outbox<Result<pb::GatewayMessage, Status>>,
     ) {
-        let last_word = match first_message(&mut inbound, self.register_within).await {
+        let latest_clock = match first_message(&mut inbound, self.register_within).await {
             Ok(register) => match self.admit(line.peer, register, &outbox) {
                 Ok((session, hello)) => self.registered(line.peer, &session, hello, &mut inbound).await,
                 Err(refusal) => {
@@ -415,7 +415,7 @@ impl Shared {
             },
             Err(status) => Some(status),
         };
-        if let Some(status) = last_word {
+        if let Some(status) = latest_clock {
             outbox.push(Err(status), 0);
         }
         // Ends the response, once what is queued has gone.
@@ -439,7 +439,7 @@ impl Shared {
         }
     }
 
-    /// The life of a registered stream. Answers the status to end it with.
+    /// Runs a registered stream to its end. Answers the status to end it with.
     async fn registered(
         &self,
         peer: PeerId,
@@ -450,11 +450,11 @@ impl Shared {
         let number = session.number;
         tracing::debug!(peer = %peer.short(), session = number, "node registered");
         let up = self.events.send(NodeEvent::Up { peer, session: number, hello }).await;
-        let last_word = if up.is_ok() { self.read(peer, session, inbound).await } else { None };
+        let latest_clock = if up.is_ok() { self.read(peer, session, inbound).await } else { None };
         self.forget(peer, number);
         // Nobody to tell = the peer is going down.
         let _ = self.events.send(NodeEvent::Down { peer, session: number }).await;
-        last_word
+        latest_clock
     }
 
     async fn read(&self, peer: PeerId, session: &Session, inbound: &mut Streaming<pb::NodeMessage>) -> Option<Status> {

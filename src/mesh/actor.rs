@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use mesh_core::config::Config;
 use mesh_core::entry::{Directory, Kind, Payload, SignedEntry, ToolDecl};
-use mesh_core::frame::{AnswerKind, Class, Frame};
+use mesh_core::frame::{AnswerKind, Channel, Frame};
 use mesh_core::ids::{Attempt, Hash, Incarnation, NodeId, PeerId, ReqId};
 use mesh_core::io::{
     Batch, CallRecord, CallState, CmdId, Command, Fact, Input, Invocation, LogReader, Output, Refusal, Reply,
@@ -68,8 +68,8 @@ pub trait Outside: Send {
     /// A registered node does not belong any more: ends its stream at once.
     fn dismiss(&self, peer: PeerId);
     /// A link to the gateway is up.
-    fn hurry(&self);
-    /// Our handle in the mesh.
+    fn retry_now(&self);
+    /// Our name in the mesh.
     fn named(&self, node_id: &NodeId);
 }
 
@@ -92,7 +92,7 @@ pub struct Parts {
     pub lan_events: mpsc::Receiver<LanEvent>,
     /// Large payloads.
     pub blobs: BlobStore,
-    /// Handle to found a mesh with, and to ask for in another.
+    /// Name to found a mesh with, and to ask for in another.
     pub name: NodeId,
     /// What this device offers.
     pub tools: Vec<ToolDecl>,
@@ -246,7 +246,7 @@ pub(crate) fn start(
         tail: VecDeque::new(),
     };
     actor.perform(out);
-    actor.settle_in();
+    actor.publish_all();
     Ok(Started { handle, actor })
 }
 
@@ -310,7 +310,7 @@ impl Actor {
     }
 
     /// After a start, and after a change of mesh: says who we are and whom we know.
-    pub(super) fn settle_in(&mut self) {
+    pub(super) fn publish_all(&mut self) {
         self.refresh_directory();
         self.publish_view();
         self.refresh_members();
@@ -467,9 +467,9 @@ impl Actor {
         if own_outcome {
             self.pass(Point::AfterOutcome);
         }
-        let sent = match frame.class() {
-            Class::Datagram | Class::Stream => self.links.send(peer, &frame),
-            Class::Node => self.outside.send_node(peer, frame),
+        let sent = match frame.channel() {
+            Channel::Datagram | Channel::Stream => self.links.send(peer, &frame),
+            Channel::Node => self.outside.send_node(peer, frame),
         };
         if !sent {
             tracing::trace!(peer = %peer, "a frame found no way out");
@@ -536,7 +536,7 @@ impl Actor {
                 self.input(Input::Session(peer, nonce));
                 self.input(Input::LinkUp(peer));
                 self.surroundings_dirty = true;
-                self.outside.hurry();
+                self.outside.retry_now();
                 let wanted: Vec<_> = self
                     .wanted
                     .iter()
@@ -554,7 +554,7 @@ impl Actor {
             }
             LinkEvent::Frame(peer, frame) => self.input(Input::Recv(peer, frame)),
             LinkEvent::Network => self.refresh_directory(),
-            LinkEvent::Knock(knock) => self.handle_knock(knock),
+            LinkEvent::JoinAttempt(attempt) => self.handle_join_attempt(attempt),
             LinkEvent::NodeStream(io) => self.outside.node_stream(io),
             LinkEvent::Bad { peer, what } => tracing::debug!(peer = %peer, what, "a peer broke the protocol"),
         }
@@ -570,7 +570,7 @@ impl Actor {
                 }
                 if known {
                     self.refresh_members();
-                    self.links.nudge();
+                    self.links.retry_now();
                 }
                 self.admission.note_nearby(peer, name, addresses);
                 self.events.push(clock::now().wall_ms, EventKind::Nearby);
@@ -726,7 +726,7 @@ impl Actor {
             pending: self.admission.pending(&view, &known.pending),
             discovery_trouble: self.admission.discovery_trouble.clone(),
             open_calls,
-            knocking_at: self.admission.knocking_at(),
+            asking_to_join: self.admission.asking_to_join(),
         }));
     }
 
@@ -774,7 +774,7 @@ impl Actor {
         self.command(Command::SetDirectory(directory), ReplyTo::Nobody);
     }
 
-    /// Goes over to another mesh: ends what is open, replaces the store's rows, and begins anew.
+    /// Switches to another mesh: ends what is open, replaces the store's rows, and starts anew.
     pub(super) fn switch(&mut self, rows: Batch) -> Result<(), ActorError> {
         let mut batch = self.peer.depart(clock::now(), &mut self.rng);
         batch.writes.extend(rows.writes);
@@ -782,7 +782,7 @@ impl Actor {
         self.outside.abdicate(None);
         self.outside.follow(None);
         self.store.wipe_and_commit(batch)?;
-        // What the writer had reported is of the old mesh, whose numbers begin anew with the new one.
+        // What the writer had reported is of the old mesh, whose numbers start anew with the new one.
         while let Ok(note) = self.durable.try_recv() {
             if let DurableNote::Failed(error) = note {
                 return Err(error.into());
@@ -802,9 +802,9 @@ impl Actor {
         let signer = Box::new(self.key.clone());
         self.peer = Peer::boot(self.config.clone(), signer, image, clock::now(), &mut self.rng, &mut out)?;
         self.perform(out);
-        self.settle_in();
+        self.publish_all();
         self.events.push(clock::now().wall_ms, EventKind::Nodes);
-        self.links.nudge();
+        self.links.retry_now();
         Ok(())
     }
 }

@@ -26,7 +26,7 @@ pub enum MeshError {
     #[error("the agent is stopping")]
     Stopping,
     /// What was asked for began in a mesh that this device has left meanwhile.
-    #[error("this device went over to another mesh meanwhile; ask again")]
+    #[error("this device has since moved to another mesh; ask again")]
     Moved,
     /// Our own store failed.
     #[error("reading the local store: {0}")]
@@ -91,7 +91,7 @@ pub enum JoinError {
 pub enum JoinTarget {
     /// With an invite.
     Code(InviteCode),
-    /// A device seen on the LAN: by handle, or start of its peer id; `None` = the only one there is.
+    /// A device seen on the LAN: by name, or start of its peer id; `None` = the only one there is.
     Nearby(Option<String>),
     /// A device at an address.
     Address(SocketAddr),
@@ -100,7 +100,7 @@ pub enum JoinTarget {
 /// What became of a join.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Joined {
-    /// We are in, under this handle.
+    /// We are in, under this name.
     Member(NodeId),
     /// A person over there must say yes; the agent keeps asking.
     Pending {
@@ -131,20 +131,20 @@ pub struct Nearby {
     pub seen_ms: u64,
 }
 
-/// Someone who waits for a person's yes: it asks to join, or belonged until the word of whoever let it in became void.
+/// Someone who waits for a person's yes: it asks to join, or belonged until the word of whoever approved it became void.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pending {
     /// Its key, proven by the link.
     pub key: PublicKey,
     /// Its identity: what people compare.
     pub peer: PeerId,
-    /// Handle that it asks for.
+    /// Name that it asks for.
     pub node_id: NodeId,
     /// "linux", …
     pub platform: String,
     /// Where it asks from; `None` for one that waits again.
     pub address: Option<SocketAddr>,
-    /// Wall time of its first knock, or since when it is known to wait again.
+    /// Wall time of its first join request, or since when it is known to wait again.
     pub since_ms: u64,
     /// Why it waits, for people.
     pub why: String,
@@ -317,7 +317,7 @@ impl EventLog {
     }
 }
 
-/// What the handle asks of the actor.
+/// What the name asks of the actor.
 #[derive(Debug)]
 pub(crate) enum Request {
     Command(Command, oneshot::Sender<Reply>),
@@ -341,14 +341,14 @@ pub struct Surroundings {
     pub links: Vec<LinkInfo>,
     /// Strangers on the LAN.
     pub nearby: Vec<Nearby>,
-    /// Who waits for a yes.
+    /// Who awaits approval.
     pub pending: Vec<Pending>,
     /// Why LAN discovery does not work, if it does not.
     pub discovery_trouble: Option<String>,
     /// Calls without an ending that this peer knows of.
     pub open_calls: usize,
-    /// If we knock somewhere: at whom.
-    pub knocking_at: Option<PeerId>,
+    /// The device that we ask to let us join, if any.
+    pub asking_to_join: Option<PeerId>,
 }
 
 /// The bytes of a result.
@@ -388,7 +388,7 @@ impl MeshHandle {
         self.view.clone()
     }
 
-    /// Links, strangers, knockers.
+    /// Links, strangers, newcomers.
     #[must_use]
     pub fn surroundings(&self) -> Arc<Surroundings> {
         self.surroundings.borrow().clone()
@@ -457,7 +457,7 @@ impl MeshHandle {
         self.ask(Request::Leave).await?
     }
 
-    /// Says yes to someone pending. Defaults: tier shared, the handle it asks for. Answers the handle that it got.
+    /// Says yes to someone pending. Defaults: tier shared, the name it asks for. Answers the name that it got.
     pub async fn admit(&self, peer: PeerId, tier: Option<Tier>, node_id: Option<NodeId>) -> Result<NodeId, MeshError> {
         self.ask(|tx| Request::Admit(peer, tier, node_id, tx)).await?
     }

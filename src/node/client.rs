@@ -39,7 +39,7 @@ const OPEN_WITHIN: Duration = Duration::from_secs(2);
 /// What this device says of itself when it registers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NodeInfo {
-    /// The handle that it was approved with.
+    /// The name that it was approved with.
     pub node_id: NodeId,
     /// "linux", …; at most 64 bytes.
     pub platform: String,
@@ -105,7 +105,7 @@ impl NodeClient {
         Opening: Future<Output = io::Result<IO>> + Send + 'static,
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let handle = NodeClientHandle { stream: Arc::default(), hurry: Arc::default() };
+        let handle = NodeClientHandle { stream: Arc::default(), retry_now: Arc::default() };
         let worker =
             Worker { gateway, open, info, verifier, events, stopping: tasks.stopping(), handle: handle.clone() };
         tasks.spawn(worker.run());
@@ -118,7 +118,7 @@ impl NodeClient {
 pub struct NodeClientHandle {
     /// The registered stream, if there is one.
     stream: Arc<Mutex<Option<Stream>>>,
-    hurry: Arc<Notify>,
+    retry_now: Arc<Notify>,
 }
 
 #[derive(Debug, Clone)]
@@ -156,8 +156,8 @@ impl NodeClientHandle {
     }
 
     /// Tries again at once instead of after the pause: a link to the gateway has come up.
-    pub fn hurry(&self) {
-        self.hurry.notify_one();
+    pub fn retry_now(&self) {
+        self.retry_now.notify_one();
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Option<Stream>> {
@@ -246,7 +246,7 @@ where
                     }
                     pause = BACKOFF_MIN;
                 }
-                () = self.handle.hurry.notified() => pause = BACKOFF_MIN,
+                () = self.handle.retry_now.notified() => pause = BACKOFF_MIN,
                 () = wait => pause = (pause * 2).min(BACKOFF_MAX),
             }
         }
@@ -299,7 +299,7 @@ where
         self.read(&stream, inbound, info, registered).await
     }
 
-    /// The life of a registered stream.
+    /// Runs a registered stream to its end.
     async fn read(
         &self,
         stream: &Stream,
@@ -358,7 +358,7 @@ where
                         // An id that is none cannot be answered.
                         if let Ok(id) = id.parse() {
                             let attempt = u8::try_from(attempt).unwrap_or_default().max(1);
-                            let what = AnswerKind::Refused(error.to_string());
+                            let what = AnswerKind::Rejected(error.to_string());
                             stream.push(convert::answer_to_pb(Answer { id, attempt, what }));
                         }
                         Err(error)

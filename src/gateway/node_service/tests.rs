@@ -5,7 +5,7 @@ use std::task::{Context, Poll};
 
 use hyper_util::rt::TokioIo;
 use mesh_core::crypto::{Signer, Symbolic};
-use mesh_core::entry::{self, Effect, Ending, Entry, Header, Kind, Outcome, Payload, SignedEntry, Tier, Voice};
+use mesh_core::entry::{self, Effect, Ending, Entry, Header, Kind, Outcome, Payload, SignedEntry, Source, Tier};
 use mesh_core::epoch::{Claim, Epoch};
 use mesh_core::ids::{Hash, Incarnation, MeshId, Signature};
 use mesh_core::io::NodeView;
@@ -85,7 +85,7 @@ fn view(me: u64, leader: Option<u64>) -> Arc<View> {
         incarnation: Incarnation(1),
         boot: 1,
         revoked: false,
-        pending: Vec::new(),
+        awaiting_reapproval: Vec::new(),
         holds: Vec::new(),
         copied: Vec::new(),
         forked: Vec::new(),
@@ -152,7 +152,7 @@ fn outcome(author: u64, id: ReqId, output: Payload) -> SignedEntry {
         at_ms: 0,
         started_ms: 0,
         alias_of: None,
-        voice: Voice::Target,
+        source: Source::Target,
     };
     signed(author, Kind::OUTCOME, entry::encode(&outcome))
 }
@@ -479,7 +479,7 @@ async fn a_call_goes_out_and_its_signed_outcome_comes_back() {
             AnswerKind::Busy,
             AnswerKind::Fenced(Some(Claim::sign(&key(OTHER_GATEWAY), epoch(OTHER_GATEWAY), 3))),
             AnswerKind::Fenced(None),
-            AnswerKind::Refused("no such tool".to_owned()),
+            AnswerKind::Rejected("no such tool".to_owned()),
         ];
         let answers = kinds.map(|what| Answer { id: call_id(counter), attempt: 1, what });
         for answer in answers.into_iter().chain([done(counter)]) {
@@ -575,7 +575,7 @@ async fn a_contract_only_client_registers_reports_and_gets_no_call() {
     assert!(gateway.handle.send(id(NODE), Frame::Dispatch(dispatch(1))));
     let NodeEvent::Answer { answer, .. } = gateway.event().await else { panic!("no answer") };
     assert_eq!((answer.id, answer.attempt), (call_id(1), 1));
-    assert!(matches!(&answer.what, AnswerKind::Refused(why) if why.contains("plain contract")), "{answer:?}");
+    assert!(matches!(&answer.what, AnswerKind::Rejected(why) if why.contains("plain contract")), "{answer:?}");
 
     let result =
         pb::ToolResult { request_id: call_id(1).to_string(), output: "hi".to_owned(), ..pb::ToolResult::default() };
@@ -627,10 +627,10 @@ async fn the_node_follows_the_gateway() {
     assert_eq!(node.event().await, NodeClientEvent::Registered { gateway: id(OTHER_GATEWAY) });
     assert_eq!(first.event().await, NodeEvent::Down { peer: id(NODE), session: 1 });
     assert!(!node.handle.answer(id(GATEWAY), done(1)));
-    // A call in the name of another reign than the sender's is refused by the node itself.
+    // A call in the name of another epoch than the sender's is refused by the node itself.
     assert!(second.handle.send(id(NODE), Frame::Dispatch(dispatch(1))));
     let NodeEvent::Answer { answer, .. } = second.event().await else { panic!("no answer") };
-    assert!(matches!(&answer.what, AnswerKind::Refused(why) if why.contains("not by the peer")), "{answer:?}");
+    assert!(matches!(&answer.what, AnswerKind::Rejected(why) if why.contains("not by the peer")), "{answer:?}");
 
     // Nobody leads, or we do: no stream.
     node.gateway.send_replace(None);
@@ -691,7 +691,7 @@ async fn the_node_answers_calls_that_will_not_do() {
     for (bad, reason) in [(forged, "not its author's"), (stolen, "not its leader's")] {
         assert!(gateway.handle.send(id(NODE), Frame::Dispatch(bad)));
         let NodeEvent::Answer { answer, .. } = gateway.event().await else { panic!("no answer") };
-        assert!(matches!(&answer.what, AnswerKind::Refused(why) if why.contains(reason)), "{answer:?}");
+        assert!(matches!(&answer.what, AnswerKind::Rejected(why) if why.contains(reason)), "{answer:?}");
         assert_eq!(answer.id, call_id(1));
     }
     assert!(gateway.handle.send(id(NODE), Frame::Dispatch(good.clone())));
@@ -749,7 +749,7 @@ async fn a_stream_cut_anywhere_is_made_anew() {
     loop {
         tokio::select! {
             // Forty pauses of two seconds would be a long test.
-            _ = impatience.tick() => node.handle.hurry(),
+            _ = impatience.tick() => node.handle.retry_now(),
             event = gateway.events.recv() => match event.expect("the gateway runs") {
                 NodeEvent::Up { session, .. } => {
                     assert!(session > last_up);

@@ -129,7 +129,7 @@ pub(crate) fn directory(index: usize, plan: &PeerPlan) -> Directory {
             tool("print", Effect::Once, false),
             tool(OWNERS_TOOL, Effect::Once, true),
         ],
-        journal_seq: 0,
+        services: Vec::new(),
     }
 }
 

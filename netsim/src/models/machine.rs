@@ -162,7 +162,7 @@ fn directory(config: &Config) -> Directory {
         class: config.class.0,
         eligible: config.eligible,
         tools: vec![put],
-        journal_seq: 0,
+        services: Vec::new(),
     }
 }
 

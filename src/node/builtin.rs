@@ -26,10 +26,10 @@ const DISKS_MAX: usize = 32;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BuiltinError {
-    /// What it was asked with.
+    /// Bad arguments.
     #[error("arguments are not valid: {0}")]
     Arguments(String),
-    /// What it was asked for.
+    /// A failure of the files.
     #[error(transparent)]
     File(#[from] FileError),
     /// The output.
@@ -44,7 +44,7 @@ pub enum BuiltinError {
 }
 
 impl BuiltinError {
-    /// How a call ends with it.
+    /// Ending of a call with it.
     #[must_use]
     pub fn ending(&self) -> Ending {
         match self {

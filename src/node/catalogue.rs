@@ -14,7 +14,7 @@ use crate::config::{CommandTool, Config};
 /// Time that a built-in tool may take: they read a little, unless a disk hangs.
 const BUILTIN_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What a tool does.
+/// Implementation of a tool.
 #[derive(Debug, Clone)]
 pub enum Run {
     /// `noop`
@@ -32,16 +32,16 @@ pub enum Run {
 /// One tool.
 #[derive(Debug, Clone)]
 pub struct Tool {
-    /// What the mesh knows of it.
+    /// Its declaration in the mesh.
     pub decl: ToolDecl,
     /// Longest run.
     pub timeout: Duration,
     /// Bytes of output.
     pub max_output: u64,
-    /// Whether the owner of this device forbids it (`node.deny`). It is known, so that a call in the queue can be
+    /// True if the owner of this device forbids it (`node.deny`). It is known, so that a call in the queue can be
     /// answered with the reason, but not offered.
     pub denied: bool,
-    /// What it does.
+    /// Its implementation.
     pub run: Run,
 }
 
@@ -80,7 +80,7 @@ impl Catalogue {
         self.builtin(config, "noop", "does nothing", false, Run::Noop);
     }
 
-    /// What the mesh is told: all tools but the denied ones, by name.
+    /// Declarations for the mesh: all tools but the denied ones, by name.
     #[must_use]
     pub fn decls(&self) -> Vec<ToolDecl> {
         self.tools.values().filter(|tool| !tool.denied).map(|tool| tool.decl.clone()).collect()

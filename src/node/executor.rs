@@ -1,7 +1,7 @@
 //! Runs what the core says to run, after the last look: is it offered, is it allowed here, are the arguments sound.
 //!
-//! Every [`ToolHost::invoke`] is answered by exactly one [`ToolEvent::Ended`], whatever happens to the tool; only when the
-//! agent itself is ended is there none, and then the journal knows.
+//! Every [`ToolHost::invoke`] is answered by exactly one [`ToolEvent::Ended`], whatever happens to the tool; only when
+//! the agent itself is ended is there none, and then the journal knows.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -29,13 +29,13 @@ use crate::runtime::process::{self, Bounds, Launch, Launcher, Spec, ended, show_
 use crate::runtime::spool::{BlobSinks, Spool};
 use crate::tasks::TaskGroup;
 
-/// How deep arguments may be nested. Half of what `serde_json` would take, and more than any person writes.
+/// Depth to which arguments may be nested. Half of what `serde_json` would take, and more than any person writes.
 pub const ARGUMENTS_DEPTH_MAX: usize = 64;
 
 /// The last word on whether a call may run here: `Err` says why not, fit for the caller. Called for each run.
 pub type Policy = Arc<dyn Fn(&Invocation, &ToolDecl) -> Result<(), String> + Send + Sync>;
 
-/// The policy until workspaces exist (architecture.md §5): tools that are for owners run for calls from peers of the
+/// The policy until workspaces exist: tools that are for owners run for calls from peers of the
 /// owner tier. `tier_of` answers the tier of an approved peer.
 #[must_use]
 pub fn owners_only(tier_of: impl Fn(&PeerId) -> Option<Tier> + Send + Sync + 'static) -> Policy {
@@ -49,7 +49,7 @@ pub fn owners_only(tier_of: impl Fn(&PeerId) -> Option<Tier> + Send + Sync + 'st
     })
 }
 
-/// What became of an invocation.
+/// Event of an invocation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ToolEvent {
     /// A line of progress, at most 200 characters. Lost when nobody keeps up.
@@ -106,7 +106,7 @@ struct Shared {
     running: Mutex<BTreeMap<(ReqId, Attempt), CancellationToken>>,
 }
 
-/// What an invocation has become after the last look.
+/// State of an invocation after the last look.
 enum Work {
     Builtin { tool: Run, arguments: Vec<u8>, bounds: Bounds },
     Program { launch: Launch, arguments: Vec<u8>, bounds: Bounds },
@@ -142,7 +142,7 @@ impl ToolHost {
         self.shared.catalogue.store(Arc::new(catalogue));
     }
 
-    /// How many runs have no end yet.
+    /// Number of runs without an end.
     #[must_use]
     pub fn running(&self) -> usize {
         self.running_now().len()

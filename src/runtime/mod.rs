@@ -1,4 +1,4 @@
-//! How one tool runs. Nothing here knows the mesh.
+//! Running one tool. Nothing here knows the mesh.
 
 pub mod process;
 pub mod spool;

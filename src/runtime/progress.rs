@@ -1,4 +1,4 @@
-//! What a running tool says on its error stream: lines of progress, and the tail that is kept.
+//! Error stream of a running tool: lines of progress, and the tail that is kept.
 
 use std::collections::VecDeque;
 use std::time::Duration;

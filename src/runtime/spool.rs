@@ -68,7 +68,7 @@ impl<'a> Spool<'a> {
         Ok(())
     }
 
-    /// What came, byte for byte.
+    /// Ends the spool and returns its bytes as a payload.
     pub async fn finish(self) -> Result<Payload, SpoolError> {
         match self.sink {
             None => Ok(Payload::Inline(Bytes::from(self.inline))),

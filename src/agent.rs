@@ -23,7 +23,7 @@ use crate::mesh::blobs::BlobStore;
 use crate::mesh::identity::{DeviceKey, IdentityError};
 use crate::mesh::store::{FjallStore, OpenReport, Store, StoreError};
 use crate::mesh::transport::lan::{self, LanConfig, LanEvent};
-use crate::mesh::transport::{Code, Links, LinksConfig, LinksError, NodeIo};
+use crate::mesh::transport::{Code, Links, LinksConfig, LinksError, ServiceId, ServiceIo};
 use crate::mesh::{self, Adapters, Booted, FatalError, MeshHandle, NodeLinks, Parts, ToolRuns};
 use crate::node::catalogue::Catalogue;
 use crate::node::client::{NodeClient, NodeClientEvent, NodeClientHandle, NodeInfo};
@@ -300,7 +300,13 @@ fn open_links(
 ) -> Result<Links, AgentError> {
     let open = |port: u16| {
         let listen = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
-        let links = LinksConfig { key: key.clone(), listen, blobs: blobs.clone(), tasks: tasks.clone() };
+        let links = LinksConfig {
+            key: key.clone(),
+            listen,
+            services: [ServiceId::NODE].into(),
+            blobs: blobs.clone(),
+            tasks: tasks.clone(),
+        };
         Links::start(links, events.clone())
     };
     if let Some(port) = config.listen.quic_port.or(stored.quic) {
@@ -427,7 +433,7 @@ fn wire(
     let opener = links.clone();
     let open = move |peer| {
         let links = opener.clone();
-        async move { links.open_node_stream(peer).await.map_err(io::Error::other) }
+        async move { links.open(peer, ServiceId::NODE).await.map_err(io::Error::other) }
     };
     let client = NodeClient::start(gateway_rx, open, told, verifier, client_tx, tasks);
 
@@ -491,7 +497,7 @@ fn wire(
 struct Nodes {
     server: NodeServerHandle,
     client: NodeClientHandle,
-    streams: mpsc::Sender<NodeIo>,
+    streams: mpsc::Sender<ServiceIo>,
     gateway: watch::Sender<Option<PeerId>>,
 }
 
@@ -508,7 +514,7 @@ impl NodeLinks for Nodes {
         self.server.close_all(moved_to);
     }
 
-    fn accept(&self, stream: NodeIo) {
+    fn accept(&self, stream: ServiceIo) {
         // Full: the node tries again.
         let _ = self.streams.try_send(stream);
     }

@@ -217,8 +217,7 @@ impl NodeServerHandle {
             | Frame::Entries { .. }
             | Frame::Presence { .. }
             | Frame::Progress { .. }
-            | Frame::Answer(_)
-            | Frame::Stored { .. } => None,
+            | Frame::Answer(_) => None,
         };
         let Some(message) = message else { return false };
         let sent = session.push(message);

@@ -3,7 +3,6 @@
 //! It never awaits the network, a tool or another actor inside its loop: those answer through its inbox.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::net::SocketAddr;
 use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,7 +37,7 @@ use crate::mesh::request::Request;
 use crate::mesh::snapshot::Surroundings;
 use crate::mesh::store::{DurableNote, Store, StoreError};
 use crate::mesh::transport::lan::LanEvent;
-use crate::mesh::transport::{LinkEvent, Links, Member, Members};
+use crate::mesh::transport::{Address, LinkEvent, Links, Member, Members, ServiceId};
 use crate::tasks::TaskGroup;
 
 /// Requests of doors that may wait for the actor; then the doors wait.
@@ -128,7 +127,7 @@ pub(crate) struct Actor {
     wanted: BTreeMap<Hash, (u64, Vec<PeerId>)>,
     fetching: BTreeSet<Hash>,
     /// Addresses seen on the LAN or in an invite, by peer.
-    pub(super) seen_at: BTreeMap<PeerId, Vec<SocketAddr>>,
+    pub(super) seen_at: BTreeMap<PeerId, Vec<Address>>,
     pub(super) surroundings_dirty: bool,
     /// When people were last told what of whom.
     warned: BTreeMap<(&'static str, PeerId), u64>,
@@ -564,7 +563,12 @@ impl Actor {
             LinkEvent::Frame(peer, frame) => self.input(Input::Recv(peer, frame)),
             LinkEvent::Network => self.refresh_directory(),
             LinkEvent::JoinAttempt(attempt) => self.handle_join_attempt(attempt),
-            LinkEvent::NodeStream(io) => self.adapters.nodes.accept(io),
+            LinkEvent::Stream { service, io, .. } => {
+                // The only service that is offered: the links refuse streams of others.
+                if service == ServiceId::NODE {
+                    self.adapters.nodes.accept(io);
+                }
+            }
             LinkEvent::Bad { peer, what } => tracing::debug!(peer = %peer, what, "a peer broke the protocol"),
         }
     }
@@ -744,20 +748,22 @@ impl Actor {
         for node in view.nodes.iter().filter(|node| node.peer != view.me) {
             // Revoked ourselves, we dial nobody; but who comes may hear why, and tell us that we are welcome again.
             if view.revoked {
-                members.insert(node.peer, Member { key: node.key, addresses: Vec::new(), leaving: true });
+                members.insert(node.peer, Member::leaving(node.key));
                 continue;
             }
-            let mut addresses: Vec<SocketAddr> = self.seen_at.get(&node.peer).cloned().unwrap_or_default();
+            let mut addresses = self.seen_at.get(&node.peer).cloned().unwrap_or_default();
             let told = node.directory.iter().flat_map(|directory| &directory.addresses);
-            addresses.extend(told.filter_map(|text| text.parse::<SocketAddr>().ok()));
+            addresses.extend(told.map(|text| Address::from(text.as_str())));
             let mut seen = BTreeSet::new();
-            addresses.retain(|address| seen.insert(*address));
-            members.insert(node.peer, Member { key: node.key, addresses, leaving: false });
+            addresses.retain(|address| seen.insert(address.clone()));
+            let services =
+                node.directory.as_ref().map(|record| record.services.iter().copied().map(ServiceId).collect());
+            members.insert(node.peer, Member { key: node.key, addresses, services, leaving: false });
         }
         // Whoever was revoked may come once more, to learn it.
         for (peer, key) in self.peer.revoked_peers() {
             if peer != view.me {
-                members.entry(peer).or_insert(Member { key, addresses: Vec::new(), leaving: true });
+                members.entry(peer).or_insert(Member::leaving(key));
             }
         }
         self.links.set_members(members);
@@ -773,7 +779,7 @@ impl Actor {
             class: self.config.class.0,
             eligible: self.config.eligible,
             tools: self.tools.clone(),
-            services: Vec::new(),
+            services: self.links.services().iter().map(|service| service.0).collect(),
         };
         self.command(Command::SetDirectory(directory), ReplyTo::Nobody);
     }

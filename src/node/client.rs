@@ -105,7 +105,7 @@ impl NodeClient {
         Opening: Future<Output = io::Result<IO>> + Send + 'static,
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let handle = NodeClientHandle { stream: Arc::default(), retry_now: Arc::default() };
+        let handle = NodeClientHandle { stream: Arc::default(), retry: Arc::default() };
         let worker =
             Worker { gateway, open, info, verifier, events, stopping: tasks.stopping(), handle: handle.clone() };
         tasks.spawn(worker.run());
@@ -118,7 +118,7 @@ impl NodeClient {
 pub struct NodeClientHandle {
     /// The registered stream, if there is one.
     stream: Arc<Mutex<Option<Stream>>>,
-    retry_now: Arc<Notify>,
+    retry: Arc<Notify>,
 }
 
 #[derive(Debug, Clone)]
@@ -157,7 +157,7 @@ impl NodeClientHandle {
 
     /// Tries again at once instead of after the pause: a link to the gateway has come up.
     pub fn retry_now(&self) {
-        self.retry_now.notify_one();
+        self.retry.notify_one();
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Option<Stream>> {
@@ -246,7 +246,7 @@ where
                     }
                     pause = BACKOFF_MIN;
                 }
-                () = self.handle.retry_now.notified() => pause = BACKOFF_MIN,
+                () = self.handle.retry.notified() => pause = BACKOFF_MIN,
                 () = wait => pause = (pause * 2).min(BACKOFF_MAX),
             }
         }

@@ -606,20 +606,16 @@ impl Book {
         fx.then(Then::Ended(*id, attempt, confirmed));
     }
 
-    /// The ending is durable: tell whoever waits, and the target.
+    /// The ending is durable: tells whoever waits for it.
     pub(crate) fn handle_ended(&mut self, id: &ReqId, attempt: Attempt, confirmed: bool, fx: &mut Effects<'_>) {
         let Some(record) = self.record(id) else { return };
         if record.confirmed && (record.attempt, record.confirmed) != (attempt, confirmed) {
             return; // another ending is on its way to the disk
         }
-        let (target, origin) = (record.header.target, record.origin);
         if let Some(row) = record.history.last() {
             fx.fact(Fact::Call(*id, row.clone()));
         }
         fx.fact(Fact::CallEnded(*id));
-        if confirmed && origin == self.me && target != self.me {
-            fx.send(target, Frame::Stored { id: *id, attempt });
-        }
         if confirmed {
             self.closing.remove(id);
         }

@@ -563,7 +563,6 @@ impl Peer {
                     self.stop_call(&cancel, fx);
                 }
             }
-            Frame::Stored { .. } => {} // an outcome is kept as long as its journal row, whoever has it
         }
     }
 

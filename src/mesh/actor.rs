@@ -17,6 +17,7 @@ use mesh_core::io::{
 };
 use mesh_core::limits;
 use mesh_core::peer::{self, BootError, Peer};
+use mesh_core::rows;
 use rand_chacha::ChaCha8Rng;
 use rand_core::SeedableRng;
 use ring::rand::SecureRandom;
@@ -489,7 +490,7 @@ impl Actor {
         let mut bytes = 0;
         let mut more = false;
         'ranges: for (author, incarnation, from, until) in ranges {
-            let key = |seq: u64| [author.0.as_slice(), &incarnation.0.to_be_bytes(), &seq.to_be_bytes()].concat();
+            let key = |seq| rows::entry(author, *incarnation, seq).key;
             let mut next = *from;
             while next <= *until {
                 let rows =
@@ -618,8 +619,9 @@ impl Actor {
         if let Some(record) = self.peer.open_call(id) {
             return Ok(Some(record.clone()));
         }
-        let stored = self.store.get(Space::Calls, &id.0).map_err(MeshError::Store)?;
-        Ok(stored.as_deref().and_then(mesh_core::entry::decode))
+        let at = rows::call(id);
+        let stored = self.store.get(at.space, &at.key).map_err(MeshError::Store)?;
+        Ok(stored.and_then(|stored| at.read(&stored)))
     }
 
     fn wait_for_end(&mut self, id: ReqId, reply: oneshot::Sender<CallAnswer>) {
@@ -671,9 +673,8 @@ impl Actor {
             }
             return Ok(CallPage { items, next });
         }
-        let mut end = after.map_or(Bound::Unbounded, |after| {
-            Bound::Excluded([after.accepted_ms.to_be_bytes().as_slice(), &after.id.0].concat())
-        });
+        let mut end = after
+            .map_or(Bound::Unbounded, |after| Bound::Excluded(rows::call_by_time(after.accepted_ms, &after.id).key));
         let mut scanned = 0;
         loop {
             let rows = self
@@ -684,7 +685,7 @@ impl Actor {
             end = Bound::Excluded(last.clone());
             for (key, _) in &rows {
                 scanned += 1;
-                let Some(id) = key.get(8..).and_then(ReqId::from_slice) else { continue };
+                let Some((_, id)) = rows::by_time_of(key) else { continue };
                 let Some(record) = self.call(&id)? else { continue };
                 if !passes(&record) {
                     continue;
@@ -825,6 +826,6 @@ fn accepted(reply: Reply) -> Result<Reply, Refusal> {
 }
 
 fn last_seen(key: Option<&[u8]>) -> Option<CallCursor> {
-    let (time, id) = key?.split_at_checked(8)?;
-    Some(CallCursor { accepted_ms: u64::from_be_bytes(time.try_into().ok()?), id: ReqId::from_slice(id)? })
+    let (accepted_ms, id) = rows::by_time_of(key?)?;
+    Some(CallCursor { accepted_ms, id })
 }

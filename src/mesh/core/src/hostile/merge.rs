@@ -9,17 +9,18 @@ use super::*;
 use crate::entry::decode;
 use crate::ids::Attempt;
 use crate::io::CallRecord;
+use crate::rows;
 
 /// What may have been said of one call until it was over.
 #[derive(Debug, Clone)]
 struct Story {
     effect: Effect,
-    /// The target's endings, by attempt. None: it was never heard.
+    /// The target's endings, by attempt. None: it was never received.
     endings: Vec<Ending>,
     cancel: bool,
-    /// What the origin said before it heard of the target.
+    /// What the origin said before it received the target's.
     guess: Option<Ending>,
-    /// The same of two owners, and the last attempt of the endings that each says it heard of the target.
+    /// The same of two owners, and the last attempt of the endings that each received from the target.
     owners: [(Option<Ending>, usize); 2],
 }
 
@@ -51,7 +52,7 @@ struct Seen {
 }
 
 /// A bystander hears the logs of all who said something, in the order of `picks` (whose next entry; every other number
-/// repeats an earlier one), then what is left. Without `confirms` the target is never heard itself.
+/// repeats an earlier one), then what is left. Without `confirms` nothing is received from the target itself.
 fn told(story: &Story, confirms: bool, picks: &[(usize, u8)]) -> Seen {
     let mut honest = Honest::new();
     let mut authors: Vec<Liar> = (1..=4).map(|n| Liar::new(n, &honest)).collect();
@@ -99,7 +100,10 @@ fn told(story: &Story, confirms: bool, picks: &[(usize, u8)]) -> Seen {
     for (author, entry) in order {
         for output in honest.hears(&authors[author], pushed(entry)) {
             if let Output::Commit(_, batch) = output {
-                let rows = batch.writes.iter().filter(|write| write.space == Space::Calls && write.key == id.0);
+                let rows = batch
+                    .writes
+                    .iter()
+                    .filter(|write| (write.space, &write.key) == (Space::Calls, &rows::call(&id).key));
                 closed = rows.filter_map(|write| decode(write.value.as_ref()?)).last().or(closed);
             }
         }

@@ -17,7 +17,7 @@ use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::config::{Config, ConfigError, LogFormat, Overrides};
-use crate::doors::rest::{self, LogRing, RestContext, ServeError, TokenStore};
+use crate::doors::{self, ListenError, LogRing, TokenStore};
 use crate::gateway::node_service::{NodeEvent, NodeServer, NodeServerHandle};
 use crate::mesh::blobs::BlobStore;
 use crate::mesh::identity::{DeviceKey, IdentityError};
@@ -85,7 +85,7 @@ pub enum AgentError {
     Links(#[from] LinksError),
     /// HTTP doors.
     #[error(transparent)]
-    Doors(#[from] ServeError),
+    Doors(#[from] ListenError),
     /// The mesh itself.
     #[error(transparent)]
     Mesh(#[from] FatalError),
@@ -330,24 +330,24 @@ async fn open_doors(
     links: &Links,
     logs: LogRing,
     tasks: &TaskGroup,
-) -> Result<rest::Bound, AgentError> {
+) -> Result<doors::Bound, AgentError> {
     let run = home.join("run");
     crate::platform::create_private_dir(&run).map_err(at("making", &run))?;
     let tokens = home.join("tokens");
     let tokens = Arc::new(TokenStore::open(tokens.clone()).map_err(at("reading", &tokens))?);
     let socket = socket_path(&run);
     let serve = |port: u16| {
-        let context = RestContext {
+        let context = doors::Context {
             mesh: mesh.clone(),
             quic: links.local_addresses(),
             tokens: tokens.clone(),
             logs: logs.clone(),
             home: home.to_owned(),
-            checks: Vec::new(),
+            call_ttl: config.calls.ttl,
         };
         let http = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let socket = socket.clone();
-        async move { rest::serve(context, &socket, http, tasks).await }
+        async move { doors::serve(context, &socket, http, tasks).await }
     };
     if let Some(port) = config.listen.http_port.or(stored.http) {
         return Ok(serve(port).await?);
@@ -355,7 +355,7 @@ async fn open_doors(
     let from = crate::config::HTTP_PORT_DEFAULT;
     for port in (from..from + PORTS_TRIED).step_by(2) {
         match serve(port).await {
-            Err(ServeError::PortInUse(_)) => {}
+            Err(ListenError::PortInUse(_)) => {}
             other => return Ok(other?),
         }
     }

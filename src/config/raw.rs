@@ -13,11 +13,10 @@ use serde::Deserialize;
 use super::class::{self, Probe};
 use super::value::{DURATION_RULE, SIZE_RULE, parse_duration, parse_size, show_duration, show_size};
 use super::{
-    CALL_TTL_DEFAULT, CALLS_RUNNING_DEFAULT, CALLS_RUNNING_MAX, Calls, CommandTool, Config, ConfigError, Discovery,
-    FILE_NAME, Files, GatewayPreference, Listen, Log, LogFormat, Node, Overrides, TOOL_TIMEOUT_DEFAULT,
+    BUILTIN_TOOLS, CALL_TTL_DEFAULT, CALLS_RUNNING_DEFAULT, CALLS_RUNNING_MAX, Calls, CommandTool, Config, ConfigError,
+    Discovery, FILE_NAME, Files, GatewayPreference, Listen, Log, LogFormat, Node, Overrides, TOOL_TIMEOUT_DEFAULT,
     TOOL_TIMEOUT_MAX, ToolPattern, Warning,
 };
-use crate::node::builtin::NAMES as BUILTIN_NAMES;
 
 /// Longest description of a tool, in bytes, so that the largest catalogue still fits into one log entry. Within the 200
 /// characters of [`mesh_core::entry::ToolDecl`].
@@ -118,7 +117,7 @@ struct RawLog {
     format: Option<String>,
 }
 
-/// Where a value that is not from the file comes from.
+/// Origin of each value that is not from the file.
 type Origins = BTreeMap<&'static str, String>;
 
 pub(super) fn read(
@@ -343,7 +342,7 @@ impl Checker<'_> {
     }
 
     fn tools(&self, raw: BTreeMap<String, RawTool>) -> Result<BTreeMap<ToolName, CommandTool>, ConfigError> {
-        let count_max = limits::TOOLS_MAX - BUILTIN_NAMES.len();
+        let count_max = limits::TOOLS_MAX - BUILTIN_TOOLS.len();
         if raw.len() > count_max {
             return Err(self.bad("tools", format!("{} tools", raw.len()), format!("at most {count_max} tools")));
         }
@@ -351,7 +350,7 @@ impl Checker<'_> {
         for (name, tool) in raw {
             let parsed: ToolName =
                 name.parse().map_err(|error: mesh_core::ids::InvalidId| self.bad("tools", &name, error.why))?;
-            if BUILTIN_NAMES.contains(&name.as_str()) {
+            if BUILTIN_TOOLS.contains(&name.as_str()) {
                 return Err(self.bad("tools", name, "another name: this one is a built-in tool's"));
             }
             tools.insert(parsed, self.tool(&format!("tools.{name}"), tool)?);

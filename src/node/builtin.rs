@@ -14,9 +14,6 @@ use super::files::{Encoding, FileError, FileRoots, ListArguments, ReadArguments}
 use crate::config::class::meminfo_bytes;
 use crate::runtime::spool::{Spool, SpoolError};
 
-/// Names that command tools cannot take.
-pub const NAMES: [&str; 3] = ["device.info", "files.list", "files.read"];
-
 /// Bytes of a file that are in memory at once.
 const CHUNK: u64 = 32 * 1024;
 /// Disks in one answer.

@@ -164,9 +164,9 @@ impl Driver {
                 Output::Send(peer, frame) => self.send(peer, frame),
                 Output::Commit(txn, batch) => self.store.commit(txn, batch),
                 // A read that fails is not answered: the store's writer reports the failure, and the process ends.
-                Output::ReadLog { to, ranges } => {
+                Output::ReadLog { reader, ranges } => {
                     if let Ok((entries, more)) = log_reader::read(self.store.as_ref(), &ranges) {
-                        self.inbox.own.push_back(Input::LogRead { to, entries, more });
+                        self.inbox.own.push_back(Input::LogRead { reader, entries, more });
                     }
                 }
                 Output::Invoke(invocation) => {

@@ -102,9 +102,6 @@ pub(crate) enum Command {
     },
     /// Check this installation and suggest fixes
     Doctor,
-    /// Measure what calls cost on this machine, with peers of its own
-    #[command(hide = true)]
-    Bench(BenchArgs),
 }
 
 #[derive(Debug, Args)]
@@ -134,37 +131,6 @@ pub(crate) struct DemoArgs {
     /// End when the story is told, instead of staying up
     #[arg(long)]
     pub(crate) once: bool,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct BenchArgs {
-    /// Directory for the homes: on a disk, or on a RAM disk [default: the directory for temporary files]
-    #[arg(long, value_name = "DIR")]
-    pub(crate) dir: Option<PathBuf>,
-    /// Calls of each measurement
-    #[arg(long, value_name = "N", default_value_t = 5_000, value_parser = clap::value_parser!(u32).range(100..=1_000_000))]
-    pub(crate) calls: u32,
-    /// Finished calls in the long history
-    #[arg(long, value_name = "N", default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(..=1_000_000))]
-    pub(crate) history: u32,
-    /// A short look: fewer calls, a shorter history, 5 s of rest
-    #[arg(long)]
-    pub(crate) quick: bool,
-    /// Only these parts
-    #[arg(long, value_enum)]
-    pub(crate) only: Vec<BenchPart>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum BenchPart {
-    /// Latency and throughput over three peers
-    Calls,
-    /// Speed at which one door accepts
-    Accept,
-    /// A mesh of five at rest
-    Idle,
-    /// The same with a long history
-    History,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]

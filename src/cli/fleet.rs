@@ -1,4 +1,4 @@
-//! Peers for the demo and for measurements: processes of our own program, each with a home of its own, none of which
+//! Peers for the demo: processes of our own program, each with a home of its own, none of which
 //! outlives us.
 
 use std::collections::BTreeMap;
@@ -33,8 +33,6 @@ pub(crate) struct Peer {
     /// Known once it has run.
     pub(crate) id: String,
     pub(crate) http: String,
-    /// Set in its environment.
-    pub(crate) variables: Vec<(&'static str, &'static str)>,
     quic_port: u16,
     http_port: u16,
     child: Option<Child>,
@@ -97,7 +95,6 @@ impl Peer {
             client: Client::new(&home),
             id: String::new(),
             http: format!("http://127.0.0.1:{http_port}"),
-            variables: Vec::new(),
             quic_port,
             http_port,
             child: None,
@@ -170,7 +167,6 @@ impl Peer {
             command.env_remove(name);
         }
         // A group of its own: Ctrl-C is for us, and we end the peers in order.
-        command.envs(self.variables.iter().copied());
         command.env("NO_COLOR", "1").stdin(Stdio::null()).stdout(log).stderr(log_too).process_group(0);
         let began = Instant::now();
         let child = self.child.insert(command.spawn().map_err(|error| failed(error.to_string()))?);
@@ -194,17 +190,6 @@ impl Peer {
             Some(pid) => up::signal(pid, signal),
             None => Err(Failure::new(Exit::Failed, format!("{} does not run", self.name))),
         }
-    }
-
-    /// SIGTERM, and waits for the end.
-    pub(crate) async fn stop(&mut self) -> Result<(), Failure> {
-        self.signal(Signal::SIGTERM)?;
-        let deadline = Instant::now() + STOP_WITHIN;
-        while Instant::now() < deadline && self.runs() {
-            sleep(Duration::from_millis(10)).await;
-        }
-        self.end();
-        Ok(())
     }
 
     fn runs(&mut self) -> bool {

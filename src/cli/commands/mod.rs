@@ -36,6 +36,6 @@ pub(crate) async fn run(command: Command, client: Client, ui: Ui) -> Result<Exit
         Command::Logs { follow, lines } => care::logs(client, follow, lines, ui).await,
         Command::Doctor => care::doctor(client, ui).await,
         // Handled before there is a client.
-        Command::Up(_) | Command::Demo(_) | Command::Bench(_) => Ok(Exit::Usage),
+        Command::Up(_) | Command::Demo(_) => Ok(Exit::Usage),
     }
 }

@@ -17,7 +17,6 @@ use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::config::{Config, ConfigError, LogFormat, Overrides};
-use crate::gateway::node_service::{NodeEvent, NodeServer, NodeServerHandle};
 use crate::gateway::rest::{self, LogRing, RestContext, ServeError, TokenStore};
 use crate::mesh::actor::{self, ActorError, Outside, Parts};
 use crate::mesh::blobs::BlobStore;
@@ -27,8 +26,9 @@ use crate::mesh::store::{FjallStore, OpenReport, Store, StoreError};
 use crate::mesh::transport::lan::{self, LanConfig, LanEvent};
 use crate::mesh::transport::{Code, Links, LinksConfig, LinksError, NodeIo};
 use crate::node::catalogue::Catalogue;
-use crate::node::client::{NodeClient, NodeClientEvent, NodeClientHandle, NodeInfo};
 use crate::node::executor::{ToolEvent, ToolHost, owners_only};
+use crate::node_service::client::{NodeClient, NodeClientEvent, NodeClientHandle, NodeInfo};
+use crate::node_service::server::{NodeEvent, NodeServer, NodeServerHandle};
 use crate::runtime::tool_exec;
 use crate::tasks::TaskGroup;
 

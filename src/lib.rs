@@ -8,6 +8,7 @@ pub mod gateway;
 pub mod json;
 pub mod mesh;
 pub mod node;
+pub mod node_service;
 pub mod pb;
 pub mod platform;
 pub mod runtime;

@@ -1,5 +1,4 @@
 //! The elected role, and the doors that people use.
 
-pub mod node_service;
 pub mod rest;
 pub mod status;

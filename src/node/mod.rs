@@ -3,8 +3,5 @@
 mod blob_sinks;
 pub mod builtin;
 pub mod catalogue;
-pub mod client;
-pub(crate) mod convert;
 pub mod executor;
 pub mod files;
-pub(crate) mod stream;

@@ -21,8 +21,8 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::Endpoint;
 use tonic::{Status, Streaming};
 
-use crate::node::convert;
-use crate::node::stream::{Guarded, MESSAGE_BYTES_MAX, Outbox, REGISTER_WITHIN, WINDOW_BYTES, outbox};
+use crate::node_service::convert;
+use crate::node_service::stream::{Guarded, MESSAGE_BYTES_MAX, Outbox, REGISTER_WITHIN, WINDOW_BYTES, outbox};
 use crate::pb;
 use crate::pb::gateway_message::Msg as FromGateway;
 use crate::pb::node_message::Msg as ToGateway;

@@ -13,7 +13,7 @@ use tokio::io::{AsyncWriteExt, DuplexStream, ReadBuf};
 use tonic::transport::{Channel, Endpoint};
 
 use super::*;
-use crate::node::client::{NodeClient, NodeClientEvent, NodeClientHandle, NodeInfo};
+use crate::node_service::client::{NodeClient, NodeClientEvent, NodeClientHandle, NodeInfo};
 use crate::pb::node_service_client::NodeServiceClient;
 
 /// One end of a pipe that knows who is at the other.

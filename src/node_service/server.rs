@@ -26,9 +26,11 @@ use tonic::transport::Server;
 use tonic::transport::server::Connected;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::node::convert;
-pub use crate::node::stream::ProvenPeer;
-use crate::node::stream::{Guarded, Line, MESSAGE_BYTES_MAX, Outbox, Outgoing, REGISTER_WITHIN, WINDOW_BYTES, outbox};
+use crate::node_service::convert;
+pub use crate::node_service::stream::ProvenPeer;
+use crate::node_service::stream::{
+    Guarded, Line, MESSAGE_BYTES_MAX, Outbox, Outgoing, REGISTER_WITHIN, WINDOW_BYTES, outbox,
+};
 use crate::pb;
 use crate::pb::gateway_message::Msg as ToNode;
 use crate::pb::node_message::Msg as FromNode;

@@ -17,7 +17,7 @@ use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::config::{Config, ConfigError, LogFormat, Overrides};
-use crate::gateway::rest::{self, LogRing, RestContext, ServeError, TokenStore};
+use crate::doors::rest::{self, LogRing, RestContext, ServeError, TokenStore};
 use crate::mesh::actor::{self, ActorError, Outside, Parts};
 use crate::mesh::blobs::BlobStore;
 use crate::mesh::handle::MeshHandle;

@@ -3,8 +3,8 @@
 pub mod agent;
 pub mod cli;
 pub mod config;
+pub mod doors;
 pub mod faults;
-pub mod gateway;
 pub mod json;
 pub mod mesh;
 pub mod node;
@@ -12,4 +12,5 @@ pub mod node_service;
 pub mod pb;
 pub mod platform;
 pub mod runtime;
+pub mod status;
 pub mod tasks;

@@ -9,7 +9,7 @@ use std::sync::PoisonError;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use mesh_core::config::Config;
-use mesh_core::mutants::{Mutant, Mutation};
+use mesh_core::protocol_rule::{ProtocolRule, ProtocolRules};
 
 use crate::models::{self, Bounds};
 use crate::plan::{Case, MS, Profile};
@@ -37,55 +37,59 @@ enum Kind {
 }
 
 /// Kind and place of a rule.
-const fn about(mutant: Mutant) -> (Kind, &'static str) {
+const fn about(mutant: ProtocolRule) -> (Kind, &'static str) {
     use Kind::{Safety, Speed};
     match mutant {
-        Mutant::ReceiptDurable
-        | Mutant::ClaimDurable
-        | Mutant::EntryDurable
-        | Mutant::StartedDurable
-        | Mutant::OutcomeDurable
-        | Mutant::EndingDurable
-        | Mutant::RevocationDurable => (Safety, "effects.rs `Then`"),
-        Mutant::HeaderDurable => (Safety, "calls.rs `dispatch`"),
-        Mutant::DispatchToMembers => (Safety, "calls.rs `dispatch`, peer/entries.rs"),
-        Mutant::FenceDurable => (Safety, "election.rs `raise_fence`"),
-        Mutant::CounterDurable | Mutant::KeyAtOrigin | Mutant::OpenLimit => (Safety, "peer/commands.rs `accept`"),
-        Mutant::EarlyDurable => (Safety, "calls/early.rs"),
-        Mutant::Journal | Mutant::AttemptOrder | Mutant::MarkChecked => (Safety, "executor.rs `handle_offer`"),
-        Mutant::BootRule => (Safety, "executor.rs `interrupted`"),
-        Mutant::Fence => (Safety, "election.rs `observe`"),
-        Mutant::EpochJump => (Safety, "election.rs `is_plausible`"),
-        Mutant::SecondLook | Mutant::SecondLookAtWish | Mutant::SecondLookAtOrigin => {
+        ProtocolRule::ReceiptDurable
+        | ProtocolRule::ClaimDurable
+        | ProtocolRule::EntryDurable
+        | ProtocolRule::StartedDurable
+        | ProtocolRule::OutcomeDurable
+        | ProtocolRule::EndingDurable
+        | ProtocolRule::RevocationDurable => (Safety, "effects.rs `Then`"),
+        ProtocolRule::HeaderDurable => (Safety, "calls.rs `dispatch`"),
+        ProtocolRule::DispatchToMembers => (Safety, "calls.rs `dispatch`, peer/entries.rs"),
+        ProtocolRule::FenceDurable => (Safety, "election.rs `raise_fence`"),
+        ProtocolRule::CounterDurable | ProtocolRule::KeyAtOrigin | ProtocolRule::OpenLimit => {
+            (Safety, "peer/commands.rs `accept`")
+        }
+        ProtocolRule::EarlyDurable => (Safety, "calls/early.rs"),
+        ProtocolRule::Journal | ProtocolRule::AttemptOrder | ProtocolRule::MarkChecked => {
+            (Safety, "executor.rs `handle_offer`")
+        }
+        ProtocolRule::BootRule => (Safety, "executor.rs `interrupted`"),
+        ProtocolRule::Fence => (Safety, "election.rs `observe`"),
+        ProtocolRule::EpochJump => (Safety, "election.rs `is_plausible`"),
+        ProtocolRule::SecondLook | ProtocolRule::SecondLookAtWish | ProtocolRule::SecondLookAtOrigin => {
             (Safety, "executor.rs `handle_started`")
         }
-        Mutant::OwnRevocation => (Safety, "executor.rs, peer/running.rs"),
-        Mutant::Tier => (Safety, "peer/running.rs `permits`, peer/commands.rs"),
-        Mutant::OnceIsOnce => (Safety, "calls.rs `apply_outcome`, executor.rs"),
-        Mutant::MarkRaised => (Safety, "executor.rs `forget`"),
-        Mutant::RunsMarked => (Safety, "peer/lives.rs `mark_runs`"),
-        Mutant::KeyAtTarget => (Safety, "executor.rs `repeats`"),
-        Mutant::KeyInJournal | Mutant::RunningLimit => (Safety, "executor.rs `start_next`"),
-        Mutant::TargetsWord => (Safety, "calls.rs `apply_outcome`"),
-        Mutant::SaidAgain => (Safety, "peer/heard.rs `read_void`"),
-        Mutant::ExpiryMargin => (Safety, "calls.rs `handle_timeout`"),
-        Mutant::QueueLimit => (Safety, "peer/overflow.rs `overflows`"),
-        Mutant::RevocationWins => (Safety, "trust.rs `amount`"),
-        Mutant::MarkVoids => (Safety, "trust/verdicts.rs `voids`"),
-        Mutant::Query => (Speed, "election.rs `query_all`"),
-        Mutant::LinkDownGrace => (Speed, "election.rs `handle_link_down`"),
-        Mutant::Forward => (Speed, "election.rs `forward`"),
-        Mutant::WakeDetection => (Speed, "peer.rs `step`"),
-        Mutant::Notice => (Speed, "election.rs `correct`"),
-        Mutant::Successor => (Speed, "election.rs `stop`"),
-        Mutant::DigestOnLinkUp => (Speed, "log.rs `handle_link_up`"),
-        Mutant::EntriesAge | Mutant::StubsSpareOpen => (Safety, "peer/compaction.rs `is_dead`"),
-        Mutant::GapNeedsStub => (Safety, "log.rs `ingest`"),
+        ProtocolRule::OwnRevocation => (Safety, "executor.rs, peer/running.rs"),
+        ProtocolRule::Tier => (Safety, "peer/running.rs `permits`, peer/commands.rs"),
+        ProtocolRule::OnceIsOnce => (Safety, "calls.rs `apply_outcome`, executor.rs"),
+        ProtocolRule::MarkRaised => (Safety, "executor.rs `forget`"),
+        ProtocolRule::RunsMarked => (Safety, "peer/lives.rs `mark_runs`"),
+        ProtocolRule::KeyAtTarget => (Safety, "executor.rs `repeats`"),
+        ProtocolRule::KeyInJournal | ProtocolRule::RunningLimit => (Safety, "executor.rs `start_next`"),
+        ProtocolRule::TargetsWord => (Safety, "calls.rs `apply_outcome`"),
+        ProtocolRule::SaidAgain => (Safety, "peer/heard.rs `read_void`"),
+        ProtocolRule::ExpiryMargin => (Safety, "calls.rs `handle_timeout`"),
+        ProtocolRule::QueueLimit => (Safety, "peer/overflow.rs `overflows`"),
+        ProtocolRule::RevocationWins => (Safety, "trust.rs `amount`"),
+        ProtocolRule::MarkVoids => (Safety, "trust/verdicts.rs `voids`"),
+        ProtocolRule::Query => (Speed, "election.rs `query_all`"),
+        ProtocolRule::LinkDownGrace => (Speed, "election.rs `handle_link_down`"),
+        ProtocolRule::Forward => (Speed, "election.rs `forward`"),
+        ProtocolRule::WakeDetection => (Speed, "peer.rs `step`"),
+        ProtocolRule::Notice => (Speed, "election.rs `correct`"),
+        ProtocolRule::Successor => (Speed, "election.rs `stop`"),
+        ProtocolRule::DigestOnLinkUp => (Speed, "log.rs `handle_link_up`"),
+        ProtocolRule::EntriesAge | ProtocolRule::StubsSpareOpen => (Safety, "peer/compaction.rs `is_dead`"),
+        ProtocolRule::GapNeedsStub => (Safety, "log.rs `ingest`"),
     }
 }
 
-fn without(mutant: Option<Mutant>) -> Config {
-    Config { mutation: mutant.map(Mutation::of).unwrap_or_default(), ..Config::default() }
+fn without(mutant: Option<ProtocolRule>) -> Config {
+    Config { rules: mutant.map(ProtocolRules::all_but).unwrap_or_default(), ..Config::default() }
 }
 
 /// What seeds of one profile showed.
@@ -121,7 +125,7 @@ fn look(profile: Profile, seeds: std::ops::Range<u64>, config: &Config, sound: &
                         continue;
                     }
                     let mut case = Case::drawn(seed, profile);
-                    case.config.mutation = config.mutation;
+                    case.config.rules = config.rules;
                     let outcome = world::run(&case, Level::Off);
                     let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
                     seen.run += 1;
@@ -148,7 +152,7 @@ fn plans() -> Result<Vec<(String, Case)>, String> {
 fn fail(plans: &[(String, Case)], config: &Config) -> Vec<(String, &'static str)> {
     let fails = |(name, case): &(String, Case)| {
         let mut case = case.clone();
-        case.config.mutation = config.mutation;
+        case.config.rules = config.rules;
         Some((name.clone(), world::run(&case, Level::Off).violation?.predicate))
     };
     plans.iter().filter_map(fails).collect()
@@ -163,7 +167,7 @@ fn spread(times: &mut [u64]) -> String {
 }
 
 /// Who misses a rule first: the plans that are kept, seeds in small bites of every profile, models.
-fn first_catch(mutant: Mutant, plans: &[(String, Case)]) -> Option<String> {
+fn first_catch(mutant: ProtocolRule, plans: &[(String, Case)]) -> Option<String> {
     let config = without(Some(mutant));
     if let Some((plan, predicate)) = fail(plans, &config).into_iter().next() {
         return Some(format!("{predicate}, plan {plan}"));
@@ -199,8 +203,11 @@ fn refuted(config: &Config) -> Option<String> {
 
 /// Runs the rules and prints or writes the table. Whether every rule of safety was missed.
 pub(crate) fn run(seeds: u64, only: Option<&str>, quick: bool, file: Option<&Path>) -> Result<bool, String> {
-    let chosen: Vec<Mutant> =
-        Mutant::ALL.iter().copied().filter(|mutant| only.is_none_or(|only| format!("{mutant:?}") == only)).collect();
+    let chosen: Vec<ProtocolRule> = ProtocolRule::ALL
+        .iter()
+        .copied()
+        .filter(|mutant| only.is_none_or(|only| format!("{mutant:?}") == only))
+        .collect();
     if chosen.is_empty() {
         return Err(format!("no rule is called {}", only.unwrap_or_default()));
     }
@@ -208,7 +215,7 @@ pub(crate) fn run(seeds: u64, only: Option<&str>, quick: bool, file: Option<&Pat
     if quick { Ok(run_quick(&chosen, &plans)) } else { run_all(seeds, &chosen, &plans, file) }
 }
 
-fn run_quick(chosen: &[Mutant], plans: &[(String, Case)]) -> bool {
+fn run_quick(chosen: &[ProtocolRule], plans: &[(String, Case)]) -> bool {
     let mut good = true;
     for mutant in chosen.iter().filter(|mutant| about(**mutant).0 == Kind::Safety) {
         let by = first_catch(*mutant, plans);
@@ -218,7 +225,7 @@ fn run_quick(chosen: &[Mutant], plans: &[(String, Case)]) -> bool {
     good
 }
 
-fn run_all(seeds: u64, chosen: &[Mutant], plans: &[(String, Case)], file: Option<&Path>) -> Result<bool, String> {
+fn run_all(seeds: u64, chosen: &[ProtocolRule], plans: &[(String, Case)], file: Option<&Path>) -> Result<bool, String> {
     let mut whole: Vec<Seen> =
         PROFILES.iter().map(|profile| look(*profile, 0..seeds, &without(None), &BTreeSet::new())).collect();
     let flawed: Vec<BTreeSet<u64>> =
@@ -301,7 +308,7 @@ mod tests {
     #[test]
     fn every_rule_of_safety_is_missed() {
         let plans = plans().unwrap();
-        for mutant in Mutant::ALL.iter().filter(|mutant| about(**mutant).0 == Kind::Safety) {
+        for mutant in ProtocolRule::ALL.iter().filter(|mutant| about(**mutant).0 == Kind::Safety) {
             assert!(first_catch(*mutant, &plans).is_some(), "{mutant:?} can be left out and nobody sees it");
         }
     }

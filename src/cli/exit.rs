@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use serde_json::{Value, json};
 
-use crate::gateway::status::ErrorCode;
+use crate::status::ErrorCode;
 
 /// Exit codes that scripts rely on (ecosystem.md §4).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

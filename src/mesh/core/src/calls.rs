@@ -22,7 +22,7 @@ use crate::frame::{Frame, Phase};
 use crate::ids::{ATTEMPTS_MAX, Attempt, Hash, Incarnation, PeerId, ReqId};
 use crate::io::{CallRecord, CallState, Fact, HistoryRow, Output, SessionId, Space};
 use crate::limits;
-use crate::mutants::Mutant;
+use crate::protocol_rule::ProtocolRule;
 use early::Early;
 
 /// A call that is over sooner than this is reported with its ending alone: people see no use in the steps between.
@@ -476,7 +476,7 @@ impl Book {
         };
         let author = entry.author;
         let by_target = author == open.record.header.target && outcome.voice == Voice::Target;
-        let confirmed = by_target || fx.without(Mutant::TargetsWord);
+        let confirmed = by_target || !fx.enforces(ProtocolRule::TargetsWord);
         let by_origin = author == open.record.origin;
         if !confirmed && !by_origin && !(env.is_owner)(&author) {
             return;
@@ -516,10 +516,10 @@ impl Book {
         let lingers = confirmed
             && outcome.ending == Ending::Interrupted
             && outcome.attempt < ATTEMPTS_MAX
-            && (header.effect != Effect::Once || fx.without(Mutant::OnceIsOnce));
+            && (header.effect != Effect::Once || !fx.enforces(ProtocolRule::OnceIsOnce));
         let follows = lingers
             && (env.declared)(&header.target, header.tool.as_str())
-                .is_some_and(|effect| effect != Effect::Once || fx.without(Mutant::OnceIsOnce))
+                .is_some_and(|effect| effect != Effect::Once || !fx.enforces(ProtocolRule::OnceIsOnce))
             && open.cancel.is_none()
             && open.deadline > fx.now.mono_ms
             && was_open;
@@ -683,7 +683,7 @@ impl Book {
                 }
                 continue;
             }
-            let twice = if fx.without(Mutant::ExpiryMargin) { 0 } else { 2 };
+            let twice = if fx.enforces(ProtocolRule::ExpiryMargin) { 2 } else { 0 };
             let margin = open.deadline + twice * limits::epsilon_ms(open.record.header.ttl_ms);
             if now < open.deadline {
                 open.look_at = open.deadline;

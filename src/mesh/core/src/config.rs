@@ -2,7 +2,7 @@
 
 use crate::entry::Kind;
 use crate::limits;
-use crate::mutants::Mutation;
+use crate::protocol_rule::ProtocolRules;
 
 /// What kind of machine this is, for election: higher leads sooner. Preference adds 8 (mesh-protocol.md §4).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -77,8 +77,8 @@ pub struct Config {
     pub compact_every_ms: u64,
     /// So many must be dead before the others are told.
     pub compact_min: usize,
-    /// Which rule is left out, for tests of the tests. Nothing in the product.
-    pub mutation: Mutation,
+    /// The rules that hold: all of them, except in tests of the tests.
+    pub rules: ProtocolRules,
     /// Highest [`crate::entry::Kind`] that is understood. Lower than this version's own only where a simulation plays an
     /// older one.
     pub newest_kind: u16,
@@ -112,7 +112,7 @@ impl Default for Config {
             keep_entries_ms: 15 * 24 * 3600 * 1000,
             compact_every_ms: 3_600_000,
             compact_min: 64,
-            mutation: Mutation::default(),
+            rules: ProtocolRules::default(),
             newest_kind: Kind::NEWEST.0,
         }
     }

@@ -12,7 +12,7 @@ use crate::frame::{EntryItem, Frame};
 use crate::ids::{Attempt, PeerId, ReqId};
 use crate::io::{CmdId, Fact, Now, Output, Reply, Space, Write};
 use crate::limits;
-use crate::mutants::{Mutant, Mutation};
+use crate::protocol_rule::{ProtocolRule, ProtocolRules};
 
 /// Entries that one step sends to one peer as one frame: about as many as one fsync covers under load.
 const JOINED_MAX: usize = 64;
@@ -40,15 +40,15 @@ pub(crate) enum Then {
 
 impl Then {
     /// The rule that makes this wait for the disk.
-    pub(crate) const fn rule(&self) -> Mutant {
+    pub(crate) const fn rule(&self) -> ProtocolRule {
         match self {
-            Self::Reply(..) => Mutant::ReceiptDurable,
-            Self::Claimed(_) => Mutant::ClaimDurable,
-            Self::Push { .. } => Mutant::EntryDurable,
-            Self::Started(..) => Mutant::StartedDurable,
-            Self::Outcome(..) => Mutant::OutcomeDurable,
-            Self::Ended(..) => Mutant::EndingDurable,
-            Self::Dismiss(_) | Self::Revoked => Mutant::RevocationDurable,
+            Self::Reply(..) => ProtocolRule::ReceiptDurable,
+            Self::Claimed(_) => ProtocolRule::ClaimDurable,
+            Self::Push { .. } => ProtocolRule::EntryDurable,
+            Self::Started(..) => ProtocolRule::StartedDurable,
+            Self::Outcome(..) => ProtocolRule::OutcomeDurable,
+            Self::Ended(..) => ProtocolRule::EndingDurable,
+            Self::Dismiss(_) | Self::Revoked => ProtocolRule::RevocationDurable,
         }
     }
 }
@@ -59,7 +59,7 @@ pub(crate) struct Effects<'a> {
     /// Milliseconds that this store has been at work, see `peer::age`.
     pub(crate) age_ms: u64,
     pub(crate) rng: &'a mut dyn Rng,
-    pub(crate) mutation: Mutation,
+    pub(crate) rules: ProtocolRules,
     pub(crate) me: PeerId,
     pub(crate) writes: Vec<Write>,
     pub(crate) then: Vec<Then>,
@@ -118,9 +118,9 @@ impl Effects<'_> {
         self.out.push(Output::Fact(fact));
     }
 
-    /// Whether this rule is left out, see [`Mutant`].
-    pub(crate) const fn without(&self, rule: Mutant) -> bool {
-        self.mutation.without(rule)
+    /// True if this rule holds here, see [`ProtocolRule`].
+    pub(crate) const fn enforces(&self, rule: ProtocolRule) -> bool {
+        self.rules.enforces(rule)
     }
 
     /// A random number below `bound`; 0 when `bound` is 0.

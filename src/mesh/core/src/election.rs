@@ -15,7 +15,7 @@ use crate::frame::{Beacon, Frame};
 use crate::ids::PeerId;
 use crate::io::{Fact, Space};
 use crate::limits;
-use crate::mutants::Mutant;
+use crate::protocol_rule::ProtocolRule;
 
 /// Neighbours asked in one round of queries (mesh-protocol.md §4).
 const QUERIED_MAX: usize = 8;
@@ -168,7 +168,7 @@ impl Election {
         self.neighbours.remove(&peer);
         let now = fx.now.mono_ms;
         let delay = self.delay(fx);
-        let rounds = if fx.without(Mutant::LinkDownGrace) { 0 } else { self.config.link_down_grace_ms };
+        let rounds = if fx.enforces(ProtocolRule::LinkDownGrace) { self.config.link_down_grace_ms } else { 0 };
         let grace = now + rounds + delay;
         if let Role::Follower { leader: Some(leader), .. } = &mut self.role
             && leader.beacon.claim.epoch.peer == peer
@@ -218,7 +218,7 @@ impl Election {
     fn correct(&self, from: PeerId, fx: &mut Effects<'_>) {
         if let Some(beacon) = self.latest_beacon(fx.now.mono_ms) {
             fx.send(from, Frame::Beacon(beacon));
-        } else if let Some(proof) = self.fence.proof.as_ref().filter(|_| !fx.without(Mutant::Notice)) {
+        } else if let Some(proof) = self.fence.proof.as_ref().filter(|_| fx.enforces(ProtocolRule::Notice)) {
             fx.send(from, Frame::Notice(proof.clone()));
         }
     }
@@ -228,7 +228,7 @@ impl Election {
             .neighbours()
             .filter(|peer| *peer != from && *peer != beacon.claim.epoch.peer && !beacon.covered.contains(peer))
             .collect();
-        if next.is_empty() || fx.without(Mutant::Forward) {
+        if next.is_empty() || !fx.enforces(ProtocolRule::Forward) {
             return;
         }
         let mut covered = BTreeSet::clone(&beacon.covered);
@@ -261,7 +261,7 @@ impl Election {
 
     /// Somebody dispatches in the name of this claim: the fence rises with it, in the same batch as `started`.
     pub(crate) fn observe(&mut self, claim: &Claim, may_lead: bool, fx: &mut Effects<'_>) -> bool {
-        let fenced = claim.epoch < self.fence.epoch && !fx.without(Mutant::Fence);
+        let fenced = claim.epoch < self.fence.epoch && fx.enforces(ProtocolRule::Fence);
         if !may_lead || fenced || !self.is_plausible(claim.epoch, fx) {
             return false;
         }
@@ -361,7 +361,7 @@ impl Election {
         let led = matches!(self.role, Role::Leader { .. });
         let successor =
             self.neighbours().filter_map(|p| self.candidates.get(&p).map(|class| (*class, p))).max().map(|(_, p)| p);
-        let successor = successor.filter(|_| !fx.without(Mutant::Successor));
+        let successor = successor.filter(|_| fx.enforces(ProtocolRule::Successor));
         self.resign(successor, fx);
         led && successor.is_some()
     }
@@ -460,7 +460,7 @@ impl Election {
             return;
         }
         self.fence = Fence { epoch: claim.epoch, proof: Some(claim.clone()) };
-        if !fx.without(Mutant::FenceDurable) {
+        if fx.enforces(ProtocolRule::FenceDurable) {
             fx.put(Space::Meta, FENCE_KEY, &self.fence);
             fx.sync = true;
         }
@@ -477,7 +477,7 @@ impl Election {
     }
 
     fn is_plausible(&self, epoch: Epoch, fx: &mut Effects<'_>) -> bool {
-        let plausible = fx.without(Mutant::EpochJump)
+        let plausible = !fx.enforces(ProtocolRule::EpochJump)
             || epoch.counter <= self.fence.epoch.counter.saturating_add(limits::EPOCH_JUMP_MAX);
         if !plausible {
             fx.fact(Fact::Warning("claimed an epoch too far ahead; refused", epoch.peer));
@@ -507,7 +507,7 @@ impl Election {
 
     fn query_all(&mut self, fx: &mut Effects<'_>) {
         self.next_query = fx.now.mono_ms + self.config.query_every_ms;
-        if fx.without(Mutant::Query) {
+        if !fx.enforces(ProtocolRule::Query) {
             return;
         }
         let peers: Vec<PeerId> = self.neighbours().take(QUERIED_MAX).collect();

@@ -16,7 +16,7 @@ use crate::frame::{Answer, AnswerKind, Frame};
 use crate::ids::{ATTEMPTS_MAX, Attempt, Hash, Incarnation, PeerId, ReqId, Series};
 use crate::io::{Invocation, Output, Space, ToolOutcome};
 use crate::limits;
-use crate::mutants::Mutant;
+use crate::protocol_rule::ProtocolRule;
 
 /// A run that is over sooner than this is told with its outcome alone.
 const TELL_RUNNING_AFTER_MS: u64 = 20;
@@ -149,7 +149,7 @@ impl Executor {
 
     /// After a restart: what was started and has no outcome is interrupted.
     pub(crate) fn interrupted(&mut self, fx: &mut Effects<'_>) -> Vec<Finished> {
-        if fx.without(Mutant::BootRule) {
+        if !fx.enforces(ProtocolRule::BootRule) {
             return Vec::new();
         }
         let cut: Vec<(ReqId, Attempt)> =
@@ -203,7 +203,7 @@ impl Executor {
         let answer = |what, fx: &mut Effects<'_>| {
             fx.send(offer.gateway, Frame::Answer(Answer { id, attempt, what }));
         };
-        if self.is_forgotten(&id) && !fx.without(Mutant::MarkChecked) {
+        if self.is_forgotten(&id) && fx.enforces(ProtocolRule::MarkChecked) {
             answer(AnswerKind::Refused("too old: its time was over long ago".to_owned()), fx);
             return None;
         }
@@ -211,7 +211,7 @@ impl Executor {
             self.journal.range((id, 0)..=(id, ATTEMPTS_MAX)).next_back().map(|((_, n), row)| (*n, row.clone()));
         if let Some((known, row)) = newest
             && known >= attempt
-            && !fx.without(Mutant::Journal)
+            && fx.enforces(ProtocolRule::Journal)
         {
             match row.state {
                 Journaled::Started => {
@@ -227,12 +227,12 @@ impl Executor {
             answer(AnswerKind::Waiting, fx);
             return None;
         }
-        if attempt > 1 && offer.header.effect == Effect::Once && !fx.without(Mutant::OnceIsOnce) {
+        if attempt > 1 && offer.header.effect == Effect::Once && fx.enforces(ProtocolRule::OnceIsOnce) {
             // No gateway may decide this for us (mesh-protocol.md §6, Attempts).
             answer(AnswerKind::Refused("this call may run only once".to_owned()), fx);
             return None;
         }
-        if attempt > 1 && !fx.without(Mutant::AttemptOrder) {
+        if attempt > 1 && fx.enforces(ProtocolRule::AttemptOrder) {
             let before = self.journal.get(&(id, attempt - 1)).map(|row| row.state.clone());
             if before != Some(Journaled::Ended(Ending::Interrupted)) {
                 answer(AnswerKind::Refused("the attempt before was not interrupted here".to_owned()), fx);
@@ -282,7 +282,7 @@ impl Executor {
 
     /// A client key that another call bound here: same sense = this one is that one; other sense = refused.
     fn repeats(&mut self, header: &Arc<Header>, attempt: Attempt, fx: &mut Effects<'_>) -> Option<Finished> {
-        if fx.without(Mutant::KeyAtTarget) {
+        if !fx.enforces(ProtocolRule::KeyAtTarget) {
             return None;
         }
         let key = key_id(&header.principal, header.client_key.as_ref()?);
@@ -324,14 +324,14 @@ impl Executor {
 
     /// Journals `started` for what waits, in order of arrival, while there are free places.
     pub(crate) fn start_next(&mut self, rules: &Rules<'_>, fx: &mut Effects<'_>) {
-        while (rules.hold.is_none() || fx.without(Mutant::OwnRevocation))
-            && (self.running.len() < rules.config.running_max || fx.without(Mutant::RunningLimit))
+        while (rules.hold.is_none() || !fx.enforces(ProtocolRule::OwnRevocation))
+            && (self.running.len() < rules.config.running_max || !fx.enforces(ProtocolRule::RunningLimit))
         {
             // One that waits for its arguments steps out of the order.
             let Some(at) = self.waiting.iter().position(|waiting| waiting.lacks.is_none()) else { return };
             let Some(waiting) = self.waiting.remove(at) else { return };
             let Waiting { id, attempt, header, origin, deadline, .. } = waiting;
-            let key = self.bind(&header).filter(|_| !fx.without(Mutant::KeyInJournal));
+            let key = self.bind(&header).filter(|_| fx.enforces(ProtocolRule::KeyInJournal));
             let row = JournalRow { state: Journaled::Started, received_ms: fx.age_ms, key };
             fx.put(Space::Journal, journal_key(&id, attempt), &row);
             self.journal.insert((id, attempt), row);
@@ -357,15 +357,15 @@ impl Executor {
         }
         let header = running.header.clone();
         let origin = running.origin;
-        let late = running.deadline <= fx.now.mono_ms && !fx.without(Mutant::SecondLook);
-        let wish = (rules.wish)(&id).filter(|_| !fx.without(Mutant::SecondLookAtWish));
+        let late = running.deadline <= fx.now.mono_ms && fx.enforces(ProtocolRule::SecondLook);
+        let wish = (rules.wish)(&id).filter(|_| fx.enforces(ProtocolRule::SecondLookAtWish));
         if let Some(reason) = rules.hold
-            && !fx.without(Mutant::OwnRevocation)
+            && fx.enforces(ProtocolRule::OwnRevocation)
         {
             return Some(self.finish(id, attempt, Ending::Denied, reason, Some(header), fx));
         }
         if let Err(reason) = (rules.permits)(&origin, &header)
-            && !fx.without(Mutant::SecondLookAtOrigin)
+            && fx.enforces(ProtocolRule::SecondLookAtOrigin)
         {
             return Some(self.finish(id, attempt, Ending::Denied, &reason, Some(header), fx));
         }
@@ -659,7 +659,7 @@ impl Executor {
             if let Some(key) = key {
                 self.bound.remove(&key);
             }
-            if fx.without(Mutant::MarkRaised) {
+            if !fx.enforces(ProtocolRule::MarkRaised) {
                 continue;
             }
             let mark = self.marks.entry(id.series()).or_default();

@@ -11,8 +11,8 @@ pub mod frame;
 pub mod ids;
 pub mod io;
 pub mod limits;
-pub mod mutants;
 pub mod peer;
+pub mod protocol_rule;
 
 mod calls;
 mod effects;

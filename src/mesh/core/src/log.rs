@@ -13,7 +13,7 @@ use crate::frame::{DigestRow, EntryItem, Frame};
 use crate::ids::{Hash, Incarnation, MeshId, PeerId};
 use crate::io::{Fact, Output, Space};
 use crate::limits;
-use crate::mutants::Mutant;
+use crate::protocol_rule::ProtocolRule;
 use dropped::Dropped;
 pub(crate) use dropped::with_stubs;
 
@@ -291,7 +291,7 @@ impl Logs {
             return if forked { self.fork(entry, held, fx) } else { Ingest::Known };
         }
         let gap = seq > held + 1;
-        let passed = gap && fx.without(Mutant::GapNeedsStub);
+        let passed = gap && !fx.enforces(ProtocolRule::GapNeedsStub);
         if gap && !passed {
             self.ask_again(from, fx);
             return Ingest::Gap;
@@ -381,7 +381,7 @@ impl Logs {
 
     pub(crate) fn handle_link_up(&mut self, peer: PeerId, fx: &mut Effects<'_>) {
         self.neighbours.insert(peer, Neighbour::default());
-        if !fx.without(Mutant::DigestOnLinkUp) {
+        if fx.enforces(ProtocolRule::DigestOnLinkUp) {
             fx.send(peer, self.digest_frame());
         }
         self.tell_neighbours(fx);

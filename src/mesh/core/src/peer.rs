@@ -35,7 +35,7 @@ use crate::io::{
     TxnId, View,
 };
 use crate::log::{self, Head, Logs};
-use crate::mutants::Mutant;
+use crate::protocol_rule::ProtocolRule;
 use crate::trust::Trust;
 
 use age::Age;
@@ -189,7 +189,7 @@ impl Peer {
             };
             good.ok_or(BootError::Damaged(space.name()))?;
         }
-        let trust = Trust::new(trust, config.mutation).ok_or(BootError::NoMesh)?;
+        let trust = Trust::new(trust, config.rules).ok_or(BootError::NoMesh)?;
         let read = |key: &[u8]| meta.get(key).map(AsRef::as_ref);
         let stored: Incarnation =
             read(KEY_INCARNATION).and_then(entry::decode).ok_or(BootError::Damaged("incarnation"))?;
@@ -275,7 +275,7 @@ impl Peer {
     pub fn step(&mut self, now: Now, rng: &mut dyn Rng, input: Input, out: &mut Vec<Output>) {
         let late = self.asked_wake.is_some_and(|at| now.mono_ms > at + self.config.late_wake_ms);
         self.run(now, rng, out, |peer, fx| {
-            if late && !fx.without(Mutant::WakeDetection) {
+            if late && fx.enforces(ProtocolRule::WakeDetection) {
                 peer.election.handle_late_wake(fx);
             }
             peer.handle(input, fx);
@@ -320,7 +320,7 @@ impl Peer {
             now,
             age_ms: self.age.at(now),
             rng,
-            mutation: self.config.mutation,
+            rules: self.config.rules,
             me: self.me,
             writes: Vec::new(),
             then: Vec::new(),
@@ -344,7 +344,7 @@ impl Peer {
                 }
                 continue;
             }
-            let unfounded: Vec<Then> = fx.then.extract_if(.., |then| fx.mutation.without(then.rule())).collect();
+            let unfounded: Vec<Then> = fx.then.extract_if(.., |then| !fx.rules.enforces(then.rule())).collect();
             for then in unfounded {
                 self.handle_then(then, &mut fx);
             }

@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::entry::{Genesis, Kind, SignedEntry, Tier, VerdictKind};
 use crate::ids::{Hash, Incarnation, MeshId, NodeId, PeerId, PublicKey};
 use crate::limits;
-use crate::mutants::{Mutant, Mutation};
+use crate::protocol_rule::{ProtocolRule, ProtocolRules};
 use verdicts::{Judged, Record, Standing};
 
 /// A peer that belongs.
@@ -74,7 +74,7 @@ pub(crate) struct Membership {
 /// The set, and what it amounts to.
 #[derive(Debug, Clone)]
 pub(crate) struct Trust {
-    mutation: Mutation,
+    rules: ProtocolRules,
     mesh: MeshId,
     genesis: SignedEntry,
     name: String,
@@ -93,10 +93,10 @@ pub(crate) fn genesis_of(entry: &SignedEntry) -> Option<(MeshId, Genesis)> {
 
 impl Trust {
     /// `None` when there is no genesis among the records.
-    pub(crate) fn new(records: Vec<SignedEntry>, mutation: Mutation) -> Option<Self> {
+    pub(crate) fn new(records: Vec<SignedEntry>, rules: ProtocolRules) -> Option<Self> {
         let (genesis, (mesh, body)) = records.iter().find_map(|entry| Some((entry.clone(), genesis_of(entry)?)))?;
         let mut trust = Self {
-            mutation,
+            rules,
             mesh,
             genesis,
             name: body.name,
@@ -111,9 +111,9 @@ impl Trust {
         Some(trust)
     }
 
-    /// Whether this rule is left out, see [`Mutant`].
-    pub(crate) const fn without(&self, rule: Mutant) -> bool {
-        self.mutation.without(rule)
+    /// True if this rule holds here, see [`ProtocolRule`].
+    pub(crate) const fn enforces(&self, rule: ProtocolRule) -> bool {
+        self.rules.enforces(rule)
     }
 
     pub(crate) fn mesh(&self) -> MeshId {
@@ -247,7 +247,7 @@ impl Trust {
             && entry.entry.mesh == self.mesh
             && !self.records.contains_key(&entry.hash);
         let Some(mut record) = fits.then(|| Record::new(entry)).flatten() else { return false };
-        if self.without(Mutant::MarkVoids) {
+        if !self.enforces(ProtocolRule::MarkVoids) {
             record.marks.values_mut().for_each(|mark| *mark = u64::MAX);
         }
         self.records.insert(record.entry.hash, record);
@@ -320,7 +320,7 @@ impl Trust {
                 if judged.depths.contains_key(&record.entry.author) {
                     refused.offer(record, node_id);
                 }
-            } else if self.without(Mutant::RevocationWins)
+            } else if !self.enforces(ProtocolRule::RevocationWins)
                 || judged.against(&record.subject).iter().all(|revocation| record.takes_back(revocation, after))
             {
                 chosen.offer(record, node_id);

@@ -8,7 +8,7 @@ use crate::entry::{CancelWish, Outcome, SignedEntry, Voice};
 use crate::ids::{Hash, ReqId};
 use crate::io::Space;
 use crate::limits;
-use crate::mutants::Mutant;
+use crate::protocol_rule::ProtocolRule;
 
 /// Endings of one call, of those who may be its target and of all others, that are kept until its header comes.
 const OF_ONE_MAX: usize = 8;
@@ -93,7 +93,7 @@ impl Early {
             fx.delete(Space::Open, row_key(&id, &last.hash));
         }
         // The log will not bring it a second time: it must outlive a crash.
-        if !fx.without(Mutant::EarlyDurable) {
+        if fx.enforces(ProtocolRule::EarlyDurable) {
             fx.put_bytes(Space::Open, row_key(&id, &entry.hash), entry.to_stored());
         }
         self.bytes += entry.bytes.len();
@@ -110,7 +110,7 @@ impl Early {
         {
             fx.delete(Space::Open, row_key(&other, &Hash::ZERO));
         }
-        if !fx.without(Mutant::EarlyDurable) {
+        if fx.enforces(ProtocolRule::EarlyDurable) {
             fx.put(Space::Open, row_key(&wish.id, &Hash::ZERO), wish);
         }
         self.wishes.insert(wish.id, wish.clone());

@@ -7,7 +7,7 @@ use crate::effects::Effects;
 use crate::frame::{Answer, AnswerKind, Dispatch, Frame, Phase};
 use crate::ids::{Attempt, PeerId, ReqId};
 use crate::io::SessionId;
-use crate::mutants::Mutant;
+use crate::protocol_rule::ProtocolRule;
 
 impl Book {
     /// A node's stream is up, and it is registered. Everything sent over an older stream is open again.
@@ -122,9 +122,9 @@ impl Book {
         let now = fx.now.mono_ms;
         let Some(open) = self.open.get_mut(id) else { return };
         let target = open.record.header.target;
-        let released = open.released || fx.without(Mutant::HeaderDurable);
+        let released = open.released || !fx.enforces(ProtocolRule::HeaderDurable);
         let between_members = (env.is_member)(&target) && !(env.is_out)(&open.record.origin);
-        let between_members = between_members || fx.without(Mutant::DispatchToMembers);
+        let between_members = between_members || !fx.enforces(ProtocolRule::DispatchToMembers);
         if !released || open.ended() || open.deadline <= now || open.cancel.is_some() || !between_members {
             return;
         }

@@ -13,7 +13,7 @@ use crate::ids::{Hash, Incarnation, NodeId, PeerId, PublicKey, ReqId};
 use crate::io::{Batch, CallState, CmdId, Command, NewCall, Now, Output, Refusal, Reply, Space, Welcome};
 use crate::limits;
 use crate::log;
-use crate::mutants::Mutant;
+use crate::protocol_rule::ProtocolRule;
 
 impl Peer {
     pub(super) fn handle_command(&mut self, id: CmdId, command: Command, fx: &mut Effects<'_>) {
@@ -62,7 +62,7 @@ impl Peer {
             return Err(Refusal::Invalid(format!("an idempotency key has 1 to {max} bytes")));
         }
         let key = new.client_key.as_ref().map(|key| calls::key_id(&new.principal, key));
-        let known = key.and_then(|key| self.book.key(&key)).filter(|_| !fx.without(Mutant::KeyAtOrigin));
+        let known = key.and_then(|key| self.book.key(&key)).filter(|_| fx.enforces(ProtocolRule::KeyAtOrigin));
         let target = match known {
             Some(known) if new.node == "any" => known.target,
             _ => self.resolve(&new.node, &new.tool)?,
@@ -84,20 +84,20 @@ impl Peer {
         let Some(decl) = decl else {
             return Err(Refusal::UnknownTool { node: node_id, tool: new.tool });
         };
-        if decl.owner_only && tier != Tier::Owner && !fx.without(Mutant::Tier) {
+        if decl.owner_only && tier != Tier::Owner && fx.enforces(ProtocolRule::Tier) {
             return Err(Refusal::Denied(format!(
                 "`{}` may be called by devices of tier owner only, and this one is {tier:?}",
                 decl.name
             )));
         }
         let (open, bytes) = self.book.own_open(&target);
-        let full = open >= self.config.open_per_target_max && !fx.without(Mutant::OpenLimit);
+        let full = open >= self.config.open_per_target_max && fx.enforces(ProtocolRule::OpenLimit);
         if full || bytes + new.arguments.len() > limits::OPEN_BYTES_PER_TARGET_MAX {
             return Err(Refusal::QueueFull { node: node_id, open, retry_after_ms: 30_000 });
         }
         let effect = new.effect.map_or(decl.effect, |asked| asked.max(decl.effect));
         self.counter += 1;
-        if !fx.without(Mutant::CounterDurable) {
+        if fx.enforces(ProtocolRule::CounterDurable) {
             fx.put(Space::Meta, KEY_COUNTER, &self.counter);
         }
         let id = ReqId::new(&self.me, self.logs.incarnation(), self.counter);
@@ -340,7 +340,7 @@ impl Peer {
     pub fn depart(&mut self, now: Now, rng: &mut dyn Rng) -> Batch {
         let mut out = Vec::new();
         let mut fx = Effects {
-            mutation: self.config.mutation,
+            rules: self.config.rules,
             now,
             age_ms: self.age.at(now),
             rng,

@@ -11,7 +11,7 @@ use crate::ids::{Hash, Incarnation, PeerId};
 use crate::io::Output;
 use crate::limits;
 use crate::log;
-use crate::mutants::Mutant;
+use crate::protocol_rule::ProtocolRule;
 
 /// The first look comes soon after the start, for devices that never run for long.
 const FIRST_LOOK_MS: u64 = 60_000;
@@ -123,12 +123,12 @@ impl Peer {
 
     fn is_old(&self, entry: &SignedEntry, fx: &Effects<'_>) -> bool {
         let age = fx.now.wall_ms.saturating_sub(entry.entry.hlc >> 16);
-        age > self.config.keep_entries_ms || fx.without(Mutant::EntriesAge)
+        age > self.config.keep_entries_ms || !fx.enforces(ProtocolRule::EntriesAge)
     }
 
     /// Whether nobody needs an old entry of ours. What is not certain is kept.
     fn is_dead(&self, entry: &SignedEntry, fx: &Effects<'_>) -> bool {
-        let in_hand = |id| self.book.record(&id).is_some() && !fx.without(Mutant::StubsSpareOpen);
+        let in_hand = |id| self.book.record(&id).is_some() && fx.enforces(ProtocolRule::StubsSpareOpen);
         match entry.entry.kind {
             Kind::DIRECTORY => {
                 let newest = self.directory.get(&self.me).map(|(newest, _)| newest);

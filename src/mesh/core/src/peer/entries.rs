@@ -13,7 +13,7 @@ use crate::ids::{Hash, PeerId};
 use crate::io::{CallState, Fact, Space};
 use crate::limits;
 use crate::log::Ingest;
-use crate::mutants::Mutant;
+use crate::protocol_rule::ProtocolRule;
 
 impl Peer {
     /// Whether a claim that `from` shows proves a fence. Its author may have been thrown out since: a leader must rise
@@ -222,8 +222,8 @@ impl Peer {
                 (true, true) | (false, false) => {}
             }
         }
-        let kept = fx.without(Mutant::DispatchToMembers);
-        let gone = self.book.online().filter(|peer| self.trust.member(peer).is_none() && !kept);
+        let members_only = fx.enforces(ProtocolRule::DispatchToMembers);
+        let gone = self.book.online().filter(|peer| members_only && self.trust.member(peer).is_none());
         let gone: Vec<PeerId> = gone.collect();
         for peer in &gone {
             if let Some(session) = self.book.session(peer) {

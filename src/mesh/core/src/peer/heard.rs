@@ -14,7 +14,7 @@ use crate::ids::{Attempt, Incarnation, PeerId, ReqId};
 use crate::io::{Output, Space};
 use crate::limits;
 use crate::log::{self, log_key};
-use crate::mutants::Mutant;
+use crate::protocol_rule::ProtocolRule;
 
 /// Rows of [`Space::Meta`] under this name and a life of a peer: which of its void places were dealt with.
 const KEY_VOID: &[u8] = b"void:";
@@ -65,7 +65,7 @@ impl Peer {
     /// Reads what we hold of those who are out and what is void of it: after a verdict, at the start, and when our log has
     /// answered in part.
     pub(super) fn read_void(&mut self, fx: &mut Effects<'_>) {
-        if self.is_out() || fx.without(Mutant::SaidAgain) {
+        if self.is_out() || !fx.enforces(ProtocolRule::SaidAgain) {
             return;
         }
         let mut ranges = Vec::new();

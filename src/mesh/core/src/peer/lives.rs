@@ -16,7 +16,7 @@ use crate::entry::{Kind, Outcome, SignedEntry};
 use crate::ids::{Incarnation, PeerId};
 use crate::io::{Fact, Hold, Output, Space};
 use crate::log;
-use crate::mutants::Mutant;
+use crate::protocol_rule::ProtocolRule;
 
 /// A run that is over sooner needs no mark: its outcome is one. Set back within this time, a device may run a call again
 /// that nobody but itself knew of. Longer than most tools take, since a mark costs an fsync; shorter than a set-back takes.
@@ -191,7 +191,11 @@ impl Peer {
     /// What still runs and nothing in our log is newer than: others get something to hold against an older state of ours.
     pub(super) fn mark_runs(&mut self, fx: &mut Effects<'_>) {
         let Some((seq, _)) = self.lives.untold.take_if(|(_, due)| *due <= fx.now.mono_ms) else { return };
-        if seq == self.logs.own_seq() && !self.executor.is_idle() && !self.is_out() && !fx.without(Mutant::RunsMarked) {
+        if seq == self.logs.own_seq()
+            && !self.executor.is_idle()
+            && !self.is_out()
+            && fx.enforces(ProtocolRule::RunsMarked)
+        {
             let entry = self.logs.append(self.signer.as_ref(), Kind::MARK, 0, Vec::new(), fx);
             log::push_when_durable(&entry, None, fx);
         }

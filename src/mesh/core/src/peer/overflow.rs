@@ -8,7 +8,7 @@ use crate::effects::Effects;
 use crate::entry::{Header, Place, SignedEntry};
 use crate::io::Output;
 use crate::limits;
-use crate::mutants::Mutant;
+use crate::protocol_rule::ProtocolRule;
 
 /// Between two looks whether there is room.
 const LOOK_EVERY_MS: u64 = 1_000;
@@ -41,7 +41,7 @@ impl Peer {
             && header.target != self.me
             && self.book.room(&self.config) == 0
             && self.book.record(&header.id).is_none()
-            && !fx.without(Mutant::QueueLimit);
+            && fx.enforces(ProtocolRule::QueueLimit);
         if full && left_ms > 0 && self.overflow.waiting.len() < limits::OVERFLOW_MAX {
             if self.overflow.waiting.is_empty() {
                 self.overflow.next_ms = fx.now.mono_ms + LOOK_EVERY_MS;

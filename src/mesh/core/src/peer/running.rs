@@ -15,7 +15,7 @@ use crate::frame::{AnswerKind, Dispatch, Frame};
 use crate::ids::{Incarnation, PeerId, ReqId};
 use crate::io::CallState;
 use crate::log;
-use crate::mutants::Mutant;
+use crate::protocol_rule::ProtocolRule;
 use crate::trust::Trust;
 
 /// Why a call of a revoked or pending device does not run.
@@ -39,7 +39,7 @@ impl Peer {
             return;
         }
         if let Some(reason) = self.hold()
-            && !fx.without(Mutant::OwnRevocation)
+            && fx.enforces(ProtocolRule::OwnRevocation)
         {
             refuse(AnswerKind::Refused(reason), fx);
             return;
@@ -260,7 +260,7 @@ fn permits(trust: &Trust, own: Option<&Directory>, origin: &PeerId, header: &Hea
     let Some(decl) = own.and_then(|own| own.tools.iter().find(|decl| decl.name == header.tool)) else {
         return Err(format!("this node offers no tool `{}`", header.tool));
     };
-    if decl.owner_only && tier != Tier::Owner && !trust.without(Mutant::Tier) {
+    if decl.owner_only && tier != Tier::Owner && trust.enforces(ProtocolRule::Tier) {
         return Err(format!("`{}` may be called by devices of tier owner only", header.tool));
     }
     Ok(())

@@ -56,14 +56,14 @@ fn revoke(author: u64, seq: u64, generation: u32, subject: u64, mark: Option<u64
 fn members(records: &[SignedEntry]) -> Vec<(String, bool)> {
     let mut all = vec![genesis()];
     all.extend_from_slice(records);
-    let trust = Trust::new(all, Mutation::default()).unwrap();
+    let trust = Trust::new(all, ProtocolRules::default()).unwrap();
     trust.membership.members.values().map(|m| (m.node_id.to_string(), m.tier == Tier::Owner)).collect()
 }
 
 fn has(records: &[SignedEntry], n: u64) -> bool {
     let mut all = vec![genesis()];
     all.extend_from_slice(records);
-    Trust::new(all, Mutation::default()).unwrap().member(&key(n).peer_id()).is_some()
+    Trust::new(all, ProtocolRules::default()).unwrap().member(&key(n).peer_id()).is_some()
 }
 
 #[test]
@@ -114,7 +114,7 @@ fn two_with_one_handle_both_stay_in() {
 fn what_a_stranger_to_power_signs_uses_no_generation_up() {
     // 7 belongs, but not as an owner.
     let shared = VerdictKind::Approved { tier: Tier::Shared, node_id: "tablet".parse().unwrap(), after: Vec::new() };
-    let mut trust = Trust::new(vec![genesis(), say(0, 2, 1, 7, shared)], Mutation::default()).unwrap();
+    let mut trust = Trust::new(vec![genesis(), say(0, 2, 1, 7, shared)], ProtocolRules::default()).unwrap();
     trust.add(approve(7, 1, u32::MAX, 8, None));
     trust.add(revoke(7, 2, u32::MAX, 0, None));
     assert_eq!(trust.next_verdict(&key(8).peer_id()), (1, Vec::new()));
@@ -126,7 +126,7 @@ fn what_a_stranger_to_power_signs_uses_no_generation_up() {
 
 #[test]
 fn verdicts_that_count_for_nothing_do_not_pile_up() {
-    let mut trust = Trust::new(vec![genesis()], Mutation::default()).unwrap();
+    let mut trust = Trust::new(vec![genesis()], ProtocolRules::default()).unwrap();
     let kept = (1..200).filter(|seq| trust.add(approve(7, *seq, 1, 8, None)).is_some()).count();
     assert_eq!(kept, limits::STRAY_VERDICTS_MAX);
     // They count once their author turns out to be an owner, and then there is no limit.
@@ -157,7 +157,7 @@ fn a_leave_is_the_last_word_whatever_it_says() {
 fn trust(records: &[SignedEntry]) -> Trust {
     let mut all = vec![genesis()];
     all.extend_from_slice(records);
-    Trust::new(all, Mutation::default()).unwrap()
+    Trust::new(all, ProtocolRules::default()).unwrap()
 }
 
 fn id(n: u64) -> PeerId {
@@ -350,7 +350,7 @@ proptest! {
     ) {
         let records = script(&sayings);
         let straight = trust(&records);
-        let mut shuffled = Trust::new(vec![genesis()], Mutation::default()).unwrap();
+        let mut shuffled = Trust::new(vec![genesis()], ProtocolRules::default()).unwrap();
         for at in order { shuffled.add(records[at.index(records.len())].clone()); }
         for record in records.iter().rev() { shuffled.add(record.clone()); }
         prop_assert_eq!(straight.membership(), shuffled.membership());

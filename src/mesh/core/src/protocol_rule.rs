@@ -1,12 +1,12 @@
-//! Rules that a test may leave out: the tests of our tests (mesh-protocol.md §9.5).
+//! The rules of the protocol by name, so that a test can leave one out: the tests of our tests.
 //!
-//! Each rule of safety or speed that the simulator answers for reads like `if late && !fx.without(Mutant::SecondLook)`.
-//! Without the feature `mutants` there is no rule to leave out, [`Mutation`] has no size, and the question is answered
-//! "no" by the compiler.
+//! Each rule of safety or speed that the simulator answers for reads like `if late && fx.enforces(ProtocolRule::SecondLook)`.
+//! Without the feature `mutants` there is no rule to leave out, [`ProtocolRules`] has no size, and the compiler answers
+//! the question "yes".
 
 /// A rule, named by what it does. Which predicate misses it is in `netsim/MUTANTS.md`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Mutant {
+pub enum ProtocolRule {
     /// A receipt is given after the header's fsync.
     ReceiptDurable,
     /// A claimant leads after its claim's fsync.
@@ -103,38 +103,41 @@ pub enum Mutant {
     GapNeedsStub,
 }
 
-/// Which rule is left out, if any.
+/// The rules that one peer follows: all of them, but in a test build perhaps one less.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Mutation(#[cfg(feature = "mutants")] Option<Mutant>);
+pub struct ProtocolRules {
+    #[cfg(feature = "mutants")]
+    left_out: Option<ProtocolRule>,
+}
 
-impl Mutation {
-    /// Leaves this rule out.
+impl ProtocolRules {
+    /// All rules but this one.
     #[cfg(feature = "mutants")]
     #[must_use]
-    pub const fn of(rule: Mutant) -> Self {
-        Self(Some(rule))
+    pub const fn all_but(rule: ProtocolRule) -> Self {
+        Self { left_out: Some(rule) }
     }
 
-    /// Whether this rule is left out.
+    /// True if this rule holds.
     #[cfg(feature = "mutants")]
     #[must_use]
-    pub const fn without(self, rule: Mutant) -> bool {
-        match self.0 {
-            Some(left_out) => left_out as u8 == rule as u8,
-            None => false,
+    pub const fn enforces(self, rule: ProtocolRule) -> bool {
+        match self.left_out {
+            Some(left_out) => left_out as u8 != rule as u8,
+            None => true,
         }
     }
 
-    /// Whether this rule is left out: never.
+    /// True if this rule holds: always.
     #[cfg(not(feature = "mutants"))]
     #[must_use]
-    pub const fn without(self, _rule: Mutant) -> bool {
-        false
+    pub const fn enforces(self, _rule: ProtocolRule) -> bool {
+        true
     }
 }
 
 #[cfg(feature = "mutants")]
-impl Mutant {
+impl ProtocolRule {
     /// All of them, in order.
     pub const ALL: &[Self] = &[
         Self::ReceiptDurable,

@@ -10,8 +10,8 @@ use mesh_core::io::{Hold, NodeView, View};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::gateway::status::{ErrorCode, Fault};
 use crate::mesh::handle::{LinkInfo, Nearby, Pending, Surroundings};
+use crate::status::{ErrorCode, Fault};
 
 /// A page of a list.
 #[derive(Debug, Clone, Serialize, ToSchema)]

@@ -13,7 +13,7 @@ use super::Shared;
 use super::extract::{Query, Segment, body_or_default, check_accept};
 use super::model::{self, Endpoints, Named, Node, NodeState, Page, Status, TierName, Tool};
 use super::problem::Problems;
-use crate::gateway::status::{ErrorCode, Fault};
+use crate::status::{ErrorCode, Fault};
 
 const JSON: &str = "application/json";
 

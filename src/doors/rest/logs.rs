@@ -18,7 +18,7 @@ use super::Shared;
 use super::extract::{Query, check_accept};
 use super::model::{Page, now_ms, time};
 use super::problem::Problems;
-use crate::gateway::status::{ErrorCode, Fault};
+use crate::status::{ErrorCode, Fault};
 
 /// Lines kept.
 pub const LINES_MAX: usize = 1000;

@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 use utoipa::openapi::{ContentBuilder, Ref, RefOr, ResponseBuilder};
 use utoipa::{IntoResponses, ToSchema};
 
-use crate::gateway::status::{ErrorCode, Fault};
+use crate::status::{ErrorCode, Fault};
 
 /// Media type of a problem.
 pub const PROBLEM_JSON: &str = "application/problem+json";

@@ -16,8 +16,8 @@ use super::extract::check_accept;
 use super::model::is_online;
 use super::problem::Problems;
 use super::{App, Shared};
-use crate::gateway::status::Fault;
 use crate::mesh::handle::EventKind;
+use crate::status::Fault;
 use crate::tasks::TaskGroup;
 
 /// The process's recorder; made at the first use. Counters that are touched before count nowhere.

@@ -21,9 +21,9 @@ use super::extract::{JSON_DEPTH_MAX, Query, Segment, body_or_default, check_acce
 use super::model::{self, EffectName, Named, Page, time};
 use super::problem::Problems;
 use super::{App, PRINCIPAL, Shared};
-use crate::gateway::status::{ErrorCode, Fault};
 use crate::json::deeper_than;
 use crate::mesh::handle::{CallCursor, CallFilter, CallStateFilter, MeshError, ResultBody};
+use crate::status::{ErrorCode, Fault};
 
 const JSON: &str = "application/json";
 /// Longest `Prefer: wait=`.

@@ -17,9 +17,9 @@ use super::model::{self, NearbyDevice, Node, Page, PendingDevice, TierName};
 use super::nodes::{Approval, admit};
 use super::problem::Problems;
 use super::{Door, Shared};
-use crate::gateway::status::{ErrorCode, Fault};
 use crate::mesh::handle::{JoinError, JoinTarget, Joined, Pending};
 use crate::mesh::invite::InviteCode;
+use crate::status::{ErrorCode, Fault};
 
 const JSON: &str = "application/json";
 /// How long an invite is good for (architecture.md §3).

@@ -12,8 +12,8 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use crate::gateway::status::{ErrorCode, Fault};
 use crate::json::deeper_than;
+use crate::status::{ErrorCode, Fault};
 
 /// Deepest JSON that is taken: nothing honest is deeper, and parsers of tools may recurse.
 pub const JSON_DEPTH_MAX: usize = 64;

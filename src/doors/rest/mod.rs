@@ -44,8 +44,8 @@ pub use openapi::document;
 pub use problem::{PROBLEM_JSON, Problem};
 pub use server::{Bound, ServeError, serve};
 
-use crate::gateway::status::{ErrorCode, Fault};
 use crate::mesh::MeshHandle;
+use crate::status::{ErrorCode, Fault};
 
 /// Who asks, in the books of a call. Every door admits only the owner until there are workspaces.
 pub const PRINCIPAL: &str = "owner";

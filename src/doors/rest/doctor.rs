@@ -14,8 +14,8 @@ use super::extract::check_accept;
 use super::model::{self, is_online, now_ms};
 use super::problem::Problems;
 use super::{DoctorCheck, Shared};
-use crate::gateway::status::{ErrorCode, Fault};
 use crate::mesh::handle::Surroundings;
+use crate::status::{ErrorCode, Fault};
 
 /// How bad it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, ToSchema)]

@@ -14,7 +14,7 @@ use mesh_core::ids::Hash;
 use ring::rand::{SecureRandom, SystemRandom};
 use subtle::ConstantTimeEq;
 
-use crate::gateway::status::{ErrorCode, Fault};
+use crate::status::{ErrorCode, Fault};
 
 /// Where a connection came in. Put into the extensions of each of its requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,0 +1,3 @@
+//! The doors that people and their programs use, the same on every peer.
+
+pub mod rest;

@@ -1,4 +1,0 @@
-//! The elected role, and the doors that people use.
-
-pub mod rest;
-pub mod status;

@@ -18,13 +18,12 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::config::{Config, ConfigError, LogFormat, Overrides};
 use crate::doors::rest::{self, LogRing, RestContext, ServeError, TokenStore};
-use crate::mesh::actor::{self, ActorError, Outside, Parts};
 use crate::mesh::blobs::BlobStore;
-use crate::mesh::handle::MeshHandle;
 use crate::mesh::identity::{DeviceKey, IdentityError};
 use crate::mesh::store::{FjallStore, OpenReport, Store, StoreError};
 use crate::mesh::transport::lan::{self, LanConfig, LanEvent};
 use crate::mesh::transport::{Code, Links, LinksConfig, LinksError, NodeIo};
+use crate::mesh::{self, Adapters, Booted, FatalError, MeshHandle, NodeLinks, Parts, ToolRuns};
 use crate::node::catalogue::Catalogue;
 use crate::node::executor::{ToolEvent, ToolHost, owners_only};
 use crate::node_service::client::{NodeClient, NodeClientEvent, NodeClientHandle, NodeInfo};
@@ -89,7 +88,7 @@ pub enum AgentError {
     Doors(#[from] ServeError),
     /// The mesh itself.
     #[error(transparent)]
-    Mesh(#[from] ActorError),
+    Mesh(#[from] FatalError),
     /// A file or directory of the home.
     #[error("{doing} `{path}`")]
     Home {
@@ -195,17 +194,9 @@ pub async fn run(options: Options) -> Result<(), AgentError> {
         tasks: tasks.clone(),
     };
     let work = home.join("work");
-    let mut wiring = Ok(());
-    let started = actor::start(parts, |handle, inputs| {
-        match Wiring::new(handle, inputs, catalogue, &links, &blobs, work.clone(), &tasks) {
-            Ok(wired) => Box::new(wired),
-            Err(error) => {
-                wiring = Err(error);
-                Box::new(Unwired)
-            }
-        }
-    })?;
-    wiring.map_err(at("making", &work))?;
+    let booted = mesh::boot(parts)?;
+    let mesh_handle = booted.handle.clone();
+    let adapters = wire(&booted, catalogue, &links, &blobs, work.clone(), &tasks).map_err(at("making", &work))?;
     let swept = blobs.clone();
     tasks.spawn(async move {
         let sweep = tokio::task::spawn_blocking(move || swept.sweep(BLOBS_KEPT_BYTES, &|_| false));
@@ -216,9 +207,9 @@ pub async fn run(options: Options) -> Result<(), AgentError> {
 
     let stop_actor = CancellationToken::new();
     let (ended_tx, mut mesh) = tokio::sync::oneshot::channel();
-    let running = started.actor.run(stop_actor.clone());
+    let running = booted.run(adapters, stop_actor.clone());
     tasks.spawn(async move { drop(ended_tx.send(running.await)) });
-    let doors = open_doors(&config, stored, &home, started.handle.clone(), &links, ring, &tasks).await?;
+    let doors = open_doors(&config, stored, &home, mesh_handle, &links, ring, &tasks).await?;
     Ports { quic: Some(links.local_port()), http: Some(doors.http.port()) }.save(&home)?;
     let endpoints = Endpoints {
         pid: std::process::id(),
@@ -384,136 +375,163 @@ fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
 
 // --- between the mesh and the tools
 
-/// [`Outside`] as it is in the product.
-struct Wiring {
-    me: PeerId,
+/// Builds what stands between the mesh and the tools.
+fn wire(
+    booted: &Booted,
+    catalogue: Catalogue,
+    links: &Links,
+    blobs: &BlobStore,
+    work: PathBuf,
+    tasks: &TaskGroup,
+) -> io::Result<Adapters> {
+    let handle = &booted.handle;
+    let view = handle.watch_view();
+    let names = catalogue.decls().into_iter().map(|tool| tool.name).collect();
+    let policy_view = handle.watch_view();
+    let policy = owners_only(move |peer| policy_view.borrow().nodes.iter().find(|n| n.peer == *peer).map(|n| n.tier));
+    let sinks = Arc::new(blobs.clone());
+    let host = ToolHost::new(catalogue, sinks, policy, work, tool_exec::launcher(), tasks.clone())?;
+
+    let (streams, incoming) = mpsc::channel(64);
+    let (node_tx, mut node_events) = mpsc::channel(1024);
+    let verifier = Arc::new(links.verifier());
+    let server = NodeServer::start(incoming, handle.watch_view(), verifier.clone(), node_tx, tasks);
+
+    let (gateway, gateway_rx) = watch::channel(None);
+    let mut nonce = [0; 8];
+    let _ = ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut nonce);
+    let first: Arc<View> = view.borrow().clone();
+    let info = watch::Sender::new(Arc::new(NodeInfo {
+        node_id: first.node_id.clone(),
+        platform: crate::platform::name().to_owned(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        tools: names,
+        capabilities: std::collections::BTreeMap::new(),
+        session_nonce: u64::from_be_bytes(nonce) | 1,
+    }));
+    let mut views = handle.watch_view();
+    let told = info.subscribe();
+    tasks.spawn(async move {
+        while views.changed().await.is_ok() {
+            let node_id = views.borrow_and_update().node_id.clone();
+            info.send_if_modified(|info| {
+                let changed = info.node_id != node_id;
+                if changed {
+                    *info = Arc::new(NodeInfo { node_id, ..(**info).clone() });
+                }
+                changed
+            });
+        }
+    });
+    let (client_tx, mut client_events) = mpsc::channel(1024);
+    let opener = links.clone();
+    let open = move |peer| {
+        let links = opener.clone();
+        async move { links.open_node_stream(peer).await.map_err(io::Error::other) }
+    };
+    let client = NodeClient::start(gateway_rx, open, told, verifier, client_tx, tasks);
+
+    let (tool_events, mut tool_rx) = mpsc::channel(256);
+    let to_core = booted.inputs();
+    tasks.spawn(async move {
+        while let Some(event) = node_events.recv().await {
+            let input = match event {
+                NodeEvent::Up { peer, session, .. } => Input::NodeUp(peer, session),
+                NodeEvent::Down { peer, session } => Input::NodeDown(peer, session),
+                NodeEvent::Answer { peer, answer, .. } => Input::Recv(peer, Frame::Answer(answer)),
+                // What a node of ours offers travels in its signed directory record.
+                NodeEvent::Status { .. } => continue,
+                NodeEvent::ForeignResult { peer, id, .. } => {
+                    tracing::debug!(peer = %peer.short(), %id, "a result without a signed outcome is not taken");
+                    continue;
+                }
+            };
+            if to_core.send(input).await.is_err() {
+                break;
+            }
+        }
+    });
+    let to_core = booted.inputs();
+    tasks.spawn(async move {
+        while let Some(event) = client_events.recv().await {
+            let input = match event {
+                NodeClientEvent::Dispatch(gateway, dispatch) => Input::Recv(gateway, Frame::Dispatch(dispatch)),
+                NodeClientEvent::Cancel(gateway, id) => Input::Recv(gateway, Frame::Cancel { id }),
+                NodeClientEvent::Refused { gateway, error, hint } => {
+                    tracing::info!(gateway = %gateway.short(), error, hint, "the gateway does not take this node");
+                    continue;
+                }
+                NodeClientEvent::Registered { .. } | NodeClientEvent::Lost { .. } | NodeClientEvent::Moved(_) => {
+                    continue;
+                }
+            };
+            if to_core.send(input).await.is_err() {
+                break;
+            }
+        }
+    });
+    let to_core = booted.inputs();
+    tasks.spawn(async move {
+        while let Some(event) = tool_rx.recv().await {
+            let input = match event {
+                ToolEvent::Progress(id, attempt, note) => Input::ToolProgress(id, attempt, note),
+                ToolEvent::Ended(id, attempt, outcome) => Input::ToolEnded(id, attempt, outcome),
+            };
+            if to_core.send(input).await.is_err() {
+                break;
+            }
+        }
+    });
+    let nodes = Nodes { server, client, streams, gateway };
+    let runs = Runs { host, tool_events, blobs: blobs.clone(), inputs: booted.inputs(), tasks: tasks.clone() };
+    Ok(Adapters { nodes: Box::new(nodes), tools: Box::new(runs) })
+}
+
+/// [`NodeLinks`] as it is in the product.
+struct Nodes {
     server: NodeServerHandle,
     client: NodeClientHandle,
     streams: mpsc::Sender<NodeIo>,
+    gateway: watch::Sender<Option<PeerId>>,
+}
+
+impl NodeLinks for Nodes {
+    fn send(&self, peer: PeerId, frame: Frame) -> bool {
+        if let Frame::Answer(answer) = frame { self.client.answer(peer, answer) } else { self.server.send(peer, frame) }
+    }
+
+    fn follow(&self, gateway: Option<PeerId>) {
+        self.gateway.send_replace(gateway);
+    }
+
+    fn abdicate(&self, moved_to: Option<PeerId>) {
+        self.server.close_all(moved_to);
+    }
+
+    fn accept(&self, stream: NodeIo) {
+        // Full: the node tries again.
+        let _ = self.streams.try_send(stream);
+    }
+
+    fn dismiss(&self, peer: PeerId) {
+        self.server.dismiss(peer);
+    }
+
+    fn retry_now(&self) {
+        self.client.hurry();
+    }
+}
+
+/// [`ToolRuns`] as it is in the product.
+struct Runs {
     host: ToolHost,
     tool_events: mpsc::Sender<ToolEvent>,
     blobs: BlobStore,
     inputs: mpsc::Sender<Input>,
-    gateway: watch::Sender<Option<PeerId>>,
-    info: watch::Sender<Arc<NodeInfo>>,
     tasks: TaskGroup,
 }
 
-impl Wiring {
-    fn new(
-        handle: &MeshHandle,
-        inputs: &mpsc::Sender<Input>,
-        catalogue: Catalogue,
-        links: &Links,
-        blobs: &BlobStore,
-        work: PathBuf,
-        tasks: &TaskGroup,
-    ) -> io::Result<Self> {
-        let view = handle.watch_view();
-        let names = catalogue.decls().into_iter().map(|tool| tool.name).collect();
-        let policy_view = handle.watch_view();
-        let policy =
-            owners_only(move |peer| policy_view.borrow().nodes.iter().find(|n| n.peer == *peer).map(|n| n.tier));
-        let sinks = Arc::new(blobs.clone());
-        let host = ToolHost::new(catalogue, sinks, policy, work, tool_exec::launcher(), tasks.clone())?;
-
-        let (streams, incoming) = mpsc::channel(64);
-        let (node_tx, mut node_events) = mpsc::channel(1024);
-        let verifier = Arc::new(links.verifier());
-        let server = NodeServer::start(incoming, handle.watch_view(), verifier.clone(), node_tx, tasks);
-
-        let (gateway, gateway_rx) = watch::channel(None);
-        let mut nonce = [0; 8];
-        let _ = ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut nonce);
-        let first: Arc<View> = view.borrow().clone();
-        let info = watch::Sender::new(Arc::new(NodeInfo {
-            node_id: first.node_id.clone(),
-            platform: crate::platform::name().to_owned(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            tools: names,
-            capabilities: std::collections::BTreeMap::new(),
-            session_nonce: u64::from_be_bytes(nonce) | 1,
-        }));
-        let (client_tx, mut client_events) = mpsc::channel(1024);
-        let opener = links.clone();
-        let open = move |peer| {
-            let links = opener.clone();
-            async move { links.open_node_stream(peer).await.map_err(io::Error::other) }
-        };
-        let client = NodeClient::start(gateway_rx, open, info.subscribe(), verifier, client_tx, tasks);
-
-        let (tool_events, mut tool_rx) = mpsc::channel(256);
-        let to_core = inputs.clone();
-        tasks.spawn(async move {
-            while let Some(event) = node_events.recv().await {
-                let input = match event {
-                    NodeEvent::Up { peer, session, .. } => Input::NodeUp(peer, session),
-                    NodeEvent::Down { peer, session } => Input::NodeDown(peer, session),
-                    NodeEvent::Answer { peer, answer, .. } => Input::Recv(peer, Frame::Answer(answer)),
-                    // What a node of ours offers travels in its signed directory record.
-                    NodeEvent::Status { .. } => continue,
-                    NodeEvent::ForeignResult { peer, id, .. } => {
-                        tracing::debug!(peer = %peer.short(), %id, "a result without a signed outcome is not taken");
-                        continue;
-                    }
-                };
-                if to_core.send(input).await.is_err() {
-                    break;
-                }
-            }
-        });
-        let to_core = inputs.clone();
-        tasks.spawn(async move {
-            while let Some(event) = client_events.recv().await {
-                let input = match event {
-                    NodeClientEvent::Dispatch(gateway, dispatch) => Input::Recv(gateway, Frame::Dispatch(dispatch)),
-                    NodeClientEvent::Cancel(gateway, id) => Input::Recv(gateway, Frame::Cancel { id }),
-                    NodeClientEvent::Refused { gateway, error, hint } => {
-                        tracing::info!(gateway = %gateway.short(), error, hint, "the gateway does not take this node");
-                        continue;
-                    }
-                    NodeClientEvent::Registered { .. } | NodeClientEvent::Lost { .. } | NodeClientEvent::Moved(_) => {
-                        continue;
-                    }
-                };
-                if to_core.send(input).await.is_err() {
-                    break;
-                }
-            }
-        });
-        let to_core = inputs.clone();
-        tasks.spawn(async move {
-            while let Some(event) = tool_rx.recv().await {
-                let input = match event {
-                    ToolEvent::Progress(id, attempt, note) => Input::ToolProgress(id, attempt, note),
-                    ToolEvent::Ended(id, attempt, outcome) => Input::ToolEnded(id, attempt, outcome),
-                };
-                if to_core.send(input).await.is_err() {
-                    break;
-                }
-            }
-        });
-        Ok(Self {
-            me: first.me,
-            server,
-            client,
-            streams,
-            host,
-            tool_events,
-            blobs: blobs.clone(),
-            inputs: inputs.clone(),
-            gateway,
-            info,
-            tasks: tasks.clone(),
-        })
-    }
-}
-
-impl Outside for Wiring {
-    fn send_node(&self, peer: PeerId, frame: Frame) -> bool {
-        if let Frame::Answer(answer) = frame { self.client.answer(peer, answer) } else { self.server.send(peer, frame) }
-    }
-
+impl ToolRuns for Runs {
     fn invoke(&self, invocation: Invocation) {
         if let Payload::Inline(bytes) = &invocation.header.arguments {
             self.host.invoke(&invocation, bytes.to_vec(), self.tool_events.clone());
@@ -522,7 +540,7 @@ impl Outside for Wiring {
         let (host, blobs, events) = (self.host.clone(), self.blobs.clone(), self.tool_events.clone());
         let inputs = self.inputs.clone();
         self.tasks.spawn(async move {
-            match actor::arguments(&blobs, &invocation.header.arguments).await {
+            match blobs.read(&invocation.header.arguments).await {
                 Ok(arguments) => host.invoke(&invocation, arguments, events),
                 Err(error) => {
                     let outcome = ToolOutcome {
@@ -540,52 +558,4 @@ impl Outside for Wiring {
     fn kill(&self, id: ReqId, attempt: Attempt) {
         self.host.kill(id, attempt);
     }
-
-    fn follow(&self, gateway: Option<PeerId>) {
-        self.gateway.send_replace(gateway.filter(|peer| *peer != self.me));
-    }
-
-    fn abdicate(&self, moved_to: Option<PeerId>) {
-        self.server.close_all(moved_to);
-    }
-
-    fn node_stream(&self, io: NodeIo) {
-        // Full: the node tries again.
-        let _ = self.streams.try_send(io);
-    }
-
-    fn dismiss(&self, peer: PeerId) {
-        self.server.dismiss(peer);
-    }
-
-    fn hurry(&self) {
-        self.client.hurry();
-    }
-
-    fn named(&self, node_id: &NodeId) {
-        self.info.send_if_modified(|info| {
-            let changed = info.node_id != *node_id;
-            if changed {
-                *info = Arc::new(NodeInfo { node_id: node_id.clone(), ..(**info).clone() });
-            }
-            changed
-        });
-    }
-}
-
-/// Stands in while a failed start is on its way out.
-struct Unwired;
-
-impl Outside for Unwired {
-    fn send_node(&self, _: PeerId, _: Frame) -> bool {
-        false
-    }
-    fn invoke(&self, _: Invocation) {}
-    fn kill(&self, _: ReqId, _: Attempt) {}
-    fn follow(&self, _: Option<PeerId>) {}
-    fn abdicate(&self, _: Option<PeerId>) {}
-    fn node_stream(&self, _: NodeIo) {}
-    fn dismiss(&self, _: PeerId) {}
-    fn hurry(&self) {}
-    fn named(&self, _: &NodeId) {}
 }

@@ -8,7 +8,7 @@ use mesh_core::io::Refusal;
 use serde_json::{Value, json};
 use tonic::Code;
 
-use crate::mesh::handle::{JoinError, MeshError};
+use crate::mesh::{JoinError, MeshError};
 
 macro_rules! codes {
     ($($name:ident $text:literal $http:literal $grpc:ident $exit:literal $title:literal;)*) => {
@@ -233,16 +233,13 @@ impl From<MeshError> for Fault {
                 .hint("`sigil up` starts it again")
                 .retry_after(Duration::from_secs(2)),
             MeshError::Moved => Self::new(ErrorCode::Moved, detail).retry_after(Duration::from_secs(1)),
-            MeshError::Store(_) => Self::new(ErrorCode::StoreFailed, detail).hint("`sigil doctor` looks for the cause"),
-            MeshError::Unknown { what, .. } => {
-                let (code, hint) = match what {
-                    "pending device" => (ErrorCode::UnknownPending, "`sigil pending` lists who waits"),
-                    "nearby device" => {
-                        (ErrorCode::UnknownNearby, "`sigil nearby` lists what is seen on the local network")
-                    }
-                    _ => (ErrorCode::UnknownNode, "`sigil nodes` lists the devices of this mesh"),
-                };
-                Self::new(code, detail).hint(hint)
+            MeshError::Store(source) => Self::new(ErrorCode::StoreFailed, format!("{detail}: {source}"))
+                .hint("`sigil doctor` looks for the cause"),
+            MeshError::Blob(source) => Self::new(ErrorCode::StoreFailed, format!("{detail}: {source}"))
+                .hint("`sigil doctor` looks for the cause"),
+            MeshError::NoEntropy => Self::new(ErrorCode::Internal, detail),
+            MeshError::UnknownPending(_) => {
+                Self::new(ErrorCode::UnknownPending, detail).hint("`sigil pending` lists who waits")
             }
             MeshError::Join(error) => error.into(),
             MeshError::ResultAway { node } => Self::new(ErrorCode::ResultAway, detail)

@@ -9,12 +9,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mesh_core::config::Config;
-use mesh_core::entry::{Directory, Kind, Payload, SignedEntry, ToolDecl};
+use mesh_core::entry::{Directory, Kind, SignedEntry, ToolDecl};
 use mesh_core::frame::{AnswerKind, Class, Frame};
-use mesh_core::ids::{Attempt, Hash, Incarnation, NodeId, PeerId, ReqId};
+use mesh_core::ids::{Hash, Incarnation, NodeId, PeerId, ReqId};
 use mesh_core::io::{
-    Batch, CallRecord, CallState, CmdId, Command, Fact, Input, Invocation, Output, Refusal, Reply, SessionId, Space,
-    View,
+    Batch, CallRecord, CallState, CmdId, Command, Fact, Input, Output, Refusal, Reply, SessionId, Space, View,
 };
 use mesh_core::limits;
 use mesh_core::peer::{self, BootError, Peer};
@@ -25,17 +24,20 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::faults::{self, Action, Point};
+use crate::mesh::adapters::Adapters;
 use crate::mesh::admission::{Admission, Admitted};
 use crate::mesh::blobs::BlobStore;
+use crate::mesh::call_queries::{CallCursor, CallFilter, CallPage, CallStateFilter};
 use crate::mesh::clock;
-use crate::mesh::handle::{
-    CallCursor, CallFilter, CallPage, CallStateFilter, EventKind, EventLog, MeshError, MeshHandle, Request,
-    Surroundings,
-};
+use crate::mesh::error::MeshError;
+use crate::mesh::events::{EventKind, EventLog};
+use crate::mesh::handle::MeshHandle;
 use crate::mesh::identity::DeviceKey;
+use crate::mesh::request::Request;
+use crate::mesh::snapshot::Surroundings;
 use crate::mesh::store::{DurableNote, Store, StoreError};
 use crate::mesh::transport::lan::LanEvent;
-use crate::mesh::transport::{LinkEvent, Links, Member, Members, NodeIo};
+use crate::mesh::transport::{LinkEvent, Links, Member, Members};
 use crate::tasks::TaskGroup;
 
 /// Requests of doors that may wait for the actor; then the doors wait.
@@ -50,28 +52,6 @@ const SCANNED_MAX: usize = 10_000;
 const WARN_AGAIN_MS: u64 = 10 * 60 * 1000;
 /// After a test cut the links, they come back.
 const CUT_FOR: Duration = Duration::from_millis(700);
-
-/// What the mesh needs of the rest of the program. Nothing here may wait.
-pub trait Outside: Send {
-    /// Sends a frame of class Node: to a registered node when we lead, to our gateway otherwise. False = not sent.
-    fn send_node(&self, peer: PeerId, frame: Frame) -> bool;
-    /// Runs a tool; the end comes back as [`Input::ToolEnded`].
-    fn invoke(&self, invocation: Invocation);
-    /// Stops a tool.
-    fn kill(&self, id: ReqId, attempt: Attempt);
-    /// Whom to register with as a node, or nobody: there is no gateway, or we are it.
-    fn follow(&self, gateway: Option<PeerId>);
-    /// We lead no more: send registered nodes away, to the new gateway if there is one.
-    fn abdicate(&self, moved_to: Option<PeerId>);
-    /// A linked peer opened a `NodeService` connection.
-    fn node_stream(&self, io: NodeIo);
-    /// A registered node does not belong any more: ends its stream at once.
-    fn dismiss(&self, peer: PeerId);
-    /// A link to the gateway is up.
-    fn hurry(&self);
-    /// Our handle in the mesh.
-    fn named(&self, node_id: &NodeId);
-}
 
 /// What a peer is made of, besides the mesh itself.
 #[derive(Debug)]
@@ -100,11 +80,11 @@ pub struct Parts {
     pub tasks: TaskGroup,
 }
 
-/// Why the mesh did not start, or stopped by itself.
+/// The reason for which the mesh did not start, or stopped by itself.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum ActorError {
-    /// The store does not work; fail-stop (mesh-protocol.md §7, 27).
+pub enum FatalError {
+    /// The store does not work. The process must end: only a new one reads what is really there.
     #[error("the local store failed")]
     Store(#[from] StoreError),
     /// What the store holds makes no peer.
@@ -125,7 +105,7 @@ pub(crate) struct Actor {
     pub(super) name: NodeId,
     tools: Vec<ToolDecl>,
     pub(super) tasks: TaskGroup,
-    outside: Box<dyn Outside>,
+    adapters: Adapters,
     pub(super) peer: Peer,
     pub(super) rng: ChaCha8Rng,
     inputs: mpsc::Receiver<Input>,
@@ -167,12 +147,6 @@ pub(super) enum ReplyTo {
 
 type CallAnswer = Result<Option<CallRecord>, MeshError>;
 
-/// Handle to the mesh, and the task itself.
-pub(crate) struct Started {
-    pub(crate) handle: MeshHandle,
-    pub(crate) actor: Actor,
-}
-
 fn entropy() -> ChaCha8Rng {
     let mut seed = [0; 32];
     // Without entropy nothing here is safe: TLS would not have come up either.
@@ -180,11 +154,11 @@ fn entropy() -> ChaCha8Rng {
     ChaCha8Rng::from_seed(seed)
 }
 
-/// Takes up the mesh that the store holds, or founds one. `outside` is made from the handle and the way in.
-pub(crate) fn start(
-    parts: Parts,
-    outside: impl FnOnce(&MeshHandle, &mpsc::Sender<Input>) -> Box<dyn Outside>,
-) -> Result<Started, ActorError> {
+/// Takes up the mesh that the store holds, or founds one. Reads the whole store: blocks.
+///
+/// # Errors
+/// The store does not work, or holds no mesh that can be taken up.
+pub fn boot(parts: Parts) -> Result<Booted, FatalError> {
     let mut rng = entropy();
     let mut image = parts.store.image()?;
     let mut out = Vec::new();
@@ -197,62 +171,96 @@ pub(crate) fn start(
     let peer = Peer::boot(parts.config.clone(), signer, image, clock::now(), &mut rng, &mut out)?;
     let (requests_tx, requests) = mpsc::channel(REQUESTS);
     let (inputs_tx, inputs) = mpsc::channel(REQUESTS);
-    let (admitted_tx, admitted) = mpsc::channel(64);
     let view = watch::Sender::new(Arc::new(peer.view()));
     let surroundings = watch::Sender::new(Arc::new(Surroundings::default()));
-    let events = Arc::new(EventLog::default());
     let handle = MeshHandle {
         requests: requests_tx,
         view: view.subscribe(),
         surroundings: surroundings.subscribe(),
-        events: events.clone(),
+        events: Arc::default(),
         blobs: parts.blobs.clone(),
     };
-    let outside = outside(&handle, &inputs_tx);
-    let mut actor = Actor {
-        key: parts.key,
-        config: parts.config,
-        store: parts.store,
-        durable: parts.durable,
-        links: parts.links,
-        link_events: parts.link_events,
-        lan_events: parts.lan_events,
-        blobs: parts.blobs,
-        name: parts.name,
-        tools: parts.tools,
-        tasks: parts.tasks,
-        outside,
-        peer,
-        rng,
-        inputs,
-        inputs_tx,
-        requests,
-        admitted,
-        admission: Admission::new(admitted_tx),
-        replies: BTreeMap::new(),
-        last_command: 0,
-        waiters: BTreeMap::new(),
-        view,
-        surroundings,
-        events,
-        sessions: BTreeMap::new(),
-        led: false,
-        wanted: BTreeMap::new(),
-        fetching: BTreeSet::new(),
-        seen_at: BTreeMap::new(),
-        surroundings_dirty: true,
-        warned: BTreeMap::new(),
-        cut_until: None,
-        tail: VecDeque::new(),
-    };
-    actor.perform(out);
-    actor.settle_in();
-    Ok(Started { handle, actor })
+    Ok(Booted { handle, parts, peer, rng, out, inputs_tx, inputs, requests, view, surroundings })
+}
+
+/// A mesh that is taken up and does nothing yet: what needs the handle or the way in is built now, and then [`run`].
+///
+/// [`run`]: Self::run
+#[derive(Debug)]
+pub struct Booted {
+    /// The face of the mesh. Its requests wait for [`run`](Self::run).
+    pub handle: MeshHandle,
+    parts: Parts,
+    peer: Peer,
+    rng: ChaCha8Rng,
+    out: Vec<Output>,
+    inputs_tx: mpsc::Sender<Input>,
+    inputs: mpsc::Receiver<Input>,
+    requests: mpsc::Receiver<Request>,
+    view: watch::Sender<Arc<View>>,
+    surroundings: watch::Sender<Arc<Surroundings>>,
+}
+
+impl Booted {
+    /// The way into the core for nodes and tools. Holds 1024; senders wait while it is full.
+    #[must_use]
+    pub fn inputs(&self) -> mpsc::Sender<Input> {
+        self.inputs_tx.clone()
+    }
+
+    /// Runs until `stop`, then hands the gateway role on.
+    ///
+    /// # Errors
+    /// The store has failed: the process must end.
+    pub async fn run(self, adapters: Adapters, stop: CancellationToken) -> Result<(), FatalError> {
+        let Self { handle, parts, peer, rng, out, inputs_tx, inputs, requests, view, surroundings } = self;
+        let (admitted_tx, admitted) = mpsc::channel(64);
+        let mut actor = Actor {
+            key: parts.key,
+            config: parts.config,
+            store: parts.store,
+            durable: parts.durable,
+            links: parts.links,
+            link_events: parts.link_events,
+            lan_events: parts.lan_events,
+            blobs: parts.blobs,
+            name: parts.name,
+            tools: parts.tools,
+            tasks: parts.tasks,
+            adapters,
+            peer,
+            rng,
+            inputs,
+            inputs_tx,
+            requests,
+            admitted,
+            admission: Admission::new(admitted_tx),
+            replies: BTreeMap::new(),
+            last_command: 0,
+            waiters: BTreeMap::new(),
+            view,
+            surroundings,
+            events: handle.events(),
+            sessions: BTreeMap::new(),
+            led: false,
+            wanted: BTreeMap::new(),
+            fetching: BTreeSet::new(),
+            seen_at: BTreeMap::new(),
+            surroundings_dirty: true,
+            warned: BTreeMap::new(),
+            cut_until: None,
+            tail: VecDeque::new(),
+        };
+        // The actor must see that the last handle of the others is gone.
+        drop(handle);
+        actor.perform(out);
+        actor.settle_in();
+        actor.run(stop).await
+    }
 }
 
 impl Actor {
-    /// Runs until `stop`, then hands the role on. An error is the store's: the process must end.
-    pub(crate) async fn run(mut self, stop: CancellationToken) -> Result<(), ActorError> {
+    async fn run(mut self, stop: CancellationToken) -> Result<(), FatalError> {
         let mut addresses = tokio::time::interval(ADDRESSES_EVERY);
         let mut publish = tokio::time::interval(SURROUNDINGS_EVERY);
         publish.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -367,9 +375,9 @@ impl Actor {
                 Output::ReadLog { to, ranges } => self.read_log(to, &ranges),
                 Output::Invoke(invocation) => {
                     self.pass(Point::AfterStarted);
-                    self.outside.invoke(*invocation);
+                    self.adapters.tools.invoke(*invocation);
                 }
-                Output::Kill(id, attempt) => self.outside.kill(id, attempt),
+                Output::Kill(id, attempt) => self.adapters.tools.kill(id, attempt),
                 Output::Fetch { hash, len, from } => self.fetch(hash, len, from),
                 Output::Reply(id, reply) => match self.replies.remove(&id) {
                     Some(ReplyTo::Door(tx)) => drop(tx.send(reply)),
@@ -425,11 +433,11 @@ impl Actor {
     /// Ends the streams of registered nodes that do not belong any more.
     fn dismiss_revoked(&mut self) {
         let view = self.view();
-        let Self { sessions, outside, .. } = self;
+        let Self { sessions, adapters, .. } = self;
         sessions.retain(|peer, _| {
             let belongs = view.nodes.iter().any(|node| node.peer == *peer);
             if !belongs {
-                outside.dismiss(*peer);
+                adapters.nodes.dismiss(*peer);
             }
             belongs
         });
@@ -447,10 +455,10 @@ impl Actor {
         let told = view.gateway.map(|epoch| (epoch.peer, epoch.counter));
         self.events.push(clock::now().wall_ms, EventKind::Gateway(told));
         if self.led && !leads {
-            self.outside.abdicate(gateway.filter(|peer| *peer != view.me));
+            self.adapters.nodes.abdicate(gateway.filter(|peer| *peer != view.me));
         }
         self.led = leads;
-        self.outside.follow(gateway.filter(|peer| *peer != view.me));
+        self.adapters.nodes.follow(gateway.filter(|peer| *peer != view.me));
         if leads {
             let sessions: Vec<_> = self.sessions.iter().map(|(peer, session)| (*peer, *session)).collect();
             self.tail.extend(sessions.into_iter().map(|(peer, session)| Input::NodeUp(peer, session)));
@@ -469,7 +477,7 @@ impl Actor {
         }
         let sent = match frame.class() {
             Class::Datagram | Class::Stream => self.links.send(peer, &frame),
-            Class::Node => self.outside.send_node(peer, frame),
+            Class::Node => self.adapters.nodes.send(peer, frame),
         };
         if !sent {
             tracing::trace!(peer = %peer, "a frame found no way out");
@@ -536,7 +544,7 @@ impl Actor {
                 self.input(Input::Session(peer, nonce));
                 self.input(Input::LinkUp(peer));
                 self.surroundings_dirty = true;
-                self.outside.hurry();
+                self.adapters.nodes.retry_now();
                 let wanted: Vec<_> = self
                     .wanted
                     .iter()
@@ -555,7 +563,7 @@ impl Actor {
             LinkEvent::Frame(peer, frame) => self.input(Input::Recv(peer, frame)),
             LinkEvent::Network => self.refresh_directory(),
             LinkEvent::Knock(knock) => self.handle_knock(knock),
-            LinkEvent::NodeStream(io) => self.outside.node_stream(io),
+            LinkEvent::NodeStream(io) => self.adapters.nodes.accept(io),
             LinkEvent::Bad { peer, what } => tracing::debug!(peer = %peer, what, "a peer broke the protocol"),
         }
     }
@@ -593,10 +601,6 @@ impl Actor {
             Request::Ended(id, reply) => self.wait_for_end(id, reply),
             Request::Calls(filter, after, limit, reply) => drop(reply.send(self.calls(&filter, after, limit))),
             Request::Want(hash, len, from) => self.fetch(hash, len, vec![from]),
-            Request::SetTools(tools) => {
-                self.tools = tools;
-                self.refresh_directory();
-            }
             Request::Invite(tier, ttl, reply) => self.invite(tier, ttl, reply),
             Request::Join(target, force, reply) => self.join(target, force, reply),
             Request::Leave(reply) => self.leave(reply),
@@ -609,7 +613,7 @@ impl Actor {
         if let Some(record) = self.peer.open_call(id) {
             return Ok(Some(record.clone()));
         }
-        let stored = self.store.get(Space::Calls, &id.0).map_err(store_trouble)?;
+        let stored = self.store.get(Space::Calls, &id.0).map_err(MeshError::Store)?;
         Ok(stored.as_deref().and_then(mesh_core::entry::decode))
     }
 
@@ -670,7 +674,7 @@ impl Actor {
             let rows = self
                 .store
                 .range(Space::CallsByTime, Bound::Unbounded, end.clone(), true, 256)
-                .map_err(store_trouble)?;
+                .map_err(MeshError::Store)?;
             let Some((last, _)) = rows.last() else { break };
             end = Bound::Excluded(last.clone());
             for (key, _) in &rows {
@@ -695,7 +699,6 @@ impl Actor {
 
     pub(super) fn publish_view(&mut self) {
         let view = Arc::new(self.peer.view());
-        self.outside.named(&view.node_id);
         self.view.send_replace(view);
     }
 
@@ -775,12 +778,12 @@ impl Actor {
     }
 
     /// Goes over to another mesh: ends what is open, replaces the store's rows, and begins anew.
-    pub(super) fn switch(&mut self, rows: Batch) -> Result<(), ActorError> {
+    pub(super) fn switch(&mut self, rows: Batch) -> Result<(), FatalError> {
         let mut batch = self.peer.depart(clock::now(), &mut self.rng);
         batch.writes.extend(rows.writes);
         self.links.set_members(Members::new());
-        self.outside.abdicate(None);
-        self.outside.follow(None);
+        self.adapters.nodes.abdicate(None);
+        self.adapters.nodes.follow(None);
         self.store.wipe_and_commit(batch)?;
         // What the writer had reported is of the old mesh, whose numbers begin anew with the new one.
         while let Ok(note) = self.durable.try_recv() {
@@ -817,17 +820,4 @@ fn accepted(reply: Reply) -> Result<Reply, Refusal> {
 fn last_seen(key: Option<&[u8]>) -> Option<CallCursor> {
     let (time, id) = key?.split_at_checked(8)?;
     Some(CallCursor { accepted_ms: u64::from_be_bytes(time.try_into().ok()?), id: ReqId::from_slice(id)? })
-}
-
-#[expect(clippy::needless_pass_by_value, reason = "used as a function of map_err")]
-fn store_trouble(error: StoreError) -> MeshError {
-    MeshError::Store(error.to_string())
-}
-
-/// The bytes of a call's arguments: from its header, or from the blob store.
-pub(crate) async fn arguments(blobs: &BlobStore, payload: &Payload) -> std::io::Result<Vec<u8>> {
-    match payload {
-        Payload::Inline(bytes) => Ok(bytes.to_vec()),
-        Payload::Blob { hash, .. } => tokio::fs::read(blobs.path(*hash)).await,
-    }
 }

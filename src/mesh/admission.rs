@@ -12,10 +12,13 @@ use ring::rand::SecureRandom;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use crate::mesh::actor::{Actor, ActorError, ReplyTo};
+use crate::mesh::actor::{Actor, FatalError, ReplyTo};
 use crate::mesh::clock;
-use crate::mesh::handle::{EventKind, Invite, JoinError, JoinTarget, Joined, MeshError, Nearby, Pending};
+use crate::mesh::error::{JoinError, MeshError};
+use crate::mesh::events::EventKind;
 use crate::mesh::invite::{self, InviteCode};
+use crate::mesh::joining::{Invite, JoinTarget, Joined};
+use crate::mesh::snapshot::{Nearby, Pending};
 use crate::mesh::transport::Links;
 use crate::mesh::transport::{JoinAnswer, JoinDialError, JoinRequest, JoinStep, Knock};
 
@@ -235,8 +238,7 @@ impl Actor {
             (None, None) => {
                 // One that belonged, until the word of whoever let it in turned out to be void.
                 let Some(again) = view.pending.iter().find(|pending| pending.peer == peer) else {
-                    let unknown = MeshError::Unknown { what: "pending device", name: peer.short() };
-                    drop(reply.send(Err(unknown)));
+                    drop(reply.send(Err(MeshError::UnknownPending(peer))));
                     return;
                 };
                 (again.key, again.node_id.clone(), tier.unwrap_or(again.tier))
@@ -273,7 +275,7 @@ impl Actor {
                 self.command(Command::Revoke { peer }, ReplyTo::Admission(Box::new(then)));
                 return;
             }
-            None => Err(MeshError::Unknown { what: "pending device", name: peer.short() }),
+            None => Err(MeshError::UnknownPending(peer)),
         };
         drop(reply.send(answer));
     }
@@ -281,7 +283,7 @@ impl Actor {
     pub(super) fn invite(&mut self, tier: Tier, ttl: Duration, reply: oneshot::Sender<Result<Invite, MeshError>>) {
         let mut secret = [0; 16];
         if ring::rand::SystemRandom::new().fill(&mut secret).is_err() {
-            drop(reply.send(Err(MeshError::Store("the operating system gives no random bytes".to_owned()))));
+            drop(reply.send(Err(MeshError::NoEntropy)));
             return;
         }
         let ttl_ms = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
@@ -380,7 +382,7 @@ impl Actor {
         self.command(Command::Leave, ReplyTo::Admission(Box::new(then)));
     }
 
-    pub(super) fn handle_admitted(&mut self, admitted: Admitted) -> Result<(), ActorError> {
+    pub(super) fn handle_admitted(&mut self, admitted: Admitted) -> Result<(), FatalError> {
         match admitted {
             Admitted::Welcome(welcome, peer, address, reply) => {
                 let view = self.view();

@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use data_encoding::BASE32_NOPAD;
+use mesh_core::entry::Payload;
 use mesh_core::ids::Hash;
 use ring::digest;
 use tempfile::TempPath;
@@ -135,6 +136,14 @@ impl BlobStore {
         let file = tokio::fs::File::open(self.path(hash)).await?;
         let len = file.metadata().await?.len();
         Ok((file, len))
+    }
+
+    /// Returns the bytes of a payload: those that are inline, or the whole blob.
+    pub async fn read(&self, payload: &Payload) -> io::Result<Vec<u8>> {
+        match payload {
+            Payload::Inline(bytes) => Ok(bytes.to_vec()),
+            Payload::Blob { hash, .. } => tokio::fs::read(self.path(*hash)).await,
+        }
     }
 
     /// Deletes the oldest blobs until all together are at most `max_bytes`; those that `keep` names stay in any case.

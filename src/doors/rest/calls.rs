@@ -22,7 +22,7 @@ use super::model::{self, EffectName, Named, Page, time};
 use super::problem::Problems;
 use super::{App, PRINCIPAL, Shared};
 use crate::json::deeper_than;
-use crate::mesh::handle::{CallCursor, CallFilter, CallStateFilter, MeshError, ResultBody};
+use crate::mesh::{CallCursor, CallFilter, CallStateFilter, MeshError, ResultBody};
 use crate::status::{ErrorCode, Fault};
 
 const JSON: &str = "application/json";

@@ -14,7 +14,7 @@ use super::extract::check_accept;
 use super::model::{self, is_online, now_ms};
 use super::problem::Problems;
 use super::{DoctorCheck, Shared};
-use crate::mesh::handle::Surroundings;
+use crate::mesh::Surroundings;
 use crate::status::{ErrorCode, Fault};
 
 /// How bad it is.

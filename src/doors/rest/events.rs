@@ -20,7 +20,7 @@ use super::extract::{Query, check_accept};
 use super::model::{self, time};
 use super::problem::Problems;
 use super::{App, Shared};
-use crate::mesh::handle::{Event, EventKind, EventLog};
+use crate::mesh::{Event, EventKind, EventLog};
 use crate::status::{ErrorCode, Fault};
 
 /// Silence after which a comment is sent, so that both ends notice a dead connection.

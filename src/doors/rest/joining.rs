@@ -17,8 +17,8 @@ use super::model::{self, NearbyDevice, Node, Page, PendingDevice, TierName};
 use super::nodes::{Approval, admit};
 use super::problem::Problems;
 use super::{Door, Shared};
-use crate::mesh::handle::{JoinError, JoinTarget, Joined, Pending};
 use crate::mesh::invite::InviteCode;
+use crate::mesh::{JoinError, JoinTarget, Joined, Pending};
 use crate::status::{ErrorCode, Fault};
 
 const JSON: &str = "application/json";

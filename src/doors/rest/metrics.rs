@@ -16,7 +16,7 @@ use super::extract::check_accept;
 use super::model::is_online;
 use super::problem::Problems;
 use super::{App, Shared};
-use crate::mesh::handle::EventKind;
+use crate::mesh::EventKind;
 use crate::status::Fault;
 use crate::tasks::TaskGroup;
 

@@ -169,7 +169,7 @@ async fn healthz() -> &'static str {
     responses((status = 200, description = "It can", body = String), problem::Problems))]
 async fn readyz(State(app): Shared) -> Result<&'static str, Fault> {
     if app.stop.is_cancelled() || app.mesh().requests.is_closed() {
-        return Err(crate::mesh::handle::MeshError::Stopping.into());
+        return Err(crate::mesh::MeshError::Stopping.into());
     }
     Ok("ready\n")
 }

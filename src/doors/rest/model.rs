@@ -10,7 +10,7 @@ use mesh_core::io::{Hold, NodeView, View};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::mesh::handle::{LinkInfo, Nearby, Pending, Surroundings};
+use crate::mesh::{LinkInfo, Nearby, Pending, Surroundings};
 use crate::status::{ErrorCode, Fault};
 
 /// A page of a list.

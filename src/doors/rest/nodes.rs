@@ -153,7 +153,7 @@ async fn approved(app: &super::App, peer: mesh_core::ids::PeerId) -> Result<Json
     let there = watch.wait_for(|view| view.nodes.iter().any(|node| node.peer == peer));
     let view = match tokio::time::timeout(std::time::Duration::from_secs(1), there).await {
         Ok(Ok(view)) => view.clone(),
-        Ok(Err(_)) => return Err(crate::mesh::handle::MeshError::Stopping.into()),
+        Ok(Err(_)) => return Err(crate::mesh::MeshError::Stopping.into()),
         Err(_) => app.mesh().view(),
     };
     let node = view.nodes.iter().find(|node| node.peer == peer);

@@ -25,11 +25,11 @@ use tokio::sync::{mpsc, watch};
 
 use super::*;
 use crate::mesh::blobs::BlobStore;
-use crate::mesh::handle::{
+use crate::mesh::invite::InviteCode;
+use crate::mesh::{
     CallCursor, CallPage, EventKind, EventLog, Invite, JoinError, JoinTarget, Joined, Nearby, Pending, Request,
     Surroundings,
 };
-use crate::mesh::invite::InviteCode;
 use crate::tasks::TaskGroup;
 
 const ACCEPTED_MS: u64 = 1_800_000_000_000;
@@ -69,7 +69,7 @@ fn twin(n: u8) -> PeerId {
     PeerId(bytes)
 }
 
-type Waiter = (ReqId, tokio::sync::oneshot::Sender<Result<Option<CallRecord>, crate::mesh::handle::MeshError>>);
+type Waiter = (ReqId, tokio::sync::oneshot::Sender<Result<Option<CallRecord>, crate::mesh::MeshError>>);
 
 #[derive(Default)]
 struct Books {
@@ -360,7 +360,7 @@ impl Actor {
                 self.books.lock().unwrap().rejected.push(peer);
                 reply(to, Ok(()));
             }
-            Request::Want(..) | Request::SetTools(_) => {}
+            Request::Want(..) => {}
         }
     }
 

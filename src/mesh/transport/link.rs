@@ -16,7 +16,7 @@ use super::quic::Code;
 use super::stream::{self, NodeIo, StreamError, Tag};
 use super::wire::{self, WireError};
 use super::{blob, dial, join};
-use crate::mesh::handle::LinkInfo;
+use crate::mesh::snapshot::LinkInfo;
 
 /// Frames, and bytes of them, that may wait for one peer: more than any burst of a healthy mesh. Beyond, the link closes.
 const QUEUE_FRAMES: usize = 4096;

@@ -24,8 +24,8 @@ use super::stream::{self, NodeIo, Tag};
 use super::tls::{Credentials, TlsError};
 use super::{accept, blob};
 use crate::mesh::blobs::BlobStore;
-use crate::mesh::handle::LinkInfo;
 use crate::mesh::identity::{DeviceKey, KnownVerifier};
+use crate::mesh::snapshot::LinkInfo;
 use crate::tasks::TaskGroup;
 
 pub use super::blob::FetchError;

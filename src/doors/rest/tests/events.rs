@@ -29,7 +29,7 @@ async fn events_resume_where_a_client_left() {
         fake.events.push(ACCEPTED_MS, EventKind::Nearby);
         assert_eq!(reset.next().await.unwrap().1, "nearby");
     }
-    for n in 0..=crate::mesh::handle::EVENTS_KEPT {
+    for n in 0..=crate::mesh::EVENTS_KEPT {
         fake.events.push(n as u64, EventKind::Nodes);
     }
     let mut too_old = fake.events("", Some(&id)).await;

@@ -11,6 +11,7 @@ pub mod frame;
 pub mod ids;
 pub mod io;
 pub mod limits;
+pub mod names;
 pub mod peer;
 pub mod protocol_rule;
 

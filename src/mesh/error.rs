@@ -1,0 +1,80 @@
+//! Errors of the mesh as its handle answers them.
+
+use std::io;
+
+use mesh_core::ids::{NodeId, PeerId};
+use mesh_core::io::Refusal;
+
+use crate::mesh::store::StoreError;
+
+/// The reason for which the mesh could not answer.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum MeshError {
+    /// The core refused the command.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// The agent is stopping.
+    #[error("the agent is stopping")]
+    Stopping,
+    /// The question was asked in a mesh that this device has left since.
+    #[error("this device has since moved to another mesh; ask again")]
+    Moved,
+    /// Our own store failed.
+    #[error("reading the local store")]
+    Store(#[source] StoreError),
+    /// A large payload could not be kept.
+    #[error("keeping a large payload on disk")]
+    Blob(#[source] io::Error),
+    /// The operating system gives no random bytes, so no secret can be made.
+    #[error("the operating system gives no random bytes")]
+    NoEntropy,
+    /// This device neither asks to join nor awaits re-approval.
+    #[error("no pending device `{}`", .0.short())]
+    UnknownPending(PeerId),
+    /// Joining failed.
+    #[error(transparent)]
+    Join(#[from] JoinError),
+    /// The bytes of a result are not here yet, and nobody who has them can be reached.
+    #[error("the result is still at `{node}`, which cannot be reached now")]
+    ResultAway {
+        /// The node that has them.
+        node: NodeId,
+    },
+}
+
+/// The reason for which a join failed. Each has its own code at the doors.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum JoinError {
+    /// The text is not a code.
+    #[error("this is not a sigil code: {0}")]
+    BadCode(String),
+    /// The inviter says the code has been used.
+    #[error("this code has been used already; ask for a new one with `sigil invite` on the other device")]
+    Used,
+    /// The inviter says it expired, or the code itself says so.
+    #[error("this code has expired; ask for a new one with `sigil invite` on the other device")]
+    Expired,
+    /// The inviter does not know the code.
+    #[error("this code is not known to the device that it names")]
+    UnknownCode,
+    /// No device answers at the addresses in the code.
+    #[error("the inviting device does not answer at {tried}; is it on, and on the same network?")]
+    InviterDown {
+        /// Addresses that were tried, for people.
+        tried: String,
+    },
+    /// A person refused, or a rule did.
+    #[error("the other side refused: {0}")]
+    Rejected(String),
+    /// This device is in a mesh with other devices, and leaving it was not asked for.
+    #[error("this device is in a mesh with {others} other devices; leave it first, or say --force")]
+    WouldLeave {
+        /// Number of the others.
+        others: usize,
+    },
+    /// No device of this name is nearby.
+    #[error("no device `{0}` is nearby")]
+    NotNearby(String),
+}

@@ -1,0 +1,39 @@
+//! Joining and inviting, as the handle's callers see it.
+
+use std::net::SocketAddr;
+
+use mesh_core::ids::{NodeId, PeerId};
+
+use crate::mesh::invite::InviteCode;
+
+/// The device or mesh to join.
+#[derive(Debug, Clone)]
+pub enum JoinTarget {
+    /// The mesh that an invite is for.
+    Code(InviteCode),
+    /// A device seen on the LAN: by name, or prefix of its peer id; `None` = the only one there is.
+    Nearby(Option<String>),
+    /// A device at an address.
+    Address(SocketAddr),
+}
+
+/// The result of a join.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Joined {
+    /// We are in, under this name.
+    Member(NodeId),
+    /// A person over there must approve us; the agent keeps asking.
+    Pending {
+        /// The device at which that person must do so.
+        peer: PeerId,
+    },
+}
+
+/// An invite, ready to be shown. The code is the secret itself: never log it.
+#[derive(Debug, Clone)]
+pub struct Invite {
+    /// The code.
+    pub code: InviteCode,
+    /// Wall time.
+    pub expires_ms: u64,
+}

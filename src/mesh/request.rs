@@ -1,0 +1,28 @@
+//! Requests of the handle to the driver.
+
+use std::time::Duration;
+
+use mesh_core::entry::Tier;
+use mesh_core::ids::{Hash, NodeId, PeerId, ReqId};
+use mesh_core::io::{CallRecord, Command, Reply};
+use tokio::sync::oneshot;
+
+use crate::mesh::call_queries::{CallCursor, CallFilter, CallPage};
+use crate::mesh::error::MeshError;
+use crate::mesh::joining::{Invite, JoinTarget, Joined};
+
+/// One request, with the way back for its answer.
+#[derive(Debug)]
+pub(crate) enum Request {
+    Command(Command, oneshot::Sender<Reply>),
+    Call(ReqId, oneshot::Sender<Result<Option<CallRecord>, MeshError>>),
+    /// Answered when the call has ended; at once when there is no such call.
+    Ended(ReqId, oneshot::Sender<Result<Option<CallRecord>, MeshError>>),
+    Calls(CallFilter, Option<CallCursor>, usize, oneshot::Sender<Result<CallPage, MeshError>>),
+    Invite(Tier, Duration, oneshot::Sender<Result<Invite, MeshError>>),
+    Join(JoinTarget, bool, oneshot::Sender<Result<Joined, MeshError>>),
+    Leave(oneshot::Sender<Result<(), MeshError>>),
+    Admit(PeerId, Option<Tier>, Option<NodeId>, oneshot::Sender<Result<NodeId, MeshError>>),
+    Reject(PeerId, oneshot::Sender<Result<(), MeshError>>),
+    Want(Hash, u64, PeerId),
+}

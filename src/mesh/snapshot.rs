@@ -1,0 +1,67 @@
+//! Snapshots of what surrounds the mesh: links, strangers on the LAN, devices that await approval.
+
+use std::net::SocketAddr;
+
+use mesh_core::ids::{NodeId, PeerId, PublicKey};
+
+/// State of this moment besides [`View`](mesh_core::io::View), published as it changes.
+#[derive(Debug, Clone, Default)]
+pub struct Surroundings {
+    /// Links with their addresses.
+    pub links: Vec<LinkInfo>,
+    /// Strangers on the LAN.
+    pub nearby: Vec<Nearby>,
+    /// Devices that await approval.
+    pub pending: Vec<Pending>,
+    /// The reason for which LAN discovery does not work, if it does not.
+    pub discovery_trouble: Option<String>,
+    /// Calls without an ending that this peer knows of.
+    pub open_calls: usize,
+    /// The device that we ask to let us join, if any.
+    pub knocking_at: Option<PeerId>,
+}
+
+/// A stranger seen on the LAN. Nothing of it is trusted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Nearby {
+    /// Its identity.
+    pub peer: PeerId,
+    /// The name that it shows.
+    pub name: String,
+    /// Addresses of its QUIC door.
+    pub addresses: Vec<SocketAddr>,
+    /// Wall time.
+    pub seen_ms: u64,
+}
+
+/// A device that awaits a person's approval: it asks to join, or was a member until its own approval became void.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pending {
+    /// Its key, proven by the link.
+    pub key: PublicKey,
+    /// Its identity, which people compare.
+    pub peer: PeerId,
+    /// Name that it asks for.
+    pub node_id: NodeId,
+    /// "linux", …
+    pub platform: String,
+    /// Address that it asks from; `None` for one that awaits re-approval.
+    pub address: Option<SocketAddr>,
+    /// Wall time of its first attempt, or since which it is known to await re-approval.
+    pub since_ms: u64,
+    /// The reason for which it waits, for people.
+    pub why: String,
+}
+
+/// State of one link, for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LinkInfo {
+    /// The peer at the other end.
+    pub peer: PeerId,
+    /// Its address.
+    pub address: SocketAddr,
+    /// Round trip as QUIC measures it, microseconds.
+    pub rtt_us: u64,
+    /// True if we dialled.
+    pub dialled: bool,
+}

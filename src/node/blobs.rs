@@ -3,6 +3,7 @@
 use std::io;
 
 use futures_util::future::BoxFuture;
+use mesh_core::entry::Payload;
 use mesh_core::ids::Hash;
 use mesh_core::limits::RESULT_BYTES_MAX;
 use tokio::io::AsyncWriteExt;
@@ -12,13 +13,13 @@ use crate::runtime::spool::{BlobSink, BlobSinks};
 
 /// A store of blobs, as runs of tools need it.
 pub trait Blobs: BlobSinks {
-    /// Reads a whole blob, of at most [`mesh_core::limits::ARGUMENTS_BYTES_MAX`] bytes.
-    fn read(&self, hash: Hash) -> BoxFuture<'_, io::Result<Vec<u8>>>;
+    /// Reads a payload as a whole. Memory takes it: arguments are at most 1 MiB.
+    fn read<'a>(&'a self, payload: &'a Payload) -> BoxFuture<'a, io::Result<Vec<u8>>>;
 }
 
 impl Blobs for BlobStore {
-    fn read(&self, hash: Hash) -> BoxFuture<'_, io::Result<Vec<u8>>> {
-        Box::pin(tokio::fs::read(self.path(hash)))
+    fn read<'a>(&'a self, payload: &'a Payload) -> BoxFuture<'a, io::Result<Vec<u8>>> {
+        Box::pin(BlobStore::read(self, payload))
     }
 }
 
@@ -63,7 +64,10 @@ mod tests {
         spool.push(&vec![1; 60_000]).await.unwrap();
         spool.push(&vec![2; 40_000]).await.unwrap();
         let Output::Stored { hash, len: 100_000 } = spool.finish().await.unwrap() else { panic!("a blob") };
-        assert_eq!(store.read(Hash(hash)).await.unwrap(), [vec![1; 60_000], vec![2; 40_000]].concat());
+        assert_eq!(
+            store.read(&Payload::Blob { hash: Hash(hash), len: 100_000 }).await.unwrap(),
+            [vec![1; 60_000], vec![2; 40_000]].concat()
+        );
 
         let mut spool = Spool::new(&store, LIMITS);
         spool.push(&vec![3; 60_000]).await.unwrap();

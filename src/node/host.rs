@@ -24,6 +24,7 @@ use super::catalogue::{Catalogue, Run};
 use crate::config::CommandTool;
 use crate::config::value::{show_duration, show_size};
 use crate::json::deeper_than;
+use crate::mesh::ToolRuns;
 use crate::runtime::outcome::{Output, RunEnd, RunOutcome};
 use crate::runtime::process::{self, Bounds, Launch, Launcher, Spec, show_spool_error};
 use crate::runtime::spool::{BlobSinks, OutputLimits, Spool};
@@ -118,39 +119,6 @@ impl ToolHost {
         Self { shared: Arc::new(Shared { catalogue, policy, blobs, launcher, inputs, tasks, running }) }
     }
 
-    /// Runs a tool. Does not block. Programs are started in the order of these calls, but for those with arguments that
-    /// have to be read from the blob store first. A second invocation of what runs already is ignored: the first one's
-    /// end answers both.
-    pub fn invoke(&self, invocation: Invocation) {
-        let cancel = CancellationToken::new();
-        match self.running_now().entry((invocation.id, invocation.attempt)) {
-            Entry::Occupied(_) => return,
-            Entry::Vacant(place) => place.insert(cancel.clone()),
-        };
-        let run = (invocation.id, invocation.attempt);
-        match &invocation.header.arguments {
-            Payload::Inline(arguments) => {
-                let work = self.last_look(&invocation, arguments.clone());
-                self.spawn(run, cancel, std::future::ready(work));
-            }
-            Payload::Blob { hash, .. } => {
-                let (host, hash) = (self.clone(), *hash);
-                self.spawn(run, cancel, async move {
-                    let read = host.shared.blobs.read(hash).await;
-                    let unreadable = |error| failed(format!("the arguments could not be read here: {error}"));
-                    host.last_look(&invocation, read.map_err(unreadable)?.into())
-                });
-            }
-        }
-    }
-
-    /// Stops a run, within 2 s: it ends as cancelled, or as it had ended by then. One that is not running is no matter.
-    pub fn kill(&self, id: ReqId, attempt: Attempt) {
-        if let Some(cancel) = self.running_now().get(&(id, attempt)) {
-            cancel.cancel();
-        }
-    }
-
     fn running_now(&self) -> MutexGuard<'_, BTreeMap<(ReqId, Attempt), CancellationToken>> {
         self.shared.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -207,6 +175,41 @@ impl ToolHost {
             }
             Run::Builtin(tool) => Work::Builtin { tool: tool.clone(), arguments, bounds },
         })
+    }
+}
+
+impl ToolRuns for ToolHost {
+    /// Runs a tool. Programs are started in the order of these calls, but for those with arguments that
+    /// have to be read from the blob store first. A second invocation of what runs already is ignored: the first one's
+    /// end answers both.
+    fn invoke(&self, invocation: Invocation) {
+        let cancel = CancellationToken::new();
+        match self.running_now().entry((invocation.id, invocation.attempt)) {
+            Entry::Occupied(_) => return,
+            Entry::Vacant(place) => place.insert(cancel.clone()),
+        };
+        let run = (invocation.id, invocation.attempt);
+        match &invocation.header.arguments {
+            Payload::Inline(arguments) => {
+                let work = self.last_look(&invocation, arguments.clone());
+                self.spawn(run, cancel, std::future::ready(work));
+            }
+            Payload::Blob { .. } => {
+                let host = self.clone();
+                self.spawn(run, cancel, async move {
+                    let read = host.shared.blobs.read(&invocation.header.arguments).await;
+                    let unreadable = |error| failed(format!("the arguments could not be read here: {error}"));
+                    host.last_look(&invocation, read.map_err(unreadable)?.into())
+                });
+            }
+        }
+    }
+
+    /// Stops a run, within 2 s: it ends as cancelled, or as it had ended by then. One that is not running is no matter.
+    fn kill(&self, id: ReqId, attempt: Attempt) {
+        if let Some(cancel) = self.running_now().get(&(id, attempt)) {
+            cancel.cancel();
+        }
     }
 }
 

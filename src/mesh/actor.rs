@@ -458,7 +458,6 @@ impl Actor {
             self.adapters.nodes.abdicate(gateway.filter(|peer| *peer != view.me));
         }
         self.led = leads;
-        self.adapters.nodes.follow(gateway.filter(|peer| *peer != view.me));
         if leads {
             let sessions: Vec<_> = self.sessions.iter().map(|(peer, session)| (*peer, *session)).collect();
             self.tail.extend(sessions.into_iter().map(|(peer, session)| Input::NodeUp(peer, session)));
@@ -783,7 +782,6 @@ impl Actor {
         batch.writes.extend(rows.writes);
         self.links.set_members(Members::new());
         self.adapters.nodes.abdicate(None);
-        self.adapters.nodes.follow(None);
         self.store.wipe_and_commit(batch)?;
         // What the writer had reported is of the old mesh, whose numbers begin anew with the new one.
         while let Ok(note) = self.durable.try_recv() {

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use mesh_core::entry::{self, Effect, Ending, Entry, Header, Kind, Outcome, Payload, SignedEntry, Tier, Voice};
+use mesh_core::entry::{self, Effect, Ending, Entry, Header, Kind, Outcome, Payload, SignedEntry, Source, Tier};
 use mesh_core::epoch::{Claim, Epoch};
 use mesh_core::frame::{Answer, AnswerKind, Dispatch, Frame};
 use mesh_core::ids::{Hash, Incarnation, MeshId, PeerId, ReqId};
@@ -131,7 +131,7 @@ impl Pair {
             incarnation: Incarnation(1),
             boot: 1,
             revoked: false,
-            pending: Vec::new(),
+            awaiting_reapproval: Vec::new(),
             holds: Vec::new(),
             copied: Vec::new(),
             forked: Vec::new(),
@@ -150,7 +150,7 @@ impl Pair {
             at_ms: 0,
             started_ms: 0,
             alias_of: None,
-            voice: Voice::Target,
+            source: Source::Target,
         };
         let outcome = signed(&target, Kind::OUTCOME, entry::encode(&outcome));
         let answer = Answer { id, attempt: 1, what: AnswerKind::Ended(outcome) };

@@ -64,14 +64,14 @@ pub struct Node {
     /// Class for election, set or guessed. Without [`Class::PREFERRED`].
     pub class: Class,
     /// Whether this device should lead.
-    pub gateway: GatewayWish,
+    pub gateway: GatewayPreference,
     /// Tools that never run here, whoever asks.
     pub deny: Vec<ToolPattern>,
 }
 
 /// Whether this device should lead.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum GatewayWish {
+pub enum GatewayPreference {
     /// As its class says.
     Auto,
     /// Before all that do not say this.
@@ -264,10 +264,10 @@ impl Config {
     #[must_use]
     pub fn peer(&self) -> mesh_core::config::Config {
         let Class(class) = self.node.class;
-        let preferred = if self.node.gateway == GatewayWish::Prefer { Class::PREFERRED } else { 0 };
+        let preferred = if self.node.gateway == GatewayPreference::Prefer { Class::PREFERRED } else { 0 };
         mesh_core::config::Config {
             class: Class(class + preferred),
-            eligible: self.node.gateway != GatewayWish::Never,
+            eligible: self.node.gateway != GatewayPreference::Never,
             running_max: self.calls.running.into(),
             ..mesh_core::config::Config::default()
         }

@@ -100,7 +100,7 @@ codes! {
     StoreFailed      "store_failed"         500  Internal           1 "The local store failed";
     ResultAway       "result_away"          503  Unavailable        6 "The result is on a device that cannot be reached";
     InviterDown      "inviter_down"         503  Unavailable        6 "The inviting device does not answer";
-    Moved            "moved"                503  Unavailable        6 "This device went over to another mesh";
+    Moved            "moved"                503  Unavailable        6 "This device moved to another mesh";
     Stopping         "stopping"             503  Unavailable        5 "The agent is stopping";
 }
 

@@ -35,8 +35,8 @@ pub(crate) fn text(case: &Case, outcome: &Outcome) -> String {
     let stats = &outcome.stats;
     let _ = writeln!(
         text,
-        "{} calls accepted, {} refused, {} tool runs, {} reigns; endings at their origins {:?}",
-        stats.accepted, stats.refused, stats.runs, stats.reigns, stats.endings
+        "{} calls accepted, {} refused, {} tool runs, {} epochs; endings at their origins {:?}",
+        stats.accepted, stats.refused, stats.runs, stats.epochs_led, stats.endings
     );
     if let Some(violation) = &outcome.violation {
         let at = violation.at as f64 / SECOND as f64;

@@ -53,7 +53,7 @@ impl Key {
                         | AnswerKind::Running { .. }
                         | AnswerKind::Busy
                         | AnswerKind::Fenced(None)
-                        | AnswerKind::Refused(_) => true,
+                        | AnswerKind::Rejected(_) => true,
                     },
                     Frame::Query
                     | Frame::Resign { .. }

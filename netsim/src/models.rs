@@ -80,15 +80,15 @@ pub(crate) fn all(bounds: Bounds, config: &Config) -> impl Iterator<Item = Shown
         Bounds::Quick => vec![
             |config| {
                 let config = config.clone();
-                go("trust: 3 owners, 2 verdicts", Merge { verdicts: 2, each: 2, device: true, config })
+                go("trust: 3 owners, 2 membership changes", Merge { changes: 2, each: 2, device: true, config })
             },
             |config| {
                 let config = config.clone();
-                go("run: 2 revocations", Run { crashes: 0, verdicts: true, moments: 1, config })
+                go("run: 2 revocations", Run { crashes: 0, changes: true, moments: 1, config })
             },
             |config| {
                 let config = config.clone();
-                go("run: 1 crash, 3 moments", Run { crashes: 1, verdicts: false, moments: 3, config })
+                go("run: 1 crash, 3 moments", Run { crashes: 1, changes: false, moments: 3, config })
             },
             |config| {
                 let config = config.clone();
@@ -98,11 +98,11 @@ pub(crate) fn all(bounds: Bounds, config: &Config) -> impl Iterator<Item = Shown
         Bounds::Full => vec![
             |config| {
                 let config = config.clone();
-                go("run: 1 crash, 2 revocations", Run { crashes: 1, verdicts: true, moments: 1, config })
+                go("run: 1 crash, 2 revocations", Run { crashes: 1, changes: true, moments: 1, config })
             },
             |config| {
                 let config = config.clone();
-                go("run: 2 crashes, 3 moments", Run { crashes: 2, verdicts: false, moments: 3, config })
+                go("run: 2 crashes, 3 moments", Run { crashes: 2, changes: false, moments: 3, config })
             },
             |config| {
                 let config = config.clone();
@@ -113,13 +113,13 @@ pub(crate) fn all(bounds: Bounds, config: &Config) -> impl Iterator<Item = Shown
             },
             |config| {
                 let config = config.clone();
-                go("trust: 3 owners, 2 verdicts", Merge { verdicts: 2, each: 2, device: true, config })
+                go("trust: 3 owners, 2 membership changes", Merge { changes: 2, each: 2, device: true, config })
             },
             |config| {
                 let config = config.clone();
                 go(
-                    "trust: 3 owners, a verdict of each about the others or a newcomer",
-                    Merge { verdicts: 3, each: 1, device: false, config },
+                    "trust: 3 owners, a membership change of each about the others or a newcomer",
+                    Merge { changes: 3, each: 1, device: false, config },
                 )
             },
         ],

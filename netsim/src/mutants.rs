@@ -60,22 +60,22 @@ const fn about(mutant: ProtocolRule) -> (Kind, &'static str) {
         ProtocolRule::BootRule => (Safety, "executor.rs `interrupted`"),
         ProtocolRule::Fence => (Safety, "election.rs `observe`"),
         ProtocolRule::EpochJump => (Safety, "election.rs `is_plausible`"),
-        ProtocolRule::SecondLook | ProtocolRule::SecondLookAtWish | ProtocolRule::SecondLookAtOrigin => {
+        ProtocolRule::SecondLook | ProtocolRule::SecondLookAtCancel | ProtocolRule::SecondLookAtOrigin => {
             (Safety, "executor.rs `handle_started`")
         }
         ProtocolRule::OwnRevocation => (Safety, "executor.rs, peer/running.rs"),
         ProtocolRule::Tier => (Safety, "peer/running.rs `permits`, peer/commands.rs"),
         ProtocolRule::OnceIsOnce => (Safety, "calls.rs `apply_outcome`, executor.rs"),
         ProtocolRule::MarkRaised => (Safety, "executor.rs `forget`"),
-        ProtocolRule::RunsMarked => (Safety, "peer/lives.rs `mark_runs`"),
+        ProtocolRule::RunsCheckpointed => (Safety, "peer/incarnations.rs `checkpoint_runs`"),
         ProtocolRule::KeyAtTarget => (Safety, "executor.rs `repeats`"),
         ProtocolRule::KeyInJournal | ProtocolRule::RunningLimit => (Safety, "executor.rs `start_next`"),
         ProtocolRule::TargetsWord => (Safety, "calls.rs `apply_outcome`"),
-        ProtocolRule::SaidAgain => (Safety, "peer/heard.rs `read_void`"),
+        ProtocolRule::SaidAgain => (Safety, "peer/reissue.rs `read_void`"),
         ProtocolRule::ExpiryMargin => (Safety, "calls.rs `handle_timeout`"),
         ProtocolRule::QueueLimit => (Safety, "peer/overflow.rs `overflows`"),
         ProtocolRule::RevocationWins => (Safety, "trust.rs `amount`"),
-        ProtocolRule::MarkVoids => (Safety, "trust/verdicts.rs `voids`"),
+        ProtocolRule::CutoffVoids => (Safety, "trust/argumentation.rs `voids`"),
         ProtocolRule::Query => (Speed, "election.rs `query_all`"),
         ProtocolRule::LinkDownGrace => (Speed, "election.rs `handle_link_down`"),
         ProtocolRule::Forward => (Speed, "election.rs `forward`"),
@@ -83,8 +83,8 @@ const fn about(mutant: ProtocolRule) -> (Kind, &'static str) {
         ProtocolRule::Notice => (Speed, "election.rs `correct`"),
         ProtocolRule::Successor => (Speed, "election.rs `stop`"),
         ProtocolRule::DigestOnLinkUp => (Speed, "log.rs `handle_link_up`"),
-        ProtocolRule::EntriesAge | ProtocolRule::StubsSpareOpen => (Safety, "peer/compaction.rs `is_dead`"),
-        ProtocolRule::GapNeedsStub => (Safety, "log.rs `ingest`"),
+        ProtocolRule::EntriesAge | ProtocolRule::TruncationSparesOpen => (Safety, "peer/compaction.rs `is_dead`"),
+        ProtocolRule::GapNeedsTruncation => (Safety, "log.rs `ingest`"),
     }
 }
 

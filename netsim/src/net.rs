@@ -3,7 +3,7 @@
 
 use std::ops::Index;
 
-use mesh_core::frame::{Class, Frame};
+use mesh_core::frame::{Channel, Frame};
 use mesh_core::io::{Input, SessionId};
 
 use crate::plan::{MS, SECOND, pairs};
@@ -123,8 +123,8 @@ impl World {
         if conn == 0 || conn != pair.conn || !pair.alive {
             return;
         }
-        match frame.class() {
-            Class::Datagram => {
+        match frame.channel() {
+            Channel::Datagram => {
                 let loss = pair.loss[end].max(self.loss);
                 if pair.cut[end] || self.dice.chance(loss) {
                     return;
@@ -134,8 +134,8 @@ impl World {
                 }
                 self.datagram(key, end, conn, frame);
             }
-            Class::Stream | Class::Node => {
-                if frame.class() == Class::Node
+            Channel::Stream | Channel::Node => {
+                if frame.channel() == Channel::Node
                     && !self.has_session(from, to)
                     && !self.registered.contains_key(&(from, to))
                 {
@@ -161,7 +161,7 @@ impl World {
         let latency = self.pairs[&key].latency_us;
         // A lost packet of a stream costs a retransmission, not the frame.
         let again = if self.dice.chance(self.loss) { self.dice.range(20 * MS..=250 * MS) } else { 0 };
-        let lane = usize::from(frame.class() == Class::Node);
+        let lane = usize::from(frame.channel() == Channel::Node);
         let due = self.now + latency + self.dice.range(0..=latency / 2) + again + self.lag(key, end);
         let pair = self.pair(key);
         let due = due.max(pair.arrives[end][lane] + 1);
@@ -183,16 +183,16 @@ impl World {
         if !kept {
             return;
         }
-        let class = frame.class();
+        let class = frame.channel();
         if pair.cut[end] {
-            if class != Class::Datagram {
+            if class != Channel::Datagram {
                 self.pair(key).stalled.push((end, frame));
             }
             return;
         }
         // What its old gateway had sent may still reach a node that has moved on: that is what the fence is for.
         let stale = matches!(frame, Frame::Dispatch(_) | Frame::Cancel { .. }) && self.dice.chance(500);
-        if class == Class::Node && !self.has_session(from, to) && !stale {
+        if class == Channel::Node && !self.has_session(from, to) && !stale {
             return;
         }
         self.trace.detail(self.now, || format!("p{to} <- p{from} {frame:?}"));

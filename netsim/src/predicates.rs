@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use mesh_core::entry::{CancelWish, Ending, Header, Kind, Outcome, Payload, Place, SignedEntry, Tier};
+use mesh_core::entry::{CancelRequest, Ending, Header, Kind, Outcome, Payload, Place, SignedEntry, Tier};
 use mesh_core::epoch::Epoch;
 use mesh_core::frame::Dispatch;
 use mesh_core::ids::{Attempt, Hash, Incarnation, PeerId, ReqId};
@@ -52,19 +52,19 @@ pub(crate) struct Told {
     pub(crate) target: PeerId,
     pub(crate) state: CallState,
     pub(crate) confirmed: bool,
-    /// The life of the target that it was meant for.
-    pub(crate) life: Option<Incarnation>,
+    /// The incarnation of the target that it was meant for.
+    pub(crate) incarnation: Option<Incarnation>,
 }
 
 impl Told {
     pub(crate) fn of(record: &CallRecord) -> Self {
-        let life = record.header.target_incarnation;
-        Self { target: record.header.target, state: record.state, confirmed: record.confirmed, life }
+        let incarnation = record.header.target_incarnation;
+        Self { target: record.header.target, state: record.state, confirmed: record.confirmed, incarnation }
     }
 
     pub(crate) fn of_row(row: &BookRow) -> Self {
-        let life = row.header.target_incarnation;
-        Self { target: row.header.target, state: row.state, confirmed: row.confirmed, life }
+        let incarnation = row.header.target_incarnation;
+        Self { target: row.header.target, state: row.state, confirmed: row.confirmed, incarnation }
     }
 }
 
@@ -72,7 +72,7 @@ impl Told {
 #[derive(Debug, Clone, Copy)]
 enum Noted {
     Call(ReqId),
-    Wish(ReqId),
+    Cancel(ReqId),
     Other,
 }
 
@@ -93,7 +93,7 @@ struct Taken {
 #[derive(Debug, Default)]
 pub(crate) struct Checks {
     pub(crate) violation: Option<Violation>,
-    reigns: BTreeMap<Epoch, (usize, u64)>,
+    epochs_led: BTreeMap<Epoch, (usize, u64)>,
     /// By target: the last dispatch received from each gateway.
     dispatches: Vec<Dispatches>,
     obeyed: Vec<Epoch>,
@@ -121,10 +121,10 @@ pub(crate) struct Checks {
     rows: HashMap<Vec<u8>, (Bytes, SignedEntry, Noted, u64)>,
     /// The last row of the books of each call that some disk held.
     books: HashMap<Vec<u8>, (Bytes, BookRow)>,
-    /// Verdicts that some disk held, by their rows.
-    verdicts: HashMap<Vec<u8>, Arc<trust::Held>>,
+    /// Membership changes that some disk held, by their rows.
+    changes: HashMap<Vec<u8>, Arc<trust::Held>>,
     /// By peer: calls that its log says are to be stopped.
-    wishes: Vec<BTreeSet<ReqId>>,
+    cancels: Vec<BTreeSet<ReqId>>,
     /// By peer: whoever its disk says was revoked at some time.
     thrown_out: Vec<BTreeSet<PeerId>>,
     /// When somebody other than the target first wrote that a call had expired, and who.
@@ -148,7 +148,7 @@ impl Checks {
             fences: vec![Epoch::ZERO; peers],
             headers: vec![BTreeSet::new(); peers],
             told: vec![BTreeMap::new(); peers],
-            wishes: vec![BTreeSet::new(); peers],
+            cancels: vec![BTreeSet::new(); peers],
             thrown_out: vec![BTreeSet::new(); peers],
             marks: vec![BTreeMap::new(); peers],
             ..Self::default()
@@ -162,13 +162,23 @@ impl Checks {
         }
     }
 
-    /// **S1** one reign per epoch: no two (peer, incarnation, boot) lead with equal epoch. And no one leads with an epoch
+    /// **S1** one leader per epoch: no two (peer, incarnation, boot) lead with equal epoch. And no one leads with an epoch
     /// that its disk could lose (§1.3).
-    pub(crate) fn s1_one_reign_per_epoch(&mut self, now: u64, peer: usize, life: u64, epoch: Epoch, disk: &MemDisk) {
-        let reign = *self.reigns.entry(epoch).or_insert((peer, life));
-        if reign != (peer, life) {
+    pub(crate) fn s1_one_leader_per_epoch(
+        &mut self,
+        now: u64,
+        peer: usize,
+        incarnation: u64,
+        epoch: Epoch,
+        disk: &MemDisk,
+    ) {
+        let leading = *self.epochs_led.entry(epoch).or_insert((peer, incarnation));
+        if leading != (peer, incarnation) {
             self.fail("S1", now, || {
-                format!("p{peer} life {life} leads with {epoch:?}, as did p{} life {}", reign.0, reign.1)
+                format!(
+                    "p{peer} incarnation {incarnation} leads with {epoch:?}, as did p{} incarnation {}",
+                    leading.0, leading.1
+                )
             });
         }
         let fence = node::durable_fence(disk);
@@ -196,7 +206,7 @@ impl Checks {
         self.dispatches[target].clear();
     }
 
-    /// A backup was played back at a peer, and it will notice: its new life begins with what the backup holds.
+    /// A backup was played back at a peer, and it will notice: its new incarnation begins with what the backup holds.
     pub(crate) fn rolled_back(&mut self, peer: usize, id: PeerId, disk: &MemDisk) {
         self.restored.insert(peer);
         self.keys.retain(|(target, _), _| *target != id);
@@ -313,10 +323,10 @@ impl Checks {
         }
     }
 
-    /// **S6** cancelled before start ⇒ 0: nothing runs whose origin's wish to stop it is on the target's disk.
+    /// **S6** cancelled before start ⇒ 0: nothing runs whose origin's cancel request to stop it is on the target's disk.
     pub(crate) fn s6_nothing_cancelled_runs(&mut self, now: u64, peer: usize, id: ReqId) {
-        if self.wishes[peer].contains(&id) {
-            self.fail("S6", now, || format!("{id} runs at p{peer}, which holds the wish to stop it"));
+        if self.cancels[peer].contains(&id) {
+            self.fail("S6", now, || format!("{id} runs at p{peer}, which holds the cancel request to stop it"));
         }
     }
 
@@ -400,7 +410,7 @@ impl Checks {
         let key = (outcome.id, outcome.attempt);
         let hash = Hash::of(&entry.entry.body);
         match self.confirmed.get(&key) {
-            // A device that was set back says the same again in its new life.
+            // A device that was rolled back says the same again in its new incarnation.
             Some((known, _)) if *known == hash => {}
             Some((_, before)) => {
                 let what = format!(
@@ -503,14 +513,14 @@ impl Checks {
                         self.s6_call_not_run(now, peer, id, &record);
                     }
                 }
-                (Space::Marks, Some(value)) => {
+                (Space::ForgottenMarks, Some(value)) => {
                     if let Some(mark) = node::mark(value) {
                         self.s9_marks_never_decrease(now, peer, &write.key, mark);
                     }
                 }
-                (Space::Trust, Some(value)) => self.on_verdict(peer, &write.key, value),
+                (Space::Trust, Some(value)) => self.on_change(peer, &write.key, value),
                 (Space::Journal, None) => self.forgot[peer] = now,
-                (Space::Marks, None) => self.fail("S9", now, || format!("p{peer} deletes a forgotten mark")),
+                (Space::ForgottenMarks, None) => self.fail("S9", now, || format!("p{peer} deletes a forgotten mark")),
                 _ => {}
             }
         }
@@ -552,10 +562,10 @@ impl Checks {
                 }
             }
         } else if entry.entry.kind == Kind::CANCEL
-            && let Some(wish) = entry.record::<CancelWish>()
-            && wish.id.is_of(&entry.author)
+            && let Some(cancel) = entry.record::<CancelRequest>()
+            && cancel.id.is_of(&entry.author)
         {
-            noted = Noted::Wish(wish.id);
+            noted = Noted::Cancel(cancel.id);
         }
         self.note(peer, noted);
         self.rows.insert(key.to_vec(), (value.clone(), entry, noted, now));
@@ -584,7 +594,7 @@ impl Checks {
     fn note(&mut self, peer: usize, noted: Noted) {
         match noted {
             Noted::Call(id) => self.headers[peer].insert(id),
-            Noted::Wish(id) => self.wishes[peer].insert(id),
+            Noted::Cancel(id) => self.cancels[peer].insert(id),
             Noted::Other => false,
         };
     }

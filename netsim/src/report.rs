@@ -34,7 +34,7 @@ impl Sum {
         self.stats.accepted += stats.accepted;
         self.stats.refused += stats.refused;
         self.stats.runs += stats.runs;
-        self.stats.reigns += stats.reigns;
+        self.stats.epochs_led += stats.epochs_led;
         for (word, count) in stats.endings {
             *self.stats.endings.entry(word).or_default() += count;
         }
@@ -143,7 +143,7 @@ fn print(sum: &Sum) {
     println!("seeds         {} ({:.1}/s)", sum.seeds, sum.per_second());
     println!("virtual hours {:.2}", stats.virtual_us as f64 / SECOND as f64 / 3600.0);
     println!("events        {} ({:.0}/s)", stats.events, stats.events as f64 / sum.took_s.max(0.001));
-    println!("reigns        {}", stats.reigns);
+    println!("epochs        {}", stats.epochs_led);
     println!("calls         {} accepted, {} refused, {} runs", stats.accepted, stats.refused, stats.runs);
     for (word, count) in &stats.endings {
         println!("  {word:<22} {count:>8}  {:5.2} %", *count as f64 * 100.0 / stats.accepted.max(1) as f64);

@@ -37,7 +37,7 @@ pub(super) fn report(report: &OpenReport) {
     if let Some(loss) = &report.lost {
         tracing::error!(
             why = loss.why, kept_at = ?loss.kept_at,
-            "the store could not be repaired: this device has lost its membership and begins anew; join the mesh again"
+            "the store could not be repaired: this device has lost its membership and starts anew; join the mesh again"
         );
     }
     if report.rolled_back {

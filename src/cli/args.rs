@@ -38,7 +38,7 @@ pub(crate) enum Command {
     Leave,
     /// Devices on this network that do not belong to the mesh
     Nearby,
-    /// Devices that ask to join and wait for a yes
+    /// Devices that ask to join and await approval
     Pending,
     /// Let a pending device in
     Approve(ApproveArgs),
@@ -98,7 +98,7 @@ pub(crate) enum Command {
         #[arg(short = 'n', long, default_value_t = 100)]
         lines: usize,
     },
-    /// Check this installation and say how to mend it
+    /// Check this installation and suggest fixes
     Doctor,
     /// Measure what calls cost on this machine, with peers of its own
     #[command(hide = true)]

@@ -69,13 +69,13 @@ fn home(given: Option<PathBuf>) -> Result<PathBuf, Failure> {
     let home = match given {
         Some(home) if home.as_os_str().is_empty() => {
             return Err(
-                Failure::new(Exit::Usage, "the home is an empty path").hint("say --home DIR, or unset SIGIL_HOME")
+                Failure::new(Exit::Usage, "the home is an empty path").hint("pass --home DIR, or unset SIGIL_HOME")
             );
         }
         Some(home) => home,
         None => etcetera::choose_base_strategy()
             .map_err(|error| {
-                Failure::new(Exit::Failed, format!("the data directory is not known: {error}")).hint("say --home DIR")
+                Failure::new(Exit::Failed, format!("the data directory is not known: {error}")).hint("pass --home DIR")
             })?
             .data_dir()
             .join("sigil"),

@@ -14,8 +14,8 @@ use super::class::{self, Probe};
 use super::value::{DURATION_RULE, SIZE_RULE, parse_duration, parse_size, show_duration, show_size};
 use super::{
     CALL_TTL_DEFAULT, CALLS_RUNNING_DEFAULT, CALLS_RUNNING_MAX, Calls, CommandTool, Config, ConfigError, Discovery,
-    FILE_NAME, Files, GatewayWish, Listen, Log, LogFormat, Node, Overrides, TOOL_TIMEOUT_DEFAULT, TOOL_TIMEOUT_MAX,
-    ToolPattern, Warning,
+    FILE_NAME, Files, GatewayPreference, Listen, Log, LogFormat, Node, Overrides, TOOL_TIMEOUT_DEFAULT,
+    TOOL_TIMEOUT_MAX, ToolPattern, Warning,
 };
 
 /// Longest description of a tool, in bytes, so that the largest catalogue still fits into one log entry. Within the 200
@@ -306,13 +306,17 @@ impl Checker<'_> {
             ("desktop", Class::DESKTOP),
             ("server", Class::SERVER),
         ];
-        let wishes = [("auto", GatewayWish::Auto), ("prefer", GatewayWish::Prefer), ("never", GatewayWish::Never)];
+        let wishes = [
+            ("auto", GatewayPreference::Auto),
+            ("prefer", GatewayPreference::Prefer),
+            ("never", GatewayPreference::Never),
+        ];
         let rule = "tool names, or the beginning of one followed by *";
         let pattern = |text: String| ToolPattern::parse(&text).ok_or_else(|| self.bad("node.deny", text, rule));
         Ok(Node {
             name: name.transpose()?,
             class: self.one_of("node.class", raw.class, class::guess(probe), &classes)?,
-            gateway: self.one_of("node.gateway", raw.gateway, GatewayWish::Auto, &wishes)?,
+            gateway: self.one_of("node.gateway", raw.gateway, GatewayPreference::Auto, &wishes)?,
             deny: raw.deny.into_iter().map(pattern).collect::<Result<_, _>>()?,
         })
     }

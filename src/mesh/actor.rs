@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use mesh_core::config::Config;
 use mesh_core::entry::{Directory, Kind, SignedEntry, ToolDecl};
-use mesh_core::frame::{AnswerKind, Class, Frame};
+use mesh_core::frame::{AnswerKind, Channel, Frame};
 use mesh_core::ids::{Hash, Incarnation, NodeId, PeerId, ReqId};
 use mesh_core::io::{
     Batch, CallRecord, CallState, CmdId, Command, Fact, Input, Output, Refusal, Reply, SessionId, Space, View,
@@ -72,7 +72,7 @@ pub struct Parts {
     pub lan_events: mpsc::Receiver<LanEvent>,
     /// Large payloads.
     pub blobs: BlobStore,
-    /// Handle to found a mesh with, and to ask for in another.
+    /// Name to found a mesh with, and to ask for in another.
     pub name: NodeId,
     /// What this device offers.
     pub tools: Vec<ToolDecl>,
@@ -183,7 +183,7 @@ pub fn boot(parts: Parts) -> Result<Booted, FatalError> {
     Ok(Booted { handle, parts, peer, rng, out, inputs_tx, inputs, requests, view, surroundings })
 }
 
-/// A mesh that is taken up and does nothing yet: what needs the handle or the way in is built now, and then [`run`].
+/// A mesh that is taken up and does nothing yet: what needs the name or the way in is built now, and then [`run`].
 ///
 /// [`run`]: Self::run
 #[derive(Debug)]
@@ -254,7 +254,7 @@ impl Booted {
         // The actor must see that the last handle of the others is gone.
         drop(handle);
         actor.perform(out);
-        actor.settle_in();
+        actor.publish_all();
         actor.run(stop).await
     }
 }
@@ -318,7 +318,7 @@ impl Actor {
     }
 
     /// After a start, and after a change of mesh: says who we are and whom we know.
-    pub(super) fn settle_in(&mut self) {
+    pub(super) fn publish_all(&mut self) {
         self.refresh_directory();
         self.publish_view();
         self.refresh_members();
@@ -474,9 +474,9 @@ impl Actor {
         if own_outcome {
             self.pass(Point::AfterOutcome);
         }
-        let sent = match frame.class() {
-            Class::Datagram | Class::Stream => self.links.send(peer, &frame),
-            Class::Node => self.adapters.nodes.send(peer, frame),
+        let sent = match frame.channel() {
+            Channel::Datagram | Channel::Stream => self.links.send(peer, &frame),
+            Channel::Node => self.adapters.nodes.send(peer, frame),
         };
         if !sent {
             tracing::trace!(peer = %peer, "a frame found no way out");
@@ -561,7 +561,7 @@ impl Actor {
             }
             LinkEvent::Frame(peer, frame) => self.input(Input::Recv(peer, frame)),
             LinkEvent::Network => self.refresh_directory(),
-            LinkEvent::Knock(knock) => self.handle_knock(knock),
+            LinkEvent::JoinAttempt(attempt) => self.handle_join_attempt(attempt),
             LinkEvent::NodeStream(io) => self.adapters.nodes.accept(io),
             LinkEvent::Bad { peer, what } => tracing::debug!(peer = %peer, what, "a peer broke the protocol"),
         }
@@ -577,7 +577,7 @@ impl Actor {
                 }
                 if known {
                     self.refresh_members();
-                    self.links.nudge();
+                    self.links.retry_now();
                 }
                 self.admission.note_nearby(peer, name, addresses);
                 self.events.push(clock::now().wall_ms, EventKind::Nearby);
@@ -728,7 +728,7 @@ impl Actor {
             pending: self.admission.pending(&view, &known.pending),
             discovery_trouble: self.admission.discovery_trouble.clone(),
             open_calls,
-            knocking_at: self.admission.knocking_at(),
+            asking_to_join: self.admission.asking_to_join(),
         }));
     }
 
@@ -776,14 +776,14 @@ impl Actor {
         self.command(Command::SetDirectory(directory), ReplyTo::Nobody);
     }
 
-    /// Goes over to another mesh: ends what is open, replaces the store's rows, and begins anew.
+    /// Switches to another mesh: ends what is open, replaces the store's rows, and starts anew.
     pub(super) fn switch(&mut self, rows: Batch) -> Result<(), FatalError> {
         let mut batch = self.peer.depart(clock::now(), &mut self.rng);
         batch.writes.extend(rows.writes);
         self.links.set_members(Members::new());
         self.adapters.nodes.abdicate(None);
         self.store.wipe_and_commit(batch)?;
-        // What the writer had reported is of the old mesh, whose numbers begin anew with the new one.
+        // What the writer had reported is of the old mesh, whose numbers start anew with the new one.
         while let Ok(note) = self.durable.try_recv() {
             if let DurableNote::Failed(error) = note {
                 return Err(error.into());
@@ -803,9 +803,9 @@ impl Actor {
         let signer = Box::new(self.key.clone());
         self.peer = Peer::boot(self.config.clone(), signer, image, clock::now(), &mut self.rng, &mut out)?;
         self.perform(out);
-        self.settle_in();
+        self.publish_all();
         self.events.push(clock::now().wall_ms, EventKind::Nodes);
-        self.links.nudge();
+        self.links.retry_now();
         Ok(())
     }
 }

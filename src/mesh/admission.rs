@@ -1,4 +1,4 @@
-//! Ways into a mesh, from both sides: invites, knocking, approving, leaving (architecture.md §3).
+//! Ways into a mesh, from both sides: invites, asking to join, approving, leaving (architecture.md §3).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -20,7 +20,7 @@ use crate::mesh::invite::{self, InviteCode};
 use crate::mesh::joining::{Invite, JoinTarget, Joined};
 use crate::mesh::snapshot::{Nearby, Pending};
 use crate::mesh::transport::Links;
-use crate::mesh::transport::{JoinAnswer, JoinDialError, JoinRequest, JoinStep, Knock};
+use crate::mesh::transport::{JoinAnswer, JoinAttempt, JoinDialError, JoinRequest, JoinStep};
 
 /// Devices that may wait for a person's yes at one peer.
 const PENDING_MAX: usize = 64;
@@ -28,9 +28,9 @@ const PENDING_MAX: usize = 64;
 const PENDING_PER_ADDRESS_MAX: usize = 16;
 /// Strangers on the LAN that are shown.
 const NEARBY_MAX: usize = 256;
-/// First and longest pause between two knocks at a door that does not answer.
-const KNOCK_MIN: Duration = Duration::from_secs(1);
-const KNOCK_MAX: Duration = Duration::from_secs(30);
+/// First and longest pause between two join requests at a door that does not answer.
+const ASK_AGAIN_MIN: Duration = Duration::from_secs(1);
+const ASK_AGAIN_MAX: Duration = Duration::from_secs(30);
 /// How long an invite that was redeemed may take to get its welcome.
 const REDEEM_MAX: Duration = Duration::from_secs(20);
 /// After our own leave is durable, the others get this long to hear it.
@@ -38,7 +38,7 @@ const FAREWELL: Duration = Duration::from_millis(300);
 
 /// What a conversation of ours came to; handled by the actor.
 pub(super) enum Admitted {
-    /// We are let in.
+    /// We are approved.
     Welcome(Box<Welcome>, PeerId, SocketAddr, Option<oneshot::Sender<Result<Joined, MeshError>>>),
     /// A person over there must say yes.
     Waiting(PeerId, Option<oneshot::Sender<Result<Joined, MeshError>>>),
@@ -58,7 +58,7 @@ pub(super) struct Admission {
     done: mpsc::Sender<Admitted>,
     waiting: BTreeMap<PeerId, Waiting>,
     strangers: BTreeMap<PeerId, Nearby>,
-    knocking: Option<(PeerId, CancellationToken)>,
+    asking: Option<(PeerId, CancellationToken)>,
     /// Who belonged when we last asked elsewhere.
     members_then: BTreeSet<PeerId>,
     joining: CancellationToken,
@@ -71,7 +71,7 @@ impl Admission {
             done,
             waiting: BTreeMap::new(),
             strangers: BTreeMap::new(),
-            knocking: None,
+            asking: None,
             members_then: BTreeSet::new(),
             joining: CancellationToken::new(),
             discovery_trouble: None,
@@ -102,11 +102,13 @@ impl Admission {
         self.strangers.values().filter(|stranger| !is_member(&stranger.peer)).cloned().collect()
     }
 
-    /// Who waits for a yes: those that knock, and those that wait again. `before` is what was told last.
+    /// Who awaits approval: those that ask to join, and those that wait again. `before` is what was told last.
     pub(super) fn pending(&self, view: &View, before: &[Pending]) -> Vec<Pending> {
         let since = |peer: &PeerId| before.iter().find(|pending| pending.peer == *peer).map(|pending| pending.since_ms);
-        let again =
-            view.pending.iter().filter(|again| again.peer != view.me && !self.waiting.contains_key(&again.peer));
+        let again = view
+            .awaiting_reapproval
+            .iter()
+            .filter(|again| again.peer != view.me && !self.waiting.contains_key(&again.peer));
         let again = again.map(|again| Pending {
             key: again.key,
             peer: again.peer,
@@ -119,14 +121,14 @@ impl Admission {
         self.waiting.values().map(|waiting| waiting.pending.clone()).chain(again).collect()
     }
 
-    pub(super) fn knocking_at(&self) -> Option<PeerId> {
-        self.knocking.as_ref().map(|(peer, _)| *peer)
+    pub(super) fn asking_to_join(&self) -> Option<PeerId> {
+        self.asking.as_ref().map(|(peer, _)| *peer)
     }
 
-    fn stop_knocking(&mut self) {
+    fn stop_asking(&mut self) {
         self.joining.cancel();
         self.joining = CancellationToken::new();
-        self.knocking = None;
+        self.asking = None;
     }
 }
 
@@ -170,8 +172,8 @@ fn dial_error(error: &JoinDialError) -> JoinError {
 impl Actor {
     // --- others want in here
 
-    pub(super) fn handle_knock(&mut self, knock: Knock) {
-        let Knock { key, peer, address, request, answers } = knock;
+    pub(super) fn handle_join_attempt(&mut self, attempt: JoinAttempt) {
+        let JoinAttempt { key, peer, address, request, answers } = attempt;
         let answer = {
             let answers = answers.clone();
             move |answer: JoinAnswer| drop(answers.try_send(answer))
@@ -236,8 +238,8 @@ impl Actor {
             (Some(waiting), _) => (waiting.pending.key, waiting.pending.node_id.clone(), tier.unwrap_or(Tier::Shared)),
             (None, Some(node)) => (node.key, node.node_id.clone(), tier.unwrap_or(node.tier)),
             (None, None) => {
-                // One that belonged, until the word of whoever let it in turned out to be void.
-                let Some(again) = view.pending.iter().find(|pending| pending.peer == peer) else {
+                // One that belonged, until the word of whoever approved it turned out to be void.
+                let Some(again) = view.awaiting_reapproval.iter().find(|pending| pending.peer == peer) else {
                     drop(reply.send(Err(MeshError::UnknownPending(peer))));
                     return;
                 };
@@ -268,7 +270,7 @@ impl Actor {
                 self.pending_changed();
                 Ok(())
             }
-            None if self.view().pending.iter().any(|pending| pending.peer == peer) => {
+            None if self.view().awaiting_reapproval.iter().any(|pending| pending.peer == peer) => {
                 let then = move |_: &mut Self, answer: Result<Reply, Refusal>| {
                     drop(reply.send(answer.map(drop).map_err(MeshError::from)));
                 };
@@ -357,7 +359,7 @@ impl Actor {
             }
             JoinTarget::Address(address) => (vec![address], None, request),
         };
-        self.admission.stop_knocking();
+        self.admission.stop_asking();
         self.admission.members_then = view.nodes.iter().map(|node| node.peer).collect();
         let cancel = self.admission.joining.clone();
         let (links, done) = (self.links.clone(), self.admission.done.clone());
@@ -368,7 +370,7 @@ impl Actor {
     }
 
     pub(super) fn leave(&mut self, reply: oneshot::Sender<Result<(), MeshError>>) {
-        self.admission.stop_knocking();
+        self.admission.stop_asking();
         let then = move |actor: &mut Self, answer: Result<Reply, Refusal>| match answer {
             Ok(_) => {
                 let done = actor.admission.done.clone();
@@ -388,8 +390,8 @@ impl Actor {
                 let view = self.view();
                 let let_in = view.nodes.iter().any(|node| node.peer == peer);
                 let crossed = let_in && !self.admission.members_then.contains(&peer);
-                if !peer::goes_over(view.mesh, &welcome, crossed) {
-                    self.admission.knocking = None;
+                if !peer::should_switch(view.mesh, &welcome, crossed) {
+                    self.admission.asking = None;
                     self.surroundings_dirty = true;
                     tracing::info!(peer = %peer.short(), "each asked the other: that one comes into this mesh");
                     tell(reply, Ok(Joined::Member(view.node_id.clone())));
@@ -402,14 +404,14 @@ impl Actor {
                         return Ok(());
                     }
                 };
-                self.admission.knocking = None;
+                self.admission.asking = None;
                 self.seen_at.entry(peer).or_default().push(address);
                 self.switch(rows)?;
                 tracing::info!(target: "sigil::events::membership", node = %welcome.node_id, "joined a mesh");
                 tell(reply, Ok(Joined::Member(welcome.node_id.clone())));
             }
             Admitted::Waiting(peer, reply) => {
-                self.admission.knocking = Some((peer, self.admission.joining.clone()));
+                self.admission.asking = Some((peer, self.admission.joining.clone()));
                 self.surroundings_dirty = true;
                 self.publish_surroundings();
                 tell(reply, Ok(Joined::Pending { peer }));
@@ -419,7 +421,7 @@ impl Actor {
                     let text = format!("joining was refused: {error}");
                     self.events.push(clock::now().wall_ms, EventKind::Warning(text));
                 }
-                self.admission.knocking = None;
+                self.admission.asking = None;
                 self.surroundings_dirty = true;
                 tell(reply, Err(error.into()));
             }
@@ -440,7 +442,7 @@ fn tell<T>(reply: Option<oneshot::Sender<Result<T, MeshError>>>, answer: Result<
     }
 }
 
-/// Asks until there is a yes or a no. With an invite the first conversation decides; a knock goes on for as long as
+/// Asks until there is a yes or a no. With an invite the first conversation decides; a join request goes on for as long as
 /// nobody has answered it.
 async fn ask(
     links: Links,
@@ -451,7 +453,7 @@ async fn ask(
     reply: oneshot::Sender<Result<Joined, MeshError>>,
 ) {
     let mut reply = Some(reply);
-    let mut pause = KNOCK_MIN;
+    let mut pause = ASK_AGAIN_MIN;
     loop {
         let lost = match links.join(&addresses, expected, &request).await {
             Err(error) => dial_error(&error),
@@ -465,7 +467,7 @@ async fn ask(
                     };
                     match step {
                         Some(JoinStep::Waiting { .. }) => {
-                            pause = KNOCK_MIN;
+                            pause = ASK_AGAIN_MIN;
                             let _ = done.send(Admitted::Waiting(conversation.peer, reply.take())).await;
                         }
                         Some(JoinStep::Welcome(welcome)) => {
@@ -488,6 +490,6 @@ async fn ask(
             return;
         }
         tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(KNOCK_MAX);
+        pause = (pause * 2).min(ASK_AGAIN_MAX);
     }
 }

@@ -1,4 +1,4 @@
-//! Errors of the mesh as its handle answers them.
+//! Errors of the mesh as its name answers them.
 
 use std::io;
 

@@ -1,4 +1,4 @@
-//! Joining and inviting, as the handle's callers see it.
+//! Joining and inviting, as the name's callers see it.
 
 use std::net::SocketAddr;
 

@@ -18,7 +18,7 @@ pub struct Surroundings {
     /// Calls without an ending that this peer knows of.
     pub open_calls: usize,
     /// The device that we ask to let us join, if any.
-    pub knocking_at: Option<PeerId>,
+    pub asking_to_join: Option<PeerId>,
 }
 
 /// A stranger seen on the LAN. Nothing of it is trusted.

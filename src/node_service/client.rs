@@ -293,7 +293,7 @@ where
                         // An id that is none cannot be answered.
                         if let Ok(id) = id.parse() {
                             let attempt = u8::try_from(attempt).unwrap_or_default().max(1);
-                            let what = AnswerKind::Refused(error.to_string());
+                            let what = AnswerKind::Rejected(error.to_string());
                             stream.push(convert::answer_to_pb(Answer { id, attempt, what }));
                         }
                         Err(error)

@@ -109,7 +109,7 @@ pub(crate) fn answer_to_pb(answer: Answer) -> pb::NodeMessage {
         AnswerKind::Running { note } => What::Running(pb::call_answer::Running { note }),
         AnswerKind::Busy => What::Busy(pb::call_answer::Busy {}),
         AnswerKind::Fenced(proof) => What::Fenced(pb::call_answer::Fenced { proof: proof.as_ref().map(claim_to_pb) }),
-        AnswerKind::Refused(reason) => What::Refused(reason),
+        AnswerKind::Rejected(reason) => What::Refused(reason),
     };
     to_gateway(ToGateway::Answer(pb::CallAnswer {
         request_id: answer.id.to_string(),
@@ -175,7 +175,7 @@ pub(crate) fn answer_from_pb(answer: pb::CallAnswer, verifier: &dyn Verifier) ->
         What::Fenced(fenced) => {
             AnswerKind::Fenced(fenced.proof.map(|proof| claim_from_pb(proof, verifier)).transpose()?)
         }
-        What::Refused(reason) => AnswerKind::Refused(cut(reason)),
+        What::Refused(reason) => AnswerKind::Rejected(cut(reason)),
     };
     Ok(Answer { id: answer.request_id.parse()?, attempt: attempt_from_pb(answer.attempt)?, what })
 }

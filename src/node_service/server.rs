@@ -227,7 +227,7 @@ enum Refusal {
     #[error("this device is not approved in this mesh")]
     NotApproved,
     #[error("this device is known here as `{known}`, not as `{asked}`")]
-    OtherHandle { known: NodeId, asked: NodeId },
+    OtherName { known: NodeId, asked: NodeId },
     #[error(transparent)]
     Id(#[from] InvalidId),
     #[error("{0} tools are more than a node may declare, which is {max}", max = limits::TOOLS_MAX)]
@@ -243,7 +243,7 @@ impl Refusal {
         match self {
             Self::NotLeading { .. } => "register with the gateway; every peer knows who that is",
             Self::NotApproved => "approve it on an owner device: `sigil pending`, then `sigil approve`",
-            Self::OtherHandle { .. } => "register under the handle that this device was approved with",
+            Self::OtherName { .. } => "register under the name that this device was approved with",
             Self::Id(_) => "rename it in the configuration of this device",
             Self::TooManyTools(_) => "offer fewer tools",
             Self::ToolTwice(_) => "give every tool its own name",
@@ -323,7 +323,7 @@ impl Shared {
                 return Err(Refusal::NotLeading { gateway: gateway.filter(|gateway| *gateway != view.me) });
             }
             if member.node_id != asked {
-                return Err(Refusal::OtherHandle { known: member.node_id.clone(), asked });
+                return Err(Refusal::OtherName { known: member.node_id.clone(), asked });
             }
         }
         let session = Session {
@@ -350,7 +350,7 @@ impl Shared {
     fn refuse_foreign(&self, peer: PeerId, dispatch: &Dispatch) -> bool {
         let Some(header) = dispatch.header.record::<Header>() else { return false };
         let reason = "this node speaks only the plain contract, and calls to such nodes are not supported yet";
-        let what = AnswerKind::Refused(reason.to_owned());
+        let what = AnswerKind::Rejected(reason.to_owned());
         let answer = Answer { id: header.id, attempt: dispatch.attempt, what };
         self.inputs.try_send(Input::Recv(peer, Frame::Answer(answer))).is_ok()
     }

@@ -203,19 +203,19 @@ fn a9_a_thousand_strangers_do_not_disturb() {
             let address = mesh.homes[0].quic_address();
             for _ in 0..20 {
                 let endpoint = quinn::Endpoint::client(([127, 0, 0, 1], 0).into()).expect("a socket");
-                let mut knocking = Vec::new();
+                let mut asking = Vec::new();
                 for _ in 0..50 {
                     let (key, certificate) = identity();
                     let connecting =
                         endpoint.connect_with(client(vec![certificate], &key), address, "sigil").expect("it begins");
-                    knocking.push(async move {
+                    asking.push(async move {
                         // Each says something that is no greeting. Refused or ignored: both are right.
                         let connection = connecting.await.ok()?;
                         let (mut send, _) = connection.open_bi().await.ok()?;
                         send.write_all(&[0xff; 64]).await.ok()
                     });
                 }
-                let all = futures_util::future::join_all(knocking);
+                let all = futures_util::future::join_all(asking);
                 let _ = tokio::time::timeout(Duration::from_secs(10), all).await;
                 endpoint.close(0_u32.into(), b"");
             }

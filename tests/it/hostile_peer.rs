@@ -1,5 +1,5 @@
 //! Acceptance 9, from within: peers of our own making that speak the protocol with real keys and lie. A thousand
-//! strangers that knock, a member that sends what it may not, and handshakes that nobody finishes.
+//! strangers that ask to join, a member that sends what it may not, and handshakes that nobody finishes.
 
 use std::collections::BTreeSet;
 use std::net::{SocketAddr, UdpSocket};
@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use mesh_core::entry::{
-    CancelWish, Directory, Effect, Ending, Entry, Header, Kind, Outcome, Payload, SignedEntry, ToolDecl, Verdict,
-    VerdictKind, Voice, encode,
+    CancelRequest, ChangeKind, Directory, Effect, Ending, Entry, Header, Kind, MembershipChange, Outcome, Payload,
+    SignedEntry, Source, ToolDecl, encode,
 };
 use mesh_core::epoch::{Claim, Epoch};
 use mesh_core::frame::{Beacon, EntryItem, Frame, Phase};
@@ -66,7 +66,7 @@ impl Loose {
     async fn ask(&self, at: SocketAddr, secret: Option<[u8; 16]>, name: &str) -> Option<(JoinConversation, JoinStep)> {
         let request = JoinRequest {
             secret,
-            node_id: name.parse().expect("a handle"),
+            node_id: name.parse().expect("a name"),
             platform: "linux".to_owned(),
             version: "0".to_owned(),
         };
@@ -79,7 +79,7 @@ impl Loose {
 // --- strangers ---
 
 #[test]
-fn a9_a_thousand_who_knock_do_not_disturb() {
+fn a9_a_thousand_join_attempts_do_not_disturb() {
     const STRANGERS: usize = 1000;
     const AT_ONCE: usize = 48;
     const PENDING_MAX: usize = 64;
@@ -94,7 +94,7 @@ fn a9_a_thousand_who_knock_do_not_disturb() {
             let (waiting, too_many, unanswered) = (&waiting, &too_many, &unanswered);
             let done = &done;
             scope.spawn(move || {
-                let knocking = async {
+                let asking = async {
                     let places = Semaphore::new(AT_ONCE);
                     let address = attic.quic_address();
                     let all = (0..STRANGERS).map(|n| {
@@ -132,7 +132,7 @@ fn a9_a_thousand_who_knock_do_not_disturb() {
                         stranger.tasks.shutdown(Duration::ZERO).await;
                     }
                 };
-                runtime().block_on(knocking);
+                runtime().block_on(asking);
             });
             let mut calls = 0;
             while !done.load(Ordering::Relaxed) {
@@ -406,7 +406,7 @@ fn header(id: ReqId, target: PeerId) -> Header {
     Header {
         id,
         target,
-        node_id: "attic".parse().expect("a handle"),
+        node_id: "attic".parse().expect("a name"),
         tool: "append".parse().expect("a name"),
         arguments: Payload::Inline(b"{}".as_slice().into()),
         effect: Effect::Once,
@@ -431,7 +431,7 @@ fn outcome(id: ReqId, ending: Ending) -> Outcome {
         at_ms: wall_ms(),
         started_ms: 0,
         alias_of: None,
-        voice: Voice::Target,
+        source: Source::Target,
     }
 }
 
@@ -504,7 +504,7 @@ fn a9_entries_that_are_not_right_are_not_taken() {
     liar.settle(&mut witness);
     watch.fine_after("a call of one that contradicts itself");
     let warnings = attic.status()["warnings"].to_string();
-    assert!(warnings.contains("`liar` said two different things in one place"), "{warnings}");
+    assert!(warnings.contains("`liar` said two conflicting log entries"), "{warnings}");
 }
 
 fn fresh_key() -> DeviceKey {
@@ -566,7 +566,7 @@ fn a9_a_member_has_no_say_in_what_is_not_its_own() {
     let req: ReqId = id.parse().expect("an id");
     wait_until("it is queued", PATIENCE, || text(&attic.get_call(&id), "state") == "queued");
     liar.says(Kind::OUTCOME, encode(&outcome(req, Ending::Done)));
-    liar.says(Kind::CANCEL, encode(&CancelWish { id: req, reason: "not mine".to_owned(), expired: false }));
+    liar.says(Kind::CANCEL, encode(&CancelRequest { id: req, reason: "not mine".to_owned(), expired: false }));
     liar.send(&Frame::Progress { id: req, attempt: 1, state: Phase::Running, note: "not mine".to_owned() });
     liar.settle(&mut target);
     observe(Duration::from_millis(300), || assert_eq!(text(&attic.get_call(&id), "state"), "queued"));
@@ -576,9 +576,9 @@ fn a9_a_member_has_no_say_in_what_is_not_its_own() {
     assert_eq!((text(&call, "state"), &call["confirmed"]), ("done", &Value::from(true)));
 
     // Who belongs is for owners to say, and nothing that others say stands in their way.
-    let says = |subject, what| encode(&Verdict { subject, what });
+    let says = |subject, what| encode(&MembershipChange { subject, what });
     let friend = fresh_key();
-    let owner = |name: &str| VerdictKind::Approved {
+    let owner = |name: &str| ChangeKind::Approved {
         tier: mesh_core::entry::Tier::Owner,
         node_id: node(name),
         after: Vec::new(),
@@ -586,9 +586,9 @@ fn a9_a_member_has_no_say_in_what_is_not_its_own() {
     for body in [
         says(friend.public_key(), owner("friend")),
         says(liar.loose.key.public_key(), owner("liar")),
-        says(mesh_key(&mesh.homes[1]), VerdictKind::Revoked { marks: Vec::new(), left: false }),
+        says(mesh_key(&mesh.homes[1]), ChangeKind::Revoked { cutoffs: Vec::new(), left: false }),
     ] {
-        let entry = liar.entry(Kind::APPROVAL, body, |entry| entry.generation = u32::MAX);
+        let entry = liar.entry(Kind::MEMBERSHIP, body, |entry| entry.generation = u32::MAX);
         liar.takes(&entry);
         liar.send(&pushed(entry));
     }
@@ -599,7 +599,7 @@ fn a9_a_member_has_no_say_in_what_is_not_its_own() {
 }
 
 fn node(name: &str) -> NodeId {
-    name.parse().expect("a handle")
+    name.parse().expect("a name")
 }
 
 #[test]
@@ -624,10 +624,10 @@ fn a9_nobody_leads_by_a_lie() {
         liar.send(&beacon(forged.clone()));
         liar.send(&Frame::Notice(forged));
     }
-    let reign = Epoch { counter: led, class: 3, peer: peer(attic) };
-    liar.send(&Frame::Resign { epoch: reign, successor: Some(liar.id()) });
-    liar.send(&Frame::Handover { epoch: reign });
-    liar.send(&Frame::Presence { epoch: reign, online: vec![liar.id()] });
+    let leading = Epoch { counter: led, class: 3, peer: peer(attic) };
+    liar.send(&Frame::Resign { epoch: leading, successor: Some(liar.id()) });
+    liar.send(&Frame::Handover { epoch: leading });
+    liar.send(&Frame::Presence { epoch: leading, online: vec![liar.id()] });
     liar.settle(&mut usurper);
     watch.fine_after("claims of one who may not lead");
 
@@ -716,7 +716,7 @@ async fn speak(key: &DeviceKey, at: SocketAddr) -> (quinn::Connection, SendStrea
         .connect_with(client(vec![certificate], &pkcs8), at, "sigil")
         .expect("a handshake begins")
         .await
-        .expect("a member is let in");
+        .expect("a member is approved");
     let (mut send, mut recv) = connection.open_bi().await.expect("a stream");
     send.write_all(&[MESH]).await.expect("the kind of stream");
     // Another process than any before it.

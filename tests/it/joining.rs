@@ -91,7 +91,7 @@ fn a_name_that_is_taken_gets_a_number() {
     let (inviter, newcomer) = (Home::new("attic").started(), Home::new("attic").started());
     let joined = newcomer.join(&inviter.invite());
     assert!((200..300).contains(&joined.status), "{}", joined.text());
-    wait_for("the newcomer has its handle", PATIENCE, || (newcomer.status()["node_id"] == "attic-2").then_some(()));
+    wait_for("the newcomer has its name", PATIENCE, || (newcomer.status()["node_id"] == "attic-2").then_some(()));
     inviter.wait_node("attic-2", "online");
 }
 

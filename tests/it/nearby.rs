@@ -20,7 +20,7 @@ fn a10_strangers_see_each_other_nearby_and_one_joins_after_a_yes() {
         items(&home.get("nearby").expect(200)).iter().any(|nearby| text(nearby, "peer_id") == peer)
     };
     wait_until("they see each other", Duration::from_secs(3), || sees(&attic, &bureau_id) && sees(&bureau, &attic_id));
-    // Seen is not asked: nobody waits for a yes.
+    // Seen is not asked: nobody awaits approval.
     assert!(items(&attic.get("pending").expect(200)).is_empty());
     assert_eq!(attic.nodes().len(), 1);
 

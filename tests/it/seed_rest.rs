@@ -54,7 +54,7 @@ fn seed_r4_delete_revokes_and_forgets_and_ends_its_queued_calls() {
     assert_eq!(call["state"], "undeliverable", "{call}");
     assert!(!text(&call, "reason").is_empty(), "{call}");
 
-    // It is not let in again, and what waited for it does not run.
+    // It is not approve again, and what waited for it does not run.
     mesh.homes[2].start();
     wait_for("the forgotten device learns of it", PATIENCE, || {
         (mesh.homes[2].status()["revoked"] == true).then_some(())
@@ -74,7 +74,7 @@ fn seed_r4_delete_revokes_and_forgets_and_ends_its_queued_calls() {
     assert_eq!(mesh.homes[2].wait_confirmed(&call, PATIENCE)["state"], "done");
     assert!(mesh.runs_of(&waiting).is_empty());
 
-    // The link of one that is online drops, its tools go with it, and it learns of it as well; `leave` begins anew.
+    // The link of one that is online drops, its tools go with it, and it learns of it as well; `leave` starts anew.
     let links = |home: &Home| home.status()["links"].as_array().map_or(0, Vec::len);
     wait_until("all are linked", PATIENCE, || links(&mesh.homes[0]) == 2);
     assert!(mesh.homes[0].tool("node:bureau:append").is_some());

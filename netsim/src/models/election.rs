@@ -69,12 +69,12 @@ pub(super) struct State {
     ticks: [u8; 2],
     crashes: u8,
     duplicates: u8,
-    lives: [u8; 2],
+    boots: [u8; 2],
     gateways: [Option<Epoch>; 2],
     /// By receiver.
     under_way: [BTreeSet<Flying>; 2],
-    /// Who led in which epoch in which life, ever.
-    reigns: BTreeSet<(Epoch, u8)>,
+    /// Who led in which epoch in which incarnation, ever.
+    epochs_led: BTreeSet<(Epoch, u8)>,
     /// Durable fences as they were last.
     fences: [Epoch; 2],
     broken: Option<&'static str>,
@@ -128,11 +128,12 @@ impl State {
     }
 
     fn leads(&mut self, peer: usize, epoch: Epoch) {
-        let other_life = self.reigns.iter().any(|(reign, life)| *reign == epoch && *life != self.lives[peer]);
-        if other_life || node::durable_fence(&self.peers[peer].disk) < epoch {
+        let other_incarnation =
+            self.epochs_led.iter().any(|(leading, boot)| *leading == epoch && *boot != self.boots[peer]);
+        if other_incarnation || node::durable_fence(&self.peers[peer].disk) < epoch {
             self.breaks("S1");
         }
-        self.reigns.insert((epoch, self.lives[peer]));
+        self.epochs_led.insert((epoch, self.boots[peer]));
     }
 
     /// Nothing is under way, and no disk is busy.
@@ -178,10 +179,10 @@ impl Model for Elect {
             ticks: [0; 2],
             crashes: 0,
             duplicates: 0,
-            lives: [0; 2],
+            boots: [0; 2],
             gateways: [None; 2],
             under_way: [BTreeSet::new(), BTreeSet::new()],
-            reigns: BTreeSet::new(),
+            epochs_led: BTreeSet::new(),
             broken: None,
         };
         for peer in 0..2 {
@@ -245,7 +246,7 @@ impl Model for Elect {
             }
             Action::Crash { peer, survivors } => {
                 state.crashes += 1;
-                state.lives[peer] += 1;
+                state.boots[peer] += 1;
                 state.gateways[peer] = None;
                 // The connection is gone with the process; what it had sent may still arrive.
                 state.under_way[peer].clear();
@@ -267,15 +268,15 @@ impl Model for Elect {
 
     fn properties(&self) -> Vec<Property<Self>> {
         vec![
-            Property::always("S1 one reign per epoch, durable before", |_, state: &State| state.broken != Some("S1")),
+            Property::always("S1 one leader per epoch, durable before", |_, state: &State| state.broken != Some("S1")),
             Property::always("S2 the fence never falls", |_, state: &State| state.broken != Some("S2")),
             Property::always("at rest at most one leads", |_, state: &State| !state.at_rest() || state.leaders() <= 1),
             Property::sometimes("both lead for a moment", |_, state: &State| state.leaders() == 2),
             Property::sometimes("one leads and the other follows it", |_, state: &State| {
                 state.at_rest() && state.leaders() == 1 && state.gateways[0] == state.gateways[1]
             }),
-            Property::sometimes("a second life leads anew", |_, state: &State| {
-                state.reigns.iter().any(|(_, life)| *life > 0)
+            Property::sometimes("a second incarnation leads anew", |_, state: &State| {
+                state.epochs_led.iter().any(|(_, boot)| *boot > 0)
             }),
         ]
     }

@@ -202,7 +202,7 @@ pub(super) fn mesh(count: u64, config: &Config) -> Vec<Machine> {
     for machine in &mut machines {
         machine.settle(at(0), Input::Wake);
         machine.settle(at(0), Input::Command(0, Command::SetDirectory(directory(config))));
-        // Everyone begins anew with a disk at rest.
+        // Everyone starts anew with a disk at rest.
         machine.boot(at(0), 0);
         machine.settle(at(0), Input::Wake);
     }

@@ -34,7 +34,7 @@ const FAR: u64 = 2 * limits::EPOCH_JUMP_MAX;
 pub(super) struct Run {
     pub(super) crashes: u8,
     /// Whether the target may hear that its call's origin was revoked, and that it was itself.
-    pub(super) verdicts: bool,
+    pub(super) changes: bool,
     /// Moments of [`CLOCK_MS`] that its clock may show.
     pub(super) moments: usize,
     pub(super) config: Config,
@@ -46,15 +46,15 @@ pub(super) struct State {
     target: Machine,
     mesh: MeshId,
     /// Revocations that it may hear yet.
-    unheard: Vec<Heard>,
+    undelivered: Vec<Received>,
     effect: Effect2,
     clock: usize,
     crashes: u8,
-    /// Tools at work in this life.
+    /// Tools at work in this incarnation.
     working: BTreeSet<Attempt>,
-    /// Epoch of the dispatch for which this life journaled `started`.
+    /// Epoch of the dispatch for which this incarnation journaled `started`.
     cause: BTreeMap<Attempt, u64>,
-    /// When the time of the call is over by what this life was told.
+    /// When the time of the call is over by what this incarnation was told.
     deadline: u64,
     /// Highest epoch for which a tool was run, ever.
     obeyed: u64,
@@ -74,17 +74,17 @@ pub(super) enum Effect2 {
 
 /// An entry with a hash that stands for it.
 #[derive(Debug, Clone)]
-struct Heard(SignedEntry);
+struct Received(SignedEntry);
 
-impl PartialEq for Heard {
+impl PartialEq for Received {
     fn eq(&self, other: &Self) -> bool {
         self.0.hash == other.0.hash
     }
 }
 
-impl Eq for Heard {}
+impl Eq for Received {}
 
-impl std::hash::Hash for Heard {
+impl std::hash::Hash for Received {
     fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
         self.0.hash.0.hash(state);
     }
@@ -164,7 +164,7 @@ fn meet(target: &mut Machine, now: Now) -> Vec<Output> {
     let inputs = gateways.into_iter().flat_map(|gateway| {
         [
             Input::LinkUp(gateway),
-            Input::Recv(gateway, Frame::Digest { rows: Vec::new(), verdicts: mesh_core::ids::Hash::ZERO }),
+            Input::Recv(gateway, Frame::Digest { rows: Vec::new(), changes: mesh_core::ids::Hash::ZERO }),
         ]
     });
     inputs.flat_map(|input| target.step(now, input)).collect()
@@ -280,25 +280,25 @@ impl Model for Run {
         let mut target = peers.remove(2);
         meet(&mut target, at(0));
         while target.sync(at(0)).is_some() {}
-        let unheard: Vec<Heard> = [peers[1].id(), target.id()]
+        let undelivered: Vec<Received> = [peers[1].id(), target.id()]
             .into_iter()
-            .filter(|_| self.verdicts)
+            .filter(|_| self.changes)
             .filter_map(|peer| {
                 let mut founder = peers[0].clone();
                 founder.settle(at(500), Input::Command(1, Command::Revoke { peer }));
                 let rows = founder.disk.scan(Space::Log, vec![], vec![255; 45]);
                 let entries = rows.filter_map(|(_, value)| SignedEntry::from_stored(value));
                 entries
-                    .filter(|entry| entry.entry.kind == Kind::APPROVAL)
+                    .filter(|entry| entry.entry.kind == Kind::MEMBERSHIP)
                     .max_by_key(|entry| entry.entry.seq)
-                    .map(Heard)
+                    .map(Received)
             })
             .collect();
         [Effect2::Idempotent, Effect2::Once]
             .map(|effect| State {
                 mesh: target.view().mesh,
                 target: target.clone(),
-                unheard: unheard.clone(),
+                undelivered: undelivered.clone(),
                 effect,
                 clock: 0,
                 crashes: 0,
@@ -326,7 +326,7 @@ impl Model for Run {
             actions.push(Action::Sync);
         }
         actions.extend(state.working.iter().map(|attempt| Action::ToolEnds(*attempt)));
-        actions.extend((0..state.unheard.len()).map(Action::Hear));
+        actions.extend((0..state.undelivered.len()).map(Action::Hear));
         if state.clock + 1 < self.moments {
             actions.push(Action::TimePasses);
         }
@@ -366,7 +366,7 @@ impl Model for Run {
                 state.target.step(state.now(), Input::Wake)
             }
             Action::Hear(nth) => {
-                let entries = vec![EntryItem { entry: state.unheard.remove(nth).0, left_ms: None }];
+                let entries = vec![EntryItem { entry: state.undelivered.remove(nth).0, left_ms: None }];
                 let founder = Symbolic::new(1).public_key().peer_id();
                 let input = Input::Recv(founder, Frame::Entries { entries, more: false });
                 state.target.step(state.now(), input)

@@ -1,5 +1,5 @@
 //! Model (c): approvals and revocations that cross. A founder and two owners, each the product's whole core, out of touch
-//! with each other: each may let a fourth device in, throw it out, and throw out another owner; what they wrote reaches
+//! with each other: each may let a fourth device in, throw it out, and remove another owner; what they wrote reaches
 //! the others entry by entry, in any order.
 
 use std::collections::BTreeSet;
@@ -20,11 +20,11 @@ const OWNERS: usize = 3;
 /// The bounds of the model.
 #[derive(Debug)]
 pub(super) struct Merge {
-    /// Verdicts that are spoken, by whomever.
-    pub(super) verdicts: usize,
+    /// Membership changes that are spoken, by whomever.
+    pub(super) changes: usize,
     /// And by one of them.
     pub(super) each: usize,
-    /// Whether the device may belong from the start, and be thrown out.
+    /// Whether the device may belong from the start, and be removed.
     pub(super) device: bool,
     pub(super) config: Config,
 }
@@ -86,23 +86,23 @@ impl State {
     fn command(&mut self, owner: usize, command: Command) {
         // Clocks differ by what was said so far: ties are broken by more than them.
         let now = at(1_000 + self.said.len() as u64);
-        let before = self.verdicts_of(owner).len();
+        let before = self.changes_of(owner).len();
         self.owners[owner].settle(now, Input::Command(0, command));
-        for entry in self.verdicts_of(owner).split_off(before) {
+        for entry in self.changes_of(owner).split_off(before) {
             let nth = self.said.len();
             self.said.push((owner, Said(entry)));
             self.shown[owner].insert(nth);
         }
     }
 
-    /// What an owner's log holds of its own verdicts, in order.
-    fn verdicts_of(&self, owner: usize) -> Vec<SignedEntry> {
+    /// What an owner's log holds of its own membership changes, in order.
+    fn changes_of(&self, owner: usize) -> Vec<SignedEntry> {
         let rows = self.owners[owner].disk.scan(Space::Log, vec![], vec![255; 45]);
         let entries = rows.filter_map(|(_, value)| SignedEntry::from_stored(value));
-        entries.filter(|entry| entry.author == id(owner) && entry.entry.kind == Kind::APPROVAL).collect()
+        entries.filter(|entry| entry.author == id(owner) && entry.entry.kind == Kind::MEMBERSHIP).collect()
     }
 
-    /// Whoever said it tells it: also one that is out is heard with what it says of others.
+    /// Whoever said it tells it: also one that is excluded is heard with what it says of others.
     fn tell(&mut self, owner: usize, nth: usize) {
         let (by, said) = self.said[nth].clone();
         let heard = self.owners[owner].disk.applied(Space::Trust, &said.0.hash.0).is_some();
@@ -123,7 +123,7 @@ impl State {
         }
     }
 
-    fn all_heard(&self) -> bool {
+    fn all_received(&self) -> bool {
         self.shown.iter().all(|shown| shown.len() == self.said.len())
     }
 
@@ -165,14 +165,14 @@ impl Model for Merge {
         }
         for owner in 0..OWNERS {
             let spoken = state.said.iter().filter(|(by, _)| *by == owner).count();
-            if state.said.len() < self.verdicts && spoken < self.each {
+            if state.said.len() < self.changes && spoken < self.each {
                 actions.push(Action::Approve(owner));
                 let whom = if self.device { 0..=OWNERS } else { 0..=OWNERS - 1 };
                 let others = whom.filter(|whom| *whom != owner);
                 actions.extend(others.map(|whom| Action::Revoke { by: owner, whom }));
             }
-            let unheard = (0..state.said.len()).filter(|nth| !state.shown[owner].contains(nth));
-            actions.extend(unheard.map(|nth| Action::Hear { owner, nth }));
+            let undelivered = (0..state.said.len()).filter(|nth| !state.shown[owner].contains(nth));
+            actions.extend(undelivered.map(|nth| Action::Hear { owner, nth }));
         }
     }
 
@@ -206,7 +206,7 @@ impl Model for Merge {
             Property::always("S5 nothing void is in force", |_, state: &State| state.broken != Some("S5")),
             Property::always("S10 no revocation is undone unasked", |_, state: &State| state.broken != Some("S10")),
             Property::always("S10 who heard all agrees with all", |_, state: &State| {
-                !state.all_heard() || state.agree()
+                !state.all_received() || state.agree()
             }),
             Property::sometimes("the device belongs", |_, state: &State| {
                 state.owners.iter().any(|owner| members(&owner.view()).contains(&id(OWNERS)))

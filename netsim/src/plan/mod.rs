@@ -88,7 +88,7 @@ pub(crate) struct PeerPlan {
     pub(crate) invited: bool,
     /// When it joins; zero = during setup.
     pub(crate) join_at: u64,
-    /// The handle that it asks for is that of this peer too.
+    /// The name that it asks for is that of this peer too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) named_like: Option<usize>,
     /// How wrong its wall clock is from the start.
@@ -159,14 +159,14 @@ pub(crate) enum Fault {
     WallJump { peer: usize, by_ms: i64 },
     /// Power fails, and the machine has no clock of its own: it boots years ago, and learns the time after so long.
     ClockLost { peer: usize, down_us: u64, for_us: u64 },
-    /// Somebody is thrown out.
+    /// Somebody is removed.
     Revoke { by: usize, peer: usize },
     /// Somebody goes for good.
     Leave { peer: usize },
     /// The disk is copied somewhere.
     Backup { peer: usize },
     /// Power fails, and the last backup is played back. The store notices, since what it had promised is written elsewhere;
-    /// or that was set back as well.
+    /// or that was rolled back as well.
     Restore {
         peer: usize,
         down_us: u64,
@@ -215,7 +215,7 @@ pub(crate) struct Plan {
     pub(crate) handovers: bool,
     /// Whether wall clocks jump: then time across a restart is not kept.
     pub(crate) wall_jumps: bool,
-    /// Whether owners that somebody throws out let others in meanwhile.
+    /// Whether owners that somebody removes let others in meanwhile.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub(crate) crossing: bool,
     /// Open calls of one (origin, target), if not the usual number.

@@ -189,7 +189,7 @@ impl Plan {
         self.sparse.clear();
         let count = self.peers.len();
         let peer = dice.range(1..=count as u64 - 1) as usize;
-        // What such a device says before it learns of it contradicts its former life: it is asked, and asks nothing itself.
+        // What such a device says before it learns of it contradicts its former incarnation: it is asked, and asks nothing itself.
         self.peers[peer].eligible = false;
         self.peers[peer].tier = Tier::Shared;
         self.peers[peer].join_at = 0;
@@ -278,7 +278,7 @@ impl Plan {
         let ends = begins + dice.range(5 * SECOND..=13 * SECOND);
         let within = |dice: &mut Dice| dice.range(begins..=ends);
         // The founder and one of the other half are owners from the start; up to two come while the halves are apart,
-        // perhaps under one handle.
+        // perhaps under one name.
         for peer in &mut self.peers {
             peer.join_at = 0;
         }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use mesh_core::entry::{CancelWish, Kind, Outcome, SignedEntry};
+use mesh_core::entry::{CancelRequest, Kind, Outcome, SignedEntry};
 use mesh_core::ids::{PeerId, ReqId};
 use mesh_core::io::Space;
 
@@ -35,24 +35,24 @@ fn is_in_hand(entry: &SignedEntry, disk: &MemDisk) -> bool {
     let open = |id: &ReqId| disk.durable(Space::Open, &id.0).is_some();
     match entry.entry.kind {
         Kind::CALL => entry.header().is_none_or(|header| open(&header.id)),
-        Kind::CANCEL => entry.record::<CancelWish>().is_none_or(|wish| open(&wish.id)),
+        Kind::CANCEL => entry.record::<CancelRequest>().is_none_or(|cancel| open(&cancel.id)),
         Kind::OUTCOME => entry.record::<Outcome>().is_none_or(|outcome| {
             let journal = [outcome.id.0.as_slice(), &[outcome.attempt]].concat();
             open(&outcome.id) || disk.durable(Space::Journal, &journal).is_some()
         }),
-        Kind::DIRECTORY | Kind::MARK | Kind::STUBS => false,
+        Kind::DIRECTORY | Kind::CHECKPOINT | Kind::TRUNCATION => false,
         _ => true,
     }
 }
 
 impl Checks {
-    /// **Kept**: what a peer drops of a log is old, is no verdict, and its author has nothing to do with it any more.
+    /// **Kept**: what a peer drops of a log is old, is no membership change, and its author has nothing to do with it any more.
     pub(super) fn kept_what_is_alive(&mut self, now: u64, peer: usize, key: &[u8], disk: &MemDisk) {
         let Some((_, entry, _, seen)) = self.rows.get(key) else { return };
         let (age, entry) = (now - seen, entry.clone());
         let kind = entry.entry.kind;
-        if matches!(kind, Kind::GENESIS | Kind::APPROVAL) {
-            self.fail("kept", now, || format!("p{peer} drops a verdict from a log"));
+        if matches!(kind, Kind::GENESIS | Kind::MEMBERSHIP) {
+            self.fail("kept", now, || format!("p{peer} drops a membership change from a log"));
         }
         if self.keep_entries_us.is_some_and(|keep| age + SLACK_US < keep) {
             self.fail("kept", now, || format!("p{peer} drops an entry of kind {} after {} ms", kind.0, age / MS));
@@ -75,7 +75,7 @@ impl Checks {
         let (Some(keep), Some(id)) = (self.keep_entries_us, self.ids.get(author.peer).copied()) else { return };
         let seen = |checks: &Self, key: &[u8]| checks.rows.get(key).map_or(now, |(.., seen)| *seen);
         let rows = author.rows_of(&id);
-        // Former lives rest, and what is left of them goes round without haste. The last directory, and the last word on what is gone, stay.
+        // Former incarnations rest, and what is left of them goes round without haste. The last directory, and the last word on what is gone, stay.
         let entries: Vec<_> = rows.iter().filter_map(|(key, value)| Some((key, self.entry_of(key, value)?))).collect();
         let newest = entries.iter().max_by_key(|(_, entry)| entry.entry.hlc).map(|(_, entry)| entry.entry.incarnation);
         let idle = entries.iter().filter(|(key, entry)| {
@@ -89,18 +89,21 @@ impl Checks {
                 format!("p{} holds {count} old entries of its own that nobody needs", author.peer)
             });
         }
-        let of_life =
-            |key: &&Vec<u8>| newest.is_some_and(|life| key.get(32..36) == Some(life.0.to_be_bytes().as_slice()));
+        let of_incarnation = |key: &&Vec<u8>| {
+            newest.is_some_and(|incarnation| key.get(32..36) == Some(incarnation.0.to_be_bytes().as_slice()))
+        };
         for other in others {
             let held = other.rows_of(&id);
-            let lost =
-                rows.keys().find(|key| of_life(key) && !held.contains_key(*key) && now > seen(self, key) + TOLD_US);
+            let lost = rows
+                .keys()
+                .find(|key| of_incarnation(key) && !held.contains_key(*key) && now > seen(self, key) + TOLD_US);
             if let Some(key) = lost {
                 let seq = key.get(36..).map(<[u8]>::to_vec);
                 self.fail("L4", now, || format!("p{} lacks entry {seq:?} of p{}", other.peer, author.peer));
             }
             let dropped = &self.dropped[author.peer];
-            let stays = held.keys().find(|key| of_life(key) && dropped.get(*key).is_some_and(|at| now > at + TOLD_US));
+            let stays =
+                held.keys().find(|key| of_incarnation(key) && dropped.get(*key).is_some_and(|at| now > at + TOLD_US));
             if let Some(key) = stays {
                 let seq = key.get(36..).map(<[u8]>::to_vec);
                 self.fail("S11", now, || format!("p{} still holds {seq:?} of p{}", other.peer, author.peer));

@@ -1,58 +1,58 @@
-//! S5 and S10: what a revocation ends, and that nothing brings it back unasked. Judged by the verdicts on a peer's disk,
+//! S5 and S10: what a revocation ends, and that nothing brings it back unasked. Judged by the membership changes on a peer's disk,
 //! read here without the core's own rules.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use mesh_core::entry::{SignedEntry, Verdict, VerdictKind};
+use mesh_core::entry::{ChangeKind, MembershipChange, SignedEntry};
 use mesh_core::ids::{Hash, Incarnation, PeerId, ReqId};
 use mesh_core::io::Space;
 
 use super::Checks;
 use crate::disk::MemDisk;
 
-/// A verdict as a disk holds it.
+/// A membership change as a disk holds it.
 #[derive(Debug)]
 pub(super) struct Held {
     row: Bytes,
     entry: SignedEntry,
     subject: PeerId,
-    what: VerdictKind,
+    what: ChangeKind,
 }
 
-/// A revocation that nobody can doubt: of its author no verdict held says that it was thrown out itself, and it was let in
+/// A revocation that nobody can doubt: of its author no membership change held says that it was removed itself, and it was approved
 /// by words that no revocation held may have voided.
 struct Sure<'a> {
     by: PeerId,
     subject: PeerId,
     generation: u32,
     hash: Hash,
-    marks: &'a [(Incarnation, u64)],
+    cutoffs: &'a [(Incarnation, u64)],
 }
 
-/// Those who were let in without doubt: the founder, whom nobody approves, and whom they approved where no revocation held
+/// Those who were approved without doubt: the founder, whom nobody approves, and whom they approved where no revocation held
 /// could void it.
 fn welcome(held: &[Arc<Held>]) -> BTreeSet<PeerId> {
-    let within = |said: &Held, marks: &[(Incarnation, u64)]| {
+    let within = |said: &Held, cutoffs: &[(Incarnation, u64)]| {
         let place = said.entry.place();
-        marks.iter().any(|(life, seq)| *life == place.incarnation && place.seq <= *seq)
+        cutoffs.iter().any(|(incarnation, seq)| *incarnation == place.incarnation && place.seq <= *seq)
     };
-    let doubtful = |said: &Held| {
+    let contested = |said: &Held| {
         held.iter().any(|other| {
             other.subject == said.entry.author
-                && matches!(&other.what, VerdictKind::Revoked { marks, .. } if !within(said, marks))
+                && matches!(&other.what, ChangeKind::Revoked { cutoffs, .. } if !within(said, cutoffs))
         })
     };
     let approvals: Vec<&Arc<Held>> =
-        held.iter().filter(|said| matches!(said.what, VerdictKind::Approved { .. })).collect();
+        held.iter().filter(|said| matches!(said.what, ChangeKind::Approved { .. })).collect();
     let subjects: BTreeSet<PeerId> = approvals.iter().map(|said| said.subject).collect();
     let authors = approvals.iter().map(|said| said.entry.author);
     let mut welcome: BTreeSet<PeerId> = authors.filter(|author| !subjects.contains(author)).collect();
     loop {
         let before = welcome.len();
         for said in &approvals {
-            if welcome.contains(&said.entry.author) && !doubtful(said) {
+            if welcome.contains(&said.entry.author) && !contested(said) {
                 welcome.insert(said.subject);
             }
         }
@@ -63,43 +63,43 @@ fn welcome(held: &[Arc<Held>]) -> BTreeSet<PeerId> {
 }
 
 fn sure(held: &[Arc<Held>]) -> Vec<Sure<'_>> {
-    if !held.iter().any(|said| matches!(said.what, VerdictKind::Revoked { .. })) {
+    if !held.iter().any(|said| matches!(said.what, ChangeKind::Revoked { .. })) {
         return Vec::new();
     }
-    let doubted = |author: &PeerId| {
-        held.iter().any(|said| said.subject == *author && matches!(said.what, VerdictKind::Revoked { .. }))
+    let contested_author = |author: &PeerId| {
+        held.iter().any(|said| said.subject == *author && matches!(said.what, ChangeKind::Revoked { .. }))
     };
     let welcome = welcome(held);
     held.iter()
-        .filter(|said| !doubted(&said.entry.author) && welcome.contains(&said.entry.author))
+        .filter(|said| !contested_author(&said.entry.author) && welcome.contains(&said.entry.author))
         .filter_map(|said| match &said.what {
-            VerdictKind::Revoked { marks, left: false } => Some(Sure {
+            ChangeKind::Revoked { cutoffs, left: false } => Some(Sure {
                 by: said.entry.author,
                 subject: said.subject,
                 generation: said.entry.entry.generation,
                 hash: said.entry.hash,
-                marks,
+                cutoffs,
             }),
-            VerdictKind::Revoked { .. } | VerdictKind::Approved { .. } => None,
+            ChangeKind::Revoked { .. } | ChangeKind::Approved { .. } => None,
         })
         .collect()
 }
 
 impl Checks {
-    /// The verdicts on a disk, each read once for all peers that hold it.
+    /// The membership changes on a disk, each read once for all peers that hold it.
     fn held(&mut self, disk: &MemDisk) -> Vec<Arc<Held>> {
-        disk.scan(Space::Trust, vec![], vec![255; 33]).filter_map(|(key, value)| self.verdict(key, value)).collect()
+        disk.scan(Space::Trust, vec![], vec![255; 33]).filter_map(|(key, value)| self.change(key, value)).collect()
     }
 
-    fn verdict(&mut self, key: &[u8], value: &Bytes) -> Option<Arc<Held>> {
-        if let Some(held) = self.verdicts.get(key).filter(|held| held.row == value) {
+    fn change(&mut self, key: &[u8], value: &Bytes) -> Option<Arc<Held>> {
+        if let Some(held) = self.changes.get(key).filter(|held| held.row == value) {
             return Some(held.clone());
         }
         let entry = SignedEntry::from_stored(value)?;
-        let verdict: Verdict = entry.record()?;
-        let held = Held { row: value.clone(), subject: verdict.subject.peer_id(), what: verdict.what, entry };
+        let change: MembershipChange = entry.record()?;
+        let held = Held { row: value.clone(), subject: change.subject.peer_id(), what: change.what, entry };
         let held = Arc::new(held);
-        self.verdicts.insert(key.to_vec(), held.clone());
+        self.changes.insert(key.to_vec(), held.clone());
         Some(held)
     }
 
@@ -124,7 +124,7 @@ impl Checks {
             let welcome_again = held.iter().any(|said| {
                 said.subject == revocation.subject
                     && said.entry.entry.generation > revocation.generation
-                    && matches!(&said.what, VerdictKind::Approved { after, .. } if after.iter().any(|hash| later.contains(hash)))
+                    && matches!(&said.what, ChangeKind::Approved { after, .. } if after.iter().any(|hash| later.contains(hash)))
             });
             if !welcome_again {
                 let number =
@@ -136,7 +136,7 @@ impl Checks {
         self.s5_no_void_entry_in_force(now, peer, members, &held, &sure);
     }
 
-    /// **S5** no void entry is in force anywhere that holds the revocation: whoever belongs was let in by somebody's word
+    /// **S5** no void entry is in force anywhere that holds the revocation: whoever belongs was approved by somebody's word
     /// that stands.
     fn s5_no_void_entry_in_force(
         &mut self,
@@ -149,15 +149,15 @@ impl Checks {
         let void = |said: &Held| {
             sure.iter().any(|revocation| {
                 let place = said.entry.place();
-                // (Of lives that it does not name we say nothing: they may be newer than it.)
-                let mark = revocation.marks.iter().find(|(life, _)| *life == place.incarnation);
-                revocation.subject == said.entry.author && mark.is_some_and(|(_, seq)| place.seq > *seq)
+                // (Of incarnations that it does not name we say nothing: they may be newer than it.)
+                let cutoff = revocation.cutoffs.iter().find(|(incarnation, _)| *incarnation == place.incarnation);
+                revocation.subject == said.entry.author && cutoff.is_some_and(|(_, seq)| place.seq > *seq)
             })
         };
         for member in members {
             let approvals: Vec<bool> = held
                 .iter()
-                .filter(|said| said.subject == *member && matches!(said.what, VerdictKind::Approved { .. }))
+                .filter(|said| said.subject == *member && matches!(said.what, ChangeKind::Approved { .. }))
                 .map(|said| void(said))
                 .collect();
             // The founder has none.
@@ -181,18 +181,18 @@ impl Checks {
         }
     }
 
-    /// **S5** whoever says that it does not belong any more has on its disk that it was thrown out, or that somebody was:
-    /// perhaps the one who let it in.
+    /// **S5** whoever says that it does not belong any more has on its disk that it was removed, or that somebody was:
+    /// perhaps the one who approved it.
     pub(crate) fn s5_own_revocation_is_durable(&mut self, now: u64, peer: usize) {
         if self.thrown_out[peer].is_empty() {
             self.fail("S5", now, || format!("p{peer} says that it was revoked before its disk holds that"));
         }
     }
 
-    /// A verdict became durable.
-    pub(super) fn on_verdict(&mut self, peer: usize, key: &[u8], value: &Bytes) {
-        if let Some(held) = self.verdict(key, value)
-            && matches!(held.what, VerdictKind::Revoked { .. })
+    /// A membership change became durable.
+    pub(super) fn on_change(&mut self, peer: usize, key: &[u8], value: &Bytes) {
+        if let Some(held) = self.change(key, value)
+            && matches!(held.what, ChangeKind::Revoked { .. })
         {
             self.thrown_out[peer].insert(held.subject);
         }

@@ -40,8 +40,8 @@ impl Stage<'_> {
         let members = self.members();
         let told = self.all_ended(&made, &members)?;
         for call in told.values() {
-            let doubt = if call["confirmed"] == true { "" } else { " (unconfirmed)" };
-            *self.measured.endings.entry(format!("{}{doubt}", text(call, "state"))).or_default() += 1;
+            let unconfirmed = if call["confirmed"] == true { "" } else { " (unconfirmed)" };
+            *self.measured.endings.entry(format!("{}{unconfirmed}", text(call, "state"))).or_default() += 1;
         }
         self.all_agree(&made, &members)?;
         super::pause(STRAGGLERS)?;
@@ -57,7 +57,7 @@ impl Stage<'_> {
             told_truly(call, told.get(&call.id), &runs, knows)?;
         }
         for (index, peer) in self.peers.iter_mut().enumerate() {
-            reigns(&peer.spec.name, &peer.log(), self.set_back.contains(&index))?;
+            epochs_led(&peer.spec.name, &peer.log(), self.set_back.contains(&index))?;
             if let Some(status) = peer.exited()
                 && !self.silent.contains(&index)
             {
@@ -200,7 +200,7 @@ fn told_truly(call: &Made, told: Option<&Value>, runs: &Runs, target_knows: bool
         ("expired" | "cancelled" | "denied", true) if !ran.is_empty() => {
             Err(broken("S6", format!("ran {} times: {told}", ran.len())))
         }
-        // The target is there, has had time to say what it did, and was not set back to a state before that.
+        // The target is there, has had time to say what it did, and was not rolled back to a state before that.
         ("expired" | "cancelled" | "denied" | "undeliverable", false) if !ran.is_empty() && target_knows => {
             Err(broken("S8", format!("ran {} times, and was never put right: {told}", ran.len())))
         }
@@ -208,21 +208,21 @@ fn told_truly(call: &Made, told: Option<&Value>, runs: &Runs, target_knows: bool
     }
 }
 
-/// S1 and S2, from a peer's log: a reign is of one life, and nobody ever goes back to an older one, but whose home was set
+/// S1 and S2, from a peer's log: an epoch is of one incarnation, and nobody ever goes back to an older one, but whose home was set
 /// back, when it starts.
-fn reigns(name: &str, log: &str, set_back: bool) -> Result<(), Fail> {
+fn epochs_led(name: &str, log: &str, set_back: bool) -> Result<(), Fail> {
     let mut led: BTreeMap<u64, usize> = BTreeMap::new();
-    let (mut life, mut highest) = (0, 0);
+    let (mut boot, mut highest) = (0, 0);
     for line in log.lines() {
         if line == START_MARK {
-            life += 1;
+            boot += 1;
             highest = if set_back { 0 } else { highest };
         }
         let Ok(event) = serde_json::from_str::<Value>(line) else { continue };
         let fields = &event["fields"];
         let epoch = fields["epoch"].as_u64().unwrap_or_default();
         match text(fields, "message") {
-            // Another mesh counts its own reigns.
+            // Another mesh counts its own epochs.
             "joined a mesh" => {
                 highest = 0;
                 led.clear();
@@ -232,8 +232,8 @@ fn reigns(name: &str, log: &str, set_back: bool) -> Result<(), Fail> {
                     return Err(broken("S2", format!("{name} went back from epoch {highest} to {epoch}")));
                 }
                 highest = epoch;
-                if fields["leads"] == true && *led.entry(epoch).or_insert(life) != life {
-                    return Err(broken("S1", format!("{name} led epoch {epoch} in two lives")));
+                if fields["leads"] == true && *led.entry(epoch).or_insert(boot) != boot {
+                    return Err(broken("S1", format!("{name} led epoch {epoch} in two incarnations")));
                 }
             }
             _ => {}
@@ -320,11 +320,11 @@ mod tests {
     }
 
     #[test]
-    fn reigns_are_of_one_life_and_never_older() {
+    fn epochs_are_of_one_boot_and_never_older() {
         let event = |message: &str, epoch: u64, leads: bool| {
             json!({ "fields": { "message": message, "epoch": epoch, "leads": leads } }).to_string()
         };
-        let check = |lines: &[String]| promise(reigns("one", &lines.join("\n"), false));
+        let check = |lines: &[String]| promise(epochs_led("one", &lines.join("\n"), false));
         let (start, changed) = (START_MARK.to_owned(), |epoch, leads| event("gateway changed", epoch, leads));
         assert_eq!(
             check(&[start.clone(), changed(1, true), changed(0, false), changed(2, false), changed(3, true)]),

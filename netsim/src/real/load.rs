@@ -39,7 +39,7 @@ pub(super) type SharedBook = Arc<Mutex<Book>>;
 
 /// A call as it is asked for.
 #[derive(Debug, Clone)]
-pub(super) struct Wish {
+pub(super) struct Asked {
     /// Index of the origin, and its door.
     pub(super) origin: usize,
     /// The origin's socket.
@@ -57,8 +57,8 @@ pub(super) struct Wish {
 }
 
 /// Makes one call and writes down what came of it.
-pub(super) fn make(wish: &Wish, book: &SharedBook) -> io::Result<Answer> {
-    let Wish { origin, socket, target, node, tool, ttl_s, key } = wish;
+pub(super) fn make(asked: &Asked, book: &SharedBook) -> io::Result<Answer> {
+    let Asked { origin, socket, target, node, tool, ttl_s, key } = asked;
     let body = json!({ "node": node, "tool": tool, "arguments": {}, "ttl_s": ttl_s });
     let answer = ask(socket, "POST", "calls", Some(&body), key.as_deref());
     let mut book = book.lock().unwrap_or_else(PoisonError::into_inner);
@@ -78,20 +78,20 @@ pub(super) struct Load {
 }
 
 impl Load {
-    /// Each list of wishes is made in turn, `rate` a second, by a thread of its own.
-    pub(super) fn new(lists: Vec<Vec<Wish>>, rate: u32, book: &SharedBook) -> Self {
+    /// Each list of calls is made in turn, `rate` a second, by a thread of its own.
+    pub(super) fn new(lists: Vec<Vec<Asked>>, rate: u32, book: &SharedBook) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let step = Duration::from_secs(1) / rate.max(1);
-        let feed = |list: Vec<Wish>| {
+        let feed = |list: Vec<Asked>| {
             let (stop, book) = (stop.clone(), book.clone());
             std::thread::spawn(move || {
                 let mut next = now();
-                for wish in list.iter().cycle() {
+                for asked in list.iter().cycle() {
                     if stop.load(Ordering::Relaxed) {
                         return;
                     }
                     // Whatever comes of it is in the book.
-                    let _ = make(wish, &book);
+                    let _ = make(asked, &book);
                     // A door that was slow for a while is not flooded afterwards.
                     next = (next + step).max(now());
                     std::thread::sleep(next.saturating_duration_since(now()));

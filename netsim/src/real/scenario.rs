@@ -46,9 +46,9 @@ fn settle_s() -> f64 {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct PeerSpec {
-    /// By what the steps call it, and its first handle unless `handle` says otherwise.
+    /// By what the steps call it, and its first name unless `handle` says otherwise.
     pub(super) name: String,
-    /// The handle that it asks for.
+    /// The name that it asks for.
     pub(super) handle: Option<String>,
     /// `node.class`.
     #[serde(default = "desktop")]
@@ -73,7 +73,7 @@ pub(super) struct PeerSpec {
 }
 
 impl PeerSpec {
-    /// The handle that it asks for.
+    /// The name that it asks for.
     pub(super) fn handle(&self) -> &str {
         self.handle.as_deref().unwrap_or(&self.name)
     }
@@ -166,7 +166,7 @@ pub(super) enum Step {
     Call {
         from: String,
         to: String,
-        /// The name by which the device is asked for; else its handle as it stands in the scenario.
+        /// The name by which the device is asked for; else its name as it stands in the scenario.
         node: Option<String>,
         #[serde(default = "append")]
         tool: String,
@@ -188,9 +188,9 @@ pub(super) enum Step {
         #[serde(default = "owner")]
         tier: String,
     },
-    /// A device asks at `at` to be let in.
-    Knock { who: String, at: String },
-    /// Lets it in, under this handle if given. With `or_not`, a door that says no is as good: it has moved on.
+    /// A device asks at `at` to be approved.
+    AskToJoin { who: String, at: String },
+    /// Approves it, under this name if given. With `or_not`, a door that says no is as good: it has moved on.
     Approve {
         who: String,
         at: String,
@@ -237,7 +237,7 @@ pub(super) enum Step {
         #[serde(default = "patience_s")]
         within_s: f64,
     },
-    /// These have these handles, in any order, at each of `at` (else at all members that run).
+    /// These have these names, in any order, at each of `at` (else at all members that run).
     Handles { who: Vec<String>, are: Vec<String>, at: Option<Vec<String>> },
     /// The call never ran, and after a while still has not.
     NeverRan { call: String },

@@ -23,7 +23,7 @@ const SETUP_WITHIN: Duration = Duration::from_secs(30);
 const WATCHED: Duration = Duration::from_millis(500);
 
 /// A gateway's peer id and epoch.
-pub(super) type Reign = (String, u64);
+pub(super) type Leadership = (String, u64);
 
 /// What was measured.
 #[derive(Debug, Clone, Default)]
@@ -58,14 +58,14 @@ pub(super) struct Stage<'a> {
     pub(super) out: BTreeSet<usize>,
     /// Frozen, or told to stop.
     pub(super) silent: BTreeSet<usize>,
-    /// Those whose home was set back: what they did before, they cannot know.
+    /// Those whose home was rolled back: what they did before, they cannot know.
     pub(super) set_back: BTreeSet<usize>,
     /// Whether nobody has looked since then who leads.
     pub(super) unsettled: bool,
     /// The last step saw one gateway followed by all members.
     just_settled: bool,
     /// The gateway that was settled on last.
-    pub(super) settled: Option<Reign>,
+    pub(super) settled: Option<Leadership>,
     pub(super) names: BTreeMap<String, usize>,
     pub(super) calls: BTreeMap<String, Made>,
 }
@@ -207,7 +207,7 @@ impl<'a> Stage<'a> {
     // --- looking ---
 
     /// The gateway that all of these follow, when it is one of them.
-    pub(super) fn agreed(&self, who: &[usize]) -> Option<Reign> {
+    pub(super) fn agreed(&self, who: &[usize]) -> Option<Leadership> {
         let mut named = who.iter().map(|peer| self.peers[*peer].gateway());
         let first = named.next()??;
         let one = named.all(|other| other.as_ref() == Some(&first));
@@ -220,8 +220,8 @@ impl<'a> Stage<'a> {
         who: &[usize],
         old: Option<&str>,
         within: Duration,
-    ) -> Result<Option<(Reign, Instant)>, Fail> {
-        let mut since_when: Option<(Reign, Instant)> = None;
+    ) -> Result<Option<(Leadership, Instant)>, Fail> {
+        let mut since_when: Option<(Leadership, Instant)> = None;
         wait_for(within + SETTLED_FOR, || {
             let looked = now();
             let agreed = self.agreed(who).filter(|(id, _)| Some(id.as_str()) != old);

@@ -6,7 +6,7 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use super::http::text;
-use super::load::{Load, Made, Wish, make};
+use super::load::{Asked, Load, Made, make};
 use super::network::QUIC_PORT;
 use super::peer::since;
 use super::relay::Weather;
@@ -132,7 +132,7 @@ impl Stage<'_> {
             Step::Join { who, at, tier } => {
                 self.join(self.who(who)?, self.who(at)?, tier)?;
             }
-            Step::Knock { who, at } => {
+            Step::AskToJoin { who, at } => {
                 let (peer, at) = (self.who(who)?, self.who(at)?);
                 let address = format!("{}:{QUIC_PORT}", self.network.address(at));
                 self.peers[peer].order("POST", "join", Some(&json!({ "address": address })))?;
@@ -258,8 +258,8 @@ impl Stage<'_> {
         Ok(())
     }
 
-    fn wish(&self, origin: usize, target: usize, tool: &str, ttl_s: f64) -> Wish {
-        Wish {
+    fn asked(&self, origin: usize, target: usize, tool: &str, ttl_s: f64) -> Asked {
+        Asked {
             origin,
             socket: self.peers[origin].socket(),
             target,
@@ -272,7 +272,7 @@ impl Stage<'_> {
 
     fn start_load(&mut self, from: &[String], to: &[String], rate: u32, tool: &str, ttl_s: f64) -> Result<(), Fail> {
         let (from, to) = (self.all(from)?, self.all(to)?);
-        let list = |origin: usize| to.iter().map(|target| self.wish(origin, *target, tool, ttl_s)).collect();
+        let list = |origin: usize| to.iter().map(|target| self.asked(origin, *target, tool, ttl_s)).collect();
         let lists = from.into_iter().map(list).collect();
         self.load = Some(Load::new(lists, rate, &self.book));
         Ok(())
@@ -281,15 +281,15 @@ impl Stage<'_> {
     fn make_call(&mut self, step: &Step) -> Result<(), Fail> {
         let Step::Call { from, to, node, tool, ttl_s, key, r#as, refused } = step else { return Ok(()) };
         let (origin, target) = (self.who(from)?, self.who(to)?);
-        let mut wish = self.wish(origin, target, tool, *ttl_s);
+        let mut asked = self.asked(origin, target, tool, *ttl_s);
         if let Some(node) = node {
-            node.clone_into(&mut wish.node);
+            node.clone_into(&mut asked.node);
         }
-        wish.key.clone_from(key);
+        asked.key.clone_from(key);
         let mut trouble = None;
         // What a device offers comes a moment after the device itself.
         let answer = wait_for(CATALOGUE_WITHIN, || {
-            let answer = make(&wish, &self.book);
+            let answer = make(&asked, &self.book);
             let early = refused.is_none() && answer.as_ref().is_ok_and(|answer| answer.text("code") == "unknown_tool");
             if early { None } else { answer.map_err(|error| trouble = Some(error)).ok() }
         })?;
@@ -361,7 +361,7 @@ impl Stage<'_> {
             }))
         });
         match agree {
-            Err(Fail::Broken { .. }) => Err(broken("S10", format!("the handles are {are:?} everywhere: {seen:?}"))),
+            Err(Fail::Broken { .. }) => Err(broken("S10", format!("the names are {are:?} everywhere: {seen:?}"))),
             other => other,
         }
     }

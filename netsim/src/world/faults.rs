@@ -15,7 +15,7 @@ use crate::trace::{Being, Mark};
 /// A machine without a clock of its own believes that it is the day it was built.
 const CLOCKLESS_MS: i64 = 10 * 365 * 24 * 3_600 * 1_000;
 
-/// A run that began so long ago has put a mark into its target's log (after 200 ms), and slow disks have synced it.
+/// A run that began so long ago has put a checkpoint into its target's log (after 200 ms), and slow disks have synced it.
 const HEARD_US: u64 = 1_200 * MS;
 
 impl World {
@@ -60,9 +60,9 @@ impl World {
                 if self.peers[peer].awake() {
                     self.note_takeover(peer, true);
                     self.command(peer, Purpose::Stop(down_us), Command::Stop);
-                    let life = self.peers[peer].life;
+                    let boot = self.peers[peer].boot;
                     // The shell does not wait for ever (mesh-protocol.md §4, Shutdown).
-                    self.at(150 * MS, Event::Exit { peer, life, down_us });
+                    self.at(150 * MS, Event::Exit { peer, boot, down_us });
                 }
             }
             Fault::Suspend { peer, for_us } => self.freeze(peer, for_us),
@@ -106,7 +106,7 @@ impl World {
     }
 
     /// Power fails and the last backup is played back. What the peer had promised since is lost: what it obeyed, forgot and
-    /// told before is not held against its new life, and receipts that it gave since are void. Where its own store does not
+    /// told before is not held against its new incarnation, and receipts that it gave since are void. Where its own store does not
     /// tell it, something is promised only if the others can, and no call was in hand (README, what is assumed); else the plan
     /// is not carried out.
     fn restore(&mut self, peer: usize, down_us: u64, unnoticed: bool) {
@@ -114,7 +114,7 @@ impl World {
             return;
         }
         let Some((since, backup)) = self.peers[peer].backup.take() else { return };
-        if unnoticed && (node::is_in_hand(&backup, self.peers[peer].id) || !self.others_heard(peer, since)) {
+        if unnoticed && (node::is_in_hand(&backup, self.peers[peer].id) || !self.others_received(peer, since)) {
             return;
         }
         self.crash(peer, down_us);
@@ -130,7 +130,7 @@ impl World {
     }
 
     /// Whether all that ran at a peer since its backup began long enough before it was alone for the others to hear of it.
-    fn others_heard(&self, peer: usize, since: u64) -> bool {
+    fn others_received(&self, peer: usize, since: u64) -> bool {
         let runs = self.checks.runs.values().filter(|run| run.peer == peer && run.at >= since);
         runs.map(|run| run.at).all(|at| at + HEARD_US <= self.split_at)
     }

@@ -12,7 +12,7 @@ use mesh_core::ids::{Attempt, Hash, NodeId, PeerId, ReqId};
 use mesh_core::io::{CmdId, Command, Input, Output, SessionId, TxnId};
 
 mod faults;
-mod life;
+mod lifecycle;
 mod phases;
 mod shell;
 
@@ -51,7 +51,7 @@ pub(crate) enum State {
     Down,
     /// It is.
     Running,
-    /// It was thrown out and will not come back.
+    /// It was removed and will not come back.
     Gone,
 }
 
@@ -65,8 +65,8 @@ pub(crate) struct Sim {
     disk: MemDisk,
     pub(crate) state: State,
     node: Option<Node>,
-    /// Starts so far; events of an earlier life are void.
-    pub(crate) life: u64,
+    /// Starts so far; events of an earlier incarnation are void.
+    pub(crate) boot: u64,
     /// Frozen until then, if later than now.
     pub(crate) frozen_until: u64,
     held: Vec<Input>,
@@ -128,22 +128,22 @@ impl Sim {
 pub(crate) enum Event {
     Wake {
         peer: usize,
-        life: u64,
+        boot: u64,
         at: u64,
     },
     Synced {
         peer: usize,
-        life: u64,
+        boot: u64,
         txn: TxnId,
     },
     Input {
         peer: usize,
-        life: u64,
+        boot: u64,
         input: Box<Input>,
     },
     ToolDone {
         peer: usize,
-        life: u64,
+        boot: u64,
         id: ReqId,
         attempt: Attempt,
         ending: Ending,
@@ -177,16 +177,16 @@ pub(crate) enum Event {
     },
     CloseUntrusted {
         peer: usize,
-        life: u64,
+        boot: u64,
     },
     Crash {
         peer: usize,
-        life: u64,
+        boot: u64,
         down_us: u64,
     },
     Exit {
         peer: usize,
-        life: u64,
+        boot: u64,
         down_us: u64,
     },
     Boot(usize),
@@ -197,7 +197,7 @@ pub(crate) enum Event {
     },
     Thaw {
         peer: usize,
-        life: u64,
+        boot: u64,
     },
     Join(usize),
     Fault(usize),
@@ -284,7 +284,7 @@ pub(crate) struct Stats {
     pub(crate) endings: BTreeMap<String, u64>,
     /// Times to settle after the faults and after the healing.
     pub(crate) settle_us: Vec<u64>,
-    pub(crate) reigns: u64,
+    pub(crate) epochs_led: u64,
     /// Undisturbed changes of leader: whether the old one was asked to stop, class of the new one, how long nobody led.
     pub(crate) takeovers: Vec<(bool, u8, u64)>,
 }
@@ -376,7 +376,7 @@ impl World {
                 disk: MemDisk::default(),
                 state: State::Absent,
                 node: None,
-                life: 0,
+                boot: 0,
                 frozen_until: 0,
                 held: Vec::new(),
                 mono_ms: dice.range(0..=10_000_000),
@@ -443,8 +443,8 @@ impl World {
         }
     }
 
-    /// The handle that a peer asks for.
-    fn wanted_handle(&self, peer: usize) -> NodeId {
+    /// The name that a peer asks for.
+    fn wanted_name(&self, peer: usize) -> NodeId {
         NodeId::slug(&format!("device {}", self.peers[peer].plan.named_like.unwrap_or(peer)))
     }
 
@@ -474,14 +474,14 @@ impl World {
 
     fn handle(&mut self, event: Event) {
         match event {
-            Event::Wake { peer, life, at } => self.wake(peer, life, at),
-            Event::Synced { peer, life, txn } => self.synced(peer, life, txn),
-            Event::Input { peer, life, input } => {
-                if self.peers[peer].life == life {
+            Event::Wake { peer, boot, at } => self.wake(peer, boot, at),
+            Event::Synced { peer, boot, txn } => self.synced(peer, boot, txn),
+            Event::Input { peer, boot, input } => {
+                if self.peers[peer].boot == boot {
                     self.input(peer, *input);
                 }
             }
-            Event::ToolDone { peer, life, id, attempt, ending } => self.tool_done(peer, life, id, attempt, ending),
+            Event::ToolDone { peer, boot, id, attempt, ending } => self.tool_done(peer, boot, id, attempt, ending),
             Event::Deliver { key, end, conn, frame } => self.deliver(key, end, conn, *frame),
             Event::Detect { key, conn, end } => self.detect(key, conn, end),
             Event::LinkUp { key, conn, end } => self.link_up(key, conn, end),
@@ -489,25 +489,25 @@ impl World {
             Event::Register(node) => self.try_register(node),
             Event::Goodbye { gateway, node, id } => self.goodbye(gateway, node, id),
             Event::Moved { node, id } => self.moved(node, id),
-            Event::CloseUntrusted { peer, life } => {
-                if self.peers[peer].life == life {
+            Event::CloseUntrusted { peer, boot } => {
+                if self.peers[peer].boot == boot {
                     self.close_untrusted(peer);
                 }
             }
-            Event::Crash { peer, life, down_us } => {
-                if self.peers[peer].life == life {
+            Event::Crash { peer, boot, down_us } => {
+                if self.peers[peer].boot == boot {
                     self.crash(peer, down_us);
                 }
             }
-            Event::Exit { peer, life, down_us } => {
-                if self.peers[peer].life == life {
+            Event::Exit { peer, boot, down_us } => {
+                if self.peers[peer].boot == boot {
                     self.exit(peer, down_us);
                 }
             }
             Event::Boot(peer) => self.boot(peer),
             Event::ClockFound { peer, by_ms } => self.peers[peer].wall_off_ms += by_ms,
-            Event::Thaw { peer, life } => {
-                if self.peers[peer].life == life {
+            Event::Thaw { peer, boot } => {
+                if self.peers[peer].boot == boot {
                     self.thaw(peer);
                 }
             }

@@ -35,7 +35,7 @@ impl World {
                 let view = self.peers[origin].node.as_ref().map(Node::view);
                 let named = view
                     .and_then(|view| view.nodes.iter().find(|node| node.peer == id).map(|node| node.node_id.clone()));
-                named.unwrap_or_else(|| self.wanted_handle(target)).to_string()
+                named.unwrap_or_else(|| self.wanted_name(target)).to_string()
             }
         };
         let text = format!("{{\"n\":{}}}", ask.argument);
@@ -131,7 +131,7 @@ impl World {
         self.dirty = true;
     }
 
-    /// Who counts for the election: running, and not thrown out.
+    /// Who counts for the election: running, and not removed.
     pub(super) fn member(&self, peer: usize) -> bool {
         self.peers[peer].awake() && !self.peers[peer].revoked
     }
@@ -341,16 +341,17 @@ impl World {
             }
             let target = self.index_of(&told.target);
             if target.is_some_and(|target| self.peers[target].awake() && !self.trusts(target, accepted.origin)) {
-                // Its origin was thrown out and does not know it: nobody can tell it anything any more.
+                // Its origin was removed and does not know it: nobody can tell it anything any more.
                 continue;
             }
             // A target that was restored from a backup since has nothing to say about it.
-            let same_life = |target: usize| {
-                let life = self.peers[target].node.as_ref().map(|node| node.view().incarnation);
-                told.life.is_none() || told.life == life
+            let same_incarnation = |target: usize| {
+                let boot = self.peers[target].node.as_ref().map(|node| node.view().incarnation);
+                told.incarnation.is_none() || told.incarnation == boot
             };
-            let target_there = target
-                .is_some_and(|target| self.member(target) && self.trusts(accepted.origin, target) && same_life(target));
+            let target_there = target.is_some_and(|target| {
+                self.member(target) && self.trusts(accepted.origin, target) && same_incarnation(target)
+            });
             // Nor has one that has forgotten it, when its origin was away for all of that time; and what it says after the
             // origin's books are closed changes nothing.
             let closed = sim.node.as_ref().is_some_and(|node| node.open_call(id).is_none());
@@ -425,7 +426,7 @@ impl World {
     }
 
     /// **L4**, as far as people can see it: two seconds after the last call ended at its origin, what the origin's book
-    /// says of a call, confirmed, every member's book that knows the call says too. Of a target that was thrown out one
+    /// says of a call, confirmed, every member's book that knows the call says too. Of a target that was removed one
     /// half may have heard its own word and the other the origin's: the ending is the same, but not whether it is confirmed;
     /// and a member that is no owner may not say again what it alone has heard.
     pub(super) fn l4_books_agree(&mut self) {
@@ -441,7 +442,7 @@ impl World {
                 continue;
             }
             for peer in (0..self.peers.len()).filter(|peer| self.member(*peer)) {
-                // What somebody wrote after being thrown out does not reach those who hold that.
+                // What somebody wrote after being removed does not reach those who hold that.
                 let hears = |other: usize| self.trusts(peer, other) && self.trusts(other, peer);
                 let hears = |other: usize| other == peer || hears(other);
                 let target_is_in = target.is_some_and(hears);

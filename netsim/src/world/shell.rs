@@ -80,13 +80,13 @@ impl World {
             return;
         }
         self.peers[peer].wake_at = Some(due);
-        let life = self.peers[peer].life;
-        self.at(due - self.now, Event::Wake { peer, life, at: due });
+        let boot = self.peers[peer].boot;
+        self.at(due - self.now, Event::Wake { peer, boot, at: due });
     }
 
-    pub(super) fn wake(&mut self, peer: usize, life: u64, at: u64) {
+    pub(super) fn wake(&mut self, peer: usize, boot: u64, at: u64) {
         let sim = &mut self.peers[peer];
-        if sim.life != life || sim.wake_at != Some(at) || sim.state != State::Running || sim.frozen() {
+        if sim.boot != boot || sim.wake_at != Some(at) || sim.state != State::Running || sim.frozen() {
             return;
         }
         sim.wake_at = None;
@@ -117,9 +117,9 @@ impl World {
                 Output::Invoke(invocation) => self.invoke(peer, &invocation),
                 Output::Kill(id, attempt) => {
                     if self.peers[peer].tools.contains(&(id, attempt)) {
-                        let life = self.peers[peer].life;
+                        let boot = self.peers[peer].boot;
                         let delay = self.dice.range(0..=20 * MS);
-                        self.at(delay, Event::ToolDone { peer, life, id, attempt, ending: Ending::Cancelled });
+                        self.at(delay, Event::ToolDone { peer, boot, id, attempt, ending: Ending::Cancelled });
                     }
                 }
                 Output::Fetch { hash, from, .. } => {
@@ -144,8 +144,8 @@ impl World {
     }
 
     pub(super) fn input_later(&mut self, peer: usize, delay: u64, input: Input) {
-        let life = self.peers[peer].life;
-        self.at(delay, Event::Input { peer, life, input: Box::new(input) });
+        let boot = self.peers[peer].boot;
+        self.at(delay, Event::Input { peer, boot, input: Box::new(input) });
     }
 
     pub(super) fn send_out(&mut self, peer: usize, to: &PeerId, frame: Frame) {
@@ -159,7 +159,7 @@ impl World {
         if let Frame::Answer(answer) = &frame
             && matches!(
                 answer.what,
-                AnswerKind::Fenced(_) | AnswerKind::Refused(_) | AnswerKind::Running { .. } | AnswerKind::Ended(_)
+                AnswerKind::Fenced(_) | AnswerKind::Rejected(_) | AnswerKind::Running { .. } | AnswerKind::Ended(_)
             )
         {
             self.checks.not_obeyed(peer, answer.id, answer.attempt, *to);
@@ -175,14 +175,14 @@ impl World {
         if self.peers[peer].full_until > self.now {
             // A write that fails is the end of the process, and a new one reads what is really there.
             self.trace.story(self.now, || format!("p{peer}'s disk is full"));
-            let (life, down_us) = (self.peers[peer].life, self.peers[peer].full_until - self.now);
-            self.at(0, Event::Crash { peer, life, down_us });
+            let (boot, down_us) = (self.peers[peer].boot, self.peers[peer].full_until - self.now);
+            self.at(0, Event::Crash { peer, boot, down_us });
             return;
         }
         let waited = batch.sync;
-        let verdicts = batch.writes.iter().any(|write| write.space == Space::Trust);
+        let changes = batch.writes.iter().any(|write| write.space == Space::Trust);
         self.peers[peer].disk.commit(txn, batch);
-        if verdicts {
+        if changes {
             let sim = &self.peers[peer];
             self.checks.s10_revocation_not_undone(self.now, peer, &sim.trusted, &sim.disk);
         }
@@ -198,15 +198,15 @@ impl World {
             let (low, high) = sim.plan.fsync_us;
             let stall = std::mem::take(&mut sim.stall_us);
             sim.stalled_until = self.now + stall;
-            let life = sim.life;
+            let boot = sim.boot;
             let odd = if self.dice.chance(3) { self.dice.range(20 * MS..=300 * MS) } else { 0 };
             let delay = self.dice.range(low..=high) + stall + odd;
-            self.at(delay, Event::Synced { peer, life, txn });
+            self.at(delay, Event::Synced { peer, boot, txn });
         }
     }
 
-    pub(super) fn synced(&mut self, peer: usize, life: u64, txn: TxnId) {
-        if self.peers[peer].life != life || self.peers[peer].disk.syncing != Some(txn) {
+    pub(super) fn synced(&mut self, peer: usize, boot: u64, txn: TxnId) {
+        if self.peers[peer].boot != boot || self.peers[peer].disk.syncing != Some(txn) {
             return;
         }
         let batches = self.peers[peer].disk.end_sync(txn);
@@ -287,11 +287,11 @@ impl World {
             _ => self.dice.range(0..=2_500 * MS),
         };
         let ending = if self.dice.chance(60) { Ending::Failed } else { Ending::Done };
-        let life = self.peers[peer].life;
+        let boot = self.peers[peer].boot;
         if self.dice.chance(300) {
             self.input_later(peer, runs_for / 2, Input::ToolProgress(id, attempt, "half".into()));
         }
-        self.at(runs_for, Event::ToolDone { peer, life, id, attempt, ending });
+        self.at(runs_for, Event::ToolDone { peer, boot, id, attempt, ending });
         self.armed(peer, Near::Invoke);
     }
 
@@ -312,13 +312,13 @@ impl World {
         }
     }
 
-    pub(super) fn tool_done(&mut self, peer: usize, life: u64, id: ReqId, attempt: Attempt, ending: Ending) {
-        if self.peers[peer].life != life || !self.peers[peer].tools.contains(&(id, attempt)) {
+    pub(super) fn tool_done(&mut self, peer: usize, boot: u64, id: ReqId, attempt: Attempt, ending: Ending) {
+        if self.peers[peer].boot != boot || !self.peers[peer].tools.contains(&(id, attempt)) {
             return;
         }
         if self.peers[peer].frozen() {
             let delay = self.peers[peer].frozen_until.saturating_sub(self.now) + self.dice.range(0..=10 * MS);
-            self.at(delay, Event::ToolDone { peer, life, id, attempt, ending });
+            self.at(delay, Event::ToolDone { peer, boot, id, attempt, ending });
             return;
         }
         self.peers[peer].tools.remove(&(id, attempt));
@@ -346,18 +346,18 @@ impl World {
             Fact::Gateway(epoch) => self.gateway_changed(peer, epoch),
             Fact::Trust => {
                 self.refresh_trust(peer);
-                let life = self.peers[peer].life;
+                let boot = self.peers[peer].boot;
                 let delay = self.dice.range(MS..=150 * MS);
-                self.at(delay, Event::CloseUntrusted { peer, life });
+                self.at(delay, Event::CloseUntrusted { peer, boot });
             }
             Fact::Revoked => {
                 self.trace.story(self.now, || format!("p{peer} holds its own revocation"));
                 self.checks.s5_own_revocation_is_durable(self.now, peer);
                 self.peers[peer].revoked = true;
                 self.dirty = true;
-                let life = self.peers[peer].life;
+                let boot = self.peers[peer].boot;
                 let delay = self.dice.range(0..=2 * SECOND);
-                self.at(delay, Event::Crash { peer, life, down_us: 0 });
+                self.at(delay, Event::Crash { peer, boot, down_us: 0 });
             }
             Fact::Call(id, row) => {
                 if let CallState::Ended(ending) = row.state
@@ -390,7 +390,7 @@ impl World {
             let (trusted, owner) = (node.members().collect(), node.tier(&self.peers[peer].id) == Some(Tier::Owner));
             let sim = &mut self.peers[peer];
             sim.owner = owner;
-            // One step may bring several verdicts.
+            // One step may bring several membership changes.
             let mut before = std::mem::replace(&mut sim.trusted, trusted);
             sim.trusted_before.append(&mut before);
             self.dirty = true;
@@ -421,9 +421,9 @@ impl World {
                 self.stats.takeovers.push((asked, epoch.class, self.now - since));
                 self.l5_taken_over(peer, asked, epoch.class, self.now - since);
             }
-            self.stats.reigns += 1;
-            let life = self.peers[peer].life;
-            self.checks.s1_one_reign_per_epoch(self.now, peer, life, epoch, &self.peers[peer].disk);
+            self.stats.epochs_led += 1;
+            let boot = self.peers[peer].boot;
+            self.checks.s1_one_leader_per_epoch(self.now, peer, boot, epoch, &self.peers[peer].disk);
         }
         if led && !leads {
             self.close_sessions(peer);
@@ -486,20 +486,20 @@ impl World {
                 self.welcome(newcomer, &welcome);
             }
             (Purpose::Invite(newcomer), Reply::Invited) => {
-                let (key, node_id) = (self.peers[newcomer].key.public_key(), self.wanted_handle(newcomer));
+                let (key, node_id) = (self.peers[newcomer].key.public_key(), self.wanted_name(newcomer));
                 let secret = self.invited[&newcomer];
                 self.input_command_later(peer, Purpose::Redeem(newcomer), Command::Redeem { secret, key, node_id });
             }
             (Purpose::Stop(down_us), _) => {
-                let life = self.peers[peer].life;
-                self.at(0, Event::Exit { peer, life, down_us });
+                let boot = self.peers[peer].boot;
+                self.at(0, Event::Exit { peer, boot, down_us });
             }
             (Purpose::Leave, Reply::Left) => {
                 // The shell would found another mesh; this one sees it no more.
                 self.peers[peer].revoked = true;
                 self.dirty = true;
-                let life = self.peers[peer].life;
-                self.at(0, Event::Crash { peer, life, down_us: 0 });
+                let boot = self.peers[peer].boot;
+                self.at(0, Event::Crash { peer, boot, down_us: 0 });
             }
             (
                 Purpose::Cancel

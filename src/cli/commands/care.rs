@@ -125,7 +125,7 @@ fn alone(client: &Client, failure: &Failure) -> Value {
     let home_check = match std::fs::metadata(home) {
         Ok(data) if data.is_dir() => json!({ "id": "home", "state": "ok", "cause": home, "fix": "" }),
         Ok(_) => {
-            json!({ "id": "home", "state": "error", "cause": format!("{} is not a directory", home.display()), "fix": "say --home DIR" })
+            json!({ "id": "home", "state": "error", "cause": format!("{} is not a directory", home.display()), "fix": "pass --home DIR" })
         }
         Err(_) => {
             json!({ "id": "home", "state": "warn", "cause": format!("{} is not there yet", home.display()), "fix": "the first `sigil up` makes it" })

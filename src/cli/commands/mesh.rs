@@ -17,7 +17,7 @@ pub(super) async fn status(client: &Client, ui: Ui) -> Result<Exit, Failure> {
 
 fn status_text(body: &Value, ui: Ui) -> String {
     let gateway = match body.get("gateway").filter(|gateway| gateway.is_object()) {
-        None => ui.paint(Tone::Waiting, "nobody leads just now; calls are kept until someone does"),
+        None => ui.paint(Tone::Waiting, "no gateway elected; calls are queued until there is one"),
         Some(gateway) => {
             let who = if gateway.get("self") == Some(&Value::Bool(true)) {
                 "this device".to_owned()
@@ -197,7 +197,7 @@ pub(super) async fn pending(client: &Client, ui: Ui) -> Result<Exit, Failure> {
     let body = client.get("/api/v1/pending").await?;
     Ok(show(ui, "sigil.pending/1", body, |body| {
         match items(body) {
-        [] => "No device waits for a yes. One asks with `sigil join --nearby`, or joins at once with a code of `sigil invite`.".to_owned(),
+        [] => "No device awaits approval. One asks with `sigil join --nearby`, or joins at once with a code of `sigil invite`.".to_owned(),
         items => {
             let rows: Vec<_> = items
                 .iter()

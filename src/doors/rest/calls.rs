@@ -77,7 +77,7 @@ pub struct History {
     at: String,
     /// Peer id of whoever did it.
     peer: String,
-    /// Its handle, when it is known here.
+    /// Its name, when it is known here.
     node: Option<String>,
     /// Why.
     reason: String,
@@ -184,7 +184,7 @@ fn addressee(view: &View, node: Option<&str>, tool: &str) -> Result<(String, Too
         }
         (Some(node), None) => (node, tool),
         (None, None) => {
-            return Err(Fault::new(ErrorCode::Invalid, "`node` is missing").hint("give a handle, or `any`"));
+            return Err(Fault::new(ErrorCode::Invalid, "`node` is missing").hint("give a name, or `any`"));
         }
     };
     let tool: ToolName = tool.parse()?;
@@ -195,7 +195,7 @@ fn addressee(view: &View, node: Option<&str>, tool: &str) -> Result<(String, Too
         Ok(Named::Member(node)) => Ok((node.node_id.to_string(), tool)),
         Err(fault) if fault.code == ErrorCode::Ambiguous => Err(fault),
         Ok(Named::Pending(_)) | Err(_) => {
-            // Not known here; what is not even a handle is told so, the rest is for the core to refuse.
+            // Not known here; what is not even a name is told so, the rest is for the core to refuse.
             let node: NodeId = node.parse()?;
             Ok((node.to_string(), tool))
         }
@@ -386,7 +386,7 @@ async fn render(app: &App, own: CallRecord, look: Look) -> Result<Rendered, Faul
                 state: row.state.as_str().to_owned(),
                 at: time(row.at_ms),
                 peer: row.peer.to_string(),
-                node: model::handle_of(&view, &row.peer),
+                node: model::name_of(&view, &row.peer),
                 reason: row.reason.clone(),
                 attempt: row.attempt,
                 confirmed: row.confirmed,
@@ -481,7 +481,7 @@ pub(super) async fn list(
         Some(text) => Some(match model::resolve(&app.mesh().view(), &[], text) {
             Ok(Named::Member(node)) => node.node_id.clone(),
             Err(fault) if fault.code == ErrorCode::Ambiguous => return Err(fault),
-            // Calls of a device that has been forgotten can still be listed by its handle.
+            // Calls of a device that has been forgotten can still be listed by its name.
             Ok(Named::Pending(_)) | Err(_) => text.parse()?,
         }),
     };
@@ -599,7 +599,7 @@ pub(super) struct CancelRequest {
 #[utoipa::path(post, path = "/api/v1/calls/{id}/cancel", operation_id = "cancelCall", tag = "calls",
     params(("id" = String, Path, description = "Id of the call")), request_body = Option<CancelRequest>,
     responses((status = 200, description = "It has ended", body = Call),
-              (status = 202, description = "The wish is on its way", body = Call), Problems))]
+              (status = 202, description = "The cancel request is on its way", body = Call), Problems))]
 pub(super) async fn cancel(
     State(app): Shared,
     Segment(id): Segment,

@@ -124,7 +124,7 @@ fn gateway(view: &View) -> Check {
             Check::ok("gateway", format!("this device leads, epoch {}", epoch.counter))
         }
         Some(epoch) => {
-            let name = model::handle_of(view, &epoch.peer).unwrap_or_else(|| epoch.peer.short());
+            let name = model::name_of(view, &epoch.peer).unwrap_or_else(|| epoch.peer.short());
             Check::ok("gateway", format!("`{name}` leads, epoch {}", epoch.counter))
         }
         None => Check::warn(

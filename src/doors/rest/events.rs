@@ -179,7 +179,7 @@ impl Feed {
             EventKind::Gateway(gateway) => match gateway {
                 Some((peer, epoch)) => {
                     let view = self.app.mesh().view();
-                    let node = model::handle_of(&view, peer);
+                    let node = model::name_of(&view, peer);
                     json!({ "gateway": { "peer_id": peer.to_string(), "node_id": node, "epoch": epoch, "self": *peer == view.me } })
                 }
                 None => json!({ "gateway": null }),

@@ -29,7 +29,7 @@ const INVITE_TTL_S_MAX: u64 = 7 * 24 * 3600;
 
 /// Devices that ask to join.
 #[utoipa::path(get, path = "/api/v1/pending", operation_id = "listPending", tag = "joining",
-    responses((status = 200, description = "In the order of their first knock", body = Page<PendingDevice>), Problems))]
+    responses((status = 200, description = "In the order of their first join request", body = Page<PendingDevice>), Problems))]
 pub(super) async fn pending(State(app): Shared, headers: HeaderMap) -> Result<Json<Page<PendingDevice>>, Fault> {
     check_accept(&headers, JSON)?;
     let around = app.mesh().surroundings();
@@ -179,7 +179,7 @@ fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<S
 pub(super) enum JoinAnswer {
     /// This device belongs to the mesh.
     Member {
-        /// The handle that it got.
+        /// The name that it got.
         node_id: String,
         /// The mesh.
         mesh_id: String,

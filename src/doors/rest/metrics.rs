@@ -38,9 +38,9 @@ pub fn recorder() -> &'static PrometheusHandle {
         metrics::describe_gauge!("sigil_open_calls", "Calls without an ending that this device knows of");
         metrics::describe_gauge!("sigil_links", "Links to other devices");
         metrics::describe_gauge!("sigil_nodes", "Approved devices, by whether they are online");
-        metrics::describe_gauge!("sigil_gateway_epoch", "Number of the present reign; 0 while nobody leads");
+        metrics::describe_gauge!("sigil_gateway_epoch", "Number of the present epoch; 0 while nobody leads");
         metrics::describe_gauge!("sigil_is_gateway", "1 while this device leads");
-        metrics::describe_gauge!("sigil_pending_devices", "Devices that wait for a yes");
+        metrics::describe_gauge!("sigil_pending_devices", "Devices that await approval");
         metrics::describe_gauge!("sigil_nearby_devices", "Strangers on the local network");
         metrics::describe_gauge!("process_resident_memory_bytes", "Resident memory");
         metrics::describe_gauge!("process_start_time_seconds", "When the agent started, seconds since 1970");

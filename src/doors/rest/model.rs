@@ -111,9 +111,9 @@ impl From<EffectName> for Effect {
 pub struct Gateway {
     /// Its identity.
     pub peer_id: String,
-    /// Its handle, when it is known here.
+    /// Its name, when it is known here.
     pub node_id: Option<String>,
-    /// Number of its reign; rises with every change of gateway.
+    /// Number of its epoch; rises with every change of gateway.
     pub epoch: u64,
     /// Whether it is this device.
     #[serde(rename = "self")]
@@ -125,7 +125,7 @@ pub struct Gateway {
 pub struct Link {
     /// To whom.
     pub peer_id: String,
-    /// Its handle, when it is known here.
+    /// Its name, when it is known here.
     pub node_id: Option<String>,
     /// Where it is, when that is known.
     pub address: Option<String>,
@@ -161,13 +161,13 @@ impl Endpoints {
 pub struct Status {
     /// Identity of this device.
     pub peer_id: String,
-    /// Its handle.
+    /// Its name.
     pub node_id: String,
     /// Its mesh.
     pub mesh_id: String,
     /// Name of the mesh.
     pub mesh_name: String,
-    /// Life of this device's database.
+    /// Incarnation of this device's database.
     pub incarnation: u32,
     /// Starts of the agent within it.
     pub boot: u64,
@@ -181,7 +181,7 @@ pub struct Status {
     pub nodes: usize,
     /// Those of them that are online.
     pub nodes_online: usize,
-    /// Devices that wait for a yes.
+    /// Devices that await approval.
     pub pending: usize,
     /// Strangers seen on the local network.
     pub nearby: usize,
@@ -189,8 +189,8 @@ pub struct Status {
     pub open_calls: usize,
     /// Whether this device has been revoked.
     pub revoked: bool,
-    /// The device whose user must say yes to us, if we knock.
-    pub knocking_at: Option<String>,
+    /// The device whose user must say yes to us, if we ask to join.
+    pub asking_to_join: Option<String>,
     /// What asks for attention, each with the next step.
     pub warnings: Vec<String>,
     /// Version of the program.
@@ -201,25 +201,25 @@ pub struct Status {
     pub started_at: String,
 }
 
-/// The handle of `peer`, when it is an approved peer.
+/// The name of `peer`, when it is an approved peer.
 #[must_use]
-pub fn handle_of(view: &View, peer: &PeerId) -> Option<String> {
+pub fn name_of(view: &View, peer: &PeerId) -> Option<String> {
     view.nodes.iter().find(|node| node.peer == *peer).map(|node| node.node_id.to_string())
 }
 
 /// What people must look at before the mesh works as it should: what it is, and what to press.
 #[must_use]
 pub fn attention(view: &View) -> Vec<(String, String)> {
-    let named = |peer: &PeerId| handle_of(view, peer).unwrap_or_else(|| peer.short());
+    let named = |peer: &PeerId| name_of(view, peer).unwrap_or_else(|| peer.short());
     let mut found: Vec<(String, String)> = Vec::new();
-    for again in &view.pending {
+    for again in &view.awaiting_reapproval {
         let why = again.why();
         if again.peer == view.me {
             let press = format!("on an owner's device: `sigil approve {}`", again.peer.short());
-            found.push((format!("this device waits to be let in again, and nothing it asks for runs: {why}"), press));
+            found.push((format!("this device awaits re-approval, and nothing it asks for runs: {why}"), press));
         } else {
             let press = format!("`sigil approve {0}` or `sigil reject {0}`", again.peer.short());
-            found.push((format!("`{}` waits to be let in again: {why}", again.node_id), press));
+            found.push((format!("`{}` awaits re-approval: {why}", again.node_id), press));
         }
     }
     for hold in &view.holds {
@@ -234,8 +234,8 @@ pub fn attention(view: &View) -> Vec<(String, String)> {
         found.push((format!("`{}` runs twice under one key, and gets no calls", named(peer)), press.to_owned()));
     }
     for peer in &view.forked {
-        let press = format!("if its disk was set back, restart it; if not, `sigil forget {}`", peer.short());
-        found.push((format!("`{}` said two different things in one place", named(peer)), press));
+        let press = format!("if it was restored from a backup, restart it; if not, `sigil forget {}`", peer.short());
+        found.push((format!("`{}` said two conflicting log entries", named(peer)), press));
     }
     found
 }
@@ -245,7 +245,7 @@ pub fn attention(view: &View) -> Vec<(String, String)> {
 pub fn gateway(view: &View) -> Option<Gateway> {
     view.gateway.map(|epoch| Gateway {
         peer_id: epoch.peer.to_string(),
-        node_id: handle_of(view, &epoch.peer),
+        node_id: name_of(view, &epoch.peer),
         epoch: epoch.counter,
         is_self: epoch.peer == view.me,
     })
@@ -256,7 +256,7 @@ pub(super) fn links(view: &View, around: &Surroundings) -> Vec<Link> {
         let info: Option<&LinkInfo> = around.links.iter().find(|info| info.peer == *peer);
         Link {
             peer_id: peer.to_string(),
-            node_id: handle_of(view, peer),
+            node_id: name_of(view, peer),
             address: info.map(|info| info.address.to_string()),
             rtt_ms: info.map(|info| Duration::from_micros(info.rtt_us).as_secs_f64() * 1000.0),
             dialled: info.is_some_and(|info| info.dialled),
@@ -280,7 +280,7 @@ pub enum NodeState {
 /// A device.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Node {
-    /// Its handle; while pending, the one that it asks for.
+    /// Its name; while pending, the one that it asks for.
     pub node_id: String,
     /// Its identity: what people compare.
     pub peer_id: String,
@@ -384,7 +384,7 @@ impl Node {
         }
     }
 
-    /// Someone who knocks.
+    /// A device that asks to join.
     #[must_use]
     pub fn pending(pending: &Pending) -> Self {
         let peer = pending.peer.to_string();
@@ -416,7 +416,7 @@ impl Node {
 pub struct PendingDevice {
     /// Its identity: what people compare.
     pub peer_id: String,
-    /// Handle that it asks for.
+    /// Name that it asks for.
     pub node_id: String,
     /// "linux", …
     pub platform: String,
@@ -473,12 +473,12 @@ pub const PREFIX_MIN: usize = 7;
 pub enum Named<'a> {
     /// An approved peer.
     Member(&'a NodeView),
-    /// Someone who knocks.
+    /// A device that asks to join.
     Pending(&'a Pending),
 }
 
-/// Finds the device that `text` means: a handle, a peer id, or a start of one of at least [`PREFIX_MIN`] characters.
-/// A handle wins over a start of an id, a member's handle over one that a stranger merely asks for.
+/// Finds the device that `text` means: a name, a peer id, or a start of one of at least [`PREFIX_MIN`] characters.
+/// A name wins over a start of an id, a member's name over one that a stranger merely asks for.
 pub(super) fn resolve<'a>(view: &'a View, pending: &'a [Pending], text: &str) -> Result<Named<'a>, Fault> {
     if let Some(node) = view.nodes.iter().find(|node| node.node_id.as_str() == text) {
         return Ok(Named::Member(node));

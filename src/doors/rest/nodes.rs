@@ -49,7 +49,7 @@ pub(super) async fn status(State(app): Shared, headers: HeaderMap) -> Result<Jso
         nearby: around.nearby.len(),
         open_calls: around.open_calls,
         revoked: view.revoked,
-        knocking_at: around.knocking_at.map(|peer| peer.to_string()),
+        asking_to_join: around.asking_to_join.map(|peer| peer.to_string()),
         warnings,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
@@ -68,7 +68,7 @@ pub(super) struct NodeFilter {
 
 /// The devices of the mesh, and those that ask to join it.
 #[utoipa::path(get, path = "/api/v1/nodes", operation_id = "listNodes", tag = "mesh", params(NodeFilter),
-    responses((status = 200, description = "By handle; pending ones last", body = Page<Node>), Problems))]
+    responses((status = 200, description = "By name; pending ones last", body = Page<Node>), Problems))]
 pub(super) async fn list(
     State(app): Shared,
     Query(filter): Query<NodeFilter>,
@@ -122,7 +122,7 @@ pub(super) async fn approve(
         Named::Pending(pending) => admit(&app, pending.peer, approval).await,
         Named::Member(node) => {
             if approval.node_id.is_some_and(|wanted| wanted != node.node_id.as_str()) {
-                return Err(Fault::new(ErrorCode::Invalid, "a handle is given once, at the first approval")
+                return Err(Fault::new(ErrorCode::Invalid, "a name is given once, at the first approval")
                     .hint("forget the device and let it join again under the other name"));
             }
             let peer = node.peer;

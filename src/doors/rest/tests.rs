@@ -1,4 +1,4 @@
-//! The doors over real sockets, with a mesh of cardboard behind the handle.
+//! The doors over real sockets, with a mesh of cardboard behind the name.
 
 mod calls;
 mod events;
@@ -107,7 +107,7 @@ fn first_view() -> View {
         incarnation: Incarnation(7),
         boot: 1,
         revoked: false,
-        pending: Vec::new(),
+        awaiting_reapproval: Vec::new(),
         holds: Vec::new(),
         copied: Vec::new(),
         forked: Vec::new(),
@@ -122,7 +122,7 @@ fn first_view() -> View {
     }
 }
 
-fn knocker() -> Pending {
+fn newcomer() -> Pending {
     Pending {
         key: key(5),
         peer: key(5).peer_id(),
@@ -141,7 +141,7 @@ impl Fake {
         let blobs = BlobStore::open(&home.path().join("blobs")).unwrap();
         let (view, view_seen) = watch::channel(Arc::new(first_view()));
         let around = Surroundings {
-            pending: vec![knocker()],
+            pending: vec![newcomer()],
             nearby: vec![Nearby {
                 peer: key(6).peer_id(),
                 name: "guest".to_owned(),
@@ -296,7 +296,7 @@ impl Actor {
             Request::Call(id, to) => {
                 let books = self.books.lock().unwrap();
                 if books.moves {
-                    return; // The sender is dropped while the agent lives: it went over to another mesh.
+                    return; // The sender is dropped while the agent lives: it moved to another mesh.
                 }
                 reply(to, Ok(books.calls.get(&id).cloned()));
             }

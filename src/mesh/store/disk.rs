@@ -59,7 +59,7 @@ pub(super) struct Shared {
     _lock: Lock,
 }
 
-/// The engine's handles.
+/// The engine's names.
 pub(super) struct Tables {
     pub(super) rows: Keyspace,
     pub(super) db: Database,
@@ -86,7 +86,7 @@ const fn number(space: Space) -> u8 {
         Space::CallsByTime => 9,
         Space::Keys => 10,
         Space::Journal => 11,
-        Space::Marks => 12,
+        Space::ForgottenMarks => 12,
         Space::Shell => 13,
     }
 }

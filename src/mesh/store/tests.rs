@@ -382,9 +382,9 @@ fn survives(home: &Path, damage: &Damage) {
     let before = ends.iter().filter(|&&end| end <= at).count();
     let full = ends.len();
     // Of two batches in the wrong order, both are left out when nobody can tell which number is wrong.
-    let in_doubt = usize::from(matches!(damage, Damage::Flipped(..) | Damage::FlippedStart(..)));
+    let is_suspect = usize::from(matches!(damage, Damage::Flipped(..) | Damage::FlippedStart(..)));
     assert!(report.lost.is_none());
-    let promised = (before + usize::try_from(BATCHES).unwrap()).saturating_sub(full + in_doubt);
+    let promised = (before + usize::try_from(BATCHES).unwrap()).saturating_sub(full + is_suspect);
     assert!(found >= promised as u64, "{found} {promised}");
     if before == full {
         assert_eq!(found, BATCHES);
@@ -397,7 +397,7 @@ fn survives(home: &Path, damage: &Damage) {
     for repair in &report.repaired {
         assert!(!repair.promised || repair.kept_at.as_ref().is_some_and(|kept| kept.exists()), "{report:?}");
         let kept = ends.iter().filter(|&&end| end <= repair.cut_at).count();
-        assert!(kept == before || kept + in_doubt == before, "{report:?}");
+        assert!(kept == before || kept + is_suspect == before, "{report:?}");
     }
     // It works on, and the flag stays until the core wrote to its own rows.
     store.commit(1, numbered(found + 1));

@@ -21,7 +21,7 @@ use super::wire;
 const REQUEST_MAX: Duration = Duration::from_secs(5);
 /// Time for the first answer: a redeemed invite needs one fsync.
 const ANSWER_MAX: Duration = Duration::from_secs(15);
-/// A knock keeps its connection for this long; whoever still wants in knocks again.
+/// A join request keeps its connection for this long; whoever still wants in asks again.
 const WAIT_MAX: Duration = Duration::from_mins(15);
 /// Time for the other end to take the last answer: a welcome may have megabytes.
 const LAST_MAX: Duration = Duration::from_secs(30);
@@ -29,9 +29,9 @@ const LAST_MAX: Duration = Duration::from_secs(30);
 /// What a newcomer says. `Debug` does not show the secret.
 #[derive(Clone, PartialEq, Eq)]
 pub struct JoinRequest {
-    /// Secret of an invite; none = a knock, to be approved by hand.
+    /// Secret of an invite; none = a join request, to be approved by hand.
     pub secret: Option<[u8; 16]>,
-    /// Handle that it asks for.
+    /// Name that it asks for.
     pub node_id: NodeId,
     /// "linux", …; at most 64 bytes, no control characters.
     pub platform: String,
@@ -53,7 +53,7 @@ impl std::fmt::Debug for JoinRequest {
 /// An answer to a newcomer. `Waiting` may come first, once; the others end the conversation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum JoinAnswer {
-    /// The knock was noted and waits for a person.
+    /// The join request was noted and waits for a person.
     Waiting {
         /// Handle of the peer that was asked.
         node_id: NodeId,
@@ -71,7 +71,7 @@ pub enum JoinAnswer {
 
 /// Someone asks to join. Its key is proven; nothing else of it is.
 #[derive(Debug)]
-pub struct Knock {
+pub struct JoinAttempt {
     /// Its key.
     pub key: PublicKey,
     /// Its identity.
@@ -142,7 +142,7 @@ pub enum JoinDialError {
         /// Where.
         address: SocketAddr,
     },
-    /// The connection broke before the request was out.
+    /// The connection broke before the request was excluded.
     #[error("the connection to {address} broke")]
     Broken {
         /// To where.
@@ -246,8 +246,8 @@ pub(super) async fn serve(
     };
     let (answers, mut inbox) = mpsc::channel(4);
     let address = dial::canonical(connection.remote_address());
-    let knock = Knock { key, peer: key.peer_id(), address, request, answers };
-    if shared.events.send(LinkEvent::Knock(knock)).await.is_err() {
+    let attempt = JoinAttempt { key, peer: key.peer_id(), address, request, answers };
+    if shared.events.send(LinkEvent::JoinAttempt(attempt)).await.is_err() {
         return;
     }
     let mut patience = ANSWER_MAX;

@@ -38,7 +38,7 @@ pub enum LanEvent {
     Discovered {
         /// Its identity, as it showed it here.
         peer: PeerId,
-        /// The name that it shows, made fit to be a handle.
+        /// The name that it shows, made fit to be a name.
         name: String,
         /// Where its QUIC door should be; 1 to 16.
         addresses: Vec<SocketAddr>,
@@ -204,7 +204,7 @@ mod swarm {
     }
 
     /// Nobody listens to our events any more.
-    struct Unheard;
+    struct Undelivered;
 
     impl Lan<'_> {
         /// `Ok` when nobody listens any more.
@@ -226,21 +226,21 @@ mod swarm {
                         self.on_event(&mut swarm, event).await
                     }
                 };
-                if let Err(Unheard) = told {
+                if let Err(Undelivered) = told {
                     return Ok(());
                 }
             }
         }
 
-        async fn tell(&self, event: LanEvent) -> Result<(), Unheard> {
-            self.events.send(event).await.map_err(|_| Unheard)
+        async fn tell(&self, event: LanEvent) -> Result<(), Undelivered> {
+            self.events.send(event).await.map_err(|_| Undelivered)
         }
 
         async fn on_event(
             &mut self,
             swarm: &mut Swarm<Behaviour>,
             event: SwarmEvent<BehaviourEvent>,
-        ) -> Result<(), Unheard> {
+        ) -> Result<(), Undelivered> {
             // Dials that fail, connections that come and go: the next tick looks again.
             let SwarmEvent::Behaviour(event) = event else { return Ok(()) };
             match event {
@@ -280,7 +280,7 @@ mod swarm {
             }
         }
 
-        async fn on_expired(&mut self, peer: LibPeerId, address: &Multiaddr) -> Result<(), Unheard> {
+        async fn on_expired(&mut self, peer: LibPeerId, address: &Multiaddr) -> Result<(), Undelivered> {
             let Some(near) = self.near.get_mut(&peer) else { return Ok(()) };
             near.addresses.remove(address);
             if !near.addresses.is_empty() {
@@ -316,7 +316,7 @@ mod swarm {
             }
         }
 
-        async fn tell_new(&mut self) -> Result<(), Unheard> {
+        async fn tell_new(&mut self) -> Result<(), Undelivered> {
             let mut events = Vec::new();
             for near in self.near.values_mut() {
                 let event = near.event();
@@ -331,7 +331,7 @@ mod swarm {
             Ok(())
         }
 
-        async fn probe(&mut self) -> Result<(), Unheard> {
+        async fn probe(&mut self) -> Result<(), Undelivered> {
             let trouble = multicast()
                 .err()
                 .map(|error| format!("this network carries no multicast, so devices nearby cannot be seen ({error})"));

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use mesh_core::frame::{Class, Frame};
+use mesh_core::frame::{Channel, Frame};
 use mesh_core::ids::{PeerId, PublicKey};
 use quinn::{RecvStream, SendStream};
 use tokio::sync::{Semaphore, mpsc};
@@ -23,7 +23,7 @@ const QUEUE_FRAMES: usize = 4096;
 const QUEUE_BYTES: usize = 8 * 1024 * 1024;
 /// Malformed messages after which a link closes. One may be a bug; this many are an attack or another protocol.
 const BAD_MAX: u32 = 8;
-/// Frames of one that was revoked that are looked at on one link: all its verdicts, twice over, among a few others.
+/// Frames of one that was revoked that are looked at on one link: all its membership changes, twice over, among a few others.
 const FAREWELLS_MAX: u32 = 64;
 /// Time for the first bytes of a new stream.
 pub(super) const HELLO_MAX: Duration = Duration::from_secs(5);
@@ -89,7 +89,7 @@ impl Link {
                 return false;
             }
         };
-        if frame.class() == Class::Datagram && bytes.len() <= wire::DATAGRAM_BYTES_MAX {
+        if frame.channel() == Channel::Datagram && bytes.len() <= wire::DATAGRAM_BYTES_MAX {
             match self.connection.send_datagram(bytes.clone()) {
                 Ok(()) => return true,
                 Err(quinn::SendDatagramError::ConnectionLost(_)) => return false,
@@ -144,8 +144,8 @@ impl Link {
             return;
         }
         match wire::decode_frame(bytes, &shared.verifier) {
-            // Of one that was revoked only entries are heard: the core takes verdicts from them and nothing else, so that
-            // whom it let in without knowing is seen to wait.
+            // Of one that was revoked only entries are heard: the core takes membership changes from them and nothing else, so that
+            // whom it approved without knowing is seen to wait.
             Ok(frame) if !member && !matches!(frame, Frame::Entries { .. }) => {}
             Ok(frame) => {
                 let _ = shared.events.send(LinkEvent::Frame(self.peer, frame)).await;

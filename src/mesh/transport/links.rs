@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::dial::{self, Backoff};
-use super::join::{self, JoinConversation, JoinDialError, JoinRequest, Knock};
+use super::join::{self, JoinAttempt, JoinConversation, JoinDialError, JoinRequest};
 use super::link::{self, Link, Outbox};
 use super::quic::{self, Code};
 use super::stream::{self, NodeIo, Tag};
@@ -39,7 +39,7 @@ const FLUSH_MAX: Duration = Duration::from_millis(100);
 const IDLE_MAX: Duration = Duration::from_millis(150);
 /// For how long a link that was replaced still takes what is under way on it, and the other end learns of the new one.
 const REPLACED: Duration = Duration::from_millis(500);
-/// For how long one that was revoked still hears us: time to learn that it was revoked, and to say whom it let in.
+/// For how long one that was revoked still hears us: time to learn that it was revoked, and to say whom it approved.
 const FAREWELL: Duration = Duration::from_secs(1);
 /// How old a link that took the place of one whose address had gone is before another such may take its own: long enough
 /// for two who moved together to come to one link, and no longer than a dead link lives.
@@ -116,7 +116,7 @@ pub enum LinkEvent {
     /// An address of this machine has come or gone: [`Links::local_addresses`] says otherwise now.
     Network,
     /// Someone asks to join.
-    Knock(Knock),
+    JoinAttempt(JoinAttempt),
     /// A linked peer opened a `NodeService` connection.
     NodeStream(NodeIo),
     /// A linked peer broke the protocol. For counters; the link is closed when it goes on.
@@ -154,7 +154,7 @@ pub(super) struct Shared {
     /// Held by each writer until it has flushed.
     pub(super) flushing: Mutex<Option<mpsc::Sender<()>>>,
     flushed: tokio::sync::Mutex<mpsc::Receiver<()>>,
-    nudge: Notify,
+    retry_now: Notify,
     /// Written by the actor only.
     table: Mutex<BTreeMap<PeerId, Arc<Link>>>,
 }
@@ -248,7 +248,7 @@ impl Links {
             closing: CancellationToken::new(),
             flushing: Mutex::new(Some(flushing)),
             flushed: tokio::sync::Mutex::new(flushed),
-            nudge: Notify::new(),
+            retry_now: Notify::new(),
             table: Mutex::default(),
         });
         tasks.spawn(accept::run(shared.clone()));
@@ -274,8 +274,8 @@ impl Links {
     }
 
     /// Dials everyone who is not linked now, at once: after a join, a change of network, or a suspend.
-    pub fn nudge(&self) {
-        self.shared.nudge.notify_one();
+    pub fn retry_now(&self) {
+        self.shared.retry_now.notify_one();
     }
 
     /// Queues a frame for a linked peer. False when it is not linked, or when so much waits for it that its link is
@@ -438,9 +438,9 @@ impl Actor {
                 biased;
                 () = shared.closing.cancelled() => return,
                 Ok(()) = self.members.changed() => self.refresh(),
-                () = shared.nudge.notified() => {
+                () = shared.retry_now.notified() => {
                     self.refresh();
-                    self.hurry();
+                    self.retry_now();
                 }
                 Some(message) = inbox.recv() => self.on_message(message).await,
                 () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => self.dial_due(),
@@ -499,7 +499,7 @@ impl Actor {
     }
 
     /// Dials everyone who is not linked, now.
-    fn hurry(&mut self) {
+    fn retry_now(&mut self) {
         let table = self.shared.table.lock().unwrap_or_else(PoisonError::into_inner);
         for (peer, dial) in &mut self.dials {
             if !table.contains_key(peer) {
@@ -600,7 +600,7 @@ impl Actor {
                 dial.state = DialState::Waiting(Instant::now());
             }
         }
-        self.hurry();
+        self.retry_now();
     }
 
     /// Plans the next dial of a member that is not linked.

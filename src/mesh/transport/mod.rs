@@ -17,7 +17,7 @@ mod tests;
 pub mod tls;
 pub mod wire;
 
-pub use join::{JoinAnswer, JoinConversation, JoinDialError, JoinRequest, JoinStep, Knock};
+pub use join::{JoinAnswer, JoinAttempt, JoinConversation, JoinDialError, JoinRequest, JoinStep};
 pub use links::{FetchError, LinkEvent, Links, LinksConfig, LinksError, Member, Members};
 pub use quic::Code;
 pub use stream::{NodeIo, NodePeer};

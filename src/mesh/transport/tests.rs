@@ -162,7 +162,7 @@ async fn until(what: &str, mut condition: impl FnMut() -> bool) {
 
 fn digest(n: u64) -> Frame {
     let rows = vec![DigestRow { author: PeerId([1; 32]), incarnation: Incarnation(1), seq: n }];
-    Frame::Digest { rows, verdicts: mesh_core::ids::Hash::ZERO }
+    Frame::Digest { rows, changes: mesh_core::ids::Hash::ZERO }
 }
 
 fn beacon(key: &DeviceKey, covered: u8) -> Frame {
@@ -197,8 +197,8 @@ async fn crossing_dials_end_as_one_link_that_stays() {
         a.links.set_members([b.member()].into());
         b.links.set_members([a.member()].into());
         // Both at once, so that the dials cross.
-        a.links.nudge();
-        b.links.nudge();
+        a.links.retry_now();
+        b.links.retry_now();
         a.wait_up(b.id()).await;
         b.wait_up(a.id()).await;
         let lower_dialled = |peer: &Peer, other: PeerId| {
@@ -222,7 +222,7 @@ async fn crossing_dials_end_as_one_link_that_stays() {
                     LinkEvent::Down(_) => panic!("a replacement is not an end"),
                     LinkEvent::Up(..)
                     | LinkEvent::Network
-                    | LinkEvent::Knock(_)
+                    | LinkEvent::JoinAttempt(_)
                     | LinkEvent::NodeStream(_)
                     | LinkEvent::Bad { .. } => None,
                 })
@@ -386,10 +386,10 @@ async fn a_stranger_can_only_ask_to_join() {
     assert!(timeout(Duration::from_millis(200), connection.open_bi()).await.is_err());
     assert!(a.events.try_recv().is_err() && a.links.infos().is_empty());
     let conversation = stranger.links.join(&[a.address()], Some(a.id()), &request(None)).await.unwrap();
-    let knock = a.wait(|event| if let LinkEvent::Knock(knock) = event { Some(knock) } else { None }).await;
-    assert_eq!((knock.peer, knock.key), (stranger.id(), stranger.key.public_key()));
+    let attempt = a.wait(|event| if let LinkEvent::JoinAttempt(attempt) = event { Some(attempt) } else { None }).await;
+    assert_eq!((attempt.peer, attempt.key), (stranger.id(), stranger.key.public_key()));
     drop(conversation);
-    timeout(LONG, knock.answers.closed()).await.unwrap();
+    timeout(LONG, attempt.answers.closed()).await.unwrap();
 }
 
 #[tokio::test]
@@ -397,11 +397,12 @@ async fn a_full_door_says_so_and_whoever_waits_for_a_person_is_not_in_the_way() 
     let mut a = Peer::start();
     let (asked, at) = (request(None), [a.address()]);
     let mut guests = Vec::new();
-    let mut knocks = Vec::new();
+    let mut attempts = Vec::new();
     for _ in 0..8 {
         let guest = Peer::start();
         let conversation = guest.links.join(&at, None, &asked).await.unwrap();
-        knocks.push(a.wait(|event| if let LinkEvent::Knock(knock) = event { Some(knock) } else { None }).await);
+        attempts
+            .push(a.wait(|event| if let LinkEvent::JoinAttempt(attempt) = event { Some(attempt) } else { None }).await);
         guests.push((guest, conversation));
     }
     let one_more = Peer::start();
@@ -413,12 +414,12 @@ async fn a_full_door_says_so_and_whoever_waits_for_a_person_is_not_in_the_way() 
         Err(error) => assert_eq!(error, JoinDialError::Busy { address: a.address() }),
     }
     // One of them is told to wait for a person: there is room again.
-    knocks[0].answers.try_send(JoinAnswer::Waiting { node_id: "attic".parse().unwrap() }).unwrap();
+    attempts[0].answers.try_send(JoinAnswer::Waiting { node_id: "attic".parse().unwrap() }).unwrap();
     let step = timeout(LONG, guests[0].1.steps.recv()).await.unwrap();
     assert!(matches!(step, Some(JoinStep::Waiting { .. })), "{step:?}");
     let _conversation = one_more.links.join(&at, None, &asked).await.unwrap();
-    let knock = a.wait(|event| if let LinkEvent::Knock(knock) = event { Some(knock) } else { None }).await;
-    assert_eq!(knock.peer, one_more.id());
+    let attempt = a.wait(|event| if let LinkEvent::JoinAttempt(attempt) = event { Some(attempt) } else { None }).await;
+    assert_eq!(attempt.peer, one_more.id());
 }
 
 #[tokio::test]
@@ -432,10 +433,10 @@ async fn a_join_waits_and_is_then_welcomed() {
     let asked = request(Some([9; 16]));
     let mut conversation = stranger.links.join(&[nobody, a.address()], Some(a.id()), &asked).await.unwrap();
     assert_eq!((conversation.peer, conversation.address), (a.id(), a.address()));
-    let knock = a.wait(|event| if let LinkEvent::Knock(knock) = event { Some(knock) } else { None }).await;
-    assert_eq!(knock.request, asked);
+    let attempt = a.wait(|event| if let LinkEvent::JoinAttempt(attempt) = event { Some(attempt) } else { None }).await;
+    assert_eq!(attempt.request, asked);
     let node_id: mesh_core::ids::NodeId = "homelab".parse().unwrap();
-    knock.answers.send(JoinAnswer::Waiting { node_id: node_id.clone() }).await.unwrap();
+    attempt.answers.send(JoinAnswer::Waiting { node_id: node_id.clone() }).await.unwrap();
     assert_eq!(conversation.steps.recv().await, Some(JoinStep::Waiting { node_id }));
     let epoch = Epoch { counter: 4, class: 2, peer: a.id() };
     let welcome = Box::new(Welcome {
@@ -446,7 +447,7 @@ async fn a_join_waits_and_is_then_welcomed() {
         node_id: "laptop-2".parse().unwrap(),
         tier: Tier::Owner,
     });
-    knock.answers.send(JoinAnswer::Welcome(welcome.clone())).await.unwrap();
+    attempt.answers.send(JoinAnswer::Welcome(welcome.clone())).await.unwrap();
     assert_eq!(conversation.steps.recv().await, Some(JoinStep::Welcome(welcome)));
     assert_eq!(conversation.steps.recv().await, None);
 }
@@ -455,7 +456,7 @@ async fn a_join_waits_and_is_then_welcomed() {
 async fn a_welcome_with_a_forged_entry_is_not_believed() {
     let (mut a, stranger) = (Peer::start(), Peer::start());
     let mut conversation = stranger.links.join(&[a.address()], None, &request(None)).await.unwrap();
-    let knock = a.wait(|event| if let LinkEvent::Knock(knock) = event { Some(knock) } else { None }).await;
+    let attempt = a.wait(|event| if let LinkEvent::JoinAttempt(attempt) = event { Some(attempt) } else { None }).await;
     let forged = SignedEntry::trusted(entry(&a.key).bytes.clone(), entry(&stranger.key).signature).unwrap();
     let epoch = Epoch { counter: 4, class: 2, peer: a.id() };
     let welcome = Welcome {
@@ -466,7 +467,7 @@ async fn a_welcome_with_a_forged_entry_is_not_believed() {
         node_id: "x".parse().unwrap(),
         tier: Tier::Owner,
     };
-    knock.answers.send(JoinAnswer::Welcome(Box::new(welcome))).await.unwrap();
+    attempt.answers.send(JoinAnswer::Welcome(Box::new(welcome))).await.unwrap();
     assert_eq!(conversation.steps.recv().await, Some(JoinStep::Lost));
 }
 
@@ -488,7 +489,7 @@ async fn who_is_no_member_any_more_loses_the_link_and_does_not_come_back() {
     a.links.set_members(Members::new());
     a.wait_down(b.id()).await;
     b.wait_down(a.id()).await;
-    b.links.nudge();
+    b.links.retry_now();
     assert!(!a.links.send(b.id(), &digest(1)));
     // Its dial is answered with "revoked", every time.
     let connection = b.raw(&a).await;
@@ -512,15 +513,15 @@ async fn who_was_revoked_hears_so_and_says_nothing_but_entries() {
     let _stream = b.links.open_node_stream(a.id()).await.unwrap();
     assert!(a.links.send(b.id(), &digest(2)));
     assert_eq!(b.wait_frame().await, digest(2));
-    let mut heard = 0;
+    let mut reissue = 0;
     let mut down = |event| match event {
         LinkEvent::Frame(_, frame) if frame == entries() => {
-            heard += 1;
+            reissue += 1;
             None
         }
         LinkEvent::Down(_) => Some(()),
         LinkEvent::Frame(..) | LinkEvent::NodeStream(_) => panic!("a revoked peer was heard"),
-        LinkEvent::Up(..) | LinkEvent::Network | LinkEvent::Knock(_) | LinkEvent::Bad { .. } => None,
+        LinkEvent::Up(..) | LinkEvent::Network | LinkEvent::JoinAttempt(_) | LinkEvent::Bad { .. } => None,
     };
     a.wait(&mut down).await;
     b.wait_down(a.id()).await;
@@ -529,7 +530,7 @@ async fn who_was_revoked_hears_so_and_says_nothing_but_entries() {
     assert!(a.links.send(b.id(), &digest(3)));
     assert_eq!(b.wait_frame().await, digest(3));
     a.wait(&mut down).await;
-    assert_eq!(heard, 63, "the digest was one of the frames that are looked at");
+    assert_eq!(reissue, 63, "the digest was one of the frames that are looked at");
     // Approved again, it gets a link that stays.
     b.wait_down(a.id()).await;
     a.links.set_members([b.member()].into());
@@ -546,7 +547,7 @@ async fn who_was_revoked_is_not_dialled() {
     }
     let leaving = (b.id(), Member { leaving: true, ..b.member().1 });
     a.links.set_members([leaving, c.member()].into());
-    a.links.nudge();
+    a.links.retry_now();
     // Dials begin together; the one that is not to be would be there as soon as this one, or a moment later.
     a.wait_up(c.id()).await;
     let connections = b.links.shared.endpoint.stats().accepted_handshakes;

@@ -31,7 +31,7 @@ pub const JOIN_REQUEST_BYTES_MAX: usize = 1024;
 /// Entries in one frame: an entry is never smaller than the key, mesh id and hash that it carries, so this is more than
 /// [`FRAME_BYTES_MAX`] holds.
 const ENTRIES_MAX: usize = 8192;
-/// Rows of a digest: a few lives of every peer.
+/// Rows of a digest: a few incarnations of every peer.
 const DIGEST_ROWS_MAX: usize = 4 * limits::PEERS_MAX;
 /// Longest platform and version texts of a newcomer, in bytes.
 pub(super) const WORD_BYTES_MAX: usize = 64;
@@ -60,7 +60,7 @@ pub enum WireError {
     /// A number without a meaning.
     #[error("`{0}` is out of range")]
     Range(&'static str),
-    /// A handle that breaks the rules.
+    /// A name that breaks the rules.
     #[error(transparent)]
     Id(#[from] InvalidId),
     /// The leader did not sign this.
@@ -106,12 +106,12 @@ fn frame_to_pb(frame: &Frame) -> Result<pb::mesh_frame::Frame, WireError> {
         }),
         Frame::Handover { epoch } => Pb::Handover(pb::Handover { epoch: Some(epoch_to_pb(epoch)) }),
         Frame::Neighbours(peers) => Pb::Neighbours(pb::Neighbours { peers: peers_to_pb(peers) }),
-        Frame::Digest { rows, verdicts } => Pb::Digest(pb::Digest {
+        Frame::Digest { rows, changes } => Pb::Digest(pb::Digest {
             rows: rows
                 .iter()
                 .map(|row| pb::DigestRow { author: copy(&row.author.0), incarnation: row.incarnation.0, seq: row.seq })
                 .collect(),
-            verdicts: if *verdicts == Hash::ZERO { Bytes::new() } else { copy(&verdicts.0) },
+            changes: if *changes == Hash::ZERO { Bytes::new() } else { copy(&changes.0) },
         }),
         Frame::Entries { entries, more } => Pb::Entries(pb::Entries {
             items: entries
@@ -165,9 +165,9 @@ fn frame_from_pb(frame: pb::mesh_frame::Frame, verifier: &dyn Verifier) -> Resul
             };
             Frame::Digest {
                 rows: digest.rows.iter().map(row).collect::<Result<_, WireError>>()?,
-                verdicts: match digest.verdicts.len() {
+                changes: match digest.changes.len() {
                     0 => Hash::ZERO,
-                    len => Hash::from_slice(&digest.verdicts).ok_or(WireError::Length { field: "verdicts", len })?,
+                    len => Hash::from_slice(&digest.changes).ok_or(WireError::Length { field: "verdicts", len })?,
                 },
             }
         }
@@ -513,7 +513,7 @@ mod tests {
             epoch().prop_map(|epoch| Frame::Handover { epoch }),
             vec(peer(), 0..60).prop_map(Frame::Neighbours),
             (vec(row, 0..60), any::<[u8; 32]>())
-                .prop_map(|(rows, verdicts)| Frame::Digest { rows, verdicts: Hash(verdicts) }),
+                .prop_map(|(rows, changes)| Frame::Digest { rows, changes: Hash(changes) }),
             (vec(item, 0..8), any::<bool>()).prop_map(|(entries, more)| Frame::Entries { entries, more }),
             (epoch(), vec(peer(), 0..60)).prop_map(|(epoch, online)| Frame::Presence { epoch, online }),
             (req_id(), 1..=3_u8, phase, ".{0,100}").prop_map(|(id, attempt, state, note)| Frame::Progress {

@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 use hyper_util::rt::TokioIo;
 use mesh_core::crypto::{Signer, Symbolic};
 use mesh_core::entry::{
-    self, Directory, Effect, Ending, Entry, Header, Kind, Outcome, Payload, SignedEntry, Tier, ToolDecl, Voice,
+    self, Directory, Effect, Ending, Entry, Header, Kind, Outcome, Payload, SignedEntry, Source, Tier, ToolDecl,
 };
 use mesh_core::epoch::{Claim, Epoch};
 use mesh_core::ids::{Hash, Incarnation, MeshId, Signature};
@@ -87,7 +87,7 @@ fn view(me: u64, leader: Option<u64>) -> Arc<View> {
         incarnation: Incarnation(1),
         boot: 1,
         revoked: false,
-        pending: Vec::new(),
+        awaiting_reapproval: Vec::new(),
         holds: Vec::new(),
         copied: Vec::new(),
         forked: Vec::new(),
@@ -154,7 +154,7 @@ fn outcome(author: u64, id: ReqId, output: Payload) -> SignedEntry {
         at_ms: 0,
         started_ms: 0,
         alias_of: None,
-        voice: Voice::Target,
+        source: Source::Target,
     };
     signed(author, Kind::OUTCOME, entry::encode(&outcome))
 }
@@ -502,7 +502,7 @@ async fn a_call_goes_out_and_its_signed_outcome_comes_back() {
             AnswerKind::Busy,
             AnswerKind::Fenced(Some(Claim::sign(&key(OTHER_GATEWAY), epoch(OTHER_GATEWAY), 3))),
             AnswerKind::Fenced(None),
-            AnswerKind::Refused("no such tool".to_owned()),
+            AnswerKind::Rejected("no such tool".to_owned()),
         ];
         let answers = kinds.map(|what| Answer { id: call_id(counter), attempt: 1, what });
         for answer in answers.into_iter().chain([done(counter)]) {
@@ -591,7 +591,7 @@ async fn a_contract_only_client_registers_and_gets_no_call() {
     assert!(gateway.handle.dispatch(id(NODE), &dispatch(1)));
     let answer = gateway.answer().await;
     assert_eq!((answer.id, answer.attempt), (call_id(1), 1));
-    assert!(matches!(&answer.what, AnswerKind::Refused(why) if why.contains("plain contract")), "{answer:?}");
+    assert!(matches!(&answer.what, AnswerKind::Rejected(why) if why.contains("plain contract")), "{answer:?}");
 
     // What it says of its tools, and a result that nobody signed, disturb nothing and prove nothing.
     for node_id in ["peer-2", "peer-3"] {
@@ -653,10 +653,10 @@ async fn the_node_follows_the_gateway() {
     node.registered_with(Some(OTHER_GATEWAY)).await;
     assert_eq!(first.next().await, Seen::Down(id(NODE), 1));
     assert!(!node.handle.answer(id(GATEWAY), done(1)));
-    // A call in the name of another reign than the sender's is refused by the node itself.
+    // A call in the name of another epoch than the sender's is refused by the node itself.
     assert!(second.handle.dispatch(id(NODE), &dispatch(1)));
     let answer = second.answer().await;
-    assert!(matches!(&answer.what, AnswerKind::Refused(why) if why.contains("not by the peer")), "{answer:?}");
+    assert!(matches!(&answer.what, AnswerKind::Rejected(why) if why.contains("not by the peer")), "{answer:?}");
 
     // Nobody leads, or we do: no stream.
     for (leader, session) in [(None, 1), (Some(NODE), 2)] {
@@ -716,7 +716,7 @@ async fn the_node_answers_calls_that_will_not_do() {
     for (bad, reason) in [(forged, "not its author's"), (stolen, "not its leader's")] {
         assert!(gateway.handle.dispatch(id(NODE), &bad));
         let answer = gateway.answer().await;
-        assert!(matches!(&answer.what, AnswerKind::Refused(why) if why.contains(reason)), "{answer:?}");
+        assert!(matches!(&answer.what, AnswerKind::Rejected(why) if why.contains(reason)), "{answer:?}");
         assert_eq!(answer.id, call_id(1));
     }
     assert!(gateway.handle.dispatch(id(NODE), &good));

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::Config;
 use crate::effects::{Effects, Then};
-use crate::entry::{CancelWish, Effect, Ending, Header, Outcome, Payload, SignedEntry, Voice};
+use crate::entry::{CancelRequest, Effect, Ending, Header, Outcome, Payload, SignedEntry, Source};
 use crate::epoch::Claim;
 use crate::frame::{Frame, Phase};
 use crate::ids::{ATTEMPTS_MAX, Attempt, Hash, Incarnation, PeerId, ReqId};
@@ -37,7 +37,7 @@ const HISTORY_MAX: usize = 64;
 pub(crate) struct KeyRow {
     pub(crate) id: ReqId,
     /// Hash of target, tool and arguments: what must be the same for the key to mean the same call.
-    pub(crate) sense: Hash,
+    pub(crate) fingerprint: Hash,
     /// Where it runs: `any` means the same node again.
     pub(crate) target: PeerId,
     /// Age of our store after which the key may be forgotten.
@@ -55,7 +55,7 @@ pub(crate) fn key_id(principal: &str, key: &str) -> Hash {
 }
 
 /// What two calls under one client key must agree in.
-pub(crate) fn sense_of(target: &PeerId, tool: &str, arguments: &Payload) -> Hash {
+pub(crate) fn request_fingerprint(target: &PeerId, tool: &str, arguments: &Payload) -> Hash {
     Hash::of(&[target.0.as_slice(), tool.as_bytes(), &[0], &arguments.hash().0].concat())
 }
 
@@ -66,7 +66,7 @@ struct OpenRow<'a> {
     entry: Bytes,
     left_ms: u64,
     saved_ms: u64,
-    cancel: Option<Cow<'a, CancelWish>>,
+    cancel: Option<Cow<'a, CancelRequest>>,
     #[serde(default)]
     basis: Basis,
 }
@@ -79,11 +79,11 @@ enum Basis {
     #[default]
     Nothing,
     /// What an owner says who heard nothing of the target: of several the first, by their clocks.
-    Guess(Reverse<(u64, Hash)>),
+    Inferred(Reverse<(u64, Hash)>),
     /// The same of its origin.
     Origin(Reverse<(u64, Hash)>),
     /// What somebody heard of the target, of the last attempt of which anyone heard.
-    Heard(Attempt),
+    Relayed(Attempt),
     /// The target's word.
     Target,
 }
@@ -106,7 +106,7 @@ struct Open {
     /// Order in which calls reached us; of one origin it is the order of acceptance.
     arrival: u64,
     sent: Option<Sent>,
-    cancel: Option<CancelWish>,
+    cancel: Option<CancelRequest>,
     /// When its origin should hear how it stands, if it is still open then.
     tell_at: Option<u64>,
     /// Next look: expiry of ours, or margin over.
@@ -131,13 +131,13 @@ struct Session {
 pub(crate) struct Env<'a> {
     pub(crate) config: &'a Config,
     /// The claim in whose name we dispatch, while we lead.
-    pub(crate) reign: Option<&'a Claim>,
+    pub(crate) leading: Option<&'a Claim>,
     pub(crate) is_member: &'a dyn Fn(&PeerId) -> bool,
     pub(crate) is_owner: &'a dyn Fn(&PeerId) -> bool,
-    /// Thrown out, left, or pending again: unlike one whose approval has only not come yet.
-    pub(crate) is_out: &'a dyn Fn(&PeerId) -> bool,
+    /// Thrown out, left, or awaiting re-approval: unlike one whose approval has only not come yet.
+    pub(crate) is_excluded: &'a dyn Fn(&PeerId) -> bool,
     pub(crate) is_linked: &'a dyn Fn(&PeerId) -> bool,
-    /// Whether this life of a peer's database is known here, and another has taken its place.
+    /// Whether this incarnation of a peer's database is known here, and another has taken its place.
     pub(crate) is_over: &'a dyn Fn(&PeerId, Incarnation) -> bool,
     /// Effect that the target declares for the tool now, if it offers it.
     pub(crate) declared: &'a dyn Fn(&PeerId, &str) -> Option<Effect>,
@@ -145,13 +145,13 @@ pub(crate) struct Env<'a> {
 
 /// An ending that somebody other than the target must write down.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Verdict {
+pub(crate) struct InferredEnding {
     pub(crate) id: ReqId,
     pub(crate) attempt: Attempt,
     pub(crate) ending: Ending,
     pub(crate) reason: String,
-    /// A cancel wish goes out with it, so that the call can no longer start once they meet.
-    pub(crate) wish: bool,
+    /// A cancel request goes out with it, so that the call can no longer start once they meet.
+    pub(crate) cancel: bool,
 }
 
 /// All calls without a confirmed ending.
@@ -226,7 +226,14 @@ impl Book {
         Some(())
     }
 
-    fn insert(&mut self, record: CallRecord, entry: SignedEntry, deadline: u64, cancel: Option<CancelWish>, now: u64) {
+    fn insert(
+        &mut self,
+        record: CallRecord,
+        entry: SignedEntry,
+        deadline: u64,
+        cancel: Option<CancelRequest>,
+        now: u64,
+    ) {
         let (id, target, origin) = (record.header.id, record.header.target, record.origin);
         self.arrivals += 1;
         let arrival = self.arrivals;
@@ -289,8 +296,8 @@ impl Book {
         self.open.get(id).map(|open| open.deadline.saturating_sub(now))
     }
 
-    pub(crate) fn is_cancelled(&self, id: &ReqId) -> Option<&CancelWish> {
-        self.open.get(id).and_then(|open| open.cancel.as_ref()).or_else(|| self.early.wish(id))
+    pub(crate) fn is_cancelled(&self, id: &ReqId) -> Option<&CancelRequest> {
+        self.open.get(id).and_then(|open| open.cancel.as_ref()).or_else(|| self.early.cancel(id))
     }
 
     /// Peers for which calls wait and that have this session.
@@ -330,10 +337,10 @@ impl Book {
         }
         if let Some(key) = &header.client_key {
             let key = key_id(&header.principal, key);
-            let sense = sense_of(&header.target, header.tool.as_str(), &header.arguments);
+            let fingerprint = request_fingerprint(&header.target, header.tool.as_str(), &header.arguments);
             let until_ms = fx.age_ms + header.ttl_ms + 24 * 3600 * 1000;
             self.keys.entry(key).or_insert_with(|| {
-                let row = KeyRow { id, sense, target: header.target, until_ms };
+                let row = KeyRow { id, fingerprint, target: header.target, until_ms };
                 fx.put(Space::Keys, key.0, &row);
                 row
             });
@@ -358,7 +365,7 @@ impl Book {
             header,
         };
         fx.put_bytes(Space::CallsByTime, by_time_key(&record.header), Bytes::new());
-        let cancel = self.early.take_wish(&id, fx);
+        let cancel = self.early.take_cancel(&id, fx);
         self.insert(record, entry.clone(), now + left_ms, cancel, now);
         self.save(&id, fx);
         for outcome in self.early.take_outcomes(&id, fx) {
@@ -475,13 +482,13 @@ impl Book {
             return;
         };
         let author = entry.author;
-        let by_target = author == open.record.header.target && outcome.voice == Voice::Target;
+        let by_target = author == open.record.header.target && outcome.source == Source::Target;
         let confirmed = by_target || !fx.enforces(ProtocolRule::TargetsWord);
         let by_origin = author == open.record.origin;
         if !confirmed && !by_origin && !(env.is_owner)(&author) {
             return;
         }
-        let of_another = matches!(outcome.voice, Voice::Heard(target) if target != open.record.header.target);
+        let of_another = matches!(outcome.source, Source::Relayed(target) if target != open.record.header.target);
         let duplicate = open.record.history.iter().any(|row| {
             row.peer == author
                 && row.attempt == outcome.attempt
@@ -492,11 +499,11 @@ impl Book {
             return;
         }
         let said = Reverse((entry.entry.hlc, entry.hash));
-        let basis = match outcome.voice {
+        let basis = match outcome.source {
             _ if confirmed => Basis::Target,
-            Voice::Heard(_) => Basis::Heard(outcome.attempt),
-            Voice::Target | Voice::Guess if by_origin => Basis::Origin(said),
-            Voice::Target | Voice::Guess => Basis::Guess(said),
+            Source::Relayed(_) => Basis::Relayed(outcome.attempt),
+            Source::Target | Source::Inferred if by_origin => Basis::Origin(said),
+            Source::Target | Source::Inferred => Basis::Inferred(said),
         };
         if !confirmed && (open.record.confirmed || basis <= open.basis) {
             return;
@@ -619,13 +626,13 @@ impl Book {
     }
 
     /// Somebody wants the call stopped.
-    pub(crate) fn apply_wish(&mut self, wish: &CancelWish, fx: &mut Effects<'_>) {
-        let id = wish.id;
-        let Some(open) = self.open.get_mut(&id) else { return self.early.keep_wish(wish, fx) };
+    pub(crate) fn apply_cancel(&mut self, cancel: &CancelRequest, fx: &mut Effects<'_>) {
+        let id = cancel.id;
+        let Some(open) = self.open.get_mut(&id) else { return self.early.keep_cancel(cancel, fx) };
         if open.cancel.is_some() {
             return;
         }
-        open.cancel = Some(wish.clone());
+        open.cancel = Some(cancel.clone());
         let target = open.record.header.target;
         self.save(&id, fx);
         if target != self.me && self.sessions.contains_key(&target) {
@@ -650,9 +657,9 @@ impl Book {
 
     /// Looks at every call whose time has come: repeats dispatches, tells origins, and names the endings that somebody
     /// other than the target must write (expiry after the margin, revoked targets are [`Self::undeliverable`]).
-    pub(crate) fn handle_timeout(&mut self, env: &Env<'_>, fx: &mut Effects<'_>) -> Vec<Verdict> {
+    pub(crate) fn handle_timeout(&mut self, env: &Env<'_>, fx: &mut Effects<'_>) -> Vec<InferredEnding> {
         let now = fx.now.mono_ms;
-        let mut verdicts = Vec::new();
+        let mut inferred = Vec::new();
         while let Some((at, id)) = self.agenda.first().copied()
             && at <= now
         {
@@ -662,7 +669,7 @@ impl Book {
                 open.tell_at = None;
                 if let CallState::Open(state) = open.record.state
                     && open.record.origin != self.me
-                    && env.reign.is_some()
+                    && env.leading.is_some()
                 {
                     let state = if open.sent.is_some() { state.max(Phase::Dispatched) } else { Phase::Queued };
                     let (origin, attempt) = (open.record.origin, open.record.attempt);
@@ -702,15 +709,15 @@ impl Book {
             {
                 self.forget(&id, fx);
             } else if open.record.header.target != self.me {
-                let verdict = Self::overdue(&self.me, open, now, env);
-                if verdict.is_none() {
+                let overdue = Self::overdue(&self.me, open, now, env);
+                if overdue.is_none() {
                     self.give_up_attempt(&id, fx);
                     self.look_again(&id, now);
                 }
-                verdicts.extend(verdict);
+                inferred.extend(overdue);
             }
         }
-        verdicts
+        inferred
     }
 
     /// After time and margin, at a bystander: if it waited for another attempt, the interruption was the ending.
@@ -750,12 +757,12 @@ impl Book {
 
     /// After time and margin: the origin says so; the gateway does when the origin cannot be asked, or when it has had a
     /// second margin and said nothing (its clock may have been lost in a restart, and it believes in much time left).
-    fn overdue(me: &PeerId, open: &Open, now: u64, env: &Env<'_>) -> Option<Verdict> {
+    fn overdue(me: &PeerId, open: &Open, now: u64, env: &Env<'_>) -> Option<InferredEnding> {
         let header = &open.record.header;
         let origin = open.record.origin;
         let margin = 2 * limits::epsilon_ms(header.ttl_ms);
         let silent = now >= open.deadline + 2 * margin;
-        let mine = origin == *me || (env.reign.is_some() && (silent || !(env.is_linked)(&origin)));
+        let mine = origin == *me || (env.leading.is_some() && (silent || !(env.is_linked)(&origin)));
         // Being run at this moment is not "not run in time": its outcome is awaited as long as it may run, and no longer.
         let running = open.record.state == CallState::Open(Phase::Running);
         if !mine || (running && now < open.deadline + header.timeout_ms + margin) {
@@ -764,22 +771,29 @@ impl Book {
         let (ending, reason) = if running {
             (Ending::Interrupted, "nothing was heard of its run any more: it may or may not have happened")
         } else {
-            (Ending::Expired, "its time was over before the node could start it")
+            (Ending::Expired, "TTL expired before the node started it")
         };
-        Some(Verdict { id: header.id, attempt: open.record.attempt, ending, reason: reason.to_owned(), wish: true })
+        Some(InferredEnding {
+            id: header.id,
+            attempt: open.record.attempt,
+            ending,
+            reason: reason.to_owned(),
+            cancel: true,
+        })
     }
 
     /// Open calls for a peer that does not belong any more.
-    pub(crate) fn undeliverable(&self, env: &Env<'_>) -> Vec<Verdict> {
+    pub(crate) fn undeliverable(&self, env: &Env<'_>) -> Vec<InferredEnding> {
         self.open
             .values()
-            // What was for ourselves is our executor's to end: a verdict of ours would pass for the target's word.
+            // What was for ourselves is our executor's to end: an inference of ours would pass for the target's word.
             .filter(|open| open.record.header.target != self.me)
             .filter(|open| !open.ended())
             .filter_map(|open| {
                 let header = &open.record.header;
-                let restored = header.target_incarnation.is_some_and(|life| (env.is_over)(&header.target, life));
-                let reason = if (env.is_out)(&header.target) {
+                let restored =
+                    header.target_incarnation.is_some_and(|incarnation| (env.is_over)(&header.target, incarnation));
+                let reason = if (env.is_excluded)(&header.target) {
                     "the node does not belong to the mesh any more"
                 } else if restored {
                     "the node was restored from an old state: it may or may not have happened"
@@ -789,12 +803,12 @@ impl Book {
                 // A restored target that was the origin, too, cannot say anything about it.
                 let origin = open.record.origin;
                 let mute = !(env.is_linked)(&origin) || (restored && origin == header.target);
-                (origin == self.me || (env.reign.is_some() && mute)).then(|| Verdict {
+                (origin == self.me || (env.leading.is_some() && mute)).then(|| InferredEnding {
                     id: header.id,
                     attempt: open.record.attempt,
                     ending: Ending::Undeliverable,
                     reason: reason.to_owned(),
-                    wish: false,
+                    cancel: false,
                 })
             })
             .collect()
@@ -819,8 +833,8 @@ impl Book {
         self.agenda.first().map(|(at, _)| *at)
     }
 
-    /// Closes, in our own book alone, what was meant for another life of this device.
-    pub(crate) fn bury(&mut self, own: Incarnation, fx: &mut Effects<'_>) {
+    /// Closes, in our own book alone, what was meant for another incarnation of this device.
+    pub(crate) fn close_calls_of_former_incarnations(&mut self, own: Incarnation, fx: &mut Effects<'_>) {
         let foreign = |open: &Open| open.record.header.target == self.me && !open.record.header.is_for(own);
         let ids: Vec<ReqId> =
             self.open.iter().filter(|(_, open)| foreign(open) && !open.ended()).map(|(id, _)| *id).collect();

@@ -32,7 +32,7 @@ pub(crate) enum Then {
     Outcome(ReqId, Attempt, SignedEntry),
     /// An ending, confirmed or not, is durable here: tell whoever waits, and the target.
     Ended(ReqId, Attempt, bool),
-    /// This peer is linked and was thrown out, and what says so is durable: tell it.
+    /// This peer is linked and was removed, and what says so is durable: tell it.
     Dismiss(PeerId),
     /// Our own revocation or departure is durable.
     Revoked,

@@ -125,7 +125,7 @@ impl Election {
     }
 
     /// The claim in whose name this peer dispatches, while it leads.
-    pub(crate) fn reign(&self) -> Option<&Claim> {
+    pub(crate) fn leading_claim(&self) -> Option<&Claim> {
         match &self.role {
             Role::Leader { claim, .. } => Some(claim),
             Role::Follower { .. } | Role::Claiming { .. } => None,

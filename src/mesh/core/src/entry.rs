@@ -65,35 +65,35 @@ pub struct Kind(pub u16);
 impl Kind {
     /// [`Genesis`].
     pub const GENESIS: Self = Self(1);
-    /// [`Verdict`] on a peer: approval or revocation.
-    pub const APPROVAL: Self = Self(2);
+    /// [`MembershipChange`] on a peer: approval or revocation.
+    pub const MEMBERSHIP: Self = Self(2);
     /// [`Directory`] record of its author.
     pub const DIRECTORY: Self = Self(4);
     /// [`Header`] of a call.
     pub const CALL: Self = Self(5);
     /// [`Outcome`] of a call's attempt.
     pub const OUTCOME: Self = Self(6);
-    /// [`CancelWish`].
+    /// [`CancelRequest`].
     pub const CANCEL: Self = Self(7);
     /// Empty: its author's log has come this far. Written when a call has started of which nothing else there tells.
-    pub const MARK: Self = Self(8);
-    /// [`Stubs`] for entries of its author.
-    pub const STUBS: Self = Self(9);
+    pub const CHECKPOINT: Self = Self(8);
+    /// [`Truncation`] for entries of its author.
+    pub const TRUNCATION: Self = Self(9);
     /// The highest that this version knows.
-    pub const NEWEST: Self = Self::STUBS;
+    pub const NEWEST: Self = Self::TRUNCATION;
 
     /// Whether this version knows what it means.
     #[must_use]
     pub fn is_known(self) -> bool {
         [
             Self::GENESIS,
-            Self::APPROVAL,
+            Self::MEMBERSHIP,
             Self::DIRECTORY,
             Self::CALL,
             Self::OUTCOME,
             Self::CANCEL,
-            Self::MARK,
-            Self::STUBS,
+            Self::CHECKPOINT,
+            Self::TRUNCATION,
         ]
         .contains(&self)
     }
@@ -106,7 +106,7 @@ pub struct Entry {
     pub mesh: MeshId,
     /// Who says so.
     pub author: PublicKey,
-    /// Life of the author's database.
+    /// Incarnation of the author's database.
     pub incarnation: Incarnation,
     /// Position in the author's log of this incarnation, from 1, without gaps.
     pub seq: u64,
@@ -247,7 +247,7 @@ impl SignedEntry {
 pub struct Place {
     /// Whose log.
     pub author: PeerId,
-    /// Which life of that author's database.
+    /// Incarnation of that author's database.
     pub incarnation: Incarnation,
     /// Position, from 1.
     pub seq: u64,
@@ -276,33 +276,33 @@ pub enum Tier {
     Owner,
 }
 
-/// Body of [`Kind::APPROVAL`]: what an owner says about a peer.
+/// Body of [`Kind::MEMBERSHIP`]: what an owner says about a peer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Verdict {
+pub struct MembershipChange {
     /// The peer's key.
     pub subject: PublicKey,
     /// What is said.
-    pub what: VerdictKind,
+    pub what: ChangeKind,
 }
 
-/// See [`Verdict`].
+/// See [`MembershipChange`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum VerdictKind {
+pub enum ChangeKind {
     /// The peer belongs to the mesh.
     Approved {
         /// How far it is trusted.
         tier: Tier,
-        /// The handle it asked for; see `Trust` for what it gets when that is taken.
+        /// The name it asked for; see `Trust` for what it gets when that is taken.
         node_id: NodeId,
         /// Hashes of the revocations that this takes back, all that its signer held: one that it does not name beats it.
         after: Vec<Hash>,
     },
     /// The peer does not belong to the mesh any more.
     Revoked {
-        /// The last entry of each life of the revoked peer that the signer held. What the peer wrote later, or in a life
+        /// The last entry of each incarnation of the revoked peer that the signer held. What the peer wrote later, or in an incarnation
         /// that is not named, is void.
-        marks: Vec<(Incarnation, u64)>,
+        cutoffs: Vec<(Incarnation, u64)>,
         /// Whether the peer asked for it (`sigil leave`).
         left: bool,
     },
@@ -405,11 +405,11 @@ pub struct Header {
     pub id: ReqId,
     /// The one peer that may run it.
     pub target: PeerId,
-    /// The life of the target's database that the origin knew. A target that was restored from an old state since cannot
+    /// The incarnation of the target's database that the origin knew. A target that was restored from an old state since cannot
     /// know what it did for this call: it does not run it, and says nothing about it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target_incarnation: Option<Incarnation>,
-    /// Its handle at acceptance, for people.
+    /// Its name at acceptance, for people.
     pub node_id: NodeId,
     /// Which tool.
     pub tool: ToolName,
@@ -432,10 +432,10 @@ pub struct Header {
 }
 
 impl Header {
-    /// Whether this call was meant for the life `own` of its target's database.
+    /// Whether this call was meant for the incarnation `own` of its target's database.
     #[must_use]
     pub fn is_for(&self, own: Incarnation) -> bool {
-        self.target_incarnation.is_none_or(|life| life == own)
+        self.target_incarnation.is_none_or(|incarnation| incarnation == own)
     }
 
     /// Whether everything in it is within its limits: an origin that says more is not one of ours, and what it says is
@@ -499,7 +499,7 @@ pub struct Outcome {
     pub reason: String,
     /// What the tool said.
     pub output: Payload,
-    /// What the tool complained.
+    /// Tail of its stderr.
     pub error: String,
     /// Wall time, for people.
     pub at_ms: u64,
@@ -508,23 +508,23 @@ pub struct Outcome {
     /// The call that this one turned out to repeat (same client key, same arguments): read that one instead.
     pub alias_of: Option<ReqId>,
     /// How the author knows.
-    #[serde(default, skip_serializing_if = "Voice::is_target")]
-    pub voice: Voice,
+    #[serde(default, skip_serializing_if = "Source::is_target")]
+    pub source: Source,
 }
 
 /// How the author of an [`Outcome`] knows of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub enum Voice {
+pub enum Source {
     /// It says that it is the target.
     #[default]
     Target,
     /// It heard this of that target, whose own words reach nobody any more. That beats what anyone guesses.
-    Heard(PeerId),
+    Relayed(PeerId),
     /// It heard nothing of the target.
-    Guess,
+    Inferred,
 }
 
-impl Voice {
+impl Source {
     const fn is_target(&self) -> bool {
         matches!(self, Self::Target)
     }
@@ -532,7 +532,7 @@ impl Voice {
 
 /// Body of [`Kind::CANCEL`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CancelWish {
+pub struct CancelRequest {
     /// Which call.
     pub id: ReqId,
     /// Why, for people.
@@ -541,17 +541,17 @@ pub struct CancelWish {
     pub expired: bool,
 }
 
-/// Body of [`Kind::STUBS`]: which entries of this life of its author's log nobody needs any more. The newest such entry
+/// Body of [`Kind::TRUNCATION`]: which entries of this incarnation of its author's log nobody needs any more. The newest such entry
 /// counts, and says all that the former ones did.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Stubs {
-    /// In order, before this entry, apart from each other; at most [`limits::STUBS_MAX`].
-    pub stubs: Vec<Stub>,
+pub struct Truncation {
+    /// In order, before this entry, apart from each other; at most [`limits::TRUNCATED_RUNS_MAX`].
+    pub runs: Vec<TruncatedRun>,
 }
 
 /// What is left of a run of entries: enough for the chain to go on behind it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Stub {
+pub struct TruncatedRun {
     /// Place of the first of them.
     pub first: u64,
     /// Place of the last.

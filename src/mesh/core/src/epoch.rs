@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::crypto::{Signer, Verifier};
 use crate::ids::{PeerId, PublicKey, Signature};
 
-/// A reign. Compared by counter, then class, then peer, so that two halves of a mesh that claim the same counter are
+/// An epoch. Compared by counter, then class, then peer, so that two halves of a mesh that claim the same counter are
 /// ordered all the same (mesh-protocol.md §1.3). Durable before it is claimed, and before it is obeyed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Epoch {
@@ -28,9 +28,9 @@ const CLAIM_CONTEXT: &[u8] = b"sigil claim 1\0";
 /// What a leader signs: its epoch and the number of its beacon. Whoever holds one can prove that the epoch was claimed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Claim {
-    /// The reign.
+    /// The epoch.
     pub epoch: Epoch,
-    /// Number of the beacon within the reign, from 1.
+    /// Number of the beacon within the epoch, from 1.
     pub seq: u64,
     /// Key of `epoch.peer`.
     pub key: PublicKey,

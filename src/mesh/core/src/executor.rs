@@ -1,6 +1,6 @@
 //! The target's side of a call: the journal that makes "at most once" true (mesh-protocol.md §6).
 //!
-//! A tool is invoked only after `started` for its (id, attempt) is durable, and after a second look at time, wish and
+//! A tool is invoked only after `started` for its (id, attempt) is durable, and after a second look at time, cancel request and
 //! approval. Whatever is found started without an outcome after a restart ends `interrupted`, never runs again.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -8,10 +8,10 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::calls::{key_id, sense_of};
+use crate::calls::{key_id, request_fingerprint};
 use crate::config::Config;
 use crate::effects::{Effects, Then};
-use crate::entry::{CancelWish, Effect, Ending, Header, Outcome, Payload, SignedEntry, Voice};
+use crate::entry::{CancelRequest, Effect, Ending, Header, Outcome, Payload, SignedEntry, Source};
 use crate::frame::{Answer, AnswerKind, Frame};
 use crate::ids::{ATTEMPTS_MAX, Attempt, Hash, Incarnation, PeerId, ReqId, Series};
 use crate::io::{Invocation, Output, Space, ToolOutcome};
@@ -80,7 +80,7 @@ pub(crate) struct Rules<'a> {
     /// `Err` names why this origin may not call this tool.
     pub(crate) permits: &'a dyn Fn(&PeerId, &Header) -> Result<(), String>,
     /// Somebody wants this call stopped.
-    pub(crate) wish: &'a dyn Fn(&ReqId) -> Option<CancelWish>,
+    pub(crate) cancel: &'a dyn Fn(&ReqId) -> Option<CancelRequest>,
     /// Why nothing may start here at all.
     pub(crate) hold: Option<&'a str>,
     /// Other peers that may have a blob.
@@ -134,8 +134,8 @@ impl Executor {
         let (id, attempt) = key.split_at_checked(16)?;
         let row: JournalRow = crate::entry::decode(value)?;
         let (id, attempt) = (ReqId::from_slice(id)?, *attempt.first()?);
-        if let Some((key, sense)) = row.key.as_deref() {
-            self.bound.insert(*key, (id, *sense));
+        if let Some((key, fingerprint)) = row.key.as_deref() {
+            self.bound.insert(*key, (id, *fingerprint));
         }
         self.journal.insert((id, attempt), row);
         Some(())
@@ -183,7 +183,7 @@ impl Executor {
         !self.is_forgotten(id) && self.journal.range((*id, attempt)..=(*id, ATTEMPTS_MAX)).next().is_none()
     }
 
-    /// Drops what waits and was not meant for this life of our store: it may have run in another.
+    /// Drops what waits and was not meant for this incarnation of our store: it may have run in another.
     pub(crate) fn drop_waiting(&mut self, own: Incarnation) {
         self.waiting.retain(|waiting| waiting.header.is_for(own));
     }
@@ -204,7 +204,7 @@ impl Executor {
             fx.send(offer.gateway, Frame::Answer(Answer { id, attempt, what }));
         };
         if self.is_forgotten(&id) && fx.enforces(ProtocolRule::MarkChecked) {
-            answer(AnswerKind::Refused("too old: its time was over long ago".to_owned()), fx);
+            answer(AnswerKind::Rejected("too old: its time was over long ago".to_owned()), fx);
             return None;
         }
         let newest =
@@ -229,13 +229,13 @@ impl Executor {
         }
         if attempt > 1 && offer.header.effect == Effect::Once && fx.enforces(ProtocolRule::OnceIsOnce) {
             // No gateway may decide this for us (mesh-protocol.md §6, Attempts).
-            answer(AnswerKind::Refused("this call may run only once".to_owned()), fx);
+            answer(AnswerKind::Rejected("this call may run only once".to_owned()), fx);
             return None;
         }
         if attempt > 1 && fx.enforces(ProtocolRule::AttemptOrder) {
             let before = self.journal.get(&(id, attempt - 1)).map(|row| row.state.clone());
             if before != Some(Journaled::Ended(Ending::Interrupted)) {
-                answer(AnswerKind::Refused("the attempt before was not interrupted here".to_owned()), fx);
+                answer(AnswerKind::Rejected("the attempt before was not interrupted here".to_owned()), fx);
                 return None;
             }
         }
@@ -246,8 +246,8 @@ impl Executor {
         if let Some(finished) = self.repeats(&header, attempt, fx) {
             return Some(finished);
         }
-        if let Some(wish) = (rules.wish)(&id) {
-            return Some(self.finish_unrun(&header, attempt, &wish, fx));
+        if let Some(cancel) = (rules.cancel)(&id) {
+            return Some(self.finish_unrun(&header, attempt, &cancel, fx));
         }
         if offer.left_ms == 0 {
             let reason = "its time was over when it reached the node";
@@ -293,14 +293,14 @@ impl Executor {
             .chain(self.running.values().map(|running| &running.header))
             .filter(|other| other.id != header.id)
             .find(|other| other.client_key.as_ref().is_some_and(|k| key_id(&other.principal, k) == key))
-            .map(|other| (other.id, sense_of(&self.me, other.tool.as_str(), &other.arguments)));
-        let (first, sense) = in_hand.or_else(|| self.bound.get(&key).copied())?;
+            .map(|other| (other.id, request_fingerprint(&self.me, other.tool.as_str(), &other.arguments)));
+        let (first, fingerprint) = in_hand.or_else(|| self.bound.get(&key).copied())?;
         if first == header.id {
             return None;
         }
         // One that only waits has not bound the key yet; this one must not bind it in its place.
-        self.bound.entry(key).or_insert((first, sense));
-        let same = sense == sense_of(&self.me, header.tool.as_str(), &header.arguments);
+        self.bound.entry(key).or_insert((first, fingerprint));
+        let same = fingerprint == request_fingerprint(&self.me, header.tool.as_str(), &header.arguments);
         let (ending, reason) = if same {
             (Ending::Cancelled, format!("the same request as {first}: that one counts"))
         } else {
@@ -315,11 +315,11 @@ impl Executor {
         &mut self,
         header: &Arc<Header>,
         attempt: Attempt,
-        wish: &CancelWish,
+        cancel: &CancelRequest,
         fx: &mut Effects<'_>,
     ) -> Finished {
-        let ending = if wish.expired { Ending::Expired } else { Ending::Cancelled };
-        self.finish(header.id, attempt, ending, &wish.reason, Some(header.clone()), fx)
+        let ending = if cancel.expired { Ending::Expired } else { Ending::Cancelled };
+        self.finish(header.id, attempt, ending, &cancel.reason, Some(header.clone()), fx)
     }
 
     /// Journals `started` for what waits, in order of arrival, while there are free places.
@@ -358,7 +358,7 @@ impl Executor {
         let header = running.header.clone();
         let origin = running.origin;
         let late = running.deadline <= fx.now.mono_ms && fx.enforces(ProtocolRule::SecondLook);
-        let wish = (rules.wish)(&id).filter(|_| fx.enforces(ProtocolRule::SecondLookAtWish));
+        let cancel = (rules.cancel)(&id).filter(|_| fx.enforces(ProtocolRule::SecondLookAtCancel));
         if let Some(reason) = rules.hold
             && fx.enforces(ProtocolRule::OwnRevocation)
         {
@@ -369,8 +369,8 @@ impl Executor {
         {
             return Some(self.finish(id, attempt, Ending::Denied, &reason, Some(header), fx));
         }
-        if let Some(wish) = wish {
-            return Some(self.finish_unrun(&header, attempt, &wish, fx));
+        if let Some(cancel) = cancel {
+            return Some(self.finish_unrun(&header, attempt, &cancel, fx));
         }
         if late {
             let reason = "its time was over before the tool ran";
@@ -422,24 +422,24 @@ impl Executor {
     }
 
     /// Somebody wants the call stopped. `header`: if it is known here, and not in hand, it ends without a run.
-    pub(crate) fn handle_wish(
+    pub(crate) fn handle_cancel_request(
         &mut self,
-        wish: &CancelWish,
+        cancel: &CancelRequest,
         header: Option<Arc<Header>>,
         attempt: Attempt,
         fx: &mut Effects<'_>,
     ) -> Option<Finished> {
-        let id = wish.id;
+        let id = cancel.id;
         if let Some(at) = self.waiting.iter().position(|waiting| waiting.id == id) {
             let waiting = self.waiting.remove(at)?;
-            return Some(self.finish_unrun(&waiting.header, waiting.attempt, wish, fx));
+            return Some(self.finish_unrun(&waiting.header, waiting.attempt, cancel, fx));
         }
         let key = self.running.range((id, 0)..=(id, ATTEMPTS_MAX)).next_back().map(|(key, _)| *key);
         if let Some((id, attempt)) = key
             && let Some(running) = self.running.get_mut(&(id, attempt))
         {
-            if running.invoked && running.killed.is_none() && !wish.expired {
-                running.killed = Some(wish.reason.clone());
+            if running.invoked && running.killed.is_none() && !cancel.expired {
+                running.killed = Some(cancel.reason.clone());
                 fx.out.push(Output::Kill(id, attempt));
             }
             return None; // one not invoked yet is caught by the second look
@@ -448,7 +448,7 @@ impl Executor {
             return None;
         }
         let header = header?;
-        Some(self.finish_unrun(&header, attempt, wish, fx))
+        Some(self.finish_unrun(&header, attempt, cancel, fx))
     }
 
     /// A call for us whose time is over without ever being dispatched here.
@@ -459,7 +459,7 @@ impl Executor {
         header: Arc<Header>,
         fx: &mut Effects<'_>,
     ) -> Option<Finished> {
-        let reason = "its time was over before the node could start it";
+        let reason = "TTL expired before the node started it";
         self.end_unrun(id, attempt, Ending::Expired, reason, header, fx)
     }
 
@@ -494,9 +494,9 @@ impl Executor {
     /// Binds the client key of a call, if it has one that no other call has bound here.
     fn bind(&mut self, header: &Header) -> Option<Box<(Hash, Hash)>> {
         let key = key_id(&header.principal, header.client_key.as_ref()?);
-        let sense = sense_of(&self.me, header.tool.as_str(), &header.arguments);
-        let (bound_to, _) = *self.bound.entry(key).or_insert((header.id, sense));
-        (bound_to == header.id).then(|| Box::new((key, sense)))
+        let fingerprint = request_fingerprint(&self.me, header.tool.as_str(), &header.arguments);
+        let (bound_to, _) = *self.bound.entry(key).or_insert((header.id, fingerprint));
+        (bound_to == header.id).then(|| Box::new((key, fingerprint)))
     }
 
     fn finish(
@@ -527,7 +527,7 @@ impl Executor {
             at_ms: fx.now.wall_ms,
             started_ms: 0,
             alias_of: None,
-            voice: Voice::Target,
+            source: Source::Target,
         };
         Finished { outcome, header }
     }
@@ -664,7 +664,7 @@ impl Executor {
             }
             let mark = self.marks.entry(id.series()).or_default();
             *mark = (*mark).max(id.counter());
-            fx.put(Space::Marks, id.series().0, mark);
+            fx.put(Space::ForgottenMarks, id.series().0, mark);
             fx.sync = true;
         }
     }

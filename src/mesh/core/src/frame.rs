@@ -9,7 +9,7 @@ use crate::ids::{Attempt, Hash, Incarnation, PeerId, ReqId};
 
 /// How a frame travels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Class {
+pub enum Channel {
     /// A datagram: may be lost, is never queued behind anything.
     Datagram,
     /// The link's own ordered stream.
@@ -29,14 +29,14 @@ pub enum Frame {
     Notice(Claim),
     /// "I stop leading"; the successor claims at once.
     Resign {
-        /// The reign that ends.
+        /// The epoch that ends.
         epoch: Epoch,
         /// Who should claim.
         successor: Option<PeerId>,
     },
     /// "You would be the better gateway: claim above this."
     Handover {
-        /// The reign that wants to end.
+        /// The epoch that wants to end.
         epoch: Epoch,
     },
     /// Whom the sender is linked to.
@@ -45,8 +45,8 @@ pub enum Frame {
     Digest {
         /// Of each author's log.
         rows: Vec<DigestRow>,
-        /// Hash over all verdicts that count, in the order of their hashes; [`Hash::ZERO`] = not said.
-        verdicts: Hash,
+        /// Hash over all membership changes that count, in the order of their hashes; [`Hash::ZERO`] = not said.
+        changes: Hash,
     },
     /// Entries that the receiver lacks, each author's in order.
     Entries {
@@ -57,7 +57,7 @@ pub enum Frame {
     },
     /// Who is online as the gateway sees it.
     Presence {
-        /// The gateway's reign.
+        /// The gateway's epoch.
         epoch: Epoch,
         /// Peers whose node stream is up.
         online: Vec<PeerId>,
@@ -77,7 +77,7 @@ pub enum Frame {
     Dispatch(Dispatch),
     /// Target to gateway: what it did with a dispatch.
     Answer(Answer),
-    /// Gateway to target: stop this call. (The durable wish travels in the log; this is the fast path.)
+    /// Gateway to target: stop this call. (The durable cancel request travels in the log; this is the fast path.)
     Cancel {
         /// Which call.
         id: ReqId,
@@ -94,9 +94,9 @@ pub enum Frame {
 impl Frame {
     /// How this frame travels.
     #[must_use]
-    pub fn class(&self) -> Class {
+    pub fn channel(&self) -> Channel {
         match self {
-            Self::Beacon(_) | Self::Query | Self::Notice(_) => Class::Datagram,
+            Self::Beacon(_) | Self::Query | Self::Notice(_) => Channel::Datagram,
             Self::Resign { .. }
             | Self::Handover { .. }
             | Self::Neighbours(_)
@@ -104,8 +104,8 @@ impl Frame {
             | Self::Entries { .. }
             | Self::Presence { .. }
             | Self::Progress { .. }
-            | Self::Stored { .. } => Class::Stream,
-            Self::Dispatch(_) | Self::Answer(_) | Self::Cancel { .. } => Class::Node,
+            | Self::Stored { .. } => Channel::Stream,
+            Self::Dispatch(_) | Self::Answer(_) | Self::Cancel { .. } => Channel::Node,
         }
     }
 }
@@ -126,7 +126,7 @@ pub struct Beacon {
 pub struct DigestRow {
     /// Whose log.
     pub author: PeerId,
-    /// Which life.
+    /// Incarnation.
     pub incarnation: Incarnation,
     /// Highest sequence held without gaps.
     pub seq: u64,
@@ -144,7 +144,7 @@ pub struct EntryItem {
 /// Gateway to target: run this.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Dispatch {
-    /// The reign in whose name. The target obeys only if it is not below its fence.
+    /// The epoch in whose name. The target obeys only if it is not below its fence.
     pub claim: Claim,
     /// The header, signed by its origin.
     pub header: SignedEntry,
@@ -182,7 +182,7 @@ pub enum AnswerKind {
     /// The epoch is below the target's fence.
     Fenced(Option<Claim>),
     /// Not acceptable for this target: bad header, unknown origin, and the like. Try again later, at a slow pace.
-    Refused(String),
+    Rejected(String),
 }
 
 /// Where a call is, as the world sees it, before its ending.

@@ -1,7 +1,7 @@
 //! Tests: a member that lies, against one honest peer.
 
 mod merge;
-mod stubs;
+mod truncation;
 
 use rand_chacha::ChaCha8Rng;
 use rand_core::SeedableRng as _;
@@ -9,8 +9,8 @@ use rand_core::SeedableRng as _;
 use crate::config::Config;
 use crate::crypto::{Signer as _, Symbolic};
 use crate::entry::{
-    CancelWish, Directory, Effect, Ending, Entry, Header, Kind, Outcome, Payload, SignedEntry, Tier, ToolDecl, Verdict,
-    VerdictKind, Voice, encode,
+    CancelRequest, ChangeKind, Directory, Effect, Ending, Entry, Header, Kind, MembershipChange, Outcome, Payload,
+    SignedEntry, Source, Tier, ToolDecl, encode,
 };
 use crate::epoch::{Claim, Epoch};
 use crate::frame::{Answer, AnswerKind, Beacon, Dispatch, EntryItem, Frame, Phase};
@@ -212,7 +212,7 @@ fn outcome(id: ReqId, ending: Ending) -> Outcome {
         at_ms: 0,
         started_ms: 0,
         alias_of: None,
-        voice: Voice::Target,
+        source: Source::Target,
     }
 }
 
@@ -238,10 +238,10 @@ fn only_target_origin_and_owners_may_end_a_call() {
     let answer = Answer { id, attempt: 1, what: AnswerKind::Ended(made_up) };
     honest.hears(&liar, Frame::Answer(answer));
     assert!(matches!(honest.state(&id), Some(CallState::Open(_))), "by an answer");
-    let wish = CancelWish { id, reason: String::new(), expired: false };
-    let wish = liar.says(Kind::CANCEL, encode(&wish));
-    honest.hears(&liar, pushed(wish));
-    assert!(matches!(honest.state(&id), Some(CallState::Open(_))), "by a wish");
+    let cancel = CancelRequest { id, reason: String::new(), expired: false };
+    let cancel = liar.says(Kind::CANCEL, encode(&cancel));
+    honest.hears(&liar, pushed(cancel));
+    assert!(matches!(honest.state(&id), Some(CallState::Open(_))), "by a cancel request");
     // The target may.
     let real = target.says(Kind::OUTCOME, encode(&outcome(id, Ending::Done)));
     let out = honest.hears(&target, pushed(real));
@@ -369,12 +369,12 @@ fn a_clock_a_year_ahead_moves_nobody_elses() {
 fn approvals_of_one_who_may_not_neither_count_nor_stand_in_the_way() {
     let (mut honest, mut liar, target) = scene();
     let new = Liar::new(3, &honest);
-    let says = |subject: &Liar, what| encode(&Verdict { subject: subject.key.public_key(), what });
+    let says = |subject: &Liar, what| encode(&MembershipChange { subject: subject.key.public_key(), what });
     let owner =
-        |name: &str| VerdictKind::Approved { tier: Tier::Owner, node_id: name.parse().unwrap(), after: Vec::new() };
-    let out = VerdictKind::Revoked { marks: Vec::new(), left: false };
+        |name: &str| ChangeKind::Approved { tier: Tier::Owner, node_id: name.parse().unwrap(), after: Vec::new() };
+    let out = ChangeKind::Revoked { cutoffs: Vec::new(), left: false };
     for body in [says(&new, owner("new")), says(&target, out), says(&target, owner("target"))] {
-        let entry = liar.entry(Kind::APPROVAL, body, |entry| entry.generation = u32::MAX);
+        let entry = liar.entry(Kind::MEMBERSHIP, body, |entry| entry.generation = u32::MAX);
         honest.hears(&liar, pushed(entry));
     }
     let view = honest.peer.view();
@@ -409,8 +409,8 @@ fn entries_out_of_their_place_are_not_taken() {
     let stranger = Symbolic::new(77).public_key();
     refused(&mut liar, &mut honest, &|entry| entry.author = stranger);
     let own = Symbolic::new(0).public_key();
-    let life = honest.peer.view().incarnation;
-    refused(&mut liar, &mut honest, &|entry| (entry.author, entry.incarnation) = (own, life));
+    let incarnation = honest.peer.view().incarnation;
+    refused(&mut liar, &mut honest, &|entry| (entry.author, entry.incarnation) = (own, incarnation));
     let asked = refused(&mut liar, &mut honest, &|entry| entry.seq += 5);
     assert!(asked.iter().any(|o| matches!(o, Output::Send(_, Frame::Digest { .. }))), "a gap is asked about");
     refused(&mut liar, &mut honest, &|entry| entry.previous = Hash::of(b"another"));
@@ -453,7 +453,7 @@ fn nobody_leads_who_may_not_nor_from_too_far_ahead() {
     }
     assert_eq!(honest.peer.view().gateway, Some(led));
     assert_eq!(honest.peer.view().fence, led);
-    // Nor may anybody end or hand over the reign of another.
+    // Nor may anybody end or hand over the epoch of another.
     honest.hears(&owner, Frame::Resign { epoch: led, successor: Some(owner.id()) });
     honest.hears(&owner, Frame::Handover { epoch: led });
     assert_eq!(honest.peer.view().gateway, Some(led));
@@ -468,7 +468,7 @@ fn only_a_gateway_may_dispatch_and_only_in_its_own_name() {
     honest.admit(&owner, Tier::Owner);
     let call = header(&liar.id(), 1, me);
     let entry = liar.says(Kind::CALL, encode(&call));
-    honest.hears(&owner, Frame::Digest { rows: Vec::new(), verdicts: Hash::ZERO });
+    honest.hears(&owner, Frame::Digest { rows: Vec::new(), changes: Hash::ZERO });
     let claims = |of: &Liar, counter| Claim::sign(&of.key, Epoch { counter, class: 3, peer: of.id() }, 1);
     let refused = |honest: &mut Honest, from: &Liar, claim: Claim, header: SignedEntry| {
         let dispatch = Dispatch { claim, header, attempt: 1, left_ms: 60_000 };
@@ -477,7 +477,7 @@ fn only_a_gateway_may_dispatch_and_only_in_its_own_name() {
         let no = |o: &Output| {
             matches!(
                 o,
-                Output::Send(_, Frame::Answer(Answer { what: AnswerKind::Refused(_) | AnswerKind::Fenced(_), .. }))
+                Output::Send(_, Frame::Answer(Answer { what: AnswerKind::Rejected(_) | AnswerKind::Fenced(_), .. }))
             )
         };
         assert!(out.iter().any(no), "{out:?}");

@@ -1,4 +1,4 @@
-//! Names of things: peers, meshes, nodes, tools, requests. Each is a newtype, so that a key cannot pass for a handle.
+//! Names of things: peers, meshes, nodes, tools, requests. Each is a newtype, so that a key cannot pass for a name.
 
 use std::cmp::Ordering;
 use std::fmt;
@@ -237,7 +237,7 @@ impl FromStr for ReqId {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Series(#[serde(with = "serde_bytes")] pub [u8; 10]);
 
-/// One life of a database: random when it is made, and renewed when a roll-back of it is found.
+/// One incarnation of a database: random when it is made, and renewed when a roll-back of it is found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Incarnation(pub u32);
 
@@ -298,7 +298,7 @@ macro_rules! text_id {
 }
 
 text_id!(
-    /// The human handle of a node, such as `macbook-pro`: unique in its mesh, bound to a key at approval.
+    /// The human name of a node, such as `macbook-pro`: unique in its mesh, bound to a key at approval.
     NodeId, "node id", "it must be 1 to 63 of a-z, 0-9 and -, not starting or ending with -",
     |text| {
         (1..=63).contains(&text.len())
@@ -319,7 +319,7 @@ text_id!(
 );
 
 impl NodeId {
-    /// Makes a valid handle out of any text, such as a machine's host name: lower case, the rest turned into `-`.
+    /// Makes a valid name out of any text, such as a machine's host name: lower case, the rest turned into `-`.
     #[must_use]
     pub fn slug(text: &str) -> Self {
         let mut slug = String::new();
@@ -335,7 +335,7 @@ impl NodeId {
         Self(if slug.is_empty() { "node".to_owned() } else { slug.to_owned() })
     }
 
-    /// The `n`-th variant of a handle that is taken: `name-2`, `name-3`, …
+    /// The `n`-th variant of a name that is taken: `name-2`, `name-3`, …
     #[must_use]
     pub fn variant(&self, n: usize) -> Self {
         let suffix = format!("-{n}");
@@ -361,7 +361,7 @@ mod tests {
     }
 
     #[test]
-    fn handles_and_tool_names_refuse_what_breaks_addresses() {
+    fn names_of_nodes_and_tools_refuse_what_breaks_addresses() {
         let long = "a".repeat(300);
         for bad in ["", ":", "a:b", "a/b", "a\0b", "Ä", "A", "-a", "a-", long.as_str()] {
             assert!(bad.parse::<NodeId>().is_err(), "{bad:?}");
@@ -375,7 +375,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_text_slugs_to_a_valid_handle(text in ".*") {
+        fn any_text_slugs_to_a_valid_name(text in ".*") {
             let slug = NodeId::slug(&text);
             prop_assert!(slug.as_str().parse::<NodeId>().is_ok());
             prop_assert!(slug.variant(2).as_str().parse::<NodeId>().is_ok());

@@ -53,7 +53,7 @@ pub enum Space {
     /// Target's journal: id ‖ attempt to its state.
     Journal,
     /// Series to its forgotten mark.
-    Marks,
+    ForgottenMarks,
     /// The shell's own small values (tokens, ports, …). The core never looks inside.
     Shell,
 }
@@ -72,7 +72,7 @@ impl Space {
         Self::CallsByTime,
         Self::Keys,
         Self::Journal,
-        Self::Marks,
+        Self::ForgottenMarks,
         Self::Shell,
     ];
 
@@ -103,7 +103,7 @@ impl Space {
             Self::CallsByTime => "calls_by_time",
             Self::Keys => "keys",
             Self::Journal => "journal",
-            Self::Marks => "marks",
+            Self::ForgottenMarks => "forgotten_marks",
             Self::Shell => "shell",
         }
     }
@@ -219,14 +219,14 @@ pub enum Command {
         secret: Hash,
         /// Key that the link has proven.
         key: PublicKey,
-        /// Handle that the newcomer asks for.
+        /// Name that the newcomer asks for.
         node_id: NodeId,
     },
     /// Approve a peer by hand.
     Approve {
         /// Its key.
         key: PublicKey,
-        /// Handle that it asks for.
+        /// Name that it asks for.
         node_id: NodeId,
         /// How far to trust it.
         tier: Tier,
@@ -304,7 +304,7 @@ pub struct Welcome {
     pub directory: Vec<SignedEntry>,
     /// The fence of the moment.
     pub fence: Fence,
-    /// The handle that the newcomer got.
+    /// The name that the newcomer got.
     pub node_id: NodeId,
     /// How far it is trusted.
     pub tier: Tier,
@@ -372,7 +372,7 @@ pub enum Refusal {
 /// What to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Output {
-    /// Send to a linked peer, the way [`Frame::class`] says.
+    /// Send to a linked peer, the way [`Frame::channel`] says.
     Send(PeerId, Frame),
     /// Write, and answer [`Input::Durable`] when the batch and all before it are durable.
     Commit(TxnId, Batch),
@@ -427,7 +427,7 @@ pub enum Fact {
     Call(ReqId, HistoryRow),
     /// A call has its (perhaps unconfirmed) ending, durable here.
     CallEnded(ReqId),
-    /// The set of approved peers, their tiers or handles changed: links may have to close.
+    /// The set of approved peers, their tiers or names changed: links may have to close.
     Trust,
     /// We hold our own revocation.
     Revoked,
@@ -487,7 +487,7 @@ pub struct CallRecord {
     pub attempt: Attempt,
     /// What the tool said.
     pub output: Payload,
-    /// What the tool complained.
+    /// Tail of its stderr.
     pub error: String,
     /// Why it ended as it did.
     pub reason: String,
@@ -502,26 +502,26 @@ pub struct CallRecord {
 pub struct View {
     /// This peer.
     pub me: PeerId,
-    /// Its handle.
+    /// Its name.
     pub node_id: NodeId,
     /// The mesh.
     pub mesh: MeshId,
     /// Name of the mesh.
     pub mesh_name: String,
-    /// Life of our database.
+    /// Incarnation of our database.
     pub incarnation: Incarnation,
     /// Starts of this process within the incarnation.
     pub boot: u64,
     /// Whether we hold our own revocation.
     pub revoked: bool,
-    /// Devices that belonged until the word of whoever let them in turned out to be void; we may be one of them.
-    /// [`Command::Approve`] lets them in again, [`Command::Revoke`] says no.
-    pub pending: Vec<PendingView>,
+    /// Devices that belonged until the word of whoever approved them turned out to be void; we may be one of them.
+    /// [`Command::Approve`] approves them again, [`Command::Revoke`] says no.
+    pub awaiting_reapproval: Vec<ReapprovalView>,
     /// Why this peer does not lead and starts no calls, if there is a reason.
     pub holds: Vec<Hold>,
     /// Peers that run twice under one key, as far as this peer saw: they get no calls, and none of theirs starts here.
     pub copied: Vec<PeerId>,
-    /// Peers that signed two different entries for one place, and have not begun anew since: what they ask for after that
+    /// Peers that signed two different entries for one place, and have not started anew since: what they ask for after that
     /// place does not run here.
     pub forked: Vec<PeerId>,
     /// Who leads, as far as we know.
@@ -564,29 +564,29 @@ impl fmt::Display for Hold {
 
 /// A device that an owner may approve again, or revoke. Until then nothing that it asks for runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PendingView {
+pub struct ReapprovalView {
     /// Identity.
     pub peer: PeerId,
     /// Key, to approve it.
     pub key: PublicKey,
-    /// Handle that it was given.
+    /// Name that it was given.
     pub node_id: NodeId,
     /// How far it was trusted.
     pub tier: Tier,
-    /// Who let it in.
-    pub let_in_by: PeerId,
+    /// Who approved it.
+    pub approved_by: PeerId,
     /// Who had revoked that one without knowing of this device; `None`: that one is pending itself.
     pub revoked_by: Option<PeerId>,
 }
 
-impl PendingView {
+impl ReapprovalView {
     /// Why it waits, for people.
     #[must_use]
     pub fn why(&self) -> String {
-        let by = self.let_in_by.short();
+        let by = self.approved_by.short();
         match self.revoked_by {
-            Some(revoker) => format!("peer {by} let it in after peer {} had removed that one", revoker.short()),
-            None => format!("peer {by} let it in, and waits for a yes itself"),
+            Some(revoker) => format!("peer {by} approved it after peer {} had removed that one", revoker.short()),
+            None => format!("peer {by} approved it, and awaits re-approval itself"),
         }
     }
 }

@@ -29,8 +29,8 @@ pub const PEERS_MAX: usize = 2_000;
 pub const REVOKED_TOLD_MAX: usize = 256;
 /// Revocations of one peer that an approval can take back. After that the device needs a new key.
 pub const REVOCATIONS_MAX: usize = 64;
-/// Lives of one peer's database whose logs are held.
-pub const LIVES_MAX: usize = 64;
+/// Incarnations of one peer's database whose logs are held.
+pub const INCARNATIONS_MAX: usize = 64;
 /// Tools that one node may declare.
 pub const TOOLS_MAX: usize = 512;
 /// Addresses in one directory record.
@@ -39,17 +39,17 @@ pub const ADDRESSES_MAX: usize = 32;
 pub const EARLY_OUTCOMES_MAX: usize = 1024;
 /// Bytes of such outcomes.
 pub const EARLY_BYTES_MAX: usize = 16 * 1024 * 1024;
-/// Verdicts that count for nothing kept of one peer: it was never an owner (its promotion may still be on its way), or a
+/// Membership changes that count for nothing kept of one peer: it was never an owner (its promotion may still be on its way), or a
 /// revocation voids them (which may turn out to be void itself).
 pub const STRAY_VERDICTS_MAX: usize = 64;
-/// Such verdicts of all peers together: a revoked owner may let in as many as it likes, who let others in.
+/// Such membership changes of all peers together: a revoked owner may approve as many as it likes, who let others in.
 pub const STRAY_VERDICTS_IN_ALL_MAX: usize = 1024;
 /// Entries of one peer kept although this version does not understand them.
 pub const UNREAD_PER_AUTHOR_MAX: usize = 4096;
 /// Bytes of such entries.
 pub const UNREAD_BYTES_PER_AUTHOR_MAX: u64 = 16 * 1024 * 1024;
-/// Runs of dropped entries in one life of a log; what does not fit stays.
-pub const STUBS_MAX: usize = 256;
+/// Runs of dropped entries in one incarnation of a log; what does not fit stays.
+pub const TRUNCATED_RUNS_MAX: usize = 256;
 /// Rows of a log that are dropped in one step.
 pub const SWEEP_ROWS_MAX: usize = 256;
 /// Entries that an author declares dead in one step.

@@ -2,7 +2,7 @@
 //!
 //! The entries themselves live in the store; here are only the heads, so that memory does not grow with history.
 
-mod dropped;
+mod truncation;
 
 use std::collections::{BTreeMap, BTreeSet, btree_map};
 
@@ -14,15 +14,15 @@ use crate::ids::{Hash, Incarnation, MeshId, PeerId};
 use crate::io::{Fact, Output, Space};
 use crate::limits;
 use crate::protocol_rule::ProtocolRule;
-use dropped::Dropped;
-pub(crate) use dropped::with_stubs;
+use truncation::Dropped;
+pub(crate) use truncation::with_runs;
 
 /// A foreign clock may push ours at most this far (mesh-protocol.md §5).
 const HLC_PUSH_MS: u64 = 60_000;
 /// Least time between two digests that a gap makes us send to one neighbour.
 const GAP_DIGEST_EVERY_MS: u64 = 200;
 
-/// Rows of [`Space::Meta`] under this name and an author's life: the entry that contradicts the log.
+/// Rows of [`Space::Meta`] under this name and an author's incarnation: the entry that contradicts the log.
 const KEY_FORK: &[u8] = b"fork:";
 
 /// How far one author's log is held.
@@ -73,12 +73,12 @@ pub(crate) struct Logs {
     neighbours: BTreeMap<PeerId, Neighbour>,
     /// Who said since our start how much of our own log it holds, and that was no more than we do.
     compared: BTreeSet<PeerId>,
-    /// Our life began in this process: nobody holds more of it.
+    /// Our incarnation began in this process: nobody holds more of it.
     fresh: bool,
-    /// Lives in which an author contradicted itself, and where.
+    /// Incarnations in which an author contradicted itself, and where.
     forks: BTreeMap<(PeerId, Incarnation), u64>,
-    /// Hash over the verdicts that count here.
-    verdicts: Hash,
+    /// Hash over the membership changes that count here.
+    changes: Hash,
     dropped: Dropped,
     next_sync: u64,
 }
@@ -120,7 +120,7 @@ impl Logs {
             compared: BTreeSet::new(),
             fresh: false,
             forks: BTreeMap::new(),
-            verdicts: Hash::ZERO,
+            changes: Hash::ZERO,
             dropped: Dropped::default(),
             next_sync: now,
         }
@@ -130,22 +130,22 @@ impl Logs {
         self.incarnation
     }
 
-    pub(crate) fn set_verdicts(&mut self, verdicts: Hash) {
-        self.verdicts = verdicts;
+    pub(crate) fn set_changes(&mut self, changes: Hash) {
+        self.changes = changes;
     }
 
-    pub(crate) fn verdicts(&self) -> Hash {
-        self.verdicts
+    pub(crate) fn changes(&self) -> Hash {
+        self.changes
     }
 
-    /// How far we hold the log of `author`, by life.
-    pub(crate) fn lives(&self, author: &PeerId) -> impl Iterator<Item = (Incarnation, u64)> + '_ {
-        let lives = (*author, Incarnation(0))..=(*author, Incarnation(u32::MAX));
-        self.heads.range(lives).map(|((_, incarnation), head)| (*incarnation, head.seq))
+    /// How far we hold the log of `author`, by incarnation.
+    pub(crate) fn incarnations(&self, author: &PeerId) -> impl Iterator<Item = (Incarnation, u64)> + '_ {
+        let incarnations = (*author, Incarnation(0))..=(*author, Incarnation(u32::MAX));
+        self.heads.range(incarnations).map(|((_, incarnation), head)| (*incarnation, head.seq))
     }
 
-    /// Our own log begins anew.
-    pub(crate) fn begin_life(&mut self, incarnation: Incarnation) {
+    /// Our own log starts anew.
+    pub(crate) fn start_incarnation(&mut self, incarnation: Incarnation) {
         self.incarnation = incarnation;
         self.own_durable = 0;
         self.fresh = true;
@@ -166,13 +166,13 @@ impl Logs {
         self.forks.get(&(*author, incarnation)).is_some_and(|fork| *fork <= seq)
     }
 
-    /// Authors that contradicted themselves in the life that we saw last of them.
+    /// Authors that contradicted themselves in the incarnation that we saw last of them.
     pub(crate) fn forked(&self) -> impl Iterator<Item = PeerId> + '_ {
-        let newest = |(author, life): &(PeerId, Incarnation)| {
+        let newest = |(author, incarnation): &(PeerId, Incarnation)| {
             let heads = self.heads.range((*author, Incarnation(0))..=(*author, Incarnation(u32::MAX)));
-            heads.max_by_key(|(_, head)| head.hlc).is_some_and(|((_, newest), _)| newest == life)
+            heads.max_by_key(|(_, head)| head.hlc).is_some_and(|((_, newest), _)| newest == incarnation)
         };
-        self.forks.keys().filter(move |life| newest(life)).map(|(author, _)| *author)
+        self.forks.keys().filter(move |incarnation| newest(incarnation)).map(|(author, _)| *author)
     }
 
     /// Whether what we hold of our own log is not less than what this neighbour does.
@@ -180,12 +180,12 @@ impl Logs {
         self.fresh || self.compared.contains(peer)
     }
 
-    /// How far our own log has come in this life.
+    /// How far our own log has come in this incarnation.
     pub(crate) fn own_seq(&self) -> u64 {
         self.heads.get(&(self.me, self.incarnation)).map_or(0, |head| head.seq)
     }
 
-    /// Whether our own log says the same as an entry that we signed in this life; `None`: only its row can tell.
+    /// Whether our own log says the same as an entry that we signed in this incarnation; `None`: only its row can tell.
     pub(crate) fn own_says(&self, entry: &SignedEntry) -> Option<bool> {
         let head = self.heads.get(&(self.me, self.incarnation));
         let (held, seq) = (head.map_or(0, |head| head.seq), entry.entry.seq);
@@ -195,24 +195,25 @@ impl Logs {
         if seq < held { None } else { Some(head.is_some_and(|head| seq == held && head.hash == entry.hash)) }
     }
 
-    /// Whether anything is held of another life of an author's database than this one.
-    pub(crate) fn has_former_life(&self, author: &PeerId, incarnation: Incarnation) -> bool {
-        self.heads.keys().any(|(of, life)| of == author && *life != incarnation)
+    /// Whether anything is held of another incarnation of an author's database than this one.
+    pub(crate) fn has_former_incarnation(&self, author: &PeerId, incarnation: Incarnation) -> bool {
+        self.heads.keys().any(|(of, other)| of == author && *other != incarnation)
     }
 
-    /// Clock of the newest entry that is held of this life of an author's database.
-    pub(crate) fn last_word(&self, author: &PeerId, incarnation: Incarnation) -> Option<u64> {
+    /// Clock of the newest entry that is held of this incarnation of an author's database.
+    pub(crate) fn latest_clock(&self, author: &PeerId, incarnation: Incarnation) -> Option<u64> {
         self.heads.get(&(*author, incarnation)).map(|head| head.hlc)
     }
 
-    /// Whether an entry of ours with this clock is older than what we hold of a former life of ours, and a new one would
+    /// Whether an entry of ours with this clock is older than what we hold of a former incarnation of ours, and a new one would
     /// not be.
     pub(crate) fn is_behind_former(&self, hlc: u64) -> bool {
-        let former = self.heads.iter().filter(|((of, life), _)| *of == self.me && *life != self.incarnation);
+        let former =
+            self.heads.iter().filter(|((of, incarnation), _)| *of == self.me && *incarnation != self.incarnation);
         former.map(|(_, head)| head.hlc).max().is_some_and(|last| hlc <= last && last <= self.hlc)
     }
 
-    /// Whether this is the log that we write now. What a former life of ours wrote, and a restored store has lost, comes
+    /// Whether this is the log that we write now. What a former incarnation of ours wrote, and a restored store has lost, comes
     /// back from the others.
     fn is_own(&self, author: &PeerId, incarnation: Incarnation) -> bool {
         *author == self.me && incarnation == self.incarnation
@@ -280,7 +281,7 @@ impl Logs {
             *knows = (*knows).max(seq);
         }
         let head = self.heads.get(&(author, incarnation)).copied();
-        if head.is_none() && self.lives(&author).count() >= limits::LIVES_MAX {
+        if head.is_none() && self.incarnations(&author).count() >= limits::INCARNATIONS_MAX {
             fx.fact(Fact::Warning("began its log anew too often; the newest is not taken", author));
             return Ingest::Refused;
         }
@@ -291,7 +292,7 @@ impl Logs {
             return if forked { self.fork(entry, held, fx) } else { Ingest::Known };
         }
         let gap = seq > held + 1;
-        let passed = gap && !fx.enforces(ProtocolRule::GapNeedsStub);
+        let passed = gap && !fx.enforces(ProtocolRule::GapNeedsTruncation);
         if gap && !passed {
             self.ask_again(from, fx);
             return Ingest::Gap;
@@ -301,7 +302,7 @@ impl Logs {
         }
         self.hlc = self.hlc.max(entry.entry.hlc.min((fx.now.wall_ms + HLC_PUSH_MS) << 16));
         self.store(entry, fx);
-        self.pass_stubs((author, incarnation), fx);
+        self.step_over_runs((author, incarnation), fx);
         self.relay(from, item, fx);
         Ingest::New
     }
@@ -423,7 +424,7 @@ impl Logs {
     }
 
     fn digest_frame(&self) -> Frame {
-        Frame::Digest { rows: self.digest(), verdicts: self.verdicts }
+        Frame::Digest { rows: self.digest(), changes: self.changes }
     }
 
     /// Asks every neighbour for what we lack: after trust has changed, entries refused before may be welcome.
@@ -436,7 +437,7 @@ impl Logs {
     }
 
     /// Answers a digest with what its sender lacks, authors nearest to the founder first, so that each is known before
-    /// it speaks; and asks for what we lack ourselves. `stands`: how far a life up to a place is not void.
+    /// it speaks; and asks for what we lack ourselves. `stands`: how far an incarnation up to a place is not void.
     pub(crate) fn handle_digest(
         &mut self,
         from: PeerId,
@@ -463,7 +464,7 @@ impl Logs {
         }
         // What the neighbour has lost of its own log goes first: it must know that before it says anything else.
         ranges.sort_by_key(|(author, incarnation, ..)| (*author != from, depth(author), *author, *incarnation));
-        self.show_stubs(from, &ranges, fx);
+        self.send_truncations(from, &ranges, fx);
         if !ranges.is_empty() {
             fx.out.push(Output::ReadLog { to: from, ranges });
         }
@@ -480,8 +481,8 @@ impl Logs {
         }
         if let Some(neighbour) = self.neighbours.get_mut(&from) {
             let mut knows = theirs;
-            for (life, told) in neighbour.knows.iter().filter(|((author, _), _)| *author == from) {
-                let known = knows.entry(*life).or_default();
+            for (incarnation, told) in neighbour.knows.iter().filter(|((author, _), _)| *author == from) {
+                let known = knows.entry(*incarnation).or_default();
                 *known = (*told).max(*known);
             }
             neighbour.knows = knows;

@@ -8,12 +8,12 @@ mod commands;
 mod compaction;
 mod entries;
 mod founding;
-mod heard;
-mod lives;
+mod incarnations;
 mod overflow;
 mod presence;
+mod reissue;
 mod running;
-mod unread;
+mod unsupported;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -26,13 +26,13 @@ use crate::config::Config;
 use crate::crypto::Signer;
 use crate::effects::{Effects, Then};
 use crate::election::Election;
-use crate::entry::{self, CancelWish, Directory, Fence, Kind, SignedEntry, Tier};
+use crate::entry::{self, CancelRequest, Directory, Fence, Kind, SignedEntry, Tier};
 use crate::executor::Executor;
 use crate::frame::{AnswerKind, EntryItem, Frame};
 use crate::ids::{Hash, Incarnation, NodeId, PeerId, PublicKey, ReqId};
 use crate::io::{
-    Batch, CallRecord, CmdId, Fact, HistoryRow, Hold, Image, Input, NodeView, Now, Output, PendingView, Reply, Space,
-    TxnId, View,
+    Batch, CallRecord, CmdId, Fact, HistoryRow, Hold, Image, Input, NodeView, Now, Output, ReapprovalView, Reply,
+    Space, TxnId, View,
 };
 use crate::log::{self, Head, Logs};
 use crate::protocol_rule::ProtocolRule;
@@ -40,22 +40,22 @@ use crate::trust::Trust;
 
 use age::Age;
 use compaction::Look;
-pub use founding::{founded, goes_over, joined};
-use heard::Heard;
-use lives::{Lives, Sessions};
+pub use founding::{founded, joined, should_switch};
+use incarnations::{Incarnations, Sessions};
 use overflow::Overflow;
+use reissue::Reissue;
 use running::declared;
-use unread::Unread;
+use unsupported::Unsupported;
 
 const KEY_INCARNATION: &[u8] = b"incarnation";
-const KEY_LIVES: &[u8] = b"lives";
+const KEY_INCARNATIONS: &[u8] = b"incarnations";
 const KEY_AGE: &[u8] = b"age";
 const KEY_BOOT: &[u8] = b"boot";
 const KEY_COUNTER: &[u8] = b"counter";
 const KEY_FENCE: &[u8] = b"fence";
-const KEY_HANDLE: &[u8] = b"handle";
+const KEY_NAME: &[u8] = b"handle";
 const KEY_CLAIM_FLOOR: &[u8] = b"claim_floor";
-/// A restored store may have lost this many claims of ours; the random part on top keeps two lives apart that begin with
+/// A restored store may have lost this many claims of ours; the random part on top keeps two incarnations apart that begin with
 /// the same backup. Together far below [`crate::limits::EPOCH_JUMP_MAX`].
 const CLAIMS_LOST_MAX: u64 = 4_096;
 const CLAIMS_APART: u64 = 32_768;
@@ -118,14 +118,14 @@ pub struct Peer {
     durable_txn: TxnId,
     pending: VecDeque<(TxnId, Vec<Then>)>,
     asked_wake: Option<u64>,
-    unread: Unread,
+    unsupported: Unsupported,
     overflow: Overflow,
-    heard: Heard,
-    lives: Lives,
+    reissue: Reissue,
+    incarnations: Incarnations,
     sessions: BTreeMap<PeerId, Sessions>,
     look: Look,
-    /// Linked peers that were shown all our verdicts, with the hash of theirs and of ours at that time.
-    compared_verdicts: BTreeMap<PeerId, (Hash, Hash)>,
+    /// Linked peers that were shown all our membership changes, with the hash of theirs and of ours at that time.
+    compared_changes: BTreeMap<PeerId, (Hash, Hash)>,
     /// Our clock at the last step.
     now_ms: u64,
     stopping: Option<(CmdId, u64)>,
@@ -153,17 +153,17 @@ impl Peer {
         let mut heads = BTreeMap::new();
         let mut directory = BTreeMap::new();
         let mut invites = BTreeMap::new();
-        let mut unread = Unread::default();
-        let mut heard = Heard::default();
+        let mut unsupported = Unsupported::default();
+        let mut reissue = Reissue::default();
         let mut book = Book::new(me, config.keep_calls_ms);
         let mut executor = Executor::new(me, now.mono_ms);
         let age = image.rows.iter().find(|(space, key, _)| *space == Space::Meta && key.as_slice() == KEY_AGE);
         let age = Age::restore(age.and_then(|(_, _, value)| entry::decode(value)), now);
         for (space, row_key, value) in image.rows {
             let good = match space {
-                Space::Meta => unread
+                Space::Meta => unsupported
                     .restore(&row_key, &value)
-                    .and_then(|()| heard.restore(&row_key, &value))
+                    .and_then(|()| reissue.restore(&row_key, &value))
                     .map(|()| drop(meta.insert(row_key, value))),
                 Space::Trust => SignedEntry::from_stored(&value).map(|entry| trust.push(entry)),
                 Space::Heads => log::head_key(&row_key)
@@ -184,7 +184,7 @@ impl Peer {
                 Space::Open => book.restore(&row_key, &value, now).map(drop),
                 Space::Keys => book.restore_key(&row_key, &value, age.at(now)),
                 Space::Journal => executor.restore(&row_key, &value),
-                Space::Marks => executor.restore_mark(&row_key, &value),
+                Space::ForgottenMarks => executor.restore_mark(&row_key, &value),
                 Space::Log | Space::Calls | Space::CallsByTime | Space::Shell => Some(()),
             };
             good.ok_or(BootError::Damaged(space.name()))?;
@@ -210,8 +210,8 @@ impl Peer {
             signer: signer.into(),
             boot,
             age,
-            lives: Lives::restore(
-                read(KEY_LIVES).and_then(entry::decode),
+            incarnations: Incarnations::restore(
+                read(KEY_INCARNATIONS).and_then(entry::decode),
                 incarnation,
                 heads.get(&(me, incarnation)).map_or(0, |head| head.seq),
             ),
@@ -231,38 +231,38 @@ impl Peer {
             durable_txn: 0,
             pending: VecDeque::new(),
             asked_wake: None,
-            unread,
+            unsupported,
             overflow: Overflow::default(),
-            heard,
+            reissue,
             sessions: BTreeMap::new(),
             look,
-            compared_verdicts: BTreeMap::new(),
+            compared_changes: BTreeMap::new(),
             now_ms: now.mono_ms,
             stopping: None,
         };
-        peer.logs.set_verdicts(peer.trust.fingerprint());
+        peer.logs.set_changes(peer.trust.fingerprint());
         for (row_key, value) in &meta {
             peer.logs.restore(row_key, value);
         }
         peer.run(now, rng, out, |peer, fx| {
             fx.put(Space::Meta, KEY_BOOT, &boot);
             fx.put(Space::Meta, KEY_INCARNATION, &incarnation);
-            fx.put(Space::Meta, KEY_LIVES, &peer.lives);
+            fx.put(Space::Meta, KEY_INCARNATIONS, &peer.incarnations);
             if renewed.is_some() {
-                // What the former life had begun, it may have ended: nothing of that is ours to tell.
+                // What the former incarnation had begun, it may have ended: nothing of that is ours to tell.
                 fx.put(Space::Meta, KEY_CLAIM_FLOOR, &floor);
                 peer.executor.forget_started(fx);
             }
-            peer.book.bury(incarnation, fx);
+            peer.book.close_calls_of_former_incarnations(incarnation, fx);
             fx.sync = true;
             peer.refresh_candidates(fx);
-            peer.read_unread(fx);
+            peer.read_unsupported(fx);
             peer.read_void(fx);
             peer.election.start(fx);
             for finished in peer.executor.interrupted(fx) {
                 peer.write_outcome(&finished, fx);
             }
-            if peer.is_out() {
+            if peer.is_excluded() {
                 // The process may have ended between the revocation's fsync and the word of it.
                 fx.then(Then::Revoked);
             }
@@ -297,8 +297,8 @@ impl Peer {
             self.executor.poll_timeout(),
             self.look.poll_timeout(),
             self.stopping.map(|(_, until)| until),
-            self.mark_due(),
-            self.heard.poll_timeout(),
+            self.checkpoint_due(),
+            self.reissue.poll_timeout(),
             self.overflow.poll_timeout(),
         ]
         .into_iter()
@@ -389,7 +389,7 @@ impl Peer {
                     self.linked.insert(peer);
                     if self.trust.member(&peer).is_some() {
                         self.meet(peer, fx);
-                    } else if self.trust.is_out(&peer) {
+                    } else if self.trust.is_excluded(&peer) {
                         fx.then(Then::Dismiss(peer));
                     }
                 }
@@ -398,18 +398,18 @@ impl Peer {
             Input::LinkDown(peer) => {
                 self.linked.remove(&peer);
                 self.objected.remove(&peer);
-                self.compared_verdicts.remove(&peer);
+                self.compared_changes.remove(&peer);
                 self.part(peer, fx);
             }
             Input::Recv(from, frame) => {
                 if self.trust.member(&from).is_some() {
                     self.handle_frame(from, frame, fx);
                 } else if let Frame::Entries { entries, .. } = frame
-                    && self.trust.is_out(&from)
+                    && self.trust.is_excluded(&from)
                 {
-                    // Whom it let in while it did not know must be seen to wait. Nothing else of it is heard.
+                    // Whom it approved while it did not know must be seen to wait. Nothing else of it is heard.
                     for item in &entries {
-                        self.take_verdict(&item.entry, fx);
+                        self.take_change(&item.entry, fx);
                     }
                 }
             }
@@ -425,7 +425,7 @@ impl Peer {
             }
             Input::LogRead { to, entries, more } if to == self.me => {
                 self.handle_own_log(&entries, more, fx);
-                self.handle_unread(entries, more, fx);
+                self.handle_unsupported(entries, more, fx);
             }
             Input::LogRead { to, entries, more } => {
                 let items = entries.into_iter().map(|entry| self.item(entry, fx.now.mono_ms)).collect();
@@ -442,7 +442,7 @@ impl Peer {
             }
             Input::FetchFailed(hash) => self.executor.handle_fetch_failed(hash, fx.now.mono_ms),
             Input::NodeUp(peer, session) => {
-                if self.election.reign().is_some() && self.trust.member(&peer).is_some() {
+                if self.election.leading_claim().is_some() && self.trust.member(&peer).is_some() {
                     self.with_env(|book, env| book.handle_node_up(peer, session, env, fx));
                     self.tell_presence(fx);
                 }
@@ -462,7 +462,7 @@ impl Peer {
         self.logs.handle_link_up(peer, fx);
         let void = self.trust.void();
         self.share_void(&void, &[peer], fx);
-        if self.election.reign().is_some() {
+        if self.election.leading_claim().is_some() {
             self.tell_presence(fx);
         }
         self.note_presence(fx);
@@ -492,8 +492,8 @@ impl Peer {
             Frame::Resign { epoch, successor } => self.election.handle_resign(from, epoch, successor, fx),
             Frame::Handover { epoch } => self.election.handle_handover(from, epoch, fx),
             Frame::Neighbours(peers) => self.logs.handle_neighbours(from, peers),
-            Frame::Digest { rows, verdicts } => {
-                self.compare_verdicts(from, verdicts, fx);
+            Frame::Digest { rows, changes } => {
+                self.compare_changes(from, changes, fx);
                 let trust = &self.trust;
                 let depth = |peer: &PeerId| trust.member(peer).map_or(u32::MAX, |member| member.depth);
                 let stands = |author: &PeerId, incarnation, seq| trust.standing(author, incarnation, seq);
@@ -540,18 +540,18 @@ impl Peer {
                 | AnswerKind::Running { .. }
                 | AnswerKind::Busy
                 | AnswerKind::Fenced(None)
-                | AnswerKind::Refused(_) => {
+                | AnswerKind::Rejected(_) => {
                     self.with_env(|book, env| book.handle_answer(from, &answer, env, fx));
                 }
             },
             Frame::Cancel { id } => {
-                let wish = self.book.is_cancelled(&id).cloned().unwrap_or(CancelWish {
+                let cancel = self.book.is_cancelled(&id).cloned().unwrap_or(CancelRequest {
                     id,
                     reason: "cancelled".to_owned(),
                     expired: false,
                 });
                 if self.trust.is_owner(&from) {
-                    self.stop_call(&wish, fx);
+                    self.stop_call(&cancel, fx);
                 }
             }
             Frame::Stored { .. } => {} // an outcome is kept as long as its journal row, whoever has it
@@ -598,13 +598,13 @@ impl Peer {
         if !due.is_empty() {
             due.sort_unstable();
             self.expire_here(&due, fx);
-            let mut verdicts = Vec::new();
-            self.with_env(|book, env| verdicts = book.handle_timeout(env, fx));
-            for verdict in verdicts {
-                self.write_verdict(&verdict, fx);
+            let mut changes = Vec::new();
+            self.with_env(|book, env| changes = book.handle_timeout(env, fx));
+            for change in changes {
+                self.write_inferred(&change, fx);
             }
         }
-        self.mark_runs(fx);
+        self.checkpoint_runs(fx);
         self.say_again(fx);
         self.read_overflow(fx);
         if self.executor.is_due(fx.now.mono_ms) {
@@ -623,11 +623,11 @@ impl Peer {
         }
     }
 
-    /// Who leads has changed: sessions belong to a reign, and a new gateway sends what waits.
+    /// Who leads has changed: sessions belong to an epoch, and a new gateway sends what waits.
     fn handle_gateway_change(&mut self, fx: &mut Effects<'_>) {
         self.book.forget_sessions();
         self.told_online.clear();
-        if self.election.reign().is_some() {
+        if self.election.leading_claim().is_some() {
             let me = self.me;
             // The gateway is a node too; its session is no stream.
             self.with_env(|book, env| book.handle_node_up(me, 0, env, fx));
@@ -638,21 +638,21 @@ impl Peer {
         fx.view_changed = true;
     }
 
-    /// Whether we do not belong: revoked, or pending again.
-    fn is_out(&self) -> bool {
+    /// Whether we do not belong: revoked, or awaiting re-approval.
+    fn is_excluded(&self) -> bool {
         self.trust.member(&self.me).is_none()
     }
 
     /// Why this peer must not lead nor start calls, for people.
     fn hold(&self) -> Option<String> {
-        if self.is_out() {
+        if self.is_excluded() {
             return Some("this device does not belong to the mesh any more".to_owned());
         }
         self.holds().next().map(|hold| hold.to_string())
     }
 
     fn holds(&self) -> impl Iterator<Item = Hold> {
-        self.own_hold().into_iter().chain(self.unread_critical())
+        self.own_hold().into_iter().chain(self.unsupported_critical())
     }
 
     /// A reason to hold has come or gone.
@@ -699,16 +699,17 @@ impl Peer {
                 directory: self.directory.get(peer).map(|(_, directory)| directory.clone()),
             })
             .collect();
-        let pending = self.trust.membership().pending.iter().map(|(peer, pending)| PendingView {
+        let pending = self.trust.membership().awaiting_reapproval.iter().map(|(peer, pending)| ReapprovalView {
             peer: *peer,
             key: pending.key,
             node_id: pending.node_id.clone(),
             tier: pending.tier,
-            let_in_by: pending.by,
+            approved_by: pending.by,
             revoked_by: pending.revoked_by,
         });
         let own = self.trust.member(&self.me).map(|member| &member.node_id);
-        let own = own.or_else(|| self.trust.membership().pending.get(&self.me).map(|pending| &pending.node_id));
+        let own =
+            own.or_else(|| self.trust.membership().awaiting_reapproval.get(&self.me).map(|pending| &pending.node_id));
         View {
             me: self.me,
             node_id: own.map_or_else(|| NodeId::slug("revoked"), NodeId::clone),
@@ -717,7 +718,7 @@ impl Peer {
             incarnation: self.logs.incarnation(),
             boot: self.boot,
             revoked: self.trust.is_revoked(&self.me),
-            pending: pending.collect(),
+            awaiting_reapproval: pending.collect(),
             holds: self.holds().collect(),
             copied: self.copied().into_iter().collect(),
             forked: self.logs.forked().collect(),
@@ -728,11 +729,11 @@ impl Peer {
         }
     }
 
-    /// Peers that are out, revoked or pending again; at most [`crate::limits::REVOKED_TOLD_MAX`]. When one of them comes,
+    /// Peers that are excluded, revoked or awaiting re-approval; at most [`crate::limits::REVOKED_TOLD_MAX`]. When one of them comes,
     /// it is told ([`Input::LinkUp`]), and nothing else: the shell closes its link after a moment.
     #[must_use]
     pub fn revoked_peers(&self) -> Vec<(PeerId, PublicKey)> {
-        self.trust.out()
+        self.trust.excluded()
     }
 
     /// A call without a confirmed and durable ending, as this peer knows it.
@@ -778,7 +779,7 @@ impl Peer {
     /// Whether this peer leads.
     #[must_use]
     pub fn leads(&self) -> bool {
-        self.election.reign().is_some()
+        self.election.leading_claim().is_some()
     }
 
     /// Whether no tool runs here.

@@ -19,7 +19,7 @@ pub enum ProtocolRule {
     OutcomeDurable,
     /// Whoever waits for a call hears of its ending after the fsync.
     EndingDurable,
-    /// Whoever is thrown out hears of it after the fsync.
+    /// Whoever is removed hears of it after the fsync.
     RevocationDurable,
     /// A gateway that is the origin dispatches after the header's fsync.
     HeaderDurable,
@@ -27,7 +27,7 @@ pub enum ProtocolRule {
     FenceDurable,
     /// The counter of request ids is in the batch of the header.
     CounterDurable,
-    /// Outcomes and wishes that come before their header outlive a crash.
+    /// Outcomes and cancel requests that come before their header outlive a crash.
     EarlyDurable,
     /// What is journaled as started or ended is not started again.
     Journal,
@@ -39,8 +39,8 @@ pub enum ProtocolRule {
     EpochJump,
     /// Time is looked at again after the fsync of `started`.
     SecondLook,
-    /// Wishes are looked at again after the fsync of `started`.
-    SecondLookAtWish,
+    /// Cancel requests are looked at again after the fsync of `started`.
+    SecondLookAtCancel,
     /// The origin's approval is looked at again after the fsync of `started`.
     SecondLookAtOrigin,
     /// Whoever holds its own revocation starts nothing.
@@ -57,8 +57,8 @@ pub enum ProtocolRule {
     MarkRaised,
     /// What is at or below the mark is refused.
     MarkChecked,
-    /// A run that lasts puts a mark into the log of its target.
-    RunsMarked,
+    /// A run that lasts puts a checkpoint into the log of its target.
+    RunsCheckpointed,
     /// A client key names one call at its origin.
     KeyAtOrigin,
     /// A client key names one call at its target.
@@ -67,7 +67,7 @@ pub enum ProtocolRule {
     KeyInJournal,
     /// Only the target's word confirms an ending.
     TargetsWord,
-    /// What was heard of a target that turns out to be thrown out is said again.
+    /// What was heard of a target that turns out to be removed is said again.
     SaidAgain,
     /// Somebody else's word of expiry waits for twice the error bound.
     ExpiryMargin,
@@ -79,8 +79,8 @@ pub enum ProtocolRule {
     RunningLimit,
     /// A revocation wins over an approval that did not know it.
     RevocationWins,
-    /// What a revoked author wrote beyond the revocation's mark is void.
-    MarkVoids,
+    /// What a revoked author wrote beyond the revocation's cut-off is void.
+    CutoffVoids,
     /// Silence makes a follower ask its neighbours.
     Query,
     /// After the link to the gateway went down, there is time for two rounds of asking.
@@ -98,9 +98,9 @@ pub enum ProtocolRule {
     /// An author declares dead only what is old.
     EntriesAge,
     /// An author declares nothing dead that is about a call in its book.
-    StubsSpareOpen,
+    TruncationSparesOpen,
     /// A log goes on behind a gap only by its author's word.
-    GapNeedsStub,
+    GapNeedsTruncation,
 }
 
 /// The rules that one peer follows: all of them, but in a test build perhaps one less.
@@ -156,7 +156,7 @@ impl ProtocolRule {
         Self::Fence,
         Self::EpochJump,
         Self::SecondLook,
-        Self::SecondLookAtWish,
+        Self::SecondLookAtCancel,
         Self::SecondLookAtOrigin,
         Self::OwnRevocation,
         Self::DispatchToMembers,
@@ -165,7 +165,7 @@ impl ProtocolRule {
         Self::AttemptOrder,
         Self::MarkRaised,
         Self::MarkChecked,
-        Self::RunsMarked,
+        Self::RunsCheckpointed,
         Self::KeyAtOrigin,
         Self::KeyAtTarget,
         Self::KeyInJournal,
@@ -176,7 +176,7 @@ impl ProtocolRule {
         Self::QueueLimit,
         Self::RunningLimit,
         Self::RevocationWins,
-        Self::MarkVoids,
+        Self::CutoffVoids,
         Self::Query,
         Self::LinkDownGrace,
         Self::Forward,
@@ -185,7 +185,7 @@ impl ProtocolRule {
         Self::Successor,
         Self::DigestOnLinkUp,
         Self::EntriesAge,
-        Self::StubsSpareOpen,
-        Self::GapNeedsStub,
+        Self::TruncationSparesOpen,
+        Self::GapNeedsTruncation,
     ];
 }

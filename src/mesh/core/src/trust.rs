@@ -4,15 +4,15 @@
 //! commutative, associative and idempotent by construction (S10). What is void stays in the set: else two peers would
 //! hold different sets for ever, of which one might come to count again.
 
-mod verdicts;
+mod argumentation;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::entry::{Genesis, Kind, SignedEntry, Tier, VerdictKind};
+use crate::entry::{ChangeKind, Genesis, Kind, SignedEntry, Tier};
 use crate::ids::{Hash, Incarnation, MeshId, NodeId, PeerId, PublicKey};
 use crate::limits;
 use crate::protocol_rule::{ProtocolRule, ProtocolRules};
-use verdicts::{Judged, Record, Standing};
+use argumentation::{Judged, Record, Standing};
 
 /// A peer that belongs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,37 +28,37 @@ pub(crate) struct Member {
 /// A revocation in force.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Revocation {
-    /// Whom it throws out.
+    /// Whom it removes.
     pub(crate) key: PublicKey,
     /// Who says so.
     pub(crate) by: PeerId,
     /// When.
     pub(crate) hlc: u64,
-    /// What stands of whom it throws out: up to here in each of these lives, and nothing of any other.
-    pub(crate) marks: BTreeMap<Incarnation, u64>,
+    /// What stands of whom it removes: up to here in each of these incarnations, and nothing of any other.
+    pub(crate) cutoffs: BTreeMap<Incarnation, u64>,
     pub(crate) hash: Hash,
     pub(crate) generation: u32,
-    /// An owner who knew it approved the peer again. Then lives that it does not name count, since they may be newer.
+    /// An owner who knew it approved the peer again. Then incarnations that it does not name count, since they may be newer.
     pub(crate) taken_back: bool,
 }
 
 impl Revocation {
     fn voids(&self, incarnation: Incarnation, seq: u64) -> bool {
-        self.marks.get(&incarnation).map_or(!self.taken_back, |mark| seq > *mark)
+        self.cutoffs.get(&incarnation).map_or(!self.taken_back, |cutoff| seq > *cutoff)
     }
 }
 
-/// A device that belonged until the word of whoever let it in turned out to be void: an owner may approve it again.
+/// A device that belonged until the word of whoever approved it turned out to be void: an owner may approve it again.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Pending {
+pub(crate) struct AwaitingReapproval {
     pub(crate) key: PublicKey,
-    /// Handle that it was given.
+    /// Name that it was given.
     pub(crate) node_id: NodeId,
     /// How far it was trusted.
     pub(crate) tier: Tier,
-    /// Who let it in.
+    /// Who approved it.
     pub(crate) by: PeerId,
-    /// Who revoked that one; `None` when that one is pending itself.
+    /// Who revoked that one; `None` when that one is awaiting_reapproval itself.
     pub(crate) revoked_by: Option<PeerId>,
 }
 
@@ -68,7 +68,7 @@ pub(crate) struct Membership {
     pub(crate) members: BTreeMap<PeerId, Member>,
     /// Every revocation that is in force, also of peers that were approved again.
     pub(crate) revocations: BTreeMap<PeerId, Vec<Revocation>>,
-    pub(crate) pending: BTreeMap<PeerId, Pending>,
+    pub(crate) awaiting_reapproval: BTreeMap<PeerId, AwaitingReapproval>,
 }
 
 /// The set, and what it amounts to.
@@ -78,7 +78,7 @@ pub(crate) struct Trust {
     mesh: MeshId,
     genesis: SignedEntry,
     name: String,
-    /// Each with what it says, decoded once: all of them are read at every verdict.
+    /// Each with what it says, decoded once: all of them are read at every membership change.
     records: BTreeMap<Hash, Record>,
     /// Everyone who was ever an owner, void or not, with the distance from the founder.
     depths: BTreeMap<PeerId, u32>,
@@ -156,15 +156,15 @@ impl Trust {
         self.member(peer).is_none() && self.membership.revocations.contains_key(peer)
     }
 
-    /// Whether `peer` belonged and does not now: revoked, or pending again. One whose approval has only not come yet is
+    /// Whether `peer` belonged and does not now: revoked, or awaiting_reapproval again. One whose approval has only not come yet is
     /// not out.
-    pub(crate) fn is_out(&self, peer: &PeerId) -> bool {
-        self.is_revoked(peer) || self.membership.pending.contains_key(peer)
+    pub(crate) fn is_excluded(&self, peer: &PeerId) -> bool {
+        self.is_revoked(peer) || self.membership.awaiting_reapproval.contains_key(peer)
     }
 
-    /// Everyone who is out: the pending, then the revoked, the newest first; at most [`limits::REVOKED_TOLD_MAX`].
-    pub(crate) fn out(&self) -> Vec<(PeerId, PublicKey)> {
-        let Membership { pending, revocations, .. } = &self.membership;
+    /// Everyone who is excluded: the awaiting_reapproval, then the revoked, the newest first; at most [`limits::REVOKED_TOLD_MAX`].
+    pub(crate) fn excluded(&self) -> Vec<(PeerId, PublicKey)> {
+        let Membership { awaiting_reapproval, revocations, .. } = &self.membership;
         let newest = |of: &[Revocation]| of.iter().max_by_key(|one| one.hlc).map(|one| (one.hlc, one.key));
         let mut revoked: Vec<_> = revocations
             .iter()
@@ -172,8 +172,12 @@ impl Trust {
             .filter_map(|(peer, of)| newest(of).map(|(hlc, key)| (hlc, *peer, key)))
             .collect();
         revoked.sort_by_key(|(hlc, ..)| std::cmp::Reverse(*hlc));
-        let pending = pending.iter().map(|(peer, pending)| (*peer, pending.key));
-        pending.chain(revoked.into_iter().map(|(_, peer, key)| (peer, key))).take(limits::REVOKED_TOLD_MAX).collect()
+        let awaiting_reapproval =
+            awaiting_reapproval.iter().map(|(peer, awaiting_reapproval)| (*peer, awaiting_reapproval.key));
+        awaiting_reapproval
+            .chain(revoked.into_iter().map(|(_, peer, key)| (peer, key)))
+            .take(limits::REVOKED_TOLD_MAX)
+            .collect()
     }
 
     /// Whether `peer` was ever an owner, whatever became of it.
@@ -181,10 +185,10 @@ impl Trust {
         self.depths.contains_key(peer)
     }
 
-    /// Hash over the verdicts that count, in the order of their hashes.
+    /// Hash over the membership changes that count, in the order of their hashes.
     pub(crate) fn fingerprint(&self) -> Hash {
-        let heard = self.records.values().filter(|record| self.is_heard(&record.entry));
-        Hash::of(&heard.flat_map(|record| record.entry.hash.0).collect::<Vec<u8>>())
+        let reissue = self.records.values().filter(|record| self.is_relayed(&record.entry));
+        Hash::of(&reissue.flat_map(|record| record.entry.hash.0).collect::<Vec<u8>>())
     }
 
     /// Adds an approval or revocation. `None`: it is not one that is kept. True when it changed who belongs.
@@ -198,27 +202,27 @@ impl Trust {
     /// Whether an entry counts for nothing, and its author or everyone together has said enough of that: it must not grow
     /// for ever, nor crowd out of a welcome what counts.
     fn is_stray_too_many(&self, entry: &SignedEntry) -> bool {
-        if self.is_heard(entry) {
+        if self.is_relayed(entry) {
             return false;
         }
-        let strays = || self.records.values().filter(|record| !self.is_heard(&record.entry));
+        let strays = || self.records.values().filter(|record| !self.is_relayed(&record.entry));
         strays().filter(|record| record.entry.author == entry.author).count() >= limits::STRAY_VERDICTS_MAX
             || strays().count() >= limits::STRAY_VERDICTS_IN_ALL_MAX
     }
 
     /// Whether an entry's author was an owner, and its place is not void.
-    fn is_heard(&self, entry: &SignedEntry) -> bool {
+    fn is_relayed(&self, entry: &SignedEntry) -> bool {
         self.was_owner(&entry.author) && self.admits(&entry.author, entry.entry.incarnation, entry.entry.seq)
     }
 
-    /// Verdicts of those who were owners that no log brings, since their place is void: hashes, in an order in which each
+    /// Membership changes of those who were owners that no log brings, since their place is void: hashes, in an order in which each
     /// author is known before it speaks. Everyone must hold them all.
     pub(crate) fn void(&self) -> Vec<Hash> {
         let mut void: Vec<&SignedEntry> = self
             .records
             .values()
             .map(|record| &record.entry)
-            .filter(|entry| self.was_owner(&entry.author) && !self.is_heard(entry))
+            .filter(|entry| self.was_owner(&entry.author) && !self.is_relayed(entry))
             .collect();
         void.sort_by_key(|entry| self.order(entry));
         void.into_iter().map(|entry| entry.hash).collect()
@@ -234,8 +238,8 @@ impl Trust {
     }
 
     fn recompute(&mut self) -> bool {
-        let judged = verdicts::judge(self.genesis.author, &self.records);
-        let membership = self.amount(&judged);
+        let judged = argumentation::judge(self.genesis.author, &self.records);
+        let membership = self.membership_of(&judged);
         self.depths = judged.depths;
         let changed = membership != self.membership;
         self.membership = membership;
@@ -243,12 +247,12 @@ impl Trust {
     }
 
     fn keep(&mut self, entry: SignedEntry) -> bool {
-        let fits = entry.entry.kind == Kind::APPROVAL
+        let fits = entry.entry.kind == Kind::MEMBERSHIP
             && entry.entry.mesh == self.mesh
             && !self.records.contains_key(&entry.hash);
         let Some(mut record) = fits.then(|| Record::new(entry)).flatten() else { return false };
-        if !self.enforces(ProtocolRule::MarkVoids) {
-            record.marks.values_mut().for_each(|mark| *mark = u64::MAX);
+        if !self.enforces(ProtocolRule::CutoffVoids) {
+            record.cutoffs.values_mut().for_each(|cutoff| *cutoff = u64::MAX);
         }
         self.records.insert(record.entry.hash, record);
         true
@@ -262,20 +266,20 @@ impl Trust {
         records
     }
 
-    /// A handle nobody has: the wanted one, or `wanted-2`, …
-    pub(crate) fn free_handle(&self, wanted: &NodeId, of: &PeerId) -> NodeId {
+    /// A name nobody has: the wanted one, or `wanted-2`, …
+    pub(crate) fn free_name(&self, wanted: &NodeId, of: &PeerId) -> NodeId {
         let taken: BTreeSet<&NodeId> =
             self.membership.members.iter().filter(|(peer, _)| *peer != of).map(|(_, m)| &m.node_id).collect();
         free(wanted, |handle| taken.contains(handle))
     }
 
-    /// Generation that a new verdict on `peer` must have, and the revocations that an approval takes back.
-    pub(crate) fn next_verdict(&self, peer: &PeerId) -> (u32, Vec<Hash>) {
-        let highest = |heard: bool| {
+    /// Generation that a new membership change on `peer` must have, and the revocations that an approval takes back.
+    pub(crate) fn next_change(&self, peer: &PeerId) -> (u32, Vec<Hash>) {
+        let highest = |reissue: bool| {
             self.records
                 .values()
                 .filter(|record| record.subject == *peer && self.was_owner(&record.entry.author))
-                .filter(|record| self.is_heard(&record.entry) == heard)
+                .filter(|record| self.is_relayed(&record.entry) == reissue)
                 .map(|record| record.entry.entry.generation)
                 .max()
                 .unwrap_or(0)
@@ -286,42 +290,42 @@ impl Trust {
         (seen.saturating_add(1), self.revocations(peer).iter().map(|revocation| revocation.hash).collect())
     }
 
-    /// How far verdicts of `peer` are held that count, by life. A revocation lets those stand.
-    pub(crate) fn marks(&self, peer: &PeerId) -> BTreeMap<Incarnation, u64> {
-        let mut marks = BTreeMap::new();
+    /// How far membership changes of `peer` are held that count, by incarnation. A revocation lets those stand.
+    pub(crate) fn cutoffs(&self, peer: &PeerId) -> BTreeMap<Incarnation, u64> {
+        let mut cutoffs = BTreeMap::new();
         for record in self.records.values().filter(|record| record.entry.author == *peer) {
             let (incarnation, seq) = (record.entry.entry.incarnation, record.entry.entry.seq);
             if self.admits(peer, incarnation, seq) {
-                let mark: &mut u64 = marks.entry(incarnation).or_default();
-                *mark = (*mark).max(seq);
+                let cutoff: &mut u64 = cutoffs.entry(incarnation).or_default();
+                *cutoff = (*cutoff).max(seq);
             }
         }
-        marks
+        cutoffs
     }
 
-    /// The last place at or below `seq` in this life of `peer` that counts; 0 = none does.
+    /// The last place at or below `seq` in this incarnation of `peer` that counts; 0 = none does.
     pub(crate) fn standing(&self, peer: &PeerId, incarnation: Incarnation, seq: u64) -> u64 {
         if !self.admits(peer, incarnation, 0) {
             return 0;
         }
         self.revocations(peer)
             .iter()
-            .map(|one| one.marks.get(&incarnation).copied().unwrap_or(if one.taken_back { u64::MAX } else { 0 }))
+            .map(|one| one.cutoffs.get(&incarnation).copied().unwrap_or(if one.taken_back { u64::MAX } else { 0 }))
             .fold(seq, u64::min)
     }
 
-    fn amount(&self, judged: &Judged<'_>) -> Membership {
+    fn membership_of(&self, judged: &Judged<'_>) -> Membership {
         let Standing { owners, taken_back } = &judged.standing;
         let mut chosen = Choice::default();
         let mut refused = Choice::default();
         for record in self.records.values() {
-            let VerdictKind::Approved { node_id, after, .. } = &record.verdict.what else { continue };
+            let ChangeKind::Approved { node_id, after, .. } = &record.change.what else { continue };
             if !owners.contains_key(&record.entry.author) || judged.is_void(record) {
                 if judged.depths.contains_key(&record.entry.author) {
                     refused.offer(record, node_id);
                 }
             } else if !self.enforces(ProtocolRule::RevocationWins)
-                || judged.against(&record.subject).iter().all(|revocation| record.takes_back(revocation, after))
+                || judged.revocations_of(&record.subject).iter().all(|revocation| record.takes_back(revocation, after))
             {
                 chosen.offer(record, node_id);
             }
@@ -332,17 +336,17 @@ impl Trust {
             .map(|(peer, since, tier, record, node_id)| {
                 let by = owners.get(&record.entry.author).map_or(u32::MAX, |depth| depth.saturating_add(1));
                 let depth = owners.get(&peer).copied().unwrap_or(by);
-                (since, peer, Member { key: record.verdict.subject, tier, node_id: node_id.clone(), depth })
+                (since, peer, Member { key: record.change.subject, tier, node_id: node_id.clone(), depth })
             })
             .collect();
-        if judged.against(&founder).is_empty()
+        if judged.revocations_of(&founder).is_empty()
             && let Some((_, genesis)) = genesis_of(&self.genesis)
         {
             ordered.retain(|(_, peer, _)| *peer != founder);
             let key = self.genesis.entry.author;
             ordered.push((0, founder, Member { key, tier: Tier::Owner, node_id: genesis.node_id, depth: 0 }));
         }
-        // Of two with one handle the one approved later becomes `name-2`, everywhere alike.
+        // Of two with one name the one approved later becomes `name-2`, everywhere alike.
         ordered.sort_by_key(|(since, peer, _)| (*since, *peer));
         let mut taken = BTreeSet::new();
         let mut members = BTreeMap::new();
@@ -351,12 +355,21 @@ impl Trust {
             taken.insert(member.node_id.clone());
             members.insert(peer, member);
         }
-        let pending = refused
+        let awaiting_reapproval = refused
             .approvals()
-            .filter(|(peer, ..)| !members.contains_key(peer) && judged.against(peer).is_empty())
+            .filter(|(peer, ..)| !members.contains_key(peer) && judged.revocations_of(peer).is_empty())
             .map(|(peer, _, tier, record, node_id)| {
-                let (key, by) = (record.verdict.subject, record.entry.author);
-                (peer, Pending { key, node_id: node_id.clone(), tier, by, revoked_by: judged.voided_by(record) })
+                let (key, by) = (record.change.subject, record.entry.author);
+                (
+                    peer,
+                    AwaitingReapproval {
+                        key,
+                        node_id: node_id.clone(),
+                        tier,
+                        by,
+                        revoked_by: judged.voided_by(record),
+                    },
+                )
             })
             .collect();
         let revocations = judged
@@ -364,7 +377,7 @@ impl Trust {
             .iter()
             .map(|(peer, of)| (*peer, of.iter().map(|one| one.revocation(taken_back)).collect()))
             .collect();
-        Membership { members, revocations, pending }
+        Membership { members, revocations, awaiting_reapproval }
     }
 }
 
@@ -372,7 +385,7 @@ impl Trust {
 #[derive(Default)]
 struct Choice<'a> {
     best: BTreeMap<PeerId, &'a Record>,
-    /// Clock of the first approval under each handle: a later one, to another tier, does not cost a peer its name.
+    /// Clock of the first approval under each name: a later one, to another tier, does not cost a peer its name.
     first: BTreeMap<(PeerId, &'a NodeId), u64>,
 }
 
@@ -392,7 +405,7 @@ impl<'a> Choice<'a> {
 
     fn approvals(&self) -> impl Iterator<Item = (PeerId, u64, Tier, &'a Record, &'a NodeId)> + '_ {
         self.best.iter().filter_map(|(peer, record)| {
-            let VerdictKind::Approved { tier, node_id, .. } = &record.verdict.what else { return None };
+            let ChangeKind::Approved { tier, node_id, .. } = &record.change.what else { return None };
             let since = self.first.get(&(*peer, node_id)).copied().unwrap_or(record.entry.entry.hlc);
             Some((*peer, since, *tier, *record, node_id))
         })

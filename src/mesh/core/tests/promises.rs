@@ -7,7 +7,7 @@ use bytes::Bytes;
 use mesh_core::config::Config;
 use mesh_core::crypto::{Signer, Symbolic};
 use mesh_core::entry::{
-    Directory, Effect, Ending, Entry, Kind, Outcome, Payload, SignedEntry, Tier, ToolDecl, Voice, encode,
+    Directory, Effect, Ending, Entry, Kind, Outcome, Payload, SignedEntry, Source, Tier, ToolDecl, encode,
 };
 use mesh_core::frame::{Answer, AnswerKind, EntryItem, Frame};
 use mesh_core::ids::{Attempt, Hash, Incarnation, PeerId, ReqId};
@@ -232,7 +232,7 @@ fn outcome(desk: &Desk, mesh: mesh_core::ids::MeshId, id: ReqId, attempt: Attemp
         at_ms: 0,
         started_ms: 0,
         alias_of: None,
-        voice: Voice::Target,
+        source: Source::Target,
     };
     let entry = Entry {
         mesh,
@@ -326,7 +326,7 @@ fn one_s_own_revocation_is_told_again_after_a_crash() {
 }
 
 #[test]
-fn a_revoked_target_does_not_give_a_verdict_on_what_it_runs() {
+fn a_revoked_target_does_not_infer_endings_of_what_it_runs() {
     let (mut a, mut b) = pair();
     let sent = a.command(call("b"));
     let (_, run) = carry(&mut a, &mut b, sent, Vec::new());

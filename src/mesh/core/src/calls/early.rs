@@ -1,10 +1,10 @@
-//! What came before its call's header: outcomes and wishes, kept until that comes. All of it is limited, since nobody can
+//! What came before its call's header: outcomes and cancel requests, kept until that comes. All of it is limited, since nobody can
 //! tell yet whether there is such a call.
 
 use std::collections::BTreeMap;
 
 use crate::effects::Effects;
-use crate::entry::{CancelWish, Outcome, SignedEntry, Voice};
+use crate::entry::{CancelRequest, Outcome, SignedEntry, Source};
 use crate::ids::{Hash, ReqId};
 use crate::io::Space;
 use crate::limits;
@@ -23,15 +23,15 @@ fn row_key(id: &ReqId, hash: &Hash) -> Vec<u8> {
 pub(super) struct Early {
     outcomes: BTreeMap<ReqId, Vec<SignedEntry>>,
     bytes: usize,
-    wishes: BTreeMap<ReqId, CancelWish>,
+    cancels: BTreeMap<ReqId, CancelRequest>,
 }
 
 impl Early {
     /// Takes back a row of [`Space::Open`]. `None`: it is damaged.
     pub(super) fn restore(&mut self, key: &[u8], value: &[u8]) -> Option<ReqId> {
         let id = ReqId::from_slice(key.get(..16)?)?;
-        if let Some(wish) = crate::entry::decode::<CancelWish>(value) {
-            self.wishes.insert(id, wish);
+        if let Some(cancel) = crate::entry::decode::<CancelRequest>(value) {
+            self.cancels.insert(id, cancel);
         } else {
             let entry = SignedEntry::from_stored(value)?;
             self.bytes += entry.bytes.len();
@@ -40,15 +40,15 @@ impl Early {
         Some(id)
     }
 
-    pub(super) fn wish(&self, id: &ReqId) -> Option<&CancelWish> {
-        self.wishes.get(id)
+    pub(super) fn cancel(&self, id: &ReqId) -> Option<&CancelRequest> {
+        self.cancels.get(id)
     }
 
-    /// The header is here: its wish, which is kept with it from now on.
-    pub(super) fn take_wish(&mut self, id: &ReqId, fx: &mut Effects<'_>) -> Option<CancelWish> {
-        let wish = self.wishes.remove(id)?;
+    /// The header is here: its cancel request, which is kept with it from now on.
+    pub(super) fn take_cancel(&mut self, id: &ReqId, fx: &mut Effects<'_>) -> Option<CancelRequest> {
+        let cancel = self.cancels.remove(id)?;
         fx.delete(Space::Open, row_key(id, &Hash::ZERO));
-        Some(wish)
+        Some(cancel)
     }
 
     /// The header is here: what was said of how it ended.
@@ -79,7 +79,7 @@ impl Early {
         }
         // Who the target is the header will say. What others guess must not keep out its word; and all keep the same of
         // those: the origin's, and then the first.
-        let is_word = |entry: &SignedEntry| entry.record::<Outcome>().is_some_and(|said| said.voice == Voice::Target);
+        let is_word = |entry: &SignedEntry| entry.record::<Outcome>().is_some_and(|said| said.source == Source::Target);
         let rank = |entry: &SignedEntry| (!id.is_of(&entry.author), entry.entry.hlc, entry.hash);
         let kind = is_word(entry);
         let alike = waiting.iter().filter(|known| is_word(known) == kind);
@@ -100,19 +100,19 @@ impl Early {
         waiting.push(entry.clone());
     }
 
-    /// Keeps a wish. Those of calls that are over, or never come, must not keep out others for ever.
-    pub(super) fn keep_wish(&mut self, wish: &CancelWish, fx: &mut Effects<'_>) {
-        if self.wishes.contains_key(&wish.id) {
+    /// Keeps a cancel request. Those of calls that are over, or never come, must not keep out others for ever.
+    pub(super) fn keep_cancel(&mut self, cancel: &CancelRequest, fx: &mut Effects<'_>) {
+        if self.cancels.contains_key(&cancel.id) {
             return;
         }
-        if self.wishes.len() >= limits::EARLY_OUTCOMES_MAX
-            && let Some((other, _)) = self.wishes.pop_first()
+        if self.cancels.len() >= limits::EARLY_OUTCOMES_MAX
+            && let Some((other, _)) = self.cancels.pop_first()
         {
             fx.delete(Space::Open, row_key(&other, &Hash::ZERO));
         }
         if fx.enforces(ProtocolRule::EarlyDurable) {
-            fx.put(Space::Open, row_key(&wish.id, &Hash::ZERO), wish);
+            fx.put(Space::Open, row_key(&cancel.id, &Hash::ZERO), cancel);
         }
-        self.wishes.insert(wish.id, wish.clone());
+        self.cancels.insert(cancel.id, cancel.clone());
     }
 }

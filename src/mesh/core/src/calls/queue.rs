@@ -14,13 +14,13 @@ impl Book {
     pub(crate) fn handle_node_up(&mut self, peer: PeerId, session: SessionId, env: &Env<'_>, fx: &mut Effects<'_>) {
         self.forget_session(&peer);
         self.sessions.insert(peer, Session { number: session, outstanding: BTreeSet::new() });
-        let wishes: Vec<ReqId> = self
+        let cancels: Vec<ReqId> = self
             .open
             .iter()
             .filter(|(_, open)| open.record.header.target == peer && open.cancel.is_some())
             .map(|(id, _)| *id)
             .collect();
-        for id in wishes {
+        for id in cancels {
             fx.send(peer, Frame::Cancel { id });
         }
         self.pump(&peer, env, fx);
@@ -76,7 +76,7 @@ impl Book {
 
     /// Sends a node what waits for it, in order of arrival, up to its credits.
     pub(crate) fn pump(&mut self, target: &PeerId, env: &Env<'_>, fx: &mut Effects<'_>) {
-        if env.reign.is_none() || !self.has_credit(target, env) {
+        if env.leading.is_none() || !self.has_credit(target, env) {
             return;
         }
         let mut after = 0;
@@ -95,7 +95,7 @@ impl Book {
     /// One call is new or open again: it goes out now unless others wait before it.
     pub(super) fn pump_one(&mut self, id: &ReqId, env: &Env<'_>, fx: &mut Effects<'_>) {
         let Some(open) = self.open.get_mut(id) else { return };
-        if env.reign.is_none() || open.ended() {
+        if env.leading.is_none() || open.ended() {
             return;
         }
         let (target, origin) = (open.record.header.target, open.record.origin);
@@ -118,12 +118,12 @@ impl Book {
     }
 
     pub(super) fn dispatch(&mut self, id: &ReqId, again: bool, env: &Env<'_>, fx: &mut Effects<'_>) {
-        let Some(claim) = env.reign else { return };
+        let Some(claim) = env.leading else { return };
         let now = fx.now.mono_ms;
         let Some(open) = self.open.get_mut(id) else { return };
         let target = open.record.header.target;
         let released = open.released || !fx.enforces(ProtocolRule::HeaderDurable);
-        let between_members = (env.is_member)(&target) && !(env.is_out)(&open.record.origin);
+        let between_members = (env.is_member)(&target) && !(env.is_excluded)(&open.record.origin);
         let between_members = between_members || !fx.enforces(ProtocolRule::DispatchToMembers);
         if !released || open.ended() || open.deadline <= now || open.cancel.is_some() || !between_members {
             return;
@@ -165,7 +165,7 @@ impl Book {
         match &answer.what {
             AnswerKind::Running { note } => {
                 self.phase(&answer.id, Phase::Running, answer.attempt, from, note, fx);
-                if origin != self.me && env.reign.is_some() {
+                if origin != self.me && env.leading.is_some() {
                     let note = note.clone();
                     let (id, attempt) = (answer.id, answer.attempt);
                     fx.send(origin, Frame::Progress { id, attempt, state: Phase::Running, note });
@@ -175,12 +175,12 @@ impl Book {
                 self.unsend(&answer.id, &from);
                 self.agenda.insert((fx.now.mono_ms + env.config.resend_min_ms, answer.id));
             }
-            AnswerKind::Refused(reason) => {
+            AnswerKind::Rejected(reason) => {
                 if let Some(sent) = &mut open.sent {
                     sent.pause_ms = env.config.resend_max_ms;
                     sent.again_at = fx.now.mono_ms + env.config.resend_max_ms;
                 }
-                let reason = format!("the target does not take it: {reason}");
+                let reason = format!("rejected by the target: {reason}");
                 self.phase(&answer.id, Phase::Queued, answer.attempt, from, &reason, fx);
             }
             AnswerKind::Waiting | AnswerKind::Fenced(_) | AnswerKind::Ended(_) => {}

@@ -16,7 +16,7 @@ struct Story {
     effect: Effect,
     /// The target's endings, by attempt. None: it was never heard.
     endings: Vec<Ending>,
-    wish: bool,
+    cancel: bool,
     /// What the origin said before it heard of the target.
     guess: Option<Ending>,
     /// The same of two owners, and the last attempt of the endings that each says it heard of the target.
@@ -30,12 +30,12 @@ fn story() -> impl Strategy<Value = Story> {
         || prop::option::of(prop::sample::select(vec![Ending::Cancelled, Ending::Expired, Ending::Undeliverable]));
     let owners = [(guess(), 0..4_usize), (guess(), 0..4_usize)];
     (prop::bool::ANY, 0..3_usize, last, prop::bool::ANY, guess(), owners).prop_map(
-        |(once, cuts, last, wish, guess, owners)| {
+        |(once, cuts, last, cancel, guess, owners)| {
             let mut endings = vec![Ending::Interrupted; if once { cuts.min(1) } else { cuts }];
             if !once || endings.is_empty() {
                 endings.push(last);
             }
-            Story { effect: if once { Effect::Once } else { Effect::None }, endings, wish, guess, owners }
+            Story { effect: if once { Effect::Once } else { Effect::None }, endings, cancel, guess, owners }
         },
     )
 }
@@ -65,12 +65,12 @@ fn told(story: &Story, confirms: bool, picks: &[(usize, u8)]) -> Seen {
         .zip(&story.endings)
         .map(|(attempt, ending)| Outcome { attempt, reason: format!("{attempt}"), ..outcome(id, *ending) })
         .collect();
-    let guess = |ending: Ending| encode(&Outcome { voice: Voice::Guess, ..outcome(id, ending) });
+    let guess = |ending: Ending| encode(&Outcome { source: Source::Inferred, ..outcome(id, ending) });
     let mut said = [const { VecDeque::new() }; 4];
     said[0].push_back(authors[0].says(Kind::CALL, encode(&call)));
-    if story.wish {
-        let wish = CancelWish { id, reason: "no more".to_owned(), expired: false };
-        said[0].push_back(authors[0].says(Kind::CANCEL, encode(&wish)));
+    if story.cancel {
+        let cancel = CancelRequest { id, reason: "no more".to_owned(), expired: false };
+        said[0].push_back(authors[0].says(Kind::CANCEL, encode(&cancel)));
     }
     said[0].extend(story.guess.map(|ending| authors[0].says(Kind::OUTCOME, guess(ending))));
     said[1].push_back(offers_append(&mut authors[1]));
@@ -78,10 +78,10 @@ fn told(story: &Story, confirms: bool, picks: &[(usize, u8)]) -> Seen {
         said[1].push_back(authors[1].says(Kind::OUTCOME, encode(outcome)));
     }
     said[1].push_back(authors[1].says(Kind::DIRECTORY, encode(&Directory::default())));
-    for (owner, (guessed, heard)) in (2..).zip(story.owners) {
+    for (owner, (guessed, reissue)) in (2..).zip(story.owners) {
         said[owner].extend(guessed.map(|ending| authors[owner].says(Kind::OUTCOME, guess(ending))));
-        for outcome in endings.iter().take(heard).cloned() {
-            let again = Outcome { voice: Voice::Heard(target_id), ..outcome };
+        for outcome in endings.iter().take(reissue).cloned() {
+            let again = Outcome { source: Source::Relayed(target_id), ..outcome };
             said[owner].push_back(authors[owner].says(Kind::OUTCOME, encode(&again)));
         }
     }

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use rand_core::Rng;
 
 use super::{InviteRow, KEY_COUNTER, Peer, STOP_WAIT_MS, declared};
-use crate::calls::{self, Verdict};
+use crate::calls::{self, InferredEnding};
 use crate::effects::{Effects, Then};
-use crate::entry::{self, CancelWish, Directory, Header, Kind, Tier, VerdictKind};
+use crate::entry::{self, CancelRequest, ChangeKind, Directory, Header, Kind, Tier};
 use crate::ids::{Hash, Incarnation, NodeId, PeerId, PublicKey, ReqId};
 use crate::io::{Batch, CallState, CmdId, Command, NewCall, Now, Output, Refusal, Reply, Space, Welcome};
 use crate::limits;
@@ -68,7 +68,7 @@ impl Peer {
             _ => self.resolve(&new.node, &new.tool)?,
         };
         if let Some(known) = known {
-            let same = known.sense == calls::sense_of(&target, new.tool.as_str(), &new.arguments);
+            let same = known.fingerprint == calls::request_fingerprint(&target, new.tool.as_str(), &new.arguments);
             return if same {
                 Ok(Reply::Call { id: known.id, created: false })
             } else {
@@ -143,8 +143,8 @@ impl Peer {
                 .ok_or_else(|| Refusal::UnknownNode(format!("any (nobody offers `{tool}`)")));
         }
         // Handles first, and the id read once: writing out every member's id would cost more than all the rest of a call.
-        let by_handle = members.iter().find(|(_, member)| member.node_id.as_str() == node).map(|(peer, _)| *peer);
-        by_handle
+        let by_name = members.iter().find(|(_, member)| member.node_id.as_str() == node).map(|(peer, _)| *peer);
+        by_name
             .or_else(|| node.parse().ok().filter(|peer| members.contains_key(peer)))
             .ok_or_else(|| Refusal::UnknownNode(limits::cut(node, 80).to_owned()))
     }
@@ -156,17 +156,17 @@ impl Peer {
         }
         let (mine, for_me, attempt) = (record.origin == self.me, record.header.target == self.me, record.attempt);
         let reason = limits::cut(reason, 500).to_owned();
-        let wish = CancelWish { id, reason: reason.clone(), expired: false };
-        self.write_wish(&wish, fx);
+        let cancel = CancelRequest { id, reason: reason.clone(), expired: false };
+        self.write_cancel(&cancel, fx);
         if mine && !for_me {
             let ending = entry::Ending::Cancelled;
-            self.write_verdict(&Verdict { id, attempt, ending, reason, wish: false }, fx);
+            self.write_inferred(&InferredEnding { id, attempt, ending, reason, cancel: false }, fx);
         }
         Ok(Reply::Cancelled)
     }
 
     pub(super) fn require_owner(&self) -> Result<(), Refusal> {
-        if self.is_out() {
+        if self.is_excluded() {
             Err(Refusal::NotMember)
         } else if self.trust.is_owner(&self.me) {
             Ok(())
@@ -237,21 +237,21 @@ impl Peer {
             return Err(Refusal::Invalid(format!("a mesh has at most {} peers", limits::PEERS_MAX)));
         }
         if self.trust.member(&peer).is_none_or(|member| member.tier != tier) {
-            let (generation, after) = self.trust.next_verdict(&peer);
+            let (generation, after) = self.trust.next_change(&peer);
             if after.len() > limits::REVOCATIONS_MAX {
                 return Err(Refusal::Invalid("this device was revoked too often: let it make a new key".to_owned()));
             }
-            let node_id = self.trust.free_handle(node_id, &peer);
-            self.say(key, VerdictKind::Approved { tier, node_id, after }, generation, fx);
+            let node_id = self.trust.free_name(node_id, &peer);
+            self.say(key, ChangeKind::Approved { tier, node_id, after }, generation, fx);
         }
         self.welcome(&peer)
     }
 
-    pub(super) fn say(&mut self, subject: PublicKey, what: VerdictKind, generation: u32, fx: &mut Effects<'_>) {
-        let body = entry::encode(&entry::Verdict { subject, what });
-        let entry = self.logs.append(self.signer.as_ref(), Kind::APPROVAL, generation, body, fx);
+    pub(super) fn say(&mut self, subject: PublicKey, what: ChangeKind, generation: u32, fx: &mut Effects<'_>) {
+        let body = entry::encode(&entry::MembershipChange { subject, what });
+        let entry = self.logs.append(self.signer.as_ref(), Kind::MEMBERSHIP, generation, body, fx);
         log::push_when_durable(&entry, None, fx);
-        self.apply_verdict(&entry, fx);
+        self.apply_change(&entry, fx);
     }
 
     pub(super) fn welcome(&self, peer: &PeerId) -> Result<Welcome, Refusal> {
@@ -272,7 +272,7 @@ impl Peer {
         }
         let membership = self.trust.membership();
         let members = &membership.members;
-        let (key, tier) = match (members.get(&peer), membership.pending.get(&peer)) {
+        let (key, tier) = match (members.get(&peer), membership.awaiting_reapproval.get(&peer)) {
             (Some(member), _) => (member.key, Some(member.tier)),
             // No is an answer too.
             (None, Some(pending)) => (pending.key, None),
@@ -285,21 +285,21 @@ impl Peer {
         if peer == self.me && !left {
             return Err(Refusal::Invalid("to remove this device itself, use leave".to_owned()));
         }
-        let (generation, _) = self.trust.next_verdict(&peer);
-        let marks = self.marks(&peer);
-        self.say(key, VerdictKind::Revoked { marks, left }, generation, fx);
+        let (generation, _) = self.trust.next_change(&peer);
+        let cutoffs = self.cutoffs(&peer);
+        self.say(key, ChangeKind::Revoked { cutoffs, left }, generation, fx);
         Ok(())
     }
 
-    /// How far we hold what `peer` said that counts: its log, and verdicts that came before their place in it.
-    fn marks(&self, peer: &PeerId) -> Vec<(Incarnation, u64)> {
-        let mut marks = self.trust.marks(peer);
-        for (incarnation, seq) in self.logs.lives(peer) {
+    /// How far we hold what `peer` said that counts: its log, and membership changes that came before their place in it.
+    fn cutoffs(&self, peer: &PeerId) -> Vec<(Incarnation, u64)> {
+        let mut cutoffs = self.trust.cutoffs(peer);
+        for (incarnation, seq) in self.logs.incarnations(peer) {
             let stands = self.trust.standing(peer, incarnation, seq);
-            let mark = marks.entry(incarnation).or_default();
-            *mark = stands.max(*mark);
+            let cutoff = cutoffs.entry(incarnation).or_default();
+            *cutoff = stands.max(*cutoff);
         }
-        marks.into_iter().collect()
+        cutoffs.into_iter().collect()
     }
 
     pub(super) fn leave(&mut self, fx: &mut Effects<'_>) -> Result<Reply, Refusal> {
@@ -311,7 +311,7 @@ impl Peer {
     }
 
     pub(super) fn set_directory(&mut self, directory: &Directory, fx: &mut Effects<'_>) {
-        // A new life of our store says it again: that is how the others learn that the former one is over.
+        // A new incarnation of our store says it again: that is how the others learn that the former one is over.
         let own = self.logs.incarnation();
         let known = self.directory.get(&self.me).filter(|(entry, _)| entry.entry.incarnation == own);
         if known.is_some_and(|(_, known)| **known == *directory) {
@@ -320,7 +320,7 @@ impl Peer {
         self.write_directory(directory, fx);
     }
 
-    /// A former life of our store, of which the others tell us, was ahead of us: our directory is to be the newest word.
+    /// A former incarnation of our store, of which the others tell us, was ahead of us: our directory is to be the newest word.
     pub(super) fn say_directory_again(&mut self, fx: &mut Effects<'_>) {
         let known = self.directory.get(&self.me).map(|(entry, known)| (entry.entry.hlc, known.clone()));
         if let Some((hlc, directory)) = known

@@ -1,12 +1,12 @@
 //! Dropping what nobody needs of the logs any more (mesh-protocol.md §5, GC).
 //!
 //! Each author judges its own entries, the old ones once in a while and a part at a time, and signs which of them are
-//! dead. Everybody else takes its word for its own log, and for nothing else; verdicts do not depend on it at all, since
-//! two who hold different sets of them show each other all ([`Peer::compare_verdicts`]).
+//! dead. Everybody else takes its word for its own log, and for nothing else; membership changes do not depend on it at all, since
+//! two who hold different sets of them show each other all ([`Peer::compare_changes`]).
 
 use super::Peer;
 use crate::effects::Effects;
-use crate::entry::{self, CancelWish, Kind, Outcome, SignedEntry, Stub, Stubs};
+use crate::entry::{self, CancelRequest, Kind, Outcome, SignedEntry, TruncatedRun, Truncation};
 use crate::ids::{Hash, Incarnation, PeerId};
 use crate::io::Output;
 use crate::limits;
@@ -27,8 +27,8 @@ pub(super) struct Look {
 
 #[derive(Debug, Clone)]
 struct Reading {
-    life: Incarnation,
-    dead: Vec<Stub>,
+    log_id: Incarnation,
+    dead: Vec<TruncatedRun>,
 }
 
 impl Look {
@@ -43,13 +43,13 @@ impl Look {
 
 impl Peer {
     /// Takes an author's word on what is gone of its own log.
-    pub(super) fn take_stubs(&mut self, entry: &SignedEntry, fx: &mut Effects<'_>) {
+    pub(super) fn apply_truncation(&mut self, entry: &SignedEntry, fx: &mut Effects<'_>) {
         // Its place does not matter: whoever has a key may say so of what that key wrote, and where a revocation voids
-        // such a word, the rows are gone all the same at whoever took it before. But some of that life must count.
-        let life = (entry.author, entry.entry.incarnation);
-        let counts = self.trust.standing(&life.0, life.1, u64::MAX) > 0;
-        if counts && entry.entry.mesh == self.trust.mesh() && self.logs.take_stubs(entry, fx) {
-            self.forget_unread(life, fx);
+        // such a word, the rows are gone all the same at whoever took it before. But some of that incarnation must count.
+        let log_id = (entry.author, entry.entry.incarnation);
+        let counts = self.trust.standing(&log_id.0, log_id.1, u64::MAX) > 0;
+        if counts && entry.entry.mesh == self.trust.mesh() && self.logs.apply_truncation(entry, fx) {
+            self.forget_unsupported(log_id, fx);
         }
     }
 
@@ -59,29 +59,29 @@ impl Peer {
             return;
         }
         self.look.next_ms = fx.now.mono_ms + self.config.compact_every_ms;
-        if self.is_out() || !self.understands(Kind::STUBS) {
+        if self.is_excluded() || !self.understands(Kind::TRUNCATION) {
             return;
         }
-        // Former lives rest: what was restored to an older state cannot know all that its former self said is gone.
-        let life = self.logs.incarnation();
-        self.look.now = Some(Reading { life, dead: Vec::new() });
-        self.read_own(life, 1, fx);
+        // Former incarnations rest: what was restored to an older state cannot know all that its former self said is gone.
+        let log_id = self.logs.incarnation();
+        self.look.now = Some(Reading { log_id, dead: Vec::new() });
+        self.read_own(log_id, 1, fx);
     }
 
     /// Reads what is not gone of our own log, from a place on.
-    fn read_own(&self, life: Incarnation, from: u64, fx: &mut Effects<'_>) {
-        let at = (self.me, life);
-        let held = self.logs.lives(&self.me).find(|(of, _)| *of == life).map_or(0, |(_, seq)| seq);
+    fn read_own(&self, log_id: Incarnation, from: u64, fx: &mut Effects<'_>) {
+        let at = (self.me, log_id);
+        let held = self.logs.incarnations(&self.me).find(|(of, _)| *of == log_id).map_or(0, |(_, seq)| seq);
         let mut ranges = Vec::new();
         let mut next = from;
-        for stub in self.logs.stubs(at).iter().filter(|stub| stub.last >= from) {
-            if next < stub.first {
-                ranges.push((self.me, life, next, stub.first - 1));
+        for run in self.logs.runs(at).iter().filter(|run| run.last >= from) {
+            if next < run.first {
+                ranges.push((self.me, log_id, next, run.first - 1));
             }
-            next = stub.last + 1;
+            next = run.last + 1;
         }
         if next <= held {
-            ranges.push((self.me, life, next, held));
+            ranges.push((self.me, log_id, next, held));
         }
         fx.out.push(Output::ReadLog { to: self.me, ranges });
     }
@@ -90,7 +90,7 @@ impl Peer {
     pub(super) fn handle_own_log(&mut self, entries: &[SignedEntry], more: bool, fx: &mut Effects<'_>) {
         let me = self.me;
         let Some(mut reading) = self.look.now.take_if(|reading| {
-            entries.iter().all(|entry| entry.author == me && entry.entry.incarnation == reading.life)
+            entries.iter().all(|entry| entry.author == me && entry.entry.incarnation == reading.log_id)
         }) else {
             return;
         };
@@ -102,20 +102,20 @@ impl Peer {
             }
             if self.is_dead(entry, fx) {
                 let seq = entry.entry.seq;
-                reading.dead.push(Stub { first: seq, last: seq, hash: entry.hash, hlc: entry.entry.hlc });
+                reading.dead.push(TruncatedRun { first: seq, last: seq, hash: entry.hash, hlc: entry.entry.hlc });
             }
         }
         match entries.last() {
             Some(last) if !whole => {
-                self.read_own(reading.life, last.entry.seq + 1, fx);
+                self.read_own(reading.log_id, last.entry.seq + 1, fx);
                 self.look.now = Some(reading);
             }
             _ => {
                 if reading.dead.len() >= limits::DEAD_PER_STEP_MAX {
                     self.look.next_ms = fx.now.mono_ms + GO_ON_MS;
                 }
-                if reading.life == self.logs.incarnation() {
-                    self.declare_dead(reading.life, reading.dead, fx);
+                if reading.log_id == self.logs.incarnation() {
+                    self.declare_dead(reading.log_id, reading.dead, fx);
                 }
             }
         }
@@ -128,7 +128,7 @@ impl Peer {
 
     /// Whether nobody needs an old entry of ours. What is not certain is kept.
     fn is_dead(&self, entry: &SignedEntry, fx: &Effects<'_>) -> bool {
-        let in_hand = |id| self.book.record(&id).is_some() && fx.enforces(ProtocolRule::StubsSpareOpen);
+        let in_hand = |id| self.book.record(&id).is_some() && fx.enforces(ProtocolRule::TruncationSparesOpen);
         match entry.entry.kind {
             Kind::DIRECTORY => {
                 let newest = self.directory.get(&self.me).map(|(newest, _)| newest);
@@ -138,38 +138,38 @@ impl Peer {
             Kind::OUTCOME => entry.record::<Outcome>().is_some_and(|outcome| {
                 !in_hand(outcome.id) && !self.executor.has_journaled(&outcome.id, outcome.attempt)
             }),
-            Kind::CANCEL => entry.record::<CancelWish>().is_some_and(|wish| !in_hand(wish.id)),
+            Kind::CANCEL => entry.record::<CancelRequest>().is_some_and(|cancel| !in_hand(cancel.id)),
             // A later entry says as much.
-            Kind::MARK => true,
-            Kind::STUBS => !self.logs.is_last_word(entry),
+            Kind::CHECKPOINT => true,
+            Kind::TRUNCATION => !self.logs.is_latest_truncation(entry),
             _ => false,
         }
     }
 
     /// Tells everyone what is dead of our own log, if it is worth an entry.
-    fn declare_dead(&mut self, life: Incarnation, dead: Vec<Stub>, fx: &mut Effects<'_>) {
+    fn declare_dead(&mut self, log_id: Incarnation, dead: Vec<TruncatedRun>, fx: &mut Effects<'_>) {
         if dead.len() < self.config.compact_min.max(1) {
             return;
         }
-        let known = self.logs.stubs((self.me, life));
-        let stubs = log::with_stubs(known, dead);
-        if stubs == known {
+        let known = self.logs.runs((self.me, log_id));
+        let runs = log::with_runs(known, dead);
+        if runs == known {
             return;
         }
-        let body = entry::encode(&Stubs { stubs });
-        let entry = self.logs.append(self.signer.as_ref(), Kind::STUBS, 0, body, fx);
+        let body = entry::encode(&Truncation { runs });
+        let entry = self.logs.append(self.signer.as_ref(), Kind::TRUNCATION, 0, body, fx);
         log::push_when_durable(&entry, None, fx);
-        self.take_stubs(&entry, fx);
+        self.apply_truncation(&entry, fx);
     }
 
-    /// What a neighbour says of the verdicts that it holds. If ours are others, it is shown all of ours: neither a log with
-    /// stubs nor one that lags may hide a verdict. Once for each pair of sets.
-    pub(super) fn compare_verdicts(&mut self, from: PeerId, theirs: Hash, fx: &mut Effects<'_>) {
-        let ours = self.logs.verdicts();
+    /// What a neighbour says of the membership changes that it holds. If ours are others, it is shown all of ours: neither a log with
+    /// truncated runs nor one that lags may hide a membership change. Once for each pair of sets.
+    pub(super) fn compare_changes(&mut self, from: PeerId, theirs: Hash, fx: &mut Effects<'_>) {
+        let ours = self.logs.changes();
         if theirs == Hash::ZERO || theirs == ours {
             return;
         }
-        if self.compared_verdicts.insert(from, (theirs, ours)) != Some((theirs, ours)) {
+        if self.compared_changes.insert(from, (theirs, ours)) != Some((theirs, ours)) {
             self.tell_records(from, fx);
         }
     }

@@ -1,12 +1,12 @@
-//! What the replicated log brings: taking entries, applying them, and what a verdict on a peer means for its links.
+//! What the replicated log brings: taking entries, applying them, and what a membership change on a peer means for its links.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::Peer;
-use crate::calls::Verdict;
+use crate::calls::InferredEnding;
 use crate::effects::{Effects, Then};
-use crate::entry::{CancelWish, Directory, Ending, Kind, Outcome, SignedEntry, Voice};
+use crate::entry::{CancelRequest, Directory, Ending, Kind, Outcome, SignedEntry, Source};
 use crate::epoch::Claim;
 use crate::frame::{EntryItem, Frame};
 use crate::ids::{Hash, PeerId};
@@ -16,7 +16,7 @@ use crate::log::Ingest;
 use crate::protocol_rule::ProtocolRule;
 
 impl Peer {
-    /// Whether a claim that `from` shows proves a fence. Its author may have been thrown out since: a leader must rise
+    /// Whether a claim that `from` shows proves a fence. Its author may have been removed since: a leader must rise
     /// above its epoch all the same, or those who once followed it would never follow anyone below.
     pub(super) fn may_prove(&self, from: &PeerId, claim: &Claim) -> bool {
         let author = &claim.epoch.peer;
@@ -34,19 +34,19 @@ impl Peer {
     }
 
     pub(super) fn ingest(&mut self, from: PeerId, item: &EntryItem, fx: &mut Effects<'_>) {
-        if self.is_unread_too_much(&item.entry, fx) {
+        if self.is_unsupported_over_limit(&item.entry, fx) {
             return;
         }
         let place = item.entry.place();
         if place.author == self.me && self.trust.mesh() == item.entry.entry.mesh && self.is_own_known(&item.entry, fx) {
-            self.take_verdict(&item.entry, fx);
+            self.take_change(&item.entry, fx);
             return;
         }
         let own = place.author == self.me && place.incarnation == self.logs.incarnation();
-        let is_word = item.entry.entry.kind == Kind::STUBS && self.understands(Kind::STUBS);
+        let is_word = item.entry.entry.kind == Kind::TRUNCATION && self.understands(Kind::TRUNCATION);
         if is_word && !own && self.logs.is_ahead(&item.entry) {
             // Shown out of its place, so that we step over what is gone; which may lead up to it.
-            self.take_stubs(&item.entry, fx);
+            self.apply_truncation(&item.entry, fx);
             if self.logs.is_ahead(&item.entry) {
                 return;
             }
@@ -54,31 +54,31 @@ impl Peer {
         let admitted = self.trust.admits(&place.author, place.incarnation, place.seq);
         match self.logs.ingest(from, item, admitted, fx) {
             Ingest::New => self.apply(&item.entry, item.left_ms, fx),
-            // A peer that was thrown out gets verdicts and nothing else, so they do not follow on what it holds.
-            Ingest::Gap if item.entry.entry.kind == Kind::APPROVAL => self.apply_verdict(&item.entry, fx),
+            // A peer that was removed gets membership changes and nothing else, so they do not follow on what it holds.
+            Ingest::Gap if item.entry.entry.kind == Kind::MEMBERSHIP => self.apply_change(&item.entry, fx),
             // One that is void stays in the set, so that everyone judges by the same; and so does one whose place is gone,
             // by the word of whoever stole its author's key.
-            Ingest::Refused | Ingest::Known => self.take_verdict(&item.entry, fx),
+            Ingest::Refused | Ingest::Known => self.take_change(&item.entry, fx),
             Ingest::Gap | Ingest::Fork => {}
         }
     }
 
-    /// Trust is a set, so a verdict is taken in whatever order and by whatever way it comes, if its author was ever an
+    /// Trust is a set, so a membership change is taken in whatever order and by whatever way it comes, if its author was ever an
     /// owner; its row in the log, if it is not void, follows by sync.
-    pub(super) fn take_verdict(&mut self, entry: &SignedEntry, fx: &mut Effects<'_>) {
-        if entry.entry.kind == Kind::APPROVAL && self.trust.was_owner(&entry.author) {
-            self.apply_verdict(entry, fx);
+    pub(super) fn take_change(&mut self, entry: &SignedEntry, fx: &mut Effects<'_>) {
+        if entry.entry.kind == Kind::MEMBERSHIP && self.trust.was_owner(&entry.author) {
+            self.apply_change(entry, fx);
         }
     }
 
     /// Applies an entry that is new to us, our own included. Unknown kinds are kept and relayed, nothing more.
     pub(super) fn apply(&mut self, entry: &SignedEntry, left_ms: Option<u64>, fx: &mut Effects<'_>) {
-        if self.keep_unread(entry, fx) {
+        if self.keep_unsupported(entry, fx) {
             return;
         }
         let author = entry.author;
         match entry.entry.kind {
-            Kind::APPROVAL => self.apply_verdict(entry, fx),
+            Kind::MEMBERSHIP => self.apply_change(entry, fx),
             Kind::DIRECTORY => {
                 let Some(directory) = entry.record::<Directory>().filter(is_reasonable) else { return };
                 let newer = self
@@ -92,8 +92,8 @@ impl Peer {
                     self.directory.insert(author, (entry.clone(), Arc::new(directory)));
                     self.refresh_candidates(fx);
                     fx.view_changed = true;
-                    if self.logs.has_former_life(&author, entry.entry.incarnation) {
-                        self.end_undeliverable(fx); // its store began anew
+                    if self.logs.has_former_incarnation(&author, entry.entry.incarnation) {
+                        self.end_undeliverable(fx); // its store started anew
                     }
                     self.with_env(|book, env| book.pump(&author, env, fx));
                 }
@@ -113,50 +113,50 @@ impl Peer {
                     }
                     self.with_env(|book, env| book.apply_header(entry, header, left_ms, env, fx));
                     if author == self.me {
-                        // Of a former life of ours: it has been durable, and others may have run it.
+                        // Of a former incarnation of ours: it has been durable, and others may have run it.
                         self.with_env(|book, env| book.release(&id, env, fx));
                     }
                     if mine && !meant {
-                        self.book.bury(self.logs.incarnation(), fx);
+                        self.book.close_calls_of_former_incarnations(self.logs.incarnation(), fx);
                     }
                     if mine && author != self.me {
                         self.expire_here(&[id], fx);
-                        if let Some(wish) = self.book.is_cancelled(&id).cloned() {
-                            self.stop_call(&wish, fx);
+                        if let Some(cancel) = self.book.is_cancelled(&id).cloned() {
+                            self.stop_call(&cancel, fx);
                         }
                     }
                 }
             }
             Kind::OUTCOME => {
                 let Some(outcome) = entry.record::<Outcome>() else { return };
-                if let Voice::Heard(target) = outcome.voice {
-                    self.note_heard(target, &outcome);
+                if let Source::Relayed(target) = outcome.source {
+                    self.note_relayed(target, &outcome);
                 }
                 self.with_env(|book, env| book.apply_told(entry, outcome, env, fx));
             }
             Kind::CANCEL => {
-                let Some(wish) =
-                    entry.record::<CancelWish>().filter(|wish| wish.reason.len() <= limits::TEXT_BYTES_MAX)
+                let Some(cancel) =
+                    entry.record::<CancelRequest>().filter(|cancel| cancel.reason.len() <= limits::TEXT_BYTES_MAX)
                 else {
                     return;
                 };
-                let by_origin = wish.id.is_of(&author);
+                let by_origin = cancel.id.is_of(&author);
                 if by_origin || self.trust.is_owner(&author) {
-                    self.book.apply_wish(&wish, fx);
-                    self.stop_call(&wish, fx);
-                    self.answer_wish(&wish, fx);
+                    self.book.apply_cancel(&cancel, fx);
+                    self.stop_call(&cancel, fx);
+                    self.answer_cancel(&cancel, fx);
                 }
             }
-            Kind::STUBS => self.take_stubs(entry, fx),
+            Kind::TRUNCATION => self.apply_truncation(entry, fx),
             _ => {}
         }
     }
 
-    pub(super) fn apply_verdict(&mut self, entry: &SignedEntry, fx: &mut Effects<'_>) {
-        let was_out = self.is_out();
+    pub(super) fn apply_change(&mut self, entry: &SignedEntry, fx: &mut Effects<'_>) {
+        let was_out = self.is_excluded();
         let void_before: BTreeSet<Hash> = self.trust.void().into_iter().collect();
         let Some(changed) = self.trust.add(entry.clone()) else { return };
-        self.logs.set_verdicts(self.trust.fingerprint());
+        self.logs.set_changes(self.trust.fingerprint());
         fx.put_bytes(Space::Trust, entry.hash.0, entry.to_stored());
         let mut void = self.trust.void();
         void.retain(|hash| !void_before.contains(hash));
@@ -167,12 +167,12 @@ impl Peer {
         }
         fx.fact(Fact::Trust);
         fx.view_changed = true;
-        match (was_out, self.is_out()) {
+        match (was_out, self.is_excluded()) {
             (false, true) => {
                 fx.then(Then::Revoked);
                 self.end_own(fx);
             }
-            (true, false) => self.return_to_life(fx),
+            (true, false) => self.resume(fx),
             (true, true) | (false, false) => {}
         }
         self.handle_holds(fx);
@@ -202,14 +202,15 @@ impl Peer {
     }
 
     /// We belong again. What we say from now on must not stand where the revocation voids it.
-    fn return_to_life(&mut self, fx: &mut Effects<'_>) {
+    fn resume(&mut self, fx: &mut Effects<'_>) {
         let incarnation = self.logs.incarnation();
-        let next = self.logs.lives(&self.me).find(|(life, _)| *life == incarnation).map_or(1, |(_, seq)| seq + 1);
+        let next =
+            self.logs.incarnations(&self.me).find(|(held, _)| *held == incarnation).map_or(1, |(_, seq)| seq + 1);
         if !self.trust.admits(&self.me, incarnation, next) {
-            self.begin_life(fx);
+            self.start_incarnation(fx);
         }
     }
-    /// Who belongs has changed: parts with those who were thrown out, and tells them; meets those who are welcome again.
+    /// Who belongs has changed: parts with those who were removed, and tells them; meets those who are welcome again.
     pub(super) fn refresh_neighbours(&mut self, fx: &mut Effects<'_>) {
         let linked: Vec<PeerId> = self.linked.iter().copied().collect();
         for peer in linked {
@@ -235,7 +236,7 @@ impl Peer {
         }
     }
 
-    /// Tells a peer that was thrown out all that it needs to see that for itself.
+    /// Tells a peer that was removed all that it needs to see that for itself.
     pub(super) fn dismiss(&mut self, peer: PeerId, fx: &mut Effects<'_>) {
         if !self.linked.contains(&peer) || self.trust.member(&peer).is_some() {
             return;
@@ -250,29 +251,29 @@ impl Peer {
         }
     }
 
-    /// We are out: what we asked of others will not be done.
+    /// We are excluded: what we asked of others will not be done.
     fn end_own(&mut self, fx: &mut Effects<'_>) {
-        let verdicts: Vec<Verdict> = self
+        let changes: Vec<InferredEnding> = self
             .book
             .records()
             .filter(|record| record.origin == self.me && record.header.target != self.me)
             .filter(|record| matches!(record.state, CallState::Open(_)))
-            .map(|record| Verdict {
+            .map(|record| InferredEnding {
                 id: record.header.id,
                 attempt: record.attempt,
                 ending: Ending::Undeliverable,
                 reason: "this device does not belong to the mesh any more".to_owned(),
-                wish: true,
+                cancel: true,
             })
             .collect();
-        for verdict in verdicts {
-            self.write_verdict(&verdict, fx);
+        for change in changes {
+            self.write_inferred(&change, fx);
         }
     }
 
     /// Somebody tells us all that it needs to know to be out; if we are not, it lacks what we hold. Once for each link.
     pub(super) fn object(&mut self, to: PeerId, fx: &mut Effects<'_>) {
-        if self.is_out() || !self.objected.insert(to) {
+        if self.is_excluded() || !self.objected.insert(to) {
             return;
         }
         self.tell_records(to, fx);
@@ -280,10 +281,10 @@ impl Peer {
 
     /// Ends the calls whose target does not belong any more.
     pub(super) fn end_undeliverable(&mut self, fx: &mut Effects<'_>) {
-        let mut verdicts = Vec::new();
-        self.with_env(|book, env| verdicts = book.undeliverable(env));
-        for verdict in verdicts {
-            self.write_verdict(&verdict, fx);
+        let mut changes = Vec::new();
+        self.with_env(|book, env| changes = book.undeliverable(env));
+        for change in changes {
+            self.write_inferred(&change, fx);
         }
     }
 }

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use rand_core::Rng;
 
-use super::{BootError, KEY_FENCE, KEY_HANDLE, KEY_INCARNATION};
+use super::{BootError, KEY_FENCE, KEY_INCARNATION, KEY_NAME};
 use crate::crypto::Signer;
 use crate::entry::{self, Genesis, Kind, SignedEntry};
 use crate::ids::{Hash, Incarnation, MeshId, NodeId};
@@ -49,10 +49,10 @@ pub fn founded(signer: &dyn Signer, mesh_name: &str, node_id: &NodeId, now: Now,
     Batch { writes, sync: true }
 }
 
-/// Whether a newcomer goes over to the mesh that welcomes it. `crossed`: since it asked, its own mesh has let its host in,
+/// Whether a newcomer switches to the mesh that welcomes it. `crossed`: since it asked, its own mesh has let its host in,
 /// so the host is on its way here. Both judge alike: the join into the lower mesh id proceeds, the other is let go.
 #[must_use]
-pub fn goes_over(own: MeshId, welcome: &Welcome, crossed: bool) -> bool {
+pub fn should_switch(own: MeshId, welcome: &Welcome, crossed: bool) -> bool {
     !crossed || welcome.mesh < own
 }
 
@@ -68,7 +68,7 @@ pub fn joined(welcome: &Welcome, rng: &mut dyn Rng) -> Result<Batch, BootError> 
     let mut writes = vec![
         write(Space::Meta, KEY_INCARNATION, &Incarnation(rng.next_u32())),
         write(Space::Meta, KEY_FENCE, &welcome.fence),
-        write(Space::Meta, KEY_HANDLE, &welcome.node_id),
+        write(Space::Meta, KEY_NAME, &welcome.node_id),
     ];
     for record in &welcome.trust {
         let (key, value) = (record.hash.0.to_vec(), Some(record.to_stored().into()));

@@ -9,7 +9,7 @@ use crate::ids::PeerId;
 
 impl Peer {
     pub(super) fn online_now(&self) -> BTreeSet<PeerId> {
-        let mut online: BTreeSet<PeerId> = if self.election.reign().is_some() {
+        let mut online: BTreeSet<PeerId> = if self.election.leading_claim().is_some() {
             self.book.online().collect()
         } else if self.election.gateway().is_some() {
             self.told_online.clone()
@@ -34,7 +34,7 @@ impl Peer {
     }
 
     pub(super) fn tell_presence(&mut self, fx: &mut Effects<'_>) {
-        if let Some(epoch) = self.election.reign().map(|claim| claim.epoch) {
+        if let Some(epoch) = self.election.leading_claim().map(|claim| claim.epoch) {
             let online: Vec<PeerId> = self.book.online().collect();
             let peers: Vec<PeerId> = self.election.neighbours().collect();
             for peer in peers {

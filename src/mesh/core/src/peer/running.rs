@@ -1,14 +1,14 @@
-//! Calls where core meets core: dispatches to our executor, outcomes, verdicts and wishes into our log.
+//! Calls where core meets core: dispatches to our executor, outcomes, membership changes and cancel requests into our log.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::Peer;
-use super::lives::copied;
-use crate::calls::{Book, Env, Verdict};
+use super::incarnations::copied;
+use crate::calls::{Book, Env, InferredEnding};
 use crate::effects::{Effects, Then};
 use crate::entry::{
-    self, CancelWish, Directory, Effect, Header, Kind, Outcome, Payload, Place, SignedEntry, Tier, Voice,
+    self, CancelRequest, Directory, Effect, Header, Kind, Outcome, Payload, Place, SignedEntry, Source, Tier,
 };
 use crate::executor::{Executor, Finished, Offer, Rules};
 use crate::frame::{AnswerKind, Dispatch, Frame};
@@ -31,7 +31,7 @@ impl Peer {
         };
         let may_lead = self.trust.is_owner(&from);
         if from != claim.epoch.peer || !may_lead {
-            refuse(AnswerKind::Refused("only a gateway of this mesh may dispatch".to_owned()), fx);
+            refuse(AnswerKind::Rejected("only a gateway of this mesh may dispatch".to_owned()), fx);
             return;
         }
         if from != self.me && !self.election.observe(claim, may_lead, fx) {
@@ -41,12 +41,12 @@ impl Peer {
         if let Some(reason) = self.hold()
             && fx.enforces(ProtocolRule::OwnRevocation)
         {
-            refuse(AnswerKind::Refused(reason), fx);
+            refuse(AnswerKind::Rejected(reason), fx);
             return;
         }
         let place = dispatch.header.place();
         if !header.is_for(self.logs.incarnation()) {
-            refuse(AnswerKind::Refused("this device was restored from an old state since".to_owned()), fx);
+            refuse(AnswerKind::Rejected("this device was restored from an old state since".to_owned()), fx);
             return;
         }
         let proper = header.target == self.me
@@ -55,11 +55,11 @@ impl Peer {
             && (1..=crate::ids::ATTEMPTS_MAX).contains(&attempt)
             && header.is_within_limits();
         if !proper {
-            refuse(AnswerKind::Refused("the header is not one for this device".to_owned()), fx);
+            refuse(AnswerKind::Rejected("the header is not one for this device".to_owned()), fx);
             return;
         }
         if !self.trust.admits(&place.author, place.incarnation, place.seq) {
-            refuse(AnswerKind::Refused("the call's origin does not belong to the mesh here".to_owned()), fx);
+            refuse(AnswerKind::Rejected("the call's origin does not belong to the mesh here".to_owned()), fx);
             return;
         }
         // The log may bring the header only after a crash has made us forget what became of it: it belongs in the book.
@@ -69,7 +69,7 @@ impl Peer {
             self.with_env(|book, env| book.apply_header(&dispatch.header, header, dispatch.left_ms, env, fx));
         }
         if self.executor.is_new(&id, attempt)
-            && let Some(what) = self.doubts(&from, &place)
+            && let Some(what) = self.reason_to_defer(&from, &place)
         {
             refuse(what, fx);
             return;
@@ -83,7 +83,7 @@ impl Peer {
     }
 
     /// Why nothing new of this author begins here, if there is a reason beyond trust.
-    fn doubts(&self, from: &PeerId, place: &Place) -> Option<AnswerKind> {
+    fn reason_to_defer(&self, from: &PeerId, place: &Place) -> Option<AnswerKind> {
         if *from != self.me && !self.logs.has_compared(from) {
             // A state that was restored shows in our own log first.
             return Some(AnswerKind::Busy);
@@ -95,7 +95,7 @@ impl Peer {
         } else {
             return None;
         };
-        Some(AnswerKind::Refused(why.to_owned()))
+        Some(AnswerKind::Rejected(why.to_owned()))
     }
 
     /// Runs something of the executor that may finish an attempt, and writes that outcome; its place is free then.
@@ -121,9 +121,9 @@ impl Peer {
         let Self { executor, trust, book, config, directory, election, me, .. } = self;
         let own_tools = directory.get(me).map(|(_, directory)| directory.clone());
         let permits = |origin: &PeerId, header: &Header| permits(trust, own_tools.as_deref(), origin, header);
-        let wish = |id: &ReqId| book.is_cancelled(id).cloned();
+        let cancel = |id: &ReqId| book.is_cancelled(id).cloned();
         let gateway = election.gateway().map(|epoch| epoch.peer);
-        let rules = Rules { config, permits: &permits, wish: &wish, hold: hold.as_deref(), gateway };
+        let rules = Rules { config, permits: &permits, cancel: &cancel, hold: hold.as_deref(), gateway };
         run(executor, &rules, fx)
     }
 
@@ -132,20 +132,21 @@ impl Peer {
         let copied = copied(sessions, *now_ms);
         let is_member = |peer: &PeerId| trust.member(peer).is_some() && !copied.contains(peer);
         let is_owner = |peer: &PeerId| trust.is_owner(peer);
-        let is_out = |peer: &PeerId| trust.is_out(peer);
+        let is_excluded = |peer: &PeerId| trust.is_excluded(peer);
         let is_linked = |peer: &PeerId| election.is_linked(peer);
-        let is_over = |peer: &PeerId, life: Incarnation| {
-            let present = directory.get(peer).map(|(entry, _)| &entry.entry).filter(|entry| entry.incarnation != life);
-            let last = logs.last_word(peer, life);
+        let is_over = |peer: &PeerId, incarnation: Incarnation| {
+            let present =
+                directory.get(peer).map(|(entry, _)| &entry.entry).filter(|entry| entry.incarnation != incarnation);
+            let last = logs.latest_clock(peer, incarnation);
             last.zip(present).is_some_and(|(last, present)| last < present.hlc)
         };
         let declared = |peer: &PeerId, tool: &str| declared(directory, peer, tool);
         let env = Env {
             config,
-            reign: election.reign(),
+            leading: election.leading_claim(),
             is_member: &is_member,
             is_owner: &is_owner,
-            is_out: &is_out,
+            is_excluded: &is_excluded,
             is_linked: &is_linked,
             is_over: &is_over,
             declared: &declared,
@@ -162,61 +163,61 @@ impl Peer {
         self.with_env(|book, env| book.apply_outcome(&entry, env, fx));
     }
 
-    /// Writes an ending that is not the target's word, with a cancel wish where it must not start any more.
-    pub(super) fn write_verdict(&mut self, verdict: &Verdict, fx: &mut Effects<'_>) {
-        if verdict.wish {
-            let wish = CancelWish { id: verdict.id, reason: verdict.reason.clone(), expired: true };
-            self.write_wish(&wish, fx);
+    /// Writes an ending that is not the target's word, with a cancel request where it must not start any more.
+    pub(super) fn write_inferred(&mut self, change: &InferredEnding, fx: &mut Effects<'_>) {
+        if change.cancel {
+            let cancel = CancelRequest { id: change.id, reason: change.reason.clone(), expired: true };
+            self.write_cancel(&cancel, fx);
         }
         let outcome = Outcome {
-            id: verdict.id,
-            attempt: verdict.attempt,
-            ending: verdict.ending,
-            reason: verdict.reason.clone(),
+            id: change.id,
+            attempt: change.attempt,
+            ending: change.ending,
+            reason: change.reason.clone(),
             output: Payload::empty(),
             error: String::new(),
             at_ms: fx.now.wall_ms,
             started_ms: 0,
             alias_of: None,
-            voice: Voice::Guess,
+            source: Source::Inferred,
         };
         let entry = self.logs.append(self.signer.as_ref(), Kind::OUTCOME, 0, entry::encode(&outcome), fx);
         log::push_when_durable(&entry, None, fx);
         self.with_env(|book, env| book.apply_outcome(&entry, env, fx));
     }
 
-    pub(super) fn write_wish(&mut self, wish: &CancelWish, fx: &mut Effects<'_>) {
-        let entry = self.logs.append(self.signer.as_ref(), Kind::CANCEL, 0, entry::encode(wish), fx);
+    pub(super) fn write_cancel(&mut self, cancel: &CancelRequest, fx: &mut Effects<'_>) {
+        let entry = self.logs.append(self.signer.as_ref(), Kind::CANCEL, 0, entry::encode(cancel), fx);
         log::push_when_durable(&entry, None, fx);
-        self.book.apply_wish(wish, fx);
-        self.stop_call(wish, fx);
+        self.book.apply_cancel(cancel, fx);
+        self.stop_call(cancel, fx);
     }
 
-    /// Another's wish for a call of ours: it reads as wished at once, until its target says what really happened.
-    pub(super) fn answer_wish(&mut self, wish: &CancelWish, fx: &mut Effects<'_>) {
-        let Some(record) = self.book.record(&wish.id) else { return };
+    /// Another's cancel request for a call of ours: it reads as wished at once, until its target says what really happened.
+    pub(super) fn answer_cancel(&mut self, cancel: &CancelRequest, fx: &mut Effects<'_>) {
+        let Some(record) = self.book.record(&cancel.id) else { return };
         let open = matches!(record.state, CallState::Open(_));
-        if open && record.origin == self.me && record.header.target != self.me && !wish.expired {
-            let (id, attempt, reason) = (wish.id, record.attempt, wish.reason.clone());
+        if open && record.origin == self.me && record.header.target != self.me && !cancel.expired {
+            let (id, attempt, reason) = (cancel.id, record.attempt, cancel.reason.clone());
             let ending = entry::Ending::Cancelled;
-            self.write_verdict(&Verdict { id, attempt, ending, reason, wish: false }, fx);
+            self.write_inferred(&InferredEnding { id, attempt, ending, reason, cancel: false }, fx);
         }
     }
 
     /// If the call is for us: stop it, or end it before it starts.
-    pub(super) fn stop_call(&mut self, wish: &CancelWish, fx: &mut Effects<'_>) {
+    pub(super) fn stop_call(&mut self, cancel: &CancelRequest, fx: &mut Effects<'_>) {
         let own = self.logs.incarnation();
         let known =
-            self.book.record(&wish.id).filter(|record| record.header.target == self.me && record.header.is_for(own));
+            self.book.record(&cancel.id).filter(|record| record.header.target == self.me && record.header.is_for(own));
         let interrupted = CallState::Ended(entry::Ending::Interrupted);
         if known.is_some_and(|record| record.confirmed && record.state != interrupted) {
             return; // it is over; its ending is on its way to the disk
         }
-        // Of one that was interrupted the attempt after it is wished away.
+        // Of one that was interrupted the attempt after it is cancelled before it starts.
         let (header, attempt) = known
             .map_or((None, 1), |record| (Some(record.header.clone()), record.attempt + u8::from(record.confirmed)));
-        let wish = wish.clone();
-        self.with_rules(fx, |executor, _, fx| executor.handle_wish(&wish, header, attempt, fx));
+        let cancel = cancel.clone();
+        self.with_rules(fx, |executor, _, fx| executor.handle_cancel_request(&cancel, header, attempt, fx));
     }
 
     /// Calls for us of devices that do not belong any more: none of them runs, and our word makes it certain.
@@ -224,7 +225,7 @@ impl Peer {
         let mut asked = Vec::new();
         for record in self.book.records() {
             let open = matches!(record.state, CallState::Open(_)) && record.header.target == self.me;
-            if open && self.trust.is_out(&record.origin) {
+            if open && self.trust.is_excluded(&record.origin) {
                 asked.push((record.header.id, record.attempt, record.header.clone()));
             }
         }

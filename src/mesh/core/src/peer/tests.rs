@@ -162,9 +162,9 @@ impl Net {
                     let rows = &self.sims[n].rows;
                     let entries = ranges
                         .iter()
-                        .flat_map(|(author, life, first, last)| {
+                        .flat_map(|(author, incarnation, first, last)| {
                             (*first..=*last).filter_map(|seq| {
-                                rows.get(&(Space::Log, log::log_key(author, *life, Some(seq))))
+                                rows.get(&(Space::Log, log::log_key(author, *incarnation, Some(seq))))
                                     .and_then(|stored| SignedEntry::from_stored(stored))
                             })
                         })
@@ -299,7 +299,7 @@ fn one_that_was_away_hears_of_it_from_anyone_and_gets_nothing_else() {
     assert!(net.sims[2].facts.contains(&Fact::Revoked));
     let kinds = kinds(&net.sims[2].got);
     assert_eq!(kinds.first(), Some(&Kind::GENESIS));
-    assert!(kinds.iter().skip(1).all(|kind| *kind == Kind::APPROVAL), "{kinds:?}");
+    assert!(kinds.iter().skip(1).all(|kind| *kind == Kind::MEMBERSHIP), "{kinds:?}");
     assert!(!net.sims[1].peer.view().links.contains(&id(2)));
     net.input(1, Input::LinkDown(id(2)));
 
@@ -350,7 +350,7 @@ fn many_entries_come_in_frames_of_bounded_size() {
 }
 
 #[test]
-fn a_restored_peer_runs_nothing_of_its_former_life_and_gets_its_own_words_back() {
+fn a_restored_peer_runs_nothing_of_its_former_incarnation_and_gets_its_own_entries_back() {
     let (mut net, leader) = Net::settled();
     let target = if leader == 1 { 2 } else { 1 };
     let former = net.sims[target].peer.view().incarnation;
@@ -383,7 +383,7 @@ fn a_restored_peer_runs_nothing_of_its_former_life_and_gets_its_own_words_back()
     net.pass(2_000);
     assert_eq!(net.sims[target].invoked, [ran], "neither again nor anew");
     let Reply::Call { id: new, .. } = net.command(0, call(target)) else { panic!("not accepted") };
-    assert_eq!(net.sims[target].invoked, [ran, new], "its new life is like any other");
+    assert_eq!(net.sims[target].invoked, [ran, new], "its new incarnation is like any other");
 }
 
 #[test]

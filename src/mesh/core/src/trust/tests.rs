@@ -1,8 +1,8 @@
-//! Tests: sets of verdicts and what they amount to.
+//! Tests: sets of membership changes and what they amount to.
 
 use super::*;
 use crate::crypto::{Signer, Symbolic};
-use crate::entry::{Entry, Verdict, encode};
+use crate::entry::{Entry, MembershipChange, encode};
 use proptest::prelude::*;
 
 fn key(n: u64) -> PublicKey {
@@ -10,17 +10,25 @@ fn key(n: u64) -> PublicKey {
 }
 
 fn entry(author: u64, seq: u64, generation: u32, mesh: MeshId, kind: Kind, body: Vec<u8>) -> SignedEntry {
-    in_life(1, author, seq, generation, mesh, kind, body)
+    in_incarnation(1, author, seq, generation, mesh, kind, body)
 }
 
-fn in_life(life: u32, author: u64, seq: u64, generation: u32, mesh: MeshId, kind: Kind, body: Vec<u8>) -> SignedEntry {
+fn in_incarnation(
+    incarnation: u32,
+    author: u64,
+    seq: u64,
+    generation: u32,
+    mesh: MeshId,
+    kind: Kind,
+    body: Vec<u8>,
+) -> SignedEntry {
     let signer = Symbolic::new(author);
     SignedEntry::sign(
         &signer,
         Entry {
             mesh,
             author: signer.public_key(),
-            incarnation: Incarnation(life),
+            incarnation: Incarnation(incarnation),
             seq,
             hlc: seq,
             kind,
@@ -37,20 +45,20 @@ fn genesis() -> SignedEntry {
     entry(0, 1, 0, MeshId([0; 32]), Kind::GENESIS, encode(&body))
 }
 
-fn say(author: u64, seq: u64, generation: u32, subject: u64, what: VerdictKind) -> SignedEntry {
+fn say(author: u64, seq: u64, generation: u32, subject: u64, what: ChangeKind) -> SignedEntry {
     let mesh = MeshId(genesis().hash.0);
-    entry(author, seq, generation, mesh, Kind::APPROVAL, encode(&Verdict { subject: key(subject), what }))
+    entry(author, seq, generation, mesh, Kind::MEMBERSHIP, encode(&MembershipChange { subject: key(subject), what }))
 }
 
 fn approve(author: u64, seq: u64, generation: u32, subject: u64, after: Option<Hash>) -> SignedEntry {
     let after = after.into_iter().collect();
-    let what = VerdictKind::Approved { tier: Tier::Owner, node_id: "macbook".parse().unwrap(), after };
+    let what = ChangeKind::Approved { tier: Tier::Owner, node_id: "macbook".parse().unwrap(), after };
     say(author, seq, generation, subject, what)
 }
 
-fn revoke(author: u64, seq: u64, generation: u32, subject: u64, mark: Option<u64>) -> SignedEntry {
-    let marks = mark.map(|seq| (Incarnation(1), seq)).into_iter().collect();
-    say(author, seq, generation, subject, VerdictKind::Revoked { marks, left: false })
+fn revoke(author: u64, seq: u64, generation: u32, subject: u64, cutoff: Option<u64>) -> SignedEntry {
+    let cutoffs = cutoff.map(|seq| (Incarnation(1), seq)).into_iter().collect();
+    say(author, seq, generation, subject, ChangeKind::Revoked { cutoffs, left: false })
 }
 
 fn members(records: &[SignedEntry]) -> Vec<(String, bool)> {
@@ -103,7 +111,7 @@ fn of_crossing_revocations_the_one_nearer_to_the_founder_counts() {
 }
 
 #[test]
-fn two_with_one_handle_both_stay_in() {
+fn two_with_one_name_both_stay_in() {
     let names = members(&[approve(0, 2, 1, 1, None), approve(0, 3, 1, 2, None)]);
     let mut names: Vec<_> = names.into_iter().map(|(name, _)| name).collect();
     names.sort();
@@ -113,19 +121,19 @@ fn two_with_one_handle_both_stay_in() {
 #[test]
 fn what_a_stranger_to_power_signs_uses_no_generation_up() {
     // 7 belongs, but not as an owner.
-    let shared = VerdictKind::Approved { tier: Tier::Shared, node_id: "tablet".parse().unwrap(), after: Vec::new() };
+    let shared = ChangeKind::Approved { tier: Tier::Shared, node_id: "tablet".parse().unwrap(), after: Vec::new() };
     let mut trust = Trust::new(vec![genesis(), say(0, 2, 1, 7, shared)], ProtocolRules::default()).unwrap();
     trust.add(approve(7, 1, u32::MAX, 8, None));
     trust.add(revoke(7, 2, u32::MAX, 0, None));
-    assert_eq!(trust.next_verdict(&key(8).peer_id()), (1, Vec::new()));
+    assert_eq!(trust.next_change(&key(8).peer_id()), (1, Vec::new()));
     assert_eq!(trust.membership().members.len(), 2);
     // An owner may, and then nothing overflows.
     trust.add(approve(0, 3, u32::MAX, 8, None));
-    assert_eq!(trust.next_verdict(&key(8).peer_id()).0, u32::MAX);
+    assert_eq!(trust.next_change(&key(8).peer_id()).0, u32::MAX);
 }
 
 #[test]
-fn verdicts_that_count_for_nothing_do_not_pile_up() {
+fn membership_changes_that_count_for_nothing_do_not_pile_up() {
     let mut trust = Trust::new(vec![genesis()], ProtocolRules::default()).unwrap();
     let kept = (1..200).filter(|seq| trust.add(approve(7, *seq, 1, 8, None)).is_some()).count();
     assert_eq!(kept, limits::STRAY_VERDICTS_MAX);
@@ -137,8 +145,8 @@ fn verdicts_that_count_for_nothing_do_not_pile_up() {
 
 #[test]
 fn a_leave_is_the_last_word_whatever_it_says() {
-    let leave = |seq, generation, mark: u64| {
-        let what = VerdictKind::Revoked { marks: vec![(Incarnation(1), mark)], left: true };
+    let leave = |seq, generation, cutoff: u64| {
+        let what = ChangeKind::Revoked { cutoffs: vec![(Incarnation(1), cutoff)], left: true };
         say(1, seq, generation, 1, what)
     };
     // Gone at 5; what it signs later as an owner is void.
@@ -164,19 +172,22 @@ fn id(n: u64) -> PeerId {
     key(n).peer_id()
 }
 
-/// A verdict of any life.
-fn said(life: u32, author: u64, seq: u64, generation: u32, subject: u64, what: VerdictKind) -> SignedEntry {
-    let body = encode(&Verdict { subject: key(subject), what });
-    in_life(life, author, seq, generation, MeshId(genesis().hash.0), Kind::APPROVAL, body)
+/// A membership change of any incarnation.
+fn said(incarnation: u32, author: u64, seq: u64, generation: u32, subject: u64, what: ChangeKind) -> SignedEntry {
+    let body = encode(&MembershipChange { subject: key(subject), what });
+    in_incarnation(incarnation, author, seq, generation, MeshId(genesis().hash.0), Kind::MEMBERSHIP, body)
 }
 
-fn out(marks: &[(u32, u64)]) -> VerdictKind {
-    VerdictKind::Revoked { marks: marks.iter().map(|(life, seq)| (Incarnation(*life), *seq)).collect(), left: false }
+fn out(cutoffs: &[(u32, u64)]) -> ChangeKind {
+    ChangeKind::Revoked {
+        cutoffs: cutoffs.iter().map(|(incarnation, seq)| (Incarnation(*incarnation), *seq)).collect(),
+        left: false,
+    }
 }
 
 #[test]
-fn a_life_that_the_revoker_had_not_seen_is_void() {
-    let owner = VerdictKind::Approved { tier: Tier::Owner, node_id: "nas".parse().unwrap(), after: Vec::new() };
+fn an_incarnation_that_the_revoker_had_not_seen_is_void() {
+    let owner = ChangeKind::Approved { tier: Tier::Owner, node_id: "nas".parse().unwrap(), after: Vec::new() };
     let base = [approve(0, 2, 1, 1, None), said(2, 1, 1, 1, 5, owner.clone()), said(3, 1, 4, 1, 6, owner)];
     assert!(has(&base, 5) && has(&base, 6));
     let revoked = [base.as_slice(), &[say(0, 3, 2, 1, out(&[(1, 9), (3, 4)]))]].concat();
@@ -190,20 +201,20 @@ fn a_life_that_the_revoker_had_not_seen_is_void() {
 fn a_device_whose_approval_is_void_is_pending_until_it_is_approved_again() {
     let base = [approve(0, 2, 1, 1, None), revoke(0, 3, 2, 1, Some(5)), approve(1, 6, 1, 2, None)];
     let held = trust(&base);
-    let pending = &held.membership().pending[&id(2)];
+    let pending = &held.membership().awaiting_reapproval[&id(2)];
     assert_eq!((pending.by, pending.revoked_by), (id(1), Some(id(0))));
-    assert!(held.is_out(&id(2)) && !held.is_revoked(&id(2)) && held.out().contains(&(id(2), key(2))));
+    assert!(held.is_excluded(&id(2)) && !held.is_revoked(&id(2)) && held.excluded().contains(&(id(2), key(2))));
     assert_eq!(held.void(), [base[2].hash]);
-    // Whom it let in itself waits as well, and nobody's word stands between.
+    // Whom it approved itself waits as well, and nobody's word stands between.
     let chained = trust(&[base.as_slice(), &[approve(2, 1, 1, 3, None)]].concat());
-    assert_eq!(chained.membership().pending[&id(3)].revoked_by, None);
-    let (generation, after) = held.next_verdict(&id(2));
+    assert_eq!(chained.membership().awaiting_reapproval[&id(3)].revoked_by, None);
+    let (generation, after) = held.next_change(&id(2));
     assert_eq!((generation, after.len()), (2, 0), "above the void one, which may come to count again");
     let again = trust(&[base.as_slice(), &[approve(0, 4, generation, 2, None)]].concat());
-    assert!(again.member(&id(2)).is_some() && again.membership().pending.is_empty());
+    assert!(again.member(&id(2)).is_some() && again.membership().awaiting_reapproval.is_empty());
     // No is an answer too.
     let no = trust(&[base.as_slice(), &[revoke(0, 4, generation, 2, None)]].concat());
-    assert!(no.membership().pending.is_empty() && no.is_revoked(&id(2)));
+    assert!(no.membership().awaiting_reapproval.is_empty() && no.is_revoked(&id(2)));
 }
 
 #[test]
@@ -261,9 +272,9 @@ fn an_approval_takes_back_only_the_revocations_that_it_names() {
         revoke(0, 4, 2, 2, Some(0)),
         revoke(1, 1, 2, 2, Some(0)),
     ];
-    let (generation, both) = trust(&records).next_verdict(&id(2));
+    let (generation, both) = trust(&records).next_change(&id(2));
     assert_eq!((generation, both.len()), (3, 2));
-    let approved = |after: &[Hash]| VerdictKind::Approved {
+    let approved = |after: &[Hash]| ChangeKind::Approved {
         tier: Tier::Owner,
         node_id: "nas".parse().unwrap(),
         after: after.to_vec(),
@@ -276,14 +287,14 @@ fn an_approval_takes_back_only_the_revocations_that_it_names() {
     records.push(say(0, 5, 3, 2, approved(&both)));
     let held = trust(&records);
     assert!(held.member(&id(2)).is_some());
-    // The life that was revoked stays as it was cut, a new one counts.
+    // The incarnation that was revoked stays as it was cut, a new one counts.
     assert!(!held.admits(&id(2), Incarnation(1), 1) && held.admits(&id(2), Incarnation(9), 1));
 }
 
 #[test]
 fn a_later_approval_to_another_tier_does_not_cost_a_device_its_name() {
     let tier = |tier, seq| {
-        let what = VerdictKind::Approved { tier, node_id: "macbook".parse().unwrap(), after: Vec::new() };
+        let what = ChangeKind::Approved { tier, node_id: "macbook".parse().unwrap(), after: Vec::new() };
         say(0, seq, u32::try_from(seq).unwrap(), 1, what)
     };
     let held = trust(&[tier(Tier::Owner, 2), approve(0, 3, 1, 2, None), tier(Tier::Shared, 4)]);
@@ -292,17 +303,17 @@ fn a_later_approval_to_another_tier_does_not_cost_a_device_its_name() {
     assert_eq!(held.member(&id(2)).unwrap().node_id.as_str(), "macbook-2");
 }
 
-/// What one of four owners (the founder and three) may have said, in one of two lives.
+/// What one of four owners (the founder and three) may have said, in one of two incarnations.
 #[derive(Debug, Clone)]
 struct Saying {
     author: u64,
-    life: u32,
+    incarnation: u32,
     generation: u32,
     subject: u64,
     approves: bool,
     owner: bool,
     names: Vec<usize>,
-    marks: [Option<u64>; 2],
+    cutoffs: [Option<u64>; 2],
 }
 
 fn saying() -> impl Strategy<Value = Saying> {
@@ -312,15 +323,15 @@ fn saying() -> impl Strategy<Value = Saying> {
         proptest::collection::vec(0..16_usize, 0..3),
         [proptest::option::of(0..12_u64), proptest::option::of(0..12_u64)],
     )
-        .prop_map(|((author, life, generation, subject), (approves, owner), names, marks)| Saying {
+        .prop_map(|((author, incarnation, generation, subject), (approves, owner), names, cutoffs)| Saying {
             author,
-            life,
+            incarnation,
             generation,
             subject,
             approves,
             owner,
             names,
-            marks,
+            cutoffs,
         })
 }
 
@@ -332,12 +343,15 @@ fn script(sayings: &[Saying]) -> Vec<SignedEntry> {
         let what = if said_by.approves {
             let after = said_by.names.iter().filter_map(|at| records.get(*at)).map(|entry| entry.hash).collect();
             let tier = if said_by.owner { Tier::Owner } else { Tier::Shared };
-            VerdictKind::Approved { tier, node_id: "macbook".parse().unwrap(), after }
+            ChangeKind::Approved { tier, node_id: "macbook".parse().unwrap(), after }
         } else {
-            let marks = [1, 2].into_iter().zip(said_by.marks).filter_map(|(life, mark)| Some((life, mark?)));
-            out(&marks.collect::<Vec<_>>())
+            let cutoffs = [1, 2]
+                .into_iter()
+                .zip(said_by.cutoffs)
+                .filter_map(|(incarnation, cutoff)| Some((incarnation, cutoff?)));
+            out(&cutoffs.collect::<Vec<_>>())
         };
-        records.push(said(said_by.life, said_by.author, seq, said_by.generation, said_by.subject, what));
+        records.push(said(said_by.incarnation, said_by.author, seq, said_by.generation, said_by.subject, what));
     }
     records
 }
@@ -362,9 +376,9 @@ proptest! {
     fn nothing_void_is_in_force(sayings in proptest::collection::vec(saying(), 0..14)) {
         let records = script(&sayings);
         let held = trust(&records);
-        let Membership { members, revocations, pending } = held.membership();
+        let Membership { members, revocations, awaiting_reapproval } = held.membership();
         let by_hash: BTreeMap<Hash, &SignedEntry> = records.iter().map(|entry| (entry.hash, entry)).collect();
-        let judged = verdicts::judge(id(0), &held.records);
+        let judged = argumentation::judge(id(0), &held.records);
         for (peer, of) in revocations {
             for revocation in of {
                 let entry = by_hash[&revocation.hash];
@@ -376,8 +390,8 @@ proptest! {
         for peer in members.keys().filter(|peer| **peer != id(0)) {
             // Somebody whose word stands says so, and knows every revocation there is.
             let stands = records.iter().any(|entry| {
-                let verdict: Verdict = entry.record().unwrap();
-                let VerdictKind::Approved { after, .. } = &verdict.what else { return false };
+                let change: MembershipChange = entry.record().unwrap();
+                let ChangeKind::Approved { after, .. } = &change.what else { return false };
                 id_of(entry) == *peer
                     && judged.standing.owners.contains_key(&entry.author)
                     && held.admits(&entry.author, entry.entry.incarnation, entry.entry.seq)
@@ -385,23 +399,23 @@ proptest! {
             });
             prop_assert!(stands, "{:?} belongs by nobody's word", peer);
         }
-        for peer in pending.keys() {
+        for peer in awaiting_reapproval.keys() {
             prop_assert!(!members.contains_key(peer) && !revocations.contains_key(peer));
         }
         // And what is skipped is skipped for a reason.
         let approvals: Vec<_> = held
             .records
             .values()
-            .filter(|record| matches!(record.verdict.what, VerdictKind::Approved { .. }))
+            .filter(|record| matches!(record.change.what, ChangeKind::Approved { .. }))
             .collect();
         for entry in &records {
-            let verdict: Verdict = entry.record().unwrap();
-            let skipped = matches!(verdict.what, VerdictKind::Revoked { .. })
+            let change: MembershipChange = entry.record().unwrap();
+            let skipped = matches!(change.what, ChangeKind::Revoked { .. })
                 && !held.revocations(&id_of(entry)).iter().any(|one| one.hash == entry.hash);
             if skipped && judged.standing.owners.contains_key(&entry.author) {
                 let void = !held.admits(&entry.author, entry.entry.incarnation, entry.entry.seq);
                 let record = &held.records[&entry.hash];
-                let digs = !verdicts::is_kept(id(0), &approvals, &judged.revocations, record, record);
+                let digs = !argumentation::is_kept(id(0), &approvals, &judged.revocations, record, record);
                 prop_assert!(void || digs || judged.by_order, "{:?} is skipped", entry);
             }
         }
@@ -411,5 +425,5 @@ proptest! {
 }
 
 fn id_of(entry: &SignedEntry) -> PeerId {
-    entry.record::<Verdict>().unwrap().subject.peer_id()
+    entry.record::<MembershipChange>().unwrap().subject.peer_id()
 }

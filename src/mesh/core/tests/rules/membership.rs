@@ -3,7 +3,7 @@
 use mesh_core::entry::{Ending, Tier};
 use mesh_core::io::{CallState, Command, Fact, Refusal, Reply};
 
-use mesh_core::peer::goes_over;
+use mesh_core::peer::should_switch;
 
 use crate::net::{Net, call, id};
 
@@ -26,14 +26,14 @@ fn a_device_let_in_by_an_owner_revoked_in_the_other_half_is_pending_and_nothing_
     for n in [0, 2] {
         let view = net.sims[n].peer.view();
         assert_eq!(net.names(n).into_keys().collect::<Vec<_>>(), [0, 2]);
-        assert_eq!(view.pending.len(), 1);
-        let pending = &view.pending[0];
-        assert_eq!((pending.peer, pending.let_in_by, pending.revoked_by), (id(3), id(1), Some(id(0))));
+        assert_eq!(view.awaiting_reapproval.len(), 1);
+        let pending = &view.awaiting_reapproval[0];
+        assert_eq!((pending.peer, pending.approved_by, pending.revoked_by), (id(3), id(1), Some(id(0))));
         assert!(view.links.iter().all(|peer| [id(0), id(2)].contains(peer)), "it is no neighbour");
     }
     // It knows where it stands, and whom it may wait for.
     let view = net.sims[3].peer.view();
-    assert!(!view.revoked && view.pending.iter().any(|pending| pending.peer == id(3)), "{view:?}");
+    assert!(!view.revoked && view.awaiting_reapproval.iter().any(|pending| pending.peer == id(3)), "{view:?}");
     assert!(net.sims[3].facts.contains(&Fact::Revoked));
     assert_eq!(net.command(3, Command::Call(call(2))), Reply::Refused(Refusal::NotMember));
     assert!(net.sims[1].peer.view().revoked);
@@ -48,7 +48,7 @@ fn a_device_let_in_by_an_owner_revoked_in_the_other_half_is_pending_and_nothing_
     net.pass(5_000);
     for n in [0, 2, 3] {
         assert_eq!(net.names(n).into_keys().collect::<Vec<_>>(), [0, 2, 3], "at {n}");
-        assert!(net.sims[n].peer.view().pending.is_empty());
+        assert!(net.sims[n].peer.view().awaiting_reapproval.is_empty());
     }
     let late = net.ask(3, call(2));
     net.pass(1_000);
@@ -83,7 +83,7 @@ fn a_void_approval_reaches_also_those_who_heard_of_the_revocation_first() {
     net.split(&[&[0, 1], &[2], &[3]]);
     net.split(&[&[0, 2], &[1], &[3]]);
     let view = net.sims[2].peer.view();
-    assert_eq!(view.pending.iter().map(|pending| pending.peer).collect::<Vec<_>>(), [id(3)]);
+    assert_eq!(view.awaiting_reapproval.iter().map(|pending| pending.peer).collect::<Vec<_>>(), [id(3)]);
 }
 
 /// What everyone's book, but for `out`'s, says of a call, in few words.
@@ -170,7 +170,7 @@ fn whom_a_voided_revocation_had_thrown_out_is_back_with_what_it_said_meanwhile()
 }
 
 #[test]
-fn a_revoked_owner_that_is_approved_again_begins_a_new_life_and_its_old_word_stays_void() {
+fn a_revoked_owner_that_is_approved_again_starts_a_new_incarnation_and_its_old_entries_stay_void() {
     let mut net = let_in_by_one_who_was_revoked();
     net.join_all();
     let before = net.sims[1].peer.view().incarnation;
@@ -182,7 +182,7 @@ fn a_revoked_owner_that_is_approved_again_begins_a_new_life_and_its_old_word_sta
     assert_eq!(net.runs(&asked), 1);
     for n in [0, 1, 2] {
         assert_eq!(net.names(n).into_keys().collect::<Vec<_>>(), [0, 1, 2], "at {n}");
-        assert_eq!(net.sims[n].peer.view().pending.len(), 1, "whom it had let in still waits");
+        assert_eq!(net.sims[n].peer.view().awaiting_reapproval.len(), 1, "whom it had approved still waits");
     }
     // And now its word counts.
     assert!(matches!(net.approve(1, 3, "guest", Tier::Shared), Reply::Approved(_)));
@@ -211,9 +211,9 @@ fn of_two_joins_that_cross_the_one_into_the_lower_mesh_proceeds() {
     let (mut a, mut b) = (Net::of(1), Net::of(2));
     let (to_a, to_b) = (welcome(&mut a, 5), welcome(&mut b, 6));
     assert_ne!(to_a.mesh, to_b.mesh);
-    let (a_goes, b_goes) = (goes_over(to_a.mesh, &to_b, true), goes_over(to_b.mesh, &to_a, true));
+    let (a_goes, b_goes) = (should_switch(to_a.mesh, &to_b, true), should_switch(to_b.mesh, &to_a, true));
     assert_eq!((a_goes, b_goes), (to_b.mesh < to_a.mesh, to_a.mesh < to_b.mesh), "one goes, the other stays");
-    assert!(goes_over(to_a.mesh, &to_b, false) && goes_over(to_b.mesh, &to_a, false), "alone, each goes");
+    assert!(should_switch(to_a.mesh, &to_b, false) && should_switch(to_b.mesh, &to_a, false), "alone, each goes");
 }
 
 #[test]

@@ -27,7 +27,7 @@ pub(crate) struct Sim {
     pub(crate) facts: Vec<Fact>,
     /// Tools that it ran.
     pub(crate) ran: Vec<Invocation>,
-    /// Who is registered with it, in which of its reigns, over which stream.
+    /// Who is registered with it, in which of its epochs, over which stream.
     streams: BTreeMap<usize, (Epoch, SessionId)>,
 }
 
@@ -74,7 +74,7 @@ fn directory() -> Directory {
 }
 
 impl Net {
-    /// A founder and the owners that it let in, linked, of whom one leads.
+    /// A founder and the owners that it approved, linked, of whom one leads.
     pub(crate) fn of(count: usize) -> Self {
         let mut net = Self {
             sims: Vec::new(),
@@ -189,10 +189,10 @@ impl Net {
     /// The nodes' streams to the gateway that they follow, as the shells keep them.
     fn register(&mut self) {
         for g in 0..self.sims.len() {
-            let reign = self.sims[g].peer.leads().then(|| self.sims[g].peer.view().gateway).flatten();
+            let leading = self.sims[g].peer.leads().then(|| self.sims[g].peer.view().gateway).flatten();
             for n in (0..self.sims.len()).filter(|n| *n != g) {
                 let linked = self.links.contains(&(g.min(n), g.max(n)));
-                let up = reign.filter(|_| linked && self.sims[n].peer.view().gateway == reign);
+                let up = leading.filter(|_| linked && self.sims[n].peer.view().gateway == leading);
                 let known = self.sims[g].streams.get(&n).copied();
                 if known.map(|(epoch, _)| epoch) == up {
                     continue;
@@ -228,9 +228,9 @@ impl Net {
                 }
                 Output::ReadLog { to, ranges } => {
                     let mut entries = Vec::new();
-                    for (author, life, first, last) in ranges {
+                    for (author, incarnation, first, last) in ranges {
                         for seq in first..=last {
-                            let key = [author.0.as_slice(), &life.0.to_be_bytes(), &seq.to_be_bytes()].concat();
+                            let key = [author.0.as_slice(), &incarnation.0.to_be_bytes(), &seq.to_be_bytes()].concat();
                             let row = self.sims[n].rows.get(&(Space::Log, key));
                             entries.extend(row.and_then(|stored| SignedEntry::from_stored(stored)));
                         }
@@ -292,8 +292,8 @@ impl Net {
         SignedEntry::sign(&Symbolic::new(author as u64), entry)
     }
 
-    /// What `n` hears by way of 0: the first word of a life of its own that is not `known`.
-    pub(crate) fn as_another_life(&self, n: usize, known: Incarnation) -> Input {
+    /// What `n` hears by way of 0: the first word of an incarnation of its own that is not `known`.
+    pub(crate) fn as_another_incarnation(&self, n: usize, known: Incarnation) -> Input {
         let entry = self.entry(n, Incarnation(!known.0), 1, Hash::ZERO, 98, false);
         Input::Recv(id(0), Frame::Entries { entries: vec![EntryItem { entry, left_ms: None }], more: false })
     }

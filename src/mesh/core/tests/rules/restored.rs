@@ -12,7 +12,7 @@ fn warned(net: &Net, n: usize, about: usize, words: &str) -> bool {
 }
 
 #[test]
-fn a_restored_device_begins_a_new_life_and_runs_nothing_a_second_time() {
+fn a_restored_device_starts_a_new_incarnation_and_runs_nothing_a_second_time() {
     let mut net = Net::of(3);
     let backup = net.sims[2].rows.clone();
     let before = net.sims[2].peer.view().incarnation;
@@ -32,7 +32,7 @@ fn a_restored_device_begins_a_new_life_and_runs_nothing_a_second_time() {
         assert_eq!((record.state, record.confirmed), (CallState::Ended(Ending::Undeliverable), false), "at {n}");
         assert!(record.reason.contains("may or may not have happened"), "{}", record.reason);
     }
-    // It is a member as before, and what is asked of its new life runs.
+    // It is a member as before, and what is asked of its new incarnation runs.
     net.tools_end = true;
     let late = net.ask(0, call(2));
     net.pass(1_000);
@@ -63,7 +63,7 @@ fn a_restored_device_takes_its_own_lost_words_back() {
     let mut net = Net::of(3);
     let backup = net.sims[2].rows.clone();
     net.split(&[&[0, 2], &[1]]);
-    // What it had asked for itself, and whom it had let in.
+    // What it had asked for itself, and whom it had approved.
     let asked = net.ask(2, call(1));
     net.approve(2, 3, "tablet", mesh_core::entry::Tier::Shared);
     net.pass(1_000);
@@ -94,7 +94,7 @@ fn one_that_wrote_on_before_it_met_anyone_is_found_out_all_the_same() {
     assert!(warned(&net, 0, 2, "two different entries") || warned(&net, 1, 2, "two different entries"));
     let late = net.ask(2, call(0));
     net.pass(2_000);
-    assert_eq!(net.runs(&late), 1, "its new life is trusted as before");
+    assert_eq!(net.runs(&late), 1, "its new incarnation is trusted as before");
     for n in 0..3 {
         assert!(net.sims[n].peer.view().forked.is_empty(), "at {n}");
     }
@@ -121,7 +121,7 @@ fn what_ran_while_two_wrote_at_the_same_places_reads_alike_in_all_books() {
         let told = net.record(n, &asked).unwrap();
         assert_eq!((told.state, told.confirmed), (CallState::Ended(Ending::Done), true), "at {n}");
     }
-    assert_eq!(net.endings_said(2), 2, "in the life that another wrote in, too, and in its own");
+    assert_eq!(net.endings_said(2), 2, "in the incarnation that another wrote in, too, and in its own");
 }
 
 #[test]
@@ -169,9 +169,9 @@ fn of_two_processes_with_one_key_the_one_that_sees_the_other_begin_again_starts_
     net.restart_as(2, copy.clone(), Config::default());
     net.join_all();
     assert!(net.sims[2].peer.view().holds.is_empty());
-    // And the first, in another life again, says something too.
+    // And the first, in another incarnation again, says something too.
     let seen = net.sims[2].peer.view().incarnation;
-    let other = net.as_another_life(2, seen);
+    let other = net.as_another_incarnation(2, seen);
     net.input(2, other);
     net.pass(1_000);
     assert_eq!(net.sims[2].peer.view().holds, [Hold::Copied]);

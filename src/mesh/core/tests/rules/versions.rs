@@ -23,7 +23,7 @@ fn logged(net: &Net, n: usize, kind: u16) -> usize {
 fn what_an_older_peer_does_not_understand_it_keeps_and_relays_and_applies_after_an_upgrade() {
     let mut net = Net::of(3);
     // 1 knows who belongs, and nothing else; it is the only way from 0 to 2.
-    of_version(&mut net, 1, Kind::APPROVAL.0);
+    of_version(&mut net, 1, Kind::MEMBERSHIP.0);
     net.split(&[&[0, 1], &[1, 2]]);
     let told = Directory { platform: "news".to_owned(), eligible: true, class: 3, ..Directory::default() };
     assert_eq!(net.command(0, Command::SetDirectory(told)), Reply::Noted);
@@ -35,10 +35,10 @@ fn what_an_older_peer_does_not_understand_it_keeps_and_relays_and_applies_after_
     assert_eq!(platform(&net, 2).as_deref(), Some("news"), "relayed");
     assert_ne!(platform(&net, 1).as_deref(), Some("news"), "not applied");
     assert!(net.sims[1].peer.view().holds.is_empty(), "it was nothing critical");
-    let unread = |net: &Net| net.sims[1].rows.keys().filter(|(_, key)| key.starts_with(b"unread:")).count();
-    assert_eq!(unread(&net), 1);
+    let unsupported = |net: &Net| net.sims[1].rows.keys().filter(|(_, key)| key.starts_with(b"unread:")).count();
+    assert_eq!(unsupported(&net), 1);
     of_version(&mut net, 1, Kind::NEWEST.0);
-    assert_eq!(unread(&net), 0);
+    assert_eq!(unsupported(&net), 0);
     assert_eq!(platform(&net, 1).as_deref(), Some("news"), "applied from its own log");
 }
 
@@ -62,7 +62,7 @@ fn something_critical_that_it_does_not_understand_keeps_a_peer_from_leading_and_
     let asked = net.ask(2, call(1));
     net.pass(5_000);
     assert_eq!(net.runs(&asked), 0);
-    // It outlives a restart. When its author is thrown out with it, all goes on.
+    // It outlives a restart. When its author is removed with it, all goes on.
     net.restart(2);
     net.join_all();
     assert_eq!(net.sims[2].peer.view().holds.len(), 1);

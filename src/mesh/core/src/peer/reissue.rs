@@ -1,4 +1,4 @@
-//! What a peer had told of its calls before those who heard it knew that it was out. Its entries beyond the mark are void
+//! What a peer had told of its calls before those who heard it knew that it was excluded. Its entries beyond the cut-off are void
 //! and reach nobody any more, so that the books of the two halves would differ for ever: one of those who heard it says
 //! it again, in its own name and unconfirmed. The origin of the call does so at once; an owner, unless somebody else has
 //! done so meanwhile.
@@ -9,14 +9,14 @@ use serde::{Deserialize, Serialize};
 
 use super::Peer;
 use crate::effects::Effects;
-use crate::entry::{self, Kind, Outcome, Place, SignedEntry, Tier, Voice};
+use crate::entry::{self, Kind, Outcome, Place, SignedEntry, Source, Tier};
 use crate::ids::{Attempt, Incarnation, PeerId, ReqId};
 use crate::io::{Output, Space};
 use crate::limits;
 use crate::log::{self, log_key};
 use crate::protocol_rule::ProtocolRule;
 
-/// Rows of [`Space::Meta`] under this name and a life of a peer: which of its void places were dealt with.
+/// Rows of [`Space::Meta`] under this name and an incarnation of a peer: which of its void places were dealt with.
 const KEY_VOID: &[u8] = b"void:";
 /// How long the first of the owners waits for the origin to speak, and each after it for the ones before.
 const TURN_MS: u64 = 500;
@@ -27,7 +27,7 @@ const TURNS_MAX: usize = 4;
 const GONE: &str = "said by the node before it was known here that it does not belong to the mesh any more";
 const FORKED: &str = "said by the node, which contradicts its own log";
 
-/// Void places of one life, all that our log was asked for.
+/// Void places of one incarnation, all that our log was asked for.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 struct Range {
     first: u64,
@@ -36,7 +36,7 @@ struct Range {
 
 /// How it stands with what others had told us.
 #[derive(Debug, Default, Clone)]
-pub(super) struct Heard {
+pub(super) struct Reissue {
     read: BTreeMap<(PeerId, Incarnation), Range>,
     /// Of calls that are not ours: said again unless somebody else does.
     words: BTreeMap<(ReqId, Attempt), (Place, Outcome)>,
@@ -46,11 +46,11 @@ pub(super) struct Heard {
     forked: BTreeSet<(ReqId, Attempt)>,
 }
 
-impl Heard {
+impl Reissue {
     /// Takes back a row of [`Space::Meta`]. `None`: it is one of ours and damaged.
     pub(super) fn restore(&mut self, row_key: &[u8], value: &[u8]) -> Option<()> {
-        if let Some(life) = row_key.strip_prefix(KEY_VOID) {
-            self.read.insert(log::head_key(life)?, entry::decode(value)?);
+        if let Some(incarnation) = row_key.strip_prefix(KEY_VOID) {
+            self.read.insert(log::head_key(incarnation)?, entry::decode(value)?);
         }
         Some(())
     }
@@ -62,22 +62,22 @@ impl Heard {
 }
 
 impl Peer {
-    /// Reads what we hold of those who are out and what is void of it: after a verdict, at the start, and when our log has
+    /// Reads what we hold of those who are excluded and what is void of it: after a membership change, at the start, and when our log has
     /// answered in part.
     pub(super) fn read_void(&mut self, fx: &mut Effects<'_>) {
-        if self.is_out() || !fx.enforces(ProtocolRule::SaidAgain) {
+        if self.is_excluded() || !fx.enforces(ProtocolRule::SaidAgain) {
             return;
         }
         let mut ranges = Vec::new();
-        for (author, _) in self.trust.out() {
-            for (life, held) in self.logs.lives(&author) {
-                let first = self.trust.standing(&author, life, held) + 1;
-                let read = self.heard.read.entry((author, life)).or_insert(Range { first, last: first - 1 });
+        for (author, _) in self.trust.excluded() {
+            for (incarnation, held) in self.logs.incarnations(&author) {
+                let first = self.trust.standing(&author, incarnation, held) + 1;
+                let read = self.reissue.read.entry((author, incarnation)).or_insert(Range { first, last: first - 1 });
                 if first < read.first || read.last < first {
                     *read = Range { first, last: first - 1 };
                 }
                 if read.last < held {
-                    ranges.push((author, life, read.last + 1, held));
+                    ranges.push((author, incarnation, read.last + 1, held));
                 }
             }
         }
@@ -90,46 +90,46 @@ impl Peer {
     pub(super) fn handle_void(&mut self, entry: &SignedEntry, fx: &mut Effects<'_>) {
         let place = entry.place();
         let void = self.is_void(&place);
-        let read = self.heard.read.get_mut(&(place.author, place.incarnation));
+        let read = self.reissue.read.get_mut(&(place.author, place.incarnation));
         let Some(read) = read.filter(|read| void && place.seq > read.last) else { return };
         read.last = place.seq;
         let owners = self.trust.membership().members.iter().filter(|(_, member)| member.tier == Tier::Owner);
         let turn = owners.map(|(peer, _)| *peer).position(|peer| peer == self.me);
-        self.heard.due.get_or_insert(fx.now.mono_ms + TURN_MS * (1 + turn.unwrap_or(0).min(TURNS_MAX)) as u64);
+        self.reissue.due.get_or_insert(fx.now.mono_ms + TURN_MS * (1 + turn.unwrap_or(0).min(TURNS_MAX)) as u64);
         let outcome = (entry.entry.kind == Kind::OUTCOME).then(|| entry.record::<Outcome>()).flatten();
-        let Some(outcome) = outcome.filter(|outcome| outcome.voice == Voice::Target) else { return };
+        let Some(outcome) = outcome.filter(|outcome| outcome.source == Source::Target) else { return };
         if outcome.id.is_of(&self.me) {
-            self.say_heard(place.author, outcome, GONE, fx);
-        } else if turn.is_some() && self.heard.words.len() < limits::EARLY_OUTCOMES_MAX {
-            self.heard.words.insert((outcome.id, outcome.attempt), (place, outcome));
+            self.reissue_outcomes(place.author, outcome, GONE, fx);
+        } else if turn.is_some() && self.reissue.words.len() < limits::EARLY_OUTCOMES_MAX {
+            self.reissue.words.insert((outcome.id, outcome.attempt), (place, outcome));
         }
     }
 
     fn is_void(&self, place: &Place) -> bool {
-        self.trust.is_out(&place.author) && !self.trust.admits(&place.author, place.incarnation, place.seq)
+        self.trust.is_excluded(&place.author) && !self.trust.admits(&place.author, place.incarnation, place.seq)
     }
 
     /// Somebody else says again what a target had said.
-    pub(super) fn note_heard(&mut self, target: PeerId, outcome: &Outcome) {
+    pub(super) fn note_relayed(&mut self, target: PeerId, outcome: &Outcome) {
         let what = (outcome.id, outcome.attempt);
-        if self.heard.words.get(&what).is_some_and(|(place, _)| place.author == target) {
-            self.heard.words.remove(&what);
+        if self.reissue.words.get(&what).is_some_and(|(place, _)| place.author == target) {
+            self.reissue.words.remove(&what);
         }
     }
 
     /// Our turn has come: says what nobody else said.
     pub(super) fn say_again(&mut self, fx: &mut Effects<'_>) {
-        if self.heard.due.take_if(|due| *due <= fx.now.mono_ms).is_none() {
+        if self.reissue.due.take_if(|due| *due <= fx.now.mono_ms).is_none() {
             return;
         }
-        for (place, outcome) in std::mem::take(&mut self.heard.words).into_values() {
-            if self.is_void(&place) && !self.is_out() {
-                self.say_heard(place.author, outcome, GONE, fx);
+        for (place, outcome) in std::mem::take(&mut self.reissue.words).into_values() {
+            if self.is_void(&place) && !self.is_excluded() {
+                self.reissue_outcomes(place.author, outcome, GONE, fx);
             }
         }
-        for ((author, life), range) in &self.heard.read {
+        for ((author, incarnation), range) in &self.reissue.read {
             if range.first <= range.last {
-                fx.put(Space::Meta, [KEY_VOID, &log_key(author, *life, None)].concat(), range);
+                fx.put(Space::Meta, [KEY_VOID, &log_key(author, *incarnation, None)].concat(), range);
             }
         }
     }
@@ -141,20 +141,20 @@ impl Peer {
             && self.trust.admits(&place.author, place.incarnation, place.seq)
             && self.logs.is_forked(&place.author, place.incarnation, place.seq);
         if admitted
-            && let Some(outcome) = entry.record::<Outcome>().filter(|outcome| outcome.voice == Voice::Target)
-            && self.heard.forked.len() < limits::EARLY_OUTCOMES_MAX
-            && self.heard.forked.insert((outcome.id, outcome.attempt))
+            && let Some(outcome) = entry.record::<Outcome>().filter(|outcome| outcome.source == Source::Target)
+            && self.reissue.forked.len() < limits::EARLY_OUTCOMES_MAX
+            && self.reissue.forked.insert((outcome.id, outcome.attempt))
         {
             self.with_env(|book, env| book.apply_outcome(entry, env, fx));
-            self.say_heard(place.author, outcome, FORKED, fx);
+            self.reissue_outcomes(place.author, outcome, FORKED, fx);
         }
     }
 
-    fn say_heard(&mut self, target: PeerId, outcome: Outcome, reason: &str, fx: &mut Effects<'_>) {
+    fn reissue_outcomes(&mut self, target: PeerId, outcome: Outcome, reason: &str, fx: &mut Effects<'_>) {
         let reason =
             if outcome.reason.is_empty() { reason.to_owned() } else { format!("{} ({reason})", outcome.reason) };
         let reason = limits::cut(&reason, limits::TEXT_BYTES_MAX).to_owned();
-        let again = Outcome { reason, voice: Voice::Heard(target), ..outcome };
+        let again = Outcome { reason, source: Source::Relayed(target), ..outcome };
         let entry = self.logs.append(self.signer.as_ref(), Kind::OUTCOME, 0, entry::encode(&again), fx);
         log::push_when_durable(&entry, None, fx);
         if self.book.record(&again.id).is_some() {

@@ -7,7 +7,9 @@ use proptest::prelude::*;
 
 use super::{Honest, Liar, YEAR_MS, pushed, scene};
 use crate::crypto::Signer as _;
-use crate::entry::{Directory, Kind, SignedEntry, Stub, Stubs, Tier, Verdict, VerdictKind, encode};
+use crate::entry::{
+    ChangeKind, Directory, Kind, MembershipChange, SignedEntry, Tier, TruncatedRun, Truncation, encode,
+};
 use crate::frame::Frame;
 use crate::ids::{Hash, Incarnation};
 use crate::io::{Output, Space};
@@ -28,12 +30,12 @@ fn keep(rows: &mut Rows, out: &[Output]) {
     }
 }
 
-fn one(entry: &SignedEntry) -> Stub {
-    Stub { first: entry.entry.seq, last: entry.entry.seq, hash: entry.hash, hlc: entry.entry.hlc }
+fn one(entry: &SignedEntry) -> TruncatedRun {
+    TruncatedRun { first: entry.entry.seq, last: entry.entry.seq, hash: entry.hash, hlc: entry.entry.hlc }
 }
 
-fn word(liar: &mut Liar, stubs: Vec<Stub>) -> SignedEntry {
-    liar.says(Kind::STUBS, encode(&Stubs { stubs }))
+fn word(liar: &mut Liar, runs: Vec<TruncatedRun>) -> SignedEntry {
+    liar.says(Kind::TRUNCATION, encode(&Truncation { runs }))
 }
 
 fn named(n: usize) -> Vec<u8> {
@@ -43,11 +45,11 @@ fn named(n: usize) -> Vec<u8> {
 /// What is held of one author: its rows in the log, how far it is held, and what it says about itself.
 fn held(rows: &Rows, of: &Liar) -> (Vec<u64>, Option<Bytes>, Option<Bytes>) {
     let id = of.id();
-    let life = [id.0.as_slice(), &of.incarnation.0.to_be_bytes()].concat();
-    let log = rows.keys().filter(|(space, key)| *space == Space::Log && key.starts_with(&life));
+    let incarnation = [id.0.as_slice(), &of.incarnation.0.to_be_bytes()].concat();
+    let log = rows.keys().filter(|(space, key)| *space == Space::Log && key.starts_with(&incarnation));
     let seqs = log.map(|(_, key)| u64::from_be_bytes(key[36..].try_into().unwrap())).collect();
     let row = |space, key: &[u8]| rows.get(&(space, key.to_vec())).cloned();
-    (seqs, row(Space::Heads, &life), row(Space::Directory, &id.0))
+    (seqs, row(Space::Heads, &incarnation), row(Space::Directory, &id.0))
 }
 
 proptest! {
@@ -69,10 +71,10 @@ proptest! {
         let last = entries.len() - 1;
         let is_dead = |n: usize| n != last && dead[n];
         let gone = entries.iter().enumerate().filter(|(n, _)| is_dead(*n)).map(|(_, entry)| one(entry));
-        let stubs = crate::log::with_stubs(&[], gone.collect::<Vec<_>>());
-        let some = !stubs.is_empty();
+        let runs = crate::log::with_runs(&[], gone.collect::<Vec<_>>());
+        let some = !runs.is_empty();
         if some {
-            entries.push(word(&mut author, stubs));
+            entries.push(word(&mut author, runs));
         }
         let word = entries.len() - 1;
         entries.push(author.says(Kind::DIRECTORY, named(99)));
@@ -120,14 +122,14 @@ fn nobody_says_what_is_gone_of_anothers_log() {
         let entry = target.says(Kind::DIRECTORY, named(n));
         keep(&mut rows, &honest.hears(&target, pushed(entry)));
     }
-    // Both write their first life under one number; the liar's word is long enough for either.
+    // Both write their first incarnation under one number; the liar's word is long enough for either.
     assert_eq!(liar.incarnation, target.incarnation);
     for _ in 0..5 {
         let entry = liar.says(Kind::DIRECTORY, named(7));
         keep(&mut rows, &honest.hears(&liar, pushed(entry)));
     }
-    let stub = Stub { first: 1, last: 4, hash: target.previous, hlc: 0 };
-    let entry = word(&mut liar, vec![stub]);
+    let run = TruncatedRun { first: 1, last: 4, hash: target.previous, hlc: 0 };
+    let entry = word(&mut liar, vec![run]);
     keep(&mut rows, &honest.hears(&liar, pushed(entry)));
     keep(&mut rows, &honest.pass(100));
     let (log, ..) = held(&rows, &target);
@@ -146,43 +148,44 @@ fn nobody_says_what_is_gone_of_anothers_log() {
 
 #[test]
 fn a_word_that_cannot_be_true_is_not_taken() {
-    let stub = |first, last| Stub { first, last, hash: Hash::of(b"x"), hlc: u64::MAX };
-    let many: Vec<Stub> = (0..=limits::STUBS_MAX as u64).map(|n| stub(2 * n + 1, 2 * n + 1)).collect();
+    let run_of = |first, last| TruncatedRun { first, last, hash: Hash::of(b"x"), hlc: u64::MAX };
+    let many: Vec<TruncatedRun> =
+        (0..=limits::TRUNCATED_RUNS_MAX as u64).map(|n| run_of(2 * n + 1, 2 * n + 1)).collect();
     let bad = [
         vec![],
-        vec![stub(0, 1)],
-        vec![stub(2, 1)],
-        vec![stub(1, u64::MAX)],
-        vec![stub(1, 2), stub(2, 3)],
-        vec![stub(1, 1), stub(2, 2)],
-        vec![stub(3, 3), stub(1, 1)],
-        vec![stub(1, 11)],
+        vec![run_of(0, 1)],
+        vec![run_of(2, 1)],
+        vec![run_of(1, u64::MAX)],
+        vec![run_of(1, 2), run_of(2, 3)],
+        vec![run_of(1, 1), run_of(2, 2)],
+        vec![run_of(3, 3), run_of(1, 1)],
+        vec![run_of(1, 11)],
         many,
     ];
-    for stubs in bad {
+    for runs in bad {
         let (mut honest, mut liar, _) = scene();
         for n in 0..10 {
             let entry = liar.says(Kind::DIRECTORY, named(n));
             honest.hears(&liar, pushed(entry));
         }
-        let entry = word(&mut liar, stubs.clone());
+        let entry = word(&mut liar, runs.clone());
         let mut rows = Rows::new();
         keep(&mut rows, &honest.hears(&liar, pushed(entry)));
         keep(&mut rows, &honest.pass(100));
-        assert!(!rows.keys().any(|(_, key)| key.starts_with(b"stubs:")), "{stubs:?}");
-        assert_eq!(held(&rows, &liar).0, [11], "its log goes on: {stubs:?}");
+        assert!(!rows.keys().any(|(_, key)| key.starts_with(b"truncation:")), "{runs:?}");
+        assert_eq!(held(&rows, &liar).0, [11], "its log goes on: {runs:?}");
     }
-    // As far as there is room for lives, and no further.
+    // As far as there is room for incarnations, and no further.
     let (mut honest, mut liar, _) = scene();
     let mut rows = Rows::new();
-    for life in 0..3 * limits::LIVES_MAX as u32 {
-        (liar.incarnation, liar.seq) = (Incarnation(1000 + life), u64::MAX / 2);
-        let entry = word(&mut liar, vec![stub(1, u64::MAX / 3)]);
+    for incarnation in 0..3 * limits::INCARNATIONS_MAX as u32 {
+        (liar.incarnation, liar.seq) = (Incarnation(1000 + incarnation), u64::MAX / 2);
+        let entry = word(&mut liar, vec![run_of(1, u64::MAX / 3)]);
         keep(&mut rows, &honest.hears(&liar, pushed(entry)));
     }
-    let words = rows.keys().filter(|(_, key)| key.starts_with(b"stubs:")).count();
+    let words = rows.keys().filter(|(_, key)| key.starts_with(b"truncation:")).count();
     let heads = rows.keys().filter(|(space, _)| *space == Space::Heads).count();
-    assert!(words <= limits::LIVES_MAX && heads <= limits::LIVES_MAX + 1, "{words} {heads}");
+    assert!(words <= limits::INCARNATIONS_MAX && heads <= limits::INCARNATIONS_MAX + 1, "{words} {heads}");
 }
 
 #[test]
@@ -193,13 +196,13 @@ fn what_is_gone_stays_gone() {
     for entry in &entries {
         keep(&mut rows, &honest.hears(&liar, pushed(entry.clone())));
     }
-    let whole = Stub { first: 1, ..one(&entries[3]) };
+    let whole = TruncatedRun { first: 1, ..one(&entries[3]) };
     let more = word(&mut liar, vec![whole]);
-    let less = word(&mut liar, vec![Stub { first: 1, ..one(&entries[1]) }]);
+    let less = word(&mut liar, vec![TruncatedRun { first: 1, ..one(&entries[1]) }]);
     keep(&mut rows, &honest.hears(&liar, pushed(more.clone())));
     keep(&mut rows, &honest.hears(&liar, pushed(less)));
     keep(&mut rows, &honest.pass(100));
-    let kept = rows.iter().find(|((_, key), _)| key.starts_with(b"stubs:")).unwrap();
+    let kept = rows.iter().find(|((_, key), _)| key.starts_with(b"truncation:")).unwrap();
     assert_eq!(SignedEntry::from_stored(kept.1).unwrap().hash, more.hash);
     for entry in &entries {
         keep(&mut rows, &honest.hears(&liar, pushed(entry.clone())));
@@ -207,37 +210,36 @@ fn what_is_gone_stays_gone() {
     assert_eq!(held(&rows, &liar).0, [5, 6, 7, 8]);
 }
 
-/// What a digest that goes out says of the verdicts.
+/// What a digest that goes out says of the membership changes.
 fn digest_of(out: &[Output]) -> Option<Hash> {
-    out.iter()
-        .find_map(|o| if let Output::Send(_, Frame::Digest { verdicts, .. }) = o { Some(*verdicts) } else { None })
+    out.iter().find_map(|o| if let Output::Send(_, Frame::Digest { changes, .. }) = o { Some(*changes) } else { None })
 }
 
 #[test]
-fn a_stolen_key_hides_no_verdict() {
+fn a_stolen_key_hides_no_membership_change() {
     let mut honest = Honest::new();
     let (mut owner, friend) = (Liar::new(1, &honest), Liar::new(2, &honest));
     let new = Liar::new(3, &honest);
     honest.admit(&owner, Tier::Owner);
     honest.admit(&friend, Tier::Owner);
-    let what = VerdictKind::Approved { tier: Tier::Shared, node_id: "new".parse().unwrap(), after: Vec::new() };
-    let verdict = owner.says(Kind::APPROVAL, encode(&Verdict { subject: new.key.public_key(), what }));
-    let stub = one(&verdict);
-    let entry = word(&mut owner, vec![stub]);
+    let what = ChangeKind::Approved { tier: Tier::Shared, node_id: "new".parse().unwrap(), after: Vec::new() };
+    let change = owner.says(Kind::MEMBERSHIP, encode(&MembershipChange { subject: new.key.public_key(), what }));
+    let run = one(&change);
+    let entry = word(&mut owner, vec![run]);
     honest.hears(&owner, pushed(entry));
     let knows = |honest: &Honest| honest.peer.view().nodes.iter().any(|node| node.peer == new.id());
     assert!(!knows(&honest));
     // Somebody who holds it sees that the sets differ, and shows all it has; as this one would.
     let told = |out: &[Output]| {
-        let to = |o: &Output| matches!(o, Output::Send(to, Frame::Entries { entries, .. }) if *to == friend.id() && entries.iter().any(|item| item.entry.entry.kind == Kind::APPROVAL));
+        let to = |o: &Output| matches!(o, Output::Send(to, Frame::Entries { entries, .. }) if *to == friend.id() && entries.iter().any(|item| item.entry.entry.kind == Kind::MEMBERSHIP));
         out.iter().filter(|o| to(o)).count()
     };
-    let digest = |verdicts| Frame::Digest { rows: Vec::new(), verdicts };
+    let digest = |changes| Frame::Digest { rows: Vec::new(), changes };
     let out = honest.hears(&friend, digest(Hash::of(b"another set")));
     assert_eq!(told(&out), 1);
     assert_eq!(told(&honest.hears(&friend, digest(Hash::of(b"another set")))), 0, "once");
     let own = digest_of(&out);
-    honest.hears(&friend, pushed(verdict));
+    honest.hears(&friend, pushed(change));
     assert!(knows(&honest), "also from a place of the log that is gone");
     let later = honest.pass(YEAR_MS / 365);
     let said = digest_of(&later).expect("a digest now and then");
@@ -253,9 +255,9 @@ fn what_is_gone_need_not_be_understood_any_more() {
     let mut rows = Rows::new();
     let entry = owner.entry(Kind(999), Vec::new(), |entry| entry.critical = true);
     keep(&mut rows, &honest.hears(&owner, pushed(entry.clone())));
-    let unread = |rows: &Rows| rows.keys().filter(|(_, key)| key.starts_with(b"unread:")).count();
-    assert_eq!((unread(&rows), honest.peer.view().holds.len()), (1, 1));
+    let unsupported = |rows: &Rows| rows.keys().filter(|(_, key)| key.starts_with(b"unread:")).count();
+    assert_eq!((unsupported(&rows), honest.peer.view().holds.len()), (1, 1));
     let word = word(&mut owner, vec![one(&entry)]);
     keep(&mut rows, &honest.hears(&owner, pushed(word)));
-    assert_eq!((unread(&rows), honest.peer.view().holds.len()), (0, 0));
+    assert_eq!((unsupported(&rows), honest.peer.view().holds.len()), (0, 0));
 }

@@ -1,16 +1,16 @@
-//! Lives of this device's database: what was restored to an older state, or copied, must not run a call a second time
+//! Incarnations of this device's database: what was restored to an older state, or copied, must not run a call a second time
 //! (mesh-protocol.md §6, Target restored).
 //!
 //! Proof is the device's own signature: an entry of ours that we do not hold. So that there is one whenever anybody could
-//! have heard of a run, a run that lasts puts a mark into our log, unless something else came there since. From the proof on we write under a new
-//! incarnation, take our own lost words back from whoever has them, and start no call that was meant for the life whose
+//! have heard of a run, a run that lasts puts a checkpoint into our log, unless something else came there since. From the proof on we write under a new
+//! incarnation, take our own lost words back from whoever has them, and start no call that was meant for the incarnation whose
 //! journal is lost. Two processes with one key are seen from outside as well: their sessions alternate.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use serde::{Deserialize, Serialize};
 
-use super::{KEY_CLAIM_FLOOR, KEY_COUNTER, KEY_INCARNATION, KEY_LIVES, Peer, lost_floor};
+use super::{KEY_CLAIM_FLOOR, KEY_COUNTER, KEY_INCARNATION, KEY_INCARNATIONS, Peer, lost_floor};
 use crate::effects::Effects;
 use crate::entry::{Kind, Outcome, SignedEntry};
 use crate::ids::{Incarnation, PeerId};
@@ -18,17 +18,17 @@ use crate::io::{Fact, Hold, Output, Space};
 use crate::log;
 use crate::protocol_rule::ProtocolRule;
 
-/// A run that is over sooner needs no mark: its outcome is one. Set back within this time, a device may run a call again
-/// that nobody but itself knew of. Longer than most tools take, since a mark costs an fsync; shorter than a set-back takes.
-const MARK_AFTER_MS: u64 = 200;
+/// A run that is over sooner needs no checkpoint: its outcome is one. Set back within this time, a device may run a call again
+/// that nobody but itself knew of. Longer than most tools take, since a checkpoint costs an fsync; shorter than a rolled-back takes.
+const CHECKPOINT_AFTER_MS: u64 = 200;
 /// How long two sessions that alternate hold a peer, counted from the last change.
 const COPIED_MS: u64 = 600_000;
 /// Nonces of former sessions that are remembered of one peer.
 const SESSIONS_KEPT: usize = 8;
 
-/// Our own lives.
+/// Our own incarnations.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(super) struct Lives {
+pub(super) struct Incarnations {
     /// All that we know of.
     known: BTreeSet<Incarnation>,
     /// Whether this process has begun one because of what others held.
@@ -39,27 +39,34 @@ pub(super) struct Lives {
     copied: bool,
     /// An entry of ours that may contradict our log.
     #[serde(skip)]
-    doubt: Option<SignedEntry>,
+    fork_suspect: Option<SignedEntry>,
     /// How long our log was when this process started.
     #[serde(skip)]
     at_start: u64,
-    /// The life before, of which our log is asked what this process has said, and how far it has answered.
+    /// The incarnation before, of which our log is asked what this process has said, and how far it has answered.
     #[serde(skip)]
     to_say_again: Option<(Incarnation, u64)>,
-    /// How far our log had come when the last call started of which nothing there tells, and when it gets a mark.
+    /// How far our log had come when the last call started of which nothing there tells, and when it gets a checkpoint.
     #[serde(skip)]
     untold: Option<(u64, u64)>,
 }
 
-impl Lives {
+impl Incarnations {
     /// What the store says, where it says something.
-    pub(super) fn restore(stored: Option<Self>, life: Incarnation, at_start: u64) -> Self {
+    pub(super) fn restore(stored: Option<Self>, incarnation: Incarnation, at_start: u64) -> Self {
         let known = BTreeSet::new();
-        let first =
-            Self { known, renewed: false, copied: false, doubt: None, at_start, to_say_again: None, untold: None };
-        let mut lives = Self { at_start, ..stored.unwrap_or(first) };
-        lives.known.insert(life);
-        lives
+        let first = Self {
+            known,
+            renewed: false,
+            copied: false,
+            fork_suspect: None,
+            at_start,
+            to_say_again: None,
+            untold: None,
+        };
+        let mut incarnations = Self { at_start, ..stored.unwrap_or(first) };
+        incarnations.known.insert(incarnation);
+        incarnations
     }
 }
 
@@ -72,18 +79,18 @@ pub(super) struct Sessions {
 }
 
 impl Peer {
-    /// Our log and our calls are numbered anew, under an incarnation that nobody has seen. What was meant for the life
+    /// Our log and our calls are numbered anew, under an incarnation that nobody has seen. What was meant for the incarnation
     /// before does not start any more.
-    pub(super) fn begin_life(&mut self, fx: &mut Effects<'_>) {
+    pub(super) fn start_incarnation(&mut self, fx: &mut Effects<'_>) {
         let incarnation = Incarnation(fx.rng.next_u32());
-        self.logs.begin_life(incarnation);
+        self.logs.start_incarnation(incarnation);
         self.counter = 0;
-        self.lives.known.insert(incarnation);
+        self.incarnations.known.insert(incarnation);
         fx.put(Space::Meta, KEY_INCARNATION, &incarnation);
         fx.put(Space::Meta, KEY_COUNTER, &self.counter);
-        fx.put(Space::Meta, KEY_LIVES, &self.lives);
+        fx.put(Space::Meta, KEY_INCARNATIONS, &self.incarnations);
         self.executor.drop_waiting(incarnation);
-        self.book.bury(incarnation, fx);
+        self.book.close_calls_of_former_incarnations(incarnation, fx);
         if let Some((_, directory)) = self.directory.remove(&self.me) {
             self.set_directory(&directory, fx);
         }
@@ -92,10 +99,10 @@ impl Peer {
 
     /// An entry that we signed comes back. True when it is nothing new.
     pub(super) fn is_own_known(&mut self, entry: &SignedEntry, fx: &mut Effects<'_>) -> bool {
-        let (life, seq) = (entry.entry.incarnation, entry.entry.seq);
-        if life != self.logs.incarnation() {
-            if self.lives.known.insert(life) {
-                fx.put(Space::Meta, KEY_LIVES, &self.lives);
+        let (incarnation, seq) = (entry.entry.incarnation, entry.entry.seq);
+        if incarnation != self.logs.incarnation() {
+            if self.incarnations.known.insert(incarnation) {
+                fx.put(Space::Meta, KEY_INCARNATIONS, &self.incarnations);
                 self.handle_lost_state(fx);
             }
             return false;
@@ -107,18 +114,18 @@ impl Peer {
                 false
             }
             None => {
-                self.lives.doubt = Some(entry.clone());
-                fx.out.push(Output::ReadLog { to: self.me, ranges: vec![(self.me, life, seq, seq)] });
+                self.incarnations.fork_suspect = Some(entry.clone());
+                fx.out.push(Output::ReadLog { to: self.me, ranges: vec![(self.me, incarnation, seq, seq)] });
                 true
             }
         }
     }
 
     /// Our own log answers what it has where an entry of ours came from outside.
-    pub(super) fn resolve_doubt(&mut self, held: &SignedEntry, fx: &mut Effects<'_>) {
-        let same_place = |doubt: &SignedEntry| doubt.place() == held.place();
-        if let Some(doubt) = self.lives.doubt.take_if(|doubt| same_place(doubt))
-            && doubt.hash != held.hash
+    pub(super) fn resolve_fork_suspect(&mut self, held: &SignedEntry, fx: &mut Effects<'_>) {
+        let same_place = |fork_suspect: &SignedEntry| fork_suspect.place() == held.place();
+        if let Some(fork_suspect) = self.incarnations.fork_suspect.take_if(|fork_suspect| same_place(fork_suspect))
+            && fork_suspect.hash != held.hash
             && held.entry.incarnation == self.logs.incarnation()
         {
             self.handle_lost_state(fx);
@@ -128,18 +135,18 @@ impl Peer {
     /// We signed what we do not hold. Once that is a state that was restored; when it happens again to one process, there
     /// are two of us.
     fn handle_lost_state(&mut self, fx: &mut Effects<'_>) {
-        if self.lives.renewed {
-            self.lives.copied = true;
+        if self.incarnations.renewed {
+            self.incarnations.copied = true;
             self.handle_holds(fx);
             fx.fact(Fact::Warning("is one of two that use the same key", self.me));
             return;
         }
-        self.lives.renewed = true;
+        self.incarnations.renewed = true;
         let floor = lost_floor(self.election.fence().epoch.counter, fx.rng);
         fx.put(Space::Meta, KEY_CLAIM_FLOOR, &floor);
         self.election.raise_floor(floor, fx);
-        self.lives.to_say_again = Some((self.logs.incarnation(), self.lives.at_start));
-        self.begin_life(fx);
+        self.incarnations.to_say_again = Some((self.logs.incarnation(), self.incarnations.at_start));
+        self.start_incarnation(fx);
         self.read_own_words(fx);
         fx.fact(Fact::Warning(
             "was restored to an older state, or copied; calls that it may have run do not run",
@@ -149,20 +156,21 @@ impl Peer {
     }
 
     /// Where another process wrote at the same places, what this one ran since its start is not taken: it says it again in
-    /// its new life.
+    /// its new incarnation.
     pub(super) fn read_own_words(&self, fx: &mut Effects<'_>) {
-        let Some((life, last)) = self.lives.to_say_again else { return };
-        let held = self.logs.lives(&self.me).find(|(known, _)| *known == life).map_or(0, |(_, held)| held);
+        let Some((incarnation, last)) = self.incarnations.to_say_again else { return };
+        let held =
+            self.logs.incarnations(&self.me).find(|(known, _)| *known == incarnation).map_or(0, |(_, held)| held);
         if last < held {
-            fx.out.push(Output::ReadLog { to: self.me, ranges: vec![(self.me, life, last + 1, held)] });
+            fx.out.push(Output::ReadLog { to: self.me, ranges: vec![(self.me, incarnation, last + 1, held)] });
         }
     }
 
     /// Our own log answers.
     pub(super) fn say_own_again(&mut self, entry: &SignedEntry, fx: &mut Effects<'_>) {
         let place = entry.place();
-        let Some((life, last)) = &mut self.lives.to_say_again else { return };
-        if place.author != self.me || place.incarnation != *life || place.seq <= *last {
+        let Some((incarnation, last)) = &mut self.incarnations.to_say_again else { return };
+        if place.author != self.me || place.incarnation != *incarnation || place.seq <= *last {
             return;
         }
         *last = place.seq;
@@ -177,32 +185,32 @@ impl Peer {
     /// A tool has been started here. A mesh of one has nobody to tell.
     pub(super) fn note_started(&mut self, now_ms: u64) {
         let seq = self.logs.own_seq();
-        let known = self.lives.untold.is_some_and(|(at, _)| at == seq);
+        let known = self.incarnations.untold.is_some_and(|(at, _)| at == seq);
         if !known && self.trust.membership().members.len() > 1 {
-            self.lives.untold = Some((seq, now_ms + MARK_AFTER_MS));
+            self.incarnations.untold = Some((seq, now_ms + CHECKPOINT_AFTER_MS));
         }
     }
 
-    /// When [`Self::mark_runs`] is due.
-    pub(super) fn mark_due(&self) -> Option<u64> {
-        self.lives.untold.map(|(_, due)| due)
+    /// When [`Self::checkpoint_runs`] is due.
+    pub(super) fn checkpoint_due(&self) -> Option<u64> {
+        self.incarnations.untold.map(|(_, due)| due)
     }
 
     /// What still runs and nothing in our log is newer than: others get something to hold against an older state of ours.
-    pub(super) fn mark_runs(&mut self, fx: &mut Effects<'_>) {
-        let Some((seq, _)) = self.lives.untold.take_if(|(_, due)| *due <= fx.now.mono_ms) else { return };
+    pub(super) fn checkpoint_runs(&mut self, fx: &mut Effects<'_>) {
+        let Some((seq, _)) = self.incarnations.untold.take_if(|(_, due)| *due <= fx.now.mono_ms) else { return };
         if seq == self.logs.own_seq()
             && !self.executor.is_idle()
-            && !self.is_out()
-            && fx.enforces(ProtocolRule::RunsMarked)
+            && !self.is_excluded()
+            && fx.enforces(ProtocolRule::RunsCheckpointed)
         {
-            let entry = self.logs.append(self.signer.as_ref(), Kind::MARK, 0, Vec::new(), fx);
+            let entry = self.logs.append(self.signer.as_ref(), Kind::CHECKPOINT, 0, Vec::new(), fx);
             log::push_when_durable(&entry, None, fx);
         }
     }
 
     pub(super) fn own_hold(&self) -> Option<Hold> {
-        self.lives.copied.then_some(Hold::Copied)
+        self.incarnations.copied.then_some(Hold::Copied)
     }
 
     /// A process of that peer is linked. One whose nonce comes back after another's runs beside that other.

@@ -13,7 +13,7 @@ use crate::trace::{Being, Mark};
 
 impl World {
     pub(super) fn found(&mut self) {
-        let batch = node::founded(&self.peers[0].key, &self.wanted_handle(0), self.now_of(0), &mut self.dice);
+        let batch = node::founded(&self.peers[0].key, &self.wanted_name(0), self.now_of(0), &mut self.dice);
         self.install(0, &batch);
         for peer in 1..self.peers.len() {
             if self.peers[peer].plan.join_at == 0 {
@@ -37,7 +37,7 @@ impl World {
         }
         let owners: Vec<usize> = (0..self.peers.len())
             .filter(|owner| {
-                // Whom a revoked owner let in is another story, told with crossing revocations.
+                // Whom a revoked owner approved is another story, told with crossing revocations.
                 let doomed = |fault: &Fault| matches!(fault, Fault::Revoke { peer, .. } if peer == owner);
                 let sim = &self.peers[*owner];
                 sim.awake()
@@ -56,7 +56,7 @@ impl World {
             self.invited.insert(peer, secret);
             self.command(owner, Purpose::Invite(peer), Command::Invite { secret, tier, ttl_ms: 600_000 });
         } else {
-            let node_id = self.wanted_handle(peer);
+            let node_id = self.wanted_name(peer);
             self.command(owner, Purpose::Approve(peer), Command::Approve { key, node_id, tier });
         }
     }
@@ -85,7 +85,7 @@ impl World {
         let now = self.now_of(peer);
         let mut out = Vec::new();
         let sim = &mut self.peers[peer];
-        sim.life += 1;
+        sim.boot += 1;
         sim.wake_at = None;
         sim.gateway = None;
         sim.spins = 0;
@@ -121,7 +121,7 @@ impl World {
         self.note_durable(peer, &batches);
         self.gone(peer, false, down_us);
         if self.dice.chance(500) {
-            // The machine itself went down: its clock of durations begins anew.
+            // The machine itself went down: its clock of durations starts anew.
             self.peers[peer].mono_ms = self.dice.range(0..=100_000);
         }
     }
@@ -142,7 +142,7 @@ impl World {
         let sim = &mut self.peers[peer];
         sim.node = None;
         sim.state = if sim.revoked { State::Gone } else { State::Down };
-        sim.life += 1;
+        sim.boot += 1;
         sim.frozen_until = 0;
         sim.held.clear();
         sim.tools.clear();
@@ -168,8 +168,8 @@ impl World {
         self.trace.mark(self.now, || Mark::Is(peer, Being::Frozen));
         self.slack_us += for_us;
         self.peers[peer].frozen_until = self.now + for_us;
-        let life = self.peers[peer].life;
-        self.at(for_us, Event::Thaw { peer, life });
+        let boot = self.peers[peer].boot;
+        self.at(for_us, Event::Thaw { peer, boot });
         for other in (0..self.peers.len()).filter(|other| *other != peer) {
             let (key, end) = pair_of(peer, other);
             let pair = &self.pairs[&key];
@@ -224,8 +224,8 @@ impl World {
             && self.phase == Phase::Faults
         {
             self.peers[peer].armed = None;
-            let life = self.peers[peer].life;
-            self.at(after_us, Event::Crash { peer, life, down_us });
+            let boot = self.peers[peer].boot;
+            self.at(after_us, Event::Crash { peer, boot, down_us });
         }
     }
 }

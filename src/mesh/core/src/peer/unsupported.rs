@@ -25,13 +25,13 @@ struct Row {
 
 /// All of them.
 #[derive(Debug, Default, Clone)]
-pub(super) struct Unread(BTreeMap<Place, Row>);
+pub(super) struct Unsupported(BTreeMap<Place, Row>);
 
 fn key(place: &Place) -> Vec<u8> {
     [KEY_UNREAD, &log::log_key(&place.author, place.incarnation, Some(place.seq))].concat()
 }
 
-impl Unread {
+impl Unsupported {
     /// Takes back a row of [`Space::Meta`]. `None`: it is one of ours and damaged.
     pub(super) fn restore(&mut self, row_key: &[u8], value: &[u8]) -> Option<()> {
         let Some(place) = row_key.strip_prefix(KEY_UNREAD) else { return Some(()) };
@@ -61,8 +61,8 @@ impl Peer {
 
     /// Whether there is no room for one more entry of this author that we do not understand. Its log ends here then, until
     /// an upgrade: what comes later stays with whoever has it.
-    pub(super) fn is_unread_too_much(&self, entry: &SignedEntry, fx: &mut Effects<'_>) -> bool {
-        let full = !self.understands(entry.entry.kind) && self.unread.is_full(&entry.author);
+    pub(super) fn is_unsupported_over_limit(&self, entry: &SignedEntry, fx: &mut Effects<'_>) -> bool {
+        let full = !self.understands(entry.entry.kind) && self.unsupported.is_full(&entry.author);
         if full {
             fx.fact(Fact::Warning("says more than this version understands; its newer entries wait", entry.author));
         }
@@ -70,14 +70,14 @@ impl Peer {
     }
 
     /// Keeps an entry for a version that understands it. False: this one does.
-    pub(super) fn keep_unread(&mut self, entry: &SignedEntry, fx: &mut Effects<'_>) -> bool {
+    pub(super) fn keep_unsupported(&mut self, entry: &SignedEntry, fx: &mut Effects<'_>) -> bool {
         if self.understands(entry.entry.kind) {
             return false;
         }
         let (kind, critical) = (entry.entry.kind, entry.entry.critical);
         let row = Row { kind, critical, len: entry.bytes.len() as u64 };
         fx.put(Space::Meta, key(&entry.place()), &row);
-        self.unread.0.insert(entry.place(), row);
+        self.unsupported.0.insert(entry.place(), row);
         if critical {
             self.handle_holds(fx);
         }
@@ -85,17 +85,17 @@ impl Peer {
     }
 
     /// The newest version's words that this one must not go on without. Only an owner may hold others up.
-    pub(super) fn unread_critical(&self) -> impl Iterator<Item = Hold> {
+    pub(super) fn unsupported_critical(&self) -> impl Iterator<Item = Hold> {
         let counts = |place: &Place| {
             self.trust.is_owner(&place.author) && self.trust.admits(&place.author, place.incarnation, place.seq)
         };
-        let critical = self.unread.0.iter().filter(move |(place, row)| row.critical && counts(place));
+        let critical = self.unsupported.0.iter().filter(move |(place, row)| row.critical && counts(place));
         critical.map(|(place, row)| Hold::Unknown { kind: row.kind.0, author: place.author })
     }
 
     /// After an upgrade: what we understand now is read from our own log.
-    pub(super) fn read_unread(&self, fx: &mut Effects<'_>) {
-        let known = self.unread.0.iter().filter(|(_, row)| self.understands(row.kind));
+    pub(super) fn read_unsupported(&self, fx: &mut Effects<'_>) {
+        let known = self.unsupported.0.iter().filter(|(_, row)| self.understands(row.kind));
         let ranges: Vec<_> = known.map(|(place, _)| (place.author, place.incarnation, place.seq, place.seq)).collect();
         if !ranges.is_empty() {
             fx.out.push(Output::ReadLog { to: self.me, ranges });
@@ -103,16 +103,16 @@ impl Peer {
     }
 
     /// What is gone by its author's word will never be read.
-    pub(super) fn forget_unread(&mut self, (author, incarnation): (PeerId, Incarnation), fx: &mut Effects<'_>) {
-        let (unread, logs) = (&mut self.unread.0, &self.logs);
+    pub(super) fn forget_unsupported(&mut self, (author, incarnation): (PeerId, Incarnation), fx: &mut Effects<'_>) {
+        let (unsupported, logs) = (&mut self.unsupported.0, &self.logs);
         let of = |seq| Place { author, incarnation, seq };
-        let gone: Vec<Place> = unread
+        let gone: Vec<Place> = unsupported
             .range(of(0)..=of(u64::MAX))
             .map(|(place, _)| *place)
             .filter(|place| logs.is_dropped((author, incarnation), place.seq))
             .collect();
         for place in &gone {
-            unread.remove(place);
+            unsupported.remove(place);
             fx.delete(Space::Meta, key(place));
         }
         if !gone.is_empty() {
@@ -121,14 +121,14 @@ impl Peer {
     }
 
     /// Our own log answers.
-    pub(super) fn handle_unread(&mut self, entries: Vec<SignedEntry>, more: bool, fx: &mut Effects<'_>) {
+    pub(super) fn handle_unsupported(&mut self, entries: Vec<SignedEntry>, more: bool, fx: &mut Effects<'_>) {
         for entry in entries {
-            self.resolve_doubt(&entry, fx);
+            self.resolve_fork_suspect(&entry, fx);
             self.handle_void(&entry, fx);
             self.say_own_again(&entry, fx);
             self.take_overflow(&entry, fx);
             let place = entry.place();
-            if self.unread.0.remove(&place).is_none() {
+            if self.unsupported.0.remove(&place).is_none() {
                 continue;
             }
             fx.delete(Space::Meta, key(&place));
@@ -138,7 +138,7 @@ impl Peer {
             }
         }
         if more {
-            self.read_unread(fx);
+            self.read_unsupported(fx);
             self.read_void(fx);
             self.read_own_words(fx);
         }

@@ -1,4 +1,4 @@
-//! Which verdicts count. A revocation voids what the revoked author wrote beyond the mark, which may be another
+//! Which membership changes count. A revocation voids what the revoked author wrote beyond the cut-off, which may be another
 //! revocation; and that one may be the cause why the first counts for nothing.
 //!
 //! It is decided as in an argument: a revocation counts once nothing that is still open can void it or its signer, and
@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Revocation;
-use crate::entry::{SignedEntry, Tier, Verdict, VerdictKind};
+use crate::entry::{ChangeKind, MembershipChange, SignedEntry, Tier};
 use crate::ids::{Hash, Incarnation, PeerId};
 
 /// An approval or revocation that is held.
@@ -16,31 +16,34 @@ use crate::ids::{Hash, Incarnation, PeerId};
 pub(super) struct Record {
     pub(super) entry: SignedEntry,
     pub(super) subject: PeerId,
-    pub(super) verdict: Verdict,
-    /// Of a revocation: what stands of its subject, by life.
-    pub(super) marks: BTreeMap<Incarnation, u64>,
+    pub(super) change: MembershipChange,
+    /// Of a revocation: what stands of its subject, by incarnation.
+    pub(super) cutoffs: BTreeMap<Incarnation, u64>,
 }
 
 impl Record {
     pub(super) fn new(entry: SignedEntry) -> Option<Self> {
-        let verdict: Verdict = entry.record()?;
-        let subject = verdict.subject.peer_id();
-        let mut marks = BTreeMap::new();
-        if let VerdictKind::Revoked { marks: said, .. } = &verdict.what {
+        let change: MembershipChange = entry.record()?;
+        let subject = change.subject.peer_id();
+        let mut cutoffs = BTreeMap::new();
+        if let ChangeKind::Revoked { cutoffs: said, .. } = &change.what {
             for (incarnation, seq) in said {
-                // Of two for one life the lower: nothing unseen may stand.
-                marks.entry(*incarnation).and_modify(|mark: &mut u64| *mark = (*mark).min(*seq)).or_insert(*seq);
+                // Of two for one incarnation the lower: nothing unseen may stand.
+                cutoffs
+                    .entry(*incarnation)
+                    .and_modify(|cutoff: &mut u64| *cutoff = (*cutoff).min(*seq))
+                    .or_insert(*seq);
             }
             if subject == entry.author {
-                // One's own departure is the last word of that life, whatever it names.
-                marks.insert(entry.entry.incarnation, entry.entry.seq);
+                // One's own departure is the last word of that incarnation, whatever it names.
+                cutoffs.insert(entry.entry.incarnation, entry.entry.seq);
             }
         }
-        Some(Self { entry, subject, verdict, marks })
+        Some(Self { entry, subject, change, cutoffs })
     }
 
     fn is_leave(&self) -> bool {
-        matches!(self.verdict.what, VerdictKind::Revoked { left: true, .. }) && self.subject == self.entry.author
+        matches!(self.change.what, ChangeKind::Revoked { left: true, .. }) && self.subject == self.entry.author
     }
 
     /// Whether this approval was given by one who knew that revocation.
@@ -50,10 +53,10 @@ impl Record {
 
     pub(super) fn revocation(&self, taken_back: &BTreeSet<Hash>) -> Revocation {
         Revocation {
-            key: self.verdict.subject,
+            key: self.change.subject,
             by: self.entry.author,
             hlc: self.entry.entry.hlc,
-            marks: self.marks.clone(),
+            cutoffs: self.cutoffs.clone(),
             hash: self.entry.hash,
             generation: self.entry.entry.generation,
             taken_back: taken_back.contains(&self.entry.hash),
@@ -61,7 +64,7 @@ impl Record {
     }
 }
 
-/// Revocations by whom they throw out.
+/// Revocations by whom they remove.
 pub(super) type Against<'a> = BTreeMap<PeerId, Vec<&'a Record>>;
 
 /// What a set of revocations leaves standing.
@@ -87,7 +90,7 @@ pub(super) struct Judged<'a> {
 }
 
 impl<'a> Judged<'a> {
-    pub(super) fn against(&self, peer: &PeerId) -> &[&'a Record] {
+    pub(super) fn revocations_of(&self, peer: &PeerId) -> &[&'a Record] {
         self.revocations.get(peer).map_or(&[], Vec::as_slice)
     }
 
@@ -98,15 +101,19 @@ impl<'a> Judged<'a> {
     /// Who signed the revocation that voids this; the first by hash, if there are several.
     pub(super) fn voided_by(&self, record: &Record) -> Option<PeerId> {
         let voids = |one: &&&Record| voids(one, record, &self.standing.taken_back);
-        self.against(&record.entry.author).iter().filter(voids).min_by_key(|one| one.entry.hash).map(|r| r.entry.author)
+        self.revocations_of(&record.entry.author)
+            .iter()
+            .filter(voids)
+            .min_by_key(|one| one.entry.hash)
+            .map(|r| r.entry.author)
     }
 }
 
 fn voids(revocation: &Record, record: &Record, taken_back: &BTreeSet<Hash>) -> bool {
-    // A life that it does not name is unseen; unless it was taken back, when the life may be newer than it.
+    // An incarnation that it does not name is unseen; unless it was taken back, when the incarnation may be newer than it.
     let unseen = !taken_back.contains(&revocation.entry.hash);
-    let mark = revocation.marks.get(&record.entry.entry.incarnation);
-    mark.map_or(unseen, |mark| record.entry.entry.seq > *mark)
+    let cutoff = revocation.cutoffs.get(&record.entry.entry.incarnation);
+    cutoff.map_or(unseen, |cutoff| record.entry.entry.seq > *cutoff)
 }
 
 fn is_void(record: &Record, revocations: &Against<'_>, taken_back: &BTreeSet<Hash>) -> bool {
@@ -116,8 +123,8 @@ fn is_void(record: &Record, revocations: &Against<'_>, taken_back: &BTreeSet<Has
 /// Decides which revocations count, and what they leave.
 pub(super) fn judge(founder: PeerId, records: &BTreeMap<Hash, Record>) -> Judged<'_> {
     let (approvals, mut open): (Vec<&Record>, Vec<&Record>) =
-        records.values().partition(|record| matches!(record.verdict.what, VerdictKind::Approved { .. }));
-    let depths = stand(founder, &approvals, &Against::new()).owners;
+        records.values().partition(|record| matches!(record.change.what, ChangeKind::Approved { .. }));
+    let depths = derive_owners(founder, &approvals, &Against::new()).owners;
     open.retain(|record| record.is_leave() || depths.contains_key(&record.entry.author));
     let depth = |record: &Record| depths.get(&record.entry.author).copied().unwrap_or(u32::MAX);
     open.sort_by_key(|record| {
@@ -128,7 +135,7 @@ pub(super) fn judge(founder: PeerId, records: &BTreeMap<Hash, Record>) -> Judged
     // Those that count by their order alone. What comes later and would void one of them is skipped.
     let mut by_order: Vec<&Record> = Vec::new();
     loop {
-        let standing = stand(founder, &approvals, &counted);
+        let standing = derive_owners(founder, &approvals, &counted);
         open.retain(|one| {
             // One that takes the ground from under its own signer counts for nothing either.
             let kept = |first: &Record| is_kept(founder, &approvals, &counted, first, one);
@@ -144,7 +151,7 @@ pub(super) fn judge(founder: PeerId, records: &BTreeMap<Hash, Record>) -> Judged
             };
         }
         let all = with(&counted, &open);
-        let least = stand(founder, &approvals, &all);
+        let least = derive_owners(founder, &approvals, &all);
         let (mut certain, rest): (Vec<&Record>, Vec<&Record>) =
             open.iter().copied().partition(|one| holds(one, &all, &least));
         open = rest;
@@ -174,7 +181,7 @@ pub(super) fn is_kept(
     one: &Record,
 ) -> bool {
     let both = with(counted, &[one]);
-    holds(first, &both, &stand(founder, approvals, &both))
+    holds(first, &both, &derive_owners(founder, approvals, &both))
 }
 
 fn with<'a>(counted: &Against<'a>, more: &[&'a Record]) -> Against<'a> {
@@ -186,12 +193,12 @@ fn with<'a>(counted: &Against<'a>, more: &[&'a Record]) -> Against<'a> {
 }
 
 /// Follows the approvals from the founder on. More revocations never leave more standing.
-fn stand(founder: PeerId, approvals: &[&Record], revocations: &Against<'_>) -> Standing {
+fn derive_owners(founder: PeerId, approvals: &[&Record], revocations: &Against<'_>) -> Standing {
     let mut standing = Standing { owners: BTreeMap::from([(founder, 0)]), taken_back: BTreeSet::new() };
     loop {
         let mut grown = false;
         for record in approvals {
-            let VerdictKind::Approved { tier, after, .. } = &record.verdict.what else { continue };
+            let ChangeKind::Approved { tier, after, .. } = &record.change.what else { continue };
             let Some(depth) = standing.owners.get(&record.entry.author).copied() else { continue };
             if is_void(record, revocations, &standing.taken_back) {
                 continue;

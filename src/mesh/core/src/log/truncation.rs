@@ -1,0 +1,301 @@
+//! What of a log is gone: runs of entries of which only a truncated run is left (mesh-protocol.md §5, GC).
+//!
+//! Only an author says which of its entries nobody needs any more ([`Kind::TRUNCATION`]), so a neighbour can neither hide an
+//! entry nor be asked to prove that it hides none. Everyone keeps that word beside the log and shows it, before anything
+//! else, to whoever has to step over what is gone.
+
+use std::collections::BTreeMap;
+
+use super::{Head, Logs, log_key};
+use crate::effects::Effects;
+use crate::entry::{SignedEntry, TruncatedRun, Truncation};
+use crate::frame::{EntryItem, Frame};
+use crate::ids::{Hash, Incarnation, PeerId};
+use crate::io::Space;
+use crate::limits;
+
+/// Rows of [`Space::Meta`] under this name and an author's incarnation: the entry that says what is gone of it.
+const KEY_TRUNCATION: &[u8] = b"truncation:";
+/// The same: places whose rows are still to be deleted.
+const KEY_SWEEP: &[u8] = b"sweep:";
+/// Pause between two steps of deleting.
+const SWEEP_EVERY_MS: u64 = 20;
+/// No log gets that long; places are counted on from any that is accepted.
+const SEQ_MAX: u64 = u64::MAX / 2;
+
+type LogId = (PeerId, Incarnation);
+
+/// An author's newest word on one of its incarnations.
+#[derive(Debug, Clone)]
+struct LatestTruncation {
+    entry: SignedEntry,
+    /// In order, apart from each other.
+    runs: Vec<TruncatedRun>,
+}
+
+impl LatestTruncation {
+    /// `None`: the entry does not say anything that could be true.
+    fn read(entry: &SignedEntry) -> Option<Self> {
+        let body: Truncation = entry.record()?;
+        let mut next = 1;
+        for run in &body.runs {
+            if run.first < next || run.last < run.first || run.last >= SEQ_MAX {
+                return None;
+            }
+            next = run.last + 2;
+        }
+        // What says it is not gone itself.
+        let sound = body.runs.len() <= limits::TRUNCATED_RUNS_MAX
+            && body.runs.last().is_some_and(|run| run.last < entry.entry.seq);
+        sound.then(|| Self { entry: entry.clone(), runs: body.runs })
+    }
+
+    fn covers(&self, first: u64, last: u64) -> bool {
+        self.runs.iter().any(|run| run.first <= first && last <= run.last)
+    }
+
+    fn end(&self) -> u64 {
+        self.runs.last().map_or(0, |run| run.last)
+    }
+}
+
+/// What is gone of all logs.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Dropped {
+    latest: BTreeMap<LogId, LatestTruncation>,
+    /// Places whose rows are still to be deleted, from the first run on.
+    sweep: BTreeMap<LogId, Vec<(u64, u64)>>,
+    next_sweep: u64,
+}
+
+impl Dropped {
+    pub(super) fn restore(&mut self, key: &[u8], value: &[u8]) {
+        if key.starts_with(KEY_TRUNCATION)
+            && let Some(entry) = SignedEntry::from_stored(value)
+            && let Some(latest) = LatestTruncation::read(&entry)
+        {
+            self.latest.insert((entry.author, entry.entry.incarnation), latest);
+        } else if let Some(log_id) = key.strip_prefix(KEY_SWEEP).and_then(super::head_key)
+            && let Some(places) = crate::entry::decode(value)
+        {
+            self.sweep.insert(log_id, places);
+        }
+    }
+
+    pub(super) fn poll_timeout(&self) -> Option<u64> {
+        (!self.sweep.is_empty()).then_some(self.next_sweep)
+    }
+}
+
+fn meta_key(name: &[u8], log_id: &LogId) -> Vec<u8> {
+    [name, &log_key(&log_id.0, log_id.1, None)].concat()
+}
+
+/// What of these runs is in none of the others; all are in order and apart from each other.
+fn without(runs: impl Iterator<Item = (u64, u64)>, others: &[TruncatedRun]) -> Vec<(u64, u64)> {
+    let mut left = Vec::new();
+    for (mut first, last) in runs {
+        for other in others.iter().filter(|other| other.first <= last) {
+            if other.last < first {
+                continue;
+            }
+            if other.first > first {
+                left.push((first, other.first - 1));
+            }
+            first = other.last + 1;
+        }
+        if first <= last {
+            left.push((first, last));
+        }
+    }
+    left
+}
+
+/// Truncated runs that stand for these dead entries too, which come in order. What would make too many runs stays as it is.
+pub(crate) fn with_runs(runs: &[TruncatedRun], dead: impl IntoIterator<Item = TruncatedRun>) -> Vec<TruncatedRun> {
+    let mut runs: BTreeMap<u64, TruncatedRun> = runs.iter().map(|run| (run.first, *run)).collect();
+    for one in dead {
+        let before = runs.range(..=one.first).next_back().map(|(_, run)| *run);
+        if before.is_some_and(|before| one.last <= before.last) {
+            continue;
+        }
+        let before = before.filter(|before| before.last + 1 == one.first);
+        let after = runs.get(&(one.last + 1)).copied();
+        if before.is_none() && after.is_none() && runs.len() >= limits::TRUNCATED_RUNS_MAX {
+            continue;
+        }
+        let end = after.unwrap_or(one);
+        runs.remove(&end.first);
+        let first = before.map_or(one.first, |before| before.first);
+        runs.insert(first, TruncatedRun { first, ..end });
+    }
+    runs.into_values().collect()
+}
+
+impl Logs {
+    /// Whether this entry is gone, by its author's word.
+    pub(crate) fn is_dropped(&self, log_id: (PeerId, Incarnation), seq: u64) -> bool {
+        self.dropped.latest.get(&log_id).is_some_and(|latest| latest.covers(seq, seq))
+    }
+
+    /// What is gone of an incarnation.
+    pub(crate) fn runs(&self, log_id: (PeerId, Incarnation)) -> &[TruncatedRun] {
+        self.dropped.latest.get(&log_id).map_or(&[], |latest| &latest.runs)
+    }
+
+    /// Whether this is the word that counts for its incarnation.
+    pub(crate) fn is_latest_truncation(&self, entry: &SignedEntry) -> bool {
+        let latest = self.dropped.latest.get(&(entry.author, entry.entry.incarnation));
+        latest.is_some_and(|latest| latest.entry.hash == entry.hash)
+    }
+
+    /// Whether some entries before this one are missing here, so that it does not come in its place.
+    pub(crate) fn is_ahead(&self, entry: &SignedEntry) -> bool {
+        let head = self.heads.get(&(entry.author, entry.entry.incarnation));
+        entry.entry.seq > head.map_or(0, |head| head.seq) + 1
+    }
+
+    /// Takes an author's word on what nobody needs of its log any more. True when it was news.
+    pub(crate) fn apply_truncation(&mut self, entry: &SignedEntry, fx: &mut Effects<'_>) -> bool {
+        let Some(latest) = LatestTruncation::read(entry) else { return false };
+        let log_id = (entry.author, entry.entry.incarnation);
+        let known = self.dropped.latest.get(&log_id);
+        let incarnations = self.dropped.latest.keys().filter(|(author, _)| *author == log_id.0).count();
+        if known.is_none() && incarnations >= limits::INCARNATIONS_MAX {
+            return false;
+        }
+        // What was gone stays gone: the rows have been deleted, and only that word explains it.
+        let says_all = known.is_none_or(|known| {
+            known.runs != latest.runs && known.runs.iter().all(|run| latest.covers(run.first, run.last))
+        });
+        if !says_all {
+            return false;
+        }
+        let held = self.heads.get(&log_id).map_or(0, |head| head.seq);
+        let runs = latest.runs.iter().map(|run| (run.first, run.last.min(held))).filter(|(first, last)| first <= last);
+        let gone = without(runs, known.map_or(&[], |known| &known.runs));
+        fx.put_bytes(Space::Meta, meta_key(KEY_TRUNCATION, &log_id), entry.to_stored());
+        if !gone.is_empty() {
+            let sweep = self.dropped.sweep.entry(log_id).or_default();
+            sweep.extend(gone);
+            fx.put(Space::Meta, meta_key(KEY_SWEEP, &log_id), sweep);
+        }
+        self.dropped.latest.insert(log_id, latest);
+        if !self.is_own(&log_id.0, log_id.1) {
+            self.step_over_runs(log_id, fx);
+        }
+        true
+    }
+
+    /// What comes next in a log may be gone: then it goes on behind that.
+    pub(super) fn step_over_runs(&mut self, log_id: (PeerId, Incarnation), fx: &mut Effects<'_>) {
+        let Some(latest) = self.dropped.latest.get(&log_id) else { return };
+        let before = self.heads.get(&log_id).copied();
+        let mut head = before.unwrap_or(Head { seq: 0, hash: Hash::ZERO, hlc: 0 });
+        for run in latest.runs.iter().filter(|run| run.last > head.seq).copied().collect::<Vec<_>>() {
+            if run.first <= head.seq + 1 {
+                head = Head { seq: run.last, hash: run.hash, hlc: run.hlc.max(head.hlc) };
+            }
+        }
+        let room = before.is_some() || self.incarnations(&log_id.0).count() < limits::INCARNATIONS_MAX;
+        if head.seq > before.map_or(0, |head| head.seq) && room {
+            self.heads.insert(log_id, head);
+            fx.put(Space::Heads, log_key(&log_id.0, log_id.1, None), &head);
+        }
+    }
+
+    /// Before a neighbour gets these ranges: the words of their authors that it needs to step over what is gone.
+    pub(super) fn send_truncations(
+        &self,
+        to: PeerId,
+        ranges: &[(PeerId, Incarnation, u64, u64)],
+        fx: &mut Effects<'_>,
+    ) {
+        for (author, incarnation, first, _) in ranges {
+            if let Some(latest) = self.dropped.latest.get(&(*author, *incarnation))
+                && latest.end() >= *first
+                && self.may_show(&latest.entry)
+            {
+                let item = EntryItem { entry: latest.entry.clone(), left_ms: None };
+                fx.send(to, Frame::Entries { entries: vec![item], more: false });
+            }
+        }
+    }
+
+    /// Deletes some rows of what is gone. The word that explains it is in an earlier batch, or in this one.
+    pub(super) fn sweep(&mut self, fx: &mut Effects<'_>) {
+        let Some((log_id, mut places)) = self.dropped.sweep.first_key_value().map(|(log_id, p)| (*log_id, p.clone()))
+        else {
+            return;
+        };
+        if fx.now.mono_ms < self.dropped.next_sweep {
+            return;
+        }
+        self.dropped.next_sweep = fx.now.mono_ms + SWEEP_EVERY_MS;
+        let mut room = limits::SWEEP_ROWS_MAX as u64;
+        while room > 0
+            && let Some((first, last)) = places.pop()
+        {
+            let until = last.min(first + room - 1);
+            for seq in first..=until {
+                fx.delete(Space::Log, log_key(&log_id.0, log_id.1, Some(seq)));
+            }
+            room -= until - first + 1;
+            if until < last {
+                places.push((until + 1, last));
+            }
+        }
+        if places.is_empty() {
+            self.dropped.sweep.remove(&log_id);
+            fx.delete(Space::Meta, meta_key(KEY_SWEEP, &log_id));
+        } else {
+            fx.put(Space::Meta, meta_key(KEY_SWEEP, &log_id), &places);
+            self.dropped.sweep.insert(log_id, places);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn run_of(seq: u64) -> TruncatedRun {
+        TruncatedRun { first: seq, last: seq, hash: Hash::of(&seq.to_be_bytes()), hlc: seq }
+    }
+
+    fn places(runs: &[TruncatedRun]) -> BTreeSet<u64> {
+        runs.iter().flat_map(|run| run.first..=run.last).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn runs_are_what_was_put_in(first in proptest::collection::btree_set(1..200_u64, 0..150),
+                                    then in proptest::collection::btree_set(1..200_u64, 0..150)) {
+            let before = with_runs(&[], first.iter().copied().map(run_of));
+            let after = with_runs(&before, then.iter().copied().map(run_of));
+            prop_assert_eq!(places(&before), first.clone());
+            prop_assert_eq!(places(&after), first.union(&then).copied().collect::<BTreeSet<_>>());
+            prop_assert!(after.windows(2).all(|two| two[0].last + 1 < two[1].first), "apart");
+            prop_assert!(after.iter().all(|run| run.hash == run_of(run.last).hash && run.hlc == run.last));
+            let fresh = without(after.iter().map(|run| (run.first, run.last)), &before);
+            let fresh: BTreeSet<u64> = fresh.into_iter().flat_map(|(first, last)| first..=last).collect();
+            prop_assert_eq!(fresh, then.difference(&first).copied().collect::<BTreeSet<_>>());
+        }
+    }
+
+    #[test]
+    fn what_makes_too_many_runs_stays() {
+        let most = with_runs(&[], (1..=limits::TRUNCATED_RUNS_MAX as u64).map(|n| run_of(3 * n)));
+        assert_eq!(most.len(), limits::TRUNCATED_RUNS_MAX);
+        let more = with_runs(&most, [run_of(1), run_of(4), run_of(5), run_of(10_000)]);
+        assert_eq!(more.len(), limits::TRUNCATED_RUNS_MAX);
+        let grown = places(&more);
+        assert!(
+            places(&most).is_subset(&grown) && grown.contains(&5) && grown.contains(&10_000) && !grown.contains(&1)
+        );
+    }
+}

@@ -1,7 +1,7 @@
 //! Named points at which a test may tell the agent to die or to cut its links: `SIGIL_FAULT=<point>:<action>`.
 //! Compiled only with the cargo feature `fault-points`; otherwise every point is nothing at all.
 
-/// Where. See mesh-protocol.md §6 for the states.
+/// Where. See `docs/protocol.md`, Calls and Target journal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Point {
     /// The target has a call, and `started` is not durable.
@@ -14,14 +14,15 @@ pub enum Point {
     AfterOutcome,
 }
 
-/// What a test asked for at a point.
+/// Action that a test asked for at a point.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
     /// Drop all links, once.
     Cut,
 }
 
-/// Passes a point. The process ends here if it was told to die; an answer says what else was asked, the first time only.
+/// Passes a point. The process ends here if it was told to die; an answer says what else was asked, the first time
+/// only.
 #[cfg(feature = "fault-points")]
 #[must_use]
 pub fn pass(point: Point) -> Option<Action> {

@@ -1,6 +1,6 @@
 //! JSON before it is parsed.
 
-/// Whether brackets nest deeper than `max`, found without parsing: strings are skipped, pairs are not matched.
+/// True if brackets nest deeper than `max`, found without parsing: strings are skipped, pairs are not matched.
 #[must_use]
 pub fn deeper_than(json: &[u8], max: usize) -> bool {
     let (mut depth, mut in_string, mut escaped) = (0usize, false, false);

@@ -13,4 +13,5 @@ pub mod pb;
 pub mod platform;
 pub mod runtime;
 pub mod status;
+pub mod store;
 pub mod tasks;

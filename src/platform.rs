@@ -1,4 +1,4 @@
-//! What only one kind of operating system has. Everything here is for Unix; Windows would get its own.
+//! Parts that differ between operating systems. Everything here is for Unix; Windows would get its own.
 
 use std::fs::{DirBuilder, File, Metadata};
 use std::io;

@@ -98,7 +98,8 @@ impl MemDisk {
         self.pending.push_back(Pending { txn, batch, before });
     }
 
-    /// Begins a sync if one is due and none runs. Batches that nobody waits for go along with those that are waited for.
+    /// Begins a sync if one is due and none runs. Batches that nobody waits for go along with those that are waited
+    /// for.
     pub(crate) fn begin_sync(&mut self) -> Option<TxnId> {
         if self.syncing.is_some() || !self.pending.iter().any(|pending| pending.batch.sync) {
             return None;
@@ -131,7 +132,7 @@ impl MemDisk {
         self.pending.len()
     }
 
-    /// What a crash would leave now.
+    /// State that a crash would leave now.
     pub(crate) fn snapshot(&self) -> Snapshot {
         let mut rows = self.applied.clone();
         for pending in self.pending.iter().rev() {
@@ -149,7 +150,7 @@ impl MemDisk {
         self.applied = snapshot.0.clone();
     }
 
-    /// What the core is booted with; nothing is pending when it starts.
+    /// Image that the core is booted with; nothing is pending when it starts.
     pub(crate) fn image(&self) -> Image {
         let rows = Space::ALL.into_iter().filter(|space| space.in_image()).flat_map(|space| {
             self.applied.space(space).iter().map(move |(key, value)| (space, key.clone(), value.clone()))

@@ -7,7 +7,7 @@ use crate::plan::{Case, SECOND};
 use crate::trace::{Being, Mark};
 use crate::world::Outcome;
 
-/// Who took part, what happened when, and how it ended.
+/// The run as a text: the peers, the events in order, the end.
 pub(crate) fn text(case: &Case, outcome: &Outcome) -> String {
     let mut text = String::new();
     let plan = &case.plan;

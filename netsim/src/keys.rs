@@ -32,7 +32,7 @@ impl Key {
         Self::Real(Arc::new(Ed25519KeyPair::from_seed_unchecked(&seed).expect("any 32 bytes are a seed")))
     }
 
-    /// Whether every signature in a frame holds, as the shell checks it before the core sees the frame.
+    /// True if every signature in a frame holds, as the shell checks it before the core sees the frame.
     pub(crate) fn all_hold(&self, frame: &Frame) -> bool {
         match self {
             Self::Symbolic(_) => true,

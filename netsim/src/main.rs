@@ -1,6 +1,6 @@
-//! netsim: the cores of sigil's mesh under virtual time. `run` drives seeds by the thousand, `explain` tells the story of
-//! one, `shrink` cuts a failing plan down, `regressions` runs those that once failed. Everything that happens follows from
-//! seed and plan.
+//! netsim: the cores of sigil's mesh under virtual time. `run` drives seeds by the thousand, `explain` tells the story
+//! of one, `shrink` cuts a failing plan down, `regressions` runs those that once failed. Everything that happens
+//! follows from seed and plan.
 #![expect(clippy::indexing_slicing, reason = "the indices are the simulator's own, and a wrong one must stop the run")]
 #![expect(clippy::cast_precision_loss, reason = "statistics for people")]
 
@@ -41,7 +41,7 @@ struct Arguments {
     command: Command,
 }
 
-/// How peers sign.
+/// Kind of the peers' keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Keys {
     /// With symbols that cost nothing; the core cannot tell.
@@ -74,7 +74,7 @@ impl Which {
 enum Command {
     /// Many seeds; ends 1 at the first that breaks a promise.
     Run {
-        /// How many.
+        /// Number of seeds.
         #[arg(long, default_value_t = 1000)]
         seeds: u64,
         /// The first.
@@ -89,7 +89,7 @@ enum Command {
         /// Seeds at once.
         #[arg(long, default_value_t = 2)]
         threads: usize,
-        /// How the peers sign.
+        /// Kind of the peers' keys.
         #[arg(long, value_enum, default_value = "symbolic")]
         keys: Keys,
         /// Goes on after a violation and lists all of them.
@@ -102,10 +102,11 @@ enum Command {
         #[arg(long)]
         quick: bool,
     },
-    /// Leaves each rule of the cores out in turn: which predicate misses it. Ends 1 when no one misses a rule of safety.
+    /// Leaves each rule of the cores out in turn: which predicate misses it. Ends 1 when no one misses a rule of
+    /// safety.
     #[cfg(feature = "mutants")]
     Mutants {
-        /// How many seeds of each profile.
+        /// Seeds of each profile.
         #[arg(long, default_value_t = 300)]
         seeds: u64,
         /// This rule alone.
@@ -183,7 +184,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Whether all promises were kept.
+/// Runs a command. True if all promises were kept.
 fn command(command: Command) -> Result<bool, String> {
     match command {
         Command::Run { seeds, from, profile, plan, threads, keys, keep_going } => {

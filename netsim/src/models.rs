@@ -1,5 +1,5 @@
-//! Small worlds gone through completely: every order of events within stated bounds, where seeds only sample. The peers in
-//! them are the product's own cores; what the models themselves say is the network, the disks and the bounds.
+//! Small worlds gone through completely: every order of events within stated bounds, where seeds only sample. The peers
+//! in them are the product's own cores; what the models themselves say is the network, the disks and the bounds.
 
 mod election;
 mod machine;
@@ -17,7 +17,7 @@ use self::election::Elect;
 use self::run::Run;
 use self::trust::Merge;
 
-/// What going through a model showed.
+/// Result of going through a model.
 #[derive(Debug)]
 pub(crate) struct Shown {
     /// The model and its bounds.
@@ -28,11 +28,11 @@ pub(crate) struct Shown {
     pub(crate) took: Duration,
     /// A promise that is broken, and a way there.
     pub(crate) broken: Option<(&'static str, Vec<String>)>,
-    /// What should be possible and is not: then the model shows nothing.
+    /// Situations that should be possible and are not: then the model shows nothing.
     pub(crate) never: Vec<&'static str>,
 }
 
-/// How far the models go.
+/// Depth of the models.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Bounds {
     /// Seconds.

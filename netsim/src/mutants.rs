@@ -1,5 +1,5 @@
-//! The tests of the tests: every rule of the cores left out once, and who misses it. A rule of safety that nobody misses
-//! is a missing predicate, a fault that never happens, or needless code.
+//! The tests of the tests: every rule of the cores left out once, and who misses it. A rule of safety that nobody
+//! misses is a missing predicate, a fault that never happens, or needless code.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -28,7 +28,7 @@ const QUICK_SEEDS: u64 = 500;
 /// Seeds that must have missed a rule, or the models are asked too.
 const RARE: u64 = 10;
 
-/// What a rule is for.
+/// Purpose of a rule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Safety,
@@ -92,7 +92,7 @@ fn without(mutant: Option<ProtocolRule>) -> Config {
     Config { rules: mutant.map(ProtocolRules::all_but).unwrap_or_default(), ..Config::default() }
 }
 
-/// What seeds of one profile showed.
+/// Results of the seeds of one profile.
 #[derive(Debug, Default)]
 struct Seen {
     run: u64,
@@ -166,7 +166,7 @@ fn spread(times: &mut [u64]) -> String {
     format!("{} / {} / {}", at(500), at(990), last / MS)
 }
 
-/// Who misses a rule first: the plans that are kept, seeds in small bites of every profile, models.
+/// The first to miss a rule: kept plans, seeds in small bites of every profile, models.
 fn first_catch(mutant: ProtocolRule, plans: &[(String, Case)]) -> Option<String> {
     let config = without(Some(mutant));
     if let Some((plan, predicate)) = fail(plans, &config).into_iter().next() {

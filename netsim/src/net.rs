@@ -10,7 +10,7 @@ use crate::plan::{MS, SECOND, pairs};
 use crate::trace::Mark;
 use crate::world::{Event, State, World};
 
-/// What lies between two peers.
+/// The path between two peers.
 #[derive(Debug, Default)]
 pub(crate) struct Pair {
     /// No packet passes, by sending end.
@@ -19,7 +19,7 @@ pub(crate) struct Pair {
     pub(crate) single: [bool; 2],
     /// Number of the present connection, 0 before the first.
     pub(crate) conn: u64,
-    /// Whether both ends still keep it.
+    /// True while both ends keep it.
     pub(crate) alive: bool,
     /// The connection that the core at each end was told of, 0 = none.
     pub(crate) view: [u64; 2],
@@ -51,13 +51,13 @@ impl Pair {
         Self { latency_us, ..Self::default() }
     }
 
-    /// Whether packets are lost, one way or both: no link lasts then.
+    /// True if packets are lost, one way or both: no link lasts then.
     pub(crate) fn is_cut(&self) -> bool {
         self.cut != [false; 2]
     }
 }
 
-/// What lies between every two peers, each pair once, the lower peer first.
+/// Paths between all peers, each pair once, the lower peer first.
 #[derive(Debug)]
 pub(crate) struct Pairs {
     count: usize,
@@ -102,7 +102,7 @@ impl World {
         self.pairs.of(key)
     }
 
-    /// Whether `peer`'s core was told of a link to `other`.
+    /// True if `peer`'s core was told of a link to `other`.
     pub(crate) fn sees_link(&self, peer: usize, other: usize) -> bool {
         let (key, end) = pair_of(peer, other);
         peer != other && self.pairs[&key].view[end] != 0
@@ -170,7 +170,7 @@ impl World {
         self.at(delay, Event::Deliver { key, end, conn, frame: Box::new(frame) });
     }
 
-    /// What the receiving end takes to look at a frame.
+    /// Time that the receiving end takes to look at a frame.
     fn lag(&self, key: (usize, usize), end: usize) -> u64 {
         self.peers[if end == 0 { key.1 } else { key.0 }].plan.lag_us
     }
@@ -239,7 +239,7 @@ impl World {
         }
     }
 
-    /// How long an end takes to notice that nothing comes any more: idle timeout and keep-alive, or an error at once.
+    /// Time until an end notices that nothing comes any more: idle timeout and keep-alive, or an error at once.
     fn patience(&mut self) -> u64 {
         if self.dice.chance(700) { self.dice.range(1_800 * MS..=2_400 * MS) } else { self.dice.range(0..=2_400 * MS) }
     }

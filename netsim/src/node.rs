@@ -40,7 +40,7 @@ pub(crate) fn boot(
         .map_err(|error| error.to_string())
 }
 
-/// How a peer is set up.
+/// Configuration of a peer.
 pub(crate) fn config(base: &Config, plan: &Plan, peer: &PeerPlan) -> Config {
     let ages = plan.keep_entries_ms;
     let (running_max, prefetch_max) = peer.credits.unwrap_or((base.running_max, base.prefetch_max));
@@ -109,7 +109,7 @@ pub(crate) fn joined(welcome: &Welcome, dice: &mut Dice) -> Result<Batch, BootEr
     peer::joined(welcome, &mut dice.0)
 }
 
-/// What the peer says about itself.
+/// The peer's directory record.
 pub(crate) fn directory(index: usize, plan: &PeerPlan) -> Directory {
     let tool = |name: &str, effect, owner_only| ToolDecl {
         name: name.parse().expect("a valid constant"),
@@ -129,7 +129,7 @@ pub(crate) fn directory(index: usize, plan: &PeerPlan) -> Directory {
             tool("print", Effect::Once, false),
             tool(OWNERS_TOOL, Effect::Once, true),
         ],
-        journal_seq: 0,
+        services: Vec::new(),
     }
 }
 
@@ -145,7 +145,7 @@ pub(crate) fn fence(disk: &MemDisk) -> Epoch {
     fence.map_or(Epoch::ZERO, |fence| fence.epoch)
 }
 
-/// How a crash now would find this attempt ended.
+/// Ending of this attempt that a crash now would leave.
 pub(crate) fn journaled_ending(disk: &MemDisk, id: &ReqId, attempt: Attempt) -> Option<Ending> {
     let key = [id.0.as_slice(), &[attempt]].concat();
     match disk.durable(Space::Journal, &key).and_then(|value| decode::<JournalRow>(value))?.state {
@@ -183,13 +183,13 @@ struct OpenRow {
     record: BookRow,
 }
 
-/// Whether a crash now would find this call in the book of open ones, with an ending that may still change.
+/// True if a crash now would leave this call in the book of open ones, with an ending that may still change.
 pub(crate) fn open_call_has_ended(disk: &MemDisk, id: &ReqId) -> bool {
     let row = disk.durable(Space::Open, &id.0).and_then(|value| decode::<OpenRow>(value));
     row.is_some_and(|row| matches!(row.record.state, CallState::Ended(_)))
 }
 
-/// Whether this state of a disk has a call for its peer that is not over.
+/// True if this state of a disk has a call for its peer that is not over.
 pub(crate) fn is_in_hand(state: &Snapshot, me: PeerId) -> bool {
     let started = |value| decode::<JournalRow>(value).is_some_and(|row| row.state == Journaled::Started);
     let mine = |value| decode::<OpenRow>(value).is_some_and(|row| row.record.header.target == me);
@@ -213,7 +213,7 @@ enum Journaled {
     Ended(Ending),
 }
 
-/// Whether a crash now would find this attempt journaled as started.
+/// True if a crash now would leave this attempt journaled as started.
 pub(crate) fn started_is_durable(disk: &MemDisk, id: &ReqId, attempt: Attempt) -> bool {
     let key = [id.0.as_slice(), &[attempt]].concat();
     let row = disk.durable(Space::Journal, &key).and_then(|value| decode::<JournalRow>(value));

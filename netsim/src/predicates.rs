@@ -1,5 +1,6 @@
-//! What must always hold (mesh-protocol.md §8), each a named function. The simulator calls them as things happen, so that
-//! they cost little; what they judge by is kept outside the cores: the global log of tool runs, and the rows on the disks.
+//! The promises of the protocol (`docs/protocol.md`, Invariants), each a named function. The simulator calls them as
+//! things happen, so that they cost little; what they judge by is kept outside the cores: the global log of tool runs,
+//! and the rows on the disks.
 
 mod limits;
 mod logs;
@@ -33,7 +34,7 @@ pub(crate) struct Violation {
 pub(crate) struct Run {
     pub(crate) peer: usize,
     pub(crate) at: u64,
-    /// How the tool itself ended, once it did.
+    /// Ending of the tool itself, once there is one.
     pub(crate) ended: Option<Ending>,
 }
 
@@ -46,7 +47,7 @@ pub(crate) struct Known {
     pub(crate) key: Vec<u8>,
 }
 
-/// What a durable row of a peer's books says of a call that is over.
+/// A call that is over, by a durable row of a peer's books.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Told {
     pub(crate) target: PeerId,
@@ -68,7 +69,7 @@ impl Told {
     }
 }
 
-/// What a row of a log is about, as far as it must be noted for each peer that holds it.
+/// Subject of a row of a log, as far as it must be noted for each peer that holds it.
 #[derive(Debug, Clone, Copy)]
 enum Noted {
     Call(ReqId),
@@ -83,13 +84,13 @@ type Dispatches = BTreeMap<(ReqId, Attempt, PeerId), Taken>;
 #[derive(Debug, Clone, Copy)]
 struct Taken {
     epoch: Epoch,
-    /// What the target had obeyed when it came: run something for, or raised its durable fence to.
+    /// Highest epoch that the target had obeyed when it came: run something for, or raised its durable fence to.
     obeyed: Epoch,
     /// When its time is over, counted from its arrival.
     deadline: u64,
 }
 
-/// What the predicates remember.
+/// Memory of the predicates.
 #[derive(Debug, Default)]
 pub(crate) struct Checks {
     pub(crate) violation: Option<Violation>,
@@ -114,7 +115,7 @@ pub(crate) struct Checks {
     /// By peer: when its journal last forgot something.
     forgot: Vec<u64>,
     ids: Vec<PeerId>,
-    /// How long entries are kept, where that can be seen.
+    /// Time that entries are kept, where that can be seen.
     keep_entries_us: Option<u64>,
     /// Rows of logs that some disk held before, and what each is about: an entry is judged once, not at each peer.
     /// And since when.
@@ -162,9 +163,9 @@ impl Checks {
         }
     }
 
-    /// **S1** one leader per epoch: no two (peer, incarnation, boot) lead with equal epoch. And no one leads with an epoch
-    /// that its disk could lose (§1.3).
-    pub(crate) fn s1_one_leader_per_epoch(
+    /// **one-leader-per-epoch**: no two (peer, incarnation, boot) lead with equal epoch. And no
+    /// one leads with an epoch that its disk could lose.
+    pub(crate) fn one_leader_per_epoch(
         &mut self,
         now: u64,
         peer: usize,
@@ -174,7 +175,7 @@ impl Checks {
     ) {
         let leading = *self.epochs_led.entry(epoch).or_insert((peer, incarnation));
         if leading != (peer, incarnation) {
-            self.fail("S1", now, || {
+            self.fail("one-leader-per-epoch", now, || {
                 format!(
                     "p{peer} incarnation {incarnation} leads with {epoch:?}, as did p{} incarnation {}",
                     leading.0, leading.1
@@ -183,7 +184,9 @@ impl Checks {
         }
         let fence = node::durable_fence(disk);
         if fence < epoch {
-            self.fail("S1", now, || format!("p{peer} leads with {epoch:?} while its durable fence is {fence:?}"));
+            self.fail("one-leader-per-epoch", now, || {
+                format!("p{peer} leads with {epoch:?} while its durable fence is {fence:?}")
+            });
         }
     }
 
@@ -233,20 +236,24 @@ impl Checks {
         self.dispatches[target].range(range).map(|(_, taken)| *taken).collect()
     }
 
-    /// **S4**, time: a tool is invoked only with time left by the target's own reckoning, which is at most what each
-    /// dispatch that it took left it. (2 ms are the grain of the cores' clocks, and as much again across a restart.)
-    pub(crate) fn s4_time_is_left(&mut self, now: u64, own_now: u64, target: usize, id: ReqId, attempt: Attempt) {
+    /// **runs-only-when-allowed**, time: a tool is invoked only with time left by the target's own reckoning, which is
+    /// at most what each dispatch that it took left it. (2 ms are the grain of the cores' clocks, and as much again
+    /// across a restart.)
+    pub(crate) fn time_is_left(&mut self, now: u64, own_now: u64, target: usize, id: ReqId, attempt: Attempt) {
         let deadline = self.taken(target, id, attempt).into_iter().map(|taken| taken.deadline).min();
         if let Some(deadline) = deadline
             && own_now > deadline + 4 * MS
         {
-            self.fail("S4", now, || format!("{id} runs at p{target} {} ms after its time", (own_now - deadline) / MS));
+            self.fail("runs-only-when-allowed", now, || {
+                format!("{id} runs at p{target} {} ms after its time", (own_now - deadline) / MS)
+            });
         }
     }
 
-    /// **S2** for each target, obeyed epochs never decrease, across crashes. To obey is to run a tool on a dispatch that
-    /// was not answered "fenced"; that dispatch's epoch is at least what had been obeyed when it came, and durable now.
-    pub(crate) fn s2_obeyed_epochs_never_decrease(
+    /// **obeyed-epochs-rise** for each target, obeyed epochs never decrease, across crashes. To obey is to run a tool
+    /// on a dispatch that was not answered "fenced"; that dispatch's epoch is at least what had been obeyed when it
+    /// came, and durable now.
+    pub(crate) fn obeyed_epochs_never_decrease(
         &mut self,
         now: u64,
         target: usize,
@@ -257,39 +264,43 @@ impl Checks {
         let fence = node::durable_fence(disk);
         for Taken { epoch, obeyed, .. } in self.taken(target, id, attempt) {
             if epoch < obeyed {
-                self.fail("S2", now, || format!("p{target} obeys {epoch:?} after {obeyed:?}"));
+                self.fail("obeyed-epochs-rise", now, || format!("p{target} obeys {epoch:?} after {obeyed:?}"));
             }
             if fence < epoch {
-                self.fail("S2", now, || format!("p{target} obeys {epoch:?} while its durable fence is {fence:?}"));
+                self.fail("obeyed-epochs-rise", now, || {
+                    format!("p{target} obeys {epoch:?} while its durable fence is {fence:?}")
+                });
             }
             self.obeyed[target] = self.obeyed[target].max(epoch);
         }
     }
 
-    /// **S2**, on the disk: the durable fence never decreases.
-    fn s2_fence_never_decreases(&mut self, now: u64, peer: usize, disk: &MemDisk) {
+    /// **obeyed-epochs-rise**, on the disk: the durable fence never decreases.
+    fn fence_never_decreases(&mut self, now: u64, peer: usize, disk: &MemDisk) {
         let fence = node::durable_fence(disk);
         let before = std::mem::replace(&mut self.fences[peer], fence);
         if fence < before {
-            self.fail("S2", now, || format!("p{peer}'s durable fence fell from {before:?} to {fence:?}"));
+            self.fail("obeyed-epochs-rise", now, || {
+                format!("p{peer}'s durable fence fell from {before:?} to {fence:?}")
+            });
         }
     }
 
-    /// **S3** for each (request id, attempt), tool invocations ≤ 1, over all peers and all time.
-    pub(crate) fn s3_at_most_one_run(&mut self, now: u64, peer: usize, id: ReqId, attempt: Attempt) {
+    /// **at-most-one-run** for each (request id, attempt), tool invocations ≤ 1, over all peers and all time.
+    pub(crate) fn at_most_one_run(&mut self, now: u64, peer: usize, id: ReqId, attempt: Attempt) {
         if let Some(run) = self.runs.get(&(id, attempt)) {
             let (first, at) = (run.peer, run.at);
-            self.fail("S3", now, || {
+            self.fail("at-most-one-run", now, || {
                 format!("{id} attempt {attempt} runs at p{peer}, and ran at p{first} at {} ms", at / MS)
             });
         }
         self.runs.insert((id, attempt), Run { peer, at: now, ended: None });
     }
 
-    /// **S4** a tool is invoked only if `started` for that (id, attempt) is durable, time is left by the target's own
-    /// reckoning, and the call was accepted by an origin that the target holds approved. (Time is judged by the caller,
-    /// who knows how long frames were on their way.)
-    pub(crate) fn s4_started_is_durable_and_origin_approved(
+    /// **runs-only-when-allowed** a tool is invoked only if `started` for that (id, attempt) is durable, time is left
+    /// by the target's own reckoning, and the call was accepted by an origin that the target holds approved. (Time is
+    /// judged by the caller, who knows how long frames were on their way.)
+    pub(crate) fn started_is_durable_and_origin_approved(
         &mut self,
         now: u64,
         peer: usize,
@@ -300,47 +311,56 @@ impl Checks {
     ) {
         let (id, attempt) = (invocation.id, invocation.attempt);
         if origin.is_none_or(|origin| !self.headers[origin].contains(&id)) {
-            self.fail("S4", now, || format!("{id} runs at p{peer} before its header is on its origin's disk"));
+            self.fail("runs-only-when-allowed", now, || {
+                format!("{id} runs at p{peer} before its header is on its origin's disk")
+            });
         }
         if !node::started_is_durable(disk, &id, attempt) {
-            self.fail("S4", now, || format!("{id} attempt {attempt} runs at p{peer} before `started` is durable"));
+            self.fail("runs-only-when-allowed", now, || {
+                format!("{id} attempt {attempt} runs at p{peer} before `started` is durable")
+            });
         }
         if !origin_approved {
-            self.fail("S4", now, || format!("{id} runs at p{peer}, which does not hold its origin approved"));
+            self.fail("runs-only-when-allowed", now, || {
+                format!("{id} runs at p{peer}, which does not hold its origin approved")
+            });
         }
     }
 
-    /// **S6** for what runs: nothing runs whose attempt has a confirmed ending, and no attempt after a confirmed ending
-    /// that says "never run".
-    pub(crate) fn s6_nothing_runs_after_its_ending(&mut self, now: u64, peer: usize, id: ReqId, attempt: Attempt) {
+    /// **endings-are-true** for what runs: nothing runs whose attempt has a confirmed ending, and no attempt after a
+    /// confirmed ending that says "never run".
+    pub(crate) fn nothing_runs_after_its_ending(&mut self, now: u64, peer: usize, id: ReqId, attempt: Attempt) {
         let ended = self.confirmed.range((id, 0)..=(id, Attempt::MAX)).find(|((_, of), (_, outcome))| {
             *of == attempt || matches!(outcome.ending, Ending::Expired | Ending::Denied | Ending::Done)
         });
         if let Some(((_, of), (_, outcome))) = ended {
             let what =
                 format!("{id} attempt {attempt} runs at p{peer} after attempt {of} ended {}", outcome.ending.as_str());
-            self.fail("S6", now, || what);
+            self.fail("endings-are-true", now, || what);
         }
     }
 
-    /// **S6** cancelled before start ⇒ 0: nothing runs whose origin's cancel request to stop it is on the target's disk.
-    pub(crate) fn s6_nothing_cancelled_runs(&mut self, now: u64, peer: usize, id: ReqId) {
+    /// **endings-are-true** cancelled before start ⇒ 0: nothing runs whose origin's cancel request to stop it is on the
+    /// target's disk.
+    pub(crate) fn nothing_cancelled_runs(&mut self, now: u64, peer: usize, id: ReqId) {
         if self.cancels[peer].contains(&id) {
-            self.fail("S6", now, || format!("{id} runs at p{peer}, which holds the cancel request to stop it"));
+            self.fail("endings-are-true", now, || {
+                format!("{id} runs at p{peer}, which holds the cancel request to stop it")
+            });
         }
     }
 
-    /// **S7** with durations right within ε no call is invoked after anyone reported it expired.
-    pub(crate) fn s7_nothing_runs_that_was_reported_expired(&mut self, now: u64, peer: usize, id: ReqId) {
+    /// **expired-never-runs** with durations right within ε no call is invoked after anyone reported it expired.
+    pub(crate) fn nothing_runs_that_was_reported_expired(&mut self, now: u64, peer: usize, id: ReqId) {
         if let Some((at, by)) = self.expired.get(&id).copied() {
-            self.fail("S7", now, || {
+            self.fail("expired-never-runs", now, || {
                 format!("{id} runs at p{peer} {} ms after {by} called it expired", (now - at) / MS)
             });
         }
     }
 
-    /// **S4** a tool for owners runs only for an origin that the target holds as an owner.
-    pub(crate) fn s4_origin_of_sufficient_tier(
+    /// **runs-only-when-allowed** a tool for owners runs only for an origin that the target holds as an owner.
+    pub(crate) fn origin_of_sufficient_tier(
         &mut self,
         now: u64,
         peer: usize,
@@ -349,28 +369,34 @@ impl Checks {
     ) {
         if invocation.header.tool.as_str() == node::OWNERS_TOOL && tier != Some(Tier::Owner) {
             let id = invocation.id;
-            self.fail("S4", now, || format!("{id}, for owners only, runs at p{peer} for one of tier {tier:?}"));
+            self.fail("runs-only-when-allowed", now, || {
+                format!("{id}, for owners only, runs at p{peer} for one of tier {tier:?}")
+            });
         }
     }
 
-    /// **Told** (§6): whoever waits for a call hears of an ending that the disk holds.
+    /// **told-is-durable**: whoever waits for a call hears of an ending that the disk holds.
     pub(crate) fn told_ending_is_durable(&mut self, now: u64, peer: usize, id: ReqId, disk: &MemDisk) {
         if !self.told[peer].contains_key(&id) && !node::open_call_has_ended(disk, &id) {
-            self.fail("told", now, || format!("p{peer} tells an ending of {id} that its disk does not hold"));
+            self.fail("told-is-durable", now, || {
+                format!("p{peer} tells an ending of {id} that its disk does not hold")
+            });
         }
     }
 
-    /// **S6** receipts given ⇒ header durable at the origin. (A client key may name a call of another origin; that one's
-    /// disk counts then.)
-    pub(crate) fn s6_receipt_after_durable_header(&mut self, now: u64, peer: usize, origin: Option<usize>, id: ReqId) {
+    /// **endings-are-true** receipts given ⇒ header durable at the origin. (A client key may name a call of another
+    /// origin; that one's disk counts then.)
+    pub(crate) fn receipt_after_durable_header(&mut self, now: u64, peer: usize, origin: Option<usize>, id: ReqId) {
         if origin.is_none_or(|origin| !self.headers[origin].contains(&id)) {
-            self.fail("S6", now, || format!("p{peer} gave a receipt for {id} without its header on the origin's disk"));
+            self.fail("endings-are-true", now, || {
+                format!("p{peer} gave a receipt for {id} without its header on the origin's disk")
+            });
         }
     }
 
-    /// **S6** of one attempt: expired/denied ⇒ invocations = 0; cancelled before start ⇒ 0; done ⇒ it ran once, and what
-    /// it said is what is told. The same for a call as a whole is [`Self::s6_call_not_run`].
-    fn s6_ending_matches_runs(&mut self, now: u64, outcome: &Outcome) {
+    /// **endings-are-true** of one attempt: expired/denied ⇒ invocations = 0; cancelled before start ⇒ 0; done ⇒ it ran
+    /// once, and what it said is what is told. The same for a call as a whole is [`Self::call_not_run`].
+    fn ending_matches_runs(&mut self, now: u64, outcome: &Outcome) {
         let (id, attempt) = (outcome.id, outcome.attempt);
         let run = self.runs.get(&(id, attempt));
         let told = outcome.ending.as_str();
@@ -387,13 +413,15 @@ impl Checks {
         };
         if wrong {
             let ended = run.map(|run| run.ended);
-            self.fail("S6", now, || format!("{id} attempt {attempt} is told {told}, but its run was {ended:?}"));
+            self.fail("endings-are-true", now, || {
+                format!("{id} attempt {attempt} is told {told}, but its run was {ended:?}")
+            });
         }
     }
 
-    /// **S6** of a call as its books say: confirmed expired/denied ⇒ no attempt of it ever ran (after an interruption the
-    /// ending reads `interrupted`, §6 Attempts).
-    fn s6_call_not_run(&mut self, now: u64, peer: usize, id: ReqId, record: &BookRow) {
+    /// **endings-are-true** of a call as its books say: confirmed expired/denied ⇒ no attempt of it ever ran (after an
+    /// interruption the ending reads `interrupted`).
+    fn call_not_run(&mut self, now: u64, peer: usize, id: ReqId, record: &BookRow) {
         let CallState::Ended(ending @ (Ending::Expired | Ending::Denied)) = record.state else { return };
         let ran = self.runs.range((id, 0)..=(id, Attempt::MAX)).find(|(_, run)| run.ended != Some(Ending::Denied));
         if record.confirmed
@@ -401,12 +429,13 @@ impl Checks {
         {
             let what =
                 format!("p{peer} says {id} is {}, confirmed; attempt {attempt} ran at p{}", ending.as_str(), run.peer);
-            self.fail("S6", now, || what);
+            self.fail("endings-are-true", now, || what);
         }
     }
 
-    /// **S8** outcome of an (id, attempt), once written by the target, never changes; all replicas that have one agree.
-    fn s8_outcome_never_changes(&mut self, now: u64, peer: usize, entry: &SignedEntry, outcome: Outcome) {
+    /// **outcome-never-changes**: the outcome of an (id, attempt), once written by the target, never changes; all replicas
+    /// that have one agree.
+    fn outcome_never_changes(&mut self, now: u64, peer: usize, entry: &SignedEntry, outcome: Outcome) {
         let key = (outcome.id, outcome.attempt);
         let hash = Hash::of(&entry.entry.body);
         match self.confirmed.get(&key) {
@@ -422,25 +451,26 @@ impl Checks {
                     before.ending.as_str(),
                     before.reason
                 );
-                self.fail("S8", now, || what);
+                self.fail("outcome-never-changes", now, || what);
             }
             None => {
-                self.s6_ending_matches_runs(now, &outcome);
+                self.ending_matches_runs(now, &outcome);
                 self.confirmed.insert(key, (hash, outcome));
             }
         }
     }
 
-    /// **S8** for the books: a record that calls itself confirmed says what the target said.
-    fn s8_books_agree(&mut self, now: u64, peer: usize, id: ReqId, record: &BookRow) {
+    /// **outcome-never-changes** for the books: a record that calls itself confirmed says what the target said.
+    fn books_agree(&mut self, now: u64, peer: usize, id: ReqId, record: &BookRow) {
         let CallState::Ended(ending) = record.state else { return };
         if !record.confirmed || record.alias_of.is_some() {
             return;
         }
         let said = self.confirmed.get(&(id, record.attempt)).map(|(_, outcome)| outcome.ending);
-        // A later attempt that could not start leaves the interruption as the ending, and so does a peer that gave up on it.
+        // A later attempt that could not start leaves the interruption as the ending, and so does a peer that gave up
+        // on it.
         if said != Some(ending) && !(ending == Ending::Interrupted && said.is_none_or(|said| said != Ending::Done)) {
-            self.fail("S8", now, || {
+            self.fail("outcome-never-changes", now, || {
                 format!(
                     "p{peer} says {id} attempt {} is {}, confirmed; its target said {said:?}",
                     record.attempt,
@@ -450,50 +480,59 @@ impl Checks {
         }
     }
 
-    /// **S9** a forgotten mark never decreases; no id at or below it is invoked.
-    fn s9_marks_never_decrease(&mut self, now: u64, peer: usize, series: &[u8], mark: u64) {
+    /// **forgotten-never-runs** a forgotten mark never decreases; no id at or below it is invoked.
+    fn marks_never_decrease(&mut self, now: u64, peer: usize, series: &[u8], mark: u64) {
         let before = self.marks[peer].insert(series.to_vec(), mark).unwrap_or(0);
         if mark < before {
-            self.fail("S9", now, || format!("p{peer}'s forgotten mark of {series:?} fell from {before} to {mark}"));
+            self.fail("forgotten-never-runs", now, || {
+                format!("p{peer}'s forgotten mark of {series:?} fell from {before} to {mark}")
+            });
         }
     }
 
-    /// **S9**, where tools start.
-    pub(crate) fn s9_nothing_forgotten_runs(&mut self, now: u64, peer: usize, id: ReqId) {
+    /// **forgotten-never-runs**, where tools start.
+    pub(crate) fn nothing_forgotten_runs(&mut self, now: u64, peer: usize, id: ReqId) {
         let mark = self.marks[peer].get(id.series().0.as_slice()).copied().unwrap_or(0);
         if mark > 0 && id.counter() <= mark {
-            self.fail("S9", now, || format!("{id} runs at p{peer} at or below the forgotten mark {mark}"));
+            self.fail("forgotten-never-runs", now, || {
+                format!("{id} runs at p{peer} at or below the forgotten mark {mark}")
+            });
         }
     }
 
-    /// **Client key** (§6): one (principal, key) runs once at one target; a second id becomes an alias.
+    /// **one-run-per-client-key**: one (principal, key) runs once at one target; a second id becomes an alias.
     pub(crate) fn one_run_per_client_key(&mut self, now: u64, peer: usize, invocation: &Invocation) {
         let Some(key) = &invocation.header.client_key else { return };
         let first = *self.keys.entry((invocation.header.target, key.clone())).or_insert(invocation.id);
         if first != invocation.id {
             let id = invocation.id;
-            self.fail("key", now, || format!("p{peer} runs {id} under a client key that {first} ran under"));
+            self.fail("one-run-per-client-key", now, || {
+                format!("p{peer} runs {id} under a client key that {first} ran under")
+            });
         }
     }
 
-    /// **Client key** (§6), at its origin: whoever got a receipt for a call under a key gets none for another call.
+    /// **one-run-per-client-key**, at its origin: whoever got a receipt for a call under a key gets none for
+    /// another call.
     pub(crate) fn one_receipt_per_client_key(&mut self, now: u64, peer: usize, key: &str, id: ReqId, created: bool) {
         let first = self.receipts.get(&(peer, key.to_owned())).copied();
         match first {
             None if created => drop(self.receipts.insert((peer, key.to_owned()), id)),
             Some(first) if first != id => {
-                self.fail("key", now, || format!("p{peer} gave a receipt for {id} under a key that names {first}"));
+                self.fail("one-run-per-client-key", now, || {
+                    format!("p{peer} gave a receipt for {id} under a key that names {first}")
+                });
             }
             None | Some(_) => {}
         }
     }
 
-    /// **Fork** (§5): no author has two entries at one place.
+    /// **no-fork**: no author has two entries at one place.
     fn no_fork(&mut self, now: u64, peer: usize, entry: &SignedEntry) {
         let hash = *self.places.entry(entry.place()).or_insert(entry.hash);
         if hash != entry.hash {
             let place = entry.place();
-            self.fail("fork", now, || format!("p{peer} holds a second entry at {place:?}"));
+            self.fail("no-fork", now, || format!("p{peer} holds a second entry at {place:?}"));
         }
     }
 
@@ -509,23 +548,25 @@ impl Checks {
                     if let (Some(id), Some(record)) = (ReqId::from_slice(&write.key), self.book_row(&write.key, value))
                     {
                         self.told[peer].insert(id, Told::of_row(&record));
-                        self.s8_books_agree(now, peer, id, &record);
-                        self.s6_call_not_run(now, peer, id, &record);
+                        self.books_agree(now, peer, id, &record);
+                        self.call_not_run(now, peer, id, &record);
                     }
                 }
                 (Space::ForgottenMarks, Some(value)) => {
                     if let Some(mark) = node::mark(value) {
-                        self.s9_marks_never_decrease(now, peer, &write.key, mark);
+                        self.marks_never_decrease(now, peer, &write.key, mark);
                     }
                 }
                 (Space::Trust, Some(value)) => self.on_change(peer, &write.key, value),
                 (Space::Journal, None) => self.forgot[peer] = now,
-                (Space::ForgottenMarks, None) => self.fail("S9", now, || format!("p{peer} deletes a forgotten mark")),
+                (Space::ForgottenMarks, None) => {
+                    self.fail("forgotten-never-runs", now, || format!("p{peer} deletes a forgotten mark"))
+                }
                 _ => {}
             }
         }
         if fence {
-            self.s2_fence_never_decreases(now, peer, disk);
+            self.fence_never_decreases(now, peer, disk);
         }
     }
 
@@ -556,7 +597,7 @@ impl Checks {
             if let Some(outcome) = entry.record::<Outcome>() {
                 if self.known.get(&outcome.id).is_some_and(|known| known.header.target == entry.author) {
                     self.spoken.entry((outcome.id, outcome.attempt)).or_insert_with(|| key.to_vec());
-                    self.s8_outcome_never_changes(now, peer, &entry, outcome);
+                    self.outcome_never_changes(now, peer, &entry, outcome);
                 } else if outcome.ending == Ending::Expired {
                     self.expired.entry(outcome.id).or_insert((now, entry.author));
                 }
@@ -583,7 +624,7 @@ impl Checks {
         Some(read)
     }
 
-    /// What a row of a log says, read once for all peers that hold it.
+    /// Entry in a row of a log, read once for all peers that hold it.
     pub(crate) fn entry_of(&self, key: &[u8], value: &Bytes) -> Option<SignedEntry> {
         match self.rows.get(key) {
             Some((row, entry, ..)) if row == value => Some(entry.clone()),
@@ -600,7 +641,7 @@ impl Checks {
     }
 }
 
-/// What the simulated tool says.
+/// Output of the simulated tool.
 pub(crate) fn output_of(id: &ReqId, attempt: Attempt) -> Bytes {
     Bytes::from(format!("\"{id} {attempt}\""))
 }

@@ -49,14 +49,14 @@ impl Sum {
         self.seeds as f64 / self.took_s.max(0.001)
     }
 
-    /// How long nobody led after the leader crashed, or was asked to stop, by class of the successor.
+    /// Times without a leader after the leader crashed, or was asked to stop, by class of the successor.
     fn takeovers(&self, asked: bool, class: impl Fn(u8) -> bool) -> Spread {
         let chosen = self.stats.takeovers.iter().filter(|(was_asked, of, _)| *was_asked == asked && class(*of));
         Spread::of(chosen.map(|(_, _, took)| *took).collect())
     }
 }
 
-/// How times are spread, in milliseconds.
+/// Spread of times, in milliseconds.
 struct Spread {
     count: usize,
     p50: u64,
@@ -155,7 +155,7 @@ fn print(sum: &Sum) {
     println!("clean stop    {}", sum.takeovers(true, |_| true));
 }
 
-/// How many seeds of a profile cost about as much as one of the quickest.
+/// Cost of a profile's seed, in seeds of the quickest.
 fn share(profile: Profile) -> u64 {
     match profile {
         Profile::Fleet => 100,
@@ -231,7 +231,8 @@ pub(crate) fn all(seeds: u64, from: u64, threads: usize, readme: &Path) -> Resul
 /// The date of today, UTC.
 fn today() -> String {
     let days = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() / 86_400);
-    // Days since 1 March of the year 0, in eras of 400 years (Howard Hinnant, "chrono-compatible low-level date algorithms").
+    // Days since 1 March of the year 0, in eras of 400 years (Howard Hinnant, "chrono-compatible low-level date
+    // algorithms").
     let shifted = days + 719_468;
     let (era, of_era) = (shifted / 146_097, shifted % 146_097);
     let year_of_era = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;

@@ -2,23 +2,23 @@
 
 use std::fmt::Write as _;
 
-/// How much is told.
+/// Level of detail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Level {
     /// Nothing: seeds by the thousand.
     Off,
-    /// Who believed what, when; faults, calls, endings.
+    /// Beliefs, faults, calls and endings, in order.
     Story,
     /// Every frame and batch too.
     All,
 }
 
-/// What a picture of the run shows.
+/// Element of a picture of the run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Mark {
-    /// How a peer is.
+    /// State of a peer.
     Is(usize, Being),
-    /// Whom a peer follows, in which epoch; itself when it leads.
+    /// Leader that a peer follows, and its epoch; itself when it leads.
     Follows(usize, Option<(usize, u64)>),
     /// A pair is cut from now on, or not any more.
     Cut(usize, usize, bool),
@@ -34,7 +34,7 @@ pub(crate) enum Mark {
     Phase(String),
 }
 
-/// How a peer is.
+/// State of a peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Being {
     Awake,

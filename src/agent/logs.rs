@@ -27,7 +27,7 @@ pub(super) fn start(config: &Config) -> LogRing {
 pub(super) fn report(report: &OpenReport) {
     for repair in &report.repaired {
         tracing::warn!(
-            journal = repair.journal,
+            file = repair.file,
             cut_at = repair.cut_at,
             promised = repair.promised,
             why = repair.why,

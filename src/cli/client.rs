@@ -20,7 +20,7 @@ const ANSWER_BYTES_MAX: usize = 130 * 1024 * 1024;
 /// An agent on the same machine answers in milliseconds; past this it hangs.
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 
-/// What the agent of a home has written about itself. It may be long dead.
+/// Record that the agent of a home has written about itself. It may be long dead.
 #[derive(Debug, Clone, Deserialize)]
 pub(crate) struct Noted {
     pub(crate) pid: u32,
@@ -57,7 +57,7 @@ impl Answer {
     }
 }
 
-/// What goes with a request besides its path.
+/// Parts of a request besides its path.
 #[derive(Debug, Default)]
 pub(crate) struct Extras<'a> {
     pub(crate) body: Option<&'a Value>,

@@ -1,4 +1,4 @@
-//! How a command ends: exit codes, and errors that name the next step.
+//! End of a command: exit codes, and errors that name the next step.
 
 use std::process::ExitCode;
 
@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::status::ErrorCode;
 
-/// Exit codes that scripts rely on (ecosystem.md §4).
+/// Exit codes that scripts rely on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Exit {
     Ok = 0,
@@ -35,7 +35,7 @@ impl From<Exit> for ExitCode {
 }
 
 impl Exit {
-    /// The exit of a waited-for call, by the word of its state (architecture.md §5).
+    /// The exit of a waited-for call, by the word of its state.
     pub(crate) fn of_call(state: &str) -> Self {
         match state {
             "done" => Self::Ok,

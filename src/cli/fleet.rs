@@ -21,7 +21,7 @@ use crate::cli::up;
 
 /// A peer that is not ready by then will not be.
 const READY_WITHIN: Duration = Duration::from_secs(15);
-/// What a peer may take for a clean stop before it is killed.
+/// Time for a clean stop before a peer is killed.
 const STOP_WITHIN: Duration = Duration::from_secs(3);
 
 /// One peer.
@@ -126,7 +126,7 @@ impl Peer {
         self.home.join("shared/note.txt")
     }
 
-    /// What stands in it.
+    /// Text of the shared file.
     pub(crate) fn shared_text(&self) -> String {
         format!("A note on {}: the spare key is under the third stone.\n", self.name)
     }
@@ -136,7 +136,7 @@ impl Peer {
         self.home.join("ran.txt")
     }
 
-    /// How often each (id, attempt) ran here, by the tool's own word.
+    /// Runs of each (id, attempt) here, by the tool's own record.
     pub(crate) fn witness(&self) -> BTreeMap<(String, String), usize> {
         let mut ran = BTreeMap::new();
         for line in std::fs::read_to_string(self.witness_file()).unwrap_or_default().lines() {

@@ -1,10 +1,10 @@
-//! How things are shown: data to standard output, talk to standard error.
+//! Output: data to standard output, messages to standard error.
 
 use std::io::{IsTerminal, Write};
 
 use serde_json::{Map, Value};
 
-/// How this run of the program shows things.
+/// Output settings of this run of the program.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Ui {
     /// One JSON document instead of text.
@@ -15,7 +15,7 @@ pub(crate) struct Ui {
     pub(crate) live: bool,
 }
 
-/// What a piece of text means; the colours follow from it.
+/// Meaning of a piece of text; the colours follow from it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Tone {
     Good,

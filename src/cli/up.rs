@@ -22,9 +22,9 @@ use crate::cli::output::Ui;
 
 /// A start takes 0.1 s; a store that must be repaired first, on a slow card, takes longer.
 const READY_WITHIN: Duration = Duration::from_secs(30);
-/// How long `down` waits: the agent's own grace is shorter.
+/// Time that `down` waits: the agent's own grace is shorter.
 const DOWN_WITHIN: Duration = Duration::from_secs(5);
-/// How much of the log is shown when a start fails.
+/// Tail of the log that is shown when a start fails.
 const TAIL_BYTES: u64 = 4096;
 
 /// `sigil up`: becomes the agent until it is told to stop.
@@ -66,7 +66,7 @@ pub(crate) fn foreground(home: &Path, args: UpArgs, ui: Ui) -> Result<Exit, Fail
     Ok(Exit::Ok)
 }
 
-/// What the agent was told wrong is a matter of usage; the rest is a failure.
+/// Exit code of an agent error: wrong settings are a matter of usage, the rest is a failure.
 fn exit_of(error: &AgentError) -> Exit {
     if matches!(error, AgentError::Config(_) | AgentError::Tools(_) | AgentError::Name(_)) {
         Exit::Usage
@@ -242,7 +242,7 @@ pub(crate) fn signal(pid: u32, signal: Signal) -> Result<(), Failure> {
     kill(Pid::from_raw(target), signal).map_err(|error| failed(error.to_string()))
 }
 
-/// Whether a process still runs. One that has ended but was not waited for by its parent does not.
+/// True if a process still runs. One that has ended but was not waited for by its parent does not.
 pub(crate) fn alive(pid: u32) -> bool {
     let Ok(target) = i32::try_from(pid) else { return false };
     if kill(Pid::from_raw(target), None).is_err() {

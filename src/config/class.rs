@@ -5,7 +5,7 @@ use mesh_core::config::Class;
 /// Below this much memory a machine counts as small: single-board computers and cheap virtual machines.
 const SMALL_MEMORY_BYTES: u64 = 2 << 30;
 
-/// What the guess is made from.
+/// Facts that the guess is made from.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Probe {
     /// A battery powers the whole machine.

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-/// What a duration looks like, for error messages.
+/// Form of a duration, for error messages.
 pub const DURATION_RULE: &str = "a duration such as 500ms, 30s, 5m, 2h, 7d or 1h30m";
-/// What a size looks like, for error messages.
+/// Form of a size, for error messages.
 pub const SIZE_RULE: &str = "a size such as 4096, 64KiB, 10MB or 1GiB";
 
 /// Reads a duration: whole numbers, each with a unit (`ms`, `s`, `m`, `h`, `d`), added up. `None` when it is not one.

@@ -771,7 +771,7 @@ impl Actor {
             class: self.config.class.0,
             eligible: self.config.eligible,
             tools: self.tools.clone(),
-            journal_seq: 0,
+            services: Vec::new(),
         };
         self.command(Command::SetDirectory(directory), ReplyTo::Nobody);
     }

@@ -65,7 +65,7 @@ pub enum IdentityError {
     Damaged {
         /// Which file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The defect.
         why: &'static str,
     },
     /// The system has no randomness.
@@ -175,8 +175,8 @@ impl Signer for DeviceKey {
     }
 }
 
-/// Checks Ed25519 signatures. With `ed25519-dalek`, which is here through libp2p anyway: two thirds of ring's time. Keys of
-/// small order, under which one signature fits many messages, are refused.
+/// Checks Ed25519 signatures. With `ed25519-dalek`, which is here through libp2p anyway: two thirds of ring's time.
+/// Keys of small order, under which one signature fits many messages, are refused.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Ed25519Verifier;
 

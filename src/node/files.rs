@@ -1,7 +1,8 @@
 //! Files under the roots that the owner allows, and nothing else.
 //!
-//! The kernel resolves each path below an open root (`openat2` with `RESOLVE_BENEATH`), so that neither `..` nor a symbolic
-//! link can lead out, not even when someone changes the tree meanwhile. What is not a plain file is never opened.
+//! The kernel resolves each path below an open root (`openat2` with `RESOLVE_BENEATH`), so that neither `..` nor a
+//! symbolic link can lead out, not even when someone changes the tree meanwhile. What is not a plain file is never
+//! opened.
 
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -36,7 +37,7 @@ pub enum FileError {
     /// Not a path.
     #[error("`{shown}` is not a path: {why}", shown = .path.escape_debug())]
     Path {
-        /// What was asked for.
+        /// The name that was asked for.
         path: String,
         /// The rule that it breaks.
         why: &'static str,
@@ -44,7 +45,7 @@ pub enum FileError {
     /// Not below a root.
     #[error("`{path}` is, or leads, outside of what this device allows: {roots}")]
     Outside {
-        /// What was asked for.
+        /// The name that was asked for.
         path: String,
         /// The roots, for people.
         roots: String,
@@ -55,17 +56,17 @@ pub enum FileError {
     /// A pipe, a device, a socket; or a directory where a file belongs.
     #[error("`{path}` is {what}, not {wanted}")]
     Kind {
-        /// What was asked for.
+        /// The name that was asked for.
         path: String,
-        /// What it is.
+        /// Kind of the file.
         what: &'static str,
-        /// What it should be.
+        /// Kind that it should be.
         wanted: &'static str,
     },
     /// The system says no.
     #[error("`{path}`: {}", .errno.desc())]
     System {
-        /// What was asked for.
+        /// The name that was asked for.
         path: String,
         /// Why.
         errno: Errno,
@@ -73,9 +74,9 @@ pub enum FileError {
     /// More than one answer holds.
     #[error("{asked} bytes are too many for one answer: at most {}", show_size(*.max))]
     TooLarge {
-        /// What was asked for.
+        /// The name that was asked for.
         asked: u64,
-        /// What would do.
+        /// The limit.
         max: u64,
     },
     /// The caller insists on text.
@@ -84,7 +85,7 @@ pub enum FileError {
 }
 
 impl FileError {
-    /// How a call ends with it.
+    /// Ending of a call with it.
     #[must_use]
     pub fn ending(&self) -> Ending {
         match self {
@@ -115,12 +116,12 @@ pub struct ReadArguments {
     pub offset: u64,
     /// Bytes; [`CONTENT_BYTES_DEFAULT`] when absent, or all for raw.
     pub length: Option<u64>,
-    /// How the bytes are told.
+    /// Encoding of the bytes.
     #[serde(default)]
     pub encoding: Encoding,
 }
 
-/// How bytes are told.
+/// Encoding of bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Encoding {
@@ -142,7 +143,7 @@ pub struct Listing {
     pub path: String,
     /// By name.
     pub entries: Vec<Entry>,
-    /// Whether there are more than the limit; then these are any of them.
+    /// True if there are more than the limit; then these are any of them.
     pub truncated: bool,
 }
 

@@ -17,7 +17,7 @@ use nix::sys::stat::{Mode, umask};
 pub const COMMAND: &str = "tool-exec";
 /// Exit code when the tool could not be started; shells use the same.
 pub const NOT_STARTED: u8 = 127;
-/// How our complaint begins, on the error stream.
+/// Prefix of our own error message, on the error stream.
 pub const COMPLAINT: &str = "sigil tool-exec: ";
 /// Open files that a tool may have: the usual soft limit of a login.
 const OPEN_FILES_MAX: u64 = 1024;

@@ -1,6 +1,7 @@
 //! Model (b): the election of two claimants, both the product's whole core. Each has a clock of its own that goes from
 //! one of its deadlines to the next at any time, so no timing is assumed at all; frames arrive in any order, and one of
-//! them twice; power may fail, with any prefix of the unsynced batches surviving. Only the frames of the election travel.
+//! them twice; power may fail, with any prefix of the unsynced batches surviving. Only the frames of the election
+//! travel.
 
 use std::cmp::Ordering;
 use std::collections::BTreeSet;
@@ -73,14 +74,14 @@ pub(super) struct State {
     gateways: [Option<Epoch>; 2],
     /// By receiver.
     under_way: [BTreeSet<Flying>; 2],
-    /// Who led in which epoch in which incarnation, ever.
+    /// Epochs ever led, with the incarnation.
     epochs_led: BTreeSet<(Epoch, u8)>,
     /// Durable fences as they were last.
     fences: [Epoch; 2],
     broken: Option<&'static str>,
 }
 
-/// What may happen next.
+/// A possible next event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Action {
     /// This frame arrives at this peer, and may arrive once more.
@@ -123,7 +124,7 @@ impl State {
         let fence = node::durable_fence(&self.peers[peer].disk);
         let before = std::mem::replace(&mut self.fences[peer], fence);
         if fence < before {
-            self.breaks("S2");
+            self.breaks("obeyed-epochs-rise");
         }
     }
 
@@ -131,7 +132,7 @@ impl State {
         let other_incarnation =
             self.epochs_led.iter().any(|(leading, boot)| *leading == epoch && *boot != self.boots[peer]);
         if other_incarnation || node::durable_fence(&self.peers[peer].disk) < epoch {
-            self.breaks("S1");
+            self.breaks("one-leader-per-epoch");
         }
         self.epochs_led.insert((epoch, self.boots[peer]));
     }
@@ -147,8 +148,8 @@ impl State {
     }
 }
 
-/// What travels. Who is asked (`Query`) answers with a beacon that could as well have come later, so that adds states and
-/// no news; the rest is not of the election.
+/// True for the frames that travel. A neighbour that is asked (`Query`) answers with a beacon that could as well have
+/// come later, so that adds states and no news; the rest is not of the election.
 fn is_of_election(frame: &Frame) -> bool {
     matches!(frame, Frame::Beacon(_) | Frame::Notice(_) | Frame::Resign { .. } | Frame::Handover { .. })
 }
@@ -268,8 +269,12 @@ impl Model for Elect {
 
     fn properties(&self) -> Vec<Property<Self>> {
         vec![
-            Property::always("S1 one leader per epoch, durable before", |_, state: &State| state.broken != Some("S1")),
-            Property::always("S2 the fence never falls", |_, state: &State| state.broken != Some("S2")),
+            Property::always("one-leader-per-epoch: one leader per epoch, durable before", |_, state: &State| {
+                state.broken != Some("one-leader-per-epoch")
+            }),
+            Property::always("obeyed-epochs-rise: the fence never falls", |_, state: &State| {
+                state.broken != Some("obeyed-epochs-rise")
+            }),
             Property::always("at rest at most one leads", |_, state: &State| !state.at_rest() || state.leaders() <= 1),
             Property::sometimes("both lead for a moment", |_, state: &State| state.leaders() == 2),
             Property::sometimes("one leads and the other follows it", |_, state: &State| {

@@ -1,6 +1,7 @@
 //! A peer as a model keeps it: the product's whole core, and the disk under it.
 //!
-//! A model follows many futures, so both are copied at every step; two are the same when all that they hold reads alike.
+//! A model follows many futures, so both are copied at every step; two are the same when all that they hold reads
+//! alike.
 
 use std::fmt::{self, Write as _};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -54,7 +55,7 @@ impl Machine {
         self.core.as_ref().expect("started before the model asks")
     }
 
-    /// What the peer believes.
+    /// The peer's beliefs.
     pub(super) fn view(&self) -> View {
         self.running().view()
     }
@@ -147,7 +148,7 @@ impl fmt::Debug for Machine {
     }
 }
 
-/// What each of them says about itself.
+/// Directory record of each of them.
 fn directory(config: &Config) -> Directory {
     let put = ToolDecl {
         name: "put".parse().expect("a valid constant"),
@@ -162,12 +163,12 @@ fn directory(config: &Config) -> Directory {
         class: config.class.0,
         eligible: config.eligible,
         tools: vec![put],
-        journal_seq: 0,
+        services: Vec::new(),
     }
 }
 
-/// A mesh of `count` owners with one configuration, all of them started, without links. The first is the founder, and has
-/// let the others in.
+/// A mesh of `count` owners with one configuration, all of them started, without links. The first is the founder, and
+/// has approved the others.
 pub(super) fn mesh(count: u64, config: &Config) -> Vec<Machine> {
     let keys: Vec<Symbolic> = (1..=count).map(Symbolic::new).collect();
     let handle = |n: usize| format!("peer-{n}").parse().expect("a valid constant");
@@ -191,7 +192,7 @@ pub(super) fn mesh(count: u64, config: &Config) -> Vec<Machine> {
     }
     let welcome = welcome.map(|welcome| *welcome);
     let others = keys.iter().skip(1).map(|key| {
-        let mut welcome = welcome.clone().expect("the founder lets everyone in");
+        let mut welcome = welcome.clone().expect("the founder approves everyone");
         welcome.node_id = handle(0);
         let rows = peer::joined(&welcome, &mut dice().0).expect("a welcome of this mesh");
         let mut machine = Machine::new(key.clone(), config.clone(), &rows);

@@ -1,7 +1,7 @@
 //! Model (a): fence, executor's journal and expiry. Two gateways, one target, one call with up to two attempts, crashes
 //! of the target with any prefix of its unsynced batches surviving, and a network that duplicates, delays and reorders
-//! without end: every dispatch may be delivered at any time, any number of times. The target is the product's whole core;
-//! gateways are what anybody could send in their name (also attempt 2 unasked, also a claim far ahead).
+//! without end: every dispatch may be delivered at any time, any number of times. The target is the product's whole
+//! core; gateways are what anybody could send in their name (also attempt 2 unasked, also a claim far ahead).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -33,7 +33,7 @@ const FAR: u64 = 2 * limits::EPOCH_JUMP_MAX;
 #[derive(Debug)]
 pub(super) struct Run {
     pub(super) crashes: u8,
-    /// Whether the target may hear that its call's origin was revoked, and that it was itself.
+    /// True if the target may hear that its call's origin was revoked, and that it was itself.
     pub(super) changes: bool,
     /// Moments of [`CLOCK_MS`] that its clock may show.
     pub(super) moments: usize,
@@ -60,7 +60,7 @@ pub(super) struct State {
     obeyed: u64,
     /// Runs so far, ever.
     runs: BTreeMap<Attempt, u8>,
-    /// What the target said of an attempt, ever.
+    /// Endings that the target ever reported of an attempt.
     told: BTreeMap<Attempt, Ended>,
     broken: Option<&'static str>,
 }
@@ -93,7 +93,7 @@ impl std::hash::Hash for Received {
 /// [`Ending`] by its word.
 type Ended = &'static str;
 
-/// What may happen next.
+/// A possible next event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Action {
     /// A dispatch of this gateway arrives, in the name of this epoch.
@@ -221,7 +221,7 @@ impl State {
                 && !self.working.contains(&attempt)
                 && self.target.disk.pending() == 0;
             if lost {
-                self.breaks("L3");
+                self.breaks("accepted-calls-end");
             }
         }
     }
@@ -230,17 +230,17 @@ impl State {
         let runs = self.runs.entry(attempt).or_default();
         *runs += 1;
         if *runs > 1 {
-            self.breaks("S3");
+            self.breaks("at-most-one-run");
         }
         if self.effect == Effect2::Once && self.runs.values().sum::<u8>() > 1 {
             self.breaks("once");
         }
         if !node::started_is_durable(&self.target.disk, &the_call(), attempt) || now.mono_ms >= self.deadline {
-            self.breaks("S4");
+            self.breaks("runs-only-when-allowed");
         }
         let cause = self.cause.get(&attempt).copied().unwrap_or(0);
         if cause < self.obeyed || node::durable_fence(&self.target.disk).counter < cause {
-            self.breaks("S2");
+            self.breaks("obeyed-epochs-rise");
         }
         self.obeyed = self.obeyed.max(cause);
         let before = node::journaled_ending(&self.target.disk, &the_call(), attempt - 1);
@@ -248,12 +248,12 @@ impl State {
             self.breaks("attempts");
         }
         if self.told.contains_key(&attempt) {
-            self.breaks("S6");
+            self.breaks("endings-are-true");
         }
         let view = self.target.view();
         let origin = Symbolic::new(ORIGIN).public_key();
         if view.revoked || !view.nodes.iter().any(|node| node.key == origin) {
-            self.breaks("S5");
+            self.breaks("excluded-has-no-effect");
         }
         self.working.insert(attempt);
     }
@@ -261,11 +261,11 @@ impl State {
     fn hears(&mut self, attempt: Attempt, ending: Ending) {
         let before = *self.told.entry(attempt).or_insert(ending.as_str());
         if before != ending.as_str() {
-            self.breaks("S8");
+            self.breaks("outcome-never-changes");
         }
         let ran = self.runs.contains_key(&attempt);
         if ran && matches!(ending, Ending::Expired | Ending::Denied) || !ran && ending == Ending::Done {
-            self.breaks("S6");
+            self.breaks("endings-are-true");
         }
     }
 }
@@ -391,15 +391,23 @@ impl Model for Run {
             state.broken != Some(promise)
         }
         let mut properties = vec![
-            Property::always("S2 obeyed epochs never decrease", |_, state| kept("S2", state)),
-            Property::always("S3 one run of an attempt", |_, state| kept("S3", state)),
-            Property::always("S4 started is durable, time is left", |_, state| kept("S4", state)),
-            Property::always("S5 nothing runs for or at the revoked", |_, state| kept("S5", state)),
-            Property::always("S6 endings match runs", |_, state| kept("S6", state)),
-            Property::always("S8 a told outcome never changes", |_, state| kept("S8", state)),
+            Property::always("obeyed-epochs-rise: obeyed epochs never decrease", |_, state| {
+                kept("obeyed-epochs-rise", state)
+            }),
+            Property::always("at-most-one-run: one run of an attempt", |_, state| kept("at-most-one-run", state)),
+            Property::always("runs-only-when-allowed: started is durable, time is left", |_, state| {
+                kept("runs-only-when-allowed", state)
+            }),
+            Property::always("excluded-has-no-effect: nothing runs for or at the revoked", |_, state| {
+                kept("excluded-has-no-effect", state)
+            }),
+            Property::always("endings-are-true: endings match runs", |_, state| kept("endings-are-true", state)),
+            Property::always("outcome-never-changes: a told outcome never changes", |_, state| {
+                kept("outcome-never-changes", state)
+            }),
             Property::always("attempt 2 only after an interruption", |_, state| kept("attempts", state)),
             Property::always("once is once", |_, state| kept("once", state)),
-            Property::always("L3 what was started ends", |_, state| kept("L3", state)),
+            Property::always("accepted-calls-end: what was started ends", |_, state| kept("accepted-calls-end", state)),
             Property::always("hygiene: the fence does not jump", |_, state| kept("hygiene", state)),
             Property::sometimes("it is done", |_, state: &State| state.told.values().any(|ending| *ending == "done")),
         ];

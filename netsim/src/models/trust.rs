@@ -1,6 +1,6 @@
-//! Model (c): approvals and revocations that cross. A founder and two owners, each the product's whole core, out of touch
-//! with each other: each may let a fourth device in, throw it out, and remove another owner; what they wrote reaches
-//! the others entry by entry, in any order.
+//! Model (c): approvals and revocations that cross. A founder and two owners, each the product's whole core, out of
+//! touch with each other: each may approve a fourth device, revoke it, and revoke another owner; what they wrote
+//! reaches the others entry by entry, in any order.
 
 use std::collections::BTreeSet;
 
@@ -24,7 +24,7 @@ pub(super) struct Merge {
     pub(super) changes: usize,
     /// And by one of them.
     pub(super) each: usize,
-    /// Whether the device may belong from the start, and be removed.
+    /// True if the device may belong from the start, and be removed.
     pub(super) device: bool,
     pub(super) config: Config,
 }
@@ -33,7 +33,7 @@ pub(super) struct Merge {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct State {
     owners: Vec<Machine>,
-    /// What was said, in the order of saying: who, and the entry.
+    /// All changes in the order of signing: signer and entry.
     said: Vec<(usize, Said)>,
     /// By owner: which of it was shown to it.
     shown: Vec<BTreeSet<usize>>,
@@ -58,12 +58,12 @@ impl std::hash::Hash for Said {
     }
 }
 
-/// What may happen next.
+/// A possible next event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Action {
-    /// This owner lets the device in.
+    /// This owner approves the device.
     Approve(usize),
-    /// This owner throws somebody out.
+    /// This owner revokes somebody.
     Revoke { by: usize, whom: usize },
     /// This owner hears what was said as number `nth`.
     Hear { owner: usize, nth: usize },
@@ -95,14 +95,14 @@ impl State {
         }
     }
 
-    /// What an owner's log holds of its own membership changes, in order.
+    /// An owner's own membership changes in its log, in order.
     fn changes_of(&self, owner: usize) -> Vec<SignedEntry> {
         let rows = self.owners[owner].disk.scan(Space::Log, vec![], vec![255; 45]);
         let entries = rows.filter_map(|(_, value)| SignedEntry::from_stored(value));
         entries.filter(|entry| entry.author == id(owner) && entry.entry.kind == Kind::MEMBERSHIP).collect()
     }
 
-    /// Whoever said it tells it: also one that is excluded is heard with what it says of others.
+    /// Sends a change to all by its signer: an excluded one's changes about others are taken too.
     fn tell(&mut self, owner: usize, nth: usize) {
         let (by, said) = self.said[nth].clone();
         let heard = self.owners[owner].disk.applied(Space::Trust, &said.0.hash.0).is_some();
@@ -117,7 +117,7 @@ impl State {
     fn check(&mut self, owner: usize) {
         let machine = &self.owners[owner];
         let mut checks = Checks::new((0..OWNERS).map(id).collect(), None);
-        checks.s10_revocation_not_undone(0, owner, &members(&machine.view()), &machine.disk);
+        checks.revocation_not_undone(0, owner, &members(&machine.view()), &machine.disk);
         if let Some(violation) = checks.violation {
             self.broken.get_or_insert(violation.predicate);
         }
@@ -127,7 +127,7 @@ impl State {
         self.shown.iter().all(|shown| shown.len() == self.said.len())
     }
 
-    /// Whether all that heard everything and belong by their own view have the same view of who belongs.
+    /// True if all members, by their own view, that hold everything agree on the members.
     fn agree(&self) -> bool {
         let views: Vec<(usize, View)> = self.owners.iter().map(Machine::view).enumerate().collect();
         let inside: Vec<BTreeSet<(PeerId, String, bool)>> = views
@@ -203,15 +203,19 @@ impl Model for Merge {
 
     fn properties(&self) -> Vec<Property<Self>> {
         vec![
-            Property::always("S5 nothing void is in force", |_, state: &State| state.broken != Some("S5")),
-            Property::always("S10 no revocation is undone unasked", |_, state: &State| state.broken != Some("S10")),
-            Property::always("S10 who heard all agrees with all", |_, state: &State| {
+            Property::always("excluded-has-no-effect: nothing void is in force", |_, state: &State| {
+                state.broken != Some("excluded-has-no-effect")
+            }),
+            Property::always("revocation-wins: no revocation is undone unasked", |_, state: &State| {
+                state.broken != Some("revocation-wins")
+            }),
+            Property::always("revocation-wins: who holds all agrees with all", |_, state: &State| {
                 !state.all_received() || state.agree()
             }),
             Property::sometimes("the device belongs", |_, state: &State| {
                 state.owners.iter().any(|owner| members(&owner.view()).contains(&id(OWNERS)))
             }),
-            Property::sometimes("two have thrown each other out", |_, state: &State| {
+            Property::sometimes("two have revoked each other", |_, state: &State| {
                 let out = |a: usize, b: usize| !members(&state.owners[a].view()).contains(&id(b));
                 out(1, 2) && out(2, 1)
             }),

@@ -202,7 +202,7 @@ impl Plan {
         let count = self.peers.len();
         let asks = match profile {
             Profile::Two => dice.range(6..=40),
-            // As many as the prototype's scenarios had (mesh-protocol.md §9.5), in a third of their time.
+            // As many as the prototype's scenarios had in a third of their time.
             Profile::Five => dice.range(4..=12),
             Profile::Default
             | Profile::Big

@@ -8,17 +8,17 @@ use serde::{Deserialize, Serialize};
 
 use super::{Plan, Profile};
 
-/// What a run follows from: the noise of a seed, and a plan.
+/// Cause of a run: the noise of a seed, and a plan.
 #[derive(Debug, Clone)]
 pub(crate) struct Case {
     pub(crate) seed: u64,
     /// The mixture that the plan was drawn from.
     pub(crate) profile: Profile,
-    /// What this file is kept for, in one line.
+    /// Reason why this file is kept, in one line.
     pub(crate) history: String,
-    /// Whether entries are signed with Ed25519 and checked at every link, or with symbols.
+    /// True: entries are signed with Ed25519 and checked at every link; false: with symbols.
     pub(crate) real_keys: bool,
-    /// What every peer's configuration is made from; the plan has the last word.
+    /// Base of every peer's configuration; the plan has the last word.
     pub(crate) config: Config,
     pub(crate) plan: Plan,
 }
@@ -106,7 +106,7 @@ fn inline<T: Serialize>(value: &T) -> toml::Value {
 }
 
 impl Plan {
-    /// Whether every number of a peer names one.
+    /// Checks that every number of a peer names one.
     fn check(&self) -> Result<(), String> {
         let count = self.peers.len();
         let named = self.faults.iter().flat_map(|(_, fault)| fault.peers());

@@ -1,5 +1,5 @@
-//! The plan of a run: who takes part, what goes wrong, what is asked for. Drawn from its own stream of the seed, or read
-//! from a file. Times are microseconds from the end of the setup.
+//! The plan of a run: who takes part, what goes wrong, what is asked for. Drawn from its own stream of the seed, or
+//! read from a file. Times are microseconds from the end of the setup.
 
 mod draw;
 mod file;
@@ -17,7 +17,7 @@ pub(crate) const SECOND: u64 = 1_000_000;
 pub(crate) const MS: u64 = 1_000;
 /// A peer that comes only as the heir of one that was wiped.
 pub(crate) const NEVER: u64 = i64::MAX as u64;
-/// How long things go wrong, in most profiles.
+/// Time of faults, in most profiles.
 pub(crate) const FAULTS_US: u64 = 20 * SECOND;
 
 /// Which mixture of plans.
@@ -91,14 +91,14 @@ pub(crate) struct PeerPlan {
     /// The name that it asks for is that of this peer too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) named_like: Option<usize>,
-    /// How wrong its wall clock is from the start.
+    /// Error of its wall clock from the start.
     pub(crate) skew_ms: i64,
-    /// How much too fast its clocks run, in millionths.
+    /// Drift of its clocks, in millionths; positive is too fast.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub(crate) drift_ppm: i64,
     /// Shortest and longest fsync.
     pub(crate) fsync_us: (u64, u64),
-    /// What it takes longer than others to look at a frame.
+    /// Extra time that it takes to look at a frame.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub(crate) lag_us: u64,
     pub(crate) forget_after_ms: u64,
@@ -113,7 +113,7 @@ fn is_zero<T: PartialEq + Default>(number: &T) -> bool {
     *number == T::default()
 }
 
-/// What a crash waits for.
+/// Trigger of a crash.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Near {
@@ -127,7 +127,7 @@ pub(crate) enum Near {
     Durable,
 }
 
-/// What goes wrong.
+/// A fault.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "fault", rename_all = "kebab-case")]
 pub(crate) enum Fault {
@@ -165,8 +165,8 @@ pub(crate) enum Fault {
     Leave { peer: usize },
     /// The disk is copied somewhere.
     Backup { peer: usize },
-    /// Power fails, and the last backup is played back. The store notices, since what it had promised is written elsewhere;
-    /// or that was rolled back as well.
+    /// Power fails, and the last backup is played back. The store notices, since what it had promised is written
+    /// elsewhere; or that was rolled back as well.
     Restore {
         peer: usize,
         down_us: u64,
@@ -179,7 +179,7 @@ pub(crate) enum Fault {
     DiskFull { peer: usize, for_us: u64 },
 }
 
-/// What is asked for.
+/// A call that a person asks for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Ask {
     pub(crate) origin: usize,
@@ -188,17 +188,17 @@ pub(crate) struct Ask {
     pub(crate) target: Option<usize>,
     pub(crate) tool: String,
     pub(crate) ttl_ms: u64,
-    /// How long it may run, if not a minute.
+    /// Timeout, if not a minute.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) timeout_ms: Option<u64>,
-    /// Whether the caller wants "once" whatever the tool says.
+    /// True if the caller wants "once" whatever the tool says.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub(crate) strict: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) key: Option<String>,
     /// Distinguishes the arguments.
     pub(crate) argument: u64,
-    /// Whether the arguments are a blob.
+    /// True if the arguments are a blob.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub(crate) blob: bool,
     /// Cancelled so long after the receipt.
@@ -209,13 +209,13 @@ pub(crate) struct Ask {
 /// All of it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Plan {
-    /// How long things go wrong.
+    /// Time of faults.
     pub(crate) faults_us: u64,
-    /// Whether a better peer is handed the role soon enough to be seen.
+    /// True if a better peer is handed the role soon enough to be seen.
     pub(crate) handovers: bool,
-    /// Whether wall clocks jump: then time across a restart is not kept.
+    /// True if wall clocks jump: then time across a restart is not kept.
     pub(crate) wall_jumps: bool,
-    /// Whether owners that somebody removes let others in meanwhile.
+    /// True if owners that somebody revokes approve others meanwhile.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub(crate) crossing: bool,
     /// Open calls of one (origin, target), if not the usual number.
@@ -239,7 +239,7 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    /// Whether any peer's clock runs wrong beyond the bound that the protocol assumes.
+    /// True if any peer's clock runs wrong beyond the bound that the protocol assumes.
     pub(crate) fn drifts(&self) -> bool {
         self.peers.iter().any(|peer| peer.drift_ppm != 0)
     }
@@ -250,7 +250,7 @@ pub(crate) fn pairs(count: usize) -> impl Iterator<Item = (usize, usize)> {
     (0..count).flat_map(move |a| (a + 1..count).map(move |b| (a, b)))
 }
 
-/// Whether all `count` vertices hang together by the edges (a < b) that `edge` says are there.
+/// True if all `count` vertices hang together by the edges (a < b) that `edge` says are there.
 pub(crate) fn connected(count: usize, edge: impl Fn(usize, usize) -> bool) -> bool {
     let mut seen = vec![false; count];
     let mut open = vec![0];

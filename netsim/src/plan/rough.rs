@@ -98,7 +98,7 @@ impl Plan {
         }
     }
 
-    /// What was to happen after `at` happens `by` later; some calls may wait that long.
+    /// Shifts all that was to happen after `at` by `by`; some calls may wait that long.
     fn lengthen(&mut self, dice: &mut Dice, at: u64, by: u64) {
         self.faults_us += by;
         let forgets = self.peers.iter().any(|peer| peer.forget_after_ms < by / MS);
@@ -182,14 +182,15 @@ impl Plan {
         }
     }
 
-    /// A node whose whole disk is played back while nobody sees it, after it ran what the others heard of.
+    /// A node whose whole disk is played back while nobody sees it, after it ran a call that the others know of.
     fn draw_set_back(&mut self, dice: &mut Dice) {
-        // Nothing else goes wrong: whether the others heard of a run must follow from the plan alone.
+        // Nothing else goes wrong: whether the others know of a run must follow from the plan alone.
         self.faults.clear();
         self.sparse.clear();
         let count = self.peers.len();
         let peer = dice.range(1..=count as u64 - 1) as usize;
-        // What such a device says before it learns of it contradicts its former incarnation: it is asked, and asks nothing itself.
+        // What such a device says before it learns of it contradicts its former incarnation: it is asked, and asks
+        // nothing itself.
         self.peers[peer].eligible = false;
         self.peers[peer].tier = Tier::Shared;
         self.peers[peer].join_at = 0;
@@ -219,8 +220,8 @@ impl Plan {
         self.faults.push((back + dice.range(0..=2 * SECOND), Fault::Unsplit));
     }
 
-    /// A device loses its disk and comes back as a new peer that would like the old name; somebody may throw the old one
-    /// out.
+    /// A device loses its disk and comes back as a new peer that would like the old name; somebody may revoke the old
+    /// one.
     fn wipe(&mut self, dice: &mut Dice, at: u64, peer: usize, down_us: u64) {
         let wiped = |fault: &Fault| matches!(fault, Fault::Wipe { .. });
         if self.faults.iter().any(|(_, fault)| wiped(fault))
@@ -304,7 +305,7 @@ impl Plan {
             let at = within(dice);
             self.faults.push((at, Fault::Revoke { by, peer }));
             if dice.chance(400) && owner(&self.peers, peer) {
-                // Each throws the other out, and neither knows.
+                // Each revokes the other, and neither knows.
                 self.faults.push((within(dice), Fault::Revoke { by: peer, peer: by }));
             }
         }
@@ -334,8 +335,8 @@ impl Plan {
         }
     }
 
-    /// A call under a client key is cut by a power failure of its target, and the other half has asked for the same: when
-    /// the halves meet, only what the target's journal says of the key tells it that it has begun that call.
+    /// A call under a client key is cut by a power failure of its target, and the other half has asked for the same:
+    /// when the halves meet, only what the target's journal says of the key tells it that it has begun that call.
     fn draw_cut_key(&mut self, dice: &mut Dice, groups: &[u8], (begins, ends): (u64, u64), other: usize) {
         let near: Vec<usize> = (0..groups.len())
             .filter(|peer| groups[*peer] == groups[0] && *peer != other && self.peers[*peer].join_at == 0)

@@ -1,4 +1,4 @@
-//! S11: what must stay small does. (Logs: see `logs`. Journals are forgotten by age alone.)
+//! limits-hold: what must stay small does. (Logs: see `logs`. Journals are forgotten by age alone.)
 
 use mesh_core::config::Config;
 use mesh_core::ids::{PeerId, ReqId};
@@ -7,15 +7,15 @@ use mesh_core::io::{CallRecord, CallState};
 use super::Checks;
 
 impl Checks {
-    /// **S11** no more tools run at once than the target allows.
-    pub(crate) fn s11_running(&mut self, now: u64, peer: usize, running: usize, config: &Config) {
+    /// **limits-hold** no more tools run at once than the target allows.
+    pub(crate) fn running_within_limit(&mut self, now: u64, peer: usize, running: usize, config: &Config) {
         if running > config.running_max {
-            self.fail("S11", now, || format!("p{peer} runs {running} tools at once"));
+            self.fail("limits-hold", now, || format!("p{peer} runs {running} tools at once"));
         }
     }
 
-    /// **S11** an origin accepts a call only while it has fewer open ones for that target than the limit.
-    pub(crate) fn s11_open_per_target<'a>(
+    /// **limits-hold** an origin accepts a call only while it has fewer open ones for that target than the limit.
+    pub(crate) fn open_calls_within_limit<'a>(
         &mut self,
         now: u64,
         peer: usize,
@@ -32,12 +32,12 @@ impl Checks {
         });
         let count = of_target.count();
         if count > config.open_per_target_max {
-            self.fail("S11", now, || format!("p{peer} accepted a call for {target} as its {count}th open one"));
+            self.fail("limits-hold", now, || format!("p{peer} accepted a call for {target} as its {count}th open one"));
         }
     }
 
-    /// **S11** a peer holds at most so many headers that are neither its own nor for it.
-    pub(crate) fn s11_queue<'a>(
+    /// **limits-hold** a peer holds at most so many headers that are neither its own nor for it.
+    pub(crate) fn queue_within_limit<'a>(
         &mut self,
         now: u64,
         peer: usize,
@@ -50,7 +50,7 @@ impl Checks {
         });
         let count = foreign.count();
         if count > config.queue_max {
-            self.fail("S11", now, || format!("p{peer} queues {count} calls of others"));
+            self.fail("limits-hold", now, || format!("p{peer} queues {count} calls of others"));
         }
     }
 }

@@ -1,4 +1,5 @@
-//! S11 and L4 for the logs: what is dropped is dead, what is dead is dropped, and nothing else is missing anywhere.
+//! limits-hold and books-and-logs-agree for the logs: what is dropped is dead, what is dead is dropped, and nothing
+//! else is missing anywhere.
 
 use std::collections::BTreeMap;
 
@@ -30,7 +31,7 @@ impl Holder<'_> {
     }
 }
 
-/// Whether the author of this entry, whose disk this is, still has to do with what it is about.
+/// True if the author of this entry, whose disk this is, still has to do with its subject.
 fn is_in_hand(entry: &SignedEntry, disk: &MemDisk) -> bool {
     let open = |id: &ReqId| disk.durable(Space::Open, &id.0).is_some();
     match entry.entry.kind {
@@ -46,36 +47,40 @@ fn is_in_hand(entry: &SignedEntry, disk: &MemDisk) -> bool {
 }
 
 impl Checks {
-    /// **Kept**: what a peer drops of a log is old, is no membership change, and its author has nothing to do with it any more.
+    /// **truncates-only-the-dead**: what a peer drops of a log is old, is no membership change, and its author has
+    /// nothing to do with it any more.
     pub(super) fn kept_what_is_alive(&mut self, now: u64, peer: usize, key: &[u8], disk: &MemDisk) {
         let Some((_, entry, _, seen)) = self.rows.get(key) else { return };
         let (age, entry) = (now - seen, entry.clone());
         let kind = entry.entry.kind;
         if matches!(kind, Kind::GENESIS | Kind::MEMBERSHIP) {
-            self.fail("kept", now, || format!("p{peer} drops a membership change from a log"));
+            self.fail("truncates-only-the-dead", now, || format!("p{peer} drops a membership change from a log"));
         }
         if self.keep_entries_us.is_some_and(|keep| age + SLACK_US < keep) {
-            self.fail("kept", now, || format!("p{peer} drops an entry of kind {} after {} ms", kind.0, age / MS));
+            self.fail("truncates-only-the-dead", now, || {
+                format!("p{peer} drops an entry of kind {} after {} ms", kind.0, age / MS)
+            });
         }
         let own = self.ids.get(peer) == Some(&entry.author);
         if own {
             self.dropped[peer].insert(key.to_vec(), now);
             // What was played back takes up again what its former self had dropped.
             if !self.restored.contains(&peer) && is_in_hand(&entry, disk) {
-                self.fail("kept", now, || {
+                self.fail("truncates-only-the-dead", now, || {
                     format!("p{peer} drops an entry of its own of kind {} that it may need", kind.0)
                 });
             }
         }
     }
 
-    /// **S11** an author's log holds few old entries that nobody needs. **L4** whoever is linked to it for long holds what
-    /// it holds, and has dropped what it has dropped.
-    pub(crate) fn l4_logs_agree(&mut self, now: u64, author: &Holder<'_>, others: &[Holder<'_>]) {
+    /// **limits-hold** an author's log holds few old entries that nobody needs. **books-and-logs-agree** whoever is
+    /// linked to it for long holds what it holds, and has dropped what it has dropped.
+    pub(crate) fn logs_agree(&mut self, now: u64, author: &Holder<'_>, others: &[Holder<'_>]) {
         let (Some(keep), Some(id)) = (self.keep_entries_us, self.ids.get(author.peer).copied()) else { return };
         let seen = |checks: &Self, key: &[u8]| checks.rows.get(key).map_or(now, |(.., seen)| *seen);
         let rows = author.rows_of(&id);
-        // Former incarnations rest, and what is left of them goes round without haste. The last directory, and the last word on what is gone, stay.
+        // Former incarnations rest, and what is left of them goes round without haste. The last directory, and the last
+        // truncation, stay.
         let entries: Vec<_> = rows.iter().filter_map(|(key, value)| Some((key, self.entry_of(key, value)?))).collect();
         let newest = entries.iter().max_by_key(|(_, entry)| entry.entry.hlc).map(|(_, entry)| entry.entry.incarnation);
         let idle = entries.iter().filter(|(key, entry)| {
@@ -85,7 +90,7 @@ impl Checks {
         let count = idle.count();
         let just = self.forgot.get(author.peer).is_some_and(|at| now < at + TOLD_US);
         if count > node::COMPACT_MIN + 1 && !just {
-            self.fail("S11", now, || {
+            self.fail("limits-hold", now, || {
                 format!("p{} holds {count} old entries of its own that nobody needs", author.peer)
             });
         }
@@ -99,20 +104,22 @@ impl Checks {
                 .find(|key| of_incarnation(key) && !held.contains_key(*key) && now > seen(self, key) + TOLD_US);
             if let Some(key) = lost {
                 let seq = key.get(36..).map(<[u8]>::to_vec);
-                self.fail("L4", now, || format!("p{} lacks entry {seq:?} of p{}", other.peer, author.peer));
+                self.fail("books-and-logs-agree", now, || {
+                    format!("p{} lacks entry {seq:?} of p{}", other.peer, author.peer)
+                });
             }
             let dropped = &self.dropped[author.peer];
             let stays =
                 held.keys().find(|key| of_incarnation(key) && dropped.get(*key).is_some_and(|at| now > at + TOLD_US));
             if let Some(key) = stays {
                 let seq = key.get(36..).map(<[u8]>::to_vec);
-                self.fail("S11", now, || format!("p{} still holds {seq:?} of p{}", other.peer, author.peer));
+                self.fail("limits-hold", now, || format!("p{} still holds {seq:?} of p{}", other.peer, author.peer));
             }
         }
     }
 
-    /// Whether nobody can tell any more how a call ended at its target: that one has forgotten it, has dropped its word, or
-    /// never heard of it before its origin dropped it.
+    /// True if nobody can tell any more how a call ended at its target: that one has forgotten it, has dropped its
+    /// outcome, or never received it before its origin dropped it.
     pub(crate) fn is_past(&self, target: usize, id: &ReqId) -> bool {
         let forgotten = self.marks[target].get(id.series().0.as_slice()).is_some_and(|mark| id.counter() <= *mark);
         let mut words = self.spoken.range((*id, 0)..=(*id, u8::MAX));
@@ -121,7 +128,7 @@ impl Checks {
             && (forgotten || unsaid || (!self.headers[target].contains(id) && self.is_dropped_by_origin(id)))
     }
 
-    /// Whether the origin of a call has dropped its header. A backup that is played back then does not bring it back.
+    /// True if the origin of a call has dropped its header. A backup that is played back then does not bring it back.
     pub(crate) fn is_dropped_by_origin(&self, id: &ReqId) -> bool {
         let known = self.known.get(id);
         known.is_some_and(|known| self.dropped.iter().any(|dropped| dropped.contains_key(&known.key)))

@@ -1,5 +1,5 @@
-//! S5 and S10: what a revocation ends, and that nothing brings it back unasked. Judged by the membership changes on a peer's disk,
-//! read here without the core's own rules.
+//! excluded-has-no-effect and revocation-wins: what a revocation ends, and that nothing brings it back unasked. Judged
+//! by the membership changes on a peer's disk, read here without the core's own rules.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -21,8 +21,8 @@ pub(super) struct Held {
     what: ChangeKind,
 }
 
-/// A revocation that nobody can doubt: of its author no membership change held says that it was removed itself, and it was approved
-/// by words that no revocation held may have voided.
+/// A revocation that nobody can doubt: of its author no membership change held says that it was removed itself, and it
+/// was approved by words that no revocation held may have voided.
 struct Sure<'a> {
     by: PeerId,
     subject: PeerId,
@@ -31,8 +31,8 @@ struct Sure<'a> {
     cutoffs: &'a [(Incarnation, u64)],
 }
 
-/// Those who were approved without doubt: the founder, whom nobody approves, and whom they approved where no revocation held
-/// could void it.
+/// Those who were approved without doubt: the founder, whom nobody approves, and whom they approved where no revocation
+/// held could void it.
 fn welcome(held: &[Arc<Held>]) -> BTreeSet<PeerId> {
     let within = |said: &Held, cutoffs: &[(Incarnation, u64)]| {
         let place = said.entry.place();
@@ -103,15 +103,9 @@ impl Checks {
         Some(held)
     }
 
-    /// **S10** a revocation is never undone by an approval that did not know it: who is revoked and belongs all the same
-    /// was approved by somebody who names that revocation, or one that came after it.
-    pub(crate) fn s10_revocation_not_undone(
-        &mut self,
-        now: u64,
-        peer: usize,
-        members: &BTreeSet<PeerId>,
-        disk: &MemDisk,
-    ) {
+    /// **revocation-wins** a revocation is never undone by an approval that did not know it: who is revoked and belongs
+    /// all the same was approved by somebody who names that revocation, or one that came after it.
+    pub(crate) fn revocation_not_undone(&mut self, now: u64, peer: usize, members: &BTreeSet<PeerId>, disk: &MemDisk) {
         let held = self.held(disk);
         let sure = sure(&held);
         for revocation in sure.iter().filter(|revocation| members.contains(&revocation.subject)) {
@@ -130,15 +124,17 @@ impl Checks {
                 let number =
                     |of: PeerId| self.ids.iter().position(|id| *id == of).map_or("?".to_owned(), |n| format!("p{n}"));
                 let (subject, by) = (number(revocation.subject), number(revocation.by));
-                self.fail("S10", now, || format!("p{peer} holds {subject} approved, whom {by} had revoked"));
+                self.fail("revocation-wins", now, || {
+                    format!("p{peer} holds {subject} approved, whom {by} had revoked")
+                });
             }
         }
-        self.s5_no_void_entry_in_force(now, peer, members, &held, &sure);
+        self.no_void_entry_in_force(now, peer, members, &held, &sure);
     }
 
-    /// **S5** no void entry is in force anywhere that holds the revocation: whoever belongs was approved by somebody's word
-    /// that stands.
-    fn s5_no_void_entry_in_force(
+    /// **excluded-has-no-effect** no void entry is in force anywhere that holds the revocation: whoever belongs was
+    /// approved by an approval that stands.
+    fn no_void_entry_in_force(
         &mut self,
         now: u64,
         peer: usize,
@@ -162,30 +158,38 @@ impl Checks {
                 .collect();
             // The founder has none.
             if !approvals.is_empty() && approvals.iter().all(|void| *void) {
-                self.fail("S5", now, || format!("p{peer} holds {member} approved by nothing but void words"));
+                self.fail("excluded-has-no-effect", now, || {
+                    format!("p{peer} holds {member} approved by nothing but void changes")
+                });
             }
         }
     }
 
-    /// **S5** a peer that has received its revocation invokes nothing.
-    pub(crate) fn s5_revoked_invokes_nothing(&mut self, now: u64, peer: usize, revoked: bool, id: ReqId) {
+    /// **excluded-has-no-effect** a peer that has received its revocation invokes nothing.
+    pub(crate) fn revoked_invokes_nothing(&mut self, now: u64, peer: usize, revoked: bool, id: ReqId) {
         if revoked {
-            self.fail("S5", now, || format!("{id} runs at p{peer}, which holds its own revocation"));
+            self.fail("excluded-has-no-effect", now, || {
+                format!("{id} runs at p{peer}, which holds its own revocation")
+            });
         }
     }
 
-    /// **S5** a gateway that has received a peer's revocation dispatches nothing to it.
-    pub(crate) fn s5_dispatches_to_members_only(&mut self, now: u64, gateway: usize, target: usize, trusted: bool) {
+    /// **excluded-has-no-effect** a gateway that has received a peer's revocation dispatches nothing to it.
+    pub(crate) fn dispatches_to_members_only(&mut self, now: u64, gateway: usize, target: usize, trusted: bool) {
         if !trusted {
-            self.fail("S5", now, || format!("p{gateway} dispatches to p{target}, which does not belong"));
+            self.fail("excluded-has-no-effect", now, || {
+                format!("p{gateway} dispatches to p{target}, which does not belong")
+            });
         }
     }
 
-    /// **S5** whoever says that it does not belong any more has on its disk that it was removed, or that somebody was:
-    /// perhaps the one who approved it.
-    pub(crate) fn s5_own_revocation_is_durable(&mut self, now: u64, peer: usize) {
+    /// **excluded-has-no-effect** whoever says that it does not belong any more has on its disk that it was removed, or
+    /// that somebody was: perhaps the one who approved it.
+    pub(crate) fn own_revocation_is_durable(&mut self, now: u64, peer: usize) {
         if self.thrown_out[peer].is_empty() {
-            self.fail("S5", now, || format!("p{peer} says that it was revoked before its disk holds that"));
+            self.fail("excluded-has-no-effect", now, || {
+                format!("p{peer} says that it was revoked before its disk holds that")
+            });
         }
     }
 

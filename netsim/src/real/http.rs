@@ -20,7 +20,7 @@ pub(super) struct Answer {
 }
 
 impl Answer {
-    /// Whether it is a yes.
+    /// True for a success.
     pub(super) fn is_yes(&self) -> bool {
         (200..300).contains(&self.status)
     }

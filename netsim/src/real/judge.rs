@@ -1,4 +1,4 @@
-//! The promises, read from outside: doors, witness files and logs. Numbers as in mesh-protocol.md §8.
+//! The promises, read from outside: doors, witness files and logs. Names as in `docs/protocol.md`, Invariants.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::PoisonError;
@@ -14,15 +14,15 @@ use super::{Fail, broken, wait_for};
 
 const ENDINGS: [&str; 7] = ["done", "failed", "interrupted", "expired", "cancelled", "denied", "undeliverable"];
 
-/// L3: time after the last fault within which every accepted call has its ending at its origin, with room for a machine
-/// that is busy with other things.
+/// accepted-calls-end: time after the last fault within which every accepted call has its ending at its origin, with
+/// room for a machine that is busy with other things.
 const ENDED_WITHIN: Duration = Duration::from_secs(30 + 5);
-/// L4: two rounds of anti-entropy.
+/// books-and-logs-agree: two rounds of anti-entropy.
 const SAME_WITHIN: Duration = Duration::from_secs(60 + 5);
 /// Time after its agent ended in which a tool may still write its line; none of ours takes longer.
 const STRAGGLERS: Duration = Duration::from_millis(300);
 
-/// Whether a state is an ending.
+/// True if a state is an ending.
 pub(super) fn is_ending(state: &str) -> bool {
     ENDINGS.contains(&state)
 }
@@ -74,7 +74,8 @@ impl Stage<'_> {
         Ok(self.peers[peer].calls()?.into_iter().map(|call| (text(&call, "id").to_owned(), call)).collect())
     }
 
-    /// L3: every accepted call has an ending at its origin. Calls of origins that are gone have nobody to tell.
+    /// accepted-calls-end: every accepted call has an ending at its origin. Calls of origins that are gone have nobody
+    /// to tell.
     fn all_ended(&mut self, made: &[Made], members: &[usize]) -> Result<Told, Fail> {
         let mine: Vec<&Made> = made.iter().filter(|call| members.contains(&call.origin)).collect();
         let mut told = Told::new();
@@ -100,7 +101,7 @@ impl Stage<'_> {
                 let first =
                     told.get(open[0]).map_or_else(|| format!("{} is not known there", open[0]), Value::to_string);
                 return Err(broken(
-                    "L3",
+                    "accepted-calls-end",
                     format!("{} of {} calls have no ending, the first: {first}", open.len(), mine.len()),
                 ));
             }
@@ -109,7 +110,8 @@ impl Stage<'_> {
         Ok(told)
     }
 
-    /// S8 and L4: all owners tell the same ending of every call, and of every attempt.
+    /// outcome-never-changes and books-and-logs-agree: all owners tell the same ending of every call, and of every
+    /// attempt.
     fn all_agree(&self, made: &[Made], members: &[usize]) -> Result<(), Fail> {
         let owners: Vec<usize> =
             members.iter().copied().filter(|peer| self.peers[*peer].spec.tier == "owner").collect();
@@ -129,7 +131,7 @@ impl Stage<'_> {
             apart = difference(&books, &ids);
             apart.is_none().then_some(Ok(()))
         })?;
-        same.unwrap_or_else(|| Err(broken("L4", apart.unwrap_or_default())))
+        same.unwrap_or_else(|| Err(broken("books-and-logs-agree", apart.unwrap_or_default())))
     }
 }
 
@@ -150,7 +152,7 @@ fn difference(books: &[(&str, Told)], ids: &BTreeSet<&str>) -> Option<String> {
     ids.iter().find_map(apart)
 }
 
-/// S8: of an attempt only one confirmed ending is ever told.
+/// outcome-never-changes: of an attempt only one confirmed ending is ever told.
 fn endings_stay(name: &str, told: &Told, ids: &BTreeSet<&str>) -> Result<(), Fail> {
     for (id, call) in told.iter().filter(|(id, _)| ids.contains(id.as_str())) {
         let mut endings: BTreeMap<u64, BTreeSet<&str>> = BTreeMap::new();
@@ -160,27 +162,33 @@ fn endings_stay(name: &str, told: &Told, ids: &BTreeSet<&str>) -> Result<(), Fai
             }
         }
         if let Some((attempt, states)) = endings.iter().find(|(_, states)| states.len() > 1) {
-            return Err(broken("S8", format!("attempt {attempt} of {id} ended {states:?} at {name}: {call}")));
+            return Err(broken(
+                "outcome-never-changes",
+                format!("attempt {attempt} of {id} ended {states:?} at {name}: {call}"),
+            ));
         }
     }
     Ok(())
 }
 
-/// S3: no attempt runs twice, over all peers.
+/// at-most-one-run: no attempt runs twice, over all peers.
 fn ran_once(runs: &Runs) -> Result<(), Fail> {
     match runs.iter().find(|(_, at)| at.len() > 1) {
-        Some(((id, attempt), at)) => Err(broken("S3", format!("attempt {attempt} of {id} ran at the peers {at:?}"))),
+        Some(((id, attempt), at)) => {
+            Err(broken("at-most-one-run", format!("attempt {attempt} of {id} ran at the peers {at:?}")))
+        }
         None => Ok(()),
     }
 }
 
-/// S6 and S8: the witness files bear out what the origin tells of a call, and it ran nowhere but at its target.
+/// endings-are-true and outcome-never-changes: the witness files bear out what the origin tells of a call, and it ran
+/// nowhere but at its target.
 fn told_truly(call: &Made, told: Option<&Value>, runs: &Runs, target_knows: bool) -> Result<(), Fail> {
     let of_call = (call.id.clone(), 0)..=(call.id.clone(), u8::MAX);
     let ran: Vec<(u8, usize)> = runs.range(of_call).map(|((_, attempt), at)| (*attempt, at[0])).collect();
     if let Some((_, at)) = ran.iter().find(|(_, at)| *at != call.target) {
         return Err(broken(
-            "S6, right target",
+            "endings-are-true, right target",
             format!("{} was for peer {}, and ran at peer {at}", call.id, call.target),
         ));
     }
@@ -189,27 +197,27 @@ fn told_truly(call: &Made, told: Option<&Value>, runs: &Runs, target_knows: bool
         return if ran.is_empty() {
             Ok(())
         } else {
-            Err(broken("S3, one key is one call", format!("an alias ran: {told}")))
+            Err(broken("at-most-one-run, one key is one call", format!("an alias ran: {told}")))
         };
     }
     let last = told["attempt"].as_u64().unwrap_or_default();
     match (text(told, "state"), told["confirmed"] == true) {
         ("done" | "failed", _) if !ran.iter().any(|(attempt, _)| u64::from(*attempt) == last) => {
-            Err(broken("S6", format!("told, but never ran: {told}")))
+            Err(broken("endings-are-true", format!("told, but never ran: {told}")))
         }
         ("expired" | "cancelled" | "denied", true) if !ran.is_empty() => {
-            Err(broken("S6", format!("ran {} times: {told}", ran.len())))
+            Err(broken("endings-are-true", format!("ran {} times: {told}", ran.len())))
         }
         // The target is there, has had time to say what it did, and was not rolled back to a state before that.
         ("expired" | "cancelled" | "denied" | "undeliverable", false) if !ran.is_empty() && target_knows => {
-            Err(broken("S8", format!("ran {} times, and was never put right: {told}", ran.len())))
+            Err(broken("outcome-never-changes", format!("ran {} times, and was never put right: {told}", ran.len())))
         }
         _ => Ok(()),
     }
 }
 
-/// S1 and S2, from a peer's log: an epoch is of one incarnation, and nobody ever goes back to an older one, but whose home was set
-/// back, when it starts.
+/// one-leader-per-epoch and obeyed-epochs-rise, from a peer's log: an epoch is of one incarnation, and nobody ever goes
+/// back to an older one, but one whose home was rolled back, when it starts.
 fn epochs_led(name: &str, log: &str, set_back: bool) -> Result<(), Fail> {
     let mut led: BTreeMap<u64, usize> = BTreeMap::new();
     let (mut boot, mut highest) = (0, 0);
@@ -229,11 +237,17 @@ fn epochs_led(name: &str, log: &str, set_back: bool) -> Result<(), Fail> {
             }
             "gateway changed" if epoch > 0 => {
                 if epoch < highest {
-                    return Err(broken("S2", format!("{name} went back from epoch {highest} to {epoch}")));
+                    return Err(broken(
+                        "obeyed-epochs-rise",
+                        format!("{name} went back from epoch {highest} to {epoch}"),
+                    ));
                 }
                 highest = epoch;
                 if fields["leads"] == true && *led.entry(epoch).or_insert(boot) != boot {
-                    return Err(broken("S1", format!("{name} led epoch {epoch} in two incarnations")));
+                    return Err(broken(
+                        "one-leader-per-epoch",
+                        format!("{name} led epoch {epoch} in two incarnations"),
+                    ));
                 }
             }
             _ => {}
@@ -267,8 +281,8 @@ mod tests {
     #[test]
     fn an_attempt_that_ran_twice_is_found() {
         assert_eq!(promise(ran_once(&runs(&[("a", 1, 0), ("a", 2, 0), ("b", 1, 1)]))), "kept");
-        assert_eq!(promise(ran_once(&runs(&[("a", 1, 0), ("a", 1, 0)]))), "S3");
-        assert_eq!(promise(ran_once(&runs(&[("a", 1, 0), ("a", 1, 2)]))), "S3");
+        assert_eq!(promise(ran_once(&runs(&[("a", 1, 0), ("a", 1, 0)]))), "at-most-one-run");
+        assert_eq!(promise(ran_once(&runs(&[("a", 1, 0), ("a", 1, 2)]))), "at-most-one-run");
     }
 
     #[test]
@@ -280,14 +294,14 @@ mod tests {
         };
         let once = &[("a", 1, 1)][..];
         assert_eq!(check("done", true, once, true), "kept");
-        assert_eq!(check("done", true, &[], true), "S6");
-        assert_eq!(check("done", true, &[("b", 1, 1)], true), "S6", "another call ran");
-        assert_eq!(check("done", true, &[("a", 1, 2)], true), "S6, right target");
+        assert_eq!(check("done", true, &[], true), "endings-are-true");
+        assert_eq!(check("done", true, &[("b", 1, 1)], true), "endings-are-true", "another call ran");
+        assert_eq!(check("done", true, &[("a", 1, 2)], true), "endings-are-true, right target");
         for state in ["expired", "cancelled", "denied"] {
             assert_eq!(check(state, true, &[], true), "kept");
-            assert_eq!(check(state, true, once, true), "S6", "{state}");
-            assert_eq!(check(state, false, once, true), "S8", "{state}");
-            assert_eq!(check(state, false, once, false), "kept", "who ran it has not been heard yet");
+            assert_eq!(check(state, true, once, true), "endings-are-true", "{state}");
+            assert_eq!(check(state, false, once, true), "outcome-never-changes", "{state}");
+            assert_eq!(check(state, false, once, false), "kept", "its target has not reported yet");
         }
         assert_eq!(check("interrupted", true, once, true), "kept");
         assert_eq!(check("interrupted", true, &[], true), "kept", "may or may not have happened");
@@ -316,7 +330,7 @@ mod tests {
         let check = |rows: &[Value]| promise(endings_stay("one", &told(json!(rows)), &BTreeSet::from(["a"])));
         assert_eq!(check(&[row("expired", 1, false), row("done", 1, true)]), "kept");
         assert_eq!(check(&[row("interrupted", 1, true), row("done", 2, true)]), "kept");
-        assert_eq!(check(&[row("interrupted", 1, true), row("done", 1, true)]), "S8");
+        assert_eq!(check(&[row("interrupted", 1, true), row("done", 1, true)]), "outcome-never-changes");
     }
 
     #[test]
@@ -330,8 +344,8 @@ mod tests {
             check(&[start.clone(), changed(1, true), changed(0, false), changed(2, false), changed(3, true)]),
             "kept"
         );
-        assert_eq!(check(&[start.clone(), changed(3, false), changed(2, false)]), "S2");
-        assert_eq!(check(&[start.clone(), changed(3, true), start.clone(), changed(3, true)]), "S1");
+        assert_eq!(check(&[start.clone(), changed(3, false), changed(2, false)]), "obeyed-epochs-rise");
+        assert_eq!(check(&[start.clone(), changed(3, true), start.clone(), changed(3, true)]), "one-leader-per-epoch");
         assert_eq!(check(&[start.clone(), changed(3, true), start.clone(), changed(3, false)]), "kept");
         assert_eq!(
             check(&[start.clone(), changed(3, true), event("joined a mesh", 0, false), changed(1, false)]),

@@ -23,12 +23,12 @@ pub(super) struct Made {
     pub(super) target: usize,
 }
 
-/// What was asked of all doors.
+/// All requests to the doors.
 #[derive(Debug, Default)]
 pub(super) struct Book {
     /// Calls with a receipt.
     pub(super) made: Vec<Made>,
-    /// What a door said in place of a yes.
+    /// Refusals of the doors.
     pub(super) refused: Vec<String>,
     /// Questions without an answer: the agent was down, or died over it.
     pub(super) unanswered: usize,
@@ -106,7 +106,7 @@ impl Drop for Load {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
         for thread in self.threads.drain(..) {
-            // A thread that panicked has been heard of already.
+            // A thread that panicked has been reported already.
             let _ = thread.join();
         }
     }

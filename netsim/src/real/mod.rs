@@ -1,5 +1,6 @@
 //! Scenarios with real processes on a real kernel: `netsim scenarios`. Each is a file that says who is there and what
-//! happens; the promises are read from outside, at the peers' doors, in their logs and in the files that their tools leave.
+//! happens; the promises are read from outside, at the peers' doors, in their logs and in the files that their tools
+//! leave.
 
 mod http;
 mod judge;
@@ -32,7 +33,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(10);
 const STALL: Duration = Duration::from_millis(600);
 /// Between two looks at the disk.
 const DISK_EVERY: Duration = Duration::from_millis(300);
-/// How often a scenario is tried on a machine that stands still again and again.
+/// Tries of a scenario on a machine that stands still again and again.
 const RUNS_MAX: usize = 3;
 /// Lines of each peer's log that are shown when a scenario fails.
 const LOG_LINES: usize = 25;
@@ -49,10 +50,10 @@ pub(crate) struct Options {
     /// Which set
     #[arg(long, value_enum, default_value = "all")]
     set: Set,
-    /// How often each is run
+    /// Runs of each
     #[arg(long, default_value_t = 1, value_name = "N")]
     times: usize,
-    /// How many run side by side
+    /// Runs side by side
     #[arg(long, default_value_t = 2, value_name = "N")]
     threads: usize,
     /// Only names and titles
@@ -74,7 +75,7 @@ pub(crate) struct Options {
 enum Set {
     /// All.
     All,
-    /// What every commit runs.
+    /// The set that every commit runs.
     Ci,
 }
 
@@ -103,7 +104,7 @@ fn broken(promise: &'static str, what: String) -> Fail {
     Fail::Broken { promise, what }
 }
 
-/// What came of one run.
+/// Result of one run.
 #[derive(Debug, Clone)]
 struct Outcome {
     result: Result<(), Fail>,
@@ -230,7 +231,7 @@ fn program() -> Option<PathBuf> {
     beside.exists().then_some(beside)
 }
 
-/// Whether the program knows the variables by which tests make it fail.
+/// True if the program knows the variables by which tests make it fail.
 fn has_fault_points(program: &Path) -> bool {
     let wanted = b"SIGIL_TEST_WALL_OFFSET_MS";
     std::fs::read(program).is_ok_and(|bytes| bytes.windows(wanted.len()).any(|window| window == wanted))
@@ -269,14 +270,14 @@ fn run_all(options: &Options, scenarios: &[Scenario], program: &Path) -> Vec<Vec
     outcomes.into_inner().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Whether our own thread got no turn for a while.
+/// True if our own thread got no turn for a while.
 fn no_turn() -> bool {
     let looked = now();
     std::thread::sleep(LOOK_EVERY);
     looked.elapsed() > STALL
 }
 
-/// Whether the disk kept nothing for a while.
+/// True if the disk kept nothing for a while.
 fn no_disk() -> bool {
     let looked = now();
     // A disk that fails altogether fails the agents too, and they say so.

@@ -18,9 +18,9 @@ const PREFIX: &str = "nsm";
 const ROUTER: u8 = 254;
 const RELAY: u8 = 250;
 
-/// What a peer does not hear of another.
+/// Direction of a cut.
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum Deafness {
+enum LostInput {
     /// Anything.
     All,
     /// This part of the packets, drawn for each.
@@ -45,7 +45,7 @@ pub(super) struct Network {
     router: u8,
     has_router: bool,
     /// By (speaker, listener).
-    deaf: BTreeMap<(usize, usize), Deafness>,
+    dropped: BTreeMap<(usize, usize), LostInput>,
 }
 
 /// Runs a program to its end; what it said when that was no success.
@@ -81,8 +81,13 @@ pub(super) fn missing() -> Option<String> {
             return Some(format!("`{program}` is missing (package {package})"));
         }
     }
-    let probe =
-        Network { prefix: fresh_prefix(), peers: Vec::new(), router: ROUTER, has_router: false, deaf: BTreeMap::new() };
+    let probe = Network {
+        prefix: fresh_prefix(),
+        peers: Vec::new(),
+        router: ROUTER,
+        has_router: false,
+        dropped: BTreeMap::new(),
+    };
     let name = probe.switch();
     let all = "*filter\n-A INPUT -m statistic --mode random --probability 0.5 -j DROP\nCOMMIT\n\
                *nat\n-A POSTROUTING -j MASQUERADE\nCOMMIT\n";
@@ -109,7 +114,7 @@ pub(super) fn sweep() {
     }
 }
 
-/// Whether a name is of a runner that is no more.
+/// True if a name is of a runner that is no more.
 fn is_left_over(name: &str) -> bool {
     let pid = name.strip_prefix(PREFIX).and_then(|rest| rest.split_once('x')).map(|(pid, _)| pid.parse::<u32>());
     matches!(pid, Some(Ok(pid)) if !Path::new("/proc").join(pid.to_string()).exists())
@@ -133,7 +138,7 @@ impl Network {
     pub(super) fn new(sides: &[Side]) -> Result<Self, Fail> {
         let peers = sides.iter().zip(1..).map(|(side, number)| (*side, host(*side, number))).collect();
         let has_router = sides.contains(&Side::Inside);
-        let network = Self { prefix: fresh_prefix(), peers, router: ROUTER, has_router, deaf: BTreeMap::new() };
+        let network = Self { prefix: fresh_prefix(), peers, router: ROUTER, has_router, dropped: BTreeMap::new() };
         let switch = network.switch();
         ip(&format!("netns add {switch}"))?;
         for bridge in ["out", "in"] {
@@ -200,9 +205,9 @@ impl Network {
     }
 
     /// Lets `listener` hear only a part of what `speaker` says: `rate` of the packets are lost, 1 is all of them.
-    pub(super) fn deafen(&mut self, speaker: usize, listener: usize, rate: f64) -> Result<(), Fail> {
-        let deafness = if rate >= 1.0 { Deafness::All } else { Deafness::Part(rate) };
-        self.deaf.insert((speaker, listener), deafness);
+    pub(super) fn drop_input(&mut self, speaker: usize, listener: usize, rate: f64) -> Result<(), Fail> {
+        let lost = if rate >= 1.0 { LostInput::All } else { LostInput::Part(rate) };
+        self.dropped.insert((speaker, listener), lost);
         self.filter(listener)
     }
 
@@ -212,9 +217,9 @@ impl Network {
         for a in 0..self.peers.len() {
             for b in 0..self.peers.len() {
                 if let (Some(one), Some(other)) = (group(a), group(b)) {
-                    self.deaf.remove(&(a, b));
+                    self.dropped.remove(&(a, b));
                     if one != other {
-                        self.deaf.insert((a, b), Deafness::All);
+                        self.dropped.insert((a, b), LostInput::All);
                     }
                 }
             }
@@ -224,7 +229,7 @@ impl Network {
 
     /// Everyone hears everyone.
     pub(super) fn heal(&mut self) -> Result<(), Fail> {
-        self.deaf.clear();
+        self.dropped.clear();
         self.filter_all()
     }
 
@@ -236,14 +241,14 @@ impl Network {
     fn filter(&self, listener: usize) -> Result<(), Fail> {
         use std::fmt::Write as _;
         let mut table = "*filter\n:INPUT ACCEPT [0:0]\n".to_owned();
-        for ((speaker, _), deafness) in self.deaf.iter().filter(|((_, to), _)| *to == listener) {
+        for ((speaker, _), lost) in self.dropped.iter().filter(|((_, to), _)| *to == listener) {
             let (side, address) = self.peers[*speaker];
             // Those outside see only the router of those inside.
             let hidden = side == Side::Inside && self.peers[listener].0 == Side::Outside;
             let source = if hidden { host(Side::Outside, self.router) } else { address };
-            let part = match deafness {
-                Deafness::All => String::new(),
-                Deafness::Part(rate) => format!("-m statistic --mode random --probability {rate} "),
+            let part = match lost {
+                LostInput::All => String::new(),
+                LostInput::Part(rate) => format!("-m statistic --mode random --probability {rate} "),
             };
             let _ = writeln!(table, "-A INPUT -s {source} {part}-j DROP");
         }

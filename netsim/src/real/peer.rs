@@ -31,7 +31,7 @@ pub(super) struct Peer {
     home: PathBuf,
     /// Peer id, once it has run.
     pub(super) id: String,
-    /// Whether it is, or once was, in the mesh.
+    /// True if it is, or once was, in the mesh.
     pub(super) joined: bool,
     namespace: String,
     program: PathBuf,
@@ -141,7 +141,7 @@ impl Peer {
         self.replace(&of.home, &self.home)
     }
 
-    /// How the agent ended, if it did.
+    /// Exit status of the agent, if it ended.
     pub(super) fn exited(&mut self) -> Option<ExitStatus> {
         let status = self.child.as_mut()?.try_wait().ok()?;
         if status.is_some() {
@@ -150,7 +150,7 @@ impl Peer {
         status
     }
 
-    /// Whether it was started and has not been seen to end.
+    /// True if it was started and has not been seen to end.
     pub(super) fn runs(&self) -> bool {
         self.child.is_some()
     }
@@ -210,7 +210,7 @@ impl Peer {
         Some((text(gateway, "peer_id").to_owned(), gateway.get("epoch")?.as_u64()?))
     }
 
-    /// Whether it knows so many devices, sees all of them online, and what they offer.
+    /// True if it knows so many devices, sees all of them online, and knows their tools.
     pub(super) fn knows(&self, devices: usize) -> bool {
         let nodes = self.ask("GET", "nodes?state=online", None).ok().filter(Answer::is_yes);
         let nodes =
@@ -219,7 +219,7 @@ impl Peer {
         nodes.len() == devices && nodes.iter().all(offers)
     }
 
-    /// What it says of the device with this peer id: online, offline, pending, or absent.
+    /// State of the device with this peer id as it sees it: online, offline, pending, or absent.
     pub(super) fn sees(&self, peer: &str) -> Result<String, Fail> {
         let answer = self.ask("GET", &format!("nodes/{peer}"), None)?;
         Ok(if answer.status == 404 { "absent".to_owned() } else { answer.text("state") })
@@ -255,7 +255,7 @@ impl Peer {
 
     // --- what it left ---
 
-    /// What ran here, in order: id and attempt.
+    /// Runs here, in order: id and attempt.
     pub(super) fn witness(&self) -> Vec<(String, u8)> {
         let lines = fs::read_to_string(self.home.with_extension("witness")).unwrap_or_default();
         let read = |line: &str| {
@@ -296,7 +296,7 @@ fn settings(spec: &PeerSpec, lan: bool, witness: &Path) -> String {
     toml
 }
 
-/// How long something took since `began`.
+/// Time since `began`.
 pub(super) fn since(began: std::time::Instant) -> Duration {
     now().saturating_duration_since(began)
 }

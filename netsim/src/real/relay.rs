@@ -1,5 +1,5 @@
-//! A small UDP relay between the peers: delays, reorders, doubles and loses packets. It stands in a namespace of its own;
-//! the peers' kernels send it whatever is meant for another peer, so that nobody need be told of it.
+//! A small UDP relay between the peers: delays, reorders, doubles and loses packets. It stands in a namespace of its
+//! own; the peers' kernels send it whatever is meant for another peer, so that nobody need be told of it.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -25,10 +25,10 @@ const HELD_MAX: usize = 20_000;
 const FAR_PORTS: u16 = 10_000;
 /// Largest UDP packet.
 const PACKET_BYTES_MAX: usize = 65_536;
-/// How often a waiting thread looks whether it is to end.
+/// Pause between two looks of a waiting thread at its stop flag.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
-/// What happens to packets.
+/// Treatment of packets.
 #[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Weather {
@@ -78,9 +78,9 @@ pub(super) struct Relay {
     threads: Vec<JoinHandle<()>>,
 }
 
-/// One way into the relay, and where its packets leave. For each (sender, receiver) there are two: one faces the sender,
-/// the other the receiver. What the receiver begins by itself goes through another pair, so that no kernel on the way
-/// takes one for the other.
+/// One way into the relay, and where its packets leave. For each (sender, receiver) there are two: one faces the
+/// sender, the other the receiver. What the receiver begins by itself goes through another pair, so that no kernel on
+/// the way takes one for the other.
 struct Gate {
     socket: UdpSocket,
     /// The gate on the other side, and the door to which it sends.
@@ -131,7 +131,7 @@ impl Drop for Relay {
         self.shared.stop.store(true, Ordering::Relaxed);
         self.shared.more.notify_all();
         for thread in self.threads.drain(..) {
-            // A thread that panicked has been heard of already.
+            // A thread that panicked has been reported already.
             let _ = thread.join();
         }
     }

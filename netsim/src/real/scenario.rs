@@ -1,4 +1,4 @@
-//! What stands in a scenario file.
+//! Content of a scenario file.
 
 use std::path::{Path, PathBuf};
 
@@ -13,20 +13,20 @@ pub(super) struct Scenario {
     /// The file's name without its ending.
     #[serde(skip)]
     pub(super) name: String,
-    /// What must hold, in one sentence.
+    /// The promise, in one sentence.
     pub(super) title: String,
-    /// Whether it belongs to the set that every commit runs.
+    /// True if it belongs to the set that every commit runs.
     #[serde(default)]
     pub(super) ci: bool,
-    /// What it waits for: until that is built it may fail.
+    /// The feature that it waits for: until that is built it may fail.
     pub(super) waiting: Option<String>,
     /// Time after the last fault within which one gateway must be followed by all, seconds.
     #[serde(default = "settle_s")]
     pub(super) settle_s: f64,
-    /// Whether the peers look for each other on the local network.
+    /// True if the peers look for each other on the local network.
     #[serde(default)]
     pub(super) lan: bool,
-    /// What the relay between all peers does; without it there is none.
+    /// Behaviour of the relay between all peers; without it there is none.
     pub(super) relay: Option<Weather>,
     /// The only pairs that hear each other; without them all do.
     pub(super) links: Option<Vec<(String, String)>>,
@@ -36,13 +36,13 @@ pub(super) struct Scenario {
     pub(super) steps: Vec<Step>,
 }
 
-/// L1 says 6 s; as much again for machines that are busy with other things.
+/// one-gateway-for-all says 6 s; as much again for machines that are busy with other things.
 fn settle_s() -> f64 {
     12.0
 }
 
-/// One peer. It has the tools `append` (effect `once`), `again` (`idempotent`) and `slow` (`once`, 3 s), all of which add
-/// a line to its witness file.
+/// One peer. It has the tools `append` (effect `once`), `again` (`idempotent`) and `slow` (`once`, 3 s), all of which
+/// add a line to its witness file.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct PeerSpec {
@@ -56,18 +56,18 @@ pub(super) struct PeerSpec {
     /// `node.gateway`: auto, prefer, never.
     #[serde(default = "auto")]
     pub(super) gateway: String,
-    /// How far the founder trusts it.
+    /// Tier that it gets.
     #[serde(default = "owner")]
     pub(super) tier: String,
-    /// Who lets it in at the beginning, if not the founder.
+    /// Approver at the beginning, if not the founder.
     pub(super) via: Option<String>,
-    /// Whether it is a member from the beginning. Otherwise it starts as a mesh of its own.
+    /// True if it is a member from the beginning. Otherwise it starts as a mesh of its own.
     #[serde(default = "yes")]
     pub(super) member: bool,
-    /// Whether it stands behind the router.
+    /// True if it stands behind the router.
     #[serde(default)]
     pub(super) inside: bool,
-    /// How wrong its wall clock is, seconds. Needs a program with fault points.
+    /// Error of its wall clock in seconds. Needs a program with fault points.
     #[serde(default)]
     pub(super) clock_s: i64,
 }
@@ -107,7 +107,7 @@ const fn patience_s() -> f64 {
     30.0
 }
 
-/// What happens. A peer is meant by its name, by a name given with `name`, or by its role: `gateway`, `follower`.
+/// A step. A peer is meant by its name, by a name given with `name`, or by its role: `gateway`, `follower`.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(tag = "do", rename_all = "snake_case", deny_unknown_fields)]
 pub(super) enum Step {
@@ -176,7 +176,7 @@ pub(super) enum Step {
         key: Option<String>,
         /// Name for later steps.
         r#as: Option<String>,
-        /// Whether the door must say no, with this code.
+        /// Code of the refusal that the door must give, if any.
         refused: Option<String>,
     },
     /// Asks for the call not to be done, at its origin.
@@ -221,7 +221,7 @@ pub(super) enum Step {
         /// Any of these.
         state: Vec<String>,
         at: Option<String>,
-        /// How often it ran.
+        /// Expected number of runs.
         runs: Option<usize>,
         confirmed: Option<bool>,
         #[serde(default = "patience_s")]
@@ -229,7 +229,7 @@ pub(super) enum Step {
     },
     /// The call has no ending.
     Open { call: String },
-    /// What `at` says of a device: online, offline, pending, or absent.
+    /// State of a device as `at` sees it: online, offline, pending, or absent.
     Sees {
         at: String,
         who: String,
@@ -268,7 +268,7 @@ impl Scenario {
         Ok(scenario)
     }
 
-    /// Whether it uses what only a program with fault points has.
+    /// True if it uses what only a program with fault points has.
     pub(super) fn needs_fault_points(&self) -> bool {
         self.peers.iter().any(|peer| peer.clock_s != 0)
             || self.steps.iter().any(|step| matches!(step, Step::Arm { .. }))

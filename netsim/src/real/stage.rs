@@ -14,8 +14,8 @@ use super::scenario::{Scenario, Step};
 use super::{Fail, broken, now, wait_for};
 use crate::dice::Dice;
 
-/// How long one gateway must be followed by all before it counts as settled: longer than a lease, and than a link that is
-/// dead goes unnoticed (2.4 s), so that nobody lives on what was before the fault.
+/// Time that one gateway must be followed by all before it counts as settled: longer than a lease, and than a link that
+/// is dead goes unnoticed (2.4 s), so that nobody lives on what was before the fault.
 const SETTLED_FOR: Duration = Duration::from_secs(3);
 /// Founding, inviting and linking everyone.
 const SETUP_WITHIN: Duration = Duration::from_secs(30);
@@ -25,7 +25,7 @@ const WATCHED: Duration = Duration::from_millis(500);
 /// A gateway's peer id and epoch.
 pub(super) type Leadership = (String, u64);
 
-/// What was measured.
+/// Measured values.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Measured {
     /// From a fault until another gateway was followed by all.
@@ -48,7 +48,7 @@ pub(super) struct Stage<'a> {
     pub(super) network: Network,
     pub(super) book: SharedBook,
     pub(super) measured: Measured,
-    /// What happened, for people.
+    /// The events, for people.
     pub(super) story: Vec<String>,
     pub(super) root: TempDir,
     began: Instant,
@@ -60,7 +60,7 @@ pub(super) struct Stage<'a> {
     pub(super) silent: BTreeSet<usize>,
     /// Those whose home was rolled back: what they did before, they cannot know.
     pub(super) set_back: BTreeSet<usize>,
-    /// Whether nobody has looked since then who leads.
+    /// True if nobody has looked since then who leads.
     pub(super) unsettled: bool,
     /// The last step saw one gateway followed by all members.
     just_settled: bool,
@@ -113,7 +113,7 @@ impl<'a> Stage<'a> {
             for a in 0..self.peers.len() {
                 for b in (0..self.peers.len()).filter(|b| a != *b) {
                     if !linked.contains(&(a, b)) && !linked.contains(&(b, a)) {
-                        self.network.deafen(a, b, 1.0)?;
+                        self.network.drop_input(a, b, 1.0)?;
                     }
                 }
             }
@@ -244,7 +244,10 @@ impl<'a> Stage<'a> {
     pub(super) fn settle(&mut self, who: &[usize], within: Duration) -> Result<(), Fail> {
         let watched = since(self.disturbed) < WATCHED;
         let Some((gateway, began)) = self.wait_settled(who, None, within)? else {
-            return Err(broken("L1", format!("no gateway followed by all within {within:?}: {}", self.beliefs(who))));
+            return Err(broken(
+                "one-gateway-for-all",
+                format!("no gateway followed by all within {within:?}: {}", self.beliefs(who)),
+            ));
         };
         let took = began.saturating_duration_since(self.disturbed);
         self.settled = Some(gateway);
@@ -266,13 +269,16 @@ impl<'a> Stage<'a> {
             Some((gateway, looked.saturating_duration_since(disturbed)))
         })?;
         let Some((gateway, took)) = next else {
-            return Err(broken("L5", format!("nobody took over within {within:?}: {}", self.beliefs(who))));
+            return Err(broken(
+                "takeover-in-time",
+                format!("nobody took over within {within:?}: {}", self.beliefs(who)),
+            ));
         };
         self.say(&format!("taken over after {took:.3?}"));
         self.measured.takeovers.push(took);
         self.settled = Some(gateway);
         self.unsettled = false;
-        if took > within { Err(broken("L5", format!("the takeover took {took:?}"))) } else { Ok(()) }
+        if took > within { Err(broken("takeover-in-time", format!("the takeover took {took:?}"))) } else { Ok(()) }
     }
 
     pub(super) fn beliefs(&self, who: &[usize]) -> String {
@@ -305,7 +311,7 @@ impl<'a> Stage<'a> {
             if self.unsettled {
                 self.settle(&members, within)?;
             } else if self.wait_settled(&members, None, within)?.is_none() {
-                return Err(broken("L1", format!("it did not last: {}", self.beliefs(&members))));
+                return Err(broken("one-gateway-for-all", format!("it did not last: {}", self.beliefs(&members))));
             }
         }
         Ok(())

@@ -1,4 +1,4 @@
-//! What each step of a scenario does.
+//! The steps of a scenario, performed.
 
 use std::time::Duration;
 
@@ -14,11 +14,11 @@ use super::scenario::Step;
 use super::stage::{Stage, expect};
 use super::{Fail, broken, pause, wait_for};
 
-/// What must be seen by then, if a step does not say.
+/// Time within which a step's effect must be seen, if the step does not say.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// How long a device may be known without its tools.
+/// Time that a device may be known without its tools.
 const CATALOGUE_WITHIN: Duration = Duration::from_secs(5);
-/// How long nothing must happen to count as nothing.
+/// Time without an event that counts as "nothing happens".
 const A_WHILE: Duration = Duration::from_secs(3);
 
 impl Stage<'_> {
@@ -36,11 +36,11 @@ impl Stage<'_> {
                 self.disturb();
             }
             Step::CutOneWay { from, to } => {
-                self.network.deafen(self.who(from)?, self.who(to)?, 1.0)?;
+                self.network.drop_input(self.who(from)?, self.who(to)?, 1.0)?;
                 self.disturb();
             }
             Step::Lose { from, to, rate } => {
-                self.network.deafen(self.who(from)?, self.who(to)?, *rate)?;
+                self.network.drop_input(self.who(from)?, self.who(to)?, *rate)?;
                 self.disturb();
             }
             Step::Weather(weather) => {
@@ -174,7 +174,7 @@ impl Stage<'_> {
                 let gateway = self.agreed(&self.members());
                 if gateway != self.settled {
                     return Err(broken(
-                        "L2",
+                        "one-cut-moves-nothing",
                         format!("{:?} was gateway; now {}", self.settled, self.beliefs(&self.members())),
                     ));
                 }
@@ -186,7 +186,10 @@ impl Stage<'_> {
                 })?;
                 pause(A_WHILE)?;
                 if who.iter().any(|peer| self.peers[*peer].gateway().is_some()) {
-                    return Err(broken("L1", format!("someone leads who may not: {}", self.beliefs(&who))));
+                    return Err(broken(
+                        "one-gateway-for-all",
+                        format!("someone leads who may not: {}", self.beliefs(&who)),
+                    ));
                 }
                 self.unsettled = false;
             }
@@ -212,7 +215,7 @@ impl Stage<'_> {
                 pause(A_WHILE)?;
                 let runs = self.runs(&self.made(call)?.id);
                 if runs > 0 {
-                    return Err(broken("S5", format!("{call} ran {runs} times")));
+                    return Err(broken("excluded-has-no-effect", format!("{call} ran {runs} times")));
                 }
             }
             Step::Revoked { who } => {
@@ -314,7 +317,7 @@ impl Stage<'_> {
         Ok(())
     }
 
-    /// How often a call ran, over all peers.
+    /// Runs of a call, over all peers.
     fn runs(&self, id: &str) -> usize {
         self.peers.iter().map(|peer| peer.witness().iter().filter(|(ran, _)| ran == id).count()).sum()
     }
@@ -331,13 +334,16 @@ impl Stage<'_> {
         });
         match fits {
             Err(Fail::Broken { .. }) => {
-                return Err(broken("L3", format!("{call} ends {state:?} at {}: {told}", self.peers[at].spec.name)));
+                return Err(broken(
+                    "accepted-calls-end",
+                    format!("{call} ends {state:?} at {}: {told}", self.peers[at].spec.name),
+                ));
             }
             other => other?,
         }
         let ran = self.runs(&made.id);
         if runs.is_some_and(|runs| runs != ran) {
-            return Err(broken("S6", format!("{call} ran {ran} times: {told}")));
+            return Err(broken("endings-are-true", format!("{call} ran {ran} times: {told}")));
         }
         Ok(())
     }
@@ -361,7 +367,9 @@ impl Stage<'_> {
             }))
         });
         match agree {
-            Err(Fail::Broken { .. }) => Err(broken("S10", format!("the names are {are:?} everywhere: {seen:?}"))),
+            Err(Fail::Broken { .. }) => {
+                Err(broken("revocation-wins", format!("the names are {are:?} everywhere: {seen:?}")))
+            }
             other => other,
         }
     }

@@ -91,7 +91,7 @@ fn spread(sorted: &[Duration]) -> String {
     }
 }
 
-/// How many runs were good.
+/// Prints the number of good runs of each scenario.
 pub(super) fn print(scenarios: &[Scenario], outcomes: &[Vec<Outcome>]) {
     let all: Vec<&Outcome> = outcomes.iter().flatten().collect();
     let good = all.iter().filter(|outcome| outcome.result.is_ok()).count();

@@ -15,8 +15,9 @@ use crate::trace::{Being, Mark};
 /// A machine without a clock of its own believes that it is the day it was built.
 const CLOCKLESS_MS: i64 = 10 * 365 * 24 * 3_600 * 1_000;
 
-/// A run that began so long ago has put a checkpoint into its target's log (after 200 ms), and slow disks have synced it.
-const HEARD_US: u64 = 1_200 * MS;
+/// A run that began so long ago has put a checkpoint into its target's log (after 200 ms), and slow disks have synced
+/// it.
+const RECEIVED_US: u64 = 1_200 * MS;
 
 impl World {
     pub(super) fn fault(&mut self, index: usize) {
@@ -61,7 +62,7 @@ impl World {
                     self.note_takeover(peer, true);
                     self.command(peer, Purpose::Stop(down_us), Command::Stop);
                     let boot = self.peers[peer].boot;
-                    // The shell does not wait for ever (mesh-protocol.md §4, Shutdown).
+                    // The shell does not wait for ever (`docs/protocol.md`, Election).
                     self.at(150 * MS, Event::Exit { peer, boot, down_us });
                 }
             }
@@ -105,10 +106,10 @@ impl World {
         }
     }
 
-    /// Power fails and the last backup is played back. What the peer had promised since is lost: what it obeyed, forgot and
-    /// told before is not held against its new incarnation, and receipts that it gave since are void. Where its own store does not
-    /// tell it, something is promised only if the others can, and no call was in hand (README, what is assumed); else the plan
-    /// is not carried out.
+    /// Power fails and the last backup is played back. What the peer had promised since is lost: what it obeyed, forgot
+    /// and told before is not held against its new incarnation, and receipts that it gave since are void. Where its own
+    /// store does not tell it, something is promised only if the others can, and no call was in hand (README, what is
+    /// assumed); else the plan is not carried out.
     fn restore(&mut self, peer: usize, down_us: u64, unnoticed: bool) {
         if self.peers[peer].state != State::Running {
             return;
@@ -129,13 +130,14 @@ impl World {
         self.accepted.retain(|id, accepted| accepted.origin != peer || known.contains_key(id));
     }
 
-    /// Whether all that ran at a peer since its backup began long enough before it was alone for the others to hear of it.
+    /// True if all that ran at a peer since its backup began long enough before it was alone for the others to hear of
+    /// it.
     fn others_received(&self, peer: usize, since: u64) -> bool {
         let runs = self.checks.runs.values().filter(|run| run.peer == peer && run.at >= since);
-        runs.map(|run| run.at).all(|at| at + HEARD_US <= self.split_at)
+        runs.map(|run| run.at).all(|at| at + RECEIVED_US <= self.split_at)
     }
 
-    /// What a peer signed since its backup and no other disk holds was never said.
+    /// Forgets all that a peer signed since its backup and no other disk holds: it was never said.
     fn retract(&mut self, peer: usize, backup: &Snapshot) {
         let (from, to) = (self.peers[peer].id.0.to_vec(), [self.peers[peer].id.0.as_slice(), &[255; 12]].concat());
         let kept: BTreeSet<&[u8]> = backup.keys(Space::Log).collect();

@@ -29,20 +29,20 @@ use crate::trace::{Level, Trace};
 const WALL_MS: i64 = 1_750_000_000_000;
 /// The setup may take this long.
 const SETUP_US: u64 = 15 * SECOND;
-/// L1: within this time of the last fault.
+/// one-gateway-for-all: within this time of the last fault.
 const SETTLE_US: u64 = 6 * SECOND;
-/// L1: afterwards no unsettled stretch longer than this.
+/// one-gateway-for-all: afterwards no unsettled stretch longer than this.
 const UNSETTLED_US: u64 = SECOND;
 /// The first quiescence: topology kept.
 const QUIET_US: u64 = 8 * SECOND;
 /// The second quiescence lasts at least this long; the first, with its topology, is looked at for longer.
 const HEALED_US: u64 = 3 * SECOND;
-/// L3: within this time of the full healing, or of the call's own time.
+/// accepted-calls-end: within this time of the full healing, or of the call's own time.
 const TERMINAL_US: u64 = 30 * SECOND;
-/// How long the single link of L2 stays cut.
+/// Time that the single link stays cut.
 const L2_CUT_US: u64 = 4 * SECOND;
 
-/// Whether a peer's process is there.
+/// State of a peer's process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum State {
     /// Not of the mesh yet.
@@ -86,7 +86,7 @@ pub(crate) struct Sim {
     stalled_until: u64,
     revoked: bool,
     thawing: bool,
-    /// Whether it holds itself for an owner.
+    /// True if it holds itself for an owner.
     owner: bool,
     /// When it was made, and the disk at that time.
     backup: Option<(u64, Snapshot)>,
@@ -102,7 +102,7 @@ impl Sim {
         self.state == State::Running && !self.frozen()
     }
 
-    /// What a duration of the world is by this peer's clocks.
+    /// A duration of the world by this peer's clocks.
     fn own_us(&self, world_us: u64) -> u64 {
         let off = world_us.cast_signed() * self.plan.drift_ppm / 1_000_000;
         world_us.saturating_add_signed(off)
@@ -124,7 +124,7 @@ impl Sim {
     }
 }
 
-/// What happens at a moment.
+/// An event.
 pub(crate) enum Event {
     Wake {
         peer: usize,
@@ -227,7 +227,7 @@ pub(crate) enum Phase {
     End,
 }
 
-/// What a command was for.
+/// Purpose of a command.
 enum Purpose {
     Ask(usize),
     Cancel,
@@ -268,11 +268,11 @@ struct Accepted {
     origin: usize,
     at: u64,
     ttl_ms: u64,
-    /// How much longer its origin may wait for its ending when the target is not there any more.
+    /// Extra time that its origin may wait for its ending when the target is not there any more.
     timeout_ms: u64,
 }
 
-/// What a run was like.
+/// Statistics of a run.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Stats {
     pub(crate) virtual_us: u64,
@@ -289,7 +289,7 @@ pub(crate) struct Stats {
     pub(crate) takeovers: Vec<(bool, u8, u64)>,
 }
 
-/// How a run went.
+/// Outcome of a run.
 pub(crate) struct Outcome {
     pub(crate) violation: Option<Violation>,
     pub(crate) stats: Stats,
@@ -316,7 +316,8 @@ pub(crate) struct World {
     commands: BTreeMap<CmdId, (Purpose, u64)>,
     command_ids: CmdId,
     accepted: BTreeMap<ReqId, Accepted>,
-    /// Calls whose confirmed ending their origin has told since the healing: nothing crashes any more, and S8 keeps them.
+    /// Calls whose confirmed ending their origin has told since the healing: nothing crashes any more, and
+    /// outcome-never-changes keeps them.
     over: BTreeSet<ReqId>,
     invited: BTreeMap<usize, Hash>,
     phase: Phase,
@@ -335,7 +336,7 @@ pub(crate) struct World {
     open_at: u64,
     /// Calls that were seen to have an ending at their origin.
     seen_ended: BTreeSet<ReqId>,
-    /// Longest time that a frame or a frozen peer was on its way, for S4's time.
+    /// Longest time that a frame or a frozen peer was on its way, for runs-only-when-allowed's time.
     slack_us: u64,
     stats: Stats,
     /// Spare room for the outputs of a step.
@@ -464,7 +465,7 @@ impl World {
             self.handle(event);
             if self.dirty {
                 self.dirty = false;
-                self.l1_note();
+                self.note_settled();
             }
             if self.checks.violation.is_some() || self.phase == Phase::End {
                 return;

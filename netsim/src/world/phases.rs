@@ -16,7 +16,7 @@ use crate::plan::{Ask, MS, NEVER, SECOND};
 use crate::predicates::{Holder, Told};
 use crate::trace::Mark;
 
-/// How much longer devices that should rather not lead wait before they claim.
+/// Extra wait of class 0 before it claims.
 const CLASS_0_US: u64 = 500 * MS;
 /// Longest fsync that comes by chance.
 const ODD_FSYNC_US: u64 = 300 * MS;
@@ -131,12 +131,12 @@ impl World {
         self.dirty = true;
     }
 
-    /// Who counts for the election: running, and not removed.
+    /// True if a peer counts for the election: running, and not excluded.
     pub(super) fn member(&self, peer: usize) -> bool {
         self.peers[peer].awake() && !self.peers[peer].revoked
     }
 
-    /// Whether every component has one gateway that all follow, or none when nobody may lead.
+    /// True if every component has one gateway that all follow, or none when nobody may lead.
     pub(super) fn settled(&self) -> bool {
         let count = self.peers.len();
         let mut done = vec![false; count];
@@ -175,14 +175,16 @@ impl World {
         true
     }
 
-    /// **L1**, kept up as things change: when the mesh settled, and for how long it was not.
-    pub(super) fn l1_note(&mut self) {
+    /// **one-gateway-for-all**, kept up as things change: when the mesh settled, and for how long it was not.
+    pub(super) fn note_settled(&mut self) {
         let settled = self.settled();
         if settled && self.settled_at.is_none() {
             let stretch = self.now - self.unsettled_at;
             let late = self.unsettled_at.max(self.phase_at + SETTLE_US);
-            if self.l1_binds() && self.now > late + UNSETTLED_US {
-                self.checks.fail("L1", self.now, || format!("no one gateway for all for {} ms", stretch / MS));
+            if self.must_be_settled() && self.now > late + UNSETTLED_US {
+                self.checks.fail("one-gateway-for-all", self.now, || {
+                    format!("no one gateway for all for {} ms", stretch / MS)
+                });
             }
             self.settled_at = Some(self.now);
         } else if !settled && let Some(at) = self.settled_at.take() {
@@ -191,20 +193,21 @@ impl World {
         }
     }
 
-    /// **L1**, afterwards: once settled, in a mesh where nothing goes wrong, nobody changes gateways but to hand over to a
-    /// better one.
-    pub(super) fn l1_stays(&mut self, peer: usize, epoch: Option<Epoch>) {
+    /// **one-gateway-for-all**, afterwards: once settled, in a mesh where nothing goes wrong, nobody changes gateways
+    /// but to hand over to a better one.
+    pub(super) fn gateway_stays(&mut self, peer: usize, epoch: Option<Epoch>) {
         let before = self.peers[peer].gateway;
-        let calm = self.l1_binds()
+        let calm = self.must_be_settled()
             && self.now >= self.phase_at + SETTLE_US
             && self.settled_at.is_some_and(|at| self.now >= at + SECOND);
         if calm && !self.plan.handovers && before.is_some() && before != epoch {
-            self.checks
-                .fail("L1", self.now, || format!("p{peer} goes from {before:?} to {epoch:?}, and nothing is wrong"));
+            self.checks.fail("one-gateway-for-all", self.now, || {
+                format!("p{peer} goes from {before:?} to {epoch:?}, and nothing is wrong")
+            });
         }
     }
 
-    pub(super) fn l1_binds(&self) -> bool {
+    pub(super) fn must_be_settled(&self) -> bool {
         matches!(self.phase, Phase::Quiet | Phase::Healed)
     }
 
@@ -221,7 +224,7 @@ impl World {
         self.at(250 * MS, Event::Look);
         for (peer, sim) in self.peers.iter().enumerate() {
             if let Some(node) = &sim.node {
-                self.checks.s11_queue(self.now, peer, sim.id, node.open_calls(), &sim.config);
+                self.checks.queue_within_limit(self.now, peer, sim.id, node.open_calls(), &sim.config);
             }
         }
         if let Some(at) = self.settled_at {
@@ -247,10 +250,10 @@ impl World {
                 let late = self.unsettled_at.max(self.phase_at + SETTLE_US - UNSETTLED_US) + UNSETTLED_US;
                 if self.settled_at.is_none() && self.now > late {
                     let beliefs = self.beliefs();
-                    self.checks.fail("L1", self.now, || format!("not settled: {beliefs}"));
+                    self.checks.fail("one-gateway-for-all", self.now, || format!("not settled: {beliefs}"));
                 }
                 if self.phase == Phase::Healed {
-                    self.l3_accepted_calls_end();
+                    self.accepted_calls_end();
                 }
             }
             Phase::LinkCut => {
@@ -295,15 +298,17 @@ impl World {
         self.takeover = undisturbed.then_some((self.now, asked));
     }
 
-    /// **L5** where nothing else goes wrong another leads within 200 ms and a round trip of a clean stop of the gateway, and
-    /// within 2 s of its crash (class 0: [`CLASS_0_US`] more). Slow disks, which the promise does not count, are added.
-    pub(super) fn l5_taken_over(&mut self, heir: usize, asked: bool, class: u8, took: u64) {
+    /// **takeover-in-time** where nothing else goes wrong another leads within 200 ms and a round trip of a clean stop
+    /// of the gateway, and within 2 s of its crash (class 0: [`CLASS_0_US`] more). Slow disks, which the promise does
+    /// not count, are added.
+    pub(super) fn taken_over(&mut self, heir: usize, asked: bool, class: u8, took: u64) {
         let latency = self.pairs.iter().map(|(_, pair)| pair.latency_us).max().unwrap_or(0);
         let within = if asked { 200 * MS } else { 2 * SECOND + if class == 0 { CLASS_0_US } else { 0 } };
         let disks = 2 * self.peers[heir].plan.fsync_us.1 + ODD_FSYNC_US;
         if took > within + 4 * latency + disks {
             let how = if asked { "clean stop" } else { "crash" };
-            self.checks.fail("L5", self.now, || format!("p{heir} leads only {} ms after a {how}", took / MS));
+            self.checks
+                .fail("takeover-in-time", self.now, || format!("p{heir} leads only {} ms after a {how}", took / MS));
         }
     }
 
@@ -315,9 +320,9 @@ impl World {
         open.map(Told::of).or_else(over).or_else(|| unsynced().as_ref().map(Told::of_row))
     }
 
-    /// **L3** in 30 s after the full healing every accepted call is terminal at its origin, or by its own time when that
-    /// is later; and where the target is there, it has confirmed the ending.
-    pub(super) fn l3_accepted_calls_end(&mut self) {
+    /// **accepted-calls-end** in 30 s after the full healing every accepted call is terminal at its origin, or by its
+    /// own time when that is later; and where the target is there, it has confirmed the ending.
+    pub(super) fn accepted_calls_end(&mut self) {
         let mut open = 0;
         let mut broken = None;
         let mut over = Vec::new();
@@ -352,8 +357,8 @@ impl World {
             let target_there = target.is_some_and(|target| {
                 self.member(target) && self.trusts(accepted.origin, target) && same_incarnation(target)
             });
-            // Nor has one that has forgotten it, when its origin was away for all of that time; and what it says after the
-            // origin's books are closed changes nothing.
+            // Nor has one that has forgotten it, when its origin was away for all of that time; and what it says after
+            // the origin's books are closed changes nothing.
             let closed = sim.node.as_ref().is_some_and(|node| node.open_call(id).is_none());
             let late = self.plan.keep_entries_ms.is_some() && closed;
             let target_there = target_there && !late && !target.is_some_and(|target| self.checks.is_past(target, id));
@@ -388,7 +393,7 @@ impl World {
         }
         self.over.extend(over);
         if let Some(what) = broken {
-            self.checks.fail("L3", self.now, || what);
+            self.checks.fail("accepted-calls-end", self.now, || what);
         }
         let settled = self.settled_at.is_some_and(|at| self.now >= at + SECOND);
         let asked = self.now >= self.faults_at + self.plan.faults_us + 3 * SECOND + QUIET_US;
@@ -397,14 +402,14 @@ impl World {
         }
         let told = self.now >= self.open_at + 2 * SECOND;
         if told && settled && asked && self.now - self.phase_at >= HEALED_US {
-            self.l4_books_agree();
-            self.l4_logs_agree();
+            self.books_agree();
+            self.logs_agree();
             self.enter(Phase::LinkCut);
         }
     }
 
-    /// **L2** cutting one link of a connected component does not change the gateway: the link is cut here, and every
-    /// change of belief judged in [`Self::gateway_changed`].
+    /// **one-cut-moves-nothing** cutting one link of a connected component does not change the gateway: the link is cut
+    /// here, and every change of belief judged in [`Self::gateway_changed`].
     pub(super) fn cut_one_link(&mut self) {
         let members: Vec<usize> = (0..self.peers.len()).filter(|peer| self.member(*peer)).collect();
         let whole =
@@ -420,16 +425,16 @@ impl World {
         let others: Vec<usize> = members.into_iter().filter(|peer| *peer != a).collect();
         let b = self.dice.pick(&others);
         let (key, _) = pair_of(a, b);
-        self.trace.story(self.now, || format!("-- L2: cut p{a}-p{b}"));
+        self.trace.story(self.now, || format!("-- one-cut-moves-nothing: cut p{a}-p{b}"));
         self.pairs.of(key).single = [true; 2];
         self.refresh_cuts();
     }
 
-    /// **L4**, as far as people can see it: two seconds after the last call ended at its origin, what the origin's book
-    /// says of a call, confirmed, every member's book that knows the call says too. Of a target that was removed one
-    /// half may have heard its own word and the other the origin's: the ending is the same, but not whether it is confirmed;
-    /// and a member that is no owner may not say again what it alone has heard.
-    pub(super) fn l4_books_agree(&mut self) {
+    /// **books-and-logs-agree**, as far as people can see it: two seconds after the last call ended at its origin, what
+    /// the origin's book says of a call, confirmed, every member's book that knows the call says too. Of a target that
+    /// was removed one half may have received its own outcome and the other the origin's: the ending is the same, but not
+    /// whether it is confirmed; and a member that is no owner may not re-issue what it alone has received.
+    pub(super) fn books_agree(&mut self) {
         let mut broken = None;
         for (id, accepted) in &self.accepted {
             if !self.member(accepted.origin) {
@@ -457,7 +462,8 @@ impl World {
                 if self.plan.keep_entries_ms.is_some() && closed && !record.confirmed {
                     continue;
                 }
-                // Whose clock says that there is time left awaits another attempt; the target may know that there is none.
+                // Whose clock says that there is time left awaits another attempt; the target may know that there is
+                // none.
                 let time = (accepted.ttl_ms + 4 * limits::epsilon_ms(accepted.ttl_ms)) * MS + SECOND;
                 let awaits = told.state == CallState::Ended(Ending::Interrupted)
                     && matches!(record.state, CallState::Open(_))
@@ -477,12 +483,12 @@ impl World {
             }
         }
         if let Some(what) = broken {
-            self.checks.fail("L4", self.now, || what);
+            self.checks.fail("books-and-logs-agree", self.now, || what);
         }
     }
 
-    /// **L4** and **S11**, of the logs.
-    fn l4_logs_agree(&mut self) {
+    /// **books-and-logs-agree** and **limits-hold**, of the logs.
+    fn logs_agree(&mut self) {
         let mut checks = std::mem::take(&mut self.checks);
         for author in (0..self.peers.len()).filter(|peer| self.member(*peer)) {
             let holder = |peer: usize| Holder { peer, disk: &self.peers[peer].disk };
@@ -490,7 +496,7 @@ impl World {
                 self.member(*peer) && *peer != author && self.trusts(*peer, author) && self.trusts(author, *peer)
             };
             let others: Vec<Holder<'_>> = (0..self.peers.len()).filter(hears).map(holder).collect();
-            checks.l4_logs_agree(self.now, &holder(author), &others);
+            checks.logs_agree(self.now, &holder(author), &others);
         }
         self.checks = checks;
     }

@@ -1,4 +1,4 @@
-//! What a peer's shell does with its core: inputs in, outputs out, disk, tools, replies.
+//! The shell of a simulated peer: inputs in, outputs out, disk, tools, replies.
 
 use mesh_core::crypto::Signer;
 use mesh_core::entry::{Effect, Ending, Payload, Tier};
@@ -22,7 +22,7 @@ impl World {
         self.peers.iter().position(|peer| peer.id == *id)
     }
 
-    /// Whether `peer` holds `other` approved.
+    /// True if `peer` holds `other` approved.
     pub(crate) fn trusts(&self, peer: usize, other: usize) -> bool {
         self.peers[peer].trusted.contains(&self.peers[other].id)
     }
@@ -154,7 +154,7 @@ impl World {
         if matches!(frame, Frame::Dispatch(_)) {
             // One frame may bring a call and, after it, the revocation of its target.
             let trusted = self.trusts(peer, to_index) || self.peers[peer].trusted_before.contains(to);
-            self.checks.s5_dispatches_to_members_only(self.now, peer, to_index, trusted);
+            self.checks.dispatches_to_members_only(self.now, peer, to_index, trusted);
         }
         if let Frame::Answer(answer) = &frame
             && matches!(
@@ -184,7 +184,7 @@ impl World {
         self.peers[peer].disk.commit(txn, batch);
         if changes {
             let sim = &self.peers[peer];
-            self.checks.s10_revocation_not_undone(self.now, peer, &sim.trusted, &sim.disk);
+            self.checks.revocation_not_undone(self.now, peer, &sim.trusted, &sim.disk);
         }
         self.begin_sync(peer);
         if waited {
@@ -252,29 +252,29 @@ impl World {
         let own = self.own_now(peer);
         let sim = &self.peers[peer];
         let (checks, now) = (&mut self.checks, self.now);
-        checks.s4_started_is_durable_and_origin_approved(now, peer, invocation, &sim.disk, origin, tier.is_some());
-        checks.s4_origin_of_sufficient_tier(now, peer, invocation, tier);
-        checks.s5_revoked_invokes_nothing(now, peer, revoked, id);
-        checks.s6_nothing_cancelled_runs(now, peer, id);
-        checks.s11_running(now, peer, sim.tools.len() + 1, &sim.config);
+        checks.started_is_durable_and_origin_approved(now, peer, invocation, &sim.disk, origin, tier.is_some());
+        checks.origin_of_sufficient_tier(now, peer, invocation, tier);
+        checks.revoked_invokes_nothing(now, peer, revoked, id);
+        checks.nothing_cancelled_runs(now, peer, id);
+        checks.running_within_limit(now, peer, sim.tools.len() + 1, &sim.config);
         if !self.plan.wall_jumps && !self.plan.drifts() && self.slack_us == 0 {
-            checks.s7_nothing_runs_that_was_reported_expired(now, peer, id);
+            checks.nothing_runs_that_was_reported_expired(now, peer, id);
         }
-        checks.s4_time_is_left(now, own, peer, id, attempt);
-        checks.s2_obeyed_epochs_never_decrease(now, peer, id, attempt, &sim.disk);
-        checks.s6_nothing_runs_after_its_ending(now, peer, id, attempt);
-        checks.s9_nothing_forgotten_runs(now, peer, id);
-        checks.s3_at_most_one_run(now, peer, id, attempt);
+        checks.time_is_left(now, own, peer, id, attempt);
+        checks.obeyed_epochs_never_decrease(now, peer, id, attempt, &sim.disk);
+        checks.nothing_runs_after_its_ending(now, peer, id, attempt);
+        checks.nothing_forgotten_runs(now, peer, id);
+        checks.at_most_one_run(now, peer, id, attempt);
         if attempt == 1 {
             checks.one_run_per_client_key(now, peer, invocation);
         }
         if invocation.header.target != sim.id || origin.is_none() {
-            checks.fail("S4", now, || format!("{id} runs at p{peer}, which is not its target"));
+            checks.fail("runs-only-when-allowed", now, || format!("{id} runs at p{peer}, which is not its target"));
         }
         if attempt > 1 && invocation.header.effect == Effect::Once {
-            checks.fail("S3", now, || format!("{id}, a call to run once, gets attempt {attempt}"));
+            checks.fail("at-most-one-run", now, || format!("{id}, a call to run once, gets attempt {attempt}"));
         }
-        self.s7_not_long_after_its_time(peer, id);
+        self.not_long_after_its_time(peer, id);
         if let Payload::Blob { hash, .. } = &invocation.header.arguments
             && !self.peers[peer].blobs.contains(hash)
         {
@@ -295,20 +295,22 @@ impl World {
         self.armed(peer, Near::Invoke);
     }
 
-    /// **S7**, coarsely: no call starts long after its time as its origin counted it. Each hop may add what the frame was on
-    /// its way; a restart under a wall clock that jumps may add the time away.
-    pub(super) fn s7_not_long_after_its_time(&mut self, peer: usize, id: ReqId) {
+    /// **expired-never-runs**, coarsely: no call starts long after its time as its origin counted it. Each hop may add
+    /// what the frame was on its way; a restart under a wall clock that jumps may add the time away.
+    pub(super) fn not_long_after_its_time(&mut self, peer: usize, id: ReqId) {
         let Some(known) = self.checks.known.get(&id) else { return };
         let Some(origin) = self.index_of(&known.origin) else { return };
         let ttl_us = known.header.ttl_ms * MS;
         let Some(accepted) = self.accepted.get(&id) else { return };
-        // With durations beyond their bound a call may start late, to be amended by its target's word (§7, row 17).
+        // With durations beyond their bound a call may start late, until its target's outcome replaces that.
         if self.plan.wall_jumps || self.plan.drifts() || accepted.origin != origin {
             return;
         }
         let late = self.now.saturating_sub(accepted.at + ttl_us);
         if late > self.slack_us + 3 * SECOND {
-            self.checks.fail("S7", self.now, || format!("{id} starts at p{peer} {} ms after its time", late / MS));
+            self.checks.fail("expired-never-runs", self.now, || {
+                format!("{id} starts at p{peer} {} ms after its time", late / MS)
+            });
         }
     }
 
@@ -352,7 +354,7 @@ impl World {
             }
             Fact::Revoked => {
                 self.trace.story(self.now, || format!("p{peer} holds its own revocation"));
-                self.checks.s5_own_revocation_is_durable(self.now, peer);
+                self.checks.own_revocation_is_durable(self.now, peer);
                 self.peers[peer].revoked = true;
                 self.dirty = true;
                 let boot = self.peers[peer].boot;
@@ -401,7 +403,7 @@ impl World {
         let me = self.peers[peer].id;
         let led = self.peers[peer].gateway.is_some_and(|epoch| epoch.peer == me);
         let leads = epoch.is_some_and(|epoch| epoch.peer == me);
-        self.l1_stays(peer, epoch);
+        self.gateway_stays(peer, epoch);
         self.peers[peer].gateway = epoch;
         self.dirty = true;
         self.trace.story(self.now, || match epoch {
@@ -419,19 +421,20 @@ impl World {
         if let (true, Some(epoch)) = (leads, epoch) {
             if let Some((since, asked)) = self.takeover.take() {
                 self.stats.takeovers.push((asked, epoch.class, self.now - since));
-                self.l5_taken_over(peer, asked, epoch.class, self.now - since);
+                self.taken_over(peer, asked, epoch.class, self.now - since);
             }
             self.stats.epochs_led += 1;
             let boot = self.peers[peer].boot;
-            self.checks.s1_one_leader_per_epoch(self.now, peer, boot, epoch, &self.peers[peer].disk);
+            self.checks.one_leader_per_epoch(self.now, peer, boot, epoch, &self.peers[peer].disk);
         }
         if led && !leads {
             self.close_sessions(peer);
         }
         self.register(peer);
         if self.phase == Phase::LinkCut && !self.plan.handovers && epoch != self.kept {
-            self.checks
-                .fail("L2", self.now, || format!("one link cut, and p{peer} goes from {:?} to {epoch:?}", self.kept));
+            self.checks.fail("one-cut-moves-nothing", self.now, || {
+                format!("one link cut, and p{peer} goes from {:?} to {epoch:?}", self.kept)
+            });
         }
     }
 
@@ -457,7 +460,7 @@ impl World {
         match (purpose, reply) {
             (Purpose::Ask(index), Reply::Call { id, created }) => {
                 let origin = self.peers.iter().position(|sim| id.is_of(&sim.id));
-                self.checks.s6_receipt_after_durable_header(self.now, peer, origin, id);
+                self.checks.receipt_after_durable_header(self.now, peer, origin, id);
                 // A wall clock that jumps may end a key's time.
                 if let Some(key) = &self.plan.asks[index].1.key
                     && !self.plan.wall_jumps
@@ -469,7 +472,7 @@ impl World {
                     let sim = &self.peers[peer];
                     if let Some(node) = &sim.node {
                         let open = node.open_calls();
-                        self.checks.s11_open_per_target(self.now, peer, sim.id, &id, open, &sim.config);
+                        self.checks.open_calls_within_limit(self.now, peer, sim.id, &id, open, &sim.config);
                     }
                     self.stats.accepted += 1;
                     let ask = &self.plan.asks[index].1;

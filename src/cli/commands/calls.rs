@@ -16,7 +16,7 @@ use crate::cli::client::{Client, Extras, segment};
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::output::{Tone, Ui, clean, clean_lines, fields, items, relative, short, table, text};
 
-/// How long the agent may hold one look at an open call before it answers that nothing has changed.
+/// Time that the agent may hold a request for an open call before it answers that nothing has changed.
 const LOOK: Duration = Duration::from_secs(1);
 
 pub(super) async fn call(client: &Client, args: CallArgs, ui: Ui) -> Result<Exit, Failure> {

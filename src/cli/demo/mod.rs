@@ -42,7 +42,7 @@ impl Teller {
         self.line(&format!("\n{}  {}", self.paint(Tone::Faint, &at), self.paint(Tone::Strong, title)));
     }
 
-    /// What is seen.
+    /// Tells the observer.
     fn tell(self, text: &str) {
         for line in text.lines() {
             self.line(&format!("         {line}"));

@@ -1,4 +1,4 @@
-//! What the demo found out: promises held or broken, times, and what became of every call.
+//! Findings of the demo: promises held or broken, times, and the ending of every call.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -27,7 +27,7 @@ pub(super) struct Made {
     pub(super) reason: String,
 }
 
-/// How often each (id, attempt) left a line, by node.
+/// Lines that each (id, attempt) left, by node.
 pub(super) type Witness = BTreeMap<String, BTreeMap<(String, String), usize>>;
 
 #[derive(Debug, Default)]
@@ -151,7 +151,7 @@ impl Report {
     }
 }
 
-/// Whether a state is not an ending.
+/// True if a state is not an ending.
 pub(super) fn is_open(state: &str) -> bool {
     matches!(state, "accepted" | "queued" | "dispatched" | "running")
 }

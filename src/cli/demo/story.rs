@@ -497,7 +497,7 @@ impl Story {
     }
 }
 
-/// Who leads by the word of a status: peer id and epoch.
+/// Gateway in a status: peer id and epoch.
 fn gateway(status: &Value) -> Option<(String, u64)> {
     let gateway = status.get("gateway").filter(|gateway| gateway.is_object())?;
     Some((text(gateway, "peer_id"), epoch(gateway)))
@@ -518,7 +518,7 @@ async fn wait_for<T>(
     }
 }
 
-/// Whether a device is in the wanted state; the error is its state.
+/// Checks that a device is in the wanted state; the error is its state.
 async fn state_of(client: &Client, node: &str, wanted: &str) -> Result<(), String> {
     let node = client.get(&format!("/api/v1/nodes/{node}")).await.map_err(|failure| failure.detail)?;
     let state = text(&node, "state");
@@ -554,7 +554,7 @@ async fn wait_end(client: &Client, id: &str, deadline: Instant) -> Value {
     }
 }
 
-/// What came of the stream of calls.
+/// Results of the stream of calls.
 struct Flow {
     made: Vec<Made>,
     refused: Vec<String>,
@@ -603,7 +603,7 @@ fn one_line(output: &Value) -> String {
     shown
 }
 
-/// Whether an output carries exactly this text somewhere: bare, in a field, or in base64.
+/// True if an output carries exactly this text somewhere: bare, in a field, or in base64.
 fn holds(output: &Value, wanted: &str) -> bool {
     match output {
         Value::String(found) => found == wanted || *found == data_encoding::BASE64.encode(wanted.as_bytes()),

@@ -8,7 +8,8 @@ use bytes::Bytes;
 use mesh_core::io::{Batch, Image, Space, TxnId, Write};
 use tokio::sync::mpsc;
 
-use super::{DurableNote, KEY_BYTES_MAX, Row, Store, StoreError, as_slices, is_empty_range};
+use super::contract::Store;
+use crate::store::{DurableNote, KEY_BYTES_MAX, Row, StoreError, is_empty_range};
 
 /// Rows in memory, for tests: every batch is "durable" at once, and reported so while the channel has room (the next
 /// note says it anyway).
@@ -31,8 +32,8 @@ impl MemStore {
 }
 
 fn apply(rows: &mut BTreeMap<Space, BTreeMap<Vec<u8>, Bytes>>, batch: Batch) -> Result<(), StoreError> {
-    if let Some(bad) = batch.writes.iter().find(|write| write.key.is_empty() || write.key.len() > KEY_BYTES_MAX) {
-        return Err(StoreError::BadKey { space: bad.space, len: bad.key.len() });
+    if let Some(bad) = batch.writes.iter().find(|write| write.key.len() >= KEY_BYTES_MAX) {
+        return Err(StoreError::BadKey { len: bad.key.len() });
     }
     for Write { space, key, value } in batch.writes {
         let table = rows.entry(space).or_default();
@@ -76,7 +77,9 @@ impl Store for MemStore {
     ) -> Result<Vec<Row>, StoreError> {
         let rows = self.rows();
         let Some(table) = rows.get(&space).filter(|_| !is_empty_range(&start, &end)) else { return Ok(Vec::new()) };
-        let found = table.range::<[u8], _>(as_slices(&start, &end)).map(|(key, value)| (key.clone(), value.clone()));
+        let found = table
+            .range::<[u8], _>((start.as_ref().map(Vec::as_slice), end.as_ref().map(Vec::as_slice)))
+            .map(|(key, value)| (key.clone(), value.clone()));
         Ok(if reverse { found.rev().take(limit).collect() } else { found.take(limit).collect() })
     }
 

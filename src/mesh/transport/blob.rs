@@ -16,7 +16,7 @@ use crate::pb;
 
 /// Time without a byte after which a transfer is given up.
 const STALL_MAX: Duration = Duration::from_secs(10);
-/// Below the frames, whose streams have priority 0: a screenshot never delays a call (transport.md §2).
+/// Below the frames, whose streams have priority 0: a screenshot never delays a call.
 const PRIORITY: i32 = -1;
 /// Bytes read and written at a time.
 const CHUNK: usize = 64 * 1024;

@@ -11,13 +11,13 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::mesh::identity::DeviceKey;
 
-/// Keep-alive and idle timeout of a link. A silent peer shows after at most their sum, 2.4 s (transport.md §3).
+/// Keep-alive and idle timeout of a link. A silent peer shows after at most their sum, 2.4 s.
 pub(super) const KEEP_ALIVE: Duration = Duration::from_millis(600);
 pub(super) const IDLE: Duration = Duration::from_millis(1800);
 /// Unacknowledged bytes that one connection may hold; well above a payload under way, so that it never blocks a small
-/// frame (transport.md §2, head-of-line table).
+/// frame.
 const SEND_WINDOW: u64 = 16 * 1024 * 1024;
-/// What a connection may send us unread until it has become a link: a request to join fits many times.
+/// Bytes that a connection may send us unread until it has become a link: a request to join fits many times.
 const STRANGER_WINDOW: u32 = 64 * 1024;
 /// The same for a link, over all its streams.
 const LINK_WINDOW: u32 = 16 * 1024 * 1024;
@@ -25,13 +25,13 @@ const LINK_WINDOW: u32 = 16 * 1024 * 1024;
 const STREAM_WINDOW: u32 = 1024 * 1024;
 /// Streams that a linked peer may have open towards us: mesh, node, blobs and joins.
 const LINK_STREAMS: u32 = 64;
-/// Packets that the other end takes before it acknowledges them, unless [`ACK_DELAY`] passes or one is missing. By default it is
-/// every second one, and quinn sends that acknowledgement before it hands on what came: on small frames, which are what a
-/// call is made of, a quarter of all datagrams.
+/// Packets that the other end takes before it acknowledges them, unless [`ACK_DELAY`] passes or one is missing. By
+/// default it is every second one, and quinn sends that acknowledgement before it hands on what came: on small frames,
+/// which are what a call is made of, a quarter of all datagrams.
 const PACKETS_PER_ACK: u32 = 10;
-/// How long the other end may wait with an acknowledgement for something of its own to send along. Between two beacons there
-/// is nothing, so that it is a waking of its own: soon after, the processor is still awake and its caches are warm, which
-/// makes a mesh at rest a fifth cheaper than the usual 25 ms do.
+/// Time that the other end may hold an acknowledgement for something of its own to send along. Between two beacons
+/// there is nothing, so that it is a waking of its own: soon after, the processor is still awake and its caches are
+/// warm, which makes a mesh at rest a fifth cheaper than the usual 25 ms do.
 const ACK_DELAY: Duration = Duration::from_millis(3);
 /// Unread datagrams, in bytes; older ones give way.
 const DATAGRAM_BUFFER: usize = 64 * 1024;
@@ -64,7 +64,7 @@ impl Code {
         connection.close(VarInt::from_u32(self as u32), b"");
     }
 
-    /// Whether the other end closed the connection with this.
+    /// True if the other end closed the connection with this.
     pub(super) fn is_why(self, connection: &quinn::Connection) -> bool {
         matches!(
             connection.close_reason(),
@@ -115,7 +115,7 @@ pub(super) fn raise_window(connection: &quinn::Connection) {
 }
 
 /// Settings of the endpoint. Both keys outlive the process, so that a restarted peer answers packets of its former
-/// connections with a reset, and the others redial within one keep-alive instead of one idle timeout (transport.md §3).
+/// connections with a reset, and the others redial within one keep-alive instead of one idle timeout.
 pub(super) fn endpoint_config(key: &DeviceKey) -> EndpointConfig {
     let reset_key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, &key.derive("quic stateless reset"));
     let cid_key = key.derive("quic connection ids").into_iter().take(8).fold(0, |key, byte| key << 8 | u64::from(byte));

@@ -14,10 +14,10 @@ use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, PeerIncompatible, SignatureScheme};
 
 /// The protocol that both ends must name (RFC 7301).
-pub const ALPN: &[u8] = b"sigil/1";
+pub const ALPN: &[u8] = b"sigil/2";
 /// Name in certificates and in the client's hello; says nothing about who it is.
 pub(super) const SERVER_NAME: &str = "sigil";
-/// What precedes the 32 bytes of an Ed25519 key in a `SubjectPublicKeyInfo` (RFC 8410 §4).
+/// Prefix of the 32 bytes of an Ed25519 key in a `SubjectPublicKeyInfo` (RFC 8410 §4).
 const ED25519_SPKI_PREFIX: [u8; 12] = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
 
 /// Why the device key cannot be used for links.
@@ -103,7 +103,7 @@ impl KeyVerifier {
         Self { provider, expected, stranger: Mutex::new(None) }
     }
 
-    /// Who answered in place of the expected peer, if someone did. Not proven: the handshake ended there.
+    /// Peer that answered in place of the expected one, if any. Not proven: the handshake ended there.
     pub(super) fn stranger(&self) -> Option<PeerId> {
         *self.stranger.lock().unwrap_or_else(PoisonError::into_inner)
     }

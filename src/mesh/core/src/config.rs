@@ -4,7 +4,7 @@ use crate::entry::Kind;
 use crate::limits;
 use crate::protocol_rule::ProtocolRules;
 
-/// What kind of machine this is, for election: higher leads sooner. Preference adds 8 (mesh-protocol.md §4).
+/// Class of this machine for the election: higher leads sooner. Preference adds 8 (`docs/protocol.md`, Election).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Class(pub u8);
 
@@ -23,12 +23,12 @@ impl Class {
     pub const PREFERRED: u8 = 8;
 }
 
-/// Timings and sizes; the defaults are those of mesh-protocol.md §3, §4 and §6.
+/// Timings and sizes; the defaults are those of `docs/protocol.md`, Limits.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// Class of this device.
     pub class: Class,
-    /// Whether it may lead at all.
+    /// True if it may lead at all.
     pub eligible: bool,
     /// Between two beacons of a leader.
     pub beacon_ms: u64,
@@ -44,11 +44,11 @@ pub struct Config {
     pub claim_step_ms: u64,
     /// Upper end of the random part of the claim delay.
     pub claim_jitter_ms: u64,
-    /// What the others wait after a resignation, before their claim delay.
+    /// Wait of the others after a resignation, before their claim delay.
     pub resign_grace_ms: u64,
     /// A wake-up that comes this much late means that the machine slept.
     pub late_wake_ms: u64,
-    /// How long a better neighbour must be there before it is handed the role.
+    /// Time that a better neighbour must be linked before it is handed the role.
     pub handover_after_ms: u64,
     /// Least time between the last change of gateway and a handover.
     pub handover_settle_ms: u64,
@@ -68,9 +68,9 @@ pub struct Config {
     pub queue_max: usize,
     /// Age at which a journal entry may be forgotten: longest TTL + 24 h.
     pub forget_after_ms: u64,
-    /// How long a finished call stays in the books.
+    /// Time that a finished call stays in the books.
     pub keep_calls_ms: u64,
-    /// Age from which a device looks whether an entry of its own is needed any more: longest TTL + what the books keep +
+    /// Age from which a device checks that an entry of its own is still needed: longest TTL, what the books keep, and
     /// 24 h.
     pub keep_entries_ms: u64,
     /// Between two such looks.
@@ -79,8 +79,8 @@ pub struct Config {
     pub compact_min: usize,
     /// The rules that hold: all of them, except in tests of the tests.
     pub rules: ProtocolRules,
-    /// Highest [`crate::entry::Kind`] that is understood. Lower than this version's own only where a simulation plays an
-    /// older one.
+    /// Highest [`crate::entry::Kind`] that is understood. Lower than this version's own only where a simulation plays
+    /// an older one.
     pub newest_kind: u16,
 }
 

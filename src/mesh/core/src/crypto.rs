@@ -14,7 +14,7 @@ pub trait Signer: fmt::Debug + Send + Sync {
 
 /// Checks signatures; used by the shell at the edge, before anything reaches the core.
 pub trait Verifier {
-    /// Whether `signature` is `key`'s over `message`.
+    /// True if `signature` is `key`'s over `message`.
     fn verify(&self, key: &PublicKey, message: &[u8], signature: &Signature) -> bool;
 }
 

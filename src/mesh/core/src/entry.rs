@@ -15,9 +15,9 @@ use crate::ids::{Attempt, Hash, Incarnation, MeshId, NodeId, PeerId, PublicKey, 
 use crate::limits;
 
 /// First byte of every encoded entry and stored record. Another major version is refused, never misread.
-pub const VERSION: u8 = 1;
+pub const VERSION: u8 = 2;
 
-const ENTRY_CONTEXT: &[u8] = b"sigil entry 1\0";
+const ENTRY_CONTEXT: &[u8] = b"sigil entry 2\0";
 
 /// Why bytes are not an entry that we may take.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -348,8 +348,8 @@ pub struct Directory {
     pub eligible: bool,
     /// What it offers.
     pub tools: Vec<ToolDecl>,
-    /// Highest sequence of its journal that it has made durable: a lower one later means a roll-back.
-    pub journal_seq: u64,
+    /// Services that it serves over a link, by number; see `docs/protocol.md`, Frames. Nobody opens a stream of another.
+    pub services: Vec<u16>,
 }
 
 /// Bytes named by their hash: inline when small, else fetched from whoever has them.

@@ -23,7 +23,7 @@ impl Epoch {
 }
 
 /// Domain separation: a signature over a claim can never pass for one over an entry.
-const CLAIM_CONTEXT: &[u8] = b"sigil claim 1\0";
+const CLAIM_CONTEXT: &[u8] = b"sigil claim 2\0";
 
 /// What a leader signs: its epoch and the number of its beacon. Whoever holds one can prove that the epoch was claimed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

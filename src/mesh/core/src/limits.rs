@@ -33,6 +33,8 @@ pub const REVOCATIONS_MAX: usize = 64;
 pub const INCARNATIONS_MAX: usize = 64;
 /// Tools that one node may declare.
 pub const TOOLS_MAX: usize = 512;
+/// Services in one directory record; there are two or three.
+pub const SERVICES_MAX: usize = 64;
 /// Addresses in one directory record.
 pub const ADDRESSES_MAX: usize = 32;
 /// Outcomes kept for headers that have not come yet.

@@ -1,7 +1,7 @@
 //! Who belongs: a pure function of the set of approvals and revocations that a peer holds (mesh-protocol.md §5).
 //!
 //! Because [`Membership`] is computed from a set, it does not depend on the order in which entries arrived: merging is
-//! commutative, associative and idempotent by construction (S10). What is void stays in the set: else two peers would
+//! commutative, associative and idempotent by construction. What is void stays in the set: else two peers would
 //! hold different sets for ever, of which one might come to count again.
 
 mod argumentation;

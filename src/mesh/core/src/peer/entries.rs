@@ -310,6 +310,7 @@ fn is_reasonable(directory: &Directory) -> bool {
     directory.addresses.len() <= limits::ADDRESSES_MAX
         && directory.addresses.iter().all(|address| address.len() <= 64)
         && directory.tools.len() <= limits::TOOLS_MAX
+        && directory.services.len() <= limits::SERVICES_MAX
         && directory.platform.len() <= 32
         && directory.version.len() <= 32
         && directory.tools.iter().all(|tool| tool.description.len() <= 800)

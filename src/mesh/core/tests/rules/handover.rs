@@ -1,4 +1,4 @@
-//! Who hands the role to whom, although nothing is wrong with the one that leads.
+//! Handover: the role moves although nothing is wrong with the leader.
 
 use super::net::{Net, call};
 use mesh_core::entry::Ending;

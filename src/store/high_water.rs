@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::StoreError;
+use super::error::StoreError;
 
 const MAGIC: [u8; 8] = *b"sigilhw1";
 /// Magic, number, checksum of both.
@@ -40,7 +40,7 @@ impl HighWater {
         self.value
     }
 
-    /// Whether [`sync`](Self::sync) has something to do.
+    /// True if [`sync`](Self::sync) has something to do.
     pub(super) fn unsynced(&self) -> bool {
         self.unsynced
     }

@@ -1,4 +1,4 @@
-//! The one thread that writes. It takes all that is queued, writes it as one atomic batch of the engine, syncs once if
+//! The one thread that writes. It takes all that is queued, writes it as one atomic batch of the database, syncs once if
 //! any of it was promised, and reports. What arrives meanwhile is the next group: no timer, and the slower the disk,
 //! the larger the groups.
 
@@ -6,29 +6,38 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fjall::PersistMode;
-use mesh_core::io::{Batch, Space, TxnId};
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 
-use super::disk::{ROLLED_BACK, SEQ, Shared, stored_key};
+use super::batch::{Batch, Rows, merge};
+use super::error::StoreError;
 use super::high_water::HighWater;
-use super::queue::{Group, Rows, Work, merge};
-use super::{DurableNote, StoreError};
+use super::queue::{Group, Replacement, Work};
+use super::shared::Shared;
 
 /// Rows that nothing waits for, and the high-water mark, are synced after this much quiet.
 const IDLE_SYNC: Duration = Duration::from_secs(1);
 /// The high-water mark is synced at most this often while writing goes on: with every group it would double the cost.
 const MARK_SYNC_MS: u64 = 1_000;
-/// How soon to try again when the receiver of the notes is behind.
+/// Pause before another try when the receiver of the notes is behind.
 const NOTE_RETRY: Duration = Duration::from_millis(5);
 
+/// A report of the writer.
+#[derive(Debug, Clone)]
+pub enum DurableNote {
+    /// This batch and all committed before it are durable. Numbers may be skipped: the highest counts.
+    Durable(u64),
+    /// The engine has failed for good; see [`Engine`](super::Engine).
+    Failed(StoreError),
+}
+
 pub(super) struct Writer {
-    pub(super) shared: Arc<Shared>,
-    pub(super) durable: mpsc::Sender<DurableNote>,
-    pub(super) mark: HighWater,
-    /// Number of the newest group; the row [`SEQ`] has it.
-    pub(super) seq: u64,
-    pub(super) state: State,
+    shared: Arc<Shared>,
+    durable: mpsc::Sender<DurableNote>,
+    mark: HighWater,
+    /// Number of the newest group; a row of the database has it.
+    seq: u64,
+    state: State,
 }
 
 /// Set, it leaves out the fsync: so the crash tests can show that they would notice.
@@ -44,24 +53,28 @@ fn persist_mode() -> PersistMode {
 }
 
 #[derive(Default)]
-pub(super) struct State {
-    /// Whether anything is written and not yet synced.
+struct State {
+    /// True if anything is written and not yet synced.
     unsynced: bool,
     /// Newest batch among it.
-    unsynced_txn: Option<TxnId>,
-    /// What could not be sent yet.
+    unsynced_txn: Option<u64>,
+    /// The note that could not be sent yet.
     note: Option<DurableNote>,
-    /// When the mark was last synced.
+    /// Time of the mark's last sync.
     mark_synced_ms: u64,
 }
 
 impl Writer {
+    pub(super) fn new(shared: Arc<Shared>, durable: mpsc::Sender<DurableNote>, mark: HighWater, seq: u64) -> Self {
+        Self { shared, durable, mark, seq, state: State::default() }
+    }
+
     pub(super) fn run(mut self) {
         loop {
             let result = match self.shared.queue.take(self.patience()) {
                 Work::Write(group) => self.write(&group),
-                Work::Wipe(batch, reply) => {
-                    let result = self.wipe(batch);
+                Work::Replace(Replacement { prefixes, batch, reply }) => {
+                    let result = self.replace(&prefixes, batch);
                     let _ = reply.send(result.clone());
                     result
                 }
@@ -81,7 +94,7 @@ impl Writer {
         self.send_note();
     }
 
-    /// How long to wait for work before something else is due.
+    /// Time to wait for work before something else is due.
     fn patience(&self) -> Option<Duration> {
         let due = self.state.unsynced || self.mark.unsynced();
         match (&self.state.note, due && self.shared.failure().is_none()) {
@@ -95,30 +108,18 @@ impl Writer {
         if let Some(failure) = self.shared.failure() {
             return Err(failure);
         }
-        self.apply(&group.rows)?;
+        self.apply(&group.rows, group.ends_rollback)?;
         self.shared.queue.written();
         self.state.unsynced = true;
         self.state.unsynced_txn = group.txn;
         if group.sync { self.sync() } else { Ok(()) }
     }
 
-    /// One atomic batch of the engine. Not durable yet.
-    fn apply(&mut self, rows: &Rows) -> Result<(), StoreError> {
-        let Shared { tables, .. } = &*self.shared;
-        let mut batch = tables.db.batch();
-        let renewed = rows.keys().any(|key| key.starts_with(&stored_key(Space::Meta, &[])));
-        for (key, value) in rows {
-            match value {
-                Some(value) => batch.insert(&tables.rows, key.as_slice(), &**value),
-                None => batch.remove(&tables.rows, key.as_slice()),
-            }
-        }
+    /// Writes one atomic batch. Not durable yet.
+    fn apply(&mut self, rows: &Rows, ends_rollback: bool) -> Result<(), StoreError> {
         self.seq += 1;
-        batch.insert(&tables.rows, SEQ, self.seq.to_be_bytes());
-        if renewed && self.shared.renew() {
-            batch.remove(&tables.rows, ROLLED_BACK);
-        }
-        batch.commit().map_err(StoreError::engine("writing"))
+        let end_rollback = ends_rollback && self.shared.end_rollback();
+        self.shared.database.write(self.seq, rows, end_rollback)
     }
 
     /// Makes durable what is written, and notes it.
@@ -129,7 +130,7 @@ impl Writer {
         if !self.state.unsynced {
             return Ok(());
         }
-        self.shared.tables.db.persist(persist_mode()).map_err(StoreError::engine("syncing"))?;
+        self.shared.database.db.persist(persist_mode()).map_err(StoreError::engine("syncing"))?;
         self.state.unsynced = false;
         if let Some(txn) = self.state.unsynced_txn.take() {
             self.state.note = Some(DurableNote::Durable(txn));
@@ -144,24 +145,24 @@ impl Writer {
         Ok(())
     }
 
-    /// See [`super::Store::wipe_and_commit`]. The whole change is one batch in memory: a mesh is left once in a while.
-    fn wipe(&mut self, batch: Batch) -> Result<(), StoreError> {
+    /// See [`super::Engine::replace`]. The whole change is one batch in memory: it is made once in a while.
+    fn replace(&mut self, prefixes: &[Vec<u8>], batch: Batch) -> Result<(), StoreError> {
         self.sync()?;
         let mut rows = Rows::new();
-        for space in Space::ALL.into_iter().filter(|space| space.of_mesh()) {
-            for guard in self.shared.tables.rows.prefix(stored_key(space, &[])) {
+        for prefix in prefixes {
+            for guard in self.shared.database.rows.prefix(prefix) {
                 let key = guard.key().map_err(StoreError::engine("reading"))?;
                 rows.insert(key.to_vec(), None);
             }
         }
         merge(&mut rows, batch.writes, &mut 0)?;
-        self.apply(&rows)?;
+        self.apply(&rows, batch.ends_rollback)?;
         self.state.unsynced = true;
         self.sync()?;
         self.mark.sync()
     }
 
-    pub(super) fn fail(&mut self, error: StoreError) {
+    fn fail(&mut self, error: StoreError) {
         if self.shared.set_failure(error.clone()) {
             tracing::error!(error = ?error, "the local store has failed; nothing is written any more");
             self.state.note = Some(DurableNote::Failed(error));

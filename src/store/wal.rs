@@ -1,11 +1,11 @@
-//! Looks over the engine's journals before the engine does. fjall trims a journal at the first entry that it cannot
-//! read, silently and with every later batch (its issue 311), refuses to open on a checksum error even in a tail that
-//! nobody was promised, and trusts lengths it reads. Here damage is found first, kept aside, cut and reported.
+//! Check of fjall's write-ahead logs (its "journals", `*.jnl`) before fjall opens them. fjall trims one at the first entry
+//! that it cannot read, silently and with every later batch (its issue 311), refuses to open on a checksum error even in a
+//! tail that nobody was promised, and trusts lengths it reads. Here damage is found first, kept aside, cut and reported.
 //!
 //! Format (fjall 3.1, `journal/entry.rs`; little endian; compression is off in our build):
 //! start = 1, items u32, sequence number u64 · item = 2, kind u8, compression u8, key space u64, key length u16, value
 //! length u32, stored length u32, key, value · clear = 4, key space u64 · end = 3, xxh3 of all items u64, `FJL\x03`.
-//! A journal is created as 64 MiB of zeroes and filled from the front. The checksum leaves out the sequence number, which
+//! A log is created as 64 MiB of zeroes and filled from the front. The checksum leaves out the sequence number, which
 //! says which write to a key is the newest; so that it rises from batch to batch is checked here too.
 
 use std::ffi::OsStr;
@@ -15,28 +15,29 @@ use std::path::{Path, PathBuf};
 
 use xxhash_rust::xxh3::Xxh3;
 
-use super::{Repair, StoreError};
+use super::error::StoreError;
+use super::report::Repair;
 
 const TRAILER: [u8; 4] = *b"FJL\x03";
 
 /// More than this after the last good batch is no unfinished batch: the writer's groups are not that long.
 const UNFINISHED_BYTES_MAX: u64 = 2 * 1024 * 1024;
 
-/// The engine's sequence numbers rise by one or a little more: each batch, and each change of its tables, takes one.
+/// fjall's sequence numbers rise by one or a little more: each batch, and each change of its tables, takes one.
 const SEQNO_GAP_MAX: u64 = 1 << 32;
 
-/// Checks every journal of the database in `db`, and cuts the first damaged one at its last good batch. What is cut, and
-/// journals after it (they would be applied over a gap), are first copied or moved to `aside`.
+/// Checks every write-ahead log of the database in `db`, and cuts the first damaged one at its last good batch. What is cut, and
+/// logs after it (they would be applied over a gap), are first copied or moved to `aside`.
 pub(super) fn check(db: &Path, aside: impl Fn() -> Result<PathBuf, StoreError>) -> Result<Vec<Repair>, StoreError> {
     let mut repaired = Vec::new();
-    let journals = list(db)?;
+    let logs = list(db)?;
     let mut seqnos = Seqnos::default();
-    for (index, path) in journals.iter().enumerate() {
-        let scan = scan(path, &mut seqnos).map_err(StoreError::file("reading the journal", path))?;
-        let later = journals.get(index + 1..).unwrap_or_default();
+    for (index, path) in logs.iter().enumerate() {
+        let scan = scan(path, &mut seqnos).map_err(StoreError::file("reading the write-ahead log", path))?;
+        let later = logs.get(index + 1..).unwrap_or_default();
         let (why, promised) = match scan.ending {
             Ending::Clean => continue,
-            // Only the newest journal may have an unfinished tail: the others were synced when they were sealed.
+            // Only the newest log may have an unfinished tail: the others were synced when they were sealed.
             Ending::Unfinished => ("the last batch was not written to its end", !later.is_empty()),
             Ending::Damaged(why) => (why, true),
         };
@@ -44,37 +45,38 @@ pub(super) fn check(db: &Path, aside: impl Fn() -> Result<PathBuf, StoreError>) 
         if promised {
             let aside = aside()?;
             let copy = aside.join(path.file_name().unwrap_or_default());
-            fs::copy(path, &copy).map_err(StoreError::file("copying the damaged journal to", &copy))?;
+            fs::copy(path, &copy).map_err(StoreError::file("copying the damaged write-ahead log to", &copy))?;
             for path in later {
                 let target = aside.join(path.file_name().unwrap_or_default());
-                fs::rename(path, &target).map_err(StoreError::file("moving a journal after the damage to", &target))?;
+                fs::rename(path, &target)
+                    .map_err(StoreError::file("moving a write-ahead log after the damage to", &target))?;
             }
             kept_at = Some(copy);
         }
-        cut(path, scan.good_end).map_err(StoreError::file("cutting the damaged journal", path))?;
-        let journal = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        repaired.push(Repair { journal, why, cut_at: scan.good_end, promised, kept_at });
+        cut(path, scan.good_end).map_err(StoreError::file("cutting the damaged write-ahead log", path))?;
+        let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        repaired.push(Repair { file, why, cut_at: scan.good_end, promised, kept_at });
         break;
     }
     Ok(repaired)
 }
 
-/// Journals, oldest first.
+/// Write-ahead logs, oldest first.
 fn list(db: &Path) -> Result<Vec<PathBuf>, StoreError> {
     let failed = || StoreError::file("listing the store", db);
-    let mut journals = Vec::new();
+    let mut logs = Vec::new();
     for entry in fs::read_dir(db).map_err(failed())? {
         let path = entry.map_err(failed())?.path();
         let id = path.file_stem().and_then(OsStr::to_str).and_then(|stem| stem.parse::<u64>().ok());
         if let Some(id) = id.filter(|_| path.extension() == Some(OsStr::new("jnl"))) {
-            journals.push((id, path));
+            logs.push((id, path));
         }
     }
-    journals.sort();
-    Ok(journals.into_iter().map(|(_, path)| path).collect())
+    logs.sort();
+    Ok(logs.into_iter().map(|(_, path)| path).collect())
 }
 
-/// Where the good batches of a journal end.
+/// Ends of the good batches of a log.
 #[cfg(test)]
 pub(super) fn batch_ends(path: &Path) -> Vec<u64> {
     let file = File::open(path).unwrap();
@@ -114,7 +116,7 @@ struct Seqnos {
 }
 
 impl Seqnos {
-    /// Whether `next` may follow; if not, whether rather the one before it is wrong.
+    /// Takes `next` as the newest number; if it may not follow, says which of the two is wrong.
     fn follow(&mut self, next: u64) -> Result<(), Wrong> {
         match self.newest {
             Some(newest) if next <= newest && self.before.is_some_and(|before| next > before) => Err(Wrong::Previous),
@@ -162,7 +164,7 @@ fn scan(path: &Path, seqnos: &mut Seqnos) -> io::Result<Scan> {
     Ok(Scan { good_end, ending })
 }
 
-/// Why a batch could not be read.
+/// Reason for which a batch could not be read.
 enum Stop {
     AtEnd { in_batch: bool },
     AtZeroes { in_batch: bool },

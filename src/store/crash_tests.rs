@@ -12,12 +12,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use mesh_core::io::Batch;
 use tempfile::TempDir;
 
 use super::tests::{count, numbered, open};
 use super::writer::NO_FSYNC;
-use super::{DurableNote, Store};
+use super::{Batch, DurableNote};
 
 const CHILD_HOME: &str = "SIGIL_STORE_TEST_HOME";
 /// Batches that the child may be ahead of what is durable.
@@ -27,7 +26,7 @@ const PACE: Duration = Duration::from_micros(100);
 /// A child goes on for some multiple of this before it dies.
 const STEP: Duration = Duration::from_millis(7);
 
-/// How many rounds: few in every run, as many as wanted by hand.
+/// Number of rounds: few in every run, as many as wanted by hand.
 fn rounds(variable: &str, default: u64) -> u64 {
     std::env::var(variable).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
 }
@@ -75,7 +74,7 @@ struct Writing {
 impl Writing {
     fn start(home: &Path, fsync: bool) -> Self {
         let mut command = Command::new(std::env::current_exe().unwrap());
-        command.args(["--exact", "--nocapture", "mesh::store::crash_tests::child_that_writes"]);
+        command.args(["--exact", "--nocapture", "store::crash_tests::child_that_writes"]);
         command.env(CHILD_HOME, home).stdout(Stdio::piped()).stderr(Stdio::inherit());
         if !fsync {
             command.env(NO_FSYNC, "1");
@@ -215,7 +214,7 @@ fn run(program: &str, arguments: &[&str]) -> Result<(), String> {
     if output.status.success() { Ok(()) } else { Err(format!("{program} {arguments:?}: {}", said.trim())) }
 }
 
-/// The power fails this often while a writer is at work. How often a promise was missing; `None`: no such disk can be had
+/// Cuts the power this often while a writer is at work. Counts how often a promise was missing; `None`: no such disk can be had
 /// here, which is said.
 fn power_cuts(test: &str, rounds: u64, fsync: bool) -> Option<u64> {
     let mut broken = 0;

@@ -1,36 +1,31 @@
-//! What waits for the writer: one open group of rows, of each key the last write. Readers look here before they ask the
-//! engine. A group that nothing waits for is left open for a moment: most often something that must be synced follows, and
+//! Batches that wait for the writer: one open group of rows, of each key the last write. Readers look here before they ask
+//! the database. A group that nothing waits for is left open for a moment: most often something that must be synced follows, and
 //! both cost one write and one waking of the writer.
 
-use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use mesh_core::io::{Batch, TxnId};
 
-use super::disk::stored_key;
-use super::{KEY_BYTES_MAX, StoreError};
+use super::batch::{Batch, Rows, merge};
+use super::error::StoreError;
 
 /// Batches in one group. More means that the disk is behind, and whoever commits has to wait.
 const GROUP_BATCHES_MAX: usize = 256;
 /// A group is full when its values reach this many bytes: it bounds memory, and how long the first of it waits.
 const GROUP_BYTES_MAX: usize = 1024 * 1024;
-/// How long a group that nothing waits for stays open.
+/// Time for which a group that nothing waits for stays open.
 const LINGER: Duration = Duration::from_millis(50);
 
-/// Rows by the engine's key; none = deleted.
-pub(super) type Rows = BTreeMap<Vec<u8>, Option<Bytes>>;
-
-/// What a key finds here.
+/// State of a key in the queue.
 pub(super) enum Found {
     /// Its newest value.
     Row(Bytes),
     /// That it is deleted.
     Deleted,
-    /// Nothing: the engine knows.
+    /// Unknown here: ask the database.
     Nothing,
 }
 
@@ -39,9 +34,11 @@ pub(super) enum Found {
 pub(super) struct Group {
     pub(super) rows: Arc<Rows>,
     /// Number of the newest batch.
-    pub(super) txn: Option<TxnId>,
-    /// Whether somebody waits until it is durable.
+    pub(super) txn: Option<u64>,
+    /// True if somebody waits until it is durable.
     pub(super) sync: bool,
+    /// True if one of its batches ends a roll-back.
+    pub(super) ends_rollback: bool,
     batches: usize,
     bytes: usize,
 }
@@ -52,10 +49,10 @@ impl Group {
     }
 }
 
-/// What the writer is to do next.
+/// The writer's next task.
 pub(super) enum Work {
     Write(Group),
-    Wipe(Batch, SyncSender<Result<(), StoreError>>),
+    Replace(Replacement),
     /// A batch could not be taken.
     Fail(StoreError),
     Close,
@@ -63,12 +60,19 @@ pub(super) enum Work {
     Idle,
 }
 
+/// Rows that are to take the place of all those under some prefixes.
+pub(super) struct Replacement {
+    pub(super) prefixes: Vec<Vec<u8>>,
+    pub(super) batch: Batch,
+    pub(super) reply: SyncSender<Result<(), StoreError>>,
+}
+
 #[derive(Default)]
 struct State {
     open: Group,
-    /// Taken by the writer, and not in the engine yet.
+    /// Taken by the writer, and not in the database yet.
     writing: Arc<Rows>,
-    wipe: Option<(Batch, SyncSender<Result<(), StoreError>>)>,
+    replacement: Option<Replacement>,
     failed: Option<StoreError>,
     closed: bool,
     /// The writer waits for anything at all, not only for what is urgent.
@@ -81,14 +85,14 @@ impl State {
         if let Some(error) = self.failed.take() {
             return Some(Work::Fail(error));
         }
-        let urgent = self.open.sync || self.open.is_full() || self.wipe.is_some() || self.closed;
+        let urgent = self.open.sync || self.open.is_full() || self.replacement.is_some() || self.closed;
         if self.open.batches > 0 && (urgent || lingered) {
             let group = std::mem::take(&mut self.open);
             self.writing = group.rows.clone();
             return Some(Work::Write(group));
         }
-        if let Some((batch, reply)) = self.wipe.take() {
-            return Some(Work::Wipe(batch, reply));
+        if let Some(replacement) = self.replacement.take() {
+            return Some(Work::Replace(replacement));
         }
         self.closed.then_some(Work::Close)
     }
@@ -108,7 +112,7 @@ impl Queue {
     }
 
     /// Adds a batch to the open group. Blocks while that is full.
-    pub(super) fn put(&self, txn: TxnId, batch: Batch) -> Result<(), StoreError> {
+    pub(super) fn put(&self, txn: u64, batch: Batch) -> Result<(), StoreError> {
         let mut state = self.state();
         while state.open.is_full() && !state.closed {
             state = self.room.wait(state).unwrap_or_else(PoisonError::into_inner);
@@ -121,6 +125,7 @@ impl Queue {
         open.batches += 1;
         open.txn = Some(txn);
         open.sync |= batch.sync;
+        open.ends_rollback |= batch.ends_rollback;
         if let Err(error) = merged {
             state.failed = Some(error);
         }
@@ -131,13 +136,18 @@ impl Queue {
         Ok(())
     }
 
-    /// Asks for a wipe, after all that was put before.
-    pub(super) fn wipe(&self, batch: Batch, reply: SyncSender<Result<(), StoreError>>) -> Result<(), StoreError> {
+    /// Asks for a replacement, after all that was put before.
+    pub(super) fn replace(
+        &self,
+        prefixes: Vec<Vec<u8>>,
+        batch: Batch,
+        reply: SyncSender<Result<(), StoreError>>,
+    ) -> Result<(), StoreError> {
         let mut state = self.state();
         if state.closed {
             return Err(StoreError::Closed);
         }
-        state.wipe = Some((batch, reply));
+        state.replacement = Some(Replacement { prefixes, batch, reply });
         self.work.notify_one();
         Ok(())
     }
@@ -176,12 +186,12 @@ impl Queue {
         }
     }
 
-    /// The group that was taken last can be read from the engine now.
+    /// The group that was taken last can be read from the database now.
     pub(super) fn written(&self) {
         self.state().writing = Arc::default();
     }
 
-    /// What is queued of this key.
+    /// Newest queued state of this key.
     pub(super) fn get(&self, key: &[u8]) -> Found {
         let state = self.state();
         match state.open.rows.get(key).or_else(|| state.writing.get(key)) {
@@ -197,16 +207,4 @@ impl Queue {
         let older = state.writing.range::<[u8], _>(bounds);
         older.chain(state.open.rows.range::<[u8], _>(bounds)).map(|(key, value)| (key.clone(), value.clone())).collect()
     }
-}
-
-/// Adds these writes, or none of them; counts the bytes of their values.
-pub(super) fn merge(rows: &mut Rows, writes: Vec<mesh_core::io::Write>, bytes: &mut usize) -> Result<(), StoreError> {
-    if let Some(bad) = writes.iter().find(|write| write.key.is_empty() || write.key.len() > KEY_BYTES_MAX) {
-        return Err(StoreError::BadKey { space: bad.space, len: bad.key.len() });
-    }
-    for write in writes {
-        *bytes += write.value.as_ref().map_or(0, Bytes::len);
-        rows.insert(stored_key(write.space, &write.key), write.value);
-    }
-    Ok(())
 }

@@ -18,7 +18,7 @@ use mesh_core::ids::{Hash, Incarnation, MeshId, PeerId, ReqId};
 use mesh_core::io::{Input, NodeView, View};
 use sigil::mesh::blobs::BlobStore;
 use sigil::mesh::identity::{DeviceKey, Ed25519Verifier};
-use sigil::mesh::transport::{LinkEvent, Links, LinksConfig, Member, NodeIo};
+use sigil::mesh::transport::{LinkEvent, Links, LinksConfig, Member, ServiceId, ServiceIo};
 use sigil::node_service::client::NodeClient;
 use sigil::node_service::server::{NodeServer, NodeServerHandle, ProvenPeer};
 use sigil::tasks::TaskGroup;
@@ -213,23 +213,30 @@ async fn pairs(homes: &[tempfile::TempDir; 2]) -> (Pair, Pair) {
     let links = homes.each_ref().map(|home| {
         let (tx, events) = mpsc::channel(1024);
         let blobs = BlobStore::open(home.path()).expect("a directory");
-        let config =
-            LinksConfig { key: key(home), listen: (Ipv4Addr::LOCALHOST, 0).into(), blobs, tasks: tasks.clone() };
+        let config = LinksConfig {
+            key: key(home),
+            listen: (Ipv4Addr::LOCALHOST, 0).into(),
+            services: [ServiceId::NODE].into(),
+            blobs,
+            tasks: tasks.clone(),
+        };
         (Links::start(config, tx).expect("a port"), events)
     });
     let members: BTreeMap<_, _> = (links.iter().zip(homes))
         .map(|((links, _), home)| (key(home), links.local_addresses()))
-        .map(|(key, addresses)| (key.peer_id(), Member { key: key.public_key(), addresses, leaving: false }))
+        .map(|(key, addresses)| {
+            (key.peer_id(), Member { key: key.public_key(), addresses, services: None, leaving: false })
+        })
         .collect();
     let [(gateway, mut events), (node, mut node_events)] = links;
     gateway.set_members(members.clone());
     node.set_members(members);
     while !matches!(node_events.recv().await.expect("links run"), LinkEvent::Up(..)) {}
-    let (door, incoming) = mpsc::channel::<NodeIo>(4);
+    let (door, incoming) = mpsc::channel::<ServiceIo>(4);
     tasks.spawn(async move {
         let _gateway = gateway;
         while let Some(event) = events.recv().await {
-            if let LinkEvent::NodeStream(io) = event {
+            if let LinkEvent::Stream { io, .. } = event {
                 door.send(io).await.expect("the gateway serves");
             }
         }
@@ -237,7 +244,7 @@ async fn pairs(homes: &[tempfile::TempDir; 2]) -> (Pair, Pair) {
     tasks.spawn(async move { while node_events.recv().await.is_some() {} });
     let open = move |peer| {
         let node = node.clone();
-        async move { node.open_node_stream(peer).await.map_err(io::Error::other) }
+        async move { node.open(peer, ServiceId::NODE).await.map_err(io::Error::other) }
     };
     (piped, Pair::start(keys(), incoming, open).await)
 }

@@ -5,6 +5,7 @@ use std::hash::{Hash, Hasher};
 
 use bytes::Bytes;
 use mesh_core::io::{Batch, Image, Space, TxnId, Write};
+use mesh_core::rows::{Row, RowKey};
 
 /// The rows of each space, in the order of [`Space::ALL`].
 #[derive(Debug, Clone, Default)]
@@ -172,6 +173,26 @@ impl MemDisk {
             }
         }
         self.applied(space, key)
+    }
+
+    /// As [`Self::applied`], read; `None` also when it is damaged.
+    pub(crate) fn applied_row<T: Row>(&self, at: &RowKey<T>) -> Option<T> {
+        at.read(self.applied(at.space, &at.key)?)
+    }
+
+    /// As [`Self::durable`], read; `None` also when it is damaged.
+    pub(crate) fn durable_row<T: Row>(&self, at: &RowKey<T>) -> Option<T> {
+        at.read(self.durable(at.space, &at.key)?)
+    }
+
+    /// True if a crash now would leave this row.
+    pub(crate) fn keeps<T>(&self, at: &RowKey<T>) -> bool {
+        self.durable(at.space, &at.key).is_some()
+    }
+
+    /// True if the process sees this row.
+    pub(crate) fn has<T>(&self, at: &RowKey<T>) -> bool {
+        self.applied(at.space, &at.key).is_some()
     }
 
     /// Rows of a space whose keys lie in the range, as the process sees them.

@@ -62,8 +62,7 @@ impl Key {
                     | Frame::Digest { .. }
                     | Frame::Presence { .. }
                     | Frame::Progress { .. }
-                    | Frame::Cancel { .. }
-                    | Frame::Stored { .. } => true,
+                    | Frame::Cancel { .. } => true,
                 }
             }
         }

@@ -1,12 +1,12 @@
 //! The thin layer between the simulator and the core: where the core's face is called, and its rows are read.
 
 use mesh_core::config::{Class, Config};
-use mesh_core::entry::{Directory, Effect, Ending, Fence, Tier, ToolDecl, decode};
+use mesh_core::entry::{Directory, Effect, Ending, Tier, ToolDecl};
 use mesh_core::epoch::Epoch;
-use mesh_core::ids::{Attempt, Incarnation, NodeId, PeerId, ReqId};
+use mesh_core::ids::{Attempt, NodeId, PeerId, ReqId};
 use mesh_core::io::{Batch, CallRecord, CallState, Image, Input, Now, Output, Space, View, Welcome};
 use mesh_core::peer::{self, BootError, Peer};
-use serde::Deserialize;
+use mesh_core::rows::{self, CallOutline, JournalRow, Journaled, Row as _};
 
 use crate::dice::Dice;
 use crate::disk::{MemDisk, Snapshot};
@@ -18,9 +18,6 @@ pub(crate) const OWNERS_TOOL: &str = "private";
 
 /// So many entries must be dead before they are dropped, in plans that see it.
 pub(crate) const COMPACT_MIN: usize = 3;
-
-/// Row of [`Space::Meta`] that holds the fence.
-pub(crate) const FENCE_KEY: &[u8] = b"fence";
 
 /// The core of one running peer.
 /// Boxed, since it is taken out and put back at every step.
@@ -135,87 +132,37 @@ pub(crate) fn directory(index: usize, plan: &PeerPlan) -> Directory {
 
 /// The fence that the peer would have after a crash now.
 pub(crate) fn durable_fence(disk: &MemDisk) -> Epoch {
-    let fence = disk.durable(Space::Meta, FENCE_KEY).and_then(|value| decode::<Fence>(value));
-    fence.map_or(Epoch::ZERO, |fence| fence.epoch)
+    disk.durable_row(&rows::fence()).map_or(Epoch::ZERO, |fence| fence.epoch)
 }
 
 /// The fence that the process goes by.
 pub(crate) fn fence(disk: &MemDisk) -> Epoch {
-    let fence = disk.applied(Space::Meta, FENCE_KEY).and_then(|value| decode::<Fence>(value));
-    fence.map_or(Epoch::ZERO, |fence| fence.epoch)
+    disk.applied_row(&rows::fence()).map_or(Epoch::ZERO, |fence| fence.epoch)
 }
 
 /// Ending of this attempt that a crash now would leave.
 pub(crate) fn journaled_ending(disk: &MemDisk, id: &ReqId, attempt: Attempt) -> Option<Ending> {
-    let key = [id.0.as_slice(), &[attempt]].concat();
-    match disk.durable(Space::Journal, &key).and_then(|value| decode::<JournalRow>(value))?.state {
+    match disk.durable_row(&rows::journal(id, attempt))?.state {
         Journaled::Ended(ending) => Some(ending),
         Journaled::Started => None,
     }
 }
 
-/// As much of a row of the books as the predicates need; reading all of it took a twentieth of a run.
-#[derive(Debug, Clone, Deserialize)]
-pub(crate) struct BookRow {
-    pub(crate) header: BookHeader,
-    pub(crate) state: CallState,
-    pub(crate) confirmed: bool,
-    pub(crate) attempt: Attempt,
-    pub(crate) alias_of: Option<ReqId>,
-}
-
-/// As much of a call's header.
-#[derive(Debug, Clone, Deserialize)]
-pub(crate) struct BookHeader {
-    pub(crate) target: PeerId,
-    #[serde(default)]
-    pub(crate) target_incarnation: Option<Incarnation>,
-}
-
-/// A row of the books.
-pub(crate) fn book_row(value: &[u8]) -> Option<BookRow> {
-    decode(value)
-}
-
-/// As much of an open call's row.
-#[derive(Deserialize)]
-struct OpenRow {
-    record: BookRow,
-}
-
 /// True if a crash now would leave this call in the book of open ones, with an ending that may still change.
 pub(crate) fn open_call_has_ended(disk: &MemDisk, id: &ReqId) -> bool {
-    let row = disk.durable(Space::Open, &id.0).and_then(|value| decode::<OpenRow>(value));
-    row.is_some_and(|row| matches!(row.record.state, CallState::Ended(_)))
+    let at = rows::open_call(id);
+    let row = disk.durable(at.space, &at.key).and_then(|value| CallOutline::of_open(value));
+    row.is_some_and(|row| matches!(row.state, CallState::Ended(_)))
 }
 
 /// True if this state of a disk has a call for its peer that is not over.
 pub(crate) fn is_in_hand(state: &Snapshot, me: PeerId) -> bool {
-    let started = |value| decode::<JournalRow>(value).is_some_and(|row| row.state == Journaled::Started);
-    let mine = |value| decode::<OpenRow>(value).is_some_and(|row| row.record.header.target == me);
+    let started = |value| JournalRow::from_bytes(value).is_some_and(|row| row.state == Journaled::Started);
+    let mine = |value| CallOutline::of_open(value).is_some_and(|row| row.header.target == me);
     state.rows(Space::Journal).any(|value| started(value)) || state.rows(Space::Open).any(|value| mine(value))
-}
-
-/// A forgotten mark.
-pub(crate) fn mark(value: &[u8]) -> Option<u64> {
-    decode(value)
-}
-
-/// As much of a journal row as the predicates need; the core keeps the rest to itself.
-#[derive(Debug, Deserialize)]
-struct JournalRow {
-    state: Journaled,
-}
-
-#[derive(Debug, PartialEq, Eq, Deserialize)]
-enum Journaled {
-    Started,
-    Ended(Ending),
 }
 
 /// True if a crash now would leave this attempt journaled as started.
 pub(crate) fn started_is_durable(disk: &MemDisk, id: &ReqId, attempt: Attempt) -> bool {
-    let key = [id.0.as_slice(), &[attempt]].concat();
-    let row = disk.durable(Space::Journal, &key).and_then(|value| decode::<JournalRow>(value));
-    row.is_some_and(|row| row.state == Journaled::Started)
+    disk.durable_row(&rows::journal(id, attempt)).is_some_and(|row| row.state == Journaled::Started)
 }

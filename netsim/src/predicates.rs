@@ -15,9 +15,10 @@ use mesh_core::epoch::Epoch;
 use mesh_core::frame::Dispatch;
 use mesh_core::ids::{Attempt, Hash, Incarnation, PeerId, ReqId};
 use mesh_core::io::{Batch, CallRecord, CallState, Invocation, Space};
+use mesh_core::rows::{self, CallOutline, Row as _};
 
 use crate::disk::MemDisk;
-use crate::node::{self, BookRow};
+use crate::node;
 use crate::plan::MS;
 pub(crate) use logs::Holder;
 
@@ -63,7 +64,7 @@ impl Told {
         Self { target: record.header.target, state: record.state, confirmed: record.confirmed, incarnation }
     }
 
-    pub(crate) fn of_row(row: &BookRow) -> Self {
+    pub(crate) fn of_row(row: &CallOutline) -> Self {
         let incarnation = row.header.target_incarnation;
         Self { target: row.header.target, state: row.state, confirmed: row.confirmed, incarnation }
     }
@@ -121,7 +122,7 @@ pub(crate) struct Checks {
     /// And since when.
     rows: HashMap<Vec<u8>, (Bytes, SignedEntry, Noted, u64)>,
     /// The last row of the books of each call that some disk held.
-    books: HashMap<Vec<u8>, (Bytes, BookRow)>,
+    books: HashMap<Vec<u8>, (Bytes, CallOutline)>,
     /// Membership changes that some disk held, by their rows.
     changes: HashMap<Vec<u8>, Arc<trust::Held>>,
     /// By peer: calls that its log says are to be stopped.
@@ -217,7 +218,7 @@ impl Checks {
         self.fences[peer] = node::durable_fence(disk);
         self.obeyed[peer] = Epoch::ZERO;
         self.marks[peer].clear();
-        self.told[peer].retain(|id, _| disk.durable(Space::Calls, &id.0).is_some());
+        self.told[peer].retain(|id, _| disk.keeps(&rows::call(id)));
     }
 
     /// An entry that its author lost before anybody else held it.
@@ -421,7 +422,7 @@ impl Checks {
 
     /// **endings-are-true** of a call as its books say: confirmed expired/denied ⇒ no attempt of it ever ran (after an
     /// interruption the ending reads `interrupted`).
-    fn call_not_run(&mut self, now: u64, peer: usize, id: ReqId, record: &BookRow) {
+    fn call_not_run(&mut self, now: u64, peer: usize, id: ReqId, record: &CallOutline) {
         let CallState::Ended(ending @ (Ending::Expired | Ending::Denied)) = record.state else { return };
         let ran = self.runs.range((id, 0)..=(id, Attempt::MAX)).find(|(_, run)| run.ended != Some(Ending::Denied));
         if record.confirmed
@@ -461,7 +462,7 @@ impl Checks {
     }
 
     /// **outcome-never-changes** for the books: a record that calls itself confirmed says what the target said.
-    fn books_agree(&mut self, now: u64, peer: usize, id: ReqId, record: &BookRow) {
+    fn books_agree(&mut self, now: u64, peer: usize, id: ReqId, record: &CallOutline) {
         let CallState::Ended(ending) = record.state else { return };
         if !record.confirmed || record.alias_of.is_some() {
             return;
@@ -543,7 +544,7 @@ impl Checks {
             match (write.space, &write.value) {
                 (Space::Log, Some(value)) => self.on_entry(now, peer, &write.key, value),
                 (Space::Log, None) => self.kept_what_is_alive(now, peer, &write.key, disk),
-                (Space::Meta, _) => fence |= write.key == node::FENCE_KEY,
+                (Space::Meta, _) => fence |= write.key == rows::fence().key,
                 (Space::Calls, Some(value)) => {
                     if let (Some(id), Some(record)) = (ReqId::from_slice(&write.key), self.book_row(&write.key, value))
                     {
@@ -553,7 +554,7 @@ impl Checks {
                     }
                 }
                 (Space::ForgottenMarks, Some(value)) => {
-                    if let Some(mark) = node::mark(value) {
+                    if let Some(mark) = u64::from_bytes(value) {
                         self.marks_never_decrease(now, peer, &write.key, mark);
                     }
                 }
@@ -613,13 +614,13 @@ impl Checks {
     }
 
     /// A row of the books, read once for all peers whose books say the same.
-    fn book_row(&mut self, key: &[u8], value: &Bytes) -> Option<BookRow> {
+    fn book_row(&mut self, key: &[u8], value: &Bytes) -> Option<CallOutline> {
         if let Some((row, read)) = self.books.get(key)
             && row == value
         {
             return Some(read.clone());
         }
-        let read = node::book_row(value)?;
+        let read = CallOutline::of_call(value)?;
         self.books.insert(key.to_vec(), (value.clone(), read.clone()));
         Some(read)
     }

@@ -11,7 +11,7 @@ use crate::config::{Config, QUIC_PORT_DEFAULT};
 use crate::mesh::blobs::BlobStore;
 use crate::mesh::identity::DeviceKey;
 use crate::mesh::transport::lan::{self, LanConfig, LanEvent};
-use crate::mesh::transport::{LinkEvent, Links, LinksConfig, LinksError};
+use crate::mesh::transport::{LinkEvent, Links, LinksConfig, LinksError, ServiceId};
 use crate::tasks::TaskGroup;
 
 /// Events of links that may wait for the mesh; then the links wait.
@@ -38,7 +38,13 @@ pub(super) async fn open(
     let (link_tx, link_events) = mpsc::channel(LINK_EVENTS);
     let start = async |port: u16| {
         let listen = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
-        let links = LinksConfig { key: key.clone(), listen, blobs: blobs.clone(), tasks: tasks.clone() };
+        let links = LinksConfig {
+            key: key.clone(),
+            listen,
+            services: [ServiceId::NODE].into(),
+            blobs: blobs.clone(),
+            tasks: tasks.clone(),
+        };
         Links::start(links, link_tx.clone())
     };
     let is_taken = |error: &LinksError| matches!(error, LinksError::PortTaken { .. });

@@ -3,7 +3,6 @@
 //! It never awaits the network, a tool or another actor inside its loop: those answer through its inbox.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::net::SocketAddr;
 use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,6 +16,7 @@ use mesh_core::io::{
 };
 use mesh_core::limits;
 use mesh_core::peer::{self, BootError, Peer};
+use mesh_core::rows;
 use rand_chacha::ChaCha8Rng;
 use rand_core::SeedableRng;
 use ring::rand::SecureRandom;
@@ -37,7 +37,7 @@ use crate::mesh::request::Request;
 use crate::mesh::snapshot::Surroundings;
 use crate::mesh::store::{DurableNote, Store, StoreError};
 use crate::mesh::transport::lan::LanEvent;
-use crate::mesh::transport::{LinkEvent, Links, Member, Members};
+use crate::mesh::transport::{Address, LinkEvent, Links, Member, Members, ServiceId};
 use crate::tasks::TaskGroup;
 
 /// Requests of doors that may wait for the actor; then the doors wait.
@@ -127,7 +127,7 @@ pub(crate) struct Actor {
     wanted: BTreeMap<Hash, (u64, Vec<PeerId>)>,
     fetching: BTreeSet<Hash>,
     /// Addresses seen on the LAN or in an invite, by peer.
-    pub(super) seen_at: BTreeMap<PeerId, Vec<SocketAddr>>,
+    pub(super) seen_at: BTreeMap<PeerId, Vec<Address>>,
     pub(super) surroundings_dirty: bool,
     /// When people were last told what of whom.
     warned: BTreeMap<(&'static str, PeerId), u64>,
@@ -488,7 +488,7 @@ impl Actor {
         let mut bytes = 0;
         let mut more = false;
         'ranges: for (author, incarnation, from, until) in ranges {
-            let key = |seq: u64| [author.0.as_slice(), &incarnation.0.to_be_bytes(), &seq.to_be_bytes()].concat();
+            let key = |seq| rows::entry(author, *incarnation, seq).key;
             let mut next = *from;
             while next <= *until {
                 let rows =
@@ -562,7 +562,12 @@ impl Actor {
             LinkEvent::Frame(peer, frame) => self.input(Input::Recv(peer, frame)),
             LinkEvent::Network => self.refresh_directory(),
             LinkEvent::JoinAttempt(attempt) => self.handle_join_attempt(attempt),
-            LinkEvent::NodeStream(io) => self.adapters.nodes.accept(io),
+            LinkEvent::Stream { service, io, .. } => {
+                // The only service that is offered: the links refuse streams of others.
+                if service == ServiceId::NODE {
+                    self.adapters.nodes.accept(io);
+                }
+            }
             LinkEvent::Bad { peer, what } => tracing::debug!(peer = %peer, what, "a peer broke the protocol"),
         }
     }
@@ -612,8 +617,9 @@ impl Actor {
         if let Some(record) = self.peer.open_call(id) {
             return Ok(Some(record.clone()));
         }
-        let stored = self.store.get(Space::Calls, &id.0).map_err(MeshError::Store)?;
-        Ok(stored.as_deref().and_then(mesh_core::entry::decode))
+        let at = rows::call(id);
+        let stored = self.store.get(at.space, &at.key).map_err(MeshError::Store)?;
+        Ok(stored.and_then(|stored| at.read(&stored)))
     }
 
     fn wait_for_end(&mut self, id: ReqId, reply: oneshot::Sender<CallAnswer>) {
@@ -665,9 +671,8 @@ impl Actor {
             }
             return Ok(CallPage { items, next });
         }
-        let mut end = after.map_or(Bound::Unbounded, |after| {
-            Bound::Excluded([after.accepted_ms.to_be_bytes().as_slice(), &after.id.0].concat())
-        });
+        let mut end = after
+            .map_or(Bound::Unbounded, |after| Bound::Excluded(rows::call_by_time(after.accepted_ms, &after.id).key));
         let mut scanned = 0;
         loop {
             let rows = self
@@ -678,7 +683,7 @@ impl Actor {
             end = Bound::Excluded(last.clone());
             for (key, _) in &rows {
                 scanned += 1;
-                let Some(id) = key.get(8..).and_then(ReqId::from_slice) else { continue };
+                let Some((_, id)) = rows::by_time_of(key) else { continue };
                 let Some(record) = self.call(&id)? else { continue };
                 if !passes(&record) {
                     continue;
@@ -742,20 +747,22 @@ impl Actor {
         for node in view.nodes.iter().filter(|node| node.peer != view.me) {
             // Revoked ourselves, we dial nobody; but who comes may hear why, and tell us that we are welcome again.
             if view.revoked {
-                members.insert(node.peer, Member { key: node.key, addresses: Vec::new(), leaving: true });
+                members.insert(node.peer, Member::leaving(node.key));
                 continue;
             }
-            let mut addresses: Vec<SocketAddr> = self.seen_at.get(&node.peer).cloned().unwrap_or_default();
+            let mut addresses = self.seen_at.get(&node.peer).cloned().unwrap_or_default();
             let told = node.directory.iter().flat_map(|directory| &directory.addresses);
-            addresses.extend(told.filter_map(|text| text.parse::<SocketAddr>().ok()));
+            addresses.extend(told.map(|text| Address::from(text.as_str())));
             let mut seen = BTreeSet::new();
-            addresses.retain(|address| seen.insert(*address));
-            members.insert(node.peer, Member { key: node.key, addresses, leaving: false });
+            addresses.retain(|address| seen.insert(address.clone()));
+            let services =
+                node.directory.as_ref().map(|record| record.services.iter().copied().map(ServiceId).collect());
+            members.insert(node.peer, Member { key: node.key, addresses, services, leaving: false });
         }
         // Whoever was revoked may come once more, to learn it.
         for (peer, key) in self.peer.revoked_peers() {
             if peer != view.me {
-                members.entry(peer).or_insert(Member { key, addresses: Vec::new(), leaving: true });
+                members.entry(peer).or_insert(Member::leaving(key));
             }
         }
         self.links.set_members(members);
@@ -771,7 +778,7 @@ impl Actor {
             class: self.config.class.0,
             eligible: self.config.eligible,
             tools: self.tools.clone(),
-            services: Vec::new(),
+            services: self.links.services().iter().map(|service| service.0).collect(),
         };
         self.command(Command::SetDirectory(directory), ReplyTo::Nobody);
     }
@@ -816,6 +823,6 @@ fn accepted(reply: Reply) -> Result<Reply, Refusal> {
 }
 
 fn last_seen(key: Option<&[u8]>) -> Option<CallCursor> {
-    let (time, id) = key?.split_at_checked(8)?;
-    Some(CallCursor { accepted_ms: u64::from_be_bytes(time.try_into().ok()?), id: ReqId::from_slice(id)? })
+    let (accepted_ms, id) = rows::by_time_of(key?)?;
+    Some(CallCursor { accepted_ms, id })
 }

@@ -4,7 +4,7 @@ use mesh_core::frame::Frame;
 use mesh_core::ids::{Attempt, PeerId, ReqId};
 use mesh_core::io::Invocation;
 
-use crate::mesh::transport::NodeIo;
+use crate::mesh::transport::ServiceIo;
 
 /// Everything that the mesh needs of the rest of the program. No method of these may wait.
 pub struct Adapters {
@@ -26,7 +26,7 @@ pub trait NodeLinks: Send {
     /// Sends all registered nodes away, to the new gateway if it is known: we lead no more.
     fn abdicate(&self, moved_to: Option<PeerId>);
     /// Serves a `NodeService` connection that a linked peer opened.
-    fn accept(&self, stream: NodeIo);
+    fn accept(&self, stream: ServiceIo);
     /// Ends the stream of a registered node at once: it does not belong to the mesh any more.
     fn dismiss(&self, peer: PeerId);
     /// Registers now instead of after a pause: a link has come up.

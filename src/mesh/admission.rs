@@ -1,7 +1,7 @@
 //! Ways into a mesh, from both sides: invites, asking to join, approving, leaving (architecture.md §3).
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use mesh_core::entry::Tier;
@@ -19,8 +19,7 @@ use crate::mesh::events::EventKind;
 use crate::mesh::invite::{self, InviteCode};
 use crate::mesh::joining::{Invite, JoinTarget, Joined};
 use crate::mesh::snapshot::{Nearby, Pending};
-use crate::mesh::transport::Links;
-use crate::mesh::transport::{JoinAnswer, JoinAttempt, JoinDialError, JoinRequest, JoinStep};
+use crate::mesh::transport::{Address, JoinAnswer, JoinAttempt, JoinDialError, JoinRequest, Links};
 
 /// Devices that may wait for a person's yes at one peer.
 const PENDING_MAX: usize = 64;
@@ -39,7 +38,7 @@ const FAREWELL: Duration = Duration::from_millis(300);
 /// What a conversation of ours came to; handled by the actor.
 pub(super) enum Admitted {
     /// We are approved.
-    Welcome(Box<Welcome>, PeerId, SocketAddr, Option<oneshot::Sender<Result<Joined, MeshError>>>),
+    Welcome(Box<Welcome>, PeerId, Address, Option<oneshot::Sender<Result<Joined, MeshError>>>),
     /// A person over there must say yes.
     Waiting(PeerId, Option<oneshot::Sender<Result<Joined, MeshError>>>),
     /// No.
@@ -88,7 +87,7 @@ impl Admission {
         self.waiting.len() < PENDING_MAX && here < PENDING_PER_ADDRESS_MAX
     }
 
-    pub(super) fn note_nearby(&mut self, peer: PeerId, name: String, addresses: Vec<SocketAddr>) {
+    pub(super) fn note_nearby(&mut self, peer: PeerId, name: String, addresses: Vec<Address>) {
         if self.strangers.len() < NEARBY_MAX || self.strangers.contains_key(&peer) {
             self.strangers.insert(peer, Nearby { peer, name, addresses, seen_ms: clock::now().wall_ms });
         }
@@ -173,7 +172,7 @@ impl Actor {
     // --- others want in here
 
     pub(super) fn handle_join_attempt(&mut self, attempt: JoinAttempt) {
-        let JoinAttempt { key, peer, address, request, answers } = attempt;
+        let JoinAttempt { key, peer, underlay: _, address, request, answers } = attempt;
         let answer = {
             let answers = answers.clone();
             move |answer: JoinAnswer| drop(answers.try_send(answer))
@@ -446,7 +445,7 @@ fn tell<T>(reply: Option<oneshot::Sender<Result<T, MeshError>>>, answer: Result<
 /// nobody has answered it.
 async fn ask(
     links: Links,
-    addresses: Vec<SocketAddr>,
+    addresses: Vec<Address>,
     expected: Option<PeerId>,
     request: JoinRequest,
     done: mpsc::Sender<Admitted>,
@@ -461,26 +460,26 @@ async fn ask(
                 let lost = JoinError::Rejected("the connection broke before there was an answer".to_owned());
                 loop {
                     let step = if reply.is_some() {
-                        tokio::time::timeout(REDEEM_MAX, conversation.steps.recv()).await.unwrap_or(None)
+                        tokio::time::timeout(REDEEM_MAX, conversation.answers.recv()).await.unwrap_or(None)
                     } else {
-                        conversation.steps.recv().await
+                        conversation.answers.recv().await
                     };
                     match step {
-                        Some(JoinStep::Waiting { .. }) => {
+                        Some(JoinAnswer::Waiting { .. }) => {
                             pause = ASK_AGAIN_MIN;
                             let _ = done.send(Admitted::Waiting(conversation.peer, reply.take())).await;
                         }
-                        Some(JoinStep::Welcome(welcome)) => {
+                        Some(JoinAnswer::Welcome(welcome)) => {
                             let admitted =
                                 Admitted::Welcome(welcome, conversation.peer, conversation.address, reply.take());
                             let _ = done.send(admitted).await;
                             return;
                         }
-                        Some(JoinStep::Refused { code, detail }) => {
+                        Some(JoinAnswer::Refused { code, detail }) => {
                             let _ = done.send(Admitted::Refused(join_error(&code, detail), reply.take())).await;
                             return;
                         }
-                        Some(JoinStep::Lost) | None => break lost,
+                        None => break lost,
                     }
                 }
             }

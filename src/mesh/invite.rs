@@ -11,6 +11,8 @@ use mesh_core::ids::{Hash, MeshId, PeerId};
 use qrcode::render::unicode::Dense1x2;
 use qrcode::{EcLevel, QrCode};
 
+use crate::mesh::transport::Address;
+
 /// What every code begins with; the digit is the version of what follows.
 const PREFIX: &str = "sigil1-";
 /// Addresses in one code: more make it too long to type and the picture too dense to photograph.
@@ -18,6 +20,14 @@ pub const ADDRESSES_MAX: usize = 16;
 /// Longest text that is looked at, in bytes. A full code has fewer than 700 characters; people add spaces.
 const TEXT_BYTES_MAX: usize = 2048;
 const SUM_BYTES: usize = 4;
+/// Bytes of all addresses in one code: as many as [`ADDRESSES_MAX`] IPv6 sockets need.
+const ADDRESS_BYTES_MAX: usize = ADDRESSES_MAX * 19;
+/// Kinds of addresses in a code. Sockets are `[kind][ip][port]`; all others are `[kind][length][bytes]`, so that a kind
+/// which is not known here can be skipped. 18 is reserved for relays.
+const KIND_V4: u8 = 4;
+const KIND_V6: u8 = 6;
+const KIND_NAME: u8 = 16;
+const KIND_TAILNET: u8 = 17;
 
 /// An invite: who invites to which mesh, the secret that proves it, and where the inviter is.
 #[derive(Clone, PartialEq, Eq)]
@@ -32,8 +42,9 @@ pub struct InviteCode {
     pub expires_ms: u64,
     /// What it grants, to be shown to people; the inviter decides by its own record.
     pub tier: Tier,
-    /// Where the inviter may be reached; the first [`ADDRESSES_MAX`] go into the text, without IPv6 zones.
-    pub addresses: Vec<SocketAddr>,
+    /// Where the inviter may be reached. The first [`ADDRESSES_MAX`] that fit go into the text, without IPv6 zones;
+    /// relays and unknown addresses do not.
+    pub addresses: Vec<Address>,
 }
 
 /// Why a text is not a code. Each message is fit for a person.
@@ -102,18 +113,12 @@ impl fmt::Display for InviteCode {
             Tier::Shared => 1,
             Tier::Owner => 2,
         });
-        for address in self.addresses.iter().take(ADDRESSES_MAX) {
-            match address.ip() {
-                IpAddr::V4(ip) => {
-                    bytes.push(4);
-                    bytes.extend(ip.octets());
-                }
-                IpAddr::V6(ip) => {
-                    bytes.push(6);
-                    bytes.extend(ip.octets());
-                }
+        let mut room = ADDRESS_BYTES_MAX;
+        for address in self.addresses.iter().filter_map(encode).take(ADDRESSES_MAX) {
+            if let Some(left) = room.checked_sub(address.len()) {
+                room = left;
+                bytes.extend(address);
             }
-            bytes.extend(address.port().to_be_bytes());
         }
         bytes.extend(sum(&bytes));
         write!(f, "{PREFIX}{}", BASE32.encode(&bytes))
@@ -170,14 +175,68 @@ fn parse(mut bytes: &[u8]) -> Option<InviteCode> {
     };
     let mut addresses = Vec::new();
     while !bytes.is_empty() {
-        let ip = match take(bytes)? {
-            [4] => IpAddr::from(take::<4>(bytes)?),
-            [6] => IpAddr::from(take::<16>(bytes)?),
-            _ => return None,
-        };
-        addresses.push(SocketAddr::new(ip, u16::from_be_bytes(take(bytes)?)));
+        let [kind] = take(bytes)?;
+        match kind {
+            KIND_V4 => addresses.push(Address::Udp(take_socket::<4>(bytes)?)),
+            KIND_V6 => addresses.push(Address::Udp(take_socket::<16>(bytes)?)),
+            KIND_NAME => addresses.push(decode_name(take_body(bytes)?)?),
+            KIND_TAILNET => addresses.push(decode_tailnet(take_body(bytes)?)?),
+            // Of a newer version.
+            _ => drop(take_body(bytes)?),
+        }
     }
     (addresses.len() <= ADDRESSES_MAX).then_some(InviteCode { mesh, inviter, secret, expires_ms, tier, addresses })
+}
+
+/// The bytes of an address, if it can be in a code.
+fn encode(address: &Address) -> Option<Vec<u8>> {
+    let (kind, body) = match address {
+        Address::Udp(socket) => {
+            let kind = if socket.is_ipv4() { KIND_V4 } else { KIND_V6 };
+            return Some([&[kind][..], &socket_bytes(*socket)].concat());
+        }
+        Address::UdpName(name) => (KIND_NAME, [name.host().as_bytes(), &name.port().to_be_bytes()].concat()),
+        Address::Tailnet(socket) => (KIND_TAILNET, socket_bytes(*socket)),
+        Address::Relay { .. } | Address::Unknown(_) => return None,
+    };
+    Some([&[kind, u8::try_from(body.len()).ok()?][..], &body].concat())
+}
+
+fn socket_bytes(socket: SocketAddr) -> Vec<u8> {
+    let port = socket.port().to_be_bytes();
+    match socket.ip() {
+        IpAddr::V4(ip) => [&ip.octets()[..], &port].concat(),
+        IpAddr::V6(ip) => [&ip.octets()[..], &port].concat(),
+    }
+}
+
+fn take_socket<const N: usize>(bytes: &mut &[u8]) -> Option<SocketAddr>
+where
+    IpAddr: From<[u8; N]>,
+{
+    Some(SocketAddr::new(take::<N>(bytes)?.into(), u16::from_be_bytes(take(bytes)?)))
+}
+
+fn take_body<'a>(bytes: &mut &'a [u8]) -> Option<&'a [u8]> {
+    let [len] = take(bytes)?;
+    let (body, tail) = bytes.split_at_checked(len.into())?;
+    *bytes = tail;
+    Some(body)
+}
+
+fn decode_name(body: &[u8]) -> Option<Address> {
+    let (host, port) = body.split_last_chunk()?;
+    let host = std::str::from_utf8(host).ok()?;
+    format!("{host}:{}", u16::from_be_bytes(*port)).parse().ok().map(Address::UdpName)
+}
+
+fn decode_tailnet(mut body: &[u8]) -> Option<Address> {
+    let socket = match body.len() {
+        6 => take_socket::<4>(&mut body)?,
+        18 => take_socket::<16>(&mut body)?,
+        _ => return None,
+    };
+    Some(Address::Tailnet(socket))
 }
 
 fn take<const N: usize>(bytes: &mut &[u8]) -> Option<[u8; N]> {
@@ -213,7 +272,7 @@ mod tests {
             secret: [0x5e; 16],
             expires_ms: 1_767_225_600_000,
             tier: Tier::Owner,
-            addresses: vec!["192.168.1.7:7423".parse().unwrap(), "[fd00::1]:7423".parse().unwrap()],
+            addresses: ["192.168.1.7:7423", "[fd00::1]:7423"].map(Address::from).to_vec(),
         }
     }
 
@@ -263,11 +322,40 @@ mod tests {
     #[test]
     fn more_addresses_than_fit_are_left_out() {
         let mut many = code();
-        many.addresses = (1..=40).map(|n| SocketAddr::from(([10, 0, 0, n], 7))).collect();
+        many.addresses = (1..=40).map(|n| SocketAddr::from(([10, 0, 0, n], 7)).into()).collect();
         let read: InviteCode = many.to_string().parse().unwrap();
         assert_eq!(read.addresses, many.addresses[..ADDRESSES_MAX]);
-        many.addresses = vec!["[2001:db8::1]:7423".parse().unwrap(); 40];
-        assert!(many.qr().lines().count() > 20);
+        for full in ["[2001:db8::1]:7423".to_owned(), format!("udp://{}:7423", "a".repeat(253))] {
+            many.addresses = vec![full.as_str().into(); 40];
+            assert!(many.qr().lines().count() > 20);
+            assert!(many.to_string().parse::<InviteCode>().is_ok());
+        }
+    }
+
+    #[test]
+    fn addresses_of_every_kind_travel_and_those_of_a_newer_version_are_skipped() {
+        let mut code = code();
+        let relay = format!("relay://{}@10.0.0.1:7", PeerId([3; 32]));
+        let texts =
+            ["10.0.0.1:7", "udp://home.example.org:7433", "tailnet://100.64.0.3:7435", "tailnet://[fd7a::1]:7435"];
+        code.addresses = texts.iter().copied().chain([relay.as_str(), "of another form"]).map(Address::from).collect();
+        let read: InviteCode = code.to_string().parse().unwrap();
+        assert_eq!(read.addresses, texts.map(Address::from));
+
+        let with = |addresses: &[u8]| {
+            let mut bytes = [[1; 32], [2; 32]].concat();
+            bytes.extend([0x5e; 16]);
+            bytes.extend(1_767_225_600_000_u64.to_be_bytes());
+            bytes.push(2);
+            bytes.extend(addresses);
+            bytes.extend(sum(&bytes));
+            format!("{PREFIX}{}", BASE32.encode(&bytes)).parse::<InviteCode>()
+        };
+        let newer = with(&[200, 3, 9, 9, 9, KIND_V4, 10, 0, 0, 1, 0, 7, 18, 0]);
+        assert_eq!(newer.unwrap().addresses, [Address::from("10.0.0.1:7")]);
+        assert_eq!(with(&[200, 3, 9, 9]), Err(InviteCodeError::Malformed));
+        assert_eq!(with(&[KIND_TAILNET, 2, 9, 9]), Err(InviteCodeError::Malformed));
+        assert_eq!(with(&[KIND_NAME, 3, b'/', 0, 7]), Err(InviteCodeError::Malformed));
     }
 
     #[test]
@@ -298,7 +386,7 @@ mod tests {
             addresses in prop::collection::vec(any::<SocketAddr>(), 0..=ADDRESSES_MAX),
         ) {
             let tier = [Tier::Ephemeral, Tier::Shared, Tier::Owner][tier];
-            let addresses = addresses.iter().map(|address| SocketAddr::new(address.ip(), address.port())).collect();
+            let addresses = addresses.iter().map(|socket| SocketAddr::new(socket.ip(), socket.port()).into()).collect();
             let code = InviteCode { mesh: MeshId(mesh), inviter: PeerId(inviter), secret, expires_ms, tier, addresses };
             prop_assert_eq!(code.to_string().parse(), Ok(code));
         }

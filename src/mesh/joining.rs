@@ -1,10 +1,9 @@
 //! Joining and inviting, as the name's callers see it.
 
-use std::net::SocketAddr;
-
 use mesh_core::ids::{NodeId, PeerId};
 
 use crate::mesh::invite::InviteCode;
+use crate::mesh::transport::Address;
 
 /// The device or mesh to join.
 #[derive(Debug, Clone)]
@@ -14,7 +13,7 @@ pub enum JoinTarget {
     /// A device seen on the LAN: by name, or prefix of its peer id; `None` = the only one there is.
     Nearby(Option<String>),
     /// A device at an address.
-    Address(SocketAddr),
+    Address(Address),
 }
 
 /// The result of a join.

@@ -26,4 +26,5 @@ pub use handle::{MeshHandle, ResultBody};
 pub use joining::{Invite, JoinTarget, Joined};
 #[cfg(test)]
 pub(crate) use request::Request;
-pub use snapshot::{LinkInfo, Nearby, Pending, Surroundings};
+pub use snapshot::{Nearby, Pending, Surroundings};
+pub use transport::LinkInfo;

@@ -4,6 +4,8 @@ use std::net::SocketAddr;
 
 use mesh_core::ids::{NodeId, PeerId, PublicKey};
 
+use crate::mesh::transport::{Address, LinkInfo};
+
 /// State of this moment besides [`View`](mesh_core::io::View), published as it changes.
 #[derive(Debug, Clone, Default)]
 pub struct Surroundings {
@@ -29,7 +31,7 @@ pub struct Nearby {
     /// The name that it shows.
     pub name: String,
     /// Addresses of its QUIC door.
-    pub addresses: Vec<SocketAddr>,
+    pub addresses: Vec<Address>,
     /// Wall time.
     pub seen_ms: u64,
 }
@@ -51,17 +53,4 @@ pub struct Pending {
     pub since_ms: u64,
     /// The reason for which it waits, for people.
     pub why: String,
-}
-
-/// State of one link, for people.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LinkInfo {
-    /// The peer at the other end.
-    pub peer: PeerId,
-    /// Its address.
-    pub address: SocketAddr,
-    /// Round trip as QUIC measures it, microseconds.
-    pub rtt_us: u64,
-    /// True if we dialled.
-    pub dialled: bool,
 }

@@ -10,7 +10,7 @@ use ring::rand::{SecureRandom, SystemRandom};
 use tokio::sync::{mpsc, watch};
 
 use crate::mesh::NodeLinks;
-use crate::mesh::transport::{Links, NodeIo};
+use crate::mesh::transport::{Links, ServiceId, ServiceIo};
 use crate::tasks::TaskGroup;
 use client::{NodeClient, NodeClientHandle};
 use server::{NodeServer, NodeServerHandle};
@@ -28,7 +28,7 @@ const ACCEPTED_MAX: usize = 64;
 pub struct NodeStreams {
     server: NodeServerHandle,
     client: NodeClientHandle,
-    accepted: mpsc::Sender<NodeIo>,
+    accepted: mpsc::Sender<ServiceIo>,
 }
 
 impl NodeStreams {
@@ -46,7 +46,7 @@ impl NodeStreams {
         let opener = links.clone();
         let open = move |peer| {
             let links = opener.clone();
-            async move { links.open_node_stream(peer).await.map_err(io::Error::other) }
+            async move { links.open(peer, ServiceId::NODE).await.map_err(io::Error::other) }
         };
         let client = NodeClient::start(view, open, nonce(), verifier, inputs, tasks);
         Self { server, client, accepted }
@@ -68,8 +68,7 @@ impl NodeLinks for NodeStreams {
             | Frame::Digest { .. }
             | Frame::Entries { .. }
             | Frame::Presence { .. }
-            | Frame::Progress { .. }
-            | Frame::Stored { .. } => false,
+            | Frame::Progress { .. } => false,
         }
     }
 
@@ -77,7 +76,7 @@ impl NodeLinks for NodeStreams {
         self.server.close_all(moved_to);
     }
 
-    fn accept(&self, stream: NodeIo) {
+    fn accept(&self, stream: ServiceIo) {
         let _ = self.accepted.try_send(stream);
     }
 

@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::transport::server::Connected;
 
-use crate::mesh::transport::NodePeer;
+use crate::mesh::transport::ServicePeer;
 
 /// Largest message that either side takes: a signed entry ([`mesh_core::limits::ENTRY_BYTES_MAX`]) and its copies in the
 /// contract's text fields fit many times. tonic's own default, stated so that it cannot drift.
@@ -42,7 +42,7 @@ impl ProvenPeer for PeerId {
     }
 }
 
-impl ProvenPeer for NodePeer {
+impl ProvenPeer for ServicePeer {
     fn peer(&self) -> PeerId {
         self.peer
     }

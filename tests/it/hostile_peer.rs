@@ -20,7 +20,9 @@ use serde_json::{Value, json};
 use sigil::mesh::blobs::BlobStore;
 use sigil::mesh::identity::DeviceKey;
 use sigil::mesh::invite::InviteCode;
-use sigil::mesh::transport::{JoinConversation, JoinRequest, JoinStep, LinkEvent, Links, LinksConfig, Member, Members};
+use sigil::mesh::transport::{
+    JoinAnswer, JoinConversation, JoinRequest, LinkEvent, Links, LinksConfig, Member, Members,
+};
 use sigil::tasks::TaskGroup;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
@@ -53,7 +55,7 @@ impl Loose {
         let blobs = BlobStore::open(&dir.path().join("blobs")).expect("a blob store");
         let tasks = TaskGroup::default();
         let (tx, events) = mpsc::channel(1024);
-        let config = LinksConfig { key: key.clone(), listen, blobs, tasks: tasks.clone() };
+        let config = LinksConfig { key: key.clone(), listen, services: [].into(), blobs, tasks: tasks.clone() };
         let links = Links::start(config, tx).expect("a socket");
         Self { key, links, events, tasks, _dir: dir }
     }
@@ -63,15 +65,20 @@ impl Loose {
     }
 
     /// Asks to join, and the first answer; nothing when there is none.
-    async fn ask(&self, at: SocketAddr, secret: Option<[u8; 16]>, name: &str) -> Option<(JoinConversation, JoinStep)> {
+    async fn ask(
+        &self,
+        at: SocketAddr,
+        secret: Option<[u8; 16]>,
+        name: &str,
+    ) -> Option<(JoinConversation, JoinAnswer)> {
         let request = JoinRequest {
             secret,
             node_id: name.parse().expect("a name"),
             platform: "linux".to_owned(),
             version: "0".to_owned(),
         };
-        let mut conversation = self.links.join(&[at], None, &request).await.ok()?;
-        let step = timeout(PATIENCE, conversation.steps.recv()).await.ok()??;
+        let mut conversation = self.links.join(&[at.into()], None, &request).await.ok()?;
+        let step = timeout(PATIENCE, conversation.answers.recv()).await.ok()??;
         Some((conversation, step))
     }
 }
@@ -107,17 +114,17 @@ fn a9_a_thousand_join_attempts_do_not_disturb() {
                             // A door that is busy may let a handshake fall; whoever wants in asks again.
                             for _ in 0..20 {
                                 match stranger.ask(address, None, &format!("stranger-{n}")).await {
-                                    Some((conversation, JoinStep::Waiting { .. })) => {
+                                    Some((conversation, JoinAnswer::Waiting { .. })) => {
                                         waiting.fetch_add(1, Ordering::Relaxed);
                                         return Some((stranger, conversation));
                                     }
-                                    Some((_, JoinStep::Refused { code, .. })) => {
+                                    Some((_, JoinAnswer::Refused { code, .. })) => {
                                         assert_eq!(code, "too_many");
                                         too_many.fetch_add(1, Ordering::Relaxed);
                                         stranger.tasks.shutdown(Duration::ZERO).await;
                                         return None;
                                     }
-                                    Some((_, step)) => assert_eq!(step, JoinStep::Lost),
+                                    Some((_, JoinAnswer::Welcome(_))) => panic!("nobody said yes"),
                                     None => {}
                                 }
                             }
@@ -260,12 +267,12 @@ impl<'a> Fellow<'a> {
         let (key, welcome) = wait_for("a welcome", PATIENCE, || {
             let asked = runtime.block_on(loose.ask(home.quic_address(), Some(code.secret), name));
             match asked {
-                Some((conversation, JoinStep::Welcome(welcome))) => Some((conversation.key, welcome)),
-                Some((_, JoinStep::Refused { code, detail })) if code != "too_many" => panic!("{code}: {detail}"),
+                Some((conversation, JoinAnswer::Welcome(welcome))) => Some((conversation.key, welcome)),
+                Some((_, JoinAnswer::Refused { code, detail })) if code != "too_many" => panic!("{code}: {detail}"),
                 _ => None,
             }
         });
-        let member = Member { key, addresses: vec![home.quic_address()], leaving: false };
+        let member = Member { key, addresses: vec![home.quic_address().into()], services: None, leaving: false };
         loose.links.set_members(Members::from([(key.peer_id(), member)]));
         let fellow = Self { runtime, home: key.peer_id(), loose, mesh: welcome.mesh, seq: 0, previous: Hash::ZERO };
         fellow.wait_linked();

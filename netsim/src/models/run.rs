@@ -13,6 +13,7 @@ use mesh_core::frame::{AnswerKind, Dispatch, EntryItem, Frame};
 use mesh_core::ids::{Attempt, Hash, Incarnation, MeshId, ReqId};
 use mesh_core::io::{Command, Input, Now, Output, Space, ToolOutcome};
 use mesh_core::limits;
+use mesh_core::rows;
 use stateright::{Model, Property};
 
 use super::machine::{Machine, at, mesh};
@@ -427,7 +428,6 @@ impl Model for Run {
 
 impl State {
     fn journaled(&self, attempt: Attempt) -> bool {
-        let key = [the_call().0.as_slice(), &[attempt]].concat();
-        self.target.disk.applied(Space::Journal, &key).is_some()
+        self.target.disk.has(&rows::journal(&the_call(), attempt))
     }
 }

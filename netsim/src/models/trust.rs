@@ -10,6 +10,7 @@ use mesh_core::entry::{Kind, SignedEntry, Tier};
 use mesh_core::frame::{EntryItem, Frame};
 use mesh_core::ids::PeerId;
 use mesh_core::io::{Command, Input, Space, View};
+use mesh_core::rows;
 use stateright::{Model, Property};
 
 use super::machine::{Machine, at, mesh};
@@ -105,7 +106,7 @@ impl State {
     /// Sends a change to all by its signer: an excluded one's changes about others are taken too.
     fn tell(&mut self, owner: usize, nth: usize) {
         let (by, said) = self.said[nth].clone();
-        let heard = self.owners[owner].disk.applied(Space::Trust, &said.0.hash.0).is_some();
+        let heard = self.owners[owner].disk.has(&rows::trust(&said.0.hash));
         if heard {
             return;
         }

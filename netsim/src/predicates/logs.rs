@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use mesh_core::entry::{CancelRequest, Kind, Outcome, SignedEntry};
 use mesh_core::ids::{PeerId, ReqId};
 use mesh_core::io::Space;
+use mesh_core::rows;
 
 use super::Checks;
 use crate::disk::MemDisk;
@@ -26,21 +27,20 @@ pub(crate) struct Holder<'a> {
 impl Holder<'_> {
     /// Rows of an author's log.
     fn rows_of(&self, author: &PeerId) -> BTreeMap<Vec<u8>, &bytes::Bytes> {
-        let (first, last) = ([author.0.as_slice(), &[0; 12]].concat(), [author.0.as_slice(), &[255; 12]].concat());
+        let (first, last) = rows::logs_of(author);
         self.disk.scan(Space::Log, first, last).map(|(key, value)| (key.to_vec(), value)).collect()
     }
 }
 
 /// True if the author of this entry, whose disk this is, still has to do with its subject.
 fn is_in_hand(entry: &SignedEntry, disk: &MemDisk) -> bool {
-    let open = |id: &ReqId| disk.durable(Space::Open, &id.0).is_some();
+    let open = |id: &ReqId| disk.keeps(&rows::open_call(id));
     match entry.entry.kind {
         Kind::CALL => entry.header().is_none_or(|header| open(&header.id)),
         Kind::CANCEL => entry.record::<CancelRequest>().is_none_or(|cancel| open(&cancel.id)),
-        Kind::OUTCOME => entry.record::<Outcome>().is_none_or(|outcome| {
-            let journal = [outcome.id.0.as_slice(), &[outcome.attempt]].concat();
-            open(&outcome.id) || disk.durable(Space::Journal, &journal).is_some()
-        }),
+        Kind::OUTCOME => entry
+            .record::<Outcome>()
+            .is_none_or(|outcome| open(&outcome.id) || disk.keeps(&rows::journal(&outcome.id, outcome.attempt))),
         Kind::DIRECTORY | Kind::CHECKPOINT | Kind::TRUNCATION => false,
         _ => true,
     }

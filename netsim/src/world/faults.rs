@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use mesh_core::entry::Tier;
 use mesh_core::io::{Command, Space};
+use mesh_core::rows;
 
 use super::{Event, Phase, Purpose, Sim, State, World};
 use crate::disk::Snapshot;
@@ -139,7 +140,7 @@ impl World {
 
     /// Forgets all that a peer signed since its backup and no other disk holds: it was never said.
     fn retract(&mut self, peer: usize, backup: &Snapshot) {
-        let (from, to) = (self.peers[peer].id.0.to_vec(), [self.peers[peer].id.0.as_slice(), &[255; 12]].concat());
+        let (from, to) = rows::logs_of(&self.peers[peer].id);
         let kept: BTreeSet<&[u8]> = backup.keys(Space::Log).collect();
         for (key, value) in self.peers[peer].disk.scan(Space::Log, from, to) {
             let elsewhere = |(other, sim): (usize, &Sim)| other != peer && sim.disk.applied(Space::Log, key).is_some();

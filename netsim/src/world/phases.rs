@@ -3,15 +3,16 @@
 use mesh_core::entry::{Effect, Ending, Payload};
 use mesh_core::epoch::Epoch;
 use mesh_core::ids::{Hash, ReqId};
-use mesh_core::io::{CallState, Command, NewCall, Space};
+use mesh_core::io::{CallState, Command, NewCall};
 use mesh_core::limits;
+use mesh_core::rows;
 
 use super::{
     Event, HEALED_US, L2_CUT_US, Phase, Purpose, QUIET_US, SETTLE_US, SETUP_US, Sim, State, TERMINAL_US, UNSETTLED_US,
     World,
 };
 use crate::net::pair_of;
-use crate::node::{self, Node};
+use crate::node::Node;
 use crate::plan::{Ask, MS, NEVER, SECOND};
 use crate::predicates::{Holder, Told};
 use crate::trace::Mark;
@@ -316,8 +317,8 @@ impl World {
     pub(super) fn told_at(&self, peer: usize, id: &ReqId) -> Option<Told> {
         let open = self.peers[peer].node.as_ref().and_then(|node| node.open_call(id));
         let over = || self.checks.told[peer].get(id).copied();
-        let unsynced = || self.peers[peer].disk.applied(Space::Calls, &id.0).and_then(|row| node::book_row(row));
-        open.map(Told::of).or_else(over).or_else(|| unsynced().as_ref().map(Told::of_row))
+        let unsynced = || self.peers[peer].disk.applied_row(&rows::call(id));
+        open.map(Told::of).or_else(over).or_else(|| unsynced().as_ref().map(Told::of))
     }
 
     /// **accepted-calls-end** in 30 s after the full healing every accepted call is terminal at its origin, or by its

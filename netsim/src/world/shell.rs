@@ -9,6 +9,7 @@ use mesh_core::io::{
     Batch, CallState, CmdId, Command, Fact, Input, Invocation, Now, Output, Reply, Space, ToolOutcome, TxnId,
 };
 use mesh_core::limits;
+use mesh_core::rows;
 
 use super::{Accepted, Event, Phase, Purpose, State, WALL_MS, World};
 use crate::node::Node;
@@ -227,7 +228,7 @@ impl World {
         let mut entries = Vec::new();
         let mut bytes = 0;
         for (author, incarnation, first, last) in ranges {
-            let key = |seq: u64| [author.0.as_slice(), &incarnation.0.to_be_bytes(), &seq.to_be_bytes()].concat();
+            let key = |seq| rows::entry(author, *incarnation, seq).key;
             for (key, value) in self.peers[peer].disk.scan(Space::Log, key(*first), key(*last)) {
                 if bytes + value.len() > limits::SYNC_BYTES_MAX && !entries.is_empty() {
                     return Input::LogRead { to, entries, more: true };

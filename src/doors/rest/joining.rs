@@ -18,6 +18,7 @@ use super::nodes::{Approval, admit};
 use super::problem::Problems;
 use super::{Door, Shared};
 use crate::mesh::invite::InviteCode;
+use crate::mesh::transport::Address;
 use crate::mesh::{JoinError, JoinTarget, Joined, Pending};
 use crate::status::{ErrorCode, Fault};
 
@@ -207,9 +208,11 @@ pub(super) async fn join(State(app): Shared, request: Request<Body>) -> Result<(
             JoinTarget::Code(code)
         }
         (None, Some(name), None) => JoinTarget::Nearby(name),
-        (None, None, Some(address)) => JoinTarget::Address(address.parse::<SocketAddr>().map_err(|_| {
-            Fault::new(ErrorCode::Invalid, "`address` must be IP:PORT, such as 192.168.1.20:7433 or [fe80::1]:7433")
-        })?),
+        (None, None, Some(address)) => {
+            JoinTarget::Address(address.parse::<SocketAddr>().map(Address::Udp).map_err(|_| {
+                Fault::new(ErrorCode::Invalid, "`address` must be IP:PORT, such as 192.168.1.20:7433 or [fe80::1]:7433")
+            })?)
+        }
         _ => return Err(Fault::new(ErrorCode::Invalid, "give exactly one of `code`, `nearby` and `address`")),
     };
     Ok(match app.mesh().join(target, force).await? {

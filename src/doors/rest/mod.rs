@@ -18,7 +18,6 @@ pub mod server;
 #[cfg(test)]
 mod tests;
 
-use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -45,6 +44,7 @@ pub use problem::{PROBLEM_JSON, Problem};
 pub use server::{Bound, ServeError, serve};
 
 use crate::mesh::MeshHandle;
+use crate::mesh::transport::Address;
 use crate::status::{ErrorCode, Fault};
 
 /// Who asks, in the books of a call. Every door admits only the owner until there are workspaces.
@@ -56,7 +56,7 @@ pub struct RestContext {
     /// The mesh.
     pub mesh: MeshHandle,
     /// UDP addresses that the mesh listens on, for `status`.
-    pub quic: Vec<SocketAddr>,
+    pub quic: Vec<Address>,
     /// Tokens of the loopback door.
     pub tokens: Arc<TokenStore>,
     /// The newest log lines.

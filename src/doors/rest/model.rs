@@ -10,6 +10,7 @@ use mesh_core::io::{Hold, NodeView, View};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::mesh::transport::Address;
 use crate::mesh::{LinkInfo, Nearby, Pending, Surroundings};
 use crate::status::{ErrorCode, Fault};
 
@@ -147,7 +148,7 @@ pub struct Endpoints {
 }
 
 impl Endpoints {
-    pub(super) fn new(socket: &Path, http: SocketAddr, quic: &[SocketAddr]) -> Self {
+    pub(super) fn new(socket: &Path, http: SocketAddr, quic: &[Address]) -> Self {
         Self {
             socket: socket.display().to_string(),
             http: format!("http://{http}"),

@@ -1,17 +1,20 @@
 //! Dialling: all addresses of a peer in a race, each a step later than the one before; the first that proves its key wins.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
+use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use mesh_core::ids::{PeerId, PublicKey};
 use tokio::time::{sleep, timeout};
 
-use super::links::Shared;
+use super::address::{Address, HostPort, canonical};
+use super::shared::Shared;
 use super::tls::{SERVER_NAME, peer_key};
+use super::underlay::UnderlayKind;
 
 /// Head start of each address over the next (RFC 8305 §5, "Happy Eyeballs", recommends 250 ms).
 const RACE_STEP: Duration = Duration::from_millis(250);
@@ -19,65 +22,145 @@ const RACE_STEP: Duration = Duration::from_millis(250);
 pub(super) const HANDSHAKE_MAX: Duration = Duration::from_secs(5);
 /// Addresses that one race tries.
 const RACERS_MAX: usize = 40;
-/// First and longest pause between two races. Longer ones, such as the half minute of mesh-protocol.md §3, would break its
-/// own L1: six seconds after a cut is healed the mesh has settled (with 30 s it took up to 13 s).
-const BACKOFF_MIN: Duration = Duration::from_millis(200);
-const BACKOFF_MAX: Duration = Duration::from_secs(2);
+/// Time to look up a host.
+const LOOKUP_MAX: Duration = Duration::from_secs(5);
+/// Sockets of one host that are tried: a name with more is a large service, and no peer.
+const SOCKETS_PER_HOST_MAX: usize = 4;
+
+/// The winner of a race.
+#[derive(Debug)]
+pub(super) struct Answered {
+    pub(super) connection: quinn::Connection,
+    /// Proven by the handshake.
+    pub(super) key: PublicKey,
+    pub(super) address: Address,
+    pub(super) underlay: UnderlayKind,
+}
 
 /// Nobody fit answered.
 #[derive(Debug, Default)]
 pub(super) struct Unanswered {
     /// What was tried.
-    pub(super) tried: Vec<SocketAddr>,
+    pub(super) tried: Vec<Address>,
     /// Someone else answered there.
-    pub(super) stranger: Option<(SocketAddr, PeerId)>,
+    pub(super) stranger: Option<(Address, PeerId)>,
+}
+
+/// One address that can be dialled here.
+#[derive(Debug)]
+enum Racer {
+    Socket(Target),
+    /// Looked up in its turn; its sockets come next.
+    Name(HostPort),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Target {
+    underlay: UnderlayKind,
+    socket: SocketAddr,
+}
+
+/// The end of one racer.
+enum Finish {
+    Answered(Box<Answered>),
+    Found(Vec<SocketAddr>),
+    Failed(Option<(Address, PeerId)>),
 }
 
 /// Connects to the first of `addresses` that answers with the key of `expected` (any key, if nobody is expected).
+/// Addresses that no underlay here carries are left out.
 pub(super) async fn race(
     shared: &Arc<Shared>,
-    addresses: &[SocketAddr],
+    addresses: &[Address],
     expected: Option<PeerId>,
-) -> Result<(quinn::Connection, PublicKey, SocketAddr), Unanswered> {
+) -> Result<Answered, Unanswered> {
+    let tried = dialable(addresses);
     let mut distinct = BTreeSet::new();
-    let tried: Vec<SocketAddr> = addresses
-        .iter()
-        .map(|address| canonical(*address))
-        .filter(|address| address.port() != 0 && !address.ip().is_unspecified() && !address.ip().is_multicast())
-        .filter(|address| distinct.insert(*address))
-        .take(RACERS_MAX)
-        .collect();
-    let mut waiting = tried.iter().copied();
-    let mut racing = FuturesUnordered::new();
+    let mut waiting: VecDeque<Racer> = tried.iter().filter_map(racer).collect();
+    let mut racing: FuturesUnordered<BoxFuture<'_, Finish>> = FuturesUnordered::new();
     let mut stranger = None;
     let mut next = true;
     loop {
-        if next && let Some(address) = waiting.next() {
-            racing.push(connect(shared, address, expected));
+        while next && let Some(racer) = waiting.pop_front() {
+            match racer {
+                Racer::Socket(target) if !distinct.insert(target) => continue,
+                Racer::Socket(target) => racing.push(Box::pin(connect(shared, target, expected))),
+                Racer::Name(name) => racing.push(Box::pin(look_up(name))),
+            }
+            break;
         }
         if racing.is_empty() {
             return Err(Unanswered { tried, stranger });
         }
         next = tokio::select! {
             biased;
-            ended = racing.next() => match ended {
-                Some(Ok(winner)) => return Ok(winner),
-                Some(Err(who)) => {
-                    stranger = stranger.or(who);
-                    true
+            finished = racing.next() => {
+                match finished {
+                    Some(Finish::Answered(winner)) => return Ok(*winner),
+                    Some(Finish::Found(sockets)) => {
+                        for socket in sockets.into_iter().rev() {
+                            waiting.push_front(Racer::Socket(Target { underlay: UnderlayKind::Udp, socket }));
+                        }
+                    }
+                    Some(Finish::Failed(other)) => stranger = stranger.or(other),
+                    None => {}
                 }
-                None => true,
-            },
-            () = sleep(RACE_STEP), if waiting.len() > 0 => true,
+                true
+            }
+            () = sleep(RACE_STEP), if !waiting.is_empty() => true,
         };
     }
 }
 
-async fn connect(
-    shared: &Arc<Shared>,
-    address: SocketAddr,
-    expected: Option<PeerId>,
-) -> Result<(quinn::Connection, PublicKey, SocketAddr), Option<(SocketAddr, PeerId)>> {
+/// What of `addresses` can be dialled here, each once, in their order.
+fn dialable(addresses: &[Address]) -> Vec<Address> {
+    let mut distinct = BTreeSet::new();
+    addresses
+        .iter()
+        .map(|address| match address {
+            Address::Udp(socket) => Address::Udp(canonical(*socket)),
+            other @ (Address::UdpName(_) | Address::Tailnet(_) | Address::Relay { .. } | Address::Unknown(_)) => {
+                other.clone()
+            }
+        })
+        .filter(|address| racer(address).is_some() && distinct.insert(address.clone()))
+        .take(RACERS_MAX)
+        .collect()
+}
+
+fn racer(address: &Address) -> Option<Racer> {
+    match address {
+        Address::Udp(socket) => {
+            is_unicast(*socket).then_some(Racer::Socket(Target { underlay: UnderlayKind::Udp, socket: *socket }))
+        }
+        Address::UdpName(name) => Some(Racer::Name(name.clone())),
+        // No underlay here carries them.
+        Address::Tailnet(_) | Address::Relay { .. } | Address::Unknown(_) => None,
+    }
+}
+
+fn is_unicast(socket: SocketAddr) -> bool {
+    socket.port() != 0 && !socket.ip().is_unspecified() && !socket.ip().is_multicast()
+}
+
+async fn look_up(name: HostPort) -> Finish {
+    match timeout(LOOKUP_MAX, tokio::net::lookup_host((name.host(), name.port()))).await {
+        Ok(Ok(sockets)) => Finish::Found(
+            sockets.map(canonical).filter(|socket| is_unicast(*socket)).take(SOCKETS_PER_HOST_MAX).collect(),
+        ),
+        Ok(Err(error)) => {
+            tracing::debug!(%name, %error, "no such host");
+            Finish::Failed(None)
+        }
+        Err(_) => Finish::Failed(None),
+    }
+}
+
+async fn connect(shared: &Arc<Shared>, target: Target, expected: Option<PeerId>) -> Finish {
+    let Target { underlay, socket } = target;
+    let address = match underlay {
+        UnderlayKind::Udp => Address::Udp(socket),
+    };
     let verifier = shared.credentials.verifier(expected);
     let connecting = shared
         .credentials
@@ -88,44 +171,20 @@ async fn connect(
             config.transport_config(shared.transport.clone());
             config
         })
-        .and_then(|config| shared.endpoint.connect_with(config, address, SERVER_NAME).ok())
-        .ok_or(None)?;
+        .and_then(|config| shared.underlays.get(underlay).endpoint.connect_with(config, socket, SERVER_NAME).ok());
+    let Some(connecting) = connecting else { return Finish::Failed(None) };
     match timeout(HANDSHAKE_MAX, connecting).await {
         Ok(Ok(connection)) => match peer_key(&connection) {
-            Some(key) if key.peer_id() != shared.me => Ok((connection, key, address)),
-            _ => Err(None),
+            Some(key) if key.peer_id() != shared.me => {
+                Finish::Answered(Box::new(Answered { connection, key, address, underlay }))
+            }
+            _ => Finish::Failed(None),
         },
         Ok(Err(error)) => {
             tracing::debug!(%address, %error, "no answer");
-            Err(verifier.stranger().map(|peer| (address, peer)))
+            Finish::Failed(verifier.stranger().map(|peer| (address, peer)))
         }
-        Err(_) => Err(None),
-    }
-}
-
-/// IPv4 as IPv4, also where a dual-stack socket shows it mapped into IPv6.
-pub(super) fn canonical(address: SocketAddr) -> SocketAddr {
-    match address {
-        SocketAddr::V4(_) => address,
-        SocketAddr::V6(v6) => match v6.ip().to_ipv4_mapped() {
-            Some(v4) => (v4, v6.port()).into(),
-            None => address,
-        },
-    }
-}
-
-/// Pauses that double from 0.2 s to 2 s, each drawn between half and all of its length, so that peers that lost each
-/// other in the same moment do not stay in step.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Backoff(u32);
-
-impl Backoff {
-    /// The next pause; `random` is any number.
-    pub(super) fn next(&mut self, random: u64) -> Duration {
-        let full = BACKOFF_MIN.saturating_mul(1 << self.0.min(16)).min(BACKOFF_MAX);
-        self.0 = self.0.saturating_add(1);
-        let half = full / 2;
-        half + Duration::from_millis(random % (half.as_millis() as u64 + 1))
+        Err(_) => Finish::Failed(None),
     }
 }
 
@@ -134,18 +193,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pauses_grow_to_their_longest_and_stay() {
-        let mut backoff = Backoff::default();
-        for n in 0..100 {
-            let pause = backoff.next(n * 7919);
-            let full = Duration::from_millis(200 * (1 << n.min(16))).min(BACKOFF_MAX);
-            assert!(pause >= full / 2 && pause <= full, "{n}: {pause:?}");
-        }
-    }
-
-    #[test]
-    fn mapped_addresses_become_what_people_know() {
-        assert_eq!(canonical("[::ffff:192.168.1.2]:7433".parse().unwrap()), "192.168.1.2:7433".parse().unwrap());
-        assert_eq!(canonical("[fd00::1]:7433".parse().unwrap()), "[fd00::1]:7433".parse().unwrap());
+    fn only_what_an_underlay_here_carries_is_dialled_and_only_once() {
+        let texts = [
+            "10.0.0.1:7433",
+            "[::ffff:10.0.0.1]:7433",
+            "tailnet://100.64.0.3:7435",
+            "quic+tcp://10.0.0.1:443",
+            "udp://home.example.org:7433",
+            "0.0.0.0:7433",
+            "10.0.0.2:0",
+            "224.0.0.1:7433",
+            "udp://Home.example.org:7433",
+        ];
+        let shown: Vec<String> = dialable(&texts.map(Address::from)).iter().map(ToString::to_string).collect();
+        assert_eq!(shown, ["10.0.0.1:7433", "udp://home.example.org:7433"]);
+        let many: Vec<Address> = (1..=100).map(|n| SocketAddr::from(([10, 0, 0, n], 7433)).into()).collect();
+        assert_eq!(dialable(&many), many[..RACERS_MAX]);
     }
 }

@@ -1,20 +1,22 @@
 //! Joining: the one conversation that a stranger may have. It asks once and waits on the same stream for the answer.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mesh_core::ids::{NodeId, PeerId, PublicKey};
-use mesh_core::io::Welcome;
+use mesh_core::ids::{PeerId, PublicKey};
 use quinn::{RecvStream, SendStream};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-use super::accept::Place;
-use super::dial::{self, Unanswered};
-use super::links::{LinkEvent, Shared};
+use super::address::{Address, canonical};
+use super::dial::{self, Answered, Unanswered};
+use super::event::LinkEvent;
+use super::join_messages::{JoinAnswer, JoinAttempt, JoinConversation, JoinDialError, JoinRequest};
 use super::quic::{self, Code};
+use super::shared::Shared;
+use super::strangers::Place;
 use super::stream::{self, Tag};
+use super::underlay::UnderlayKind;
 use super::wire;
 
 /// Time for the request after the stream is open.
@@ -26,145 +28,14 @@ const WAIT_MAX: Duration = Duration::from_mins(15);
 /// Time for the other end to take the last answer: a welcome may have megabytes.
 const LAST_MAX: Duration = Duration::from_secs(30);
 
-/// What a newcomer says. `Debug` does not show the secret.
-#[derive(Clone, PartialEq, Eq)]
-pub struct JoinRequest {
-    /// Secret of an invite; none = a join request, to be approved by hand.
-    pub secret: Option<[u8; 16]>,
-    /// Name that it asks for.
-    pub node_id: NodeId,
-    /// "linux", …; at most 64 bytes, no control characters.
-    pub platform: String,
-    /// Version of its program; the same limits.
-    pub version: String,
-}
-
-impl std::fmt::Debug for JoinRequest {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("JoinRequest")
-            .field("secret", &self.secret.map(|_| "…"))
-            .field("node_id", &self.node_id)
-            .field("platform", &self.platform)
-            .field("version", &self.version)
-            .finish()
-    }
-}
-
-/// An answer to a newcomer. `Waiting` may come first, once; the others end the conversation.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum JoinAnswer {
-    /// The join request was noted and waits for a person.
-    Waiting {
-        /// Handle of the peer that was asked.
-        node_id: NodeId,
-    },
-    /// You are in.
-    Welcome(Box<Welcome>),
-    /// No.
-    Refused {
-        /// See `JoinRefusal` in `mesh.proto`.
-        code: String,
-        /// For people.
-        detail: String,
-    },
-}
-
-/// Someone asks to join. Its key is proven; nothing else of it is.
-#[derive(Debug)]
-pub struct JoinAttempt {
-    /// Its key.
-    pub key: PublicKey,
-    /// Its identity.
-    pub peer: PeerId,
-    /// Where it asks from.
-    pub address: SocketAddr,
-    /// What it says.
-    pub request: JoinRequest,
-    /// Where the answers go; holds 4. Closed when the newcomer has gone; dropping it ends the conversation unanswered.
-    pub answers: mpsc::Sender<JoinAnswer>,
-}
-
-/// What the newcomer hears.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum JoinStep {
-    /// A person over there must say yes; another step follows.
-    Waiting {
-        /// Handle of the peer that was asked.
-        node_id: NodeId,
-    },
-    /// We are in; every entry has been checked.
-    Welcome(Box<Welcome>),
-    /// No.
-    Refused {
-        /// See `JoinRefusal` in `mesh.proto`.
-        code: String,
-        /// For people.
-        detail: String,
-    },
-    /// The conversation broke before its end: ask again.
-    Lost,
-}
-
-/// A conversation under way. Dropping it ends it.
-#[derive(Debug)]
-pub struct JoinConversation {
-    /// Who answers; its key is proven.
-    pub key: PublicKey,
-    /// Its identity.
-    pub peer: PeerId,
-    /// Where it answers.
-    pub address: SocketAddr,
-    /// What it says. Ends after `Welcome`, `Refused` or `Lost`.
-    pub steps: mpsc::Receiver<JoinStep>,
-}
-
-/// Why no conversation began.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum JoinDialError {
-    /// Nobody answers.
-    #[error("nobody answers at {}", shown(.tried))]
-    Nobody {
-        /// What was tried.
-        tried: Vec<SocketAddr>,
-    },
-    /// Someone answers, with another key than expected.
-    #[error("another device, {}, answers at {address}", .peer.short())]
-    Stranger {
-        /// Where.
-        address: SocketAddr,
-        /// Who it says it is.
-        peer: PeerId,
-    },
-    /// Someone answers, and has too many guests.
-    #[error("the device at {address} has too many guests just now; try again in a minute")]
-    Busy {
-        /// Where.
-        address: SocketAddr,
-    },
-    /// The connection broke before the request was excluded.
-    #[error("the connection to {address} broke")]
-    Broken {
-        /// To where.
-        address: SocketAddr,
-    },
-}
-
-fn shown(addresses: &[SocketAddr]) -> String {
-    if addresses.is_empty() {
-        return "any address: none is known".to_owned();
-    }
-    addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
-}
-
 /// The newcomer's side.
 pub(super) async fn ask(
     shared: &Arc<Shared>,
-    addresses: &[SocketAddr],
+    addresses: &[Address],
     expected: Option<PeerId>,
     request: &JoinRequest,
 ) -> Result<JoinConversation, JoinDialError> {
-    let (connection, key, address) =
+    let Answered { connection, key, address, .. } =
         dial::race(shared, addresses, expected).await.map_err(|Unanswered { tried, stranger }| match stranger {
             Some((address, peer)) => JoinDialError::Stranger { address, peer },
             None => JoinDialError::Nobody { tried },
@@ -180,58 +51,60 @@ pub(super) async fn ask(
         let busy = Code::Overload.is_why(&connection);
         return Err(if busy { JoinDialError::Busy { address } } else { JoinDialError::Broken { address } });
     };
-    let (steps_tx, steps) = mpsc::channel(4);
+    let (answers_tx, answers) = mpsc::channel(4);
     let task = shared.clone();
     shared.tasks.spawn(async move {
         tokio::select! {
-            () = hear(&task, &connection, recv, &steps_tx) => {}
-            () = steps_tx.closed() => {}
+            () = hear(&task, &connection, recv, &answers_tx) => {}
+            () = answers_tx.closed() => {}
         }
         Code::Done.close(&connection);
     });
-    Ok(JoinConversation { key, peer: key.peer_id(), address, steps })
+    Ok(JoinConversation { key, peer: key.peer_id(), address, answers })
 }
 
-async fn hear(shared: &Shared, connection: &quinn::Connection, mut recv: RecvStream, steps: &mpsc::Sender<JoinStep>) {
-    loop {
-        let answer = match stream::read_message(&mut recv, wire::WELCOME_BYTES_MAX).await {
-            Ok(Some(bytes)) => wire::decode_join_answer(bytes, &shared.verifier),
-            Ok(None) | Err(_) => break,
+/// Passes on what the other end answers, until its last answer or the end of the connection.
+async fn hear(
+    shared: &Shared,
+    connection: &quinn::Connection,
+    mut recv: RecvStream,
+    answers: &mpsc::Sender<JoinAnswer>,
+) {
+    while let Ok(Some(bytes)) = stream::read_message(&mut recv, wire::WELCOME_BYTES_MAX).await {
+        let answer = match wire::decode_join_answer(bytes, &shared.verifier) {
+            Ok(answer) => answer,
+            Err(error) => return tracing::debug!(%error, "an answer to our join does not check"),
         };
-        let step = match answer {
-            Ok(JoinAnswer::Waiting { node_id }) => JoinStep::Waiting { node_id },
-            Ok(JoinAnswer::Welcome(welcome)) => JoinStep::Welcome(welcome),
-            Ok(JoinAnswer::Refused { code, detail }) => JoinStep::Refused { code, detail },
-            Err(error) => {
-                tracing::debug!(%error, "an answer to our join does not check");
-                break;
-            }
-        };
-        let more = matches!(step, JoinStep::Waiting { .. });
-        if steps.send(step).await.is_err() || !more {
+        let more = matches!(answer, JoinAnswer::Waiting { .. });
+        if answers.send(answer).await.is_err() || !more {
             return;
         }
     }
-    let last = if Code::Overload.is_why(connection) {
+    if Code::Overload.is_why(connection) {
         let detail = "too many devices ask there just now; try again in a minute".to_owned();
-        JoinStep::Refused { code: "too_many".to_owned(), detail }
-    } else {
-        JoinStep::Lost
-    };
-    let _ = steps.send(last).await;
+        let _ = answers.send(JoinAnswer::Refused { code: "too_many".to_owned(), detail }).await;
+    }
 }
 
-/// The other side: reads the request, hands it on, and passes the answers back until the last one. Whoever waits for a
-/// person has one of the places that the mesh gives to such; its stranger's place is free for the next, who may have an
-/// invite.
+/// A newcomer, as the handshake and the door know it.
+pub(super) struct Guest {
+    pub(super) key: PublicKey,
+    pub(super) underlay: UnderlayKind,
+    /// Its place among the strangers; a member that asks again has none.
+    pub(super) place: Option<Place>,
+}
+
+/// The other side: reads the request, hands it on, and passes the answers back until the last one. A newcomer that waits
+/// for a person has one of the places that the mesh gives to such; its stranger's place is free for the next, which may
+/// have an invite.
 pub(super) async fn serve(
     shared: &Arc<Shared>,
     connection: &quinn::Connection,
-    key: PublicKey,
+    guest: Guest,
     mut send: SendStream,
     mut recv: RecvStream,
-    mut place: Option<Place>,
 ) {
+    let Guest { key, underlay, mut place } = guest;
     let request = match timeout(REQUEST_MAX, stream::read_message(&mut recv, wire::JOIN_REQUEST_BYTES_MAX)).await {
         Ok(Ok(Some(bytes))) => wire::decode_join_request(bytes),
         _ => return,
@@ -245,8 +118,8 @@ pub(super) async fn serve(
         }
     };
     let (answers, mut inbox) = mpsc::channel(4);
-    let address = dial::canonical(connection.remote_address());
-    let attempt = JoinAttempt { key, peer: key.peer_id(), address, request, answers };
+    let address = canonical(connection.remote_address());
+    let attempt = JoinAttempt { key, peer: key.peer_id(), underlay, address, request, answers };
     if shared.events.send(LinkEvent::JoinAttempt(attempt)).await.is_err() {
         return;
     }

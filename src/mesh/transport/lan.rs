@@ -2,11 +2,10 @@
 //! which addresses. It runs beside the links, on a TCP port of its own, and nothing that it says is trusted: the links
 //! prove the key of whoever is then dialled, or not.
 
-use std::net::SocketAddr;
-
 use mesh_core::ids::{NodeId, PeerId};
 use tokio::sync::mpsc;
 
+use super::address::Address;
 use crate::tasks::TaskGroup;
 
 /// What this peer shows, and what it needs to show it.
@@ -41,7 +40,7 @@ pub enum LanEvent {
         /// The name that it shows, made fit to be a name.
         name: String,
         /// Where its QUIC door should be; 1 to 16.
-        addresses: Vec<SocketAddr>,
+        addresses: Vec<Address>,
     },
     /// It has not been heard of for minutes.
     Gone(PeerId),
@@ -86,7 +85,7 @@ mod swarm {
     use tokio::sync::mpsc;
     use tokio::time::{MissedTickBehavior, interval, sleep};
 
-    use super::{LanConfig, LanEvent};
+    use super::{Address, LanConfig, LanEvent};
 
     /// Between questions to the network, beyond the few that libp2p asks in the first seconds.
     const QUERY: Duration = Duration::from_mins(1);
@@ -349,7 +348,8 @@ mod swarm {
         fn event(&self) -> Option<LanEvent> {
             let said = self.said.as_ref()?;
             let ips: BTreeSet<IpAddr> = self.addresses.iter().filter_map(ip).collect();
-            let addresses: Vec<SocketAddr> = ips.into_iter().map(|ip| (ip, said.quic_port).into()).collect();
+            let addresses: Vec<Address> =
+                ips.into_iter().map(|ip| SocketAddr::from((ip, said.quic_port)).into()).collect();
             (!addresses.is_empty()).then(|| LanEvent::Discovered {
                 peer: said.peer,
                 name: said.name.to_string(),
@@ -428,7 +428,7 @@ mod swarm {
             near.addresses.insert("/ip4/192.168.1.9/tcp/4001".parse().unwrap());
             near.addresses.insert("/dns4/example.org/tcp/4001".parse().unwrap());
             let Some(LanEvent::Discovered { addresses, .. }) = near.event() else { panic!("{:?}", near.event()) };
-            assert_eq!(addresses, vec!["192.168.1.9:7433".parse::<SocketAddr>().unwrap()]);
+            assert_eq!(addresses, [Address::from("192.168.1.9:7433")]);
         }
 
         proptest! {

@@ -1,23 +1,41 @@
 //! Links between peers: QUIC connections that prove the keys of both ends, what travels on them, and who is near.
 //!
-//! `quinn` owns every connection and every byte. [`links`] keeps one link to each approved peer that can be reached,
-//! [`wire`] turns frames into bytes and back, [`tls`] proves keys, [`lan`] only finds addresses and is never trusted.
+//! `quinn` owns every connection and every byte; an [`underlay`] carries its packets. [`links`] is the name,
+//! [`link_table`] decides who is dialled and which connection stays, [`session`] runs one link, [`wire`] turns frames into
+//! bytes and back, [`tls`] proves keys, [`lan`] only finds addresses and is never trusted.
 
 mod accept;
+mod address;
 mod blob;
 mod dial;
+mod dial_plan;
+mod event;
 mod join;
+mod join_messages;
 pub mod lan;
 mod link;
+mod link_table;
 pub mod links;
+mod members;
+mod news;
 mod quic;
+mod session;
+mod shared;
+mod strangers;
 mod stream;
 #[cfg(test)]
 mod tests;
 pub mod tls;
+mod underlay;
 pub mod wire;
 
-pub use join::{JoinAnswer, JoinAttempt, JoinConversation, JoinDialError, JoinRequest, JoinStep};
-pub use links::{FetchError, LinkEvent, Links, LinksConfig, LinksError, Member, Members};
+pub use address::{Address, HostPort, InvalidHostPort};
+pub use blob::FetchError;
+pub use event::LinkEvent;
+pub use join_messages::{JoinAnswer, JoinAttempt, JoinConversation, JoinDialError, JoinRequest};
+pub use link::LinkInfo;
+pub use links::{Links, LinksConfig, LinksError, OpenError};
+pub use members::{Member, Members};
 pub use quic::Code;
-pub use stream::{NodeIo, NodePeer};
+pub use stream::{ServiceId, ServiceIo, ServicePeer, UnknownService};
+pub use underlay::UnderlayKind;

@@ -1,42 +1,66 @@
-//! Streams of a connection: what the first byte says they are for, length-delimited messages, and [`NodeIo`].
+//! Streams of a connection: what the first bytes say they are for, length-delimited messages, and [`ServiceIo`].
 
+use std::fmt;
 use std::io;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use mesh_core::ids::{PeerId, PublicKey};
-use quinn::{RecvStream, SendStream};
+use quinn::{ReadError, RecvStream, SendStream, VarInt, WriteError};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tonic::transport::server::Connected;
 
-/// The first byte of every stream.
+use super::address::Address;
+
+/// A service that peers offer each other over their links. What a peer offers is in its directory record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ServiceId(pub u16);
+
+impl ServiceId {
+    /// `NodeService`, as HTTP/2: the stream of a node at its gateway.
+    pub const NODE: Self = Self(1);
+}
+
+impl fmt::Display for ServiceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// The first bytes of every stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
 pub(super) enum Tag {
     /// Frames of the mesh; there is one, opened by whoever dialled.
-    Mesh = 1,
+    Mesh,
     /// The same, in place of a link whose address the dialler has lost.
-    Moved = 5,
-    /// A `NodeService` connection: HTTP/2.
-    Node = 2,
+    Moved,
+    /// The bytes of a service. Its number follows, two bytes, big endian.
+    Service(ServiceId),
     /// A request to join and its answers.
-    Join = 3,
+    Join,
     /// One blob.
-    Blob = 4,
+    Blob,
 }
 
 impl Tag {
-    fn from_byte(byte: u8) -> Option<Self> {
-        Some(match byte {
-            1 => Self::Mesh,
-            2 => Self::Node,
-            3 => Self::Join,
-            4 => Self::Blob,
-            5 => Self::Moved,
-            _ => return None,
-        })
+    const MESH: u8 = 1;
+    const SERVICE: u8 = 2;
+    const JOIN: u8 = 3;
+    const BLOB: u8 = 4;
+    const MOVED: u8 = 5;
+
+    fn encode(self) -> Bytes {
+        match self {
+            Self::Mesh => Bytes::from_static(&[Self::MESH]),
+            Self::Moved => Bytes::from_static(&[Self::MOVED]),
+            Self::Service(ServiceId(id)) => {
+                let [high, low] = id.to_be_bytes();
+                Bytes::copy_from_slice(&[Self::SERVICE, high, low])
+            }
+            Self::Join => Bytes::from_static(&[Self::JOIN]),
+            Self::Blob => Bytes::from_static(&[Self::BLOB]),
+        }
     }
 }
 
@@ -54,13 +78,41 @@ pub(super) enum StreamError {
 /// Opens a stream; the peer sees it with the first bytes, so they go out at once.
 pub(super) async fn open(connection: &quinn::Connection, tag: Tag) -> Result<(SendStream, RecvStream), StreamError> {
     let (mut send, recv) = connection.open_bi().await.map_err(|_| StreamError::Broken)?;
-    send.write_all(&[tag as u8]).await.map_err(|_| StreamError::Broken)?;
+    send.write_chunk(tag.encode()).await.map_err(|_| StreamError::Broken)?;
     Ok((send, recv))
 }
 
 pub(super) async fn read_tag(recv: &mut RecvStream) -> Result<Tag, StreamError> {
     let [byte] = read_array(recv).await?;
-    Tag::from_byte(byte).ok_or(StreamError::Tag(byte))
+    Ok(match byte {
+        Tag::MESH => Tag::Mesh,
+        Tag::MOVED => Tag::Moved,
+        Tag::SERVICE => Tag::Service(ServiceId(u16::from_be_bytes(read_array(recv).await?))),
+        Tag::JOIN => Tag::Join,
+        Tag::BLOB => Tag::Blob,
+        unknown => return Err(StreamError::Tag(unknown)),
+    })
+}
+
+/// Why one stream was refused, as its opener learns it. The link goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub(super) enum StreamCode {
+    /// The service is not offered here.
+    UnknownService = 1,
+}
+
+impl StreamCode {
+    /// Refuses a stream.
+    pub(super) fn refuse(self, send: &mut SendStream, recv: &mut RecvStream) {
+        // An error says that the stream has ended already.
+        let _ = send.reset(self.code());
+        let _ = recv.stop(self.code());
+    }
+
+    fn code(self) -> VarInt {
+        VarInt::from_u32(self as u32)
+    }
 }
 
 pub(super) async fn read_array<const N: usize>(recv: &mut RecvStream) -> Result<[u8; N], StreamError> {
@@ -93,47 +145,75 @@ pub(super) async fn write_message(send: &mut SendStream, bytes: Bytes) -> Result
     send.write_all_chunks(&mut chunks).await.map_err(|_| StreamError::Broken)
 }
 
-/// Who is at the other end of a [`NodeIo`]; tonic puts it into the extensions of every request.
+/// The other end of a [`ServiceIo`]; tonic puts it into the extensions of every request.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NodePeer {
-    /// Identity, proven by the link.
+pub struct ServicePeer {
+    /// Its identity, proven by the link.
     pub peer: PeerId,
     /// Its key.
     pub key: PublicKey,
     /// Where the link goes to.
-    pub address: SocketAddr,
+    pub address: Address,
 }
 
-/// One `NodeService` connection: a QUIC stream of a link, to be read and written like a TCP connection.
+/// The peer does not offer the service. In an [`io::Error`] of a [`ServiceIo`], of kind `Unsupported`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the peer does not know service {0}")]
+pub struct UnknownService(pub ServiceId);
+
+/// One stream of a service, to be read and written like a TCP connection. If the peer does not know the service, reading
+/// and writing fail with [`UnknownService`].
 #[derive(Debug)]
-pub struct NodeIo {
-    /// Identity of the other end, proven by the link.
-    pub peer: PeerId,
-    /// Its key.
-    pub key: PublicKey,
-    /// Where the link goes to.
-    pub address: SocketAddr,
+pub struct ServiceIo {
+    pub(super) service: ServiceId,
+    pub(super) peer: ServicePeer,
     pub(super) send: SendStream,
     pub(super) recv: RecvStream,
 }
 
-impl Connected for NodeIo {
-    type ConnectInfo = NodePeer;
+impl ServiceIo {
+    /// The other end.
+    #[must_use]
+    pub fn peer(&self) -> &ServicePeer {
+        &self.peer
+    }
 
-    fn connect_info(&self) -> NodePeer {
-        NodePeer { peer: self.peer, key: self.key, address: self.address }
+    /// Shows a refusal as what it is.
+    fn explain(&self, error: io::Error) -> io::Error {
+        let cause = error.get_ref();
+        let read = match cause.and_then(|cause| cause.downcast_ref::<ReadError>()) {
+            Some(ReadError::Reset(code)) => Some(*code),
+            Some(_) | None => None,
+        };
+        let written = match cause.and_then(|cause| cause.downcast_ref::<WriteError>()) {
+            Some(WriteError::Stopped(code)) => Some(*code),
+            Some(_) | None => None,
+        };
+        if read.or(written) == Some(StreamCode::UnknownService.code()) {
+            io::Error::new(io::ErrorKind::Unsupported, UnknownService(self.service))
+        } else {
+            error
+        }
     }
 }
 
-impl AsyncRead for NodeIo {
+impl Connected for ServiceIo {
+    type ConnectInfo = ServicePeer;
+
+    fn connect_info(&self) -> ServicePeer {
+        self.peer.clone()
+    }
+}
+
+impl AsyncRead for ServiceIo {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        AsyncRead::poll_read(Pin::new(&mut self.recv), cx, buf)
+        AsyncRead::poll_read(Pin::new(&mut self.recv), cx, buf).map_err(|error| self.explain(error))
     }
 }
 
-impl AsyncWrite for NodeIo {
+impl AsyncWrite for ServiceIo {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        AsyncWrite::poll_write(Pin::new(&mut self.send), cx, buf)
+        AsyncWrite::poll_write(Pin::new(&mut self.send), cx, buf).map_err(|error| self.explain(error))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

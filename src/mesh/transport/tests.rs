@@ -43,12 +43,17 @@ impl Peer {
     }
 
     fn start_at(home: TempDir, port: u16) -> Self {
+        let (tx, events) = mpsc::channel(1024);
+        Self::start_with(home, port, tx, events)
+    }
+
+    fn start_with(home: TempDir, port: u16, tx: mpsc::Sender<LinkEvent>, events: mpsc::Receiver<LinkEvent>) -> Self {
         let key = DeviceKey::load_or_create(home.path()).unwrap();
         let blobs = BlobStore::open(&home.path().join("blobs")).unwrap();
         let tasks = TaskGroup::default();
         let listen = (Ipv4Addr::LOCALHOST, port).into();
-        let config = LinksConfig { key: key.clone(), listen, blobs: blobs.clone(), tasks: tasks.clone() };
-        let (tx, events) = mpsc::channel(1024);
+        let services = [ServiceId::NODE].into();
+        let config = LinksConfig { key: key.clone(), listen, services, blobs: blobs.clone(), tasks: tasks.clone() };
         let links = Links::start(config, tx).unwrap();
         Self { links, events, key, blobs, tasks, home }
     }
@@ -57,17 +62,28 @@ impl Peer {
         self.key.peer_id()
     }
 
-    fn address(&self) -> SocketAddr {
+    fn socket(&self) -> SocketAddr {
         (Ipv4Addr::LOCALHOST, self.links.local_port()).into()
     }
 
+    fn address(&self) -> Address {
+        self.socket().into()
+    }
+
+    fn endpoint(&self) -> &quinn::Endpoint {
+        &self.links.shared.underlays.udp.endpoint
+    }
+
     fn member(&self) -> (PeerId, Member) {
-        (self.id(), Member { key: self.key.public_key(), addresses: vec![self.address()], leaving: false })
+        (
+            self.id(),
+            Member { key: self.key.public_key(), addresses: vec![self.address()], services: None, leaving: false },
+        )
     }
 
     /// Approves a peer without an address to dial it at.
     fn unreachable(&self) -> (PeerId, Member) {
-        (self.id(), Member { key: self.key.public_key(), addresses: Vec::new(), leaving: false })
+        (self.id(), Member { key: self.key.public_key(), addresses: Vec::new(), services: None, leaving: false })
     }
 
     /// The next event that `wanted` takes, within [`LONG`].
@@ -96,15 +112,15 @@ impl Peer {
 
     /// A connection of this peer's key to an address, with nothing said on it yet.
     async fn raw(&self, to: &Peer) -> quinn::Connection {
-        dial::race(&self.links.shared, &[to.address()], Some(to.id())).await.unwrap().0
+        dial::race(&self.links.shared, &[to.address()], Some(to.id())).await.unwrap().connection
     }
 
     /// Ends as if by SIGKILL: nobody hears of it. The port is free afterwards.
     async fn kill(self) -> TempDir {
-        let address = self.address();
+        let address = self.socket();
         // Twice, as the endpoint keeps the socket before the present one.
         for _ in 0..2 {
-            self.links.shared.endpoint.rebind_abstract(Arc::new(Nowhere(address))).unwrap();
+            self.endpoint().rebind_abstract(Arc::new(Nowhere(address))).unwrap();
         }
         self.tasks.shutdown(Duration::ZERO).await;
         drop(self.links);
@@ -208,8 +224,8 @@ async fn crossing_dials_end_as_one_link_that_stays() {
         until("both agree", || {
             let (x, y) = (a.links.infos(), b.links.infos());
             matches!((&x[..], &y[..]), ([x], [y]) if x.dialled != y.dialled)
-                && a.links.shared.endpoint.open_connections() == 1
-                && b.links.shared.endpoint.open_connections() == 1
+                && a.endpoint().open_connections() == 1
+                && b.endpoint().open_connections() == 1
         })
         .await;
         let kept_lower = lower_dialled(&a, b.id());
@@ -223,7 +239,7 @@ async fn crossing_dials_end_as_one_link_that_stays() {
                     LinkEvent::Up(..)
                     | LinkEvent::Network
                     | LinkEvent::JoinAttempt(_)
-                    | LinkEvent::NodeStream(_)
+                    | LinkEvent::Stream { .. }
                     | LinkEvent::Bad { .. } => None,
                 })
                 .await;
@@ -270,7 +286,8 @@ async fn a_queue_that_runs_over_closes_the_link_and_the_peers_meet_again() {
 #[tokio::test]
 async fn another_key_at_the_address_is_refused() {
     let (mut a, b, expected) = (Peer::start(), Peer::start(), Peer::start());
-    let member = Member { key: expected.key.public_key(), addresses: vec![b.address()], leaving: false };
+    let member =
+        Member { key: expected.key.public_key(), addresses: vec![b.address()], services: None, leaving: false };
     a.links.set_members([(expected.id(), member)].into());
     b.links.set_members([a.member()].into());
     let request = request(None);
@@ -310,12 +327,12 @@ fn forged_client(peer: &Peer, shown: &DeviceKey, signer: &DeviceKey) -> quinn::C
 async fn a_client_that_does_not_hold_the_key_of_its_certificate_is_refused() {
     let (mut a, thief) = (Peer::start(), Peer::start());
     let victim = DeviceKey::load_or_create(tempfile::tempdir().unwrap().path()).unwrap();
-    let member = Member { key: victim.public_key(), addresses: Vec::new(), leaving: false };
+    let member = Member { key: victim.public_key(), addresses: Vec::new(), services: None, leaving: false };
     a.links.set_members([(victim.peer_id(), member)].into());
-    let endpoint = &thief.links.shared.endpoint;
+    let endpoint = thief.endpoint();
     for (signer, honest) in [(&thief.key, false), (&victim, true)] {
         let config = forged_client(&thief, &victim, signer);
-        let connection = endpoint.connect_with(config, a.address(), "sigil").unwrap().await.unwrap();
+        let connection = endpoint.connect_with(config, a.socket(), "sigil").unwrap().await.unwrap();
         let hello = async {
             let (mut send, mut recv) = stream::open(&connection, Tag::Mesh).await?;
             send.write_all(&[0; 8]).await.map_err(|_| stream::StreamError::Broken)?;
@@ -356,7 +373,7 @@ async fn a_server_that_does_not_hold_the_key_of_its_certificate_is_refused() {
                 }
             }
         });
-        let raced = dial::race(&a.links.shared, &[address], Some(victim.peer_id())).await;
+        let raced = dial::race(&a.links.shared, &[address.into()], Some(victim.peer_id())).await;
         assert_eq!(raced.is_ok(), honest);
     }
 }
@@ -373,7 +390,7 @@ fn request(secret: Option<[u8; 16]>) -> JoinRequest {
 #[tokio::test]
 async fn a_stranger_can_only_ask_to_join() {
     let (mut a, stranger) = (Peer::start(), Peer::start());
-    for tag in [Tag::Mesh, Tag::Node, Tag::Blob] {
+    for tag in [Tag::Mesh, Tag::Service(ServiceId::NODE), Tag::Blob] {
         let connection = stranger.raw(&a).await;
         let _streams = stream::open(&connection, tag).await.unwrap();
         let why = timeout(LONG, connection.closed()).await.unwrap();
@@ -388,6 +405,7 @@ async fn a_stranger_can_only_ask_to_join() {
     let conversation = stranger.links.join(&[a.address()], Some(a.id()), &request(None)).await.unwrap();
     let attempt = a.wait(|event| if let LinkEvent::JoinAttempt(attempt) = event { Some(attempt) } else { None }).await;
     assert_eq!((attempt.peer, attempt.key), (stranger.id(), stranger.key.public_key()));
+    assert_eq!((attempt.underlay, attempt.address), (UnderlayKind::Udp, stranger.socket()));
     drop(conversation);
     timeout(LONG, attempt.answers.closed()).await.unwrap();
 }
@@ -408,15 +426,15 @@ async fn a_full_door_says_so_and_whoever_waits_for_a_person_is_not_in_the_way() 
     let one_more = Peer::start();
     match one_more.links.join(&at, None, &asked).await {
         Ok(mut conversation) => {
-            let step = timeout(LONG, conversation.steps.recv()).await.unwrap();
-            assert!(matches!(&step, Some(JoinStep::Refused { code, .. }) if code == "too_many"), "{step:?}");
+            let step = timeout(LONG, conversation.answers.recv()).await.unwrap();
+            assert!(matches!(&step, Some(JoinAnswer::Refused { code, .. }) if code == "too_many"), "{step:?}");
         }
         Err(error) => assert_eq!(error, JoinDialError::Busy { address: a.address() }),
     }
     // One of them is told to wait for a person: there is room again.
     attempts[0].answers.try_send(JoinAnswer::Waiting { node_id: "attic".parse().unwrap() }).unwrap();
-    let step = timeout(LONG, guests[0].1.steps.recv()).await.unwrap();
-    assert!(matches!(step, Some(JoinStep::Waiting { .. })), "{step:?}");
+    let step = timeout(LONG, guests[0].1.answers.recv()).await.unwrap();
+    assert!(matches!(step, Some(JoinAnswer::Waiting { .. })), "{step:?}");
     let _conversation = one_more.links.join(&at, None, &asked).await.unwrap();
     let attempt = a.wait(|event| if let LinkEvent::JoinAttempt(attempt) = event { Some(attempt) } else { None }).await;
     assert_eq!(attempt.peer, one_more.id());
@@ -425,9 +443,9 @@ async fn a_full_door_says_so_and_whoever_waits_for_a_person_is_not_in_the_way() 
 #[tokio::test]
 async fn a_join_waits_and_is_then_welcomed() {
     let (mut a, stranger) = (Peer::start(), Peer::start());
-    let nobody: SocketAddr = {
+    let nobody: Address = {
         let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        socket.local_addr().unwrap()
+        socket.local_addr().unwrap().into()
     };
     // An address where nobody is does not hold up the one where someone is.
     let asked = request(Some([9; 16]));
@@ -437,7 +455,7 @@ async fn a_join_waits_and_is_then_welcomed() {
     assert_eq!(attempt.request, asked);
     let node_id: mesh_core::ids::NodeId = "homelab".parse().unwrap();
     attempt.answers.send(JoinAnswer::Waiting { node_id: node_id.clone() }).await.unwrap();
-    assert_eq!(conversation.steps.recv().await, Some(JoinStep::Waiting { node_id }));
+    assert_eq!(conversation.answers.recv().await, Some(JoinAnswer::Waiting { node_id }));
     let epoch = Epoch { counter: 4, class: 2, peer: a.id() };
     let welcome = Box::new(Welcome {
         mesh: MeshId([5; 32]),
@@ -448,8 +466,8 @@ async fn a_join_waits_and_is_then_welcomed() {
         tier: Tier::Owner,
     });
     attempt.answers.send(JoinAnswer::Welcome(welcome.clone())).await.unwrap();
-    assert_eq!(conversation.steps.recv().await, Some(JoinStep::Welcome(welcome)));
-    assert_eq!(conversation.steps.recv().await, None);
+    assert_eq!(conversation.answers.recv().await, Some(JoinAnswer::Welcome(welcome)));
+    assert_eq!(conversation.answers.recv().await, None);
 }
 
 #[tokio::test]
@@ -468,18 +486,18 @@ async fn a_welcome_with_a_forged_entry_is_not_believed() {
         tier: Tier::Owner,
     };
     attempt.answers.send(JoinAnswer::Welcome(Box::new(welcome))).await.unwrap();
-    assert_eq!(conversation.steps.recv().await, Some(JoinStep::Lost));
+    assert_eq!(conversation.answers.recv().await, None);
 }
 
 #[tokio::test]
 async fn nobody_at_the_address_is_told_as_that() {
     let a = Peer::start();
-    let nobody: SocketAddr = {
+    let nobody: Address = {
         let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        socket.local_addr().unwrap()
+        socket.local_addr().unwrap().into()
     };
-    let error = a.links.join(&[nobody], None, &request(None)).await.unwrap_err();
-    assert_eq!(error, JoinDialError::Nobody { tried: vec![nobody] });
+    let error = a.links.join(std::slice::from_ref(&nobody), None, &request(None)).await.unwrap_err();
+    assert_eq!(error, JoinDialError::Nobody { tried: vec![nobody.clone()] });
     assert!(error.to_string().contains(&nobody.to_string()));
 }
 
@@ -510,7 +528,7 @@ async fn who_was_revoked_hears_so_and_says_nothing_but_entries() {
     for _ in 0..100 {
         assert!(b.links.send(a.id(), &entries()));
     }
-    let _stream = b.links.open_node_stream(a.id()).await.unwrap();
+    let _stream = b.links.open(a.id(), ServiceId::NODE).await.unwrap();
     assert!(a.links.send(b.id(), &digest(2)));
     assert_eq!(b.wait_frame().await, digest(2));
     let mut reissue = 0;
@@ -520,7 +538,7 @@ async fn who_was_revoked_hears_so_and_says_nothing_but_entries() {
             None
         }
         LinkEvent::Down(_) => Some(()),
-        LinkEvent::Frame(..) | LinkEvent::NodeStream(_) => panic!("a revoked peer was heard"),
+        LinkEvent::Frame(..) | LinkEvent::Stream { .. } => panic!("a revoked peer was heard"),
         LinkEvent::Up(..) | LinkEvent::Network | LinkEvent::JoinAttempt(_) | LinkEvent::Bad { .. } => None,
     };
     a.wait(&mut down).await;
@@ -550,7 +568,7 @@ async fn who_was_revoked_is_not_dialled() {
     a.links.retry_now();
     // Dials begin together; the one that is not to be would be there as soon as this one, or a moment later.
     a.wait_up(c.id()).await;
-    let connections = b.links.shared.endpoint.stats().accepted_handshakes;
+    let connections = b.endpoint().stats().accepted_handshakes;
     assert_eq!(connections, 0);
     assert_eq!(a.links.infos().len(), 1);
 }
@@ -587,7 +605,7 @@ async fn a_new_process_of_a_peer_takes_the_place_of_the_old_at_once() {
         // Both stay open here, as a dead process's would: only the newer may count.
         std::mem::forget((connection, send, recv));
     }
-    until("the old one is closed", || a.links.shared.endpoint.open_connections() == 1).await;
+    until("the old one is closed", || a.endpoint().open_connections() == 1).await;
     assert_eq!(a.links.infos().len(), 1);
     assert!(!matches!(a.events.try_recv(), Ok(LinkEvent::Down(_))));
 }
@@ -614,10 +632,11 @@ async fn a_blob_comes_whole_or_not_at_all() {
 #[tokio::test]
 async fn a_node_stream_carries_bytes_both_ways() {
     let (a, mut b) = linked().await;
-    let mut ours = a.links.open_node_stream(b.id()).await.unwrap();
+    let mut ours = a.links.open(b.id(), ServiceId::NODE).await.unwrap();
     ours.write_all(b"ping").await.unwrap();
-    let mut theirs = b.wait(|event| if let LinkEvent::NodeStream(io) = event { Some(io) } else { None }).await;
-    assert_eq!((theirs.peer, theirs.key, theirs.address), (a.id(), a.key.public_key(), a.address()));
+    let mut theirs = b.wait(|event| if let LinkEvent::Stream { io, .. } = event { Some(io) } else { None }).await;
+    let end = ServicePeer { peer: a.id(), key: a.key.public_key(), address: a.address() };
+    assert_eq!(*theirs.peer(), end);
     let mut got = [0; 4];
     theirs.read_exact(&mut got).await.unwrap();
     theirs.write_all(b"pong").await.unwrap();
@@ -626,6 +645,55 @@ async fn a_node_stream_carries_bytes_both_ways() {
     a.links.set_members(Members::new());
     let ended = timeout(LONG, theirs.read(&mut got)).await.unwrap();
     assert!(ended.is_err() || ended.unwrap() == 0);
+}
+
+#[tokio::test]
+async fn a_service_that_a_peer_does_not_offer_is_refused_at_both_ends() {
+    const MEMORY: ServiceId = ServiceId(2);
+    let (a, b) = linked().await;
+    // Nothing is known of what it offers: it is asked, and says no. The link goes on.
+    let mut io = a.links.open(b.id(), MEMORY).await.unwrap();
+    let refused = timeout(LONG, io.read_u8()).await.unwrap().unwrap_err();
+    let why = refused.get_ref().and_then(|cause| cause.downcast_ref::<UnknownService>());
+    assert_eq!((refused.kind(), why), (io::ErrorKind::Unsupported, Some(&UnknownService(MEMORY))));
+    assert!(b.links.open(a.id(), ServiceId::NODE).await.is_ok());
+    // Its record says what it offers: it is not even asked.
+    let (id, mut member) = b.member();
+    member.services = Some([ServiceId::NODE].into());
+    a.links.set_members([(id, member)].into());
+    assert_eq!(a.links.open(id, MEMORY).await.unwrap_err(), OpenError::NotOffered { peer: id, service: MEMORY });
+    assert!(a.links.open(id, ServiceId::NODE).await.is_ok());
+    let nobody = PeerId([0; 32]);
+    assert_eq!(a.links.open(nobody, ServiceId::NODE).await.unwrap_err(), OpenError::NotLinked(nobody));
+}
+
+#[tokio::test]
+async fn a_mesh_that_does_not_listen_holds_up_no_decision_and_misses_nothing() {
+    let home = tempfile::tempdir().unwrap();
+    let (tx, mut events) = mpsc::channel(1);
+    let full = tx.clone();
+    let mut a = Peer::start_with(home, 0, tx, mpsc::channel(1).1);
+    full.try_send(LinkEvent::Network).unwrap();
+    let (mut b, mut c) = (Peer::start(), Peer::start());
+    a.links.set_members([b.unreachable(), c.unreachable()].into());
+    for peer in [&b, &c] {
+        peer.links.set_members([a.member()].into());
+    }
+    // Both are taken, although the mesh can be told of neither; and no frame goes before its news.
+    until("both are in the table", || a.links.infos().len() == 2).await;
+    assert!(b.links.infos().is_empty() && c.links.infos().is_empty());
+    assert!(matches!(events.recv().await, Some(LinkEvent::Network)));
+    a.events = events;
+    let mut up = Vec::new();
+    for _ in 0..2 {
+        up.push(a.wait(|event| if let LinkEvent::Up(peer, _) = event { Some(peer) } else { None }).await);
+    }
+    up.sort();
+    let mut both = [b.id(), c.id()];
+    both.sort();
+    assert_eq!(up, both);
+    b.wait_up(a.id()).await;
+    c.wait_up(a.id()).await;
 }
 
 #[tokio::test]
@@ -663,7 +731,7 @@ async fn random_bytes_at_the_door_change_nothing() {
                 (state >> 33) as u8
             })
             .collect();
-        socket.send_to(&noise, b.address()).await.unwrap();
+        socket.send_to(&noise, b.socket()).await.unwrap();
     }
     assert!(a.links.send(b.id(), &digest(3)));
     assert_eq!(b.wait_frame().await, digest(3));
@@ -710,7 +778,8 @@ async fn a_port_that_is_taken_is_named() {
     let home = tempfile::tempdir().unwrap();
     let config = LinksConfig {
         key: DeviceKey::load_or_create(home.path()).unwrap(),
-        listen: a.address(),
+        listen: a.socket(),
+        services: [ServiceId::NODE].into(),
         blobs: BlobStore::open(&home.path().join("blobs")).unwrap(),
         tasks: TaskGroup::default(),
     };
@@ -724,14 +793,16 @@ async fn both_families_reach_a_door_that_listens_everywhere() {
     let config = LinksConfig {
         key: DeviceKey::load_or_create(home.path()).unwrap(),
         listen: (std::net::Ipv6Addr::UNSPECIFIED, 0).into(),
+        services: [ServiceId::NODE].into(),
         blobs: BlobStore::open(&home.path().join("blobs")).unwrap(),
         tasks: TaskGroup::default(),
     };
     let links = Links::start(config, mpsc::channel(8).0).unwrap();
     let addresses = links.local_addresses();
-    assert!(addresses.iter().all(|address| address.port() == links.local_port()));
-    assert!(addresses.last().unwrap().ip().is_loopback());
+    let sockets: Vec<SocketAddr> = addresses.iter().map(|address| address.to_string().parse().unwrap()).collect();
+    assert!(sockets.iter().all(|socket| socket.port() == links.local_port()));
+    assert!(sockets.last().unwrap().ip().is_loopback());
     let a = Peer::start();
     let loopback: SocketAddr = (Ipv4Addr::LOCALHOST, links.local_port()).into();
-    assert!(dial::race(&a.links.shared, &[loopback], Some(links.shared.me)).await.is_ok());
+    assert!(dial::race(&a.links.shared, &[loopback.into()], Some(links.shared.me)).await.is_ok());
 }

@@ -16,7 +16,7 @@ use mesh_core::io::Welcome;
 use mesh_core::limits::{self, cut};
 use prost::Message as _;
 
-use super::join::{JoinAnswer, JoinRequest};
+use super::join_messages::{JoinAnswer, JoinRequest};
 use crate::pb;
 
 /// Largest frame on the mesh stream. A sync frame stops once its entries reach [`limits::SYNC_BYTES_MAX`], so it may go
@@ -129,7 +129,6 @@ fn frame_to_pb(frame: &Frame) -> Result<pb::mesh_frame::Frame, WireError> {
             state: phase_to_pb(*state),
             note: cut(note, limits::TEXT_BYTES_MAX).to_owned(),
         }),
-        Frame::Stored { id, attempt } => Pb::Stored(pb::Stored { id: copy(&id.0), attempt: u32::from(*attempt) }),
         Frame::Dispatch(_) | Frame::Answer(_) | Frame::Cancel { .. } => return Err(WireError::NotHere),
     })
 }
@@ -201,9 +200,6 @@ fn frame_from_pb(frame: pb::mesh_frame::Frame, verifier: &dyn Verifier) -> Resul
                 state: phase_from_pb(progress.state)?,
                 note: progress.note,
             }
-        }
-        Pb::Stored(stored) => {
-            Frame::Stored { id: req_id_from_pb(&stored.id)?, attempt: attempt_from_pb(stored.attempt)? }
         }
     })
 }
@@ -522,7 +518,6 @@ mod tests {
                 state,
                 note
             }),
-            (req_id(), 1..=3_u8).prop_map(|(id, attempt)| Frame::Stored { id, attempt }),
         ]
     }
 
@@ -603,7 +598,7 @@ mod tests {
             decode_frame(encode_frame(&peers).unwrap(), &verifier),
             Err(WireError::Length { field: "peers", len: limits::PEERS_MAX + 1 })
         );
-        let attempt = Frame::Stored { id: ReqId([1; 16]), attempt: 4 };
+        let attempt = Frame::Progress { id: ReqId([1; 16]), attempt: 4, state: Phase::Running, note: String::new() };
         assert_eq!(decode_frame(encode_frame(&attempt).unwrap(), &verifier), Err(WireError::Range("attempt")));
         let huge = Bytes::from(vec![0; FRAME_BYTES_MAX + 1]);
         assert!(matches!(decode_frame(huge, &verifier), Err(WireError::Length { field: "frame", .. })));

@@ -152,7 +152,7 @@ async fn the_socket_is_ours_and_replaces_a_dead_one() {
     assert_eq!(mode & 0o777, 0o660);
 
     let context = || fake.idle_context();
-    let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
+    let any: std::net::SocketAddr = "127.0.0.1:0".parse().unwrap();
     let tasks = &fake.tasks;
     let taken = serve(context(), &fake.bound.socket, any, tasks).await.unwrap_err();
     assert!(matches!(taken, ServeError::SocketInUse(_)), "{taken}");

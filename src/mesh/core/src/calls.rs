@@ -11,18 +11,16 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use bytes::Bytes;
-use serde::{Deserialize, Serialize};
-
 use crate::config::Config;
 use crate::effects::{Effects, Then};
 use crate::entry::{CancelRequest, Effect, Ending, Header, Outcome, Payload, SignedEntry, Source};
 use crate::epoch::Claim;
 use crate::frame::{Frame, Phase};
 use crate::ids::{ATTEMPTS_MAX, Attempt, Hash, Incarnation, PeerId, ReqId};
-use crate::io::{CallRecord, CallState, Fact, HistoryRow, Output, SessionId, Space};
+use crate::io::{CallRecord, CallState, Fact, HistoryRow, Output, SessionId};
 use crate::limits;
 use crate::protocol_rule::ProtocolRule;
+use crate::rows::{self, Basis, Empty, KeyRow, OpenKey, OpenRow, Row as _};
 use early::Early;
 
 /// A call that is over sooner than this is reported with its ending alone: people see no use in the steps between.
@@ -32,24 +30,7 @@ const LOOK_AGAIN_MS: u64 = 5_000;
 /// Rows of one call's history; then the middle is left out.
 const HISTORY_MAX: usize = 64;
 
-/// Which of our calls a client key made.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct KeyRow {
-    pub(crate) id: ReqId,
-    /// Hash of target, tool and arguments: what must be the same for the key to mean the same call.
-    pub(crate) fingerprint: Hash,
-    /// Where it runs: `any` means the same node again.
-    pub(crate) target: PeerId,
-    /// Age of our store after which the key may be forgotten.
-    pub(crate) until_ms: u64,
-}
-
-/// Key of [`Space::CallsByTime`].
-fn by_time_key(header: &Header) -> Vec<u8> {
-    [header.accepted_ms.to_be_bytes().as_slice(), &header.id.0].concat()
-}
-
-/// Key of [`Space::Keys`]: principal and client key, hashed together.
+/// Name of a client key in the store: principal and key, hashed together.
 pub(crate) fn key_id(principal: &str, key: &str) -> Hash {
     Hash::of(&[principal.as_bytes(), &[0], key.as_bytes()].concat())
 }
@@ -57,35 +38,6 @@ pub(crate) fn key_id(principal: &str, key: &str) -> Hash {
 /// What two calls under one client key must agree in.
 pub(crate) fn request_fingerprint(target: &PeerId, tool: &str, arguments: &Payload) -> Hash {
     Hash::of(&[target.0.as_slice(), tool.as_bytes(), &[0], &arguments.hash().0].concat())
-}
-
-/// How a call is kept while its ending is not confirmed.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-struct OpenRow<'a> {
-    record: Cow<'a, CallRecord>,
-    entry: Bytes,
-    left_ms: u64,
-    saved_ms: u64,
-    cancel: Option<Cow<'a, CancelRequest>>,
-    #[serde(default)]
-    basis: Basis,
-}
-
-/// What the ending of a call rests on. The greater takes the place of the lesser, so that all books come to say the same
-/// in whatever order they hear it.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-enum Basis {
-    /// It is open.
-    #[default]
-    Nothing,
-    /// What an owner says who heard nothing of the target: of several the first, by their clocks.
-    Inferred(Reverse<(u64, Hash)>),
-    /// The same of its origin.
-    Origin(Reverse<(u64, Hash)>),
-    /// What somebody heard of the target, of the last attempt of which anyone heard.
-    Relayed(Attempt),
-    /// The target's word.
-    Target,
 }
 
 #[derive(Debug, Clone)]
@@ -193,10 +145,12 @@ impl Book {
 
     /// Takes back a row of [`Space::Open`]. Across a restart the time left shrinks by the wall clock's difference.
     pub(crate) fn restore(&mut self, key: &[u8], value: &[u8], now: crate::io::Now) -> Option<ReqId> {
-        if key.len() > 16 {
-            return self.early.restore(key, value);
+        match OpenKey::of(key)? {
+            OpenKey::EarlyOutcome(id) => return self.early.restore_outcome(id, value),
+            OpenKey::EarlyCancel(id) => return self.early.restore_wish(id, value),
+            OpenKey::Call(_) => {}
         }
-        let row: OpenRow<'_> = crate::entry::decode(value)?;
+        let row = OpenRow::from_bytes(value)?;
         let entry = SignedEntry::from_stored(&row.entry)?;
         let left = row.left_ms.saturating_sub(now.wall_ms.saturating_sub(row.saved_ms));
         let mut record = row.record.into_owned();
@@ -219,7 +173,7 @@ impl Book {
     }
 
     pub(crate) fn restore_key(&mut self, key: &[u8], value: &[u8], age_ms: u64) -> Option<()> {
-        let row: KeyRow = crate::entry::decode(value)?;
+        let row = KeyRow::from_bytes(value)?;
         if row.until_ms > age_ms {
             self.keys.insert(Hash::from_slice(key)?, row);
         }
@@ -341,7 +295,7 @@ impl Book {
             let until_ms = fx.age_ms + header.ttl_ms + 24 * 3600 * 1000;
             self.keys.entry(key).or_insert_with(|| {
                 let row = KeyRow { id, fingerprint, target: header.target, until_ms };
-                fx.put(Space::Keys, key.0, &row);
+                fx.put(rows::client_key(&key), &row);
                 row
             });
         }
@@ -364,7 +318,7 @@ impl Book {
             }],
             header,
         };
-        fx.put_bytes(Space::CallsByTime, by_time_key(&record.header), Bytes::new());
+        fx.put(rows::call_by_time(record.header.accepted_ms, &id), &Empty);
         let cancel = self.early.take_cancel(&id, fx);
         self.insert(record, entry.clone(), now + left_ms, cancel, now);
         self.save(&id, fx);
@@ -409,7 +363,7 @@ impl Book {
                 cancel: open.cancel.as_ref().map(Cow::Borrowed),
                 basis: open.basis,
             };
-            fx.put(Space::Open, id.0, &row);
+            fx.put(rows::open_call(id), &row);
         }
     }
 
@@ -588,8 +542,8 @@ impl Book {
         if confirmed && !lingers {
             if let Some(open) = self.open.remove(id) {
                 self.agenda.remove(&(open.look_at, *id));
-                fx.delete(Space::Open, id.0);
-                fx.put(Space::Calls, id.0, &open.record);
+                fx.delete(rows::open_call(id));
+                fx.put(rows::call(id), &open.record);
                 self.closing.insert(*id, open.record);
             }
         } else {
@@ -606,20 +560,16 @@ impl Book {
         fx.then(Then::Ended(*id, attempt, confirmed));
     }
 
-    /// The ending is durable: tell whoever waits, and the target.
+    /// The ending is durable: tells whoever waits for it.
     pub(crate) fn handle_ended(&mut self, id: &ReqId, attempt: Attempt, confirmed: bool, fx: &mut Effects<'_>) {
         let Some(record) = self.record(id) else { return };
         if record.confirmed && (record.attempt, record.confirmed) != (attempt, confirmed) {
             return; // another ending is on its way to the disk
         }
-        let (target, origin) = (record.header.target, record.origin);
         if let Some(row) = record.history.last() {
             fx.fact(Fact::Call(*id, row.clone()));
         }
         fx.fact(Fact::CallEnded(*id));
-        if confirmed && origin == self.me && target != self.me {
-            fx.send(target, Frame::Stored { id: *id, attempt });
-        }
         if confirmed {
             self.closing.remove(id);
         }
@@ -685,8 +635,8 @@ impl Book {
                 } else if open.look_at <= now
                     && let Some(open) = self.open.remove(&id)
                 {
-                    fx.delete(Space::Open, id.0);
-                    fx.put(Space::Calls, id.0, &open.record);
+                    fx.delete(rows::open_call(&id));
+                    fx.put(rows::call(&id), &open.record);
                 }
                 continue;
             }
@@ -743,8 +693,8 @@ impl Book {
         self.stop_waiting(id);
         let Some(open) = self.open.remove(id) else { return };
         self.agenda.remove(&(open.look_at, *id));
-        fx.delete(Space::Open, id.0);
-        fx.delete(Space::CallsByTime, by_time_key(&open.record.header));
+        fx.delete(rows::open_call(id));
+        fx.delete(rows::call_by_time(open.record.header.accepted_ms, id));
     }
 
     /// Somebody else has to end it, or its run may still end: it is looked at again.
@@ -873,7 +823,7 @@ impl Book {
                     confirmed: false,
                 });
             }
-            fx.put(Space::Calls, id.0, &open.record);
+            fx.put(rows::call(&id), &open.record);
         }
     }
 }

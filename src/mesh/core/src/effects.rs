@@ -2,17 +2,16 @@
 
 use std::collections::VecDeque;
 
-use bytes::Bytes;
 use rand_core::Rng;
-use serde::Serialize;
 
-use crate::entry::{SignedEntry, encode};
+use crate::entry::SignedEntry;
 use crate::epoch::Epoch;
 use crate::frame::{EntryItem, Frame};
 use crate::ids::{Attempt, PeerId, ReqId};
-use crate::io::{CmdId, Fact, Now, Output, Reply, Space, Write};
+use crate::io::{CmdId, Fact, Now, Output, Reply, Write};
 use crate::limits;
 use crate::protocol_rule::{ProtocolRule, ProtocolRules};
+use crate::rows::{Row, RowKey};
 
 /// Entries that one step sends to one peer as one frame: about as many as one fsync covers under load.
 const JOINED_MAX: usize = 64;
@@ -73,16 +72,12 @@ pub(crate) struct Effects<'a> {
 }
 
 impl Effects<'_> {
-    pub(crate) fn put<T: Serialize>(&mut self, space: Space, key: impl Into<Vec<u8>>, record: &T) {
-        self.put_bytes(space, key, encode(record));
+    pub(crate) fn put<T: Row>(&mut self, at: RowKey<T>, row: &T) {
+        self.writes.push(at.put(row));
     }
 
-    pub(crate) fn put_bytes(&mut self, space: Space, key: impl Into<Vec<u8>>, value: impl Into<Bytes>) {
-        self.writes.push(Write { space, key: key.into(), value: Some(value.into()) });
-    }
-
-    pub(crate) fn delete(&mut self, space: Space, key: impl Into<Vec<u8>>) {
-        self.writes.push(Write { space, key: key.into(), value: None });
+    pub(crate) fn delete<T>(&mut self, at: RowKey<T>) {
+        self.writes.push(at.delete());
     }
 
     pub(crate) fn then(&mut self, then: Then) {

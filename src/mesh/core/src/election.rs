@@ -13,15 +13,15 @@ use crate::entry::Fence;
 use crate::epoch::{Claim, Epoch};
 use crate::frame::{Beacon, Frame};
 use crate::ids::PeerId;
-use crate::io::{Fact, Space};
+use crate::io::Fact;
 use crate::limits;
 use crate::protocol_rule::ProtocolRule;
+use crate::rows;
 
 /// Neighbours asked in one round of queries (mesh-protocol.md §4).
 const QUERIED_MAX: usize = 8;
 /// How often a leader looks for a better neighbour.
 const HANDOVER_LOOK_MS: u64 = 5_000;
-const FENCE_KEY: &[u8] = b"fence";
 
 /// What this peer is just now. Never resumed after a restart.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -434,7 +434,7 @@ impl Election {
         let had = self.gateway().is_some();
         // Without a proof nobody can be shown it before we lead: a Notice would make the other claim again (§9.5 c).
         self.fence = Fence { epoch, proof: None };
-        fx.put(Space::Meta, FENCE_KEY, &self.fence);
+        fx.put(rows::fence(), &self.fence);
         fx.then(Then::Claimed(epoch));
         self.role = Role::Claiming { epoch };
         if had {
@@ -461,7 +461,7 @@ impl Election {
         }
         self.fence = Fence { epoch: claim.epoch, proof: Some(claim.clone()) };
         if fx.enforces(ProtocolRule::FenceDurable) {
-            fx.put(Space::Meta, FENCE_KEY, &self.fence);
+            fx.put(rows::fence(), &self.fence);
             fx.sync = true;
         }
         let superseded = match &self.role {

@@ -62,6 +62,15 @@ impl Claim {
     }
 }
 
+/// The fence as it is stored: the highest epoch ever seen or claimed here, with its proof.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fence {
+    /// The epoch.
+    pub epoch: Epoch,
+    /// A signed claim to it; none for our own until it leads.
+    pub proof: Option<Claim>,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -6,17 +6,16 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
-
 use crate::calls::{key_id, request_fingerprint};
 use crate::config::Config;
 use crate::effects::{Effects, Then};
 use crate::entry::{CancelRequest, Effect, Ending, Header, Outcome, Payload, SignedEntry, Source};
 use crate::frame::{Answer, AnswerKind, Frame};
 use crate::ids::{ATTEMPTS_MAX, Attempt, Hash, Incarnation, PeerId, ReqId, Series};
-use crate::io::{Invocation, Output, Space, ToolOutcome};
+use crate::io::{Invocation, Output, ToolOutcome};
 use crate::limits;
 use crate::protocol_rule::ProtocolRule;
+use crate::rows::{self, JournalRow, Journaled, Row as _};
 
 /// A run that is over sooner than this is told with its outcome alone.
 const TELL_RUNNING_AFTER_MS: u64 = 20;
@@ -24,23 +23,6 @@ const TELL_RUNNING_AFTER_MS: u64 = 20;
 const FORGET_EVERY_MS: u64 = 3_600_000;
 /// Outcomes kept in memory to be told again without reading the store.
 const OUTCOMES_KEPT: usize = 256;
-
-/// What the journal says of one attempt.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) enum Journaled {
-    Started,
-    Ended(Ending),
-}
-
-/// A row of [`Space::Journal`].
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct JournalRow {
-    pub(crate) state: Journaled,
-    /// Age of our store at which we got the call: forgetting counts from here.
-    received_ms: u64,
-    /// The key binding that this call made, if any.
-    key: Option<Box<(Hash, Hash)>>,
-}
 
 #[derive(Debug, Clone)]
 struct Waiting {
@@ -110,10 +92,6 @@ pub(crate) struct Executor {
     next_forget: u64,
 }
 
-fn journal_key(id: &ReqId, attempt: Attempt) -> Vec<u8> {
-    [id.0.as_slice(), &[attempt]].concat()
-}
-
 impl Executor {
     pub(crate) fn new(me: PeerId, now: u64) -> Self {
         Self {
@@ -131,9 +109,8 @@ impl Executor {
     }
 
     pub(crate) fn restore(&mut self, key: &[u8], value: &[u8]) -> Option<()> {
-        let (id, attempt) = key.split_at_checked(16)?;
-        let row: JournalRow = crate::entry::decode(value)?;
-        let (id, attempt) = (ReqId::from_slice(id)?, *attempt.first()?);
+        let (id, attempt) = rows::journal_of(key)?;
+        let row = JournalRow::from_bytes(value)?;
         if let Some((key, fingerprint)) = row.key.as_deref() {
             self.bound.insert(*key, (id, *fingerprint));
         }
@@ -142,8 +119,7 @@ impl Executor {
     }
 
     pub(crate) fn restore_mark(&mut self, key: &[u8], value: &[u8]) -> Option<()> {
-        let mark: u64 = crate::entry::decode(value)?;
-        self.marks.insert(Series(key.try_into().ok()?), mark);
+        self.marks.insert(rows::series_of(key)?, u64::from_bytes(value)?);
         Some(())
     }
 
@@ -167,7 +143,7 @@ impl Executor {
         self.journal.retain(|(id, attempt), row| {
             let started = row.state == Journaled::Started;
             if started {
-                fx.delete(Space::Journal, journal_key(id, *attempt));
+                fx.delete(rows::journal(id, *attempt));
             }
             !started
         });
@@ -333,7 +309,7 @@ impl Executor {
             let Waiting { id, attempt, header, origin, deadline, .. } = waiting;
             let key = self.bind(&header).filter(|_| fx.enforces(ProtocolRule::KeyInJournal));
             let row = JournalRow { state: Journaled::Started, received_ms: fx.age_ms, key };
-            fx.put(Space::Journal, journal_key(&id, attempt), &row);
+            fx.put(rows::journal(&id, attempt), &row);
             self.journal.insert((id, attempt), row);
             self.running.insert(
                 (id, attempt),
@@ -515,7 +491,7 @@ impl Executor {
             received_ms: known.as_ref().map_or(fx.age_ms, |row| row.received_ms),
             key: known.and_then(|row| row.key).or_else(|| header.as_ref().and_then(|header| self.bind(header))),
         };
-        fx.put(Space::Journal, journal_key(&id, attempt), &row);
+        fx.put(rows::journal(&id, attempt), &row);
         self.journal.insert((id, attempt), row);
         let outcome = Outcome {
             id,
@@ -655,7 +631,7 @@ impl Executor {
         });
         for (id, attempt, key) in old {
             self.journal.remove(&(id, attempt));
-            fx.delete(Space::Journal, journal_key(&id, attempt));
+            fx.delete(rows::journal(&id, attempt));
             if let Some(key) = key {
                 self.bound.remove(&key);
             }
@@ -664,7 +640,7 @@ impl Executor {
             }
             let mark = self.marks.entry(id.series()).or_default();
             *mark = (*mark).max(id.counter());
-            fx.put(Space::ForgottenMarks, id.series().0, mark);
+            fx.put(rows::forgotten_mark(&id.series()), mark);
             fx.sync = true;
         }
     }

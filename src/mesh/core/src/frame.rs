@@ -82,13 +82,6 @@ pub enum Frame {
         /// Which call.
         id: ReqId,
     },
-    /// Origin to target: the outcome is durable here.
-    Stored {
-        /// Which call.
-        id: ReqId,
-        /// Which attempt.
-        attempt: Attempt,
-    },
 }
 
 impl Frame {
@@ -103,8 +96,7 @@ impl Frame {
             | Self::Digest { .. }
             | Self::Entries { .. }
             | Self::Presence { .. }
-            | Self::Progress { .. }
-            | Self::Stored { .. } => Channel::Stream,
+            | Self::Progress { .. } => Channel::Stream,
             Self::Dispatch(_) | Self::Answer(_) | Self::Cancel { .. } => Channel::Node,
         }
     }

@@ -27,7 +27,7 @@ pub type CmdId = u64;
 /// Number of one `NodeService` stream; a late goodbye of an old one names the old number.
 pub type SessionId = u64;
 
-/// Key space of the store.
+/// Key space of the store. What its keys and rows are is said in [`crate::rows`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Space {
     /// Single values: fence, incarnation, boot count, mesh, counters.
@@ -54,13 +54,11 @@ pub enum Space {
     Journal,
     /// Series to its forgotten mark.
     ForgottenMarks,
-    /// The shell's own small values (tokens, ports, …). The core never looks inside.
-    Shell,
 }
 
 impl Space {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 12] = [
         Self::Meta,
         Self::Log,
         Self::Heads,
@@ -73,19 +71,18 @@ impl Space {
         Self::Keys,
         Self::Journal,
         Self::ForgottenMarks,
-        Self::Shell,
     ];
 
     /// Whether all of its rows are handed to [`crate::peer::Peer::boot`]. The others grow with history.
     #[must_use]
     pub const fn in_image(self) -> bool {
-        !matches!(self, Self::Log | Self::Calls | Self::CallsByTime | Self::Shell)
+        !matches!(self, Self::Log | Self::Calls | Self::CallsByTime)
     }
 
     /// Whether a change of mesh empties it.
     #[must_use]
     pub const fn of_mesh(self) -> bool {
-        !matches!(self, Self::Calls | Self::CallsByTime | Self::Shell)
+        !matches!(self, Self::Calls | Self::CallsByTime)
     }
 
     /// Its name in the store.
@@ -104,7 +101,6 @@ impl Space {
             Self::Keys => "keys",
             Self::Journal => "journal",
             Self::ForgottenMarks => "forgotten_marks",
-            Self::Shell => "shell",
         }
     }
 }

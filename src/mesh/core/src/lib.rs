@@ -14,6 +14,8 @@ pub mod limits;
 pub mod names;
 pub mod peer;
 pub mod protocol_rule;
+pub mod record;
+pub mod rows;
 
 mod calls;
 mod effects;

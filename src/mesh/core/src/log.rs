@@ -11,9 +11,10 @@ use crate::effects::{Effects, Then};
 use crate::entry::{Entry, Kind, SignedEntry};
 use crate::frame::{DigestRow, EntryItem, Frame};
 use crate::ids::{Hash, Incarnation, MeshId, PeerId};
-use crate::io::{Fact, Output, Space};
+use crate::io::{Fact, Output};
 use crate::limits;
 use crate::protocol_rule::ProtocolRule;
+use crate::rows::{self, Head};
 use truncation::Dropped;
 pub(crate) use truncation::with_runs;
 
@@ -21,18 +22,6 @@ pub(crate) use truncation::with_runs;
 const HLC_PUSH_MS: u64 = 60_000;
 /// Least time between two digests that a gap makes us send to one neighbour.
 const GAP_DIGEST_EVERY_MS: u64 = 200;
-
-/// Rows of [`Space::Meta`] under this name and an author's incarnation: the entry that contradicts the log.
-const KEY_FORK: &[u8] = b"fork:";
-
-/// How far one author's log is held.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub(crate) struct Head {
-    pub(crate) seq: u64,
-    pub(crate) hash: Hash,
-    /// Clock of the newest entry.
-    pub(crate) hlc: u64,
-}
 
 /// What became of an entry that somebody sent.
 #[derive(Debug, PartialEq, Eq)]
@@ -81,23 +70,6 @@ pub(crate) struct Logs {
     changes: Hash,
     dropped: Dropped,
     next_sync: u64,
-}
-
-/// Key of a row in [`Space::Log`] or, without seq, in [`Space::Heads`].
-pub(crate) fn log_key(author: &PeerId, incarnation: Incarnation, seq: Option<u64>) -> Vec<u8> {
-    let mut key = Vec::with_capacity(44);
-    key.extend_from_slice(&author.0);
-    key.extend_from_slice(&incarnation.0.to_be_bytes());
-    if let Some(seq) = seq {
-        key.extend_from_slice(&seq.to_be_bytes());
-    }
-    key
-}
-
-/// Reads a key of [`Space::Heads`].
-pub(crate) fn head_key(key: &[u8]) -> Option<(PeerId, Incarnation)> {
-    let (author, incarnation) = key.split_at_checked(32)?;
-    Some((PeerId::from_slice(author)?, Incarnation(u32::from_be_bytes(incarnation.try_into().ok()?))))
 }
 
 impl Logs {
@@ -151,10 +123,10 @@ impl Logs {
         self.fresh = true;
     }
 
-    /// Takes back a row of [`Space::Meta`] that was written here; others are none of its business.
+    /// Takes back a row of [`crate::io::Space::Meta`] that was written here; others are none of its business.
     pub(crate) fn restore(&mut self, key: &[u8], value: &[u8]) {
         self.dropped.restore(key, value);
-        if key.starts_with(KEY_FORK)
+        if rows::is_fork(key)
             && let Some(entry) = SignedEntry::from_stored(value)
         {
             self.forks.insert((entry.author, entry.entry.incarnation), entry.entry.seq);
@@ -264,8 +236,8 @@ impl Logs {
         let (incarnation, seq) = (entry.entry.incarnation, entry.entry.seq);
         let head = Head { seq, hash: entry.hash, hlc: entry.entry.hlc };
         self.heads.insert((entry.author, incarnation), head);
-        fx.put_bytes(Space::Log, log_key(&entry.author, incarnation, Some(seq)), entry.to_stored());
-        fx.put(Space::Heads, log_key(&entry.author, incarnation, None), &head);
+        fx.put(rows::entry(&entry.author, incarnation, seq), entry);
+        fx.put(rows::head(&entry.author, incarnation), &head);
     }
 
     /// Takes an entry that `from` sent. `admitted`: whether its author and place count.
@@ -313,7 +285,7 @@ impl Logs {
         let (author, incarnation) = (entry.author, entry.entry.incarnation);
         if let btree_map::Entry::Vacant(first) = self.forks.entry((author, incarnation)) {
             first.insert(entry.entry.seq);
-            fx.put_bytes(Space::Meta, [KEY_FORK, &log_key(&author, incarnation, None)].concat(), entry.to_stored());
+            fx.put(rows::fork(&author, incarnation), entry);
             fx.view_changed = true;
         }
         if self.neighbours.contains_key(&author) {

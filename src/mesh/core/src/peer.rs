@@ -26,7 +26,7 @@ use crate::config::Config;
 use crate::crypto::Signer;
 use crate::effects::{Effects, Then};
 use crate::election::Election;
-use crate::entry::{self, CancelRequest, Directory, Fence, Kind, SignedEntry, Tier};
+use crate::entry::{CancelRequest, Directory, Fence, Kind, SignedEntry, Tier};
 use crate::executor::Executor;
 use crate::frame::{AnswerKind, EntryItem, Frame};
 use crate::ids::{Hash, Incarnation, NodeId, PeerId, PublicKey, ReqId};
@@ -34,8 +34,9 @@ use crate::io::{
     Batch, CallRecord, CmdId, Fact, HistoryRow, Hold, Image, Input, NodeView, Now, Output, ReapprovalView, Reply,
     Space, TxnId, View,
 };
-use crate::log::{self, Head, Logs};
+use crate::log::Logs;
 use crate::protocol_rule::ProtocolRule;
+use crate::rows::{self, Head, InviteRow, Row, RowKey};
 use crate::trust::Trust;
 
 use age::Age;
@@ -47,14 +48,6 @@ use reissue::Reissue;
 use running::declared;
 use unsupported::Unsupported;
 
-const KEY_INCARNATION: &[u8] = b"incarnation";
-const KEY_INCARNATIONS: &[u8] = b"incarnations";
-const KEY_AGE: &[u8] = b"age";
-const KEY_BOOT: &[u8] = b"boot";
-const KEY_COUNTER: &[u8] = b"counter";
-const KEY_FENCE: &[u8] = b"fence";
-const KEY_NAME: &[u8] = b"handle";
-const KEY_CLAIM_FLOOR: &[u8] = b"claim_floor";
 /// A restored store may have lost this many claims of ours; the random part on top keeps two incarnations apart that begin with
 /// the same backup. Together far below [`crate::limits::EPOCH_JUMP_MAX`].
 const CLAIMS_LOST_MAX: u64 = 4_096;
@@ -72,14 +65,6 @@ pub enum BootError {
     /// A row that we cannot do without does not decode.
     #[error("the store's `{0}` does not decode")]
     Damaged(&'static str),
-}
-
-/// An unused or used invite.
-#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
-struct InviteRow {
-    tier: Tier,
-    expires_ms: u64,
-    used_by: Option<PublicKey>,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -131,6 +116,11 @@ pub struct Peer {
     stopping: Option<(CmdId, u64)>,
 }
 
+/// Reads one of the single values of a store.
+fn read<T: Row>(meta: &BTreeMap<Vec<u8>, Bytes>, at: &RowKey<T>) -> Option<T> {
+    at.read(meta.get(&at.key)?)
+}
+
 /// Counter above which a store claims that is older than its promises, and last knew `known`.
 fn lost_floor(known: u64, rng: &mut dyn Rng) -> u64 {
     known + CLAIMS_LOST_MAX + rng.next_u64() % CLAIMS_APART
@@ -157,8 +147,9 @@ impl Peer {
         let mut reissue = Reissue::default();
         let mut book = Book::new(me, config.keep_calls_ms);
         let mut executor = Executor::new(me, now.mono_ms);
-        let age = image.rows.iter().find(|(space, key, _)| *space == Space::Meta && key.as_slice() == KEY_AGE);
-        let age = Age::restore(age.and_then(|(_, _, value)| entry::decode(value)), now);
+        let saved = rows::age();
+        let saved = image.rows.iter().find(|(space, key, _)| (*space, key) == (saved.space, &saved.key));
+        let age = Age::restore(saved.and_then(|(_, _, value)| rows::age().read(value)), now);
         for (space, row_key, value) in image.rows {
             let good = match space {
                 Space::Meta => unsupported
@@ -166,8 +157,8 @@ impl Peer {
                     .and_then(|()| reissue.restore(&row_key, &value))
                     .map(|()| drop(meta.insert(row_key, value))),
                 Space::Trust => SignedEntry::from_stored(&value).map(|entry| trust.push(entry)),
-                Space::Heads => log::head_key(&row_key)
-                    .zip(entry::decode::<Head>(&value))
+                Space::Heads => rows::log_of(&row_key)
+                    .zip(Head::from_bytes(&value))
                     .map(|(key, head)| heads.insert(key, head).map_or((), |_| ())),
                 Space::Directory => SignedEntry::from_stored(&value).and_then(|entry| {
                     let body: Directory = entry.record()?;
@@ -175,7 +166,7 @@ impl Peer {
                     Some(())
                 }),
                 Space::Invites => Hash::from_slice(&row_key)
-                    .zip(entry::decode::<InviteRow>(&value))
+                    .zip(InviteRow::from_bytes(&value))
                     .filter(|(_, row)| row.expires_ms + 3_600_000 > now.wall_ms)
                     .map_or(Some(()), |(hash, row)| {
                         invites.insert(hash, row);
@@ -185,21 +176,19 @@ impl Peer {
                 Space::Keys => book.restore_key(&row_key, &value, age.at(now)),
                 Space::Journal => executor.restore(&row_key, &value),
                 Space::ForgottenMarks => executor.restore_mark(&row_key, &value),
-                Space::Log | Space::Calls | Space::CallsByTime | Space::Shell => Some(()),
+                Space::Log | Space::Calls | Space::CallsByTime => Some(()),
             };
             good.ok_or(BootError::Damaged(space.name()))?;
         }
         let trust = Trust::new(trust, config.rules).ok_or(BootError::NoMesh)?;
-        let read = |key: &[u8]| meta.get(key).map(AsRef::as_ref);
-        let stored: Incarnation =
-            read(KEY_INCARNATION).and_then(entry::decode).ok_or(BootError::Damaged("incarnation"))?;
+        let stored = read(&meta, &rows::incarnation()).ok_or(BootError::Damaged("incarnation"))?;
         let renewed = image.rolled_back.then(|| Incarnation(rng.next_u32()));
         let incarnation = renewed.unwrap_or(stored);
-        let boot: u64 = read(KEY_BOOT).and_then(entry::decode).unwrap_or(0) + 1;
-        let fence: Option<Fence> = read(KEY_FENCE).and_then(entry::decode);
-        let counter = if renewed.is_some() { 0 } else { read(KEY_COUNTER).and_then(entry::decode).unwrap_or(0) };
+        let boot = read(&meta, &rows::boot()).unwrap_or(0) + 1;
+        let fence = read(&meta, &rows::fence());
+        let counter = if renewed.is_some() { 0 } else { read(&meta, &rows::counter()).unwrap_or(0) };
         let known = fence.as_ref().map_or(0, |fence: &Fence| fence.epoch.counter);
-        let floor = read(KEY_CLAIM_FLOOR).and_then(entry::decode).unwrap_or(0);
+        let floor = read(&meta, &rows::claim_floor()).unwrap_or(0);
         let floor = if renewed.is_some() { lost_floor(known.max(floor), rng) } else { floor };
         let look = Look::new(now.mono_ms, config.compact_every_ms);
         let mut peer = Self {
@@ -211,7 +200,7 @@ impl Peer {
             boot,
             age,
             incarnations: Incarnations::restore(
-                read(KEY_INCARNATIONS).and_then(entry::decode),
+                read(&meta, &rows::incarnations()),
                 incarnation,
                 heads.get(&(me, incarnation)).map_or(0, |head| head.seq),
             ),
@@ -245,12 +234,12 @@ impl Peer {
             peer.logs.restore(row_key, value);
         }
         peer.run(now, rng, out, |peer, fx| {
-            fx.put(Space::Meta, KEY_BOOT, &boot);
-            fx.put(Space::Meta, KEY_INCARNATION, &incarnation);
-            fx.put(Space::Meta, KEY_INCARNATIONS, &peer.incarnations);
+            fx.put(rows::boot(), &boot);
+            fx.put(rows::incarnation(), &incarnation);
+            fx.put(rows::incarnations(), peer.incarnations.row());
             if renewed.is_some() {
                 // What the former incarnation had begun, it may have ended: nothing of that is ours to tell.
-                fx.put(Space::Meta, KEY_CLAIM_FLOOR, &floor);
+                fx.put(rows::claim_floor(), &floor);
                 peer.executor.forget_started(fx);
             }
             peer.book.close_calls_of_former_incarnations(incarnation, fx);
@@ -554,7 +543,6 @@ impl Peer {
                     self.stop_call(&cancel, fx);
                 }
             }
-            Frame::Stored { .. } => {} // an outcome is kept as long as its journal row, whoever has it
         }
     }
 

@@ -58,7 +58,7 @@ pub(crate) struct AwaitingReapproval {
     pub(crate) tier: Tier,
     /// Who approved it.
     pub(crate) by: PeerId,
-    /// Who revoked that one; `None` when that one is awaiting_reapproval itself.
+    /// Who revoked that one; `None` when that one awaits re-approval itself.
     pub(crate) revoked_by: Option<PeerId>,
 }
 
@@ -156,13 +156,13 @@ impl Trust {
         self.member(peer).is_none() && self.membership.revocations.contains_key(peer)
     }
 
-    /// Whether `peer` belonged and does not now: revoked, or awaiting_reapproval again. One whose approval has only not come yet is
+    /// Whether `peer` belonged and does not now: revoked, or awaiting re-approval. One whose approval has only not come yet is
     /// not out.
     pub(crate) fn is_excluded(&self, peer: &PeerId) -> bool {
         self.is_revoked(peer) || self.membership.awaiting_reapproval.contains_key(peer)
     }
 
-    /// Everyone who is excluded: the awaiting_reapproval, then the revoked, the newest first; at most [`limits::REVOKED_TOLD_MAX`].
+    /// Everyone who is excluded: those awaiting re-approval, then the revoked, the newest first; at most [`limits::REVOKED_TOLD_MAX`].
     pub(crate) fn excluded(&self) -> Vec<(PeerId, PublicKey)> {
         let Membership { awaiting_reapproval, revocations, .. } = &self.membership;
         let newest = |of: &[Revocation]| of.iter().max_by_key(|one| one.hlc).map(|one| (one.hlc, one.key));

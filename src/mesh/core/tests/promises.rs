@@ -15,6 +15,7 @@ use mesh_core::io::{
     CallState, Command, Fact, Image, Input, Invocation, NewCall, Now, Output, Reply, Space, ToolOutcome, TxnId, Welcome,
 };
 use mesh_core::peer::{Peer, founded, joined};
+use mesh_core::rows;
 use rand_chacha::ChaCha8Rng;
 use rand_core::SeedableRng;
 
@@ -72,7 +73,7 @@ impl Desk {
                     let mut entries = Vec::new();
                     for (author, incarnation, first, last) in ranges {
                         for seq in first..=last {
-                            let key = [author.0.as_slice(), &incarnation.0.to_be_bytes(), &seq.to_be_bytes()].concat();
+                            let key = rows::entry(&author, incarnation, seq).key;
                             entries.extend(self.rows.get(&(Space::Log, key)).and_then(|v| SignedEntry::from_stored(v)));
                         }
                     }

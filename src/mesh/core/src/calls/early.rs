@@ -5,18 +5,13 @@ use std::collections::BTreeMap;
 
 use crate::effects::Effects;
 use crate::entry::{CancelRequest, Outcome, SignedEntry, Source};
-use crate::ids::{Hash, ReqId};
-use crate::io::Space;
+use crate::ids::ReqId;
 use crate::limits;
 use crate::protocol_rule::ProtocolRule;
+use crate::rows::{self, Row as _};
 
 /// Endings of one call, of those who may be its target and of all others, that are kept until its header comes.
 const OF_ONE_MAX: usize = 8;
-
-/// Key, in [`Space::Open`], of what came before its call's header.
-fn row_key(id: &ReqId, hash: &Hash) -> Vec<u8> {
-    [id.0.as_slice(), &hash.0].concat()
-}
 
 /// See the module.
 #[derive(Debug, Clone, Default)]
@@ -27,16 +22,17 @@ pub(super) struct Early {
 }
 
 impl Early {
-    /// Takes back a row of [`Space::Open`]. `None`: it is damaged.
-    pub(super) fn restore(&mut self, key: &[u8], value: &[u8]) -> Option<ReqId> {
-        let id = ReqId::from_slice(key.get(..16)?)?;
-        if let Some(cancel) = crate::entry::decode::<CancelRequest>(value) {
-            self.cancels.insert(id, cancel);
-        } else {
-            let entry = SignedEntry::from_stored(value)?;
-            self.bytes += entry.bytes.len();
-            self.outcomes.entry(id).or_default().push(entry);
-        }
+    /// Takes back a row of [`rows::early_outcome`]. `None`: it is damaged.
+    pub(super) fn restore_outcome(&mut self, id: ReqId, value: &[u8]) -> Option<ReqId> {
+        let entry = SignedEntry::from_bytes(value)?;
+        self.bytes += entry.bytes.len();
+        self.outcomes.entry(id).or_default().push(entry);
+        Some(id)
+    }
+
+    /// Takes back a row of [`rows::early_cancel`]. `None`: it is damaged.
+    pub(super) fn restore_wish(&mut self, id: ReqId, value: &[u8]) -> Option<ReqId> {
+        self.cancels.insert(id, CancelRequest::from_bytes(value)?);
         Some(id)
     }
 
@@ -47,7 +43,7 @@ impl Early {
     /// The header is here: its cancel request, which is kept with it from now on.
     pub(super) fn take_cancel(&mut self, id: &ReqId, fx: &mut Effects<'_>) -> Option<CancelRequest> {
         let cancel = self.cancels.remove(id)?;
-        fx.delete(Space::Open, row_key(id, &Hash::ZERO));
+        fx.delete(rows::early_cancel(id));
         Some(cancel)
     }
 
@@ -55,7 +51,7 @@ impl Early {
     pub(super) fn take_outcomes(&mut self, id: &ReqId, fx: &mut Effects<'_>) -> Vec<SignedEntry> {
         let outcomes = self.outcomes.remove(id).unwrap_or_default();
         for outcome in &outcomes {
-            fx.delete(Space::Open, row_key(id, &outcome.hash));
+            fx.delete(rows::early_outcome(id, &outcome.hash));
             self.bytes = self.bytes.saturating_sub(outcome.bytes.len());
         }
         outcomes
@@ -68,7 +64,7 @@ impl Early {
         {
             for (id, entries) in std::mem::take(&mut self.outcomes) {
                 for entry in entries {
-                    fx.delete(Space::Open, row_key(&id, &entry.hash));
+                    fx.delete(rows::early_outcome(&id, &entry.hash));
                 }
             }
             self.bytes = 0;
@@ -90,11 +86,11 @@ impl Early {
             };
             waiting.retain(|known| known.hash != last.hash);
             self.bytes = self.bytes.saturating_sub(last.bytes.len());
-            fx.delete(Space::Open, row_key(&id, &last.hash));
+            fx.delete(rows::early_outcome(&id, &last.hash));
         }
         // The log will not bring it a second time: it must outlive a crash.
         if fx.enforces(ProtocolRule::EarlyDurable) {
-            fx.put_bytes(Space::Open, row_key(&id, &entry.hash), entry.to_stored());
+            fx.put(rows::early_outcome(&id, &entry.hash), entry);
         }
         self.bytes += entry.bytes.len();
         waiting.push(entry.clone());
@@ -108,10 +104,10 @@ impl Early {
         if self.cancels.len() >= limits::EARLY_OUTCOMES_MAX
             && let Some((other, _)) = self.cancels.pop_first()
         {
-            fx.delete(Space::Open, row_key(&other, &Hash::ZERO));
+            fx.delete(rows::early_cancel(&other));
         }
         if fx.enforces(ProtocolRule::EarlyDurable) {
-            fx.put(Space::Open, row_key(&cancel.id, &Hash::ZERO), cancel);
+            fx.put(rows::early_cancel(&cancel.id), cancel);
         }
         self.cancels.insert(cancel.id, cancel.clone());
     }

@@ -9,6 +9,7 @@ use super::*;
 use crate::entry::decode;
 use crate::ids::Attempt;
 use crate::io::CallRecord;
+use crate::rows;
 
 /// What may have been said of one call until it was over.
 #[derive(Debug, Clone)]
@@ -99,7 +100,10 @@ fn told(story: &Story, confirms: bool, picks: &[(usize, u8)]) -> Seen {
     for (author, entry) in order {
         for output in honest.hears(&authors[author], pushed(entry)) {
             if let Output::Commit(_, batch) = output {
-                let rows = batch.writes.iter().filter(|write| write.space == Space::Calls && write.key == id.0);
+                let rows = batch
+                    .writes
+                    .iter()
+                    .filter(|write| (write.space, &write.key) == (Space::Calls, &rows::call(&id).key));
                 closed = rows.filter_map(|write| decode(write.value.as_ref()?)).last().or(closed);
             }
         }

@@ -14,6 +14,7 @@ use crate::frame::Frame;
 use crate::ids::{Hash, Incarnation};
 use crate::io::{Output, Space};
 use crate::limits;
+use crate::rows;
 
 type Rows = BTreeMap<(Space, Vec<u8>), Bytes>;
 
@@ -45,11 +46,11 @@ fn named(n: usize) -> Vec<u8> {
 /// What is held of one author: its rows in the log, how far it is held, and what it says about itself.
 fn held(rows: &Rows, of: &Liar) -> (Vec<u64>, Option<Bytes>, Option<Bytes>) {
     let id = of.id();
-    let incarnation = [id.0.as_slice(), &of.incarnation.0.to_be_bytes()].concat();
+    let incarnation = rows::head(&id, of.incarnation).key;
     let log = rows.keys().filter(|(space, key)| *space == Space::Log && key.starts_with(&incarnation));
-    let seqs = log.map(|(_, key)| u64::from_be_bytes(key[36..].try_into().unwrap())).collect();
+    let seqs = log.map(|(_, key)| rows::place_of(key).unwrap().seq).collect();
     let row = |space, key: &[u8]| rows.get(&(space, key.to_vec())).cloned();
-    (seqs, row(Space::Heads, &incarnation), row(Space::Directory, &id.0))
+    (seqs, row(Space::Heads, &incarnation), row(Space::Directory, &rows::directory(&id).key))
 }
 
 proptest! {
@@ -172,7 +173,7 @@ fn a_word_that_cannot_be_true_is_not_taken() {
         let mut rows = Rows::new();
         keep(&mut rows, &honest.hears(&liar, pushed(entry)));
         keep(&mut rows, &honest.pass(100));
-        assert!(!rows.keys().any(|(_, key)| key.starts_with(b"truncation:")), "{runs:?}");
+        assert!(!rows.keys().any(|(_, key)| rows::is_truncation(key)), "{runs:?}");
         assert_eq!(held(&rows, &liar).0, [11], "its log goes on: {runs:?}");
     }
     // As far as there is room for incarnations, and no further.
@@ -183,7 +184,7 @@ fn a_word_that_cannot_be_true_is_not_taken() {
         let entry = word(&mut liar, vec![run_of(1, u64::MAX / 3)]);
         keep(&mut rows, &honest.hears(&liar, pushed(entry)));
     }
-    let words = rows.keys().filter(|(_, key)| key.starts_with(b"truncation:")).count();
+    let words = rows.keys().filter(|(_, key)| rows::is_truncation(key)).count();
     let heads = rows.keys().filter(|(space, _)| *space == Space::Heads).count();
     assert!(words <= limits::INCARNATIONS_MAX && heads <= limits::INCARNATIONS_MAX + 1, "{words} {heads}");
 }
@@ -202,7 +203,7 @@ fn what_is_gone_stays_gone() {
     keep(&mut rows, &honest.hears(&liar, pushed(more.clone())));
     keep(&mut rows, &honest.hears(&liar, pushed(less)));
     keep(&mut rows, &honest.pass(100));
-    let kept = rows.iter().find(|((_, key), _)| key.starts_with(b"truncation:")).unwrap();
+    let kept = rows.iter().find(|((_, key), _)| rows::is_truncation(key)).unwrap();
     assert_eq!(SignedEntry::from_stored(kept.1).unwrap().hash, more.hash);
     for entry in &entries {
         keep(&mut rows, &honest.hears(&liar, pushed(entry.clone())));

@@ -6,18 +6,14 @@
 
 use std::collections::BTreeMap;
 
-use super::{Head, Logs, log_key};
+use super::{Head, Logs};
 use crate::effects::Effects;
 use crate::entry::{SignedEntry, TruncatedRun, Truncation};
 use crate::frame::{EntryItem, Frame};
 use crate::ids::{Hash, Incarnation, PeerId};
-use crate::io::Space;
 use crate::limits;
+use crate::rows;
 
-/// Rows of [`Space::Meta`] under this name and an author's incarnation: the entry that says what is gone of it.
-const KEY_TRUNCATION: &[u8] = b"truncation:";
-/// The same: places whose rows are still to be deleted.
-const KEY_SWEEP: &[u8] = b"sweep:";
 /// Pause between two steps of deleting.
 const SWEEP_EVERY_MS: u64 = 20;
 /// No log gets that long; places are counted on from any that is accepted.
@@ -70,12 +66,12 @@ pub(super) struct Dropped {
 
 impl Dropped {
     pub(super) fn restore(&mut self, key: &[u8], value: &[u8]) {
-        if key.starts_with(KEY_TRUNCATION)
+        if rows::is_truncation(key)
             && let Some(entry) = SignedEntry::from_stored(value)
             && let Some(latest) = LatestTruncation::read(&entry)
         {
             self.latest.insert((entry.author, entry.entry.incarnation), latest);
-        } else if let Some(log_id) = key.strip_prefix(KEY_SWEEP).and_then(super::head_key)
+        } else if let Some(log_id) = rows::sweep_of(key)
             && let Some(places) = crate::entry::decode(value)
         {
             self.sweep.insert(log_id, places);
@@ -85,10 +81,6 @@ impl Dropped {
     pub(super) fn poll_timeout(&self) -> Option<u64> {
         (!self.sweep.is_empty()).then_some(self.next_sweep)
     }
-}
-
-fn meta_key(name: &[u8], log_id: &LogId) -> Vec<u8> {
-    [name, &log_key(&log_id.0, log_id.1, None)].concat()
 }
 
 /// What of these runs is in none of the others; all are in order and apart from each other.
@@ -174,11 +166,11 @@ impl Logs {
         let held = self.heads.get(&log_id).map_or(0, |head| head.seq);
         let runs = latest.runs.iter().map(|run| (run.first, run.last.min(held))).filter(|(first, last)| first <= last);
         let gone = without(runs, known.map_or(&[], |known| &known.runs));
-        fx.put_bytes(Space::Meta, meta_key(KEY_TRUNCATION, &log_id), entry.to_stored());
+        fx.put(rows::truncation(&log_id.0, log_id.1), entry);
         if !gone.is_empty() {
             let sweep = self.dropped.sweep.entry(log_id).or_default();
             sweep.extend(gone);
-            fx.put(Space::Meta, meta_key(KEY_SWEEP, &log_id), sweep);
+            fx.put(rows::sweep(&log_id.0, log_id.1), sweep);
         }
         self.dropped.latest.insert(log_id, latest);
         if !self.is_own(&log_id.0, log_id.1) {
@@ -200,7 +192,7 @@ impl Logs {
         let room = before.is_some() || self.incarnations(&log_id.0).count() < limits::INCARNATIONS_MAX;
         if head.seq > before.map_or(0, |head| head.seq) && room {
             self.heads.insert(log_id, head);
-            fx.put(Space::Heads, log_key(&log_id.0, log_id.1, None), &head);
+            fx.put(rows::head(&log_id.0, log_id.1), &head);
         }
     }
 
@@ -238,7 +230,7 @@ impl Logs {
         {
             let until = last.min(first + room - 1);
             for seq in first..=until {
-                fx.delete(Space::Log, log_key(&log_id.0, log_id.1, Some(seq)));
+                fx.delete(rows::entry(&log_id.0, log_id.1, seq));
             }
             room -= until - first + 1;
             if until < last {
@@ -247,9 +239,9 @@ impl Logs {
         }
         if places.is_empty() {
             self.dropped.sweep.remove(&log_id);
-            fx.delete(Space::Meta, meta_key(KEY_SWEEP, &log_id));
+            fx.delete(rows::sweep(&log_id.0, log_id.1));
         } else {
-            fx.put(Space::Meta, meta_key(KEY_SWEEP, &log_id), &places);
+            fx.put(rows::sweep(&log_id.0, log_id.1), &places);
             self.dropped.sweep.insert(log_id, places);
         }
     }

@@ -2,9 +2,8 @@
 //! set, or which begins again at every start (mesh-protocol.md §6, Forgetting).
 
 use crate::effects::Effects;
-use crate::io::{Now, Space};
-
-use super::KEY_AGE;
+use crate::io::Now;
+use crate::rows;
 
 /// A crash may lose so much of the age; what is to be kept is kept for longer then.
 const SAVED_EVERY_MS: u64 = 60_000;
@@ -32,7 +31,7 @@ impl Age {
     pub(super) fn save(&mut self, fx: &mut Effects<'_>) {
         if !fx.writes.is_empty() && fx.age_ms >= self.saved + SAVED_EVERY_MS {
             self.saved = fx.age_ms;
-            fx.put(Space::Meta, KEY_AGE, &self.saved);
+            fx.put(rows::age(), &self.saved);
         }
     }
 }

@@ -5,15 +5,16 @@ use std::sync::Arc;
 
 use rand_core::Rng;
 
-use super::{InviteRow, KEY_COUNTER, Peer, STOP_WAIT_MS, declared};
+use super::{Peer, STOP_WAIT_MS, declared};
 use crate::calls::{self, InferredEnding};
 use crate::effects::{Effects, Then};
 use crate::entry::{self, CancelRequest, ChangeKind, Directory, Header, Kind, Tier};
 use crate::ids::{Hash, Incarnation, NodeId, PeerId, PublicKey, ReqId};
-use crate::io::{Batch, CallState, CmdId, Command, NewCall, Now, Output, Refusal, Reply, Space, Welcome};
+use crate::io::{Batch, CallState, CmdId, Command, NewCall, Now, Output, Refusal, Reply, Welcome};
 use crate::limits;
 use crate::log;
 use crate::protocol_rule::ProtocolRule;
+use crate::rows::{self, InviteRow};
 
 impl Peer {
     pub(super) fn handle_command(&mut self, id: CmdId, command: Command, fx: &mut Effects<'_>) {
@@ -98,7 +99,7 @@ impl Peer {
         let effect = new.effect.map_or(decl.effect, |asked| asked.max(decl.effect));
         self.counter += 1;
         if fx.enforces(ProtocolRule::CounterDurable) {
-            fx.put(Space::Meta, KEY_COUNTER, &self.counter);
+            fx.put(rows::counter(), &self.counter);
         }
         let id = ReqId::new(&self.me, self.logs.incarnation(), self.counter);
         let header = Header {
@@ -188,13 +189,13 @@ impl Peer {
             self.invites.iter().filter(|(_, row)| row.expires_ms + 3_600_000 < now).map(|(hash, _)| *hash).collect();
         for hash in stale {
             self.invites.remove(&hash);
-            fx.delete(Space::Invites, hash.0);
+            fx.delete(rows::invite(&hash));
         }
         if self.invites.values().filter(|row| row.used_by.is_none()).count() >= limits::INVITES_MAX {
             return Err(Refusal::Invalid(format!("{} invites are open already", limits::INVITES_MAX)));
         }
         let row = InviteRow { tier, expires_ms: now + ttl_ms, used_by: None };
-        fx.put(Space::Invites, secret.0, &row);
+        fx.put(rows::invite(&secret), &row);
         self.invites.insert(secret, row);
         Ok(Reply::Invited)
     }
@@ -218,7 +219,7 @@ impl Peer {
             None => {}
         }
         let row = InviteRow { used_by: Some(key), ..row };
-        fx.put(Space::Invites, secret.0, &row);
+        fx.put(rows::invite(&secret), &row);
         let tier = row.tier;
         self.invites.insert(secret, row);
         self.approve(key, node_id, tier, fx).map(|welcome| Reply::Approved(Box::new(welcome)))

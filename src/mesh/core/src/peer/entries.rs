@@ -10,10 +10,11 @@ use crate::entry::{CancelRequest, Directory, Ending, Kind, Outcome, SignedEntry,
 use crate::epoch::Claim;
 use crate::frame::{EntryItem, Frame};
 use crate::ids::{Hash, PeerId};
-use crate::io::{CallState, Fact, Space};
+use crate::io::{CallState, Fact};
 use crate::limits;
 use crate::log::Ingest;
 use crate::protocol_rule::ProtocolRule;
+use crate::rows;
 
 impl Peer {
     /// Whether a claim that `from` shows proves a fence. Its author may have been removed since: a leader must rise
@@ -88,7 +89,7 @@ impl Peer {
                 let own = self.logs.incarnation();
                 let former = author == self.me && entry.entry.incarnation != own;
                 if newer && !former {
-                    fx.put_bytes(Space::Directory, author.0, entry.to_stored());
+                    fx.put(rows::directory(&author), entry);
                     self.directory.insert(author, (entry.clone(), Arc::new(directory)));
                     self.refresh_candidates(fx);
                     fx.view_changed = true;
@@ -157,7 +158,7 @@ impl Peer {
         let void_before: BTreeSet<Hash> = self.trust.void().into_iter().collect();
         let Some(changed) = self.trust.add(entry.clone()) else { return };
         self.logs.set_changes(self.trust.fingerprint());
-        fx.put_bytes(Space::Trust, entry.hash.0, entry.to_stored());
+        fx.put(rows::trust(&entry.hash), entry);
         let mut void = self.trust.void();
         void.retain(|hash| !void_before.contains(hash));
         let neighbours: Vec<PeerId> = self.election.neighbours().collect();

@@ -1,20 +1,15 @@
 //! The first rows of a store: a mesh of one, or what a welcome brings.
 
-use bytes::Bytes;
 use rand_core::Rng;
 
-use super::{BootError, KEY_FENCE, KEY_INCARNATION, KEY_NAME};
+use super::BootError;
 use crate::crypto::Signer;
 use crate::entry::{self, Genesis, Kind, SignedEntry};
 use crate::ids::{Hash, Incarnation, MeshId, NodeId};
-use crate::io::{Batch, Now, Space, Welcome};
+use crate::io::{Batch, Now, Welcome};
 use crate::limits;
-use crate::log::{self, Head};
+use crate::rows::{self, Head};
 use crate::trust::genesis_of;
-
-fn write<T: serde::Serialize>(space: Space, key: &[u8], record: &T) -> crate::io::Write {
-    crate::io::Write { space, key: key.to_vec(), value: Some(entry::encode(record).into()) }
-}
 
 /// Rows of a new mesh of one.
 pub fn founded(signer: &dyn Signer, mesh_name: &str, node_id: &NodeId, now: Now, rng: &mut dyn Rng) -> Batch {
@@ -36,16 +31,12 @@ pub fn founded(signer: &dyn Signer, mesh_name: &str, node_id: &NodeId, now: Now,
         },
     );
     let head = Head { seq: 1, hash: genesis.hash, hlc: genesis.entry.hlc };
-    let stored = Bytes::from(genesis.to_stored());
-    let mut writes = vec![
-        write(Space::Meta, KEY_INCARNATION, &incarnation),
-        write(Space::Heads, &log::log_key(&genesis.author, incarnation, None), &head),
+    let writes = vec![
+        rows::incarnation().put(&incarnation),
+        rows::head(&genesis.author, incarnation).put(&head),
+        rows::entry(&genesis.author, incarnation, 1).put(&genesis),
+        rows::trust(&genesis.hash).put(&genesis),
     ];
-    for (space, key) in
-        [(Space::Log, log::log_key(&genesis.author, incarnation, Some(1))), (Space::Trust, genesis.hash.0.to_vec())]
-    {
-        writes.push(crate::io::Write { space, key, value: Some(stored.clone()) });
-    }
     Batch { writes, sync: true }
 }
 
@@ -65,18 +56,8 @@ pub fn joined(welcome: &Welcome, rng: &mut dyn Rng) -> Result<Batch, BootError> 
     if !known {
         return Err(BootError::NoMesh);
     }
-    let mut writes = vec![
-        write(Space::Meta, KEY_INCARNATION, &Incarnation(rng.next_u32())),
-        write(Space::Meta, KEY_FENCE, &welcome.fence),
-        write(Space::Meta, KEY_NAME, &welcome.node_id),
-    ];
-    for record in &welcome.trust {
-        let (key, value) = (record.hash.0.to_vec(), Some(record.to_stored().into()));
-        writes.push(crate::io::Write { space: Space::Trust, key, value });
-    }
-    for record in &welcome.directory {
-        let (key, value) = (record.author.0.to_vec(), Some(record.to_stored().into()));
-        writes.push(crate::io::Write { space: Space::Directory, key, value });
-    }
+    let mut writes = vec![rows::incarnation().put(&Incarnation(rng.next_u32())), rows::fence().put(&welcome.fence)];
+    writes.extend(welcome.trust.iter().map(|record| rows::trust(&record.hash).put(record)));
+    writes.extend(welcome.directory.iter().map(|record| rows::directory(&record.author).put(record)));
     Ok(Batch { writes, sync: true })
 }

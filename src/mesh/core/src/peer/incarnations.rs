@@ -8,15 +8,14 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use serde::{Deserialize, Serialize};
-
-use super::{KEY_CLAIM_FLOOR, KEY_COUNTER, KEY_INCARNATION, KEY_INCARNATIONS, Peer, lost_floor};
+use super::{Peer, lost_floor};
 use crate::effects::Effects;
 use crate::entry::{Kind, Outcome, SignedEntry};
 use crate::ids::{Incarnation, PeerId};
-use crate::io::{Fact, Hold, Output, Space};
+use crate::io::{Fact, Hold, Output};
 use crate::log;
 use crate::protocol_rule::ProtocolRule;
+use crate::rows::{self, IncarnationsRow};
 
 /// A run that is over sooner needs no checkpoint: its outcome is one. Set back within this time, a device may run a call again
 /// that nobody but itself knew of. Longer than most tools take, since a checkpoint costs an fsync; shorter than a rolled-back takes.
@@ -27,46 +26,35 @@ const COPIED_MS: u64 = 600_000;
 const SESSIONS_KEPT: usize = 8;
 
 /// Our own incarnations.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone)]
 pub(super) struct Incarnations {
     /// All that we know of.
-    known: BTreeSet<Incarnation>,
+    stored: IncarnationsRow,
     /// Whether this process has begun one because of what others held.
-    #[serde(skip)]
     renewed: bool,
     /// Whether another process speaks as us.
-    #[serde(skip)]
     copied: bool,
     /// An entry of ours that may contradict our log.
-    #[serde(skip)]
     fork_suspect: Option<SignedEntry>,
     /// How long our log was when this process started.
-    #[serde(skip)]
     at_start: u64,
     /// The incarnation before, of which our log is asked what this process has said, and how far it has answered.
-    #[serde(skip)]
     to_say_again: Option<(Incarnation, u64)>,
     /// How far our log had come when the last call started of which nothing there tells, and when it gets a checkpoint.
-    #[serde(skip)]
     untold: Option<(u64, u64)>,
 }
 
 impl Incarnations {
     /// What the store says, where it says something.
-    pub(super) fn restore(stored: Option<Self>, incarnation: Incarnation, at_start: u64) -> Self {
-        let known = BTreeSet::new();
-        let first = Self {
-            known,
-            renewed: false,
-            copied: false,
-            fork_suspect: None,
-            at_start,
-            to_say_again: None,
-            untold: None,
-        };
-        let mut incarnations = Self { at_start, ..stored.unwrap_or(first) };
-        incarnations.known.insert(incarnation);
-        incarnations
+    pub(super) fn restore(stored: Option<IncarnationsRow>, incarnation: Incarnation, at_start: u64) -> Self {
+        let mut stored = stored.unwrap_or_default();
+        stored.known.insert(incarnation);
+        Self { stored, renewed: false, copied: false, fork_suspect: None, at_start, to_say_again: None, untold: None }
+    }
+
+    /// As the store is to hold them.
+    pub(super) const fn row(&self) -> &IncarnationsRow {
+        &self.stored
     }
 }
 
@@ -85,10 +73,10 @@ impl Peer {
         let incarnation = Incarnation(fx.rng.next_u32());
         self.logs.start_incarnation(incarnation);
         self.counter = 0;
-        self.incarnations.known.insert(incarnation);
-        fx.put(Space::Meta, KEY_INCARNATION, &incarnation);
-        fx.put(Space::Meta, KEY_COUNTER, &self.counter);
-        fx.put(Space::Meta, KEY_INCARNATIONS, &self.incarnations);
+        self.incarnations.stored.known.insert(incarnation);
+        fx.put(rows::incarnation(), &incarnation);
+        fx.put(rows::counter(), &self.counter);
+        fx.put(rows::incarnations(), &self.incarnations.stored);
         self.executor.drop_waiting(incarnation);
         self.book.close_calls_of_former_incarnations(incarnation, fx);
         if let Some((_, directory)) = self.directory.remove(&self.me) {
@@ -101,8 +89,8 @@ impl Peer {
     pub(super) fn is_own_known(&mut self, entry: &SignedEntry, fx: &mut Effects<'_>) -> bool {
         let (incarnation, seq) = (entry.entry.incarnation, entry.entry.seq);
         if incarnation != self.logs.incarnation() {
-            if self.incarnations.known.insert(incarnation) {
-                fx.put(Space::Meta, KEY_INCARNATIONS, &self.incarnations);
+            if self.incarnations.stored.known.insert(incarnation) {
+                fx.put(rows::incarnations(), &self.incarnations.stored);
                 self.handle_lost_state(fx);
             }
             return false;
@@ -143,7 +131,7 @@ impl Peer {
         }
         self.incarnations.renewed = true;
         let floor = lost_floor(self.election.fence().epoch.counter, fx.rng);
-        fx.put(Space::Meta, KEY_CLAIM_FLOOR, &floor);
+        fx.put(rows::claim_floor(), &floor);
         self.election.raise_floor(floor, fx);
         self.incarnations.to_say_again = Some((self.logs.incarnation(), self.incarnations.at_start));
         self.start_incarnation(fx);

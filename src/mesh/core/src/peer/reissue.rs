@@ -5,19 +5,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde::{Deserialize, Serialize};
-
 use super::Peer;
 use crate::effects::Effects;
 use crate::entry::{self, Kind, Outcome, Place, SignedEntry, Source, Tier};
 use crate::ids::{Attempt, Incarnation, PeerId, ReqId};
-use crate::io::{Output, Space};
+use crate::io::Output;
 use crate::limits;
-use crate::log::{self, log_key};
+use crate::log;
 use crate::protocol_rule::ProtocolRule;
+use crate::rows::{self, Row as _, VoidRow};
 
-/// Rows of [`Space::Meta`] under this name and an incarnation of a peer: which of its void places were dealt with.
-const KEY_VOID: &[u8] = b"void:";
 /// How long the first of the owners waits for the origin to speak, and each after it for the ones before.
 const TURN_MS: u64 = 500;
 /// From this turn on all wait alike: with so many owners one of the first is there.
@@ -27,17 +24,11 @@ const TURNS_MAX: usize = 4;
 const GONE: &str = "said by the node before it was known here that it does not belong to the mesh any more";
 const FORKED: &str = "said by the node, which contradicts its own log";
 
-/// Void places of one incarnation, all that our log was asked for.
-#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
-struct Range {
-    first: u64,
-    last: u64,
-}
-
 /// How it stands with what others had told us.
 #[derive(Debug, Default, Clone)]
 pub(super) struct Reissue {
-    read: BTreeMap<(PeerId, Incarnation), Range>,
+    /// Void places of each log, all that our log was asked for.
+    read: BTreeMap<(PeerId, Incarnation), VoidRow>,
     /// Of calls that are not ours: said again unless somebody else does.
     words: BTreeMap<(ReqId, Attempt), (Place, Outcome)>,
     /// When, and when the places read are dealt with.
@@ -47,10 +38,10 @@ pub(super) struct Reissue {
 }
 
 impl Reissue {
-    /// Takes back a row of [`Space::Meta`]. `None`: it is one of ours and damaged.
+    /// Takes back a row of [`crate::io::Space::Meta`]. `None`: it is one of ours and damaged.
     pub(super) fn restore(&mut self, row_key: &[u8], value: &[u8]) -> Option<()> {
-        if let Some(incarnation) = row_key.strip_prefix(KEY_VOID) {
-            self.read.insert(log::head_key(incarnation)?, entry::decode(value)?);
+        if let Some(incarnation) = rows::void_of(row_key) {
+            self.read.insert(incarnation?, VoidRow::from_bytes(value)?);
         }
         Some(())
     }
@@ -72,9 +63,9 @@ impl Peer {
         for (author, _) in self.trust.excluded() {
             for (incarnation, held) in self.logs.incarnations(&author) {
                 let first = self.trust.standing(&author, incarnation, held) + 1;
-                let read = self.reissue.read.entry((author, incarnation)).or_insert(Range { first, last: first - 1 });
+                let read = self.reissue.read.entry((author, incarnation)).or_insert(VoidRow { first, last: first - 1 });
                 if first < read.first || read.last < first {
-                    *read = Range { first, last: first - 1 };
+                    *read = VoidRow { first, last: first - 1 };
                 }
                 if read.last < held {
                     ranges.push((author, incarnation, read.last + 1, held));
@@ -129,7 +120,7 @@ impl Peer {
         }
         for ((author, incarnation), range) in &self.reissue.read {
             if range.first <= range.last {
-                fx.put(Space::Meta, [KEY_VOID, &log_key(author, *incarnation, None)].concat(), range);
+                fx.put(rows::void(author, *incarnation), range);
             }
         }
     }

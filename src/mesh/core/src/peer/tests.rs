@@ -164,7 +164,7 @@ impl Net {
                         .iter()
                         .flat_map(|(author, incarnation, first, last)| {
                             (*first..=*last).filter_map(|seq| {
-                                rows.get(&(Space::Log, log::log_key(author, *incarnation, Some(seq))))
+                                rows.get(&(Space::Log, rows::entry(author, *incarnation, seq).key))
                                     .and_then(|stored| SignedEntry::from_stored(stored))
                             })
                         })
@@ -363,7 +363,7 @@ fn a_restored_peer_runs_nothing_of_its_former_incarnation_and_gets_its_own_entri
     net.input(leader, Input::NodeDown(id(target), 1));
     let Reply::Call { id: waits, .. } = net.command(0, call(target)) else { panic!("not accepted") };
     let words = |net: &Net| {
-        let own = log::log_key(&id(target), former, None);
+        let own = rows::head(&id(target), former).key;
         net.sims[target].rows.keys().filter(|(space, key)| *space == Space::Log && key.starts_with(&own)).count()
     };
     let before = words(&net);

@@ -2,47 +2,27 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
-
 use super::Peer;
 use crate::effects::Effects;
 use crate::entry::{Kind, Place, SignedEntry};
 use crate::ids::{Incarnation, PeerId};
-use crate::io::{Fact, Hold, Output, Space};
+use crate::io::{Fact, Hold, Output};
 use crate::limits;
-use crate::log;
-
-/// Rows of [`Space::Meta`] under this name and the entry's place.
-const KEY_UNREAD: &[u8] = b"unread:";
-
-/// An entry in the log that was not applied.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-struct Row {
-    kind: Kind,
-    critical: bool,
-    len: u64,
-}
+use crate::rows::{self, Row as _, UnsupportedRow};
 
 /// All of them.
 #[derive(Debug, Default, Clone)]
-pub(super) struct Unsupported(BTreeMap<Place, Row>);
-
-fn key(place: &Place) -> Vec<u8> {
-    [KEY_UNREAD, &log::log_key(&place.author, place.incarnation, Some(place.seq))].concat()
-}
+pub(super) struct Unsupported(BTreeMap<Place, UnsupportedRow>);
 
 impl Unsupported {
-    /// Takes back a row of [`Space::Meta`]. `None`: it is one of ours and damaged.
+    /// Takes back a row of [`crate::io::Space::Meta`]. `None`: it is one of ours and damaged.
     pub(super) fn restore(&mut self, row_key: &[u8], value: &[u8]) -> Option<()> {
-        let Some(place) = row_key.strip_prefix(KEY_UNREAD) else { return Some(()) };
-        let (head, seq) = place.split_at_checked(36)?;
-        let (author, incarnation) = log::head_key(head)?;
-        let place = Place { author, incarnation, seq: u64::from_be_bytes(seq.try_into().ok()?) };
-        self.0.insert(place, crate::entry::decode(value)?);
+        let Some(place) = rows::unsupported_of(row_key) else { return Some(()) };
+        self.0.insert(place?, UnsupportedRow::from_bytes(value)?);
         Some(())
     }
 
-    fn of(&self, author: &PeerId) -> impl Iterator<Item = &Row> {
+    fn of(&self, author: &PeerId) -> impl Iterator<Item = &UnsupportedRow> {
         let first = Place { author: *author, incarnation: Incarnation(0), seq: 0 };
         let last = Place { author: *author, incarnation: Incarnation(u32::MAX), seq: u64::MAX };
         self.0.range(first..=last).map(|(_, row)| row)
@@ -75,8 +55,8 @@ impl Peer {
             return false;
         }
         let (kind, critical) = (entry.entry.kind, entry.entry.critical);
-        let row = Row { kind, critical, len: entry.bytes.len() as u64 };
-        fx.put(Space::Meta, key(&entry.place()), &row);
+        let row = UnsupportedRow { kind, critical, len: entry.bytes.len() as u64 };
+        fx.put(rows::unsupported(&entry.place()), &row);
         self.unsupported.0.insert(entry.place(), row);
         if critical {
             self.handle_holds(fx);
@@ -113,7 +93,7 @@ impl Peer {
             .collect();
         for place in &gone {
             unsupported.remove(place);
-            fx.delete(Space::Meta, key(place));
+            fx.delete(rows::unsupported(place));
         }
         if !gone.is_empty() {
             self.handle_holds(fx);
@@ -131,7 +111,7 @@ impl Peer {
             if self.unsupported.0.remove(&place).is_none() {
                 continue;
             }
-            fx.delete(Space::Meta, key(&place));
+            fx.delete(rows::unsupported(&place));
             if self.trust.admits(&place.author, place.incarnation, place.seq) {
                 let item = self.item(entry, fx.now.mono_ms);
                 self.apply(&item.entry, item.left_ms, fx);

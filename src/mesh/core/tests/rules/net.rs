@@ -14,6 +14,7 @@ use mesh_core::io::{
     ToolOutcome,
 };
 use mesh_core::peer::{Peer, founded, joined};
+use mesh_core::rows;
 use rand_chacha::ChaCha8Rng;
 use rand_core::SeedableRng as _;
 
@@ -230,8 +231,7 @@ impl Net {
                     let mut entries = Vec::new();
                     for (author, incarnation, first, last) in ranges {
                         for seq in first..=last {
-                            let key = [author.0.as_slice(), &incarnation.0.to_be_bytes(), &seq.to_be_bytes()].concat();
-                            let row = self.sims[n].rows.get(&(Space::Log, key));
+                            let row = self.sims[n].rows.get(&(Space::Log, rows::entry(&author, incarnation, seq).key));
                             entries.extend(row.and_then(|stored| SignedEntry::from_stored(stored)));
                         }
                     }
@@ -369,7 +369,7 @@ impl Net {
     pub(crate) fn record(&self, n: usize, id: &ReqId) -> Option<CallRecord> {
         let open = self.sims[n].peer.open_call(id).cloned();
         let over =
-            || self.sims[n].rows.get(&(Space::Calls, id.0.to_vec())).and_then(|row| mesh_core::entry::decode(row));
+            || self.sims[n].rows.get(&(Space::Calls, rows::call(id).key)).and_then(|row| rows::call(id).read(row));
         open.or_else(over)
     }
 

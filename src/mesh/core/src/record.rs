@@ -1,0 +1,316 @@
+//! The bodies of log entries: what each [`crate::entry::Kind`] says.
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{Attempt, Hash, Incarnation, NodeId, PeerId, PublicKey, ReqId, ToolName};
+use crate::limits;
+
+/// First entry of a mesh, signed by its founder.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Genesis {
+    /// For people.
+    pub name: String,
+    /// Random, so that two meshes of one founder differ.
+    pub nonce: u64,
+    /// The founder's handle.
+    pub node_id: NodeId,
+}
+
+/// How far a peer is trusted (architecture.md §3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Tier {
+    /// Named tools only, expires by itself.
+    Ephemeral,
+    /// Tools within workspaces.
+    Shared,
+    /// Everything; may lead and approve.
+    Owner,
+}
+
+/// Body of [`crate::entry::Kind::MEMBERSHIP`]: what an owner says about a peer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MembershipChange {
+    /// The peer's key.
+    pub subject: PublicKey,
+    /// What is said.
+    pub what: ChangeKind,
+}
+
+/// See [`MembershipChange`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ChangeKind {
+    /// The peer belongs to the mesh.
+    Approved {
+        /// How far it is trusted.
+        tier: Tier,
+        /// The name it asked for; see `Trust` for what it gets when that is taken.
+        node_id: NodeId,
+        /// Hashes of the revocations that this takes back, all that its signer held: one that it does not name beats it.
+        after: Vec<Hash>,
+    },
+    /// The peer does not belong to the mesh any more.
+    Revoked {
+        /// The last entry of each incarnation of the revoked peer that the signer held. What the peer wrote later, or in an incarnation
+        /// that is not named, is void.
+        cutoffs: Vec<(Incarnation, u64)>,
+        /// Whether the peer asked for it (`sigil leave`).
+        left: bool,
+    },
+}
+
+/// What a tool's repeated run means (architecture.md §5).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Effect {
+    /// Changes nothing.
+    None,
+    /// Twice is as good as once.
+    Idempotent,
+    /// Never more than one attempt.
+    Once,
+}
+
+/// A tool as its node declares it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ToolDecl {
+    /// Name on its node.
+    pub name: ToolName,
+    /// What running it again means.
+    pub effect: Effect,
+    /// For people; at most 200 characters.
+    pub description: String,
+    /// Whether only owner-tier principals may call it.
+    pub owner_only: bool,
+}
+
+/// Body of [`crate::entry::Kind::DIRECTORY`]: what a peer says about itself. Single writer, the highest seq counts.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Directory {
+    /// `ip:port` of its QUIC doors, best first.
+    pub addresses: Vec<String>,
+    /// "linux", "darwin", "ios", …
+    pub platform: String,
+    /// Version of the program.
+    pub version: String,
+    /// Class for election, see [`crate::config::Class`].
+    pub class: u8,
+    /// Whether it may lead at all.
+    pub eligible: bool,
+    /// What it offers.
+    pub tools: Vec<ToolDecl>,
+    /// Services that it serves over a link, by number; see `docs/protocol.md`, Frames. Nobody opens a stream of another.
+    pub services: Vec<u16>,
+}
+
+/// Bytes named by their hash: inline when small, else fetched from whoever has them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Payload {
+    /// At most [`limits::INLINE_BYTES_MAX`].
+    Inline(Bytes),
+    /// In the blob store of its maker, and of those who fetched it.
+    Blob {
+        /// SHA-256 of the bytes.
+        hash: Hash,
+        /// How many bytes.
+        len: u64,
+    },
+}
+
+impl Payload {
+    /// Nothing at all.
+    #[must_use]
+    pub const fn empty() -> Self {
+        Self::Inline(Bytes::new())
+    }
+
+    /// Number of bytes.
+    #[must_use]
+    pub fn len(&self) -> u64 {
+        match self {
+            Self::Inline(bytes) => bytes.len() as u64,
+            Self::Blob { len, .. } => *len,
+        }
+    }
+
+    /// Whether there are no bytes.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// SHA-256 of the bytes.
+    #[must_use]
+    pub fn hash(&self) -> Hash {
+        match self {
+            Self::Inline(bytes) => Hash::of(bytes),
+            Self::Blob { hash, .. } => *hash,
+        }
+    }
+}
+
+/// Body of [`crate::entry::Kind::CALL`]: the immutable header of a call, signed by its origin.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Header {
+    /// Identity.
+    pub id: ReqId,
+    /// The one peer that may run it.
+    pub target: PeerId,
+    /// The incarnation of the target's database that the origin knew. A target that was restored from an old state since cannot
+    /// know what it did for this call: it does not run it, and says nothing about it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target_incarnation: Option<Incarnation>,
+    /// Its name at acceptance, for people.
+    pub node_id: NodeId,
+    /// Which tool.
+    pub tool: ToolName,
+    /// JSON.
+    pub arguments: Payload,
+    /// The stricter of what the tool declared and the caller asked.
+    pub effect: Effect,
+    /// Milliseconds from acceptance within which it must start. At most [`limits::TTL_MS_MAX`].
+    pub ttl_ms: u64,
+    /// Wall time of acceptance, for people only: nothing is decided by it.
+    pub accepted_ms: u64,
+    /// Milliseconds that the tool may run.
+    pub timeout_ms: u64,
+    /// Who asks.
+    pub principal: String,
+    /// The client's own key for this call, if it gave one.
+    pub client_key: Option<String>,
+    /// Whether a person must say yes first. Reserved for workspaces; always false now.
+    pub needs_approval: bool,
+}
+
+impl Header {
+    /// Whether this call was meant for the incarnation `own` of its target's database.
+    #[must_use]
+    pub fn is_for(&self, own: Incarnation) -> bool {
+        self.target_incarnation.is_none_or(|incarnation| incarnation == own)
+    }
+
+    /// Whether everything in it is within its limits: an origin that says more is not one of ours, and what it says is
+    /// not acted on.
+    #[must_use]
+    pub fn is_within_limits(&self) -> bool {
+        (1..=limits::TTL_MS_MAX).contains(&self.ttl_ms)
+            && self.timeout_ms <= limits::TTL_MS_MAX
+            && self.arguments.len() <= limits::ARGUMENTS_BYTES_MAX as u64
+            && self.principal.len() <= limits::CLIENT_KEY_BYTES_MAX
+            && self.client_key.as_ref().is_none_or(|key| (1..=limits::CLIENT_KEY_BYTES_MAX).contains(&key.len()))
+    }
+}
+
+/// How an attempt ended (architecture.md §5's table).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Ending {
+    /// Ran once, here is the output.
+    Done,
+    /// Ran once, the tool reported an error or broke a limit.
+    Failed,
+    /// Started and cut: may or may not have happened.
+    Interrupted,
+    /// Not run in time.
+    Expired,
+    /// Not run, or stopped, because someone said so.
+    Cancelled,
+    /// Policy, approval or a local rule said no.
+    Denied,
+    /// The target was revoked, wiped or restored from an old state.
+    Undeliverable,
+}
+
+impl Ending {
+    /// The word that the world sees.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Done => "done",
+            Self::Failed => "failed",
+            Self::Interrupted => "interrupted",
+            Self::Expired => "expired",
+            Self::Cancelled => "cancelled",
+            Self::Denied => "denied",
+            Self::Undeliverable => "undeliverable",
+        }
+    }
+}
+
+/// Body of [`crate::entry::Kind::OUTCOME`]. By the target it is confirmed; by anyone else it yields to the target's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Outcome {
+    /// Which call.
+    pub id: ReqId,
+    /// Which attempt.
+    pub attempt: Attempt,
+    /// How it ended.
+    pub ending: Ending,
+    /// Why, for people.
+    pub reason: String,
+    /// What the tool said.
+    pub output: Payload,
+    /// Tail of its stderr.
+    pub error: String,
+    /// Wall time, for people.
+    pub at_ms: u64,
+    /// Wall time at which the tool was started, for people; 0 = it was not.
+    pub started_ms: u64,
+    /// The call that this one turned out to repeat (same client key, same arguments): read that one instead.
+    pub alias_of: Option<ReqId>,
+    /// How the author knows.
+    #[serde(default, skip_serializing_if = "Source::is_target")]
+    pub source: Source,
+}
+
+/// How the author of an [`Outcome`] knows of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum Source {
+    /// It says that it is the target.
+    #[default]
+    Target,
+    /// It heard this of that target, whose own words reach nobody any more. That beats what anyone guesses.
+    Relayed(PeerId),
+    /// It heard nothing of the target.
+    Inferred,
+}
+
+impl Source {
+    const fn is_target(&self) -> bool {
+        matches!(self, Self::Target)
+    }
+}
+
+/// Body of [`crate::entry::Kind::CANCEL`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CancelRequest {
+    /// Which call.
+    pub id: ReqId,
+    /// Why, for people.
+    pub reason: String,
+    /// Whether it is asked because the time was over, so that the target may say `expired`.
+    pub expired: bool,
+}
+
+/// Body of [`crate::entry::Kind::TRUNCATION`]: which entries of this incarnation of its author's log nobody needs any more. The newest such entry
+/// counts, and says all that the former ones did.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Truncation {
+    /// In order, before this entry, apart from each other; at most [`limits::TRUNCATED_RUNS_MAX`].
+    pub runs: Vec<TruncatedRun>,
+}
+
+/// What is left of a run of entries: enough for the chain to go on behind it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TruncatedRun {
+    /// Place of the first of them.
+    pub first: u64,
+    /// Place of the last.
+    pub last: u64,
+    /// Hash of the last.
+    pub hash: Hash,
+    /// Clock of the last.
+    pub hlc: u64,
+}

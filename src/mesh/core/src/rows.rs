@@ -1,0 +1,562 @@
+//! The schema of the store: for each [`Space`] the codec of its keys, and the type of its rows.
+//!
+//! Nobody else spells a key. [`RowKey`] ties a key to the type of its row, so that writers and readers cannot disagree.
+//! Keys sort as their numbers do: all of them are big endian.
+
+use std::borrow::Cow;
+use std::cmp::Reverse;
+use std::collections::BTreeSet;
+use std::marker::PhantomData;
+
+use bytes::Bytes;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::entry::{CancelRequest, Ending, Fence, Kind, Place, SignedEntry, Tier, decode, encode};
+use crate::ids::{Attempt, Hash, Incarnation, PeerId, PublicKey, ReqId, Series};
+use crate::io::{CallRecord, CallState, Space, Write};
+
+/// A value as the store holds it.
+pub trait Row: Sized {
+    /// Its bytes.
+    fn to_bytes(&self) -> Bytes;
+
+    /// Reads [`Self::to_bytes`]; `None` when they are damaged.
+    fn from_bytes(bytes: &[u8]) -> Option<Self>;
+}
+
+/// Records: a version byte, then CBOR.
+impl<T: Serialize + DeserializeOwned> Row for T {
+    fn to_bytes(&self) -> Bytes {
+        encode(self).into()
+    }
+
+    fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        decode(bytes)
+    }
+}
+
+/// Entries: the signature, then the signed bytes.
+impl Row for SignedEntry {
+    fn to_bytes(&self) -> Bytes {
+        self.to_stored().into()
+    }
+
+    fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        Self::from_stored(bytes)
+    }
+}
+
+/// The row of a key that says everything by itself: no bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Empty;
+
+impl Row for Empty {
+    fn to_bytes(&self) -> Bytes {
+        Bytes::new()
+    }
+
+    fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        bytes.is_empty().then_some(Self)
+    }
+}
+
+/// The place of one row, and by its type what stands there.
+#[derive(Debug)]
+pub struct RowKey<T> {
+    /// The space.
+    pub space: Space,
+    /// The key within the space.
+    pub key: Vec<u8>,
+    row: PhantomData<fn() -> T>,
+}
+
+impl<T> RowKey<T> {
+    fn new(space: Space, key: impl Into<Vec<u8>>) -> Self {
+        Self { space, key: key.into(), row: PhantomData }
+    }
+
+    /// The write that deletes the row.
+    #[must_use]
+    pub fn delete(self) -> Write {
+        Write { space: self.space, key: self.key, value: None }
+    }
+}
+
+impl<T: Row> RowKey<T> {
+    /// The write that puts the row.
+    #[must_use]
+    pub fn put(self, row: &T) -> Write {
+        Write { space: self.space, key: self.key, value: Some(row.to_bytes()) }
+    }
+
+    /// Reads what stands there; `None` when it is damaged.
+    #[must_use]
+    pub fn read(&self, value: &[u8]) -> Option<T> {
+        T::from_bytes(value)
+    }
+}
+
+// --- Meta: single values ------------------------------------------------------------------------------------------------
+
+fn meta<T>(name: &[u8]) -> RowKey<T> {
+    RowKey::new(Space::Meta, name)
+}
+
+/// A row of [`Space::Meta`] for each of many things of one sort.
+fn meta_of<T>(sort: &[u8], which: &[u8]) -> RowKey<T> {
+    RowKey::new(Space::Meta, [sort, which].concat())
+}
+
+/// The highest epoch seen, with its proof.
+#[must_use]
+pub fn fence() -> RowKey<Fence> {
+    meta(b"fence")
+}
+
+/// The incarnation of this store.
+#[must_use]
+pub fn incarnation() -> RowKey<Incarnation> {
+    meta(b"incarnation")
+}
+
+/// All incarnations of this device's store that it knows of.
+#[must_use]
+pub fn incarnations() -> RowKey<IncarnationsRow> {
+    meta(b"incarnations")
+}
+
+/// Milliseconds for which this store has been at work.
+#[must_use]
+pub fn age() -> RowKey<u64> {
+    meta(b"age")
+}
+
+/// Starts within the incarnation.
+#[must_use]
+pub fn boot() -> RowKey<u64> {
+    meta(b"boot")
+}
+
+/// The counter of the newest request id.
+#[must_use]
+pub fn counter() -> RowKey<u64> {
+    meta(b"counter")
+}
+
+/// The counter above which this peer claims epochs.
+#[must_use]
+pub fn claim_floor() -> RowKey<u64> {
+    meta(b"claim_floor")
+}
+
+const FORK: &[u8] = b"fork:";
+const TRUNCATION: &[u8] = b"truncation:";
+const SWEEP: &[u8] = b"sweep:";
+const UNSUPPORTED: &[u8] = b"unsupported:";
+const VOID: &[u8] = b"void:";
+
+/// The entry that contradicts an author's log.
+#[must_use]
+pub fn fork(author: &PeerId, incarnation: Incarnation) -> RowKey<SignedEntry> {
+    meta_of(FORK, &log_key(author, incarnation))
+}
+
+/// True for keys of [`fork`].
+#[must_use]
+pub fn is_fork(key: &[u8]) -> bool {
+    key.starts_with(FORK)
+}
+
+/// The entry by which an author dropped a part of its log.
+#[must_use]
+pub fn truncation(author: &PeerId, incarnation: Incarnation) -> RowKey<SignedEntry> {
+    meta_of(TRUNCATION, &log_key(author, incarnation))
+}
+
+/// True for keys of [`truncation`].
+#[must_use]
+pub fn is_truncation(key: &[u8]) -> bool {
+    key.starts_with(TRUNCATION)
+}
+
+/// Runs of dropped places (first, last) whose rows are still to be deleted.
+#[must_use]
+pub fn sweep(author: &PeerId, incarnation: Incarnation) -> RowKey<Vec<(u64, u64)>> {
+    meta_of(SWEEP, &log_key(author, incarnation))
+}
+
+/// Reads a key of [`sweep`].
+#[must_use]
+pub fn sweep_of(key: &[u8]) -> Option<(PeerId, Incarnation)> {
+    log_of(key.strip_prefix(SWEEP)?)
+}
+
+/// An entry of a kind that this version does not support.
+#[must_use]
+pub fn unsupported(place: &Place) -> RowKey<UnsupportedRow> {
+    meta_of(UNSUPPORTED, &place_key(&place.author, place.incarnation, place.seq))
+}
+
+/// The key of [`unsupported`], read: `None` when it is another's, `Some(None)` when it is damaged.
+#[must_use]
+pub fn unsupported_of(key: &[u8]) -> Option<Option<Place>> {
+    key.strip_prefix(UNSUPPORTED).map(place_of)
+}
+
+/// Void places of one log that were dealt with.
+#[must_use]
+pub fn void(author: &PeerId, incarnation: Incarnation) -> RowKey<VoidRow> {
+    meta_of(VOID, &log_key(author, incarnation))
+}
+
+/// The key of [`void`], read: `None` when it is another's, `Some(None)` when it is damaged.
+#[must_use]
+pub fn void_of(key: &[u8]) -> Option<Option<(PeerId, Incarnation)>> {
+    key.strip_prefix(VOID).map(log_of)
+}
+
+/// The row of [`incarnations`].
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IncarnationsRow {
+    /// All of them.
+    pub known: BTreeSet<Incarnation>,
+}
+
+/// The row of [`unsupported`]: an entry in the log that was not applied.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnsupportedRow {
+    /// Its kind.
+    pub kind: Kind,
+    /// True if this peer must not lead while it is there.
+    pub critical: bool,
+    /// Its bytes.
+    pub len: u64,
+}
+
+/// The row of [`void`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VoidRow {
+    /// First void place.
+    pub first: u64,
+    /// Last one that was read; below `first` when none was.
+    pub last: u64,
+}
+
+// --- Log and heads --------------------------------------------------------------------------------------------------------
+
+fn log_key(author: &PeerId, incarnation: Incarnation) -> Vec<u8> {
+    [author.0.as_slice(), &incarnation.0.to_be_bytes()].concat()
+}
+
+fn place_key(author: &PeerId, incarnation: Incarnation, seq: u64) -> Vec<u8> {
+    [author.0.as_slice(), &incarnation.0.to_be_bytes(), &seq.to_be_bytes()].concat()
+}
+
+/// An entry: author ‖ incarnation ‖ seq.
+#[must_use]
+pub fn entry(author: &PeerId, incarnation: Incarnation, seq: u64) -> RowKey<SignedEntry> {
+    RowKey::new(Space::Log, place_key(author, incarnation, seq))
+}
+
+/// Reads a key of [`entry`].
+#[must_use]
+pub fn place_of(key: &[u8]) -> Option<Place> {
+    let (log, seq) = key.split_at_checked(36)?;
+    let (author, incarnation) = log_of(log)?;
+    Some(Place { author, incarnation, seq: u64::from_be_bytes(seq.try_into().ok()?) })
+}
+
+/// The first and the last key that an entry of this author may have.
+#[must_use]
+pub fn logs_of(author: &PeerId) -> (Vec<u8>, Vec<u8>) {
+    (place_key(author, Incarnation(0), 0), place_key(author, Incarnation(u32::MAX), u64::MAX))
+}
+
+/// How far a log is held: author ‖ incarnation.
+#[must_use]
+pub fn head(author: &PeerId, incarnation: Incarnation) -> RowKey<Head> {
+    RowKey::new(Space::Heads, log_key(author, incarnation))
+}
+
+/// Reads a key of [`head`].
+#[must_use]
+pub fn log_of(key: &[u8]) -> Option<(PeerId, Incarnation)> {
+    let (author, incarnation) = key.split_at_checked(32)?;
+    Some((PeerId::from_slice(author)?, Incarnation(u32::from_be_bytes(incarnation.try_into().ok()?))))
+}
+
+/// The row of [`head`]: how far one author's log is held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Head {
+    /// Place of the newest entry.
+    pub seq: u64,
+    /// Its hash.
+    pub hash: Hash,
+    /// Its clock.
+    pub hlc: u64,
+}
+
+// --- Membership -----------------------------------------------------------------------------------------------------------
+
+/// An entry that trust is computed from, by its hash.
+#[must_use]
+pub fn trust(hash: &Hash) -> RowKey<SignedEntry> {
+    RowKey::new(Space::Trust, hash.0)
+}
+
+/// The newest directory entry of a peer.
+#[must_use]
+pub fn directory(peer: &PeerId) -> RowKey<SignedEntry> {
+    RowKey::new(Space::Directory, peer.0)
+}
+
+/// An invite, by the hash of its secret.
+#[must_use]
+pub fn invite(secret: &Hash) -> RowKey<InviteRow> {
+    RowKey::new(Space::Invites, secret.0)
+}
+
+/// The row of [`invite`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InviteRow {
+    /// Tier that it grants.
+    pub tier: Tier,
+    /// Wall time at which it expires.
+    pub expires_ms: u64,
+    /// The peer that it approved.
+    pub used_by: Option<PublicKey>,
+}
+
+// --- Calls ----------------------------------------------------------------------------------------------------------------
+
+/// A call without a confirmed ending, by its id.
+#[must_use]
+pub fn open_call<'a>(id: &ReqId) -> RowKey<OpenRow<'a>> {
+    RowKey::new(Space::Open, id.0)
+}
+
+/// An outcome that came before its call's header: id ‖ hash of the entry.
+#[must_use]
+pub fn early_outcome(id: &ReqId, hash: &Hash) -> RowKey<SignedEntry> {
+    RowKey::new(Space::Open, [id.0.as_slice(), &hash.0].concat())
+}
+
+/// A request to cancel that came before its call's header: id ‖ zeroes.
+#[must_use]
+pub fn early_cancel(id: &ReqId) -> RowKey<CancelRequest> {
+    RowKey::new(Space::Open, [id.0.as_slice(), &Hash::ZERO.0].concat())
+}
+
+/// What a key of [`Space::Open`] names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OpenKey {
+    /// See [`open_call`].
+    Call(ReqId),
+    /// See [`early_outcome`].
+    EarlyOutcome(ReqId),
+    /// See [`early_cancel`].
+    EarlyCancel(ReqId),
+}
+
+impl OpenKey {
+    /// Reads a key; `None` when it is damaged.
+    #[must_use]
+    pub fn of(key: &[u8]) -> Option<Self> {
+        let (id, hash) = key.split_at_checked(16)?;
+        let id = ReqId::from_slice(id)?;
+        if hash.is_empty() {
+            return Some(Self::Call(id));
+        }
+        let hash = Hash::from_slice(hash)?;
+        Some(if hash == Hash::ZERO { Self::EarlyCancel(id) } else { Self::EarlyOutcome(id) })
+    }
+}
+
+/// The row of [`open_call`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct OpenRow<'a> {
+    /// The call.
+    pub record: Cow<'a, CallRecord>,
+    /// The entry of its header, as stored.
+    pub entry: Bytes,
+    /// Milliseconds that it had left at `saved_ms`.
+    pub left_ms: u64,
+    /// Wall time of this row.
+    pub saved_ms: u64,
+    /// The request to cancel it.
+    pub cancel: Option<Cow<'a, CancelRequest>>,
+    /// The source of its ending.
+    #[serde(default)]
+    pub basis: Basis,
+}
+
+/// What the ending of a call rests on. The greater takes the place of the lesser, so that all books come to say the same
+/// in whatever order they hear it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Basis {
+    /// It is open.
+    #[default]
+    Nothing,
+    /// What an owner says who heard nothing of the target: of several the first, by their clocks.
+    Inferred(Reverse<(u64, Hash)>),
+    /// The same of its origin.
+    Origin(Reverse<(u64, Hash)>),
+    /// What somebody heard of the target, of the last attempt of which anyone heard.
+    Relayed(Attempt),
+    /// The target's word.
+    Target,
+}
+
+/// A call with a confirmed ending, or whose time in the books is over.
+#[must_use]
+pub fn call(id: &ReqId) -> RowKey<CallRecord> {
+    RowKey::new(Space::Calls, id.0)
+}
+
+/// As much of a [`CallRecord`] as a reader of many needs: reading all of each costs several times as much.
+#[derive(Debug, Clone, Deserialize)]
+pub struct CallOutline {
+    /// The header.
+    pub header: HeaderOutline,
+    /// Where the call is.
+    pub state: CallState,
+    /// True if the target itself wrote the ending.
+    pub confirmed: bool,
+    /// Newest attempt that anything is known of.
+    pub attempt: Attempt,
+    /// The call that this one repeats.
+    pub alias_of: Option<ReqId>,
+}
+
+/// As much of a call's [`crate::entry::Header`].
+#[derive(Debug, Clone, Deserialize)]
+pub struct HeaderOutline {
+    /// The one peer that may run it.
+    pub target: PeerId,
+    /// The incarnation of the target's store that the origin knew.
+    #[serde(default)]
+    pub target_incarnation: Option<Incarnation>,
+}
+
+impl CallOutline {
+    /// Reads a row of [`call`].
+    #[must_use]
+    pub fn of_call(value: &[u8]) -> Option<Self> {
+        decode(value)
+    }
+
+    /// Reads a row of [`open_call`].
+    #[must_use]
+    pub fn of_open(value: &[u8]) -> Option<Self> {
+        #[derive(Deserialize)]
+        struct Open {
+            record: CallOutline,
+        }
+        decode::<Open>(value).map(|row| row.record)
+    }
+}
+
+/// The order in which people list calls: wall time of acceptance ‖ id.
+#[must_use]
+pub fn call_by_time(accepted_ms: u64, id: &ReqId) -> RowKey<Empty> {
+    RowKey::new(Space::CallsByTime, [accepted_ms.to_be_bytes().as_slice(), &id.0].concat())
+}
+
+/// Reads a key of [`call_by_time`].
+#[must_use]
+pub fn by_time_of(key: &[u8]) -> Option<(u64, ReqId)> {
+    let (accepted_ms, id) = key.split_at_checked(8)?;
+    Some((u64::from_be_bytes(accepted_ms.try_into().ok()?), ReqId::from_slice(id)?))
+}
+
+/// A client key, by the hash of it and its principal.
+#[must_use]
+pub fn client_key(hash: &Hash) -> RowKey<KeyRow> {
+    RowKey::new(Space::Keys, hash.0)
+}
+
+/// The row of [`client_key`]: which of our calls it made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyRow {
+    /// The call.
+    pub id: ReqId,
+    /// Hash of target, tool and arguments: what must be the same for the key to mean the same call.
+    pub fingerprint: Hash,
+    /// Where it runs: `any` means the same node again.
+    pub target: PeerId,
+    /// Age of our store after which the key may be forgotten.
+    pub until_ms: u64,
+}
+
+// --- The target's journal -------------------------------------------------------------------------------------------------
+
+/// An attempt of a call at its target: id ‖ attempt.
+#[must_use]
+pub fn journal(id: &ReqId, attempt: Attempt) -> RowKey<JournalRow> {
+    RowKey::new(Space::Journal, [id.0.as_slice(), &[attempt]].concat())
+}
+
+/// Reads a key of [`journal`].
+#[must_use]
+pub fn journal_of(key: &[u8]) -> Option<(ReqId, Attempt)> {
+    let (id, attempt) = key.split_at_checked(16)?;
+    Some((ReqId::from_slice(id)?, *attempt.first()?))
+}
+
+/// The row of [`journal`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JournalRow {
+    /// How far it came.
+    pub state: Journaled,
+    /// Age of our store at which we got the call: forgetting counts from here.
+    pub received_ms: u64,
+    /// The key binding that this call made, if any.
+    pub key: Option<Box<(Hash, Hash)>>,
+}
+
+/// What the journal says of one attempt.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Journaled {
+    /// Started: its tool may have been invoked.
+    Started,
+    /// Over.
+    Ended(Ending),
+}
+
+/// The forgotten mark of a series: the counter up to which its calls left the journal.
+#[must_use]
+pub fn forgotten_mark(series: &Series) -> RowKey<u64> {
+    RowKey::new(Space::ForgottenMarks, series.0)
+}
+
+/// Reads a key of [`forgotten_mark`].
+#[must_use]
+pub fn series_of(key: &[u8]) -> Option<Series> {
+    Some(Series(key.try_into().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_read_back_as_what_they_were_made_of_and_sort_like_it() {
+        let (author, incarnation) = (PeerId([7; 32]), Incarnation(0x0102_0304));
+        let id = ReqId::new(&author, incarnation, 0x0506);
+        let place = Place { author, incarnation, seq: 0x0708 };
+        assert_eq!(place_of(&entry(&author, incarnation, place.seq).key), Some(place));
+        assert_eq!(log_of(&head(&author, incarnation).key), Some((author, incarnation)));
+        assert_eq!(sweep_of(&sweep(&author, incarnation).key), Some((author, incarnation)));
+        assert_eq!(unsupported_of(&unsupported(&place).key), Some(Some(place)));
+        assert_eq!(void_of(&void(&author, incarnation).key), Some(Some((author, incarnation))));
+        assert_eq!(by_time_of(&call_by_time(9, &id).key), Some((9, id)));
+        assert_eq!(journal_of(&journal(&id, 3).key), Some((id, 3)));
+        assert_eq!(series_of(&forgotten_mark(&id.series()).key), Some(id.series()));
+        assert_eq!(OpenKey::of(&open_call(&id).key), Some(OpenKey::Call(id)));
+        assert_eq!(OpenKey::of(&early_outcome(&id, &Hash::of(b"x")).key), Some(OpenKey::EarlyOutcome(id)));
+        assert_eq!(OpenKey::of(&early_cancel(&id).key), Some(OpenKey::EarlyCancel(id)));
+        assert!(entry(&author, incarnation, 255).key < entry(&author, incarnation, 256).key);
+        assert!(call_by_time(255, &id).key < call_by_time(256, &id).key);
+    }
+}

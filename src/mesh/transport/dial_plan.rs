@@ -1,0 +1,286 @@
+//! The plan of dials: which member is dialled when, and where. Pure: time and randomness come in, due dials come out.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use mesh_core::ids::PeerId;
+use tokio::time::Instant;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use super::address::Address;
+use super::members::Members;
+
+/// Head start of the lower peer's dial over the higher's, so that one connection is made and not two.
+const YIELD: Duration = Duration::from_millis(300);
+/// A link that lived this long was a success: the next dial waits as little as the first.
+const SUCCESS: Duration = Duration::from_secs(5);
+/// First and longest pause between two dials. With longer ones a mesh would take longer than six seconds to settle after
+/// a cut is healed (with 30 s it took up to 13 s).
+const BACKOFF_MIN: Duration = Duration::from_millis(200);
+const BACKOFF_MAX: Duration = Duration::from_secs(2);
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct DialPlan {
+    me: PeerId,
+    /// Every member but ourselves.
+    dials: BTreeMap<PeerId, Dial>,
+    /// Where members were seen last: their door, since everyone dials from it.
+    seen: BTreeMap<PeerId, Address>,
+    /// Members whose links have lost our address: dead, although the other end may not have noticed yet.
+    moved: BTreeSet<PeerId>,
+    /// Number of the newest dial.
+    last: u64,
+}
+
+/// A dial that is to begin now.
+#[derive(Debug)]
+pub(super) struct Due {
+    pub(super) peer: PeerId,
+    /// Comes back with the end of the dial.
+    pub(super) number: u64,
+    /// Never empty; best first.
+    pub(super) addresses: Vec<Address>,
+    /// It is to replace a link that has lost our address.
+    pub(super) moved: bool,
+    /// Cancelled when the dial has become pointless.
+    pub(super) cancel: CancellationToken,
+}
+
+/// State of dialling one member.
+#[derive(Debug)]
+struct Dial {
+    addresses: Vec<Address>,
+    backoff: Backoff,
+    state: DialState,
+}
+
+#[derive(Debug)]
+enum DialState {
+    /// Linked; or nowhere to dial.
+    Resting,
+    /// Due then.
+    Waiting(Instant),
+    /// Under way; dropping the guard ends it.
+    Running(u64, #[expect(dead_code, reason = "held for its drop")] DropGuard),
+}
+
+impl DialPlan {
+    pub(super) fn new(me: PeerId) -> Self {
+        Self { me, dials: BTreeMap::new(), seen: BTreeMap::new(), moved: BTreeSet::new(), last: 0 }
+    }
+
+    /// Takes over a new set of members. One whose addresses changed is dialled anew without the pause that had grown.
+    pub(super) fn handle_members(&mut self, members: &Members, linked: impl Fn(PeerId) -> bool, now: Instant) {
+        let stays = |peer: &PeerId| members.get(peer).is_some_and(|member| !member.leaving);
+        self.dials.retain(|peer, _| stays(peer));
+        self.seen.retain(|peer, _| stays(peer));
+        for (peer, member) in members.iter().filter(|(peer, _)| **peer != self.me && stays(peer)) {
+            if self.dials.get(peer).is_some_and(|dial| dial.addresses == member.addresses) {
+                continue;
+            }
+            let state =
+                if linked(*peer) { DialState::Resting } else { DialState::Waiting(now + self.head_start(*peer)) };
+            let dial = Dial { addresses: member.addresses.clone(), backoff: Backoff::default(), state };
+            self.dials.insert(*peer, dial);
+        }
+    }
+
+    /// A link to this member is up. `seen` is where it is, if that is worth another dial.
+    pub(super) fn handle_linked(&mut self, peer: PeerId, seen: Option<Address>) {
+        if let Some(seen) = seen {
+            self.seen.insert(peer, seen);
+        }
+        self.moved.remove(&peer);
+        if let Some(dial) = self.dials.get_mut(&peer)
+            && matches!(dial.state, DialState::Waiting(_))
+        {
+            dial.state = DialState::Resting;
+        }
+    }
+
+    /// The link to this member, which had lived that long, is gone.
+    pub(super) fn handle_unlinked(&mut self, peer: PeerId, lived: Duration, now: Instant, random: u64) {
+        if lived >= SUCCESS
+            && let Some(dial) = self.dials.get_mut(&peer)
+        {
+            dial.backoff = Backoff::default();
+        }
+        self.schedule(peer, now, random);
+    }
+
+    /// A dial has ended. What came of it shows in `linked`.
+    pub(super) fn handle_dialled(&mut self, peer: PeerId, number: u64, linked: bool, now: Instant, random: u64) {
+        let Some(dial) = self.dials.get_mut(&peer) else { return };
+        if matches!(dial.state, DialState::Running(running, _) if running == number) {
+            dial.state = DialState::Resting;
+            if !linked || self.moved.contains(&peer) {
+                self.schedule(peer, now, random);
+            }
+        }
+    }
+
+    /// The links to these members have lost our address: they are dialled at once, although they are linked.
+    pub(super) fn handle_moved(&mut self, peers: impl IntoIterator<Item = PeerId>, now: Instant) {
+        self.moved.extend(peers);
+        for peer in &self.moved {
+            if let Some(dial) = self.dials.get_mut(peer) {
+                dial.backoff = Backoff::default();
+                dial.state = DialState::Waiting(now);
+            }
+        }
+    }
+
+    /// Makes the dials of all that are not linked due now.
+    pub(super) fn retry_now(&mut self, linked: impl Fn(PeerId) -> bool, now: Instant) {
+        for (peer, dial) in &mut self.dials {
+            if !linked(*peer) {
+                dial.backoff = Backoff::default();
+                dial.state = DialState::Waiting(now);
+            }
+        }
+    }
+
+    /// When [`Self::handle_timeout`] has something to do, if ever.
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        self.dials
+            .values()
+            .filter_map(|dial| match dial.state {
+                DialState::Waiting(at) => Some(at),
+                DialState::Resting | DialState::Running(..) => None,
+            })
+            .min()
+    }
+
+    /// The dials that are due, which are under way from now on.
+    pub(super) fn handle_timeout(&mut self, now: Instant) -> Vec<Due> {
+        let mut due = Vec::new();
+        for (peer, dial) in &mut self.dials {
+            if !matches!(dial.state, DialState::Waiting(at) if at <= now) {
+                continue;
+            }
+            let addresses: Vec<_> = self.seen.get(peer).into_iter().chain(&dial.addresses).cloned().collect();
+            if addresses.is_empty() {
+                dial.state = DialState::Resting;
+                continue;
+            }
+            self.last += 1;
+            let cancel = CancellationToken::new();
+            dial.state = DialState::Running(self.last, cancel.clone().drop_guard());
+            due.push(Due { peer: *peer, number: self.last, addresses, moved: self.moved.contains(peer), cancel });
+        }
+        due
+    }
+
+    /// Plans the next dial of a member that is not linked.
+    fn schedule(&mut self, peer: PeerId, now: Instant, random: u64) {
+        let head_start = self.head_start(peer);
+        if let Some(dial) = self.dials.get_mut(&peer) {
+            dial.state = DialState::Waiting(now + dial.backoff.next(random) + head_start);
+        }
+    }
+
+    /// The lower peer dials first.
+    fn head_start(&self, peer: PeerId) -> Duration {
+        if self.me < peer { Duration::ZERO } else { YIELD }
+    }
+}
+
+/// Pauses that double from 0.2 s to 2 s, each drawn between half and all of its length, so that peers that lost each
+/// other in the same moment do not stay in step.
+#[derive(Debug, Clone, Default)]
+struct Backoff(u32);
+
+impl Backoff {
+    /// The next pause; `random` is any number.
+    fn next(&mut self, random: u64) -> Duration {
+        let full = BACKOFF_MIN.saturating_mul(1 << self.0.min(16)).min(BACKOFF_MAX);
+        self.0 = self.0.saturating_add(1);
+        let half = full / 2;
+        half + Duration::from_millis(random % (half.as_millis() as u64 + 1))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use mesh_core::ids::PublicKey;
+
+    use super::super::members::Member;
+    use super::*;
+
+    const ME: PeerId = PeerId([5; 32]);
+    const LOWER: PeerId = PeerId([1; 32]);
+    const HIGHER: PeerId = PeerId([9; 32]);
+
+    fn address(n: u8) -> Address {
+        SocketAddr::from(([10, 0, 0, n], 7433)).into()
+    }
+
+    fn member(addresses: &[Address]) -> Member {
+        Member { key: PublicKey([0; 32]), addresses: addresses.to_vec(), services: None, leaving: false }
+    }
+
+    fn due(plan: &mut DialPlan, now: Instant) -> Vec<(PeerId, Vec<Address>)> {
+        plan.handle_timeout(now).into_iter().map(|due| (due.peer, due.addresses)).collect()
+    }
+
+    #[test]
+    fn the_lower_peer_dials_first_and_a_link_ends_the_dialling() {
+        let now = Instant::now();
+        let mut plan = DialPlan::new(ME);
+        let members: Members =
+            [(LOWER, member(&[address(1)])), (HIGHER, member(&[address(2)])), (ME, member(&[address(3)]))].into();
+        plan.handle_members(&members, |_| false, now);
+        assert_eq!(plan.poll_timeout(), Some(now));
+        assert_eq!(due(&mut plan, now), [(HIGHER, vec![address(2)])]);
+        assert_eq!(plan.poll_timeout(), Some(now + YIELD));
+        plan.handle_linked(LOWER, Some(address(8)));
+        assert_eq!(plan.poll_timeout(), None);
+        // Where it was seen comes first when it is lost.
+        plan.handle_unlinked(LOWER, SUCCESS, now, 0);
+        assert_eq!(due(&mut plan, now + BACKOFF_MIN + YIELD), [(LOWER, vec![address(8), address(1)])]);
+    }
+
+    #[test]
+    fn a_dial_that_became_pointless_is_called_off() {
+        let now = Instant::now();
+        let mut plan = DialPlan::new(ME);
+        plan.handle_members(&[(HIGHER, member(&[address(1)]))].into(), |_| false, now);
+        let first = plan.handle_timeout(now).pop().unwrap();
+        plan.handle_members(&[(HIGHER, member(&[address(2)]))].into(), |_| false, now);
+        assert!(first.cancel.is_cancelled());
+        let second = plan.handle_timeout(now).pop().unwrap();
+        // The end of the first says nothing about the second.
+        plan.handle_dialled(HIGHER, first.number, false, now, 0);
+        assert_eq!(plan.poll_timeout(), None);
+        plan.handle_members(&Members::new(), |_| false, now);
+        assert!(second.cancel.is_cancelled());
+    }
+
+    #[test]
+    fn a_link_that_lost_our_address_is_dialled_until_it_is_replaced() {
+        let now = Instant::now();
+        let mut plan = DialPlan::new(ME);
+        plan.handle_members(&[(HIGHER, member(&[address(1)]))].into(), |_| true, now);
+        assert_eq!(plan.poll_timeout(), None);
+        plan.handle_moved([HIGHER], now);
+        let dial = plan.handle_timeout(now).pop().unwrap();
+        assert!(dial.moved);
+        plan.handle_dialled(HIGHER, dial.number, true, now, 0);
+        assert!(plan.poll_timeout().is_some());
+        plan.handle_linked(HIGHER, None);
+        assert_eq!(plan.poll_timeout(), None);
+    }
+
+    #[test]
+    fn pauses_grow_to_their_longest_and_stay() {
+        let mut backoff = Backoff::default();
+        for n in 0..100 {
+            let pause = backoff.next(n * 7919);
+            let full = Duration::from_millis(200 * (1 << n.min(16))).min(BACKOFF_MAX);
+            assert!(pause >= full / 2 && pause <= full, "{n}: {pause:?}");
+        }
+    }
+}

@@ -1,0 +1,39 @@
+//! What the links tell the mesh.
+
+use mesh_core::frame::Frame;
+use mesh_core::ids::PeerId;
+
+use super::join_messages::JoinAttempt;
+use super::stream::{ServiceId, ServiceIo};
+
+/// What happened on the links. Events of one peer come in their order.
+#[derive(Debug)]
+pub enum LinkEvent {
+    /// A link is up; or a newer one took the place of the one there was, and what was under way on that may be lost.
+    /// With the number that the other process drew at its start.
+    Up(PeerId, u64),
+    /// The link is gone.
+    Down(PeerId),
+    /// A linked peer sent this; every signature in it has been checked.
+    Frame(PeerId, Frame),
+    /// An address of this machine has come or gone: [`super::Links::local_addresses`] says otherwise now.
+    Network,
+    /// Someone asks to join.
+    JoinAttempt(JoinAttempt),
+    /// A linked peer opened a stream to a service that is offered here.
+    Stream {
+        /// The peer.
+        peer: PeerId,
+        /// The service.
+        service: ServiceId,
+        /// The stream.
+        io: ServiceIo,
+    },
+    /// A linked peer broke the protocol. For counters; the link is closed when it goes on.
+    Bad {
+        /// The peer.
+        peer: PeerId,
+        /// What was wrong.
+        what: String,
+    },
+}

@@ -1,0 +1,122 @@
+//! Messages of joining: the request of a newcomer, the answers to it, and the two ends of the conversation.
+
+use std::net::SocketAddr;
+
+use mesh_core::ids::{NodeId, PeerId, PublicKey};
+use mesh_core::io::Welcome;
+use tokio::sync::mpsc;
+
+use super::address::Address;
+use super::underlay::UnderlayKind;
+
+/// What a newcomer says. `Debug` does not show the secret.
+#[derive(Clone, PartialEq, Eq)]
+pub struct JoinRequest {
+    /// Secret of an invite; none = a join request, to be approved by hand.
+    pub secret: Option<[u8; 16]>,
+    /// Name that it asks for.
+    pub node_id: NodeId,
+    /// "linux", …; at most 64 bytes, no control characters.
+    pub platform: String,
+    /// Version of its program; the same limits.
+    pub version: String,
+}
+
+impl std::fmt::Debug for JoinRequest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("JoinRequest")
+            .field("secret", &self.secret.map(|_| "…"))
+            .field("node_id", &self.node_id)
+            .field("platform", &self.platform)
+            .field("version", &self.version)
+            .finish()
+    }
+}
+
+/// An answer to a newcomer. `Waiting` may come first, once; the others end the conversation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum JoinAnswer {
+    /// The join request was noted and waits for a person.
+    Waiting {
+        /// Handle of the peer that was asked.
+        node_id: NodeId,
+    },
+    /// You are in.
+    Welcome(Box<Welcome>),
+    /// No.
+    Refused {
+        /// See `JoinRefusal` in `mesh.proto`.
+        code: String,
+        /// For people.
+        detail: String,
+    },
+}
+
+/// Someone asks to join. Its key is proven; nothing else of it is.
+#[derive(Debug)]
+pub struct JoinAttempt {
+    /// Its key.
+    pub key: PublicKey,
+    /// Its identity.
+    pub peer: PeerId,
+    /// The underlay over which it came.
+    pub underlay: UnderlayKind,
+    /// Where it asks from, on that underlay.
+    pub address: SocketAddr,
+    /// What it says.
+    pub request: JoinRequest,
+    /// Where the answers go; holds 4. Closed when the newcomer has gone; dropping it ends the conversation unanswered.
+    pub answers: mpsc::Sender<JoinAnswer>,
+}
+
+/// A conversation under way. Dropping it ends it.
+#[derive(Debug)]
+pub struct JoinConversation {
+    /// Who answers; its key is proven.
+    pub key: PublicKey,
+    /// Its identity.
+    pub peer: PeerId,
+    /// Where it answers.
+    pub address: Address,
+    /// Its answers. Closed after `Welcome` and `Refused`; closed before them when the conversation broke: ask again.
+    pub answers: mpsc::Receiver<JoinAnswer>,
+}
+
+/// Why no conversation began.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum JoinDialError {
+    /// Nobody answers.
+    #[error("nobody answers at {}", shown(.tried))]
+    Nobody {
+        /// What was tried.
+        tried: Vec<Address>,
+    },
+    /// Someone answers, with another key than expected.
+    #[error("another device, {}, answers at {address}", .peer.short())]
+    Stranger {
+        /// Where.
+        address: Address,
+        /// Who it says it is.
+        peer: PeerId,
+    },
+    /// Someone answers, and has too many guests.
+    #[error("the device at {address} has too many guests just now; try again in a minute")]
+    Busy {
+        /// Where.
+        address: Address,
+    },
+    /// The connection broke before the request was excluded.
+    #[error("the connection to {address} broke")]
+    Broken {
+        /// To where.
+        address: Address,
+    },
+}
+
+fn shown(addresses: &[Address]) -> String {
+    if addresses.is_empty() {
+        return "any address: none is known".to_owned();
+    }
+    addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}

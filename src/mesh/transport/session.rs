@@ -1,0 +1,256 @@
+//! The incarnation of one link: how two ends agree on a connection, and the tasks that read and write it until it ends.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use mesh_core::frame::Frame;
+use mesh_core::ids::PublicKey;
+use quinn::{RecvStream, SendStream};
+use tokio::sync::{Semaphore, mpsc};
+use tokio::time::timeout;
+
+use super::dial::Answered;
+use super::dial_plan::Due;
+use super::event::LinkEvent;
+use super::link::{Link, Offer, Outbox};
+use super::quic::Code;
+use super::shared::{Shared, ToTable};
+use super::stream::{self, StreamCode, StreamError, Tag};
+use super::underlay::UnderlayKind;
+use super::wire::{self, WireError};
+use super::{blob, join};
+
+/// Malformed messages after which a link closes. One may be a bug; this many are an attack or another protocol.
+const BAD_MAX: u32 = 8;
+/// Frames of one that was revoked that are looked at on one link: all its membership changes, twice over, among a few others.
+const FAREWELLS_MAX: u32 = 64;
+/// Time for the first bytes of a new stream.
+pub(super) const HELLO_MAX: Duration = Duration::from_secs(5);
+/// Time for the last frames to arrive when we stop.
+const FLUSH_MAX: Duration = Duration::from_millis(90);
+/// Time for a peer that ended its mesh stream to close the connection as well.
+const LINGER_MAX: Duration = Duration::from_secs(1);
+/// Blobs that one link reads from our disk at a time; the next request waits.
+const BLOBS_AT_ONCE: usize = 8;
+
+/// Agrees with the peer that answered our dial that this connection is to be the link, and runs it.
+pub(super) async fn dialled(shared: &Arc<Shared>, answered: Answered, due: &Due) {
+    let Answered { connection, key, underlay, .. } = answered;
+    let moved = due.moved;
+    let hello = async {
+        let tag = if moved { Tag::Moved } else { Tag::Mesh };
+        let (mut send, mut recv) = stream::open(&connection, tag).await?;
+        send.write_all(&shared.nonce.to_be_bytes()).await.map_err(|_| StreamError::Broken)?;
+        let nonce = u64::from_be_bytes(stream::read_array(&mut recv).await?);
+        Ok::<_, StreamError>((send, recv, nonce))
+    };
+    let link = match timeout(HELLO_MAX, hello).await {
+        Ok(Ok((send, recv, nonce))) => {
+            let offer = Offer { key, connection: connection.clone(), underlay, dialled: true, nonce, moved };
+            shared.offer(offer).await.map(|(link, outbox)| (link, outbox, send, recv))
+        }
+        Ok(Err(_)) => Err(Code::Done),
+        Err(_) => Err(Code::Timeout),
+    };
+    let _ = shared.table.send(ToTable::Dialled(due.peer, due.number)).await;
+    match link {
+        Ok((link, outbox, send, recv)) => run(shared, link, outbox, send, recv).await,
+        Err(code) => code.close(&connection),
+    }
+}
+
+/// Agrees with a peer that may have a link and opened its mesh stream: the other half of [`dialled`].
+pub(super) async fn accepted(
+    shared: &Arc<Shared>,
+    connection: quinn::Connection,
+    key: PublicKey,
+    underlay: UnderlayKind,
+    moved: bool,
+    mut send: SendStream,
+    mut recv: RecvStream,
+) {
+    let nonce = match timeout(HELLO_MAX, stream::read_array(&mut recv)).await {
+        Ok(Ok(nonce)) => u64::from_be_bytes(nonce),
+        _ => return Code::Timeout.close(&connection),
+    };
+    let offer = Offer { key, connection: connection.clone(), underlay, dialled: false, nonce, moved };
+    match shared.offer(offer).await {
+        Ok((link, outbox)) => {
+            // A failure shows as the end of the connection, which `run` awaits.
+            let _ = send.write_all(&shared.nonce.to_be_bytes()).await;
+            run(shared, link, outbox, send, recv).await;
+        }
+        Err(code) => code.close(&connection),
+    }
+}
+
+/// Runs a link to its end, and tells the link table when all of its tasks are done.
+async fn run(shared: &Arc<Shared>, link: Arc<Link>, outbox: Outbox, send: SendStream, recv: RecvStream) {
+    tracing::debug!(peer = %link.peer, dialled = link.dialled, "link up");
+    let (alive, mut ended) = mpsc::channel::<()>(1);
+    let session = Session::new(shared.clone(), link.clone());
+    let tasks: [Pin<Box<dyn Future<Output = ()> + Send>>; 4] = [
+        Box::pin(session.clone().write(outbox, send)),
+        Box::pin(session.clone().read(recv)),
+        Box::pin(session.clone().read_datagrams()),
+        Box::pin(session.accept_streams()),
+    ];
+    for task in tasks {
+        let alive = alive.clone();
+        shared.tasks.spawn(async move {
+            task.await;
+            drop(alive);
+        });
+    }
+    drop(alive);
+    let why = link.connection.closed().await;
+    ended.recv().await;
+    tracing::debug!(peer = %link.peer, %why, "link down");
+    let _ = shared.table.send(ToTable::Closed(link.peer, link.number)).await;
+}
+
+/// The tasks of one link.
+struct Session {
+    shared: Arc<Shared>,
+    link: Arc<Link>,
+    bad: AtomicU32,
+    /// Frames looked at since its peer was revoked.
+    farewells: AtomicU32,
+}
+
+impl Session {
+    fn new(shared: Arc<Shared>, link: Arc<Link>) -> Arc<Self> {
+        Arc::new(Self { shared, link, bad: AtomicU32::new(0), farewells: AtomicU32::new(0) })
+    }
+
+    async fn write(self: Arc<Self>, mut outbox: Outbox, mut send: SendStream) {
+        let Self { shared, link, .. } = &*self;
+        let flushing = shared.drain.writer();
+        loop {
+            tokio::select! {
+                biased;
+                () = shared.drain.closing().cancelled() => break,
+                _ = link.connection.closed() => return,
+                bytes = outbox.recv() => match bytes {
+                    Some(bytes) => {
+                        if !link.put(&mut send, bytes).await {
+                            return;
+                        }
+                    }
+                    None => return,
+                },
+            }
+        }
+        let flush = async {
+            while let Ok(bytes) = outbox.try_recv() {
+                if !link.put(&mut send, bytes).await {
+                    return;
+                }
+            }
+            if send.finish().is_ok() {
+                let _ = send.stopped().await;
+            }
+        };
+        let _ = timeout(FLUSH_MAX, flush).await;
+        drop(flushing);
+    }
+
+    async fn read(self: Arc<Self>, mut recv: RecvStream) {
+        let connection = &self.link.connection;
+        loop {
+            match stream::read_message(&mut recv, wire::FRAME_BYTES_MAX).await {
+                Ok(Some(bytes)) => self.handle_frame(bytes).await,
+                Ok(None) => break,
+                Err(error) => {
+                    if matches!(error, StreamError::TooLarge(_)) {
+                        self.handle_bad(error.to_string()).await;
+                    }
+                    // Without the stream there is no link. If the connection ended by itself, this says nothing.
+                    Code::Protocol.close(connection);
+                    return;
+                }
+            }
+        }
+        if timeout(LINGER_MAX, connection.closed()).await.is_err() {
+            Code::Done.close(connection);
+        }
+    }
+
+    async fn read_datagrams(self: Arc<Self>) {
+        while let Ok(bytes) = self.link.connection.read_datagram().await {
+            if bytes.len() > wire::DATAGRAM_BYTES_MAX {
+                self.handle_bad(format!("a datagram of {} bytes", bytes.len())).await;
+            } else {
+                self.handle_frame(bytes).await;
+            }
+        }
+    }
+
+    async fn accept_streams(self: Arc<Self>) {
+        let blobs = Arc::new(Semaphore::new(BLOBS_AT_ONCE));
+        while let Ok((send, recv)) = self.link.connection.accept_bi().await {
+            let (session, blobs) = (self.clone(), blobs.clone());
+            // QUIC's own limit on open streams bounds how many of these there are.
+            self.shared.tasks.spawn(async move { session.serve(&blobs, send, recv).await });
+        }
+    }
+
+    /// Serves one stream that the peer opened.
+    async fn serve(&self, blobs: &Semaphore, mut send: SendStream, mut recv: RecvStream) {
+        let Self { shared, link, .. } = self;
+        match timeout(HELLO_MAX, stream::read_tag(&mut recv)).await {
+            Ok(Ok(Tag::Service(_) | Tag::Blob)) if !shared.is_member(link.peer) => {}
+            Ok(Ok(Tag::Service(service))) if !shared.services.contains(&service) => {
+                StreamCode::UnknownService.refuse(&mut send, &mut recv);
+            }
+            Ok(Ok(Tag::Service(service))) => {
+                let io = link.service_io(service, send, recv);
+                let _ = shared.events.send(LinkEvent::Stream { peer: link.peer, service, io }).await;
+            }
+            Ok(Ok(Tag::Blob)) => {
+                if let Ok(_permit) = blobs.acquire().await {
+                    blob::serve(&shared.blobs, send, recv).await;
+                }
+            }
+            // Approved already: its first answer was lost, and it asks again.
+            Ok(Ok(Tag::Join)) => {
+                let guest = join::Guest { key: link.key, underlay: link.underlay, place: None };
+                join::serve(shared, &link.connection, guest, send, recv).await;
+            }
+            Ok(Ok(Tag::Mesh | Tag::Moved)) => self.handle_bad("a second mesh stream".to_owned()).await,
+            Ok(Err(StreamError::Tag(tag))) => self.handle_bad(format!("a stream of kind {tag}")).await,
+            Ok(Err(_)) | Err(_) => {}
+        }
+    }
+
+    /// Counts something malformed, and closes the link when there was too much of it.
+    async fn handle_bad(&self, what: String) {
+        let peer = self.link.peer;
+        tracing::debug!(%peer, what, "malformed");
+        if self.bad.fetch_add(1, Ordering::Relaxed) + 1 >= BAD_MAX {
+            Code::Protocol.close(&self.link.connection);
+        }
+        let _ = self.shared.events.send(LinkEvent::Bad { peer, what }).await;
+    }
+
+    async fn handle_frame(&self, bytes: Bytes) {
+        let peer = self.link.peer;
+        let member = self.shared.is_member(peer);
+        if !member && self.farewells.fetch_add(1, Ordering::Relaxed) >= FAREWELLS_MAX {
+            return;
+        }
+        match wire::decode_frame(bytes, &self.shared.verifier) {
+            // Of one that was revoked only entries are heard: the core takes membership changes from them and nothing else, so that
+            // whom it approved without knowing is seen to wait.
+            Ok(frame) if !member && !matches!(frame, Frame::Entries { .. }) => {}
+            Ok(frame) => {
+                let _ = self.shared.events.send(LinkEvent::Frame(peer, frame)).await;
+            }
+            Err(WireError::Unknown) => tracing::debug!(%peer, "a frame of an unknown kind"),
+            Err(error) => self.handle_bad(error.to_string()).await,
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! The state that all tasks of the links share, and how they ask the link table.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use mesh_core::ids::PeerId;
+use ring::rand::SecureRandom as _;
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
+
+use super::event::LinkEvent;
+use super::link::{Link, LinkInfo, Offer, Outbox};
+use super::members::Members;
+use super::quic::Code;
+use super::stream::ServiceId;
+use super::tls::Credentials;
+use super::underlay::{UnderlayKind, Underlays};
+use crate::mesh::blobs::BlobStore;
+use crate::mesh::identity::KnownVerifier;
+use crate::tasks::TaskGroup;
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) me: PeerId,
+    /// Random per process, so that a restarted peer is not taken for the one that it was.
+    pub(super) nonce: u64,
+    pub(super) underlays: Underlays,
+    /// Settings of every connection that is dialled.
+    pub(super) transport: Arc<quinn::TransportConfig>,
+    pub(super) credentials: Credentials,
+    pub(super) verifier: KnownVerifier,
+    pub(super) blobs: BlobStore,
+    pub(super) tasks: TaskGroup,
+    pub(super) events: mpsc::Sender<LinkEvent>,
+    pub(super) table: mpsc::Sender<ToTable>,
+    pub(super) members: watch::Sender<Arc<Members>>,
+    /// Services that are offered here.
+    pub(super) services: BTreeSet<ServiceId>,
+    pub(super) drain: Drain,
+    /// Wakes the link table: dial everyone who is not linked.
+    pub(super) retry: Notify,
+    pub(super) live: LiveLinks,
+}
+
+impl Shared {
+    /// True if this peer is approved.
+    pub(super) fn is_member(&self, peer: PeerId) -> bool {
+        self.members.borrow().get(&peer).is_some_and(|member| !member.leaving)
+    }
+
+    /// True if this peer may have a link: it is approved, or about to hear that it is not.
+    pub(super) fn may_link(&self, peer: PeerId) -> bool {
+        self.members.borrow().contains_key(&peer)
+    }
+
+    /// True unless the directory record of this peer says that it does not offer the service.
+    pub(super) fn may_offer(&self, peer: PeerId, service: ServiceId) -> bool {
+        let members = self.members.borrow();
+        let known = members.get(&peer).and_then(|member| member.services.as_ref());
+        known.is_none_or(|services| services.contains(&service))
+    }
+
+    /// Asks the link table to take a connection as the link to its peer.
+    pub(super) async fn offer(&self, offer: Offer) -> Result<(Arc<Link>, Outbox), Code> {
+        let (reply, answer) = oneshot::channel();
+        self.table.send(ToTable::Offer(offer, reply)).await.map_err(|_| Code::Stopping)?;
+        answer.await.map_err(|_| Code::Stopping)?
+    }
+}
+
+/// The answer to an [`Offer`].
+pub(super) type Taken = Result<(Arc<Link>, Outbox), Code>;
+
+/// Messages of tasks to the link table.
+#[derive(Debug)]
+pub(super) enum ToTable {
+    /// Both ends agree on this connection: may it be the link?
+    Offer(Offer, oneshot::Sender<Taken>),
+    /// A link has ended, and so have its tasks.
+    Closed(PeerId, u64),
+    /// A dial has ended, whatever came of it.
+    Dialled(PeerId, u64),
+    /// Own addresses on this underlay have changed.
+    OwnAddresses(UnderlayKind),
+}
+
+/// The links that are up. Written by the link table only.
+#[derive(Debug, Default)]
+pub(super) struct LiveLinks(Mutex<BTreeMap<PeerId, Arc<Link>>>);
+
+impl LiveLinks {
+    pub(super) fn get(&self, peer: PeerId) -> Option<Arc<Link>> {
+        self.lock().get(&peer).cloned()
+    }
+
+    pub(super) fn contains(&self, peer: PeerId) -> bool {
+        self.lock().contains_key(&peer)
+    }
+
+    pub(super) fn all(&self) -> Vec<Arc<Link>> {
+        self.lock().values().cloned().collect()
+    }
+
+    pub(super) fn infos(&self) -> Vec<LinkInfo> {
+        self.lock().values().map(|link| link.info()).collect()
+    }
+
+    /// Makes this the link to its peer, in place of the one there may be.
+    pub(super) fn put(&self, link: Arc<Link>) {
+        self.lock().insert(link.peer, link);
+    }
+
+    /// Takes out the link with this number, if it is the present one of the peer.
+    pub(super) fn remove(&self, peer: PeerId, number: u64) -> Option<Arc<Link>> {
+        let mut links = self.lock();
+        if links.get(&peer).is_some_and(|link| link.number == number) { links.remove(&peer) } else { None }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<PeerId, Arc<Link>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The end of all links: writers are told, flush, and are waited for.
+#[derive(Debug, Default)]
+pub(super) struct Drain {
+    closing: CancellationToken,
+    writers: TaskTracker,
+}
+
+impl Drain {
+    /// Cancelled when links are to end.
+    pub(super) fn closing(&self) -> &CancellationToken {
+        &self.closing
+    }
+
+    /// Held by a writer until it has flushed.
+    pub(super) fn writer(&self) -> TaskTrackerToken {
+        self.writers.token()
+    }
+
+    /// Tells everyone to end, and waits for the writers, at most this long.
+    pub(super) async fn run(&self, wait: Duration) {
+        self.closing.cancel();
+        self.writers.close();
+        let _ = timeout(wait, self.writers.wait()).await;
+    }
+}
+
+/// Any number.
+pub(super) fn random() -> u64 {
+    let mut bytes = [0; 8];
+    // Without entropy no key could have been made; and a repeated nonce costs a few seconds at a restart, no more.
+    let _ = ring::rand::SystemRandom::new().fill(&mut bytes);
+    u64::from_be_bytes(bytes)
+}

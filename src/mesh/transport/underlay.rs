@@ -1,0 +1,149 @@
+//! Underlays: what carries the packets of links. Each has its own QUIC endpoint, its own addresses and its own budget of
+//! strangers. There is one, direct UDP; another is one more field of [`Underlays`] and one more kind.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep};
+
+use super::address::{Address, canonical};
+use super::quic;
+use super::strangers::{Limits, Strangers};
+
+/// How often own addresses are looked at where the system does not say that they changed.
+const LOOK_EVERY: Duration = Duration::from_secs(15);
+
+/// The kind of an underlay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum UnderlayKind {
+    /// UDP from machine to machine.
+    Udp,
+}
+
+/// One underlay.
+#[derive(Debug)]
+pub(super) struct Underlay {
+    pub(super) kind: UnderlayKind,
+    pub(super) endpoint: quinn::Endpoint,
+    /// Addresses of this machine on it, as they change.
+    pub(super) own: watch::Receiver<OwnAddresses>,
+    pub(super) strangers: Arc<Strangers>,
+}
+
+/// Addresses of this machine on one underlay.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct OwnAddresses {
+    /// Where others may reach us, best first.
+    pub(super) announced: Vec<Address>,
+    /// All that packets may come from. A connection that was accepted at another is dead.
+    pub(super) local: BTreeSet<IpAddr>,
+}
+
+impl Underlay {
+    /// Opens the direct UDP underlay. The second value keeps its own addresses current.
+    pub(super) fn udp(
+        listen: SocketAddr,
+        endpoint: quinn::EndpointConfig,
+        server: quinn::ServerConfig,
+    ) -> io::Result<(Self, OwnWatcher)> {
+        let socket = quic::bind(listen)?;
+        let endpoint = quinn::Endpoint::new(endpoint, Some(server), socket, Arc::new(quinn::TokioRuntime))?;
+        let bound = canonical(endpoint.local_addr()?);
+        let (own_tx, own) = watch::channel(own_addresses(bound, local_ips().unwrap_or_default()));
+        let strangers = Strangers::new(Limits::UDP, Instant::now());
+        let underlay = Self { kind: UnderlayKind::Udp, endpoint, own, strangers };
+        Ok((underlay, OwnWatcher { bound, own: own_tx }))
+    }
+
+    /// The port of the door; 0 when the socket is gone.
+    pub(super) fn port(&self) -> u16 {
+        self.endpoint.local_addr().map_or(0, |address| address.port())
+    }
+}
+
+/// All underlays of a peer.
+#[derive(Debug)]
+pub(super) struct Underlays {
+    pub(super) udp: Arc<Underlay>,
+}
+
+impl Underlays {
+    pub(super) fn all(&self) -> impl Iterator<Item = &Arc<Underlay>> {
+        [&self.udp].into_iter()
+    }
+
+    pub(super) fn get(&self, kind: UnderlayKind) -> &Arc<Underlay> {
+        match kind {
+            UnderlayKind::Udp => &self.udp,
+        }
+    }
+
+    /// Where others may reach us, over whatever underlay.
+    pub(super) fn announced(&self) -> Vec<Address> {
+        self.all().flat_map(|underlay| underlay.own.borrow().announced.clone()).collect()
+    }
+}
+
+/// Keeps [`Underlay::own`] of the direct UDP underlay current.
+#[derive(Debug)]
+pub(super) struct OwnWatcher {
+    bound: SocketAddr,
+    own: watch::Sender<OwnAddresses>,
+}
+
+impl OwnWatcher {
+    /// Looks at the interfaces whenever the system says that an address came or went; where it does not say, every 15 s.
+    pub(super) async fn run(self) {
+        match if_watch::tokio::IfWatcher::new() {
+            // It begins with the addresses that are there already.
+            Ok(mut watcher) => {
+                while let Some(Ok(_)) = watcher.next().await {
+                    self.update();
+                }
+            }
+            Err(error) => tracing::debug!(%error, "changes of address are not told here"),
+        }
+        loop {
+            sleep(LOOK_EVERY).await;
+            self.update();
+        }
+    }
+
+    fn update(&self) {
+        let Ok(local) = local_ips() else { return };
+        let now = own_addresses(self.bound, local);
+        self.own.send_if_modified(|own| {
+            let changed = *own != now;
+            *own = now;
+            changed
+        });
+    }
+}
+
+fn local_ips() -> io::Result<BTreeSet<IpAddr>> {
+    Ok(if_addrs::get_if_addrs()?.iter().map(if_addrs::Interface::ip).collect())
+}
+
+/// Own addresses of a socket that is bound there: those of all interfaces, loopback last. Link-local ones are not
+/// announced, for they mean nothing on another machine.
+fn own_addresses(bound: SocketAddr, local: BTreeSet<IpAddr>) -> OwnAddresses {
+    if !bound.ip().is_unspecified() {
+        return OwnAddresses { announced: vec![bound.into()], local };
+    }
+    let announced = |ip: &IpAddr| match ip {
+        IpAddr::V4(ip) => !ip.is_link_local(),
+        IpAddr::V6(ip) => bound.is_ipv6() && !ip.is_unicast_link_local(),
+    };
+    let mut sockets: Vec<SocketAddr> =
+        local.iter().copied().filter(announced).map(|ip| (ip, bound.port()).into()).collect();
+    sockets.sort_by_key(|socket| (socket.ip().is_loopback(), socket.is_ipv6(), *socket));
+    if sockets.is_empty() {
+        sockets.push((Ipv4Addr::LOCALHOST, bound.port()).into());
+    }
+    OwnAddresses { announced: sockets.into_iter().map(Address::Udp).collect(), local }
+}

@@ -39,14 +39,14 @@ pub enum BlobError {
     /// Other bytes came than were promised.
     #[error("the bytes hash to {got} instead of {expected}")]
     WrongHash {
-        /// What was promised.
+        /// Hash that was asked for.
         expected: Hash,
-        /// What came.
+        /// Hash of the received bytes.
         got: Hash,
     },
 }
 
-/// What [`BlobStore::sweep`] did.
+/// Result of [`BlobStore::sweep`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Swept {
     /// Files deleted.
@@ -83,7 +83,7 @@ impl BlobStore {
         self.0.dir.join(hash.to_string())
     }
 
-    /// Whether the blob is here.
+    /// True if the blob is here.
     #[must_use]
     pub fn has(&self, hash: Hash) -> bool {
         self.path(hash).exists()
@@ -213,7 +213,7 @@ impl BlobWriter {
         self.len
     }
 
-    /// Whether nothing came yet.
+    /// True if nothing came yet.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len == 0

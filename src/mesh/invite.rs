@@ -13,7 +13,7 @@ use qrcode::{EcLevel, QrCode};
 
 use crate::mesh::transport::Address;
 
-/// What every code begins with; the digit is the version of what follows.
+/// Prefix of every code; the digit is the version of what follows.
 const PREFIX: &str = "sigil1-";
 /// Addresses in one code: more make it too long to type and the picture too dense to photograph.
 pub const ADDRESSES_MAX: usize = 16;
@@ -34,13 +34,13 @@ const KIND_TAILNET: u8 = 17;
 pub struct InviteCode {
     /// The mesh.
     pub mesh: MeshId,
-    /// Who made the invite, and the only one who can redeem it.
+    /// Maker of the invite, and the only one who can redeem it.
     pub inviter: PeerId,
     /// Proves to the inviter that the bearer was invited. Never logged, never stored: see [`Self::secret_hash`].
     pub secret: [u8; 16],
     /// Wall time of the inviter, in milliseconds.
     pub expires_ms: u64,
-    /// What it grants, to be shown to people; the inviter decides by its own record.
+    /// Tier that it grants, to be shown to people; the inviter decides by its own record.
     pub tier: Tier,
     /// Where the inviter may be reached. The first [`ADDRESSES_MAX`] that fit go into the text, without IPv6 zones;
     /// relays and unknown addresses do not.
@@ -72,7 +72,7 @@ pub enum InviteCodeError {
 }
 
 impl InviteCode {
-    /// What the inviter keeps in place of the secret.
+    /// Hash that the inviter keeps in place of the secret.
     #[must_use]
     pub fn secret_hash(&self) -> Hash {
         Hash::of(&self.secret)

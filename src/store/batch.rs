@@ -22,8 +22,8 @@ pub struct Batch {
     pub writes: Vec<Write>,
     /// True if somebody waits until it is durable. One that nobody waits for may linger for 50 ms.
     pub sync: bool,
-    /// True if the owner has dealt with the roll-back that [`Engine::is_rolled_back`](super::Engine::is_rolled_back) tells:
-    /// with this batch it is over.
+    /// True if the owner has dealt with the roll-back that [`Engine::is_rolled_back`](super::Engine::is_rolled_back)
+    /// tells: with this batch it is over.
     pub ends_rollback: bool,
 }
 

@@ -1,9 +1,9 @@
-//! Sudden death: the process is killed, or the power fails. What was reported durable is there afterwards, and nothing is
-//! there that was not written.
+//! Sudden death: the process is killed, or the power fails. What was reported durable is there afterwards, and nothing
+//! is there that was not written.
 //!
-//! A kill alone proves little: what was written without fsync lives on in the page cache. So the power is cut as well: the
-//! store lies on an ext4 in a file, which lies on an XFS, and a reflink copy of that file is the disk at one instant. A
-//! writer that leaves out the fsync must be caught by it.
+//! A kill alone proves little: what was written without fsync lives on in the page cache. So the power is cut as well:
+//! the store lies on an ext4 in a file, which lies on an XFS, and a reflink copy of that file is the disk at one
+//! instant. A writer that leaves out the fsync must be caught by it.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
@@ -214,8 +214,8 @@ fn run(program: &str, arguments: &[&str]) -> Result<(), String> {
     if output.status.success() { Ok(()) } else { Err(format!("{program} {arguments:?}: {}", said.trim())) }
 }
 
-/// Cuts the power this often while a writer is at work. Counts how often a promise was missing; `None`: no such disk can be had
-/// here, which is said.
+/// Cuts the power this often while a writer is at work. Counts how often a promise was missing; `None`: no such disk
+/// can be had here, which is said.
 fn power_cuts(test: &str, rounds: u64, fsync: bool) -> Option<u64> {
     let mut broken = 0;
     let mut round = 0;

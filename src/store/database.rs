@@ -16,13 +16,13 @@ use super::wal;
 const WAL_BYTES: u64 = 128 * 1024 * 1024;
 /// Open table files.
 const FILES_MAX: usize = 64;
-/// Threads that move rows to tables and merge those. With two, one of them passes the same message round and round while
-/// the other merges (fjall 3.1), which cost a tenth of all processor time under load.
+/// Threads that move rows to tables and merge those. With two, one of them passes the same message round and round
+/// while the other merges (fjall 3.1), which cost a tenth of all processor time under load.
 const WORKERS: usize = 1;
 
-/// The one keyspace. All rows share it because fjall moves a keyspace from the write-ahead log to tables as a whole: what
-/// is left after any damage is then a state that once was, never rows of different moments. It also makes the first start
-/// ten times faster, and takes less memory.
+/// The one keyspace. All rows share it because fjall moves a keyspace from the write-ahead log to tables as a whole:
+/// what is left after any damage is then a state that once was, never rows of different moments. It also makes the
+/// first start ten times faster, and takes less memory.
 const ROWS: &str = "rows";
 /// Number of the newest group, to be compared with the high-water mark.
 const SEQ: &[u8] = b"\0seq";

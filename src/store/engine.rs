@@ -27,8 +27,8 @@ use crate::platform;
 /// Place, format and size of a store.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Directory of the lock, the format number, the database and what was set aside of it. Created as needed; its parent
-    /// is synced when it is new.
+    /// Directory of the lock, the format number, the database and what was set aside of it. Created as needed; its
+    /// parent is synced when it is new.
     pub dir: PathBuf,
     /// File of the high-water mark. Outside `dir`, so that a copy of `dir` that is put back is noticed.
     pub high_water: PathBuf,
@@ -48,10 +48,10 @@ pub struct Settings {
 /// neither shown nor taken.
 ///
 /// # What a read sees
-/// [`get`](Self::get) and [`range`](Self::range) see every batch whose [`commit`](Self::commit) returned before the read
-/// began, whether it is written or still queued. What they see may not be durable yet: that is what
-/// [`DurableNote::Durable`] says. A range is not a snapshot: of a batch that another thread commits meanwhile it may show
-/// some rows and not others.
+/// [`get`](Self::get) and [`range`](Self::range) see every batch whose [`commit`](Self::commit) returned before the
+/// read began, whether it is written or still queued. What they see may not be durable yet: that is what
+/// [`DurableNote::Durable`] says. A range is not a snapshot: of a batch that another thread commits meanwhile it may
+/// show some rows and not others.
 ///
 /// # Failure
 /// The first failed write or fsync ends the engine: it is reported once as [`DurableNote::Failed`], nothing is written
@@ -66,8 +66,8 @@ impl Engine {
     /// newest one waits, so a small one will do. Blocks.
     ///
     /// # Errors
-    /// [`StoreError::Locked`]; [`StoreError::Format`], with nothing changed on disk; files that cannot be used for reasons
-    /// other than damage, such as permissions, a full disk or a newer version of fjall. Damage is no error: see
+    /// [`StoreError::Locked`]; [`StoreError::Format`], with nothing changed on disk; files that cannot be used for
+    /// reasons other than damage, such as permissions, a full disk or a newer version of fjall. Damage is no error: see
     /// [`OpenReport`].
     pub fn open(settings: &Settings, durable: mpsc::Sender<DurableNote>) -> Result<(Self, OpenReport), StoreError> {
         let dir = &settings.dir;
@@ -121,8 +121,8 @@ impl Engine {
         self.shared.is_rolled_back()
     }
 
-    /// Hands a batch to the writer, which reports it by its number. Blocks the thread while 256 batches or 1 MiB wait: the
-    /// disk is behind. After [`close`](Self::close) or a failure the batch is dropped.
+    /// Hands a batch to the writer, which reports it by its number. Blocks the thread while 256 batches or 1 MiB wait:
+    /// the disk is behind. After [`close`](Self::close) or a failure the batch is dropped.
     pub fn commit(&self, txn: u64, batch: Batch) {
         let put = self.shared.failure().map_or_else(|| self.shared.queue.put(txn, batch), Err);
         if let Err(error) = put {
@@ -192,8 +192,8 @@ impl Engine {
         Ok(rows)
     }
 
-    /// Deletes all rows whose keys begin with one of these prefixes and writes `batch`, in one atomic step that is durable
-    /// on return. Batches committed before it are written before it. Blocks.
+    /// Deletes all rows whose keys begin with one of these prefixes and writes `batch`, in one atomic step that is
+    /// durable on return. Batches committed before it are written before it. Blocks.
     pub fn replace(&self, prefixes: Vec<Vec<u8>>, batch: Batch) -> Result<(), StoreError> {
         let (reply, answer) = sync_channel(1);
         // Its rows are not shown while queued: the rows that it deletes are not known yet.

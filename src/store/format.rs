@@ -1,5 +1,5 @@
-//! Format number of a store: how its owner lays out keys and values. It lies in a file beside the database, so that a store
-//! of another format is refused before anything of it is opened.
+//! Format number of a store: how its owner lays out keys and values. It lies in a file beside the database, so that a
+//! store of another format is refused before anything of it is opened.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write as _};
@@ -17,7 +17,7 @@ const UNNUMBERED: u32 = 1;
 pub struct Format {
     /// Its number, from 2: a store without a number counts as 1.
     pub number: u32,
-    /// What a person can do about a store of another format. Follows a semicolon.
+    /// Advice for a store of another format. Follows a semicolon.
     pub remedy: &'static str,
 }
 

@@ -7,8 +7,8 @@ use std::path::Path;
 
 use super::error::StoreError;
 
-/// Held while the store is open. Given back in so many words: closing the file is not enough while a process that was just
-/// forked, and has not begun its own program yet, still has it open.
+/// Held while the store is open. Given back in so many words: closing the file is not enough while a process that was
+/// just forked, and has not begun its own program yet, still has it open.
 pub(super) struct Lock(File);
 
 impl Lock {

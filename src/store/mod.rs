@@ -1,6 +1,6 @@
-//! A database of one owner on this device's disk, on raw keys: locked, checked and repaired when it is opened, and written by
-//! one thread that makes many batches durable with one fsync. Knows nothing of the mesh; `mesh::store` keeps the core's
-//! rows on it.
+//! A database of one owner on this device's disk, on raw keys: locked, checked and repaired when it is opened, and
+//! written by one thread that makes many batches durable with one fsync. Knows nothing of the mesh; `mesh::store` keeps
+//! the core's rows on it.
 
 mod batch;
 #[cfg(test)]

@@ -1,6 +1,6 @@
-//! Batches that wait for the writer: one open group of rows, of each key the last write. Readers look here before they ask
-//! the database. A group that nothing waits for is left open for a moment: most often something that must be synced follows, and
-//! both cost one write and one waking of the writer.
+//! Batches that wait for the writer: one open group of rows, of each key the last write. Readers look here before they
+//! ask the database. A group that nothing waits for is left open for a moment: most often something that must be synced
+//! follows, and both cost one write and one waking of the writer.
 
 use std::ops::Bound;
 use std::sync::mpsc::SyncSender;
@@ -37,7 +37,7 @@ pub(super) struct Group {
     pub(super) txn: Option<u64>,
     /// True if somebody waits until it is durable.
     pub(super) sync: bool,
-    /// True if one of its batches ends a roll-back.
+    /// True if one of its batches ends a rollback.
     pub(super) ends_rollback: bool,
     batches: usize,
     bytes: usize,

@@ -11,7 +11,8 @@ pub struct OpenReport {
     pub repaired: Vec<Repair>,
     /// The database could not be repaired, or vanished: all that it held is gone from this device. People must be told.
     pub lost: Option<Loss>,
-    /// The database is older than what it had made durable; see [`Engine::is_rolled_back`](super::Engine::is_rolled_back).
+    /// The database is older than what it had made durable; see
+    /// [`Engine::is_rolled_back`](super::Engine::is_rolled_back).
     pub rolled_back: bool,
 }
 

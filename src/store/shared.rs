@@ -36,7 +36,7 @@ impl Shared {
         self.rolled_back.load(Ordering::Relaxed)
     }
 
-    /// Ends a roll-back; true if there was one.
+    /// Ends a rollback; true if there was one.
     pub(super) fn end_rollback(&self) -> bool {
         self.rolled_back.swap(false, Ordering::Relaxed)
     }

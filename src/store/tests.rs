@@ -322,8 +322,8 @@ fn damage() -> impl Strategy<Value = Damage> {
     ]
 }
 
-/// Opens a damaged copy of `home`. Whatever is there is a beginning of what was written; all that lies before the damage
-/// is there; and when anything promised is missing, that is said, until its owner has dealt with it.
+/// Opens a damaged copy of `home`. Whatever is there is a beginning of what was written; all that lies before the
+/// damage is there; and when anything promised is missing, that is said, until its owner has dealt with it.
 fn survives(home: &Path, damage: &Damage) {
     let copy = TempDir::new().unwrap();
     copy_tree(home, copy.path());

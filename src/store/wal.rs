@@ -1,6 +1,7 @@
-//! Check of fjall's write-ahead logs (its "journals", `*.jnl`) before fjall opens them. fjall trims one at the first entry
-//! that it cannot read, silently and with every later batch (its issue 311), refuses to open on a checksum error even in a
-//! tail that nobody was promised, and trusts lengths it reads. Here damage is found first, kept aside, cut and reported.
+//! Check of fjall's write-ahead logs (its "journals", `*.jnl`) before fjall opens them. fjall trims one at the first
+//! entry that it cannot read, silently and with every later batch (its issue 311), refuses to open on a checksum error
+//! even in a tail that nobody was promised, and trusts lengths it reads. Here damage is found first, kept aside, cut
+//! and reported.
 //!
 //! Format (fjall 3.1, `journal/entry.rs`; little endian; compression is off in our build):
 //! start = 1, items u32, sequence number u64 · item = 2, kind u8, compression u8, key space u64, key length u16, value
@@ -26,8 +27,8 @@ const UNFINISHED_BYTES_MAX: u64 = 2 * 1024 * 1024;
 /// fjall's sequence numbers rise by one or a little more: each batch, and each change of its tables, takes one.
 const SEQNO_GAP_MAX: u64 = 1 << 32;
 
-/// Checks every write-ahead log of the database in `db`, and cuts the first damaged one at its last good batch. What is cut, and
-/// logs after it (they would be applied over a gap), are first copied or moved to `aside`.
+/// Checks every write-ahead log of the database in `db`, and cuts the first damaged one at its last good batch. What is
+/// cut, and logs after it (they would be applied over a gap), are first copied or moved to `aside`.
 pub(super) fn check(db: &Path, aside: impl Fn() -> Result<PathBuf, StoreError>) -> Result<Vec<Repair>, StoreError> {
     let mut repaired = Vec::new();
     let logs = list(db)?;

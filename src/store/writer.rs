@@ -1,5 +1,5 @@
-//! The one thread that writes. It takes all that is queued, writes it as one atomic batch of the database, syncs once if
-//! any of it was promised, and reports. What arrives meanwhile is the next group: no timer, and the slower the disk,
+//! The one thread that writes. It takes all that is queued, writes it as one atomic batch of the database, syncs once
+//! if any of it was promised, and reports. What arrives meanwhile is the next group: no timer, and the slower the disk,
 //! the larger the groups.
 
 use std::sync::Arc;

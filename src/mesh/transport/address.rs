@@ -1,8 +1,8 @@
 //! Addresses of peers: where one may be reached, over which underlay, and how that is written.
 //!
 //! The text form goes into directory records and command lines: `192.168.1.7:7433` and `[fd00::1]:7433` (direct UDP),
-//! `udp://home.example.org:7433` (the same, by name), `tailnet://100.64.0.3:7435`, `relay://<peer id>@<address>`. A text
-//! of another form is kept as it is, so that a newer version's address survives us, and is never dialled.
+//! `udp://home.example.org:7433` (the same, by name), `tailnet://100.64.0.3:7435`, `relay://<peer id>@<address>`. A
+//! text of another form is kept as it is, so that a newer version's address survives us, and is never dialled.
 
 use std::convert::Infallible;
 use std::fmt;

@@ -1,4 +1,5 @@
-//! Dialling: all addresses of a peer in a race, each a step later than the one before; the first that proves its key wins.
+//! Dialling: all addresses of a peer in a race, each a step later than the one before; the first that proves its key
+//! wins.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::net::SocketAddr;
@@ -40,7 +41,7 @@ pub(super) struct Answered {
 /// Nobody fit answered.
 #[derive(Debug, Default)]
 pub(super) struct Unanswered {
-    /// What was tried.
+    /// The action that failed.
     pub(super) tried: Vec<Address>,
     /// Someone else answered there.
     pub(super) stranger: Option<(Address, PeerId)>,
@@ -112,7 +113,7 @@ pub(super) async fn race(
     }
 }
 
-/// What of `addresses` can be dialled here, each once, in their order.
+/// The `addresses` that can be dialled here, each once, in their order.
 fn dialable(addresses: &[Address]) -> Vec<Address> {
     let mut distinct = BTreeSet::new();
     addresses

@@ -14,8 +14,8 @@ use super::members::Members;
 const YIELD: Duration = Duration::from_millis(300);
 /// A link that lived this long was a success: the next dial waits as little as the first.
 const SUCCESS: Duration = Duration::from_secs(5);
-/// First and longest pause between two dials. With longer ones a mesh would take longer than six seconds to settle after
-/// a cut is healed (with 30 s it took up to 13 s).
+/// First and longest pause between two dials. With longer ones a mesh would take longer than six seconds to settle
+/// after a cut is healed (with 30 s it took up to 13 s).
 const BACKOFF_MIN: Duration = Duration::from_millis(200);
 const BACKOFF_MAX: Duration = Duration::from_secs(2);
 

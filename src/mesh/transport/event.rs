@@ -1,4 +1,4 @@
-//! What the links tell the mesh.
+//! Events of the links for the mesh.
 
 use mesh_core::frame::Frame;
 use mesh_core::ids::PeerId;
@@ -6,7 +6,7 @@ use mesh_core::ids::PeerId;
 use super::join_messages::JoinAttempt;
 use super::stream::{ServiceId, ServiceIo};
 
-/// What happened on the links. Events of one peer come in their order.
+/// An event of the links. Events of one peer come in their order.
 #[derive(Debug)]
 pub enum LinkEvent {
     /// A link is up; or a newer one took the place of the one there was, and what was under way on that may be lost.
@@ -33,7 +33,7 @@ pub enum LinkEvent {
     Bad {
         /// The peer.
         peer: PeerId,
-        /// What was wrong.
+        /// The defect.
         what: String,
     },
 }

@@ -94,9 +94,9 @@ pub(super) struct Guest {
     pub(super) place: Option<Place>,
 }
 
-/// The other side: reads the request, hands it on, and passes the answers back until the last one. A newcomer that waits
-/// for a person has one of the places that the mesh gives to such; its stranger's place is free for the next, which may
-/// have an invite.
+/// The other side: reads the request, hands it on, and passes the answers back until the last one. A newcomer that
+/// waits for a person has one of the places that the mesh gives to such; its stranger's place is free for the next,
+/// which may have an invite.
 pub(super) async fn serve(
     shared: &Arc<Shared>,
     connection: &quinn::Connection,

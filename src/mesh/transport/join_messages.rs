@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use super::address::Address;
 use super::underlay::UnderlayKind;
 
-/// What a newcomer says. `Debug` does not show the secret.
+/// Request of a newcomer. `Debug` does not show the secret.
 #[derive(Clone, PartialEq, Eq)]
 pub struct JoinRequest {
     /// Secret of an invite; none = a join request, to be approved by hand.
@@ -63,7 +63,7 @@ pub struct JoinAttempt {
     pub underlay: UnderlayKind,
     /// Where it asks from, on that underlay.
     pub address: SocketAddr,
-    /// What it says.
+    /// Its request.
     pub request: JoinRequest,
     /// Where the answers go; holds 4. Closed when the newcomer has gone; dropping it ends the conversation unanswered.
     pub answers: mpsc::Sender<JoinAnswer>,
@@ -72,7 +72,7 @@ pub struct JoinAttempt {
 /// A conversation under way. Dropping it ends it.
 #[derive(Debug)]
 pub struct JoinConversation {
-    /// Who answers; its key is proven.
+    /// Key of the peer that answers, proven.
     pub key: PublicKey,
     /// Its identity.
     pub peer: PeerId,
@@ -89,7 +89,7 @@ pub enum JoinDialError {
     /// Nobody answers.
     #[error("nobody answers at {}", shown(.tried))]
     Nobody {
-        /// What was tried.
+        /// The action that failed.
         tried: Vec<Address>,
     },
     /// Someone answers, with another key than expected.
@@ -97,7 +97,7 @@ pub enum JoinDialError {
     Stranger {
         /// Where.
         address: Address,
-        /// Who it says it is.
+        /// Peer id that it shows.
         peer: PeerId,
     },
     /// Someone answers, and has too many guests.

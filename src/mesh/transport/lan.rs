@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 use super::address::Address;
 use crate::tasks::TaskGroup;
 
-/// What this peer shows, and what it needs to show it.
+/// Announcement of this peer, and what it needs for that.
 #[derive(Clone)]
 pub struct LanConfig {
     /// Seed of the device key: the same identity as on the links.
@@ -30,7 +30,7 @@ impl std::fmt::Debug for LanConfig {
     }
 }
 
-/// What was found.
+/// Event of the discovery.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LanEvent {
     /// A peer is near; or it has another name or other addresses now.
@@ -42,7 +42,7 @@ pub enum LanEvent {
         /// Where its QUIC door should be; 1 to 16.
         addresses: Vec<Address>,
     },
-    /// It has not been heard of for minutes.
+    /// Nothing came from it for minutes.
     Gone(PeerId),
     /// Discovery does not work just now, and why. It goes on trying; the mesh does not need it.
     Trouble(String),
@@ -191,7 +191,7 @@ mod swarm {
         said: Option<Said>,
         /// Dials since a new address came; [`TRIES`] = enough.
         tries: u32,
-        /// What was told last.
+        /// Event that was reported last.
         told: Option<LanEvent>,
     }
 
@@ -343,7 +343,7 @@ mod swarm {
     }
 
     impl Near {
-        /// What there is to tell: nothing before mDNS *and* the peer itself have spoken, so that no one from outside the
+        /// Event to report: nothing before mDNS *and* the peer itself have spoken, so that no one from outside the
         /// network appears as near.
         fn event(&self) -> Option<LanEvent> {
             let said = self.said.as_ref()?;

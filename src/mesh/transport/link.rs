@@ -16,7 +16,8 @@ use super::stream::{self, ServiceId, ServiceIo, ServicePeer};
 use super::underlay::UnderlayKind;
 use super::wire;
 
-/// Frames, and bytes of them, that may wait for one peer: more than any burst of a healthy mesh. Beyond, the link closes.
+/// Frames, and bytes of them, that may wait for one peer: more than any burst of a healthy mesh. Beyond, the link
+/// closes.
 const QUEUE_FRAMES: usize = 4096;
 const QUEUE_BYTES: usize = 8 * 1024 * 1024;
 

@@ -22,7 +22,7 @@ use super::underlay::UnderlayKind;
 const REPLACED: Duration = Duration::from_millis(500);
 /// For how long one that was revoked still hears us: time to learn that it was revoked, and to say whom it approved.
 const FAREWELL: Duration = Duration::from_secs(1);
-/// How old a link that took the place of one whose address had gone is before another such may take its own: long enough
+/// Least age of a link that replaced one whose address had gone before another such may replace it: long enough
 /// for two who moved together to come to one link, and no longer than a dead link lives.
 const MOVED_AGAIN: Duration = Duration::from_millis(1800);
 
@@ -178,8 +178,8 @@ impl LinkTable {
         }
     }
 
-    /// A connection that we accepted answers from the address at which it was asked for. When that is gone it is dead, and
-    /// neither end knows: they are dialled anew. What we dialled ourselves goes on from the new address.
+    /// A connection that we accepted answers from the address at which it was asked for. When that is gone it is dead,
+    /// and neither end knows: they are dialled anew. What we dialled ourselves goes on from the new address.
     fn follow_addresses(&mut self, kind: UnderlayKind, now: Instant) {
         let own = self.shared.underlays.get(kind).own.borrow().clone();
         let local = |link: &Link| link.connection.local_ip().map(|ip| ip.to_canonical());
@@ -194,7 +194,7 @@ impl LinkTable {
     }
 }
 
-/// What decides between two connections of one pair of peers.
+/// Criteria between two connections of one pair of peers.
 #[derive(Debug, Clone, Copy)]
 struct Standing {
     by_lower: bool,

@@ -35,7 +35,7 @@ const IDLE_MAX: Duration = Duration::from_millis(150);
 /// Messages from tasks to the link table; when full, the tasks wait.
 const INBOX: usize = 256;
 
-/// What links need to start.
+/// Dependencies of the links.
 #[derive(Debug)]
 pub struct LinksConfig {
     /// The device key.
@@ -163,8 +163,8 @@ impl Links {
         self.shared.live.get(peer).is_some_and(|link| link.send(frame))
     }
 
-    /// Opens a stream to a service of a linked peer. If the peer turns out not to know the service, the stream fails with
-    /// [`super::UnknownService`] when it is read or written.
+    /// Opens a stream to a service of a linked peer. If the peer turns out not to know the service, the stream fails
+    /// with [`super::UnknownService`] when it is read or written.
     pub async fn open(&self, peer: PeerId, service: ServiceId) -> Result<ServiceIo, OpenError> {
         let link = self.shared.live.get(peer).ok_or(OpenError::NotLinked(peer))?;
         if !self.shared.may_offer(peer, service) {
@@ -204,14 +204,14 @@ impl Links {
         self.shared.underlays.udp.port()
     }
 
-    /// What checks signatures here, with its memory of good ones: the same entries come over node streams too.
+    /// Checker of signatures, with its memory of good ones: the same entries come over node streams too.
     #[must_use]
     pub fn verifier(&self) -> KnownVerifier {
         self.shared.verifier.clone()
     }
 
-    /// Where others may reach us, best first: addresses of all interfaces, loopback last. Link-local ones are left out, for
-    /// they mean nothing on another machine.
+    /// Where others may reach us, best first: addresses of all interfaces, loopback last. Link-local ones are left out,
+    /// for they mean nothing on another machine.
     #[must_use]
     pub fn local_addresses(&self) -> Vec<Address> {
         self.shared.underlays.announced()

@@ -17,9 +17,9 @@ pub struct Member {
     /// Services that its directory record offers. `None` while there is no record: then it may be asked, and refuses
     /// what it does not know.
     pub services: Option<BTreeSet<ServiceId>>,
-    /// It was revoked, and may only come to hear so: never dialled; its link takes frames to it and from it only entries
-    /// (a few frames of them), and is closed 1 s after it came up, or after its peer was revoked. The same holds for
-    /// everyone when we were.
+    /// It was revoked, and may only come to hear so: never dialled; its link takes frames to it and from it only
+    /// entries (a few frames of them), and is closed 1 s after it came up, or after its peer was revoked. The same
+    /// holds for everyone when we were.
     pub leaving: bool,
 }
 

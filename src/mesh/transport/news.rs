@@ -1,6 +1,6 @@
-//! News of links on their way to the mesh. The link table never waits for the queue of the mesh: what finds it full stays
-//! here and is told when there is room. It is state, so that what is kept is bounded: of each peer at most that it went
-//! down and that it is up again.
+//! News of links on their way to the mesh. The link table never waits for the queue of the mesh: what finds it full
+//! stays here and is told when there is room. It is state, so that what is kept is bounded: of each peer at most that
+//! it went down and that it is up again.
 
 use std::collections::VecDeque;
 
@@ -11,7 +11,7 @@ use tokio::sync::mpsc::error::TrySendError;
 
 use super::event::LinkEvent;
 
-/// What waits to be told, oldest first. `G` is given the go-ahead once the news that it waits for is told.
+/// News that wait to be told, oldest first. `G` is given the go-ahead once the news that it waits for is told.
 #[derive(Debug)]
 pub(super) struct News<G> {
     waiting: VecDeque<Item<G>>,
@@ -33,8 +33,8 @@ impl<G> News<G> {
         self.waiting.is_empty()
     }
 
-    /// A link is up. Nothing of it may be told before this, so it waits for the go-ahead. Returns an earlier link of the
-    /// peer whose turn never came.
+    /// A link is up. Nothing of it may be told before this, so it waits for the go-ahead. Returns an earlier link of
+    /// the peer whose turn never came.
     pub(super) fn push_up(&mut self, peer: PeerId, nonce: u64, go_ahead: G) -> Option<G> {
         let earlier = self.waiting.iter().position(|item| matches!(item, Item::Up(up, ..) if *up == peer));
         let overtaken = earlier.and_then(|at| self.waiting.remove(at));
@@ -57,8 +57,8 @@ impl<G> News<G> {
         }
     }
 
-    /// Tells as much as there is room for, the first with `permit`, if there is one. Returns the links that may go ahead
-    /// now. When nobody listens any more, nothing is kept: the links are about to be closed.
+    /// Tells as much as there is room for, the first with `permit`, if there is one. Returns the links that may go
+    /// ahead now. When nobody listens any more, nothing is kept: the links are about to be closed.
     pub(super) fn flush(&mut self, events: &mpsc::Sender<LinkEvent>, permit: Option<Permit<'_, LinkEvent>>) -> Vec<G> {
         let mut go_ahead = Vec::new();
         let mut permit = permit;

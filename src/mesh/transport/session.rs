@@ -25,7 +25,8 @@ use super::{blob, join};
 
 /// Malformed messages after which a link closes. One may be a bug; this many are an attack or another protocol.
 const BAD_MAX: u32 = 8;
-/// Frames of one that was revoked that are looked at on one link: all its membership changes, twice over, among a few others.
+/// Frames of one that was revoked that are looked at on one link: all its membership changes, twice over, among a few
+/// others.
 const FAREWELLS_MAX: u32 = 64;
 /// Time for the first bytes of a new stream.
 pub(super) const HELLO_MAX: Duration = Duration::from_secs(5);
@@ -243,8 +244,8 @@ impl Session {
             return;
         }
         match wire::decode_frame(bytes, &self.shared.verifier) {
-            // Of one that was revoked only entries are heard: the core takes membership changes from them and nothing else, so that
-            // whom it approved without knowing is seen to wait.
+            // Of one that was revoked only entries are read: the core takes membership changes from them and nothing
+            // else, so that whom it approved without knowing is seen to wait.
             Ok(frame) if !member && !matches!(frame, Frame::Entries { .. }) => {}
             Ok(frame) => {
                 let _ = self.shared.events.send(LinkEvent::Frame(peer, frame)).await;

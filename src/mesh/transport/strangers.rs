@@ -23,7 +23,8 @@ pub(super) struct Limits {
 }
 
 impl Limits {
-    /// The budget of the direct UDP underlay. A mesh that starts as a whole needs 16 handshakes; a flood gets no answer.
+    /// The budget of the direct UDP underlay. A mesh that starts as a whole needs 16 handshakes; a flood gets no
+    /// answer.
     pub(super) const UDP: Self = Self { handshakes_per_s: 50, handshakes_at_once: 64, strangers: 32, per_address: 8 };
 }
 
@@ -59,8 +60,8 @@ impl Strangers {
     }
 
     /// Decides about a handshake that wants to begin. `may_prove`: its address has not proven yet that it can receive,
-    /// and may be asked to. Those that have proven it go first: a flood from made-up addresses uses up neither tokens nor
-    /// places below the half of them.
+    /// and may be asked to. Those that have proven it go first: a flood from made-up addresses uses up neither tokens
+    /// nor places below the half of them.
     pub(super) fn admit(&self, may_prove: bool, now: Instant) -> Admission {
         let mut bucket = self.bucket.lock().unwrap_or_else(PoisonError::into_inner);
         let busy = bucket.is_low(now) || self.handshakes.available_permits() <= self.limits.handshakes_at_once / 2;

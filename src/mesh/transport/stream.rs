@@ -161,8 +161,8 @@ pub struct ServicePeer {
 #[error("the peer does not know service {0}")]
 pub struct UnknownService(pub ServiceId);
 
-/// One stream of a service, to be read and written like a TCP connection. If the peer does not know the service, reading
-/// and writing fail with [`UnknownService`].
+/// One stream of a service, to be read and written like a TCP connection. If the peer does not know the service,
+/// reading and writing fail with [`UnknownService`].
 #[derive(Debug)]
 pub struct ServiceIo {
     pub(super) service: ServiceId,

@@ -538,7 +538,7 @@ async fn who_was_revoked_hears_so_and_says_nothing_but_entries() {
             None
         }
         LinkEvent::Down(_) => Some(()),
-        LinkEvent::Frame(..) | LinkEvent::Stream { .. } => panic!("a revoked peer was heard"),
+        LinkEvent::Frame(..) | LinkEvent::Stream { .. } => panic!("a revoked peer was listened to"),
         LinkEvent::Up(..) | LinkEvent::Network | LinkEvent::JoinAttempt(_) | LinkEvent::Bad { .. } => None,
     };
     a.wait(&mut down).await;

@@ -1,5 +1,5 @@
-//! Underlays: what carries the packets of links. Each has its own QUIC endpoint, its own addresses and its own budget of
-//! strangers. There is one, direct UDP; another is one more field of [`Underlays`] and one more kind.
+//! Underlays: what carries the packets of links. Each has its own QUIC endpoint, its own addresses and its own budget
+//! of strangers. There is one, direct UDP; another is one more field of [`Underlays`] and one more kind.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -15,7 +15,7 @@ use super::address::{Address, canonical};
 use super::quic;
 use super::strangers::{Limits, Strangers};
 
-/// How often own addresses are looked at where the system does not say that they changed.
+/// Interval at which own addresses are looked at where the system does not say that they changed.
 const LOOK_EVERY: Duration = Duration::from_secs(15);
 
 /// The kind of an underlay.
@@ -97,7 +97,8 @@ pub(super) struct OwnWatcher {
 }
 
 impl OwnWatcher {
-    /// Looks at the interfaces whenever the system says that an address came or went; where it does not say, every 15 s.
+    /// Looks at the interfaces whenever the system says that an address came or went; where it does not say, every 15
+    /// s.
     pub(super) async fn run(self) {
         match if_watch::tokio::IfWatcher::new() {
             // It begins with the addresses that are there already.

@@ -22,7 +22,8 @@ use crate::pb;
 /// Largest frame on the mesh stream. A sync frame stops once its entries reach [`limits::SYNC_BYTES_MAX`], so it may go
 /// over by one entry; the rest is room for the signatures and lengths of many small ones.
 pub const FRAME_BYTES_MAX: usize = limits::SYNC_BYTES_MAX + limits::ENTRY_BYTES_MAX + 256 * 1024;
-/// Largest frame in one datagram: below the smallest path that QUIC accepts (RFC 9000 §14). Larger ones take the stream.
+/// Largest frame in one datagram: below the smallest path that QUIC accepts (RFC 9000 §14). Larger ones take the
+/// stream.
 pub const DATAGRAM_BYTES_MAX: usize = 1200;
 /// Largest answer to a join: the approvals of a mesh and as many directory records as fit.
 pub const WELCOME_BYTES_MAX: usize = 8 * 1024 * 1024;
@@ -166,7 +167,7 @@ fn frame_from_pb(frame: pb::mesh_frame::Frame, verifier: &dyn Verifier) -> Resul
                 rows: digest.rows.iter().map(row).collect::<Result<_, WireError>>()?,
                 changes: match digest.changes.len() {
                     0 => Hash::ZERO,
-                    len => Hash::from_slice(&digest.changes).ok_or(WireError::Length { field: "verdicts", len })?,
+                    len => Hash::from_slice(&digest.changes).ok_or(WireError::Length { field: "changes", len })?,
                 },
             }
         }

@@ -43,13 +43,13 @@ pub const EARLY_OUTCOMES_MAX: usize = 1024;
 pub const EARLY_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Membership changes that count for nothing kept of one peer: it was never an owner (its promotion may still be on its way), or a
 /// revocation voids them (which may turn out to be void itself).
-pub const STRAY_VERDICTS_MAX: usize = 64;
-/// Such membership changes of all peers together: a revoked owner may approve as many as it likes, who let others in.
-pub const STRAY_VERDICTS_IN_ALL_MAX: usize = 1024;
+pub const STRAY_CHANGES_MAX: usize = 64;
+/// Such membership changes of all peers together: a revoked owner may approve as many as it likes, who approve others.
+pub const STRAY_CHANGES_IN_ALL_MAX: usize = 1024;
 /// Entries of one peer kept although this version does not understand them.
-pub const UNREAD_PER_AUTHOR_MAX: usize = 4096;
+pub const UNSUPPORTED_PER_AUTHOR_MAX: usize = 4096;
 /// Bytes of such entries.
-pub const UNREAD_BYTES_PER_AUTHOR_MAX: u64 = 16 * 1024 * 1024;
+pub const UNSUPPORTED_BYTES_PER_AUTHOR_MAX: u64 = 16 * 1024 * 1024;
 /// Runs of dropped entries in one incarnation of a log; what does not fit stays.
 pub const TRUNCATED_RUNS_MAX: usize = 256;
 /// Rows of a log that are dropped in one step.

@@ -398,11 +398,11 @@ pub enum Basis {
     /// It is open.
     #[default]
     Nothing,
-    /// What an owner says who heard nothing of the target: of several the first, by their clocks.
+    /// What an owner says who received nothing from the target: of several the first, by their clocks.
     Inferred(Reverse<(u64, Hash)>),
     /// The same of its origin.
     Origin(Reverse<(u64, Hash)>),
-    /// What somebody heard of the target, of the last attempt of which anyone heard.
+    /// Relayed from the target, of the last attempt that anyone received.
     Relayed(Attempt),
     /// The target's word.
     Target,

@@ -1,4 +1,4 @@
-//! Who belongs: a pure function of the set of approvals and revocations that a peer holds (mesh-protocol.md §5).
+//! Membership: a pure function of the set of approvals and revocations that a peer holds (`docs/protocol.md`, Trust).
 //!
 //! Because [`Membership`] is computed from a set, it does not depend on the order in which entries arrived: merging is
 //! commutative, associative and idempotent by construction. What is void stays in the set: else two peers would
@@ -28,17 +28,18 @@ pub(crate) struct Member {
 /// A revocation in force.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Revocation {
-    /// Whom it removes.
+    /// Key of its subject.
     pub(crate) key: PublicKey,
-    /// Who says so.
+    /// The node.
     pub(crate) by: PeerId,
     /// When.
     pub(crate) hlc: u64,
-    /// What stands of whom it removes: up to here in each of these incarnations, and nothing of any other.
+    /// Last entry of its subject that stands, by incarnation; nothing of any other stands.
     pub(crate) cutoffs: BTreeMap<Incarnation, u64>,
     pub(crate) hash: Hash,
     pub(crate) generation: u32,
-    /// An owner who knew it approved the peer again. Then incarnations that it does not name count, since they may be newer.
+    /// An owner who knew it approved the peer again. Then incarnations that it does not name count, since they may be
+    /// newer.
     pub(crate) taken_back: bool,
 }
 
@@ -54,15 +55,15 @@ pub(crate) struct AwaitingReapproval {
     pub(crate) key: PublicKey,
     /// Name that it was given.
     pub(crate) node_id: NodeId,
-    /// How far it was trusted.
+    /// Its tier.
     pub(crate) tier: Tier,
-    /// Who approved it.
+    /// Its approver.
     pub(crate) by: PeerId,
-    /// Who revoked that one; `None` when that one awaits re-approval itself.
+    /// Peer that revoked the approver; `None` when the approver awaits re-approval itself.
     pub(crate) revoked_by: Option<PeerId>,
 }
 
-/// What the set of approvals amounts to.
+/// Membership that the set of changes amounts to.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Membership {
     pub(crate) members: BTreeMap<PeerId, Member>,
@@ -71,7 +72,7 @@ pub(crate) struct Membership {
     pub(crate) awaiting_reapproval: BTreeMap<PeerId, AwaitingReapproval>,
 }
 
-/// The set, and what it amounts to.
+/// The set, and the membership that it derives.
 #[derive(Debug, Clone)]
 pub(crate) struct Trust {
     rules: ProtocolRules,
@@ -85,7 +86,7 @@ pub(crate) struct Trust {
     membership: Membership,
 }
 
-/// Whether `entry` is a well-formed genesis, and of which mesh.
+/// Mesh and content of `entry`, if it is a well-formed genesis.
 pub(crate) fn genesis_of(entry: &SignedEntry) -> Option<(MeshId, Genesis)> {
     let genesis: Genesis = (entry.entry.kind == Kind::GENESIS).then(|| entry.record())??;
     Some((MeshId(entry.hash.0), genesis))
@@ -144,25 +145,26 @@ impl Trust {
         self.membership.revocations.get(peer).map_or(&[], Vec::as_slice)
     }
 
-    /// Whether what `author` wrote at this place counts: it belongs, or belonged, and no revocation voids that place.
+    /// True if what `author` wrote at this place counts: it belongs, or belonged, and no revocation voids that place.
     pub(crate) fn admits(&self, author: &PeerId, incarnation: Incarnation, seq: u64) -> bool {
         let revocations = self.revocations(author);
         (self.member(author).is_some() || !revocations.is_empty())
             && !revocations.iter().any(|revocation| revocation.voids(incarnation, seq))
     }
 
-    /// Whether `peer` was revoked, and not approved again since.
+    /// True if `peer` was revoked, and not approved again since.
     pub(crate) fn is_revoked(&self, peer: &PeerId) -> bool {
         self.member(peer).is_none() && self.membership.revocations.contains_key(peer)
     }
 
-    /// Whether `peer` belonged and does not now: revoked, or awaiting re-approval. One whose approval has only not come yet is
-    /// not out.
+    /// True if `peer` belonged and does not now: revoked, or awaiting re-approval. One whose approval has only not come
+    /// yet is not out.
     pub(crate) fn is_excluded(&self, peer: &PeerId) -> bool {
         self.is_revoked(peer) || self.membership.awaiting_reapproval.contains_key(peer)
     }
 
-    /// Everyone who is excluded: those awaiting re-approval, then the revoked, the newest first; at most [`limits::REVOKED_TOLD_MAX`].
+    /// Everyone who is excluded: those awaiting re-approval, then the revoked, the newest first; at most
+    /// [`limits::REVOKED_TOLD_MAX`].
     pub(crate) fn excluded(&self) -> Vec<(PeerId, PublicKey)> {
         let Membership { awaiting_reapproval, revocations, .. } = &self.membership;
         let newest = |of: &[Revocation]| of.iter().max_by_key(|one| one.hlc).map(|one| (one.hlc, one.key));
@@ -180,7 +182,7 @@ impl Trust {
             .collect()
     }
 
-    /// Whether `peer` was ever an owner, whatever became of it.
+    /// True if `peer` was ever an owner, whatever became of it.
     pub(crate) fn was_owner(&self, peer: &PeerId) -> bool {
         self.depths.contains_key(peer)
     }
@@ -199,24 +201,24 @@ impl Trust {
         Some(self.recompute())
     }
 
-    /// Whether an entry counts for nothing, and its author or everyone together has said enough of that: it must not grow
-    /// for ever, nor crowd out of a welcome what counts.
+    /// True if an entry counts for nothing, and its author or everyone together has said enough of that: it must not
+    /// grow for ever, nor crowd out of a welcome what counts.
     fn is_stray_too_many(&self, entry: &SignedEntry) -> bool {
         if self.is_relayed(entry) {
             return false;
         }
         let strays = || self.records.values().filter(|record| !self.is_relayed(&record.entry));
-        strays().filter(|record| record.entry.author == entry.author).count() >= limits::STRAY_VERDICTS_MAX
-            || strays().count() >= limits::STRAY_VERDICTS_IN_ALL_MAX
+        strays().filter(|record| record.entry.author == entry.author).count() >= limits::STRAY_CHANGES_MAX
+            || strays().count() >= limits::STRAY_CHANGES_IN_ALL_MAX
     }
 
-    /// Whether an entry's author was an owner, and its place is not void.
+    /// True if an entry's author was an owner, and its place is not void.
     fn is_relayed(&self, entry: &SignedEntry) -> bool {
         self.was_owner(&entry.author) && self.admits(&entry.author, entry.entry.incarnation, entry.entry.seq)
     }
 
-    /// Membership changes of those who were owners that no log brings, since their place is void: hashes, in an order in which each
-    /// author is known before it speaks. Everyone must hold them all.
+    /// Membership changes of those who were owners that no log brings, since their place is void: hashes, in an order
+    /// in which each author is known before it speaks. Everyone must hold them all.
     pub(crate) fn void(&self) -> Vec<Hash> {
         let mut void: Vec<&SignedEntry> = self
             .records
@@ -290,7 +292,8 @@ impl Trust {
         (seen.saturating_add(1), self.revocations(peer).iter().map(|revocation| revocation.hash).collect())
     }
 
-    /// How far membership changes of `peer` are held that count, by incarnation. A revocation lets those stand.
+    /// Last place of the membership changes of `peer` that are held and count, by incarnation. A revocation lets those
+    /// stand.
     pub(crate) fn cutoffs(&self, peer: &PeerId) -> BTreeMap<Incarnation, u64> {
         let mut cutoffs = BTreeMap::new();
         for record in self.records.values().filter(|record| record.entry.author == *peer) {

@@ -15,12 +15,12 @@ use crate::rows;
 #[derive(Debug, Clone)]
 struct Story {
     effect: Effect,
-    /// The target's endings, by attempt. None: it was never heard.
+    /// The target's endings, by attempt. None: it was never received.
     endings: Vec<Ending>,
     cancel: bool,
-    /// What the origin said before it heard of the target.
+    /// What the origin said before it received the target's.
     guess: Option<Ending>,
-    /// The same of two owners, and the last attempt of the endings that each says it heard of the target.
+    /// The same of two owners, and the last attempt of the endings that each received from the target.
     owners: [(Option<Ending>, usize); 2],
 }
 
@@ -52,7 +52,7 @@ struct Seen {
 }
 
 /// A bystander hears the logs of all who said something, in the order of `picks` (whose next entry; every other number
-/// repeats an earlier one), then what is left. Without `confirms` the target is never heard itself.
+/// repeats an earlier one), then what is left. Without `confirms` nothing is received from the target itself.
 fn told(story: &Story, confirms: bool, picks: &[(usize, u8)]) -> Seen {
     let mut honest = Honest::new();
     let mut authors: Vec<Liar> = (1..=4).map(|n| Liar::new(n, &honest)).collect();

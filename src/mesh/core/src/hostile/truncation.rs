@@ -256,7 +256,7 @@ fn what_is_gone_need_not_be_understood_any_more() {
     let mut rows = Rows::new();
     let entry = owner.entry(Kind(999), Vec::new(), |entry| entry.critical = true);
     keep(&mut rows, &honest.hears(&owner, pushed(entry.clone())));
-    let unsupported = |rows: &Rows| rows.keys().filter(|(_, key)| key.starts_with(b"unread:")).count();
+    let unsupported = |rows: &Rows| rows.keys().filter(|(_, key)| key.starts_with(b"unsupported:")).count();
     assert_eq!((unsupported(&rows), honest.peer.view().holds.len()), (1, 1));
     let word = word(&mut owner, vec![one(&entry)]);
     keep(&mut rows, &honest.hears(&owner, pushed(word)));

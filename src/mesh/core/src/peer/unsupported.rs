@@ -30,7 +30,7 @@ impl Unsupported {
 
     fn is_full(&self, author: &PeerId) -> bool {
         let (count, bytes) = self.of(author).fold((0, 0), |(count, bytes), row| (count + 1, bytes + row.len));
-        count >= limits::UNREAD_PER_AUTHOR_MAX || bytes >= limits::UNREAD_BYTES_PER_AUTHOR_MAX
+        count >= limits::UNSUPPORTED_PER_AUTHOR_MAX || bytes >= limits::UNSUPPORTED_BYTES_PER_AUTHOR_MAX
     }
 }
 

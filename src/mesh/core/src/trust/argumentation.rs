@@ -1,9 +1,10 @@
-//! Which membership changes count. A revocation voids what the revoked author wrote beyond the cut-off, which may be another
-//! revocation; and that one may be the cause why the first counts for nothing.
+//! Which membership changes count. A revocation voids what the revoked author wrote beyond the cut-off, which may be
+//! another revocation; and that one may be the cause why the first counts for nothing.
 //!
-//! It is decided as in an argument: a revocation counts once nothing that is still open can void it or its signer, and
-//! is skipped once something that counts does. What is left then contradicts each other (owners who threw each other
-//! out in two halves of the mesh); of those the one whose signer is nearest to the founder counts, then by peer id.
+//! The result is the grounded extension of an attack graph (Dung 1995, abstract argumentation), in which revocations attack
+//! the changes that they void: a revocation counts once nothing that is still open can void it or its signer, and is skipped
+//! once something that counts does. What is left then contradicts each other (owners who revoked each other in two halves
+//! of the mesh); of those the one whose signer is nearest to the founder counts, then by peer id.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -46,7 +47,7 @@ impl Record {
         matches!(self.change.what, ChangeKind::Revoked { left: true, .. }) && self.subject == self.entry.author
     }
 
-    /// Whether this approval was given by one who knew that revocation.
+    /// True if this approval was given by one who knew that revocation.
     pub(super) fn takes_back(&self, revocation: &Self, after: &[Hash]) -> bool {
         after.contains(&revocation.entry.hash) && self.entry.entry.generation > revocation.entry.entry.generation
     }
@@ -67,7 +68,7 @@ impl Record {
 /// Revocations by whom they remove.
 pub(super) type Against<'a> = BTreeMap<PeerId, Vec<&'a Record>>;
 
-/// What a set of revocations leaves standing.
+/// Owners and approvals that a set of revocations leaves standing.
 #[derive(Debug, Default)]
 pub(super) struct Standing {
     /// Everyone who was ever an owner by approvals that stand, with the distance from the founder.
@@ -76,7 +77,7 @@ pub(super) struct Standing {
     pub(super) taken_back: BTreeSet<Hash>,
 }
 
-/// What the set says.
+/// Result of judging the set.
 #[derive(Debug)]
 pub(super) struct Judged<'a> {
     /// Everyone who would be an owner had nobody ever been revoked, with the distance from the founder.
@@ -84,7 +85,7 @@ pub(super) struct Judged<'a> {
     /// The revocations that count.
     pub(super) revocations: Against<'a>,
     pub(super) standing: Standing,
-    /// Whether some contradicted each other, so that their order decided.
+    /// True if some contradicted each other, so that their order decided.
     #[cfg(test)]
     pub(super) by_order: bool,
 }
@@ -98,7 +99,7 @@ impl<'a> Judged<'a> {
         is_void(record, &self.revocations, &self.standing.taken_back)
     }
 
-    /// Who signed the revocation that voids this; the first by hash, if there are several.
+    /// Signer of the revocation that voids this; the first by hash, if there are several.
     pub(super) fn voided_by(&self, record: &Record) -> Option<PeerId> {
         let voids = |one: &&&Record| voids(one, record, &self.standing.taken_back);
         self.revocations_of(&record.entry.author)
@@ -110,7 +111,8 @@ impl<'a> Judged<'a> {
 }
 
 fn voids(revocation: &Record, record: &Record, taken_back: &BTreeSet<Hash>) -> bool {
-    // An incarnation that it does not name is unseen; unless it was taken back, when the incarnation may be newer than it.
+    // An incarnation that it does not name is unseen; unless it was taken back, when the incarnation may be newer than
+    // it.
     let unseen = !taken_back.contains(&revocation.entry.hash);
     let cutoff = revocation.cutoffs.get(&record.entry.entry.incarnation);
     cutoff.map_or(unseen, |cutoff| record.entry.entry.seq > *cutoff)
@@ -166,13 +168,13 @@ pub(super) fn judge(founder: PeerId, records: &BTreeMap<Hash, Record>) -> Judged
     }
 }
 
-/// Whether a revocation counts when these do.
+/// True if a revocation counts when these do.
 fn holds(one: &Record, revocations: &Against<'_>, standing: &Standing) -> bool {
     (one.is_leave() || standing.owners.contains_key(&one.entry.author))
         && !is_void(one, revocations, &standing.taken_back)
 }
 
-/// Whether `first` still counts when `one` does too.
+/// True if `first` still counts when `one` does too.
 pub(super) fn is_kept(
     founder: PeerId,
     approvals: &[&Record],

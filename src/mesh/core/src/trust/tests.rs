@@ -1,4 +1,4 @@
-//! Tests: sets of membership changes and what they amount to.
+//! Tests: sets of membership changes and the membership that they derive.
 
 use super::*;
 use crate::crypto::{Signer, Symbolic};
@@ -136,7 +136,7 @@ fn what_a_stranger_to_power_signs_uses_no_generation_up() {
 fn membership_changes_that_count_for_nothing_do_not_pile_up() {
     let mut trust = Trust::new(vec![genesis()], ProtocolRules::default()).unwrap();
     let kept = (1..200).filter(|seq| trust.add(approve(7, *seq, 1, 8, None)).is_some()).count();
-    assert_eq!(kept, limits::STRAY_VERDICTS_MAX);
+    assert_eq!(kept, limits::STRAY_CHANGES_MAX);
     // They count once their author turns out to be an owner, and then there is no limit.
     assert_eq!(trust.add(approve(0, 2, 1, 7, None)), Some(true));
     assert!(trust.member(&key(8).peer_id()).is_some());
@@ -303,7 +303,7 @@ fn a_later_approval_to_another_tier_does_not_cost_a_device_its_name() {
     assert_eq!(held.member(&id(2)).unwrap().node_id.as_str(), "macbook-2");
 }
 
-/// What one of four owners (the founder and three) may have said, in one of two incarnations.
+/// A change that one of four owners (the founder and three) may have signed, in one of two incarnations.
 #[derive(Debug, Clone)]
 struct Saying {
     author: u64,

@@ -84,7 +84,7 @@ fn a_second_attempt_that_two_gateways_open_is_the_same_attempt() {
     assert_eq!(net.runs(&asked), 2, "0 leads and opens the second attempt");
     net.split(&[&[1, 2], &[0]]);
     net.pass(5_000);
-    assert!(net.sims[1].peer.leads(), "and so does 1, which had not heard of it");
+    assert!(net.sims[1].peer.leads(), "and so does 1, which did not know of it");
     net.finish_tools(2);
     net.join_all();
     let attempts: Vec<_> = net.sims[2].ran.iter().map(|run| run.attempt).collect();

@@ -151,7 +151,7 @@ fn of_two_owners_who_revoke_each_other_in_two_halves_the_one_nearer_to_the_found
 }
 
 #[test]
-fn whom_a_voided_revocation_had_thrown_out_is_back_with_what_it_said_meanwhile() {
+fn a_peer_revoked_by_a_void_revocation_is_back_with_what_it_wrote_meanwhile() {
     let mut net = Net::of(4);
     // In one half 3 throws 1 out, and 2 hears it; in the other 0 throws 3 out, and knows nothing of that.
     net.split(&[&[0, 1], &[2, 3]]);

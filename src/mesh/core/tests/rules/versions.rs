@@ -35,7 +35,7 @@ fn what_an_older_peer_does_not_understand_it_keeps_and_relays_and_applies_after_
     assert_eq!(platform(&net, 2).as_deref(), Some("news"), "relayed");
     assert_ne!(platform(&net, 1).as_deref(), Some("news"), "not applied");
     assert!(net.sims[1].peer.view().holds.is_empty(), "it was nothing critical");
-    let unsupported = |net: &Net| net.sims[1].rows.keys().filter(|(_, key)| key.starts_with(b"unread:")).count();
+    let unsupported = |net: &Net| net.sims[1].rows.keys().filter(|(_, key)| key.starts_with(b"unsupported:")).count();
     assert_eq!(unsupported(&net), 1);
     of_version(&mut net, 1, Kind::NEWEST.0);
     assert_eq!(unsupported(&net), 0);
@@ -88,9 +88,9 @@ fn an_older_peer_does_not_keep_without_end_what_it_does_not_understand() {
     let mut net = Net::of(2);
     assert!(matches!(net.approve(0, 2, "guest", Tier::Shared), Reply::Approved(_)));
     let mut previous = Hash::ZERO;
-    for seq in 1..=mesh_core::limits::UNREAD_PER_AUTHOR_MAX as u64 + 5 {
+    for seq in 1..=mesh_core::limits::UNSUPPORTED_PER_AUTHOR_MAX as u64 + 5 {
         previous = net.hears(1, 2, seq, previous, 98, false);
     }
-    assert_eq!(logged(&net, 1, 98), mesh_core::limits::UNREAD_PER_AUTHOR_MAX);
+    assert_eq!(logged(&net, 1, 98), mesh_core::limits::UNSUPPORTED_PER_AUTHOR_MAX);
     assert!(net.sims[1].facts.iter().any(|fact| matches!(fact, Fact::Warning(_, peer) if *peer == id(2))));
 }

@@ -18,14 +18,14 @@ use mesh_core::ids::{NodeId, ToolName};
 
 /// Name of the settings file in a home.
 pub const FILE_NAME: &str = "sigil.toml";
-/// First choice of the QUIC port; the next free one is taken when nobody set it (architecture.md §10).
+/// First choice of the QUIC port; the next free one is taken when nobody set it.
 pub const QUIC_PORT_DEFAULT: u16 = 7433;
 /// First choice of the HTTP port; likewise.
 pub const HTTP_PORT_DEFAULT: u16 = 7434;
-/// Time to live of a call whose caller says nothing (architecture.md §5).
+/// Time to live of a call whose caller names none: longer than any reconnect, shorter than a person's patience.
 pub const CALL_TTL_DEFAULT: Duration = Duration::from_mins(1);
-/// Calls that run at once on a device whose owner says nothing. A place is held from the journal's fsync to the end of the
-/// run, so that few of them make the speed of the disk that of the queue: with 4, which mesh-protocol.md §6 names, two cores
+/// Calls that run at once on a device whose owner names no number. A place is held from the journal's fsync to the end of the
+/// run, so that few of them make the speed of the disk that of the queue: with 4, two cores
 /// that are shared by three busy peers end half as many calls as with 16.
 pub const CALLS_RUNNING_DEFAULT: u8 = 16;
 /// The most that may be asked for: each may be a process.
@@ -40,36 +40,36 @@ pub const TOOL_TIMEOUT_MAX: Duration = Duration::from_hours(24);
 pub struct Config {
     /// The home that these settings are for.
     pub home: PathBuf,
-    /// Who this device is in its mesh.
+    /// Role of this device in its mesh.
     pub node: Node,
-    /// Where the doors are.
+    /// Ports of the doors.
     pub listen: Listen,
-    /// How others are found.
+    /// Discovery of other devices.
     pub discovery: Discovery,
-    /// What the files tools may reach.
+    /// Reach of the files tools.
     pub files: Files,
     /// Command tools by name.
     pub tools: BTreeMap<ToolName, CommandTool>,
     /// Defaults of calls.
     pub calls: Calls,
-    /// How the agent logs.
+    /// Logging of the agent.
     pub log: Log,
 }
 
 /// `[node]`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Node {
-    /// Handle to ask for; `None` = made from the host name.
+    /// Name to ask for; `None` = made from the host name.
     pub name: Option<NodeId>,
     /// Class for election, set or guessed. Without [`Class::PREFERRED`].
     pub class: Class,
-    /// Whether this device should lead.
+    /// Preference for being the gateway.
     pub gateway: GatewayPreference,
     /// Tools that never run here, whoever asks.
     pub deny: Vec<ToolPattern>,
 }
 
-/// Whether this device should lead.
+/// Preference of a device for being the gateway.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum GatewayPreference {
     /// As its class says.
@@ -92,7 +92,7 @@ pub struct Listen {
 /// `[discovery]`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Discovery {
-    /// Whether to show ourselves on the LAN and look for others there.
+    /// True if this device shows itself on the LAN and looks for others there.
     pub lan: bool,
 }
 
@@ -112,7 +112,7 @@ pub struct CommandTool {
     pub args: Vec<String>,
     /// Longest run. At most [`TOOL_TIMEOUT_MAX`].
     pub timeout: Duration,
-    /// What running it again means.
+    /// Effect of running it again.
     pub effect: Effect,
     /// Bytes of output. At most [`mesh_core::limits::RESULT_BYTES_MAX`].
     pub max_output: u64,
@@ -135,7 +135,7 @@ impl fmt::Debug for CommandTool {
 /// `[calls]`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Calls {
-    /// Time to live when the caller says nothing.
+    /// Time to live of a call whose caller names none.
     pub ttl: Duration,
     /// Calls that run at once here; more wait their turn.
     pub running: u8,
@@ -146,7 +146,7 @@ pub struct Calls {
 pub struct Log {
     /// A filter of tracing, such as `info` or `sigil=debug,warn`.
     pub level: String,
-    /// How lines look.
+    /// Form of the lines.
     pub format: LogFormat,
 }
 
@@ -171,7 +171,7 @@ impl ToolPattern {
         (!text.is_empty() && !stem.contains('*')).then(|| Self(text.to_owned()))
     }
 
-    /// Whether the tool is meant.
+    /// True if the tool is meant.
     #[must_use]
     pub fn matches(&self, tool: &ToolName) -> bool {
         match self.0.strip_suffix('*') {
@@ -181,7 +181,7 @@ impl ToolPattern {
     }
 }
 
-/// What the command line says; `None` = nothing.
+/// Settings of the command line; `None` = not given.
 #[derive(Debug, Clone, Default)]
 pub struct Overrides {
     /// `node.name`
@@ -212,7 +212,7 @@ impl fmt::Display for Warning {
     }
 }
 
-/// Why the settings cannot be used.
+/// Reason why the settings cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConfigError {
@@ -221,7 +221,7 @@ pub enum ConfigError {
     Read {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// Cause.
         #[source]
         source: std::io::Error,
     },
@@ -230,7 +230,7 @@ pub enum ConfigError {
     Shape {
         /// The file.
         path: PathBuf,
-        /// Where and why.
+        /// Place and cause.
         why: String,
     },
     /// A value is not one of those that are allowed.
@@ -240,7 +240,7 @@ pub enum ConfigError {
         key: String,
         /// The value.
         value: String,
-        /// What would be.
+        /// Values that are.
         allowed: String,
     },
 }

@@ -12,7 +12,7 @@ use crate::mesh::{JoinError, MeshError};
 
 macro_rules! codes {
     ($($name:ident $text:literal $http:literal $grpc:ident $exit:literal $title:literal;)*) => {
-        /// What went wrong, as a stable word. The problem type is `urn:sigil:error:<word>`.
+        /// Kind of an error, as a stable word. The problem type is `urn:sigil:error:<word>`.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
         pub enum ErrorCode {
             $(#[doc = $title] $name,)*
@@ -46,7 +46,7 @@ macro_rules! codes {
                 match self { $(Self::$name => Code::$grpc,)* }
             }
 
-            /// Exit code of the command line (ecosystem.md §4).
+            /// Exit code of the command line.
             #[must_use]
             pub const fn exit(self) -> u8 {
                 match self { $(Self::$name => $exit,)* }
@@ -100,7 +100,7 @@ codes! {
     StoreFailed      "store_failed"         500  Internal           1 "The local store failed";
     ResultAway       "result_away"          503  Unavailable        6 "The result is on a device that cannot be reached";
     InviterDown      "inviter_down"         503  Unavailable        6 "The inviting device does not answer";
-    Moved            "moved"                503  Unavailable        6 "This device moved to another mesh";
+    Moved            "moved"                503  Unavailable        6 "This device has since moved to another mesh";
     Stopping         "stopping"             503  Unavailable        5 "The agent is stopping";
 }
 
@@ -114,13 +114,13 @@ impl fmt::Display for ErrorCode {
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[error("{detail}")]
 pub struct Fault {
-    /// What.
+    /// Kind.
     pub code: ErrorCode,
     /// This occurrence, for people.
     pub detail: String,
     /// The next step, for people.
     pub hint: Option<String>,
-    /// When to try again.
+    /// Time after which another try makes sense.
     pub retry_after: Option<Duration>,
     /// More members for machines.
     pub extra: Vec<(&'static str, Value)>,
@@ -139,7 +139,7 @@ impl Fault {
         self
     }
 
-    /// Adds when to try again.
+    /// Adds the time after which another try makes sense.
     #[must_use]
     pub fn retry_after(mut self, wait: Duration) -> Self {
         self.retry_after = Some(wait);
@@ -239,9 +239,8 @@ impl From<MeshError> for Fault {
             MeshError::Blob(source) => Self::new(ErrorCode::StoreFailed, format!("{detail}: {source}"))
                 .hint("`sigil doctor` looks for the cause"),
             MeshError::NoEntropy => Self::new(ErrorCode::Internal, detail),
-            MeshError::UnknownPending(_) => {
-                Self::new(ErrorCode::UnknownPending, detail).hint("`sigil pending` lists who waits")
-            }
+            MeshError::UnknownPending(_) => Self::new(ErrorCode::UnknownPending, detail)
+                .hint("`sigil pending` lists the devices that await approval"),
             MeshError::Join(error) => error.into(),
             MeshError::ResultAway { node } => Self::new(ErrorCode::ResultAway, detail)
                 .hint("switch that device on; the bytes come by themselves once it can be reached")

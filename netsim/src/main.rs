@@ -6,12 +6,14 @@
 
 mod dice;
 mod disk;
+mod env;
+mod event;
 mod explain;
 mod keys;
 mod models;
 #[cfg(feature = "mutants")]
 mod mutants;
-mod net;
+mod network;
 mod node;
 mod plan;
 mod predicates;

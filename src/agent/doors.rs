@@ -6,7 +6,7 @@ use super::error::AgentError;
 use super::home::Home;
 use super::ports::{self, Ports};
 use crate::config::{Config, HTTP_PORT_DEFAULT};
-use crate::doors::rest::{self, Bound, LogRing, RestContext, ServeError};
+use crate::doors::{self, Bound, ListenError, LogRing};
 use crate::mesh::MeshHandle;
 use crate::mesh::transport::Links;
 use crate::tasks::TaskGroup;
@@ -23,16 +23,16 @@ pub(super) async fn open(
 ) -> Result<Bound, AgentError> {
     let (socket, tokens) = (home.socket()?, home.open_tokens()?);
     let serve = async |port: u16| {
-        let context = RestContext {
+        let context = doors::Context {
             mesh: mesh.clone(),
             quic: links.local_addresses(),
             tokens: tokens.clone(),
             logs: logs.clone(),
             home: home.path().to_owned(),
-            checks: Vec::new(),
+            call_ttl: config.calls.ttl,
         };
-        rest::serve(context, &socket, SocketAddr::from((Ipv4Addr::LOCALHOST, port)), tasks).await
+        doors::serve(context, &socket, SocketAddr::from((Ipv4Addr::LOCALHOST, port)), tasks).await
     };
-    let is_taken = |error: &ServeError| matches!(error, ServeError::PortInUse(_));
+    let is_taken = |error: &ListenError| matches!(error, ListenError::PortInUse(_));
     ports::open("http", config.listen.http_port.or(kept.http), HTTP_PORT_DEFAULT, serve, is_taken).await
 }

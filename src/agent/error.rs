@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::config::ConfigError;
-use crate::doors::rest::ServeError;
+use crate::doors::ListenError;
 use crate::mesh::FatalError;
 use crate::mesh::identity::IdentityError;
 use crate::mesh::store::StoreError;
@@ -32,7 +32,7 @@ pub enum AgentError {
     Links(#[from] LinksError),
     /// The HTTP doors cannot be opened.
     #[error(transparent)]
-    Doors(#[from] ServeError),
+    Doors(#[from] ListenError),
     /// The mesh did not start, or has failed.
     #[error(transparent)]
     Mesh(#[from] FatalError),

@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 
 use super::error::{AgentError, at};
 use super::ports::Ports;
-use crate::doors::rest::TokenStore;
+use crate::doors::TokenStore;
 use crate::mesh::blobs::BlobStore;
 use crate::mesh::store::{DurableNote, FjallStore, OpenReport};
 use crate::tasks::TaskGroup;

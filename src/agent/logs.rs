@@ -6,7 +6,7 @@ use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::config::{Config, LogFormat};
-use crate::doors::rest::LogRing;
+use crate::doors::LogRing;
 use crate::mesh::store::OpenReport;
 
 /// Starts logging as the settings say.

@@ -1,10 +1,12 @@
-//! What can be typed: commands, flags, and the values in them.
+//! The command line: commands, flags, and the values in them.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde_json::{Map, Value};
+
+use crate::config::value::{DURATION_RULE, parse_duration};
 
 /// One private mesh out of your own devices: each offers tools, any of them can call them.
 #[derive(Debug, Parser)]
@@ -28,7 +30,7 @@ pub(crate) enum Command {
     Down,
     /// Watch three real peers on this machine lose their gateway and no call
     Demo(DemoArgs),
-    /// Who we are, who leads, whom we are linked to
+    /// This device: its identity, its gateway, its links
     Status,
     /// Make a code that lets one device join
     Invite(InviteArgs),
@@ -40,11 +42,11 @@ pub(crate) enum Command {
     Nearby,
     /// Devices that ask to join and await approval
     Pending,
-    /// Let a pending device in
+    /// Approve a pending device
     Approve(ApproveArgs),
-    /// Turn a pending device away
+    /// Reject a pending device
     Reject {
-        /// Its name, its peer id, or the first 7 or more characters of one
+        /// Its node id, its peer id, or a prefix of one of at least 7 characters
         id: String,
     },
     /// Remove a device from the mesh, for good
@@ -63,11 +65,11 @@ pub(crate) enum Command {
         #[arg(long)]
         node: Option<String>,
     },
-    /// Call a tool on a device; if it is away, the call waits for it
+    /// Call a tool on a device; if it is offline, the call is queued
     Call(CallArgs),
     /// Calls, newest first; or one call with its whole history
     Calls(CallsArgs),
-    /// What a call answered
+    /// The result of a call
     Result {
         /// The call
         id: String,
@@ -79,30 +81,27 @@ pub(crate) enum Command {
     Cancel {
         /// The call
         id: String,
-        /// Why, for the history
+        /// Reason, for the history
         #[arg(long)]
         reason: Option<String>,
     },
     /// Make a bearer token for the HTTP door on this machine; it is shown this once
     Token {
-        /// Void all tokens made so far instead
+        /// Revoke all tokens made so far instead
         #[arg(long)]
         revoke_all: bool,
     },
-    /// What the agent has logged
+    /// Log lines of the agent
     Logs {
-        /// Go on as it comes
+        /// Follow: print new lines as they come
         #[arg(short, long)]
         follow: bool,
-        /// How many lines to begin with
+        /// Number of lines to start with
         #[arg(short = 'n', long, default_value_t = 100)]
         lines: usize,
     },
     /// Check this installation and suggest fixes
     Doctor,
-    /// Measure what calls cost on this machine, with peers of its own
-    #[command(hide = true)]
-    Bench(BenchArgs),
 }
 
 #[derive(Debug, Args)]
@@ -134,45 +133,12 @@ pub(crate) struct DemoArgs {
     pub(crate) once: bool,
 }
 
-#[derive(Debug, Args)]
-pub(crate) struct BenchArgs {
-    /// Where the homes are laid out: a disk, or a RAM disk [default: the directory for temporary files]
-    #[arg(long, value_name = "DIR")]
-    pub(crate) dir: Option<PathBuf>,
-    /// How many calls each measurement makes
-    #[arg(long, value_name = "N", default_value_t = 5_000, value_parser = clap::value_parser!(u32).range(100..=1_000_000))]
-    pub(crate) calls: u32,
-    /// Finished calls in the long history
-    #[arg(long, value_name = "N", default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(..=1_000_000))]
-    pub(crate) history: u32,
-    /// A short look: fewer calls, a shorter history, 5 s of rest
-    #[arg(long)]
-    pub(crate) quick: bool,
-    /// Only these parts
-    #[arg(long, value_enum)]
-    pub(crate) only: Vec<BenchPart>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum BenchPart {
-    /// Latency and throughput over three peers
-    Calls,
-    /// How fast one door accepts
-    Accept,
-    /// A mesh of five at rest
-    Idle,
-    /// The same with a long history
-    History,
-}
-
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub(crate) enum Tier {
-    /// Full trust: may lead, approve others, and call everything
+    /// Full trust: may call every tool, approve devices, and become gateway
     Owner,
-    /// May be called, and calls what it is allowed to
+    /// May call every tool that is not for owners only
     Shared,
-    /// Named tools only, for a while
-    Ephemeral,
 }
 
 impl Tier {
@@ -180,17 +146,16 @@ impl Tier {
         match self {
             Self::Owner => "owner",
             Self::Shared => "shared",
-            Self::Ephemeral => "ephemeral",
         }
     }
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct InviteArgs {
-    /// How far the newcomer is trusted
+    /// Tier that it grants
     #[arg(long, value_enum, default_value = "owner")]
     pub(crate) tier: Tier,
-    /// How long the code is good for
+    /// Time until the code expires
     #[arg(long, default_value = "15m", value_parser = whole_seconds, value_name = "TIME")]
     pub(crate) expires: u64,
     /// Show it as a QR code too
@@ -220,12 +185,12 @@ pub(crate) struct JoinArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct ApproveArgs {
-    /// Its name, its peer id, or the first 7 or more characters of one
+    /// Its node id, its peer id, or a prefix of one of at least 7 characters
     pub(crate) id: String,
-    /// How far to trust it [default: shared]
+    /// Tier to grant [default: shared]
     #[arg(long, value_enum)]
     pub(crate) tier: Option<Tier>,
-    /// Call it by this node id
+    /// Node id to give it [default: the one that it asks for]
     #[arg(long, value_name = "NODE_ID")]
     pub(crate) name: Option<String>,
 }
@@ -262,7 +227,7 @@ pub(crate) struct CallArgs {
     /// All arguments as one JSON object: `@FILE`, `-` for standard input, or the JSON itself
     #[arg(long, value_name = "JSON", conflicts_with = "args")]
     pub(crate) input: Option<String>,
-    /// Drop the call if it has not started by then (up to 7d) [default: 60s]
+    /// Drop the call if it has not started within this time, at most 7d [default: `calls.ttl` in sigil.toml, else 1m]
     #[arg(long, value_parser = whole_seconds, value_name = "TIME")]
     pub(crate) ttl: Option<u64>,
     /// Stop the tool if it runs longer
@@ -274,7 +239,7 @@ pub(crate) struct CallArgs {
     /// Your own key for this call: the same key again finds it instead of calling twice
     #[arg(long)]
     pub(crate) key: Option<String>,
-    /// How long to wait for the end; the call itself goes on
+    /// Longest wait for the result; the call itself goes on
     #[arg(long, default_value = "20s", value_parser = duration, value_name = "TIME")]
     pub(crate) wait: Duration,
     /// Return at once with the call's id
@@ -295,48 +260,27 @@ pub(crate) struct CallsArgs {
     /// Only calls in this state (open, ended, queued, running, done, failed, expired, …)
     #[arg(long)]
     pub(crate) state: Option<String>,
-    /// How many
+    /// Calls on a page
     #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=200))]
     pub(crate) limit: u32,
-    /// Where to go on: `next_cursor` of the page before
+    /// Start of the page: `next_cursor` of the page before
     #[arg(long)]
     pub(crate) cursor: Option<String>,
 }
 
-/// Reads `90`, `90s`, `1h30m`, `250ms`, `7d`; a bare number is seconds.
-pub(crate) fn duration(text: &str) -> Result<Duration, String> {
-    const EXAMPLE: &str = "write it as 500ms, 20s, 15m, 2h or 7d";
-    let mut total = Duration::ZERO;
-    let mut rest = text.trim();
-    if rest.is_empty() {
-        return Err(EXAMPLE.into());
-    }
-    while !rest.is_empty() {
-        let digits = rest.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(rest.len());
-        let (number, tail) = rest.split_at(digits);
-        let unit_end = tail.find(|letter: char| letter.is_ascii_digit()).unwrap_or(tail.len());
-        let (unit, next) = tail.split_at(unit_end);
-        let number: u64 = number.parse().map_err(|_| EXAMPLE.to_owned())?;
-        let millis_each = match unit {
-            "ms" => 1,
-            "" | "s" => 1_000,
-            "m" | "min" => 60_000,
-            "h" => 3_600_000,
-            "d" => 86_400_000,
-            _ => return Err(EXAMPLE.into()),
-        };
-        let part = number.checked_mul(millis_each).map(Duration::from_millis);
-        total = part.and_then(|part| total.checked_add(part)).ok_or("that is longer than anything lasts")?;
-        rest = next;
-    }
-    Ok(total)
+/// Reads a duration as `sigil.toml` has it.
+fn duration(text: &str) -> Result<Duration, String> {
+    parse_duration(text).ok_or_else(|| match text.trim().parse::<u64>() {
+        Ok(number) => format!("the unit is missing: write {number}s"),
+        Err(_) => format!("write {DURATION_RULE}"),
+    })
 }
 
 /// A duration of at least one second, in whole seconds, as the REST API counts.
-pub(crate) fn whole_seconds(text: &str) -> Result<u64, String> {
+fn whole_seconds(text: &str) -> Result<u64, String> {
     let time = duration(text)?;
     if time.is_zero() || time.subsec_millis() != 0 {
-        return Err("whole seconds, at least 1s".into());
+        return Err("write whole seconds, at least 1s".into());
     }
     Ok(time.as_secs())
 }
@@ -379,18 +323,15 @@ mod tests {
     }
 
     #[test]
-    fn durations_read_as_people_write_them() {
-        for (text, millis) in
-            [("90", 90_000), ("500ms", 500), ("15m", 900_000), ("1h30m", 5_400_000), ("7d", 604_800_000)]
-        {
-            assert_eq!(duration(text), Ok(Duration::from_millis(millis)), "{text}");
-        }
-        for text in ["", "s", "-1s", "1.5s", "1y", "ten", "1 h", "99999999999999999999s", "9999999999999999999d"] {
-            assert!(duration(text).is_err(), "{text}");
-        }
+    fn times_are_whole_seconds_and_a_wrong_one_is_told_the_right_form() {
         assert_eq!(whole_seconds("1m"), Ok(60));
+        assert_eq!(whole_seconds("1h30m"), Ok(5_400));
         assert!(whole_seconds("1500ms").is_err());
-        assert!(whole_seconds("0").is_err());
+        assert!(whole_seconds("0s").is_err());
+        assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
+        for (text, next) in [("90", "90s"), ("1.5h", "1h30m"), ("", "30s")] {
+            assert!(duration(text).is_err_and(|why| why.contains(next)), "{text}");
+        }
     }
 
     #[test]
@@ -438,6 +379,7 @@ mod tests {
             "sigil calls --queued --state done",
             "sigil calls --limit 201",
             "sigil up --quic-port 70000",
+            "sigil invite --tier ephemeral",
             "sigil frobnicate",
         ] {
             assert!(parse(line).is_err(), "{line}");

@@ -20,7 +20,7 @@ const ANSWER_BYTES_MAX: usize = 130 * 1024 * 1024;
 /// An agent on the same machine answers in milliseconds; past this it hangs.
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 
-/// Record that the agent of a home has written about itself. It may be long dead.
+/// The agent's own record of its process and socket. It may be long dead.
 #[derive(Debug, Clone, Deserialize)]
 pub(crate) struct Noted {
     pub(crate) pid: u32,

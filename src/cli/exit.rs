@@ -1,4 +1,4 @@
-//! End of a command: exit codes, and errors that name the next step.
+//! The end of a command: exit codes, and errors that name the next step.
 
 use std::process::ExitCode;
 
@@ -80,7 +80,7 @@ impl Exit {
     }
 }
 
-/// Why a command failed, for people and for scripts.
+/// Failure of a command, for people and for scripts.
 #[derive(Debug)]
 pub(crate) struct Failure {
     pub(crate) exit: Exit,

@@ -1,4 +1,4 @@
-//! Peers for the demo and for measurements: processes of our own program, each with a home of its own, none of which
+//! Peers for the demo: processes of our own program, each with a home of its own, none of which
 //! outlives us.
 
 use std::collections::BTreeMap;
@@ -21,7 +21,7 @@ use crate::cli::up;
 
 /// A peer that is not ready by then will not be.
 const READY_WITHIN: Duration = Duration::from_secs(15);
-/// Time for a clean stop before a peer is killed.
+/// Longest clean stop of a peer before it is killed.
 const STOP_WITHIN: Duration = Duration::from_secs(3);
 
 /// One peer.
@@ -33,8 +33,6 @@ pub(crate) struct Peer {
     /// Known once it has run.
     pub(crate) id: String,
     pub(crate) http: String,
-    /// Set in its environment.
-    pub(crate) variables: Vec<(&'static str, &'static str)>,
     quic_port: u16,
     http_port: u16,
     child: Option<Child>,
@@ -59,7 +57,7 @@ impl<const N: usize> Fleet<N> {
         Ok(Self { peers, root })
     }
 
-    /// Where the homes are.
+    /// Directory of the homes.
     pub(crate) fn root(&self) -> &Path {
         self.root.path()
     }
@@ -97,7 +95,6 @@ impl Peer {
             client: Client::new(&home),
             id: String::new(),
             http: format!("http://127.0.0.1:{http_port}"),
-            variables: Vec::new(),
             quic_port,
             http_port,
             child: None,
@@ -126,17 +123,17 @@ impl Peer {
         self.home.join("shared/note.txt")
     }
 
-    /// Text of the shared file.
+    /// Its content.
     pub(crate) fn shared_text(&self) -> String {
         format!("A note on {}: the spare key is under the third stone.\n", self.name)
     }
 
-    /// Where the tool leaves its lines.
+    /// File in which the tool leaves its lines.
     pub(crate) fn witness_file(&self) -> PathBuf {
         self.home.join("ran.txt")
     }
 
-    /// Runs of each (id, attempt) here, by the tool's own record.
+    /// Runs of each (id, attempt) here, as the tool itself wrote them.
     pub(crate) fn witness(&self) -> BTreeMap<(String, String), usize> {
         let mut ran = BTreeMap::new();
         for line in std::fs::read_to_string(self.witness_file()).unwrap_or_default().lines() {
@@ -170,7 +167,6 @@ impl Peer {
             command.env_remove(name);
         }
         // A group of its own: Ctrl-C is for us, and we end the peers in order.
-        command.envs(self.variables.iter().copied());
         command.env("NO_COLOR", "1").stdin(Stdio::null()).stdout(log).stderr(log_too).process_group(0);
         let began = Instant::now();
         let child = self.child.insert(command.spawn().map_err(|error| failed(error.to_string()))?);
@@ -194,17 +190,6 @@ impl Peer {
             Some(pid) => up::signal(pid, signal),
             None => Err(Failure::new(Exit::Failed, format!("{} does not run", self.name))),
         }
-    }
-
-    /// SIGTERM, and waits for the end.
-    pub(crate) async fn stop(&mut self) -> Result<(), Failure> {
-        self.signal(Signal::SIGTERM)?;
-        let deadline = Instant::now() + STOP_WITHIN;
-        while Instant::now() < deadline && self.runs() {
-            sleep(Duration::from_millis(10)).await;
-        }
-        self.end();
-        Ok(())
     }
 
     fn runs(&mut self) -> bool {

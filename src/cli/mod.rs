@@ -1,7 +1,6 @@
 //! Commands: a client of the REST API, plus the agent itself.
 
 mod args;
-mod bench;
 mod client;
 mod commands;
 mod demo;
@@ -47,13 +46,10 @@ fn run(cli: Cli, ui: Ui) -> Result<ExitCode, Failure> {
     if let Command::Demo(args) = cli.command {
         return on_one_thread(demo::run(&args, ui));
     }
-    if let Command::Bench(args) = cli.command {
-        return on_one_thread(bench::run(&args, ui));
-    }
     on_one_thread(commands::run(cli.command, Client::new(&home), ui))
 }
 
-/// Clients need no more. The children of the demo and of measurements are told to end with the thread that
+/// Clients need no more. The children of the demo are told to end with the thread that
 /// started them, so that has to be the main one.
 fn on_one_thread(work: impl Future<Output = Result<Exit, Failure>>) -> Result<ExitCode, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();

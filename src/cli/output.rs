@@ -1,10 +1,10 @@
-//! Output: data to standard output, messages to standard error.
+//! Output: data to standard output, talk to standard error.
 
 use std::io::{IsTerminal, Write};
 
 use serde_json::{Map, Value};
 
-/// Output settings of this run of the program.
+/// The form in which this run of the program shows things.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Ui {
     /// One JSON document instead of text.

@@ -22,9 +22,9 @@ use crate::cli::output::Ui;
 
 /// A start takes 0.1 s; a store that must be repaired first, on a slow card, takes longer.
 const READY_WITHIN: Duration = Duration::from_secs(30);
-/// Time that `down` waits: the agent's own grace is shorter.
+/// Longest wait of `down`: the agent's own grace is shorter.
 const DOWN_WITHIN: Duration = Duration::from_secs(5);
-/// Tail of the log that is shown when a start fails.
+/// Bytes of the log that are shown when a start fails.
 const TAIL_BYTES: u64 = 4096;
 
 /// `sigil up`: becomes the agent until it is told to stop.
@@ -66,7 +66,7 @@ pub(crate) fn foreground(home: &Path, args: UpArgs, ui: Ui) -> Result<Exit, Fail
     Ok(Exit::Ok)
 }
 
-/// Exit code of an agent error: wrong settings are a matter of usage, the rest is a failure.
+/// Exit of an agent that ended by itself: a wrong setting is a matter of usage; the rest is a failure.
 fn exit_of(error: &AgentError) -> Exit {
     if matches!(error, AgentError::Config(_) | AgentError::Tools(_) | AgentError::Name(_)) {
         Exit::Usage

@@ -1,11 +1,11 @@
-//! Which class this machine is, for election, when its owner does not say.
+//! Class of this machine, for election, when its owner does not name one.
 
 use mesh_core::config::Class;
 
 /// Below this much memory a machine counts as small: single-board computers and cheap virtual machines.
 const SMALL_MEMORY_BYTES: u64 = 2 << 30;
 
-/// Facts that the guess is made from.
+/// Findings from which the guess is made.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Probe {
     /// A battery powers the whole machine.

@@ -117,7 +117,7 @@ struct RawLog {
     format: Option<String>,
 }
 
-/// Where a value that is not from the file comes from.
+/// Origin of each value that is not from the file.
 type Origins = BTreeMap<&'static str, String>;
 
 pub(super) fn read(

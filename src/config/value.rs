@@ -7,7 +7,7 @@ pub const DURATION_RULE: &str = "a duration such as 500ms, 30s, 5m, 2h, 7d or 1h
 /// Form of a size, for error messages.
 pub const SIZE_RULE: &str = "a size such as 4096, 64KiB, 10MB or 1GiB";
 
-/// Reads a duration: whole numbers, each with a unit (`ms`, `s`, `m`, `h`, `d`), added up. `None` when it is not one.
+/// Reads a duration: whole numbers, each with a unit (`ms`, `s`, `m` or `min`, `h`, `d`), added up. `None` when it is not one.
 #[must_use]
 pub fn parse_duration(text: &str) -> Option<Duration> {
     let mut rest = text.trim();
@@ -22,7 +22,7 @@ pub fn parse_duration(text: &str) -> Option<Duration> {
         let unit_ms: u64 = match unit {
             "ms" => 1,
             "s" => 1_000,
-            "m" => 60_000,
+            "m" | "min" => 60_000,
             "h" => 3_600_000,
             "d" => 86_400_000,
             _ => return None,
@@ -91,10 +91,24 @@ mod tests {
     fn units_mean_what_they_say() {
         assert_eq!(parse_duration("1h30m"), Some(Duration::from_mins(90)));
         assert_eq!(parse_duration("250ms"), Some(Duration::from_millis(250)));
+        assert_eq!(parse_duration("15min"), parse_duration("15m"));
+        assert_eq!(parse_duration("7d"), Some(Duration::from_hours(7 * 24)));
         assert_eq!(parse_size("64MiB"), Some(64 << 20));
         assert_eq!(parse_size("10 MB"), Some(10_000_000));
         assert_eq!(parse_size("17"), Some(17));
-        for bad in ["", "s", "30", "-1s", "1.5h", "30 s", "1y", "99999999999999999999s", "30s x"] {
+        for bad in [
+            "",
+            "s",
+            "30",
+            "-1s",
+            "1.5h",
+            "30 s",
+            "1y",
+            "ten",
+            "99999999999999999999s",
+            "9999999999999999999d",
+            "30s x",
+        ] {
             assert_eq!(parse_duration(bad), None, "{bad:?}");
         }
         for bad in ["", "MiB", "-1", "1.5MiB", "1TB", "99999999999GiB"] {

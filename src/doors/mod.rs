@@ -1,3 +1,22 @@
-//! The doors that people and their programs use, the same on every peer.
+//! The doors that people and their programs use, the same on every peer, gateway or not: listeners, authentication,
+//! operations, and the groups of routes that offer them.
+//!
+//! Everything here is a client of [`MeshHandle`](crate::mesh::MeshHandle); it decides nothing but who may ask, and how the
+//! answer is put.
 
+pub mod app;
+mod auth;
+pub mod identity;
+pub mod listen;
+pub mod log_ring;
+pub mod ops;
 pub mod rest;
+mod serve;
+pub mod tokens;
+
+pub use app::Context;
+pub use identity::{Door, Identity, Principal};
+pub use listen::{Bound, ListenError};
+pub use log_ring::LogRing;
+pub use serve::serve;
+pub use tokens::TokenStore;

@@ -12,7 +12,8 @@ use mesh_core::entry::{Directory, Kind, SignedEntry, ToolDecl};
 use mesh_core::frame::{AnswerKind, Channel, Frame};
 use mesh_core::ids::{Hash, Incarnation, NodeId, PeerId, ReqId};
 use mesh_core::io::{
-    Batch, CallRecord, CallState, CmdId, Command, Fact, Input, Output, Refusal, Reply, SessionId, Space, View,
+    Batch, CallRecord, CallState, CmdId, Command, Fact, Input, LogReader, Output, Refusal, Reply, SessionId, Space,
+    View,
 };
 use mesh_core::limits;
 use mesh_core::peer::{self, BootError, Peer};
@@ -372,7 +373,7 @@ impl Actor {
             match output {
                 Output::Send(peer, frame) => self.send(peer, frame),
                 Output::Commit(txn, batch) => self.store.commit(txn, batch),
-                Output::ReadLog { to, ranges } => self.read_log(to, &ranges),
+                Output::ReadLog { reader, ranges } => self.read_log(reader, &ranges),
                 Output::Invoke(invocation) => {
                     self.pass(Point::AfterStarted);
                     self.adapters.tools.invoke(*invocation);
@@ -483,7 +484,7 @@ impl Actor {
         }
     }
 
-    fn read_log(&mut self, to: PeerId, ranges: &[(PeerId, Incarnation, u64, u64)]) {
+    fn read_log(&mut self, reader: LogReader, ranges: &[(PeerId, Incarnation, u64, u64)]) {
         let mut entries = Vec::new();
         let mut bytes = 0;
         let mut more = false;
@@ -509,7 +510,7 @@ impl Actor {
                 }
             }
         }
-        self.tail.push_back(Input::LogRead { to, entries, more });
+        self.tail.push_back(Input::LogRead { reader, entries, more });
     }
 
     /// Gets a blob from the first of these peers that has it. Tried again when one of them is linked anew.

@@ -1,4 +1,4 @@
-//! The commands that people and scripts use: their JSON and their exit codes (ecosystem page, §4).
+//! The commands that people and scripts use: their JSON and their exit codes.
 
 use serde_json::Value;
 
@@ -59,6 +59,27 @@ fn waiting_for_a_device_that_is_off_ends_with_6_and_the_call_goes_on() {
     assert_eq!(said.code, 6, "{said:?}");
     let said = mesh.homes[0].cli(&["call", "tablet", "append", "--ttl", "1s", "--wait", "20s", "--json"]);
     assert_eq!(said.code, 7, "expired: {said:?}");
+}
+
+#[test]
+fn a_call_that_names_no_ttl_gets_that_of_the_settings() {
+    let home = Home::new("attic").with_config("[calls]\nttl = \"2h\"").started();
+    assert_eq!(home.cli(&["call", "attic", "device.info", "--json"]).json(0)["ttl_s"], 7200);
+    assert_eq!(home.cli(&["call", "attic", "device.info", "--ttl", "30s", "--json"]).json(0)["ttl_s"], 30);
+    let unit = home.cli(&["call", "attic", "device.info", "--ttl", "30"]);
+    assert_eq!(unit.code, 2);
+    assert!(unit.stderr.contains("write 30s"), "{unit:?}");
+}
+
+#[test]
+fn an_invite_prints_its_code_once() {
+    let home = Home::new("attic").started();
+    let said = home.cli(&["invite"]);
+    assert_eq!(said.code, 0, "{said:?}");
+    let code = said.stdout.trim_end();
+    assert!(code.len() > 100 && code.lines().count() == 1, "nothing but the code is data: {said:?}");
+    assert!(!said.stderr.contains(code), "{said:?}");
+    assert_eq!(home.cli(&["invite", "--tier", "ephemeral"]).code, 2);
 }
 
 #[test]

@@ -4,12 +4,13 @@ use std::fs;
 use std::io::Write as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::time::Duration;
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
+use testbed::agent::{self, Agent};
+use testbed::witness;
 
 use super::http::{Answer, ask, text};
 use super::network::QUIC_PORT;
@@ -36,7 +37,7 @@ pub(super) struct Peer {
     namespace: String,
     program: PathBuf,
     fault: String,
-    child: Option<Child>,
+    agent: Agent,
 }
 
 impl Peer {
@@ -60,7 +61,7 @@ impl Peer {
             namespace,
             program: program.to_owned(),
             fault: String::new(),
-            child: None,
+            agent: Agent::default(),
         })
     }
 
@@ -72,26 +73,21 @@ impl Peer {
     /// Starts the agent and waits until it is ready.
     pub(super) fn start(&mut self) -> Result<(), Fail> {
         let trouble = |error: std::io::Error| Fail::Trouble(format!("{}: {error}", self.spec.name));
-        let log = fs::OpenOptions::new().create(true).append(true).open(self.home.with_extension("log"));
-        let mut log = log.map_err(trouble)?;
+        let mut log = agent::log_file(&self.home.with_extension("log")).map_err(trouble)?;
         writeln!(log, "{START_MARK}").map_err(trouble)?;
-        let mut command = Command::new("ip");
-        command.args(["netns", "exec", &self.namespace]).arg(&self.program).args(["up", "--with-parent", "--home"]);
-        command.arg(&self.home).args(["--name", self.spec.handle(), "--quic-port", &QUIC_PORT.to_string()]);
-        // A person's own settings are for their own home.
-        for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("SIGIL_")) {
-            command.env_remove(name);
-        }
+        let words = [&self.program, Path::new("up"), Path::new("--with-parent"), Path::new("--home"), &self.home];
+        let mut command = agent::command(Some(&self.namespace), &words);
+        command.args(["--name", self.spec.handle(), "--quic-port", &QUIC_PORT.to_string()]);
         if self.spec.clock_s != 0 {
             command.env("SIGIL_TEST_WALL_OFFSET_MS", (self.spec.clock_s * 1000).to_string());
         }
         if !self.fault.is_empty() {
             command.env("SIGIL_FAULT", &self.fault);
         }
-        command.env("SIGIL_LOG_FORMAT", "json").env("SIGIL_LOG_LEVEL", "info").env("NO_COLOR", "1");
+        command.env("SIGIL_LOG_FORMAT", "json").env("SIGIL_LOG_LEVEL", "info");
         // A group of its own: Ctrl-C is for us, and we end the peers.
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).process_group(0);
-        self.child = Some(command.spawn().map_err(trouble)?);
+        command.stdout(Stdio::null()).stderr(log).process_group(0);
+        self.agent.spawn(&mut command).map_err(trouble)?;
         let ready = wait_for(READY_WITHIN, || {
             if let Some(status) = self.exited() {
                 return Some(Err(status));
@@ -143,32 +139,22 @@ impl Peer {
 
     /// Exit status of the agent, if it ended.
     pub(super) fn exited(&mut self) -> Option<ExitStatus> {
-        let status = self.child.as_mut()?.try_wait().ok()?;
-        if status.is_some() {
-            self.child = None;
-        }
-        status
+        self.agent.exited()
     }
 
     /// True if it was started and has not been seen to end.
     pub(super) fn runs(&self) -> bool {
-        self.child.is_some()
+        self.agent.runs()
     }
 
     /// Sends a signal to it, and to nobody else: the id stays its own until we have waited for it.
     pub(super) fn signal(&self, signal: Signal) -> Result<(), Fail> {
-        let pid = self.child.as_ref().and_then(|child| i32::try_from(child.id()).ok());
-        let pid = pid.ok_or_else(|| self.trouble("does not run"))?;
-        kill(Pid::from_raw(pid), signal).map_err(|error| self.trouble(&error.to_string()))
+        self.agent.signal(signal).map_err(|error| self.trouble(&error.to_string()))
     }
 
     /// SIGKILL; ends a frozen process too.
     pub(super) fn kill(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            // Both fail only if it has ended already.
-            let _ = child.kill();
-            let _ = child.wait();
-        }
+        self.agent.kill();
     }
 
     /// Waits for the end that a signal or a fault brings.
@@ -257,12 +243,7 @@ impl Peer {
 
     /// Runs here, in order: id and attempt.
     pub(super) fn witness(&self) -> Vec<(String, u8)> {
-        let lines = fs::read_to_string(self.home.with_extension("witness")).unwrap_or_default();
-        let read = |line: &str| {
-            let (id, attempt) = line.split_once(' ')?;
-            Some((id.to_owned(), attempt.parse().ok()?))
-        };
-        lines.lines().map(|line| read(line).unwrap_or_else(|| (format!("an odd line: {line}"), 0))).collect()
+        witness::read(&self.home.with_extension("witness"))
     }
 
     /// Everything its agents said.
@@ -271,27 +252,16 @@ impl Peer {
     }
 }
 
-impl Drop for Peer {
-    fn drop(&mut self) {
-        self.kill();
-    }
-}
-
-/// The tools leave a line for each run: one short write to a file opened with `O_APPEND`, by a shell, not by us.
+/// Its settings; the tools leave their lines in the witness file.
 fn settings(spec: &PeerSpec, lan: bool, witness: &Path) -> String {
     use std::fmt::Write as _;
-    let witness = Value::from(witness.to_string_lossy());
     let mut toml = format!(
         "[node]\nclass = {}\ngateway = {}\n\n[listen]\nhttp_port = 7434\n\n[discovery]\nlan = {lan}\n",
         Value::from(spec.class.as_str()),
         Value::from(spec.gateway.as_str())
     );
     for (tool, effect, after) in [("append", "once", ""), ("again", "idempotent", ""), ("slow", "once", "; sleep 3")] {
-        let script = Value::from(format!("echo \"$SIGIL_REQUEST_ID $SIGIL_ATTEMPT\" >> \"$0\"{after}"));
-        let _ = write!(
-            toml,
-            "\n[tools.{tool}]\ncommand = \"sh\"\nargs = [\"-c\", {script}, {witness}]\neffect = \"{effect}\"\n"
-        );
+        let _ = write!(toml, "\n{}", witness::tool(tool, effect, witness, "", after));
     }
     toml
 }

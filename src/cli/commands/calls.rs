@@ -10,13 +10,13 @@ use hyper::Method;
 use serde_json::{Map, Value, json};
 use tokio::time::{Instant, sleep_until};
 
-use super::{read_all, show};
+use super::console::{read_all, show};
 use crate::cli::args::{CallArgs, CallsArgs, arguments};
 use crate::cli::client::{Client, Extras, segment};
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::output::{Tone, Ui, clean, clean_lines, fields, items, relative, short, table, text};
 
-/// Time that the agent may hold a request for an open call before it answers that nothing has changed.
+/// Longest time for which the agent holds one look at an open call before it answers that nothing has changed.
 const LOOK: Duration = Duration::from_secs(1);
 
 pub(super) async fn call(client: &Client, args: CallArgs, ui: Ui) -> Result<Exit, Failure> {
@@ -42,7 +42,7 @@ pub(super) async fn call(client: &Client, args: CallArgs, ui: Ui) -> Result<Exit
         };
         let why = if interrupted { "Not waiting any longer" } else { "Still open" };
         ui.say(&format!(
-            "{why}: call {id} is {state}; it goes on by itself until it ends or its time is over ({}).{because}\n  look:  sigil calls {id}\n  stop:  sigil cancel {id}",
+            "{why}: call {id} is {state}; it goes on by itself until it ends or expires ({}).{because}\n  look:  sigil calls {id}\n  stop:  sigil cancel {id}",
             relative(&call, "expires_at")
         ));
         if ui.json {
@@ -361,7 +361,7 @@ pub(super) async fn cancel(client: &Client, id: &str, reason: Option<String>, ui
     let body = reason.map_or_else(|| json!({}), |reason| json!({ "reason": reason }));
     let answer = client.post(&format!("/api/v1/calls/{}/cancel", segment(id)), &body).await?;
     Ok(show(ui, "sigil.call/1", answer, |call| match text(call, "state") {
-        state if state.is_empty() => format!("Asked to stop {}.", clean(id)),
+        state if state.is_empty() => format!("Asked to cancel {}.", clean(id)),
         state => format!("{} is {state}.", clean(id)),
     }))
 }

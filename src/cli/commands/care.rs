@@ -5,18 +5,18 @@ use std::time::Duration;
 use hyper::Method;
 use serde_json::{Value, json};
 
-use super::show;
+use super::console::show;
 use crate::cli::client::{Client, Extras, noted, segment};
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::output::{Ui, clean, clean_lines, items, table, text};
 
-/// How often `logs -f` looks for more.
+/// Interval at which `logs -f` looks for more.
 const LOGS_EVERY: Duration = Duration::from_millis(300);
 
 pub(super) async fn token(client: &Client, revoke_all: bool, ui: Ui) -> Result<Exit, Failure> {
     if revoke_all {
         let answer = client.ask(Method::DELETE, "/api/v1/tokens", Extras::default()).await?.json()?;
-        return Ok(show(ui, "sigil.token/1", answer, |_| "No token is good any more.".to_owned()));
+        return Ok(show(ui, "sigil.token/1", answer, |_| "All tokens are revoked.".to_owned()));
     }
     let body = client.post("/api/v1/tokens", &json!({})).await?;
     Ok(show(ui, "sigil.token/1", body, |body| text(body, "token")))
@@ -96,7 +96,7 @@ pub(super) async fn doctor(client: &Client, ui: Ui) -> Result<Exit, Failure> {
         if rows.is_empty() {
             "The agent knows no checks.".to_owned()
         } else {
-            table(&["STATE", "CHECK", "CAUSE", "WHAT TO DO"], &rows)
+            table(&["STATE", "CHECK", "CAUSE", "FIX"], &rows)
         }
     });
     Ok(exit)
@@ -119,7 +119,7 @@ fn verdict(checks: &[Value]) -> Exit {
     exit
 }
 
-/// What can be seen without an agent.
+/// Checks that need no agent.
 fn alone(client: &Client, failure: &Failure) -> Value {
     let home = client.home();
     let home_check = match std::fs::metadata(home) {
@@ -133,7 +133,7 @@ fn alone(client: &Client, failure: &Failure) -> Value {
     };
     let stale = noted(home).filter(|noted| !crate::cli::up::alive(noted.pid));
     let cause = match stale {
-        Some(noted) => format!("{}; process {} ended without saying so", failure.detail, noted.pid),
+        Some(noted) => format!("{}; process {} ended without cleaning up", failure.detail, noted.pid),
         None => failure.detail.clone(),
     };
     json!({ "items": [home_check, { "id": "agent", "state": "error", "cause": cause, "fix": failure.hint }] })

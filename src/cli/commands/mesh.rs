@@ -3,7 +3,7 @@
 use hyper::Method;
 use serde_json::{Map, Value, json};
 
-use super::{confirm, read_all, show};
+use super::console::{confirm, read_all, show};
 use crate::cli::args::{ApproveArgs, InviteArgs, JoinArgs, UpArgs};
 use crate::cli::client::{Client, Extras, segment};
 use crate::cli::exit::{Exit, Failure};
@@ -29,7 +29,7 @@ fn status_text(body: &Value, ui: Ui) -> String {
     };
     let links = body.get("links").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
     let links = match links {
-        [] => "none; `sigil invite` lets another device join".to_owned(),
+        [] => "none; `sigil invite` makes a code for another device".to_owned(),
         links => links.iter().map(link_text).collect::<Vec<_>>().join(", "),
     };
     let none = Value::Null;
@@ -83,7 +83,7 @@ pub(super) async fn invite(client: &Client, args: &InviteArgs, ui: Ui) -> Result
         ui.say(&qr(&code)?);
     }
     ui.say(&format!(
-        "On the other device:  sigil join {code}\nGood once, for tier {}, ends {}. Anyone who has it can join: show it to nobody else.",
+        "On the other device, run `sigil join CODE` with this code.\nSingle use, grants tier {}, expires {}. Keep it secret: whoever has it can join.",
         args.tier.as_str(),
         relative(&invite, "expires_at")
     ));
@@ -141,7 +141,7 @@ pub(super) async fn join(client: &Client, args: JoinArgs, ui: Ui) -> Result<Exit
     Ok(show(ui, "sigil.join/1", answer, |answer| {
         if text(answer, "state") == "pending" {
             format!(
-                "Asked {}. A person there must say yes: there, `sigil pending` shows this device, `sigil approve` lets it in.\nCompare before: the peer id there must be {}.",
+                "Asked {}. A person there must approve: there, `sigil pending` shows this device, `sigil approve` admits it.\nCompare first: the peer id shown there must be {}.",
                 name_of(answer),
                 text(answer, "own_peer_id")
             )
@@ -235,14 +235,14 @@ pub(super) async fn approve(client: &Client, args: &ApproveArgs, ui: Ui) -> Resu
 
 pub(super) async fn reject(client: &Client, id: &str, ui: Ui) -> Result<Exit, Failure> {
     let answer = client.post(&format!("/api/v1/pending/{}/reject", segment(id)), &json!({})).await?;
-    Ok(show(ui, "sigil.reject/1", answer, |_| format!("Turned away: {}.", clean(id))))
+    Ok(show(ui, "sigil.reject/1", answer, |_| format!("Rejected: {}.", clean(id))))
 }
 
 pub(super) async fn forget(client: &Client, node: &str, ui: Ui) -> Result<Exit, Failure> {
     let path = format!("/api/v1/nodes/{}", segment(node));
     let answer = client.ask(Method::DELETE, &path, Extras::default()).await?.json()?;
     Ok(show(ui, "sigil.forget/1", answer, |_| {
-        format!("{} does not belong to the mesh any more; calls that waited for it have ended.", clean(node))
+        format!("{} is no longer a member of the mesh; calls that were queued for it have ended.", clean(node))
     }))
 }
 
@@ -297,7 +297,7 @@ pub(super) async fn node(client: &Client, id: &str, ui: Ui) -> Result<Exit, Fail
         if rows.is_empty() {
             format!("{head}\n\nIt offers no tools.")
         } else {
-            format!("{head}\n\n{}", table(&["TOOL", "EFFECT", "WHAT IT DOES"], &rows))
+            format!("{head}\n\n{}", table(&["TOOL", "EFFECT", "DESCRIPTION"], &rows))
         }
     }))
 }
@@ -329,7 +329,7 @@ pub(super) async fn tools(client: &Client, node: Option<&str>, ui: Ui) -> Result
         }
         format!(
             "{}\n\nCall one with `sigil call NODE TOOL`.",
-            table(&["NODE", "TOOL", "EFFECT", "STATE", "WHAT IT DOES"], &rows)
+            table(&["NODE", "TOOL", "EFFECT", "STATE", "DESCRIPTION"], &rows)
         )
     }))
 }
@@ -346,7 +346,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn status_says_who_leads() {
+    fn status_names_the_gateway() {
         let body = json!({
             "peer_id": "abcdefghijkl", "node_id": "attic", "mesh_id": "mmmmmmmmmm",
             "gateway": {"peer_id": "zyxwvutsrq", "node_id": "study", "epoch": 4, "self": false},
@@ -362,7 +362,7 @@ mod tests {
     #[test]
     fn without_a_gateway_it_says_so() {
         let said = status_text(&json!({"gateway": null, "links": []}), Ui::plain(false));
-        assert!(said.contains("nobody leads") && said.contains("sigil invite"), "{said}");
+        assert!(said.contains("no gateway elected") && said.contains("sigil invite"), "{said}");
     }
 
     #[test]

@@ -38,7 +38,7 @@ pub(super) struct Report {
     pub(super) calls: Vec<Made>,
     pub(super) witness: Witness,
     pub(super) peers: Vec<Value>,
-    /// Why the story ended early, if it did.
+    /// Cause of an early end of the story, if there was one.
     pub(super) broke_off: Option<String>,
 }
 

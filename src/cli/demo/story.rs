@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 
 use super::report::{Made, Promise, Report, is_open};
-use super::{STOPPED, Teller, is_true, ms};
+use super::teller::{STOPPED, Teller, is_true, ms};
 use crate::cli::client::{Client, Extras, segment};
 use crate::cli::commands::epoch;
 use crate::cli::exit::{Exit, Failure};
@@ -35,7 +35,7 @@ const SHORT_TTL_S: u64 = 3;
 /// Calls a second in the stream, and how long it flows.
 const STREAM_EVERY: Duration = Duration::from_millis(20);
 const STREAM_FOR: Duration = Duration::from_secs(4);
-/// When the gateway dies within the stream.
+/// Time at which the gateway dies within the stream.
 const KILL_AFTER: Duration = Duration::from_millis(1_500);
 
 pub(super) struct Story {
@@ -198,11 +198,11 @@ impl Story {
         let status = self.peer(0).client.get("/api/v1/status").await?;
         let leader = gateway(&status).map(|(peer, _)| peer).unwrap_or_default();
         let found = self.fleet.peers.iter().position(|peer| peer.id == leader);
-        found.ok_or_else(|| Failure::new(Exit::Failed, "nobody leads"))
+        found.ok_or_else(|| Failure::new(Exit::Failed, "no gateway elected"))
     }
 
     async fn election(&mut self) -> Result<usize, Failure> {
-        self.teller.step("Who leads, and why");
+        self.teller.step("The gateway, and why it was elected");
         let mut rows = Vec::new();
         let mut counter = 0;
         for peer in &self.fleet.peers {
@@ -220,9 +220,11 @@ impl Story {
         let leader = self.leader().await?;
         let name = self.peer(leader).name;
         self.teller.tell(&if leader == 0 {
-            format!("{name} founded the mesh and led it alone when the others came in; a leader that is well is not replaced.")
+            format!(
+                "{name} founded the mesh and was its gateway when the others joined; a healthy gateway is not replaced."
+            )
         } else {
-            format!("{name} claimed epoch {counter}, the highest that the others have seen: the highest epoch leads.")
+            format!("{name} claimed epoch {counter}, the highest that the others have seen: the highest epoch wins.")
         });
         Ok(leader)
     }
@@ -267,7 +269,7 @@ impl Story {
     async fn sleeper(&mut self, leader: usize) -> Result<(), Failure> {
         let (caller, sleeper) = (leader + 1, leader + 2);
         let sleeper_name = self.peer(sleeper).name;
-        self.teller.step(&format!("{sleeper_name} falls asleep (SIGSTOP) while three calls wait for it"));
+        self.teller.step(&format!("{sleeper_name} falls asleep (SIGSTOP) while three calls are queued for it"));
         self.peer(sleeper).signal(Signal::SIGSTOP)?;
         let frozen = Instant::now();
         let client = self.peer(caller).client.clone();
@@ -289,10 +291,8 @@ impl Story {
         }
         self.teller.tell(&table(&["CALL", "TIME TO LIVE", "STATE"], &rows));
         sleep_until(made + Duration::from_secs(SHORT_TTL_S) + Duration::from_millis(300)).await;
-        self.teller.tell(&format!(
-            "{} s later the first call's time is over. {sleeper_name} wakes (SIGCONT).",
-            ms(made) / 1000
-        ));
+        self.teller
+            .tell(&format!("{} s later the first call has expired. {sleeper_name} wakes (SIGCONT).", ms(made) / 1000));
         self.peer(sleeper).signal(Signal::SIGCONT)?;
         let woken = Instant::now();
         let seen = wait_for(woken, BACK_WITHIN * 3, async || state_of(&client, sleeper_name, "online").await).await;
@@ -330,11 +330,11 @@ impl Story {
         let expired = short.iter().all(|(_, state, lines)| state == "expired" && *lines == 0);
         let ran = long.iter().all(|(_, state, lines)| state == "done" && *lines == 1);
         self.promise(
-            "the call whose time was over is reported expired, and did not run",
+            "the call whose TTL had passed is reported expired, and did not run",
             expired,
             format!("{short:?}"),
         );
-        self.promise("the calls that still had time ran, once each", ran, format!("{long:?}"));
+        self.promise("the calls whose TTL had not passed ran, once each", ran, format!("{long:?}"));
         Ok(())
     }
 
@@ -480,7 +480,7 @@ impl Story {
         self.report.to_json(ms(self.teller.began))
     }
 
-    /// Where to go on by hand.
+    /// Names the places at which a person can go on by hand.
     pub(super) fn epilogue(&self) {
         self.teller.step("The three stay up: try them yourself; Ctrl-C stops them and removes their homes");
         for peer in &self.fleet.peers {
@@ -497,7 +497,7 @@ impl Story {
     }
 }
 
-/// Gateway in a status: peer id and epoch.
+/// The gateway that a status names: peer id and epoch.
 fn gateway(status: &Value) -> Option<(String, u64)> {
     let gateway = status.get("gateway").filter(|gateway| gateway.is_object())?;
     Some((text(gateway, "peer_id"), epoch(gateway)))
@@ -554,7 +554,7 @@ async fn wait_end(client: &Client, id: &str, deadline: Instant) -> Value {
     }
 }
 
-/// Results of the stream of calls.
+/// Result of the stream of calls.
 struct Flow {
     made: Vec<Made>,
     refused: Vec<String>,

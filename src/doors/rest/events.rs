@@ -1,4 +1,4 @@
-//! What happens, as server-sent events.
+//! Events of the mesh, as server-sent events.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -17,9 +17,10 @@ use tokio::sync::broadcast;
 use utoipa::IntoParams;
 
 use super::extract::{Query, check_accept};
-use super::model::{self, time};
+use super::model::time;
 use super::problem::Problems;
-use super::{App, Shared};
+use crate::doors::app::{App, AppState};
+use crate::doors::ops::devices::name_of;
 use crate::mesh::{Event, EventKind, EventLog};
 use crate::status::{ErrorCode, Fault};
 
@@ -40,7 +41,7 @@ fn topic(what: &EventKind) -> &'static str {
     }
 }
 
-/// Which events to send.
+/// Filter of events.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
@@ -49,15 +50,15 @@ pub(super) struct EventQuery {
     topics: Option<String>,
 }
 
-/// What happens, as it happens (`text/event-stream`).
+/// Events, as they happen (`text/event-stream`).
 ///
 /// Each event has an id; a client that comes back with it as `Last-Event-ID` gets what it missed. When that is too old,
-/// or of an earlier run of the agent, it gets `reset`: read everything anew. What an event is about is read from its route.
+/// or of an earlier run of the agent, it gets `reset`: read everything anew. The details of an event are read from its route.
 #[utoipa::path(get, path = "/api/v1/events", operation_id = "streamEvents", tag = "operation",
     params(EventQuery, ("Last-Event-ID" = Option<String>, Header, description = "Id of the last event that was seen")),
     responses((status = 200, description = "Events without end", body = String, content_type = "text/event-stream"), Problems))]
 pub(super) async fn events(
-    State(app): Shared,
+    State(app): AppState,
     Query(query): Query<EventQuery>,
     headers: HeaderMap,
 ) -> Result<Response, Fault> {
@@ -93,7 +94,7 @@ fn read_id(run: u64, text: &str) -> Option<u64> {
     (u64::from_str_radix(shown, 16) == Ok(run)).then(|| id.parse().ok()).flatten()
 }
 
-/// What the client has seen.
+/// The last event that the client has seen.
 #[derive(Debug, Clone, Copy)]
 enum Last {
     /// It does not say.
@@ -112,7 +113,7 @@ struct Feed {
     live: broadcast::Receiver<Arc<Event>>,
     /// Newest that was looked at, whether sent or not.
     seen: u64,
-    /// What is said before anything else.
+    /// Sent before anything else.
     first: Option<Sse>,
 }
 
@@ -179,7 +180,7 @@ impl Feed {
             EventKind::Gateway(gateway) => match gateway {
                 Some((peer, epoch)) => {
                     let view = self.app.mesh().view();
-                    let node = model::name_of(&view, peer);
+                    let node = name_of(&view, peer);
                     json!({ "gateway": { "peer_id": peer.to_string(), "node_id": node, "epoch": epoch, "self": *peer == view.me } })
                 }
                 None => json!({ "gateway": null }),

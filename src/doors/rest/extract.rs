@@ -1,4 +1,4 @@
-//! Reading what clients send: limits first, then shape, each failure a problem that says what to change.
+//! Requests as clients send them: limits first, then shape, each failure a problem that says what to change.
 
 use std::time::Duration;
 
@@ -15,11 +15,13 @@ use serde::de::DeserializeOwned;
 use crate::json::deeper_than;
 use crate::status::{ErrorCode, Fault};
 
+/// Media type of nearly all answers.
+pub(super) const JSON: &str = "application/json";
 /// Deepest JSON that is taken: nothing honest is deeper, and parsers of tools may recurse.
 pub const JSON_DEPTH_MAX: usize = 64;
 /// Bodies other than those of calls.
 pub const SMALL_BODY_BYTES_MAX: usize = 16 * 1024;
-/// How long a body may take: 1 MiB within it is slower than any loopback.
+/// Longest time for a body: 1 MiB within it is slower than any loopback.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Reads the bytes of a JSON body of at most `max` bytes.

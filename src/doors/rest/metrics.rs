@@ -13,9 +13,9 @@ use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tokio::sync::broadcast::error::RecvError;
 
 use super::extract::check_accept;
-use super::model::is_online;
 use super::problem::Problems;
-use super::{App, Shared};
+use crate::doors::app::{App, AppState};
+use crate::doors::ops::devices::is_online;
 use crate::mesh::EventKind;
 use crate::status::Fault;
 use crate::tasks::TaskGroup;
@@ -31,15 +31,15 @@ pub fn recorder() -> &'static PrometheusHandle {
         }
         metrics::describe_counter!(
             "sigil_call_endings_total",
-            "Endings that were noted here, by ending and whether confirmed"
+            "Endings that were recorded here, by ending and whether confirmed"
         );
         metrics::describe_counter!("sigil_http_requests_total", "Requests at the doors, by route and status");
-        metrics::describe_counter!("sigil_gateway_changes_total", "Changes of gateway that were seen here");
+        metrics::describe_counter!("sigil_gateway_changes_total", "Changes of gateway seen here");
         metrics::describe_gauge!("sigil_open_calls", "Calls without an ending that this device knows of");
         metrics::describe_gauge!("sigil_links", "Links to other devices");
         metrics::describe_gauge!("sigil_nodes", "Approved devices, by whether they are online");
-        metrics::describe_gauge!("sigil_gateway_epoch", "Number of the present epoch; 0 while nobody leads");
-        metrics::describe_gauge!("sigil_is_gateway", "1 while this device leads");
+        metrics::describe_gauge!("sigil_gateway_epoch", "Epoch of the gateway; 0 while none is known");
+        metrics::describe_gauge!("sigil_is_gateway", "1 while this device is the gateway");
         metrics::describe_gauge!("sigil_pending_devices", "Devices that await approval");
         metrics::describe_gauge!("sigil_nearby_devices", "Strangers on the local network");
         metrics::describe_gauge!("process_resident_memory_bytes", "Resident memory");
@@ -48,8 +48,8 @@ pub fn recorder() -> &'static PrometheusHandle {
     })
 }
 
-/// Counts what happens in the mesh.
-pub(super) fn watch(app: &Arc<App>, tasks: &TaskGroup) {
+/// Counts the events of the mesh.
+pub(in crate::doors) fn watch(app: &Arc<App>, tasks: &TaskGroup) {
     recorder();
     let (_, mut live) = app.mesh().events().since(None);
     let stop = tasks.stopping();
@@ -108,7 +108,7 @@ fn resident_bytes() -> Option<u64> {
 /// Measurements for Prometheus.
 #[utoipa::path(get, path = "/metrics", operation_id = "getMetrics", tag = "operation",
     responses((status = 200, description = "Text format 0.0.4", body = String, content_type = "text/plain"), Problems))]
-pub(super) async fn metrics(State(app): Shared, headers: HeaderMap) -> Result<Response, Fault> {
+pub(super) async fn metrics(State(app): AppState, headers: HeaderMap) -> Result<Response, Fault> {
     check_accept(&headers, "text/plain")?;
     let handle = recorder();
     read(&app);

@@ -1,18 +1,19 @@
-//! What the API says: JSON shapes and how they come from the mesh's own types. Names as architecture.md §10.
+//! JSON shapes of the API, and how they come from the mesh's own types.
 
 use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
 use mesh_core::entry::{Effect, Tier, ToolDecl};
-use mesh_core::ids::{NodeId, PeerId};
-use mesh_core::io::{Hold, NodeView, View};
+use mesh_core::ids::PeerId;
+use mesh_core::io::{NodeView, View};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::doors::ops::devices::{is_online, name_of, why_offline};
+use crate::mesh::clock;
 use crate::mesh::transport::Address;
 use crate::mesh::{LinkInfo, Nearby, Pending, Surroundings};
-use crate::status::{ErrorCode, Fault};
 
 /// A page of a list.
 #[derive(Debug, Clone, Serialize, ToSchema)]
@@ -34,32 +35,24 @@ impl<T> Page<T> {
 /// Wall time as RFC 3339; a time that no calendar has becomes 1970.
 #[must_use]
 pub fn time(ms: u64) -> String {
-    crate::mesh::clock::rfc3339(ms)
+    clock::rfc3339(ms)
 }
 
-/// The wall clock, milliseconds since 1970; for people only.
-#[must_use]
-pub fn now_ms() -> u64 {
-    u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap_or_default()
-}
-
-/// How far a peer is trusted.
+/// Trust in a peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum TierName {
-    /// Named tools only.
-    Ephemeral,
-    /// Tools within workspaces.
+    /// May call every tool that is not for owners only.
     Shared,
-    /// Everything.
+    /// May call every tool, approve devices, and become gateway.
     Owner,
 }
 
 impl From<Tier> for TierName {
     fn from(tier: Tier) -> Self {
         match tier {
-            Tier::Ephemeral => Self::Ephemeral,
-            Tier::Shared => Self::Shared,
+            // No door grants the ephemeral tier, and one who has it may do what a shared peer may.
+            Tier::Ephemeral | Tier::Shared => Self::Shared,
             Tier::Owner => Self::Owner,
         }
     }
@@ -68,14 +61,13 @@ impl From<Tier> for TierName {
 impl From<TierName> for Tier {
     fn from(tier: TierName) -> Self {
         match tier {
-            TierName::Ephemeral => Self::Ephemeral,
             TierName::Shared => Self::Shared,
             TierName::Owner => Self::Owner,
         }
     }
 }
 
-/// What running a tool again means.
+/// Effect of running a tool again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum EffectName {
@@ -114,9 +106,9 @@ pub struct Gateway {
     pub peer_id: String,
     /// Its name, when it is known here.
     pub node_id: Option<String>,
-    /// Number of its epoch; rises with every change of gateway.
+    /// Counter of its epoch; rises with every change of gateway.
     pub epoch: u64,
-    /// Whether it is this device.
+    /// True if it is this device.
     #[serde(rename = "self")]
     pub is_self: bool,
 }
@@ -124,19 +116,19 @@ pub struct Gateway {
 /// A link to another device.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct Link {
-    /// To whom.
+    /// The other device.
     pub peer_id: String,
     /// Its name, when it is known here.
     pub node_id: Option<String>,
-    /// Where it is, when that is known.
+    /// Its address, when that is known.
     pub address: Option<String>,
     /// Round trip, milliseconds.
     pub rtt_ms: Option<f64>,
-    /// Whether this device opened it.
+    /// True if this device opened it.
     pub dialled: bool,
 }
 
-/// Where this agent can be reached.
+/// Addresses of this agent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Endpoints {
     /// Unix socket of the API.
@@ -168,15 +160,15 @@ pub struct Status {
     pub mesh_id: String,
     /// Name of the mesh.
     pub mesh_name: String,
-    /// Incarnation of this device's database.
+    /// Incarnation of this device's store.
     pub incarnation: u32,
     /// Starts of the agent within it.
     pub boot: u64,
-    /// Who leads; null while nobody is known to.
+    /// The gateway; null while none is known.
     pub gateway: Option<Gateway>,
     /// Open links.
     pub links: Vec<Link>,
-    /// Where this agent can be reached.
+    /// Addresses of this agent.
     pub endpoints: Endpoints,
     /// Approved devices, this one included.
     pub nodes: usize,
@@ -188,57 +180,18 @@ pub struct Status {
     pub nearby: usize,
     /// Calls without an ending that this device knows of.
     pub open_calls: usize,
-    /// Whether this device has been revoked.
+    /// True if this device has been revoked.
     pub revoked: bool,
-    /// The device whose user must say yes to us, if we ask to join.
+    /// The device that must approve our join request, if there is one.
     pub asking_to_join: Option<String>,
-    /// What asks for attention, each with the next step.
+    /// Findings that need attention, each with the next step.
     pub warnings: Vec<String>,
     /// Version of the program.
     pub version: String,
     /// Process id.
     pub pid: u32,
-    /// When the agent started.
+    /// Start of the agent.
     pub started_at: String,
-}
-
-/// The name of `peer`, when it is an approved peer.
-#[must_use]
-pub fn name_of(view: &View, peer: &PeerId) -> Option<String> {
-    view.nodes.iter().find(|node| node.peer == *peer).map(|node| node.node_id.to_string())
-}
-
-/// What people must look at before the mesh works as it should: what it is, and what to press.
-#[must_use]
-pub fn attention(view: &View) -> Vec<(String, String)> {
-    let named = |peer: &PeerId| name_of(view, peer).unwrap_or_else(|| peer.short());
-    let mut found: Vec<(String, String)> = Vec::new();
-    for again in &view.awaiting_reapproval {
-        let why = again.why();
-        if again.peer == view.me {
-            let press = format!("on an owner's device: `sigil approve {}`", again.peer.short());
-            found.push((format!("this device awaits re-approval, and nothing it asks for runs: {why}"), press));
-        } else {
-            let press = format!("`sigil approve {0}` or `sigil reject {0}`", again.peer.short());
-            found.push((format!("`{}` awaits re-approval: {why}", again.node_id), press));
-        }
-    }
-    for hold in &view.holds {
-        let press = match hold {
-            Hold::Unknown { .. } => "update sigil on this device",
-            Hold::Copied => "remove `identity.key` from the copy's home and join it again as a device of its own",
-        };
-        found.push((format!("this device neither leads nor starts calls: {hold}"), press.to_owned()));
-    }
-    for peer in &view.copied {
-        let press = "stop one of them, remove `identity.key` from its home, and join it again as a device of its own";
-        found.push((format!("`{}` runs twice under one key, and gets no calls", named(peer)), press.to_owned()));
-    }
-    for peer in &view.forked {
-        let press = format!("if it was restored from a backup, restart it; if not, `sigil forget {}`", peer.short());
-        found.push((format!("`{}` said two conflicting log entries", named(peer)), press));
-    }
-    found
 }
 
 /// The gateway as `view` knows it.
@@ -266,15 +219,15 @@ pub(super) fn links(view: &View, around: &Surroundings) -> Vec<Link> {
     view.links.iter().map(link).collect()
 }
 
-/// Whether a device can take calls at once.
+/// Reachability of a device: online means that it can take calls at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum NodeState {
-    /// Waits for a yes.
+    /// Awaits approval.
     Pending,
-    /// Here.
+    /// Connected.
     Online,
-    /// Away; calls wait for it.
+    /// Not connected; calls are queued for it.
     Offline,
 }
 
@@ -289,22 +242,22 @@ pub struct Node {
     pub platform: Option<String>,
     /// Version of its program.
     pub version: Option<String>,
-    /// How far it is trusted; null while pending.
+    /// Its tier; null while pending.
     pub tier: Option<TierName>,
-    /// Whether it can take calls at once.
+    /// Reachability.
     pub state: NodeState,
-    /// Whether it leads.
+    /// True if it is the gateway.
     pub gateway: bool,
-    /// Whether it is this device.
+    /// True if it is this device.
     #[serde(rename = "self")]
     pub is_self: bool,
-    /// What it offers.
+    /// Tools that it offers.
     pub tools: Vec<Tool>,
-    /// Where it says that it is.
+    /// Addresses that it reports.
     pub addresses: Vec<String>,
-    /// When it last came or went, as seen from here; null when not since the agent started.
+    /// Time when it last connected or disconnected, as seen from here; null when not since the agent started.
     pub last_seen: Option<String>,
-    /// Why it is not online, and the next step.
+    /// Cause of its being offline or pending, and the next step.
     pub why: Option<String>,
 }
 
@@ -313,19 +266,19 @@ pub struct Node {
 pub struct Tool {
     /// Name on its device.
     pub name: String,
-    /// Handle of its device.
+    /// Name of its device.
     pub node: String,
     /// `node:<id>:<tool>`.
     pub address: String,
-    /// What running it again means.
+    /// Effect of running it again.
     pub effect: EffectName,
     /// For people.
     pub description: String,
-    /// Whether only owner-tier devices may call it.
+    /// True if only owner-tier devices may call it.
     pub owner_only: bool,
-    /// Whether it would run at once.
+    /// True if it would run at once.
     pub available: bool,
-    /// Why not.
+    /// Cause of its not being available.
     pub why: Option<String>,
 }
 
@@ -350,24 +303,10 @@ pub(super) fn tools(view: &View, node: &NodeView) -> Vec<Tool> {
     node.tools().iter().map(|tool| Tool::new(node, tool, online)).collect()
 }
 
-pub(super) fn is_online(view: &View, node: &NodeView) -> bool {
-    node.peer == view.me || node.online
-}
-
 impl Node {
     /// An approved peer.
     #[must_use]
     pub fn approved(view: &View, node: &NodeView) -> Self {
-        let online = is_online(view, node);
-        let since = (node.last_seen_ms > 0).then(|| time(node.last_seen_ms));
-        let why = (!online).then(|| {
-            let cause = match (&view.gateway, &since) {
-                (None, _) => "no gateway is known just now, and this device has no link to it".to_owned(),
-                (Some(_), Some(since)) => format!("it has not been connected since {since}"),
-                (Some(_), None) => "it has not been connected since this agent started".to_owned(),
-            };
-            format!("{cause}; switch it on and see that it has a network, calls wait for it until their time is over")
-        });
         let directory = node.directory.as_deref();
         Self {
             node_id: node.node_id.to_string(),
@@ -375,17 +314,17 @@ impl Node {
             platform: directory.map(|d| d.platform.clone()),
             version: directory.map(|d| d.version.clone()),
             tier: Some(node.tier.into()),
-            state: if online { NodeState::Online } else { NodeState::Offline },
+            state: if is_online(view, node) { NodeState::Online } else { NodeState::Offline },
             gateway: view.gateway.is_some_and(|epoch| epoch.peer == node.peer),
             is_self: node.peer == view.me,
             tools: tools(view, node),
             addresses: directory.map(|d| d.addresses.clone()).unwrap_or_default(),
-            last_seen: since,
-            why,
+            last_seen: (node.last_seen_ms > 0).then(|| time(node.last_seen_ms)),
+            why: why_offline(view, node),
         }
     }
 
-    /// A device that asks to join.
+    /// A device that awaits approval.
     #[must_use]
     pub fn pending(pending: &Pending) -> Self {
         let peer = pending.peer.to_string();
@@ -421,11 +360,11 @@ pub struct PendingDevice {
     pub node_id: String,
     /// "linux", …
     pub platform: String,
-    /// Where it asks from; null for one that belonged before and waits again.
+    /// Address from which it asks; null for a former member that awaits re-approval.
     pub address: Option<String>,
-    /// When it first asked, or since when it is known to wait again.
+    /// Time when it first asked, or since when it is known to await re-approval.
     pub since: String,
-    /// Why it waits.
+    /// Cause of its waiting.
     pub why: String,
 }
 
@@ -449,9 +388,9 @@ pub struct NearbyDevice {
     pub peer_id: String,
     /// The name that it shows.
     pub name: String,
-    /// Where it is.
+    /// Its addresses.
     pub addresses: Vec<String>,
-    /// When it was last seen.
+    /// Time when it was last seen.
     pub last_seen: String,
 }
 
@@ -464,53 +403,6 @@ impl From<&Nearby> for NearbyDevice {
             last_seen: time(nearby.seen_ms),
         }
     }
-}
-
-/// Shortest start of a peer id that names it.
-pub const PREFIX_MIN: usize = 7;
-
-/// A device that a client named.
-#[derive(Debug, Clone)]
-pub enum Named<'a> {
-    /// An approved peer.
-    Member(&'a NodeView),
-    /// A device that asks to join.
-    Pending(&'a Pending),
-}
-
-/// Finds the device that `text` means: a name, a peer id, or a start of one of at least [`PREFIX_MIN`] characters.
-/// A name wins over a start of an id, a member's name over one that a stranger merely asks for.
-pub(super) fn resolve<'a>(view: &'a View, pending: &'a [Pending], text: &str) -> Result<Named<'a>, Fault> {
-    if let Some(node) = view.nodes.iter().find(|node| node.node_id.as_str() == text) {
-        return Ok(Named::Member(node));
-    }
-    let mut found: Vec<(PeerId, &NodeId, Named<'a>)> = Vec::new();
-    let start = text.to_ascii_lowercase();
-    let meant = |peer: &PeerId| text.len() >= PREFIX_MIN && peer.to_string().starts_with(&start);
-    for node in view.nodes.iter().filter(|node| meant(&node.peer)) {
-        found.push((node.peer, &node.node_id, Named::Member(node)));
-    }
-    for asks in pending.iter().filter(|asks| asks.node_id.as_str() == text || meant(&asks.peer)) {
-        if !found.iter().any(|(peer, ..)| *peer == asks.peer) {
-            found.push((asks.peer, &asks.node_id, Named::Pending(asks)));
-        }
-    }
-    if found.len() > 1 {
-        let choices: Vec<_> = found.iter().map(|(peer, node, _)| format!("{peer} ({node})")).collect();
-        return Err(Fault::new(
-            ErrorCode::Ambiguous,
-            format!("`{}` may mean: {}", text.escape_debug(), choices.join(", ")),
-        )
-        .hint("give more characters of the peer id")
-        .with("choices", choices));
-    }
-    found.pop().map(|(_, _, named)| named).ok_or_else(|| {
-        let shown: String = text.chars().take(64).flat_map(char::escape_default).collect();
-        let detail = format!("no device is called `{shown}`, and no peer id starts so");
-        Fault::new(ErrorCode::UnknownNode, detail).hint(format!(
-            "`sigil nodes` lists the devices of this mesh; a start of a peer id needs {PREFIX_MIN} characters"
-        ))
-    })
 }
 
 #[cfg(test)]

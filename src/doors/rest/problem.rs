@@ -83,7 +83,7 @@ fn trace_id() -> String {
     format!("{:016x}", base.wrapping_add(n))
 }
 
-/// What axum and hyper answer by themselves, in our words.
+/// The answers that axum and hyper give by themselves, in our words.
 fn foreign(status: StatusCode, text: &str) -> Fault {
     let code = match status.as_u16() {
         404 => ErrorCode::NotFound,

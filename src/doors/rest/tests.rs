@@ -6,8 +6,8 @@ mod nodes;
 mod server;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
@@ -23,7 +23,15 @@ use mesh_core::io::{CallRecord, CallState, Command, HistoryRow, NewCall, NodeVie
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
 
-use super::*;
+use super::model::time;
+use super::problem::PROBLEM_JSON;
+use crate::doors::app::{App, Context};
+use crate::doors::identity::Principal;
+use crate::doors::listen::{Arrival, Bound};
+use crate::doors::log_ring::LogRing;
+use crate::doors::serve::serve;
+use crate::doors::tokens::TokenStore;
+use crate::mesh::MeshHandle;
 use crate::mesh::blobs::BlobStore;
 use crate::mesh::invite::InviteCode;
 use crate::mesh::{
@@ -80,7 +88,7 @@ struct Books {
     rejected: Vec<PeerId>,
     cancelled: Vec<ReqId>,
     moves: bool,
-    /// Who waits for an ending.
+    /// Those who wait for an ending.
     waiters: Vec<Waiter>,
 }
 
@@ -166,13 +174,13 @@ impl Fake {
         let tokens = Arc::new(TokenStore::open(home.path().join("tokens")).unwrap());
         let token = tokens.mint().unwrap();
         let logs = LogRing::default();
-        let context = RestContext {
+        let context = Context {
             mesh,
             quic: vec!["[::]:7433".parse().unwrap()],
             tokens,
             logs: logs.clone(),
             home: home.path().to_owned(),
-            checks: vec![DoctorCheck(Arc::new(|| Check::ok("store", "it is fine")))],
+            call_ttl: Duration::from_hours(2),
         };
         let socket = home.path().join("sigil.sock");
         let bound = serve(context, &socket, "127.0.0.1:0".parse().unwrap(), &tasks).await.unwrap();
@@ -192,9 +200,9 @@ impl Fake {
         fake
     }
 
-    /// What other doors of the same home would be given, with nobody behind them.
-    fn idle_context(&self) -> RestContext {
-        RestContext {
+    /// The context of other doors of the same home, with nobody behind them.
+    fn idle_context(&self) -> Context {
+        Context {
             mesh: MeshHandle {
                 requests: mpsc::channel(1).0,
                 view: self.view.subscribe(),
@@ -206,7 +214,7 @@ impl Fake {
             tokens: Arc::new(TokenStore::open(self.home.path().join("tokens")).unwrap()),
             logs: LogRing::default(),
             home: self.home.path().to_owned(),
-            checks: Vec::new(),
+            call_ttl: Duration::from_mins(1),
         }
     }
 
@@ -401,7 +409,7 @@ impl Actor {
     }
 
     fn call(&self, books: &mut Books, new: NewCall) -> Reply {
-        assert_eq!(new.principal, PRINCIPAL);
+        assert_eq!(new.principal, Principal::Owner.as_str());
         let view = self.view.borrow().clone();
         let Some(target) = view.nodes.iter().find(|node| node.node_id.as_str() == new.node) else {
             return Reply::Refused(Refusal::UnknownNode(new.node));

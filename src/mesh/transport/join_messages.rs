@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use super::address::Address;
 use super::underlay::UnderlayKind;
 
-/// Request of a newcomer. `Debug` does not show the secret.
+/// The request of a newcomer. `Debug` does not show the secret.
 #[derive(Clone, PartialEq, Eq)]
 pub struct JoinRequest {
     /// Secret of an invite; none = a join request, to be approved by hand.
@@ -61,22 +61,22 @@ pub struct JoinAttempt {
     pub peer: PeerId,
     /// The underlay over which it came.
     pub underlay: UnderlayKind,
-    /// Where it asks from, on that underlay.
+    /// The address that it asks from, on that underlay.
     pub address: SocketAddr,
     /// Its request.
     pub request: JoinRequest,
-    /// Where the answers go; holds 4. Closed when the newcomer has gone; dropping it ends the conversation unanswered.
+    /// Sender of the answers; holds 4. Closed when the newcomer has gone; dropping it ends the conversation unanswered.
     pub answers: mpsc::Sender<JoinAnswer>,
 }
 
 /// A conversation under way. Dropping it ends it.
 #[derive(Debug)]
 pub struct JoinConversation {
-    /// Key of the peer that answers, proven.
+    /// The key of the peer that answers; proven.
     pub key: PublicKey,
     /// Its identity.
     pub peer: PeerId,
-    /// Where it answers.
+    /// The address at which it answers.
     pub address: Address,
     /// Its answers. Closed after `Welcome` and `Refused`; closed before them when the conversation broke: ask again.
     pub answers: mpsc::Receiver<JoinAnswer>,
@@ -89,27 +89,27 @@ pub enum JoinDialError {
     /// Nobody answers.
     #[error("nobody answers at {}", shown(.tried))]
     Nobody {
-        /// The action that failed.
+        /// Addresses that were tried.
         tried: Vec<Address>,
     },
     /// Someone answers, with another key than expected.
     #[error("another device, {}, answers at {address}", .peer.short())]
     Stranger {
-        /// Where.
+        /// The address.
         address: Address,
-        /// Peer id that it shows.
+        /// The identity that it shows.
         peer: PeerId,
     },
     /// Someone answers, and has too many guests.
     #[error("the device at {address} has too many guests just now; try again in a minute")]
     Busy {
-        /// Where.
+        /// The address.
         address: Address,
     },
     /// The connection broke before the request was excluded.
     #[error("the connection to {address} broke")]
     Broken {
-        /// To where.
+        /// The address.
         address: Address,
     },
 }

@@ -490,6 +490,19 @@ async fn a_welcome_with_a_forged_entry_is_not_believed() {
 }
 
 #[tokio::test]
+async fn a_host_is_looked_up_when_it_is_dialled() {
+    let (mut a, stranger) = (Peer::start(), Peer::start());
+    let at = [
+        Address::from("udp://no-such-host.invalid:7433"),
+        Address::from("tailnet://100.64.0.3:7435"),
+        Address::from(format!("udp://localhost:{}", a.links.local_port()).as_str()),
+    ];
+    let conversation = stranger.links.join(&at, Some(a.id()), &request(None)).await.unwrap();
+    assert_eq!((conversation.peer, conversation.address), (a.id(), a.address()));
+    a.wait(|event| matches!(event, LinkEvent::JoinAttempt(_)).then_some(())).await;
+}
+
+#[tokio::test]
 async fn nobody_at_the_address_is_told_as_that() {
     let a = Peer::start();
     let nobody: Address = {

@@ -4,17 +4,22 @@ use std::fs;
 use std::io;
 use std::net::{TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Command, ExitStatus};
 use std::sync::Mutex;
 use std::time::Duration;
 
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use testbed::agent::{self, Agent};
+use testbed::http::{Request, Response, ask_tcp, ask_unix};
+use testbed::witness;
 
-use super::http::{Request, Response, ask_tcp, ask_unix};
 use super::{PATIENCE, call_is_over, items, now, text, wait_for, wait_until};
+
+/// Longest that a server may stay silent within one answer.
+const SILENCE_MAX: Duration = Duration::from_secs(45);
 
 /// Longest that a command of the CLI may take; then `timeout` ends it, with exit code 124.
 const CLI_SECONDS_MAX: &str = "60";
@@ -46,7 +51,7 @@ pub(crate) struct Home {
     pub(crate) http_port: u16,
     environment: Vec<(String, String)>,
     namespace: Option<String>,
-    agent: Option<Child>,
+    agent: Agent,
 }
 
 impl Home {
@@ -60,14 +65,12 @@ impl Home {
             http_port: free_port(),
             environment: Vec::new(),
             namespace: None,
-            agent: None,
+            agent: Agent::default(),
         };
-        let line =
-            format!("printf '%s %s\\n' \"$SIGIL_REQUEST_ID\" \"$SIGIL_ATTEMPT\" >> {}", home.witness_file().display());
-        home.with_config("[discovery]\nlan = false\n")
-            .with_tool("append", &line, "once")
-            .with_tool("again", &line, "idempotent")
-            .with_tool("slow", &format!("sleep 0.5; {line}"), "once")
+        let tools = [("append", "once", ""), ("again", "idempotent", ""), ("slow", "once", "sleep 0.5; ")];
+        let witness = home.witness_file();
+        let tools = tools.map(|(tool, effect, before)| witness::tool(tool, effect, &witness, before, ""));
+        home.with_config("[discovery]\nlan = false\n").with_config(&tools.join("\n"))
     }
 
     /// Adds to `sigil.toml`.
@@ -118,25 +121,15 @@ impl Home {
 
     /// A command in this home's network, its first words being `words`.
     fn command(&self, words: &[&str]) -> Command {
-        let within: Vec<&str> = self.namespace.iter().flat_map(|name| ["ip", "netns", "exec", name]).collect();
-        let mut words = within.iter().chain(words);
-        let mut command = Command::new(words.next().expect("a command has a first word"));
-        command.args(words);
-        // A person's own settings must not reach the tests.
-        for (name, _) in std::env::vars_os() {
-            if name.to_string_lossy().starts_with("SIGIL_") {
-                command.env_remove(name);
-            }
-        }
-        command.env("NO_COLOR", "1").stdin(Stdio::null());
-        command
+        let words: Vec<&Path> = words.iter().map(Path::new).collect();
+        agent::command(self.namespace.as_deref(), &words)
     }
 
     /// Starts `sigil up` without waiting for it.
     #[track_caller]
     pub(crate) fn spawn(&mut self) {
-        assert!(self.agent.is_none(), "{} runs already", self.name);
-        let log = fs::OpenOptions::new().create(true).append(true).open(self.path("up.log")).expect("a log file");
+        assert!(!self.agent.runs(), "{} runs already", self.name);
+        let log = agent::log_file(&self.path("up.log")).expect("a log file");
         let mut command = self.command(&[env!("CARGO_BIN_EXE_sigil")]);
         command
             .arg("up")
@@ -148,7 +141,7 @@ impl Home {
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdout(log.try_clone().expect("the log file, twice"))
             .stderr(log);
-        self.agent = Some(command.spawn().expect("the agent starts"));
+        self.agent.spawn(&mut command).expect("the agent starts");
     }
 
     /// Starts the agent and waits until its door answers.
@@ -177,29 +170,25 @@ impl Home {
 
     /// How the agent ended, if it did.
     pub(crate) fn exited(&mut self) -> Option<ExitStatus> {
-        let status = self.agent.as_mut()?.try_wait().expect("the agent is our child");
-        if status.is_some() {
-            self.agent = None;
-        }
-        status
+        self.agent.exited()
     }
 
     /// Process id of the agent.
     #[track_caller]
     pub(crate) fn pid(&self) -> Pid {
-        let agent = self.agent.as_ref().unwrap_or_else(|| panic!("{} does not run", self.name));
-        Pid::from_raw(agent.id().try_into().expect("process ids fit"))
+        let pid = self.agent.pid().unwrap_or_else(|| panic!("{} does not run", self.name));
+        Pid::from_raw(pid.try_into().expect("process ids fit"))
     }
 
     /// Whether the agent was started and has not been seen to end.
     pub(crate) fn runs(&self) -> bool {
-        self.agent.is_some()
+        self.agent.runs()
     }
 
     /// Sends a signal to the agent.
     #[track_caller]
     pub(crate) fn signal(&self, signal: Signal) {
-        kill(self.pid(), signal).expect("our child can be signalled");
+        self.agent.signal(signal).unwrap_or_else(|error| panic!("{}: {error}", self.name));
     }
 
     /// Kills the agent the hard way and waits for its end.
@@ -247,7 +236,7 @@ impl Home {
         headers: &[(&str, &str)],
         body: &[u8],
     ) -> io::Result<Response> {
-        ask_unix(&self.path("run/sigil.sock"), &Request { method, path, headers, body })
+        ask_unix(&self.path("run/sigil.sock"), &Request { method, path, headers, body }, SILENCE_MAX)
     }
 
     /// Asks at the socket.
@@ -260,7 +249,7 @@ impl Home {
     /// Asks at the loopback HTTP port.
     #[track_caller]
     pub(crate) fn ask_http(&self, host: &str, method: &str, path: &str, headers: &[(&str, &str)]) -> Response {
-        ask_tcp(self.http_port, host, &Request { method, path, headers, body: b"" })
+        ask_tcp(self.http_port, host, &Request { method, path, headers, body: b"" }, SILENCE_MAX)
             .unwrap_or_else(|error| panic!("{method} {path} at {} over HTTP: {error}", self.name))
     }
 
@@ -447,14 +436,11 @@ impl Home {
     /// What ran here, in order: id and attempt.
     #[track_caller]
     pub(crate) fn witness(&self) -> Vec<(String, u8)> {
-        let lines = fs::read_to_string(self.witness_file()).unwrap_or_default();
-        lines
-            .lines()
-            .map(|line| {
-                let (id, attempt) = line.split_once(' ').unwrap_or_else(|| panic!("odd line {line:?}"));
-                (id.to_owned(), attempt.parse().unwrap_or_else(|_| panic!("odd line {line:?}")))
-            })
-            .collect()
+        let runs = witness::read(&self.witness_file());
+        if let Some((odd, _)) = runs.iter().find(|(_, attempt)| *attempt == 0) {
+            panic!("{odd}");
+        }
+        runs
     }
 
     /// The attempts of one call that ran here.
@@ -468,11 +454,6 @@ impl Drop for Home {
     fn drop(&mut self) {
         if std::thread::panicking() {
             eprintln!("{}", self.log_tail());
-        }
-        if let Some(mut agent) = self.agent.take() {
-            // SIGKILL ends a stopped process too. If it is gone already, there is nothing left to do.
-            let _ = agent.kill();
-            let _ = agent.wait();
         }
     }
 }

@@ -1,7 +1,6 @@
 //! What every test uses: homes with a running agent, a mesh of them, waiting for conditions, witnesses.
 
 mod home;
-mod http;
 mod mesh;
 
 use std::fmt::Write as _;
@@ -10,9 +9,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 pub(crate) use home::{Home, files_below};
-pub(crate) use http::Response;
 pub(crate) use mesh::{Mesh, call_is_over, wait_converged};
 use serde_json::Value;
+pub(crate) use testbed::http::Response;
+pub(crate) use testbed::text;
 
 /// Time allowed for anything that has no bound of its own: generous, because CI machines are small and busy.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
@@ -78,11 +78,6 @@ pub(crate) fn skip(test: &str, why: &str) {
             eprintln!("the skip could not be noted: {error}");
         }
     }
-}
-
-/// Text of a field; empty when it is not there.
-pub(crate) fn text<'a>(value: &'a Value, field: &str) -> &'a str {
-    value.get(field).and_then(Value::as_str).unwrap_or_default()
 }
 
 /// The `items` of a list.

@@ -224,3 +224,11 @@ async fn cancelling_says_whether_it_is_over() {
     fake.post(&format!("/api/v1/calls/{id}/cancel"), &long).await.problem(422, "invalid");
     fake.post(&format!("/api/v1/calls/{}/cancel", "0".repeat(26)), "{}").await.problem(404, "unknown_call");
 }
+
+#[tokio::test]
+async fn a_call_that_names_no_ttl_gets_that_of_the_settings() {
+    let fake = Fake::start().await;
+    assert_eq!(fake.post("/api/v1/calls", r#"{"tool":"node:desk:slow"}"#).await.ok(202)["ttl_s"], 7200);
+    let named = r#"{"tool":"node:desk:slow","ttl_s":60}"#;
+    assert_eq!(fake.post("/api/v1/calls", named).await.ok(202)["ttl_s"], 60);
+}

@@ -1,4 +1,4 @@
-//! What the doors say of the mesh, its nodes and who may come in.
+//! The doors on the mesh, its nodes and those that may join.
 
 use super::*;
 
@@ -97,7 +97,11 @@ async fn invites_and_joins() {
     assert_eq!(invite["expires_at"], time(ACCEPTED_MS + 900_000));
     assert_eq!(invite["addresses"], json!(["192.168.1.2:7433"]));
     fake.post("/api/v1/invites", r#"{"expires_s":0}"#).await.problem(422, "invalid");
-    fake.post("/api/v1/invites", r#"{"tier":"king"}"#).await.problem(422, "invalid");
+    for tier in ["king", "ephemeral"] {
+        let body = json!({ "tier": tier }).to_string();
+        fake.post("/api/v1/invites", &body).await.problem(422, "invalid");
+        fake.post("/api/v1/pending/phone/approve", &body).await.problem(422, "invalid");
+    }
 
     let code = invite["code"].as_str().unwrap();
     let would_leave = fake.post("/api/v1/join", &json!({ "code": code }).to_string()).await.problem(409, "would_leave");

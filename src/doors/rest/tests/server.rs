@@ -1,6 +1,9 @@
 //! The doors themselves: who gets in, what every route has in common, and how they close.
 
 use super::*;
+use crate::doors::listen::ListenError;
+use crate::doors::rest::guard::guarded;
+use crate::doors::serve::routes;
 
 #[tokio::test]
 async fn stopping_ends_event_streams_and_removes_the_socket() {
@@ -48,12 +51,12 @@ async fn a_panic_is_our_fault_and_ends_one_request_only() {
     let fake = Fake::start().await;
     let app = Arc::new(App::new(fake.idle_context(), fake.bound.clone(), fake.tasks.stopping()));
     let broken = axum::routing::get(async || -> &'static str { panic!("on purpose") });
-    let guard = middleware::from_fn_with_state(app.clone(), around);
-    let router = Router::new().route("/broken", broken).route("/fine", axum::routing::get(healthz)).layer(guard);
+    let fine = axum::routing::get(async || "fine");
+    let router = guarded(axum::Router::new().route("/broken", broken).route("/fine", fine), app);
     let ask = async |path: &str| {
         let mut request = HttpRequest::new(axum::body::Body::empty());
         *request.uri_mut() = path.parse().unwrap();
-        request.extensions_mut().insert(Door::Socket { owner: true });
+        request.extensions_mut().insert(Arrival::Socket { owner: true });
         let (parts, body) = tower::ServiceExt::oneshot(router.clone(), request).await.unwrap().into_parts();
         Answer { status: parts.status.as_u16(), headers: parts.headers, body: body.collect().await.unwrap().to_bytes() }
     };
@@ -69,8 +72,8 @@ async fn a_stranger_at_the_socket_is_refused() {
     for path in ["/api/v1/status", "/healthz"] {
         let mut request = HttpRequest::new(axum::body::Body::empty());
         *request.uri_mut() = path.parse().unwrap();
-        request.extensions_mut().insert(Door::Socket { owner: false });
-        let answer = tower::ServiceExt::oneshot(router(app.clone()).0, request).await.unwrap();
+        request.extensions_mut().insert(Arrival::Socket { owner: false });
+        let answer = tower::ServiceExt::oneshot(routes(app.clone()), request).await.unwrap();
         assert_eq!(answer.status(), 403, "{path}");
     }
 }
@@ -155,13 +158,13 @@ async fn the_socket_is_ours_and_replaces_a_dead_one() {
     let any: std::net::SocketAddr = "127.0.0.1:0".parse().unwrap();
     let tasks = &fake.tasks;
     let taken = serve(context(), &fake.bound.socket, any, tasks).await.unwrap_err();
-    assert!(matches!(taken, ServeError::SocketInUse(_)), "{taken}");
-    let other: PathBuf = fake.home.path().join("other.sock");
+    assert!(matches!(taken, ListenError::SocketInUse(_)), "{taken}");
+    let other = fake.home.path().join("other.sock");
     let taken = serve(context(), &other, fake.bound.http, tasks).await.unwrap_err();
     assert!(taken.to_string().contains(&fake.bound.http.port().to_string()), "{taken}");
     assert!(matches!(
         serve(context(), &other, "0.0.0.0:0".parse().unwrap(), tasks).await,
-        Err(ServeError::NotLoopback(_))
+        Err(ListenError::NotLoopback(_))
     ));
     drop(std::os::unix::net::UnixListener::bind(&other).unwrap());
     assert!(other.exists(), "a dead socket");
@@ -199,7 +202,7 @@ async fn doctor_logs_metrics_and_description() {
         let checks = report["checks"].as_array().unwrap();
         checks.iter().find(|check| check["id"] == id).unwrap()["state"].as_str().unwrap().to_owned()
     };
-    assert_eq!(state("store"), "ok");
+    assert_eq!(state("clock"), "ok");
     assert_eq!(state("discovery"), "warn");
     // The key that the fake wrote is readable by everyone, as the umask has it, or not: either way it is looked at.
     assert!(["ok", "error"].contains(&state("identity").as_str()));

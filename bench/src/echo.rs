@@ -7,20 +7,19 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::{Context as _, Result};
 use quinn::rustls::RootCertStore;
 use quinn::rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio::time::Instant;
 
-use super::stats::Samples;
-use super::trouble;
-use crate::cli::exit::Failure;
+use crate::stats::Samples;
 
 /// Bytes of one message: about a small frame of ours.
 const MESSAGE: usize = 256;
 
 /// One QUIC stream on loopback whose other end sends back what it gets. That end is a thread with a runtime of its own, as
 /// it would be in another process.
-pub(super) struct Echo {
+pub(crate) struct Echo {
     endpoint: quinn::Endpoint,
     connection: quinn::Connection,
     send: quinn::SendStream,
@@ -29,37 +28,35 @@ pub(super) struct Echo {
 }
 
 impl Echo {
-    pub(super) async fn open() -> Result<Self, Failure> {
-        let certified =
-            rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).map_err(trouble("a certificate"))?;
+    pub(crate) async fn open() -> Result<Self> {
+        let certified = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).context("a certificate")?;
         let certificate = certified.cert.der().clone();
         let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(certified.signing_key.serialize_der()));
         let (told, address) = tokio::sync::oneshot::channel();
         let theirs = certificate.clone();
         let thread = std::thread::spawn(move || serve(theirs, key, told));
-        let address = address.await.map_err(trouble("the other end of the echo"))?;
+        let address = address.await.context("the other end of the echo")?;
 
         let mut roots = RootCertStore::empty();
-        roots.add(certificate).map_err(trouble("a certificate"))?;
-        let config = quinn::ClientConfig::with_root_certificates(Arc::new(roots)).map_err(trouble("TLS"))?;
-        let endpoint =
-            quinn::Endpoint::client(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).map_err(trouble("a socket"))?;
-        let connecting = endpoint.connect_with(config, address, "localhost").map_err(trouble("dialling"))?;
-        let connection = connecting.await.map_err(trouble("dialling"))?;
-        let (send, recv) = connection.open_bi().await.map_err(trouble("a stream"))?;
+        roots.add(certificate).context("a certificate")?;
+        let config = quinn::ClientConfig::with_root_certificates(Arc::new(roots)).context("TLS")?;
+        let endpoint = quinn::Endpoint::client(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).context("a socket")?;
+        let connecting = endpoint.connect_with(config, address, "localhost").context("dialling")?;
+        let connection = connecting.await.context("dialling")?;
+        let (send, recv) = connection.open_bi().await.context("a stream")?;
         Ok(Self { endpoint, connection, send, recv, thread })
     }
 
     /// A message there and back.
-    pub(super) async fn once(&mut self) -> Result<Duration, Failure> {
+    pub(crate) async fn once(&mut self) -> Result<Duration> {
         let mut message = [7; MESSAGE];
         let began = Instant::now();
-        self.send.write_all(&message).await.map_err(trouble("the echo"))?;
-        self.recv.read_exact(&mut message).await.map_err(trouble("the echo"))?;
+        self.send.write_all(&message).await.context("the echo")?;
+        self.recv.read_exact(&mut message).await.context("the echo")?;
         Ok(began.elapsed())
     }
 
-    pub(super) async fn close(self) {
+    pub(crate) async fn close(self) {
         self.connection.close(0u32.into(), b"");
         self.endpoint.wait_idle().await;
         let _ = self.thread.join();
@@ -88,21 +85,21 @@ fn serve(
 }
 
 /// Appends a page to a file and syncs it, one at a time.
-pub(super) fn fsync(dir: &Path, rounds: usize) -> Result<Samples, Failure> {
+pub(crate) fn fsync(dir: &Path, rounds: usize) -> Result<Samples> {
     let path = dir.join("fsync");
-    let mut file = OpenOptions::new().create(true).append(true).open(&path).map_err(trouble("a file"))?;
+    let mut file = OpenOptions::new().create(true).append(true).open(&path).context("a file")?;
     let mut samples = Samples::default();
     for _ in 0..rounds {
         let began = Instant::now();
-        file.write_all(&[7; 4096]).and_then(|()| file.sync_data()).map_err(trouble("writing a file"))?;
+        file.write_all(&[7; 4096]).and_then(|()| file.sync_data()).context("writing a file")?;
         samples.add(began.elapsed());
     }
     drop(file);
-    std::fs::remove_file(&path).map_err(trouble("removing a file"))?;
+    std::fs::remove_file(&path).context("removing a file")?;
     Ok(samples)
 }
 
 /// Time between two readings of the clock is far below all that is measured here.
-pub(super) fn ms(time: Duration) -> f64 {
+pub(crate) fn ms(time: Duration) -> f64 {
     time.as_secs_f64() * 1e3
 }

@@ -1,31 +1,31 @@
-//! Samples, and what the kernel says of a process.
+//! Samples, and the kernel's figures of a process.
 
 use std::time::Duration;
 
-/// How long each of many things took.
+/// Times that many things of one kind took.
 #[derive(Debug, Default)]
-pub(super) struct Samples(Vec<Duration>);
+pub(crate) struct Samples(Vec<Duration>);
 
 impl Samples {
-    pub(super) fn add(&mut self, took: Duration) {
+    pub(crate) fn add(&mut self, took: Duration) {
         self.0.push(took);
     }
 
     /// The time that `percent` of all stayed within; zero when there are none.
-    pub(super) fn at(&self, percent: usize) -> Duration {
+    pub(crate) fn at(&self, percent: usize) -> Duration {
         let mut sorted = self.0.clone();
         sorted.sort_unstable();
         let last = sorted.len().saturating_sub(1);
         sorted.get((sorted.len() * percent / 100).min(last)).copied().unwrap_or_default()
     }
 
-    pub(super) fn p50(&self) -> Duration {
+    pub(crate) fn p50(&self) -> Duration {
         self.at(50)
     }
 }
 
 /// Processor time that a process has used so far: of all its threads that still live, in nanoseconds.
-pub(super) fn processor_time(pid: u32) -> Duration {
+pub(crate) fn processor_time(pid: u32) -> Duration {
     let Ok(tasks) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return Duration::ZERO };
     let nanos = tasks.filter_map(|task| {
         let text = std::fs::read_to_string(task.ok()?.path().join("schedstat")).ok()?;
@@ -35,7 +35,7 @@ pub(super) fn processor_time(pid: u32) -> Duration {
 }
 
 /// A size of `/proc/PID/status`, such as `VmRSS`, in bytes.
-pub(super) fn memory(pid: u32, name: &str) -> u64 {
+pub(crate) fn memory(pid: u32, name: &str) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
     line.and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok()).unwrap_or(0) * 1024

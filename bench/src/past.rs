@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 use std::path::Path;
 
+use anyhow::{Context as _, Result, bail};
 use bytes::Bytes;
 use mesh_core::config::Config;
 use mesh_core::crypto::Signer;
@@ -15,13 +16,10 @@ use mesh_core::peer::Peer;
 use rand_chacha::ChaCha8Rng;
 use rand_core::{Rng, SeedableRng};
 use ring::signature::{Ed25519KeyPair, KeyPair};
+use sigil::mesh::clock;
+use sigil::mesh::identity::DeviceKey;
+use sigil::mesh::store::{DurableNote, FjallStore, Store};
 use tokio::sync::mpsc;
-
-use super::trouble;
-use crate::cli::exit::{Exit, Failure};
-use crate::mesh::clock;
-use crate::mesh::identity::DeviceKey;
-use crate::mesh::store::{FjallStore, Store};
 
 /// Calls that are made before their endings are looked at: well under the limit of open calls.
 const AT_ONCE: usize = 16;
@@ -44,7 +42,7 @@ impl Signer for Stranger {
 struct Alone {
     peer: Peer,
     store: FjallStore,
-    durable: mpsc::Receiver<crate::mesh::store::DurableNote>,
+    durable: mpsc::Receiver<DurableNote>,
     rng: ChaCha8Rng,
     now: Now,
     commands: u64,
@@ -53,16 +51,16 @@ struct Alone {
 }
 
 /// Gives the home of a stopped agent a past. Answers the names of the known nodes; each offers `tool`.
-pub(super) fn give(home: &Path, tool: &str, nodes: usize, calls: usize) -> Result<Vec<String>, Failure> {
-    let key = DeviceKey::load_or_create(home).map_err(trouble("the device key"))?;
+pub(crate) fn give(home: &Path, tool: &str, nodes: usize, calls: usize) -> Result<Vec<String>> {
+    let key = DeviceKey::load_or_create(home).context("the device key")?;
     let (notes, durable) = mpsc::channel(16);
-    let (store, _) = FjallStore::open(&home.join("store"), notes).map_err(trouble("the store"))?;
+    let (store, _) = FjallStore::open(&home.join("store"), notes).context("the store")?;
     let mut rng = ChaCha8Rng::seed_from_u64(7);
     let now = clock::now();
     let mut out = Vec::new();
-    let image = store.image().map_err(trouble("the store"))?;
+    let image = store.image().context("the store")?;
     let peer = Peer::boot(Config::default(), Box::new(key), image, now, &mut rng, &mut out);
-    let peer = peer.map_err(trouble("the mesh in the store"))?;
+    let peer = peer.context("the mesh in the store")?;
     let mut alone = Alone { peer, store, durable, rng, now, commands: 0, made: 0, refused: None };
     alone.perform(out);
     // Until it leads: nobody else is there.
@@ -73,7 +71,7 @@ pub(super) fn give(home: &Path, tool: &str, nodes: usize, calls: usize) -> Resul
         alone.now.mono_ms = alone.peer.poll_timeout().unwrap_or(0).max(alone.now.mono_ms + 1);
         alone.step(Input::Wake);
     }
-    let known = (0..nodes).map(|nth| alone.meet(nth, tool)).collect::<Result<Vec<_>, _>>()?;
+    let known = (0..nodes).map(|nth| alone.meet(nth, tool)).collect::<Result<Vec<_>>>()?;
     let me = alone.peer.view().node_id.to_string();
     while alone.made < calls && alone.refused.is_none() {
         for _ in 0..AT_ONCE.min(calls - alone.made) {
@@ -81,7 +79,7 @@ pub(super) fn give(home: &Path, tool: &str, nodes: usize, calls: usize) -> Resul
         }
     }
     if let Some(why) = alone.refused {
-        return Err(Failure::new(Exit::Failed, format!("making a past: {why}")));
+        bail!("making a past: {why}");
     }
     alone.store.close();
     Ok(known)
@@ -137,19 +135,19 @@ impl Alone {
     }
 
     /// Approves a device and hears what it offers.
-    fn meet(&mut self, nth: usize, tool: &str) -> Result<String, Failure> {
+    fn meet(&mut self, nth: usize, tool: &str) -> Result<String> {
         let mut seed = [0; 32];
         self.rng.fill_bytes(&mut seed);
-        let pair = Ed25519KeyPair::from_seed_unchecked(&seed).map_err(trouble("a key"))?;
+        let pair = Ed25519KeyPair::from_seed_unchecked(&seed).context("a key")?;
         let stranger = Stranger(pair);
         let name = format!("known-{nth:04}");
-        let node_id: NodeId = name.parse().map_err(trouble("a name"))?;
+        let node_id: NodeId = name.parse().context("a name")?;
         self.command(Command::Approve { key: stranger.public_key(), node_id, tier: Tier::Shared });
         let directory = Directory {
             platform: "linux".to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             tools: vec![ToolDecl {
-                name: tool.parse().map_err(trouble("a name"))?,
+                name: tool.parse().context("a name")?,
                 effect: Effect::None,
                 description: String::new(),
                 owner_only: false,
@@ -176,11 +174,11 @@ impl Alone {
         Ok(name)
     }
 
-    fn call(&mut self, node: &str, tool: &str) -> Result<(), Failure> {
+    fn call(&mut self, node: &str, tool: &str) -> Result<()> {
         self.made += 1;
         let call = NewCall {
             node: node.to_owned(),
-            tool: tool.parse().map_err(trouble("a name"))?,
+            tool: tool.parse().context("a name")?,
             arguments: Payload::Inline(Bytes::from_static(b"{}")),
             ttl_ms: 60_000,
             timeout_ms: 60_000,

@@ -8,52 +8,76 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-/// Longest that a server may stay silent within one answer.
-const SILENCE_MAX: Duration = Duration::from_secs(45);
-
 /// An answer.
 #[derive(Debug, Clone)]
-pub(crate) struct Response {
-    pub(crate) status: u16,
+pub struct Response {
+    /// HTTP status.
+    pub status: u16,
     headers: Vec<(String, String)>,
-    pub(crate) body: Vec<u8>,
+    /// The body as it came, chunks joined.
+    pub body: Vec<u8>,
 }
 
 impl Response {
     /// A header by its name, in lower case.
-    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+    #[must_use]
+    pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
     }
 
+    /// True for a status of success.
+    #[must_use]
+    pub fn is_success(&self) -> bool {
+        (200..300).contains(&self.status)
+    }
+
+    /// The body as text.
+    #[must_use]
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+
+    /// The body as JSON; null when it is empty or no JSON.
+    #[must_use]
+    pub fn value(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or_default()
+    }
+
     /// The body as JSON.
+    ///
+    /// # Panics
+    /// It is none.
+    #[must_use]
     #[track_caller]
-    pub(crate) fn json(&self) -> Value {
+    pub fn json(&self) -> Value {
         serde_json::from_slice(&self.body)
             .unwrap_or_else(|error| panic!("not JSON ({error}): {} {:?}", self.status, self.text()))
     }
 
-    /// The body as text.
-    pub(crate) fn text(&self) -> String {
-        String::from_utf8_lossy(&self.body).into_owned()
-    }
-
     /// The body, when the status is as expected.
+    ///
+    /// # Panics
+    /// It is another.
     #[track_caller]
-    pub(crate) fn expect(self, status: u16) -> Value {
+    pub fn expect(self, status: u16) -> Value {
         assert_eq!(self.status, status, "{}", self.text());
         if self.body.is_empty() { Value::Null } else { self.json() }
     }
 
     /// The problem document (RFC 9457) that every error is.
+    ///
+    /// # Panics
+    /// It is none.
+    #[expect(clippy::must_use_candidate, reason = "an assertion, for whoever wants no more")]
     #[track_caller]
-    pub(crate) fn problem(&self, status: u16) -> Value {
+    pub fn problem(&self, status: u16) -> Value {
         assert_eq!(self.status, status, "{}", self.text());
         let kind = self.header("content-type").unwrap_or_default();
         assert!(kind.starts_with("application/problem+json"), "{kind:?}: {}", self.text());
         let problem = self.json();
-        assert_eq!(problem["status"], status, "{problem}");
+        assert_eq!(problem.get("status"), Some(&Value::from(status)), "{problem}");
         for field in ["type", "title", "detail", "code"] {
-            assert!(problem[field].as_str().is_some_and(|text| !text.is_empty()), "no {field} in {problem}");
+            assert!(!crate::text(&problem, field).is_empty(), "no {field} in {problem}");
         }
         problem
     }
@@ -61,27 +85,43 @@ impl Response {
 
 /// A request; headers one by one.
 #[derive(Debug, Clone)]
-pub(crate) struct Request<'a> {
-    pub(crate) method: &'a str,
-    pub(crate) path: &'a str,
-    pub(crate) headers: &'a [(&'a str, &'a str)],
-    pub(crate) body: &'a [u8],
+pub struct Request<'a> {
+    /// In capitals.
+    pub method: &'a str,
+    /// With its query.
+    pub path: &'a str,
+    /// Besides `Host`, `Connection` and `Content-Length`.
+    pub headers: &'a [(&'a str, &'a str)],
+    /// Empty for none.
+    pub body: &'a [u8],
 }
 
 /// Asks over a unix socket.
-pub(crate) fn ask_unix(socket: &Path, request: &Request<'_>) -> io::Result<Response> {
+///
+/// # Errors
+/// Nobody listens, or the server is silent for longer than `silence_max` within one answer.
+pub fn ask_unix(socket: &Path, request: &Request<'_>, silence_max: Duration) -> io::Result<Response> {
     let stream = UnixStream::connect(socket)?;
-    stream.set_read_timeout(Some(SILENCE_MAX))?;
-    stream.set_write_timeout(Some(SILENCE_MAX))?;
+    stream.set_read_timeout(Some(silence_max))?;
+    stream.set_write_timeout(Some(silence_max))?;
     exchange(stream, "localhost", request)
 }
 
-/// Asks over loopback TCP; `host` is what the Host header says.
-pub(crate) fn ask_tcp(port: u16, host: &str, request: &Request<'_>) -> io::Result<Response> {
+/// Asks over loopback TCP; `host` goes into the Host header.
+///
+/// # Errors
+/// Nobody listens, or the server is silent for longer than `silence_max` within one answer.
+pub fn ask_tcp(port: u16, host: &str, request: &Request<'_>, silence_max: Duration) -> io::Result<Response> {
     let stream = TcpStream::connect(("127.0.0.1", port))?;
-    stream.set_read_timeout(Some(SILENCE_MAX))?;
-    stream.set_write_timeout(Some(SILENCE_MAX))?;
+    stream.set_read_timeout(Some(silence_max))?;
+    stream.set_write_timeout(Some(silence_max))?;
     exchange(stream, host, request)
+}
+
+/// The unix socket of the agent of a home.
+#[must_use]
+pub fn socket(home: &Path) -> std::path::PathBuf {
+    home.join("run/sigil.sock")
 }
 
 fn exchange(mut stream: impl Read + Write, host: &str, request: &Request<'_>) -> io::Result<Response> {
@@ -146,5 +186,24 @@ fn read_chunks(stream: &mut impl BufRead) -> io::Result<Vec<u8>> {
         if len == 0 {
             return Ok(body);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_are_read_whole_and_in_chunks() {
+        for wire in [
+            "HTTP/1.1 202 Accepted\r\nContent-Length: 8\r\n\r\n{\"a\":1}\n",
+            "HTTP/1.1 202 Accepted\r\nTransfer-Encoding: chunked\r\n\r\n3\r\n{\"a\r\n4\r\n\":1}\r\n0\r\n\r\n",
+        ] {
+            let answer = read_response(wire.as_bytes()).expect(wire);
+            assert_eq!((answer.status, &answer.value()["a"]), (202, &Value::from(1)), "{wire}");
+        }
+        let answer = read_response(&b"HTTP/1.1 204 No Content\r\n\r\n"[..]).expect("an empty one");
+        assert!(answer.is_success() && answer.value().is_null());
+        assert!(read_response(&b""[..]).is_err(), "an agent that died says nothing");
     }
 }

@@ -1,8 +1,10 @@
 //! Calls through a door, over connections that are kept.
 
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use anyhow::{Context as _, Result, bail};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
@@ -11,60 +13,58 @@ use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde_json::json;
+use tokio::net::UnixStream;
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::echo::Echo;
-use super::stats::Samples;
-use super::trouble;
-use crate::cli::client::Client;
-use crate::cli::exit::{Exit, Failure};
-use crate::tasks::TaskGroup;
+use crate::echo::Echo;
+use crate::stats::Samples;
 
 /// One connection to a peer's socket.
 struct Line {
     sender: SendRequest<Full<Bytes>>,
     /// Ends with the line.
-    _tasks: TaskGroup,
+    _connection: JoinSet<()>,
 }
 
 impl Line {
-    async fn open(client: &Client) -> Result<Self, Failure> {
-        let stream = client.connect().await?;
-        let (sender, connection) = handshake(TokioIo::new(stream)).await.map_err(trouble("the agent's socket"))?;
-        let tasks = TaskGroup::default();
+    async fn open(socket: &Path) -> Result<Self> {
+        let stream = UnixStream::connect(socket).await.context("the agent's socket")?;
+        let (sender, connection) = handshake(TokioIo::new(stream)).await.context("the agent's socket")?;
+        let mut tasks = JoinSet::new();
         tasks.spawn(async move {
             // Whatever goes wrong on the connection, the request sees it too.
             let _ = connection.await;
         });
-        Ok(Self { sender, _tasks: tasks })
+        Ok(Self { sender, _connection: tasks })
     }
 
     /// Makes a call. Waiting, it must end `done`; else it must be accepted.
-    async fn call(&mut self, node: &str, tool: &str, wait: bool) -> Result<(), Failure> {
+    async fn call(&mut self, node: &str, tool: &str, wait: bool) -> Result<()> {
         let body = json!({ "node": node, "tool": tool, "ttl_s": 60 }).to_string();
         let mut request = Request::post("/api/v1/calls").header("host", "localhost");
         request = request.header("content-type", "application/json");
         if wait {
             request = request.header("prefer", "wait=30");
         }
-        let request = request.body(Full::new(Bytes::from(body))).map_err(trouble("a request"))?;
-        self.sender.ready().await.map_err(trouble("the agent's socket"))?;
-        let response = self.sender.send_request(request).await.map_err(trouble("the agent's socket"))?;
+        let request = request.body(Full::new(Bytes::from(body)))?;
+        self.sender.ready().await.context("the agent's socket")?;
+        let response = self.sender.send_request(request).await.context("the agent's socket")?;
         let status = response.status();
-        let body = response.into_body().collect().await.map_err(trouble("the agent's answer"))?.to_bytes();
+        let body = response.into_body().collect().await.context("the agent's answer")?.to_bytes();
         let done = || String::from_utf8_lossy(&body).contains(r#""state":"done""#);
         let good = if wait { status == StatusCode::OK && done() } else { status == StatusCode::ACCEPTED };
         if good {
             return Ok(());
         }
         let text = String::from_utf8_lossy(&body);
-        Err(Failure::new(Exit::Failed, format!("a call of {tool} on {node} went wrong: {status} {text}")))
+        bail!("a call of {tool} on {node} went wrong: {status} {text}")
     }
 }
 
 /// One call after another, each waited for. The first tenth warms up.
-pub(super) async fn sequential(client: &Client, node: &str, tool: &str, calls: usize) -> Result<Samples, Failure> {
-    let mut line = Line::open(client).await?;
+pub(crate) async fn sequential(socket: &Path, node: &str, tool: &str, calls: usize) -> Result<Samples> {
+    let mut line = Line::open(socket).await?;
     let mut samples = Samples::default();
     for call in 0..calls + calls / 10 {
         let began = Instant::now();
@@ -78,14 +78,9 @@ pub(super) async fn sequential(client: &Client, node: &str, tool: &str, calls: u
 
 /// The same, with an echo before each call: echoes by themselves keep both ends awake and their caches warm, which nothing
 /// does for a call, and so take a third of what they take in between. Calls, and echoes.
-pub(super) async fn beside_echoes(
-    client: &Client,
-    node: &str,
-    tool: &str,
-    rounds: usize,
-) -> Result<(Samples, Samples), Failure> {
+pub(crate) async fn beside_echoes(socket: &Path, node: &str, tool: &str, rounds: usize) -> Result<(Samples, Samples)> {
     let mut echo = Echo::open().await?;
-    let mut line = Line::open(client).await?;
+    let mut line = Line::open(socket).await?;
     let (mut calls, mut echoes) = (Samples::default(), Samples::default());
     for round in 0..rounds + rounds / 10 {
         let echoed = echo.once().await?;
@@ -100,17 +95,17 @@ pub(super) async fn beside_echoes(
     Ok((calls, echoes))
 }
 
-/// `calls` in all, `width` of them under way at once, to these nodes in turn. How long it took, and each of them.
-pub(super) async fn at_once(
-    client: &Client,
+/// `calls` in all, `width` of them under way at once, to these nodes in turn. Time of all, and of each of them.
+pub(crate) async fn at_once(
+    socket: &Path,
     nodes: &[String],
     tool: &str,
     (calls, width): (usize, usize),
     wait: bool,
-) -> Result<(Duration, Samples), Failure> {
+) -> Result<(Duration, Samples)> {
     let mut lines = Vec::new();
     for _ in 0..width {
-        lines.push(Line::open(client).await?);
+        lines.push(Line::open(socket).await?);
     }
     let next = AtomicUsize::new(0);
     let next = &next;
@@ -122,7 +117,7 @@ pub(super) async fn at_once(
             loop {
                 let call = next.fetch_add(1, Ordering::Relaxed);
                 let node = nodes.get(call % nodes.len().max(1));
-                let Some(node) = node.filter(|_| call < calls) else { return Ok::<_, Failure>(took) };
+                let Some(node) = node.filter(|_| call < calls) else { return Ok::<_, anyhow::Error>(took) };
                 let began = Instant::now();
                 line.call(node, tool, wait).await?;
                 took.push(began.elapsed());

@@ -1,0 +1,459 @@
+//! The director of a run: its events, the plan as it is carried out, and its phases.
+
+use std::collections::BTreeSet;
+
+use mesh_core::entry::{Effect, Payload, Tier};
+use mesh_core::ids::Hash;
+use mesh_core::io::{Command, NewCall, Space};
+use mesh_core::rows;
+
+use super::calls::logs_agree;
+use super::commands::Purpose;
+use super::liveness::beliefs;
+use super::mesh::Mesh;
+use super::peer::{Sim, State};
+use crate::dice::Dice;
+use crate::disk::Snapshot;
+use crate::env::Env;
+use crate::event::{Event, Phase};
+use crate::network::{Network, pair_of};
+use crate::node::{self, Node};
+use crate::plan::{Ask, Case, Fault, MS, NEVER, SECOND};
+use crate::trace::{Being, Level, Mark, Trace};
+
+/// A machine without a clock of its own believes that it is the day it was built.
+const CLOCKLESS_MS: i64 = 10 * 365 * 24 * 3_600 * 1_000;
+/// A run that began so long ago has put a checkpoint into its target's log (after 200 ms), and slow disks have synced
+/// it.
+const RECEIVED_US: u64 = 1_200 * MS;
+/// The setup may take this long.
+const SETUP_US: u64 = 15 * SECOND;
+/// The first quiescence: topology kept.
+const QUIET_US: u64 = 8 * SECOND;
+/// The second quiescence lasts at least this long; the first, with its topology, is looked at for longer.
+const HEALED_US: u64 = 3 * SECOND;
+/// Time for which the single link stays cut.
+const L2_CUT_US: u64 = 4 * SECOND;
+
+/// One run.
+pub(super) struct Director {
+    pub(super) env: Env,
+    net: Network,
+    pub(super) mesh: Mesh,
+    /// When the groups of a split last came apart.
+    split_at: u64,
+    faults_at: u64,
+}
+
+impl Director {
+    pub(super) fn new(case: &Case, level: Level) -> Self {
+        let mut dice = Dice::new(case.seed, 2);
+        let mesh = Mesh::new(case, &mut dice);
+        let env = Env::new(dice, Trace::new(level));
+        Self { env, net: Network::new(&case.plan), mesh, split_at: 0, faults_at: 0 }
+    }
+
+    /// Runs to the end, or to the first broken promise.
+    pub(super) fn drive(&mut self) {
+        self.mesh.found(&mut self.env, &mut self.net);
+        while let Some(event) = self.env.next() {
+            self.mesh.stats.events += 1;
+            self.handle(event);
+            let Self { env, net, mesh, .. } = self;
+            mesh.liveness.note_settled(env.now, &mesh.peers, net, &mut mesh.checks, &mut mesh.stats);
+            if mesh.checks.violation.is_some() || mesh.liveness.phase == Phase::End {
+                break;
+            }
+        }
+        self.mesh.stats.virtual_us = self.env.now;
+        self.mesh.stats.runs = self.mesh.checks.runs.len() as u64;
+    }
+
+    fn handle(&mut self, event: Event) {
+        let Self { env, net, mesh, .. } = self;
+        match event {
+            Event::Wake { peer, boot, at } => mesh.wake(env, net, peer, boot, at),
+            Event::Synced { peer, boot, txn } => mesh.synced(env, net, peer, boot, txn),
+            Event::Input { peer, boot, input } => {
+                if mesh.peers[peer].boot == boot {
+                    mesh.input(env, net, peer, *input);
+                }
+            }
+            Event::ToolDone { peer, boot, id, attempt, ending } => {
+                mesh.tool_done(env, net, peer, boot, id, attempt, ending)
+            }
+            Event::Deliver { key, end, conn, frame } => net.deliver(env, mesh, key, end, conn, *frame),
+            Event::Detect { key, conn, end } => net.detect(env, mesh, key, conn, end),
+            Event::LinkUp { key, conn, end } => net.link_up(env, mesh, key, conn, end),
+            Event::Dial(key) => net.dialled(env, mesh, key),
+            Event::Register(node) => net.try_register(env, mesh, node),
+            Event::Goodbye { gateway, node, id } => net.goodbye(env, mesh, gateway, node, id),
+            Event::Moved { node, id } => net.moved(env, mesh, node, id),
+            Event::CloseUntrusted { peer, boot } => {
+                if mesh.peers[peer].boot == boot {
+                    net.close_untrusted(env, mesh, peer);
+                }
+            }
+            Event::Crash { peer, boot, down_us } => {
+                if mesh.peers[peer].boot == boot {
+                    mesh.crash(env, net, peer, down_us);
+                }
+            }
+            Event::Exit { peer, boot, down_us } => {
+                if mesh.peers[peer].boot == boot {
+                    mesh.exit(env, net, peer, down_us);
+                }
+            }
+            Event::Boot(peer) => mesh.boot(env, net, peer),
+            Event::ClockFound { peer, by_ms } => mesh.peers[peer].wall_off_ms += by_ms,
+            Event::Thaw { peer, boot } => {
+                if mesh.peers[peer].boot == boot {
+                    mesh.thaw(env, net, peer);
+                }
+            }
+            Event::Join(peer) => mesh.join(env, net, peer),
+            Event::Fault(index) => self.fault(index),
+            Event::Ask(index) => self.ask(index),
+            Event::Cancel { peer, id } => {
+                if mesh.peers[peer].state == State::Running {
+                    mesh.command(
+                        env,
+                        net,
+                        peer,
+                        Purpose::Cancel,
+                        Command::Cancel { id, reason: "the person changed their mind".into() },
+                    );
+                }
+            }
+            Event::Phase(phase) => self.enter(phase),
+            Event::Look => self.look(),
+        }
+    }
+
+    // --- The plan -------------------------------------------------------------------------------------------------
+
+    fn ask(&mut self, index: usize) {
+        let Self { env, net, mesh, .. } = self;
+        let ask: Ask = mesh.plan.asks[index].1.clone();
+        let origin = ask.origin;
+        if mesh.peers[origin].state != State::Running {
+            return;
+        }
+        let node = match ask.target {
+            None => "any".to_owned(),
+            Some(target) => {
+                let id = mesh.peers[target].id;
+                let view = mesh.peers[origin].node.as_ref().map(Node::view);
+                let named = view
+                    .and_then(|view| view.nodes.iter().find(|node| node.peer == id).map(|node| node.node_id.clone()));
+                named.unwrap_or_else(|| mesh.peers.wanted_name(target)).to_string()
+            }
+        };
+        let text = format!("{{\"n\":{}}}", ask.argument);
+        let arguments = if ask.blob {
+            let hash = Hash::of(text.as_bytes());
+            mesh.peers[origin].blobs.insert(hash);
+            Payload::Blob { hash, len: text.len() as u64 }
+        } else {
+            Payload::Inline(text.into())
+        };
+        let call = NewCall {
+            node,
+            tool: ask.tool.parse().expect("a valid constant"),
+            arguments,
+            ttl_ms: ask.ttl_ms,
+            timeout_ms: ask.timeout_ms.unwrap_or(60_000),
+            effect: ask.strict.then_some(Effect::Once),
+            principal: "owner".into(),
+            client_key: ask.key,
+        };
+        env.story(|| format!("p{origin} is asked for {} at {} within {} ms", call.tool, call.node, call.ttl_ms));
+        mesh.command(env, net, origin, Purpose::Ask(index), Command::Call(call));
+    }
+
+    fn fault(&mut self, index: usize) {
+        let Self { env, net, mesh, .. } = self;
+        let fault = mesh.plan.faults[index].1.clone();
+        if mesh.liveness.phase != Phase::Faults {
+            return;
+        }
+        env.story(|| format!("-- {fault:?}"));
+        env.mark(|| Mark::Fault(format!("{fault:?}")));
+        mesh.liveness.disturb();
+        match fault {
+            Fault::Split { groups } => {
+                net.split = groups;
+                self.split_at = env.now;
+                reconnect(env, net, mesh);
+            }
+            Fault::Unsplit => {
+                net.split.clear();
+                reconnect(env, net, mesh);
+            }
+            Fault::Cut { a, b } | Fault::Uncut { a, b } => {
+                let (key, _) = pair_of(a, b);
+                net.pairs.of(key).single = [matches!(fault, Fault::Cut { .. }); 2];
+                reconnect(env, net, mesh);
+            }
+            Fault::CutOneWay { from, to } => {
+                let (key, end) = pair_of(from, to);
+                net.pairs.of(key).single[end] = true;
+                reconnect(env, net, mesh);
+            }
+            Fault::OneWay { from, to, loss } => {
+                let (key, end) = pair_of(from, to);
+                net.pairs.of(key).loss[end] = loss;
+            }
+            Fault::Loss { loss } => net.loss = loss,
+            Fault::Crash { peer, down_us } => mesh.crash(env, net, peer, down_us),
+            Fault::CrashNear { peer, near, after_us, down_us } => {
+                mesh.peers[peer].armed = Some((near, after_us, down_us));
+            }
+            Fault::Stop { peer, down_us } => {
+                if mesh.peers[peer].awake() {
+                    mesh.liveness.note_leaving(env.now, peer, true, &mesh.peers, net);
+                    mesh.command(env, net, peer, Purpose::Stop(down_us), Command::Stop);
+                    let boot = mesh.peers[peer].boot;
+                    // The shell does not wait for ever (`docs/protocol.md`, Election).
+                    env.at(150 * MS, Event::Exit { peer, boot, down_us });
+                }
+            }
+            Fault::Suspend { peer, for_us } => mesh.freeze(env, net, peer, for_us),
+            Fault::Stall { peer, for_us } => mesh.peers[peer].stall_us = for_us,
+            Fault::WallJump { peer, by_ms } => mesh.peers[peer].wall_off_ms += by_ms,
+            Fault::ClockLost { peer, down_us, for_us } => {
+                if mesh.peers[peer].state == State::Running {
+                    mesh.crash(env, net, peer, down_us);
+                    mesh.peers[peer].wall_off_ms -= CLOCKLESS_MS;
+                    env.at(down_us + for_us, Event::ClockFound { peer, by_ms: CLOCKLESS_MS });
+                }
+            }
+            Fault::Revoke { by, peer } => {
+                let id = mesh.peers[peer].id;
+                let owner = mesh.peers[by].plan.tier == Tier::Owner;
+                if owner && mesh.peers[by].awake() && mesh.peers[peer].state != State::Absent {
+                    mesh.command(env, net, by, Purpose::Other, Command::Revoke { peer: id });
+                }
+            }
+            Fault::Leave { peer } => {
+                if mesh.peers[peer].awake() {
+                    mesh.command(env, net, peer, Purpose::Leave, Command::Leave);
+                }
+            }
+            Fault::Backup { peer } => {
+                if matches!(mesh.peers[peer].state, State::Running | State::Down) {
+                    mesh.peers[peer].backup = Some((env.now, mesh.peers[peer].disk.snapshot()));
+                }
+            }
+            Fault::Restore { peer, down_us, unnoticed } => self.restore(peer, down_us, unnoticed),
+            Fault::Wipe { peer, heir, down_us } => {
+                if mesh.peers[peer].state == State::Running {
+                    mesh.crash(env, net, peer, down_us);
+                    mesh.peers[peer].state = State::Gone;
+                    env.mark(|| Mark::Is(peer, Being::Gone));
+                    env.at(down_us, Event::Join(heir));
+                }
+            }
+            Fault::DiskFull { peer, for_us } => mesh.peers[peer].full_until = env.now + for_us,
+        }
+    }
+
+    /// Power fails and the last backup is played back. What the peer had promised since is lost: what it obeyed, forgot
+    /// and told before is not held against its new incarnation, and receipts that it gave since are void. Where its own
+    /// store does not tell it, something is promised only if the others can, and no call was in hand (README, what is
+    /// assumed); else the plan is not carried out.
+    fn restore(&mut self, peer: usize, down_us: u64, unnoticed: bool) {
+        let Self { env, net, mesh, .. } = self;
+        if mesh.peers[peer].state != State::Running {
+            return;
+        }
+        let Some((since, backup)) = mesh.peers[peer].backup.take() else { return };
+        if unnoticed
+            && (node::is_in_hand(&backup, mesh.peers[peer].id) || !others_received(mesh, peer, since, self.split_at))
+        {
+            return;
+        }
+        mesh.crash(env, net, peer, down_us);
+        if unnoticed {
+            retract(mesh, peer, &backup);
+        }
+        let sim = &mut mesh.peers[peer];
+        sim.disk.restore(&backup);
+        sim.rolled_back = !unnoticed;
+        mesh.checks.rolled_back(peer, sim.id, &sim.disk);
+        mesh.calls.void_but(peer, &mesh.checks.told[peer]);
+    }
+
+    // --- Phases ---------------------------------------------------------------------------------------------------
+
+    fn enter(&mut self, phase: Phase) {
+        let Self { env, net, mesh, .. } = self;
+        env.story(|| format!("== {phase:?}"));
+        env.mark(|| Mark::Phase(format!("{phase:?}")));
+        mesh.liveness.enter(phase, env.now);
+        match phase {
+            Phase::Setup => {}
+            Phase::Faults => {
+                self.faults_at = env.now;
+                net.sparse_holds = true;
+                reconnect(env, net, mesh);
+                for index in 0..mesh.plan.faults.len() {
+                    env.at(mesh.plan.faults[index].0, Event::Fault(index));
+                }
+                for index in 0..mesh.plan.asks.len() {
+                    env.at(mesh.plan.asks[index].0, Event::Ask(index));
+                }
+                for peer in 0..mesh.peers.len() {
+                    if mesh.peers[peer].state == State::Absent && mesh.peers[peer].plan.join_at < NEVER {
+                        env.at(mesh.peers[peer].plan.join_at, Event::Join(peer));
+                    }
+                }
+                env.at(mesh.plan.faults_us, Event::Phase(Phase::Quiet));
+            }
+            Phase::Quiet => {
+                self.calm();
+                self.env.at(QUIET_US, Event::Phase(Phase::Healed));
+            }
+            Phase::Healed => {
+                net.split.clear();
+                net.sparse_holds = false;
+                for pair in net.pairs.values_mut() {
+                    pair.single = [false; 2];
+                }
+                reconnect(env, net, mesh);
+            }
+            Phase::LinkCut => self.cut_one_link(),
+            Phase::End => mesh.calls.count_endings(&mesh.peers, &mesh.checks, &mut mesh.stats),
+        }
+    }
+
+    /// Nothing goes wrong any more; everyone is awake.
+    fn calm(&mut self) {
+        let Self { env, net, mesh, .. } = self;
+        net.loss = 0;
+        for pair in net.pairs.values_mut() {
+            pair.loss = [0; 2];
+        }
+        for peer in 0..mesh.peers.len() {
+            mesh.peers[peer].armed = None;
+            mesh.peers[peer].stall_us = 0;
+            mesh.peers[peer].full_until = 0;
+            mesh.thaw(env, net, peer);
+            if mesh.peers[peer].state == State::Down {
+                let delay = env.dice.range(0..=100 * MS);
+                env.at(delay, Event::Boot(peer));
+            }
+        }
+    }
+
+    /// Looked at now and then: deadlines of the liveness predicates, and whether the phase is over.
+    fn look(&mut self) {
+        let Self { env, net, mesh, .. } = self;
+        env.at(250 * MS, Event::Look);
+        for sim in mesh.peers.iter() {
+            if let Some(node) = &sim.node {
+                mesh.checks.queue_within_limit(env.now, sim.index, sim.id, node.open_calls(), &sim.config);
+            }
+        }
+        mesh.liveness.look(env.now, &mut mesh.stats);
+        let now = env.now;
+        let since = now - mesh.liveness.phase_at;
+        match mesh.liveness.phase {
+            Phase::Setup => {
+                let here = mesh.peers.iter().all(|sim| sim.plan.join_at > 0 || sim.state == State::Running);
+                let linked = net.pairs.iter().all(|(key, pair)| {
+                    pair.view[0] != 0
+                        || mesh.peers[key.0].state != State::Running
+                        || mesh.peers[key.1].state != State::Running
+                });
+                if here && linked && mesh.liveness.settled_for(500 * MS, now) {
+                    self.enter(Phase::Faults);
+                } else if since > SETUP_US + mesh.peers.len() as u64 * 300 * MS {
+                    let beliefs = beliefs(&mesh.peers, net);
+                    mesh.checks.fail("setup", now, || format!("not all joined, linked and settled: {beliefs}"));
+                }
+            }
+            Phase::Quiet | Phase::Healed => {
+                if mesh.liveness.is_overdue(now) {
+                    let beliefs = beliefs(&mesh.peers, net);
+                    mesh.checks.fail("one-gateway-for-all", now, || format!("not settled: {beliefs}"));
+                }
+                if mesh.liveness.phase == Phase::Healed {
+                    self.look_at_calls();
+                }
+            }
+            Phase::LinkCut => {
+                if since > L2_CUT_US {
+                    self.enter(Phase::End);
+                }
+            }
+            Phase::Faults | Phase::End => {}
+        }
+    }
+
+    /// After the healing: do all calls end, and once they have, do all books and logs agree?
+    fn look_at_calls(&mut self) {
+        let Mesh { plan, peers, calls, liveness, checks, .. } = &mut self.mesh;
+        let now = self.env.now;
+        calls.accepted_calls_end(now, liveness.phase_at, peers, plan, checks);
+        let settled = liveness.settled_for(SECOND, now);
+        let asked = now >= self.faults_at + plan.faults_us + 3 * SECOND + QUIET_US;
+        let told = calls.all_over_for(2 * SECOND, now);
+        if told && settled && asked && now - liveness.phase_at >= HEALED_US {
+            calls.books_agree(now, peers, plan, checks);
+            logs_agree(now, peers, checks);
+            self.enter(Phase::LinkCut);
+        }
+    }
+
+    /// **one-cut-moves-nothing** cutting one link of a connected component does not change the gateway: the link is cut
+    /// here, and every change of belief judged in [`Self::gateway_changed`].
+    fn cut_one_link(&mut self) {
+        let Self { env, net, mesh, .. } = self;
+        let members: Vec<usize> = (0..mesh.peers.len()).filter(|peer| mesh.peers[*peer].is_member()).collect();
+        let whole = members
+            .iter()
+            .all(|a| members.iter().all(|b| a == b || (mesh.peers.trusts(*a, *b) && net.sees_link(*a, *b))));
+        if members.len() < 3 || !whole {
+            self.enter(Phase::End);
+            return;
+        }
+        mesh.liveness.kept = mesh.peers[members[0]].gateway;
+        // The links to the gateway are the ones that matter.
+        let leader =
+            mesh.liveness.kept.and_then(|epoch| mesh.peers.index_of(&epoch.peer)).filter(|_| env.dice.chance(800));
+        let a = leader.unwrap_or(members[0]);
+        let others: Vec<usize> = members.into_iter().filter(|peer| *peer != a).collect();
+        let b = env.dice.pick(&others);
+        let (key, _) = pair_of(a, b);
+        env.story(|| format!("-- one-cut-moves-nothing: cut p{a}-p{b}"));
+        net.pairs.of(key).single = [true; 2];
+        reconnect(env, net, mesh);
+    }
+}
+
+/// Cuts and joins pairs as the plan has it now.
+fn reconnect(env: &mut Env, net: &mut Network, mesh: &mut Mesh) {
+    if net.refresh_cuts(env) {
+        mesh.liveness.unsettle();
+    }
+}
+
+/// True if all that ran at a peer since its backup began long enough before it was alone for the others to hear of it.
+fn others_received(mesh: &Mesh, peer: usize, since: u64, split_at: u64) -> bool {
+    let runs = mesh.checks.runs.values().filter(|run| run.peer == peer && run.at >= since);
+    runs.map(|run| run.at).all(|at| at + RECEIVED_US <= split_at)
+}
+
+/// Forgets all that a peer signed since its backup and no other disk holds: it was never said.
+fn retract(mesh: &mut Mesh, peer: usize, backup: &Snapshot) {
+    let Mesh { peers, checks, .. } = mesh;
+    let (from, to) = rows::logs_of(&peers[peer].id);
+    let kept: BTreeSet<&[u8]> = backup.keys(Space::Log).collect();
+    for (key, value) in peers[peer].disk.scan(Space::Log, from, to) {
+        let elsewhere = |sim: &Sim| sim.index != peer && sim.disk.applied(Space::Log, key).is_some();
+        if !kept.contains(key) && !peers.iter().any(elsewhere) {
+            checks.never_said(key, value);
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! Authentication: peer credentials on the socket; host name, origin and token on loopback HTTP.
+
+use axum::extract::Request;
+use axum::http::header::{AUTHORIZATION, HOST, ORIGIN};
+use axum::http::uri::Authority;
+use axum::http::{HeaderMap, Method};
+
+use crate::doors::identity::{Door, Identity, Principal};
+use crate::doors::listen::Arrival;
+use crate::doors::tokens::TokenStore;
+use crate::status::{ErrorCode, Fault};
+
+/// True if `authority` names our loopback door. A page of another site that gets its name resolved to 127.0.0.1 (DNS
+/// rebinding) still sends its own name.
+fn names_us(authority: &str, port: u16) -> bool {
+    let Ok(authority) = authority.parse::<Authority>() else { return false };
+    let host = authority.host().trim_end_matches('.');
+    let ours = host.eq_ignore_ascii_case("localhost") || host == "127.0.0.1" || host == "[::1]";
+    ours && !authority.as_str().contains('@') && authority.port_u16().unwrap_or(80) == port
+}
+
+/// True for routes that anyone on this machine may ask: they answer nothing but "yes" or "no".
+fn is_public(path: &str) -> bool {
+    matches!(path, "/healthz" | "/readyz")
+}
+
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let (scheme, token) = headers.get(AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+}
+
+/// The caller of a request: `None` for one that nobody has proven, on a public route.
+///
+/// # Errors
+/// The other end of the socket is another user; the request names another host or comes from a page of another origin; or
+/// there is no valid token.
+pub(super) fn identify(tokens: &TokenStore, request: &Request) -> Result<Option<Identity>, Fault> {
+    let port = match request.extensions().get::<Arrival>() {
+        Some(Arrival::Socket { owner: true }) => {
+            return Ok(Some(Identity { principal: Principal::Owner, door: Door::Socket }));
+        }
+        Some(Arrival::Http { port }) => *port,
+        Some(Arrival::Socket { owner: false }) => {
+            return Err(Fault::new(ErrorCode::Denied, "this socket serves only the user that the agent runs as")
+                .hint("run the command as that user"));
+        }
+        None => return Err(Fault::new(ErrorCode::Internal, "the connection came in through no known door")),
+    };
+    let headers = request.headers();
+    let mut hosts = headers.get_all(HOST).iter();
+    let host = hosts.next().and_then(|v| v.to_str().ok());
+    let absolute = request.uri().authority().is_none_or(|authority| names_us(authority.as_str(), port));
+    if !absolute || hosts.next().is_some() || !host.is_some_and(|host| names_us(host, port)) {
+        return Err(Fault::new(ErrorCode::WrongHost, "this door answers as localhost, 127.0.0.1 or [::1] only")
+            .hint(format!("use http://127.0.0.1:{port}")));
+    }
+    // A browser names the page's origin on everything that changes something, and on every cross-origin read.
+    let unsafe_method = !matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
+    if unsafe_method || request.uri().path() == "/api/v1/events" {
+        let same_origin = headers.get_all(ORIGIN).iter().all(|origin| {
+            origin.to_str().ok().and_then(|o| o.strip_prefix("http://")).is_some_and(|host| names_us(host, port))
+        });
+        let site = headers.get("sec-fetch-site").map(axum::http::HeaderValue::as_bytes);
+        if !same_origin || !matches!(site, None | Some(b"same-origin" | b"none")) {
+            return Err(Fault::new(ErrorCode::CrossOrigin, "a web page of another origin may not do this"));
+        }
+    }
+    if is_public(request.uri().path()) {
+        return Ok(None);
+    }
+    match bearer(headers) {
+        Some(token) if tokens.knows(token) => Ok(Some(Identity { principal: Principal::Owner, door: Door::Http })),
+        shown => {
+            let detail = if shown.is_some() { "this token is not known here" } else { "the request carries no token" };
+            Err(Fault::new(ErrorCode::Unauthorized, detail)
+                .hint("`sigil token` prints one; send it as `Authorization: Bearer TOKEN`"))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_loopback_names_are_ours() {
+        for good in ["localhost:7434", "LOCALHOST:7434", "127.0.0.1:7434", "[::1]:7434"] {
+            assert!(names_us(good, 7434), "{good}");
+        }
+        for bad in [
+            "localhost",
+            "localhost:7435",
+            "evil.example:7434",
+            "127.0.0.1.evil.example:7434",
+            "a@localhost:7434",
+            "",
+            "127.0.0.2:7434",
+            "localhost:7434/x",
+        ] {
+            assert!(!names_us(bad, 7434), "{bad}");
+        }
+        assert!(names_us("localhost", 80));
+    }
+}

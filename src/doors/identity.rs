@@ -1,0 +1,36 @@
+//! The caller of a request: a principal, and the door it came in by.
+
+/// The person or program on whose behalf something is asked. It is written into the header of every call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Principal {
+    /// The owner of this device: proven by the credentials of the socket's other end, or by a token.
+    Owner,
+}
+
+impl Principal {
+    /// The text that headers of calls carry.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Owner => "owner",
+        }
+    }
+}
+
+/// A way into the agent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Door {
+    /// The unix socket: the kernel vouches for the other end.
+    Socket,
+    /// HTTP on loopback: a token vouches for the other end.
+    Http,
+}
+
+/// The proven caller of a request. In the extensions of every request that reaches a handler, except on public routes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Identity {
+    /// On whose behalf.
+    pub principal: Principal,
+    /// By which door.
+    pub door: Door,
+}

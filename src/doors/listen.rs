@@ -1,0 +1,219 @@
+//! Listeners: the unix socket and loopback HTTP, with limits on connections, headers and idle time.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tower::ServiceExt as _;
+
+use crate::tasks::TaskGroup;
+
+/// Open connections of one door. The next one waits in the kernel's backlog.
+pub const CONNECTIONS_MAX: usize = 256;
+/// Longest time for the head of a request, and longest silence of a kept-alive connection.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(if cfg!(test) { 2 } else { 30 });
+/// Bytes of the head of a request.
+const HEAD_BYTES_MAX: usize = 32 * 1024;
+/// Headers of a request.
+const HEADERS_MAX: usize = 64;
+
+/// The reason why the doors could not be opened. Each of them ends `up`.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ListenError {
+    /// Another agent answers at the socket.
+    #[error("another agent is listening on {0}")]
+    SocketInUse(PathBuf),
+    /// The socket cannot be made.
+    #[error("listening on {path}")]
+    Socket {
+        /// Its path.
+        path: PathBuf,
+        /// Cause.
+        #[source]
+        source: io::Error,
+    },
+    /// Someone else has the port.
+    #[error("port {} is taken by another program; choose another with --http-port", .0.port())]
+    PortInUse(SocketAddr),
+    /// The port cannot be opened.
+    #[error("listening on {address}")]
+    Http {
+        /// Its address.
+        address: SocketAddr,
+        /// Cause.
+        #[source]
+        source: io::Error,
+    },
+    /// Only loopback is served until there is TLS.
+    #[error("{0} is not a loopback address")]
+    NotLoopback(SocketAddr),
+}
+
+/// The way a connection came in. In the extensions of each of its requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Arrival {
+    /// The unix socket.
+    Socket {
+        /// True if the process at the other end runs as our user or as root.
+        owner: bool,
+    },
+    /// Loopback HTTP.
+    Http {
+        /// Port of the listener, for the host check.
+        port: u16,
+    },
+}
+
+/// Addresses of the doors.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bound {
+    /// Unix socket.
+    pub socket: PathBuf,
+    /// Loopback HTTP.
+    pub http: SocketAddr,
+}
+
+/// Both doors, bound but not served yet: connections wait in the kernel's backlog.
+#[derive(Debug)]
+pub struct Listeners {
+    tcp: TcpListener,
+    unix: UnixListener,
+    bound: Bound,
+}
+
+impl Listeners {
+    /// Binds both doors.
+    ///
+    /// # Errors
+    /// See [`ListenError`]; nothing is left open then.
+    pub async fn bind(unix_path: &Path, http_addr: SocketAddr) -> Result<Self, ListenError> {
+        if !http_addr.ip().is_loopback() {
+            return Err(ListenError::NotLoopback(http_addr));
+        }
+        let tcp = TcpListener::bind(http_addr).await.map_err(|source| {
+            if source.kind() == io::ErrorKind::AddrInUse {
+                ListenError::PortInUse(http_addr)
+            } else {
+                ListenError::Http { address: http_addr, source }
+            }
+        })?;
+        let http = tcp.local_addr().map_err(|source| ListenError::Http { address: http_addr, source })?;
+        let unix = bind_socket(unix_path).await?;
+        Ok(Self { tcp, unix, bound: Bound { socket: unix_path.to_owned(), http } })
+    }
+
+    /// Addresses of the doors.
+    #[must_use]
+    pub fn bound(&self) -> &Bound {
+        &self.bound
+    }
+
+    /// Serves `routes` at both doors until `tasks` stops: then no new connection is taken, and requests under way are
+    /// finished. Each request carries its [`Arrival`].
+    pub fn serve(self, routes: &Router, tasks: &TaskGroup) {
+        let Self { tcp, unix, bound } = self;
+        let (stop, group, router, port) = (tasks.stopping(), tasks.clone(), routes.clone(), bound.http.port());
+        tasks.spawn(async move {
+            let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+            while let Some(slot) = free(&slots, &stop).await {
+                let Some(accepted) = stop.run_until_cancelled(tcp.accept()).await else { break };
+                match accepted {
+                    Ok((stream, _)) => {
+                        // Answers are small and written at once; waiting for more bytes only costs time.
+                        let _ = stream.set_nodelay(true);
+                        connection(stream, Arrival::Http { port }, &router, &group, slot);
+                    }
+                    Err(error) => pause(&error).await,
+                }
+            }
+        });
+        let (stop, group, router) = (tasks.stopping(), tasks.clone(), routes.clone());
+        tasks.spawn(async move {
+            let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+            while let Some(slot) = free(&slots, &stop).await {
+                let Some(accepted) = stop.run_until_cancelled(unix.accept()).await else { break };
+                match accepted {
+                    Ok((stream, _)) => {
+                        let us = nix::unistd::geteuid().as_raw();
+                        let owner = stream.peer_cred().is_ok_and(|cred| cred.uid() == us || cred.uid() == 0);
+                        connection(stream, Arrival::Socket { owner }, &router, &group, slot);
+                    }
+                    Err(error) => pause(&error).await,
+                }
+            }
+            // A file that stays behind does no harm: the next start replaces it.
+            let _ = std::fs::remove_file(bound.socket);
+        });
+    }
+}
+
+async fn free(slots: &Arc<Semaphore>, stop: &tokio_util::sync::CancellationToken) -> Option<OwnedSemaphorePermit> {
+    stop.run_until_cancelled(slots.clone().acquire_owned()).await?.ok()
+}
+
+/// Out of file descriptors, or the client is gone already: neither may become a loop that burns the processor.
+async fn pause(error: &io::Error) {
+    tracing::debug!(%error, "taking a connection failed");
+    tokio::time::sleep(Duration::from_millis(50)).await;
+}
+
+fn connection<S>(stream: S, arrival: Arrival, router: &Router, tasks: &TaskGroup, slot: OwnedSemaphorePermit)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let service = router.clone().map_request(move |mut request: hyper::Request<hyper::body::Incoming>| {
+        request.extensions_mut().insert(arrival);
+        request.map(axum::body::Body::new)
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .max_buf_size(HEAD_BYTES_MAX)
+        .max_headers(HEADERS_MAX)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
+    let stop = tasks.stopping();
+    tasks.spawn(async move {
+        let _slot = slot;
+        let mut connection = std::pin::pin!(connection);
+        let ended = tokio::select! {
+            biased;
+            ended = connection.as_mut() => ended,
+            () = stop.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        };
+        if let Err(error) = ended {
+            tracing::debug!(%error, "a connection ended early");
+        }
+    });
+}
+
+/// Makes the socket, in the place of one that a dead agent left behind.
+async fn bind_socket(path: &Path) -> Result<UnixListener, ListenError> {
+    let failed = |source| ListenError::Socket { path: path.to_owned(), source };
+    if let Ok(found) = std::fs::symlink_metadata(path) {
+        if !found.file_type().is_socket() {
+            return Err(failed(io::Error::new(io::ErrorKind::AlreadyExists, "there is a file that is not a socket")));
+        }
+        if tokio::net::UnixStream::connect(path).await.is_ok() {
+            return Err(ListenError::SocketInUse(path.to_owned()));
+        }
+        std::fs::remove_file(path).map_err(failed)?;
+    }
+    let listener = UnixListener::bind(path).map_err(failed)?;
+    // Whoever gets in before this line is still asked for its credentials.
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660)).map_err(failed)?;
+    Ok(listener)
+}

@@ -1,0 +1,281 @@
+//! Calls: made, waited for, read, listed, cancelled.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use mesh_core::entry::{Effect, Payload};
+use mesh_core::ids::{NodeId, ReqId, ToolName};
+use mesh_core::io::{CallRecord, CallState, Command, NewCall, Refusal, Reply, View};
+use mesh_core::limits;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::devices::{Named, is_online, resolve};
+use crate::doors::identity::Identity;
+use crate::mesh::MeshHandle;
+use crate::mesh::clock::rfc3339;
+use crate::mesh::{CallCursor, CallFilter, CallPage, CallStateFilter, MeshError, ResultBody};
+use crate::status::{ErrorCode, Fault};
+
+/// Longest run that a caller may ask for, and what a call that names none asks for: the tool's own timeout is shorter and
+/// decides.
+pub const TIMEOUT_MAX: Duration = Duration::from_hours(24);
+/// Outputs up to this size are read together with their call; larger ones are read by [`result`].
+pub const OUTPUT_SHOWN_BYTES_MAX: u64 = 256 * 1024;
+/// Longest reason of a cancellation, bytes.
+pub const REASON_BYTES_MAX: usize = 500;
+/// An alias of an alias of … is followed this far; two peers' crossing retries make one step.
+const ALIAS_STEPS_MAX: usize = 4;
+
+/// A call to make.
+#[derive(Debug)]
+pub struct Request<'a> {
+    /// Name or peer id of the device, or `any`; may be absent when `tool` is a full address.
+    pub node: Option<&'a str>,
+    /// Name of the tool, or its address `node:<id>:<tool>`.
+    pub tool: &'a str,
+    /// JSON.
+    pub arguments: &'a str,
+    /// Time within which it must start, 1 s to [`limits::TTL_MS_MAX`].
+    pub ttl: Duration,
+    /// Longest run, at most [`TIMEOUT_MAX`].
+    pub timeout: Duration,
+    /// Only stricter than what the tool declares.
+    pub effect: Option<Effect>,
+    /// The client's own key for the call.
+    pub client_key: Option<String>,
+}
+
+/// A call that is durable here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Accepted {
+    /// Its id.
+    pub id: ReqId,
+    /// False if the client's key named a call that was there already.
+    pub created: bool,
+}
+
+/// Makes a call, and answers once it is durable here: from then on it has exactly one ending.
+///
+/// # Errors
+/// The request is out of its limits, names no device or two, or the mesh refuses.
+pub async fn call(mesh: &MeshHandle, who: Identity, request: Request<'_>) -> Result<Accepted, Fault> {
+    let Request { node, tool, arguments, ttl, timeout, effect, client_key } = request;
+    if arguments.len() > limits::ARGUMENTS_BYTES_MAX {
+        let detail = format!("the arguments may have at most {} bytes", limits::ARGUMENTS_BYTES_MAX);
+        return Err(Fault::new(ErrorCode::TooLarge, detail).hint("put large data into a file and pass its path"));
+    }
+    let (node, tool) = addressee(&mesh.view(), node, tool)?;
+    let new = NewCall {
+        node,
+        tool,
+        arguments: mesh.keep(Bytes::copy_from_slice(arguments.as_bytes())).await?,
+        ttl_ms: millis(ttl),
+        timeout_ms: millis(timeout),
+        effect,
+        principal: who.principal.as_str().to_owned(),
+        client_key,
+    };
+    match mesh.command(Command::Call(new)).await? {
+        Reply::Call { id, created } => Ok(Accepted { id, created }),
+        Reply::Refused(refusal) => Err(refusal.into()),
+        Reply::Cancelled
+        | Reply::Invited
+        | Reply::Approved(_)
+        | Reply::Revoked
+        | Reply::Left
+        | Reply::Noted
+        | Reply::Stopped => Err(Fault::new(ErrorCode::Internal, "the mesh answered something else")),
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// The device and the tool that are meant.
+fn addressee(view: &View, node: Option<&str>, tool: &str) -> Result<(String, ToolName), Fault> {
+    let (node, tool) = match (node, tool.strip_prefix("node:").and_then(|rest| rest.split_once(':'))) {
+        (None, Some((node, tool))) => (node, tool),
+        (Some(named), Some((node, tool))) if named == node => (node, tool),
+        (Some(_), Some(_)) => {
+            return Err(Fault::new(ErrorCode::Invalid, "`node` and the address in `tool` name two devices"));
+        }
+        (Some(node), None) => (node, tool),
+        (None, None) => {
+            return Err(Fault::new(ErrorCode::Invalid, "`node` is missing").hint("give a name, or `any`"));
+        }
+    };
+    let tool: ToolName = tool.parse()?;
+    let node = if node == "any" { node.to_owned() } else { name_meant(view, node)?.to_string() };
+    Ok((node, tool))
+}
+
+/// The name that `text` means: of a member, or `text` itself for a device that is not known here (any more).
+fn name_meant(view: &View, text: &str) -> Result<NodeId, Fault> {
+    match resolve(view, &[], text) {
+        Ok(Named::Member(node)) => Ok(node.node_id.clone()),
+        Err(fault) if fault.code == ErrorCode::Ambiguous => Err(fault),
+        Ok(Named::Pending(_)) | Err(_) => Ok(text.parse()?),
+    }
+}
+
+/// A call as it is shown.
+#[derive(Debug, Clone)]
+pub struct Reading {
+    /// The call itself.
+    pub own: CallRecord,
+    /// The call that it repeats, if it is an alias.
+    pub original: Option<CallRecord>,
+    /// Its output, when it is here and at most [`OUTPUT_SHOWN_BYTES_MAX`] long.
+    pub output: Option<Bytes>,
+}
+
+impl Reading {
+    /// The record whose state and output are shown.
+    #[must_use]
+    pub fn record(&self) -> &CallRecord {
+        self.original.as_ref().unwrap_or(&self.own)
+    }
+
+    /// True if the call has an ending.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        matches!(self.record().state, CallState::Ended(_))
+    }
+}
+
+/// Reads a call. Waits for its ending, for that of the call which it repeats, and for the bytes of its output: at most
+/// `wait` together, and not at all once `stop` is cancelled.
+///
+/// # Errors
+/// [`ErrorCode::UnknownCall`], or the mesh cannot answer.
+pub async fn read(mesh: &MeshHandle, stop: &CancellationToken, id: ReqId, wait: Duration) -> Result<Reading, Fault> {
+    let deadline = Instant::now() + wait;
+    let left = || deadline.saturating_duration_since(Instant::now());
+    let mut own = wait_for(mesh, stop, id, wait).await?;
+    if let Some(original) = own.alias_of.filter(|_| !wait.is_zero()) {
+        wait_for(mesh, stop, original, left()).await?;
+        // Its own row may have changed meanwhile.
+        own = mesh.call(id).await?.unwrap_or(own);
+    }
+    let mut reading = read_through(mesh, own).await?;
+    if let Payload::Blob { hash, len } = &reading.record().output
+        && *len <= OUTPUT_SHOWN_BYTES_MAX
+    {
+        let here = mesh.blobs().wait_for(*hash, left()).await;
+        // A file that vanished just now is away, like one that has not come yet.
+        reading.output =
+            if here { tokio::fs::read(mesh.blobs().path(*hash)).await.ok().map(Bytes::from) } else { None };
+    }
+    Ok(reading)
+}
+
+async fn wait_for(mesh: &MeshHandle, stop: &CancellationToken, id: ReqId, wait: Duration) -> Result<CallRecord, Fault> {
+    let waited = if wait.is_zero() { None } else { stop.run_until_cancelled(mesh.wait_call(id, wait)).await };
+    match waited {
+        Some(found) => found?.ok_or_else(|| MeshError::from(Refusal::UnknownCall(id)).into()),
+        None => find(mesh, id).await,
+    }
+}
+
+async fn find(mesh: &MeshHandle, id: ReqId) -> Result<CallRecord, Fault> {
+    Ok(mesh.call(id).await?.ok_or(MeshError::from(Refusal::UnknownCall(id)))?)
+}
+
+/// Follows `own` to the call that it repeats; outputs that are not inside the record are left out, so that a list stays
+/// cheap.
+async fn read_through(mesh: &MeshHandle, own: CallRecord) -> Result<Reading, Fault> {
+    let mut original = None;
+    let mut next = own.alias_of;
+    for _ in 0..ALIAS_STEPS_MAX {
+        let Some(id) = next else { break };
+        let Some(found) = mesh.call(id).await? else { break };
+        next = found.alias_of;
+        original = Some(found);
+    }
+    let mut reading = Reading { own, original, output: None };
+    if let Payload::Inline(bytes) = &reading.record().output {
+        reading.output = Some(bytes.clone());
+    }
+    Ok(reading)
+}
+
+/// The reason why an open call has not started, and what happens next; `None` when it is not known.
+#[must_use]
+pub fn why_waiting(view: &View, record: &CallRecord) -> Option<String> {
+    if !CallStateFilter::Queued.passes(record.state) {
+        return None;
+    }
+    let until = rfc3339(record.header.accepted_ms.saturating_add(record.header.ttl_ms));
+    let node = view.by_peer(&record.header.target)?;
+    if view.gateway.is_none() {
+        return Some(format!("no gateway elected; it is dispatched when there is one, until {until}"));
+    }
+    (!is_online(view, node))
+        .then(|| format!("`{}` is offline; it runs when that device is back, until {until}", record.header.node_id))
+}
+
+/// A page of calls, newest first, with the outputs that are inside their records.
+#[derive(Debug)]
+pub struct Page {
+    /// The calls.
+    pub items: Vec<Reading>,
+    /// Start of the next page.
+    pub next: Option<CallCursor>,
+}
+
+/// Lists calls, newest first: those for the device that `node` names, those in `state`, at most `limit`.
+///
+/// # Errors
+/// `node` is ambiguous or not a name, or the mesh cannot answer.
+pub async fn list(
+    mesh: &MeshHandle,
+    node: Option<&str>,
+    state: Option<CallStateFilter>,
+    after: Option<CallCursor>,
+    limit: usize,
+) -> Result<Page, Fault> {
+    let node = node.map(|text| name_meant(&mesh.view(), text)).transpose()?;
+    let CallPage { items, next } = mesh.calls(CallFilter { node, state }, after, limit).await?;
+    let mut readings = Vec::with_capacity(items.len());
+    for record in items {
+        readings.push(read_through(mesh, record).await?);
+    }
+    Ok(Page { items: readings, next })
+}
+
+/// The output of a call, however large.
+///
+/// # Errors
+/// [`ErrorCode::UnknownCall`], [`ErrorCode::NotEnded`], [`ErrorCode::NoOutput`]; or the bytes are on a device that cannot
+/// be reached.
+pub async fn result(mesh: &MeshHandle, id: ReqId) -> Result<ResultBody, Fault> {
+    let reading = read_through(mesh, find(mesh, id).await?).await?;
+    let record = reading.record();
+    let state = record.state.as_str();
+    if !reading.has_ended() {
+        return Err(Fault::new(ErrorCode::NotEnded, format!("the call is {state}, so it has no result yet"))
+            .with("state", state));
+    }
+    if record.output.is_empty() {
+        let fault = Fault::new(ErrorCode::NoOutput, format!("the call ended as {state} and gave no output"));
+        let fault = fault.with("state", state);
+        return Err(if record.reason.is_empty() { fault } else { fault.hint(record.reason.clone()) });
+    }
+    Ok(mesh.result(record).await?)
+}
+
+/// Cancels a call, or the one that it repeats. One that has ended stays as it ended.
+///
+/// # Errors
+/// `reason` is too long, [`ErrorCode::UnknownCall`], or the mesh cannot answer.
+pub async fn cancel(mesh: &MeshHandle, id: ReqId, reason: Option<String>) -> Result<Reading, Fault> {
+    let reason = reason.filter(|reason| !reason.is_empty()).unwrap_or_else(|| "cancelled by its owner".to_owned());
+    if reason.len() > REASON_BYTES_MAX {
+        return Err(Fault::new(ErrorCode::Invalid, format!("reason may have at most {REASON_BYTES_MAX} bytes")));
+    }
+    let meant = read_through(mesh, find(mesh, id).await?).await?.record().header.id;
+    mesh.command(Command::Cancel { id: meant, reason }).await?;
+    read_through(mesh, find(mesh, id).await?).await
+}

@@ -1,0 +1,218 @@
+//! The devices of the mesh and those that ask to join it: found by name, approved, forgotten.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use mesh_core::entry::Tier;
+use mesh_core::ids::{NodeId, PeerId};
+use mesh_core::io::{Command, NodeView, View};
+use mesh_core::names::{Found, PREFIX_MIN, find};
+
+use crate::mesh::MeshHandle;
+use crate::mesh::clock::rfc3339;
+use crate::mesh::{MeshError, Pending};
+use crate::status::{ErrorCode, Fault};
+
+/// The view follows the answer within one step of the actor; a second is far more.
+const APPROVAL_SHOWS_WITHIN: Duration = Duration::from_secs(1);
+
+/// A device that a client named.
+#[derive(Debug, Clone)]
+pub enum Named<'a> {
+    /// An approved peer.
+    Member(&'a NodeView),
+    /// A device that awaits approval.
+    Pending(&'a Pending),
+}
+
+impl Named<'_> {
+    /// Peer id and name: the texts by which it is found.
+    fn names(&self) -> (PeerId, &str) {
+        match self {
+            Self::Member(node) => (node.peer, node.node_id.as_str()),
+            Self::Pending(pending) => (pending.peer, pending.node_id.as_str()),
+        }
+    }
+}
+
+/// The one device that was found, if there is one.
+fn only<'a>(text: &str, devices: impl Iterator<Item = Named<'a>>) -> Result<Option<Named<'a>>, Fault> {
+    match find(text, devices, Named::names) {
+        Found::None => Ok(None),
+        Found::One(named) => Ok(Some(named)),
+        Found::Several(found) => {
+            let choices: Vec<_> =
+                found.iter().map(Named::names).map(|(peer, name)| format!("{peer} ({name})")).collect();
+            let detail = format!("`{}` may mean: {}", text.escape_debug(), choices.join(", "));
+            Err(Fault::new(ErrorCode::Ambiguous, detail)
+                .hint("give more characters of the peer id")
+                .with("choices", choices))
+        }
+    }
+}
+
+/// `text` for an error: short, and without what could steer a terminal.
+fn shown(text: &str) -> String {
+    text.chars().take(64).flat_map(char::escape_default).collect()
+}
+
+/// Finds the device that `text` means: a name, a peer id, or a prefix of one of at least [`PREFIX_MIN`] characters.
+/// A name wins over a prefix, a member's name over one that a stranger merely asks for.
+///
+/// # Errors
+/// [`ErrorCode::UnknownNode`], or [`ErrorCode::Ambiguous`] with the `choices`.
+pub fn resolve<'a>(view: &'a View, pending: &'a [Pending], text: &str) -> Result<Named<'a>, Fault> {
+    if let Some(node) = view.by_name(text) {
+        return Ok(Named::Member(node));
+    }
+    let devices = view.nodes.iter().map(Named::Member).chain(pending.iter().map(Named::Pending));
+    only(text, devices)?.ok_or_else(|| {
+        let detail = format!("no device is called `{}`, and no peer id starts so", shown(text));
+        Fault::new(ErrorCode::UnknownNode, detail).hint(format!(
+            "`sigil nodes` lists the devices of this mesh; a prefix of a peer id needs {PREFIX_MIN} characters"
+        ))
+    })
+}
+
+/// As [`resolve`], among the devices that await approval only: a member of the same name is another device.
+///
+/// # Errors
+/// [`ErrorCode::UnknownPending`], or [`ErrorCode::Ambiguous`] with the `choices`.
+pub fn resolve_pending<'a>(pending: &'a [Pending], text: &str) -> Result<&'a Pending, Fault> {
+    match only(text, pending.iter().map(Named::Pending))? {
+        Some(Named::Pending(pending)) => Ok(pending),
+        Some(Named::Member(_)) | None => {
+            let detail = format!("no device called `{}` awaits approval, and no peer id starts so", shown(text));
+            Err(Fault::new(ErrorCode::UnknownPending, detail).hint("`sigil pending` lists those that do"))
+        }
+    }
+}
+
+/// The name of `peer`, when it is an approved peer.
+#[must_use]
+pub fn name_of(view: &View, peer: &PeerId) -> Option<String> {
+    view.by_peer(peer).map(|node| node.node_id.to_string())
+}
+
+/// True if the device can take calls at once.
+#[must_use]
+pub fn is_online(view: &View, node: &NodeView) -> bool {
+    node.peer == view.me || node.online
+}
+
+/// The reason why a device is offline, and the next step; `None` for one that is online.
+#[must_use]
+pub fn why_offline(view: &View, node: &NodeView) -> Option<String> {
+    if is_online(view, node) {
+        return None;
+    }
+    let cause = if view.gateway.is_none() {
+        "no gateway elected, and this device has no link to it".to_owned()
+    } else if node.last_seen_ms > 0 {
+        format!("it has not been connected since {}", rfc3339(node.last_seen_ms))
+    } else {
+        "it has not been connected since this agent started".to_owned()
+    };
+    Some(format!("{cause}; switch it on and see that it has a network; calls are queued for it until they expire"))
+}
+
+/// The members whose tools are meant: the one that `text` names, or all.
+///
+/// # Errors
+/// As [`resolve`].
+pub fn members<'a>(view: &'a View, text: Option<&str>) -> Result<Vec<&'a NodeView>, Fault> {
+    let Some(text) = text else { return Ok(view.nodes.iter().collect()) };
+    Ok(match resolve(view, &[], text)? {
+        Named::Member(node) => vec![node],
+        Named::Pending(_) => Vec::new(),
+    })
+}
+
+/// Terms of an approval.
+#[derive(Debug, Default)]
+pub struct Approval {
+    /// Tier to grant; `None` = shared for a newcomer, unchanged for a member.
+    pub tier: Option<Tier>,
+    /// Name to give it; `None` = the one that it asks for.
+    pub node_id: Option<NodeId>,
+}
+
+/// Approves the device that `text` names, or changes the tier of one that is a member. Answers it as it then is.
+///
+/// # Errors
+/// As [`resolve`]; the name of a member cannot change; or the mesh refuses.
+pub async fn approve(mesh: &MeshHandle, text: &str, approval: Approval) -> Result<(Arc<View>, NodeView), Fault> {
+    let (view, around) = (mesh.view(), mesh.surroundings());
+    match resolve(&view, &around.pending, text)? {
+        Named::Pending(pending) => admit(mesh, pending.peer, approval).await,
+        Named::Member(node) => {
+            if approval.node_id.is_some_and(|wanted| wanted != node.node_id) {
+                return Err(Fault::new(ErrorCode::Invalid, "a name is given once, at the first approval")
+                    .hint("forget the device and let it join again under the other name"));
+            }
+            if let Some(tier) = approval.tier.filter(|tier| node.tier != *tier) {
+                let (key, node_id) = (node.key, node.node_id.clone());
+                mesh.command(Command::Approve { key, node_id, tier }).await?;
+            }
+            approved(mesh, node.peer).await
+        }
+    }
+}
+
+/// As [`approve`], among the devices that await approval only.
+///
+/// # Errors
+/// As [`resolve_pending`], or the mesh refuses.
+pub async fn approve_pending(
+    mesh: &MeshHandle,
+    text: &str,
+    approval: Approval,
+) -> Result<(Arc<View>, NodeView), Fault> {
+    let peer = resolve_pending(&mesh.surroundings().pending, text)?.peer;
+    admit(mesh, peer, approval).await
+}
+
+/// Rejects a device that awaits approval.
+///
+/// # Errors
+/// As [`resolve_pending`], or the mesh refuses.
+pub async fn reject_pending(mesh: &MeshHandle, text: &str) -> Result<(), Fault> {
+    let peer = resolve_pending(&mesh.surroundings().pending, text)?.peer;
+    Ok(mesh.reject(peer).await?)
+}
+
+/// Revokes a member: its links drop, its waiting calls end as undeliverable. Rejects a device that awaits approval.
+///
+/// # Errors
+/// As [`resolve`]; it is this device; or the mesh refuses.
+pub async fn forget(mesh: &MeshHandle, text: &str) -> Result<(), Fault> {
+    let (view, around) = (mesh.view(), mesh.surroundings());
+    match resolve(&view, &around.pending, text)? {
+        Named::Member(node) if node.peer == view.me => {
+            return Err(Fault::new(ErrorCode::Invalid, "a device cannot forget itself")
+                .hint("`sigil leave` takes it out of the mesh"));
+        }
+        Named::Member(node) => drop(mesh.command(Command::Revoke { peer: node.peer }).await?),
+        Named::Pending(pending) => mesh.reject(pending.peer).await?,
+    }
+    Ok(())
+}
+
+async fn admit(mesh: &MeshHandle, peer: PeerId, approval: Approval) -> Result<(Arc<View>, NodeView), Fault> {
+    mesh.admit(peer, approval.tier, approval.node_id).await?;
+    approved(mesh, peer).await
+}
+
+/// The device as it is in the view, once the approval shows there.
+async fn approved(mesh: &MeshHandle, peer: PeerId) -> Result<(Arc<View>, NodeView), Fault> {
+    let mut watch = mesh.watch_view();
+    let there = watch.wait_for(|view| view.by_peer(&peer).is_some());
+    let view = match tokio::time::timeout(APPROVAL_SHOWS_WITHIN, there).await {
+        Ok(Ok(view)) => view.clone(),
+        Ok(Err(_)) => return Err(MeshError::Stopping.into()),
+        Err(_) => mesh.view(),
+    };
+    let node = view.by_peer(&peer).cloned();
+    node.map(|node| (view, node))
+        .ok_or_else(|| Fault::new(ErrorCode::Internal, "the device is approved, but does not show in the mesh yet"))
+}

@@ -1,0 +1,268 @@
+//! The health of this device's part of the mesh: what is wrong, and what to do about it.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+
+use mesh_core::entry::Tier;
+use mesh_core::ids::PeerId;
+use mesh_core::io::{Hold, View};
+
+use super::devices::{is_online, name_of};
+use crate::mesh::MeshHandle;
+use crate::mesh::Surroundings;
+use crate::mesh::clock::now;
+use crate::status::{ErrorCode, Fault};
+
+/// Severity of a check.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Severity {
+    /// As it should be.
+    Ok,
+    /// It works, but should not stay so.
+    Warn,
+    /// Something does not work.
+    Error,
+}
+
+/// A thing that was looked at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Check {
+    /// Stable word.
+    pub id: &'static str,
+    /// Severity.
+    pub severity: Severity,
+    /// Finding.
+    pub cause: String,
+    /// Next step; `None` when all is as it should be.
+    pub fix: Option<String>,
+}
+
+impl Check {
+    fn ok(id: &'static str, cause: impl Into<String>) -> Self {
+        Self { id, severity: Severity::Ok, cause: cause.into(), fix: None }
+    }
+
+    fn warn(id: &'static str, cause: impl Into<String>, fix: impl Into<String>) -> Self {
+        Self { id, severity: Severity::Warn, cause: cause.into(), fix: Some(fix.into()) }
+    }
+
+    fn error(id: &'static str, cause: impl Into<String>, fix: impl Into<String>) -> Self {
+        Self { severity: Severity::Error, ..Self::warn(id, cause, fix) }
+    }
+}
+
+/// Looks at the mesh, at the files of `home` and at the machine. The checks are in a fixed order.
+///
+/// # Errors
+/// The thread that looks ended early.
+pub async fn examine(mesh: &MeshHandle, home: &Path) -> Result<Vec<Check>, Fault> {
+    let (view, around, home) = (mesh.view(), mesh.surroundings(), home.to_owned());
+    tokio::task::spawn_blocking(move || checks(&view, &around, &home))
+        .await
+        .map_err(|error| Fault::new(ErrorCode::Internal, error.to_string()))
+}
+
+fn checks(view: &View, around: &Surroundings, home: &Path) -> Vec<Check> {
+    let mut checks = vec![
+        membership(view),
+        gateway(view),
+        links(view),
+        discovery(around),
+        home_modes(home),
+        disk(home),
+        clock(),
+        files(),
+    ];
+    checks.extend(attention(view).into_iter().map(|(what, press)| Check::error("attention", what, press)));
+    checks
+}
+
+/// Findings that a person must act on before the mesh works as it should, each with the next step.
+#[must_use]
+pub fn attention(view: &View) -> Vec<(String, String)> {
+    let named = |peer: &PeerId| name_of(view, peer).unwrap_or_else(|| peer.short());
+    let mut found: Vec<(String, String)> = Vec::new();
+    for again in &view.awaiting_reapproval {
+        let why = again.why();
+        if again.peer == view.me {
+            let press = format!("on an owner's device: `sigil approve {}`", again.peer.short());
+            found.push((format!("this device awaits re-approval, and nothing it asks for runs: {why}"), press));
+        } else {
+            let press = format!("`sigil approve {0}` or `sigil reject {0}`", again.peer.short());
+            found.push((format!("`{}` awaits re-approval: {why}", again.node_id), press));
+        }
+    }
+    for hold in &view.holds {
+        let press = match hold {
+            Hold::Unknown { .. } => "update sigil on this device",
+            Hold::Copied => "remove `identity.key` from the copy's home and join it again as a device of its own",
+        };
+        found.push((format!("this device neither becomes gateway nor starts calls: {hold}"), press.to_owned()));
+    }
+    for peer in &view.copied {
+        let press = "stop one of them, remove `identity.key` from its home, and join it again as a device of its own";
+        found.push((format!("`{}` runs twice under one key, and gets no calls", named(peer)), press.to_owned()));
+    }
+    for peer in &view.forked {
+        let press = format!("if it was restored from a backup, restart it; if not, `sigil forget {}`", peer.short());
+        found.push((format!("`{}` signed two conflicting log entries", named(peer)), press));
+    }
+    found
+}
+
+/// Findings that a person must know at a glance: revocation, no gateway, what [`attention`] finds, trouble with discovery. Each
+/// with the next step.
+#[must_use]
+pub fn warnings(view: &View, around: &Surroundings) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if view.revoked {
+        warnings.push("this device has been revoked; `sigil leave` starts afresh".to_owned());
+    } else if view.gateway.is_none() {
+        warnings.push("no gateway elected; calls are accepted and queued here until there is one".to_owned());
+    }
+    warnings.extend(attention(view).into_iter().map(|(what, press)| format!("{what}; {press}")));
+    if let Some(trouble) = &around.discovery_trouble {
+        warnings.push(format!("finding devices on the local network does not work: {trouble}"));
+    }
+    warnings
+}
+
+fn membership(view: &View) -> Check {
+    if view.revoked {
+        return Check::error(
+            "membership",
+            "this device has been revoked: no member of its mesh talks to it",
+            "`sigil leave` starts afresh; then join again with a new code",
+        );
+    }
+    let owners = view.nodes.iter().filter(|node| node.tier == Tier::Owner).count();
+    match (view.nodes.len(), owners) {
+        (1, _) => Check::ok("membership", "a mesh of one; `sigil invite` makes a code for another device"),
+        (n, 1) => Check::warn(
+            "membership",
+            format!("{n} devices, but only one owner: if it is lost, nobody can approve or revoke devices"),
+            "approve a second device as owner: `sigil approve NODE --tier owner`",
+        ),
+        (n, owners) => Check::ok("membership", format!("{n} devices, {owners} of them owners")),
+    }
+}
+
+fn gateway(view: &View) -> Check {
+    match view.gateway {
+        Some(epoch) if epoch.peer == view.me => Check::ok("gateway", format!("this device, epoch {}", epoch.counter)),
+        Some(epoch) => {
+            let name = name_of(view, &epoch.peer).unwrap_or_else(|| epoch.peer.short());
+            Check::ok("gateway", format!("`{name}`, epoch {}", epoch.counter))
+        }
+        None => Check::warn(
+            "gateway",
+            "no gateway elected: calls are queued",
+            "a new one is elected within seconds; if not, switch on a device that may become gateway",
+        ),
+    }
+}
+
+fn links(view: &View) -> Check {
+    let others = view.nodes.iter().filter(|node| node.peer != view.me).count();
+    let online = view.nodes.iter().filter(|node| node.peer != view.me && is_online(view, node)).count();
+    if others > 0 && view.links.is_empty() {
+        return Check::warn(
+            "links",
+            format!("none of the {others} other devices can be reached"),
+            "see that they are on and that UDP is not blocked between you and them",
+        );
+    }
+    Check::ok("links", format!("{} links; {online} of {others} other devices online", view.links.len()))
+}
+
+fn discovery(around: &Surroundings) -> Check {
+    match &around.discovery_trouble {
+        Some(trouble) => Check::warn(
+            "discovery",
+            format!("devices on the local network are not found by themselves: {trouble}"),
+            "allow multicast (mDNS, UDP 5353), or join with a code or an address; known devices are still reconnected",
+        ),
+        None => Check::ok(
+            "discovery",
+            format!("{} strangers nearby, {} await approval", around.nearby.len(), around.pending.len()),
+        ),
+    }
+}
+
+/// The device key must be readable by its owner only, whatever else of the home others may read.
+fn home_modes(home: &Path) -> Check {
+    let key = home.join("identity.key");
+    match std::fs::metadata(&key) {
+        Ok(meta) if meta.permissions().mode() & 0o077 != 0 => Check::error(
+            "identity",
+            format!("other users may read {}", key.display()),
+            format!("chmod 600 {}", key.display()),
+        ),
+        Ok(_) => Check::ok("identity", "the device key is readable by its owner only"),
+        Err(error) => Check::error(
+            "identity",
+            format!("{}: {error}", key.display()),
+            "restore the home from a backup: without its key this device is a new one after the next start",
+        ),
+    }
+}
+
+/// Free space below which the store soon cannot keep a promise: 64 MiB, one result; worth a warning: 1 GiB.
+fn disk(home: &Path) -> Check {
+    const LOW: u64 = 1 << 30;
+    const TOO_LOW: u64 = 64 << 20;
+    let fix = "free some space on that disk";
+    match nix::sys::statvfs::statvfs(home) {
+        Ok(stat) => {
+            let free = stat.blocks_available().saturating_mul(stat.fragment_size());
+            let text = format!("{} MiB free at {}", free >> 20, home.display());
+            match free {
+                0..TOO_LOW => Check::error("disk", text, fix),
+                TOO_LOW..LOW => Check::warn("disk", text, fix),
+                LOW.. => Check::ok("disk", text),
+            }
+        }
+        Err(error) => Check::warn("disk", format!("{}: {error}", home.display()), "see that the home is mounted"),
+    }
+}
+
+/// Nothing is decided by the wall clock, but every time that people see comes from it.
+fn clock() -> Check {
+    /// 2026-01-01, before which no sigil existed.
+    const EARLIEST_MS: u64 = 1_767_225_600_000;
+    if now().wall_ms < EARLIEST_MS {
+        return Check::warn("clock", "this device believes that it is before 2026", "set its clock, best by NTP");
+    }
+    Check::ok("clock", "the clock is plausible")
+}
+
+/// Each link, connection and tool takes some.
+fn files() -> Check {
+    const ENOUGH: u64 = 1024;
+    match nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE) {
+        Ok((soft, _)) if soft < ENOUGH => Check::warn(
+            "open_files",
+            format!("this process may open {soft} files only"),
+            "raise the limit: `ulimit -n 4096`, or LimitNOFILE= of its service",
+        ),
+        Ok((soft, _)) => Check::ok("open_files", format!("this process may open {soft} files")),
+        Err(error) => Check::warn("open_files", error.to_string(), "see `ulimit -n`"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_that_others_may_read_is_an_error() {
+        let home = tempfile::tempdir().unwrap();
+        let key = home.path().join("identity.key");
+        assert_eq!(home_modes(home.path()).severity, Severity::Error);
+        std::fs::write(&key, "x").unwrap();
+        std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o644)).unwrap();
+        assert_eq!(home_modes(home.path()).severity, Severity::Error);
+        std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o600)).unwrap();
+        assert_eq!(home_modes(home.path()).severity, Severity::Ok);
+    }
+}

@@ -1,0 +1,10 @@
+//! Operations: what can be asked of an agent, as plain async functions over [`MeshHandle`](crate::mesh::MeshHandle).
+//!
+//! They answer values of the mesh's own types, or a typed [`Fault`](crate::status::Fault). Each group of routes renders
+//! them in its own form; nothing here knows HTTP.
+
+pub mod calls;
+pub mod devices;
+pub mod doctor;
+pub mod joining;
+pub mod tokens;

@@ -1,0 +1,50 @@
+//! The guard around every route of REST: the caller is proven, errors and panics are problems, and headers that tame
+//! browsers.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::HeaderValue;
+use axum::http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use futures_util::FutureExt as _;
+
+use super::{metrics, problem};
+use crate::doors::app::{App, AppState};
+use crate::doors::auth;
+use crate::status::{ErrorCode, Fault};
+
+/// The policy of answers that are data: nothing in them may run, load or be framed.
+const DATA_ONLY: &str = "default-src 'none'; frame-ancestors 'none'; sandbox";
+
+/// Puts the guard around all of `routes`, and around what answers unknown paths.
+pub(super) fn guarded(routes: Router<Arc<App>>, app: Arc<App>) -> Router {
+    routes.layer(middleware::from_fn_with_state(app.clone(), guard)).with_state(app)
+}
+
+async fn guard(State(app): AppState, request: Request, next: Next) -> Response {
+    let route = request.extensions().get::<MatchedPath>().cloned();
+    let response = answer(&app, request, next).await.unwrap_or_else(IntoResponse::into_response);
+    let mut response = problem::finish(response).await;
+    metrics::count(route.as_ref().map_or("none", MatchedPath::as_str), response.status());
+    let headers = response.headers_mut();
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(DATA_ONLY));
+    headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+/// Proves the caller and runs the handler, which finds the [`Identity`](crate::doors::Identity) in the extensions.
+async fn answer(app: &App, mut request: Request, next: Next) -> Result<Response, Fault> {
+    if let Some(identity) = auth::identify(&app.context.tokens, &request)? {
+        request.extensions_mut().insert(identity);
+    }
+    AssertUnwindSafe(next.run(request)).catch_unwind().await.map_err(|_| {
+        // The panic hook has logged where; the client learns only that it was our fault.
+        Fault::new(ErrorCode::Internal, "a fault of sigil, not of the request; the log has the details")
+    })
+}

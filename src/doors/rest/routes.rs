@@ -1,0 +1,79 @@
+//! The table of routes, and the description of the API that is made from it.
+
+use std::sync::Arc;
+
+use axum::{Json, Router};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::problem::Problems;
+use super::{calls, doctor, events, guard, health, joining, logs, metrics, nodes, openapi, tokens};
+use crate::doors::app::App;
+
+/// All routes, guarded.
+pub(crate) fn router(app: Arc<App>) -> Router {
+    let (router, _) = described().split_for_parts();
+    guard::guarded(router, app)
+}
+
+fn described() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::with_openapi(openapi::head())
+        .routes(routes!(nodes::status))
+        .routes(routes!(nodes::list))
+        .routes(routes!(nodes::show, nodes::forget))
+        .routes(routes!(nodes::approve))
+        .routes(routes!(nodes::tools))
+        .routes(routes!(joining::pending))
+        .routes(routes!(joining::approve))
+        .routes(routes!(joining::reject))
+        .routes(routes!(joining::nearby))
+        .routes(routes!(joining::invite))
+        .routes(routes!(joining::join))
+        .routes(routes!(joining::leave))
+        .routes(routes!(tokens::mint, tokens::revoke))
+        .routes(routes!(calls::create, calls::list))
+        .routes(routes!(calls::show))
+        .routes(routes!(calls::result))
+        .routes(routes!(calls::cancel))
+        .routes(routes!(events::events))
+        .routes(routes!(logs::logs))
+        .routes(routes!(doctor::doctor))
+        .routes(routes!(metrics::metrics))
+        .routes(routes!(health::healthz))
+        .routes(routes!(health::readyz))
+        .routes(routes!(description))
+}
+
+/// The whole description, version 3.1 of its format. `docs/openapi.json` is a copy.
+#[must_use]
+pub fn document() -> utoipa::openapi::OpenApi {
+    described().into_openapi()
+}
+
+/// This description.
+#[utoipa::path(get, path = "/openapi.json", operation_id = "getOpenapi", tag = "operation",
+    responses((status = 200, description = "OpenAPI 3.1", body = serde_json::Value), Problems))]
+async fn description() -> Json<utoipa::openapi::OpenApi> {
+    Json(document())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `SIGIL_BLESS=1` writes the copy anew.
+    #[test]
+    fn the_copy_in_docs_is_current() {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/openapi.json");
+        let fresh = document().to_pretty_json().unwrap() + "\n";
+        if std::env::var_os("SIGIL_BLESS").is_some() {
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(&path, &fresh).unwrap();
+        }
+        let kept = std::fs::read_to_string(&path).unwrap_or_default();
+        assert!(
+            kept == fresh,
+            "docs/openapi.json is not current; run the tests once with SIGIL_BLESS=1 and look at the change"
+        );
+    }
+}

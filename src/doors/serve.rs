@@ -1,0 +1,37 @@
+//! Opening the doors: listeners in front, groups of routes behind them.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+use axum::Router;
+
+use crate::doors::app::{App, Context};
+use crate::doors::listen::{Bound, ListenError, Listeners};
+use crate::doors::rest;
+use crate::tasks::TaskGroup;
+
+/// Opens both doors and serves until `tasks` stops: then no new connection is taken, event streams end, requests under
+/// way are finished.
+///
+/// # Errors
+/// See [`ListenError`]; nothing is left open then.
+pub async fn serve(
+    context: Context,
+    unix_path: &Path,
+    http_addr: SocketAddr,
+    tasks: &TaskGroup,
+) -> Result<Bound, ListenError> {
+    let listeners = Listeners::bind(unix_path, http_addr).await?;
+    let bound = listeners.bound().clone();
+    let app = Arc::new(App::new(context, bound.clone(), tasks.stopping()));
+    rest::watch(&app, tasks);
+    listeners.serve(&routes(app), tasks);
+    Ok(bound)
+}
+
+/// All groups of routes. Each brings its own headers and its own form of errors; a path that no group knows is answered
+/// by REST.
+pub(super) fn routes(app: Arc<App>) -> Router {
+    rest::router(app)
+}

@@ -7,7 +7,7 @@ use std::time::Duration;
 use mesh_core::ids::NodeId;
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{Config, Overrides};
+use crate::config::{self, Overrides};
 use crate::mesh::identity::DeviceKey;
 use crate::mesh::store::Store;
 use crate::mesh::transport::Code;
@@ -59,7 +59,7 @@ pub async fn run(options: Options) -> Result<(), AgentError> {
     let Options { home, name, quic_port, http_port, ready } = options;
     let home = Home::create(home)?;
     let (config, warnings) =
-        Config::load(home.path(), &Overrides { name, quic_port, http_port, ..Overrides::default() })?;
+        config::load(home.path(), &Overrides { name, quic_port, http_port, ..Overrides::default() })?;
     let logs = logs::start(&config);
     for warning in &warnings {
         tracing::warn!("{warning}");

@@ -73,6 +73,12 @@ impl MeshHandle {
         &self.blobs
     }
 
+    /// Returns true once the mesh answers nothing any more: the agent is stopping.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.requests.is_closed()
+    }
+
     async fn ask<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> Request) -> Result<T, MeshError> {
         let (tx, rx) = oneshot::channel();
         self.requests.send(request(tx)).await.map_err(|_| MeshError::Stopping)?;

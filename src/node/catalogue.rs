@@ -128,7 +128,7 @@ mod tests {
     fn try_catalogue(text: &str) -> Result<Catalogue, CatalogueError> {
         let home = tempfile::tempdir().unwrap();
         std::fs::write(home.path().join("sigil.toml"), text).unwrap();
-        Catalogue::new(&Config::load(home.path(), &Overrides::default()).unwrap().0)
+        Catalogue::new(&crate::config::load(home.path(), &Overrides::default()).unwrap().0)
     }
 
     fn catalogue(text: &str) -> Catalogue {

@@ -1,4 +1,4 @@
-//! What every part of a run shares: virtual time and the events to come, randomness, and the story.
+//! Common ground of all parts of a run: virtual time and the events to come, randomness, and the story.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;

@@ -1,4 +1,4 @@
-//! What lies between every two peers.
+//! Paths between the peers.
 
 use std::ops::Index;
 

@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use super::clock::wait_for;
+use super::fail::{Fail, broken};
 use super::http::text;
 use super::load::Made;
 use super::peer::START_MARK;
 use super::stage::Stage;
-use super::{Fail, broken, wait_for};
 
 const ENDINGS: [&str; 7] = ["done", "failed", "interrupted", "expired", "cancelled", "denied", "undeliverable"];
 

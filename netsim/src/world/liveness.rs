@@ -1,4 +1,4 @@
-//! How soon the peers agree on one gateway, and that they stay with it.
+//! Predicates of liveness: the peers soon agree on one gateway, and stay with it.
 
 use mesh_core::epoch::Epoch;
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::fail::Fail;
 
 /// Between two looks at a condition.
-const LOOK_EVERY: Duration = Duration::from_millis(10);
+pub(super) const LOOK_EVERY: Duration = Duration::from_millis(10);
 
 /// The clock of the stage.
 #[expect(clippy::disallowed_methods, reason = "this is no part of the product, and runs on an awake machine")]

@@ -20,12 +20,12 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
-use self::clock::{interrupted, now};
+use self::clock::{LOOK_EVERY, interrupted, now};
 use self::fail::Fail;
 use self::scenario::Scenario;
 use self::stage::{Measured, Stage};

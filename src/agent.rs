@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
-use crate::config::{Config, ConfigError, LogFormat, Overrides};
+use crate::config::{self, Config, ConfigError, LogFormat, Overrides};
 use crate::doors::{self, ListenError, LogRing, TokenStore};
 use crate::gateway::node_service::{NodeEvent, NodeServer, NodeServerHandle};
 use crate::mesh::blobs::BlobStore;
@@ -147,7 +147,7 @@ pub async fn run(options: Options) -> Result<(), AgentError> {
     let Options { home, name, quic_port, http_port, ready } = options;
     crate::platform::create_private_dir(&home).map_err(at("making the home", &home))?;
     let overrides = Overrides { name: name.clone(), quic_port, http_port, ..Overrides::default() };
-    let (config, warnings) = Config::load(&home, &overrides)?;
+    let (config, warnings) = config::load(&home, &overrides)?;
     let ring = start_logs(&config);
     for warning in &warnings {
         tracing::warn!("{warning}");

@@ -112,7 +112,7 @@ mod tests {
     fn catalogue(text: &str) -> Catalogue {
         let home = tempfile::tempdir().unwrap();
         std::fs::write(home.path().join("sigil.toml"), text).unwrap();
-        Catalogue::new(&Config::load(home.path(), &Overrides::default()).unwrap().0)
+        Catalogue::new(&crate::config::load(home.path(), &Overrides::default()).unwrap().0)
     }
 
     fn names(catalogue: &Catalogue) -> Vec<String> {

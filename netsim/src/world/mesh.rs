@@ -9,7 +9,8 @@ use mesh_core::epoch::Epoch;
 use mesh_core::frame::{AnswerKind, Frame};
 use mesh_core::ids::{Attempt, Hash, Incarnation, PeerId, ReqId};
 use mesh_core::io::{
-    Batch, CallState, CmdId, Command, Fact, Input, Invocation, Output, Reply, Space, ToolOutcome, TxnId, Welcome,
+    Batch, CallState, CmdId, Command, Fact, Input, Invocation, LogReader, Output, Reply, Space, ToolOutcome, TxnId,
+    Welcome,
 };
 use mesh_core::limits;
 use mesh_core::rows;
@@ -163,8 +164,8 @@ impl Mesh {
             match output {
                 Output::Send(to, frame) => self.send_out(env, net, peer, &to, frame),
                 Output::Commit(txn, batch) => self.commit(env, peer, txn, batch),
-                Output::ReadLog { to, ranges } => {
-                    let input = self.read_log(peer, to, &ranges);
+                Output::ReadLog { reader, ranges } => {
+                    let input = self.read_log(peer, reader, &ranges);
                     let delay = env.dice.range(20..=1_000);
                     self.peers[peer].input_later(env, delay, input);
                 }
@@ -259,20 +260,20 @@ impl Mesh {
         }
     }
 
-    fn read_log(&self, peer: usize, to: PeerId, ranges: &[(PeerId, Incarnation, u64, u64)]) -> Input {
+    fn read_log(&self, peer: usize, reader: LogReader, ranges: &[(PeerId, Incarnation, u64, u64)]) -> Input {
         let mut entries = Vec::new();
         let mut bytes = 0;
         for (author, incarnation, first, last) in ranges {
             let key = |seq| rows::entry(author, *incarnation, seq).key;
             for (key, value) in self.peers[peer].disk.scan(Space::Log, key(*first), key(*last)) {
                 if bytes + value.len() > limits::SYNC_BYTES_MAX && !entries.is_empty() {
-                    return Input::LogRead { to, entries, more: true };
+                    return Input::LogRead { reader, entries, more: true };
                 }
                 bytes += value.len();
                 entries.extend(self.checks.entry_of(key, value));
             }
         }
-        Input::LogRead { to, entries, more: false }
+        Input::LogRead { reader, entries, more: false }
     }
 
     // --- Tools ----------------------------------------------------------------------------------------------------

@@ -1,5 +1,5 @@
 use super::*;
-use crate::config::{Config, Overrides};
+use crate::config::{self, Overrides};
 use crate::runtime::spool::testing::MemorySinks;
 use crate::runtime::spool::{BlobSink, BlobSinks};
 use futures_util::future::BoxFuture;
@@ -23,7 +23,7 @@ fn bench_with(text: &str, tier: Option<Tier>, sinks: Arc<dyn BlobSinks>) -> Benc
     let dir = tempfile::tempdir().unwrap();
     let text = text.replace("DIR", dir.path().to_str().unwrap());
     std::fs::write(dir.path().join("sigil.toml"), text).unwrap();
-    let config = Config::load(dir.path(), &Overrides::default()).unwrap().0;
+    let config = config::load(dir.path(), &Overrides::default()).unwrap().0;
     let tasks = TaskGroup::default();
     let policy = owners_only(move |peer| tier.filter(|_| *peer == origin()));
     let work = dir.path().join("work");

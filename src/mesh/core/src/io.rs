@@ -153,7 +153,7 @@ pub enum Input {
     /// Answer to [`Output::ReadLog`]: entries in order.
     LogRead {
         /// As asked.
-        to: PeerId,
+        reader: LogReader,
         /// The entries.
         entries: Vec<SignedEntry>,
         /// Whether the limit of bytes cut it short.
@@ -365,6 +365,25 @@ pub enum Refusal {
     Stopping,
 }
 
+/// The part of the core that asked for entries of the store's log, and the only one that gets them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum LogReader {
+    /// A linked peer lacks them.
+    Peer(PeerId),
+    /// Looks for entries of our own that nobody needs any more.
+    Compaction,
+    /// Reads entries that an older version of ours could not understand.
+    Unsupported,
+    /// Attests again the outcomes that a peer had told before it was known to be out.
+    Reattest,
+    /// Issues again, in a new incarnation, the outcomes of the one before.
+    Reissue,
+    /// Compares an entry of ours that came from outside with what our log holds in its place.
+    OwnCheck,
+    /// Takes up the calls for which the book had no room.
+    Deferred,
+}
+
 /// What to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Output {
@@ -375,8 +394,8 @@ pub enum Output {
     /// Read entries of one author from the log, `from..=to`, until the bytes reach [`crate::limits::SYNC_BYTES_MAX`] over
     /// all ranges; answer [`Input::LogRead`].
     ReadLog {
-        /// For whom.
-        to: PeerId,
+        /// The part of the core that gets the answer.
+        reader: LogReader,
         /// (author, incarnation, first, last), in order.
         ranges: Vec<(PeerId, Incarnation, u64, u64)>,
     },

@@ -11,7 +11,7 @@ use crate::effects::{Effects, Then};
 use crate::entry::{Entry, Kind, SignedEntry};
 use crate::frame::{DigestRow, EntryItem, Frame};
 use crate::ids::{Hash, Incarnation, MeshId, PeerId};
-use crate::io::{Fact, Output};
+use crate::io::{Fact, LogReader, Output};
 use crate::limits;
 use crate::protocol_rule::ProtocolRule;
 use crate::rows::{self, Head};
@@ -289,7 +289,8 @@ impl Logs {
             fx.view_changed = true;
         }
         if self.neighbours.contains_key(&author) {
-            fx.out.push(Output::ReadLog { to: author, ranges: vec![(author, incarnation, held, held)] });
+            let ranges = vec![(author, incarnation, held, held)];
+            fx.out.push(Output::ReadLog { reader: LogReader::Peer(author), ranges });
         }
         fx.fact(Fact::Warning("signed two different entries for one place; its newer entries are not taken", author));
         Ingest::Fork
@@ -438,7 +439,7 @@ impl Logs {
         ranges.sort_by_key(|(author, incarnation, ..)| (*author != from, depth(author), *author, *incarnation));
         self.send_truncations(from, &ranges, fx);
         if !ranges.is_empty() {
-            fx.out.push(Output::ReadLog { to: from, ranges });
+            fx.out.push(Output::ReadLog { reader: LogReader::Peer(from), ranges });
         }
         let lacking = theirs.iter().any(|((author, incarnation), seq)| {
             depth(author) != u32::MAX && self.heads.get(&(*author, *incarnation)).map_or(0, |head| head.seq) < *seq

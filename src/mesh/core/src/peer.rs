@@ -31,8 +31,8 @@ use crate::executor::Executor;
 use crate::frame::{AnswerKind, EntryItem, Frame};
 use crate::ids::{Hash, Incarnation, NodeId, PeerId, PublicKey, ReqId};
 use crate::io::{
-    Batch, CallRecord, CmdId, Fact, HistoryRow, Hold, Image, Input, NodeView, Now, Output, ReapprovalView, Reply,
-    Space, TxnId, View,
+    Batch, CallRecord, CmdId, Fact, HistoryRow, Hold, Image, Input, LogReader, NodeView, Now, Output, ReapprovalView,
+    Reply, Space, TxnId, View,
 };
 use crate::log::Logs;
 use crate::protocol_rule::ProtocolRule;
@@ -412,14 +412,7 @@ impl Peer {
                     }
                 }
             }
-            Input::LogRead { to, entries, more } if to == self.me => {
-                self.handle_own_log(&entries, more, fx);
-                self.handle_unsupported(entries, more, fx);
-            }
-            Input::LogRead { to, entries, more } => {
-                let items = entries.into_iter().map(|entry| self.item(entry, fx.now.mono_ms)).collect();
-                self.logs.handle_log_read(to, items, more, fx);
-            }
+            Input::LogRead { reader, entries, more } => self.handle_log_read(reader, entries, more, fx),
             Input::ToolProgress(id, attempt, note) => {
                 self.consult(fx, |executor, rules, fx| executor.handle_progress(id, attempt, note, rules, fx));
             }
@@ -442,6 +435,21 @@ impl Peer {
                 }
             }
             Input::Command(id, command) => self.handle_command(id, command, fx),
+        }
+    }
+
+    fn handle_log_read(&mut self, reader: LogReader, entries: Vec<SignedEntry>, more: bool, fx: &mut Effects<'_>) {
+        match reader {
+            LogReader::Peer(to) => {
+                let items = entries.into_iter().map(|entry| self.item(entry, fx.now.mono_ms)).collect();
+                self.logs.handle_log_read(to, items, more, fx);
+            }
+            LogReader::Compaction => self.handle_own_log(&entries, more, fx),
+            LogReader::Unsupported => self.handle_unsupported(entries, more, fx),
+            LogReader::Reattest => self.handle_void(&entries, more, fx),
+            LogReader::Reissue => self.say_own_again(&entries, more, fx),
+            LogReader::OwnCheck => self.resolve_doubts(&entries, fx),
+            LogReader::Deferred => self.take_overflow(&entries, fx),
         }
     }
 
@@ -515,7 +523,8 @@ impl Peer {
             Frame::Dispatch(dispatch) => self.handle_dispatch(from, &dispatch, fx),
             Frame::Answer(answer) => match &answer.what {
                 AnswerKind::Ended(entry) => {
-                    if entry.author == from && entry.entry.kind == Kind::OUTCOME {
+                    // One of our own was applied when it was written.
+                    if from != self.me && entry.author == from && entry.entry.kind == Kind::OUTCOME {
                         let item = EntryItem { entry: entry.clone(), left_ms: None };
                         self.ingest(from, &item, fx);
                         self.take_forked(entry, fx);

@@ -69,7 +69,7 @@ impl Desk {
         for output in out {
             match output {
                 Output::Commit(txn, batch) => self.air.push_back((txn, batch)),
-                Output::ReadLog { to, ranges } => {
+                Output::ReadLog { reader, ranges } => {
                     let mut entries = Vec::new();
                     for (author, incarnation, first, last) in ranges {
                         for seq in first..=last {
@@ -77,7 +77,7 @@ impl Desk {
                             entries.extend(self.rows.get(&(Space::Log, key)).and_then(|v| SignedEntry::from_stored(v)));
                         }
                     }
-                    rest.extend(self.step(Input::LogRead { to, entries, more: false }));
+                    rest.extend(self.step(Input::LogRead { reader, entries, more: false }));
                 }
                 other => rest.push(other),
             }

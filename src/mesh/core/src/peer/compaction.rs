@@ -8,7 +8,7 @@ use super::Peer;
 use crate::effects::Effects;
 use crate::entry::{self, CancelRequest, Kind, Outcome, SignedEntry, TruncatedRun, Truncation};
 use crate::ids::{Hash, Incarnation, PeerId};
-use crate::io::Output;
+use crate::io::{LogReader, Output};
 use crate::limits;
 use crate::log;
 use crate::protocol_rule::ProtocolRule;
@@ -83,17 +83,12 @@ impl Peer {
         if next <= held {
             ranges.push((self.me, log_id, next, held));
         }
-        fx.out.push(Output::ReadLog { to: self.me, ranges });
+        fx.out.push(Output::ReadLog { reader: LogReader::Compaction, ranges });
     }
 
-    /// A part of our own log was read. What else reads it may answer in between: then this look is only a shorter one.
+    /// A part of our own log was read.
     pub(super) fn handle_own_log(&mut self, entries: &[SignedEntry], more: bool, fx: &mut Effects<'_>) {
-        let me = self.me;
-        let Some(mut reading) = self.look.now.take_if(|reading| {
-            entries.iter().all(|entry| entry.author == me && entry.entry.incarnation == reading.log_id)
-        }) else {
-            return;
-        };
+        let Some(mut reading) = self.look.now.take() else { return };
         let mut whole = !more;
         for entry in entries {
             if !self.is_old(entry, fx) || reading.dead.len() >= limits::DEAD_PER_STEP_MAX {

@@ -11,8 +11,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use super::{Peer, lost_floor};
 use crate::effects::Effects;
 use crate::entry::{Kind, Outcome, SignedEntry};
-use crate::ids::{Incarnation, PeerId};
-use crate::io::{Fact, Hold, Output};
+use crate::ids::{Hash, Incarnation, PeerId};
+use crate::io::{Fact, Hold, LogReader, Output};
 use crate::log;
 use crate::protocol_rule::ProtocolRule;
 use crate::rows::{self, IncarnationsRow};
@@ -24,6 +24,8 @@ const CHECKPOINT_AFTER_MS: u64 = 200;
 const COPIED_MS: u64 = 600_000;
 /// Nonces of former sessions that are remembered of one peer.
 const SESSIONS_KEPT: usize = 8;
+/// Entries of ours from outside that are compared with our log at one time. What finds no place is shown again.
+const SUSPECTS_MAX: usize = 64;
 
 /// Our own incarnations.
 #[derive(Debug, Clone)]
@@ -34,8 +36,8 @@ pub(super) struct Incarnations {
     renewed: bool,
     /// Whether another process speaks as us.
     copied: bool,
-    /// An entry of ours that may contradict our log.
-    fork_suspect: Option<SignedEntry>,
+    /// Entries of this incarnation that came from outside and may contradict our log, which is asked.
+    suspects: BTreeSet<(u64, Hash)>,
     /// How long our log was when this process started.
     at_start: u64,
     /// The incarnation before, of which our log is asked what this process has said, and how far it has answered.
@@ -49,7 +51,8 @@ impl Incarnations {
     pub(super) fn restore(stored: Option<IncarnationsRow>, incarnation: Incarnation, at_start: u64) -> Self {
         let mut stored = stored.unwrap_or_default();
         stored.known.insert(incarnation);
-        Self { stored, renewed: false, copied: false, fork_suspect: None, at_start, to_say_again: None, untold: None }
+        let suspects = BTreeSet::new();
+        Self { stored, renewed: false, copied: false, suspects, at_start, to_say_again: None, untold: None }
     }
 
     /// As the store is to hold them.
@@ -74,6 +77,7 @@ impl Peer {
         self.logs.start_incarnation(incarnation);
         self.counter = 0;
         self.incarnations.stored.known.insert(incarnation);
+        self.incarnations.suspects.clear();
         fx.put(rows::incarnation(), &incarnation);
         fx.put(rows::counter(), &self.counter);
         fx.put(rows::incarnations(), &self.incarnations.stored);
@@ -102,21 +106,30 @@ impl Peer {
                 false
             }
             None => {
-                self.incarnations.fork_suspect = Some(entry.clone());
-                fx.out.push(Output::ReadLog { to: self.me, ranges: vec![(self.me, incarnation, seq, seq)] });
+                if self.incarnations.suspects.len() < SUSPECTS_MAX
+                    && self.incarnations.suspects.insert((seq, entry.hash))
+                {
+                    let ranges = vec![(self.me, incarnation, seq, seq)];
+                    fx.out.push(Output::ReadLog { reader: LogReader::OwnCheck, ranges });
+                }
                 true
             }
         }
     }
 
     /// Our own log answers what it has where an entry of ours came from outside.
-    pub(super) fn resolve_fork_suspect(&mut self, held: &SignedEntry, fx: &mut Effects<'_>) {
-        let same_place = |fork_suspect: &SignedEntry| fork_suspect.place() == held.place();
-        if let Some(fork_suspect) = self.incarnations.fork_suspect.take_if(|fork_suspect| same_place(fork_suspect))
-            && fork_suspect.hash != held.hash
-            && held.entry.incarnation == self.logs.incarnation()
-        {
-            self.handle_lost_state(fx);
+    pub(super) fn resolve_doubts(&mut self, held: &[SignedEntry], fx: &mut Effects<'_>) {
+        for held in held {
+            let incarnation = held.entry.incarnation;
+            if held.author != self.me || incarnation != self.logs.incarnation() {
+                continue;
+            }
+            let (suspects, logs) = (&mut self.incarnations.suspects, &self.logs);
+            let contradicts = suspects.iter().any(|(seq, hash)| *seq == held.entry.seq && *hash != held.hash);
+            suspects.retain(|(seq, _)| *seq != held.entry.seq && !logs.is_dropped((held.author, incarnation), *seq));
+            if contradicts {
+                self.handle_lost_state(fx);
+            }
         }
     }
 
@@ -150,12 +163,22 @@ impl Peer {
         let held =
             self.logs.incarnations(&self.me).find(|(known, _)| *known == incarnation).map_or(0, |(_, held)| held);
         if last < held {
-            fx.out.push(Output::ReadLog { to: self.me, ranges: vec![(self.me, incarnation, last + 1, held)] });
+            let ranges = vec![(self.me, incarnation, last + 1, held)];
+            fx.out.push(Output::ReadLog { reader: LogReader::Reissue, ranges });
         }
     }
 
     /// Our own log answers.
-    pub(super) fn say_own_again(&mut self, entry: &SignedEntry, fx: &mut Effects<'_>) {
+    pub(super) fn say_own_again(&mut self, entries: &[SignedEntry], more: bool, fx: &mut Effects<'_>) {
+        for entry in entries {
+            self.say_one_again(entry, fx);
+        }
+        if more {
+            self.read_own_words(fx);
+        }
+    }
+
+    fn say_one_again(&mut self, entry: &SignedEntry, fx: &mut Effects<'_>) {
         let place = entry.place();
         let Some((incarnation, last)) = &mut self.incarnations.to_say_again else { return };
         if place.author != self.me || place.incarnation != *incarnation || place.seq <= *last {

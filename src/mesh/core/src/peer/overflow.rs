@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use super::Peer;
 use crate::effects::Effects;
 use crate::entry::{Header, Place, SignedEntry};
-use crate::io::Output;
+use crate::io::{LogReader, Output};
 use crate::limits;
 use crate::protocol_rule::ProtocolRule;
 
@@ -66,17 +66,19 @@ impl Peer {
         let places = self.overflow.waiting.keys().take(room);
         let ranges: Vec<_> = places.map(|place| (place.author, place.incarnation, place.seq, place.seq)).collect();
         if !ranges.is_empty() {
-            fx.out.push(Output::ReadLog { to: self.me, ranges });
+            fx.out.push(Output::ReadLog { reader: LogReader::Deferred, ranges });
         }
     }
 
     /// Our own log answers.
-    pub(super) fn take_overflow(&mut self, entry: &SignedEntry, fx: &mut Effects<'_>) {
-        let place = entry.place();
-        if let Some(until) = self.overflow.waiting.remove(&place)
-            && self.trust.admits(&place.author, place.incarnation, place.seq)
-        {
-            self.apply(entry, Some(until.saturating_sub(fx.now.mono_ms)), fx);
+    pub(super) fn take_overflow(&mut self, entries: &[SignedEntry], fx: &mut Effects<'_>) {
+        for entry in entries {
+            let place = entry.place();
+            if let Some(until) = self.overflow.waiting.remove(&place)
+                && self.trust.admits(&place.author, place.incarnation, place.seq)
+            {
+                self.apply(entry, Some(until.saturating_sub(fx.now.mono_ms)), fx);
+            }
         }
     }
 }

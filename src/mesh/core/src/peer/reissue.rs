@@ -9,7 +9,7 @@ use super::Peer;
 use crate::effects::Effects;
 use crate::entry::{self, Kind, Outcome, Place, SignedEntry, Source, Tier};
 use crate::ids::{Attempt, Incarnation, PeerId, ReqId};
-use crate::io::Output;
+use crate::io::{LogReader, Output};
 use crate::limits;
 use crate::log;
 use crate::protocol_rule::ProtocolRule;
@@ -73,12 +73,21 @@ impl Peer {
             }
         }
         if !ranges.is_empty() {
-            fx.out.push(Output::ReadLog { to: self.me, ranges });
+            fx.out.push(Output::ReadLog { reader: LogReader::Reattest, ranges });
         }
     }
 
     /// Our own log answers.
-    pub(super) fn handle_void(&mut self, entry: &SignedEntry, fx: &mut Effects<'_>) {
+    pub(super) fn handle_void(&mut self, entries: &[SignedEntry], more: bool, fx: &mut Effects<'_>) {
+        for entry in entries {
+            self.note_void(entry, fx);
+        }
+        if more {
+            self.read_void(fx);
+        }
+    }
+
+    fn note_void(&mut self, entry: &SignedEntry, fx: &mut Effects<'_>) {
         let place = entry.place();
         let void = self.is_void(&place);
         let read = self.reissue.read.get_mut(&(place.author, place.incarnation));

@@ -24,6 +24,7 @@ struct Sim {
     replies: BTreeMap<CmdId, Reply>,
     facts: Vec<Fact>,
     invoked: Vec<ReqId>,
+    log_reads: usize,
     /// Frames that it got.
     got: Vec<(PeerId, Frame)>,
 }
@@ -97,7 +98,7 @@ impl Net {
         let signer = Box::new(Symbolic::new(n as u64));
         let peer = Peer::boot(Config::default(), signer, image, self.clock(), &mut self.rng, &mut out).unwrap();
         let (replies, facts, invoked, got) = (BTreeMap::new(), Vec::new(), Vec::new(), Vec::new());
-        self.sims.push(Sim { peer, rows, replies, facts, invoked, got });
+        self.sims.push(Sim { peer, rows, replies, facts, invoked, log_reads: 0, got });
         self.perform(n, out);
         let echo = ToolDecl {
             name: "echo".parse().unwrap(),
@@ -158,7 +159,8 @@ impl Net {
                     }
                     self.todo.push_back((n, Input::Durable(txn)));
                 }
-                Output::ReadLog { to, ranges } => {
+                Output::ReadLog { reader, ranges } => {
+                    self.sims[n].log_reads += 1;
                     let rows = &self.sims[n].rows;
                     let entries = ranges
                         .iter()
@@ -169,7 +171,7 @@ impl Net {
                             })
                         })
                         .collect();
-                    self.todo.push_back((n, Input::LogRead { to, entries, more: false }));
+                    self.todo.push_back((n, Input::LogRead { reader, entries, more: false }));
                 }
                 Output::Reply(command, reply) => drop(self.sims[n].replies.insert(command, reply)),
                 Output::Fact(fact) => self.sims[n].facts.push(fact),
@@ -426,4 +428,27 @@ fn a_run_of_which_nothing_is_heard_any_more_is_given_up() {
     net.pass(4 * limits::epsilon_ms(ttl_ms) + 10_000);
     let told = net.sims[0].peer.open_call(&running).unwrap();
     assert_eq!((told.state, told.confirmed), (CallState::Ended(Ending::Interrupted), false));
+}
+
+/// A mesh of one in which our own outcomes are told to ourselves as the gateway: nothing of that is news.
+#[test]
+fn calls_in_flight_on_a_mesh_of_one_read_no_log_and_change_no_view() {
+    const IN_FLIGHT: usize = 8;
+    let mut net = Net::of(1);
+    net.pass(4_000);
+    assert!(net.sims[0].peer.leads());
+    (net.sims[0].facts.clear(), net.sims[0].log_reads = 0);
+    for _ in 0..IN_FLIGHT {
+        net.command(0, call(0));
+    }
+    for done in 0..400 {
+        assert!(done < net.sims[0].invoked.len(), "{done} calls ran, then none started");
+        let ran = net.sims[0].invoked[done];
+        let outcome =
+            ToolOutcome { ending: Ending::Done, reason: String::new(), output: Payload::empty(), error: String::new() };
+        net.input(0, Input::ToolEnded(ran, 1, outcome));
+        net.command(0, call(0));
+    }
+    let views = net.sims[0].facts.iter().filter(|fact| matches!(fact, Fact::View)).count();
+    assert_eq!((net.sims[0].log_reads, views), (0, 0));
 }

@@ -6,7 +6,7 @@ use super::Peer;
 use crate::effects::Effects;
 use crate::entry::{Kind, Place, SignedEntry};
 use crate::ids::{Incarnation, PeerId};
-use crate::io::{Fact, Hold, Output};
+use crate::io::{Fact, Hold, LogReader, Output};
 use crate::limits;
 use crate::rows::{self, Row as _, UnsupportedRow};
 
@@ -78,7 +78,7 @@ impl Peer {
         let known = self.unsupported.0.iter().filter(|(_, row)| self.understands(row.kind));
         let ranges: Vec<_> = known.map(|(place, _)| (place.author, place.incarnation, place.seq, place.seq)).collect();
         if !ranges.is_empty() {
-            fx.out.push(Output::ReadLog { to: self.me, ranges });
+            fx.out.push(Output::ReadLog { reader: LogReader::Unsupported, ranges });
         }
     }
 
@@ -91,26 +91,23 @@ impl Peer {
             .map(|(place, _)| *place)
             .filter(|place| logs.is_dropped((author, incarnation), place.seq))
             .collect();
+        let mut critical = false;
         for place in &gone {
-            unsupported.remove(place);
+            critical |= unsupported.remove(place).is_some_and(|row| row.critical);
             fx.delete(rows::unsupported(place));
         }
-        if !gone.is_empty() {
+        if critical {
             self.handle_holds(fx);
         }
     }
 
     /// Our own log answers.
     pub(super) fn handle_unsupported(&mut self, entries: Vec<SignedEntry>, more: bool, fx: &mut Effects<'_>) {
+        let mut critical = false;
         for entry in entries {
-            self.resolve_fork_suspect(&entry, fx);
-            self.handle_void(&entry, fx);
-            self.say_own_again(&entry, fx);
-            self.take_overflow(&entry, fx);
             let place = entry.place();
-            if self.unsupported.0.remove(&place).is_none() {
-                continue;
-            }
+            let Some(row) = self.unsupported.0.remove(&place) else { continue };
+            critical |= row.critical;
             fx.delete(rows::unsupported(&place));
             if self.trust.admits(&place.author, place.incarnation, place.seq) {
                 let item = self.item(entry, fx.now.mono_ms);
@@ -119,9 +116,9 @@ impl Peer {
         }
         if more {
             self.read_unsupported(fx);
-            self.read_void(fx);
-            self.read_own_words(fx);
         }
-        self.handle_holds(fx);
+        if critical {
+            self.handle_holds(fx);
+        }
     }
 }

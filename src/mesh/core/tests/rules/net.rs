@@ -227,7 +227,7 @@ impl Net {
                     }
                     self.todo.push_back((n, Input::Durable(txn)));
                 }
-                Output::ReadLog { to, ranges } => {
+                Output::ReadLog { reader, ranges } => {
                     let mut entries = Vec::new();
                     for (author, incarnation, first, last) in ranges {
                         for seq in first..=last {
@@ -235,7 +235,7 @@ impl Net {
                             entries.extend(row.and_then(|stored| SignedEntry::from_stored(stored)));
                         }
                     }
-                    self.todo.push_back((n, Input::LogRead { to, entries, more: false }));
+                    self.todo.push_back((n, Input::LogRead { reader, entries, more: false }));
                 }
                 Output::Reply(command, reply) => drop(self.sims[n].replies.insert(command, reply)),
                 Output::Fact(fact) => self.sims[n].facts.push(fact),

@@ -1,15 +1,8 @@
-//! Settings: flags > `SIGIL_*` > `sigil.toml` > defaults.
-//!
-//! The file is optional. What it says becomes a validated [`Config`] in one place; past it nothing is checked again.
-
-pub mod class;
-pub mod value;
-
-mod raw;
+//! The validated settings, their defaults and limits.
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use mesh_core::config::Class;
@@ -248,20 +241,6 @@ pub enum ConfigError {
 }
 
 impl Config {
-    /// Settings of a home: its [`FILE_NAME`] if there is one, the environment, and the command line.
-    pub fn load(home: &Path, overrides: &Overrides) -> Result<(Self, Vec<Warning>), ConfigError> {
-        let path = home.join(FILE_NAME);
-        let text = match std::fs::read_to_string(&path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
-            Err(source) => return Err(ConfigError::Read { path, source }),
-        };
-        // A variable that is not UTF-8 is none of ours: all of our names and values are.
-        let env =
-            std::env::vars_os().filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?)));
-        raw::read(home, &text, env, overrides, &class::Probe::this_machine())
-    }
-
     /// The slice of the settings that the core gets.
     #[must_use]
     pub fn peer(&self) -> mesh_core::config::Config {

@@ -11,12 +11,12 @@ use mesh_core::limits;
 use serde::Deserialize;
 
 use super::class::{self, Probe};
-use super::value::{DURATION_RULE, SIZE_RULE, parse_duration, parse_size, show_duration, show_size};
-use super::{
+use super::settings::{
     BUILTIN_TOOLS, CALL_TTL_DEFAULT, CALLS_RUNNING_DEFAULT, CALLS_RUNNING_MAX, Calls, CommandTool, Config, ConfigError,
     Discovery, FILE_NAME, Files, GatewayPreference, Listen, Log, LogFormat, Node, Overrides, TOOL_TIMEOUT_DEFAULT,
     TOOL_TIMEOUT_MAX, ToolPattern, Warning,
 };
+use super::value::{DURATION_RULE, SIZE_RULE, parse_duration, parse_size, show_duration, show_size};
 
 /// Longest description of a tool, in bytes, so that the largest catalogue still fits into one log entry. Within the 200
 /// characters of [`mesh_core::entry::ToolDecl`].
@@ -120,7 +120,23 @@ struct RawLog {
 /// Origin of each value that is not from the file.
 type Origins = BTreeMap<&'static str, String>;
 
-pub(super) fn read(
+/// Reads the settings of a home: its [`FILE_NAME`] if there is one, the environment, and the command line.
+///
+/// # Errors
+/// See [`ConfigError`]; what is merely strange is a [`Warning`].
+pub fn load(home: &Path, overrides: &Overrides) -> Result<(Config, Vec<Warning>), ConfigError> {
+    let path = home.join(FILE_NAME);
+    let text = match std::fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
+        Err(source) => return Err(ConfigError::Read { path, source }),
+    };
+    // A variable that is not UTF-8 is none of ours: all of our names and values are.
+    let env = std::env::vars_os().filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?)));
+    read(home, &text, env, overrides, &Probe::this_machine())
+}
+
+fn read(
     home: &Path,
     text: &str,
     env: impl Iterator<Item = (String, String)>,

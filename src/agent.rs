@@ -155,11 +155,11 @@ pub async fn run(options: Options) -> Result<(), AgentError> {
     }
     let tasks = TaskGroup::default();
     let key = DeviceKey::load_or_create(&home)?;
-    let blobs_dir = home.join("blobs");
-    let blobs = BlobStore::open(&blobs_dir).map_err(at("opening", &blobs_dir))?;
     let (durable_tx, durable) = mpsc::channel(1024);
     let (store, report) = FjallStore::open(&home.join("store"), durable_tx)?;
     say_report(&report);
+    let blobs_dir = home.join("blobs");
+    let blobs = BlobStore::open(&blobs_dir).map_err(at("opening", &blobs_dir))?;
     let store: Arc<dyn Store> = Arc::new(store);
     let stored = Ports::load(&home);
 
@@ -176,7 +176,7 @@ pub async fn run(options: Options) -> Result<(), AgentError> {
     }
 
     let mut catalogue = Catalogue::new(&config);
-    // Not a setting: only `sigil bench` and tests have use for it.
+    // Not a setting: only `sigil-bench` and tests have use for it.
     if std::env::var_os("SIGIL_TEST_NOOP").is_some() {
         catalogue.offer_noop(&config);
     }

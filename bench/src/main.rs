@@ -421,7 +421,7 @@ impl Bench {
             cores(),
             self.dir.display(),
             self.calls,
-            self.tool
+            if self.tool.is_empty() { INFO } else { &self.tool }
         )
     }
 }

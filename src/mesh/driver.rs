@@ -351,7 +351,6 @@ impl Driver {
         batch.writes.extend(rows.writes);
         self.links.set_members(Members::new());
         self.adapters.nodes.abdicate(None);
-        self.adapters.nodes.follow(None);
         self.store.wipe_and_commit(batch)?;
         // What the writer had reported is of the old mesh, whose numbers start anew with the new one.
         while let Ok(note) = self.inbox.durable.try_recv() {
@@ -411,11 +410,9 @@ impl Driver {
         );
         let told = view.gateway.map(|epoch| (epoch.peer, epoch.counter));
         self.publisher.tell(EventKind::Gateway(told));
-        let other = gateway.filter(|peer| *peer != view.me);
         if self.sessions.note_leading(leads) {
-            self.adapters.nodes.abdicate(other);
+            self.adapters.nodes.abdicate(gateway.filter(|peer| *peer != view.me));
         }
-        self.adapters.nodes.follow(other);
         if leads {
             self.inbox.own.extend(self.sessions.announce());
         }

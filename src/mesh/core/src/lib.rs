@@ -16,6 +16,8 @@ pub mod peer;
 pub mod protocol_rule;
 pub mod record;
 pub mod rows;
+#[cfg(any(test, feature = "test-kit"))]
+pub mod test_kit;
 
 mod calls;
 mod effects;
@@ -23,6 +25,3 @@ mod election;
 mod executor;
 mod log;
 mod trust;
-
-#[cfg(test)]
-mod hostile;

@@ -1,4 +1,4 @@
-//! Paths between the peers.
+//! Paths between every two peers.
 
 use std::ops::Index;
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-/// Statistics of a run.
+/// Figures of a run.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Stats {
     pub(crate) virtual_us: u64,

@@ -71,8 +71,8 @@ pub async fn run(options: Options) -> Result<(), AgentError> {
     let tasks = TaskGroup::default();
     let key = DeviceKey::load_or_create(home.path())?;
     let peer_id = key.peer_id();
-    let blobs = home.open_blobs(&tasks)?;
     let (store, report, durable) = home.open_store()?;
+    let blobs = home.open_blobs(&tasks)?;
     logs::report(&report);
     let store: Arc<dyn Store> = Arc::new(store);
     let kept = home.ports();

@@ -50,7 +50,7 @@ struct Conversation {
     _cancel: DropGuard,
 }
 
-/// Whom to ask, and how.
+/// Peer to ask, its addresses, and the secret to show.
 struct Plan {
     addresses: Vec<Address>,
     expected: Option<PeerId>,

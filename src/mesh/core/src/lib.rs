@@ -17,11 +17,22 @@ pub mod protocol_rule;
 pub mod record;
 pub mod rows;
 
+mod age;
 mod calls;
+mod compaction;
+mod durability;
 mod effects;
 mod election;
 mod executor;
+mod facts;
+mod incarnations;
+mod invites;
+mod links;
 mod log;
+mod membership;
+mod nodes;
+mod policy;
+mod reattestation;
 mod trust;
 
 #[cfg(test)]

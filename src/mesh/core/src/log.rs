@@ -3,6 +3,7 @@
 //! The entries themselves live in the store; here are only the heads, so that memory does not grow with history.
 
 mod truncation;
+pub(crate) mod unsupported;
 
 use std::collections::{BTreeMap, BTreeSet, btree_map};
 
@@ -15,8 +16,10 @@ use crate::io::{Fact, LogReader, Output};
 use crate::limits;
 use crate::protocol_rule::ProtocolRule;
 use crate::rows::{self, Head};
+use crate::trust::Trust;
 use truncation::Dropped;
 pub(crate) use truncation::with_runs;
+use unsupported::Unsupported;
 
 /// A foreign clock may push ours at most this far (mesh-protocol.md §5).
 const HLC_PUSH_MS: u64 = 60_000;
@@ -69,6 +72,7 @@ pub(crate) struct Logs {
     /// Hash over the membership changes that count here.
     changes: Hash,
     dropped: Dropped,
+    pub(crate) unsupported: Unsupported,
     next_sync: u64,
 }
 
@@ -78,6 +82,7 @@ impl Logs {
         mesh: MeshId,
         incarnation: Incarnation,
         heads: BTreeMap<(PeerId, Incarnation), Head>,
+        unsupported: Unsupported,
         now: u64,
     ) -> Self {
         let own = heads.get(&(me, incarnation));
@@ -94,6 +99,7 @@ impl Logs {
             forks: BTreeMap::new(),
             changes: Hash::ZERO,
             dropped: Dropped::default(),
+            unsupported,
             next_sync: now,
         }
     }
@@ -114,6 +120,11 @@ impl Logs {
     pub(crate) fn incarnations(&self, author: &PeerId) -> impl Iterator<Item = (Incarnation, u64)> + '_ {
         let incarnations = (*author, Incarnation(0))..=(*author, Incarnation(u32::MAX));
         self.heads.range(incarnations).map(|((_, incarnation), head)| (*incarnation, head.seq))
+    }
+
+    /// Place of the newest entry that we hold of a log; 0 = none.
+    pub(crate) fn held(&self, author: &PeerId, incarnation: Incarnation) -> u64 {
+        self.heads.get(&(*author, incarnation)).map_or(0, |head| head.seq)
     }
 
     /// Our own log starts anew.
@@ -410,15 +421,9 @@ impl Logs {
     }
 
     /// Answers a digest with what its sender lacks, authors nearest to the founder first, so that each is known before
-    /// it speaks; and asks for what we lack ourselves. `stands`: how far an incarnation up to a place is not void.
-    pub(crate) fn handle_digest(
-        &mut self,
-        from: PeerId,
-        rows: &[DigestRow],
-        depth: impl Fn(&PeerId) -> u32,
-        stands: impl Fn(&PeerId, Incarnation, u64) -> u64,
-        fx: &mut Effects<'_>,
-    ) {
+    /// it speaks; and asks for what we lack ourselves.
+    pub(crate) fn handle_digest(&mut self, from: PeerId, rows: &[DigestRow], trust: &Trust, fx: &mut Effects<'_>) {
+        let depth = |peer: &PeerId| trust.member(peer).map_or(u32::MAX, |member| member.depth);
         let theirs: BTreeMap<(PeerId, Incarnation), u64> =
             rows.iter().map(|row| ((row.author, row.incarnation), row.seq)).collect();
         // Of its own log it may have told more meanwhile than this digest says.
@@ -429,7 +434,7 @@ impl Logs {
         let mut ranges = Vec::new();
         for row in self.digest() {
             let has = theirs.get(&(row.author, row.incarnation)).copied().max(told_here(&row)).unwrap_or(0);
-            let stands = stands(&row.author, row.incarnation, row.seq);
+            let stands = trust.standing(&row.author, row.incarnation, row.seq);
             // What its author lacks of its own log, a restored store has lost.
             if has < stands {
                 ranges.push((row.author, row.incarnation, has + 1, stands));
@@ -460,6 +465,19 @@ impl Logs {
             }
             neighbour.knows = knows;
         }
+    }
+
+    /// Takes an author's word on what is gone of its own log. Its place does not matter: whoever has a key may say so of
+    /// what that key wrote, and where a revocation voids such a word, the rows are gone all the same at whoever took it
+    /// before. But some of that incarnation must count. True if what went must not have been passed over.
+    pub(crate) fn handle_truncation(&mut self, entry: &SignedEntry, trust: &Trust, fx: &mut Effects<'_>) -> bool {
+        let log_id = (entry.author, entry.entry.incarnation);
+        let counts = entry.entry.mesh == self.mesh && trust.standing(&log_id.0, log_id.1, u64::MAX) > 0;
+        if !counts || !self.apply_truncation(entry, fx) {
+            return false;
+        }
+        let dropped = &self.dropped;
+        self.unsupported.forget(log_id, |seq| dropped.covers(&log_id, seq), fx)
     }
 
     /// Sends entries read for a digest.

@@ -78,6 +78,10 @@ impl Dropped {
         }
     }
 
+    pub(super) fn covers(&self, log_id: &LogId, seq: u64) -> bool {
+        self.latest.get(log_id).is_some_and(|latest| latest.covers(seq, seq))
+    }
+
     pub(super) fn poll_timeout(&self) -> Option<u64> {
         (!self.sweep.is_empty()).then_some(self.next_sweep)
     }
@@ -127,7 +131,7 @@ pub(crate) fn with_runs(runs: &[TruncatedRun], dead: impl IntoIterator<Item = Tr
 impl Logs {
     /// Whether this entry is gone, by its author's word.
     pub(crate) fn is_dropped(&self, log_id: (PeerId, Incarnation), seq: u64) -> bool {
-        self.dropped.latest.get(&log_id).is_some_and(|latest| latest.covers(seq, seq))
+        self.dropped.covers(&log_id, seq)
     }
 
     /// What is gone of an incarnation.
@@ -148,7 +152,7 @@ impl Logs {
     }
 
     /// Takes an author's word on what nobody needs of its log any more. True when it was news.
-    pub(crate) fn apply_truncation(&mut self, entry: &SignedEntry, fx: &mut Effects<'_>) -> bool {
+    pub(super) fn apply_truncation(&mut self, entry: &SignedEntry, fx: &mut Effects<'_>) -> bool {
         let Some(latest) = LatestTruncation::read(entry) else { return false };
         let log_id = (entry.author, entry.entry.incarnation);
         let known = self.dropped.latest.get(&log_id);

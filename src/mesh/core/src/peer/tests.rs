@@ -3,18 +3,21 @@
 use rand_chacha::ChaCha8Rng;
 use rand_core::SeedableRng as _;
 
-use super::entries::in_frames;
+use std::collections::{BTreeSet, VecDeque};
+
 use super::*;
 use crate::crypto::Symbolic;
 use crate::entry::Effect;
 use crate::entry::Payload;
-use crate::entry::{Ending, ToolDecl};
+use crate::entry::{Directory, Ending, ToolDecl};
+use crate::incarnations::CLAIMS_LOST_MAX;
 use crate::io::CallState;
 use crate::io::Command;
 use crate::io::NewCall;
 use crate::io::Refusal;
 use crate::io::ToolOutcome;
 use crate::limits;
+use crate::membership::in_frames;
 
 type Rows = BTreeMap<(Space, Vec<u8>), Bytes>;
 
@@ -118,7 +121,7 @@ impl Net {
         }
         let image = rows.iter().map(|((space, key), value)| (*space, key.clone(), value.clone())).collect();
         let image = Image { rows: image, rolled_back: true };
-        let directory = self.sims[n].peer.directory.get(&id(n)).map(|(_, own)| Directory::clone(own)).unwrap();
+        let directory = self.sims[n].peer.nodes.directory(&id(n)).map(|own| Directory::clone(own)).unwrap();
         let mut out = Vec::new();
         let signer = Box::new(Symbolic::new(n as u64));
         let now = self.clock();
@@ -437,7 +440,8 @@ fn calls_in_flight_on_a_mesh_of_one_read_no_log_and_change_no_view() {
     let mut net = Net::of(1);
     net.pass(4_000);
     assert!(net.sims[0].peer.leads());
-    (net.sims[0].facts.clear(), net.sims[0].log_reads = 0);
+    net.sims[0].facts.clear();
+    net.sims[0].log_reads = 0;
     for _ in 0..IN_FLIGHT {
         net.command(0, call(0));
     }

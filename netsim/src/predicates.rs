@@ -16,8 +16,8 @@ use mesh_core::frame::Dispatch;
 use mesh_core::ids::{Attempt, Hash, Incarnation, PeerId, ReqId};
 use mesh_core::io::{Batch, CallRecord, CallState, Invocation, Space};
 use mesh_core::rows::{self, CallOutline, Row as _};
+use mesh_core::test_kit::MemDisk;
 
-use crate::disk::MemDisk;
 use crate::node;
 use crate::plan::MS;
 pub(crate) use logs::Holder;
@@ -434,8 +434,8 @@ impl Checks {
         }
     }
 
-    /// **outcome-never-changes**: the outcome of an (id, attempt), once written by the target, never changes; all replicas
-    /// that have one agree.
+    /// **outcome-never-changes**: the outcome of an (id, attempt), once written by the target, never changes; all
+    /// replicas that have one agree.
     fn outcome_never_changes(&mut self, now: u64, peer: usize, entry: &SignedEntry, outcome: Outcome) {
         let key = (outcome.id, outcome.attempt);
         let hash = Hash::of(&entry.entry.body);

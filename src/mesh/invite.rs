@@ -1,4 +1,4 @@
-//! The text that lets a new device in: `sigil1-` and some base32, made to be pasted, typed or photographed.
+//! The text that gets a new device into a mesh: `sigil1-` and some base32, made to be pasted, typed or photographed.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -13,7 +13,7 @@ use qrcode::{EcLevel, QrCode};
 
 use crate::mesh::transport::Address;
 
-/// Prefix of every code; the digit is the version of what follows.
+/// First characters of every code; the digit is the version of what follows.
 const PREFIX: &str = "sigil1-";
 /// Addresses in one code: more make it too long to type and the picture too dense to photograph.
 pub const ADDRESSES_MAX: usize = 16;
@@ -34,20 +34,20 @@ const KIND_TAILNET: u8 = 17;
 pub struct InviteCode {
     /// The mesh.
     pub mesh: MeshId,
-    /// Maker of the invite, and the only one who can redeem it.
+    /// The peer that made the invite, and the only one that can redeem it.
     pub inviter: PeerId,
     /// Proves to the inviter that the bearer was invited. Never logged, never stored: see [`Self::secret_hash`].
     pub secret: [u8; 16],
     /// Wall time of the inviter, in milliseconds.
     pub expires_ms: u64,
-    /// Tier that it grants, to be shown to people; the inviter decides by its own record.
+    /// The tier that it grants, to be shown to people; the inviter decides by its own record.
     pub tier: Tier,
-    /// Where the inviter may be reached. The first [`ADDRESSES_MAX`] that fit go into the text, without IPv6 zones;
+    /// Addresses of the inviter. The first [`ADDRESSES_MAX`] that fit go into the text, without IPv6 zones;
     /// relays and unknown addresses do not.
     pub addresses: Vec<Address>,
 }
 
-/// Why a text is not a code. Each message is fit for a person.
+/// The reason for which a text is not a code. Each message is fit for a person.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InviteCodeError {
@@ -72,7 +72,7 @@ pub enum InviteCodeError {
 }
 
 impl InviteCode {
-    /// Hash that the inviter keeps in place of the secret.
+    /// The hash that the inviter keeps in place of the secret.
     #[must_use]
     pub fn secret_hash(&self) -> Hash {
         Hash::of(&self.secret)

@@ -1,5 +1,5 @@
-//! The peers as their shells drive them: inputs in, outputs out, disk, tools, replies; and their incarnations: founding, joining,
-//! starting, stopping, crashing, freezing.
+//! The peers as their shells drive them: inputs in, outputs out, disk, tools, replies; and their incarnations:
+//! founding, joining, starting, stopping, crashing, freezing.
 
 use std::collections::BTreeMap;
 
@@ -12,8 +12,6 @@ use mesh_core::io::{
     Batch, CallState, CmdId, Command, Fact, Input, Invocation, LogReader, Output, Reply, Space, ToolOutcome, TxnId,
     Welcome,
 };
-use mesh_core::limits;
-use mesh_core::rows;
 
 use super::calls::{Accepted, Calls};
 use super::commands::{Commands, Purpose};
@@ -261,19 +259,9 @@ impl Mesh {
     }
 
     fn read_log(&self, peer: usize, reader: LogReader, ranges: &[(PeerId, Incarnation, u64, u64)]) -> Input {
-        let mut entries = Vec::new();
-        let mut bytes = 0;
-        for (author, incarnation, first, last) in ranges {
-            let key = |seq| rows::entry(author, *incarnation, seq).key;
-            for (key, value) in self.peers[peer].disk.scan(Space::Log, key(*first), key(*last)) {
-                if bytes + value.len() > limits::SYNC_BYTES_MAX && !entries.is_empty() {
-                    return Input::LogRead { reader, entries, more: true };
-                }
-                bytes += value.len();
-                entries.extend(self.checks.entry_of(key, value));
-            }
-        }
-        Input::LogRead { reader, entries, more: false }
+        let read = |key: &[u8], value: &bytes::Bytes| self.checks.entry_of(key, value);
+        let (entries, more) = self.peers[peer].disk.read_log_by(ranges, read);
+        Input::LogRead { reader, entries, more }
     }
 
     // --- Tools ----------------------------------------------------------------------------------------------------
@@ -332,8 +320,8 @@ impl Mesh {
         self.armed(env, peer, Near::Invoke);
     }
 
-    /// **expired-never-runs**, coarsely: no call starts long after its time as its origin counted it. Each hop may add what the frame was on
-    /// its way; a restart under a wall clock that jumps may add the time away.
+    /// **expired-never-runs**, coarsely: no call starts long after its time as its origin counted it. Each hop may add
+    /// what the frame was on its way; a restart under a wall clock that jumps may add the time away.
     fn not_long_after_its_time(&mut self, now: u64, peer: usize, id: ReqId) {
         let Some(known) = self.checks.known.get(&id) else { return };
         let Some(origin) = self.peers.index_of(&known.origin) else { return };

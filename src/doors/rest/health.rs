@@ -18,7 +18,7 @@ pub(super) async fn healthz() -> &'static str {
 #[utoipa::path(get, path = "/readyz", operation_id = "getReady", tag = "operation", security(()),
     responses((status = 200, description = "It is ready", body = String), Problems))]
 pub(super) async fn readyz(State(app): AppState) -> Result<&'static str, Fault> {
-    if app.stop.is_cancelled() || app.mesh().requests.is_closed() {
+    if app.stop.is_cancelled() || app.mesh().is_closed() {
         return Err(MeshError::Stopping.into());
     }
     Ok("ready\n")

@@ -18,7 +18,7 @@ const UDP: &str = "udp://";
 const TAILNET: &str = "tailnet://";
 const RELAY: &str = "relay://";
 
-/// Where a peer may be reached.
+/// An address of a peer.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Address {
     /// A UDP socket.
@@ -31,22 +31,11 @@ pub enum Address {
     Relay {
         /// The peer that forwards.
         by: PeerId,
-        /// Where that peer may be reached; never a relay itself.
+        /// An address of that peer; never a relay itself.
         at: Box<Address>,
     },
     /// A text that is no address here. Kept and never dialled.
     Unknown(String),
-}
-
-impl Address {
-    /// Reads the text of an address that can be used here. `None` for [`Address::Unknown`].
-    #[must_use]
-    pub fn known(text: &str) -> Option<Self> {
-        match Self::from(text) {
-            Self::Unknown(_) => None,
-            known @ (Self::Udp(_) | Self::UdpName(_) | Self::Tailnet(_) | Self::Relay { .. }) => Some(known),
-        }
-    }
 }
 
 impl From<SocketAddr> for Address {
@@ -204,7 +193,6 @@ mod tests {
             "relay://nobody@10.0.0.1:7",
         ] {
             assert_eq!(Address::from(text), Address::Unknown(text.to_owned()));
-            assert_eq!(Address::known(text), None);
             assert_eq!(Address::from(text).to_string(), text);
         }
     }

@@ -2,7 +2,8 @@
 //! wins.
 
 use std::collections::{BTreeSet, VecDeque};
-use std::net::SocketAddr;
+use std::io;
+use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,6 +26,8 @@ pub(super) const HANDSHAKE_MAX: Duration = Duration::from_secs(5);
 const RACERS_MAX: usize = 40;
 /// Time to look up a host.
 const LOOKUP_MAX: Duration = Duration::from_secs(5);
+/// Hosts that are looked up at once, each on a thread that cannot be called off: members choose the names.
+pub(super) const LOOKUPS_AT_ONCE: usize = 4;
 /// Sockets of one host that are tried: a name with more is a large service, and no peer.
 const SOCKETS_PER_HOST_MAX: usize = 4;
 
@@ -38,12 +41,12 @@ pub(super) struct Answered {
     pub(super) underlay: UnderlayKind,
 }
 
-/// Nobody fit answered.
+/// The end of a race without a winner.
 #[derive(Debug, Default)]
 pub(super) struct Unanswered {
-    /// The action that failed.
+    /// Addresses that were tried.
     pub(super) tried: Vec<Address>,
-    /// Someone else answered there.
+    /// Another peer that answered, and its address.
     pub(super) stranger: Option<(Address, PeerId)>,
 }
 
@@ -86,7 +89,7 @@ pub(super) async fn race(
             match racer {
                 Racer::Socket(target) if !distinct.insert(target) => continue,
                 Racer::Socket(target) => racing.push(Box::pin(connect(shared, target, expected))),
-                Racer::Name(name) => racing.push(Box::pin(look_up(name))),
+                Racer::Name(name) => racing.push(Box::pin(look_up(shared, name))),
             }
             break;
         }
@@ -113,7 +116,7 @@ pub(super) async fn race(
     }
 }
 
-/// The `addresses` that can be dialled here, each once, in their order.
+/// Returns those of `addresses` that can be dialled here, each once, in their order.
 fn dialable(addresses: &[Address]) -> Vec<Address> {
     let mut distinct = BTreeSet::new();
     addresses
@@ -144,13 +147,23 @@ fn is_unicast(socket: SocketAddr) -> bool {
     socket.port() != 0 && !socket.ip().is_unspecified() && !socket.ip().is_multicast()
 }
 
-async fn look_up(name: HostPort) -> Finish {
-    match timeout(LOOKUP_MAX, tokio::net::lookup_host((name.host(), name.port()))).await {
+async fn look_up(shared: &Arc<Shared>, name: HostPort) -> Finish {
+    let looking = async {
+        let permit = shared.lookups.clone().acquire_owned().await.map_err(io::Error::other)?;
+        tokio::task::spawn_blocking(move || {
+            let sockets = (name.host(), name.port()).to_socket_addrs();
+            drop(permit);
+            sockets
+        })
+        .await
+        .map_err(io::Error::other)?
+    };
+    match timeout(LOOKUP_MAX, looking).await {
         Ok(Ok(sockets)) => Finish::Found(
             sockets.map(canonical).filter(|socket| is_unicast(*socket)).take(SOCKETS_PER_HOST_MAX).collect(),
         ),
         Ok(Err(error)) => {
-            tracing::debug!(%name, %error, "no such host");
+            tracing::debug!(%error, "a host was not found");
             Finish::Failed(None)
         }
         Err(_) => Finish::Failed(None),

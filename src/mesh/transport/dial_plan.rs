@@ -25,7 +25,7 @@ pub(super) struct DialPlan {
     me: PeerId,
     /// Every member but ourselves.
     dials: BTreeMap<PeerId, Dial>,
-    /// Where members were seen last: their door, since everyone dials from it.
+    /// Last seen addresses of members: those of their doors, since everyone dials from its own.
     seen: BTreeMap<PeerId, Address>,
     /// Members whose links have lost our address: dead, although the other end may not have noticed yet.
     moved: BTreeSet<PeerId>,
@@ -109,7 +109,7 @@ impl DialPlan {
         self.schedule(peer, now, random);
     }
 
-    /// A dial has ended. What came of it shows in `linked`.
+    /// A dial has ended; its success shows in `linked`.
     pub(super) fn handle_dialled(&mut self, peer: PeerId, number: u64, linked: bool, now: Instant, random: u64) {
         let Some(dial) = self.dials.get_mut(&peer) else { return };
         if matches!(dial.state, DialState::Running(running, _) if running == number) {
@@ -141,7 +141,7 @@ impl DialPlan {
         }
     }
 
-    /// When [`Self::handle_timeout`] has something to do, if ever.
+    /// The time at which [`Self::handle_timeout`] has something to do, if there is one.
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
         self.dials
             .values()

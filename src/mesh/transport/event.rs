@@ -1,4 +1,4 @@
-//! Events of the links for the mesh.
+//! Events of the links, for the mesh.
 
 use mesh_core::frame::Frame;
 use mesh_core::ids::PeerId;
@@ -6,7 +6,7 @@ use mesh_core::ids::PeerId;
 use super::join_messages::JoinAttempt;
 use super::stream::{ServiceId, ServiceIo};
 
-/// An event of the links. Events of one peer come in their order.
+/// An event of the links. Those of one peer come in their order.
 #[derive(Debug)]
 pub enum LinkEvent {
     /// A link is up; or a newer one took the place of the one there was, and what was under way on that may be lost.
@@ -33,7 +33,7 @@ pub enum LinkEvent {
     Bad {
         /// The peer.
         peer: PeerId,
-        /// The defect.
+        /// The mistake.
         what: String,
     },
 }

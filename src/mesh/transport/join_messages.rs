@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use super::address::Address;
 use super::underlay::UnderlayKind;
 
-/// Request of a newcomer. `Debug` does not show the secret.
+/// The request of a newcomer. `Debug` does not show the secret.
 #[derive(Clone, PartialEq, Eq)]
 pub struct JoinRequest {
     /// Secret of an invite; none = a join request, to be approved by hand.
@@ -45,11 +45,66 @@ pub enum JoinAnswer {
     Welcome(Box<Welcome>),
     /// No.
     Refused {
-        /// See `JoinRefusal` in `mesh.proto`.
-        code: String,
-        /// For people.
+        /// The reason, for programs.
+        code: RefusalCode,
+        /// The reason, for people.
         detail: String,
     },
+}
+
+/// The reason for which a newcomer is refused: `JoinRefusal.code` in `mesh.proto`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RefusalCode {
+    /// The peer does not know the invite.
+    InviteUnknown,
+    /// The invite was used.
+    InviteUsed,
+    /// The invite has expired.
+    InviteExpired,
+    /// The peer that was asked may not approve anyone.
+    NotOwner,
+    /// A person refused.
+    Rejected,
+    /// Too many devices wait for an answer already.
+    TooMany,
+    /// The request is not valid, or cannot be granted now.
+    Invalid,
+    /// A code of a newer version.
+    Other,
+}
+
+impl RefusalCode {
+    const ALL: [Self; 8] = [
+        Self::InviteUnknown,
+        Self::InviteUsed,
+        Self::InviteExpired,
+        Self::NotOwner,
+        Self::Rejected,
+        Self::TooMany,
+        Self::Invalid,
+        Self::Other,
+    ];
+
+    /// The word on the wire.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::InviteUnknown => "invite_unknown",
+            Self::InviteUsed => "invite_used",
+            Self::InviteExpired => "invite_expired",
+            Self::NotOwner => "not_owner",
+            Self::Rejected => "rejected",
+            Self::TooMany => "too_many",
+            Self::Invalid => "invalid",
+            Self::Other => "other",
+        }
+    }
+
+    /// Reads the word; an unknown one is [`Self::Other`].
+    #[must_use]
+    pub fn parse(word: &str) -> Self {
+        Self::ALL.into_iter().find(|code| code.as_str() == word).unwrap_or(Self::Other)
+    }
 }
 
 /// Someone asks to join. Its key is proven; nothing else of it is.
@@ -61,22 +116,22 @@ pub struct JoinAttempt {
     pub peer: PeerId,
     /// The underlay over which it came.
     pub underlay: UnderlayKind,
-    /// Where it asks from, on that underlay.
+    /// The address that it asks from, on that underlay.
     pub address: SocketAddr,
     /// Its request.
     pub request: JoinRequest,
-    /// Where the answers go; holds 4. Closed when the newcomer has gone; dropping it ends the conversation unanswered.
+    /// Sender of the answers; holds 4. Closed when the newcomer has gone; dropping it ends the conversation unanswered.
     pub answers: mpsc::Sender<JoinAnswer>,
 }
 
 /// A conversation under way. Dropping it ends it.
 #[derive(Debug)]
 pub struct JoinConversation {
-    /// Key of the peer that answers, proven.
+    /// The key of the peer that answers; proven.
     pub key: PublicKey,
     /// Its identity.
     pub peer: PeerId,
-    /// Where it answers.
+    /// The address at which it answers.
     pub address: Address,
     /// Its answers. Closed after `Welcome` and `Refused`; closed before them when the conversation broke: ask again.
     pub answers: mpsc::Receiver<JoinAnswer>,
@@ -89,27 +144,27 @@ pub enum JoinDialError {
     /// Nobody answers.
     #[error("nobody answers at {}", shown(.tried))]
     Nobody {
-        /// The action that failed.
+        /// Addresses that were tried.
         tried: Vec<Address>,
     },
     /// Someone answers, with another key than expected.
     #[error("another device, {}, answers at {address}", .peer.short())]
     Stranger {
-        /// Where.
+        /// The address.
         address: Address,
-        /// Peer id that it shows.
+        /// The identity that it shows.
         peer: PeerId,
     },
     /// Someone answers, and has too many guests.
     #[error("the device at {address} has too many guests just now; try again in a minute")]
     Busy {
-        /// Where.
+        /// The address.
         address: Address,
     },
     /// The connection broke before the request was excluded.
     #[error("the connection to {address} broke")]
     Broken {
-        /// To where.
+        /// The address.
         address: Address,
     },
 }

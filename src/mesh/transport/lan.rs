@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 use super::address::Address;
 use crate::tasks::TaskGroup;
 
-/// Announcement of this peer, and what it needs for that.
+/// Settings of LAN discovery, among them everything that this peer shows.
 #[derive(Clone)]
 pub struct LanConfig {
     /// Seed of the device key: the same identity as on the links.
@@ -30,7 +30,7 @@ impl std::fmt::Debug for LanConfig {
     }
 }
 
-/// Event of the discovery.
+/// An event of LAN discovery.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LanEvent {
     /// A peer is near; or it has another name or other addresses now.
@@ -39,7 +39,7 @@ pub enum LanEvent {
         peer: PeerId,
         /// The name that it shows, made fit to be a name.
         name: String,
-        /// Where its QUIC door should be; 1 to 16.
+        /// Addresses at which its QUIC door should be; 1 to 16.
         addresses: Vec<Address>,
     },
     /// Nothing came from it for minutes.
@@ -89,7 +89,7 @@ mod swarm {
 
     /// Between questions to the network, beyond the few that libp2p asks in the first seconds.
     const QUERY: Duration = Duration::from_mins(1);
-    /// For how long others may believe what we said.
+    /// Lifetime of our announcement at others.
     const TTL: Duration = Duration::from_mins(3);
     /// Connections only serve to exchange names.
     const IDLE: Duration = Duration::from_secs(5);
@@ -191,7 +191,7 @@ mod swarm {
         said: Option<Said>,
         /// Dials since a new address came; [`TRIES`] = enough.
         tries: u32,
-        /// Event that was reported last.
+        /// The last event that was sent of it.
         told: Option<LanEvent>,
     }
 
@@ -343,8 +343,8 @@ mod swarm {
     }
 
     impl Near {
-        /// Event to report: nothing before mDNS *and* the peer itself have spoken, so that no one from outside the
-        /// network appears as near.
+        /// The event of its present state: none before mDNS *and* the peer itself have spoken, so that no one from
+        /// outside the network appears as near.
         fn event(&self) -> Option<LanEvent> {
             let said = self.said.as_ref()?;
             let ips: BTreeSet<IpAddr> = self.addresses.iter().filter_map(ip).collect();

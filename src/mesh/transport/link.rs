@@ -118,7 +118,7 @@ impl Link {
         true
     }
 
-    /// Where the other end is.
+    /// The address of the other end.
     pub(super) fn address(&self) -> Address {
         let socket = canonical(self.connection.remote_address());
         match self.underlay {

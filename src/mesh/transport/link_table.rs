@@ -18,11 +18,11 @@ use super::session;
 use super::shared::{Shared, Taken, ToTable, random};
 use super::underlay::UnderlayKind;
 
-/// For how long a link that was replaced still takes what is under way on it, and the other end learns of the new one.
+/// Grace of a link that was replaced: it still takes what is under way on it, and the other end learns of the new one.
 const REPLACED: Duration = Duration::from_millis(500);
-/// For how long one that was revoked still hears us: time to learn that it was revoked, and to say whom it approved.
+/// Grace of a link to a peer that was revoked: time to learn that it was, and to say whom it approved.
 const FAREWELL: Duration = Duration::from_secs(1);
-/// Least age of a link that replaced one whose address had gone before another such may replace it: long enough
+/// Age at which a link that replaced one whose address had gone may itself be replaced in the same way: long enough
 /// for two who moved together to come to one link, and no longer than a dead link lives.
 const MOVED_AGAIN: Duration = Duration::from_millis(1800);
 
@@ -194,7 +194,7 @@ impl LinkTable {
     }
 }
 
-/// Criteria between two connections of one pair of peers.
+/// The properties that decide between two connections of one pair of peers.
 #[derive(Debug, Clone, Copy)]
 struct Standing {
     by_lower: bool,

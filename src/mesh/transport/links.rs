@@ -9,11 +9,12 @@ use std::time::Duration;
 use mesh_core::frame::Frame;
 use mesh_core::ids::{Hash, PeerId};
 use quinn::VarInt;
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio::time::timeout;
 
 use super::address::Address;
 use super::blob::FetchError;
+use super::dial::LOOKUPS_AT_ONCE;
 use super::event::LinkEvent;
 use super::join_messages::{JoinConversation, JoinDialError, JoinRequest};
 use super::link::LinkInfo;
@@ -35,7 +36,7 @@ const IDLE_MAX: Duration = Duration::from_millis(150);
 /// Messages from tasks to the link table; when full, the tasks wait.
 const INBOX: usize = 256;
 
-/// Dependencies of the links.
+/// Everything that links need to start.
 #[derive(Debug)]
 pub struct LinksConfig {
     /// The device key.
@@ -44,28 +45,28 @@ pub struct LinksConfig {
     pub listen: SocketAddr,
     /// Services that peers may open streams to. Streams to others are refused.
     pub services: BTreeSet<ServiceId>,
-    /// Where blobs come from and go to.
+    /// Store that blobs come from and go to.
     pub blobs: BlobStore,
     /// Owner of all tasks. They end with [`Links::close_all`], or when the group is killed.
     pub tasks: TaskGroup,
 }
 
-/// Why links did not start.
+/// The reason for which links did not start.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LinksError {
     /// Another process has the port.
     #[error("UDP port {port} is in use by another program")]
     PortTaken {
-        /// Which.
+        /// The port.
         port: u16,
     },
     /// The socket cannot be opened for another reason.
     #[error("opening the UDP socket {listen}")]
     Socket {
-        /// Where.
+        /// The address.
         listen: SocketAddr,
-        /// Why.
+        /// The cause.
         #[source]
         source: io::Error,
     },
@@ -74,7 +75,7 @@ pub enum LinksError {
     Tls(#[from] TlsError),
 }
 
-/// Why no stream to a service was opened.
+/// The reason for which no stream to a service was opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum OpenError {
@@ -120,6 +121,7 @@ impl Links {
             nonce: random(),
             underlays: Underlays { udp: Arc::new(udp) },
             transport: quic::transport(quic::End::Dialled),
+            lookups: Arc::new(Semaphore::new(LOOKUPS_AT_ONCE)),
             credentials,
             verifier: KnownVerifier::default(),
             blobs,
@@ -204,14 +206,14 @@ impl Links {
         self.shared.underlays.udp.port()
     }
 
-    /// Checker of signatures, with its memory of good ones: the same entries come over node streams too.
+    /// The verifier of signatures, with its memory of good ones: the same entries come over node streams too.
     #[must_use]
     pub fn verifier(&self) -> KnownVerifier {
         self.shared.verifier.clone()
     }
 
-    /// Where others may reach us, best first: addresses of all interfaces, loopback last. Link-local ones are left out,
-    /// for they mean nothing on another machine.
+    /// Addresses at which others may reach us, best first: those of all interfaces, loopback last. Link-local ones are
+    /// left out, for they mean nothing on another machine.
     #[must_use]
     pub fn local_addresses(&self) -> Vec<Address> {
         self.shared.underlays.announced()

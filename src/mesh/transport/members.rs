@@ -12,7 +12,7 @@ use super::stream::ServiceId;
 pub struct Member {
     /// Its key; its hash is the peer id.
     pub key: PublicKey,
-    /// Where it may be, best first. The first 40 that can be dialled here are tried.
+    /// Addresses at which it may be, best first. The first 40 that can be dialled here are tried.
     pub addresses: Vec<Address>,
     /// Services that its directory record offers. `None` while there is no record: then it may be asked, and refuses
     /// what it does not know.

@@ -11,7 +11,7 @@ use tokio::sync::mpsc::error::TrySendError;
 
 use super::event::LinkEvent;
 
-/// News that wait to be told, oldest first. `G` is given the go-ahead once the news that it waits for is told.
+/// News that wait to be told, oldest first. A `G` is returned as go-ahead once the news that it waits for is told.
 #[derive(Debug)]
 pub(super) struct News<G> {
     waiting: VecDeque<Item<G>>,

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use mesh_core::ids::PeerId;
 use ring::rand::SecureRandom as _;
-use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -32,6 +32,8 @@ pub(super) struct Shared {
     pub(super) underlays: Underlays,
     /// Settings of every connection that is dialled.
     pub(super) transport: Arc<quinn::TransportConfig>,
+    /// Places for lookups of hosts.
+    pub(super) lookups: Arc<Semaphore>,
     pub(super) credentials: Credentials,
     pub(super) verifier: KnownVerifier,
     pub(super) blobs: BlobStore,

@@ -152,7 +152,7 @@ pub struct ServicePeer {
     pub peer: PeerId,
     /// Its key.
     pub key: PublicKey,
-    /// Where the link goes to.
+    /// Its address on the link.
     pub address: Address,
 }
 

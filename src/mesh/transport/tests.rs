@@ -427,7 +427,7 @@ async fn a_full_door_says_so_and_whoever_waits_for_a_person_is_not_in_the_way() 
     match one_more.links.join(&at, None, &asked).await {
         Ok(mut conversation) => {
             let step = timeout(LONG, conversation.answers.recv()).await.unwrap();
-            assert!(matches!(&step, Some(JoinAnswer::Refused { code, .. }) if code == "too_many"), "{step:?}");
+            assert!(matches!(&step, Some(JoinAnswer::Refused { code: RefusalCode::TooMany, .. })), "{step:?}");
         }
         Err(error) => assert_eq!(error, JoinDialError::Busy { address: a.address() }),
     }
@@ -487,6 +487,19 @@ async fn a_welcome_with_a_forged_entry_is_not_believed() {
     };
     attempt.answers.send(JoinAnswer::Welcome(Box::new(welcome))).await.unwrap();
     assert_eq!(conversation.answers.recv().await, None);
+}
+
+#[tokio::test]
+async fn a_host_is_looked_up_when_it_is_dialled() {
+    let (mut a, stranger) = (Peer::start(), Peer::start());
+    let at = [
+        Address::from("udp://no-such-host.invalid:7433"),
+        Address::from("tailnet://100.64.0.3:7435"),
+        Address::from(format!("udp://localhost:{}", a.links.local_port()).as_str()),
+    ];
+    let conversation = stranger.links.join(&at, Some(a.id()), &request(None)).await.unwrap();
+    assert_eq!((conversation.peer, conversation.address), (a.id(), a.address()));
+    a.wait(|event| matches!(event, LinkEvent::JoinAttempt(_)).then_some(())).await;
 }
 
 #[tokio::test]

@@ -15,7 +15,7 @@ use super::address::{Address, canonical};
 use super::quic;
 use super::strangers::{Limits, Strangers};
 
-/// Interval at which own addresses are looked at where the system does not say that they changed.
+/// Interval at which own addresses are read where the system does not report changes.
 const LOOK_EVERY: Duration = Duration::from_secs(15);
 
 /// The kind of an underlay.
@@ -38,7 +38,7 @@ pub(super) struct Underlay {
 /// Addresses of this machine on one underlay.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct OwnAddresses {
-    /// Where others may reach us, best first.
+    /// Addresses at which others may reach us, best first.
     pub(super) announced: Vec<Address>,
     /// All that packets may come from. A connection that was accepted at another is dead.
     pub(super) local: BTreeSet<IpAddr>,
@@ -83,7 +83,7 @@ impl Underlays {
         }
     }
 
-    /// Where others may reach us, over whatever underlay.
+    /// Addresses at which others may reach us, over whatever underlay.
     pub(super) fn announced(&self) -> Vec<Address> {
         self.all().flat_map(|underlay| underlay.own.borrow().announced.clone()).collect()
     }

@@ -22,7 +22,7 @@ use crate::rows::{self, IncarnationsRow};
 
 /// A restored store may have lost this many claims of ours; the random part on top keeps two incarnations apart that
 /// begin with the same backup. Together far below [`crate::limits::EPOCH_JUMP_MAX`].
-pub(crate) const CLAIMS_LOST_MAX: u64 = 4_096;
+const CLAIMS_LOST_MAX: u64 = 4_096;
 const CLAIMS_APART: u64 = 32_768;
 /// A run that is over sooner needs no checkpoint: its outcome is one. Rolled back within this time, a device may run a
 /// call again that nobody but itself knew of. Longer than most tools take, since a checkpoint costs an fsync; shorter than

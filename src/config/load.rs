@@ -1,0 +1,596 @@
+//! From text to a validated [`Config`].
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use mesh_core::config::Class;
+use mesh_core::entry::Effect;
+use mesh_core::ids::{NodeId, ToolName};
+use mesh_core::limits;
+use serde::Deserialize;
+
+use super::class::{self, Probe};
+use super::settings::{
+    CALL_TTL_DEFAULT, CALLS_RUNNING_DEFAULT, CALLS_RUNNING_MAX, Calls, CommandTool, Config, ConfigError, Discovery,
+    FILE_NAME, Files, GatewayPreference, Listen, Log, LogFormat, Node, Overrides, TOOL_TIMEOUT_DEFAULT,
+    TOOL_TIMEOUT_MAX, ToolPattern, Warning,
+};
+use super::value::{DURATION_RULE, SIZE_RULE, parse_duration, parse_size, show_duration, show_size};
+
+/// Longest description of a tool, in bytes, so that the largest catalogue still fits into one log entry. Within the 200
+/// characters of [`mesh_core::entry::ToolDecl`].
+const DESCRIPTION_BYTES_MAX: usize = 200;
+
+/// Every key by section; `tools.*` is each tool's.
+const KEYS: [(&str, &[&str]); 8] = [
+    ("", &["node", "listen", "discovery", "files", "tools", "calls", "log"]),
+    ("node", &["name", "class", "gateway", "deny"]),
+    ("listen", &["quic_port", "http_port"]),
+    ("discovery", &["lan"]),
+    ("files", &["roots"]),
+    ("tools.*", &["command", "args", "timeout", "effect", "max_output", "description", "env"]),
+    ("calls", &["ttl", "running"]),
+    ("log", &["level", "format"]),
+];
+
+/// Longest part of a bad value that its error repeats.
+const SHOWN_BYTES_MAX: usize = 80;
+/// Keys with a single value, which the environment can set too: `node.name` as `SIGIL_NODE_NAME`.
+const SCALARS: [&str; 10] = [
+    "node.name",
+    "node.class",
+    "node.gateway",
+    "listen.quic_port",
+    "listen.http_port",
+    "discovery.lan",
+    "calls.ttl",
+    "calls.running",
+    "log.level",
+    "log.format",
+];
+
+/// The file as it is written. Values are text until they are checked, so that every error reads alike.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Raw {
+    node: RawNode,
+    listen: RawListen,
+    discovery: RawDiscovery,
+    files: RawFiles,
+    tools: BTreeMap<String, RawTool>,
+    calls: RawCalls,
+    log: RawLog,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct RawNode {
+    name: Option<String>,
+    class: Option<String>,
+    gateway: Option<String>,
+    deny: Vec<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct RawListen {
+    quic_port: Option<String>,
+    http_port: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct RawDiscovery {
+    lan: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct RawFiles {
+    roots: Vec<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct RawTool {
+    command: String,
+    args: Vec<String>,
+    timeout: Option<String>,
+    effect: Option<String>,
+    max_output: Option<String>,
+    description: Option<String>,
+    env: BTreeMap<String, String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct RawCalls {
+    ttl: Option<String>,
+    running: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct RawLog {
+    level: Option<String>,
+    format: Option<String>,
+}
+
+/// Origin of each value that is not from the file.
+type Origins = BTreeMap<&'static str, String>;
+
+/// Reads the settings of a home: its [`FILE_NAME`] if there is one, the environment, and the command line.
+///
+/// # Errors
+/// See [`ConfigError`]; what is merely strange is a [`Warning`].
+pub fn load(home: &Path, overrides: &Overrides) -> Result<(Config, Vec<Warning>), ConfigError> {
+    let path = home.join(FILE_NAME);
+    let text = match std::fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
+        Err(source) => return Err(ConfigError::Read { path, source }),
+    };
+    // A variable that is not UTF-8 is none of ours: all of our names and values are.
+    let env = std::env::vars_os().filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?)));
+    read(home, &text, env, overrides, &Probe::this_machine())
+}
+
+fn read(
+    home: &Path,
+    text: &str,
+    env: impl Iterator<Item = (String, String)>,
+    overrides: &Overrides,
+    probe: &Probe,
+) -> Result<(Config, Vec<Warning>), ConfigError> {
+    let mut warnings = Vec::new();
+    let mut origins = Origins::new();
+    let shape = |error: config::ConfigError| ConfigError::Shape { path: home.join(FILE_NAME), why: error.to_string() };
+
+    let mut builder = config::Config::builder().add_source(config::File::from_str(text, config::FileFormat::Toml));
+    for (key, value, origin) in from_env(env, &mut warnings).into_iter().chain(from_flags(overrides)) {
+        builder = builder.set_override(key, value).map_err(shape)?;
+        origins.insert(key, origin);
+    }
+    let settings = builder.build().map_err(shape)?;
+    let raw: Raw = serde_ignored::deserialize(settings, |path| {
+        let (section, key) = split_key(&path.to_string());
+        warnings.push(unknown_key(&section, &key));
+    })
+    .map_err(shape)?;
+    let config = Checker { home, origins, warnings: &mut warnings }.config(raw, probe)?;
+    Ok((config, warnings))
+}
+
+fn env_name(key: &str) -> String {
+    format!("SIGIL_{}", key.replace('.', "_").to_ascii_uppercase())
+}
+
+/// Values from the environment. Other programs' and our own other variables (`SIGIL_HOME`, …) pass without a word, but
+/// one that begins like a section is a typing error.
+fn from_env(
+    env: impl Iterator<Item = (String, String)>,
+    warnings: &mut Vec<Warning>,
+) -> Vec<(&'static str, String, String)> {
+    let mut values = Vec::new();
+    for (name, value) in env {
+        if let Some(key) = SCALARS.into_iter().find(|key| env_name(key) == name) {
+            values.push((key, value, name));
+        } else if KEYS.iter().any(|(section, _)| !section.is_empty() && name.starts_with(&(env_name(section) + "_"))) {
+            let known: Vec<String> = SCALARS.into_iter().map(env_name).collect();
+            let hint = nearest(&name, known.iter().map(String::as_str));
+            warnings.push(Warning(format!("environment variable {name} sets nothing{hint}")));
+        }
+    }
+    values
+}
+
+fn from_flags(flags: &Overrides) -> impl Iterator<Item = (&'static str, String, String)> + use<> {
+    [
+        ("node.name", "--name", flags.name.clone()),
+        ("node.class", "--class", flags.class.clone()),
+        ("node.gateway", "--gateway", flags.gateway.clone()),
+        ("listen.quic_port", "--quic-port", flags.quic_port.map(|port| port.to_string())),
+        ("listen.http_port", "--http-port", flags.http_port.map(|port| port.to_string())),
+        ("discovery.lan", "--lan", flags.lan.map(|lan| lan.to_string())),
+        ("log.level", "--log-level", flags.log_level.clone()),
+        ("log.format", "--log-format", flags.log_format.clone()),
+    ]
+    .into_iter()
+    .filter_map(|(key, flag, value)| Some((key, value?, flag.to_owned())))
+}
+
+/// Splits the path of an unknown key. A tool's name may hold dots, a key never does.
+fn split_key(path: &str) -> (String, String) {
+    match path.rsplit_once('.') {
+        Some((section, key)) => (section.to_owned(), key.to_owned()),
+        None => (String::new(), path.to_owned()),
+    }
+}
+
+fn unknown_key(section: &str, key: &str) -> Warning {
+    let kind = if section.starts_with("tools.") { "tools.*" } else { section };
+    let known = KEYS.iter().find(|(name, _)| *name == kind).map_or(&[][..], |(_, keys)| *keys);
+    let full = if section.is_empty() { key.to_owned() } else { format!("{section}.{key}") };
+    Warning(format!("{FILE_NAME}: unknown key `{full}`{}", nearest(key, known.iter().copied())))
+}
+
+/// `, did you mean …?`, or nothing when nothing known is near.
+fn nearest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> String {
+    let near = known.map(|name| (strsim::damerau_levenshtein(word, name), name)).min();
+    match near {
+        Some((distance, name)) if distance <= 1 + name.len() / 4 => format!(", did you mean `{name}`?"),
+        _ => String::new(),
+    }
+}
+
+struct Checker<'a> {
+    home: &'a Path,
+    origins: Origins,
+    warnings: &'a mut Vec<Warning>,
+}
+
+impl Checker<'_> {
+    fn config(mut self, raw: Raw, probe: &Probe) -> Result<Config, ConfigError> {
+        let Raw { node, listen, discovery, files, tools, calls, log } = raw;
+        Ok(Config {
+            home: self.home.to_owned(),
+            node: self.node(node, probe)?,
+            listen: Listen {
+                quic_port: self.port("listen.quic_port", listen.quic_port)?,
+                http_port: self.port("listen.http_port", listen.http_port)?,
+            },
+            discovery: Discovery {
+                lan: self.one_of("discovery.lan", discovery.lan, true, &[("true", true), ("false", false)])?,
+            },
+            files: Files { roots: self.roots(files.roots)? },
+            tools: self.tools(tools)?,
+            calls: Calls {
+                ttl: self.duration(
+                    "calls.ttl",
+                    calls.ttl,
+                    CALL_TTL_DEFAULT,
+                    Duration::from_secs(1)..=Duration::from_millis(limits::TTL_MS_MAX),
+                )?,
+                running: self.running(calls.running)?,
+            },
+            log: self.log(log)?,
+        })
+    }
+
+    fn bad(&self, key: &str, value: impl Into<String>, allowed: impl Into<String>) -> ConfigError {
+        let key = match self.origins.get(key) {
+            Some(origin) => format!("{key} (from {origin})"),
+            None => key.to_owned(),
+        };
+        let value: String = value.into();
+        let shown = limits::cut(&value, SHOWN_BYTES_MAX);
+        let value = if shown.len() < value.len() { format!("{shown}…") } else { value };
+        let allowed: String = allowed.into();
+        // The rules of names are whole sentences.
+        let allowed = allowed.strip_prefix("it must be ").map(ToOwned::to_owned).unwrap_or(allowed);
+        ConfigError::Value { key, value, allowed }
+    }
+
+    fn one_of<T: Copy>(
+        &self,
+        key: &str,
+        value: Option<String>,
+        default: T,
+        allowed: &[(&str, T)],
+    ) -> Result<T, ConfigError> {
+        let Some(value) = value else { return Ok(default) };
+        let meaning = allowed.iter().find(|(word, _)| *word == value).map(|(_, meaning)| *meaning);
+        meaning.ok_or_else(|| {
+            let words: Vec<&str> = allowed.iter().map(|(word, _)| *word).collect();
+            self.bad(key, value, format!("one of {}", words.join(", ")))
+        })
+    }
+
+    fn port(&self, key: &str, value: Option<String>) -> Result<Option<u16>, ConfigError> {
+        let parse =
+            |text: String| text.parse().map_err(|_| self.bad(key, text, "a port from 0 (any free one) to 65535"));
+        value.map(parse).transpose()
+    }
+
+    fn running(&self, value: Option<String>) -> Result<u8, ConfigError> {
+        let Some(text) = value else { return Ok(CALLS_RUNNING_DEFAULT) };
+        let parsed = text.parse().ok().filter(|running| (1..=CALLS_RUNNING_MAX).contains(running));
+        parsed.ok_or_else(|| self.bad("calls.running", text, format!("a number from 1 to {CALLS_RUNNING_MAX}")))
+    }
+
+    fn duration(
+        &self,
+        key: &str,
+        value: Option<String>,
+        default: Duration,
+        allowed: std::ops::RangeInclusive<Duration>,
+    ) -> Result<Duration, ConfigError> {
+        let Some(text) = value else { return Ok(default) };
+        parse_duration(&text).filter(|duration| allowed.contains(duration)).ok_or_else(|| {
+            let range = format!("from {} to {}", show_duration(*allowed.start()), show_duration(*allowed.end()));
+            self.bad(key, text, format!("{DURATION_RULE}, {range}"))
+        })
+    }
+
+    fn node(&self, raw: RawNode, probe: &Probe) -> Result<Node, ConfigError> {
+        let name = raw.name.map(|name| name.parse::<NodeId>().map_err(|error| self.bad("node.name", name, error.why)));
+        let classes = [
+            ("phone", Class::PHONE),
+            ("small", Class::SMALL),
+            ("laptop", Class::LAPTOP),
+            ("desktop", Class::DESKTOP),
+            ("server", Class::SERVER),
+        ];
+        let wishes = [
+            ("auto", GatewayPreference::Auto),
+            ("prefer", GatewayPreference::Prefer),
+            ("never", GatewayPreference::Never),
+        ];
+        let rule = "tool names, or the beginning of one followed by *";
+        let pattern = |text: String| ToolPattern::parse(&text).ok_or_else(|| self.bad("node.deny", text, rule));
+        Ok(Node {
+            name: name.transpose()?,
+            class: self.one_of("node.class", raw.class, class::guess(probe), &classes)?,
+            gateway: self.one_of("node.gateway", raw.gateway, GatewayPreference::Auto, &wishes)?,
+            deny: raw.deny.into_iter().map(pattern).collect::<Result<_, _>>()?,
+        })
+    }
+
+    fn roots(&mut self, raw: Vec<String>) -> Result<Vec<PathBuf>, ConfigError> {
+        let mut roots = Vec::new();
+        for text in raw {
+            let path = match (text.strip_prefix("~/"), std::env::var_os("HOME")) {
+                (Some(rest), Some(home)) => PathBuf::from(home).join(rest),
+                _ => PathBuf::from(&text),
+            };
+            let plain = path.components().all(|part| !matches!(part, std::path::Component::ParentDir));
+            if !path.is_absolute() || !plain || text.contains('\0') {
+                return Err(self.bad("files.roots", text, "absolute paths without `..`, or paths that begin with ~/"));
+            }
+            if !path.is_dir() {
+                self.warnings.push(Warning(format!("files.roots: {} is not a directory (now)", path.display())));
+            }
+            // Written anew from its parts: without a slash at the end, doubled slashes or `.`.
+            roots.push(path.components().collect());
+        }
+        Ok(roots)
+    }
+
+    fn tools(&self, raw: BTreeMap<String, RawTool>) -> Result<BTreeMap<ToolName, CommandTool>, ConfigError> {
+        let mut tools = BTreeMap::new();
+        for (name, tool) in raw {
+            let parsed: ToolName =
+                name.parse().map_err(|error: mesh_core::ids::InvalidId| self.bad("tools", &name, error.why))?;
+            tools.insert(parsed, self.tool(&format!("tools.{name}"), tool)?);
+        }
+        Ok(tools)
+    }
+
+    fn tool(&self, section: &str, raw: RawTool) -> Result<CommandTool, ConfigError> {
+        let key = |name: &str| format!("{section}.{name}");
+        if raw.command.is_empty() || raw.command.contains('\0') {
+            return Err(self.bad(&key("command"), raw.command, "the program to run, such as \"/usr/bin/env\""));
+        }
+        if let Some(arg) = raw.args.iter().find(|arg| arg.contains('\0')) {
+            return Err(self.bad(&key("args"), arg.escape_debug().to_string(), "text without NUL"));
+        }
+        for (name, value) in &raw.env {
+            let plain = !name.is_empty() && !name.contains(['=', '\0']) && !value.contains('\0');
+            if !plain || name.starts_with("SIGIL_") {
+                let allowed = "names without `=` that do not begin with SIGIL_, and nothing with NUL";
+                return Err(self.bad(&key("env"), name.escape_debug().to_string(), allowed));
+            }
+        }
+        let effects = [("none", Effect::None), ("idempotent", Effect::Idempotent), ("once", Effect::Once)];
+        let sizes = 1..=limits::RESULT_BYTES_MAX;
+        let max_output = raw.max_output.map(|text| {
+            parse_size(&text).filter(|size| sizes.contains(size)).ok_or_else(|| {
+                let allowed = format!("{SIZE_RULE}, at most {}", show_size(limits::RESULT_BYTES_MAX));
+                self.bad(&key("max_output"), text, allowed)
+            })
+        });
+        let times = Duration::from_millis(1)..=TOOL_TIMEOUT_MAX;
+        let description = raw.description.unwrap_or_else(|| format!("runs {}", raw.command));
+        // `./x` and `bin/x` would be looked for in the directory that a run happens to have.
+        let command = PathBuf::from(&raw.command);
+        let command = if raw.command.contains('/') { self.home.join(command) } else { command };
+        Ok(CommandTool {
+            command,
+            args: raw.args,
+            timeout: self.duration(&key("timeout"), raw.timeout, TOOL_TIMEOUT_DEFAULT, times)?,
+            effect: self.one_of(&key("effect"), raw.effect, Effect::Once, &effects)?,
+            max_output: max_output.transpose()?.unwrap_or(limits::RESULT_BYTES_MAX),
+            description: limits::cut(&description, DESCRIPTION_BYTES_MAX).to_owned(),
+            env: raw.env,
+        })
+    }
+
+    fn log(&self, raw: RawLog) -> Result<Log, ConfigError> {
+        let level = raw.level.unwrap_or_else(|| "info".to_owned());
+        // A lone word that is no level would be read as a target with everything switched on.
+        let is_level = |part: &str| {
+            part.rsplit('=').next().is_some_and(|level| level.parse::<tracing::level_filters::LevelFilter>().is_ok())
+        };
+        if !level.split(',').all(is_level) || level.parse::<tracing_subscriber::filter::Targets>().is_err() {
+            let allowed = "one of off, error, warn, info, debug, trace, also per target, such as sigil=debug,warn";
+            return Err(self.bad("log.level", level, allowed));
+        }
+        let formats = [("text", LogFormat::Text), ("json", LogFormat::Json)];
+        Ok(Log { level, format: self.one_of("log.format", raw.format, LogFormat::Text, &formats)? })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read_all(text: &str, env: &[(&str, &str)], flags: &Overrides) -> Result<(Config, Vec<Warning>), ConfigError> {
+        let env = env.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+        read(Path::new("/home-of-sigil"), text, env, flags, &Probe::default())
+    }
+
+    fn good(text: &str) -> Config {
+        let (config, warnings) = read_all(text, &[], &Overrides::default()).unwrap();
+        assert_eq!(warnings, []);
+        config
+    }
+
+    fn error(text: &str) -> String {
+        read_all(text, &[], &Overrides::default()).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn nothing_needs_to_be_set() {
+        let config = good("");
+        assert_eq!(config.calls.ttl, Duration::from_mins(1));
+        assert_eq!(config.listen, Listen { quic_port: None, http_port: None });
+        assert!(config.discovery.lan && config.files.roots.is_empty() && config.tools.is_empty());
+        assert_eq!(config.node.class, Class::DESKTOP);
+        assert!(config.peer().eligible);
+    }
+
+    #[test]
+    fn a_whole_file_is_understood() {
+        let config = good(
+            r#"
+            [node]
+            name = "nas"
+            class = "server"
+            gateway = "prefer"
+            deny = ["files.*", "reboot"]
+            [listen]
+            quic_port = 7000
+            http_port = 0
+            [discovery]
+            lan = false
+            [calls]
+            ttl = "2h"
+            running = 2
+            [log]
+            level = "sigil=debug,warn"
+            format = "json"
+            [files]
+            roots = ["/"]
+            [tools."My.tool"]
+            command = "bin/x"
+            args = ["-v", "a b"]
+            timeout = "5m"
+            effect = "idempotent"
+            max_output = "1MiB"
+            description = "does x"
+            env = { TOKEN = "secret", lower = "1" }
+            "#,
+        );
+        let tool = &config.tools[&"My.tool".parse().unwrap()];
+        assert_eq!(tool.command, Path::new("/home-of-sigil/bin/x"));
+        assert_eq!((tool.timeout, tool.effect, tool.max_output), (Duration::from_mins(5), Effect::Idempotent, 1 << 20));
+        assert_eq!(tool.env.keys().collect::<Vec<_>>(), ["TOKEN", "lower"]);
+        assert!(!format!("{config:?}").contains("secret"));
+        assert_eq!(config.peer().class, Class(Class::SERVER.0 + Class::PREFERRED));
+        assert_eq!(config.peer().running_max, 2);
+        assert_eq!(config.listen, Listen { quic_port: Some(7000), http_port: Some(0) });
+        assert!(config.node.deny[0].matches(&"files.read".parse().unwrap()));
+        assert!(!config.node.deny[1].matches(&"reboot2".parse().unwrap()));
+    }
+
+    #[test]
+    fn flags_beat_environment_beats_file() {
+        let text = "[node]\nname = 'a'\nclass = 'phone'\n[listen]\nquic_port = 1\n";
+        let env =
+            [("SIGIL_NODE_NAME", "b"), ("SIGIL_LISTEN_QUIC_PORT", "2"), ("SIGIL_HOME", "/x"), ("SIGIL_NODE", "y")];
+        let flags = Overrides { quic_port: Some(3), ..Overrides::default() };
+        let (config, warnings) = read_all(text, &env, &flags).unwrap();
+        assert_eq!(config.node.name, Some("b".parse().unwrap()));
+        assert_eq!((config.listen.quic_port, config.node.class), (Some(3), Class::PHONE));
+        assert_eq!(warnings, []);
+    }
+
+    #[test]
+    fn unknown_keys_are_told_with_a_guess() {
+        let text = "colour = 1\n[node]\nnmae = 'a'\n[tools.'my.x']\ncommand = 'x'\ntimout = '1s'\n[fils]\nroots = []\n";
+        let env = [("SIGIL_LISTEN_QUICPORT", "1")];
+        let (_, warnings) = read_all(text, &env, &Overrides::default()).unwrap();
+        let mut told: Vec<&str> = warnings.iter().map(|warning| warning.0.as_str()).collect();
+        told.sort_unstable();
+        assert_eq!(
+            told,
+            [
+                "environment variable SIGIL_LISTEN_QUICPORT sets nothing, did you mean `SIGIL_LISTEN_QUIC_PORT`?",
+                "sigil.toml: unknown key `colour`",
+                "sigil.toml: unknown key `fils`, did you mean `files`?",
+                "sigil.toml: unknown key `node.nmae`, did you mean `name`?",
+                "sigil.toml: unknown key `tools.my.x.timout`, did you mean `timeout`?",
+            ]
+        );
+    }
+
+    #[test]
+    fn bad_values_name_key_value_and_what_is_allowed() {
+        assert_eq!(
+            error("[node]\nclass = 'tablet'"),
+            "node.class = `tablet` is not allowed: it must be one of phone, small, laptop, desktop, server"
+        );
+        let name = error(&format!("[node]\nname = '{}:'", "a".repeat(300)));
+        assert!(name.len() < 300 && name.matches("it must be").count() == 1, "{name}");
+        for (text, parts) in [
+            ("[listen]\nquic_port = 70000", ["listen.quic_port", "70000", "65535"]),
+            ("[listen]\nhttp_port = 'x'", ["listen.http_port", "`x`", "65535"]),
+            ("[calls]\nttl = '8d'", ["calls.ttl", "8d", "to 7d"]),
+            ("[calls]\nrunning = 0", ["calls.running", "`0`", "1 to 64"]),
+            ("[calls]\nrunning = 'many'", ["calls.running", "many", "1 to 64"]),
+            ("[calls]\nttl = 60", ["calls.ttl", "`60`", "30s"]),
+            ("[node]\nname = 'A:b'", ["node.name", "A:b", "a-z"]),
+            ("[node]\ndeny = ['a*b']", ["node.deny", "a*b", "followed by *"]),
+            ("[discovery]\nlan = 'maybe'", ["discovery.lan", "maybe", "true, false"]),
+            ("[files]\nroots = ['docs']", ["files.roots", "docs", "absolute"]),
+            ("[files]\nroots = ['/a/../b']", ["files.roots", "/a/../b", "absolute"]),
+            ("[log]\nlevel = 'loud'", ["log.level", "loud", "debug"]),
+            ("[tools.'a:b']\ncommand = 'x'", ["tools", "a:b", "a-z"]),
+            ("[tools.x]\nargs = []", ["tools.x.command", "``", "program"]),
+            ("[tools.x]\ncommand = 'x'\neffect = 'twice'", ["tools.x.effect", "twice", "none, idempotent, once"]),
+            ("[tools.x]\ncommand = 'x'\nmax_output = '65MiB'", ["tools.x.max_output", "65MiB", "at most 64MiB"]),
+            ("[tools.x]\ncommand = 'x'\ntimeout = '0s'", ["tools.x.timeout", "0s", "from 1ms"]),
+            ("[tools.x]\ncommand = 'x'\nenv = { SIGIL_X = '1' }", ["tools.x.env", "SIGIL_X", "SIGIL_"]),
+        ] {
+            let error = error(text);
+            assert!(parts.iter().all(|part| error.contains(part)), "{text}: {error}");
+        }
+        let env = [("SIGIL_LISTEN_QUIC_PORT", "no")];
+        let error = read_all("", &env, &Overrides::default()).unwrap_err().to_string();
+        assert!(error.contains("listen.quic_port (from SIGIL_LISTEN_QUIC_PORT) = `no`"), "{error}");
+    }
+
+    #[test]
+    fn what_is_not_toml_or_not_its_shape_is_told_with_its_place() {
+        let broken = error("[node\nname = 1");
+        assert!(broken.contains("sigil.toml") && broken.contains("line 1"), "{broken}");
+        let shape = error("node = 3");
+        assert!(shape.contains("node"), "{shape}");
+        let shape = error("[node]\nname = ['a']");
+        assert!(shape.contains("node.name"), "{shape}");
+    }
+
+    #[test]
+    fn every_known_key_is_taken() {
+        for (section, keys) in KEYS.into_iter().filter(|(section, _)| !section.is_empty()) {
+            for key in keys {
+                let value = match *key {
+                    "deny" | "args" | "roots" => "[]",
+                    "env" => "{}",
+                    _ => "'x'",
+                };
+                let section = section.replace('*', "x");
+                let text = format!("[{section}]\n{key} = {value}\n");
+                if let Ok((_, warnings)) = read_all(&text, &[], &Overrides::default()) {
+                    assert_eq!(warnings, [], "{text}");
+                }
+                let settings = config::Config::builder()
+                    .add_source(config::File::from_str(&text, config::FileFormat::Toml))
+                    .build()
+                    .unwrap();
+                let _: Raw = serde_ignored::deserialize(settings, |path| panic!("{path} is not taken")).unwrap();
+            }
+        }
+    }
+}

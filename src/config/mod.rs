@@ -1,0 +1,15 @@
+//! Settings: flags > `SIGIL_*` > `sigil.toml` > defaults.
+//!
+//! The file is optional. It becomes a validated [`Config`] in one place, [`load`]; past it nothing is checked again.
+
+pub mod class;
+mod load;
+mod settings;
+pub mod value;
+
+pub use load::load;
+pub use settings::{
+    CALL_TTL_DEFAULT, CALLS_RUNNING_DEFAULT, CALLS_RUNNING_MAX, Calls, CommandTool, Config, ConfigError, Discovery,
+    FILE_NAME, Files, GatewayPreference, HTTP_PORT_DEFAULT, Listen, Log, LogFormat, Node, Overrides, QUIC_PORT_DEFAULT,
+    TOOL_TIMEOUT_DEFAULT, TOOL_TIMEOUT_MAX, ToolPattern, Warning,
+};

@@ -1,0 +1,254 @@
+//! The validated settings, their defaults and limits.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use mesh_core::config::Class;
+use mesh_core::entry::Effect;
+use mesh_core::ids::{NodeId, ToolName};
+
+/// Name of the settings file in a home.
+pub const FILE_NAME: &str = "sigil.toml";
+/// First choice of the QUIC port; the next free one is taken when nobody set it.
+pub const QUIC_PORT_DEFAULT: u16 = 7433;
+/// First choice of the HTTP port; likewise.
+pub const HTTP_PORT_DEFAULT: u16 = 7434;
+/// Time to live of a call whose caller names none: longer than any reconnect, shorter than a person's patience.
+pub const CALL_TTL_DEFAULT: Duration = Duration::from_mins(1);
+/// Calls that run at once on a device whose owner names no number. A place is held from the journal's fsync to the end
+/// of the run, so that few of them make the speed of the disk that of the queue: with 4, two cores that are shared by
+/// three busy peers end half as many calls as with 16.
+pub const CALLS_RUNNING_DEFAULT: u8 = 16;
+/// The most that may be asked for: each may be a process.
+pub const CALLS_RUNNING_MAX: u8 = 64;
+/// Time that a tool may run when its owner says nothing: as long as a default call may wait.
+pub const TOOL_TIMEOUT_DEFAULT: Duration = Duration::from_mins(1);
+/// Longest time that a tool may be given.
+pub const TOOL_TIMEOUT_MAX: Duration = Duration::from_hours(24);
+
+/// Everything that can be set, validated.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// The home that these settings are for.
+    pub home: PathBuf,
+    /// Role of this device in its mesh.
+    pub node: Node,
+    /// Ports of the doors.
+    pub listen: Listen,
+    /// Discovery of other devices.
+    pub discovery: Discovery,
+    /// Reach of the files tools.
+    pub files: Files,
+    /// Command tools by name.
+    pub tools: BTreeMap<ToolName, CommandTool>,
+    /// Defaults of calls.
+    pub calls: Calls,
+    /// Logging of the agent.
+    pub log: Log,
+}
+
+/// `[node]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Node {
+    /// Name to ask for; `None` = made from the host name.
+    pub name: Option<NodeId>,
+    /// Class for election, set or guessed. Without [`Class::PREFERRED`].
+    pub class: Class,
+    /// Preference for being the gateway.
+    pub gateway: GatewayPreference,
+    /// Tools that never run here, whoever asks.
+    pub deny: Vec<ToolPattern>,
+}
+
+/// Preference of a device for being the gateway.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GatewayPreference {
+    /// As its class says.
+    Auto,
+    /// Before all that do not say this.
+    Prefer,
+    /// Not at all.
+    Never,
+}
+
+/// `[listen]`. Port 0 = any free one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listen {
+    /// UDP; `None` = nobody set it: [`QUIC_PORT_DEFAULT`] or what is free.
+    pub quic_port: Option<u16>,
+    /// TCP on loopback; `None` = nobody set it: [`HTTP_PORT_DEFAULT`] or what is free.
+    pub http_port: Option<u16>,
+}
+
+/// `[discovery]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Discovery {
+    /// True if this device shows itself on the LAN and looks for others there.
+    pub lan: bool,
+}
+
+/// `[files]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Files {
+    /// Absolute paths. None = no files tools.
+    pub roots: Vec<PathBuf>,
+}
+
+/// `[tools.NAME]`: a program offered as a tool.
+#[derive(Clone, PartialEq, Eq)]
+pub struct CommandTool {
+    /// Program: looked up in `PATH`, or absolute.
+    pub command: PathBuf,
+    /// Its arguments, as they are: no shell reads them.
+    pub args: Vec<String>,
+    /// Longest run. At most [`TOOL_TIMEOUT_MAX`].
+    pub timeout: Duration,
+    /// Effect of running it again.
+    pub effect: Effect,
+    /// Bytes of output. At most [`mesh_core::limits::RESULT_BYTES_MAX`].
+    pub max_output: u64,
+    /// For people; at most 200 bytes.
+    pub description: String,
+    /// Added to its environment; may hold secrets.
+    pub env: BTreeMap<String, String>,
+}
+
+impl fmt::Debug for CommandTool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CommandTool")
+            .field("command", &self.command)
+            .field("effect", &self.effect)
+            .field("env", &self.env.keys()) // never the values
+            .finish_non_exhaustive()
+    }
+}
+
+/// `[calls]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Calls {
+    /// Time to live of a call whose caller names none.
+    pub ttl: Duration,
+    /// Calls that run at once here; more wait their turn.
+    pub running: u8,
+}
+
+/// `[log]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Log {
+    /// A filter of tracing, such as `info` or `sigil=debug,warn`.
+    pub level: String,
+    /// Form of the lines.
+    pub format: LogFormat,
+}
+
+/// See [`Log`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One object a line.
+    Json,
+}
+
+/// A tool's name, or the beginning of one followed by `*`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ToolPattern(String);
+
+impl ToolPattern {
+    /// Reads a pattern; `None` when a `*` stands anywhere but at the end, or nothing is said.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let stem = text.strip_suffix('*').unwrap_or(text);
+        (!text.is_empty() && !stem.contains('*')).then(|| Self(text.to_owned()))
+    }
+
+    /// True if the tool is meant.
+    #[must_use]
+    pub fn matches(&self, tool: &ToolName) -> bool {
+        match self.0.strip_suffix('*') {
+            Some(stem) => tool.as_str().starts_with(stem),
+            None => tool.as_str() == self.0,
+        }
+    }
+}
+
+/// Settings of the command line; `None` = not given.
+#[derive(Debug, Clone, Default)]
+pub struct Overrides {
+    /// `node.name`
+    pub name: Option<String>,
+    /// `node.class`
+    pub class: Option<String>,
+    /// `node.gateway`
+    pub gateway: Option<String>,
+    /// `listen.quic_port`
+    pub quic_port: Option<u16>,
+    /// `listen.http_port`
+    pub http_port: Option<u16>,
+    /// `discovery.lan`
+    pub lan: Option<bool>,
+    /// `log.level`
+    pub log_level: Option<String>,
+    /// `log.format`
+    pub log_format: Option<String>,
+}
+
+/// Something in the settings that does no harm but is hardly meant. Fit for a person.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Warning(pub String);
+
+impl fmt::Display for Warning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Reason why the settings cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// The file is there but cannot be read.
+    #[error("reading {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Cause.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The file is not TOML, or has a table where a value belongs.
+    #[error("{} cannot be understood: {why}", path.display())]
+    Shape {
+        /// The file.
+        path: PathBuf,
+        /// Place and cause.
+        why: String,
+    },
+    /// A value is not one of those that are allowed.
+    #[error("{key} = `{value}` is not allowed: it must be {allowed}")]
+    Value {
+        /// The key, and where the value comes from if that is not the file.
+        key: String,
+        /// The value.
+        value: String,
+        /// Values that are.
+        allowed: String,
+    },
+}
+
+impl Config {
+    /// The slice of the settings that the core gets.
+    #[must_use]
+    pub fn peer(&self) -> mesh_core::config::Config {
+        let Class(class) = self.node.class;
+        let preferred = if self.node.gateway == GatewayPreference::Prefer { Class::PREFERRED } else { 0 };
+        mesh_core::config::Config {
+            class: Class(class + preferred),
+            eligible: self.node.gateway != GatewayPreference::Never,
+            running_max: self.calls.running.into(),
+            ..mesh_core::config::Config::default()
+        }
+    }
+}

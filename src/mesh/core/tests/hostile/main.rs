@@ -1,0 +1,372 @@
+//! A member that lies, against one honest peer.
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may stop at what it did not expect")]
+
+mod merge;
+mod truncation;
+
+use std::ops::{Deref, DerefMut};
+
+use mesh_core::crypto::{Signer as _, Symbolic};
+use mesh_core::entry::{
+    CancelRequest, ChangeKind, Directory, Effect, Ending, Entry, Header, Kind, MembershipChange, Outcome, Payload,
+    SignedEntry, Tier, encode,
+};
+use mesh_core::epoch::{Claim, Epoch};
+use mesh_core::frame::{Answer, AnswerKind, Beacon, Dispatch, Frame, Phase};
+use mesh_core::ids::{Hash, Incarnation, MeshId, PeerId, ReqId};
+use mesh_core::io::{CallState, Command, Fact, Input, NewCall, Now, Output, Reply, Space};
+use mesh_core::limits;
+use mesh_core::rows;
+use mesh_core::test_kit::{self, Author, Desk, offers, outcome, pushed, tool};
+
+const YEAR_MS: u64 = 365 * 24 * 3600 * 1000;
+
+/// An honest peer that founded the mesh and leads it.
+struct Honest(Desk);
+
+impl Deref for Honest {
+    type Target = Desk;
+
+    fn deref(&self) -> &Desk {
+        &self.0
+    }
+}
+
+impl DerefMut for Honest {
+    fn deref_mut(&mut self) -> &mut Desk {
+        &mut self.0
+    }
+}
+
+impl Honest {
+    fn new() -> Self {
+        let now = Now { mono_ms: 1_000_000, wall_ms: 1_800_000_000_000 };
+        let mut honest = Self(Desk::founder(Symbolic::new(0), now));
+        honest.ask(Command::SetDirectory(offers(vec![tool("append", Effect::Once)])));
+        honest.pass(4_000);
+        assert!(honest.peer().leads());
+        honest
+    }
+
+    /// A member that may write whatever it likes.
+    fn author(&self, n: u64) -> Author {
+        Author::new(Symbolic::new(n), self.peer().view().mesh, self.now)
+    }
+
+    /// Approves a member and links to it.
+    fn admit(&mut self, author: &Author, tier: Tier) {
+        let node_id = format!("n{}", author.id().short()).parse().unwrap();
+        self.approve(Command::Approve { key: author.public_key(), node_id, tier });
+        self.step(Input::LinkUp(author.id()));
+    }
+
+    fn hears(&mut self, from: &Author, frame: Frame) -> Vec<Output> {
+        self.step(Input::Recv(from.id(), frame))
+    }
+
+    /// A call of our own for another peer.
+    fn call(&mut self, node: &PeerId) -> ReqId {
+        let new = NewCall { timeout_ms: 60_000, ..test_kit::call(node, "append") };
+        let reply = self.ask(Command::Call(new));
+        let Reply::Call { id, .. } = reply else { panic!("{reply:?}") };
+        id
+    }
+
+    fn state(&self, id: &ReqId) -> Option<CallState> {
+        self.peer().open_call(id).map(|record| record.state)
+    }
+
+    /// Rows of the log that it holds, of all authors.
+    fn log_rows(&self) -> usize {
+        self.machine.disk.state().keys(Space::Log).count()
+    }
+}
+
+fn offers_append(author: &mut Author) -> SignedEntry {
+    author.says(Kind::DIRECTORY, encode(&offers(vec![tool("append", Effect::Once)])))
+}
+
+fn header(origin: &PeerId, counter: u64, target: PeerId) -> Header {
+    test_kit::header(origin, counter, target, "append")
+}
+
+/// Three peers: the honest one, a member that lies, and the target of a call.
+fn scene() -> (Honest, Author, Author) {
+    let mut honest = Honest::new();
+    let (liar, mut target) = (honest.author(1), honest.author(2));
+    honest.admit(&liar, Tier::Shared);
+    honest.admit(&target, Tier::Shared);
+    let directory = offers_append(&mut target);
+    honest.hears(&target, pushed(directory));
+    (honest, liar, target)
+}
+
+#[test]
+fn only_target_origin_and_owners_may_end_a_call() {
+    let (mut honest, mut liar, mut target) = scene();
+    let id = honest.call(&target.id());
+    let made_up = liar.says(Kind::OUTCOME, encode(&outcome(id, Ending::Done)));
+    honest.hears(&liar, pushed(made_up));
+    assert!(matches!(honest.state(&id), Some(CallState::Open(_))), "by the log");
+    let made_up = liar.says(Kind::OUTCOME, encode(&outcome(id, Ending::Cancelled)));
+    let answer = Answer { id, attempt: 1, what: AnswerKind::Ended(made_up) };
+    honest.hears(&liar, Frame::Answer(answer));
+    assert!(matches!(honest.state(&id), Some(CallState::Open(_))), "by an answer");
+    let cancel = CancelRequest { id, reason: String::new(), expired: false };
+    let cancel = liar.says(Kind::CANCEL, encode(&cancel));
+    honest.hears(&liar, pushed(cancel));
+    assert!(matches!(honest.state(&id), Some(CallState::Open(_))), "by a cancel request");
+    // The target may.
+    let real = target.says(Kind::OUTCOME, encode(&outcome(id, Ending::Done)));
+    let out = honest.hears(&target, pushed(real));
+    assert!(out.contains(&Output::Fact(Fact::CallEnded(id))));
+}
+
+#[test]
+fn an_outcome_made_up_before_its_call_counts_no_more_than_after() {
+    let (mut honest, mut liar, mut target) = scene();
+    // Ids are not secret: the next one of anybody can be guessed.
+    let call = header(&target.id(), 1, honest.peer().view().me);
+    let made_up = liar.says(Kind::OUTCOME, encode(&outcome(call.id, Ending::Done)));
+    honest.hears(&liar, pushed(made_up));
+    let entry = target.says(Kind::CALL, encode(&call));
+    let out = honest.hears(&target, pushed(entry));
+    assert!(out.iter().any(|o| matches!(o, Output::Invoke(call_run) if call_run.id == call.id)), "{out:?}");
+}
+
+#[test]
+fn outcomes_of_calls_that_never_come_do_not_block_those_that_do() {
+    let (mut honest, mut liar, mut target) = scene();
+    for counter in 0..3 * limits::EARLY_OUTCOMES_MAX as u64 {
+        let id = ReqId::new(&liar.id(), Incarnation(9), counter);
+        let large = Outcome { error: "x".repeat(60_000), ..outcome(id, Ending::Done) };
+        let made_up = liar.says(Kind::OUTCOME, encode(&large));
+        honest.hears(&liar, pushed(made_up));
+    }
+    let kept = honest.machine.disk.state().keys(Space::Open).count();
+    assert!(kept * 60_000 <= limits::EARLY_BYTES_MAX, "{kept}");
+    // A call of a third peer ends before its header comes here.
+    let (call, executor) = (header(&target.id(), 1, liar.id()), liar.id());
+    assert_eq!(call.target, executor);
+    let real = liar.says(Kind::OUTCOME, encode(&outcome(call.id, Ending::Done)));
+    honest.hears(&liar, pushed(real));
+    let entry = target.says(Kind::CALL, encode(&call));
+    let out = honest.hears(&target, pushed(entry));
+    assert!(out.contains(&Output::Fact(Fact::CallEnded(call.id))));
+}
+
+#[test]
+fn only_the_gateway_tells_how_a_call_stands() {
+    let (mut honest, liar, target) = scene();
+    let id = honest.call(&target.id());
+    let before = honest.state(&id);
+    let running = Frame::Progress { id, attempt: 3, state: Phase::Running, note: "honestly".to_owned() };
+    honest.hears(&liar, running);
+    assert_eq!(honest.state(&id), before);
+}
+
+#[test]
+fn a_header_over_the_limits_or_of_another_origin_is_kept_but_not_acted_on() {
+    let (mut honest, mut liar, target) = scene();
+    let me = honest.peer().view().me;
+    let good = header(&liar.id(), 1, me);
+    let with = |change: fn(&mut Header)| {
+        let mut bad = good.clone();
+        change(&mut bad);
+        bad
+    };
+    let huge = Payload::Blob { hash: Hash::of(b"x"), len: 1 << 40 };
+    let bad = [
+        with(|h| h.ttl_ms = u64::MAX),
+        with(|h| h.ttl_ms = 0),
+        with(|h| h.timeout_ms = u64::MAX),
+        with(|h| h.principal = "p".repeat(100_000)),
+        with(|h| h.client_key = Some(String::new())),
+        Header { arguments: huge, ..good.clone() },
+        header(&target.id(), 1, me),
+        header(&me, 1, me),
+    ];
+    for header in bad {
+        let entry = liar.says(Kind::CALL, encode(&header));
+        let before = honest.log_rows();
+        let out = honest.hears(&liar, pushed(entry));
+        assert_eq!(honest.state(&header.id), None, "{header:?}");
+        assert!(!out.iter().any(|o| matches!(o, Output::Invoke(_) | Output::Fetch { .. })), "{out:?}");
+        assert_eq!(honest.log_rows(), before + 1, "its log goes on");
+    }
+    let entry = liar.says(Kind::CALL, encode(&good));
+    let out = honest.hears(&liar, pushed(entry));
+    assert!(out.iter().any(|o| matches!(o, Output::Invoke(_))), "a good one runs: {out:?}");
+}
+
+#[test]
+fn a_result_that_cannot_be_is_not_fetched() {
+    let (mut honest, _, mut target) = scene();
+    let id = honest.call(&target.id());
+    let output = Payload::Blob { hash: Hash::of(b"x"), len: limits::RESULT_BYTES_MAX + 1 };
+    let huge = Outcome { output, ..outcome(id, Ending::Done) };
+    let entry = target.says(Kind::OUTCOME, encode(&huge));
+    let out = honest.hears(&target, pushed(entry));
+    assert!(!out.iter().any(|o| matches!(o, Output::Fetch { .. })), "{out:?}");
+    assert!(matches!(honest.state(&id), Some(CallState::Open(_))));
+}
+
+#[test]
+fn a_clock_a_year_ahead_moves_nobody_elses() {
+    let (mut honest, mut liar, target) = scene();
+    let year = (honest.now.wall_ms + YEAR_MS) << 16;
+    for hlc in [year, u64::MAX] {
+        let entry = liar.entry(Kind(999), Vec::new(), |entry| entry.hlc = hlc);
+        honest.hears(&liar, pushed(entry));
+    }
+    let new = honest.author(3);
+    let reply =
+        honest.ask(Command::Approve { key: new.public_key(), node_id: "new".parse().unwrap(), tier: Tier::Shared });
+    let Reply::Approved(welcome) = reply else { panic!("{reply:?}") };
+    let latest = welcome.trust.iter().map(|entry| entry.entry.hlc >> 16).max().unwrap();
+    assert!(latest <= honest.now.wall_ms + 61_000, "{latest}");
+    let id = honest.call(&target.id());
+    assert!(honest.state(&id).is_some());
+}
+
+#[test]
+fn approvals_of_one_who_may_not_neither_count_nor_stand_in_the_way() {
+    let (mut honest, mut liar, target) = scene();
+    let new = honest.author(3);
+    let says = |subject: &Author, what| encode(&MembershipChange { subject: subject.public_key(), what });
+    let owner =
+        |name: &str| ChangeKind::Approved { tier: Tier::Owner, node_id: name.parse().unwrap(), after: Vec::new() };
+    let out = ChangeKind::Revoked { cutoffs: Vec::new(), left: false };
+    for body in [says(&new, owner("new")), says(&target, out), says(&target, owner("target"))] {
+        let entry = liar.entry(Kind::MEMBERSHIP, body, |entry| entry.generation = u32::MAX);
+        honest.hears(&liar, pushed(entry));
+    }
+    let view = honest.peer().view();
+    assert_eq!(view.nodes.len(), 3);
+    assert!(view.nodes.iter().all(|node| node.tier == Tier::Shared || node.peer == view.me));
+    honest.admit(&new, Tier::Shared);
+    // Out, in again, and then more trusted than before: each is a later word than the one before.
+    let revoked = honest.ask(Command::Revoke { peer: target.id() });
+    assert_eq!(revoked, Reply::Revoked);
+    for tier in [Tier::Shared, Tier::Owner] {
+        honest.admit(&target, tier);
+        let tier_now = honest.peer().view().nodes.iter().find(|node| node.peer == target.id()).map(|node| node.tier);
+        assert_eq!(tier_now, Some(tier));
+    }
+}
+
+#[test]
+fn entries_out_of_their_place_are_not_taken() {
+    let (mut honest, mut liar, target) = scene();
+    let held = honest.log_rows();
+    let (seq, previous) = (liar.seq, liar.previous);
+    let refused = |liar: &mut Author, honest: &mut Honest, change: &dyn Fn(&mut Entry)| {
+        (liar.seq, liar.previous) = (seq, previous);
+        let entry = liar.entry(Kind(999), vec![1], change);
+        let out = honest.hears(liar, pushed(entry));
+        assert_eq!(honest.log_rows(), held, "{out:?}");
+        out
+    };
+    refused(&mut liar, &mut honest, &|entry| entry.mesh = MeshId([7; 32]));
+    let stranger = Symbolic::new(77).public_key();
+    refused(&mut liar, &mut honest, &|entry| entry.author = stranger);
+    let asked = refused(&mut liar, &mut honest, &|entry| entry.seq += 5);
+    assert!(asked.iter().any(|o| matches!(o, Output::Send(_, Frame::Digest { .. }))), "a gap is asked about");
+    refused(&mut liar, &mut honest, &|entry| entry.previous = Hash::of(b"another"));
+
+    // In its place it is taken, although nobody knows what it is, and goes on to those who lack it.
+    (liar.seq, liar.previous) = (seq, previous);
+    let entry = liar.says(Kind(999), vec![1]);
+    let out = honest.hears(&liar, pushed(entry.clone()));
+    assert_eq!(honest.log_rows(), held + 1);
+    let relayed =
+        |o: &Output| matches!(o, Output::Send(to, frame) if *to == target.id() && *frame == pushed(entry.clone()));
+    assert!(out.iter().any(relayed), "{out:?}");
+
+    // A second one for the same place is not, and is told of.
+    (liar.seq, liar.previous) = (seq, previous);
+    let fork = liar.says(Kind(999), vec![2]);
+    let out = honest.hears(&liar, pushed(fork));
+    assert_eq!(honest.log_rows(), held + 1);
+    assert!(out.iter().any(|o| matches!(o, Output::Fact(Fact::Warning(..)))), "{out:?}");
+}
+
+#[test]
+fn nobody_leads_who_may_not_nor_from_too_far_ahead() {
+    let (mut honest, liar, _) = scene();
+    let led = honest.peer().view().gateway.unwrap();
+    let claim = |liar: &Author, counter| Claim::sign(&liar.key, Epoch { counter, class: 12, peer: liar.id() }, 1);
+    let beacon = |claim| Frame::Beacon(Beacon { claim, age_ms: 0, covered: std::sync::Arc::default() });
+    let far = 1_000_000_000;
+    for counter in [led.counter + 1, far, u64::MAX] {
+        honest.hears(&liar, beacon(claim(&liar, counter)));
+        honest.hears(&liar, Frame::Notice(claim(&liar, counter)));
+    }
+    assert_eq!(honest.peer().view().gateway, Some(led));
+    // An owner may lead, though not from beyond what a mesh can have seen.
+    let owner = honest.author(3);
+    honest.admit(&owner, Tier::Owner);
+    for counter in [far, u64::MAX] {
+        honest.hears(&owner, beacon(claim(&owner, counter)));
+        honest.hears(&owner, Frame::Notice(claim(&owner, counter)));
+    }
+    assert_eq!(honest.peer().view().gateway, Some(led));
+    assert_eq!(honest.peer().view().fence, led);
+    // Nor may anybody end or hand over the epoch of another.
+    honest.hears(&owner, Frame::Resign { epoch: led, successor: Some(owner.id()) });
+    honest.hears(&owner, Frame::Handover { epoch: led });
+    assert_eq!(honest.peer().view().gateway, Some(led));
+}
+
+#[test]
+fn only_a_gateway_may_dispatch_and_only_in_its_own_name() {
+    let (mut honest, mut liar, _) = scene();
+    let me = honest.peer().view().me;
+    let led = honest.peer().view().gateway.unwrap();
+    let mut owner = honest.author(3);
+    honest.admit(&owner, Tier::Owner);
+    let call = header(&liar.id(), 1, me);
+    let entry = liar.says(Kind::CALL, encode(&call));
+    honest.hears(&owner, Frame::Digest { rows: Vec::new(), changes: Hash::ZERO });
+    let claims = |of: &Author, counter| Claim::sign(&of.key, Epoch { counter, class: 3, peer: of.id() }, 1);
+    let refused = |honest: &mut Honest, from: &Author, claim: Claim, header: SignedEntry| {
+        let dispatch = Dispatch { claim, header, attempt: 1, left_ms: 60_000 };
+        let out = honest.hears(from, Frame::Dispatch(dispatch));
+        assert!(!out.iter().any(|o| matches!(o, Output::Invoke(_))), "{out:?}");
+        let no = |o: &Output| {
+            matches!(
+                o,
+                Output::Send(_, Frame::Answer(Answer { what: AnswerKind::Rejected(_) | AnswerKind::Fenced(_), .. }))
+            )
+        };
+        assert!(out.iter().any(no), "{out:?}");
+    };
+    refused(&mut honest, &liar, claims(&liar, led.counter + 1), entry.clone());
+    refused(&mut honest, &liar, claims(&owner, led.counter + 1), entry.clone());
+    refused(&mut honest, &owner, claims(&owner, 0), entry.clone());
+    refused(&mut honest, &owner, claims(&owner, 1_000_000_000), entry.clone());
+    let stranger = honest.author(77);
+    let mut by_stranger = honest.author(77);
+    let foreign = by_stranger.says(Kind::CALL, encode(&header(&stranger.id(), 1, me)));
+    refused(&mut honest, &owner, claims(&owner, led.counter + 1), foreign);
+    let borrowed = owner.says(Kind::CALL, encode(&call));
+    refused(&mut honest, &owner, claims(&owner, led.counter + 1), borrowed);
+    // A real one is obeyed.
+    let dispatch = Dispatch { claim: claims(&owner, led.counter + 1), header: entry, attempt: 1, left_ms: 60_000 };
+    let out = honest.hears(&owner, Frame::Dispatch(dispatch));
+    assert!(out.iter().any(|o| matches!(o, Output::Invoke(_))), "{out:?}");
+}
+
+#[test]
+fn an_entry_under_our_own_name_does_not_take_the_place_of_ours() {
+    let (mut honest, mut liar, _) = scene();
+    let (me, incarnation) = (honest.id(), honest.peer().view().incarnation);
+    let ours = rows::entry(&me, incarnation, 2);
+    let before = honest.machine.disk.applied_row(&ours).unwrap();
+    let own = Symbolic::new(0).public_key();
+    let entry = liar.entry(Kind(999), vec![1], |entry| {
+        (entry.author, entry.incarnation, entry.seq) = (own, incarnation, 2);
+    });
+    honest.hears(&liar, pushed(entry));
+    assert_eq!(honest.machine.disk.applied_row(&ours), Some(before));
+}

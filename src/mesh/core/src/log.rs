@@ -126,7 +126,7 @@ impl Logs {
     /// Takes back a row of [`crate::io::Space::Meta`] that was written here; others are none of its business.
     pub(crate) fn restore(&mut self, key: &[u8], value: &[u8]) {
         self.dropped.restore(key, value);
-        if rows::is_fork(key)
+        if rows::fork_of(key).is_some()
             && let Some(entry) = SignedEntry::from_stored(value)
         {
             self.forks.insert((entry.author, entry.entry.incarnation), entry.entry.seq);

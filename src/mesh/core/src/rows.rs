@@ -162,10 +162,10 @@ pub fn fork(author: &PeerId, incarnation: Incarnation) -> RowKey<SignedEntry> {
     meta_of(FORK, &log_key(author, incarnation))
 }
 
-/// True for keys of [`fork`].
+/// Reads a key of [`fork`].
 #[must_use]
-pub fn is_fork(key: &[u8]) -> bool {
-    key.starts_with(FORK)
+pub fn fork_of(key: &[u8]) -> Option<(PeerId, Incarnation)> {
+    log_of(key.strip_prefix(FORK)?)
 }
 
 /// The entry by which an author dropped a part of its log.
@@ -174,10 +174,10 @@ pub fn truncation(author: &PeerId, incarnation: Incarnation) -> RowKey<SignedEnt
     meta_of(TRUNCATION, &log_key(author, incarnation))
 }
 
-/// True for keys of [`truncation`].
+/// Reads a key of [`truncation`].
 #[must_use]
-pub fn is_truncation(key: &[u8]) -> bool {
-    key.starts_with(TRUNCATION)
+pub fn truncation_of(key: &[u8]) -> Option<(PeerId, Incarnation)> {
+    log_of(key.strip_prefix(TRUNCATION)?)
 }
 
 /// Runs of dropped places (first, last) whose rows are still to be deleted.

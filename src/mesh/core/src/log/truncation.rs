@@ -66,7 +66,7 @@ pub(super) struct Dropped {
 
 impl Dropped {
     pub(super) fn restore(&mut self, key: &[u8], value: &[u8]) {
-        if rows::is_truncation(key)
+        if rows::truncation_of(key).is_some()
             && let Some(entry) = SignedEntry::from_stored(value)
             && let Some(latest) = LatestTruncation::read(&entry)
         {

@@ -1,4 +1,5 @@
-//! Who leads: an eventual leader detector with totally ordered durable epochs (mesh-protocol.md §4).
+//! The election of the gateway: an eventual leader detector with totally ordered durable epochs (`docs/protocol.md`,
+//! Election).
 //!
 //! No quorum: it works with one peer, and two halves of a mesh both have a gateway. Safety does not rest here but on the
 //! target's journal; this decides who dispatches, and how soon another does when that one is gone.
@@ -18,12 +19,12 @@ use crate::limits;
 use crate::protocol_rule::ProtocolRule;
 use crate::rows;
 
-/// Neighbours asked in one round of queries (mesh-protocol.md §4).
+/// Neighbours asked in one round of queries: more would only repeat the answer.
 const QUERIED_MAX: usize = 8;
-/// How often a leader looks for a better neighbour.
+/// Pause between two looks of a leader for a better neighbour.
 const HANDOVER_LOOK_MS: u64 = 5_000;
 
-/// What this peer is just now. Never resumed after a restart.
+/// The present role of this peer. Never resumed after a restart.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Role {
     /// Follows, or waits for `claim_at` to claim.
@@ -91,7 +92,7 @@ impl Election {
         self.role = Role::Follower { leader: None, claim_at: fx.now.mono_ms + wait };
     }
 
-    /// Who may lead, and their classes: approved owners that say they can.
+    /// Sets the candidates and their classes: approved owners that say they can lead.
     pub(crate) fn set_candidates(&mut self, candidates: BTreeMap<PeerId, u8>, fx: &mut Effects<'_>) {
         self.candidates = candidates;
         if !self.may_claim() && !matches!(self.role, Role::Follower { .. }) {
@@ -173,7 +174,7 @@ impl Election {
         if let Role::Follower { leader: Some(leader), .. } = &mut self.role
             && leader.beacon.claim.epoch.peer == peer
         {
-            // Two rounds of asking fit into the grace, so one cut link does not move the gateway (§9.5 b).
+            // Two rounds of asking fit into the grace, so one cut link does not move the gateway.
             leader.lease_until = leader.lease_until.min(grace);
             leader.lost = true;
             self.query_all(fx);
@@ -432,7 +433,7 @@ impl Election {
         let counter = self.fence.epoch.counter.max(self.floor) + 1;
         let epoch = Epoch { counter, class: self.class(), peer: self.me };
         let had = self.gateway().is_some();
-        // Without a proof nobody can be shown it before we lead: a Notice would make the other claim again (§9.5 c).
+        // Without a proof nobody can be shown it before we lead: a Notice would make the other claim again.
         self.fence = Fence { epoch, proof: None };
         fx.put(rows::fence(), &self.fence);
         fx.then(Then::Claimed(epoch));
@@ -500,7 +501,7 @@ impl Election {
         }
     }
 
-    /// Whom a beacon that we send now reaches by us.
+    /// The peers that a beacon which we send now reaches by us.
     fn covered(&self) -> Arc<BTreeSet<PeerId>> {
         Arc::new(self.neighbours().chain([self.me]).collect())
     }

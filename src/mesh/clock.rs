@@ -1,4 +1,5 @@
-//! The one place that reads the time.
+//! Wall time, and time that counts while the machine sleeps: read here and nowhere else. (Timeouts of sockets and
+//! processes go by the runtime's own clock, which stands still meanwhile.)
 
 use std::time::Duration;
 

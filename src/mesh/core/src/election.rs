@@ -1,8 +1,7 @@
-//! The election of the gateway: an eventual leader detector with totally ordered durable epochs (`docs/protocol.md`,
-//! Election).
+//! Election: an eventual leader detector with totally ordered durable epochs (`docs/protocol.md`, Election).
 //!
-//! No quorum: it works with one peer, and two halves of a mesh both have a gateway. Safety does not rest here but on the
-//! target's journal; this decides who dispatches, and how soon another does when that one is gone.
+//! No quorum: it works with one peer, and two halves of a mesh both have a gateway. Safety does not rest here but on
+//! the target's journal; this decides who dispatches, and how soon another does when that one is gone.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -19,12 +18,12 @@ use crate::limits;
 use crate::protocol_rule::ProtocolRule;
 use crate::rows;
 
-/// Neighbours asked in one round of queries: more would only repeat the answer.
+/// Neighbours asked in one round of queries (`docs/protocol.md`, Election).
 const QUERIED_MAX: usize = 8;
-/// Pause between two looks of a leader for a better neighbour.
+/// Interval at which a leader looks for a better neighbour.
 const HANDOVER_LOOK_MS: u64 = 5_000;
 
-/// The present role of this peer. Never resumed after a restart.
+/// Role of this peer. Never resumed after a restart.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Role {
     /// Follows, or waits for `claim_at` to claim.
@@ -202,7 +201,7 @@ impl Election {
         self.raise_fence(&beacon.claim, fx);
         let lease_until = sent_at + self.config.lease_ms + self.delay(fx);
         if lease_until <= now {
-            return; // an old echo: its epoch counts, its sign of life does not
+            return; // an old echo: its epoch counts, its freshness does not
         }
         let changed = self.gateway() != Some(epoch);
         self.forward(from, &beacon, sent_at, fx);
@@ -501,7 +500,7 @@ impl Election {
         }
     }
 
-    /// The peers that a beacon which we send now reaches by us.
+    /// Peers that a beacon reaches by us if we send it now.
     fn covered(&self) -> Arc<BTreeSet<PeerId>> {
         Arc::new(self.neighbours().chain([self.me]).collect())
     }
@@ -517,9 +516,9 @@ impl Election {
         }
     }
 
-    /// Hands the role to a neighbour that has been linked to more members than we are for a while, so that calls reach those
-    /// too, or to one that is linked to as many and of a better class. `reach`: how many members a neighbour is linked to,
-    /// with itself.
+    /// Hands the role to a neighbour that has been linked to more members than we are for a while, so that calls reach
+    /// those too, or to one that is linked to as many and of a better class. `reach`: how many members a neighbour is
+    /// linked to, with itself.
     fn offer_handover(&mut self, reach: &dyn Fn(&PeerId) -> usize, fx: &mut Effects<'_>) {
         let now = fx.now.mono_ms;
         let Some(epoch) = self.gateway() else { return };

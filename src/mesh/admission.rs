@@ -264,7 +264,7 @@ impl Actor {
     pub(super) fn reject(&mut self, peer: PeerId, reply: oneshot::Sender<Result<(), MeshError>>) {
         let answer = match self.admission.waiting.remove(&peer) {
             Some(waiting) => {
-                let detail = "a person there said no".to_owned();
+                let detail = "a person there rejected the request".to_owned();
                 drop(waiting.answers.try_send(JoinAnswer::Refused { code: "rejected".to_owned(), detail }));
                 self.pending_changed();
                 Ok(())

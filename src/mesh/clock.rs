@@ -1,4 +1,4 @@
-//! The one place that reads the time.
+//! The clocks of this device: the one place where a decision or a record of the mesh gets its time.
 
 use std::time::Duration;
 

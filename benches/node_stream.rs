@@ -15,12 +15,12 @@ use mesh_core::entry::{self, Effect, Ending, Entry, Header, Kind, Outcome, Paylo
 use mesh_core::epoch::{Claim, Epoch};
 use mesh_core::frame::{Answer, AnswerKind, Dispatch, Frame};
 use mesh_core::ids::{Hash, Incarnation, MeshId, PeerId, ReqId};
-use mesh_core::io::{NodeView, View};
-use sigil::gateway::node_service::{NodeEvent, NodeServer, NodeServerHandle, ProvenPeer};
+use mesh_core::io::{Input, NodeView, View};
 use sigil::mesh::blobs::BlobStore;
 use sigil::mesh::identity::{DeviceKey, Ed25519Verifier};
 use sigil::mesh::transport::{LinkEvent, Links, LinksConfig, Member, ServiceId, ServiceIo};
-use sigil::node::client::{NodeClient, NodeClientEvent, NodeInfo};
+use sigil::node_service::client::NodeClient;
+use sigil::node_service::server::{NodeServer, NodeServerHandle, ProvenPeer};
 use sigil::tasks::TaskGroup;
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 use tokio::sync::{mpsc, watch};
@@ -76,7 +76,7 @@ fn signed(signer: &DeviceKey, kind: Kind, body: Vec<u8>) -> SignedEntry {
 
 /// A registered pair, its call and its answer.
 struct Pair {
-    events: mpsc::Receiver<NodeEvent>,
+    inputs: mpsc::Receiver<Input>,
     handle: NodeServerHandle,
     node: PeerId,
     call: Dispatch,
@@ -140,14 +140,6 @@ impl Pair {
             links: Vec::new(),
             nodes: vec![node_view],
         };
-        let info = NodeInfo {
-            node_id: header.node_id.clone(),
-            platform: String::new(),
-            version: String::new(),
-            tools: Vec::new(),
-            capabilities: BTreeMap::new(),
-            session_nonce: 1,
-        };
         let outcome = Outcome {
             id,
             attempt: 1,
@@ -170,31 +162,31 @@ impl Pair {
         };
 
         let tasks = TaskGroup::default();
+        let node_view = View { me: node, node_id: header.node_id.clone(), ..view.clone() };
         let (view_tx, view_rx) = watch::channel(Arc::new(view));
-        let (events_tx, mut events) = mpsc::channel(1024);
-        let handle = NodeServer::start(incoming, view_rx, Arc::new(Ed25519Verifier), events_tx, &tasks);
-        let (gateway_tx, gateway_rx) = watch::channel(Some(gateway));
-        let (info_tx, info_rx) = watch::channel(Arc::new(info));
-        let (node_tx, mut node_events) = mpsc::channel(1024);
-        let client = NodeClient::start(gateway_rx, open, info_rx, Arc::new(Ed25519Verifier), node_tx, &tasks);
-        // In the place of the node's actor.
+        let (inputs_tx, mut inputs) = mpsc::channel(1024);
+        let handle = NodeServer::start(incoming, view_rx, Arc::new(Ed25519Verifier), inputs_tx, &tasks);
+        let (node_tx, node_rx) = watch::channel(Arc::new(node_view));
+        let (calls_tx, mut calls) = mpsc::channel(1024);
+        let client = NodeClient::start(node_rx, open, 1, Arc::new(Ed25519Verifier), calls_tx, &tasks);
+        // In the place of the node's core.
         tasks.spawn(async move {
-            while let Some(event) = node_events.recv().await {
-                if let NodeClientEvent::Dispatch(from, _) = event {
+            while let Some(input) = calls.recv().await {
+                if let Input::Recv(from, Frame::Dispatch(_)) = input {
                     assert!(client.answer(from, answer.clone()));
                 }
             }
         });
-        assert!(matches!(events.recv().await, Some(NodeEvent::Up { .. })));
-        Self { events, handle, node, call, _keep: Box::new((view_tx, gateway_tx, info_tx)) }
+        assert!(matches!(inputs.recv().await, Some(Input::NodeUp(..))));
+        Self { inputs, handle, node, call, _keep: Box::new((view_tx, node_tx)) }
     }
 
     fn send(&self) {
-        assert!(self.handle.send(self.node, Frame::Dispatch(self.call.clone())));
+        assert!(self.handle.dispatch(self.node, &self.call));
     }
 
     async fn answer(&mut self) {
-        assert!(matches!(self.events.recv().await, Some(NodeEvent::Answer { .. })));
+        assert!(matches!(self.inputs.recv().await, Some(Input::Recv(_, Frame::Answer(_)))));
     }
 }
 

@@ -84,6 +84,7 @@ codes! {
     Ambiguous        "ambiguous_id"         409  FailedPrecondition 8 "More than one device is meant";
     NotEnded         "not_ended"            409  FailedPrecondition 6 "The call has not ended yet";
     LastOwner        "last_owner"           409  FailedPrecondition 8 "The last owner must stay";
+    Replaced         "replaced"             409  Aborted            8 "A newer stream of this device took its place";
     WouldLeave       "would_leave"          409  FailedPrecondition 8 "This would leave another mesh";
     InviteUsed       "invite_used"          409  FailedPrecondition 8 "This code has been used";
     InviteExpired    "invite_expired"       410  FailedPrecondition 7 "This code has expired";

@@ -1,17 +1,32 @@
-//! The one place that spawns: every task belongs to a group that can be told to stop, and then be ended.
+//! The one place that spawns: every task and every thread belongs to a group that can be told to stop, and then be ended.
 
 use std::future::Future;
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-/// The tasks of one peer. Two signals: *stop* (take no new work, finish what is in hand) and *kill* (drop the rest).
+/// Time for threads to come back once nothing is left that could keep them busy. Nothing can end a thread by force, so
+/// one that hangs in the kernel (a dead network disk) is left to the end of the process.
+const THREADS_WAIT: Duration = Duration::from_secs(1);
+
+/// The tasks and threads of one peer. Two signals: *stop* (take no new work, finish what is in hand) and *kill* (drop the
+/// rest). Cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub struct TaskGroup {
     stop: CancellationToken,
     kill: CancellationToken,
     tracker: TaskTracker,
+    threads: Threads,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Threads {
+    running: TaskTracker,
+    handles: Arc<Mutex<Vec<JoinHandle<()>>>>,
 }
 
 impl TaskGroup {
@@ -23,19 +38,104 @@ impl TaskGroup {
         });
     }
 
-    /// Resolves when tasks should take no new work.
+    /// Starts a thread of this group, called `name` (at most 15 bytes are shown by Linux), for work that blocks.
+    ///
+    /// `work` gets the token that is cancelled at *stop*. It must come back soon after that, or once the tasks that it
+    /// serves are gone: [`Self::shutdown`] joins it.
+    ///
+    /// # Errors
+    /// When the system gives no thread.
+    pub fn thread(&self, name: &str, work: impl FnOnce(&CancellationToken) + Send + 'static) -> io::Result<()> {
+        let (stop, running) = (self.stop.clone(), self.threads.running.token());
+        let handle = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+            // Dropped last, also when `work` panics.
+            let _running = running;
+            work(&stop);
+        })?;
+        self.threads.handles.lock().unwrap_or_else(PoisonError::into_inner).push(handle);
+        Ok(())
+    }
+
+    /// Token that is cancelled when tasks should take no new work.
     #[must_use]
     pub fn stopping(&self) -> CancellationToken {
         self.stop.clone()
     }
 
-    /// Tells the tasks to stop, waits for `grace`, then ends what is left. True when nothing had to be ended.
+    /// Tells tasks and threads to stop, waits for `grace`, ends the tasks that are left, and joins the threads. True when
+    /// nothing had to be ended or left behind.
     pub async fn shutdown(&self, grace: Duration) -> bool {
         self.stop.cancel();
         self.tracker.close();
         let clean = tokio::time::timeout(grace, self.tracker.wait()).await.is_ok();
         self.kill.cancel();
         self.tracker.wait().await;
-        clean
+        self.threads.join().await && clean
+    }
+}
+
+impl Threads {
+    async fn join(&self) -> bool {
+        self.running.close();
+        let ended = tokio::time::timeout(THREADS_WAIT, self.running.wait()).await.is_ok();
+        let handles = std::mem::take(&mut *self.handles.lock().unwrap_or_else(PoisonError::into_inner));
+        for handle in handles {
+            let name = handle.thread().name().unwrap_or_default().to_owned();
+            if !ended && !handle.is_finished() {
+                tracing::error!(thread = name, "a thread did not stop");
+            } else if handle.join().is_err() {
+                tracing::error!(thread = name, "a thread panicked");
+            }
+        }
+        ended
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    #[tokio::test]
+    async fn a_thread_is_named_told_to_stop_and_joined() {
+        let tasks = TaskGroup::default();
+        let (name, mut names) = tokio::sync::mpsc::channel(1);
+        let ended = Arc::new(AtomicBool::new(false));
+        let at_end = ended.clone();
+        tasks
+            .thread("worker", move |stop| {
+                let _ = name.blocking_send(std::thread::current().name().map(ToOwned::to_owned));
+                tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(stop.cancelled());
+                at_end.store(true, Ordering::SeqCst);
+            })
+            .unwrap();
+        assert_eq!(names.recv().await.unwrap().as_deref(), Some("worker"));
+        assert!(!ended.load(Ordering::SeqCst));
+        assert!(tasks.shutdown(Duration::from_secs(10)).await);
+        assert!(ended.load(Ordering::SeqCst), "shutdown has waited for it");
+    }
+
+    #[tokio::test]
+    async fn a_thread_may_serve_tasks_until_they_are_gone() {
+        let tasks = TaskGroup::default();
+        let (requests, mut inbox) = tokio::sync::mpsc::channel::<()>(1);
+        tasks.thread("server", move |_| while inbox.blocking_recv().is_some() {}).unwrap();
+        tasks.spawn(async move {
+            requests.send(()).await.unwrap();
+            std::future::pending().await
+        });
+        // The task is ended by force, and with it goes what the thread waits for.
+        assert!(!tasks.shutdown(Duration::from_millis(10)).await);
+        assert!(tasks.threads.running.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_thread_that_hangs_or_panics_does_not_hold_the_shutdown() {
+        let tasks = TaskGroup::default();
+        let (release, hold) = std::sync::mpsc::sync_channel::<()>(1);
+        tasks.thread("hangs", move |_| hold.recv().unwrap_or_default()).unwrap();
+        tasks.thread("panics", |_| panic!("a bug")).unwrap();
+        assert!(!tasks.shutdown(Duration::from_secs(10)).await);
+        drop(release);
     }
 }

@@ -5,7 +5,6 @@
 #![expect(clippy::cast_precision_loss, reason = "statistics for people")]
 
 mod dice;
-mod disk;
 mod env;
 mod event;
 mod explain;

@@ -7,9 +7,9 @@ use mesh_core::ids::{Attempt, NodeId, PeerId, ReqId};
 use mesh_core::io::{Batch, CallRecord, CallState, Image, Input, Now, Output, Space, View, Welcome};
 use mesh_core::peer::{self, BootError, Peer};
 use mesh_core::rows::{self, CallOutline, JournalRow, Journaled, Row as _};
+use mesh_core::test_kit::{MemDisk, Snapshot};
 
 use crate::dice::Dice;
-use crate::disk::{MemDisk, Snapshot};
 use crate::keys::Key;
 use crate::plan::{PeerPlan, Plan};
 

@@ -16,8 +16,8 @@ use mesh_core::frame::Dispatch;
 use mesh_core::ids::{Attempt, Hash, Incarnation, PeerId, ReqId};
 use mesh_core::io::{Batch, CallRecord, CallState, Invocation, Space};
 use mesh_core::rows::{self, CallOutline, Row as _};
+use mesh_core::test_kit::MemDisk;
 
-use crate::disk::MemDisk;
 use crate::node;
 use crate::plan::MS;
 pub(crate) use logs::Holder;

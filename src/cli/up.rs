@@ -68,7 +68,11 @@ pub(crate) fn foreground(home: &Path, args: UpArgs, ui: Ui) -> Result<Exit, Fail
 
 /// Exit of an agent that ended by itself: a wrong setting is a matter of usage; the rest is a failure.
 fn exit_of(error: &AgentError) -> Exit {
-    if matches!(error, AgentError::Config(_) | AgentError::Name(_)) { Exit::Usage } else { Exit::Failed }
+    if matches!(error, AgentError::Config(_) | AgentError::Tools(_) | AgentError::Name(_)) {
+        Exit::Usage
+    } else {
+        Exit::Failed
+    }
 }
 
 fn announce(ui: Ui, endpoints: &Endpoints) {

@@ -12,8 +12,8 @@ use serde::Deserialize;
 
 use super::class::{self, Probe};
 use super::settings::{
-    BUILTIN_TOOLS, CALL_TTL_DEFAULT, CALLS_RUNNING_DEFAULT, CALLS_RUNNING_MAX, Calls, CommandTool, Config, ConfigError,
-    Discovery, FILE_NAME, Files, GatewayPreference, Listen, Log, LogFormat, Node, Overrides, TOOL_TIMEOUT_DEFAULT,
+    CALL_TTL_DEFAULT, CALLS_RUNNING_DEFAULT, CALLS_RUNNING_MAX, Calls, CommandTool, Config, ConfigError, Discovery,
+    FILE_NAME, Files, GatewayPreference, Listen, Log, LogFormat, Node, Overrides, TOOL_TIMEOUT_DEFAULT,
     TOOL_TIMEOUT_MAX, ToolPattern, Warning,
 };
 use super::value::{DURATION_RULE, SIZE_RULE, parse_duration, parse_size, show_duration, show_size};
@@ -358,17 +358,10 @@ impl Checker<'_> {
     }
 
     fn tools(&self, raw: BTreeMap<String, RawTool>) -> Result<BTreeMap<ToolName, CommandTool>, ConfigError> {
-        let count_max = limits::TOOLS_MAX - BUILTIN_TOOLS.len();
-        if raw.len() > count_max {
-            return Err(self.bad("tools", format!("{} tools", raw.len()), format!("at most {count_max} tools")));
-        }
         let mut tools = BTreeMap::new();
         for (name, tool) in raw {
             let parsed: ToolName =
                 name.parse().map_err(|error: mesh_core::ids::InvalidId| self.bad("tools", &name, error.why))?;
-            if BUILTIN_TOOLS.contains(&name.as_str()) {
-                return Err(self.bad("tools", name, "another name: this one is a built-in tool's"));
-            }
             tools.insert(parsed, self.tool(&format!("tools.{name}"), tool)?);
         }
         Ok(tools)
@@ -554,7 +547,6 @@ mod tests {
             ("[files]\nroots = ['/a/../b']", ["files.roots", "/a/../b", "absolute"]),
             ("[log]\nlevel = 'loud'", ["log.level", "loud", "debug"]),
             ("[tools.'a:b']\ncommand = 'x'", ["tools", "a:b", "a-z"]),
-            ("[tools.'device.info']\ncommand = 'x'", ["tools", "device.info", "built-in"]),
             ("[tools.x]\nargs = []", ["tools.x.command", "``", "program"]),
             ("[tools.x]\ncommand = 'x'\neffect = 'twice'", ["tools.x.effect", "twice", "none, idempotent, once"]),
             ("[tools.x]\ncommand = 'x'\nmax_output = '65MiB'", ["tools.x.max_output", "65MiB", "at most 64MiB"]),

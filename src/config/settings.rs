@@ -25,8 +25,6 @@ pub const CALLS_RUNNING_DEFAULT: u8 = 16;
 pub const CALLS_RUNNING_MAX: u8 = 64;
 /// Time that a tool may run when its owner says nothing: as long as a default call may wait.
 pub const TOOL_TIMEOUT_DEFAULT: Duration = Duration::from_mins(1);
-/// Names of the built-in tools, which no command tool may take.
-pub const BUILTIN_TOOLS: [&str; 3] = ["device.info", "files.list", "files.read"];
 /// Longest time that a tool may be given.
 pub const TOOL_TIMEOUT_MAX: Duration = Duration::from_hours(24);
 

@@ -14,7 +14,8 @@ pub struct Adapters {
     pub tools: Box<dyn ToolRuns>,
 }
 
-/// `NodeService` from both sides: as the gateway that nodes register with, and as a node of the gateway.
+/// `NodeService` from both sides: as the gateway that nodes register with, and as a node of the gateway that the view
+/// shows.
 ///
 /// Nodes that register and leave, and the answers and dispatches that arrive, come back as
 /// [`Input`](mesh_core::io::Input)s.
@@ -22,8 +23,6 @@ pub trait NodeLinks: Send {
     /// Sends a frame of class Node: to a registered node when we lead, to our gateway otherwise. False = not sent.
     #[must_use]
     fn send(&self, peer: PeerId, frame: Frame) -> bool;
-    /// Registers with this gateway from now on; `None` = with nobody: there is no gateway, or we are it.
-    fn follow(&self, gateway: Option<PeerId>);
     /// Sends all registered nodes away, to the new gateway if it is known: we lead no more.
     fn abdicate(&self, moved_to: Option<PeerId>);
     /// Serves a `NodeService` connection that a linked peer opened.

@@ -1,8 +1,19 @@
-//! Listings of calls.
+//! Questions about calls, answered from what the core holds and what the store does, without holding up the loop.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::sync::Arc;
 
 use mesh_core::entry::Ending;
 use mesh_core::ids::{NodeId, ReqId};
-use mesh_core::io::{CallRecord, CallState};
+use mesh_core::io::{CallRecord, CallState, Space};
+use mesh_core::rows;
+use tokio::sync::{Semaphore, oneshot};
+
+use crate::mesh::error::MeshError;
+use crate::mesh::store::Store;
+use crate::mesh::waiters::{CallAnswer, Waiters};
+use crate::tasks::TaskGroup;
 
 /// Selection of calls to list.
 #[derive(Debug, Clone, Default)]
@@ -11,6 +22,24 @@ pub struct CallFilter {
     pub node: Option<NodeId>,
     /// Only calls in this state. [`CallStateFilter::Queued`] is everything that has not started.
     pub state: Option<CallStateFilter>,
+}
+
+impl CallFilter {
+    /// Returns true if this call is selected.
+    #[must_use]
+    pub fn passes(&self, record: &CallRecord) -> bool {
+        self.node.as_ref().is_none_or(|node| record.header.node_id == *node)
+            && self.state.is_none_or(|state| state.passes(record.state))
+    }
+
+    /// Returns true if only calls without an ending are selected.
+    #[must_use]
+    pub fn is_open_only(&self) -> bool {
+        matches!(
+            self.state,
+            Some(CallStateFilter::Open | CallStateFilter::Queued | CallStateFilter::Is(CallState::Open(_)))
+        )
+    }
 }
 
 /// See [`CallFilter`].
@@ -63,7 +92,7 @@ impl CallStateFilter {
 }
 
 /// Start of a page of calls: wall time of acceptance and id of the last one shown; newest first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct CallCursor {
     /// Wall time of acceptance.
     pub accepted_ms: u64,
@@ -78,4 +107,391 @@ pub struct CallPage {
     pub items: Vec<CallRecord>,
     /// Start of the next page, if there is one.
     pub next: Option<CallCursor>,
+}
+
+/// Listings that read the store at the same time; more wait for their turn.
+const LISTINGS_MAX: usize = 2;
+/// Rows of the index of calls that one page may look at.
+const SCANNED_MAX: usize = 10_000;
+
+/// Answers questions about calls. What the core holds is answered at once, as it was at that moment; what only the
+/// store holds is read on a thread that may block.
+#[derive(Debug)]
+pub(super) struct CallQueries {
+    store: Arc<dyn Store>,
+    tasks: TaskGroup,
+    turns: Arc<Semaphore>,
+    waiters: Waiters,
+}
+
+impl CallQueries {
+    /// Creates one for this store.
+    pub(super) fn new(store: Arc<dyn Store>, tasks: TaskGroup) -> Self {
+        Self { store, tasks, turns: Arc::new(Semaphore::new(LISTINGS_MAX)), waiters: Waiters::default() }
+    }
+
+    /// Answers with this call: `held` as the core holds it, else as the store does.
+    pub(super) fn answer_call(&self, held: Option<&CallRecord>, id: ReqId, reply: CallAnswer) {
+        if let Some(record) = held {
+            drop(reply.send(Ok(Some(record.clone()))));
+            return;
+        }
+        let store = self.store.clone();
+        self.tasks.spawn(async move {
+            let read = tokio::task::spawn_blocking(move || stored_call(store.as_ref(), &id)).await;
+            drop(reply.send(read.unwrap_or(Err(MeshError::Stopping))));
+        });
+    }
+
+    /// Answers when the call has ended: at once if it has, or if there is no such call.
+    pub(super) fn answer_when_ended(&mut self, held: Option<&CallRecord>, id: ReqId, reply: CallAnswer) {
+        if held.is_some_and(|record| matches!(record.state, CallState::Open(_))) {
+            self.waiters.add(id, reply);
+        } else {
+            self.answer_call(held, id, reply);
+        }
+    }
+
+    /// Answers those that waited for this call, whose ending is durable. What the store wrote this moment is still in
+    /// memory, so it is read at once.
+    pub(super) fn answer_ended(&mut self, held: Option<&CallRecord>, id: &ReqId) {
+        for reply in self.waiters.take(id) {
+            let call = held.map_or_else(|| stored_call(self.store.as_ref(), id), |record| Ok(Some(record.clone())));
+            drop(reply.send(call));
+        }
+    }
+
+    /// Answers all that wait: every call has ended, and the core holds none.
+    pub(super) fn answer_all(&mut self) {
+        for (id, reply) in self.waiters.take_all() {
+            drop(reply.send(stored_call(self.store.as_ref(), &id)));
+        }
+    }
+
+    /// Drops those that did not want to wait any longer.
+    pub(super) fn drop_closed(&mut self) {
+        self.waiters.drop_closed();
+    }
+
+    /// Returns true if somebody waits for the ending of a call.
+    pub(super) fn has_waiters(&self) -> bool {
+        !self.waiters.is_empty()
+    }
+
+    /// Answers with a page of calls, newest first. `held` are the calls that the core holds, all of them: the page shows
+    /// these as they are now, and every other call as the store has it.
+    pub(super) fn answer_page<'a>(
+        &self,
+        held: impl Iterator<Item = &'a CallRecord>,
+        query: PageQuery,
+        reply: oneshot::Sender<Result<CallPage, MeshError>>,
+    ) {
+        let held = HeldCalls::take(held, &query);
+        if query.filter.is_open_only() {
+            drop(reply.send(Ok(held.into_page(query.limit))));
+            return;
+        }
+        let (store, turns) = (self.store.clone(), self.turns.clone());
+        self.tasks.spawn(async move {
+            let Ok(_turn) = turns.acquire().await else { return };
+            let read = tokio::task::spawn_blocking(move || read_page(store.as_ref(), held, &query)).await;
+            drop(reply.send(read.unwrap_or(Err(MeshError::Stopping))));
+        });
+    }
+}
+
+/// One page that was asked for.
+#[derive(Debug)]
+pub(super) struct PageQuery {
+    pub(super) filter: CallFilter,
+    /// The last call of the page before.
+    pub(super) after: Option<CallCursor>,
+    /// Calls on the page, at most.
+    pub(super) limit: usize,
+}
+
+impl PageQuery {
+    /// Returns true if this call may be on the page.
+    fn fits(&self, record: &CallRecord) -> bool {
+        self.filter.passes(record) && self.after.is_none_or(|after| cursor(record) < after)
+    }
+}
+
+/// The calls that the core holds at one moment, as far as one page needs them.
+#[derive(Debug)]
+struct HeldCalls {
+    /// All of them, sorted: the store's row of such a call is not looked at.
+    ids: Vec<ReqId>,
+    /// The newest ones that fit, one more than the page may have.
+    fitting: BTreeMap<CallCursor, CallRecord>,
+}
+
+impl HeldCalls {
+    fn take<'a>(held: impl Iterator<Item = &'a CallRecord>, query: &PageQuery) -> Self {
+        let mut ids = Vec::new();
+        let mut newest: BTreeMap<CallCursor, &CallRecord> = BTreeMap::new();
+        for record in held {
+            ids.push(record.header.id);
+            if query.fits(record) {
+                newest.insert(cursor(record), record);
+                if newest.len() > query.limit + 1 {
+                    newest.pop_first();
+                }
+            }
+        }
+        ids.sort_unstable();
+        Self { ids, fitting: newest.into_iter().map(|(at, record)| (at, record.clone())).collect() }
+    }
+
+    fn has(&self, id: &ReqId) -> bool {
+        self.ids.binary_search(id).is_ok()
+    }
+
+    fn into_page(self, limit: usize) -> CallPage {
+        let mut page = Page::new(limit);
+        for (_, record) in self.fitting.into_iter().rev() {
+            page.push(record);
+        }
+        page.done()
+    }
+}
+
+/// A page in the making.
+struct Page {
+    limit: usize,
+    items: Vec<CallRecord>,
+    more: bool,
+}
+
+impl Page {
+    fn new(limit: usize) -> Self {
+        Self { limit, items: Vec::new(), more: false }
+    }
+
+    /// Adds a call, or notes that there is one more.
+    fn push(&mut self, record: CallRecord) {
+        if self.items.len() < self.limit {
+            self.items.push(record);
+        } else {
+            self.more = true;
+        }
+    }
+
+    fn done(self) -> CallPage {
+        let next = if self.more { self.items.last().map(cursor) } else { None };
+        CallPage { items: self.items, next }
+    }
+}
+
+impl CallCursor {
+    fn from_key(key: &[u8]) -> Option<Self> {
+        rows::by_time_of(key).map(|(accepted_ms, id)| Self { accepted_ms, id })
+    }
+}
+
+fn cursor(record: &CallRecord) -> CallCursor {
+    CallCursor { accepted_ms: record.header.accepted_ms, id: record.header.id }
+}
+
+fn stored_call(store: &dyn Store, id: &ReqId) -> Result<Option<CallRecord>, MeshError> {
+    let at = rows::call(id);
+    let stored = store.get(at.space, &at.key).map_err(MeshError::Store)?;
+    Ok(stored.and_then(|stored| at.read(&stored)))
+}
+
+/// Walks the index of calls from the newest down, and puts the held calls in their places.
+fn read_page(store: &dyn Store, mut held: HeldCalls, query: &PageQuery) -> Result<CallPage, MeshError> {
+    let mut page = Page::new(query.limit);
+    let mut end = query
+        .after
+        .map_or(Bound::Unbounded, |after| Bound::Excluded(rows::call_by_time(after.accepted_ms, &after.id).key));
+    let mut scanned = 0;
+    loop {
+        let rows = store.range(Space::CallsByTime, Bound::Unbounded, end, true, 256).map_err(MeshError::Store)?;
+        let Some((last, _)) = rows.last() else { break };
+        for (key, _) in &rows {
+            let Some(at) = CallCursor::from_key(key) else { continue };
+            while let Some(newer) = held.fitting.last_entry().filter(|newer| *newer.key() >= at) {
+                page.push(newer.remove());
+            }
+            if !held.has(&at.id)
+                && let Some(record) = stored_call(store, &at.id)?
+                && query.fits(&record)
+            {
+                page.push(record);
+            }
+            if page.more {
+                return Ok(page.done());
+            }
+        }
+        scanned += rows.len();
+        if scanned >= SCANNED_MAX {
+            // The page ends where the search did, whether it is full or not.
+            return Ok(CallPage { items: page.items, next: CallCursor::from_key(last) });
+        }
+        end = Bound::Excluded(last.clone());
+    }
+    for (_, record) in held.fitting.into_iter().rev() {
+        page.push(record);
+    }
+    Ok(page.done())
+}
+
+#[cfg(test)]
+mod tests {
+    use mesh_core::entry::{Effect, Header, Payload};
+    use mesh_core::frame::Phase;
+    use mesh_core::ids::{Incarnation, PeerId};
+    use mesh_core::io::Batch;
+    use proptest::prelude::*;
+    use tokio::sync::mpsc;
+
+    use super::*;
+    use crate::mesh::store::MemStore;
+
+    fn call(n: u64, accepted_ms: u64, state: CallState) -> CallRecord {
+        let origin = PeerId([7; 32]);
+        let header = Header {
+            id: ReqId::new(&origin, Incarnation(1), n),
+            target: origin,
+            target_incarnation: None,
+            node_id: if n.is_multiple_of(3) { "nas" } else { "desk" }.parse().unwrap(),
+            tool: "echo".parse().unwrap(),
+            arguments: Payload::empty(),
+            effect: Effect::Idempotent,
+            ttl_ms: 1,
+            accepted_ms,
+            timeout_ms: 1,
+            principal: String::new(),
+            client_key: None,
+            needs_approval: false,
+        };
+        CallRecord {
+            header: Arc::new(header),
+            origin,
+            state,
+            confirmed: false,
+            attempt: 1,
+            output: Payload::empty(),
+            error: String::new(),
+            reason: String::new(),
+            alias_of: None,
+            history: Vec::new(),
+        }
+    }
+
+    /// A store with all of these in its index, and those that are not held as rows.
+    fn store(calls: &[(CallRecord, bool)]) -> MemStore {
+        let store = MemStore::new(mpsc::channel(8).0);
+        let mut batch = Batch::default();
+        for (record, held) in calls {
+            let Header { id, accepted_ms, .. } = &*record.header;
+            batch.writes.push(rows::call_by_time(*accepted_ms, id).put(&rows::Empty));
+            if !held {
+                batch.writes.push(rows::call(id).put(record));
+            }
+        }
+        store.commit(1, batch);
+        store
+    }
+
+    /// All pages of a listing, one after the other.
+    fn pages(store: &dyn Store, calls: &[(CallRecord, bool)], filter: &CallFilter, limit: usize) -> Vec<CallCursor> {
+        let (mut after, mut shown) = (None, Vec::new());
+        loop {
+            let query = PageQuery { filter: filter.clone(), after, limit };
+            let held = calls.iter().filter(|(_, held)| *held).map(|(record, _)| record);
+            let held = HeldCalls::take(held, &query);
+            let page =
+                if filter.is_open_only() { held.into_page(limit) } else { read_page(store, held, &query).unwrap() };
+            assert!(page.items.len() <= limit);
+            shown.extend(page.items.iter().map(cursor));
+            after = page.next;
+            if after.is_none() {
+                return shown;
+            }
+        }
+    }
+
+    fn state() -> impl Strategy<Value = (CallState, bool)> {
+        prop_oneof![
+            Just((CallState::Open(Phase::Queued), true)),
+            Just((CallState::Open(Phase::Running), true)),
+            // An ending that is not confirmed is still held.
+            Just((CallState::Ended(Ending::Failed), true)),
+            Just((CallState::Ended(Ending::Failed), false)),
+            Just((CallState::Ended(Ending::Done), false)),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(256))]
+        #[test]
+        fn a_listing_shows_each_call_once_newest_first_wherever_it_is_held(
+            states in prop::collection::vec((state(), 0..6_u64), 0..40),
+            limit in 1..9_usize,
+            filter in prop_oneof![
+                Just(None),
+                Just(Some(CallStateFilter::Open)),
+                Just(Some(CallStateFilter::Ended)),
+                Just(Some(CallStateFilter::Is(CallState::Ended(Ending::Failed)))),
+            ],
+            nas_only: bool,
+        ) {
+            let calls: Vec<_> = (0..).zip(states)
+                .map(|(n, ((state, held), accepted_ms))| (call(n, accepted_ms, state), held))
+                .collect();
+            let filter = CallFilter { node: nas_only.then(|| "nas".parse().unwrap()), state: filter };
+            let mut expected: Vec<_> =
+                calls.iter().map(|(record, _)| record).filter(|record| filter.passes(record)).map(cursor).collect();
+            expected.sort_unstable_by(|a, b| b.cmp(a));
+            prop_assert_eq!(pages(&store(&calls), &calls, &filter, limit), expected);
+        }
+    }
+
+    #[test]
+    fn a_call_that_ended_while_the_page_is_read_is_shown_once() {
+        let open = call(1, 5, CallState::Open(Phase::Running));
+        let query = PageQuery { filter: CallFilter::default(), after: None, limit: 10 };
+        let held = HeldCalls::take([&open].into_iter(), &query);
+        // Its row is there by the time the index is walked.
+        let store = store(&[(call(1, 5, CallState::Ended(Ending::Done)), false)]);
+        let page = read_page(&store, held, &query).unwrap();
+        assert_eq!(page.items, [open]);
+        assert_eq!(page.next, None);
+    }
+
+    #[test]
+    fn a_search_that_finds_little_ends_and_says_where_to_go_on() {
+        let many = u64::try_from(SCANNED_MAX).unwrap() + 300;
+        let calls: Vec<_> = (0..many).map(|n| (call(n, n, CallState::Ended(Ending::Done)), false)).collect();
+        let oldest_held = (call(many, 0, CallState::Ended(Ending::Failed)), true);
+        let calls: Vec<_> = calls.into_iter().chain([oldest_held]).collect();
+        let failed = CallFilter { node: None, state: CallStateFilter::parse("failed") };
+        let store = store(&calls);
+        let query = PageQuery { filter: failed.clone(), after: None, limit: 10 };
+        let held = calls.iter().filter(|(_, held)| *held).map(|(record, _)| record);
+        let page = read_page(&store, HeldCalls::take(held, &query), &query).unwrap();
+        assert!(page.items.is_empty() && page.next.is_some());
+        assert_eq!(pages(&store, &calls, &failed, 10).len(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_call_is_answered_from_the_core_or_from_the_store() {
+        let (held, stored) = (call(1, 5, CallState::Open(Phase::Running)), call(2, 6, CallState::Ended(Ending::Done)));
+        let store: Arc<dyn Store> = Arc::new(store(&[(held.clone(), true), (stored.clone(), false)]));
+        let mut queries = CallQueries::new(store, TaskGroup::default());
+        for (record, known) in [(Some(&held), Some(&held)), (None, Some(&stored)), (None, None)] {
+            let id = known.map_or(ReqId([9; 16]), |known| known.header.id);
+            let (reply, answer) = oneshot::channel();
+            queries.answer_call(record, id, reply);
+            assert_eq!(answer.await.unwrap().unwrap().as_ref(), known);
+        }
+        let (reply, mut answer) = oneshot::channel();
+        queries.answer_when_ended(Some(&held), held.header.id, reply);
+        assert!(answer.try_recv().is_err() && queries.has_waiters());
+        queries.answer_ended(Some(&stored), &held.header.id);
+        assert_eq!(answer.try_recv().unwrap().unwrap(), Some(stored));
+        assert!(!queries.has_waiters());
+    }
 }

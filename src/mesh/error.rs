@@ -4,6 +4,7 @@ use std::io;
 
 use mesh_core::ids::{NodeId, PeerId};
 use mesh_core::io::Refusal;
+use mesh_core::peer::BootError;
 
 use crate::mesh::store::StoreError;
 
@@ -77,4 +78,16 @@ pub enum JoinError {
     /// No device of this name is nearby.
     #[error("no device `{0}` is nearby")]
     NotNearby(String),
+}
+
+/// The reason for which the mesh did not start, or stopped by itself.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum FatalError {
+    /// The store does not work. The process must end: only a new one reads what is really there.
+    #[error("the local store failed")]
+    Store(#[from] StoreError),
+    /// The store holds nothing that makes a peer.
+    #[error("the local store does not hold a mesh that can be taken up")]
+    Boot(#[from] BootError),
 }

@@ -82,7 +82,7 @@ impl MeshHandle {
     async fn ask<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> Request) -> Result<T, MeshError> {
         let (tx, rx) = oneshot::channel();
         self.requests.send(request(tx)).await.map_err(|_| MeshError::Stopping)?;
-        // Gone unanswered while the actor lives: with the mesh that it was asked in.
+        // Gone unanswered while the driver lives: with the mesh that it was asked in.
         rx.await.map_err(|_| if self.requests.is_closed() { MeshError::Stopping } else { MeshError::Moved })
     }
 

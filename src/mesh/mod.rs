@@ -1,26 +1,37 @@
 //! Membership, leadership and shared knowledge of a mesh. The protocol is [`mesh_core`]; this is its shell.
 
-mod actor;
 mod adapters;
 mod admission;
+mod blob_fetch;
 pub mod blobs;
+mod boot;
 mod call_queries;
 pub mod clock;
+mod driver;
 mod error;
 mod events;
+mod fault_points;
 mod handle;
 pub mod identity;
 pub mod invite;
 mod joining;
+mod log_reader;
+mod machine;
+mod node_sessions;
+mod publisher;
+mod reach;
+mod replies;
 mod request;
 mod snapshot;
 pub mod store;
 pub mod transport;
+mod waiters;
+mod warnings;
 
-pub use actor::{Booted, FatalError, Parts, boot};
 pub use adapters::{Adapters, NodeLinks, ToolRuns};
+pub use boot::{Booted, Parts, boot};
 pub use call_queries::{CallCursor, CallFilter, CallPage, CallStateFilter};
-pub use error::{JoinError, MeshError};
+pub use error::{FatalError, JoinError, MeshError};
 pub use events::{EVENTS_KEPT, Event, EventKind, EventLog};
 pub use handle::{MeshHandle, ResultBody};
 pub use joining::{Invite, JoinTarget, Joined};

@@ -4,20 +4,21 @@ use std::time::Duration;
 
 use mesh_core::entry::Tier;
 use mesh_core::ids::{Hash, NodeId, PeerId, ReqId};
-use mesh_core::io::{CallRecord, Command, Reply};
+use mesh_core::io::{Command, Reply};
 use tokio::sync::oneshot;
 
 use crate::mesh::call_queries::{CallCursor, CallFilter, CallPage};
 use crate::mesh::error::MeshError;
 use crate::mesh::joining::{Invite, JoinTarget, Joined};
+use crate::mesh::waiters::CallAnswer;
 
 /// One request, with the way back for its answer.
 #[derive(Debug)]
 pub(crate) enum Request {
     Command(Command, oneshot::Sender<Reply>),
-    Call(ReqId, oneshot::Sender<Result<Option<CallRecord>, MeshError>>),
+    Call(ReqId, CallAnswer),
     /// Answered when the call has ended; at once when there is no such call.
-    Ended(ReqId, oneshot::Sender<Result<Option<CallRecord>, MeshError>>),
+    Ended(ReqId, CallAnswer),
     Calls(CallFilter, Option<CallCursor>, usize, oneshot::Sender<Result<CallPage, MeshError>>),
     Invite(Tier, Duration, oneshot::Sender<Result<Invite, MeshError>>),
     Join(JoinTarget, bool, oneshot::Sender<Result<Joined, MeshError>>),

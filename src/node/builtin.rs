@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io;
+use std::sync::Arc;
 
 use mesh_core::entry::Ending;
 use nix::sys::statvfs::statvfs;
@@ -9,30 +10,46 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
 
-use super::catalogue::Run;
 use super::files::{Encoding, FileError, FileRoots, ListArguments, ReadArguments};
 use crate::config::class::meminfo_bytes;
 use crate::runtime::spool::{Spool, SpoolError};
+
+/// A tool that runs inside the agent.
+#[derive(Debug, Clone)]
+pub enum Builtin {
+    /// `noop`, which does nothing: to measure what a call costs besides its tool.
+    #[cfg(feature = "fault-points")]
+    Noop,
+    /// `device.info`
+    DeviceInfo,
+    /// `files.list`
+    FilesList(Arc<FileRoots>),
+    /// `files.read`
+    FilesRead(Arc<FileRoots>),
+}
+
+/// Names that command tools cannot take.
+pub const NAMES: [&str; 3] = ["device.info", "files.list", "files.read"];
 
 /// Bytes of a file that are in memory at once.
 const CHUNK: u64 = 32 * 1024;
 /// Disks in one answer.
 const DISKS_MAX: usize = 32;
 
-/// Why a built-in tool did not do it. Fit for the caller.
+/// A failure of a built-in tool. Fit for the caller.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BuiltinError {
-    /// Bad arguments.
+    /// Its arguments do not fit.
     #[error("arguments are not valid: {0}")]
     Arguments(String),
-    /// A failure of the files.
+    /// The file or directory that it was asked for.
     #[error(transparent)]
     File(#[from] FileError),
-    /// The output.
+    /// Its output was not taken.
     #[error(transparent)]
     Output(#[from] SpoolError),
-    /// The disk, in the middle of a file.
+    /// The disk failed in the middle of a file.
     #[error("reading the file: {0}")]
     Read(#[source] io::Error),
     /// A bug of ours, caught.
@@ -41,7 +58,7 @@ pub enum BuiltinError {
 }
 
 impl BuiltinError {
-    /// Ending of a call with it.
+    /// The ending of a call with it.
     #[must_use]
     pub fn ending(&self) -> Ending {
         match self {
@@ -52,22 +69,23 @@ impl BuiltinError {
     }
 }
 
-/// Runs a built-in tool; the output goes to `spool`. `arguments` are JSON, checked; empty stands for `{}`.
+/// Runs a built-in tool; the output goes to `spool`. `arguments` are JSON, checked.
 ///
 /// # Cancel safety
 /// Dropping it leaves at most one read of a disk behind, on a thread of its own.
-pub(super) async fn run(tool: &Run, arguments: &[u8], spool: &mut Spool<'_>) -> Result<(), BuiltinError> {
+pub(super) async fn run(tool: &Builtin, arguments: &[u8], spool: &mut Spool<'_>) -> Result<(), BuiltinError> {
     match tool {
-        Run::Noop => Ok(spool.push(b"null").await?),
-        Run::DeviceInfo => {
+        #[cfg(feature = "fault-points")]
+        Builtin::Noop => Ok(spool.push(b"null").await?),
+        Builtin::DeviceInfo => {
             let NoArguments {} = parse(arguments)?;
             answer(spool, || Ok(device_info())).await
         }
-        Run::FilesList(roots) => {
+        Builtin::FilesList(roots) => {
             let (roots, arguments) = (roots.clone(), parse::<ListArguments>(arguments)?);
             answer(spool, move || roots.list(&arguments)).await
         }
-        Run::FilesRead(roots) => {
+        Builtin::FilesRead(roots) => {
             let (roots, arguments) = (roots.clone(), parse::<ReadArguments>(arguments)?);
             match arguments.encoding {
                 Encoding::Raw => read_raw(spool, roots, arguments).await,
@@ -76,7 +94,6 @@ pub(super) async fn run(tool: &Run, arguments: &[u8], spool: &mut Spool<'_>) -> 
                 }
             }
         }
-        Run::Command(_) => Err(BuiltinError::Broken), // the executor hands those to `runtime::process`
     }
 }
 
@@ -85,7 +102,6 @@ pub(super) async fn run(tool: &Run, arguments: &[u8], spool: &mut Spool<'_>) -> 
 struct NoArguments {}
 
 fn parse<T: DeserializeOwned>(arguments: &[u8]) -> Result<T, BuiltinError> {
-    let arguments = if arguments.is_empty() { b"{}" } else { arguments };
     // serde would take a list for a struct too.
     if !arguments.trim_ascii_start().starts_with(b"{") {
         return Err(BuiltinError::Arguments("expected an object".to_owned()));
@@ -107,11 +123,7 @@ async fn answer<T: Serialize>(
     Ok(spool.push(&json).await?)
 }
 
-async fn read_raw(
-    spool: &mut Spool<'_>,
-    roots: std::sync::Arc<FileRoots>,
-    arguments: ReadArguments,
-) -> Result<(), BuiltinError> {
+async fn read_raw(spool: &mut Spool<'_>, roots: Arc<FileRoots>, arguments: ReadArguments) -> Result<(), BuiltinError> {
     let ReadArguments { path, offset, length, .. } = arguments;
     let (file, _, _): (File, u64, i64) = blocking(move || Ok(roots.open_file(&path)?)).await?;
     let mut file = tokio::fs::File::from_std(file);
@@ -129,7 +141,7 @@ async fn read_raw(
     }
 }
 
-/// Answer of `device.info`. What cannot be found out is absent.
+/// Result of `device.info`. A value that cannot be found out is absent.
 #[derive(Debug, Serialize)]
 struct DeviceInfo {
     hostname: Option<String>,
@@ -191,24 +203,24 @@ fn disks(mounts: &str) -> Vec<Disk> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::runtime::outcome::Output;
+    use crate::runtime::spool::OutputLimits;
     use crate::runtime::spool::testing::MemorySinks;
-    use mesh_core::entry::Payload;
     use serde_json::Value;
-    use std::sync::Arc;
 
-    async fn run_tool(tool: &Run, arguments: &str) -> Result<Vec<u8>, BuiltinError> {
+    async fn run_tool(tool: &Builtin, arguments: &str) -> Result<Vec<u8>, BuiltinError> {
         let sinks = MemorySinks::default();
-        let mut spool = Spool::new(&sinks, 64 << 20);
+        let mut spool = Spool::new(&sinks, OutputLimits { inline: 32 * 1024, total: 64 << 20 });
         run(tool, arguments.as_bytes(), &mut spool).await?;
         Ok(match spool.finish().await.unwrap() {
-            Payload::Inline(bytes) => bytes.to_vec(),
-            Payload::Blob { hash, .. } => sinks.blobs.lock().unwrap()[&hash].clone(),
+            Output::Inline(bytes) => bytes.to_vec(),
+            Output::Stored { hash, .. } => sinks.blobs.lock().unwrap()[&hash].clone(),
         })
     }
 
     #[tokio::test]
     async fn the_device_tells_of_itself() {
-        let info: Value = serde_json::from_slice(&run_tool(&Run::DeviceInfo, "").await.unwrap()).unwrap();
+        let info: Value = serde_json::from_slice(&run_tool(&Builtin::DeviceInfo, "{}").await.unwrap()).unwrap();
         assert_eq!(info["sigil_version"], env!("CARGO_PKG_VERSION"));
         for key in ["hostname", "os", "kernel", "arch"] {
             assert!(info[key].as_str().is_some_and(|text| !text.is_empty()), "{key}: {info}");
@@ -221,9 +233,9 @@ mod tests {
     #[tokio::test]
     async fn arguments_are_checked_and_the_error_says_what_is_expected() {
         let roots = Arc::new(FileRoots::new(vec!["/tmp".into()], "/nowhere".into()));
-        let (list, read) = (Run::FilesList(roots.clone()), Run::FilesRead(roots));
+        let (list, read) = (Builtin::FilesList(roots.clone()), Builtin::FilesRead(roots));
         for (tool, arguments, part) in [
-            (&Run::DeviceInfo, r#"{"x":1}"#, "unknown field `x`"),
+            (&Builtin::DeviceInfo, r#"{"x":1}"#, "unknown field `x`"),
             (&list, r#"{"pth":"/"}"#, "expected `path` or `limit`"),
             (&list, r#"["/tmp"]"#, "expected an object"),
             (&list, "null", "expected an object"),
@@ -244,7 +256,7 @@ mod tests {
         let bytes: Vec<u8> = (0..200_000u32).flat_map(u32::to_le_bytes).collect();
         std::fs::write(dir.path().join("x"), &bytes).unwrap();
         let roots = Arc::new(FileRoots::new(vec![dir.path().to_owned()], "/nowhere".into()));
-        let read = Run::FilesRead(roots);
+        let read = Builtin::FilesRead(roots);
         assert_eq!(run_tool(&read, r#"{"path":"x","encoding":"raw"}"#).await.unwrap(), bytes);
         let part = run_tool(&read, r#"{"path":"x","encoding":"raw","offset":7,"length":50000}"#).await.unwrap();
         assert_eq!(part, &bytes[7..50_007]);

@@ -6,42 +6,39 @@ use std::time::Duration;
 
 use mesh_core::entry::{Effect, ToolDecl};
 use mesh_core::ids::ToolName;
-use mesh_core::limits::RESULT_BYTES_MAX;
+use mesh_core::limits::{RESULT_BYTES_MAX, TOOLS_MAX};
 
+use super::builtin::{self, Builtin};
 use super::files::FileRoots;
 use crate::config::{CommandTool, Config};
 
 /// Time that a built-in tool may take: they read a little, unless a disk hangs.
 const BUILTIN_TIMEOUT: Duration = Duration::from_secs(30);
+/// Tools that the settings may add, so that with all built-in ones they fit into a directory record.
+const COMMAND_TOOLS_MAX: usize = TOOLS_MAX - builtin::NAMES.len();
 
-/// Implementation of a tool.
+/// A way to run a tool.
 #[derive(Debug, Clone)]
 pub enum Run {
-    /// `noop`
-    Noop,
-    /// `device.info`
-    DeviceInfo,
-    /// `files.list`
-    FilesList(Arc<FileRoots>),
-    /// `files.read`
-    FilesRead(Arc<FileRoots>),
-    /// A program.
+    /// Inside the agent.
+    Builtin(Builtin),
+    /// As a program.
     Command(Arc<CommandTool>),
 }
 
 /// One tool.
 #[derive(Debug, Clone)]
 pub struct Tool {
-    /// Its declaration in the mesh.
+    /// Its description for the mesh.
     pub decl: ToolDecl,
     /// Longest run.
     pub timeout: Duration,
     /// Bytes of output.
     pub max_output: u64,
-    /// True if the owner of this device forbids it (`node.deny`). It is known, so that a call in the queue can be
-    /// answered with the reason, but not offered.
+    /// True if the owner of this device forbids it (`node.deny`). It is known, so that a call in the queue can be answered
+    /// with the reason, but not offered.
     pub denied: bool,
-    /// Its implementation.
+    /// The way to run it.
     pub run: Run,
 }
 
@@ -51,16 +48,40 @@ pub struct Catalogue {
     tools: BTreeMap<ToolName, Tool>,
 }
 
+/// A reason for which settings make no catalogue.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum CatalogueError {
+    /// A command tool with the name of a built-in one.
+    #[error("tools.{0} is not allowed: this is the name of a built-in tool, choose another")]
+    Reserved(ToolName),
+    /// Too many.
+    #[error("{count} tools are not allowed: the settings may add at most {max}", max = COMMAND_TOOLS_MAX)]
+    TooMany {
+        /// Command tools in the settings.
+        count: usize,
+    },
+}
+
 impl Catalogue {
     /// The tools that the settings ask for.
-    #[must_use]
-    pub fn new(config: &Config) -> Self {
+    pub fn new(config: &Config) -> Result<Self, CatalogueError> {
+        if config.tools.len() > COMMAND_TOOLS_MAX {
+            return Err(CatalogueError::TooMany { count: config.tools.len() });
+        }
+        if let Some(name) = config.tools.keys().find(|name| builtin::NAMES.contains(&name.as_str())) {
+            return Err(CatalogueError::Reserved(name.clone()));
+        }
         let mut catalogue = Self::default();
-        catalogue.builtin(config, "device.info", "what this device is and how it does", false, Run::DeviceInfo);
+        #[cfg(feature = "fault-points")]
+        if std::env::var_os("SIGIL_TEST_NOOP").is_some() {
+            catalogue.builtin(config, "noop", "does nothing", false, Builtin::Noop);
+        }
+        catalogue.builtin(config, "device.info", "what this device is and how it does", false, Builtin::DeviceInfo);
         if !config.files.roots.is_empty() {
             let roots = Arc::new(FileRoots::new(config.files.roots.clone(), config.home.clone()));
-            catalogue.builtin(config, "files.list", "lists a directory", true, Run::FilesList(roots.clone()));
-            catalogue.builtin(config, "files.read", "reads a file", true, Run::FilesRead(roots));
+            catalogue.builtin(config, "files.list", "lists a directory", true, Builtin::FilesList(roots.clone()));
+            catalogue.builtin(config, "files.read", "reads a file", true, Builtin::FilesRead(roots));
         }
         for (name, tool) in &config.tools {
             let decl = ToolDecl {
@@ -72,15 +93,10 @@ impl Catalogue {
             let run = Run::Command(Arc::new(tool.clone()));
             catalogue.add(config, decl, tool.timeout, tool.max_output, run);
         }
-        catalogue
+        Ok(catalogue)
     }
 
-    /// Offers `noop` too, which does nothing: to measure what a call costs besides its tool.
-    pub fn offer_noop(&mut self, config: &Config) {
-        self.builtin(config, "noop", "does nothing", false, Run::Noop);
-    }
-
-    /// Declarations for the mesh: all tools but the denied ones, by name.
+    /// Descriptions for the mesh: of all tools but the denied ones, by name.
     #[must_use]
     pub fn decls(&self) -> Vec<ToolDecl> {
         self.tools.values().filter(|tool| !tool.denied).map(|tool| tool.decl.clone()).collect()
@@ -92,10 +108,10 @@ impl Catalogue {
         self.tools.get(name)
     }
 
-    fn builtin(&mut self, config: &Config, name: &str, description: &str, owner_only: bool, run: Run) {
+    fn builtin(&mut self, config: &Config, name: &str, description: &str, owner_only: bool, run: Builtin) {
         let name = name.parse().expect("our own names are valid");
         let decl = ToolDecl { name, effect: Effect::None, description: description.to_owned(), owner_only };
-        self.add(config, decl, BUILTIN_TIMEOUT, RESULT_BYTES_MAX, run);
+        self.add(config, decl, BUILTIN_TIMEOUT, RESULT_BYTES_MAX, Run::Builtin(run));
     }
 
     fn add(&mut self, config: &Config, decl: ToolDecl, timeout: Duration, max_output: u64, run: Run) {
@@ -109,10 +125,14 @@ mod tests {
     use super::*;
     use crate::config::Overrides;
 
-    fn catalogue(text: &str) -> Catalogue {
+    fn try_catalogue(text: &str) -> Result<Catalogue, CatalogueError> {
         let home = tempfile::tempdir().unwrap();
         std::fs::write(home.path().join("sigil.toml"), text).unwrap();
         Catalogue::new(&crate::config::load(home.path(), &Overrides::default()).unwrap().0)
+    }
+
+    fn catalogue(text: &str) -> Catalogue {
+        try_catalogue(text).unwrap()
     }
 
     fn names(catalogue: &Catalogue) -> Vec<String> {
@@ -135,5 +155,19 @@ mod tests {
         let catalogue = catalogue("[node]\ndeny = ['files.*']\n[files]\nroots = ['/tmp']\n");
         assert_eq!(names(&catalogue), ["device.info"]);
         assert!(catalogue.get(&"files.read".parse().unwrap()).unwrap().denied);
+    }
+
+    #[test]
+    fn names_of_built_in_tools_are_taken() {
+        let error = try_catalogue("[tools.'device.info']\ncommand = 'x'").unwrap_err().to_string();
+        assert!(["tools", "device.info", "built-in"].iter().all(|part| error.contains(part)), "{error}");
+    }
+
+    #[test]
+    fn the_number_of_tools_is_bounded() {
+        let tools = |count: usize| (0..count).map(|n| format!("[tools.t{n}]\ncommand = 'x'\n")).collect::<String>();
+        assert!(try_catalogue(&tools(COMMAND_TOOLS_MAX)).is_ok());
+        let error = try_catalogue(&tools(COMMAND_TOOLS_MAX + 1)).unwrap_err().to_string();
+        assert!(error.contains("510 tools") && error.contains("at most 509"), "{error}");
     }
 }

@@ -1,10 +1,7 @@
-//! What this device offers.
+//! The tools of this device: which it offers, and how they are run.
 
-mod blob_sinks;
+pub mod blobs;
 pub mod builtin;
 pub mod catalogue;
-pub mod client;
-pub(crate) mod convert;
-pub mod executor;
 pub mod files;
-pub(crate) mod stream;
+pub mod host;

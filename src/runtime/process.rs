@@ -1,7 +1,7 @@
 //! Tools that are programs: started in a process group of their own, watched, and ended as a group.
 //!
-//! Whatever the program does, [`run`] comes back: at its end, at its time limit, at its output limit, or when
-//! cancelled. A program that moves itself into another session (`setsid`) leaves the group and is not ended with it.
+//! Whatever the program does, [`run`] comes back: at its end, at its time limit, at its output limit, or when cancelled.
+//! A program that moves itself into another session (`setsid`) leaves the group and is not ended with it.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -15,9 +15,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use mesh_core::entry::{Ending, Payload};
-use mesh_core::ids::{Attempt, NodeId, ReqId, ToolName};
-use mesh_core::io::ToolOutcome;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use tempfile::TempDir;
@@ -27,17 +24,19 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
+use super::outcome::{RunEnd, RunOutcome};
 use super::progress::ErrorStream;
-use super::spool::{BlobSinks, Spool, SpoolError};
+use super::spool::{BlobSinks, OutputLimits, Spool, SpoolError};
 use super::tool_exec;
 use crate::config::value::show_duration;
+use crate::tasks::TaskGroup;
 
-/// Between asking a group to end (`SIGTERM`) and ending it (`SIGKILL`). With the waits below, well under the 2 s in
-/// which a cancel must have worked.
+/// Between asking a group to end (`SIGTERM`) and ending it (`SIGKILL`). With the waits below, well under the 2 s in which
+/// a cancel must have worked.
 const TERM_GRACE: Duration = Duration::from_millis(500);
-/// Time that a killed process is waited for. One that hangs in the kernel (a dead network disk) may take for ever.
+/// How long a killed process is waited for. One that hangs in the kernel (a dead network disk) may take for ever.
 const KILL_WAIT: Duration = Duration::from_secs(1);
-/// Time that pipes are read after the program's end: what it wrote is in them; only an escaped child keeps them open.
+/// How long pipes are read after the program's end: what it wrote is in them; only an escaped child keeps them open.
 const DRAIN: Duration = Duration::from_secs(1);
 /// Bytes read from a pipe at once.
 const CHUNK: usize = 32 * 1024;
@@ -51,18 +50,10 @@ const RUN_DIR_PREFIX: &str = "run-";
 pub struct Spec {
     /// Looked up in `PATH`, or absolute.
     pub command: PathBuf,
-    /// As they are.
+    /// Passed as they are.
     pub args: Vec<String>,
-    /// Added to its environment.
+    /// Added to `PATH`, `HOME` and `LANG` of the agent, which is all that it inherits.
     pub env: BTreeMap<String, String>,
-    /// `SIGIL_REQUEST_ID`
-    pub id: ReqId,
-    /// `SIGIL_ATTEMPT`
-    pub attempt: Attempt,
-    /// `SIGIL_TOOL`
-    pub tool: ToolName,
-    /// `SIGIL_NODE`
-    pub node: NodeId,
 }
 
 /// Limits of one run.
@@ -70,8 +61,8 @@ pub struct Spec {
 pub struct Bounds {
     /// Time.
     pub timeout: Duration,
-    /// Bytes of output.
-    pub max_output: u64,
+    /// Output.
+    pub output: OutputLimits,
 }
 
 /// Starts programs, in the order in which it is asked. Cheap to clone.
@@ -87,8 +78,7 @@ pub struct Launcher {
 #[derive(Debug)]
 pub struct Launch {
     running: oneshot::Receiver<io::Result<Running>>,
-    /// Set when it is started or given up: whoever sets it first decides, so that what is told of a cancelled run is
-    /// true.
+    /// Whether it is started or given up: whoever sets it first decides, so that what is told of a cancelled run is true.
     decided: Arc<AtomicBool>,
     command: PathBuf,
     /// Keeps the thread, and so the child, alive.
@@ -145,7 +135,7 @@ impl Launcher {
     ///
     /// # Panics
     /// Outside of a tokio runtime.
-    pub fn start(work: PathBuf, program: Option<PathBuf>) -> io::Result<Self> {
+    pub fn start(work: PathBuf, program: Option<PathBuf>, tasks: &TaskGroup) -> io::Result<Self> {
         crate::platform::create_private_dir(&work)?;
         for entry in std::fs::read_dir(&work)?.flatten() {
             if entry.file_name().to_string_lossy().starts_with(RUN_DIR_PREFIX) {
@@ -154,7 +144,8 @@ impl Launcher {
         }
         let (requests, mut inbox) = mpsc::channel::<Request>(LAUNCHES_MAX);
         let runtime = tokio::runtime::Handle::current();
-        std::thread::Builder::new().name("tool-launcher".to_owned()).spawn(move || {
+        // Not told to stop, but out of work: a program incarnations no longer than this thread, so it ends after the last run.
+        tasks.thread("tool-launcher", move |_| {
             let _runtime = runtime.enter();
             while let Some(Request { spec, reply, decided }) = inbox.blocking_recv() {
                 if !reply.is_closed() && !decided.swap(true, Ordering::AcqRel) {
@@ -192,8 +183,6 @@ fn start(spec: &Spec, program: Option<&Path>, work: &Path) -> io::Result<Running
     command.env("PATH", "/usr/local/bin:/usr/bin:/bin");
     command.envs(["PATH", "HOME", "LANG"].into_iter().filter_map(|name| Some((name, std::env::var_os(name)?))));
     command.envs(&spec.env);
-    command.env("SIGIL_REQUEST_ID", spec.id.to_string()).env("SIGIL_ATTEMPT", spec.attempt.to_string());
-    command.env("SIGIL_TOOL", spec.tool.as_str()).env("SIGIL_NODE", spec.node.as_str());
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let child = command.process_group(0).kill_on_drop(true).spawn()?;
     // The child leads its group: both have the same number.
@@ -201,7 +190,7 @@ fn start(spec: &Spec, program: Option<&Path>, work: &Path) -> io::Result<Running
     Ok(Running { child, group, dir })
 }
 
-/// Why a run was over.
+/// The cause for which a run was over.
 enum End {
     Exited(ExitStatus),
     Lost(io::Error),
@@ -210,8 +199,8 @@ enum End {
     Output(SpoolError),
 }
 
-/// Runs a launched program to its end: `stdin` goes in, output goes to memory or `sinks`, lines of its error stream go
-/// to `note` (at most 200 characters each, and not faster than a person reads).
+/// Runs a launched program to its end: `stdin` goes in, output goes to memory or `sinks`, lines of its error stream go to
+/// `note` (at most 200 characters each, and not faster than a person reads).
 ///
 /// # Cancel safety
 /// Dropping the future kills the group.
@@ -222,13 +211,13 @@ pub async fn run(
     cancel: &CancellationToken,
     sinks: &dyn BlobSinks,
     mut note: impl FnMut(String),
-) -> ToolOutcome {
+) -> RunOutcome {
     let Launch { mut running, decided, command, _launcher } = launch;
     let started = tokio::select! {
         biased;
         () = cancel.cancelled() => {
             if !decided.swap(true, Ordering::AcqRel) {
-                return ended(Ending::Cancelled, "cancelled before it was started");
+                return RunOutcome::cancelled("cancelled before it was started", String::new());
             }
             running.await
         }
@@ -236,11 +225,11 @@ pub async fn run(
     };
     let Running { mut child, mut group, dir } = match started {
         Ok(Ok(running)) => running,
-        Ok(Err(error)) => return ended(Ending::Failed, tool_exec::explain(command.as_os_str(), &error)),
-        Err(_) => return ended(Ending::Failed, "too many programs wait to be started"),
+        Ok(Err(error)) => return RunOutcome::failed(tool_exec::explain(command.as_os_str(), &error), String::new()),
+        Err(_) => return RunOutcome::failed("too many programs wait to be started", String::new()),
     };
 
-    let mut spool = Spool::new(sinks, bounds.max_output);
+    let mut spool = Spool::new(sinks, bounds.output);
     let mut errors = ErrorStream::new(Instant::now());
     let end = watch(&mut child, &mut group, bounds.timeout, stdin, cancel, &mut spool, &mut errors, &mut note).await;
     if !matches!(end, End::Exited(_)) {
@@ -343,27 +332,25 @@ async fn stop(child: &mut Child, group: &mut Group) {
     let _ = timeout(KILL_WAIT, child.wait()).await;
 }
 
-async fn outcome(end: End, error: String, spool: Spool<'_>, bounds: Bounds) -> ToolOutcome {
-    let (ending, reason) = match end {
-        End::Exited(exit) if exit.success() => (Ending::Done, String::new()),
-        End::Exited(exit) => match error.strip_prefix(tool_exec::COMPLAINT) {
-            Some(why) if exit.code() == Some(tool_exec::NOT_STARTED.into()) => return ended(Ending::Failed, why),
-            _ => (Ending::Failed, show_exit(exit)),
+async fn outcome(end: End, stderr: String, spool: Spool<'_>, bounds: Bounds) -> RunOutcome {
+    let end = match end {
+        End::Exited(exit) if exit.success() => RunEnd::Done,
+        End::Exited(exit) => match stderr.strip_prefix(tool_exec::COMPLAINT) {
+            Some(why) if exit.code() == Some(tool_exec::NOT_STARTED.into()) => {
+                return RunOutcome::failed(why, String::new());
+            }
+            _ => RunEnd::Failed(show_exit(exit)),
         },
-        End::TimedOut => (Ending::Failed, format!("timed out after {}", show_duration(bounds.timeout))),
-        End::Cancelled => return ToolOutcome { error, ..ended(Ending::Cancelled, "cancelled while it ran") },
-        End::Lost(lost) => return ToolOutcome { error, ..ended(Ending::Failed, format!("waiting for it: {lost}")) },
-        End::Output(why) => return ToolOutcome { error, ..ended(Ending::Failed, show_spool_error(&why)) },
+        End::TimedOut => RunEnd::Failed(format!("timed out after {}", show_duration(bounds.timeout))),
+        End::Cancelled => return RunOutcome::cancelled("cancelled while it ran", stderr),
+        End::Lost(lost) => return RunOutcome::failed(format!("waiting for it: {lost}"), stderr),
+        End::Output(why) => return RunOutcome::failed(show_spool_error(&why), stderr),
     };
     // What came before a failure is worth keeping.
     match spool.finish().await {
-        Ok(output) => ToolOutcome { ending, reason, output, error },
-        Err(why) => ToolOutcome { error, ..ended(Ending::Failed, show_spool_error(&why)) },
+        Ok(output) => RunOutcome { end, output, stderr },
+        Err(why) => RunOutcome::failed(show_spool_error(&why), stderr),
     }
-}
-
-pub(crate) fn ended(ending: Ending, reason: impl Into<String>) -> ToolOutcome {
-    ToolOutcome { ending, reason: reason.into(), output: Payload::empty(), error: String::new() }
 }
 
 /// The whole story in one line.

@@ -1,15 +1,16 @@
-//! Error stream of a running tool: lines of progress, and the tail that is kept.
+//! The error stream of a running tool: lines of progress, and the tail that is kept.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use mesh_core::limits::{TEXT_BYTES_MAX, cut};
 use tokio::time::Instant;
 
+/// Bytes of the tail: enough for the last words of a stack trace, and it fits into a log entry beside the output.
+const TAIL_BYTES_MAX: usize = 4096;
 /// Longest note that is passed on, in characters.
 const NOTE_CHARS_MAX: usize = 200;
 /// Bytes of a line that are looked at: all that the tail could keep.
-const LINE_BYTES_MAX: usize = TEXT_BYTES_MAX;
+const LINE_BYTES_MAX: usize = TAIL_BYTES_MAX;
 /// Lines with this prefix are progress only, and not part of the error text.
 const PREFIX: &str = "::progress ";
 /// Notes that may come at once, before [`REFILL`] sets the pace: a short job is told in full.
@@ -44,7 +45,7 @@ impl ErrorStream {
         // A last line without an end is part of the tail only when the stream ends.
     }
 
-    /// The stream is over: what is left is a line too. Answers the last 4 KiB of text.
+    /// The stream is over: what is left is a line too. Returns the last [`TAIL_BYTES_MAX`] of text.
     pub(super) fn finish(mut self, now: Instant, note: &mut impl FnMut(String)) -> String {
         if !self.line.is_empty() {
             self.end_line(now, note);
@@ -52,8 +53,8 @@ impl ErrorStream {
         let bytes: Vec<u8> = self.tail.into();
         let text = String::from_utf8_lossy(&bytes);
         // Replacement characters may have made it longer.
-        let start = text.ceil_char_boundary(text.len().saturating_sub(TEXT_BYTES_MAX));
-        cut(text.get(start..).unwrap_or_default().trim_end(), TEXT_BYTES_MAX).to_owned()
+        let start = text.ceil_char_boundary(text.len().saturating_sub(TAIL_BYTES_MAX));
+        text.get(start..).unwrap_or_default().trim_end().to_owned()
     }
 
     fn end_line(&mut self, now: Instant, note: &mut impl FnMut(String)) {
@@ -62,7 +63,7 @@ impl ErrorStream {
         let marked = text.strip_prefix(PREFIX);
         if marked.is_none() {
             self.tail.extend(&line);
-            let over = self.tail.len().saturating_sub(TEXT_BYTES_MAX);
+            let over = self.tail.len().saturating_sub(TAIL_BYTES_MAX);
             self.tail.drain(..over);
         }
         let said = marked.unwrap_or(&text).trim();
@@ -111,7 +112,7 @@ mod tests {
         let (notes, tail) = run(&[flood.as_bytes(), b"\n", "line\n".repeat(5000).as_bytes()]);
         assert_eq!(notes.len(), BURST as usize);
         assert_eq!(notes[0].len(), NOTE_CHARS_MAX);
-        assert_eq!(tail.len(), TEXT_BYTES_MAX - 1);
+        assert_eq!(tail.len(), TAIL_BYTES_MAX - 1);
         assert!(tail.ends_with("line"));
     }
 

@@ -4,25 +4,24 @@ use std::io;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use mesh_core::entry::Payload;
-use mesh_core::ids::Hash;
-use mesh_core::limits::INLINE_BYTES_MAX;
+
+use super::outcome::Output;
 
 /// Takes the bytes of one blob. Dropped before [`Self::finish`], it leaves nothing behind.
 pub trait BlobSink: Send {
     /// Adds a chunk.
     fn write<'a>(&'a mut self, chunk: &'a [u8]) -> BoxFuture<'a, io::Result<()>>;
-    /// Keeps the blob under its hash. Answers the hash and the number of bytes.
-    fn finish(self: Box<Self>) -> BoxFuture<'static, io::Result<(Hash, u64)>>;
+    /// Keeps the blob under its SHA-256. Returns that and the number of bytes.
+    fn finish(self: Box<Self>) -> BoxFuture<'static, io::Result<([u8; 32], u64)>>;
 }
 
-/// Where large outputs go.
+/// A store for large outputs.
 pub trait BlobSinks: Send + Sync {
-    /// Begins a blob.
+    /// Starts a blob.
     fn create(&self) -> BoxFuture<'_, io::Result<Box<dyn BlobSink>>>;
 }
 
-/// Why output was not taken.
+/// A reason for which output was not taken.
 #[derive(Debug, thiserror::Error)]
 pub enum SpoolError {
     /// More than the limit.
@@ -33,30 +32,39 @@ pub enum SpoolError {
     Store(#[source] io::Error),
 }
 
+/// Limits of one output, in bytes.
+#[derive(Debug, Clone, Copy)]
+pub struct OutputLimits {
+    /// Kept in memory; more goes to a blob.
+    pub inline: usize,
+    /// Taken at all.
+    pub total: u64,
+}
+
 /// Output of one run.
 pub struct Spool<'a> {
     sinks: &'a dyn BlobSinks,
-    limit: u64,
+    limits: OutputLimits,
     len: u64,
     inline: Vec<u8>,
     sink: Option<Box<dyn BlobSink>>,
 }
 
 impl<'a> Spool<'a> {
-    /// An empty one that takes at most `limit` bytes.
+    /// An empty one.
     #[must_use]
-    pub fn new(sinks: &'a dyn BlobSinks, limit: u64) -> Self {
-        Self { sinks, limit, len: 0, inline: Vec::new(), sink: None }
+    pub fn new(sinks: &'a dyn BlobSinks, limits: OutputLimits) -> Self {
+        Self { sinks, limits, len: 0, inline: Vec::new(), sink: None }
     }
 
     /// Takes a chunk.
     pub async fn push(&mut self, chunk: &[u8]) -> Result<(), SpoolError> {
         let len = self.len + chunk.len() as u64;
-        if len > self.limit {
-            return Err(SpoolError::TooLarge(self.limit));
+        if len > self.limits.total {
+            return Err(SpoolError::TooLarge(self.limits.total));
         }
         self.len = len;
-        if self.sink.is_none() && self.inline.len() + chunk.len() > INLINE_BYTES_MAX {
+        if self.sink.is_none() && self.inline.len() + chunk.len() > self.limits.inline {
             let mut sink = self.sinks.create().await.map_err(SpoolError::Store)?;
             sink.write(&std::mem::take(&mut self.inline)).await.map_err(SpoolError::Store)?;
             self.sink = Some(sink);
@@ -68,13 +76,13 @@ impl<'a> Spool<'a> {
         Ok(())
     }
 
-    /// Ends the spool and returns its bytes as a payload.
-    pub async fn finish(self) -> Result<Payload, SpoolError> {
+    /// Everything that came, byte for byte.
+    pub async fn finish(self) -> Result<Output, SpoolError> {
         match self.sink {
-            None => Ok(Payload::Inline(Bytes::from(self.inline))),
+            None => Ok(Output::Inline(Bytes::from(self.inline))),
             Some(sink) => {
                 let (hash, len) = sink.finish().await.map_err(SpoolError::Store)?;
-                Ok(Payload::Blob { hash, len })
+                Ok(Output::Stored { hash, len })
             }
         }
     }
@@ -90,8 +98,12 @@ pub(crate) mod testing {
     /// Keeps finished blobs; counts the longest chunk that was handed over.
     #[derive(Clone, Default)]
     pub(crate) struct MemorySinks {
-        pub(crate) blobs: Arc<Mutex<BTreeMap<Hash, Vec<u8>>>>,
+        pub(crate) blobs: Arc<Mutex<BTreeMap<[u8; 32], Vec<u8>>>>,
         pub(crate) longest_chunk: Arc<Mutex<usize>>,
+    }
+
+    pub(crate) fn sha256(bytes: &[u8]) -> [u8; 32] {
+        ring::digest::digest(&ring::digest::SHA256, bytes).as_ref().try_into().unwrap()
     }
 
     struct MemorySink(MemorySinks, Vec<u8>);
@@ -111,8 +123,8 @@ pub(crate) mod testing {
             Box::pin(async { Ok(()) })
         }
 
-        fn finish(self: Box<Self>) -> BoxFuture<'static, io::Result<(Hash, u64)>> {
-            let (hash, len) = (Hash::of(&self.1), self.1.len() as u64);
+        fn finish(self: Box<Self>) -> BoxFuture<'static, io::Result<([u8; 32], u64)>> {
+            let (hash, len) = (sha256(&self.1), self.1.len() as u64);
             self.0.blobs.lock().unwrap().insert(hash, self.1);
             Box::pin(async move { Ok((hash, len)) })
         }
@@ -124,27 +136,29 @@ mod tests {
     use super::*;
     use testing::MemorySinks;
 
+    const LIMITS: OutputLimits = OutputLimits { inline: 32, total: u64::MAX };
+
     #[tokio::test]
     async fn small_output_stays_inline_and_large_becomes_a_blob() {
         let sinks = MemorySinks::default();
-        let mut spool = Spool::new(&sinks, u64::MAX);
-        spool.push(&vec![0xff; INLINE_BYTES_MAX]).await.unwrap();
-        assert_eq!(spool.finish().await.unwrap(), Payload::Inline(vec![0xff; INLINE_BYTES_MAX].into()));
+        let mut spool = Spool::new(&sinks, LIMITS);
+        spool.push(&vec![0xff; LIMITS.inline]).await.unwrap();
+        assert_eq!(spool.finish().await.unwrap(), Output::Inline(vec![0xff; LIMITS.inline].into()));
         assert!(sinks.blobs.lock().unwrap().is_empty());
 
-        let mut spool = Spool::new(&sinks, u64::MAX);
-        spool.push(&vec![1; INLINE_BYTES_MAX]).await.unwrap();
+        let mut spool = Spool::new(&sinks, LIMITS);
+        spool.push(&vec![1; LIMITS.inline]).await.unwrap();
         spool.push(&[2]).await.unwrap();
-        let whole = [vec![1; INLINE_BYTES_MAX], vec![2]].concat();
-        let payload = spool.finish().await.unwrap();
-        assert_eq!(payload, Payload::Blob { hash: Hash::of(&whole), len: whole.len() as u64 });
-        assert_eq!(sinks.blobs.lock().unwrap()[&payload.hash()], whole);
+        let whole = [vec![1; LIMITS.inline], vec![2]].concat();
+        let Output::Stored { hash, len } = spool.finish().await.unwrap() else { panic!("a blob") };
+        assert_eq!(len, whole.len() as u64);
+        assert_eq!(sinks.blobs.lock().unwrap()[&hash], whole);
     }
 
     #[tokio::test]
     async fn the_limit_is_exact_and_named() {
         let sinks = MemorySinks::default();
-        let mut spool = Spool::new(&sinks, 1024);
+        let mut spool = Spool::new(&sinks, OutputLimits { total: 1024, ..LIMITS });
         spool.push(&[0; 1024]).await.unwrap();
         let error = spool.push(&[0]).await.unwrap_err();
         assert_eq!(error.to_string(), "the output is over the limit of 1KiB");

@@ -21,7 +21,7 @@ use sigil::mesh::blobs::BlobStore;
 use sigil::mesh::identity::DeviceKey;
 use sigil::mesh::invite::InviteCode;
 use sigil::mesh::transport::{
-    JoinAnswer, JoinConversation, JoinRequest, LinkEvent, Links, LinksConfig, Member, Members,
+    JoinAnswer, JoinConversation, JoinRequest, LinkEvent, Links, LinksConfig, Member, Members, RefusalCode,
 };
 use sigil::tasks::TaskGroup;
 use tempfile::TempDir;
@@ -119,7 +119,7 @@ fn a9_a_thousand_join_attempts_do_not_disturb() {
                                         return Some((stranger, conversation));
                                     }
                                     Some((_, JoinAnswer::Refused { code, .. })) => {
-                                        assert_eq!(code, "too_many");
+                                        assert_eq!(code, RefusalCode::TooMany);
                                         too_many.fetch_add(1, Ordering::Relaxed);
                                         stranger.tasks.shutdown(Duration::ZERO).await;
                                         return None;
@@ -268,7 +268,9 @@ impl<'a> Fellow<'a> {
             let asked = runtime.block_on(loose.ask(home.quic_address(), Some(code.secret), name));
             match asked {
                 Some((conversation, JoinAnswer::Welcome(welcome))) => Some((conversation.key, welcome)),
-                Some((_, JoinAnswer::Refused { code, detail })) if code != "too_many" => panic!("{code}: {detail}"),
+                Some((_, JoinAnswer::Refused { code, detail })) if code != RefusalCode::TooMany => {
+                    panic!("{code:?}: {detail}")
+                }
                 _ => None,
             }
         });

@@ -8,11 +8,10 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use mesh_core::entry::{Ending, Payload};
-use mesh_core::ids::{Incarnation, PublicKey, ReqId};
-use mesh_core::io::ToolOutcome;
+use sigil::runtime::outcome::{Output, RunEnd, RunOutcome};
 use sigil::runtime::process::{Bounds, Launcher, Spec, run};
-use sigil::runtime::spool::{BlobSink, BlobSinks};
+use sigil::runtime::spool::{BlobSink, BlobSinks, OutputLimits};
+use sigil::tasks::TaskGroup;
 use tokio_util::sync::CancellationToken;
 
 const SIGIL: &str = env!("CARGO_BIN_EXE_sigil");
@@ -26,19 +25,15 @@ impl BlobSinks for NoBlobs {
     }
 }
 
-async fn through_sigil(command: &str, args: &[&str]) -> ToolOutcome {
+async fn through_sigil(command: &str, args: &[&str]) -> RunOutcome {
     let dir = tempfile::tempdir().unwrap();
-    let launcher = Launcher::start(dir.path().join("work"), Some(SIGIL.into())).unwrap();
+    let launcher = Launcher::start(dir.path().join("work"), Some(SIGIL.into()), &TaskGroup::default()).unwrap();
     let launch = launcher.launch(Spec {
         command: command.into(),
         args: args.iter().map(|&arg| arg.to_owned()).collect(),
-        env: BTreeMap::new(),
-        id: ReqId::new(&PublicKey([7; 32]).peer_id(), Incarnation(1), 1),
-        attempt: 1,
-        tool: "test".parse().unwrap(),
-        node: "nas".parse().unwrap(),
+        env: BTreeMap::from([("SIGIL_ATTEMPT".to_owned(), "1".to_owned())]),
     });
-    let bounds = Bounds { timeout: Duration::from_secs(30), max_output: 1 << 20 };
+    let bounds = Bounds { timeout: Duration::from_secs(30), output: OutputLimits { inline: 1024, total: 1 << 20 } };
     run(launch, bounds, Bytes::from("{}"), &CancellationToken::new(), &NoBlobs, |_| ()).await
 }
 
@@ -46,16 +41,16 @@ async fn through_sigil(command: &str, args: &[&str]) -> ToolOutcome {
 async fn a_tool_starts_with_limits_and_its_own_arguments() {
     let script = "ulimit -c; ulimit -n; umask; echo $0 $1 $SIGIL_ATTEMPT; cat";
     let outcome = through_sigil("sh", &["-c", script, "a b", "c"]).await;
-    assert_eq!(outcome.ending, Ending::Done, "{outcome:?}");
-    assert_eq!(outcome.output, Payload::Inline(Bytes::from("0\n1024\n0077\na b c 1\n{}")));
+    assert_eq!(outcome.end, RunEnd::Done, "{outcome:?}");
+    assert_eq!(outcome.output, Output::Inline(Bytes::from("0\n1024\n0077\na b c 1\n{}")));
 }
 
 #[tokio::test]
 async fn a_tool_that_cannot_be_started_is_explained() {
     for (command, part) in [("no-such-command", "not found"), ("/etc/passwd", "may not be executed")] {
         let outcome = through_sigil(command, &[]).await;
-        assert_eq!(outcome.ending, Ending::Failed);
-        assert!(outcome.reason.contains(command) && outcome.reason.contains(part), "{}", outcome.reason);
+        let RunEnd::Failed(reason) = outcome.end else { panic!("it ran: {outcome:?}") };
+        assert!(reason.contains(command) && reason.contains(part), "{reason}");
     }
 }
 

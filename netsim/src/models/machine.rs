@@ -5,24 +5,17 @@
 
 use std::fmt::{self, Write as _};
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::ops::Deref;
 
 use mesh_core::config::Config;
 use mesh_core::crypto::{Signer, Symbolic};
-use mesh_core::entry::{Directory, Effect, Tier, ToolDecl};
-use mesh_core::ids::PeerId;
+use mesh_core::entry::{Directory, Effect, Tier};
 use mesh_core::io::{Batch, Command, Input, Now, Output, Reply, View, Welcome};
-use mesh_core::peer::{self, Peer};
+use mesh_core::peer;
+pub(super) use mesh_core::test_kit::at;
+use mesh_core::test_kit::{self, offers, tool};
 
 use crate::dice::Dice;
-use crate::disk::MemDisk;
-
-/// Wall time of a model's beginning.
-const WALL_MS: u64 = 1_750_000_000_000;
-
-/// Clocks that show `ms` since the model's beginning.
-pub(super) fn at(ms: u64) -> Now {
-    Now { mono_ms: ms, wall_ms: WALL_MS + ms }
-}
 
 /// The same few numbers at every step: chance is the model's business, not the core's.
 fn dice() -> Dice {
@@ -32,79 +25,59 @@ fn dice() -> Dice {
 /// One peer.
 #[derive(Clone)]
 pub(super) struct Machine {
-    key: Symbolic,
-    config: Config,
-    pub(super) disk: MemDisk,
-    core: Option<Peer>,
+    kit: test_kit::Machine,
     print: u64,
+}
+
+impl Deref for Machine {
+    type Target = test_kit::Machine;
+
+    fn deref(&self) -> &Self::Target {
+        &self.kit
+    }
 }
 
 impl Machine {
     /// A peer that has not started yet.
     fn new(key: Symbolic, config: Config, batch: &Batch) -> Self {
-        let mut disk = MemDisk::default();
-        disk.reset(batch);
-        Self { key, config, disk, core: None, print: 0 }
-    }
-
-    pub(super) fn id(&self) -> PeerId {
-        self.key.public_key().peer_id()
-    }
-
-    fn running(&self) -> &Peer {
-        self.core.as_ref().expect("started before the model asks")
+        Self { kit: test_kit::Machine::new(key, config, batch), print: 0 }
     }
 
     /// The peer's beliefs.
     pub(super) fn view(&self) -> View {
-        self.running().view()
+        self.peer().view()
     }
 
     /// When it wants to be woken.
     pub(super) fn poll_timeout(&self) -> Option<u64> {
-        self.running().poll_timeout()
+        self.peer().poll_timeout()
     }
 
     /// Starts, or starts again after a crash that the first `survivors` of the unsynced batches outlived.
     pub(super) fn boot(&mut self, now: Now, survivors: usize) -> Vec<Output> {
-        self.disk.crash(survivors);
-        let (config, key) = (self.config.clone(), Box::new(self.key.clone()));
-        let mut out = Vec::new();
-        let core = Peer::boot(config, key, self.disk.image(), now, &mut dice().0, &mut out);
-        self.take(core.expect("the disk holds a mesh"), out)
+        let out = self.kit.boot(now, &mut dice().0, survivors, false);
+        self.take(out)
     }
 
     /// One step of the core.
     pub(super) fn step(&mut self, now: Now, input: Input) -> Vec<Output> {
-        let mut core = self.core.take().expect("started before its first step");
-        let mut out = Vec::new();
-        core.step(now, &mut dice().0, input, &mut out);
-        self.take(core, out)
+        let out = self.kit.step(now, &mut dice().0, input);
+        self.take(out)
     }
 
     /// The disk is done with all that it was given.
     pub(super) fn sync(&mut self, now: Now) -> Option<Vec<Output>> {
-        let txn = self.disk.begin_sync()?;
-        self.disk.end_sync(txn);
-        Some(self.step(now, Input::Durable(txn)))
+        let durable = self.kit.sync()?;
+        Some(self.step(now, durable))
     }
 
-    /// Keeps what was committed; the rest is the model's.
-    fn take(&mut self, core: Peer, out: Vec<Output>) -> Vec<Output> {
-        let mut rest = Vec::new();
-        for output in out {
-            if let Output::Commit(txn, batch) = output {
-                self.disk.commit(txn, batch);
-            } else {
-                rest.push(output);
-            }
-        }
+    /// Notes how core and disk read now.
+    fn take(&mut self, out: Vec<Output>) -> Vec<Output> {
         let mut print = Print(DefaultHasher::new());
         self.disk.hash(&mut print.0);
-        write!(print, "{core:?}").expect("hashing does not fail");
+        write!(print, "{:?}", self.peer()).expect("hashing does not fail");
         self.print = print.0.finish();
-        self.core = Some(core);
-        rest
+        out
     }
 
     /// Steps and syncs until nothing waits for the disk; for what precedes a model.
@@ -136,7 +109,7 @@ impl Hash for Machine {
 
 impl PartialEq for Machine {
     fn eq(&self, other: &Self) -> bool {
-        self.print == other.print && self.key.public_key() == other.key.public_key()
+        self.print == other.print && self.key().public_key() == other.key().public_key()
     }
 }
 
@@ -150,21 +123,7 @@ impl fmt::Debug for Machine {
 
 /// Directory record of each of them.
 fn directory(config: &Config) -> Directory {
-    let put = ToolDecl {
-        name: "put".parse().expect("a valid constant"),
-        effect: Effect::Idempotent,
-        description: String::new(),
-        owner_only: false,
-    };
-    Directory {
-        addresses: Vec::new(),
-        platform: "linux".into(),
-        version: "0".into(),
-        class: config.class.0,
-        eligible: config.eligible,
-        tools: vec![put],
-        services: Vec::new(),
-    }
+    Directory { class: config.class.0, eligible: config.eligible, ..offers(vec![tool("put", Effect::Idempotent)]) }
 }
 
 /// A mesh of `count` owners with one configuration, all of them started, without links. The first is the founder, and

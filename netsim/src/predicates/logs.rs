@@ -7,9 +7,9 @@ use mesh_core::entry::{CancelRequest, Kind, Outcome, SignedEntry};
 use mesh_core::ids::{PeerId, ReqId};
 use mesh_core::io::Space;
 use mesh_core::rows;
+use mesh_core::test_kit::MemDisk;
 
 use super::Checks;
-use crate::disk::MemDisk;
 use crate::node;
 use crate::plan::{MS, SECOND};
 
@@ -27,8 +27,7 @@ pub(crate) struct Holder<'a> {
 impl Holder<'_> {
     /// Rows of an author's log.
     fn rows_of(&self, author: &PeerId) -> BTreeMap<Vec<u8>, &bytes::Bytes> {
-        let (first, last) = rows::logs_of(author);
-        self.disk.scan(Space::Log, first, last).map(|(key, value)| (key.to_vec(), value)).collect()
+        self.disk.logs_of(author).map(|(key, value)| (key.to_vec(), value)).collect()
     }
 }
 

@@ -8,9 +8,9 @@ use bytes::Bytes;
 use mesh_core::entry::{ChangeKind, MembershipChange, SignedEntry};
 use mesh_core::ids::{Hash, Incarnation, PeerId, ReqId};
 use mesh_core::io::Space;
+use mesh_core::test_kit::MemDisk;
 
 use super::Checks;
-use crate::disk::MemDisk;
 
 /// A membership change as a disk holds it.
 #[derive(Debug)]

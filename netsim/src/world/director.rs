@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use mesh_core::entry::{Effect, Payload, Tier};
 use mesh_core::ids::Hash;
 use mesh_core::io::{Command, NewCall, Space};
-use mesh_core::rows;
+use mesh_core::test_kit::Snapshot;
 
 use super::calls::logs_agree;
 use super::commands::Purpose;
@@ -13,7 +13,6 @@ use super::liveness::beliefs;
 use super::mesh::Mesh;
 use super::peer::{Sim, State};
 use crate::dice::Dice;
-use crate::disk::Snapshot;
 use crate::env::Env;
 use crate::event::{Event, Phase};
 use crate::network::{Network, pair_of};
@@ -448,9 +447,8 @@ fn others_received(mesh: &Mesh, peer: usize, since: u64, split_at: u64) -> bool 
 /// Forgets all that a peer signed since its backup and no other disk holds: it was never said.
 fn retract(mesh: &mut Mesh, peer: usize, backup: &Snapshot) {
     let Mesh { peers, checks, .. } = mesh;
-    let (from, to) = rows::logs_of(&peers[peer].id);
     let kept: BTreeSet<&[u8]> = backup.keys(Space::Log).collect();
-    for (key, value) in peers[peer].disk.scan(Space::Log, from, to) {
+    for (key, value) in peers[peer].disk.logs_of(&peers[peer].id) {
         let elsewhere = |sim: &Sim| sim.index != peer && sim.disk.applied(Space::Log, key).is_some();
         if !kept.contains(key) && !peers.iter().any(elsewhere) {
             checks.never_said(key, value);

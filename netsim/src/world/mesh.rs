@@ -12,8 +12,6 @@ use mesh_core::io::{
     Batch, CallState, CmdId, Command, Fact, Input, Invocation, LogReader, Output, Reply, Space, ToolOutcome, TxnId,
     Welcome,
 };
-use mesh_core::limits;
-use mesh_core::rows;
 
 use super::calls::{Accepted, Calls};
 use super::commands::{Commands, Purpose};
@@ -261,19 +259,9 @@ impl Mesh {
     }
 
     fn read_log(&self, peer: usize, reader: LogReader, ranges: &[(PeerId, Incarnation, u64, u64)]) -> Input {
-        let mut entries = Vec::new();
-        let mut bytes = 0;
-        for (author, incarnation, first, last) in ranges {
-            let key = |seq| rows::entry(author, *incarnation, seq).key;
-            for (key, value) in self.peers[peer].disk.scan(Space::Log, key(*first), key(*last)) {
-                if bytes + value.len() > limits::SYNC_BYTES_MAX && !entries.is_empty() {
-                    return Input::LogRead { reader, entries, more: true };
-                }
-                bytes += value.len();
-                entries.extend(self.checks.entry_of(key, value));
-            }
-        }
-        Input::LogRead { reader, entries, more: false }
+        let read = |key: &[u8], value: &bytes::Bytes| self.checks.entry_of(key, value);
+        let (entries, more) = self.peers[peer].disk.read_log_by(ranges, read);
+        Input::LogRead { reader, entries, more }
     }
 
     // --- Tools ----------------------------------------------------------------------------------------------------

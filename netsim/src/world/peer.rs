@@ -9,9 +9,9 @@ use mesh_core::epoch::Epoch;
 use mesh_core::ids::{Attempt, Hash, NodeId, PeerId, ReqId};
 use mesh_core::io::{Input, Now};
 use mesh_core::rows;
+use mesh_core::test_kit::{MemDisk, Snapshot};
 
 use crate::dice::Dice;
-use crate::disk::{MemDisk, Snapshot};
 use crate::env::Env;
 use crate::event::Event;
 use crate::keys::Key;

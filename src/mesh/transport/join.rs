@@ -11,7 +11,7 @@ use tokio::time::timeout;
 use super::address::{Address, canonical};
 use super::dial::{self, Answered, Unanswered};
 use super::event::LinkEvent;
-use super::join_messages::{JoinAnswer, JoinAttempt, JoinConversation, JoinDialError, JoinRequest};
+use super::join_messages::{JoinAnswer, JoinAttempt, JoinConversation, JoinDialError, JoinRequest, RefusalCode};
 use super::quic::{self, Code};
 use super::shared::Shared;
 use super::strangers::Place;
@@ -82,7 +82,7 @@ async fn hear(
     }
     if Code::Overload.is_why(connection) {
         let detail = "too many devices ask there just now; try again in a minute".to_owned();
-        let _ = answers.send(JoinAnswer::Refused { code: "too_many".to_owned(), detail }).await;
+        let _ = answers.send(JoinAnswer::Refused { code: RefusalCode::TooMany, detail }).await;
     }
 }
 
@@ -113,7 +113,7 @@ pub(super) async fn serve(
         Ok(request) => request,
         Err(error) => {
             let detail = error.to_string();
-            last(&mut send, &JoinAnswer::Refused { code: "invalid".to_owned(), detail }).await;
+            last(&mut send, &JoinAnswer::Refused { code: RefusalCode::Invalid, detail }).await;
             return;
         }
     };

@@ -45,11 +45,66 @@ pub enum JoinAnswer {
     Welcome(Box<Welcome>),
     /// No.
     Refused {
-        /// See `JoinRefusal` in `mesh.proto`.
-        code: String,
-        /// For people.
+        /// The reason, for programs.
+        code: RefusalCode,
+        /// The reason, for people.
         detail: String,
     },
+}
+
+/// The reason for which a newcomer is refused: `JoinRefusal.code` in `mesh.proto`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RefusalCode {
+    /// The peer does not know the invite.
+    InviteUnknown,
+    /// The invite was used.
+    InviteUsed,
+    /// The invite has expired.
+    InviteExpired,
+    /// The peer that was asked may not approve anyone.
+    NotOwner,
+    /// A person refused.
+    Rejected,
+    /// Too many devices wait for an answer already.
+    TooMany,
+    /// The request is not valid, or cannot be granted now.
+    Invalid,
+    /// A code of a newer version.
+    Other,
+}
+
+impl RefusalCode {
+    const ALL: [Self; 8] = [
+        Self::InviteUnknown,
+        Self::InviteUsed,
+        Self::InviteExpired,
+        Self::NotOwner,
+        Self::Rejected,
+        Self::TooMany,
+        Self::Invalid,
+        Self::Other,
+    ];
+
+    /// The word on the wire.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::InviteUnknown => "invite_unknown",
+            Self::InviteUsed => "invite_used",
+            Self::InviteExpired => "invite_expired",
+            Self::NotOwner => "not_owner",
+            Self::Rejected => "rejected",
+            Self::TooMany => "too_many",
+            Self::Invalid => "invalid",
+            Self::Other => "other",
+        }
+    }
+
+    /// Reads the word; an unknown one is [`Self::Other`].
+    #[must_use]
+    pub fn parse(word: &str) -> Self {
+        Self::ALL.into_iter().find(|code| code.as_str() == word).unwrap_or(Self::Other)
+    }
 }
 
 /// Someone asks to join. Its key is proven; nothing else of it is.

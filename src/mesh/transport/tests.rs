@@ -427,7 +427,7 @@ async fn a_full_door_says_so_and_whoever_waits_for_a_person_is_not_in_the_way() 
     match one_more.links.join(&at, None, &asked).await {
         Ok(mut conversation) => {
             let step = timeout(LONG, conversation.answers.recv()).await.unwrap();
-            assert!(matches!(&step, Some(JoinAnswer::Refused { code, .. }) if code == "too_many"), "{step:?}");
+            assert!(matches!(&step, Some(JoinAnswer::Refused { code: RefusalCode::TooMany, .. })), "{step:?}");
         }
         Err(error) => assert_eq!(error, JoinDialError::Busy { address: a.address() }),
     }

@@ -16,7 +16,7 @@ use mesh_core::io::Welcome;
 use mesh_core::limits::{self, cut};
 use prost::Message as _;
 
-use super::join_messages::{JoinAnswer, JoinRequest};
+use super::join_messages::{JoinAnswer, JoinRequest, RefusalCode};
 use crate::pb;
 
 /// Largest frame on the mesh stream. A sync frame stops once its entries reach [`limits::SYNC_BYTES_MAX`], so it may go
@@ -313,7 +313,7 @@ pub fn encode_join_answer(answer: &JoinAnswer) -> Result<Bytes, WireError> {
         JoinAnswer::Waiting { node_id } => Reply::Waiting(Waiting { node_id: node_id.to_string() }),
         JoinAnswer::Welcome(welcome) => Reply::Welcome(welcome_to_pb(welcome)),
         JoinAnswer::Refused { code, detail } => Reply::Refusal(pb::JoinRefusal {
-            code: cut(code, WORD_BYTES_MAX).to_owned(),
+            code: code.as_str().to_owned(),
             detail: cut(detail, limits::TEXT_BYTES_MAX).to_owned(),
         }),
     };
@@ -331,7 +331,7 @@ pub fn decode_join_answer(bytes: Bytes, verifier: &dyn Verifier) -> Result<JoinA
         Reply::Welcome(welcome) => JoinAnswer::Welcome(Box::new(welcome_from_pb(&welcome, verifier)?)),
         Reply::Refusal(refusal) => {
             at_most("detail", refusal.detail.len(), limits::TEXT_BYTES_MAX)?;
-            JoinAnswer::Refused { code: word("code", refusal.code)?, detail: refusal.detail }
+            JoinAnswer::Refused { code: RefusalCode::parse(&refusal.code), detail: refusal.detail }
         }
     })
 }

@@ -1,6 +1,7 @@
 use super::*;
+use crate::runtime::outcome::Output;
 use crate::runtime::spool::testing::MemorySinks;
-use mesh_core::ids::{Hash, Incarnation, PublicKey};
+use crate::runtime::spool::testing::sha256;
 use std::sync::{Arc, Mutex};
 
 struct Bench {
@@ -11,12 +12,13 @@ struct Bench {
     notes: Arc<Mutex<Vec<String>>>,
 }
 
-const FREE: Bounds = Bounds { timeout: Duration::from_secs(30), max_output: 64 << 20 };
+const FREE: Bounds =
+    Bounds { timeout: Duration::from_secs(30), output: OutputLimits { inline: 32 * 1024, total: 64 << 20 } };
 
 impl Bench {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let launcher = Launcher::start(dir.path().join("work"), None).unwrap();
+        let launcher = Launcher::start(dir.path().join("work"), None, &TaskGroup::default()).unwrap();
         let (sinks, cancel, notes) = (MemorySinks::default(), CancellationToken::new(), Arc::default());
         Self { dir, launcher, sinks, cancel, notes }
     }
@@ -26,21 +28,17 @@ impl Bench {
             command: command.into(),
             args: args.iter().map(|&arg| arg.to_owned()).collect(),
             env: BTreeMap::from([("DIR".to_owned(), self.dir.path().to_str().unwrap().to_owned())]),
-            id: ReqId::new(&PublicKey([7; 32]).peer_id(), Incarnation(1), 42),
-            attempt: 2,
-            tool: "my.tool".parse().unwrap(),
-            node: "nas".parse().unwrap(),
         }
     }
 
-    async fn sh_within(&self, script: &str, bounds: Bounds, stdin: &[u8]) -> ToolOutcome {
+    async fn sh_within(&self, script: &str, bounds: Bounds, stdin: &[u8]) -> RunOutcome {
         let launch = self.launcher.launch(self.spec("sh", &["-c", script]));
         let notes = self.notes.clone();
         let note = move |line| notes.lock().unwrap().push(line);
         run(launch, bounds, Bytes::copy_from_slice(stdin), &self.cancel, &self.sinks, note).await
     }
 
-    async fn sh(&self, script: &str) -> ToolOutcome {
+    async fn sh(&self, script: &str) -> RunOutcome {
         self.sh_within(script, FREE, b"").await
     }
 
@@ -73,10 +71,14 @@ async fn gone(pid: &str) {
     timeout(Duration::from_secs(5), wait).await.expect("the process is gone");
 }
 
-fn inline(outcome: &ToolOutcome) -> &[u8] {
+fn failed(reason: &str) -> RunEnd {
+    RunEnd::Failed(reason.to_owned())
+}
+
+fn inline(outcome: &RunOutcome) -> &[u8] {
     match &outcome.output {
-        Payload::Inline(bytes) => bytes,
-        Payload::Blob { .. } => panic!("output is a blob"),
+        Output::Inline(bytes) => bytes,
+        Output::Stored { .. } => panic!("output is a blob"),
     }
 }
 
@@ -84,21 +86,19 @@ fn inline(outcome: &ToolOutcome) -> &[u8] {
 async fn arguments_go_in_and_output_comes_out_byte_for_byte() {
     let bench = Bench::new();
     let outcome = bench.sh_within("cat; printf '\\377\\0x'", FREE, br#"{"a":1}"#).await;
-    assert_eq!(outcome.ending, Ending::Done, "{outcome:?}");
+    assert_eq!(outcome.end, RunEnd::Done, "{outcome:?}");
     assert_eq!(inline(&outcome), b"{\"a\":1}\xff\0x");
-    assert_eq!((outcome.reason.as_str(), outcome.error.as_str()), ("", ""));
+    assert_eq!(outcome.stderr, "");
 }
 
 #[tokio::test]
 async fn the_environment_is_what_we_give() {
     let bench = Bench::new();
-    let outcome =
-        bench.sh("env | cut -d= -f1 | sort; echo $SIGIL_REQUEST_ID/$SIGIL_ATTEMPT/$SIGIL_TOOL/$SIGIL_NODE").await;
+    let outcome = bench.sh("env | cut -d= -f1 | sort; echo /$DIR").await;
     let text = String::from_utf8_lossy(inline(&outcome)).into_owned();
-    let id = bench.spec("x", &[]).id;
-    assert!(text.ends_with(&format!("{id}/2/my.tool/nas\n")), "{text}");
+    assert!(text.ends_with(&format!("/{}\n", bench.dir.path().display())), "{text}");
     for name in text.lines().filter(|line| !line.contains('/')) {
-        let ours = name.starts_with("SIGIL_") || ["PATH", "HOME", "LANG", "DIR"].contains(&name);
+        let ours = ["PATH", "HOME", "LANG", "DIR"].contains(&name);
         assert!(ours || ["PWD", "OLDPWD", "SHLVL", "_"].contains(&name), "{name} was inherited");
     }
 }
@@ -121,10 +121,10 @@ async fn a_run_has_a_private_directory_that_does_not_stay() {
 async fn failures_name_code_or_signal_and_keep_output_and_error() {
     let bench = Bench::new();
     let outcome = bench.sh("echo partly; echo wrong >&2; exit 3").await;
-    assert_eq!((outcome.ending, outcome.reason.as_str()), (Ending::Failed, "exit code 3"));
-    assert_eq!((inline(&outcome), outcome.error.as_str()), (&b"partly\n"[..], "wrong"));
+    assert_eq!(outcome.end, failed("exit code 3"));
+    assert_eq!((inline(&outcome), outcome.stderr.as_str()), (&b"partly\n"[..], "wrong"));
     let outcome = bench.sh("kill -9 $$").await;
-    assert_eq!((outcome.ending, outcome.reason.as_str()), (Ending::Failed, "killed by SIGKILL"));
+    assert_eq!(outcome.end, failed("killed by SIGKILL"));
 }
 
 #[tokio::test]
@@ -133,8 +133,8 @@ async fn a_command_that_is_not_there_is_explained() {
     for (command, part) in [("no-such-command", "not found"), ("/etc/passwd", "may not be executed")] {
         let launch = bench.launcher.launch(bench.spec(command, &[]));
         let outcome = run(launch, FREE, Bytes::new(), &bench.cancel, &bench.sinks, |_| ()).await;
-        assert_eq!(outcome.ending, Ending::Failed);
-        assert!(outcome.reason.contains(command) && outcome.reason.contains(part), "{}", outcome.reason);
+        let RunEnd::Failed(reason) = outcome.end else { panic!("it ran: {outcome:?}") };
+        assert!(reason.contains(command) && reason.contains(part), "{reason}");
     }
 }
 
@@ -142,18 +142,18 @@ async fn a_command_that_is_not_there_is_explained() {
 async fn large_output_streams_into_a_blob() {
     let bench = Bench::new();
     let outcome = bench.sh("head -c 3000000 /dev/zero").await;
-    assert_eq!(outcome.ending, Ending::Done);
-    assert_eq!(outcome.output, Payload::Blob { hash: Hash::of(&vec![0; 3_000_000]), len: 3_000_000 });
+    assert_eq!(outcome.end, RunEnd::Done);
+    assert_eq!(outcome.output, Output::Stored { hash: sha256(&vec![0; 3_000_000]), len: 3_000_000 });
     assert!(*bench.sinks.longest_chunk.lock().unwrap() <= 64 * 1024);
 }
 
 #[tokio::test]
 async fn output_over_the_limit_ends_the_run_and_names_the_limit() {
     let bench = Bench::new();
-    let bounds = Bounds { max_output: 1 << 20, ..FREE };
+    let bounds = Bounds { output: OutputLimits { total: 1 << 20, ..FREE.output }, ..FREE };
     let outcome = bench.sh_within("echo $$ > $DIR/pid; head -c 100000000 /dev/zero; sleep 1000", bounds, b"").await;
-    assert_eq!((outcome.ending, outcome.reason.as_str()), (Ending::Failed, "the output is over the limit of 1MiB"));
-    assert!(outcome.output.is_empty());
+    assert_eq!(outcome.end, failed("the output is over the limit of 1MiB"));
+    assert!(inline(&outcome).is_empty());
     assert!(bench.sinks.blobs.lock().unwrap().is_empty(), "half a blob is no blob");
     gone(&bench.file("pid").await).await;
 }
@@ -165,7 +165,7 @@ async fn a_run_over_its_time_is_ended_even_when_it_ignores_the_request() {
     let began = Instant::now();
     let script = "trap '' TERM; echo $$ > $DIR/pid; echo early; while :; do sleep 0.05; done";
     let outcome = bench.sh_within(script, bounds, b"").await;
-    assert_eq!((outcome.ending, outcome.reason.as_str()), (Ending::Failed, "timed out after 300ms"));
+    assert_eq!(outcome.end, failed("timed out after 300ms"));
     assert_eq!(inline(&outcome), b"early\n");
     assert!(began.elapsed() < Duration::from_secs(2));
     gone(&bench.file("pid").await).await;
@@ -193,14 +193,14 @@ async fn cancel_ends_grandchildren_too() {
             outcome
         })
         .await;
-    assert_eq!((outcome.ending, outcome.reason.as_str()), (Ending::Cancelled, "cancelled while it ran"));
+    assert_eq!(outcome.end, RunEnd::Cancelled("cancelled while it ran".to_owned()));
 }
 
 #[tokio::test]
 async fn a_cancel_before_the_start_starts_nothing() {
     let bench = Bench::new();
     bench.cancel.cancel();
-    assert_eq!(bench.sh("true").await.ending, Ending::Cancelled);
+    assert!(matches!(bench.sh("true").await.end, RunEnd::Cancelled(_)));
 }
 
 #[tokio::test]
@@ -208,12 +208,12 @@ async fn a_grandchild_that_keeps_the_pipe_cannot_keep_us() {
     let bench = Bench::new();
     let began = Instant::now();
     let outcome = bench.sh("sleep 1000 & echo $! > $DIR/pid; echo done").await;
-    assert_eq!((outcome.ending, inline(&outcome)), (Ending::Done, &b"done\n"[..]));
+    assert_eq!((&outcome.end, inline(&outcome)), (&RunEnd::Done, &b"done\n"[..]));
     gone(&bench.file("pid").await).await;
 
     // One that leaves the group survives, but is not waited for.
     let outcome = bench.sh("setsid sleep 1000 & echo $! > $DIR/pid2; echo done").await;
-    assert_eq!((outcome.ending, inline(&outcome)), (Ending::Done, &b"done\n"[..]));
+    assert_eq!((&outcome.end, inline(&outcome)), (&RunEnd::Done, &b"done\n"[..]));
     assert!(began.elapsed() < Duration::from_secs(10));
     let escaped: i32 = bench.file("pid2").await.trim().parse().unwrap();
     let _ = nix::sys::signal::kill(Pid::from_raw(escaped), Signal::SIGKILL);
@@ -236,7 +236,7 @@ async fn a_dropped_run_leaves_no_process() {
 async fn arguments_that_nobody_reads_do_not_block() {
     let bench = Bench::new();
     let outcome = bench.sh_within("echo hi", FREE, &vec![b' '; 1 << 20]).await;
-    assert_eq!((outcome.ending, inline(&outcome)), (Ending::Done, &b"hi\n"[..]));
+    assert_eq!((&outcome.end, inline(&outcome)), (&RunEnd::Done, &b"hi\n"[..]));
 }
 
 #[tokio::test]
@@ -244,7 +244,7 @@ async fn progress_lines_are_passed_on() {
     let bench = Bench::new();
     let outcome = bench.sh("echo '::progress half way' >&2; echo note >&2; echo out").await;
     assert_eq!(*bench.notes.lock().unwrap(), ["half way", "note"]);
-    assert_eq!(outcome.error, "note");
+    assert_eq!(outcome.stderr, "note");
 }
 
 #[tokio::test]
@@ -267,6 +267,6 @@ async fn what_a_killed_agent_left_is_removed() {
     let work = dir.path().join("work");
     std::fs::create_dir_all(work.join("run-old")).unwrap();
     std::fs::create_dir_all(work.join("mine")).unwrap();
-    let _launcher = Launcher::start(work.clone(), None).unwrap();
+    let _launcher = Launcher::start(work.clone(), None, &TaskGroup::default()).unwrap();
     assert!(!work.join("run-old").exists() && work.join("mine").exists());
 }

@@ -1,4 +1,4 @@
-//! Entries of the replicated log: what is signed, relayed as opaque bytes, and merged (mesh-protocol.md §5).
+//! Entries of the replicated log: what is signed, relayed as opaque bytes, and merged (`docs/protocol.md`, Log).
 //!
 //! An entry is encoded once, by its author, as CBOR after a version byte. Everyone else keeps and relays those bytes.
 
@@ -62,7 +62,7 @@ pub fn decode<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Option<T> {
     cbor4ii::serde::from_slice(body).ok()
 }
 
-/// What an entry says. Numbers are for ever; an unknown one is checked, stored and relayed, but not applied.
+/// Kind of an entry. Numbers are for ever; an unknown one is checked, stored and relayed, but not applied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Kind(pub u16);
 
@@ -86,7 +86,7 @@ impl Kind {
     /// The highest that this version knows.
     pub const NEWEST: Self = Self::TRUNCATION;
 
-    /// Whether this version knows what it means.
+    /// True if this version knows its meaning.
     #[must_use]
     pub fn is_known(self) -> bool {
         [
@@ -108,7 +108,7 @@ impl Kind {
 pub struct Entry {
     /// The mesh it is about; all zeroes in the genesis, whose hash *is* the mesh id.
     pub mesh: MeshId,
-    /// Who says so.
+    /// Key of the author.
     pub author: PublicKey,
     /// Incarnation of the author's database.
     pub incarnation: Incarnation,
@@ -116,7 +116,7 @@ pub struct Entry {
     pub seq: u64,
     /// Hybrid logical clock: milliseconds since 1970 in the upper 48 bits, a counter in the lower 16.
     pub hlc: u64,
-    /// What `body` is.
+    /// Kind of `body`.
     pub kind: Kind,
     /// A peer that does not know `kind` must not lead, nor start calls, while this is set.
     pub critical: bool,
@@ -128,16 +128,16 @@ pub struct Entry {
     pub body: Bytes,
 }
 
-/// An entry with its exact signed bytes. A value of this type has been checked (or comes from our own store); its clones
-/// share it.
+/// An entry with its exact signed bytes. A value of this type has been checked (or comes from our own store); its
+/// clones share it.
 #[derive(Clone)]
 pub struct SignedEntry(Arc<Signed>);
 
-/// What a [`SignedEntry`] holds.
+/// Content of a [`SignedEntry`].
 pub struct Signed {
     /// The decoded content.
     pub entry: Entry,
-    /// What was signed, as the author encoded it.
+    /// The signed bytes, as the author encoded them.
     pub bytes: Bytes,
     /// The author's signature.
     pub signature: Signature,
@@ -249,7 +249,7 @@ impl SignedEntry {
 /// Where an entry stands in the replicated logs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Place {
-    /// Whose log.
+    /// Author of the log.
     pub author: PeerId,
     /// Incarnation of that author's database.
     pub incarnation: Incarnation,

@@ -1,4 +1,4 @@
-//! Reigns and their proofs: the totally ordered [`Epoch`] and the signed [`Claim`] to it.
+//! Epochs and their proofs: the totally ordered [`Epoch`] and the signed [`Claim`] to it.
 
 use serde::{Deserialize, Serialize};
 
@@ -6,7 +6,7 @@ use crate::crypto::{Signer, Verifier};
 use crate::ids::{PeerId, PublicKey, Signature};
 
 /// An epoch. Compared by counter, then class, then peer, so that two halves of a mesh that claim the same counter are
-/// ordered all the same (mesh-protocol.md §1.3). Durable before it is claimed, and before it is obeyed.
+/// ordered all the same (`docs/protocol.md`, Election). Durable before it is claimed, and before it is obeyed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Epoch {
     /// Rises with every claim.
@@ -25,7 +25,8 @@ impl Epoch {
 /// Domain separation: a signature over a claim can never pass for one over an entry.
 const CLAIM_CONTEXT: &[u8] = b"sigil claim 2\0";
 
-/// What a leader signs: its epoch and the number of its beacon. Whoever holds one can prove that the epoch was claimed.
+/// Signed word of a leader: its epoch and the number of its beacon. Whoever holds one can prove that the epoch was
+/// claimed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Claim {
     /// The epoch.
@@ -54,7 +55,7 @@ impl Claim {
         Self { epoch, seq, key: signer.public_key(), signature: signer.sign(&Self::message(&epoch, seq)) }
     }
 
-    /// Whether the key is the epoch's and signed it. The shell asks before it hands a claim to the core.
+    /// True if the key is the epoch's and signed it. The shell asks before it hands a claim to the core.
     #[must_use]
     pub fn verify(&self, verifier: &dyn Verifier) -> bool {
         self.key.peer_id() == self.epoch.peer

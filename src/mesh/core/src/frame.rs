@@ -1,4 +1,4 @@
-//! What peers say to each other. The shell maps these to `mesh.proto` and `node.proto`, and checks every signature first.
+//! Frames between peers. The shell maps these to `mesh.proto` and `node.proto`, and checks every signature first.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use crate::entry::SignedEntry;
 use crate::epoch::{Claim, Epoch};
 use crate::ids::{Attempt, Hash, Incarnation, PeerId, ReqId};
 
-/// How a frame travels.
+/// Channel of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Channel {
     /// A datagram: may be lost, is never queued behind anything.
@@ -31,7 +31,7 @@ pub enum Frame {
     Resign {
         /// The epoch that ends.
         epoch: Epoch,
-        /// Who should claim.
+        /// Peer that should claim.
         successor: Option<PeerId>,
     },
     /// "You would be the better gateway: claim above this."
@@ -39,9 +39,9 @@ pub enum Frame {
         /// The epoch that wants to end.
         epoch: Epoch,
     },
-    /// Whom the sender is linked to.
+    /// Peers that the sender is linked to.
     Neighbours(Vec<PeerId>),
-    /// What the sender holds.
+    /// Heads of the logs that the sender holds.
     Digest {
         /// Of each author's log.
         rows: Vec<DigestRow>,
@@ -52,17 +52,17 @@ pub enum Frame {
     Entries {
         /// The entries.
         entries: Vec<EntryItem>,
-        /// Whether there is more; the receiver answers with its new digest.
+        /// True if there is more; the receiver answers with its new digest.
         more: bool,
     },
-    /// Who is online as the gateway sees it.
+    /// Peers that are online as the gateway sees it.
     Presence {
         /// The gateway's epoch.
         epoch: Epoch,
         /// Peers whose node stream is up.
         online: Vec<PeerId>,
     },
-    /// What became of a call so far, from its gateway to its origin. For people; nothing is decided by it.
+    /// Progress of a call, from its gateway to its origin. For people; nothing is decided by it.
     Progress {
         /// Which call.
         id: ReqId,
@@ -85,7 +85,7 @@ pub enum Frame {
 }
 
 impl Frame {
-    /// How this frame travels.
+    /// Channel of this frame.
     #[must_use]
     pub fn channel(&self) -> Channel {
         match self {
@@ -102,21 +102,21 @@ impl Frame {
     }
 }
 
-/// A leader's sign of life.
+/// A leader's heartbeat.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Beacon {
     /// Epoch and beacon number, signed by the leader.
     pub claim: Claim,
     /// Milliseconds since the leader sent it, as the relays reckon; so relays never renew a lease.
     pub age_ms: u64,
-    /// Who has it already.
+    /// Peers that have it already.
     pub covered: Arc<BTreeSet<PeerId>>,
 }
 
 /// One author in a digest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DigestRow {
-    /// Whose log.
+    /// Author of the log.
     pub author: PeerId,
     /// Incarnation.
     pub incarnation: Incarnation,
@@ -153,7 +153,7 @@ pub struct Answer {
     pub id: ReqId,
     /// Which attempt.
     pub attempt: Attempt,
-    /// What of it.
+    /// The answer itself.
     pub what: AnswerKind,
 }
 

@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{shown}` is not a valid {what}: {why}")]
 pub struct InvalidId {
-    /// What the text should have been, such as "node id".
+    /// Kind of id that the text should have been, such as "node id".
     pub what: &'static str,
     /// The rule that it breaks.
     pub why: &'static str,
@@ -198,7 +198,7 @@ impl ReqId {
         u64::from_be_bytes(bytes)
     }
 
-    /// Whether `origin` issued this id.
+    /// True if `origin` issued this id.
     #[must_use]
     pub fn is_of(&self, origin: &PeerId) -> bool {
         self.0[..6] == origin.0[..6]
@@ -237,14 +237,14 @@ impl FromStr for ReqId {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Series(#[serde(with = "serde_bytes")] pub [u8; 10]);
 
-/// One incarnation of a database: random when it is made, and renewed when a roll-back of it is found.
+/// One incarnation of a database: random when it is made, and renewed when a rollback of it is found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Incarnation(pub u32);
 
 /// Which try of a call: 1 to [`ATTEMPTS_MAX`].
 pub type Attempt = u8;
 
-/// No call is tried more often (mesh-protocol.md §6, Attempts).
+/// No call is tried more often (`docs/protocol.md`, Calls).
 pub const ATTEMPTS_MAX: Attempt = 3;
 
 macro_rules! text_id {

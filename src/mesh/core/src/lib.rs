@@ -1,7 +1,7 @@
 //! The mesh as one state machine: who belongs, who leads, what all of us know, and what becomes of a call.
 //!
 //! Nothing in this crate has a clock, a socket, a disk, a task or entropy: time and randomness are handed in, effects come
-//! out as values ([`io::Output`]). The product (`src/mesh/actor.rs`) and the simulator (`netsim/`) drive the same code.
+//! out as values ([`io::Output`]). The product (`src/mesh/driver.rs`) and the simulator (`netsim/`) drive the same code.
 
 pub mod config;
 pub mod crypto;
@@ -16,6 +16,8 @@ pub mod peer;
 pub mod protocol_rule;
 pub mod record;
 pub mod rows;
+#[cfg(any(test, feature = "test-kit"))]
+pub mod test_kit;
 
 mod calls;
 mod effects;
@@ -23,6 +25,3 @@ mod election;
 mod executor;
 mod log;
 mod trust;
-
-#[cfg(test)]
-mod hostile;

@@ -4,13 +4,13 @@
 pub const ENTRY_BYTES_MAX: usize = 256 * 1024;
 /// Largest payload that travels inside an entry; larger ones are blobs named by hash.
 pub const INLINE_BYTES_MAX: usize = 32 * 1024;
-/// Entries of one sync frame stop at this many bytes (mesh-protocol.md §5).
+/// Entries of one sync frame stop at this many bytes (`docs/protocol.md`, Log).
 pub const SYNC_BYTES_MAX: usize = 256 * 1024;
-/// Largest arguments of a call (architecture.md §5).
+/// Largest arguments of a call.
 pub const ARGUMENTS_BYTES_MAX: usize = 1024 * 1024;
-/// Largest result of a call (architecture.md §5).
+/// Largest result of a call.
 pub const RESULT_BYTES_MAX: u64 = 64 * 1024 * 1024;
-/// Longest time to live of a call: 7 days (architecture.md §5).
+/// Longest time to live of a call: 7 days.
 pub const TTL_MS_MAX: u64 = 7 * 24 * 3600 * 1000;
 /// Open calls of one (origin, target).
 pub const OPEN_PER_TARGET_MAX: usize = 1000;
@@ -20,10 +20,10 @@ pub const OPEN_BYTES_PER_TARGET_MAX: u64 = 64 * 1024 * 1024;
 pub const QUEUE_MAX: usize = 20_000;
 /// Headers beyond that of which a peer remembers where they stand in its log.
 pub const OVERFLOW_MAX: usize = 10_000;
-/// A claim may not jump further ahead than this of what a peer knows (mesh-protocol.md §4, epoch hygiene). A device that was
+/// A claim may not jump further ahead than this of what a peer knows (`docs/protocol.md`, Election). A device that was
 /// restored jumps by up to 36,864, and may be restored often before it meets anyone.
 pub const EPOCH_JUMP_MAX: u64 = 1 << 20;
-/// Peers of one mesh behind one gateway (mesh-protocol.md §10) with room to spare.
+/// Peers of one mesh behind one gateway with room to spare.
 pub const PEERS_MAX: usize = 2_000;
 /// Revoked peers that may still come to hear that they are; older ones meet a closed door.
 pub const REVOKED_TOLD_MAX: usize = 256;
@@ -41,8 +41,8 @@ pub const ADDRESSES_MAX: usize = 32;
 pub const EARLY_OUTCOMES_MAX: usize = 1024;
 /// Bytes of such outcomes.
 pub const EARLY_BYTES_MAX: usize = 16 * 1024 * 1024;
-/// Membership changes that count for nothing kept of one peer: it was never an owner (its promotion may still be on its way), or a
-/// revocation voids them (which may turn out to be void itself).
+/// Membership changes that count for nothing kept of one peer: it was never an owner (its promotion may still be on its
+/// way), or a revocation voids them (which may turn out to be void itself).
 pub const STRAY_CHANGES_MAX: usize = 64;
 /// Such membership changes of all peers together: a revoked owner may approve as many as it likes, who approve others.
 pub const STRAY_CHANGES_IN_ALL_MAX: usize = 1024;
@@ -63,7 +63,7 @@ pub const CLIENT_KEY_BYTES_MAX: usize = 255;
 /// Unused invites of one peer.
 pub const INVITES_MAX: usize = 256;
 
-/// Error bound of measured durations: 2 s + 0.05 % of the TTL (mesh-protocol.md §6).
+/// Error bound of measured durations: 2 s + 0.05 % of the TTL (`docs/protocol.md`, Calls).
 #[must_use]
 pub const fn epsilon_ms(ttl_ms: u64) -> u64 {
     2_000 + ttl_ms / 2_000

@@ -17,6 +17,21 @@ pub enum Found<T> {
     Several(Vec<T>),
 }
 
+impl<T> Found<T> {
+    /// The result of a search that found all of these.
+    #[must_use]
+    pub fn of(mut all: Vec<T>) -> Self {
+        match (all.len(), all.pop()) {
+            (_, None) => Self::None,
+            (1, Some(one)) => Self::One(one),
+            (_, Some(last)) => {
+                all.push(last);
+                Self::Several(all)
+            }
+        }
+    }
+}
+
 /// Searches `devices` for the one that `text` names; `of` gives a device's peer id and name.
 ///
 /// A name and a prefix count alike: a stranger may call itself anything, also like the prefix of somebody's peer id.
@@ -31,14 +46,7 @@ pub fn find<T>(text: &str, devices: impl IntoIterator<Item = T>, of: impl Fn(&T)
             found.push(device);
         }
     }
-    match (found.len(), found.pop()) {
-        (_, None) => Found::None,
-        (1, Some(one)) => Found::One(one),
-        (_, Some(last)) => {
-            found.push(last);
-            Found::Several(found)
-        }
-    }
+    Found::of(found)
 }
 
 impl View {

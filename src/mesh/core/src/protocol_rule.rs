@@ -1,8 +1,8 @@
 //! The rules of the protocol by name, so that a test can leave one out: the tests of our tests.
 //!
-//! Each rule of safety or speed that the simulator answers for reads like `if late && fx.enforces(ProtocolRule::SecondLook)`.
-//! Without the feature `mutants` there is no rule to leave out, [`ProtocolRules`] has no size, and the compiler answers
-//! the question "yes".
+//! Each rule of safety or speed that the simulator answers for reads like `if late &&
+//! fx.enforces(ProtocolRule::SecondLook)`. Without the feature `mutants` there is no rule to leave out,
+//! [`ProtocolRules`] has no size, and the compiler answers the question "yes".
 
 /// A rule, named by what it does. Which predicate misses it is in `netsim/MUTANTS.md`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -17,9 +17,9 @@ pub enum ProtocolRule {
     StartedDurable,
     /// The target tells an outcome after its fsync.
     OutcomeDurable,
-    /// Whoever waits for a call hears of its ending after the fsync.
+    /// An ending is told to those who wait for the call after the fsync.
     EndingDurable,
-    /// Whoever is removed hears of it after the fsync.
+    /// An exclusion is told after the fsync.
     RevocationDurable,
     /// A gateway that is the origin dispatches after the header's fsync.
     HeaderDurable,
@@ -29,9 +29,9 @@ pub enum ProtocolRule {
     CounterDurable,
     /// Outcomes and cancel requests that come before their header outlive a crash.
     EarlyDurable,
-    /// What is journaled as started or ended is not started again.
+    /// An attempt that is journaled as started or ended is not started again.
     Journal,
-    /// What a restart finds started ends `interrupted`.
+    /// An attempt that a restart finds started ends `interrupted`.
     BootRule,
     /// Dispatches below the fence are refused.
     Fence,
@@ -43,7 +43,7 @@ pub enum ProtocolRule {
     SecondLookAtCancel,
     /// The origin's approval is looked at again after the fsync of `started`.
     SecondLookAtOrigin,
-    /// Whoever holds its own revocation starts nothing.
+    /// A peer that holds its own revocation starts nothing.
     OwnRevocation,
     /// A gateway dispatches to members only.
     DispatchToMembers,
@@ -55,7 +55,7 @@ pub enum ProtocolRule {
     AttemptOrder,
     /// Forgetting a call raises the mark of its series.
     MarkRaised,
-    /// What is at or below the mark is refused.
+    /// A call at or below the forgotten mark is refused.
     MarkChecked,
     /// A run that lasts puts a checkpoint into the log of its target.
     RunsCheckpointed,
@@ -67,7 +67,7 @@ pub enum ProtocolRule {
     KeyInJournal,
     /// Only the target's word confirms an ending.
     TargetsWord,
-    /// What was heard of a target that turns out to be removed is said again.
+    /// An outcome received from a target that turns out to be excluded is re-issued.
     SaidAgain,
     /// Somebody else's word of expiry waits for twice the error bound.
     ExpiryMargin,
@@ -79,7 +79,7 @@ pub enum ProtocolRule {
     RunningLimit,
     /// A revocation wins over an approval that did not know it.
     RevocationWins,
-    /// What a revoked author wrote beyond the revocation's cut-off is void.
+    /// An entry of a revoked author beyond the revocation's cut-off is void.
     CutoffVoids,
     /// Silence makes a follower ask its neighbours.
     Query,

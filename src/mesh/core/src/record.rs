@@ -17,7 +17,7 @@ pub struct Genesis {
     pub node_id: NodeId,
 }
 
-/// How far a peer is trusted (architecture.md §3).
+/// Tier of a peer (`docs/protocol.md`, Trust).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Tier {
@@ -34,7 +34,7 @@ pub enum Tier {
 pub struct MembershipChange {
     /// The peer's key.
     pub subject: PublicKey,
-    /// What is said.
+    /// The change.
     pub what: ChangeKind,
 }
 
@@ -44,24 +44,25 @@ pub struct MembershipChange {
 pub enum ChangeKind {
     /// The peer belongs to the mesh.
     Approved {
-        /// How far it is trusted.
+        /// Its tier.
         tier: Tier,
         /// The name it asked for; see `Trust` for what it gets when that is taken.
         node_id: NodeId,
-        /// Hashes of the revocations that this takes back, all that its signer held: one that it does not name beats it.
+        /// Hashes of the revocations that this takes back, all that its signer held: one that it does not name beats
+        /// it.
         after: Vec<Hash>,
     },
     /// The peer does not belong to the mesh any more.
     Revoked {
-        /// The last entry of each incarnation of the revoked peer that the signer held. What the peer wrote later, or in an incarnation
-        /// that is not named, is void.
+        /// The last entry of each incarnation of the revoked peer that the signer held. What the peer wrote later, or
+        /// in an incarnation that is not named, is void.
         cutoffs: Vec<(Incarnation, u64)>,
-        /// Whether the peer asked for it (`sigil leave`).
+        /// True if the peer asked for it (`sigil leave`).
         left: bool,
     },
 }
 
-/// What a tool's repeated run means (architecture.md §5).
+/// Meaning of a tool's repeated run (`docs/protocol.md`, Calls).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Effect {
@@ -78,11 +79,11 @@ pub enum Effect {
 pub struct ToolDecl {
     /// Name on its node.
     pub name: ToolName,
-    /// What running it again means.
+    /// Effect of a repeated run.
     pub effect: Effect,
     /// For people; at most 200 characters.
     pub description: String,
-    /// Whether only owner-tier principals may call it.
+    /// True if only owner-tier principals may call it.
     pub owner_only: bool,
 }
 
@@ -97,11 +98,12 @@ pub struct Directory {
     pub version: String,
     /// Class for election, see [`crate::config::Class`].
     pub class: u8,
-    /// Whether it may lead at all.
+    /// True if it may lead at all.
     pub eligible: bool,
-    /// What it offers.
+    /// Tools that it offers.
     pub tools: Vec<ToolDecl>,
-    /// Services that it serves over a link, by number; see `docs/protocol.md`, Frames. Nobody opens a stream of another.
+    /// Services that it serves over a link, by number; see `docs/protocol.md`, Frames. Nobody opens a stream of
+    /// another.
     pub services: Vec<u16>,
 }
 
@@ -114,7 +116,7 @@ pub enum Payload {
     Blob {
         /// SHA-256 of the bytes.
         hash: Hash,
-        /// How many bytes.
+        /// Number of bytes.
         len: u64,
     },
 }
@@ -135,7 +137,7 @@ impl Payload {
         }
     }
 
-    /// Whether there are no bytes.
+    /// True if there are no bytes.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -158,8 +160,8 @@ pub struct Header {
     pub id: ReqId,
     /// The one peer that may run it.
     pub target: PeerId,
-    /// The incarnation of the target's database that the origin knew. A target that was restored from an old state since cannot
-    /// know what it did for this call: it does not run it, and says nothing about it.
+    /// The incarnation of the target's database that the origin knew. A target that was restored from an old state
+    /// since cannot know what it did for this call: it does not run it, and says nothing about it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target_incarnation: Option<Incarnation>,
     /// Its name at acceptance, for people.
@@ -176,22 +178,22 @@ pub struct Header {
     pub accepted_ms: u64,
     /// Milliseconds that the tool may run.
     pub timeout_ms: u64,
-    /// Who asks.
+    /// Principal that asks.
     pub principal: String,
     /// The client's own key for this call, if it gave one.
     pub client_key: Option<String>,
-    /// Whether a person must say yes first. Reserved for workspaces; always false now.
+    /// True if a person must approve it first. Reserved for workspaces; always false now.
     pub needs_approval: bool,
 }
 
 impl Header {
-    /// Whether this call was meant for the incarnation `own` of its target's database.
+    /// True if this call was meant for the incarnation `own` of its target's store.
     #[must_use]
     pub fn is_for(&self, own: Incarnation) -> bool {
         self.target_incarnation.is_none_or(|incarnation| incarnation == own)
     }
 
-    /// Whether everything in it is within its limits: an origin that says more is not one of ours, and what it says is
+    /// True if everything in it is within its limits: an origin that says more is not one of ours, and what it says is
     /// not acted on.
     #[must_use]
     pub fn is_within_limits(&self) -> bool {
@@ -203,7 +205,7 @@ impl Header {
     }
 }
 
-/// How an attempt ended (architecture.md §5's table).
+/// Ending of an attempt (`docs/protocol.md`, Calls).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Ending {
@@ -246,11 +248,11 @@ pub struct Outcome {
     pub id: ReqId,
     /// Which attempt.
     pub attempt: Attempt,
-    /// How it ended.
+    /// Its ending.
     pub ending: Ending,
     /// Why, for people.
     pub reason: String,
-    /// What the tool said.
+    /// Output of the tool.
     pub output: Payload,
     /// Tail of its stderr.
     pub error: String,
@@ -260,20 +262,20 @@ pub struct Outcome {
     pub started_ms: u64,
     /// The call that this one turned out to repeat (same client key, same arguments): read that one instead.
     pub alias_of: Option<ReqId>,
-    /// How the author knows.
+    /// Source of the author's knowledge.
     #[serde(default, skip_serializing_if = "Source::is_target")]
     pub source: Source,
 }
 
-/// How the author of an [`Outcome`] knows of it.
+/// Source of what the author of an [`Outcome`] knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum Source {
     /// It says that it is the target.
     #[default]
     Target,
-    /// It heard this of that target, whose own words reach nobody any more. That beats what anyone guesses.
+    /// It received this from that target, whose own entries reach nobody any more. That beats what anyone infers.
     Relayed(PeerId),
-    /// It heard nothing of the target.
+    /// It received nothing from the target.
     Inferred,
 }
 
@@ -290,19 +292,19 @@ pub struct CancelRequest {
     pub id: ReqId,
     /// Why, for people.
     pub reason: String,
-    /// Whether it is asked because the time was over, so that the target may say `expired`.
+    /// True if it is asked because the time was over, so that the target may say `expired`.
     pub expired: bool,
 }
 
-/// Body of [`crate::entry::Kind::TRUNCATION`]: which entries of this incarnation of its author's log nobody needs any more. The newest such entry
-/// counts, and says all that the former ones did.
+/// Body of [`crate::entry::Kind::TRUNCATION`]: which entries of this incarnation of its author's log nobody needs any
+/// more. The newest such entry counts, and says all that the former ones did.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Truncation {
     /// In order, before this entry, apart from each other; at most [`limits::TRUNCATED_RUNS_MAX`].
     pub runs: Vec<TruncatedRun>,
 }
 
-/// What is left of a run of entries: enough for the chain to go on behind it.
+/// Remainder of a run of entries: enough for the chain to go on behind it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TruncatedRun {
     /// Place of the first of them.

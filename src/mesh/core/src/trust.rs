@@ -30,7 +30,7 @@ pub(crate) struct Member {
 pub(crate) struct Revocation {
     /// Key of its subject.
     pub(crate) key: PublicKey,
-    /// The node.
+    /// Its signer.
     pub(crate) by: PeerId,
     /// When.
     pub(crate) hlc: u64,

@@ -3,9 +3,11 @@
 use bytes::Bytes;
 use mesh_core::config::Config;
 use mesh_core::entry::{Ending, Payload};
-use mesh_core::io::{CallState, Command, NewCall, Refusal, Reply};
+use mesh_core::io::{CallState, Command, Fact, Input, NewCall, Refusal, Reply};
+use mesh_core::test_kit::{Net, done};
 
-use crate::net::{Net, call};
+use crate::revoked::by_hand;
+use crate::{call, once};
 
 fn keyed(target: usize, key: &str) -> NewCall {
     NewCall { client_key: Some(key.to_owned()), ..call(target) }
@@ -84,10 +86,10 @@ fn a_second_attempt_that_two_gateways_open_is_the_same_attempt() {
     assert_eq!(net.runs(&asked), 2, "0 leads and opens the second attempt");
     net.split(&[&[1, 2], &[0]]);
     net.pass(5_000);
-    assert!(net.sims[1].peer.leads(), "and so does 1, which did not know of it");
+    assert!(net.peer(1).leads(), "and so does 1, which did not know of it");
     net.finish_tools(2);
     net.join_all();
-    let attempts: Vec<_> = net.sims[2].ran.iter().map(|run| run.attempt).collect();
+    let attempts: Vec<_> = net.devices[2].ran.iter().map(|run| run.attempt).collect();
     assert_eq!(attempts, [1, 2]);
     for n in 0..3 {
         let record = net.record(n, &asked).unwrap();
@@ -99,16 +101,15 @@ fn a_second_attempt_that_two_gateways_open_is_the_same_attempt() {
 fn calls_for_which_a_gateway_had_no_room_run_when_it_has() {
     let mut net = Net::of(3);
     for n in 0..3 {
-        let rows = net.sims[n].rows.clone();
-        net.restart_as(n, rows, Config { queue_max: 2, ..Config::default() });
+        net.restart_as(n, Config { queue_max: 2, ..Config::default() });
     }
     net.join_all();
-    let gateway = (0..3).find(|n| net.sims[*n].peer.leads()).unwrap();
+    let gateway = (0..3).find(|n| net.peer(*n).leads()).unwrap();
     let (origin, target) = ((gateway + 1) % 3, (gateway + 2) % 3);
     net.split(&[&[gateway, origin]]);
     let asked: Vec<_> = (0..7).map(|_| net.ask(origin, call(target))).collect();
     net.pass(5_000);
-    assert_eq!(net.sims[gateway].peer.open_calls().count(), 2);
+    assert_eq!(net.peer(gateway).open_calls().count(), 2);
     net.join_all();
     net.pass(10_000);
     for id in asked {
@@ -117,4 +118,26 @@ fn calls_for_which_a_gateway_had_no_room_run_when_it_has() {
             assert_eq!(net.record(n, &id).unwrap().state, CallState::Ended(Ending::Done), "at {n}");
         }
     }
+}
+
+/// A mesh of one in which our own outcomes are told to ourselves as the gateway: nothing of that is news.
+#[test]
+fn calls_in_flight_on_a_mesh_of_one_read_no_log_and_change_no_view() {
+    const IN_FLIGHT: usize = 8;
+    let mut net = by_hand(1);
+    net.pass(4_000);
+    assert!(net.peer(0).leads());
+    net.devices[0].facts.clear();
+    net.devices[0].log_reads = 0;
+    for _ in 0..IN_FLIGHT {
+        net.ask(0, once(0));
+    }
+    for ended in 0..400 {
+        assert!(ended < net.devices[0].ran.len(), "{ended} calls ran, then none started");
+        let ran = net.devices[0].ran[ended].id;
+        net.input(0, Input::ToolEnded(ran, 1, done()));
+        net.ask(0, once(0));
+    }
+    let views = net.devices[0].facts.iter().filter(|fact| matches!(fact, Fact::View)).count();
+    assert_eq!((net.devices[0].log_reads, views), (0, 0));
 }

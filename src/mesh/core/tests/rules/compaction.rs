@@ -5,14 +5,14 @@ use std::collections::BTreeSet;
 use mesh_core::config::Config;
 use mesh_core::entry::{Ending, Tier};
 use mesh_core::io::{CallState, NewCall, Space};
+use mesh_core::test_kit::Net;
 
-use crate::net::{Net, call};
+use crate::call;
 
 /// So much of a log may stay although nobody needs it.
 const REST: usize = 8;
 
 fn forgets_soon(net: &mut Net, n: usize) {
-    let rows = net.sims[n].rows.clone();
     let config = Config {
         keep_entries_ms: 60_000,
         keep_calls_ms: 20_000,
@@ -21,12 +21,11 @@ fn forgets_soon(net: &mut Net, n: usize) {
         compact_min: REST,
         ..Config::default()
     };
-    net.restart_as(n, rows, config);
+    net.restart_as(n, config);
 }
 
 fn logged(net: &Net, n: usize) -> BTreeSet<Vec<u8>> {
-    let rows = net.sims[n].rows.keys().filter(|(space, _)| *space == Space::Log);
-    rows.map(|(_, key)| key.clone()).collect()
+    net.backup(n).keys(Space::Log).map(<[u8]>::to_vec).collect()
 }
 
 fn ask_many(net: &mut Net, count: usize) {
@@ -64,7 +63,7 @@ fn what_nobody_needs_goes_everywhere_and_who_was_away_or_is_new_does_without() {
     net.pass(5_000);
     for n in 1..4 {
         assert_eq!(logged(&net, n), logged(&net, 0), "{n}");
-        assert!(net.sims[n].peer.open_calls().next().is_none(), "nothing is waited for at {n}");
+        assert!(net.peer(n).open_calls().next().is_none(), "nothing is waited for at {n}");
         assert_eq!(net.names(n), net.names(0));
     }
     let id = net.ask(3, call(0));
@@ -92,18 +91,17 @@ fn what_nobody_needs_goes_everywhere_and_who_was_away_or_is_new_does_without() {
 fn a_leader_is_not_late_for_what_was_due_before_it_was_known() {
     let mut net = Net::of(3);
     for n in 0..3 {
-        let rows = net.sims[n].rows.clone();
-        net.restart_as(n, rows, Config { keep_calls_ms: 0, ..Config::default() });
+        net.restart_as(n, Config { keep_calls_ms: 0, ..Config::default() });
     }
     net.join_all();
-    let leader = (0..3).find(|n| net.sims[*n].peer.leads()).unwrap();
+    let leader = (0..3).find(|n| net.peer(*n).leads()).unwrap();
     let away = (leader + 1) % 3;
     let others: Vec<usize> = (0..3).filter(|n| *n != away).collect();
     net.split(&[&others]);
-    let led = net.sims[leader].peer.view().gateway;
+    let led = net.peer(leader).view().gateway;
     // It ends the call at twice the margin after its time; with nothing kept, its books were to close before that.
     let id = net.ask(leader, NewCall { ttl_ms: 1_000, ..call(away) });
     net.pass(15_000);
     assert!(matches!(net.record(leader, &id).map(|record| record.state), Some(CallState::Ended(_))));
-    assert_eq!(net.sims[leader].peer.view().gateway, led);
+    assert_eq!(net.peer(leader).view().gateway, led);
 }

@@ -1,13 +1,15 @@
 //! Handover: the role moves although nothing is wrong with the leader.
 
-use super::net::{Net, call};
 use mesh_core::entry::Ending;
 use mesh_core::io::CallState;
+use mesh_core::test_kit::Net;
+
+use crate::call;
 
 #[test]
 fn a_leaf_hands_the_role_to_the_hub_that_reaches_more() {
     let mut net = Net::of(4);
-    let leader = (0..4).find(|peer| net.sims[*peer].peer.leads()).unwrap();
+    let leader = (0..4).find(|peer| net.peer(*peer).leads()).unwrap();
     let hub = (leader + 1) % 4;
     for a in 0..4 {
         for b in a + 1..4 {
@@ -19,10 +21,10 @@ fn a_leaf_hands_the_role_to_the_hub_that_reaches_more() {
     let leaf = (0..4).find(|peer| *peer != hub && *peer != leader).unwrap();
     let asked = net.ask(leader, call(leaf));
     net.pass(10_000);
-    assert!(net.sims[leader].peer.leads(), "one cut link does not change the gateway");
+    assert!(net.peer(leader).leads(), "one cut link does not change the gateway");
     assert_eq!(net.runs(&asked), 0);
     net.pass(30_000);
-    assert!(net.sims[hub].peer.leads());
+    assert!(net.peer(hub).leads());
     assert_eq!(net.runs(&asked), 1);
     assert_eq!(net.record(leader, &asked).unwrap().state, CallState::Ended(Ending::Done));
 }

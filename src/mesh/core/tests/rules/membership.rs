@@ -2,10 +2,11 @@
 
 use mesh_core::entry::{Ending, Tier};
 use mesh_core::io::{CallState, Command, Fact, Refusal, Reply};
-
 use mesh_core::peer::should_switch;
 
-use crate::net::{Net, call, id};
+use mesh_core::test_kit::{Net, id};
+
+use crate::call;
 
 /// Peer 1 is revoked in one half; in the other it lets 3 in, which has asked 2 for something that 2 has not run yet.
 fn let_in_by_one_who_was_revoked() -> Net {
@@ -24,7 +25,7 @@ fn a_device_let_in_by_an_owner_revoked_in_the_other_half_is_pending_and_nothing_
     let early = net.ask(3, call(2));
     net.join_all();
     for n in [0, 2] {
-        let view = net.sims[n].peer.view();
+        let view = net.peer(n).view();
         assert_eq!(net.names(n).into_keys().collect::<Vec<_>>(), [0, 2]);
         assert_eq!(view.awaiting_reapproval.len(), 1);
         let pending = &view.awaiting_reapproval[0];
@@ -32,23 +33,23 @@ fn a_device_let_in_by_an_owner_revoked_in_the_other_half_is_pending_and_nothing_
         assert!(view.links.iter().all(|peer| [id(0), id(2)].contains(peer)), "it is no neighbour");
     }
     // It knows where it stands, and whom it may wait for.
-    let view = net.sims[3].peer.view();
+    let view = net.peer(3).view();
     assert!(!view.revoked && view.awaiting_reapproval.iter().any(|pending| pending.peer == id(3)), "{view:?}");
-    assert!(net.sims[3].facts.contains(&Fact::Revoked));
+    assert!(net.devices[3].facts.contains(&Fact::Revoked));
     assert_eq!(net.command(3, Command::Call(call(2))), Reply::Refused(Refusal::NotMember));
-    assert!(net.sims[1].peer.view().revoked);
+    assert!(net.peer(1).view().revoked);
     net.pass(70_000);
     assert_eq!(net.runs(&early), 0);
     let ended = net.record(3, &early).unwrap();
     assert_eq!(ended.state, CallState::Ended(Ending::Undeliverable), "and it does not hang");
-    assert!(!net.sims[3].peer.leads());
+    assert!(!net.peer(3).leads());
 
     // Somebody says yes: it is back at once, and what it asks for runs.
     assert!(matches!(net.approve(0, 3, "guest", Tier::Owner), Reply::Approved(_)));
     net.pass(5_000);
     for n in [0, 2, 3] {
         assert_eq!(net.names(n).into_keys().collect::<Vec<_>>(), [0, 2, 3], "at {n}");
-        assert!(net.sims[n].peer.view().awaiting_reapproval.is_empty());
+        assert!(net.peer(n).view().awaiting_reapproval.is_empty());
     }
     let late = net.ask(3, call(2));
     net.pass(1_000);
@@ -66,11 +67,11 @@ fn what_a_pending_device_has_waiting_at_its_target_ends_denied() {
     net.tools_end = false;
     let asked: Vec<_> = (0..6).map(|_| net.ask(3, call(2))).collect();
     net.pass(1_000);
-    let running = net.sims[2].ran.len();
+    let running = net.devices[2].ran.len();
     assert!(running > 0 && running < asked.len(), "some run, the rest waits for a place");
     net.join_all();
     net.pass(1_000);
-    assert_eq!(net.sims[2].ran.len(), running);
+    assert_eq!(net.devices[2].ran.len(), running);
     let denied = asked.iter().filter_map(|id| net.record(2, id));
     let denied = denied.filter(|call| call.state == CallState::Ended(Ending::Denied) && call.confirmed).count();
     assert_eq!(denied, asked.len() - running);
@@ -82,7 +83,7 @@ fn a_void_approval_reaches_also_those_who_heard_of_the_revocation_first() {
     // 0 hears it from 1 that was revoked, then 2 from 0 alone: no log brings it there.
     net.split(&[&[0, 1], &[2], &[3]]);
     net.split(&[&[0, 2], &[1], &[3]]);
-    let view = net.sims[2].peer.view();
+    let view = net.peer(2).view();
     assert_eq!(view.awaiting_reapproval.iter().map(|pending| pending.peer).collect::<Vec<_>>(), [id(3)]);
 }
 
@@ -147,7 +148,7 @@ fn of_two_owners_who_revoke_each_other_in_two_halves_the_one_nearer_to_the_found
     for n in [0, 1, 2] {
         assert_eq!(net.names(n).into_keys().collect::<Vec<_>>(), [0, 1, 2], "at {n}");
     }
-    assert!(net.sims[3].peer.view().revoked && !net.sims[1].peer.view().revoked);
+    assert!(net.peer(3).view().revoked && !net.peer(1).view().revoked);
 }
 
 #[test]
@@ -166,23 +167,23 @@ fn a_peer_revoked_by_a_void_revocation_is_back_with_what_it_wrote_meanwhile() {
     net.pass(5_000);
     assert_eq!(net.runs(&asked), 1, "what it had asked for meanwhile runs");
     net.join_all();
-    assert!(net.sims[3].peer.view().revoked && !net.sims[1].peer.view().revoked);
+    assert!(net.peer(3).view().revoked && !net.peer(1).view().revoked);
 }
 
 #[test]
 fn a_revoked_owner_that_is_approved_again_starts_a_new_incarnation_and_its_old_entries_stay_void() {
     let mut net = let_in_by_one_who_was_revoked();
     net.join_all();
-    let before = net.sims[1].peer.view().incarnation;
+    let before = net.peer(1).view().incarnation;
     assert!(matches!(net.approve(0, 1, "peer-1", Tier::Owner), Reply::Approved(_)));
     net.pass(5_000);
-    assert_ne!(net.sims[1].peer.view().incarnation, before);
+    assert_ne!(net.peer(1).view().incarnation, before);
     let asked = net.ask(1, call(2));
     net.pass(1_000);
     assert_eq!(net.runs(&asked), 1);
     for n in [0, 1, 2] {
         assert_eq!(net.names(n).into_keys().collect::<Vec<_>>(), [0, 1, 2], "at {n}");
-        assert_eq!(net.sims[n].peer.view().awaiting_reapproval.len(), 1, "whom it had approved still waits");
+        assert_eq!(net.peer(n).view().awaiting_reapproval.len(), 1, "whom it had approved still waits");
     }
     // And now its word counts.
     assert!(matches!(net.approve(1, 3, "guest", Tier::Shared), Reply::Approved(_)));
@@ -235,7 +236,7 @@ fn two_devices_of_one_name_from_two_halves_both_stay_and_no_call_reaches_the_wro
         let names = net.names(n);
         assert_eq!((names[&2].as_str(), names[&3].as_str()), ("macbook", "macbook-2"), "at {n}");
     }
-    assert_eq!(net.sims[3].peer.view().node_id.as_str(), "macbook-2");
-    let ran = |n: usize| net.sims[n].ran.iter().map(|run| run.id).collect::<Vec<_>>();
+    assert_eq!(net.peer(3).view().node_id.as_str(), "macbook-2");
+    let ran = |n: usize| net.devices[n].ran.iter().map(|run| run.id).collect::<Vec<_>>();
     assert_eq!((ran(2), ran(3)), (vec![for_two], vec![for_three]));
 }

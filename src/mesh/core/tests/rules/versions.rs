@@ -2,21 +2,19 @@
 
 use mesh_core::config::Config;
 use mesh_core::entry::{Directory, Kind, Tier};
-use mesh_core::ids::Hash;
 use mesh_core::io::{Command, Fact, Hold, Reply, Space};
+use mesh_core::rows;
+use mesh_core::test_kit::{Net, id};
 
-use crate::net::{Net, call, id};
+use crate::{call, unheard_of};
 
 /// Peer `n` is of a version that knows kinds up to this one.
 fn of_version(net: &mut Net, n: usize, newest: u16) {
-    let rows = net.sims[n].rows.clone();
-    net.restart_as(n, rows, Config { newest_kind: newest, ..Config::default() });
+    net.restart_as(n, Config { newest_kind: newest, ..Config::default() });
 }
 
 fn logged(net: &Net, n: usize, kind: u16) -> usize {
-    let log = net.sims[n].rows.iter().filter(|((space, _), _)| *space == Space::Log);
-    let entries = log.filter_map(|(_, row)| mesh_core::entry::SignedEntry::from_stored(row));
-    entries.filter(|entry| entry.entry.kind.0 == kind).count()
+    net.devices[n].log().iter().filter(|entry| entry.entry.kind.0 == kind).count()
 }
 
 #[test]
@@ -28,14 +26,15 @@ fn what_an_older_peer_does_not_understand_it_keeps_and_relays_and_applies_after_
     let told = Directory { platform: "news".to_owned(), eligible: true, class: 3, ..Directory::default() };
     assert_eq!(net.command(0, Command::SetDirectory(told)), Reply::Noted);
     let platform = |net: &Net, n: usize| {
-        let view = net.sims[n].peer.view();
+        let view = net.peer(n).view();
         let node = view.nodes.iter().find(|node| node.peer == id(0)).unwrap();
         node.directory.as_ref().map(|directory| directory.platform.clone())
     };
     assert_eq!(platform(&net, 2).as_deref(), Some("news"), "relayed");
     assert_ne!(platform(&net, 1).as_deref(), Some("news"), "not applied");
-    assert!(net.sims[1].peer.view().holds.is_empty(), "it was nothing critical");
-    let unsupported = |net: &Net| net.sims[1].rows.keys().filter(|(_, key)| key.starts_with(b"unsupported:")).count();
+    assert!(net.peer(1).view().holds.is_empty(), "it was nothing critical");
+    let unsupported =
+        |net: &Net| net.backup(1).keys(Space::Meta).filter(|key| rows::unsupported_of(key).is_some()).count();
     assert_eq!(unsupported(&net), 1);
     of_version(&mut net, 1, Kind::NEWEST.0);
     assert_eq!(unsupported(&net), 0);
@@ -50,14 +49,16 @@ fn something_critical_that_it_does_not_understand_keeps_a_peer_from_leading_and_
     // 3 is an owner of the newest version.
     assert!(matches!(net.approve(0, 3, "new", Tier::Owner), Reply::Approved(_)));
     net.join_all();
-    net.hears(0, 3, 1, Hash::ZERO, 98, true);
+    let mut newest = net.author(3);
+    let critical = unheard_of(&mut newest, 98, true);
+    net.hears(0, &newest, critical);
     net.pass(5_000);
-    let view = net.sims[2].peer.view();
+    let view = net.peer(2).view();
     // Kind 98 has no meaning yet, so nobody understands it.
     assert_eq!(view.holds, [Hold::Unknown { kind: 98, author: id(3) }]);
     assert!(view.holds[0].to_string().contains("newer version"));
     for n in 0..3 {
-        assert!(!net.sims[n].peer.leads(), "{n}");
+        assert!(!net.peer(n).leads(), "{n}");
     }
     let asked = net.ask(2, call(1));
     net.pass(5_000);
@@ -65,10 +66,10 @@ fn something_critical_that_it_does_not_understand_keeps_a_peer_from_leading_and_
     // It outlives a restart. When its author is removed with it, all goes on.
     net.restart(2);
     net.join_all();
-    assert_eq!(net.sims[2].peer.view().holds.len(), 1);
+    assert_eq!(net.peer(2).view().holds.len(), 1);
     net.revoke(0, 3);
     net.pass(5_000);
-    assert!(net.sims[2].peer.view().holds.is_empty());
+    assert!(net.peer(2).view().holds.is_empty());
     assert_eq!(net.runs(&asked), 1);
 }
 
@@ -76,9 +77,11 @@ fn something_critical_that_it_does_not_understand_keeps_a_peer_from_leading_and_
 fn a_critical_entry_of_one_who_is_no_owner_holds_nobody_up() {
     let mut net = Net::of(2);
     assert!(matches!(net.approve(0, 2, "guest", Tier::Shared), Reply::Approved(_)));
-    net.hears(1, 2, 1, Hash::ZERO, 98, true);
+    let mut guest = net.author(2);
+    let critical = unheard_of(&mut guest, 98, true);
+    net.hears(1, &guest, critical);
     net.pass(5_000);
-    assert!((0..2).all(|n| net.sims[n].peer.view().holds.is_empty()));
+    assert!((0..2).all(|n| net.peer(n).view().holds.is_empty()));
     let asked = net.ask(0, call(1));
     assert_eq!(net.runs(&asked), 1);
 }
@@ -87,10 +90,11 @@ fn a_critical_entry_of_one_who_is_no_owner_holds_nobody_up() {
 fn an_older_peer_does_not_keep_without_end_what_it_does_not_understand() {
     let mut net = Net::of(2);
     assert!(matches!(net.approve(0, 2, "guest", Tier::Shared), Reply::Approved(_)));
-    let mut previous = Hash::ZERO;
-    for seq in 1..=mesh_core::limits::UNSUPPORTED_PER_AUTHOR_MAX as u64 + 5 {
-        previous = net.hears(1, 2, seq, previous, 98, false);
+    let mut guest = net.author(2);
+    for _ in 0..mesh_core::limits::UNSUPPORTED_PER_AUTHOR_MAX + 5 {
+        let entry = unheard_of(&mut guest, 98, false);
+        net.hears(1, &guest, entry);
     }
     assert_eq!(logged(&net, 1, 98), mesh_core::limits::UNSUPPORTED_PER_AUTHOR_MAX);
-    assert!(net.sims[1].facts.iter().any(|fact| matches!(fact, Fact::Warning(_, peer) if *peer == id(2))));
+    assert!(net.devices[1].facts.iter().any(|fact| matches!(fact, Fact::Warning(_, peer) if *peer == id(2))));
 }

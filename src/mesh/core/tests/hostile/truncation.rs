@@ -1,41 +1,23 @@
 //! Tests: what a member says is gone of its log, in whatever order it comes, and what nobody may say.
 
-use std::collections::BTreeMap;
-
-use bytes::Bytes;
-use proptest::prelude::*;
-
-use super::{Honest, Liar, YEAR_MS, pushed, scene};
-use crate::crypto::Signer as _;
-use crate::entry::{
+use mesh_core::entry::{
     ChangeKind, Directory, Kind, MembershipChange, SignedEntry, Tier, TruncatedRun, Truncation, encode,
 };
-use crate::frame::Frame;
-use crate::ids::{Hash, Incarnation};
-use crate::io::{Output, Space};
-use crate::limits;
-use crate::rows;
+use mesh_core::frame::{EntryItem, Frame};
+use mesh_core::ids::{Hash, Incarnation};
+use mesh_core::io::{Output, Space};
+use mesh_core::limits;
+use mesh_core::rows::{self, Head};
+use mesh_core::test_kit::{Author, pushed, runs_of};
+use proptest::prelude::*;
 
-type Rows = BTreeMap<(Space, Vec<u8>), Bytes>;
-
-fn keep(rows: &mut Rows, out: &[Output]) {
-    for output in out {
-        let Output::Commit(_, batch) = output else { continue };
-        for write in &batch.writes {
-            let key = (write.space, write.key.clone());
-            match &write.value {
-                Some(value) => drop(rows.insert(key, value.clone())),
-                None => drop(rows.remove(&key)),
-            }
-        }
-    }
-}
+use super::{Honest, scene};
 
 fn one(entry: &SignedEntry) -> TruncatedRun {
     TruncatedRun { first: entry.entry.seq, last: entry.entry.seq, hash: entry.hash, hlc: entry.entry.hlc }
 }
 
-fn word(liar: &mut Liar, runs: Vec<TruncatedRun>) -> SignedEntry {
+fn word(liar: &mut Author, runs: Vec<TruncatedRun>) -> SignedEntry {
     liar.says(Kind::TRUNCATION, encode(&Truncation { runs }))
 }
 
@@ -43,14 +25,19 @@ fn named(n: usize) -> Vec<u8> {
     encode(&Directory { platform: n.to_string(), ..Directory::default() })
 }
 
-/// What is held of one author: its rows in the log, how far it is held, and what it says about itself.
-fn held(rows: &Rows, of: &Liar) -> (Vec<u64>, Option<Bytes>, Option<Bytes>) {
-    let id = of.id();
-    let incarnation = rows::head(&id, of.incarnation).key;
-    let log = rows.keys().filter(|(space, key)| *space == Space::Log && key.starts_with(&incarnation));
-    let seqs = log.map(|(_, key)| rows::place_of(key).unwrap().seq).collect();
-    let row = |space, key: &[u8]| rows.get(&(space, key.to_vec())).cloned();
-    (seqs, row(Space::Heads, &incarnation), row(Space::Directory, &rows::directory(&id).key))
+/// What is held of one author: its rows in the log, how far it is held, and its directory entry.
+fn held(honest: &Honest, of: &Author) -> (Vec<u64>, Option<Head>, Option<SignedEntry>) {
+    let disk = &honest.machine.disk;
+    let log = disk.logs_of(&of.id()).filter_map(|(key, _)| rows::place_of(key));
+    let seqs = log.filter(|place| place.incarnation == of.incarnation).map(|place| place.seq).collect();
+    let head = disk.applied_row(&rows::head(&of.id(), of.incarnation));
+    (seqs, head, disk.applied_row(&rows::directory(&of.id())))
+}
+
+/// The truncations that are kept.
+fn truncations(honest: &Honest) -> Vec<SignedEntry> {
+    let rows = honest.machine.disk.scan(Space::Meta, Vec::new(), vec![u8::MAX]);
+    rows.filter(|(key, _)| rows::is_truncation(key)).filter_map(|(_, row)| SignedEntry::from_stored(row)).collect()
 }
 
 proptest! {
@@ -64,7 +51,7 @@ proptest! {
         order in proptest::collection::vec(0..40_usize, 0..60),
     ) {
         let mut whole = Honest::new();
-        let mut author = Liar::new(1, &whole);
+        let mut author = whole.author(1);
         let mut entries: Vec<SignedEntry> = Vec::new();
         for n in 0..dead.len() {
             entries.push(author.says(Kind::DIRECTORY, named(n)));
@@ -72,7 +59,7 @@ proptest! {
         let last = entries.len() - 1;
         let is_dead = |n: usize| n != last && dead[n];
         let gone = entries.iter().enumerate().filter(|(n, _)| is_dead(*n)).map(|(_, entry)| one(entry));
-        let runs = crate::log::with_runs(&[], gone.collect::<Vec<_>>());
+        let runs = runs_of(gone.collect::<Vec<_>>());
         let some = !runs.is_empty();
         if some {
             entries.push(word(&mut author, runs));
@@ -80,33 +67,26 @@ proptest! {
         let word = entries.len() - 1;
         entries.push(author.says(Kind::DIRECTORY, named(99)));
 
-        let finish = |honest: &mut Honest, rows: &mut Rows| {
-            for _ in 0..4 {
-                keep(rows, &honest.pass(100));
-            }
-        };
-        let mut rows = Rows::new();
         whole.admit(&author, Tier::Shared);
         for entry in &entries {
-            keep(&mut rows, &whole.hears(&author, pushed(entry.clone())));
+            whole.hears(&author, pushed(entry.clone()));
         }
-        finish(&mut whole, &mut rows);
+        whole.pass(400);
 
         let mut other = Honest::new();
-        let mut others = Rows::new();
         other.admit(&author, Tier::Shared);
         for n in order.into_iter().filter(|n| *n < entries.len()) {
-            keep(&mut others, &other.hears(&author, pushed(entries[n].clone())));
+            other.hears(&author, pushed(entries[n].clone()));
         }
         // As one answers who has dropped it: its author's word first, then what is left.
         let left = (0..entries.len()).filter(|n| *n >= dead.len() || !is_dead(*n));
         for n in some.then_some(word).into_iter().chain(left) {
-            keep(&mut others, &other.hears(&author, pushed(entries[n].clone())));
+            other.hears(&author, pushed(entries[n].clone()));
         }
-        finish(&mut other, &mut others);
+        other.pass(400);
 
-        let (seqs, head, directory) = held(&rows, &author);
-        prop_assert_eq!(held(&others, &author), (seqs.clone(), head, directory));
+        let (seqs, head, directory) = held(&whole, &author);
+        prop_assert_eq!(held(&other, &author), (seqs.clone(), head, directory));
         let alive: Vec<u64> = (0..entries.len())
             .filter(|n| *n >= dead.len() || !is_dead(*n))
             .map(|n| n as u64 + 1)
@@ -118,33 +98,33 @@ proptest! {
 #[test]
 fn nobody_says_what_is_gone_of_anothers_log() {
     let (mut honest, mut liar, mut target) = scene();
-    let (mut rows, first) = (Rows::new(), target.seq);
+    let first = target.seq;
     for n in 0..3 {
         let entry = target.says(Kind::DIRECTORY, named(n));
-        keep(&mut rows, &honest.hears(&target, pushed(entry)));
+        honest.hears(&target, pushed(entry));
     }
     // Both write their first incarnation under one number; the liar's word is long enough for either.
     assert_eq!(liar.incarnation, target.incarnation);
     for _ in 0..5 {
         let entry = liar.says(Kind::DIRECTORY, named(7));
-        keep(&mut rows, &honest.hears(&liar, pushed(entry)));
+        honest.hears(&liar, pushed(entry));
     }
     let run = TruncatedRun { first: 1, last: 4, hash: target.previous, hlc: 0 };
     let entry = word(&mut liar, vec![run]);
-    keep(&mut rows, &honest.hears(&liar, pushed(entry)));
-    keep(&mut rows, &honest.pass(100));
-    let (log, ..) = held(&rows, &target);
-    assert_eq!(log, (first + 1..=first + 3).collect::<Vec<_>>());
-    assert_eq!(held(&rows, &liar).0, [5, 6], "its own it may");
+    honest.hears(&liar, pushed(entry));
+    honest.pass(100);
+    let (log, ..) = held(&honest, &target);
+    assert_eq!(log, (1..=first + 3).collect::<Vec<_>>());
+    assert_eq!(held(&honest, &liar).0, [5, 6], "its own it may");
     // A gap in the other's log is a gap as before.
     let missing = target.says(Kind::DIRECTORY, named(8));
     let after = target.says(Kind::DIRECTORY, named(9));
-    keep(&mut rows, &honest.hears(&liar, pushed(after.clone())));
-    assert_eq!(held(&rows, &target).0, log);
+    honest.hears(&liar, pushed(after.clone()));
+    assert_eq!(held(&honest, &target).0, log);
     for entry in [missing, after] {
-        keep(&mut rows, &honest.hears(&liar, pushed(entry)));
+        honest.hears(&liar, pushed(entry));
     }
-    assert_eq!(held(&rows, &target).0.len(), log.len() + 2);
+    assert_eq!(held(&honest, &target).0.len(), log.len() + 2);
 }
 
 #[test]
@@ -170,45 +150,44 @@ fn a_word_that_cannot_be_true_is_not_taken() {
             honest.hears(&liar, pushed(entry));
         }
         let entry = word(&mut liar, runs.clone());
-        let mut rows = Rows::new();
-        keep(&mut rows, &honest.hears(&liar, pushed(entry)));
-        keep(&mut rows, &honest.pass(100));
-        assert!(!rows.keys().any(|(_, key)| rows::is_truncation(key)), "{runs:?}");
-        assert_eq!(held(&rows, &liar).0, [11], "its log goes on: {runs:?}");
+        honest.hears(&liar, pushed(entry));
+        honest.pass(100);
+        assert!(truncations(&honest).is_empty(), "{runs:?}");
+        assert_eq!(held(&honest, &liar).0, (1..=11).collect::<Vec<_>>(), "all is there, and its log goes on: {runs:?}");
     }
     // As far as there is room for incarnations, and no further.
     let (mut honest, mut liar, _) = scene();
-    let mut rows = Rows::new();
     for incarnation in 0..3 * limits::INCARNATIONS_MAX as u32 {
         (liar.incarnation, liar.seq) = (Incarnation(1000 + incarnation), u64::MAX / 2);
         let entry = word(&mut liar, vec![run_of(1, u64::MAX / 3)]);
-        keep(&mut rows, &honest.hears(&liar, pushed(entry)));
+        honest.hears(&liar, pushed(entry));
     }
-    let words = rows.keys().filter(|(_, key)| rows::is_truncation(key)).count();
-    let heads = rows.keys().filter(|(space, _)| *space == Space::Heads).count();
+    let words = truncations(&honest).len();
+    let state = honest.machine.disk.state();
+    let of_liar = |key: &[u8]| rows::log_of(key).is_some_and(|(author, _)| author == liar.id());
+    let heads = state.keys(Space::Heads).filter(|key| of_liar(key)).count();
     assert!(words <= limits::INCARNATIONS_MAX && heads <= limits::INCARNATIONS_MAX + 1, "{words} {heads}");
 }
 
 #[test]
 fn what_is_gone_stays_gone() {
     let (mut honest, mut liar, _) = scene();
-    let mut rows = Rows::new();
     let entries: Vec<SignedEntry> = (0..6).map(|n| liar.says(Kind::DIRECTORY, named(n))).collect();
     for entry in &entries {
-        keep(&mut rows, &honest.hears(&liar, pushed(entry.clone())));
+        honest.hears(&liar, pushed(entry.clone()));
     }
     let whole = TruncatedRun { first: 1, ..one(&entries[3]) };
     let more = word(&mut liar, vec![whole]);
     let less = word(&mut liar, vec![TruncatedRun { first: 1, ..one(&entries[1]) }]);
-    keep(&mut rows, &honest.hears(&liar, pushed(more.clone())));
-    keep(&mut rows, &honest.hears(&liar, pushed(less)));
-    keep(&mut rows, &honest.pass(100));
-    let kept = rows.iter().find(|((_, key), _)| rows::is_truncation(key)).unwrap();
-    assert_eq!(SignedEntry::from_stored(kept.1).unwrap().hash, more.hash);
+    honest.hears(&liar, pushed(more.clone()));
+    honest.hears(&liar, pushed(less));
+    honest.pass(100);
+    let kept: Vec<Hash> = truncations(&honest).iter().map(|entry| entry.hash).collect();
+    assert_eq!(kept, [more.hash]);
     for entry in &entries {
-        keep(&mut rows, &honest.hears(&liar, pushed(entry.clone())));
+        honest.hears(&liar, pushed(entry.clone()));
     }
-    assert_eq!(held(&rows, &liar).0, [5, 6, 7, 8]);
+    assert_eq!(held(&honest, &liar).0, [5, 6, 7, 8]);
 }
 
 /// What a digest that goes out says of the membership changes.
@@ -219,20 +198,25 @@ fn digest_of(out: &[Output]) -> Option<Hash> {
 #[test]
 fn a_stolen_key_hides_no_membership_change() {
     let mut honest = Honest::new();
-    let (mut owner, friend) = (Liar::new(1, &honest), Liar::new(2, &honest));
-    let new = Liar::new(3, &honest);
+    let (mut owner, friend) = (honest.author(1), honest.author(2));
+    let new = honest.author(3);
     honest.admit(&owner, Tier::Owner);
     honest.admit(&friend, Tier::Owner);
     let what = ChangeKind::Approved { tier: Tier::Shared, node_id: "new".parse().unwrap(), after: Vec::new() };
-    let change = owner.says(Kind::MEMBERSHIP, encode(&MembershipChange { subject: new.key.public_key(), what }));
+    let change = owner.says(Kind::MEMBERSHIP, encode(&MembershipChange { subject: new.public_key(), what }));
     let run = one(&change);
     let entry = word(&mut owner, vec![run]);
     honest.hears(&owner, pushed(entry));
-    let knows = |honest: &Honest| honest.peer.view().nodes.iter().any(|node| node.peer == new.id());
+    let knows = |honest: &Honest| honest.peer().view().nodes.iter().any(|node| node.peer == new.id());
     assert!(!knows(&honest));
     // Somebody who holds it sees that the sets differ, and shows all it has; as this one would.
+    // What is read from the log for a digest brings directories, too.
+    let changes_alone = |entries: &[EntryItem]| {
+        let kinds: Vec<Kind> = entries.iter().map(|item| item.entry.entry.kind).collect();
+        kinds.contains(&Kind::MEMBERSHIP) && !kinds.contains(&Kind::DIRECTORY)
+    };
     let told = |out: &[Output]| {
-        let to = |o: &Output| matches!(o, Output::Send(to, Frame::Entries { entries, .. }) if *to == friend.id() && entries.iter().any(|item| item.entry.entry.kind == Kind::MEMBERSHIP));
+        let to = |o: &Output| matches!(o, Output::Send(to, Frame::Entries { entries, .. }) if *to == friend.id() && changes_alone(entries));
         out.iter().filter(|o| to(o)).count()
     };
     let digest = |changes| Frame::Digest { rows: Vec::new(), changes };
@@ -242,7 +226,7 @@ fn a_stolen_key_hides_no_membership_change() {
     let own = digest_of(&out);
     honest.hears(&friend, pushed(change));
     assert!(knows(&honest), "also from a place of the log that is gone");
-    let later = honest.pass(YEAR_MS / 365);
+    let later = honest.pass(60_000);
     let said = digest_of(&later).expect("a digest now and then");
     assert_ne!(Some(said), own);
     assert_eq!(told(&honest.hears(&friend, digest(said))), 0, "the same set");
@@ -251,14 +235,15 @@ fn a_stolen_key_hides_no_membership_change() {
 #[test]
 fn what_is_gone_need_not_be_understood_any_more() {
     let mut honest = Honest::new();
-    let mut owner = Liar::new(1, &honest);
+    let mut owner = honest.author(1);
     honest.admit(&owner, Tier::Owner);
-    let mut rows = Rows::new();
     let entry = owner.entry(Kind(999), Vec::new(), |entry| entry.critical = true);
-    keep(&mut rows, &honest.hears(&owner, pushed(entry.clone())));
-    let unsupported = |rows: &Rows| rows.keys().filter(|(_, key)| key.starts_with(b"unsupported:")).count();
-    assert_eq!((unsupported(&rows), honest.peer.view().holds.len()), (1, 1));
+    honest.hears(&owner, pushed(entry.clone()));
+    let unsupported = |honest: &Honest| {
+        honest.machine.disk.state().keys(Space::Meta).filter(|key| rows::unsupported_of(key).is_some()).count()
+    };
+    assert_eq!((unsupported(&honest), honest.peer().view().holds.len()), (1, 1));
     let word = word(&mut owner, vec![one(&entry)]);
-    keep(&mut rows, &honest.hears(&owner, pushed(word)));
-    assert_eq!((unsupported(&rows), honest.peer.view().holds.len()), (0, 0));
+    honest.hears(&owner, pushed(word));
+    assert_eq!((unsupported(&honest), honest.peer().view().holds.len()), (0, 0));
 }

@@ -1,8 +1,8 @@
-//! `NodeService`, the gateway side: one registered stream per node, over which calls go out and what became of them comes
-//! back. The contract is `proto/sigil/v1/node.proto`.
+//! `NodeService`, the gateway side: one registered stream per node, over which calls go out and answers come back. The
+//! contract is `proto/sigil/v1/node.proto`.
 //!
-//! A task per stream reads it; sending never waits. Whoever registers last under a key has it: the stream before is ended
-//! at once, and its late goodbye names its own, older session number.
+//! A task per stream reads it and hands what it reads to the core; sending never waits. The last registration under a key
+//! counts: the stream before is ended at once, and its late goodbye names its own, older session number.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -12,9 +12,10 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use mesh_core::crypto::Verifier;
+use mesh_core::entry::Header;
 use mesh_core::frame::{Answer, AnswerKind, Dispatch, Frame};
 use mesh_core::ids::{InvalidId, NodeId, PeerId, ReqId, ToolName};
-use mesh_core::io::{SessionId, View};
+use mesh_core::io::{Input, SessionId, View};
 use mesh_core::limits;
 use prost::Message;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -26,91 +27,24 @@ use tonic::transport::Server;
 use tonic::transport::server::Connected;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::node::convert;
-pub use crate::node::stream::ProvenPeer;
-use crate::node::stream::{Guarded, Line, MESSAGE_BYTES_MAX, Outbox, Outgoing, REGISTER_WITHIN, WINDOW_BYTES, outbox};
+use crate::node_service::convert;
+pub use crate::node_service::stream::ProvenPeer;
+use crate::node_service::stream::{
+    Guarded, Line, MESSAGE_BYTES_MAX, Outbox, Outgoing, REGISTER_WITHIN, WINDOW_BYTES, outbox,
+};
 use crate::pb;
 use crate::pb::gateway_message::Msg as ToNode;
 use crate::pb::node_message::Msg as FromNode;
 use crate::pb::node_service_server::{NodeService, NodeServiceServer};
+use crate::status::{ErrorCode, Fault};
 use crate::tasks::TaskGroup;
 
 /// Longest platform and version that a node may show, in bytes.
 const WORD_BYTES_MAX: usize = 64;
 /// Capabilities that a node may show.
 const CAPABILITIES_MAX: usize = 64;
-/// Time for the last words on a stream before its connection is cut.
+/// Time for the last messages on a stream before its connection is cut.
 const LINGER: Duration = Duration::from_secs(1);
-
-/// What nodes do. In order for each node; of several sessions of one peer the highest number counts.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum NodeEvent {
-    /// A node registered. An older session of this peer is over with this, whenever its own `Down` comes.
-    Up {
-        /// Proven by the link.
-        peer: PeerId,
-        /// Rises with every registration at this process.
-        session: SessionId,
-        /// What it said of itself.
-        hello: Hello,
-    },
-    /// That stream is gone.
-    Down {
-        /// Whose.
-        peer: PeerId,
-        /// Which.
-        session: SessionId,
-    },
-    /// What the node did with a call. An outcome in it is signed by `peer`, and about this call and attempt.
-    Answer {
-        /// Who says so.
-        peer: PeerId,
-        /// On which stream.
-        session: SessionId,
-        /// What.
-        answer: Answer,
-    },
-    /// The node's offer has changed.
-    Status {
-        /// Whose.
-        peer: PeerId,
-        /// On which stream.
-        session: SessionId,
-        /// What it offers now.
-        tools: Vec<ToolName>,
-        /// Whether it takes calls.
-        online: bool,
-    },
-    /// A result without a signed outcome, from a client that knows only the contract's first fields. It proves nothing to
-    /// other peers and ends no call by itself; such clients are given no calls yet ([`NodeServerHandle::send`]).
-    ForeignResult {
-        /// Who says so.
-        peer: PeerId,
-        /// On which stream.
-        session: SessionId,
-        /// Which call.
-        id: ReqId,
-        /// At most 4 MiB together with `error`.
-        output: String,
-        /// Empty = it went well.
-        error: String,
-    },
-}
-
-/// What a node said of itself when it registered; checked.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Hello {
-    /// "linux", "darwin", …; at most 64 bytes.
-    pub platform: String,
-    /// Of its program; at most 64 bytes, empty for a foreign client.
-    pub version: String,
-    /// What it offers; at most [`limits::TOOLS_MAX`], no name twice.
-    pub tools: Vec<ToolName>,
-    /// At most 64.
-    pub capabilities: BTreeMap<String, String>,
-    /// Random per process; 0 = a client that knows only the contract's first fields, without a journal of ours.
-    pub nonce: u64,
-}
 
 /// Starts the gateway side. It runs on every peer, and refuses registrations while the peer does not lead.
 #[derive(Debug)]
@@ -120,19 +54,23 @@ impl NodeServer {
     /// Serves every stream that comes out of `streams`.
     ///
     /// `view` says who is approved under which name, and who leads; it must show that we lead no more *before*
-    /// [`NodeServerHandle::close_all`] is called. Streams end when the receiver of `events` is dropped.
+    /// [`NodeServerHandle::close_all`] is called.
+    ///
+    /// `inputs` gets, in order for each node, `NodeUp`, its answers and `NodeDown`; reading waits while it is full. An
+    /// outcome in an answer is signed by that node, and about that call and attempt. An older session of a node is over
+    /// with a newer `NodeUp`, whenever its own `NodeDown` comes. Streams end when the receiver of `inputs` is dropped.
     pub fn start<IO>(
         streams: mpsc::Receiver<IO>,
         view: watch::Receiver<Arc<View>>,
         verifier: Arc<dyn Verifier + Send + Sync>,
-        events: mpsc::Sender<NodeEvent>,
+        inputs: mpsc::Sender<Input>,
         tasks: &TaskGroup,
     ) -> NodeServerHandle
     where
         IO: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
         IO::ConnectInfo: ProvenPeer,
     {
-        Self::start_within(REGISTER_WITHIN, streams, view, verifier, events, tasks)
+        Self::start_within(REGISTER_WITHIN, streams, view, verifier, inputs, tasks)
     }
 
     fn start_within<IO>(
@@ -140,7 +78,7 @@ impl NodeServer {
         streams: mpsc::Receiver<IO>,
         view: watch::Receiver<Arc<View>>,
         verifier: Arc<dyn Verifier + Send + Sync>,
-        events: mpsc::Sender<NodeEvent>,
+        inputs: mpsc::Sender<Input>,
         tasks: &TaskGroup,
     ) -> NodeServerHandle
     where
@@ -151,7 +89,7 @@ impl NodeServer {
             register_within,
             view,
             verifier,
-            events,
+            inputs,
             tasks: tasks.clone(),
             sessions: Mutex::default(),
             last_session: AtomicU64::new(0),
@@ -191,35 +129,32 @@ pub struct NodeServerHandle {
 }
 
 impl NodeServerHandle {
-    /// Sends a dispatch or a cancel to a node. False when the node has no stream, its queue was full (its stream is ended
-    /// then, and it registers anew), or the frame is not of this class.
+    /// Sends a call to a node. False when the node has no stream, or its queue was full (its stream is ended then, and it
+    /// registers anew).
     ///
     /// A client without a journal of ours cannot promise to run a call at most once, so it gets none: its dispatches are
     /// answered with a refusal.
     #[must_use]
-    pub fn send(&self, peer: PeerId, frame: Frame) -> bool {
-        let Some(session) = self.shared.sessions().get(&peer).cloned() else { return false };
-        let message = match frame {
-            Frame::Dispatch(dispatch) if session.foreign => {
-                return self.shared.refuse_foreign(peer, &session, &dispatch);
-            }
-            Frame::Dispatch(dispatch) => convert::dispatch_to_pb(&dispatch),
-            Frame::Cancel { id } => {
-                Some(convert::to_node(ToNode::Cancel(pb::CallCancel { request_id: id.to_string() })))
-            }
-            Frame::Beacon(_)
-            | Frame::Query
-            | Frame::Notice(_)
-            | Frame::Resign { .. }
-            | Frame::Handover { .. }
-            | Frame::Neighbours(_)
-            | Frame::Digest { .. }
-            | Frame::Entries { .. }
-            | Frame::Presence { .. }
-            | Frame::Progress { .. }
-            | Frame::Answer(_) => None,
-        };
-        let Some(message) = message else { return false };
+    pub fn dispatch(&self, peer: PeerId, dispatch: &Dispatch) -> bool {
+        let Some(session) = self.session(peer) else { return false };
+        if session.foreign {
+            return self.shared.refuse_foreign(peer, dispatch);
+        }
+        convert::dispatch_to_pb(dispatch).is_some_and(|message| self.send(peer, &session, message))
+    }
+
+    /// Asks a node to stop a call. False as for [`Self::dispatch`].
+    #[must_use]
+    pub fn cancel(&self, peer: PeerId, id: ReqId) -> bool {
+        let message = convert::to_node(ToNode::Cancel(pb::CallCancel { request_id: id.to_string() }));
+        self.session(peer).is_some_and(|session| self.send(peer, &session, message))
+    }
+
+    fn session(&self, peer: PeerId) -> Option<Session> {
+        self.shared.sessions().get(&peer).cloned()
+    }
+
+    fn send(&self, peer: PeerId, session: &Session, message: pb::GatewayMessage) -> bool {
         let sent = session.push(message);
         if !sent {
             metrics::counter!("sigil_node_queue_overflows_total").increment(1);
@@ -229,7 +164,7 @@ impl NodeServerHandle {
         sent
     }
 
-    /// Tells every node where to go, and ends all streams. Each still yields its [`NodeEvent::Down`].
+    /// Tells every node where to go, and ends all streams. Each still yields its `NodeDown`.
     pub fn close_all(&self, moved_to: Option<PeerId>) {
         let sessions = std::mem::take(&mut *self.shared.sessions());
         for session in sessions.into_values() {
@@ -238,23 +173,52 @@ impl NodeServerHandle {
         }
     }
 
-    /// Ends the stream of a node that was revoked. It still yields its [`NodeEvent::Down`].
+    /// Ends the stream of a node that was revoked. It still yields its `NodeDown`.
     pub fn dismiss(&self, peer: PeerId) {
         let session = self.shared.sessions().remove(&peer);
         if let Some(session) = session {
-            session.outbox.push(Err(Status::permission_denied(Refusal::NotApproved.to_string())), 0);
-            session.end.cancel();
+            session.end_with(StreamEnd::NotApproved);
         }
     }
 
-    /// Who is registered now.
-    #[must_use]
-    pub fn registered(&self) -> BTreeSet<PeerId> {
+    /// The nodes that are registered now.
+    #[cfg(test)]
+    fn registered(&self) -> BTreeSet<PeerId> {
         self.shared.sessions().keys().copied().collect()
     }
 }
 
-/// Why a node may not register. The texts are for its user.
+/// A reason for which a stream is ended; the node gets it as the status of the call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+enum StreamEnd {
+    #[error("the link has proven no identity")]
+    NoIdentity,
+    #[error("no registration in time")]
+    TooLate,
+    #[error("the first message must be `register`")]
+    NotRegistered,
+    #[error("a stream registers once: open another")]
+    RegisteredTwice,
+    #[error("this device has registered anew")]
+    Replaced,
+    #[error("this device is not approved in this mesh")]
+    NotApproved,
+}
+
+impl From<StreamEnd> for Status {
+    fn from(end: StreamEnd) -> Self {
+        let code = match end {
+            StreamEnd::NoIdentity => ErrorCode::Unauthorized,
+            StreamEnd::TooLate => ErrorCode::RequestTimeout,
+            StreamEnd::NotRegistered | StreamEnd::RegisteredTwice => ErrorCode::BadRequest,
+            StreamEnd::Replaced => ErrorCode::Replaced,
+            StreamEnd::NotApproved => ErrorCode::NotMember,
+        };
+        Fault::new(code, end.to_string()).to_grpc()
+    }
+}
+
+/// A reason for which a node may not register. The texts are for its user.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 enum Refusal {
@@ -293,7 +257,7 @@ impl Refusal {
 struct Session {
     number: SessionId,
     outbox: Outbox<Result<pb::GatewayMessage, Status>>,
-    /// Whether the client knows only the contract's first fields.
+    /// True if the client knows only the contract's first fields: it shows no random number of its process.
     foreign: bool,
     end: CancellationToken,
 }
@@ -303,13 +267,18 @@ impl Session {
         let size = message.encoded_len();
         self.outbox.push(Ok(message), size)
     }
+
+    fn end_with(&self, reason: StreamEnd) {
+        self.outbox.push(Err(reason.into()), 0);
+        self.end.cancel();
+    }
 }
 
 struct Shared {
     register_within: Duration,
     view: watch::Receiver<Arc<View>>,
     verifier: Arc<dyn Verifier + Send + Sync>,
-    events: mpsc::Sender<NodeEvent>,
+    inputs: mpsc::Sender<Input>,
     tasks: TaskGroup,
     sessions: Mutex<BTreeMap<PeerId, Session>>,
     last_session: AtomicU64,
@@ -326,13 +295,13 @@ impl Shared {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Registers, or says why not. The acknowledgement is queued before anyone can send on the new session.
+    /// Registers a node. The acknowledgement is queued before anyone can send on the new session.
     fn admit(
         &self,
         peer: PeerId,
         register: pb::NodeRegister,
         outbox: &Outbox<Result<pb::GatewayMessage, Status>>,
-    ) -> Result<(Session, Hello), Refusal> {
+    ) -> Result<Session, Refusal> {
         let asked: NodeId = register.node_id.parse()?;
         for (what, text) in [("the platform", &register.platform), ("the version", &register.version)] {
             if text.len() > WORD_BYTES_MAX {
@@ -343,13 +312,7 @@ impl Shared {
         if register.capabilities.len() > CAPABILITIES_MAX || longest.unwrap_or(0) > limits::TEXT_BYTES_MAX {
             return Err(Refusal::TooLong("the list of capabilities"));
         }
-        let hello = Hello {
-            platform: register.platform,
-            version: register.version,
-            tools: tools(register.tools)?,
-            capabilities: register.capabilities.into_iter().collect(),
-            nonce: register.session_nonce,
-        };
+        check_tools(register.tools)?;
         // Asked under the lock: a `close_all` that comes after the view has changed misses nobody.
         let mut sessions = self.sessions();
         {
@@ -366,15 +329,14 @@ impl Shared {
         let session = Session {
             number: self.last_session.fetch_add(1, Ordering::Relaxed) + 1,
             outbox: outbox.clone(),
-            foreign: hello.nonce == 0,
+            foreign: register.session_nonce == 0,
             end: CancellationToken::new(),
         };
         session.push(ack(None));
         if let Some(old) = sessions.insert(peer, session.clone()) {
-            old.outbox.push(Err(Status::aborted("this device has registered anew")), 0);
-            old.end.cancel();
+            old.end_with(StreamEnd::Replaced);
         }
-        Ok((session, hello))
+        Ok(session)
     }
 
     /// Takes a session off the list, unless a newer one of that peer is there.
@@ -385,12 +347,12 @@ impl Shared {
         }
     }
 
-    fn refuse_foreign(&self, peer: PeerId, session: &Session, dispatch: &Dispatch) -> bool {
-        let Some(header) = dispatch.header.record::<mesh_core::entry::Header>() else { return false };
+    fn refuse_foreign(&self, peer: PeerId, dispatch: &Dispatch) -> bool {
+        let Some(header) = dispatch.header.record::<Header>() else { return false };
         let reason = "this node speaks only the plain contract, and calls to such nodes are not supported yet";
         let what = AnswerKind::Rejected(reason.to_owned());
         let answer = Answer { id: header.id, attempt: dispatch.attempt, what };
-        self.events.try_send(NodeEvent::Answer { peer, session: session.number, answer }).is_ok()
+        self.inputs.try_send(Input::Recv(peer, Frame::Answer(answer))).is_ok()
     }
 
     /// One stream, from its first message to its end.
@@ -400,9 +362,9 @@ impl Shared {
         mut inbound: Streaming<pb::NodeMessage>,
         outbox: Outbox<Result<pb::GatewayMessage, Status>>,
     ) {
-        let latest_clock = match first_message(&mut inbound, self.register_within).await {
+        let status = match first_message(&mut inbound, self.register_within).await {
             Ok(register) => match self.admit(line.peer, register, &outbox) {
-                Ok((session, hello)) => self.registered(line.peer, &session, hello, &mut inbound).await,
+                Ok(session) => self.registered(line.peer, &session, &mut inbound).await,
                 Err(refusal) => {
                     tracing::debug!(peer = %line.peer.short(), %refusal, "registration refused");
                     outbox.push(Ok(ack(Some(&refusal))), 0);
@@ -414,7 +376,7 @@ impl Shared {
             },
             Err(status) => Some(status),
         };
-        if let Some(status) = latest_clock {
+        if let Some(status) = status {
             outbox.push(Err(status), 0);
         }
         // Ends the response, once what is queued has gone.
@@ -428,7 +390,7 @@ impl Shared {
         let stopping = self.tasks.stopping();
         tokio::select! {
             () = stopping.cancelled() => {}
-            () = self.events.closed() => {}
+            () = self.inputs.closed() => {}
             () = line.end.cancelled() => {}
             () = tokio::time::sleep(wait) => {
                 if line.calls.load(Ordering::Relaxed) == 0 {
@@ -438,27 +400,26 @@ impl Shared {
         }
     }
 
-    /// Runs a registered stream to its end. Answers the status to end it with.
+    /// A registered stream, to its end. Returns the status to end it with.
     async fn registered(
         &self,
         peer: PeerId,
         session: &Session,
-        hello: Hello,
         inbound: &mut Streaming<pb::NodeMessage>,
     ) -> Option<Status> {
         let number = session.number;
         tracing::debug!(peer = %peer.short(), session = number, "node registered");
-        let up = self.events.send(NodeEvent::Up { peer, session: number, hello }).await;
-        let latest_clock = if up.is_ok() { self.read(peer, session, inbound).await } else { None };
+        let up = self.inputs.send(Input::NodeUp(peer, number)).await;
+        let status = if up.is_ok() { self.read(peer, session, inbound).await } else { None };
         self.forget(peer, number);
         // Nobody to tell = the peer is going down.
-        let _ = self.events.send(NodeEvent::Down { peer, session: number }).await;
-        latest_clock
+        let _ = self.inputs.send(Input::NodeDown(peer, number)).await;
+        status
     }
 
     async fn read(&self, peer: PeerId, session: &Session, inbound: &mut Streaming<pb::NodeMessage>) -> Option<Status> {
         let mut ended = std::pin::pin!(session.end.cancelled());
-        let mut closed = std::pin::pin!(self.events.closed());
+        let mut closed = std::pin::pin!(self.inputs.closed());
         loop {
             let message = tokio::select! {
                 biased;
@@ -466,65 +427,31 @@ impl Shared {
                 () = &mut closed => return None,
                 message = inbound.message() => message,
             };
-            let event = match message {
-                Ok(Some(message)) => self.event(peer, session.number, message),
+            let message = match message {
+                Ok(Some(message)) => message.msg,
                 Ok(None) => return None,
                 Err(status) => return Some(status),
             };
-            match event {
-                Ok(Some(event)) => {
-                    if self.events.send(event).await.is_err() {
+            let answer = match message {
+                Some(FromNode::Register(_)) => return Some(StreamEnd::RegisteredTwice.into()),
+                Some(FromNode::ToolResult(result)) => convert::result_from_pb(result, peer, self.verifier.as_ref()),
+                Some(FromNode::Answer(answer)) => convert::answer_from_pb(answer, self.verifier.as_ref()),
+                // A node's tools are in its signed directory record; other kinds this version does not know.
+                Some(FromNode::Status(_)) | None => continue,
+            };
+            match answer {
+                Ok(answer) => {
+                    if self.inputs.send(Input::Recv(peer, Frame::Answer(answer))).await.is_err() {
                         return None;
                     }
                 }
-                Ok(None) => {}
                 // Dropped and counted: one bad message must not cost the node its other calls.
                 Err(error) => {
                     metrics::counter!("sigil_node_messages_refused_total", "side" => "gateway").increment(1);
-                    tracing::debug!(peer = %peer.short(), error = %error.message(), "a node's message was dropped");
-                    if error.code() == tonic::Code::FailedPrecondition {
-                        return Some(error);
-                    }
+                    tracing::debug!(peer = %peer.short(), %error, "a node's message was dropped");
                 }
             }
         }
-    }
-
-    /// What a message says; `None` = a kind that this version does not know.
-    fn event(&self, peer: PeerId, session: SessionId, message: pb::NodeMessage) -> Result<Option<NodeEvent>, Status> {
-        let Some(message) = message.msg else { return Ok(None) };
-        let bad = |error: convert::ConvertError| Status::invalid_argument(error.to_string());
-        Ok(Some(match message {
-            FromNode::Register(_) => {
-                return Err(Status::failed_precondition("a stream registers once: open another"));
-            }
-            FromNode::ToolResult(result) => {
-                let id = result.request_id.parse().map_err(|error: InvalidId| bad(error.into()))?;
-                match result.outcome {
-                    Some(outcome) => {
-                        let answer =
-                            convert::result_from_pb(id, result.attempt, &outcome, peer, self.verifier.as_ref())
-                                .map_err(bad)?;
-                        NodeEvent::Answer { peer, session, answer }
-                    }
-                    None => NodeEvent::ForeignResult { peer, session, id, output: result.output, error: result.error },
-                }
-            }
-            FromNode::Answer(answer) => {
-                let answer = convert::answer_from_pb(answer, self.verifier.as_ref()).map_err(bad)?;
-                NodeEvent::Answer { peer, session, answer }
-            }
-            FromNode::Status(status) => {
-                let known =
-                    self.view.borrow().nodes.iter().find(|node| node.peer == peer).map(|node| node.node_id.clone());
-                if known.is_none_or(|known| known.as_str() != status.node_id) {
-                    return Err(Status::invalid_argument("a status for another node"));
-                }
-                let tools =
-                    tools(status.available_tools).map_err(|refusal| Status::invalid_argument(refusal.to_string()))?;
-                NodeEvent::Status { peer, session, tools, online: status.online }
-            }
-        }))
     }
 }
 
@@ -539,7 +466,7 @@ impl NodeService for Service {
         request: Request<Streaming<pb::NodeMessage>>,
     ) -> Result<Response<Self::ConnectStream>, Status> {
         let Some(line) = request.extensions().get::<Line>().cloned() else {
-            return Err(Status::unauthenticated("the link has proven no identity"));
+            return Err(StreamEnd::NoIdentity.into());
         };
         let (outbox, outgoing) = outbox();
         let shared = self.0.clone();
@@ -550,19 +477,17 @@ impl NodeService for Service {
 }
 
 async fn first_message(inbound: &mut Streaming<pb::NodeMessage>, within: Duration) -> Result<pb::NodeRegister, Status> {
-    let message = timeout(within, inbound.message())
-        .await
-        .map_err(|_| Status::deadline_exceeded("no registration in time"))??;
+    let message = timeout(within, inbound.message()).await.map_err(|_| StreamEnd::TooLate)??;
     match message.and_then(|message| message.msg) {
         Some(FromNode::Register(register)) => Ok(register),
         Some(FromNode::ToolResult(_) | FromNode::Status(_) | FromNode::Answer(_)) | None => {
-            Err(Status::failed_precondition("the first message must be `register`"))
+            Err(StreamEnd::NotRegistered.into())
         }
     }
 }
 
 /// Checks the names of declared tools.
-fn tools(names: Vec<String>) -> Result<Vec<ToolName>, Refusal> {
+fn check_tools(names: Vec<String>) -> Result<(), Refusal> {
     if names.len() > limits::TOOLS_MAX {
         return Err(Refusal::TooManyTools(names.len()));
     }
@@ -573,7 +498,7 @@ fn tools(names: Vec<String>) -> Result<Vec<ToolName>, Refusal> {
             return Err(Refusal::ToolTwice(tool));
         }
     }
-    Ok(seen.into_iter().collect())
+    Ok(())
 }
 
 fn ack(refusal: Option<&Refusal>) -> pb::GatewayMessage {

@@ -1,16 +1,16 @@
 use super::*;
 use crate::config::{self, Overrides};
-use crate::runtime::spool::testing::MemorySinks;
+use crate::runtime::spool::testing::{MemorySinks, sha256};
 use crate::runtime::spool::{BlobSink, BlobSinks};
 use futures_util::future::BoxFuture;
-use mesh_core::entry::{Effect, Header, Payload};
+use mesh_core::entry::{Effect, Header};
 use mesh_core::ids::{Incarnation, PublicKey};
 use proptest::prelude::*;
+use std::io;
 
 struct Bench {
     host: ToolHost,
-    events: mpsc::Receiver<ToolEvent>,
-    sender: mpsc::Sender<ToolEvent>,
+    inputs: mpsc::Receiver<Input>,
     tasks: TaskGroup,
     dir: tempfile::TempDir,
 }
@@ -19,7 +19,7 @@ fn origin() -> PeerId {
     PublicKey([7; 32]).peer_id()
 }
 
-fn bench_with(text: &str, tier: Option<Tier>, sinks: Arc<dyn BlobSinks>) -> Bench {
+fn bench_with(text: &str, tier: Option<Tier>, blobs: Arc<dyn Blobs>) -> Bench {
     let dir = tempfile::tempdir().unwrap();
     let text = text.replace("DIR", dir.path().to_str().unwrap());
     std::fs::write(dir.path().join("sigil.toml"), text).unwrap();
@@ -27,23 +27,24 @@ fn bench_with(text: &str, tier: Option<Tier>, sinks: Arc<dyn BlobSinks>) -> Benc
     let tasks = TaskGroup::default();
     let policy = owners_only(move |peer| tier.filter(|_| *peer == origin()));
     let work = dir.path().join("work");
-    let host = ToolHost::new(Catalogue::new(&config), sinks, policy, work, None, tasks.clone()).unwrap();
-    let (sender, events) = mpsc::channel(64);
-    Bench { host, events, sender, tasks, dir }
+    let launcher = Launcher::start(work, None, &tasks).unwrap();
+    let (sender, inputs) = mpsc::channel(64);
+    let host = ToolHost::new(Catalogue::new(&config).unwrap(), policy, blobs, launcher, sender, tasks.clone());
+    Bench { host, inputs, tasks, dir }
 }
 
 fn bench(text: &str) -> Bench {
     bench_with(text, Some(Tier::Owner), Arc::new(MemorySinks::default()))
 }
 
-fn invocation(counter: u64, tool: &str, timeout_ms: u64) -> Invocation {
+fn invocation(counter: u64, tool: &str, timeout_ms: u64, arguments: Payload) -> Invocation {
     let id = ReqId::new(&origin(), Incarnation(1), counter);
     let header = Header {
         id,
         target: origin(),
         node_id: "nas".parse().unwrap(),
         tool: tool.parse().unwrap(),
-        arguments: Payload::empty(),
+        arguments,
         effect: Effect::Once,
         ttl_ms: 60_000,
         accepted_ms: 0,
@@ -57,20 +58,37 @@ fn invocation(counter: u64, tool: &str, timeout_ms: u64) -> Invocation {
 }
 
 impl Bench {
-    async fn next(&mut self) -> ToolEvent {
-        tokio::time::timeout(Duration::from_secs(20), self.events.recv()).await.expect("in time").expect("an event")
+    async fn next(&mut self) -> Input {
+        tokio::time::timeout(Duration::from_secs(20), self.inputs.recv()).await.expect("in time").expect("an input")
+    }
+
+    /// The end of a run; lines of progress before it are skipped.
+    async fn end(&mut self) -> (ReqId, Attempt, ToolOutcome) {
+        loop {
+            match self.next().await {
+                Input::ToolEnded(id, attempt, outcome) => return (id, attempt, outcome),
+                Input::ToolProgress(..) => {}
+                other => panic!("not of a tool: {other:?}"),
+            }
+        }
+    }
+
+    fn running(&self) -> usize {
+        self.host.running_now().len()
     }
 
     async fn call(&mut self, tool: &str, arguments: &[u8]) -> ToolOutcome {
-        let invocation = invocation(1, tool, 0);
-        self.host.invoke(&invocation, arguments.to_vec(), self.sender.clone());
-        loop {
-            if let ToolEvent::Ended(id, attempt, outcome) = self.next().await {
-                assert_eq!((id, attempt), (invocation.id, 1));
-                assert_eq!(self.host.running(), 0);
-                return outcome;
-            }
-        }
+        self.call_with(tool, Payload::Inline(Bytes::copy_from_slice(arguments))).await
+    }
+
+    async fn call_with(&mut self, tool: &str, arguments: Payload) -> ToolOutcome {
+        let invocation = invocation(1, tool, 0, arguments);
+        let run = (invocation.id, invocation.attempt);
+        self.host.invoke(invocation);
+        let (id, attempt, outcome) = self.end().await;
+        assert_eq!((id, attempt), run);
+        assert_eq!(self.running(), 0);
+        outcome
     }
 }
 
@@ -85,7 +103,7 @@ const TOOLS: &str = r#"
     command = "cat"
     [tools.tell]
     command = "sh"
-    args = ["-c", "echo '::progress one' >&2; printf $SIGIL_REQUEST_ID/$SIGIL_ATTEMPT/$SIGIL_NODE"]
+    args = ["-c", "echo '::progress one' >&2; printf $SIGIL_REQUEST_ID/$SIGIL_ATTEMPT/$SIGIL_TOOL/$SIGIL_NODE"]
     [tools.sleep]
     command = "sh"
     args = ["-c", "echo >> DIR/started; exec sleep 1000"]
@@ -108,11 +126,13 @@ async fn programs_and_builtins_run() {
 #[tokio::test]
 async fn progress_and_identity_reach_the_right_places() {
     let mut bench = bench(TOOLS);
-    let invocation = invocation(9, "tell", 0);
-    bench.host.invoke(&invocation, Vec::new(), bench.sender.clone());
-    assert_eq!(bench.next().await, ToolEvent::Progress(invocation.id, 1, "one".to_owned()));
-    let ToolEvent::Ended(_, _, outcome) = bench.next().await else { panic!("an end") };
-    assert_eq!(outcome.output, Payload::Inline(format!("{}/1/nas", invocation.id).into()));
+    let invocation = invocation(9, "tell", 0, Payload::empty());
+    let id = invocation.id;
+    bench.host.invoke(invocation);
+    let Input::ToolProgress(of, 1, note) = bench.next().await else { panic!("progress") };
+    assert_eq!((of, note.as_str()), (id, "one"));
+    let (_, _, outcome) = bench.end().await;
+    assert_eq!(outcome.output, Payload::Inline(format!("{id}/1/tell/nas").into()));
 }
 
 #[tokio::test]
@@ -153,10 +173,11 @@ async fn only_owners_call_what_is_for_owners() {
 #[tokio::test]
 async fn a_kill_ends_exactly_the_one_run_once() {
     let mut bench = bench(TOOLS);
-    let (one, two) = (invocation(1, "sleep", 0), invocation(2, "sleep", 0));
-    bench.host.invoke(&one, Vec::new(), bench.sender.clone());
-    bench.host.invoke(&one, Vec::new(), bench.sender.clone());
-    bench.host.invoke(&two, Vec::new(), bench.sender.clone());
+    let sleep = |counter| invocation(counter, "sleep", 0, Payload::empty());
+    let (one, two) = (sleep(1).id, sleep(2).id);
+    bench.host.invoke(sleep(1));
+    bench.host.invoke(sleep(1));
+    bench.host.invoke(sleep(2));
     let started = bench.dir.path().join("started");
     let wait = async {
         while std::fs::read(&started).map_or(0, |lines| lines.len()) < 2 {
@@ -164,32 +185,32 @@ async fn a_kill_ends_exactly_the_one_run_once() {
         }
     };
     tokio::time::timeout(Duration::from_secs(10), wait).await.unwrap();
-    assert_eq!(bench.host.running(), 2);
-    bench.host.kill(two.id, 2); // another attempt: nobody's
-    bench.host.kill(two.id, 1);
-    bench.host.kill(two.id, 1);
-    let ToolEvent::Ended(id, 1, outcome) = bench.next().await else { panic!("an end") };
-    assert_eq!((id, outcome.ending), (two.id, Ending::Cancelled));
-    assert_eq!(bench.host.running(), 1);
-    bench.host.kill(one.id, 1);
-    let ToolEvent::Ended(id, 1, _) = bench.next().await else { panic!("an end") };
-    assert_eq!(id, one.id);
+    assert_eq!(bench.running(), 2);
+    bench.host.kill(two, 2); // another attempt: nobody's
+    bench.host.kill(two, 1);
+    bench.host.kill(two, 1);
+    let (id, attempt, outcome) = bench.end().await;
+    assert_eq!((id, attempt, outcome.ending), (two, 1, Ending::Cancelled));
+    assert_eq!(bench.running(), 1);
+    bench.host.kill(one, 1);
+    let (id, attempt, _) = bench.end().await;
+    assert_eq!((id, attempt), (one, 1));
     assert_eq!(std::fs::read(&started).unwrap().len(), 2, "the doubled invocation ran once");
-    assert!(bench.events.try_recv().is_err(), "no second end");
+    assert!(bench.inputs.try_recv().is_err(), "no second end");
 }
 
 #[tokio::test]
 async fn the_shorter_time_counts() {
     let mut bench = bench(TOOLS);
-    bench.host.invoke(&invocation(1, "sleep", 200), Vec::new(), bench.sender.clone());
-    let ToolEvent::Ended(_, _, outcome) = bench.next().await else { panic!("an end") };
+    bench.host.invoke(invocation(1, "sleep", 200, Payload::empty()));
+    let (_, _, outcome) = bench.end().await;
     assert_eq!((outcome.ending, outcome.reason.as_str()), (Ending::Failed, "timed out after 200ms"));
 }
 
 #[tokio::test]
 async fn a_shutdown_ends_what_runs() {
     let bench = bench("[tools.sleep]\ncommand = 'sh'\nargs = ['-c', 'echo $$ > DIR/pid; exec sleep 1000']\n");
-    bench.host.invoke(&invocation(1, "sleep", 0), Vec::new(), bench.sender.clone());
+    bench.host.invoke(invocation(1, "sleep", 0, Payload::empty()));
     let path = bench.dir.path().join("pid");
     let pid = async {
         loop {
@@ -210,7 +231,36 @@ async fn a_shutdown_ends_what_runs() {
     tokio::time::timeout(Duration::from_secs(10), gone).await.expect("the process is gone");
 }
 
+#[tokio::test]
+async fn large_arguments_come_from_the_blob_store() {
+    let blobs = MemorySinks::default();
+    let bytes = format!(r#"{{"a":"{}"}}"#, "x".repeat(40_000)).into_bytes();
+    let hash = sha256(&bytes);
+    blobs.blobs.lock().unwrap().insert(hash, bytes.clone());
+    let mut bench = bench_with(TOOLS, Some(Tier::Owner), Arc::new(blobs));
+    let blob = |hash| Payload::Blob { hash: Hash(hash), len: bytes.len() as u64 };
+    let outcome = bench.call_with("echo", blob(hash)).await;
+    assert_eq!((outcome.ending, outcome.output), (Ending::Done, blob(hash)));
+    let outcome = bench.call_with("echo", blob([9; 32])).await;
+    assert_eq!(outcome.ending, Ending::Failed);
+    assert!(outcome.reason.starts_with("the arguments could not be read here: "), "{}", outcome.reason);
+}
+
+impl Blobs for MemorySinks {
+    fn read<'a>(&'a self, payload: &'a Payload) -> BoxFuture<'a, io::Result<Vec<u8>>> {
+        let Hash(hash) = payload.hash();
+        let bytes = self.blobs.lock().unwrap().get(&hash).cloned();
+        Box::pin(async move { bytes.ok_or_else(|| io::ErrorKind::NotFound.into()) })
+    }
+}
+
 struct BrokenSinks;
+
+impl Blobs for BrokenSinks {
+    fn read<'a>(&'a self, _: &'a Payload) -> BoxFuture<'a, io::Result<Vec<u8>>> {
+        panic!("a bug")
+    }
+}
 
 impl BlobSinks for BrokenSinks {
     fn create(&self) -> BoxFuture<'_, io::Result<Box<dyn BlobSink>>> {
@@ -219,6 +269,12 @@ impl BlobSinks for BrokenSinks {
 }
 
 struct FullSinks;
+
+impl Blobs for FullSinks {
+    fn read<'a>(&'a self, _: &'a Payload) -> BoxFuture<'a, io::Result<Vec<u8>>> {
+        Box::pin(async { Err(io::ErrorKind::StorageFull.into()) })
+    }
+}
 
 impl BlobSinks for FullSinks {
     fn create(&self) -> BoxFuture<'_, io::Result<Box<dyn BlobSink>>> {
@@ -229,9 +285,11 @@ impl BlobSinks for FullSinks {
 #[tokio::test]
 async fn a_panic_inside_and_a_full_disk_are_ends_too() {
     let mut broken = bench_with(TOOLS, Some(Tier::Owner), Arc::new(BrokenSinks));
-    let outcome = broken.call("large", b"").await;
-    assert_eq!(outcome.ending, Ending::Failed);
-    assert!(outcome.reason.contains("broke down"), "{}", outcome.reason);
+    for arguments in [Payload::empty(), Payload::Blob { hash: Hash([1; 32]), len: 1 }] {
+        let outcome = broken.call_with("large", arguments).await;
+        assert_eq!(outcome.ending, Ending::Failed);
+        assert!(outcome.reason.contains("broke down"), "{}", outcome.reason);
+    }
     let mut full = bench_with(TOOLS, Some(Tier::Owner), Arc::new(FullSinks));
     let outcome = full.call("large", b"").await;
     assert_eq!(outcome.ending, Ending::Failed);

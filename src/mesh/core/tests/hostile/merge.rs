@@ -5,11 +5,10 @@ use std::collections::VecDeque;
 
 use proptest::prelude::*;
 
+use mesh_core::entry::Source;
+use mesh_core::ids::Attempt;
+
 use super::*;
-use crate::entry::decode;
-use crate::ids::Attempt;
-use crate::io::CallRecord;
-use crate::rows;
 
 /// What may have been said of one call until it was over.
 #[derive(Debug, Clone)]
@@ -55,7 +54,7 @@ struct Seen {
 /// repeats an earlier one), then what is left. Without `confirms` nothing is received from the target itself.
 fn told(story: &Story, confirms: bool, picks: &[(usize, u8)]) -> Seen {
     let mut honest = Honest::new();
-    let mut authors: Vec<Liar> = (1..=4).map(|n| Liar::new(n, &honest)).collect();
+    let mut authors: Vec<Author> = (1..=4).map(|n| honest.author(n)).collect();
     for author in &authors {
         honest.admit(author, Tier::Owner);
     }
@@ -96,20 +95,12 @@ fn told(story: &Story, confirms: bool, picks: &[(usize, u8)]) -> Seen {
             order.push(order[usize::from(again) % order.len()].clone());
         }
     }
-    let mut closed: Option<CallRecord> = None;
     for (author, entry) in order {
-        for output in honest.hears(&authors[author], pushed(entry)) {
-            if let Output::Commit(_, batch) = output {
-                let rows = batch
-                    .writes
-                    .iter()
-                    .filter(|write| (write.space, &write.key) == (Space::Calls, &rows::call(&id).key));
-                closed = rows.filter_map(|write| decode(write.value.as_ref()?)).last().or(closed);
-            }
-        }
+        honest.hears(&authors[author], pushed(entry));
     }
-    let record = honest.peer.open_call(&id).cloned().or(closed).unwrap();
-    let directory = honest.peer.view().nodes.into_iter().find(|node| node.peer == target_id).unwrap().directory;
+    let closed = || honest.machine.disk.applied_row(&rows::call(&id));
+    let record = honest.peer().open_call(&id).cloned().or_else(closed).unwrap();
+    let directory = honest.peer().view().nodes.into_iter().find(|node| node.peer == target_id).unwrap().directory;
     Seen {
         state: record.state,
         attempt: record.attempt,

@@ -4,8 +4,12 @@ use std::collections::{BTreeMap, VecDeque};
 use std::hash::{Hash, Hasher};
 
 use bytes::Bytes;
-use mesh_core::io::{Batch, Image, Space, TxnId, Write};
-use mesh_core::rows::{Row, RowKey};
+
+use crate::entry::SignedEntry;
+use crate::ids::{Incarnation, PeerId};
+use crate::io::{Batch, Image, Space, TxnId, Write};
+use crate::limits;
+use crate::rows::{self, Row, RowKey};
 
 /// The rows of each space, in the order of [`Space::ALL`].
 #[derive(Debug, Clone, Default)]
@@ -39,27 +43,27 @@ struct Pending {
 
 /// The state of a disk at some time, as a backup or a copied image would hold it.
 #[derive(Debug, Clone)]
-pub(crate) struct Snapshot(Rows);
+pub struct Snapshot(Rows);
 
 impl Snapshot {
     /// The keys of a space.
-    pub(crate) fn keys(&self, space: Space) -> impl Iterator<Item = &[u8]> {
+    pub fn keys(&self, space: Space) -> impl Iterator<Item = &[u8]> {
         self.0.space(space).keys().map(Vec::as_slice)
     }
 
     /// The rows of a space.
-    pub(crate) fn rows(&self, space: Space) -> impl Iterator<Item = &Bytes> {
+    pub fn rows(&self, space: Space) -> impl Iterator<Item = &Bytes> {
         self.0.space(space).values()
     }
 }
 
 /// The store of one simulated peer.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct MemDisk {
+pub struct MemDisk {
     applied: Rows,
     pending: VecDeque<Pending>,
     /// Last transaction of the sync that is on its way.
-    pub(crate) syncing: Option<TxnId>,
+    pub syncing: Option<TxnId>,
 }
 
 /// Two disks are the same when their rows are, and what a crash would leave of them.
@@ -82,7 +86,7 @@ impl Hash for MemDisk {
 
 impl MemDisk {
     /// A new mesh begins: rows of the former one go, these come, durable at once.
-    pub(crate) fn reset(&mut self, batch: &Batch) {
+    pub fn reset(&mut self, batch: &Batch) {
         self.crash(0);
         for space in Space::ALL.into_iter().filter(|space| space.of_mesh()) {
             self.applied.0[space as usize].clear();
@@ -93,7 +97,7 @@ impl MemDisk {
     }
 
     /// Takes a batch; it is visible at once and durable later.
-    pub(crate) fn commit(&mut self, txn: TxnId, batch: Batch) {
+    pub fn commit(&mut self, txn: TxnId, batch: Batch) {
         let before = batch.writes.iter().map(|write| self.applied.set(write.space, &write.key, write.value.clone()));
         let before = before.collect();
         self.pending.push_back(Pending { txn, batch, before });
@@ -101,7 +105,7 @@ impl MemDisk {
 
     /// Begins a sync if one is due and none runs. Batches that nobody waits for go along with those that are waited
     /// for.
-    pub(crate) fn begin_sync(&mut self) -> Option<TxnId> {
+    pub fn begin_sync(&mut self) -> Option<TxnId> {
         if self.syncing.is_some() || !self.pending.iter().any(|pending| pending.batch.sync) {
             return None;
         }
@@ -110,14 +114,14 @@ impl MemDisk {
     }
 
     /// The sync is done: returns the batches that became durable by it.
-    pub(crate) fn end_sync(&mut self, upto: TxnId) -> Vec<Batch> {
+    pub fn end_sync(&mut self, upto: TxnId) -> Vec<Batch> {
         self.syncing = None;
         let count = self.pending.iter().take_while(|pending| pending.txn <= upto).count();
         self.pending.drain(..count).map(|pending| pending.batch).collect()
     }
 
     /// Power fails, and the first `survivors` un-synced batches happen to have reached the disk: returns those.
-    pub(crate) fn crash(&mut self, survivors: usize) -> Vec<Batch> {
+    pub fn crash(&mut self, survivors: usize) -> Vec<Batch> {
         self.syncing = None;
         while self.pending.len() > survivors {
             let Some(Pending { batch, before, .. }) = self.pending.pop_back() else { break };
@@ -129,12 +133,12 @@ impl MemDisk {
     }
 
     /// Batches not yet durable.
-    pub(crate) fn pending(&self) -> usize {
+    pub fn pending(&self) -> usize {
         self.pending.len()
     }
 
     /// State that a crash would leave now.
-    pub(crate) fn snapshot(&self) -> Snapshot {
+    pub fn snapshot(&self) -> Snapshot {
         let mut rows = self.applied.clone();
         for pending in self.pending.iter().rev() {
             for (write, before) in pending.batch.writes.iter().zip(&pending.before).rev() {
@@ -144,15 +148,20 @@ impl MemDisk {
         Snapshot(rows)
     }
 
+    /// The rows as the process sees them, durable or not.
+    pub fn state(&self) -> Snapshot {
+        Snapshot(self.applied.clone())
+    }
+
     /// A backup is played back: everything since is gone.
-    pub(crate) fn restore(&mut self, snapshot: &Snapshot) {
+    pub fn restore(&mut self, snapshot: &Snapshot) {
         self.pending.clear();
         self.syncing = None;
         self.applied = snapshot.0.clone();
     }
 
     /// Image that the core is booted with; nothing is pending when it starts.
-    pub(crate) fn image(&self) -> Image {
+    pub fn image(&self) -> Image {
         let rows = Space::ALL.into_iter().filter(|space| space.in_image()).flat_map(|space| {
             self.applied.space(space).iter().map(move |(key, value)| (space, key.clone(), value.clone()))
         });
@@ -160,12 +169,12 @@ impl MemDisk {
     }
 
     /// A row as the process sees it.
-    pub(crate) fn applied(&self, space: Space, key: &[u8]) -> Option<&Bytes> {
+    pub fn applied(&self, space: Space, key: &[u8]) -> Option<&Bytes> {
         self.applied.space(space).get(key)
     }
 
     /// A row that would survive a crash now.
-    pub(crate) fn durable(&self, space: Space, key: &[u8]) -> Option<&Bytes> {
+    pub fn durable(&self, space: Space, key: &[u8]) -> Option<&Bytes> {
         for pending in &self.pending {
             let at = pending.batch.writes.iter().position(|write| write.space == space && write.key == key);
             if let Some(before) = at.and_then(|at| pending.before.get(at)) {
@@ -176,28 +185,61 @@ impl MemDisk {
     }
 
     /// As [`Self::applied`], read; `None` also when it is damaged.
-    pub(crate) fn applied_row<T: Row>(&self, at: &RowKey<T>) -> Option<T> {
+    pub fn applied_row<T: Row>(&self, at: &RowKey<T>) -> Option<T> {
         at.read(self.applied(at.space, &at.key)?)
     }
 
     /// As [`Self::durable`], read; `None` also when it is damaged.
-    pub(crate) fn durable_row<T: Row>(&self, at: &RowKey<T>) -> Option<T> {
+    pub fn durable_row<T: Row>(&self, at: &RowKey<T>) -> Option<T> {
         at.read(self.durable(at.space, &at.key)?)
     }
 
     /// True if a crash now would leave this row.
-    pub(crate) fn keeps<T>(&self, at: &RowKey<T>) -> bool {
+    pub fn keeps<T>(&self, at: &RowKey<T>) -> bool {
         self.durable(at.space, &at.key).is_some()
     }
 
     /// True if the process sees this row.
-    pub(crate) fn has<T>(&self, at: &RowKey<T>) -> bool {
+    pub fn has<T>(&self, at: &RowKey<T>) -> bool {
         self.applied(at.space, &at.key).is_some()
     }
 
     /// Rows of a space whose keys lie in the range, as the process sees them.
-    pub(crate) fn scan(&self, space: Space, from: Vec<u8>, to: Vec<u8>) -> impl Iterator<Item = (&[u8], &Bytes)> {
+    pub fn scan(&self, space: Space, from: Vec<u8>, to: Vec<u8>) -> impl Iterator<Item = (&[u8], &Bytes)> {
         self.applied.space(space).range(from..=to).map(|(key, value)| (key.as_slice(), value))
+    }
+
+    /// Rows of one author's logs, as the process sees them.
+    pub fn logs_of<'a>(&'a self, author: &PeerId) -> impl Iterator<Item = (&'a [u8], &'a Bytes)> + use<'a> {
+        let (first, last) = rows::logs_of(author);
+        self.scan(Space::Log, first, last)
+    }
+
+    /// Entries of these ranges (author, incarnation, first, last), until their bytes reach [`limits::SYNC_BYTES_MAX`];
+    /// true when there is more. `read` decodes a row.
+    pub fn read_log_by(
+        &self,
+        ranges: &[(PeerId, Incarnation, u64, u64)],
+        read: impl Fn(&[u8], &Bytes) -> Option<SignedEntry>,
+    ) -> (Vec<SignedEntry>, bool) {
+        let mut entries = Vec::new();
+        let mut bytes = 0;
+        for (author, incarnation, first, last) in ranges {
+            let key = |seq| rows::entry(author, *incarnation, seq).key;
+            for (key, value) in self.scan(Space::Log, key(*first), key(*last)) {
+                if bytes + value.len() > limits::SYNC_BYTES_MAX && !entries.is_empty() {
+                    return (entries, true);
+                }
+                bytes += value.len();
+                entries.extend(read(key, value));
+            }
+        }
+        (entries, false)
+    }
+
+    /// As [`Self::read_log_by`], decoding each row.
+    pub fn read_log(&self, ranges: &[(PeerId, Incarnation, u64, u64)]) -> (Vec<SignedEntry>, bool) {
+        self.read_log_by(ranges, |_, value| SignedEntry::from_stored(value))
     }
 }
 

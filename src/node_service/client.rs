@@ -1,18 +1,21 @@
 //! `NodeService`, the node side: exactly one registered stream to the gateway of the moment.
 //!
-//! One task dials, registers, reads and dials again. Answers go straight into the stream's queue, without passing it.
+//! One task dials, registers, hands what it reads to the core, and dials again. Answers go straight into the stream's
+//! queue, without passing it.
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
+use std::convert::Infallible;
 use std::future::Future;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
 use mesh_core::crypto::Verifier;
-use mesh_core::frame::{Answer, AnswerKind, Dispatch};
-use mesh_core::ids::{NodeId, PeerId, ReqId, ToolName};
+use mesh_core::frame::{Answer, AnswerKind, Frame};
+use mesh_core::ids::{NodeId, PeerId};
+use mesh_core::io::{Input, View};
 use prost::Message;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Notify, mpsc, watch};
@@ -21,8 +24,8 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::Endpoint;
 use tonic::{Status, Streaming};
 
-use crate::node::convert;
-use crate::node::stream::{Guarded, MESSAGE_BYTES_MAX, Outbox, REGISTER_WITHIN, WINDOW_BYTES, outbox};
+use crate::node_service::convert::{self, ConvertError};
+use crate::node_service::stream::{Guarded, MESSAGE_BYTES_MAX, Outbox, REGISTER_WITHIN, WINDOW_BYTES, outbox};
 use crate::pb;
 use crate::pb::gateway_message::Msg as FromGateway;
 use crate::pb::node_message::Msg as ToGateway;
@@ -36,68 +39,24 @@ const BACKOFF_MAX: Duration = Duration::from_secs(2);
 /// Time to open a byte stream over a link that is there.
 const OPEN_WITHIN: Duration = Duration::from_secs(2);
 
-/// What this device says of itself when it registers.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NodeInfo {
-    /// The name that it was approved with.
-    pub node_id: NodeId,
-    /// "linux", …; at most 64 bytes.
-    pub platform: String,
-    /// Of this program; at most 64 bytes.
-    pub version: String,
-    /// What it offers; at most [`mesh_core::limits::TOOLS_MAX`].
-    pub tools: Vec<ToolName>,
-    /// At most 64.
-    pub capabilities: BTreeMap<String, String>,
-    /// Random per process, never 0.
-    pub session_nonce: u64,
-}
-
-/// What comes from the gateway.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum NodeClientEvent {
-    /// The gateway took us: answers reach it from now on.
-    Registered {
-        /// Which.
-        gateway: PeerId,
-    },
-    /// The gateway did not take us; we keep trying, every 2 s in the end.
-    Refused {
-        /// Which.
-        gateway: PeerId,
-        /// Why, for people.
-        error: String,
-        /// What to do about it, for people.
-        hint: String,
-    },
-    /// A registered stream is gone.
-    Lost {
-        /// To which gateway.
-        gateway: PeerId,
-    },
-    /// Run this. Claim and header have been checked; the claim is the gateway's own.
-    Dispatch(PeerId, Dispatch),
-    /// Stop this call.
-    Cancel(PeerId, ReqId),
-    /// The gateway does not lead any more, and names another, if it knows one. A hint, proven by nothing.
-    Moved(Option<PeerId>),
-}
-
 /// Starts the node side.
 #[derive(Debug)]
 pub struct NodeClient;
 
 impl NodeClient {
-    /// Keeps one registered stream to `gateway`; `None` = there is none, or it is ourselves.
+    /// Keeps one registered stream to the gateway that `view` shows, as the node that it shows; none while there is no
+    /// gateway, or it is this peer.
     ///
-    /// `open` opens a byte stream to a peer over its link. Ends when the receiver of `events` is dropped, and opens no
-    /// stream any more once the tasks are told to stop.
+    /// `open` opens a byte stream to a peer over its link. `nonce` is random per process, and never 0. `inputs` gets the
+    /// gateway's dispatches, with header and claim checked and the claim its own, and its cancels; reading waits while it
+    /// is full: the gateway's queue is where calls should wait. Ends when the receiver of `inputs` is dropped, and opens
+    /// no stream any more once the tasks are told to stop.
     pub fn start<Open, Opening, IO>(
-        gateway: watch::Receiver<Option<PeerId>>,
+        view: watch::Receiver<Arc<View>>,
         open: Open,
-        info: watch::Receiver<Arc<NodeInfo>>,
+        nonce: u64,
         verifier: Arc<dyn Verifier + Send + Sync>,
-        events: mpsc::Sender<NodeClientEvent>,
+        inputs: mpsc::Sender<Input>,
         tasks: &TaskGroup,
     ) -> NodeClientHandle
     where
@@ -105,9 +64,9 @@ impl NodeClient {
         Opening: Future<Output = io::Result<IO>> + Send + 'static,
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let handle = NodeClientHandle { stream: Arc::default(), retry: Arc::default() };
-        let worker =
-            Worker { gateway, open, info, verifier, events, stopping: tasks.stopping(), handle: handle.clone() };
+        let handle = NodeClientHandle { registered: Arc::default(), retry: Arc::default() };
+        let stopping = tasks.stopping();
+        let worker = Worker { view, open, nonce, verifier, inputs, stopping, handle: handle.clone() };
         tasks.spawn(worker.run());
         handle
     }
@@ -117,7 +76,7 @@ impl NodeClient {
 #[derive(Debug, Clone)]
 pub struct NodeClientHandle {
     /// The registered stream, if there is one.
-    stream: Arc<Mutex<Option<Stream>>>,
+    registered: Arc<watch::Sender<Option<Stream>>>,
     retry: Arc<Notify>,
 }
 
@@ -145,14 +104,8 @@ impl NodeClientHandle {
     /// is ended then, and a new one registered).
     #[must_use]
     pub fn answer(&self, to: PeerId, answer: Answer) -> bool {
-        let stream = self.lock().clone();
+        let stream = self.registered.borrow().clone();
         stream.filter(|stream| stream.gateway == to).is_some_and(|stream| stream.push(convert::answer_to_pb(answer)))
-    }
-
-    /// Whom we are registered with.
-    #[must_use]
-    pub fn registered_with(&self) -> Option<PeerId> {
-        self.lock().as_ref().map(|stream| stream.gateway)
     }
 
     /// Tries again at once instead of after the pause: a link to the gateway has come up.
@@ -160,12 +113,16 @@ impl NodeClientHandle {
         self.retry.notify_one();
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Stream>> {
-        self.stream.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Waits until this is the gateway that we are registered with.
+    #[cfg(test)]
+    pub(super) async fn registered_with(&self, gateway: Option<PeerId>) {
+        let mut registered = self.registered.subscribe();
+        let is = |stream: &Option<Stream>| stream.as_ref().map(|stream| stream.gateway) == gateway;
+        registered.wait_for(is).await.expect("the sender is in our hands");
     }
 }
 
-/// Why an attempt at a stream ended.
+/// A reason for which an attempt at a stream ended.
 #[derive(Debug, thiserror::Error)]
 enum Ended {
     #[error("opening a stream to the gateway")]
@@ -191,11 +148,11 @@ impl From<Status> for Ended {
 }
 
 struct Worker<Open> {
-    gateway: watch::Receiver<Option<PeerId>>,
+    view: watch::Receiver<Arc<View>>,
     open: Open,
-    info: watch::Receiver<Arc<NodeInfo>>,
+    nonce: u64,
     verifier: Arc<dyn Verifier + Send + Sync>,
-    events: mpsc::Sender<NodeClientEvent>,
+    inputs: mpsc::Sender<Input>,
     stopping: CancellationToken,
     handle: NodeClientHandle,
 }
@@ -207,25 +164,22 @@ where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     async fn run(self) {
-        let mut gateways = self.gateway.clone();
+        let mut views = self.view.clone();
         let mut pause = BACKOFF_MIN;
         while !self.stopping.is_cancelled() {
-            let gateway = *gateways.borrow_and_update();
+            let gateway = gateway_of(&views.borrow_and_update());
             let began = Instant::now();
             if let Some(gateway) = gateway {
-                let mut changes = gateways.clone();
+                let mut changes = views.clone();
                 tokio::select! {
                     biased;
-                    () = self.events.closed() => {}
-                    _ = changes.wait_for(|now| *now != Some(gateway)) => {}
+                    () = self.inputs.closed() => {}
+                    _ = changes.wait_for(|view| gateway_of(view) != Some(gateway)) => {}
                     ended = self.session(gateway) => {
                         tracing::debug!(gateway = %gateway.short(), error = %ended, "no node stream");
                     }
                 }
-                let lost = self.handle.lock().take();
-                if lost.is_some() && self.events.send(NodeClientEvent::Lost { gateway }).await.is_err() {
-                    return;
-                }
+                self.handle.registered.send_replace(None);
             }
             if began.elapsed() > BACKOFF_MAX {
                 pause = BACKOFF_MIN;
@@ -238,9 +192,9 @@ where
             };
             tokio::select! {
                 biased;
-                () = self.events.closed() => return,
+                () = self.inputs.closed() => return,
                 () = self.stopping.cancelled() => return,
-                changed = gateways.changed() => {
+                changed = views.wait_for(|view| gateway_of(view) != gateway) => {
                     if changed.is_err() {
                         return;
                     }
@@ -260,7 +214,7 @@ where
         }
     }
 
-    async fn try_session(&self, gateway: PeerId) -> Result<std::convert::Infallible, Ended> {
+    async fn try_session(&self, gateway: PeerId) -> Result<Infallible, Ended> {
         let opened = timeout(OPEN_WITHIN, (self.open)(gateway)).await.map_err(|_| Ended::Silent)?;
         let io = Guarded::new(opened.map_err(Ended::Open)?, gateway);
         let end = io.line().end;
@@ -269,9 +223,8 @@ where
         let (outbox, outgoing) = outbox();
         let stream = Stream { gateway, outbox, end };
 
-        let mut info = self.info.clone();
-        let registered = info.borrow_and_update().clone();
-        stream.push(register(&registered));
+        let view = self.view.borrow().clone();
+        stream.push(register(&view, self.nonce));
         let (mut inbound, ack) = timeout(REGISTER_WITHIN, async {
             let channel = connect(io).await?;
             let mut client = NodeServiceClient::new(channel)
@@ -286,74 +239,56 @@ where
         let Some(FromGateway::RegisterAck(ack)) = ack else { return Err(Ended::Closed) };
         if !ack.accepted {
             let (error, hint) = (convert::cut(ack.error), convert::cut(ack.hint));
-            self.tell(NodeClientEvent::Refused { gateway, error: error.clone(), hint }).await?;
-            if let Ok(Ok(Some(pb::GatewayMessage { msg: Some(FromGateway::Moved(moved)) }))) =
-                timeout(BACKOFF_MIN, inbound.message()).await
-            {
-                self.tell(NodeClientEvent::Moved(PeerId::from_slice(&moved.gateway))).await?;
-            }
+            tracing::info!(gateway = %gateway.short(), error, hint, "the gateway does not take this node");
             return Err(Ended::Refused(error));
         }
-        *self.handle.lock() = Some(stream.clone());
-        self.tell(NodeClientEvent::Registered { gateway }).await?;
-        self.read(&stream, inbound, info, registered).await
+        self.handle.registered.send_replace(Some(stream.clone()));
+        self.read(&stream, &mut inbound, &view.node_id).await
     }
 
-    /// Runs a registered stream to its end.
+    /// A registered stream, to its end.
     async fn read(
         &self,
         stream: &Stream,
-        mut inbound: Streaming<pb::GatewayMessage>,
-        mut info: watch::Receiver<Arc<NodeInfo>>,
-        mut told: Arc<NodeInfo>,
-    ) -> Result<std::convert::Infallible, Ended> {
+        inbound: &mut Streaming<pb::GatewayMessage>,
+        registered_as: &NodeId,
+    ) -> Result<Infallible, Ended> {
+        let gateway = stream.gateway;
         let mut known = None;
+        let mut views = self.view.clone();
+        let mut renamed = std::pin::pin!(views.wait_for(|view| view.node_id != *registered_as));
         let mut cut = std::pin::pin!(stream.end.cancelled());
         loop {
             let message = tokio::select! {
                 biased;
                 () = &mut cut => return Err(Ended::Restart),
-                changed = info.changed() => {
-                    if changed.is_err() {
-                        return Err(Ended::Restart);
-                    }
-                    let now = info.borrow_and_update().clone();
-                    if (NodeInfo { tools: told.tools.clone(), ..(*now).clone() }) != *told {
-                        return Err(Ended::Restart);
-                    }
-                    if now.tools != told.tools {
-                        stream.push(status(&now));
-                    }
-                    told = now;
-                    continue;
-                }
+                _ = &mut renamed => return Err(Ended::Restart),
                 message = inbound.message() => message?.ok_or(Ended::Closed)?,
             };
             let Some(message) = message.msg else { continue };
-            match self.event(stream, message, &mut known) {
-                Ok(Some(event)) => self.tell(event).await?,
+            match self.frame(stream, message, &mut known) {
+                Ok(Some(frame)) => self.inputs.send(Input::Recv(gateway, frame)).await.map_err(|_| Ended::Closed)?,
                 Ok(None) => {}
                 Err(error) => {
                     metrics::counter!("sigil_node_messages_refused_total", "side" => "node").increment(1);
-                    tracing::debug!(gateway = %stream.gateway.short(), %error, "a message of the gateway was dropped");
+                    tracing::debug!(gateway = %gateway.short(), %error, "a message of the gateway was dropped");
                 }
             }
         }
     }
 
-    /// What a message says. A dispatch that will not do is answered here.
-    fn event(
+    /// A message as a frame, if it is one for the core. A dispatch that will not do is answered here.
+    fn frame(
         &self,
         stream: &Stream,
         message: FromGateway,
         known: &mut convert::KnownClaim,
-    ) -> Result<Option<NodeClientEvent>, convert::ConvertError> {
-        let gateway = stream.gateway;
+    ) -> Result<Option<Frame>, ConvertError> {
         match message {
             FromGateway::ToolExecute(request) => {
                 let (id, attempt) = (request.request_id.clone(), request.attempt);
-                match convert::dispatch_from_pb(request, gateway, known, self.verifier.as_ref()) {
-                    Ok(dispatch) => Ok(Some(NodeClientEvent::Dispatch(gateway, dispatch))),
+                match convert::dispatch_from_pb(request, stream.gateway, known, self.verifier.as_ref()) {
+                    Ok(dispatch) => Ok(Some(Frame::Dispatch(dispatch))),
                     Err(error) => {
                         // An id that is none cannot be answered.
                         if let Ok(id) = id.parse() {
@@ -365,16 +300,16 @@ where
                     }
                 }
             }
-            FromGateway::Cancel(cancel) => Ok(Some(NodeClientEvent::Cancel(gateway, cancel.request_id.parse()?))),
-            FromGateway::Moved(moved) => Ok(Some(NodeClientEvent::Moved(PeerId::from_slice(&moved.gateway)))),
-            FromGateway::RegisterAck(_) => Ok(None),
+            FromGateway::Cancel(cancel) => Ok(Some(Frame::Cancel { id: cancel.request_id.parse()? })),
+            // A hint, proven by nothing: the election tells where to go.
+            FromGateway::Moved(_) | FromGateway::RegisterAck(_) => Ok(None),
         }
     }
+}
 
-    /// Waits while the receiver is busy: the gateway's queue is where calls should wait.
-    async fn tell(&self, event: NodeClientEvent) -> Result<(), Ended> {
-        self.events.send(event).await.map_err(|_| Ended::Closed)
-    }
+/// The gateway to register with: none if there is none, or it is this peer.
+fn gateway_of(view: &View) -> Option<PeerId> {
+    view.gateway.map(|epoch| epoch.peer).filter(|peer| *peer != view.me)
 }
 
 /// HTTP/2 over one byte stream.
@@ -395,25 +330,17 @@ where
         .map_err(Ended::Connect)
 }
 
-fn register(info: &NodeInfo) -> pb::NodeMessage {
+/// Registration of this peer, with the tools that its directory record lists.
+pub(super) fn register(view: &View, nonce: u64) -> pb::NodeMessage {
+    let own = view.nodes.iter().find(|node| node.peer == view.me).and_then(|node| node.directory.as_ref());
     pb::NodeMessage {
         msg: Some(ToGateway::Register(pb::NodeRegister {
-            node_id: info.node_id.to_string(),
-            platform: info.platform.clone(),
-            tools: info.tools.iter().map(ToString::to_string).collect(),
-            capabilities: info.capabilities.clone().into_iter().collect(),
-            session_nonce: info.session_nonce,
-            version: info.version.clone(),
-        })),
-    }
-}
-
-fn status(info: &NodeInfo) -> pb::NodeMessage {
-    pb::NodeMessage {
-        msg: Some(ToGateway::Status(pb::NodeStatus {
-            node_id: info.node_id.to_string(),
-            online: true,
-            available_tools: info.tools.iter().map(ToString::to_string).collect(),
+            node_id: view.node_id.to_string(),
+            platform: crate::platform::name().to_owned(),
+            tools: own.into_iter().flat_map(|own| &own.tools).map(|tool| tool.name.to_string()).collect(),
+            capabilities: HashMap::new(),
+            session_nonce: nonce,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
         })),
     }
 }

@@ -1,4 +1,4 @@
-//! Frames of class `Node` to `node.proto` and back. What comes back has been checked: signatures, ids, limits.
+//! Frames of class `Node` to `node.proto` and back. Everything that comes back has been checked: signatures, ids, limits.
 
 use mesh_core::crypto::Verifier;
 use mesh_core::entry::{Ending, Header, Kind, Outcome, Payload, SignedEntry};
@@ -13,7 +13,7 @@ use crate::pb::call_answer::What;
 use crate::pb::gateway_message::Msg as ToNode;
 use crate::pb::node_message::Msg as ToGateway;
 
-/// Why a message is not one that we may take.
+/// A reason for which a message is dropped.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub(crate) enum ConvertError {
@@ -101,7 +101,7 @@ pub(crate) fn dispatch_from_pb(
     Ok(Dispatch { claim, header, attempt: attempt_from_pb(request.attempt)?, left_ms })
 }
 
-/// What became of a call, for the gateway.
+/// A node's answer about a call, for the gateway.
 pub(crate) fn answer_to_pb(answer: Answer) -> pb::NodeMessage {
     let what = match answer.what {
         AnswerKind::Ended(entry) => return result_to_pb(answer.id, answer.attempt, &entry),
@@ -142,16 +142,17 @@ fn result_to_pb(id: ReqId, attempt: Attempt, entry: &SignedEntry) -> pb::NodeMes
     }))
 }
 
-/// A result with its signed outcome, from the peer that ran the call.
+/// A result with its signed outcome, from the peer that ran the call. A result without one, from a client that knows only
+/// the contract's first fields, proves nothing to other peers and ends no call.
 pub(crate) fn result_from_pb(
-    id: ReqId,
-    number: u32,
-    outcome: &pb::SignedEntry,
+    result: pb::ToolResult,
     peer: PeerId,
     verifier: &dyn Verifier,
 ) -> Result<Answer, ConvertError> {
-    let attempt = attempt_from_pb(number)?;
-    let entry = entry_from_pb(outcome, verifier)?;
+    let id: ReqId = result.request_id.parse()?;
+    let outcome = result.outcome.ok_or(ConvertError::Missing("the signed outcome"))?;
+    let attempt = attempt_from_pb(result.attempt)?;
+    let entry = entry_from_pb(&outcome, verifier)?;
     if entry.author != peer {
         return Err(ConvertError::Author("the outcome"));
     }

@@ -1,0 +1,62 @@
+//! Links to other devices, and the search for strangers on the local network.
+
+use std::net::{Ipv6Addr, SocketAddr};
+
+use mesh_core::ids::NodeId;
+use tokio::sync::mpsc;
+
+use super::error::AgentError;
+use super::ports::{self, Ports};
+use crate::config::{Config, QUIC_PORT_DEFAULT};
+use crate::mesh::blobs::BlobStore;
+use crate::mesh::identity::DeviceKey;
+use crate::mesh::transport::lan::{self, LanConfig, LanEvent};
+use crate::mesh::transport::{LinkEvent, Links, LinksConfig, LinksError, ServiceId};
+use crate::tasks::TaskGroup;
+
+/// Events of links that may wait for the mesh; then the links wait.
+const LINK_EVENTS: usize = 1024;
+/// Events of LAN discovery that may wait for the mesh.
+const LAN_EVENTS: usize = 64;
+
+/// The ways to other devices, open.
+pub(super) struct Network {
+    pub(super) links: Links,
+    pub(super) link_events: mpsc::Receiver<LinkEvent>,
+    pub(super) lan_events: mpsc::Receiver<LanEvent>,
+}
+
+/// Opens the UDP port, and starts LAN discovery under `name` unless the settings switch it off.
+pub(super) async fn open(
+    config: &Config,
+    kept: Ports,
+    name: &NodeId,
+    key: &DeviceKey,
+    blobs: &BlobStore,
+    tasks: &TaskGroup,
+) -> Result<Network, AgentError> {
+    let (link_tx, link_events) = mpsc::channel(LINK_EVENTS);
+    let start = async |port: u16| {
+        let listen = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
+        let links = LinksConfig {
+            key: key.clone(),
+            listen,
+            services: [ServiceId::NODE].into(),
+            blobs: blobs.clone(),
+            tasks: tasks.clone(),
+        };
+        Links::start(links, link_tx.clone())
+    };
+    let is_taken = |error: &LinksError| matches!(error, LinksError::PortTaken { .. });
+    let asked = config.listen.quic_port.or(kept.quic);
+    let links = ports::open("quic", asked, QUIC_PORT_DEFAULT, start, is_taken).await?;
+
+    let (lan_tx, lan_events) = mpsc::channel(LAN_EVENTS);
+    if config.discovery.lan {
+        let (name, quic_port, tasks) = (name.clone(), links.local_port(), tasks.clone());
+        lan::start(LanConfig { seed: key.seed(), name, quic_port, tasks }, lan_tx);
+    } else {
+        let _ = lan_tx.try_send(LanEvent::Trouble("LAN discovery is switched off (discovery.lan)".to_owned()));
+    }
+    Ok(Network { links, link_events, lan_events })
+}

@@ -1,3 +1,0 @@
-//! The elected role.
-
-pub mod node_service;

@@ -1,0 +1,215 @@
+//! Newcomers: devices that want into this mesh, with an invite or by a person's approval.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::IpAddr;
+
+use mesh_core::entry::Tier;
+use mesh_core::ids::{Hash, NodeId, PeerId};
+use mesh_core::io::{Command, Now, Refusal, Reply, View};
+use tokio::sync::mpsc;
+
+use super::effect::{DoorAnswer, DoorReply, Effect, Errand};
+use crate::mesh::error::MeshError;
+use crate::mesh::events::EventKind;
+use crate::mesh::snapshot::Pending;
+use crate::mesh::transport::{JoinAnswer, JoinAttempt, RefusalCode};
+
+/// Devices that may wait for a person's approval at one peer.
+const WAITING_MAX: usize = 64;
+/// Those of them that may come from one address, so that one machine cannot keep out the others.
+const WAITING_PER_ADDRESS_MAX: usize = 16;
+
+/// Devices that wait for a person's approval.
+#[derive(Debug, Default)]
+pub(super) struct Newcomers {
+    waiting: BTreeMap<PeerId, Newcomer>,
+}
+
+#[derive(Debug)]
+struct Newcomer {
+    pending: Pending,
+    answers: mpsc::Sender<JoinAnswer>,
+}
+
+impl Newcomers {
+    /// Handles a device that asks to join: one with an invite redeems it, one that is a member already gets its welcome,
+    /// and any other waits for a person.
+    pub(super) fn handle_attempt(
+        &mut self,
+        attempt: JoinAttempt,
+        view: &View,
+        now: Now,
+        effects: &mut VecDeque<Effect>,
+    ) {
+        let JoinAttempt { key, peer, underlay: _, address, request, answers } = attempt;
+        if let Some(secret) = request.secret {
+            let command = Command::Redeem { secret: Hash::of(&secret), key, node_id: request.node_id };
+            effects.push_back(Effect::Command(command, Errand::Welcome(answers)));
+            return;
+        }
+        if let Some(node) = view.by_peer(&peer) {
+            // Approved already, perhaps while it was away.
+            let command = Command::Approve { key, node_id: node.node_id.clone(), tier: node.tier };
+            effects.push_back(Effect::Command(command, Errand::Welcome(answers)));
+            return;
+        }
+        let known = self.waiting.get(&peer).map(|waiting| waiting.pending.since_ms);
+        if known.is_none() && !self.make_room(address.ip()) {
+            let detail = "as many devices as may wait for an answer already; try again later".to_owned();
+            effects
+                .push_back(Effect::AnswerNewcomer(answers, JoinAnswer::Refused { code: RefusalCode::TooMany, detail }));
+            return;
+        }
+        let pending = Pending {
+            key,
+            peer,
+            node_id: request.node_id,
+            platform: request.platform,
+            address: Some(address),
+            since_ms: known.unwrap_or(now.wall_ms),
+            why: "it asks to join".to_owned(),
+        };
+        let waiting = JoinAnswer::Waiting { node_id: view.node_id.clone() };
+        effects.push_back(Effect::AnswerNewcomer(answers.clone(), waiting));
+        self.waiting.insert(peer, Newcomer { pending, answers });
+        announce_change(effects);
+    }
+
+    /// Approves a device that waits, one that awaits re-approval, or a member (again, or with another tier).
+    pub(super) fn approve(
+        &self,
+        peer: PeerId,
+        tier: Option<Tier>,
+        node_id: Option<NodeId>,
+        door: DoorReply<NodeId>,
+        view: &View,
+        effects: &mut VecDeque<Effect>,
+    ) {
+        let again = || view.awaiting_reapproval.iter().find(|again| again.peer == peer);
+        let (key, wanted, default) = if let Some(Newcomer { pending, .. }) = self.waiting.get(&peer) {
+            (pending.key, &pending.node_id, Tier::Shared)
+        } else if let Some(node) = view.by_peer(&peer) {
+            (node.key, &node.node_id, node.tier)
+        } else if let Some(again) = again() {
+            (again.key, &again.node_id, again.tier)
+        } else {
+            let unknown = Err(MeshError::UnknownPending(peer));
+            effects.push_back(Effect::AnswerDoor(DoorAnswer::Approved(door, unknown)));
+            return;
+        };
+        let node_id = node_id.unwrap_or_else(|| wanted.clone());
+        let command = Command::Approve { key, node_id, tier: tier.unwrap_or(default) };
+        effects.push_back(Effect::Command(command, Errand::Approve(peer, door)));
+    }
+
+    /// Rejects a device that waits, or revokes one that awaits re-approval.
+    pub(super) fn reject(&mut self, peer: PeerId, door: DoorReply<()>, view: &View, effects: &mut VecDeque<Effect>) {
+        let answer = if let Some(newcomer) = self.waiting.remove(&peer) {
+            let detail = "a person there rejected the request".to_owned();
+            let refused = JoinAnswer::Refused { code: RefusalCode::Rejected, detail };
+            effects.push_back(Effect::AnswerNewcomer(newcomer.answers, refused));
+            announce_change(effects);
+            Ok(())
+        } else if view.awaiting_reapproval.iter().any(|again| again.peer == peer) {
+            effects.push_back(Effect::Command(Command::Revoke { peer }, Errand::Reject(door)));
+            return;
+        } else {
+            Err(MeshError::UnknownPending(peer))
+        };
+        effects.push_back(Effect::AnswerDoor(DoorAnswer::Done(door, answer)));
+    }
+
+    /// Handles the core's answer to a redeemed invite.
+    pub(super) fn handle_welcome(
+        answers: mpsc::Sender<JoinAnswer>,
+        reply: Result<Reply, Refusal>,
+        effects: &mut VecDeque<Effect>,
+    ) {
+        let answer = match reply {
+            Ok(Reply::Approved(welcome)) => JoinAnswer::Welcome(welcome),
+            Ok(_) => return,
+            Err(why) => JoinAnswer::Refused { code: refusal_code(&why), detail: why.to_string() },
+        };
+        effects.push_back(Effect::AnswerNewcomer(answers, answer));
+    }
+
+    /// Handles the core's answer to a person's approval: the device gets its welcome, and the door the name.
+    pub(super) fn handle_approved(
+        &mut self,
+        peer: PeerId,
+        door: DoorReply<NodeId>,
+        reply: Result<Reply, Refusal>,
+        effects: &mut VecDeque<Effect>,
+    ) {
+        let answer = match reply {
+            Ok(Reply::Approved(welcome)) => {
+                let node_id = welcome.node_id.clone();
+                if let Some(newcomer) = self.waiting.remove(&peer) {
+                    effects.push_back(Effect::AnswerNewcomer(newcomer.answers, JoinAnswer::Welcome(welcome)));
+                }
+                announce_change(effects);
+                Ok(node_id)
+            }
+            Ok(_) => Err(MeshError::Stopping),
+            Err(why) => Err(why.into()),
+        };
+        effects.push_back(Effect::AnswerDoor(DoorAnswer::Approved(door, answer)));
+    }
+
+    /// Returns the devices that await a person: those that ask to join, and those that await re-approval. `before` is
+    /// what was published last.
+    pub(super) fn pending(&self, view: &View, before: &[Pending], now: Now) -> Vec<Pending> {
+        let since = |peer: &PeerId| before.iter().find(|pending| pending.peer == *peer).map(|pending| pending.since_ms);
+        let again = view
+            .awaiting_reapproval
+            .iter()
+            .filter(|again| again.peer != view.me && !self.waiting.contains_key(&again.peer))
+            .map(|again| Pending {
+                key: again.key,
+                peer: again.peer,
+                node_id: again.node_id.clone(),
+                platform: String::new(),
+                address: None,
+                since_ms: since(&again.peer).unwrap_or(now.wall_ms),
+                why: again.why(),
+            });
+        self.waiting.values().map(|waiting| waiting.pending.clone()).chain(again).collect()
+    }
+
+    /// Returns true if one more from this address may wait, perhaps in the place of one that has gone.
+    fn make_room(&mut self, ip: IpAddr) -> bool {
+        if !self.has_room(ip) {
+            self.waiting.retain(|_, waiting| !waiting.answers.is_closed());
+        }
+        self.has_room(ip)
+    }
+
+    fn has_room(&self, ip: IpAddr) -> bool {
+        let addresses = self.waiting.values().filter_map(|waiting| waiting.pending.address);
+        let here = addresses.filter(|address| address.ip() == ip).count();
+        self.waiting.len() < WAITING_MAX && here < WAITING_PER_ADDRESS_MAX
+    }
+}
+
+fn announce_change(effects: &mut VecDeque<Effect>) {
+    effects.extend([Effect::Tell(EventKind::Pending), Effect::PublishSurroundings]);
+}
+
+/// The code of the core's refusal for a newcomer.
+fn refusal_code(refusal: &Refusal) -> RefusalCode {
+    match refusal {
+        Refusal::InviteUnknown => RefusalCode::InviteUnknown,
+        Refusal::InviteUsed => RefusalCode::InviteUsed,
+        Refusal::InviteExpired => RefusalCode::InviteExpired,
+        Refusal::NotOwner | Refusal::NotMember => RefusalCode::NotOwner,
+        Refusal::UnknownNode(_)
+        | Refusal::UnknownTool { .. }
+        | Refusal::UnknownCall(_)
+        | Refusal::QueueFull { .. }
+        | Refusal::KeyReused(_)
+        | Refusal::Denied(_)
+        | Refusal::Invalid(_)
+        | Refusal::LastOwner
+        | Refusal::Stopping => RefusalCode::Invalid,
+    }
+}

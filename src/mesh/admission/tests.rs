@@ -1,0 +1,342 @@
+//! The state machine by itself: what it is told, and what it wants done.
+
+use mesh_core::entry::Fence;
+use mesh_core::epoch::Epoch;
+use mesh_core::ids::{MeshId, PublicKey};
+use mesh_core::io::{NodeView, Welcome};
+use tokio::sync::{mpsc, oneshot};
+
+use super::*;
+use crate::mesh::error::JoinError;
+use crate::mesh::identity::DeviceKey;
+use crate::mesh::machine::{self, Machine};
+use crate::mesh::store::{MemStore, Store};
+use crate::mesh::transport::{JoinAnswer, JoinRequest, RefusalCode, UnderlayKind};
+
+const NOW: Now = Now { mono_ms: 1, wall_ms: 2 };
+
+fn name(text: &str) -> NodeId {
+    text.parse().unwrap()
+}
+
+/// A mesh of one, as it sees itself.
+fn view() -> View {
+    let home = tempfile::tempdir().unwrap();
+    let (key, name) = (DeviceKey::load_or_create(home.path()).unwrap(), name("desk"));
+    let store = MemStore::new(mpsc::channel(8).0);
+    let mut rng = machine::entropy();
+    store.wipe_and_commit(machine::founded(&key, &name, &mut rng)).unwrap();
+    let config = mesh_core::config::Config::default();
+    let (machine, _) = Machine::boot(key, config, name, store.image().unwrap(), rng).unwrap();
+    machine.peer().view()
+}
+
+fn member(n: u8) -> NodeView {
+    let key = PublicKey([n; 32]);
+    NodeView {
+        peer: key.peer_id(),
+        key,
+        node_id: name("nas"),
+        tier: Tier::Owner,
+        online: true,
+        last_seen_ms: 0,
+        directory: None,
+    }
+}
+
+fn effects(admission: &mut Admission) -> Vec<Effect> {
+    std::iter::from_fn(|| admission.poll_effect()).collect()
+}
+
+/// What is wanted, without what goes with it.
+fn kinds(admission: &mut Admission) -> Vec<&'static str> {
+    let kind = |effect: Effect| match effect {
+        Effect::Command(..) => "command",
+        Effect::Ask(_) => "ask",
+        Effect::Farewell(_) => "farewell",
+        Effect::Switch(Destination::Joined(_)) => "switch",
+        Effect::Switch(Destination::Founded) => "found",
+        Effect::AnswerNewcomer(newcomer, answer) => {
+            let _ = newcomer.try_send(answer);
+            "answer newcomer"
+        }
+        Effect::AnswerDoor(answer) => {
+            answer.send();
+            "answer door"
+        }
+        Effect::NoteAddresses(..) => "note",
+        Effect::PublishSurroundings => "publish",
+        Effect::Tell(_) => "tell",
+    };
+    effects(admission).into_iter().map(kind).collect()
+}
+
+/// Asks at an address; with the number of the conversation and what the door hears.
+fn ask(admission: &mut Admission, view: &View) -> (u64, oneshot::Receiver<Result<Joined, MeshError>>) {
+    let (door, answer) = oneshot::channel();
+    admission.join(JoinTarget::Address(Address::from("10.0.0.1:7")), false, door, view);
+    let mut effects = effects(admission);
+    let Some(Effect::Ask(ask)) = effects.pop() else { panic!("{effects:?}") };
+    assert!(effects.is_empty());
+    (ask.number, answer)
+}
+
+fn welcome(mesh: MeshId) -> Step {
+    let fence = Fence { epoch: Epoch::ZERO, proof: None };
+    let (trust, directory) = (Vec::new(), Vec::new());
+    let welcome = Welcome { mesh, trust, directory, fence, node_id: name("desk-2"), tier: Tier::Owner };
+    Step::Welcome { welcome: Box::new(welcome), peer: PublicKey([7; 32]).peer_id(), address: "10.0.0.1:7".into() }
+}
+
+#[test]
+fn a_join_that_waits_for_a_person_ends_in_the_other_mesh() {
+    let (mut admission, view, at) = (Admission::new(name("desk")), view(), PublicKey([7; 32]).peer_id());
+    let (number, mut door) = ask(&mut admission, &view);
+    assert_eq!(admission.asking_to_join(), None);
+    admission.handle_step(number, Step::Waiting(at), &view);
+    assert_eq!(kinds(&mut admission), ["publish", "answer door"]);
+    assert_eq!(door.try_recv().unwrap().unwrap(), Joined::Pending { peer: at });
+    assert_eq!(admission.asking_to_join(), Some(at));
+    admission.handle_step(number, Step::Waiting(at), &view);
+    assert_eq!(kinds(&mut admission), ["publish"], "the door has its answer");
+    admission.handle_step(number, welcome(MeshId([0; 32])), &view);
+    assert_eq!(kinds(&mut admission), ["publish", "note", "switch"]);
+    assert_eq!(admission.asking_to_join(), None);
+    admission.handle_switched(Ok(()));
+    assert!(kinds(&mut admission).is_empty());
+}
+
+#[test]
+fn an_invite_is_answered_once_the_mesh_is_switched_and_not_before() {
+    let (mut admission, view) = (Admission::new(name("desk")), view());
+    let (number, mut door) = ask(&mut admission, &view);
+    admission.handle_step(number, welcome(MeshId([0; 32])), &view);
+    assert_eq!(kinds(&mut admission), ["publish", "note", "switch"]);
+    assert!(door.try_recv().is_err());
+    admission.handle_switched(Ok(()));
+    assert_eq!(kinds(&mut admission), ["answer door"]);
+    assert_eq!(door.try_recv().unwrap().unwrap(), Joined::Member(name("desk-2")));
+}
+
+#[test]
+fn a_welcome_without_its_mesh_is_told_and_we_stay() {
+    let (mut admission, view) = (Admission::new(name("desk")), view());
+    let (number, mut door) = ask(&mut admission, &view);
+    admission.handle_step(number, welcome(MeshId([0; 32])), &view);
+    effects(&mut admission);
+    admission.handle_switched(Err("no genesis".to_owned()));
+    assert_eq!(kinds(&mut admission), ["answer door"]);
+    let told = door.try_recv().unwrap();
+    assert!(matches!(told, Err(MeshError::Join(JoinError::Rejected(_)))), "{told:?}");
+    ask(&mut admission, &view);
+}
+
+#[test]
+fn a_new_join_takes_the_place_of_an_old_one() {
+    let (mut admission, view, at) = (Admission::new(name("desk")), view(), PublicKey([7; 32]).peer_id());
+    let (door, mut first_door) = oneshot::channel();
+    admission.join(JoinTarget::Address(Address::from("10.0.0.1:7")), false, door, &view);
+    let Some(Effect::Ask(first)) = admission.poll_effect() else { panic!("nobody is asked") };
+    let (second, _door) = ask(&mut admission, &view);
+    assert!(first.cancel.is_cancelled());
+    assert!(matches!(first_door.try_recv(), Err(oneshot::error::TryRecvError::Closed)));
+    admission.handle_step(first.number, Step::Waiting(at), &view);
+    assert!(kinds(&mut admission).is_empty(), "its last steps are not heard");
+    admission.handle_step(second, Step::Waiting(at), &view);
+    assert_eq!(kinds(&mut admission), ["publish", "answer door"]);
+}
+
+#[test]
+fn two_that_ask_each_other_end_in_the_lower_mesh() {
+    let (mut admission, mut view) = (Admission::new(name("desk")), view());
+    let (number, mut door) = ask(&mut admission, &view);
+    // Meanwhile a person here has approved the other one.
+    view.nodes.push(member(7));
+    admission.handle_step(number, welcome(MeshId([0xff; 32])), &view);
+    assert_eq!(kinds(&mut admission), ["publish", "answer door"]);
+    assert_eq!(door.try_recv().unwrap().unwrap(), Joined::Member(view.node_id.clone()));
+}
+
+#[test]
+fn a_refusal_after_the_wait_is_told_as_a_warning() {
+    let (mut admission, view, at) = (Admission::new(name("desk")), view(), PublicKey([7; 32]).peer_id());
+    let (number, _door) = ask(&mut admission, &view);
+    admission.handle_step(number, Step::Waiting(at), &view);
+    effects(&mut admission);
+    admission.handle_step(number, Step::Refused(JoinError::Rejected("no".to_owned())), &view);
+    let told = effects(&mut admission);
+    assert!(matches!(told.as_slice(), [Effect::Tell(EventKind::Warning(_)), Effect::PublishSurroundings]), "{told:?}");
+    assert_eq!(admission.asking_to_join(), None);
+}
+
+#[test]
+fn who_would_leave_others_must_say_so() {
+    let (mut admission, mut view) = (Admission::new(name("desk")), view());
+    view.nodes.push(member(7));
+    let (door, mut answer) = oneshot::channel();
+    admission.join(JoinTarget::Address(Address::from("10.0.0.1:7")), false, door, &view);
+    assert_eq!(kinds(&mut admission), ["answer door"]);
+    let told = answer.try_recv().unwrap();
+    assert!(matches!(told, Err(MeshError::Join(JoinError::WouldLeave { others: 1 }))), "{told:?}");
+    let (door, _answer) = oneshot::channel();
+    admission.join(JoinTarget::Address(Address::from("10.0.0.1:7")), true, door, &view);
+    assert_eq!(kinds(&mut admission), ["ask"]);
+}
+
+#[test]
+fn leaving_says_farewell_then_founds_and_then_answers() {
+    let (mut admission, view) = (Admission::new(name("desk")), view());
+    let (door, mut answer) = oneshot::channel();
+    admission.leave(door);
+    let Some(Effect::Command(Command::Leave, errand)) = admission.poll_effect() else { panic!("no command") };
+    admission.handle_reply(errand, Ok(Reply::Left));
+    let Some(Effect::Farewell(number)) = admission.poll_effect() else { panic!("no farewell") };
+
+    // No other mesh is joined on the way out, and nobody leaves twice.
+    let (door, mut refused) = oneshot::channel();
+    admission.join(JoinTarget::Address(Address::from("10.0.0.1:7")), true, door, &view);
+    assert_eq!(kinds(&mut admission), ["answer door"]);
+    assert!(matches!(refused.try_recv().unwrap(), Err(MeshError::Moved)));
+    let (door, mut refused) = oneshot::channel();
+    admission.leave(door);
+    assert_eq!(kinds(&mut admission), ["answer door"]);
+    assert!(matches!(refused.try_recv().unwrap(), Err(MeshError::Moved)));
+
+    admission.handle_step(number, Step::FarewellOver, &view);
+    assert_eq!(kinds(&mut admission), ["found"]);
+    admission.handle_switched(Ok(()));
+    assert_eq!(kinds(&mut admission), ["answer door"]);
+    assert!(answer.try_recv().unwrap().is_ok());
+}
+
+#[test]
+fn the_last_owner_may_not_leave_and_can_try_again() {
+    let mut admission = Admission::new(name("desk"));
+    for _ in 0..2 {
+        let (door, mut answer) = oneshot::channel();
+        admission.leave(door);
+        let Some(Effect::Command(Command::Leave, errand)) = admission.poll_effect() else { panic!("no command") };
+        admission.handle_reply(errand, Err(Refusal::LastOwner));
+        assert_eq!(kinds(&mut admission), ["answer door"]);
+        assert!(matches!(answer.try_recv().unwrap(), Err(MeshError::Refused(Refusal::LastOwner))));
+    }
+}
+
+fn attempt(n: u8, secret: Option<[u8; 16]>) -> (JoinAttempt, mpsc::Receiver<JoinAnswer>) {
+    let (answers, heard) = mpsc::channel(4);
+    let key = PublicKey([n; 32]);
+    let address = format!("10.0.0.{}:7", n % 5).parse().unwrap();
+    let request = JoinRequest { secret, node_id: name("phone"), platform: "ios".to_owned(), version: "1".to_owned() };
+    (JoinAttempt { key, peer: key.peer_id(), underlay: UnderlayKind::Udp, address, request, answers }, heard)
+}
+
+fn first(heard: &mut mpsc::Receiver<JoinAnswer>) -> JoinAnswer {
+    heard.try_recv().unwrap()
+}
+
+#[test]
+fn a_newcomer_waits_until_a_person_approves_it() {
+    let (mut admission, view) = (Admission::new(name("desk")), view());
+    let (attempt, mut heard) = attempt(7, None);
+    let (peer, key) = (attempt.peer, attempt.key);
+    admission.handle_attempt(attempt, &view, NOW);
+    assert_eq!(kinds(&mut admission), ["answer newcomer", "tell", "publish"]);
+    assert_eq!(first(&mut heard), JoinAnswer::Waiting { node_id: view.node_id.clone() });
+    assert_eq!(admission.pending(&view, &[], NOW).len(), 1);
+
+    let (door, mut answer) = oneshot::channel();
+    admission.approve(peer, None, Some(name("tablet")), door, &view);
+    let Some(Effect::Command(command, errand)) = admission.poll_effect() else { panic!("no command") };
+    let Command::Approve { key: approved, node_id, tier } = command else { panic!("{command:?}") };
+    assert_eq!((approved, node_id, tier), (key, name("tablet"), Tier::Shared));
+    let Step::Welcome { welcome, .. } = welcome(view.mesh) else { unreachable!() };
+    admission.handle_reply(errand, Ok(Reply::Approved(welcome)));
+    // The list of those that wait is published before the person hears that one fewer does.
+    assert_eq!(kinds(&mut admission), ["answer newcomer", "tell", "publish", "answer door"]);
+    assert!(matches!(first(&mut heard), JoinAnswer::Welcome(_)));
+    assert_eq!(answer.try_recv().unwrap().unwrap(), name("desk-2"));
+    assert!(admission.pending(&view, &[], NOW).is_empty());
+}
+
+#[test]
+fn a_newcomer_is_rejected_once() {
+    let (mut admission, view) = (Admission::new(name("desk")), view());
+    let (attempt, mut heard) = attempt(7, None);
+    let peer = attempt.peer;
+    admission.handle_attempt(attempt, &view, NOW);
+    kinds(&mut admission);
+    first(&mut heard);
+    let (door, mut answer) = oneshot::channel();
+    admission.reject(peer, door, &view);
+    assert_eq!(kinds(&mut admission), ["answer newcomer", "tell", "publish", "answer door"]);
+    assert!(matches!(first(&mut heard), JoinAnswer::Refused { code: RefusalCode::Rejected, .. }));
+    assert!(answer.try_recv().unwrap().is_ok());
+    let (door, mut answer) = oneshot::channel();
+    admission.reject(peer, door, &view);
+    assert_eq!(kinds(&mut admission), ["answer door"]);
+    assert!(matches!(answer.try_recv().unwrap(), Err(MeshError::UnknownPending(unknown)) if unknown == peer));
+}
+
+#[test]
+fn an_invite_is_redeemed_and_a_refusal_has_its_code() {
+    let (mut admission, view) = (Admission::new(name("desk")), view());
+    for (refusal, code) in [(Refusal::InviteUsed, RefusalCode::InviteUsed), (Refusal::NotMember, RefusalCode::NotOwner)]
+    {
+        let (attempt, mut heard) = attempt(7, Some([3; 16]));
+        admission.handle_attempt(attempt, &view, NOW);
+        let Some(Effect::Command(Command::Redeem { .. }, errand)) = admission.poll_effect() else { panic!() };
+        admission.handle_reply(errand, Err(refusal));
+        assert_eq!(kinds(&mut admission), ["answer newcomer"]);
+        assert!(matches!(first(&mut heard), JoinAnswer::Refused { code: told, .. } if told == code));
+    }
+}
+
+#[test]
+fn one_address_cannot_take_all_places_and_places_of_the_gone_are_free() {
+    let (mut admission, view) = (Admission::new(name("desk")), view());
+    let mut all = Vec::new();
+    let mut refused = 0;
+    for n in (5..=255_u8).filter(|n| n % 5 == 0) {
+        let (attempt, mut heard) = attempt(n, None);
+        admission.handle_attempt(attempt, &view, NOW);
+        kinds(&mut admission);
+        if matches!(first(&mut heard), JoinAnswer::Refused { code: RefusalCode::TooMany, .. }) {
+            refused += 1;
+        }
+        all.push(heard);
+    }
+    assert_eq!((all.len(), refused), (51, 35), "16 from one address");
+    all.remove(0);
+    let (attempt, mut heard) = attempt(250, None);
+    admission.handle_attempt(attempt, &view, NOW);
+    kinds(&mut admission);
+    assert!(matches!(first(&mut heard), JoinAnswer::Waiting { .. }));
+}
+
+#[test]
+fn the_only_device_nearby_needs_no_name_and_two_of_one_name_are_refused() {
+    let (mut admission, view) = (Admission::new(name("desk")), view());
+    let near = |n: u8| LanEvent::Discovered {
+        peer: PublicKey([n; 32]).peer_id(),
+        name: "guest".to_owned(),
+        addresses: vec![Address::from("10.0.0.9:7")],
+    };
+    let join = |admission: &mut Admission, name: Option<&str>| {
+        let (door, mut answer) = oneshot::channel();
+        admission.join(JoinTarget::Nearby(name.map(str::to_owned)), false, door, &view);
+        let wanted = kinds(admission);
+        (wanted, answer.try_recv().ok().map(Result::unwrap_err))
+    };
+    let (_, told) = join(&mut admission, None);
+    assert!(matches!(told, Some(MeshError::Join(JoinError::NotNearby(_)))), "{told:?}");
+    admission.handle_lan(near(3), NOW);
+    assert_eq!(kinds(&mut admission), ["tell", "publish"]);
+    assert_eq!(join(&mut admission, None).0, ["ask"]);
+    assert_eq!(join(&mut admission, Some("guest")).0, ["ask"]);
+    admission.handle_lan(near(4), NOW);
+    effects(&mut admission);
+    let (_, told) = join(&mut admission, Some("guest"));
+    assert!(matches!(told, Some(MeshError::Join(JoinError::Rejected(_)))), "{told:?}");
+    let id = PublicKey([4; 32]).peer_id().to_string();
+    assert_eq!(join(&mut admission, Some(&id[..8])).0, ["ask"]);
+}

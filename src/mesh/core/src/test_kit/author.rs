@@ -1,0 +1,72 @@
+//! A member without a core: it signs whatever a test wants said.
+
+use crate::crypto::{Signer, Symbolic};
+use crate::entry::{Entry, Kind, SignedEntry};
+use crate::frame::{EntryItem, Frame};
+use crate::ids::{Hash, Incarnation, MeshId, PeerId, PublicKey};
+use crate::io::Now;
+
+/// A member with a log of its own, in which it may write whatever it likes.
+#[derive(Debug, Clone)]
+pub struct Author<S = Symbolic> {
+    /// Its key.
+    pub key: S,
+    /// The mesh that its entries are about.
+    pub mesh: MeshId,
+    /// The incarnation that its entries are of.
+    pub incarnation: Incarnation,
+    /// Place of its newest entry.
+    pub seq: u64,
+    /// Hash of its newest entry.
+    pub previous: Hash,
+    /// Clock of its newest entry.
+    pub hlc: u64,
+}
+
+impl<S: Signer> Author<S> {
+    /// One that has said nothing yet.
+    pub fn new(key: S, mesh: MeshId, now: Now) -> Self {
+        Self { key, mesh, incarnation: Incarnation(1), seq: 0, previous: Hash::ZERO, hlc: now.wall_ms << 16 }
+    }
+
+    /// Its key, as the others know it.
+    pub fn public_key(&self) -> PublicKey {
+        self.key.public_key()
+    }
+
+    /// Its identity.
+    pub fn id(&self) -> PeerId {
+        self.public_key().peer_id()
+    }
+
+    /// An entry in its place; `change` may take it out of there.
+    pub fn entry(&mut self, kind: Kind, body: Vec<u8>, change: impl FnOnce(&mut Entry)) -> SignedEntry {
+        self.hlc += 1;
+        let mut entry = Entry {
+            mesh: self.mesh,
+            author: self.public_key(),
+            incarnation: self.incarnation,
+            seq: self.seq + 1,
+            hlc: self.hlc,
+            kind,
+            critical: false,
+            generation: 1,
+            previous: self.previous,
+            body: body.into(),
+        };
+        change(&mut entry);
+        let signed = SignedEntry::sign(&self.key, entry);
+        (self.seq, self.previous) = (signed.entry.seq, signed.hash);
+        signed
+    }
+
+    /// The next entry of its log.
+    pub fn says(&mut self, kind: Kind, body: Vec<u8>) -> SignedEntry {
+        self.entry(kind, body, |_| {})
+    }
+}
+
+/// The frame that brings one entry.
+pub fn pushed(entry: SignedEntry) -> Frame {
+    Frame::Entries { entries: vec![EntryItem { entry, left_ms: None }], more: false }
+}

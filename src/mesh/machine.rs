@@ -1,0 +1,88 @@
+//! The core together with what each step of it needs: the time, a source of randomness, the device key.
+
+use mesh_core::config::Config;
+use mesh_core::ids::NodeId;
+use mesh_core::io::{Batch, Image, Input, Output, Welcome};
+use mesh_core::peer::{self, BootError, Peer};
+use rand_chacha::ChaCha8Rng;
+use rand_core::SeedableRng;
+use ring::rand::SecureRandom;
+
+use crate::mesh::clock;
+use crate::mesh::identity::DeviceKey;
+
+/// The core of one peer, and what a new one is made from when the mesh changes.
+pub(super) struct Machine {
+    peer: Peer,
+    rng: ChaCha8Rng,
+    key: DeviceKey,
+    config: Config,
+    /// Name to found a mesh with.
+    name: NodeId,
+}
+
+impl Machine {
+    /// Takes up the mesh in `image`; with what is to be done first.
+    pub(super) fn boot(
+        key: DeviceKey,
+        config: Config,
+        name: NodeId,
+        image: Image,
+        mut rng: ChaCha8Rng,
+    ) -> Result<(Self, Vec<Output>), BootError> {
+        let mut out = Vec::new();
+        let peer = Peer::boot(config.clone(), Box::new(key.clone()), image, clock::now(), &mut rng, &mut out)?;
+        Ok((Self { peer, rng, key, config, name }, out))
+    }
+
+    /// Takes up another mesh in place of the present one.
+    pub(super) fn reboot(&mut self, image: Image) -> Result<Vec<Output>, BootError> {
+        let mut out = Vec::new();
+        let signer = Box::new(self.key.clone());
+        self.peer = Peer::boot(self.config.clone(), signer, image, clock::now(), &mut self.rng, &mut out)?;
+        Ok(out)
+    }
+
+    /// Runs one step; returns what is to be done about it.
+    pub(super) fn step(&mut self, input: Input) -> Vec<Output> {
+        let mut out = Vec::new();
+        self.peer.step(clock::now(), &mut self.rng, input, &mut out);
+        out
+    }
+
+    /// Ends what is open, as the last thing in this mesh; the rows that say so.
+    pub(super) fn depart(&mut self) -> Batch {
+        self.peer.depart(clock::now(), &mut self.rng)
+    }
+
+    /// Rows of a new mesh of one.
+    pub(super) fn found(&mut self) -> Batch {
+        founded(&self.key, &self.name, &mut self.rng)
+    }
+
+    /// Rows of a newcomer to the mesh that welcomes it.
+    ///
+    /// # Errors
+    /// The welcome does not hold the mesh that it names.
+    pub(super) fn join(&mut self, welcome: &Welcome) -> Result<Batch, BootError> {
+        peer::joined(welcome, &mut self.rng)
+    }
+
+    /// The core, to look at.
+    pub(super) const fn peer(&self) -> &Peer {
+        &self.peer
+    }
+}
+
+/// Rows of a new mesh of one.
+pub(super) fn founded(key: &DeviceKey, name: &NodeId, rng: &mut ChaCha8Rng) -> Batch {
+    peer::founded(key, &format!("mesh of {name}"), name, clock::now(), rng)
+}
+
+/// A source of randomness for the core, seeded by the operating system.
+pub(super) fn entropy() -> ChaCha8Rng {
+    let mut seed = [0; 32];
+    // Without entropy nothing here is safe: TLS would not have come up either.
+    ring::rand::SystemRandom::new().fill(&mut seed).expect("the operating system gives random bytes");
+    ChaCha8Rng::from_seed(seed)
+}

@@ -1,0 +1,70 @@
+//! Reachability: addresses of the other members for the links, and our own record for them.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use mesh_core::entry::Directory;
+use mesh_core::ids::{PeerId, PublicKey};
+use mesh_core::io::View;
+use mesh_core::limits;
+
+use crate::mesh::transport::{Address, Member, Members, ServiceId};
+
+/// Addresses that were seen on the LAN or in an invite, and what our own record says besides addresses.
+#[derive(Debug)]
+pub(super) struct Reach {
+    seen_at: BTreeMap<PeerId, Vec<Address>>,
+    own: Directory,
+}
+
+impl Reach {
+    /// Creates one. `own`: our record, without addresses.
+    pub(super) fn new(own: Directory) -> Self {
+        Self { seen_at: BTreeMap::new(), own }
+    }
+
+    /// Replaces the addresses at which a peer was seen. At most [`limits::PEERS_MAX`] peers are kept.
+    pub(super) fn note(&mut self, peer: PeerId, addresses: Vec<Address>) {
+        self.seen_at.insert(peer, addresses);
+        if self.seen_at.len() > limits::PEERS_MAX {
+            self.seen_at.pop_first();
+        }
+    }
+
+    /// Puts addresses before those at which a peer was seen.
+    pub(super) fn note_first(&mut self, peer: PeerId, mut addresses: Vec<Address>) {
+        let known = self.seen_at.remove(&peer).unwrap_or_default();
+        addresses.extend(known);
+        addresses.truncate(limits::ADDRESSES_MAX);
+        self.note(peer, addresses);
+    }
+
+    /// Our directory record with these addresses.
+    pub(super) fn own_record(&self, addresses: &[Address]) -> Directory {
+        let addresses = addresses.iter().take(limits::ADDRESSES_MAX).map(ToString::to_string).collect();
+        Directory { addresses, ..self.own.clone() }
+    }
+
+    /// The peers that may be linked: members, and those that were revoked and should learn it.
+    pub(super) fn members(&self, view: &View, revoked: Vec<(PeerId, PublicKey)>) -> Members {
+        let mut members = Members::new();
+        for node in view.nodes.iter().filter(|node| node.peer != view.me) {
+            // Revoked ourselves, we dial nobody; but who comes may hear why, and tell us that we are welcome again.
+            if view.revoked {
+                members.insert(node.peer, Member::leaving(node.key));
+                continue;
+            }
+            let mut addresses = self.seen_at.get(&node.peer).cloned().unwrap_or_default();
+            let told = node.directory.iter().flat_map(|directory| &directory.addresses);
+            addresses.extend(told.map(|text| Address::from(text.as_str())));
+            let mut once = BTreeSet::new();
+            addresses.retain(|address| once.insert(address.clone()));
+            let services =
+                node.directory.as_ref().map(|record| record.services.iter().copied().map(ServiceId).collect());
+            members.insert(node.peer, Member { key: node.key, addresses, services, leaving: false });
+        }
+        for (peer, key) in revoked.into_iter().filter(|(peer, _)| *peer != view.me) {
+            members.entry(peer).or_insert(Member::leaving(key));
+        }
+        members
+    }
+}

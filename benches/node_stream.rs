@@ -1,4 +1,4 @@
-//! What one node stream costs: dispatch out, signed outcome back, both sides in this process; over a pipe and over a QUIC
+//! Cost of one node stream: dispatch out, signed outcome back, both sides in this process; over a pipe and over a QUIC
 //! link on loopback. Two Ed25519 checks per call are in it: the header's at the node, the outcome's at the gateway.
 
 use std::any::Any;

@@ -1,4 +1,4 @@
-//! What the store can take: promised batches per second with 64 in flight, the latency of one, and the time to open.
+//! Limits of the store: promised batches per second with 64 in flight, the latency of one, and the time to open.
 //! `SIGIL_BENCH_DIR` names a directory on the disk to be measured; default is the system's temporary one.
 
 use std::time::{Duration, Instant};

@@ -1,4 +1,5 @@
-//! The one place that spawns: every task and every thread belongs to a group that can be told to stop, and then be ended.
+//! The one place that spawns: every task and every thread belongs to a group that can be told to stop, and then be
+//! ended.
 
 use std::future::Future;
 use std::io;
@@ -13,8 +14,8 @@ use tokio_util::task::TaskTracker;
 /// one that hangs in the kernel (a dead network disk) is left to the end of the process.
 const THREADS_WAIT: Duration = Duration::from_secs(1);
 
-/// The tasks and threads of one peer. Two signals: *stop* (take no new work, finish what is in hand) and *kill* (drop the
-/// rest). Cheap to clone.
+/// The tasks and threads of one peer. Two signals: *stop* (take no new work, finish what is in hand) and *kill* (drop
+/// the rest). Cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub struct TaskGroup {
     stop: CancellationToken,
@@ -62,8 +63,8 @@ impl TaskGroup {
         self.stop.clone()
     }
 
-    /// Tells tasks and threads to stop, waits for `grace`, ends the tasks that are left, and joins the threads. True when
-    /// nothing had to be ended or left behind.
+    /// Tells tasks and threads to stop, waits for `grace`, ends the tasks that are left, and joins the threads. True
+    /// when nothing had to be ended or left behind.
     pub async fn shutdown(&self, grace: Duration) -> bool {
         self.stop.cancel();
         self.tracker.close();

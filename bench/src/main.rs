@@ -421,7 +421,7 @@ impl Bench {
             cores(),
             self.dir.display(),
             self.calls,
-            self.tool
+            if self.tool.is_empty() { INFO } else { &self.tool }
         )
     }
 }
@@ -436,7 +436,7 @@ impl Figure {
     }
 }
 
-/// What needs the store of the measured program is left out where this program cannot read it.
+/// Leaves out a part that needs the store of the measured program where this program cannot read it.
 fn unless_unreadable(measured: Result<()>) -> Result<()> {
     match measured {
         Err(error) if matches!(error.downcast_ref(), Some(StoreError::Format { .. })) => {

@@ -1,4 +1,4 @@
-//! What every part of a run shares: virtual time and the events to come, randomness, and the story.
+//! Environment shared by every part of a run: virtual time and the events to come, randomness, and the story.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;

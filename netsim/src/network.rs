@@ -1,6 +1,6 @@
 //! Links as QUIC gives them: datagrams that get lost, streams that stall while a cut lasts and die when an end loses
-//! patience, ends that learn of it at different times, and node sessions on top. Knows of the peers at its ends only what
-//! [`Hosts`] tells.
+//! patience, ends that learn of it at different times, and node sessions on top. Knows of the peers at its ends only
+//! what [`Hosts`] tells.
 
 mod pairs;
 

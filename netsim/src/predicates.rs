@@ -434,8 +434,8 @@ impl Checks {
         }
     }
 
-    /// **outcome-never-changes**: the outcome of an (id, attempt), once written by the target, never changes; all replicas
-    /// that have one agree.
+    /// **outcome-never-changes**: the outcome of an (id, attempt), once written by the target, never changes; all
+    /// replicas that have one agree.
     fn outcome_never_changes(&mut self, now: u64, peer: usize, entry: &SignedEntry, outcome: Outcome) {
         let key = (outcome.id, outcome.attempt);
         let hash = Hash::of(&entry.entry.body);

@@ -53,8 +53,8 @@ pub struct Options {
 
 /// Runs a peer until it is told to stop by SIGINT or SIGTERM.
 ///
-/// Everything is built from the ground up before the mesh runs: files, links, mesh, tools and node streams, doors. It is
-/// taken down the other way round.
+/// Everything is built from the ground up before the mesh runs: files, links, mesh, tools and node streams, doors. It
+/// is taken down the other way round.
 pub async fn run(options: Options) -> Result<(), AgentError> {
     let Options { home, name, quic_port, http_port, ready } = options;
     let home = Home::create(home)?;
@@ -71,8 +71,8 @@ pub async fn run(options: Options) -> Result<(), AgentError> {
     let tasks = TaskGroup::default();
     let key = DeviceKey::load_or_create(home.path())?;
     let peer_id = key.peer_id();
-    let blobs = home.open_blobs(&tasks)?;
     let (store, report, durable) = home.open_store()?;
+    let blobs = home.open_blobs(&tasks)?;
     logs::report(&report);
     let store: Arc<dyn Store> = Arc::new(store);
     let kept = home.ports();

@@ -17,9 +17,9 @@ pub const QUIC_PORT_DEFAULT: u16 = 7433;
 pub const HTTP_PORT_DEFAULT: u16 = 7434;
 /// Time to live of a call whose caller names none: longer than any reconnect, shorter than a person's patience.
 pub const CALL_TTL_DEFAULT: Duration = Duration::from_mins(1);
-/// Calls that run at once on a device whose owner names no number. A place is held from the journal's fsync to the end of the
-/// run, so that few of them make the speed of the disk that of the queue: with 4, two cores
-/// that are shared by three busy peers end half as many calls as with 16.
+/// Calls that run at once on a device whose owner names no number. A place is held from the journal's fsync to the end
+/// of the run, so that few of them make the speed of the disk that of the queue: with 4, two cores that are shared by
+/// three busy peers end half as many calls as with 16.
 pub const CALLS_RUNNING_DEFAULT: u8 = 16;
 /// The most that may be asked for: each may be a process.
 pub const CALLS_RUNNING_MAX: u8 = 64;

@@ -7,7 +7,8 @@ pub const DURATION_RULE: &str = "a duration such as 500ms, 30s, 5m, 2h, 7d or 1h
 /// Form of a size, for error messages.
 pub const SIZE_RULE: &str = "a size such as 4096, 64KiB, 10MB or 1GiB";
 
-/// Reads a duration: whole numbers, each with a unit (`ms`, `s`, `m` or `min`, `h`, `d`), added up. `None` when it is not one.
+/// Reads a duration: whole numbers, each with a unit (`ms`, `s`, `m` or `min`, `h`, `d`), added up. `None` when it is
+/// not one.
 #[must_use]
 pub fn parse_duration(text: &str) -> Option<Duration> {
     let mut rest = text.trim();

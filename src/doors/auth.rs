@@ -32,8 +32,8 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
 /// The caller of a request: `None` for one that nobody has proven, on a public route.
 ///
 /// # Errors
-/// The other end of the socket is another user; the request names another host or comes from a page of another origin; or
-/// there is no valid token.
+/// The other end of the socket is another user; the request names another host or comes from a page of another origin;
+/// or there is no valid token.
 pub(super) fn identify(tokens: &TokenStore, request: &Request) -> Result<Option<Identity>, Fault> {
     let port = match request.extensions().get::<Arrival>() {
         Some(Arrival::Socket { owner: true }) => {

@@ -1,8 +1,8 @@
 //! The doors that people and their programs use, the same on every peer, gateway or not: listeners, authentication,
 //! operations, and the groups of routes that offer them.
 //!
-//! Everything here is a client of [`MeshHandle`](crate::mesh::MeshHandle); it decides nothing but who may ask, and how the
-//! answer is put.
+//! Everything here is a client of [`MeshHandle`](crate::mesh::MeshHandle); it decides nothing but who may ask, and how
+//! the answer is put.
 
 pub mod app;
 mod auth;

@@ -30,8 +30,8 @@ impl BlobFetch {
     }
 
     /// Gets a blob of at most `len` bytes from the first of these peers that has it. It is tried again when one of them
-    /// is linked anew; after them the gateway is asked, which has much of what others want. Returns the input to give to
-    /// the core now, if the blob is here already.
+    /// is linked anew; after them the gateway is asked, which has much of what others want. Returns the input to give
+    /// to the core now, if the blob is here already.
     pub(super) fn fetch(&mut self, hash: Hash, len: u64, from: Vec<PeerId>, gateway: Option<PeerId>) -> Option<Input> {
         if self.blobs.has(hash) {
             return Some(Input::Fetched(hash));

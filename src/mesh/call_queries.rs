@@ -178,8 +178,8 @@ impl CallQueries {
         !self.waiters.is_empty()
     }
 
-    /// Answers with a page of calls, newest first. `held` are the calls that the core holds, all of them: the page shows
-    /// these as they are now, and every other call as the store has it.
+    /// Answers with a page of calls, newest first. `held` are the calls that the core holds, all of them: the page
+    /// shows these as they are now, and every other call as the store has it.
     pub(super) fn answer_page<'a>(
         &self,
         held: impl Iterator<Item = &'a CallRecord>,

@@ -418,7 +418,8 @@ impl Driver {
         }
     }
 
-    /// True if the surroundings are stale, or a door may have stopped waiting. At rest neither is so, and nobody is woken.
+    /// True if the surroundings are stale, or a door may have stopped waiting. At rest neither is so, and nobody is
+    /// woken.
     fn has_news(&self) -> bool {
         self.publisher.is_stale(self.machine.peer().open_count()) || self.queries.has_waiters()
     }

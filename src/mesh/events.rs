@@ -35,7 +35,7 @@ pub enum EventKind {
     Warning(String),
 }
 
-/// How many events are kept for clients that resume.
+/// Events that are kept for clients that resume.
 pub const EVENTS_KEPT: usize = 4096;
 
 /// The newest [`EVENTS_KEPT`] events, and a live feed of them.

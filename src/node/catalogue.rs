@@ -35,8 +35,8 @@ pub struct Tool {
     pub timeout: Duration,
     /// Bytes of output.
     pub max_output: u64,
-    /// True if the owner of this device forbids it (`node.deny`). It is known, so that a call in the queue can be answered
-    /// with the reason, but not offered.
+    /// True if the owner of this device forbids it (`node.deny`). It is known, so that a call in the queue can be
+    /// answered with the reason, but not offered.
     pub denied: bool,
     /// The way to run it.
     pub run: Run,

@@ -1,7 +1,7 @@
 //! Runs what the core says to run, after the last look: is it offered, is it allowed here, are the arguments sound.
 //!
-//! Every [`ToolHost::invoke`] is answered by exactly one [`Input::ToolEnded`], whatever happens to the tool; only when the
-//! agent itself is ended is there none, and then the core's journal knows.
+//! Every [`ToolHost::invoke`] is answered by exactly one [`Input::ToolEnded`], whatever happens to the tool; only when
+//! the agent itself is ended is there none, and then the core's journal knows.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;

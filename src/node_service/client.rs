@@ -47,10 +47,10 @@ impl NodeClient {
     /// Keeps one registered stream to the gateway that `view` shows, as the node that it shows; none while there is no
     /// gateway, or it is this peer.
     ///
-    /// `open` opens a byte stream to a peer over its link. `nonce` is random per process, and never 0. `inputs` gets the
-    /// gateway's dispatches, with header and claim checked and the claim its own, and its cancels; reading waits while it
-    /// is full: the gateway's queue is where calls should wait. Ends when the receiver of `inputs` is dropped, and opens
-    /// no stream any more once the tasks are told to stop.
+    /// `open` opens a byte stream to a peer over its link. `nonce` is random per process, and never 0. `inputs` gets
+    /// the gateway's dispatches, with header and claim checked and the claim its own, and its cancels; reading waits
+    /// while it is full: the gateway's queue is where calls should wait. Ends when the receiver of `inputs` is dropped,
+    /// and opens no stream any more once the tasks are told to stop.
     pub fn start<Open, Opening, IO>(
         view: watch::Receiver<Arc<View>>,
         open: Open,
@@ -92,7 +92,8 @@ impl Stream {
         let size = message.encoded_len();
         let sent = self.outbox.push(message, size);
         if !sent {
-            // Too slow a reader: a new stream starts with an empty queue, and the gateway asks again for what it misses.
+            // Too slow a reader: a new stream starts with an empty queue, and the gateway asks again for what it
+            // misses.
             self.end.cancel();
         }
         sent
@@ -100,8 +101,8 @@ impl Stream {
 }
 
 impl NodeClientHandle {
-    /// Sends an answer to `to`. False when there is no registered stream to that peer, or its queue was full (the stream
-    /// is ended then, and a new one registered).
+    /// Sends an answer to `to`. False when there is no registered stream to that peer, or its queue was full (the
+    /// stream is ended then, and a new one registered).
     #[must_use]
     pub fn answer(&self, to: PeerId, answer: Answer) -> bool {
         let stream = self.registered.borrow().clone();

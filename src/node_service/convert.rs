@@ -1,4 +1,5 @@
-//! Frames of class `Node` to `node.proto` and back. Everything that comes back has been checked: signatures, ids, limits.
+//! Frames of class `Node` to `node.proto` and back. Everything that comes back has been checked: signatures, ids,
+//! limits.
 
 use mesh_core::crypto::Verifier;
 use mesh_core::entry::{Ending, Header, Kind, Outcome, Payload, SignedEntry};
@@ -142,8 +143,8 @@ fn result_to_pb(id: ReqId, attempt: Attempt, entry: &SignedEntry) -> pb::NodeMes
     }))
 }
 
-/// A result with its signed outcome, from the peer that ran the call. A result without one, from a client that knows only
-/// the contract's first fields, proves nothing to other peers and ends no call.
+/// A result with its signed outcome, from the peer that ran the call. A result without one, from a client that knows
+/// only the contract's first fields, proves nothing to other peers and ends no call.
 pub(crate) fn result_from_pb(
     result: pb::ToolResult,
     peer: PeerId,

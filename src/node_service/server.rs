@@ -1,8 +1,8 @@
 //! `NodeService`, the gateway side: one registered stream per node, over which calls go out and answers come back. The
 //! contract is `proto/sigil/v1/node.proto`.
 //!
-//! A task per stream reads it and hands what it reads to the core; sending never waits. The last registration under a key
-//! counts: the stream before is ended at once, and its late goodbye names its own, older session number.
+//! A task per stream reads it and hands what it reads to the core; sending never waits. The last registration under a
+//! key counts: the stream before is ended at once, and its late goodbye names its own, older session number.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -129,11 +129,11 @@ pub struct NodeServerHandle {
 }
 
 impl NodeServerHandle {
-    /// Sends a call to a node. False when the node has no stream, or its queue was full (its stream is ended then, and it
-    /// registers anew).
+    /// Sends a call to a node. False when the node has no stream, or its queue was full (its stream is ended then, and
+    /// it registers anew).
     ///
-    /// A client without a journal of ours cannot promise to run a call at most once, so it gets none: its dispatches are
-    /// answered with a refusal.
+    /// A client without a journal of ours cannot promise to run a call at most once, so it gets none: its dispatches
+    /// are answered with a refusal.
     #[must_use]
     pub fn dispatch(&self, peer: PeerId, dispatch: &Dispatch) -> bool {
         let Some(session) = self.session(peer) else { return false };

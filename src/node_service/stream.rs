@@ -1,4 +1,4 @@
-//! What both ends of a node stream share: a connection that can be ended from outside, and a queue with limits.
+//! Shared parts of both ends of a node stream: a connection that can be ended from outside, and a queue with limits.
 
 use std::io;
 use std::pin::Pin;
@@ -16,11 +16,11 @@ use tonic::transport::server::Connected;
 
 use crate::mesh::transport::ServicePeer;
 
-/// Largest message that either side takes: a signed entry ([`mesh_core::limits::ENTRY_BYTES_MAX`]) and its copies in the
-/// contract's text fields fit many times. tonic's own default, stated so that it cannot drift.
+/// Largest message that either side takes: a signed entry ([`mesh_core::limits::ENTRY_BYTES_MAX`]) and its copies in
+/// the contract's text fields fit many times. tonic's own default, stated so that it cannot drift.
 pub(crate) const MESSAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
-/// HTTP/2 window of the one stream and of its connection. QUIC below has its own flow control, so this one only must not
-/// be the narrower of the two: 1 MiB is 40 ms of a 200 Mbit/s line.
+/// HTTP/2 window of the one stream and of its connection. QUIC below has its own flow control, so this one only must
+/// not be the narrower of the two: 1 MiB is 40 ms of a 200 Mbit/s line.
 pub(crate) const WINDOW_BYTES: u32 = 1024 * 1024;
 /// Time for the first message of the node, and for the gateway's answer to it.
 pub(crate) const REGISTER_WITHIN: Duration = Duration::from_secs(5);
@@ -30,7 +30,7 @@ pub(crate) const QUEUE_MAX: usize = 2048;
 /// Bytes of those messages.
 pub(crate) const QUEUE_BYTES_MAX: usize = 16 * 1024 * 1024;
 
-/// Who is at the other end of a byte stream, as the handshake of the link has proven it.
+/// Identity of the other end of a byte stream, as the handshake of the link has proven it.
 pub trait ProvenPeer: Clone + Send + Sync + 'static {
     /// The peer.
     fn peer(&self) -> PeerId;
@@ -136,7 +136,7 @@ impl<T> Clone for Outbox<T> {
     }
 }
 
-/// What tonic drains. Ends when every [`Outbox`] is gone.
+/// Receiving side, drained by tonic. Ends when every [`Outbox`] is gone.
 #[derive(Debug)]
 pub(crate) struct Outgoing<T> {
     queue: mpsc::Receiver<(T, usize)>,

@@ -1,7 +1,7 @@
 //! Tools that are programs: started in a process group of their own, watched, and ended as a group.
 //!
-//! Whatever the program does, [`run`] comes back: at its end, at its time limit, at its output limit, or when cancelled.
-//! A program that moves itself into another session (`setsid`) leaves the group and is not ended with it.
+//! Whatever the program does, [`run`] comes back: at its end, at its time limit, at its output limit, or when
+//! cancelled. A program that moves itself into another session (`setsid`) leaves the group and is not ended with it.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -31,12 +31,12 @@ use super::tool_exec;
 use crate::config::value::show_duration;
 use crate::tasks::TaskGroup;
 
-/// Between asking a group to end (`SIGTERM`) and ending it (`SIGKILL`). With the waits below, well under the 2 s in which
-/// a cancel must have worked.
+/// Between asking a group to end (`SIGTERM`) and ending it (`SIGKILL`). With the waits below, well under the 2 s in
+/// which a cancel must have worked.
 const TERM_GRACE: Duration = Duration::from_millis(500);
-/// How long a killed process is waited for. One that hangs in the kernel (a dead network disk) may take for ever.
+/// Time that a killed process is waited for. One that hangs in the kernel (a dead network disk) may take for ever.
 const KILL_WAIT: Duration = Duration::from_secs(1);
-/// How long pipes are read after the program's end: what it wrote is in them; only an escaped child keeps them open.
+/// Time that pipes are read after the program's end: what it wrote is in them; only an escaped child keeps them open.
 const DRAIN: Duration = Duration::from_secs(1);
 /// Bytes read from a pipe at once.
 const CHUNK: usize = 32 * 1024;
@@ -78,7 +78,8 @@ pub struct Launcher {
 #[derive(Debug)]
 pub struct Launch {
     running: oneshot::Receiver<io::Result<Running>>,
-    /// Whether it is started or given up: whoever sets it first decides, so that what is told of a cancelled run is true.
+    /// Set when it is started or given up: whoever sets it first decides, so that what is told of a cancelled run is
+    /// true.
     decided: Arc<AtomicBool>,
     command: PathBuf,
     /// Keeps the thread, and so the child, alive.
@@ -144,7 +145,8 @@ impl Launcher {
         }
         let (requests, mut inbox) = mpsc::channel::<Request>(LAUNCHES_MAX);
         let runtime = tokio::runtime::Handle::current();
-        // Not told to stop, but out of work: a program incarnations no longer than this thread, so it ends after the last run.
+        // Not told to stop, but out of work: a program incarnations no longer than this thread, so it ends after the
+        // last run.
         tasks.thread("tool-launcher", move |_| {
             let _runtime = runtime.enter();
             while let Some(Request { spec, reply, decided }) = inbox.blocking_recv() {
@@ -199,8 +201,8 @@ enum End {
     Output(SpoolError),
 }
 
-/// Runs a launched program to its end: `stdin` goes in, output goes to memory or `sinks`, lines of its error stream go to
-/// `note` (at most 200 characters each, and not faster than a person reads).
+/// Runs a launched program to its end: `stdin` goes in, output goes to memory or `sinks`, lines of its error stream go
+/// to `note` (at most 200 characters each, and not faster than a person reads).
 ///
 /// # Cancel safety
 /// Dropping the future kills the group.

@@ -1,4 +1,4 @@
-//! What lies between every two peers.
+//! Paths between every two peers.
 
 use std::ops::Index;
 

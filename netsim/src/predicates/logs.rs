@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 
 use mesh_core::entry::{CancelRequest, Kind, Outcome, SignedEntry};
 use mesh_core::ids::{PeerId, ReqId};
-use mesh_core::io::Space;
 use mesh_core::rows;
 use mesh_core::test_kit::MemDisk;
 

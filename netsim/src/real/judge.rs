@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use super::clock::{pause, wait_for};
+use super::fail::{Fail, broken};
 use super::http::text;
 use super::load::Made;
 use super::peer::START_MARK;
 use super::stage::Stage;
-use super::{Fail, broken, wait_for};
 
 const ENDINGS: [&str; 7] = ["done", "failed", "interrupted", "expired", "cancelled", "denied", "undeliverable"];
 
@@ -44,7 +45,7 @@ impl Stage<'_> {
             *self.measured.endings.entry(format!("{}{unconfirmed}", text(call, "state"))).or_default() += 1;
         }
         self.all_agree(&made, &members)?;
-        super::pause(STRAGGLERS)?;
+        pause(STRAGGLERS)?;
         let mut runs = Runs::new();
         for (index, peer) in self.peers.iter().enumerate() {
             for run in peer.witness() {

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use serde_json::json;
 
+use super::clock::now;
 use super::http::{Answer, ask};
-use super::now;
 
 /// A call for which a receipt was given.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -2,6 +2,8 @@
 //! happens; the promises are read from outside, at the peers' doors, in their logs and in the files that their tools
 //! leave.
 
+mod clock;
+mod fail;
 mod http;
 mod judge;
 mod load;
@@ -18,17 +20,18 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
+use self::clock::{LOOK_EVERY, interrupted, now};
+use self::fail::Fail;
 use self::scenario::Scenario;
 use self::stage::{Measured, Stage};
+use self::table::Outcome;
 use crate::dice::Dice;
 
-/// Between two looks at a condition.
-const LOOK_EVERY: Duration = Duration::from_millis(10);
 /// When our own thread gets no turn for so long, or no fsync, neither did the peers. Half of what a lease is.
 const STALL: Duration = Duration::from_millis(600);
 /// Between two looks at the disk.
@@ -77,74 +80,6 @@ enum Set {
     All,
     /// The set that every commit runs.
     Ci,
-}
-
-/// Why a scenario did not come to a good end.
-#[derive(Debug, Clone)]
-enum Fail {
-    /// A promise was broken.
-    Broken { promise: &'static str, what: String },
-    /// The stage itself failed, or a peer did what no promise speaks of.
-    Trouble(String),
-    /// A person wants no more.
-    Interrupted,
-}
-
-impl std::fmt::Display for Fail {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Broken { promise, what } => write!(f, "{promise}: {what}"),
-            Self::Trouble(what) => write!(f, "the stage: {what}"),
-            Self::Interrupted => f.write_str("stopped before the end"),
-        }
-    }
-}
-
-fn broken(promise: &'static str, what: String) -> Fail {
-    Fail::Broken { promise, what }
-}
-
-/// Result of one run.
-#[derive(Debug, Clone)]
-struct Outcome {
-    result: Result<(), Fail>,
-    measured: Measured,
-    took: Duration,
-    refused: usize,
-    unanswered: usize,
-}
-
-/// The clock of the stage.
-#[expect(clippy::disallowed_methods, reason = "this is no part of the product, and runs on an awake machine")]
-fn now() -> Instant {
-    Instant::now()
-}
-
-fn interrupted() -> &'static Arc<AtomicBool> {
-    static INTERRUPTED: OnceLock<Arc<AtomicBool>> = OnceLock::new();
-    INTERRUPTED.get_or_init(Arc::default)
-}
-
-/// Looks until `look` gives a value; nothing when that takes longer than `within`.
-fn wait_for<T>(within: Duration, mut look: impl FnMut() -> Option<T>) -> Result<Option<T>, Fail> {
-    let began = now();
-    loop {
-        if interrupted().load(Ordering::Relaxed) {
-            return Err(Fail::Interrupted);
-        }
-        if let Some(value) = look() {
-            return Ok(Some(value));
-        }
-        if began.elapsed() >= within {
-            return Ok(None);
-        }
-        std::thread::sleep(LOOK_EVERY);
-    }
-}
-
-/// Lets time pass.
-fn pause(time: Duration) -> Result<(), Fail> {
-    wait_for(time, || None::<()>).map(drop)
 }
 
 /// Runs what is asked for. False if a promise was broken, or if nothing may be skipped and something had to be.

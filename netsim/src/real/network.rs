@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use super::Fail;
+use super::fail::Fail;
 
 /// UDP port of every peer's mesh door.
 pub(super) const QUIC_PORT: u16 = 7433;

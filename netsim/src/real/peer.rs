@@ -12,10 +12,11 @@ use serde_json::{Value, json};
 use testbed::agent::{self, Agent};
 use testbed::witness;
 
+use super::clock::{now, wait_for};
+use super::fail::Fail;
 use super::http::{Answer, ask, text};
 use super::network::QUIC_PORT;
 use super::scenario::PeerSpec;
-use super::{Fail, now, wait_for};
 
 /// An agent that is not ready by then will not be.
 const READY_WITHIN: Duration = Duration::from_secs(20);

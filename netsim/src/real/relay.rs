@@ -15,8 +15,8 @@ use std::time::{Duration, Instant};
 use nix::sched::{CloneFlags, setns};
 use serde::Deserialize;
 
+use super::clock::now;
 use super::network::{QUIC_PORT, relay_port};
-use super::now;
 use crate::dice::Dice;
 
 /// Packets that may be under way at once; more are lost, as in any router.

@@ -6,12 +6,13 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
+use super::clock::{now, wait_for};
+use super::fail::{Fail, broken};
 use super::load::{Load, Made, SharedBook};
 use super::network::{self, Network, Side};
 use super::peer::{Peer, since};
 use super::relay::{Relay, Weather};
 use super::scenario::{Scenario, Step};
-use super::{Fail, broken, now, wait_for};
 use crate::dice::Dice;
 
 /// Time that one gateway must be followed by all before it counts as settled: longer than a lease, and than a link that

@@ -5,6 +5,8 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
+use super::clock::{pause, wait_for};
+use super::fail::{Fail, broken};
 use super::http::text;
 use super::load::{Asked, Load, Made, make};
 use super::network::QUIC_PORT;
@@ -12,7 +14,6 @@ use super::peer::since;
 use super::relay::Weather;
 use super::scenario::Step;
 use super::stage::{Stage, expect};
-use super::{Fail, broken, pause, wait_for};
 
 /// Time within which a step's effect must be seen, if the step does not say.
 const PATIENCE: Duration = Duration::from_secs(30);

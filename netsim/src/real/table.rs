@@ -4,8 +4,19 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use super::fail::Fail;
 use super::scenario::Scenario;
-use super::{Fail, Outcome};
+use super::stage::Measured;
+
+/// Result of one run.
+#[derive(Debug, Clone)]
+pub(super) struct Outcome {
+    pub(super) result: Result<(), Fail>,
+    pub(super) measured: Measured,
+    pub(super) took: Duration,
+    pub(super) refused: usize,
+    pub(super) unanswered: usize,
+}
 
 fn seconds(time: Duration) -> String {
     format!("{:.2}", time.as_secs_f64())

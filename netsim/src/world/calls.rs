@@ -52,8 +52,8 @@ impl Calls {
         self.accepted.retain(|id, accepted| accepted.origin != origin || known.contains_key(id));
     }
 
-    /// **accepted-calls-end** in 30 s after the full healing every accepted call is terminal at its origin, or by its own time when that
-    /// is later; and where the target is there, it has confirmed the ending.
+    /// **accepted-calls-end** in 30 s after the full healing every accepted call is terminal at its origin, or by its
+    /// own time when that is later; and where the target is there, it has confirmed the ending.
     pub(super) fn accepted_calls_end(
         &mut self,
         now: u64,
@@ -144,10 +144,10 @@ impl Calls {
         now >= self.open_at + us
     }
 
-    /// **books-and-logs-agree**, as far as people can see it: two seconds after the last call ended at its origin, what the origin's book
-    /// says of a call, confirmed, every member's book that knows the call says too. Of a target that was removed one
-    /// half may have heard its own word and the other the origin's: the ending is the same, but not whether it is confirmed;
-    /// and a member that is no owner may not say again what it alone has heard.
+    /// **books-and-logs-agree**, as far as people can see it: two seconds after the last call ended at its origin, what
+    /// the origin's book says of a call, confirmed, every member's book that knows the call says too. Of a target that
+    /// was removed one half may have received its own outcome and the other the origin's: the ending is the same, but
+    /// not whether it is confirmed; and a member that is no owner may not re-issue what it alone has received.
     pub(super) fn books_agree(&self, now: u64, peers: &Peers, plan: &Plan, checks: &mut Checks) {
         let mut broken = None;
         for (id, accepted) in &self.accepted {

@@ -1,4 +1,4 @@
-//! How soon the peers agree on one gateway, and that they stay with it.
+//! Liveness of the election: the peers agree on one gateway in time, and stay with it.
 
 use mesh_core::epoch::Epoch;
 
@@ -103,8 +103,8 @@ impl Liveness {
         }
     }
 
-    /// **one-gateway-for-all**, afterwards: once settled, in a mesh where nothing goes wrong, nobody changes gateways but to hand over to a
-    /// better one.
+    /// **one-gateway-for-all**, afterwards: once settled, in a mesh where nothing goes wrong, nobody changes gateways
+    /// but to hand over to a better one.
     pub(super) fn gateway_stays(
         &self,
         now: u64,
@@ -121,8 +121,8 @@ impl Liveness {
         }
     }
 
-    /// **one-cut-moves-nothing** cutting one link of a connected component does not change the gateway: every change of belief while it is cut
-    /// is judged.
+    /// **one-cut-moves-nothing** cutting one link of a connected component does not change the gateway: every change of
+    /// belief while it is cut is judged.
     pub(super) fn gateway_kept(&self, now: u64, peer: usize, epoch: Option<Epoch>, checks: &mut Checks) {
         if self.phase == Phase::LinkCut && !self.handovers && epoch != self.kept {
             checks.fail("one-cut-moves-nothing", now, || {
@@ -158,8 +158,9 @@ impl Liveness {
         self.takeover = undisturbed.then_some((now, asked));
     }
 
-    /// **takeover-in-time** where nothing else goes wrong another leads within 200 ms and a round trip of a clean stop of the gateway, and
-    /// within 2 s of its crash (class 0: [`CLASS_0_US`] more). Slow disks, which the promise does not count, are added.
+    /// **takeover-in-time** where nothing else goes wrong another leads within 200 ms and a round trip of a clean stop
+    /// of the gateway, and within 2 s of its crash (class 0: [`CLASS_0_US`] more). Slow disks, which the promise does
+    /// not count, are added.
     pub(super) fn taken_over(
         &mut self,
         now: u64,

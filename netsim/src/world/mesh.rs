@@ -1,5 +1,5 @@
-//! The peers as their shells drive them: inputs in, outputs out, disk, tools, replies; and their incarnations: founding, joining,
-//! starting, stopping, crashing, freezing.
+//! The peers as their shells drive them: inputs in, outputs out, disk, tools, replies; and their incarnations:
+//! founding, joining, starting, stopping, crashing, freezing.
 
 use std::collections::BTreeMap;
 
@@ -320,8 +320,8 @@ impl Mesh {
         self.armed(env, peer, Near::Invoke);
     }
 
-    /// **expired-never-runs**, coarsely: no call starts long after its time as its origin counted it. Each hop may add what the frame was on
-    /// its way; a restart under a wall clock that jumps may add the time away.
+    /// **expired-never-runs**, coarsely: no call starts long after its time as its origin counted it. Each hop may add
+    /// what the frame was on its way; a restart under a wall clock that jumps may add the time away.
     fn not_long_after_its_time(&mut self, now: u64, peer: usize, id: ReqId) {
         let Some(known) = self.checks.known.get(&id) else { return };
         let Some(origin) = self.peers.index_of(&known.origin) else { return };

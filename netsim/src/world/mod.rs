@@ -14,7 +14,7 @@ use crate::trace::{Level, Trace};
 use director::Director;
 pub(crate) use stats::Stats;
 
-/// What came of a run.
+/// Outcome of a run.
 pub(crate) struct Outcome {
     pub(crate) violation: Option<Violation>,
     pub(crate) stats: Stats,

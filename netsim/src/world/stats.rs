@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-/// What happened in a run, in numbers.
+/// Figures of a run.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Stats {
     pub(crate) virtual_us: u64,

@@ -17,8 +17,8 @@ use crate::mesh::clock::rfc3339;
 use crate::mesh::{CallCursor, CallFilter, CallPage, CallStateFilter, MeshError, ResultBody};
 use crate::status::{ErrorCode, Fault};
 
-/// Longest run that a caller may ask for, and what a call that names none asks for: the tool's own timeout is shorter and
-/// decides.
+/// Longest run that a caller may ask for, and what a call that names none asks for: the tool's own timeout is shorter
+/// and decides.
 pub const TIMEOUT_MAX: Duration = Duration::from_hours(24);
 /// Outputs up to this size are read together with their call; larger ones are read by [`result`].
 pub const OUTPUT_SHOWN_BYTES_MAX: u64 = 256 * 1024;
@@ -248,8 +248,8 @@ pub async fn list(
 /// The output of a call, however large.
 ///
 /// # Errors
-/// [`ErrorCode::UnknownCall`], [`ErrorCode::NotEnded`], [`ErrorCode::NoOutput`]; or the bytes are on a device that cannot
-/// be reached.
+/// [`ErrorCode::UnknownCall`], [`ErrorCode::NotEnded`], [`ErrorCode::NoOutput`]; or the bytes are on a device that
+/// cannot be reached.
 pub async fn result(mesh: &MeshHandle, id: ReqId) -> Result<ResultBody, Fault> {
     let reading = read_through(mesh, find(mesh, id).await?).await?;
     let record = reading.record();

@@ -110,8 +110,8 @@ pub fn attention(view: &View) -> Vec<(String, String)> {
     found
 }
 
-/// Findings that a person must know at a glance: revocation, no gateway, what [`attention`] finds, trouble with discovery. Each
-/// with the next step.
+/// Findings that a person must know at a glance: revocation, no gateway, what [`attention`] finds, trouble with
+/// discovery. Each with the next step.
 #[must_use]
 pub fn warnings(view: &View, around: &Surroundings) -> Vec<String> {
     let mut warnings = Vec::new();

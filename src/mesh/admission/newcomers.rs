@@ -32,8 +32,8 @@ struct Newcomer {
 }
 
 impl Newcomers {
-    /// Handles a device that asks to join: one with an invite redeems it, one that is a member already gets its welcome,
-    /// and any other waits for a person.
+    /// Handles a device that asks to join: one with an invite redeems it, one that is a member already gets its
+    /// welcome, and any other waits for a person.
     pub(super) fn handle_attempt(
         &mut self,
         attempt: JoinAttempt,

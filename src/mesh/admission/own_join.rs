@@ -50,7 +50,7 @@ struct Conversation {
     _cancel: DropGuard,
 }
 
-/// Whom to ask, and how.
+/// Peer to ask, and the request.
 struct Plan {
     addresses: Vec<Address>,
     expected: Option<PeerId>,

@@ -48,7 +48,7 @@ fn effects(admission: &mut Admission) -> Vec<Effect> {
     std::iter::from_fn(|| admission.poll_effect()).collect()
 }
 
-/// What is wanted, without what goes with it.
+/// The effects, without what goes with them.
 fn kinds(admission: &mut Admission) -> Vec<&'static str> {
     let kind = |effect: Effect| match effect {
         Effect::Command(..) => "command",

@@ -22,12 +22,12 @@ use crate::store::{Row, StoreError};
 /// The first failed write or fsync ends the store: it is reported once as [`DurableNote::Failed`], nothing is written
 /// or reported as durable any more, and reads answer with the same error. Only a new process with a new open may go on.
 pub trait Store: Debug + Send + Sync {
-    /// All rows of the spaces that are [`Space::in_image`], and whether this store is older than it should be. That flag
-    /// stays, also over restarts, until a batch that writes to [`Space::Meta`] is durable.
+    /// All rows of the spaces that are [`Space::in_image`], and whether this store is older than it should be. That
+    /// flag stays, also over restarts, until a batch that writes to [`Space::Meta`] is durable.
     fn image(&self) -> Result<Image, StoreError>;
 
-    /// Hands a batch to the writer. Blocks the thread while 256 batches or 1 MiB wait: the disk is behind. One that need
-    /// not be synced may wait 50 ms for others. After [`close`](Store::close) or a failure the batch is dropped.
+    /// Hands a batch to the writer. Blocks the thread while 256 batches or 1 MiB wait: the disk is behind. One that
+    /// need not be synced may wait 50 ms for others. After [`close`](Store::close) or a failure the batch is dropped.
     fn commit(&self, txn: TxnId, batch: Batch);
 
     /// One value.

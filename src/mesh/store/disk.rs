@@ -43,7 +43,7 @@ impl FjallStore {
     }
 }
 
-/// The engine's batch. The core writes to its own rows once it has begun a new incarnation: that ends a roll-back.
+/// The engine's batch. The core writes to its own rows once it has begun a new incarnation: that ends a rollback.
 fn stored(batch: io::Batch) -> Batch {
     let io::Batch { writes, sync } = batch;
     let ends_rollback = writes.iter().any(|write| write.space == Space::Meta);

@@ -68,7 +68,7 @@ fn call_id(counter: u64) -> ReqId {
     ReqId::new(&id(ORIGIN), Incarnation(1), counter)
 }
 
-/// What peer `me` sees while `leader` leads: peers 1 to 4, called `peer-1` and so on.
+/// View of peer `me` while `leader` leads: peers 1 to 4, called `peer-1` and so on.
 fn view(me: u64, leader: Option<u64>) -> Arc<View> {
     let node = |n: u64| NodeView {
         peer: id(n),
@@ -169,7 +169,7 @@ async fn soon<T>(what: impl Future<Output = T>) -> T {
     timeout(Duration::from_secs(10), what).await.expect("it should have come within ten seconds")
 }
 
-/// What reaches the core, in a form that can be compared.
+/// Inputs of the core, in a form that can be compared.
 #[derive(Debug, PartialEq)]
 enum Seen {
     Up(PeerId, SessionId),

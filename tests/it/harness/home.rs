@@ -24,7 +24,7 @@ const SILENCE_MAX: Duration = Duration::from_secs(45);
 /// Longest that a command of the CLI may take; then `timeout` ends it, with exit code 124.
 const CLI_SECONDS_MAX: &str = "60";
 
-/// What a command of the CLI said.
+/// Output of a command of the CLI.
 #[derive(Debug)]
 pub(crate) struct Cli {
     pub(crate) code: i32,
@@ -168,7 +168,7 @@ impl Home {
         self
     }
 
-    /// How the agent ended, if it did.
+    /// Exit status of the agent, if it ended.
     pub(crate) fn exited(&mut self) -> Option<ExitStatus> {
         self.agent.exited()
     }
@@ -180,7 +180,7 @@ impl Home {
         Pid::from_raw(pid.try_into().expect("process ids fit"))
     }
 
-    /// Whether the agent was started and has not been seen to end.
+    /// True if the agent was started and has not been seen to end.
     pub(crate) fn runs(&self) -> bool {
         self.agent.runs()
     }
@@ -316,7 +316,7 @@ impl Home {
         Some((peer.to_owned(), epoch_counter(gateway.get("epoch")?)?))
     }
 
-    /// Whether this home leads.
+    /// True if this home leads.
     #[track_caller]
     pub(crate) fn leads(&self) -> bool {
         self.status()["gateway"]["self"] == true
@@ -433,7 +433,7 @@ impl Home {
         self.path("witness")
     }
 
-    /// What ran here, in order: id and attempt.
+    /// Runs at this home, in order: id and attempt.
     #[track_caller]
     pub(crate) fn witness(&self) -> Vec<(String, u8)> {
         let runs = witness::read(&self.witness_file());

@@ -9,7 +9,7 @@ use super::{Home, PATIENCE, text, wait_for, wait_until};
 
 const ENDINGS: [&str; 7] = ["done", "failed", "interrupted", "expired", "cancelled", "denied", "undeliverable"];
 
-/// Whether a call has an ending.
+/// True if a call has an ending.
 pub(crate) fn call_is_over(call: &Value) -> bool {
     ENDINGS.contains(&text(call, "state"))
 }

@@ -1,4 +1,4 @@
-//! What every test uses: homes with a running agent, a mesh of them, waiting for conditions, witnesses.
+//! Common ground of all tests: homes with a running agent, a mesh of them, waiting for conditions, witnesses.
 
 mod home;
 mod mesh;

@@ -1,7 +1,7 @@
-//! Who leads: an eventual leader detector with totally ordered durable epochs (mesh-protocol.md §4).
+//! Election: an eventual leader detector with totally ordered durable epochs (`docs/protocol.md`, Election).
 //!
-//! No quorum: it works with one peer, and two halves of a mesh both have a gateway. Safety does not rest here but on the
-//! target's journal; this decides who dispatches, and how soon another does when that one is gone.
+//! No quorum: it works with one peer, and two halves of a mesh both have a gateway. Safety does not rest here but on
+//! the target's journal; this decides who dispatches, and how soon another does when that one is gone.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -18,12 +18,12 @@ use crate::limits;
 use crate::protocol_rule::ProtocolRule;
 use crate::rows;
 
-/// Neighbours asked in one round of queries (mesh-protocol.md §4).
+/// Neighbours asked in one round of queries (`docs/protocol.md`, Election).
 const QUERIED_MAX: usize = 8;
-/// How often a leader looks for a better neighbour.
+/// Interval at which a leader looks for a better neighbour.
 const HANDOVER_LOOK_MS: u64 = 5_000;
 
-/// What this peer is just now. Never resumed after a restart.
+/// Role of this peer. Never resumed after a restart.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Role {
     /// Follows, or waits for `claim_at` to claim.
@@ -91,7 +91,7 @@ impl Election {
         self.role = Role::Follower { leader: None, claim_at: fx.now.mono_ms + wait };
     }
 
-    /// Who may lead, and their classes: approved owners that say they can.
+    /// Sets the candidates and their classes: approved owners that say they can lead.
     pub(crate) fn set_candidates(&mut self, candidates: BTreeMap<PeerId, u8>, fx: &mut Effects<'_>) {
         self.candidates = candidates;
         if !self.may_claim() && !matches!(self.role, Role::Follower { .. }) {
@@ -173,7 +173,7 @@ impl Election {
         if let Role::Follower { leader: Some(leader), .. } = &mut self.role
             && leader.beacon.claim.epoch.peer == peer
         {
-            // Two rounds of asking fit into the grace, so one cut link does not move the gateway (§9.5 b).
+            // Two rounds of asking fit into the grace, so one cut link does not move the gateway.
             leader.lease_until = leader.lease_until.min(grace);
             leader.lost = true;
             self.query_all(fx);
@@ -201,7 +201,7 @@ impl Election {
         self.raise_fence(&beacon.claim, fx);
         let lease_until = sent_at + self.config.lease_ms + self.delay(fx);
         if lease_until <= now {
-            return; // an old echo: its epoch counts, its sign of life does not
+            return; // an old echo: its epoch counts, its freshness does not
         }
         let changed = self.gateway() != Some(epoch);
         self.forward(from, &beacon, sent_at, fx);
@@ -432,7 +432,7 @@ impl Election {
         let counter = self.fence.epoch.counter.max(self.floor) + 1;
         let epoch = Epoch { counter, class: self.class(), peer: self.me };
         let had = self.gateway().is_some();
-        // Without a proof nobody can be shown it before we lead: a Notice would make the other claim again (§9.5 c).
+        // Without a proof nobody can be shown it before we lead: a Notice would make the other claim again.
         self.fence = Fence { epoch, proof: None };
         fx.put(rows::fence(), &self.fence);
         fx.then(Then::Claimed(epoch));
@@ -500,7 +500,7 @@ impl Election {
         }
     }
 
-    /// Whom a beacon that we send now reaches by us.
+    /// Peers that a beacon reaches by us if we send it now.
     fn covered(&self) -> Arc<BTreeSet<PeerId>> {
         Arc::new(self.neighbours().chain([self.me]).collect())
     }
@@ -516,9 +516,9 @@ impl Election {
         }
     }
 
-    /// Hands the role to a neighbour that has been linked to more members than we are for a while, so that calls reach those
-    /// too, or to one that is linked to as many and of a better class. `reach`: how many members a neighbour is linked to,
-    /// with itself.
+    /// Hands the role to a neighbour that has been linked to more members than we are for a while, so that calls reach
+    /// those too, or to one that is linked to as many and of a better class. `reach`: how many members a neighbour is
+    /// linked to, with itself.
     fn offer_handover(&mut self, reach: &dyn Fn(&PeerId) -> usize, fx: &mut Effects<'_>) {
         let now = fx.now.mono_ms;
         let Some(epoch) = self.gateway() else { return };

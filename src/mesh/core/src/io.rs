@@ -73,13 +73,13 @@ impl Space {
         Self::ForgottenMarks,
     ];
 
-    /// Whether all of its rows are handed to [`crate::peer::Peer::boot`]. The others grow with history.
+    /// True if all of its rows are handed to [`crate::peer::Peer::boot`]. The others grow with history.
     #[must_use]
     pub const fn in_image(self) -> bool {
         !matches!(self, Self::Log | Self::Calls | Self::CallsByTime)
     }
 
-    /// Whether a change of mesh empties it.
+    /// True if a change of mesh empties it.
     #[must_use]
     pub const fn of_mesh(self) -> bool {
         !matches!(self, Self::Calls | Self::CallsByTime)
@@ -121,20 +121,20 @@ pub struct Write {
 pub struct Batch {
     /// In order; a later write to the same key wins.
     pub writes: Vec<Write>,
-    /// Whether a promise waits for it: then it is fsynced, else it may wait for the next that is.
+    /// True if a promise waits for it: then it is fsynced, else it may wait for the next that is.
     pub sync: bool,
 }
 
-/// What the store held at start: all rows of the spaces that are [`Space::in_image`], sorted.
+/// Content of the store at start: all rows of the spaces that are [`Space::in_image`], sorted.
 #[derive(Debug, Clone, Default)]
 pub struct Image {
     /// Rows.
     pub rows: Vec<(Space, Vec<u8>, Bytes)>,
-    /// Whether the shell found that this store is older than what it had already promised: a new incarnation begins.
+    /// True if the shell found that this store is older than what it had already promised: a new incarnation begins.
     pub rolled_back: bool,
 }
 
-/// What happened.
+/// Input of a step.
 #[derive(Debug)]
 pub enum Input {
     /// [`crate::peer::Peer::poll_timeout`] is over; harmless at any other time.
@@ -156,7 +156,7 @@ pub enum Input {
         reader: LogReader,
         /// The entries.
         entries: Vec<SignedEntry>,
-        /// Whether the limit of bytes cut it short.
+        /// True if the limit of bytes cut it short.
         more: bool,
     },
     /// A tool has started to run, or said something.
@@ -175,7 +175,7 @@ pub enum Input {
     Command(CmdId, Command),
 }
 
-/// How a tool ended.
+/// Ending of a tool.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ToolOutcome {
     /// `Done`, `Failed` or `Cancelled`; or `Denied` when the tool is not there any more or its arguments are invalid.
@@ -184,11 +184,11 @@ pub struct ToolOutcome {
     pub reason: String,
     /// Its output.
     pub output: Payload,
-    /// What it said on its error stream, cut.
+    /// Tail of its error stream.
     pub error: String,
 }
 
-/// What someone at a door wants.
+/// Command from a door.
 #[derive(Debug, Clone)]
 pub enum Command {
     /// A new call.
@@ -204,9 +204,9 @@ pub enum Command {
     Invite {
         /// SHA-256 of the secret.
         secret: Hash,
-        /// What it grants.
+        /// Tier that it grants.
         tier: Tier,
-        /// How long it is good for.
+        /// Time that it is good for.
         ttl_ms: u64,
     },
     /// Someone shows the secret of an invite. The used-mark and the approval become durable together.
@@ -224,7 +224,7 @@ pub enum Command {
         key: PublicKey,
         /// Name that it asks for.
         node_id: NodeId,
-        /// How far to trust it.
+        /// Tier to give it.
         tier: Tier,
     },
     /// Revoke and forget a peer.
@@ -234,7 +234,7 @@ pub enum Command {
     },
     /// Leave the mesh: ends with [`Reply::Left`], after which the shell founds a new one.
     Leave,
-    /// What this peer says about itself has changed.
+    /// This peer's directory record has changed.
     SetDirectory(Directory),
     /// Clean stop: hands the role on. Ends with [`Reply::Stopped`].
     Stop,
@@ -255,7 +255,7 @@ pub struct NewCall {
     pub timeout_ms: u64,
     /// If the caller wants it stricter than the tool declares.
     pub effect: Option<Effect>,
-    /// Who asks.
+    /// Principal that asks.
     pub principal: String,
     /// The client's own key for this call.
     pub client_key: Option<String>,
@@ -281,7 +281,7 @@ pub enum Reply {
     Revoked,
     /// We have left.
     Left,
-    /// The directory record is out.
+    /// The directory record is written.
     Noted,
     /// Nothing more to do: the process may end.
     Stopped,
@@ -289,7 +289,7 @@ pub enum Reply {
     Refused(Refusal),
 }
 
-/// What a newcomer needs to be one of us. [`crate::peer::joined`] turns it into a store.
+/// Membership and state that a newcomer needs to join. [`crate::peer::joined`] turns it into a store.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Welcome {
     /// The mesh.
@@ -302,7 +302,7 @@ pub struct Welcome {
     pub fence: Fence,
     /// The name that the newcomer got.
     pub node_id: NodeId,
-    /// How far it is trusted.
+    /// Its tier.
     pub tier: Tier,
 }
 
@@ -328,7 +328,7 @@ pub enum Refusal {
     QueueFull {
         /// The node.
         node: NodeId,
-        /// How many calls are open.
+        /// Number of open calls.
         open: usize,
         /// When to try again, in milliseconds.
         retry_after_ms: u64,
@@ -384,15 +384,15 @@ pub enum LogReader {
     Deferred,
 }
 
-/// What to do.
+/// Output of a step.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Output {
     /// Send to a linked peer, the way [`Frame::channel`] says.
     Send(PeerId, Frame),
     /// Write, and answer [`Input::Durable`] when the batch and all before it are durable.
     Commit(TxnId, Batch),
-    /// Read entries of one author from the log, `from..=to`, until the bytes reach [`crate::limits::SYNC_BYTES_MAX`] over
-    /// all ranges; answer [`Input::LogRead`].
+    /// Read entries of one author from the log, `from..=to`, until the bytes reach [`crate::limits::SYNC_BYTES_MAX`]
+    /// over all ranges; answer [`Input::LogRead`].
     ReadLog {
         /// The part of the core that gets the answer.
         reader: LogReader,
@@ -409,7 +409,7 @@ pub enum Output {
         hash: Hash,
         /// Bytes.
         len: u64,
-        /// Who may have it, best first.
+        /// Peers that may have it, best first.
         from: Vec<PeerId>,
     },
     /// Answer a command.
@@ -427,14 +427,14 @@ pub struct Invocation {
     pub attempt: Attempt,
     /// The call.
     pub header: Arc<Header>,
-    /// Who made it.
+    /// Its origin.
     pub origin: PeerId,
 }
 
 /// Something that happened, for the event stream, the logs and the shell.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fact {
-    /// Who leads has changed; `None` = nobody that we know.
+    /// The gateway has changed; `None` = none that we know.
     Gateway(Option<Epoch>),
     /// [`View`] has changed.
     View,
@@ -459,11 +459,11 @@ pub struct HistoryRow {
     pub attempt: Attempt,
     /// Wall time of whoever noted it.
     pub at_ms: u64,
-    /// Who did it.
+    /// Peer that did it.
     pub peer: PeerId,
     /// Why, for people.
     pub reason: String,
-    /// Whether the target itself said so.
+    /// True if the target itself reported it.
     pub confirmed: bool,
 }
 
@@ -492,15 +492,15 @@ impl CallState {
 pub struct CallRecord {
     /// The immutable header.
     pub header: Arc<Header>,
-    /// Who accepted it.
+    /// Its origin.
     pub origin: PeerId,
     /// Where it is.
     pub state: CallState,
-    /// Whether the target itself wrote the ending.
+    /// True if the target itself wrote the ending.
     pub confirmed: bool,
     /// Newest attempt that anything is known of.
     pub attempt: Attempt,
-    /// What the tool said.
+    /// Output of the tool.
     pub output: Payload,
     /// Tail of its stderr.
     pub error: String,
@@ -512,7 +512,7 @@ pub struct CallRecord {
     pub history: Vec<HistoryRow>,
 }
 
-/// What a peer knows of the mesh: the snapshot behind status, nodes and tools.
+/// Knowledge of a peer about the mesh: the snapshot behind status, nodes and tools.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct View {
     /// This peer.
@@ -527,7 +527,7 @@ pub struct View {
     pub incarnation: Incarnation,
     /// Starts of this process within the incarnation.
     pub boot: u64,
-    /// Whether we hold our own revocation.
+    /// True if we hold our own revocation.
     pub revoked: bool,
     /// Devices that belonged until the word of whoever approved them turned out to be void; we may be one of them.
     /// [`Command::Approve`] approves them again, [`Command::Revoke`] says no.
@@ -536,10 +536,10 @@ pub struct View {
     pub holds: Vec<Hold>,
     /// Peers that run twice under one key, as far as this peer saw: they get no calls, and none of theirs starts here.
     pub copied: Vec<PeerId>,
-    /// Peers that signed two different entries for one place, and have not started anew since: what they ask for after that
-    /// place does not run here.
+    /// Peers that signed two different entries for one place, and have not started anew since: what they ask for after
+    /// that place does not run here.
     pub forked: Vec<PeerId>,
-    /// Who leads, as far as we know.
+    /// The gateway, as far as we know.
     pub gateway: Option<Epoch>,
     /// The highest epoch seen.
     pub fence: Epoch,
@@ -556,7 +556,7 @@ pub enum Hold {
     Unknown {
         /// Number of the entry's kind.
         kind: u16,
-        /// Who wrote it.
+        /// Its author.
         author: PeerId,
     },
     /// Another process speaks with this device's key.
@@ -586,11 +586,12 @@ pub struct ReapprovalView {
     pub key: PublicKey,
     /// Name that it was given.
     pub node_id: NodeId,
-    /// How far it was trusted.
+    /// Its tier.
     pub tier: Tier,
-    /// Who approved it.
+    /// Its approver.
     pub approved_by: PeerId,
-    /// Who had revoked that one without knowing of this device; `None`: that one is pending itself.
+    /// Peer that had revoked the approver without knowing of this device; `None`: the approver awaits re-approval
+    /// itself.
     pub revoked_by: Option<PeerId>,
 }
 
@@ -615,13 +616,13 @@ pub struct NodeView {
     pub key: PublicKey,
     /// Handle.
     pub node_id: NodeId,
-    /// How far it is trusted.
+    /// Its tier.
     pub tier: Tier,
-    /// Whether the gateway has its node stream; without a gateway, whether we are linked to it.
+    /// True if the gateway has its node stream; without a gateway, if we are linked to it.
     pub online: bool,
     /// Wall time at which we last saw it change between online and offline; 0 = never seen since our start.
     pub last_seen_ms: u64,
-    /// What it says about itself, if anything came yet.
+    /// Its directory record, if one came yet.
     pub directory: Option<Arc<Directory>>,
 }
 

@@ -1,4 +1,4 @@
-//! What came before its call's header: outcomes and cancel requests, kept until that comes. All of it is limited, since nobody can
+//! Early arrivals: outcomes and cancel requests, kept until that comes. All of it is limited, since nobody can
 //! tell yet whether there is such a call.
 
 use std::collections::BTreeMap;
@@ -57,8 +57,8 @@ impl Early {
         outcomes
     }
 
-    /// Keeps an outcome. When there are too many, somebody makes calls up: all are forgotten, so that those cannot keep the
-    /// place of real ones for ever. Who is right, the book judges later.
+    /// Keeps an outcome. When there are too many, somebody makes calls up: all are forgotten, so that those cannot keep
+    /// the place of real ones for ever. Who is right, the book judges later.
     pub(super) fn keep_outcome(&mut self, id: ReqId, entry: &SignedEntry, fx: &mut Effects<'_>) {
         if self.outcomes.len() >= limits::EARLY_OUTCOMES_MAX || self.bytes + entry.bytes.len() > limits::EARLY_BYTES_MAX
         {
@@ -73,7 +73,7 @@ impl Early {
         if waiting.iter().any(|known| known.hash == entry.hash) {
             return;
         }
-        // Who the target is the header will say. What others guess must not keep out its word; and all keep the same of
+        // The header will name the target. What others infer must not keep out its outcome; and all keep the same of
         // those: the origin's, and then the first.
         let is_word = |entry: &SignedEntry| entry.record::<Outcome>().is_some_and(|said| said.source == Source::Target);
         let rank = |entry: &SignedEntry| (!id.is_of(&entry.author), entry.entry.hlc, entry.hash);

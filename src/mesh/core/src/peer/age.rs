@@ -1,5 +1,5 @@
-//! How long this store has been at work: what may be forgotten is decided by this and by no wall clock, which somebody may
-//! set, or which begins again at every start (mesh-protocol.md §6, Forgetting).
+//! Age of the store: what may be forgotten is decided by this and by no wall clock, which somebody may
+//! set, or which begins again at every start (`docs/protocol.md`, Calls).
 
 use crate::effects::Effects;
 use crate::io::Now;

@@ -40,8 +40,8 @@ pub fn founded(signer: &dyn Signer, mesh_name: &str, node_id: &NodeId, now: Now,
     Batch { writes, sync: true }
 }
 
-/// Whether a newcomer switches to the mesh that welcomes it. `crossed`: since it asked, its own mesh has let its host in,
-/// so the host is on its way here. Both judge alike: the join into the lower mesh id proceeds, the other is let go.
+/// True if a newcomer switches to the mesh that welcomes it. `crossed`: since it asked, its own mesh has let its host
+/// in, so the host is on its way here. Both judge alike: the join into the lower mesh id proceeds, the other is let go.
 #[must_use]
 pub fn should_switch(own: MeshId, welcome: &Welcome, crossed: bool) -> bool {
     !crossed || welcome.mesh < own

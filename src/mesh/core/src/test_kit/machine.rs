@@ -43,8 +43,8 @@ impl Machine {
         self.core.as_ref().expect("started before it is asked")
     }
 
-    /// Starts, or starts again after a crash that the first `survivors` of the unsynced batches outlived. `rolled_back`:
-    /// its shell found that the store is older than its promises.
+    /// Starts, or starts again after a crash that the first `survivors` of the unsynced batches outlived.
+    /// `rolled_back`: its shell found that the store is older than its promises.
     pub fn boot(&mut self, now: Now, rng: &mut dyn Rng, survivors: usize, rolled_back: bool) -> Vec<Output> {
         self.disk.crash(survivors);
         let image = Image { rolled_back, ..self.disk.image() };

@@ -1,5 +1,5 @@
-//! Peers in memory, for tests, models and benches: a disk that forgets what was not synced ([`MemDisk`]), a core on such
-//! a disk ([`Machine`]), one device with a clock ([`Desk`]), and several with links ([`Net`]).
+//! Peers in memory, for tests, models and benches: a disk that forgets what was not synced ([`MemDisk`]), a core on
+//! such a disk ([`Machine`]), one device with a clock ([`Desk`]), and several with links ([`Net`]).
 //!
 //! Compiled with the feature `test-kit` only; the product has none of it.
 #![expect(

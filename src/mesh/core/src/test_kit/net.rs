@@ -28,13 +28,13 @@ const STEP_MS: u64 = 50;
 pub struct Device {
     /// The core and its disk.
     pub machine: Machine,
-    /// What its core wanted known.
+    /// Facts that its core reported.
     pub facts: Vec<Fact>,
     /// Tools that it ran.
     pub ran: Vec<Invocation>,
     /// Frames that it got, and from whom.
     pub got: Vec<(PeerId, Frame)>,
-    /// How often its core read its log.
+    /// Number of log reads of its core.
     pub log_reads: usize,
     replies: BTreeMap<CmdId, Reply>,
     /// Devices whose node streams it serves, in which epoch of its own, over which session.
@@ -303,7 +303,7 @@ impl Net {
         self.input(to, Input::Recv(author.id(), pushed(entry)));
     }
 
-    /// What `n` hears by way of 0: the first entry of an incarnation of its own that is not `known`.
+    /// Entry that `n` receives by way of 0: the first entry of an incarnation of its own that is not `known`.
     pub fn as_another_incarnation(&self, n: usize, known: Incarnation) -> Input {
         let mut other = self.author(n);
         other.incarnation = Incarnation(!known.0);
@@ -389,13 +389,13 @@ impl Net {
         device.peer().open_call(id).cloned().or_else(|| device.machine.disk.applied_row(&rows::call(id)))
     }
 
-    /// How many endings of calls this device has signed.
+    /// Number of endings of calls this device has signed.
     pub fn endings_said(&self, n: usize) -> usize {
         let said = |entry: &SignedEntry| entry.author == id(n) && entry.entry.kind == Kind::OUTCOME;
         self.devices[n].log().iter().filter(|entry| said(entry)).count()
     }
 
-    /// How often this call's tool ran, over all devices and attempts.
+    /// Runs of this call's tool, over all devices and attempts.
     pub fn runs(&self, id: &ReqId) -> usize {
         self.devices.iter().flat_map(|device| &device.ran).filter(|run| run.id == *id).count()
     }

@@ -1,10 +1,10 @@
 //! Which membership changes count. A revocation voids what the revoked author wrote beyond the cut-off, which may be
 //! another revocation; and that one may be the cause why the first counts for nothing.
 //!
-//! The result is the grounded extension of an attack graph (Dung 1995, abstract argumentation), in which revocations attack
-//! the changes that they void: a revocation counts once nothing that is still open can void it or its signer, and is skipped
-//! once something that counts does. What is left then contradicts each other (owners who revoked each other in two halves
-//! of the mesh); of those the one whose signer is nearest to the founder counts, then by peer id.
+//! The result is the grounded extension of an attack graph (Dung 1995, abstract argumentation), in which revocations
+//! attack the changes that they void: a revocation counts once nothing that is still open can void it or its signer,
+//! and is skipped once something that counts does. What is left then contradicts each other (owners who revoked each
+//! other in two halves of the mesh); of those the one whose signer is nearest to the founder counts, then by peer id.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,5 +1,5 @@
-//! S10 for calls and directories: whatever order entries of different authors come in, and however often, who holds them
-//! all says the same.
+//! Merging of calls and directories: whatever order entries of different authors come in, and however often, who holds
+//! them all says the same.
 
 use std::collections::VecDeque;
 
@@ -10,14 +10,14 @@ use mesh_core::ids::Attempt;
 
 use super::*;
 
-/// What may have been said of one call until it was over.
+/// Entries that may exist about one call until it was over.
 #[derive(Debug, Clone)]
 struct Story {
     effect: Effect,
     /// The target's endings, by attempt. None: it was never received.
     endings: Vec<Ending>,
     cancel: bool,
-    /// What the origin said before it received the target's.
+    /// Ending that the origin inferred before it received the target's.
     guess: Option<Ending>,
     /// The same of two owners, and the last attempt of the endings that each received from the target.
     owners: [(Option<Ending>, usize); 2],
@@ -40,7 +40,7 @@ fn story() -> impl Strategy<Value = Story> {
     )
 }
 
-/// What is observable in the end.
+/// Observable result.
 #[derive(Debug, PartialEq)]
 struct Seen {
     state: CallState,

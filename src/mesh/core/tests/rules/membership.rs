@@ -1,4 +1,4 @@
-//! Who belongs after two halves of a mesh said different things.
+//! Membership after two halves of a mesh have signed different changes.
 
 use mesh_core::entry::{Ending, Tier};
 use mesh_core::io::{CallState, Command, Fact, Refusal, Reply};
@@ -87,7 +87,7 @@ fn a_void_approval_reaches_also_those_who_heard_of_the_revocation_first() {
     assert_eq!(view.awaiting_reapproval.iter().map(|pending| pending.peer).collect::<Vec<_>>(), [id(3)]);
 }
 
-/// What everyone's book, but for `out`'s, says of a call, in few words.
+/// State of a call in all books but `out`'s, in few words.
 fn told(net: &Net, id: &mesh_core::ids::ReqId, by: &[usize]) -> Vec<(CallState, bool)> {
     by.iter()
         .map(|n| net.record(*n, id).map_or_else(|| panic!("{n} knows it"), |call| (call.state, call.confirmed)))

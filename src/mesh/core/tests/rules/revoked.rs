@@ -1,4 +1,4 @@
-//! What becomes of a device that is revoked, over links and node streams that a test holds in its hand.
+//! Revocation of a device, over links and node streams that a test holds in its hand.
 
 use mesh_core::entry::{Ending, Kind, Tier};
 use mesh_core::frame::Frame;
@@ -44,7 +44,7 @@ fn dispatches(net: &Net, n: usize) -> usize {
     net.devices[n].got.iter().filter(|(_, frame)| matches!(frame, Frame::Dispatch(_))).count()
 }
 
-/// What a revoked peer got: entries of these kinds, and nothing else.
+/// Kinds of the entries that a revoked peer got; nothing else.
 fn kinds(frames: &[(PeerId, Frame)]) -> Vec<Kind> {
     let items = frames.iter().flat_map(|(_, frame)| {
         let Frame::Entries { entries, .. } = frame else { panic!("a revoked peer gets no {frame:?}") };

@@ -55,7 +55,7 @@ impl Then {
 /// Collector of one step's effects.
 pub(crate) struct Effects<'a> {
     pub(crate) now: Now,
-    /// Milliseconds that this store has been at work, see `peer::age`.
+    /// Milliseconds that this store has been at work, see [`crate::age`].
     pub(crate) age_ms: u64,
     pub(crate) rng: &'a mut dyn Rng,
     pub(crate) rules: ProtocolRules,
@@ -71,7 +71,31 @@ pub(crate) struct Effects<'a> {
     pub(crate) view_changed: bool,
 }
 
-impl Effects<'_> {
+impl<'a> Effects<'a> {
+    /// Nothing yet. `age_ms`: milliseconds that this store has been at work.
+    pub(crate) fn new(
+        me: PeerId,
+        rules: ProtocolRules,
+        now: Now,
+        age_ms: u64,
+        rng: &'a mut dyn Rng,
+        out: &'a mut Vec<Output>,
+    ) -> Self {
+        Self {
+            now,
+            age_ms,
+            rng,
+            rules,
+            me,
+            writes: Vec::new(),
+            then: Vec::new(),
+            sync: false,
+            loopback: VecDeque::new(),
+            out,
+            view_changed: false,
+        }
+    }
+
     pub(crate) fn put<T: Row>(&mut self, at: RowKey<T>, row: &T) {
         self.writes.push(at.put(row));
     }

@@ -37,7 +37,9 @@ fn held(honest: &Honest, of: &Author) -> (Vec<u64>, Option<Head>, Option<SignedE
 /// The truncations that are kept.
 fn truncations(honest: &Honest) -> Vec<SignedEntry> {
     let rows = honest.machine.disk.scan(Space::Meta, Vec::new(), vec![u8::MAX]);
-    rows.filter(|(key, _)| rows::is_truncation(key)).filter_map(|(_, row)| SignedEntry::from_stored(row)).collect()
+    rows.filter(|(key, _)| rows::truncation_of(key).is_some())
+        .filter_map(|(_, row)| SignedEntry::from_stored(row))
+        .collect()
 }
 
 proptest! {

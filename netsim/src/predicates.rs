@@ -561,7 +561,7 @@ impl Checks {
                 (Space::Trust, Some(value)) => self.on_change(peer, &write.key, value),
                 (Space::Journal, None) => self.forgot[peer] = now,
                 (Space::ForgottenMarks, None) => {
-                    self.fail("forgotten-never-runs", now, || format!("p{peer} deletes a forgotten mark"))
+                    self.fail("forgotten-never-runs", now, || format!("p{peer} deletes a forgotten mark"));
                 }
                 _ => {}
             }

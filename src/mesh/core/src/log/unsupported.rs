@@ -103,7 +103,7 @@ impl Unsupported {
         (entries, critical)
     }
 
-    /// What is gone by its author's word will never be read. True if that must not have been passed over.
+    /// Forgets what is gone by its author's word: it will never be read. True if that must not have been passed over.
     pub(super) fn forget(
         &mut self,
         (author, incarnation): (PeerId, Incarnation),

@@ -1,4 +1,4 @@
-//! The target's side of a call: the journal that makes "at most once" true (mesh-protocol.md §6).
+//! The target's side of a call: the journal that makes "at most once" true (`docs/protocol.md`, Target journal).
 //!
 //! A tool is invoked only after `started` for its (id, attempt) is durable, and after a second look at time, cancel request and
 //! approval. Whatever is found started without an outcome after a restart ends `interrupted`, never runs again.
@@ -61,7 +61,7 @@ pub(crate) struct Offer {
     pub(crate) cancel: Option<CancelRequest>,
 }
 
-/// What is to be written as the outcome of an attempt; the composition appends it to the log.
+/// The outcome of an attempt, to be written; the composition appends it to the log.
 #[derive(Debug, Clone)]
 pub(crate) struct Finished {
     pub(crate) outcome: Outcome,
@@ -141,12 +141,12 @@ impl Executor {
         });
     }
 
-    /// Whether any attempt of this call was started or has ended here.
+    /// True if any attempt of this call was started or has ended here.
     pub(crate) fn has_any(&self, id: &ReqId) -> bool {
         self.is_forgotten(id) || self.journal.range((*id, 0)..=(*id, ATTEMPTS_MAX)).next().is_some()
     }
 
-    /// Whether nothing of this attempt, nor of one after it, is in the journal.
+    /// True if nothing of this attempt, nor of one after it, is in the journal.
     pub(crate) fn is_new(&self, id: &ReqId, attempt: Attempt) -> bool {
         !self.is_forgotten(id) && self.journal.range((*id, attempt)..=(*id, ATTEMPTS_MAX)).next().is_none()
     }
@@ -156,7 +156,7 @@ impl Executor {
         self.waiting.retain(|waiting| waiting.header.is_for(own));
     }
 
-    /// Whether this very attempt was started or has ended.
+    /// True if this very attempt was started or has ended.
     pub(crate) fn has_journaled(&self, id: &ReqId, attempt: Attempt) -> bool {
         self.journal.contains_key(&(*id, attempt))
     }
@@ -165,7 +165,8 @@ impl Executor {
         self.marks.get(&id.series()).is_some_and(|mark| id.counter() <= *mark)
     }
 
-    /// Checks a dispatch in the order of mesh-protocol.md §6 and takes it, or answers why not.
+    /// Checks an offer and takes it, or answers why not. The order of the checks is that of `docs/protocol.md`, Target
+    /// journal.
     pub(crate) fn handle_offer(&mut self, offer: Offer, facts: &Facts<'_>, fx: &mut Effects<'_>) -> Option<Finished> {
         let (id, attempt) = (offer.header.id, offer.attempt);
         let answer = |what, fx: &mut Effects<'_>| {
@@ -196,7 +197,7 @@ impl Executor {
             return None;
         }
         if attempt > 1 && offer.header.effect == Effect::Once && fx.enforces(ProtocolRule::OnceIsOnce) {
-            // No gateway may decide this for us (mesh-protocol.md §6, Attempts).
+            // No gateway may decide this for us (`docs/protocol.md`, Calls).
             answer(AnswerKind::Rejected("this call may run only once".to_owned()), fx);
             return None;
         }
@@ -591,7 +592,7 @@ impl Executor {
         running.chain(waiting).min()
     }
 
-    /// Whether [`Self::handle_timeout`] has anything to do.
+    /// True if [`Self::handle_timeout`] has anything to do.
     pub(crate) fn is_due(&self, now: u64) -> bool {
         now >= self.next_forget || self.poll_timeout().is_some_and(|at| at <= now)
     }

@@ -103,7 +103,7 @@ impl Unsupported {
         (entries, critical)
     }
 
-    /// Forgets entries that are truncated. True if that must not have been passed over.
+    /// Forgets entries that are truncated. True if one of them was critical.
     pub(super) fn forget(
         &mut self,
         (author, incarnation): (PeerId, Incarnation),

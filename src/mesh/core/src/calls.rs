@@ -1,4 +1,4 @@
-//! The book of calls: what every peer knows of them, and what origin and gateway do about it (mesh-protocol.md §6).
+//! The book of calls: what every peer knows of them, and what origin and gateway do about it (`docs/protocol.md`, Calls).
 //!
 //! Accepting is the origin's fsync. Dispatching is soft and may happen twice: the target's journal absorbs it. An ending
 //! is the target's word; anybody else's is marked unconfirmed and yields to it.
@@ -39,7 +39,7 @@ pub(crate) fn key_id(principal: &str, key: &str) -> Hash {
     Hash::of(&[principal.as_bytes(), &[0], key.as_bytes()].concat())
 }
 
-/// What two calls under one client key must agree in.
+/// Hash of all that two calls under one client key must agree in.
 pub(crate) fn request_fingerprint(target: &PeerId, tool: &str, arguments: &Payload) -> Hash {
     Hash::of(&[target.0.as_slice(), tool.as_bytes(), &[0], &arguments.hash().0].concat())
 }
@@ -57,7 +57,7 @@ struct Open {
     entry: SignedEntry,
     /// Our clock.
     deadline: u64,
-    /// Whether its header is durable at its origin: until then one of ours is nobody else's business.
+    /// Set once its header is durable at its origin: until then one of ours is nobody else's business.
     released: bool,
     /// Order in which calls reached us; of one origin it is the order of acceptance.
     arrival: u64,
@@ -109,7 +109,7 @@ pub(crate) struct Book {
     sessions: BTreeMap<PeerId, Session>,
     agenda: BTreeSet<(u64, ReqId)>,
     arrivals: u64,
-    /// How long an unconfirmed ending waits for the target's word.
+    /// Time for which an unconfirmed ending waits for the target's word.
     keep_ms: u64,
     /// Open calls of ours by target: how many, and how many bytes of arguments.
     own: BTreeMap<PeerId, (usize, u64)>,
@@ -221,7 +221,7 @@ impl Book {
         self.open.values().filter(|open| !open.ended()).count()
     }
 
-    /// How many more calls of others, for others, have room here.
+    /// Number of calls of others, for others, that have room here still.
     fn room(&self, config: &Config) -> usize {
         let foreign = self.open.len().saturating_sub(self.own.values().map(|own| own.0).sum());
         config.queue_max.saturating_sub(foreign)
@@ -231,7 +231,7 @@ impl Book {
         self.keys.get(id)
     }
 
-    /// How many calls of ours are open for a target, and the bytes of their arguments.
+    /// Number of calls of ours that are open for a target, and the bytes of their arguments.
     pub(crate) fn own_open(&self, target: &PeerId) -> (usize, u64) {
         self.own.get(target).copied().unwrap_or_default()
     }
@@ -589,7 +589,7 @@ impl Book {
         }
     }
 
-    /// How a call of ours stands at its gateway.
+    /// Takes the progress of a call of ours from its gateway.
     pub(crate) fn handle_progress(
         &mut self,
         from: PeerId,

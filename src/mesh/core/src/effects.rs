@@ -1,4 +1,4 @@
-//! What a step does to the world, collected: writes, what waits for them, messages. One batch per step.
+//! Effects of one step, collected: writes, what waits for them, messages. One batch per step.
 
 use std::collections::VecDeque;
 
@@ -16,7 +16,7 @@ use crate::rows::{Row, RowKey};
 /// Entries that one step sends to one peer as one frame: about as many as one fsync covers under load.
 const JOINED_MAX: usize = 64;
 
-/// What may happen only after the batch of this step is durable (mesh-protocol.md §9.1, rule a).
+/// Something that may happen only after the batch of this step is durable: a promise to others.
 #[derive(Debug, Clone)]
 pub(crate) enum Then {
     /// Promise something at a door.

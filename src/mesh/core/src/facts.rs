@@ -11,13 +11,13 @@ use crate::crypto::Signer;
 use crate::election::Election;
 use crate::entry::{Place, Tier};
 use crate::epoch::Claim;
-use crate::ids::{Incarnation, PeerId, PublicKey};
+use crate::ids::{Incarnation, NodeId, PeerId, PublicKey};
 use crate::incarnations::Incarnations;
-use crate::io::Hold;
+use crate::io::{Hold, ReapprovalView, View};
 use crate::links::Links;
 use crate::log::Logs;
 use crate::nodes::Nodes;
-use crate::trust::Trust;
+use crate::trust::{AwaitingReapproval, Trust};
 
 /// Reason for which nothing begins on a device that was removed.
 const EXCLUDED: &str = "this device does not belong to the mesh any more";
@@ -138,5 +138,38 @@ impl<'a> Facts<'a> {
             candidates.insert(me, config.class.0);
         }
         candidates
+    }
+
+    /// The mesh as this peer sees it, with these peers online.
+    pub(crate) fn view(&self, online: &BTreeSet<PeerId>) -> View {
+        let (me, trust) = (self.me(), self.trust);
+        let awaiting = &trust.membership().awaiting_reapproval;
+        let own = trust.member(&me).map(|member| &member.node_id);
+        let own = own.or_else(|| awaiting.get(&me).map(|awaiting| &awaiting.node_id));
+        let reapproval = |(peer, awaiting): (&PeerId, &AwaitingReapproval)| ReapprovalView {
+            peer: *peer,
+            key: awaiting.key,
+            node_id: awaiting.node_id.clone(),
+            tier: awaiting.tier,
+            approved_by: awaiting.by,
+            revoked_by: awaiting.revoked_by,
+        };
+        View {
+            me,
+            node_id: own.map_or_else(|| NodeId::slug("revoked"), NodeId::clone),
+            mesh: trust.mesh(),
+            mesh_name: trust.name().to_owned(),
+            incarnation: self.logs.incarnation(),
+            boot: self.local.boot,
+            revoked: trust.is_revoked(&me),
+            awaiting_reapproval: awaiting.iter().map(reapproval).collect(),
+            holds: self.holds().collect(),
+            copied: self.links.copied(self.now_ms).collect(),
+            forked: self.logs.forked().collect(),
+            gateway: self.election.gateway(),
+            fence: self.election.fence().epoch,
+            links: self.election.neighbours().collect(),
+            nodes: self.nodes.view(online, trust),
+        }
     }
 }

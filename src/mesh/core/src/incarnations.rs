@@ -1,11 +1,11 @@
-//! Incarnations of this device's database: a store that was restored to an older state, or copied, must not run a call a
-//! second time.
+//! Incarnations of this device's database: a store that was restored to an older state, or copied, must not run a call
+//! a second time.
 //!
-//! Proof is the device's own signature: an entry of ours that we do not hold. So that there is one whenever anybody could
-//! have heard of a run, a run that lasts puts a checkpoint into our log, unless something else came there since. From the
-//! proof on we write under a new incarnation, take our own lost entries back from whoever has them, and start no call
-//! that was meant for the incarnation whose journal is lost. Two processes with one key are seen from outside as well:
-//! their sessions alternate ([`crate::links::Links`]).
+//! Proof is the device's own signature: an entry of ours that we do not hold. So that there is one whenever anybody
+//! could have received news of a run, a run that lasts puts a checkpoint into our log, unless something else came there since.
+//! From the proof on we write under a new incarnation, take our own lost entries back from whoever has them, and start
+//! no call that was meant for the incarnation whose journal is lost. Two processes with one key are seen from outside
+//! as well: their sessions alternate ([`crate::links::Links`]).
 
 use std::collections::BTreeSet;
 
@@ -25,8 +25,8 @@ use crate::rows::{self, IncarnationsRow};
 const CLAIMS_LOST_MAX: u64 = 4_096;
 const CLAIMS_APART: u64 = 32_768;
 /// A run that is over sooner needs no checkpoint: its outcome is one. Rolled back within this time, a device may run a
-/// call again that nobody but itself knew of. Longer than most tools take, since a checkpoint costs an fsync; shorter than
-/// rolling a store back takes.
+/// call again that nobody but itself knew of. Longer than most tools take, since a checkpoint costs an fsync; shorter
+/// than rolling a store back takes.
 const CHECKPOINT_AFTER_MS: u64 = 200;
 /// Entries of ours from outside that are compared with our log at one time. What finds no place is shown again.
 const SUSPECTS_MAX: usize = 64;
@@ -124,7 +124,7 @@ impl Incarnations {
             fx.put(rows::incarnations(), &self.stored);
             return OwnEntry::Lost;
         }
-        match logs.own_says(entry) {
+        match logs.holds_own(entry) {
             Some(true) => OwnEntry::Known,
             Some(false) => OwnEntry::Contradicts,
             None => {
@@ -152,8 +152,8 @@ impl Incarnations {
         contradicts
     }
 
-    /// We signed what we do not hold. True the first time: our store was restored to an older state. When it happens again
-    /// to one process, there are two of us.
+    /// We signed what we do not hold. True the first time: our store was restored to an older state. When it happens
+    /// again to one process, there are two of us.
     pub(crate) fn handle_lost_state(&mut self, own: Incarnation) -> bool {
         if self.renewed {
             self.copied = true;
@@ -164,8 +164,8 @@ impl Incarnations {
         true
     }
 
-    /// Where another process wrote at the same places, the outcomes of what this one ran since its start are not taken: it
-    /// issues them again in its new incarnation.
+    /// Where another process wrote at the same places, the outcomes of what this one ran since its start are not taken:
+    /// it issues them again in its new incarnation.
     pub(crate) fn read_reissue(&self, me: &PeerId, logs: &Logs, fx: &mut Effects<'_>) {
         let Some((incarnation, last)) = self.to_reissue else { return };
         let held = logs.held(me, incarnation);

@@ -1,5 +1,5 @@
-//! Links to other peers, as far as they are told by the shell: which are up, by which processes, and what was shown over
-//! each of them.
+//! Links to other peers, as far as they are told by the shell: which are up, by which processes, and what was shown
+//! over each of them.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -56,8 +56,8 @@ impl Links {
         self.objected.insert(to)
     }
 
-    /// True if a neighbour that holds other membership changes than we do is to be shown all of ours: once for each pair
-    /// of sets, so that neither a truncated log nor one that lags hides a change.
+    /// True if a neighbour that holds other membership changes than we do is to be shown all of ours: once for each
+    /// pair of sets, so that neither a truncated log nor one that lags hides a change.
     pub(crate) fn begin_comparison(&mut self, with: PeerId, theirs: Hash, ours: Hash) -> bool {
         theirs != Hash::ZERO && theirs != ours && self.compared.insert(with, (theirs, ours)) != Some((theirs, ours))
     }

@@ -160,7 +160,7 @@ impl Logs {
     }
 
     /// True if we hold no less of our own log than this neighbour does.
-    pub(crate) fn has_compared(&self, peer: &PeerId) -> bool {
+    pub(crate) fn is_compared_with(&self, peer: &PeerId) -> bool {
         self.fresh || self.compared.contains(peer)
     }
 
@@ -170,7 +170,7 @@ impl Logs {
     }
 
     /// True if our own log holds this entry, which we signed in this incarnation; `None`: only its row can tell.
-    pub(crate) fn own_says(&self, entry: &SignedEntry) -> Option<bool> {
+    pub(crate) fn holds_own(&self, entry: &SignedEntry) -> Option<bool> {
         let head = self.heads.get(&(self.me, self.incarnation));
         let (held, seq) = (head.map_or(0, |head| head.seq), entry.entry.seq);
         if self.is_dropped((self.me, self.incarnation), seq) {
@@ -189,16 +189,16 @@ impl Logs {
         self.heads.get(&(*author, incarnation)).map(|head| head.hlc)
     }
 
-    /// True if an entry of ours with this clock is older than what we hold of a former incarnation of ours, and a new one
-    /// would not be.
-    pub(crate) fn is_behind_former(&self, hlc: u64) -> bool {
+    /// True if an entry of ours with this clock is older than what we hold of a former incarnation of ours, and a new
+    /// one would not be.
+    pub(crate) fn is_older_than_former(&self, hlc: u64) -> bool {
         let former =
             self.heads.iter().filter(|((of, incarnation), _)| *of == self.me && *incarnation != self.incarnation);
         former.map(|(_, head)| head.hlc).max().is_some_and(|last| hlc <= last && last <= self.hlc)
     }
 
-    /// True if this is the log that we write now. What a former incarnation of ours wrote, and a restored store has lost,
-    /// comes back from the others.
+    /// True if this is the log that we write now. What a former incarnation of ours wrote, and a restored store has
+    /// lost, comes back from the others.
     fn is_own(&self, author: &PeerId, incarnation: Incarnation) -> bool {
         *author == self.me && incarnation == self.incarnation
     }
@@ -291,8 +291,8 @@ impl Logs {
         Ingest::New
     }
 
-    /// Both stay: ours in the log, the other beside it. Its author, if it is honest, was restored or copied: it is shown
-    /// what it had said.
+    /// Both stay: ours in the log, the other beside it. Its author, if it is honest, was restored or copied: it is
+    /// shown what it had said.
     fn fork(&mut self, entry: &SignedEntry, held: u64, fx: &mut Effects<'_>) -> Ingest {
         let (author, incarnation) = (entry.author, entry.entry.incarnation);
         if let btree_map::Entry::Vacant(first) = self.forks.entry((author, incarnation)) {
@@ -347,8 +347,8 @@ impl Logs {
         }
     }
 
-    /// An entry of our own is durable: every neighbour gets it. A call is awaited by the gateway, so that one comes first;
-    /// anything else by some other peer (an outcome by its origin), so there the gateway comes last.
+    /// An entry of our own is durable: every neighbour gets it. A call is awaited by the gateway, so that one comes
+    /// first; anything else by some other peer (an outcome by its origin), so there the gateway comes last.
     pub(crate) fn handle_durable(
         &mut self,
         entry: &SignedEntry,
@@ -468,9 +468,9 @@ impl Logs {
         }
     }
 
-    /// Takes an author's word on what is gone of its own log. Its place does not matter: whoever has a key may say so of
-    /// what that key wrote, and where a revocation voids such a word, the rows are gone all the same at whoever took it
-    /// before. But some of that incarnation must count. True if what went must not have been passed over.
+    /// Takes an author's word on what is gone of its own log. Its place does not matter: whoever has a key may say so
+    /// of what that key wrote, and where a revocation voids such a word, the rows are gone all the same at whoever took
+    /// it before. But some of that incarnation must count. True if what went must not have been passed over.
     pub(crate) fn handle_truncation(&mut self, entry: &SignedEntry, trust: &Trust, fx: &mut Effects<'_>) -> bool {
         let log_id = (entry.author, entry.entry.incarnation);
         let counts = entry.entry.mesh == self.mesh && trust.standing(&log_id.0, log_id.1, u64::MAX) > 0;

@@ -70,8 +70,8 @@ impl Nodes {
         newer
     }
 
-    /// True if a peer's record of this incarnation says the same as `directory`. A new incarnation says it again: that is
-    /// how the others learn that the former one is over.
+    /// True if a peer's record of this incarnation says the same as `directory`. A new incarnation says it again: that
+    /// is how the others learn that the former one is over.
     pub(crate) fn says(&self, peer: &PeerId, incarnation: Incarnation, directory: &Directory) -> bool {
         let known = self.directories.get(peer).filter(|(entry, _)| entry.entry.incarnation == incarnation);
         known.is_some_and(|(_, known)| **known == *directory)

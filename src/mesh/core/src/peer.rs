@@ -29,13 +29,10 @@ use crate::epoch::Claim;
 use crate::executor::{Executor, Offer, screen};
 use crate::facts::Local;
 use crate::frame::{Answer, AnswerKind, Dispatch, EntryItem, Frame};
-use crate::ids::{Attempt, Incarnation, NodeId, PeerId, PublicKey, ReqId};
+use crate::ids::{Attempt, Incarnation, PeerId, PublicKey, ReqId};
 use crate::incarnations::{Incarnations, lost_floor};
 use crate::invites::Invites;
-use crate::io::{
-    Batch, CallRecord, CmdId, Fact, HistoryRow, Image, Input, LogReader, Now, Output, ReapprovalView, Reply, Space,
-    View,
-};
+use crate::io::{Batch, CallRecord, CmdId, Fact, HistoryRow, Image, Input, LogReader, Now, Output, Reply, Space, View};
 use crate::links::Links;
 use crate::log::Logs;
 use crate::log::unsupported::Unsupported;
@@ -46,19 +43,7 @@ use crate::reattestation::Reattestation;
 use crate::rows::{self, Head, Row, RowKey};
 use crate::trust::Trust;
 
-pub use founding::{founded, joined, should_switch};
-
-/// Why a store is not one of a peer of ours.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum BootError {
-    /// There is no mesh in it: found one first.
-    #[error("the store holds no mesh")]
-    NoMesh,
-    /// A row that we cannot do without does not decode.
-    #[error("the store's `{0}` does not decode")]
-    Damaged(&'static str),
-}
+pub use founding::{BootError, founded, joined, should_switch};
 
 /// Times of the peer itself, on the clock of [`Now::mono_ms`].
 #[derive(Debug, Clone)]
@@ -752,37 +737,7 @@ impl Peer {
     #[must_use]
     pub fn view(&self) -> View {
         let facts = facts!(self);
-        let (me, trust) = (self.local.me, &self.trust);
-        let awaiting = &trust.membership().awaiting_reapproval;
-        let own = trust.member(&me).map(|member| &member.node_id);
-        let own = own.or_else(|| awaiting.get(&me).map(|awaiting| &awaiting.node_id));
-        View {
-            me,
-            node_id: own.map_or_else(|| NodeId::slug("revoked"), NodeId::clone),
-            mesh: trust.mesh(),
-            mesh_name: trust.name().to_owned(),
-            incarnation: self.logs.incarnation(),
-            boot: self.local.boot,
-            revoked: trust.is_revoked(&me),
-            awaiting_reapproval: awaiting
-                .iter()
-                .map(|(peer, awaiting)| ReapprovalView {
-                    peer: *peer,
-                    key: awaiting.key,
-                    node_id: awaiting.node_id.clone(),
-                    tier: awaiting.tier,
-                    approved_by: awaiting.by,
-                    revoked_by: awaiting.revoked_by,
-                })
-                .collect(),
-            holds: facts.holds().collect(),
-            copied: self.links.copied(facts.now_ms).collect(),
-            forked: self.logs.forked().collect(),
-            gateway: self.election.gateway(),
-            fence: self.election.fence().epoch,
-            links: self.election.neighbours().collect(),
-            nodes: self.nodes.view(&facts.online(self.book.online()), trust),
-        }
+        facts.view(&facts.online(self.book.online()))
     }
 
     /// Peers that are excluded, revoked or awaiting re-approval; at most [`crate::limits::REVOKED_TOLD_MAX`]. When one of them comes,
@@ -803,7 +758,7 @@ impl Peer {
         self.book.records()
     }
 
-    /// How many calls have no ending yet.
+    /// Number of calls that have no ending yet.
     #[must_use]
     pub fn open_count(&self) -> usize {
         self.book.count_open()
@@ -820,25 +775,25 @@ impl Peer {
         self.trust.membership().members.keys().copied()
     }
 
-    /// How far this peer trusts another now; `None`: not at all.
+    /// Tier for which this peer trusts another now; `None`: not at all.
     #[must_use]
     pub fn tier(&self, of: &PeerId) -> Option<Tier> {
         self.trust.tier(of)
     }
 
-    /// Whether this peer holds its own revocation.
+    /// True if this peer holds its own revocation.
     #[must_use]
     pub fn is_revoked(&self) -> bool {
         self.trust.is_revoked(&self.local.me)
     }
 
-    /// Whether this peer leads.
+    /// True if this peer leads.
     #[must_use]
     pub fn leads(&self) -> bool {
         facts!(self).leads()
     }
 
-    /// Whether no tool runs here.
+    /// True if no tool runs here.
     #[must_use]
     pub fn is_idle(&self) -> bool {
         self.executor.is_idle()

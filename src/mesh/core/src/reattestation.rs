@@ -147,7 +147,7 @@ impl Reattestation {
     }
 }
 
-/// What a target told, as somebody else issues it.
+/// The outcome that a target told, as somebody else issues it.
 fn relayed(target: PeerId, outcome: Outcome, reason: &str) -> Outcome {
     let reason = if outcome.reason.is_empty() { reason.to_owned() } else { format!("{} ({reason})", outcome.reason) };
     let reason = limits::cut(&reason, limits::TEXT_BYTES_MAX).to_owned();

@@ -1,5 +1,5 @@
-//! Headers for which the book had no room: their entries are in the log, so nobody tells us of them again. They are read
-//! from there when there is room. A restart forgets them; their origins still have them.
+//! Headers for which the book had no room: their entries are in the log, so nobody tells us of them again. They are
+//! read from there when there is room. A restart forgets them; their origins still have them.
 
 use std::collections::BTreeMap;
 

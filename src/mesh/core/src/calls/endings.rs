@@ -72,3 +72,47 @@ pub(super) fn may_follow(outcome: &Outcome, asked: Effect, once_is_once: bool) -
 pub(super) fn follows(waiting: bool, declared: Option<Effect>, once_is_once: bool) -> bool {
     waiting && declared.is_some_and(|effect| effect != Effect::Once || !once_is_once)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::entry::Payload;
+    use crate::ids::{Attempt, Incarnation, PeerId, ReqId};
+
+    fn outcome(attempt: Attempt, ending: Ending) -> Outcome {
+        Outcome {
+            id: ReqId::new(&PeerId([1; 32]), Incarnation(1), 1),
+            attempt,
+            ending,
+            reason: String::new(),
+            output: Payload::empty(),
+            error: String::new(),
+            at_ms: 0,
+            started_ms: 0,
+            alias_of: None,
+            source: Source::Target,
+        }
+    }
+
+    #[test]
+    fn a_second_attempt_that_did_not_run_reads_as_interrupted() {
+        for ending in [Ending::Expired, Ending::Cancelled, Ending::Denied, Ending::Undeliverable] {
+            assert_eq!(ending_of(&outcome(1, ending)), ending);
+            assert_eq!(ending_of(&outcome(2, ending)), Ending::Interrupted);
+        }
+        assert_eq!(ending_of(&outcome(2, Ending::Done)), Ending::Done);
+    }
+
+    #[test]
+    fn another_attempt_may_follow_an_interruption_of_what_may_run_twice() {
+        let interrupted = outcome(1, Ending::Interrupted);
+        assert!(may_follow(&interrupted, Effect::Idempotent, true));
+        assert!(!may_follow(&interrupted, Effect::Once, true));
+        assert!(!may_follow(&outcome(ATTEMPTS_MAX, Ending::Interrupted), Effect::Idempotent, true));
+        assert!(!may_follow(&outcome(1, Ending::Done), Effect::Idempotent, true));
+        assert!(follows(true, Some(Effect::Idempotent), true));
+        assert!(!follows(true, Some(Effect::Once), true), "the node says now that it must run once");
+        assert!(!follows(true, None, true), "the node offers it no more");
+        assert!(!follows(false, Some(Effect::Idempotent), true));
+    }
+}

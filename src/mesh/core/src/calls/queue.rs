@@ -1,4 +1,4 @@
-//! What a gateway does with open calls: sessions of nodes, who waits for whom, and dispatching within their credits.
+//! Open calls at a gateway: sessions of nodes, calls that wait for each, and dispatching within their credits.
 
 use std::collections::BTreeSet;
 
@@ -156,7 +156,7 @@ impl Book {
         self.phase(id, Phase::Dispatched, attempt, self.me, "", fx);
     }
 
-    /// What a target said about a dispatch of ours, short of the outcome.
+    /// Takes a target's answer to a dispatch of ours, short of the outcome.
     pub(crate) fn handle_answer(&mut self, from: PeerId, answer: &Answer, facts: &Facts<'_>, fx: &mut Effects<'_>) {
         let Some(open) = self.open.get_mut(&answer.id) else { return };
         if open.record.header.target != from {

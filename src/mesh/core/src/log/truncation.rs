@@ -1,8 +1,8 @@
 //! Truncation: runs of entries of which only place, hash and clock of the last are left (`docs/protocol.md`, Log).
 //!
-//! Only an author says which of its entries nobody needs any more ([`Kind::TRUNCATION`]), so a neighbour can neither hide an
-//! entry nor be asked to prove that it hides none. Everyone keeps that word beside the log and shows it, before anything
-//! else, to whoever has to step over what is gone.
+//! Only an author says which of its entries nobody needs any more ([`Kind::TRUNCATION`]), so a neighbour can neither
+//! hide an entry nor be asked to prove that it hides none. Everyone keeps that word beside the log and shows it, before
+//! anything else, to whoever has to step over what is gone.
 
 use std::collections::BTreeMap;
 
@@ -107,7 +107,8 @@ fn without(runs: impl Iterator<Item = (u64, u64)>, others: &[TruncatedRun]) -> V
     left
 }
 
-/// Truncated runs that stand for these dead entries too, which come in order. What would make too many runs stays as it is.
+/// Truncated runs that stand for these dead entries too, which come in order. What would make too many runs stays as it
+/// is.
 pub(crate) fn with_runs(runs: &[TruncatedRun], dead: impl IntoIterator<Item = TruncatedRun>) -> Vec<TruncatedRun> {
     let mut runs: BTreeMap<u64, TruncatedRun> = runs.iter().map(|run| (run.first, *run)).collect();
     for one in dead {

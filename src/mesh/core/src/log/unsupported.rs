@@ -34,8 +34,8 @@ impl Unsupported {
         kind.is_known() && kind.0 <= self.newest_kind
     }
 
-    /// True if there is no room for one more entry of this author that is not supported. Its log ends here then, until an
-    /// upgrade: what comes later stays with whoever has it.
+    /// True if there is no room for one more entry of this author that is not supported. Its log ends here then, until
+    /// an upgrade: what comes later stays with whoever has it.
     pub(crate) fn is_over_limit(&self, entry: &SignedEntry, fx: &mut Effects<'_>) -> bool {
         let full = !self.supports(entry.entry.kind) && self.is_full(&entry.author);
         if full {
@@ -103,7 +103,7 @@ impl Unsupported {
         (entries, critical)
     }
 
-    /// What is gone by its author's word will never be read. True if that must not have been passed over.
+    /// Forgets entries that are truncated. True if one of them was critical.
     pub(super) fn forget(
         &mut self,
         (author, incarnation): (PeerId, Incarnation),

@@ -310,7 +310,7 @@ impl Peer {
         }
     }
 
-    /// Who belongs has changed: parts with those who were removed, and tells them; meets those who are welcome again.
+    /// After a change of membership: parts with those who were removed, and tells them; meets those who are welcome again.
     fn refresh_neighbours(&mut self, fx: &mut Effects<'_>) {
         let linked: Vec<PeerId> = self.links.iter().collect();
         for peer in linked {

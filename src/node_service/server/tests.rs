@@ -15,6 +15,7 @@ use tokio::io::{AsyncWriteExt, DuplexStream, ReadBuf};
 use tonic::transport::{Channel, Endpoint};
 
 use super::*;
+use crate::mesh::GatewayLink;
 use crate::node_service::client::{self, NodeClient, NodeClientHandle};
 use crate::pb::node_service_client::NodeServiceClient;
 
@@ -675,7 +676,7 @@ async fn closing_tells_everyone_where_to_go_and_the_node_comes_back_when_it_may(
     gateway.up().await;
     node.registered_with(Some(GATEWAY)).await;
     gateway.view.send_replace(view(GATEWAY, Some(OTHER_GATEWAY)));
-    gateway.handle.close_all(Some(id(OTHER_GATEWAY)));
+    gateway.handle.abdicate(Some(id(OTHER_GATEWAY)));
     node.registered_with(None).await;
     assert_eq!(gateway.next().await, Seen::Down(id(NODE), 1));
     assert!(gateway.handle.registered().is_empty());

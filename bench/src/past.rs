@@ -5,14 +5,13 @@ use std::collections::VecDeque;
 use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
-use bytes::Bytes;
 use mesh_core::config::Config;
 use mesh_core::crypto::Signer;
-use mesh_core::entry::{self, Directory, Effect, Ending, Entry, Kind, Payload, SignedEntry, Tier, ToolDecl};
-use mesh_core::frame::{EntryItem, Frame};
-use mesh_core::ids::{Hash, Incarnation, NodeId, PublicKey, Signature};
-use mesh_core::io::{Command, Input, NewCall, Now, Output, Reply, ToolOutcome};
+use mesh_core::entry::{self, Directory, Effect, Kind, Tier};
+use mesh_core::ids::{NodeId, PublicKey, Signature};
+use mesh_core::io::{Command, Input, NewCall, Now, Output, Reply};
 use mesh_core::peer::Peer;
+use mesh_core::test_kit::{self, Author, pushed};
 use rand_chacha::ChaCha8Rng;
 use rand_core::{Rng, SeedableRng};
 use ring::signature::{Ed25519KeyPair, KeyPair};
@@ -75,7 +74,7 @@ pub(crate) fn give(home: &Path, tool: &str, nodes: usize, calls: usize) -> Resul
     let me = alone.peer.view().node_id.to_string();
     while alone.made < calls && alone.refused.is_none() {
         for _ in 0..AT_ONCE.min(calls - alone.made) {
-            alone.call(&me, tool)?;
+            alone.call(&me, tool);
         }
     }
     if let Some(why) = alone.refused {
@@ -103,15 +102,7 @@ impl Alone {
                     while self.durable.try_recv().is_ok() {}
                     Input::Durable(txn)
                 }
-                Output::Invoke(invocation) => {
-                    let outcome = ToolOutcome {
-                        ending: Ending::Done,
-                        reason: String::new(),
-                        output: Payload::Inline(Bytes::from_static(b"null")),
-                        error: String::new(),
-                    };
-                    Input::ToolEnded(invocation.id, invocation.attempt, outcome)
-                }
+                Output::Invoke(invocation) => Input::ToolEnded(invocation.id, invocation.attempt, test_kit::done()),
                 Output::Reply(_, Reply::Refused(refusal)) => {
                     self.refused = Some(refusal.to_string());
                     continue;
@@ -143,51 +134,17 @@ impl Alone {
         let name = format!("known-{nth:04}");
         let node_id: NodeId = name.parse().context("a name")?;
         self.command(Command::Approve { key: stranger.public_key(), node_id, tier: Tier::Shared });
-        let directory = Directory {
-            platform: "linux".to_owned(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            tools: vec![ToolDecl {
-                name: tool.parse().context("a name")?,
-                effect: Effect::None,
-                description: String::new(),
-                owner_only: false,
-            }],
-            ..Directory::default()
-        };
-        let entry = SignedEntry::sign(
-            &stranger,
-            Entry {
-                mesh: self.peer.view().mesh,
-                author: stranger.public_key(),
-                incarnation: Incarnation(1),
-                seq: 1,
-                hlc: self.now.wall_ms << 16,
-                kind: Kind::DIRECTORY,
-                critical: false,
-                generation: 0,
-                previous: Hash::ZERO,
-                body: entry::encode(&directory).into(),
-            },
-        );
-        let entries = vec![EntryItem { entry, left_ms: None }];
-        self.step(Input::Recv(stranger.public_key().peer_id(), Frame::Entries { entries, more: false }));
+        let mut author = Author::new(stranger, self.peer.view().mesh, self.now);
+        let directory = Directory { tools: vec![test_kit::tool(tool, Effect::None)], ..Directory::default() };
+        let entry = author.says(Kind::DIRECTORY, entry::encode(&directory));
+        self.step(Input::Recv(author.id(), pushed(entry)));
         Ok(name)
     }
 
-    fn call(&mut self, node: &str, tool: &str) -> Result<()> {
+    fn call(&mut self, node: &str, tool: &str) {
         self.made += 1;
-        let call = NewCall {
-            node: node.to_owned(),
-            tool: tool.parse().context("a name")?,
-            arguments: Payload::Inline(Bytes::from_static(b"{}")),
-            ttl_ms: 60_000,
-            timeout_ms: 60_000,
-            effect: None,
-            principal: "local".to_owned(),
-            client_key: None,
-        };
+        let call = NewCall { timeout_ms: 60_000, principal: "local".to_owned(), ..test_kit::call(node, tool) };
         self.command(Command::Call(call));
-        Ok(())
     }
 }
 

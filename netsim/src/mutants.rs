@@ -47,12 +47,11 @@ const fn about(mutant: ProtocolRule) -> (Kind, &'static str) {
         | ProtocolRule::OutcomeDurable
         | ProtocolRule::EndingDurable
         | ProtocolRule::RevocationDurable => (Safety, "effects.rs `Then`"),
-        ProtocolRule::HeaderDurable => (Safety, "calls.rs `dispatch`"),
-        ProtocolRule::DispatchToMembers => (Safety, "calls.rs `dispatch`, peer/entries.rs"),
+        ProtocolRule::HeaderDurable => (Safety, "calls/queue.rs `dispatch`"),
+        ProtocolRule::DispatchToMembers => (Safety, "calls/queue.rs `dispatch`, peer/entries.rs"),
         ProtocolRule::FenceDurable => (Safety, "election.rs `raise_fence`"),
-        ProtocolRule::CounterDurable | ProtocolRule::KeyAtOrigin | ProtocolRule::OpenLimit => {
-            (Safety, "peer/commands.rs `accept`")
-        }
+        ProtocolRule::CounterDurable => (Safety, "incarnations.rs `use_id`"),
+        ProtocolRule::KeyAtOrigin | ProtocolRule::OpenLimit => (Safety, "calls/accept.rs"),
         ProtocolRule::EarlyDurable => (Safety, "calls/early.rs"),
         ProtocolRule::Journal | ProtocolRule::AttemptOrder | ProtocolRule::MarkChecked => {
             (Safety, "executor.rs `handle_offer`")
@@ -63,18 +62,18 @@ const fn about(mutant: ProtocolRule) -> (Kind, &'static str) {
         ProtocolRule::SecondLook | ProtocolRule::SecondLookAtCancel | ProtocolRule::SecondLookAtOrigin => {
             (Safety, "executor.rs `handle_started`")
         }
-        ProtocolRule::OwnRevocation => (Safety, "executor.rs, peer/running.rs"),
-        ProtocolRule::Tier => (Safety, "peer/running.rs `permits`, peer/commands.rs"),
+        ProtocolRule::OwnRevocation => (Safety, "executor.rs, executor/screen.rs"),
+        ProtocolRule::Tier => (Safety, "policy.rs `permits`"),
         ProtocolRule::OnceIsOnce => (Safety, "calls.rs `apply_outcome`, executor.rs"),
         ProtocolRule::MarkRaised => (Safety, "executor.rs `forget`"),
-        ProtocolRule::RunsCheckpointed => (Safety, "peer/incarnations.rs `checkpoint_runs`"),
+        ProtocolRule::RunsCheckpointed => (Safety, "peer.rs `time_checkpoint`"),
         ProtocolRule::KeyAtTarget => (Safety, "executor.rs `repeats`"),
         ProtocolRule::KeyInJournal | ProtocolRule::RunningLimit => (Safety, "executor.rs `start_next`"),
         ProtocolRule::TargetsWord => (Safety, "calls.rs `apply_outcome`"),
-        ProtocolRule::SaidAgain => (Safety, "peer/reissue.rs `read_void`"),
+        ProtocolRule::SaidAgain => (Safety, "reattestation.rs `read`"),
         ProtocolRule::ExpiryMargin => (Safety, "calls.rs `handle_timeout`"),
-        ProtocolRule::QueueLimit => (Safety, "peer/overflow.rs `overflows`"),
-        ProtocolRule::RevocationWins => (Safety, "trust.rs `amount`"),
+        ProtocolRule::QueueLimit => (Safety, "calls.rs `defers`"),
+        ProtocolRule::RevocationWins => (Safety, "trust.rs `membership_of`"),
         ProtocolRule::CutoffVoids => (Safety, "trust/argumentation.rs `voids`"),
         ProtocolRule::Query => (Speed, "election.rs `query_all`"),
         ProtocolRule::LinkDownGrace => (Speed, "election.rs `handle_link_down`"),
@@ -83,7 +82,7 @@ const fn about(mutant: ProtocolRule) -> (Kind, &'static str) {
         ProtocolRule::Notice => (Speed, "election.rs `correct`"),
         ProtocolRule::Successor => (Speed, "election.rs `stop`"),
         ProtocolRule::DigestOnLinkUp => (Speed, "log.rs `handle_link_up`"),
-        ProtocolRule::EntriesAge | ProtocolRule::TruncationSparesOpen => (Safety, "peer/compaction.rs `is_dead`"),
+        ProtocolRule::EntriesAge | ProtocolRule::TruncationSparesOpen => (Safety, "compaction.rs `is_dead`"),
         ProtocolRule::GapNeedsTruncation => (Safety, "log.rs `ingest`"),
     }
 }

@@ -128,7 +128,7 @@ pub(crate) struct Checks {
     /// By peer: calls that its log says are to be stopped.
     cancels: Vec<BTreeSet<ReqId>>,
     /// By peer: whoever its disk says was revoked at some time.
-    thrown_out: Vec<BTreeSet<PeerId>>,
+    removed: Vec<BTreeSet<PeerId>>,
     /// When somebody other than the target first wrote that a call had expired, and who.
     expired: BTreeMap<ReqId, (u64, PeerId)>,
     marks: Vec<BTreeMap<Vec<u8>, u64>>,
@@ -151,7 +151,7 @@ impl Checks {
             headers: vec![BTreeSet::new(); peers],
             told: vec![BTreeMap::new(); peers],
             cancels: vec![BTreeSet::new(); peers],
-            thrown_out: vec![BTreeSet::new(); peers],
+            removed: vec![BTreeSet::new(); peers],
             marks: vec![BTreeMap::new(); peers],
             ..Self::default()
         }
@@ -561,7 +561,7 @@ impl Checks {
                 (Space::Trust, Some(value)) => self.on_change(peer, &write.key, value),
                 (Space::Journal, None) => self.forgot[peer] = now,
                 (Space::ForgottenMarks, None) => {
-                    self.fail("forgotten-never-runs", now, || format!("p{peer} deletes a forgotten mark"))
+                    self.fail("forgotten-never-runs", now, || format!("p{peer} deletes a forgotten mark"));
                 }
                 _ => {}
             }

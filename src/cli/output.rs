@@ -4,6 +4,8 @@ use std::io::{IsTerminal, Write};
 
 use serde_json::{Map, Value};
 
+use crate::mesh::clock;
+
 /// The form in which this run of the program shows things.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Ui {
@@ -187,7 +189,8 @@ pub(crate) fn relative(body: &Value, name: &str) -> String {
     let time = text(body, name);
     match time.parse::<jiff::Timestamp>() {
         Ok(then) => {
-            let seconds = jiff::Timestamp::now().as_second() - then.as_second();
+            let now = i64::try_from(clock::now().wall_ms / 1000).unwrap_or(i64::MAX);
+            let seconds = now - then.as_second();
             if seconds < 0 {
                 format!("in {}", span(seconds.unsigned_abs()))
             } else {
@@ -255,8 +258,8 @@ mod tests {
             [span(0), span(119), span(120), span(7_200), span(200_000)],
             ["0 s", "119 s", "2 min", "2 h", "2 d"]
         );
-        let ago = jiff::Timestamp::now().as_second() - 300;
-        let body = json!({"t": jiff::Timestamp::from_second(ago).expect("in range").to_string(), "u": "soon"});
+        let ago = clock::rfc3339(clock::now().wall_ms - 300_000);
+        let body = json!({"t": ago, "u": "soon"});
         assert_eq!(relative(&body, "t"), "5 min ago");
         assert_eq!(relative(&body, "u"), "soon");
     }

@@ -37,7 +37,7 @@ pub(crate) fn foreground(home: &Path, args: UpArgs, ui: Ui) -> Result<Exit, Fail
     if args.with_parent {
         let told = nix::sys::prctl::set_pdeathsig(Signal::SIGTERM);
         told.map_err(|error| {
-            Failure::new(Exit::Failed, format!("the kernel does not tell of the parent's end: {error}"))
+            Failure::new(Exit::Failed, format!("the kernel does not report the end of the parent: {error}"))
         })?;
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -141,7 +141,7 @@ pub(crate) async fn start(client: &Client, args: &UpArgs) -> Result<u32, Failure
             let _ = child.kill();
             let _ = child.wait();
             let tail = tail(&log_path, written);
-            let detail = if tail.is_empty() { why } else { format!("{why}; it said:\n{tail}") };
+            let detail = if tail.is_empty() { why } else { format!("{why}; its output:\n{tail}") };
             Err(Failure::new(Exit::Failed, detail).hint(format!("the whole log is {}", log_path.display())))
         }
     }

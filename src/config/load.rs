@@ -322,7 +322,7 @@ impl Checker<'_> {
             ("desktop", Class::DESKTOP),
             ("server", Class::SERVER),
         ];
-        let wishes = [
+        let preferences = [
             ("auto", GatewayPreference::Auto),
             ("prefer", GatewayPreference::Prefer),
             ("never", GatewayPreference::Never),
@@ -332,7 +332,7 @@ impl Checker<'_> {
         Ok(Node {
             name: name.transpose()?,
             class: self.one_of("node.class", raw.class, class::guess(probe), &classes)?,
-            gateway: self.one_of("node.gateway", raw.gateway, GatewayPreference::Auto, &wishes)?,
+            gateway: self.one_of("node.gateway", raw.gateway, GatewayPreference::Auto, &preferences)?,
             deny: raw.deny.into_iter().map(pattern).collect::<Result<_, _>>()?,
         })
     }

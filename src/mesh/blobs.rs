@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use bytes::Bytes;
 use data_encoding::BASE32_NOPAD;
@@ -18,12 +18,13 @@ use tempfile::TempPath;
 use tokio::io::{AsyncWrite, AsyncWriteExt as _};
 use tokio::sync::Notify;
 
+use crate::mesh::clock;
 use crate::platform;
 
 /// Files that are being written. Whatever is in there at start is of a process that is gone.
 const TMP: &str = "tmp";
 
-/// Why a blob was not kept.
+/// The reason for which a blob was not kept.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BlobError {
@@ -77,7 +78,7 @@ impl BlobStore {
         Ok(Self(Arc::new(Inner { dir: dir.to_owned(), arrived: Notify::new() })))
     }
 
-    /// Where the blob is, or would be.
+    /// Path of the blob, whether it is there or not.
     #[must_use]
     pub fn path(&self, hash: Hash) -> PathBuf {
         self.0.dir.join(hash.to_string())
@@ -89,7 +90,7 @@ impl BlobStore {
         self.path(hash).exists()
     }
 
-    /// Waits until the blob is here, at most for `wait`; whether it is.
+    /// Waits until the blob is here, at most for `wait`. Returns true if it is.
     pub async fn wait_for(&self, hash: Hash, wait: Duration) -> bool {
         let arrival = async {
             loop {
@@ -107,7 +108,7 @@ impl BlobStore {
     pub async fn put(&self, hash: Hash, bytes: Bytes) -> io::Result<()> {
         if self.has(hash) {
             let path = self.path(hash);
-            return blocking(move || fs::File::open(path)?.set_modified(SystemTime::now())).await;
+            return blocking(move || fs::File::open(path)?.set_modified(clock::system_time())).await;
         }
         let mut writer = self.writer(bytes.len() as u64)?;
         writer.write_all(&bytes).await?;
@@ -263,6 +264,8 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send
 
 #[cfg(test)]
 mod tests {
+    use std::time::SystemTime;
+
     use super::*;
     use proptest::prelude::*;
     use tokio::io::AsyncReadExt as _;

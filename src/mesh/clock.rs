@@ -1,7 +1,8 @@
-//! Wall time, and time that counts while the machine sleeps: read here and nowhere else. (Timeouts of sockets and
-//! processes go by the runtime's own clock, which stands still meanwhile.)
+//! The one place that reads the clocks: wall time, and monotonic time that counts while the machine sleeps.
+//!
+//! Pauses and deadlines within one task are the runtime's (`tokio::time`); none of them outlives a suspend.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use mesh_core::io::Now;
 
@@ -39,9 +40,15 @@ pub fn rfc3339(ms: u64) -> String {
     format!("{:.3}", stamp.unwrap_or(jiff::Timestamp::MAX))
 }
 
+/// Wall time for what the operating system compares with its own: times of files.
+#[must_use]
+pub fn system_time() -> SystemTime {
+    SystemTime::now()
+}
+
 fn wall_ms() -> u64 {
     // A clock before 1970 is broken; the hybrid clock of the core copes with any value.
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    let since = system_time().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let ms = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
     ms.saturating_add_signed(test_offset_ms())
 }

@@ -70,7 +70,7 @@ pub enum JoinError {
     #[error("the other side refused: {0}")]
     Rejected(String),
     /// This device is in a mesh with other devices, and leaving it was not asked for.
-    #[error("this device is in a mesh with {others} other devices; leave it first, or say --force")]
+    #[error("this device is in a mesh with {others} other devices; leave it first, or pass --force")]
     WouldLeave {
         /// Number of the others.
         others: usize,

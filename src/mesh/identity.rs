@@ -23,28 +23,28 @@ pub const FILE: &str = "identity.key";
 /// No PKCS#8 document of an Ed25519 key is longer than this; more is some other file.
 const FILE_BYTES_MAX: u64 = 512;
 
-/// Where the 32 bytes of the seed begin in an Ed25519 PKCS#8 document (RFC 8410, §7; the header has one form only).
+/// Place at which the 32 bytes of the seed begin in an Ed25519 PKCS#8 document (RFC 8410, §7; the header has one form only).
 const SEED_AT: usize = 16;
 
-/// Why there is no identity.
+/// The reason for which there is no identity.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum IdentityError {
     /// The file is there and cannot be read.
     #[error("reading the device key `{path}`")]
     Read {
-        /// Which file.
+        /// The file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         #[source]
         source: io::Error,
     },
     /// A new key cannot be written.
     #[error("creating the device key `{path}`")]
     Create {
-        /// Which file.
+        /// The file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         #[source]
         source: io::Error,
     },
@@ -53,7 +53,7 @@ pub enum IdentityError {
         "the device key `{path}` is open to other users (mode {mode:o}); close it with `chmod 600 {path}`, and if others may have read it, delete it and join again as a new device"
     )]
     Exposed {
-        /// Which file.
+        /// The file.
         path: PathBuf,
         /// Its permission bits.
         mode: u32,
@@ -63,7 +63,7 @@ pub enum IdentityError {
         "the device key `{path}` is damaged ({why}); restore it from a backup, or move it away and join again as a new device"
     )]
     Damaged {
-        /// Which file.
+        /// The file.
         path: PathBuf,
         /// The defect.
         why: &'static str,

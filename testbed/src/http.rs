@@ -58,6 +58,7 @@ impl Response {
     ///
     /// # Panics
     /// It is another.
+    #[expect(clippy::must_use_candidate, reason = "an assertion, for whoever wants no more")]
     #[track_caller]
     pub fn expect(self, status: u16) -> Value {
         assert_eq!(self.status, status, "{}", self.text());

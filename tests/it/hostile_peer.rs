@@ -513,7 +513,7 @@ fn a9_entries_that_are_not_right_are_not_taken() {
     liar.settle(&mut witness);
     watch.fine_after("a call of one that contradicts itself");
     let warnings = attic.status()["warnings"].to_string();
-    assert!(warnings.contains("`liar` said two conflicting log entries"), "{warnings}");
+    assert!(warnings.contains("`liar` signed two conflicting log entries"), "{warnings}");
 }
 
 fn fresh_key() -> DeviceKey {

@@ -106,8 +106,8 @@ impl State {
     /// Sends a change to all by its signer: an excluded one's changes about others are taken too.
     fn tell(&mut self, owner: usize, nth: usize) {
         let (by, said) = self.said[nth].clone();
-        let heard = self.owners[owner].disk.has(&rows::trust(&said.0.hash));
-        if heard {
+        let received = self.owners[owner].disk.has(&rows::trust(&said.0.hash));
+        if received {
             return;
         }
         let entries = vec![EntryItem { entry: said.0, left_ms: None }];

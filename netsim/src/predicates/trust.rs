@@ -186,7 +186,7 @@ impl Checks {
     /// **excluded-has-no-effect** whoever says that it does not belong any more has on its disk that it was removed, or
     /// that somebody was: perhaps the one who approved it.
     pub(crate) fn own_revocation_is_durable(&mut self, now: u64, peer: usize) {
-        if self.thrown_out[peer].is_empty() {
+        if self.removed[peer].is_empty() {
             self.fail("excluded-has-no-effect", now, || {
                 format!("p{peer} says that it was revoked before its disk holds that")
             });
@@ -198,7 +198,7 @@ impl Checks {
         if let Some(held) = self.change(key, value)
             && matches!(held.what, ChangeKind::Revoked { .. })
         {
-            self.thrown_out[peer].insert(held.subject);
+            self.removed[peer].insert(held.subject);
         }
     }
 }

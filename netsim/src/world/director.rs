@@ -79,7 +79,7 @@ impl Director {
                 }
             }
             Event::ToolDone { peer, boot, id, attempt, ending } => {
-                mesh.tool_done(env, net, peer, boot, id, attempt, ending)
+                mesh.tool_done(env, net, peer, boot, (id, attempt), ending);
             }
             Event::Deliver { key, end, conn, frame } => net.deliver(env, mesh, key, end, conn, *frame),
             Event::Detect { key, conn, end } => net.detect(env, mesh, key, conn, end),

@@ -344,8 +344,7 @@ impl Mesh {
         net: &mut Network,
         peer: usize,
         boot: u64,
-        id: ReqId,
-        attempt: Attempt,
+        (id, attempt): (ReqId, Attempt),
         ending: Ending,
     ) {
         if self.peers[peer].boot != boot || !self.peers[peer].tools.contains(&(id, attempt)) {

@@ -20,13 +20,13 @@ use crate::cli::output::{Tone, clean, clean_lines, items, short, table, text};
 
 /// Names of the peers.
 const NAMES: [&str; 3] = ["kitchen", "study", "attic"];
-/// A newcomer and everyone else agree by then (issue, acceptance 2).
+/// A newcomer and everyone else agree by then.
 const SETTLED_WITHIN: Duration = Duration::from_secs(10);
-/// A device that fell silent is listed offline by then (acceptance 6).
+/// A device that fell silent is listed offline by then.
 const OFFLINE_WITHIN: Duration = Duration::from_secs(3);
-/// A device that woke up is back by then (acceptance 6).
+/// A device that woke up is back by then.
 const BACK_WITHIN: Duration = Duration::from_secs(5);
-/// The worst takeover after `kill -9` (acceptance 3).
+/// The worst takeover after `kill -9`.
 const TAKEOVER_WITHIN: Duration = Duration::from_millis(2_500);
 /// After everyone is back, the last call has ended by then. Generous: repeats go up to 30 s apart, but start at 0.5 s.
 const ENDED_WITHIN: Duration = Duration::from_secs(20);

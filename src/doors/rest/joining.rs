@@ -49,7 +49,7 @@ pub(super) async fn approve(
 /// Rejects a device that awaits approval.
 #[utoipa::path(post, path = "/api/v1/pending/{id}/reject", operation_id = "rejectPending", tag = "joining",
     params(("id" = String, Path, description = "Name, peer id, or a prefix of one of at least 7 characters")),
-    responses((status = 204, description = "It is told so"), Problems))]
+    responses((status = 204, description = "It is rejected"), Problems))]
 pub(super) async fn reject(State(app): AppState, Segment(id): Segment) -> Result<StatusCode, Fault> {
     devices::reject_pending(app.mesh(), &id).await?;
     Ok(StatusCode::NO_CONTENT)

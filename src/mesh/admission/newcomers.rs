@@ -105,7 +105,7 @@ impl Newcomers {
     /// Rejects a device that waits, or revokes one that awaits re-approval.
     pub(super) fn reject(&mut self, peer: PeerId, door: DoorReply<()>, view: &View, effects: &mut VecDeque<Effect>) {
         let answer = if let Some(newcomer) = self.waiting.remove(&peer) {
-            let detail = "a person there said no".to_owned();
+            let detail = "a person there rejected the request".to_owned();
             let refused = JoinAnswer::Refused { code: RefusalCode::Rejected, detail };
             effects.push_back(Effect::AnswerNewcomer(newcomer.answers, refused));
             announce_change(effects);

@@ -50,7 +50,7 @@ struct Conversation {
     _cancel: DropGuard,
 }
 
-/// Peer to ask, and the request.
+/// Peer to ask, its addresses, and the secret to show.
 struct Plan {
     addresses: Vec<Address>,
     expected: Option<PeerId>,

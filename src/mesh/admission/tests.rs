@@ -141,7 +141,7 @@ fn a_new_join_takes_the_place_of_an_old_one() {
     assert!(first.cancel.is_cancelled());
     assert!(matches!(first_door.try_recv(), Err(oneshot::error::TryRecvError::Closed)));
     admission.handle_step(first.number, Step::Waiting(at), &view);
-    assert!(kinds(&mut admission).is_empty(), "its last steps are not heard");
+    assert!(kinds(&mut admission).is_empty(), "its last steps are not read");
     admission.handle_step(second, Step::Waiting(at), &view);
     assert_eq!(kinds(&mut admission), ["publish", "answer door"]);
 }
@@ -223,25 +223,25 @@ fn the_last_owner_may_not_leave_and_can_try_again() {
 }
 
 fn attempt(n: u8, secret: Option<[u8; 16]>) -> (JoinAttempt, mpsc::Receiver<JoinAnswer>) {
-    let (answers, heard) = mpsc::channel(4);
+    let (answers, received) = mpsc::channel(4);
     let key = PublicKey([n; 32]);
     let address = format!("10.0.0.{}:7", n % 5).parse().unwrap();
     let request = JoinRequest { secret, node_id: name("phone"), platform: "ios".to_owned(), version: "1".to_owned() };
-    (JoinAttempt { key, peer: key.peer_id(), underlay: UnderlayKind::Udp, address, request, answers }, heard)
+    (JoinAttempt { key, peer: key.peer_id(), underlay: UnderlayKind::Udp, address, request, answers }, received)
 }
 
-fn first(heard: &mut mpsc::Receiver<JoinAnswer>) -> JoinAnswer {
-    heard.try_recv().unwrap()
+fn first(received: &mut mpsc::Receiver<JoinAnswer>) -> JoinAnswer {
+    received.try_recv().unwrap()
 }
 
 #[test]
 fn a_newcomer_waits_until_a_person_approves_it() {
     let (mut admission, view) = (Admission::new(name("desk")), view());
-    let (attempt, mut heard) = attempt(7, None);
+    let (attempt, mut received) = attempt(7, None);
     let (peer, key) = (attempt.peer, attempt.key);
     admission.handle_attempt(attempt, &view, NOW);
     assert_eq!(kinds(&mut admission), ["answer newcomer", "tell", "publish"]);
-    assert_eq!(first(&mut heard), JoinAnswer::Waiting { node_id: view.node_id.clone() });
+    assert_eq!(first(&mut received), JoinAnswer::Waiting { node_id: view.node_id.clone() });
     assert_eq!(admission.pending(&view, &[], NOW).len(), 1);
 
     let (door, mut answer) = oneshot::channel();
@@ -253,7 +253,7 @@ fn a_newcomer_waits_until_a_person_approves_it() {
     admission.handle_reply(errand, Ok(Reply::Approved(welcome)));
     // The list of those that wait is published before the person hears that one fewer does.
     assert_eq!(kinds(&mut admission), ["answer newcomer", "tell", "publish", "answer door"]);
-    assert!(matches!(first(&mut heard), JoinAnswer::Welcome(_)));
+    assert!(matches!(first(&mut received), JoinAnswer::Welcome(_)));
     assert_eq!(answer.try_recv().unwrap().unwrap(), name("desk-2"));
     assert!(admission.pending(&view, &[], NOW).is_empty());
 }
@@ -261,15 +261,15 @@ fn a_newcomer_waits_until_a_person_approves_it() {
 #[test]
 fn a_newcomer_is_rejected_once() {
     let (mut admission, view) = (Admission::new(name("desk")), view());
-    let (attempt, mut heard) = attempt(7, None);
+    let (attempt, mut received) = attempt(7, None);
     let peer = attempt.peer;
     admission.handle_attempt(attempt, &view, NOW);
     kinds(&mut admission);
-    first(&mut heard);
+    first(&mut received);
     let (door, mut answer) = oneshot::channel();
     admission.reject(peer, door, &view);
     assert_eq!(kinds(&mut admission), ["answer newcomer", "tell", "publish", "answer door"]);
-    assert!(matches!(first(&mut heard), JoinAnswer::Refused { code: RefusalCode::Rejected, .. }));
+    assert!(matches!(first(&mut received), JoinAnswer::Refused { code: RefusalCode::Rejected, .. }));
     assert!(answer.try_recv().unwrap().is_ok());
     let (door, mut answer) = oneshot::channel();
     admission.reject(peer, door, &view);
@@ -282,12 +282,12 @@ fn an_invite_is_redeemed_and_a_refusal_has_its_code() {
     let (mut admission, view) = (Admission::new(name("desk")), view());
     for (refusal, code) in [(Refusal::InviteUsed, RefusalCode::InviteUsed), (Refusal::NotMember, RefusalCode::NotOwner)]
     {
-        let (attempt, mut heard) = attempt(7, Some([3; 16]));
+        let (attempt, mut received) = attempt(7, Some([3; 16]));
         admission.handle_attempt(attempt, &view, NOW);
         let Some(Effect::Command(Command::Redeem { .. }, errand)) = admission.poll_effect() else { panic!() };
         admission.handle_reply(errand, Err(refusal));
         assert_eq!(kinds(&mut admission), ["answer newcomer"]);
-        assert!(matches!(first(&mut heard), JoinAnswer::Refused { code: told, .. } if told == code));
+        assert!(matches!(first(&mut received), JoinAnswer::Refused { code: told, .. } if told == code));
     }
 }
 
@@ -297,20 +297,20 @@ fn one_address_cannot_take_all_places_and_places_of_the_gone_are_free() {
     let mut all = Vec::new();
     let mut refused = 0;
     for n in (5..=255_u8).filter(|n| n % 5 == 0) {
-        let (attempt, mut heard) = attempt(n, None);
+        let (attempt, mut received) = attempt(n, None);
         admission.handle_attempt(attempt, &view, NOW);
         kinds(&mut admission);
-        if matches!(first(&mut heard), JoinAnswer::Refused { code: RefusalCode::TooMany, .. }) {
+        if matches!(first(&mut received), JoinAnswer::Refused { code: RefusalCode::TooMany, .. }) {
             refused += 1;
         }
-        all.push(heard);
+        all.push(received);
     }
     assert_eq!((all.len(), refused), (51, 35), "16 from one address");
     all.remove(0);
-    let (attempt, mut heard) = attempt(250, None);
+    let (attempt, mut received) = attempt(250, None);
     admission.handle_attempt(attempt, &view, NOW);
     kinds(&mut admission);
-    assert!(matches!(first(&mut heard), JoinAnswer::Waiting { .. }));
+    assert!(matches!(first(&mut received), JoinAnswer::Waiting { .. }));
 }
 
 #[test]

@@ -1,26 +1,30 @@
-//! The book of calls: what every peer knows of them, and what origin and gateway do about it (mesh-protocol.md §6).
+//! The book of calls: what every peer knows of them, and what origin and gateway do about it (`docs/protocol.md`, Calls).
 //!
 //! Accepting is the origin's fsync. Dispatching is soft and may happen twice: the target's journal absorbs it. An ending
 //! is the target's word; anybody else's is marked unconfirmed and yields to it.
 
+pub(crate) mod accept;
+mod deferred;
 mod early;
+mod endings;
 mod queue;
 
 use std::borrow::Cow;
-use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::config::Config;
 use crate::effects::{Effects, Then};
-use crate::entry::{CancelRequest, Effect, Ending, Header, Outcome, Payload, SignedEntry, Source};
-use crate::epoch::Claim;
+use crate::entry::{CancelRequest, Ending, Header, Outcome, Payload, Place, SignedEntry};
+use crate::facts::Facts;
 use crate::frame::{Frame, Phase};
 use crate::ids::{ATTEMPTS_MAX, Attempt, Hash, Incarnation, PeerId, ReqId};
 use crate::io::{CallRecord, CallState, Fact, HistoryRow, Output, SessionId};
 use crate::limits;
+use crate::log::Logs;
 use crate::protocol_rule::ProtocolRule;
 use crate::rows::{self, Basis, Empty, KeyRow, OpenKey, OpenRow, Row as _};
+use deferred::Deferred;
 use early::Early;
 
 /// A call that is over sooner than this is reported with its ending alone: people see no use in the steps between.
@@ -35,7 +39,7 @@ pub(crate) fn key_id(principal: &str, key: &str) -> Hash {
     Hash::of(&[principal.as_bytes(), &[0], key.as_bytes()].concat())
 }
 
-/// What two calls under one client key must agree in.
+/// Hash of all that two calls under one client key must agree in.
 pub(crate) fn request_fingerprint(target: &PeerId, tool: &str, arguments: &Payload) -> Hash {
     Hash::of(&[target.0.as_slice(), tool.as_bytes(), &[0], &arguments.hash().0].concat())
 }
@@ -53,7 +57,7 @@ struct Open {
     entry: SignedEntry,
     /// Our clock.
     deadline: u64,
-    /// Whether its header is durable at its origin: until then one of ours is nobody else's business.
+    /// Set once its header is durable at its origin: until then one of ours is nobody else's business.
     released: bool,
     /// Order in which calls reached us; of one origin it is the order of acceptance.
     arrival: u64,
@@ -79,22 +83,6 @@ struct Session {
     outstanding: BTreeSet<ReqId>,
 }
 
-/// What the book must know of the rest of the peer.
-pub(crate) struct Env<'a> {
-    pub(crate) config: &'a Config,
-    /// The claim in whose name we dispatch, while we lead.
-    pub(crate) leading: Option<&'a Claim>,
-    pub(crate) is_member: &'a dyn Fn(&PeerId) -> bool,
-    pub(crate) is_owner: &'a dyn Fn(&PeerId) -> bool,
-    /// Thrown out, left, or awaiting re-approval: unlike one whose approval has only not come yet.
-    pub(crate) is_excluded: &'a dyn Fn(&PeerId) -> bool,
-    pub(crate) is_linked: &'a dyn Fn(&PeerId) -> bool,
-    /// Whether this incarnation of a peer's database is known here, and another has taken its place.
-    pub(crate) is_over: &'a dyn Fn(&PeerId, Incarnation) -> bool,
-    /// Effect that the target declares for the tool now, if it offers it.
-    pub(crate) declared: &'a dyn Fn(&PeerId, &str) -> Option<Effect>,
-}
-
 /// An ending that somebody other than the target must write down.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct InferredEnding {
@@ -116,11 +104,12 @@ pub(crate) struct Book {
     /// Ended and confirmed, but not yet durable here: still to be read from memory.
     closing: BTreeMap<ReqId, CallRecord>,
     early: Early,
+    deferred: Deferred,
     keys: BTreeMap<Hash, KeyRow>,
     sessions: BTreeMap<PeerId, Session>,
     agenda: BTreeSet<(u64, ReqId)>,
     arrivals: u64,
-    /// How long an unconfirmed ending waits for the target's word.
+    /// Time for which an unconfirmed ending waits for the target's word.
     keep_ms: u64,
     /// Open calls of ours by target: how many, and how many bytes of arguments.
     own: BTreeMap<PeerId, (usize, u64)>,
@@ -135,6 +124,7 @@ impl Book {
             waiting: BTreeMap::new(),
             closing: BTreeMap::new(),
             early: Early::default(),
+            deferred: Deferred::default(),
             keys: BTreeMap::new(),
             sessions: BTreeMap::new(),
             agenda: BTreeSet::new(),
@@ -231,8 +221,8 @@ impl Book {
         self.open.values().filter(|open| !open.ended()).count()
     }
 
-    /// How many more calls of others, for others, have room here.
-    pub(crate) fn room(&self, config: &Config) -> usize {
+    /// Number of calls of others, for others, that have room here still.
+    fn room(&self, config: &Config) -> usize {
         let foreign = self.open.len().saturating_sub(self.own.values().map(|own| own.0).sum());
         config.queue_max.saturating_sub(foreign)
     }
@@ -241,13 +231,55 @@ impl Book {
         self.keys.get(id)
     }
 
-    /// How many calls of ours are open for a target, and the bytes of their arguments.
+    /// Number of calls of ours that are open for a target, and the bytes of their arguments.
     pub(crate) fn own_open(&self, target: &PeerId) -> (usize, u64) {
         self.own.get(target).copied().unwrap_or_default()
     }
 
     pub(crate) fn left_ms(&self, id: &ReqId, now: u64) -> Option<u64> {
         self.open.get(id).map(|open| open.deadline.saturating_sub(now))
+    }
+
+    /// The time that a header's call has left, as it is told to others. One that is over here has none left anywhere.
+    pub(crate) fn left_ms_of(&self, entry: &SignedEntry, now: u64) -> u64 {
+        let known = entry.header().and_then(|header| self.left_ms(&header.id, now));
+        known.or_else(|| self.deferred.left_ms(&entry.place(), now)).unwrap_or(0)
+    }
+
+    /// True if there is no room for this header: it is read from our log again when there is.
+    pub(crate) fn defers(
+        &mut self,
+        place: Place,
+        header: &Header,
+        left_ms: u64,
+        config: &Config,
+        fx: &Effects<'_>,
+    ) -> bool {
+        let full = place.author != self.me
+            && header.target != self.me
+            && self.room(config) == 0
+            && self.record(&header.id).is_none()
+            && fx.enforces(ProtocolRule::QueueLimit);
+        if full {
+            self.deferred.keep(place, left_ms, fx.now.mono_ms);
+        }
+        full
+    }
+
+    /// Reads headers again for which there is room now.
+    pub(crate) fn read_deferred(&mut self, config: &Config, logs: &Logs, fx: &mut Effects<'_>) {
+        let room = self.room(config);
+        self.deferred.handle_timeout(room, logs, fx);
+    }
+
+    /// When [`Self::read_deferred`] is due.
+    pub(crate) fn deferred_timeout(&self) -> Option<u64> {
+        self.deferred.poll_timeout()
+    }
+
+    /// Our own log answers: each header with the time that its call has left.
+    pub(crate) fn take_deferred(&mut self, entries: Vec<SignedEntry>, now: u64) -> Vec<(SignedEntry, u64)> {
+        self.deferred.handle_log_read(entries, now)
     }
 
     pub(crate) fn is_cancelled(&self, id: &ReqId) -> Option<&CancelRequest> {
@@ -269,7 +301,7 @@ impl Book {
         entry: &SignedEntry,
         header: Arc<Header>,
         left_ms: u64,
-        env: &Env<'_>,
+        facts: &Facts<'_>,
         fx: &mut Effects<'_>,
     ) -> bool {
         let id = header.id;
@@ -323,24 +355,24 @@ impl Book {
         self.insert(record, entry.clone(), now + left_ms, cancel, now);
         self.save(&id, fx);
         for outcome in self.early.take_outcomes(&id, fx) {
-            self.apply_outcome(&outcome, env, fx);
+            self.apply_outcome(&outcome, facts, fx);
         }
         self.want_arguments(&id, fx);
         if entry.author != self.me {
-            self.release(&id, env, fx);
+            self.release(&id, facts, fx);
         }
         true
     }
 
     /// The call may be seen by others: one of ours is durable, or another's has come. A gateway takes it from here.
-    pub(crate) fn release(&mut self, id: &ReqId, env: &Env<'_>, fx: &mut Effects<'_>) {
+    pub(crate) fn release(&mut self, id: &ReqId, facts: &Facts<'_>, fx: &mut Effects<'_>) {
         if let Some(open) = self.open.get_mut(id) {
             open.released = true;
             if let Some(row) = open.record.history.first() {
                 fx.fact(Fact::Call(*id, row.clone()));
             }
         }
-        self.pump_one(id, env, fx);
+        self.pump_one(id, facts, fx);
     }
 
     /// Arguments that did not fit into the header: everyone who may dispatch or run the call keeps a copy.
@@ -415,18 +447,22 @@ impl Book {
     }
 
     /// An outcome: the target's (confirmed), or what origin or gateway said without it. Anyone else has no say.
-    pub(crate) fn apply_outcome(&mut self, entry: &SignedEntry, env: &Env<'_>, fx: &mut Effects<'_>) {
+    pub(crate) fn apply_outcome(&mut self, entry: &SignedEntry, facts: &Facts<'_>, fx: &mut Effects<'_>) {
         if let Some(outcome) = entry.record::<Outcome>() {
-            self.apply_told(entry, outcome, env, fx);
+            self.apply_told(entry, outcome, facts, fx);
         }
     }
 
     /// As [`Self::apply_outcome`], of an entry that was read already.
-    pub(crate) fn apply_told(&mut self, entry: &SignedEntry, outcome: Outcome, env: &Env<'_>, fx: &mut Effects<'_>) {
+    pub(crate) fn apply_told(
+        &mut self,
+        entry: &SignedEntry,
+        outcome: Outcome,
+        facts: &Facts<'_>,
+        fx: &mut Effects<'_>,
+    ) {
         let id = outcome.id;
-        let possible =
-            (1..=ATTEMPTS_MAX).contains(&outcome.attempt) && outcome.output.len() <= limits::RESULT_BYTES_MAX;
-        if !possible {
+        if !endings::is_possible(&outcome) {
             return;
         }
         let Some(open) = self.open.get_mut(&id) else {
@@ -435,57 +471,20 @@ impl Book {
             }
             return;
         };
-        let author = entry.author;
-        let by_target = author == open.record.header.target && outcome.source == Source::Target;
-        let confirmed = by_target || !fx.enforces(ProtocolRule::TargetsWord);
-        let by_origin = author == open.record.origin;
-        if !confirmed && !by_origin && !(env.is_owner)(&author) {
-            return;
-        }
-        let of_another = matches!(outcome.source, Source::Relayed(target) if target != open.record.header.target);
-        let duplicate = open.record.history.iter().any(|row| {
-            row.peer == author
-                && row.attempt == outcome.attempt
-                && row.confirmed
-                && matches!(row.state, CallState::Ended(_))
-        });
-        if of_another || (confirmed && duplicate) {
-            return;
-        }
-        let said = Reverse((entry.entry.hlc, entry.hash));
-        let basis = match outcome.source {
-            _ if confirmed => Basis::Target,
-            Source::Relayed(_) => Basis::Relayed(outcome.attempt),
-            Source::Target | Source::Inferred if by_origin => Basis::Origin(said),
-            Source::Target | Source::Inferred => Basis::Inferred(said),
-        };
-        if !confirmed && (open.record.confirmed || basis <= open.basis) {
-            return;
-        }
-        if confirmed && outcome.attempt < open.record.attempt && open.record.confirmed {
-            return;
-        }
-        let header = open.record.header.clone();
+        let (author, header) = (entry.author, open.record.header.clone());
+        let by_owner = facts.trust.is_owner(&author);
+        let anyone_confirms = !fx.enforces(ProtocolRule::TargetsWord);
+        let basis = endings::basis_of(entry, &outcome, &open.record, open.basis, by_owner, anyone_confirms);
+        let Some(basis) = basis else { return };
+        let confirmed = basis == Basis::Target;
         let was_open = !open.ended();
-        // The attempt before was interrupted, or there would be no second one: then it is never "not run", also where
-        // the word of that interruption comes later or was never heard.
-        let interrupted_before = outcome.attempt > 1;
-        let not_run =
-            matches!(outcome.ending, Ending::Expired | Ending::Cancelled | Ending::Denied | Ending::Undeliverable);
-        let ending = if interrupted_before && not_run { Ending::Interrupted } else { outcome.ending };
-        // Another attempt is possible; whether one follows, each gateway judges for itself.
-        let lingers = confirmed
-            && outcome.ending == Ending::Interrupted
-            && outcome.attempt < ATTEMPTS_MAX
-            && (header.effect != Effect::Once || !fx.enforces(ProtocolRule::OnceIsOnce));
-        let follows = lingers
-            && (env.declared)(&header.target, header.tool.as_str())
-                .is_some_and(|effect| effect != Effect::Once || !fx.enforces(ProtocolRule::OnceIsOnce))
-            && open.cancel.is_none()
-            && open.deadline > fx.now.mono_ms
-            && was_open;
+        let once_is_once = fx.enforces(ProtocolRule::OnceIsOnce);
+        let lingers = confirmed && endings::may_follow(&outcome, header.effect, once_is_once);
+        let waiting = was_open && open.cancel.is_none() && open.deadline > fx.now.mono_ms;
+        let declared = facts.nodes.declared(&header.target, header.tool.as_str()).map(|tool| tool.effect);
+        let follows = lingers && endings::follows(waiting, declared, once_is_once);
         let row = HistoryRow {
-            state: CallState::Ended(ending),
+            state: CallState::Ended(endings::ending_of(&outcome)),
             attempt: outcome.attempt,
             at_ms: outcome.at_ms,
             peer: author,
@@ -511,11 +510,11 @@ impl Book {
             }
             self.phase(&id, Phase::Queued, outcome.attempt + 1, self.me, "", fx);
             self.save(&id, fx);
-            self.pump_one(&id, env, fx);
+            self.pump_one(&id, facts, fx);
         } else {
             self.conclude(&id, was_open, lingers, outcome.attempt, fx);
         }
-        self.pump(&header.target, env, fx);
+        self.pump(&header.target, facts, fx);
     }
 
     /// The call has an ending. A confirmed one leaves the book, unless another attempt may still be told of (`lingers`).
@@ -590,7 +589,7 @@ impl Book {
         }
     }
 
-    /// How a call of ours stands at its gateway.
+    /// Takes the progress of a call of ours from its gateway.
     pub(crate) fn handle_progress(
         &mut self,
         from: PeerId,
@@ -607,7 +606,7 @@ impl Book {
 
     /// Looks at every call whose time has come: repeats dispatches, tells origins, and names the endings that somebody
     /// other than the target must write (expiry after the margin, revoked targets are [`Self::undeliverable`]).
-    pub(crate) fn handle_timeout(&mut self, env: &Env<'_>, fx: &mut Effects<'_>) -> Vec<InferredEnding> {
+    pub(crate) fn handle_timeout(&mut self, facts: &Facts<'_>, fx: &mut Effects<'_>) -> Vec<InferredEnding> {
         let now = fx.now.mono_ms;
         let mut inferred = Vec::new();
         while let Some((at, id)) = self.agenda.first().copied()
@@ -619,7 +618,7 @@ impl Book {
                 open.tell_at = None;
                 if let CallState::Open(state) = open.record.state
                     && open.record.origin != self.me
-                    && env.leading.is_some()
+                    && facts.leads()
                 {
                     let state = if open.sent.is_some() { state.max(Phase::Dispatched) } else { Phase::Queued };
                     let (origin, attempt) = (open.record.origin, open.record.attempt);
@@ -647,8 +646,8 @@ impl Book {
                 self.agenda.insert((open.look_at, id));
                 let due = open.sent.as_ref().is_none_or(|sent| sent.again_at <= now);
                 let target = open.record.header.target;
-                if due && (open.sent.is_some() || self.has_credit(&target, env)) {
-                    self.dispatch(&id, true, env, fx);
+                if due && (open.sent.is_some() || self.has_credit(&target, facts)) {
+                    self.dispatch(&id, true, facts, fx);
                 }
             } else if now < margin {
                 open.look_at = margin;
@@ -659,7 +658,7 @@ impl Book {
             {
                 self.forget(&id, fx);
             } else if open.record.header.target != self.me {
-                let overdue = Self::overdue(&self.me, open, now, env);
+                let overdue = Self::overdue(&self.me, open, now, facts);
                 if overdue.is_none() {
                     self.give_up_attempt(&id, fx);
                     self.look_again(&id, now);
@@ -707,12 +706,12 @@ impl Book {
 
     /// After time and margin: the origin says so; the gateway does when the origin cannot be asked, or when it has had a
     /// second margin and said nothing (its clock may have been lost in a restart, and it believes in much time left).
-    fn overdue(me: &PeerId, open: &Open, now: u64, env: &Env<'_>) -> Option<InferredEnding> {
+    fn overdue(me: &PeerId, open: &Open, now: u64, facts: &Facts<'_>) -> Option<InferredEnding> {
         let header = &open.record.header;
         let origin = open.record.origin;
         let margin = 2 * limits::epsilon_ms(header.ttl_ms);
         let silent = now >= open.deadline + 2 * margin;
-        let mine = origin == *me || (env.leading.is_some() && (silent || !(env.is_linked)(&origin)));
+        let mine = origin == *me || (facts.leads() && (silent || !facts.election.is_linked(&origin)));
         // Being run at this moment is not "not run in time": its outcome is awaited as long as it may run, and no longer.
         let running = open.record.state == CallState::Open(Phase::Running);
         if !mine || (running && now < open.deadline + header.timeout_ms + margin) {
@@ -733,7 +732,7 @@ impl Book {
     }
 
     /// Open calls for a peer that does not belong any more.
-    pub(crate) fn undeliverable(&self, env: &Env<'_>) -> Vec<InferredEnding> {
+    pub(crate) fn undeliverable(&self, facts: &Facts<'_>) -> Vec<InferredEnding> {
         self.open
             .values()
             // What was for ourselves is our executor's to end: an inference of ours would pass for the target's word.
@@ -742,8 +741,8 @@ impl Book {
             .filter_map(|open| {
                 let header = &open.record.header;
                 let restored =
-                    header.target_incarnation.is_some_and(|incarnation| (env.is_over)(&header.target, incarnation));
-                let reason = if (env.is_excluded)(&header.target) {
+                    header.target_incarnation.is_some_and(|incarnation| facts.is_over(&header.target, incarnation));
+                let reason = if facts.trust.is_excluded(&header.target) {
                     "the node does not belong to the mesh any more"
                 } else if restored {
                     "the node was restored from an old state: it may or may not have happened"
@@ -752,8 +751,8 @@ impl Book {
                 };
                 // A restored target that was the origin, too, cannot say anything about it.
                 let origin = open.record.origin;
-                let mute = !(env.is_linked)(&origin) || (restored && origin == header.target);
-                (origin == self.me || (env.leading.is_some() && mute)).then(|| InferredEnding {
+                let mute = !facts.election.is_linked(&origin) || (restored && origin == header.target);
+                (origin == self.me || (facts.leads() && mute)).then(|| InferredEnding {
                     id: header.id,
                     attempt: open.record.attempt,
                     ending: Ending::Undeliverable,
@@ -764,13 +763,37 @@ impl Book {
             .collect()
     }
 
+    /// Open calls of ours for others, once this peer is excluded: what we asked of them will not be done.
+    pub(crate) fn abandoned(&self) -> Vec<InferredEnding> {
+        self.records()
+            .filter(|record| record.origin == self.me && record.header.target != self.me)
+            .filter(|record| matches!(record.state, CallState::Open(_)))
+            .map(|record| InferredEnding {
+                id: record.header.id,
+                attempt: record.attempt,
+                ending: Ending::Undeliverable,
+                reason: "this device does not belong to the mesh any more".to_owned(),
+                cancel: true,
+            })
+            .collect()
+    }
+
+    /// Open calls for ourselves of devices that do not belong any more.
+    pub(crate) fn of_strangers(&self, facts: &Facts<'_>) -> Vec<(ReqId, Attempt, Arc<Header>)> {
+        self.records()
+            .filter(|record| record.header.target == self.me && matches!(record.state, CallState::Open(_)))
+            .filter(|record| facts.trust.is_excluded(&record.origin))
+            .map(|record| (record.header.id, record.attempt, record.header.clone()))
+            .collect()
+    }
+
     /// Calls for ourselves whose time is over and that never reached our journal: we may say so, confirmed.
-    pub(crate) fn expired_here(&self, ids: &[ReqId], own: Incarnation, now: u64) -> Vec<(ReqId, Attempt)> {
+    pub(crate) fn expired_here(&self, ids: &[ReqId], own: Incarnation, now: u64) -> Vec<(ReqId, Attempt, Arc<Header>)> {
         ids.iter()
             .filter_map(|id| self.open.get(id))
             .filter(|open| open.record.header.target == self.me && open.record.header.is_for(own))
             .filter(|open| !open.record.confirmed && open.deadline <= now)
-            .map(|open| (open.record.header.id, open.record.attempt))
+            .map(|open| (open.record.header.id, open.record.attempt, open.record.header.clone()))
             .collect()
     }
 

@@ -1,4 +1,4 @@
-//! What a step does to the world, collected: writes, what waits for them, messages. One batch per step.
+//! Effects of one step, collected: writes, what waits for them, messages. One batch per step.
 
 use std::collections::VecDeque;
 
@@ -16,7 +16,7 @@ use crate::rows::{Row, RowKey};
 /// Entries that one step sends to one peer as one frame: about as many as one fsync covers under load.
 const JOINED_MAX: usize = 64;
 
-/// What may happen only after the batch of this step is durable (mesh-protocol.md §9.1, rule a).
+/// Something that may happen only after the batch of this step is durable: a promise to others.
 #[derive(Debug, Clone)]
 pub(crate) enum Then {
     /// Promise something at a door.
@@ -55,7 +55,7 @@ impl Then {
 /// Collector of one step's effects.
 pub(crate) struct Effects<'a> {
     pub(crate) now: Now,
-    /// Milliseconds that this store has been at work, see `peer::age`.
+    /// Milliseconds that this store has been at work, see [`crate::age`].
     pub(crate) age_ms: u64,
     pub(crate) rng: &'a mut dyn Rng,
     pub(crate) rules: ProtocolRules,
@@ -71,7 +71,31 @@ pub(crate) struct Effects<'a> {
     pub(crate) view_changed: bool,
 }
 
-impl Effects<'_> {
+impl<'a> Effects<'a> {
+    /// Nothing yet. `age_ms`: milliseconds that this store has been at work.
+    pub(crate) fn new(
+        me: PeerId,
+        rules: ProtocolRules,
+        now: Now,
+        age_ms: u64,
+        rng: &'a mut dyn Rng,
+        out: &'a mut Vec<Output>,
+    ) -> Self {
+        Self {
+            now,
+            age_ms,
+            rng,
+            rules,
+            me,
+            writes: Vec::new(),
+            then: Vec::new(),
+            sync: false,
+            loopback: VecDeque::new(),
+            out,
+            view_changed: false,
+        }
+    }
+
     pub(crate) fn put<T: Row>(&mut self, at: RowKey<T>, row: &T) {
         self.writes.push(at.put(row));
     }

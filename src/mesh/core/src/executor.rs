@@ -1,19 +1,22 @@
-//! The target's side of a call: the journal that makes "at most once" true (mesh-protocol.md §6).
+//! The target's side of a call: the journal that makes "at most once" true (`docs/protocol.md`, Target journal).
 //!
 //! A tool is invoked only after `started` for its (id, attempt) is durable, and after a second look at time, cancel request and
 //! approval. Whatever is found started without an outcome after a restart ends `interrupted`, never runs again.
+
+pub(crate) mod screen;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use crate::calls::{key_id, request_fingerprint};
-use crate::config::Config;
 use crate::effects::{Effects, Then};
 use crate::entry::{CancelRequest, Effect, Ending, Header, Outcome, Payload, SignedEntry, Source};
+use crate::facts::Facts;
 use crate::frame::{Answer, AnswerKind, Frame};
 use crate::ids::{ATTEMPTS_MAX, Attempt, Hash, Incarnation, PeerId, ReqId, Series};
 use crate::io::{Invocation, Output, ToolOutcome};
 use crate::limits;
+use crate::policy;
 use crate::protocol_rule::ProtocolRule;
 use crate::rows::{self, JournalRow, Journaled, Row as _};
 
@@ -54,22 +57,11 @@ pub(crate) struct Offer {
     pub(crate) origin: PeerId,
     pub(crate) attempt: Attempt,
     pub(crate) left_ms: u64,
+    /// Somebody wants it stopped.
+    pub(crate) cancel: Option<CancelRequest>,
 }
 
-/// What the executor must know of the rest of the peer at a decision.
-pub(crate) struct Rules<'a> {
-    pub(crate) config: &'a Config,
-    /// `Err` names why this origin may not call this tool.
-    pub(crate) permits: &'a dyn Fn(&PeerId, &Header) -> Result<(), String>,
-    /// Somebody wants this call stopped.
-    pub(crate) cancel: &'a dyn Fn(&ReqId) -> Option<CancelRequest>,
-    /// Why nothing may start here at all.
-    pub(crate) hold: Option<&'a str>,
-    /// Other peers that may have a blob.
-    pub(crate) gateway: Option<PeerId>,
-}
-
-/// What is to be written as the outcome of an attempt; the composition appends it to the log.
+/// The outcome of an attempt, to be written; the composition appends it to the log.
 #[derive(Debug, Clone)]
 pub(crate) struct Finished {
     pub(crate) outcome: Outcome,
@@ -149,12 +141,12 @@ impl Executor {
         });
     }
 
-    /// Whether any attempt of this call was started or has ended here.
+    /// True if any attempt of this call was started or has ended here.
     pub(crate) fn has_any(&self, id: &ReqId) -> bool {
         self.is_forgotten(id) || self.journal.range((*id, 0)..=(*id, ATTEMPTS_MAX)).next().is_some()
     }
 
-    /// Whether nothing of this attempt, nor of one after it, is in the journal.
+    /// True if nothing of this attempt, nor of one after it, is in the journal.
     pub(crate) fn is_new(&self, id: &ReqId, attempt: Attempt) -> bool {
         !self.is_forgotten(id) && self.journal.range((*id, attempt)..=(*id, ATTEMPTS_MAX)).next().is_none()
     }
@@ -164,7 +156,7 @@ impl Executor {
         self.waiting.retain(|waiting| waiting.header.is_for(own));
     }
 
-    /// Whether this very attempt was started or has ended.
+    /// True if this very attempt was started or has ended.
     pub(crate) fn has_journaled(&self, id: &ReqId, attempt: Attempt) -> bool {
         self.journal.contains_key(&(*id, attempt))
     }
@@ -173,8 +165,9 @@ impl Executor {
         self.marks.get(&id.series()).is_some_and(|mark| id.counter() <= *mark)
     }
 
-    /// Checks a dispatch in the order of mesh-protocol.md §6 and takes it, or answers why not.
-    pub(crate) fn handle_offer(&mut self, offer: Offer, rules: &Rules<'_>, fx: &mut Effects<'_>) -> Option<Finished> {
+    /// Checks an offer and takes it, or answers why not. The order of the checks is that of `docs/protocol.md`, Target
+    /// journal.
+    pub(crate) fn handle_offer(&mut self, offer: Offer, facts: &Facts<'_>, fx: &mut Effects<'_>) -> Option<Finished> {
         let (id, attempt) = (offer.header.id, offer.attempt);
         let answer = |what, fx: &mut Effects<'_>| {
             fx.send(offer.gateway, Frame::Answer(Answer { id, attempt, what }));
@@ -204,7 +197,7 @@ impl Executor {
             return None;
         }
         if attempt > 1 && offer.header.effect == Effect::Once && fx.enforces(ProtocolRule::OnceIsOnce) {
-            // No gateway may decide this for us (mesh-protocol.md §6, Attempts).
+            // No gateway may decide this for us (`docs/protocol.md`, Calls).
             answer(AnswerKind::Rejected("this call may run only once".to_owned()), fx);
             return None;
         }
@@ -216,20 +209,20 @@ impl Executor {
             }
         }
         let header = offer.header;
-        if let Err(reason) = (rules.permits)(&offer.origin, &header) {
+        if let Err(reason) = policy::permits_here(&offer.origin, &header, facts) {
             return Some(self.finish(id, attempt, Ending::Denied, &reason, Some(header), fx));
         }
         if let Some(finished) = self.repeats(&header, attempt, fx) {
             return Some(finished);
         }
-        if let Some(cancel) = (rules.cancel)(&id) {
+        if let Some(cancel) = offer.cancel {
             return Some(self.finish_unrun(&header, attempt, &cancel, fx));
         }
         if offer.left_ms == 0 {
             let reason = "its time was over when it reached the node";
             return Some(self.finish(id, attempt, Ending::Expired, reason, Some(header), fx));
         }
-        if self.waiting.len() >= rules.config.prefetch_max {
+        if self.waiting.len() >= facts.config().prefetch_max {
             answer(AnswerKind::Busy, fx);
             return None;
         }
@@ -249,7 +242,7 @@ impl Executor {
             lacks,
             fetch_at: u64::MAX,
         });
-        self.start_next(rules, fx);
+        self.start_next(facts, fx);
         if self.waiting.iter().any(|waiting| waiting.id == id) {
             answer(AnswerKind::Waiting, fx);
         }
@@ -299,10 +292,11 @@ impl Executor {
     }
 
     /// Journals `started` for what waits, in order of arrival, while there are free places.
-    pub(crate) fn start_next(&mut self, rules: &Rules<'_>, fx: &mut Effects<'_>) {
-        while (rules.hold.is_none() || !fx.enforces(ProtocolRule::OwnRevocation))
-            && (self.running.len() < rules.config.running_max || !fx.enforces(ProtocolRule::RunningLimit))
-        {
+    pub(crate) fn start_next(&mut self, facts: &Facts<'_>, fx: &mut Effects<'_>) {
+        if facts.hold().is_some() && fx.enforces(ProtocolRule::OwnRevocation) {
+            return;
+        }
+        while self.running.len() < facts.config().running_max || !fx.enforces(ProtocolRule::RunningLimit) {
             // One that waits for its arguments steps out of the order.
             let Some(at) = self.waiting.iter().position(|waiting| waiting.lacks.is_none()) else { return };
             let Some(waiting) = self.waiting.remove(at) else { return };
@@ -324,7 +318,8 @@ impl Executor {
         &mut self,
         id: ReqId,
         attempt: Attempt,
-        rules: &Rules<'_>,
+        cancel: Option<CancelRequest>,
+        facts: &Facts<'_>,
         fx: &mut Effects<'_>,
     ) -> Option<Finished> {
         let running = self.running.get_mut(&(id, attempt))?;
@@ -334,13 +329,13 @@ impl Executor {
         let header = running.header.clone();
         let origin = running.origin;
         let late = running.deadline <= fx.now.mono_ms && fx.enforces(ProtocolRule::SecondLook);
-        let cancel = (rules.cancel)(&id).filter(|_| fx.enforces(ProtocolRule::SecondLookAtCancel));
-        if let Some(reason) = rules.hold
+        let cancel = cancel.filter(|_| fx.enforces(ProtocolRule::SecondLookAtCancel));
+        if let Some(reason) = facts.hold()
             && fx.enforces(ProtocolRule::OwnRevocation)
         {
-            return Some(self.finish(id, attempt, Ending::Denied, reason, Some(header), fx));
+            return Some(self.finish(id, attempt, Ending::Denied, &reason, Some(header), fx));
         }
-        if let Err(reason) = (rules.permits)(&origin, &header)
+        if let Err(reason) = policy::permits_here(&origin, &header, facts)
             && fx.enforces(ProtocolRule::SecondLookAtOrigin)
         {
             return Some(self.finish(id, attempt, Ending::Denied, &reason, Some(header), fx));
@@ -366,10 +361,10 @@ impl Executor {
         id: ReqId,
         attempt: Attempt,
         note: String,
-        rules: &Rules<'_>,
+        facts: &Facts<'_>,
         fx: &mut Effects<'_>,
     ) {
-        if let (Some(running), Some(gateway)) = (self.running.get_mut(&(id, attempt)), rules.gateway) {
+        if let (Some(running), Some(gateway)) = (self.running.get_mut(&(id, attempt)), facts.gateway()) {
             running.tell_at = None;
             fx.send(gateway, Frame::Answer(Answer { id, attempt, what: AnswerKind::Running { note } }));
         }
@@ -527,7 +522,7 @@ impl Executor {
         }
     }
 
-    pub(crate) fn handle_fetched(&mut self, hash: Hash, rules: &Rules<'_>, fx: &mut Effects<'_>) {
+    pub(crate) fn handle_fetched(&mut self, hash: Hash, facts: &Facts<'_>, fx: &mut Effects<'_>) {
         if self.blobs.len() > OUTCOMES_KEPT {
             self.blobs.clear(); // only saves a question to the blob store
         }
@@ -537,7 +532,7 @@ impl Executor {
                 waiting.lacks = None;
             }
         }
-        self.start_next(rules, fx);
+        self.start_next(facts, fx);
     }
 
     pub(crate) fn handle_fetch_failed(&mut self, hash: Hash, now: u64) {
@@ -548,7 +543,7 @@ impl Executor {
         }
     }
 
-    pub(crate) fn handle_timeout(&mut self, rules: &Rules<'_>, fx: &mut Effects<'_>) -> Vec<Finished> {
+    pub(crate) fn handle_timeout(&mut self, facts: &Facts<'_>, fx: &mut Effects<'_>) -> Vec<Finished> {
         let now = fx.now.mono_ms;
         let mut tell = Vec::new();
         for ((id, attempt), running) in &mut self.running {
@@ -557,7 +552,7 @@ impl Executor {
                 tell.push((*id, *attempt));
             }
         }
-        if let Some(gateway) = rules.gateway {
+        if let Some(gateway) = facts.gateway() {
             for (id, attempt) in tell {
                 let what = AnswerKind::Running { note: String::new() };
                 fx.send(gateway, Frame::Answer(Answer { id, attempt, what }));
@@ -571,7 +566,7 @@ impl Executor {
                 fx.out.push(Output::Fetch {
                     hash,
                     len,
-                    from: [Some(waiting.origin), rules.gateway].into_iter().flatten().collect(),
+                    from: [Some(waiting.origin), facts.gateway()].into_iter().flatten().collect(),
                 });
             }
         }
@@ -584,8 +579,8 @@ impl Executor {
         let mut finished: Vec<Finished> =
             late.into_iter().filter_map(|(id, attempt, header)| self.expire(id, attempt, header, fx)).collect();
         if now >= self.next_forget {
-            self.next_forget = now + FORGET_EVERY_MS.min(rules.config.forget_after_ms / 8);
-            self.forget(rules.config.forget_after_ms, fx);
+            self.next_forget = now + FORGET_EVERY_MS.min(facts.config().forget_after_ms / 8);
+            self.forget(facts.config().forget_after_ms, fx);
         }
         finished.retain(|f| f.header.is_some());
         finished
@@ -597,7 +592,7 @@ impl Executor {
         running.chain(waiting).min()
     }
 
-    /// Whether [`Self::handle_timeout`] has anything to do.
+    /// True if [`Self::handle_timeout`] has anything to do.
     pub(crate) fn is_due(&self, now: u64) -> bool {
         now >= self.next_forget || self.poll_timeout().is_some_and(|at| at <= now)
     }

@@ -19,9 +19,20 @@ pub mod rows;
 #[cfg(any(test, feature = "test-kit"))]
 pub mod test_kit;
 
+mod age;
 mod calls;
+mod compaction;
+mod durability;
 mod effects;
 mod election;
 mod executor;
+mod facts;
+mod incarnations;
+mod invites;
+mod links;
 mod log;
+mod membership;
+mod nodes;
+mod policy;
+mod reattestation;
 mod trust;

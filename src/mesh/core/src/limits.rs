@@ -19,7 +19,7 @@ pub const OPEN_BYTES_PER_TARGET_MAX: u64 = 64 * 1024 * 1024;
 /// Open calls that a gateway holds for others; beyond, headers stay with their origins.
 pub const QUEUE_MAX: usize = 20_000;
 /// Headers beyond that of which a peer remembers where they stand in its log.
-pub const OVERFLOW_MAX: usize = 10_000;
+pub const DEFERRED_MAX: usize = 10_000;
 /// A claim may not jump further ahead than this of what a peer knows (`docs/protocol.md`, Election). A device that was
 /// restored jumps by up to 36,864, and may be restored often before it meets anyone.
 pub const EPOCH_JUMP_MAX: u64 = 1 << 20;

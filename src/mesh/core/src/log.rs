@@ -1,8 +1,10 @@
-//! The replicated log: one chain of signed entries per author, and the exchange of what others lack (mesh-protocol.md §5).
+//! The replicated log: one chain of signed entries per author, and the exchange of what others lack
+//! (`docs/protocol.md`, Log).
 //!
 //! The entries themselves live in the store; here are only the heads, so that memory does not grow with history.
 
 mod truncation;
+pub(crate) mod unsupported;
 
 use std::collections::{BTreeMap, BTreeSet, btree_map};
 
@@ -15,15 +17,17 @@ use crate::io::{Fact, LogReader, Output};
 use crate::limits;
 use crate::protocol_rule::ProtocolRule;
 use crate::rows::{self, Head};
+use crate::trust::Trust;
 use truncation::Dropped;
 pub(crate) use truncation::with_runs;
+use unsupported::Unsupported;
 
-/// A foreign clock may push ours at most this far (mesh-protocol.md §5).
+/// A foreign clock may push ours at most this far: one that is wrong by years must not order all later entries.
 const HLC_PUSH_MS: u64 = 60_000;
 /// Least time between two digests that a gap makes us send to one neighbour.
 const GAP_DIGEST_EVERY_MS: u64 = 200;
 
-/// What became of an entry that somebody sent.
+/// The fate of an entry that somebody sent.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Ingest {
     /// Taken: apply it.
@@ -40,13 +44,13 @@ pub(crate) enum Ingest {
 
 #[derive(Debug, Clone, Default)]
 struct Neighbour {
-    /// What it holds, as far as we know.
+    /// Places up to which it holds each log, as far as we know.
     knows: BTreeMap<(PeerId, Incarnation), u64>,
-    /// Whom it is linked to.
+    /// Peers that it is linked to.
     neighbours: BTreeSet<PeerId>,
     next_digest: u64,
     /// A gap showed too soon after the last digest: it is asked about at `next_digest`.
-    owes_digest: bool,
+    digest_deferred: bool,
 }
 
 /// All authors' heads, and what the neighbours have.
@@ -60,7 +64,7 @@ pub(crate) struct Logs {
     own_durable: u64,
     hlc: u64,
     neighbours: BTreeMap<PeerId, Neighbour>,
-    /// Who said since our start how much of our own log it holds, and that was no more than we do.
+    /// Peers that said since our start how much of our own log they hold, which was no more than we do.
     compared: BTreeSet<PeerId>,
     /// Our incarnation began in this process: nobody holds more of it.
     fresh: bool,
@@ -69,6 +73,7 @@ pub(crate) struct Logs {
     /// Hash over the membership changes that count here.
     changes: Hash,
     dropped: Dropped,
+    pub(crate) unsupported: Unsupported,
     next_sync: u64,
 }
 
@@ -78,6 +83,7 @@ impl Logs {
         mesh: MeshId,
         incarnation: Incarnation,
         heads: BTreeMap<(PeerId, Incarnation), Head>,
+        unsupported: Unsupported,
         now: u64,
     ) -> Self {
         let own = heads.get(&(me, incarnation));
@@ -94,6 +100,7 @@ impl Logs {
             forks: BTreeMap::new(),
             changes: Hash::ZERO,
             dropped: Dropped::default(),
+            unsupported,
             next_sync: now,
         }
     }
@@ -110,10 +117,15 @@ impl Logs {
         self.changes
     }
 
-    /// How far we hold the log of `author`, by incarnation.
+    /// Place of the newest entry that we hold of `author`, by incarnation.
     pub(crate) fn incarnations(&self, author: &PeerId) -> impl Iterator<Item = (Incarnation, u64)> + '_ {
         let incarnations = (*author, Incarnation(0))..=(*author, Incarnation(u32::MAX));
         self.heads.range(incarnations).map(|((_, incarnation), head)| (*incarnation, head.seq))
+    }
+
+    /// Place of the newest entry that we hold of a log; 0 = none.
+    pub(crate) fn held(&self, author: &PeerId, incarnation: Incarnation) -> u64 {
+        self.heads.get(&(*author, incarnation)).map_or(0, |head| head.seq)
     }
 
     /// Our own log starts anew.
@@ -126,14 +138,14 @@ impl Logs {
     /// Takes back a row of [`crate::io::Space::Meta`] that was written here; others are none of its business.
     pub(crate) fn restore(&mut self, key: &[u8], value: &[u8]) {
         self.dropped.restore(key, value);
-        if rows::is_fork(key)
+        if rows::fork_of(key).is_some()
             && let Some(entry) = SignedEntry::from_stored(value)
         {
             self.forks.insert((entry.author, entry.entry.incarnation), entry.entry.seq);
         }
     }
 
-    /// Whether an author contradicted itself at this place or before it: what counts there nobody can tell.
+    /// True if an author contradicted itself at this place or before it: what counts there nobody can tell.
     pub(crate) fn is_forked(&self, author: &PeerId, incarnation: Incarnation, seq: u64) -> bool {
         self.forks.get(&(*author, incarnation)).is_some_and(|fork| *fork <= seq)
     }
@@ -147,17 +159,17 @@ impl Logs {
         self.forks.keys().filter(move |incarnation| newest(incarnation)).map(|(author, _)| *author)
     }
 
-    /// Whether what we hold of our own log is not less than what this neighbour does.
+    /// True if we hold no less of our own log than this neighbour does.
     pub(crate) fn has_compared(&self, peer: &PeerId) -> bool {
         self.fresh || self.compared.contains(peer)
     }
 
-    /// How far our own log has come in this incarnation.
+    /// Place of our newest entry in this incarnation; 0 = none.
     pub(crate) fn own_seq(&self) -> u64 {
         self.heads.get(&(self.me, self.incarnation)).map_or(0, |head| head.seq)
     }
 
-    /// Whether our own log says the same as an entry that we signed in this incarnation; `None`: only its row can tell.
+    /// True if our own log holds this entry, which we signed in this incarnation; `None`: only its row can tell.
     pub(crate) fn own_says(&self, entry: &SignedEntry) -> Option<bool> {
         let head = self.heads.get(&(self.me, self.incarnation));
         let (held, seq) = (head.map_or(0, |head| head.seq), entry.entry.seq);
@@ -167,7 +179,7 @@ impl Logs {
         if seq < held { None } else { Some(head.is_some_and(|head| seq == held && head.hash == entry.hash)) }
     }
 
-    /// Whether anything is held of another incarnation of an author's database than this one.
+    /// True if anything is held of another incarnation of an author's database than this one.
     pub(crate) fn has_former_incarnation(&self, author: &PeerId, incarnation: Incarnation) -> bool {
         self.heads.keys().any(|(of, other)| of == author && *other != incarnation)
     }
@@ -177,21 +189,21 @@ impl Logs {
         self.heads.get(&(*author, incarnation)).map(|head| head.hlc)
     }
 
-    /// Whether an entry of ours with this clock is older than what we hold of a former incarnation of ours, and a new one would
-    /// not be.
+    /// True if an entry of ours with this clock is older than what we hold of a former incarnation of ours, and a new
+    /// one would not be.
     pub(crate) fn is_behind_former(&self, hlc: u64) -> bool {
         let former =
             self.heads.iter().filter(|((of, incarnation), _)| *of == self.me && *incarnation != self.incarnation);
         former.map(|(_, head)| head.hlc).max().is_some_and(|last| hlc <= last && last <= self.hlc)
     }
 
-    /// Whether this is the log that we write now. What a former incarnation of ours wrote, and a restored store has lost, comes
-    /// back from the others.
+    /// True if this is the log that we write now. What a former incarnation of ours wrote, and a restored store has
+    /// lost, comes back from the others.
     fn is_own(&self, author: &PeerId, incarnation: Incarnation) -> bool {
         *author == self.me && incarnation == self.incarnation
     }
 
-    /// Whether an entry may be shown to others: one of ours only once it is durable.
+    /// True if an entry may be shown to others: one of ours only once it is durable.
     pub(crate) fn may_show(&self, entry: &SignedEntry) -> bool {
         !self.is_own(&entry.author, entry.entry.incarnation) || entry.entry.seq <= self.own_durable
     }
@@ -279,8 +291,8 @@ impl Logs {
         Ingest::New
     }
 
-    /// Both stay: ours in the log, the other beside it. Its author, if it is honest, was restored or copied: it is shown
-    /// what it had said.
+    /// Both stay: ours in the log, the other beside it. Its author, if it is honest, was restored or copied: it is
+    /// shown what it had said.
     fn fork(&mut self, entry: &SignedEntry, held: u64, fx: &mut Effects<'_>) -> Ingest {
         let (author, incarnation) = (entry.author, entry.entry.incarnation);
         if let btree_map::Entry::Vacant(first) = self.forks.entry((author, incarnation)) {
@@ -298,8 +310,8 @@ impl Logs {
 
     fn ask_again(&mut self, from: PeerId, fx: &mut Effects<'_>) {
         let Some(neighbour) = self.neighbours.get_mut(&from) else { return };
-        neighbour.owes_digest = fx.now.mono_ms < neighbour.next_digest;
-        if !neighbour.owes_digest {
+        neighbour.digest_deferred = fx.now.mono_ms < neighbour.next_digest;
+        if !neighbour.digest_deferred {
             neighbour.next_digest = fx.now.mono_ms + GAP_DIGEST_EVERY_MS;
             fx.send(from, self.digest_frame());
         }
@@ -335,8 +347,8 @@ impl Logs {
         }
     }
 
-    /// An entry of our own is durable: every neighbour gets it. A call is awaited by the gateway, so that one comes first;
-    /// anything else by some other peer (an outcome by its origin), so there the gateway comes last.
+    /// An entry of our own is durable: every neighbour gets it. A call is awaited by the gateway, so that one comes
+    /// first; anything else by some other peer (an outcome by its origin), so there the gateway comes last.
     pub(crate) fn handle_durable(
         &mut self,
         entry: &SignedEntry,
@@ -379,12 +391,12 @@ impl Logs {
         }
     }
 
-    /// Whom a neighbour said it is linked to.
+    /// Peers that a neighbour said it is linked to.
     pub(crate) fn linked_to(&self, peer: &PeerId) -> impl Iterator<Item = &PeerId> {
         self.neighbours.get(peer).into_iter().flat_map(|neighbour| &neighbour.neighbours)
     }
 
-    /// What we hold and may show.
+    /// Digest of what we hold and may show.
     fn digest(&self) -> Vec<DigestRow> {
         self.heads
             .iter()
@@ -410,15 +422,9 @@ impl Logs {
     }
 
     /// Answers a digest with what its sender lacks, authors nearest to the founder first, so that each is known before
-    /// it speaks; and asks for what we lack ourselves. `stands`: how far an incarnation up to a place is not void.
-    pub(crate) fn handle_digest(
-        &mut self,
-        from: PeerId,
-        rows: &[DigestRow],
-        depth: impl Fn(&PeerId) -> u32,
-        stands: impl Fn(&PeerId, Incarnation, u64) -> u64,
-        fx: &mut Effects<'_>,
-    ) {
+    /// it speaks; and asks for what we lack ourselves.
+    pub(crate) fn handle_digest(&mut self, from: PeerId, rows: &[DigestRow], trust: &Trust, fx: &mut Effects<'_>) {
+        let depth = |peer: &PeerId| trust.member(peer).map_or(u32::MAX, |member| member.depth);
         let theirs: BTreeMap<(PeerId, Incarnation), u64> =
             rows.iter().map(|row| ((row.author, row.incarnation), row.seq)).collect();
         // Of its own log it may have told more meanwhile than this digest says.
@@ -429,7 +435,7 @@ impl Logs {
         let mut ranges = Vec::new();
         for row in self.digest() {
             let has = theirs.get(&(row.author, row.incarnation)).copied().max(told_here(&row)).unwrap_or(0);
-            let stands = stands(&row.author, row.incarnation, row.seq);
+            let stands = trust.standing(&row.author, row.incarnation, row.seq);
             // What its author lacks of its own log, a restored store has lost.
             if has < stands {
                 ranges.push((row.author, row.incarnation, has + 1, stands));
@@ -462,6 +468,19 @@ impl Logs {
         }
     }
 
+    /// Takes an author's word on what is gone of its own log. Its place does not matter: whoever has a key may say so
+    /// of what that key wrote, and where a revocation voids such a word, the rows are gone all the same at whoever took
+    /// it before. But some of that incarnation must count. True if what went must not have been passed over.
+    pub(crate) fn handle_truncation(&mut self, entry: &SignedEntry, trust: &Trust, fx: &mut Effects<'_>) -> bool {
+        let log_id = (entry.author, entry.entry.incarnation);
+        let counts = entry.entry.mesh == self.mesh && trust.standing(&log_id.0, log_id.1, u64::MAX) > 0;
+        if !counts || !self.apply_truncation(entry, fx) {
+            return false;
+        }
+        let dropped = &self.dropped;
+        self.unsupported.forget(log_id, |seq| dropped.covers(&log_id, seq), fx)
+    }
+
     /// Sends entries read for a digest.
     pub(crate) fn handle_log_read(&mut self, to: PeerId, items: Vec<EntryItem>, more: bool, fx: &mut Effects<'_>) {
         let Some(neighbour) = self.neighbours.get_mut(&to) else { return };
@@ -485,7 +504,7 @@ impl Logs {
         let owed: Vec<PeerId> = self
             .neighbours
             .iter()
-            .filter(|(_, neighbour)| neighbour.owes_digest && neighbour.next_digest <= now)
+            .filter(|(_, neighbour)| neighbour.digest_deferred && neighbour.next_digest <= now)
             .map(|(peer, _)| *peer)
             .collect();
         for peer in owed {
@@ -503,7 +522,7 @@ impl Logs {
     }
 
     pub(crate) fn poll_timeout(&self) -> Option<u64> {
-        let owed = self.neighbours.values().filter(|neighbour| neighbour.owes_digest).map(|n| n.next_digest);
+        let owed = self.neighbours.values().filter(|neighbour| neighbour.digest_deferred).map(|n| n.next_digest);
         let sync = (!self.neighbours.is_empty()).then_some(self.next_sync);
         owed.chain(sync).chain(self.dropped.poll_timeout()).min()
     }

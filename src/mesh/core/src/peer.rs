@@ -1,133 +1,128 @@
 //! One peer of the mesh: the sub-cores composed, with the one [`Peer::step`].
 //!
 //! Each step collects its writes into one batch. What promises something to others waits until that batch is durable
-//! ([`crate::io::Input::Durable`]); what merely decides may run ahead of the disk (mesh-protocol.md §9.1).
+//! ([`crate::io::Input::Durable`]); what merely decides may run ahead of the disk.
+//!
+//! Here are boot, step and dispatch; `entries` is the way of an entry from the wire into the store, `commands` the table of
+//! what a door may ask for. All else belongs to the sub-cores: each owns its state, decides by [`crate::facts::Facts`], and writes what
+//! it wants done into [`Effects`].
 
-mod age;
 mod commands;
-mod compaction;
 mod entries;
 mod founding;
-mod incarnations;
-mod overflow;
-mod presence;
-mod reissue;
-mod running;
-mod unsupported;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::Arc;
+use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use rand_core::Rng;
 
+use crate::age::Age;
 use crate::calls::Book;
+use crate::compaction::Compaction;
 use crate::config::Config;
 use crate::crypto::Signer;
+use crate::durability::Durability;
 use crate::effects::{Effects, Then};
 use crate::election::Election;
-use crate::entry::{CancelRequest, Directory, Fence, Kind, SignedEntry, Tier};
-use crate::executor::Executor;
-use crate::frame::{AnswerKind, EntryItem, Frame};
-use crate::ids::{Hash, Incarnation, NodeId, PeerId, PublicKey, ReqId};
-use crate::io::{
-    Batch, CallRecord, CmdId, Fact, HistoryRow, Hold, Image, Input, LogReader, NodeView, Now, Output, ReapprovalView,
-    Reply, Space, TxnId, View,
-};
+use crate::entry::{CancelRequest, Fence, Kind, SignedEntry, Tier};
+use crate::epoch::Claim;
+use crate::executor::{Executor, Offer, screen};
+use crate::facts::Local;
+use crate::frame::{Answer, AnswerKind, Dispatch, EntryItem, Frame};
+use crate::ids::{Attempt, Incarnation, PeerId, PublicKey, ReqId};
+use crate::incarnations::{Incarnations, lost_floor};
+use crate::invites::Invites;
+use crate::io::{Batch, CallRecord, CmdId, Fact, HistoryRow, Image, Input, LogReader, Now, Output, Reply, Space, View};
+use crate::links::Links;
 use crate::log::Logs;
+use crate::log::unsupported::Unsupported;
+use crate::membership;
+use crate::nodes::Nodes;
 use crate::protocol_rule::ProtocolRule;
-use crate::rows::{self, Head, InviteRow, Row, RowKey};
+use crate::reattestation::Reattestation;
+use crate::rows::{self, Head, Row, RowKey};
 use crate::trust::Trust;
 
-use age::Age;
-use compaction::Look;
-pub use founding::{founded, joined, should_switch};
-use incarnations::{Incarnations, Sessions};
-use overflow::Overflow;
-use reissue::Reissue;
-use running::declared;
-use unsupported::Unsupported;
+pub use founding::{BootError, founded, joined, should_switch};
 
-/// A restored store may have lost this many claims of ours; the random part on top keeps two incarnations apart that begin with
-/// the same backup. Together far below [`crate::limits::EPOCH_JUMP_MAX`].
-const CLAIMS_LOST_MAX: u64 = 4_096;
-const CLAIMS_APART: u64 = 32_768;
-/// How long a clean stop waits for the successor's first beacon (mesh-protocol.md §4, Shutdown).
-const STOP_WAIT_MS: u64 = 100;
-
-/// Why a store is not one of a peer of ours.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum BootError {
-    /// There is no mesh in it: found one first.
-    #[error("the store holds no mesh")]
-    NoMesh,
-    /// A row that we cannot do without does not decode.
-    #[error("the store's `{0}` does not decode")]
-    Damaged(&'static str),
-}
-
-#[derive(Debug, Clone, Copy, Default)]
-struct Presence {
-    online: bool,
-    changed_ms: u64,
+/// Times of the peer itself, on the clock of [`Now::mono_ms`].
+#[derive(Debug, Clone)]
+struct Timers {
+    /// The last step.
+    now_ms: u64,
+    /// The age of this store.
+    age: Age,
+    /// When [`Input::Wake`] was asked for.
+    asked_wake: Option<u64>,
+    /// The command that asked for a clean stop, and until when it waits for a successor.
+    stopping: Option<(CmdId, u64)>,
 }
 
 /// The state machine of one peer. A copy is for models that follow several futures; a process has one.
 #[derive(Debug, Clone)]
 pub struct Peer {
-    me: PeerId,
-    key: PublicKey,
-    config: Config,
-    signer: Arc<dyn Signer>,
-    boot: u64,
-    age: Age,
+    local: Local,
+    timers: Timers,
+    durability: Durability,
     trust: Trust,
     election: Election,
     logs: Logs,
+    nodes: Nodes,
+    links: Links,
+    incarnations: Incarnations,
     book: Book,
     executor: Executor,
-    directory: BTreeMap<PeerId, (SignedEntry, Arc<Directory>)>,
-    invites: BTreeMap<Hash, InviteRow>,
-    presence: BTreeMap<PeerId, Presence>,
-    /// Whoever has a link to us. Those of them that belong are the neighbours of election and log.
-    linked: BTreeSet<PeerId>,
-    /// Those of them that have heard why we belong, see [`Self::object`].
-    objected: BTreeSet<PeerId>,
-    /// Who is online as the gateway that we follow says.
-    told_online: BTreeSet<PeerId>,
-    counter: u64,
-    last_txn: TxnId,
-    /// The newest batch that the disk was asked to sync.
-    synced_txn: TxnId,
-    durable_txn: TxnId,
-    pending: VecDeque<(TxnId, Vec<Then>)>,
-    asked_wake: Option<u64>,
-    unsupported: Unsupported,
-    overflow: Overflow,
-    reissue: Reissue,
-    incarnations: Incarnations,
-    sessions: BTreeMap<PeerId, Sessions>,
-    look: Look,
-    /// Linked peers that were shown all our membership changes, with the hash of theirs and of ours at that time.
-    compared_changes: BTreeMap<PeerId, (Hash, Hash)>,
-    /// Our clock at the last step.
-    now_ms: u64,
-    stopping: Option<(CmdId, u64)>,
+    invites: Invites,
+    reattestation: Reattestation,
+    compaction: Compaction,
 }
+
+/// The [`Facts`] of a peer. A macro, since each field is borrowed by itself: what is not among them may change meanwhile.
+macro_rules! facts {
+    ($peer:expr) => {
+        crate::facts::Facts {
+            now_ms: $peer.timers.now_ms,
+            local: &$peer.local,
+            trust: &$peer.trust,
+            election: &$peer.election,
+            logs: &$peer.logs,
+            nodes: &$peer.nodes,
+            links: &$peer.links,
+            incarnations: &$peer.incarnations,
+        }
+    };
+}
+use facts;
+
+/// Something of the peer that is done at its time; harmless when it is done early.
+struct Timer {
+    due: fn(&Peer) -> Option<u64>,
+    fire: fn(&mut Peer, &mut Effects<'_>),
+}
+
+/// All timers, in the order in which a step looks at them.
+const TIMERS: &[Timer] = &[
+    Timer { due: |peer| peer.election.poll_timeout(), fire: Peer::time_election },
+    Timer { due: |peer| peer.logs.poll_timeout(), fire: Peer::time_logs },
+    Timer { due: |peer| peer.compaction.poll_timeout(), fire: Peer::time_compaction },
+    Timer { due: |peer| peer.book.poll_timeout(), fire: Peer::time_calls },
+    Timer { due: |peer| peer.incarnations.poll_timeout(), fire: Peer::time_checkpoint },
+    Timer { due: |peer| peer.reattestation.poll_timeout(), fire: Peer::time_reattestation },
+    Timer { due: |peer| peer.book.deferred_timeout(), fire: Peer::time_deferred },
+    Timer { due: |peer| peer.executor.poll_timeout(), fire: Peer::time_executor },
+    Timer { due: |peer| peer.timers.stopping.map(|(_, until)| until), fire: Peer::time_stop },
+];
 
 /// Reads one of the single values of a store.
 fn read<T: Row>(meta: &BTreeMap<Vec<u8>, Bytes>, at: &RowKey<T>) -> Option<T> {
     at.read(meta.get(&at.key)?)
 }
 
-/// Counter above which a store claims that is older than its promises, and last knew `known`.
-fn lost_floor(known: u64, rng: &mut dyn Rng) -> u64 {
-    known + CLAIMS_LOST_MAX + rng.next_u64() % CLAIMS_APART
-}
-
 impl Peer {
     /// Takes up the work that the store holds. Ends what a crash cut, so the first outputs may already be a batch.
+    ///
+    /// # Errors
+    /// When the store is not one of a peer of ours.
     pub fn boot(
         config: Config,
         signer: Box<dyn Signer>,
@@ -141,10 +136,10 @@ impl Peer {
         let mut meta: BTreeMap<Vec<u8>, Bytes> = BTreeMap::new();
         let mut trust = Vec::new();
         let mut heads = BTreeMap::new();
-        let mut directory = BTreeMap::new();
-        let mut invites = BTreeMap::new();
-        let mut unsupported = Unsupported::default();
-        let mut reissue = Reissue::default();
+        let mut nodes = Nodes::default();
+        let mut invites = Invites::default();
+        let mut unsupported = Unsupported::new(config.newest_kind);
+        let mut reattestation = Reattestation::default();
         let mut book = Book::new(me, config.keep_calls_ms);
         let mut executor = Executor::new(me, now.mono_ms);
         let saved = rows::age();
@@ -154,24 +149,14 @@ impl Peer {
             let good = match space {
                 Space::Meta => unsupported
                     .restore(&row_key, &value)
-                    .and_then(|()| reissue.restore(&row_key, &value))
+                    .and_then(|()| reattestation.restore(&row_key, &value))
                     .map(|()| drop(meta.insert(row_key, value))),
                 Space::Trust => SignedEntry::from_stored(&value).map(|entry| trust.push(entry)),
                 Space::Heads => rows::log_of(&row_key)
                     .zip(Head::from_bytes(&value))
                     .map(|(key, head)| heads.insert(key, head).map_or((), |_| ())),
-                Space::Directory => SignedEntry::from_stored(&value).and_then(|entry| {
-                    let body: Directory = entry.record()?;
-                    directory.insert(entry.author, (entry, Arc::new(body)));
-                    Some(())
-                }),
-                Space::Invites => Hash::from_slice(&row_key)
-                    .zip(InviteRow::from_bytes(&value))
-                    .filter(|(_, row)| row.expires_ms + 3_600_000 > now.wall_ms)
-                    .map_or(Some(()), |(hash, row)| {
-                        invites.insert(hash, row);
-                        Some(())
-                    }),
+                Space::Directory => nodes.restore(&value),
+                Space::Invites => invites.restore(&row_key, &value, now),
                 Space::Open => book.restore(&row_key, &value, now).map(drop),
                 Space::Keys => book.restore_key(&row_key, &value, age.at(now)),
                 Space::Journal => executor.restore(&row_key, &value),
@@ -190,44 +175,23 @@ impl Peer {
         let known = fence.as_ref().map_or(0, |fence: &Fence| fence.epoch.counter);
         let floor = read(&meta, &rows::claim_floor()).unwrap_or(0);
         let floor = if renewed.is_some() { lost_floor(known.max(floor), rng) } else { floor };
-        let look = Look::new(now.mono_ms, config.compact_every_ms);
+        let at_start = heads.get(&(me, incarnation)).map_or(0, |head: &Head| head.seq);
+        let stored = read(&meta, &rows::incarnations());
         let mut peer = Self {
-            me,
-            key,
+            timers: Timers { now_ms: now.mono_ms, age, asked_wake: None, stopping: None },
+            durability: Durability::default(),
             election: Election::boot(config.clone(), me, fence, floor, now.mono_ms),
-            config,
-            signer: signer.into(),
-            boot,
-            age,
-            incarnations: Incarnations::restore(
-                read(&meta, &rows::incarnations()),
-                incarnation,
-                heads.get(&(me, incarnation)).map_or(0, |head| head.seq),
-            ),
-            logs: Logs::new(me, trust.mesh(), incarnation, heads, now.mono_ms),
+            logs: Logs::new(me, trust.mesh(), incarnation, heads, unsupported, now.mono_ms),
             trust,
+            nodes,
+            links: Links::default(),
+            incarnations: Incarnations::restore(stored, incarnation, counter, at_start),
             book,
             executor,
-            directory,
             invites,
-            presence: BTreeMap::new(),
-            linked: BTreeSet::new(),
-            objected: BTreeSet::new(),
-            told_online: BTreeSet::new(),
-            counter,
-            last_txn: 0,
-            synced_txn: 0,
-            durable_txn: 0,
-            pending: VecDeque::new(),
-            asked_wake: None,
-            unsupported,
-            overflow: Overflow::default(),
-            reissue,
-            sessions: BTreeMap::new(),
-            look,
-            compared_changes: BTreeMap::new(),
-            now_ms: now.mono_ms,
-            stopping: None,
+            reattestation,
+            compaction: Compaction::new(now.mono_ms, config.compact_every_ms),
+            local: Local { me, key, signer: signer.into(), config, boot },
         };
         peer.logs.set_changes(peer.trust.fingerprint());
         for (row_key, value) in &meta {
@@ -245,8 +209,8 @@ impl Peer {
             peer.book.close_calls_of_former_incarnations(incarnation, fx);
             fx.sync = true;
             peer.refresh_candidates(fx);
-            peer.read_unsupported(fx);
-            peer.read_void(fx);
+            peer.logs.unsupported.read(fx);
+            peer.reattestation.read(&facts!(peer), fx);
             peer.election.start(fx);
             for finished in peer.executor.interrupted(fx) {
                 peer.write_outcome(&finished, fx);
@@ -262,37 +226,34 @@ impl Peer {
 
     /// One thing happened; `out` gets what to do about it.
     pub fn step(&mut self, now: Now, rng: &mut dyn Rng, input: Input, out: &mut Vec<Output>) {
-        let late = self.asked_wake.is_some_and(|at| now.mono_ms > at + self.config.late_wake_ms);
+        let late = self.timers.asked_wake.is_some_and(|at| now.mono_ms > at + self.local.config.late_wake_ms);
         self.run(now, rng, out, |peer, fx| {
             if late && fx.enforces(ProtocolRule::WakeDetection) {
                 peer.election.handle_late_wake(fx);
             }
             peer.handle(input, fx);
-            peer.handle_timeouts(fx);
+            for timer in TIMERS {
+                (timer.fire)(peer, fx);
+            }
         });
     }
 
     /// When [`Input::Wake`] is due, on the clock of [`Now::mono_ms`].
     #[must_use]
     pub fn poll_timeout(&self) -> Option<u64> {
-        self.asked_wake
+        self.timers.asked_wake
     }
 
-    fn next_timeout(&self) -> Option<u64> {
-        [
-            self.election.poll_timeout(),
-            self.logs.poll_timeout(),
-            self.book.poll_timeout(),
-            self.executor.poll_timeout(),
-            self.look.poll_timeout(),
-            self.stopping.map(|(_, until)| until),
-            self.checkpoint_due(),
-            self.reissue.poll_timeout(),
-            self.overflow.poll_timeout(),
-        ]
-        .into_iter()
-        .flatten()
-        .min()
+    /// Ends every open call of ours, because this peer goes to another mesh: the rows to write with the departure.
+    pub fn depart(&mut self, now: Now, rng: &mut dyn Rng) -> Batch {
+        let mut out = Vec::new();
+        let mut fx = self.effects(now, rng, &mut out);
+        self.book.depart(&mut fx);
+        Batch { writes: fx.writes, sync: true }
+    }
+
+    fn effects<'a>(&self, now: Now, rng: &'a mut dyn Rng, out: &'a mut Vec<Output>) -> Effects<'a> {
+        Effects::new(self.local.me, self.local.config.rules, now, self.timers.age.at(now), rng, out)
     }
 
     /// Runs one step, then hands over its batch and whatever need not wait.
@@ -303,91 +264,59 @@ impl Peer {
         out: &mut Vec<Output>,
         step: impl FnOnce(&mut Self, &mut Effects<'_>),
     ) {
-        self.now_ms = now.mono_ms;
-        let gateway = self.election.gateway();
-        let mut fx = Effects {
-            now,
-            age_ms: self.age.at(now),
-            rng,
-            rules: self.config.rules,
-            me: self.me,
-            writes: Vec::new(),
-            then: Vec::new(),
-            sync: false,
-            loopback: VecDeque::new(),
-            out,
-            view_changed: false,
-        };
+        self.timers.now_ms = now.mono_ms;
+        let mut gateway = self.election.gateway();
+        let mut fx = self.effects(now, rng, out);
         step(self, &mut fx);
+        self.settle(&mut fx);
+        while self.election.gateway() != gateway {
+            gateway = self.election.gateway();
+            self.handle_gateway_change(&mut fx);
+            self.settle(&mut fx);
+        }
+        self.timers.age.save(&mut fx);
+        let Effects { writes, then, sync, view_changed, .. } = fx;
+        self.durability.commit(writes, sync, then, out);
+        if view_changed {
+            out.push(Output::Fact(Fact::View));
+        }
+        // What is due already is not late when it is done now.
+        let due = TIMERS.iter().filter_map(|timer| (timer.due)(self)).min();
+        self.timers.asked_wake = due.map(|at| at.max(now.mono_ms));
+    }
+
+    /// Does what this step leads to at once: frames to ourselves, and what waits for nothing.
+    fn settle(&mut self, fx: &mut Effects<'_>) {
         loop {
             while let Some(frame) = fx.loopback.pop_front() {
-                self.handle_frame(self.me, frame, &mut fx);
-            }
-            if self.election.gateway() != gateway && !fx.view_changed {
-                fx.view_changed = true;
+                self.handle_frame(self.local.me, frame, fx);
             }
             // What waits for nothing that is still on its way to the disk happens now.
-            if fx.writes.is_empty() && self.durable_txn >= self.synced_txn && !fx.then.is_empty() {
+            if fx.writes.is_empty() && self.durability.is_settled() && !fx.then.is_empty() {
                 for then in std::mem::take(&mut fx.then) {
-                    self.handle_then(then, &mut fx);
+                    self.handle_then(then, fx);
                 }
                 continue;
             }
             let unfounded: Vec<Then> = fx.then.extract_if(.., |then| !fx.rules.enforces(then.rule())).collect();
             for then in unfounded {
-                self.handle_then(then, &mut fx);
+                self.handle_then(then, fx);
             }
             if fx.loopback.is_empty() {
-                break;
+                return;
             }
         }
-        if self.election.gateway() != gateway {
-            self.handle_gateway_change(&mut fx);
-            while let Some(frame) = fx.loopback.pop_front() {
-                self.handle_frame(self.me, frame, &mut fx);
-            }
-        }
-        self.age.save(&mut fx);
-        let Effects { writes, then, sync, view_changed, .. } = fx;
-        if !writes.is_empty() {
-            self.last_txn += 1;
-            let sync = sync || !then.is_empty();
-            if sync {
-                self.synced_txn = self.last_txn;
-            }
-            out.push(Output::Commit(self.last_txn, Batch { writes, sync }));
-        }
-        if !then.is_empty() {
-            match self.pending.back_mut() {
-                Some((txn, waiting)) if *txn == self.synced_txn => waiting.extend(then),
-                _ => self.pending.push_back((self.synced_txn, then)),
-            }
-        }
-        if view_changed {
-            out.push(Output::Fact(Fact::View));
-        }
-        // What is due already is not late when it is done now.
-        self.asked_wake = self.next_timeout().map(|at| at.max(now.mono_ms));
     }
+
+    // --- Dispatch -----------------------------------------------------------------------------------------------------
 
     fn handle(&mut self, input: Input, fx: &mut Effects<'_>) {
         match input {
             Input::Wake => {}
-            Input::LinkUp(peer) => {
-                if peer != self.me {
-                    self.linked.insert(peer);
-                    if self.trust.member(&peer).is_some() {
-                        self.meet(peer, fx);
-                    } else if self.trust.is_excluded(&peer) {
-                        fx.then(Then::Dismiss(peer));
-                    }
-                }
-            }
-            Input::Session(peer, nonce) => self.handle_session(peer, nonce, fx),
+            Input::LinkUp(peer) => self.handle_link_up(peer, fx),
+            Input::Session(peer, nonce) => self.links.handle_session(peer, nonce, fx),
             Input::LinkDown(peer) => {
-                self.linked.remove(&peer);
-                self.objected.remove(&peer);
-                self.compared_changes.remove(&peer);
+                self.links.handle_link_down(&peer);
                 self.part(peer, fx);
             }
             Input::Recv(from, frame) => {
@@ -403,29 +332,23 @@ impl Peer {
                 }
             }
             Input::Durable(txn) => {
-                self.durable_txn = self.durable_txn.max(txn);
-                while let Some((at, _)) = self.pending.front()
-                    && *at <= txn
-                {
-                    for then in self.pending.pop_front().map(|(_, thens)| thens).unwrap_or_default() {
-                        self.handle_then(then, fx);
-                    }
+                for then in self.durability.handle_durable(txn) {
+                    self.handle_then(then, fx);
                 }
             }
             Input::LogRead { reader, entries, more } => self.handle_log_read(reader, entries, more, fx),
             Input::ToolProgress(id, attempt, note) => {
-                self.consult(fx, |executor, rules, fx| executor.handle_progress(id, attempt, note, rules, fx));
+                self.executor.handle_progress(id, attempt, note, &facts!(self), fx);
             }
             Input::ToolEnded(id, attempt, outcome) => {
-                self.with_rules(fx, |executor, _, fx| executor.handle_tool_ended(id, attempt, outcome, fx));
+                let finished = self.executor.handle_tool_ended(id, attempt, outcome, fx);
+                self.finish(finished, fx);
             }
-            Input::Fetched(hash) => {
-                self.consult(fx, |executor, rules, fx| executor.handle_fetched(hash, rules, fx));
-            }
+            Input::Fetched(hash) => self.executor.handle_fetched(hash, &facts!(self), fx),
             Input::FetchFailed(hash) => self.executor.handle_fetch_failed(hash, fx.now.mono_ms),
             Input::NodeUp(peer, session) => {
-                if self.election.leading_claim().is_some() && self.trust.member(&peer).is_some() {
-                    self.with_env(|book, env| book.handle_node_up(peer, session, env, fx));
+                if facts!(self).leads() && self.trust.member(&peer).is_some() {
+                    self.book.handle_node_up(peer, session, &facts!(self), fx);
                     self.tell_presence(fx);
                 }
             }
@@ -438,18 +361,222 @@ impl Peer {
         }
     }
 
+    fn handle_frame(&mut self, from: PeerId, frame: Frame, fx: &mut Effects<'_>) {
+        match frame {
+            Frame::Beacon(beacon) => {
+                let may = self.trust.is_owner(&beacon.claim.epoch.peer);
+                self.election.handle_beacon(from, beacon, may, fx);
+            }
+            Frame::Query => self.election.handle_query(from, fx),
+            Frame::Notice(claim) => self.handle_notice(&from, &claim, fx),
+            Frame::Resign { epoch, successor } => self.election.handle_resign(from, epoch, successor, fx),
+            Frame::Handover { epoch } => self.election.handle_handover(from, epoch, fx),
+            Frame::Neighbours(peers) => self.logs.handle_neighbours(from, peers),
+            Frame::Digest { rows, changes } => {
+                if self.links.begin_comparison(from, changes, self.logs.changes()) {
+                    membership::send_records(from, &facts!(self), fx);
+                }
+                self.logs.handle_digest(from, &rows, &self.trust, fx);
+            }
+            Frame::Entries { entries, more } => {
+                for item in &entries {
+                    self.ingest(from, item, fx);
+                }
+                let objects = entries.first().is_some_and(|item| item.entry.entry.kind == Kind::GENESIS);
+                if objects && !self.is_excluded() && self.links.begin_objection(from) {
+                    membership::send_records(from, &facts!(self), fx);
+                }
+                if more {
+                    self.logs.ask_more(from, fx);
+                }
+                self.renew_directory(fx);
+            }
+            Frame::Presence { epoch, online } => {
+                if self.election.gateway() == Some(epoch) && from == epoch.peer {
+                    self.nodes.set_told_online(online);
+                    self.note_presence(fx);
+                }
+            }
+            Frame::Progress { id, attempt, state, note } => {
+                // Whether a call reads as running decides how long its ending is waited for: only its gateway may say so.
+                if self.election.gateway().is_some_and(|epoch| epoch.peer == from) {
+                    self.book.handle_progress(from, id, attempt, state, &note, fx);
+                }
+            }
+            Frame::Dispatch(dispatch) => self.handle_dispatch(from, &dispatch, fx),
+            Frame::Answer(answer) => self.handle_answer(from, &answer, fx),
+            Frame::Cancel { id } => {
+                let cancel = self.book.is_cancelled(&id).cloned().unwrap_or(CancelRequest {
+                    id,
+                    reason: "cancelled".to_owned(),
+                    expired: false,
+                });
+                if self.trust.is_owner(&from) {
+                    self.stop_call(&cancel, fx);
+                }
+            }
+        }
+    }
+
     fn handle_log_read(&mut self, reader: LogReader, entries: Vec<SignedEntry>, more: bool, fx: &mut Effects<'_>) {
         match reader {
             LogReader::Peer(to) => {
                 let items = entries.into_iter().map(|entry| self.item(entry, fx.now.mono_ms)).collect();
                 self.logs.handle_log_read(to, items, more, fx);
             }
-            LogReader::Compaction => self.handle_own_log(&entries, more, fx),
-            LogReader::Unsupported => self.handle_unsupported(entries, more, fx),
-            LogReader::Reattest => self.handle_void(&entries, more, fx),
-            LogReader::Reissue => self.say_own_again(&entries, more, fx),
-            LogReader::OwnCheck => self.resolve_doubts(&entries, fx),
-            LogReader::Deferred => self.take_overflow(&entries, fx),
+            LogReader::Compaction => {
+                let known = (&self.book, &self.executor);
+                let dead = self.compaction.handle_log_read(&entries, more, known, &facts!(self), fx);
+                if let Some(dead) = dead {
+                    let entry = self.write(Kind::TRUNCATION, 0, crate::entry::encode(&dead), fx);
+                    self.apply_truncation(&entry, fx);
+                }
+            }
+            LogReader::Unsupported => {
+                let (entries, critical) = self.logs.unsupported.handle_log_read(entries, more, fx);
+                for entry in entries {
+                    let item = self.item(entry, fx.now.mono_ms);
+                    self.apply_admitted(&item.entry, item.left_ms, fx);
+                }
+                if critical {
+                    self.handle_holds(fx);
+                }
+            }
+            LogReader::Reattest => {
+                for outcome in self.reattestation.handle_log_read(&entries, more, &facts!(self), fx) {
+                    self.issue_again(&outcome, fx);
+                }
+            }
+            LogReader::Reissue => {
+                for outcome in self.incarnations.handle_reissue(&entries) {
+                    self.issue_again(&outcome, fx);
+                }
+                if more {
+                    self.incarnations.read_reissue(&self.local.me, &self.logs, fx);
+                }
+            }
+            LogReader::OwnCheck => {
+                if self.incarnations.handle_own_check(&entries, &self.logs) {
+                    self.handle_lost_state(fx);
+                }
+            }
+            LogReader::Deferred => {
+                for (entry, left_ms) in self.book.take_deferred(entries, fx.now.mono_ms) {
+                    self.apply_admitted(&entry, Some(left_ms), fx);
+                }
+            }
+        }
+    }
+
+    fn handle_then(&mut self, then: Then, fx: &mut Effects<'_>) {
+        match then {
+            Then::Reply(id, reply) => fx.out.push(Output::Reply(id, reply)),
+            Then::Claimed(epoch) => self.election.handle_claimed(epoch, self.local.signer.as_ref(), fx),
+            Then::Push { entry, left_ms } => {
+                let gateway = self.election.gateway().map(|epoch| epoch.peer);
+                self.logs.handle_durable(&entry, left_ms, gateway, fx);
+                if let Some(header) = entry.header() {
+                    // Accepted: only now may it be dispatched, if we are the gateway ourselves.
+                    self.book.release(&header.id, &facts!(self), fx);
+                }
+            }
+            Then::Started(id, attempt) => self.handle_started(id, attempt, fx),
+            Then::Outcome(id, attempt, entry) => {
+                self.executor.keep_outcome(id, attempt, entry);
+                if let Some(gateway) = self.election.gateway()
+                    && (gateway.peer == self.local.me || self.election.is_linked(&gateway.peer))
+                {
+                    self.executor.tell(id, attempt, gateway.peer, fx);
+                }
+            }
+            Then::Ended(id, attempt, confirmed) => self.book.handle_ended(&id, attempt, confirmed, fx),
+            Then::Dismiss(peer) => {
+                if self.links.is_up(&peer) && self.trust.member(&peer).is_none() {
+                    membership::send_records(peer, &facts!(self), fx);
+                }
+            }
+            Then::Revoked => fx.fact(Fact::Revoked),
+        }
+    }
+
+    // --- Timers -------------------------------------------------------------------------------------------------------
+
+    fn time_election(&mut self, fx: &mut Effects<'_>) {
+        let (logs, trust) = (&self.logs, &self.trust);
+        let reach = |peer: &PeerId| 1 + logs.linked_to(peer).filter(|other| trust.member(other).is_some()).count();
+        self.election.handle_timeout(self.local.signer.as_ref(), &reach, fx);
+    }
+
+    fn time_logs(&mut self, fx: &mut Effects<'_>) {
+        self.logs.handle_timeout(self.local.config.sync_every_ms, fx);
+    }
+
+    fn time_compaction(&mut self, fx: &mut Effects<'_>) {
+        self.compaction.handle_timeout(&facts!(self), fx);
+    }
+
+    fn time_calls(&mut self, fx: &mut Effects<'_>) {
+        let mut due = self.book.due(fx.now.mono_ms);
+        if due.is_empty() {
+            return;
+        }
+        due.sort_unstable();
+        self.expire_here(&due, fx);
+        let overdue = self.book.handle_timeout(&facts!(self), fx);
+        self.write_all_inferred(overdue, fx);
+    }
+
+    /// A run that lasts, and of which nothing in our log tells yet: others get something to hold against an older state of
+    /// ours.
+    fn time_checkpoint(&mut self, fx: &mut Effects<'_>) {
+        if self.incarnations.needs_checkpoint(self.logs.own_seq(), fx.now.mono_ms)
+            && !self.executor.is_idle()
+            && !self.is_excluded()
+            && fx.enforces(ProtocolRule::RunsCheckpointed)
+        {
+            self.write(Kind::CHECKPOINT, 0, Vec::new(), fx);
+        }
+    }
+
+    fn time_reattestation(&mut self, fx: &mut Effects<'_>) {
+        for outcome in self.reattestation.handle_timeout(&facts!(self), fx) {
+            self.issue_again(&outcome, fx);
+        }
+    }
+
+    fn time_deferred(&mut self, fx: &mut Effects<'_>) {
+        self.book.read_deferred(&self.local.config, &self.logs, fx);
+    }
+
+    fn time_executor(&mut self, fx: &mut Effects<'_>) {
+        if self.executor.is_due(fx.now.mono_ms) {
+            for finished in self.executor.handle_timeout(&facts!(self), fx) {
+                self.write_outcome(&finished, fx);
+            }
+        }
+    }
+
+    fn time_stop(&mut self, fx: &mut Effects<'_>) {
+        let Some((id, until)) = self.timers.stopping else { return };
+        let successor_leads = self.election.gateway().is_some_and(|epoch| epoch.peer != self.local.me);
+        if fx.now.mono_ms >= until || successor_leads {
+            self.timers.stopping = None;
+            fx.sync = true;
+            fx.then(Then::Reply(id, Reply::Stopped));
+        }
+    }
+
+    // --- Where sub-core meets sub-core --------------------------------------------------------------------------------
+
+    fn handle_link_up(&mut self, peer: PeerId, fx: &mut Effects<'_>) {
+        if peer == self.local.me {
+            return;
+        }
+        self.links.handle_link_up(peer);
+        if self.trust.member(&peer).is_some() {
+            self.meet(peer, fx);
+        } else if self.trust.is_excluded(&peer) {
+            fx.then(Then::Dismiss(peer));
         }
     }
 
@@ -457,9 +584,8 @@ impl Peer {
     fn meet(&mut self, peer: PeerId, fx: &mut Effects<'_>) {
         self.election.handle_link_up(peer, fx);
         self.logs.handle_link_up(peer, fx);
-        let void = self.trust.void();
-        self.share_void(&void, &[peer], fx);
-        if self.election.leading_claim().is_some() {
+        membership::send_void(&self.trust.void(), &[peer], &facts!(self), fx);
+        if facts!(self).leads() {
             self.tell_presence(fx);
         }
         self.note_presence(fx);
@@ -474,160 +600,20 @@ impl Peer {
         fx.view_changed = true;
     }
 
-    fn handle_frame(&mut self, from: PeerId, frame: Frame, fx: &mut Effects<'_>) {
-        let may_lead = |peer: &PeerId| self.trust.is_owner(peer);
-        match frame {
-            Frame::Beacon(beacon) => {
-                let may = may_lead(&beacon.claim.epoch.peer);
-                self.election.handle_beacon(from, beacon, may, fx);
-            }
-            Frame::Query => self.election.handle_query(from, fx),
-            Frame::Notice(claim) => {
-                let may = self.may_prove(&from, &claim);
-                self.election.handle_notice(&claim, may, fx);
-            }
-            Frame::Resign { epoch, successor } => self.election.handle_resign(from, epoch, successor, fx),
-            Frame::Handover { epoch } => self.election.handle_handover(from, epoch, fx),
-            Frame::Neighbours(peers) => self.logs.handle_neighbours(from, peers),
-            Frame::Digest { rows, changes } => {
-                self.compare_changes(from, changes, fx);
-                let trust = &self.trust;
-                let depth = |peer: &PeerId| trust.member(peer).map_or(u32::MAX, |member| member.depth);
-                let stands = |author: &PeerId, incarnation, seq| trust.standing(author, incarnation, seq);
-                self.logs.handle_digest(from, &rows, depth, stands, fx);
-            }
-            Frame::Entries { entries, more } => {
-                for item in &entries {
-                    self.ingest(from, item, fx);
-                }
-                if entries.first().is_some_and(|item| item.entry.entry.kind == Kind::GENESIS) {
-                    self.object(from, fx);
-                }
-                if more {
-                    self.logs.ask_more(from, fx);
-                }
-                self.say_directory_again(fx);
-            }
-            Frame::Presence { epoch, online } => {
-                if self.election.gateway() == Some(epoch) && from == epoch.peer {
-                    self.told_online = online.into_iter().collect();
-                    self.note_presence(fx);
-                }
-            }
-            Frame::Progress { id, attempt, state, note } => {
-                // Whether a call reads as running decides how long its ending is waited for: only its gateway may say so.
-                if self.election.gateway().is_some_and(|epoch| epoch.peer == from) {
-                    self.book.handle_progress(from, id, attempt, state, &note, fx);
-                }
-            }
-            Frame::Dispatch(dispatch) => self.handle_dispatch(from, &dispatch, fx),
-            Frame::Answer(answer) => match &answer.what {
-                AnswerKind::Ended(entry) => {
-                    // One of our own was applied when it was written.
-                    if from != self.me && entry.author == from && entry.entry.kind == Kind::OUTCOME {
-                        let item = EntryItem { entry: entry.clone(), left_ms: None };
-                        self.ingest(from, &item, fx);
-                        self.take_forked(entry, fx);
-                    }
-                }
-                AnswerKind::Fenced(Some(claim)) => {
-                    let may = self.may_prove(&from, claim);
-                    self.election.handle_notice(claim, may, fx);
-                }
-                AnswerKind::Waiting
-                | AnswerKind::Running { .. }
-                | AnswerKind::Busy
-                | AnswerKind::Fenced(None)
-                | AnswerKind::Rejected(_) => {
-                    self.with_env(|book, env| book.handle_answer(from, &answer, env, fx));
-                }
-            },
-            Frame::Cancel { id } => {
-                let cancel = self.book.is_cancelled(&id).cloned().unwrap_or(CancelRequest {
-                    id,
-                    reason: "cancelled".to_owned(),
-                    expired: false,
-                });
-                if self.trust.is_owner(&from) {
-                    self.stop_call(&cancel, fx);
-                }
-            }
-        }
+    /// A claim that proves a fence. Its author may have been removed since: a leader must rise above its epoch all the
+    /// same, or those who once followed it would never follow anyone below.
+    fn handle_notice(&mut self, from: &PeerId, claim: &Claim, fx: &mut Effects<'_>) {
+        let may_prove = self.trust.is_owner(from) || self.trust.was_owner(&claim.epoch.peer);
+        self.election.handle_notice(claim, may_prove, fx);
     }
 
-    fn handle_then(&mut self, then: Then, fx: &mut Effects<'_>) {
-        match then {
-            Then::Reply(id, reply) => fx.out.push(Output::Reply(id, reply)),
-            Then::Claimed(epoch) => self.election.handle_claimed(epoch, self.signer.as_ref(), fx),
-            Then::Push { entry, left_ms } => {
-                let gateway = self.election.gateway().map(|epoch| epoch.peer);
-                self.logs.handle_durable(&entry, left_ms, gateway, fx);
-                if let Some(header) = entry.header() {
-                    // Accepted: only now may it be dispatched, if we are the gateway ourselves.
-                    self.with_env(|book, env| book.release(&header.id, env, fx));
-                }
-            }
-            Then::Started(id, attempt) => {
-                self.with_rules(fx, |executor, rules, fx| executor.handle_started(id, attempt, rules, fx));
-                self.note_started(fx.now.mono_ms);
-            }
-            Then::Outcome(id, attempt, entry) => {
-                self.executor.keep_outcome(id, attempt, entry);
-                if let Some(gateway) = self.election.gateway()
-                    && (gateway.peer == self.me || self.election.is_linked(&gateway.peer))
-                {
-                    self.executor.tell(id, attempt, gateway.peer, fx);
-                }
-            }
-            Then::Ended(id, attempt, confirmed) => self.book.handle_ended(&id, attempt, confirmed, fx),
-            Then::Dismiss(peer) => self.dismiss(peer, fx),
-            Then::Revoked => fx.fact(Fact::Revoked),
-        }
-    }
-
-    fn handle_timeouts(&mut self, fx: &mut Effects<'_>) {
-        let Self { election, logs, trust, .. } = self;
-        let reach = |peer: &PeerId| 1 + logs.linked_to(peer).filter(|other| trust.member(other).is_some()).count();
-        election.handle_timeout(self.signer.as_ref(), &reach, fx);
-        self.logs.handle_timeout(self.config.sync_every_ms, fx);
-        self.look_at_own_log(fx);
-        let mut due = self.book.due(fx.now.mono_ms);
-        if !due.is_empty() {
-            due.sort_unstable();
-            self.expire_here(&due, fx);
-            let mut changes = Vec::new();
-            self.with_env(|book, env| changes = book.handle_timeout(env, fx));
-            for change in changes {
-                self.write_inferred(&change, fx);
-            }
-        }
-        self.checkpoint_runs(fx);
-        self.say_again(fx);
-        self.read_overflow(fx);
-        if self.executor.is_due(fx.now.mono_ms) {
-            let late = self.consult(fx, Executor::handle_timeout);
-            for finished in late {
-                self.write_outcome(&finished, fx);
-            }
-        }
-        if let Some((id, until)) = self.stopping {
-            let successor_leads = self.election.gateway().is_some_and(|epoch| epoch.peer != self.me);
-            if fx.now.mono_ms >= until || successor_leads {
-                self.stopping = None;
-                fx.sync = true;
-                fx.then(Then::Reply(id, Reply::Stopped));
-            }
-        }
-    }
-
-    /// Who leads has changed: sessions belong to an epoch, and a new gateway sends what waits.
+    /// The gateway has changed: sessions belong to an epoch, and a new gateway sends what waits.
     fn handle_gateway_change(&mut self, fx: &mut Effects<'_>) {
         self.book.forget_sessions();
-        self.told_online.clear();
-        if self.election.leading_claim().is_some() {
-            let me = self.me;
+        self.nodes.set_told_online([]);
+        if facts!(self).leads() {
             // The gateway is a node too; its session is no stream.
-            self.with_env(|book, env| book.handle_node_up(me, 0, env, fx));
+            self.book.handle_node_up(self.local.me, 0, &facts!(self), fx);
             self.end_undeliverable(fx);
             self.tell_presence(fx);
         }
@@ -635,95 +621,123 @@ impl Peer {
         fx.view_changed = true;
     }
 
-    /// Whether we do not belong: revoked, or awaiting re-approval.
-    fn is_excluded(&self) -> bool {
-        self.trust.member(&self.me).is_none()
-    }
-
-    /// Why this peer must not lead nor start calls, for people.
-    fn hold(&self) -> Option<String> {
-        if self.is_excluded() {
-            return Some("this device does not belong to the mesh any more".to_owned());
+    fn handle_dispatch(&mut self, from: PeerId, dispatch: &Dispatch, fx: &mut Effects<'_>) {
+        let Some(header) = dispatch.header.header() else { return };
+        let (id, attempt, place) = (header.id, dispatch.attempt, dispatch.header.place());
+        let answer = |what, fx: &mut Effects<'_>| fx.send(from, Frame::Answer(Answer { id, attempt, what }));
+        let may_lead = self.trust.is_owner(&from);
+        if from != dispatch.claim.epoch.peer || !may_lead {
+            return answer(AnswerKind::Rejected("only a gateway of this mesh may dispatch".to_owned()), fx);
         }
-        self.holds().next().map(|hold| hold.to_string())
+        if from != self.local.me && !self.election.observe(&dispatch.claim, may_lead, fx) {
+            return answer(AnswerKind::Fenced(self.election.fence().proof.clone()), fx);
+        }
+        if let Err(reason) = screen::screen(dispatch, &header, &facts!(self), fx) {
+            return answer(AnswerKind::Rejected(reason), fx);
+        }
+        // The log may bring the header only after a crash has made us forget what became of it: it belongs in the book.
+        // So does the time that is left, also where nothing begins for now: another gateway may believe in more.
+        if !self.executor.has_any(&id) {
+            self.book.apply_header(&dispatch.header, header.clone(), dispatch.left_ms, &facts!(self), fx);
+        }
+        if self.executor.is_new(&id, attempt)
+            && let Some(what) = screen::reason_to_defer(&from, &place, &facts!(self))
+        {
+            return answer(what, fx);
+        }
+        let known_ms = self.book.left_ms(&id, fx.now.mono_ms).unwrap_or(u64::MAX);
+        let left_ms = dispatch.left_ms.min(header.ttl_ms).min(known_ms);
+        let cancel = self.book.is_cancelled(&id).cloned();
+        let offer = Offer { gateway: from, header, origin: place.author, attempt, left_ms, cancel };
+        let finished = self.executor.handle_offer(offer, &facts!(self), fx);
+        self.finish(finished, fx);
     }
 
-    fn holds(&self) -> impl Iterator<Item = Hold> {
-        self.own_hold().into_iter().chain(self.unsupported_critical())
+    fn handle_answer(&mut self, from: PeerId, answer: &Answer, fx: &mut Effects<'_>) {
+        match &answer.what {
+            AnswerKind::Ended(entry) => {
+                // One of our own was applied when it was written.
+                if from == self.local.me || entry.author != from || entry.entry.kind != Kind::OUTCOME {
+                    return;
+                }
+                self.ingest(from, &EntryItem { entry: entry.clone(), left_ms: None }, fx);
+                if let Some(outcome) = self.reattestation.handle_forked(entry, &facts!(self)) {
+                    self.book.apply_outcome(entry, &facts!(self), fx);
+                    self.issue_again(&outcome, fx);
+                }
+            }
+            AnswerKind::Fenced(Some(claim)) => self.handle_notice(&from, claim, fx),
+            AnswerKind::Waiting
+            | AnswerKind::Running { .. }
+            | AnswerKind::Busy
+            | AnswerKind::Fenced(None)
+            | AnswerKind::Rejected(_) => self.book.handle_answer(from, answer, &facts!(self), fx),
+        }
+    }
+
+    /// `started` is durable.
+    fn handle_started(&mut self, id: ReqId, attempt: Attempt, fx: &mut Effects<'_>) {
+        let cancel = self.book.is_cancelled(&id).cloned();
+        let finished = self.executor.handle_started(id, attempt, cancel, &facts!(self), fx);
+        self.finish(finished, fx);
+        // A mesh of one has nobody to tell.
+        if self.trust.membership().members.len() > 1 {
+            self.incarnations.note_started(self.logs.own_seq(), fx.now.mono_ms);
+        }
+    }
+
+    /// An entry with the time that its call has left, for others.
+    fn item(&self, entry: SignedEntry, now: u64) -> EntryItem {
+        let left_ms = (entry.entry.kind == Kind::CALL).then(|| self.book.left_ms_of(&entry, now));
+        EntryItem { entry, left_ms }
+    }
+
+    /// Applies an entry of our own log that had to wait, if its place still counts.
+    fn apply_admitted(&mut self, entry: &SignedEntry, left_ms: Option<u64>, fx: &mut Effects<'_>) {
+        let place = entry.place();
+        if self.trust.admits(&place.author, place.incarnation, place.seq) {
+            self.apply(entry, left_ms, fx);
+        }
+    }
+
+    fn is_excluded(&self) -> bool {
+        facts!(self).is_excluded_here()
     }
 
     /// A reason to hold has come or gone.
     fn handle_holds(&mut self, fx: &mut Effects<'_>) {
         self.refresh_candidates(fx);
-        self.consult(fx, Executor::start_next);
+        self.executor.start_next(&facts!(self), fx);
         fx.view_changed = true;
     }
 
     fn refresh_candidates(&mut self, fx: &mut Effects<'_>) {
-        let mut candidates: BTreeMap<PeerId, u8> = self
-            .directory
-            .iter()
-            .filter(|(peer, (_, directory))| directory.eligible && **peer != self.me && self.trust.is_owner(peer))
-            .map(|(peer, (_, directory))| (*peer, directory.class))
-            .collect();
-        for (peer, member) in &self.trust.membership().members {
-            if member.tier == Tier::Owner && *peer != self.me && !self.directory.contains_key(peer) {
-                candidates.insert(*peer, 0);
-            }
-        }
-        if self.config.eligible && self.trust.is_owner(&self.me) && self.holds().next().is_none() {
-            candidates.insert(self.me, self.config.class.0);
-        }
+        let candidates = facts!(self).candidates();
         self.election.set_candidates(candidates, fx);
     }
+
+    fn note_presence(&mut self, fx: &mut Effects<'_>) {
+        let online = facts!(self).online(self.book.online());
+        self.nodes.note_online(&online, &self.trust, fx);
+    }
+
+    fn tell_presence(&mut self, fx: &mut Effects<'_>) {
+        if let Some(epoch) = self.election.leading_claim().map(|claim| claim.epoch) {
+            let online: Vec<PeerId> = self.book.online().collect();
+            for peer in self.election.neighbours() {
+                fx.send(peer, Frame::Presence { epoch, online: online.clone() });
+            }
+        }
+        self.note_presence(fx);
+    }
+
+    // --- Questions ----------------------------------------------------------------------------------------------------
 
     /// The mesh as this peer sees it.
     #[must_use]
     pub fn view(&self) -> View {
-        let online = self.online_now();
-        let nodes = self
-            .trust
-            .membership()
-            .members
-            .iter()
-            .map(|(peer, member)| NodeView {
-                peer: *peer,
-                key: member.key,
-                node_id: member.node_id.clone(),
-                tier: member.tier,
-                online: online.contains(peer),
-                last_seen_ms: self.presence.get(peer).map_or(0, |presence| presence.changed_ms),
-                directory: self.directory.get(peer).map(|(_, directory)| directory.clone()),
-            })
-            .collect();
-        let pending = self.trust.membership().awaiting_reapproval.iter().map(|(peer, pending)| ReapprovalView {
-            peer: *peer,
-            key: pending.key,
-            node_id: pending.node_id.clone(),
-            tier: pending.tier,
-            approved_by: pending.by,
-            revoked_by: pending.revoked_by,
-        });
-        let own = self.trust.member(&self.me).map(|member| &member.node_id);
-        let own =
-            own.or_else(|| self.trust.membership().awaiting_reapproval.get(&self.me).map(|pending| &pending.node_id));
-        View {
-            me: self.me,
-            node_id: own.map_or_else(|| NodeId::slug("revoked"), NodeId::clone),
-            mesh: self.trust.mesh(),
-            mesh_name: self.trust.name().to_owned(),
-            incarnation: self.logs.incarnation(),
-            boot: self.boot,
-            revoked: self.trust.is_revoked(&self.me),
-            awaiting_reapproval: pending.collect(),
-            holds: self.holds().collect(),
-            copied: self.copied().into_iter().collect(),
-            forked: self.logs.forked().collect(),
-            gateway: self.election.gateway(),
-            fence: self.election.fence().epoch,
-            links: self.election.neighbours().collect(),
-            nodes,
-        }
+        let facts = facts!(self);
+        facts.view(&facts.online(self.book.online()))
     }
 
     /// Peers that are excluded, revoked or awaiting re-approval; at most [`crate::limits::REVOKED_TOLD_MAX`]. When one of them comes,
@@ -744,7 +758,7 @@ impl Peer {
         self.book.records()
     }
 
-    /// How many calls have no ending yet.
+    /// Number of calls that have no ending yet.
     #[must_use]
     pub fn open_count(&self) -> usize {
         self.book.count_open()
@@ -753,7 +767,7 @@ impl Peer {
     /// This peer's key.
     #[must_use]
     pub fn public_key(&self) -> PublicKey {
-        self.key
+        self.local.key
     }
 
     /// Everyone who belongs.
@@ -761,25 +775,25 @@ impl Peer {
         self.trust.membership().members.keys().copied()
     }
 
-    /// How far this peer trusts another now; `None`: not at all.
+    /// Tier for which this peer trusts another now; `None`: not at all.
     #[must_use]
     pub fn tier(&self, of: &PeerId) -> Option<Tier> {
         self.trust.tier(of)
     }
 
-    /// Whether this peer holds its own revocation.
+    /// True if this peer holds its own revocation.
     #[must_use]
     pub fn is_revoked(&self) -> bool {
-        self.trust.is_revoked(&self.me)
+        self.trust.is_revoked(&self.local.me)
     }
 
-    /// Whether this peer leads.
+    /// True if this peer leads.
     #[must_use]
     pub fn leads(&self) -> bool {
-        self.election.leading_claim().is_some()
+        facts!(self).leads()
     }
 
-    /// Whether no tool runs here.
+    /// True if no tool runs here.
     #[must_use]
     pub fn is_idle(&self) -> bool {
         self.executor.is_idle()

@@ -97,7 +97,8 @@ impl<T: Row> RowKey<T> {
     }
 }
 
-// --- Meta: single values ------------------------------------------------------------------------------------------------
+// --- Meta: single values
+// ------------------------------------------------------------------------------------------------
 
 fn meta<T>(name: &[u8]) -> RowKey<T> {
     RowKey::new(Space::Meta, name)
@@ -162,10 +163,10 @@ pub fn fork(author: &PeerId, incarnation: Incarnation) -> RowKey<SignedEntry> {
     meta_of(FORK, &log_key(author, incarnation))
 }
 
-/// True for keys of [`fork`].
+/// Reads a key of [`fork`].
 #[must_use]
-pub fn is_fork(key: &[u8]) -> bool {
-    key.starts_with(FORK)
+pub fn fork_of(key: &[u8]) -> Option<(PeerId, Incarnation)> {
+    log_of(key.strip_prefix(FORK)?)
 }
 
 /// The entry by which an author dropped a part of its log.
@@ -174,10 +175,10 @@ pub fn truncation(author: &PeerId, incarnation: Incarnation) -> RowKey<SignedEnt
     meta_of(TRUNCATION, &log_key(author, incarnation))
 }
 
-/// True for keys of [`truncation`].
+/// Reads a key of [`truncation`].
 #[must_use]
-pub fn is_truncation(key: &[u8]) -> bool {
-    key.starts_with(TRUNCATION)
+pub fn truncation_of(key: &[u8]) -> Option<(PeerId, Incarnation)> {
+    log_of(key.strip_prefix(TRUNCATION)?)
 }
 
 /// Runs of dropped places (first, last) whose rows are still to be deleted.
@@ -243,7 +244,8 @@ pub struct VoidRow {
     pub last: u64,
 }
 
-// --- Log and heads --------------------------------------------------------------------------------------------------------
+// --- Log and heads
+// --------------------------------------------------------------------------------------------------------
 
 fn log_key(author: &PeerId, incarnation: Incarnation) -> Vec<u8> {
     [author.0.as_slice(), &incarnation.0.to_be_bytes()].concat()
@@ -273,7 +275,7 @@ pub fn logs_of(author: &PeerId) -> (Vec<u8>, Vec<u8>) {
     (place_key(author, Incarnation(0), 0), place_key(author, Incarnation(u32::MAX), u64::MAX))
 }
 
-/// How far a log is held: author ‖ incarnation.
+/// The head of a log as far as it is held: author ‖ incarnation.
 #[must_use]
 pub fn head(author: &PeerId, incarnation: Incarnation) -> RowKey<Head> {
     RowKey::new(Space::Heads, log_key(author, incarnation))
@@ -297,7 +299,8 @@ pub struct Head {
     pub hlc: u64,
 }
 
-// --- Membership -----------------------------------------------------------------------------------------------------------
+// --- Membership
+// -----------------------------------------------------------------------------------------------------------
 
 /// An entry that trust is computed from, by its hash.
 #[must_use]
@@ -328,7 +331,8 @@ pub struct InviteRow {
     pub used_by: Option<PublicKey>,
 }
 
-// --- Calls ----------------------------------------------------------------------------------------------------------------
+// --- Calls
+// ----------------------------------------------------------------------------------------------------------------
 
 /// A call without a confirmed ending, by its id.
 #[must_use]
@@ -348,7 +352,7 @@ pub fn early_cancel(id: &ReqId) -> RowKey<CancelRequest> {
     RowKey::new(Space::Open, [id.0.as_slice(), &Hash::ZERO.0].concat())
 }
 
-/// What a key of [`Space::Open`] names.
+/// The meaning of a key of [`Space::Open`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OpenKey {
     /// See [`open_call`].
@@ -391,14 +395,14 @@ pub struct OpenRow<'a> {
     pub basis: Basis,
 }
 
-/// What the ending of a call rests on. The greater takes the place of the lesser, so that all books come to say the same
+/// The ground of a call's ending. The greater takes the place of the lesser, so that all books come to say the same
 /// in whatever order they hear it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Basis {
     /// It is open.
     #[default]
     Nothing,
-    /// What an owner says who received nothing from the target: of several the first, by their clocks.
+    /// The inference of an owner that received nothing from the target: of several the first, by their clocks.
     Inferred(Reverse<(u64, Hash)>),
     /// The same of its origin.
     Origin(Reverse<(u64, Hash)>),
@@ -489,7 +493,8 @@ pub struct KeyRow {
     pub until_ms: u64,
 }
 
-// --- The target's journal -------------------------------------------------------------------------------------------------
+// --- The target's journal
+// -------------------------------------------------------------------------------------------------
 
 /// An attempt of a call at its target: id ‖ attempt.
 #[must_use]
@@ -507,7 +512,7 @@ pub fn journal_of(key: &[u8]) -> Option<(ReqId, Attempt)> {
 /// The row of [`journal`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JournalRow {
-    /// How far it came.
+    /// The stage that it has reached.
     pub state: Journaled,
     /// Age of our store at which we got the call: forgetting counts from here.
     pub received_ms: u64,
@@ -515,7 +520,7 @@ pub struct JournalRow {
     pub key: Option<Box<(Hash, Hash)>>,
 }
 
-/// What the journal says of one attempt.
+/// State of one attempt in the journal.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Journaled {
     /// Started: its tool may have been invoked.

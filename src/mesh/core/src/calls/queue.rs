@@ -1,9 +1,10 @@
-//! What a gateway does with open calls: sessions of nodes, who waits for whom, and dispatching within their credits.
+//! Open calls at a gateway: sessions of nodes, calls that wait for each, and dispatching within their credits.
 
 use std::collections::BTreeSet;
 
-use super::{Book, Env, PROGRESS_AFTER_MS, Sent, Session};
+use super::{Book, PROGRESS_AFTER_MS, Sent, Session};
 use crate::effects::Effects;
+use crate::facts::Facts;
 use crate::frame::{Answer, AnswerKind, Dispatch, Frame, Phase};
 use crate::ids::{Attempt, PeerId, ReqId};
 use crate::io::SessionId;
@@ -11,7 +12,7 @@ use crate::protocol_rule::ProtocolRule;
 
 impl Book {
     /// A node's stream is up, and it is registered. Everything sent over an older stream is open again.
-    pub(crate) fn handle_node_up(&mut self, peer: PeerId, session: SessionId, env: &Env<'_>, fx: &mut Effects<'_>) {
+    pub(crate) fn handle_node_up(&mut self, peer: PeerId, session: SessionId, facts: &Facts<'_>, fx: &mut Effects<'_>) {
         self.forget_session(&peer);
         self.sessions.insert(peer, Session { number: session, outstanding: BTreeSet::new() });
         let cancels: Vec<ReqId> = self
@@ -23,7 +24,7 @@ impl Book {
         for id in cancels {
             fx.send(peer, Frame::Cancel { id });
         }
-        self.pump(&peer, env, fx);
+        self.pump(&peer, facts, fx);
     }
 
     /// Answers whether it was the present session.
@@ -75,12 +76,12 @@ impl Book {
     }
 
     /// Sends a node what waits for it, in order of arrival, up to its credits.
-    pub(crate) fn pump(&mut self, target: &PeerId, env: &Env<'_>, fx: &mut Effects<'_>) {
-        if env.leading.is_none() || !self.has_credit(target, env) {
+    pub(crate) fn pump(&mut self, target: &PeerId, facts: &Facts<'_>, fx: &mut Effects<'_>) {
+        if !facts.leads() || !self.has_credit(target, facts) {
             return;
         }
         let mut after = 0;
-        while self.has_credit(target, env)
+        while self.has_credit(target, facts)
             && let Some((arrival, id)) = self
                 .waiting
                 .get(target)
@@ -88,14 +89,14 @@ impl Book {
                 .map(|(arrival, id)| (*arrival, *id))
         {
             after = arrival + 1;
-            self.dispatch(&id, false, env, fx);
+            self.dispatch(&id, false, facts, fx);
         }
     }
 
     /// One call is new or open again: it goes out now unless others wait before it.
-    pub(super) fn pump_one(&mut self, id: &ReqId, env: &Env<'_>, fx: &mut Effects<'_>) {
+    pub(super) fn pump_one(&mut self, id: &ReqId, facts: &Facts<'_>, fx: &mut Effects<'_>) {
         let Some(open) = self.open.get_mut(id) else { return };
-        if env.leading.is_none() || open.ended() {
+        if !facts.leads() || open.ended() {
             return;
         }
         let (target, origin) = (open.record.header.target, open.record.origin);
@@ -104,26 +105,26 @@ impl Book {
         if origin == self.me {
             self.phase(id, Phase::Queued, self.attempt_of(id), self.me, "", fx);
         }
-        self.pump(&target, env, fx);
+        self.pump(&target, facts, fx);
     }
 
     pub(super) fn attempt_of(&self, id: &ReqId) -> Attempt {
         self.open.get(id).map_or(1, |open| open.record.attempt)
     }
 
-    pub(super) fn has_credit(&self, target: &PeerId, env: &Env<'_>) -> bool {
+    pub(super) fn has_credit(&self, target: &PeerId, facts: &Facts<'_>) -> bool {
         self.sessions
             .get(target)
-            .is_some_and(|session| session.outstanding.len() < env.config.running_max + env.config.prefetch_max)
+            .is_some_and(|session| session.outstanding.len() < facts.config().running_max + facts.config().prefetch_max)
     }
 
-    pub(super) fn dispatch(&mut self, id: &ReqId, again: bool, env: &Env<'_>, fx: &mut Effects<'_>) {
-        let Some(claim) = env.leading else { return };
+    pub(super) fn dispatch(&mut self, id: &ReqId, again: bool, facts: &Facts<'_>, fx: &mut Effects<'_>) {
+        let Some(claim) = facts.leading_claim() else { return };
         let now = fx.now.mono_ms;
         let Some(open) = self.open.get_mut(id) else { return };
         let target = open.record.header.target;
         let released = open.released || !fx.enforces(ProtocolRule::HeaderDurable);
-        let between_members = (env.is_member)(&target) && !(env.is_excluded)(&open.record.origin);
+        let between_members = facts.may_get_calls(&target) && !facts.trust.is_excluded(&open.record.origin);
         let between_members = between_members || !fx.enforces(ProtocolRule::DispatchToMembers);
         if !released || open.ended() || open.deadline <= now || open.cancel.is_some() || !between_members {
             return;
@@ -135,9 +136,9 @@ impl Book {
                 if !again || now < sent.again_at {
                     return;
                 }
-                (sent.pause_ms * 2).min(env.config.resend_max_ms)
+                (sent.pause_ms * 2).min(facts.config().resend_max_ms)
             }
-            Some(_) | None => env.config.resend_min_ms,
+            Some(_) | None => facts.config().resend_min_ms,
         };
         open.sent = Some(Sent { attempt, again_at: now + pause_ms, pause_ms });
         self.agenda.insert((now + pause_ms, *id));
@@ -155,8 +156,8 @@ impl Book {
         self.phase(id, Phase::Dispatched, attempt, self.me, "", fx);
     }
 
-    /// What a target said about a dispatch of ours, short of the outcome.
-    pub(crate) fn handle_answer(&mut self, from: PeerId, answer: &Answer, env: &Env<'_>, fx: &mut Effects<'_>) {
+    /// Takes a target's answer to a dispatch of ours, short of the outcome.
+    pub(crate) fn handle_answer(&mut self, from: PeerId, answer: &Answer, facts: &Facts<'_>, fx: &mut Effects<'_>) {
         let Some(open) = self.open.get_mut(&answer.id) else { return };
         if open.record.header.target != from {
             return;
@@ -165,7 +166,7 @@ impl Book {
         match &answer.what {
             AnswerKind::Running { note } => {
                 self.phase(&answer.id, Phase::Running, answer.attempt, from, note, fx);
-                if origin != self.me && env.leading.is_some() {
+                if origin != self.me && facts.leads() {
                     let note = note.clone();
                     let (id, attempt) = (answer.id, answer.attempt);
                     fx.send(origin, Frame::Progress { id, attempt, state: Phase::Running, note });
@@ -173,12 +174,12 @@ impl Book {
             }
             AnswerKind::Busy => {
                 self.unsend(&answer.id, &from);
-                self.agenda.insert((fx.now.mono_ms + env.config.resend_min_ms, answer.id));
+                self.agenda.insert((fx.now.mono_ms + facts.config().resend_min_ms, answer.id));
             }
             AnswerKind::Rejected(reason) => {
                 if let Some(sent) = &mut open.sent {
-                    sent.pause_ms = env.config.resend_max_ms;
-                    sent.again_at = fx.now.mono_ms + env.config.resend_max_ms;
+                    sent.pause_ms = facts.config().resend_max_ms;
+                    sent.again_at = fx.now.mono_ms + facts.config().resend_max_ms;
                 }
                 let reason = format!("rejected by the target: {reason}");
                 self.phase(&answer.id, Phase::Queued, answer.attempt, from, &reason, fx);

@@ -1,8 +1,8 @@
-//! What of a log is gone: runs of entries of which only a truncated run is left (mesh-protocol.md §5, GC).
+//! Truncation: runs of entries of which only place, hash and clock of the last are left (`docs/protocol.md`, Log).
 //!
-//! Only an author says which of its entries nobody needs any more ([`Kind::TRUNCATION`]), so a neighbour can neither hide an
-//! entry nor be asked to prove that it hides none. Everyone keeps that word beside the log and shows it, before anything
-//! else, to whoever has to step over what is gone.
+//! Only an author says which of its entries nobody needs any more ([`Kind::TRUNCATION`]), so a neighbour can neither
+//! hide an entry nor be asked to prove that it hides none. Everyone keeps that word beside the log and shows it, before
+//! anything else, to whoever has to step over what is gone.
 
 use std::collections::BTreeMap;
 
@@ -55,7 +55,7 @@ impl LatestTruncation {
     }
 }
 
-/// What is gone of all logs.
+/// All truncations that are held.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Dropped {
     latest: BTreeMap<LogId, LatestTruncation>,
@@ -66,7 +66,7 @@ pub(super) struct Dropped {
 
 impl Dropped {
     pub(super) fn restore(&mut self, key: &[u8], value: &[u8]) {
-        if rows::is_truncation(key)
+        if rows::truncation_of(key).is_some()
             && let Some(entry) = SignedEntry::from_stored(value)
             && let Some(latest) = LatestTruncation::read(&entry)
         {
@@ -78,12 +78,16 @@ impl Dropped {
         }
     }
 
+    pub(super) fn covers(&self, log_id: &LogId, seq: u64) -> bool {
+        self.latest.get(log_id).is_some_and(|latest| latest.covers(seq, seq))
+    }
+
     pub(super) fn poll_timeout(&self) -> Option<u64> {
         (!self.sweep.is_empty()).then_some(self.next_sweep)
     }
 }
 
-/// What of these runs is in none of the others; all are in order and apart from each other.
+/// The parts of these runs that are in none of the others; all are in order and apart from each other.
 fn without(runs: impl Iterator<Item = (u64, u64)>, others: &[TruncatedRun]) -> Vec<(u64, u64)> {
     let mut left = Vec::new();
     for (mut first, last) in runs {
@@ -103,7 +107,8 @@ fn without(runs: impl Iterator<Item = (u64, u64)>, others: &[TruncatedRun]) -> V
     left
 }
 
-/// Truncated runs that stand for these dead entries too, which come in order. What would make too many runs stays as it is.
+/// Truncated runs that stand for these dead entries too, which come in order. What would make too many runs stays as it
+/// is.
 pub(crate) fn with_runs(runs: &[TruncatedRun], dead: impl IntoIterator<Item = TruncatedRun>) -> Vec<TruncatedRun> {
     let mut runs: BTreeMap<u64, TruncatedRun> = runs.iter().map(|run| (run.first, *run)).collect();
     for one in dead {
@@ -125,30 +130,30 @@ pub(crate) fn with_runs(runs: &[TruncatedRun], dead: impl IntoIterator<Item = Tr
 }
 
 impl Logs {
-    /// Whether this entry is gone, by its author's word.
+    /// True if this entry is gone, by its author's word.
     pub(crate) fn is_dropped(&self, log_id: (PeerId, Incarnation), seq: u64) -> bool {
-        self.dropped.latest.get(&log_id).is_some_and(|latest| latest.covers(seq, seq))
+        self.dropped.covers(&log_id, seq)
     }
 
-    /// What is gone of an incarnation.
+    /// The runs that are gone of an incarnation.
     pub(crate) fn runs(&self, log_id: (PeerId, Incarnation)) -> &[TruncatedRun] {
         self.dropped.latest.get(&log_id).map_or(&[], |latest| &latest.runs)
     }
 
-    /// Whether this is the word that counts for its incarnation.
+    /// True if this is the truncation that counts for its incarnation.
     pub(crate) fn is_latest_truncation(&self, entry: &SignedEntry) -> bool {
         let latest = self.dropped.latest.get(&(entry.author, entry.entry.incarnation));
         latest.is_some_and(|latest| latest.entry.hash == entry.hash)
     }
 
-    /// Whether some entries before this one are missing here, so that it does not come in its place.
+    /// True if some entries before this one are missing here, so that it does not come in its place.
     pub(crate) fn is_ahead(&self, entry: &SignedEntry) -> bool {
         let head = self.heads.get(&(entry.author, entry.entry.incarnation));
         entry.entry.seq > head.map_or(0, |head| head.seq) + 1
     }
 
     /// Takes an author's word on what nobody needs of its log any more. True when it was news.
-    pub(crate) fn apply_truncation(&mut self, entry: &SignedEntry, fx: &mut Effects<'_>) -> bool {
+    pub(super) fn apply_truncation(&mut self, entry: &SignedEntry, fx: &mut Effects<'_>) -> bool {
         let Some(latest) = LatestTruncation::read(entry) else { return false };
         let log_id = (entry.author, entry.entry.incarnation);
         let known = self.dropped.latest.get(&log_id);
@@ -179,7 +184,7 @@ impl Logs {
         true
     }
 
-    /// What comes next in a log may be gone: then it goes on behind that.
+    /// Steps over what comes next in a log and is gone.
     pub(super) fn step_over_runs(&mut self, log_id: (PeerId, Incarnation), fx: &mut Effects<'_>) {
         let Some(latest) = self.dropped.latest.get(&log_id) else { return };
         let before = self.heads.get(&log_id).copied();

@@ -1,160 +1,166 @@
-//! What the replicated log brings: taking entries, applying them, and what a membership change on a peer means for its links.
+//! The way of an entry into this peer: screened, appended to its log, applied by its kind. Our own entries begin at the
+//! second stop. Each stop is a table that asks the owners of what the entry is about.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 
-use super::Peer;
+use super::{Peer, facts};
 use crate::calls::InferredEnding;
 use crate::effects::{Effects, Then};
-use crate::entry::{CancelRequest, Directory, Ending, Kind, Outcome, SignedEntry, Source};
-use crate::epoch::Claim;
-use crate::frame::{EntryItem, Frame};
-use crate::ids::{Hash, PeerId};
+use crate::entry::{self, CancelRequest, Ending, Kind, Outcome, Payload, SignedEntry, Source};
+use crate::executor::Finished;
+use crate::frame::EntryItem;
+use crate::ids::{Hash, PeerId, ReqId};
+use crate::incarnations::{self, OwnEntry};
 use crate::io::{CallState, Fact};
 use crate::limits;
-use crate::log::Ingest;
+use crate::log::{self, Ingest};
+use crate::membership;
+use crate::policy;
 use crate::protocol_rule::ProtocolRule;
 use crate::rows;
 
 impl Peer {
-    /// Whether a claim that `from` shows proves a fence. Its author may have been removed since: a leader must rise
-    /// above its epoch all the same, or those who once followed it would never follow anyone below.
-    pub(super) fn may_prove(&self, from: &PeerId, claim: &Claim) -> bool {
-        let author = &claim.epoch.peer;
-        self.trust.is_owner(from) || self.trust.was_owner(author)
-    }
-
-    pub(super) fn item(&self, entry: SignedEntry, now: u64) -> EntryItem {
-        let left_ms = (entry.entry.kind == Kind::CALL).then(|| {
-            let id = entry.header().map(|header| header.id);
-            let known = id.and_then(|id| self.book.left_ms(&id, now));
-            // A call that is over here has no time left anywhere.
-            known.or_else(|| self.overflow.left_ms(&entry.place(), now)).unwrap_or(0)
-        });
-        EntryItem { entry, left_ms }
-    }
-
+    /// Takes an entry that `from` sent.
     pub(super) fn ingest(&mut self, from: PeerId, item: &EntryItem, fx: &mut Effects<'_>) {
-        if self.is_unsupported_over_limit(&item.entry, fx) {
+        let entry = &item.entry;
+        if !self.screen(entry, fx) {
             return;
         }
-        let place = item.entry.place();
-        if place.author == self.me && self.trust.mesh() == item.entry.entry.mesh && self.is_own_known(&item.entry, fx) {
-            self.take_change(&item.entry, fx);
-            return;
-        }
-        let own = place.author == self.me && place.incarnation == self.logs.incarnation();
-        let is_word = item.entry.entry.kind == Kind::TRUNCATION && self.understands(Kind::TRUNCATION);
-        if is_word && !own && self.logs.is_ahead(&item.entry) {
-            // Shown out of its place, so that we step over what is gone; which may lead up to it.
-            self.apply_truncation(&item.entry, fx);
-            if self.logs.is_ahead(&item.entry) {
-                return;
-            }
-        }
+        let place = entry.place();
         let admitted = self.trust.admits(&place.author, place.incarnation, place.seq);
         match self.logs.ingest(from, item, admitted, fx) {
-            Ingest::New => self.apply(&item.entry, item.left_ms, fx),
+            Ingest::New => self.apply(entry, item.left_ms, fx),
             // A peer that was removed gets membership changes and nothing else, so they do not follow on what it holds.
-            Ingest::Gap if item.entry.entry.kind == Kind::MEMBERSHIP => self.apply_change(&item.entry, fx),
+            Ingest::Gap if entry.entry.kind == Kind::MEMBERSHIP => self.apply_change(entry, fx),
             // One that is void stays in the set, so that everyone judges by the same; and so does one whose place is gone,
             // by the word of whoever stole its author's key.
-            Ingest::Refused | Ingest::Known => self.take_change(&item.entry, fx),
+            Ingest::Refused | Ingest::Known => self.take_change(entry, fx),
             Ingest::Gap | Ingest::Fork => {}
         }
     }
 
-    /// Trust is a set, so a membership change is taken in whatever order and by whatever way it comes, if its author was ever an
-    /// owner; its row in the log, if it is not void, follows by sync.
+    /// True if an entry goes on to its author's log.
+    fn screen(&mut self, entry: &SignedEntry, fx: &mut Effects<'_>) -> bool {
+        if self.logs.unsupported.is_over_limit(entry, fx) {
+            return false;
+        }
+        let by_us = entry.author == self.local.me;
+        if by_us && self.trust.mesh() == entry.entry.mesh && !self.screen_own(entry, fx) {
+            self.take_change(entry, fx);
+            return false;
+        }
+        let own = by_us && entry.entry.incarnation == self.logs.incarnation();
+        let truncates = entry.entry.kind == Kind::TRUNCATION && self.logs.unsupported.supports(Kind::TRUNCATION);
+        if truncates && !own && self.logs.is_ahead(entry) {
+            // Shown out of its place, so that we step over what is gone; which may lead up to it.
+            self.apply_truncation(entry, fx);
+            return !self.logs.is_ahead(entry);
+        }
+        true
+    }
+
+    /// An entry that we signed comes back. True if it is news.
+    fn screen_own(&mut self, entry: &SignedEntry, fx: &mut Effects<'_>) -> bool {
+        match self.incarnations.compare(entry, &self.logs, fx) {
+            OwnEntry::Known => false,
+            OwnEntry::Former => true,
+            OwnEntry::Lost | OwnEntry::Contradicts => {
+                self.handle_lost_state(fx);
+                true
+            }
+        }
+    }
+
+    /// Trust is a set, so a membership change is taken in whatever order and by whatever way it comes, if its author was
+    /// ever an owner; its row in the log, if it is not void, follows by sync.
     pub(super) fn take_change(&mut self, entry: &SignedEntry, fx: &mut Effects<'_>) {
         if entry.entry.kind == Kind::MEMBERSHIP && self.trust.was_owner(&entry.author) {
             self.apply_change(entry, fx);
         }
     }
 
-    /// Applies an entry that is new to us, our own included. Unknown kinds are kept and relayed, nothing more.
-    pub(super) fn apply(&mut self, entry: &SignedEntry, left_ms: Option<u64>, fx: &mut Effects<'_>) {
-        if self.keep_unsupported(entry, fx) {
-            return;
+    // --- Our own entries ----------------------------------------------------------------------------------------------
+
+    /// Appends an entry of our own to our log; others get it once it is durable.
+    pub(super) fn write(&mut self, kind: Kind, generation: u32, body: Vec<u8>, fx: &mut Effects<'_>) -> SignedEntry {
+        let entry = self.logs.append(self.local.signer.as_ref(), kind, generation, body, fx);
+        log::push_when_durable(&entry, None, fx);
+        entry
+    }
+
+    /// The executor has an outcome, if any: it goes into our log, in the batch that journals it, and its place is free.
+    pub(super) fn finish(&mut self, finished: Option<Finished>, fx: &mut Effects<'_>) {
+        if let Some(finished) = finished {
+            self.write_outcome(&finished, fx);
+            self.executor.start_next(&facts!(self), fx);
         }
-        let author = entry.author;
+    }
+
+    pub(super) fn write_outcome(&mut self, finished: &Finished, fx: &mut Effects<'_>) {
+        let Outcome { id, attempt, .. } = finished.outcome;
+        let entry = self.write(Kind::OUTCOME, 0, entry::encode(&finished.outcome), fx);
+        fx.then(Then::Outcome(id, attempt, entry.clone()));
+        self.book.apply_outcome(&entry, &facts!(self), fx);
+    }
+
+    /// Writes an ending that is not the target's word, with a cancel request where it must not start any more.
+    pub(super) fn write_inferred(&mut self, inferred: &InferredEnding, fx: &mut Effects<'_>) {
+        let InferredEnding { id, attempt, ending, .. } = *inferred;
+        if inferred.cancel {
+            self.write_cancel(&CancelRequest { id, reason: inferred.reason.clone(), expired: true }, fx);
+        }
+        let outcome = Outcome {
+            id,
+            attempt,
+            ending,
+            reason: inferred.reason.clone(),
+            output: Payload::empty(),
+            error: String::new(),
+            at_ms: fx.now.wall_ms,
+            started_ms: 0,
+            alias_of: None,
+            source: Source::Inferred,
+        };
+        let entry = self.write(Kind::OUTCOME, 0, entry::encode(&outcome), fx);
+        self.book.apply_outcome(&entry, &facts!(self), fx);
+    }
+
+    /// Issues an outcome again: what a target had told, in our own name, or our own of a former incarnation, which the book knows.
+    pub(super) fn issue_again(&mut self, outcome: &Outcome, fx: &mut Effects<'_>) {
+        let entry = self.write(Kind::OUTCOME, 0, entry::encode(outcome), fx);
+        if outcome.source != Source::Target && self.book.record(&outcome.id).is_some() {
+            self.book.apply_outcome(&entry, &facts!(self), fx);
+        }
+    }
+
+    pub(super) fn write_cancel(&mut self, cancel: &CancelRequest, fx: &mut Effects<'_>) {
+        self.write(Kind::CANCEL, 0, entry::encode(cancel), fx);
+        self.book.apply_cancel(cancel, fx);
+        self.stop_call(cancel, fx);
+    }
+
+    // --- Applying -----------------------------------------------------------------------------------------------------
+
+    /// Applies an entry that is new to us, our own included. Unsupported kinds are kept and relayed, nothing more.
+    pub(super) fn apply(&mut self, entry: &SignedEntry, left_ms: Option<u64>, fx: &mut Effects<'_>) {
+        match self.logs.unsupported.keep(entry, fx) {
+            None => {}
+            Some(false) => return,
+            Some(true) => return self.handle_holds(fx),
+        }
         match entry.entry.kind {
             Kind::MEMBERSHIP => self.apply_change(entry, fx),
-            Kind::DIRECTORY => {
-                let Some(directory) = entry.record::<Directory>().filter(is_reasonable) else { return };
-                let newer = self
-                    .directory
-                    .get(&author)
-                    .is_none_or(|(known, _)| (known.entry.hlc, known.entry.seq) < (entry.entry.hlc, entry.entry.seq));
-                let own = self.logs.incarnation();
-                let former = author == self.me && entry.entry.incarnation != own;
-                if newer && !former {
-                    fx.put(rows::directory(&author), entry);
-                    self.directory.insert(author, (entry.clone(), Arc::new(directory)));
-                    self.refresh_candidates(fx);
-                    fx.view_changed = true;
-                    if self.logs.has_former_incarnation(&author, entry.entry.incarnation) {
-                        self.end_undeliverable(fx); // its store started anew
-                    }
-                    self.with_env(|book, env| book.pump(&author, env, fx));
-                }
-            }
-            Kind::CALL => {
-                let Some(header) = entry.header() else { return };
-                if header.id.is_of(&author) && header.is_within_limits() {
-                    let left_ms = left_ms.unwrap_or(header.ttl_ms).min(header.ttl_ms);
-                    if self.overflows(entry, &header, left_ms, fx) {
-                        return;
-                    }
-                    let id = header.id;
-                    let mine = header.target == self.me;
-                    let meant = header.is_for(self.logs.incarnation());
-                    if mine && self.executor.has_any(&id) && self.book.record(&id).is_none() {
-                        return; // it came by a dispatch, and is over
-                    }
-                    self.with_env(|book, env| book.apply_header(entry, header, left_ms, env, fx));
-                    if author == self.me {
-                        // Of a former incarnation of ours: it has been durable, and others may have run it.
-                        self.with_env(|book, env| book.release(&id, env, fx));
-                    }
-                    if mine && !meant {
-                        self.book.close_calls_of_former_incarnations(self.logs.incarnation(), fx);
-                    }
-                    if mine && author != self.me {
-                        self.expire_here(&[id], fx);
-                        if let Some(cancel) = self.book.is_cancelled(&id).cloned() {
-                            self.stop_call(&cancel, fx);
-                        }
-                    }
-                }
-            }
-            Kind::OUTCOME => {
-                let Some(outcome) = entry.record::<Outcome>() else { return };
-                if let Source::Relayed(target) = outcome.source {
-                    self.note_relayed(target, &outcome);
-                }
-                self.with_env(|book, env| book.apply_told(entry, outcome, env, fx));
-            }
-            Kind::CANCEL => {
-                let Some(cancel) =
-                    entry.record::<CancelRequest>().filter(|cancel| cancel.reason.len() <= limits::TEXT_BYTES_MAX)
-                else {
-                    return;
-                };
-                let by_origin = cancel.id.is_of(&author);
-                if by_origin || self.trust.is_owner(&author) {
-                    self.book.apply_cancel(&cancel, fx);
-                    self.stop_call(&cancel, fx);
-                    self.answer_cancel(&cancel, fx);
-                }
-            }
+            Kind::DIRECTORY => self.apply_directory(entry, fx),
+            Kind::CALL => self.apply_call(entry, left_ms, fx),
+            Kind::OUTCOME => self.apply_outcome(entry, fx),
+            Kind::CANCEL => self.apply_cancel(entry, fx),
             Kind::TRUNCATION => self.apply_truncation(entry, fx),
             _ => {}
         }
     }
 
     pub(super) fn apply_change(&mut self, entry: &SignedEntry, fx: &mut Effects<'_>) {
-        let was_out = self.is_excluded();
+        let was_excluded = self.is_excluded();
         let void_before: BTreeSet<Hash> = self.trust.void().into_iter().collect();
         let Some(changed) = self.trust.add(entry.clone()) else { return };
         self.logs.set_changes(self.trust.fingerprint());
@@ -162,16 +168,16 @@ impl Peer {
         let mut void = self.trust.void();
         void.retain(|hash| !void_before.contains(hash));
         let neighbours: Vec<PeerId> = self.election.neighbours().collect();
-        self.share_void(&void, &neighbours, fx);
+        membership::send_void(&void, &neighbours, &facts!(self), fx);
         if !changed {
             return;
         }
         fx.fact(Fact::Trust);
         fx.view_changed = true;
-        match (was_out, self.is_excluded()) {
+        match (was_excluded, self.is_excluded()) {
             (false, true) => {
                 fx.then(Then::Revoked);
-                self.end_own(fx);
+                self.write_all_inferred(self.book.abandoned(), fx);
             }
             (true, false) => self.resume(fx),
             (true, true) | (false, false) => {}
@@ -179,41 +185,134 @@ impl Peer {
         self.handle_holds(fx);
         self.refresh_neighbours(fx);
         self.logs.ask_all(fx);
-        self.deny_outsiders(fx);
+        for (id, attempt, header) in self.book.of_strangers(&facts!(self)) {
+            let finished = self.executor.deny(id, attempt, header, policy::STRANGER, fx);
+            self.finish(finished, fx);
+        }
         self.end_undeliverable(fx);
-        self.read_void(fx);
+        self.reattestation.read(&facts!(self), fx);
     }
 
-    /// No log brings what is void: it goes from hand to hand.
-    pub(super) fn share_void(&self, void: &[Hash], to: &[PeerId], fx: &mut Effects<'_>) {
-        let entries: Vec<SignedEntry> = void
-            .iter()
-            .filter_map(|hash| self.trust.record(hash))
-            .filter(|entry| self.logs.may_show(entry))
-            .cloned()
-            .collect();
-        if entries.is_empty() {
+    fn apply_directory(&mut self, entry: &SignedEntry, fx: &mut Effects<'_>) {
+        let (author, incarnation) = (entry.author, entry.entry.incarnation);
+        let former = author == self.local.me && incarnation != self.logs.incarnation();
+        if former || !self.nodes.apply(entry, fx) {
             return;
         }
-        for peer in to {
-            for frame in in_frames(entries.iter().cloned()) {
-                fx.send(*peer, frame);
+        self.refresh_candidates(fx);
+        if self.logs.has_former_incarnation(&author, incarnation) {
+            self.end_undeliverable(fx); // its store started anew
+        }
+        self.book.pump(&author, &facts!(self), fx);
+    }
+
+    fn apply_call(&mut self, entry: &SignedEntry, left_ms: Option<u64>, fx: &mut Effects<'_>) {
+        let Some(header) = entry.header() else { return };
+        let (author, id, me) = (entry.author, header.id, self.local.me);
+        if !header.id.is_of(&author) || !header.is_within_limits() {
+            return;
+        }
+        let left_ms = left_ms.unwrap_or(header.ttl_ms).min(header.ttl_ms);
+        if self.book.defers(entry.place(), &header, left_ms, &self.local.config, fx) {
+            return;
+        }
+        let mine = header.target == me;
+        let meant = header.is_for(self.logs.incarnation());
+        if mine && self.executor.has_any(&id) && self.book.record(&id).is_none() {
+            return; // it came by a dispatch, and is over
+        }
+        self.book.apply_header(entry, header, left_ms, &facts!(self), fx);
+        if author == me {
+            // Of a former incarnation of ours: it has been durable, and others may have run it.
+            self.book.release(&id, &facts!(self), fx);
+        }
+        if mine && !meant {
+            self.book.close_calls_of_former_incarnations(self.logs.incarnation(), fx);
+        }
+        if mine && author != me {
+            self.expire_here(&[id], fx);
+            if let Some(cancel) = self.book.is_cancelled(&id).cloned() {
+                self.stop_call(&cancel, fx);
             }
         }
     }
 
-    /// We belong again. What we say from now on must not stand where the revocation voids it.
-    fn resume(&mut self, fx: &mut Effects<'_>) {
-        let incarnation = self.logs.incarnation();
-        let next =
-            self.logs.incarnations(&self.me).find(|(held, _)| *held == incarnation).map_or(1, |(_, seq)| seq + 1);
-        if !self.trust.admits(&self.me, incarnation, next) {
-            self.start_incarnation(fx);
+    fn apply_outcome(&mut self, entry: &SignedEntry, fx: &mut Effects<'_>) {
+        let Some(outcome) = entry.record::<Outcome>() else { return };
+        if let Source::Relayed(target) = outcome.source {
+            self.reattestation.note_relayed(target, &outcome);
+        }
+        self.book.apply_told(entry, outcome, &facts!(self), fx);
+    }
+
+    fn apply_cancel(&mut self, entry: &SignedEntry, fx: &mut Effects<'_>) {
+        let cancel = entry.record::<CancelRequest>().filter(|cancel| cancel.reason.len() <= limits::TEXT_BYTES_MAX);
+        let Some(cancel) = cancel else { return };
+        if cancel.id.is_of(&entry.author) || self.trust.is_owner(&entry.author) {
+            self.book.apply_cancel(&cancel, fx);
+            self.stop_call(&cancel, fx);
+            self.answer_cancel(&cancel, fx);
         }
     }
-    /// Who belongs has changed: parts with those who were removed, and tells them; meets those who are welcome again.
-    pub(super) fn refresh_neighbours(&mut self, fx: &mut Effects<'_>) {
-        let linked: Vec<PeerId> = self.linked.iter().copied().collect();
+
+    pub(super) fn apply_truncation(&mut self, entry: &SignedEntry, fx: &mut Effects<'_>) {
+        if self.logs.handle_truncation(entry, &self.trust, fx) {
+            self.handle_holds(fx);
+        }
+    }
+
+    // --- What follows from them ---------------------------------------------------------------------------------------
+
+    /// Another's cancel request for a call of ours: it reads as cancelled at once, until its target says what really
+    /// happened.
+    fn answer_cancel(&mut self, cancel: &CancelRequest, fx: &mut Effects<'_>) {
+        let Some(record) = self.book.record(&cancel.id) else { return };
+        let (me, open) = (self.local.me, matches!(record.state, CallState::Open(_)));
+        if open && record.origin == me && record.header.target != me && !cancel.expired {
+            let (id, attempt, reason) = (cancel.id, record.attempt, cancel.reason.clone());
+            let ending = Ending::Cancelled;
+            self.write_inferred(&InferredEnding { id, attempt, ending, reason, cancel: false }, fx);
+        }
+    }
+
+    /// If the call is for us: stop it, or end it before it starts.
+    pub(super) fn stop_call(&mut self, cancel: &CancelRequest, fx: &mut Effects<'_>) {
+        let (me, own) = (self.local.me, self.logs.incarnation());
+        let known =
+            self.book.record(&cancel.id).filter(|record| record.header.target == me && record.header.is_for(own));
+        let interrupted = CallState::Ended(Ending::Interrupted);
+        if known.is_some_and(|record| record.confirmed && record.state != interrupted) {
+            return; // it is over; its ending is on its way to the disk
+        }
+        // Of one that was interrupted the attempt after it is cancelled before it starts.
+        let (header, attempt) = known
+            .map_or((None, 1), |record| (Some(record.header.clone()), record.attempt + u8::from(record.confirmed)));
+        let finished = self.executor.handle_cancel_request(cancel, header, attempt, fx);
+        self.finish(finished, fx);
+    }
+
+    /// Calls for us whose time is over: our word makes it certain.
+    pub(super) fn expire_here(&mut self, due: &[ReqId], fx: &mut Effects<'_>) {
+        for (id, attempt, header) in self.book.expired_here(due, self.logs.incarnation(), fx.now.mono_ms) {
+            let finished = self.executor.expire(id, attempt, header, fx);
+            self.finish(finished, fx);
+        }
+    }
+
+    /// Ends the calls whose target does not belong any more.
+    pub(super) fn end_undeliverable(&mut self, fx: &mut Effects<'_>) {
+        self.write_all_inferred(self.book.undeliverable(&facts!(self)), fx);
+    }
+
+    pub(super) fn write_all_inferred(&mut self, endings: Vec<InferredEnding>, fx: &mut Effects<'_>) {
+        for inferred in endings {
+            self.write_inferred(&inferred, fx);
+        }
+    }
+
+    /// After a change of membership: parts with those who were removed, and tells them; meets those who are welcome again.
+    fn refresh_neighbours(&mut self, fx: &mut Effects<'_>) {
+        let linked: Vec<PeerId> = self.links.iter().collect();
         for peer in linked {
             match (self.trust.member(&peer).is_some(), self.election.is_linked(&peer)) {
                 (true, false) => self.meet(peer, fx),
@@ -224,9 +323,10 @@ impl Peer {
                 (true, true) | (false, false) => {}
             }
         }
-        let members_only = fx.enforces(ProtocolRule::DispatchToMembers);
-        let gone = self.book.online().filter(|peer| members_only && self.trust.member(peer).is_none());
-        let gone: Vec<PeerId> = gone.collect();
+        if !fx.enforces(ProtocolRule::DispatchToMembers) {
+            return;
+        }
+        let gone: Vec<PeerId> = self.book.online().filter(|peer| self.trust.member(peer).is_none()).collect();
         for peer in &gone {
             if let Some(session) = self.book.session(peer) {
                 self.book.handle_node_down(*peer, session);
@@ -237,82 +337,41 @@ impl Peer {
         }
     }
 
-    /// Tells a peer that was removed all that it needs to see that for itself.
-    pub(super) fn dismiss(&mut self, peer: PeerId, fx: &mut Effects<'_>) {
-        if !self.linked.contains(&peer) || self.trust.member(&peer).is_some() {
+    /// We belong again. Our next entries must not stand where the revocation voids them.
+    fn resume(&mut self, fx: &mut Effects<'_>) {
+        let incarnation = self.logs.incarnation();
+        let next = self.logs.held(&self.local.me, incarnation) + 1;
+        if !self.trust.admits(&self.local.me, incarnation, next) {
+            self.start_incarnation(fx);
+        }
+    }
+
+    /// We signed what we do not hold: our store is an older state of itself, or another process runs with our key.
+    pub(super) fn handle_lost_state(&mut self, fx: &mut Effects<'_>) {
+        let me = self.local.me;
+        if !self.incarnations.handle_lost_state(self.logs.incarnation()) {
+            self.handle_holds(fx);
+            fx.fact(Fact::Warning("is one of two that use the same key", me));
             return;
         }
-        self.tell_records(peer, fx);
+        let floor = incarnations::lost_floor(self.election.fence().epoch.counter, fx.rng);
+        fx.put(rows::claim_floor(), &floor);
+        self.election.raise_floor(floor, fx);
+        self.start_incarnation(fx);
+        self.incarnations.read_reissue(&me, &self.logs, fx);
+        fx.fact(Fact::Warning("was restored to an older state, or copied; calls that it may have run do not run", me));
+        self.logs.ask_all(fx);
     }
 
-    pub(super) fn tell_records(&self, to: PeerId, fx: &mut Effects<'_>) {
-        let records = self.trust.records_in_order().into_iter().filter(|entry| self.logs.may_show(entry));
-        for frame in in_frames(records) {
-            fx.send(to, frame);
+    /// Our log and our calls are numbered anew. What was meant for the incarnation before does not start any more.
+    fn start_incarnation(&mut self, fx: &mut Effects<'_>) {
+        let incarnation = self.incarnations.start(fx);
+        self.logs.start_incarnation(incarnation);
+        self.executor.drop_waiting(incarnation);
+        self.book.close_calls_of_former_incarnations(incarnation, fx);
+        if let Some(directory) = self.nodes.take(&self.local.me) {
+            self.set_directory(&directory, fx);
         }
+        fx.view_changed = true;
     }
-
-    /// We are excluded: what we asked of others will not be done.
-    fn end_own(&mut self, fx: &mut Effects<'_>) {
-        let changes: Vec<InferredEnding> = self
-            .book
-            .records()
-            .filter(|record| record.origin == self.me && record.header.target != self.me)
-            .filter(|record| matches!(record.state, CallState::Open(_)))
-            .map(|record| InferredEnding {
-                id: record.header.id,
-                attempt: record.attempt,
-                ending: Ending::Undeliverable,
-                reason: "this device does not belong to the mesh any more".to_owned(),
-                cancel: true,
-            })
-            .collect();
-        for change in changes {
-            self.write_inferred(&change, fx);
-        }
-    }
-
-    /// Somebody tells us all that it needs to know to be out; if we are not, it lacks what we hold. Once for each link.
-    pub(super) fn object(&mut self, to: PeerId, fx: &mut Effects<'_>) {
-        if self.is_excluded() || !self.objected.insert(to) {
-            return;
-        }
-        self.tell_records(to, fx);
-    }
-
-    /// Ends the calls whose target does not belong any more.
-    pub(super) fn end_undeliverable(&mut self, fx: &mut Effects<'_>) {
-        let mut changes = Vec::new();
-        self.with_env(|book, env| changes = book.undeliverable(env));
-        for change in changes {
-            self.write_inferred(&change, fx);
-        }
-    }
-}
-
-/// Entries in as many frames as it takes, none over [`limits::SYNC_BYTES_MAX`] unless a single entry is.
-pub(super) fn in_frames(records: impl Iterator<Item = SignedEntry>) -> Vec<Frame> {
-    let mut frames = Vec::new();
-    let mut entries = Vec::new();
-    let mut bytes = 0;
-    for entry in records {
-        if bytes > 0 && bytes + entry.bytes.len() > limits::SYNC_BYTES_MAX {
-            frames.push(Frame::Entries { entries: std::mem::take(&mut entries), more: false });
-            bytes = 0;
-        }
-        bytes += entry.bytes.len();
-        entries.push(EntryItem { entry, left_ms: None });
-    }
-    frames.push(Frame::Entries { entries, more: false });
-    frames
-}
-
-fn is_reasonable(directory: &Directory) -> bool {
-    directory.addresses.len() <= limits::ADDRESSES_MAX
-        && directory.addresses.iter().all(|address| address.len() <= 64)
-        && directory.tools.len() <= limits::TOOLS_MAX
-        && directory.services.len() <= limits::SERVICES_MAX
-        && directory.platform.len() <= 32
-        && directory.version.len() <= 32
-        && directory.tools.iter().all(|tool| tool.description.len() <= 800)
 }

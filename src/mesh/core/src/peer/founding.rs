@@ -2,7 +2,6 @@
 
 use rand_core::Rng;
 
-use super::BootError;
 use crate::crypto::Signer;
 use crate::entry::{self, Genesis, Kind, SignedEntry};
 use crate::ids::{Hash, Incarnation, MeshId, NodeId};
@@ -10,6 +9,18 @@ use crate::io::{Batch, Now, Welcome};
 use crate::limits;
 use crate::rows::{self, Head};
 use crate::trust::genesis_of;
+
+/// Reason for which a store is not one of a peer of ours.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum BootError {
+    /// There is no mesh in it: found one first.
+    #[error("the store holds no mesh")]
+    NoMesh,
+    /// A row that we cannot do without does not decode.
+    #[error("the store's `{0}` does not decode")]
+    Damaged(&'static str),
+}
 
 /// Rows of a new mesh of one.
 pub fn founded(signer: &dyn Signer, mesh_name: &str, node_id: &NodeId, now: Now, rng: &mut dyn Rng) -> Batch {

@@ -1,9 +1,9 @@
 //! What goes out in frames of bounded size.
 
-use super::entries::in_frames;
 use crate::entry::SignedEntry;
 use crate::frame::Frame;
 use crate::limits;
+use crate::membership::in_frames;
 use crate::test_kit::Net;
 
 #[test]

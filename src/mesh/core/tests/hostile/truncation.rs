@@ -25,7 +25,7 @@ fn named(n: usize) -> Vec<u8> {
     encode(&Directory { platform: n.to_string(), ..Directory::default() })
 }
 
-/// What is held of one author: its rows in the log, how far it is held, and its directory entry.
+/// State held of one author: its rows in the log, how far it is held, and its directory entry.
 fn held(honest: &Honest, of: &Author) -> (Vec<u64>, Option<Head>, Option<SignedEntry>) {
     let disk = &honest.machine.disk;
     let log = disk.logs_of(&of.id()).filter_map(|(key, _)| rows::place_of(key));
@@ -37,14 +37,16 @@ fn held(honest: &Honest, of: &Author) -> (Vec<u64>, Option<Head>, Option<SignedE
 /// The truncations that are kept.
 fn truncations(honest: &Honest) -> Vec<SignedEntry> {
     let rows = honest.machine.disk.scan(Space::Meta, Vec::new(), vec![u8::MAX]);
-    rows.filter(|(key, _)| rows::is_truncation(key)).filter_map(|(_, row)| SignedEntry::from_stored(row)).collect()
+    rows.filter(|(key, _)| rows::truncation_of(key).is_some())
+        .filter_map(|(_, row)| SignedEntry::from_stored(row))
+        .collect()
 }
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// Whoever got all entries before they were dropped, whoever got them after, and whoever got some of each from both
-    /// in any order: all end with the same.
+    /// A peer that got all entries before they were dropped, one that got them after, and one that got some of each
+    /// from both in any order: all end with the same.
     #[test]
     fn whole_and_dropped_logs_merge_to_the_same(
         dead in proptest::collection::vec(any::<bool>(), 1..24),
@@ -190,7 +192,7 @@ fn what_is_gone_stays_gone() {
     assert_eq!(held(&honest, &liar).0, [5, 6, 7, 8]);
 }
 
-/// What a digest that goes out says of the membership changes.
+/// Fingerprint of the membership changes in an outgoing digest.
 fn digest_of(out: &[Output]) -> Option<Hash> {
     out.iter().find_map(|o| if let Output::Send(_, Frame::Digest { changes, .. }) = o { Some(*changes) } else { None })
 }

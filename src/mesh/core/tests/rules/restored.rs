@@ -139,7 +139,7 @@ fn what_contradicts_its_author_s_log_is_kept_apart_and_nothing_after_it_runs() {
     let second = unheard_of(&mut liar, 98, false);
     net.hears(1, &liar, second);
     let kept = net.backup(1);
-    let forks = kept.keys(Space::Meta).filter(|key| rows::is_fork(key)).count();
+    let forks = kept.keys(Space::Meta).filter(|key| rows::fork_of(key).is_some()).count();
     let unsupported = kept.keys(Space::Meta).filter(|key| rows::unsupported_of(key).is_some()).count();
     assert_eq!((forks, unsupported), (1, 2), "the other, and the branch that came first");
     net.restart(1);

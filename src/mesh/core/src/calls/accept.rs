@@ -1,0 +1,116 @@
+//! Accepting a call at its origin: checks what somebody at a door asks for, and makes the header of it.
+
+use std::sync::Arc;
+
+use super::{Book, key_id, request_fingerprint};
+use crate::effects::Effects;
+use crate::entry::Header;
+use crate::facts::Facts;
+use crate::ids::{PeerId, ReqId, ToolName};
+use crate::io::{NewCall, Refusal};
+use crate::limits;
+use crate::policy;
+use crate::protocol_rule::ProtocolRule;
+
+/// Time after which it makes sense to ask again where a queue is full.
+const RETRY_AFTER_MS: u64 = 30_000;
+
+/// A call that may be accepted.
+#[derive(Debug)]
+pub(crate) enum Accepted {
+    /// Its client key names this one, which asks for the same.
+    Known(ReqId),
+    /// To be signed.
+    New(Arc<Header>),
+}
+
+/// Checks a new call and makes its header, under the next id of this incarnation.
+///
+/// # Errors
+/// The first limit or rule that it is against.
+pub(crate) fn accept(new: NewCall, book: &Book, facts: &Facts<'_>, fx: &Effects<'_>) -> Result<Accepted, Refusal> {
+    let me = facts.me();
+    if facts.is_excluded_here() {
+        return Err(Refusal::NotMember);
+    }
+    check(&new)?;
+    let key = new.client_key.as_ref().map(|key| key_id(&new.principal, key));
+    let known = key.and_then(|key| book.key(&key)).filter(|_| fx.enforces(ProtocolRule::KeyAtOrigin));
+    let target = match known {
+        Some(known) if new.node == "any" => known.target,
+        _ => resolve(&new.node, &new.tool, book, facts)?,
+    };
+    if let Some(known) = known {
+        let same = known.fingerprint == request_fingerprint(&target, new.tool.as_str(), &new.arguments);
+        return if same { Ok(Accepted::Known(known.id)) } else { Err(Refusal::KeyReused(known.id)) };
+    }
+    let node_id = facts.trust.member(&target).map(|member| member.node_id.clone());
+    let Some(node_id) = node_id else { return Err(Refusal::UnknownNode(new.node)) };
+    let Some(decl) = facts.nodes.declared(&target, new.tool.as_str()) else {
+        return Err(Refusal::UnknownTool { node: node_id, tool: new.tool });
+    };
+    policy::permits(&me, decl, facts).map_err(Refusal::Denied)?;
+    let (open, bytes) = book.own_open(&target);
+    let full = open >= facts.config().open_per_target_max && fx.enforces(ProtocolRule::OpenLimit);
+    if full || bytes + new.arguments.len() > limits::OPEN_BYTES_PER_TARGET_MAX {
+        return Err(Refusal::QueueFull { node: node_id, open, retry_after_ms: RETRY_AFTER_MS });
+    }
+    let own = facts.logs.incarnation();
+    let header = Header {
+        id: facts.incarnations.next_id(&me, own),
+        target,
+        node_id,
+        tool: new.tool,
+        arguments: new.arguments,
+        effect: new.effect.map_or(decl.effect, |asked| asked.max(decl.effect)),
+        ttl_ms: new.ttl_ms,
+        accepted_ms: fx.now.wall_ms,
+        timeout_ms: new.timeout_ms,
+        principal: new.principal,
+        client_key: new.client_key,
+        needs_approval: false,
+        target_incarnation: if target == me {
+            Some(own)
+        } else {
+            facts.nodes.entry(&target).map(|entry| entry.entry.incarnation)
+        },
+    };
+    if !header.is_within_limits() {
+        return Err(Refusal::Invalid("the call is over a limit of what may be asked of another device".to_owned()));
+    }
+    Ok(Accepted::New(Arc::new(header)))
+}
+
+fn check(new: &NewCall) -> Result<(), Refusal> {
+    if new.arguments.len() > limits::ARGUMENTS_BYTES_MAX as u64 {
+        let max = limits::ARGUMENTS_BYTES_MAX;
+        return Err(Refusal::Invalid(format!("the arguments are over {max} bytes")));
+    }
+    if new.ttl_ms == 0 || new.ttl_ms > limits::TTL_MS_MAX {
+        return Err(Refusal::Invalid("the time to live must be over 0 and at most 7 days".to_owned()));
+    }
+    if new.client_key.as_ref().is_some_and(|key| key.is_empty() || key.len() > limits::CLIENT_KEY_BYTES_MAX) {
+        let max = limits::CLIENT_KEY_BYTES_MAX;
+        return Err(Refusal::Invalid(format!("an idempotency key has 1 to {max} bytes")));
+    }
+    Ok(())
+}
+
+/// The peer that a call names: by node name, by id, or `any` for the least busy one that offers the tool.
+fn resolve(node: &str, tool: &ToolName, book: &Book, facts: &Facts<'_>) -> Result<PeerId, Refusal> {
+    let members = &facts.trust.membership().members;
+    if node == "any" {
+        let online = facts.online(book.online());
+        return members
+            .keys()
+            .filter(|peer| facts.nodes.declared(peer, tool.as_str()).is_some())
+            .min_by_key(|peer| (!online.contains(*peer), book.own_open(peer).0, **peer != facts.me()))
+            .copied()
+            .ok_or_else(|| Refusal::UnknownNode(format!("any (nobody offers `{tool}`)")));
+    }
+    // Names first, and the id read once: writing out every member's id would cost more than all the rest of a call.
+    let by_name = members.iter().find(|(_, member)| member.node_id.as_str() == node).map(|(peer, _)| *peer);
+    by_name
+        .or_else(|| node.parse().ok().filter(|peer| members.contains_key(peer)))
+        .ok_or_else(|| Refusal::UnknownNode(limits::cut(node, 80).to_owned()))
+}

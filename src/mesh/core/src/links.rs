@@ -1,0 +1,96 @@
+//! Links to other peers, as far as they are told by the shell: which are up, by which processes, and what was shown
+//! over each of them.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use crate::effects::Effects;
+use crate::ids::{Hash, PeerId};
+use crate::io::Fact;
+
+/// Time for which two sessions that alternate keep calls from a peer, counted from the last change.
+const COPIED_MS: u64 = 600_000;
+/// Nonces of former sessions that are remembered of one peer.
+const SESSIONS_KEPT: usize = 8;
+
+/// Sessions of one other peer.
+#[derive(Debug, Clone, Default)]
+struct Sessions {
+    now: u64,
+    former: VecDeque<u64>,
+    copied_until: u64,
+}
+
+/// All links. Those of peers that belong are the neighbours of election and log.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Links {
+    linked: BTreeSet<PeerId>,
+    /// Linked peers that were shown why we belong.
+    objected: BTreeSet<PeerId>,
+    /// Linked peers that were shown all our membership changes, with the hash of theirs and of ours at that time.
+    compared: BTreeMap<PeerId, (Hash, Hash)>,
+    sessions: BTreeMap<PeerId, Sessions>,
+}
+
+impl Links {
+    pub(crate) fn handle_link_up(&mut self, peer: PeerId) {
+        self.linked.insert(peer);
+    }
+
+    pub(crate) fn handle_link_down(&mut self, peer: &PeerId) {
+        self.linked.remove(peer);
+        self.objected.remove(peer);
+        self.compared.remove(peer);
+    }
+
+    pub(crate) fn is_up(&self, peer: &PeerId) -> bool {
+        self.linked.contains(peer)
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = PeerId> + '_ {
+        self.linked.iter().copied()
+    }
+
+    /// True for the first objection over a link: somebody tells us all that it needs to know to be excluded; if we are
+    /// not, it lacks what we hold.
+    pub(crate) fn begin_objection(&mut self, to: PeerId) -> bool {
+        self.objected.insert(to)
+    }
+
+    /// True if a neighbour that holds other membership changes than we do is to be shown all of ours: once for each
+    /// pair of sets, so that neither a truncated log nor one that lags hides a change.
+    pub(crate) fn begin_comparison(&mut self, with: PeerId, theirs: Hash, ours: Hash) -> bool {
+        theirs != Hash::ZERO && theirs != ours && self.compared.insert(with, (theirs, ours)) != Some((theirs, ours))
+    }
+
+    /// A process of that peer is linked. One whose nonce comes back after another's runs beside that other.
+    pub(crate) fn handle_session(&mut self, peer: PeerId, nonce: u64, fx: &mut Effects<'_>) {
+        let sessions = self.sessions.entry(peer).or_default();
+        if sessions.now == nonce {
+            return;
+        }
+        let returned = sessions.former.contains(&nonce);
+        if sessions.now != 0 {
+            sessions.former.retain(|former| *former != sessions.now);
+            sessions.former.push_back(sessions.now);
+            if sessions.former.len() > SESSIONS_KEPT {
+                sessions.former.pop_front();
+            }
+        }
+        sessions.now = nonce;
+        if returned {
+            sessions.copied_until = fx.now.mono_ms + COPIED_MS;
+            fx.fact(Fact::Warning("runs twice: two devices use its key, and neither gets calls", peer));
+            fx.view_changed = true;
+        }
+    }
+
+    /// True if a peer runs twice, as far as this peer saw.
+    pub(crate) fn is_copied(&self, peer: &PeerId, now_ms: u64) -> bool {
+        self.sessions.get(peer).is_some_and(|sessions| sessions.copied_until > now_ms)
+    }
+
+    /// All peers that run twice, as far as this peer saw.
+    pub(crate) fn copied(&self, now_ms: u64) -> impl Iterator<Item = PeerId> + '_ {
+        self.sessions.iter().filter(move |(_, sessions)| sessions.copied_until > now_ms).map(|(peer, _)| *peer)
+    }
+}

@@ -1,0 +1,145 @@
+//! Decisions of an owner about who belongs, and how membership changes are shown to others.
+
+use std::collections::BTreeMap;
+
+use crate::effects::Effects;
+use crate::entry::{ChangeKind, SignedEntry, Tier};
+use crate::facts::Facts;
+use crate::frame::{EntryItem, Frame};
+use crate::ids::{Hash, Incarnation, NodeId, PeerId, PublicKey};
+use crate::io::{Refusal, Welcome};
+use crate::limits;
+
+/// A membership change that this peer is to sign.
+#[derive(Debug, Clone)]
+pub(crate) struct Change {
+    pub(crate) subject: PublicKey,
+    pub(crate) what: ChangeKind,
+    pub(crate) generation: u32,
+}
+
+/// `Err` unless this peer is an owner.
+pub(crate) fn require_owner(facts: &Facts<'_>) -> Result<(), Refusal> {
+    if facts.is_excluded_here() {
+        Err(Refusal::NotMember)
+    } else if facts.trust.is_owner(&facts.me()) {
+        Ok(())
+    } else {
+        Err(Refusal::NotOwner)
+    }
+}
+
+/// The approval of a device; `None` when it belongs already, with that tier.
+pub(crate) fn approve(
+    key: PublicKey,
+    node_id: &NodeId,
+    tier: Tier,
+    facts: &Facts<'_>,
+) -> Result<Option<Change>, Refusal> {
+    require_owner(facts)?;
+    let (trust, peer) = (facts.trust, key.peer_id());
+    if trust.membership().members.len() >= limits::PEERS_MAX {
+        return Err(Refusal::Invalid(format!("a mesh has at most {} peers", limits::PEERS_MAX)));
+    }
+    if trust.member(&peer).is_some_and(|member| member.tier == tier) {
+        return Ok(None);
+    }
+    let (generation, after) = trust.next_change(&peer);
+    if after.len() > limits::REVOCATIONS_MAX {
+        return Err(Refusal::Invalid("this device was revoked too often: let it make a new key".to_owned()));
+    }
+    let node_id = trust.free_name(node_id, &peer);
+    Ok(Some(Change { subject: key, what: ChangeKind::Approved { tier, node_id, after }, generation }))
+}
+
+/// The revocation of a peer; of ourselves when we leave.
+pub(crate) fn revoke(peer: PeerId, left: bool, facts: &Facts<'_>) -> Result<Change, Refusal> {
+    if !left {
+        require_owner(facts)?;
+    }
+    let membership = facts.trust.membership();
+    let members = &membership.members;
+    let (key, tier) = match (members.get(&peer), membership.awaiting_reapproval.get(&peer)) {
+        (Some(member), _) => (member.key, Some(member.tier)),
+        // No is an answer too.
+        (None, Some(awaiting)) => (awaiting.key, None),
+        (None, None) => return Err(Refusal::UnknownNode(peer.to_string())),
+    };
+    let owners = members.values().filter(|member| member.tier == Tier::Owner).count();
+    if tier == Some(Tier::Owner) && owners == 1 && members.len() > 1 {
+        return Err(Refusal::LastOwner);
+    }
+    if peer == facts.me() && !left {
+        return Err(Refusal::Invalid("to remove this device itself, use leave".to_owned()));
+    }
+    let (generation, _) = facts.trust.next_change(&peer);
+    let cutoffs = cutoffs(&peer, facts).into_iter().collect();
+    Ok(Change { subject: key, what: ChangeKind::Revoked { cutoffs, left }, generation })
+}
+
+/// Places up to which we hold what `peer` wrote that counts: of its logs, and of changes that came before their place.
+fn cutoffs(peer: &PeerId, facts: &Facts<'_>) -> BTreeMap<Incarnation, u64> {
+    let mut cutoffs = facts.trust.cutoffs(peer);
+    for (incarnation, seq) in facts.logs.incarnations(peer) {
+        let stands = facts.trust.standing(peer, incarnation, seq);
+        let cutoff = cutoffs.entry(incarnation).or_default();
+        *cutoff = stands.max(*cutoff);
+    }
+    cutoffs
+}
+
+/// All that a newcomer needs.
+pub(crate) fn welcome(peer: &PeerId, facts: &Facts<'_>) -> Result<Welcome, Refusal> {
+    let member = facts.trust.member(peer).ok_or(Refusal::NotMember)?;
+    Ok(Welcome {
+        mesh: facts.trust.mesh(),
+        trust: facts.trust.records_in_order(),
+        directory: facts.nodes.entries().cloned().collect(),
+        fence: facts.election.fence().clone(),
+        node_id: member.node_id.clone(),
+        tier: member.tier,
+    })
+}
+
+/// Shows a peer all membership changes, in an order in which each author is known before it speaks.
+pub(crate) fn send_records(to: PeerId, facts: &Facts<'_>, fx: &mut Effects<'_>) {
+    let records = facts.trust.records_in_order().into_iter().filter(|entry| facts.logs.may_show(entry));
+    for frame in in_frames(records) {
+        fx.send(to, frame);
+    }
+}
+
+/// Shows peers changes that no log brings, since their place is void: those go from hand to hand.
+pub(crate) fn send_void(void: &[Hash], to: &[PeerId], facts: &Facts<'_>, fx: &mut Effects<'_>) {
+    let entries: Vec<SignedEntry> = void
+        .iter()
+        .filter_map(|hash| facts.trust.record(hash))
+        .filter(|entry| facts.logs.may_show(entry))
+        .cloned()
+        .collect();
+    if entries.is_empty() {
+        return;
+    }
+    for peer in to {
+        for frame in in_frames(entries.iter().cloned()) {
+            fx.send(*peer, frame);
+        }
+    }
+}
+
+/// Entries in as many frames as it takes, none over [`limits::SYNC_BYTES_MAX`] unless a single entry is.
+pub(crate) fn in_frames(records: impl Iterator<Item = SignedEntry>) -> Vec<Frame> {
+    let mut frames = Vec::new();
+    let mut entries = Vec::new();
+    let mut bytes = 0;
+    for entry in records {
+        if bytes > 0 && bytes + entry.bytes.len() > limits::SYNC_BYTES_MAX {
+            frames.push(Frame::Entries { entries: std::mem::take(&mut entries), more: false });
+            bytes = 0;
+        }
+        bytes += entry.bytes.len();
+        entries.push(EntryItem { entry, left_ms: None });
+    }
+    frames.push(Frame::Entries { entries, more: false });
+    frames
+}

@@ -1,0 +1,131 @@
+//! Peers in their role of offering tools: the newest directory record of each, and if it is online.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use crate::effects::Effects;
+use crate::entry::{Directory, SignedEntry, ToolDecl};
+use crate::ids::{Incarnation, PeerId};
+use crate::io::NodeView;
+use crate::limits;
+use crate::rows;
+use crate::trust::Trust;
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Presence {
+    online: bool,
+    changed_ms: u64,
+}
+
+/// All nodes that are known here.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Nodes {
+    directories: BTreeMap<PeerId, (SignedEntry, Arc<Directory>)>,
+    presence: BTreeMap<PeerId, Presence>,
+    /// Peers that are online by the word of the gateway that we follow.
+    told_online: BTreeSet<PeerId>,
+}
+
+impl Nodes {
+    /// Takes back a row of [`crate::io::Space::Directory`]. `None`: it is damaged.
+    pub(crate) fn restore(&mut self, value: &[u8]) -> Option<()> {
+        let entry = SignedEntry::from_stored(value)?;
+        let directory: Directory = entry.record()?;
+        self.directories.insert(entry.author, (entry, Arc::new(directory)));
+        Some(())
+    }
+
+    /// The newest directory entry of a peer.
+    pub(crate) fn entry(&self, peer: &PeerId) -> Option<&SignedEntry> {
+        self.directories.get(peer).map(|(entry, _)| entry)
+    }
+
+    pub(crate) fn entries(&self) -> impl Iterator<Item = &SignedEntry> {
+        self.directories.values().map(|(entry, _)| entry)
+    }
+
+    pub(crate) fn directory(&self, peer: &PeerId) -> Option<&Arc<Directory>> {
+        self.directories.get(peer).map(|(_, directory)| directory)
+    }
+
+    pub(crate) fn directories(&self) -> impl Iterator<Item = (&PeerId, &Directory)> {
+        self.directories.iter().map(|(peer, (_, directory))| (peer, &**directory))
+    }
+
+    /// The tool of that name as its node declares it now, if it offers it.
+    pub(crate) fn declared(&self, peer: &PeerId, tool: &str) -> Option<&ToolDecl> {
+        self.directory(peer)?.tools.iter().find(|decl| decl.name.as_str() == tool)
+    }
+
+    /// Takes a directory entry, unless it says too much or an older word than what is held. True when it was news.
+    pub(crate) fn apply(&mut self, entry: &SignedEntry, fx: &mut Effects<'_>) -> bool {
+        let Some(directory) = entry.record::<Directory>().filter(is_reasonable) else { return false };
+        let clock = |entry: &SignedEntry| (entry.entry.hlc, entry.entry.seq);
+        let newer = self.entry(&entry.author).is_none_or(|known| clock(known) < clock(entry));
+        if newer {
+            fx.put(rows::directory(&entry.author), entry);
+            self.directories.insert(entry.author, (entry.clone(), Arc::new(directory)));
+            fx.view_changed = true;
+        }
+        newer
+    }
+
+    /// True if a peer's record of this incarnation says the same as `directory`. A new incarnation says it again: that
+    /// is how the others learn that the former one is over.
+    pub(crate) fn says(&self, peer: &PeerId, incarnation: Incarnation, directory: &Directory) -> bool {
+        let known = self.directories.get(peer).filter(|(entry, _)| entry.entry.incarnation == incarnation);
+        known.is_some_and(|(_, known)| **known == *directory)
+    }
+
+    /// Forgets a peer's record, and hands it out.
+    pub(crate) fn take(&mut self, peer: &PeerId) -> Option<Arc<Directory>> {
+        self.directories.remove(peer).map(|(_, directory)| directory)
+    }
+
+    /// Peers that are online by the word of the gateway that we follow.
+    pub(crate) fn told_online(&self) -> &BTreeSet<PeerId> {
+        &self.told_online
+    }
+
+    pub(crate) fn set_told_online(&mut self, online: impl IntoIterator<Item = PeerId>) {
+        self.told_online = online.into_iter().collect();
+    }
+
+    /// Notes which members are online now, and when that changed.
+    pub(crate) fn note_online(&mut self, online: &BTreeSet<PeerId>, trust: &Trust, fx: &mut Effects<'_>) {
+        for peer in trust.membership().members.keys() {
+            let presence = self.presence.entry(*peer).or_default();
+            let now = online.contains(peer);
+            if presence.online != now {
+                *presence = Presence { online: now, changed_ms: fx.now.wall_ms };
+                fx.view_changed = true;
+            }
+        }
+    }
+
+    /// All members as nodes.
+    pub(crate) fn view(&self, online: &BTreeSet<PeerId>, trust: &Trust) -> Vec<NodeView> {
+        let members = trust.membership().members.iter();
+        members
+            .map(|(peer, member)| NodeView {
+                peer: *peer,
+                key: member.key,
+                node_id: member.node_id.clone(),
+                tier: member.tier,
+                online: online.contains(peer),
+                last_seen_ms: self.presence.get(peer).map_or(0, |presence| presence.changed_ms),
+                directory: self.directory(peer).cloned(),
+            })
+            .collect()
+    }
+}
+
+fn is_reasonable(directory: &Directory) -> bool {
+    directory.addresses.len() <= limits::ADDRESSES_MAX
+        && directory.addresses.iter().all(|address| address.len() <= 64)
+        && directory.services.len() <= limits::SERVICES_MAX
+        && directory.tools.len() <= limits::TOOLS_MAX
+        && directory.platform.len() <= 32
+        && directory.version.len() <= 32
+        && directory.tools.iter().all(|tool| tool.description.len() <= 800)
+}

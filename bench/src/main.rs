@@ -233,7 +233,7 @@ impl Bench {
         self.note("`up` to ready, p50 of 5", ms(again.p50()), "ms", Some(Goal::AtMost(100.0)));
         let [one, two, three] = &peers;
         if self.tool.is_empty() {
-            self.tool = if one.offers_noop() { NOOP } else { INFO }.to_owned();
+            if one.offers_noop() { NOOP } else { INFO }.clone_into(&mut self.tool);
         }
         join(one, two)?;
         join(one, three)?;
@@ -375,7 +375,8 @@ impl Bench {
         let events = listing::Events::listen(&socket)?;
         let calls = self.calls * 12 / 5;
         load::at_once(&socket, &node, INFO, (calls, WIDTH), true).await?;
-        self.note("`nodes` events while these calls ran", events.named("nodes") as f64, "events", None);
+        let nodes = u32::try_from(events.named("nodes")).unwrap_or(u32::MAX);
+        self.note("`nodes` events while these calls ran", nodes.into(), "events", None);
         let (_, each) = load::at_once(&socket, &node, INFO, (self.calls, WIDTH), false).await?;
         self.note("accepted, 64 at once, the worst", ms(each.at(100)), "ms", None);
         settled(&[peer], 1).await?;

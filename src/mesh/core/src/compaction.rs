@@ -122,17 +122,17 @@ fn is_old(entry: &SignedEntry, facts: &Facts<'_>, fx: &Effects<'_>) -> bool {
 
 /// True if nobody needs an old entry of ours. What is not certain is kept.
 fn is_dead(entry: &SignedEntry, book: &Book, executor: &Executor, facts: &Facts<'_>, fx: &Effects<'_>) -> bool {
-    let in_hand = |id| book.record(&id).is_some() && fx.enforces(ProtocolRule::TruncationSparesOpen);
+    let is_open = |id| book.record(&id).is_some() && fx.enforces(ProtocolRule::TruncationSparesOpen);
     match entry.entry.kind {
         Kind::DIRECTORY => facts
             .nodes
             .entry(&facts.me())
             .is_some_and(|newest| newest.hash != entry.hash && newest.entry.hlc > entry.entry.hlc),
-        Kind::CALL => entry.header().is_some_and(|header| !in_hand(header.id)),
+        Kind::CALL => entry.header().is_some_and(|header| !is_open(header.id)),
         Kind::OUTCOME => entry
             .record::<Outcome>()
-            .is_some_and(|outcome| !in_hand(outcome.id) && !executor.has_journaled(&outcome.id, outcome.attempt)),
-        Kind::CANCEL => entry.record::<CancelRequest>().is_some_and(|cancel| !in_hand(cancel.id)),
+            .is_some_and(|outcome| !is_open(outcome.id) && !executor.has_journaled(&outcome.id, outcome.attempt)),
+        Kind::CANCEL => entry.record::<CancelRequest>().is_some_and(|cancel| !is_open(cancel.id)),
         // A later entry says as much.
         Kind::CHECKPOINT => true,
         Kind::TRUNCATION => !facts.logs.is_latest_truncation(entry),

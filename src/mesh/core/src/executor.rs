@@ -35,7 +35,7 @@ struct Waiting {
     origin: PeerId,
     deadline: u64,
     /// Arguments that are still on their way.
-    lacks: Option<Hash>,
+    missing: Option<Hash>,
     fetch_at: u64,
 }
 
@@ -74,8 +74,8 @@ pub(crate) struct Executor {
     me: PeerId,
     journal: BTreeMap<(ReqId, Attempt), JournalRow>,
     marks: BTreeMap<Series, u64>,
-    /// Client keys bound by calls that started or ended here: key to (call, sense).
-    bound: BTreeMap<Hash, (ReqId, Hash)>,
+    /// Client keys bound by calls that started or ended here: key to (call, fingerprint).
+    client_keys: BTreeMap<Hash, (ReqId, Hash)>,
     waiting: VecDeque<Waiting>,
     running: BTreeMap<(ReqId, Attempt), Running>,
     outcomes: BTreeMap<(ReqId, Attempt), SignedEntry>,
@@ -90,7 +90,7 @@ impl Executor {
             me,
             journal: BTreeMap::new(),
             marks: BTreeMap::new(),
-            bound: BTreeMap::new(),
+            client_keys: BTreeMap::new(),
             waiting: VecDeque::new(),
             running: BTreeMap::new(),
             outcomes: BTreeMap::new(),
@@ -104,7 +104,7 @@ impl Executor {
         let (id, attempt) = rows::journal_of(key)?;
         let row = JournalRow::from_bytes(value)?;
         if let Some((key, fingerprint)) = row.key.as_deref() {
-            self.bound.insert(*key, (id, *fingerprint));
+            self.client_keys.insert(*key, (id, *fingerprint));
         }
         self.journal.insert((id, attempt), row);
         Some(())
@@ -226,11 +226,11 @@ impl Executor {
             answer(AnswerKind::Busy, fx);
             return None;
         }
-        let mut lacks = None;
+        let mut missing = None;
         if let Payload::Blob { hash, len } = header.arguments
             && !self.blobs.contains(&hash)
         {
-            lacks = Some(hash);
+            missing = Some(hash);
             fx.out.push(Output::Fetch { hash, len, from: vec![offer.origin, offer.gateway] });
         }
         self.waiting.push_back(Waiting {
@@ -239,7 +239,7 @@ impl Executor {
             header,
             origin: offer.origin,
             deadline: fx.now.mono_ms + offer.left_ms,
-            lacks,
+            missing,
             fetch_at: u64::MAX,
         });
         self.start_next(facts, fx);
@@ -249,13 +249,13 @@ impl Executor {
         None
     }
 
-    /// A client key that another call bound here: same sense = this one is that one; other sense = refused.
+    /// A client key that another call bound here: the same fingerprint = this one is that one; another = refused.
     fn repeats(&mut self, header: &Arc<Header>, attempt: Attempt, fx: &mut Effects<'_>) -> Option<Finished> {
         if !fx.enforces(ProtocolRule::KeyAtTarget) {
             return None;
         }
         let key = key_id(&header.principal, header.client_key.as_ref()?);
-        let in_hand = self
+        let unfinished = self
             .waiting
             .iter()
             .map(|waiting| &waiting.header)
@@ -263,12 +263,12 @@ impl Executor {
             .filter(|other| other.id != header.id)
             .find(|other| other.client_key.as_ref().is_some_and(|k| key_id(&other.principal, k) == key))
             .map(|other| (other.id, request_fingerprint(&self.me, other.tool.as_str(), &other.arguments)));
-        let (first, fingerprint) = in_hand.or_else(|| self.bound.get(&key).copied())?;
+        let (first, fingerprint) = unfinished.or_else(|| self.client_keys.get(&key).copied())?;
         if first == header.id {
             return None;
         }
         // One that only waits has not bound the key yet; this one must not bind it in its place.
-        self.bound.entry(key).or_insert((first, fingerprint));
+        self.client_keys.entry(key).or_insert((first, fingerprint));
         let same = fingerprint == request_fingerprint(&self.me, header.tool.as_str(), &header.arguments);
         let (ending, reason) = if same {
             (Ending::Cancelled, format!("the same request as {first}: that one counts"))
@@ -298,7 +298,7 @@ impl Executor {
         }
         while self.running.len() < facts.config().running_max || !fx.enforces(ProtocolRule::RunningLimit) {
             // One that waits for its arguments steps out of the order.
-            let Some(at) = self.waiting.iter().position(|waiting| waiting.lacks.is_none()) else { return };
+            let Some(at) = self.waiting.iter().position(|waiting| waiting.missing.is_none()) else { return };
             let Some(waiting) = self.waiting.remove(at) else { return };
             let Waiting { id, attempt, header, origin, deadline, .. } = waiting;
             let key = self.bind(&header).filter(|_| fx.enforces(ProtocolRule::KeyInJournal));
@@ -466,7 +466,7 @@ impl Executor {
     fn bind(&mut self, header: &Header) -> Option<Box<(Hash, Hash)>> {
         let key = key_id(&header.principal, header.client_key.as_ref()?);
         let fingerprint = request_fingerprint(&self.me, header.tool.as_str(), &header.arguments);
-        let (bound_to, _) = *self.bound.entry(key).or_insert((header.id, fingerprint));
+        let (bound_to, _) = *self.client_keys.entry(key).or_insert((header.id, fingerprint));
         (bound_to == header.id).then(|| Box::new((key, fingerprint)))
     }
 
@@ -528,8 +528,8 @@ impl Executor {
         }
         self.blobs.insert(hash);
         for waiting in &mut self.waiting {
-            if waiting.lacks == Some(hash) {
-                waiting.lacks = None;
+            if waiting.missing == Some(hash) {
+                waiting.missing = None;
             }
         }
         self.start_next(facts, fx);
@@ -537,7 +537,7 @@ impl Executor {
 
     pub(crate) fn handle_fetch_failed(&mut self, hash: Hash, now: u64) {
         for waiting in &mut self.waiting {
-            if waiting.lacks == Some(hash) {
+            if waiting.missing == Some(hash) {
                 waiting.fetch_at = now + 1_000;
             }
         }
@@ -628,7 +628,7 @@ impl Executor {
             self.journal.remove(&(id, attempt));
             fx.delete(rows::journal(&id, attempt));
             if let Some(key) = key {
-                self.bound.remove(&key);
+                self.client_keys.remove(&key);
             }
             if !fx.enforces(ProtocolRule::MarkRaised) {
                 continue;

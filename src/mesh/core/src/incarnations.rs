@@ -124,7 +124,7 @@ impl Incarnations {
             fx.put(rows::incarnations(), &self.stored);
             return OwnEntry::Lost;
         }
-        match logs.own_says(entry) {
+        match logs.holds_own(entry) {
             Some(true) => OwnEntry::Known,
             Some(false) => OwnEntry::Contradicts,
             None => {

@@ -160,7 +160,7 @@ impl Logs {
     }
 
     /// True if we hold no less of our own log than this neighbour does.
-    pub(crate) fn has_compared(&self, peer: &PeerId) -> bool {
+    pub(crate) fn is_compared_with(&self, peer: &PeerId) -> bool {
         self.fresh || self.compared.contains(peer)
     }
 
@@ -170,7 +170,7 @@ impl Logs {
     }
 
     /// True if our own log holds this entry, which we signed in this incarnation; `None`: only its row can tell.
-    pub(crate) fn own_says(&self, entry: &SignedEntry) -> Option<bool> {
+    pub(crate) fn holds_own(&self, entry: &SignedEntry) -> Option<bool> {
         let head = self.heads.get(&(self.me, self.incarnation));
         let (held, seq) = (head.map_or(0, |head| head.seq), entry.entry.seq);
         if self.is_dropped((self.me, self.incarnation), seq) {
@@ -191,7 +191,7 @@ impl Logs {
 
     /// True if an entry of ours with this clock is older than what we hold of a former incarnation of ours, and a new
     /// one would not be.
-    pub(crate) fn is_behind_former(&self, hlc: u64) -> bool {
+    pub(crate) fn is_older_than_former(&self, hlc: u64) -> bool {
         let former =
             self.heads.iter().filter(|((of, incarnation), _)| *of == self.me && *incarnation != self.incarnation);
         former.map(|(_, head)| head.hlc).max().is_some_and(|last| hlc <= last && last <= self.hlc)

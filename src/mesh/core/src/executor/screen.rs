@@ -34,7 +34,7 @@ pub(crate) fn screen(dispatch: &Dispatch, header: &Header, facts: &Facts<'_>, fx
 
 /// The reason beyond trust for which nothing new of this author begins here, if there is one.
 pub(crate) fn reason_to_defer(from: &PeerId, place: &Place, facts: &Facts<'_>) -> Option<AnswerKind> {
-    if *from != facts.me() && !facts.logs.has_compared(from) {
+    if *from != facts.me() && !facts.logs.is_compared_with(from) {
         // A state that was restored shows in our own log first.
         return Some(AnswerKind::Busy);
     }

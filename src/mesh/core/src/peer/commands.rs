@@ -138,7 +138,7 @@ impl Peer {
     /// A former incarnation of our store, of which the others tell us, was ahead of us: our directory is to be the newest.
     pub(super) fn renew_directory(&mut self, fx: &mut Effects<'_>) {
         let me = self.local.me;
-        if self.nodes.entry(&me).is_some_and(|entry| self.logs.is_behind_former(entry.entry.hlc))
+        if self.nodes.entry(&me).is_some_and(|entry| self.logs.is_older_than_former(entry.entry.hlc))
             && let Some(directory) = self.nodes.directory(&me).cloned()
         {
             self.write_directory(&directory, fx);

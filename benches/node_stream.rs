@@ -19,6 +19,7 @@ use mesh_core::io::{Input, NodeView, View};
 use sigil::mesh::blobs::BlobStore;
 use sigil::mesh::identity::{DeviceKey, Ed25519Verifier};
 use sigil::mesh::transport::{LinkEvent, Links, LinksConfig, Member, ServiceId, ServiceIo};
+use sigil::mesh::{GatewayLink, NodeLinks};
 use sigil::node_service::client::NodeClient;
 use sigil::node_service::server::{NodeServer, NodeServerHandle, ProvenPeer};
 use sigil::tasks::TaskGroup;

@@ -70,7 +70,7 @@ const fn about(mutant: ProtocolRule) -> (Kind, &'static str) {
         ProtocolRule::KeyAtTarget => (Safety, "executor.rs `repeats`"),
         ProtocolRule::KeyInJournal | ProtocolRule::RunningLimit => (Safety, "executor.rs `start_next`"),
         ProtocolRule::TargetsWord => (Safety, "calls.rs `apply_outcome`"),
-        ProtocolRule::SaidAgain => (Safety, "reattestation.rs `read`"),
+        ProtocolRule::Reissued => (Safety, "reattestation.rs `read`"),
         ProtocolRule::ExpiryMargin => (Safety, "calls.rs `handle_timeout`"),
         ProtocolRule::QueueLimit => (Safety, "calls.rs `defers`"),
         ProtocolRule::RevocationWins => (Safety, "trust.rs `membership_of`"),

@@ -15,7 +15,7 @@ use crate::mesh::{self, Adapters, Booted, Parts};
 use crate::node::blobs::Blobs;
 use crate::node::catalogue::Catalogue;
 use crate::node::host::{ToolHost, owners_only};
-use crate::node_service::NodeStreams;
+use crate::node_service;
 use crate::runtime::process::Launcher;
 use crate::runtime::tool_exec;
 use crate::tasks::TaskGroup;
@@ -93,12 +93,18 @@ pub async fn run(options: Options) -> Result<(), AgentError> {
     let work = home.work();
     let launcher = Launcher::start(work.clone(), tool_exec::launcher(), &tasks).map_err(at("making", &work))?;
     let tools = tool_host(&booted, catalogue, Arc::new(blobs), launcher, &tasks);
-    let nodes = NodeStreams::start(&links, booted.handle.watch_view(), booted.inputs(), &tasks);
+    let nodes = node_service::start(&links, booted.handle.watch_view(), booted.inputs(), &tasks);
     let doors = doors::open(&config, kept, &home, booted.handle.clone(), &links, logs, &tasks).await?;
 
     let stop = CancellationToken::new();
     let (ended_tx, mut ended) = tokio::sync::oneshot::channel();
-    let mesh = booted.run(Adapters { nodes: Box::new(nodes), tools: Box::new(tools) }, stop.clone());
+    let adapters = Adapters {
+        nodes: Box::new(nodes.server),
+        gateway: Box::new(nodes.client),
+        node_streams: nodes.connections,
+        tools: Box::new(tools),
+    };
+    let mesh = booted.run(adapters, stop.clone());
     tasks.spawn(async move { drop(ended_tx.send(mesh.await)) });
 
     home.keep_ports(Ports { quic: Some(links.local_port()), http: Some(doors.http.port()) })?;

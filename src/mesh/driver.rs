@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mesh_core::frame::{Channel, Frame};
+use mesh_core::frame::Frame;
 use mesh_core::ids::{Hash, PeerId};
 use mesh_core::io::{Batch, CmdId, Command, Fact, Input, Output, Reply};
 use tokio::sync::{mpsc, oneshot};
@@ -191,9 +191,20 @@ impl Driver {
         if self.faults.pass_send(&frame, &self.machine.peer().public_key()) {
             self.links.set_members(Members::new());
         }
-        let sent = match frame.channel() {
-            Channel::Datagram | Channel::Stream => self.links.send(peer, &frame),
-            Channel::Node => self.adapters.nodes.send(peer, frame),
+        let sent = match frame {
+            Frame::Dispatch(dispatch) => self.adapters.nodes.dispatch(peer, &dispatch),
+            Frame::Cancel { id } => self.adapters.nodes.cancel(peer, id),
+            Frame::Answer(answer) => self.adapters.gateway.answer(peer, answer),
+            frame @ (Frame::Beacon(_)
+            | Frame::Query
+            | Frame::Notice(_)
+            | Frame::Resign { .. }
+            | Frame::Handover { .. }
+            | Frame::Neighbours(_)
+            | Frame::Digest { .. }
+            | Frame::Entries { .. }
+            | Frame::Presence { .. }
+            | Frame::Progress { .. }) => self.links.send(peer, &frame),
         };
         if !sent {
             tracing::trace!(peer = %peer, "a frame found no way out");
@@ -258,7 +269,7 @@ impl Driver {
                 self.step(Input::Session(peer, nonce));
                 self.step(Input::LinkUp(peer));
                 self.publisher.note_change();
-                self.adapters.nodes.retry_now();
+                self.adapters.gateway.retry_now();
                 for (hash, len, from) in self.blobs.wanted_from(peer) {
                     self.fetch(hash, len, from);
                 }
@@ -276,7 +287,7 @@ impl Driver {
             LinkEvent::Stream { service, io, .. } => {
                 // The only service that is offered: the links refuse streams of others.
                 if service == ServiceId::NODE {
-                    self.adapters.nodes.accept(io);
+                    let _ = self.adapters.node_streams.try_send(io);
                 }
             }
             LinkEvent::Bad { peer, what } => tracing::debug!(peer = %peer, what, "a peer broke the protocol"),

@@ -28,7 +28,7 @@ pub mod transport;
 mod waiters;
 mod warnings;
 
-pub use adapters::{Adapters, NodeLinks, ToolRuns};
+pub use adapters::{Adapters, GatewayLink, NodeLinks, ToolRuns};
 pub use boot::{Booted, Parts, boot};
 pub use call_queries::{CallCursor, CallFilter, CallPage, CallStateFilter};
 pub use error::{FatalError, JoinError, MeshError};

@@ -30,7 +30,7 @@ pub const CONTENT_BYTES_DEFAULT: u64 = 256 * 1024;
 /// Tries when the tree is changed while the kernel resolves a `..` in it.
 const TRIES: usize = 16;
 
-/// Why a files tool did not do it. Fit for the caller.
+/// A failure of a files tool. Fit for the caller.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum FileError {
@@ -68,7 +68,7 @@ pub enum FileError {
     System {
         /// The name that was asked for.
         path: String,
-        /// Why.
+        /// The cause.
         errno: Errno,
     },
     /// More than one answer holds.
@@ -178,7 +178,7 @@ pub struct Content {
     pub encoding: &'static str,
     /// The bytes.
     pub content: String,
-    /// Where to go on; absent at the end.
+    /// Start of the next part; absent at the end.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub next_offset: Option<u64>,
 }

@@ -24,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::Endpoint;
 use tonic::{Status, Streaming};
 
+use crate::mesh::GatewayLink;
 use crate::node_service::convert::{self, ConvertError};
 use crate::node_service::stream::{Guarded, MESSAGE_BYTES_MAX, Outbox, REGISTER_WITHIN, WINDOW_BYTES, outbox};
 use crate::pb;
@@ -100,22 +101,21 @@ impl Stream {
     }
 }
 
-impl NodeClientHandle {
-    /// Sends an answer to `to`. False when there is no registered stream to that peer, or its queue was full (the
-    /// stream is ended then, and a new one registered).
-    #[must_use]
-    pub fn answer(&self, to: PeerId, answer: Answer) -> bool {
+impl GatewayLink for NodeClientHandle {
+    fn answer(&self, gateway: PeerId, answer: Answer) -> bool {
         let stream = self.registered.borrow().clone();
-        stream.filter(|stream| stream.gateway == to).is_some_and(|stream| stream.push(convert::answer_to_pb(answer)))
+        let stream = stream.filter(|stream| stream.gateway == gateway);
+        stream.is_some_and(|stream| stream.push(convert::answer_to_pb(answer)))
     }
 
-    /// Tries again at once instead of after the pause: a link to the gateway has come up.
-    pub fn retry_now(&self) {
+    fn retry_now(&self) {
         self.retry.notify_one();
     }
+}
 
+#[cfg(test)]
+impl NodeClientHandle {
     /// Waits until this is the gateway that we are registered with.
-    #[cfg(test)]
     pub(super) async fn registered_with(&self, gateway: Option<PeerId>) {
         let mut registered = self.registered.subscribe();
         let is = |stream: &Option<Stream>| stream.as_ref().map(|stream| stream.gateway) == gateway;

@@ -27,6 +27,7 @@ use tonic::transport::Server;
 use tonic::transport::server::Connected;
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::mesh::NodeLinks;
 use crate::node_service::convert;
 pub use crate::node_service::stream::ProvenPeer;
 use crate::node_service::stream::{
@@ -54,7 +55,7 @@ impl NodeServer {
     /// Serves every stream that comes out of `streams`.
     ///
     /// `view` says who is approved under which name, and who leads; it must show that we lead no more *before*
-    /// [`NodeServerHandle::close_all`] is called.
+    /// [`NodeLinks::abdicate`] is called.
     ///
     /// `inputs` gets, in order for each node, `NodeUp`, its answers and `NodeDown`; reading waits while it is full. An
     /// outcome in an answer is signed by that node, and about that call and attempt. An older session of a node is over
@@ -128,28 +129,41 @@ pub struct NodeServerHandle {
     shared: Arc<Shared>,
 }
 
-impl NodeServerHandle {
-    /// Sends a call to a node. False when the node has no stream, or its queue was full (its stream is ended then, and
-    /// it registers anew).
-    ///
+impl NodeLinks for NodeServerHandle {
     /// A client without a journal of ours cannot promise to run a call at most once, so it gets none: its dispatches
     /// are answered with a refusal.
-    #[must_use]
-    pub fn dispatch(&self, peer: PeerId, dispatch: &Dispatch) -> bool {
-        let Some(session) = self.session(peer) else { return false };
+    fn dispatch(&self, node: PeerId, dispatch: &Dispatch) -> bool {
+        let Some(session) = self.session(node) else { return false };
         if session.foreign {
-            return self.shared.refuse_foreign(peer, dispatch);
+            return self.shared.refuse_foreign(node, dispatch);
         }
-        convert::dispatch_to_pb(dispatch).is_some_and(|message| self.send(peer, &session, message))
+        convert::dispatch_to_pb(dispatch).is_some_and(|message| self.send(node, &session, message))
     }
 
-    /// Asks a node to stop a call. False as for [`Self::dispatch`].
-    #[must_use]
-    pub fn cancel(&self, peer: PeerId, id: ReqId) -> bool {
+    fn cancel(&self, node: PeerId, id: ReqId) -> bool {
         let message = convert::to_node(ToNode::Cancel(pb::CallCancel { request_id: id.to_string() }));
-        self.session(peer).is_some_and(|session| self.send(peer, &session, message))
+        self.session(node).is_some_and(|session| self.send(node, &session, message))
     }
 
+    /// Each stream still yields its `NodeDown`.
+    fn abdicate(&self, moved_to: Option<PeerId>) {
+        let sessions = std::mem::take(&mut *self.shared.sessions());
+        for session in sessions.into_values() {
+            session.push(moved(moved_to));
+            session.end.cancel();
+        }
+    }
+
+    /// The stream still yields its `NodeDown`.
+    fn dismiss(&self, node: PeerId) {
+        let session = self.shared.sessions().remove(&node);
+        if let Some(session) = session {
+            session.end_with(StreamEnd::NotApproved);
+        }
+    }
+}
+
+impl NodeServerHandle {
     fn session(&self, peer: PeerId) -> Option<Session> {
         self.shared.sessions().get(&peer).cloned()
     }
@@ -162,23 +176,6 @@ impl NodeServerHandle {
             session.end.cancel();
         }
         sent
-    }
-
-    /// Tells every node where to go, and ends all streams. Each still yields its `NodeDown`.
-    pub fn close_all(&self, moved_to: Option<PeerId>) {
-        let sessions = std::mem::take(&mut *self.shared.sessions());
-        for session in sessions.into_values() {
-            session.push(moved(moved_to));
-            session.end.cancel();
-        }
-    }
-
-    /// Ends the stream of a node that was revoked. It still yields its `NodeDown`.
-    pub fn dismiss(&self, peer: PeerId) {
-        let session = self.shared.sessions().remove(&peer);
-        if let Some(session) = session {
-            session.end_with(StreamEnd::NotApproved);
-        }
     }
 
     /// The nodes that are registered now.
@@ -313,7 +310,7 @@ impl Shared {
             return Err(Refusal::TooLong("the list of capabilities"));
         }
         check_tools(register.tools)?;
-        // Asked under the lock: a `close_all` that comes after the view has changed misses nobody.
+        // Asked under the lock: an `abdicate` that comes after the view has changed misses nobody.
         let mut sessions = self.sessions();
         {
             let view = self.view.borrow();

@@ -29,7 +29,7 @@ pub enum RunEnd {
 pub enum Output {
     /// All of it.
     Inline(Bytes),
-    /// Where a [`super::spool::BlobSink`] has put it.
+    /// In a blob, as a [`super::spool::BlobSink`] has named it.
     Stored {
         /// SHA-256 of the bytes.
         hash: [u8; 32],

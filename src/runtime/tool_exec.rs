@@ -74,7 +74,7 @@ fn limit(resource: Resource, max: u64) -> Result<(), String> {
     setrlimit(resource, max, max).map_err(|errno| format!("setrlimit: {errno}"))
 }
 
-/// Why a command could not be started, for people.
+/// The reason for which a command could not be started, for people.
 pub(super) fn explain(command: &OsStr, error: &io::Error) -> String {
     let name = Path::new(command).display();
     if error.kind() == io::ErrorKind::NotFound {

@@ -15,6 +15,7 @@ use tokio::io::{AsyncWriteExt, DuplexStream, ReadBuf};
 use tonic::transport::{Channel, Endpoint};
 
 use super::*;
+use crate::mesh::GatewayLink;
 use crate::node_service::client::{self, NodeClient, NodeClientHandle};
 use crate::pb::node_service_client::NodeServiceClient;
 
@@ -259,7 +260,7 @@ impl Gateway {
     /// The same, registered; `nonce` 0 = knows only the contract.
     async fn raw_registered(&mut self, n: u64, nonce: u64) -> (Raw, SessionId) {
         let mut raw = self.raw(n).await;
-        raw.say(FromNode::Register(registration(n, nonce))).await;
+        raw.send(FromNode::Register(registration(n, nonce))).await;
         let (peer, session) = self.up().await;
         assert_eq!(peer, id(n));
         assert_eq!(raw.ack().await, (true, String::new()));
@@ -284,16 +285,16 @@ impl Raw {
         Self { out, inbound: inbound.expect("the method is there").into_inner() }
     }
 
-    async fn say(&self, msg: FromNode) {
+    async fn send(&self, msg: FromNode) {
         self.out.send(pb::NodeMessage { msg: Some(msg) }).await.expect("the stream is open");
     }
 
-    async fn hear(&mut self) -> Result<Option<ToNode>, Status> {
+    async fn receive(&mut self) -> Result<Option<ToNode>, Status> {
         Ok(soon(self.inbound.message()).await?.and_then(|message| message.msg))
     }
 
     async fn ack(&mut self) -> (bool, String) {
-        match self.hear().await {
+        match self.receive().await {
             Ok(Some(ToNode::RegisterAck(ack))) => {
                 assert_eq!(ack.accepted, ack.hint.is_empty(), "a refusal says what to do");
                 (ack.accepted, ack.error)
@@ -357,7 +358,7 @@ impl Node {
 async fn seed_n1_a_registered_node_is_reported() {
     let mut gateway = Gateway::start();
     let raw = gateway.raw(NODE).await;
-    raw.say(FromNode::Register(registration(NODE, 0))).await;
+    raw.send(FromNode::Register(registration(NODE, 0))).await;
     assert_eq!(gateway.up().await, (id(NODE), 1));
     assert_eq!(gateway.handle.registered(), [id(NODE)].into());
 }
@@ -367,10 +368,10 @@ async fn seed_n7_registration_is_checked_and_a_refusal_says_why() {
     let mut gateway = Gateway::start();
     let refused = async |gateway: &Gateway, n, register: pb::NodeRegister| {
         let mut raw = gateway.raw(n).await;
-        raw.say(FromNode::Register(register)).await;
+        raw.send(FromNode::Register(register)).await;
         let (accepted, error) = raw.ack().await;
         assert!(!accepted);
-        assert_eq!(raw.hear().await.expect("a clean end"), None);
+        assert_eq!(raw.receive().await.expect("a clean end"), None);
         error
     };
     let good = || registration(NODE, 1);
@@ -398,9 +399,9 @@ async fn a_peer_that_does_not_lead_names_who_does() {
     let gateway = Gateway::start();
     gateway.view.send_replace(view(GATEWAY, Some(OTHER_GATEWAY)));
     let mut raw = gateway.raw(NODE).await;
-    raw.say(FromNode::Register(registration(NODE, 1))).await;
+    raw.send(FromNode::Register(registration(NODE, 1))).await;
     assert_eq!(raw.ack().await, (false, "not the gateway".to_owned()));
-    let Ok(Some(ToNode::Moved(moved))) = raw.hear().await else { panic!("no hint") };
+    let Ok(Some(ToNode::Moved(moved))) = raw.receive().await else { panic!("no hint") };
     assert_eq!(PeerId::from_slice(&moved.gateway), Some(id(OTHER_GATEWAY)));
 }
 
@@ -408,7 +409,7 @@ async fn a_peer_that_does_not_lead_names_who_does() {
 async fn a_stream_that_does_not_register_in_time_is_ended() {
     let gateway = Gateway::patient(GATEWAY, Duration::from_millis(100));
     let mut raw = gateway.raw(NODE).await;
-    let status = raw.hear().await.expect_err("ended");
+    let status = raw.receive().await.expect_err("ended");
     assert_eq!(status.code(), tonic::Code::DeadlineExceeded);
 }
 
@@ -429,12 +430,12 @@ async fn a_connection_that_says_nothing_or_nonsense_is_cut() {
 async fn the_first_message_must_register_and_only_the_first() {
     let mut gateway = Gateway::start();
     let mut raw = gateway.raw(NODE).await;
-    raw.say(FromNode::Status(pb::NodeStatus::default())).await;
-    assert_eq!(raw.hear().await.expect_err("ended").code(), tonic::Code::InvalidArgument);
+    raw.send(FromNode::Status(pb::NodeStatus::default())).await;
+    assert_eq!(raw.receive().await.expect_err("ended").code(), tonic::Code::InvalidArgument);
 
     let (mut raw, session) = gateway.raw_registered(NODE, 1).await;
-    raw.say(FromNode::Register(registration(NODE, 1))).await;
-    assert_eq!(raw.hear().await.expect_err("ended").code(), tonic::Code::InvalidArgument);
+    raw.send(FromNode::Register(registration(NODE, 1))).await;
+    assert_eq!(raw.receive().await.expect_err("ended").code(), tonic::Code::InvalidArgument);
     assert_eq!(gateway.next().await, Seen::Down(id(NODE), session));
 }
 
@@ -443,19 +444,19 @@ async fn a_newer_stream_replaces_the_old_at_once_and_a_late_goodbye_disturbs_not
     let mut gateway = Gateway::start();
     let (mut old, first) = gateway.raw_registered(NODE, 1).await;
     let mut new = gateway.raw(NODE).await;
-    new.say(FromNode::Register(registration(NODE, 1))).await;
+    new.send(FromNode::Register(registration(NODE, 1))).await;
     let mut seen = vec![gateway.next().await, gateway.next().await];
     seen.sort_by_key(|event| matches!(event, Seen::Down(..)));
     let Seen::Up(_, second) = seen[0] else { panic!("not up: {seen:?}") };
     assert!(second > first);
     assert_eq!(seen[1], Seen::Down(id(NODE), first));
-    assert_eq!(old.hear().await.expect_err("ended").code(), tonic::Code::Aborted);
+    assert_eq!(old.receive().await.expect_err("ended").code(), tonic::Code::Aborted);
     assert_eq!(new.ack().await, (true, String::new()));
 
     // The old one is long gone; the new one still gets its calls.
     drop(old);
     assert!(gateway.handle.cancel(id(NODE), call_id(1)));
-    assert!(matches!(new.hear().await, Ok(Some(ToNode::Cancel(_)))));
+    assert!(matches!(new.receive().await, Ok(Some(ToNode::Cancel(_)))));
 }
 
 #[tokio::test]
@@ -463,17 +464,17 @@ async fn a_second_stream_on_the_same_connection_outlives_the_first() {
     let mut gateway = Gateway::start();
     let client = gateway.client(NODE).await;
     let (mut old, mut new) = (Raw::call(client.clone()).await, Raw::call(client).await);
-    old.say(FromNode::Register(registration(NODE, 1))).await;
+    old.send(FromNode::Register(registration(NODE, 1))).await;
     assert_eq!(old.ack().await, (true, String::new()));
     gateway.up().await;
-    new.say(FromNode::Register(registration(NODE, 1))).await;
+    new.send(FromNode::Register(registration(NODE, 1))).await;
     assert_eq!(new.ack().await, (true, String::new()));
-    let _ = old.hear().await.expect_err("ended");
+    let _ = old.receive().await.expect_err("ended");
     // Longer than the old one's last words may take.
     let cut = timeout(LINGER * 2, new.inbound.message()).await;
     assert!(cut.is_err(), "{cut:?}");
     assert!(gateway.handle.cancel(id(NODE), call_id(1)));
-    assert!(matches!(new.hear().await, Ok(Some(ToNode::Cancel(_)))));
+    assert!(matches!(new.receive().await, Ok(Some(ToNode::Cancel(_)))));
 }
 
 #[tokio::test]
@@ -520,7 +521,7 @@ async fn the_contracts_own_fields_are_filled_both_ways() {
     let mut gateway = Gateway::start();
     let (mut raw, _) = gateway.raw_registered(NODE, 1).await;
     assert!(gateway.handle.dispatch(id(NODE), &dispatch(5)));
-    let Ok(Some(ToNode::ToolExecute(request))) = raw.hear().await else { panic!("no call") };
+    let Ok(Some(ToNode::ToolExecute(request))) = raw.receive().await else { panic!("no call") };
     assert_eq!(request.request_id, call_id(5).to_string());
     assert_eq!(request.tool_name, "device.info");
     assert_eq!(request.arguments, r#"{"a":1}"#);
@@ -532,7 +533,7 @@ async fn the_contracts_own_fields_are_filled_both_ways() {
     let answer = Answer { id: call_id(5), attempt: 1, what: AnswerKind::Ended(binary) };
     let Some(FromNode::ToolResult(result)) = convert::answer_to_pb(answer.clone()).msg else { panic!("no result") };
     assert_eq!(result.output, "", "no text, no copy of it");
-    raw.say(FromNode::ToolResult(result)).await;
+    raw.send(FromNode::ToolResult(result)).await;
     assert_eq!(gateway.next().await, answered(NODE, answer));
 }
 
@@ -565,12 +566,12 @@ async fn results_that_are_not_the_nodes_own_word_are_dropped() {
         pb::ToolResult { request_id: "nonsense".to_owned(), ..good() },
     ];
     for result in bad {
-        raw.say(FromNode::ToolResult(result)).await;
+        raw.send(FromNode::ToolResult(result)).await;
     }
-    raw.say(FromNode::Answer(pb::CallAnswer { request_id: call_id(1).to_string(), attempt: 1, what: None })).await;
+    raw.send(FromNode::Answer(pb::CallAnswer { request_id: call_id(1).to_string(), attempt: 1, what: None })).await;
     raw.out.send(pb::NodeMessage { msg: None }).await.expect("open");
     // The stream has survived them all, and what is good still comes through.
-    raw.say(FromNode::ToolResult(good())).await;
+    raw.send(FromNode::ToolResult(good())).await;
     assert_eq!(gateway.next().await, answered(NODE, done(1)));
 }
 
@@ -579,9 +580,9 @@ async fn an_oversized_message_ends_the_stream() {
     let mut gateway = Gateway::start();
     let (mut raw, session) = gateway.raw_registered(NODE, 1).await;
     let result = pb::ToolResult { output: "x".repeat(MESSAGE_BYTES_MAX + 1), ..pb::ToolResult::default() };
-    raw.say(FromNode::ToolResult(result)).await;
+    raw.send(FromNode::ToolResult(result)).await;
     assert_eq!(gateway.next().await, Seen::Down(id(NODE), session));
-    assert_eq!(raw.hear().await.expect_err("ended").code(), tonic::Code::OutOfRange);
+    assert_eq!(raw.receive().await.expect_err("ended").code(), tonic::Code::OutOfRange);
 }
 
 #[tokio::test]
@@ -593,15 +594,15 @@ async fn a_contract_only_client_registers_and_gets_no_call() {
     assert_eq!((answer.id, answer.attempt), (call_id(1), 1));
     assert!(matches!(&answer.what, AnswerKind::Rejected(why) if why.contains("plain contract")), "{answer:?}");
 
-    // What it says of its tools, and a result that nobody signed, disturb nothing and prove nothing.
+    // A list of its tools, and a result that nobody signed, disturb nothing and prove nothing.
     for node_id in ["peer-2", "peer-3"] {
         let available_tools = vec!["camera".to_owned(), "a:b".to_owned()];
         let status = pb::NodeStatus { node_id: node_id.to_owned(), online: true, available_tools };
-        raw.say(FromNode::Status(status)).await;
+        raw.send(FromNode::Status(status)).await;
     }
     let result =
         pb::ToolResult { request_id: call_id(1).to_string(), output: "hi".to_owned(), ..pb::ToolResult::default() };
-    raw.say(FromNode::ToolResult(result)).await;
+    raw.send(FromNode::ToolResult(result)).await;
     drop(raw);
     assert_eq!(gateway.next().await, Seen::Down(id(NODE), session));
 }
@@ -675,7 +676,7 @@ async fn closing_tells_everyone_where_to_go_and_the_node_comes_back_when_it_may(
     gateway.up().await;
     node.registered_with(Some(GATEWAY)).await;
     gateway.view.send_replace(view(GATEWAY, Some(OTHER_GATEWAY)));
-    gateway.handle.close_all(Some(id(OTHER_GATEWAY)));
+    gateway.handle.abdicate(Some(id(OTHER_GATEWAY)));
     node.registered_with(None).await;
     assert_eq!(gateway.next().await, Seen::Down(id(NODE), 1));
     assert!(gateway.handle.registered().is_empty());
@@ -698,7 +699,7 @@ async fn a_revoked_node_loses_its_stream_at_once_and_gets_no_other() {
     node.registered_with(None).await;
     assert_eq!(gateway.next().await, Seen::Down(id(NODE), 1));
     let mut raw = gateway.raw(NODE).await;
-    raw.say(FromNode::Register(registration(NODE, 1))).await;
+    raw.send(FromNode::Register(registration(NODE, 1))).await;
     assert_eq!(raw.ack().await, (false, Refusal::NotApproved.to_string()));
 }
 
@@ -739,7 +740,7 @@ async fn a_node_that_does_not_read_loses_its_stream_and_nothing_else_waits() {
     assert_eq!(gateway.handle.registered(), [id(ORIGIN)].into());
     assert_eq!(gateway.next().await, Seen::Down(id(NODE), slow.1));
     assert!(gateway.handle.cancel(id(ORIGIN), call_id(1)));
-    assert!(matches!(quick.hear().await, Ok(Some(ToNode::Cancel(_)))));
+    assert!(matches!(quick.receive().await, Ok(Some(ToNode::Cancel(_)))));
 }
 
 /// A door between client and gateway that cuts the bytes of each connection after so many.

@@ -137,7 +137,7 @@ impl Book {
     pub(crate) fn restore(&mut self, key: &[u8], value: &[u8], now: crate::io::Now) -> Option<ReqId> {
         match OpenKey::of(key)? {
             OpenKey::EarlyOutcome(id) => return self.early.restore_outcome(id, value),
-            OpenKey::EarlyCancel(id) => return self.early.restore_wish(id, value),
+            OpenKey::EarlyCancel(id) => return self.early.restore_cancel(id, value),
             OpenKey::Call(_) => {}
         }
         let row = OpenRow::from_bytes(value)?;
@@ -413,7 +413,7 @@ impl Book {
         open.record.history.push(row);
     }
 
-    /// The target says when it started the tool: that is the time of the row, also where somebody heard of it later.
+    /// The target says when it started the tool: that is the time of the row, also where somebody received it later.
     fn note_start(&mut self, id: &ReqId, attempt: Attempt, at_ms: u64, fx: &mut Effects<'_>) {
         let Some(open) = self.open.get_mut(id).filter(|_| at_ms > 0) else { return };
         let state = CallState::Open(Phase::Running);
@@ -718,7 +718,7 @@ impl Book {
             return None;
         }
         let (ending, reason) = if running {
-            (Ending::Interrupted, "nothing was heard of its run any more: it may or may not have happened")
+            (Ending::Interrupted, "no news of its run arrived any more: it may or may not have happened")
         } else {
             (Ending::Expired, "TTL expired before the node started it")
         };
@@ -751,8 +751,8 @@ impl Book {
                 };
                 // A restored target that was the origin, too, cannot say anything about it.
                 let origin = open.record.origin;
-                let mute = !facts.election.is_linked(&origin) || (restored && origin == header.target);
-                (origin == self.me || (facts.leads() && mute)).then(|| InferredEnding {
+                let silent_origin = !facts.election.is_linked(&origin) || (restored && origin == header.target);
+                (origin == self.me || (facts.leads() && silent_origin)).then(|| InferredEnding {
                     id: header.id,
                     attempt: open.record.attempt,
                     ending: Ending::Undeliverable,

@@ -173,7 +173,7 @@ impl Executor {
             fx.send(offer.gateway, Frame::Answer(Answer { id, attempt, what }));
         };
         if self.is_forgotten(&id) && fx.enforces(ProtocolRule::MarkChecked) {
-            answer(AnswerKind::Rejected("too old: its time was over long ago".to_owned()), fx);
+            answer(AnswerKind::Rejected("too old: its TTL expired long ago".to_owned()), fx);
             return None;
         }
         let newest =
@@ -219,7 +219,7 @@ impl Executor {
             return Some(self.finish_unrun(&header, attempt, &cancel, fx));
         }
         if offer.left_ms == 0 {
-            let reason = "its time was over when it reached the node";
+            let reason = "its TTL expired before it reached the node";
             return Some(self.finish(id, attempt, Ending::Expired, reason, Some(header), fx));
         }
         if self.waiting.len() >= facts.config().prefetch_max {
@@ -344,7 +344,7 @@ impl Executor {
             return Some(self.finish_unrun(&header, attempt, &cancel, fx));
         }
         if late {
-            let reason = "its time was over before the tool ran";
+            let reason = "its TTL expired before the tool ran";
             return Some(self.finish(id, attempt, Ending::Expired, reason, Some(header), fx));
         }
         if let Some(running) = self.running.get_mut(&(id, attempt)) {

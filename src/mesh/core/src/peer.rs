@@ -325,7 +325,7 @@ impl Peer {
                 } else if let Frame::Entries { entries, .. } = frame
                     && self.trust.is_excluded(&from)
                 {
-                    // Whom it approved while it did not know must be seen to wait. Nothing else of it is heard.
+                    // Whom it approved while it did not know must be seen to await re-approval. Nothing else of it is read.
                     for item in &entries {
                         self.take_change(&item.entry, fx);
                     }

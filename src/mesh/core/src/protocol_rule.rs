@@ -68,7 +68,7 @@ pub enum ProtocolRule {
     /// Only the target's word confirms an ending.
     TargetsWord,
     /// An outcome received from a target that turns out to be excluded is re-issued.
-    SaidAgain,
+    Reissued,
     /// Somebody else's word of expiry waits for twice the error bound.
     ExpiryMargin,
     /// An origin refuses calls beyond its limit of open ones.
@@ -170,7 +170,7 @@ impl ProtocolRule {
         Self::KeyAtTarget,
         Self::KeyInJournal,
         Self::TargetsWord,
-        Self::SaidAgain,
+        Self::Reissued,
         Self::ExpiryMargin,
         Self::OpenLimit,
         Self::QueueLimit,

@@ -50,7 +50,7 @@ impl Reattestation {
     /// Reads what we hold of excluded peers and what is void of it: after a membership change, at the start, and when our
     /// log has answered in part.
     pub(crate) fn read(&mut self, facts: &Facts<'_>, fx: &mut Effects<'_>) {
-        if facts.is_excluded_here() || !fx.enforces(ProtocolRule::SaidAgain) {
+        if facts.is_excluded_here() || !fx.enforces(ProtocolRule::Reissued) {
             return;
         }
         let mut ranges = Vec::new();

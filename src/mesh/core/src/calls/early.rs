@@ -31,7 +31,7 @@ impl Early {
     }
 
     /// Takes back a row of [`rows::early_cancel`]. `None`: it is damaged.
-    pub(super) fn restore_wish(&mut self, id: ReqId, value: &[u8]) -> Option<ReqId> {
+    pub(super) fn restore_cancel(&mut self, id: ReqId, value: &[u8]) -> Option<ReqId> {
         self.cancels.insert(id, CancelRequest::from_bytes(value)?);
         Some(id)
     }

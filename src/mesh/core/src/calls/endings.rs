@@ -54,7 +54,7 @@ pub(super) fn basis_of(
 }
 
 /// The ending as the call reads. The attempt before a second one was interrupted, or there would be none: then it is never
-/// "not run", also where the word of that interruption comes later or was never heard.
+/// "not run", also where the word of that interruption comes later or was never received.
 pub(super) fn ending_of(outcome: &Outcome) -> Ending {
     let not_run =
         matches!(outcome.ending, Ending::Expired | Ending::Cancelled | Ending::Denied | Ending::Undeliverable);

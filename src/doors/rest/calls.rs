@@ -230,7 +230,7 @@ pub(super) async fn create(
     // A fresh call that nobody waited for is always 202, so that the answer does not depend on luck.
     let over = reading.has_ended() && (wait.is_some() || !accepted.created);
     let status = if over { StatusCode::OK } else { StatusCode::ACCEPTED };
-    let mut response = (status, Json(render(&app.mesh().view(), reading))).into_response();
+    let mut response = (status, Json(render(&app.mesh().view(), &reading))).into_response();
     let invalid = |error: InvalidHeaderValue| Fault::new(ErrorCode::Internal, error.to_string());
     let location = HeaderValue::from_str(&url(accepted.id)).map_err(invalid)?;
     response.headers_mut().insert(LOCATION, location);
@@ -241,7 +241,7 @@ pub(super) async fn create(
     Ok(response)
 }
 
-fn render(view: &View, reading: Reading) -> Call {
+fn render(view: &View, reading: &Reading) -> Call {
     let shown = reading.output.as_ref().filter(|bytes| !bytes.is_empty()).and_then(|bytes| show_output(bytes));
     let (header, record) = (&reading.own.header, reading.record());
     let len = record.output.len();
@@ -327,7 +327,7 @@ pub(super) async fn list(
     let after = query.cursor.as_deref().map(read_cursor).transpose()?;
     let page = calls::list(app.mesh(), query.node.as_deref(), state, after, limit).await?;
     let view = app.mesh().view();
-    let items = page.items.into_iter().map(|reading| render(&view, reading)).collect();
+    let items = page.items.into_iter().map(|reading| render(&view, &reading)).collect();
     Ok(Json(Page { items, next_cursor: page.next.map(write_cursor) }))
 }
 
@@ -349,7 +349,7 @@ pub(super) async fn show(State(app): AppState, Segment(id): Segment, headers: He
     check_accept(&headers, JSON)?;
     let wait = prefer_wait(&headers).unwrap_or_default();
     let reading = calls::read(app.mesh(), &app.stop, id.parse()?, wait).await?;
-    Ok(Json(render(&app.mesh().view(), reading)))
+    Ok(Json(render(&app.mesh().view(), &reading)))
 }
 
 /// The output of a call as raw bytes.
@@ -400,7 +400,7 @@ pub(super) async fn cancel(
     let asked: CancelRequest = body_or_default(request).await?;
     let reading = calls::cancel(app.mesh(), id.parse()?, asked.reason).await?;
     let status = if reading.has_ended() { StatusCode::OK } else { StatusCode::ACCEPTED };
-    Ok((status, Json(render(&app.mesh().view(), reading))))
+    Ok((status, Json(render(&app.mesh().view(), &reading))))
 }
 
 #[cfg(test)]

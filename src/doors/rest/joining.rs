@@ -130,8 +130,8 @@ fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<S
     Option::deserialize(deserializer).map(Some)
 }
 
-fn target(code: Option<String>, nearby: Option<Option<String>>, address: Option<String>) -> Result<JoinTarget, Fault> {
-    match (code, nearby, address) {
+fn target(request: JoinRequest) -> Result<JoinTarget, Fault> {
+    match (request.code, request.nearby, request.address) {
         (Some(code), None, None) => {
             let code = code.trim().parse::<InviteCode>();
             code.map(JoinTarget::Code).map_err(|error| JoinError::BadCode(error.to_string()).into())
@@ -176,8 +176,9 @@ pub(super) async fn join(
     State(app): AppState,
     request: Request<Body>,
 ) -> Result<(StatusCode, Json<JoinAnswer>), Fault> {
-    let JoinRequest { code, nearby, address, force } = body(request).await?;
-    Ok(match joining::join(app.mesh(), target(code, nearby, address)?, force).await? {
+    let request: JoinRequest = body(request).await?;
+    let force = request.force;
+    Ok(match joining::join(app.mesh(), target(request)?, force).await? {
         JoinState::Member { node_id, mesh } => {
             (StatusCode::OK, Json(JoinAnswer::Member { node_id: node_id.to_string(), mesh_id: mesh.to_string() }))
         }

@@ -123,7 +123,7 @@ mod tests {
         tasks.thread("server", move |_| while inbox.blocking_recv().is_some() {}).unwrap();
         tasks.spawn(async move {
             requests.send(()).await.unwrap();
-            std::future::pending().await
+            std::future::pending::<()>().await;
         });
         // The task is ended by force, and with it goes what the thread waits for.
         assert!(!tasks.shutdown(Duration::from_millis(10)).await);

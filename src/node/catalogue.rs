@@ -165,7 +165,8 @@ mod tests {
 
     #[test]
     fn the_number_of_tools_is_bounded() {
-        let tools = |count: usize| (0..count).map(|n| format!("[tools.t{n}]\ncommand = 'x'\n")).collect::<String>();
+        let tools =
+            |count: usize| (0..count).map(|n| format!("[tools.t{n}]\ncommand = 'x'\n")).collect::<Vec<_>>().concat();
         assert!(try_catalogue(&tools(COMMAND_TOOLS_MAX)).is_ok());
         let error = try_catalogue(&tools(COMMAND_TOOLS_MAX + 1)).unwrap_err().to_string();
         assert!(error.contains("510 tools") && error.contains("at most 509"), "{error}");

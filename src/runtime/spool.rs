@@ -142,12 +142,12 @@ mod tests {
     async fn small_output_stays_inline_and_large_becomes_a_blob() {
         let sinks = MemorySinks::default();
         let mut spool = Spool::new(&sinks, LIMITS);
-        spool.push(&vec![0xff; LIMITS.inline]).await.unwrap();
+        spool.push(&[0xff; LIMITS.inline]).await.unwrap();
         assert_eq!(spool.finish().await.unwrap(), Output::Inline(vec![0xff; LIMITS.inline].into()));
         assert!(sinks.blobs.lock().unwrap().is_empty());
 
         let mut spool = Spool::new(&sinks, LIMITS);
-        spool.push(&vec![1; LIMITS.inline]).await.unwrap();
+        spool.push(&[1; LIMITS.inline]).await.unwrap();
         spool.push(&[2]).await.unwrap();
         let whole = [vec![1; LIMITS.inline], vec![2]].concat();
         let Output::Stored { hash, len } = spool.finish().await.unwrap() else { panic!("a blob") };

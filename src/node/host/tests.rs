@@ -65,11 +65,11 @@ impl Bench {
     /// The end of a run; lines of progress before it are skipped.
     async fn end(&mut self) -> (ReqId, Attempt, ToolOutcome) {
         loop {
-            match self.next().await {
-                Input::ToolEnded(id, attempt, outcome) => return (id, attempt, outcome),
-                Input::ToolProgress(..) => {}
-                other => panic!("not of a tool: {other:?}"),
+            let input = self.next().await;
+            if let Input::ToolEnded(id, attempt, outcome) = input {
+                return (id, attempt, outcome);
             }
+            assert!(matches!(input, Input::ToolProgress(..)), "not of a tool: {input:?}");
         }
     }
 

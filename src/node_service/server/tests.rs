@@ -178,6 +178,7 @@ enum Seen {
     Frame(PeerId, Frame),
 }
 
+#[expect(clippy::wildcard_enum_match_arm, reason = "any other input fails the test")]
 fn seen(input: Input) -> Seen {
     match input {
         Input::NodeUp(peer, session) => Seen::Up(peer, session),

@@ -11,11 +11,12 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use mesh_core::entry::{self, Effect, Ending, Entry, Header, Kind, Outcome, Payload, SignedEntry, Source, Tier};
+use mesh_core::entry::{self, Entry, Kind, SignedEntry};
 use mesh_core::epoch::{Claim, Epoch};
 use mesh_core::frame::{Answer, AnswerKind, Dispatch, Frame};
 use mesh_core::ids::{Hash, Incarnation, MeshId, PeerId, ReqId};
 use mesh_core::io::{Input, NodeView, View};
+use mesh_core::record::{Effect, Ending, Header, Outcome, Payload, Source, Tier};
 use sigil::mesh::blobs::BlobStore;
 use sigil::mesh::identity::{DeviceKey, Ed25519Verifier};
 use sigil::mesh::transport::{LinkEvent, Links, LinksConfig, Member, ServiceId, ServiceIo};

@@ -1,9 +1,9 @@
 //! The events of a run.
 
-use mesh_core::entry::Ending;
 use mesh_core::frame::Frame;
 use mesh_core::ids::{Attempt, ReqId};
 use mesh_core::io::{Input, SessionId, TxnId};
+use mesh_core::record::Ending;
 
 /// Something that happens at a moment.
 pub(crate) enum Event {

@@ -1,11 +1,11 @@
 //! The thin layer between the simulator and the core: where the core's face is called, and its rows are read.
 
 use mesh_core::config::{Class, Config};
-use mesh_core::entry::{Directory, Effect, Ending, Tier, ToolDecl};
 use mesh_core::epoch::Epoch;
 use mesh_core::ids::{Attempt, NodeId, PeerId, ReqId};
 use mesh_core::io::{Batch, CallRecord, CallState, Image, Input, Now, Output, Space, View, Welcome};
 use mesh_core::peer::{self, BootError, Peer};
+use mesh_core::record::{Directory, Effect, Ending, Tier, ToolDecl};
 use mesh_core::rows::{self, CallOutline, JournalRow, Journaled, Row as _};
 use mesh_core::test_kit::{MemDisk, Snapshot};
 

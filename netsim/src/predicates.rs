@@ -10,11 +10,12 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use mesh_core::entry::{CancelRequest, Ending, Header, Kind, Outcome, Payload, Place, SignedEntry, Tier};
+use mesh_core::entry::{Kind, Place, SignedEntry};
 use mesh_core::epoch::Epoch;
 use mesh_core::frame::Dispatch;
 use mesh_core::ids::{Attempt, Hash, Incarnation, PeerId, ReqId};
 use mesh_core::io::{Batch, CallRecord, CallState, Invocation, Space};
+use mesh_core::record::{CancelRequest, Ending, Header, Outcome, Payload, Tier};
 use mesh_core::rows::{self, CallOutline, Row as _};
 use mesh_core::test_kit::MemDisk;
 

@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use mesh_core::config::Class;
-use mesh_core::entry::Effect;
 use mesh_core::ids::{NodeId, ToolName};
 use mesh_core::limits;
+use mesh_core::record::Effect;
 use serde::Deserialize;
 
 use super::class::{self, Probe};
@@ -19,7 +19,7 @@ use super::settings::{
 use super::value::{DURATION_RULE, SIZE_RULE, parse_duration, parse_size, show_duration, show_size};
 
 /// Longest description of a tool, in bytes, so that the largest catalogue still fits into one log entry. Within the 200
-/// characters of [`mesh_core::entry::ToolDecl`].
+/// characters of [`mesh_core::record::ToolDecl`].
 const DESCRIPTION_BYTES_MAX: usize = 200;
 
 /// Every key by section; `tools.*` is each tool's.

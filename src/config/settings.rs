@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use mesh_core::config::Class;
-use mesh_core::entry::Effect;
 use mesh_core::ids::{NodeId, ToolName};
+use mesh_core::record::Effect;
 
 /// Name of the settings file in a home.
 pub const FILE_NAME: &str = "sigil.toml";

@@ -14,9 +14,9 @@ mod tests;
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use mesh_core::entry::Tier;
 use mesh_core::ids::{NodeId, PeerId};
 use mesh_core::io::{Command, Now, Refusal, Reply, View};
+use mesh_core::record::Tier;
 use ring::rand::SecureRandom;
 
 pub(super) use conversation::{Conversations, Step};

@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use data_encoding::BASE32_NOPAD;
-use mesh_core::entry::Payload;
 use mesh_core::ids::Hash;
+use mesh_core::record::Payload;
 use ring::digest;
 use tempfile::TempPath;
 use tokio::io::{AsyncWrite, AsyncWriteExt as _};

@@ -4,9 +4,9 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use mesh_core::config::Config;
-use mesh_core::entry::{Directory, ToolDecl};
 use mesh_core::ids::NodeId;
 use mesh_core::io::{Input, Output, Space};
+use mesh_core::record::{Directory, ToolDecl};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 

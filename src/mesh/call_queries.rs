@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::Arc;
 
-use mesh_core::entry::Ending;
 use mesh_core::ids::{NodeId, ReqId};
 use mesh_core::io::{CallRecord, CallState, Space};
+use mesh_core::record::Ending;
 use mesh_core::rows::{self, CallOutline};
 use tokio::sync::{Semaphore, oneshot};
 
@@ -351,10 +351,10 @@ fn read_page(store: &dyn Store, mut held: HeldCalls, query: &PageQuery) -> Resul
 
 #[cfg(test)]
 mod tests {
-    use mesh_core::entry::{Effect, Header, Payload};
     use mesh_core::frame::Phase;
     use mesh_core::ids::{Incarnation, PeerId};
     use mesh_core::io::Batch;
+    use mesh_core::record::{Effect, Header, Payload};
     use proptest::prelude::*;
     use tokio::sync::mpsc;
 

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use mesh_core::entry::{Payload, Tier};
 use mesh_core::ids::{Hash, NodeId, PeerId, ReqId};
 use mesh_core::io::{CallRecord, Command, Reply, View};
+use mesh_core::record::{Payload, Tier};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::mesh::blobs::BlobStore;

@@ -6,8 +6,8 @@ use std::str::FromStr;
 use std::sync::LazyLock;
 
 use data_encoding::{Encoding, Specification};
-use mesh_core::entry::Tier;
 use mesh_core::ids::{Hash, MeshId, PeerId};
+use mesh_core::record::Tier;
 use qrcode::render::unicode::Dense1x2;
 use qrcode::{EcLevel, QrCode};
 

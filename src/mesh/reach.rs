@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use mesh_core::entry::Directory;
 use mesh_core::ids::{PeerId, PublicKey};
 use mesh_core::io::View;
 use mesh_core::limits;
+use mesh_core::record::Directory;
 
 use crate::mesh::transport::{Address, Member, Members, ServiceId};
 

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use mesh_core::entry::Tier;
 use mesh_core::ids::{Hash, NodeId, PeerId, ReqId};
 use mesh_core::io::{Command, Reply};
+use mesh_core::record::Tier;
 use tokio::sync::oneshot;
 
 use crate::mesh::call_queries::{CallCursor, CallFilter, CallPage};

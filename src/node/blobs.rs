@@ -3,9 +3,9 @@
 use std::io;
 
 use futures_util::future::BoxFuture;
-use mesh_core::entry::Payload;
 use mesh_core::ids::Hash;
 use mesh_core::limits::RESULT_BYTES_MAX;
+use mesh_core::record::Payload;
 use tokio::io::AsyncWriteExt;
 
 use crate::mesh::blobs::{BlobError, BlobStore, BlobWriter};

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io;
 use std::sync::Arc;
 
-use mesh_core::entry::Ending;
+use mesh_core::record::Ending;
 use nix::sys::statvfs::statvfs;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mesh_core::entry::{Effect, ToolDecl};
 use mesh_core::ids::ToolName;
 use mesh_core::limits::{RESULT_BYTES_MAX, TOOLS_MAX};
+use mesh_core::record::{Effect, ToolDecl};
 
 use super::builtin::{self, Builtin};
 use super::files::FileRoots;

@@ -11,10 +11,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
-use mesh_core::entry::{Ending, Payload, Tier, ToolDecl};
 use mesh_core::ids::{Attempt, Hash, PeerId, ReqId};
 use mesh_core::io::{Input, Invocation, ToolOutcome};
 use mesh_core::limits::{ARGUMENTS_BYTES_MAX, INLINE_BYTES_MAX};
+use mesh_core::record::{Ending, Payload, Tier, ToolDecl};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 

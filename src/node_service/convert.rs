@@ -2,11 +2,12 @@
 //! limits.
 
 use mesh_core::crypto::Verifier;
-use mesh_core::entry::{Ending, Header, Kind, Outcome, Payload, SignedEntry};
+use mesh_core::entry::{Kind, SignedEntry};
 use mesh_core::epoch::Claim;
 use mesh_core::frame::{Answer, AnswerKind, Dispatch};
 use mesh_core::ids::{Attempt, InvalidId, PeerId, ReqId};
 use mesh_core::limits;
+use mesh_core::record::{Ending, Header, Outcome, Payload};
 
 use crate::mesh::transport::wire::{self, attempt_from_pb, claim_from_pb, claim_to_pb, entry_from_pb, entry_to_pb};
 use crate::pb;

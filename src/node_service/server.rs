@@ -12,11 +12,11 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use mesh_core::crypto::Verifier;
-use mesh_core::entry::Header;
 use mesh_core::frame::{Answer, AnswerKind, Dispatch, Frame};
 use mesh_core::ids::{InvalidId, NodeId, PeerId, ReqId, ToolName};
 use mesh_core::io::{Input, SessionId, View};
 use mesh_core::limits;
+use mesh_core::record::Header;
 use prost::Message;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{mpsc, watch};

@@ -6,14 +6,14 @@ use std::net::{SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use mesh_core::entry::{
-    CancelRequest, ChangeKind, Directory, Effect, Ending, Entry, Header, Kind, MembershipChange, Outcome, Payload,
-    SignedEntry, Source, ToolDecl, encode,
-};
+use mesh_core::entry::{Entry, Kind, SignedEntry, encode};
 use mesh_core::epoch::{Claim, Epoch};
 use mesh_core::frame::{Beacon, EntryItem, Frame, Phase};
 use mesh_core::ids::{Hash, Incarnation, MeshId, NodeId, PeerId, ReqId};
 use mesh_core::limits;
+use mesh_core::record::{
+    CancelRequest, ChangeKind, Directory, Effect, Ending, Header, MembershipChange, Outcome, Payload, Source, ToolDecl,
+};
 use quinn::{RecvStream, SendStream};
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use serde_json::{Value, json};
@@ -588,7 +588,7 @@ fn a9_a_member_has_no_say_in_what_is_not_its_own() {
     let says = |subject, what| encode(&MembershipChange { subject, what });
     let friend = fresh_key();
     let owner = |name: &str| ChangeKind::Approved {
-        tier: mesh_core::entry::Tier::Owner,
+        tier: mesh_core::record::Tier::Owner,
         node_id: node(name),
         after: Vec::new(),
     };

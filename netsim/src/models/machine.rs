@@ -9,9 +9,9 @@ use std::ops::Deref;
 
 use mesh_core::config::Config;
 use mesh_core::crypto::{Signer, Symbolic};
-use mesh_core::entry::{Directory, Effect, Tier};
 use mesh_core::io::{Batch, Command, Input, Now, Output, Reply, View, Welcome};
 use mesh_core::peer;
+use mesh_core::record::{Directory, Effect, Tier};
 pub(super) use mesh_core::test_kit::at;
 use mesh_core::test_kit::{self, offers, tool};
 

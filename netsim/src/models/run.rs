@@ -7,12 +7,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use mesh_core::config::Config;
 use mesh_core::crypto::{Signer, Symbolic};
-use mesh_core::entry::{Effect, Ending, Entry, Header, Kind, Outcome, Payload, SignedEntry, encode};
+use mesh_core::entry::{Entry, Kind, SignedEntry, encode};
 use mesh_core::epoch::{Claim, Epoch};
 use mesh_core::frame::{AnswerKind, Dispatch, EntryItem, Frame};
 use mesh_core::ids::{Attempt, Hash, Incarnation, MeshId, ReqId};
 use mesh_core::io::{Command, Input, Now, Output, Space, ToolOutcome};
 use mesh_core::limits;
+use mesh_core::record::{Effect, Ending, Header, Outcome, Payload};
 use mesh_core::rows;
 use stateright::{Model, Property};
 

@@ -6,10 +6,11 @@ use std::collections::BTreeSet;
 
 use mesh_core::config::Config;
 use mesh_core::crypto::{Signer, Symbolic};
-use mesh_core::entry::{Kind, SignedEntry, Tier};
+use mesh_core::entry::{Kind, SignedEntry};
 use mesh_core::frame::{EntryItem, Frame};
 use mesh_core::ids::PeerId;
 use mesh_core::io::{Command, Input, Space, View};
+use mesh_core::record::Tier;
 use mesh_core::rows;
 use stateright::{Model, Property};
 

@@ -1,6 +1,6 @@
 //! Plans by the thousand: each profile is a mixture.
 
-use mesh_core::entry::Tier;
+use mesh_core::record::Tier;
 
 use super::{Ask, FAULTS_US, Fault, MS, Near, PeerPlan, Plan, Profile, SECOND, connected, pairs};
 use crate::dice::Dice;

@@ -6,7 +6,7 @@ mod file;
 mod rough;
 mod shrink;
 
-use mesh_core::entry::Tier;
+use mesh_core::record::Tier;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use file::Case;

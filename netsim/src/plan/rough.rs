@@ -1,6 +1,6 @@
 //! The rarer mixtures: clocks, disks, queues, fleets, and halves that cross each other.
 
-use mesh_core::entry::Tier;
+use mesh_core::record::Tier;
 
 use super::{Ask, FAULTS_US, Fault, MS, NEVER, Near, PeerPlan, Plan, Profile, SECOND, pairs};
 use crate::dice::Dice;

@@ -3,8 +3,9 @@
 
 use std::collections::BTreeMap;
 
-use mesh_core::entry::{CancelRequest, Kind, Outcome, SignedEntry};
+use mesh_core::entry::{Kind, SignedEntry};
 use mesh_core::ids::{PeerId, ReqId};
+use mesh_core::record::{CancelRequest, Outcome};
 use mesh_core::rows;
 use mesh_core::test_kit::MemDisk;
 

@@ -5,9 +5,10 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use mesh_core::entry::{ChangeKind, MembershipChange, SignedEntry};
+use mesh_core::entry::SignedEntry;
 use mesh_core::ids::{Hash, Incarnation, PeerId, ReqId};
 use mesh_core::io::Space;
+use mesh_core::record::{ChangeKind, MembershipChange};
 use mesh_core::test_kit::MemDisk;
 
 use super::Checks;

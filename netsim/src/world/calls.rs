@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use mesh_core::entry::Ending;
 use mesh_core::ids::ReqId;
 use mesh_core::io::CallState;
 use mesh_core::limits;
+use mesh_core::record::Ending;
 
 use super::peer::{Peers, State};
 use super::stats::Stats;

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use mesh_core::entry::{Effect, Payload, Tier};
 use mesh_core::ids::Hash;
 use mesh_core::io::{Command, NewCall, Space};
+use mesh_core::record::{Effect, Payload, Tier};
 use mesh_core::test_kit::Snapshot;
 
 use super::calls::logs_agree;

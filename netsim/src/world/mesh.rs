@@ -4,7 +4,6 @@
 use std::collections::BTreeMap;
 
 use mesh_core::crypto::Signer;
-use mesh_core::entry::{Effect, Ending, Payload, Tier};
 use mesh_core::epoch::Epoch;
 use mesh_core::frame::{AnswerKind, Frame};
 use mesh_core::ids::{Attempt, Hash, Incarnation, PeerId, ReqId};
@@ -12,6 +11,7 @@ use mesh_core::io::{
     Batch, CallState, CmdId, Command, Fact, Input, Invocation, LogReader, Output, Reply, Space, ToolOutcome, TxnId,
     Welcome,
 };
+use mesh_core::record::{Effect, Ending, Payload, Tier};
 
 use super::calls::{Accepted, Calls};
 use super::commands::{Commands, Purpose};

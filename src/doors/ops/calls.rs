@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use mesh_core::entry::{Effect, Payload};
 use mesh_core::ids::{NodeId, ReqId, ToolName};
 use mesh_core::io::{CallRecord, CallState, Command, NewCall, Refusal, Reply, View};
 use mesh_core::limits;
+use mesh_core::record::{Effect, Payload};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use mesh_core::entry::Tier;
 use mesh_core::ids::{NodeId, PeerId};
 use mesh_core::io::{Command, NodeView, View};
 use mesh_core::names::{Found, PREFIX_MIN, find};
+use mesh_core::record::Tier;
 
 use crate::mesh::MeshHandle;
 use crate::mesh::clock::rfc3339;

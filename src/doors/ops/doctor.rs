@@ -3,9 +3,9 @@
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
-use mesh_core::entry::Tier;
 use mesh_core::ids::PeerId;
 use mesh_core::io::{Hold, View};
+use mesh_core::record::Tier;
 
 use super::devices::{is_online, name_of};
 use crate::mesh::MeshHandle;

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use mesh_core::entry::Tier;
 use mesh_core::ids::{MeshId, NodeId, PeerId};
+use mesh_core::record::Tier;
 
 use crate::mesh::MeshHandle;
 use crate::mesh::{Invite, JoinTarget, Joined, Nearby, Pending};

@@ -7,7 +7,7 @@ use axum::Json;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode};
-use mesh_core::entry::Tier;
+use mesh_core::record::Tier;
 use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
 

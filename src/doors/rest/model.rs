@@ -4,9 +4,9 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use mesh_core::entry::{Effect, Tier, ToolDecl};
 use mesh_core::ids::PeerId;
 use mesh_core::io::{NodeView, View};
+use mesh_core::record::{Effect, Tier, ToolDecl};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 

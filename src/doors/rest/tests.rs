@@ -15,11 +15,11 @@ use hyper::body::Incoming;
 use hyper::header::{HeaderMap, HeaderValue};
 use hyper::{Method, Request as HttpRequest, Response as HttpResponse};
 use hyper_util::rt::TokioIo;
-use mesh_core::entry::{Directory, Effect, Ending, Header, Payload, Tier, ToolDecl};
 use mesh_core::epoch::Epoch;
 use mesh_core::frame::Phase;
 use mesh_core::ids::{Hash, Incarnation, MeshId, NodeId, PeerId, PublicKey, ReqId};
 use mesh_core::io::{CallRecord, CallState, Command, HistoryRow, NewCall, NodeView, Refusal, Reply, View, Welcome};
+use mesh_core::record::{Directory, Effect, Ending, Header, Payload, Tier, ToolDecl};
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
 
@@ -395,7 +395,7 @@ impl Actor {
                     mesh: MeshId([3; 32]),
                     trust: Vec::new(),
                     directory: Vec::new(),
-                    fence: mesh_core::entry::Fence { epoch: Epoch::ZERO, proof: None },
+                    fence: mesh_core::epoch::Fence { epoch: Epoch::ZERO, proof: None },
                     node_id: name,
                     tier,
                 }))

@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
 
-use mesh_core::entry::Tier;
 use mesh_core::ids::{Hash, NodeId, PeerId};
 use mesh_core::io::{Command, Now, Refusal, Reply, View};
+use mesh_core::record::Tier;
 use tokio::sync::mpsc;
 
 use super::effect::{DoorAnswer, DoorReply, Effect, Errand};

@@ -1,7 +1,6 @@
 //! The state machine by itself: what it is told, and what it wants done.
 
-use mesh_core::entry::Fence;
-use mesh_core::epoch::Epoch;
+use mesh_core::epoch::{Epoch, Fence};
 use mesh_core::ids::{MeshId, PublicKey};
 use mesh_core::io::{NodeView, Welcome};
 use tokio::sync::{mpsc, oneshot};

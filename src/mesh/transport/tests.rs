@@ -8,11 +8,12 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use mesh_core::entry::{Entry, Fence, Kind, SignedEntry, Tier};
-use mesh_core::epoch::{Claim, Epoch};
+use mesh_core::entry::{Entry, Kind, SignedEntry};
+use mesh_core::epoch::{Claim, Epoch, Fence};
 use mesh_core::frame::{Beacon, DigestRow, Frame};
 use mesh_core::ids::{Hash, Incarnation, MeshId, PeerId};
 use mesh_core::io::Welcome;
+use mesh_core::record::Tier;
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use tempfile::TempDir;

@@ -6,14 +6,15 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use mesh_core::crypto::Verifier;
-use mesh_core::entry::{EntryError, Fence, SignedEntry, Tier};
-use mesh_core::epoch::{Claim, Epoch};
+use mesh_core::entry::{EntryError, SignedEntry};
+use mesh_core::epoch::{Claim, Epoch, Fence};
 use mesh_core::frame::{Beacon, DigestRow, EntryItem, Frame, Phase};
 use mesh_core::ids::{
     ATTEMPTS_MAX, Attempt, Hash, Incarnation, InvalidId, MeshId, NodeId, PeerId, PublicKey, ReqId, Signature,
 };
 use mesh_core::io::Welcome;
 use mesh_core::limits::{self, cut};
+use mesh_core::record::Tier;
 use prost::Message as _;
 
 use super::join_messages::{JoinAnswer, JoinRequest, RefusalCode};

@@ -3,8 +3,8 @@ use crate::config::{self, Overrides};
 use crate::runtime::spool::testing::{MemorySinks, sha256};
 use crate::runtime::spool::{BlobSink, BlobSinks};
 use futures_util::future::BoxFuture;
-use mesh_core::entry::{Effect, Header};
 use mesh_core::ids::{Incarnation, PublicKey};
+use mesh_core::record::{Effect, Header};
 use proptest::prelude::*;
 use std::io;
 

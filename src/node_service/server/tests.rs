@@ -5,12 +5,11 @@ use std::task::{Context, Poll};
 
 use hyper_util::rt::TokioIo;
 use mesh_core::crypto::{Signer, Symbolic};
-use mesh_core::entry::{
-    self, Directory, Effect, Ending, Entry, Header, Kind, Outcome, Payload, SignedEntry, Source, Tier, ToolDecl,
-};
+use mesh_core::entry::{self, Entry, Kind, SignedEntry};
 use mesh_core::epoch::{Claim, Epoch};
 use mesh_core::ids::{Hash, Incarnation, MeshId, Signature};
 use mesh_core::io::NodeView;
+use mesh_core::record::{Directory, Effect, Ending, Header, Outcome, Payload, Source, Tier, ToolDecl};
 use tokio::io::{AsyncWriteExt, DuplexStream, ReadBuf};
 use tonic::transport::{Channel, Endpoint};
 

@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use crate::config::Config;
 use crate::effects::{Effects, Then};
-use crate::entry::{CancelRequest, Ending, Header, Outcome, Payload, Place, SignedEntry};
+use crate::entry::{Place, SignedEntry};
 use crate::facts::Facts;
 use crate::frame::{Frame, Phase};
 use crate::ids::{ATTEMPTS_MAX, Attempt, Hash, Incarnation, PeerId, ReqId};
@@ -23,6 +23,7 @@ use crate::io::{CallRecord, CallState, Fact, HistoryRow, Output, SessionId};
 use crate::limits;
 use crate::log::Logs;
 use crate::protocol_rule::ProtocolRule;
+use crate::record::{CancelRequest, Ending, Header, Outcome, Payload};
 use crate::rows::{self, Basis, Empty, KeyRow, OpenKey, OpenRow, Row as _};
 use deferred::Deferred;
 use early::Early;

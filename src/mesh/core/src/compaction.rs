@@ -6,7 +6,7 @@
 
 use crate::calls::Book;
 use crate::effects::Effects;
-use crate::entry::{CancelRequest, Kind, Outcome, SignedEntry, TruncatedRun, Truncation};
+use crate::entry::{Kind, SignedEntry};
 use crate::executor::Executor;
 use crate::facts::Facts;
 use crate::ids::Incarnation;
@@ -14,6 +14,7 @@ use crate::io::{LogReader, Output};
 use crate::limits;
 use crate::log;
 use crate::protocol_rule::ProtocolRule;
+use crate::record::{CancelRequest, Outcome, TruncatedRun, Truncation};
 
 /// The first look comes soon after the start, for devices that never run for long.
 const FIRST_LOOK_MS: u64 = 60_000;

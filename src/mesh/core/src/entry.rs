@@ -10,13 +10,9 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::crypto::{Signer, Verifier};
-pub use crate::epoch::Fence;
 use crate::ids::{Hash, Incarnation, MeshId, PeerId, PublicKey, Signature};
 use crate::limits;
-pub use crate::record::{
-    CancelRequest, ChangeKind, Directory, Effect, Ending, Genesis, Header, MembershipChange, Outcome, Payload, Source,
-    Tier, ToolDecl, TruncatedRun, Truncation,
-};
+use crate::record::Header;
 
 /// First byte of every encoded entry and stored record. Another major version is refused, never misread.
 pub const VERSION: u8 = 2;

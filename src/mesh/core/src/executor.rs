@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use crate::calls::{key_id, request_fingerprint};
 use crate::effects::{Effects, Then};
-use crate::entry::{CancelRequest, Effect, Ending, Header, Outcome, Payload, SignedEntry, Source};
+use crate::entry::SignedEntry;
 use crate::facts::Facts;
 use crate::frame::{Answer, AnswerKind, Frame};
 use crate::ids::{ATTEMPTS_MAX, Attempt, Hash, Incarnation, PeerId, ReqId, Series};
@@ -18,6 +18,7 @@ use crate::io::{Invocation, Output, ToolOutcome};
 use crate::limits;
 use crate::policy;
 use crate::protocol_rule::ProtocolRule;
+use crate::record::{CancelRequest, Effect, Ending, Header, Outcome, Payload, Source};
 use crate::rows::{self, JournalRow, Journaled, Row as _};
 
 /// A run that is over sooner than this is told with its outcome alone.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use crate::config::Config;
 use crate::crypto::Signer;
 use crate::election::Election;
-use crate::entry::{Place, Tier};
+use crate::entry::Place;
 use crate::epoch::Claim;
 use crate::ids::{Incarnation, NodeId, PeerId, PublicKey};
 use crate::incarnations::Incarnations;
@@ -17,6 +17,7 @@ use crate::io::{Hold, ReapprovalView, View};
 use crate::links::Links;
 use crate::log::Logs;
 use crate::nodes::Nodes;
+use crate::record::Tier;
 use crate::trust::{AwaitingReapproval, Trust};
 
 /// Reason for which nothing begins on a device that was removed.

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use crate::effects::Effects;
-use crate::entry::Tier;
 use crate::ids::{Hash, PublicKey};
 use crate::io::{Now, Refusal};
 use crate::limits;
+use crate::record::Tier;
 use crate::rows::{self, InviteRow, Row as _};
 
 /// A used or expired invite is kept this long after its expiry, so that a repeated redemption gets a true answer.

@@ -6,10 +6,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::entry::{Directory, Effect, Ending, Fence, Header, Payload, SignedEntry, Tier, ToolDecl};
-use crate::epoch::Epoch;
+use crate::entry::SignedEntry;
+use crate::epoch::{Epoch, Fence};
 use crate::frame::{Frame, Phase};
 use crate::ids::{Attempt, Hash, Incarnation, MeshId, NodeId, PeerId, PublicKey, ReqId, ToolName};
+use crate::record::{Directory, Effect, Ending, Header, Payload, Tier, ToolDecl};
 
 /// The time, handed in and never read: milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

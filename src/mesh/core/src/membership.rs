@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 
 use crate::effects::Effects;
-use crate::entry::{ChangeKind, SignedEntry, Tier};
+use crate::entry::SignedEntry;
 use crate::facts::Facts;
 use crate::frame::{EntryItem, Frame};
 use crate::ids::{Hash, Incarnation, NodeId, PeerId, PublicKey};
 use crate::io::{Refusal, Welcome};
 use crate::limits;
+use crate::record::{ChangeKind, Tier};
 
 /// A membership change that this peer is to sign.
 #[derive(Debug, Clone)]

@@ -4,10 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::effects::Effects;
-use crate::entry::{Directory, SignedEntry, ToolDecl};
+use crate::entry::SignedEntry;
 use crate::ids::{Incarnation, PeerId};
 use crate::io::NodeView;
 use crate::limits;
+use crate::record::{Directory, ToolDecl};
 use crate::rows;
 use crate::trust::Trust;
 

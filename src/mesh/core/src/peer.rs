@@ -24,8 +24,8 @@ use crate::crypto::Signer;
 use crate::durability::Durability;
 use crate::effects::{Effects, Then};
 use crate::election::Election;
-use crate::entry::{CancelRequest, Fence, Kind, SignedEntry, Tier};
-use crate::epoch::Claim;
+use crate::entry::{Kind, SignedEntry};
+use crate::epoch::{Claim, Fence};
 use crate::executor::{Executor, Offer, screen};
 use crate::facts::Local;
 use crate::frame::{Answer, AnswerKind, Dispatch, EntryItem, Frame};
@@ -40,6 +40,7 @@ use crate::membership;
 use crate::nodes::Nodes;
 use crate::protocol_rule::ProtocolRule;
 use crate::reattestation::Reattestation;
+use crate::record::{CancelRequest, Tier};
 use crate::rows::{self, Head, Row, RowKey};
 use crate::trust::Trust;
 

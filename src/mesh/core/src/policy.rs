@@ -1,10 +1,10 @@
 //! The one place where it is decided if a call may run: asked at acceptance, at its target, and again before it starts.
 
-use crate::entry::{Tier, ToolDecl};
 use crate::facts::Facts;
 use crate::ids::PeerId;
 use crate::protocol_rule::ProtocolRule;
 use crate::record::Header;
+use crate::record::{Tier, ToolDecl};
 
 /// Reason for which a call of a device that was removed, or awaits re-approval, does not run.
 pub(crate) const STRANGER: &str = "the device that asked does not belong to the mesh any more";

@@ -8,12 +8,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::effects::Effects;
-use crate::entry::{Kind, Outcome, Place, SignedEntry, Source, Tier};
+use crate::entry::{Kind, Place, SignedEntry};
 use crate::facts::Facts;
 use crate::ids::{Attempt, Incarnation, PeerId, ReqId};
 use crate::io::{LogReader, Output};
 use crate::limits;
 use crate::protocol_rule::ProtocolRule;
+use crate::record::{Outcome, Source, Tier};
 use crate::rows::{self, Row as _, VoidRow};
 
 /// Time for which the first of the owners waits for the origin, and each after it for the ones before.

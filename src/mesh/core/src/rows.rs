@@ -12,9 +12,11 @@ use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::entry::{CancelRequest, Ending, Fence, Kind, Place, SignedEntry, Tier, decode, encode};
+use crate::entry::{Kind, Place, SignedEntry, decode, encode};
+use crate::epoch::Fence;
 use crate::ids::{Attempt, Hash, Incarnation, PeerId, PublicKey, ReqId, Series};
 use crate::io::{CallRecord, CallState, Space, Write};
+use crate::record::{CancelRequest, Ending, Tier};
 
 /// A value as the store holds it.
 pub trait Row: Sized {
@@ -433,7 +435,7 @@ pub struct CallOutline {
     pub alias_of: Option<ReqId>,
 }
 
-/// As much of a call's [`crate::entry::Header`].
+/// As much of a call's [`crate::record::Header`].
 #[derive(Debug, Clone, Deserialize)]
 pub struct HeaderOutline {
     /// The one peer that may run it.

@@ -8,10 +8,11 @@ mod argumentation;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::entry::{ChangeKind, Genesis, Kind, SignedEntry, Tier};
+use crate::entry::{Kind, SignedEntry};
 use crate::ids::{Hash, Incarnation, MeshId, NodeId, PeerId, PublicKey};
 use crate::limits;
 use crate::protocol_rule::{ProtocolRule, ProtocolRules};
+use crate::record::{ChangeKind, Genesis, Tier};
 use argumentation::{Judged, Record, Standing};
 
 /// A peer that belongs.

@@ -4,10 +4,11 @@
 use std::collections::VecDeque;
 
 use mesh_core::crypto::{Signer as _, Symbolic};
-use mesh_core::entry::{Effect, Ending, Kind, Outcome, SignedEntry, Tier, encode};
+use mesh_core::entry::{Kind, SignedEntry, encode};
 use mesh_core::frame::{Answer, AnswerKind, Frame};
 use mesh_core::ids::{Attempt, Incarnation, ReqId};
 use mesh_core::io::{CallState, Command, Fact, Input, Invocation, NewCall, Output};
+use mesh_core::record::{Effect, Ending, Outcome, Tier};
 use mesh_core::test_kit::{self, Author, Desk, at, done, offers, pushed, tool};
 
 /// Carries frames both ways until nobody says anything more; the rest, by peer.

@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use super::{Book, key_id, request_fingerprint};
 use crate::effects::Effects;
-use crate::entry::Header;
 use crate::facts::Facts;
 use crate::ids::{PeerId, ReqId, ToolName};
 use crate::io::{NewCall, Refusal};
 use crate::limits;
 use crate::policy;
 use crate::protocol_rule::ProtocolRule;
+use crate::record::Header;
 
 /// Time after which it makes sense to ask again where a queue is full.
 const RETRY_AFTER_MS: u64 = 30_000;

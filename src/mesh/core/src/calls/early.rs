@@ -4,10 +4,11 @@
 use std::collections::BTreeMap;
 
 use crate::effects::Effects;
-use crate::entry::{CancelRequest, Outcome, SignedEntry, Source};
+use crate::entry::SignedEntry;
 use crate::ids::ReqId;
 use crate::limits;
 use crate::protocol_rule::ProtocolRule;
+use crate::record::{CancelRequest, Outcome, Source};
 use crate::rows::{self, Row as _};
 
 /// Endings of one call, of those who may be its target and of all others, that are kept until its header comes.

@@ -3,10 +3,11 @@
 
 use std::cmp::Reverse;
 
-use crate::entry::{Effect, Ending, Outcome, SignedEntry, Source};
+use crate::entry::SignedEntry;
 use crate::ids::ATTEMPTS_MAX;
 use crate::io::{CallRecord, CallState};
 use crate::limits;
+use crate::record::{Effect, Ending, Outcome, Source};
 use crate::rows::Basis;
 
 /// True if an outcome could be one of a call at all.
@@ -76,8 +77,8 @@ pub(super) fn follows(waiting: bool, declared: Option<Effect>, once_is_once: boo
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::entry::Payload;
     use crate::ids::{Attempt, Incarnation, PeerId, ReqId};
+    use crate::record::Payload;
 
     fn outcome(attempt: Attempt, ending: Ending) -> Outcome {
         Outcome {

@@ -1,11 +1,12 @@
 //! Checks of a dispatch before it becomes an offer to the executor: link, epoch and membership.
 
 use crate::effects::Effects;
-use crate::entry::{Header, Place};
+use crate::entry::Place;
 use crate::facts::Facts;
 use crate::frame::{AnswerKind, Dispatch};
 use crate::ids::{ATTEMPTS_MAX, PeerId};
 use crate::protocol_rule::ProtocolRule;
+use crate::record::Header;
 
 /// `Err` is the reason for rejecting a dispatch: it is not for this device, or its origin does not count here. The gateway's right
 /// to dispatch was checked before.

@@ -8,10 +8,11 @@ use std::collections::BTreeMap;
 
 use super::{Head, Logs};
 use crate::effects::Effects;
-use crate::entry::{SignedEntry, TruncatedRun, Truncation};
+use crate::entry::SignedEntry;
 use crate::frame::{EntryItem, Frame};
 use crate::ids::{Hash, Incarnation, PeerId};
 use crate::limits;
+use crate::record::{TruncatedRun, Truncation};
 use crate::rows;
 
 /// Pause between two steps of deleting.

@@ -4,13 +4,14 @@ use super::{Peer, facts};
 use crate::calls::InferredEnding;
 use crate::calls::accept::{Accepted, accept};
 use crate::effects::{Effects, Then};
-use crate::entry::{self, CancelRequest, Directory, Ending, Kind, MembershipChange};
+use crate::entry::{self, Kind};
 use crate::ids::{Hash, PeerId, PublicKey, ReqId};
 use crate::invites::Redeemed;
 use crate::io::{CallState, CmdId, Command, NewCall, Output, Refusal, Reply};
 use crate::limits;
 use crate::log;
 use crate::membership::{self, Change};
+use crate::record::{CancelRequest, Directory, Ending, MembershipChange};
 
 /// Time for which a clean stop waits for the successor's first beacon.
 const STOP_WAIT_MS: u64 = 100;

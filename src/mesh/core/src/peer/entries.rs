@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use super::{Peer, facts};
 use crate::calls::InferredEnding;
 use crate::effects::{Effects, Then};
-use crate::entry::{self, CancelRequest, Ending, Kind, Outcome, Payload, SignedEntry, Source};
+use crate::entry::{self, Kind, SignedEntry};
 use crate::executor::Finished;
 use crate::frame::EntryItem;
 use crate::ids::{Hash, PeerId, ReqId};
@@ -17,6 +17,7 @@ use crate::log::{self, Ingest};
 use crate::membership;
 use crate::policy;
 use crate::protocol_rule::ProtocolRule;
+use crate::record::{CancelRequest, Ending, Outcome, Payload, Source};
 use crate::rows;
 
 impl Peer {

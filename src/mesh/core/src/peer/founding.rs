@@ -3,10 +3,11 @@
 use rand_core::Rng;
 
 use crate::crypto::Signer;
-use crate::entry::{self, Genesis, Kind, SignedEntry};
+use crate::entry::{self, Kind, SignedEntry};
 use crate::ids::{Hash, Incarnation, MeshId, NodeId};
 use crate::io::{Batch, Now, Welcome};
 use crate::limits;
+use crate::record::Genesis;
 use crate::rows::{self, Head};
 use crate::trust::genesis_of;
 

@@ -24,9 +24,9 @@ pub use net::{Device, Net, id, key};
 
 use bytes::Bytes;
 
-use crate::entry::{Directory, Effect, Ending, Header, Outcome, Payload, Source, ToolDecl, TruncatedRun};
 use crate::ids::{Incarnation, PeerId, ReqId};
 use crate::io::{NewCall, Now, ToolOutcome};
+use crate::record::{Directory, Effect, Ending, Header, Outcome, Payload, Source, ToolDecl, TruncatedRun};
 
 /// Wall time at which the clocks of tests begin.
 const WALL_MS: u64 = 1_750_000_000_000;

@@ -8,7 +8,7 @@ use rand_core::SeedableRng as _;
 use super::{Author, Machine, Snapshot, at, done, offers, pushed, tool};
 use crate::config::Config;
 use crate::crypto::{Signer as _, Symbolic};
-use crate::entry::{Effect, Kind, SignedEntry, Tier};
+use crate::entry::{Kind, SignedEntry};
 use crate::epoch::Epoch;
 use crate::frame::Frame;
 use crate::ids::{Incarnation, PeerId, PublicKey, ReqId};
@@ -16,6 +16,7 @@ use crate::io::{
     Batch, CallRecord, CmdId, Command, Fact, Input, Invocation, NewCall, Now, Output, Reply, SessionId, Space,
 };
 use crate::peer::{Peer, founded, joined};
+use crate::record::{Effect, Tier};
 use crate::rows;
 
 /// Clocks of a network begin here: every deadline before it lies in the past.

@@ -9,8 +9,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Revocation;
-use crate::entry::{ChangeKind, MembershipChange, SignedEntry, Tier};
+use crate::entry::SignedEntry;
 use crate::ids::{Hash, Incarnation, PeerId};
+use crate::record::{ChangeKind, MembershipChange, Tier};
 
 /// An approval or revocation that is held.
 #[derive(Debug, Clone)]

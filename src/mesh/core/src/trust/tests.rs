@@ -2,7 +2,8 @@
 
 use super::*;
 use crate::crypto::{Signer, Symbolic};
-use crate::entry::{Entry, MembershipChange, encode};
+use crate::entry::{Entry, encode};
+use crate::record::MembershipChange;
 use proptest::prelude::*;
 
 fn key(n: u64) -> PublicKey {

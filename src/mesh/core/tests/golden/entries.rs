@@ -2,11 +2,12 @@
 
 use bytes::Bytes;
 use mesh_core::crypto::{Signer as _, Symbolic};
-use mesh_core::entry::{
-    CancelRequest, ChangeKind, Directory, Effect, Ending, Genesis, Header, Kind, MembershipChange, Outcome, Payload,
-    SignedEntry, Source, Tier, ToolDecl, TruncatedRun, Truncation, encode,
-};
+use mesh_core::entry::{Kind, SignedEntry, encode};
 use mesh_core::ids::{Hash, Incarnation, MeshId, Signature};
+use mesh_core::record::{
+    CancelRequest, ChangeKind, Directory, Effect, Ending, Genesis, Header, MembershipChange, Outcome, Payload, Source,
+    Tier, ToolDecl, TruncatedRun, Truncation,
+};
 use mesh_core::test_kit::{Author, at, header, offers, outcome, tool};
 
 const FILE: &str = "entries.txt";

@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use mesh_core::config::Config;
 use mesh_core::crypto::Symbolic;
-use mesh_core::entry::{CancelRequest, Effect, Ending, Kind, Place, Tier, encode};
+use mesh_core::entry::{Kind, Place, encode};
 use mesh_core::ids::{Hash, Incarnation, PeerId, ReqId};
 use mesh_core::io::{Batch, CallState, Command, NewCall, Reply, Space, View, Write};
+use mesh_core::record::{CancelRequest, Effect, Ending, Tier};
 use mesh_core::rows::{self, OpenKey, Row, RowKey};
 use mesh_core::test_kit::{self, Author, Machine, Net, at, id, outcome};
 use rand_chacha::ChaCha8Rng;

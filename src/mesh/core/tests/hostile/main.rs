@@ -7,15 +7,15 @@ mod truncation;
 use std::ops::{Deref, DerefMut};
 
 use mesh_core::crypto::{Signer as _, Symbolic};
-use mesh_core::entry::{
-    CancelRequest, ChangeKind, Directory, Effect, Ending, Entry, Header, Kind, MembershipChange, Outcome, Payload,
-    SignedEntry, Tier, encode,
-};
+use mesh_core::entry::{Entry, Kind, SignedEntry, encode};
 use mesh_core::epoch::{Claim, Epoch};
 use mesh_core::frame::{Answer, AnswerKind, Beacon, Dispatch, Frame, Phase};
 use mesh_core::ids::{Hash, Incarnation, MeshId, PeerId, ReqId};
 use mesh_core::io::{CallState, Command, Fact, Input, NewCall, Now, Output, Reply, Space};
 use mesh_core::limits;
+use mesh_core::record::{
+    CancelRequest, ChangeKind, Directory, Effect, Ending, Header, MembershipChange, Outcome, Payload, Tier,
+};
 use mesh_core::rows;
 use mesh_core::test_kit::{self, Author, Desk, offers, outcome, pushed, tool};
 

@@ -5,8 +5,8 @@ use std::collections::VecDeque;
 
 use proptest::prelude::*;
 
-use mesh_core::entry::Source;
 use mesh_core::ids::Attempt;
+use mesh_core::record::Source;
 
 use super::*;
 

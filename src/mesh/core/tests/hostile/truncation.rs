@@ -1,12 +1,11 @@
 //! Tests: what a member says is gone of its log, in whatever order it comes, and what nobody may say.
 
-use mesh_core::entry::{
-    ChangeKind, Directory, Kind, MembershipChange, SignedEntry, Tier, TruncatedRun, Truncation, encode,
-};
+use mesh_core::entry::{Kind, SignedEntry, encode};
 use mesh_core::frame::{EntryItem, Frame};
 use mesh_core::ids::{Hash, Incarnation};
 use mesh_core::io::{Output, Space};
 use mesh_core::limits;
+use mesh_core::record::{ChangeKind, Directory, MembershipChange, Tier, TruncatedRun, Truncation};
 use mesh_core::rows::{self, Head};
 use mesh_core::test_kit::{Author, pushed, runs_of};
 use proptest::prelude::*;

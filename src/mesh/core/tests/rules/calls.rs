@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 use mesh_core::config::Config;
-use mesh_core::entry::{Ending, Payload};
 use mesh_core::io::{CallState, Command, Fact, Input, NewCall, Refusal, Reply};
+use mesh_core::record::{Ending, Payload};
 use mesh_core::test_kit::{Net, done};
 
 use crate::revoked::by_hand;

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use mesh_core::config::Config;
-use mesh_core::entry::{Ending, Tier};
 use mesh_core::io::{CallState, NewCall, Space};
+use mesh_core::record::{Ending, Tier};
 use mesh_core::test_kit::Net;
 
 use crate::call;

@@ -1,7 +1,7 @@
 //! Handover: the role moves although nothing is wrong with the leader.
 
-use mesh_core::entry::Ending;
 use mesh_core::io::CallState;
+use mesh_core::record::Ending;
 use mesh_core::test_kit::Net;
 
 use crate::call;

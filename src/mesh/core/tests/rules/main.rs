@@ -9,8 +9,9 @@ mod restored;
 mod revoked;
 mod versions;
 
-use mesh_core::entry::{Effect, Kind, SignedEntry};
+use mesh_core::entry::{Kind, SignedEntry};
 use mesh_core::io::NewCall;
+use mesh_core::record::Effect;
 use mesh_core::test_kit::{self, Author, id};
 
 /// A call of `echo` at a device.

@@ -1,8 +1,8 @@
 //! Membership after two halves of a mesh have signed different changes.
 
-use mesh_core::entry::{Ending, Tier};
 use mesh_core::io::{CallState, Command, Fact, Refusal, Reply};
 use mesh_core::peer::should_switch;
+use mesh_core::record::{Ending, Tier};
 
 use mesh_core::test_kit::{Net, id};
 

@@ -1,7 +1,8 @@
 //! A device whose disk was put back to an older state, or copied.
 
-use mesh_core::entry::{Ending, Place};
+use mesh_core::entry::Place;
 use mesh_core::io::{CallState, Fact, Hold, Input, Space};
+use mesh_core::record::Ending;
 use mesh_core::rows;
 use mesh_core::test_kit::{Net, done, id};
 
@@ -67,7 +68,7 @@ fn a_restored_device_takes_its_own_lost_words_back() {
     net.split(&[&[0, 2], &[1]]);
     // What it had asked for itself, and whom it had approved.
     let asked = net.ask(2, call(1));
-    net.approve(2, 3, "tablet", mesh_core::entry::Tier::Shared);
+    net.approve(2, 3, "tablet", mesh_core::record::Tier::Shared);
     net.pass(1_000);
     net.restore(2, &backup, false);
     assert!(!net.names(2).contains_key(&3) && net.record(2, &asked).is_none());
@@ -129,7 +130,7 @@ fn what_ran_while_two_wrote_at_the_same_places_reads_alike_in_all_books() {
 #[test]
 fn what_contradicts_its_author_s_log_is_kept_apart_and_nothing_after_it_runs() {
     let mut net = Net::of(2);
-    assert!(matches!(net.approve(0, 2, "liar", mesh_core::entry::Tier::Shared), mesh_core::io::Reply::Approved(_)));
+    assert!(matches!(net.approve(0, 2, "liar", mesh_core::record::Tier::Shared), mesh_core::io::Reply::Approved(_)));
     let mut liar = net.author(2);
     let mut forked = liar.clone();
     let (first, other) = (unheard_of(&mut liar, 98, false), unheard_of(&mut forked, 97, false));

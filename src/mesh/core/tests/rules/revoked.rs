@@ -1,10 +1,11 @@
 //! Revocation of a device, over links and node streams that a test holds in its hand.
 
-use mesh_core::entry::{Ending, Kind, Tier};
+use mesh_core::entry::Kind;
 use mesh_core::frame::Frame;
 use mesh_core::ids::{PeerId, ReqId};
 use mesh_core::io::{CallState, Command, Fact, Input, Refusal, Reply};
 use mesh_core::limits;
+use mesh_core::record::{Ending, Tier};
 use mesh_core::test_kit::{Net, id, key};
 
 use crate::once;

@@ -1,8 +1,9 @@
 //! Two versions in one mesh.
 
 use mesh_core::config::Config;
-use mesh_core::entry::{Directory, Kind, Tier};
+use mesh_core::entry::Kind;
 use mesh_core::io::{Command, Fact, Hold, Reply, Space};
+use mesh_core::record::{Directory, Tier};
 use mesh_core::rows;
 use mesh_core::test_kit::{Net, id};
 

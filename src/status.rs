@@ -113,7 +113,7 @@ impl fmt::Display for ErrorCode {
 /// One occurrence of an error, on its way to any edge.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[error("{detail}")]
-pub struct Fault {
+pub struct OpError {
     /// Kind.
     pub code: ErrorCode,
     /// This occurrence, for people.
@@ -126,7 +126,7 @@ pub struct Fault {
     pub extra: Vec<(&'static str, Value)>,
 }
 
-impl Fault {
+impl OpError {
     /// An error without more.
     pub fn new(code: ErrorCode, detail: impl Into<String>) -> Self {
         Self { code, detail: detail.into(), hint: None, retry_after: None, extra: Vec::new() }
@@ -160,13 +160,13 @@ impl Fault {
     }
 }
 
-impl From<InvalidId> for Fault {
+impl From<InvalidId> for OpError {
     fn from(error: InvalidId) -> Self {
         Self::new(ErrorCode::Invalid, error.to_string())
     }
 }
 
-impl From<Refusal> for Fault {
+impl From<Refusal> for OpError {
     fn from(refusal: Refusal) -> Self {
         let detail = refusal.to_string();
         match refusal {
@@ -204,7 +204,7 @@ impl From<Refusal> for Fault {
     }
 }
 
-impl From<JoinError> for Fault {
+impl From<JoinError> for OpError {
     fn from(error: JoinError) -> Self {
         let detail = error.to_string();
         match error {
@@ -225,7 +225,7 @@ impl From<JoinError> for Fault {
     }
 }
 
-impl From<MeshError> for Fault {
+impl From<MeshError> for OpError {
     fn from(error: MeshError) -> Self {
         let detail = error.to_string();
         match error {
@@ -267,11 +267,11 @@ mod tests {
     #[test]
     fn busy_answers_say_when_to_try_again() {
         let refusal = Refusal::QueueFull { node: "n".parse().unwrap(), open: 1000, retry_after_ms: 1500 };
-        let fault = Fault::from(MeshError::Refused(refusal));
+        let fault = OpError::from(MeshError::Refused(refusal));
         assert_eq!(fault.code, ErrorCode::QueueFull);
         assert_eq!(fault.retry_after, Some(Duration::from_millis(1500)));
-        let away = Fault::from(MeshError::ResultAway { node: "n".parse().unwrap() });
-        for fault in [Fault::from(MeshError::Stopping), Fault::from(MeshError::Moved), away] {
+        let away = OpError::from(MeshError::ResultAway { node: "n".parse().unwrap() });
+        for fault in [OpError::from(MeshError::Stopping), OpError::from(MeshError::Moved), away] {
             assert_eq!(fault.code.http(), 503);
             assert!(fault.retry_after.is_some());
         }

@@ -69,7 +69,7 @@ const fn about(mutant: ProtocolRule) -> (Kind, &'static str) {
         ProtocolRule::RunsCheckpointed => (Safety, "peer.rs `time_checkpoint`"),
         ProtocolRule::KeyAtTarget => (Safety, "executor.rs `repeats`"),
         ProtocolRule::KeyInJournal | ProtocolRule::RunningLimit => (Safety, "executor.rs `start_next`"),
-        ProtocolRule::TargetsWord => (Safety, "calls.rs `apply_outcome`"),
+        ProtocolRule::TargetConfirms => (Safety, "calls.rs `apply_outcome`"),
         ProtocolRule::Reissued => (Safety, "reattestation.rs `read`"),
         ProtocolRule::ExpiryMargin => (Safety, "calls.rs `handle_timeout`"),
         ProtocolRule::QueueLimit => (Safety, "calls.rs `defers`"),

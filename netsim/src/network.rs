@@ -183,16 +183,16 @@ impl Network {
         if !kept {
             return;
         }
-        let class = frame.channel();
+        let channel = frame.channel();
         if pair.cut[end] {
-            if class != Channel::Datagram {
+            if channel != Channel::Datagram {
                 self.pairs.of(key).stalled.push((end, frame));
             }
             return;
         }
         // What its old gateway had sent may still reach a node that has moved on: that is what the fence is for.
         let stale = matches!(frame, Frame::Dispatch(_) | Frame::Cancel { .. }) && env.dice.chance(500);
-        if class == Channel::Node && !self.has_session(from, to) && !stale {
+        if channel == Channel::Node && !self.has_session(from, to) && !stale {
             return;
         }
         hosts.receive(env, self, from, to, frame);

@@ -14,7 +14,7 @@ use crate::mesh::transport::Code;
 use crate::mesh::{self, Adapters, Booted, Parts};
 use crate::node::blobs::Blobs;
 use crate::node::catalogue::Catalogue;
-use crate::node::host::{ToolHost, owners_only};
+use crate::node::host::{ToolHost, tiers_of};
 use crate::node_service;
 use crate::runtime::process::Launcher;
 use crate::runtime::tool_exec;
@@ -143,9 +143,7 @@ fn tool_host(
     launcher: Launcher,
     tasks: &TaskGroup,
 ) -> ToolHost {
-    let view = booted.handle.watch_view();
-    let tier_of = move |peer: &_| view.borrow().nodes.iter().find(|node| node.peer == *peer).map(|node| node.tier);
-    ToolHost::new(catalogue, owners_only(tier_of), blobs, launcher, booted.inputs(), tasks.clone())
+    ToolHost::new(catalogue, tiers_of(booted.handle.watch_view()), blobs, launcher, booted.inputs(), tasks.clone())
 }
 
 /// Resolves at SIGINT or SIGTERM.

@@ -8,7 +8,7 @@ use axum::http::{HeaderMap, Method};
 use crate::doors::identity::{Door, Identity, Principal};
 use crate::doors::listen::Arrival;
 use crate::doors::tokens::TokenStore;
-use crate::status::{ErrorCode, Fault};
+use crate::status::{ErrorCode, OpError};
 
 /// True if `authority` names our loopback door. A page of another site that gets its name resolved to 127.0.0.1 (DNS
 /// rebinding) still sends its own name.
@@ -34,24 +34,24 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
 /// # Errors
 /// The other end of the socket is another user; the request names another host or comes from a page of another origin;
 /// or there is no valid token.
-pub(super) fn identify(tokens: &TokenStore, request: &Request) -> Result<Option<Identity>, Fault> {
+pub(super) fn identify(tokens: &TokenStore, request: &Request) -> Result<Option<Identity>, OpError> {
     let port = match request.extensions().get::<Arrival>() {
         Some(Arrival::Socket { owner: true }) => {
             return Ok(Some(Identity { principal: Principal::Owner, door: Door::Socket }));
         }
         Some(Arrival::Http { port }) => *port,
         Some(Arrival::Socket { owner: false }) => {
-            return Err(Fault::new(ErrorCode::Denied, "this socket serves only the user that the agent runs as")
+            return Err(OpError::new(ErrorCode::Denied, "this socket serves only the user that the agent runs as")
                 .hint("run the command as that user"));
         }
-        None => return Err(Fault::new(ErrorCode::Internal, "the connection came in through no known door")),
+        None => return Err(OpError::new(ErrorCode::Internal, "the connection came in through no known door")),
     };
     let headers = request.headers();
     let mut hosts = headers.get_all(HOST).iter();
     let host = hosts.next().and_then(|v| v.to_str().ok());
     let absolute = request.uri().authority().is_none_or(|authority| names_us(authority.as_str(), port));
     if !absolute || hosts.next().is_some() || !host.is_some_and(|host| names_us(host, port)) {
-        return Err(Fault::new(ErrorCode::WrongHost, "this door answers as localhost, 127.0.0.1 or [::1] only")
+        return Err(OpError::new(ErrorCode::WrongHost, "this door answers as localhost, 127.0.0.1 or [::1] only")
             .hint(format!("use http://127.0.0.1:{port}")));
     }
     // A browser names the page's origin on everything that changes something, and on every cross-origin read.
@@ -62,7 +62,7 @@ pub(super) fn identify(tokens: &TokenStore, request: &Request) -> Result<Option<
         });
         let site = headers.get("sec-fetch-site").map(axum::http::HeaderValue::as_bytes);
         if !same_origin || !matches!(site, None | Some(b"same-origin" | b"none")) {
-            return Err(Fault::new(ErrorCode::CrossOrigin, "a web page of another origin may not do this"));
+            return Err(OpError::new(ErrorCode::CrossOrigin, "a web page of another origin may not do this"));
         }
     }
     if is_public(request.uri().path()) {
@@ -72,7 +72,7 @@ pub(super) fn identify(tokens: &TokenStore, request: &Request) -> Result<Option<
         Some(token) if tokens.knows(token) => Ok(Some(Identity { principal: Principal::Owner, door: Door::Http })),
         shown => {
             let detail = if shown.is_some() { "this token is not known here" } else { "the request carries no token" };
-            Err(Fault::new(ErrorCode::Unauthorized, detail)
+            Err(OpError::new(ErrorCode::Unauthorized, detail)
                 .hint("`sigil token` prints one; send it as `Authorization: Bearer TOKEN`"))
         }
     }

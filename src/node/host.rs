@@ -12,10 +12,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::FutureExt;
 use mesh_core::ids::{Attempt, Hash, PeerId, ReqId};
-use mesh_core::io::{Input, Invocation, ToolOutcome};
+use mesh_core::io::{Input, Invocation, ToolOutcome, View};
 use mesh_core::limits::{ARGUMENTS_BYTES_MAX, INLINE_BYTES_MAX};
 use mesh_core::record::{Ending, Payload, Tier, ToolDecl};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::blobs::Blobs;
@@ -35,6 +35,12 @@ pub const ARGUMENTS_DEPTH_MAX: usize = 64;
 
 /// Decides whether a call may run here, for each run; the error is a reason, fit for the caller.
 pub type Policy = Arc<dyn Fn(&Invocation, &ToolDecl) -> Result<(), String> + Send + Sync>;
+
+/// The policy of [`owners_only`] with the tiers of the present members.
+#[must_use]
+pub fn tiers_of(view: watch::Receiver<Arc<View>>) -> Policy {
+    owners_only(move |peer| view.borrow().nodes.iter().find(|node| node.peer == *peer).map(|node| node.tier))
+}
 
 /// The policy until workspaces exist: tools that are for owners run for calls from peers of the owner tier. `tier_of`
 /// returns the tier of an approved peer.
@@ -86,10 +92,10 @@ pub fn check_arguments(arguments: &[u8]) -> Result<(), ArgumentsError> {
 /// The tools of this device at work. Cheap to clone.
 #[derive(Clone)]
 pub struct ToolHost {
-    shared: Arc<Shared>,
+    shared: Arc<HostState>,
 }
 
-struct Shared {
+struct HostState {
     catalogue: Catalogue,
     policy: Policy,
     blobs: Arc<dyn Blobs>,
@@ -116,7 +122,7 @@ impl ToolHost {
         tasks: TaskGroup,
     ) -> Self {
         let running = Mutex::default();
-        Self { shared: Arc::new(Shared { catalogue, policy, blobs, launcher, inputs, tasks, running }) }
+        Self { shared: Arc::new(HostState { catalogue, policy, blobs, launcher, inputs, tasks, running }) }
     }
 
     fn running_now(&self) -> MutexGuard<'_, BTreeMap<(ReqId, Attempt), CancellationToken>> {

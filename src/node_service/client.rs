@@ -26,7 +26,7 @@ use tonic::{Status, Streaming};
 
 use crate::mesh::GatewayLink;
 use crate::node_service::convert::{self, ConvertError};
-use crate::node_service::stream::{Guarded, MESSAGE_BYTES_MAX, Outbox, REGISTER_WITHIN, WINDOW_BYTES, outbox};
+use crate::node_service::stream::{FrameQueue, Guarded, MESSAGE_BYTES_MAX, REGISTER_WITHIN, WINDOW_BYTES, queue};
 use crate::pb;
 use crate::pb::gateway_message::Msg as FromGateway;
 use crate::pb::node_message::Msg as ToGateway;
@@ -84,14 +84,14 @@ pub struct NodeClientHandle {
 #[derive(Debug, Clone)]
 struct Stream {
     gateway: PeerId,
-    outbox: Outbox<pb::NodeMessage>,
+    queue: FrameQueue<pb::NodeMessage>,
     end: CancellationToken,
 }
 
 impl Stream {
     fn push(&self, message: pb::NodeMessage) -> bool {
         let size = message.encoded_len();
-        let sent = self.outbox.push(message, size);
+        let sent = self.queue.push(message, size);
         if !sent {
             // Too slow a reader: a new stream starts with an empty queue, and the gateway asks again for what it
             // misses.
@@ -221,8 +221,8 @@ where
         let end = io.line().end;
         // Whatever way this ends, the bytes stop.
         let _cut = end.clone().drop_guard();
-        let (outbox, outgoing) = outbox();
-        let stream = Stream { gateway, outbox, end };
+        let (queue, outgoing) = queue();
+        let stream = Stream { gateway, queue, end };
 
         let view = self.view.borrow().clone();
         stream.push(register(&view, self.nonce));

@@ -1,4 +1,4 @@
-//! Frames of class `Node` to `node.proto` and back. Everything that comes back has been checked: signatures, ids,
+//! Frames of the channel `Node` to `node.proto` and back. Everything that comes back has been checked: signatures, ids,
 //! limits.
 
 use mesh_core::crypto::Verifier;

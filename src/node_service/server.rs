@@ -31,13 +31,13 @@ use crate::mesh::NodeLinks;
 use crate::node_service::convert;
 pub use crate::node_service::stream::ProvenPeer;
 use crate::node_service::stream::{
-    Guarded, Line, MESSAGE_BYTES_MAX, Outbox, Outgoing, REGISTER_WITHIN, WINDOW_BYTES, outbox,
+    FrameQueue, Guarded, Line, MESSAGE_BYTES_MAX, Outgoing, REGISTER_WITHIN, WINDOW_BYTES, queue,
 };
 use crate::pb;
 use crate::pb::gateway_message::Msg as ToNode;
 use crate::pb::node_message::Msg as FromNode;
 use crate::pb::node_service_server::{NodeService, NodeServiceServer};
-use crate::status::{ErrorCode, Fault};
+use crate::status::{ErrorCode, OpError};
 use crate::tasks::TaskGroup;
 
 /// Longest platform and version that a node may show, in bytes.
@@ -86,7 +86,7 @@ impl NodeServer {
         IO: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
         IO::ConnectInfo: ProvenPeer,
     {
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(ServerState {
             register_within,
             view,
             verifier,
@@ -126,7 +126,7 @@ impl NodeServer {
 /// Sends to registered nodes. Nothing here waits.
 #[derive(Debug, Clone)]
 pub struct NodeServerHandle {
-    shared: Arc<Shared>,
+    shared: Arc<ServerState>,
 }
 
 impl NodeLinks for NodeServerHandle {
@@ -211,14 +211,14 @@ impl From<StreamEnd> for Status {
             StreamEnd::Replaced => ErrorCode::Replaced,
             StreamEnd::NotApproved => ErrorCode::NotMember,
         };
-        Fault::new(code, end.to_string()).to_grpc()
+        OpError::new(code, end.to_string()).to_grpc()
     }
 }
 
 /// A reason for which a node may not register. The texts are for its user.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-enum Refusal {
+enum NotRegistered {
     #[error("not the gateway")]
     NotLeading { gateway: Option<PeerId> },
     #[error("this device is not approved in this mesh")]
@@ -235,7 +235,7 @@ enum Refusal {
     TooLong(&'static str),
 }
 
-impl Refusal {
+impl NotRegistered {
     fn hint(&self) -> &'static str {
         match self {
             Self::NotLeading { .. } => "register with the gateway; every peer knows who that is",
@@ -253,7 +253,7 @@ impl Refusal {
 #[derive(Debug, Clone)]
 struct Session {
     number: SessionId,
-    outbox: Outbox<Result<pb::GatewayMessage, Status>>,
+    queue: FrameQueue<Result<pb::GatewayMessage, Status>>,
     /// True if the client knows only the contract's first fields: it shows no random number of its process.
     foreign: bool,
     end: CancellationToken,
@@ -262,16 +262,16 @@ struct Session {
 impl Session {
     fn push(&self, message: pb::GatewayMessage) -> bool {
         let size = message.encoded_len();
-        self.outbox.push(Ok(message), size)
+        self.queue.push(Ok(message), size)
     }
 
     fn end_with(&self, reason: StreamEnd) {
-        self.outbox.push(Err(reason.into()), 0);
+        self.queue.push(Err(reason.into()), 0);
         self.end.cancel();
     }
 }
 
-struct Shared {
+struct ServerState {
     register_within: Duration,
     view: watch::Receiver<Arc<View>>,
     verifier: Arc<dyn Verifier + Send + Sync>,
@@ -281,13 +281,13 @@ struct Shared {
     last_session: AtomicU64,
 }
 
-impl std::fmt::Debug for Shared {
+impl std::fmt::Debug for ServerState {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("NodeServer").field("sessions", &self.sessions).finish_non_exhaustive()
     }
 }
 
-impl Shared {
+impl ServerState {
     fn sessions(&self) -> MutexGuard<'_, BTreeMap<PeerId, Session>> {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -297,17 +297,17 @@ impl Shared {
         &self,
         peer: PeerId,
         register: pb::NodeRegister,
-        outbox: &Outbox<Result<pb::GatewayMessage, Status>>,
-    ) -> Result<Session, Refusal> {
+        queue: &FrameQueue<Result<pb::GatewayMessage, Status>>,
+    ) -> Result<Session, NotRegistered> {
         let asked: NodeId = register.node_id.parse()?;
         for (what, text) in [("the platform", &register.platform), ("the version", &register.version)] {
             if text.len() > WORD_BYTES_MAX {
-                return Err(Refusal::TooLong(what));
+                return Err(NotRegistered::TooLong(what));
             }
         }
         let longest = register.capabilities.iter().map(|(name, value)| name.len().max(value.len())).max();
         if register.capabilities.len() > CAPABILITIES_MAX || longest.unwrap_or(0) > limits::TEXT_BYTES_MAX {
-            return Err(Refusal::TooLong("the list of capabilities"));
+            return Err(NotRegistered::TooLong("the list of capabilities"));
         }
         check_tools(register.tools)?;
         // Asked under the lock: an `abdicate` that comes after the view has changed misses nobody.
@@ -315,17 +315,17 @@ impl Shared {
         {
             let view = self.view.borrow();
             let gateway = view.gateway.map(|epoch| epoch.peer);
-            let member = view.nodes.iter().find(|node| node.peer == peer).ok_or(Refusal::NotApproved)?;
+            let member = view.nodes.iter().find(|node| node.peer == peer).ok_or(NotRegistered::NotApproved)?;
             if gateway != Some(view.me) || view.revoked {
-                return Err(Refusal::NotLeading { gateway: gateway.filter(|gateway| *gateway != view.me) });
+                return Err(NotRegistered::NotLeading { gateway: gateway.filter(|gateway| *gateway != view.me) });
             }
             if member.node_id != asked {
-                return Err(Refusal::OtherName { known: member.node_id.clone(), asked });
+                return Err(NotRegistered::OtherName { known: member.node_id.clone(), asked });
             }
         }
         let session = Session {
             number: self.last_session.fetch_add(1, Ordering::Relaxed) + 1,
-            outbox: outbox.clone(),
+            queue: queue.clone(),
             foreign: register.session_nonce == 0,
             end: CancellationToken::new(),
         };
@@ -357,16 +357,16 @@ impl Shared {
         &self,
         line: Line,
         mut inbound: Streaming<pb::NodeMessage>,
-        outbox: Outbox<Result<pb::GatewayMessage, Status>>,
+        queue: FrameQueue<Result<pb::GatewayMessage, Status>>,
     ) {
         let status = match first_message(&mut inbound, self.register_within).await {
-            Ok(register) => match self.admit(line.peer, register, &outbox) {
+            Ok(register) => match self.admit(line.peer, register, &queue) {
                 Ok(session) => self.registered(line.peer, &session, &mut inbound).await,
                 Err(refusal) => {
                     tracing::debug!(peer = %line.peer.short(), %refusal, "registration refused");
-                    outbox.push(Ok(ack(Some(&refusal))), 0);
-                    if let Refusal::NotLeading { gateway } = refusal {
-                        outbox.push(Ok(moved(gateway)), 0);
+                    queue.push(Ok(ack(Some(&refusal))), 0);
+                    if let NotRegistered::NotLeading { gateway } = refusal {
+                        queue.push(Ok(moved(gateway)), 0);
                     }
                     None
                 }
@@ -374,10 +374,10 @@ impl Shared {
             Err(status) => Some(status),
         };
         if let Some(status) = status {
-            outbox.push(Err(status), 0);
+            queue.push(Err(status), 0);
         }
         // Ends the response, once what is queued has gone.
-        drop((outbox, inbound));
+        drop((queue, inbound));
         line.calls.fetch_sub(1, Ordering::Relaxed);
         self.cut_if_idle(&line, LINGER).await;
     }
@@ -452,7 +452,7 @@ impl Shared {
     }
 }
 
-struct Service(Arc<Shared>);
+struct Service(Arc<ServerState>);
 
 #[tonic::async_trait]
 impl NodeService for Service {
@@ -465,10 +465,10 @@ impl NodeService for Service {
         let Some(line) = request.extensions().get::<Line>().cloned() else {
             return Err(StreamEnd::NoIdentity.into());
         };
-        let (outbox, outgoing) = outbox();
+        let (queue, outgoing) = queue();
         let shared = self.0.clone();
         line.calls.fetch_add(1, Ordering::Relaxed);
-        self.0.tasks.spawn(async move { shared.serve(line, request.into_inner(), outbox).await });
+        self.0.tasks.spawn(async move { shared.serve(line, request.into_inner(), queue).await });
         Ok(Response::new(outgoing))
     }
 }
@@ -484,25 +484,25 @@ async fn first_message(inbound: &mut Streaming<pb::NodeMessage>, within: Duratio
 }
 
 /// Checks the names of declared tools.
-fn check_tools(names: Vec<String>) -> Result<(), Refusal> {
+fn check_tools(names: Vec<String>) -> Result<(), NotRegistered> {
     if names.len() > limits::TOOLS_MAX {
-        return Err(Refusal::TooManyTools(names.len()));
+        return Err(NotRegistered::TooManyTools(names.len()));
     }
     let mut seen = BTreeSet::new();
     for name in names {
         let tool: ToolName = name.parse()?;
         if !seen.insert(tool.clone()) {
-            return Err(Refusal::ToolTwice(tool));
+            return Err(NotRegistered::ToolTwice(tool));
         }
     }
     Ok(())
 }
 
-fn ack(refusal: Option<&Refusal>) -> pb::GatewayMessage {
+fn ack(refusal: Option<&NotRegistered>) -> pb::GatewayMessage {
     convert::to_node(ToNode::RegisterAck(pb::RegisterAck {
         accepted: refusal.is_none(),
         error: refusal.map(ToString::to_string).unwrap_or_default(),
-        hint: refusal.map(Refusal::hint).unwrap_or_default().to_owned(),
+        hint: refusal.map(NotRegistered::hint).unwrap_or_default().to_owned(),
     }))
 }
 

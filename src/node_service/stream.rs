@@ -125,18 +125,18 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Guarded<IO> {
 
 /// The sending side of a stream: never waits. Limits: [`QUEUE_MAX`], [`QUEUE_BYTES_MAX`].
 #[derive(Debug)]
-pub(crate) struct Outbox<T> {
+pub(crate) struct FrameQueue<T> {
     queue: mpsc::Sender<(T, usize)>,
     waiting: Arc<AtomicUsize>,
 }
 
-impl<T> Clone for Outbox<T> {
+impl<T> Clone for FrameQueue<T> {
     fn clone(&self) -> Self {
         Self { queue: self.queue.clone(), waiting: self.waiting.clone() }
     }
 }
 
-/// Receiving side, drained by tonic. Ends when every [`Outbox`] is gone.
+/// Receiving side, drained by tonic. Ends when every [`FrameQueue`] is gone.
 #[derive(Debug)]
 pub(crate) struct Outgoing<T> {
     queue: mpsc::Receiver<(T, usize)>,
@@ -144,13 +144,13 @@ pub(crate) struct Outgoing<T> {
 }
 
 /// A queue towards the other side.
-pub(crate) fn outbox<T>() -> (Outbox<T>, Outgoing<T>) {
+pub(crate) fn queue<T>() -> (FrameQueue<T>, Outgoing<T>) {
     let (tx, rx) = mpsc::channel(QUEUE_MAX);
     let waiting = Arc::new(AtomicUsize::new(0));
-    (Outbox { queue: tx, waiting: waiting.clone() }, Outgoing { queue: rx, waiting })
+    (FrameQueue { queue: tx, waiting: waiting.clone() }, Outgoing { queue: rx, waiting })
 }
 
-impl<T> Outbox<T> {
+impl<T> FrameQueue<T> {
     /// Queues `item` of `size` bytes. False when the queue is full, or nobody drains it any more.
     pub(crate) fn push(&self, item: T, size: usize) -> bool {
         let before = self.waiting.fetch_add(size, Ordering::Relaxed);
@@ -182,23 +182,23 @@ mod tests {
 
     #[tokio::test]
     async fn a_queue_refuses_past_its_bytes_and_takes_again_once_drained() {
-        let (outbox, mut outgoing) = outbox();
-        assert!(outbox.push(1, QUEUE_BYTES_MAX));
-        assert!(!outbox.push(2, 1));
+        let (queue, mut outgoing) = queue();
+        assert!(queue.push(1, QUEUE_BYTES_MAX));
+        assert!(!queue.push(2, 1));
         assert_eq!(outgoing.next().await, Some(1));
-        assert!(outbox.push(3, 1));
-        drop(outbox);
+        assert!(queue.push(3, 1));
+        drop(queue);
         assert_eq!(outgoing.next().await, Some(3));
         assert_eq!(outgoing.next().await, None);
     }
 
     #[test]
     fn a_queue_refuses_past_its_count() {
-        let (outbox, _outgoing) = outbox();
+        let (queue, _outgoing) = queue();
         for n in 0..QUEUE_MAX {
-            assert!(outbox.push(n, 1));
+            assert!(queue.push(n, 1));
         }
-        assert!(!outbox.push(0, 1));
+        assert!(!queue.push(0, 1));
     }
 
     #[tokio::test]

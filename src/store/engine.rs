@@ -20,7 +20,7 @@ use super::high_water::HighWater;
 use super::lock::Lock;
 use super::queue::Found;
 use super::report::{Loss, OpenReport};
-use super::shared::Shared;
+use super::shared::EngineState;
 use super::writer::{DurableNote, Writer};
 use crate::platform;
 
@@ -57,7 +57,7 @@ pub struct Settings {
 /// The first failed write or fsync ends the engine: it is reported once as [`DurableNote::Failed`], nothing is written
 /// or reported as durable any more, and reads answer with the same error. Only a new process with a new open may go on.
 pub struct Engine {
-    shared: Arc<Shared>,
+    shared: Arc<EngineState>,
     writer: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -97,7 +97,7 @@ impl Engine {
         }
 
         let seq = seq.max(mark.value());
-        let shared = Arc::new(Shared::new(database, lock, report.rolled_back));
+        let shared = Arc::new(EngineState::new(database, lock, report.rolled_back));
         let writer = Writer::new(shared.clone(), durable.clone(), mark, seq);
         let thread = std::thread::Builder::new().name(settings.thread.to_owned()).spawn({
             let shared = shared.clone();

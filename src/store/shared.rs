@@ -8,7 +8,7 @@ use super::error::StoreError;
 use super::lock::Lock;
 use super::queue::Queue;
 
-pub(super) struct Shared {
+pub(super) struct EngineState {
     pub(super) database: Database,
     pub(super) queue: Queue,
     failure: OnceLock<StoreError>,
@@ -17,7 +17,7 @@ pub(super) struct Shared {
     _lock: Lock,
 }
 
-impl Shared {
+impl EngineState {
     pub(super) fn new(database: Database, lock: Lock, rolled_back: bool) -> Self {
         let rolled_back = AtomicBool::new(rolled_back);
         Self { database, queue: Queue::default(), failure: OnceLock::new(), rolled_back, _lock: lock }

@@ -13,7 +13,7 @@ use super::batch::{Batch, Rows, merge};
 use super::error::StoreError;
 use super::high_water::HighWater;
 use super::queue::{Group, Replacement, Work};
-use super::shared::Shared;
+use super::shared::EngineState;
 
 /// Rows that nothing waits for, and the high-water mark, are synced after this much quiet.
 const IDLE_SYNC: Duration = Duration::from_secs(1);
@@ -32,7 +32,7 @@ pub enum DurableNote {
 }
 
 pub(super) struct Writer {
-    shared: Arc<Shared>,
+    shared: Arc<EngineState>,
     durable: mpsc::Sender<DurableNote>,
     mark: HighWater,
     /// Number of the newest group; a row of the database has it.
@@ -65,7 +65,7 @@ struct State {
 }
 
 impl Writer {
-    pub(super) fn new(shared: Arc<Shared>, durable: mpsc::Sender<DurableNote>, mark: HighWater, seq: u64) -> Self {
+    pub(super) fn new(shared: Arc<EngineState>, durable: mpsc::Sender<DurableNote>, mark: HighWater, seq: u64) -> Self {
         Self { shared, durable, mark, seq, state: State::default() }
     }
 

@@ -130,8 +130,8 @@ fn directory(config: &Config) -> Directory {
 /// has approved the others.
 pub(super) fn mesh(count: u64, config: &Config) -> Vec<Machine> {
     let keys: Vec<Symbolic> = (1..=count).map(Symbolic::new).collect();
-    let handle = |n: usize| format!("peer-{n}").parse().expect("a valid constant");
-    let founded = peer::founded(&keys[0], "modelled", &handle(0), at(0), &mut dice().0);
+    let name = |n: usize| format!("peer-{n}").parse().expect("a valid constant");
+    let founded = peer::founded(&keys[0], "modelled", &name(0), at(0), &mut dice().0);
     let mut founder = Machine::new(keys[0].clone(), config.clone(), &founded);
     founder.boot(at(0), 0);
     founder.settle(at(0), Input::Wake);
@@ -140,7 +140,7 @@ pub(super) fn mesh(count: u64, config: &Config) -> Vec<Machine> {
         // The second round gives everyone the approvals of the others.
         for (n, key) in keys.iter().enumerate().skip(1) {
             if round == 0 || n + 1 == keys.len() {
-                let command = Command::Approve { key: key.public_key(), node_id: handle(n), tier: Tier::Owner };
+                let command = Command::Approve { key: key.public_key(), node_id: name(n), tier: Tier::Owner };
                 for output in founder.settle(at(0), Input::Command(n as u64, command)) {
                     if let Output::Reply(_, Reply::Approved(given)) = output {
                         welcome = Some(given);
@@ -152,7 +152,7 @@ pub(super) fn mesh(count: u64, config: &Config) -> Vec<Machine> {
     let welcome = welcome.map(|welcome| *welcome);
     let others = keys.iter().skip(1).map(|key| {
         let mut welcome = welcome.clone().expect("the founder approves everyone");
-        welcome.node_id = handle(0);
+        welcome.node_id = name(0);
         let rows = peer::joined(&welcome, &mut dice().0).expect("a welcome of this mesh");
         let mut machine = Machine::new(key.clone(), config.clone(), &rows);
         machine.boot(at(0), 0);

@@ -65,7 +65,7 @@ struct Inside {
 }
 
 #[derive(Debug)]
-struct Shared {
+struct RelayState {
     inside: Mutex<Inside>,
     more: Condvar,
     stop: AtomicBool,
@@ -74,7 +74,7 @@ struct Shared {
 /// The relay; its threads end when it goes.
 #[derive(Debug)]
 pub(super) struct Relay {
-    shared: Arc<Shared>,
+    shared: Arc<RelayState>,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -108,7 +108,7 @@ impl Relay {
             gates.push(Gate { socket, exit: index ^ 1, door: (doors[to], QUIC_PORT).into() });
         }
         let inside = Mutex::new(Inside { weather, dice, held: BinaryHeap::new(), number: 0 });
-        let shared = Arc::new(Shared { inside, more: Condvar::new(), stop: AtomicBool::new(false) });
+        let shared = Arc::new(RelayState { inside, more: Condvar::new(), stop: AtomicBool::new(false) });
         let gates = Arc::new(gates);
         let mut threads = Vec::new();
         for gate in 0..gates.len() {
@@ -147,7 +147,7 @@ fn bind_within(namespace: &str, addresses: Vec<SocketAddr>) -> io::Result<Vec<Ud
     opening.join().unwrap_or_else(|_| Err(io::Error::other("the thread that opens the relay's sockets panicked")))
 }
 
-impl Shared {
+impl RelayState {
     fn take(&self, gate: &Gate) {
         let mut buffer = vec![0; PACKET_BYTES_MAX];
         while !self.stop.load(Ordering::Relaxed) {

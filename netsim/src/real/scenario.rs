@@ -46,10 +46,10 @@ fn settle_s() -> f64 {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct PeerSpec {
-    /// By what the steps call it, and its first name unless `handle` says otherwise.
+    /// By what the steps call it, and its first name unless `node_id` says otherwise.
     pub(super) name: String,
     /// The name that it asks for.
-    pub(super) handle: Option<String>,
+    pub(super) node_id: Option<String>,
     /// `node.class`.
     #[serde(default = "desktop")]
     pub(super) class: String,
@@ -75,7 +75,7 @@ pub(super) struct PeerSpec {
 impl PeerSpec {
     /// The name that it asks for.
     pub(super) fn handle(&self) -> &str {
-        self.handle.as_deref().unwrap_or(&self.name)
+        self.node_id.as_deref().unwrap_or(&self.name)
     }
 }
 
@@ -238,7 +238,7 @@ pub(super) enum Step {
         within_s: f64,
     },
     /// These have these names, in any order, at each of `at` (else at all members that run).
-    Handles { who: Vec<String>, are: Vec<String>, at: Option<Vec<String>> },
+    Names { who: Vec<String>, are: Vec<String>, at: Option<Vec<String>> },
     /// The call never ran, and after a while still has not.
     NeverRan { call: String },
     /// It knows that it was revoked.

@@ -208,7 +208,7 @@ impl Stage<'_> {
                 let what = format!("{} sees {who} {is}, not {}", self.peers[at].spec.name, self.peers[at].sees(&id)?);
                 expect(&what, Duration::from_secs_f64(*within_s), || Ok(self.peers[at].sees(&id)? == *is))?;
             }
-            Step::Handles { who, are, at } => {
+            Step::Names { who, are, at } => {
                 let at = self.some_or_members(at.as_ref())?;
                 self.check_handles(&self.all(who)?, are, &at)?;
             }
@@ -353,18 +353,18 @@ impl Stage<'_> {
         let mut wanted = are.to_vec();
         wanted.sort();
         let mut seen = Vec::new();
-        let handles = |at: usize| -> Result<Vec<String>, Fail> {
+        let names = |at: usize| -> Result<Vec<String>, Fail> {
             let of = |peer: &usize| {
                 Ok(self.peers[at].ask("GET", &format!("nodes/{}", self.peers[*peer].id), None)?.text("node_id"))
             };
             who.iter().map(of).collect()
         };
         let agree = expect("", PATIENCE, || {
-            seen = members.iter().map(|member| handles(*member)).collect::<Result<Vec<_>, _>>()?;
-            Ok(seen.iter().all(|handles| {
-                let mut sorted = handles.clone();
+            seen = members.iter().map(|member| names(*member)).collect::<Result<Vec<_>, _>>()?;
+            Ok(seen.iter().all(|names| {
+                let mut sorted = names.clone();
                 sorted.sort();
-                sorted == wanted && Some(handles) == seen.first()
+                sorted == wanted && Some(names) == seen.first()
             }))
         });
         match agree {

@@ -1,4 +1,4 @@
-//! The peers as their shells drive them: inputs in, outputs out, disk, tools, replies; and their incarnations:
+//! The peers as their shells drive them: inputs in, outputs out, disk, tools, replies; and their life cycle:
 //! founding, joining, starting, stopping, crashing, freezing.
 
 use std::collections::BTreeMap;

@@ -15,7 +15,7 @@ use crate::doors::identity::Identity;
 use crate::mesh::MeshHandle;
 use crate::mesh::clock::rfc3339;
 use crate::mesh::{CallCursor, CallFilter, CallPage, CallStateFilter, MeshError, ResultBody};
-use crate::status::{ErrorCode, Fault};
+use crate::status::{ErrorCode, OpError};
 
 /// Longest run that a caller may ask for, and what a call that names none asks for: the tool's own timeout is shorter
 /// and decides.
@@ -59,11 +59,11 @@ pub struct Accepted {
 ///
 /// # Errors
 /// The request is out of its limits, names no device or two, or the mesh refuses.
-pub async fn call(mesh: &MeshHandle, who: Identity, request: Request<'_>) -> Result<Accepted, Fault> {
+pub async fn call(mesh: &MeshHandle, who: Identity, request: Request<'_>) -> Result<Accepted, OpError> {
     let Request { node, tool, arguments, ttl, timeout, effect, client_key } = request;
     if arguments.len() > limits::ARGUMENTS_BYTES_MAX {
         let detail = format!("the arguments may have at most {} bytes", limits::ARGUMENTS_BYTES_MAX);
-        return Err(Fault::new(ErrorCode::TooLarge, detail).hint("put large data into a file and pass its path"));
+        return Err(OpError::new(ErrorCode::TooLarge, detail).hint("put large data into a file and pass its path"));
     }
     let (node, tool) = addressee(&mesh.view(), node, tool)?;
     let new = NewCall {
@@ -85,7 +85,7 @@ pub async fn call(mesh: &MeshHandle, who: Identity, request: Request<'_>) -> Res
         | Reply::Revoked
         | Reply::Left
         | Reply::Noted
-        | Reply::Stopped => Err(Fault::new(ErrorCode::Internal, "the mesh answered something else")),
+        | Reply::Stopped => Err(OpError::new(ErrorCode::Internal, "the mesh answered something else")),
     }
 }
 
@@ -94,16 +94,16 @@ fn millis(duration: Duration) -> u64 {
 }
 
 /// The device and the tool that are meant.
-fn addressee(view: &View, node: Option<&str>, tool: &str) -> Result<(String, ToolName), Fault> {
+fn addressee(view: &View, node: Option<&str>, tool: &str) -> Result<(String, ToolName), OpError> {
     let (node, tool) = match (node, tool.strip_prefix("node:").and_then(|rest| rest.split_once(':'))) {
         (None, Some((node, tool))) => (node, tool),
         (Some(named), Some((node, tool))) if named == node => (node, tool),
         (Some(_), Some(_)) => {
-            return Err(Fault::new(ErrorCode::Invalid, "`node` and the address in `tool` name two devices"));
+            return Err(OpError::new(ErrorCode::Invalid, "`node` and the address in `tool` name two devices"));
         }
         (Some(node), None) => (node, tool),
         (None, None) => {
-            return Err(Fault::new(ErrorCode::Invalid, "`node` is missing").hint("give a name, or `any`"));
+            return Err(OpError::new(ErrorCode::Invalid, "`node` is missing").hint("give a name, or `any`"));
         }
     };
     let tool: ToolName = tool.parse()?;
@@ -112,7 +112,7 @@ fn addressee(view: &View, node: Option<&str>, tool: &str) -> Result<(String, Too
 }
 
 /// The name that `text` means: of a member, or `text` itself for a device that is not known here (any more).
-fn name_meant(view: &View, text: &str) -> Result<NodeId, Fault> {
+fn name_meant(view: &View, text: &str) -> Result<NodeId, OpError> {
     match resolve(view, &[], text) {
         Ok(Named::Member(node)) => Ok(node.node_id.clone()),
         Err(fault) if fault.code == ErrorCode::Ambiguous => Err(fault),
@@ -150,7 +150,7 @@ impl Reading {
 ///
 /// # Errors
 /// [`ErrorCode::UnknownCall`], or the mesh cannot answer.
-pub async fn read(mesh: &MeshHandle, stop: &CancellationToken, id: ReqId, wait: Duration) -> Result<Reading, Fault> {
+pub async fn read(mesh: &MeshHandle, stop: &CancellationToken, id: ReqId, wait: Duration) -> Result<Reading, OpError> {
     let deadline = Instant::now() + wait;
     let left = || deadline.saturating_duration_since(Instant::now());
     let mut own = wait_for(mesh, stop, id, wait).await?;
@@ -171,7 +171,12 @@ pub async fn read(mesh: &MeshHandle, stop: &CancellationToken, id: ReqId, wait: 
     Ok(reading)
 }
 
-async fn wait_for(mesh: &MeshHandle, stop: &CancellationToken, id: ReqId, wait: Duration) -> Result<CallRecord, Fault> {
+async fn wait_for(
+    mesh: &MeshHandle,
+    stop: &CancellationToken,
+    id: ReqId,
+    wait: Duration,
+) -> Result<CallRecord, OpError> {
     let waited = if wait.is_zero() { None } else { stop.run_until_cancelled(mesh.wait_call(id, wait)).await };
     match waited {
         Some(found) => found?.ok_or_else(|| MeshError::from(Refusal::UnknownCall(id)).into()),
@@ -179,13 +184,13 @@ async fn wait_for(mesh: &MeshHandle, stop: &CancellationToken, id: ReqId, wait: 
     }
 }
 
-async fn find(mesh: &MeshHandle, id: ReqId) -> Result<CallRecord, Fault> {
+async fn find(mesh: &MeshHandle, id: ReqId) -> Result<CallRecord, OpError> {
     Ok(mesh.call(id).await?.ok_or(MeshError::from(Refusal::UnknownCall(id)))?)
 }
 
 /// Follows `own` to the call that it repeats; outputs that are not inside the record are left out, so that a list stays
 /// cheap.
-async fn read_through(mesh: &MeshHandle, own: CallRecord) -> Result<Reading, Fault> {
+async fn read_through(mesh: &MeshHandle, own: CallRecord) -> Result<Reading, OpError> {
     let mut original = None;
     let mut next = own.alias_of;
     for _ in 0..ALIAS_STEPS_MAX {
@@ -235,7 +240,7 @@ pub async fn list(
     state: Option<CallStateFilter>,
     after: Option<CallCursor>,
     limit: usize,
-) -> Result<Page, Fault> {
+) -> Result<Page, OpError> {
     let node = node.map(|text| name_meant(&mesh.view(), text)).transpose()?;
     let CallPage { items, next } = mesh.calls(CallFilter { node, state }, after, limit).await?;
     let mut readings = Vec::with_capacity(items.len());
@@ -250,16 +255,16 @@ pub async fn list(
 /// # Errors
 /// [`ErrorCode::UnknownCall`], [`ErrorCode::NotEnded`], [`ErrorCode::NoOutput`]; or the bytes are on a device that
 /// cannot be reached.
-pub async fn result(mesh: &MeshHandle, id: ReqId) -> Result<ResultBody, Fault> {
+pub async fn result(mesh: &MeshHandle, id: ReqId) -> Result<ResultBody, OpError> {
     let reading = read_through(mesh, find(mesh, id).await?).await?;
     let record = reading.record();
     let state = record.state.as_str();
     if !reading.has_ended() {
-        return Err(Fault::new(ErrorCode::NotEnded, format!("the call is {state}, so it has no result yet"))
+        return Err(OpError::new(ErrorCode::NotEnded, format!("the call is {state}, so it has no result yet"))
             .with("state", state));
     }
     if record.output.is_empty() {
-        let fault = Fault::new(ErrorCode::NoOutput, format!("the call ended as {state} and gave no output"));
+        let fault = OpError::new(ErrorCode::NoOutput, format!("the call ended as {state} and gave no output"));
         let fault = fault.with("state", state);
         return Err(if record.reason.is_empty() { fault } else { fault.hint(record.reason.clone()) });
     }
@@ -270,10 +275,10 @@ pub async fn result(mesh: &MeshHandle, id: ReqId) -> Result<ResultBody, Fault> {
 ///
 /// # Errors
 /// `reason` is too long, [`ErrorCode::UnknownCall`], or the mesh cannot answer.
-pub async fn cancel(mesh: &MeshHandle, id: ReqId, reason: Option<String>) -> Result<Reading, Fault> {
+pub async fn cancel(mesh: &MeshHandle, id: ReqId, reason: Option<String>) -> Result<Reading, OpError> {
     let reason = reason.filter(|reason| !reason.is_empty()).unwrap_or_else(|| "cancelled by its owner".to_owned());
     if reason.len() > REASON_BYTES_MAX {
-        return Err(Fault::new(ErrorCode::Invalid, format!("reason may have at most {REASON_BYTES_MAX} bytes")));
+        return Err(OpError::new(ErrorCode::Invalid, format!("reason may have at most {REASON_BYTES_MAX} bytes")));
     }
     let meant = read_through(mesh, find(mesh, id).await?).await?.record().header.id;
     mesh.command(Command::Cancel { id: meant, reason }).await?;

@@ -11,9 +11,9 @@ use mesh_core::record::Tier;
 use crate::mesh::MeshHandle;
 use crate::mesh::clock::rfc3339;
 use crate::mesh::{MeshError, Pending};
-use crate::status::{ErrorCode, Fault};
+use crate::status::{ErrorCode, OpError};
 
-/// The view follows the answer within one step of the actor; a second is far more.
+/// The view follows the answer within one step of the driver; a second is far more.
 const APPROVAL_SHOWS_WITHIN: Duration = Duration::from_secs(1);
 
 /// A device that a client named.
@@ -36,7 +36,7 @@ impl Named<'_> {
 }
 
 /// The one device that was found, if there is one.
-fn only<'a>(text: &str, devices: impl Iterator<Item = Named<'a>>) -> Result<Option<Named<'a>>, Fault> {
+fn only<'a>(text: &str, devices: impl Iterator<Item = Named<'a>>) -> Result<Option<Named<'a>>, OpError> {
     match find(text, devices, Named::names) {
         Found::None => Ok(None),
         Found::One(named) => Ok(Some(named)),
@@ -44,7 +44,7 @@ fn only<'a>(text: &str, devices: impl Iterator<Item = Named<'a>>) -> Result<Opti
             let choices: Vec<_> =
                 found.iter().map(Named::names).map(|(peer, name)| format!("{peer} ({name})")).collect();
             let detail = format!("`{}` may mean: {}", text.escape_debug(), choices.join(", "));
-            Err(Fault::new(ErrorCode::Ambiguous, detail)
+            Err(OpError::new(ErrorCode::Ambiguous, detail)
                 .hint("give more characters of the peer id")
                 .with("choices", choices))
         }
@@ -61,14 +61,14 @@ fn shown(text: &str) -> String {
 ///
 /// # Errors
 /// [`ErrorCode::UnknownNode`], or [`ErrorCode::Ambiguous`] with the `choices`.
-pub fn resolve<'a>(view: &'a View, pending: &'a [Pending], text: &str) -> Result<Named<'a>, Fault> {
+pub fn resolve<'a>(view: &'a View, pending: &'a [Pending], text: &str) -> Result<Named<'a>, OpError> {
     if let Some(node) = view.by_name(text) {
         return Ok(Named::Member(node));
     }
     let devices = view.nodes.iter().map(Named::Member).chain(pending.iter().map(Named::Pending));
     only(text, devices)?.ok_or_else(|| {
         let detail = format!("no device is called `{}`, and no peer id starts so", shown(text));
-        Fault::new(ErrorCode::UnknownNode, detail).hint(format!(
+        OpError::new(ErrorCode::UnknownNode, detail).hint(format!(
             "`sigil nodes` lists the devices of this mesh; a prefix of a peer id needs {PREFIX_MIN} characters"
         ))
     })
@@ -78,12 +78,12 @@ pub fn resolve<'a>(view: &'a View, pending: &'a [Pending], text: &str) -> Result
 ///
 /// # Errors
 /// [`ErrorCode::UnknownPending`], or [`ErrorCode::Ambiguous`] with the `choices`.
-pub fn resolve_pending<'a>(pending: &'a [Pending], text: &str) -> Result<&'a Pending, Fault> {
+pub fn resolve_pending<'a>(pending: &'a [Pending], text: &str) -> Result<&'a Pending, OpError> {
     match only(text, pending.iter().map(Named::Pending))? {
         Some(Named::Pending(pending)) => Ok(pending),
         Some(Named::Member(_)) | None => {
             let detail = format!("no device called `{}` awaits approval, and no peer id starts so", shown(text));
-            Err(Fault::new(ErrorCode::UnknownPending, detail).hint("`sigil pending` lists those that do"))
+            Err(OpError::new(ErrorCode::UnknownPending, detail).hint("`sigil pending` lists those that do"))
         }
     }
 }
@@ -120,7 +120,7 @@ pub fn why_offline(view: &View, node: &NodeView) -> Option<String> {
 ///
 /// # Errors
 /// As [`resolve`].
-pub fn members<'a>(view: &'a View, text: Option<&str>) -> Result<Vec<&'a NodeView>, Fault> {
+pub fn members<'a>(view: &'a View, text: Option<&str>) -> Result<Vec<&'a NodeView>, OpError> {
     let Some(text) = text else { return Ok(view.nodes.iter().collect()) };
     Ok(match resolve(view, &[], text)? {
         Named::Member(node) => vec![node],
@@ -141,13 +141,13 @@ pub struct Approval {
 ///
 /// # Errors
 /// As [`resolve`]; the name of a member cannot change; or the mesh refuses.
-pub async fn approve(mesh: &MeshHandle, text: &str, approval: Approval) -> Result<(Arc<View>, NodeView), Fault> {
+pub async fn approve(mesh: &MeshHandle, text: &str, approval: Approval) -> Result<(Arc<View>, NodeView), OpError> {
     let (view, around) = (mesh.view(), mesh.surroundings());
     match resolve(&view, &around.pending, text)? {
         Named::Pending(pending) => admit(mesh, pending.peer, approval).await,
         Named::Member(node) => {
             if approval.node_id.is_some_and(|wanted| wanted != node.node_id) {
-                return Err(Fault::new(ErrorCode::Invalid, "a name is given once, at the first approval")
+                return Err(OpError::new(ErrorCode::Invalid, "a name is given once, at the first approval")
                     .hint("forget the device and let it join again under the other name"));
             }
             if let Some(tier) = approval.tier.filter(|tier| node.tier != *tier) {
@@ -167,7 +167,7 @@ pub async fn approve_pending(
     mesh: &MeshHandle,
     text: &str,
     approval: Approval,
-) -> Result<(Arc<View>, NodeView), Fault> {
+) -> Result<(Arc<View>, NodeView), OpError> {
     let peer = resolve_pending(&mesh.surroundings().pending, text)?.peer;
     admit(mesh, peer, approval).await
 }
@@ -176,7 +176,7 @@ pub async fn approve_pending(
 ///
 /// # Errors
 /// As [`resolve_pending`], or the mesh refuses.
-pub async fn reject_pending(mesh: &MeshHandle, text: &str) -> Result<(), Fault> {
+pub async fn reject_pending(mesh: &MeshHandle, text: &str) -> Result<(), OpError> {
     let peer = resolve_pending(&mesh.surroundings().pending, text)?.peer;
     Ok(mesh.reject(peer).await?)
 }
@@ -185,11 +185,11 @@ pub async fn reject_pending(mesh: &MeshHandle, text: &str) -> Result<(), Fault> 
 ///
 /// # Errors
 /// As [`resolve`]; it is this device; or the mesh refuses.
-pub async fn forget(mesh: &MeshHandle, text: &str) -> Result<(), Fault> {
+pub async fn forget(mesh: &MeshHandle, text: &str) -> Result<(), OpError> {
     let (view, around) = (mesh.view(), mesh.surroundings());
     match resolve(&view, &around.pending, text)? {
         Named::Member(node) if node.peer == view.me => {
-            return Err(Fault::new(ErrorCode::Invalid, "a device cannot forget itself")
+            return Err(OpError::new(ErrorCode::Invalid, "a device cannot forget itself")
                 .hint("`sigil leave` takes it out of the mesh"));
         }
         Named::Member(node) => drop(mesh.command(Command::Revoke { peer: node.peer }).await?),
@@ -198,13 +198,13 @@ pub async fn forget(mesh: &MeshHandle, text: &str) -> Result<(), Fault> {
     Ok(())
 }
 
-async fn admit(mesh: &MeshHandle, peer: PeerId, approval: Approval) -> Result<(Arc<View>, NodeView), Fault> {
+async fn admit(mesh: &MeshHandle, peer: PeerId, approval: Approval) -> Result<(Arc<View>, NodeView), OpError> {
     mesh.admit(peer, approval.tier, approval.node_id).await?;
     approved(mesh, peer).await
 }
 
 /// The device as it is in the view, once the approval shows there.
-async fn approved(mesh: &MeshHandle, peer: PeerId) -> Result<(Arc<View>, NodeView), Fault> {
+async fn approved(mesh: &MeshHandle, peer: PeerId) -> Result<(Arc<View>, NodeView), OpError> {
     let mut watch = mesh.watch_view();
     let there = watch.wait_for(|view| view.by_peer(&peer).is_some());
     let view = match tokio::time::timeout(APPROVAL_SHOWS_WITHIN, there).await {
@@ -214,5 +214,5 @@ async fn approved(mesh: &MeshHandle, peer: PeerId) -> Result<(Arc<View>, NodeVie
     };
     let node = view.by_peer(&peer).cloned();
     node.map(|node| (view, node))
-        .ok_or_else(|| Fault::new(ErrorCode::Internal, "the device is approved, but does not show in the mesh yet"))
+        .ok_or_else(|| OpError::new(ErrorCode::Internal, "the device is approved, but does not show in the mesh yet"))
 }

@@ -11,7 +11,7 @@ use super::devices::{is_online, name_of};
 use crate::mesh::MeshHandle;
 use crate::mesh::Surroundings;
 use crate::mesh::clock::now;
-use crate::status::{ErrorCode, Fault};
+use crate::status::{ErrorCode, OpError};
 
 /// Severity of a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -55,11 +55,11 @@ impl Check {
 ///
 /// # Errors
 /// The thread that looks ended early.
-pub async fn examine(mesh: &MeshHandle, home: &Path) -> Result<Vec<Check>, Fault> {
+pub async fn examine(mesh: &MeshHandle, home: &Path) -> Result<Vec<Check>, OpError> {
     let (view, around, home) = (mesh.view(), mesh.surroundings(), home.to_owned());
     tokio::task::spawn_blocking(move || checks(&view, &around, &home))
         .await
-        .map_err(|error| Fault::new(ErrorCode::Internal, error.to_string()))
+        .map_err(|error| OpError::new(ErrorCode::Internal, error.to_string()))
 }
 
 fn checks(view: &View, around: &Surroundings, home: &Path) -> Vec<Check> {

@@ -7,7 +7,7 @@ use mesh_core::record::Tier;
 
 use crate::mesh::MeshHandle;
 use crate::mesh::{Invite, JoinTarget, Joined, Nearby, Pending};
-use crate::status::{ErrorCode, Fault};
+use crate::status::{ErrorCode, OpError};
 
 /// Lifetime of an invite that names none: long enough to walk to another room.
 pub const INVITE_TTL_DEFAULT: Duration = Duration::from_mins(15);
@@ -34,11 +34,11 @@ pub fn nearby(mesh: &MeshHandle) -> Vec<Nearby> {
 ///
 /// # Errors
 /// `ttl` is below one second or above [`INVITE_TTL_MAX`], or the mesh refuses.
-pub async fn invite(mesh: &MeshHandle, tier: Tier, ttl: Option<Duration>) -> Result<Invite, Fault> {
+pub async fn invite(mesh: &MeshHandle, tier: Tier, ttl: Option<Duration>) -> Result<Invite, OpError> {
     let ttl = ttl.unwrap_or(INVITE_TTL_DEFAULT);
     if !(Duration::from_secs(1)..=INVITE_TTL_MAX).contains(&ttl) {
         let detail = format!("an invite must expire after 1 to {} seconds", INVITE_TTL_MAX.as_secs());
-        return Err(Fault::new(ErrorCode::Invalid, detail));
+        return Err(OpError::new(ErrorCode::Invalid, detail));
     }
     Ok(mesh.invite(tier, ttl).await?)
 }
@@ -66,7 +66,7 @@ pub enum JoinState {
 ///
 /// # Errors
 /// Each cause has its own code: see [`JoinError`](crate::mesh::JoinError).
-pub async fn join(mesh: &MeshHandle, target: JoinTarget, force: bool) -> Result<JoinState, Fault> {
+pub async fn join(mesh: &MeshHandle, target: JoinTarget, force: bool) -> Result<JoinState, OpError> {
     let joined = mesh.join(target, force).await?;
     let view = mesh.view();
     Ok(match joined {
@@ -79,7 +79,7 @@ pub async fn join(mesh: &MeshHandle, target: JoinTarget, force: bool) -> Result<
 ///
 /// # Errors
 /// The mesh refuses.
-pub async fn leave(mesh: &MeshHandle) -> Result<MeshId, Fault> {
+pub async fn leave(mesh: &MeshHandle) -> Result<MeshId, OpError> {
     mesh.leave().await?;
     Ok(mesh.view().mesh)
 }

@@ -1,6 +1,6 @@
 //! Operations: what can be asked of an agent, as plain async functions over [`MeshHandle`](crate::mesh::MeshHandle).
 //!
-//! They answer values of the mesh's own types, or a typed [`Fault`](crate::status::Fault). Each group of routes renders
+//! They answer values of the mesh's own types, or a typed [`OpError`](crate::status::OpError). Each group of routes renders
 //! them in its own form; nothing here knows HTTP.
 
 pub mod calls;

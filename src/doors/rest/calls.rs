@@ -24,7 +24,7 @@ use crate::doors::identity::Identity;
 use crate::doors::ops::calls::{self, Reading};
 use crate::doors::ops::devices::name_of;
 use crate::mesh::{CallCursor, CallStateFilter, ResultBody};
-use crate::status::{ErrorCode, Fault};
+use crate::status::{ErrorCode, OpError};
 
 /// Longest `Prefer: wait=`.
 const WAIT_MAX: Duration = Duration::from_mins(5);
@@ -144,13 +144,13 @@ fn url(id: ReqId) -> String {
     clippy::cast_precision_loss,
     reason = "checked first"
 )]
-fn duration(name: &str, seconds: f64, min: Duration, max: Duration) -> Result<Duration, Fault> {
+fn duration(name: &str, seconds: f64, min: Duration, max: Duration) -> Result<Duration, OpError> {
     let ms = (seconds * 1000.0).ceil();
     if ms >= min.as_millis() as f64 && ms <= max.as_millis() as f64 {
         return Ok(Duration::from_millis(ms as u64));
     }
     let detail = format!("{name} must be {} to {} seconds", min.as_secs_f64(), max.as_secs_f64());
-    let fault = Fault::new(ErrorCode::Invalid, detail);
+    let fault = OpError::new(ErrorCode::Invalid, detail);
     Err(if seconds == 0.0 {
         fault.hint(format!("leave {name} out to get the default; 0 does not mean unlimited"))
     } else {
@@ -159,13 +159,13 @@ fn duration(name: &str, seconds: f64, min: Duration, max: Duration) -> Result<Du
 }
 
 /// `Idempotency-Key`: the client's own name for the call.
-fn client_key(headers: &HeaderMap) -> Result<Option<String>, Fault> {
+fn client_key(headers: &HeaderMap) -> Result<Option<String>, OpError> {
     let mut values = headers.get_all("idempotency-key").iter();
     let Some(value) = values.next() else { return Ok(None) };
     let max = limits::CLIENT_KEY_BYTES_MAX;
     let key = value.to_str().ok().filter(|key| (1..=max).contains(&key.len()) && values.next().is_none());
     key.map(|key| Some(key.to_owned())).ok_or_else(|| {
-        Fault::new(
+        OpError::new(
             ErrorCode::Invalid,
             format!("Idempotency-Key must be one value of 1 to {max} printable ASCII characters"),
         )
@@ -202,7 +202,7 @@ pub(super) async fn create(
     Extension(who): Extension<Identity>,
     headers: HeaderMap,
     request: Request<Body>,
-) -> Result<Response, Fault> {
+) -> Result<Response, OpError> {
     const TTL_MIN: Duration = Duration::from_secs(1);
     const TTL_MAX: Duration = Duration::from_millis(limits::TTL_MS_MAX);
     const TIMEOUT_MIN: Duration = Duration::from_millis(1);
@@ -231,7 +231,7 @@ pub(super) async fn create(
     let over = reading.has_ended() && (wait.is_some() || !accepted.created);
     let status = if over { StatusCode::OK } else { StatusCode::ACCEPTED };
     let mut response = (status, Json(render(&app.mesh().view(), &reading))).into_response();
-    let invalid = |error: InvalidHeaderValue| Fault::new(ErrorCode::Internal, error.to_string());
+    let invalid = |error: InvalidHeaderValue| OpError::new(ErrorCode::Internal, error.to_string());
     let location = HeaderValue::from_str(&url(accepted.id)).map_err(invalid)?;
     response.headers_mut().insert(LOCATION, location);
     if let Some(wait) = wait {
@@ -301,13 +301,13 @@ fn write_cursor(cursor: CallCursor) -> String {
     data_encoding::BASE64URL_NOPAD.encode(&bytes)
 }
 
-fn read_cursor(text: &str) -> Result<CallCursor, Fault> {
+fn read_cursor(text: &str) -> Result<CallCursor, OpError> {
     let read = || {
         let bytes = data_encoding::BASE64URL_NOPAD.decode(text.as_bytes()).ok()?;
         let (time, id) = bytes.split_first_chunk::<8>()?;
         Some(CallCursor { accepted_ms: u64::from_be_bytes(*time), id: ReqId::from_slice(id)? })
     };
-    read().ok_or_else(|| Fault::new(ErrorCode::Invalid, "`cursor` is not one that this route gave out"))
+    read().ok_or_else(|| OpError::new(ErrorCode::Invalid, "`cursor` is not one that this route gave out"))
 }
 
 /// The calls that this device knows, newest first. Large outputs are left out.
@@ -317,11 +317,11 @@ pub(super) async fn list(
     State(app): AppState,
     Query(query): Query<ListQuery>,
     headers: HeaderMap,
-) -> Result<Json<Page<Call>>, Fault> {
+) -> Result<Json<Page<Call>>, OpError> {
     check_accept(&headers, JSON)?;
     let limit = query.limit.unwrap_or(PAGE_DEFAULT);
     if !(1..=PAGE_MAX).contains(&limit) {
-        return Err(Fault::new(ErrorCode::Invalid, format!("limit must be 1 to {PAGE_MAX}")));
+        return Err(OpError::new(ErrorCode::Invalid, format!("limit must be 1 to {PAGE_MAX}")));
     }
     let state = query.state.as_deref().map(state_filter).transpose()?;
     let after = query.cursor.as_deref().map(read_cursor).transpose()?;
@@ -331,9 +331,9 @@ pub(super) async fn list(
     Ok(Json(Page { items, next_cursor: page.next.map(write_cursor) }))
 }
 
-fn state_filter(word: &str) -> Result<CallStateFilter, Fault> {
+fn state_filter(word: &str) -> Result<CallStateFilter, OpError> {
     CallStateFilter::parse(word).ok_or_else(|| {
-        Fault::new(ErrorCode::Invalid, format!("`{}` is not a state", word.escape_debug())).hint(
+        OpError::new(ErrorCode::Invalid, format!("`{}` is not a state", word.escape_debug())).hint(
             "open, queued, ended, accepted, dispatched, running, done, failed, interrupted, expired, cancelled, denied \
              or undeliverable",
         )
@@ -345,7 +345,11 @@ fn state_filter(word: &str) -> Result<CallStateFilter, Fault> {
     params(("id" = String, Path, description = "Id of the call"),
            ("Prefer" = Option<String>, Header, description = "`wait=N`")),
     responses((status = 200, description = "The call", body = Call), Problems))]
-pub(super) async fn show(State(app): AppState, Segment(id): Segment, headers: HeaderMap) -> Result<Json<Call>, Fault> {
+pub(super) async fn show(
+    State(app): AppState,
+    Segment(id): Segment,
+    headers: HeaderMap,
+) -> Result<Json<Call>, OpError> {
     check_accept(&headers, JSON)?;
     let wait = prefer_wait(&headers).unwrap_or_default();
     let reading = calls::read(app.mesh(), &app.stop, id.parse()?, wait).await?;
@@ -357,8 +361,8 @@ pub(super) async fn show(State(app): AppState, Segment(id): Segment, headers: He
     params(("id" = String, Path, description = "Id of the call")),
     responses((status = 200, description = "JSON, UTF-8 text, or bytes",
         content((String = "application/json"), (String = "text/plain"), (Vec<u8> = "application/octet-stream"))), Problems))]
-pub(super) async fn result(State(app): AppState, Segment(id): Segment) -> Result<Response, Fault> {
-    let wait = |fault: Fault| {
+pub(super) async fn result(State(app): AppState, Segment(id): Segment) -> Result<Response, OpError> {
+    let wait = |fault: OpError| {
         let hint = "GET the call with `Prefer: wait=60` to wait for its ending";
         if fault.code == ErrorCode::NotEnded { fault.hint(hint) } else { fault }
     };
@@ -366,11 +370,11 @@ pub(super) async fn result(State(app): AppState, Segment(id): Segment) -> Result
         ResultBody::Inline(bytes) => (content_type(&bytes), bytes.len() as u64, Body::from(bytes)),
         ResultBody::File { path, len } => {
             let read =
-                |error: std::io::Error| Fault::new(ErrorCode::StoreFailed, format!("reading the result: {error}"));
+                |error: std::io::Error| OpError::new(ErrorCode::StoreFailed, format!("reading the result: {error}"));
             let file = tokio::fs::File::open(&path).await.map_err(read)?;
             let kind = tokio::task::spawn_blocking(move || file_type(&path))
                 .await
-                .map_err(|error| Fault::new(ErrorCode::Internal, error.to_string()))?
+                .map_err(|error| OpError::new(ErrorCode::Internal, error.to_string()))?
                 .map_err(read)?;
             (kind, len, Body::from_stream(tokio_util::io::ReaderStream::with_capacity(file, 64 * 1024)))
         }
@@ -396,7 +400,7 @@ pub(super) async fn cancel(
     State(app): AppState,
     Segment(id): Segment,
     request: Request<Body>,
-) -> Result<(StatusCode, Json<Call>), Fault> {
+) -> Result<(StatusCode, Json<Call>), OpError> {
     let asked: CancelRequest = body_or_default(request).await?;
     let reading = calls::cancel(app.mesh(), id.parse()?, asked.reason).await?;
     let status = if reading.has_ended() { StatusCode::OK } else { StatusCode::ACCEPTED };

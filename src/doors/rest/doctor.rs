@@ -10,7 +10,7 @@ use super::extract::check_accept;
 use super::problem::Problems;
 use crate::doors::app::AppState;
 use crate::doors::ops::doctor::{self, Severity};
-use crate::status::Fault;
+use crate::status::OpError;
 
 /// Severity of a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
@@ -66,7 +66,7 @@ pub struct Report {
 /// Looks for what is wrong, and names the next step.
 #[utoipa::path(get, path = "/api/v1/doctor", operation_id = "getDoctor", tag = "operation",
     responses((status = 200, description = "The findings", body = Report), Problems))]
-pub(super) async fn doctor(State(app): AppState, headers: HeaderMap) -> Result<Json<Report>, Fault> {
+pub(super) async fn doctor(State(app): AppState, headers: HeaderMap) -> Result<Json<Report>, OpError> {
     check_accept(&headers, "application/json")?;
     let checks = doctor::examine(app.mesh(), &app.context.home).await?;
     let worst = checks.iter().map(|check| check.severity).max().unwrap_or(Severity::Ok);

@@ -22,7 +22,7 @@ use super::problem::Problems;
 use crate::doors::app::{App, AppState};
 use crate::doors::ops::devices::name_of;
 use crate::mesh::{Event, EventKind, EventLog};
-use crate::status::{ErrorCode, Fault};
+use crate::status::{ErrorCode, OpError};
 
 /// Silence after which a comment is sent, so that both ends notice a dead connection.
 const HEARTBEAT: Duration = Duration::from_secs(15);
@@ -61,7 +61,7 @@ pub(super) async fn events(
     State(app): AppState,
     Query(query): Query<EventQuery>,
     headers: HeaderMap,
-) -> Result<Response, Fault> {
+) -> Result<Response, OpError> {
     check_accept(&headers, "text/event-stream")?;
     let topics: Vec<&'static str> = match query.topics.as_deref() {
         None | Some("") => TOPICS.to_vec(),
@@ -69,7 +69,7 @@ pub(super) async fn events(
             .split(',')
             .map(|word| {
                 TOPICS.into_iter().find(|topic| *topic == word.trim()).ok_or_else(|| {
-                    Fault::new(ErrorCode::Invalid, format!("`{}` is not a topic", word.escape_debug()))
+                    OpError::new(ErrorCode::Invalid, format!("`{}` is not a topic", word.escape_debug()))
                         .hint(TOPICS.join(", "))
                 })
             })

@@ -13,7 +13,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use crate::json::deeper_than;
-use crate::status::{ErrorCode, Fault};
+use crate::status::{ErrorCode, OpError};
 
 /// Media type of nearly all answers.
 pub(super) const JSON: &str = "application/json";
@@ -25,8 +25,8 @@ pub const SMALL_BODY_BYTES_MAX: usize = 16 * 1024;
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Reads the bytes of a JSON body of at most `max` bytes.
-pub(super) async fn json_bytes(request: Request<Body>, max: usize, optional: bool) -> Result<Bytes, Fault> {
-    let too_large = || Fault::new(ErrorCode::TooLarge, format!("the body may have at most {max} bytes"));
+pub(super) async fn json_bytes(request: Request<Body>, max: usize, optional: bool) -> Result<Bytes, OpError> {
+    let too_large = || OpError::new(ErrorCode::TooLarge, format!("the body may have at most {max} bytes"));
     let declared = request.headers().get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
     if declared.is_some_and(|length| length > max as u64) {
         return Err(too_large());
@@ -36,9 +36,9 @@ pub(super) async fn json_bytes(request: Request<Body>, max: usize, optional: boo
     let bytes = match tokio::time::timeout(BODY_TIMEOUT, read).await {
         Ok(Ok(body)) => body.to_bytes(),
         Ok(Err(error)) if error.is::<LengthLimitError>() => return Err(too_large()),
-        Ok(Err(error)) => return Err(Fault::new(ErrorCode::BadRequest, format!("reading the body: {error}"))),
+        Ok(Err(error)) => return Err(OpError::new(ErrorCode::BadRequest, format!("reading the body: {error}"))),
         Err(_) => {
-            return Err(Fault::new(
+            return Err(OpError::new(
                 ErrorCode::RequestTimeout,
                 format!("the body took over {} s", BODY_TIMEOUT.as_secs()),
             ));
@@ -48,7 +48,7 @@ pub(super) async fn json_bytes(request: Request<Body>, max: usize, optional: boo
         return Ok(Bytes::from_static(b"{}"));
     }
     if !is_json {
-        return Err(Fault::new(ErrorCode::UnsupportedMedia, "the body must be JSON")
+        return Err(OpError::new(ErrorCode::UnsupportedMedia, "the body must be JSON")
             .hint("send the header `Content-Type: application/json`"));
     }
     Ok(bytes)
@@ -60,23 +60,23 @@ fn is_json(headers: &HeaderMap) -> bool {
 }
 
 /// Parses JSON into a request's type: syntax errors are 400, everything else 422.
-pub(super) fn parse<'a, T: Deserialize<'a>>(bytes: &'a [u8], depth_max: usize) -> Result<T, Fault> {
+pub(super) fn parse<'a, T: Deserialize<'a>>(bytes: &'a [u8], depth_max: usize) -> Result<T, OpError> {
     if deeper_than(bytes, depth_max) {
-        return Err(Fault::new(ErrorCode::Invalid, format!("the JSON is nested deeper than {JSON_DEPTH_MAX}")));
+        return Err(OpError::new(ErrorCode::Invalid, format!("the JSON is nested deeper than {JSON_DEPTH_MAX}")));
     }
     serde_json::from_slice(bytes).map_err(|error| {
         let code = if error.is_data() { ErrorCode::Invalid } else { ErrorCode::BadRequest };
-        Fault::new(code, format!("the body: {error}"))
+        OpError::new(code, format!("the body: {error}"))
     })
 }
 
 /// Reads a small JSON body.
-pub(super) async fn body<T: DeserializeOwned>(request: Request<Body>) -> Result<T, Fault> {
+pub(super) async fn body<T: DeserializeOwned>(request: Request<Body>) -> Result<T, OpError> {
     parse(&json_bytes(request, SMALL_BODY_BYTES_MAX, false).await?, JSON_DEPTH_MAX)
 }
 
 /// Reads a small JSON body that may be absent, which means `{}`.
-pub(super) async fn body_or_default<T: DeserializeOwned>(request: Request<Body>) -> Result<T, Fault> {
+pub(super) async fn body_or_default<T: DeserializeOwned>(request: Request<Body>) -> Result<T, OpError> {
     parse(&json_bytes(request, SMALL_BODY_BYTES_MAX, true).await?, JSON_DEPTH_MAX)
 }
 
@@ -85,12 +85,12 @@ pub(super) async fn body_or_default<T: DeserializeOwned>(request: Request<Body>)
 pub(super) struct Query<T>(pub(super) T);
 
 impl<T: DeserializeOwned + Send, S: Sync> FromRequestParts<S> for Query<T> {
-    type Rejection = Fault;
+    type Rejection = OpError;
 
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Fault> {
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, OpError> {
         axum::extract::Query::<T>::try_from_uri(&parts.uri).map(|query| Self(query.0)).map_err(|error| {
             let cause = std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string);
-            Fault::new(ErrorCode::Invalid, format!("the query: {cause}"))
+            OpError::new(ErrorCode::Invalid, format!("the query: {cause}"))
         })
     }
 }
@@ -100,18 +100,18 @@ impl<T: DeserializeOwned + Send, S: Sync> FromRequestParts<S> for Query<T> {
 pub(super) struct Segment(pub(super) String);
 
 impl<S: Send + Sync> FromRequestParts<S> for Segment {
-    type Rejection = Fault;
+    type Rejection = OpError;
 
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Fault> {
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, OpError> {
         axum::extract::Path::<String>::from_request_parts(parts, state)
             .await
             .map(|path| Self(path.0))
-            .map_err(|error| Fault::new(ErrorCode::BadRequest, error.to_string()))
+            .map_err(|error| OpError::new(ErrorCode::BadRequest, error.to_string()))
     }
 }
 
 /// Refuses when the client says that it cannot read `offered` ("application/json").
-pub(super) fn check_accept(headers: &HeaderMap, offered: &'static str) -> Result<(), Fault> {
+pub(super) fn check_accept(headers: &HeaderMap, offered: &'static str) -> Result<(), OpError> {
     let mut ranges =
         headers.get_all(ACCEPT).iter().filter_map(|v| v.to_str().ok()).flat_map(|v| v.split(',')).peekable();
     if ranges.peek().is_none() {
@@ -128,7 +128,7 @@ pub(super) fn check_accept(headers: &HeaderMap, offered: &'static str) -> Result
     if fits {
         return Ok(());
     }
-    Err(Fault::new(ErrorCode::NotAcceptable, format!("this route answers with {offered} only")))
+    Err(OpError::new(ErrorCode::NotAcceptable, format!("this route answers with {offered} only")))
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use futures_util::FutureExt as _;
 use super::{metrics, problem};
 use crate::doors::app::{App, AppState};
 use crate::doors::auth;
-use crate::status::{ErrorCode, Fault};
+use crate::status::{ErrorCode, OpError};
 
 /// The policy of answers that are data: nothing in them may run, load or be framed.
 const DATA_ONLY: &str = "default-src 'none'; frame-ancestors 'none'; sandbox";
@@ -39,12 +39,12 @@ async fn guard(State(app): AppState, request: Request, next: Next) -> Response {
 }
 
 /// Proves the caller and runs the handler, which finds the [`Identity`](crate::doors::Identity) in the extensions.
-async fn answer(app: &App, mut request: Request, next: Next) -> Result<Response, Fault> {
+async fn answer(app: &App, mut request: Request, next: Next) -> Result<Response, OpError> {
     if let Some(identity) = auth::identify(&app.context.tokens, &request)? {
         request.extensions_mut().insert(identity);
     }
     AssertUnwindSafe(next.run(request)).catch_unwind().await.map_err(|_| {
         // The panic hook has logged where; the client learns only that it was our fault.
-        Fault::new(ErrorCode::Internal, "a fault of sigil, not of the request; the log has the details")
+        OpError::new(ErrorCode::Internal, "a fault of sigil, not of the request; the log has the details")
     })
 }

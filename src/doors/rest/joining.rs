@@ -21,12 +21,12 @@ use crate::doors::ops::joining::{self, JoinState};
 use crate::mesh::invite::InviteCode;
 use crate::mesh::transport::Address;
 use crate::mesh::{JoinError, JoinTarget};
-use crate::status::{ErrorCode, Fault};
+use crate::status::{ErrorCode, OpError};
 
 /// Devices that await approval.
 #[utoipa::path(get, path = "/api/v1/pending", operation_id = "listPending", tag = "joining",
     responses((status = 200, description = "In the order in which they first asked", body = Page<PendingDevice>), Problems))]
-pub(super) async fn pending(State(app): AppState, headers: HeaderMap) -> Result<Json<Page<PendingDevice>>, Fault> {
+pub(super) async fn pending(State(app): AppState, headers: HeaderMap) -> Result<Json<Page<PendingDevice>>, OpError> {
     check_accept(&headers, JSON)?;
     Ok(Json(Page::whole(joining::pending(app.mesh()).iter().map(Into::into).collect())))
 }
@@ -40,7 +40,7 @@ pub(super) async fn approve(
     State(app): AppState,
     Segment(id): Segment,
     request: Request<Body>,
-) -> Result<Json<Node>, Fault> {
+) -> Result<Json<Node>, OpError> {
     let approval: Approval = body_or_default(request).await?;
     let (view, node) = devices::approve_pending(app.mesh(), &id, approval.read()?).await?;
     Ok(Json(Node::approved(&view, &node)))
@@ -50,7 +50,7 @@ pub(super) async fn approve(
 #[utoipa::path(post, path = "/api/v1/pending/{id}/reject", operation_id = "rejectPending", tag = "joining",
     params(("id" = String, Path, description = "Name, peer id, or a prefix of one of at least 7 characters")),
     responses((status = 204, description = "It is rejected"), Problems))]
-pub(super) async fn reject(State(app): AppState, Segment(id): Segment) -> Result<StatusCode, Fault> {
+pub(super) async fn reject(State(app): AppState, Segment(id): Segment) -> Result<StatusCode, OpError> {
     devices::reject_pending(app.mesh(), &id).await?;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -58,7 +58,7 @@ pub(super) async fn reject(State(app): AppState, Segment(id): Segment) -> Result
 /// Strangers seen on the local network.
 #[utoipa::path(get, path = "/api/v1/nearby", operation_id = "listNearby", tag = "joining",
     responses((status = 200, description = "By name", body = Page<NearbyDevice>), Problems))]
-pub(super) async fn nearby(State(app): AppState, headers: HeaderMap) -> Result<Json<Page<NearbyDevice>>, Fault> {
+pub(super) async fn nearby(State(app): AppState, headers: HeaderMap) -> Result<Json<Page<NearbyDevice>>, OpError> {
     check_accept(&headers, JSON)?;
     Ok(Json(Page::whole(joining::nearby(app.mesh()).iter().map(Into::into).collect())))
 }
@@ -93,7 +93,7 @@ pub(super) struct InviteAnswer {
 pub(super) async fn invite(
     State(app): AppState,
     request: Request<Body>,
-) -> Result<(StatusCode, Json<InviteAnswer>), Fault> {
+) -> Result<(StatusCode, Json<InviteAnswer>), OpError> {
     let new: NewInvite = body_or_default(request).await?;
     let tier = Tier::from(new.tier.unwrap_or(TierName::Owner));
     let invite = joining::invite(app.mesh(), tier, new.expires_s.map(Duration::from_secs)).await?;
@@ -130,7 +130,7 @@ fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<S
     Option::deserialize(deserializer).map(Some)
 }
 
-fn target(request: JoinRequest) -> Result<JoinTarget, Fault> {
+fn target(request: JoinRequest) -> Result<JoinTarget, OpError> {
     match (request.code, request.nearby, request.address) {
         (Some(code), None, None) => {
             let code = code.trim().parse::<InviteCode>();
@@ -141,10 +141,10 @@ fn target(request: JoinRequest) -> Result<JoinTarget, Fault> {
             let address = address.parse::<SocketAddr>().map(Address::Udp).map(JoinTarget::Address);
             address.map_err(|_| {
                 let allowed = "`address` must be IP:PORT, such as 192.168.1.20:7433 or [fe80::1]:7433";
-                Fault::new(ErrorCode::Invalid, allowed)
+                OpError::new(ErrorCode::Invalid, allowed)
             })
         }
-        _ => Err(Fault::new(ErrorCode::Invalid, "give exactly one of `code`, `nearby` and `address`")),
+        _ => Err(OpError::new(ErrorCode::Invalid, "give exactly one of `code`, `nearby` and `address`")),
     }
 }
 
@@ -175,7 +175,7 @@ pub(super) enum JoinAnswer {
 pub(super) async fn join(
     State(app): AppState,
     request: Request<Body>,
-) -> Result<(StatusCode, Json<JoinAnswer>), Fault> {
+) -> Result<(StatusCode, Json<JoinAnswer>), OpError> {
     let request: JoinRequest = body(request).await?;
     let force = request.force;
     Ok(match joining::join(app.mesh(), target(request)?, force).await? {
@@ -199,7 +199,7 @@ pub(super) struct LeaveAnswer {
 /// Leaves the mesh and founds one of its own. Open calls end as undeliverable.
 #[utoipa::path(post, path = "/api/v1/leave", operation_id = "leave", tag = "joining",
     responses((status = 200, description = "Left", body = LeaveAnswer), Problems))]
-pub(super) async fn leave(State(app): AppState) -> Result<Json<LeaveAnswer>, Fault> {
+pub(super) async fn leave(State(app): AppState) -> Result<Json<LeaveAnswer>, OpError> {
     let mesh = joining::leave(app.mesh()).await?;
     Ok(Json(LeaveAnswer { mesh_id: mesh.to_string() }))
 }

@@ -12,7 +12,7 @@ use super::model::{Page, time};
 use super::problem::Problems;
 use crate::doors::app::AppState;
 use crate::doors::log_ring::{LINES_MAX, Line};
-use crate::status::{ErrorCode, Fault};
+use crate::status::{ErrorCode, OpError};
 
 /// A line of the log.
 #[derive(Debug, Clone, Serialize, ToSchema)]
@@ -63,17 +63,17 @@ pub(super) async fn logs(
     State(app): AppState,
     Query(query): Query<LogQuery>,
     headers: HeaderMap,
-) -> Result<Json<Page<LogLine>>, Fault> {
+) -> Result<Json<Page<LogLine>>, OpError> {
     check_accept(&headers, "application/json")?;
     let limit = query.limit.unwrap_or(200);
     if !(1..=LINES_MAX).contains(&limit) {
-        return Err(Fault::new(ErrorCode::Invalid, format!("limit must be 1 to {LINES_MAX}")));
+        return Err(OpError::new(ErrorCode::Invalid, format!("limit must be 1 to {LINES_MAX}")));
     }
     let level = query.level.map_or(Ok(Level::TRACE), |word| {
-        word.parse().map_err(|_| Fault::new(ErrorCode::Invalid, "level must be error, warn, info, debug or trace"))
+        word.parse().map_err(|_| OpError::new(ErrorCode::Invalid, "level must be error, warn, info, debug or trace"))
     })?;
     let after = query.cursor.map_or(Ok(0), |cursor| {
-        cursor.parse().map_err(|_| Fault::new(ErrorCode::Invalid, "`cursor` is not one that this route gave out"))
+        cursor.parse().map_err(|_| OpError::new(ErrorCode::Invalid, "`cursor` is not one that this route gave out"))
     })?;
     let newest = app.context.logs.newest();
     let mut items = app.context.logs.lines(after, level, limit);

@@ -17,7 +17,7 @@ use super::problem::Problems;
 use crate::doors::app::{App, AppState};
 use crate::doors::ops::devices::is_online;
 use crate::mesh::EventKind;
-use crate::status::Fault;
+use crate::status::OpError;
 use crate::tasks::TaskGroup;
 
 /// The process's recorder; made at the first use. Counters that are touched before count nowhere.
@@ -108,7 +108,7 @@ fn resident_bytes() -> Option<u64> {
 /// Measurements for Prometheus.
 #[utoipa::path(get, path = "/metrics", operation_id = "getMetrics", tag = "operation",
     responses((status = 200, description = "Text format 0.0.4", body = String, content_type = "text/plain"), Problems))]
-pub(super) async fn metrics(State(app): AppState, headers: HeaderMap) -> Result<Response, Fault> {
+pub(super) async fn metrics(State(app): AppState, headers: HeaderMap) -> Result<Response, OpError> {
     check_accept(&headers, "text/plain")?;
     let handle = recorder();
     read(&app);

@@ -13,12 +13,12 @@ use super::problem::Problems;
 use crate::doors::app::AppState;
 use crate::doors::ops::devices::{self, Named};
 use crate::doors::ops::doctor;
-use crate::status::Fault;
+use crate::status::OpError;
 
 /// This device and its mesh at a glance.
 #[utoipa::path(get, path = "/api/v1/status", operation_id = "getStatus", tag = "mesh",
     responses((status = 200, description = "The state of this moment", body = Status), Problems))]
-pub(super) async fn status(State(app): AppState, headers: HeaderMap) -> Result<Json<Status>, Fault> {
+pub(super) async fn status(State(app): AppState, headers: HeaderMap) -> Result<Json<Status>, OpError> {
     check_accept(&headers, JSON)?;
     let (view, around) = (app.mesh().view(), app.mesh().surroundings());
     Ok(Json(Status {
@@ -61,7 +61,7 @@ pub(super) async fn list(
     State(app): AppState,
     Query(filter): Query<NodeFilter>,
     headers: HeaderMap,
-) -> Result<Json<Page<Node>>, Fault> {
+) -> Result<Json<Page<Node>>, OpError> {
     check_accept(&headers, JSON)?;
     let (view, around) = (app.mesh().view(), app.mesh().surroundings());
     let mut items: Vec<_> = view.nodes.iter().map(|node| Node::approved(&view, node)).collect();
@@ -75,7 +75,11 @@ pub(super) async fn list(
 #[utoipa::path(get, path = "/api/v1/nodes/{id}", operation_id = "getNode", tag = "mesh",
     params(("id" = String, Path, description = "Name, peer id, or a prefix of one of at least 7 characters")),
     responses((status = 200, description = "The device", body = Node), Problems))]
-pub(super) async fn show(State(app): AppState, Segment(id): Segment, headers: HeaderMap) -> Result<Json<Node>, Fault> {
+pub(super) async fn show(
+    State(app): AppState,
+    Segment(id): Segment,
+    headers: HeaderMap,
+) -> Result<Json<Node>, OpError> {
     check_accept(&headers, JSON)?;
     let (view, around) = (app.mesh().view(), app.mesh().surroundings());
     Ok(Json(match devices::resolve(&view, &around.pending, &id)? {
@@ -96,7 +100,7 @@ pub(super) struct Approval {
 
 impl Approval {
     /// The same in the mesh's own types.
-    pub(super) fn read(self) -> Result<devices::Approval, Fault> {
+    pub(super) fn read(self) -> Result<devices::Approval, OpError> {
         let node_id = self.node_id.map(|id| id.parse()).transpose()?;
         Ok(devices::Approval { tier: self.tier.map(Into::into), node_id })
     }
@@ -111,7 +115,7 @@ pub(super) async fn approve(
     State(app): AppState,
     Segment(id): Segment,
     request: Request<Body>,
-) -> Result<Json<Node>, Fault> {
+) -> Result<Json<Node>, OpError> {
     let approval: Approval = body_or_default(request).await?;
     let (view, node) = devices::approve(app.mesh(), &id, approval.read()?).await?;
     Ok(Json(Node::approved(&view, &node)))
@@ -121,7 +125,7 @@ pub(super) async fn approve(
 #[utoipa::path(delete, path = "/api/v1/nodes/{id}", operation_id = "forgetNode", tag = "mesh",
     params(("id" = String, Path, description = "Name, peer id, or a prefix of one of at least 7 characters")),
     responses((status = 204, description = "It is gone"), Problems))]
-pub(super) async fn forget(State(app): AppState, Segment(id): Segment) -> Result<StatusCode, Fault> {
+pub(super) async fn forget(State(app): AppState, Segment(id): Segment) -> Result<StatusCode, OpError> {
     devices::forget(app.mesh(), &id).await?;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -142,7 +146,7 @@ pub(super) async fn tools(
     State(app): AppState,
     Query(filter): Query<ToolFilter>,
     headers: HeaderMap,
-) -> Result<Json<Page<Tool>>, Fault> {
+) -> Result<Json<Page<Tool>>, OpError> {
     check_accept(&headers, JSON)?;
     let view = app.mesh().view();
     let members = devices::members(&view, filter.node.as_deref())?;

@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 use utoipa::openapi::{ContentBuilder, Ref, RefOr, ResponseBuilder};
 use utoipa::{IntoResponses, ToSchema};
 
-use crate::status::{ErrorCode, Fault};
+use crate::status::{ErrorCode, OpError};
 
 /// Media type of a problem.
 pub const PROBLEM_JSON: &str = "application/problem+json";
@@ -58,7 +58,7 @@ impl IntoResponses for Problems {
     }
 }
 
-impl IntoResponse for Fault {
+impl IntoResponse for OpError {
     /// Leaves the body to `finish`, which knows the trace id.
     fn into_response(self) -> Response {
         let status = StatusCode::from_u16(self.code.http()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
@@ -84,7 +84,7 @@ fn trace_id() -> String {
 }
 
 /// The answers that axum and hyper give by themselves, in our words.
-fn foreign(status: StatusCode, text: &str) -> Fault {
+fn foreign(status: StatusCode, text: &str) -> OpError {
     let code = match status.as_u16() {
         404 => ErrorCode::NotFound,
         405 => ErrorCode::MethodNotAllowed,
@@ -97,7 +97,7 @@ fn foreign(status: StatusCode, text: &str) -> Fault {
         500..=599 => ErrorCode::Internal,
         _ => ErrorCode::BadRequest,
     };
-    let fault = Fault::new(code, if text.is_empty() { code.title() } else { text });
+    let fault = OpError::new(code, if text.is_empty() { code.title() } else { text });
     if code == ErrorCode::NotFound {
         fault.hint("/openapi.json lists the routes")
     } else if code == ErrorCode::MethodNotAllowed {
@@ -113,7 +113,7 @@ pub(super) async fn finish(response: Response) -> Response {
         return response;
     }
     let (mut parts, body) = response.into_parts();
-    let fault = if let Some(fault) = parts.extensions.remove::<Fault>() {
+    let fault = if let Some(fault) = parts.extensions.remove::<OpError>() {
         fault
     } else {
         let bytes = to_bytes(body, 4096).await.unwrap_or_default();

@@ -186,7 +186,7 @@ impl Fake {
         let bound = serve(context, &socket, "127.0.0.1:0".parse().unwrap(), &tasks).await.unwrap();
         let books = Arc::new(Mutex::new(Books::default()));
         let fake = Self { home, books, view, surroundings, events, blobs, tasks, bound, token, logs };
-        let actor = Actor {
+        let mesh_end = FakeMesh {
             books: fake.books.clone(),
             events: fake.events.clone(),
             view: fake.view.clone(),
@@ -194,7 +194,7 @@ impl Fake {
         };
         fake.tasks.spawn(async move {
             while let Some(request) = inbox.recv().await {
-                actor.answer(request);
+                mesh_end.answer(request);
             }
         });
         fake
@@ -290,14 +290,14 @@ fn reply<T>(to: tokio::sync::oneshot::Sender<T>, value: T) {
     let _ = to.send(value);
 }
 
-struct Actor {
+struct FakeMesh {
     books: Arc<Mutex<Books>>,
     events: Arc<EventLog>,
     view: watch::Sender<Arc<View>>,
     surroundings: watch::Sender<Arc<Surroundings>>,
 }
 
-impl Actor {
+impl FakeMesh {
     fn answer(&self, request: Request) {
         match request {
             Request::Command(command, to) => reply(to, self.command(command)),

@@ -10,7 +10,7 @@ use super::problem::Problems;
 use crate::doors::app::AppState;
 use crate::doors::identity::Identity;
 use crate::doors::ops;
-use crate::status::Fault;
+use crate::status::OpError;
 
 /// A token for loopback HTTP.
 #[derive(Debug, Serialize, ToSchema)]
@@ -25,7 +25,7 @@ pub(super) struct TokenAnswer {
 pub(super) async fn mint(
     State(app): AppState,
     Extension(who): Extension<Identity>,
-) -> Result<(StatusCode, Json<TokenAnswer>), Fault> {
+) -> Result<(StatusCode, Json<TokenAnswer>), OpError> {
     let token = ops::tokens::mint(&app.context.tokens, who).await?;
     Ok((StatusCode::CREATED, Json(TokenAnswer { token })))
 }
@@ -33,7 +33,7 @@ pub(super) async fn mint(
 /// Revokes all tokens. Only through the unix socket.
 #[utoipa::path(delete, path = "/api/v1/tokens", operation_id = "revokeTokens", tag = "operation",
     responses((status = 204, description = "No token is valid any more"), Problems))]
-pub(super) async fn revoke(State(app): AppState, Extension(who): Extension<Identity>) -> Result<StatusCode, Fault> {
+pub(super) async fn revoke(State(app): AppState, Extension(who): Extension<Identity>) -> Result<StatusCode, OpError> {
     ops::tokens::revoke_all(&app.context.tokens, who).await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -9,14 +9,14 @@ use super::dial::HANDSHAKE_MAX;
 use super::join;
 use super::quic::Code;
 use super::session::{self, HELLO_MAX};
-use super::shared::Shared;
+use super::shared::LinksState;
 use super::strangers::Admission;
 use super::stream::{self, Tag};
 use super::tls::peer_key;
 use super::underlay::Underlay;
 
 /// Accepts until the endpoint of the underlay closes.
-pub(super) async fn run(shared: Arc<Shared>, underlay: Arc<Underlay>) {
+pub(super) async fn run(shared: Arc<LinksState>, underlay: Arc<Underlay>) {
     while let Some(incoming) = underlay.endpoint.accept().await {
         let may_prove = !incoming.remote_address_validated() && incoming.may_retry();
         let permit = match underlay.strangers.admit(may_prove, Instant::now()) {
@@ -41,7 +41,7 @@ pub(super) async fn run(shared: Arc<Shared>, underlay: Arc<Underlay>) {
 }
 
 /// The handshake is done and the key proven: sees what the peer wants.
-async fn greet(shared: &Arc<Shared>, underlay: &Underlay, connection: quinn::Connection) {
+async fn greet(shared: &Arc<LinksState>, underlay: &Underlay, connection: quinn::Connection) {
     let Some(key) = peer_key(&connection) else { return Code::Protocol.close(&connection) };
     let peer = key.peer_id();
     let place = if shared.is_member(peer) {

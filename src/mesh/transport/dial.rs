@@ -14,7 +14,7 @@ use mesh_core::ids::{PeerId, PublicKey};
 use tokio::time::{sleep, timeout};
 
 use super::address::{Address, HostPort, canonical};
-use super::shared::Shared;
+use super::shared::LinksState;
 use super::tls::{SERVER_NAME, peer_key};
 use super::underlay::UnderlayKind;
 
@@ -74,7 +74,7 @@ enum Finish {
 /// Connects to the first of `addresses` that answers with the key of `expected` (any key, if nobody is expected).
 /// Addresses that no underlay here carries are left out.
 pub(super) async fn race(
-    shared: &Arc<Shared>,
+    shared: &Arc<LinksState>,
     addresses: &[Address],
     expected: Option<PeerId>,
 ) -> Result<Answered, Unanswered> {
@@ -147,7 +147,7 @@ fn is_unicast(socket: SocketAddr) -> bool {
     socket.port() != 0 && !socket.ip().is_unspecified() && !socket.ip().is_multicast()
 }
 
-async fn look_up(shared: &Arc<Shared>, name: HostPort) -> Finish {
+async fn look_up(shared: &Arc<LinksState>, name: HostPort) -> Finish {
     let looking = async {
         let permit = shared.lookups.clone().acquire_owned().await.map_err(io::Error::other)?;
         tokio::task::spawn_blocking(move || {
@@ -170,7 +170,7 @@ async fn look_up(shared: &Arc<Shared>, name: HostPort) -> Finish {
     }
 }
 
-async fn connect(shared: &Arc<Shared>, target: Target, expected: Option<PeerId>) -> Finish {
+async fn connect(shared: &Arc<LinksState>, target: Target, expected: Option<PeerId>) -> Finish {
     let Target { underlay, socket } = target;
     let address = match underlay {
         UnderlayKind::Udp => Address::Udp(socket),

@@ -13,7 +13,7 @@ use super::dial::{self, Answered, Unanswered};
 use super::event::LinkEvent;
 use super::join_messages::{JoinAnswer, JoinAttempt, JoinConversation, JoinDialError, JoinRequest, RefusalCode};
 use super::quic::{self, Code};
-use super::shared::Shared;
+use super::shared::LinksState;
 use super::strangers::Place;
 use super::stream::{self, Tag};
 use super::underlay::UnderlayKind;
@@ -30,7 +30,7 @@ const LAST_MAX: Duration = Duration::from_secs(30);
 
 /// The newcomer's side.
 pub(super) async fn ask(
-    shared: &Arc<Shared>,
+    shared: &Arc<LinksState>,
     addresses: &[Address],
     expected: Option<PeerId>,
     request: &JoinRequest,
@@ -65,7 +65,7 @@ pub(super) async fn ask(
 
 /// Passes on what the other end answers, until its last answer or the end of the connection.
 async fn hear(
-    shared: &Shared,
+    shared: &LinksState,
     connection: &quinn::Connection,
     mut recv: RecvStream,
     answers: &mpsc::Sender<JoinAnswer>,
@@ -98,7 +98,7 @@ pub(super) struct Guest {
 /// waits for a person has one of the places that the mesh gives to such; its stranger's place is free for the next,
 /// which may have an invite.
 pub(super) async fn serve(
-    shared: &Arc<Shared>,
+    shared: &Arc<LinksState>,
     connection: &quinn::Connection,
     guest: Guest,
     mut send: SendStream,

@@ -161,7 +161,7 @@ pub enum JoinDialError {
         /// The address.
         address: Address,
     },
-    /// The connection broke before the request was excluded.
+    /// The connection broke before the request was sent.
     #[error("the connection to {address} broke")]
     Broken {
         /// The address.

@@ -15,7 +15,7 @@ use super::members::Members;
 use super::news::News;
 use super::quic::{self, Code};
 use super::session;
-use super::shared::{Shared, Taken, ToTable, random};
+use super::shared::{LinksState, Taken, ToTable, random};
 use super::underlay::UnderlayKind;
 
 /// Grace of a link that was replaced: it still takes what is under way on it, and the other end learns of the new one.
@@ -28,7 +28,7 @@ const MOVED_AGAIN: Duration = Duration::from_millis(1800);
 
 /// See the module.
 pub(super) struct LinkTable {
-    shared: Arc<Shared>,
+    shared: Arc<LinksState>,
     members: watch::Receiver<Arc<Members>>,
     dials: DialPlan,
     news: News<GoAhead>,
@@ -44,7 +44,7 @@ struct GoAhead {
 }
 
 impl LinkTable {
-    pub(super) fn new(shared: Arc<Shared>) -> Self {
+    pub(super) fn new(shared: Arc<LinksState>) -> Self {
         let (members, dials) = (shared.members.subscribe(), DialPlan::new(shared.me));
         Self { shared, members, dials, news: News::new(), last: 0 }
     }

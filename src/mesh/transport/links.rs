@@ -21,7 +21,7 @@ use super::link::LinkInfo;
 use super::link_table::LinkTable;
 use super::members::Members;
 use super::quic::{self, Code};
-use super::shared::{Drain, LiveLinks, Shared, ToTable, random};
+use super::shared::{Drain, LinksState, LiveLinks, ToTable, random};
 use super::stream::{self, ServiceId, ServiceIo, Tag};
 use super::tls::{Credentials, TlsError};
 use super::underlay::{Underlay, Underlays};
@@ -95,7 +95,7 @@ pub enum OpenError {
 /// The links of this peer. Cheap to clone. What is not `async` never waits.
 #[derive(Debug, Clone)]
 pub struct Links {
-    pub(super) shared: Arc<Shared>,
+    pub(super) shared: Arc<LinksState>,
 }
 
 impl Links {
@@ -116,7 +116,7 @@ impl Links {
         server.transport_config(quic::transport(quic::End::Accepted));
         let (udp, watcher) = Underlay::udp(listen, quic::endpoint_config(&key), server).map_err(socket_error)?;
         let (table, inbox) = mpsc::channel(INBOX);
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(LinksState {
             me: key.peer_id(),
             nonce: random(),
             underlays: Underlays { udp: Arc::new(udp) },
@@ -237,7 +237,7 @@ impl Links {
 }
 
 /// Tells the link table whenever own addresses on this underlay change.
-async fn report_addresses(shared: Arc<Shared>, underlay: Arc<Underlay>) {
+async fn report_addresses(shared: Arc<LinksState>, underlay: Arc<Underlay>) {
     let mut own = underlay.own.clone();
     let reporting = async {
         while own.changed().await.is_ok() {

@@ -1,4 +1,4 @@
-//! The incarnation of one link: how two ends agree on a connection, and the tasks that read and write it until it ends.
+//! One link from its start to its end: how two ends agree on a connection, and the tasks that read and write it until it ends.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use super::dial_plan::Due;
 use super::event::LinkEvent;
 use super::link::{Link, Offer, Outbox};
 use super::quic::Code;
-use super::shared::{Shared, ToTable};
+use super::shared::{LinksState, ToTable};
 use super::stream::{self, StreamCode, StreamError, Tag};
 use super::underlay::UnderlayKind;
 use super::wire::{self, WireError};
@@ -38,7 +38,7 @@ const LINGER_MAX: Duration = Duration::from_secs(1);
 const BLOBS_AT_ONCE: usize = 8;
 
 /// Agrees with the peer that answered our dial that this connection is to be the link, and runs it.
-pub(super) async fn dialled(shared: &Arc<Shared>, answered: Answered, due: &Due) {
+pub(super) async fn dialled(shared: &Arc<LinksState>, answered: Answered, due: &Due) {
     let Answered { connection, key, underlay, .. } = answered;
     let moved = due.moved;
     let hello = async {
@@ -65,7 +65,7 @@ pub(super) async fn dialled(shared: &Arc<Shared>, answered: Answered, due: &Due)
 
 /// Agrees with a peer that may have a link and opened its mesh stream: the other half of [`dialled`].
 pub(super) async fn accepted(
-    shared: &Arc<Shared>,
+    shared: &Arc<LinksState>,
     connection: quinn::Connection,
     key: PublicKey,
     underlay: UnderlayKind,
@@ -89,7 +89,7 @@ pub(super) async fn accepted(
 }
 
 /// Runs a link to its end, and tells the link table when all of its tasks are done.
-async fn run(shared: &Arc<Shared>, link: Arc<Link>, outbox: Outbox, send: SendStream, recv: RecvStream) {
+async fn run(shared: &Arc<LinksState>, link: Arc<Link>, outbox: Outbox, send: SendStream, recv: RecvStream) {
     tracing::debug!(peer = %link.peer, dialled = link.dialled, "link up");
     let (alive, mut ended) = mpsc::channel::<()>(1);
     let session = Session::new(shared.clone(), link.clone());
@@ -115,7 +115,7 @@ async fn run(shared: &Arc<Shared>, link: Arc<Link>, outbox: Outbox, send: SendSt
 
 /// The tasks of one link.
 struct Session {
-    shared: Arc<Shared>,
+    shared: Arc<LinksState>,
     link: Arc<Link>,
     bad: AtomicU32,
     /// Frames looked at since its peer was revoked.
@@ -123,7 +123,7 @@ struct Session {
 }
 
 impl Session {
-    fn new(shared: Arc<Shared>, link: Arc<Link>) -> Arc<Self> {
+    fn new(shared: Arc<LinksState>, link: Arc<Link>) -> Arc<Self> {
         Arc::new(Self { shared, link, bad: AtomicU32::new(0), farewells: AtomicU32::new(0) })
     }
 

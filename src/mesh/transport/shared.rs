@@ -25,7 +25,7 @@ use crate::tasks::TaskGroup;
 
 /// See the module.
 #[derive(Debug)]
-pub(super) struct Shared {
+pub(super) struct LinksState {
     pub(super) me: PeerId,
     /// Random per process, so that a restarted peer is not taken for the one that it was.
     pub(super) nonce: u64,
@@ -49,7 +49,7 @@ pub(super) struct Shared {
     pub(super) live: LiveLinks,
 }
 
-impl Shared {
+impl LinksState {
     /// True if this peer is approved.
     pub(super) fn is_member(&self, peer: PeerId) -> bool {
         self.members.borrow().get(&peer).is_some_and(|member| !member.leaving)

@@ -79,7 +79,7 @@ pub enum WireError {
     TooLarge(usize),
 }
 
-/// Encodes a frame of class datagram or stream.
+/// Encodes a frame of the channels datagram and stream.
 pub fn encode_frame(frame: &Frame) -> Result<Bytes, WireError> {
     let bytes = pb::MeshFrame { frame: Some(frame_to_pb(frame)?) }.encode_to_vec();
     if bytes.len() > FRAME_BYTES_MAX { Err(WireError::TooLarge(bytes.len())) } else { Ok(bytes.into()) }

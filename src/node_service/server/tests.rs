@@ -700,7 +700,7 @@ async fn a_revoked_node_loses_its_stream_at_once_and_gets_no_other() {
     assert_eq!(gateway.next().await, Seen::Down(id(NODE), 1));
     let mut raw = gateway.raw(NODE).await;
     raw.send(FromNode::Register(registration(NODE, 1))).await;
-    assert_eq!(raw.ack().await, (false, Refusal::NotApproved.to_string()));
+    assert_eq!(raw.ack().await, (false, NotRegistered::NotApproved.to_string()));
 }
 
 #[tokio::test]

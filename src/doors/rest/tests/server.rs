@@ -13,7 +13,7 @@ async fn stopping_ends_event_streams_and_removes_the_socket() {
     assert!(live.next().await.is_some());
     let socket = fake.bound.socket.clone();
     let (ended, ()) = tokio::join!(live.next(), async {
-        // The fake actor has no stop of its own, so this grace always runs out.
+        // The fake mesh has no stop of its own, so this grace always runs out.
         fake.tasks.shutdown(std::time::Duration::from_secs(1)).await;
     });
     assert!(ended.is_none());

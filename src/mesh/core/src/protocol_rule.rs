@@ -66,7 +66,7 @@ pub enum ProtocolRule {
     /// The target's binding of a client key is in the batch of `started`.
     KeyInJournal,
     /// Only the target's word confirms an ending.
-    TargetsWord,
+    TargetConfirms,
     /// An outcome received from a target that turns out to be excluded is re-issued.
     Reissued,
     /// Somebody else's word of expiry waits for twice the error bound.
@@ -169,7 +169,7 @@ impl ProtocolRule {
         Self::KeyAtOrigin,
         Self::KeyAtTarget,
         Self::KeyInJournal,
-        Self::TargetsWord,
+        Self::TargetConfirms,
         Self::Reissued,
         Self::ExpiryMargin,
         Self::OpenLimit,

@@ -23,8 +23,8 @@ const TURN_MS: u64 = 500;
 const TURNS_MAX: usize = 4;
 
 /// Reasons for speaking in the target's place.
-const GONE: &str = "said by the node before it was known here that it does not belong to the mesh any more";
-const FORKED: &str = "said by the node, which contradicts its own log";
+const GONE: &str = "reported by the node before it was known here that it does not belong to the mesh any more";
+const FORKED: &str = "reported by the node, which contradicts its own log";
 
 /// Outcomes that others may lack for ever.
 #[derive(Debug, Default, Clone)]

@@ -13,7 +13,7 @@ pub struct Genesis {
     pub name: String,
     /// Random, so that two meshes of one founder differ.
     pub nonce: u64,
-    /// The founder's handle.
+    /// The founder's name.
     pub node_id: NodeId,
 }
 

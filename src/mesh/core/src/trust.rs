@@ -273,7 +273,7 @@ impl Trust {
     pub(crate) fn free_name(&self, wanted: &NodeId, of: &PeerId) -> NodeId {
         let taken: BTreeSet<&NodeId> =
             self.membership.members.iter().filter(|(peer, _)| *peer != of).map(|(_, m)| &m.node_id).collect();
-        free(wanted, |handle| taken.contains(handle))
+        free(wanted, |name| taken.contains(name))
     }
 
     /// Generation that a new membership change on `peer` must have, and the revocations that an approval takes back.
@@ -355,7 +355,7 @@ impl Trust {
         let mut taken = BTreeSet::new();
         let mut members = BTreeMap::new();
         for (_, peer, mut member) in ordered {
-            member.node_id = free(&member.node_id, |handle| taken.contains(handle));
+            member.node_id = free(&member.node_id, |name| taken.contains(name));
             taken.insert(member.node_id.clone());
             members.insert(peer, member);
         }
@@ -422,7 +422,7 @@ fn free(wanted: &NodeId, is_taken: impl Fn(&NodeId) -> bool) -> NodeId {
     }
     (2..=limits::PEERS_MAX + 1)
         .map(|n| wanted.variant(n))
-        .find(|handle| !is_taken(handle))
+        .find(|name| !is_taken(name))
         .unwrap_or_else(|| wanted.clone())
 }
 

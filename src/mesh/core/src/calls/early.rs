@@ -1,4 +1,4 @@
-//! Early arrivals: outcomes and cancel requests, kept until that comes. All of it is limited, since nobody can
+//! Early arrivals: outcomes and cancel requests, kept until their header comes. All of it is limited, since nobody can
 //! tell yet whether there is such a call.
 
 use std::collections::BTreeMap;
@@ -76,10 +76,11 @@ impl Early {
         }
         // The header will name the target. What others infer must not keep out its outcome; and all keep the same of
         // those: the origin's, and then the first.
-        let is_word = |entry: &SignedEntry| entry.record::<Outcome>().is_some_and(|said| said.source == Source::Target);
+        let is_targets_own =
+            |entry: &SignedEntry| entry.record::<Outcome>().is_some_and(|said| said.source == Source::Target);
         let rank = |entry: &SignedEntry| (!id.is_of(&entry.author), entry.entry.hlc, entry.hash);
-        let kind = is_word(entry);
-        let alike = waiting.iter().filter(|known| is_word(known) == kind);
+        let kind = is_targets_own(entry);
+        let alike = waiting.iter().filter(|known| is_targets_own(known) == kind);
         if alike.clone().count() >= OF_ONE_MAX {
             let Some(last) = alike.max_by_key(|known| rank(known)).filter(|last| rank(last) > rank(entry)).cloned()
             else {

@@ -18,7 +18,7 @@ pub(super) fn is_possible(outcome: &Outcome) -> bool {
 /// The basis of an outcome, if it takes the place of what is held; `None` when it does not count.
 ///
 /// A target's own outcome confirms. Of others the origin and owners have a say (`by_owner`), until the target has spoken.
-/// `anyone_confirms`: see [`crate::protocol_rule::ProtocolRule::TargetsWord`].
+/// `anyone_confirms`: see [`crate::protocol_rule::ProtocolRule::TargetConfirms`].
 pub(super) fn basis_of(
     entry: &SignedEntry,
     outcome: &Outcome,

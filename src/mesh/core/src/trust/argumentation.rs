@@ -67,7 +67,7 @@ impl Record {
 }
 
 /// Revocations by whom they remove.
-pub(super) type Against<'a> = BTreeMap<PeerId, Vec<&'a Record>>;
+pub(super) type RevocationsBySubject<'a> = BTreeMap<PeerId, Vec<&'a Record>>;
 
 /// Owners and approvals that a set of revocations leaves standing.
 #[derive(Debug, Default)]
@@ -84,7 +84,7 @@ pub(super) struct Judged<'a> {
     /// Everyone who would be an owner had nobody ever been revoked, with the distance from the founder.
     pub(super) depths: BTreeMap<PeerId, u32>,
     /// The revocations that count.
-    pub(super) revocations: Against<'a>,
+    pub(super) revocations: RevocationsBySubject<'a>,
     pub(super) standing: Standing,
     /// True if some contradicted each other, so that their order decided.
     #[cfg(test)]
@@ -119,7 +119,7 @@ fn voids(revocation: &Record, record: &Record, taken_back: &BTreeSet<Hash>) -> b
     cutoff.map_or(unseen, |cutoff| record.entry.entry.seq > *cutoff)
 }
 
-fn is_void(record: &Record, revocations: &Against<'_>, taken_back: &BTreeSet<Hash>) -> bool {
+fn is_void(record: &Record, revocations: &RevocationsBySubject<'_>, taken_back: &BTreeSet<Hash>) -> bool {
     revocations.get(&record.entry.author).is_some_and(|of| of.iter().any(|one| voids(one, record, taken_back)))
 }
 
@@ -127,14 +127,14 @@ fn is_void(record: &Record, revocations: &Against<'_>, taken_back: &BTreeSet<Has
 pub(super) fn judge(founder: PeerId, records: &BTreeMap<Hash, Record>) -> Judged<'_> {
     let (approvals, mut open): (Vec<&Record>, Vec<&Record>) =
         records.values().partition(|record| matches!(record.change.what, ChangeKind::Approved { .. }));
-    let depths = derive_owners(founder, &approvals, &Against::new()).owners;
+    let depths = derive_owners(founder, &approvals, &RevocationsBySubject::new()).owners;
     open.retain(|record| record.is_leave() || depths.contains_key(&record.entry.author));
     let depth = |record: &Record| depths.get(&record.entry.author).copied().unwrap_or(u32::MAX);
     open.sort_by_key(|record| {
         let entry = &record.entry;
         (depth(record), entry.author, entry.entry.incarnation, entry.entry.seq, entry.hash)
     });
-    let mut counted = Against::new();
+    let mut counted = RevocationsBySubject::new();
     // Those that count by their order alone. What comes later and would void one of them is skipped.
     let mut by_order: Vec<&Record> = Vec::new();
     loop {
@@ -170,7 +170,7 @@ pub(super) fn judge(founder: PeerId, records: &BTreeMap<Hash, Record>) -> Judged
 }
 
 /// True if a revocation counts when these do.
-fn holds(one: &Record, revocations: &Against<'_>, standing: &Standing) -> bool {
+fn holds(one: &Record, revocations: &RevocationsBySubject<'_>, standing: &Standing) -> bool {
     (one.is_leave() || standing.owners.contains_key(&one.entry.author))
         && !is_void(one, revocations, &standing.taken_back)
 }
@@ -179,7 +179,7 @@ fn holds(one: &Record, revocations: &Against<'_>, standing: &Standing) -> bool {
 pub(super) fn is_kept(
     founder: PeerId,
     approvals: &[&Record],
-    counted: &Against<'_>,
+    counted: &RevocationsBySubject<'_>,
     first: &Record,
     one: &Record,
 ) -> bool {
@@ -187,7 +187,7 @@ pub(super) fn is_kept(
     holds(first, &both, &derive_owners(founder, approvals, &both))
 }
 
-fn with<'a>(counted: &Against<'a>, more: &[&'a Record]) -> Against<'a> {
+fn with<'a>(counted: &RevocationsBySubject<'a>, more: &[&'a Record]) -> RevocationsBySubject<'a> {
     let mut all = counted.clone();
     for one in more {
         all.entry(one.subject).or_default().push(one);
@@ -196,7 +196,7 @@ fn with<'a>(counted: &Against<'a>, more: &[&'a Record]) -> Against<'a> {
 }
 
 /// Follows the approvals from the founder on. More revocations never leave more standing.
-fn derive_owners(founder: PeerId, approvals: &[&Record], revocations: &Against<'_>) -> Standing {
+fn derive_owners(founder: PeerId, approvals: &[&Record], revocations: &RevocationsBySubject<'_>) -> Standing {
     let mut standing = Standing { owners: BTreeMap::from([(founder, 0)]), taken_back: BTreeSet::new() };
     loop {
         let mut grown = false;

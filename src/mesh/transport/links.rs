@@ -226,8 +226,8 @@ impl Links {
         &self.shared.services
     }
 
-    /// Ends all links and closes the endpoints: frames queued before go out first (at most 100 ms), then the peers learn `code` (at
-    /// most 150 ms more). No [`LinkEvent::Down`] is promised after this.
+    /// Ends all links and closes the endpoints: frames queued before go out first (at most 100 ms), then the peers learn
+    /// `code` (at most 150 ms more). No [`LinkEvent::Down`] is promised after this.
     pub async fn close_all(&self, code: Code) {
         self.shared.drain.run(FLUSH_MAX).await;
         for underlay in self.shared.underlays.all() {

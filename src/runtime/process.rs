@@ -145,7 +145,7 @@ impl Launcher {
         }
         let (requests, mut inbox) = mpsc::channel::<Request>(LAUNCHES_MAX);
         let runtime = tokio::runtime::Handle::current();
-        // Not told to stop, but out of work: a program incarnations no longer than this thread, so it ends after the
+        // Not told to stop, but out of work: a program lives no longer than this thread, so it ends after the
         // last run.
         tasks.thread("tool-launcher", move |_| {
             let _runtime = runtime.enter();

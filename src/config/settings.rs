@@ -35,7 +35,7 @@ pub struct Config {
     pub home: PathBuf,
     /// Role of this device in its mesh.
     pub node: Node,
-    /// Ports of the doors.
+    /// Ports to listen on.
     pub listen: Listen,
     /// Discovery of other devices.
     pub discovery: Discovery,

@@ -1,4 +1,4 @@
-//! The tools that this device offers: a value, made anew when the settings change.
+//! The tools that this device offers: a value, made from the settings when the agent starts.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

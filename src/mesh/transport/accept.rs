@@ -1,4 +1,4 @@
-//! The door of one underlay: who comes in, how fast, and how far a stranger gets.
+//! The accepting side of one underlay: who comes in, how fast, and how far a stranger gets.
 
 use std::sync::Arc;
 

@@ -86,7 +86,7 @@ async fn hear(
     }
 }
 
-/// A newcomer, as the handshake and the door know it.
+/// A newcomer, as the handshake and the endpoint know it.
 pub(super) struct Guest {
     pub(super) key: PublicKey,
     pub(super) underlay: UnderlayKind,

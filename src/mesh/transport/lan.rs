@@ -15,7 +15,7 @@ pub struct LanConfig {
     pub seed: [u8; 32],
     /// Handle to show.
     pub name: NodeId,
-    /// Port of the QUIC door.
+    /// Port of the QUIC endpoint.
     pub quic_port: u16,
     /// Owner of the task; it ends when the group stops.
     pub tasks: TaskGroup,
@@ -39,7 +39,7 @@ pub enum LanEvent {
         peer: PeerId,
         /// The name that it shows, made fit to be a name.
         name: String,
-        /// Addresses at which its QUIC door should be; 1 to 16.
+        /// Addresses at which its QUIC endpoint should be; 1 to 16.
         addresses: Vec<Address>,
     },
     /// Nothing came from it for minutes.

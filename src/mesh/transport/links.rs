@@ -41,7 +41,8 @@ const INBOX: usize = 256;
 pub struct LinksConfig {
     /// The device key.
     pub key: DeviceKey,
-    /// UDP door. `[::]` takes IPv4 too and becomes `0.0.0.0` on a machine without IPv6; port 0 = any free one.
+    /// Address of the UDP endpoint. `[::]` takes IPv4 too and becomes `0.0.0.0` on a machine without IPv6; port 0 = any
+    /// free one.
     pub listen: SocketAddr,
     /// Services that peers may open streams to. Streams to others are refused.
     pub services: BTreeSet<ServiceId>,
@@ -225,8 +226,8 @@ impl Links {
         &self.shared.services
     }
 
-    /// Ends all links and the door: frames queued before go out first (at most 100 ms), then the peers learn `code` (at
-    /// most 150 ms more). No [`LinkEvent::Down`] is promised after this.
+    /// Ends all links and closes the endpoints: frames queued before go out first (at most 100 ms), then the peers learn
+    /// `code` (at most 150 ms more). No [`LinkEvent::Down`] is promised after this.
     pub async fn close_all(&self, code: Code) {
         self.shared.drain.run(FLUSH_MAX).await;
         for underlay in self.shared.underlays.all() {

@@ -1,4 +1,4 @@
-//! One link from its start to its end: how two ends agree on a connection, and the tasks that read and write it until it ends.
+//! The run of one link: how two ends agree on a connection, and the tasks that read and write it until it ends.
 
 use std::pin::Pin;
 use std::sync::Arc;

@@ -60,7 +60,7 @@ impl Underlay {
         Ok((underlay, OwnWatcher { bound, own: own_tx }))
     }
 
-    /// The port of the door; 0 when the socket is gone.
+    /// The port of the endpoint; 0 when the socket is gone.
     pub(super) fn port(&self) -> u16 {
         self.endpoint.local_addr().map_or(0, |address| address.port())
     }

@@ -23,7 +23,7 @@ pub(crate) enum Then {
     Reply(CmdId, Reply),
     /// Our claim is durable: lead.
     Claimed(Epoch),
-    /// An entry of our own is durable: tell the others.
+    /// An entry of our own is durable: tell the others. A call may be dispatched from now on.
     Push { entry: SignedEntry, left_ms: Option<u64> },
     /// The target's `started` is durable: look a second time, then run.
     Started(ReqId, Attempt),

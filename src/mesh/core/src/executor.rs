@@ -1,7 +1,8 @@
 //! The target's side of a call: the journal that makes "at most once" true (`docs/protocol.md`, Target journal).
 //!
-//! A tool is invoked only after `started` for its (id, attempt) is durable, and after a second look at time, cancel request and
-//! approval. Whatever is found started without an outcome after a restart ends `interrupted`, never runs again.
+//! A tool is invoked only after `started` for its (id, attempt) is durable, and after a second look at holds,
+//! permission, cancel request and time. Whatever is found started without an outcome after a restart ends
+//! `interrupted`, never runs again.
 
 pub(crate) mod screen;
 

@@ -7,12 +7,12 @@ use crate::effects::Effects;
 use crate::ids::{Hash, PeerId};
 use crate::io::Fact;
 
-/// Time for which two sessions that alternate keep calls from a peer, counted from the last change.
+/// Time for which two processes that alternate keep calls from a peer, counted from the last change.
 const COPIED_MS: u64 = 600_000;
-/// Nonces of former sessions that are remembered of one peer.
+/// Nonces of former processes that are remembered of one peer.
 const SESSIONS_KEPT: usize = 8;
 
-/// Sessions of one other peer.
+/// Processes of one other peer, by their nonces.
 #[derive(Debug, Clone, Default)]
 struct Sessions {
     now: u64,

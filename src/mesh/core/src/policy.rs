@@ -1,4 +1,6 @@
-//! The one place where it is decided if a call may run: asked at acceptance, at its target, and again before it starts.
+//! The rule of tiers: which devices may call which tools. Asked at acceptance, when the target takes a dispatch, and
+//! again after `started` is durable. What else keeps a call from running is checked by `Peer::handle_dispatch`,
+//! [`crate::executor`] and [`Facts::hold`].
 
 use crate::facts::Facts;
 use crate::ids::PeerId;

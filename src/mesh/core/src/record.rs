@@ -90,7 +90,7 @@ pub struct ToolDecl {
 /// Body of [`crate::entry::Kind::DIRECTORY`]: what a peer says about itself. Single writer, the highest seq counts.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Directory {
-    /// `ip:port` of its QUIC doors, best first.
+    /// Addresses of its QUIC endpoints as text, best first.
     pub addresses: Vec<String>,
     /// "linux", "darwin", "ios", …
     pub platform: String,

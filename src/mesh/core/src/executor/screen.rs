@@ -1,4 +1,6 @@
-//! Checks of a dispatch before it becomes an offer to the executor: link, epoch and membership.
+//! Checks of a dispatch before it becomes an offer to the executor: whether this device holds, whether the header is
+//! for it, and whether the origin belongs and is the only one with its key. `Peer::handle_dispatch` checks link and
+//! epoch before.
 
 use crate::effects::Effects;
 use crate::entry::Place;

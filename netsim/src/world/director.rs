@@ -406,7 +406,7 @@ impl Director {
     }
 
     /// **one-cut-moves-nothing** cutting one link of a connected component does not change the gateway: the link is cut
-    /// here, and every change of belief judged in [`Self::gateway_changed`].
+    /// here, and every change of belief judged where it happens (`gateway_changed` of the mesh).
     fn cut_one_link(&mut self) {
         let Self { env, net, mesh, .. } = self;
         let members: Vec<usize> = (0..mesh.peers.len()).filter(|peer| mesh.peers[*peer].is_member()).collect();

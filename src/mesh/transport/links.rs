@@ -148,7 +148,7 @@ impl Links {
     }
 
     /// Replaces the set of approved peers: who may be linked, and whom to dial. Links to others are closed at once, to
-    /// those that are [`Member::leaving`] after 1 s.
+    /// those that are `Member::leaving` after 1 s.
     /// A peer whose addresses changed is dialled anew without the pause that had grown.
     pub fn set_members(&self, members: Members) {
         self.shared.members.send_replace(Arc::new(members));

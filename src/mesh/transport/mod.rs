@@ -1,7 +1,7 @@
 //! Links between peers: QUIC connections that prove the keys of both ends, what travels on them, and who is near.
 //!
-//! `quinn` owns every connection and every byte; an [`underlay`] carries its packets. [`links`] is the name,
-//! [`link_table`] decides who is dialled and which connection stays, [`session`] runs one link, [`wire`] turns frames
+//! `quinn` owns every connection and every byte; an `underlay` carries its packets. [`links`] is the name,
+//! `link_table` decides who is dialled and which connection stays, `session` runs one link, [`wire`] turns frames
 //! into bytes and back, [`tls`] proves keys, [`lan`] only finds addresses and is never trusted.
 
 mod accept;

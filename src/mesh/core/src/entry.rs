@@ -63,21 +63,21 @@ pub fn decode<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Option<T> {
 pub struct Kind(pub u16);
 
 impl Kind {
-    /// [`Genesis`].
+    /// `Genesis`.
     pub const GENESIS: Self = Self(1);
-    /// [`MembershipChange`] on a peer: approval or revocation.
+    /// `MembershipChange` on a peer: approval or revocation.
     pub const MEMBERSHIP: Self = Self(2);
-    /// [`Directory`] record of its author.
+    /// `Directory` record of its author.
     pub const DIRECTORY: Self = Self(4);
     /// [`Header`] of a call.
     pub const CALL: Self = Self(5);
-    /// [`Outcome`] of a call's attempt.
+    /// `Outcome` of a call's attempt.
     pub const OUTCOME: Self = Self(6);
-    /// [`CancelRequest`].
+    /// `CancelRequest`.
     pub const CANCEL: Self = Self(7);
     /// Empty: its author's log has come this far. Written when a call has started of which nothing else there tells.
     pub const CHECKPOINT: Self = Self(8);
-    /// [`Truncation`] for entries of its author.
+    /// `Truncation` for entries of its author.
     pub const TRUNCATION: Self = Self(9);
     /// The highest that this version knows.
     pub const NEWEST: Self = Self::TRUNCATION;

@@ -4,8 +4,8 @@
 //! ([`crate::io::Input::Durable`]); what merely decides may run ahead of the disk.
 //!
 //! Here are boot, step and dispatch; `entries` is the way of an entry from the wire into the store, `commands` the table of
-//! what a door may ask for. All else belongs to the sub-cores: each owns its state, decides by [`crate::facts::Facts`], and writes what
-//! it wants done into [`Effects`].
+//! what a door may ask for. All else belongs to the sub-cores: each owns its state, decides by `crate::facts::Facts`, and writes what
+//! it wants done into `Effects`.
 
 mod commands;
 mod entries;

@@ -10,7 +10,7 @@ use super::join;
 use super::quic::Code;
 use super::session::{self, HELLO_MAX};
 use super::shared::LinksState;
-use super::strangers::Admission;
+use super::strangers::{Admission, Knock};
 use super::stream::{self, Tag};
 use super::tls::peer_key;
 use super::underlay::Underlay;
@@ -18,9 +18,12 @@ use super::underlay::Underlay;
 /// Accepts until the endpoint of the underlay closes.
 pub(super) async fn run(shared: Arc<LinksState>, underlay: Arc<Underlay>) {
     while let Some(incoming) = underlay.endpoint.accept().await {
-        let may_prove = !incoming.remote_address_validated() && incoming.may_retry();
-        let permit = match underlay.strangers.admit(may_prove, Instant::now()) {
-            Admission::Begin(permit) => permit,
+        let ip = canonical(incoming.remote_address()).ip();
+        // Whose address cannot be asked for a proof has given one.
+        let proven = incoming.remote_address_validated() || !incoming.may_retry();
+        let knock = Knock { ip, proven, known: shared.is_known_address(ip) };
+        let place = match underlay.strangers.admit(knock, Instant::now()) {
+            Admission::Begin(place) => place,
             Admission::Prove => {
                 let _ = incoming.retry();
                 continue;
@@ -34,7 +37,7 @@ pub(super) async fn run(shared: Arc<LinksState>, underlay: Arc<Underlay>) {
         shared.tasks.clone().spawn(async move {
             let Ok(connecting) = incoming.accept() else { return };
             let Ok(Ok(connection)) = timeout(HANDSHAKE_MAX, connecting).await else { return };
-            drop(permit);
+            drop(place);
             greet(&shared, &underlay, connection).await;
         });
     }
@@ -44,10 +47,12 @@ pub(super) async fn run(shared: Arc<LinksState>, underlay: Arc<Underlay>) {
 async fn greet(shared: &Arc<LinksState>, underlay: &Underlay, connection: quinn::Connection) {
     let Some(key) = peer_key(&connection) else { return Code::Protocol.close(&connection) };
     let peer = key.peer_id();
+    let ip = canonical(connection.remote_address()).ip();
     let place = if shared.is_member(peer) {
+        shared.member_addresses.note(peer, ip);
         None
     } else {
-        match underlay.strangers.enter(canonical(connection.remote_address()).ip()) {
+        match underlay.strangers.enter(ip) {
             Some(place) => Some(place),
             None => return Code::Overload.close(&connection),
         }

@@ -6,7 +6,7 @@
 
 use std::convert::Infallible;
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 
 use mesh_core::ids::PeerId;
@@ -55,6 +55,16 @@ impl FromStr for Address {
 
     fn from_str(text: &str) -> Result<Self, Infallible> {
         Ok(text.into())
+    }
+}
+
+impl Address {
+    /// The IP address on the direct UDP underlay, if it says one. IPv4 as IPv4.
+    pub(super) fn ip(&self) -> Option<IpAddr> {
+        match self {
+            Self::Udp(socket) => Some(socket.ip().to_canonical()),
+            Self::UdpName(_) | Self::Tailnet(_) | Self::Relay { .. } | Self::Unknown(_) => None,
+        }
     }
 }
 
@@ -136,6 +146,22 @@ impl FromStr for HostPort {
 impl fmt::Display for HostPort {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}", self.host, self.port)
+    }
+}
+
+/// The network of an address, as far as that can be told from outside: IPv4 /24, IPv6 /64. Whoever has one address of
+/// it may well have others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Prefix(IpAddr);
+
+impl Prefix {
+    /// The prefix of an address; of IPv4 mapped into IPv6, that of the IPv4.
+    #[must_use]
+    pub fn of(ip: IpAddr) -> Self {
+        Self(match ip.to_canonical() {
+            IpAddr::V4(ip) => Ipv4Addr::from_bits(ip.to_bits() & !0xff).into(),
+            IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() >> 64 << 64).into(),
+        })
     }
 }
 

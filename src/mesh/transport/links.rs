@@ -21,7 +21,7 @@ use super::link::LinkInfo;
 use super::link_table::LinkTable;
 use super::members::Members;
 use super::quic::{self, Code};
-use super::shared::{Drain, LinksState, LiveLinks, ToTable, random};
+use super::shared::{Drain, LinksState, LiveLinks, MemberAddresses, ToTable, random};
 use super::stream::{self, ServiceId, ServiceIo, Tag};
 use super::tls::{Credentials, TlsError};
 use super::underlay::{Underlay, Underlays};
@@ -130,6 +130,7 @@ impl Links {
             events,
             table,
             members: watch::channel(Arc::default()).0,
+            member_addresses: MemberAddresses::default(),
             services,
             drain: Drain::default(),
             retry: Notify::new(),
@@ -151,6 +152,7 @@ impl Links {
     /// those that are `Member::leaving` after 1 s.
     /// A peer whose addresses changed is dialled anew without the pause that had grown.
     pub fn set_members(&self, members: Members) {
+        self.shared.member_addresses.set(&members);
         self.shared.members.send_replace(Arc::new(members));
     }
 

@@ -29,7 +29,7 @@ pub mod tls;
 mod underlay;
 pub mod wire;
 
-pub use address::{Address, HostPort, InvalidHostPort};
+pub use address::{Address, HostPort, InvalidHostPort, Prefix};
 pub use blob::FetchError;
 pub use event::LinkEvent;
 pub use join_messages::{JoinAnswer, JoinAttempt, JoinConversation, JoinDialError, JoinRequest, RefusalCode};

@@ -15,6 +15,7 @@ use futures_util::FutureExt as _;
 use super::{metrics, problem};
 use crate::doors::app::{App, AppState};
 use crate::doors::auth;
+use crate::doors::seats::SeatMark;
 use crate::status::{ErrorCode, OpError};
 
 /// The policy of answers that are data: nothing in them may run, load or be framed.
@@ -41,6 +42,9 @@ async fn guard(State(app): AppState, request: Request, next: Next) -> Response {
 /// Proves the caller and runs the handler, which finds the [`Identity`](crate::doors::Identity) in the extensions.
 async fn answer(app: &App, mut request: Request, next: Next) -> Result<Response, OpError> {
     if let Some(identity) = auth::identify(&app.context.tokens, &request)? {
+        if let Some(seat) = request.extensions().get::<SeatMark>() {
+            seat.prove();
+        }
         request.extensions_mut().insert(identity);
     }
     AssertUnwindSafe(next.run(request)).catch_unwind().await.map_err(|_| {

@@ -47,6 +47,8 @@ pub struct Options {
     pub quic_port: Option<u16>,
     /// TCP port of the loopback HTTP door.
     pub http_port: Option<u16>,
+    /// File for its log, in a directory that exists; `None` = stderr.
+    pub log_file: Option<PathBuf>,
     /// Called once, when all doors are open.
     pub ready: Box<dyn FnOnce(&Endpoints) + Send>,
 }
@@ -56,11 +58,11 @@ pub struct Options {
 /// Everything is built from the ground up before the mesh runs: files, links, mesh, tools and node streams, doors. It
 /// is taken down the other way round.
 pub async fn run(options: Options) -> Result<(), AgentError> {
-    let Options { home, name, quic_port, http_port, ready } = options;
+    let Options { home, name, quic_port, http_port, log_file, ready } = options;
     let home = Home::create(home)?;
     let (config, warnings) =
         config::load(home.path(), &Overrides { name, quic_port, http_port, ..Overrides::default() })?;
-    let logs = logs::start(&config);
+    let logs = logs::start(&config, log_file.as_deref())?;
     for warning in &warnings {
         tracing::warn!("{warning}");
         eprintln!("warning: {warning}");

@@ -51,6 +51,7 @@ pub(crate) fn foreground(home: &Path, args: UpArgs, ui: Ui) -> Result<Exit, Fail
             name: args.name,
             quic_port: args.quic_port,
             http_port: args.http_port,
+            log_file: args.own_session.then(|| log_file(home)),
             ready,
         };
         agent::run(options).await.map_err(|error| {
@@ -123,7 +124,7 @@ pub(crate) async fn start(client: &Client, args: &UpArgs) -> Result<u32, Failure
     let logs = home.join("logs");
     let private = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&logs);
     private.map_err(|error| Failure::new(Exit::Failed, format!("{} cannot be made: {error}", logs.display())))?;
-    let log_path = logs.join("agent.log");
+    let log_path = log_file(home);
     let log = std::fs::OpenOptions::new().create(true).append(true).mode(0o600).open(&log_path);
     let log =
         log.map_err(|error| Failure::new(Exit::Failed, format!("{} cannot be written: {error}", log_path.display())))?;
@@ -145,6 +146,11 @@ pub(crate) async fn start(client: &Client, args: &UpArgs) -> Result<u32, Failure
             Err(Failure::new(Exit::Failed, detail).hint(format!("the whole log is {}", log_path.display())))
         }
     }
+}
+
+/// Log of an agent that runs in the background.
+fn log_file(home: &Path) -> PathBuf {
+    home.join("logs").join("agent.log")
 }
 
 /// Our own program, about to be an agent.

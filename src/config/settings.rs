@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -27,6 +28,11 @@ pub const CALLS_RUNNING_MAX: u8 = 64;
 pub const TOOL_TIMEOUT_DEFAULT: Duration = Duration::from_mins(1);
 /// Longest time that a tool may be given.
 pub const TOOL_TIMEOUT_MAX: Duration = Duration::from_hours(24);
+
+/// Bytes of a log file whose owner says nothing: at `info` years, at `debug` a day.
+pub const LOG_SIZE_DEFAULT: u64 = 8 << 20;
+/// Least and most that may be asked for.
+pub const LOG_SIZES: RangeInclusive<u64> = 64 << 10..=1 << 30;
 
 /// Everything that can be set, validated.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -141,6 +147,8 @@ pub struct Log {
     pub level: String,
     /// Form of the lines.
     pub format: LogFormat,
+    /// Bytes of the log file of an agent in the background; it is followed by one of the same size at most.
+    pub max_size: u64,
 }
 
 /// See [`Log`].

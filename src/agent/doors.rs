@@ -8,7 +8,6 @@ use super::ports::{self, Ports};
 use crate::config::{Config, HTTP_PORT_DEFAULT};
 use crate::doors::{self, Bound, ListenError, LogRing};
 use crate::mesh::MeshHandle;
-use crate::mesh::transport::Links;
 use crate::tasks::TaskGroup;
 
 /// Opens them. Requests wait until the mesh runs.
@@ -17,7 +16,6 @@ pub(super) async fn open(
     kept: Ports,
     home: &Home,
     mesh: MeshHandle,
-    links: &Links,
     logs: LogRing,
     tasks: &TaskGroup,
 ) -> Result<Bound, AgentError> {
@@ -25,7 +23,6 @@ pub(super) async fn open(
     let serve = async |port: u16| {
         let context = doors::Context {
             mesh: mesh.clone(),
-            quic: links.local_addresses(),
             tokens: tokens.clone(),
             logs: logs.clone(),
             home: home.path().to_owned(),

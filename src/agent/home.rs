@@ -38,6 +38,7 @@ pub struct Endpoints {
 }
 
 /// A home, and the files in it.
+#[derive(Clone)]
 pub(super) struct Home {
     path: PathBuf,
 }

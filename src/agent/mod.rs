@@ -5,13 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mesh_core::ids::NodeId;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{self, Overrides};
 use crate::mesh::identity::DeviceKey;
 use crate::mesh::store::Store;
 use crate::mesh::transport::Code;
-use crate::mesh::{self, Adapters, Booted, Parts};
+use crate::mesh::{self, Adapters, Booted, Parts, Surroundings};
 use crate::node::blobs::Blobs;
 use crate::node::catalogue::Catalogue;
 use crate::node::host::{ToolHost, tiers_of};
@@ -96,7 +97,7 @@ pub async fn run(options: Options) -> Result<(), AgentError> {
     let launcher = Launcher::start(work.clone(), tool_exec::launcher(), &tasks).map_err(at("making", &work))?;
     let tools = tool_host(&booted, catalogue, Arc::new(blobs), launcher, &tasks);
     let nodes = node_service::start(&links, booted.handle.watch_view(), booted.inputs(), &tasks);
-    let doors = doors::open(&config, kept, &home, booted.handle.clone(), &links, logs, &tasks).await?;
+    let doors = doors::open(&config, kept, &home, booted.handle.clone(), logs, &tasks).await?;
 
     let stop = CancellationToken::new();
     let (ended_tx, mut ended) = tokio::sync::oneshot::channel();
@@ -106,6 +107,7 @@ pub async fn run(options: Options) -> Result<(), AgentError> {
         node_streams: nodes.connections,
         tools: Box::new(tools),
     };
+    let around = booted.handle.watch_surroundings();
     let mesh = booted.run(adapters, stop.clone());
     tasks.spawn(async move { drop(ended_tx.send(mesh.await)) });
 
@@ -118,6 +120,7 @@ pub async fn run(options: Options) -> Result<(), AgentError> {
         peer_id: peer_id.to_string(),
     };
     home.publish(&endpoints)?;
+    tasks.spawn(keep_published(home.clone(), endpoints.clone(), around, tasks.stopping()));
     tracing::info!(target: "sigil::events::agent", pid = endpoints.pid, http = %endpoints.http, "ready");
     ready(&endpoints);
 
@@ -146,6 +149,24 @@ fn tool_host(
     tasks: &TaskGroup,
 ) -> ToolHost {
     ToolHost::new(catalogue, tiers_of(booted.handle.watch_view()), blobs, launcher, booted.inputs(), tasks.clone())
+}
+
+/// Publishes the endpoints anew whenever this device has other addresses.
+async fn keep_published(
+    home: Home,
+    mut endpoints: Endpoints,
+    mut around: watch::Receiver<Arc<Surroundings>>,
+    stop: CancellationToken,
+) {
+    while let Some(Ok(())) = stop.run_until_cancelled(around.changed()).await {
+        let quic: Vec<String> = around.borrow_and_update().addresses.iter().map(ToString::to_string).collect();
+        if quic != endpoints.quic {
+            endpoints.quic = quic;
+            if let Err(error) = home.publish(&endpoints) {
+                tracing::warn!(%error, "the addresses of this device cannot be published");
+            }
+        }
+    }
 }
 
 /// Resolves at SIGINT or SIGTERM.

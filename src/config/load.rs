@@ -13,8 +13,8 @@ use serde::Deserialize;
 use super::class::{self, Probe};
 use super::settings::{
     CALL_TTL_DEFAULT, CALLS_RUNNING_DEFAULT, CALLS_RUNNING_MAX, Calls, CommandTool, Config, ConfigError, Discovery,
-    FILE_NAME, Files, GatewayPreference, LOG_SIZE_DEFAULT, LOG_SIZES, Listen, Log, LogFormat, Node, Overrides, TOOL_TIMEOUT_DEFAULT,
-    TOOL_TIMEOUT_MAX, ToolPattern, Warning,
+    FILE_NAME, Files, GatewayPreference, LOG_SIZE_DEFAULT, LOG_SIZES, LanDiscovery, Listen, Log, LogFormat, Node,
+    Overrides, TOOL_TIMEOUT_DEFAULT, TOOL_TIMEOUT_MAX, ToolPattern, Warning,
 };
 use super::value::{DURATION_RULE, SIZE_RULE, parse_duration, parse_size, show_duration, show_size};
 
@@ -243,7 +243,16 @@ impl Checker<'_> {
                 http_port: self.port("listen.http_port", listen.http_port)?,
             },
             discovery: Discovery {
-                lan: self.one_of("discovery.lan", discovery.lan, true, &[("true", true), ("false", false)])?,
+                lan: self.one_of(
+                    "discovery.lan",
+                    discovery.lan,
+                    LanDiscovery::KnownNetworks,
+                    &[
+                        ("known", LanDiscovery::KnownNetworks),
+                        ("true", LanDiscovery::EveryNetwork),
+                        ("false", LanDiscovery::Off),
+                    ],
+                )?,
             },
             files: Files { roots: self.roots(files.roots)? },
             tools: self.tools(tools)?,
@@ -457,7 +466,8 @@ mod tests {
         let config = good("");
         assert_eq!(config.calls.ttl, Duration::from_mins(1));
         assert_eq!(config.listen, Listen { quic_port: None, http_port: None });
-        assert!(config.discovery.lan && config.files.roots.is_empty() && config.tools.is_empty());
+        assert_eq!(config.discovery.lan, LanDiscovery::KnownNetworks);
+        assert!(config.files.roots.is_empty() && config.tools.is_empty());
         assert_eq!(config.node.class, Class::DESKTOP);
         assert!(config.peer().eligible);
     }

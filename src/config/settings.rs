@@ -91,8 +91,20 @@ pub struct Listen {
 /// `[discovery]`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Discovery {
-    /// True if this device shows itself on the LAN and looks for others there.
-    pub lan: bool,
+    /// Search for devices on the local network.
+    pub lan: LanDiscovery,
+}
+
+/// See [`Discovery`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LanDiscovery {
+    /// This device does not show itself and looks for nobody.
+    Off,
+    /// Members find each other everywhere; strangers only on networks on which the home was set up, or over which a
+    /// device has joined.
+    KnownNetworks,
+    /// Strangers find each other everywhere.
+    EveryNetwork,
 }
 
 /// `[files]`

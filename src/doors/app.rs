@@ -11,15 +11,12 @@ use crate::doors::log_ring::LogRing;
 use crate::doors::tokens::TokenStore;
 use crate::mesh::MeshHandle;
 use crate::mesh::clock;
-use crate::mesh::transport::Address;
 
 /// The parts of an agent that the doors need.
 #[derive(Debug)]
 pub struct Context {
     /// The mesh.
     pub mesh: MeshHandle,
-    /// UDP addresses that the mesh listens on, for `status`.
-    pub quic: Vec<Address>,
     /// Tokens of the loopback door.
     pub tokens: Arc<TokenStore>,
     /// The newest log lines.

@@ -1,6 +1,5 @@
 //! Ways into a mesh and out of it.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use axum::Json;
@@ -15,6 +14,7 @@ use super::extract::{JSON, Segment, body, body_or_default, check_accept};
 use super::model::{NearbyDevice, Node, Page, PendingDevice, TierName, time};
 use super::nodes::Approval;
 use super::problem::Problems;
+use crate::config::QUIC_PORT_DEFAULT;
 use crate::doors::app::AppState;
 use crate::doors::ops::devices;
 use crate::doors::ops::joining::{self, JoinState};
@@ -83,6 +83,8 @@ pub(super) struct InviteAnswer {
     expires_at: String,
     /// Addresses at which the newcomer looks for this device.
     addresses: Vec<String>,
+    /// What to know about those addresses before the code is handed on; for people.
+    warnings: Vec<String>,
     /// Tier that it grants.
     tier: TierName,
 }
@@ -101,6 +103,7 @@ pub(super) async fn invite(
         code: invite.code.to_string(),
         expires_at: time(invite.expires_ms),
         addresses: invite.code.addresses.iter().map(ToString::to_string).collect(),
+        warnings: invite.warnings(),
         tier: tier.into(),
     };
     Ok((StatusCode::CREATED, Json(answer)))
@@ -117,7 +120,8 @@ pub(super) struct JoinRequest {
     #[schema(value_type = Option<String>)]
     #[expect(clippy::option_option, reason = "absent, null and a name are three things")]
     nearby: Option<Option<String>>,
-    /// `ip:port` of a device.
+    /// IP address or host name of a device, with or without a port (7433 is meant then); the zone of a link-local
+    /// IPv6 address may be the name of an interface.
     address: Option<String>,
     /// Even when that means leaving a mesh of several devices.
     #[serde(default)]
@@ -138,11 +142,8 @@ fn target(request: JoinRequest) -> Result<JoinTarget, OpError> {
         }
         (None, Some(name), None) => Ok(JoinTarget::Nearby(name)),
         (None, None, Some(address)) => {
-            let address = address.parse::<SocketAddr>().map(Address::Udp).map(JoinTarget::Address);
-            address.map_err(|_| {
-                let allowed = "`address` must be IP:PORT, such as 192.168.1.20:7433 or [fe80::1]:7433";
-                OpError::new(ErrorCode::Invalid, allowed)
-            })
+            let address = Address::of_person(&address, QUIC_PORT_DEFAULT).map(JoinTarget::Address);
+            address.map_err(|error| OpError::new(ErrorCode::Invalid, error.to_string()))
         }
         _ => Err(OpError::new(ErrorCode::Invalid, "give exactly one of `code`, `nearby` and `address`")),
     }

@@ -149,6 +149,7 @@ impl Fake {
         let blobs = BlobStore::open(&home.path().join("blobs")).unwrap();
         let (view, view_seen) = watch::channel(Arc::new(first_view()));
         let around = Surroundings {
+            addresses: vec!["[::]:7433".into()],
             pending: vec![newcomer()],
             nearby: vec![Nearby {
                 peer: key(6).peer_id(),
@@ -176,7 +177,6 @@ impl Fake {
         let logs = LogRing::default();
         let context = Context {
             mesh,
-            quic: vec!["[::]:7433".parse().unwrap()],
             tokens,
             logs: logs.clone(),
             home: home.path().to_owned(),
@@ -210,7 +210,6 @@ impl Fake {
                 events: self.events.clone(),
                 blobs: self.blobs.clone(),
             },
-            quic: Vec::new(),
             tokens: Arc::new(TokenStore::open(self.home.path().join("tokens")).unwrap()),
             logs: LogRing::default(),
             home: self.home.path().to_owned(),
@@ -343,7 +342,7 @@ impl FakeMesh {
                     tier,
                     addresses: vec!["192.168.1.2:7433".parse().unwrap()],
                 };
-                reply(to, Ok(Invite { code, expires_ms }));
+                reply(to, Ok(Invite { code, expires_ms, left_out: Vec::new() }));
             }
             Request::Join(target, force, to) => reply(
                 to,

@@ -92,7 +92,7 @@ async fn converse(links: &Links, ask: &Ask, steps: &mpsc::Sender<(u64, Step)>) {
     let mut pause = ASK_AGAIN_MIN;
     loop {
         let lost = match links.join(&ask.addresses, ask.expected, &ask.request).await {
-            Err(error) => dial_error(&error),
+            Err(error) => dial_error(&error, ask),
             Ok(mut conversation) => loop {
                 let Some(step) = next_step(&mut conversation, waits).await else {
                     break JoinError::Rejected("the connection broke before there was an answer".to_owned());
@@ -143,7 +143,17 @@ fn join_error(code: RefusalCode, detail: String) -> JoinError {
     }
 }
 
-fn dial_error(error: &JoinDialError) -> JoinError {
+fn dial_error(error: &JoinDialError, ask: &Ask) -> JoinError {
+    if ask.request.secret.is_some() && ask.addresses.iter().all(Address::is_loopback) {
+        return JoinError::Unreachable(
+            "this code names only loopback addresses, which mean the inviting device itself: it was on no network when \
+             it made the code; ask for a new one once it is"
+                .to_owned(),
+        );
+    }
+    if let JoinDialError::UnknownHost { .. } = error {
+        return JoinError::Unreachable(error.to_string());
+    }
     if let JoinDialError::Nobody { tried } = error {
         JoinError::InviterDown { tried: tried.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ") }
     } else {

@@ -1,5 +1,6 @@
 //! The accepting side of one underlay: who comes in, how fast, and how far a stranger gets.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use tokio::time::{Instant, timeout};
@@ -68,6 +69,10 @@ async fn greet(shared: &Arc<LinksState>, underlay: &Underlay, connection: quinn:
             join::serve(shared, &connection, guest, send, recv).await;
             Code::Done.close(&connection);
         }
+        Ok(Some((Tag::Who, send, _))) => {
+            tell_name(shared, underlay, connection.remote_address(), place.is_none(), send).await;
+            Code::Done.close(&connection);
+        }
         Ok(Some((tag @ (Tag::Mesh | Tag::Moved), send, recv))) if shared.may_link(peer) => {
             session::accepted(shared, connection, key, underlay.kind, tag == Tag::Moved, send, recv).await;
         }
@@ -79,4 +84,25 @@ async fn greet(shared: &Arc<LinksState>, underlay: &Underlay, connection: quinn:
         }
         Err(_) => Code::Timeout.close(&connection),
     }
+}
+
+/// Tells our name to one that asks from there, if it may know it.
+async fn tell_name(
+    shared: &LinksState,
+    underlay: &Underlay,
+    from: SocketAddr,
+    is_member: bool,
+    mut send: quinn::SendStream,
+) {
+    let zone = if let SocketAddr::V6(v6) = from { v6.scope_id() } else { 0 };
+    let own = underlay.own.borrow().interfaces.clone();
+    let name = if is_member { shared.lan.name() } else { shared.lan.name_for(canonical(from).ip(), zone, &own) };
+    let Some(name) = name else { return };
+    let telling = async {
+        let told = stream::write_message(&mut send, name.as_str().to_owned().into()).await;
+        if told.is_ok() && send.finish().is_ok() {
+            let _ = send.stopped().await;
+        }
+    };
+    let _ = timeout(HELLO_MAX, telling).await;
 }

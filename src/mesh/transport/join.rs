@@ -36,9 +36,13 @@ pub(super) async fn ask(
     request: &JoinRequest,
 ) -> Result<JoinConversation, JoinDialError> {
     let Answered { connection, key, address, .. } =
-        dial::race(shared, addresses, expected).await.map_err(|Unanswered { tried, stranger }| match stranger {
-            Some((address, peer)) => JoinDialError::Stranger { address, peer },
-            None => JoinDialError::Nobody { tried },
+        dial::race(shared, addresses, expected).await.map_err(|unanswered| {
+            let Unanswered { tried, stranger, not_found } = unanswered;
+            match (stranger, not_found.into_iter().next()) {
+                (Some((address, peer)), _) => JoinDialError::Stranger { address, peer },
+                (None, Some(name)) if tried.len() == 1 => JoinDialError::UnknownHost { host: name.host().to_owned() },
+                (None, _) => JoinDialError::Nobody { tried },
+            }
         })?;
     quic::raise_window(&connection);
     let opening = async {
@@ -76,6 +80,9 @@ async fn hear(
             Err(error) => return tracing::debug!(%error, "an answer to our join does not check"),
         };
         let more = matches!(answer, JoinAnswer::Waiting { .. });
+        if matches!(answer, JoinAnswer::Welcome(_)) {
+            note_join(shared, connection);
+        }
         if answers.send(answer).await.is_err() || !more {
             return;
         }
@@ -139,12 +146,20 @@ pub(super) async fn serve(
                 }
             }
             Ok(Some(answer @ (JoinAnswer::Welcome(_) | JoinAnswer::Refused { .. }))) => {
+                if matches!(answer, JoinAnswer::Welcome(_)) {
+                    note_join(shared, connection);
+                }
                 last(&mut send, &answer).await;
                 return;
             }
             Ok(None) | Err(_) => return,
         }
     }
+}
+
+/// The network over which a device joins is one that our devices know.
+fn note_join(shared: &LinksState, connection: &quinn::Connection) {
+    shared.lan.note_join(connection.remote_address(), &shared.underlays.udp.own.borrow().interfaces);
 }
 
 /// Sends the last answer and waits until it has arrived.

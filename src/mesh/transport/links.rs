@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mesh_core::frame::Frame;
-use mesh_core::ids::{Hash, PeerId};
+use mesh_core::ids::{Hash, MeshId, PeerId};
 use quinn::VarInt;
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio::time::timeout;
@@ -17,6 +17,7 @@ use super::blob::FetchError;
 use super::dial::LOOKUPS_AT_ONCE;
 use super::event::LinkEvent;
 use super::join_messages::{JoinConversation, JoinDialError, JoinRequest};
+use super::lan::networks::Face;
 use super::link::LinkInfo;
 use super::link_table::LinkTable;
 use super::members::Members;
@@ -132,6 +133,8 @@ impl Links {
             members: watch::channel(Arc::default()).0,
             member_addresses: MemberAddresses::default(),
             services,
+            mesh: watch::channel(None).0,
+            lan: Face::default(),
             drain: Drain::default(),
             retry: Notify::new(),
             live: LiveLinks::default(),
@@ -154,6 +157,11 @@ impl Links {
     pub fn set_members(&self, members: Members) {
         self.shared.member_addresses.set(&members);
         self.shared.members.send_replace(Arc::new(members));
+    }
+
+    /// Says to which mesh we belong: on local networks, those who know it are told that we do.
+    pub fn set_mesh(&self, mesh: MeshId) {
+        self.shared.mesh.send_if_modified(|known| known.replace(mesh) != Some(mesh));
     }
 
     /// Dials everyone who is not linked now, at once: after a join, a change of network, or a suspend.
@@ -215,8 +223,9 @@ impl Links {
         self.shared.verifier.clone()
     }
 
-    /// Addresses at which others may reach us, best first: those of all interfaces, loopback last. Link-local ones are
-    /// left out, for they mean nothing on another machine.
+    /// Addresses at which others may reach us, best first: those of the interfaces with a default route, of network
+    /// cards, tunnels and bridges, and of those that nothing is connected to; loopback last. Link-local ones of
+    /// interfaces that have no other, without a zone, which means nothing on another machine.
     #[must_use]
     pub fn local_addresses(&self) -> Vec<Address> {
         self.shared.underlays.announced()

@@ -1,11 +1,11 @@
 //! The state that all tasks of the links share, and how they ask the link table.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use mesh_core::ids::PeerId;
+use mesh_core::ids::{MeshId, PeerId};
 use ring::rand::SecureRandom as _;
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
 use tokio::time::timeout;
@@ -15,6 +15,7 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::address::{Address, canonical};
 use super::event::LinkEvent;
+use super::lan::networks::Face;
 use super::link::{Link, LinkInfo, Offer, Outbox};
 use super::members::Members;
 use super::quic::Code;
@@ -46,6 +47,10 @@ pub(super) struct LinksState {
     pub(super) member_addresses: MemberAddresses,
     /// Services that are offered here.
     pub(super) services: BTreeSet<ServiceId>,
+    /// The mesh that we belong to; none before it runs.
+    pub(super) mesh: watch::Sender<Option<MeshId>>,
+    /// What local networks may know of us.
+    pub(super) lan: Face,
     pub(super) drain: Drain,
     /// Wakes the link table: dial everyone who is not linked.
     pub(super) retry: Notify,
@@ -119,6 +124,13 @@ impl LiveLinks {
 
     pub(super) fn infos(&self) -> Vec<LinkInfo> {
         self.lock().values().map(|link| link.info()).collect()
+    }
+
+    /// The peer that is linked at this socket.
+    #[cfg(feature = "lan")]
+    pub(super) fn at(&self, socket: SocketAddr) -> Option<PeerId> {
+        let is_there = |link: &&Arc<Link>| canonical(link.connection.remote_address()) == socket;
+        self.lock().values().find(is_there).map(|link| link.peer)
     }
 
     /// True if a link comes from this address.

@@ -134,7 +134,7 @@ impl Pair {
             boot: 1,
             revoked: false,
             awaiting_reapproval: Vec::new(),
-            holds: Vec::new(),
+            halts: Vec::new(),
             copied: Vec::new(),
             forked: Vec::new(),
             gateway: Some(epoch),

@@ -116,7 +116,7 @@ fn first_view() -> View {
         boot: 1,
         revoked: false,
         awaiting_reapproval: Vec::new(),
-        holds: Vec::new(),
+        halts: Vec::new(),
         copied: Vec::new(),
         forked: Vec::new(),
         gateway: Some(Epoch { counter: 4, class: 3, peer: me }),

@@ -88,7 +88,7 @@ fn view(me: u64, leader: Option<u64>) -> Arc<View> {
         boot: 1,
         revoked: false,
         awaiting_reapproval: Vec::new(),
-        holds: Vec::new(),
+        halts: Vec::new(),
         copied: Vec::new(),
         forked: Vec::new(),
         gateway: leader.map(epoch),

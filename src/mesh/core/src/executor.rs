@@ -1,6 +1,6 @@
 //! The target's side of a call: the journal that makes "at most once" true (`docs/protocol.md`, Target journal).
 //!
-//! A tool is invoked only after `started` for its (id, attempt) is durable, and after a second look at holds,
+//! A tool is invoked only after `started` for its (id, attempt) is durable, and after a second look at halts,
 //! permission, cancel request and time. Whatever is found started without an outcome after a restart ends
 //! `interrupted`, never runs again.
 
@@ -295,7 +295,7 @@ impl Executor {
 
     /// Journals `started` for what waits, in order of arrival, while there are free places.
     pub(crate) fn start_next(&mut self, facts: &Facts<'_>, fx: &mut Effects<'_>) {
-        if facts.hold().is_some() && fx.enforces(ProtocolRule::OwnRevocation) {
+        if facts.halt().is_some() && fx.enforces(ProtocolRule::OwnRevocation) {
             return;
         }
         while self.running.len() < facts.config().running_max || !fx.enforces(ProtocolRule::RunningLimit) {
@@ -332,7 +332,7 @@ impl Executor {
         let origin = running.origin;
         let late = running.deadline <= fx.now.mono_ms && fx.enforces(ProtocolRule::SecondLook);
         let cancel = cancel.filter(|_| fx.enforces(ProtocolRule::SecondLookAtCancel));
-        if let Some(reason) = facts.hold()
+        if let Some(reason) = facts.halt()
             && fx.enforces(ProtocolRule::OwnRevocation)
         {
             return Some(self.finish(id, attempt, Ending::Denied, &reason, Some(header), fx));

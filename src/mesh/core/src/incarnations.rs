@@ -14,7 +14,7 @@ use rand_core::Rng;
 use crate::effects::Effects;
 use crate::entry::{Kind, SignedEntry};
 use crate::ids::{Hash, Incarnation, PeerId, ReqId};
-use crate::io::{Hold, LogReader, Output};
+use crate::io::{Halt, LogReader, Output};
 use crate::log::Logs;
 use crate::protocol_rule::ProtocolRule;
 use crate::record::Outcome;
@@ -84,9 +84,9 @@ impl Incarnations {
         &self.stored
     }
 
-    /// The reason for holding calls back, while another process speaks as us.
-    pub(crate) fn hold(&self) -> Option<Hold> {
-        self.copied.then_some(Hold::Copied)
+    /// The halt while another process speaks as us.
+    pub(crate) fn halt(&self) -> Option<Halt> {
+        self.copied.then_some(Halt::Copied)
     }
 
     /// Numbers log and calls anew, under an incarnation that nobody has seen.

@@ -533,8 +533,8 @@ pub struct View {
     /// Devices that belonged until the word of whoever approved them turned out to be void; we may be one of them.
     /// [`Command::Approve`] approves them again, [`Command::Revoke`] says no.
     pub awaiting_reapproval: Vec<ReapprovalView>,
-    /// Why this peer does not lead and starts no calls, if there is a reason.
-    pub holds: Vec<Hold>,
+    /// Reasons why this peer neither leads nor starts calls.
+    pub halts: Vec<Halt>,
     /// Peers that run twice under one key, as far as this peer saw: they get no calls, and none of theirs starts here.
     pub copied: Vec<PeerId>,
     /// Peers that signed two different entries for one place, and have not started anew since: what they ask for after
@@ -550,9 +550,9 @@ pub struct View {
     pub nodes: Vec<NodeView>,
 }
 
-/// Why a peer does not lead and starts no calls.
+/// Reason why a peer neither leads nor starts calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Hold {
+pub enum Halt {
     /// A newer version wrote something that must not be passed over.
     Unknown {
         /// Number of the entry's kind.
@@ -564,7 +564,7 @@ pub enum Hold {
     Copied,
 }
 
-impl fmt::Display for Hold {
+impl fmt::Display for Halt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unknown { kind, author } => {

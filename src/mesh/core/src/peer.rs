@@ -440,7 +440,7 @@ impl Peer {
                     self.apply_admitted(&item.entry, item.left_ms, fx);
                 }
                 if critical {
-                    self.handle_holds(fx);
+                    self.handle_halts(fx);
                 }
             }
             LogReader::Reattest => {
@@ -527,8 +527,8 @@ impl Peer {
         self.write_all_inferred(overdue, fx);
     }
 
-    /// A run that lasts, and of which nothing in our log tells yet: others get something to hold against an older state of
-    /// ours.
+    /// A run that lasts, and of which nothing in our log tells yet: others get evidence against an older state
+    /// of ours.
     fn time_checkpoint(&mut self, fx: &mut Effects<'_>) {
         if self.incarnations.needs_checkpoint(self.logs.own_seq(), fx.now.mono_ms)
             && !self.executor.is_idle()
@@ -705,8 +705,8 @@ impl Peer {
         facts!(self).is_excluded_here()
     }
 
-    /// A reason to hold has come or gone.
-    fn handle_holds(&mut self, fx: &mut Effects<'_>) {
+    /// A halt has come or gone.
+    fn handle_halts(&mut self, fx: &mut Effects<'_>) {
         self.refresh_candidates(fx);
         self.executor.start_next(&facts!(self), fx);
         fx.view_changed = true;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::effects::Effects;
 use crate::entry::{Kind, Place, SignedEntry};
 use crate::ids::{Incarnation, PeerId};
-use crate::io::{Fact, Hold, LogReader, Output};
+use crate::io::{Fact, Halt, LogReader, Output};
 use crate::limits;
 use crate::rows::{self, Row as _, UnsupportedRow};
 use crate::trust::Trust;
@@ -64,12 +64,12 @@ impl Unsupported {
         Some(critical)
     }
 
-    /// Entries that this version must not go on without. Only an owner may hold others up.
-    pub(crate) fn holds<'a>(&'a self, trust: &'a Trust) -> impl Iterator<Item = Hold> + 'a {
+    /// Entries that this version must not go on without. Only those of an owner halt others.
+    pub(crate) fn halts<'a>(&'a self, trust: &'a Trust) -> impl Iterator<Item = Halt> + 'a {
         let counts =
             |place: &Place| trust.is_owner(&place.author) && trust.admits(&place.author, place.incarnation, place.seq);
         let critical = self.rows.iter().filter(move |(place, row)| row.critical && counts(place));
-        critical.map(|(place, row)| Hold::Unknown { kind: row.kind.0, author: place.author })
+        critical.map(|(place, row)| Halt::Unknown { kind: row.kind.0, author: place.author })
     }
 
     /// After an upgrade: what is supported now is read from our own log.

@@ -147,7 +147,7 @@ impl Peer {
         match self.logs.unsupported.keep(entry, fx) {
             None => {}
             Some(false) => return,
-            Some(true) => return self.handle_holds(fx),
+            Some(true) => return self.handle_halts(fx),
         }
         match entry.entry.kind {
             Kind::MEMBERSHIP => self.apply_change(entry, fx),
@@ -183,7 +183,7 @@ impl Peer {
             (true, false) => self.resume(fx),
             (true, true) | (false, false) => {}
         }
-        self.handle_holds(fx);
+        self.handle_halts(fx);
         self.refresh_neighbours(fx);
         self.logs.ask_all(fx);
         for (id, attempt, header) in self.book.of_strangers(&facts!(self)) {
@@ -258,7 +258,7 @@ impl Peer {
 
     pub(super) fn apply_truncation(&mut self, entry: &SignedEntry, fx: &mut Effects<'_>) {
         if self.logs.handle_truncation(entry, &self.trust, fx) {
-            self.handle_holds(fx);
+            self.handle_halts(fx);
         }
     }
 
@@ -351,7 +351,7 @@ impl Peer {
     pub(super) fn handle_lost_state(&mut self, fx: &mut Effects<'_>) {
         let me = self.local.me;
         if !self.incarnations.handle_lost_state(self.logs.incarnation()) {
-            self.handle_holds(fx);
+            self.handle_halts(fx);
             fx.fact(Fact::Warning("is one of two that use the same key", me));
             return;
         }

@@ -243,8 +243,8 @@ fn what_is_gone_need_not_be_understood_any_more() {
     let unsupported = |honest: &Honest| {
         honest.machine.disk.state().keys(Space::Meta).filter(|key| rows::unsupported_of(key).is_some()).count()
     };
-    assert_eq!((unsupported(&honest), honest.peer().view().holds.len()), (1, 1));
+    assert_eq!((unsupported(&honest), honest.peer().view().halts.len()), (1, 1));
     let word = word(&mut owner, vec![one(&entry)]);
     honest.hears(&owner, pushed(word));
-    assert_eq!((unsupported(&honest), honest.peer().view().holds.len()), (0, 0));
+    assert_eq!((unsupported(&honest), honest.peer().view().halts.len()), (0, 0));
 }

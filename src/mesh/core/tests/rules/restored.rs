@@ -1,7 +1,7 @@
 //! A device whose disk was put back to an older state, or copied.
 
 use mesh_core::entry::Place;
-use mesh_core::io::{CallState, Fact, Hold, Input, Space};
+use mesh_core::io::{CallState, Fact, Halt, Input, Space};
 use mesh_core::record::Ending;
 use mesh_core::rows;
 use mesh_core::test_kit::{Net, done, id};
@@ -41,7 +41,7 @@ fn a_restored_device_starts_a_new_incarnation_and_runs_nothing_a_second_time() {
     net.pass(1_000);
     assert_eq!(net.runs(&late), 1);
     assert_eq!(net.record(0, &late).unwrap().state, CallState::Ended(Ending::Done));
-    assert!(net.peer(2).view().holds.is_empty());
+    assert!(net.peer(2).view().halts.is_empty());
 }
 
 #[test]
@@ -177,13 +177,13 @@ fn of_two_processes_with_one_key_the_one_that_sees_the_other_begin_again_starts_
     // The copy comes up beside the first: it is taken for one that was restored, once.
     net.restore(2, &copy, false);
     net.join_all();
-    assert!(net.peer(2).view().holds.is_empty());
+    assert!(net.peer(2).view().halts.is_empty());
     // And the first, in another incarnation again, says something too.
     let seen = net.peer(2).view().incarnation;
     let other = net.as_another_incarnation(2, seen);
     net.input(2, other);
     net.pass(1_000);
-    assert_eq!(net.peer(2).view().holds, [Hold::Copied]);
+    assert_eq!(net.peer(2).view().halts, [Halt::Copied]);
     assert!(!net.peer(2).leads());
     let asked = net.ask(0, call(2));
     net.pass(5_000);

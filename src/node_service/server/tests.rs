@@ -538,7 +538,7 @@ async fn the_contracts_own_fields_are_filled_both_ways() {
 }
 
 #[tokio::test]
-async fn results_that_are_not_the_nodes_own_word_are_dropped() {
+async fn results_that_are_not_the_nodes_own_are_dropped() {
     let mut gateway = Gateway::start();
     let (raw, _) = gateway.raw_registered(NODE, 1).await;
     let good = || match convert::answer_to_pb(done(1)).msg {

@@ -93,7 +93,7 @@ impl<'a> Facts<'a> {
         self.trust.is_excluded(&place.author) && !self.trust.admits(&place.author, place.incarnation, place.seq)
     }
 
-    /// Peers that are online: as the gateway knows by its node streams, others by its word, and without one by links.
+    /// Peers that are online: as the gateway knows by its node streams, others as it reports, and without one by links.
     /// `sessions` are the node streams that this peer has.
     pub(crate) fn online(&self, sessions: impl Iterator<Item = PeerId>) -> BTreeSet<PeerId> {
         let mut online: BTreeSet<PeerId> = if self.leads() {

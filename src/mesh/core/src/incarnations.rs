@@ -43,7 +43,7 @@ pub(crate) enum OwnEntry {
     Known,
     /// Of a former incarnation: it goes into that one's log.
     Former,
-    /// The same, and the first that we hear of that incarnation: our store is older than it.
+    /// The same, and the first that we receive of that incarnation: our store is older than it.
     Lost,
     /// It contradicts our log, or goes on behind its end.
     Contradicts,

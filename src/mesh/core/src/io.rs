@@ -210,7 +210,7 @@ pub enum Command {
         /// Time that it is good for.
         ttl_ms: u64,
     },
-    /// Someone shows the secret of an invite. The used-mark and the approval become durable together.
+    /// Someone shows the secret of an invite. Its use and the approval become durable together.
     Redeem {
         /// SHA-256 of the secret.
         secret: Hash,
@@ -244,7 +244,7 @@ pub enum Command {
 /// A call that someone wants made.
 #[derive(Debug, Clone)]
 pub struct NewCall {
-    /// Handle of the node, or `any`.
+    /// Name of the node, or `any`.
     pub node: String,
     /// Which tool.
     pub tool: ToolName,
@@ -375,7 +375,7 @@ pub enum LogReader {
     Compaction,
     /// Reads entries that an older version of ours could not understand.
     Unsupported,
-    /// Attests again the outcomes that a peer had told before it was known to be out.
+    /// Re-issues the outcomes that a peer had reported before it was known to be excluded.
     Reattest,
     /// Issues again, in a new incarnation, the outcomes of the one before.
     Reissue,
@@ -530,14 +530,14 @@ pub struct View {
     pub boot: u64,
     /// True if we hold our own revocation.
     pub revoked: bool,
-    /// Devices that belonged until the word of whoever approved them turned out to be void; we may be one of them.
+    /// Devices that belonged until their approval turned out to be void; we may be one of them.
     /// [`Command::Approve`] approves them again, [`Command::Revoke`] says no.
     pub awaiting_reapproval: Vec<ReapprovalView>,
     /// Reasons why this peer neither leads nor starts calls.
     pub halts: Vec<Halt>,
     /// Peers that run twice under one key, as far as this peer saw: they get no calls, and none of theirs starts here.
     pub copied: Vec<PeerId>,
-    /// Peers that signed two different entries for one place, and have not started anew since: what they ask for after
+    /// Peers that signed two conflicting log entries, and have not started anew since: what they ask for after
     /// that place does not run here.
     pub forked: Vec<PeerId>,
     /// The gateway, as far as we know.
@@ -615,7 +615,7 @@ pub struct NodeView {
     pub peer: PeerId,
     /// Key, to dial it.
     pub key: PublicKey,
-    /// Handle.
+    /// Its name.
     pub node_id: NodeId,
     /// Its tier.
     pub tier: Tier,

@@ -161,7 +161,7 @@ impl Peer {
                 Space::Open => book.restore(&row_key, &value, now).map(drop),
                 Space::Keys => book.restore_key(&row_key, &value, age.at(now)),
                 Space::Journal => executor.restore(&row_key, &value),
-                Space::ForgottenMarks => executor.restore_mark(&row_key, &value),
+                Space::ForgottenMarks => executor.restore_forgotten_mark(&row_key, &value),
                 Space::Log | Space::Calls | Space::CallsByTime => Some(()),
             };
             good.ok_or(BootError::Damaged(space.name()))?;
@@ -217,7 +217,7 @@ impl Peer {
                 peer.write_outcome(&finished, fx);
             }
             if peer.is_excluded() {
-                // The process may have ended between the revocation's fsync and the word of it.
+                // The process may have ended between the revocation's fsync and telling the others.
                 fx.then(Then::Revoked);
             }
             fx.view_changed = true;

@@ -23,7 +23,7 @@ impl Unsupported {
         Self { newest_kind, rows: BTreeMap::new() }
     }
 
-    /// Takes back a row of [`crate::io::Space::Meta`]. `None`: it is one of ours and damaged.
+    /// Restores a row of [`crate::io::Space::Meta`]. `None`: it is one of ours and damaged.
     pub(crate) fn restore(&mut self, row_key: &[u8], value: &[u8]) -> Option<()> {
         let Some(place) = rows::unsupported_of(row_key) else { return Some(()) };
         self.rows.insert(place?, UnsupportedRow::from_bytes(value)?);
@@ -39,7 +39,7 @@ impl Unsupported {
     pub(crate) fn is_over_limit(&self, entry: &SignedEntry, fx: &mut Effects<'_>) -> bool {
         let full = !self.supports(entry.entry.kind) && self.is_full(&entry.author);
         if full {
-            fx.fact(Fact::Warning("says more than this version understands; its newer entries wait", entry.author));
+            fx.fact(Fact::Warning("wrote more entries of unsupported kinds than are kept; its newer entries wait until this device is updated", entry.author));
         }
         full
     }

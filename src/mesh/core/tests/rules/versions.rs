@@ -7,7 +7,7 @@ use mesh_core::record::{Directory, Tier};
 use mesh_core::rows;
 use mesh_core::test_kit::{Net, id};
 
-use crate::{call, unheard_of};
+use crate::{call, of_unknown_kind};
 
 /// Peer `n` is of a version that knows kinds up to this one.
 fn of_version(net: &mut Net, n: usize, newest: u16) {
@@ -51,7 +51,7 @@ fn something_critical_that_it_does_not_understand_keeps_a_peer_from_leading_and_
     assert!(matches!(net.approve(0, 3, "new", Tier::Owner), Reply::Approved(_)));
     net.join_all();
     let mut newest = net.author(3);
-    let critical = unheard_of(&mut newest, 98, true);
+    let critical = of_unknown_kind(&mut newest, 98, true);
     net.hears(0, &newest, critical);
     net.pass(5_000);
     let view = net.peer(2).view();
@@ -79,7 +79,7 @@ fn a_critical_entry_of_one_who_is_no_owner_holds_nobody_up() {
     let mut net = Net::of(2);
     assert!(matches!(net.approve(0, 2, "guest", Tier::Shared), Reply::Approved(_)));
     let mut guest = net.author(2);
-    let critical = unheard_of(&mut guest, 98, true);
+    let critical = of_unknown_kind(&mut guest, 98, true);
     net.hears(1, &guest, critical);
     net.pass(5_000);
     assert!((0..2).all(|n| net.peer(n).view().halts.is_empty()));
@@ -93,7 +93,7 @@ fn an_older_peer_does_not_keep_without_end_what_it_does_not_understand() {
     assert!(matches!(net.approve(0, 2, "guest", Tier::Shared), Reply::Approved(_)));
     let mut guest = net.author(2);
     for _ in 0..mesh_core::limits::UNSUPPORTED_PER_AUTHOR_MAX + 5 {
-        let entry = unheard_of(&mut guest, 98, false);
+        let entry = of_unknown_kind(&mut guest, 98, false);
         net.hears(1, &guest, entry);
     }
     assert_eq!(logged(&net, 1, 98), mesh_core::limits::UNSUPPORTED_PER_AUTHOR_MAX);

@@ -121,6 +121,8 @@ impl Pair {
             key: target.public_key(),
             node_id: header.node_id.clone(),
             tier: Tier::Owner,
+            approved_by: None,
+            since_ms: 0,
             online: true,
             last_seen_ms: 0,
             directory: None,

@@ -64,6 +64,8 @@ fn node(name: &str, peer: PeerId, tier: Tier, online: bool, tools: &[&str]) -> N
         key: key(9),
         node_id: node_id(name),
         tier,
+        approved_by: None,
+        since_ms: 0,
         online,
         last_seen_ms: ACCEPTED_MS,
         directory: Some(std::sync::Arc::new(directory)),

@@ -75,6 +75,8 @@ fn view(me: u64, leader: Option<u64>) -> Arc<View> {
         key: key(n).public_key(),
         node_id: format!("peer-{n}").parse().unwrap(),
         tier: Tier::Owner,
+        approved_by: None,
+        since_ms: 0,
         online: true,
         last_seen_ms: 0,
         directory: None,

@@ -1,5 +1,6 @@
 //! The face of the core: what goes into [`crate::peer::Peer::step`], and what comes out.
 
+use std::collections::{BTreeSet, VecDeque};
 use std::fmt;
 use std::sync::Arc;
 
@@ -550,6 +551,26 @@ pub struct View {
     pub nodes: Vec<NodeView>,
 }
 
+impl View {
+    /// Members that `peer` approved, or that one of those approved, and so on; nearest first. An owner
+    /// that changes the tier of a device, or approves it again, vouches for it from then on.
+    #[must_use]
+    pub fn guests_of(&self, peer: &PeerId) -> Vec<&NodeView> {
+        let mut guests: Vec<&NodeView> = Vec::new();
+        let mut hosts = VecDeque::from([*peer]);
+        let mut known = BTreeSet::from([*peer]);
+        while let Some(host) = hosts.pop_front() {
+            for node in self.nodes.iter().filter(|node| node.approved_by == Some(host)) {
+                if known.insert(node.peer) {
+                    guests.push(node);
+                    hosts.push_back(node.peer);
+                }
+            }
+        }
+        guests
+    }
+}
+
 /// Reason why a peer neither leads nor starts calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Halt {
@@ -619,6 +640,10 @@ pub struct NodeView {
     pub node_id: NodeId,
     /// Its tier.
     pub tier: Tier,
+    /// Owner that approved it; `None`: it founded the mesh.
+    pub approved_by: Option<PeerId>,
+    /// Wall time of that approval, in milliseconds since 1970, by its signer's clock; 0 = the founder.
+    pub since_ms: u64,
     /// True if the gateway has its node stream; without a gateway, if we are linked to it.
     pub online: bool,
     /// Wall time at which we last saw it change between online and offline; 0 = never seen since our start.

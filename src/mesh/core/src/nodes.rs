@@ -113,6 +113,8 @@ impl Nodes {
                 key: member.key,
                 node_id: member.node_id.clone(),
                 tier: member.tier,
+                approved_by: member.by,
+                since_ms: member.since_ms,
                 online: online.contains(peer),
                 last_seen_ms: self.presence.get(peer).map_or(0, |presence| presence.changed_ms),
                 directory: self.directory(peer).cloned(),

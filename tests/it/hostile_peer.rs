@@ -34,12 +34,12 @@ use crate::harness::{Home, Mesh, PATIENCE, call_is_over, items, observe, residen
 
 const YEAR_MS: u64 = 365 * 24 * 3600 * 1000;
 
-fn runtime() -> Runtime {
+pub(crate) fn runtime() -> Runtime {
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime")
 }
 
 /// A peer without an agent: keys and links, and whoever holds it decides what is said on them.
-struct Loose {
+pub(crate) struct Loose {
     key: DeviceKey,
     links: Links,
     events: mpsc::Receiver<LinkEvent>,
@@ -49,7 +49,7 @@ struct Loose {
 
 impl Loose {
     /// With a fresh key, behind an address of this machine. Within a runtime.
-    fn new(listen: SocketAddr) -> Self {
+    pub(crate) fn new(listen: SocketAddr) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let key = DeviceKey::load_or_create(dir.path()).expect("a key");
         let blobs = BlobStore::open(&dir.path().join("blobs")).expect("a blob store");
@@ -65,7 +65,7 @@ impl Loose {
     }
 
     /// Asks to join, and the first answer; nothing when there is none.
-    async fn ask(
+    pub(crate) async fn ask(
         &self,
         at: SocketAddr,
         secret: Option<[u8; 16]>,

@@ -23,6 +23,7 @@ mod offline_queue;
 mod partition;
 mod seed_nodes;
 mod seed_rest;
+mod strangers;
 mod tool_exec;
 #[cfg(feature = "fault-points")]
 mod wrong_clock;

@@ -22,9 +22,11 @@ use crate::ids::{ATTEMPTS_MAX, Attempt, Hash, Incarnation, PeerId, ReqId};
 use crate::io::{CallRecord, CallState, Fact, HistoryRow, Output, SessionId};
 use crate::limits;
 use crate::log::Logs;
+use crate::policy;
 use crate::protocol_rule::ProtocolRule;
 use crate::record::{CancelRequest, Ending, Header, Outcome, Payload};
 use crate::rows::{self, Basis, Empty, KeyRow, OpenKey, OpenRow, Row as _};
+use crate::trust::Trust;
 use deferred::Deferred;
 use early::Early;
 
@@ -35,9 +37,10 @@ const LOOK_AGAIN_MS: u64 = 5_000;
 /// Rows of one call's history; then the middle is left out.
 const HISTORY_MAX: usize = 64;
 
-/// Name of a client key in the store: principal and key, hashed together.
-pub(crate) fn key_id(principal: &str, key: &str) -> Hash {
-    Hash::of(&[principal.as_bytes(), &[0], key.as_bytes()].concat())
+/// Name of a client key in the store: the namespace of whose it is, principal and key, hashed together.
+pub(crate) fn key_id(origin: &PeerId, principal: &str, key: &str, trust: &Trust) -> Hash {
+    let namespace = policy::namespace(origin, trust);
+    Hash::of(&[namespace.0.as_slice(), principal.as_bytes(), &[0], key.as_bytes()].concat())
 }
 
 /// Hash of all that two calls under one client key must agree in.
@@ -74,6 +77,13 @@ struct Open {
 impl Open {
     fn ended(&self) -> bool {
         matches!(self.record.state, CallState::Ended(_))
+    }
+
+    /// When a call that has ended is looked at again: the books keep it for `keep_ms` after its time, in case that its
+    /// target says otherwise; one for `me` that others gave up is ours to confirm once its TTL has expired.
+    fn look_again_at(&self, me: &PeerId, keep_ms: u64) -> u64 {
+        let ours_to_confirm = self.record.header.target == *me && !self.record.confirmed;
+        self.deadline.saturating_add(if ours_to_confirm { 0 } else { keep_ms })
     }
 }
 
@@ -156,7 +166,7 @@ impl Book {
             open.basis = row.basis;
             if ended {
                 self.agenda.remove(&(open.look_at, id));
-                open.look_at = open.deadline.saturating_add(self.keep_ms);
+                open.look_at = open.look_again_at(&self.me, self.keep_ms);
                 self.agenda.insert((open.look_at, id));
             }
         }
@@ -322,8 +332,10 @@ impl Book {
         if self.closing.contains_key(&id) {
             return false;
         }
-        if let Some(key) = &header.client_key {
-            let key = key_id(&header.principal, key);
+        // One that its target will deny binds nothing.
+        let key = header.client_key.as_ref().filter(|_| policy::permits_call(&entry.author, &header, facts));
+        if let Some(key) = key {
+            let key = key_id(&entry.author, &header.principal, key, facts.trust);
             let fingerprint = request_fingerprint(&header.target, header.tool.as_str(), &header.arguments);
             let until_ms = fx.age_ms + header.ttl_ms + 24 * 3600 * 1000;
             self.keys.entry(key).or_insert_with(|| {
@@ -550,9 +562,7 @@ impl Book {
             // The target may still come and say otherwise; the books are closed without it after a while.
             if let Some(open) = self.open.get_mut(id) {
                 self.agenda.remove(&(open.look_at, *id));
-                // One for ourselves that others gave up is ours to confirm once its TTL has expired.
-                let keep_ms = if target == self.me && !confirmed { 0 } else { self.keep_ms };
-                open.look_at = open.deadline.saturating_add(keep_ms);
+                open.look_at = open.look_again_at(&self.me, self.keep_ms);
                 self.agenda.insert((open.look_at, *id));
             }
             self.save(id, fx);

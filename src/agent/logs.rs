@@ -23,13 +23,13 @@ const OURS: [&str; 2] = ["sigil", "mesh_core"];
 pub(super) fn start(config: &Config, file: Option<&Path>) -> Result<LogRing, AgentError> {
     let ring = LogRing::default();
     let registry = tracing_subscriber::registry().with(filter(&config.log.level)).with(ring.layer());
+    // Colours are for people at a terminal; a file, a pipe and the journal get none.
+    let colours = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     let text = tracing_subscriber::fmt::layer();
     // Someone else may have set a subscriber in tests; the ring still works through ours only.
     let _ = match (config.log.format, file) {
         (LogFormat::Json, None) => registry.with(text.with_writer(io::stderr).json()).try_init(),
-        (LogFormat::Text, None) => {
-            registry.with(text.with_ansi(io::stderr().is_terminal()).with_writer(io::stderr)).try_init()
-        }
+        (LogFormat::Text, None) => registry.with(text.with_ansi(colours).with_writer(io::stderr)).try_init(),
         (format, Some(path)) => {
             let file = LogFile::open(path, config.log.max_size).map_err(at("opening", path))?;
             let text = text.with_ansi(false).with_writer(Mutex::new(file));
@@ -54,7 +54,7 @@ fn filter(level: &str) -> Targets {
 }
 
 /// A log file that begins anew when it is full; the full one is kept under its name with `.1` at the end, in the place
-/// of the one before. Standard output and error go to the same file: what a library prints, and the word of a panic.
+/// of the one before. Standard error goes to the same file: what a library prints, and the word of a panic.
 #[derive(Debug)]
 struct LogFile {
     path: PathBuf,
@@ -84,7 +84,6 @@ fn open(path: &Path) -> io::Result<(File, u64)> {
     let file = OpenOptions::new().create(true).append(true).mode(0o600).open(path)?;
     let len = file.metadata()?.len();
     if !cfg!(test) {
-        nix::unistd::dup2_stdout(&file)?;
         nix::unistd::dup2_stderr(&file)?;
     }
     Ok((file, len))

@@ -4,6 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -15,6 +16,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::Notify;
 use tower::ServiceExt as _;
 
 use super::seats::{Seat, Seats};
@@ -46,7 +48,10 @@ pub enum ListenError {
         source: io::Error,
     },
     /// Someone else has the port.
-    #[error("port {} is taken by another program; choose another with --http-port", .0.port())]
+    #[error(
+        "TCP port {} is in use by another program; choose another with --http-port, or `listen.http_port` in sigil.toml",
+        .0.port()
+    )]
     PortInUse(SocketAddr),
     /// The port cannot be opened.
     #[error("listening on {address}")]
@@ -122,9 +127,10 @@ impl Listeners {
     }
 
     /// Serves `routes` at both doors until `tasks` stops: then no new connection is taken, and requests under way are
-    /// finished. Each request carries its [`Arrival`].
-    pub fn serve(self, routes: &Router, tasks: &TaskGroup) {
-        let Self { tcp, unix, bound } = self;
+    /// finished. Each request carries its [`Arrival`]. `socket_gone` tells that the file of the socket has vanished: then
+    /// it is made anew, in a directory that is there.
+    pub fn serve(self, routes: &Router, socket_gone: Arc<Notify>, tasks: &TaskGroup) {
+        let Self { tcp, mut unix, bound } = self;
         let (stop, group, router, port) = (tasks.stopping(), tasks.clone(), routes.clone(), bound.http.port());
         tasks.spawn(async move {
             let seats = Seats::new(CONNECTIONS_MAX);
@@ -143,7 +149,19 @@ impl Listeners {
         let (stop, group, router) = (tasks.stopping(), tasks.clone(), routes.clone());
         tasks.spawn(async move {
             let seats = Seats::new(CONNECTIONS_MAX);
-            while let Some(accepted) = stop.run_until_cancelled(unix.accept()).await {
+            loop {
+                let accepted = tokio::select! {
+                    biased;
+                    () = stop.cancelled() => break,
+                    () = socket_gone.notified() => {
+                        match bind_socket(&bound.socket).await {
+                            Ok(anew) => unix = anew,
+                            Err(error) => tracing::debug!(%error, "the socket cannot be made anew"),
+                        }
+                        continue;
+                    }
+                    accepted = unix.accept() => accepted,
+                };
                 match accepted {
                     Ok((stream, _)) => {
                         let Some(seat) = stop.run_until_cancelled(seats.take()).await else { break };

@@ -13,6 +13,7 @@ pub mod ops;
 pub mod rest;
 mod seats;
 mod serve;
+pub mod settings;
 pub mod tokens;
 
 pub use app::Context;
@@ -20,4 +21,5 @@ pub use identity::{Door, Identity, Principal};
 pub use listen::{Bound, ListenError};
 pub use log_ring::LogRing;
 pub use serve::serve;
+pub use settings::Settings;
 pub use tokens::TokenStore;

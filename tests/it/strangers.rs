@@ -58,7 +58,11 @@ fn made_up(instance: u64, port: u16) -> Vec<u8> {
     };
     let mut packet = vec![0, 0, 0x84, 0, 0, 0, 0, 1, 0, 0, 0, 1];
     packet.extend(record(&service, 12, &own));
-    packet.extend(record(&own, 33, &[&[0, 0, 0, 0], port.to_be_bytes().as_slice(), &name(&[&label, "local"])].concat()));
+    packet.extend(record(
+        &own,
+        33,
+        &[&[0, 0, 0, 0], port.to_be_bytes().as_slice(), &name(&[&label, "local"])].concat(),
+    ));
     packet
 }
 
@@ -147,7 +151,9 @@ fn s11_s12_s32_strangers_keep_the_house_from_nobody() {
 
     let bureau = Home::new("bureau").with_only_config("").in_namespace(&network.namespace(2)).started();
     let bureau_id = bureau.peer_id();
-    wait_until("a real device is seen among those that are made up", Duration::from_secs(5), || sees(&attic, &bureau_id));
+    wait_until("a real device is seen among those that are made up", Duration::from_secs(5), || {
+        sees(&attic, &bureau_id)
+    });
     let began = now();
     let joined = bureau.join(&attic.invite());
     assert!((200..300).contains(&joined.status), "{}", joined.text());
@@ -177,7 +183,9 @@ fn s33_on_a_network_that_is_not_known_only_members_hear_a_name() {
     let new = |name: &str, peer| Home::new(name).with_only_config("").in_namespace(&network.namespace(peer)).started();
     let (cellar, dormer) = (new("cellar", 2), new("dormer", 3));
     let (cellar_id, dormer_id) = (cellar.peer_id(), dormer.peer_id());
-    wait_until("those see each other", Duration::from_secs(5), || sees(&cellar, &dormer_id) && sees(&dormer, &cellar_id));
+    wait_until("those see each other", Duration::from_secs(5), || {
+        sees(&cellar, &dormer_id) && sees(&dormer, &cellar_id)
+    });
     for home in [&attic, &bureau] {
         assert_eq!(items(&home.get("nearby").expect(200)), &[] as &[Value], "at {}", home.name);
         assert!(!sees(&cellar, &home.peer_id()), "{} is seen", home.name);

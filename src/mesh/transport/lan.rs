@@ -12,26 +12,18 @@ use tokio::sync::mpsc;
 
 use super::address::Address;
 use super::links::Links;
+use super::networks::Networks;
+pub use super::networks::Show;
 use crate::tasks::TaskGroup;
 
 #[cfg(feature = "lan")]
 mod near;
-pub(super) mod networks;
 #[cfg(feature = "lan")]
 mod record;
 #[cfg(feature = "lan")]
 mod search;
 #[cfg(feature = "lan")]
 mod sockets;
-
-/// Networks on which strangers may learn this device's name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Show {
-    /// All.
-    EveryNetwork,
-    /// Those on which the home was started first, or over which a device has joined.
-    KnownNetworks,
-}
 
 /// Settings of LAN discovery.
 #[derive(Debug, Clone)]
@@ -70,7 +62,7 @@ pub enum LanEvent {
 pub fn start(config: LanConfig, links: &Links, events: mpsc::Sender<LanEvent>) {
     let LanConfig { name, show, networks, tasks } = config;
     let shared = links.shared.clone();
-    shared.lan.open(name, networks::Networks::open(networks, show));
+    shared.lan.open(name, Networks::open(networks, show));
     #[cfg(feature = "lan")]
     tasks.clone().spawn(async move {
         tasks.stopping().run_until_cancelled(Box::pin(search::run(shared, events))).await;

@@ -19,6 +19,7 @@ mod link;
 mod link_table;
 pub mod links;
 mod members;
+mod networks;
 mod news;
 mod quic;
 mod session;

@@ -15,9 +15,9 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::address::{Address, canonical};
 use super::event::LinkEvent;
-use super::lan::networks::Face;
 use super::link::{Link, LinkInfo, Offer, Outbox};
 use super::members::Members;
+use super::networks::Face;
 use super::quic::Code;
 use super::stream::ServiceId;
 use super::tls::Credentials;

@@ -10,17 +10,25 @@ use data_encoding::HEXLOWER;
 use mesh_core::ids::{Hash, NodeId};
 use tokio::time::Instant;
 
-use super::Show;
-use crate::mesh::transport::interfaces::{Interface, Interfaces};
+use super::interfaces::{Interface, Interfaces};
 
 /// Networks that are kept; the file then forgets any of them.
 const NETWORKS_MAX: usize = 64;
 /// Time after the first start of a home during which every network becomes known: it is being set up.
 const SETTING_UP: Duration = Duration::from_mins(10);
 
+/// Networks on which strangers may learn this device's name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Show {
+    /// All.
+    EveryNetwork,
+    /// Those on which the home was started first, or over which a device has joined.
+    KnownNetworks,
+}
+
 /// The face of this device on local networks; none when discovery is switched off.
 #[derive(Debug, Default)]
-pub(in crate::mesh::transport) struct Face(OnceLock<(NodeId, Networks)>);
+pub(super) struct Face(OnceLock<(NodeId, Networks)>);
 
 impl Face {
     /// Begins to have one.
@@ -30,23 +38,24 @@ impl Face {
     }
 
     /// The name to tell a stranger that asks from this address, if it may know it.
-    pub(in crate::mesh::transport) fn name_for(&self, ip: IpAddr, zone: u32, own: &Interfaces) -> Option<&NodeId> {
+    pub(super) fn name_for(&self, ip: IpAddr, zone: u32, own: &Interfaces) -> Option<&NodeId> {
         let (name, networks) = self.0.get()?;
         networks.is_known(own.of(ip, zone)).then_some(name)
     }
 
     /// The name to tell a member.
-    pub(in crate::mesh::transport) fn name(&self) -> Option<&NodeId> {
+    pub(super) fn name(&self) -> Option<&NodeId> {
         self.0.get().map(|(name, _)| name)
     }
 
     /// True if strangers at this address may be asked who they are, which shows them our key.
+    #[cfg(feature = "lan")]
     pub(super) fn may_ask(&self, ip: IpAddr, zone: u32, own: &Interfaces) -> bool {
         self.name_for(ip, zone, own).is_some()
     }
 
     /// A device has joined over the network of this address: it is one where devices of this mesh belong.
-    pub(in crate::mesh::transport) fn note_join(&self, from: SocketAddr, own: &Interfaces) {
+    pub(super) fn note_join(&self, from: SocketAddr, own: &Interfaces) {
         let zone = if let SocketAddr::V6(v6) = from { v6.scope_id() } else { 0 };
         if let (Some((_, networks)), Some(interface)) = (self.0.get(), own.of(from.ip().to_canonical(), zone)) {
             networks.add(interface);
@@ -54,6 +63,7 @@ impl Face {
     }
 
     /// Looks where we are: while the home is being set up, that is known.
+    #[cfg(feature = "lan")]
     pub(super) fn look(&self, own: &Interfaces) {
         if let Some((_, networks)) = self.0.get()
             && networks.is_set_up_until.is_some_and(|until| Instant::now() < until)
@@ -121,7 +131,7 @@ impl Networks {
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::interfaces::Usefulness;
+    use super::super::interfaces::Usefulness;
     use super::*;
 
     fn on(prefix: &str) -> Interfaces {

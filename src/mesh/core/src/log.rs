@@ -113,10 +113,6 @@ impl Logs {
         self.changes = changes;
     }
 
-    pub(crate) fn changes(&self) -> Hash {
-        self.changes
-    }
-
     /// Place of the newest entry that we hold of `author`, by incarnation.
     pub(crate) fn incarnations(&self, author: &PeerId) -> impl Iterator<Item = (Incarnation, u64)> + '_ {
         let incarnations = (*author, Incarnation(0))..=(*author, Incarnation(u32::MAX));

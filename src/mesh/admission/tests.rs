@@ -37,7 +37,7 @@ fn member(n: u8) -> NodeView {
         key,
         node_id: name("nas"),
         tier: Tier::Owner,
-        let_in_by: None,
+        approved_by: None,
         since_ms: 0,
         online: true,
         last_seen_ms: 0,

@@ -60,7 +60,7 @@ impl Revocation {
     }
 }
 
-/// A device that belonged until the word of whoever approved it turned out to be void: an owner may approve it again.
+/// A device that belonged until its approval turned out to be void: an owner may approve it again.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct AwaitingReapproval {
     pub(crate) key: PublicKey,

@@ -1,4 +1,4 @@
-//! excluded-has-no-effect, ended-word-has-no-effect and revocation-wins: what a revocation or demotion ends, and that
+//! excluded-has-no-effect, ended-authority-has-no-effect and revocation-wins: what a revocation or demotion ends, and that
 //! nothing brings it back unasked. Judged
 //! by the membership changes on a peer's disk, read here without the core's own rules.
 
@@ -24,7 +24,7 @@ pub(super) struct Held {
 }
 
 impl Held {
-    /// True if it ends the word that its subject had as an owner.
+    /// True if it ends the authority that its subject had as an owner.
     fn ends(&self) -> bool {
         !matches!(self.change.what, ChangeKind::Approved { tier: Tier::Owner, .. })
     }
@@ -74,8 +74,8 @@ fn welcome(held: &[Arc<Held>]) -> BTreeSet<PeerId> {
     }
 }
 
-/// Revocations and demotions that nobody can doubt: of their authors no membership change held says that their word was
-/// ended itself, and they were approved by words that none may have voided.
+/// Revocations and demotions that nobody can doubt: of their authors no membership change held says that their authority was
+/// ended itself, and they were approved by changes that none may have voided.
 fn sure(held: &[Arc<Held>]) -> Vec<&Arc<Held>> {
     let ended = |author: &PeerId| held.iter().any(|said| said.subject == *author && said.ends());
     let welcome = welcome(held);
@@ -134,7 +134,7 @@ impl Checks {
     }
 
     /// **excluded-has-no-effect** no void entry is in force anywhere that holds the revocation: whoever belongs was
-    /// approved by an approval that stands. **ended-word-has-no-effect** nor is any word of an owner that was revoked or
+    /// approved by an approval that stands. **ended-authority-has-no-effect** nor is any change by an owner that was revoked or
     /// lowered, but what whoever did that had seen, and what it says by an approval that came later.
     fn no_void_entry_in_force(
         &mut self,
@@ -162,18 +162,18 @@ impl Checks {
             let by_whom = || approvals.iter().filter_map(|said| void(said)).any(|ended| ended.removes());
             // The founder has none.
             if !approvals.iter().any(|said| stands(&said)) && approvals.iter().any(|said| void(said).is_some()) {
-                let name = if by_whom() { "excluded-has-no-effect" } else { "ended-word-has-no-effect" };
+                let name = if by_whom() { "excluded-has-no-effect" } else { "ended-authority-has-no-effect" };
                 self.fail(name, now, || {
                     format!("p{peer} holds {member} approved as {tier:?} by nothing but void changes")
                 });
             }
         }
-        // And nobody is out, or lowered, by such a word alone.
+        // And nobody is out, or lowered, by such a change alone.
         let welcome = welcome(held);
         for ended in welcome.iter().filter(|owner| members.get(owner) != Some(&Tier::Owner)) {
             let mut against = held.iter().filter(|said| said.subject == *ended && said.ends()).peekable();
             if against.peek().is_some() && against.all(|said| void(said).is_some()) {
-                self.fail("ended-word-has-no-effect", now, || {
+                self.fail("ended-authority-has-no-effect", now, || {
                     format!("p{peer} holds {ended} removed or lowered by nothing but void changes")
                 });
             }

@@ -288,7 +288,7 @@ impl Director {
         let victim = mesh.peers[usize::from(peer == 0)].key.public_key();
         let sybil = Key::new(1_000_000 + peer as u64, false).public_key();
         let approved = |tier| ChangeKind::Approved { tier, node_id: NodeId::slug("sybil"), after: grants.clone() };
-        let words = [
+        let said = [
             (sybil, approved(Tier::Owner)),
             (forger.public_key(), approved(Tier::Owner)),
             (victim, approved(Tier::Shared)),
@@ -296,7 +296,7 @@ impl Director {
         ];
         let mut entries = Vec::new();
         for grant in &grants {
-            for (subject, what) in words.clone() {
+            for (subject, what) in said.clone() {
                 let change = MembershipChange { subject, grant: *grant, stands: Vec::new(), fence: u64::MAX, what };
                 let entry = forger.says(Kind::MEMBERSHIP, encode(&change));
                 entries.push(EntryItem { entry, left_ms: None });

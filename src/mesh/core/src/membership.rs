@@ -78,7 +78,7 @@ fn change(subject: PublicKey, what: ChangeKind, facts: &Facts<'_>) -> Result<Mem
         return Err(Refusal::LastOwner);
     }
     let grant = trust.member(&facts.me()).ok_or(Refusal::NotMember)?.grant;
-    let stands = if raises { Vec::new() } else { trust.words(&peer) };
+    let stands = if raises { Vec::new() } else { trust.statements(&peer) };
     let fence = if raises { 0 } else { facts.election.fence().epoch.counter };
     Ok(MembershipChange { subject, grant, stands, fence, what })
 }

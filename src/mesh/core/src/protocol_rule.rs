@@ -82,8 +82,8 @@ pub enum ProtocolRule {
     /// An entry of a revoked author beyond the revocation's cut-off is void.
     CutoffVoids,
     /// A peer that was an owner and is a member of less says nothing about members any more.
-    DemotionEndsWord,
-    /// Of what a former owner said that stands which was seen by whoever ended its word, not what it says of an earlier
+    DemotionEndsAuthority,
+    /// Of what a former owner said that stands which was seen by whoever ended its authority, not what it dates to an earlier
     /// place.
     UnseenIsVoid,
     /// Whoever becomes an owner again gets back nothing that it said before.
@@ -186,7 +186,7 @@ impl ProtocolRule {
         Self::RunningLimit,
         Self::RevocationWins,
         Self::CutoffVoids,
-        Self::DemotionEndsWord,
+        Self::DemotionEndsAuthority,
         Self::UnseenIsVoid,
         Self::NothingOlder,
         Self::FenceOfFormerOwner,

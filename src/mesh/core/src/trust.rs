@@ -81,7 +81,7 @@ pub(crate) struct Membership {
     /// Every revocation that is in force, also of peers that were approved again.
     pub(crate) revocations: BTreeMap<PeerId, Vec<Revocation>>,
     pub(crate) awaiting_reapproval: BTreeMap<PeerId, AwaitingReapproval>,
-    /// Of those whose word as an owner was ended: the highest counter of an epoch that was known then to all who ended
+    /// Of those whose authority was ended: the highest counter of an epoch that was known then to all who ended
     /// it.
     pub(crate) fences: BTreeMap<PeerId, u64>,
 }
@@ -244,7 +244,7 @@ impl Trust {
     }
 
     /// True if a claim by `peer` to an epoch with this counter proves that epoch although an owner does not show it: of
-    /// an owner any does, of one whose word was ended those that were known then.
+    /// an owner any does, of one whose authority was ended those that were known then.
     pub(crate) fn may_prove(&self, peer: &PeerId, counter: u64) -> bool {
         let known = self.membership.fences.get(peer).filter(|_| self.enforces(ProtocolRule::FenceOfFormerOwner));
         self.was_owner(peer) && known.is_none_or(|known| counter <= *known)
@@ -453,10 +453,10 @@ impl Trust {
         said.filter_map(|hash| self.records.get(hash))
     }
 
-    /// What `peer` said about members that counts: that stands when its word ends.
-    pub(crate) fn words(&self, peer: &PeerId) -> Vec<Hash> {
-        let words = self.counted_of(peer).map(|record| record.entry.hash);
-        words.take(limits::CHANGES_PER_AUTHOR_MAX).collect()
+    /// What `peer` said about members that counts: that stands when its authority ends.
+    pub(crate) fn statements(&self, peer: &PeerId) -> Vec<Hash> {
+        let statements = self.counted_of(peer).map(|record| record.entry.hash);
+        statements.take(limits::CHANGES_PER_AUTHOR_MAX).collect()
     }
 
     /// Last place of the membership changes of `peer` that are held and count, by incarnation. A revocation lets those

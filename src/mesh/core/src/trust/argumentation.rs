@@ -1,4 +1,4 @@
-//! Which membership changes count. A change to less than owner, or a revocation, ends the word of its subject: it voids
+//! Which membership changes count. A change to less than owner, or a revocation, ends the authority of its subject: it voids
 //! what that one says as an owner and its signer had not seen, which may be another such change; and that one may be the
 //! cause why the first counts for nothing.
 //!
@@ -82,7 +82,7 @@ impl Record {
         }
     }
 
-    /// True if it ends the word that its subject had as an owner, if it had one.
+    /// True if it ends the authority that its subject had as an owner, if it had one.
     pub(super) fn is_limit(&self) -> bool {
         self.tier() != Some(Tier::Owner)
     }
@@ -117,7 +117,7 @@ impl Record {
 /// Ground of a change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Ground {
-    /// The founder's word, by the genesis.
+    /// Of the founder: the genesis.
     Genesis,
     /// An approval of its author.
     Approval(At),
@@ -298,7 +298,7 @@ impl<'a> Graph<'a> {
     fn voids(&self, limit: &Node<'_>, said: &Node<'_>) -> bool {
         let (lowers, leaves) = (limit.record.tier().is_some(), said.record.is_leave());
         if limit.record.entry.hash == said.record.entry.hash
-            || (lowers && !self.rules.enforces(ProtocolRule::DemotionEndsWord))
+            || (lowers && !self.rules.enforces(ProtocolRule::DemotionEndsAuthority))
             || (!lowers && !self.rules.enforces(ProtocolRule::CutoffVoids))
             // Everyone may leave, whatever he may say besides; and who leaves as less than an owner takes nothing back.
             || (lowers && leaves && self.rests_on_less(said))
@@ -312,7 +312,7 @@ impl<'a> Graph<'a> {
         !was_seen && !is_renewed && !self.is_spared(limit, said)
     }
 
-    /// True if a rule is left out by which this word would be void.
+    /// True if a rule is left out by which this change would be void.
     fn is_spared(&self, limit: &Node<'_>, said: &Node<'_>) -> bool {
         let by_place = || {
             let stands = &limit.record.change.stands;

@@ -73,7 +73,9 @@ impl<'g, 'a> About<'g, 'a> {
         let admits = |node: &Node<'_>| !rules.enforces(ProtocolRule::RevocationWins) || node.knows_all(&self.revoked);
         let admitting: Vec<_> = self.approvals.iter().copied().filter(|(node, _)| admits(node)).collect();
         let decides = |node: &Node<'_>| {
-            node.record.is_limit() || !rules.enforces(ProtocolRule::DemotionEndsWord) || node.knows_all(&self.lowered)
+            node.record.is_limit()
+                || !rules.enforces(ProtocolRule::DemotionEndsAuthority)
+                || node.knows_all(&self.lowered)
         };
         let eligible: Vec<_> = admitting.iter().copied().filter(|(node, _)| decides(node)).collect();
         let mut later = Positions::new();

@@ -144,14 +144,13 @@ impl Run {
             hlc: at(0).wall_ms << 16,
             kind: Kind::CALL,
             critical: false,
-            generation: 0,
             previous: Hash::ZERO,
             body: encode(&header).into(),
         };
         assert!(header.id.is_of(&origin_id));
         let epoch = Epoch { counter, class: 3, peer: leader_id };
         Dispatch {
-            claim: Claim::sign(&leader, epoch, 1),
+            claim: Claim::sign(&leader, state.mesh, epoch, 1),
             header: SignedEntry::sign(&origin, entry),
             attempt,
             left_ms: LEFT_MS,

@@ -15,9 +15,9 @@ use crate::limits;
 use crate::record::Header;
 
 /// First byte of every encoded entry and stored record. Another major version is refused, never misread.
-pub const VERSION: u8 = 2;
+pub const VERSION: u8 = 3;
 
-const ENTRY_CONTEXT: &[u8] = b"sigil entry 2\0";
+const ENTRY_CONTEXT: &[u8] = b"sigil entry 3\0";
 
 /// Why bytes are not an entry that we may take.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -116,8 +116,6 @@ pub struct Entry {
     pub kind: Kind,
     /// A peer that does not know `kind` must not lead, nor start calls, while this is set.
     pub critical: bool,
-    /// 1 + the highest generation that the author had seen for what this is about: causally later wins.
-    pub generation: u32,
     /// Hash of the author's previous entry, or [`Hash::ZERO`].
     pub previous: Hash,
     /// The record, encoded.
@@ -268,7 +266,6 @@ mod tests {
             hlc: 1,
             kind: Kind(999),
             critical: false,
-            generation: 0,
             previous: Hash::ZERO,
             body: body.into(),
         }

@@ -214,7 +214,6 @@ impl Logs {
         &mut self,
         signer: &dyn Signer,
         kind: Kind,
-        generation: u32,
         body: Vec<u8>,
         fx: &mut Effects<'_>,
     ) -> SignedEntry {
@@ -231,7 +230,6 @@ impl Logs {
                 hlc,
                 kind,
                 critical: false,
-                generation,
                 previous: previous.map_or(Hash::ZERO, |head| head.hash),
                 body: body.into(),
             },

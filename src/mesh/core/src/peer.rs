@@ -181,7 +181,7 @@ impl Peer {
         let mut peer = Self {
             timers: Timers { now_ms: now.mono_ms, age, asked_wake: None, stopping: None },
             durability: Durability::default(),
-            election: Election::boot(config.clone(), me, fence, floor, now.mono_ms),
+            election: Election::boot(config.clone(), me, trust.mesh(), fence, floor, now.mono_ms),
             logs: Logs::new(me, trust.mesh(), incarnation, heads, unsupported, now.mono_ms),
             trust,
             nodes,
@@ -366,7 +366,7 @@ impl Peer {
     fn handle_frame(&mut self, from: PeerId, frame: Frame, fx: &mut Effects<'_>) {
         match frame {
             Frame::Beacon(beacon) => {
-                let may = self.trust.is_owner(&beacon.claim.epoch.peer);
+                let may = self.is_of_mesh(&beacon.claim) && self.trust.is_owner(&beacon.claim.epoch.peer);
                 self.election.handle_beacon(from, beacon, may, fx);
             }
             Frame::Query => self.election.handle_query(from, fx),
@@ -431,7 +431,7 @@ impl Peer {
                 let known = (&self.book, &self.executor);
                 let dead = self.compaction.handle_log_read(&entries, more, known, &facts!(self), fx);
                 if let Some(dead) = dead {
-                    let entry = self.write(Kind::TRUNCATION, 0, crate::entry::encode(&dead), fx);
+                    let entry = self.write(Kind::TRUNCATION, crate::entry::encode(&dead), fx);
                     self.apply_truncation(&entry, fx);
                 }
             }
@@ -537,7 +537,7 @@ impl Peer {
             && !self.is_excluded()
             && fx.enforces(ProtocolRule::RunsCheckpointed)
         {
-            self.write(Kind::CHECKPOINT, 0, Vec::new(), fx);
+            self.write(Kind::CHECKPOINT, Vec::new(), fx);
         }
     }
 
@@ -608,11 +608,12 @@ impl Peer {
     /// rise above.
     fn handle_notice(&mut self, from: &PeerId, claim: &Claim, fx: &mut Effects<'_>) {
         let Epoch { counter, peer: claimant, .. } = claim.epoch;
+        if !self.is_of_mesh(claim) || claim.epoch <= self.election.fence().epoch {
+            return;
+        }
         let may_prove = self.trust.is_owner(from)
             || self.trust.may_prove(&claimant, counter)
-            || (self.trust.was_owner(&claimant)
-                && claim.epoch > self.election.fence().epoch
-                && self.links.begin_rescue(*from, claimant));
+            || (self.trust.was_owner(&claimant) && self.links.begin_rescue(*from, claimant));
         self.election.handle_notice(claim, may_prove, fx);
     }
 
@@ -634,7 +635,7 @@ impl Peer {
         let Some(header) = dispatch.header.header() else { return };
         let (id, attempt, place) = (header.id, dispatch.attempt, dispatch.header.place());
         let answer = |what, fx: &mut Effects<'_>| fx.send(from, Frame::Answer(Answer { id, attempt, what }));
-        let may_lead = self.trust.is_owner(&from);
+        let may_lead = self.trust.is_owner(&from) && self.is_of_mesh(&dispatch.claim);
         if from != dispatch.claim.epoch.peer || !may_lead {
             return answer(AnswerKind::Rejected("only a gateway of this mesh may dispatch".to_owned()), fx);
         }
@@ -707,6 +708,11 @@ impl Peer {
         if self.trust.admits(&place.author, place.incarnation, place.seq) {
             self.apply(entry, left_ms, fx);
         }
+    }
+
+    /// True if a claim is to lead this mesh. What its device claimed in another one is no word here.
+    fn is_of_mesh(&self, claim: &Claim) -> bool {
+        claim.mesh == self.trust.mesh()
     }
 
     fn is_excluded(&self) -> bool {

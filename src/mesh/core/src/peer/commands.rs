@@ -56,12 +56,15 @@ impl Peer {
         if self.timers.stopping.is_some() {
             return Err(Refusal::Stopping);
         }
+        if self.incarnations.is_used_up() {
+            self.start_incarnation(fx);
+        }
         let header = match accept(new, &self.book, &facts!(self), fx)? {
             Accepted::Known(id) => return Ok(Reply::Call { id, created: false }),
             Accepted::New(header) => header,
         };
         self.incarnations.use_id(fx);
-        let entry = self.logs.append(self.local.signer.as_ref(), Kind::CALL, 0, entry::encode(&*header), fx);
+        let entry = self.logs.append(self.local.signer.as_ref(), Kind::CALL, entry::encode(&*header), fx);
         let (id, ttl_ms) = (header.id, header.ttl_ms);
         // Not before it is durable may anyone see it: the book learns it now, but dispatches it with the push below.
         self.book.apply_header(&entry, header, ttl_ms, &facts!(self), fx);
@@ -127,7 +130,7 @@ impl Peer {
     }
 
     fn sign_change(&mut self, change: &MembershipChange, fx: &mut Effects<'_>) {
-        let entry = self.write(Kind::MEMBERSHIP, 0, entry::encode(change), fx);
+        let entry = self.write(Kind::MEMBERSHIP, entry::encode(change), fx);
         self.trust.take(entry);
         self.judge_changes(true, fx);
     }
@@ -152,7 +155,7 @@ impl Peer {
     }
 
     fn write_directory(&mut self, directory: &Directory, fx: &mut Effects<'_>) {
-        let entry = self.write(Kind::DIRECTORY, 0, entry::encode(directory), fx);
+        let entry = self.write(Kind::DIRECTORY, entry::encode(directory), fx);
         self.apply(&entry, None, fx);
     }
 }

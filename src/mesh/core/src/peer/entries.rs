@@ -86,8 +86,8 @@ impl Peer {
     // --- Our own entries ----------------------------------------------------------------------------------------------
 
     /// Appends an entry of our own to our log; others get it once it is durable.
-    pub(super) fn write(&mut self, kind: Kind, generation: u32, body: Vec<u8>, fx: &mut Effects<'_>) -> SignedEntry {
-        let entry = self.logs.append(self.local.signer.as_ref(), kind, generation, body, fx);
+    pub(super) fn write(&mut self, kind: Kind, body: Vec<u8>, fx: &mut Effects<'_>) -> SignedEntry {
+        let entry = self.logs.append(self.local.signer.as_ref(), kind, body, fx);
         log::push_when_durable(&entry, None, fx);
         entry
     }
@@ -102,7 +102,7 @@ impl Peer {
 
     pub(super) fn write_outcome(&mut self, finished: &Finished, fx: &mut Effects<'_>) {
         let Outcome { id, attempt, .. } = finished.outcome;
-        let entry = self.write(Kind::OUTCOME, 0, entry::encode(&finished.outcome), fx);
+        let entry = self.write(Kind::OUTCOME, entry::encode(&finished.outcome), fx);
         fx.then(Then::Outcome(id, attempt, entry.clone()));
         self.book.apply_outcome(&entry, &facts!(self), fx);
     }
@@ -125,20 +125,20 @@ impl Peer {
             alias_of: None,
             source: Source::Inferred,
         };
-        let entry = self.write(Kind::OUTCOME, 0, entry::encode(&outcome), fx);
+        let entry = self.write(Kind::OUTCOME, entry::encode(&outcome), fx);
         self.book.apply_outcome(&entry, &facts!(self), fx);
     }
 
     /// Issues an outcome again: what a target had told, in our own name, or our own of a former incarnation, which the book knows.
     pub(super) fn issue_again(&mut self, outcome: &Outcome, fx: &mut Effects<'_>) {
-        let entry = self.write(Kind::OUTCOME, 0, entry::encode(outcome), fx);
+        let entry = self.write(Kind::OUTCOME, entry::encode(outcome), fx);
         if outcome.source != Source::Target && self.book.record(&outcome.id).is_some() {
             self.book.apply_outcome(&entry, &facts!(self), fx);
         }
     }
 
     pub(super) fn write_cancel(&mut self, cancel: &CancelRequest, fx: &mut Effects<'_>) {
-        self.write(Kind::CANCEL, 0, entry::encode(cancel), fx);
+        self.write(Kind::CANCEL, entry::encode(cancel), fx);
         self.book.apply_cancel(cancel, fx);
         self.stop_call(cancel, fx);
     }
@@ -257,7 +257,8 @@ impl Peer {
     fn apply_cancel(&mut self, entry: &SignedEntry, fx: &mut Effects<'_>) {
         let cancel = entry.record::<CancelRequest>().filter(|cancel| cancel.reason.len() <= limits::TEXT_BYTES_MAX);
         let Some(cancel) = cancel else { return };
-        if cancel.id.is_of(&entry.author) || self.trust.is_owner(&entry.author) {
+        let known = self.book.record(&cancel.id).map(|record| record.origin == entry.author);
+        if known.unwrap_or_else(|| cancel.id.is_of(&entry.author)) || self.trust.is_owner(&entry.author) {
             self.book.apply_cancel(&cancel, fx);
             self.stop_call(&cancel, fx);
             self.answer_cancel(&cancel, fx);
@@ -373,7 +374,7 @@ impl Peer {
     }
 
     /// Our log and our calls are numbered anew. What was meant for the incarnation before does not start any more.
-    fn start_incarnation(&mut self, fx: &mut Effects<'_>) {
+    pub(super) fn start_incarnation(&mut self, fx: &mut Effects<'_>) {
         let incarnation = self.incarnations.start(fx);
         self.logs.start_incarnation(incarnation);
         self.executor.drop_waiting(incarnation);

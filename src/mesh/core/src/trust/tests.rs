@@ -24,7 +24,6 @@ fn signed(incarnation: u32, author: u64, seq: u64, mesh: MeshId, kind: Kind, bod
         hlc: seq,
         kind,
         critical: false,
-        generation: 0,
         previous: Hash::ZERO,
         body: body.into(),
     };

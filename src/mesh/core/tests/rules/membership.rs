@@ -402,7 +402,7 @@ fn s24_a_former_owner_makes_nobody_claim_again_and_again() {
     let before = net.peer(leader).view().fence.counter;
     for n in 1..50 {
         let epoch = Epoch { counter: before + 1_000 * n, class: 15, peer: thief.id() };
-        net.input(leader, Input::Recv(id(8), Frame::Notice(Claim::sign(&thief.key, epoch, 1))));
+        net.input(leader, Input::Recv(id(8), Frame::Notice(Claim::sign(&thief.key, thief.mesh, epoch, 1))));
         net.pass(200);
     }
     let after = net.peer(leader).view().fence.counter;

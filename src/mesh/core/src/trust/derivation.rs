@@ -10,10 +10,13 @@ use crate::limits;
 use crate::protocol_rule::{ProtocolRule, ProtocolRules};
 use crate::record::{ChangeKind, Tier};
 
+/// An approval, and the name that it gives.
+type Approval<'g, 'a> = (&'g Node<'a>, &'a NodeId);
+
 /// What counts about one peer.
 #[derive(Default)]
 struct About<'g, 'a> {
-    approvals: Vec<(&'g Node<'a>, &'a NodeId)>,
+    approvals: Vec<Approval<'g, 'a>>,
     revocations: Vec<&'g Node<'a>>,
     /// The last revocations, by log.
     revoked: Positions,
@@ -22,7 +25,7 @@ struct About<'g, 'a> {
     /// What the signer of some approval knew, and of some approval as owner.
     known: [Positions; 2],
     /// Approvals that count for nothing, by somebody who was ever an owner.
-    refused: Vec<(&'g Node<'a>, &'a NodeId)>,
+    refused: Vec<Approval<'g, 'a>>,
 }
 
 impl<'g, 'a> About<'g, 'a> {
@@ -69,7 +72,7 @@ impl<'g, 'a> About<'g, 'a> {
     /// The approvals that know every revocation, and among them the one that decides: it knows, if it is one as owner,
     /// every approval to less as well; and none that does so is later. Of those that did not know each other the lowest
     /// tier decides.
-    fn deciding(&self, rules: ProtocolRules) -> (Vec<(&'g Node<'a>, &'a NodeId)>, Option<(&'g Node<'a>, &'a NodeId)>) {
+    fn deciding(&self, rules: ProtocolRules) -> (Vec<Approval<'g, 'a>>, Option<Approval<'g, 'a>>) {
         let admits = |node: &Node<'_>| !rules.enforces(ProtocolRule::RevocationWins) || node.knows_all(&self.revoked);
         let admitting: Vec<_> = self.approvals.iter().copied().filter(|(node, _)| admits(node)).collect();
         let decides = |node: &Node<'_>| {

@@ -189,6 +189,9 @@ pub(super) struct Graph<'a> {
     /// True if some contradicted each other, so that their order decided.
     #[cfg(test)]
     pub(super) by_order: bool,
+    /// Times that a limit was compared with a change.
+    #[cfg(test)]
+    pub(super) compared: std::cell::Cell<u64>,
 }
 
 /// Decides which changes count.
@@ -206,6 +209,8 @@ pub(super) fn judge<'a>(
         queue: VecDeque::new(),
         #[cfg(test)]
         by_order: false,
+        #[cfg(test)]
+        compared: std::cell::Cell::new(0),
     };
     let index: BTreeMap<&Hash, At> = records.keys().enumerate().map(|(at, hash)| (hash, At(at))).collect();
     for (at, record) in records.values().enumerate().map(|(at, record)| (At(at), record)) {
@@ -296,6 +301,8 @@ impl<'a> Graph<'a> {
 
     /// True if a limit voids what its subject said.
     fn voids(&self, limit: &Node<'_>, said: &Node<'_>) -> bool {
+        #[cfg(test)]
+        self.compared.set(self.compared.get() + 1);
         let (lowers, leaves) = (limit.record.tier().is_some(), said.record.is_leave());
         if limit.record.entry.hash == said.record.entry.hash
             || (lowers && !self.rules.enforces(ProtocolRule::DemotionEndsAuthority))

@@ -38,7 +38,7 @@ impl Inviter {
     }
 
     fn code(&self) -> String {
-        let address = std::net::SocketAddr::from(([127, 0, 0, 1], self.loose.links.port()));
+        let address = std::net::SocketAddr::from(([127, 0, 0, 1], self.loose.links.local_port()));
         let (inviter, expires_ms) = (self.loose.id(), u64::MAX >> 1);
         let (mesh, addresses) = (self.mesh, vec![address.into()]);
         InviteCode { mesh, inviter, secret: [7; 16], expires_ms, tier: Tier::Owner, addresses }.to_string()

@@ -13,14 +13,14 @@ use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
 
 use super::extract::{JSON, Segment, body, body_or_default, check_accept};
-use super::model::{Check, NamedPeer, NearbyDevice, Node, Page, PendingDevice, TierName, time};
+use super::model::{Check, NamedPeer, NearbyDevice, Node, Page, PendingDevice, TierName, read_words, time};
 use super::nodes::Approval;
 use super::problem::Problems;
 use crate::doors::app::AppState;
 use crate::doors::identity::Identity;
 use crate::doors::ops::devices;
 use crate::doors::ops::joining::{self, JoinState};
-use crate::mesh::check_words::{CheckWords, NoCheckWords};
+use crate::mesh::check_words::CheckWords;
 use crate::mesh::invite::InviteCode;
 use crate::mesh::transport::Address;
 use crate::mesh::{InviteInfo, InviteState, JoinError, JoinTarget, invite_id};
@@ -253,12 +253,6 @@ pub(super) enum JoinAnswer {
         /// Check words of this device: what that person compares.
         own_check: Check,
     },
-}
-
-/// Reads check words of a body.
-pub(super) fn read_words(text: Option<&str>) -> Result<Option<CheckWords>, OpError> {
-    let read = text.map(str::parse).transpose();
-    read.map_err(|error: NoCheckWords| OpError::new(ErrorCode::Invalid, format!("`words`: {error}")))
 }
 
 /// Joins another mesh.

@@ -11,10 +11,11 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::doors::ops::devices::{is_online, name_of, why_offline};
-use crate::mesh::check_words::CheckWords;
+use crate::mesh::check_words::{CheckWords, NoCheckWords};
 use crate::mesh::clock;
 use crate::mesh::transport::Address;
 use crate::mesh::{LinkInfo, Nearby, Pending, Surroundings};
+use crate::status::{ErrorCode, OpError};
 
 /// A page of a list.
 #[derive(Debug, Clone, Serialize, ToSchema)]
@@ -131,6 +132,12 @@ impl Check {
         let words = CheckWords::of(peer).words().map(str::to_owned).into();
         Self { words, short: peer.short() }
     }
+}
+
+/// Reads check words of a body.
+pub(super) fn read_words(text: Option<&str>) -> Result<Option<CheckWords>, OpError> {
+    let read = text.map(str::parse).transpose();
+    read.map_err(|error: NoCheckWords| OpError::new(ErrorCode::Invalid, format!("`words`: {error}")))
 }
 
 /// A device named in passing.

@@ -8,8 +8,7 @@ use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
 
 use super::extract::{JSON, Query, Segment, body_or_default, check_accept};
-use super::joining::read_words;
-use super::model::{self, Check, Endpoints, Guest, Node, NodeState, Page, Status, TierName, Tool};
+use super::model::{self, Check, Endpoints, Guest, Node, NodeState, Page, Status, TierName, Tool, read_words};
 use super::problem::Problems;
 use crate::doors::app::AppState;
 use crate::doors::ops::devices::{self, Named};

@@ -406,6 +406,18 @@ mod tests {
     }
 
     #[test]
+    fn s27_no_tier_is_offered_that_does_not_exist() {
+        for line in ["sigil invite --tier ephemeral", "sigil approve attic --tier ephemeral"] {
+            assert!(parse(line).is_err(), "{line}");
+        }
+        let help = |name: &str| {
+            let mut cli = Cli::command();
+            cli.find_subcommand_mut(name).expect(name).render_long_help().to_string()
+        };
+        assert!(!help("invite").contains("ephemeral") && !help("approve").contains("ephemeral"));
+    }
+
+    #[test]
     fn contradictions_are_refused() {
         for line in [
             "sigil call a t --wait 3s --no-wait",
@@ -414,7 +426,8 @@ mod tests {
             "sigil calls --queued --state done",
             "sigil calls --limit 201",
             "sigil up --quic-port 70000",
-            "sigil invite --tier ephemeral",
+            "sigil invite --list --qr",
+            "sigil token --list --revoke-all",
             "sigil frobnicate",
         ] {
             assert!(parse(line).is_err(), "{line}");

@@ -70,7 +70,7 @@ impl Inviter {
     }
 
     fn fence(&self, epoch: Epoch) -> Fence {
-        Fence { epoch, proof: Some(Claim::sign(&self.loose.key, epoch, 1)) }
+        Fence { epoch, proof: Some(Claim::sign(&self.loose.key, self.mesh, epoch, 1)) }
     }
 
     /// Welcomes the next newcomer like this, while `joins` runs.

@@ -107,7 +107,7 @@ pub(crate) fn welcome(peer: &PeerId, facts: &Facts<'_>) -> Result<Welcome, Refus
 fn proven_fence(facts: &Facts<'_>) -> Fence {
     let mut fence = facts.election.fence().clone();
     if fence.proof.is_none() && fence.epoch.peer == facts.me() {
-        fence.proof = Some(Claim::sign(facts.local.signer.as_ref(), fence.epoch, 1));
+        fence.proof = Some(Claim::sign(facts.local.signer.as_ref(), facts.trust.mesh(), fence.epoch, 1));
     }
     fence
 }

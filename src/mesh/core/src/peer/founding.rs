@@ -154,10 +154,9 @@ impl Peer {
     /// `Err` unless an owner of this mesh has signed for the fence, and claims above it are left for as long as anybody
     /// lives.
     fn judge_fence(&self, fence: &Fence) -> Result<(), BadWelcome> {
-        let proven = fence
-            .proof
-            .as_ref()
-            .is_some_and(|proof| proof.epoch == fence.epoch && self.trust.was_owner(&proof.epoch.peer));
+        let proven = fence.proof.as_ref().is_some_and(|proof| {
+            proof.mesh == self.trust.mesh() && proof.epoch == fence.epoch && self.trust.was_owner(&proof.epoch.peer)
+        });
         if fence.epoch.counter > limits::EPOCH_WELCOME_MAX {
             Err(BadWelcome::EpochTooHigh(fence.epoch.counter))
         } else if proven || fence.epoch == Epoch::ZERO {

@@ -117,7 +117,7 @@ fn s07_directories_that_are_of_no_use_are_left_out_and_nobody_is_bricked() {
 #[test]
 fn s23_the_fence_of_a_welcome_is_proven_and_leaves_room_above() {
     let (founder, welcome) = welcomed();
-    let honest = welcome.fence.clone();
+    let (honest, mesh) = (welcome.fence.clone(), welcome.mesh);
     assert!(honest.proof.is_some() && honest.epoch.peer == founder.id());
     let fenced = |fence| judge(&Welcome { fence, ..welcome.clone() }, None).map(|taken| taken.rows.writes.len());
     let unproven = Err(BadWelcome::UnprovenFence);
@@ -126,16 +126,18 @@ fn s23_the_fence_of_a_welcome_is_proven_and_leaves_room_above() {
     assert_eq!(fenced(Fence { epoch: above, ..honest.clone() }), unproven, "a proof of another epoch");
     for counter in [limits::EPOCH_WELCOME_MAX + 1, u64::MAX - 1, u64::MAX] {
         let epoch = Epoch { counter, ..honest.epoch };
-        let proof = Some(Claim::sign(&Symbolic::new(0), epoch, 1));
+        let proof = Some(Claim::sign(&Symbolic::new(0), mesh, epoch, 1));
         assert_eq!(fenced(Fence { epoch, proof }), Err(BadWelcome::EpochTooHigh(counter)));
     }
     let epoch = Epoch { counter: 1 << 40, ..honest.epoch };
-    assert!(fenced(Fence { epoch, proof: Some(Claim::sign(&Symbolic::new(0), epoch, 1)) }).is_ok());
+    assert!(fenced(Fence { epoch, proof: Some(Claim::sign(&Symbolic::new(0), mesh, epoch, 1)) }).is_ok());
     assert!(fenced(Fence { epoch: Epoch::ZERO, proof: None }).is_ok(), "a mesh that nobody has led yet");
+    let elsewhere = Claim::sign(&Symbolic::new(0), MeshId([9; 32]), honest.epoch, 1);
+    assert_eq!(fenced(Fence { proof: Some(elsewhere), ..honest.clone() }), unproven, "a proof of another mesh");
     // By a member that may not lead, and by a stranger.
     for key in [newcomer(), Symbolic::new(30)] {
         let epoch = Epoch { counter: 5, class: 3, peer: key.public_key().peer_id() };
-        let proof = Some(Claim::sign(&key, epoch, 1));
+        let proof = Some(Claim::sign(&key, mesh, epoch, 1));
         assert_eq!(fenced(Fence { epoch, proof }), unproven);
     }
 }

@@ -655,7 +655,7 @@ fn s01_a_former_owner_floods_in_vain() {
                 entries.push(EntryItem { entry, left_ms: None });
             }
             // A link to one who is out closes after a moment.
-            thief.loose.links.send(thief.home, &Frame::Entries { entries, more: false });
+            let _ = thief.loose.links.send(thief.home, &Frame::Entries { entries, more: false });
         }
         observe(Duration::from_millis(500), || {
             for home in [attic, bureau] {

@@ -220,7 +220,7 @@ fn b19_devices_find_each_other_where_there_are_only_link_local_addresses() {
     let joined = bureau.join(text(&invite, "code"));
     assert!((200..300).contains(&joined.status), "{}", joined.text());
     // And by the address as it is shown.
-    let asked = bureau.cli(&["join", "--address", &address, "--force", "--json"]);
+    let asked = bureau.cli(&["join", "--address", &address, "--force", "--json", "--yes", &attic.check_words()]);
     assert!(asked.code == 0, "{asked:?}");
 }
 

@@ -232,7 +232,9 @@ impl Mesh {
         self.peers[peer].disk.commit(txn, batch);
         if changes {
             let sim = &self.peers[peer];
-            self.checks.revocation_not_undone(env.now, peer, &sim.trusted, &sim.disk);
+            let tier = |id: &PeerId| Some((*id, sim.node.as_ref()?.tier(id)?));
+            let members = sim.trusted.iter().filter_map(tier).collect();
+            self.checks.revocation_not_undone(env.now, peer, &members, &sim.disk);
         }
         self.peers[peer].begin_sync(env);
         if waited {
@@ -617,7 +619,9 @@ impl Mesh {
         if self.peers[peer].state != State::Absent {
             return;
         }
-        match node::joined(welcome, &mut env.dice) {
+        let now = self.peers[peer].clocks(env.now);
+        let sim = &self.peers[peer];
+        match node::joined(&sim.key, &sim.config, welcome, now, &mut env.dice) {
             Ok(batch) => self.install(env, net, peer, &batch),
             Err(error) => self.checks.fail("join", env.now, || format!("p{peer} cannot join: {error}")),
         }

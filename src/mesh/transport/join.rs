@@ -28,6 +28,14 @@ const WAIT_MAX: Duration = Duration::from_mins(15);
 /// Time for the other end to take the last answer: a welcome may have megabytes.
 const LAST_MAX: Duration = Duration::from_secs(30);
 
+/// The peer that answers there; nothing is asked of it.
+pub(super) async fn identify(shared: &Arc<LinksState>, addresses: &[Address]) -> Result<PeerId, JoinDialError> {
+    let answered = dial::race(shared, addresses, None).await;
+    let Answered { connection, key, .. } = answered.map_err(nobody)?;
+    Code::Done.close(&connection);
+    Ok(key.peer_id())
+}
+
 /// The newcomer's side.
 pub(super) async fn ask(
     shared: &Arc<LinksState>,
@@ -35,15 +43,7 @@ pub(super) async fn ask(
     expected: Option<PeerId>,
     request: &JoinRequest,
 ) -> Result<JoinConversation, JoinDialError> {
-    let Answered { connection, key, address, .. } =
-        dial::race(shared, addresses, expected).await.map_err(|unanswered| {
-            let Unanswered { tried, stranger, not_found } = unanswered;
-            match (stranger, not_found.into_iter().next()) {
-                (Some((address, peer)), _) => JoinDialError::Stranger { address, peer },
-                (None, Some(name)) if tried.len() == 1 => JoinDialError::UnknownHost { host: name.host().to_owned() },
-                (None, _) => JoinDialError::Nobody { tried },
-            }
-        })?;
+    let Answered { connection, key, address, .. } = dial::race(shared, addresses, expected).await.map_err(nobody)?;
     quic::raise_window(&connection);
     let opening = async {
         let (mut send, recv) = stream::open(&connection, Tag::Join).await?;
@@ -65,6 +65,16 @@ pub(super) async fn ask(
         Code::Done.close(&connection);
     });
     Ok(JoinConversation { key, peer: key.peer_id(), address, answers })
+}
+
+/// The reason for which nobody was met.
+fn nobody(unanswered: Unanswered) -> JoinDialError {
+    let Unanswered { tried, stranger, not_found } = unanswered;
+    match (stranger, not_found.into_iter().next()) {
+        (Some((address, peer)), _) => JoinDialError::Stranger { address, peer },
+        (None, Some(name)) if tried.len() == 1 => JoinDialError::UnknownHost { host: name.host().to_owned() },
+        (None, _) => JoinDialError::Nobody { tried },
+    }
 }
 
 /// Passes on what the other end answers, until its last answer or the end of the connection.

@@ -25,14 +25,16 @@ use crate::durability::Durability;
 use crate::effects::{Effects, Then};
 use crate::election::Election;
 use crate::entry::{Kind, SignedEntry};
-use crate::epoch::{Claim, Fence};
+use crate::epoch::{Claim, Epoch, Fence};
 use crate::executor::{Executor, Offer, screen};
 use crate::facts::Local;
 use crate::frame::{Answer, AnswerKind, Dispatch, EntryItem, Frame};
-use crate::ids::{Attempt, Incarnation, PeerId, PublicKey, ReqId};
+use crate::ids::{Attempt, Hash, Incarnation, PeerId, PublicKey, ReqId};
 use crate::incarnations::{Incarnations, lost_floor};
 use crate::invites::Invites;
-use crate::io::{Batch, CallRecord, CmdId, Fact, HistoryRow, Image, Input, LogReader, Now, Output, Reply, Space, View};
+use crate::io::{
+    Batch, CallRecord, CmdId, Fact, HistoryRow, Image, Input, LogReader, Now, Output, Reply, Space, View, Write,
+};
 use crate::links::Links;
 use crate::log::Logs;
 use crate::log::unsupported::Unsupported;
@@ -41,10 +43,10 @@ use crate::nodes::Nodes;
 use crate::protocol_rule::ProtocolRule;
 use crate::reattestation::Reattestation;
 use crate::record::{CancelRequest, Tier};
-use crate::rows::{self, Head, Row, RowKey};
+use crate::rows::{self, Head, InviteRow, Row, RowKey};
 use crate::trust::Trust;
 
-pub use founding::{BootError, founded, joined, should_switch};
+pub use founding::{BadWelcome, BootError, Joined, founded, joined, should_switch};
 
 /// Times of the peer itself, on the clock of [`Now::mono_ms`].
 #[derive(Debug, Clone)]
@@ -146,7 +148,9 @@ impl Peer {
         let saved = rows::age();
         let saved = image.rows.iter().find(|(space, key, _)| (*space, key) == (saved.space, &saved.key));
         let age = Age::restore(saved.and_then(|(_, _, value)| rows::age().read(value)), now);
+        let mut unread = Vec::new();
         for (space, row_key, value) in image.rows {
+            let unread_key = if space.is_dispensable() { row_key.clone() } else { Vec::new() };
             let good = match space {
                 Space::Meta => unsupported
                     .restore(&row_key, &value)
@@ -164,7 +168,11 @@ impl Peer {
                 Space::ForgottenMarks => executor.restore_forgotten_mark(&row_key, &value),
                 Space::Log | Space::Calls | Space::CallsByTime => Some(()),
             };
-            good.ok_or(BootError::Damaged(space.name()))?;
+            match good {
+                Some(()) => {}
+                None if space.is_dispensable() => unread.push(Write { space, key: unread_key, value: None }),
+                None => return Err(BootError::Damaged(space.name())),
+            }
         }
         let trust = Trust::new(trust, config.rules).ok_or(BootError::NoMesh)?;
         let stored = read(&meta, &rows::incarnation()).ok_or(BootError::Damaged("incarnation"))?;
@@ -202,6 +210,11 @@ impl Peer {
             fx.put(rows::boot(), &boot);
             fx.put(rows::incarnation(), &incarnation);
             fx.put(rows::incarnations(), peer.incarnations.row());
+            if !unread.is_empty() {
+                let what = "rows of this device's store did not decode and were dropped: what they said of calls and devices may be missing here";
+                fx.fact(Fact::Warning(what, me));
+                fx.writes.extend(unread);
+            }
             if renewed.is_some() {
                 // What the former incarnation had begun, it may have ended: nothing of that is ours to tell.
                 fx.put(rows::claim_floor(), &floor);
@@ -233,6 +246,7 @@ impl Peer {
                 peer.election.handle_late_wake(fx);
             }
             peer.handle(input, fx);
+            peer.judge_changes(true, fx);
             for timer in TIMERS {
                 (timer.fire)(peer, fx);
             }
@@ -328,7 +342,7 @@ impl Peer {
                 {
                     // Whom it approved while it did not know must be seen to await re-approval. Nothing else of it is read.
                     for item in &entries {
-                        self.take_change(&item.entry, fx);
+                        self.take_change(&item.entry);
                     }
                 }
             }
@@ -374,7 +388,7 @@ impl Peer {
             Frame::Handover { epoch } => self.election.handle_handover(from, epoch, fx),
             Frame::Neighbours(peers) => self.logs.handle_neighbours(from, peers),
             Frame::Digest { rows, changes } => {
-                if self.links.begin_comparison(from, changes, self.logs.changes()) {
+                if self.links.begin_comparison(from, changes, &self.trust, fx.now.mono_ms) {
                     membership::send_records(from, &facts!(self), fx);
                 }
                 self.logs.handle_digest(from, &rows, &self.trust, fx);
@@ -383,6 +397,7 @@ impl Peer {
                 for item in &entries {
                     self.ingest(from, item, fx);
                 }
+                self.judge_changes(true, fx);
                 let objects = entries.first().is_some_and(|item| item.entry.entry.kind == Kind::GENESIS);
                 if objects && !self.is_excluded() && self.links.begin_objection(from) {
                     membership::send_records(from, &facts!(self), fx);
@@ -429,7 +444,7 @@ impl Peer {
                 let known = (&self.book, &self.executor);
                 let dead = self.compaction.handle_log_read(&entries, more, known, &facts!(self), fx);
                 if let Some(dead) = dead {
-                    let entry = self.write(Kind::TRUNCATION, 0, crate::entry::encode(&dead), fx);
+                    let entry = self.write(Kind::TRUNCATION, crate::entry::encode(&dead), fx);
                     self.apply_truncation(&entry, fx);
                 }
             }
@@ -535,7 +550,7 @@ impl Peer {
             && !self.is_excluded()
             && fx.enforces(ProtocolRule::RunsCheckpointed)
         {
-            self.write(Kind::CHECKPOINT, 0, Vec::new(), fx);
+            self.write(Kind::CHECKPOINT, Vec::new(), fx);
         }
     }
 
@@ -602,10 +617,16 @@ impl Peer {
     }
 
     /// A claim that proves a fence. Its author may have been removed since: a leader must rise above its epoch all the
-    /// same, or those who once followed it would never follow anyone below.
+    /// same, or those who once followed it would never follow anyone below. But what it claims after that is nothing to
+    /// rise above.
     fn handle_notice(&mut self, from: &PeerId, claim: &Claim, fx: &mut Effects<'_>) {
-        let may_prove = self.trust.is_owner(from) || self.trust.was_owner(&claim.epoch.peer);
-        let may_prove = may_prove && self.is_of_mesh(claim);
+        let Epoch { counter, peer: claimant, .. } = claim.epoch;
+        if !self.is_of_mesh(claim) || claim.epoch <= self.election.fence().epoch {
+            return;
+        }
+        let may_prove = self.trust.is_owner(from)
+            || self.trust.may_prove(&claimant, counter)
+            || (self.trust.was_owner(&claimant) && self.links.begin_rescue(*from, claimant));
         self.election.handle_notice(claim, may_prove, fx);
     }
 
@@ -777,6 +798,11 @@ impl Peer {
         self.local.key
     }
 
+    /// The invites that this peer has made and still keeps, by the hash of their secrets.
+    pub fn invites(&self) -> impl Iterator<Item = (&Hash, &InviteRow)> {
+        self.invites.all()
+    }
+
     /// Everyone who belongs.
     pub fn members(&self) -> impl Iterator<Item = PeerId> + '_ {
         self.trust.membership().members.keys().copied()
@@ -786,6 +812,12 @@ impl Peer {
     #[must_use]
     pub fn tier(&self, of: &PeerId) -> Option<Tier> {
         self.trust.tier(of)
+    }
+
+    /// The approval by which a peer belongs, of the founder the genesis: what its own membership changes name.
+    #[must_use]
+    pub fn grant_of(&self, of: &PeerId) -> Option<Hash> {
+        self.trust.member(of).map(|member| member.grant)
     }
 
     /// True if this peer holds its own revocation.

@@ -10,7 +10,7 @@ use crate::invites::Redeemed;
 use crate::io::{CallState, CmdId, Command, NewCall, Output, Refusal, Reply};
 use crate::limits;
 use crate::log;
-use crate::membership::{self, Change};
+use crate::membership;
 use crate::record::{CancelRequest, Directory, Ending, MembershipChange};
 
 /// Time for which a clean stop waits for the successor's first beacon.
@@ -24,11 +24,12 @@ impl Peer {
             Command::Invite { secret, tier, ttl_ms } => membership::require_owner(&facts!(self))
                 .and_then(|()| self.invites.open(secret, tier, ttl_ms, fx))
                 .map(|()| Reply::Invited),
+            Command::VoidInvite { secret } => self.invites.void(secret, fx).map(|()| Reply::InviteVoided),
             Command::Redeem { secret, key, node_id } => self.redeem(secret, key, &node_id, fx),
             Command::Approve { key, node_id, tier } => membership::approve(key, &node_id, tier, &facts!(self))
                 .and_then(|change| self.welcome(&key.peer_id(), change, fx)),
             Command::Revoke { peer } => membership::revoke(peer, false, &facts!(self)).map(|change| {
-                self.sign_change(change, fx);
+                self.sign_change(&change, fx);
                 Reply::Revoked
             }),
             Command::Leave => self.leave(fx),
@@ -64,7 +65,7 @@ impl Peer {
             Accepted::New(header) => header,
         };
         self.incarnations.use_id(fx);
-        let entry = self.logs.append(self.local.signer.as_ref(), Kind::CALL, 0, entry::encode(&*header), fx);
+        let entry = self.logs.append(self.local.signer.as_ref(), Kind::CALL, entry::encode(&*header), fx);
         let (id, ttl_ms) = (header.id, header.ttl_ms);
         // Not before it is durable may anyone see it: the book learns it now, but dispatches it with the push below.
         self.book.apply_header(&entry, header, ttl_ms, &facts!(self), fx);
@@ -101,16 +102,29 @@ impl Peer {
         membership::require_owner(&facts!(self))?;
         let peer = key.peer_id();
         let belongs = self.trust.member(&peer).is_some();
-        let change = match self.invites.redeem(secret, key, belongs, fx)? {
-            Redeemed::Now(tier) => membership::approve(key, node_id, tier, &facts!(self))?,
-            Redeemed::Before => None,
-        };
-        self.welcome(&peer, change, fx)
+        match self.invites.judge(&secret, key, belongs, fx.now)? {
+            Redeemed::Now(tier) => {
+                let change = membership::approve(key, node_id, tier, &facts!(self))?;
+                let welcome = self.welcome(&peer, change, fx)?;
+                // Only what has let somebody in is used: who is refused may come again.
+                self.invites.use_up(secret, key, fx);
+                Ok(welcome)
+            }
+            Redeemed::Before => self.welcome(&peer, None, fx),
+        }
     }
 
-    fn welcome(&mut self, peer: &PeerId, change: Option<Change>, fx: &mut Effects<'_>) -> Result<Reply, Refusal> {
+    fn welcome(
+        &mut self,
+        peer: &PeerId,
+        change: Option<MembershipChange>,
+        fx: &mut Effects<'_>,
+    ) -> Result<Reply, Refusal> {
         if let Some(change) = change {
-            self.sign_change(change, fx);
+            self.sign_change(&change, fx);
+        }
+        if self.trust.member(peer).is_none() {
+            return Err(Refusal::NeedsNewKey);
         }
         membership::welcome(peer, &facts!(self)).map(|welcome| Reply::Approved(Box::new(welcome)))
     }
@@ -119,15 +133,15 @@ impl Peer {
         let me = self.local.me;
         if self.trust.membership().members.len() > 1 && self.trust.member(&me).is_some() {
             let change = membership::revoke(me, true, &facts!(self))?;
-            self.sign_change(change, fx);
+            self.sign_change(&change, fx);
         }
         Ok(Reply::Left)
     }
 
-    fn sign_change(&mut self, Change { subject, what, generation }: Change, fx: &mut Effects<'_>) {
-        let body = entry::encode(&MembershipChange { subject, what });
-        let entry = self.write(Kind::MEMBERSHIP, generation, body, fx);
-        self.apply_change(&entry, fx);
+    fn sign_change(&mut self, change: &MembershipChange, fx: &mut Effects<'_>) {
+        let entry = self.write(Kind::MEMBERSHIP, entry::encode(change), fx);
+        self.trust.take(entry);
+        self.judge_changes(true, fx);
     }
 
     // --- Directory ----------------------------------------------------------------------------------------------------
@@ -150,7 +164,7 @@ impl Peer {
     }
 
     fn write_directory(&mut self, directory: &Directory, fx: &mut Effects<'_>) {
-        let entry = self.write(Kind::DIRECTORY, 0, entry::encode(directory), fx);
+        let entry = self.write(Kind::DIRECTORY, entry::encode(directory), fx);
         self.apply(&entry, None, fx);
     }
 }

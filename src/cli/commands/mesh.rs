@@ -574,7 +574,7 @@ mod tests {
         let said = nodes_text(&json!({"items": [one]}), Ui::plain(false));
         let mut lines = said.lines();
         assert_eq!(lines.next(), Some("NODE             STATE   TIER   LET IN BY  PLATFORM  TOOLS  SEEN  WHY"));
-        assert_eq!(lines.next(), Some("attic (gateway)  online  owner  linux     2"));
+        assert_eq!(lines.next(), Some("attic (gateway)  online  owner             linux     2"));
         assert!(said.contains("sigil invite"));
     }
 

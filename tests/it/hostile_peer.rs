@@ -6,7 +6,8 @@ use std::net::{SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use mesh_core::entry::{Entry, Kind, SignedEntry, encode};
+use mesh_core::audience::Audience;
+use mesh_core::entry::{BodyMark, Entry, Kind, Salt, SignedEntry, decode, encode};
 use mesh_core::epoch::{Claim, Epoch};
 use mesh_core::frame::{Beacon, EntryItem, Frame, Phase};
 use mesh_core::ids::{Hash, Incarnation, MeshId, NodeId, PeerId, ReqId};
@@ -238,6 +239,9 @@ impl Drop for Fellow<'_> {
     }
 }
 
+/// No secret in tests.
+const SALT: Salt = Salt([7; 16]);
+
 /// Whether an entry is in this frame.
 fn carries(frame: &Frame, hash: Hash) -> bool {
     matches!(frame, Frame::Entries { entries, .. } if entries.iter().any(|item| item.entry.hash == hash))
@@ -298,6 +302,13 @@ impl<'a> Fellow<'a> {
 
     /// An entry for the next place of the log. `change` may take it out of there.
     fn entry(&self, kind: Kind, body: Vec<u8>, change: impl FnOnce(&mut Entry)) -> SignedEntry {
+        let me = self.id();
+        let ends = |target| Audience::Call { origin: me, target };
+        let audience = match kind {
+            Kind::CALL => ends(decode::<Header>(&body).map_or(me, |header| header.target)),
+            Kind::OUTCOME | Kind::CANCEL => ends(me),
+            _ => Audience::Everyone,
+        };
         let mut entry = Entry {
             mesh: self.mesh,
             author: self.loose.key.public_key(),
@@ -308,10 +319,11 @@ impl<'a> Fellow<'a> {
             critical: false,
             generation: 1,
             previous: self.previous,
-            body: body.into(),
+            audience,
+            body: BodyMark::of(SALT, &body),
         };
         change(&mut entry);
-        SignedEntry::sign(&self.loose.key, entry)
+        SignedEntry::sign(&self.loose.key, entry, SALT, &body)
     }
 
     /// Writes an entry into its log and sends it.
@@ -464,12 +476,12 @@ fn a9_entries_that_are_not_right_are_not_taken() {
     let good = liar.entry(Kind::CALL, body.clone(), |_| {});
     let mut signature = good.signature;
     signature.0[3] ^= 1;
-    let unsigned = SignedEntry::trusted(good.bytes.clone(), signature).unwrap();
+    let unsigned = SignedEntry::trusted(&good.bytes, signature, &good.sealed()).unwrap();
     let forged = liar.entry(Kind::CALL, body.clone(), |entry| entry.author = mesh_key(attic));
     let stranger = fresh_key();
     let foreign = {
         let entry = Entry { author: stranger.public_key(), ..good.entry.clone() };
-        SignedEntry::sign(&stranger, entry)
+        SignedEntry::sign(&stranger, entry, SALT, &body)
     };
     let elsewhere = liar.entry(Kind::CALL, body.clone(), |entry| entry.mesh = MeshId([7; 32]));
     // Beyond the markers that are written meanwhile.

@@ -1,7 +1,7 @@
 //! The state that all tasks of the links share, and how they ask the link table.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use mesh_core::ids::PeerId;
@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
+use super::blob::BlobReaders;
 use super::event::LinkEvent;
 use super::link::{Link, LinkInfo, Offer, Outbox};
 use super::members::Members;
@@ -37,6 +38,8 @@ pub(super) struct LinksState {
     pub(super) credentials: Credentials,
     pub(super) verifier: KnownVerifier,
     pub(super) blobs: BlobStore,
+    /// Set once the store is read; until then no blob is served.
+    pub(super) blob_readers: OnceLock<Arc<dyn BlobReaders>>,
     pub(super) tasks: TaskGroup,
     pub(super) events: mpsc::Sender<LinkEvent>,
     pub(super) table: mpsc::Sender<ToTable>,

@@ -273,6 +273,24 @@ impl Trust {
         records
     }
 
+    /// All that decides on the standing of a peer: what is said of it, and of everyone who says so, back to the founder.
+    pub(crate) fn records_about(&self, peer: &PeerId) -> Vec<SignedEntry> {
+        let mut about = BTreeSet::from([*peer]);
+        loop {
+            let of = self.records.values().filter(|record| about.contains(&record.subject));
+            let authors: Vec<PeerId> = of.map(|record| record.entry.author).collect();
+            let before = about.len();
+            about.extend(authors);
+            if about.len() == before {
+                break;
+            }
+        }
+        let mut records: Vec<_> = self.records.values().filter(|record| about.contains(&record.subject)).collect();
+        records.sort_by_key(|record| self.order(&record.entry));
+        let records = records.into_iter().map(|record| record.entry.clone());
+        std::iter::once(self.genesis.clone()).chain(records).collect()
+    }
+
     /// A name nobody has: the wanted one, or `wanted-2`, …
     pub(crate) fn free_name(&self, wanted: &NodeId, of: &PeerId) -> NodeId {
         let taken: BTreeSet<&NodeId> =

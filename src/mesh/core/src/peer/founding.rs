@@ -2,8 +2,9 @@
 
 use rand_core::Rng;
 
+use crate::audience::Audience;
 use crate::crypto::Signer;
-use crate::entry::{self, Kind, SignedEntry};
+use crate::entry::{self, BodyMark, Kind, Salt, SignedEntry};
 use crate::ids::{Hash, Incarnation, MeshId, NodeId};
 use crate::io::{Batch, Now, Welcome};
 use crate::limits;
@@ -27,6 +28,7 @@ pub enum BootError {
 pub fn founded(signer: &dyn Signer, mesh_name: &str, node_id: &NodeId, now: Now, rng: &mut dyn Rng) -> Batch {
     let incarnation = Incarnation(rng.next_u32());
     let body = Genesis { name: limits::cut(mesh_name, 63).to_owned(), nonce: rng.next_u64(), node_id: node_id.clone() };
+    let (body, salt) = (entry::encode(&body), Salt::draw(rng));
     let genesis = SignedEntry::sign(
         signer,
         entry::Entry {
@@ -39,8 +41,11 @@ pub fn founded(signer: &dyn Signer, mesh_name: &str, node_id: &NodeId, now: Now,
             critical: false,
             generation: 0,
             previous: Hash::ZERO,
-            body: entry::encode(&body).into(),
+            audience: Audience::Everyone,
+            body: BodyMark::of(salt, &body),
         },
+        salt,
+        &body,
     );
     let head = Head { seq: 1, hash: genesis.hash, hlc: genesis.entry.hlc };
     let writes = vec![

@@ -2,7 +2,8 @@
 
 use super::*;
 use crate::crypto::{Signer, Symbolic};
-use crate::entry::{Entry, encode};
+use crate::audience::Audience;
+use crate::entry::{BodyMark, Entry, Kind, Salt, SignedEntry, encode};
 use crate::record::MembershipChange;
 use proptest::prelude::*;
 
@@ -23,7 +24,7 @@ fn in_incarnation(
     kind: Kind,
     body: Vec<u8>,
 ) -> SignedEntry {
-    let signer = Symbolic::new(author);
+    let (signer, salt) = (Symbolic::new(author), Salt([7; 16]));
     SignedEntry::sign(
         &signer,
         Entry {
@@ -36,8 +37,11 @@ fn in_incarnation(
             critical: false,
             generation,
             previous: Hash::ZERO,
-            body: body.into(),
+            audience: Audience::Everyone,
+            body: BodyMark::of(salt, &body),
         },
+        salt,
+        &body,
     )
 }
 

@@ -214,7 +214,7 @@ impl Checks {
     /// A backup was played back at a peer, and it will notice: its new incarnation begins with what the backup holds.
     pub(crate) fn rolled_back(&mut self, peer: usize, id: PeerId, disk: &MemDisk) {
         self.restored.insert(peer);
-        self.keys.retain(|(target, _), _| *target != id);
+        self.keys.retain(|(target, ..), _| *target != id);
         self.receipts.retain(|(origin, _), _| *origin != peer);
         self.fences[peer] = node::durable_fence(disk);
         self.obeyed[peer] = Epoch::ZERO;

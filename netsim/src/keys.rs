@@ -44,7 +44,9 @@ impl Key {
                 match frame {
                     Frame::Beacon(beacon) => beacon.claim.verify(self),
                     Frame::Notice(claim) => claim.verify(self),
-                    Frame::Entries { entries, .. } | Frame::Bodies { entries, .. } => entries.iter().all(|item| entry(&item.entry)),
+                    Frame::Entries { entries, .. } | Frame::Bodies { entries, .. } => {
+                        entries.iter().all(|item| entry(&item.entry))
+                    }
                     Frame::Dispatch(dispatch) => dispatch.claim.verify(self) && entry(&dispatch.header),
                     Frame::Answer(answer) => match &answer.what {
                         AnswerKind::Ended(outcome) => entry(outcome),

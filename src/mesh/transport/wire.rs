@@ -115,10 +115,9 @@ fn frame_to_pb(frame: &Frame) -> Result<pb::mesh_frame::Frame, WireError> {
                 .collect(),
             changes: if *changes == Hash::ZERO { Bytes::new() } else { copy(&changes.0) },
         }),
-        Frame::Entries { entries, more } => Pb::Entries(pb::Entries {
-            items: entries.iter().map(item_to_pb).collect(),
-            more: *more,
-        }),
+        Frame::Entries { entries, more } => {
+            Pb::Entries(pb::Entries { items: entries.iter().map(item_to_pb).collect(), more: *more })
+        }
         Frame::Want(wanted) => Pb::Want(pb::Want {
             places: wanted
                 .iter()
@@ -487,8 +486,8 @@ fn copy(bytes: &[u8]) -> Bytes {
 
 #[cfg(test)]
 mod tests {
-    use mesh_core::crypto::{Signer as _, Symbolic};
     use mesh_core::audience::Audience;
+    use mesh_core::crypto::{Signer as _, Symbolic};
     use mesh_core::entry::{BodyMark, Entry, Kind, Salt};
     use proptest::collection::vec;
     use proptest::prelude::*;
@@ -545,13 +544,17 @@ mod tests {
     fn frame() -> impl Strategy<Value = Frame> {
         let phase =
             prop_oneof![Just(Phase::Accepted), Just(Phase::Queued), Just(Phase::Dispatched), Just(Phase::Running)];
-        let row = || (peer(), any::<u32>(), any::<u64>()).prop_map(|(author, incarnation, seq)| DigestRow {
-            author,
-            incarnation: Incarnation(incarnation),
-            seq,
-        });
-        let item = || (entry(), proptest::option::of(0..=limits::TTL_MS_MAX))
-            .prop_map(|(entry, left_ms)| EntryItem { entry, left_ms });
+        let row = || {
+            (peer(), any::<u32>(), any::<u64>()).prop_map(|(author, incarnation, seq)| DigestRow {
+                author,
+                incarnation: Incarnation(incarnation),
+                seq,
+            })
+        };
+        let item = || {
+            (entry(), proptest::option::of(0..=limits::TTL_MS_MAX))
+                .prop_map(|(entry, left_ms)| EntryItem { entry, left_ms })
+        };
         prop_oneof![
             (claim(), any::<u64>(), proptest::collection::btree_set(peer(), 0..60)).prop_map(
                 |(claim, age_ms, covered)| Frame::Beacon(Beacon { claim, age_ms, covered: Arc::new(covered) })

@@ -561,7 +561,8 @@ async fn results_that_are_not_the_nodes_own_are_dropped() {
     let mut forged = with(&outcome(NODE, call_id(1), Payload::empty()));
     forged.outcome.as_mut().unwrap().signature = vec![0; 64].into();
     let mut garbage = good();
-    garbage.outcome = Some(pb::SignedEntry { entry: vec![1, 2, 3].into(), signature: vec![0; 64].into(), body: Bytes::new() });
+    garbage.outcome =
+        Some(pb::SignedEntry { entry: vec![1, 2, 3].into(), signature: vec![0; 64].into(), body: Bytes::new() });
     let bad = [
         forged,
         garbage,

@@ -49,7 +49,8 @@ pub use founding::{BootError, founded, joined, should_switch};
 
 /// Reasons for which a call of ours does not get on, although others are linked.
 const NO_READER: &str = "withheld by the devices reachable now: none of them is an owner, or the node itself";
-const NO_BODY: &str = "withheld by the devices reachable now: the node wrote an outcome, and none of them has its content";
+const NO_BODY: &str =
+    "withheld by the devices reachable now: the node wrote an outcome, and none of them has its content";
 
 /// Times of the peer itself, on the clock of [`Now::mono_ms`].
 #[derive(Debug, Clone)]

@@ -61,8 +61,7 @@ impl Early {
     /// Keeps an outcome. When there are too many, somebody makes calls up: all are forgotten, so that those cannot keep
     /// the place of real ones for ever. Who is right, the book judges later.
     pub(super) fn keep_outcome(&mut self, id: ReqId, entry: &SignedEntry, fx: &mut Effects<'_>) {
-        if self.outcomes.len() >= limits::EARLY_OUTCOMES_MAX || self.bytes + entry.len() > limits::EARLY_BYTES_MAX
-        {
+        if self.outcomes.len() >= limits::EARLY_OUTCOMES_MAX || self.bytes + entry.len() > limits::EARLY_BYTES_MAX {
             for (id, entries) in std::mem::take(&mut self.outcomes) {
                 for entry in entries {
                     fx.delete(rows::early_outcome(&id, &entry.hash));

@@ -1,8 +1,8 @@
 //! Tests: sets of membership changes and the membership that they derive.
 
 use super::*;
-use crate::crypto::{Signer, Symbolic};
 use crate::audience::Audience;
+use crate::crypto::{Signer, Symbolic};
 use crate::entry::{BodyMark, Entry, Kind, Salt, SignedEntry, encode};
 use crate::record::MembershipChange;
 use proptest::prelude::*;

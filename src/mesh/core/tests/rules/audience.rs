@@ -149,7 +149,8 @@ fn who_asks_for_bodies_that_are_not_for_it_gets_none() {
     assert_eq!(wanted.len(), 2);
     net.devices[2].got.clear();
     net.input(0, Input::Recv(id(2), Frame::Want(wanted.clone())));
-    let answers: Vec<_> = net.devices[2].got.iter().filter(|(_, frame)| matches!(frame, Frame::Bodies { .. })).collect();
+    let answers: Vec<_> =
+        net.devices[2].got.iter().filter(|(_, frame)| matches!(frame, Frame::Bodies { .. })).collect();
     assert_eq!(answers.len(), 1);
     assert!(items(&answers[0].1).is_empty(), "{answers:?}");
     // Nor is an answer read that nobody asked for, in the place of what is held.

@@ -1,8 +1,7 @@
 //! Audiences: who may read the body of an entry (`docs/protocol.md`, Audiences).
 //!
 //! An author signs the class; whoever sends an entry judges by it, with the membership of that moment
-//! ([`crate::policy::may_read`]). So who comes into an audience later gets the bodies then, and who leaves it gets no new
-//! ones.
+//! (`Trust::may_read`). So who comes into an audience later gets the bodies then, and who leaves it gets no new ones.
 
 use serde::{Deserialize, Serialize};
 

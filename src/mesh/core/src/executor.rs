@@ -531,7 +531,7 @@ impl Executor {
     /// Tells a gateway how an attempt ended. One that is not in memory any more is in our log, which it reads anyway.
     pub(crate) fn tell(&self, id: ReqId, attempt: Attempt, gateway: PeerId, trust: &Trust, fx: &mut Effects<'_>) {
         if let Some(entry) = self.outcomes.get(&(id, attempt))
-            && policy::may_read(entry, &gateway, trust)
+            && trust.may_read(entry, &gateway)
         {
             let what = AnswerKind::Ended(entry.clone());
             fx.send(gateway, Frame::Answer(Answer { id, attempt, what }));

@@ -17,7 +17,6 @@ use crate::frame::{DigestRow, EntryItem, Frame};
 use crate::ids::{Hash, Incarnation, MeshId, PeerId};
 use crate::io::{Fact, LogReader, Output};
 use crate::limits;
-use crate::policy;
 use crate::protocol_rule::ProtocolRule;
 use crate::rows::{self, Head};
 use crate::trust::Trust;
@@ -562,7 +561,7 @@ impl Logs {
 
 /// An entry on its way to a peer: the envelope alone, where that one is outside of the audience.
 fn shown_to(item: &EntryItem, peer: &PeerId, trust: &Trust) -> EntryItem {
-    let entry = policy::shown_to(&item.entry, peer, trust);
+    let entry = trust.shown_to(&item.entry, peer);
     let left_ms = item.left_ms.filter(|_| entry.has_body());
     EntryItem { entry, left_ms }
 }

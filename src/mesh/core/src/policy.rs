@@ -2,7 +2,6 @@
 //! again after `started` is durable. What else keeps a call from running is checked by `Peer::handle_dispatch`,
 //! [`crate::executor`] and [`Facts::hold`].
 
-use crate::entry::SignedEntry;
 use crate::facts::Facts;
 use crate::ids::PeerId;
 use crate::protocol_rule::ProtocolRule;
@@ -23,19 +22,6 @@ pub(crate) fn permits(origin: &PeerId, tool: &ToolDecl, facts: &Facts<'_>) -> Re
         ));
     }
     Ok(())
-}
-
-/// True if a peer may be sent the body of an entry: it wrote it, is an owner now, or belongs to its audience by name.
-pub(crate) fn may_read(entry: &SignedEntry, peer: &PeerId, trust: &Trust) -> bool {
-    entry.entry.audience.names(peer)
-        || entry.author == *peer
-        || trust.is_owner(peer)
-        || !trust.enforces(ProtocolRule::Audience)
-}
-
-/// An entry as a peer may have it: without its body if it is outside of the audience.
-pub(crate) fn shown_to(entry: &SignedEntry, peer: &PeerId, trust: &Trust) -> SignedEntry {
-    if may_read(entry, peer, trust) { entry.clone() } else { entry.without_body() }
 }
 
 /// The same of a call as its header says it, by what is known of its target's tools here.

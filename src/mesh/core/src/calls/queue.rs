@@ -8,7 +8,6 @@ use crate::facts::Facts;
 use crate::frame::{Answer, AnswerKind, Dispatch, Frame, Phase};
 use crate::ids::{Attempt, PeerId, ReqId};
 use crate::io::SessionId;
-use crate::policy;
 use crate::protocol_rule::ProtocolRule;
 
 impl Book {
@@ -127,7 +126,7 @@ impl Book {
         let released = open.released || !fx.enforces(ProtocolRule::HeaderDurable);
         let between_members = facts.may_get_calls(&target) && !facts.trust.is_excluded(&open.record.origin);
         let between_members = between_members || !fx.enforces(ProtocolRule::DispatchToMembers);
-        let between_members = between_members && policy::may_read(&open.entry, &target, facts.trust);
+        let between_members = between_members && facts.trust.may_read(&open.entry, &target);
         if !released || open.ended() || open.deadline <= now || open.cancel.is_some() || !between_members {
             return;
         }

@@ -10,7 +10,6 @@ use crate::frame::{EntryItem, Frame, Places};
 use crate::ids::{Incarnation, PeerId};
 use crate::io::{LogReader, Output};
 use crate::limits;
-use crate::policy;
 use crate::protocol_rule::ProtocolRule;
 use crate::rows::{self, LackingRow, Row as _};
 use crate::trust::Trust;
@@ -203,7 +202,7 @@ impl Logs {
         }
         fx.put(rows::entry(&place.author, place.incarnation, place.seq), entry);
         for (peer, neighbour) in &mut self.neighbours {
-            if neighbour.owed.contains(&place) && policy::may_read(entry, peer, trust) {
+            if neighbour.owed.contains(&place) && trust.may_read(entry, peer) {
                 neighbour.owed.remove(&place);
                 fx.send(*peer, Frame::Entries { entries: vec![item.clone()], more: false });
             }
@@ -249,7 +248,7 @@ impl Logs {
             if more {
                 next = entry.entry.seq + 1;
             }
-            if !entry.has_body() && policy::may_read(entry, &self.me, trust) {
+            if !entry.has_body() && trust.may_read(entry, &self.me) {
                 self.bodies.note(entry, fx);
             }
         }
@@ -309,7 +308,7 @@ impl Logs {
         let Some(neighbour) = self.neighbours.get_mut(&to) else { return };
         let until = items.last().filter(|_| more).map(|item| item.entry.place());
         let mut entries = items;
-        entries.retain(|item| item.entry.has_body() && policy::may_read(&item.entry, &to, trust));
+        entries.retain(|item| item.entry.has_body() && trust.may_read(&item.entry, &to));
         for item in &entries {
             neighbour.owed.remove(&item.entry.place());
         }
@@ -332,6 +331,6 @@ impl Logs {
 
     /// True if there are neighbours, and none of them may read this entry.
     pub(crate) fn nobody_may_read(&self, entry: &SignedEntry, trust: &Trust) -> bool {
-        !self.neighbours.is_empty() && !self.neighbours.keys().any(|peer| policy::may_read(entry, peer, trust))
+        !self.neighbours.is_empty() && !self.neighbours.keys().any(|peer| trust.may_read(entry, peer))
     }
 }

@@ -180,7 +180,7 @@ impl Peer {
         }
         if entry.has_body() {
             self.apply_known(entry, left_ms, fx);
-        } else if policy::may_read(entry, &self.local.me, &self.trust) {
+        } else if self.trust.may_read(entry, &self.local.me) {
             self.logs.note_lacking(entry, fx);
         }
     }

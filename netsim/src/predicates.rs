@@ -439,7 +439,7 @@ impl Checks {
     /// replicas that have one agree.
     fn outcome_never_changes(&mut self, now: u64, peer: usize, entry: &SignedEntry, outcome: Outcome) {
         let key = (outcome.id, outcome.attempt);
-        let hash = Hash::of(&entry.entry.body);
+        let hash = Hash::of(entry.body().unwrap_or_default());
         match self.confirmed.get(&key) {
             // A device that was rolled back says the same again in its new incarnation.
             Some((known, _)) if *known == hash => {}

@@ -22,7 +22,7 @@ use sigil::mesh::blobs::BlobStore;
 use sigil::mesh::identity::DeviceKey;
 use sigil::mesh::invite::InviteCode;
 use sigil::mesh::transport::{
-    JoinAnswer, JoinConversation, JoinRequest, LinkEvent, Links, LinksConfig, Member, Members, RefusalCode,
+    FetchError, JoinAnswer, JoinConversation, JoinRequest, LinkEvent, Links, LinksConfig, Member, Members, RefusalCode,
 };
 use sigil::tasks::TaskGroup;
 use tempfile::TempDir;
@@ -745,4 +745,23 @@ async fn speak(key: &DeviceKey, at: SocketAddr) -> (quinn::Connection, SendStrea
     send.write_all(&wall_ms().to_be_bytes()).await.expect("a nonce");
     recv.read_exact(&mut [0; 8]).await.expect("attic's nonce");
     (connection, send, recv)
+}
+
+// --- what is not for it ---
+
+#[test]
+fn s03_a_shared_peer_gets_no_blob_that_only_calls_of_others_name() {
+    let big = "cat >/dev/null; printf '\"'; yes secret | head -n 16000 | tr -d '\\n'; printf '\"'";
+    let mesh = Mesh::of(vec![Home::new("attic").with_tool("big", big, "none"), Home::new("bureau")]);
+    let (attic, bureau) = (&mesh.homes[0], &mesh.homes[1]);
+    let runtime = runtime();
+    let liar = Fellow::join(&runtime, attic, "liar", "shared");
+    let friend = Fellow::join(&runtime, attic, "friend", "owner");
+    let id = bureau.call("attic", "big", 60);
+    assert_eq!(bureau.wait_confirmed(&id, PATIENCE)["state"], "done");
+    let bytes = bureau.get(&format!("calls/{id}/result")).body;
+    let (hash, len) = (Hash::of(&bytes), bytes.len() as u64);
+    let fetch = |by: &Fellow<'_>| runtime.block_on(by.loose.links.fetch(peer(attic), hash, len));
+    assert!(matches!(fetch(&liar), Err(FetchError::NotFound)));
+    assert_eq!(fetch(&friend).expect("an owner may"), len);
 }

@@ -562,7 +562,7 @@ async fn results_that_are_not_the_nodes_own_are_dropped() {
     forged.outcome.as_mut().unwrap().signature = vec![0; 64].into();
     let mut garbage = good();
     garbage.outcome =
-        Some(pb::SignedEntry { entry: vec![1, 2, 3].into(), signature: vec![0; 64].into(), body: Bytes::new() });
+        Some(pb::SignedEntry { entry: vec![1, 2, 3].into(), signature: vec![0; 64].into(), body: bytes::Bytes::new() });
     let bad = [
         forged,
         garbage,

@@ -71,7 +71,6 @@ fn signed(signer: &DeviceKey, kind: Kind, body: Vec<u8>) -> SignedEntry {
         hlc: 1,
         kind,
         critical: false,
-        generation: 0,
         previous: Hash::ZERO,
         audience: Audience::Call { origin: signer.peer_id(), target: signer.peer_id() },
         body: BodyMark::of(salt, &body),

@@ -148,8 +148,10 @@ impl Driver {
 
     /// One step of the core, and what it says.
     fn step(&mut self, input: Input) {
+        let began = clock::stopwatch();
         let out = self.machine.step(input);
         self.perform(out);
+        self.publisher.note_step(began.elapsed());
     }
 
     fn command(&mut self, command: Command, reply: Option<ReplyTo>) {
@@ -284,7 +286,11 @@ impl Driver {
                 self.publisher.note_change();
             }
             LinkEvent::Frame(peer, frame) => self.step(Input::Recv(peer, frame)),
-            LinkEvent::Network => self.refresh_directory(),
+            LinkEvent::Network => {
+                self.refresh_directory();
+                self.publisher.note_change();
+                self.publish_surroundings();
+            }
             LinkEvent::JoinAttempt(attempt) => {
                 self.admission.handle_attempt(attempt, &self.publisher.view(), clock::now());
             }
@@ -462,11 +468,13 @@ impl Driver {
         }
         let (view, before) = (self.publisher.view(), self.publisher.surroundings());
         self.publisher.publish_surroundings(Surroundings {
+            addresses: self.links.local_addresses(),
             links: self.links.infos(),
             nearby: self.admission.strangers(&view),
             pending: self.admission.pending(&view, &before.pending, clock::now()),
             discovery_trouble: self.admission.discovery_trouble(),
             open_calls,
+            longest_step: self.publisher.longest_step(),
             asking_to_join: self.admission.asking_to_join(),
         });
     }
@@ -475,7 +483,9 @@ impl Driver {
     fn refresh_members(&self) {
         if !self.faults.are_links_cut() {
             let revoked = self.machine.peer().revoked_peers();
-            self.links.set_members(self.reach.members(&self.publisher.view(), revoked));
+            let view = self.publisher.view();
+            self.links.set_mesh(view.mesh);
+            self.links.set_members(self.reach.members(&view, revoked));
         }
     }
 

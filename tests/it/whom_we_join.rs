@@ -58,7 +58,6 @@ impl Inviter {
             hlc,
             kind,
             critical: false,
-            generation: 1,
             previous,
             audience: Audience::Everyone,
             body: BodyMark::of(salt, &body),
@@ -70,7 +69,9 @@ impl Inviter {
     fn welcome(&self, newcomer: PublicKey) -> Welcome {
         let what =
             ChangeKind::Approved { tier: Tier::Shared, node_id: "guest".parse().expect("a name"), after: vec![] };
-        let approval = self.says(2, Kind::MEMBERSHIP, encode(&MembershipChange { subject: newcomer, what }));
+        let grant = self.genesis.hash;
+        let change = MembershipChange { subject: newcomer, grant, stands: Vec::new(), fence: 0, what };
+        let approval = self.says(2, Kind::MEMBERSHIP, encode(&change));
         let epoch = Epoch { counter: 3, class: 3, peer: self.loose.id() };
         Welcome {
             mesh: self.mesh,

@@ -148,7 +148,6 @@ impl Run {
             hlc: at(0).wall_ms << 16,
             kind: Kind::CALL,
             critical: false,
-            generation: 0,
             previous: Hash::ZERO,
             audience: Audience::Call { origin: origin_id, target: header.target },
             body: BodyMark::of(SALT, &body),

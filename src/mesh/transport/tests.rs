@@ -213,7 +213,6 @@ fn entry(key: &DeviceKey) -> SignedEntry {
         hlc: 1,
         kind: Kind::GENESIS,
         critical: false,
-        generation: 0,
         previous: Hash::ZERO,
         audience: Audience::Everyone,
         body: BodyMark::of(salt, body),

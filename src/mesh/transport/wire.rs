@@ -526,7 +526,6 @@ mod tests {
                     hlc: 1,
                     kind: Kind(kind),
                     critical: false,
-                    generation: 0,
                     previous: Hash::ZERO,
                     audience,
                     body: BodyMark::of(salt, &body),

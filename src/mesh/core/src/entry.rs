@@ -179,8 +179,6 @@ pub struct Entry {
     pub kind: Kind,
     /// A peer that does not know `kind` must not lead, nor start calls, while this is set.
     pub critical: bool,
-    /// 1 + the highest generation that the author had seen for what this is about: causally later wins.
-    pub generation: u32,
     /// Hash of the author's previous entry, or [`Hash::ZERO`].
     pub previous: Hash,
     /// Who may read the body.
@@ -407,7 +405,6 @@ mod tests {
             hlc: 1,
             kind: Kind(999),
             critical: false,
-            generation: 0,
             previous: Hash::ZERO,
             audience: Audience::Call { origin: PeerId([1; 32]), target: PeerId([2; 32]) },
             body: BodyMark::of(salt, body),

@@ -66,7 +66,6 @@ impl<S: Signer> Author<S> {
             hlc: self.hlc,
             kind,
             critical: false,
-            generation: 1,
             previous: self.previous,
             audience: self.audience(kind, &body),
             body: BodyMark::of(SALT, &body),

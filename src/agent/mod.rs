@@ -7,7 +7,7 @@ use std::time::Duration;
 use mesh_core::ids::NodeId;
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{self, Overrides};
+use crate::config::{self, Overrides, Warning};
 use crate::mesh::identity::DeviceKey;
 use crate::mesh::store::Store;
 use crate::mesh::transport::Code;
@@ -28,6 +28,7 @@ mod doors;
 mod error;
 mod home;
 mod logs;
+mod look;
 mod network;
 mod ports;
 
@@ -61,14 +62,12 @@ pub async fn run(options: Options) -> Result<(), AgentError> {
     let (config, warnings) =
         config::load(home.path(), &Overrides { name, quic_port, http_port, ..Overrides::default() })?;
     let logs = logs::start(&config);
-    for warning in &warnings {
-        tracing::warn!("{warning}");
-        eprintln!("warning: {warning}");
-    }
+    warnings.iter().for_each(warn);
     let catalogue = Catalogue::new(&config)?;
     let name = config.node.name.clone().unwrap_or_else(|| NodeId::slug(&hostname()));
 
     let tasks = TaskGroup::default();
+    look::start(&config, &tasks, warn);
     let key = DeviceKey::load_or_create(home.path())?;
     let peer_id = key.peer_id();
     let (store, report, durable) = home.open_store()?;
@@ -133,6 +132,11 @@ pub async fn run(options: Options) -> Result<(), AgentError> {
     home.unpublish();
     // The task cannot vanish without a word: only the shutdown above ends it otherwise.
     ended.unwrap_or(Ok(())).map_err(AgentError::from)
+}
+
+fn warn(warning: &Warning) {
+    tracing::warn!("{warning}");
+    eprintln!("warning: {warning}");
 }
 
 /// The tools of this device, run for peers whose tier in the mesh allows it.

@@ -1,6 +1,7 @@
 //! Commands: a client of the REST API, plus the agent itself.
 
 mod args;
+mod body;
 mod client;
 mod commands;
 mod demo;
@@ -23,18 +24,31 @@ use crate::cli::output::{Ui, clean};
 /// Runs the program.
 #[must_use]
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
-    let ui = Ui::new(cli.json);
-    match run(cli, ui) {
-        Ok(exit) => exit,
-        Err(failure) => {
-            report(ui, &failure);
+    let (ui, ended) = match Cli::try_parse() {
+        Ok(cli) => (Ui::new(cli.json), run(cli)),
+        Err(error) if error.use_stderr() => error.exit(),
+        // Help and version are what was asked for.
+        Err(error) => {
+            let ui = Ui::new(false);
+            ui.help(&error);
+            (ui, Ok(ExitCode::SUCCESS))
+        }
+    };
+    let exit = ended.unwrap_or_else(|failure| {
+        report(ui, &failure);
+        failure.exit.into()
+    });
+    match output::lost() {
+        None => exit,
+        Some(failure) => {
+            say(ui, &failure);
             failure.exit.into()
         }
     }
 }
 
-fn run(cli: Cli, ui: Ui) -> Result<ExitCode, Failure> {
+fn run(cli: Cli) -> Result<ExitCode, Failure> {
+    let ui = Ui::new(cli.json);
     let home = home(cli.home)?;
     if let Command::Up(args) = cli.command {
         return if args.detach {
@@ -84,6 +98,10 @@ fn report(ui: Ui, failure: &Failure) {
     if ui.json {
         ui.document("sigil.error/1", failure.to_json());
     }
+    say(ui, failure);
+}
+
+fn say(ui: Ui, failure: &Failure) {
     let mut text = format!("error: {}", output::clean_lines(&failure.detail));
     if let Some(hint) = &failure.hint {
         text.push_str("\n  next: ");

@@ -5,6 +5,7 @@ use serde_json::{Map, Value, json};
 
 use super::console::{confirm, read_all, show};
 use crate::cli::args::{ApproveArgs, InviteArgs, JoinArgs, UpArgs};
+use crate::cli::body::Body;
 use crate::cli::client::{Client, Extras, segment};
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::output::{Tone, Ui, clean, fields, items, relative, short, table, text};
@@ -151,10 +152,10 @@ pub(super) async fn join(client: &Client, args: JoinArgs, ui: Ui) -> Result<Exit
     }))
 }
 
-async fn ask_join(client: &Client, body: &Map<String, Value>) -> Result<Value, Failure> {
-    let body = Value::Object(body.clone());
+async fn ask_join(client: &Client, body: &Map<String, Value>) -> Result<Body, Failure> {
+    let body = Value::Object(body.clone()).to_string();
     // All addresses of a code are tried before the agent says that nobody is there.
-    let extras = Extras { body: Some(&body), within: Some(std::time::Duration::from_mins(1)), ..Extras::default() };
+    let extras = Extras { body: Some(body), within: Some(std::time::Duration::from_mins(1)), ..Extras::default() };
     client.ask(Method::POST, "/api/v1/join", extras).await?.json()
 }
 

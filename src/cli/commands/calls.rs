@@ -122,7 +122,7 @@ fn request(args: &CallArgs) -> Result<String, Failure> {
     Ok(raw(&body).get().to_owned())
 }
 
-/// Watches a call until it has ended, the deadline is over, or Ctrl-C; true for the last of these.
+/// Watches a call until it has ended, the deadline has come, or Ctrl-C; true for the last of these.
 async fn wait(client: &Client, id: &str, mut call: Body, deadline: Instant, ui: Ui) -> Result<(Body, bool), Failure> {
     let path = format!("/api/v1/calls/{}", segment(id));
     let mut pause = Duration::from_millis(5);

@@ -26,7 +26,7 @@ use crate::cli::output::{Ui, clean};
 pub fn main() -> ExitCode {
     let (ui, ended) = match Cli::try_parse() {
         Ok(cli) => (Ui::new(cli.json), run(cli)),
-        Err(error) if error.use_stderr() => error.exit(),
+        Err(error) if error.use_stderr() => (Ui::new(false), Ok(misused(&error))),
         // Help and version are what was asked for.
         Err(error) => {
             let ui = Ui::new(false);
@@ -45,6 +45,21 @@ pub fn main() -> ExitCode {
             failure.exit.into()
         }
     }
+}
+
+/// The end of a command line that is none. Whoever asked for JSON gets its document too.
+fn misused(error: &clap::Error) -> ExitCode {
+    if !std::env::args_os().any(|word| word == "--json") {
+        error.exit();
+    }
+    let told = error.to_string();
+    let told = told.strip_prefix("error: ").unwrap_or(&told).trim_end();
+    let (detail, hint) = told.split_once("\n\n").unwrap_or((told, "see `sigil help`"));
+    let failure = Failure::new(Exit::Usage, detail).hint(hint.trim());
+    Ui::new(true).document("sigil.error/1", failure.to_json());
+    // What it is for people goes where it always goes.
+    let _ = error.print();
+    Exit::Usage.into()
 }
 
 fn run(cli: Cli) -> Result<ExitCode, Failure> {
@@ -97,6 +112,9 @@ fn home(given: Option<PathBuf>) -> Result<PathBuf, Failure> {
 fn report(ui: Ui, failure: &Failure) {
     if ui.json {
         ui.document("sigil.error/1", failure.to_json());
+    }
+    if failure.logged {
+        return;
     }
     say(ui, failure);
 }

@@ -22,9 +22,11 @@ use crate::ids::{ATTEMPTS_MAX, Attempt, Hash, Incarnation, PeerId, ReqId};
 use crate::io::{CallRecord, CallState, Fact, HistoryRow, Output, SessionId};
 use crate::limits;
 use crate::log::Logs;
+use crate::policy;
 use crate::protocol_rule::ProtocolRule;
 use crate::record::{CancelRequest, Ending, Header, Outcome, Payload};
 use crate::rows::{self, Basis, Empty, KeyRow, OpenKey, OpenRow, Row as _};
+use crate::trust::Trust;
 use deferred::Deferred;
 use early::Early;
 
@@ -35,9 +37,10 @@ const LOOK_AGAIN_MS: u64 = 5_000;
 /// Rows of one call's history; then the middle is left out.
 const HISTORY_MAX: usize = 64;
 
-/// Name of a client key in the store: principal and key, hashed together.
-pub(crate) fn key_id(principal: &str, key: &str) -> Hash {
-    Hash::of(&[principal.as_bytes(), &[0], key.as_bytes()].concat())
+/// Name of a client key in the store: the namespace of whose it is, principal and key, hashed together.
+pub(crate) fn key_id(origin: &PeerId, principal: &str, key: &str, trust: &Trust) -> Hash {
+    let namespace = policy::namespace(origin, trust);
+    Hash::of(&[namespace.0.as_slice(), principal.as_bytes(), &[0], key.as_bytes()].concat())
 }
 
 /// Hash of all that two calls under one client key must agree in.
@@ -329,8 +332,10 @@ impl Book {
         if self.closing.contains_key(&id) {
             return false;
         }
-        if let Some(key) = &header.client_key {
-            let key = key_id(&header.principal, key);
+        // One that its target will deny binds nothing.
+        let key = header.client_key.as_ref().filter(|_| policy::permits_call(&entry.author, &header, facts));
+        if let Some(key) = key {
+            let key = key_id(&entry.author, &header.principal, key, facts.trust);
             let fingerprint = request_fingerprint(&header.target, header.tool.as_str(), &header.arguments);
             let until_ms = fx.age_ms + header.ttl_ms + 24 * 3600 * 1000;
             self.keys.entry(key).or_insert_with(|| {

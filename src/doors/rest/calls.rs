@@ -364,8 +364,10 @@ pub(super) async fn show(
     Ok(Json(render(&app.mesh().view(), &reading)))
 }
 
-/// The output of a call as raw bytes. Those that are on their way here are waited for, 30 s unless `Prefer: wait=N` says
-/// otherwise; the problem `result_away` then tells how many have come (`received_bytes` of `output_bytes`).
+/// The output of a call as raw bytes.
+///
+/// Those that are on their way here are waited for, 30 s unless `Prefer: wait=N` says otherwise; the problem `result_away`
+/// then tells how many have come (`received_bytes` of `output_bytes`).
 #[utoipa::path(get, path = "/api/v1/calls/{id}/result", operation_id = "getResult", tag = "calls",
     params(("id" = String, Path, description = "Id of the call"),
            ("Prefer" = Option<String>, Header, description = "`wait=N`")),

@@ -175,8 +175,8 @@ async fn l04_arguments_that_are_wrong_are_called_so_and_not_denied() {
 #[tokio::test]
 async fn b15_the_reason_of_a_call_names_what_was_ended_with_it() {
     let mut bench = bench(
-        "[tools.server]\ncommand = 'sh'\nargs = ['-c', 'sleep 1000 & echo started']\n\
-         [tools.kept]\ncommand = 'sh'\nargs = ['-c', 'exec > /dev/null; sleep 0.2 &']\nkeep_running = true\n",
+        "[tools.server]\ncommand = 'sh'\nargs = ['-c', 'sleep 1000 & sleep 0.1; echo started']\n\
+         [tools.kept]\ncommand = 'sh'\nargs = ['-c', 'exec > /dev/null 2>&1; sleep 1 & sleep 0.1']\nkeep_running = true\n",
     );
     let outcome = bench.call("server", b"").await;
     assert_eq!(outcome.ending, Ending::Done);

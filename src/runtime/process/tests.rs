@@ -229,13 +229,13 @@ async fn a_grandchild_that_keeps_the_pipe_cannot_keep_us() {
 #[tokio::test]
 async fn b15_what_was_left_running_is_ended_and_named() {
     let bench = Bench::new();
-    let outcome = bench.sh("sleep 1000 > /dev/null & echo $! > $DIR/pid; echo started").await;
+    let outcome = bench.sh("sleep 1000 > /dev/null & echo $! > $DIR/pid; sleep 0.1; echo started").await;
     let pid = bench.file("pid").await;
     assert_eq!((&outcome.end, inline(&outcome)), (&RunEnd::Done, &b"started\n"[..]));
     assert_eq!(outcome.note, format!("left running, and ended with it: sleep ({})", pid.trim()));
     gone(&pid).await;
     // Also beside a failure; and nothing is said where nothing was left.
-    let outcome = bench.sh("sleep 1000 & exit 3").await;
+    let outcome = bench.sh("sleep 1000 & sleep 0.1; exit 3").await;
     assert_eq!(outcome.end, failed("exit code 3"));
     assert!(outcome.note.starts_with("left running, and ended with it: sleep ("), "{}", outcome.note);
     assert_eq!(bench.sh("sleep 0.01 & wait").await.note, "");
@@ -246,7 +246,7 @@ async fn b15_what_was_left_running_is_ended_and_named() {
 #[tokio::test]
 async fn b15_a_tool_that_says_so_leaves_things_running() {
     let bench = Bench::new();
-    let outcome = bench.sh_kept("sleep 1000 > /dev/null 2>&1 & echo $! > $DIR/pid; echo started").await;
+    let outcome = bench.sh_kept("sleep 1000 > /dev/null 2>&1 & echo $! > $DIR/pid; sleep 0.1; echo started").await;
     let pid = bench.file("pid").await;
     assert_eq!((&outcome.end, inline(&outcome)), (&RunEnd::Done, &b"started\n"[..]));
     assert_eq!(outcome.note, format!("left running: sleep ({})", pid.trim()));
@@ -254,7 +254,7 @@ async fn b15_a_tool_that_says_so_leaves_things_running() {
     let process = Pid::from_raw(pid.trim().parse().unwrap());
     nix::sys::signal::kill(process, Signal::SIGKILL).unwrap();
     // What keeps the pipe is not waited for, and the note says what becomes of its output.
-    let outcome = bench.sh_kept("sleep 1000 & echo $! > $DIR/pid2; echo started").await;
+    let outcome = bench.sh_kept("sleep 1000 & echo $! > $DIR/pid2; sleep 0.1; echo started").await;
     assert!(outcome.note.contains("left running: sleep (") && outcome.note.contains("no more is read"), "{outcome:?}");
     let process = Pid::from_raw(bench.file("pid2").await.trim().parse().unwrap());
     nix::sys::signal::kill(process, Signal::SIGKILL).unwrap();

@@ -47,12 +47,18 @@ pub(crate) fn reader_gone() -> bool {
 pub(crate) struct Ui {
     /// One JSON document instead of text.
     pub(crate) json: bool,
-    /// Standard output is a terminal: what it shows is laid out, and cannot steer it.
-    terminal: bool,
-    /// Colours on standard output.
-    colour: bool,
+    screen: Screen,
     /// Standard error is a terminal: progress lines may be redrawn.
     pub(crate) live: bool,
+}
+
+/// What standard output is. On a terminal, what is shown is laid out and cannot steer it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Screen {
+    /// A pipe or a file: bytes.
+    Not,
+    Plain,
+    Coloured,
 }
 
 /// Meaning of a piece of text; the colours follow from it.
@@ -69,17 +75,21 @@ impl Ui {
     pub(crate) fn new(json: bool) -> Self {
         let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
             || std::env::var_os("TERM").is_some_and(|term| term == "dumb");
-        let terminal = io::stdout().is_terminal();
-        Self { json, terminal, colour: !plain && terminal, live: io::stderr().is_terminal() }
+        let screen = match (io::stdout().is_terminal(), plain) {
+            (false, _) => Screen::Not,
+            (true, true) => Screen::Plain,
+            (true, false) => Screen::Coloured,
+        };
+        Self { json, screen, live: io::stderr().is_terminal() }
     }
 
     #[cfg(test)]
     pub(crate) fn plain(json: bool) -> Self {
-        Self { json, terminal: false, colour: false, live: false }
+        Self { json, screen: Screen::Not, live: false }
     }
 
     pub(crate) fn paint(self, tone: Tone, text: &str) -> String {
-        if !self.colour {
+        if self.screen != Screen::Coloured {
             return text.to_owned();
         }
         let code = match tone {
@@ -108,7 +118,7 @@ impl Ui {
     /// Prints the document of `--json`: the agent's own bytes under the name of a schema. Laid out on a terminal only.
     pub(crate) fn document(self, schema: &str, body: impl Into<Body>) {
         let text = body.into().under(schema);
-        if self.terminal { self.print(&clean_lines(&json::pretty(&text))) } else { self.print(&text) }
+        if self.screen != Screen::Not { self.print(&clean_lines(&json::pretty(&text))) } else { self.print(&text) }
     }
 
     /// Prints data.
@@ -120,13 +130,13 @@ impl Ui {
     /// Prints help, or the version.
     pub(crate) fn help(self, asked: &clap::Error) {
         let text = asked.render();
-        self.print(if self.colour { text.ansi().to_string() } else { text.to_string() }.trim_end());
+        self.print(if self.screen == Screen::Coloured { text.ansi().to_string() } else { text.to_string() }.trim_end());
     }
 
     /// Hands on the output of a tool: into a pipe or a file byte for byte, on a terminal so that it can be read and
     /// steers nothing.
     pub(crate) fn output(self, bytes: &[u8]) {
-        if !self.terminal {
+        if self.screen == Screen::Not {
             write(bytes);
         } else if !bytes.is_empty() {
             self.print(&for_terminal(bytes));
@@ -278,7 +288,7 @@ mod tests {
 
     #[test]
     fn colours_take_no_room() {
-        let colourful = Ui { colour: true, ..Ui::plain(false) };
+        let colourful = Ui { screen: Screen::Coloured, ..Ui::plain(false) };
         let rows = [vec![colourful.state("done"), "1".into()], vec!["interrupted".into(), "2".into()]];
         let plain: Vec<String> =
             table(&["S", "N"], &rows).lines().map(|line| line.replace("\x1b[32m", "").replace("\x1b[0m", "")).collect();

@@ -37,11 +37,12 @@ pub(super) async fn call(client: &Client, args: CallArgs, ui: Ui) -> Result<Exit
     let extras = Extras { body: Some(body), headers: &headers, within: None };
     let answer = client.ask(Method::POST, "/api/v1/calls", extras).await;
     // Sent, and no answer: it may be on disk there or not.
-    let answer = answer.map_err(|failure| match failure.exit {
-        Exit::NoAgent if failure.problem.is_none() && failure.detail.contains("silent") => {
+    let answer = answer.map_err(|failure| {
+        if failure.exit == Exit::NoAgent && failure.problem.is_none() && failure.detail.contains("silent") {
             failure.hint("the call may have been accepted: look at `sigil calls` before you make it again")
+        } else {
+            failure
         }
-        _ => failure,
     });
     let accepted = answer?.json()?;
     let id = text(&accepted, "id");

@@ -141,10 +141,8 @@ impl Strays {
     /// When dropped, the thread goes on alone until its work ends, if it ever does, and keeps its place until then.
     pub async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, StrayError> {
         let full = StrayError::Full { max: self.max };
-        let place = match tokio::time::timeout(self.patience, self.places.clone().acquire_owned()).await {
-            Ok(Ok(place)) => place,
-            Ok(Err(_)) | Err(_) => return Err(full),
-        };
+        let place = tokio::time::timeout(self.patience, self.places.clone().acquire_owned()).await;
+        let Ok(Ok(place)) = place else { return Err(full) };
         let (done, result) = oneshot::channel();
         let thread = std::thread::Builder::new().name(self.name.to_owned()).spawn(move || {
             let _place = place;

@@ -6,6 +6,7 @@ mod blob_fetch;
 pub mod blobs;
 mod boot;
 mod call_queries;
+pub mod check_words;
 pub mod clock;
 mod driver;
 mod error;
@@ -34,7 +35,7 @@ pub use call_queries::{CallCursor, CallFilter, CallPage, CallStateFilter};
 pub use error::{FatalError, JoinError, MeshError};
 pub use events::{EVENTS_KEPT, Event, EventKind, EventLog};
 pub use handle::{MeshHandle, ResultBody};
-pub use joining::{Invite, JoinTarget, Joined};
+pub use joining::{Invite, InviteInfo, InviteState, JoinTarget, Joined, invite_id};
 #[cfg(test)]
 pub(crate) use request::Request;
 pub use snapshot::{Nearby, Pending, Surroundings};

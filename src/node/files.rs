@@ -501,15 +501,19 @@ impl FileRoots {
         let root_flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let root_fd = open(&root.path, root_flags, Mode::empty()).map_err(system)?;
         let rest = if rest.as_os_str().is_empty() { Path::new(".") } else { rest };
-        let fd = open_beneath(&root_fd, rest, flags).map_err(|errno| match errno {
-            Errno::EXDEV => self.outside(path),
-            // The kernel says this of links in /proc too, which are none.
-            Errno::ELOOP if leads_through_kernel(&root_fd, rest) => FileError::Kernel(shown()),
-            Errno::ELOOP => FileError::Loop(shown()),
-            Errno::ENOTDIR if flags.contains(OFlag::O_DIRECTORY) => {
+        let fd = open_beneath(&root_fd, rest, flags).map_err(|errno| {
+            if errno == Errno::EXDEV {
+                self.outside(path)
+            } else if errno == Errno::ELOOP && leads_through_kernel(&root_fd, rest) {
+                // The kernel says this of links in /proc too, which are none.
+                FileError::Kernel(shown())
+            } else if errno == Errno::ELOOP {
+                FileError::Loop(shown())
+            } else if errno == Errno::ENOTDIR && flags.contains(OFlag::O_DIRECTORY) {
                 FileError::Kind { path: shown(), what: "something else", wanted: "a directory" }
+            } else {
+                system(errno)
             }
-            errno => system(errno),
         })?;
         match self.guard.check(&fd, &root.path).map_err(system)? {
             Ok(()) => Ok(fd),

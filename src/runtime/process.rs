@@ -105,7 +105,7 @@ struct Running {
     child: Child,
     group: Group,
     dir: TempDir,
-    keep_running: bool,
+    kept: bool,
 }
 
 /// The process group of a run; killed when dropped, so that no path forgets it.
@@ -242,7 +242,7 @@ fn start(spec: &Spec, program: Option<&Path>, work: &Path) -> io::Result<Running
     let child = command.process_group(0).kill_on_drop(true).spawn()?;
     // The child leads its group: both have the same number.
     let group = Group(child.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw));
-    Ok(Running { child, group, dir, keep_running: spec.keep_running })
+    Ok(Running { child, group, dir, kept: spec.keep_running })
 }
 
 /// The cause for which a run was over.
@@ -279,7 +279,7 @@ pub async fn run(
         }
         started = &mut running => started,
     };
-    let Running { mut child, mut group, dir, keep_running } = match started {
+    let Running { mut child, mut group, dir, kept } = match started {
         Ok(Ok(running)) => running,
         Ok(Err(error)) => return RunOutcome::failed(tool_exec::explain(command.as_os_str(), &error), String::new()),
         Err(_) => return RunOutcome::failed("too many programs wait to be started", String::new()),
@@ -287,7 +287,7 @@ pub async fn run(
 
     let mut spool = Spool::new(sinks, bounds.output);
     let mut errors = ErrorStream::new(Instant::now());
-    let process = (&mut child, &mut group, keep_running);
+    let process = (&mut child, &mut group, kept);
     let end = watch(process, bounds.timeout, stdin, cancel, &mut spool, &mut errors, &mut note).await;
     if !matches!(end, End::Exited(..)) {
         stop(&mut child, &mut group).await;

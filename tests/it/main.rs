@@ -26,5 +26,6 @@ mod partition;
 mod seed_nodes;
 mod seed_rest;
 mod tool_exec;
+mod whom_we_join;
 #[cfg(feature = "fault-points")]
 mod wrong_clock;

@@ -118,7 +118,7 @@ impl Ui {
     /// Prints the document of `--json`: the agent's own bytes under the name of a schema. Laid out on a terminal only.
     pub(crate) fn document(self, schema: &str, body: impl Into<Body>) {
         let text = body.into().under(schema);
-        if self.screen != Screen::Not { self.print(&clean_lines(&json::pretty(&text))) } else { self.print(&text) }
+        if self.screen == Screen::Not { self.print(&text) } else { self.print(&clean_lines(&json::pretty(&text))) }
     }
 
     /// Prints data.

@@ -568,8 +568,8 @@ mod tests {
         let one = json!({"node_id": "attic", "state": "online", "tier": "owner", "platform": "linux", "gateway": true, "tools": [{}, {}]});
         let said = nodes_text(&json!({"items": [one]}), Ui::plain(false));
         let mut lines = said.lines();
-        assert_eq!(lines.next(), Some("NODE             STATE   TIER   PLATFORM  TOOLS  SEEN  WHY"));
-        assert_eq!(lines.next(), Some("attic (gateway)  online  owner  linux     2"));
+        assert_eq!(lines.next(), Some("NODE             STATE   TIER   LET IN BY  PLATFORM  TOOLS  SEEN  WHY"));
+        assert_eq!(lines.next(), Some("attic (gateway)  online  owner             linux     2"));
         assert!(said.contains("sigil invite"));
     }
 

@@ -7,6 +7,7 @@
 
 mod audience;
 mod bad_input;
+mod bytes;
 mod client_keys;
 mod command_line;
 mod damaged_store;

@@ -73,8 +73,12 @@ const fn about(mutant: ProtocolRule) -> (Kind, &'static str) {
         ProtocolRule::Reissued => (Safety, "reattestation.rs `read`"),
         ProtocolRule::ExpiryMargin => (Safety, "calls.rs `handle_timeout`"),
         ProtocolRule::QueueLimit => (Safety, "calls.rs `defers`"),
-        ProtocolRule::RevocationWins => (Safety, "trust.rs `membership_of`"),
-        ProtocolRule::CutoffVoids => (Safety, "trust/argumentation.rs `voids`"),
+        ProtocolRule::RevocationWins => (Safety, "trust/derivation.rs `deciding`"),
+        ProtocolRule::CutoffVoids
+        | ProtocolRule::DemotionEndsAuthority
+        | ProtocolRule::UnseenIsVoid
+        | ProtocolRule::NothingOlder => (Safety, "trust/argumentation.rs `voids`"),
+        ProtocolRule::FenceOfFormerOwner => (Safety, "trust.rs `may_prove`"),
         ProtocolRule::Query => (Speed, "election.rs `query_all`"),
         ProtocolRule::LinkDownGrace => (Speed, "election.rs `handle_link_down`"),
         ProtocolRule::Forward => (Speed, "election.rs `forward`"),
@@ -84,6 +88,9 @@ const fn about(mutant: ProtocolRule) -> (Kind, &'static str) {
         ProtocolRule::DigestOnLinkUp => (Speed, "log.rs `handle_link_up`"),
         ProtocolRule::EntriesAge | ProtocolRule::TruncationSparesOpen => (Safety, "compaction.rs `is_dead`"),
         ProtocolRule::GapNeedsTruncation => (Safety, "log.rs `ingest`"),
+        ProtocolRule::Audience => (Safety, "trust.rs `may_read`"),
+        ProtocolRule::BodiesAsked => (Safety, "log/bodies.rs `ask_next`"),
+        ProtocolRule::BodiesRecounted => (Safety, "log/bodies.rs `recount_bodies`"),
     }
 }
 

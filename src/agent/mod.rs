@@ -33,6 +33,7 @@ mod doors;
 mod error;
 mod home;
 mod logs;
+mod look;
 mod network;
 mod ports;
 mod settings;
@@ -101,6 +102,7 @@ async fn live(options: Options, log: &mut Option<LogFormat>) -> Result<(), Agent
     home.keep_name(&name)?;
 
     let tasks = TaskGroup::default();
+    let mut missing = look::start(&config, &tasks);
     let key = DeviceKey::load_or_create(home.path())?;
     let peer_id = key.peer_id();
     let (store, report, durable) = home.open_store()?;
@@ -164,6 +166,11 @@ async fn live(options: Options, log: &mut Option<LogFormat>) -> Result<(), Agent
         home: home.path().to_owned(),
         home_id: home.id(),
     };
+    // Others come later, or never: the start does not wait for a disk.
+    while let Ok(warning) = missing.try_recv() {
+        warn(&warning);
+        reloader.note(warning);
+    }
     home.publish(&endpoints)?;
     tasks.spawn(keep_published(home.clone(), endpoints.clone(), surroundings, tasks.stopping()));
     let mut signals = signals.with_stopping().map_err(at("taking the signals of", home.path()))?;
@@ -211,7 +218,7 @@ fn ignored_name(given: &NodeId, present: &NodeId) -> Option<String> {
     let made_unique = numbered.is_some_and(|number| number.parse::<u32>().is_ok());
     (given != present && !made_unique).then(|| {
         format!(
-            "the name `{given}` is not used: in its mesh this device is `{present}`; `sigil rename {given}` changes it"
+            "the name `{given}` is kept for a mesh that this device joins later: in the present one it stays `{present}`"
         )
     })
 }
@@ -256,7 +263,7 @@ mod tests {
     #[test]
     fn b11_a_name_that_is_not_used_is_told() {
         let name = |text: &str| text.parse::<NodeId>().unwrap();
-        assert!(ignored_name(&name("attic"), &name("vm")).is_some_and(|told| told.contains("sigil rename attic")));
+        assert!(ignored_name(&name("attic"), &name("vm")).is_some_and(|told| told.contains("stays `vm`")));
         for present in ["attic", "attic-2"] {
             assert_eq!(ignored_name(&name("attic"), &name(present)), None);
         }

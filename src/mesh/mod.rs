@@ -3,6 +3,7 @@
 mod adapters;
 mod admission;
 mod blob_fetch;
+mod blob_readers;
 pub mod blobs;
 mod boot;
 mod call_queries;

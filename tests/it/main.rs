@@ -5,7 +5,9 @@
 //! namespaces) says why it was skipped, and fails instead when `SIGIL_TEST_REQUIRE=all`.
 #![cfg(test)]
 
+mod audience;
 mod bad_input;
+mod bytes;
 mod client_keys;
 mod command_line;
 mod damaged_store;

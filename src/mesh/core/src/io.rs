@@ -56,11 +56,13 @@ pub enum Space {
     Journal,
     /// Series to its forgotten mark.
     ForgottenMarks,
+    /// Hash of a blob ‖ peer to nothing: that peer may have it, although it is no owner.
+    BlobReaders,
 }
 
 impl Space {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Meta,
         Self::Log,
         Self::Heads,
@@ -73,12 +75,13 @@ impl Space {
         Self::Keys,
         Self::Journal,
         Self::ForgottenMarks,
+        Self::BlobReaders,
     ];
 
     /// True if all of its rows are handed to [`crate::peer::Peer::boot`]. The others grow with history.
     #[must_use]
     pub const fn in_image(self) -> bool {
-        !matches!(self, Self::Log | Self::Calls | Self::CallsByTime)
+        !matches!(self, Self::Log | Self::Calls | Self::CallsByTime | Self::BlobReaders)
     }
 
     /// True if a peer starts without those of its rows that do not decode: others say again what a device offers, calls
@@ -110,6 +113,7 @@ impl Space {
             Self::Keys => "keys",
             Self::Journal => "journal",
             Self::ForgottenMarks => "forgotten_marks",
+            Self::BlobReaders => "blob_readers",
         }
     }
 }
@@ -187,9 +191,9 @@ pub enum Input {
 /// Ending of a tool.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ToolOutcome {
-    /// `Done`, `Failed` or `Cancelled`; or `Denied` when the tool is not there any more or its arguments are invalid.
+    /// `Done`, `Failed` or `Cancelled`; or `Denied` when the tool is not there any more or may not do what is asked.
     pub ending: Ending,
-    /// Why, for people; empty when done.
+    /// Why, for people; when done, a note on it or nothing.
     pub reason: String,
     /// Its output.
     pub output: Payload,
@@ -404,6 +408,10 @@ pub enum LogReader {
     OwnCheck,
     /// Takes up the calls for which the book had no room.
     Deferred,
+    /// Looks for bodies that this peer may read now and does not hold.
+    Lacking,
+    /// A linked peer may read the bodies of these, and lacks them.
+    Want(PeerId),
 }
 
 /// Output of a step.

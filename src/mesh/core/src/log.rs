@@ -3,14 +3,16 @@
 //!
 //! The entries themselves live in the store; here are only the heads, so that memory does not grow with history.
 
+pub(crate) mod bodies;
 mod truncation;
 pub(crate) mod unsupported;
 
 use std::collections::{BTreeMap, BTreeSet, btree_map};
 
+use crate::audience::Audience;
 use crate::crypto::Signer;
 use crate::effects::{Effects, Then};
-use crate::entry::{Entry, Kind, SignedEntry};
+use crate::entry::{BodyMark, Entry, Kind, Place, Salt, SignedEntry};
 use crate::frame::{DigestRow, EntryItem, Frame};
 use crate::ids::{Hash, Incarnation, MeshId, PeerId};
 use crate::io::{Fact, LogReader, Output};
@@ -18,6 +20,7 @@ use crate::limits;
 use crate::protocol_rule::ProtocolRule;
 use crate::rows::{self, Head};
 use crate::trust::Trust;
+use bodies::Bodies;
 use truncation::Dropped;
 pub(crate) use truncation::with_runs;
 use unsupported::Unsupported;
@@ -48,6 +51,8 @@ struct Neighbour {
     knows: BTreeMap<(PeerId, Incarnation), u64>,
     /// Peers that it is linked to.
     neighbours: BTreeSet<PeerId>,
+    /// Bodies that it has asked for and may have as soon as they are here.
+    owed: BTreeSet<Place>,
     next_digest: u64,
     /// A gap showed too soon after the last digest: it is asked about at `next_digest`.
     digest_deferred: bool,
@@ -74,6 +79,7 @@ pub(crate) struct Logs {
     changes: Hash,
     dropped: Dropped,
     pub(crate) unsupported: Unsupported,
+    bodies: Bodies,
     next_sync: u64,
 }
 
@@ -84,6 +90,7 @@ impl Logs {
         incarnation: Incarnation,
         heads: BTreeMap<(PeerId, Incarnation), Head>,
         unsupported: Unsupported,
+        bodies: Bodies,
         now: u64,
     ) -> Self {
         let own = heads.get(&(me, incarnation));
@@ -101,6 +108,7 @@ impl Logs {
             changes: Hash::ZERO,
             dropped: Dropped::default(),
             unsupported,
+            bodies,
             next_sync: now,
         }
     }
@@ -214,12 +222,13 @@ impl Logs {
         &mut self,
         signer: &dyn Signer,
         kind: Kind,
-        body: Vec<u8>,
+        (audience, body): (Audience, &[u8]),
         fx: &mut Effects<'_>,
     ) -> SignedEntry {
         let hlc = self.tick(fx.now.wall_ms);
         let at = (self.me, self.incarnation);
         let previous = self.heads.get(&at).copied();
+        let salt = Salt::draw(fx.rng);
         let entry = SignedEntry::sign(
             signer,
             Entry {
@@ -231,8 +240,11 @@ impl Logs {
                 kind,
                 critical: false,
                 previous: previous.map_or(Hash::ZERO, |head| head.hash),
-                body: body.into(),
+                audience,
+                body: BodyMark::of(salt, body),
             },
+            salt,
+            body,
         );
         self.store(&entry, fx);
         entry
@@ -246,10 +258,11 @@ impl Logs {
         fx.put(rows::head(&entry.author, incarnation), &head);
     }
 
-    /// Takes an entry that `from` sent. `admitted`: whether its author and place count.
-    pub(crate) fn ingest(&mut self, from: PeerId, item: &EntryItem, admitted: bool, fx: &mut Effects<'_>) -> Ingest {
+    /// Takes an entry that `from` sent.
+    pub(crate) fn ingest(&mut self, from: PeerId, item: &EntryItem, trust: &Trust, fx: &mut Effects<'_>) -> Ingest {
         let entry = &item.entry;
         let (author, incarnation, seq) = (entry.author, entry.entry.incarnation, entry.entry.seq);
+        let admitted = trust.admits(&author, incarnation, seq);
         let is_genesis = entry.entry.kind == Kind::GENESIS && entry.hash.0 == self.mesh.0;
         if !admitted || (entry.entry.mesh != self.mesh && !is_genesis) || self.is_own(&author, incarnation) {
             return Ingest::Refused;
@@ -281,7 +294,7 @@ impl Logs {
         self.hlc = self.hlc.max(entry.entry.hlc.min((fx.now.wall_ms + HLC_PUSH_MS) << 16));
         self.store(entry, fx);
         self.step_over_runs((author, incarnation), fx);
-        self.relay(from, item, fx);
+        self.relay(from, item, trust, fx);
         Ingest::New
     }
 
@@ -312,7 +325,7 @@ impl Logs {
     }
 
     /// Passes an entry on to neighbours that are linked neither to its author nor to whoever gave it to us.
-    fn relay(&mut self, from: PeerId, item: &EntryItem, fx: &mut Effects<'_>) {
+    fn relay(&mut self, from: PeerId, item: &EntryItem, trust: &Trust, fx: &mut Effects<'_>) {
         let author = item.entry.author;
         let targets: Vec<PeerId> = self
             .neighbours
@@ -326,18 +339,18 @@ impl Logs {
             .map(|(peer, _)| *peer)
             .collect();
         for peer in targets {
-            self.send_to(peer, item.clone(), fx);
+            self.send_to(peer, item, trust, fx);
         }
     }
 
-    fn send_to(&mut self, peer: PeerId, item: EntryItem, fx: &mut Effects<'_>) {
+    fn send_to(&mut self, peer: PeerId, item: &EntryItem, trust: &Trust, fx: &mut Effects<'_>) {
         if let Some(neighbour) = self.neighbours.get_mut(&peer) {
             let knows = neighbour.knows.entry((item.entry.author, item.entry.entry.incarnation)).or_default();
             if *knows >= item.entry.entry.seq {
                 return;
             }
             *knows = item.entry.entry.seq;
-            fx.send(peer, Frame::Entries { entries: vec![item], more: false });
+            fx.send(peer, Frame::Entries { entries: vec![shown_to(item, &peer, trust)], more: false });
         }
     }
 
@@ -348,14 +361,16 @@ impl Logs {
         entry: &SignedEntry,
         left_ms: Option<u64>,
         gateway: Option<PeerId>,
+        trust: &Trust,
         fx: &mut Effects<'_>,
     ) {
         self.own_durable = self.own_durable.max(entry.entry.seq);
         let mut peers: Vec<PeerId> = self.neighbours.keys().copied().collect();
         let is_call = entry.entry.kind == Kind::CALL;
         peers.sort_by_key(|peer| (Some(*peer) == gateway) != is_call);
+        let item = EntryItem { entry: entry.clone(), left_ms };
         for peer in peers {
-            self.send_to(peer, EntryItem { entry: entry.clone(), left_ms }, fx);
+            self.send_to(peer, &item, trust, fx);
         }
     }
 
@@ -369,6 +384,7 @@ impl Logs {
 
     pub(crate) fn handle_link_down(&mut self, peer: PeerId, fx: &mut Effects<'_>) {
         self.neighbours.remove(&peer);
+        self.bodies.handle_link_down(&peer);
         self.tell_neighbours(fx);
     }
 
@@ -418,6 +434,7 @@ impl Logs {
     /// Answers a digest with what its sender lacks, authors nearest to the founder first, so that each is known before
     /// it speaks; and asks for what we lack ourselves.
     pub(crate) fn handle_digest(&mut self, from: PeerId, rows: &[DigestRow], trust: &Trust, fx: &mut Effects<'_>) {
+        self.consider(from, fx);
         let depth = |peer: &PeerId| trust.member(peer).map_or(u32::MAX, |member| member.depth);
         let theirs: BTreeMap<(PeerId, Incarnation), u64> =
             rows.iter().map(|row| ((row.author, row.incarnation), row.seq)).collect();
@@ -472,18 +489,27 @@ impl Logs {
             return false;
         }
         let dropped = &self.dropped;
+        self.bodies.forget(log_id, |seq| dropped.covers(&log_id, seq), fx);
         self.unsupported.forget(log_id, |seq| dropped.covers(&log_id, seq), fx)
     }
 
     /// Sends entries read for a digest.
-    pub(crate) fn handle_log_read(&mut self, to: PeerId, items: Vec<EntryItem>, more: bool, fx: &mut Effects<'_>) {
+    pub(crate) fn handle_log_read(
+        &mut self,
+        to: PeerId,
+        items: &[EntryItem],
+        more: bool,
+        trust: &Trust,
+        fx: &mut Effects<'_>,
+    ) {
         let Some(neighbour) = self.neighbours.get_mut(&to) else { return };
-        for item in &items {
+        for item in items {
             let knows = neighbour.knows.entry((item.entry.author, item.entry.entry.incarnation)).or_default();
             *knows = (*knows).max(item.entry.entry.seq);
         }
         if !items.is_empty() {
-            fx.send(to, Frame::Entries { entries: items, more });
+            let entries = items.iter().map(|item| shown_to(item, &to, trust)).collect();
+            fx.send(to, Frame::Entries { entries, more });
         }
     }
 
@@ -493,7 +519,9 @@ impl Logs {
     }
 
     /// Periodic anti-entropy with one random neighbour, and the digests that are owed.
-    pub(crate) fn handle_timeout(&mut self, every_ms: u64, fx: &mut Effects<'_>) {
+    ///
+    /// True when all neighbours have been asked for what this peer lacks of bodies, and something is still lacking.
+    pub(crate) fn handle_timeout(&mut self, every_ms: u64, trust: &Trust, fx: &mut Effects<'_>) -> bool {
         let now = fx.now.mono_ms;
         let owed: Vec<PeerId> = self
             .neighbours
@@ -505,21 +533,31 @@ impl Logs {
             self.ask_again(peer, fx);
         }
         self.sweep(fx);
+        let lacking = self.bodies.handle_timeout(trust, fx);
         if fx.now.mono_ms < self.next_sync || self.neighbours.is_empty() {
-            return;
+            return lacking;
         }
         self.next_sync = fx.now.mono_ms + every_ms;
         let nth = fx.below(self.neighbours.len() as u64) as usize;
         if let Some(peer) = self.neighbours.keys().nth(nth).copied() {
             fx.send(peer, self.digest_frame());
+            self.consider(peer, fx);
         }
+        lacking
     }
 
     pub(crate) fn poll_timeout(&self) -> Option<u64> {
         let owed = self.neighbours.values().filter(|neighbour| neighbour.digest_deferred).map(|n| n.next_digest);
         let sync = (!self.neighbours.is_empty()).then_some(self.next_sync);
-        owed.chain(sync).chain(self.dropped.poll_timeout()).min()
+        owed.chain(sync).chain(self.dropped.poll_timeout()).chain(self.bodies.poll_timeout()).min()
     }
+}
+
+/// An entry on its way to a peer: the envelope alone, where that one is outside of the audience.
+fn shown_to(item: &EntryItem, peer: &PeerId, trust: &Trust) -> EntryItem {
+    let entry = trust.shown_to(&item.entry, peer);
+    let left_ms = item.left_ms.filter(|_| entry.has_body());
+    EntryItem { entry, left_ms }
 }
 
 /// Queues the push of an entry for when it is durable.

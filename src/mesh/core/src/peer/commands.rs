@@ -1,6 +1,7 @@
 //! Commands from a door, in one table: each asks the owner of what it is about, and signs what follows from that.
 
 use super::{Peer, facts};
+use crate::audience::Audience;
 use crate::calls::InferredEnding;
 use crate::calls::accept::{Accepted, accept};
 use crate::effects::{Effects, Then};
@@ -65,8 +66,10 @@ impl Peer {
             Accepted::New(header) => header,
         };
         self.incarnations.use_id(fx);
-        let entry = self.logs.append(self.local.signer.as_ref(), Kind::CALL, entry::encode(&*header), fx);
         let (id, ttl_ms) = (header.id, header.ttl_ms);
+        let audience = Audience::Call { origin: self.local.me, target: header.target };
+        let body = entry::encode(&*header);
+        let entry = self.logs.append(self.local.signer.as_ref(), Kind::CALL, (audience, &body), fx);
         // Not before it is durable may anyone see it: the book learns it now, but dispatches it with the push below.
         self.book.apply_header(&entry, header, ttl_ms, &facts!(self), fx);
         log::push_when_durable(&entry, Some(ttl_ms), fx);
@@ -139,7 +142,7 @@ impl Peer {
     }
 
     fn sign_change(&mut self, change: &MembershipChange, fx: &mut Effects<'_>) {
-        let entry = self.write(Kind::MEMBERSHIP, entry::encode(change), fx);
+        let entry = self.write(Kind::MEMBERSHIP, &entry::encode(change), fx);
         self.trust.take(entry);
         self.judge_changes(true, fx);
     }
@@ -164,7 +167,7 @@ impl Peer {
     }
 
     fn write_directory(&mut self, directory: &Directory, fx: &mut Effects<'_>) {
-        let entry = self.write(Kind::DIRECTORY, entry::encode(directory), fx);
+        let entry = self.write(Kind::DIRECTORY, &entry::encode(directory), fx);
         self.apply(&entry, None, fx);
     }
 }

@@ -238,12 +238,15 @@ pub async fn forget(mesh: &MeshHandle, text: &str, with_guests: bool) -> Result<
     };
     // Those who are gone lead to nobody any more, so they are remembered.
     let mut gone = BTreeSet::from([host]);
-    while with_guests {
+    if !with_guests {
+        return Ok(());
+    }
+    loop {
         let view = mesh.view();
         let next: Vec<_> = guests(&view, &gone).into_iter().map(|guest| guest.peer).collect();
         let next: Vec<_> = next.into_iter().filter(|peer| gone.insert(*peer)).collect();
         if next.is_empty() {
-            break;
+            return Ok(());
         }
         for peer in next {
             match mesh.command(Command::Revoke { peer }).await {
@@ -253,7 +256,6 @@ pub async fn forget(mesh: &MeshHandle, text: &str, with_guests: bool) -> Result<
             }
         }
     }
-    Ok(())
 }
 
 async fn admit(mesh: &MeshHandle, peer: PeerId, approval: Approval) -> Result<(Arc<View>, NodeView), OpError> {

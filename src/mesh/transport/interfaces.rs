@@ -71,11 +71,14 @@ pub(super) struct Interfaces {
     pub(super) loopback: Vec<IpAddr>,
 }
 
+/// Index, carrier, and addresses with the lengths of their prefixes.
+type Found = (u32, bool, Vec<(IpAddr, u8)>);
+
 impl Interfaces {
     /// Asks the system.
     pub(super) fn read() -> io::Result<Self> {
         let mut loopback = Vec::new();
-        let mut by_name: BTreeMap<String, (u32, bool, Vec<(IpAddr, u8)>)> = BTreeMap::new();
+        let mut by_name: BTreeMap<String, Found> = BTreeMap::new();
         for found in if_addrs::get_if_addrs()? {
             if found.is_loopback() {
                 loopback.push(found.ip());
@@ -314,7 +317,7 @@ mod tests {
         ]);
         assert_eq!(told, ["10.0.0.1", "169.254.7.7", "fe80::1", "127.0.0.1", "::1"]);
         let none = interfaces(Vec::new());
-        assert!(none.announced(true).iter().all(|ip| ip.is_loopback()));
+        assert!(none.announced(true).iter().all(IpAddr::is_loopback));
         assert_eq!(none.announced(false).len(), 1);
     }
 

@@ -58,17 +58,17 @@ impl Held {
     }
 
     pub(super) fn give_back(&mut self, ip: IpAddr) {
-        give_one_back(&mut self.by_address, ip);
-        give_one_back(&mut self.by_prefix, Prefix::of(ip));
+        give_one_back(&mut self.by_address, &ip);
+        give_one_back(&mut self.by_prefix, &Prefix::of(ip));
         self.all = self.all.saturating_sub(1);
     }
 }
 
-fn give_one_back<K: Ord>(held: &mut BTreeMap<K, usize>, key: K) {
-    if let Some(n) = held.get_mut(&key) {
+fn give_one_back<K: Ord>(held: &mut BTreeMap<K, usize>, key: &K) {
+    if let Some(n) = held.get_mut(key) {
         *n -= 1;
         if *n == 0 {
-            held.remove(&key);
+            held.remove(key);
         }
     }
 }

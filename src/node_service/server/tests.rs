@@ -101,6 +101,7 @@ fn view(me: u64, leader: Option<u64>) -> Arc<View> {
     })
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "bodies are made where they are passed")]
 fn signed(author: u64, kind: Kind, body: Vec<u8>) -> SignedEntry {
     let (signer, salt) = (key(author), Salt([7; 16]));
     let ends = Audience::Call { origin: id(ORIGIN), target: id(NODE) };
@@ -175,6 +176,7 @@ async fn soon<T>(what: impl Future<Output = T>) -> T {
 
 /// Inputs of the core, in a form that can be compared.
 #[derive(Debug, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "a few of them, in tests")]
 enum Seen {
     Up(PeerId, SessionId),
     Down(PeerId, SessionId),

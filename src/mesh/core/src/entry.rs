@@ -312,6 +312,7 @@ impl SignedEntry {
 
     /// Bytes of envelope, salt and body together, as far as they are here.
     #[must_use]
+    #[expect(clippy::len_without_is_empty, reason = "an entry is never empty")]
     pub fn len(&self) -> usize {
         self.stored.len() - HEAD_BYTES
     }

@@ -225,8 +225,8 @@ mod tests {
         text.parse().unwrap()
     }
 
-    fn said(n: u8) -> Option<Said> {
-        Some(Said { peer: PeerId([n; 32]), name: format!("n{n}") })
+    fn said(n: u8) -> Said {
+        Said { peer: PeerId([n; 32]), name: format!("n{n}") }
     }
 
     /// Asks and answers until nobody is left to ask; those in `real` say who they are.
@@ -235,7 +235,7 @@ mod tests {
         for _ in 0..200 {
             for socket in near.poll_questions(now) {
                 asked += 1;
-                near.handle_answer(socket, real.get(&socket).and_then(|n| said(*n)), now);
+                near.handle_answer(socket, real.get(&socket).map(|n| said(*n)), now);
             }
             now += Duration::from_millis(10);
         }
@@ -250,10 +250,10 @@ mod tests {
         assert_eq!(near.poll_events(), []);
         assert_eq!(near.poll_questions(now), [at("10.0.0.2:7433")]);
         assert_eq!(near.poll_questions(now), []);
-        near.handle_answer(at("10.0.0.2:7433"), said(1), now);
+        near.handle_answer(at("10.0.0.2:7433"), Some(said(1)), now);
         near.handle_record(at("[fe80::2%3]:5353"), &record(1), false, now);
         for socket in near.poll_questions(now) {
-            near.handle_answer(socket, said(1), now);
+            near.handle_answer(socket, Some(said(1)), now);
         }
         let addresses = vec![at("10.0.0.2:7433").into(), at("[fe80::2%3]:7433").into()];
         let expected = LanEvent::Discovered { peer: PeerId([1; 32]), name: "n1".to_owned(), addresses };
@@ -262,7 +262,7 @@ mod tests {
         // Another process there is asked anew.
         near.handle_record(at("10.0.0.2:5353"), &record(2), false, now);
         assert_eq!(near.poll_questions(now).len(), 1);
-        near.handle_answer(at("10.0.0.2:7433"), said(1), now);
+        near.handle_answer(at("10.0.0.2:7433"), Some(said(1)), now);
         near.poll_events();
         let later = now + SILENCE_MAX;
         assert!(near.poll_timeout().is_some_and(|at| at <= later));

@@ -96,9 +96,9 @@ pub(super) fn read(bytes: &[u8]) -> Option<Heard> {
         return packet.questions.iter().any(|question| question.qname == service).then_some(Heard::Question);
     }
     let records = || packet.answers.iter().chain(&packet.additional_records);
-    let name = records().find_map(|record| match &record.rdata {
-        RData::PTR(PTR(name)) if record.name == service && name.is_subdomain_of(&service) => Some(name),
-        _ => None,
+    let name = records().find_map(|record| {
+        let RData::PTR(PTR(name)) = &record.rdata else { return None };
+        (record.name == service && name.is_subdomain_of(&service)).then_some(name)
     })?;
     let label = name.get_labels().first()?.to_string();
     let instance = Instance(hex(label.as_bytes())?);

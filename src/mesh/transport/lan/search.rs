@@ -186,7 +186,7 @@ impl Search {
             let _ = self.show(now).await;
         }
         let pause = match (FIRST.get(self.turns), FIRST.get(self.turns + 1)) {
-            (Some(this), Some(next)) => *next - *this,
+            (Some(this), Some(next)) => next.saturating_sub(*this),
             _ => QUERY,
         };
         (self.turns, self.next) = (self.turns + 1, now + pause);

@@ -56,6 +56,7 @@ impl<S: Signer> Author<S> {
     }
 
     /// An entry in its place; `change` may take it out of there.
+    #[expect(clippy::needless_pass_by_value, reason = "bodies are made where they are passed")]
     pub fn entry(&mut self, kind: Kind, body: Vec<u8>, change: impl FnOnce(&mut Entry)) -> SignedEntry {
         self.hlc += 1;
         let mut entry = Entry {

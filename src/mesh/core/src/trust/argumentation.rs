@@ -195,12 +195,12 @@ pub(super) struct Graph<'a> {
 }
 
 /// Decides which changes count.
-pub(super) fn judge<'a>(
+pub(super) fn judge(
     founder: PeerId,
     genesis: Hash,
-    records: &'a BTreeMap<Hash, Record>,
+    records: &BTreeMap<Hash, Record>,
     rules: ProtocolRules,
-) -> Graph<'a> {
+) -> Graph<'_> {
     let mut graph = Graph {
         rules,
         nodes: Vec::with_capacity(records.len()),

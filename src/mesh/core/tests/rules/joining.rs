@@ -252,9 +252,9 @@ fn s07_rows_that_others_can_say_again_never_keep_a_store_from_starting() {
         assert!(peer.is_ok(), "{}", space.name());
         assert!(out.iter().any(|output| matches!(output, Output::Fact(Fact::Warning(..)))), "and it says so: {out:?}");
         // Once: the row is gone after the first start.
-        let dropped = |output: &Output| match output {
-            Output::Commit(_, batch) => batch.writes.iter().any(|write| write.key == key && write.value.is_none()),
-            _ => false,
+        let dropped = |output: &Output| {
+            let Output::Commit(_, batch) = output else { return false };
+            batch.writes.iter().any(|write| write.key == key && write.value.is_none())
         };
         assert!(out.iter().any(dropped));
     }

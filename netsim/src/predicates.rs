@@ -531,9 +531,9 @@ impl Checks {
         }
     }
 
-    /// **bodies-stay-inside**: no body is sent to a peer that the sender holds to be outside of its audience. `tier`: of
-    /// that peer, by the sender's membership.
-    pub(crate) fn bodies_stay_inside(&mut self, now: u64, peer: usize, to: &PeerId, tier: Option<Tier>, frame: &Frame) {
+    /// **bodies-stay-inside**: no body is sent to a peer that the sender holds to be outside of its audience.
+    /// `owner`: if that peer is one, by the sender's membership.
+    pub(crate) fn bodies_stay_inside(&mut self, now: u64, peer: usize, to: &PeerId, owner: bool, frame: &Frame) {
         let entries: Vec<&SignedEntry> = if let Frame::Entries { entries, .. } | Frame::Bodies { entries, .. } = frame {
             entries.iter().map(|item| &item.entry).collect()
         } else if let Frame::Dispatch(dispatch) = frame {
@@ -543,13 +543,12 @@ impl Checks {
         } else {
             return;
         };
-        let inside = |entry: &SignedEntry| {
-            entry.entry.audience.names(to) || entry.author == *to || tier == Some(Tier::Owner) || !entry.has_body()
-        };
+        let inside =
+            |entry: &SignedEntry| entry.entry.audience.names(to) || entry.author == *to || owner || !entry.has_body();
         if let Some(shown) = entries.into_iter().find(|entry| !inside(entry)) {
             let place = shown.place();
             self.fail("bodies-stay-inside", now, || {
-                format!("p{peer} sends the body of {place:?} to {to:?}, which is of tier {tier:?} for it")
+                format!("p{peer} sends the body of {place:?} to {to:?}, which is no owner for it")
             });
         }
     }

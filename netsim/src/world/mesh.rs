@@ -118,6 +118,7 @@ impl Mesh {
         }
         let now = self.peers[peer].clocks(env.now);
         self.peers[peer].trusted_before.clear();
+        self.peers[peer].owners_before.clear();
         if self.peers[peer].node.is_none() {
             return;
         }
@@ -212,8 +213,11 @@ impl Mesh {
         {
             self.checks.not_obeyed(peer, answer.id, answer.attempt, *to);
         }
-        let tier = self.peers[peer].node.as_ref().and_then(|node| node.tier(to));
-        self.checks.bodies_stay_inside(env.now, peer, to, tier, &frame);
+        // As with dispatches: it may have been one until the end of this very step.
+        let sim = &self.peers[peer];
+        let now = sim.node.as_ref().and_then(|node| node.tier(to)) == Some(Tier::Owner);
+        let owner = now || sim.owners.contains(to) || sim.owners_before.contains(to);
+        self.checks.bodies_stay_inside(env.now, peer, to, owner, &frame);
         net.send(env, peer, to_index, frame);
     }
 
@@ -427,11 +431,14 @@ impl Mesh {
     fn refresh_trust(&mut self, peer: usize) {
         if let Some(node) = &self.peers[peer].node {
             let (trusted, owner) = (node.members().collect(), node.tier(&self.peers[peer].id) == Some(Tier::Owner));
+            let owners = node.members().filter(|other| node.tier(other) == Some(Tier::Owner)).collect();
             let sim = &mut self.peers[peer];
             sim.owner = owner;
             // One step may bring several membership changes.
             let mut before = std::mem::replace(&mut sim.trusted, trusted);
             sim.trusted_before.append(&mut before);
+            let mut before = std::mem::replace(&mut sim.owners, owners);
+            sim.owners_before.append(&mut before);
             self.liveness.unsettle();
         }
     }

@@ -60,6 +60,9 @@ pub(super) struct Sim {
     pub(super) trusted: BTreeSet<PeerId>,
     /// The same before it changed in the step at hand.
     pub(super) trusted_before: BTreeSet<PeerId>,
+    /// Whom it holds for owners, and whom it did so within the present step.
+    pub(super) owners: BTreeSet<PeerId>,
+    pub(super) owners_before: BTreeSet<PeerId>,
     pub(super) blobs: BTreeSet<Hash>,
     pub(super) tools: BTreeSet<(ReqId, Attempt)>,
     pub(super) armed: Option<(Near, u64, u64)>,
@@ -222,6 +225,8 @@ impl Peers {
                 gateway: None,
                 trusted: BTreeSet::new(),
                 trusted_before: BTreeSet::new(),
+                owners: BTreeSet::new(),
+                owners_before: BTreeSet::new(),
                 blobs: BTreeSet::new(),
                 tools: BTreeSet::new(),
                 armed: None,

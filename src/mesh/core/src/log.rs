@@ -8,12 +8,13 @@ pub(crate) mod unsupported;
 
 use std::collections::{BTreeMap, BTreeSet, btree_map};
 
+use crate::budget::{self, Charge, Spending};
 use crate::crypto::Signer;
 use crate::effects::{Effects, Then};
 use crate::entry::{Entry, Kind, SignedEntry};
 use crate::frame::{DigestRow, EntryItem, Frame};
 use crate::ids::{Hash, Incarnation, MeshId, PeerId};
-use crate::io::{Fact, LogReader, Output};
+use crate::io::{Fact, LogReader, Now, Output, StoppedLog};
 use crate::limits;
 use crate::protocol_rule::ProtocolRule;
 use crate::rows::{self, Head};
@@ -26,6 +27,10 @@ use unsupported::Unsupported;
 const HLC_PUSH_MS: u64 = 60_000;
 /// Least time between two digests that a gap makes us send to one neighbour.
 const GAP_DIGEST_EVERY_MS: u64 = 200;
+/// A digest that is answered with entries costs its sender so much of its time: at most 256 KiB in 25 ms.
+const DIGEST_ANSWER_MS: u64 = 25;
+/// Time for which a neighbour may be ahead of that pace.
+const DIGEST_BURST_MS: u64 = 500;
 
 /// The fate of an entry that somebody sent.
 #[derive(Debug, PartialEq, Eq)]
@@ -40,6 +45,8 @@ pub(crate) enum Ingest {
     Refused,
     /// It contradicts what the author said before.
     Fork,
+    /// Its author is over its budget: its log stops before it.
+    Stopped,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -48,6 +55,12 @@ struct Neighbour {
     knows: BTreeMap<(PeerId, Incarnation), u64>,
     /// Peers that it is linked to.
     neighbours: BTreeSet<PeerId>,
+    /// Authors of whom it takes nothing for now.
+    refuses: BTreeSet<PeerId>,
+    /// Its digest that is to be answered when it may.
+    asked: Option<Vec<DigestRow>>,
+    /// Our clock up to which what it was sent for its digests lasts, at their pace.
+    answered_until: u64,
     next_digest: u64,
     /// A gap showed too soon after the last digest: it is asked about at `next_digest`.
     digest_deferred: bool,
@@ -74,6 +87,7 @@ pub(crate) struct Logs {
     changes: Hash,
     dropped: Dropped,
     pub(crate) unsupported: Unsupported,
+    pub(crate) spending: Spending,
     next_sync: u64,
 }
 
@@ -84,6 +98,7 @@ impl Logs {
         incarnation: Incarnation,
         heads: BTreeMap<(PeerId, Incarnation), Head>,
         unsupported: Unsupported,
+        spending: Spending,
         now: u64,
     ) -> Self {
         let own = heads.get(&(me, incarnation));
@@ -101,6 +116,7 @@ impl Logs {
             changes: Hash::ZERO,
             dropped: Dropped::default(),
             unsupported,
+            spending,
             next_sync: now,
         }
     }
@@ -138,6 +154,7 @@ impl Logs {
     /// Takes back a row of [`crate::io::Space::Meta`] that was written here; others are none of its business.
     pub(crate) fn restore(&mut self, key: &[u8], value: &[u8]) {
         self.dropped.restore(key, value);
+        self.spending.restore(key, value);
         if rows::fork_of(key).is_some()
             && let Some(entry) = SignedEntry::from_stored(value)
         {
@@ -148,6 +165,12 @@ impl Logs {
     /// True if an author contradicted itself at this place or before it: what counts there nobody can tell.
     pub(crate) fn is_forked(&self, author: &PeerId, incarnation: Incarnation, seq: u64) -> bool {
         self.forks.get(&(*author, incarnation)).is_some_and(|fork| *fork <= seq)
+    }
+
+    /// Logs that are stopped here, since their authors are over a budget.
+    pub(crate) fn stopped(&self, now: Now) -> Vec<StoppedLog> {
+        let newest = |author: &PeerId| self.incarnations(author).map(|(_, seq)| seq).max().unwrap_or(0);
+        self.spending.stopped(newest, now)
     }
 
     /// Authors that contradicted themselves in the incarnation that we saw last of them.
@@ -240,6 +263,7 @@ impl Logs {
                 body: body.into(),
             },
         );
+        self.spending.note_own(&entry, budget::answers(&entry).is_some());
         self.store(&entry, fx);
         entry
     }
@@ -253,7 +277,15 @@ impl Logs {
     }
 
     /// Takes an entry that `from` sent. `admitted`: whether its author and place count.
-    pub(crate) fn ingest(&mut self, from: PeerId, item: &EntryItem, admitted: bool, fx: &mut Effects<'_>) -> Ingest {
+    pub(crate) fn ingest(
+        &mut self,
+        from: PeerId,
+        item: &EntryItem,
+        admitted: bool,
+        charge: Charge,
+        trust: &Trust,
+        fx: &mut Effects<'_>,
+    ) -> Ingest {
         let entry = &item.entry;
         let (author, incarnation, seq) = (entry.author, entry.entry.incarnation, entry.entry.seq);
         let is_genesis = entry.entry.kind == Kind::GENESIS && entry.hash.0 == self.mesh.0;
@@ -278,11 +310,16 @@ impl Logs {
         let gap = seq > held + 1;
         let passed = gap && !fx.enforces(ProtocolRule::GapNeedsTruncation);
         if gap && !passed {
-            self.ask_again(from, fx);
+            if !self.spending.is_stopped(&author) {
+                self.ask_again(from, fx);
+            }
             return Ingest::Gap;
         }
         if entry.entry.previous != hash && !passed {
             return self.fork(entry, held, fx);
+        }
+        if !self.spending.takes(entry, charge, trust, fx) {
+            return Ingest::Stopped;
         }
         self.hlc = self.hlc.max(entry.entry.hlc.min((fx.now.wall_ms + HLC_PUSH_MS) << 16));
         self.store(entry, fx);
@@ -313,7 +350,7 @@ impl Logs {
         neighbour.digest_deferred = fx.now.mono_ms < neighbour.next_digest;
         if !neighbour.digest_deferred {
             neighbour.next_digest = fx.now.mono_ms + GAP_DIGEST_EVERY_MS;
-            fx.send(from, self.digest_frame());
+            fx.send(from, self.digest_frame(fx));
         }
     }
 
@@ -338,6 +375,9 @@ impl Logs {
 
     fn send_to(&mut self, peer: PeerId, item: EntryItem, fx: &mut Effects<'_>) {
         if let Some(neighbour) = self.neighbours.get_mut(&peer) {
+            if neighbour.refuses.contains(&item.entry.author) {
+                return;
+            }
             let knows = neighbour.knows.entry((item.entry.author, item.entry.entry.incarnation)).or_default();
             if *knows >= item.entry.entry.seq {
                 return;
@@ -368,7 +408,7 @@ impl Logs {
     pub(crate) fn handle_link_up(&mut self, peer: PeerId, fx: &mut Effects<'_>) {
         self.neighbours.insert(peer, Neighbour::default());
         if fx.enforces(ProtocolRule::DigestOnLinkUp) {
-            fx.send(peer, self.digest_frame());
+            fx.send(peer, self.digest_frame(fx));
         }
         self.tell_neighbours(fx);
     }
@@ -397,33 +437,53 @@ impl Logs {
     }
 
     /// Digest of what we hold and may show.
-    fn digest(&self) -> Vec<DigestRow> {
-        self.heads
+    fn digest(&self, fx: &Effects<'_>) -> Vec<DigestRow> {
+        let mut rows: Vec<DigestRow> = self
+            .heads
             .iter()
             .map(|((author, incarnation), head)| {
                 let own = self.is_own(author, *incarnation);
                 let seq = if own { head.seq.min(self.own_durable) } else { head.seq };
-                DigestRow { author: *author, incarnation: *incarnation, seq }
+                let stopped = self.spending.is_stopped(author) && fx.enforces(ProtocolRule::StopTold);
+                DigestRow { author: *author, incarnation: *incarnation, seq, stopped }
             })
-            .collect()
+            .collect();
+        // One that stopped at its first entry.
+        for author in self.spending.stopped_authors().filter(|_| fx.enforces(ProtocolRule::StopTold)) {
+            if self.incarnations(&author).next().is_none() {
+                rows.push(DigestRow { author, incarnation: Incarnation(0), seq: 0, stopped: true });
+            }
+        }
+        rows
     }
 
-    fn digest_frame(&self) -> Frame {
-        Frame::Digest { rows: self.digest(), changes: self.changes }
+    fn digest_frame(&self, fx: &Effects<'_>) -> Frame {
+        Frame::Digest { rows: self.digest(fx), changes: self.changes }
     }
 
     /// Asks every neighbour for what we lack: after trust has changed, entries refused before may be welcome.
     pub(crate) fn ask_all(&mut self, fx: &mut Effects<'_>) {
-        let digest = self.digest_frame();
+        let digest = self.digest_frame(fx);
         let peers: Vec<PeerId> = self.neighbours.keys().copied().collect();
         for peer in peers {
             fx.send(peer, digest.clone());
         }
     }
 
+    /// Takes a digest, and answers it now or when its sender's pace allows it.
+    pub(crate) fn handle_digest(&mut self, from: PeerId, rows: Vec<DigestRow>, trust: &Trust, fx: &mut Effects<'_>) {
+        let Some(neighbour) = self.neighbours.get_mut(&from) else { return };
+        neighbour.refuses = rows.iter().filter(|row| row.stopped).map(|row| row.author).collect();
+        if neighbour.answered_until > fx.now.mono_ms + DIGEST_BURST_MS {
+            neighbour.asked = Some(rows);
+        } else {
+            self.answer_digest(from, &rows, trust, fx);
+        }
+    }
+
     /// Answers a digest with what its sender lacks, authors nearest to the founder first, so that each is known before
     /// it speaks; and asks for what we lack ourselves.
-    pub(crate) fn handle_digest(&mut self, from: PeerId, rows: &[DigestRow], trust: &Trust, fx: &mut Effects<'_>) {
+    fn answer_digest(&mut self, from: PeerId, rows: &[DigestRow], trust: &Trust, fx: &mut Effects<'_>) {
         let depth = |peer: &PeerId| trust.member(peer).map_or(u32::MAX, |member| member.depth);
         let theirs: BTreeMap<(PeerId, Incarnation), u64> =
             rows.iter().map(|row| ((row.author, row.incarnation), row.seq)).collect();
@@ -433,7 +493,8 @@ impl Logs {
             knows.get(&(from, row.incarnation)).copied()
         };
         let mut ranges = Vec::new();
-        for row in self.digest() {
+        let refuses = self.neighbours.get(&from).map(|neighbour| neighbour.refuses.clone()).unwrap_or_default();
+        for row in self.digest(fx).into_iter().filter(|row| !refuses.contains(&row.author)) {
             let has = theirs.get(&(row.author, row.incarnation)).copied().max(told_here(&row)).unwrap_or(0);
             let stands = trust.standing(&row.author, row.incarnation, row.seq);
             // What its author lacks of its own log, a restored store has lost.
@@ -445,10 +506,15 @@ impl Logs {
         ranges.sort_by_key(|(author, incarnation, ..)| (*author != from, depth(author), *author, *incarnation));
         self.send_truncations(from, &ranges, fx);
         if !ranges.is_empty() {
+            if let Some(neighbour) = self.neighbours.get_mut(&from) {
+                neighbour.answered_until = neighbour.answered_until.max(fx.now.mono_ms) + DIGEST_ANSWER_MS;
+            }
             fx.out.push(Output::ReadLog { reader: LogReader::Peer(from), ranges });
         }
         let lacking = theirs.iter().any(|((author, incarnation), seq)| {
-            depth(author) != u32::MAX && self.heads.get(&(*author, *incarnation)).map_or(0, |head| head.seq) < *seq
+            depth(author) != u32::MAX
+                && !self.spending.is_stopped(author)
+                && self.heads.get(&(*author, *incarnation)).map_or(0, |head| head.seq) < *seq
         });
         if lacking {
             self.ask_again(from, fx);
@@ -495,12 +561,16 @@ impl Logs {
 
     /// More is waiting at `from`: tell it how far we are now.
     pub(crate) fn ask_more(&mut self, from: PeerId, fx: &mut Effects<'_>) {
-        fx.send(from, self.digest_frame());
+        fx.send(from, self.digest_frame(fx));
     }
 
     /// Periodic anti-entropy with one random neighbour, and the digests that are owed.
-    pub(crate) fn handle_timeout(&mut self, every_ms: u64, fx: &mut Effects<'_>) {
+    pub(crate) fn handle_timeout(&mut self, every_ms: u64, trust: &Trust, fx: &mut Effects<'_>) {
         let now = fx.now.mono_ms;
+        if self.spending.poll_timeout().is_some_and(|at| at <= now) {
+            self.resume_stopped(trust, fx);
+        }
+        self.answer_asked(trust, fx);
         let owed: Vec<PeerId> = self
             .neighbours
             .iter()
@@ -517,14 +587,37 @@ impl Logs {
         self.next_sync = fx.now.mono_ms + every_ms;
         let nth = fx.below(self.neighbours.len() as u64) as usize;
         if let Some(peer) = self.neighbours.keys().nth(nth).copied() {
-            fx.send(peer, self.digest_frame());
+            fx.send(peer, self.digest_frame(fx));
+        }
+    }
+
+    /// Answers the digests whose senders had to wait.
+    fn answer_asked(&mut self, trust: &Trust, fx: &mut Effects<'_>) {
+        let now = fx.now.mono_ms;
+        let due: Vec<(PeerId, Vec<DigestRow>)> = self
+            .neighbours
+            .iter_mut()
+            .filter(|(_, neighbour)| neighbour.answered_until <= now + DIGEST_BURST_MS)
+            .filter_map(|(peer, neighbour)| Some((*peer, neighbour.asked.take()?)))
+            .collect();
+        for (peer, rows) in due {
+            self.answer_digest(peer, &rows, trust, fx);
+        }
+    }
+
+    /// Goes on with logs that have room again, and asks for what was not taken meanwhile.
+    pub(crate) fn resume_stopped(&mut self, trust: &Trust, fx: &mut Effects<'_>) {
+        if self.spending.resume(trust, fx) {
+            self.ask_all(fx);
         }
     }
 
     pub(crate) fn poll_timeout(&self) -> Option<u64> {
+        let asked = self.neighbours.values().filter(|neighbour| neighbour.asked.is_some());
+        let asked = asked.map(|neighbour| neighbour.answered_until.saturating_sub(DIGEST_BURST_MS));
         let owed = self.neighbours.values().filter(|neighbour| neighbour.digest_deferred).map(|n| n.next_digest);
         let sync = (!self.neighbours.is_empty()).then_some(self.next_sync);
-        owed.chain(sync).chain(self.dropped.poll_timeout()).min()
+        owed.chain(asked).chain(sync).chain(self.dropped.poll_timeout()).chain(self.spending.poll_timeout()).min()
     }
 }
 

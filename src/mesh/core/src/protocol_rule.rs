@@ -77,6 +77,12 @@ pub enum ProtocolRule {
     QueueLimit,
     /// No more tools run at once than allowed.
     RunningLimit,
+    /// The log of an author that is over its budget stops.
+    LogBudget,
+    /// An origin has a share of the book.
+    OpenShare,
+    /// Who takes no more of a log says so in its digest.
+    StopTold,
     /// A revocation wins over an approval that did not know it.
     RevocationWins,
     /// An entry of a revoked author beyond the revocation's cut-off is void.
@@ -175,6 +181,9 @@ impl ProtocolRule {
         Self::OpenLimit,
         Self::QueueLimit,
         Self::RunningLimit,
+        Self::LogBudget,
+        Self::OpenShare,
+        Self::StopTold,
         Self::RevocationWins,
         Self::CutoffVoids,
         Self::Query,

@@ -140,18 +140,14 @@ impl Book {
             }
             Some(_) | None => facts.config().resend_min_ms,
         };
+        let Some(header) = open.entry.clone() else { return };
         open.sent = Some(Sent { attempt, again_at: now + pause_ms, pause_ms });
         self.agenda.insert((now + pause_ms, *id));
         session.outstanding.insert(*id);
         if let Some(calls) = self.waiting.get_mut(&target) {
             calls.remove(&open.arrival);
         }
-        let frame = Frame::Dispatch(Dispatch {
-            claim: claim.clone(),
-            header: open.entry.clone(),
-            attempt,
-            left_ms: open.deadline - now,
-        });
+        let frame = Frame::Dispatch(Dispatch { claim: claim.clone(), header, attempt, left_ms: open.deadline - now });
         fx.send(target, frame);
         self.phase(id, Phase::Dispatched, attempt, self.me, "", fx);
     }

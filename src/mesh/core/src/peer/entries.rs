@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 
 use super::{Peer, facts};
+use crate::budget::{self, Amount, Charge};
 use crate::calls::InferredEnding;
 use crate::effects::{Effects, Then};
 use crate::entry::{self, Kind, SignedEntry};
@@ -29,13 +30,17 @@ impl Peer {
         }
         let place = entry.place();
         let admitted = self.trust.admits(&place.author, place.incarnation, place.seq);
-        match self.logs.ingest(from, item, admitted, fx) {
+        let answers = budget::answers(entry);
+        let by_owner = self.trust.is_owner(&entry.author);
+        let payer = answers.and_then(|id| self.book.payer(&id, &entry.author, by_owner)).unwrap_or(entry.author);
+        let charge = Charge { payer, answer: answers.is_some() };
+        match self.logs.ingest(from, item, admitted, charge, &self.trust, fx) {
             Ingest::New => self.apply(entry, item.left_ms, fx),
             // A peer that was removed gets membership changes and nothing else, so they do not follow on what it holds.
             Ingest::Gap if entry.entry.kind == Kind::MEMBERSHIP => self.apply_change(entry, fx),
             // One that is void stays in the set, so that everyone judges by the same; and so does one whose place is gone,
             // by the word of whoever stole its author's key.
-            Ingest::Refused | Ingest::Known => self.take_change(entry, fx),
+            Ingest::Refused | Ingest::Known | Ingest::Stopped => self.take_change(entry, fx),
             Ingest::Gap | Ingest::Fork => {}
         }
     }
@@ -101,6 +106,9 @@ impl Peer {
         let Outcome { id, attempt, .. } = finished.outcome;
         let entry = self.write(Kind::OUTCOME, 0, entry::encode(&finished.outcome), fx);
         fx.then(Then::Outcome(id, attempt, entry.clone()));
+        if let Some(origin) = self.book.payer(&id, &self.local.me, false) {
+            self.logs.spending.charge(&origin, Amount::one(entry.bytes.len() as u64), &self.trust, fx.now.mono_ms);
+        }
         self.book.apply_outcome(&entry, &facts!(self), fx);
     }
 
@@ -190,7 +198,9 @@ impl Peer {
             let finished = self.executor.deny(id, attempt, header, policy::STRANGER, fx);
             self.finish(finished, fx);
         }
+        self.book.free_strangers(&facts!(self), fx);
         self.end_undeliverable(fx);
+        self.logs.resume_stopped(&self.trust, fx);
         self.reattestation.read(&facts!(self), fx);
     }
 
@@ -214,7 +224,7 @@ impl Peer {
             return;
         }
         let left_ms = left_ms.unwrap_or(header.ttl_ms).min(header.ttl_ms);
-        if self.book.defers(entry.place(), &header, left_ms, &self.local.config, fx) {
+        if self.book.defers(entry.place(), &header, left_ms, &facts!(self), fx) {
             return;
         }
         let mine = header.target == me;

@@ -74,7 +74,7 @@ codes! {
     UnknownNode      "unknown_node"         404  NotFound           3 "No such node";
     UnknownTool      "unknown_tool"         404  NotFound           3 "No such tool";
     UnknownCall      "unknown_call"         404  NotFound           3 "No such call";
-    UnknownPending   "unknown_pending"      404  NotFound           3 "No such pending device";
+    UnknownPending   "unknown_pending"      404  NotFound           3 "No such device awaits approval";
     UnknownNearby    "unknown_nearby"       404  NotFound           3 "No such device nearby";
     NoOutput         "no_output"            404  NotFound           3 "The call has no output";
     InviteUnknown    "invite_unknown"       404  NotFound           3 "This code is not known";

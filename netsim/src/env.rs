@@ -5,7 +5,7 @@ use std::collections::BinaryHeap;
 
 use crate::dice::Dice;
 use crate::event::Event;
-use crate::trace::{Mark, Trace};
+use crate::trace::{Moment, Trace};
 
 /// Time, chance and story of one run.
 pub(crate) struct Env {
@@ -41,8 +41,8 @@ impl Env {
     }
 
     /// Notes what a picture shows.
-    pub(crate) fn mark(&mut self, mark: impl FnOnce() -> Mark) {
-        self.trace.mark(self.now, mark);
+    pub(crate) fn moment(&mut self, moment: impl FnOnce() -> Moment) {
+        self.trace.moment(self.now, moment);
     }
 
     /// Notes a detail.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use crate::plan::{Case, SECOND};
-use crate::trace::{Being, Mark};
+use crate::trace::{Being, Moment};
 use crate::world::Outcome;
 
 /// The run as a text: the peers, the events in order, the end.
@@ -69,11 +69,11 @@ fn escape(text: &str) -> String {
 }
 
 /// The picture: a lane per peer in the colour of the leader that it follows (striped dark where it leads itself), grey
-/// where it is down, pale where it is frozen; calls as marks, cuts as arcs between lanes, faults above.
+/// where it is down, pale where it is frozen; calls as dots, cuts as arcs between lanes, faults above.
 pub(crate) fn svg(case: &Case, outcome: &Outcome) -> String {
-    let marks = &outcome.trace.marks;
+    let moments = &outcome.trace.moments;
     let count = case.plan.peers.len();
-    let end = marks.last().map_or(1, |(at, _)| *at).max(outcome.stats.virtual_us).max(1);
+    let end = moments.last().map_or(1, |(at, _)| *at).max(outcome.stats.virtual_us).max(1);
     let width = (end as f64 / SECOND as f64 * 40.0).clamp(900.0, 6_000.0);
     let x = |at: u64| LEFT + at as f64 / end as f64 * width;
     let y = |peer: usize| TOP + peer as f64 * LANE;
@@ -97,11 +97,11 @@ pub(crate) fn svg(case: &Case, outcome: &Outcome) -> String {
     for peer in 0..count {
         let mut being = (0, None);
         let mut follows = (0, None);
-        let last = (end, Mark::Is(peer, Being::Gone));
-        let ending = (end, Mark::Follows(peer, None));
-        for (at, mark) in marks.iter().chain([&ending, &last]) {
-            match mark {
-                Mark::Follows(of, whom) if *of == peer => {
+        let last = (end, Moment::Is(peer, Being::Gone));
+        let ending = (end, Moment::Follows(peer, None));
+        for (at, moment) in moments.iter().chain([&ending, &last]) {
+            match moment {
+                Moment::Follows(of, whom) if *of == peer => {
                     if let (from, Some((leader, epoch))) = follows {
                         let title = format!("p{peer} follows p{leader} in epoch {epoch}");
                         rect(from, *at, y(peer), BAR, &colour(leader), &title);
@@ -112,7 +112,7 @@ pub(crate) fn svg(case: &Case, outcome: &Outcome) -> String {
                     }
                     follows = (*at, *whom);
                 }
-                Mark::Is(of, now) if *of == peer => {
+                Moment::Is(of, now) if *of == peer => {
                     match being {
                         (from, Some(Being::Down)) => rect(from, *at, y(peer), BAR, "#bbb", "down"),
                         (from, Some(Being::Gone)) => rect(from, *at, y(peer), BAR, "#eee", "gone"),
@@ -121,41 +121,41 @@ pub(crate) fn svg(case: &Case, outcome: &Outcome) -> String {
                     }
                     being = (*at, Some(*now));
                 }
-                Mark::Is(..)
-                | Mark::Follows(..)
-                | Mark::Cut(..)
-                | Mark::Accepted(_)
-                | Mark::Runs(_)
-                | Mark::Ended(..)
-                | Mark::Fault(_)
-                | Mark::Phase(_) => {}
+                Moment::Is(..)
+                | Moment::Follows(..)
+                | Moment::Cut(..)
+                | Moment::Accepted(_)
+                | Moment::Runs(_)
+                | Moment::Ended(..)
+                | Moment::Fault(_)
+                | Moment::Phase(_) => {}
             }
         }
     }
     let mut cuts: BTreeMap<(usize, usize), u64> = BTreeMap::new();
-    for (at, mark) in marks {
+    for (at, moment) in moments {
         let at = *at;
-        match mark {
-            Mark::Cut(a, b, true) => {
+        match moment {
+            Moment::Cut(a, b, true) => {
                 cuts.entry((*a, *b)).or_insert(at);
             }
-            Mark::Cut(a, b, false) => {
+            Moment::Cut(a, b, false) => {
                 if let Some(from) = cuts.remove(&(*a, *b)) {
                     cut(&mut svg, x(from), x(at), y(*a) + BAR, y(*b), &format!("p{a} and p{b} are cut"));
                 }
             }
-            Mark::Accepted(peer) => dot(&mut svg, x(at), y(*peer) - 4.0, 2.5, "#1d4ed8", "a call is accepted"),
-            Mark::Runs(peer) => dot(&mut svg, x(at), y(*peer) + BAR / 2.0, 3.0, "#000", "a tool starts"),
-            Mark::Ended(peer, word, confirmed) => {
+            Moment::Accepted(peer) => dot(&mut svg, x(at), y(*peer) - 4.0, 2.5, "#1d4ed8", "a call is accepted"),
+            Moment::Runs(peer) => dot(&mut svg, x(at), y(*peer) + BAR / 2.0, 3.0, "#000", "a tool starts"),
+            Moment::Ended(peer, word, confirmed) => {
                 let title = format!("its call is {word}{}", if *confirmed { "" } else { ", not confirmed" });
                 dot(&mut svg, x(at), y(*peer) + BAR + 4.0, 2.5, ending_colour(word), &title);
             }
-            Mark::Fault(what) => line(&mut svg, x(at), TOP - 12.0, TOP - 4.0, "#b3261e", what),
-            Mark::Phase(name) => {
+            Moment::Fault(what) => line(&mut svg, x(at), TOP - 12.0, TOP - 4.0, "#b3261e", what),
+            Moment::Phase(name) => {
                 line(&mut svg, x(at), TOP - 20.0, height - 24.0, "#ccc", name);
                 let _ = writeln!(svg, "<text x=\"{:.1}\" y=\"{:.1}\">{}</text>", x(at) + 3.0, TOP - 24.0, escape(name));
             }
-            Mark::Is(..) | Mark::Follows(..) => {}
+            Moment::Is(..) | Moment::Follows(..) => {}
         }
     }
     for ((a, b), from) in cuts {

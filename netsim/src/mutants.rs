@@ -284,7 +284,7 @@ fn run_all(seeds: u64, chosen: &[ProtocolRule], plans: &[(String, Case)], file: 
         let text = format!(
             "# Rules left out\n\n\
             Made by `cargo run --release -p netsim --features mutants -- mutants --seeds {seeds} --file netsim/MUTANTS.md`.\n\
-            Each rule of the cores is left out once (`src/mesh/core/src/mutants.rs` says what each does), and {seeds} seeds of each\n\
+            Each rule of the cores is left out once (`src/mesh/core/src/protocol_rule.rs` says what each does), and {seeds} seeds of each\n\
             profile are run, and the {} plans of `regressions/`; the quick models too where fewer than {RARE} of them missed it. A cell says in how many some predicate missed the rule. {flaws} seeds that\n\
             fail with all rules in place do not count.\n\n\
             | rule | for | where | plans | {} | missed by | refuted by |\n|---|---|---|---|{}---|---|\n{missed}\n\

@@ -14,7 +14,7 @@ use mesh_core::io::{Input, SessionId};
 use crate::env::Env;
 use crate::event::Event;
 use crate::plan::{MS, Plan, SECOND};
-use crate::trace::Mark;
+use crate::trace::Moment;
 use pairs::Pairs;
 pub(crate) use pairs::pair_of;
 
@@ -214,7 +214,7 @@ impl Network {
             }
             pair.cut = cut;
             changed = true;
-            env.mark(|| Mark::Cut(key.0, key.1, cut != [false; 2]));
+            env.moment(|| Moment::Cut(key.0, key.1, cut != [false; 2]));
             if self.pairs[&key].alive {
                 let conn = self.pairs[&key].conn;
                 let stalled = std::mem::take(&mut self.pairs.of(key).stalled);

@@ -88,7 +88,7 @@ struct Taken {
     epoch: Epoch,
     /// Highest epoch that the target had obeyed when it came: run something for, or raised its durable fence to.
     obeyed: Epoch,
-    /// When its time is over, counted from its arrival.
+    /// When its TTL expires, counted from its arrival.
     deadline: u64,
 }
 
@@ -132,7 +132,7 @@ pub(crate) struct Checks {
     removed: Vec<BTreeSet<PeerId>>,
     /// When somebody other than the target first wrote that a call had expired, and who.
     expired: BTreeMap<ReqId, (u64, PeerId)>,
-    marks: Vec<BTreeMap<Vec<u8>, u64>>,
+    forgotten: Vec<BTreeMap<Vec<u8>, u64>>,
     keys: BTreeMap<(PeerId, String), ReqId>,
     /// By origin and client key: the call that it made.
     receipts: BTreeMap<(usize, String), ReqId>,
@@ -153,7 +153,7 @@ impl Checks {
             told: vec![BTreeMap::new(); peers],
             cancels: vec![BTreeSet::new(); peers],
             removed: vec![BTreeSet::new(); peers],
-            marks: vec![BTreeMap::new(); peers],
+            forgotten: vec![BTreeMap::new(); peers],
             ..Self::default()
         }
     }
@@ -218,7 +218,7 @@ impl Checks {
         self.receipts.retain(|(origin, _), _| *origin != peer);
         self.fences[peer] = node::durable_fence(disk);
         self.obeyed[peer] = Epoch::ZERO;
-        self.marks[peer].clear();
+        self.forgotten[peer].clear();
         self.told[peer].retain(|id, _| disk.keeps(&rows::call(id)));
     }
 
@@ -483,8 +483,8 @@ impl Checks {
     }
 
     /// **forgotten-never-runs** a forgotten mark never decreases; no id at or below it is invoked.
-    fn marks_never_decrease(&mut self, now: u64, peer: usize, series: &[u8], mark: u64) {
-        let before = self.marks[peer].insert(series.to_vec(), mark).unwrap_or(0);
+    fn forgotten_marks_never_decrease(&mut self, now: u64, peer: usize, series: &[u8], mark: u64) {
+        let before = self.forgotten[peer].insert(series.to_vec(), mark).unwrap_or(0);
         if mark < before {
             self.fail("forgotten-never-runs", now, || {
                 format!("p{peer}'s forgotten mark of {series:?} fell from {before} to {mark}")
@@ -494,7 +494,7 @@ impl Checks {
 
     /// **forgotten-never-runs**, where tools start.
     pub(crate) fn nothing_forgotten_runs(&mut self, now: u64, peer: usize, id: ReqId) {
-        let mark = self.marks[peer].get(id.series().0.as_slice()).copied().unwrap_or(0);
+        let mark = self.forgotten[peer].get(id.series().0.as_slice()).copied().unwrap_or(0);
         if mark > 0 && id.counter() <= mark {
             self.fail("forgotten-never-runs", now, || {
                 format!("{id} runs at p{peer} at or below the forgotten mark {mark}")
@@ -556,7 +556,7 @@ impl Checks {
                 }
                 (Space::ForgottenMarks, Some(value)) => {
                     if let Some(mark) = u64::from_bytes(value) {
-                        self.marks_never_decrease(now, peer, &write.key, mark);
+                        self.forgotten_marks_never_decrease(now, peer, &write.key, mark);
                     }
                 }
                 (Space::Trust, Some(value)) => self.on_change(peer, &write.key, value),

@@ -13,9 +13,9 @@ pub(crate) enum Level {
     All,
 }
 
-/// Element of a picture of the run.
+/// Something that a picture of the run shows at its time.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Mark {
+pub(crate) enum Moment {
     /// State of a peer.
     Is(usize, Being),
     /// Leader that a peer follows, and its epoch; itself when it leads.
@@ -43,17 +43,17 @@ pub(crate) enum Being {
     Gone,
 }
 
-/// Lines and marks with their times.
+/// Lines and moments with their times.
 #[derive(Debug)]
 pub(crate) struct Trace {
     level: Level,
     lines: Vec<(u64, String)>,
-    pub(crate) marks: Vec<(u64, Mark)>,
+    pub(crate) moments: Vec<(u64, Moment)>,
 }
 
 impl Trace {
     pub(crate) fn new(level: Level) -> Self {
-        Self { level, lines: Vec::new(), marks: Vec::new() }
+        Self { level, lines: Vec::new(), moments: Vec::new() }
     }
 
     /// Notes a line of the story.
@@ -64,9 +64,9 @@ impl Trace {
     }
 
     /// Notes what a picture shows.
-    pub(crate) fn mark(&mut self, now: u64, mark: impl FnOnce() -> Mark) {
+    pub(crate) fn moment(&mut self, now: u64, moment: impl FnOnce() -> Moment) {
         if self.level >= Level::Story {
-            self.marks.push((now, mark()));
+            self.moments.push((now, moment()));
         }
     }
 

@@ -40,11 +40,11 @@ pub(crate) enum Command {
     Leave,
     /// Devices on this network that do not belong to the mesh
     Nearby,
-    /// Devices that ask to join and await approval
+    /// Devices that await approval: their join request, or re-approval
     Pending,
-    /// Approve a pending device
+    /// Approve a device that awaits approval
     Approve(ApproveArgs),
-    /// Reject a pending device
+    /// Reject a device that awaits approval
     Reject {
         /// Its node id, its peer id, or a prefix of one of at least 7 characters
         id: String,

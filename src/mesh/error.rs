@@ -31,7 +31,7 @@ pub enum MeshError {
     #[error("the operating system gives no random bytes")]
     NoEntropy,
     /// This device neither asks to join nor awaits re-approval.
-    #[error("no pending device `{}`", .0.short())]
+    #[error("no device `{}` awaits approval", .0.short())]
     UnknownPending(PeerId),
     /// Joining failed.
     #[error(transparent)]

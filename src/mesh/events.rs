@@ -27,7 +27,7 @@ pub enum EventKind {
     Nodes,
     /// A call has changed.
     Call(ReqId, HistoryRow),
-    /// The list of pending devices has changed.
+    /// The list of devices that await approval has changed.
     Pending,
     /// The list of nearby devices has changed.
     Nearby,

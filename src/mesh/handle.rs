@@ -130,12 +130,12 @@ impl MeshHandle {
         self.ask(Request::Leave).await?
     }
 
-    /// Approves a pending device. Defaults: tier shared, the name it asks for. Answers the name that it got.
+    /// Approves a device that awaits approval. Defaults: tier shared, the name it asks for. Answers the name that it got.
     pub async fn admit(&self, peer: PeerId, tier: Option<Tier>, node_id: Option<NodeId>) -> Result<NodeId, MeshError> {
         self.ask(|tx| Request::Admit(peer, tier, node_id, tx)).await?
     }
 
-    /// Rejects a pending device.
+    /// Rejects a device that awaits approval.
     pub async fn reject(&self, peer: PeerId) -> Result<(), MeshError> {
         self.ask(|tx| Request::Reject(peer, tx)).await?
     }

@@ -36,7 +36,7 @@ pub struct Nearby {
     pub seen_ms: u64,
 }
 
-/// A device that awaits a person's approval: it asks to join, or was a member until its own approval became void.
+/// A device that awaits a person's approval: it asks to join, or it was a member and awaits re-approval.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pending {
     /// Its key, proven by the link.

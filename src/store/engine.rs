@@ -74,7 +74,7 @@ impl Engine {
         settings.format.check(dir)?;
         platform::create_private_dir(dir).map_err(StoreError::file("creating", dir))?;
         let lock = Lock::take(dir)?;
-        let mark = HighWater::open(&settings.high_water)?;
+        let high_water = HighWater::open(&settings.high_water)?;
         settings.format.write_if_new(dir)?;
         let mut report = OpenReport::default();
         let memory = Memory { cache: settings.cache_bytes, memtable: settings.memtable_bytes };
@@ -88,7 +88,7 @@ impl Engine {
         let seq = database.seq()?;
         let known = database.is_rolled_back()?;
         let cut = report.repaired.iter().any(|repair| repair.promised);
-        report.rolled_back = known || cut || report.lost.is_some() || seq < mark.value();
+        report.rolled_back = known || cut || report.lost.is_some() || seq < high_water.value();
         if report.created && report.rolled_back && report.lost.is_none() {
             report.lost = Some(Loss { why: "the store has vanished".to_owned(), kept_at: None });
         }
@@ -96,9 +96,9 @@ impl Engine {
             database.set_rolled_back()?;
         }
 
-        let seq = seq.max(mark.value());
+        let seq = seq.max(high_water.value());
         let shared = Arc::new(EngineState::new(database, lock, report.rolled_back));
-        let writer = Writer::new(shared.clone(), durable.clone(), mark, seq);
+        let writer = Writer::new(shared.clone(), durable.clone(), high_water, seq);
         let thread = std::thread::Builder::new().name(settings.thread.to_owned()).spawn({
             let shared = shared.clone();
             move || {

@@ -15,7 +15,7 @@ const SLOT_BYTES: usize = 24;
 /// The two slots are written in turn and lie in different sectors, so that a torn write leaves the other one.
 const SLOTS_AT: [u64; 2] = [0, 4096];
 
-/// The mark, and the file that holds it.
+/// The high-water mark, and the file that holds it.
 #[derive(Debug)]
 pub(super) struct HighWater {
     file: File,
@@ -26,7 +26,7 @@ pub(super) struct HighWater {
 }
 
 impl HighWater {
-    /// Reads the mark; 0 when there is none.
+    /// Reads it; 0 when there is none.
     pub(super) fn open(path: &Path) -> Result<Self, StoreError> {
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path);
         let file = file.map_err(StoreError::file("opening the high-water mark", path))?;
@@ -45,7 +45,7 @@ impl HighWater {
         self.unsynced
     }
 
-    /// Raises the mark. It survives the end of the process at once, and the end of power after [`sync`](Self::sync).
+    /// Raises it. It survives the end of the process at once, and the end of power after [`sync`](Self::sync).
     pub(super) fn raise(&mut self, value: u64) -> Result<(), StoreError> {
         let at = SLOTS_AT.get(self.next_slot).copied().unwrap_or_default();
         let written = self.file.write_all_at(&encode(value), at);
@@ -82,18 +82,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_mark_survives_and_a_torn_slot_gives_the_one_before() {
+    fn it_survives_and_a_torn_slot_gives_the_one_before() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("high-water");
-        let mut mark = HighWater::open(&path).unwrap();
-        assert_eq!(mark.value(), 0);
+        let mut high_water = HighWater::open(&path).unwrap();
+        assert_eq!(high_water.value(), 0);
         for value in 1..=7 {
-            mark.raise(value).unwrap();
-            mark.sync().unwrap();
-            assert!(!mark.unsynced());
+            high_water.raise(value).unwrap();
+            high_water.sync().unwrap();
+            assert!(!high_water.unsynced());
             assert_eq!(HighWater::open(&path).unwrap().value(), value);
             if value % 2 == 0 {
-                mark = HighWater::open(&path).unwrap();
+                high_water = HighWater::open(&path).unwrap();
             }
         }
         for at in SLOTS_AT {

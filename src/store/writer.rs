@@ -18,7 +18,7 @@ use super::shared::EngineState;
 /// Rows that nothing waits for, and the high-water mark, are synced after this much quiet.
 const IDLE_SYNC: Duration = Duration::from_secs(1);
 /// The high-water mark is synced at most this often while writing goes on: with every group it would double the cost.
-const MARK_SYNC_MS: u64 = 1_000;
+const HIGH_WATER_SYNC_MS: u64 = 1_000;
 /// Pause before another try when the receiver of the notes is behind.
 const NOTE_RETRY: Duration = Duration::from_millis(5);
 
@@ -34,7 +34,7 @@ pub enum DurableNote {
 pub(super) struct Writer {
     shared: Arc<EngineState>,
     durable: mpsc::Sender<DurableNote>,
-    mark: HighWater,
+    high_water: HighWater,
     /// Number of the newest group; a row of the database has it.
     seq: u64,
     state: State,
@@ -60,13 +60,18 @@ struct State {
     unsynced_txn: Option<u64>,
     /// The note that could not be sent yet.
     note: Option<DurableNote>,
-    /// Time of the mark's last sync.
-    mark_synced_ms: u64,
+    /// Time of the high-water mark's last sync.
+    high_water_synced_ms: u64,
 }
 
 impl Writer {
-    pub(super) fn new(shared: Arc<EngineState>, durable: mpsc::Sender<DurableNote>, mark: HighWater, seq: u64) -> Self {
-        Self { shared, durable, mark, seq, state: State::default() }
+    pub(super) fn new(
+        shared: Arc<EngineState>,
+        durable: mpsc::Sender<DurableNote>,
+        high_water: HighWater,
+        seq: u64,
+    ) -> Self {
+        Self { shared, durable, high_water, seq, state: State::default() }
     }
 
     pub(super) fn run(mut self) {
@@ -80,7 +85,7 @@ impl Writer {
                 }
                 Work::Fail(error) => Err(error),
                 Work::Idle if self.state.note.is_some() => Ok(()),
-                Work::Idle => self.sync().and_then(|()| self.mark.sync()),
+                Work::Idle => self.sync().and_then(|()| self.high_water.sync()),
                 Work::Close => break,
             };
             if let Err(error) = result {
@@ -88,7 +93,7 @@ impl Writer {
             }
             self.send_note();
         }
-        if let Err(error) = self.sync().and_then(|()| self.mark.sync()) {
+        if let Err(error) = self.sync().and_then(|()| self.high_water.sync()) {
             self.fail(error);
         }
         self.send_note();
@@ -96,7 +101,7 @@ impl Writer {
 
     /// Time to wait for work before something else is due.
     fn patience(&self) -> Option<Duration> {
-        let due = self.state.unsynced || self.mark.unsynced();
+        let due = self.state.unsynced || self.high_water.unsynced();
         match (&self.state.note, due && self.shared.failure().is_none()) {
             (Some(_), _) => Some(NOTE_RETRY),
             (None, true) => Some(IDLE_SYNC),
@@ -136,11 +141,11 @@ impl Writer {
             self.state.note = Some(DurableNote::Durable(txn));
             self.send_note();
         }
-        self.mark.raise(self.seq)?;
+        self.high_water.raise(self.seq)?;
         let now = crate::platform::boottime_ms();
-        if now.saturating_sub(self.state.mark_synced_ms) >= MARK_SYNC_MS {
-            self.state.mark_synced_ms = now;
-            self.mark.sync()?;
+        if now.saturating_sub(self.state.high_water_synced_ms) >= HIGH_WATER_SYNC_MS {
+            self.state.high_water_synced_ms = now;
+            self.high_water.sync()?;
         }
         Ok(())
     }
@@ -159,7 +164,7 @@ impl Writer {
         self.apply(&rows, batch.ends_rollback)?;
         self.state.unsynced = true;
         self.sync()?;
-        self.mark.sync()
+        self.high_water.sync()
     }
 
     fn fail(&mut self, error: StoreError) {

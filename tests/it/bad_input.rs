@@ -1,4 +1,4 @@
-//! Acceptance 9: whatever is sent, the answer is a typed, explained error, and nothing else is disturbed. What takes a
+//! Whatever is sent, the answer is a typed, explained error, and nothing else is disturbed. What takes a
 //! peer's own keys and frames is in `hostile_peer.rs`.
 
 use std::net::UdpSocket;

@@ -1,4 +1,4 @@
-//! Acceptance 8: the same client key means the same call.
+//! The same client key means the same call.
 
 use std::thread;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! Acceptance 9, the store: files that a crash or a bad disk damaged. Either they are repaired, or the agent says in
+//! The store: files that a crash or a bad disk damaged. Either they are repaired, or the agent says in
 //! one explained error why it cannot start. It never panics, and the other devices are not disturbed.
 
 use std::fs;
@@ -7,23 +7,23 @@ use std::path::PathBuf;
 
 use crate::harness::{Home, Mesh, PATIENCE, files_below, now, text};
 
-/// The journals of a home's store, oldest first. They are files of zeroes that are filled from the front.
+/// The write-ahead logs of a home's store, oldest first. They are files of zeroes that are filled from the front.
 #[track_caller]
-fn journals(home: &Home) -> Vec<PathBuf> {
+fn wals(home: &Home) -> Vec<PathBuf> {
     let mut files = files_below(&home.path("store"));
     files.retain(|file| file.extension().is_some_and(|extension| extension == "jnl"));
-    assert!(!files.is_empty(), "no journal in {:?}", files_below(&home.path("store")));
+    assert!(!files.is_empty(), "no write-ahead log in {:?}", files_below(&home.path("store")));
     files
 }
 
-/// How much of a journal is written: everything up to the last byte that is not zero.
+/// How much of a write-ahead log is written: everything up to the last byte that is not zero.
 #[track_caller]
-fn written(journal: &PathBuf) -> u64 {
-    let bytes = fs::read(journal).expect("a journal can be read");
+fn written(wal: &PathBuf) -> u64 {
+    let bytes = fs::read(wal).expect("the file can be read");
     bytes.iter().rposition(|&byte| byte != 0).map_or(0, |last| last as u64 + 1)
 }
 
-/// Damages the newest journal of a device that has calls in its books, starts it, and sees what becomes of it.
+/// Damages the newest write-ahead log of a device that has calls in its books, starts it, and sees what becomes of it.
 #[track_caller]
 fn survives(what: &str, damage: impl Fn(&fs::File, u64)) {
     let mut mesh = Mesh::named(&["attic", "bureau"]);
@@ -32,9 +32,9 @@ fn survives(what: &str, damage: impl Fn(&fs::File, u64)) {
         assert_eq!(mesh.homes[0].wait_confirmed(id, PATIENCE)["state"], "done");
     }
     mesh.homes[1].kill9();
-    let journal = journals(&mesh.homes[1]).pop().expect("there is one");
-    let end = written(&journal);
-    let file = fs::OpenOptions::new().read(true).write(true).open(&journal).expect("a journal can be opened");
+    let wal = wals(&mesh.homes[1]).pop().expect("there is one");
+    let end = written(&wal);
+    let file = fs::OpenOptions::new().read(true).write(true).open(&wal).expect("the file can be opened");
     damage(&file, end);
     drop(file);
 
@@ -71,7 +71,7 @@ fn survives(what: &str, damage: impl Fn(&fs::File, u64)) {
 }
 
 #[test]
-fn a9_a_truncated_journal_is_repaired_or_explained() {
+fn a9_a_truncated_write_ahead_log_is_repaired_or_explained() {
     survives("truncated", |file, end| file.set_len(end.saturating_sub(7)).expect("it can be cut"));
 }
 

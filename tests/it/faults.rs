@@ -1,4 +1,4 @@
-//! Acceptance 5: the link is cut, or the agent dies, at a named point of a call's life at its target.
+//! The link is cut, or the agent dies, at a named point of a call's life at its target.
 //!
 //! | point | is passed |
 //! | --- | --- |

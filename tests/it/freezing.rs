@@ -1,4 +1,4 @@
-//! Acceptance 6: a device sleeps (SIGSTOP) and wakes.
+//! A device sleeps (SIGSTOP) and wakes.
 
 use std::time::Duration;
 

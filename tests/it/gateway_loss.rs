@@ -1,4 +1,4 @@
-//! Acceptance 3: the gateway dies, or stops, under load.
+//! The gateway dies, or stops, under load.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -1,4 +1,4 @@
-//! Acceptance 9, from within: peers of our own making that speak the protocol with real keys and lie. A thousand
+//! Attacks from within: peers of our own making that speak the protocol with real keys and lie. A thousand
 //! strangers that ask to join, a member that sends what it may not, and handshakes that nobody finishes.
 
 use std::collections::BTreeSet;

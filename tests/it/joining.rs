@@ -1,4 +1,4 @@
-//! Acceptance 2: two devices and a code. Also: pending devices, leaving, and the demo that shows it all (acceptance 1).
+//! Two devices and a code; leaving; and the demo that shows it all.
 
 use std::process::Command;
 use std::time::Duration;

@@ -1,8 +1,8 @@
 //! Black-box tests: the built binary, real processes, real sockets, a home each.
 //!
-//! A test's name says what it checks: `a3_…` is point 3 of the acceptance list, `seed_n1_…` is row SEED-N1 of the
-//! contract. A test that needs more than a plain user has (network namespaces) says why it was skipped, and fails
-//! instead when `SIGIL_TEST_REQUIRE=all`.
+//! A test's name says what it checks. What stands before (`a3_`, `seed_n1_`, `s01_`) only groups tests of one subject, so
+//! that `cargo test -- a3_` runs them together; it never changes. A test that needs more than a plain user has (network
+//! namespaces) says why it was skipped, and fails instead when `SIGIL_TEST_REQUIRE=all`.
 #![cfg(test)]
 
 mod bad_input;

@@ -1,4 +1,4 @@
-//! Acceptance 10: two devices on one LAN, nothing configured.
+//! Two devices on one LAN, nothing configured.
 
 use std::time::Duration;
 
@@ -8,10 +8,10 @@ use crate::harness::{Home, PATIENCE, items, skip, text, wait_converged, wait_unt
 use crate::netns::Network;
 
 #[test]
-fn a10_strangers_see_each_other_nearby_and_one_joins_after_a_yes() {
+fn a10_strangers_see_each_other_nearby_and_one_joins_after_approval() {
     let network = match Network::new(2) {
         Ok(network) => network,
-        Err(why) => return skip("a10_strangers_see_each_other_nearby_and_one_joins_after_a_yes", &why),
+        Err(why) => return skip("a10_strangers_see_each_other_nearby_and_one_joins_after_approval", &why),
     };
     let mut attic = Home::new("attic").with_only_config("").in_namespace(&network.namespace(0)).started();
     let mut bureau = Home::new("bureau").with_only_config("").in_namespace(&network.namespace(1)).started();
@@ -27,7 +27,7 @@ fn a10_strangers_see_each_other_nearby_and_one_joins_after_a_yes() {
     let asked = bureau.cli(&["join", "--nearby", "--json"]);
     assert!(asked.stdout.contains("pending"), "{asked:?}");
     let mut pending = Value::Null;
-    wait_until("it is pending at the other", PATIENCE, || {
+    wait_until("its join request is at the other", PATIENCE, || {
         pending = items(&attic.get("pending").expect(200)).first().cloned().unwrap_or_default();
         text(&pending, "peer_id") == bureau_id
     });

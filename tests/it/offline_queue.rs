@@ -1,4 +1,4 @@
-//! Acceptance 4: work for a device that is off.
+//! Work for a device that is off.
 
 use std::collections::BTreeMap;
 use std::thread;

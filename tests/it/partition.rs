@@ -1,4 +1,4 @@
-//! Acceptance 7, first half: the network falls apart and comes together again.
+//! The network falls apart and comes together again.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Rows SEED-N1 to SEED-N7 of the contract, each against the built binary.
+//! Nodes as a client of REST sees them: listed, approved, offline, back again.
 
 use std::time::Duration;
 
@@ -147,7 +147,7 @@ fn seed_n7_tools_of_a_node_count_only_after_it_is_known_and_approved() {
     let asked = stranger.post("join", &json!({ "address": attic.quic_address().to_string() }));
     assert_eq!(asked.status, 202, "{}", asked.text());
     let mut waiting = Value::Null;
-    wait_until("it is pending", PATIENCE, || {
+    wait_until("its join request is here", PATIENCE, || {
         let pending = attic.get("pending").expect(200);
         waiting = items(&pending).first().cloned().unwrap_or_default();
         text(&waiting, "node_id") == "macbook-pro"

@@ -1,4 +1,4 @@
-//! Rows SEED-R1 to SEED-R4 of the contract, each against the built binary.
+//! REST routes of nodes: listing, reading, approving, removing.
 
 use serde_json::json;
 
@@ -21,13 +21,13 @@ fn seed_r2_get_node_returns_it_and_an_unknown_one_is_404() {
 }
 
 #[test]
-fn seed_r3_post_approve_lets_a_pending_node_in() {
+fn seed_r3_post_approve_approves_a_join_request() {
     let attic = Home::new("attic").started();
     let stranger = Home::new("bureau").started();
     let asked = stranger.post("join", &json!({ "address": attic.quic_address().to_string() }));
     assert_eq!(asked.status, 202, "{}", asked.text());
     let peer = stranger.peer_id();
-    wait_until("it is pending", PATIENCE, || {
+    wait_until("its join request is here", PATIENCE, || {
         items(&attic.get("pending").expect(200)).iter().any(|waiting| text(waiting, "peer_id") == peer)
     });
     assert_eq!(attic.get(&format!("nodes/{peer}")).expect(200)["state"], "pending");

@@ -1,4 +1,4 @@
-//! Acceptance 7, second half: a wall clock that is a day wrong changes nothing.
+//! A wall clock that is a day wrong changes nothing.
 
 use std::time::Duration;
 

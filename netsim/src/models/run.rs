@@ -92,7 +92,7 @@ impl std::hash::Hash for Received {
     }
 }
 
-/// [`Ending`] by its word.
+/// [`Ending`] by its name.
 type Ended = &'static str;
 
 /// A possible next event.

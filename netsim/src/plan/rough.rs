@@ -160,7 +160,7 @@ impl Plan {
             }
         }
         if dice.chance(250) {
-            return self.draw_set_back(dice);
+            return self.draw_rollback(dice);
         }
         let mut left = false;
         for _ in 0..dice.range(1..=4) {
@@ -183,7 +183,7 @@ impl Plan {
     }
 
     /// A node whose whole disk is played back while nobody sees it, after it ran a call that the others know of.
-    fn draw_set_back(&mut self, dice: &mut Dice) {
+    fn draw_rollback(&mut self, dice: &mut Dice) {
         // Nothing else goes wrong: whether the others know of a run must follow from the plan alone.
         self.faults.clear();
         self.sparse.clear();

@@ -120,9 +120,9 @@ impl Checks {
     /// True if nobody can tell any more how a call ended at its target: that one has forgotten it, has dropped its
     /// outcome, or never received it before its origin dropped it.
     pub(crate) fn is_past(&self, target: usize, id: &ReqId) -> bool {
-        let forgotten = self.marks[target].get(id.series().0.as_slice()).is_some_and(|mark| id.counter() <= *mark);
-        let mut words = self.spoken.range((*id, 0)..=(*id, u8::MAX));
-        let unsaid = words.any(|(_, key)| self.dropped[target].contains_key(key));
+        let forgotten = self.forgotten[target].get(id.series().0.as_slice()).is_some_and(|mark| id.counter() <= *mark);
+        let mut outcomes = self.spoken.range((*id, 0)..=(*id, u8::MAX));
+        let unsaid = outcomes.any(|(_, key)| self.dropped[target].contains_key(key));
         self.keep_entries_us.is_some()
             && (forgotten || unsaid || (!self.headers[target].contains(id) && self.is_dropped_by_origin(id)))
     }

@@ -23,7 +23,7 @@ pub(super) struct Held {
 }
 
 /// A revocation that nobody can doubt: of its author no membership change held says that it was removed itself, and it
-/// was approved by words that no revocation held may have voided.
+/// was approved by changes that no revocation held may have voided.
 struct Sure<'a> {
     by: PeerId,
     subject: PeerId,

@@ -10,7 +10,7 @@ use super::clock::{pause, wait_for};
 use super::fail::{Fail, broken};
 use super::http::text;
 use super::load::Made;
-use super::peer::START_MARK;
+use super::peer::START_LINE;
 use super::stage::Stage;
 
 const ENDINGS: [&str; 7] = ["done", "failed", "interrupted", "expired", "cancelled", "denied", "undeliverable"];
@@ -54,11 +54,11 @@ impl Stage<'_> {
         }
         ran_once(&runs)?;
         for call in &made {
-            let knows = members.contains(&call.target) && !self.set_back.contains(&call.target);
+            let knows = members.contains(&call.target) && !self.rolled_back.contains(&call.target);
             told_truly(call, told.get(&call.id), &runs, knows)?;
         }
         for (index, peer) in self.peers.iter_mut().enumerate() {
-            epochs_led(&peer.spec.name, &peer.log(), self.set_back.contains(&index))?;
+            epochs_led(&peer.spec.name, &peer.log(), self.rolled_back.contains(&index))?;
             if let Some(status) = peer.exited()
                 && !self.silent.contains(&index)
             {
@@ -219,13 +219,13 @@ fn told_truly(call: &Made, told: Option<&Value>, runs: &Runs, target_knows: bool
 
 /// one-leader-per-epoch and obeyed-epochs-rise, from a peer's log: an epoch is of one incarnation, and nobody ever goes
 /// back to an older one, but one whose home was rolled back, when it starts.
-fn epochs_led(name: &str, log: &str, set_back: bool) -> Result<(), Fail> {
+fn epochs_led(name: &str, log: &str, rolled_back: bool) -> Result<(), Fail> {
     let mut led: BTreeMap<u64, usize> = BTreeMap::new();
     let (mut boot, mut highest) = (0, 0);
     for line in log.lines() {
-        if line == START_MARK {
+        if line == START_LINE {
             boot += 1;
-            highest = if set_back { 0 } else { highest };
+            highest = if rolled_back { 0 } else { highest };
         }
         let Ok(event) = serde_json::from_str::<Value>(line) else { continue };
         let fields = &event["fields"];
@@ -340,7 +340,7 @@ mod tests {
             json!({ "fields": { "message": message, "epoch": epoch, "leads": leads } }).to_string()
         };
         let check = |lines: &[String]| promise(epochs_led("one", &lines.join("\n"), false));
-        let (start, changed) = (START_MARK.to_owned(), |epoch, leads| event("gateway changed", epoch, leads));
+        let (start, changed) = (START_LINE.to_owned(), |epoch, leads| event("gateway changed", epoch, leads));
         assert_eq!(
             check(&[start.clone(), changed(1, true), changed(0, false), changed(2, false), changed(3, true)]),
             "kept"

@@ -46,7 +46,7 @@ pub(super) struct Asked {
     pub(super) socket: PathBuf,
     /// Index of the target.
     pub(super) target: usize,
-    /// Handle or peer id by which it is asked for.
+    /// Name or peer id by which it is asked for.
     pub(super) node: String,
     /// The tool.
     pub(super) tool: String,

@@ -23,7 +23,7 @@ const READY_WITHIN: Duration = Duration::from_secs(20);
 /// A clean stop takes no longer, with room for a busy machine; the promise is 0.2 s.
 const STOP_WITHIN: Duration = Duration::from_secs(5);
 /// In the log, before each start.
-pub(super) const START_MARK: &str = "=== start";
+pub(super) const START_LINE: &str = "=== start";
 
 /// A peer.
 #[derive(Debug)]
@@ -75,10 +75,10 @@ impl Peer {
     pub(super) fn start(&mut self) -> Result<(), Fail> {
         let trouble = |error: std::io::Error| Fail::Trouble(format!("{}: {error}", self.spec.name));
         let mut log = agent::log_file(&self.home.with_extension("log")).map_err(trouble)?;
-        writeln!(log, "{START_MARK}").map_err(trouble)?;
+        writeln!(log, "{START_LINE}").map_err(trouble)?;
         let words = [&self.program, Path::new("up"), Path::new("--with-parent"), Path::new("--home"), &self.home];
         let mut command = agent::command(Some(&self.namespace), &words);
-        command.args(["--name", self.spec.handle(), "--quic-port", &QUIC_PORT.to_string()]);
+        command.args(["--name", self.spec.wanted_name(), "--quic-port", &QUIC_PORT.to_string()]);
         if self.spec.clock_s != 0 {
             command.env("SIGIL_TEST_WALL_OFFSET_MS", (self.spec.clock_s * 1000).to_string());
         }

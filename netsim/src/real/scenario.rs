@@ -74,7 +74,7 @@ pub(super) struct PeerSpec {
 
 impl PeerSpec {
     /// The name that it asks for.
-    pub(super) fn handle(&self) -> &str {
+    pub(super) fn wanted_name(&self) -> &str {
         self.node_id.as_deref().unwrap_or(&self.name)
     }
 }

@@ -60,7 +60,7 @@ pub(super) struct Stage<'a> {
     /// Frozen, or told to stop.
     pub(super) silent: BTreeSet<usize>,
     /// Those whose home was rolled back: what they did before, they cannot know.
-    pub(super) set_back: BTreeSet<usize>,
+    pub(super) rolled_back: BTreeSet<usize>,
     /// True if nobody has looked since then who leads.
     pub(super) unsettled: bool,
     /// The last step saw one gateway followed by all members.
@@ -96,7 +96,7 @@ impl<'a> Stage<'a> {
             disturbed: began,
             out: BTreeSet::new(),
             silent: BTreeSet::new(),
-            set_back: BTreeSet::new(),
+            rolled_back: BTreeSet::new(),
             unsettled: false,
             just_settled: false,
             settled: None,

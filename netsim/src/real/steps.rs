@@ -108,7 +108,7 @@ impl Stage<'_> {
             Step::Restore { who } => {
                 let peer = self.asleep(who)?;
                 self.peers[peer].restore()?;
-                self.set_back.insert(peer);
+                self.rolled_back.insert(peer);
             }
             Step::Copy { from, to } => {
                 let (from, to) = (self.asleep(from)?, self.asleep(to)?);
@@ -267,7 +267,7 @@ impl Stage<'_> {
             origin,
             socket: self.peers[origin].socket(),
             target,
-            node: self.peers[target].spec.handle().to_owned(),
+            node: self.peers[target].spec.wanted_name().to_owned(),
             tool: tool.to_owned(),
             ttl_s,
             key: None,

@@ -18,7 +18,7 @@ use crate::event::{Event, Phase};
 use crate::network::{Network, pair_of};
 use crate::node::{self, Node};
 use crate::plan::{Ask, Case, Fault, MS, NEVER, SECOND};
-use crate::trace::{Being, Level, Mark, Trace};
+use crate::trace::{Being, Level, Moment, Trace};
 
 /// A machine without a clock of its own believes that it is the day it was built.
 const CLOCKLESS_MS: i64 = 10 * 365 * 24 * 3_600 * 1_000;
@@ -177,7 +177,7 @@ impl Director {
             return;
         }
         env.story(|| format!("-- {fault:?}"));
-        env.mark(|| Mark::Fault(format!("{fault:?}")));
+        env.moment(|| Moment::Fault(format!("{fault:?}")));
         mesh.liveness.disturb();
         match fault {
             Fault::Split { groups } => {
@@ -249,7 +249,7 @@ impl Director {
                 if mesh.peers[peer].state == State::Running {
                     mesh.crash(env, net, peer, down_us);
                     mesh.peers[peer].state = State::Gone;
-                    env.mark(|| Mark::Is(peer, Being::Gone));
+                    env.moment(|| Moment::Is(peer, Being::Gone));
                     env.at(down_us, Event::Join(heir));
                 }
             }
@@ -288,7 +288,7 @@ impl Director {
     fn enter(&mut self, phase: Phase) {
         let Self { env, net, mesh, .. } = self;
         env.story(|| format!("== {phase:?}"));
-        env.mark(|| Mark::Phase(format!("{phase:?}")));
+        env.moment(|| Moment::Phase(format!("{phase:?}")));
         mesh.liveness.enter(phase, env.now);
         match phase {
             Phase::Setup => {}

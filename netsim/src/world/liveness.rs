@@ -234,7 +234,7 @@ fn is_undisturbed_takeover(now: u64, peer: usize, peers: &Peers, network: &Netwo
                 && sim.stalled_until <= now
         });
     let followed = peers.iter().all(|other| !other.awake() || other.gateway == peers[peer].gateway);
-    // At both ends: a peer that the leader has given up gets no word of its stop, whatever it still believes itself.
+    // At both ends: a peer that the leader has given up is not told of its stop, whatever it still believes itself.
     let linked = peers.iter().all(|other| {
         let both = network.sees_link(other.index, peer) && network.sees_link(peer, other.index);
         other.index == peer || !other.awake() || both

@@ -25,7 +25,7 @@ use crate::network::{Hosts, Network, pair_of};
 use crate::node::{self, Node};
 use crate::plan::{Case, Fault, MS, Near, Plan, SECOND};
 use crate::predicates::{Checks, output_of};
-use crate::trace::{Being, Mark};
+use crate::trace::{Being, Moment};
 
 /// All peers, and what is known and judged of them.
 pub(super) struct Mesh {
@@ -122,7 +122,7 @@ impl Mesh {
             return;
         }
         let mut out = std::mem::take(&mut self.out);
-        // Whom the peer holds to be out it does not even hear.
+        // What an excluded peer sends is not even received.
         if let Input::Recv(from, Frame::Dispatch(dispatch)) = &input
             && self.peers[peer].trusted.contains(from)
         {
@@ -268,7 +268,7 @@ impl Mesh {
 
     fn invoke(&mut self, env: &mut Env, peer: usize, invocation: &Invocation) {
         let (id, attempt) = (invocation.id, invocation.attempt);
-        env.mark(|| Mark::Runs(peer));
+        env.moment(|| Moment::Runs(peer));
         env.story(|| format!("p{peer} RUNS {id} attempt {attempt} {}", invocation.header.tool));
         let origin = self.peers.index_of(&invocation.origin);
         let node = self.peers[peer].node.as_ref();
@@ -397,7 +397,7 @@ impl Mesh {
                 if let CallState::Ended(ending) = row.state
                     && self.calls.get(&id).is_some_and(|accepted| accepted.origin == peer)
                 {
-                    env.mark(|| Mark::Ended(peer, ending.as_str(), row.confirmed));
+                    env.moment(|| Moment::Ended(peer, ending.as_str(), row.confirmed));
                 }
                 env.story(|| {
                     let by = self.peers.iter().position(|sim| sim.id == row.peer);
@@ -446,10 +446,10 @@ impl Mesh {
             }
             None => format!("p{peer} follows nobody"),
         });
-        env.mark(|| {
+        env.moment(|| {
             let whom =
                 epoch.and_then(|epoch| Some((self.peers.iter().position(|sim| sim.id == epoch.peer)?, epoch.counter)));
-            Mark::Follows(peer, whom)
+            Moment::Follows(peer, whom)
         });
         if let (true, Some(epoch)) = (leads, epoch) {
             let (heir, checks, stats) = (&self.peers[peer], &mut self.checks, &mut self.stats);
@@ -500,7 +500,7 @@ impl Mesh {
                     self.checks.one_receipt_per_client_key(env.now, peer, key, id, created);
                 }
                 if created {
-                    env.mark(|| Mark::Accepted(peer));
+                    env.moment(|| Moment::Accepted(peer));
                     let sim = &self.peers[peer];
                     if let Some(node) = &sim.node {
                         let open = node.open_calls();
@@ -632,7 +632,7 @@ impl Mesh {
             return;
         }
         env.story(|| format!("p{peer} starts"));
-        env.mark(|| Mark::Is(peer, Being::Awake));
+        env.moment(|| Moment::Is(peer, Being::Awake));
         let now = self.peers[peer].clocks(env.now);
         let mut out = Vec::new();
         let sim = &mut self.peers[peer];
@@ -700,8 +700,8 @@ impl Mesh {
         sim.gateway = None;
         sim.armed = None;
         let gone = sim.state == State::Gone;
-        env.mark(|| Mark::Is(peer, if gone { Being::Gone } else { Being::Down }));
-        env.mark(|| Mark::Follows(peer, None));
+        env.moment(|| Moment::Is(peer, if gone { Being::Gone } else { Being::Down }));
+        env.moment(|| Moment::Follows(peer, None));
         self.checks.process_gone(peer);
         net.drop_ends(env, peer, clean);
         self.liveness.unsettle();
@@ -716,7 +716,7 @@ impl Mesh {
             return;
         }
         env.story(|| format!("p{peer} freezes for {} ms", for_us / MS));
-        env.mark(|| Mark::Is(peer, Being::Frozen));
+        env.moment(|| Moment::Is(peer, Being::Frozen));
         self.slack_us += for_us;
         self.peers[peer].frozen_until = env.now + for_us;
         let boot = self.peers[peer].boot;
@@ -738,7 +738,7 @@ impl Mesh {
             return;
         }
         env.story(|| format!("p{peer} thaws"));
-        env.mark(|| Mark::Is(peer, Being::Awake));
+        env.moment(|| Moment::Is(peer, Being::Awake));
         // The late timer and what waited in the sockets come in either order; only once it is all handed over is the
         // peer awake, so that nothing of now overtakes what came before.
         let wake_first = env.dice.chance(500);

@@ -92,7 +92,7 @@ fn request(args: &CallArgs) -> Result<Map<String, Value>, Failure> {
     Ok(body)
 }
 
-/// Watches a call until it has ended, the time is over, or Ctrl-C; true for the last of these.
+/// Watches a call until it has ended, the wait is over, or Ctrl-C; true for the last of these.
 async fn wait(client: &Client, id: &str, mut call: Value, wait: Duration, ui: Ui) -> Result<(Value, bool), Failure> {
     let deadline = Instant::now() + wait;
     let path = format!("/api/v1/calls/{}", segment(id));

@@ -84,7 +84,7 @@ pub(super) async fn doctor(client: &Client, ui: Ui) -> Result<Exit, Failure> {
         Some(checks) => checks.as_slice(),
         None => items(&body),
     };
-    let exit = verdict(checks);
+    let exit = exit_of(checks);
     let checks = checks.to_vec();
     show(ui, "sigil.doctor/1", body, |_| {
         let rows: Vec<_> = checks
@@ -103,7 +103,7 @@ pub(super) async fn doctor(client: &Client, ui: Ui) -> Result<Exit, Failure> {
 }
 
 /// The worst of the checks. A state that we do not know is not taken for health.
-fn verdict(checks: &[Value]) -> Exit {
+fn exit_of(checks: &[Value]) -> Exit {
     let mut exit = Exit::Ok;
     for check in checks {
         match text(check, "state").as_str() {
@@ -146,11 +146,11 @@ mod tests {
     #[test]
     fn a_red_check_never_exits_0() {
         let check = |state: &str| json!({ "state": state });
-        assert_eq!(verdict(&[check("ok")]), Exit::Ok);
-        assert_eq!(verdict(&[check("ok"), check("warning")]), Exit::DoctorWarning);
-        assert_eq!(verdict(&[check("error"), check("warning")]), Exit::DoctorError);
-        assert_eq!(verdict(&[check("novel")]), Exit::DoctorError);
-        assert_eq!(verdict(&[json!({})]), Exit::DoctorError);
+        assert_eq!(exit_of(&[check("ok")]), Exit::Ok);
+        assert_eq!(exit_of(&[check("ok"), check("warning")]), Exit::DoctorWarning);
+        assert_eq!(exit_of(&[check("error"), check("warning")]), Exit::DoctorError);
+        assert_eq!(exit_of(&[check("novel")]), Exit::DoctorError);
+        assert_eq!(exit_of(&[json!({})]), Exit::DoctorError);
     }
 
     #[test]

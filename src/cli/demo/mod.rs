@@ -23,7 +23,7 @@ pub(crate) async fn run(args: &DemoArgs, ui: Ui) -> Result<Exit, Failure> {
     if let Err(failure) = &told {
         story.broke_off(failure);
     }
-    let held = story.verdict();
+    let held = story.conclude();
     if ui.json {
         ui.document("sigil.demo/1", story.to_json());
     }

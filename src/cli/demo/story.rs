@@ -452,7 +452,7 @@ impl Story {
     }
 
     /// Says whether everything held.
-    pub(super) fn verdict(&self) -> bool {
+    pub(super) fn conclude(&self) -> bool {
         let held = self.report.all_held();
         let seconds = self.teller.began.elapsed().as_secs_f64();
         let count = self.report.promises.len();

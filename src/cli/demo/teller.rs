@@ -1,4 +1,4 @@
-//! The voice of the demo.
+//! Output of the demo on the terminal.
 
 use serde_json::Value;
 use tokio::time::Instant;
@@ -48,8 +48,8 @@ impl Teller {
     }
 
     pub(super) fn promise(self, promise: &Promise) {
-        let mark = if promise.held { self.paint(Tone::Good, "held  ") } else { self.paint(Tone::Bad, "BROKEN") };
-        self.line(&format!("  {mark} {} ({})", promise.name, promise.detail));
+        let label = if promise.held { self.paint(Tone::Good, "held  ") } else { self.paint(Tone::Bad, "BROKEN") };
+        self.line(&format!("  {label} {} ({})", promise.name, promise.detail));
     }
 }
 

@@ -4,7 +4,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use mesh_core::ids::PeerId;
-use mesh_core::io::{Hold, View};
+use mesh_core::io::{Halt, View};
 use mesh_core::record::Tier;
 
 use super::devices::{is_online, name_of};
@@ -92,12 +92,12 @@ pub fn attention(view: &View) -> Vec<(String, String)> {
             found.push((format!("`{}` awaits re-approval: {why}", again.node_id), press));
         }
     }
-    for hold in &view.holds {
-        let press = match hold {
-            Hold::Unknown { .. } => "update sigil on this device",
-            Hold::Copied => "remove `identity.key` from the copy's home and join it again as a device of its own",
+    for halt in &view.halts {
+        let press = match halt {
+            Halt::Unknown { .. } => "update sigil on this device",
+            Halt::Copied => "remove `identity.key` from the copy's home and join it again as a device of its own",
         };
-        found.push((format!("this device neither becomes gateway nor starts calls: {hold}"), press.to_owned()));
+        found.push((format!("this device neither becomes gateway nor starts calls: {halt}"), press.to_owned()));
     }
     for peer in &view.copied {
         let press = "stop one of them, remove `identity.key` from its home, and join it again as a device of its own";

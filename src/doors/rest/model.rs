@@ -223,7 +223,7 @@ pub(super) fn links(view: &View, around: &Surroundings) -> Vec<Link> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum NodeState {
-    /// Awaits approval.
+    /// Awaits approval: it asks to join, or awaits re-approval.
     Pending,
     /// Connected.
     Online,
@@ -234,7 +234,7 @@ pub enum NodeState {
 /// A device.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Node {
-    /// Its name; while pending, the one that it asks for.
+    /// Its name; while it awaits approval, the one that it asks for.
     pub node_id: String,
     /// Its identity: what people compare.
     pub peer_id: String,
@@ -242,7 +242,7 @@ pub struct Node {
     pub platform: Option<String>,
     /// Version of its program.
     pub version: Option<String>,
-    /// Its tier; null while pending.
+    /// Its tier; null while it awaits approval.
     pub tier: Option<TierName>,
     /// Reachability.
     pub state: NodeState,
@@ -257,7 +257,7 @@ pub struct Node {
     pub addresses: Vec<String>,
     /// Time when it last connected or disconnected, as seen from here; null when not since the agent started.
     pub last_seen: Option<String>,
-    /// Cause of its being offline or pending, and the next step.
+    /// Cause of its being offline or awaiting approval, and the next step.
     pub why: Option<String>,
 }
 
@@ -351,7 +351,7 @@ impl Node {
     }
 }
 
-/// A device that asks to join.
+/// A device that awaits approval.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct PendingDevice {
     /// Its identity: what people compare.

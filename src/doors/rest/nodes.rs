@@ -56,7 +56,7 @@ pub(super) struct NodeFilter {
 
 /// The devices of the mesh, and those that ask to join it.
 #[utoipa::path(get, path = "/api/v1/nodes", operation_id = "listNodes", tag = "mesh", params(NodeFilter),
-    responses((status = 200, description = "By name; pending ones last", body = Page<Node>), Problems))]
+    responses((status = 200, description = "By name; those that await approval last", body = Page<Node>), Problems))]
 pub(super) async fn list(
     State(app): AppState,
     Query(filter): Query<NodeFilter>,
@@ -121,7 +121,7 @@ pub(super) async fn approve(
     Ok(Json(Node::approved(&view, &node)))
 }
 
-/// Revokes and forgets a device: its links drop, its waiting calls end as undeliverable. Rejects one that is pending.
+/// Revokes and forgets a device: its links drop, its waiting calls end as undeliverable. Rejects one that awaits approval.
 #[utoipa::path(delete, path = "/api/v1/nodes/{id}", operation_id = "forgetNode", tag = "mesh",
     params(("id" = String, Path, description = "Name, peer id, or a prefix of one of at least 7 characters")),
     responses((status = 204, description = "It is gone"), Problems))]

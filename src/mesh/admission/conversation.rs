@@ -16,7 +16,7 @@ const ASK_AGAIN_MIN: Duration = Duration::from_secs(1);
 const ASK_AGAIN_MAX: Duration = Duration::from_secs(30);
 /// Time that a redeemed invite may take to get its welcome.
 const REDEEM_MAX: Duration = Duration::from_secs(20);
-/// Time that the others get to hear of our leave once it is durable.
+/// Time that the others get to receive our leave once it is durable.
 const FAREWELL: Duration = Duration::from_millis(300);
 
 /// A conversation to start.
@@ -48,7 +48,7 @@ pub(in crate::mesh) enum Step {
     },
     /// We are refused, or nobody answers.
     Refused(JoinError),
-    /// The others had time to hear of our leave.
+    /// The others had time to receive our leave.
     FarewellOver,
 }
 

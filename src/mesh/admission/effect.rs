@@ -20,7 +20,7 @@ pub(in crate::mesh) enum Effect {
     Command(Command, Errand),
     /// Starts a conversation with a peer of another mesh.
     Ask(Box<Ask>),
-    /// Lets the others hear of our leave, then reports under this number that they had the time.
+    /// Gives the others time to receive our leave, then reports under this number that they had the time.
     Farewell(u64),
     /// Replaces our mesh, then reports that this is done.
     Switch(Destination),

@@ -33,11 +33,11 @@ enum State {
     Idle,
     /// The first conversation is under way, and a door waits for what it comes to.
     Asking(Conversation, DoorReply<Joined>),
-    /// A person at that peer must approve us; the conversation is kept up, and begun anew when it breaks.
+    /// A person at that peer must approve us; the conversation is kept up, and started anew when it breaks.
     AwaitingApproval(Conversation, PeerId),
     /// We are welcome under this name, and our store is being replaced.
     Switching(NodeId, Option<DoorReply<Joined>>),
-    /// We leave: first our word of it becomes durable, then the others get time to hear it, then we found a new mesh.
+    /// We leave: first that becomes durable, then the others get time to receive it, then we found a new mesh.
     Leaving(u64, DoorReply<()>),
 }
 

@@ -37,6 +37,8 @@ fn member(n: u8) -> NodeView {
         key,
         node_id: name("nas"),
         tier: Tier::Owner,
+        approved_by: None,
+        since_ms: 0,
         online: true,
         last_seen_ms: 0,
         directory: None,

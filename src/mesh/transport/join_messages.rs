@@ -38,7 +38,7 @@ impl std::fmt::Debug for JoinRequest {
 pub enum JoinAnswer {
     /// The join request was noted and waits for a person.
     Waiting {
-        /// Handle of the peer that was asked.
+        /// Name of the peer that was asked.
         node_id: NodeId,
     },
     /// You are in.

@@ -13,7 +13,7 @@ use crate::tasks::TaskGroup;
 pub struct LanConfig {
     /// Seed of the device key: the same identity as on the links.
     pub seed: [u8; 32],
-    /// Handle to show.
+    /// Name to show.
     pub name: NodeId,
     /// Port of the QUIC endpoint.
     pub quic_port: u16,

@@ -770,7 +770,7 @@ async fn a_clean_stop_delivers_what_was_said_before_and_is_known_at_once() {
 #[tokio::test]
 async fn who_lost_its_address_is_linked_anew_before_the_other_end_notices() {
     let (a, b) = linked().await;
-    // The other one accepted, and is not to dial by itself: only its word that the link is dead makes the difference.
+    // The other one accepted, and is not to dial by itself: only its report that the link is dead makes the difference.
     let (mut stays, moves) = if a.links.infos()[0].dialled { (a, b) } else { (b, a) };
     let nonce = moves.links.shared.nonce.to_be_bytes();
     let mut kept = Vec::new();

@@ -75,6 +75,8 @@ fn view(me: u64, leader: Option<u64>) -> Arc<View> {
         key: key(n).public_key(),
         node_id: format!("peer-{n}").parse().unwrap(),
         tier: Tier::Owner,
+        approved_by: None,
+        since_ms: 0,
         online: true,
         last_seen_ms: 0,
         directory: None,
@@ -88,7 +90,7 @@ fn view(me: u64, leader: Option<u64>) -> Arc<View> {
         boot: 1,
         revoked: false,
         awaiting_reapproval: Vec::new(),
-        holds: Vec::new(),
+        halts: Vec::new(),
         copied: Vec::new(),
         forked: Vec::new(),
         gateway: leader.map(epoch),
@@ -538,7 +540,7 @@ async fn the_contracts_own_fields_are_filled_both_ways() {
 }
 
 #[tokio::test]
-async fn results_that_are_not_the_nodes_own_word_are_dropped() {
+async fn results_that_are_not_the_nodes_own_are_dropped() {
     let mut gateway = Gateway::start();
     let (raw, _) = gateway.raw_registered(NODE, 1).await;
     let good = || match convert::answer_to_pb(done(1)).msg {

@@ -66,7 +66,7 @@ impl Mesh {
         wait_converged(&running, PATIENCE);
     }
 
-    /// Which home leads, by the word of the others as well.
+    /// Which home leads, as the others say, too.
     #[track_caller]
     pub(crate) fn leader(&self) -> usize {
         let by_peer: BTreeMap<String, usize> = self

@@ -54,7 +54,7 @@ async fn nodes_show_state_tools_and_why() {
 }
 
 #[tokio::test]
-async fn a_pending_device_is_approved_under_either_route() {
+async fn a_join_request_is_approved_under_either_route() {
     for route in ["pending/phone", "nodes/phone"] {
         let fake = Fake::start().await;
         let waiting = fake.get("/api/v1/pending").await.ok(200);

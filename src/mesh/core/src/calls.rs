@@ -1,7 +1,7 @@
 //! The book of calls: what every peer knows of them, and what origin and gateway do about it (`docs/protocol.md`, Calls).
 //!
 //! Accepting is the origin's fsync. Dispatching is soft and may happen twice: the target's journal absorbs it. An ending
-//! is the target's word; anybody else's is marked unconfirmed and yields to it.
+//! is confirmed if the target wrote it; anybody else's is unconfirmed and yields to that one.
 
 pub(crate) mod accept;
 mod deferred;
@@ -34,7 +34,7 @@ use shares::Shares;
 
 /// A call that is over sooner than this is reported with its ending alone: people see no use in the steps between.
 const PROGRESS_AFTER_MS: u64 = 20;
-/// An open call whose time is over, and that is not ours to end, is looked at this often.
+/// An open call whose TTL has expired, and that is not ours to end, is looked at this often.
 const LOOK_AGAIN_MS: u64 = 5_000;
 /// Rows of one call's history; then the middle is left out.
 const HISTORY_MAX: usize = 64;
@@ -135,7 +135,7 @@ pub(crate) struct Book {
     sessions: BTreeMap<PeerId, Session>,
     agenda: BTreeSet<(u64, ReqId)>,
     arrivals: u64,
-    /// Time for which an unconfirmed ending waits for the target's word.
+    /// Time for which an unconfirmed ending waits for the target's own.
     keep_ms: u64,
     shares: Shares,
 }
@@ -160,7 +160,7 @@ impl Book {
         }
     }
 
-    /// Takes back a row of [`Space::Open`]. Across a restart the time left shrinks by the wall clock's difference.
+    /// Restores a row of [`Space::Open`]. Across a restart the time left shrinks by the wall clock's difference.
     pub(crate) fn restore(&mut self, key: &[u8], value: &[u8], now: crate::io::Now) -> Option<ReqId> {
         match OpenKey::of(key)? {
             OpenKey::EarlyOutcome(id) => return self.early.restore_outcome(id, value),
@@ -614,7 +614,7 @@ impl Book {
             // The target may still come and say otherwise; the books are closed without it after a while.
             if let Some(open) = self.open.get_mut(id) {
                 self.agenda.remove(&(open.look_at, *id));
-                // One for ourselves that others gave up is ours to confirm once its time is over.
+                // One for ourselves that others gave up is ours to confirm once its TTL has expired.
                 let keep_ms = if target == self.me && !confirmed { 0 } else { self.keep_ms };
                 open.look_at = open.deadline.saturating_add(keep_ms);
                 self.agenda.insert((open.look_at, *id));
@@ -838,7 +838,7 @@ impl Book {
     pub(crate) fn undeliverable(&self, facts: &Facts<'_>) -> Vec<InferredEnding> {
         self.open
             .values()
-            // What was for ourselves is our executor's to end: an inference of ours would pass for the target's word.
+            // What was for ourselves is our executor's to end: an inference of ours would pass for the target's own outcome.
             .filter(|open| open.record.header.target != self.me)
             .filter(|open| !open.ended())
             .filter_map(|open| {
@@ -920,7 +920,7 @@ impl Book {
         self.deferred.forget(|origin| facts.trust.is_excluded(origin));
     }
 
-    /// Calls for ourselves whose time is over and that never reached our journal: we may say so, confirmed.
+    /// Calls for ourselves whose TTL has expired and that never reached our journal: we may say so, confirmed.
     pub(crate) fn expired_here(&self, ids: &[ReqId], own: Incarnation, now: u64) -> Vec<(ReqId, Attempt, Arc<Header>)> {
         ids.iter()
             .filter_map(|id| self.open.get(id))

@@ -1,7 +1,7 @@
 //! Dropping what nobody needs of our own log any more.
 //!
 //! Each author judges its own entries, the old ones once in a while and a part at a time, and signs which of them are
-//! dead. Everybody else takes its word for its own log, and for nothing else; membership changes do not depend on it at
+//! dead. Everybody else applies that to its log, and to no other; membership changes do not depend on it at
 //! all, since two who hold different sets of them show each other all ([`crate::links::Links::begin_comparison`]).
 
 use crate::calls::Book;

@@ -25,7 +25,7 @@ impl Epoch {
 /// Domain separation: a signature over a claim can never pass for one over an entry.
 const CLAIM_CONTEXT: &[u8] = b"sigil claim 2\0";
 
-/// Signed word of a leader: its epoch and the number of its beacon. Whoever holds one can prove that the epoch was
+/// Signed statement of a leader: its epoch and the number of its beacon. Whoever holds one can prove that the epoch was
 /// claimed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Claim {

@@ -1,6 +1,6 @@
 //! The target's side of a call: the journal that makes "at most once" true (`docs/protocol.md`, Target journal).
 //!
-//! A tool is invoked only after `started` for its (id, attempt) is durable, and after a second look at holds,
+//! A tool is invoked only after `started` for its (id, attempt) is durable, and after a second look at halts,
 //! permission, cancel request and time. Whatever is found started without an outcome after a restart ends
 //! `interrupted`, never runs again.
 
@@ -78,7 +78,7 @@ pub(crate) struct Finished {
 pub(crate) struct Executor {
     me: PeerId,
     journal: BTreeMap<(ReqId, Attempt), JournalRow>,
-    marks: BTreeMap<Series, u64>,
+    forgotten: BTreeMap<Series, u64>,
     /// Number of rows of the journal, by series.
     by_series: BTreeMap<Series, usize>,
     /// Client keys bound by calls that started or ended here: key to (call, fingerprint).
@@ -96,7 +96,7 @@ impl Executor {
         Self {
             me,
             journal: BTreeMap::new(),
-            marks: BTreeMap::new(),
+            forgotten: BTreeMap::new(),
             by_series: BTreeMap::new(),
             client_keys: BTreeMap::new(),
             waiting: VecDeque::new(),
@@ -118,8 +118,8 @@ impl Executor {
         Some(())
     }
 
-    pub(crate) fn restore_mark(&mut self, key: &[u8], value: &[u8]) -> Option<()> {
-        self.marks.insert(rows::series_of(key)?, u64::from_bytes(value)?);
+    pub(crate) fn restore_forgotten_mark(&mut self, key: &[u8], value: &[u8]) -> Option<()> {
+        self.forgotten.insert(rows::series_of(key)?, u64::from_bytes(value)?);
         Some(())
     }
 
@@ -172,7 +172,7 @@ impl Executor {
     }
 
     fn is_forgotten(&self, id: &ReqId) -> bool {
-        self.marks.get(&id.series()).is_some_and(|mark| id.counter() <= *mark)
+        self.forgotten.get(&id.series()).is_some_and(|mark| id.counter() <= *mark)
     }
 
     /// Checks an offer and takes it, or answers why not. The order of the checks is that of `docs/protocol.md`, Target
@@ -312,7 +312,7 @@ impl Executor {
 
     /// Journals `started` for what waits, in order of arrival, while there are free places.
     pub(crate) fn start_next(&mut self, facts: &Facts<'_>, fx: &mut Effects<'_>) {
-        if facts.hold().is_some() && fx.enforces(ProtocolRule::OwnRevocation) {
+        if facts.halt().is_some() && fx.enforces(ProtocolRule::OwnRevocation) {
             return;
         }
         while self.running.len() < facts.config().running_max || !fx.enforces(ProtocolRule::RunningLimit) {
@@ -349,7 +349,7 @@ impl Executor {
         let origin = running.origin;
         let late = running.deadline <= fx.now.mono_ms && fx.enforces(ProtocolRule::SecondLook);
         let cancel = cancel.filter(|_| fx.enforces(ProtocolRule::SecondLookAtCancel));
-        if let Some(reason) = facts.hold()
+        if let Some(reason) = facts.halt()
             && fx.enforces(ProtocolRule::OwnRevocation)
         {
             return Some(self.finish(id, attempt, Ending::Denied, &reason, Some(header), fx));
@@ -441,7 +441,7 @@ impl Executor {
         Some(self.finish_unrun(&header, attempt, cancel, fx))
     }
 
-    /// A call for us whose time is over without ever being dispatched here.
+    /// A call for us whose TTL has expired without ever being dispatched here.
     pub(crate) fn expire(
         &mut self,
         id: ReqId,
@@ -648,7 +648,7 @@ impl Executor {
         self.running.is_empty()
     }
 
-    /// Drops old journal rows, each together with raising the mark of its series: forgetting can only refuse, never run
+    /// Drops old journal rows, each together with raising the forgotten mark of its series: forgetting can only refuse, never run
     /// twice, however wrong the clocks are.
     fn forget(&mut self, after_ms: u64, fx: &mut Effects<'_>) {
         let mut stopped: BTreeSet<Series> = BTreeSet::new();
@@ -662,7 +662,7 @@ impl Executor {
             if aged && row.state != Journaled::Started {
                 old.push((*id, *attempt, row.key.as_ref().map(|key| key.0)));
             } else {
-                stopped.insert(series); // the mark never passes a row that stays
+                stopped.insert(series); // the forgotten mark never passes a row that stays
             }
         }
         // A row of attempt 2 may stay while attempt 1 is old: then the whole call stays.
@@ -681,7 +681,7 @@ impl Executor {
             if !fx.enforces(ProtocolRule::MarkRaised) {
                 continue;
             }
-            let mark = self.marks.entry(id.series()).or_default();
+            let mark = self.forgotten.entry(id.series()).or_default();
             *mark = (*mark).max(id.counter());
             fx.put(rows::forgotten_mark(&id.series()), mark);
             fx.sync = true;

@@ -13,7 +13,7 @@ use crate::entry::Place;
 use crate::epoch::Claim;
 use crate::ids::{Incarnation, NodeId, PeerId, PublicKey};
 use crate::incarnations::Incarnations;
-use crate::io::{DiskSpace, Hold, Now, ReapprovalView, View};
+use crate::io::{DiskSpace, Halt, Now, ReapprovalView, View};
 use crate::links::Links;
 use crate::log::Logs;
 use crate::nodes::Nodes;
@@ -95,7 +95,7 @@ impl<'a> Facts<'a> {
         self.trust.is_excluded(&place.author) && !self.trust.admits(&place.author, place.incarnation, place.seq)
     }
 
-    /// Peers that are online: as the gateway knows by its node streams, others by its word, and without one by links.
+    /// Peers that are online: as the gateway knows by its node streams, others as it reports, and without one by links.
     /// `sessions` are the node streams that this peer has.
     pub(crate) fn online(&self, sessions: impl Iterator<Item = PeerId>) -> BTreeSet<PeerId> {
         let mut online: BTreeSet<PeerId> = if self.leads() {
@@ -109,17 +109,17 @@ impl<'a> Facts<'a> {
         online
     }
 
-    /// Reasons for which this peer must not lead nor start calls, although it belongs.
-    pub(crate) fn holds(&self) -> impl Iterator<Item = Hold> + 'a {
-        self.incarnations.hold().into_iter().chain(self.logs.unsupported.holds(self.trust))
+    /// Reasons for which this peer must neither lead nor start calls, although it belongs.
+    pub(crate) fn halts(&self) -> impl Iterator<Item = Halt> + 'a {
+        self.incarnations.halt().into_iter().chain(self.logs.unsupported.halts(self.trust))
     }
 
-    /// The first reason for which this peer must not lead nor start calls, for people.
-    pub(crate) fn hold(&self) -> Option<String> {
+    /// The first reason for which this peer must neither lead nor start calls, for people.
+    pub(crate) fn halt(&self) -> Option<String> {
         if self.is_excluded_here() {
             return Some(EXCLUDED.to_owned());
         }
-        self.holds().next().map(|hold| hold.to_string())
+        self.halts().next().map(|halt| halt.to_string())
     }
 
     /// Peers that may lead, each with its class.
@@ -137,7 +137,7 @@ impl<'a> Facts<'a> {
             }
         }
         let config = self.config();
-        if config.eligible && self.trust.is_owner(&me) && self.holds().next().is_none() {
+        if config.eligible && self.trust.is_owner(&me) && self.halts().next().is_none() {
             candidates.insert(me, config.class.0);
         }
         candidates
@@ -166,7 +166,7 @@ impl<'a> Facts<'a> {
             boot: self.local.boot,
             revoked: trust.is_revoked(&me),
             awaiting_reapproval: awaiting.iter().map(reapproval).collect(),
-            holds: self.holds().collect(),
+            halts: self.halts().collect(),
             copied: self.links.copied(self.now_ms).collect(),
             forked: self.logs.forked().collect(),
             stopped: self.logs.stopped(now),

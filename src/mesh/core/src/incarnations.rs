@@ -14,7 +14,7 @@ use rand_core::Rng;
 use crate::effects::Effects;
 use crate::entry::{Kind, SignedEntry};
 use crate::ids::{Hash, Incarnation, PeerId, ReqId};
-use crate::io::{Hold, LogReader, Output};
+use crate::io::{Halt, LogReader, Output};
 use crate::log::Logs;
 use crate::protocol_rule::ProtocolRule;
 use crate::record::Outcome;
@@ -43,7 +43,7 @@ pub(crate) enum OwnEntry {
     Known,
     /// Of a former incarnation: it goes into that one's log.
     Former,
-    /// The same, and the first that we hear of that incarnation: our store is older than it.
+    /// The same, and the first that we receive of that incarnation: our store is older than it.
     Lost,
     /// It contradicts our log, or goes on behind its end.
     Contradicts,
@@ -84,9 +84,9 @@ impl Incarnations {
         &self.stored
     }
 
-    /// The reason for holding calls back, while another process speaks as us.
-    pub(crate) fn hold(&self) -> Option<Hold> {
-        self.copied.then_some(Hold::Copied)
+    /// The halt while another process speaks as us.
+    pub(crate) fn halt(&self) -> Option<Halt> {
+        self.copied.then_some(Halt::Copied)
     }
 
     /// Numbers log and calls anew, under an incarnation that nobody has seen.

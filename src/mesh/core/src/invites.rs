@@ -26,7 +26,7 @@ pub(crate) enum Redeemed {
 pub(crate) struct Invites(BTreeMap<Hash, InviteRow>);
 
 impl Invites {
-    /// Takes back a row of [`crate::io::Space::Invites`]. `None`: it is damaged.
+    /// Restores a row of [`crate::io::Space::Invites`]. `None`: it is damaged.
     pub(crate) fn restore(&mut self, key: &[u8], value: &[u8], now: Now) -> Option<()> {
         let (secret, row) = (Hash::from_slice(key)?, InviteRow::from_bytes(value)?);
         if row.expires_ms + KEPT_MS > now.wall_ms {

@@ -1,5 +1,6 @@
 //! The face of the core: what goes into [`crate::peer::Peer::step`], and what comes out.
 
+use std::collections::{BTreeSet, VecDeque};
 use std::fmt;
 use std::sync::Arc;
 
@@ -215,7 +216,7 @@ pub enum Command {
         /// Time that it is good for.
         ttl_ms: u64,
     },
-    /// Someone shows the secret of an invite. The used-mark and the approval become durable together.
+    /// Someone shows the secret of an invite. Its use and the approval become durable together.
     Redeem {
         /// SHA-256 of the secret.
         secret: Hash,
@@ -249,7 +250,7 @@ pub enum Command {
 /// A call that someone wants made.
 #[derive(Debug, Clone)]
 pub struct NewCall {
-    /// Handle of the node, or `any`.
+    /// Name of the node, or `any`.
     pub node: String,
     /// Which tool.
     pub tool: ToolName,
@@ -396,7 +397,7 @@ pub enum LogReader {
     Compaction,
     /// Reads entries that an older version of ours could not understand.
     Unsupported,
-    /// Attests again the outcomes that a peer had told before it was known to be out.
+    /// Re-issues the outcomes that a peer had reported before it was known to be excluded.
     Reattest,
     /// Issues again, in a new incarnation, the outcomes of the one before.
     Reissue,
@@ -561,14 +562,14 @@ pub struct View {
     pub boot: u64,
     /// True if we hold our own revocation.
     pub revoked: bool,
-    /// Devices that belonged until the word of whoever approved them turned out to be void; we may be one of them.
+    /// Devices that belonged until their approval turned out to be void; we may be one of them.
     /// [`Command::Approve`] approves them again, [`Command::Revoke`] says no.
     pub awaiting_reapproval: Vec<ReapprovalView>,
-    /// Why this peer does not lead and starts no calls, if there is a reason.
-    pub holds: Vec<Hold>,
+    /// Reasons why this peer neither leads nor starts calls.
+    pub halts: Vec<Halt>,
     /// Peers that run twice under one key, as far as this peer saw: they get no calls, and none of theirs starts here.
     pub copied: Vec<PeerId>,
-    /// Peers that signed two different entries for one place, and have not started anew since: what they ask for after
+    /// Peers that signed two conflicting log entries, and have not started anew since: what they ask for after
     /// that place does not run here.
     pub forked: Vec<PeerId>,
     /// Peers whose logs are stopped here, since they are over a budget.
@@ -624,9 +625,29 @@ pub struct Usage {
     pub logs: Vec<(PeerId, Amount)>,
 }
 
-/// Why a peer does not lead and starts no calls.
+impl View {
+    /// Members that `peer` approved, or that one of those approved, and so on; nearest first. An owner
+    /// that changes the tier of a device, or approves it again, vouches for it from then on.
+    #[must_use]
+    pub fn guests_of(&self, peer: &PeerId) -> Vec<&NodeView> {
+        let mut guests: Vec<&NodeView> = Vec::new();
+        let mut hosts = VecDeque::from([*peer]);
+        let mut known = BTreeSet::from([*peer]);
+        while let Some(host) = hosts.pop_front() {
+            for node in self.nodes.iter().filter(|node| node.approved_by == Some(host)) {
+                if known.insert(node.peer) {
+                    guests.push(node);
+                    hosts.push_back(node.peer);
+                }
+            }
+        }
+        guests
+    }
+}
+
+/// Reason why a peer neither leads nor starts calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Hold {
+pub enum Halt {
     /// A newer version wrote something that must not be passed over.
     Unknown {
         /// Number of the entry's kind.
@@ -638,7 +659,7 @@ pub enum Hold {
     Copied,
 }
 
-impl fmt::Display for Hold {
+impl fmt::Display for Halt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unknown { kind, author } => {
@@ -689,10 +710,14 @@ pub struct NodeView {
     pub peer: PeerId,
     /// Key, to dial it.
     pub key: PublicKey,
-    /// Handle.
+    /// Its name.
     pub node_id: NodeId,
     /// Its tier.
     pub tier: Tier,
+    /// Owner that approved it; `None`: it founded the mesh.
+    pub approved_by: Option<PeerId>,
+    /// Wall time of that approval, in milliseconds since 1970, by its signer's clock; 0 = the founder.
+    pub since_ms: u64,
     /// True if the gateway has its node stream; without a gateway, if we are linked to it.
     pub online: bool,
     /// Wall time at which we last saw it change between online and offline; 0 = never seen since our start.

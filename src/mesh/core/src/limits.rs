@@ -34,7 +34,7 @@ pub const FUTURE_MS_MAX: u64 = 3_600_000;
 pub const EPOCH_JUMP_MAX: u64 = 1 << 20;
 /// Peers of one mesh behind one gateway with room to spare.
 pub const PEERS_MAX: usize = 2_000;
-/// Revoked peers that may still come to hear that they are; older ones get no link.
+/// Revoked peers that may still come to learn that they are; older ones get no link.
 pub const REVOKED_TOLD_MAX: usize = 256;
 /// Revocations of one peer that an approval can take back. After that the device needs a new key.
 pub const REVOCATIONS_MAX: usize = 64;

@@ -151,7 +151,7 @@ impl Logs {
         self.fresh = true;
     }
 
-    /// Takes back a row of [`crate::io::Space::Meta`] that was written here; others are none of its business.
+    /// Restores a row of [`crate::io::Space::Meta`] that was written here; others are none of its business.
     pub(crate) fn restore(&mut self, key: &[u8], value: &[u8]) {
         self.dropped.restore(key, value);
         self.spending.restore(key, value);
@@ -298,7 +298,7 @@ impl Logs {
         }
         let head = self.heads.get(&(author, incarnation)).copied();
         if head.is_none() && self.incarnations(&author).count() >= limits::INCARNATIONS_MAX {
-            fx.fact(Fact::Warning("began its log anew too often; the newest is not taken", author));
+            fx.fact(Fact::Warning("started too many incarnations; entries of the newest are not taken", author));
             return Ingest::Refused;
         }
         let held = head.map_or(0, |head| head.seq);
@@ -341,7 +341,7 @@ impl Logs {
             let ranges = vec![(author, incarnation, held, held)];
             fx.out.push(Output::ReadLog { reader: LogReader::Peer(author), ranges });
         }
-        fx.fact(Fact::Warning("signed two different entries for one place; its newer entries are not taken", author));
+        fx.fact(Fact::Warning("signed two conflicting log entries; its newer entries are not taken", author));
         Ingest::Fork
     }
 
@@ -534,8 +534,8 @@ impl Logs {
         }
     }
 
-    /// Takes an author's word on what is gone of its own log. Its place does not matter: whoever has a key may say so
-    /// of what that key wrote, and where a revocation voids such a word, the rows are gone all the same at whoever took
+    /// Takes an author's truncation of its own log. Its place does not matter: whoever has a key may say so
+    /// of what that key wrote, and where a revocation voids it, the rows are gone all the same at whoever took
     /// it before. But some of that incarnation must count. True if what went must not have been passed over.
     pub(crate) fn handle_truncation(&mut self, entry: &SignedEntry, trust: &Trust, fx: &mut Effects<'_>) -> bool {
         let log_id = (entry.author, entry.entry.incarnation);

@@ -23,12 +23,12 @@ struct Presence {
 pub(crate) struct Nodes {
     directories: BTreeMap<PeerId, (SignedEntry, Arc<Directory>)>,
     presence: BTreeMap<PeerId, Presence>,
-    /// Peers that are online by the word of the gateway that we follow.
+    /// Peers that are online according to the gateway that we follow.
     told_online: BTreeSet<PeerId>,
 }
 
 impl Nodes {
-    /// Takes back a row of [`crate::io::Space::Directory`]. `None`: it is damaged.
+    /// Restores a row of [`crate::io::Space::Directory`]. `None`: it is damaged.
     pub(crate) fn restore(&mut self, value: &[u8]) -> Option<()> {
         let entry = SignedEntry::from_stored(value)?;
         let directory: Directory = entry.record()?;
@@ -58,7 +58,7 @@ impl Nodes {
         self.directory(peer)?.tools.iter().find(|decl| decl.name.as_str() == tool)
     }
 
-    /// Takes a directory entry, unless it says too much or an older word than what is held. True when it was news.
+    /// Takes a directory entry, unless it is over a limit or older than what is held. True when it was news.
     pub(crate) fn apply(&mut self, entry: &SignedEntry, fx: &mut Effects<'_>) -> bool {
         let Some(directory) = entry.record::<Directory>().filter(is_reasonable) else { return false };
         let clock = |entry: &SignedEntry| (entry.entry.hlc, entry.entry.seq);
@@ -83,7 +83,7 @@ impl Nodes {
         self.directories.remove(peer).map(|(_, directory)| directory)
     }
 
-    /// Peers that are online by the word of the gateway that we follow.
+    /// Peers that are online according to the gateway that we follow.
     pub(crate) fn told_online(&self) -> &BTreeSet<PeerId> {
         &self.told_online
     }
@@ -113,6 +113,8 @@ impl Nodes {
                 key: member.key,
                 node_id: member.node_id.clone(),
                 tier: member.tier,
+                approved_by: member.by,
+                since_ms: member.since_ms,
                 online: online.contains(peer),
                 last_seen_ms: self.presence.get(peer).map_or(0, |presence| presence.changed_ms),
                 directory: self.directory(peer).cloned(),

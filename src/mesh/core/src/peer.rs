@@ -165,7 +165,7 @@ impl Peer {
                 Space::Open => book.restore(&row_key, &value, now).map(drop),
                 Space::Keys => book.restore_key(&row_key, &value, age.at(now)),
                 Space::Journal => executor.restore(&row_key, &value),
-                Space::ForgottenMarks => executor.restore_mark(&row_key, &value),
+                Space::ForgottenMarks => executor.restore_forgotten_mark(&row_key, &value),
                 Space::Log | Space::Calls | Space::CallsByTime => Some(()),
             };
             good.ok_or(BootError::Damaged(space.name()))?;
@@ -229,7 +229,7 @@ impl Peer {
                 peer.write_outcome(&finished, fx);
             }
             if peer.is_excluded() {
-                // The process may have ended between the revocation's fsync and the word of it.
+                // The process may have ended between the revocation's fsync and telling the others.
                 fx.then(Then::Revoked);
             }
             fx.view_changed = true;
@@ -459,7 +459,7 @@ impl Peer {
                     self.apply_admitted(&item.entry, item.left_ms, fx);
                 }
                 if critical {
-                    self.handle_holds(fx);
+                    self.handle_halts(fx);
                 }
             }
             LogReader::Reattest => {
@@ -547,8 +547,8 @@ impl Peer {
         self.write_all_inferred(overdue, fx);
     }
 
-    /// A run that lasts, and of which nothing in our log tells yet: others get something to hold against an older state of
-    /// ours.
+    /// A run that lasts, and of which nothing in our log tells yet: others get evidence against an older state
+    /// of ours.
     fn time_checkpoint(&mut self, fx: &mut Effects<'_>) {
         if self.incarnations.needs_checkpoint(self.logs.own_seq(), fx.now.mono_ms)
             && !self.executor.is_idle()
@@ -734,8 +734,8 @@ impl Peer {
         fx.view_changed = true;
     }
 
-    /// A reason to hold has come or gone.
-    fn handle_holds(&mut self, fx: &mut Effects<'_>) {
+    /// A halt has come or gone.
+    fn handle_halts(&mut self, fx: &mut Effects<'_>) {
         self.refresh_candidates(fx);
         self.executor.start_next(&facts!(self), fx);
         fx.view_changed = true;

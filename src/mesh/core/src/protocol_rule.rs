@@ -53,7 +53,7 @@ pub enum ProtocolRule {
     OnceIsOnce,
     /// Attempt n+1 starts only where attempt n was interrupted.
     AttemptOrder,
-    /// Forgetting a call raises the mark of its series.
+    /// Forgetting a call raises the forgotten mark of its series.
     MarkRaised,
     /// A call at or below the forgotten mark is refused.
     MarkChecked,
@@ -65,11 +65,11 @@ pub enum ProtocolRule {
     KeyAtTarget,
     /// The target's binding of a client key is in the batch of `started`.
     KeyInJournal,
-    /// Only the target's word confirms an ending.
+    /// Only the target confirms an ending.
     TargetConfirms,
     /// An outcome received from a target that turns out to be excluded is re-issued.
     Reissued,
-    /// Somebody else's word of expiry waits for twice the error bound.
+    /// An expiry that another than the target infers waits for twice the error bound.
     ExpiryMargin,
     /// An origin refuses calls beyond its limit of open ones.
     OpenLimit,
@@ -105,7 +105,7 @@ pub enum ProtocolRule {
     EntriesAge,
     /// An author declares nothing dead that is about a call in its book.
     TruncationSparesOpen,
-    /// A log goes on behind a gap only by its author's word.
+    /// A log goes on behind a gap only by its author's truncation.
     GapNeedsTruncation,
 }
 

@@ -40,7 +40,7 @@ pub(crate) struct Reattestation {
 }
 
 impl Reattestation {
-    /// Takes back a row of [`crate::io::Space::Meta`]. `None`: it is one of ours and damaged.
+    /// Restores a row of [`crate::io::Space::Meta`]. `None`: it is one of ours and damaged.
     pub(crate) fn restore(&mut self, row_key: &[u8], value: &[u8]) -> Option<()> {
         if let Some(log) = rows::void_of(row_key) {
             self.read.insert(log?, VoidRow::from_bytes(value)?);

@@ -302,7 +302,7 @@ pub struct CancelRequest {
     pub id: ReqId,
     /// Why, for people.
     pub reason: String,
-    /// True if it is asked because the time was over, so that the target may say `expired`.
+    /// True if it is asked because the TTL has expired, so that the target may say `expired`.
     pub expired: bool,
 }
 

@@ -421,7 +421,7 @@ pub struct OpenRow<'a> {
 }
 
 /// The ground of a call's ending. The greater takes the place of the lesser, so that all books come to say the same
-/// in whatever order they hear it.
+/// in whatever order they receive it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Basis {
     /// It is open.
@@ -433,7 +433,7 @@ pub enum Basis {
     Origin(Reverse<(u64, Hash)>),
     /// Relayed from the target, of the last attempt that anyone received.
     Relayed(Attempt),
-    /// The target's word.
+    /// The target itself.
     Target,
 }
 

@@ -24,6 +24,10 @@ pub(crate) struct Member {
     pub(crate) node_id: NodeId,
     /// Steps from the founder.
     pub(crate) depth: u32,
+    /// Author of the approval by which it belongs; `None`: the founder.
+    pub(crate) by: Option<PeerId>,
+    /// Wall time of that approval by its author's clock.
+    pub(crate) since_ms: u64,
 }
 
 /// A revocation in force.
@@ -50,7 +54,7 @@ impl Revocation {
     }
 }
 
-/// A device that belonged until the word of whoever approved it turned out to be void: an owner may approve it again.
+/// A device that belonged until its approval turned out to be void: an owner may approve it again.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct AwaitingReapproval {
     pub(crate) key: PublicKey,
@@ -340,7 +344,12 @@ impl Trust {
             .map(|(peer, since, tier, record, node_id)| {
                 let by = owners.get(&record.entry.author).map_or(u32::MAX, |depth| depth.saturating_add(1));
                 let depth = owners.get(&peer).copied().unwrap_or(by);
-                (since, peer, Member { key: record.change.subject, tier, node_id: node_id.clone(), depth })
+                let (by, since_ms) = (Some(record.entry.author), record.entry.entry.hlc >> 16);
+                (
+                    since,
+                    peer,
+                    Member { key: record.change.subject, tier, node_id: node_id.clone(), depth, by, since_ms },
+                )
             })
             .collect();
         if judged.revocations_of(&founder).is_empty()
@@ -348,7 +357,11 @@ impl Trust {
         {
             ordered.retain(|(_, peer, _)| *peer != founder);
             let key = self.genesis.entry.author;
-            ordered.push((0, founder, Member { key, tier: Tier::Owner, node_id: genesis.node_id, depth: 0 }));
+            ordered.push((
+                0,
+                founder,
+                Member { key, tier: Tier::Owner, node_id: genesis.node_id, depth: 0, by: None, since_ms: 0 },
+            ));
         }
         // Of two with one name the one approved later becomes `name-2`, everywhere alike.
         ordered.sort_by_key(|(since, peer, _)| (*since, *peer));

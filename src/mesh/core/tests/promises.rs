@@ -127,7 +127,7 @@ fn a_second_attempt_that_did_not_run_leaves_the_call_interrupted() {
     a.command(call("b"));
     let id = a.peer().open_calls().next().unwrap().header.id;
     let entry = outcome(&b, id, 2, Ending::Expired);
-    // The word of the first attempt's interruption has not come.
+    // The entry of the first attempt's interruption has not come.
     a.held = true;
     let b_id = b.id();
     a.step(Input::Recv(b_id, Frame::Answer(Answer { id, attempt: 2, what: AnswerKind::Ended(entry) })));

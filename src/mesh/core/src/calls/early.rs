@@ -23,7 +23,7 @@ pub(super) struct Early {
 }
 
 impl Early {
-    /// Takes back a row of [`rows::early_outcome`]. `None`: it is damaged.
+    /// Restores a row of [`rows::early_outcome`]. `None`: it is damaged.
     pub(super) fn restore_outcome(&mut self, id: ReqId, value: &[u8]) -> Option<ReqId> {
         let entry = SignedEntry::from_bytes(value)?;
         self.bytes += entry.bytes.len();
@@ -31,7 +31,7 @@ impl Early {
         Some(id)
     }
 
-    /// Takes back a row of [`rows::early_cancel`]. `None`: it is damaged.
+    /// Restores a row of [`rows::early_cancel`]. `None`: it is damaged.
     pub(super) fn restore_cancel(&mut self, id: ReqId, value: &[u8]) -> Option<ReqId> {
         self.cancels.insert(id, CancelRequest::from_bytes(value)?);
         Some(id)

@@ -1,5 +1,5 @@
 //! Which ending of a call counts, and if another attempt may follow: pure decisions, so that all books come to say the
-//! same in whatever order they hear of it.
+//! same in whatever order they receive it.
 
 use std::cmp::Reverse;
 
@@ -57,7 +57,7 @@ pub(super) fn basis_of(
 }
 
 /// The ending as the call reads. The attempt before a second one was interrupted, or there would be none: then it is never
-/// "not run", also where the word of that interruption comes later or was never received.
+/// "not run", also where the entry of that interruption comes later or was never received.
 pub(super) fn ending_of(outcome: &Outcome) -> Ending {
     let not_run =
         matches!(outcome.ending, Ending::Expired | Ending::Cancelled | Ending::Denied | Ending::Undeliverable);

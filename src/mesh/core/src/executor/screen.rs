@@ -1,4 +1,4 @@
-//! Checks of a dispatch before it becomes an offer to the executor: whether this device holds, whether the header is
+//! Checks of a dispatch before it becomes an offer to the executor: whether this device is halted, whether the header is
 //! for it, and whether the origin belongs and is the only one with its key. `Peer::handle_dispatch` checks link and
 //! epoch before.
 
@@ -14,7 +14,7 @@ use crate::record::Header;
 /// to dispatch was checked before.
 pub(crate) fn screen(dispatch: &Dispatch, header: &Header, facts: &Facts<'_>, fx: &Effects<'_>) -> Result<(), String> {
     let reject = |why: &str| Err(why.to_owned());
-    if let Some(reason) = facts.hold().filter(|_| fx.enforces(ProtocolRule::OwnRevocation)) {
+    if let Some(reason) = facts.halt().filter(|_| fx.enforces(ProtocolRule::OwnRevocation)) {
         return Err(reason);
     }
     let place = dispatch.header.place();

@@ -1,7 +1,7 @@
 //! Truncation: runs of entries of which only place, hash and clock of the last are left (`docs/protocol.md`, Log).
 //!
 //! Only an author says which of its entries nobody needs any more ([`Kind::TRUNCATION`]), so a neighbour can neither
-//! hide an entry nor be asked to prove that it hides none. Everyone keeps that word beside the log and shows it, before
+//! hide an entry nor be asked to prove that it hides none. Everyone keeps that entry beside the log and shows it, before
 //! anything else, to whoever has to step over what is gone.
 
 use std::collections::BTreeMap;
@@ -24,7 +24,7 @@ const SEQ_MAX: u64 = u64::MAX / 2;
 
 type LogId = (PeerId, Incarnation);
 
-/// An author's newest word on one of its incarnations.
+/// An author's newest truncation of one of its incarnations.
 #[derive(Debug, Clone)]
 struct LatestTruncation {
     entry: SignedEntry,
@@ -135,7 +135,7 @@ pub(crate) fn with_runs(runs: &[TruncatedRun], dead: impl IntoIterator<Item = Tr
 }
 
 impl Logs {
-    /// True if this entry is gone, by its author's word.
+    /// True if this entry is gone, by its author's truncation.
     pub(crate) fn is_dropped(&self, log_id: (PeerId, Incarnation), seq: u64) -> bool {
         self.dropped.covers(&log_id, seq)
     }
@@ -157,7 +157,7 @@ impl Logs {
         entry.entry.seq > head.map_or(0, |head| head.seq) + 1
     }
 
-    /// Takes an author's word on what nobody needs of its log any more. True when it was news.
+    /// Takes an author's truncation of its own log. True when it was news.
     pub(super) fn apply_truncation(&mut self, entry: &SignedEntry, fx: &mut Effects<'_>) -> bool {
         let Some(latest) = LatestTruncation::read(entry) else { return false };
         let log_id = (entry.author, entry.entry.incarnation);
@@ -166,7 +166,7 @@ impl Logs {
         if known.is_none() && incarnations >= limits::INCARNATIONS_MAX {
             return false;
         }
-        // What was gone stays gone: the rows have been deleted, and only that word explains it.
+        // What was gone stays gone: the rows have been deleted, and only the truncation explains it.
         let says_all = known.is_none_or(|known| {
             known.runs != latest.runs && known.runs.iter().all(|run| latest.covers(run.first, run.last))
         });
@@ -207,7 +207,7 @@ impl Logs {
         }
     }
 
-    /// Before a neighbour gets these ranges: the words of their authors that it needs to step over what is gone.
+    /// Before a neighbour gets these ranges: the truncations that it needs to step over what is gone.
     pub(super) fn send_truncations(
         &self,
         to: PeerId,
@@ -238,7 +238,7 @@ impl Logs {
         fx.out.push(Output::ReadLog { reader: LogReader::Sweep, ranges });
     }
 
-    /// Our own log answers: deletes those rows. The word that explains it is in an earlier batch, or in this one.
+    /// Our own log answers: deletes those rows. The truncation that explains it is in an earlier batch, or in this one.
     pub(crate) fn handle_sweep_read(
         &mut self,
         entries: &[SignedEntry],

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::effects::Effects;
 use crate::entry::{Kind, Place, SignedEntry};
 use crate::ids::{Incarnation, PeerId};
-use crate::io::{Fact, Hold, LogReader, Output};
+use crate::io::{Fact, Halt, LogReader, Output};
 use crate::limits;
 use crate::rows::{self, Row as _, UnsupportedRow};
 use crate::trust::Trust;
@@ -23,7 +23,7 @@ impl Unsupported {
         Self { newest_kind, rows: BTreeMap::new() }
     }
 
-    /// Takes back a row of [`crate::io::Space::Meta`]. `None`: it is one of ours and damaged.
+    /// Restores a row of [`crate::io::Space::Meta`]. `None`: it is one of ours and damaged.
     pub(crate) fn restore(&mut self, row_key: &[u8], value: &[u8]) -> Option<()> {
         let Some(place) = rows::unsupported_of(row_key) else { return Some(()) };
         self.rows.insert(place?, UnsupportedRow::from_bytes(value)?);
@@ -39,7 +39,7 @@ impl Unsupported {
     pub(crate) fn is_over_limit(&self, entry: &SignedEntry, fx: &mut Effects<'_>) -> bool {
         let full = !self.supports(entry.entry.kind) && self.is_full(&entry.author);
         if full {
-            fx.fact(Fact::Warning("says more than this version understands; its newer entries wait", entry.author));
+            fx.fact(Fact::Warning("wrote more entries of unsupported kinds than are kept; its newer entries wait until this device is updated", entry.author));
         }
         full
     }
@@ -64,12 +64,12 @@ impl Unsupported {
         Some(critical)
     }
 
-    /// Entries that this version must not go on without. Only an owner may hold others up.
-    pub(crate) fn holds<'a>(&'a self, trust: &'a Trust) -> impl Iterator<Item = Hold> + 'a {
+    /// Entries that this version must not go on without. Only those of an owner halt others.
+    pub(crate) fn halts<'a>(&'a self, trust: &'a Trust) -> impl Iterator<Item = Halt> + 'a {
         let counts =
             |place: &Place| trust.is_owner(&place.author) && trust.admits(&place.author, place.incarnation, place.seq);
         let critical = self.rows.iter().filter(move |(place, row)| row.critical && counts(place));
-        critical.map(|(place, row)| Hold::Unknown { kind: row.kind.0, author: place.author })
+        critical.map(|(place, row)| Halt::Unknown { kind: row.kind.0, author: place.author })
     }
 
     /// After an upgrade: what is supported now is read from our own log.

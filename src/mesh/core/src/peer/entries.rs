@@ -39,7 +39,7 @@ impl Peer {
             // A peer that was removed gets membership changes and nothing else, so they do not follow on what it holds.
             Ingest::Gap if entry.entry.kind == Kind::MEMBERSHIP => self.apply_change(entry, fx),
             // One that is void stays in the set, so that everyone judges by the same; and so does one whose place is gone,
-            // by the word of whoever stole its author's key.
+            // by a truncation of whoever stole its author's key.
             Ingest::Refused | Ingest::Known | Ingest::Stopped => self.take_change(entry, fx),
             Ingest::Gap | Ingest::Fork => {}
         }
@@ -112,7 +112,7 @@ impl Peer {
         self.book.apply_outcome(&entry, &facts!(self), fx);
     }
 
-    /// Writes an ending that is not the target's word, with a cancel request where it must not start any more.
+    /// Writes an ending that is not the target's own, with a cancel request where it must not start any more.
     pub(super) fn write_inferred(&mut self, inferred: &InferredEnding, fx: &mut Effects<'_>) {
         let InferredEnding { id, attempt, ending, .. } = *inferred;
         if inferred.cancel {
@@ -155,7 +155,7 @@ impl Peer {
         match self.logs.unsupported.keep(entry, fx) {
             None => {}
             Some(false) => return,
-            Some(true) => return self.handle_holds(fx),
+            Some(true) => return self.handle_halts(fx),
         }
         match entry.entry.kind {
             Kind::MEMBERSHIP => self.apply_change(entry, fx),
@@ -191,7 +191,7 @@ impl Peer {
             (true, false) => self.resume(fx),
             (true, true) | (false, false) => {}
         }
-        self.handle_holds(fx);
+        self.handle_halts(fx);
         self.refresh_neighbours(fx);
         self.logs.ask_all(fx);
         for (id, attempt, header) in self.book.of_strangers(&facts!(self)) {
@@ -268,7 +268,7 @@ impl Peer {
 
     pub(super) fn apply_truncation(&mut self, entry: &SignedEntry, fx: &mut Effects<'_>) {
         if self.logs.handle_truncation(entry, &self.trust, fx) {
-            self.handle_holds(fx);
+            self.handle_halts(fx);
         }
     }
 
@@ -302,7 +302,7 @@ impl Peer {
         self.finish(finished, fx);
     }
 
-    /// Calls for us whose time is over: our word makes it certain.
+    /// Calls for us whose TTL has expired: our outcome confirms it.
     pub(super) fn expire_here(&mut self, due: &[ReqId], fx: &mut Effects<'_>) {
         for (id, attempt, header) in self.book.expired_here(due, self.logs.incarnation(), fx.now.mono_ms) {
             let finished = self.executor.expire(id, attempt, header, fx);
@@ -361,7 +361,7 @@ impl Peer {
     pub(super) fn handle_lost_state(&mut self, fx: &mut Effects<'_>) {
         let me = self.local.me;
         if !self.incarnations.handle_lost_state(self.logs.incarnation()) {
-            self.handle_holds(fx);
+            self.handle_halts(fx);
             fx.fact(Fact::Warning("is one of two that use the same key", me));
             return;
         }

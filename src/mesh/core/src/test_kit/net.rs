@@ -129,7 +129,7 @@ impl Net {
         leaders.next().filter(|_| leaders.next().is_none())
     }
 
-    /// The next device joins by the word of `by`, without any link as yet.
+    /// The next device joins by an invite of `by`, without any link as yet.
     pub fn invite(&mut self, by: usize, n: usize, name: &str, tier: Tier) {
         let reply = self.approve(by, n, name, tier);
         let Reply::Approved(welcome) = reply else { panic!("not approved: {reply:?}") };

@@ -37,7 +37,7 @@ impl Record {
                     .or_insert(*seq);
             }
             if subject == entry.author {
-                // One's own departure is the last word of that incarnation, whatever it names.
+                // One's own departure is the cut-off of that incarnation, whatever it names.
                 cutoffs.insert(entry.entry.incarnation, entry.entry.seq);
             }
         }

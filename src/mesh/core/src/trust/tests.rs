@@ -91,7 +91,7 @@ fn revocation_beats_an_approval_that_did_not_know_it() {
 
 #[test]
 fn a_stolen_owner_cannot_backdate() {
-    // Owner 1 let 2 in at its seq 5; the revocation names seq 5, so 2 stands; what it signed as seq 6 is void.
+    // Owner 1 approved 2 at its seq 5; the revocation names seq 5, so 2 stands; what it signed as seq 6 is void.
     let base = [approve(0, 2, 1, 1, None), approve(1, 5, 1, 2, None), revoke(0, 3, 2, 1, Some(5))];
     assert!(has(&base, 2));
     let mut later = base.to_vec();
@@ -145,7 +145,7 @@ fn membership_changes_that_count_for_nothing_do_not_pile_up() {
 }
 
 #[test]
-fn a_leave_is_the_last_word_whatever_it_says() {
+fn a_leave_cuts_its_incarnation_off_whatever_it_names() {
     let leave = |seq, generation, cutoff: u64| {
         let what = ChangeKind::Revoked { cutoffs: vec![(Incarnation(1), cutoff)], left: true };
         say(1, seq, generation, 1, what)
@@ -153,7 +153,7 @@ fn a_leave_is_the_last_word_whatever_it_says() {
     // Gone at 5; what it signs later as an owner is void.
     let base = [approve(0, 2, 1, 1, None), leave(5, 2, u64::MAX), approve(1, 6, 1, 3, None)];
     assert!(!has(&base, 1) && !has(&base, 3));
-    // Nor does a leave undo the mark of a revocation.
+    // Nor does a leave undo the cut-off of a revocation.
     let base = [
         approve(0, 2, 1, 1, None),
         revoke(0, 3, 2, 1, Some(5)),
@@ -199,14 +199,14 @@ fn an_incarnation_that_the_revoker_had_not_seen_is_void() {
 }
 
 #[test]
-fn a_device_whose_approval_is_void_is_pending_until_it_is_approved_again() {
+fn a_device_whose_approval_is_void_awaits_reapproval() {
     let base = [approve(0, 2, 1, 1, None), revoke(0, 3, 2, 1, Some(5)), approve(1, 6, 1, 2, None)];
     let held = trust(&base);
-    let pending = &held.membership().awaiting_reapproval[&id(2)];
-    assert_eq!((pending.by, pending.revoked_by), (id(1), Some(id(0))));
+    let again = &held.membership().awaiting_reapproval[&id(2)];
+    assert_eq!((again.by, again.revoked_by), (id(1), Some(id(0))));
     assert!(held.is_excluded(&id(2)) && !held.is_revoked(&id(2)) && held.excluded().contains(&(id(2), key(2))));
     assert_eq!(held.void(), [base[2].hash]);
-    // Whom it approved itself waits as well, and nobody's word stands between.
+    // Whom it approved itself waits as well, and no revocation stands between.
     let chained = trust(&[base.as_slice(), &[approve(2, 1, 1, 3, None)]].concat());
     assert_eq!(chained.membership().awaiting_reapproval[&id(3)].revoked_by, None);
     let (generation, after) = held.next_change(&id(2));
@@ -219,7 +219,7 @@ fn a_device_whose_approval_is_void_is_pending_until_it_is_approved_again() {
 }
 
 #[test]
-fn an_accomplice_whom_a_revoked_owner_let_in_later_throws_nobody_out() {
+fn an_accomplice_whom_a_revoked_owner_approved_later_revokes_nobody() {
     let records = [
         approve(0, 2, 1, 1, None),
         approve(0, 3, 1, 2, None),
@@ -233,7 +233,7 @@ fn an_accomplice_whom_a_revoked_owner_let_in_later_throws_nobody_out() {
 
 #[test]
 fn what_a_deeper_owner_voids_counts_for_nothing_although_its_signer_is_nearer_to_the_founder() {
-    // 1 is at depth 1, 2 at depth 2; 2 throws 1 out, who knows nothing against 2 but says something against 3.
+    // 1 is at depth 1, 2 at depth 2; 2 revokes 1, who knows nothing against 2 but says something against 3.
     let records = [
         approve(0, 2, 1, 1, None),
         approve(1, 1, 1, 2, None),
@@ -389,7 +389,7 @@ proptest! {
             }
         }
         for peer in members.keys().filter(|peer| **peer != id(0)) {
-            // Somebody whose word stands says so, and knows every revocation there is.
+            // An owner whose changes stand says so, and knows every revocation there is.
             let stands = records.iter().any(|entry| {
                 let change: MembershipChange = entry.record().unwrap();
                 let ChangeKind::Approved { after, .. } = &change.what else { return false };
@@ -398,7 +398,7 @@ proptest! {
                     && held.admits(&entry.author, entry.entry.incarnation, entry.entry.seq)
                     && held.revocations(peer).iter().all(|one| after.contains(&one.hash))
             });
-            prop_assert!(stands, "{:?} belongs by nobody's word", peer);
+            prop_assert!(stands, "{:?} belongs without an approval that stands", peer);
         }
         for peer in awaiting_reapproval.keys() {
             prop_assert!(!members.contains_key(peer) && !revocations.contains_key(peer));

@@ -32,7 +32,7 @@ fn strange(net: &Net) -> Author {
     net.author(9)
 }
 
-/// What a device writes in a life of many things, and by hand what it keeps for moments only.
+/// Rows that a device writes over many steps, and by hand what it keeps for moments only.
 fn golden() -> Vec<Write> {
     let mut net = Net::of(3);
     let config = Config {

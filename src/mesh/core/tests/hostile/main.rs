@@ -245,7 +245,7 @@ fn approvals_of_one_who_may_not_neither_count_nor_stand_in_the_way() {
     assert_eq!(view.nodes.len(), 3);
     assert!(view.nodes.iter().all(|node| node.tier == Tier::Shared || node.peer == view.me));
     honest.admit(&new, Tier::Shared);
-    // Out, in again, and then more trusted than before: each is a later word than the one before.
+    // Out, in again, and then more trusted than before: each is a later change than the one before.
     let revoked = honest.ask(Command::Revoke { peer: target.id() });
     assert_eq!(revoked, Reply::Revoked);
     for tier in [Tier::Shared, Tier::Owner] {

@@ -18,7 +18,7 @@ struct Story {
     endings: Vec<Ending>,
     cancel: bool,
     /// Ending that the origin inferred before it received the target's.
-    guess: Option<Ending>,
+    inferred: Option<Ending>,
     /// The same of two owners, and the last attempt of the endings that each received from the target.
     owners: [(Option<Ending>, usize); 2],
 }
@@ -26,16 +26,16 @@ struct Story {
 fn story() -> impl Strategy<Value = Story> {
     let last =
         prop::sample::select(vec![Ending::Done, Ending::Failed, Ending::Cancelled, Ending::Expired, Ending::Denied]);
-    let guess =
+    let inferred =
         || prop::option::of(prop::sample::select(vec![Ending::Cancelled, Ending::Expired, Ending::Undeliverable]));
-    let owners = [(guess(), 0..4_usize), (guess(), 0..4_usize)];
-    (prop::bool::ANY, 0..3_usize, last, prop::bool::ANY, guess(), owners).prop_map(
-        |(once, cuts, last, cancel, guess, owners)| {
+    let owners = [(inferred(), 0..4_usize), (inferred(), 0..4_usize)];
+    (prop::bool::ANY, 0..3_usize, last, prop::bool::ANY, inferred(), owners).prop_map(
+        |(once, cuts, last, cancel, inferred, owners)| {
             let mut endings = vec![Ending::Interrupted; if once { cuts.min(1) } else { cuts }];
             if !once || endings.is_empty() {
                 endings.push(last);
             }
-            Story { effect: if once { Effect::Once } else { Effect::None }, endings, cancel, guess, owners }
+            Story { effect: if once { Effect::Once } else { Effect::None }, endings, cancel, inferred, owners }
         },
     )
 }
@@ -50,7 +50,7 @@ struct Seen {
     tools: usize,
 }
 
-/// A bystander hears the logs of all who said something, in the order of `picks` (whose next entry; every other number
+/// A bystander receives the logs of all who said something, in the order of `picks` (whose next entry; every other number
 /// repeats an earlier one), then what is left. Without `confirms` nothing is received from the target itself.
 fn told(story: &Story, confirms: bool, picks: &[(usize, u8)]) -> Seen {
     let mut honest = Honest::new();
@@ -65,21 +65,21 @@ fn told(story: &Story, confirms: bool, picks: &[(usize, u8)]) -> Seen {
         .zip(&story.endings)
         .map(|(attempt, ending)| Outcome { attempt, reason: format!("{attempt}"), ..outcome(id, *ending) })
         .collect();
-    let guess = |ending: Ending| encode(&Outcome { source: Source::Inferred, ..outcome(id, ending) });
+    let inferred = |ending: Ending| encode(&Outcome { source: Source::Inferred, ..outcome(id, ending) });
     let mut said = [const { VecDeque::new() }; 4];
     said[0].push_back(authors[0].says(Kind::CALL, encode(&call)));
     if story.cancel {
         let cancel = CancelRequest { id, reason: "no more".to_owned(), expired: false };
         said[0].push_back(authors[0].says(Kind::CANCEL, encode(&cancel)));
     }
-    said[0].extend(story.guess.map(|ending| authors[0].says(Kind::OUTCOME, guess(ending))));
+    said[0].extend(story.inferred.map(|ending| authors[0].says(Kind::OUTCOME, inferred(ending))));
     said[1].push_back(offers_append(&mut authors[1]));
     for outcome in endings.iter().filter(|_| confirms) {
         said[1].push_back(authors[1].says(Kind::OUTCOME, encode(outcome)));
     }
     said[1].push_back(authors[1].says(Kind::DIRECTORY, encode(&Directory::default())));
-    for (owner, (guessed, reissue)) in (2..).zip(story.owners) {
-        said[owner].extend(guessed.map(|ending| authors[owner].says(Kind::OUTCOME, guess(ending))));
+    for (owner, (ending, reissue)) in (2..).zip(story.owners) {
+        said[owner].extend(ending.map(|ending| authors[owner].says(Kind::OUTCOME, inferred(ending))));
         for outcome in endings.iter().take(reissue).cloned() {
             let again = Outcome { source: Source::Relayed(target_id), ..outcome };
             said[owner].push_back(authors[owner].says(Kind::OUTCOME, encode(&again)));
@@ -125,7 +125,7 @@ proptest! {
     }
 
     #[test]
-    fn nor_does_it_where_the_target_is_never_heard(story in story(), one in picks(), other in picks()) {
+    fn nor_does_it_where_nothing_is_received_from_the_target(story in story(), one in picks(), other in picks()) {
         let seen = told(&story, false, &one);
         prop_assert_eq!(&seen, &told(&story, false, &other));
         prop_assert!(!seen.confirmed, "{:?}", seen);

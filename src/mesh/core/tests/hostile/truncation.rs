@@ -16,7 +16,7 @@ fn one(entry: &SignedEntry) -> TruncatedRun {
     TruncatedRun { first: entry.entry.seq, last: entry.entry.seq, hash: entry.hash, hlc: entry.entry.hlc }
 }
 
-fn word(liar: &mut Author, runs: Vec<TruncatedRun>) -> SignedEntry {
+fn truncation(liar: &mut Author, runs: Vec<TruncatedRun>) -> SignedEntry {
     liar.says(Kind::TRUNCATION, encode(&Truncation { runs }))
 }
 
@@ -63,9 +63,9 @@ proptest! {
         let runs = runs_of(gone.collect::<Vec<_>>());
         let some = !runs.is_empty();
         if some {
-            entries.push(word(&mut author, runs));
+            entries.push(truncation(&mut author, runs));
         }
-        let word = entries.len() - 1;
+        let latest = entries.len() - 1;
         entries.push(author.says(Kind::DIRECTORY, named(99)));
 
         whole.admit(&author, Tier::Shared);
@@ -79,9 +79,9 @@ proptest! {
         for n in order.into_iter().filter(|n| *n < entries.len()) {
             other.hears(&author, pushed(entries[n].clone()));
         }
-        // As one answers who has dropped it: its author's word first, then what is left.
+        // As one answers who has dropped it: its author's truncation first, then what is left.
         let left = (0..entries.len()).filter(|n| *n >= dead.len() || !is_dead(*n));
-        for n in some.then_some(word).into_iter().chain(left) {
+        for n in some.then_some(latest).into_iter().chain(left) {
             other.hears(&author, pushed(entries[n].clone()));
         }
         other.pass(400);
@@ -104,14 +104,14 @@ fn nobody_says_what_is_gone_of_anothers_log() {
         let entry = target.says(Kind::DIRECTORY, named(n));
         honest.hears(&target, pushed(entry));
     }
-    // Both write their first incarnation under one number; the liar's word is long enough for either.
+    // Both write their first incarnation under one number; the liar's truncation is long enough for either.
     assert_eq!(liar.incarnation, target.incarnation);
     for _ in 0..5 {
         let entry = liar.says(Kind::DIRECTORY, named(7));
         honest.hears(&liar, pushed(entry));
     }
     let run = TruncatedRun { first: 1, last: 4, hash: target.previous, hlc: 0 };
-    let entry = word(&mut liar, vec![run]);
+    let entry = truncation(&mut liar, vec![run]);
     honest.hears(&liar, pushed(entry));
     honest.pass(100);
     let (log, ..) = held(&honest, &target);
@@ -129,7 +129,7 @@ fn nobody_says_what_is_gone_of_anothers_log() {
 }
 
 #[test]
-fn a_word_that_cannot_be_true_is_not_taken() {
+fn a_truncation_that_cannot_be_true_is_not_taken() {
     let run_of = |first, last| TruncatedRun { first, last, hash: Hash::of(b"x"), hlc: u64::MAX };
     let many: Vec<TruncatedRun> =
         (0..=limits::TRUNCATED_RUNS_MAX as u64).map(|n| run_of(2 * n + 1, 2 * n + 1)).collect();
@@ -150,7 +150,7 @@ fn a_word_that_cannot_be_true_is_not_taken() {
             let entry = liar.says(Kind::DIRECTORY, named(n));
             honest.hears(&liar, pushed(entry));
         }
-        let entry = word(&mut liar, runs.clone());
+        let entry = truncation(&mut liar, runs.clone());
         honest.hears(&liar, pushed(entry));
         honest.pass(100);
         assert!(truncations(&honest).is_empty(), "{runs:?}");
@@ -160,14 +160,14 @@ fn a_word_that_cannot_be_true_is_not_taken() {
     let (mut honest, mut liar, _) = scene();
     for incarnation in 0..3 * limits::INCARNATIONS_MAX as u32 {
         (liar.incarnation, liar.seq) = (Incarnation(1000 + incarnation), u64::MAX / 2);
-        let entry = word(&mut liar, vec![run_of(1, u64::MAX / 3)]);
+        let entry = truncation(&mut liar, vec![run_of(1, u64::MAX / 3)]);
         honest.hears(&liar, pushed(entry));
     }
-    let words = truncations(&honest).len();
+    let kept = truncations(&honest).len();
     let state = honest.machine.disk.state();
     let of_liar = |key: &[u8]| rows::log_of(key).is_some_and(|(author, _)| author == liar.id());
     let heads = state.keys(Space::Heads).filter(|key| of_liar(key)).count();
-    assert!(words <= limits::INCARNATIONS_MAX && heads <= limits::INCARNATIONS_MAX + 1, "{words} {heads}");
+    assert!(kept <= limits::INCARNATIONS_MAX && heads <= limits::INCARNATIONS_MAX + 1, "{kept} {heads}");
 }
 
 #[test]
@@ -178,8 +178,8 @@ fn what_is_gone_stays_gone() {
         honest.hears(&liar, pushed(entry.clone()));
     }
     let whole = TruncatedRun { first: 1, ..one(&entries[3]) };
-    let more = word(&mut liar, vec![whole]);
-    let less = word(&mut liar, vec![TruncatedRun { first: 1, ..one(&entries[1]) }]);
+    let more = truncation(&mut liar, vec![whole]);
+    let less = truncation(&mut liar, vec![TruncatedRun { first: 1, ..one(&entries[1]) }]);
     honest.hears(&liar, pushed(more.clone()));
     honest.hears(&liar, pushed(less));
     honest.pass(100);
@@ -206,7 +206,7 @@ fn a_stolen_key_hides_no_membership_change() {
     let what = ChangeKind::Approved { tier: Tier::Shared, node_id: "new".parse().unwrap(), after: Vec::new() };
     let change = owner.says(Kind::MEMBERSHIP, encode(&MembershipChange { subject: new.public_key(), what }));
     let run = one(&change);
-    let entry = word(&mut owner, vec![run]);
+    let entry = truncation(&mut owner, vec![run]);
     honest.hears(&owner, pushed(entry));
     let knows = |honest: &Honest| honest.peer().view().nodes.iter().any(|node| node.peer == new.id());
     assert!(!knows(&honest));
@@ -243,8 +243,8 @@ fn what_is_gone_need_not_be_understood_any_more() {
     let unsupported = |honest: &Honest| {
         honest.machine.disk.state().keys(Space::Meta).filter(|key| rows::unsupported_of(key).is_some()).count()
     };
-    assert_eq!((unsupported(&honest), honest.peer().view().holds.len()), (1, 1));
-    let word = word(&mut owner, vec![one(&entry)]);
-    honest.hears(&owner, pushed(word));
-    assert_eq!((unsupported(&honest), honest.peer().view().holds.len()), (0, 0));
+    assert_eq!((unsupported(&honest), honest.peer().view().halts.len()), (1, 1));
+    let entry = truncation(&mut owner, vec![one(&entry)]);
+    honest.hears(&owner, pushed(entry));
+    assert_eq!((unsupported(&honest), honest.peer().view().halts.len()), (0, 0));
 }

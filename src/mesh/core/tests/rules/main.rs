@@ -25,6 +25,6 @@ fn once(target: usize) -> NewCall {
 }
 
 /// An entry of a kind that has no meaning yet.
-fn unheard_of(author: &mut Author, kind: u16, critical: bool) -> SignedEntry {
+fn of_unknown_kind(author: &mut Author, kind: u16, critical: bool) -> SignedEntry {
     author.entry(Kind(kind), b"\x02something new".to_vec(), |entry| entry.critical = critical)
 }

@@ -8,8 +8,8 @@ use mesh_core::test_kit::{Net, id};
 
 use crate::call;
 
-/// Peer 1 is revoked in one half; in the other it lets 3 in, which has asked 2 for something that 2 has not run yet.
-fn let_in_by_one_who_was_revoked() -> Net {
+/// Peer 1 is revoked in one half; in the other it approves 3, which has asked 2 for something that 2 has not run yet.
+fn approved_by_one_who_was_revoked() -> Net {
     let mut net = Net::of(3);
     net.split(&[&[0, 2], &[1]]);
     net.revoke(0, 1);
@@ -20,21 +20,21 @@ fn let_in_by_one_who_was_revoked() -> Net {
 }
 
 #[test]
-fn a_device_let_in_by_an_owner_revoked_in_the_other_half_is_pending_and_nothing_it_asked_for_runs() {
-    let mut net = let_in_by_one_who_was_revoked();
+fn a_device_approved_by_an_owner_revoked_in_the_other_half_awaits_reapproval_and_nothing_it_asked_for_runs() {
+    let mut net = approved_by_one_who_was_revoked();
     let early = net.ask(3, call(2));
     net.join_all();
     for n in [0, 2] {
         let view = net.peer(n).view();
         assert_eq!(net.names(n).into_keys().collect::<Vec<_>>(), [0, 2]);
         assert_eq!(view.awaiting_reapproval.len(), 1);
-        let pending = &view.awaiting_reapproval[0];
-        assert_eq!((pending.peer, pending.approved_by, pending.revoked_by), (id(3), id(1), Some(id(0))));
+        let again = &view.awaiting_reapproval[0];
+        assert_eq!((again.peer, again.approved_by, again.revoked_by), (id(3), id(1), Some(id(0))));
         assert!(view.links.iter().all(|peer| [id(0), id(2)].contains(peer)), "it is no neighbour");
     }
     // It knows where it stands, and whom it may wait for.
     let view = net.peer(3).view();
-    assert!(!view.revoked && view.awaiting_reapproval.iter().any(|pending| pending.peer == id(3)), "{view:?}");
+    assert!(!view.revoked && view.awaiting_reapproval.iter().any(|again| again.peer == id(3)), "{view:?}");
     assert!(net.devices[3].facts.contains(&Fact::Revoked));
     assert_eq!(net.command(3, Command::Call(call(2))), Reply::Refused(Refusal::NotMember));
     assert!(net.peer(1).view().revoked);
@@ -44,7 +44,7 @@ fn a_device_let_in_by_an_owner_revoked_in_the_other_half_is_pending_and_nothing_
     assert_eq!(ended.state, CallState::Ended(Ending::Undeliverable), "and it does not hang");
     assert!(!net.peer(3).leads());
 
-    // Somebody says yes: it is back at once, and what it asks for runs.
+    // An owner approves it again: it is back at once, and what it asks for runs.
     assert!(matches!(net.approve(0, 3, "guest", Tier::Owner), Reply::Approved(_)));
     net.pass(5_000);
     for n in [0, 2, 3] {
@@ -58,7 +58,7 @@ fn a_device_let_in_by_an_owner_revoked_in_the_other_half_is_pending_and_nothing_
 }
 
 #[test]
-fn what_a_pending_device_has_waiting_at_its_target_ends_denied() {
+fn calls_of_a_device_that_awaits_reapproval_end_denied_at_their_target() {
     let mut net = Net::of(3);
     net.split(&[&[0], &[1, 2]]);
     net.revoke(0, 1);
@@ -78,16 +78,16 @@ fn what_a_pending_device_has_waiting_at_its_target_ends_denied() {
 }
 
 #[test]
-fn a_void_approval_reaches_also_those_who_heard_of_the_revocation_first() {
-    let mut net = let_in_by_one_who_was_revoked();
-    // 0 hears it from 1 that was revoked, then 2 from 0 alone: no log brings it there.
+fn a_void_approval_reaches_also_those_who_received_the_revocation_first() {
+    let mut net = approved_by_one_who_was_revoked();
+    // 0 receives it from 1 that was revoked, then 2 from 0 alone: no log brings it there.
     net.split(&[&[0, 1], &[2], &[3]]);
     net.split(&[&[0, 2], &[1], &[3]]);
     let view = net.peer(2).view();
-    assert_eq!(view.awaiting_reapproval.iter().map(|pending| pending.peer).collect::<Vec<_>>(), [id(3)]);
+    assert_eq!(view.awaiting_reapproval.iter().map(|again| again.peer).collect::<Vec<_>>(), [id(3)]);
 }
 
-/// State of a call in all books but `out`'s, in few words.
+/// State of a call in the books of these peers.
 fn told(net: &Net, id: &mesh_core::ids::ReqId, by: &[usize]) -> Vec<(CallState, bool)> {
     by.iter()
         .map(|n| net.record(*n, id).map_or_else(|| panic!("{n} knows it"), |call| (call.state, call.confirmed)))
@@ -117,7 +117,7 @@ fn what_a_revoked_device_did_while_its_half_knew_nothing_reads_alike_in_all_book
 }
 
 #[test]
-fn a_call_that_its_origin_gave_up_reads_alike_in_all_books_when_the_other_half_heard_its_end() {
+fn a_call_that_its_origin_gave_up_reads_alike_in_all_books_when_the_other_half_received_its_end() {
     let mut net = Net::of(4);
     net.tools_end = false;
     let asked = net.ask(0, call(3));
@@ -154,12 +154,12 @@ fn of_two_owners_who_revoke_each_other_in_two_halves_the_one_nearer_to_the_found
 #[test]
 fn a_peer_revoked_by_a_void_revocation_is_back_with_what_it_wrote_meanwhile() {
     let mut net = Net::of(4);
-    // In one half 3 throws 1 out, and 2 hears it; in the other 0 throws 3 out, and knows nothing of that.
+    // In one half 3 revokes 1, and 2 receives that; in the other 0 revokes 3, and knows nothing of that.
     net.split(&[&[0, 1], &[2, 3]]);
     net.revoke(3, 1);
     net.revoke(0, 3);
     let asked = net.ask(1, call(2));
-    // 1 alone comes over: 2 holds it for revoked, until it hears what 1 holds.
+    // 1 alone comes over: 2 takes it for revoked, until it receives what 1 holds.
     net.split(&[&[1, 2], &[0], &[3]]);
     for n in [1, 2] {
         assert_eq!(net.names(n).into_keys().collect::<Vec<_>>(), [0, 1, 2], "at {n}");
@@ -172,7 +172,7 @@ fn a_peer_revoked_by_a_void_revocation_is_back_with_what_it_wrote_meanwhile() {
 
 #[test]
 fn a_revoked_owner_that_is_approved_again_starts_a_new_incarnation_and_its_old_entries_stay_void() {
-    let mut net = let_in_by_one_who_was_revoked();
+    let mut net = approved_by_one_who_was_revoked();
     net.join_all();
     let before = net.peer(1).view().incarnation;
     assert!(matches!(net.approve(0, 1, "peer-1", Tier::Owner), Reply::Approved(_)));
@@ -185,7 +185,7 @@ fn a_revoked_owner_that_is_approved_again_starts_a_new_incarnation_and_its_old_e
         assert_eq!(net.names(n).into_keys().collect::<Vec<_>>(), [0, 1, 2], "at {n}");
         assert_eq!(net.peer(n).view().awaiting_reapproval.len(), 1, "whom it had approved still waits");
     }
-    // And now its word counts.
+    // And now its approvals count.
     assert!(matches!(net.approve(1, 3, "guest", Tier::Shared), Reply::Approved(_)));
     net.pass(5_000);
     assert!(net.names(0).contains_key(&3) && net.names(3).contains_key(&3));
@@ -239,4 +239,30 @@ fn two_devices_of_one_name_from_two_halves_both_stay_and_no_call_reaches_the_wro
     assert_eq!(net.peer(3).view().node_id.as_str(), "macbook-2");
     let ran = |n: usize| net.devices[n].ran.iter().map(|run| run.id).collect::<Vec<_>>();
     assert_eq!((ran(2), ran(3)), (vec![for_two], vec![for_three]));
+}
+
+#[test]
+fn s02_who_approved_whom_is_known_and_so_are_the_guests_of_guests() {
+    let mut net = Net::of(2);
+    net.invite(1, 2, "guest", Tier::Owner);
+    net.join_all();
+    net.invite(2, 3, "guest-of-guest", Tier::Shared);
+    net.join_all();
+    for n in 0..4 {
+        let view = net.peer(n).view();
+        let by = |peer: usize| view.by_peer(&id(peer)).unwrap().approved_by;
+        assert_eq!([by(0), by(1), by(2), by(3)], [None, Some(id(0)), Some(id(1)), Some(id(2))], "at {n}");
+        assert_eq!(view.by_peer(&id(0)).unwrap().since_ms, 0);
+        assert!(view.by_peer(&id(3)).unwrap().since_ms >= view.by_peer(&id(2)).unwrap().since_ms);
+        let guests = |peer: usize| view.guests_of(&id(peer)).iter().map(|node| node.peer).collect::<Vec<_>>();
+        assert_eq!(guests(1), [id(2), id(3)]);
+        assert_eq!(guests(3), []);
+    }
+    // What a revocation lets stand is still somebody's guest, and another owner's approval takes it over.
+    net.revoke(0, 1);
+    net.pass(1_000);
+    assert_eq!(net.peer(0).view().guests_of(&id(1)).len(), 2);
+    assert!(matches!(net.approve(0, 2, "guest", Tier::Shared), Reply::Approved(_)));
+    net.pass(1_000);
+    assert_eq!(net.peer(0).view().guests_of(&id(1)), Vec::<&mesh_core::io::NodeView>::new());
 }

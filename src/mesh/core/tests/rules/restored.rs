@@ -1,16 +1,16 @@
 //! A device whose disk was put back to an older state, or copied.
 
 use mesh_core::entry::Place;
-use mesh_core::io::{CallState, Fact, Hold, Input, Space};
+use mesh_core::io::{CallState, Fact, Halt, Input, Space};
 use mesh_core::record::Ending;
 use mesh_core::rows;
 use mesh_core::test_kit::{Net, done, id};
 
 use crate::revoked::{by_hand, settled};
-use crate::{call, once, unheard_of};
+use crate::{call, of_unknown_kind, once};
 
-fn warned(net: &Net, n: usize, about: usize, words: &str) -> bool {
-    let hit = |fact: &Fact| matches!(fact, Fact::Warning(text, peer) if *peer == id(about) && text.contains(words));
+fn warned(net: &Net, n: usize, about: usize, part: &str) -> bool {
+    let hit = |fact: &Fact| matches!(fact, Fact::Warning(text, peer) if *peer == id(about) && text.contains(part));
     net.devices[n].facts.iter().any(hit)
 }
 
@@ -41,16 +41,16 @@ fn a_restored_device_starts_a_new_incarnation_and_runs_nothing_a_second_time() {
     net.pass(1_000);
     assert_eq!(net.runs(&late), 1);
     assert_eq!(net.record(0, &late).unwrap().state, CallState::Ended(Ending::Done));
-    assert!(net.peer(2).view().holds.is_empty());
+    assert!(net.peer(2).view().halts.is_empty());
 }
 
 #[test]
-fn what_was_set_back_after_others_heard_of_a_run_does_not_run_it_again() {
+fn a_store_restored_after_others_received_news_of_a_run_does_not_run_it_again() {
     let mut net = Net::of(3);
     let backup = net.backup(2);
     net.tools_end = false;
     let open = net.ask(0, call(2));
-    // Nothing else is ever written by the target: the mark alone tells.
+    // Nothing else is ever written by the target: the checkpoint alone tells.
     net.pass(1_000);
     net.restore(2, &backup, false);
     net.join_all();
@@ -62,7 +62,7 @@ fn what_was_set_back_after_others_heard_of_a_run_does_not_run_it_again() {
 }
 
 #[test]
-fn a_restored_device_takes_its_own_lost_words_back() {
+fn a_restored_device_gets_its_own_lost_entries_back() {
     let mut net = Net::of(3);
     let backup = net.backup(2);
     net.split(&[&[0, 2], &[1]]);
@@ -94,7 +94,7 @@ fn one_that_wrote_on_before_it_met_anyone_is_found_out_all_the_same() {
     net.join_all();
     net.pass(5_000);
     assert_ne!(net.peer(2).view().incarnation, before);
-    assert!(warned(&net, 0, 2, "two different entries") || warned(&net, 1, 2, "two different entries"));
+    assert!(warned(&net, 0, 2, "two conflicting log entries") || warned(&net, 1, 2, "two conflicting log entries"));
     let late = net.ask(2, call(0));
     net.pass(2_000);
     assert_eq!(net.runs(&late), 1, "its new incarnation is trusted as before");
@@ -107,7 +107,7 @@ fn one_that_wrote_on_before_it_met_anyone_is_found_out_all_the_same() {
 fn what_ran_while_two_wrote_at_the_same_places_reads_alike_in_all_books() {
     let mut net = Net::of(3);
     let copied = net.backup(2);
-    // 1 alone hears what the one process says, and 0 what the other does.
+    // 1 alone receives what the one process writes, and 0 what the other does.
     net.split(&[&[0], &[1, 2]]);
     for _ in 0..3 {
         net.ask(2, call(2));
@@ -133,11 +133,11 @@ fn what_contradicts_its_author_s_log_is_kept_apart_and_nothing_after_it_runs() {
     assert!(matches!(net.approve(0, 2, "liar", mesh_core::record::Tier::Shared), mesh_core::io::Reply::Approved(_)));
     let mut liar = net.author(2);
     let mut forked = liar.clone();
-    let (first, other) = (unheard_of(&mut liar, 98, false), unheard_of(&mut forked, 97, false));
+    let (first, other) = (of_unknown_kind(&mut liar, 98, false), of_unknown_kind(&mut forked, 97, false));
     net.hears(1, &liar, first);
     net.hears(1, &liar, other);
     assert_eq!(net.peer(1).view().forked, [id(2)]);
-    let second = unheard_of(&mut liar, 98, false);
+    let second = of_unknown_kind(&mut liar, 98, false);
     net.hears(1, &liar, second);
     let kept = net.backup(1);
     let forks = kept.keys(Space::Meta).filter(|key| rows::fork_of(key).is_some()).count();
@@ -177,13 +177,13 @@ fn of_two_processes_with_one_key_the_one_that_sees_the_other_begin_again_starts_
     // The copy comes up beside the first: it is taken for one that was restored, once.
     net.restore(2, &copy, false);
     net.join_all();
-    assert!(net.peer(2).view().holds.is_empty());
+    assert!(net.peer(2).view().halts.is_empty());
     // And the first, in another incarnation again, says something too.
     let seen = net.peer(2).view().incarnation;
     let other = net.as_another_incarnation(2, seen);
     net.input(2, other);
     net.pass(1_000);
-    assert_eq!(net.peer(2).view().holds, [Hold::Copied]);
+    assert_eq!(net.peer(2).view().halts, [Halt::Copied]);
     assert!(!net.peer(2).leads());
     let asked = net.ask(0, call(2));
     net.pass(5_000);
@@ -216,7 +216,7 @@ fn a_restored_peer_runs_nothing_of_its_former_incarnation_and_gets_its_own_entri
         net.link(target, other);
     }
     net.pass(1_000);
-    assert_eq!(said(&net), before, "what it had told the others it hears from them");
+    assert_eq!(said(&net), before, "what it had sent to the others it gets back from them");
     let told = net.peer(0).open_call(&waits).expect("not confirmed by anyone");
     assert_eq!((told.state, told.confirmed), (CallState::Ended(Ending::Undeliverable), false));
     let leader = (0..3).find(|n| net.peer(*n).leads()).expect("somebody leads");

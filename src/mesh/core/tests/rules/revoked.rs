@@ -150,7 +150,7 @@ fn one_that_is_approved_again_over_a_link_that_stayed_is_a_neighbour_again() {
 }
 
 #[test]
-fn a_run_of_which_nothing_is_heard_any_more_is_given_up() {
+fn a_run_of_which_nothing_is_received_any_more_is_given_up() {
     let (mut net, leader, target) = settled();
     net.input(leader, Input::NodeUp(id(target), 1));
     let running = net.ask(0, once(target));

@@ -2,12 +2,12 @@
 
 use mesh_core::config::Config;
 use mesh_core::entry::Kind;
-use mesh_core::io::{Command, Fact, Hold, Reply, Space};
+use mesh_core::io::{Command, Fact, Halt, Reply, Space};
 use mesh_core::record::{Directory, Tier};
 use mesh_core::rows;
 use mesh_core::test_kit::{Net, id};
 
-use crate::{call, unheard_of};
+use crate::{call, of_unknown_kind};
 
 /// Peer `n` is of a version that knows kinds up to this one.
 fn of_version(net: &mut Net, n: usize, newest: u16) {
@@ -33,7 +33,7 @@ fn what_an_older_peer_does_not_understand_it_keeps_and_relays_and_applies_after_
     };
     assert_eq!(platform(&net, 2).as_deref(), Some("news"), "relayed");
     assert_ne!(platform(&net, 1).as_deref(), Some("news"), "not applied");
-    assert!(net.peer(1).view().holds.is_empty(), "it was nothing critical");
+    assert!(net.peer(1).view().halts.is_empty(), "it was nothing critical");
     let unsupported =
         |net: &Net| net.backup(1).keys(Space::Meta).filter(|key| rows::unsupported_of(key).is_some()).count();
     assert_eq!(unsupported(&net), 1);
@@ -51,13 +51,13 @@ fn something_critical_that_it_does_not_understand_keeps_a_peer_from_leading_and_
     assert!(matches!(net.approve(0, 3, "new", Tier::Owner), Reply::Approved(_)));
     net.join_all();
     let mut newest = net.author(3);
-    let critical = unheard_of(&mut newest, 98, true);
+    let critical = of_unknown_kind(&mut newest, 98, true);
     net.hears(0, &newest, critical);
     net.pass(5_000);
     let view = net.peer(2).view();
     // Kind 98 has no meaning yet, so nobody understands it.
-    assert_eq!(view.holds, [Hold::Unknown { kind: 98, author: id(3) }]);
-    assert!(view.holds[0].to_string().contains("newer version"));
+    assert_eq!(view.halts, [Halt::Unknown { kind: 98, author: id(3) }]);
+    assert!(view.halts[0].to_string().contains("newer version"));
     for n in 0..3 {
         assert!(!net.peer(n).leads(), "{n}");
     }
@@ -67,10 +67,10 @@ fn something_critical_that_it_does_not_understand_keeps_a_peer_from_leading_and_
     // It outlives a restart. When its author is removed with it, all goes on.
     net.restart(2);
     net.join_all();
-    assert_eq!(net.peer(2).view().holds.len(), 1);
+    assert_eq!(net.peer(2).view().halts.len(), 1);
     net.revoke(0, 3);
     net.pass(5_000);
-    assert!(net.peer(2).view().holds.is_empty());
+    assert!(net.peer(2).view().halts.is_empty());
     assert_eq!(net.runs(&asked), 1);
 }
 
@@ -79,10 +79,10 @@ fn a_critical_entry_of_one_who_is_no_owner_holds_nobody_up() {
     let mut net = Net::of(2);
     assert!(matches!(net.approve(0, 2, "guest", Tier::Shared), Reply::Approved(_)));
     let mut guest = net.author(2);
-    let critical = unheard_of(&mut guest, 98, true);
+    let critical = of_unknown_kind(&mut guest, 98, true);
     net.hears(1, &guest, critical);
     net.pass(5_000);
-    assert!((0..2).all(|n| net.peer(n).view().holds.is_empty()));
+    assert!((0..2).all(|n| net.peer(n).view().halts.is_empty()));
     let asked = net.ask(0, call(1));
     assert_eq!(net.runs(&asked), 1);
 }
@@ -93,7 +93,7 @@ fn an_older_peer_does_not_keep_without_end_what_it_does_not_understand() {
     assert!(matches!(net.approve(0, 2, "guest", Tier::Shared), Reply::Approved(_)));
     let mut guest = net.author(2);
     for _ in 0..mesh_core::limits::UNSUPPORTED_PER_AUTHOR_MAX + 5 {
-        let entry = unheard_of(&mut guest, 98, false);
+        let entry = of_unknown_kind(&mut guest, 98, false);
         net.hears(1, &guest, entry);
     }
     assert_eq!(logged(&net, 1, 98), mesh_core::limits::UNSUPPORTED_PER_AUTHOR_MAX);

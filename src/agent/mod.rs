@@ -8,6 +8,7 @@ use mesh_core::ids::NodeId;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{self, Overrides};
+use crate::mesh::disk_room::DiskRoom;
 use crate::mesh::identity::DeviceKey;
 use crate::mesh::store::Store;
 use crate::mesh::transport::Code;
@@ -72,7 +73,7 @@ pub async fn run(options: Options) -> Result<(), AgentError> {
     let key = DeviceKey::load_or_create(home.path())?;
     let peer_id = key.peer_id();
     let (store, report, durable) = home.open_store()?;
-    let blobs = home.open_blobs(&tasks)?;
+    let blobs = home.open_blobs()?;
     logs::report(&report);
     let store: Arc<dyn Store> = Arc::new(store);
     let kept = home.ports();
@@ -86,6 +87,7 @@ pub async fn run(options: Options) -> Result<(), AgentError> {
         link_events,
         lan_events,
         blobs: blobs.clone(),
+        disk: DiskRoom::new(home.path().to_owned(), config.storage.free_min),
         name,
         tools: catalogue.decls(),
         tasks: tasks.clone(),

@@ -45,6 +45,8 @@ pub struct Config {
     pub tools: BTreeMap<ToolName, CommandTool>,
     /// Defaults of calls.
     pub calls: Calls,
+    /// `[storage]`.
+    pub storage: Storage,
     /// Logging of the agent.
     pub log: Log,
 }
@@ -132,6 +134,14 @@ pub struct Calls {
     pub ttl: Duration,
     /// Calls that run at once here; more wait their turn.
     pub running: u8,
+}
+
+/// `[storage]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Storage {
+    /// Bytes that must be free on the disk of the home, or this device takes no new work. `None` = nobody set it: the
+    /// larger of 500 MB and 5 % of the file system, at most a tenth of it.
+    pub free_min: Option<u64>,
 }
 
 /// `[log]`

@@ -36,6 +36,9 @@ pub enum MeshError {
     /// Joining failed.
     #[error(transparent)]
     Join(#[from] JoinError),
+    /// The bytes of a result were removed, to make room for newer ones.
+    #[error("its output is not kept any more")]
+    ResultGone,
     /// The bytes of a result are not here yet, and nobody who has them can be reached.
     #[error("the result is still at `{node}`, which cannot be reached now")]
     ResultAway {

@@ -3,10 +3,13 @@
 mod adapters;
 mod admission;
 mod blob_fetch;
+pub mod blob_ledger;
+mod blob_needs;
 pub mod blobs;
 mod boot;
 mod call_queries;
 pub mod clock;
+pub mod disk_room;
 mod driver;
 mod error;
 mod events;

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use mesh_core::ids::{NodeId, PeerId, PublicKey};
+use mesh_core::io::Usage;
 
 use crate::mesh::transport::{Address, LinkInfo};
 
@@ -21,6 +22,8 @@ pub struct Surroundings {
     pub open_calls: usize,
     /// The device that we ask to let us join, if any.
     pub asking_to_join: Option<PeerId>,
+    /// What fills the memory and the log of this peer, by whom.
+    pub usage: Usage,
 }
 
 /// A stranger seen on the LAN. Nothing of it is trusted.

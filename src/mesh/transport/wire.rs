@@ -111,7 +111,12 @@ fn frame_to_pb(frame: &Frame) -> Result<pb::mesh_frame::Frame, WireError> {
         Frame::Digest { rows, changes } => Pb::Digest(pb::Digest {
             rows: rows
                 .iter()
-                .map(|row| pb::DigestRow { author: copy(&row.author.0), incarnation: row.incarnation.0, seq: row.seq })
+                .map(|row| pb::DigestRow {
+                    author: copy(&row.author.0),
+                    incarnation: row.incarnation.0,
+                    seq: row.seq,
+                    stopped: row.stopped,
+                })
                 .collect(),
             changes: if *changes == Hash::ZERO { Bytes::new() } else { copy(&changes.0) },
         }),
@@ -162,6 +167,7 @@ fn frame_from_pb(frame: pb::mesh_frame::Frame, verifier: &dyn Verifier) -> Resul
                     author: peer_from_pb("author", &row.author)?,
                     incarnation: Incarnation(row.incarnation),
                     seq: row.seq,
+                    stopped: row.stopped,
                 })
             };
             Frame::Digest {
@@ -494,11 +500,10 @@ mod tests {
     fn frame() -> impl Strategy<Value = Frame> {
         let phase =
             prop_oneof![Just(Phase::Accepted), Just(Phase::Queued), Just(Phase::Dispatched), Just(Phase::Running)];
-        let row = (peer(), any::<u32>(), any::<u64>()).prop_map(|(author, incarnation, seq)| DigestRow {
-            author,
-            incarnation: Incarnation(incarnation),
-            seq,
-        });
+        let row =
+            (peer(), any::<u32>(), any::<u64>(), any::<bool>()).prop_map(|(author, incarnation, seq, stopped)| {
+                DigestRow { author, incarnation: Incarnation(incarnation), seq, stopped }
+            });
         let item = (entry(), proptest::option::of(0..=limits::TTL_MS_MAX))
             .prop_map(|(entry, left_ms)| EntryItem { entry, left_ms });
         prop_oneof![

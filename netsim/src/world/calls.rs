@@ -70,6 +70,9 @@ impl Calls {
                 continue;
             }
             let sim = &peers[accepted.origin];
+            if peers.is_of_flood(id, accepted.origin) {
+                continue; // others take no more of its log
+            }
             if sim.state != State::Running || sim.revoked {
                 continue;
             }
@@ -151,7 +154,7 @@ impl Calls {
     pub(super) fn books_agree(&self, now: u64, peers: &Peers, plan: &Plan, checks: &mut Checks) {
         let mut broken = None;
         for (id, accepted) in &self.accepted {
-            if !peers[accepted.origin].is_member() {
+            if !peers[accepted.origin].is_member() || peers.is_of_flood(id, accepted.origin) {
                 continue;
             }
             let Some(told) = peers[accepted.origin].told(id, checks) else { continue };

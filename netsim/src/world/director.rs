@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use mesh_core::ids::Hash;
+use mesh_core::ids::{Hash, PeerId};
 use mesh_core::io::{Command, NewCall, Space};
 use mesh_core::record::{Effect, Payload, Tier};
 use mesh_core::test_kit::Snapshot;
@@ -352,6 +352,11 @@ impl Director {
         for sim in mesh.peers.iter() {
             if let Some(node) = &sim.node {
                 mesh.checks.queue_within_limit(env.now, sim.index, sim.id, node.open_calls(), &sim.config);
+                if mesh.plan.small_budgets && !sim.plan.floods {
+                    let seen = (&node.view(), &node.usage());
+                    let floods = |peer: &PeerId| mesh.peers.iter().any(|other| other.id == *peer && other.plan.floods);
+                    mesh.checks.budgets_hold(env.now, sim.index, seen, floods, &sim.config);
+                }
             }
         }
         mesh.liveness.look(env.now, &mut mesh.stats);

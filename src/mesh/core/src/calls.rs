@@ -254,15 +254,15 @@ impl Book {
     }
 
     /// Number of calls of another origin that have room here still.
-    fn room(&self, origin: &PeerId, trust: &Trust, config: &Config) -> u64 {
+    fn room(&self, origin: &PeerId, foreign: bool, trust: &Trust, config: &Config) -> u64 {
         let tier = trust.tier(origin);
-        self.shares.room(origin, tier == Some(Tier::Owner), config.budgets.of(tier), &self.me, config)
+        self.shares.room(origin, foreign, tier == Some(Tier::Owner), config.budgets.of(tier), config)
     }
 
-    /// True if one more call of another origin has room here.
+    /// True if one more call of another origin for this peer has room here.
     pub(crate) fn has_room(&self, origin: &PeerId, facts: &Facts<'_>, fx: &Effects<'_>) -> bool {
         *origin == self.me
-            || self.room(origin, facts.trust, facts.config()) > 0
+            || self.room(origin, false, facts.trust, facts.config()) > 0
             || !fx.enforces(ProtocolRule::OpenShare)
     }
 
@@ -316,7 +316,7 @@ impl Book {
     ) -> bool {
         let full = place.author != self.me
             && self.record(&header.id).is_none()
-            && self.room(&place.author, facts.trust, facts.config()) == 0
+            && self.room(&place.author, header.target != self.me, facts.trust, facts.config()) == 0
             && fx.enforces(ProtocolRule::QueueLimit)
             && fx.enforces(ProtocolRule::OpenShare);
         if full {
@@ -330,7 +330,7 @@ impl Book {
     pub(crate) fn read_deferred(&mut self, facts: &Facts<'_>, fx: &mut Effects<'_>) {
         let mut rooms: BTreeMap<PeerId, u64> = BTreeMap::new();
         for origin in self.deferred.origins() {
-            rooms.insert(origin, self.room(&origin, facts.trust, facts.config()));
+            rooms.insert(origin, self.room(&origin, true, facts.trust, facts.config()));
         }
         self.deferred.handle_timeout(rooms, facts.logs, fx);
     }

@@ -350,7 +350,7 @@ impl Logs {
         neighbour.digest_deferred = fx.now.mono_ms < neighbour.next_digest;
         if !neighbour.digest_deferred {
             neighbour.next_digest = fx.now.mono_ms + GAP_DIGEST_EVERY_MS;
-            fx.send(from, self.digest_frame(fx));
+            fx.send(from, self.digest_frame());
         }
     }
 
@@ -408,7 +408,7 @@ impl Logs {
     pub(crate) fn handle_link_up(&mut self, peer: PeerId, fx: &mut Effects<'_>) {
         self.neighbours.insert(peer, Neighbour::default());
         if fx.enforces(ProtocolRule::DigestOnLinkUp) {
-            fx.send(peer, self.digest_frame(fx));
+            fx.send(peer, self.digest_frame());
         }
         self.tell_neighbours(fx);
     }
@@ -437,19 +437,19 @@ impl Logs {
     }
 
     /// Digest of what we hold and may show.
-    fn digest(&self, fx: &Effects<'_>) -> Vec<DigestRow> {
+    fn digest(&self) -> Vec<DigestRow> {
         let mut rows: Vec<DigestRow> = self
             .heads
             .iter()
             .map(|((author, incarnation), head)| {
                 let own = self.is_own(author, *incarnation);
                 let seq = if own { head.seq.min(self.own_durable) } else { head.seq };
-                let stopped = self.spending.is_stopped(author) && fx.enforces(ProtocolRule::StopTold);
+                let stopped = self.spending.is_stopped(author);
                 DigestRow { author: *author, incarnation: *incarnation, seq, stopped }
             })
             .collect();
         // One that stopped at its first entry.
-        for author in self.spending.stopped_authors().filter(|_| fx.enforces(ProtocolRule::StopTold)) {
+        for author in self.spending.stopped_authors() {
             if self.incarnations(&author).next().is_none() {
                 rows.push(DigestRow { author, incarnation: Incarnation(0), seq: 0, stopped: true });
             }
@@ -457,13 +457,13 @@ impl Logs {
         rows
     }
 
-    fn digest_frame(&self, fx: &Effects<'_>) -> Frame {
-        Frame::Digest { rows: self.digest(fx), changes: self.changes }
+    fn digest_frame(&self) -> Frame {
+        Frame::Digest { rows: self.digest(), changes: self.changes }
     }
 
     /// Asks every neighbour for what we lack: after trust has changed, entries refused before may be welcome.
     pub(crate) fn ask_all(&mut self, fx: &mut Effects<'_>) {
-        let digest = self.digest_frame(fx);
+        let digest = self.digest_frame();
         let peers: Vec<PeerId> = self.neighbours.keys().copied().collect();
         for peer in peers {
             fx.send(peer, digest.clone());
@@ -472,13 +472,15 @@ impl Logs {
 
     /// Takes a digest, and answers it now or when its sender's pace allows it.
     pub(crate) fn handle_digest(&mut self, from: PeerId, rows: Vec<DigestRow>, trust: &Trust, fx: &mut Effects<'_>) {
-        let Some(neighbour) = self.neighbours.get_mut(&from) else { return };
-        neighbour.refuses = rows.iter().filter(|row| row.stopped).map(|row| row.author).collect();
-        if neighbour.answered_until > fx.now.mono_ms + DIGEST_BURST_MS {
-            neighbour.asked = Some(rows);
-        } else {
-            self.answer_digest(from, &rows, trust, fx);
+        if let Some(neighbour) = self.neighbours.get_mut(&from) {
+            neighbour.refuses = rows.iter().filter(|row| row.stopped).map(|row| row.author).collect();
+            neighbour.asked = None;
+            if neighbour.answered_until > fx.now.mono_ms + DIGEST_BURST_MS {
+                neighbour.asked = Some(rows);
+                return;
+            }
         }
+        self.answer_digest(from, &rows, trust, fx);
     }
 
     /// Answers a digest with what its sender lacks, authors nearest to the founder first, so that each is known before
@@ -494,7 +496,7 @@ impl Logs {
         };
         let mut ranges = Vec::new();
         let refuses = self.neighbours.get(&from).map(|neighbour| neighbour.refuses.clone()).unwrap_or_default();
-        for row in self.digest(fx).into_iter().filter(|row| !refuses.contains(&row.author)) {
+        for row in self.digest().into_iter().filter(|row| !refuses.contains(&row.author)) {
             let has = theirs.get(&(row.author, row.incarnation)).copied().max(told_here(&row)).unwrap_or(0);
             let stands = trust.standing(&row.author, row.incarnation, row.seq);
             // What its author lacks of its own log, a restored store has lost.
@@ -561,7 +563,7 @@ impl Logs {
 
     /// More is waiting at `from`: tell it how far we are now.
     pub(crate) fn ask_more(&mut self, from: PeerId, fx: &mut Effects<'_>) {
-        fx.send(from, self.digest_frame(fx));
+        fx.send(from, self.digest_frame());
     }
 
     /// Periodic anti-entropy with one random neighbour, and the digests that are owed.
@@ -587,7 +589,7 @@ impl Logs {
         self.next_sync = fx.now.mono_ms + every_ms;
         let nth = fx.below(self.neighbours.len() as u64) as usize;
         if let Some(peer) = self.neighbours.keys().nth(nth).copied() {
-            fx.send(peer, self.digest_frame(fx));
+            fx.send(peer, self.digest_frame());
         }
     }
 

@@ -81,8 +81,6 @@ pub enum ProtocolRule {
     LogBudget,
     /// An origin has a share of the book.
     OpenShare,
-    /// Who takes no more of a log says so in its digest.
-    StopTold,
     /// A revocation wins over an approval that did not know it.
     RevocationWins,
     /// An entry of a revoked author beyond the revocation's cut-off is void.
@@ -183,7 +181,6 @@ impl ProtocolRule {
         Self::RunningLimit,
         Self::LogBudget,
         Self::OpenShare,
-        Self::StopTold,
         Self::RevocationWins,
         Self::CutoffVoids,
         Self::Query,

@@ -26,8 +26,8 @@ pub(super) struct Shares {
     by_origin: BTreeMap<PeerId, Share>,
     /// Open calls of ours by target: how many, and how many bytes of arguments.
     own: BTreeMap<PeerId, (usize, u64)>,
-    /// Open calls of all.
-    open: u64,
+    /// Open calls of others for others.
+    foreign: u64,
 }
 
 /// What a call takes: arguments that are no blob are held in memory.
@@ -37,6 +37,10 @@ fn amount(header: &Header) -> Amount {
         Payload::Blob { .. } => 0,
     };
     Amount::one(arguments)
+}
+
+fn is_foreign(header: &Header, origin: &PeerId, me: &PeerId) -> bool {
+    origin != me && header.target != *me
 }
 
 fn is_large(header: &Header) -> bool {
@@ -49,7 +53,7 @@ impl Shares {
         let share = self.by_origin.entry(origin).or_default();
         share.open.add(amount(header));
         share.blobs += usize::from(is_large(header));
-        self.open += 1;
+        self.foreign += u64::from(is_foreign(header, &origin, &me));
         if origin == me {
             let own = self.own.entry(header.target).or_default();
             own.0 += 1;
@@ -62,7 +66,7 @@ impl Shares {
         if let Some(share) = self.by_origin.get_mut(&origin) {
             share.open.take(amount(header));
             share.blobs = share.blobs.saturating_sub(usize::from(is_large(header)));
-            self.open = self.open.saturating_sub(1);
+            self.foreign = self.foreign.saturating_sub(u64::from(is_foreign(header, &origin, &me)));
         }
         self.tidy(&origin);
         if origin == me
@@ -140,16 +144,18 @@ impl Shares {
         Ok(())
     }
 
-    /// Number of calls of another origin that have room here still: in its share, and in the book as a whole, of which
-    /// those who are no owners get half.
-    pub(super) fn room(&self, origin: &PeerId, by_owner: bool, budget: &Budget, me: &PeerId, config: &Config) -> u64 {
-        let of_others = self.open.saturating_sub(self.open_of(me).entries);
-        let whole = config.queue_max as u64;
-        let whole = if by_owner { whole } else { whole.div_ceil(2) };
+    /// Number of calls of another origin that have room here still: in its share; and, of those that are `foreign`, for
+    /// another peer than this one, in the book as a whole, of which those who are no owners get half.
+    pub(super) fn room(&self, origin: &PeerId, foreign: bool, by_owner: bool, budget: &Budget, config: &Config) -> u64 {
         let open = self.open_of(origin);
         let limit = budget.open.times(TIMES);
         let share = if open.bytes < limit.bytes { limit.entries.saturating_sub(open.entries) } else { 0 };
-        whole.saturating_sub(of_others).min(share)
+        if !foreign {
+            return share;
+        }
+        let whole = config.queue_max as u64;
+        let whole = if by_owner { whole } else { whole.div_ceil(2) };
+        whole.saturating_sub(self.foreign).min(share)
     }
 
     /// Open calls by origin.
@@ -175,17 +181,17 @@ mod tests {
         let config = Config { queue_max: 4, ..Config::default() };
         let budget = Budgets::default().guest;
         let mut shares = Shares::default();
-        assert_eq!(shares.room(&origin, true, &budget, &me, &config), 4);
+        assert_eq!(shares.room(&origin, true, true, &budget, &config), 4);
         let calls: Vec<Header> = (1..=4).map(|n| header(&origin, n, id(2), "t")).collect();
         for call in &calls {
             shares.add(call, origin, me);
         }
-        assert_eq!(shares.room(&origin, true, &budget, &me, &config), 0);
+        assert_eq!(shares.room(&origin, true, true, &budget, &config), 0);
         for (arrival, call) in calls.iter().enumerate() {
             shares.remove(call, origin, me);
             assert!(shares.add_ended(call.id, origin, arrival as u64, 100).is_empty());
         }
-        assert_eq!(shares.room(&origin, true, &budget, &me, &config), 4);
+        assert_eq!(shares.room(&origin, true, true, &budget, &config), 4);
         let large = header(&origin, 5, id(2), "t").id;
         let oldest = shares.add_ended(large, origin, 9, limits::ENDED_BYTES_MAX - 300);
         assert_eq!(oldest, [calls[0].id], "the oldest leaves the book");

@@ -1,7 +1,6 @@
 //! Commands from a door, in one table: each asks the owner of what it is about, and signs what follows from that.
 
 use super::{Peer, facts};
-use crate::budget::Amount;
 use crate::calls::InferredEnding;
 use crate::calls::accept::{Accepted, accept};
 use crate::effects::{Effects, Then};
@@ -65,7 +64,7 @@ impl Peer {
         asked.map_err(|(over, retry_after_ms)| Refusal::OverBudget { over, retry_after_ms })?;
         self.incarnations.use_id(fx);
         let entry = self.logs.append(self.local.signer.as_ref(), Kind::CALL, 0, entry::encode(&*header), fx);
-        self.logs.spending.charge(&self.local.me, Amount::one(entry.bytes.len() as u64), &self.trust, fx.now.mono_ms);
+        self.charge_own(&entry, fx);
         let (id, ttl_ms) = (header.id, header.ttl_ms);
         // Not before it is durable may anyone see it: the book learns it now, but dispatches it with the push below.
         self.book.apply_header(&entry, header, ttl_ms, &facts!(self), fx);

@@ -90,8 +90,17 @@ impl Peer {
     /// Appends an entry of our own to our log; others get it once it is durable.
     pub(super) fn write(&mut self, kind: Kind, generation: u32, body: Vec<u8>, fx: &mut Effects<'_>) -> SignedEntry {
         let entry = self.logs.append(self.local.signer.as_ref(), kind, generation, body, fx);
+        self.charge_own(&entry, fx);
         log::push_when_durable(&entry, None, fx);
         entry
+    }
+
+    /// Charges our own hour, unless the entry answers a call of somebody else.
+    pub(super) fn charge_own(&mut self, entry: &SignedEntry, fx: &Effects<'_>) {
+        if budget::answers(entry).is_none() {
+            let (me, amount) = (self.local.me, Amount::one(entry.bytes.len() as u64));
+            self.logs.spending.charge(&me, amount, &self.trust, fx.now.mono_ms);
+        }
     }
 
     /// The executor has an outcome, if any: it goes into our log, in the batch that journals it, and its place is free.

@@ -80,7 +80,7 @@ impl Case {
             value("open_per_target_max", inline(most));
         }
         if plan.small_budgets {
-            value("small_budgets", "true".to_owned());
+            value("small_budgets", inline(&plan.small_budgets));
         }
         if let Some(most) = &plan.queue_max {
             value("queue_max", inline(most));

@@ -96,6 +96,13 @@ impl Open {
         let output = if let Payload::Inline(bytes) = &self.record.output { bytes.len() } else { 0 };
         (output + self.record.error.len() + self.record.reason.len()) as u64
     }
+
+    /// When a call that has ended is looked at again: the books keep it for `keep_ms` after its time, in case that its
+    /// target says otherwise; one for `me` that others gave up is ours to confirm once its TTL has expired.
+    fn look_again_at(&self, me: &PeerId, keep_ms: u64) -> u64 {
+        let ours_to_confirm = self.record.header.target == *me && !self.record.confirmed;
+        self.deadline.saturating_add(if ours_to_confirm { 0 } else { keep_ms })
+    }
 }
 
 /// Sessions and credits of one node, at the gateway.
@@ -186,7 +193,7 @@ impl Book {
             open.basis = row.basis;
             if ended {
                 self.agenda.remove(&(open.look_at, id));
-                open.look_at = open.deadline.saturating_add(self.keep_ms);
+                open.look_at = open.look_again_at(&self.me, self.keep_ms);
                 self.agenda.insert((open.look_at, id));
                 let bytes = open.drop_bodies();
                 self.shares.add_ended(id, origin, open.arrival, bytes);
@@ -614,9 +621,7 @@ impl Book {
             // The target may still come and say otherwise; the books are closed without it after a while.
             if let Some(open) = self.open.get_mut(id) {
                 self.agenda.remove(&(open.look_at, *id));
-                // One for ourselves that others gave up is ours to confirm once its TTL has expired.
-                let keep_ms = if target == self.me && !confirmed { 0 } else { self.keep_ms };
-                open.look_at = open.deadline.saturating_add(keep_ms);
+                open.look_at = open.look_again_at(&self.me, self.keep_ms);
                 self.agenda.insert((open.look_at, *id));
                 let bytes = open.drop_bodies();
                 let over = self.shares.add_ended(*id, origin, open.arrival, bytes);

@@ -164,3 +164,24 @@ fn a_run_of_which_nothing_is_received_any_more_is_given_up() {
     let told = net.peer(0).open_call(&running).unwrap();
     assert_eq!((told.state, told.confirmed), (CallState::Ended(Ending::Interrupted), false));
 }
+
+#[test]
+fn a_call_that_others_gave_up_is_confirmed_by_its_target_after_a_restart_too() {
+    let mut net = Net::of(4);
+    net.split(&[&[1, 2], &[0, 3]]);
+    let asked = net.ask(1, once(3));
+    net.revoke(2, 3);
+    net.pass(1_000);
+    let given_up = net.record(1, &asked).unwrap();
+    assert_eq!((given_up.state, given_up.confirmed), (CallState::Ended(Ending::Undeliverable), false));
+    // The founder revokes the one that revoked: the target stays a member, and is told of the call and of its ending.
+    net.revoke(0, 2);
+    net.join_all();
+    assert!(!is_revoked(&net, 3));
+    net.restart(3);
+    net.join_all();
+    net.pass(given_up.header.ttl_ms + 10_000);
+    let record = net.record(1, &asked).unwrap();
+    assert!(record.confirmed, "{record:?}");
+    assert_eq!(net.runs(&asked), 0);
+}

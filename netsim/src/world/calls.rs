@@ -70,9 +70,6 @@ impl Calls {
                 continue;
             }
             let sim = &peers[accepted.origin];
-            if peers.is_of_flood(id, accepted.origin) {
-                continue; // others take no more of its log
-            }
             if sim.state != State::Running || sim.revoked {
                 continue;
             }
@@ -85,6 +82,9 @@ impl Calls {
             };
             if matches!(told.state, CallState::Ended(_)) && self.seen_ended.insert(*id) {
                 self.open_at = now;
+            }
+            if peers.is_of_flood(accepted.origin, &told.target) {
+                continue; // others take no more of its log
             }
             let target = peers.index_of(&told.target);
             if target.is_some_and(|target| peers[target].awake() && !peers.trusts(target, accepted.origin)) {
@@ -154,10 +154,13 @@ impl Calls {
     pub(super) fn books_agree(&self, now: u64, peers: &Peers, plan: &Plan, checks: &mut Checks) {
         let mut broken = None;
         for (id, accepted) in &self.accepted {
-            if !peers[accepted.origin].is_member() || peers.is_of_flood(id, accepted.origin) {
+            if !peers[accepted.origin].is_member() {
                 continue;
             }
             let Some(told) = peers[accepted.origin].told(id, checks) else { continue };
+            if peers.is_of_flood(accepted.origin, &told.target) {
+                continue;
+            }
             let target = peers.index_of(&told.target);
             let unsure = plan.keep_entries_ms.is_some() && !told.confirmed; // its books may be closed by now
             if unsure || target.is_some_and(|target| checks.is_past(target, id)) {

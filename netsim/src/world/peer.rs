@@ -249,10 +249,8 @@ impl Peers {
     }
 
     /// True if the log of this call's origin, or of its target, may be stopped at others.
-    pub(super) fn is_of_flood(&self, id: &ReqId, origin: usize) -> bool {
-        let call = self[origin].node.as_ref().and_then(|node| node.open_call(id));
-        let target = call.and_then(|call| self.index_of(&call.header.target));
-        self[origin].plan.floods || target.is_some_and(|target| self[target].plan.floods)
+    pub(super) fn is_of_flood(&self, origin: usize, target: &PeerId) -> bool {
+        self[origin].plan.floods || self.index_of(target).is_some_and(|target| self[target].plan.floods)
     }
 
     /// The name that a peer asks for.

@@ -161,7 +161,7 @@ impl Pair {
         let outcome = signed(&target, Kind::OUTCOME, entry::encode(&outcome));
         let answer = Answer { id, attempt: 1, what: AnswerKind::Ended(outcome) };
         let call = Dispatch {
-            claim: Claim::sign(&leader, epoch, 1),
+            claim: Claim::sign(&leader, MeshId([1; 32]), epoch, 1),
             header: signed(&leader, Kind::CALL, entry::encode(&header)),
             attempt: 1,
             left_ms: 60_000,

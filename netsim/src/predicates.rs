@@ -133,7 +133,7 @@ pub(crate) struct Checks {
     /// When somebody other than the target first wrote that a call had expired, and who.
     expired: BTreeMap<ReqId, (u64, PeerId)>,
     forgotten: Vec<BTreeMap<Vec<u8>, u64>>,
-    keys: BTreeMap<(PeerId, String), ReqId>,
+    keys: BTreeMap<(PeerId, Option<PeerId>, String), ReqId>,
     /// By origin and client key: the call that it made.
     receipts: BTreeMap<(usize, String), ReqId>,
 }
@@ -214,7 +214,7 @@ impl Checks {
     /// A backup was played back at a peer, and it will notice: its new incarnation begins with what the backup holds.
     pub(crate) fn rolled_back(&mut self, peer: usize, id: PeerId, disk: &MemDisk) {
         self.restored.insert(peer);
-        self.keys.retain(|(target, _), _| *target != id);
+        self.keys.retain(|(target, ..), _| *target != id);
         self.receipts.retain(|(origin, _), _| *origin != peer);
         self.fences[peer] = node::durable_fence(disk);
         self.obeyed[peer] = Epoch::ZERO;
@@ -502,10 +502,12 @@ impl Checks {
         }
     }
 
-    /// **one-run-per-client-key**: one (principal, key) runs once at one target; a second id becomes an alias.
-    pub(crate) fn one_run_per_client_key(&mut self, now: u64, peer: usize, invocation: &Invocation) {
+    /// **one-run-per-client-key**: one (principal, key) runs once at one target; a second id becomes an alias. Owners
+    /// share their keys, everyone else has his own.
+    pub(crate) fn one_run_per_client_key(&mut self, now: u64, peer: usize, invocation: &Invocation, by_owner: bool) {
         let Some(key) = &invocation.header.client_key else { return };
-        let first = *self.keys.entry((invocation.header.target, key.clone())).or_insert(invocation.id);
+        let of = (!by_owner).then_some(invocation.origin);
+        let first = *self.keys.entry((invocation.header.target, of, key.clone())).or_insert(invocation.id);
         if first != invocation.id {
             let id = invocation.id;
             self.fail("one-run-per-client-key", now, || {

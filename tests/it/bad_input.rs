@@ -271,7 +271,7 @@ pub(crate) fn client(chain: Vec<CertificateDer<'static>>, key: &PrivatePkcs8KeyD
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(TakeAnyone))
         .with_client_cert_resolver(Arc::new(certified));
-    config.alpn_protocols = vec![b"sigil/2".to_vec()];
+    config.alpn_protocols = vec![b"sigil/3".to_vec()];
     let config: quinn::crypto::rustls::QuicClientConfig = config.try_into().expect("it has the suite that QUIC needs");
     quinn::ClientConfig::new(Arc::new(config))
 }

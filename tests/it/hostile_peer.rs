@@ -620,7 +620,8 @@ fn a9_nobody_leads_by_a_lie() {
     let mut usurper = Fellow::join(&runtime, attic, "usurper", "owner");
     let mut watch = Watch { mesh: &mesh, gateway: attic.gateway(), made: BTreeSet::new() };
     let led = watch.gateway.as_ref().expect("somebody leads").1;
-    let claim = |by: &Fellow<'_>, counter| Claim::sign(&by.loose.key, Epoch { counter, class: 15, peer: by.id() }, 1);
+    let claim =
+        |by: &Fellow<'_>, counter| Claim::sign(&by.loose.key, by.mesh, Epoch { counter, class: 15, peer: by.id() }, 1);
     let beacon = |claim| Frame::Beacon(Beacon { claim, age_ms: 0, covered: std::sync::Arc::default() });
 
     for counter in [led + 1, 1_000_000_000, u64::MAX] {

@@ -151,7 +151,7 @@ impl Run {
         assert!(header.id.is_of(&origin_id));
         let epoch = Epoch { counter, class: 3, peer: leader_id };
         Dispatch {
-            claim: Claim::sign(&leader, epoch, 1),
+            claim: Claim::sign(&leader, state.mesh, epoch, 1),
             header: SignedEntry::sign(&origin, entry),
             attempt,
             left_ms: LEFT_MS,

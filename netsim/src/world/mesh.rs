@@ -291,7 +291,8 @@ impl Mesh {
         checks.nothing_forgotten_runs(now, peer, id);
         checks.at_most_one_run(now, peer, id, attempt);
         if attempt == 1 {
-            checks.one_run_per_client_key(now, peer, invocation);
+            let by_owner = origin.is_some_and(|origin| self.peers[origin].plan.tier == Tier::Owner);
+            checks.one_run_per_client_key(now, peer, invocation, by_owner);
         }
         if invocation.header.target != sim.id || origin.is_none() {
             checks.fail("runs-only-when-allowed", now, || format!("{id} runs at p{peer}, which is not its target"));

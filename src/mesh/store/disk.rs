@@ -13,7 +13,7 @@ use crate::store::{Batch, DurableNote, Engine, Format, OpenReport, Row, Settings
 
 /// Layout of rows and keys, and of what is signed in them.
 const FORMAT: Format = Format {
-    number: 2,
+    number: 3,
     remedy: "nothing of it can be kept: move this home directory away, or pass --home with a new one, and join the mesh again",
 };
 /// Blocks kept in memory. Sized for a process of 30 MB at rest.

@@ -185,7 +185,7 @@ fn digest(n: u64) -> Frame {
 fn beacon(key: &DeviceKey, covered: u8) -> Frame {
     let epoch = Epoch { counter: 1, class: 1, peer: key.peer_id() };
     Frame::Beacon(Beacon {
-        claim: Claim::sign(key, epoch, 1),
+        claim: Claim::sign(key, MeshId([5; 32]), epoch, 1),
         age_ms: 3,
         covered: Arc::new((0..covered).map(|n| PeerId([n; 32])).collect()),
     })
@@ -462,7 +462,7 @@ async fn a_join_waits_and_is_then_welcomed() {
         mesh: MeshId([5; 32]),
         trust: vec![entry(&a.key), entry(&stranger.key)],
         directory: vec![entry(&a.key)],
-        fence: Fence { epoch, proof: Some(Claim::sign(&a.key, epoch, 2)) },
+        fence: Fence { epoch, proof: Some(Claim::sign(&a.key, MeshId([5; 32]), epoch, 2)) },
         node_id: "laptop-2".parse().unwrap(),
         tier: Tier::Owner,
     });

@@ -14,7 +14,7 @@ use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, PeerIncompatible, SignatureScheme};
 
 /// The protocol that both ends must name (RFC 7301).
-pub const ALPN: &[u8] = b"sigil/2";
+pub const ALPN: &[u8] = b"sigil/3";
 /// Name in certificates and in the client's hello; says nothing about who it is.
 pub(super) const SERVER_NAME: &str = "sigil";
 /// Prefix of the 32 bytes of an Ed25519 key in a `SubjectPublicKeyInfo` (RFC 8410 §4).

@@ -232,6 +232,7 @@ pub fn epoch_from_pb(epoch: Option<&pb::Epoch>) -> Result<Epoch, WireError> {
 #[must_use]
 pub fn claim_to_pb(claim: &Claim) -> pb::Claim {
     pb::Claim {
+        mesh: copy(&claim.mesh.0),
         epoch: Some(epoch_to_pb(&claim.epoch)),
         seq: claim.seq,
         key: copy(&claim.key.0),
@@ -243,6 +244,7 @@ pub fn claim_to_pb(claim: &Claim) -> pb::Claim {
 #[expect(clippy::needless_pass_by_value, reason = "a checked claim takes the place of the unchecked one")]
 pub fn claim_from_pb(claim: pb::Claim, verifier: &dyn Verifier) -> Result<Claim, WireError> {
     let claim = Claim {
+        mesh: MeshId::from_slice(&claim.mesh).ok_or(WireError::Length { field: "mesh", len: claim.mesh.len() })?,
         epoch: epoch_from_pb(claim.epoch.as_ref())?,
         seq: claim.seq,
         key: PublicKey::from_slice(&claim.key).ok_or(WireError::Length { field: "key", len: claim.key.len() })?,
@@ -468,7 +470,7 @@ mod tests {
     fn claim() -> impl Strategy<Value = Claim> {
         (any::<u64>(), any::<u8>(), any::<u64>(), 0..9_u64).prop_map(|(counter, class, seq, signer)| {
             let signer = Symbolic::new(signer);
-            Claim::sign(&signer, Epoch { counter, class, peer: signer.public_key().peer_id() }, seq)
+            Claim::sign(&signer, MeshId([3; 32]), Epoch { counter, class, peer: signer.public_key().peer_id() }, seq)
         })
     }
 
@@ -592,7 +594,7 @@ mod tests {
     fn signatures_are_checked() {
         let (alice, bob) = (Symbolic::new(1), Symbolic::new(2));
         let epoch = Epoch { counter: 1, class: 1, peer: alice.public_key().peer_id() };
-        let mut claim = Claim::sign(&alice, epoch, 1);
+        let mut claim = Claim::sign(&alice, MeshId([3; 32]), epoch, 1);
         claim.seq = 2;
         assert_eq!(decode_frame(encode_frame(&Frame::Notice(claim)).unwrap(), &bob), Err(WireError::Claim));
     }

@@ -140,7 +140,7 @@ fn header(id_: ReqId, arguments: Payload) -> SignedEntry {
 
 fn dispatch(counter: u64) -> Dispatch {
     Dispatch {
-        claim: Claim::sign(&key(GATEWAY), epoch(GATEWAY), 1),
+        claim: Claim::sign(&key(GATEWAY), MeshId([1; 32]), epoch(GATEWAY), 1),
         header: header(call_id(counter), Payload::Inline(r#"{"a":1}"#.into())),
         attempt: 1,
         left_ms: 30_000,
@@ -505,7 +505,7 @@ async fn a_call_goes_out_and_its_signed_outcome_comes_back() {
             AnswerKind::Waiting,
             AnswerKind::Running { note: "half way".to_owned() },
             AnswerKind::Busy,
-            AnswerKind::Fenced(Some(Claim::sign(&key(OTHER_GATEWAY), epoch(OTHER_GATEWAY), 3))),
+            AnswerKind::Fenced(Some(Claim::sign(&key(OTHER_GATEWAY), MeshId([1; 32]), epoch(OTHER_GATEWAY), 3))),
             AnswerKind::Fenced(None),
             AnswerKind::Rejected("no such tool".to_owned()),
         ];

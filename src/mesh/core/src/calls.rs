@@ -41,9 +41,10 @@ const HISTORY_MAX: usize = 64;
 /// Client keys that one step forgets.
 const KEYS_FORGOTTEN_AT_ONCE: usize = 8;
 
-/// Name of a client key in the store: principal and key, hashed together.
-pub(crate) fn key_id(principal: &str, key: &str) -> Hash {
-    Hash::of(&[principal.as_bytes(), &[0], key.as_bytes()].concat())
+/// Name of a client key in the store: the namespace of whose it is, principal and key, hashed together.
+pub(crate) fn key_id(origin: &PeerId, principal: &str, key: &str, trust: &Trust) -> Hash {
+    let namespace = policy::namespace(origin, trust);
+    Hash::of(&[namespace.0.as_slice(), principal.as_bytes(), &[0], key.as_bytes()].concat())
 }
 
 /// Hash of all that two calls under one client key must agree in.
@@ -392,9 +393,10 @@ impl Book {
             return false;
         }
         let keys_max = facts.config().budgets.of(facts.trust.tier(&entry.author)).keys * TIMES as usize;
-        let bound = header.client_key.as_ref().filter(|_| self.keys_of(&entry.author) < keys_max);
-        if let Some(key) = bound {
-            let key = key_id(&header.principal, key);
+        // One that its target will deny binds nothing.
+        let key = header.client_key.as_ref().filter(|_| policy::permits_call(&entry.author, &header, facts));
+        if let Some(key) = key.filter(|_| self.keys_of(&entry.author) < keys_max) {
+            let key = key_id(&entry.author, &header.principal, key, facts.trust);
             let fingerprint = request_fingerprint(&header.target, header.tool.as_str(), &header.arguments);
             let until_ms = fx.age_ms + header.ttl_ms + 24 * 3600 * 1000;
             self.forget_keys(fx);

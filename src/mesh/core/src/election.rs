@@ -11,7 +11,7 @@ use crate::crypto::Signer;
 use crate::effects::{Effects, Then};
 use crate::epoch::{Claim, Epoch, Fence};
 use crate::frame::{Beacon, Frame};
-use crate::ids::PeerId;
+use crate::ids::{MeshId, PeerId};
 use crate::io::Fact;
 use crate::limits;
 use crate::protocol_rule::ProtocolRule;
@@ -49,6 +49,8 @@ struct Following {
 pub(crate) struct Election {
     config: Config,
     me: PeerId,
+    /// The mesh of its claims.
+    mesh: MeshId,
     fence: Fence,
     /// Our own claims lie above this counter: a store that is older than its promises does not know which it has made.
     floor: u64,
@@ -67,10 +69,11 @@ pub(crate) struct Election {
 }
 
 impl Election {
-    pub(crate) fn boot(config: Config, me: PeerId, fence: Option<Fence>, floor: u64, now: u64) -> Self {
+    pub(crate) fn boot(config: Config, me: PeerId, mesh: MeshId, fence: Option<Fence>, floor: u64, now: u64) -> Self {
         Self {
             config,
             me,
+            mesh,
             fence: fence.unwrap_or(Fence { epoch: Epoch::ZERO, proof: None }),
             floor,
             role: Role::Follower { leader: None, claim_at: u64::MAX },
@@ -303,7 +306,7 @@ impl Election {
             self.role = Role::Follower { leader: None, claim_at: fx.now.mono_ms + wait };
             return;
         }
-        self.lead(Claim::sign(signer, epoch, 1), fx);
+        self.lead(Claim::sign(signer, self.mesh, epoch, 1), fx);
         self.note_change(fx);
     }
 
@@ -375,7 +378,7 @@ impl Election {
         match &self.role {
             Role::Leader { claim, beaconed_at } => {
                 if now >= beaconed_at + self.config.beacon_ms {
-                    let next = Claim::sign(signer, claim.epoch, claim.seq + 1);
+                    let next = Claim::sign(signer, self.mesh, claim.epoch, claim.seq + 1);
                     self.lead(next, fx);
                 }
                 if now >= self.next_handover_look {

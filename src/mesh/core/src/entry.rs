@@ -15,9 +15,9 @@ use crate::limits;
 use crate::record::Header;
 
 /// First byte of every encoded entry and stored record. Another major version is refused, never misread.
-pub const VERSION: u8 = 2;
+pub const VERSION: u8 = 3;
 
-const ENTRY_CONTEXT: &[u8] = b"sigil entry 2\0";
+const ENTRY_CONTEXT: &[u8] = b"sigil entry 3\0";
 
 /// Why bytes are not an entry that we may take.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

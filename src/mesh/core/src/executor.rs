@@ -21,6 +21,7 @@ use crate::policy;
 use crate::protocol_rule::ProtocolRule;
 use crate::record::{CancelRequest, Effect, Ending, Header, Outcome, Payload, Source};
 use crate::rows::{self, JournalRow, Journaled, Row as _};
+use crate::trust::Trust;
 
 /// A run that is over sooner than this is told with its outcome alone.
 const TELL_RUNNING_AFTER_MS: u64 = 20;
@@ -222,7 +223,7 @@ impl Executor {
         if let Err(reason) = policy::permits_here(&offer.origin, &header, facts) {
             return Some(self.finish(id, attempt, Ending::Denied, &reason, Some(header), fx));
         }
-        if let Some(finished) = self.repeats(&header, attempt, fx) {
+        if let Some(finished) = self.repeats(&header, &offer.origin, attempt, facts.trust, fx) {
             return Some(finished);
         }
         if let Some(cancel) = offer.cancel {
@@ -269,19 +270,29 @@ impl Executor {
     }
 
     /// A client key that another call bound here: the same fingerprint = this one is that one; another = refused.
-    fn repeats(&mut self, header: &Arc<Header>, attempt: Attempt, fx: &mut Effects<'_>) -> Option<Finished> {
+    fn repeats(
+        &mut self,
+        header: &Arc<Header>,
+        origin: &PeerId,
+        attempt: Attempt,
+        trust: &Trust,
+        fx: &mut Effects<'_>,
+    ) -> Option<Finished> {
         if !fx.enforces(ProtocolRule::KeyAtTarget) {
             return None;
         }
-        let key = key_id(&header.principal, header.client_key.as_ref()?);
+        let key_of = |origin: &PeerId, header: &Header| {
+            header.client_key.as_ref().map(|key| key_id(origin, &header.principal, key, trust))
+        };
+        let key = key_of(origin, header)?;
         let unfinished = self
             .waiting
             .iter()
-            .map(|waiting| &waiting.header)
-            .chain(self.running.values().map(|running| &running.header))
-            .filter(|other| other.id != header.id)
-            .find(|other| other.client_key.as_ref().is_some_and(|k| key_id(&other.principal, k) == key))
-            .map(|other| (other.id, request_fingerprint(&self.me, other.tool.as_str(), &other.arguments)));
+            .map(|waiting| (&waiting.origin, &waiting.header))
+            .chain(self.running.values().map(|running| (&running.origin, &running.header)))
+            .filter(|(_, other)| other.id != header.id)
+            .find(|(origin, other)| key_of(origin, other) == Some(key))
+            .map(|(_, other)| (other.id, request_fingerprint(&self.me, other.tool.as_str(), &other.arguments)));
         let (first, fingerprint) = unfinished.or_else(|| self.client_keys.get(&key).copied())?;
         if first == header.id {
             return None;
@@ -320,7 +331,7 @@ impl Executor {
             let Some(at) = self.waiting.iter().position(|waiting| waiting.missing.is_none()) else { return };
             let Some(waiting) = self.waiting.remove(at) else { return };
             let Waiting { id, attempt, header, origin, deadline, .. } = waiting;
-            let key = self.bind(&header).filter(|_| fx.enforces(ProtocolRule::KeyInJournal));
+            let key = self.bind(&header, &origin, facts.trust).filter(|_| fx.enforces(ProtocolRule::KeyInJournal));
             let row = JournalRow { state: Journaled::Started, received_ms: fx.age_ms, key };
             fx.put(rows::journal(&id, attempt), &row);
             self.note_row(id, attempt, row);
@@ -482,9 +493,10 @@ impl Executor {
         Some(self.finish(id, attempt, ending, reason, Some(header), fx))
     }
 
-    /// Binds the client key of a call, if it has one that no other call has bound here.
-    fn bind(&mut self, header: &Header) -> Option<Box<(Hash, Hash)>> {
-        let key = key_id(&header.principal, header.client_key.as_ref()?);
+    /// Binds the client key of a call that starts, if it has one that no other call has bound here. A call that ends
+    /// without a run binds nothing: nobody gets its ending in place of a run of his own.
+    fn bind(&mut self, header: &Header, origin: &PeerId, trust: &Trust) -> Option<Box<(Hash, Hash)>> {
+        let key = key_id(origin, &header.principal, header.client_key.as_ref()?, trust);
         let fingerprint = request_fingerprint(&self.me, header.tool.as_str(), &header.arguments);
         let (bound_to, _) = *self.client_keys.entry(key).or_insert((header.id, fingerprint));
         (bound_to == header.id).then(|| Box::new((key, fingerprint)))
@@ -504,7 +516,7 @@ impl Executor {
         let row = JournalRow {
             state: Journaled::Ended(ending),
             received_ms: known.as_ref().map_or(fx.age_ms, |row| row.received_ms),
-            key: known.and_then(|row| row.key).or_else(|| header.as_ref().and_then(|header| self.bind(header))),
+            key: known.and_then(|row| row.key),
         };
         fx.put(rows::journal(&id, attempt), &row);
         self.note_row(id, attempt, row);

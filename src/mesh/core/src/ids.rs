@@ -88,7 +88,7 @@ bytes_id!(
     MeshId, 32
 );
 bytes_id!(
-    /// Identity of a call: origin (48 bits), origin's incarnation (32 bits), counter (48 bits), so that byte order is
+    /// Identity of a call: origin (64 bits), origin's incarnation (32 bits), counter (32 bits), so that byte order is
     /// the order of acceptance within one origin's incarnation. Shown as 26 characters of Crockford base32.
     ReqId, 16
 );
@@ -168,25 +168,26 @@ impl FromStr for MeshId {
     }
 }
 
-/// Largest counter in a [`ReqId`]: 48 bits, about 280 million million calls of one origin's incarnation.
-pub const COUNTER_MAX: u64 = (1 << 48) - 1;
+/// Largest counter in a [`ReqId`]: 32 bits, or 50 days of a thousand calls a second. After it an origin begins a new
+/// incarnation.
+pub const COUNTER_MAX: u64 = u32::MAX as u64;
 
 impl ReqId {
-    /// Puts an id together; `counter` is cut to 48 bits.
+    /// Puts an id together; `counter` is cut to 32 bits.
     #[must_use]
     pub fn new(origin: &PeerId, incarnation: Incarnation, counter: u64) -> Self {
         let mut bytes = [0; 16];
-        bytes[..6].copy_from_slice(&origin.0[..6]);
-        bytes[6..10].copy_from_slice(&incarnation.0.to_be_bytes());
-        bytes[10..].copy_from_slice(&counter.to_be_bytes()[2..]);
+        bytes[..8].copy_from_slice(&origin.0[..8]);
+        bytes[8..12].copy_from_slice(&incarnation.0.to_be_bytes());
+        bytes[12..].copy_from_slice(&counter.to_be_bytes()[4..]);
         Self(bytes)
     }
 
     /// Origin and incarnation: the prefix under which counters rise.
     #[must_use]
     pub fn series(&self) -> Series {
-        let mut bytes = [0; 10];
-        bytes.copy_from_slice(&self.0[..10]);
+        let mut bytes = [0; 12];
+        bytes.copy_from_slice(&self.0[..12]);
         Series(bytes)
     }
 
@@ -194,14 +195,15 @@ impl ReqId {
     #[must_use]
     pub fn counter(&self) -> u64 {
         let mut bytes = [0; 8];
-        bytes[2..].copy_from_slice(&self.0[10..]);
+        bytes[4..].copy_from_slice(&self.0[12..]);
         u64::from_be_bytes(bytes)
     }
 
-    /// True if `origin` issued this id.
+    /// True if `origin` issued this id, as far as an id can tell: by 64 bits. Where the call's header is known, its
+    /// author is compared as a whole.
     #[must_use]
     pub fn is_of(&self, origin: &PeerId) -> bool {
-        self.0[..6] == origin.0[..6]
+        self.0[..8] == origin.0[..8]
     }
 }
 
@@ -233,9 +235,9 @@ impl FromStr for ReqId {
     }
 }
 
-/// Origin (48 bits) and its incarnation (32 bits): the counters of one series are comparable.
+/// Origin (64 bits) and its incarnation (32 bits): the counters of one series are comparable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Series(#[serde(with = "serde_bytes")] pub [u8; 10]);
+pub struct Series(#[serde(with = "serde_bytes")] pub [u8; 12]);
 
 impl Series {
     /// All series of an origin.
@@ -360,12 +362,22 @@ mod tests {
     #[test]
     fn a_request_id_keeps_its_parts() {
         let origin = PublicKey([7; 32]).peer_id();
-        let id = ReqId::new(&origin, Incarnation(0xdead_beef), 0x1234_5678_9abc);
-        assert_eq!(id.counter(), 0x1234_5678_9abc);
+        let id = ReqId::new(&origin, Incarnation(0xdead_beef), 0x1234_5678);
+        assert_eq!(id.counter(), 0x1234_5678);
         assert!(id.is_of(&origin));
         assert_eq!(id.to_string().len(), 26);
         assert_eq!(id.to_string().parse(), Ok(id));
         assert_eq!(id.to_string().to_uppercase().parse(), Ok(id));
+    }
+
+    #[test]
+    fn s26_a_key_ground_to_48_equal_bits_owns_no_id_of_another() {
+        let origin = PeerId([7; 32]);
+        let mut look_alike = PeerId([9; 32]);
+        look_alike.0[..7].copy_from_slice(&origin.0[..7]);
+        let id = ReqId::new(&origin, Incarnation(1), 1);
+        assert!(id.is_of(&origin) && !id.is_of(&look_alike));
+        assert_ne!(ReqId::new(&look_alike, Incarnation(1), 1).series(), id.series());
     }
 
     #[test]

@@ -13,7 +13,7 @@ use rand_core::Rng;
 
 use crate::effects::Effects;
 use crate::entry::{Kind, SignedEntry};
-use crate::ids::{Hash, Incarnation, PeerId, ReqId};
+use crate::ids::{COUNTER_MAX, Hash, Incarnation, PeerId, ReqId};
 use crate::io::{Halt, LogReader, Output};
 use crate::log::Logs;
 use crate::protocol_rule::ProtocolRule;
@@ -104,6 +104,11 @@ impl Incarnations {
     /// The id of the next call that is accepted in this incarnation.
     pub(crate) fn next_id(&self, me: &PeerId, own: Incarnation) -> ReqId {
         ReqId::new(me, own, self.counter + 1)
+    }
+
+    /// True if every id of this incarnation has been used.
+    pub(crate) const fn is_used_up(&self) -> bool {
+        self.counter >= COUNTER_MAX
     }
 
     /// The next id is used, with this step's batch.

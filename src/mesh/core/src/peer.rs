@@ -185,7 +185,7 @@ impl Peer {
         let mut peer = Self {
             timers: Timers { now, age, asked_wake: None, stopping: None },
             durability: Durability::default(),
-            election: Election::boot(config.clone(), me, fence, floor, now.mono_ms),
+            election: Election::boot(config.clone(), me, trust.mesh(), fence, floor, now.mono_ms),
             logs: Logs::new(
                 me,
                 trust.mesh(),
@@ -384,7 +384,7 @@ impl Peer {
     fn handle_frame(&mut self, from: PeerId, frame: Frame, fx: &mut Effects<'_>) {
         match frame {
             Frame::Beacon(beacon) => {
-                let may = self.trust.is_owner(&beacon.claim.epoch.peer);
+                let may = self.is_of_mesh(&beacon.claim) && self.trust.is_owner(&beacon.claim.epoch.peer);
                 self.election.handle_beacon(from, beacon, may, fx);
             }
             Frame::Query => self.election.handle_query(from, fx),
@@ -625,6 +625,7 @@ impl Peer {
     /// same, or those who once followed it would never follow anyone below.
     fn handle_notice(&mut self, from: &PeerId, claim: &Claim, fx: &mut Effects<'_>) {
         let may_prove = self.trust.is_owner(from) || self.trust.was_owner(&claim.epoch.peer);
+        let may_prove = may_prove && self.is_of_mesh(claim);
         self.election.handle_notice(claim, may_prove, fx);
     }
 
@@ -646,7 +647,7 @@ impl Peer {
         let Some(header) = dispatch.header.header() else { return };
         let (id, attempt, place) = (header.id, dispatch.attempt, dispatch.header.place());
         let answer = |what, fx: &mut Effects<'_>| fx.send(from, Frame::Answer(Answer { id, attempt, what }));
-        let may_lead = self.trust.is_owner(&from);
+        let may_lead = self.trust.is_owner(&from) && self.is_of_mesh(&dispatch.claim);
         if from != dispatch.claim.epoch.peer || !may_lead {
             return answer(AnswerKind::Rejected("only a gateway of this mesh may dispatch".to_owned()), fx);
         }
@@ -722,6 +723,11 @@ impl Peer {
         if self.trust.admits(&place.author, place.incarnation, place.seq) {
             self.apply(entry, left_ms, fx);
         }
+    }
+
+    /// True if a claim is to lead this mesh. What its device claimed in another one is no word here.
+    fn is_of_mesh(&self, claim: &Claim) -> bool {
+        claim.mesh == self.trust.mesh()
     }
 
     fn is_excluded(&self) -> bool {

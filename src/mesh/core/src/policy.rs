@@ -5,8 +5,8 @@
 use crate::facts::Facts;
 use crate::ids::PeerId;
 use crate::protocol_rule::ProtocolRule;
-use crate::record::Header;
-use crate::record::{Tier, ToolDecl};
+use crate::record::{Header, Tier, ToolDecl};
+use crate::trust::Trust;
 
 /// Reason for which a call of a device that was removed, or awaits re-approval, does not run.
 pub(crate) const STRANGER: &str = "the device that asked does not belong to the mesh any more";
@@ -22,6 +22,18 @@ pub(crate) fn permits(origin: &PeerId, tool: &ToolDecl, facts: &Facts<'_>) -> Re
         ));
     }
     Ok(())
+}
+
+/// The same of a call as its header says it, by what is known of its target's tools here.
+pub(crate) fn permits_call(origin: &PeerId, header: &Header, facts: &Facts<'_>) -> bool {
+    let declared = facts.nodes.declared(&header.target, header.tool.as_str());
+    declared.is_some_and(|tool| permits(origin, tool, facts).is_ok())
+}
+
+/// The namespace of an origin's client keys. The owners of a mesh share one, since a script of theirs may ask from any
+/// of their devices; everyone else has his own, so that nobody takes a key of another's.
+pub(crate) fn namespace(origin: &PeerId, trust: &Trust) -> PeerId {
+    if trust.is_owner(origin) { PeerId([0; 32]) } else { *origin }
 }
 
 /// The same at the target, of what it declares itself.

@@ -35,10 +35,11 @@ pub(crate) fn accept(new: NewCall, book: &Book, facts: &Facts<'_>, fx: &Effects<
         return Err(Refusal::NotMember);
     }
     check(&new)?;
-    let key = new.client_key.as_ref().map(|key| key_id(&new.principal, key));
+    let key = new.client_key.as_ref().map(|key| key_id(&me, &new.principal, key, facts.trust));
     let known = key.and_then(|key| book.key(&key)).filter(|_| fx.enforces(ProtocolRule::KeyAtOrigin));
     let target = match known {
-        Some(known) if new.node == "any" => known.target,
+        // Where another device's call went is its own choice: whoever asks for any gets one of his own.
+        Some(known) if new.node == "any" && known.id.is_of(&me) => known.target,
         _ => resolve(&new.node, &new.tool, book, facts)?,
     };
     if let Some(known) = known {

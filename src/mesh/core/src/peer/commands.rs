@@ -56,6 +56,9 @@ impl Peer {
         if self.timers.stopping.is_some() {
             return Err(Refusal::Stopping);
         }
+        if self.incarnations.is_used_up() {
+            self.start_incarnation(fx);
+        }
         let header = match accept(new, &self.book, &facts!(self), fx)? {
             Accepted::Known(id) => return Ok(Reply::Call { id, created: false }),
             Accepted::New(header) => header,

@@ -268,7 +268,8 @@ impl Peer {
     fn apply_cancel(&mut self, entry: &SignedEntry, fx: &mut Effects<'_>) {
         let cancel = entry.record::<CancelRequest>().filter(|cancel| cancel.reason.len() <= limits::TEXT_BYTES_MAX);
         let Some(cancel) = cancel else { return };
-        if cancel.id.is_of(&entry.author) || self.trust.is_owner(&entry.author) {
+        let known = self.book.record(&cancel.id).map(|record| record.origin == entry.author);
+        if known.unwrap_or_else(|| cancel.id.is_of(&entry.author)) || self.trust.is_owner(&entry.author) {
             self.book.apply_cancel(&cancel, fx);
             self.stop_call(&cancel, fx);
             self.answer_cancel(&cancel, fx);
@@ -384,7 +385,7 @@ impl Peer {
     }
 
     /// Our log and our calls are numbered anew. What was meant for the incarnation before does not start any more.
-    fn start_incarnation(&mut self, fx: &mut Effects<'_>) {
+    pub(super) fn start_incarnation(&mut self, fx: &mut Effects<'_>) {
         let incarnation = self.incarnations.start(fx);
         self.logs.start_incarnation(incarnation);
         self.executor.drop_waiting(incarnation);

@@ -68,7 +68,9 @@ pub fn joined(welcome: &Welcome, rng: &mut dyn Rng) -> Result<Batch, BootError> 
     if !known {
         return Err(BootError::NoMesh);
     }
-    let mut writes = vec![rows::incarnation().put(&Incarnation(rng.next_u32())), rows::fence().put(&welcome.fence)];
+    let mut fence = welcome.fence.clone();
+    fence.proof.take_if(|proof| proof.mesh != welcome.mesh);
+    let mut writes = vec![rows::incarnation().put(&Incarnation(rng.next_u32())), rows::fence().put(&fence)];
     writes.extend(welcome.trust.iter().map(|record| rows::trust(&record.hash).put(record)));
     writes.extend(welcome.directory.iter().map(|record| rows::directory(&record.author).put(record)));
     Ok(Batch { writes, sync: true })

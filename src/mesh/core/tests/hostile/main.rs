@@ -14,7 +14,7 @@ use mesh_core::ids::{Hash, Incarnation, MeshId, PeerId, ReqId};
 use mesh_core::io::{CallState, Command, Fact, Input, NewCall, Now, Output, Reply, Space};
 use mesh_core::limits;
 use mesh_core::record::{
-    CancelRequest, ChangeKind, Directory, Effect, Ending, Header, MembershipChange, Outcome, Payload, Tier,
+    CancelRequest, ChangeKind, Directory, Effect, Ending, Header, MembershipChange, Outcome, Payload, Tier, ToolDecl,
 };
 use mesh_core::rows;
 use mesh_core::test_kit::{self, Author, Desk, offers, outcome, pushed, tool};
@@ -295,7 +295,8 @@ fn entries_out_of_their_place_are_not_taken() {
 fn nobody_leads_who_may_not_nor_from_too_far_ahead() {
     let (mut honest, liar, _) = scene();
     let led = honest.peer().view().gateway.unwrap();
-    let claim = |liar: &Author, counter| Claim::sign(&liar.key, Epoch { counter, class: 12, peer: liar.id() }, 1);
+    let claim =
+        |liar: &Author, counter| Claim::sign(&liar.key, liar.mesh, Epoch { counter, class: 12, peer: liar.id() }, 1);
     let beacon = |claim| Frame::Beacon(Beacon { claim, age_ms: 0, covered: std::sync::Arc::default() });
     let far = 1_000_000_000;
     for counter in [led.counter + 1, far, u64::MAX] {
@@ -319,6 +320,117 @@ fn nobody_leads_who_may_not_nor_from_too_far_ahead() {
 }
 
 #[test]
+fn s25_what_an_owner_claimed_in_another_mesh_leads_nobody_here() {
+    let mut honest = Honest::new();
+    let owner = honest.author(3);
+    honest.admit(&owner, Tier::Owner);
+    let led = honest.peer().view().gateway.unwrap();
+    let epoch = Epoch { counter: led.counter + 1, class: 12, peer: owner.id() };
+    let former = Claim::sign(&owner.key, MeshId([9; 32]), epoch, 1);
+    let beacon =
+        |claim: &Claim| Frame::Beacon(Beacon { claim: claim.clone(), age_ms: 0, covered: std::sync::Arc::default() });
+    let mut call = honest.author(4);
+    honest.admit(&call, Tier::Shared);
+    let header = call.says(Kind::CALL, encode(&header(&call.id(), 1, honest.id())));
+    honest.hears(&owner, Frame::Digest { rows: Vec::new(), changes: Hash::ZERO });
+    honest.hears(&owner, beacon(&former));
+    honest.hears(&owner, Frame::Notice(former.clone()));
+    let fenced = Answer { id: ReqId([0; 16]), attempt: 1, what: AnswerKind::Fenced(Some(former.clone())) };
+    honest.hears(&owner, Frame::Answer(fenced));
+    let dispatch = Dispatch { claim: former, header, attempt: 1, left_ms: 60_000 };
+    let out = honest.hears(&owner, Frame::Dispatch(dispatch));
+    assert!(!out.iter().any(|o| matches!(o, Output::Invoke(_))), "{out:?}");
+    let view = honest.peer().view();
+    assert_eq!((view.gateway, view.fence), (Some(led), led));
+    // The same in this mesh is followed.
+    honest.hears(&owner, beacon(&Claim::sign(&owner.key, owner.mesh, epoch, 1)));
+    assert_eq!(honest.peer().view().gateway, Some(epoch));
+}
+
+const KEY: &str = "nightly-1";
+
+fn keyed(node: &(impl ToString + ?Sized), tool: &str) -> Command {
+    Command::Call(NewCall { client_key: Some(KEY.to_owned()), ..test_kit::call(node, tool) })
+}
+
+fn keyed_header(origin: &Author, counter: u64, target: PeerId, tool: &str) -> Header {
+    let arguments = Payload::Inline(bytes::Bytes::from_static(b"{}"));
+    let client_key = Some(KEY.to_owned());
+    Header { client_key, arguments, ..test_kit::header(&origin.id(), counter, target, tool) }
+}
+
+/// The call that this command made, which must be a new one.
+fn made(honest: &mut Honest, command: Command) -> ReqId {
+    let reply = honest.ask(command);
+    let Reply::Call { id, created: true } = reply else { panic!("{reply:?}") };
+    assert!(id.is_of(&honest.id()));
+    id
+}
+
+#[test]
+fn s04_a_shared_device_answers_no_owners_script_by_its_key() {
+    let (mut honest, mut liar, _) = scene();
+    let directory = offers_append(&mut liar);
+    honest.hears(&liar, pushed(directory));
+    // A call of its own, for itself, and what it says came of it.
+    let call = keyed_header(&liar, 1, liar.id(), "append");
+    let entry = liar.says(Kind::CALL, encode(&call));
+    honest.hears(&liar, pushed(entry));
+    let forged = liar.says(Kind::OUTCOME, encode(&outcome(call.id, Ending::Done)));
+    honest.hears(&liar, pushed(forged));
+    let any = made(&mut honest, keyed("any", "append"));
+    assert_ne!(any, call.id);
+    // The same of its owner's own next question.
+    assert_eq!(honest.ask(keyed("any", "append")), Reply::Call { id: any, created: false });
+}
+
+#[test]
+fn s04_a_call_that_is_denied_takes_no_key() {
+    let (mut honest, mut liar, _) = scene();
+    let me = honest.id();
+    let lamp = ToolDecl { owner_only: true, ..tool("lamp", Effect::Once) };
+    honest.ask(Command::SetDirectory(offers(vec![lamp])));
+    let call = keyed_header(&liar, 1, me, "lamp");
+    let entry = liar.says(Kind::CALL, encode(&call));
+    let out = honest.hears(&liar, pushed(entry));
+    assert!(!out.iter().any(|o| matches!(o, Output::Invoke(_))), "{out:?}");
+    let out = honest.command(keyed(&me, "lamp"));
+    assert!(out.iter().any(|o| matches!(o, Output::Invoke(run) if run.origin == me)), "{out:?}");
+    // Nor does one of an owner that the target's own tools deny.
+    let mut owner = honest.author(3);
+    honest.admit(&owner, Tier::Owner);
+    let call = Header { client_key: Some("k2".to_owned()), ..keyed_header(&owner, 1, me, "gone") };
+    let entry = owner.says(Kind::CALL, encode(&call));
+    honest.hears(&owner, pushed(entry));
+    let new = NewCall { client_key: Some("k2".to_owned()), ..test_kit::call(&me, "lamp") };
+    let out = honest.command(Command::Call(new));
+    assert!(out.iter().any(|o| matches!(o, Output::Invoke(run) if run.origin == me)), "{out:?}");
+}
+
+#[test]
+fn s04_a_key_of_a_shared_device_is_refused_to_nobody_else() {
+    let (mut honest, mut liar, target) = scene();
+    let call = keyed_header(&liar, 1, target.id(), "append");
+    let entry = liar.says(Kind::CALL, encode(&call));
+    honest.hears(&liar, pushed(entry));
+    let me = honest.id();
+    made(&mut honest, keyed(&me, "append"));
+}
+
+#[test]
+fn s04_any_goes_where_another_owner_went_only_by_its_own_choice() {
+    let (mut honest, _, target) = scene();
+    let mut owner = honest.author(3);
+    honest.admit(&owner, Tier::Owner);
+    let call = keyed_header(&owner, 1, target.id(), "append");
+    let entry = owner.says(Kind::CALL, encode(&call));
+    honest.hears(&owner, pushed(entry));
+    // Owners share their keys: the same is the same call, anything else is refused, and `any` is somebody here.
+    assert_eq!(honest.ask(keyed(&target.id(), "append")), Reply::Call { id: call.id, created: false });
+    assert_eq!(honest.ask(keyed("any", "append")), Reply::Refused(mesh_core::io::Refusal::KeyReused(call.id)));
+}
+
+#[test]
 fn only_a_gateway_may_dispatch_and_only_in_its_own_name() {
     let (mut honest, mut liar, _) = scene();
     let me = honest.peer().view().me;
@@ -328,7 +440,7 @@ fn only_a_gateway_may_dispatch_and_only_in_its_own_name() {
     let call = header(&liar.id(), 1, me);
     let entry = liar.says(Kind::CALL, encode(&call));
     honest.hears(&owner, Frame::Digest { rows: Vec::new(), changes: Hash::ZERO });
-    let claims = |of: &Author, counter| Claim::sign(&of.key, Epoch { counter, class: 3, peer: of.id() }, 1);
+    let claims = |of: &Author, counter| Claim::sign(&of.key, of.mesh, Epoch { counter, class: 3, peer: of.id() }, 1);
     let refused = |honest: &mut Honest, from: &Author, claim: Claim, header: SignedEntry| {
         let dispatch = Dispatch { claim, header, attempt: 1, left_ms: 60_000 };
         let out = honest.hears(from, Frame::Dispatch(dispatch));

@@ -9,6 +9,7 @@ pub mod json;
 pub mod mesh;
 pub mod node;
 pub mod node_service;
+pub mod ownership;
 pub mod pb;
 pub mod platform;
 pub mod runtime;

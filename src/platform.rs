@@ -1,11 +1,15 @@
 //! Parts that differ between operating systems. Everything here is for Unix; Windows would get its own.
 
-use std::fs::{DirBuilder, File, Metadata};
+use std::fmt;
+use std::fs::{self, DirBuilder, File, Metadata};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::Path;
+use std::str::FromStr;
 
 use nix::time::{ClockId, clock_gettime};
+use nix::unistd::{Uid, geteuid};
+use serde::{Deserialize, Serialize};
 
 /// A monotonic clock that counts while the machine sleeps.
 #[cfg(any(target_os = "linux", target_os = "android"))]
@@ -34,6 +38,93 @@ pub fn create_private_dir(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
+/// Creates a directory that only we may enter, or takes one that is there if it is exactly that: a directory of ours, no
+/// link to one, and closed to everybody else. For places that others may write to, such as `/tmp`.
+///
+/// # Errors
+/// It cannot be made; or what is there is something else, or somebody else's.
+pub fn claim_private_dir(path: &Path) -> io::Result<()> {
+    match DirBuilder::new().mode(0o700).create(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        made => return made,
+    }
+    let found = fs::symlink_metadata(path)?;
+    let refused = |why| Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
+    if !found.is_dir() {
+        refused("it is no directory")
+    } else if Uid::from_raw(found.uid()) != geteuid() {
+        refused("it belongs to another user")
+    } else if open_to_others(&found).is_some() {
+        refused("other users may enter it")
+    } else {
+        Ok(())
+    }
+}
+
+/// Closes every descriptor but the three standard ones: what whoever started us had open, such as the lock of a script.
+/// To be called before the program opens anything.
+pub fn close_inherited() {
+    // The listing has a descriptor of its own, which is closed before the loop: closing it again fails and harms nobody.
+    let listed = fs::read_dir("/dev/fd").map(|open| {
+        let numbers = open.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        numbers.collect::<Vec<i32>>()
+    });
+    for number in listed.unwrap_or_else(|_| (3..1024).collect()).into_iter().filter(|number| *number > 2) {
+        let _ = nix::unistd::close(number);
+    }
+}
+
+/// Identity of a file or directory on this machine: the same under all of its names and after a rename, another one for
+/// every copy. Meaningless on another machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
+pub struct FileId {
+    /// Number of the file system.
+    pub device: u64,
+    /// Number in it.
+    pub inode: u64,
+}
+
+impl FileId {
+    /// Identity of what a path leads to.
+    ///
+    /// # Errors
+    /// Nothing is there, or it cannot be looked at.
+    pub fn of(path: &Path) -> io::Result<Self> {
+        fs::metadata(path).map(|found| Self { device: found.dev(), inode: found.ino() })
+    }
+}
+
+impl fmt::Display for FileId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.device, self.inode)
+    }
+}
+
+impl FromStr for FileId {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let numbers =
+            text.split_once('-').and_then(|(device, inode)| Some((device.parse().ok()?, inode.parse().ok()?)));
+        numbers.map(|(device, inode)| Self { device, inode }).ok_or("it must be two numbers with a dash between them")
+    }
+}
+
+impl From<FileId> for String {
+    fn from(id: FileId) -> Self {
+        id.to_string()
+    }
+}
+
+impl TryFrom<String> for FileId {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse()
+    }
+}
+
 /// Makes the names in a directory durable: without it, a file that was just created or renamed may vanish in a crash.
 pub fn sync_dir(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
@@ -56,5 +147,46 @@ pub fn name() -> &'static str {
     match std::env::consts::OS {
         "macos" => "darwin",
         other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
+
+    use super::*;
+
+    #[test]
+    fn s18_a_private_directory_in_a_public_place_is_ours_alone() {
+        let public = tempfile::tempdir().unwrap();
+        let path = public.path().join("sigil-0");
+        claim_private_dir(&path).unwrap();
+        claim_private_dir(&path).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        assert!(claim_private_dir(&path).unwrap_err().to_string().contains("other users"));
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).unwrap();
+        // A link to a directory of ours: whoever made it can turn it elsewhere.
+        let link = public.path().join("link");
+        symlink(&path, &link).unwrap();
+        assert!(claim_private_dir(&link).unwrap_err().to_string().contains("no directory"));
+        let file = public.path().join("file");
+        fs::write(&file, "").unwrap();
+        assert!(claim_private_dir(&file).is_err());
+    }
+
+    #[test]
+    fn b04_a_copy_has_another_identity_and_a_renamed_one_has_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let [one, two, three] = ["one", "two", "three"].map(|name| dir.path().join(name));
+        fs::create_dir(&one).unwrap();
+        fs::create_dir(&two).unwrap();
+        let id = FileId::of(&one).unwrap();
+        assert_ne!(FileId::of(&two).unwrap(), id);
+        fs::rename(&one, &three).unwrap();
+        assert_eq!(FileId::of(&three).unwrap(), id);
+        assert_eq!(id.to_string().parse(), Ok(id));
+        for bad in ["", "1", "1-", "-1", "1-2-3"] {
+            assert!(bad.parse::<FileId>().is_err(), "{bad}");
+        }
     }
 }

@@ -1,26 +1,38 @@
 //! The doors of an agent: REST over a unix socket and over loopback.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+
+use tokio::sync::Notify;
 
 use super::error::AgentError;
 use super::home::Home;
-use super::ports::{self, Ports};
+use super::ports::{self, Ports, Wanted};
 use crate::config::{Config, HTTP_PORT_DEFAULT};
-use crate::doors::{self, Bound, ListenError, LogRing};
+use crate::doors::{self, Bound, ListenError, LogRing, Settings};
 use crate::mesh::MeshHandle;
 use crate::mesh::transport::Links;
 use crate::tasks::TaskGroup;
+
+/// What the doors show besides the mesh.
+pub(super) struct Around<'a> {
+    pub(super) home: &'a Home,
+    pub(super) links: &'a Links,
+    pub(super) logs: LogRing,
+    pub(super) settings: Settings,
+    /// Told when the file of the socket has vanished.
+    pub(super) socket_gone: Arc<Notify>,
+}
 
 /// Opens them. Requests wait until the mesh runs.
 pub(super) async fn open(
     config: &Config,
     kept: Ports,
-    home: &Home,
     mesh: MeshHandle,
-    links: &Links,
-    logs: LogRing,
+    around: Around<'_>,
     tasks: &TaskGroup,
 ) -> Result<Bound, AgentError> {
+    let Around { home, links, logs, settings, socket_gone } = around;
     let (socket, tokens) = (home.socket()?, home.open_tokens()?);
     let serve = async |port: u16| {
         let context = doors::Context {
@@ -29,10 +41,13 @@ pub(super) async fn open(
             tokens: tokens.clone(),
             logs: logs.clone(),
             home: home.path().to_owned(),
-            call_ttl: config.calls.ttl,
+            home_id: home.id(),
+            settings: settings.clone(),
+            socket_gone: socket_gone.clone(),
         };
         doors::serve(context, &socket, SocketAddr::from((Ipv4Addr::LOCALHOST, port)), tasks).await
     };
     let is_taken = |error: &ListenError| matches!(error, ListenError::PortInUse(_));
-    ports::open("http", config.listen.http_port.or(kept.http), HTTP_PORT_DEFAULT, serve, is_taken).await
+    let wanted = Wanted { what: "http", set: config.listen.http_port, kept: kept.http, default: HTTP_PORT_DEFAULT };
+    ports::open(wanted, serve, is_taken).await
 }

@@ -3,18 +3,22 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::config::ConfigError;
+use crate::config::{ConfigError, LogFormat};
 use crate::doors::ListenError;
 use crate::mesh::FatalError;
 use crate::mesh::identity::IdentityError;
 use crate::mesh::store::StoreError;
 use crate::mesh::transport::LinksError;
 use crate::node::catalogue::CatalogueError;
+use crate::ownership::NotOurs;
 
 /// A reason for which an agent did not start, or ended by itself.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum AgentError {
+    /// The home is in other hands than ours.
+    #[error(transparent)]
+    NotOurs(#[from] NotOurs),
     /// The settings cannot be read.
     #[error(transparent)]
     Config(#[from] ConfigError),
@@ -60,6 +64,15 @@ pub enum AgentError {
     /// The name is not valid.
     #[error(transparent)]
     Name(#[from] mesh_core::ids::InvalidId),
+}
+
+/// End of an agent by an error.
+#[derive(Debug)]
+pub struct Ended {
+    /// The cause.
+    pub error: AgentError,
+    /// The form of the log, if it was begun.
+    pub log: Option<LogFormat>,
 }
 
 /// Adds to an error of the file system what was done to which path.

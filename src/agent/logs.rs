@@ -1,6 +1,6 @@
 //! Logs of an agent: to stderr, and to a ring that the doors show.
 
-use std::io;
+use std::io::{self, IsTerminal as _};
 
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
@@ -14,7 +14,9 @@ pub(super) fn start(config: &Config) -> LogRing {
     let ring = LogRing::default();
     let filter: tracing_subscriber::filter::Targets = config.log.level.parse().unwrap_or_default();
     let registry = tracing_subscriber::registry().with(filter).with(ring.layer());
-    let text = tracing_subscriber::fmt::layer().with_writer(io::stderr);
+    // Colours are for people at a terminal; a file, a pipe and the journal get none.
+    let colours = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let text = tracing_subscriber::fmt::layer().with_ansi(colours).with_writer(io::stderr);
     // Someone else may have set a subscriber in tests; the ring still works through ours only.
     let _ = match config.log.format {
         LogFormat::Json => registry.with(text.json()).try_init(),

@@ -5,9 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mesh_core::ids::NodeId;
+use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{self, Overrides};
+use crate::config::{LogFormat, Overrides};
+use crate::doors::Settings;
 use crate::mesh::disk_room::DiskRoom;
 use crate::mesh::identity::DeviceKey;
 use crate::mesh::store::Store;
@@ -20,10 +22,13 @@ use crate::node_service;
 use crate::runtime::process::Launcher;
 use crate::runtime::tool_exec;
 use crate::tasks::TaskGroup;
+use doors::Around;
 use error::at;
 use home::Home;
 use network::Network;
 use ports::Ports;
+use settings::Reloader;
+use signals::{Signals, Wish};
 
 mod doors;
 mod error;
@@ -31,43 +36,68 @@ mod home;
 mod logs;
 mod network;
 mod ports;
+mod settings;
+mod signals;
 
-pub use error::AgentError;
+pub use error::{AgentError, Ended};
 pub use home::Endpoints;
 
 /// Time that a clean stop gives to what is in hand: event streams, requests, tools.
 const GRACE: Duration = Duration::from_millis(1_500);
 
+/// Interval at which an agent looks if its socket is still where others look for it.
+const CARE_EVERY: Duration = Duration::from_secs(2);
+/// Wishes for a reload that may wait; then their requests wait.
+const RELOADS: usize = 4;
+
 /// Parameters of a start.
 pub struct Options {
     /// Its home.
     pub home: PathBuf,
-    /// Name for a home that has none yet.
+    /// Name of this device; kept with the home.
     pub name: Option<String>,
     /// UDP port of the mesh.
     pub quic_port: Option<u16>,
     /// TCP port of the loopback HTTP door.
     pub http_port: Option<u16>,
+    /// Called for each warning of the start.
+    pub warn: Box<dyn Fn(&str) + Send>,
     /// Called once, when all doors are open.
     pub ready: Box<dyn FnOnce(&Endpoints) + Send>,
 }
 
-/// Runs a peer until it is told to stop by SIGINT or SIGTERM.
+/// Runs a peer until a signal tells it to stop: SIGINT, SIGTERM, SIGQUIT, or the end of its terminal. SIGHUP has it read
+/// its settings anew.
 ///
 /// Everything is built from the ground up before the mesh runs: files, links, mesh, tools and node streams, doors. It
 /// is taken down the other way round.
-pub async fn run(options: Options) -> Result<(), AgentError> {
-    let Options { home, name, quic_port, http_port, ready } = options;
+///
+/// # Errors
+/// It did not start, or has failed.
+pub async fn run(options: Options) -> Result<(), Ended> {
+    let mut log = None;
+    live(options, &mut log).await.map_err(|error| Ended { error, log })
+}
+
+async fn live(options: Options, log: &mut Option<LogFormat>) -> Result<(), AgentError> {
+    let Options { home, name, quic_port, http_port, warn, ready } = options;
     let home = Home::create(home)?;
-    let (config, warnings) =
-        config::load(home.path(), &Overrides { name, quic_port, http_port, ..Overrides::default() })?;
+    let signals = Signals::early().map_err(at("taking the signals of", home.path()))?;
+    let overrides = Overrides { name, quic_port, http_port, ..Overrides::default() };
+    let read = settings::Read::from(home.path(), &overrides)?;
+    let config = read.config.clone();
     let logs = logs::start(&config);
-    for warning in &warnings {
+    *log = Some(config.log.format);
+    let mut told: Vec<String> = read.warnings.iter().map(ToString::to_string).collect();
+    told.extend(crate::ownership::above(home.path()).into_iter().map(|finding| finding.cause));
+    for warning in &told {
         tracing::warn!("{warning}");
-        eprintln!("warning: {warning}");
+        warn(warning);
     }
     let catalogue = Catalogue::new(&config)?;
-    let name = config.node.name.clone().unwrap_or_else(|| NodeId::slug(&hostname()));
+    let given = config.node.name.clone();
+    let name = given.clone().or_else(|| home.name()).unwrap_or_else(|| NodeId::slug(&hostname()));
+    home.keep_name(&name)?;
 
     let tasks = TaskGroup::default();
     let key = DeviceKey::load_or_create(home.path())?;
@@ -96,7 +126,22 @@ pub async fn run(options: Options) -> Result<(), AgentError> {
     let launcher = Launcher::start(work.clone(), tool_exec::launcher(), &tasks).map_err(at("making", &work))?;
     let tools = tool_host(&booted, catalogue, Arc::new(blobs), launcher, &tasks);
     let nodes = node_service::start(&links, booted.handle.watch_view(), booted.inputs(), &tasks);
-    let doors = doors::open(&config, kept, &home, booted.handle.clone(), &links, logs, &tasks).await?;
+    let (reload_tx, mut reloads) = mpsc::channel(RELOADS);
+    let mut reloader = Reloader::new(home.path().to_owned(), overrides, read, tools.clone(), booted.handle.clone());
+    if let Some(warning) = given.and_then(|given| ignored_name(&given, &booted.handle.view().node_id)) {
+        tracing::warn!("{warning}");
+        warn(&warning);
+        reloader.note(warning);
+    }
+    let socket_gone = Arc::new(Notify::new());
+    let around = Around {
+        home: &home,
+        links: &links,
+        logs,
+        settings: Settings::new(reloader.watch(), reload_tx),
+        socket_gone: socket_gone.clone(),
+    };
+    let doors = doors::open(&config, kept, booted.handle.clone(), around, &tasks).await?;
 
     let stop = CancellationToken::new();
     let (ended_tx, mut ended) = tokio::sync::oneshot::channel();
@@ -116,25 +161,58 @@ pub async fn run(options: Options) -> Result<(), AgentError> {
         http: doors.http.to_string(),
         quic: links.local_addresses().iter().map(ToString::to_string).collect(),
         peer_id: peer_id.to_string(),
+        home: home.path().to_owned(),
+        home_id: home.id(),
     };
     home.publish(&endpoints)?;
+    let mut signals = signals.with_stopping().map_err(at("taking the signals of", home.path()))?;
     tracing::info!(target: "sigil::events::agent", pid = endpoints.pid, http = %endpoints.http, "ready");
     ready(&endpoints);
 
-    let ended = tokio::select! {
-        () = signalled() => {
-            tracing::info!(target: "sigil::events::agent", "stopping");
-            stop.cancel();
-            (&mut ended).await
+    let mut care = tokio::time::interval(CARE_EVERY);
+    care.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let ended = loop {
+        tokio::select! {
+            biased;
+            ended = &mut ended => break ended,
+            wish = signals.next() => match wish {
+                Wish::Stop(signal) => {
+                    tracing::info!(target: "sigil::events::agent", %signal, "stopping");
+                    stop.cancel();
+                    break (&mut ended).await;
+                }
+                // What went wrong is in the log.
+                Wish::Reload => drop(reloader.reload().await),
+            },
+            Some(request) = reloads.recv() => {
+                // Whoever asked may have gone.
+                let _ = request.send(reloader.reload().await);
+            }
+            _ = care.tick() => if home.keep_up(&endpoints) {
+                socket_gone.notify_one();
+            },
         }
-        ended = &mut ended => ended,
     };
+    // With it goes the last hold on the launcher of tools, whose thread is waited for.
+    drop(reloader);
     links.close_all(Code::Stopping).await;
     tasks.shutdown(GRACE).await;
     let _ = tokio::task::spawn_blocking(move || store.close()).await;
     home.unpublish();
     // The task cannot vanish without a word: only the shutdown above ends it otherwise.
     ended.unwrap_or(Ok(())).map_err(AgentError::from)
+}
+
+/// The warning that a name which was given is not used, because this device has one in its mesh. One that was made
+/// unique there is the one that was given.
+fn ignored_name(given: &NodeId, present: &NodeId) -> Option<String> {
+    let numbered = present.as_str().strip_prefix(given.as_str()).and_then(|rest| rest.strip_prefix('-'));
+    let made_unique = numbered.is_some_and(|number| number.parse::<u32>().is_ok());
+    (given != present && !made_unique).then(|| {
+        format!(
+            "the name `{given}` is not used: in its mesh this device is `{present}`; `sigil rename {given}` changes it"
+        )
+    })
 }
 
 /// The tools of this device, run for peers whose tier in the mesh allows it.
@@ -148,17 +226,21 @@ fn tool_host(
     ToolHost::new(catalogue, tiers_of(booted.handle.watch_view()), blobs, launcher, booted.inputs(), tasks.clone())
 }
 
-/// Resolves at SIGINT or SIGTERM.
-async fn signalled() {
-    use tokio::signal::unix::{SignalKind, signal};
-    match (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) {
-        (Ok(mut interrupt), Ok(mut terminate)) => {
-            tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
-        }
-        _ => std::future::pending().await,
-    }
-}
-
 fn hostname() -> String {
     nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn b11_a_name_that_is_not_used_is_told() {
+        let name = |text: &str| text.parse::<NodeId>().unwrap();
+        assert!(ignored_name(&name("attic"), &name("vm")).is_some_and(|told| told.contains("sigil rename attic")));
+        for present in ["attic", "attic-2"] {
+            assert_eq!(ignored_name(&name("attic"), &name(present)), None);
+        }
+        assert!(ignored_name(&name("attic"), &name("attic-room")).is_some());
+    }
 }

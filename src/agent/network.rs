@@ -6,7 +6,7 @@ use mesh_core::ids::NodeId;
 use tokio::sync::mpsc;
 
 use super::error::AgentError;
-use super::ports::{self, Ports};
+use super::ports::{self, Ports, Wanted};
 use crate::config::{Config, QUIC_PORT_DEFAULT};
 use crate::mesh::blobs::BlobStore;
 use crate::mesh::identity::DeviceKey;
@@ -48,8 +48,8 @@ pub(super) async fn open(
         Links::start(links, link_tx.clone())
     };
     let is_taken = |error: &LinksError| matches!(error, LinksError::PortTaken { .. });
-    let asked = config.listen.quic_port.or(kept.quic);
-    let links = ports::open("quic", asked, QUIC_PORT_DEFAULT, start, is_taken).await?;
+    let wanted = Wanted { what: "quic", set: config.listen.quic_port, kept: kept.quic, default: QUIC_PORT_DEFAULT };
+    let links = ports::open(wanted, start, is_taken).await?;
 
     let (lan_tx, lan_events) = mpsc::channel(LAN_EVENTS);
     if config.discovery.lan {

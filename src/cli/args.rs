@@ -100,13 +100,15 @@ pub(crate) enum Command {
         #[arg(short = 'n', long, default_value_t = 100)]
         lines: usize,
     },
+    /// Have the agent take a changed sigil.toml, without a restart
+    Reload,
     /// Check this installation and suggest fixes
     Doctor,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct UpArgs {
-    /// Node id for a home that has none yet [default: the host's name]
+    /// Node id to have in a mesh, kept with the home [default: the host's name]
     #[arg(long, value_name = "NODE_ID")]
     pub(crate) name: Option<String>,
     /// Return as soon as the agent is ready, and leave it running

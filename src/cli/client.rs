@@ -1,5 +1,7 @@
 //! A small HTTP client for the agent's unix socket.
 
+use std::fmt::Write as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -13,6 +15,9 @@ use serde_json::Value;
 use tokio::net::UnixStream;
 
 use crate::cli::exit::{Exit, Failure};
+use crate::doors::rest::HOME_HEADER;
+use crate::ownership;
+use crate::platform::FileId;
 use crate::tasks::TaskGroup;
 
 /// Longest answer that is read into memory: the largest result, 64 MiB, with its JSON escapes.
@@ -25,12 +30,35 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 pub(crate) struct Noted {
     pub(crate) pid: u32,
     pub(crate) socket: PathBuf,
+    /// The home of that agent, when it was started.
+    #[serde(default)]
+    pub(crate) home: PathBuf,
+    home_id: Option<FileId>,
 }
 
-/// Reads `<home>/run/endpoints.json`.
-pub(crate) fn noted(home: &Path) -> Option<Noted> {
+/// The record in `<home>/run/endpoints.json`.
+#[derive(Debug, Clone)]
+pub(crate) enum Record {
+    /// Of an agent of this home.
+    Own(Noted),
+    /// Of an agent of another home, of which this one is a copy. Not to be believed.
+    OfOriginal(Noted),
+}
+
+/// Reads the record of a home.
+pub(crate) fn record(home: &Path) -> Option<Record> {
     let text = std::fs::read(home.join("run/endpoints.json")).ok()?;
-    serde_json::from_slice(&text).ok()
+    let noted: Noted = serde_json::from_slice(&text).ok()?;
+    let is_own = noted.home_id.is_some() && noted.home_id == FileId::of(home).ok();
+    Some(if is_own { Record::Own(noted) } else { Record::OfOriginal(noted) })
+}
+
+/// The record of an agent of this home.
+pub(crate) fn noted(home: &Path) -> Option<Noted> {
+    match record(home)? {
+        Record::Own(noted) => Some(noted),
+        Record::OfOriginal(_) => None,
+    }
 }
 
 /// Talks to the agent of one home. One connection per request: on a unix socket that costs microseconds, and no
@@ -75,19 +103,63 @@ impl Client {
         &self.home
     }
 
-    /// Opens the socket. Failure means that no agent runs.
+    /// Opens the socket of this home's agent. Most failures mean that none runs.
+    ///
+    /// Whoever listens there must be us, root, or the owner of the home: to anybody else nothing is said.
     pub(crate) async fn connect(&self) -> Result<UnixStream, Failure> {
-        let socket = noted(&self.home).map_or_else(|| self.home.join("run/sigil.sock"), |noted| noted.socket);
-        UnixStream::connect(&socket).await.map_err(|error| {
-            let home = self.home.display();
-            if error.kind() == std::io::ErrorKind::PermissionDenied {
-                Failure::new(Exit::Denied, format!("the agent of {home} belongs to another user"))
-                    .hint("run this as the user who started it")
-            } else {
-                Failure::new(Exit::NoAgent, format!("no agent is running for {home}"))
-                    .hint("start it with `sigil up --detach`")
+        // A home that was moved has taken its socket along; one with a long path has it elsewhere.
+        let usual = self.home.join("run/sigil.sock");
+        let elsewhere = noted(&self.home).map(|noted| noted.socket).filter(|socket| *socket != usual);
+        let mut failure = None;
+        for socket in [usual].into_iter().chain(elsewhere) {
+            match UnixStream::connect(&socket).await {
+                Ok(stream) => return self.trusted(stream, &socket),
+                Err(error) => failure = failure.or(Some(error)),
             }
-        })
+        }
+        Err(self.unreachable(failure.map(|error| error.kind())))
+    }
+
+    fn trusted(&self, stream: UnixStream, socket: &Path) -> Result<UnixStream, Failure> {
+        let listener = stream.peer_cred().map(|peer| peer.uid());
+        let owner = std::fs::metadata(&self.home).map(|home| home.uid());
+        match listener {
+            Ok(uid) if may_answer(uid, nix::unistd::geteuid().as_raw(), owner.ok()) => Ok(stream),
+            Ok(uid) => Err(Failure::new(
+                Exit::Denied,
+                format!("at {} listens {}, and nothing was said to him", socket.display(), ownership::user(uid)),
+            )
+            .hint("remove that socket, then start the agent with `sigil up --detach`")),
+            Err(error) => {
+                Err(Failure::new(Exit::Failed, format!("who listens at {} is not known: {error}", socket.display())))
+            }
+        }
+    }
+
+    fn unreachable(&self, why: Option<std::io::ErrorKind>) -> Failure {
+        let home = self.home.display();
+        if why == Some(std::io::ErrorKind::PermissionDenied) {
+            let owner = self.home.ancestors().find_map(|path| std::fs::metadata(path).ok()).map(|found| found.uid());
+            let owner = owner.map_or_else(|| "another user".to_owned(), ownership::user);
+            return Failure::new(Exit::Denied, format!("{home} is not open to this user: it belongs to {owner}"))
+                .hint(format!("run this as {owner}"));
+        }
+        let (mut detail, mut hint) =
+            (format!("no agent is running for {home}"), "start it with `sigil up --detach`".to_owned());
+        if let Some(Record::OfOriginal(noted)) = record(&self.home) {
+            let _ = write!(
+                detail,
+                "; it is a copy of {}, and what its run/endpoints.json says is of that one",
+                noted.home.display()
+            );
+        } else if let (Some(user), true, false) =
+            (std::env::var_os("SUDO_USER"), nix::unistd::geteuid().is_root(), self.home.exists())
+        {
+            let user = user.to_string_lossy();
+            let _ = write!(detail, ", the home of root");
+            hint = format!("without sudo it is the home of `{user}` that is looked at; or pass --home DIR");
+        }
+        Failure::new(Exit::NoAgent, detail).hint(hint)
     }
 
     /// The process that listens at the socket, as the kernel knows it.
@@ -133,6 +205,9 @@ impl Client {
             let _ = connection.await;
         });
         let mut request = Request::builder().method(method).uri(path).header("host", "localhost");
+        if let Ok(home) = FileId::of(&self.home) {
+            request = request.header(HOME_HEADER, home.to_string());
+        }
         for (name, value) in extras.headers {
             request = request.header(*name, *value);
         }
@@ -148,6 +223,11 @@ impl Client {
             .map_err(|error| Failure::new(Exit::Usage, format!("this cannot be asked over HTTP: {error}")))?;
         sender.send_request(request).await.map_err(broken)
     }
+}
+
+/// True if a process of user `uid` may hear what user `us` has to say to the agent of a home.
+fn may_answer(uid: u32, us: u32, owner: Option<u32>) -> bool {
+    uid == 0 || uid == us || Some(uid) == owner
 }
 
 /// Makes any text safe as one segment of a path or one value of a query.
@@ -178,6 +258,34 @@ mod tests {
         assert_eq!(segment("macbook-pro"), "macbook-pro");
         assert_eq!(segment("../x?y=ü z"), "..%2Fx%3Fy%3D%C3%BC%20z");
         assert_eq!(segment(".."), "%2E%2E");
+    }
+
+    #[test]
+    fn s18_only_we_root_and_the_owner_of_the_home_are_spoken_to() {
+        let (nobody, user) = (65_534, 1_000);
+        assert!(may_answer(0, user, Some(user)) && may_answer(user, user, None));
+        assert!(may_answer(user, 0, Some(user)), "root looks after a user's agent");
+        assert!(!may_answer(nobody, 0, Some(0)) && !may_answer(nobody, 0, None));
+        assert!(!may_answer(nobody, user, Some(user)));
+    }
+
+    #[test]
+    fn b04_a_record_that_came_with_a_copy_is_not_believed() {
+        let dir = tempfile::tempdir().expect("a temp dir");
+        let [one, two] = ["one", "two"].map(|name| dir.path().join(name));
+        for home in [&one, &two] {
+            std::fs::create_dir_all(home.join("run")).expect("a fresh dir");
+        }
+        let id = FileId::of(&one).expect("it is there");
+        let text = serde_json::json!({ "pid": 7, "socket": "/x", "home": one, "home_id": id }).to_string();
+        for home in [&one, &two] {
+            std::fs::write(home.join("run/endpoints.json"), &text).expect("writable");
+        }
+        assert_eq!(noted(&one).map(|noted| noted.pid), Some(7));
+        assert!(noted(&two).is_none() && matches!(record(&two), Some(Record::OfOriginal(noted)) if noted.home == one));
+        let text = serde_json::json!({ "pid": 7, "socket": "/x" }).to_string();
+        std::fs::write(one.join("run/endpoints.json"), text).expect("writable");
+        assert!(noted(&one).is_none(), "a record that does not say whose it is");
     }
 
     fn home_with_listener() -> (tempfile::TempDir, UnixListener) {

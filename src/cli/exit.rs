@@ -90,16 +90,27 @@ pub(crate) struct Failure {
     pub(crate) hint: Option<String>,
     /// The agent's own words, as `problem+json`.
     pub(crate) problem: Option<Value>,
+    /// It stands in the log that this program writes: not to be said a second time.
+    pub(crate) logged: bool,
 }
 
 impl Failure {
     pub(crate) fn new(exit: Exit, detail: impl Into<String>) -> Self {
-        Self { exit, detail: detail.into(), hint: None, problem: None }
+        Self { exit, detail: detail.into(), hint: None, problem: None, logged: false }
     }
 
     pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
+    }
+
+    /// Reads the document that another run of this program printed under `--json`.
+    pub(crate) fn from_document(document: &Value) -> Self {
+        let text = |name: &str| document.get(name).and_then(Value::as_str).map(str::to_owned);
+        let exit = document.get("exit").and_then(Value::as_u64).and_then(|code| code.try_into().ok());
+        let mut failure = Self::new(exit.map_or(Exit::Failed, Exit::of_code), text("detail").unwrap_or_default());
+        failure.hint = text("hint");
+        failure
     }
 
     /// Reads an answer that is not a success.
@@ -111,7 +122,7 @@ impl Failure {
             .map_or_else(|| format!("the agent answered with HTTP {status} and no explanation"), str::to_owned);
         let exit = Exit::of_problem(status, text("code").unwrap_or_default());
         let hint = text("hint").map(str::to_owned);
-        Self { exit, detail, hint, problem: problem.is_object().then_some(problem) }
+        Self { exit, detail, hint, problem: problem.is_object().then_some(problem), logged: false }
     }
 
     /// The code of the problem, if the agent gave one.

@@ -23,7 +23,10 @@ use crate::cli::output::{Ui, clean};
 /// Runs the program.
 #[must_use]
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return misused(&error),
+    };
     let ui = Ui::new(cli.json);
     match run(cli, ui) {
         Ok(exit) => exit,
@@ -32,6 +35,21 @@ pub fn main() -> ExitCode {
             failure.exit.into()
         }
     }
+}
+
+/// The end of a command line that is none. Whoever asked for JSON gets its document too; a wish for help is no mistake.
+fn misused(error: &clap::Error) -> ExitCode {
+    if !error.use_stderr() || !std::env::args_os().any(|word| word == "--json") {
+        error.exit();
+    }
+    let told = error.to_string();
+    let told = told.strip_prefix("error: ").unwrap_or(&told).trim_end();
+    let (detail, hint) = told.split_once("\n\n").unwrap_or((told, "see `sigil help`"));
+    let failure = Failure::new(Exit::Usage, detail).hint(hint.trim());
+    Ui::new(true).document("sigil.error/1", failure.to_json());
+    // What it is for people goes where it always goes.
+    let _ = error.print();
+    Exit::Usage.into()
 }
 
 fn run(cli: Cli, ui: Ui) -> Result<ExitCode, Failure> {
@@ -83,6 +101,9 @@ fn home(given: Option<PathBuf>) -> Result<PathBuf, Failure> {
 fn report(ui: Ui, failure: &Failure) {
     if ui.json {
         ui.document("sigil.error/1", failure.to_json());
+    }
+    if failure.logged {
+        return;
     }
     let mut text = format!("error: {}", output::clean_lines(&failure.detail));
     if let Some(hint) = &failure.hint {

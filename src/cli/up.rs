@@ -5,21 +5,29 @@ use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
 use hyper::Method;
 use nix::sys::signal::{Signal, kill};
+use nix::sys::stat::{Mode, umask};
 use nix::unistd::Pid;
-use serde_json::json;
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::time::{Instant, sleep};
 
-use crate::agent::{self, AgentError, Endpoints};
+use crate::agent::{self, AgentError, Ended, Endpoints};
 use crate::cli::args::UpArgs;
-use crate::cli::client::{Client, Extras, noted};
+use crate::cli::client::{Client, Extras, Record, noted, record};
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::output::Ui;
+use crate::config::LogFormat;
+use crate::doors::ListenError;
+use crate::store::StoreError;
 
+/// Schemas of what an agent says to whoever starts it in the background.
+const UP: &str = "sigil.up/1";
+const WARNING: &str = "sigil.warning/1";
 /// A start takes 0.1 s; a store that must be repaired first, on a slow card, takes longer.
 const READY_WITHIN: Duration = Duration::from_secs(30);
 /// Longest wait of `down`: the agent's own grace is shorter.
@@ -30,9 +38,16 @@ const TAIL_BYTES: u64 = 4096;
 /// `sigil up`: becomes the agent until it is told to stop.
 pub(crate) fn foreground(home: &Path, args: UpArgs, ui: Ui) -> Result<Exit, Failure> {
     if args.own_session {
+        // What our starter had open, where it stood and what it allowed others is none of the agent's.
+        crate::platform::close_inherited();
+        let _ = std::env::set_current_dir("/");
         // Fails only if we lead a session already, which is as good.
         let _ = nix::unistd::setsid();
     }
+    umask(Mode::from_bits_truncate(0o077));
+    // Keys and payloads are in our memory: no other process of this user may read it, and no core file holds it.
+    #[cfg(target_os = "linux")]
+    let _ = nix::sys::prctl::set_dumpable(false);
     #[cfg(target_os = "linux")]
     if args.with_parent {
         let told = nix::sys::prctl::set_pdeathsig(Signal::SIGTERM);
@@ -45,39 +60,80 @@ pub(crate) fn foreground(home: &Path, args: UpArgs, ui: Ui) -> Result<Exit, Fail
         runtime.map_err(|error| Failure::new(Exit::Failed, format!("the runtime does not start: {error}")))?;
     runtime.block_on(async {
         refuse_second(&Client::new(home)).await?;
-        let ready = Box::new(move |endpoints: &Endpoints| announce(ui, endpoints));
+        let detached = args.own_session;
+        let ready = Box::new(move |endpoints: &Endpoints| {
+            announce(ui, endpoints);
+            if detached {
+                // Whoever started us knows what he wanted to know.
+                let _ = nix::unistd::dup2_stdout(std::io::stderr());
+            }
+        });
+        // In the foreground the log is on the screen of whoever started us.
+        let warn: Box<dyn Fn(&str) + Send> = if detached {
+            Box::new(move |warning| ui.document(WARNING, json!({ "warning": warning })))
+        } else {
+            Box::new(|_| ())
+        };
         let options = agent::Options {
             home: home.to_owned(),
             name: args.name,
             quic_port: args.quic_port,
             http_port: args.http_port,
+            warn,
             ready,
         };
-        agent::run(options).await.map_err(|error| {
-            let mut detail = error.to_string();
-            let mut source = std::error::Error::source(&error);
-            while let Some(cause) = source {
-                let _ = write!(detail, ": {cause}");
-                source = cause.source();
-            }
-            Failure::new(exit_of(&error), detail)
-        })
+        agent::run(options).await.map_err(|ended| failure_of(&ended, detached))
     })?;
     Ok(Exit::Ok)
 }
 
+/// The end of an agent for people. Where its log is not on their screen, or is no text, the log has it too.
+fn failure_of(ended: &Ended, detached: bool) -> Failure {
+    let error = &ended.error;
+    let mut detail = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        let _ = write!(detail, ": {cause}");
+        source = cause.source();
+    }
+    let logged = match ended.log {
+        Some(LogFormat::Json) => true,
+        Some(LogFormat::Text) => detached,
+        None => false,
+    };
+    if logged {
+        tracing::error!("{detail}");
+    }
+    let hint = if let AgentError::NotOurs(why) = error {
+        Some(why.fix().to_owned())
+    } else if matches!(error, AgentError::Store(StoreError::Locked { .. })) {
+        Some("use that one, or stop it with `sigil down`".to_owned())
+    } else {
+        None
+    };
+    Failure { hint, logged, ..Failure::new(exit_of(error), detail) }
+}
+
 /// Exit of an agent that ended by itself: a wrong setting is a matter of usage; the rest is a failure.
 fn exit_of(error: &AgentError) -> Exit {
-    if matches!(error, AgentError::Config(_) | AgentError::Tools(_) | AgentError::Name(_)) {
-        Exit::Usage
-    } else {
-        Exit::Failed
+    match error {
+        AgentError::Config(_) | AgentError::Tools(_) | AgentError::Name(_) => Exit::Usage,
+        AgentError::NotOurs(_) => Exit::Denied,
+        // Another one was faster.
+        AgentError::Store(StoreError::Locked { .. }) | AgentError::Doors(ListenError::SocketInUse(_)) => Exit::Conflict,
+        AgentError::Identity(_)
+        | AgentError::Store(_)
+        | AgentError::Links(_)
+        | AgentError::Doors(_)
+        | AgentError::Mesh(_)
+        | AgentError::Home { .. }
+        | AgentError::NoPort { .. } => Exit::Failed,
     }
 }
 
 fn announce(ui: Ui, endpoints: &Endpoints) {
     if ui.json {
-        ui.document("sigil.up/1", json!(endpoints));
+        ui.document(UP, json!(endpoints));
     } else {
         let quic = endpoints.quic.first().map(|quic| format!(" · mesh {quic}")).unwrap_or_default();
         let peer = crate::cli::output::short(&endpoints.peer_id);
@@ -94,11 +150,11 @@ pub(crate) fn url(http: &str) -> String {
 pub(crate) async fn detach(home: &Path, args: &UpArgs, ui: Ui) -> Result<Exit, Failure> {
     let client = Client::new(home);
     refuse_second(&client).await?;
-    let pid = start(&client, args).await?;
+    let pid = start(&client, args, ui).await?;
     let status = client.get("/api/v1/status").await?;
     if ui.json {
         let endpoints = status.get("endpoints").cloned().unwrap_or_default();
-        ui.document("sigil.up/1", json!({ "pid": pid, "peer_id": status.get("peer_id"), "node_id": status.get("node_id"), "endpoints": endpoints }));
+        ui.document(UP, json!({ "pid": pid, "peer_id": status.get("peer_id"), "node_id": status.get("node_id"), "endpoints": endpoints }));
     } else {
         let node = crate::cli::output::text(&status, "node_id");
         ui.print(&format!("sigil is up as {node} · pid {pid} · stop it with `sigil down`"));
@@ -107,44 +163,99 @@ pub(crate) async fn detach(home: &Path, args: &UpArgs, ui: Ui) -> Result<Exit, F
 }
 
 async fn refuse_second(client: &Client) -> Result<(), Failure> {
-    match client.agent_pid().await {
-        None => Ok(()),
-        Some(pid) => Err(Failure::new(
-            Exit::Conflict,
-            format!("an agent of {} is running already: pid {pid}", client.home().display()),
-        )
-        .hint("use it as it is, or stop it first with `sigil down`")),
+    let home = client.home().display();
+    if let Some(pid) = client.agent_pid().await {
+        return Err(Failure::new(Exit::Conflict, format!("an agent of {home} is running already: pid {pid}"))
+            .hint("use it as it is, or stop it first with `sigil down`"));
     }
+    let Some(Record::OfOriginal(noted)) = record(client.home()) else { return Ok(()) };
+    // A stale record names a process that has ended, or one that is no agent.
+    let original = tokio::net::UnixStream::connect(&noted.socket).await.ok();
+    let listener = original.and_then(|stream| stream.peer_cred().ok()?.pid()).and_then(|pid| u32::try_from(pid).ok());
+    if listener == Some(noted.pid) {
+        let original = noted.home.display();
+        return Err(Failure::new(
+            Exit::Conflict,
+            format!(
+                "{home} is a copy of {original}, whose agent is running (pid {}): two homes with one device key would disturb each other",
+                noted.pid
+            ),
+        )
+        .hint(format!(
+            "to go on with the copy, stop the other with `sigil --home {original} down`; to make it a device of its own, remove its identity.key, store and run"
+        )));
+    }
+    Ok(())
 }
 
 /// Starts an agent in the background and waits until it is ready. Its process id.
-pub(crate) async fn start(client: &Client, args: &UpArgs) -> Result<u32, Failure> {
+///
+/// Until then the agent's standard output is a pipe to us: by it come its warnings, and the cause if it ends.
+pub(crate) async fn start(client: &Client, args: &UpArgs, ui: Ui) -> Result<u32, Failure> {
     let home = client.home();
+    let failed = |why: String| Failure::new(Exit::Failed, why);
+    crate::ownership::check(home).map_err(|why| Failure::new(Exit::Denied, why.to_string()).hint(why.fix()))?;
     let logs = home.join("logs");
     let private = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&logs);
-    private.map_err(|error| Failure::new(Exit::Failed, format!("{} cannot be made: {error}", logs.display())))?;
+    private.map_err(|error| failed(format!("{} cannot be made: {error}", logs.display())))?;
     let log_path = logs.join("agent.log");
     let log = std::fs::OpenOptions::new().create(true).append(true).mode(0o600).open(&log_path);
-    let log =
-        log.map_err(|error| Failure::new(Exit::Failed, format!("{} cannot be written: {error}", log_path.display())))?;
+    let log = log.map_err(|error| failed(format!("{} cannot be written: {error}", log_path.display())))?;
     let written = log.metadata().map_or(0, |data| data.len());
     let mut command = agent_command(home, args)?;
-    command.arg("--own-session").stdin(Stdio::null());
-    let log_too =
-        log.try_clone().map_err(|error| Failure::new(Exit::Failed, format!("the log cannot be shared: {error}")))?;
-    let child = command.stdout(log).stderr(log_too).spawn();
-    let mut child = child.map_err(|error| Failure::new(Exit::Failed, format!("the agent does not start: {error}")))?;
-    match wait_ready(client, &mut child, READY_WITHIN).await {
-        Ok(()) => Ok(child.id()),
-        Err(why) => {
-            // Past the deadline it is ours to end: nobody else knows of it yet.
+    command.args(["--own-session", "--json"]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
+    let mut child = command.spawn().map_err(|error| failed(format!("the agent does not start: {error}")))?;
+    let told = match child.stdout.take() {
+        Some(stdout) => tokio::time::timeout(READY_WITHIN, first_words(stdout, ui)).await,
+        None => Ok(Ok(None)),
+    };
+    let failure = match told {
+        Ok(Ok(Some(Word::Up))) => return Ok(child.id()),
+        Ok(Ok(Some(Word::Failed(failure)))) => failure,
+        Ok(Ok(None)) => failed(String::new()),
+        Ok(Err(error)) => failed(format!("the agent cannot be heard: {error}")),
+        // It is ours to end: nobody else knows of it yet.
+        Err(_) => {
             let _ = child.kill();
-            let _ = child.wait();
-            let tail = tail(&log_path, written);
-            let detail = if tail.is_empty() { why } else { format!("{why}; its output:\n{tail}") };
-            Err(Failure::new(Exit::Failed, detail).hint(format!("the whole log is {}", log_path.display())))
+            failed(format!("the agent was not ready within {} s", READY_WITHIN.as_secs()))
+        }
+    };
+    let status = child.wait();
+    if !failure.detail.is_empty() && failure.hint.is_some() {
+        return Err(failure);
+    }
+    let mut failure = failure.hint(format!("the whole log is {}", log_path.display()));
+    if failure.detail.is_empty() {
+        let status = status.map_or_else(|error| error.to_string(), |status| status.to_string());
+        failure.detail = format!("the agent ended at once ({status})");
+        let tail = tail(&log_path, written);
+        if !tail.is_empty() {
+            let _ = write!(failure.detail, "; its output:\n{tail}");
         }
     }
+    Err(failure)
+}
+
+/// What an agent that starts in the background says last to whoever started it.
+enum Word {
+    Up,
+    Failed(Failure),
+}
+
+/// Reads what it says until it is up or has failed, and shows its warnings. `None`: it ended without a word.
+async fn first_words(stdout: ChildStdout, ui: Ui) -> std::io::Result<Option<Word>> {
+    let pipe = tokio::net::unix::pipe::Receiver::from_owned_fd(stdout.into())?;
+    let mut lines = BufReader::new(pipe).lines();
+    while let Some(line) = lines.next_line().await? {
+        let document: Value = serde_json::from_str(&line).unwrap_or_default();
+        match document.get("schema").and_then(Value::as_str) {
+            Some(UP) => return Ok(Some(Word::Up)),
+            Some("sigil.error/1") => return Ok(Some(Word::Failed(Failure::from_document(&document)))),
+            Some(WARNING) => ui.say(&format!("warning: {}", crate::cli::output::text(&document, "warning"))),
+            _ => {}
+        }
+    }
+    Ok(None)
 }
 
 /// Our own program, about to be an agent.
@@ -200,16 +311,25 @@ pub(crate) fn tail(log: &Path, from: u64) -> String {
 
 /// `sigil down`: asks the agent of this home to stop, and waits until it has.
 pub(crate) async fn down(client: &Client, ui: Ui) -> Result<Exit, Failure> {
-    // Connecting says why if nobody is there. The kernel says who listens; a stale file cannot make us end a stranger.
+    // Connecting says why if nobody is there. The kernel says who listens, and two witnesses that this is the agent of
+    // this home: itself, or its record if it hangs. A stale file cannot make us end a stranger.
     let stream = client.connect().await?;
     let listener = stream.peer_cred().ok().and_then(|peer| peer.pid()).and_then(|pid| u32::try_from(pid).ok());
-    let noted = noted(client.home()).map(|noted| noted.pid);
+    let extras = Extras { within: Some(Duration::from_secs(1)), ..Extras::default() };
+    let asked = client.ask(Method::GET, "/api/v1/status", extras).await.and_then(|answer| answer.json());
+    let said =
+        asked.ok().and_then(|status| status.get("pid").and_then(Value::as_u64)).and_then(|pid| pid.try_into().ok());
+    let noted = said.or_else(|| noted(client.home()).map(|noted| noted.pid));
     let (Some(pid), true) = (listener, listener == noted) else {
         return Err(Failure::new(
             Exit::Conflict,
-            format!("the socket is answered by process {listener:?}, but run/endpoints.json names {noted:?}"),
+            format!(
+                "process {} listens at the socket of {} and is not its agent",
+                listener.map_or_else(|| "?".to_owned(), |pid| pid.to_string()),
+                client.home().display()
+            ),
         )
-        .hint("look which of them is the agent, and end it by hand"));
+        .hint("nothing was ended; look what process that is, and which home it serves"));
     };
     drop(stream);
     signal(pid, Signal::SIGTERM)?;

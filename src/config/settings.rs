@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use mesh_core::config::Class;
@@ -248,7 +249,65 @@ pub enum ConfigError {
     },
 }
 
+/// Mark by which a changed settings file is told from the one that was read, without reading it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stamp {
+    changed: (i64, i64),
+    bytes: u64,
+    inode: u64,
+}
+
+impl Stamp {
+    /// Mark of the file in `home`; `None` if there is none, or it cannot be looked at.
+    #[must_use]
+    pub fn of(home: &Path) -> Option<Self> {
+        let found = std::fs::metadata(home.join(FILE_NAME)).ok()?;
+        Some(Self { changed: (found.mtime(), found.mtime_nsec()), bytes: found.len(), inode: found.ino() })
+    }
+}
+
+/// Keys in which two configurations differ.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Differences {
+    /// A running agent takes these.
+    pub live: Vec<String>,
+    /// These are built into the parts of an agent when it starts.
+    pub at_next_start: Vec<String>,
+}
+
 impl Config {
+    /// Keys in which `self` differs from what runs: `now` for what a running agent takes, `started` for the rest.
+    #[must_use]
+    pub fn differences(&self, now: &Self, started: &Self) -> Differences {
+        let Self { home: _, node, listen, discovery, files, tools, calls, log } = self;
+        let mut live = Vec::new();
+        let mut note = |key: &str, same: bool| {
+            if !same {
+                live.push(key.to_owned());
+            }
+        };
+        note("node.deny", node.deny == now.node.deny);
+        note("files.roots", *files == now.files);
+        note("calls.ttl", calls.ttl == now.calls.ttl);
+        let names: std::collections::BTreeSet<_> = tools.keys().chain(now.tools.keys()).collect();
+        for name in names {
+            note(&format!("tools.{name}"), tools.get(name) == now.tools.get(name));
+        }
+        let fixed = [
+            ("node.name", node.name == started.node.name),
+            ("node.class", node.class == started.node.class),
+            ("node.gateway", node.gateway == started.node.gateway),
+            ("listen.quic_port", listen.quic_port == started.listen.quic_port),
+            ("listen.http_port", listen.http_port == started.listen.http_port),
+            ("discovery.lan", *discovery == started.discovery),
+            ("calls.running", calls.running == started.calls.running),
+            ("log.level", log.level == started.log.level),
+            ("log.format", log.format == started.log.format),
+        ];
+        let at_next_start = fixed.into_iter().filter(|(_, same)| !same).map(|(key, _)| key.to_owned()).collect();
+        Differences { live, at_next_start }
+    }
+
     /// The slice of the settings that the core gets.
     #[must_use]
     pub fn peer(&self) -> mesh_core::config::Config {
@@ -260,5 +319,42 @@ impl Config {
             running_max: self.calls.running.into(),
             ..mesh_core::config::Config::default()
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(text: &str) -> Config {
+        let home = tempfile::tempdir().unwrap();
+        std::fs::write(home.path().join(FILE_NAME), text).unwrap();
+        crate::config::load(home.path(), &Overrides::default()).unwrap().0
+    }
+
+    #[test]
+    fn b16_what_a_running_agent_takes_is_told_from_what_waits() {
+        let started = config("[node]\nname = 'a'\n[tools.x]\ncommand = 'x'\n[tools.y]\ncommand = 'y'\n");
+        let newer = config(
+            "[node]\nname = 'b'\ndeny = ['z']\n[listen]\nquic_port = 7\n[tools.x]\ncommand = 'x'\n[tools.y]\ncommand = 'yy'\n[tools.z]\ncommand = 'z'\n[calls]\nttl = '2m'\nrunning = 3\n",
+        );
+        let found = newer.differences(&started, &started);
+        assert_eq!(found.live, ["node.deny", "calls.ttl", "tools.y", "tools.z"]);
+        assert_eq!(found.at_next_start, ["node.name", "listen.quic_port", "calls.running"]);
+        // What runs has been taken by an earlier reload; what waits still does.
+        let again = newer.differences(&newer, &started);
+        assert_eq!((again.live.len(), again.at_next_start), (0, found.at_next_start));
+        assert_eq!(started.differences(&started, &started), Differences::default());
+    }
+
+    #[test]
+    fn b16_a_changed_file_has_another_stamp() {
+        let home = tempfile::tempdir().unwrap();
+        assert_eq!(Stamp::of(home.path()), None);
+        std::fs::write(home.path().join(FILE_NAME), "a").unwrap();
+        let first = Stamp::of(home.path());
+        assert!(first.is_some() && Stamp::of(home.path()) == first);
+        std::fs::write(home.path().join(FILE_NAME), "ab").unwrap();
+        assert_ne!(Stamp::of(home.path()), first);
     }
 }

@@ -2,16 +2,18 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::doors::listen::Bound;
 use crate::doors::log_ring::LogRing;
+use crate::doors::settings::Settings;
 use crate::doors::tokens::TokenStore;
 use crate::mesh::MeshHandle;
 use crate::mesh::clock;
 use crate::mesh::transport::Address;
+use crate::platform::FileId;
 
 /// The parts of an agent that the doors need.
 #[derive(Debug)]
@@ -26,8 +28,12 @@ pub struct Context {
     pub logs: LogRing,
     /// Home of this installation: `doctor` looks at its file modes and free space.
     pub home: PathBuf,
-    /// Time to live of a call that names none: `[calls] ttl` of `sigil.toml`.
-    pub call_ttl: Duration,
+    /// Identity of that directory: a request that means another home is refused.
+    pub home_id: FileId,
+    /// The settings that run.
+    pub settings: Settings,
+    /// Told when the file of the unix socket has vanished: the door makes it anew.
+    pub socket_gone: Arc<Notify>,
 }
 
 /// The context of doors that are open.

@@ -13,7 +13,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tower::ServiceExt as _;
 
 use crate::tasks::TaskGroup;
@@ -44,7 +44,10 @@ pub enum ListenError {
         source: io::Error,
     },
     /// Someone else has the port.
-    #[error("port {} is taken by another program; choose another with --http-port", .0.port())]
+    #[error(
+        "TCP port {} is in use by another program; choose another with --http-port, or `listen.http_port` in sigil.toml",
+        .0.port()
+    )]
     PortInUse(SocketAddr),
     /// The port cannot be opened.
     #[error("listening on {address}")]
@@ -120,9 +123,10 @@ impl Listeners {
     }
 
     /// Serves `routes` at both doors until `tasks` stops: then no new connection is taken, and requests under way are
-    /// finished. Each request carries its [`Arrival`].
-    pub fn serve(self, routes: &Router, tasks: &TaskGroup) {
-        let Self { tcp, unix, bound } = self;
+    /// finished. Each request carries its [`Arrival`]. `socket_gone` tells that the file of the socket has vanished: then
+    /// it is made anew, in a directory that is there.
+    pub fn serve(self, routes: &Router, socket_gone: Arc<Notify>, tasks: &TaskGroup) {
+        let Self { tcp, mut unix, bound } = self;
         let (stop, group, router, port) = (tasks.stopping(), tasks.clone(), routes.clone(), bound.http.port());
         tasks.spawn(async move {
             let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
@@ -142,7 +146,18 @@ impl Listeners {
         tasks.spawn(async move {
             let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
             while let Some(slot) = free(&slots, &stop).await {
-                let Some(accepted) = stop.run_until_cancelled(unix.accept()).await else { break };
+                let accepted = tokio::select! {
+                    biased;
+                    () = stop.cancelled() => break,
+                    () = socket_gone.notified() => {
+                        match bind_socket(&bound.socket).await {
+                            Ok(anew) => unix = anew,
+                            Err(error) => tracing::debug!(%error, "the socket cannot be made anew"),
+                        }
+                        continue;
+                    }
+                    accepted = unix.accept() => accepted,
+                };
                 match accepted {
                     Ok((stream, _)) => {
                         let us = nix::unistd::geteuid().as_raw();

@@ -12,6 +12,7 @@ pub mod log_ring;
 pub mod ops;
 pub mod rest;
 mod serve;
+pub mod settings;
 pub mod tokens;
 
 pub use app::Context;
@@ -19,4 +20,5 @@ pub use identity::{Door, Identity, Principal};
 pub use listen::{Bound, ListenError};
 pub use log_ring::LogRing;
 pub use serve::serve;
+pub use settings::Settings;
 pub use tokens::TokenStore;

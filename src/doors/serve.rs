@@ -24,9 +24,10 @@ pub async fn serve(
 ) -> Result<Bound, ListenError> {
     let listeners = Listeners::bind(unix_path, http_addr).await?;
     let bound = listeners.bound().clone();
+    let socket_gone = context.socket_gone.clone();
     let app = Arc::new(App::new(context, bound.clone(), tasks.stopping()));
     rest::watch(&app, tasks);
-    listeners.serve(&routes(app), tasks);
+    listeners.serve(&routes(app), socket_gone, tasks);
     Ok(bound)
 }
 

@@ -356,6 +356,12 @@ impl Driver {
                 self.admission.approve(peer, tier, node_id, door, &self.publisher.view());
             }
             Request::Reject(peer, door) => self.admission.reject(peer, door, &self.publisher.view()),
+            Request::Offer(tools, door) => {
+                self.reach.set_tools(tools);
+                self.refresh_directory();
+                // The door may have gone.
+                let _ = door.send(());
+            }
         }
     }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use mesh_core::ids::{Hash, NodeId, PeerId, ReqId};
 use mesh_core::io::{CallRecord, Command, Reply, View};
-use mesh_core::record::{Payload, Tier};
+use mesh_core::record::{Payload, Tier, ToolDecl};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::mesh::blobs::BlobStore;
@@ -138,6 +138,11 @@ impl MeshHandle {
     /// Rejects a device that awaits approval.
     pub async fn reject(&self, peer: PeerId) -> Result<(), MeshError> {
         self.ask(|tx| Request::Reject(peer, tx)).await?
+    }
+
+    /// Offers these tools from now on, in place of those before.
+    pub async fn offer(&self, tools: Vec<ToolDecl>) -> Result<(), MeshError> {
+        self.ask(|tx| Request::Offer(tools, tx)).await
     }
 
     /// The output of a call: inline, or the file it was fetched into (waits up to 30 s for a fetch under way).

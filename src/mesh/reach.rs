@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use mesh_core::ids::{PeerId, PublicKey};
 use mesh_core::io::View;
 use mesh_core::limits;
-use mesh_core::record::Directory;
+use mesh_core::record::{Directory, ToolDecl};
 
 use crate::mesh::transport::{Address, Member, Members, ServiceId};
 
@@ -36,6 +36,11 @@ impl Reach {
         addresses.extend(known);
         addresses.truncate(limits::ADDRESSES_MAX);
         self.note(peer, addresses);
+    }
+
+    /// Replaces the tools that our own record offers.
+    pub(super) fn set_tools(&mut self, tools: Vec<ToolDecl>) {
+        self.own.tools = tools;
     }
 
     /// Our directory record with these addresses.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use mesh_core::ids::{Hash, NodeId, PeerId, ReqId};
 use mesh_core::io::{Command, Reply};
-use mesh_core::record::Tier;
+use mesh_core::record::{Tier, ToolDecl};
 use tokio::sync::oneshot;
 
 use crate::mesh::call_queries::{CallCursor, CallFilter, CallPage};
@@ -26,4 +26,6 @@ pub(crate) enum Request {
     Admit(PeerId, Option<Tier>, Option<NodeId>, oneshot::Sender<Result<NodeId, MeshError>>),
     Reject(PeerId, oneshot::Sender<Result<(), MeshError>>),
     Want(Hash, u64, PeerId),
+    /// Answered when the core has been told.
+    Offer(Vec<ToolDecl>, oneshot::Sender<()>),
 }

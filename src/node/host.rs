@@ -9,6 +9,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use futures_util::FutureExt;
 use mesh_core::ids::{Attempt, Hash, PeerId, ReqId};
@@ -96,7 +97,7 @@ pub struct ToolHost {
 }
 
 struct HostState {
-    catalogue: Catalogue,
+    catalogue: ArcSwap<Catalogue>,
     policy: Policy,
     blobs: Arc<dyn Blobs>,
     launcher: Launcher,
@@ -122,7 +123,13 @@ impl ToolHost {
         tasks: TaskGroup,
     ) -> Self {
         let running = Mutex::default();
+        let catalogue = ArcSwap::from_pointee(catalogue);
         Self { shared: Arc::new(HostState { catalogue, policy, blobs, launcher, inputs, tasks, running }) }
+    }
+
+    /// Replaces what is offered. What runs already goes on as it was started.
+    pub fn set_catalogue(&self, catalogue: Catalogue) {
+        self.shared.catalogue.store(Arc::new(catalogue));
     }
 
     fn running_now(&self) -> MutexGuard<'_, BTreeMap<(ReqId, Attempt), CancellationToken>> {
@@ -159,7 +166,8 @@ impl ToolHost {
     /// Decides whether and how a call runs here. The error is its outcome.
     fn last_look(&self, invocation: &Invocation, arguments: Bytes) -> Result<Work, ToolOutcome> {
         let header = &invocation.header;
-        let Some(tool) = self.shared.catalogue.get(&header.tool) else {
+        let catalogue = self.shared.catalogue.load();
+        let Some(tool) = catalogue.get(&header.tool) else {
             return Err(denied(format!("this device offers no tool `{}`", header.tool)));
         };
         if tool.denied {

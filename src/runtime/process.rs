@@ -172,7 +172,15 @@ impl Launcher {
 }
 
 fn start(spec: &Spec, program: Option<&Path>, work: &Path) -> io::Result<Running> {
-    let dir = tempfile::Builder::new().prefix(RUN_DIR_PREFIX).tempdir_in(work)?;
+    let run_dir = || tempfile::Builder::new().prefix(RUN_DIR_PREFIX).tempdir_in(work);
+    let dir = match run_dir() {
+        // A cleaner may have taken the directory away.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            crate::platform::create_private_dir(work)?;
+            run_dir()?
+        }
+        made => made?,
+    };
     let mut command = match program {
         Some(program) => {
             let mut command = Command::new(program);

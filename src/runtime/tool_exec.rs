@@ -61,6 +61,8 @@ fn become_tool(mut args: impl Iterator<Item = OsString>) -> Result<Infallible, S
     if parent_id() != agent {
         return Err("the agent is gone".to_owned());
     }
+    // Ours are closed by exec; what the agent's own starter had open is not.
+    crate::platform::close_inherited();
     limit(Resource::RLIMIT_CORE, 0)?;
     limit(Resource::RLIMIT_NOFILE, OPEN_FILES_MAX)?;
     umask(Mode::from_bits_truncate(0o077));

@@ -15,6 +15,7 @@ mod faults;
 mod freezing;
 mod gateway_loss;
 mod harness;
+mod homes;
 mod hostile_peer;
 mod joining;
 mod nearby;

@@ -1,5 +1,7 @@
 //! Looking after an installation: token, logs, doctor.
 
+use std::fmt::Write as _;
+use std::path::Path;
 use std::time::Duration;
 
 use hyper::Method;
@@ -75,6 +77,30 @@ fn line_text(row: &Value) -> String {
     [text(row, "at"), format!("{:<5}", text(row, "level")), text(row, "target"), text(row, "message")].join(" ")
 }
 
+/// Exit 10 when something in the file is hardly meant.
+pub(super) async fn reload(client: &Client, ui: Ui) -> Result<Exit, Failure> {
+    let answer = client.post("/api/v1/reload", &json!({})).await?;
+    let list = |name: &str| -> Vec<String> {
+        let words = answer.get(name).and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+        words.iter().filter_map(Value::as_str).map(clean).collect()
+    };
+    let (changed, waiting, warnings) = (list("changed"), list("at_next_start"), list("warnings"));
+    for warning in &warnings {
+        ui.say(&format!("warning: {warning}"));
+    }
+    show(ui, "sigil.reload/1", answer, |_| {
+        let mut said = match changed.as_slice() {
+            [] => "Nothing that a running agent takes has changed.".to_owned(),
+            keys => format!("Taken: {}.", keys.join(", ")),
+        };
+        if !waiting.is_empty() {
+            let _ = write!(said, "\nAt the next start (`sigil down`, `sigil up`): {}.", waiting.join(", "));
+        }
+        said
+    });
+    Ok(if warnings.is_empty() { Exit::Ok } else { Exit::DoctorWarning })
+}
+
 pub(super) async fn doctor(client: &Client, ui: Ui) -> Result<Exit, Failure> {
     let body = match client.get("/api/v1/doctor").await {
         Err(failure) if failure.exit == Exit::NoAgent => alone(client, &failure),
@@ -119,11 +145,15 @@ fn exit_of(checks: &[Value]) -> Exit {
     exit
 }
 
-/// Checks that need no agent.
+/// Checks that need no agent: the home, its files and its disk, and why the agent does not run.
 fn alone(client: &Client, failure: &Failure) -> Value {
     let home = client.home();
+    let mut is_there = false;
     let home_check = match std::fs::metadata(home) {
-        Ok(data) if data.is_dir() => json!({ "id": "home", "state": "ok", "cause": home, "fix": "" }),
+        Ok(data) if data.is_dir() => {
+            is_there = true;
+            json!({ "id": "home", "state": "ok", "cause": home, "fix": "" })
+        }
         Ok(_) => {
             json!({ "id": "home", "state": "error", "cause": format!("{} is not a directory", home.display()), "fix": "pass --home DIR" })
         }
@@ -132,11 +162,39 @@ fn alone(client: &Client, failure: &Failure) -> Value {
         }
     };
     let stale = noted(home).filter(|noted| !crate::cli::up::alive(noted.pid));
-    let cause = match stale {
+    let mut cause = match stale {
         Some(noted) => format!("{}; process {} ended without cleaning up", failure.detail, noted.pid),
         None => failure.detail.clone(),
     };
-    json!({ "items": [home_check, { "id": "agent", "state": "error", "cause": cause, "fix": failure.hint }] })
+    if let Some(error) = last_error(&crate::cli::up::tail(&home.join("logs/agent.log"), 0)) {
+        let _ = write!(cause, "; the last error in its log: {error}");
+    }
+    let mut checks = vec![home_check];
+    if is_there {
+        let found = crate::doors::ops::doctor::examine_home(home);
+        checks.extend(found.into_iter().map(
+            |check| json!({ "id": check.id, "state": check.severity.as_str(), "cause": check.cause, "fix": check.fix }),
+        ));
+        checks.extend(settings(home));
+    }
+    checks.push(json!({ "id": "agent", "state": "error", "cause": cause, "fix": failure.hint }));
+    json!({ "items": checks })
+}
+
+/// The settings as the next start would take them.
+fn settings(home: &Path) -> Vec<Value> {
+    let check = |state: &str, cause: String| json!({ "id": "settings", "state": state, "cause": cause, "fix": "correct it before the next `sigil up`" });
+    match crate::config::load(home, &crate::config::Overrides::default()) {
+        Ok((_, warnings)) => warnings.into_iter().map(|warning| check("warn", warning.to_string())).collect(),
+        Err(error) => vec![check("error", error.to_string())],
+    }
+}
+
+/// The last line of a log that tells an error, if the agent ended with one.
+fn last_error(log: &str) -> Option<String> {
+    let is_error =
+        |line: &&str| line.starts_with("error:") || line.contains(" ERROR ") || line.contains("\"level\":\"ERROR\"");
+    log.lines().rev().find(is_error).map(clean)
 }
 
 #[cfg(test)]
@@ -158,6 +216,15 @@ mod tests {
         let row = json!({"at": "T", "level": "info", "target": "sigil", "message": "up pid=3"});
         assert_eq!(line_text(&row), "T info  sigil up pid=3");
         assert_eq!(line_text(&json!("bare\nline")), "bare\u{fffd}line");
+    }
+
+    #[test]
+    fn b17_the_last_error_of_a_log_is_found_in_both_forms() {
+        let text = "T  INFO sigil: ready\nT ERROR sigil: the store has failed: No space left on device\nT  INFO x: end";
+        assert!(last_error(text).is_some_and(|line| line.contains("No space left")));
+        let json = "{\"level\":\"INFO\"}\n{\"level\":\"ERROR\",\"fields\":{\"message\":\"full\"}}";
+        assert!(last_error(json).is_some_and(|line| line.contains("full")));
+        assert_eq!(last_error("T  INFO sigil: no ERRORS"), None);
     }
 
     #[tokio::test]

@@ -122,7 +122,7 @@ pub(super) async fn join(client: &Client, args: JoinArgs, ui: Ui) -> Result<Exit
             own_session: false,
             with_parent: false,
         };
-        let pid = up::start(client, &up).await?;
+        let pid = up::start(client, &up, ui).await?;
         ui.say(&format!("Started (pid {pid}); `sigil down` stops it."));
     }
     ui.progress("joining…");

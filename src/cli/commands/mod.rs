@@ -34,6 +34,7 @@ pub(crate) async fn run(command: Command, client: Client, ui: Ui) -> Result<Exit
         Command::Cancel { id, reason } => calls::cancel(client, &id, reason, ui).await,
         Command::Token { revoke_all } => care::token(client, revoke_all, ui).await,
         Command::Logs { follow, lines } => care::logs(client, follow, lines, ui).await,
+        Command::Reload => care::reload(client, ui).await,
         Command::Doctor => care::doctor(client, ui).await,
         // Handled before there is a client.
         Command::Up(_) | Command::Demo(_) => Ok(Exit::Usage),

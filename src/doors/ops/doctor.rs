@@ -6,11 +6,14 @@ use std::path::Path;
 use mesh_core::ids::PeerId;
 use mesh_core::io::{DiskSpace, Halt, View};
 use mesh_core::record::Tier;
+use nix::sys::statvfs::FsFlags;
 
 use super::devices::{is_online, name_of};
+use crate::doors::settings::Settings;
 use crate::mesh::MeshHandle;
 use crate::mesh::Surroundings;
 use crate::mesh::clock::{now, rfc3339};
+use crate::ownership;
 use crate::status::{ErrorCode, OpError};
 
 /// Severity of a check.
@@ -22,6 +25,18 @@ pub enum Severity {
     Warn,
     /// Something does not work.
     Error,
+}
+
+impl Severity {
+    /// The word for it in answers.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Warn => "warn",
+            Self::Error => "error",
+        }
+    }
 }
 
 /// A thing that was looked at.
@@ -51,28 +66,34 @@ impl Check {
     }
 }
 
-/// Looks at the mesh, at the files of `home` and at the machine. The checks are in a fixed order.
+/// Looks at the mesh, at the settings, at the files of `home` and at the machine. The checks are in a fixed order.
 ///
 /// # Errors
 /// The thread that looks ended early.
-pub async fn examine(mesh: &MeshHandle, home: &Path) -> Result<Vec<Check>, OpError> {
-    let (view, around, home) = (mesh.view(), mesh.surroundings(), home.to_owned());
-    tokio::task::spawn_blocking(move || checks(&view, &around, &home))
+pub async fn examine(mesh: &MeshHandle, settings: &Settings, home: &Path) -> Result<Vec<Check>, OpError> {
+    let (view, around, settings, home) = (mesh.view(), mesh.surroundings(), settings.clone(), home.to_owned());
+    tokio::task::spawn_blocking(move || checks(&view, &around, &settings, &home))
         .await
         .map_err(|error| OpError::new(ErrorCode::Internal, error.to_string()))
 }
 
-fn checks(view: &View, around: &Surroundings, home: &Path) -> Vec<Check> {
-    let mut checks = vec![
-        membership(view),
-        gateway(view),
-        links(view),
-        discovery(around),
-        home_modes(home),
-        disk(home),
-        clock(),
-        files(),
-    ];
+/// Looks at the files of a home and at the machine: all that can be said without an agent.
+#[must_use]
+pub fn examine_home(home: &Path) -> Vec<Check> {
+    let mut checks = vec![home_modes(home)];
+    checks.extend(hands(home));
+    checks.extend([disk(home), clock(), files()]);
+    checks
+}
+
+fn checks(view: &View, around: &Surroundings, settings: &Settings, home: &Path) -> Vec<Check> {
+    let mut checks = vec![membership(view), gateway(view), links(view), discovery(around)];
+    checks.extend(examine_home(home));
+    let found = settings.findings(home);
+    if found.is_empty() {
+        checks.push(Check::ok("settings", "the settings that run are those of sigil.toml"));
+    }
+    checks.extend(found.into_iter().map(|(what, press)| Check::warn("settings", what, press)));
     checks.extend(attention(view).into_iter().map(|(what, press)| Check::error("attention", what, press)));
     checks
 }
@@ -130,9 +151,9 @@ pub fn attention(view: &View) -> Vec<(String, String)> {
 }
 
 /// Findings that a person must know at a glance: revocation, no gateway, what [`attention`] finds, trouble with
-/// discovery. Each with the next step.
+/// discovery, settings that do not run. Each with the next step.
 #[must_use]
-pub fn warnings(view: &View, around: &Surroundings) -> Vec<String> {
+pub fn warnings(view: &View, around: &Surroundings, settings: &Settings, home: &Path) -> Vec<String> {
     let mut warnings = Vec::new();
     if view.revoked {
         warnings.push("this device has been revoked; `sigil leave` starts afresh".to_owned());
@@ -143,6 +164,7 @@ pub fn warnings(view: &View, around: &Surroundings) -> Vec<String> {
     if let Some(trouble) = &around.discovery_trouble {
         warnings.push(format!("finding devices on the local network does not work: {trouble}"));
     }
+    warnings.extend(settings.findings(home).into_iter().map(|(what, press)| format!("{what}; {press}")));
     warnings
 }
 
@@ -218,6 +240,7 @@ fn home_modes(home: &Path) -> Check {
             format!("chmod 600 {}", key.display()),
         ),
         Ok(_) => Check::ok("identity", "the device key is readable by its owner only"),
+        Err(_) if !home.join("store").exists() => Check::ok("identity", "no device key yet: the first start makes one"),
         Err(error) => Check::error(
             "identity",
             format!("{}: {error}", key.display()),
@@ -226,12 +249,28 @@ fn home_modes(home: &Path) -> Check {
     }
 }
 
+/// Who else could change what lies in the home.
+fn hands(home: &Path) -> Vec<Check> {
+    let inside = ownership::findings(home);
+    let above = ownership::above(home);
+    if inside.is_empty() && above.is_empty() {
+        return vec![Check::ok("hands", "nobody else may change what lies in the home")];
+    }
+    let inside = inside.into_iter().map(|finding| Check::error("hands", finding.cause, finding.fix));
+    inside.chain(above.into_iter().map(|finding| Check::warn("hands", finding.cause, finding.fix))).collect()
+}
+
 /// Free space below which the store soon cannot keep a promise: 64 MiB, one result; worth a warning: 1 GiB.
 fn disk(home: &Path) -> Check {
     const LOW: u64 = 1 << 30;
     const TOO_LOW: u64 = 64 << 20;
     let fix = "free some space on that disk";
     match nix::sys::statvfs::statvfs(home) {
+        Ok(stat) if stat.flags().contains(FsFlags::ST_RDONLY) => Check::error(
+            "disk",
+            format!("the file system of {} is mounted read-only", home.display()),
+            "mount it for writing: `mount -o remount,rw …`; if the kernel made it so, look for errors of the disk",
+        ),
         Ok(stat) => {
             let free = stat.blocks_available().saturating_mul(stat.fragment_size());
             let text = format!("{} MiB free at {}", free >> 20, home.display());
@@ -277,6 +316,8 @@ mod tests {
     fn a_key_that_others_may_read_is_an_error() {
         let home = tempfile::tempdir().unwrap();
         let key = home.path().join("identity.key");
+        assert_eq!(home_modes(home.path()).severity, Severity::Ok);
+        std::fs::create_dir(home.path().join("store")).unwrap();
         assert_eq!(home_modes(home.path()).severity, Severity::Error);
         std::fs::write(&key, "x").unwrap();
         std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o644)).unwrap();

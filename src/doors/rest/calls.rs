@@ -211,7 +211,8 @@ pub(super) async fn create(
     let bytes = json_bytes(request, limits::ARGUMENTS_BYTES_MAX + ENVELOPE_BYTES_MAX, false).await?;
     // One level is the body's own.
     let asked: CallRequest<'_> = parse(&bytes, JSON_DEPTH_MAX + 1)?;
-    let ttl = asked.ttl_s.map_or(Ok(app.context.call_ttl), |s| duration("ttl_s", s, TTL_MIN, TTL_MAX))?;
+    let ttl =
+        asked.ttl_s.map_or(Ok(app.context.settings.loaded().call_ttl), |s| duration("ttl_s", s, TTL_MIN, TTL_MAX))?;
     let timeout = asked
         .timeout_s
         .map_or(Ok(calls::TIMEOUT_MAX), |s| duration("timeout_s", s, TIMEOUT_MIN, calls::TIMEOUT_MAX))?;

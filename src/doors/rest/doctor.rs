@@ -10,6 +10,7 @@ use super::extract::check_accept;
 use super::problem::Problems;
 use crate::doors::app::AppState;
 use crate::doors::ops::doctor::{self, Severity};
+use crate::doors::settings::Reloaded;
 use crate::status::OpError;
 
 /// Severity of a check.
@@ -63,12 +64,31 @@ pub struct Report {
     pub checks: Vec<Check>,
 }
 
+/// Result of a reload.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct Reload {
+    /// Keys whose new values are in use.
+    pub changed: Vec<String>,
+    /// Keys whose new values take effect at the next start.
+    pub at_next_start: Vec<String>,
+    /// What in the file is hardly meant.
+    pub warnings: Vec<String>,
+}
+
+/// Reads `sigil.toml` anew. A file that cannot be used changes nothing, and the answer says what is wrong in it.
+#[utoipa::path(post, path = "/api/v1/reload", operation_id = "reload", tag = "operation",
+    responses((status = 200, description = "The settings of the file are in use", body = Reload), Problems))]
+pub(super) async fn reload(State(app): AppState) -> Result<Json<Reload>, OpError> {
+    let Reloaded { changed, at_next_start, warnings } = app.context.settings.reload().await?;
+    Ok(Json(Reload { changed, at_next_start, warnings }))
+}
+
 /// Looks for what is wrong, and names the next step.
 #[utoipa::path(get, path = "/api/v1/doctor", operation_id = "getDoctor", tag = "operation",
     responses((status = 200, description = "The findings", body = Report), Problems))]
 pub(super) async fn doctor(State(app): AppState, headers: HeaderMap) -> Result<Json<Report>, OpError> {
     check_accept(&headers, "application/json")?;
-    let checks = doctor::examine(app.mesh(), &app.context.home).await?;
+    let checks = doctor::examine(app.mesh(), &app.context.settings, &app.context.home).await?;
     let worst = checks.iter().map(|check| check.severity).max().unwrap_or(Severity::Ok);
     Ok(Json(Report { state: worst.into(), checks: checks.into_iter().map(Into::into).collect() }))
 }

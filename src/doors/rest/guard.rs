@@ -20,6 +20,10 @@ use crate::status::{ErrorCode, OpError};
 /// The policy of answers that are data: nothing in them may run, load or be framed.
 const DATA_ONLY: &str = "default-src 'none'; frame-ancestors 'none'; sandbox";
 
+/// Names the home that a request is meant for, as [`FileId`](crate::platform::FileId) shows it. An agent of another home
+/// refuses: the copy of a home may lead to the socket of the original.
+pub(crate) const HOME_HEADER: &str = "sigil-home";
+
 /// Puts the guard around all of `routes`, and around what answers unknown paths.
 pub(super) fn guarded(routes: Router<Arc<App>>, app: Arc<App>) -> Router {
     routes.layer(middleware::from_fn_with_state(app.clone(), guard)).with_state(app)
@@ -40,6 +44,12 @@ async fn guard(State(app): AppState, request: Request, next: Next) -> Response {
 
 /// Proves the caller and runs the handler, which finds the [`Identity`](crate::doors::Identity) in the extensions.
 async fn answer(app: &App, mut request: Request, next: Next) -> Result<Response, OpError> {
+    let meant = request.headers().get(HOME_HEADER).map(|home| home.to_str().ok().and_then(|home| home.parse().ok()));
+    if meant.is_some_and(|home| home != Some(app.context.home_id)) {
+        let detail =
+            format!("this is the agent of {}, not that of the home that was meant", app.context.home.display());
+        return Err(OpError::new(ErrorCode::WrongHost, detail).hint("start one there with `sigil up --detach`"));
+    }
     if let Some(identity) = auth::identify(&app.context.tokens, &request)? {
         request.extensions_mut().insert(identity);
     }

@@ -20,6 +20,7 @@ mod routes;
 mod tests;
 mod tokens;
 
+pub(crate) use guard::HOME_HEADER;
 pub(super) use metrics::watch;
 pub use problem::PROBLEM_JSON;
 pub use routes::document;

@@ -38,7 +38,7 @@ pub(super) async fn status(State(app): AppState, headers: HeaderMap) -> Result<J
         open_calls: around.open_calls,
         revoked: view.revoked,
         asking_to_join: around.asking_to_join.map(|peer| peer.to_string()),
-        warnings: doctor::warnings(&view, &around),
+        warnings: doctor::warnings(&view, &around, &app.context.settings, &app.context.home),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
         started_at: model::time(app.started_ms),

@@ -38,6 +38,7 @@ fn described() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(events::events))
         .routes(routes!(logs::logs))
         .routes(routes!(doctor::doctor))
+        .routes(routes!(doctor::reload))
         .routes(routes!(metrics::metrics))
         .routes(routes!(health::healthz))
         .routes(routes!(health::readyz))

@@ -30,6 +30,7 @@ use crate::doors::identity::Principal;
 use crate::doors::listen::{Arrival, Bound};
 use crate::doors::log_ring::LogRing;
 use crate::doors::serve::serve;
+use crate::doors::settings::Settings;
 use crate::doors::tokens::TokenStore;
 use crate::mesh::MeshHandle;
 use crate::mesh::blobs::BlobStore;
@@ -38,6 +39,7 @@ use crate::mesh::{
     CallCursor, CallPage, EventKind, EventLog, Invite, JoinError, JoinTarget, Joined, Nearby, Pending, Request,
     Surroundings,
 };
+use crate::platform::FileId;
 use crate::tasks::TaskGroup;
 
 const ACCEPTED_MS: u64 = 1_800_000_000_000;
@@ -184,7 +186,9 @@ impl Fake {
             tokens,
             logs: logs.clone(),
             home: home.path().to_owned(),
-            call_ttl: Duration::from_hours(2),
+            home_id: FileId::of(home.path()).unwrap(),
+            settings: Settings::fixed(Duration::from_hours(2)),
+            socket_gone: Arc::default(),
         };
         let socket = home.path().join("sigil.sock");
         let bound = serve(context, &socket, "127.0.0.1:0".parse().unwrap(), &tasks).await.unwrap();
@@ -218,7 +222,9 @@ impl Fake {
             tokens: Arc::new(TokenStore::open(self.home.path().join("tokens")).unwrap()),
             logs: LogRing::default(),
             home: self.home.path().to_owned(),
-            call_ttl: Duration::from_mins(1),
+            home_id: FileId::of(self.home.path()).unwrap(),
+            settings: Settings::fixed(Duration::from_mins(1)),
+            socket_gone: Arc::default(),
         }
     }
 
@@ -373,6 +379,7 @@ impl FakeMesh {
                 reply(to, Ok(()));
             }
             Request::Want(..) => {}
+            Request::Offer(_, to) => drop(to.send(())),
         }
     }
 

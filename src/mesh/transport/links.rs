@@ -57,7 +57,9 @@ pub struct LinksConfig {
 #[non_exhaustive]
 pub enum LinksError {
     /// Another process has the port.
-    #[error("UDP port {port} is in use by another program")]
+    #[error(
+        "UDP port {port} is in use by another program; choose another with --quic-port, or `listen.quic_port` in sigil.toml"
+    )]
     PortTaken {
         /// The port.
         port: u16,

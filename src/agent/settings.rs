@@ -1,0 +1,106 @@
+//! The settings of a running agent: read anew on request, taken whole or not at all.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use crate::config::{self, Config, Overrides, Stamp, Warning};
+use crate::doors::settings::{Loaded, Reloaded, refused};
+use crate::mesh::MeshHandle;
+use crate::node::catalogue::Catalogue;
+use crate::node::host::ToolHost;
+use crate::status::OpError;
+
+/// The settings that run, and what takes new ones.
+pub(super) struct Reloader {
+    home: PathBuf,
+    overrides: Overrides,
+    /// Settings that the parts of this agent were built with.
+    started: Config,
+    /// Settings that run now; of keys that only a start takes, those of the file.
+    now: Config,
+    /// Warnings of the start that are not about the file.
+    standing: Vec<String>,
+    shown: watch::Sender<Arc<Loaded>>,
+    tools: ToolHost,
+    mesh: MeshHandle,
+}
+
+/// Settings as they were read, with what the doors show of them.
+pub(super) struct Read {
+    pub(super) config: Config,
+    pub(super) warnings: Vec<Warning>,
+    stamp: Option<Stamp>,
+}
+
+impl Read {
+    /// Reads them. The stamp is taken first: a file that changes meanwhile counts as newer.
+    pub(super) fn from(home: &std::path::Path, overrides: &Overrides) -> Result<Self, config::ConfigError> {
+        let stamp = Stamp::of(home);
+        let (config, warnings) = config::load(home, overrides)?;
+        Ok(Self { config, warnings, stamp })
+    }
+
+    fn loaded(&self, standing: &[String], at_next_start: Vec<String>) -> Loaded {
+        let warnings = self.warnings.iter().map(ToString::to_string).chain(standing.iter().cloned()).collect();
+        Loaded { call_ttl: self.config.calls.ttl, stamp: self.stamp, warnings, at_next_start }
+    }
+}
+
+impl Reloader {
+    pub(super) fn new(home: PathBuf, overrides: Overrides, read: Read, tools: ToolHost, mesh: MeshHandle) -> Self {
+        let shown = watch::channel(Arc::new(read.loaded(&[], Vec::new()))).0;
+        let Read { config, .. } = read;
+        Self { home, overrides, started: config.clone(), now: config, standing: Vec::new(), shown, tools, mesh }
+    }
+
+    pub(super) fn watch(&self) -> watch::Receiver<Arc<Loaded>> {
+        self.shown.subscribe()
+    }
+
+    /// Adds a warning of the start that stays whatever the file says.
+    pub(super) fn note(&mut self, warning: String) {
+        self.standing.push(warning.clone());
+        self.shown.send_modify(|loaded| Arc::make_mut(loaded).warnings.push(warning));
+    }
+
+    /// Reads the file and takes what a running agent can take.
+    ///
+    /// # Errors
+    /// The file cannot be used, or others may write it: nothing has changed.
+    pub(super) async fn reload(&mut self) -> Result<Reloaded, OpError> {
+        let (home, overrides) = (self.home.clone(), self.overrides.clone());
+        let read = tokio::task::spawn_blocking(move || -> Result<_, String> {
+            crate::ownership::check(&home).map_err(|error| error.to_string())?;
+            let read = Read::from(&home, &overrides).map_err(|error| error.to_string())?;
+            let catalogue = Catalogue::new(&read.config).map_err(|error| error.to_string())?;
+            Ok((read, catalogue))
+        });
+        let read = read.await.unwrap_or_else(|error| Err(error.to_string()));
+        let (read, catalogue) = match read {
+            Ok(read) => read,
+            Err(why) => {
+                tracing::warn!(%why, "sigil.toml was not taken: the settings stay as they were");
+                return Err(refused(&why));
+            }
+        };
+        let differences = read.config.differences(&self.now, &self.started);
+        let decls = catalogue.decls();
+        // First what runs, then what the others are told of it.
+        self.tools.set_catalogue(catalogue);
+        self.mesh.offer(decls).await?;
+        let loaded = read.loaded(&self.standing, differences.at_next_start.clone());
+        let warnings = loaded.warnings.clone();
+        self.shown.send_replace(Arc::new(loaded));
+        self.now = read.config;
+        tracing::info!(
+            target: "sigil::events::agent",
+            changed = ?differences.live, at_next_start = ?differences.at_next_start, "settings reloaded"
+        );
+        for warning in &warnings {
+            tracing::warn!("{warning}");
+        }
+        Ok(Reloaded { changed: differences.live, at_next_start: differences.at_next_start, warnings })
+    }
+}

@@ -279,7 +279,7 @@ impl Config {
     /// Keys in which `self` differs from what runs: `now` for what a running agent takes, `started` for the rest.
     #[must_use]
     pub fn differences(&self, now: &Self, started: &Self) -> Differences {
-        let Self { home: _, node, listen, discovery, files, tools, calls, log } = self;
+        let Self { home: _, node, listen, discovery, files, tools, calls, storage, log } = self;
         let mut live = Vec::new();
         let mut note = |key: &str, same: bool| {
             if !same {
@@ -301,6 +301,7 @@ impl Config {
             ("listen.http_port", listen.http_port == started.listen.http_port),
             ("discovery.lan", *discovery == started.discovery),
             ("calls.running", calls.running == started.calls.running),
+            ("storage.free_min", *storage == started.storage),
             ("log.level", log.level == started.log.level),
             ("log.format", log.format == started.log.format),
         ];

@@ -3,11 +3,12 @@
 use std::fmt;
 use std::time::Duration;
 
-use mesh_core::ids::InvalidId;
+use mesh_core::ids::{InvalidId, PeerId};
 use mesh_core::io::Refusal;
 use serde_json::{Value, json};
 use tonic::Code;
 
+use crate::mesh::check_words::CheckWords;
 use crate::mesh::{JoinError, MeshError};
 
 macro_rules! codes {
@@ -75,6 +76,7 @@ codes! {
     UnknownTool      "unknown_tool"         404  NotFound           3 "No such tool";
     UnknownCall      "unknown_call"         404  NotFound           3 "No such call";
     UnknownPending   "unknown_pending"      404  NotFound           3 "No such device awaits approval";
+    UnknownToken     "unknown_token"        404  NotFound           3 "No such token";
     UnknownNearby    "unknown_nearby"       404  NotFound           3 "No such device nearby";
     NoOutput         "no_output"            404  NotFound           3 "The call has no output";
     InviteUnknown    "invite_unknown"       404  NotFound           3 "This code is not known";
@@ -86,9 +88,13 @@ codes! {
     LastOwner        "last_owner"           409  FailedPrecondition 8 "The last owner must stay";
     Replaced         "replaced"             409  Aborted            8 "A newer stream of this device took its place";
     WouldLeave       "would_leave"          409  FailedPrecondition 8 "This would leave another mesh";
+    ConfirmPeer      "confirm_peer"         409  FailedPrecondition 8 "Compare the check words of the other device first";
+    OtherWords       "other_words"          409  FailedPrecondition 8 "Another device than the one that was compared";
+    NeedsNewKey      "needs_new_key"        409  FailedPrecondition 8 "This device needs a new key to come back";
     InviteUsed       "invite_used"          409  FailedPrecondition 8 "This code has been used";
     ResultGone       "result_gone"          410  NotFound           3 "The output is not kept any more";
     InviteExpired    "invite_expired"       410  FailedPrecondition 7 "This code has expired";
+    InviteVoid       "invite_void"          410  FailedPrecondition 7 "This code was taken back";
     TooLarge         "too_large"            413  OutOfRange         2 "Too large";
     UnsupportedMedia "unsupported_media"    415  InvalidArgument    2 "Not this content type";
     WrongHost        "wrong_host"           421  PermissionDenied   4 "Not under this host name";
@@ -204,6 +210,8 @@ impl From<Refusal> for OpError {
             Refusal::InviteUnknown => Self::new(ErrorCode::InviteUnknown, detail),
             Refusal::InviteUsed => Self::new(ErrorCode::InviteUsed, detail).hint("ask for a new code"),
             Refusal::InviteExpired => Self::new(ErrorCode::InviteExpired, detail).hint("ask for a new code"),
+            Refusal::InviteVoid => Self::new(ErrorCode::InviteVoid, detail).hint("ask for a new code"),
+            Refusal::NeedsNewKey => Self::new(ErrorCode::NeedsNewKey, detail).hint(NEW_KEY),
             Refusal::NotOwner => {
                 Self::new(ErrorCode::NotOwner, detail).hint("do it on a device that `sigil nodes` shows as owner")
             }
@@ -215,10 +223,36 @@ impl From<Refusal> for OpError {
     }
 }
 
+/// The next step of a device that no approval lets in under its present key.
+const NEW_KEY: &str =
+    "on that device: `sigil down`, move `identity.key` out of its home, `sigil up`, and join as a new device";
+
+/// Check words of a device, for machines.
+#[must_use]
+pub fn check(peer: &PeerId) -> Value {
+    json!({ "words": CheckWords::of(peer).words(), "short": peer.short() })
+}
+
 impl From<JoinError> for OpError {
     fn from(error: JoinError) -> Self {
         let detail = error.to_string();
         match error {
+            JoinError::Unconfirmed { peer, name, words } => Self::new(ErrorCode::ConfirmPeer, detail)
+                .hint(format!(
+                    "`sigil status` there shows them; if they are the same, join again with `--yes {}`",
+                    words.to_string().replace(' ', "-")
+                ))
+                .with("peer_id", peer.to_string())
+                .with("name", name)
+                .with("check", check(&peer)),
+            JoinError::OtherWords { peer, .. } => Self::new(ErrorCode::OtherWords, detail)
+                .hint("do not join; look at what `sigil status` shows on the device that you mean")
+                .with("peer_id", peer.to_string())
+                .with("check", check(&peer)),
+            JoinError::BadWelcome(_) => Self::new(ErrorCode::JoinRejected, detail)
+                .hint("this device is still where it was; join through another device of that mesh"),
+            JoinError::Void => Self::new(ErrorCode::InviteVoid, detail),
+            JoinError::NeedsNewKey => Self::new(ErrorCode::NeedsNewKey, detail).hint(NEW_KEY),
             JoinError::BadCode(_) => Self::new(ErrorCode::InviteInvalid, detail)
                 .hint("copy the whole code that `sigil invite` printed on the other device"),
             JoinError::Used => Self::new(ErrorCode::InviteUsed, detail),

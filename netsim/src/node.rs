@@ -5,7 +5,7 @@ use mesh_core::config::{Class, Config};
 use mesh_core::epoch::Epoch;
 use mesh_core::ids::{Attempt, NodeId, PeerId, ReqId};
 use mesh_core::io::{Batch, CallRecord, CallState, Image, Input, Now, Output, Space, Usage, View, Welcome};
-use mesh_core::peer::{self, BootError, Peer};
+use mesh_core::peer::{self, BadWelcome, Peer};
 use mesh_core::record::{Directory, Effect, Ending, Tier, ToolDecl};
 use mesh_core::rows::{self, CallOutline, JournalRow, Journaled, Row as _};
 use mesh_core::test_kit::{MemDisk, Snapshot};
@@ -115,9 +115,16 @@ pub(crate) fn founded(key: &Key, node_id: &NodeId, now: Now, dice: &mut Dice) ->
     peer::founded(key, "simulated", node_id, now, &mut dice.0)
 }
 
-/// Rows of a newcomer.
-pub(crate) fn joined(welcome: &Welcome, dice: &mut Dice) -> Result<Batch, BootError> {
-    peer::joined(welcome, &mut dice.0)
+/// Rows of a newcomer that judges its welcome.
+pub(crate) fn joined(
+    key: &Key,
+    config: &Config,
+    welcome: &Welcome,
+    now: Now,
+    dice: &mut Dice,
+) -> Result<Batch, BadWelcome> {
+    let judged = peer::joined(welcome, Some(welcome.mesh), config, Box::new(key.clone()), now, &mut dice.0);
+    judged.map(|joined| joined.rows)
 }
 
 /// The peer's directory record.

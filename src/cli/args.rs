@@ -32,7 +32,7 @@ pub(crate) enum Command {
     Demo(DemoArgs),
     /// This device: its identity, its gateway, its links
     Status,
-    /// Make a code that lets one device join
+    /// Make a code that lets one device join; list such codes, or take one back
     Invite(InviteArgs),
     /// Join the mesh of another device
     Join(JoinArgs),
@@ -53,6 +53,9 @@ pub(crate) enum Command {
     Forget {
         /// Its node id
         node: String,
+        /// Remove whom it let in too, and whom those let in
+        #[arg(long)]
+        with_their_guests: bool,
     },
     /// The devices of the mesh, or one of them
     Nodes {
@@ -86,11 +89,7 @@ pub(crate) enum Command {
         reason: Option<String>,
     },
     /// Make a bearer token for the HTTP door on this machine; it is shown this once
-    Token {
-        /// Revoke all tokens made so far instead
-        #[arg(long)]
-        revoke_all: bool,
-    },
+    Token(TokenArgs),
     /// Log lines of the agent
     Logs {
         /// Follow: print new lines as they come
@@ -153,6 +152,28 @@ impl Tier {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct TokenArgs {
+    /// Name, for the list
+    #[arg(long, default_value = "", hide_default_value = true)]
+    pub(crate) name: String,
+    /// Time until it ends, such as 90d [default: never]
+    #[arg(long, value_parser = whole_seconds, value_name = "TIME")]
+    pub(crate) expires: Option<u64>,
+    /// It may look, and change nothing
+    #[arg(long)]
+    pub(crate) read_only: bool,
+    /// List the tokens instead, with their last use
+    #[arg(long, conflicts_with_all = ["name", "expires", "read_only"])]
+    pub(crate) list: bool,
+    /// Revoke the token of this id instead
+    #[arg(long, value_name = "ID", conflicts_with_all = ["name", "expires", "read_only", "list"])]
+    pub(crate) revoke: Option<String>,
+    /// Revoke all tokens instead
+    #[arg(long, conflicts_with_all = ["name", "expires", "read_only", "list", "revoke"])]
+    pub(crate) revoke_all: bool,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct InviteArgs {
     /// Tier that it grants
     #[arg(long, value_enum, default_value = "owner")]
@@ -163,12 +184,19 @@ pub(crate) struct InviteArgs {
     /// Show it as a QR code too
     #[arg(long)]
     pub(crate) qr: bool,
+    /// List the codes that this device made instead
+    #[arg(long, conflicts_with_all = ["tier", "expires", "qr"])]
+    pub(crate) list: bool,
+    /// Take back the code of this id instead: it lets nobody in any more
+    #[arg(long, value_name = "ID", conflicts_with_all = ["tier", "expires", "qr", "list"])]
+    pub(crate) void: Option<String>,
 }
 
 #[derive(Debug, Args)]
-#[command(group(clap::ArgGroup::new("whom").required(true)))]
+#[command(group(clap::ArgGroup::new("whom")))]
 pub(crate) struct JoinArgs {
-    /// The code that `sigil invite` printed there; `-` reads it from standard input
+    /// The code that `sigil invite` printed there; `-` reads it from standard input. Without one it is asked for, unseen:
+    /// other users of this machine can read the arguments of a command
     #[arg(group = "whom")]
     pub(crate) code: Option<String>,
     /// Ask a device on this network, which must then approve
@@ -177,6 +205,9 @@ pub(crate) struct JoinArgs {
     /// Ask the device at this address, which must then approve
     #[arg(long, group = "whom", value_name = "IP:PORT")]
     pub(crate) address: Option<std::net::SocketAddr>,
+    /// Check words of that device, as `sigil status` shows them there: nobody is asked whether they are right
+    #[arg(long, value_name = "WORDS")]
+    pub(crate) yes: Option<String>,
     /// Leave the present mesh even if it has other devices
     #[arg(long)]
     pub(crate) force: bool,
@@ -195,6 +226,9 @@ pub(crate) struct ApproveArgs {
     /// Node id to give it [default: the one that it asks for]
     #[arg(long, value_name = "NODE_ID")]
     pub(crate) name: Option<String>,
+    /// Check words of that device, as `sigil status` shows them there: nobody is asked whether they are right
+    #[arg(long, value_name = "WORDS")]
+    pub(crate) yes: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -367,9 +401,22 @@ mod tests {
         assert_eq!(target("sigil join --nearby"), Some((None, Some(String::new()), false)));
         assert_eq!(target("sigil join --nearby attic"), Some((None, Some("attic".into()), false)));
         assert_eq!(target("sigil join --address [::1]:7433"), Some((None, None, true)));
-        for line in ["sigil join", "sigil join CODE --address 1.2.3.4:5", "sigil join --address attic"] {
+        assert_eq!(target("sigil join"), Some((None, None, false)), "it is asked for");
+        for line in ["sigil join CODE --nearby attic", "sigil join CODE --address 1.2.3.4:5"] {
             assert_eq!(target(line), None, "{line}");
         }
+    }
+
+    #[test]
+    fn s27_no_tier_is_offered_that_does_not_exist() {
+        for line in ["sigil invite --tier ephemeral", "sigil approve attic --tier ephemeral"] {
+            assert!(parse(line).is_err(), "{line}");
+        }
+        let help = |name: &str| {
+            let mut cli = Cli::command();
+            cli.find_subcommand_mut(name).expect(name).render_long_help().to_string()
+        };
+        assert!(!help("invite").contains("ephemeral") && !help("approve").contains("ephemeral"));
     }
 
     #[test]
@@ -381,7 +428,8 @@ mod tests {
             "sigil calls --queued --state done",
             "sigil calls --limit 201",
             "sigil up --quic-port 70000",
-            "sigil invite --tier ephemeral",
+            "sigil invite --list --qr",
+            "sigil token --list --revoke-all",
             "sigil frobnicate",
         ] {
             assert!(parse(line).is_err(), "{line}");

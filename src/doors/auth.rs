@@ -5,9 +5,10 @@ use axum::http::header::{AUTHORIZATION, HOST, ORIGIN};
 use axum::http::uri::Authority;
 use axum::http::{HeaderMap, Method};
 
-use crate::doors::identity::{Door, Identity, Principal};
+use crate::doors::identity::{Access, Door, Identity, Principal};
 use crate::doors::listen::Arrival;
 use crate::doors::tokens::TokenStore;
+use crate::mesh::clock::now;
 use crate::status::{ErrorCode, OpError};
 
 /// True if `authority` names our loopback door. A page of another site that gets its name resolved to 127.0.0.1 (DNS
@@ -37,7 +38,7 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
 pub(super) fn identify(tokens: &TokenStore, request: &Request) -> Result<Option<Identity>, OpError> {
     let port = match request.extensions().get::<Arrival>() {
         Some(Arrival::Socket { owner: true }) => {
-            return Ok(Some(Identity { principal: Principal::Owner, door: Door::Socket }));
+            return Ok(Some(Identity { principal: Principal::Owner, door: Door::Socket, access: Access::Full }));
         }
         Some(Arrival::Http { port }) => *port,
         Some(Arrival::Socket { owner: false }) => {
@@ -55,8 +56,8 @@ pub(super) fn identify(tokens: &TokenStore, request: &Request) -> Result<Option<
             .hint(format!("use http://127.0.0.1:{port}")));
     }
     // A browser names the page's origin on everything that changes something, and on every cross-origin read.
-    let unsafe_method = !matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
-    if unsafe_method || request.uri().path() == "/api/v1/events" {
+    let changes = !matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
+    if changes || request.uri().path() == "/api/v1/events" {
         let same_origin = headers.get_all(ORIGIN).iter().all(|origin| {
             origin.to_str().ok().and_then(|o| o.strip_prefix("http://")).is_some_and(|host| names_us(host, port))
         });
@@ -69,9 +70,16 @@ pub(super) fn identify(tokens: &TokenStore, request: &Request) -> Result<Option<
         return Ok(None);
     }
     match bearer(headers) {
-        Some(token) if tokens.knows(token) => Ok(Some(Identity { principal: Principal::Owner, door: Door::Http })),
+        Some(token) if let Some(access) = tokens.access(token, now().wall_ms) => {
+            if access == Access::ReadOnly && changes {
+                return Err(OpError::new(ErrorCode::Denied, "this token only reads")
+                    .hint("`sigil token` makes one that may do more"));
+            }
+            Ok(Some(Identity { principal: Principal::Owner, door: Door::Http, access }))
+        }
         shown => {
-            let detail = if shown.is_some() { "this token is not known here" } else { "the request carries no token" };
+            let unknown = "this token is not known here, revoked or expired";
+            let detail = if shown.is_some() { unknown } else { "the request carries no token" };
             Err(OpError::new(ErrorCode::Unauthorized, detail)
                 .hint("`sigil token` prints one; send it as `Authorization: Bearer TOKEN`"))
         }

@@ -1,4 +1,6 @@
-//! The caller of a request: a principal, and the door it came in by.
+//! The caller of a request: a principal, the door it came in by, and how far it reaches.
+
+use crate::status::{ErrorCode, OpError};
 
 /// The person or program on whose behalf something is asked. It is written into the header of every call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,6 +28,15 @@ pub enum Door {
     Http,
 }
 
+/// Reach of a caller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// All that its door offers.
+    Full,
+    /// What only reads: `GET` and `HEAD`.
+    ReadOnly,
+}
+
 /// The proven caller of a request. In the extensions of every request that reaches a handler, except on public routes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Identity {
@@ -33,4 +44,22 @@ pub struct Identity {
     pub principal: Principal,
     /// By which door.
     pub door: Door,
+    /// How far.
+    pub access: Access,
+}
+
+impl Identity {
+    /// `Err` unless the caller came by the socket. `what` happens through it only, as a sentence's subject and verb;
+    /// `next` is the next step.
+    ///
+    /// # Errors
+    /// [`ErrorCode::Denied`].
+    pub fn require_socket(self, what: &str, next: &str) -> Result<(), OpError> {
+        match self.door {
+            Door::Socket => Ok(()),
+            Door::Http => {
+                Err(OpError::new(ErrorCode::Denied, format!("{what} through the unix socket only")).hint(next))
+            }
+        }
+    }
 }

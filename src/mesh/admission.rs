@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use mesh_core::ids::{NodeId, PeerId};
 use mesh_core::io::{Command, Now, Refusal, Reply, View};
+use mesh_core::peer::BadWelcome;
 use mesh_core::record::Tier;
 use ring::rand::SecureRandom;
 
@@ -94,10 +95,11 @@ impl Admission {
         }
     }
 
-    /// Handles the end of [`Effect::Switch`]; the error says what is wrong with the welcome.
-    pub(super) fn handle_switched(&mut self, switched: Result<(), String>) {
+    /// Handles the end of [`Effect::Switch`], after which the mesh looks like this; the error says what is wrong with the
+    /// welcome.
+    pub(super) fn handle_switched(&mut self, switched: Result<&View, BadWelcome>) {
         match switched {
-            Ok(()) => self.own.handle_switched(&mut self.effects),
+            Ok(view) => self.own.handle_switched(view, &mut self.effects),
             Err(why) => self.own.handle_bad_welcome(why, &mut self.effects),
         }
     }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use mesh_core::frame::Frame;
 use mesh_core::ids::{Hash, PeerId};
 use mesh_core::io::{Batch, CmdId, Command, Fact, Input, Output, Reply};
+use mesh_core::rows::InviteRow;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
@@ -22,6 +23,7 @@ use crate::mesh::clock;
 use crate::mesh::error::FatalError;
 use crate::mesh::events::EventKind;
 use crate::mesh::fault_points::FaultPoints;
+use crate::mesh::joining::InviteInfo;
 use crate::mesh::log_reader;
 use crate::mesh::machine::Machine;
 use crate::mesh::node_sessions::NodeSessions;
@@ -350,6 +352,11 @@ impl Driver {
                 let (addresses, view) = (self.links.local_addresses(), self.publisher.view());
                 self.admission.invite(tier, ttl, addresses, door, &view, clock::now());
             }
+            Request::Invites(reply) => {
+                let now = clock::now().wall_ms;
+                let info = |(secret, row): (&Hash, &InviteRow)| InviteInfo::new(*secret, row, now);
+                let _ = reply.send(peer.invites().map(info).collect());
+            }
             Request::Join(target, force, door) => self.admission.join(target, force, door, &self.publisher.view()),
             Request::Leave(door) => self.admission.leave(door),
             Request::Admit(peer, tier, node_id, door) => {
@@ -376,9 +383,14 @@ impl Driver {
                 let rows = self.machine.found();
                 self.switch(rows)?;
             }
-            Effect::Switch(Destination::Joined(welcome)) => match self.machine.join(&welcome) {
-                Ok(rows) => self.switch(rows)?,
-                Err(error) => self.admission.handle_switched(Err(error.to_string())),
+            Effect::Switch(Destination::Joined(welcome, mesh)) => match self.machine.join(&welcome, mesh) {
+                Ok(joined) => {
+                    if joined.left_out > 0 {
+                        tracing::info!(entries = joined.left_out, "a part of the welcome is of no use here");
+                    }
+                    self.switch(joined.rows)?;
+                }
+                Err(error) => self.admission.handle_switched(Err(error)),
             },
             // The newcomer may have gone.
             Effect::AnswerNewcomer(newcomer, answer) => drop(newcomer.try_send(answer)),
@@ -417,7 +429,7 @@ impl Driver {
         self.publish_all();
         self.publisher.tell(EventKind::Nodes);
         self.links.retry_now();
-        self.admission.handle_switched(Ok(()));
+        self.admission.handle_switched(Ok(&self.publisher.view()));
         Ok(())
     }
 

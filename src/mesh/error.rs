@@ -4,8 +4,9 @@ use std::io;
 
 use mesh_core::ids::{NodeId, PeerId};
 use mesh_core::io::Refusal;
-use mesh_core::peer::BootError;
+use mesh_core::peer::{BadWelcome, BootError};
 
+use crate::mesh::check_words::CheckWords;
 use crate::mesh::store::StoreError;
 
 /// The reason for which the mesh could not answer.
@@ -78,9 +79,45 @@ pub enum JoinError {
         /// Number of the others.
         others: usize,
     },
+    /// Nobody has compared whom this would join: nothing was asked of it.
+    #[error("this would join the device {}: compare its check words with the ones that it shows itself, {words}", named(*.peer, name.as_deref()))]
+    Unconfirmed {
+        /// Its identity; proven only when it has answered at an address.
+        peer: PeerId,
+        /// The name that it shows, if it was seen nearby.
+        name: Option<String>,
+        /// Its check words.
+        words: CheckWords,
+    },
+    /// Another device than the one whose check words were given.
+    #[error("another device than the one that you compared is there: {}, whose check words are {words}", .peer.short())]
+    OtherWords {
+        /// Its identity.
+        peer: PeerId,
+        /// Its check words.
+        words: CheckWords,
+    },
+    /// The welcome is not one that can be taken up. Nothing here has changed.
+    #[error("what the other side sent cannot be joined: {0}")]
+    BadWelcome(#[from] BadWelcome),
+    /// An owner has taken the code back.
+    #[error("this code was taken back; ask for a new one with `sigil invite` on the other device")]
+    Void,
+    /// This device was removed from that mesh in a way that no approval takes back.
+    #[error(
+        "that mesh cannot let this device in under its present key: a removal of it stands that no approval takes back"
+    )]
+    NeedsNewKey,
     /// No device of this name is nearby.
     #[error("no device `{0}` is nearby")]
     NotNearby(String),
+}
+
+fn named(peer: PeerId, name: Option<&str>) -> String {
+    match name {
+        Some(name) => format!("`{}` ({})", name.escape_debug(), peer.short()),
+        None => peer.short(),
+    }
 }
 
 /// The reason for which the mesh did not start, or stopped by itself.

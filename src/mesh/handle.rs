@@ -14,7 +14,7 @@ use crate::mesh::blobs::BlobStore;
 use crate::mesh::call_queries::{CallCursor, CallFilter, CallPage};
 use crate::mesh::error::MeshError;
 use crate::mesh::events::EventLog;
-use crate::mesh::joining::{Invite, JoinTarget, Joined};
+use crate::mesh::joining::{Invite, InviteInfo, JoinTarget, Joined};
 use crate::mesh::request::Request;
 use crate::mesh::snapshot::Surroundings;
 
@@ -118,6 +118,11 @@ impl MeshHandle {
     /// Makes a single-use invite.
     pub async fn invite(&self, tier: Tier, ttl: Duration) -> Result<Invite, MeshError> {
         self.ask(|tx| Request::Invite(tier, ttl, tx)).await?
+    }
+
+    /// The invites that this device has made and still keeps, in no order.
+    pub async fn invites(&self) -> Result<Vec<InviteInfo>, MeshError> {
+        self.ask(Request::Invites).await
     }
 
     /// Joins another mesh. `force` = even when that means leaving a mesh of several.

@@ -1,9 +1,9 @@
 //! The core together with what each step of it needs: the time, a source of randomness, the device key.
 
 use mesh_core::config::Config;
-use mesh_core::ids::NodeId;
+use mesh_core::ids::{MeshId, NodeId};
 use mesh_core::io::{Batch, DiskSpace, Image, Input, Output, Welcome};
-use mesh_core::peer::{self, BootError, Peer};
+use mesh_core::peer::{self, BadWelcome, BootError, Joined, Peer};
 use rand_chacha::ChaCha8Rng;
 use rand_core::SeedableRng;
 use ring::rand::SecureRandom;
@@ -77,12 +77,13 @@ impl Machine {
         founded(&self.key, &self.name, &mut self.rng)
     }
 
-    /// Rows of a newcomer to the mesh that welcomes it.
+    /// Judges the welcome to another mesh, which must be `mesh` if that is known.
     ///
     /// # Errors
-    /// The welcome does not hold the mesh that it names.
-    pub(super) fn join(&mut self, welcome: &Welcome) -> Result<Batch, BootError> {
-        peer::joined(welcome, &mut self.rng)
+    /// It is not one that this device can live in.
+    pub(super) fn join(&mut self, welcome: &Welcome, mesh: Option<MeshId>) -> Result<Joined, BadWelcome> {
+        let signer = Box::new(self.key.clone());
+        peer::joined(welcome, mesh, &self.config, signer, clock::now(), &mut self.rng)
     }
 
     /// The core, to look at.

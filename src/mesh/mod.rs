@@ -8,6 +8,7 @@ mod blob_needs;
 pub mod blobs;
 mod boot;
 mod call_queries;
+pub mod check_words;
 pub mod clock;
 pub mod disk_room;
 mod driver;
@@ -37,7 +38,7 @@ pub use call_queries::{CallCursor, CallFilter, CallPage, CallStateFilter};
 pub use error::{FatalError, JoinError, MeshError};
 pub use events::{EVENTS_KEPT, Event, EventKind, EventLog};
 pub use handle::{MeshHandle, ResultBody};
-pub use joining::{Invite, JoinTarget, Joined};
+pub use joining::{Invite, InviteInfo, InviteState, JoinTarget, Joined, invite_id};
 #[cfg(test)]
 pub(crate) use request::Request;
 pub use snapshot::{Nearby, Pending, Surroundings};

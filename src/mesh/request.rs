@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 
 use crate::mesh::call_queries::{CallCursor, CallFilter, CallPage};
 use crate::mesh::error::MeshError;
-use crate::mesh::joining::{Invite, JoinTarget, Joined};
+use crate::mesh::joining::{Invite, InviteInfo, JoinTarget, Joined};
 use crate::mesh::waiters::CallAnswer;
 
 /// One request, with the way back for its answer.
@@ -21,6 +21,8 @@ pub(crate) enum Request {
     Ended(ReqId, CallAnswer),
     Calls(CallFilter, Option<CallCursor>, usize, oneshot::Sender<Result<CallPage, MeshError>>),
     Invite(Tier, Duration, oneshot::Sender<Result<Invite, MeshError>>),
+    /// The invites that are kept here.
+    Invites(oneshot::Sender<Vec<InviteInfo>>),
     Join(JoinTarget, bool, oneshot::Sender<Result<Joined, MeshError>>),
     Leave(oneshot::Sender<Result<(), MeshError>>),
     Admit(PeerId, Option<Tier>, Option<NodeId>, oneshot::Sender<Result<NodeId, MeshError>>),

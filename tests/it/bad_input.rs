@@ -231,7 +231,7 @@ fn a9_a_thousand_strangers_do_not_disturb() {
 #[test]
 fn a9_a_stranger_who_asks_may_be_turned_away() {
     let (attic, stranger) = (Home::new("attic").started(), Home::new("bureau").started());
-    let asked = stranger.post("join", &json!({ "address": attic.quic_address().to_string() }));
+    let asked = stranger.ask_to_join(&attic);
     assert_eq!(asked.status, 202, "{}", asked.text());
     let mut waiting = Value::Null;
     wait_until("it is pending", PATIENCE, || {

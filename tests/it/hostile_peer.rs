@@ -34,22 +34,22 @@ use crate::harness::{Home, Mesh, PATIENCE, call_is_over, items, observe, residen
 
 const YEAR_MS: u64 = 365 * 24 * 3600 * 1000;
 
-fn runtime() -> Runtime {
+pub(crate) fn runtime() -> Runtime {
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime")
 }
 
 /// A peer without an agent: keys and links, and whoever holds it decides what is said on them.
-struct Loose {
-    key: DeviceKey,
-    links: Links,
-    events: mpsc::Receiver<LinkEvent>,
+pub(crate) struct Loose {
+    pub(crate) key: DeviceKey,
+    pub(crate) links: Links,
+    pub(crate) events: mpsc::Receiver<LinkEvent>,
     tasks: TaskGroup,
     _dir: TempDir,
 }
 
 impl Loose {
     /// With a fresh key, behind an address of this machine. Within a runtime.
-    fn new(listen: SocketAddr) -> Self {
+    pub(crate) fn new(listen: SocketAddr) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let key = DeviceKey::load_or_create(dir.path()).expect("a key");
         let blobs = BlobStore::open(&dir.path().join("blobs")).expect("a blob store");
@@ -60,7 +60,7 @@ impl Loose {
         Self { key, links, events, tasks, _dir: dir }
     }
 
-    fn id(&self) -> PeerId {
+    pub(crate) fn id(&self) -> PeerId {
         self.key.peer_id()
     }
 

@@ -25,5 +25,6 @@ mod partition;
 mod seed_nodes;
 mod seed_rest;
 mod tool_exec;
+mod whom_we_join;
 #[cfg(feature = "fault-points")]
 mod wrong_clock;

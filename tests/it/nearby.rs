@@ -24,7 +24,11 @@ fn a10_strangers_see_each_other_nearby_and_one_joins_after_approval() {
     assert!(items(&attic.get("pending").expect(200)).is_empty());
     assert_eq!(attic.nodes().len(), 1);
 
-    let asked = bureau.cli(&["join", "--nearby", "--json"]);
+    // Nobody is asked before a person has compared whom it would be.
+    let unsure = bureau.cli(&["join", "--nearby", "--json"]).json(8);
+    assert_eq!((&unsure["code"], &unsure["peer_id"]), (&Value::from("confirm_peer"), &Value::from(attic_id.as_str())));
+    assert!(items(&attic.get("pending").expect(200)).is_empty());
+    let asked = bureau.cli(&["join", "--nearby", "--json", "--yes", &attic.check_words()]);
     assert!(asked.stdout.contains("pending"), "{asked:?}");
     let mut pending = Value::Null;
     wait_until("its join request is at the other", PATIENCE, || {

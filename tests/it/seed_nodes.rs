@@ -144,7 +144,7 @@ fn seed_n6_on_reconnect_the_queue_drains_and_the_tools_are_back() {
 fn seed_n7_tools_of_a_node_count_only_after_it_is_known_and_approved() {
     let attic = Home::new("attic").started();
     let stranger = Home::new("macbook-pro").with_tool("camera", "echo picture", "none").started();
-    let asked = stranger.post("join", &json!({ "address": attic.quic_address().to_string() }));
+    let asked = stranger.ask_to_join(&attic);
     assert_eq!(asked.status, 202, "{}", asked.text());
     let mut waiting = Value::Null;
     wait_until("its join request is here", PATIENCE, || {

@@ -24,7 +24,7 @@ fn seed_r2_get_node_returns_it_and_an_unknown_one_is_404() {
 fn seed_r3_post_approve_approves_a_join_request() {
     let attic = Home::new("attic").started();
     let stranger = Home::new("bureau").started();
-    let asked = stranger.post("join", &json!({ "address": attic.quic_address().to_string() }));
+    let asked = stranger.ask_to_join(&attic);
     assert_eq!(asked.status, 202, "{}", asked.text());
     let peer = stranger.peer_id();
     wait_until("its join request is here", PATIENCE, || {

@@ -153,8 +153,10 @@ pub(super) fn mesh(count: u64, config: &Config) -> Vec<Machine> {
     let others = keys.iter().skip(1).map(|key| {
         let mut welcome = welcome.clone().expect("the founder approves everyone");
         welcome.node_id = name(0);
-        let rows = peer::joined(&welcome, &mut dice().0).expect("a welcome of this mesh");
-        let mut machine = Machine::new(key.clone(), config.clone(), &rows);
+        let signer = Box::new(key.clone());
+        let joined =
+            peer::joined(&welcome, None, config, signer, at(0), &mut dice().0).expect("a welcome of this mesh");
+        let mut machine = Machine::new(key.clone(), config.clone(), &joined.rows);
         machine.boot(at(0), 0);
         machine
     });

@@ -136,7 +136,10 @@ impl Stage<'_> {
             Step::AskToJoin { who, at } => {
                 let (peer, at) = (self.who(who)?, self.who(at)?);
                 let address = format!("{}:{QUIC_PORT}", self.network.address(at));
-                self.peers[peer].order("POST", "join", Some(&json!({ "address": address })))?;
+                let check = self.peers[at].order("GET", "status", None)?.body["check"]["words"].clone();
+                let words: Vec<_> = check.as_array().into_iter().flatten().filter_map(|word| word.as_str()).collect();
+                let body = json!({ "address": address, "words": words.join(" ") });
+                self.peers[peer].order("POST", "join", Some(&body))?;
             }
             Step::Approve { who, at, r#as, tier, or_not } => {
                 let (peer, at) = (self.who(who)?, self.who(at)?);

@@ -617,7 +617,9 @@ impl Mesh {
         if self.peers[peer].state != State::Absent {
             return;
         }
-        match node::joined(welcome, &mut env.dice) {
+        let now = self.peers[peer].clocks(env.now);
+        let sim = &self.peers[peer];
+        match node::joined(&sim.key, &sim.config, welcome, now, &mut env.dice) {
             Ok(batch) => self.install(env, net, peer, &batch),
             Err(error) => self.checks.fail("join", env.now, || format!("p{peer} cannot join: {error}")),
         }

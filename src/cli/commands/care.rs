@@ -8,20 +8,57 @@ use hyper::Method;
 use serde_json::{Value, json};
 
 use super::console::show;
+use crate::cli::args::TokenArgs;
 use crate::cli::client::{Client, Extras, noted, segment};
 use crate::cli::exit::{Exit, Failure};
-use crate::cli::output::{Ui, clean, clean_lines, items, table, text};
+use crate::cli::output::{Ui, clean, clean_lines, items, relative, table, text};
 
 /// Interval at which `logs -f` looks for more.
 const LOGS_EVERY: Duration = Duration::from_millis(300);
 
-pub(super) async fn token(client: &Client, revoke_all: bool, ui: Ui) -> Result<Exit, Failure> {
-    if revoke_all {
+pub(super) async fn token(client: &Client, args: TokenArgs, ui: Ui) -> Result<Exit, Failure> {
+    if args.list {
+        let body = client.get("/api/v1/tokens").await?;
+        return Ok(show(ui, "sigil.tokens/1", body, tokens_text));
+    }
+    if args.revoke_all {
         let answer = client.ask(Method::DELETE, "/api/v1/tokens", Extras::default()).await?.json()?;
         return Ok(show(ui, "sigil.token/1", answer, |_| "All tokens are revoked.".to_owned()));
     }
-    let body = client.post("/api/v1/tokens", &json!({})).await?;
+    if let Some(id) = args.revoke {
+        let path = format!("/api/v1/tokens/{}", segment(&id));
+        let answer = client.ask(Method::DELETE, &path, Extras::default()).await?.json()?;
+        return Ok(show(ui, "sigil.token/1", answer, |_| format!("The token {} is revoked.", clean(&id))));
+    }
+    let mut terms = json!({ "name": args.name, "read_only": args.read_only });
+    if let (Some(terms), Some(expires_s)) = (terms.as_object_mut(), args.expires) {
+        terms.insert("expires_s".into(), json!(expires_s));
+    }
+    let body = client.post("/api/v1/tokens", &terms).await?;
     Ok(show(ui, "sigil.token/1", body, |body| text(body, "token")))
+}
+
+fn tokens_text(body: &Value) -> String {
+    let or = |text: String, other: &str| if text.is_empty() { other.to_owned() } else { text };
+    let rows: Vec<_> = items(body)
+        .iter()
+        .map(|token| {
+            let reach = if token.get("read_only") == Some(&Value::Bool(true)) { "reads" } else { "full" };
+            vec![
+                text(token, "id"),
+                text(token, "name"),
+                reach.to_owned(),
+                relative(token, "created_at"),
+                or(relative(token, "last_used"), "not yet"),
+                or(relative(token, "expires_at"), "never"),
+            ]
+        })
+        .collect();
+    if rows.is_empty() {
+        return "No tokens. `sigil token --name NAME` makes one.".to_owned();
+    }
+    let list = table(&["ID", "NAME", "MAY", "MADE", "LAST USED", "ENDS"], &rows);
+    format!("{list}\n\n`sigil token --revoke ID` revokes one.")
 }
 
 pub(super) async fn logs(client: &Client, follow: bool, lines: usize, ui: Ui) -> Result<Exit, Failure> {

@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, IsTerminal, Read};
 
+use nix::sys::termios::{self, LocalFlags, SetArg};
 use serde_json::Value;
 
 use crate::cli::exit::{Exit, Failure};
@@ -30,6 +31,39 @@ pub(super) fn read_all(what: &str, from: impl Read) -> Result<String, Failure> {
         return Err(Failure::new(Exit::Usage, format!("{what} is longer than {} MiB", INPUT_BYTES_MAX >> 20)));
     }
     Ok(text)
+}
+
+/// Asks the person at the terminal for a secret, which is not shown; `None` when there is no terminal.
+pub(super) async fn ask_unseen(ui: Ui, question: &str) -> Option<Result<String, Failure>> {
+    if ui.json || !std::io::stdin().is_terminal() {
+        return None;
+    }
+    ui.say(question);
+    let failed = |error: &dyn std::fmt::Display| Failure::new(Exit::Usage, format!("reading the terminal: {error}"));
+    let before = match termios::tcgetattr(std::io::stdin()) {
+        Ok(before) => before,
+        Err(error) => return Some(Err(failed(&error))),
+    };
+    let mut unseen = before.clone();
+    unseen.local_flags.remove(LocalFlags::ECHO);
+    if let Err(error) = termios::tcsetattr(std::io::stdin(), SetArg::TCSAFLUSH, &unseen) {
+        return Some(Err(failed(&error)));
+    }
+    let line = tokio::task::spawn_blocking(|| {
+        let mut line = String::new();
+        std::io::stdin().lock().take(INPUT_BYTES_MAX).read_line(&mut line).map(|_| line)
+    });
+    // Ctrl-C must leave a terminal that shows what is typed.
+    let read = tokio::select! {
+        read = line => match read {
+            Ok(Ok(line)) => Ok(line),
+            Ok(Err(error)) => Err(failed(&error)),
+            Err(error) => Err(failed(&error)),
+        },
+        _ = tokio::signal::ctrl_c() => Err(Failure::new(Exit::Failed, "nothing was done")),
+    };
+    let _ = termios::tcsetattr(std::io::stdin(), SetArg::TCSANOW, &before);
+    Some(read)
 }
 
 /// Asks the person at the terminal; `None` when there is none.

@@ -3,7 +3,7 @@
 use hyper::Method;
 use serde_json::{Map, Value, json};
 
-use super::console::{confirm, read_all, show};
+use super::console::{ask_unseen, confirm, read_all, show};
 use crate::cli::args::{ApproveArgs, InviteArgs, JoinArgs, UpArgs};
 use crate::cli::client::{Client, Extras, segment};
 use crate::cli::exit::{Exit, Failure};
@@ -38,6 +38,7 @@ fn status_text(body: &Value, ui: Ui) -> String {
     let quic = quic.iter().filter_map(Value::as_str).map(clean).collect::<Vec<_>>().join(", ");
     fields(&[
         ("device", format!("{} ({})", ui.paint(Tone::Strong, &text(body, "node_id")), short(&text(body, "peer_id")))),
+        ("words", words(body, "check")),
         ("mesh", short(&text(body, "mesh_id"))),
         ("gateway", gateway),
         ("links", links),
@@ -82,12 +83,61 @@ pub(super) async fn invite(client: &Client, args: &InviteArgs, ui: Ui) -> Result
     if args.qr {
         ui.say(&qr(&code)?);
     }
+    let tier = args.tier.as_str();
     ui.say(&format!(
-        "On the other device, run `sigil join CODE` with this code.\nSingle use, grants tier {}, expires {}. Keep it secret: whoever has it can join.",
-        args.tier.as_str(),
-        relative(&invite, "expires_at")
+        "On the other device, run `sigil join` and paste this code.\nIt becomes {}: {}.\nSingle use, expires {}. Keep it secret: whoever has it can join. `sigil invite --void {}` takes it back.",
+        article(tier),
+        may(tier),
+        relative(&invite, "expires_at"),
+        text(&invite, "id"),
     ));
     Ok(Exit::Ok)
+}
+
+/// A device of this tier, as a noun.
+fn article(tier: &str) -> String {
+    let article = if tier == "owner" { "an" } else { "a" };
+    format!("{article} {} device", clean(tier))
+}
+
+/// What a device of this tier may do.
+fn may(tier: &str) -> &'static str {
+    match tier {
+        "owner" => {
+            "it may call every tool, let devices in and remove them, and be gateway (`--tier shared`: none of that)"
+        }
+        _ => "it may call `device.info` only, and neither let devices in nor be gateway (`--tier owner`: all of that)",
+    }
+}
+
+pub(super) async fn invites(client: &Client, ui: Ui) -> Result<Exit, Failure> {
+    let body = client.get("/api/v1/invites").await?;
+    Ok(show(ui, "sigil.invites/1", body, |body| match items(body) {
+        [] => "This device made no code within the last hour that is still good. `sigil invite` makes one.".to_owned(),
+        items => {
+            let rows: Vec<_> = items
+                .iter()
+                .map(|item| {
+                    vec![
+                        text(item, "id"),
+                        ui.state(&text(item, "state")),
+                        text(item, "tier"),
+                        relative(item, "created_at"),
+                        relative(item, "expires_at"),
+                        item.get("used_by").map(name_of).unwrap_or_default(),
+                    ]
+                })
+                .collect();
+            let list = table(&["ID", "STATE", "TIER", "MADE", "EXPIRES", "LET IN"], &rows);
+            format!("{list}\n\n`sigil invite --void ID` takes an open one back. Other devices list their own.")
+        }
+    }))
+}
+
+pub(super) async fn void_invite(client: &Client, id: &str, ui: Ui) -> Result<Exit, Failure> {
+    let path = format!("/api/v1/invites/{}", segment(id));
+    let answer = client.ask(Method::DELETE, &path, Extras::default()).await?.json()?;
+    Ok(show(ui, "sigil.invite/1", answer, |_| format!("The code {} lets nobody in any more.", clean(id))))
 }
 
 fn qr(code: &str) -> Result<String, Failure> {
@@ -99,19 +149,29 @@ fn qr(code: &str) -> Result<String, Failure> {
 pub(super) async fn join(client: &Client, args: JoinArgs, ui: Ui) -> Result<Exit, Failure> {
     let mut body = Map::new();
     match (args.code, args.nearby, args.address) {
-        (Some(code), ..) => {
-            let code = if code == "-" { read_all("standard input", std::io::stdin())? } else { code };
-            body.insert("code".into(), json!(code.trim()));
-        }
         (None, Some(name), _) => {
             // No name = the only one there is.
             body.insert("nearby".into(), json!(Some(name).filter(|name| !name.is_empty())));
         }
-        (None, None, address) => {
-            body.insert("address".into(), json!(address.map(|address| address.to_string())));
+        (None, None, Some(address)) => {
+            body.insert("address".into(), json!(address.to_string()));
+        }
+        (code, ..) => {
+            let code = match code.as_deref() {
+                Some("-") => read_all("standard input", std::io::stdin())?,
+                Some(code) => code.to_owned(),
+                None => ask_unseen(ui, "Code of `sigil invite` (it is not shown):").await.unwrap_or_else(|| {
+                    Err(Failure::new(Exit::Usage, "nobody said whom to join")
+                        .hint("`sigil join -` reads a code from standard input; see also `sigil join --nearby`"))
+                })?,
+            };
+            body.insert("code".into(), json!(code.trim()));
         }
     }
     body.insert("force".into(), json!(args.force));
+    if let Some(words) = args.yes {
+        body.insert("words".into(), json!(words));
+    }
     if client.agent_pid().await.is_none() {
         ui.say(&format!("No agent is running for {}: starting one.", client.home().display()));
         let up = UpArgs {
@@ -125,30 +185,71 @@ pub(super) async fn join(client: &Client, args: JoinArgs, ui: Ui) -> Result<Exit
         let pid = up::start(client, &up, ui).await?;
         ui.say(&format!("Started (pid {pid}); `sigil down` stops it."));
     }
-    ui.progress("joining…");
-    let mut answer = ask_join(client, &body).await;
-    ui.progress("");
-    if let Err(failure) = &answer
-        && failure.exit == Exit::Conflict
-        && failure.code().contains("leave")
-        && !args.force
-        && confirm(ui, &format!("{}. Leave it and join the other one?", clean(&failure.detail))) == Some(true)
-    {
-        body.insert("force".into(), json!(true));
-        answer = ask_join(client, &body).await;
-    }
-    let answer = answer?;
+    let answer = loop {
+        ui.progress("joining…");
+        let answer = ask_join(client, &body).await;
+        ui.progress("");
+        let failure = match answer {
+            Ok(answer) => break answer,
+            Err(failure) => failure,
+        };
+        match failure.code() {
+            "would_leave" if !args.force && body.get("force") == Some(&json!(false)) => {
+                let question = format!("{}. Leave it and join the other one?", clean(&failure.detail));
+                if confirm(ui, &question) != Some(true) {
+                    return Err(failure);
+                }
+                body.insert("force".into(), json!(true));
+            }
+            "confirm_peer" if !body.contains_key("words") => {
+                let problem = failure.problem.clone().unwrap_or_default();
+                let theirs = words(&problem, "check");
+                ui.say(&format!(
+                    "This would join {}, and its owner would decide what happens here.\n  its check words      {theirs}\n  this device's own    {}\n`sigil status` there shows the first, and `sigil pending` there the second once it is asked.",
+                    name_of(&json!({ "node_id": problem.get("name"), "peer_id": problem.get("peer_id") })),
+                    words(&problem, "own_check"),
+                ));
+                match confirm(ui, "Does that device show these words?") {
+                    Some(true) => body.insert("words".into(), json!(theirs)),
+                    Some(false) => {
+                        return Err(Failure::new(Exit::Denied, "nobody was asked, and nothing has changed"));
+                    }
+                    None => return Err(failure),
+                };
+            }
+            _ => return Err(failure),
+        }
+    };
     Ok(show(ui, "sigil.join/1", answer, |answer| {
         if text(answer, "state") == "pending" {
             format!(
-                "Asked {}. A person there must approve: there, `sigil pending` shows this device, `sigil approve` admits it.\nCompare first: the peer id shown there must be {}.",
+                "Asked {} ({}). A person there must approve: there, `sigil pending` shows this device, `sigil approve` admits it as a shared device, or `--tier owner`.\nCompare first: the check words shown there must be {}.",
                 name_of(answer),
-                text(answer, "own_peer_id")
+                words(answer, "check"),
+                words(answer, "own_check"),
             )
         } else {
-            format!("Joined as {}. `sigil nodes` lists the mesh.", text(answer, "node_id"))
+            let tier = text(answer, "tier");
+            let as_what =
+                if tier.is_empty() { String::new() } else { format!(", {}: {}", article(&tier), may_here(&tier)) };
+            format!("Joined as {}{as_what}. `sigil nodes` lists the mesh.", text(answer, "node_id"))
         }
     }))
+}
+
+/// What this device may do in the mesh that it has joined.
+fn may_here(tier: &str) -> &'static str {
+    match tier {
+        "owner" => "it may call every tool, let devices in and remove them, and be gateway",
+        _ => "it may call `device.info` only; an owner changes that with `sigil approve NAME --tier owner`",
+    }
+}
+
+/// Check words of a field, as people read them.
+fn words(body: &Value, field: &str) -> String {
+    let words = body.get(field).and_then(|check| check.get("words")).and_then(Value::as_array);
+    let words: Vec<_> = words.into_iter().flatten().filter_map(Value::as_str).map(clean).collect();
+    words.join(" ")
 }
 
 async fn ask_join(client: &Client, body: &Map<String, Value>) -> Result<Value, Failure> {
@@ -174,15 +275,15 @@ pub(super) async fn nearby(client: &Client, ui: Ui) -> Result<Exit, Failure> {
                 .map(|item| {
                     vec![
                         text(item, "name"),
-                        short(&text(item, "peer_id")),
+                        words(item, "check"),
                         first(item, "addresses"),
                         relative(item, "last_seen"),
                     ]
                 })
                 .collect();
             format!(
-                "{}\n\nThese names are not proven. Join one with `sigil join --nearby NAME`.",
-                table(&["NAME", "PEER", "ADDRESS", "SEEN"], &rows)
+                "{}\n\nThese names are not proven: `sigil status` on a device shows its check words. Join one with `sigil join --nearby NAME`.",
+                table(&["NAME", "CHECK WORDS", "ADDRESS", "SEEN"], &rows)
             )
         }
     }))
@@ -201,11 +302,23 @@ pub(super) async fn pending(client: &Client, ui: Ui) -> Result<Exit, Failure> {
         items => {
             let rows: Vec<_> = items
                 .iter()
-                .map(|item| vec![text(item, "node_id"), text(item, "peer_id"), text(item, "why"), text(item, "address"), relative(item, "since")])
+                .map(|item| {
+                    let was = text(item, "former_tier");
+                    vec![
+                        text(item, "node_id"),
+                        words(item, "check"),
+                        text(item, "tier"),
+                        if was.is_empty() { was } else { format!("was {was}") },
+                        item.get("approved_by").filter(|by| by.is_object()).map(name_of).unwrap_or_default(),
+                        text(item, "address"),
+                        relative(item, "since"),
+                        text(item, "why"),
+                    ]
+                })
                 .collect();
             format!(
-                "{}\n\nCompare the peer id with what `sigil status` shows there, then `sigil approve NAME` or `sigil reject NAME`.",
-                table(&["NAME", "PEER", "WHY", "FROM", "SINCE"], &rows)
+                "{}\n\nCompare the check words with what `sigil status` shows there, then `sigil approve NAME` (as a shared device, unless you say `--tier owner`) or `sigil reject NAME`.",
+                table(&["NAME", "CHECK WORDS", "TIER", "BEFORE", "LET IN BY", "FROM", "SINCE", "WHY"], &rows)
             )
         }
     }
@@ -220,6 +333,11 @@ pub(super) async fn approve(client: &Client, args: &ApproveArgs, ui: Ui) -> Resu
     if let Some(name) = &args.name {
         body.insert("node_id".into(), json!(name));
     }
+    if let Some(words) = &args.yes {
+        body.insert("words".into(), json!(words));
+    } else if let Some(compared) = compare(client, &args.id, ui).await? {
+        body.insert("words".into(), json!(compared));
+    }
     let (id, body) = (segment(&args.id), Value::Object(body));
     let answer = match client.post(&format!("/api/v1/pending/{id}/approve"), &body).await {
         // A device that belongs to the mesh already can be given another tier.
@@ -229,8 +347,32 @@ pub(super) async fn approve(client: &Client, args: &ApproveArgs, ui: Ui) -> Resu
         other => other?,
     };
     Ok(show(ui, "sigil.approve/1", answer, |answer| {
-        format!("Approved: it is `{}`, tier {}.", text(answer, "node_id"), text(answer, "tier"))
+        let tier = text(answer, "tier");
+        format!(
+            "Approved: `{}` ({}) is {}: {}.",
+            text(answer, "node_id"),
+            words(answer, "check"),
+            article(&tier),
+            may(&tier)
+        )
     }))
+}
+
+/// Shows the check words of a device that awaits approval and asks the person at the terminal to compare them. Returns
+/// them then; `None` when there is nobody to ask, or nothing to compare.
+async fn compare(client: &Client, id: &str, ui: Ui) -> Result<Option<String>, Failure> {
+    let pending = match client.get(&format!("/api/v1/nodes/{}", segment(id))).await {
+        Ok(node) if text(&node, "state") == "pending" => node,
+        // A member, or one that approving says more of.
+        Ok(_) | Err(_) => return Ok(None),
+    };
+    let shown = words(&pending, "check");
+    match confirm(ui, &format!("`{}` must show the check words {shown}. Does it?", text(&pending, "node_id"))) {
+        Some(true) => Ok(Some(shown)),
+        Some(false) => Err(Failure::new(Exit::Denied, "it is not approved, and still waits")
+            .hint(format!("`sigil reject {}` sends it away", short(&text(&pending, "peer_id"))))),
+        None => Ok(None),
+    }
 }
 
 pub(super) async fn reject(client: &Client, id: &str, ui: Ui) -> Result<Exit, Failure> {
@@ -238,12 +380,49 @@ pub(super) async fn reject(client: &Client, id: &str, ui: Ui) -> Result<Exit, Fa
     Ok(show(ui, "sigil.reject/1", answer, |_| format!("Rejected: {}.", clean(id))))
 }
 
-pub(super) async fn forget(client: &Client, node: &str, ui: Ui) -> Result<Exit, Failure> {
+pub(super) async fn forget(client: &Client, node: &str, with_their_guests: bool, ui: Ui) -> Result<Exit, Failure> {
     let path = format!("/api/v1/nodes/{}", segment(node));
-    let answer = client.ask(Method::DELETE, &path, Extras::default()).await?.json()?;
+    let list = client.get(&format!("{path}/guests")).await?;
+    let guests = items(&list);
+    let names: Vec<_> = guests.iter().map(|guest| text(guest, "node_id")).collect();
+    let mut with_guests = with_their_guests;
+    if !guests.is_empty() && !with_guests {
+        ui.say(&format!("{} let in, or its guests did:\n{}", clean(node), guests_text(guests)));
+        with_guests = confirm(ui, "They stay members otherwise. Forget them too?") == Some(true);
+    }
+    let path = format!("{path}?with_guests={with_guests}");
+    // Each is a commit of its own.
+    let extras = Extras { within: Some(std::time::Duration::from_mins(5)), ..Extras::default() };
+    let mut answer = client.ask(Method::DELETE, &path, extras).await?.json()?;
+    if !answer.is_object() {
+        answer = json!({});
+    }
+    if let Some(fields) = answer.as_object_mut() {
+        let field = if with_guests { "guests_forgotten" } else { "guests_left" };
+        fields.insert(field.to_owned(), Value::Array(guests.to_vec()));
+    }
     Ok(show(ui, "sigil.forget/1", answer, |_| {
-        format!("{} is no longer a member of the mesh; calls that were queued for it have ended.", clean(node))
+        let gone =
+            format!("{} is no longer a member of the mesh; calls that were queued for it have ended.", clean(node));
+        match (names.is_empty(), with_guests) {
+            (true, _) => gone,
+            (false, true) => format!("{gone}\nSo are the devices that it let in: {}.", names.join(", ")),
+            (false, false) => {
+                format!(
+                    "{gone}\nThe devices that it let in are members still: {}. `sigil forget` removes each.",
+                    names.join(", ")
+                )
+            }
+        }
     }))
+}
+
+fn guests_text(guests: &[Value]) -> String {
+    let row = |guest: &Value| {
+        let by = guest.get("approved_by").map(name_of).unwrap_or_default();
+        vec![text(guest, "node_id"), text(guest, "tier"), by, relative(guest, "since")]
+    };
+    table(&["NODE", "TIER", "LET IN BY", "SINCE"], &guests.iter().map(row).collect::<Vec<_>>())
 }
 
 pub(super) async fn nodes(client: &Client, ui: Ui) -> Result<Exit, Failure> {
@@ -261,6 +440,7 @@ fn nodes_text(body: &Value, ui: Ui) -> String {
                 if leads { format!("{name} {}", ui.paint(Tone::Strong, "(gateway)")) } else { name },
                 ui.state(&text(node, "state")),
                 text(node, "tier"),
+                node.get("approved_by").filter(|by| by.is_object()).map(name_of).unwrap_or_default(),
                 text(node, "platform"),
                 node.get("tools").and_then(Value::as_array).map_or(0, Vec::len).to_string(),
                 relative(node, "last_seen"),
@@ -268,7 +448,7 @@ fn nodes_text(body: &Value, ui: Ui) -> String {
             ]
         })
         .collect();
-    let list = table(&["NODE", "STATE", "TIER", "PLATFORM", "TOOLS", "SEEN", "WHY"], &rows);
+    let list = table(&["NODE", "STATE", "TIER", "LET IN BY", "PLATFORM", "TOOLS", "SEEN", "WHY"], &rows);
     match rows.len() {
         0 => "No devices. Make a code with `sigil invite`, and use it on another device.".to_owned(),
         1 => {
@@ -286,7 +466,9 @@ pub(super) async fn node(client: &Client, id: &str, ui: Ui) -> Result<Exit, Fail
             ("peer", text(node, "peer_id")),
             ("state", ui.state(&text(node, "state"))),
             ("why", text(node, "why")),
+            ("words", words(node, "check")),
             ("tier", text(node, "tier")),
+            ("let in by", let_in(node)),
             ("platform", text(node, "platform")),
             ("gateway", text(node, "gateway")),
             ("seen", relative(node, "last_seen")),
@@ -300,6 +482,14 @@ pub(super) async fn node(client: &Client, id: &str, ui: Ui) -> Result<Exit, Fail
             format!("{head}\n\n{}", table(&["TOOL", "EFFECT", "DESCRIPTION"], &rows))
         }
     }))
+}
+
+/// By whose word a device belongs, and since when.
+fn let_in(node: &Value) -> String {
+    match node.get("approved_by").filter(|by| by.is_object()) {
+        Some(by) => format!("{}, {}", name_of(by), relative(node, "approved_at")),
+        None => String::new(),
+    }
 }
 
 /// A tool in a list is an object with a name, or the bare name.
@@ -349,13 +539,14 @@ mod tests {
     fn status_names_the_gateway() {
         let body = json!({
             "peer_id": "abcdefghijkl", "node_id": "attic", "mesh_id": "mmmmmmmmmm",
+            "check": {"words": ["amber", "canoe", "lilac", "orbit"], "short": "abcdefg"},
             "gateway": {"peer_id": "zyxwvutsrq", "node_id": "study", "epoch": 4, "self": false},
             "links": [{"node_id": "study", "peer_id": "zyxwvutsrq", "rtt_ms": 1.234}],
             "endpoints": {"socket": "/h/run/sigil.sock", "http": "127.0.0.1:7434", "quic": ["[::]:7433"]}
         });
         assert_eq!(
             status_text(&body, Ui::plain(false)),
-            "device   attic (abcdefg)\nmesh     mmmmmmm\ngateway  study, epoch 4\nlinks    study (1.2 ms)\nhttp     http://127.0.0.1:7434\nsocket   /h/run/sigil.sock\nquic     [::]:7433"
+            "device   attic (abcdefg)\nwords    amber canoe lilac orbit\nmesh     mmmmmmm\ngateway  study, epoch 4\nlinks    study (1.2 ms)\nhttp     http://127.0.0.1:7434\nsocket   /h/run/sigil.sock\nquic     [::]:7433"
         );
     }
 

@@ -7,7 +7,7 @@ mod mesh;
 
 pub(super) use self::mesh::epoch;
 
-use crate::cli::args::Command;
+use crate::cli::args::{Command, InviteArgs};
 use crate::cli::client::Client;
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::output::Ui;
@@ -17,6 +17,8 @@ pub(crate) async fn run(command: Command, client: Client, ui: Ui) -> Result<Exit
     match command {
         Command::Down => super::up::down(client, ui).await,
         Command::Status => mesh::status(client, ui).await,
+        Command::Invite(InviteArgs { list: true, .. }) => mesh::invites(client, ui).await,
+        Command::Invite(InviteArgs { void: Some(id), .. }) => mesh::void_invite(client, &id, ui).await,
         Command::Invite(args) => mesh::invite(client, &args, ui).await,
         Command::Join(args) => mesh::join(client, args, ui).await,
         Command::Leave => mesh::leave(client, ui).await,
@@ -24,7 +26,7 @@ pub(crate) async fn run(command: Command, client: Client, ui: Ui) -> Result<Exit
         Command::Pending => mesh::pending(client, ui).await,
         Command::Approve(args) => mesh::approve(client, &args, ui).await,
         Command::Reject { id } => mesh::reject(client, &id, ui).await,
-        Command::Forget { node } => mesh::forget(client, &node, ui).await,
+        Command::Forget { node, with_their_guests } => mesh::forget(client, &node, with_their_guests, ui).await,
         Command::Nodes { id: None } => mesh::nodes(client, ui).await,
         Command::Nodes { id: Some(id) } => mesh::node(client, &id, ui).await,
         Command::Tools { node } => mesh::tools(client, node.as_deref(), ui).await,
@@ -32,7 +34,7 @@ pub(crate) async fn run(command: Command, client: Client, ui: Ui) -> Result<Exit
         Command::Calls(args) => calls::calls(client, args, ui).await,
         Command::Result { id, output } => calls::result(client, &id, output.as_deref(), ui).await,
         Command::Cancel { id, reason } => calls::cancel(client, &id, reason, ui).await,
-        Command::Token { revoke_all } => care::token(client, revoke_all, ui).await,
+        Command::Token(args) => care::token(client, args, ui).await,
         Command::Logs { follow, lines } => care::logs(client, follow, lines, ui).await,
         Command::Reload => care::reload(client, ui).await,
         Command::Doctor => care::doctor(client, ui).await,

@@ -81,6 +81,7 @@ pub async fn call(mesh: &MeshHandle, who: Identity, request: Request<'_>) -> Res
         Reply::Refused(refusal) => Err(refusal.into()),
         Reply::Cancelled
         | Reply::Invited
+        | Reply::InviteVoided
         | Reply::Approved(_)
         | Reply::Revoked
         | Reply::Left

@@ -1,16 +1,18 @@
 //! The devices of the mesh and those that ask to join it: found by name, approved, forgotten.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use mesh_core::ids::{NodeId, PeerId};
-use mesh_core::io::{Command, NodeView, View};
+use mesh_core::io::{Command, NodeView, Refusal, View};
 use mesh_core::names::{Found, PREFIX_MIN, find};
 use mesh_core::record::Tier;
 
 use crate::mesh::MeshHandle;
+use crate::mesh::check_words::CheckWords;
 use crate::mesh::clock::rfc3339;
-use crate::mesh::{MeshError, Pending};
+use crate::mesh::{JoinError, MeshError, Pending};
 use crate::status::{ErrorCode, OpError};
 
 /// The view follows the answer within one step of the driver; a second is far more.
@@ -135,6 +137,19 @@ pub struct Approval {
     pub tier: Option<Tier>,
     /// Name to give it; `None` = the one that it asks for.
     pub node_id: Option<NodeId>,
+    /// Check words that the device must have, if a person has compared them.
+    pub words: Option<CheckWords>,
+}
+
+impl Approval {
+    /// `Err` unless this is the device that was compared.
+    fn confirm(&self, peer: &PeerId) -> Result<(), OpError> {
+        let words = CheckWords::of(peer);
+        if self.words.is_none_or(|wanted| wanted == words) {
+            return Ok(());
+        }
+        Err(MeshError::Join(JoinError::OtherWords { peer: *peer, words }).into())
+    }
 }
 
 /// Approves the device that `text` names, or changes the tier of one that is a member. Answers it as it then is.
@@ -146,6 +161,7 @@ pub async fn approve(mesh: &MeshHandle, text: &str, approval: Approval) -> Resul
     match resolve(&view, &around.pending, text)? {
         Named::Pending(pending) => admit(mesh, pending.peer, approval).await,
         Named::Member(node) => {
+            approval.confirm(&node.peer)?;
             if approval.node_id.is_some_and(|wanted| wanted != node.node_id) {
                 return Err(OpError::new(ErrorCode::Invalid, "a name is given once, at the first approval")
                     .hint("forget the device and let it join again under the other name"));
@@ -181,24 +197,59 @@ pub async fn reject_pending(mesh: &MeshHandle, text: &str) -> Result<(), OpError
     Ok(mesh.reject(peer).await?)
 }
 
+/// The members that belong by the word of one of these hosts, or by the word of one of those, nearest first. This device
+/// is not among them, whoever let it in, nor is anyone whom it let in.
+#[must_use]
+pub fn guests<'a, 'h>(view: &'a View, hosts: impl IntoIterator<Item = &'h PeerId>) -> Vec<&'a NodeView> {
+    let ours = view.guests_of(&view.me);
+    let mut known: BTreeSet<PeerId> = ours.into_iter().map(|node| node.peer).chain([view.me]).collect();
+    let all = hosts.into_iter().flat_map(|host| view.guests_of(host));
+    all.filter(|guest| known.insert(guest.peer)).collect()
+}
+
 /// Revokes a member: its links drop, its waiting calls end as undeliverable. Rejects a device that awaits approval.
+/// `with_guests`: its [`guests`] too, and whom these let in until they are gone.
 ///
 /// # Errors
-/// As [`resolve`]; it is this device; or the mesh refuses.
-pub async fn forget(mesh: &MeshHandle, text: &str) -> Result<(), OpError> {
+/// As [`resolve`]; it is this device; or the mesh refuses. Then those who were forgotten before stay so.
+pub async fn forget(mesh: &MeshHandle, text: &str, with_guests: bool) -> Result<(), OpError> {
     let (view, around) = (mesh.view(), mesh.surroundings());
-    match resolve(&view, &around.pending, text)? {
+    let host = match resolve(&view, &around.pending, text)? {
         Named::Member(node) if node.peer == view.me => {
             return Err(OpError::new(ErrorCode::Invalid, "a device cannot forget itself")
                 .hint("`sigil leave` takes it out of the mesh"));
         }
-        Named::Member(node) => drop(mesh.command(Command::Revoke { peer: node.peer }).await?),
-        Named::Pending(pending) => mesh.reject(pending.peer).await?,
+        Named::Member(node) => {
+            mesh.command(Command::Revoke { peer: node.peer }).await?;
+            node.peer
+        }
+        Named::Pending(pending) => {
+            mesh.reject(pending.peer).await?;
+            pending.peer
+        }
+    };
+    // Those who are gone lead to nobody any more, so they are remembered.
+    let mut gone = BTreeSet::from([host]);
+    while with_guests {
+        let view = mesh.view();
+        let next: Vec<_> = guests(&view, &gone).into_iter().map(|guest| guest.peer).collect();
+        let next: Vec<_> = next.into_iter().filter(|peer| gone.insert(*peer)).collect();
+        if next.is_empty() {
+            break;
+        }
+        for peer in next {
+            match mesh.command(Command::Revoke { peer }).await {
+                // It has gone by itself in the meantime.
+                Ok(_) | Err(MeshError::Refused(Refusal::UnknownNode(_))) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
     }
     Ok(())
 }
 
 async fn admit(mesh: &MeshHandle, peer: PeerId, approval: Approval) -> Result<(Arc<View>, NodeView), OpError> {
+    approval.confirm(&peer)?;
     mesh.admit(peer, approval.tier, approval.node_id).await?;
     approved(mesh, peer).await
 }

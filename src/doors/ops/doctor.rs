@@ -172,12 +172,22 @@ fn membership(view: &View) -> Check {
     if view.revoked {
         return Check::error(
             "membership",
-            "this device has been revoked: no member of its mesh talks to it",
-            "`sigil leave` starts afresh; then join again with a new code",
+            "this device has been revoked: no member of its mesh talks to it, and what it shows of the others is as of then",
+            "`sigil leave` starts afresh; then an owner may let it in again, with a code of `sigil invite`",
         );
     }
     let owners = view.nodes.iter().filter(|node| node.tier == Tier::Owner).count();
-    match (view.nodes.len(), owners) {
+    ownership(view.nodes.len(), owners)
+}
+
+/// The finding on so many owners of so many members.
+fn ownership(members: usize, owners: usize) -> Check {
+    match (members, owners) {
+        (n, 0) => Check::error(
+            "membership",
+            format!("{n} devices, and none of them is an owner: nobody can be gateway, approve or revoke devices"),
+            "`sigil leave` on each of them starts afresh; then join them anew with `sigil invite`",
+        ),
         (1, _) => Check::ok("membership", "a mesh of one; `sigil invite` makes a code for another device"),
         (n, 1) => Check::warn(
             "membership",
@@ -311,6 +321,13 @@ fn files() -> Check {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_mesh_without_an_owner_is_an_error_and_one_with_a_single_one_a_warning() {
+        assert_eq!([ownership(1, 1), ownership(3, 2)].map(|check| check.severity), [Severity::Ok; 2]);
+        assert_eq!(ownership(2, 1).severity, Severity::Warn);
+        assert_eq!([ownership(2, 0), ownership(1, 0)].map(|check| check.severity), [Severity::Error; 2]);
+    }
 
     #[test]
     fn a_key_that_others_may_read_is_an_error() {

@@ -3,11 +3,13 @@
 use std::time::Duration;
 
 use mesh_core::ids::{MeshId, NodeId, PeerId};
+use mesh_core::io::{Command, Refusal};
 use mesh_core::record::Tier;
 
-use crate::mesh::MeshHandle;
-use crate::mesh::{Invite, JoinTarget, Joined, Nearby, Pending};
-use crate::status::{ErrorCode, OpError};
+use crate::doors::identity::Identity;
+use crate::mesh::check_words::CheckWords;
+use crate::mesh::{Invite, InviteInfo, JoinError, JoinTarget, Joined, MeshError, MeshHandle, Nearby, Pending};
+use crate::status::{ErrorCode, OpError, check};
 
 /// Lifetime of an invite that names none: long enough to walk to another room.
 pub const INVITE_TTL_DEFAULT: Duration = Duration::from_mins(15);
@@ -43,6 +45,37 @@ pub async fn invite(mesh: &MeshHandle, tier: Tier, ttl: Option<Duration>) -> Res
     Ok(mesh.invite(tier, ttl).await?)
 }
 
+/// The invites that this device made and keeps, the newest first. One that is over is kept for an hour longer.
+///
+/// # Errors
+/// The agent is stopping.
+pub async fn invites(mesh: &MeshHandle) -> Result<Vec<InviteInfo>, OpError> {
+    let mut invites = mesh.invites().await?;
+    invites.sort_by_key(|invite| (std::cmp::Reverse(invite.created_ms), invite.secret));
+    Ok(invites)
+}
+
+/// Takes back the invite of this short name: its code lets nobody in any more.
+///
+/// # Errors
+/// There is no such invite here, or somebody has used it: then that device is a member, which `forget` removes.
+pub async fn void_invite(mesh: &MeshHandle, id: &str) -> Result<(), OpError> {
+    let found = mesh.invites().await?.into_iter().find(|invite| invite.id() == id);
+    let unknown = || {
+        OpError::new(ErrorCode::InviteUnknown, "this device keeps no invite of that id")
+            .hint("`sigil invite --list` shows them; each device knows its own only")
+    };
+    let invite = found.ok_or_else(unknown)?;
+    match mesh.command(Command::VoidInvite { secret: invite.secret }).await {
+        Ok(_) => Ok(()),
+        Err(MeshError::Refused(Refusal::InviteUsed)) => {
+            Err(OpError::new(ErrorCode::InviteUsed, "this code has been used already")
+                .hint("`sigil forget` removes the device that it let in; `sigil invite --list` names it"))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
 /// The state of this device after a join.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum JoinState {
@@ -52,6 +85,8 @@ pub enum JoinState {
         node_id: NodeId,
         /// The mesh.
         mesh: MeshId,
+        /// What it may do there; `None` if it was removed in the meantime.
+        tier: Option<Tier>,
     },
     /// A person at the other device must approve; the agent keeps asking.
     Pending {
@@ -62,24 +97,43 @@ pub enum JoinState {
     },
 }
 
-/// Joins another mesh. `force` = even when that means leaving a mesh of several devices.
+/// Joins another mesh. `force` = even when that means leaving a mesh of several devices. `words` = check words that the
+/// device of a code must have; for the other targets they are in the target itself.
 ///
 /// # Errors
 /// Each cause has its own code: see [`JoinError`](crate::mesh::JoinError).
-pub async fn join(mesh: &MeshHandle, target: JoinTarget, force: bool) -> Result<JoinState, OpError> {
-    let joined = mesh.join(target, force).await?;
+pub async fn join(
+    mesh: &MeshHandle,
+    target: JoinTarget,
+    words: Option<CheckWords>,
+    force: bool,
+) -> Result<JoinState, OpError> {
+    if let JoinTarget::Code(code) = &target
+        && let Some(words) = words.filter(|words| *words != CheckWords::of(&code.inviter))
+    {
+        let detail =
+            format!("this code is of a device whose check words are {}, not {words}", CheckWords::of(&code.inviter));
+        return Err(OpError::new(ErrorCode::OtherWords, detail).hint("ask the device that you mean for a code"));
+    }
+    let joined = mesh.join(target, force).await.map_err(|error| {
+        let asks = matches!(error, MeshError::Join(JoinError::Unconfirmed { .. } | JoinError::OtherWords { .. }));
+        let error = OpError::from(error);
+        if asks { error.with("own_check", check(&mesh.view().me)) } else { error }
+    })?;
     let view = mesh.view();
     Ok(match joined {
-        Joined::Member(node_id) => JoinState::Member { node_id, mesh: view.mesh },
+        Joined::Member { node_id, tier } => JoinState::Member { node_id, mesh: view.mesh, tier },
         Joined::Pending { peer } => JoinState::Pending { peer, me: view.me },
     })
 }
 
-/// Leaves the mesh and founds one of its own, which is answered. Open calls end as undeliverable.
+/// Leaves the mesh and founds one of its own, which is answered. Open calls end as undeliverable. Through the socket
+/// only: it cannot be taken back, and a stolen token should not reach that far.
 ///
 /// # Errors
-/// The mesh refuses.
-pub async fn leave(mesh: &MeshHandle) -> Result<MeshId, OpError> {
+/// The caller did not come by the socket, or the mesh refuses.
+pub async fn leave(mesh: &MeshHandle, who: Identity) -> Result<MeshId, OpError> {
+    who.require_socket("a device leaves its mesh", "run `sigil leave` on this machine")?;
     mesh.leave().await?;
     Ok(mesh.view().mesh)
 }

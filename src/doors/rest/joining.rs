@@ -3,24 +3,27 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use axum::Json;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode};
+use axum::{Extension, Json};
+use mesh_core::io::View;
 use mesh_core::record::Tier;
 use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
 
 use super::extract::{JSON, Segment, body, body_or_default, check_accept};
-use super::model::{NearbyDevice, Node, Page, PendingDevice, TierName, time};
+use super::model::{Check, NamedPeer, NearbyDevice, Node, Page, PendingDevice, TierName, read_words, time};
 use super::nodes::Approval;
 use super::problem::Problems;
 use crate::doors::app::AppState;
+use crate::doors::identity::Identity;
 use crate::doors::ops::devices;
 use crate::doors::ops::joining::{self, JoinState};
+use crate::mesh::check_words::CheckWords;
 use crate::mesh::invite::InviteCode;
 use crate::mesh::transport::Address;
-use crate::mesh::{JoinError, JoinTarget};
+use crate::mesh::{InviteInfo, InviteState, JoinError, JoinTarget, invite_id};
 use crate::status::{ErrorCode, OpError};
 
 /// Devices that await approval.
@@ -28,7 +31,9 @@ use crate::status::{ErrorCode, OpError};
     responses((status = 200, description = "In the order in which they first asked", body = Page<PendingDevice>), Problems))]
 pub(super) async fn pending(State(app): AppState, headers: HeaderMap) -> Result<Json<Page<PendingDevice>>, OpError> {
     check_accept(&headers, JSON)?;
-    Ok(Json(Page::whole(joining::pending(app.mesh()).iter().map(Into::into).collect())))
+    let view = app.mesh().view();
+    let items = joining::pending(app.mesh()).iter().map(|pending| PendingDevice::new(&view, pending)).collect();
+    Ok(Json(Page::whole(items)))
 }
 
 /// Approves a device that awaits it.
@@ -77,6 +82,8 @@ pub(super) struct NewInvite {
 /// An invite. The code is the secret itself: whoever has it can join.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct InviteAnswer {
+    /// By which it is taken back.
+    id: String,
     /// For `sigil join` on the other device; single use.
     code: String,
     /// Time of its expiry.
@@ -98,12 +105,82 @@ pub(super) async fn invite(
     let tier = Tier::from(new.tier.unwrap_or(TierName::Owner));
     let invite = joining::invite(app.mesh(), tier, new.expires_s.map(Duration::from_secs)).await?;
     let answer = InviteAnswer {
+        id: invite_id(&invite.code.secret_hash()),
         code: invite.code.to_string(),
         expires_at: time(invite.expires_ms),
         addresses: invite.code.addresses.iter().map(ToString::to_string).collect(),
         tier: tier.into(),
     };
     Ok((StatusCode::CREATED, Json(answer)))
+}
+
+/// State of an invite.
+#[derive(Debug, Clone, Copy, Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum InviteStateName {
+    /// It may be used.
+    Open,
+    /// It has let a device in.
+    Used,
+    /// Nobody used it in time.
+    Expired,
+    /// It was taken back.
+    Void,
+}
+
+/// An invite without its code, which is shown once.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct InviteItem {
+    /// By which it is taken back.
+    id: String,
+    /// Tier that it grants.
+    tier: TierName,
+    /// Time of its making.
+    created_at: String,
+    /// Time of its expiry.
+    expires_at: String,
+    /// Its state of this moment.
+    state: InviteStateName,
+    /// The device that it let in; null while it has let in none.
+    used_by: Option<NamedPeer>,
+}
+
+impl InviteItem {
+    fn new(view: &View, invite: &InviteInfo) -> Self {
+        let (state, used_by) = match invite.state {
+            InviteState::Open => (InviteStateName::Open, None),
+            InviteState::Used(peer) => (InviteStateName::Used, Some(NamedPeer::new(view, &peer))),
+            InviteState::Expired => (InviteStateName::Expired, None),
+            InviteState::Void => (InviteStateName::Void, None),
+        };
+        Self {
+            id: invite.id(),
+            tier: invite.tier.into(),
+            created_at: time(invite.created_ms),
+            expires_at: time(invite.expires_ms),
+            state,
+            used_by,
+        }
+    }
+}
+
+/// The invites that this device made; one that is over is kept for an hour longer.
+#[utoipa::path(get, path = "/api/v1/invites", operation_id = "listInvites", tag = "joining",
+    responses((status = 200, description = "The newest first", body = Page<InviteItem>), Problems))]
+pub(super) async fn invites(State(app): AppState, headers: HeaderMap) -> Result<Json<Page<InviteItem>>, OpError> {
+    check_accept(&headers, JSON)?;
+    let invites = joining::invites(app.mesh()).await?;
+    let view = app.mesh().view();
+    Ok(Json(Page::whole(invites.iter().map(|invite| InviteItem::new(&view, invite)).collect())))
+}
+
+/// Takes back an invite that nobody has used.
+#[utoipa::path(delete, path = "/api/v1/invites/{id}", operation_id = "voidInvite", tag = "joining",
+    params(("id" = String, Path, description = "Its id, as the list shows it")),
+    responses((status = 204, description = "Its code lets nobody in any more"), Problems))]
+pub(super) async fn void_invite(State(app): AppState, Segment(id): Segment) -> Result<StatusCode, OpError> {
+    joining::void_invite(app.mesh(), &id).await?;
+    Ok(StatusCode::NO_CONTENT)
 }
 
 /// Target of a join: exactly one of `code`, `nearby` and `address`.
@@ -119,6 +196,10 @@ pub(super) struct JoinRequest {
     nearby: Option<Option<String>>,
     /// `ip:port` of a device.
     address: Option<String>,
+    /// Check words of the device to join, as it shows them itself. Without them a join by `nearby` or `address` is answered
+    /// 409 `confirm_peer` with whom it would be, and nobody is asked.
+    #[schema(example = "abandon ability able about")]
+    words: Option<String>,
     /// Even when that means leaving a mesh of several devices.
     #[serde(default)]
     force: bool,
@@ -130,16 +211,16 @@ fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<S
     Option::deserialize(deserializer).map(Some)
 }
 
-fn target(request: JoinRequest) -> Result<JoinTarget, OpError> {
+fn target(request: JoinRequest, words: Option<CheckWords>) -> Result<JoinTarget, OpError> {
     match (request.code, request.nearby, request.address) {
         (Some(code), None, None) => {
             let code = code.trim().parse::<InviteCode>();
             code.map(JoinTarget::Code).map_err(|error| JoinError::BadCode(error.to_string()).into())
         }
-        (None, Some(name), None) => Ok(JoinTarget::Nearby(name)),
+        (None, Some(name), None) => Ok(JoinTarget::Nearby { name, words }),
         (None, None, Some(address)) => {
-            let address = address.parse::<SocketAddr>().map(Address::Udp).map(JoinTarget::Address);
-            address.map_err(|_| {
+            let address = address.parse::<SocketAddr>().map(Address::Udp);
+            address.map(|address| JoinTarget::Address { address, words }).map_err(|_| {
                 let allowed = "`address` must be IP:PORT, such as 192.168.1.20:7433 or [fe80::1]:7433";
                 OpError::new(ErrorCode::Invalid, allowed)
             })
@@ -158,13 +239,19 @@ pub(super) enum JoinAnswer {
         node_id: String,
         /// The mesh.
         mesh_id: String,
+        /// What it may do there; null if it was removed in the meantime.
+        tier: Option<TierName>,
     },
     /// A person at the other device must approve; the agent keeps asking.
     Pending {
         /// Device that must approve.
         peer_id: String,
-        /// Identity of this device: what that person compares.
+        /// Check words of that device.
+        check: Check,
+        /// Identity of this device.
         own_peer_id: String,
+        /// Check words of this device: what that person compares.
+        own_check: Check,
     },
 }
 
@@ -178,13 +265,16 @@ pub(super) async fn join(
 ) -> Result<(StatusCode, Json<JoinAnswer>), OpError> {
     let request: JoinRequest = body(request).await?;
     let force = request.force;
-    Ok(match joining::join(app.mesh(), target(request)?, force).await? {
-        JoinState::Member { node_id, mesh } => {
-            (StatusCode::OK, Json(JoinAnswer::Member { node_id: node_id.to_string(), mesh_id: mesh.to_string() }))
+    let words = read_words(request.words.as_deref())?;
+    Ok(match joining::join(app.mesh(), target(request, words)?, words, force).await? {
+        JoinState::Member { node_id, mesh, tier } => {
+            let (node_id, mesh_id, tier) = (node_id.to_string(), mesh.to_string(), tier.map(Into::into));
+            (StatusCode::OK, Json(JoinAnswer::Member { node_id, mesh_id, tier }))
         }
         JoinState::Pending { peer, me } => {
-            let answer = JoinAnswer::Pending { peer_id: peer.to_string(), own_peer_id: me.to_string() };
-            (StatusCode::ACCEPTED, Json(answer))
+            let (peer_id, own_peer_id) = (peer.to_string(), me.to_string());
+            let (check, own_check) = (Check::of(&peer), Check::of(&me));
+            (StatusCode::ACCEPTED, Json(JoinAnswer::Pending { peer_id, check, own_peer_id, own_check }))
         }
     })
 }
@@ -196,10 +286,13 @@ pub(super) struct LeaveAnswer {
     mesh_id: String,
 }
 
-/// Leaves the mesh and founds one of its own. Open calls end as undeliverable.
+/// Leaves the mesh and founds one of its own. Open calls end as undeliverable. Only through the unix socket.
 #[utoipa::path(post, path = "/api/v1/leave", operation_id = "leave", tag = "joining",
     responses((status = 200, description = "Left", body = LeaveAnswer), Problems))]
-pub(super) async fn leave(State(app): AppState) -> Result<Json<LeaveAnswer>, OpError> {
-    let mesh = joining::leave(app.mesh()).await?;
+pub(super) async fn leave(
+    State(app): AppState,
+    Extension(who): Extension<Identity>,
+) -> Result<Json<LeaveAnswer>, OpError> {
+    let mesh = joining::leave(app.mesh(), who).await?;
     Ok(Json(LeaveAnswer { mesh_id: mesh.to_string() }))
 }

@@ -11,9 +11,11 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::doors::ops::devices::{is_online, name_of, why_offline};
+use crate::mesh::check_words::{CheckWords, NoCheckWords};
 use crate::mesh::clock;
 use crate::mesh::transport::Address;
 use crate::mesh::{LinkInfo, Nearby, Pending, Surroundings};
+use crate::status::{ErrorCode, OpError};
 
 /// A page of a list.
 #[derive(Debug, Clone, Serialize, ToSchema)]
@@ -113,6 +115,77 @@ pub struct Gateway {
     pub is_self: bool,
 }
 
+/// Four words by which people compare devices: the same on every screen, and different for every device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+pub struct Check {
+    /// The words, from a fixed list of 2,048.
+    #[schema(min_items = 4, max_items = 4)]
+    pub words: Vec<String>,
+    /// First characters of its identity.
+    pub short: String,
+}
+
+impl Check {
+    /// Those of a device.
+    #[must_use]
+    pub fn of(peer: &PeerId) -> Self {
+        let words = CheckWords::of(peer).words().map(str::to_owned).into();
+        Self { words, short: peer.short() }
+    }
+}
+
+/// Reads check words of a body.
+pub(super) fn read_words(text: Option<&str>) -> Result<Option<CheckWords>, OpError> {
+    let read = text.map(str::parse).transpose();
+    read.map_err(|error: NoCheckWords| OpError::new(ErrorCode::Invalid, format!("`words`: {error}")))
+}
+
+/// A device named in passing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+pub struct NamedPeer {
+    /// Its identity.
+    pub peer_id: String,
+    /// Its name, while it is a member.
+    pub node_id: Option<String>,
+}
+
+impl NamedPeer {
+    /// A device as `view` knows it.
+    #[must_use]
+    pub fn new(view: &View, peer: &PeerId) -> Self {
+        Self { peer_id: peer.to_string(), node_id: name_of(view, peer) }
+    }
+}
+
+/// A member that belongs by the word of another, or of one of that one's guests.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+pub struct Guest {
+    /// Its name.
+    pub node_id: String,
+    /// Its identity.
+    pub peer_id: String,
+    /// Its tier.
+    pub tier: TierName,
+    /// The owner by whose word it belongs.
+    pub approved_by: NamedPeer,
+    /// Time of that word, by its signer's clock.
+    pub since: String,
+}
+
+impl Guest {
+    /// A member; `None` for the founder, which is nobody's guest.
+    #[must_use]
+    pub fn new(view: &View, node: &NodeView) -> Option<Self> {
+        Some(Self {
+            node_id: node.node_id.to_string(),
+            peer_id: node.peer.to_string(),
+            tier: node.tier.into(),
+            approved_by: NamedPeer::new(view, &node.approved_by?),
+            since: time(node.since_ms),
+        })
+    }
+}
+
 /// A link to another device.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct Link {
@@ -156,6 +229,8 @@ pub struct Status {
     pub peer_id: String,
     /// Its name.
     pub node_id: String,
+    /// Its check words: what people compare when it joins, or is joined.
+    pub check: Check,
     /// Its mesh.
     pub mesh_id: String,
     /// Name of the mesh.
@@ -236,14 +311,20 @@ pub enum NodeState {
 pub struct Node {
     /// Its name; while it awaits approval, the one that it asks for.
     pub node_id: String,
-    /// Its identity: what people compare.
+    /// Its identity.
     pub peer_id: String,
+    /// Its check words: what people compare.
+    pub check: Check,
     /// "linux", "darwin", …; null while nothing is known.
     pub platform: Option<String>,
     /// Version of its program.
     pub version: Option<String>,
     /// Its tier; null while it awaits approval.
     pub tier: Option<TierName>,
+    /// The owner by whose word it belongs; null for the founder, and while pending.
+    pub approved_by: Option<NamedPeer>,
+    /// Time of that word, by its signer's clock.
+    pub approved_at: Option<String>,
     /// Reachability.
     pub state: NodeState,
     /// True if it is the gateway.
@@ -311,6 +392,9 @@ impl Node {
         Self {
             node_id: node.node_id.to_string(),
             peer_id: node.peer.to_string(),
+            check: Check::of(&node.peer),
+            approved_by: node.approved_by.map(|by| NamedPeer::new(view, &by)),
+            approved_at: node.approved_by.map(|_| time(node.since_ms)),
             platform: directory.map(|d| d.platform.clone()),
             version: directory.map(|d| d.version.clone()),
             tier: Some(node.tier.into()),
@@ -330,6 +414,9 @@ impl Node {
         let peer = pending.peer.to_string();
         Self {
             node_id: pending.node_id.to_string(),
+            check: Check::of(&pending.peer),
+            approved_by: None,
+            approved_at: None,
             platform: (!pending.platform.is_empty()).then(|| pending.platform.clone()),
             version: None,
             tier: None,
@@ -340,11 +427,10 @@ impl Node {
             addresses: pending.address.iter().map(ToString::to_string).collect(),
             last_seen: None,
             why: Some(format!(
-                "{}: compare its id {} with the one that it shows, then `sigil approve {}` or `sigil reject {}`",
+                "{}: compare its check words, {}, with the ones that it shows, then `sigil approve {peer}` or `sigil reject {peer}`",
                 pending.why,
-                pending.peer.short(),
-                pending.peer.short(),
-                pending.peer.short(),
+                CheckWords::of(&pending.peer),
+                peer = pending.peer.short(),
             )),
             peer_id: peer,
         }
@@ -354,8 +440,10 @@ impl Node {
 /// A device that awaits approval.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct PendingDevice {
-    /// Its identity: what people compare.
+    /// Its identity.
     pub peer_id: String,
+    /// Its check words: what people compare.
+    pub check: Check,
     /// Name that it asks for.
     pub node_id: String,
     /// "linux", …
@@ -366,11 +454,24 @@ pub struct PendingDevice {
     pub since: String,
     /// Cause of its waiting.
     pub why: String,
+    /// Tier that an approval gives it unless another is named.
+    pub tier: TierName,
+    /// Tier that a former member had.
+    pub former_tier: Option<TierName>,
+    /// The device that had let a former member in.
+    pub approved_by: Option<NamedPeer>,
 }
 
-impl From<&Pending> for PendingDevice {
-    fn from(pending: &Pending) -> Self {
+impl PendingDevice {
+    /// A device that waits, in the mesh of this view.
+    #[must_use]
+    pub fn new(view: &View, pending: &Pending) -> Self {
+        let again = view.awaiting_reapproval.iter().find(|again| again.peer == pending.peer);
         Self {
+            tier: TierName::Shared,
+            former_tier: again.map(|again| again.tier.into()),
+            approved_by: again.map(|again| NamedPeer::new(view, &again.approved_by)),
+            check: Check::of(&pending.peer),
             peer_id: pending.peer.to_string(),
             node_id: pending.node_id.to_string(),
             platform: pending.platform.clone(),
@@ -384,8 +485,10 @@ impl From<&Pending> for PendingDevice {
 /// A stranger on the local network. Nothing of it is trusted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct NearbyDevice {
-    /// Its identity.
+    /// Its identity, which is not proven.
     pub peer_id: String,
+    /// Check words of that identity.
+    pub check: Check,
     /// The name that it shows.
     pub name: String,
     /// Its addresses.
@@ -398,6 +501,7 @@ impl From<&Nearby> for NearbyDevice {
     fn from(nearby: &Nearby) -> Self {
         Self {
             peer_id: nearby.peer.to_string(),
+            check: Check::of(&nearby.peer),
             name: nearby.name.clone(),
             addresses: nearby.addresses.iter().map(ToString::to_string).collect(),
             last_seen: time(nearby.seen_ms),

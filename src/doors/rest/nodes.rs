@@ -8,7 +8,7 @@ use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
 
 use super::extract::{JSON, Query, Segment, body_or_default, check_accept};
-use super::model::{self, Endpoints, Node, NodeState, Page, Status, TierName, Tool};
+use super::model::{self, Check, Endpoints, Guest, Node, NodeState, Page, Status, TierName, Tool, read_words};
 use super::problem::Problems;
 use crate::doors::app::AppState;
 use crate::doors::ops::devices::{self, Named};
@@ -24,6 +24,7 @@ pub(super) async fn status(State(app): AppState, headers: HeaderMap) -> Result<J
     Ok(Json(Status {
         peer_id: view.me.to_string(),
         node_id: view.node_id.to_string(),
+        check: Check::of(&view.me),
         mesh_id: view.mesh.to_string(),
         mesh_name: view.mesh_name.clone(),
         incarnation: view.incarnation.0,
@@ -96,13 +97,17 @@ pub(super) struct Approval {
     tier: Option<TierName>,
     /// Name to give it; default: the one that it asks for.
     node_id: Option<String>,
+    /// Check words that the device must have, if they are given.
+    #[schema(example = "abandon ability able about")]
+    words: Option<String>,
 }
 
 impl Approval {
     /// The same in the mesh's own types.
     pub(super) fn read(self) -> Result<devices::Approval, OpError> {
         let node_id = self.node_id.map(|id| id.parse()).transpose()?;
-        Ok(devices::Approval { tier: self.tier.map(Into::into), node_id })
+        let words = read_words(self.words.as_deref())?;
+        Ok(devices::Approval { tier: self.tier.map(Into::into), node_id, words })
     }
 }
 
@@ -121,12 +126,46 @@ pub(super) async fn approve(
     Ok(Json(Node::approved(&view, &node)))
 }
 
-/// Revokes and forgets a device: its links drop, its waiting calls end as undeliverable. Rejects one that awaits approval.
-#[utoipa::path(delete, path = "/api/v1/nodes/{id}", operation_id = "forgetNode", tag = "mesh",
+/// The members that belong by a device's word, or by the word of one of those; not this device, nor whom it let in. They
+/// stay when it is forgotten.
+#[utoipa::path(get, path = "/api/v1/nodes/{id}/guests", operation_id = "listGuests", tag = "mesh",
     params(("id" = String, Path, description = "Name, peer id, or a prefix of one of at least 7 characters")),
+    responses((status = 200, description = "Nearest first", body = Page<Guest>), Problems))]
+pub(super) async fn guests(
+    State(app): AppState,
+    Segment(id): Segment,
+    headers: HeaderMap,
+) -> Result<Json<Page<Guest>>, OpError> {
+    check_accept(&headers, JSON)?;
+    let (view, around) = (app.mesh().view(), app.mesh().surroundings());
+    let guests = match devices::resolve(&view, &around.pending, &id)? {
+        Named::Member(node) => devices::guests(&view, [&node.peer]),
+        Named::Pending(pending) => devices::guests(&view, [&pending.peer]),
+    };
+    Ok(Json(Page::whole(guests.into_iter().filter_map(|node| Guest::new(&view, node)).collect())))
+}
+
+/// Terms of forgetting a device.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct Forgetting {
+    /// True to forget its guests too: everyone who belongs by its word, or by the word of one of those.
+    #[serde(default)]
+    with_guests: bool,
+}
+
+/// Revokes and forgets a device: its links drop, its waiting calls end as undeliverable. Rejects one that awaits
+/// approval. Whom it let in stays, unless its guests go too.
+#[utoipa::path(delete, path = "/api/v1/nodes/{id}", operation_id = "forgetNode", tag = "mesh",
+    params(("id" = String, Path, description = "Name, peer id, or a prefix of one of at least 7 characters"), Forgetting),
     responses((status = 204, description = "It is gone"), Problems))]
-pub(super) async fn forget(State(app): AppState, Segment(id): Segment) -> Result<StatusCode, OpError> {
-    devices::forget(app.mesh(), &id).await?;
+pub(super) async fn forget(
+    State(app): AppState,
+    Segment(id): Segment,
+    Query(Forgetting { with_guests }): Query<Forgetting>,
+) -> Result<StatusCode, OpError> {
+    devices::forget(app.mesh(), &id, with_guests).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -31,13 +31,14 @@ use crate::doors::listen::{Arrival, Bound};
 use crate::doors::log_ring::LogRing;
 use crate::doors::serve::serve;
 use crate::doors::settings::Settings;
-use crate::doors::tokens::TokenStore;
+use crate::doors::tokens::{TokenStore, TokenTerms};
 use crate::mesh::MeshHandle;
 use crate::mesh::blobs::BlobStore;
+use crate::mesh::check_words::CheckWords;
 use crate::mesh::invite::InviteCode;
 use crate::mesh::{
-    CallCursor, CallPage, EventKind, EventLog, Invite, JoinError, JoinTarget, Joined, Nearby, Pending, Request,
-    Surroundings,
+    CallCursor, CallPage, EventKind, EventLog, Invite, InviteInfo, InviteState, JoinError, JoinTarget, Joined, Nearby,
+    Pending, Request, Surroundings,
 };
 use crate::platform::FileId;
 use crate::tasks::TaskGroup;
@@ -90,6 +91,7 @@ struct Books {
     next: u64,
     revoked: Vec<PeerId>,
     rejected: Vec<PeerId>,
+    invites: Vec<InviteInfo>,
     cancelled: Vec<ReqId>,
     moves: bool,
     /// Those who wait for an ending.
@@ -178,7 +180,7 @@ impl Fake {
             blobs: blobs.clone(),
         };
         let tokens = Arc::new(TokenStore::open(home.path().join("tokens")).unwrap());
-        let token = tokens.mint().unwrap();
+        let token = tokens.mint(TokenTerms::default(), ACCEPTED_MS).unwrap().0;
         let logs = LogRing::default();
         let context = Context {
             mesh,
@@ -353,16 +355,32 @@ impl FakeMesh {
                     tier,
                     addresses: vec!["192.168.1.2:7433".parse().unwrap()],
                 };
+                self.books.lock().unwrap().invites.push(InviteInfo {
+                    secret: code.secret_hash(),
+                    tier,
+                    created_ms: ACCEPTED_MS,
+                    expires_ms,
+                    state: InviteState::Open,
+                });
                 reply(to, Ok(Invite { code, expires_ms }));
             }
+            Request::Invites(to) => reply(to, self.books.lock().unwrap().invites.clone()),
             Request::Join(target, force, to) => reply(
                 to,
                 match target {
                     JoinTarget::Code(_) if !force => Err(JoinError::WouldLeave { others: 2 }.into()),
-                    JoinTarget::Code(_) => Ok(Joined::Member(node_id("desk-2"))),
-                    JoinTarget::Nearby(None) => Ok(Joined::Pending { peer: key(6).peer_id() }),
-                    JoinTarget::Nearby(Some(name)) => Err(JoinError::NotNearby(name).into()),
-                    JoinTarget::Address(_) => Err(JoinError::InviterDown { tried: "there".to_owned() }.into()),
+                    JoinTarget::Code(_) => Ok(Joined::Member { node_id: node_id("desk-2"), tier: Some(Tier::Owner) }),
+                    JoinTarget::Nearby { name: None, words } => {
+                        let peer = key(6).peer_id();
+                        let its = CheckWords::of(&peer);
+                        match words {
+                            Some(words) if words == its => Ok(Joined::Pending { peer }),
+                            Some(_) => Err(JoinError::OtherWords { peer, words: its }.into()),
+                            None => Err(JoinError::Unconfirmed { peer, name: None, words: its }.into()),
+                        }
+                    }
+                    JoinTarget::Nearby { name: Some(name), .. } => Err(JoinError::NotNearby(name).into()),
+                    JoinTarget::Address { .. } => Err(JoinError::InviterDown { tried: "there".to_owned() }.into()),
                 },
             ),
             Request::Leave(to) => reply(to, Ok(())),
@@ -410,6 +428,15 @@ impl FakeMesh {
                     node_id: name,
                     tier,
                 }))
+            }
+            Command::VoidInvite { secret } => {
+                for invite in books.invites.iter_mut().filter(|invite| invite.secret == secret) {
+                    if matches!(invite.state, InviteState::Used(_)) {
+                        return Reply::Refused(Refusal::InviteUsed);
+                    }
+                    invite.state = InviteState::Void;
+                }
+                Reply::InviteVoided
             }
             Command::Invite { .. }
             | Command::Redeem { .. }

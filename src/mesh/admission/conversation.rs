@@ -7,6 +7,7 @@ use mesh_core::io::Welcome;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use crate::mesh::check_words::CheckWords;
 use crate::mesh::error::JoinError;
 use crate::mesh::transport::{Address, JoinAnswer, JoinConversation, JoinDialError, JoinRequest, Links, RefusalCode};
 use crate::tasks::TaskGroup;
@@ -25,11 +26,20 @@ pub(in crate::mesh) struct Ask {
     /// Number under which its steps are reported.
     pub(super) number: u64,
     pub(super) addresses: Vec<Address>,
-    /// The peer that must answer; `None` = any.
-    pub(super) expected: Option<PeerId>,
+    /// The peer that must answer.
+    pub(super) whom: Whom,
     pub(super) request: JoinRequest,
     /// Ends it when cancelled.
     pub(super) cancel: CancellationToken,
+}
+
+/// The peer of a conversation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Whom {
+    /// This one.
+    Peer(PeerId),
+    /// The one that answers, if it has these check words; without words it is only looked at.
+    Answers(Option<CheckWords>),
 }
 
 /// A step of a conversation. `Welcome` and `Refused` are the last.
@@ -85,13 +95,37 @@ impl Conversations {
     }
 }
 
+/// The peer to ask. The error says who answers when nobody has said who it should be.
+async fn find(links: &Links, ask: &Ask) -> Result<PeerId, JoinError> {
+    let words = match ask.whom {
+        Whom::Peer(peer) => return Ok(peer),
+        Whom::Answers(words) => words,
+    };
+    let peer = links.identify(&ask.addresses).await.map_err(|error| dial_error(&error))?;
+    confirm(peer, None, words)
+}
+
+/// The peer, if it has the words that a person has compared.
+pub(super) fn confirm(peer: PeerId, name: Option<&str>, words: Option<CheckWords>) -> Result<PeerId, JoinError> {
+    let its = CheckWords::of(&peer);
+    match words {
+        Some(words) if words == its => Ok(peer),
+        Some(_) => Err(JoinError::OtherWords { peer, words: its }),
+        None => Err(JoinError::Unconfirmed { peer, name: name.map(str::to_owned), words: its }),
+    }
+}
+
 /// Asks until we are approved or refused. The first conversation decides, unless it comes to wait for a person: then
 /// this goes on for as long as nobody has answered.
 async fn converse(links: &Links, ask: &Ask, steps: &mpsc::Sender<(u64, Step)>) {
+    let peer = match find(links, ask).await {
+        Ok(peer) => peer,
+        Err(error) => return drop(steps.send((ask.number, Step::Refused(error))).await),
+    };
     let mut waits = false;
     let mut pause = ASK_AGAIN_MIN;
     loop {
-        let lost = match links.join(&ask.addresses, ask.expected, &ask.request).await {
+        let lost = match links.join(&ask.addresses, Some(peer), &ask.request).await {
             Err(error) => dial_error(&error),
             Ok(mut conversation) => loop {
                 let Some(step) = next_step(&mut conversation, waits).await else {
@@ -135,6 +169,8 @@ fn join_error(code: RefusalCode, detail: String) -> JoinError {
         RefusalCode::InviteUsed => JoinError::Used,
         RefusalCode::InviteExpired => JoinError::Expired,
         RefusalCode::InviteUnknown => JoinError::UnknownCode,
+        RefusalCode::InviteVoid => JoinError::Void,
+        RefusalCode::NeedsNewKey => JoinError::NeedsNewKey,
         RefusalCode::NotOwner
         | RefusalCode::Rejected
         | RefusalCode::TooMany

@@ -1,6 +1,6 @@
 //! Effects of the admission, for the driver to carry out in their order.
 
-use mesh_core::ids::{NodeId, PeerId};
+use mesh_core::ids::{MeshId, NodeId, PeerId};
 use mesh_core::io::{Command, Welcome};
 use tokio::sync::{mpsc, oneshot};
 
@@ -39,8 +39,8 @@ pub(in crate::mesh) enum Effect {
 /// The mesh that replaces ours.
 #[derive(Debug)]
 pub(in crate::mesh) enum Destination {
-    /// The one that welcomes us.
-    Joined(Box<Welcome>),
+    /// The one that welcomes us; it must be this one, if we know which.
+    Joined(Box<Welcome>, Option<MeshId>),
     /// A new one of our own.
     Founded,
 }

@@ -86,12 +86,13 @@ impl Newcomers {
         effects: &mut VecDeque<Effect>,
     ) {
         let again = || view.awaiting_reapproval.iter().find(|again| again.peer == peer);
+        // Only a member keeps its tier: whoever waits is what an owner says, and shared when no more is said.
         let (key, wanted, default) = if let Some(Newcomer { pending, .. }) = self.waiting.get(&peer) {
             (pending.key, &pending.node_id, Tier::Shared)
         } else if let Some(node) = view.by_peer(&peer) {
             (node.key, &node.node_id, node.tier)
         } else if let Some(again) = again() {
-            (again.key, &again.node_id, again.tier)
+            (again.key, &again.node_id, Tier::Shared)
         } else {
             let unknown = Err(MeshError::UnknownPending(peer));
             effects.push_back(Effect::AnswerDoor(DoorAnswer::Approved(door, unknown)));
@@ -201,6 +202,8 @@ fn refusal_code(refusal: &Refusal) -> RefusalCode {
         Refusal::InviteUnknown => RefusalCode::InviteUnknown,
         Refusal::InviteUsed => RefusalCode::InviteUsed,
         Refusal::InviteExpired => RefusalCode::InviteExpired,
+        Refusal::InviteVoid => RefusalCode::InviteVoid,
+        Refusal::NeedsNewKey => RefusalCode::NeedsNewKey,
         Refusal::NotOwner | Refusal::NotMember => RefusalCode::NotOwner,
         Refusal::UnknownNode(_)
         | Refusal::UnknownTool { .. }

@@ -3,12 +3,12 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::mem;
 
-use mesh_core::ids::{NodeId, PeerId};
+use mesh_core::ids::{MeshId, NodeId, PeerId};
 use mesh_core::io::{Command, Refusal, Reply, View, Welcome};
-use mesh_core::peer;
+use mesh_core::peer::{self, BadWelcome};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::conversation::{Ask, Step};
+use super::conversation::{self, Ask, Step, Whom};
 use super::effect::{Destination, DoorAnswer, DoorReply, Effect, Errand};
 use super::nearby::NearbyDevices;
 use crate::mesh::error::{JoinError, MeshError};
@@ -35,8 +35,8 @@ enum State {
     Asking(Conversation, DoorReply<Joined>),
     /// A person at that peer must approve us; the conversation is kept up, and started anew when it breaks.
     AwaitingApproval(Conversation, PeerId),
-    /// We are welcome under this name, and our store is being replaced.
-    Switching(NodeId, Option<DoorReply<Joined>>),
+    /// We are welcome. The welcome is judged, and our store replaced.
+    Switching(Option<DoorReply<Joined>>),
     /// We leave: first that becomes durable, then the others get time to receive it, then we found a new mesh.
     Leaving(u64, DoorReply<()>),
 }
@@ -45,6 +45,8 @@ enum State {
 #[derive(Debug)]
 struct Conversation {
     number: u64,
+    /// The mesh that we want into, if we know which.
+    mesh: Option<MeshId>,
     /// Members of our mesh when we began to ask.
     members_before: BTreeSet<PeerId>,
     _cancel: DropGuard,
@@ -53,7 +55,8 @@ struct Conversation {
 /// Peer to ask, its addresses, and the secret to show.
 struct Plan {
     addresses: Vec<Address>,
-    expected: Option<PeerId>,
+    whom: Whom,
+    mesh: Option<MeshId>,
     secret: Option<[u8; 16]>,
 }
 
@@ -77,7 +80,7 @@ impl OwnJoin {
             State::Leaving(..) | State::Switching(..) => Err(Err(MeshError::Moved)),
             State::Idle | State::Asking(..) | State::AwaitingApproval(..) => plan(target, force, view, nearby, effects),
         };
-        let Plan { addresses, expected, secret } = match plan {
+        let Plan { addresses, whom, mesh, secret } = match plan {
             Ok(plan) => plan,
             Err(answer) => {
                 effects.push_back(Effect::AnswerDoor(DoorAnswer::Joined(door, answer)));
@@ -87,6 +90,7 @@ impl OwnJoin {
         let (number, cancel) = (self.next_number(), CancellationToken::new());
         let conversation = Conversation {
             number,
+            mesh,
             members_before: view.nodes.iter().map(|node| node.peer).collect(),
             _cancel: cancel.clone().drop_guard(),
         };
@@ -97,7 +101,7 @@ impl OwnJoin {
             platform: crate::platform::name().to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
         };
-        effects.push_back(Effect::Ask(Box::new(Ask { number, addresses, expected, request, cancel })));
+        effects.push_back(Effect::Ask(Box::new(Ask { number, addresses, whom, request, cancel })));
     }
 
     /// Begins to leave. Whatever we asked elsewhere is dropped.
@@ -153,34 +157,29 @@ impl OwnJoin {
                 self.handle_welcome(welcome, peer, address, &conversation, door, view, effects);
             }
             Step::Refused(error) => {
-                if door.is_none() {
-                    let text = format!("joining was refused: {error}");
-                    effects.push_back(Effect::Tell(EventKind::Warning(text)));
-                }
-                effects.push_back(Effect::PublishSurroundings);
-                answer(door, Err(error.into()), effects);
+                refuse(door, error, effects);
             }
             // Only a leave has one.
             Step::FarewellOver => {}
         }
     }
 
-    /// Handles the end of a switch to the mesh that we wanted.
-    pub(super) fn handle_switched(&mut self, effects: &mut VecDeque<Effect>) {
+    /// Handles the end of a switch to the mesh that we wanted, which looks like this now.
+    pub(super) fn handle_switched(&mut self, view: &View, effects: &mut VecDeque<Effect>) {
         match mem::take(&mut self.state) {
-            State::Switching(name, door) => {
-                tracing::info!(target: "sigil::events::membership", node = %name, "joined a mesh");
-                answer(door, Ok(Joined::Member(name)), effects);
+            State::Switching(door) => {
+                tracing::info!(target: "sigil::events::membership", node = %view.node_id, "joined a mesh");
+                answer(door, Ok(member(view)), effects);
             }
             State::Leaving(_, door) => effects.push_back(Effect::AnswerDoor(DoorAnswer::Done(door, Ok(())))),
             other @ (State::Idle | State::Asking(..) | State::AwaitingApproval(..)) => self.state = other,
         }
     }
 
-    /// Handles a welcome that does not hold the mesh it names.
-    pub(super) fn handle_bad_welcome(&mut self, why: String, effects: &mut VecDeque<Effect>) {
-        if let State::Switching(_, door) = mem::take(&mut self.state) {
-            answer(door, Err(JoinError::Rejected(why).into()), effects);
+    /// Handles a welcome that was judged and not taken up: we stay where we are.
+    pub(super) fn handle_bad_welcome(&mut self, why: BadWelcome, effects: &mut VecDeque<Effect>) {
+        if let State::Switching(door) = mem::take(&mut self.state) {
+            refuse(door, why.into(), effects);
         }
     }
 
@@ -203,12 +202,12 @@ impl OwnJoin {
         let crossed = view.by_peer(&peer).is_some() && !conversation.members_before.contains(&peer);
         effects.push_back(Effect::PublishSurroundings);
         if peer::should_switch(view.mesh, &welcome, crossed) {
-            self.state = State::Switching(welcome.node_id.clone(), door);
+            self.state = State::Switching(door);
             effects.push_back(Effect::NoteAddresses(peer, vec![address]));
-            effects.push_back(Effect::Switch(Destination::Joined(welcome)));
+            effects.push_back(Effect::Switch(Destination::Joined(welcome, conversation.mesh)));
         } else {
             tracing::info!(peer = %peer.short(), "each asked the other: that one comes into this mesh");
-            answer(door, Ok(Joined::Member(view.node_id.clone())), effects);
+            answer(door, Ok(member(view)), effects);
         }
     }
 
@@ -232,7 +231,7 @@ fn plan(
         && !view.revoked
     {
         // The same code again, perhaps after a lost reply: we are in.
-        return Err(Ok(Joined::Member(view.node_id.clone())));
+        return Err(Ok(member(view)));
     }
     let others = view.nodes.iter().filter(|node| node.peer != view.me).count();
     if others > 0 && !force && !view.revoked {
@@ -245,14 +244,34 @@ fn plan(
         }
         JoinTarget::Code(code) => {
             effects.push_back(Effect::NoteAddresses(code.inviter, code.addresses.clone()));
-            Ok(Plan { addresses: code.addresses, expected: Some(code.inviter), secret: Some(code.secret) })
+            let (whom, mesh) = (Whom::Peer(code.inviter), Some(code.mesh));
+            Ok(Plan { addresses: code.addresses, whom, mesh, secret: Some(code.secret) })
         }
-        JoinTarget::Nearby(name) => match nearby.find(name.as_deref(), view) {
-            Ok(one) => Ok(Plan { addresses: one.addresses, expected: Some(one.peer), secret: None }),
-            Err(error) => Err(Err(error.into())),
-        },
-        JoinTarget::Address(address) => Ok(Plan { addresses: vec![address], expected: None, secret: None }),
+        JoinTarget::Nearby { name, words } => {
+            let found = nearby.find(name.as_deref(), view);
+            let found = found.and_then(|one| Ok((conversation::confirm(one.peer, Some(&one.name), words)?, one)));
+            let (peer, one) = found.map_err(|error| Err(error.into()))?;
+            Ok(Plan { addresses: one.addresses, whom: Whom::Peer(peer), mesh: None, secret: None })
+        }
+        JoinTarget::Address { address, words } => {
+            Ok(Plan { addresses: vec![address], whom: Whom::Answers(words), mesh: None, secret: None })
+        }
     }
+}
+
+/// The answer to a join, in the mesh that this is the view of.
+fn member(view: &View) -> Joined {
+    Joined::Member { node_id: view.node_id.clone(), tier: view.by_peer(&view.me).map(|me| me.tier) }
+}
+
+/// Tells that we are not let in: the door if it still waits, else everyone who follows.
+fn refuse(door: Option<DoorReply<Joined>>, error: JoinError, effects: &mut VecDeque<Effect>) {
+    if door.is_none() {
+        let text = format!("joining was refused: {error}");
+        effects.push_back(Effect::Tell(EventKind::Warning(text)));
+    }
+    effects.push_back(Effect::PublishSurroundings);
+    answer(door, Err(error.into()), effects);
 }
 
 fn answer(door: Option<DoorReply<Joined>>, answer: Result<Joined, MeshError>, effects: &mut VecDeque<Effect>) {

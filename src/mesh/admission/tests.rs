@@ -2,10 +2,11 @@
 
 use mesh_core::epoch::{Epoch, Fence};
 use mesh_core::ids::{MeshId, PublicKey};
-use mesh_core::io::{NodeView, Welcome};
+use mesh_core::io::{NodeView, ReapprovalView, Welcome};
 use tokio::sync::{mpsc, oneshot};
 
 use super::*;
+use crate::mesh::check_words::CheckWords;
 use crate::mesh::disk_room::DiskRoom;
 use crate::mesh::error::JoinError;
 use crate::mesh::identity::DeviceKey;
@@ -57,7 +58,7 @@ fn kinds(admission: &mut Admission) -> Vec<&'static str> {
         Effect::Command(..) => "command",
         Effect::Ask(_) => "ask",
         Effect::Farewell(_) => "farewell",
-        Effect::Switch(Destination::Joined(_)) => "switch",
+        Effect::Switch(Destination::Joined(..)) => "switch",
         Effect::Switch(Destination::Founded) => "found",
         Effect::AnswerNewcomer(newcomer, answer) => {
             let _ = newcomer.try_send(answer);
@@ -74,10 +75,15 @@ fn kinds(admission: &mut Admission) -> Vec<&'static str> {
     effects(admission).into_iter().map(kind).collect()
 }
 
+/// A device at an address whose words nobody has compared: it is looked at first.
+fn there() -> JoinTarget {
+    JoinTarget::Address { address: Address::from("10.0.0.1:7"), words: None }
+}
+
 /// Asks at an address; with the number of the conversation and what the door hears.
 fn ask(admission: &mut Admission, view: &View) -> (u64, oneshot::Receiver<Result<Joined, MeshError>>) {
     let (door, answer) = oneshot::channel();
-    admission.join(JoinTarget::Address(Address::from("10.0.0.1:7")), false, door, view);
+    admission.join(there(), false, door, view);
     let mut effects = effects(admission);
     let Some(Effect::Ask(ask)) = effects.pop() else { panic!("{effects:?}") };
     assert!(effects.is_empty());
@@ -105,7 +111,7 @@ fn a_join_that_waits_for_a_person_ends_in_the_other_mesh() {
     admission.handle_step(number, welcome(MeshId([0; 32])), &view);
     assert_eq!(kinds(&mut admission), ["publish", "note", "switch"]);
     assert_eq!(admission.asking_to_join(), None);
-    admission.handle_switched(Ok(()));
+    admission.handle_switched(Ok(&view));
     assert!(kinds(&mut admission).is_empty());
 }
 
@@ -116,9 +122,9 @@ fn an_invite_is_answered_once_the_mesh_is_switched_and_not_before() {
     admission.handle_step(number, welcome(MeshId([0; 32])), &view);
     assert_eq!(kinds(&mut admission), ["publish", "note", "switch"]);
     assert!(door.try_recv().is_err());
-    admission.handle_switched(Ok(()));
+    admission.handle_switched(Ok(&view));
     assert_eq!(kinds(&mut admission), ["answer door"]);
-    assert_eq!(door.try_recv().unwrap().unwrap(), Joined::Member(name("desk-2")));
+    assert_eq!(door.try_recv().unwrap().unwrap(), Joined::Member { node_id: name("desk"), tier: Some(Tier::Owner) });
 }
 
 #[test]
@@ -127,10 +133,10 @@ fn a_welcome_without_its_mesh_is_told_and_we_stay() {
     let (number, mut door) = ask(&mut admission, &view);
     admission.handle_step(number, welcome(MeshId([0; 32])), &view);
     effects(&mut admission);
-    admission.handle_switched(Err("no genesis".to_owned()));
-    assert_eq!(kinds(&mut admission), ["answer door"]);
+    admission.handle_switched(Err(BadWelcome::NoMesh));
+    assert_eq!(kinds(&mut admission), ["publish", "answer door"]);
     let told = door.try_recv().unwrap();
-    assert!(matches!(told, Err(MeshError::Join(JoinError::Rejected(_)))), "{told:?}");
+    assert!(matches!(told, Err(MeshError::Join(JoinError::BadWelcome(BadWelcome::NoMesh)))), "{told:?}");
     ask(&mut admission, &view);
 }
 
@@ -138,7 +144,7 @@ fn a_welcome_without_its_mesh_is_told_and_we_stay() {
 fn a_new_join_takes_the_place_of_an_old_one() {
     let (mut admission, view, at) = (Admission::new(name("desk")), view(), PublicKey([7; 32]).peer_id());
     let (door, mut first_door) = oneshot::channel();
-    admission.join(JoinTarget::Address(Address::from("10.0.0.1:7")), false, door, &view);
+    admission.join(there(), false, door, &view);
     let Some(Effect::Ask(first)) = admission.poll_effect() else { panic!("nobody is asked") };
     let (second, _door) = ask(&mut admission, &view);
     assert!(first.cancel.is_cancelled());
@@ -157,7 +163,10 @@ fn two_that_ask_each_other_end_in_the_lower_mesh() {
     view.nodes.push(member(7));
     admission.handle_step(number, welcome(MeshId([0xff; 32])), &view);
     assert_eq!(kinds(&mut admission), ["publish", "answer door"]);
-    assert_eq!(door.try_recv().unwrap().unwrap(), Joined::Member(view.node_id.clone()));
+    assert_eq!(
+        door.try_recv().unwrap().unwrap(),
+        Joined::Member { node_id: view.node_id.clone(), tier: Some(Tier::Owner) }
+    );
 }
 
 #[test]
@@ -177,12 +186,12 @@ fn who_would_leave_others_must_say_so() {
     let (mut admission, mut view) = (Admission::new(name("desk")), view());
     view.nodes.push(member(7));
     let (door, mut answer) = oneshot::channel();
-    admission.join(JoinTarget::Address(Address::from("10.0.0.1:7")), false, door, &view);
+    admission.join(there(), false, door, &view);
     assert_eq!(kinds(&mut admission), ["answer door"]);
     let told = answer.try_recv().unwrap();
     assert!(matches!(told, Err(MeshError::Join(JoinError::WouldLeave { others: 1 }))), "{told:?}");
     let (door, _answer) = oneshot::channel();
-    admission.join(JoinTarget::Address(Address::from("10.0.0.1:7")), true, door, &view);
+    admission.join(there(), true, door, &view);
     assert_eq!(kinds(&mut admission), ["ask"]);
 }
 
@@ -197,7 +206,7 @@ fn leaving_says_farewell_then_founds_and_then_answers() {
 
     // No other mesh is joined on the way out, and nobody leaves twice.
     let (door, mut refused) = oneshot::channel();
-    admission.join(JoinTarget::Address(Address::from("10.0.0.1:7")), true, door, &view);
+    admission.join(there(), true, door, &view);
     assert_eq!(kinds(&mut admission), ["answer door"]);
     assert!(matches!(refused.try_recv().unwrap(), Err(MeshError::Moved)));
     let (door, mut refused) = oneshot::channel();
@@ -207,7 +216,7 @@ fn leaving_says_farewell_then_founds_and_then_answers() {
 
     admission.handle_step(number, Step::FarewellOver, &view);
     assert_eq!(kinds(&mut admission), ["found"]);
-    admission.handle_switched(Ok(()));
+    admission.handle_switched(Ok(&view));
     assert_eq!(kinds(&mut admission), ["answer door"]);
     assert!(answer.try_recv().unwrap().is_ok());
 }
@@ -324,22 +333,53 @@ fn the_only_device_nearby_needs_no_name_and_two_of_one_name_are_refused() {
         name: "guest".to_owned(),
         addresses: vec![Address::from("10.0.0.9:7")],
     };
-    let join = |admission: &mut Admission, name: Option<&str>| {
+    let words = |n: u8| Some(CheckWords::of(&PublicKey([n; 32]).peer_id()));
+    let compared = |admission: &mut Admission, name: Option<&str>, words: Option<CheckWords>| {
         let (door, mut answer) = oneshot::channel();
-        admission.join(JoinTarget::Nearby(name.map(str::to_owned)), false, door, &view);
+        admission.join(JoinTarget::Nearby { name: name.map(str::to_owned), words }, false, door, &view);
         let wanted = kinds(admission);
         (wanted, answer.try_recv().ok().map(Result::unwrap_err))
     };
+    let join = |admission: &mut Admission, name: Option<&str>| compared(admission, name, words(3));
     let (_, told) = join(&mut admission, None);
     assert!(matches!(told, Some(MeshError::Join(JoinError::NotNearby(_)))), "{told:?}");
     admission.handle_lan(near(3), NOW);
     assert_eq!(kinds(&mut admission), ["tell", "publish"]);
     assert_eq!(join(&mut admission, None).0, ["ask"]);
     assert_eq!(join(&mut admission, Some("guest")).0, ["ask"]);
+    // s08: nobody is asked before a person has compared, and nobody else than who was compared.
+    for (given, expected) in [(None, false), (words(4), true)] {
+        let (asked, told) = compared(&mut admission, None, given);
+        assert_eq!(asked, ["answer door"]);
+        let Some(MeshError::Join(told)) = told else { panic!("{told:?}") };
+        let named = matches!(&told, JoinError::Unconfirmed { name, words: its, .. } if name.as_deref() == Some("guest") && Some(*its) == words(3));
+        let other = matches!(&told, JoinError::OtherWords { words: its, .. } if Some(*its) == words(3));
+        assert_eq!((named, other), (!expected, expected), "{told:?}");
+    }
     admission.handle_lan(near(4), NOW);
     effects(&mut admission);
     let (_, told) = join(&mut admission, Some("guest"));
     assert!(matches!(told, Some(MeshError::Join(JoinError::Rejected(_)))), "{told:?}");
     let id = PublicKey([4; 32]).peer_id().to_string();
-    assert_eq!(join(&mut admission, Some(&id[..8])).0, ["ask"]);
+    assert_eq!(compared(&mut admission, Some(&id[..8]), words(4)).0, ["ask"]);
+}
+
+#[test]
+fn s13_whoever_awaits_reapproval_comes_back_as_shared_unless_more_is_said() {
+    let (mut admission, mut view) = (Admission::new(name("desk")), view());
+    let key = PublicKey([7; 32]);
+    view.awaiting_reapproval.push(ReapprovalView {
+        peer: key.peer_id(),
+        key,
+        node_id: name("phone"),
+        tier: Tier::Owner,
+        approved_by: PublicKey([8; 32]).peer_id(),
+        revoked_by: None,
+    });
+    for (said, given) in [(None, Tier::Shared), (Some(Tier::Owner), Tier::Owner)] {
+        let (door, _answer) = oneshot::channel();
+        admission.approve(key.peer_id(), said, None, door, &view);
+        let Some(Effect::Command(Command::Approve { tier, .. }, _)) = admission.poll_effect() else { panic!() };
+        assert_eq!(tier, given);
+    }
 }

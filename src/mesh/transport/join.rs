@@ -28,6 +28,15 @@ const WAIT_MAX: Duration = Duration::from_mins(15);
 /// Time for the other end to take the last answer: a welcome may have megabytes.
 const LAST_MAX: Duration = Duration::from_secs(30);
 
+/// The peer that answers there; nothing is asked of it.
+pub(super) async fn identify(shared: &Arc<LinksState>, addresses: &[Address]) -> Result<PeerId, JoinDialError> {
+    let answered = dial::race(shared, addresses, None).await;
+    let Answered { connection, key, .. } =
+        answered.map_err(|Unanswered { tried, .. }| JoinDialError::Nobody { tried })?;
+    Code::Done.close(&connection);
+    Ok(key.peer_id())
+}
+
 /// The newcomer's side.
 pub(super) async fn ask(
     shared: &Arc<LinksState>,

@@ -61,6 +61,10 @@ pub enum RefusalCode {
     InviteUsed,
     /// The invite has expired.
     InviteExpired,
+    /// The invite was taken back.
+    InviteVoid,
+    /// The newcomer cannot come back under its present key.
+    NeedsNewKey,
     /// The peer that was asked may not approve anyone.
     NotOwner,
     /// A person refused.
@@ -74,10 +78,12 @@ pub enum RefusalCode {
 }
 
 impl RefusalCode {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 10] = [
         Self::InviteUnknown,
         Self::InviteUsed,
         Self::InviteExpired,
+        Self::InviteVoid,
+        Self::NeedsNewKey,
         Self::NotOwner,
         Self::Rejected,
         Self::TooMany,
@@ -92,6 +98,8 @@ impl RefusalCode {
             Self::InviteUnknown => "invite_unknown",
             Self::InviteUsed => "invite_used",
             Self::InviteExpired => "invite_expired",
+            Self::InviteVoid => "invite_void",
+            Self::NeedsNewKey => "needs_new_key",
             Self::NotOwner => "not_owner",
             Self::Rejected => "rejected",
             Self::TooMany => "too_many",

@@ -197,6 +197,11 @@ impl Links {
         join::ask(&self.shared, addresses, expected, request).await
     }
 
+    /// Connects to the first of these addresses that answers, learns whose key that is, and goes again.
+    pub async fn identify(&self, addresses: &[Address]) -> Result<PeerId, JoinDialError> {
+        join::identify(&self.shared, addresses).await
+    }
+
     /// State of all links, by peer id.
     #[must_use]
     pub fn infos(&self) -> Vec<LinkInfo> {

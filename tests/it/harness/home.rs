@@ -366,6 +366,21 @@ impl Home {
         self.post("join", &json!({ "code": code }))
     }
 
+    /// Asks to join at an address, whose check words were compared.
+    #[track_caller]
+    pub(crate) fn ask_to_join(&self, at: &Self) -> Response {
+        let body = json!({ "address": at.quic_address().to_string(), "words": at.check_words() });
+        self.post("join", &body)
+    }
+
+    /// The check words that it shows of itself.
+    #[track_caller]
+    pub(crate) fn check_words(&self) -> String {
+        let status = self.status();
+        let words = status["check"]["words"].as_array().expect("four words");
+        words.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(" ")
+    }
+
     // --- calls ---
 
     /// Makes a call and gives its id.

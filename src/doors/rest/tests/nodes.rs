@@ -108,8 +108,21 @@ async fn invites_and_joins() {
     assert_eq!(would_leave["others"], 2);
     let joined = fake.post("/api/v1/join", &json!({ "code": code, "force": true }).to_string()).await.ok(200);
     assert_eq!((&joined["state"], &joined["node_id"]), (&json!("member"), &json!("desk-2")));
-    let pending = fake.post("/api/v1/join", r#"{"nearby":null}"#).await.ok(202);
+    assert_eq!(joined["tier"], "owner");
+    // s08: a code names its device, and may be checked; without one nobody is asked before a person has compared.
+    let (own, theirs) = (CheckWords::of(&key(1).peer_id()), CheckWords::of(&key(6).peer_id()));
+    let body = json!({ "code": code, "force": true, "words": theirs.to_string() }).to_string();
+    fake.post("/api/v1/join", &body).await.problem(409, "other_words");
+    let asks = fake.post("/api/v1/join", r#"{"nearby":null}"#).await.problem(409, "confirm_peer");
+    assert_eq!((&asks["check"]["words"], &asks["own_check"]["words"]), (&json!(theirs.words()), &json!(own.words())));
+    assert_eq!(asks["peer_id"], key(6).peer_id().to_string());
+    let wrong = json!({ "nearby": null, "words": own.to_string() }).to_string();
+    fake.post("/api/v1/join", &wrong).await.problem(409, "other_words");
+    fake.post("/api/v1/join", r#"{"nearby":null,"words":"amber canoe"}"#).await.problem(422, "invalid");
+    let right = json!({ "nearby": null, "words": theirs.to_string().replace(' ', "-") }).to_string();
+    let pending = fake.post("/api/v1/join", &right).await.ok(202);
     assert_eq!((&pending["state"], &pending["own_peer_id"]), (&json!("pending"), &json!(key(1).peer_id().to_string())));
+    assert_eq!((&pending["check"], &pending["own_check"]), (&asks["check"], &asks["own_check"]));
     fake.post("/api/v1/join", r#"{"nearby":"attic"}"#).await.problem(404, "unknown_nearby");
     fake.post("/api/v1/join", r#"{"address":"1.2.3.4:7433"}"#).await.problem(503, "inviter_down");
     fake.post("/api/v1/join", r#"{"address":"attic"}"#).await.problem(422, "invalid");
@@ -119,4 +132,56 @@ async fn invites_and_joins() {
     }
     assert_eq!(fake.get("/api/v1/nearby").await.ok(200)["items"][0]["name"], "guest");
     assert_eq!(fake.ask(Method::POST, "/api/v1/leave", None).await.ok(200)["mesh_id"], MeshId([3; 32]).to_string());
+}
+
+#[tokio::test]
+async fn l02_invites_are_listed_and_taken_back() {
+    let fake = Fake::start().await;
+    let made = fake.post("/api/v1/invites", r#"{"tier":"shared"}"#).await.ok(201);
+    let list = fake.get("/api/v1/invites").await.ok(200);
+    let item = &list["items"][0];
+    assert_eq!((&item["id"], &item["tier"], &item["state"]), (&made["id"], &json!("shared"), &json!("open")));
+    assert!(!list.to_string().contains(made["code"].as_str().unwrap()), "the code is shown once");
+    let path = format!("/api/v1/invites/{}", made["id"].as_str().unwrap());
+    for _ in 0..2 {
+        fake.ask(Method::DELETE, &path, None).await.ok(204);
+        assert_eq!(fake.get("/api/v1/invites").await.ok(200)["items"][0]["state"], "void");
+    }
+    fake.ask(Method::DELETE, "/api/v1/invites/nothing", None).await.problem(404, "invite_unknown");
+    fake.books().invites[0].state = InviteState::Used(key(5).peer_id());
+    assert_eq!(
+        fake.get("/api/v1/invites").await.ok(200)["items"][0]["used_by"]["peer_id"],
+        key(5).peer_id().to_string()
+    );
+    fake.ask(Method::DELETE, &path, None).await.problem(409, "invite_used");
+}
+
+#[tokio::test]
+async fn s02_a_device_shows_who_let_it_in_and_goes_with_its_guests() {
+    let fake = Fake::start().await;
+    let mut view = first_view();
+    // nas has let tv in, and tv the two after it; one of those has also let us in, and we somebody else.
+    let (me, nas) = (view.me, view.nodes[1].peer);
+    for (n, by) in [(20, twin(2)), (21, key(20).peer_id()), (22, me)] {
+        let name = format!("guest-{n}");
+        let mut guest = node(&name, key(n).peer_id(), Tier::Owner, true, &[]);
+        (guest.approved_by, guest.since_ms) = (Some(by), ACCEPTED_MS);
+        view.nodes.push(guest);
+    }
+    view.nodes[2].approved_by = Some(nas);
+    view.nodes[0].approved_by = Some(key(21).peer_id());
+    fake.view.send_replace(Arc::new(view));
+    let tv = fake.get("/api/v1/nodes/tv").await.ok(200);
+    assert_eq!(tv["approved_by"], json!({ "peer_id": nas.to_string(), "node_id": "nas" }));
+    let guest = fake.get("/api/v1/nodes/guest-20").await.ok(200);
+    assert_eq!(guest["approved_at"], time(ACCEPTED_MS));
+    assert_eq!(guest["check"]["words"], json!(CheckWords::of(&key(20).peer_id()).words()));
+    let guests = fake.get("/api/v1/nodes/nas/guests").await.ok(200);
+    let names: Vec<_> = guests["items"].as_array().unwrap().iter().map(|guest| &guest["node_id"]).collect();
+    assert_eq!(json!(names), json!(["tv", "guest-20", "guest-21"]));
+    // It was said on purpose, so all of them go; this device and its own guest stay.
+    fake.ask(Method::DELETE, "/api/v1/nodes/guest-20?with_guests=true", None).await.ok(204);
+    assert_eq!(fake.books().revoked, [key(20).peer_id(), key(21).peer_id()]);
+    fake.ask(Method::DELETE, "/api/v1/nodes/nas", None).await.ok(204);
+    assert_eq!(fake.books().revoked.len(), 3, "not its guests, when nobody says so");
 }

@@ -142,6 +142,33 @@ async fn tokens_are_made_and_voided_through_the_socket_only() {
     let made = fake.ask(Method::POST, "/api/v1/tokens", None).await.ok(201);
     let new = format!("Bearer {}", made["token"].as_str().unwrap());
     fake.http(Method::GET, "/api/v1/status", &[host, ("authorization", &new)]).await.ok(200);
+    // s28: named, listed without their texts, revoked alone.
+    let list = fake.get("/api/v1/tokens").await.ok(200);
+    assert_eq!(list["items"].as_array().unwrap().len(), 2);
+    assert!(!list.to_string().contains("sigil_"), "{list}");
+    let body = r#"{"name":"panel","read_only":true,"expires_s":3600}"#;
+    let panel = fake.post("/api/v1/tokens", body).await.ok(201);
+    assert_eq!(
+        (&panel["name"], &panel["read_only"], &panel["last_used"]),
+        (&json!("panel"), &json!(true), &Value::Null)
+    );
+    let reads = format!("Bearer {}", panel["token"].as_str().unwrap());
+    fake.http(Method::GET, "/api/v1/status", &[host, ("authorization", &reads)]).await.ok(200);
+    for (method, path) in
+        [(Method::POST, "/api/v1/invites"), (Method::POST, "/api/v1/calls"), (Method::DELETE, "/api/v1/nodes/nas")]
+    {
+        fake.http(method, path, &[host, ("authorization", &reads)]).await.problem(403, "denied");
+    }
+    let one = format!("/api/v1/tokens/{}", panel["id"].as_str().unwrap());
+    fake.http(Method::DELETE, &one, &[host, ("authorization", &new)]).await.problem(403, "denied");
+    fake.ask(Method::DELETE, &one, None).await.ok(204);
+    fake.ask(Method::DELETE, &one, None).await.problem(404, "unknown_token");
+    fake.http(Method::GET, "/api/v1/status", &[host, ("authorization", &reads)]).await.problem(401, "unauthorized");
+    // Nobody leaves by a token, whatever else it may do.
+    fake.http(Method::POST, "/api/v1/leave", &[host, ("authorization", &new)]).await.problem(403, "denied");
+    for bad in [r#"{"expires_s":0}"#, r#"{"name":"a\nb"}"#, r#"{"scope":"all"}"#] {
+        fake.post("/api/v1/tokens", bad).await.problem(422, "invalid");
+    }
     fake.ask(Method::DELETE, "/api/v1/tokens", None).await.ok(204);
     for void in [&old, &new] {
         fake.http(Method::GET, "/api/v1/status", &[host, ("authorization", void)]).await.problem(401, "unauthorized");

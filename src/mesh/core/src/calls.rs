@@ -188,7 +188,7 @@ impl Book {
             return None;
         }
         let origin = record.origin;
-        self.insert(record, entry, now.mono_ms + left, row.cancel.map(Cow::into_owned), now.mono_ms);
+        self.insert(record, entry, now.mono_ms.saturating_add(left), row.cancel.map(Cow::into_owned), now.mono_ms);
         if let Some(open) = self.open.get_mut(&id) {
             open.released = true;
             open.basis = row.basis;

@@ -391,7 +391,7 @@ impl Election {
                     if self.may_claim() {
                         self.claim(fx);
                     } else {
-                        self.unfollow(u64::MAX - now, fx);
+                        self.unfollow(u64::MAX, fx);
                     }
                 } else if now >= self.query_at(leader) {
                     self.query_all(fx);
@@ -431,7 +431,10 @@ impl Election {
     }
 
     fn claim(&mut self, fx: &mut Effects<'_>) {
-        let counter = self.fence.epoch.counter.max(self.floor) + 1;
+        let Some(counter) = self.fence.epoch.counter.max(self.floor).checked_add(1) else {
+            fx.fact(Fact::Warning("cannot lead: no epoch is left above the highest that was claimed", self.me));
+            return self.unfollow(u64::MAX, fx);
+        };
         let epoch = Epoch { counter, class: self.class(), peer: self.me };
         let had = self.gateway().is_some();
         // Without a proof nobody can be shown it before we lead: a Notice would make the other claim again.

@@ -33,7 +33,7 @@ const SUSPECTS_MAX: usize = 64;
 
 /// Counter above which a store claims that is older than its promises, and last knew `known`.
 pub(crate) fn lost_floor(known: u64, rng: &mut dyn Rng) -> u64 {
-    known + CLAIMS_LOST_MAX + rng.next_u64() % CLAIMS_APART
+    known.saturating_add(CLAIMS_LOST_MAX + rng.next_u64() % CLAIMS_APART)
 }
 
 /// An entry that we signed, as it comes from outside.

@@ -29,7 +29,7 @@ impl Invites {
     /// Restores a row of [`crate::io::Space::Invites`]. `None`: it is damaged.
     pub(crate) fn restore(&mut self, key: &[u8], value: &[u8], now: Now) -> Option<()> {
         let (secret, row) = (Hash::from_slice(key)?, InviteRow::from_bytes(value)?);
-        if row.expires_ms + KEPT_MS > now.wall_ms {
+        if row.expires_ms.saturating_add(KEPT_MS) > now.wall_ms {
             self.0.insert(secret, row);
         }
         Some(())
@@ -38,35 +38,61 @@ impl Invites {
     /// Keeps a new invite, and forgets old ones.
     pub(crate) fn open(&mut self, secret: Hash, tier: Tier, ttl_ms: u64, fx: &mut Effects<'_>) -> Result<(), Refusal> {
         let now = fx.now.wall_ms;
-        for (hash, _) in self.0.extract_if(.., |_, row| row.expires_ms + KEPT_MS < now) {
+        for (hash, _) in self.0.extract_if(.., |_, row| row.expires_ms.saturating_add(KEPT_MS) < now) {
             fx.delete(rows::invite(&hash));
         }
-        if self.0.values().filter(|row| row.used_by.is_none()).count() >= limits::INVITES_MAX {
+        let is_open = |row: &&InviteRow| row.used_by.is_none() && !row.void && row.expires_ms > now;
+        if self.0.values().filter(is_open).count() >= limits::INVITES_MAX {
             return Err(Refusal::Invalid(format!("{} invites are open already", limits::INVITES_MAX)));
         }
-        let row = InviteRow { tier, expires_ms: now + ttl_ms, used_by: None };
+        if self.0.len() >= limits::INVITES_KEPT_MAX {
+            // The one that has been over for longest tells nobody anything any more.
+            let over = self.0.iter().filter(|(_, row)| !is_open(row)).min_by_key(|(_, row)| row.created_ms);
+            if let Some(hash) = over.map(|(hash, _)| *hash) {
+                self.0.remove(&hash);
+                fx.delete(rows::invite(&hash));
+            }
+        }
+        let expires_ms = now.saturating_add(ttl_ms);
+        let row = InviteRow { tier, created_ms: now, expires_ms, used_by: None, void: false };
         fx.put(rows::invite(&secret), &row);
         self.0.insert(secret, row);
         Ok(())
     }
 
-    /// Somebody with this key shows the secret of an invite. `belongs`: it is a member already.
-    pub(crate) fn redeem(
-        &mut self,
-        secret: Hash,
-        key: PublicKey,
-        belongs: bool,
-        fx: &mut Effects<'_>,
-    ) -> Result<Redeemed, Refusal> {
-        let row = self.0.get_mut(&secret).ok_or(Refusal::InviteUnknown)?;
+    /// The answer to somebody with this key that shows the secret of an invite. `belongs`: it is a member already.
+    pub(crate) fn judge(&self, secret: &Hash, key: PublicKey, belongs: bool, now: Now) -> Result<Redeemed, Refusal> {
+        let row = self.0.get(secret).ok_or(Refusal::InviteUnknown)?;
         match row.used_by {
-            Some(used) if used == key && belongs => return Ok(Redeemed::Before),
-            Some(_) => return Err(Refusal::InviteUsed),
-            None if row.expires_ms <= fx.now.wall_ms => return Err(Refusal::InviteExpired),
-            None => {}
+            Some(used) if used == key && belongs => Ok(Redeemed::Before),
+            Some(_) => Err(Refusal::InviteUsed),
+            None if row.void => Err(Refusal::InviteVoid),
+            None if row.expires_ms <= now.wall_ms => Err(Refusal::InviteExpired),
+            None => Ok(Redeemed::Now(row.tier)),
         }
-        row.used_by = Some(key);
+    }
+
+    /// The invite has let in whoever has this key.
+    pub(crate) fn use_up(&mut self, secret: Hash, key: PublicKey, fx: &mut Effects<'_>) {
+        if let Some(row) = self.0.get_mut(&secret) {
+            row.used_by = Some(key);
+            fx.put(rows::invite(&secret), row);
+        }
+    }
+
+    /// Takes an invite back. Harmless when that was done before.
+    pub(crate) fn void(&mut self, secret: Hash, fx: &mut Effects<'_>) -> Result<(), Refusal> {
+        let row = self.0.get_mut(&secret).ok_or(Refusal::InviteUnknown)?;
+        if row.used_by.is_some() {
+            return Err(Refusal::InviteUsed);
+        }
+        row.void = true;
         fx.put(rows::invite(&secret), row);
-        Ok(Redeemed::Now(row.tier))
+        Ok(())
+    }
+
+    /// All that are kept, by the hash of their secrets.
+    pub(crate) fn all(&self) -> impl Iterator<Item = (&Hash, &InviteRow)> {
+        self.0.iter()
     }
 }

@@ -82,6 +82,13 @@ impl Space {
         !matches!(self, Self::Log | Self::Calls | Self::CallsByTime)
     }
 
+    /// True if a peer starts without those of its rows that do not decode: others say again what a device offers, calls
+    /// end by their origins' and targets' word, and a client key only saves a second call. Each other row is a promise.
+    #[must_use]
+    pub const fn is_dispensable(self) -> bool {
+        matches!(self, Self::Directory | Self::Open | Self::Keys)
+    }
+
     /// True if a change of mesh empties it.
     #[must_use]
     pub const fn of_mesh(self) -> bool {
@@ -216,6 +223,11 @@ pub enum Command {
         /// Time that it is good for.
         ttl_ms: u64,
     },
+    /// Take back an invite that nobody has used.
+    VoidInvite {
+        /// SHA-256 of the secret.
+        secret: Hash,
+    },
     /// Someone shows the secret of an invite. Its use and the approval become durable together.
     Redeem {
         /// SHA-256 of the secret.
@@ -282,6 +294,8 @@ pub enum Reply {
     Cancelled,
     /// The invite is kept.
     Invited,
+    /// The invite lets nobody in.
+    InviteVoided,
     /// The peer belongs to the mesh.
     Approved(Box<Welcome>),
     /// The peer is revoked.
@@ -374,6 +388,12 @@ pub enum Refusal {
     /// Too late.
     #[error("this code has expired")]
     InviteExpired,
+    /// Taken back.
+    #[error("this code was taken back")]
+    InviteVoid,
+    /// A revocation of this peer stands that no approval of ours takes back.
+    #[error("this device cannot be let in under its present key: a removal of it stands that no approval takes back")]
+    NeedsNewKey,
     /// Only owners may do this.
     #[error("only a peer of tier owner may do this, and this one is not")]
     NotOwner,

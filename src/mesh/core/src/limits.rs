@@ -32,6 +32,9 @@ pub const FUTURE_MS_MAX: u64 = 3_600_000;
 /// A claim may not jump further ahead than this of what a peer knows (`docs/protocol.md`, Election). A device that was
 /// restored jumps by up to 36,864, and may be restored often before it meets anyone.
 pub const EPOCH_JUMP_MAX: u64 = 1 << 20;
+/// Highest counter of an epoch with which a newcomer begins. What the mesh has come to it cannot know, so this is far
+/// above what claims (at most one a second) and restored devices add up to, and as far below what a counter holds.
+pub const EPOCH_WELCOME_MAX: u64 = 1 << 48;
 /// Peers of one mesh behind one gateway with room to spare.
 pub const PEERS_MAX: usize = 2_000;
 /// Revoked peers that may still come to learn that they are; older ones get no link.
@@ -71,6 +74,8 @@ pub const TEXT_BYTES_MAX: usize = 4096;
 pub const CLIENT_KEY_BYTES_MAX: usize = 255;
 /// Unused invites of one peer.
 pub const INVITES_MAX: usize = 256;
+/// Invites of one peer that are kept, the ones that are over included.
+pub const INVITES_KEPT_MAX: usize = 1024;
 
 /// Error bound of measured durations: 2 s + 0.05 % of the TTL (`docs/protocol.md`, Calls).
 #[must_use]

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::effects::Effects;
 use crate::entry::SignedEntry;
+use crate::epoch::{Claim, Fence};
 use crate::facts::Facts;
 use crate::frame::{EntryItem, Frame};
 use crate::ids::{Hash, Incarnation, NodeId, PeerId, PublicKey};
@@ -47,7 +48,7 @@ pub(crate) fn approve(
     }
     let (generation, after) = trust.next_change(&peer);
     if after.len() > limits::REVOCATIONS_MAX {
-        return Err(Refusal::Invalid("this device was revoked too often: let it make a new key".to_owned()));
+        return Err(Refusal::NeedsNewKey);
     }
     let node_id = trust.free_name(node_id, &peer);
     Ok(Some(Change { subject: key, what: ChangeKind::Approved { tier, node_id, after }, generation }))
@@ -96,10 +97,19 @@ pub(crate) fn welcome(peer: &PeerId, facts: &Facts<'_>) -> Result<Welcome, Refus
         mesh: facts.trust.mesh(),
         trust: facts.trust.records_in_order(),
         directory: facts.nodes.entries().cloned().collect(),
-        fence: facts.election.fence().clone(),
+        fence: proven_fence(facts),
         node_id: member.node_id.clone(),
         tier: member.tier,
     })
+}
+
+/// The fence with a proof: one of our own that does not lead yet, or not any more since a restart, we sign for.
+fn proven_fence(facts: &Facts<'_>) -> Fence {
+    let mut fence = facts.election.fence().clone();
+    if fence.proof.is_none() && fence.epoch.peer == facts.me() {
+        fence.proof = Some(Claim::sign(facts.local.signer.as_ref(), facts.trust.mesh(), fence.epoch, 1));
+    }
+    fence
 }
 
 /// Shows a peer all membership changes, in an order in which each author is known before it speaks.

@@ -31,7 +31,7 @@ impl Nodes {
     /// Restores a row of [`crate::io::Space::Directory`]. `None`: it is damaged.
     pub(crate) fn restore(&mut self, value: &[u8]) -> Option<()> {
         let entry = SignedEntry::from_stored(value)?;
-        let directory: Directory = entry.record()?;
+        let directory = read(&entry)?;
         self.directories.insert(entry.author, (entry, Arc::new(directory)));
         Some(())
     }
@@ -60,9 +60,8 @@ impl Nodes {
 
     /// Takes a directory entry, unless it is over a limit or older than what is held. True when it was news.
     pub(crate) fn apply(&mut self, entry: &SignedEntry, fx: &mut Effects<'_>) -> bool {
-        let Some(directory) = entry.record::<Directory>().filter(is_reasonable) else { return false };
-        let clock = |entry: &SignedEntry| (entry.entry.hlc, entry.entry.seq);
-        let newer = self.entry(&entry.author).is_none_or(|known| clock(known) < clock(entry));
+        let Some(directory) = read(entry) else { return false };
+        let newer = self.entry(&entry.author).is_none_or(|known| is_older(known, entry));
         if newer {
             fx.put(rows::directory(&entry.author), entry);
             self.directories.insert(entry.author, (entry.clone(), Arc::new(directory)));
@@ -121,6 +120,17 @@ impl Nodes {
             })
             .collect()
     }
+}
+
+/// What a directory entry says, unless it does not decode or says too much.
+pub(crate) fn read(entry: &SignedEntry) -> Option<Directory> {
+    entry.record().filter(is_reasonable)
+}
+
+/// True if `entry` is a newer word of its author than `known`.
+pub(crate) fn is_older(known: &SignedEntry, entry: &SignedEntry) -> bool {
+    let clock = |entry: &SignedEntry| (entry.entry.hlc, entry.entry.seq);
+    clock(known) < clock(entry)
 }
 
 fn is_reasonable(directory: &Directory) -> bool {

@@ -30,12 +30,12 @@ use crate::epoch::{Claim, Fence};
 use crate::executor::{Executor, Offer, screen};
 use crate::facts::Local;
 use crate::frame::{Answer, AnswerKind, Dispatch, EntryItem, Frame};
-use crate::ids::{Attempt, Incarnation, PeerId, PublicKey, ReqId};
+use crate::ids::{Attempt, Hash, Incarnation, PeerId, PublicKey, ReqId};
 use crate::incarnations::{Incarnations, lost_floor};
 use crate::invites::Invites;
 use crate::io::{
     Batch, CallRecord, CmdId, DiskSpace, Fact, HistoryRow, Image, Input, LogReader, Now, Output, Reply, Space, Usage,
-    View,
+    View, Write,
 };
 use crate::links::Links;
 use crate::log::Logs;
@@ -45,10 +45,10 @@ use crate::nodes::Nodes;
 use crate::protocol_rule::ProtocolRule;
 use crate::reattestation::Reattestation;
 use crate::record::{CancelRequest, Tier};
-use crate::rows::{self, Head, Row, RowKey};
+use crate::rows::{self, Head, InviteRow, Row, RowKey};
 use crate::trust::Trust;
 
-pub use founding::{BootError, founded, joined, should_switch};
+pub use founding::{BadWelcome, BootError, Joined, founded, joined, should_switch};
 
 /// Times of the peer itself, on the clock of [`Now::mono_ms`].
 #[derive(Debug, Clone)]
@@ -150,7 +150,9 @@ impl Peer {
         let saved = rows::age();
         let saved = image.rows.iter().find(|(space, key, _)| (*space, key) == (saved.space, &saved.key));
         let age = Age::restore(saved.and_then(|(_, _, value)| rows::age().read(value)), now);
+        let mut unread = Vec::new();
         for (space, row_key, value) in image.rows {
+            let unread_key = if space.is_dispensable() { row_key.clone() } else { Vec::new() };
             let good = match space {
                 Space::Meta => unsupported
                     .restore(&row_key, &value)
@@ -168,7 +170,11 @@ impl Peer {
                 Space::ForgottenMarks => executor.restore_forgotten_mark(&row_key, &value),
                 Space::Log | Space::Calls | Space::CallsByTime => Some(()),
             };
-            good.ok_or(BootError::Damaged(space.name()))?;
+            match good {
+                Some(()) => {}
+                None if space.is_dispensable() => unread.push(Write { space, key: unread_key, value: None }),
+                None => return Err(BootError::Damaged(space.name())),
+            }
         }
         let trust = Trust::new(trust, config.rules).ok_or(BootError::NoMesh)?;
         let stored = read(&meta, &rows::incarnation()).ok_or(BootError::Damaged("incarnation"))?;
@@ -214,6 +220,11 @@ impl Peer {
             fx.put(rows::boot(), &boot);
             fx.put(rows::incarnation(), &incarnation);
             fx.put(rows::incarnations(), peer.incarnations.row());
+            if !unread.is_empty() {
+                let what = "rows of this device's store did not decode and were dropped: what they said of calls and devices may be missing here";
+                fx.fact(Fact::Warning(what, me));
+                fx.writes.extend(unread);
+            }
             if renewed.is_some() {
                 // What the former incarnation had begun, it may have ended: nothing of that is ours to tell.
                 fx.put(rows::claim_floor(), &floor);
@@ -812,6 +823,11 @@ impl Peer {
     #[must_use]
     pub fn public_key(&self) -> PublicKey {
         self.local.key
+    }
+
+    /// The invites that this peer has made and still keeps, by the hash of their secrets.
+    pub fn invites(&self) -> impl Iterator<Item = (&Hash, &InviteRow)> {
+        self.invites.all()
     }
 
     /// Everyone who belongs.

@@ -21,7 +21,7 @@ pub struct Genesis {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Tier {
-    /// Named tools only, expires by itself.
+    /// Reserved: no door grants it, and who has it may do what a shared peer may.
     Ephemeral,
     /// Tools within workspaces.
     Shared,

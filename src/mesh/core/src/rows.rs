@@ -350,10 +350,14 @@ pub fn invite(secret: &Hash) -> RowKey<InviteRow> {
 pub struct InviteRow {
     /// Tier that it grants.
     pub tier: Tier,
+    /// Wall time at which it was made.
+    pub created_ms: u64,
     /// Wall time at which it expires.
     pub expires_ms: u64,
     /// The peer that it approved.
     pub used_by: Option<PublicKey>,
+    /// True if it was taken back before anybody used it.
+    pub void: bool,
 }
 
 // --- Calls

@@ -24,6 +24,7 @@ impl Peer {
             Command::Invite { secret, tier, ttl_ms } => membership::require_owner(&facts!(self))
                 .and_then(|()| self.invites.open(secret, tier, ttl_ms, fx))
                 .map(|()| Reply::Invited),
+            Command::VoidInvite { secret } => self.invites.void(secret, fx).map(|()| Reply::InviteVoided),
             Command::Redeem { secret, key, node_id } => self.redeem(secret, key, &node_id, fx),
             Command::Approve { key, node_id, tier } => membership::approve(key, &node_id, tier, &facts!(self))
                 .and_then(|change| self.welcome(&key.peer_id(), change, fx)),
@@ -104,16 +105,24 @@ impl Peer {
         membership::require_owner(&facts!(self))?;
         let peer = key.peer_id();
         let belongs = self.trust.member(&peer).is_some();
-        let change = match self.invites.redeem(secret, key, belongs, fx)? {
-            Redeemed::Now(tier) => membership::approve(key, node_id, tier, &facts!(self))?,
-            Redeemed::Before => None,
-        };
-        self.welcome(&peer, change, fx)
+        match self.invites.judge(&secret, key, belongs, fx.now)? {
+            Redeemed::Now(tier) => {
+                let change = membership::approve(key, node_id, tier, &facts!(self))?;
+                let welcome = self.welcome(&peer, change, fx)?;
+                // Only what has let somebody in is used: who is refused may come again.
+                self.invites.use_up(secret, key, fx);
+                Ok(welcome)
+            }
+            Redeemed::Before => self.welcome(&peer, None, fx),
+        }
     }
 
     fn welcome(&mut self, peer: &PeerId, change: Option<Change>, fx: &mut Effects<'_>) -> Result<Reply, Refusal> {
         if let Some(change) = change {
             self.sign_change(change, fx);
+        }
+        if self.trust.member(peer).is_none() {
+            return Err(Refusal::NeedsNewKey);
         }
         membership::welcome(peer, &facts!(self)).map(|welcome| Reply::Approved(Box::new(welcome)))
     }

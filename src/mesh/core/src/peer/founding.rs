@@ -1,13 +1,20 @@
-//! The first rows of a store: a mesh of one, or what a welcome brings.
+//! The first rows of a store: a mesh of one, or what a welcome brings once it has been judged.
 
-use rand_core::Rng;
+use std::collections::BTreeMap;
+use std::convert::Infallible;
 
+use rand_core::{Rng, TryRng};
+
+use super::Peer;
+use crate::config::Config;
 use crate::crypto::Signer;
 use crate::entry::{self, Kind, SignedEntry};
-use crate::ids::{Hash, Incarnation, MeshId, NodeId};
-use crate::io::{Batch, Now, Welcome};
+use crate::epoch::{Epoch, Fence};
+use crate::ids::{Hash, Incarnation, MeshId, NodeId, PeerId};
+use crate::io::{Batch, Image, Now, Welcome};
 use crate::limits;
-use crate::record::Genesis;
+use crate::nodes;
+use crate::record::{Genesis, Tier};
 use crate::rows::{self, Head};
 use crate::trust::genesis_of;
 
@@ -59,19 +66,140 @@ pub fn should_switch(own: MeshId, welcome: &Welcome, crossed: bool) -> bool {
     !crossed || welcome.mesh < own
 }
 
-/// Rows of a newcomer to a mesh.
+/// Reason for which a welcome is not taken up. Nothing of the present mesh has changed then.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum BadWelcome {
+    /// It is of another mesh than the one that was to be joined.
+    #[error("it leads into another mesh than the code names")]
+    OtherMesh,
+    /// The first entry of the mesh that it names is not in it.
+    #[error("it does not hold the mesh that it names")]
+    NoMesh,
+    /// By the membership changes in it, this device does not belong.
+    #[error("it does not make this device a member")]
+    NotApproved,
+    /// No owner's signature shows that the epoch in it was ever claimed.
+    #[error("no owner has signed the election epoch that it names")]
+    UnprovenFence,
+    /// Beyond [`limits::EPOCH_WELCOME_MAX`].
+    #[error("the election epoch that it names, {0}, is higher than any mesh comes to")]
+    EpochTooHigh(u64),
+    /// A peer does not start from it.
+    #[error("no device can start from it")]
+    Boot(#[source] BootError),
+}
+
+/// A welcome that has been judged, as the newcomer takes it up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Joined {
+    /// Rows of the store, for an empty one.
+    pub rows: Batch,
+    /// The name that the newcomer got, by the membership changes in the welcome.
+    pub node_id: NodeId,
+    /// Its tier, likewise.
+    pub tier: Tier,
+    /// Entries of the welcome that are none of this mesh's members, or that do not decode. They are not in `rows`.
+    pub left_out: usize,
+}
+
+/// Judges a welcome and makes it into the rows of a newcomer's store: a peer is started from it in memory, so that what
+/// is taken up is what was looked at. `mesh`: the one that was to be joined, if that is known.
+///
+/// Directory entries of others than members, and entries that do not decode, are left out: the log brings what there is
+/// to know of them.
 ///
 /// # Errors
-/// When the welcome holds no genesis of the mesh that it names.
-pub fn joined(welcome: &Welcome, rng: &mut dyn Rng) -> Result<Batch, BootError> {
-    let known = welcome.trust.iter().filter_map(genesis_of).any(|(mesh, _)| mesh == welcome.mesh);
-    if !known {
-        return Err(BootError::NoMesh);
+/// See [`BadWelcome`].
+pub fn joined(
+    welcome: &Welcome,
+    mesh: Option<MeshId>,
+    config: &Config,
+    signer: Box<dyn Signer>,
+    now: Now,
+    rng: &mut dyn Rng,
+) -> Result<Joined, BadWelcome> {
+    if mesh.is_some_and(|mesh| mesh != welcome.mesh) {
+        return Err(BadWelcome::OtherMesh);
     }
-    let mut fence = welcome.fence.clone();
-    fence.proof.take_if(|proof| proof.mesh != welcome.mesh);
-    let mut writes = vec![rows::incarnation().put(&Incarnation(rng.next_u32())), rows::fence().put(&fence)];
-    writes.extend(welcome.trust.iter().map(|record| rows::trust(&record.hash).put(record)));
-    writes.extend(welcome.directory.iter().map(|record| rows::directory(&record.author).put(record)));
-    Ok(Batch { writes, sync: true })
+    let is_of_mesh = |entry: &&SignedEntry| match genesis_of(entry) {
+        Some((mesh, _)) => mesh == welcome.mesh,
+        None => entry.entry.kind == Kind::MEMBERSHIP,
+    };
+    let incarnation = rows::incarnation().put(&Incarnation(rng.next_u32()));
+    let mut writes = vec![incarnation.clone()];
+    writes.extend(welcome.trust.iter().filter(is_of_mesh).map(|record| rows::trust(&record.hash).put(record)));
+    let rows = writes.into_iter().filter_map(|write| Some((write.space, write.key, write.value?))).collect();
+    let image = Image { rows, rolled_back: false };
+    let peer = match Peer::boot(config.clone(), signer, image, now, &mut NoChance, &mut Vec::new()) {
+        Ok(peer) => peer,
+        Err(BootError::NoMesh) => return Err(BadWelcome::NoMesh),
+        Err(error @ BootError::Damaged(_)) => return Err(BadWelcome::Boot(error)),
+    };
+    let Some(member) = peer.trust.member(&peer.local.me) else { return Err(BadWelcome::NotApproved) };
+    peer.judge_fence(&welcome.fence)?;
+    // Only what trust itself has kept: the rest is of no use to anybody.
+    let trust = peer.trust.records_in_order();
+    let directory = peer.directories_of_members(&welcome.directory);
+    let left_out =
+        welcome.trust.len().saturating_sub(trust.len()) + welcome.directory.len().saturating_sub(directory.len());
+    let mut writes = vec![incarnation, rows::fence().put(&welcome.fence)];
+    writes.extend(trust.iter().map(|record| rows::trust(&record.hash).put(record)));
+    writes.extend(directory.iter().map(|(author, record)| rows::directory(author).put(record)));
+    let rows = Batch { writes, sync: true };
+    Ok(Joined { rows, node_id: member.node_id.clone(), tier: member.tier, left_out })
+}
+
+impl Peer {
+    /// `Err` unless an owner of this mesh has signed for the fence, and claims above it are left for as long as anybody
+    /// lives.
+    fn judge_fence(&self, fence: &Fence) -> Result<(), BadWelcome> {
+        let proven = fence.proof.as_ref().is_some_and(|proof| {
+            proof.mesh == self.trust.mesh() && proof.epoch == fence.epoch && self.trust.was_owner(&proof.epoch.peer)
+        });
+        if fence.epoch.counter > limits::EPOCH_WELCOME_MAX {
+            Err(BadWelcome::EpochTooHigh(fence.epoch.counter))
+        } else if proven || fence.epoch == Epoch::ZERO {
+            Ok(())
+        } else {
+            Err(BadWelcome::UnprovenFence)
+        }
+    }
+
+    /// The newest readable directory entry of each member among these.
+    fn directories_of_members<'a>(&self, entries: &'a [SignedEntry]) -> BTreeMap<PeerId, &'a SignedEntry> {
+        let mut newest: BTreeMap<PeerId, &SignedEntry> = BTreeMap::new();
+        for entry in entries {
+            let place = entry.place();
+            let counts = entry.entry.kind == Kind::DIRECTORY
+                && entry.entry.mesh == self.trust.mesh()
+                && self.trust.member(&place.author).is_some()
+                && self.trust.admits(&place.author, place.incarnation, place.seq)
+                && nodes::read(entry).is_some();
+            if counts && newest.get(&place.author).is_none_or(|known| nodes::is_older(known, entry)) {
+                newest.insert(place.author, entry);
+            }
+        }
+        newest
+    }
+}
+
+/// A source of randomness for a peer that is started only to be looked at.
+struct NoChance;
+
+impl TryRng for NoChance {
+    type Error = Infallible;
+
+    fn try_next_u32(&mut self) -> Result<u32, Infallible> {
+        Ok(0)
+    }
+
+    fn try_next_u64(&mut self) -> Result<u64, Infallible> {
+        Ok(0)
+    }
+
+    fn try_fill_bytes(&mut self, bytes: &mut [u8]) -> Result<(), Infallible> {
+        bytes.fill(0);
+        Ok(())
+    }
 }

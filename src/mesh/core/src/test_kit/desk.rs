@@ -34,8 +34,14 @@ impl Desk {
     /// A newcomer, started.
     pub fn newcomer(key: Symbolic, welcome: &Welcome, now: Now) -> Self {
         let mut rng = ChaCha8Rng::seed_from_u64(2);
-        let rows = joined(welcome, &mut rng).unwrap();
-        Self::start(Machine::new(key, Config::default(), &rows), now, rng)
+        let config = Config::default();
+        let joined = joined(welcome, None, &config, Box::new(key.clone()), now, &mut rng).unwrap();
+        Self::start(Machine::new(key, config, &joined.rows), now, rng)
+    }
+
+    /// A device that starts from what `machine` has on its disk.
+    pub fn started(machine: Machine, now: Now) -> Self {
+        Self::start(machine, now, ChaCha8Rng::seed_from_u64(3))
     }
 
     fn start(machine: Machine, now: Now, rng: ChaCha8Rng) -> Self {

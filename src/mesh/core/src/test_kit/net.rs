@@ -133,8 +133,9 @@ impl Net {
     pub fn invite(&mut self, by: usize, n: usize, name: &str, tier: Tier) {
         let reply = self.approve(by, n, name, tier);
         let Reply::Approved(welcome) = reply else { panic!("not approved: {reply:?}") };
-        let rows = joined(&welcome, &mut self.rng).unwrap();
-        self.install(n, &rows);
+        let (signer, now) = (Box::new(Symbolic::new(n as u64)), self.now());
+        let joined = joined(&welcome, None, &Config::default(), signer, now, &mut self.rng).unwrap();
+        self.install(n, &joined.rows);
     }
 
     /// Approves a device, which need not be there.

@@ -1,9 +1,10 @@
 //! The rules that only races show, each in the smallest mesh that shows it: whole peers, cut apart and joined again.
-#![expect(clippy::indexing_slicing, reason = "a test may stop at what it did not expect")]
+#![expect(clippy::indexing_slicing, clippy::unwrap_used, reason = "a test may stop at what it did not expect")]
 
 mod calls;
 mod compaction;
 mod handover;
+mod joining;
 mod membership;
 mod restored;
 mod revoked;

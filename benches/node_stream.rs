@@ -69,7 +69,6 @@ fn signed(signer: &DeviceKey, kind: Kind, body: Vec<u8>) -> SignedEntry {
         hlc: 1,
         kind,
         critical: false,
-        generation: 0,
         previous: Hash::ZERO,
         body: body.into(),
     };

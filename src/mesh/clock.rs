@@ -18,6 +18,13 @@ pub fn now() -> Now {
     Now { mono_ms: platform::boottime_ms(), wall_ms: wall_ms() }
 }
 
+/// Begins to measure how long this process computes.
+#[must_use]
+#[expect(clippy::disallowed_methods, reason = "this module reads the clocks")]
+pub fn stopwatch() -> std::time::Instant {
+    std::time::Instant::now()
+}
+
 /// Sleeps until [`now`] reaches `mono_ms`; for ever when there is none. Returns at once when it is over already.
 ///
 /// # Cancel safety

@@ -162,8 +162,10 @@ impl Driver {
 
     /// One step of the core, and what it says.
     fn step(&mut self, input: Input) {
+        let began = clock::stopwatch();
         let out = self.machine.step(input);
         self.perform(out);
+        self.publisher.note_step(began.elapsed());
     }
 
     fn command(&mut self, command: Command, reply: Option<ReplyTo>) {
@@ -497,6 +499,7 @@ impl Driver {
             pending: self.admission.pending(&view, &before.pending, clock::now()),
             discovery_trouble: self.admission.discovery_trouble(),
             open_calls,
+            longest_step: self.publisher.longest_step(),
             asking_to_join: self.admission.asking_to_join(),
             usage: self.machine.peer().usage(),
         });

@@ -1,6 +1,7 @@
 //! Everything that the mesh publishes to those above it: the view, the surroundings, events.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use mesh_core::ids::PeerId;
 use mesh_core::io::View;
@@ -20,6 +21,7 @@ pub(super) struct Publisher {
     warnings: Warnings,
     /// True if the surroundings have changed since they were published.
     changed: bool,
+    longest_step: Duration,
 }
 
 impl Publisher {
@@ -31,6 +33,7 @@ impl Publisher {
             events: Arc::default(),
             warnings: Warnings::default(),
             changed: true,
+            longest_step: Duration::ZERO,
         }
     }
 
@@ -73,6 +76,19 @@ impl Publisher {
     /// Notes that the surroundings have changed: they are published within a second.
     pub(super) fn note_change(&mut self) {
         self.changed = true;
+    }
+
+    /// Notes how long the driver took for one thing that happened; nothing else happened meanwhile.
+    pub(super) fn note_step(&mut self, took: Duration) {
+        if took > self.longest_step {
+            self.longest_step = took;
+            self.changed = true;
+        }
+    }
+
+    /// The longest step since this process began.
+    pub(super) const fn longest_step(&self) -> Duration {
+        self.longest_step
     }
 
     /// Returns true if the published surroundings are not up to date. `open_calls`: how many calls have no ending now.

@@ -1,6 +1,7 @@
 //! Snapshots of what surrounds the mesh: links, strangers on the LAN, devices that await approval.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use mesh_core::ids::{NodeId, PeerId, PublicKey};
 use mesh_core::io::Usage;
@@ -20,6 +21,8 @@ pub struct Surroundings {
     pub discovery_trouble: Option<String>,
     /// Calls without an ending that this peer knows of.
     pub open_calls: usize,
+    /// Longest time that the one loop of the mesh took for one thing, since this process began.
+    pub longest_step: Duration,
     /// The device that we ask to let us join, if any.
     pub asking_to_join: Option<PeerId>,
     /// What fills the memory and the log of this peer, by whom.

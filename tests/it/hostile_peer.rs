@@ -12,7 +12,8 @@ use mesh_core::frame::{Beacon, EntryItem, Frame, Phase};
 use mesh_core::ids::{Hash, Incarnation, MeshId, NodeId, PeerId, ReqId};
 use mesh_core::limits;
 use mesh_core::record::{
-    CancelRequest, ChangeKind, Directory, Effect, Ending, Header, MembershipChange, Outcome, Payload, Source, ToolDecl,
+    CancelRequest, ChangeKind, Directory, Effect, Ending, Header, MembershipChange, Outcome, Payload, Source, Tier,
+    ToolDecl,
 };
 use quinn::{RecvStream, SendStream};
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
@@ -228,6 +229,8 @@ struct Fellow<'a> {
     home: PeerId,
     loose: Loose,
     mesh: MeshId,
+    /// The approval by which it belongs.
+    grant: Hash,
     seq: u64,
     previous: Hash,
 }
@@ -276,7 +279,12 @@ impl<'a> Fellow<'a> {
         });
         let member = Member { key, addresses: vec![home.quic_address().into()], services: None, leaving: false };
         loose.links.set_members(Members::from([(key.peer_id(), member)]));
-        let fellow = Self { runtime, home: key.peer_id(), loose, mesh: welcome.mesh, seq: 0, previous: Hash::ZERO };
+        let own = |entry: &&SignedEntry| {
+            entry.record::<MembershipChange>().is_some_and(|change| change.subject == loose.key.public_key())
+        };
+        let grant = welcome.trust.iter().find(own).expect("its approval").hash;
+        let (mesh, home) = (welcome.mesh, key.peer_id());
+        let fellow = Self { runtime, home, loose, mesh, grant, seq: 0, previous: Hash::ZERO };
         fellow.wait_linked();
         fellow
     }
@@ -306,7 +314,6 @@ impl<'a> Fellow<'a> {
             hlc: wall_ms() << 16,
             kind,
             critical: false,
-            generation: 1,
             previous: self.previous,
             body: body.into(),
         };
@@ -585,19 +592,16 @@ fn a9_a_member_has_no_say_in_what_is_not_its_own() {
     assert_eq!((text(&call, "state"), &call["confirmed"]), ("done", &Value::from(true)));
 
     // Who belongs is for owners to say, and nothing that others say stands in their way.
-    let says = |subject, what| encode(&MembershipChange { subject, what });
+    let grant = liar.grant;
+    let says = |subject, what| encode(&MembershipChange { subject, grant, stands: Vec::new(), fence: 0, what });
     let friend = fresh_key();
-    let owner = |name: &str| ChangeKind::Approved {
-        tier: mesh_core::record::Tier::Owner,
-        node_id: node(name),
-        after: Vec::new(),
-    };
+    let owner = |name: &str| ChangeKind::Approved { tier: Tier::Owner, node_id: node(name), after: Vec::new() };
     for body in [
         says(friend.public_key(), owner("friend")),
         says(liar.loose.key.public_key(), owner("liar")),
         says(mesh_key(&mesh.homes[1]), ChangeKind::Revoked { cutoffs: Vec::new(), left: false }),
     ] {
-        let entry = liar.entry(Kind::MEMBERSHIP, body, |entry| entry.generation = u32::MAX);
+        let entry = liar.entry(Kind::MEMBERSHIP, body, |_| {});
         liar.takes(&entry);
         liar.send(&pushed(entry));
     }
@@ -605,6 +609,65 @@ fn a9_a_member_has_no_say_in_what_is_not_its_own() {
     assert_eq!(attic.nodes().len(), 4);
     assert_eq!(attic.node_state("bureau").as_deref(), Some("online"));
     watch.fine_after("approvals by one who may not");
+}
+
+/// Lowered or forgotten: what a former owner says after that changes nothing, however much it is.
+#[test]
+fn s01_a_former_owner_floods_in_vain() {
+    const CHANGES: usize = 2_000;
+    let mesh = Mesh::named(&["attic", "bureau"]);
+    let (attic, bureau) = (&mesh.homes[0], &mesh.homes[1]);
+    let runtime = runtime();
+    for (name, ends) in [("lowered", ["approve", "--tier", "shared"].as_slice()), ("gone", &["forget"])] {
+        let mut thief = Fellow::join(&runtime, attic, name, "owner");
+        let approved = |tier, name: String| ChangeKind::Approved { tier, node_id: node(&name), after: Vec::new() };
+        let grant = thief.grant;
+        let says =
+            |subject, what| encode(&MembershipChange { subject, grant, stands: Vec::new(), fence: u64::MAX, what });
+        let nodes = attic.nodes().len();
+        let own = thief.loose.key.public_key();
+        thief.says(Kind::MEMBERSHIP, says(fresh_key().public_key(), approved(Tier::Shared, format!("seen-{name}"))));
+        for home in [attic, bureau] {
+            wait_until("what it lets in as an owner belongs", PATIENCE, || home.nodes().len() == nodes + 1);
+        }
+        let mut arguments = ends.to_vec();
+        arguments.insert(1, name);
+        let said = attic.cli(&arguments);
+        assert_eq!(said.code, 0, "{said:?}");
+        let tiers = |home: &Home| -> Vec<(String, String)> {
+            home.nodes().iter().map(|node| (text(node, "peer_id").to_owned(), text(node, "tier").to_owned())).collect()
+        };
+        let expected = tiers(attic);
+        wait_until("the other holds it too", PATIENCE, || tiers(bureau) == expected);
+        let victim = mesh_key(attic);
+        let mut bodies = vec![
+            says(own, approved(Tier::Owner, "raised".to_owned())),
+            says(victim, approved(Tier::Shared, "lowered".to_owned())),
+            says(victim, ChangeKind::Revoked { cutoffs: Vec::new(), left: false }),
+        ];
+        let sybil = |n: usize| mesh_core::ids::PublicKey(Hash::of(&n.to_le_bytes()).0);
+        bodies.extend((0..CHANGES).map(|n| says(sybil(n), approved(Tier::Owner, format!("sybil-{n}")))));
+        for bodies in bodies.chunks(250) {
+            let mut entries = Vec::new();
+            for body in bodies {
+                let entry = thief.entry(Kind::MEMBERSHIP, body.clone(), |_| {});
+                thief.takes(&entry);
+                entries.push(EntryItem { entry, left_ms: None });
+            }
+            // A link to one who is out closes after a moment.
+            let _ = thief.loose.links.send(thief.home, &Frame::Entries { entries, more: false });
+        }
+        observe(Duration::from_millis(500), || {
+            for home in [attic, bureau] {
+                assert_eq!(tiers(home), expected, "{name}");
+            }
+        });
+    }
+    for home in [attic, bureau] {
+        let metrics = home.ask("GET", "/metrics", &[], b"").text();
+        let longest = metrics.lines().find(|line| line.starts_with("sigil_loop_step_max_seconds")).expect("a metric");
+        println!("{longest}");
+    }
 }
 
 fn node(name: &str) -> NodeId {

@@ -49,7 +49,7 @@ impl Inviter {
         let previous = if seq == 2 { self.genesis.hash } else { Hash::ZERO };
         let author = self.loose.key.public_key();
         let (mesh, hlc, body) = (self.mesh, hlc + seq, body.into());
-        let entry = Entry { mesh, author, incarnation, seq, hlc, kind, critical: false, generation: 1, previous, body };
+        let entry = Entry { mesh, author, incarnation, seq, hlc, kind, critical: false, previous, body };
         SignedEntry::sign(&self.loose.key, entry)
     }
 
@@ -57,7 +57,9 @@ impl Inviter {
     fn welcome(&self, newcomer: PublicKey) -> Welcome {
         let what =
             ChangeKind::Approved { tier: Tier::Shared, node_id: "guest".parse().expect("a name"), after: vec![] };
-        let approval = self.says(2, Kind::MEMBERSHIP, encode(&MembershipChange { subject: newcomer, what }));
+        let grant = self.genesis.hash;
+        let change = MembershipChange { subject: newcomer, grant, stands: Vec::new(), fence: 0, what };
+        let approval = self.says(2, Kind::MEMBERSHIP, encode(&change));
         let epoch = Epoch { counter: 3, class: 3, peer: self.loose.id() };
         Welcome {
             mesh: self.mesh,

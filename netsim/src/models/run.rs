@@ -144,7 +144,6 @@ impl Run {
             hlc: at(0).wall_ms << 16,
             kind: Kind::CALL,
             critical: false,
-            generation: 0,
             previous: Hash::ZERO,
             body: encode(&header).into(),
         };

@@ -119,7 +119,8 @@ impl State {
     fn check(&mut self, owner: usize) {
         let machine = &self.owners[owner];
         let mut checks = Checks::new((0..OWNERS).map(id).collect(), None);
-        checks.revocation_not_undone(0, owner, &members(&machine.view()), &machine.disk);
+        let tiers = machine.view().nodes.iter().map(|node| (node.peer, node.tier)).collect();
+        checks.revocation_not_undone(0, owner, &tiers, &machine.disk);
         if let Some(violation) = checks.violation {
             self.broken.get_or_insert(violation.predicate);
         }

@@ -164,6 +164,12 @@ pub(crate) enum Fault {
     ClockLost { peer: usize, down_us: u64, for_us: u64 },
     /// Somebody is removed.
     Revoke { by: usize, peer: usize },
+    /// An owner is one no more.
+    Demote { by: usize, peer: usize },
+    /// Whoever has the key of a former owner lets a sybil in, raises itself, and removes and lowers those who stand in
+    /// its way, in all places of a log that nobody has seen; everyone hears it. A peer that is an owner still says
+    /// nothing.
+    Forge { peer: usize },
     /// Somebody goes for good.
     Leave { peer: usize },
     /// The disk is copied somewhere.
@@ -279,7 +285,7 @@ impl Fault {
             Self::Split { .. } | Self::Unsplit | Self::Loss { .. } => Vec::new(),
             Self::Cut { a, b } | Self::Uncut { a, b } => vec![*a, *b],
             Self::CutOneWay { from, to } | Self::OneWay { from, to, .. } => vec![*from, *to],
-            Self::Revoke { by, peer } => vec![*by, *peer],
+            Self::Revoke { by, peer } | Self::Demote { by, peer } => vec![*by, *peer],
             Self::Wipe { peer, heir, .. } => vec![*peer, *heir],
             Self::Crash { peer, .. }
             | Self::CrashNear { peer, .. }
@@ -288,6 +294,7 @@ impl Fault {
             | Self::Stall { peer, .. }
             | Self::WallJump { peer, .. }
             | Self::ClockLost { peer, .. }
+            | Self::Forge { peer }
             | Self::Leave { peer }
             | Self::Backup { peer }
             | Self::Restore { peer, .. }

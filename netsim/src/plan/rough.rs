@@ -58,10 +58,29 @@ impl Plan {
             Profile::Ages => plan.draw_ages(&mut dice),
             Profile::Fleet | Profile::Default | Profile::Five | Profile::Two | Profile::Big => {}
         }
+        if profile == Profile::Halves {
+            plan.draw_former_owners(seed);
+        }
         if matches!(profile, Profile::Queue | Profile::Halves | Profile::Clocks) {
             plan.draw_cuts_one_way(seed);
         }
         plan.sorted()
+    }
+
+    /// Now and then an owner is lowered or removed, and answers as one; in one half or in both.
+    fn draw_former_owners(&mut self, seed: u64) {
+        let mut dice = Dice::new(seed, 6);
+        for peer in (1..self.peers.len()).filter(|peer| self.peers[*peer].tier == Tier::Owner).collect::<Vec<_>>() {
+            if !dice.chance(200) {
+                continue;
+            }
+            let at = dice.range(0..=FAULTS_US / 2);
+            let ends = if dice.chance(600) { Fault::Demote { by: 0, peer } } else { Fault::Revoke { by: 0, peer } };
+            self.faults.push((at, ends));
+            for _ in 0..dice.range(1..=3) {
+                self.faults.push((at + dice.range(100 * MS..=FAULTS_US / 2), Fault::Forge { peer }));
+            }
+        }
     }
 
     fn draw_clocks(&mut self, dice: &mut Dice) {

@@ -1,14 +1,15 @@
-//! excluded-has-no-effect and revocation-wins: what a revocation ends, and that nothing brings it back unasked. Judged
+//! excluded-has-no-effect, ended-authority-has-no-effect and revocation-wins: what a revocation or demotion ends, and that
+//! nothing brings it back unasked. Judged
 //! by the membership changes on a peer's disk, read here without the core's own rules.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use mesh_core::entry::SignedEntry;
-use mesh_core::ids::{Hash, Incarnation, PeerId, ReqId};
+use mesh_core::ids::{PeerId, ReqId};
 use mesh_core::io::Space;
-use mesh_core::record::{ChangeKind, MembershipChange};
+use mesh_core::record::{ChangeKind, MembershipChange, Tier};
 use mesh_core::test_kit::MemDisk;
 
 use super::Checks;
@@ -19,40 +20,50 @@ pub(super) struct Held {
     row: Bytes,
     entry: SignedEntry,
     subject: PeerId,
-    what: ChangeKind,
+    change: MembershipChange,
 }
 
-/// A revocation that nobody can doubt: of its author no membership change held says that it was removed itself, and it
-/// was approved by changes that no revocation held may have voided.
-struct Sure<'a> {
-    by: PeerId,
-    subject: PeerId,
-    generation: u32,
-    hash: Hash,
-    cutoffs: &'a [(Incarnation, u64)],
+impl Held {
+    /// True if it ends the authority that its subject had as an owner.
+    fn ends(&self) -> bool {
+        !matches!(self.change.what, ChangeKind::Approved { tier: Tier::Owner, .. })
+    }
+
+    fn removes(&self) -> bool {
+        matches!(self.change.what, ChangeKind::Revoked { .. })
+    }
+
+    fn spares(&self, said: &Self) -> bool {
+        self.change.stands.contains(&said.entry.hash)
+    }
+
+    /// True if its signer knew that change about the same peer: it names it, or a later one of the same log; or both
+    /// are of one log.
+    fn knows(&self, other: &Self, held: &[Arc<Self>]) -> bool {
+        let ChangeKind::Approved { after, .. } = &self.change.what else { return false };
+        let reaches = |last: &Self| {
+            let (last, place) = (last.entry.place(), other.entry.place());
+            (last.author, last.incarnation) == (place.author, place.incarnation) && last.seq >= place.seq
+        };
+        self.subject == other.subject
+            && (self.entry.hash != other.entry.hash && reaches(self)
+                || held.iter().any(|last| after.contains(&last.entry.hash) && reaches(last)))
+    }
 }
 
-/// Those who were approved without doubt: the founder, whom nobody approves, and whom they approved where no revocation
+/// Those who were made owners without doubt: the founder, whom nobody approves, and whom they approved where no change
 /// held could void it.
 fn welcome(held: &[Arc<Held>]) -> BTreeSet<PeerId> {
-    let within = |said: &Held, cutoffs: &[(Incarnation, u64)]| {
-        let place = said.entry.place();
-        cutoffs.iter().any(|(incarnation, seq)| *incarnation == place.incarnation && place.seq <= *seq)
-    };
     let contested = |said: &Held| {
-        held.iter().any(|other| {
-            other.subject == said.entry.author
-                && matches!(&other.what, ChangeKind::Revoked { cutoffs, .. } if !within(said, cutoffs))
-        })
+        held.iter().any(|other| other.subject == said.entry.author && other.ends() && !other.spares(said))
     };
-    let approvals: Vec<&Arc<Held>> =
-        held.iter().filter(|said| matches!(said.what, ChangeKind::Approved { .. })).collect();
+    let approvals: Vec<&Arc<Held>> = held.iter().filter(|said| !said.removes()).collect();
     let subjects: BTreeSet<PeerId> = approvals.iter().map(|said| said.subject).collect();
     let authors = approvals.iter().map(|said| said.entry.author);
     let mut welcome: BTreeSet<PeerId> = authors.filter(|author| !subjects.contains(author)).collect();
     loop {
         let before = welcome.len();
-        for said in &approvals {
+        for said in approvals.iter().filter(|said| !said.ends()) {
             if welcome.contains(&said.entry.author) && !contested(said) {
                 welcome.insert(said.subject);
             }
@@ -63,26 +74,14 @@ fn welcome(held: &[Arc<Held>]) -> BTreeSet<PeerId> {
     }
 }
 
-fn sure(held: &[Arc<Held>]) -> Vec<Sure<'_>> {
-    if !held.iter().any(|said| matches!(said.what, ChangeKind::Revoked { .. })) {
-        return Vec::new();
-    }
-    let contested_author = |author: &PeerId| {
-        held.iter().any(|said| said.subject == *author && matches!(said.what, ChangeKind::Revoked { .. }))
-    };
+/// Revocations and demotions that nobody can doubt: of their authors no membership change held says that their authority was
+/// ended itself, and they were approved by changes that none may have voided.
+fn sure(held: &[Arc<Held>]) -> Vec<&Arc<Held>> {
+    let ended = |author: &PeerId| held.iter().any(|said| said.subject == *author && said.ends());
     let welcome = welcome(held);
     held.iter()
-        .filter(|said| !contested_author(&said.entry.author) && welcome.contains(&said.entry.author))
-        .filter_map(|said| match &said.what {
-            ChangeKind::Revoked { cutoffs, left: false } => Some(Sure {
-                by: said.entry.author,
-                subject: said.subject,
-                generation: said.entry.entry.generation,
-                hash: said.entry.hash,
-                cutoffs,
-            }),
-            ChangeKind::Revoked { .. } | ChangeKind::Approved { .. } => None,
-        })
+        .filter(|said| said.ends() && said.subject != said.entry.author)
+        .filter(|said| welcome.contains(&said.entry.author) && !ended(&said.entry.author))
         .collect()
 }
 
@@ -98,35 +97,36 @@ impl Checks {
         }
         let entry = SignedEntry::from_stored(value)?;
         let change: MembershipChange = entry.record()?;
-        let held = Held { row: value.clone(), subject: change.subject.peer_id(), what: change.what, entry };
+        let held = Held { row: value.clone(), subject: change.subject.peer_id(), change, entry };
         let held = Arc::new(held);
         self.changes.insert(key.to_vec(), held.clone());
         Some(held)
     }
 
     /// **revocation-wins** a revocation is never undone by an approval that did not know it: who is revoked and belongs
-    /// all the same was approved by somebody who names that revocation, or one that came after it.
-    pub(crate) fn revocation_not_undone(&mut self, now: u64, peer: usize, members: &BTreeSet<PeerId>, disk: &MemDisk) {
+    /// all the same was approved by somebody who names that revocation, or one that came after it. The same of owners
+    /// who were lowered.
+    pub(crate) fn revocation_not_undone(
+        &mut self,
+        now: u64,
+        peer: usize,
+        members: &BTreeMap<PeerId, Tier>,
+        disk: &MemDisk,
+    ) {
         let held = self.held(disk);
         let sure = sure(&held);
-        for revocation in sure.iter().filter(|revocation| members.contains(&revocation.subject)) {
-            let later: Vec<Hash> = sure
-                .iter()
-                .filter(|other| other.subject == revocation.subject && other.generation > revocation.generation)
-                .map(|other| other.hash)
-                .chain([revocation.hash])
-                .collect();
-            let welcome_again = held.iter().any(|said| {
-                said.subject == revocation.subject
-                    && said.entry.entry.generation > revocation.generation
-                    && matches!(&said.what, ChangeKind::Approved { after, .. } if after.iter().any(|hash| later.contains(hash)))
-            });
-            if !welcome_again {
+        for ended in &sure {
+            let Some(tier) = members.get(&ended.subject) else { continue };
+            if *tier != Tier::Owner && !ended.removes() {
+                continue;
+            }
+            let knows = |said: &&Arc<Held>| (*tier != Tier::Owner || !said.ends()) && said.knows(ended, &held);
+            if !held.iter().any(|said| knows(&said)) {
                 let number =
                     |of: PeerId| self.ids.iter().position(|id| *id == of).map_or("?".to_owned(), |n| format!("p{n}"));
-                let (subject, by) = (number(revocation.subject), number(revocation.by));
+                let (subject, by) = (number(ended.subject), number(ended.entry.author));
                 self.fail("revocation-wins", now, || {
-                    format!("p{peer} holds {subject} approved, whom {by} had revoked")
+                    format!("p{peer} holds {subject} approved as {tier:?}, whom {by} had revoked or lowered")
                 });
             }
         }
@@ -134,33 +134,47 @@ impl Checks {
     }
 
     /// **excluded-has-no-effect** no void entry is in force anywhere that holds the revocation: whoever belongs was
-    /// approved by an approval that stands.
+    /// approved by an approval that stands. **ended-authority-has-no-effect** nor is any change by an owner that was revoked or
+    /// lowered, but what whoever did that had seen, and what it says by an approval that came later.
     fn no_void_entry_in_force(
         &mut self,
         now: u64,
         peer: usize,
-        members: &BTreeSet<PeerId>,
+        members: &BTreeMap<PeerId, Tier>,
         held: &[Arc<Held>],
-        sure: &[Sure<'_>],
+        sure: &[&Arc<Held>],
     ) {
+        let renewed = |said: &Held, ended: &Held| {
+            held.iter().any(|grant| grant.entry.hash == said.change.grant && grant.knows(ended, held))
+        };
         let void = |said: &Held| {
-            sure.iter().any(|revocation| {
-                let place = said.entry.place();
-                // (Of incarnations that it does not name we say nothing: they may be newer than it.)
-                let cutoff = revocation.cutoffs.iter().find(|(incarnation, _)| *incarnation == place.incarnation);
-                revocation.subject == said.entry.author && cutoff.is_some_and(|(_, seq)| place.seq > *seq)
+            sure.iter().find(|ended| {
+                ended.subject == said.entry.author
+                    && ended.entry.hash != said.entry.hash
+                    && !ended.spares(said)
+                    && !renewed(said, ended)
             })
         };
-        for member in members {
-            let approvals: Vec<bool> = held
-                .iter()
-                .filter(|said| said.subject == *member && matches!(said.what, ChangeKind::Approved { .. }))
-                .map(|said| void(said))
-                .collect();
+        for (member, tier) in members {
+            let approvals: Vec<&Arc<Held>> =
+                held.iter().filter(|said| said.subject == *member && !said.removes()).collect();
+            let stands = |said: &&&Arc<Held>| void(said).is_none() && (*tier != Tier::Owner || !said.ends());
+            let by_whom = || approvals.iter().filter_map(|said| void(said)).any(|ended| ended.removes());
             // The founder has none.
-            if !approvals.is_empty() && approvals.iter().all(|void| *void) {
-                self.fail("excluded-has-no-effect", now, || {
-                    format!("p{peer} holds {member} approved by nothing but void changes")
+            if !approvals.iter().any(|said| stands(&said)) && approvals.iter().any(|said| void(said).is_some()) {
+                let name = if by_whom() { "excluded-has-no-effect" } else { "ended-authority-has-no-effect" };
+                self.fail(name, now, || {
+                    format!("p{peer} holds {member} approved as {tier:?} by nothing but void changes")
+                });
+            }
+        }
+        // And nobody is out, or lowered, by such a change alone.
+        let welcome = welcome(held);
+        for ended in welcome.iter().filter(|owner| members.get(owner) != Some(&Tier::Owner)) {
+            let mut against = held.iter().filter(|said| said.subject == *ended && said.ends()).peekable();
+            if against.peek().is_some() && against.all(|said| void(said).is_some()) {
+                self.fail("ended-authority-has-no-effect", now, || {
+                    format!("p{peer} holds {ended} removed or lowered by nothing but void changes")
                 });
             }
         }
@@ -197,7 +211,7 @@ impl Checks {
     /// A membership change became durable.
     pub(super) fn on_change(&mut self, peer: usize, key: &[u8], value: &Bytes) {
         if let Some(held) = self.change(key, value)
-            && matches!(held.what, ChangeKind::Revoked { .. })
+            && held.removes()
         {
             self.removed[peer].insert(held.subject);
         }

@@ -2,10 +2,13 @@
 
 use std::collections::BTreeSet;
 
-use mesh_core::ids::{Hash, PeerId};
-use mesh_core::io::{Command, NewCall, Space};
-use mesh_core::record::{Effect, Payload, Tier};
-use mesh_core::test_kit::Snapshot;
+use mesh_core::crypto::Signer as _;
+use mesh_core::entry::{Kind, SignedEntry, encode};
+use mesh_core::frame::{EntryItem, Frame};
+use mesh_core::ids::{Hash, Incarnation, NodeId, PeerId};
+use mesh_core::io::{Command, Input, NewCall, Now, Space};
+use mesh_core::record::{ChangeKind, Effect, MembershipChange, Payload, Tier};
+use mesh_core::test_kit::{Author, Snapshot};
 
 use super::calls::logs_agree;
 use super::commands::Purpose;
@@ -15,6 +18,7 @@ use super::peer::{Sim, State};
 use crate::dice::Dice;
 use crate::env::Env;
 use crate::event::{Event, Phase};
+use crate::keys::Key;
 use crate::network::{Network, pair_of};
 use crate::node::{self, Node};
 use crate::plan::{Ask, Case, Fault, MS, NEVER, SECOND};
@@ -234,6 +238,16 @@ impl Director {
                     mesh.command(env, net, by, Purpose::Other, Command::Revoke { peer: id });
                 }
             }
+            Fault::Demote { by, peer } => {
+                let key = mesh.peers[peer].key.public_key();
+                let is_owner = |node: &Node| node.tier(&key.peer_id()) == Some(Tier::Owner);
+                if mesh.peers[by].awake() && mesh.peers[by].node.as_ref().is_some_and(is_owner) {
+                    let node_id = "lowered".parse().expect("a valid constant");
+                    let command = Command::Approve { key, node_id, tier: Tier::Shared };
+                    mesh.command(env, net, by, Purpose::Other, command);
+                }
+            }
+            Fault::Forge { peer } => self.forge(peer),
             Fault::Leave { peer } => {
                 if mesh.peers[peer].awake() {
                     mesh.command(env, net, peer, Purpose::Leave, Command::Leave);
@@ -254,6 +268,44 @@ impl Director {
                 }
             }
             Fault::DiskFull { peer, for_us } => mesh.peers[peer].full_until = env.now + for_us,
+        }
+    }
+
+    /// The key of a former owner speaks on as one: by the approval that made it one, and by the last that it got.
+    fn forge(&mut self, peer: usize) {
+        let (env, net, mesh) = (&mut self.env, &mut self.net, &mut self.mesh);
+        let id = mesh.peers[peer].id;
+        let Some(node) = mesh.peers[peer].node.as_ref().filter(|node| node.tier(&id) != Some(Tier::Owner)) else {
+            return;
+        };
+        let rows = mesh.peers[peer].disk.scan(Space::Trust, vec![], vec![255; 33]);
+        let entries = rows.filter_map(|(_, value)| SignedEntry::from_stored(value));
+        let about = entries.filter_map(|entry| Some((entry.hash, entry.record::<MembershipChange>()?)));
+        let grants: Vec<_> = about.filter(|(_, change)| change.subject.peer_id() == id).map(|(hash, _)| hash).collect();
+        let now = Now { mono_ms: env.now / MS, wall_ms: env.now / MS };
+        let mut forger = Author::new(mesh.peers[peer].key.clone(), node.view().mesh, now);
+        forger.incarnation = Incarnation(u32::MAX - u32::try_from(env.now % 1_000_000).unwrap_or(0));
+        let victim = mesh.peers[usize::from(peer == 0)].key.public_key();
+        let sybil = Key::new(1_000_000 + peer as u64, false).public_key();
+        let approved = |tier| ChangeKind::Approved { tier, node_id: NodeId::slug("sybil"), after: grants.clone() };
+        let said = [
+            (sybil, approved(Tier::Owner)),
+            (forger.public_key(), approved(Tier::Owner)),
+            (victim, approved(Tier::Shared)),
+            (victim, ChangeKind::Revoked { cutoffs: Vec::new(), left: false }),
+        ];
+        let mut entries = Vec::new();
+        for grant in &grants {
+            for (subject, what) in said.clone() {
+                let change = MembershipChange { subject, grant: *grant, stands: Vec::new(), fence: u64::MAX, what };
+                let entry = forger.says(Kind::MEMBERSHIP, encode(&change));
+                entries.push(EntryItem { entry, left_ms: None });
+            }
+        }
+        env.story(|| format!("p{peer} speaks on as an owner in {} changes", entries.len()));
+        for to in (0..mesh.peers.len()).filter(|to| *to != peer) {
+            let frame = Frame::Entries { entries: entries.clone(), more: false };
+            mesh.input(env, net, to, Input::Recv(id, frame));
         }
     }
 

@@ -232,7 +232,9 @@ impl Mesh {
         self.peers[peer].disk.commit(txn, batch);
         if changes {
             let sim = &self.peers[peer];
-            self.checks.revocation_not_undone(env.now, peer, &sim.trusted, &sim.disk);
+            let tier = |id: &PeerId| Some((*id, sim.node.as_ref()?.tier(id)?));
+            let members = sim.trusted.iter().filter_map(tier).collect();
+            self.checks.revocation_not_undone(env.now, peer, &members, &sim.disk);
         }
         self.peers[peer].begin_sync(env);
         if waited {

@@ -53,6 +53,10 @@ pub fn recorder() -> &'static PrometheusHandle {
         metrics::describe_gauge!("sigil_gateway_epoch", "Epoch of the gateway; 0 while none is known");
         metrics::describe_gauge!("sigil_is_gateway", "1 while this device is the gateway");
         metrics::describe_gauge!("sigil_pending_devices", "Devices that await approval");
+        metrics::describe_gauge!(
+            "sigil_loop_step_max_seconds",
+            "Longest time that the one loop of the mesh took for one thing, since the start"
+        );
         metrics::describe_gauge!("sigil_nearby_devices", "Strangers on the local network");
         metrics::describe_gauge!("process_resident_memory_bytes", "Resident memory");
         metrics::describe_gauge!("process_start_time_seconds", "When the agent started, seconds since 1970");
@@ -106,6 +110,7 @@ fn read(app: &App) {
     gauge!("sigil_is_gateway").set(if view.gateway.is_some_and(|epoch| epoch.peer == view.me) { 1.0 } else { 0.0 });
     gauge!("sigil_pending_devices").set(around.pending.len() as f64);
     gauge!("sigil_nearby_devices").set(around.nearby.len() as f64);
+    gauge!("sigil_loop_step_max_seconds").set(around.longest_step.as_secs_f64());
     gauge!("process_start_time_seconds").set(app.started_ms as f64 / 1000.0);
     // Linux; elsewhere the gauge is not there.
     if let Some(bytes) = resident_bytes() {

@@ -200,7 +200,6 @@ fn entry(key: &DeviceKey) -> SignedEntry {
         hlc: 1,
         kind: Kind::GENESIS,
         critical: false,
-        generation: 0,
         previous: Hash::ZERO,
         body: Bytes::from_static(b"body"),
     };

@@ -486,7 +486,6 @@ mod tests {
                     hlc: 1,
                     kind: Kind(kind),
                     critical: false,
-                    generation: 0,
                     previous: Hash::ZERO,
                     body: body.into(),
                 };

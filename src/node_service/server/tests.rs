@@ -112,7 +112,6 @@ fn signed(author: u64, kind: Kind, body: Vec<u8>) -> SignedEntry {
         hlc: 1,
         kind,
         critical: false,
-        generation: 0,
         previous: Hash::ZERO,
         body: body.into(),
     };

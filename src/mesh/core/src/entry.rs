@@ -116,8 +116,6 @@ pub struct Entry {
     pub kind: Kind,
     /// A peer that does not know `kind` must not lead, nor start calls, while this is set.
     pub critical: bool,
-    /// 1 + the highest generation that the author had seen for what this is about: causally later wins.
-    pub generation: u32,
     /// Hash of the author's previous entry, or [`Hash::ZERO`].
     pub previous: Hash,
     /// The record, encoded.
@@ -268,7 +266,6 @@ mod tests {
             hlc: 1,
             kind: Kind(999),
             critical: false,
-            generation: 0,
             previous: Hash::ZERO,
             body: body.into(),
         }

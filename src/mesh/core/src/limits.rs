@@ -39,8 +39,13 @@ pub const EPOCH_WELCOME_MAX: u64 = 1 << 48;
 pub const PEERS_MAX: usize = 2_000;
 /// Revoked peers that may still come to learn that they are; older ones get no link.
 pub const REVOKED_TOLD_MAX: usize = 256;
-/// Revocations of one peer that an approval can take back. After that the device needs a new key.
-pub const REVOCATIONS_MAX: usize = 64;
+/// Logs in which somebody said about one peer what an approval can take back. After that the device needs a new key.
+pub const KNOWN_CHANGES_MAX: usize = 256;
+/// Membership changes of one author: it may have let in a full mesh, and thought again. As many fit into one entry.
+pub const CHANGES_PER_AUTHOR_MAX: usize = 4_096;
+/// Membership changes that count, from which on only those let somebody in who have said less than
+/// [`STRAY_CHANGES_MAX`]. Removing somebody is not limited by it.
+pub const CHANGES_MAX: usize = 8_192;
 /// Incarnations of one peer's database whose logs are held.
 pub const INCARNATIONS_MAX: usize = 64;
 /// Tools that one node may declare.

@@ -6,9 +6,12 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use crate::effects::Effects;
 use crate::ids::{Hash, PeerId};
 use crate::io::Fact;
+use crate::trust::Trust;
 
 /// Time for which two processes that alternate keep calls from a peer, counted from the last change.
 const COPIED_MS: u64 = 600_000;
+/// Time for which a neighbour is not shown all our membership changes again, for each change that it was shown.
+const COMPARED_MS: u64 = 4;
 /// Nonces of former processes that are remembered of one peer.
 const SESSIONS_KEPT: usize = 8;
 
@@ -20,14 +23,25 @@ struct Sessions {
     copied_until: u64,
 }
 
+/// Sets of membership changes that differed.
+#[derive(Debug, Clone, Copy)]
+struct Comparison {
+    /// Hash of theirs, and of ours.
+    sets: (Hash, Hash),
+    /// When they may be compared again.
+    until: u64,
+}
+
 /// All links. Those of peers that belong are the neighbours of election and log.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Links {
     linked: BTreeSet<PeerId>,
     /// Linked peers that were shown why we belong.
     objected: BTreeSet<PeerId>,
-    /// Linked peers that were shown all our membership changes, with the hash of theirs and of ours at that time.
-    compared: BTreeMap<PeerId, (Hash, Hash)>,
+    /// Linked peers that were shown all our membership changes.
+    compared: BTreeMap<PeerId, Comparison>,
+    /// Members that showed a claim of a former owner to an epoch that was not known when it was one, and whose claim.
+    stranded: BTreeSet<(PeerId, PeerId)>,
     sessions: BTreeMap<PeerId, Sessions>,
 }
 
@@ -56,10 +70,26 @@ impl Links {
         self.objected.insert(to)
     }
 
-    /// True if a neighbour that holds other membership changes than we do is to be shown all of ours: once for each
-    /// pair of sets, so that neither a truncated log nor one that lags hides a change.
-    pub(crate) fn begin_comparison(&mut self, with: PeerId, theirs: Hash, ours: Hash) -> bool {
-        theirs != Hash::ZERO && theirs != ours && self.compared.insert(with, (theirs, ours)) != Some((theirs, ours))
+    /// True if a neighbour that holds other membership changes than we do is to be shown all of ours, which are `held`:
+    /// once for each pair of sets, so that neither a truncated log nor one that lags hides a change; and not often while
+    /// many are on their way, since the next digest compares again.
+    pub(crate) fn begin_comparison(&mut self, with: PeerId, theirs: Hash, trust: &Trust, now_ms: u64) -> bool {
+        let sets = (theirs, trust.fingerprint());
+        let last = self.compared.get(&with);
+        let differs = theirs != Hash::ZERO && sets.0 != sets.1;
+        let begins = differs && last.is_none_or(|last| last.sets != sets && last.until <= now_ms);
+        if begins {
+            let until = now_ms + COMPARED_MS * trust.held() as u64;
+            self.compared.insert(with, Comparison { sets, until });
+        }
+        begins
+    }
+
+    /// True if a member is believed that shows a claim of a former owner to an epoch that was not known when it was one.
+    /// It may have followed that one where nobody had heard of it, and would follow nobody below; but it need not show
+    /// that twice.
+    pub(crate) fn begin_rescue(&mut self, of: PeerId, claimant: PeerId) -> bool {
+        self.stranded.insert((of, claimant))
     }
 
     /// A process of that peer is linked. One whose nonce comes back after another's runs beside that other.

@@ -129,10 +129,6 @@ impl Logs {
         self.changes = changes;
     }
 
-    pub(crate) fn changes(&self) -> Hash {
-        self.changes
-    }
-
     /// Place of the newest entry that we hold of `author`, by incarnation.
     pub(crate) fn incarnations(&self, author: &PeerId) -> impl Iterator<Item = (Incarnation, u64)> + '_ {
         let incarnations = (*author, Incarnation(0))..=(*author, Incarnation(u32::MAX));
@@ -241,7 +237,6 @@ impl Logs {
         &mut self,
         signer: &dyn Signer,
         kind: Kind,
-        generation: u32,
         body: Vec<u8>,
         fx: &mut Effects<'_>,
     ) -> SignedEntry {
@@ -258,7 +253,6 @@ impl Logs {
                 hlc,
                 kind,
                 critical: false,
-                generation,
                 previous: previous.map_or(Hash::ZERO, |head| head.hash),
                 body: body.into(),
             },

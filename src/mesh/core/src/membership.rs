@@ -10,15 +10,7 @@ use crate::frame::{EntryItem, Frame};
 use crate::ids::{Hash, Incarnation, NodeId, PeerId, PublicKey};
 use crate::io::{Refusal, Welcome};
 use crate::limits;
-use crate::record::{ChangeKind, Tier};
-
-/// A membership change that this peer is to sign.
-#[derive(Debug, Clone)]
-pub(crate) struct Change {
-    pub(crate) subject: PublicKey,
-    pub(crate) what: ChangeKind,
-    pub(crate) generation: u32,
-}
+use crate::record::{ChangeKind, MembershipChange, Tier};
 
 /// `Err` unless this peer is an owner.
 pub(crate) fn require_owner(facts: &Facts<'_>) -> Result<(), Refusal> {
@@ -37,46 +29,59 @@ pub(crate) fn approve(
     node_id: &NodeId,
     tier: Tier,
     facts: &Facts<'_>,
-) -> Result<Option<Change>, Refusal> {
+) -> Result<Option<MembershipChange>, Refusal> {
     require_owner(facts)?;
     let (trust, peer) = (facts.trust, key.peer_id());
-    if trust.membership().members.len() >= limits::PEERS_MAX {
+    let known = trust.member(&peer);
+    if known.is_none() && trust.membership().members.len() >= limits::PEERS_MAX {
         return Err(Refusal::Invalid(format!("a mesh has at most {} peers", limits::PEERS_MAX)));
     }
-    if trust.member(&peer).is_some_and(|member| member.tier == tier) {
+    if known.is_some_and(|member| member.tier == tier) {
         return Ok(None);
     }
-    let (generation, after) = trust.next_change(&peer);
-    if after.len() > limits::REVOCATIONS_MAX {
+    let after = trust.known_about(&peer);
+    if after.len() > limits::KNOWN_CHANGES_MAX {
         return Err(Refusal::NeedsNewKey);
     }
     let node_id = trust.free_name(node_id, &peer);
-    Ok(Some(Change { subject: key, what: ChangeKind::Approved { tier, node_id, after }, generation }))
+    change(key, ChangeKind::Approved { tier, node_id, after }, facts).map(Some)
 }
 
 /// The revocation of a peer; of ourselves when we leave.
-pub(crate) fn revoke(peer: PeerId, left: bool, facts: &Facts<'_>) -> Result<Change, Refusal> {
+pub(crate) fn revoke(peer: PeerId, left: bool, facts: &Facts<'_>) -> Result<MembershipChange, Refusal> {
     if !left {
         require_owner(facts)?;
     }
     let membership = facts.trust.membership();
-    let members = &membership.members;
-    let (key, tier) = match (members.get(&peer), membership.awaiting_reapproval.get(&peer)) {
-        (Some(member), _) => (member.key, Some(member.tier)),
-        // No is an answer too.
-        (None, Some(awaiting)) => (awaiting.key, None),
-        (None, None) => return Err(Refusal::UnknownNode(peer.to_string())),
-    };
-    let owners = members.values().filter(|member| member.tier == Tier::Owner).count();
-    if tier == Some(Tier::Owner) && owners == 1 && members.len() > 1 {
-        return Err(Refusal::LastOwner);
-    }
+    let member = membership.members.get(&peer).map(|member| member.key);
+    // No is an answer too.
+    let awaiting = || membership.awaiting_reapproval.get(&peer).map(|awaiting| awaiting.key);
+    let key = member.or_else(awaiting).ok_or_else(|| Refusal::UnknownNode(peer.to_string()))?;
+    let cutoffs = cutoffs(&peer, facts).into_iter().collect();
+    let change = change(key, ChangeKind::Revoked { cutoffs, left }, facts)?;
     if peer == facts.me() && !left {
         return Err(Refusal::Invalid("to remove this device itself, use leave".to_owned()));
     }
-    let (generation, _) = facts.trust.next_change(&peer);
-    let cutoffs = cutoffs(&peer, facts).into_iter().collect();
-    Ok(Change { subject: key, what: ChangeKind::Revoked { cutoffs, left }, generation })
+    Ok(change)
+}
+
+/// A change as we sign it. `Err` when it leaves no owner where others remain.
+fn change(subject: PublicKey, what: ChangeKind, facts: &Facts<'_>) -> Result<MembershipChange, Refusal> {
+    let (trust, peer) = (facts.trust, subject.peer_id());
+    let members = &trust.membership().members;
+    let (removes, raises) = match what {
+        ChangeKind::Approved { tier, .. } => (false, tier == Tier::Owner),
+        ChangeKind::Revoked { .. } => (true, false),
+    };
+    let remain = members.keys().any(|member| !removes || *member != peer);
+    let owners = members.iter().filter(|(_, member)| member.tier == Tier::Owner);
+    if remain && !raises && owners.filter(|(owner, _)| **owner != peer).count() == 0 {
+        return Err(Refusal::LastOwner);
+    }
+    let grant = trust.member(&facts.me()).ok_or(Refusal::NotMember)?.grant;
+    let stands = if raises { Vec::new() } else { trust.statements(&peer) };
+    let fence = if raises { 0 } else { facts.election.fence().epoch.counter };
+    Ok(MembershipChange { subject, grant, stands, fence, what })
 }
 
 /// Places up to which we hold what `peer` wrote that counts: of its logs, and of changes that came before their place.

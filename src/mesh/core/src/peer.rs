@@ -26,7 +26,7 @@ use crate::durability::Durability;
 use crate::effects::{Effects, Then};
 use crate::election::Election;
 use crate::entry::{Kind, SignedEntry};
-use crate::epoch::{Claim, Fence};
+use crate::epoch::{Claim, Epoch, Fence};
 use crate::executor::{Executor, Offer, screen};
 use crate::facts::Local;
 use crate::frame::{Answer, AnswerKind, Dispatch, EntryItem, Frame};
@@ -256,6 +256,7 @@ impl Peer {
                 peer.election.handle_late_wake(fx);
             }
             peer.handle(input, fx);
+            peer.judge_changes(true, fx);
             for timer in TIMERS {
                 (timer.fire)(peer, fx);
             }
@@ -352,7 +353,7 @@ impl Peer {
                 {
                     // Whom it approved while it did not know must be seen to await re-approval. Nothing else of it is read.
                     for item in &entries {
-                        self.take_change(&item.entry, fx);
+                        self.take_change(&item.entry);
                     }
                 }
             }
@@ -404,7 +405,7 @@ impl Peer {
             Frame::Handover { epoch } => self.election.handle_handover(from, epoch, fx),
             Frame::Neighbours(peers) => self.logs.handle_neighbours(from, peers),
             Frame::Digest { rows, changes } => {
-                if self.links.begin_comparison(from, changes, self.logs.changes()) {
+                if self.links.begin_comparison(from, changes, &self.trust, fx.now.mono_ms) {
                     membership::send_records(from, &facts!(self), fx);
                 }
                 self.logs.handle_digest(from, rows, &self.trust, fx);
@@ -413,6 +414,7 @@ impl Peer {
                 for item in &entries {
                     self.ingest(from, item, fx);
                 }
+                self.judge_changes(true, fx);
                 let objects = entries.first().is_some_and(|item| item.entry.entry.kind == Kind::GENESIS);
                 if objects && !self.is_excluded() && self.links.begin_objection(from) {
                     membership::send_records(from, &facts!(self), fx);
@@ -459,7 +461,7 @@ impl Peer {
                 let known = (&self.book, &self.executor);
                 let dead = self.compaction.handle_log_read(&entries, more, known, &facts!(self), fx);
                 if let Some(dead) = dead {
-                    let entry = self.write(Kind::TRUNCATION, 0, crate::entry::encode(&dead), fx);
+                    let entry = self.write(Kind::TRUNCATION, crate::entry::encode(&dead), fx);
                     self.apply_truncation(&entry, fx);
                 }
             }
@@ -566,7 +568,7 @@ impl Peer {
             && !self.is_excluded()
             && fx.enforces(ProtocolRule::RunsCheckpointed)
         {
-            self.write(Kind::CHECKPOINT, 0, Vec::new(), fx);
+            self.write(Kind::CHECKPOINT, Vec::new(), fx);
         }
     }
 
@@ -633,10 +635,16 @@ impl Peer {
     }
 
     /// A claim that proves a fence. Its author may have been removed since: a leader must rise above its epoch all the
-    /// same, or those who once followed it would never follow anyone below.
+    /// same, or those who once followed it would never follow anyone below. But what it claims after that is nothing to
+    /// rise above.
     fn handle_notice(&mut self, from: &PeerId, claim: &Claim, fx: &mut Effects<'_>) {
-        let may_prove = self.trust.is_owner(from) || self.trust.was_owner(&claim.epoch.peer);
-        let may_prove = may_prove && self.is_of_mesh(claim);
+        let Epoch { counter, peer: claimant, .. } = claim.epoch;
+        if !self.is_of_mesh(claim) || claim.epoch <= self.election.fence().epoch {
+            return;
+        }
+        let may_prove = self.trust.is_owner(from)
+            || self.trust.may_prove(&claimant, counter)
+            || (self.trust.was_owner(&claimant) && self.links.begin_rescue(*from, claimant));
         self.election.handle_notice(claim, may_prove, fx);
     }
 
@@ -839,6 +847,12 @@ impl Peer {
     #[must_use]
     pub fn tier(&self, of: &PeerId) -> Option<Tier> {
         self.trust.tier(of)
+    }
+
+    /// The approval by which a peer belongs, of the founder the genesis: what its own membership changes name.
+    #[must_use]
+    pub fn grant_of(&self, of: &PeerId) -> Option<Hash> {
+        self.trust.member(of).map(|member| member.grant)
     }
 
     /// True if this peer holds its own revocation.

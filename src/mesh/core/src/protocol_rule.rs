@@ -85,6 +85,15 @@ pub enum ProtocolRule {
     RevocationWins,
     /// An entry of a revoked author beyond the revocation's cut-off is void.
     CutoffVoids,
+    /// A peer that was an owner and is a member of less says nothing about members any more.
+    DemotionEndsAuthority,
+    /// Of what a former owner said that stands which was seen by whoever ended its authority, not what it dates to an earlier
+    /// place.
+    UnseenIsVoid,
+    /// Whoever becomes an owner again gets back nothing that it said before.
+    NothingOlder,
+    /// A former owner's claims prove no epoch that was not known when it was one.
+    FenceOfFormerOwner,
     /// Silence makes a follower ask its neighbours.
     Query,
     /// After the link to the gateway went down, there is time for two rounds of asking.
@@ -183,6 +192,10 @@ impl ProtocolRule {
         Self::OpenShare,
         Self::RevocationWins,
         Self::CutoffVoids,
+        Self::DemotionEndsAuthority,
+        Self::UnseenIsVoid,
+        Self::NothingOlder,
+        Self::FenceOfFormerOwner,
         Self::Query,
         Self::LinkDownGrace,
         Self::Forward,

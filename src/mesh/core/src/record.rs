@@ -34,6 +34,15 @@ pub enum Tier {
 pub struct MembershipChange {
     /// The peer's key.
     pub subject: PublicKey,
+    /// The approval as owner by which the signer belongs, or the genesis for the founder: what this rests on. A change
+    /// counts for nothing when its grant does not count. Whoever leaves names the approval by which it belongs.
+    pub grant: Hash,
+    /// Of a revocation, and of an approval to less than owner: all that the subject said about members that the signer
+    /// held and that counted. Whatever else it says by the same grant is void. At most
+    /// [`limits::CHANGES_PER_AUTHOR_MAX`].
+    pub stands: Vec<Hash>,
+    /// Counter of the highest epoch that the signer knew: claims of the subject to higher ones prove nothing.
+    pub fence: u64,
     /// The change.
     pub what: ChangeKind,
 }
@@ -48,8 +57,9 @@ pub enum ChangeKind {
         tier: Tier,
         /// The name it asked for; see `Trust` for what it gets when that is taken.
         node_id: NodeId,
-        /// Hashes of the revocations that this takes back, all that its signer held: one that it does not name beats
-        /// it.
+        /// The newest changes about the peer that its signer held and that counted, one of each author's log. They and
+        /// those before them in the same log are taken back by this one; one that it does not know beats it. At most
+        /// [`limits::KNOWN_CHANGES_MAX`].
         after: Vec<Hash>,
     },
     /// The peer does not belong to the mesh any more.

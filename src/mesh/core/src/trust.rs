@@ -3,8 +3,11 @@
 //! Because [`Membership`] is computed from a set, it does not depend on the order in which entries arrived: merging is
 //! commutative, associative and idempotent by construction. What is void stays in the set: else two peers would
 //! hold different sets for ever, of which one might come to count again.
+//!
+//! Changes are taken one by one and judged together, once for each frame: what that costs is in proportion to the set.
 
 mod argumentation;
+mod derivation;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,8 +15,11 @@ use crate::entry::{Kind, SignedEntry};
 use crate::ids::{Hash, Incarnation, MeshId, NodeId, PeerId, PublicKey};
 use crate::limits;
 use crate::protocol_rule::{ProtocolRule, ProtocolRules};
-use crate::record::{ChangeKind, Genesis, Tier};
-use argumentation::{Judged, Record, Standing};
+use crate::record::{Genesis, Tier};
+use argumentation::{Positions, Record, raise};
+
+/// Times that one frame's changes are judged before its end, where an entry in it is by somebody whom it lets in.
+const JUDGED_EARLY_MAX: u32 = 4;
 
 /// A peer that belongs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,6 +34,8 @@ pub(crate) struct Member {
     pub(crate) by: Option<PeerId>,
     /// Wall time of that approval by its author's clock.
     pub(crate) since_ms: u64,
+    /// That approval; of the founder the genesis. What it signs about members rests on it.
+    pub(crate) grant: Hash,
 }
 
 /// A revocation in force.
@@ -41,8 +49,6 @@ pub(crate) struct Revocation {
     pub(crate) hlc: u64,
     /// Last entry of its subject that stands, by incarnation; nothing of any other stands.
     pub(crate) cutoffs: BTreeMap<Incarnation, u64>,
-    pub(crate) hash: Hash,
-    pub(crate) generation: u32,
     /// An owner who knew it approved the peer again. Then incarnations that it does not name count, since they may be
     /// newer.
     pub(crate) taken_back: bool,
@@ -75,6 +81,20 @@ pub(crate) struct Membership {
     /// Every revocation that is in force, also of peers that were approved again.
     pub(crate) revocations: BTreeMap<PeerId, Vec<Revocation>>,
     pub(crate) awaiting_reapproval: BTreeMap<PeerId, AwaitingReapproval>,
+    /// Of those whose authority was ended: the highest counter of an epoch that was known then to all who ended
+    /// it.
+    pub(crate) fences: BTreeMap<PeerId, u64>,
+}
+
+/// What changes have led to, judged together.
+#[derive(Debug, Default)]
+pub(crate) struct Judgement {
+    /// Those of them that are kept.
+    pub(crate) kept: Vec<SignedEntry>,
+    /// Changes that no log brings from now on, since their place is void.
+    pub(crate) void: Vec<Hash>,
+    /// True if they changed who belongs, or as what.
+    pub(crate) changed: bool,
 }
 
 /// The set, and the membership that it derives.
@@ -86,9 +106,32 @@ pub(crate) struct Trust {
     name: String,
     /// Each with what it says, decoded once: all of them are read at every membership change.
     records: BTreeMap<Hash, Record>,
+    /// Records of each author.
+    authors: BTreeMap<PeerId, BTreeSet<Hash>>,
+    /// Those that count.
+    counted: BTreeSet<Hash>,
+    /// What those that count build on.
+    named: BTreeSet<Hash>,
+    /// See [`Self::void`].
+    void: BTreeSet<Hash>,
     /// Everyone who was ever an owner, void or not, with the distance from the founder.
     depths: BTreeMap<PeerId, u32>,
+    /// Number of changes of each author that count for nothing, and that nothing which counts names.
+    strays: BTreeMap<PeerId, usize>,
     membership: Membership,
+    unjudged: Unjudged,
+}
+
+/// Changes that were taken since the set was judged last.
+#[derive(Debug, Clone, Default)]
+struct Unjudged {
+    records: Vec<Hash>,
+    /// Whom they let in, and as whom at the most.
+    subjects: BTreeMap<PeerId, Tier>,
+    /// How many of those do not belong yet.
+    newcomers: usize,
+    /// Times that this frame's changes were judged already.
+    early: u32,
 }
 
 /// Mesh and content of `entry`, if it is a well-formed genesis.
@@ -107,13 +150,21 @@ impl Trust {
             genesis,
             name: body.name,
             records: BTreeMap::new(),
+            authors: BTreeMap::new(),
+            counted: BTreeSet::new(),
+            named: BTreeSet::new(),
+            void: BTreeSet::new(),
             depths: BTreeMap::new(),
+            strays: BTreeMap::new(),
             membership: Membership::default(),
+            unjudged: Unjudged::default(),
         };
         for entry in records {
-            trust.keep(entry);
+            if let Some(record) = trust.read(entry) {
+                trust.insert(record);
+            }
         }
-        trust.recompute();
+        trust.derive();
         Some(trust)
     }
 
@@ -189,48 +240,149 @@ impl Trust {
 
     /// True if `peer` was ever an owner, whatever became of it.
     pub(crate) fn was_owner(&self, peer: &PeerId) -> bool {
-        self.depths.contains_key(peer)
+        self.depths.contains_key(peer) || self.unjudged.subjects.get(peer) == Some(&Tier::Owner)
+    }
+
+    /// True if a claim by `peer` to an epoch with this counter proves that epoch although an owner does not show it: of
+    /// an owner any does, of one whose authority was ended those that were known then.
+    pub(crate) fn may_prove(&self, peer: &PeerId, counter: u64) -> bool {
+        let known = self.membership.fences.get(peer).filter(|_| self.enforces(ProtocolRule::FenceOfFormerOwner));
+        self.was_owner(peer) && known.is_none_or(|known| counter <= *known)
     }
 
     /// Hash over the membership changes that count, in the order of their hashes.
     pub(crate) fn fingerprint(&self) -> Hash {
-        let reissue = self.records.values().filter(|record| self.is_relayed(&record.entry));
-        Hash::of(&reissue.flat_map(|record| record.entry.hash.0).collect::<Vec<u8>>())
+        Hash::of(&self.counted.iter().flat_map(|hash| hash.0).collect::<Vec<u8>>())
     }
 
-    /// Adds an approval or revocation. `None`: it is not one that is kept. True when it changed who belongs.
-    pub(crate) fn add(&mut self, entry: SignedEntry) -> Option<bool> {
-        if self.records.contains_key(&entry.hash) || self.is_stray_too_many(&entry) || !self.keep(entry) {
-            return None;
-        }
-        Some(self.recompute())
-    }
+    // --- The set ------------------------------------------------------------------------------------------------------
 
-    /// True if an entry counts for nothing, and its author or everyone together has said enough of that: it must not
-    /// grow for ever, nor crowd out of a welcome what counts.
-    fn is_stray_too_many(&self, entry: &SignedEntry) -> bool {
-        if self.is_relayed(entry) {
+    /// Takes an approval or revocation into the set, to be judged with others by [`Self::judge`]. False: it is not one
+    /// that is kept.
+    pub(crate) fn take(&mut self, entry: SignedEntry) -> bool {
+        if self.records.contains_key(&entry.hash) {
             return false;
         }
-        let strays = || self.records.values().filter(|record| !self.is_relayed(&record.entry));
-        strays().filter(|record| record.entry.author == entry.author).count() >= limits::STRAY_CHANGES_MAX
-            || strays().count() >= limits::STRAY_CHANGES_IN_ALL_MAX
+        let Some(record) = self.read(entry) else { return false };
+        if self.is_over_limit(&record) {
+            return false;
+        }
+        if let Some(tier) = record.tier() {
+            let is_new = self.member(&record.subject).is_none();
+            let most = self.unjudged.subjects.entry(record.subject).or_insert_with(|| {
+                self.unjudged.newcomers += usize::from(is_new);
+                tier
+            });
+            *most = tier.max(*most);
+        }
+        if !self.is_owner(&record.entry.author) {
+            *self.strays.entry(record.entry.author).or_default() += 1;
+        }
+        self.unjudged.records.push(record.entry.hash);
+        self.insert(record);
+        true
     }
 
-    /// True if an entry's author was an owner, and its place is not void.
-    fn is_relayed(&self, entry: &SignedEntry) -> bool {
-        self.was_owner(&entry.author) && self.admits(&entry.author, entry.entry.incarnation, entry.entry.seq)
+    /// Number of changes in the set.
+    pub(crate) fn held(&self) -> usize {
+        self.records.len()
+    }
+
+    /// True if the changes of this frame are to be judged before its end, so that an entry by `author` is seen to
+    /// count. Not often: else a frame could be made that costs as much as its changes times the set.
+    pub(crate) fn judges_early(&mut self, author: &PeerId) -> bool {
+        let judges = self.unjudged.subjects.contains_key(author) && self.unjudged.early < JUDGED_EARLY_MAX;
+        self.unjudged.early += u32::from(judges);
+        judges
+    }
+
+    /// Judges the set, if changes were taken since. `ends`: the frame is over.
+    pub(crate) fn judge(&mut self, ends: bool) -> Option<Judgement> {
+        let early = if ends { 0 } else { self.unjudged.early };
+        let taken = std::mem::replace(&mut self.unjudged, Unjudged { early, ..Unjudged::default() });
+        if taken.records.is_empty() {
+            return None;
+        }
+        let (void, membership) = (std::mem::take(&mut self.void), std::mem::take(&mut self.membership));
+        self.derive();
+        let dropped = self.drop_strays(&taken.records);
+        let kept = taken.records.iter().filter(|hash| !dropped.contains(hash));
+        Some(Judgement {
+            kept: kept.filter_map(|hash| self.record(hash)).cloned().collect(),
+            void: self.void.difference(&void).copied().collect(),
+            changed: self.membership != membership,
+        })
+    }
+
+    fn read(&self, entry: SignedEntry) -> Option<Record> {
+        let fits = entry.entry.kind == Kind::MEMBERSHIP && entry.entry.mesh == self.mesh;
+        let mut record = fits.then(|| Record::new(entry)).flatten()?;
+        if !self.enforces(ProtocolRule::CutoffVoids) {
+            record.cutoffs.values_mut().for_each(|cutoff| *cutoff = u64::MAX);
+        }
+        Some(record)
+    }
+
+    fn insert(&mut self, record: Record) {
+        self.authors.entry(record.entry.author).or_default().insert(record.entry.hash);
+        self.records.insert(record.entry.hash, record);
+    }
+
+    /// True if a change is one too many of its author, or lets one too many in. What a change that counts names is
+    /// taken in any case, and so are those who remove somebody as long as their author has said little.
+    fn is_over_limit(&self, record: &Record) -> bool {
+        if self.named.contains(&record.entry.hash) {
+            return false;
+        }
+        let (author, unjudged) = (&record.entry.author, self.unjudged.records.len());
+        let said = self.authors.get(author).map_or(0, BTreeSet::len);
+        let belong = self.membership.members.len() + self.unjudged.newcomers;
+        let is_new = || self.member(&record.subject).is_none() && !self.unjudged.subjects.contains_key(&record.subject);
+        let admits = record.tier().is_some();
+        said >= limits::CHANGES_PER_AUTHOR_MAX
+            || (admits && self.counted.len() + unjudged >= limits::CHANGES_MAX && said >= limits::STRAY_CHANGES_MAX)
+            || (admits && is_new() && belong >= limits::PEERS_MAX)
+            || (!self.is_owner(author) && !self.unjudged.subjects.contains_key(author) && self.has_said_enough(author))
+    }
+
+    /// True if an author or everyone together has said enough that counts for nothing: it must not grow for ever, nor
+    /// crowd out of a welcome what counts.
+    fn has_said_enough(&self, author: &PeerId) -> bool {
+        let strays = self.strays.get(author).copied().unwrap_or(0);
+        let in_all = self.records.len() - self.counted.len() - self.unjudged.records.len();
+        strays >= limits::STRAY_CHANGES_MAX || in_all >= limits::STRAY_CHANGES_IN_ALL_MAX
+    }
+
+    /// True if a change counts for nothing, and nothing that counts names it.
+    fn is_stray(&self, hash: &Hash) -> bool {
+        !self.counted.contains(hash) && !self.named.contains(hash)
+    }
+
+    /// Drops those of these changes that turn out to be strays too many.
+    fn drop_strays(&mut self, taken: &[Hash]) -> BTreeSet<Hash> {
+        let mut dropped = BTreeSet::new();
+        let mut in_all = self.records.len() - self.counted.len();
+        for hash in taken.iter().rev().filter(|hash| self.is_stray(hash)).copied().collect::<Vec<_>>() {
+            let Some(author) = self.records.get(&hash).map(|record| record.entry.author) else { continue };
+            let said = self.strays.entry(author).or_default();
+            if *said > limits::STRAY_CHANGES_MAX || in_all > limits::STRAY_CHANGES_IN_ALL_MAX {
+                *said = said.saturating_sub(1);
+                in_all -= 1;
+                dropped.insert(hash);
+                self.records.remove(&hash);
+                self.void.remove(&hash);
+                if let Some(all) = self.authors.get_mut(&author) {
+                    all.remove(&hash);
+                }
+            }
+        }
+        dropped
     }
 
     /// Membership changes of those who were owners that no log brings, since their place is void: hashes, in an order
     /// in which each author is known before it speaks. Everyone must hold them all.
     pub(crate) fn void(&self) -> Vec<Hash> {
-        let mut void: Vec<&SignedEntry> = self
-            .records
-            .values()
-            .map(|record| &record.entry)
-            .filter(|entry| self.was_owner(&entry.author) && !self.is_relayed(entry))
-            .collect();
+        let mut void: Vec<&SignedEntry> = self.void.iter().filter_map(|hash| self.record(hash)).collect();
         void.sort_by_key(|entry| self.order(entry));
         void.into_iter().map(|entry| entry.hash).collect()
     }
@@ -244,65 +396,74 @@ impl Trust {
         (depth, entry.author, entry.entry.incarnation, entry.entry.seq)
     }
 
-    fn recompute(&mut self) -> bool {
-        let judged = argumentation::judge(self.genesis.author, &self.records);
-        let membership = self.membership_of(&judged);
-        self.depths = judged.depths;
-        let changed = membership != self.membership;
-        self.membership = membership;
-        changed
-    }
-
-    fn keep(&mut self, entry: SignedEntry) -> bool {
-        let fits = entry.entry.kind == Kind::MEMBERSHIP
-            && entry.entry.mesh == self.mesh
-            && !self.records.contains_key(&entry.hash);
-        let Some(mut record) = fits.then(|| Record::new(entry)).flatten() else { return false };
-        if !self.enforces(ProtocolRule::CutoffVoids) {
-            record.cutoffs.values_mut().for_each(|cutoff| *cutoff = u64::MAX);
+    fn derive(&mut self) {
+        let graph = argumentation::judge(self.genesis.author, self.genesis.hash, &self.records, self.rules);
+        let mut depths = BTreeMap::from([(self.genesis.author, 0)]);
+        for node in graph.nodes().filter(|node| node.depth != u32::MAX && !node.record.is_limit()) {
+            let depth = depths.entry(node.record.subject).or_insert(u32::MAX);
+            *depth = node.depth.saturating_add(1).min(*depth);
         }
-        self.records.insert(record.entry.hash, record);
-        true
+        let counted: BTreeSet<Hash> =
+            graph.nodes().filter(|node| node.counts()).map(|node| node.record.entry.hash).collect();
+        let named: BTreeSet<Hash> =
+            graph.nodes().filter(|node| node.counts()).flat_map(|node| node.record.named()).collect();
+        self.membership = derivation::membership(&graph, &self.genesis, self.rules);
+        (self.depths, self.counted, self.named) = (depths, counted, named);
+        let mut strays: BTreeMap<PeerId, usize> = BTreeMap::new();
+        for record in self.records.values().filter(|record| self.is_stray(&record.entry.hash)) {
+            *strays.entry(record.entry.author).or_default() += 1;
+        }
+        self.strays = strays;
+        let void = self.records.values().map(|record| &record.entry).filter(|entry| {
+            self.depths.contains_key(&entry.author)
+                && !self.admits(&entry.author, entry.entry.incarnation, entry.entry.seq)
+        });
+        self.void = void.map(|entry| entry.hash).collect();
     }
 
     /// Genesis first, then each author's approvals after the approval of that author.
     pub(crate) fn records_in_order(&self) -> Vec<SignedEntry> {
         let mut records: Vec<_> = self.records.values().map(|record| record.entry.clone()).collect();
-        records.sort_by_key(|entry| self.order(entry));
+        records.sort_by_cached_key(|entry| self.order(entry));
         records.insert(0, self.genesis.clone());
         records
     }
+
+    // --- What a new change says ---------------------------------------------------------------------------------------
 
     /// A name nobody has: the wanted one, or `wanted-2`, …
     pub(crate) fn free_name(&self, wanted: &NodeId, of: &PeerId) -> NodeId {
         let taken: BTreeSet<&NodeId> =
             self.membership.members.iter().filter(|(peer, _)| *peer != of).map(|(_, m)| &m.node_id).collect();
-        free(wanted, |name| taken.contains(name))
+        derivation::free(wanted, 2, |name| taken.contains(name)).0
     }
 
-    /// Generation that a new membership change on `peer` must have, and the revocations that an approval takes back.
-    pub(crate) fn next_change(&self, peer: &PeerId) -> (u32, Vec<Hash>) {
-        let highest = |reissue: bool| {
-            self.records
-                .values()
-                .filter(|record| record.subject == *peer && self.was_owner(&record.entry.author))
-                .filter(|record| self.is_relayed(&record.entry) == reissue)
-                .map(|record| record.entry.entry.generation)
-                .max()
-                .unwrap_or(0)
-        };
-        // What is void may count again, so it is risen above; but it must not use generations up.
-        let counts = highest(true);
-        let seen = counts.max(highest(false).min(counts.saturating_add(1)));
-        (seen.saturating_add(1), self.revocations(peer).iter().map(|revocation| revocation.hash).collect())
+    /// The newest changes about `peer` that count, of each log one: a new change is later than those.
+    pub(crate) fn known_about(&self, peer: &PeerId) -> Vec<Hash> {
+        let mut known = Positions::new();
+        let about = self.records.values().filter(|record| record.subject == *peer);
+        about
+            .filter(|record| self.counted.contains(&record.entry.hash))
+            .for_each(|record| raise(&mut known, record.log(), record.position()));
+        known.into_values().map(|(_, hash)| hash).collect()
+    }
+
+    fn counted_of(&self, peer: &PeerId) -> impl Iterator<Item = &Record> {
+        let said = self.authors.get(peer).into_iter().flatten().filter(|hash| self.counted.contains(hash));
+        said.filter_map(|hash| self.records.get(hash))
+    }
+
+    /// What `peer` said about members that counts: that stands when its authority ends.
+    pub(crate) fn statements(&self, peer: &PeerId) -> Vec<Hash> {
+        let statements = self.counted_of(peer).map(|record| record.entry.hash);
+        statements.take(limits::CHANGES_PER_AUTHOR_MAX).collect()
     }
 
     /// Last place of the membership changes of `peer` that are held and count, by incarnation. A revocation lets those
     /// stand.
     pub(crate) fn cutoffs(&self, peer: &PeerId) -> BTreeMap<Incarnation, u64> {
         let mut cutoffs = BTreeMap::new();
-        for record in self.records.values().filter(|record| record.entry.author == *peer) {
-            let (incarnation, seq) = (record.entry.entry.incarnation, record.entry.entry.seq);
+        for (incarnation, seq) in self.counted_of(peer).map(|one| (one.entry.entry.incarnation, one.entry.entry.seq)) {
             if self.admits(peer, incarnation, seq) {
                 let cutoff: &mut u64 = cutoffs.entry(incarnation).or_default();
                 *cutoff = (*cutoff).max(seq);
@@ -321,122 +482,6 @@ impl Trust {
             .map(|one| one.cutoffs.get(&incarnation).copied().unwrap_or(if one.taken_back { u64::MAX } else { 0 }))
             .fold(seq, u64::min)
     }
-
-    fn membership_of(&self, judged: &Judged<'_>) -> Membership {
-        let Standing { owners, taken_back } = &judged.standing;
-        let mut chosen = Choice::default();
-        let mut refused = Choice::default();
-        for record in self.records.values() {
-            let ChangeKind::Approved { node_id, after, .. } = &record.change.what else { continue };
-            if !owners.contains_key(&record.entry.author) || judged.is_void(record) {
-                if judged.depths.contains_key(&record.entry.author) {
-                    refused.offer(record, node_id);
-                }
-            } else if !self.enforces(ProtocolRule::RevocationWins)
-                || judged.revocations_of(&record.subject).iter().all(|revocation| record.takes_back(revocation, after))
-            {
-                chosen.offer(record, node_id);
-            }
-        }
-        let founder = self.genesis.author;
-        let mut ordered: Vec<(u64, PeerId, Member)> = chosen
-            .approvals()
-            .map(|(peer, since, tier, record, node_id)| {
-                let by = owners.get(&record.entry.author).map_or(u32::MAX, |depth| depth.saturating_add(1));
-                let depth = owners.get(&peer).copied().unwrap_or(by);
-                let (by, since_ms) = (Some(record.entry.author), record.entry.entry.hlc >> 16);
-                (
-                    since,
-                    peer,
-                    Member { key: record.change.subject, tier, node_id: node_id.clone(), depth, by, since_ms },
-                )
-            })
-            .collect();
-        if judged.revocations_of(&founder).is_empty()
-            && let Some((_, genesis)) = genesis_of(&self.genesis)
-        {
-            ordered.retain(|(_, peer, _)| *peer != founder);
-            let key = self.genesis.entry.author;
-            ordered.push((
-                0,
-                founder,
-                Member { key, tier: Tier::Owner, node_id: genesis.node_id, depth: 0, by: None, since_ms: 0 },
-            ));
-        }
-        // Of two with one name the one approved later becomes `name-2`, everywhere alike.
-        ordered.sort_by_key(|(since, peer, _)| (*since, *peer));
-        let mut taken = BTreeSet::new();
-        let mut members = BTreeMap::new();
-        for (_, peer, mut member) in ordered {
-            member.node_id = free(&member.node_id, |name| taken.contains(name));
-            taken.insert(member.node_id.clone());
-            members.insert(peer, member);
-        }
-        let awaiting_reapproval = refused
-            .approvals()
-            .filter(|(peer, ..)| !members.contains_key(peer) && judged.revocations_of(peer).is_empty())
-            .map(|(peer, _, tier, record, node_id)| {
-                let (key, by) = (record.change.subject, record.entry.author);
-                (
-                    peer,
-                    AwaitingReapproval {
-                        key,
-                        node_id: node_id.clone(),
-                        tier,
-                        by,
-                        revoked_by: judged.voided_by(record),
-                    },
-                )
-            })
-            .collect();
-        let revocations = judged
-            .revocations
-            .iter()
-            .map(|(peer, of)| (*peer, of.iter().map(|one| one.revocation(taken_back)).collect()))
-            .collect();
-        Membership { members, revocations, awaiting_reapproval }
-    }
-}
-
-/// Of each peer's approvals the one that decides how it is trusted.
-#[derive(Default)]
-struct Choice<'a> {
-    best: BTreeMap<PeerId, &'a Record>,
-    /// Clock of the first approval under each name: a later one, to another tier, does not cost a peer its name.
-    first: BTreeMap<(PeerId, &'a NodeId), u64>,
-}
-
-impl<'a> Choice<'a> {
-    fn offer(&mut self, record: &'a Record, node_id: &'a NodeId) {
-        let rank = |record: &Record| {
-            let entry = &record.entry;
-            (entry.entry.generation, entry.entry.hlc, entry.author, entry.hash)
-        };
-        let best = self.best.entry(record.subject).or_insert(record);
-        if rank(best) < rank(record) {
-            *best = record;
-        }
-        let hlc = record.entry.entry.hlc;
-        self.first.entry((record.subject, node_id)).and_modify(|first| *first = hlc.min(*first)).or_insert(hlc);
-    }
-
-    fn approvals(&self) -> impl Iterator<Item = (PeerId, u64, Tier, &'a Record, &'a NodeId)> + '_ {
-        self.best.iter().filter_map(|(peer, record)| {
-            let ChangeKind::Approved { tier, node_id, .. } = &record.change.what else { return None };
-            let since = self.first.get(&(*peer, node_id)).copied().unwrap_or(record.entry.entry.hlc);
-            Some((*peer, since, *tier, *record, node_id))
-        })
-    }
-}
-
-fn free(wanted: &NodeId, is_taken: impl Fn(&NodeId) -> bool) -> NodeId {
-    if !is_taken(wanted) {
-        return wanted.clone();
-    }
-    (2..=limits::PEERS_MAX + 1)
-        .map(|n| wanted.variant(n))
-        .find(|name| !is_taken(name))
-        .unwrap_or_else(|| wanted.clone())
 }
 
 #[cfg(test)]

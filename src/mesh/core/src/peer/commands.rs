@@ -10,7 +10,7 @@ use crate::invites::Redeemed;
 use crate::io::{CallState, CmdId, Command, NewCall, Output, Refusal, Reply};
 use crate::limits;
 use crate::log;
-use crate::membership::{self, Change};
+use crate::membership;
 use crate::record::{CancelRequest, Directory, Ending, MembershipChange};
 
 /// Time for which a clean stop waits for the successor's first beacon.
@@ -29,7 +29,7 @@ impl Peer {
             Command::Approve { key, node_id, tier } => membership::approve(key, &node_id, tier, &facts!(self))
                 .and_then(|change| self.welcome(&key.peer_id(), change, fx)),
             Command::Revoke { peer } => membership::revoke(peer, false, &facts!(self)).map(|change| {
-                self.sign_change(change, fx);
+                self.sign_change(&change, fx);
                 Reply::Revoked
             }),
             Command::Leave => self.leave(fx),
@@ -67,7 +67,7 @@ impl Peer {
         let asked = self.logs.spending.ask(&self.local.me, &self.trust, fx.now.mono_ms);
         asked.map_err(|(over, retry_after_ms)| Refusal::OverBudget { over, retry_after_ms })?;
         self.incarnations.use_id(fx);
-        let entry = self.logs.append(self.local.signer.as_ref(), Kind::CALL, 0, entry::encode(&*header), fx);
+        let entry = self.logs.append(self.local.signer.as_ref(), Kind::CALL, entry::encode(&*header), fx);
         self.charge_own(&entry, fx);
         let (id, ttl_ms) = (header.id, header.ttl_ms);
         // Not before it is durable may anyone see it: the book learns it now, but dispatches it with the push below.
@@ -117,9 +117,14 @@ impl Peer {
         }
     }
 
-    fn welcome(&mut self, peer: &PeerId, change: Option<Change>, fx: &mut Effects<'_>) -> Result<Reply, Refusal> {
+    fn welcome(
+        &mut self,
+        peer: &PeerId,
+        change: Option<MembershipChange>,
+        fx: &mut Effects<'_>,
+    ) -> Result<Reply, Refusal> {
         if let Some(change) = change {
-            self.sign_change(change, fx);
+            self.sign_change(&change, fx);
         }
         if self.trust.member(peer).is_none() {
             return Err(Refusal::NeedsNewKey);
@@ -131,15 +136,15 @@ impl Peer {
         let me = self.local.me;
         if self.trust.membership().members.len() > 1 && self.trust.member(&me).is_some() {
             let change = membership::revoke(me, true, &facts!(self))?;
-            self.sign_change(change, fx);
+            self.sign_change(&change, fx);
         }
         Ok(Reply::Left)
     }
 
-    fn sign_change(&mut self, Change { subject, what, generation }: Change, fx: &mut Effects<'_>) {
-        let body = entry::encode(&MembershipChange { subject, what });
-        let entry = self.write(Kind::MEMBERSHIP, generation, body, fx);
-        self.apply_change(&entry, fx);
+    fn sign_change(&mut self, change: &MembershipChange, fx: &mut Effects<'_>) {
+        let entry = self.write(Kind::MEMBERSHIP, entry::encode(change), fx);
+        self.trust.take(entry);
+        self.judge_changes(true, fx);
     }
 
     // --- Directory ----------------------------------------------------------------------------------------------------
@@ -162,7 +167,7 @@ impl Peer {
     }
 
     fn write_directory(&mut self, directory: &Directory, fx: &mut Effects<'_>) {
-        let entry = self.write(Kind::DIRECTORY, 0, entry::encode(directory), fx);
+        let entry = self.write(Kind::DIRECTORY, entry::encode(directory), fx);
         self.apply(&entry, None, fx);
     }
 }

@@ -1,8 +1,6 @@
 //! The way of an entry into this peer: screened, appended to its log, applied by its kind. Our own entries begin at the
 //! second stop. Each stop is a table that asks the owners of what the entry is about.
 
-use std::collections::BTreeSet;
-
 use super::{Peer, facts};
 use crate::budget::{self, Amount, Charge};
 use crate::calls::InferredEnding;
@@ -10,7 +8,7 @@ use crate::effects::{Effects, Then};
 use crate::entry::{self, Kind, SignedEntry};
 use crate::executor::Finished;
 use crate::frame::EntryItem;
-use crate::ids::{Hash, PeerId, ReqId};
+use crate::ids::{PeerId, ReqId};
 use crate::incarnations::{self, OwnEntry};
 use crate::io::{CallState, Fact};
 use crate::limits;
@@ -20,6 +18,7 @@ use crate::policy;
 use crate::protocol_rule::ProtocolRule;
 use crate::record::{CancelRequest, Ending, Outcome, Payload, Source};
 use crate::rows;
+use crate::trust::Judgement;
 
 impl Peer {
     /// Takes an entry that `from` sent.
@@ -29,7 +28,11 @@ impl Peer {
             return;
         }
         let place = entry.place();
-        let admitted = self.trust.admits(&place.author, place.incarnation, place.seq);
+        let admits = |peer: &Self| peer.trust.admits(&place.author, place.incarnation, place.seq);
+        if !admits(self) && self.trust.judges_early(&place.author) {
+            self.judge_changes(false, fx);
+        }
+        let admitted = admits(self);
         let answers = budget::answers(entry);
         let by_owner = self.trust.is_owner(&entry.author);
         let payer = answers.and_then(|id| self.book.payer(&id, &entry.author, by_owner)).unwrap_or(entry.author);
@@ -37,10 +40,10 @@ impl Peer {
         match self.logs.ingest(from, item, admitted, charge, &self.trust, fx) {
             Ingest::New => self.apply(entry, item.left_ms, fx),
             // A peer that was removed gets membership changes and nothing else, so they do not follow on what it holds.
-            Ingest::Gap if entry.entry.kind == Kind::MEMBERSHIP => self.apply_change(entry, fx),
+            Ingest::Gap if entry.entry.kind == Kind::MEMBERSHIP => self.apply_change(entry),
             // One that is void stays in the set, so that everyone judges by the same; and so does one whose place is gone,
             // by a truncation of whoever stole its author's key.
-            Ingest::Refused | Ingest::Known | Ingest::Stopped => self.take_change(entry, fx),
+            Ingest::Refused | Ingest::Known | Ingest::Stopped => self.take_change(entry),
             Ingest::Gap | Ingest::Fork => {}
         }
     }
@@ -52,7 +55,7 @@ impl Peer {
         }
         let by_us = entry.author == self.local.me;
         if by_us && self.trust.mesh() == entry.entry.mesh && !self.screen_own(entry, fx) {
-            self.take_change(entry, fx);
+            self.take_change(entry);
             return false;
         }
         let own = by_us && entry.entry.incarnation == self.logs.incarnation();
@@ -79,17 +82,17 @@ impl Peer {
 
     /// Trust is a set, so a membership change is taken in whatever order and by whatever way it comes, if its author was
     /// ever an owner; its row in the log, if it is not void, follows by sync.
-    pub(super) fn take_change(&mut self, entry: &SignedEntry, fx: &mut Effects<'_>) {
+    pub(super) fn take_change(&mut self, entry: &SignedEntry) {
         if entry.entry.kind == Kind::MEMBERSHIP && self.trust.was_owner(&entry.author) {
-            self.apply_change(entry, fx);
+            self.apply_change(entry);
         }
     }
 
     // --- Our own entries ----------------------------------------------------------------------------------------------
 
     /// Appends an entry of our own to our log; others get it once it is durable.
-    pub(super) fn write(&mut self, kind: Kind, generation: u32, body: Vec<u8>, fx: &mut Effects<'_>) -> SignedEntry {
-        let entry = self.logs.append(self.local.signer.as_ref(), kind, generation, body, fx);
+    pub(super) fn write(&mut self, kind: Kind, body: Vec<u8>, fx: &mut Effects<'_>) -> SignedEntry {
+        let entry = self.logs.append(self.local.signer.as_ref(), kind, body, fx);
         self.charge_own(&entry, fx);
         log::push_when_durable(&entry, None, fx);
         entry
@@ -113,7 +116,7 @@ impl Peer {
 
     pub(super) fn write_outcome(&mut self, finished: &Finished, fx: &mut Effects<'_>) {
         let Outcome { id, attempt, .. } = finished.outcome;
-        let entry = self.write(Kind::OUTCOME, 0, entry::encode(&finished.outcome), fx);
+        let entry = self.write(Kind::OUTCOME, entry::encode(&finished.outcome), fx);
         fx.then(Then::Outcome(id, attempt, entry.clone()));
         if let Some(origin) = self.book.payer(&id, &self.local.me, false) {
             self.logs.spending.charge(&origin, Amount::one(entry.bytes.len() as u64), &self.trust, fx.now.mono_ms);
@@ -139,20 +142,20 @@ impl Peer {
             alias_of: None,
             source: Source::Inferred,
         };
-        let entry = self.write(Kind::OUTCOME, 0, entry::encode(&outcome), fx);
+        let entry = self.write(Kind::OUTCOME, entry::encode(&outcome), fx);
         self.book.apply_outcome(&entry, &facts!(self), fx);
     }
 
     /// Issues an outcome again: what a target had told, in our own name, or our own of a former incarnation, which the book knows.
     pub(super) fn issue_again(&mut self, outcome: &Outcome, fx: &mut Effects<'_>) {
-        let entry = self.write(Kind::OUTCOME, 0, entry::encode(outcome), fx);
+        let entry = self.write(Kind::OUTCOME, entry::encode(outcome), fx);
         if outcome.source != Source::Target && self.book.record(&outcome.id).is_some() {
             self.book.apply_outcome(&entry, &facts!(self), fx);
         }
     }
 
     pub(super) fn write_cancel(&mut self, cancel: &CancelRequest, fx: &mut Effects<'_>) {
-        self.write(Kind::CANCEL, 0, entry::encode(cancel), fx);
+        self.write(Kind::CANCEL, entry::encode(cancel), fx);
         self.book.apply_cancel(cancel, fx);
         self.stop_call(cancel, fx);
     }
@@ -167,7 +170,7 @@ impl Peer {
             Some(true) => return self.handle_halts(fx),
         }
         match entry.entry.kind {
-            Kind::MEMBERSHIP => self.apply_change(entry, fx),
+            Kind::MEMBERSHIP => self.apply_change(entry),
             Kind::DIRECTORY => self.apply_directory(entry, fx),
             Kind::CALL => self.apply_call(entry, left_ms, fx),
             Kind::OUTCOME => self.apply_outcome(entry, fx),
@@ -177,14 +180,19 @@ impl Peer {
         }
     }
 
-    pub(super) fn apply_change(&mut self, entry: &SignedEntry, fx: &mut Effects<'_>) {
+    /// Membership changes are judged together, at the end of the frame that brings them.
+    fn apply_change(&mut self, entry: &SignedEntry) {
+        self.trust.take(entry.clone());
+    }
+
+    /// Judges the membership changes that were taken, if any were. `ends`: the frame or command is over.
+    pub(super) fn judge_changes(&mut self, ends: bool, fx: &mut Effects<'_>) {
         let was_excluded = self.is_excluded();
-        let void_before: BTreeSet<Hash> = self.trust.void().into_iter().collect();
-        let Some(changed) = self.trust.add(entry.clone()) else { return };
+        let Some(Judgement { kept, void, changed }) = self.trust.judge(ends) else { return };
         self.logs.set_changes(self.trust.fingerprint());
-        fx.put(rows::trust(&entry.hash), entry);
-        let mut void = self.trust.void();
-        void.retain(|hash| !void_before.contains(hash));
+        for entry in &kept {
+            fx.put(rows::trust(&entry.hash), entry);
+        }
         let neighbours: Vec<PeerId> = self.election.neighbours().collect();
         membership::send_void(&void, &neighbours, &facts!(self), fx);
         if !changed {

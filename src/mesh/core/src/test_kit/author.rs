@@ -50,7 +50,6 @@ impl<S: Signer> Author<S> {
             hlc: self.hlc,
             kind,
             critical: false,
-            generation: 1,
             previous: self.previous,
             body: body.into(),
         };

@@ -1,221 +1,467 @@
-//! Which membership changes count. A revocation voids what the revoked author wrote beyond the cut-off, which may be
-//! another revocation; and that one may be the cause why the first counts for nothing.
+//! Which membership changes count. A change to less than owner, or a revocation, ends the authority of its subject: it voids
+//! what that one says as an owner and its signer had not seen, which may be another such change; and that one may be the
+//! cause why the first counts for nothing.
 //!
-//! The result is the grounded extension of an attack graph (Dung 1995, abstract argumentation), in which revocations
-//! attack the changes that they void: a revocation counts once nothing that is still open can void it or its signer,
-//! and is skipped once something that counts does. What is left then contradicts each other (owners who revoked each
-//! other in two halves of the mesh); of those the one whose signer is nearest to the founder counts, then by peer id.
+//! The result is the grounded extension of an attack graph with support (Dung 1995, abstract argumentation): each change
+//! rests on the approval that it names as its author's grant, and limits attack the changes that they void. A change
+//! counts once what it rests on does and nothing that is still open can void it, and is void once something that counts
+//! voids it or its ground. What is left then contradicts each other (owners who revoked each other in two halves of the
+//! mesh); of those limits the one that rests on the fewest approvals counts, then the one whose author was approved
+//! first. Nobody has a say in how old its own approval is.
+//!
+//! Who attacks whom, and what rests on what, is said by hashes alone, so neither changes while the set is judged: the
+//! cost is about that of reading the set.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, VecDeque};
 
-use super::Revocation;
 use crate::entry::SignedEntry;
 use crate::ids::{Hash, Incarnation, PeerId};
+use crate::limits;
+use crate::protocol_rule::{ProtocolRule, ProtocolRules};
 use crate::record::{ChangeKind, MembershipChange, Tier};
+
+/// One author's log, as it was numbered in one incarnation.
+pub(super) type LogId = (PeerId, Incarnation);
+/// A place in such a log. Of two entries that an author put into one place the one of the higher hash is the later.
+pub(super) type Position = (u64, Hash);
+/// Positions by log.
+pub(super) type Positions = BTreeMap<LogId, Position>;
+
+/// Raises the position of a log.
+pub(super) fn raise(positions: &mut Positions, log: LogId, position: Position) {
+    let known = positions.entry(log).or_insert(position);
+    *known = position.max(*known);
+}
 
 /// An approval or revocation that is held.
 #[derive(Debug, Clone)]
 pub(super) struct Record {
     pub(super) entry: SignedEntry,
     pub(super) subject: PeerId,
+    /// Its `stands` are in order.
     pub(super) change: MembershipChange,
-    /// Of a revocation: what stands of its subject, by incarnation.
+    /// Of a revocation: what stands of its subject's log, by incarnation.
     pub(super) cutoffs: BTreeMap<Incarnation, u64>,
 }
 
 impl Record {
+    /// `None`: it is no membership change, or says more than one may.
     pub(super) fn new(entry: SignedEntry) -> Option<Self> {
-        let change: MembershipChange = entry.record()?;
+        let mut change: MembershipChange = entry.record()?;
         let subject = change.subject.peer_id();
         let mut cutoffs = BTreeMap::new();
-        if let ChangeKind::Revoked { cutoffs: said, .. } = &change.what {
-            for (incarnation, seq) in said {
-                // Of two for one incarnation the lower: nothing unseen may stand.
-                cutoffs
-                    .entry(*incarnation)
-                    .and_modify(|cutoff: &mut u64| *cutoff = (*cutoff).min(*seq))
-                    .or_insert(*seq);
+        let within = match &change.what {
+            ChangeKind::Revoked { cutoffs: said, .. } => {
+                for (incarnation, seq) in said {
+                    // Of two for one incarnation the lower: nothing unseen may stand.
+                    cutoffs
+                        .entry(*incarnation)
+                        .and_modify(|cutoff: &mut u64| *cutoff = (*cutoff).min(*seq))
+                        .or_insert(*seq);
+                }
+                if subject == entry.author {
+                    // One's own departure is the cut-off of that incarnation, whatever it names.
+                    cutoffs.insert(entry.entry.incarnation, entry.entry.seq);
+                }
+                true
             }
-            if subject == entry.author {
-                // One's own departure is the cut-off of that incarnation, whatever it names.
-                cutoffs.insert(entry.entry.incarnation, entry.entry.seq);
-            }
+            ChangeKind::Approved { after, .. } => after.len() <= limits::KNOWN_CHANGES_MAX,
+        };
+        if !within || change.stands.len() > limits::CHANGES_PER_AUTHOR_MAX {
+            return None;
         }
+        change.stands.sort_unstable();
         Some(Self { entry, subject, change, cutoffs })
     }
 
-    fn is_leave(&self) -> bool {
+    /// Tier that it grants; `None`: it is a revocation.
+    pub(super) const fn tier(&self) -> Option<Tier> {
+        match self.change.what {
+            ChangeKind::Approved { tier, .. } => Some(tier),
+            ChangeKind::Revoked { .. } => None,
+        }
+    }
+
+    /// True if it ends the authority that its subject had as an owner, if it had one.
+    pub(super) fn is_limit(&self) -> bool {
+        self.tier() != Some(Tier::Owner)
+    }
+
+    pub(super) fn is_leave(&self) -> bool {
         matches!(self.change.what, ChangeKind::Revoked { left: true, .. }) && self.subject == self.entry.author
     }
 
-    /// True if this approval was given by one who knew that revocation.
-    pub(super) fn takes_back(&self, revocation: &Self, after: &[Hash]) -> bool {
-        after.contains(&revocation.entry.hash) && self.entry.entry.generation > revocation.entry.entry.generation
+    /// Nobody raises himself.
+    fn raises_its_author(&self) -> bool {
+        self.subject == self.entry.author && !self.is_limit()
     }
 
-    pub(super) fn revocation(&self, taken_back: &BTreeSet<Hash>) -> Revocation {
-        Revocation {
-            key: self.change.subject,
-            by: self.entry.author,
-            hlc: self.entry.entry.hlc,
-            cutoffs: self.cutoffs.clone(),
-            hash: self.entry.hash,
-            generation: self.entry.entry.generation,
-            taken_back: taken_back.contains(&self.entry.hash),
-        }
+    pub(super) fn log(&self) -> LogId {
+        (self.entry.author, self.entry.entry.incarnation)
+    }
+
+    pub(super) fn position(&self) -> Position {
+        (self.entry.entry.seq, self.entry.hash)
+    }
+
+    /// Hashes of changes that this one builds on: if it counts, they must be held.
+    pub(super) fn named(&self) -> impl Iterator<Item = Hash> + '_ {
+        let after = match &self.change.what {
+            ChangeKind::Approved { after, .. } => after.as_slice(),
+            ChangeKind::Revoked { .. } => &[],
+        };
+        after.iter().chain(&self.change.stands).chain([&self.change.grant]).copied()
     }
 }
 
-/// Revocations by whom they remove.
-pub(super) type RevocationsBySubject<'a> = BTreeMap<PeerId, Vec<&'a Record>>;
-
-/// Owners and approvals that a set of revocations leaves standing.
-#[derive(Debug, Default)]
-pub(super) struct Standing {
-    /// Everyone who was ever an owner by approvals that stand, with the distance from the founder.
-    pub(super) owners: BTreeMap<PeerId, u32>,
-    /// Revocations that an approval takes back which stands and knew them.
-    pub(super) taken_back: BTreeSet<Hash>,
+/// Ground of a change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ground {
+    /// Of the founder: the genesis.
+    Genesis,
+    /// An approval of its author.
+    Approval(At),
+    /// None that is held, or none that gives it this right.
+    Nothing,
 }
 
-/// Result of judging the set.
+/// Index of a change in its graph.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct At(usize);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Open,
+    Counts,
+    Void,
+}
+
+/// A change in the graph.
 #[derive(Debug)]
-pub(super) struct Judged<'a> {
-    /// Everyone who would be an owner had nobody ever been revoked, with the distance from the founder.
-    pub(super) depths: BTreeMap<PeerId, u32>,
-    /// The revocations that count.
-    pub(super) revocations: RevocationsBySubject<'a>,
-    pub(super) standing: Standing,
+pub(super) struct Node<'a> {
+    pub(super) record: &'a Record,
+    ground: Ground,
+    /// Approvals between it and the genesis; `u32::MAX`: it does not rest on the genesis.
+    pub(super) depth: u32,
+    /// Of an approval: the last changes about its subject that its signer had seen.
+    known: Positions,
+    /// Changes that rest on it.
+    rest: Vec<At>,
+    /// Changes that wait for what becomes of this limit.
+    waiting: Vec<At>,
+    /// Limits on its author that are looked at already and do not void it.
+    passed: usize,
+    state: State,
+}
+
+impl Node<'_> {
+    /// True if its signer had seen that change about its subject, or a later one of the same log. Everyone knows the
+    /// own log.
+    pub(super) fn knows(&self, log: &LogId, position: Position) -> bool {
+        (self.record.log() == *log && self.record.entry.entry.seq > position.0)
+            || self.known.get(log).is_some_and(|known| *known >= position)
+    }
+
+    /// As [`Self::knows`], of all of these.
+    pub(super) fn knows_all(&self, positions: &Positions) -> bool {
+        positions.iter().all(|(log, position)| self.knows(log, *position))
+    }
+
+    pub(super) const fn known(&self) -> &Positions {
+        &self.known
+    }
+
+    pub(super) fn counts(&self) -> bool {
+        self.state == State::Counts
+    }
+}
+
+/// The set as a graph, judged.
+#[derive(Debug)]
+pub(super) struct Graph<'a> {
+    rules: ProtocolRules,
+    /// By hash.
+    nodes: Vec<Node<'a>>,
+    said: BTreeMap<PeerId, Vec<At>>,
+    limits: BTreeMap<PeerId, Vec<At>>,
+    /// To be looked at.
+    queue: VecDeque<At>,
     /// True if some contradicted each other, so that their order decided.
     #[cfg(test)]
     pub(super) by_order: bool,
+    /// Times that a limit was compared with a change.
+    #[cfg(test)]
+    pub(super) compared: std::cell::Cell<u64>,
 }
 
-impl<'a> Judged<'a> {
-    pub(super) fn revocations_of(&self, peer: &PeerId) -> &[&'a Record] {
-        self.revocations.get(peer).map_or(&[], Vec::as_slice)
-    }
-
-    pub(super) fn is_void(&self, record: &Record) -> bool {
-        is_void(record, &self.revocations, &self.standing.taken_back)
-    }
-
-    /// Signer of the revocation that voids this; the first by hash, if there are several.
-    pub(super) fn voided_by(&self, record: &Record) -> Option<PeerId> {
-        let voids = |one: &&&Record| voids(one, record, &self.standing.taken_back);
-        self.revocations_of(&record.entry.author)
-            .iter()
-            .filter(voids)
-            .min_by_key(|one| one.entry.hash)
-            .map(|r| r.entry.author)
-    }
-}
-
-fn voids(revocation: &Record, record: &Record, taken_back: &BTreeSet<Hash>) -> bool {
-    // An incarnation that it does not name is unseen; unless it was taken back, when the incarnation may be newer than
-    // it.
-    let unseen = !taken_back.contains(&revocation.entry.hash);
-    let cutoff = revocation.cutoffs.get(&record.entry.entry.incarnation);
-    cutoff.map_or(unseen, |cutoff| record.entry.entry.seq > *cutoff)
-}
-
-fn is_void(record: &Record, revocations: &RevocationsBySubject<'_>, taken_back: &BTreeSet<Hash>) -> bool {
-    revocations.get(&record.entry.author).is_some_and(|of| of.iter().any(|one| voids(one, record, taken_back)))
-}
-
-/// Decides which revocations count, and what they leave.
-pub(super) fn judge(founder: PeerId, records: &BTreeMap<Hash, Record>) -> Judged<'_> {
-    let (approvals, mut open): (Vec<&Record>, Vec<&Record>) =
-        records.values().partition(|record| matches!(record.change.what, ChangeKind::Approved { .. }));
-    let depths = derive_owners(founder, &approvals, &RevocationsBySubject::new()).owners;
-    open.retain(|record| record.is_leave() || depths.contains_key(&record.entry.author));
-    let depth = |record: &Record| depths.get(&record.entry.author).copied().unwrap_or(u32::MAX);
-    open.sort_by_key(|record| {
-        let entry = &record.entry;
-        (depth(record), entry.author, entry.entry.incarnation, entry.entry.seq, entry.hash)
-    });
-    let mut counted = RevocationsBySubject::new();
-    // Those that count by their order alone. What comes later and would void one of them is skipped.
-    let mut by_order: Vec<&Record> = Vec::new();
-    loop {
-        let standing = derive_owners(founder, &approvals, &counted);
-        open.retain(|one| {
-            // One that takes the ground from under its own signer counts for nothing either.
-            let kept = |first: &Record| is_kept(founder, &approvals, &counted, first, one);
-            holds(one, &counted, &standing) && kept(one) && by_order.iter().all(|first| kept(first))
-        });
-        if open.is_empty() {
-            return Judged {
-                depths,
-                revocations: counted,
-                standing,
-                #[cfg(test)]
-                by_order: !by_order.is_empty(),
-            };
-        }
-        let all = with(&counted, &open);
-        let least = derive_owners(founder, &approvals, &all);
-        let (mut certain, rest): (Vec<&Record>, Vec<&Record>) =
-            open.iter().copied().partition(|one| holds(one, &all, &least));
-        open = rest;
-        if certain.is_empty() {
-            certain.push(open.remove(0));
-            by_order.extend(&certain);
-        } else if !by_order.is_empty() {
-            // One at a time, since two together may void what neither does alone.
-            open.extend(certain.drain(1..));
-        }
-        counted = with(&counted, &certain);
-    }
-}
-
-/// True if a revocation counts when these do.
-fn holds(one: &Record, revocations: &RevocationsBySubject<'_>, standing: &Standing) -> bool {
-    (one.is_leave() || standing.owners.contains_key(&one.entry.author))
-        && !is_void(one, revocations, &standing.taken_back)
-}
-
-/// True if `first` still counts when `one` does too.
-pub(super) fn is_kept(
+/// Decides which changes count.
+pub(super) fn judge<'a>(
     founder: PeerId,
-    approvals: &[&Record],
-    counted: &RevocationsBySubject<'_>,
-    first: &Record,
-    one: &Record,
-) -> bool {
-    let both = with(counted, &[one]);
-    holds(first, &both, &derive_owners(founder, approvals, &both))
-}
-
-fn with<'a>(counted: &RevocationsBySubject<'a>, more: &[&'a Record]) -> RevocationsBySubject<'a> {
-    let mut all = counted.clone();
-    for one in more {
-        all.entry(one.subject).or_default().push(one);
+    genesis: Hash,
+    records: &'a BTreeMap<Hash, Record>,
+    rules: ProtocolRules,
+) -> Graph<'a> {
+    let mut graph = Graph {
+        rules,
+        nodes: Vec::with_capacity(records.len()),
+        said: BTreeMap::new(),
+        limits: BTreeMap::new(),
+        queue: VecDeque::new(),
+        #[cfg(test)]
+        by_order: false,
+        #[cfg(test)]
+        compared: std::cell::Cell::new(0),
+    };
+    let index: BTreeMap<&Hash, At> = records.keys().enumerate().map(|(at, hash)| (hash, At(at))).collect();
+    for (at, record) in records.values().enumerate().map(|(at, record)| (At(at), record)) {
+        let ground = if record.raises_its_author() {
+            Ground::Nothing
+        } else if record.change.grant == genesis && record.entry.author == founder {
+            Ground::Genesis
+        } else {
+            let grant = records.get(&record.change.grant).filter(|grant| grant.subject == record.entry.author);
+            let gives = |grant: &&Record| grant.tier().is_some_and(|tier| tier == Tier::Owner || record.is_leave());
+            grant
+                .filter(gives)
+                .and_then(|_| index.get(&record.change.grant))
+                .map_or(Ground::Nothing, |at| Ground::Approval(*at))
+        };
+        let mut known = Positions::new();
+        if let ChangeKind::Approved { after, .. } = &record.change.what {
+            let about = after.iter().filter_map(|hash| records.get(hash)).filter(|one| one.subject == record.subject);
+            about.for_each(|one| raise(&mut known, one.log(), one.position()));
+        }
+        graph.said.entry(record.entry.author).or_default().push(at);
+        if record.is_limit() {
+            graph.limits.entry(record.subject).or_default().push(at);
+        }
+        graph.nodes.push(Node {
+            record,
+            ground,
+            depth: u32::MAX,
+            known,
+            rest: Vec::new(),
+            waiting: Vec::new(),
+            passed: 0,
+            state: State::Open,
+        });
     }
-    all
+    graph.measure();
+    graph.decide();
+    graph
 }
 
-/// Follows the approvals from the founder on. More revocations never leave more standing.
-fn derive_owners(founder: PeerId, approvals: &[&Record], revocations: &RevocationsBySubject<'_>) -> Standing {
-    let mut standing = Standing { owners: BTreeMap::from([(founder, 0)]), taken_back: BTreeSet::new() };
-    loop {
-        let mut grown = false;
-        for record in approvals {
-            let ChangeKind::Approved { tier, after, .. } = &record.change.what else { continue };
-            let Some(depth) = standing.owners.get(&record.entry.author).copied() else { continue };
-            if is_void(record, revocations, &standing.taken_back) {
+impl<'a> Graph<'a> {
+    pub(super) fn nodes(&self) -> impl Iterator<Item = &Node<'a>> {
+        self.nodes.iter()
+    }
+
+    /// The limit that counts and voids this, the first by hash if there are several.
+    pub(super) fn voided_by(&self, node: &Node<'_>) -> Option<&Node<'a>> {
+        let limits = self.limits.get(&node.record.entry.author)?;
+        limits.iter().map(|at| self.node(*at)).find(|limit| limit.counts() && self.voids(limit, node))
+    }
+
+    /// True if this limit would take the ground from under itself.
+    #[cfg(test)]
+    pub(super) fn digs_itself(&self, limit: &Node<'_>) -> bool {
+        self.all().filter(|at| self.node(*at).record.entry.hash == limit.record.entry.hash).any(|at| self.digs(at))
+    }
+
+    #[expect(clippy::indexing_slicing, reason = "an index is made by the graph that it is used in")]
+    fn node(&self, at: At) -> &Node<'a> {
+        &self.nodes[at.0]
+    }
+
+    #[expect(clippy::indexing_slicing, reason = "an index is made by the graph that it is used in")]
+    fn node_mut(&mut self, at: At) -> &mut Node<'a> {
+        &mut self.nodes[at.0]
+    }
+
+    fn all(&self) -> impl Iterator<Item = At> + use<> {
+        (0..self.nodes.len()).map(At)
+    }
+
+    /// Links what rests on what, and measures the depths.
+    fn measure(&mut self) {
+        let mut next = VecDeque::new();
+        for at in self.all() {
+            match self.node(at).ground {
+                Ground::Genesis => next.push_back((at, 0)),
+                Ground::Approval(ground) => self.node_mut(ground).rest.push(at),
+                Ground::Nothing => {}
+            }
+        }
+        while let Some((at, depth)) = next.pop_front() {
+            self.node_mut(at).depth = depth;
+            next.extend(self.node(at).rest.iter().map(|above| (*above, depth.saturating_add(1))));
+            self.queue.push_back(at);
+        }
+    }
+
+    /// True if a limit voids what its subject said.
+    fn voids(&self, limit: &Node<'_>, said: &Node<'_>) -> bool {
+        #[cfg(test)]
+        self.compared.set(self.compared.get() + 1);
+        let (lowers, leaves) = (limit.record.tier().is_some(), said.record.is_leave());
+        if limit.record.entry.hash == said.record.entry.hash
+            || (lowers && !self.rules.enforces(ProtocolRule::DemotionEndsAuthority))
+            || (!lowers && !self.rules.enforces(ProtocolRule::CutoffVoids))
+            // Everyone may leave, whatever he may say besides; and who leaves as less than an owner takes nothing back.
+            || (lowers && leaves && self.rests_on_less(said))
+            || (limit.record.is_leave() && !leaves && self.rests_on_less(limit))
+        {
+            return false;
+        }
+        let (log, position) = (limit.record.log(), limit.record.position());
+        let was_seen = limit.record.change.stands.binary_search(&said.record.entry.hash).is_ok();
+        let is_renewed = matches!(said.ground, Ground::Approval(grant) if self.node(grant).knows(&log, position));
+        !was_seen && !is_renewed && !self.is_spared(limit, said)
+    }
+
+    /// True if a rule is left out by which this change would be void.
+    fn is_spared(&self, limit: &Node<'_>, said: &Node<'_>) -> bool {
+        let by_place = || {
+            let stands = &limit.record.change.stands;
+            let seen = self.nodes.iter().filter(|node| stands.binary_search(&node.record.entry.hash).is_ok());
+            seen.filter(|node| node.record.log() == said.record.log())
+                .any(|node| node.record.entry.entry.seq >= said.record.entry.entry.seq)
+        };
+        let by_any_grant = || {
+            let grants = self.nodes.iter().filter(|node| node.record.subject == limit.record.subject);
+            grants
+                .filter(|node| !node.record.is_limit() && node.depth != u32::MAX)
+                .any(|node| node.knows(&limit.record.log(), limit.record.position()))
+        };
+        (!self.rules.enforces(ProtocolRule::UnseenIsVoid) && by_place())
+            || (!self.rules.enforces(ProtocolRule::NothingOlder) && by_any_grant())
+    }
+
+    fn rests_on_less(&self, node: &Node<'_>) -> bool {
+        matches!(node.ground, Ground::Approval(grant) if self.node(grant).record.is_limit())
+    }
+
+    /// Clock of what a change rests on: for how long its author has had a say.
+    fn since(&self, node: &Node<'_>) -> u64 {
+        match node.ground {
+            Ground::Approval(grant) => self.node(grant).record.entry.entry.hlc,
+            Ground::Genesis | Ground::Nothing => 0,
+        }
+    }
+
+    /// A change and all that it rests on, from itself down.
+    fn ground_of(&self, at: At) -> Vec<At> {
+        let mut ground = vec![at];
+        let mut last = at;
+        while let Ground::Approval(next) = self.node(last).ground {
+            ground.push(next);
+            last = next;
+        }
+        ground
+    }
+
+    /// True if a limit would take the ground from under itself: then it counts for nothing.
+    fn digs(&self, at: At) -> bool {
+        let limit = self.node(at);
+        let subject = limit.record.subject;
+        self.ground_of(at).into_iter().any(|under| {
+            let under = self.node(under);
+            under.record.entry.author == subject && self.voids(limit, under)
+        })
+    }
+
+    fn decide(&mut self) {
+        for at in self.all() {
+            let rests = self.node(at).depth != u32::MAX;
+            if !rests || (self.node(at).record.is_limit() && self.digs(at)) {
+                self.settle(at, State::Void);
+            }
+        }
+        let mut limits: Vec<At> = self.limits.values().flatten().copied().collect();
+        limits.sort_by_cached_key(|at| {
+            let node = self.node(*at);
+            (node.depth, self.since(node), node.record.log(), node.record.position())
+        });
+        let mut limits = limits.into_iter();
+        loop {
+            while let Some(at) = self.queue.pop_front() {
+                self.look_at(at);
+            }
+            let Some(first) = limits.find(|at| self.node(*at).state == State::Open) else { return };
+            #[cfg(test)]
+            {
+                self.by_order = true;
+            }
+            self.prefer(first);
+        }
+    }
+
+    /// Decides a change if that can be said by now.
+    fn look_at(&mut self, at: At) {
+        let node = self.node(at);
+        if node.state != State::Open {
+            return;
+        }
+        if let Ground::Approval(ground) = node.ground {
+            match self.node(ground).state {
+                State::Open => return,
+                State::Void => return self.settle(at, State::Void),
+                State::Counts => {}
+            }
+        }
+        let limits = self.limits.get(&node.record.entry.author).map_or(&[][..], Vec::as_slice);
+        let mut passed = node.passed;
+        let mut waits_for = None;
+        for limit in limits.iter().skip(passed) {
+            // One that counts has voided it already.
+            if self.node(*limit).state == State::Open && self.voids(self.node(*limit), self.node(at)) {
+                waits_for = Some(*limit);
+                break;
+            }
+            passed += 1;
+        }
+        self.node_mut(at).passed = passed;
+        match waits_for {
+            Some(limit) => self.node_mut(limit).waiting.push(at),
+            None => self.settle(at, State::Counts),
+        }
+    }
+
+    /// Decides a change, and what follows from that at once.
+    fn settle(&mut self, at: At, state: State) {
+        let mut settled = vec![(at, state)];
+        while let Some((at, state)) = settled.pop() {
+            if self.node(at).state != State::Open {
                 continue;
             }
-            for revocation in revocations.get(&record.subject).into_iter().flatten() {
-                grown |= record.takes_back(revocation, after) && standing.taken_back.insert(revocation.entry.hash);
-            }
-            if *tier == Tier::Owner && standing.owners.get(&record.subject).is_none_or(|known| *known > depth + 1) {
-                standing.owners.insert(record.subject, depth + 1);
-                grown = true;
+            self.node_mut(at).state = state;
+            let waiting = std::mem::take(&mut self.node_mut(at).waiting);
+            self.queue.extend(waiting);
+            let rest = self.node(at).rest.clone();
+            self.queue.extend(rest);
+            let node = self.node(at);
+            if state == State::Counts && node.record.is_limit() {
+                let said = self.said.get(&node.record.subject).map_or(&[][..], Vec::as_slice);
+                let open = said.iter().filter(|at| self.node(**at).state == State::Open);
+                settled.extend(open.filter(|at| self.voids(node, self.node(**at))).map(|at| (*at, State::Void)));
             }
         }
-        if !grown {
-            return standing;
+    }
+
+    /// Lets a limit count before all that contradicts it.
+    fn prefer(&mut self, first: At) {
+        let ground = self.ground_of(first);
+        let against: Vec<At> = ground
+            .iter()
+            .flat_map(|under| {
+                let under = self.node(*under);
+                let limits = self.limits.get(&under.record.entry.author).into_iter().flatten();
+                limits.filter(|at| self.node(**at).state == State::Open && self.voids(self.node(**at), under)).copied()
+            })
+            .collect();
+        for at in against {
+            self.settle(at, State::Void);
         }
+        self.queue.extend(ground.into_iter().rev());
     }
 }

@@ -22,7 +22,7 @@ fn golden() -> Vec<(&'static str, SignedEntry)> {
     let approved = ChangeKind::Approved {
         tier: Tier::Shared,
         node_id: "den".parse().unwrap(),
-        after: vec![Hash::of(b"a revocation")],
+        after: vec![Hash::of(b"a revocation"), Hash::of(b"another")],
     };
     let revoked = ChangeKind::Revoked { cutoffs: vec![(Incarnation(1), 9), (Incarnation(2), 0)], left: true };
     let directory = Directory {
@@ -61,7 +61,11 @@ fn golden() -> Vec<(&'static str, SignedEntry)> {
     let inferred = Outcome { source: Source::Inferred, ..outcome(plain.id, Ending::Expired) };
     let cancel = CancelRequest { id: plain.id, reason: "no more".to_owned(), expired: true };
     let truncation = Truncation { runs: vec![TruncatedRun { first: 2, last: 3, hash: Hash::of(b"x"), hlc: 6 }] };
-    let change = |what| encode(&MembershipChange { subject: other, what });
+    let grant = genesis.hash;
+    let change = |what| {
+        let stands = vec![Hash::of(b"a change that stands")];
+        encode(&MembershipChange { subject: other, grant, stands, fence: 40, what })
+    };
     let mut entries = vec![("genesis", genesis)];
     for (name, kind, body) in [
         ("approved", Kind::MEMBERSHIP, change(approved)),

@@ -233,12 +233,15 @@ fn a_clock_a_year_ahead_moves_nobody_elses() {
 fn approvals_of_one_who_may_not_neither_count_nor_stand_in_the_way() {
     let (mut honest, mut liar, target) = scene();
     let new = honest.author(3);
-    let says = |subject: &Author, what| encode(&MembershipChange { subject: subject.public_key(), what });
+    let grant = honest.peer().grant_of(&liar.id()).unwrap();
+    let says = |subject: &Author, what| {
+        encode(&MembershipChange { subject: subject.public_key(), grant, stands: Vec::new(), fence: 0, what })
+    };
     let owner =
         |name: &str| ChangeKind::Approved { tier: Tier::Owner, node_id: name.parse().unwrap(), after: Vec::new() };
     let out = ChangeKind::Revoked { cutoffs: Vec::new(), left: false };
     for body in [says(&new, owner("new")), says(&target, out), says(&target, owner("target"))] {
-        let entry = liar.entry(Kind::MEMBERSHIP, body, |entry| entry.generation = u32::MAX);
+        let entry = liar.says(Kind::MEMBERSHIP, body);
         honest.hears(&liar, pushed(entry));
     }
     let view = honest.peer().view();

@@ -1,10 +1,14 @@
 //! Membership after two halves of a mesh have signed different changes.
 
-use mesh_core::io::{CallState, Command, Fact, Refusal, Reply};
+use mesh_core::entry::{Kind, encode};
+use mesh_core::epoch::{Claim, Epoch};
+use mesh_core::frame::{EntryItem, Frame};
+use mesh_core::ids::{Hash, Incarnation, PeerId, PublicKey};
+use mesh_core::io::{CallState, Command, Fact, Input, Refusal, Reply};
 use mesh_core::peer::should_switch;
-use mesh_core::record::{Ending, Tier};
+use mesh_core::record::{ChangeKind, Ending, MembershipChange, Tier};
 
-use mesh_core::test_kit::{Net, id};
+use mesh_core::test_kit::{Author, Net, id, key};
 
 use crate::call;
 
@@ -265,4 +269,143 @@ fn s02_who_approved_whom_is_known_and_so_are_the_guests_of_guests() {
     assert!(matches!(net.approve(0, 2, "guest", Tier::Shared), Reply::Approved(_)));
     net.pass(1_000);
     assert_eq!(net.peer(0).view().guests_of(&id(1)), Vec::<&mesh_core::io::NodeView>::new());
+}
+
+/// What a former owner says about this key.
+fn change(subject: PublicKey, grant: Hash, what: ChangeKind) -> Vec<u8> {
+    encode(&MembershipChange { subject, grant, stands: Vec::new(), fence: u64::MAX, what })
+}
+
+fn approved(tier: Tier, after: &[Hash]) -> ChangeKind {
+    ChangeKind::Approved { tier, node_id: "guest".parse().unwrap(), after: after.to_vec() }
+}
+
+fn tiers(net: &Net, n: usize) -> Vec<(PeerId, Tier)> {
+    net.peer(n).view().nodes.iter().map(|node| (node.peer, node.tier)).collect()
+}
+
+#[test]
+fn s01_a_former_owner_answers_in_vain_in_one_half_or_two() {
+    for (ends, halves) in (0..3).flat_map(|ends| [(ends, false), (ends, true)]) {
+        let mut net = Net::of(4);
+        let mut thief = net.author(9);
+        assert!(matches!(net.approve(0, 9, "thief", Tier::Owner), Reply::Approved(_)));
+        net.pass(1_000);
+        let first = net.peer(0).grant_of(&thief.id()).unwrap();
+        let seen = thief.says(Kind::MEMBERSHIP, change(key(20), first, approved(Tier::Shared, &[])));
+        net.hears(0, &thief, seen);
+        net.pass(1_000);
+        let backdated = thief.clone();
+        if halves {
+            net.split(&[&[0, 1], &[2, 3]]);
+        }
+        if ends == 0 {
+            assert!(matches!(net.approve(0, 9, "thief", Tier::Shared), Reply::Approved(_)));
+        } else {
+            net.revoke(0, 9);
+            if ends == 2 {
+                assert!(matches!(net.approve(0, 9, "thief", Tier::Shared), Reply::Approved(_)));
+            }
+        }
+        net.pass(1_000);
+        let held = tiers(&net, 0);
+        assert!(held.iter().any(|(peer, _)| *peer == id(20)), "what was seen stands");
+        let grants: Vec<Hash> = [first].into_iter().chain(net.peer(0).grant_of(&thief.id())).collect();
+        // Later, in another incarnation, and as if it had been said before.
+        let mut renewed = thief.clone();
+        (renewed.incarnation, renewed.seq, renewed.previous) = (Incarnation(77), 0, Hash::ZERO);
+        let mut backdated = Author { seq: backdated.seq - 1, ..backdated };
+        for author in [&mut backdated, &mut thief, &mut renewed] {
+            let mut entries = Vec::new();
+            for grant in &grants {
+                let mut says = |subject, what| {
+                    entries.push(author.says(Kind::MEMBERSHIP, change(subject, *grant, what)));
+                };
+                says(key(9), approved(Tier::Owner, &grants));
+                for victim in [0, 1] {
+                    says(key(victim), approved(Tier::Shared, &grants));
+                    says(key(victim), ChangeKind::Revoked { cutoffs: Vec::new(), left: false });
+                }
+                for sybil in 100..140 {
+                    says(key(sybil), approved(Tier::Owner, &[]));
+                }
+            }
+            for to in 0..4 {
+                let entries = entries.iter().cloned().map(|entry| EntryItem { entry, left_ms: None }).collect();
+                net.input(to, Input::Recv(author.id(), Frame::Entries { entries, more: false }));
+            }
+        }
+        net.pass(1_000);
+        assert_eq!(tiers(&net, 0), held, "ends {ends}, halves {halves}");
+        net.join_all();
+        net.pass(5_000);
+        for n in 0..4 {
+            assert_eq!(tiers(&net, n), held, "ends {ends}, halves {halves}, at {n}");
+        }
+        assert!(net.leader().is_some(), "ends {ends}, halves {halves}");
+    }
+}
+
+#[test]
+fn s01_an_owner_that_is_lowered_and_raised_again_says_what_counts() {
+    let mut net = Net::of(3);
+    assert!(matches!(net.approve(0, 1, "peer-1", Tier::Shared), Reply::Approved(_)));
+    net.pass(1_000);
+    assert_eq!(net.approve(1, 9, "guest", Tier::Shared), Reply::Refused(Refusal::NotOwner));
+    assert!(matches!(net.approve(2, 1, "peer-1", Tier::Owner), Reply::Approved(_)));
+    net.pass(1_000);
+    assert!(matches!(net.approve(1, 9, "guest", Tier::Shared), Reply::Approved(_)));
+    net.pass(1_000);
+    for n in 0..3 {
+        assert_eq!(net.peer(n).tier(&id(9)), Some(Tier::Shared), "at {n}");
+        assert_eq!(net.peer(n).tier(&id(1)), Some(Tier::Owner), "at {n}");
+    }
+}
+
+#[test]
+fn s15_no_change_leaves_a_mesh_without_an_owner() {
+    let mut net = Net::of(1);
+    net.invite(0, 1, "phone", Tier::Shared);
+    net.join_all();
+    let last = Reply::Refused(Refusal::LastOwner);
+    // The founder too: it is told so.
+    assert_eq!(net.approve(0, 0, "peer-0", Tier::Shared), last);
+    assert_eq!(net.command(0, Command::Leave), last);
+    assert!(matches!(net.approve(0, 1, "phone", Tier::Owner), Reply::Approved(_)));
+    net.pass(1_000);
+    assert!(matches!(net.approve(1, 0, "peer-0", Tier::Shared), Reply::Approved(_)));
+    net.pass(1_000);
+    for n in 0..2 {
+        assert_eq!(net.peer(n).tier(&id(0)), Some(Tier::Shared), "the founder is one like others, at {n}");
+    }
+    for tier in [Tier::Shared, Tier::Ephemeral] {
+        assert_eq!(net.approve(1, 1, "phone", tier), last);
+    }
+    assert_eq!(net.command(1, Command::Leave), last);
+    net.pass(5_000);
+    assert_eq!(net.leader(), Some(1));
+    // A mesh of one may be left.
+    net.revoke(1, 0);
+    assert_eq!(net.command(1, Command::Leave), Reply::Left);
+}
+
+#[test]
+fn s24_a_former_owner_makes_nobody_claim_again_and_again() {
+    let mut net = Net::of(3);
+    let thief = net.author(9);
+    assert!(matches!(net.approve(0, 9, "thief", Tier::Owner), Reply::Approved(_)));
+    assert!(matches!(net.approve(0, 8, "friend", Tier::Shared), Reply::Approved(_)));
+    net.pass(1_000);
+    net.revoke(0, 9);
+    net.pass(1_000);
+    let leader = net.leader().unwrap();
+    let before = net.peer(leader).view().fence.counter;
+    for n in 1..50 {
+        let epoch = Epoch { counter: before + 1_000 * n, class: 15, peer: thief.id() };
+        net.input(leader, Input::Recv(id(8), Frame::Notice(Claim::sign(&thief.key, thief.mesh, epoch, 1))));
+        net.pass(200);
+    }
+    let after = net.peer(leader).view().fence.counter;
+    assert!(after <= before + 1_001, "{before} {after}: a member that may have followed it is believed once");
+    assert_eq!(net.leader(), Some(leader));
 }

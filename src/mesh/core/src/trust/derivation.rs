@@ -1,0 +1,202 @@
+//! The membership that the changes which count amount to.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::argumentation::{Graph, Node, Positions, raise};
+use super::{AwaitingReapproval, Member, Membership, Revocation, genesis_of};
+use crate::entry::SignedEntry;
+use crate::ids::{Hash, NodeId, PeerId};
+use crate::limits;
+use crate::protocol_rule::{ProtocolRule, ProtocolRules};
+use crate::record::{ChangeKind, Tier};
+
+/// An approval, and the name that it gives.
+type Approval<'g, 'a> = (&'g Node<'a>, &'a NodeId);
+
+/// What counts about one peer.
+#[derive(Default)]
+struct About<'g, 'a> {
+    approvals: Vec<Approval<'g, 'a>>,
+    revocations: Vec<&'g Node<'a>>,
+    /// The last revocations, by log.
+    revoked: Positions,
+    /// The last approvals to less than owner, by log.
+    lowered: Positions,
+    /// What the signer of some approval knew, and of some approval as owner.
+    known: [Positions; 2],
+    /// Approvals that count for nothing, by somebody who was ever an owner.
+    refused: Vec<Approval<'g, 'a>>,
+}
+
+impl<'g, 'a> About<'g, 'a> {
+    fn add(&mut self, node: &'g Node<'a>) {
+        let (log, position) = (node.record.log(), node.record.position());
+        match &node.record.change.what {
+            ChangeKind::Approved { node_id, .. } if !node.counts() => {
+                if node.depth != u32::MAX && node.record.subject != node.record.entry.author {
+                    self.refused.push((node, node_id));
+                }
+            }
+            ChangeKind::Approved { tier, node_id, .. } => {
+                self.approvals.push((node, node_id));
+                let known = node.known().iter().map(|(log, position)| (*log, *position));
+                // Everyone knows the own log, up to the place before.
+                let own = (position.0 > 0).then(|| (log, (position.0 - 1, Hash([u8::MAX; 32]))));
+                let as_owner = *tier == Tier::Owner;
+                for (log, position) in known.chain(own) {
+                    let [by_any, by_owners] = &mut self.known;
+                    raise(by_any, log, position);
+                    if as_owner {
+                        raise(by_owners, log, position);
+                    }
+                }
+                if !as_owner {
+                    raise(&mut self.lowered, log, position);
+                }
+            }
+            ChangeKind::Revoked { .. } if node.counts() => {
+                self.revocations.push(node);
+                raise(&mut self.revoked, log, position);
+            }
+            ChangeKind::Revoked { .. } => {}
+        }
+    }
+
+    /// True if some approval that counts knew this, which is about the same peer.
+    fn is_known(&self, node: &Node<'_>, by_owners: bool) -> bool {
+        let [by_any, by_owner_approvals] = &self.known;
+        let known = if by_owners { by_owner_approvals } else { by_any };
+        known.get(&node.record.log()).is_some_and(|known| *known >= node.record.position())
+    }
+
+    /// The approvals that know every revocation, and among them the one that decides: it knows, if it is one as owner,
+    /// every approval to less as well; and none that does so is later. Of those that did not know each other the lowest
+    /// tier decides.
+    fn deciding(&self, rules: ProtocolRules) -> (Vec<Approval<'g, 'a>>, Option<Approval<'g, 'a>>) {
+        let admits = |node: &Node<'_>| !rules.enforces(ProtocolRule::RevocationWins) || node.knows_all(&self.revoked);
+        let admitting: Vec<_> = self.approvals.iter().copied().filter(|(node, _)| admits(node)).collect();
+        let decides = |node: &Node<'_>| {
+            node.record.is_limit()
+                || !rules.enforces(ProtocolRule::DemotionEndsAuthority)
+                || node.knows_all(&self.lowered)
+        };
+        let eligible: Vec<_> = admitting.iter().copied().filter(|(node, _)| decides(node)).collect();
+        let mut later = Positions::new();
+        for (node, _) in &eligible {
+            node.known().iter().for_each(|(log, position)| raise(&mut later, *log, *position));
+            let (seq, _) = node.record.position();
+            raise(&mut later, node.record.log(), (seq.saturating_sub(1), Hash([u8::MAX; 32])));
+        }
+        let is_last = |node: &Node<'_>| later.get(&node.record.log()).is_none_or(|at| *at < node.record.position());
+        let rank = |node: &Node<'_>| {
+            let entry = &node.record.entry;
+            (is_last(node), std::cmp::Reverse(node.record.tier()), entry.entry.hlc, entry.author, entry.hash)
+        };
+        let best = eligible.iter().copied().max_by_key(|(node, _)| rank(node));
+        (admitting, best)
+    }
+}
+
+/// Derives who belongs, as what and under which name.
+pub(super) fn membership(graph: &Graph<'_>, genesis: &SignedEntry, rules: ProtocolRules) -> Membership {
+    let mut all: BTreeMap<PeerId, About<'_, '_>> = BTreeMap::new();
+    for node in graph.nodes() {
+        all.entry(node.record.subject).or_default().add(node);
+    }
+    let founder = genesis.author;
+    let mut ordered: Vec<(u64, PeerId, Member)> = Vec::new();
+    let by_genesis = all.get(&founder).is_none_or(|about| about.revoked.is_empty() && about.lowered.is_empty());
+    if by_genesis && let Some((_, body)) = genesis_of(genesis) {
+        let (key, grant) = (genesis.entry.author, genesis.hash);
+        let node_id = body.node_id;
+        let member = Member { key, tier: Tier::Owner, node_id, depth: 0, by: None, since_ms: 0, grant };
+        ordered.push((0, founder, member));
+    }
+    let mut derived = Membership::default();
+    for (peer, about) in &all {
+        let (admitting, best) = about.deciding(rules);
+        if let Some((node, node_id)) = best
+            && !(by_genesis && *peer == founder)
+            && let Some(tier) = node.record.tier()
+        {
+            // A later approval, to another tier, does not cost a peer its name.
+            let named = admitting.iter().filter(|(_, other)| *other == node_id);
+            let since = named.map(|(node, _)| node.record.entry.entry.hlc).min().unwrap_or_default();
+            let entry = &node.record.entry;
+            let member = Member {
+                key: node.record.change.subject,
+                tier,
+                node_id: node_id.clone(),
+                depth: node.depth.saturating_add(1),
+                by: Some(entry.author),
+                since_ms: entry.entry.hlc >> 16,
+                grant: entry.hash,
+            };
+            ordered.push((since, *peer, member));
+        }
+        let revocations = about.revocations.iter().map(|node| Revocation {
+            key: node.record.change.subject,
+            by: node.record.entry.author,
+            hlc: node.record.entry.entry.hlc,
+            cutoffs: node.record.cutoffs.clone(),
+            taken_back: about.is_known(node, false),
+        });
+        if !about.revocations.is_empty() {
+            derived.revocations.insert(*peer, revocations.collect());
+        }
+        let lowering = about.approvals.iter().map(|(node, _)| *node).filter(|node| node.record.is_limit());
+        let ending = lowering.chain(about.revocations.iter().copied()).filter(|node| !about.is_known(node, true));
+        if let Some(fence) = ending.map(|node| node.record.change.fence).min() {
+            derived.fences.insert(*peer, fence);
+        }
+    }
+    derived.members = named(ordered);
+    for (peer, about) in &all {
+        if about.revocations.is_empty()
+            && !derived.members.contains_key(peer)
+            && let Some(awaiting) = awaiting_reapproval(graph, about)
+        {
+            derived.awaiting_reapproval.insert(*peer, awaiting);
+        }
+    }
+    derived
+}
+
+fn awaiting_reapproval(graph: &Graph<'_>, about: &About<'_, '_>) -> Option<AwaitingReapproval> {
+    let rank = |node: &Node<'_>| (node.record.entry.entry.hlc, node.record.entry.author, node.record.entry.hash);
+    let (node, node_id) = about.refused.iter().max_by_key(|(node, _)| rank(node))?;
+    Some(AwaitingReapproval {
+        key: node.record.change.subject,
+        node_id: (*node_id).clone(),
+        tier: node.record.tier()?,
+        by: node.record.entry.author,
+        revoked_by: graph.voided_by(node).map(|limit| limit.record.entry.author),
+    })
+}
+
+/// Of two with one name the one approved later becomes `name-2`, everywhere alike.
+fn named(mut ordered: Vec<(u64, PeerId, Member)>) -> BTreeMap<PeerId, Member> {
+    ordered.sort_by_key(|(since, peer, _)| (*since, *peer));
+    let mut taken: BTreeSet<NodeId> = BTreeSet::new();
+    let mut next: BTreeMap<NodeId, usize> = BTreeMap::new();
+    let mut members = BTreeMap::new();
+    for (_, peer, mut member) in ordered {
+        let from = next.get(&member.node_id).copied().unwrap_or(2);
+        let (name, nth) = free(&member.node_id, from, |name| taken.contains(name));
+        next.insert(std::mem::replace(&mut member.node_id, name.clone()), nth);
+        taken.insert(name);
+        members.insert(peer, member);
+    }
+    members
+}
+
+/// The wanted name, or the first free one of `wanted-from`, …; and the number after which to go on.
+pub(super) fn free(wanted: &NodeId, from: usize, is_taken: impl Fn(&NodeId) -> bool) -> (NodeId, usize) {
+    if !is_taken(wanted) {
+        return (wanted.clone(), from);
+    }
+    (from..=limits::PEERS_MAX + from)
+        .map(|n| (wanted.variant(n), n))
+        .find(|(name, _)| !is_taken(name))
+        .unwrap_or_else(|| (wanted.clone(), from))
+}

@@ -262,6 +262,7 @@ impl From<JoinError> for OpError {
             JoinError::InviterDown { .. } => {
                 Self::new(ErrorCode::InviterDown, detail).retry_after(Duration::from_secs(5))
             }
+            JoinError::Unreachable(_) => Self::new(ErrorCode::InviterDown, detail),
             JoinError::Rejected(_) => Self::new(ErrorCode::JoinRejected, detail),
             JoinError::WouldLeave { others } => Self::new(ErrorCode::WouldLeave, detail).with("others", others),
             JoinError::NotNearby(_) => Self::new(ErrorCode::UnknownNearby, detail)

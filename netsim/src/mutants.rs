@@ -74,8 +74,12 @@ const fn about(mutant: ProtocolRule) -> (Kind, &'static str) {
         ProtocolRule::ExpiryMargin => (Safety, "calls.rs `handle_timeout`"),
         ProtocolRule::QueueLimit | ProtocolRule::OpenShare => (Safety, "calls.rs `defers`"),
         ProtocolRule::LogBudget => (Safety, "budget.rs `takes`"),
-        ProtocolRule::RevocationWins => (Safety, "trust.rs `membership_of`"),
-        ProtocolRule::CutoffVoids => (Safety, "trust/argumentation.rs `voids`"),
+        ProtocolRule::RevocationWins => (Safety, "trust/derivation.rs `deciding`"),
+        ProtocolRule::CutoffVoids
+        | ProtocolRule::DemotionEndsAuthority
+        | ProtocolRule::UnseenIsVoid
+        | ProtocolRule::NothingOlder => (Safety, "trust/argumentation.rs `voids`"),
+        ProtocolRule::FenceOfFormerOwner => (Safety, "trust.rs `may_prove`"),
         ProtocolRule::Query => (Speed, "election.rs `query_all`"),
         ProtocolRule::LinkDownGrace => (Speed, "election.rs `handle_link_down`"),
         ProtocolRule::Forward => (Speed, "election.rs `forward`"),

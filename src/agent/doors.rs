@@ -11,13 +11,11 @@ use super::ports::{self, Ports, Wanted};
 use crate::config::{Config, HTTP_PORT_DEFAULT};
 use crate::doors::{self, Bound, ListenError, LogRing, Settings};
 use crate::mesh::MeshHandle;
-use crate::mesh::transport::Links;
 use crate::tasks::TaskGroup;
 
 /// What the doors show besides the mesh.
 pub(super) struct Around<'a> {
     pub(super) home: &'a Home,
-    pub(super) links: &'a Links,
     pub(super) logs: LogRing,
     pub(super) settings: Settings,
     /// Told when the file of the socket has vanished.
@@ -32,12 +30,11 @@ pub(super) async fn open(
     around: Around<'_>,
     tasks: &TaskGroup,
 ) -> Result<Bound, AgentError> {
-    let Around { home, links, logs, settings, socket_gone } = around;
+    let Around { home, logs, settings, socket_gone } = around;
     let (socket, tokens) = (home.socket()?, home.open_tokens()?);
     let serve = async |port: u16| {
         let context = doors::Context {
             mesh: mesh.clone(),
-            quic: links.local_addresses(),
             tokens: tokens.clone(),
             logs: logs.clone(),
             home: home.path().to_owned(),

@@ -41,6 +41,7 @@ pub struct Endpoints {
 }
 
 /// A home, and the files in it.
+#[derive(Clone)]
 pub(super) struct Home {
     path: PathBuf,
     id: FileId,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mesh_core::ids::NodeId;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{LogFormat, Overrides};
@@ -14,7 +14,7 @@ use crate::mesh::disk_room::DiskRoom;
 use crate::mesh::identity::DeviceKey;
 use crate::mesh::store::Store;
 use crate::mesh::transport::Code;
-use crate::mesh::{self, Adapters, Booted, Parts};
+use crate::mesh::{self, Adapters, Booted, Parts, Surroundings};
 use crate::node::blobs::Blobs;
 use crate::node::catalogue::Catalogue;
 use crate::node::host::{ToolHost, tiers_of};
@@ -60,6 +60,8 @@ pub struct Options {
     pub quic_port: Option<u16>,
     /// TCP port of the loopback HTTP door.
     pub http_port: Option<u16>,
+    /// File for its log, in a directory that exists; `None` = stderr.
+    pub log_file: Option<PathBuf>,
     /// Called for each warning of the start.
     pub warn: Box<dyn Fn(&str) + Send>,
     /// Called once, when all doors are open.
@@ -80,13 +82,13 @@ pub async fn run(options: Options) -> Result<(), Ended> {
 }
 
 async fn live(options: Options, log: &mut Option<LogFormat>) -> Result<(), AgentError> {
-    let Options { home, name, quic_port, http_port, warn, ready } = options;
+    let Options { home, name, quic_port, http_port, log_file, warn, ready } = options;
     let home = Home::create(home)?;
     let signals = Signals::early().map_err(at("taking the signals of", home.path()))?;
     let overrides = Overrides { name, quic_port, http_port, ..Overrides::default() };
     let read = settings::Read::from(home.path(), &overrides)?;
     let config = read.config.clone();
-    let logs = logs::start(&config);
+    let logs = logs::start(&config, log_file.as_deref())?;
     *log = Some(config.log.format);
     let mut told: Vec<String> = read.warnings.iter().map(ToString::to_string).collect();
     told.extend(crate::ownership::above(home.path()).into_iter().map(|finding| finding.cause));
@@ -136,7 +138,6 @@ async fn live(options: Options, log: &mut Option<LogFormat>) -> Result<(), Agent
     let socket_gone = Arc::new(Notify::new());
     let around = Around {
         home: &home,
-        links: &links,
         logs,
         settings: Settings::new(reloader.watch(), reload_tx),
         socket_gone: socket_gone.clone(),
@@ -151,6 +152,7 @@ async fn live(options: Options, log: &mut Option<LogFormat>) -> Result<(), Agent
         node_streams: nodes.connections,
         tools: Box::new(tools),
     };
+    let surroundings = booted.handle.watch_surroundings();
     let mesh = booted.run(adapters, stop.clone());
     tasks.spawn(async move { drop(ended_tx.send(mesh.await)) });
 
@@ -165,6 +167,7 @@ async fn live(options: Options, log: &mut Option<LogFormat>) -> Result<(), Agent
         home_id: home.id(),
     };
     home.publish(&endpoints)?;
+    tasks.spawn(keep_published(home.clone(), endpoints.clone(), surroundings, tasks.stopping()));
     let mut signals = signals.with_stopping().map_err(at("taking the signals of", home.path()))?;
     tracing::info!(target: "sigil::events::agent", pid = endpoints.pid, http = %endpoints.http, "ready");
     ready(&endpoints);
@@ -224,6 +227,24 @@ fn tool_host(
     tasks: &TaskGroup,
 ) -> ToolHost {
     ToolHost::new(catalogue, tiers_of(booted.handle.watch_view()), blobs, launcher, booted.inputs(), tasks.clone())
+}
+
+/// Publishes the endpoints anew whenever this device has other addresses.
+async fn keep_published(
+    home: Home,
+    mut endpoints: Endpoints,
+    mut around: watch::Receiver<Arc<Surroundings>>,
+    stop: CancellationToken,
+) {
+    while let Some(Ok(())) = stop.run_until_cancelled(around.changed()).await {
+        let quic: Vec<String> = around.borrow_and_update().addresses.iter().map(ToString::to_string).collect();
+        if quic != endpoints.quic {
+            endpoints.quic = quic;
+            if let Err(error) = home.publish(&endpoints) {
+                tracing::warn!(%error, "the addresses of this device cannot be published");
+            }
+        }
+    }
 }
 
 fn hostname() -> String {

@@ -7,10 +7,10 @@ use tokio::sync::mpsc;
 
 use super::error::AgentError;
 use super::ports::{self, Ports, Wanted};
-use crate::config::{Config, QUIC_PORT_DEFAULT};
+use crate::config::{Config, LanDiscovery, QUIC_PORT_DEFAULT};
 use crate::mesh::blobs::BlobStore;
 use crate::mesh::identity::DeviceKey;
-use crate::mesh::transport::lan::{self, LanConfig, LanEvent};
+use crate::mesh::transport::lan::{self, LanConfig, LanEvent, Show};
 use crate::mesh::transport::{LinkEvent, Links, LinksConfig, LinksError, ServiceId};
 use crate::tasks::TaskGroup;
 
@@ -18,6 +18,9 @@ use crate::tasks::TaskGroup;
 const LINK_EVENTS: usize = 1024;
 /// Events of LAN discovery that may wait for the mesh.
 const LAN_EVENTS: usize = 64;
+
+/// File of a home that keeps the networks on which strangers may learn its name.
+const KNOWN_NETWORKS: &str = "networks";
 
 /// The ways to other devices, open.
 pub(super) struct Network {
@@ -52,9 +55,14 @@ pub(super) async fn open(
     let links = ports::open(wanted, start, is_taken).await?;
 
     let (lan_tx, lan_events) = mpsc::channel(LAN_EVENTS);
-    if config.discovery.lan {
-        let (name, quic_port, tasks) = (name.clone(), links.local_port(), tasks.clone());
-        lan::start(LanConfig { seed: key.seed(), name, quic_port, tasks }, lan_tx);
+    let show = match config.discovery.lan {
+        LanDiscovery::EveryNetwork => Some(Show::EveryNetwork),
+        LanDiscovery::KnownNetworks => Some(Show::KnownNetworks),
+        LanDiscovery::Off => None,
+    };
+    if let Some(show) = show {
+        let (name, networks, tasks) = (name.clone(), config.home.join(KNOWN_NETWORKS), tasks.clone());
+        lan::start(LanConfig { name, show, networks, tasks }, &links, lan_tx);
     } else {
         let _ = lan_tx.try_send(LanEvent::Trouble("LAN discovery is switched off (discovery.lan)".to_owned()));
     }

@@ -6,7 +6,9 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde_json::{Map, Value};
 
+use crate::config::QUIC_PORT_DEFAULT;
 use crate::config::value::{DURATION_RULE, parse_duration};
+use crate::mesh::transport::{Address, InvalidAddress};
 
 /// One private mesh out of your own devices: each offers tools, any of them can call them.
 #[derive(Debug, Parser)]
@@ -127,6 +129,11 @@ pub(crate) struct UpArgs {
     pub(crate) with_parent: bool,
 }
 
+/// Checks an address; the agent reads it.
+fn address(text: &str) -> Result<String, InvalidAddress> {
+    Address::of_person(text, QUIC_PORT_DEFAULT).map(|_| text.to_owned())
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct DemoArgs {
     /// End when the story is told, instead of staying up
@@ -202,9 +209,9 @@ pub(crate) struct JoinArgs {
     /// Ask a device on this network, which must then approve
     #[arg(long, group = "whom", value_name = "NAME", num_args = 0..=1, default_missing_value = "")]
     pub(crate) nearby: Option<String>,
-    /// Ask the device at this address, which must then approve
-    #[arg(long, group = "whom", value_name = "IP:PORT")]
-    pub(crate) address: Option<std::net::SocketAddr>,
+    /// Ask the device at this IP address or host name, which must then approve; port 7433 unless another is given
+    #[arg(long, group = "whom", value_name = "HOST[:PORT]", value_parser = address)]
+    pub(crate) address: Option<String>,
     /// Check words of that device, as `sigil status` shows them there: nobody is asked whether they are right
     #[arg(long, value_name = "WORDS")]
     pub(crate) yes: Option<String>,
@@ -400,9 +407,17 @@ mod tests {
         assert_eq!(target("sigil join CODE"), Some((Some("CODE".into()), None, false)));
         assert_eq!(target("sigil join --nearby"), Some((None, Some(String::new()), false)));
         assert_eq!(target("sigil join --nearby attic"), Some((None, Some("attic".into()), false)));
-        assert_eq!(target("sigil join --address [::1]:7433"), Some((None, None, true)));
+        for line in ["sigil join --address [::1]:7433", "sigil join --address ::1", "sigil join --address nas"] {
+            assert_eq!(target(line), Some((None, None, true)), "{line}");
+        }
         assert_eq!(target("sigil join"), Some((None, None, false)), "it is asked for");
-        for line in ["sigil join CODE --nearby attic", "sigil join CODE --address 1.2.3.4:5"] {
+        for line in [
+            "sigil join CODE --nearby attic",
+            "sigil join CODE --address 1.2.3.4:5",
+            "sigil join --address a/b",
+            "sigil join --address 1.2.3",
+            "sigil join --address nas:0",
+        ] {
             assert_eq!(target(line), None, "{line}");
         }
     }

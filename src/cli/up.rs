@@ -79,6 +79,7 @@ pub(crate) fn foreground(home: &Path, args: UpArgs, ui: Ui) -> Result<Exit, Fail
             name: args.name,
             quic_port: args.quic_port,
             http_port: args.http_port,
+            log_file: args.own_session.then(|| log_file(home)),
             warn,
             ready,
         };
@@ -198,7 +199,7 @@ pub(crate) async fn start(client: &Client, args: &UpArgs, ui: Ui) -> Result<u32,
     let logs = home.join("logs");
     let private = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&logs);
     private.map_err(|error| failed(format!("{} cannot be made: {error}", logs.display())))?;
-    let log_path = logs.join("agent.log");
+    let log_path = log_file(home);
     let log = std::fs::OpenOptions::new().create(true).append(true).mode(0o600).open(&log_path);
     let log = log.map_err(|error| failed(format!("{} cannot be written: {error}", log_path.display())))?;
     let written = log.metadata().map_or(0, |data| data.len());
@@ -256,6 +257,11 @@ async fn first_words(stdout: ChildStdout, ui: Ui) -> std::io::Result<Option<Word
         }
     }
     Ok(None)
+}
+
+/// Log of an agent that runs in the background.
+fn log_file(home: &Path) -> PathBuf {
+    home.join("logs").join("agent.log")
 }
 
 /// Our own program, about to be an agent.

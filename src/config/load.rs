@@ -13,8 +13,8 @@ use serde::Deserialize;
 use super::class::{self, Probe};
 use super::settings::{
     CALL_TTL_DEFAULT, CALLS_RUNNING_DEFAULT, CALLS_RUNNING_MAX, Calls, CommandTool, Config, ConfigError, Discovery,
-    FILE_NAME, Files, GatewayPreference, Listen, Log, LogFormat, Node, Overrides, Storage, TOOL_TIMEOUT_DEFAULT,
-    TOOL_TIMEOUT_MAX, ToolPattern, Warning,
+    FILE_NAME, Files, GatewayPreference, LOG_SIZE_DEFAULT, LOG_SIZES, LanDiscovery, Listen, Log, LogFormat, Node,
+    Overrides, Storage, TOOL_TIMEOUT_DEFAULT, TOOL_TIMEOUT_MAX, ToolPattern, Warning,
 };
 use super::value::{DURATION_RULE, SIZE_RULE, parse_duration, parse_size, show_duration, show_size};
 
@@ -32,13 +32,13 @@ const KEYS: [(&str, &[&str]); 9] = [
     ("tools.*", &["command", "args", "timeout", "effect", "max_output", "description", "env"]),
     ("calls", &["ttl", "running"]),
     ("storage", &["free_min"]),
-    ("log", &["level", "format"]),
+    ("log", &["level", "format", "max_size"]),
 ];
 
 /// Longest part of a bad value that its error repeats.
 const SHOWN_BYTES_MAX: usize = 80;
 /// Keys with a single value, which the environment can set too: `node.name` as `SIGIL_NODE_NAME`.
-const SCALARS: [&str; 11] = [
+const SCALARS: [&str; 12] = [
     "node.name",
     "node.class",
     "node.gateway",
@@ -50,6 +50,7 @@ const SCALARS: [&str; 11] = [
     "storage.free_min",
     "log.level",
     "log.format",
+    "log.max_size",
 ];
 
 /// The file as it is written. Values are text until they are checked, so that every error reads alike.
@@ -124,6 +125,7 @@ struct RawStorage {
 struct RawLog {
     level: Option<String>,
     format: Option<String>,
+    max_size: Option<String>,
 }
 
 /// Origin of each value that is not from the file.
@@ -250,7 +252,16 @@ impl Checker<'_> {
                 http_port: self.port("listen.http_port", listen.http_port)?,
             },
             discovery: Discovery {
-                lan: self.one_of("discovery.lan", discovery.lan, true, &[("true", true), ("false", false)])?,
+                lan: self.one_of(
+                    "discovery.lan",
+                    discovery.lan,
+                    LanDiscovery::KnownNetworks,
+                    &[
+                        ("known", LanDiscovery::KnownNetworks),
+                        ("true", LanDiscovery::EveryNetwork),
+                        ("false", LanDiscovery::Off),
+                    ],
+                )?,
             },
             files: Files { roots: self.roots(files.roots)? },
             tools: self.tools(tools)?,
@@ -432,7 +443,17 @@ impl Checker<'_> {
             return Err(self.bad("log.level", level, allowed));
         }
         let formats = [("text", LogFormat::Text), ("json", LogFormat::Json)];
-        Ok(Log { level, format: self.one_of("log.format", raw.format, LogFormat::Text, &formats)? })
+        let max_size = raw.max_size.map(|text| {
+            parse_size(&text).filter(|size| LOG_SIZES.contains(size)).ok_or_else(|| {
+                let range = format!("from {} to {}", show_size(*LOG_SIZES.start()), show_size(*LOG_SIZES.end()));
+                self.bad("log.max_size", text, format!("{SIZE_RULE}, {range}"))
+            })
+        });
+        Ok(Log {
+            level,
+            format: self.one_of("log.format", raw.format, LogFormat::Text, &formats)?,
+            max_size: max_size.transpose()?.unwrap_or(LOG_SIZE_DEFAULT),
+        })
     }
 }
 
@@ -460,7 +481,8 @@ mod tests {
         let config = good("");
         assert_eq!(config.calls.ttl, Duration::from_mins(1));
         assert_eq!(config.listen, Listen { quic_port: None, http_port: None });
-        assert!(config.discovery.lan && config.files.roots.is_empty() && config.tools.is_empty());
+        assert_eq!(config.discovery.lan, LanDiscovery::KnownNetworks);
+        assert!(config.files.roots.is_empty() && config.tools.is_empty());
         assert_eq!(config.node.class, Class::DESKTOP);
         assert!(config.peer().eligible);
     }

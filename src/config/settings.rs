@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -28,6 +29,11 @@ pub const CALLS_RUNNING_MAX: u8 = 64;
 pub const TOOL_TIMEOUT_DEFAULT: Duration = Duration::from_mins(1);
 /// Longest time that a tool may be given.
 pub const TOOL_TIMEOUT_MAX: Duration = Duration::from_hours(24);
+
+/// Bytes of a log file whose owner says nothing: at `info` years, at `debug` a day.
+pub const LOG_SIZE_DEFAULT: u64 = 8 << 20;
+/// Least and most that may be asked for.
+pub const LOG_SIZES: RangeInclusive<u64> = 64 << 10..=1 << 30;
 
 /// Everything that can be set, validated.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -88,8 +94,20 @@ pub struct Listen {
 /// `[discovery]`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Discovery {
-    /// True if this device shows itself on the LAN and looks for others there.
-    pub lan: bool,
+    /// Search for devices on the local network.
+    pub lan: LanDiscovery,
+}
+
+/// See [`Discovery`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LanDiscovery {
+    /// This device does not show itself and looks for nobody.
+    Off,
+    /// Members find each other everywhere; strangers only on networks on which the home was set up, or over which a
+    /// device has joined.
+    KnownNetworks,
+    /// Strangers find each other everywhere.
+    EveryNetwork,
 }
 
 /// `[files]`
@@ -152,6 +170,8 @@ pub struct Log {
     pub level: String,
     /// Form of the lines.
     pub format: LogFormat,
+    /// Bytes of the log file of an agent in the background; it is followed by one of the same size at most.
+    pub max_size: u64,
 }
 
 /// See [`Log`].
@@ -304,6 +324,7 @@ impl Config {
             ("storage.free_min", *storage == started.storage),
             ("log.level", log.level == started.log.level),
             ("log.format", log.format == started.log.format),
+            ("log.max_size", log.max_size == started.log.max_size),
         ];
         let at_next_start = fixed.into_iter().filter(|(_, same)| !same).map(|(key, _)| key.to_owned()).collect();
         Differences { live, at_next_start }

@@ -12,7 +12,6 @@ use crate::doors::settings::Settings;
 use crate::doors::tokens::TokenStore;
 use crate::mesh::MeshHandle;
 use crate::mesh::clock;
-use crate::mesh::transport::Address;
 use crate::platform::FileId;
 
 /// The parts of an agent that the doors need.
@@ -20,8 +19,6 @@ use crate::platform::FileId;
 pub struct Context {
     /// The mesh.
     pub mesh: MeshHandle,
-    /// UDP addresses that the mesh listens on, for `status`.
-    pub quic: Vec<Address>,
     /// Tokens of the loopback door.
     pub tokens: Arc<TokenStore>,
     /// The newest log lines.

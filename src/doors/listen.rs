@@ -8,20 +8,24 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::body::Body;
+use hyper::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Notify;
 use tower::ServiceExt as _;
 
+use super::seats::{Seat, Seats};
 use crate::tasks::TaskGroup;
 
-/// Open connections of one door. The next one waits in the kernel's backlog.
+/// Open connections of one door. The next one takes the place of one that waits for a request; if none does, it waits.
 pub const CONNECTIONS_MAX: usize = 256;
 /// Longest time for the head of a request, and longest silence of a kept-alive connection.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(if cfg!(test) { 2 } else { 30 });
+const HEAD_TIMEOUT: Duration = Duration::from_secs(if cfg!(test) { 2 } else { 10 });
 /// Bytes of the head of a request.
 const HEAD_BYTES_MAX: usize = 32 * 1024;
 /// Headers of a request.
@@ -129,14 +133,14 @@ impl Listeners {
         let Self { tcp, mut unix, bound } = self;
         let (stop, group, router, port) = (tasks.stopping(), tasks.clone(), routes.clone(), bound.http.port());
         tasks.spawn(async move {
-            let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-            while let Some(slot) = free(&slots, &stop).await {
-                let Some(accepted) = stop.run_until_cancelled(tcp.accept()).await else { break };
+            let seats = Seats::new(CONNECTIONS_MAX);
+            while let Some(accepted) = stop.run_until_cancelled(tcp.accept()).await {
                 match accepted {
                     Ok((stream, _)) => {
                         // Answers are small and written at once; waiting for more bytes only costs time.
                         let _ = stream.set_nodelay(true);
-                        connection(stream, Arrival::Http { port }, &router, &group, slot);
+                        let Some(seat) = stop.run_until_cancelled(seats.take()).await else { break };
+                        connection(stream, Arrival::Http { port }, &router, &group, seat);
                     }
                     Err(error) => pause(&error).await,
                 }
@@ -144,8 +148,8 @@ impl Listeners {
         });
         let (stop, group, router) = (tasks.stopping(), tasks.clone(), routes.clone());
         tasks.spawn(async move {
-            let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-            while let Some(slot) = free(&slots, &stop).await {
+            let seats = Seats::new(CONNECTIONS_MAX);
+            loop {
                 let accepted = tokio::select! {
                     biased;
                     () = stop.cancelled() => break,
@@ -160,9 +164,10 @@ impl Listeners {
                 };
                 match accepted {
                     Ok((stream, _)) => {
+                        let Some(seat) = stop.run_until_cancelled(seats.take()).await else { break };
                         let us = nix::unistd::geteuid().as_raw();
                         let owner = stream.peer_cred().is_ok_and(|cred| cred.uid() == us || cred.uid() == 0);
-                        connection(stream, Arrival::Socket { owner }, &router, &group, slot);
+                        connection(stream, Arrival::Socket { owner }, &router, &group, seat);
                     }
                     Err(error) => pause(&error).await,
                 }
@@ -173,37 +178,37 @@ impl Listeners {
     }
 }
 
-async fn free(slots: &Arc<Semaphore>, stop: &tokio_util::sync::CancellationToken) -> Option<OwnedSemaphorePermit> {
-    stop.run_until_cancelled(slots.clone().acquire_owned()).await?.ok()
-}
-
 /// Out of file descriptors, or the client is gone already: neither may become a loop that burns the processor.
 async fn pause(error: &io::Error) {
     tracing::debug!(%error, "taking a connection failed");
     tokio::time::sleep(Duration::from_millis(50)).await;
 }
 
-fn connection<S>(stream: S, arrival: Arrival, router: &Router, tasks: &TaskGroup, slot: OwnedSemaphorePermit)
+fn connection<S>(stream: S, arrival: Arrival, router: &Router, tasks: &TaskGroup, seat: Seat)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let service = router.clone().map_request(move |mut request: hyper::Request<hyper::body::Incoming>| {
+    let (router, mark) = (router.clone(), seat.mark());
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        let answering = mark.answer();
         request.extensions_mut().insert(arrival);
-        request.map(axum::body::Body::new)
+        request.extensions_mut().insert(mark.clone());
+        let answer = router.clone().oneshot(request.map(Body::new));
+        async move { answer.await.map(|response| response.map(|body| answering.until_sent(body))) }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
         .max_buf_size(HEAD_BYTES_MAX)
         .max_headers(HEADERS_MAX)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
+        .serve_connection(TokioIo::new(stream), service);
     let stop = tasks.stopping();
     tasks.spawn(async move {
-        let _slot = slot;
         let mut connection = std::pin::pin!(connection);
         let ended = tokio::select! {
             biased;
             ended = connection.as_mut() => ended,
+            () = seat.lost() => Ok(()),
             () = stop.cancelled() => {
                 connection.as_mut().graceful_shutdown();
                 connection.await

@@ -11,6 +11,7 @@ pub mod listen;
 pub mod log_ring;
 pub mod ops;
 pub mod rest;
+mod seats;
 mod serve;
 pub mod settings;
 pub mod tokens;

@@ -121,10 +121,10 @@ impl Admission {
         }
         let ttl_ms = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
         let expires_ms = now.wall_ms.saturating_add(ttl_ms);
-        addresses.truncate(invite::ADDRESSES_MAX);
+        let left_out = addresses.split_off(addresses.len().min(invite::ADDRESSES_MAX));
         let code = InviteCode { mesh: view.mesh, inviter: view.me, secret, expires_ms, tier, addresses };
         let command = Command::Invite { secret: code.secret_hash(), tier, ttl_ms };
-        let invite = Box::new(Invite { code, expires_ms });
+        let invite = Box::new(Invite { code, expires_ms, left_out });
         self.effects.push_back(Effect::Command(command, Errand::Invite(invite, door)));
     }
 

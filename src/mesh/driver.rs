@@ -308,7 +308,11 @@ impl Driver {
                 self.publisher.note_change();
             }
             LinkEvent::Frame(peer, frame, _turn) => self.step(Input::Recv(peer, frame)),
-            LinkEvent::Network => self.refresh_directory(),
+            LinkEvent::Network => {
+                self.refresh_directory();
+                self.publisher.note_change();
+                self.publish_surroundings();
+            }
             LinkEvent::JoinAttempt(attempt) => {
                 self.admission.handle_attempt(attempt, &self.publisher.view(), clock::now());
             }
@@ -494,6 +498,7 @@ impl Driver {
         }
         let (view, before) = (self.publisher.view(), self.publisher.surroundings());
         self.publisher.publish_surroundings(Surroundings {
+            addresses: self.links.local_addresses(),
             links: self.links.infos(),
             nearby: self.admission.strangers(&view),
             pending: self.admission.pending(&view, &before.pending, clock::now()),
@@ -509,7 +514,9 @@ impl Driver {
     fn refresh_members(&self) {
         if !self.faults.are_links_cut() {
             let revoked = self.machine.peer().revoked_peers();
-            self.links.set_members(self.reach.members(&self.publisher.view(), revoked));
+            let view = self.publisher.view();
+            self.links.set_mesh(view.mesh);
+            self.links.set_members(self.reach.members(&view, revoked));
         }
     }
 

@@ -70,6 +70,9 @@ pub enum JoinError {
         /// Addresses that were tried, for people.
         tried: String,
     },
+    /// No address leads anywhere, and why.
+    #[error("{0}")]
+    Unreachable(String),
     /// A person refused, or a rule did.
     #[error("the other side refused: {0}")]
     Rejected(String),

@@ -61,6 +61,12 @@ impl MeshHandle {
         self.surroundings.borrow().clone()
     }
 
+    /// A receiver of the same, as it changes.
+    #[must_use]
+    pub fn watch_surroundings(&self) -> watch::Receiver<Arc<Surroundings>> {
+        self.surroundings.clone()
+    }
+
     /// Events of the past and their live feed.
     #[must_use]
     pub fn events(&self) -> Arc<EventLog> {

@@ -109,4 +109,31 @@ pub struct Invite {
     pub code: InviteCode,
     /// Wall time.
     pub expires_ms: u64,
+    /// Addresses of this device that did not fit into the code, best first.
+    pub left_out: Vec<Address>,
+}
+
+impl Invite {
+    /// What whoever hands the code on should know about its addresses. For people.
+    #[must_use]
+    pub fn warnings(&self) -> Vec<String> {
+        let mut warnings = Vec::new();
+        if self.code.addresses.iter().all(Address::is_loopback) {
+            warnings.push(
+                "this device is on no network now: the code has no address at which another device could find it; \
+                 connect it, then make a new code"
+                    .to_owned(),
+            );
+        }
+        if !self.left_out.is_empty() {
+            let left_out: Vec<String> = self.left_out.iter().map(ToString::to_string).collect();
+            warnings.push(format!(
+                "{} less useful addresses of this device did not fit into the code: {}; over one of those, use \
+                 `sigil join --address` there",
+                left_out.len(),
+                left_out.join(", ")
+            ));
+        }
+        warnings
+    }
 }

@@ -11,6 +11,8 @@ use crate::mesh::transport::{Address, LinkInfo};
 /// State of this moment besides [`View`](mesh_core::io::View), published as it changes.
 #[derive(Debug, Clone, Default)]
 pub struct Surroundings {
+    /// Addresses at which others may reach this device, best first.
+    pub addresses: Vec<Address>,
     /// Links with their addresses.
     pub links: Vec<LinkInfo>,
     /// Strangers on the LAN.

@@ -66,7 +66,7 @@ impl Loose {
     }
 
     /// Asks to join, and the first answer; nothing when there is none.
-    async fn ask(
+    pub(crate) async fn ask(
         &self,
         at: SocketAddr,
         secret: Option<[u8; 16]>,
@@ -162,9 +162,11 @@ fn a9_a_thousand_join_attempts_do_not_disturb() {
         );
         assert!(most < before + 64 * 1024 * 1024, "grew from {before} to {most}");
         assert!(after < before + 32 * 1024 * 1024, "{before} before, {after} after");
-        assert_eq!(waiting.load(Ordering::Relaxed), PENDING_MAX, "as many wait as may");
+        // One that waited may have had to make room for one of an address with fewer.
+        let (waiting, too_many) = (waiting.load(Ordering::Relaxed), too_many.load(Ordering::Relaxed));
+        assert!(waiting >= PENDING_MAX, "as many wait as may, and not {waiting}");
         assert_eq!(unanswered.load(Ordering::Relaxed), 0, "everyone is answered");
-        assert_eq!(too_many.load(Ordering::Relaxed), STRANGERS - PENDING_MAX);
+        assert_eq!(waiting + too_many, STRANGERS);
     });
     assert_eq!(members(attic), 2, "nobody came in by that");
     // Someone with an invite still comes in.

@@ -24,6 +24,7 @@ mod offline_queue;
 mod partition;
 mod seed_nodes;
 mod seed_rest;
+mod strangers;
 mod tool_exec;
 mod whom_we_join;
 #[cfg(feature = "fault-points")]

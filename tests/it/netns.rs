@@ -72,6 +72,12 @@ impl Network {
         self.split(&vec![0; self.peers]);
     }
 
+    /// Changes something in a peer's network: `ip -n NAMESPACE …`.
+    #[track_caller]
+    pub(crate) fn ip(&self, peer: usize, arguments: &str) {
+        ip(&format!("-n {} {arguments}", self.namespace(peer))).expect("the network can be changed");
+    }
+
     /// Lets no multicast through at a peer.
     #[track_caller]
     pub(crate) fn without_multicast(&self, peer: usize) {

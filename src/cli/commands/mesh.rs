@@ -80,6 +80,9 @@ pub(super) async fn invite(client: &Client, args: &InviteArgs, ui: Ui) -> Result
     }
     let code = text(&invite, "code");
     ui.print(&code);
+    for warning in invite.get("warnings").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str) {
+        ui.say(&format!("warning: {}", clean(warning)));
+    }
     if args.qr {
         ui.say(&qr(&code)?);
     }
@@ -154,7 +157,7 @@ pub(super) async fn join(client: &Client, args: JoinArgs, ui: Ui) -> Result<Exit
             body.insert("nearby".into(), json!(Some(name).filter(|name| !name.is_empty())));
         }
         (None, None, Some(address)) => {
-            body.insert("address".into(), json!(address.to_string()));
+            body.insert("address".into(), json!(address));
         }
         (code, ..) => {
             let code = match code.as_deref() {
@@ -266,8 +269,9 @@ pub(super) async fn leave(client: &Client, ui: Ui) -> Result<Exit, Failure> {
 
 pub(super) async fn nearby(client: &Client, ui: Ui) -> Result<Exit, Failure> {
     let body = client.get("/api/v1/nearby").await?;
-    Ok(show(ui, "sigil.nearby/1", body, |body| match items(body) {
-        [] => "No other device is nearby. On the other device, run `sigil up`; across networks, use `sigil invite`."
+    Ok(show(ui, "sigil.nearby/1", body, |body| {
+        match items(body) {
+        [] => "No other device is nearby. On the other device, run `sigil up`; across networks, use `sigil invite`.\nOn a network that is new to one of them, a device shows itself to members only, unless its sigil.toml says `discovery.lan = true`."
             .to_owned(),
         items => {
             let rows: Vec<_> = items
@@ -286,6 +290,7 @@ pub(super) async fn nearby(client: &Client, ui: Ui) -> Result<Exit, Failure> {
                 table(&["NAME", "CHECK WORDS", "ADDRESS", "SEEN"], &rows)
             )
         }
+    }
     }))
 }
 

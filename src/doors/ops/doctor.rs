@@ -231,7 +231,8 @@ fn discovery(around: &Surroundings) -> Check {
         Some(trouble) => Check::warn(
             "discovery",
             format!("devices on the local network are not found by themselves: {trouble}"),
-            "allow multicast (mDNS, UDP 5353), or join with a code or an address; known devices are still reconnected",
+            "see that it is on a network and that multicast (mDNS, UDP 5353) is allowed there; or join with a code or \
+             an address; known devices are still reconnected",
         ),
         None => Check::ok(
             "discovery",

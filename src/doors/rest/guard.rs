@@ -15,6 +15,7 @@ use futures_util::FutureExt as _;
 use super::{metrics, problem};
 use crate::doors::app::{App, AppState};
 use crate::doors::auth;
+use crate::doors::seats::SeatMark;
 use crate::status::{ErrorCode, OpError};
 
 /// The policy of answers that are data: nothing in them may run, load or be framed.
@@ -51,6 +52,9 @@ async fn answer(app: &App, mut request: Request, next: Next) -> Result<Response,
         return Err(OpError::new(ErrorCode::WrongHost, detail).hint("start one there with `sigil up --detach`"));
     }
     if let Some(identity) = auth::identify(&app.context.tokens, &request)? {
+        if let Some(seat) = request.extensions().get::<SeatMark>() {
+            seat.prove();
+        }
         request.extensions_mut().insert(identity);
     }
     AssertUnwindSafe(next.run(request)).catch_unwind().await.map_err(|_| {

@@ -1,6 +1,5 @@
 //! Ways into a mesh and out of it.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -16,6 +15,7 @@ use super::extract::{JSON, Segment, body, body_or_default, check_accept};
 use super::model::{Check, NamedPeer, NearbyDevice, Node, Page, PendingDevice, TierName, read_words, time};
 use super::nodes::Approval;
 use super::problem::Problems;
+use crate::config::QUIC_PORT_DEFAULT;
 use crate::doors::app::AppState;
 use crate::doors::identity::Identity;
 use crate::doors::ops::devices;
@@ -90,6 +90,8 @@ pub(super) struct InviteAnswer {
     expires_at: String,
     /// Addresses at which the newcomer looks for this device.
     addresses: Vec<String>,
+    /// What to know about those addresses before the code is handed on; for people.
+    warnings: Vec<String>,
     /// Tier that it grants.
     tier: TierName,
 }
@@ -109,6 +111,7 @@ pub(super) async fn invite(
         code: invite.code.to_string(),
         expires_at: time(invite.expires_ms),
         addresses: invite.code.addresses.iter().map(ToString::to_string).collect(),
+        warnings: invite.warnings(),
         tier: tier.into(),
     };
     Ok((StatusCode::CREATED, Json(answer)))
@@ -194,7 +197,8 @@ pub(super) struct JoinRequest {
     #[schema(value_type = Option<String>)]
     #[expect(clippy::option_option, reason = "absent, null and a name are three things")]
     nearby: Option<Option<String>>,
-    /// `ip:port` of a device.
+    /// IP address or host name of a device, with or without a port (7433 is meant then); the zone of a link-local
+    /// IPv6 address may be the name of an interface.
     address: Option<String>,
     /// Check words of the device to join, as it shows them itself. Without them a join by `nearby` or `address` is answered
     /// 409 `confirm_peer` with whom it would be, and nobody is asked.
@@ -219,11 +223,10 @@ fn target(request: JoinRequest, words: Option<CheckWords>) -> Result<JoinTarget,
         }
         (None, Some(name), None) => Ok(JoinTarget::Nearby { name, words }),
         (None, None, Some(address)) => {
-            let address = address.parse::<SocketAddr>().map(Address::Udp);
-            address.map(|address| JoinTarget::Address { address, words }).map_err(|_| {
-                let allowed = "`address` must be IP:PORT, such as 192.168.1.20:7433 or [fe80::1]:7433";
-                OpError::new(ErrorCode::Invalid, allowed)
-            })
+            let address = Address::of_person(&address, QUIC_PORT_DEFAULT);
+            address
+                .map(|address| JoinTarget::Address { address, words })
+                .map_err(|error| OpError::new(ErrorCode::Invalid, error.to_string()))
         }
         _ => Err(OpError::new(ErrorCode::Invalid, "give exactly one of `code`, `nearby` and `address`")),
     }

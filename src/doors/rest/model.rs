@@ -475,7 +475,7 @@ impl PendingDevice {
             peer_id: pending.peer.to_string(),
             node_id: pending.node_id.to_string(),
             platform: pending.platform.clone(),
-            address: pending.address.map(|address| address.to_string()),
+            address: pending.address.map(|address| Address::from(address).to_string()),
             since: time(pending.since_ms),
             why: pending.why.clone(),
         }

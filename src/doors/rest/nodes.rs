@@ -31,7 +31,7 @@ pub(super) async fn status(State(app): AppState, headers: HeaderMap) -> Result<J
         boot: view.boot,
         gateway: model::gateway(&view),
         links: model::links(&view, &around),
-        endpoints: Endpoints::new(&app.bound.socket, app.bound.http, &app.context.quic),
+        endpoints: Endpoints::new(&app.bound.socket, app.bound.http, &around.addresses),
         nodes: view.nodes.len(),
         nodes_online: view.nodes.iter().filter(|node| devices::is_online(&view, node)).count(),
         pending: around.pending.len(),

@@ -157,6 +157,7 @@ impl Fake {
         let blobs = BlobStore::open(&home.path().join("blobs")).unwrap();
         let (view, view_seen) = watch::channel(Arc::new(first_view()));
         let around = Surroundings {
+            addresses: vec!["[::]:7433".into()],
             pending: vec![newcomer()],
             nearby: vec![Nearby {
                 peer: key(6).peer_id(),
@@ -184,7 +185,6 @@ impl Fake {
         let logs = LogRing::default();
         let context = Context {
             mesh,
-            quic: vec!["[::]:7433".parse().unwrap()],
             tokens,
             logs: logs.clone(),
             home: home.path().to_owned(),
@@ -220,7 +220,6 @@ impl Fake {
                 events: self.events.clone(),
                 blobs: self.blobs.clone(),
             },
-            quic: Vec::new(),
             tokens: Arc::new(TokenStore::open(self.home.path().join("tokens")).unwrap()),
             logs: LogRing::default(),
             home: self.home.path().to_owned(),
@@ -362,7 +361,7 @@ impl FakeMesh {
                     expires_ms,
                     state: InviteState::Open,
                 });
-                reply(to, Ok(Invite { code, expires_ms }));
+                reply(to, Ok(Invite { code, expires_ms, left_out: Vec::new() }));
             }
             Request::Invites(to) => reply(to, self.books.lock().unwrap().invites.clone()),
             Request::Join(target, force, to) => reply(

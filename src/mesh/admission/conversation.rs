@@ -101,7 +101,7 @@ async fn find(links: &Links, ask: &Ask) -> Result<PeerId, JoinError> {
         Whom::Peer(peer) => return Ok(peer),
         Whom::Answers(words) => words,
     };
-    let peer = links.identify(&ask.addresses).await.map_err(|error| dial_error(&error))?;
+    let peer = links.identify(&ask.addresses).await.map_err(|error| dial_error(&error, ask))?;
     confirm(peer, None, words)
 }
 
@@ -126,7 +126,7 @@ async fn converse(links: &Links, ask: &Ask, steps: &mpsc::Sender<(u64, Step)>) {
     let mut pause = ASK_AGAIN_MIN;
     loop {
         let lost = match links.join(&ask.addresses, Some(peer), &ask.request).await {
-            Err(error) => dial_error(&error),
+            Err(error) => dial_error(&error, ask),
             Ok(mut conversation) => loop {
                 let Some(step) = next_step(&mut conversation, waits).await else {
                     break JoinError::Rejected("the connection broke before there was an answer".to_owned());
@@ -179,7 +179,17 @@ fn join_error(code: RefusalCode, detail: String) -> JoinError {
     }
 }
 
-fn dial_error(error: &JoinDialError) -> JoinError {
+fn dial_error(error: &JoinDialError, ask: &Ask) -> JoinError {
+    if ask.request.secret.is_some() && ask.addresses.iter().all(Address::is_loopback) {
+        return JoinError::Unreachable(
+            "this code names only loopback addresses, which mean the inviting device itself: it was on no network when \
+             it made the code; ask for a new one once it is"
+                .to_owned(),
+        );
+    }
+    if let JoinDialError::UnknownHost { .. } = error {
+        return JoinError::Unreachable(error.to_string());
+    }
     if let JoinDialError::Nobody { tried } = error {
         JoinError::InviterDown { tried: tried.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ") }
     } else {

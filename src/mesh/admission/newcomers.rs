@@ -12,12 +12,12 @@ use super::effect::{DoorAnswer, DoorReply, Effect, Errand};
 use crate::mesh::error::MeshError;
 use crate::mesh::events::EventKind;
 use crate::mesh::snapshot::Pending;
-use crate::mesh::transport::{JoinAnswer, JoinAttempt, RefusalCode};
+use crate::mesh::transport::{JoinAnswer, JoinAttempt, Prefix, RefusalCode};
 
 /// Devices that may wait for a person's approval at one peer.
 const WAITING_MAX: usize = 64;
-/// Those of them that may come from one address, so that one machine cannot keep out the others.
-const WAITING_PER_ADDRESS_MAX: usize = 16;
+/// Those of them that may come from one source, so that one machine cannot keep out the others.
+const WAITING_PER_SOURCE_MAX: usize = 16;
 
 /// Devices that wait for a person's approval.
 #[derive(Debug, Default)]
@@ -54,10 +54,8 @@ impl Newcomers {
             return;
         }
         let known = self.waiting.get(&peer).map(|waiting| waiting.pending.since_ms);
-        if known.is_none() && !self.make_room(address.ip()) {
-            let detail = "as many devices as may wait for an answer already; try again later".to_owned();
-            effects
-                .push_back(Effect::AnswerNewcomer(answers, JoinAnswer::Refused { code: RefusalCode::TooMany, detail }));
+        if known.is_none() && !self.make_room(Source::of(address.ip()), effects) {
+            effects.push_back(Effect::AnswerNewcomer(answers, too_many()));
             return;
         }
         let pending = Pending {
@@ -177,19 +175,74 @@ impl Newcomers {
         self.waiting.values().map(|waiting| waiting.pending.clone()).chain(again).collect()
     }
 
-    /// Returns true if one more from this address may wait, perhaps in the place of one that has gone.
-    fn make_room(&mut self, ip: IpAddr) -> bool {
-        if !self.has_room(ip) {
-            self.waiting.retain(|_, waiting| !waiting.answers.is_closed());
+    /// Returns true if one more from this source may wait, perhaps in the place of one that has gone, or of the newest
+    /// from the source that has the most of them: so that the places are shared out, and nobody is kept out by some who
+    /// came before with more.
+    fn make_room(&mut self, source: Source, effects: &mut VecDeque<Effect>) -> bool {
+        if self.has_room(source) {
+            return true;
         }
-        self.has_room(ip)
+        self.waiting.retain(|_, waiting| !waiting.answers.is_closed());
+        let here = self.count(source);
+        if !self.has_room(source)
+            && here < WAITING_PER_SOURCE_MAX
+            && let Some((most, newest)) = self.largest_share()
+            && most > here + 1
+            && let Some(newcomer) = self.waiting.remove(&newest)
+        {
+            effects.push_back(Effect::AnswerNewcomer(newcomer.answers, too_many()));
+            announce_change(effects);
+        }
+        self.has_room(source)
     }
 
-    fn has_room(&self, ip: IpAddr) -> bool {
-        let addresses = self.waiting.values().filter_map(|waiting| waiting.pending.address);
-        let here = addresses.filter(|address| address.ip() == ip).count();
-        self.waiting.len() < WAITING_MAX && here < WAITING_PER_ADDRESS_MAX
+    fn has_room(&self, source: Source) -> bool {
+        self.waiting.len() < WAITING_MAX && self.count(source) < WAITING_PER_SOURCE_MAX
     }
+
+    fn count(&self, source: Source) -> usize {
+        self.waiting.values().filter(|waiting| waiting.source() == Some(source)).count()
+    }
+
+    /// The source from which the most wait: how many, and the newest of them.
+    fn largest_share(&self) -> Option<(usize, PeerId)> {
+        let mut shares: BTreeMap<Source, (usize, u64, PeerId)> = BTreeMap::new();
+        for (peer, waiting) in &self.waiting {
+            let Some(source) = waiting.source() else { continue };
+            let (count, since_ms, newest) = shares.entry(source).or_insert((0, 0, *peer));
+            *count += 1;
+            if waiting.pending.since_ms >= *since_ms {
+                (*since_ms, *newest) = (waiting.pending.since_ms, *peer);
+            }
+        }
+        shares.into_values().max().map(|(count, _, newest)| (count, newest))
+    }
+}
+
+impl Newcomer {
+    fn source(&self) -> Option<Source> {
+        self.pending.address.map(|address| Source::of(address.ip()))
+    }
+}
+
+/// Whoever may be one machine: an IPv4 address, or all IPv6 addresses of a /64, of which a machine has as many as it
+/// likes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Source {
+    Address(IpAddr),
+    Prefix(Prefix),
+}
+
+impl Source {
+    fn of(ip: IpAddr) -> Self {
+        let ip = ip.to_canonical();
+        if ip.is_ipv4() { Self::Address(ip) } else { Self::Prefix(Prefix::of(ip)) }
+    }
+}
+
+fn too_many() -> JoinAnswer {
+    let detail = "as many devices as may wait for an answer already; try again later".to_owned();
+    JoinAnswer::Refused { code: RefusalCode::TooMany, detail }
 }
 
 fn announce_change(effects: &mut VecDeque<Effect>) {

@@ -325,6 +325,52 @@ fn one_address_cannot_take_all_places_and_places_of_the_gone_are_free() {
     assert!(matches!(first(&mut received), JoinAnswer::Waiting { .. }));
 }
 
+/// A knock of a peer that nobody else is, from an address.
+fn knock(n: u16, from: &str) -> (JoinAttempt, mpsc::Receiver<JoinAnswer>) {
+    let (mut attempt, received) = attempt(0, None);
+    let [high, low] = n.to_be_bytes();
+    attempt.key.0[..2].copy_from_slice(&[high, low]);
+    attempt.peer = attempt.key.peer_id();
+    attempt.address = from.parse().unwrap();
+    (attempt, received)
+}
+
+#[test]
+fn s32_knocks_from_few_machines_keep_no_honest_one_out() {
+    let floods: [&dyn Fn(u16) -> String; 3] = [
+        &|n| format!("10.0.0.{}:7", n % 4),
+        &|n| format!("10.0.0.{}:7", n % 32),
+        // As many addresses as it likes, of one IPv6 network.
+        &|n| format!("[2001:db8::{n:x}]:7"),
+    ];
+    for flood in floods {
+        let (mut admission, view) = (Admission::new(name("desk")), view());
+        let mut kept = Vec::new();
+        for n in 0..640 {
+            let (attempt, received) = knock(n, &flood(n));
+            admission.handle_attempt(attempt, &view, NOW);
+            kept.push(received);
+        }
+        kinds(&mut admission);
+        for (n, from) in [(1000, "10.0.7.7:7"), (1001, "[fd00::7]:7")] {
+            let (attempt, mut received) = knock(n, from);
+            let peer = attempt.peer;
+            admission.handle_attempt(attempt, &view, NOW);
+            kinds(&mut admission);
+            assert!(matches!(first(&mut received), JoinAnswer::Waiting { .. }), "{from}");
+            // And what comes afterwards does not take its place.
+            for n in 2000..2640 {
+                let (attempt, received) = knock(n, &flood(n));
+                admission.handle_attempt(attempt, &view, NOW);
+                kept.push(received);
+            }
+            kinds(&mut admission);
+            let pending = admission.pending(&view, &[], NOW);
+            assert!(pending.len() <= 64 && pending.iter().any(|pending| pending.peer == peer), "{from}");
+        }
+    }
+}
+
 #[test]
 fn the_only_device_nearby_needs_no_name_and_two_of_one_name_are_refused() {
     let (mut admission, view) = (Admission::new(name("desk")), view());

@@ -1,5 +1,6 @@
 //! The accepting side of one underlay: who comes in, how fast, and how far a stranger gets.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use tokio::time::{Instant, timeout};
@@ -10,7 +11,7 @@ use super::join;
 use super::quic::Code;
 use super::session::{self, HELLO_MAX};
 use super::shared::LinksState;
-use super::strangers::Admission;
+use super::strangers::{Admission, Knock};
 use super::stream::{self, Tag};
 use super::tls::peer_key;
 use super::underlay::Underlay;
@@ -18,9 +19,12 @@ use super::underlay::Underlay;
 /// Accepts until the endpoint of the underlay closes.
 pub(super) async fn run(shared: Arc<LinksState>, underlay: Arc<Underlay>) {
     while let Some(incoming) = underlay.endpoint.accept().await {
-        let may_prove = !incoming.remote_address_validated() && incoming.may_retry();
-        let permit = match underlay.strangers.admit(may_prove, Instant::now()) {
-            Admission::Begin(permit) => permit,
+        let ip = canonical(incoming.remote_address()).ip();
+        // Whose address cannot be asked for a proof has given one.
+        let proven = incoming.remote_address_validated() || !incoming.may_retry();
+        let knock = Knock { ip, proven, known: shared.is_known_address(ip) };
+        let place = match underlay.strangers.admit(knock, Instant::now()) {
+            Admission::Begin(place) => place,
             Admission::Prove => {
                 let _ = incoming.retry();
                 continue;
@@ -34,7 +38,7 @@ pub(super) async fn run(shared: Arc<LinksState>, underlay: Arc<Underlay>) {
         shared.tasks.clone().spawn(async move {
             let Ok(connecting) = incoming.accept() else { return };
             let Ok(Ok(connection)) = timeout(HANDSHAKE_MAX, connecting).await else { return };
-            drop(permit);
+            drop(place);
             greet(&shared, &underlay, connection).await;
         });
     }
@@ -44,10 +48,12 @@ pub(super) async fn run(shared: Arc<LinksState>, underlay: Arc<Underlay>) {
 async fn greet(shared: &Arc<LinksState>, underlay: &Underlay, connection: quinn::Connection) {
     let Some(key) = peer_key(&connection) else { return Code::Protocol.close(&connection) };
     let peer = key.peer_id();
+    let ip = canonical(connection.remote_address()).ip();
     let place = if shared.is_member(peer) {
+        shared.member_addresses.note(peer, ip);
         None
     } else {
-        match underlay.strangers.enter(canonical(connection.remote_address()).ip()) {
+        match underlay.strangers.enter(ip) {
             Some(place) => Some(place),
             None => return Code::Overload.close(&connection),
         }
@@ -63,6 +69,10 @@ async fn greet(shared: &Arc<LinksState>, underlay: &Underlay, connection: quinn:
             join::serve(shared, &connection, guest, send, recv).await;
             Code::Done.close(&connection);
         }
+        Ok(Some((Tag::Who, send, _))) => {
+            tell_name(shared, underlay, connection.remote_address(), place.is_none(), send).await;
+            Code::Done.close(&connection);
+        }
         Ok(Some((tag @ (Tag::Mesh | Tag::Moved), send, recv))) if shared.may_link(peer) => {
             session::accepted(shared, connection, key, underlay.kind, tag == Tag::Moved, send, recv).await;
         }
@@ -74,4 +84,25 @@ async fn greet(shared: &Arc<LinksState>, underlay: &Underlay, connection: quinn:
         }
         Err(_) => Code::Timeout.close(&connection),
     }
+}
+
+/// Tells our name to one that asks from there, if it may know it.
+async fn tell_name(
+    shared: &LinksState,
+    underlay: &Underlay,
+    from: SocketAddr,
+    is_member: bool,
+    mut send: quinn::SendStream,
+) {
+    let zone = if let SocketAddr::V6(v6) = from { v6.scope_id() } else { 0 };
+    let own = underlay.own.borrow().interfaces.clone();
+    let name = if is_member { shared.lan.name() } else { shared.lan.name_for(canonical(from).ip(), zone, &own) };
+    let Some(name) = name else { return };
+    let telling = async {
+        let told = stream::write_message(&mut send, name.as_str().to_owned().into()).await;
+        if told.is_ok() && send.finish().is_ok() {
+            let _ = send.stopped().await;
+        }
+    };
+    let _ = timeout(HELLO_MAX, telling).await;
 }

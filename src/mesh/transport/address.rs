@@ -6,7 +6,7 @@
 
 use std::convert::Infallible;
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::str::FromStr;
 
 use mesh_core::ids::PeerId;
@@ -58,12 +58,22 @@ impl FromStr for Address {
     }
 }
 
+impl Address {
+    /// The IP address on the direct UDP underlay, if it says one. IPv4 as IPv4.
+    pub(super) fn ip(&self) -> Option<IpAddr> {
+        match self {
+            Self::Udp(socket) => Some(socket.ip().to_canonical()),
+            Self::UdpName(_) | Self::Tailnet(_) | Self::Relay { .. } | Self::Unknown(_) => None,
+        }
+    }
+}
+
 fn parse(text: &str) -> Option<Address> {
-    if let Ok(socket) = text.parse() {
+    if let Some(socket) = parse_socket(text) {
         return Some(Address::Udp(socket));
     }
     if let Some(rest) = text.strip_prefix(UDP) {
-        return rest.parse().map(Address::Udp).ok().or_else(|| rest.parse().map(Address::UdpName).ok());
+        return parse_socket(rest).map(Address::Udp).or_else(|| rest.parse().map(Address::UdpName).ok());
     }
     if let Some(rest) = text.strip_prefix(TAILNET) {
         return rest.parse().map(Address::Tailnet).ok();
@@ -77,9 +87,105 @@ fn parse(text: &str) -> Option<Address> {
     }
 }
 
+/// Reads a socket; the zone of a link-local address may be the number of an interface or its name.
+fn parse_socket(text: &str) -> Option<SocketAddr> {
+    if let Ok(socket) = text.parse() {
+        return Some(socket);
+    }
+    let (ip, rest) = text.strip_prefix('[')?.split_once('%')?;
+    let (zone, port) = rest.split_once("]:")?;
+    let (ip, port) = (ip.parse().ok()?, port.parse().ok()?);
+    let index = interface_names().into_iter().find(|(_, name)| name == zone)?.0;
+    Some(SocketAddrV6::new(ip, port, 0, index).into())
+}
+
+/// Interfaces that are up, by number.
+fn interface_names() -> Vec<(u32, String)> {
+    let all = if_addrs::get_if_addrs().unwrap_or_default();
+    all.into_iter().filter_map(|interface| Some((interface.index?, interface.name))).collect()
+}
+
+/// The reason for which a text that a person gave is no address. Fit for a person.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum InvalidAddress {
+    /// Neither an IP address nor a host name, with or without a port.
+    #[error(
+        "`{0}` is no address: give an IP address or a host name, with or without a port, such as 192.168.1.20, \
+         nas.local:7433, [fd00::7]:7433 or fe80::7%eth0"
+    )]
+    Form(String),
+    /// A zone that is no interface of this device.
+    #[error("this device has no interface `{zone}`; it has {}", there.join(", "))]
+    Zone {
+        /// The zone.
+        zone: String,
+        /// Interfaces that are up.
+        there: Vec<String>,
+    },
+    /// A kind that is not dialled by people.
+    #[error("`{0}` cannot be dialled: give an IP address or a host name")]
+    Kind(String),
+}
+
+impl Address {
+    /// Reads an address as people give it: IP address or host name, with or without a port, IPv6 with or without
+    /// brackets and with the name or number of an interface as its zone.
+    ///
+    /// # Errors
+    /// See [`InvalidAddress`].
+    pub fn of_person(text: &str, default_port: u16) -> Result<Self, InvalidAddress> {
+        let text = text.trim();
+        let form = || InvalidAddress::Form(text.chars().take(HOST_BYTES_MAX).collect());
+        let bare = text.strip_prefix(UDP).unwrap_or(text);
+        let found = match Self::from(bare) {
+            Self::Unknown(_) => {
+                let inner = bare.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(bare);
+                let with_port = [format!("{bare}:{default_port}"), format!("[{inner}]:{default_port}")];
+                let socket = with_port.iter().find_map(|text| parse_socket(text)).map(Self::Udp);
+                let name = || bare.parse().ok().or_else(|| with_port.first()?.parse().ok()).map(Self::UdpName);
+                socket.or_else(name)
+            }
+            Self::Tailnet(_) | Self::Relay { .. } => return Err(InvalidAddress::Kind(text.to_owned())),
+            found @ (Self::Udp(_) | Self::UdpName(_)) => Some(found),
+        };
+        match found {
+            // A host name that is all digits and dots is an IP address with a typing error.
+            Some(Self::UdpName(name)) if name.host().bytes().all(|byte| byte == b'.' || byte.is_ascii_digit()) => {
+                Err(form())
+            }
+            Some(Self::Udp(socket)) if socket.port() == 0 || socket.ip().is_unspecified() => Err(form()),
+            Some(found) => Ok(found),
+            None => match text.split_once('%').map(|(_, rest)| rest.split(']').next().unwrap_or(rest)) {
+                Some(zone) if !zone.is_empty() => {
+                    let mut there: Vec<String> = interface_names().into_iter().map(|(_, name)| name).collect();
+                    there.sort();
+                    there.dedup();
+                    Err(InvalidAddress::Zone { zone: zone.chars().take(HOST_BYTES_MAX).collect(), there })
+                }
+                Some(_) | None => Err(form()),
+            },
+        }
+    }
+
+    /// True if it means the device itself, wherever it is read.
+    #[must_use]
+    pub fn is_loopback(&self) -> bool {
+        self.ip().is_some_and(|ip| ip.is_loopback())
+    }
+}
+
+/// With the name of the interface in place of the number of a zone.
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Udp(SocketAddr::V6(socket)) if socket.scope_id() != 0 => {
+                let zone = interface_names().into_iter().find(|(index, _)| *index == socket.scope_id());
+                match zone {
+                    Some((_, name)) => write!(f, "[{}%{name}]:{}", socket.ip(), socket.port()),
+                    None => write!(f, "{socket}"),
+                }
+            }
             Self::Udp(socket) => write!(f, "{socket}"),
             Self::UdpName(name) => write!(f, "{UDP}{name}"),
             Self::Tailnet(socket) => write!(f, "{TAILNET}{socket}"),
@@ -136,6 +242,22 @@ impl FromStr for HostPort {
 impl fmt::Display for HostPort {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}", self.host, self.port)
+    }
+}
+
+/// The network of an address, as far as that can be told from outside: IPv4 /24, IPv6 /64. Whoever has one address of
+/// it may well have others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Prefix(IpAddr);
+
+impl Prefix {
+    /// The prefix of an address; of IPv4 mapped into IPv6, that of the IPv4.
+    #[must_use]
+    pub fn of(ip: IpAddr) -> Self {
+        Self(match ip.to_canonical() {
+            IpAddr::V4(ip) => Ipv4Addr::from_bits(ip.to_bits() & !0xff).into(),
+            IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() >> 64 << 64).into(),
+        })
     }
 }
 
@@ -198,12 +320,49 @@ mod tests {
     }
 
     #[test]
+    fn l11_an_address_is_read_as_people_give_it() {
+        let read = |text: &str| Address::of_person(text, 7433).map(|address| address.to_string());
+        for (text, expected) in [
+            ("192.168.1.20", "192.168.1.20:7433"),
+            (" 192.168.1.20:7 ", "192.168.1.20:7"),
+            ("fd00::7", "[fd00::7]:7433"),
+            ("[fd00::7]", "[fd00::7]:7433"),
+            ("[fd00::7]:9", "[fd00::7]:9"),
+            ("nas", "udp://nas:7433"),
+            ("NAS.local", "udp://nas.local:7433"),
+            ("udp://nas.local:9", "udp://nas.local:9"),
+            ("fe80::7", "[fe80::7]:7433"),
+            ("fe80::7%lo", "[fe80::7%lo]:7433"),
+            ("[fe80::7%lo]", "[fe80::7%lo]:7433"),
+            ("[fe80::7%lo]:9", "[fe80::7%lo]:9"),
+            ("[fe80::7%1]:9", "[fe80::7%lo]:9"),
+        ] {
+            assert_eq!(read(text).as_deref(), Ok(expected), "{text}");
+        }
+        for text in
+            ["", ":7433", "a b", "1.2.3", "1.2.3.4.5", "300.1.1.1", "nas:0", "nas:70000", "10.0.0.1:0", "::", "[::"]
+        {
+            assert!(matches!(read(text), Err(InvalidAddress::Form(_))), "{text}: {:?}", read(text));
+        }
+        let told = read("fe80::7%none9").unwrap_err().to_string();
+        assert!(told.contains("no interface `none9`") && told.contains("lo"), "{told}");
+        assert!(matches!(read("tailnet://100.64.0.3:7435"), Err(InvalidAddress::Kind(_))));
+    }
+
+    #[test]
     fn mapped_addresses_become_what_people_know() {
         assert_eq!(canonical("[::ffff:192.168.1.2]:7433".parse().unwrap()), "192.168.1.2:7433".parse().unwrap());
         assert_eq!(canonical("[fd00::1]:7433".parse().unwrap()), "[fd00::1]:7433".parse().unwrap());
     }
 
     proptest! {
+        #[test]
+        fn no_address_of_a_person_panics(text in "[\\[\\]%:.a-f0-9z]{0,40}|.{0,60}") {
+            if let Ok(address) = Address::of_person(&text, 7433) {
+                prop_assert_eq!(Address::of_person(&address.to_string(), 1), Ok(address));
+            }
+        }
+
         #[test]
         fn the_text_of_an_address_reads_as_that_address(text in "(udp://|tailnet://|relay://)?.{0,60}") {
             let address = Address::from(text.as_str());

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 use std::io;
-use std::net::{SocketAddr, ToSocketAddrs as _};
+use std::net::{SocketAddr, SocketAddrV6, ToSocketAddrs as _};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,6 +28,8 @@ const RACERS_MAX: usize = 40;
 const LOOKUP_MAX: Duration = Duration::from_secs(5);
 /// Hosts that are looked up at once, each on a thread that cannot be called off: members choose the names.
 pub(super) const LOOKUPS_AT_ONCE: usize = 4;
+/// Interfaces in which a link-local address without a zone is tried.
+const ZONES_MAX: usize = 8;
 /// Sockets of one host that are tried: a name with more is a large service, and no peer.
 const SOCKETS_PER_HOST_MAX: usize = 4;
 
@@ -48,6 +50,8 @@ pub(super) struct Unanswered {
     pub(super) tried: Vec<Address>,
     /// Another peer that answered, and its address.
     pub(super) stranger: Option<(Address, PeerId)>,
+    /// Hosts of which no address was found.
+    pub(super) not_found: Vec<HostPort>,
 }
 
 /// One address that can be dialled here.
@@ -68,6 +72,7 @@ struct Target {
 enum Finish {
     Answered(Box<Answered>),
     Found(Vec<SocketAddr>),
+    NotFound(HostPort),
     Failed(Option<(Address, PeerId)>),
 }
 
@@ -79,8 +84,11 @@ pub(super) async fn race(
     expected: Option<PeerId>,
 ) -> Result<Answered, Unanswered> {
     let tried = dialable(addresses);
+    let zones: Vec<u32> = shared.underlays.udp.own.borrow().interfaces.zones().take(ZONES_MAX).collect();
     let mut distinct = BTreeSet::new();
-    let mut waiting: VecDeque<Racer> = tried.iter().filter_map(racer).collect();
+    let mut waiting: VecDeque<Racer> =
+        tried.iter().filter_map(racer).flat_map(|racer| in_zones(racer, &zones)).collect();
+    let mut not_found = Vec::new();
     let mut racing: FuturesUnordered<BoxFuture<'_, Finish>> = FuturesUnordered::new();
     let mut stranger = None;
     let mut next = true;
@@ -94,7 +102,7 @@ pub(super) async fn race(
             break;
         }
         if racing.is_empty() {
-            return Err(Unanswered { tried, stranger });
+            return Err(Unanswered { tried, stranger, not_found });
         }
         next = tokio::select! {
             biased;
@@ -107,6 +115,7 @@ pub(super) async fn race(
                         }
                     }
                     Some(Finish::Failed(other)) => stranger = stranger.or(other),
+                    Some(Finish::NotFound(name)) => not_found.push(name),
                     None => {}
                 }
                 true
@@ -143,11 +152,25 @@ fn racer(address: &Address) -> Option<Racer> {
     }
 }
 
+/// A link-local IPv6 address without a zone is tried in each that there is: who told it cannot know ours.
+fn in_zones(racer: Racer, zones: &[u32]) -> Vec<Racer> {
+    match racer {
+        Racer::Socket(Target { underlay, socket: SocketAddr::V6(v6) })
+            if v6.ip().is_unicast_link_local() && v6.scope_id() == 0 =>
+        {
+            let socket = |zone: &u32| SocketAddrV6::new(*v6.ip(), v6.port(), 0, *zone).into();
+            zones.iter().map(|zone| Racer::Socket(Target { underlay, socket: socket(zone) })).collect()
+        }
+        racer @ (Racer::Socket(_) | Racer::Name(_)) => vec![racer],
+    }
+}
+
 fn is_unicast(socket: SocketAddr) -> bool {
     socket.port() != 0 && !socket.ip().is_unspecified() && !socket.ip().is_multicast()
 }
 
 async fn look_up(shared: &Arc<LinksState>, name: HostPort) -> Finish {
+    let host = name.clone();
     let looking = async {
         let permit = shared.lookups.clone().acquire_owned().await.map_err(io::Error::other)?;
         tokio::task::spawn_blocking(move || {
@@ -164,9 +187,9 @@ async fn look_up(shared: &Arc<LinksState>, name: HostPort) -> Finish {
         ),
         Ok(Err(error)) => {
             tracing::debug!(%error, "a host was not found");
-            Finish::Failed(None)
+            Finish::NotFound(host)
         }
-        Err(_) => Finish::Failed(None),
+        Err(_) => Finish::NotFound(host),
     }
 }
 
@@ -205,6 +228,20 @@ async fn connect(shared: &Arc<LinksState>, target: Target, expected: Option<Peer
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn b19_a_link_local_address_without_a_zone_is_tried_in_each() {
+        let sockets = |text: &str| -> Vec<String> {
+            let racers = in_zones(racer(&Address::from(text)).unwrap(), &[2, 5]);
+            let shown = |racer: &Racer| {
+                if let Racer::Socket(target) = racer { target.socket.to_string() } else { String::new() }
+            };
+            racers.iter().map(shown).collect()
+        };
+        assert_eq!(sockets("[fe80::7]:7433"), ["[fe80::7%2]:7433", "[fe80::7%5]:7433"]);
+        assert_eq!(sockets("[fe80::7%9]:7433"), ["[fe80::7%9]:7433"]);
+        assert_eq!(sockets("[fd00::7]:7433"), ["[fd00::7]:7433"]);
+    }
 
     #[test]
     fn only_what_an_underlay_here_carries_is_dialled_and_only_once() {

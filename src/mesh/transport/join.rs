@@ -31,8 +31,7 @@ const LAST_MAX: Duration = Duration::from_secs(30);
 /// The peer that answers there; nothing is asked of it.
 pub(super) async fn identify(shared: &Arc<LinksState>, addresses: &[Address]) -> Result<PeerId, JoinDialError> {
     let answered = dial::race(shared, addresses, None).await;
-    let Answered { connection, key, .. } =
-        answered.map_err(|Unanswered { tried, .. }| JoinDialError::Nobody { tried })?;
+    let Answered { connection, key, .. } = answered.map_err(nobody)?;
     Code::Done.close(&connection);
     Ok(key.peer_id())
 }
@@ -44,11 +43,7 @@ pub(super) async fn ask(
     expected: Option<PeerId>,
     request: &JoinRequest,
 ) -> Result<JoinConversation, JoinDialError> {
-    let Answered { connection, key, address, .. } =
-        dial::race(shared, addresses, expected).await.map_err(|Unanswered { tried, stranger }| match stranger {
-            Some((address, peer)) => JoinDialError::Stranger { address, peer },
-            None => JoinDialError::Nobody { tried },
-        })?;
+    let Answered { connection, key, address, .. } = dial::race(shared, addresses, expected).await.map_err(nobody)?;
     quic::raise_window(&connection);
     let opening = async {
         let (mut send, recv) = stream::open(&connection, Tag::Join).await?;
@@ -72,6 +67,16 @@ pub(super) async fn ask(
     Ok(JoinConversation { key, peer: key.peer_id(), address, answers })
 }
 
+/// The reason for which nobody was met.
+fn nobody(unanswered: Unanswered) -> JoinDialError {
+    let Unanswered { tried, stranger, not_found } = unanswered;
+    match (stranger, not_found.into_iter().next()) {
+        (Some((address, peer)), _) => JoinDialError::Stranger { address, peer },
+        (None, Some(name)) if tried.len() == 1 => JoinDialError::UnknownHost { host: name.host().to_owned() },
+        (None, _) => JoinDialError::Nobody { tried },
+    }
+}
+
 /// Passes on what the other end answers, until its last answer or the end of the connection.
 async fn hear(
     shared: &LinksState,
@@ -85,6 +90,9 @@ async fn hear(
             Err(error) => return tracing::debug!(%error, "an answer to our join does not check"),
         };
         let more = matches!(answer, JoinAnswer::Waiting { .. });
+        if matches!(answer, JoinAnswer::Welcome(_)) {
+            note_join(shared, connection);
+        }
         if answers.send(answer).await.is_err() || !more {
             return;
         }
@@ -148,12 +156,20 @@ pub(super) async fn serve(
                 }
             }
             Ok(Some(answer @ (JoinAnswer::Welcome(_) | JoinAnswer::Refused { .. }))) => {
+                if matches!(answer, JoinAnswer::Welcome(_)) {
+                    note_join(shared, connection);
+                }
                 last(&mut send, &answer).await;
                 return;
             }
             Ok(None) | Err(_) => return,
         }
     }
+}
+
+/// The network over which a device joins is one that our devices know.
+fn note_join(shared: &LinksState, connection: &quinn::Connection) {
+    shared.lan.note_join(connection.remote_address(), &shared.underlays.udp.own.borrow().interfaces);
 }
 
 /// Sends the last answer and waits until it has arrived.

@@ -155,6 +155,12 @@ pub enum JoinDialError {
         /// Addresses that were tried.
         tried: Vec<Address>,
     },
+    /// The only address is a host that is not found.
+    #[error("no address of a host `{host}` is found; is the name right? An IP address does as well")]
+    UnknownHost {
+        /// Its name.
+        host: String,
+    },
     /// Someone answers, with another key than expected.
     #[error("another device, {}, answers at {address}", .peer.short())]
     Stranger {

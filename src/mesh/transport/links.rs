@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mesh_core::frame::Frame;
-use mesh_core::ids::{Hash, PeerId};
+use mesh_core::ids::{Hash, MeshId, PeerId};
 use quinn::VarInt;
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio::time::timeout;
@@ -20,8 +20,9 @@ use super::join_messages::{JoinConversation, JoinDialError, JoinRequest};
 use super::link::LinkInfo;
 use super::link_table::LinkTable;
 use super::members::Members;
+use super::networks::Face;
 use super::quic::{self, Code};
-use super::shared::{Drain, LinksState, LiveLinks, ToTable, random};
+use super::shared::{Drain, LinksState, LiveLinks, MemberAddresses, ToTable, random};
 use super::stream::{self, ServiceId, ServiceIo, Tag};
 use super::tls::{Credentials, TlsError};
 use super::underlay::{Underlay, Underlays};
@@ -132,7 +133,10 @@ impl Links {
             events,
             table,
             members: watch::channel(Arc::default()).0,
+            member_addresses: MemberAddresses::default(),
             services,
+            mesh: watch::channel(None).0,
+            lan: Face::default(),
             drain: Drain::default(),
             retry: Notify::new(),
             live: LiveLinks::default(),
@@ -153,7 +157,13 @@ impl Links {
     /// those that are `Member::leaving` after 1 s.
     /// A peer whose addresses changed is dialled anew without the pause that had grown.
     pub fn set_members(&self, members: Members) {
+        self.shared.member_addresses.set(&members);
         self.shared.members.send_replace(Arc::new(members));
+    }
+
+    /// Says to which mesh we belong: on local networks, those who know it are told that we do.
+    pub fn set_mesh(&self, mesh: MeshId) {
+        self.shared.mesh.send_if_modified(|known| known.replace(mesh) != Some(mesh));
     }
 
     /// Dials everyone who is not linked now, at once: after a join, a change of network, or a suspend.
@@ -220,8 +230,9 @@ impl Links {
         self.shared.verifier.clone()
     }
 
-    /// Addresses at which others may reach us, best first: those of all interfaces, loopback last. Link-local ones are
-    /// left out, for they mean nothing on another machine.
+    /// Addresses at which others may reach us, best first: those of the interfaces with a default route, of network
+    /// cards, tunnels and bridges, and of those that nothing is connected to; loopback last. Link-local ones of
+    /// interfaces that have no other, without a zone, which means nothing on another machine.
     #[must_use]
     pub fn local_addresses(&self) -> Vec<Address> {
         self.shared.underlays.announced()

@@ -2,7 +2,8 @@
 //!
 //! `quinn` owns every connection and every byte; an `underlay` carries its packets. [`links`] is the name,
 //! `link_table` decides who is dialled and which connection stays, `session` runs one link, [`wire`] turns frames
-//! into bytes and back, [`tls`] proves keys, [`lan`] only finds addresses and is never trusted.
+//! into bytes and back, [`tls`] proves keys, [`lan`] only finds addresses and is never trusted, `strangers` says how
+//! much of us those may use who have proven nothing.
 
 mod accept;
 mod address;
@@ -10,6 +11,7 @@ mod blob;
 mod dial;
 mod dial_plan;
 mod event;
+mod interfaces;
 mod join;
 mod join_messages;
 pub mod lan;
@@ -17,10 +19,12 @@ mod link;
 mod link_table;
 pub mod links;
 mod members;
+mod networks;
 mod news;
 mod quic;
 mod session;
 mod shared;
+mod shares;
 mod strangers;
 mod stream;
 #[cfg(test)]
@@ -29,7 +33,7 @@ pub mod tls;
 mod underlay;
 pub mod wire;
 
-pub use address::{Address, HostPort, InvalidHostPort};
+pub use address::{Address, HostPort, InvalidAddress, InvalidHostPort, Prefix};
 pub use blob::FetchError;
 pub use event::{LinkEvent, Turn};
 pub use join_messages::{JoinAnswer, JoinAttempt, JoinConversation, JoinDialError, JoinRequest, RefusalCode};

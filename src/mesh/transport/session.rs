@@ -230,6 +230,8 @@ impl Session {
                 join::serve(shared, &link.connection, guest, send, recv).await;
             }
             Ok(Ok(Tag::Mesh | Tag::Moved)) => self.handle_bad("a second mesh stream".to_owned()).await,
+            // Who is linked knows our name; discovery asks on connections of its own.
+            Ok(Ok(Tag::Who)) => {}
             Ok(Err(StreamError::Tag(tag))) => self.handle_bad(format!("a stream of kind {tag}")).await,
             Ok(Err(_)) | Err(_) => {}
         }

@@ -1,10 +1,11 @@
 //! The state that all tasks of the links share, and how they ask the link table.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use mesh_core::ids::PeerId;
+use mesh_core::ids::{MeshId, PeerId};
 use ring::rand::SecureRandom as _;
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
 use tokio::time::timeout;
@@ -12,9 +13,11 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
+use super::address::{Address, canonical};
 use super::event::LinkEvent;
 use super::link::{Link, LinkInfo, Offer, Outbox};
 use super::members::Members;
+use super::networks::Face;
 use super::quic::Code;
 use super::stream::ServiceId;
 use super::tls::Credentials;
@@ -41,8 +44,13 @@ pub(super) struct LinksState {
     pub(super) events: mpsc::Sender<LinkEvent>,
     pub(super) table: mpsc::Sender<ToTable>,
     pub(super) members: watch::Sender<Arc<Members>>,
+    pub(super) member_addresses: MemberAddresses,
     /// Services that are offered here.
     pub(super) services: BTreeSet<ServiceId>,
+    /// The mesh that we belong to; none before it runs.
+    pub(super) mesh: watch::Sender<Option<MeshId>>,
+    /// What local networks may know of us.
+    pub(super) lan: Face,
     pub(super) drain: Drain,
     /// Wakes the link table: dial everyone who is not linked.
     pub(super) retry: Notify,
@@ -58,6 +66,12 @@ impl LinksState {
     /// True if this peer may have a link: it is approved, or about to hear that it is not.
     pub(super) fn may_link(&self, peer: PeerId) -> bool {
         self.members.borrow().contains_key(&peer)
+    }
+
+    /// True if a member is said to be at this address, or was seen there: a hint to whom room is given first, and no
+    /// proof of anything.
+    pub(super) fn is_known_address(&self, ip: IpAddr) -> bool {
+        self.member_addresses.contains(ip) || self.live.is_at(ip)
     }
 
     /// True unless the directory record of this peer says that it does not offer the service.
@@ -112,6 +126,18 @@ impl LiveLinks {
         self.lock().values().map(|link| link.info()).collect()
     }
 
+    /// The peer that is linked at this socket.
+    #[cfg(feature = "lan")]
+    pub(super) fn at(&self, socket: SocketAddr) -> Option<PeerId> {
+        let is_there = |link: &&Arc<Link>| canonical(link.connection.remote_address()) == socket;
+        self.lock().values().find(is_there).map(|link| link.peer)
+    }
+
+    /// True if a link comes from this address.
+    pub(super) fn is_at(&self, ip: IpAddr) -> bool {
+        self.lock().values().any(|link| canonical(link.connection.remote_address()).ip() == ip)
+    }
+
     /// Makes this the link to its peer, in place of the one there may be.
     pub(super) fn put(&self, link: Arc<Link>) {
         self.lock().insert(link.peer, link);
@@ -124,6 +150,41 @@ impl LiveLinks {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<PeerId, Arc<Link>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Addresses at which members should be, and the last ones at which they proved their key to us.
+#[derive(Debug, Default)]
+pub(super) struct MemberAddresses(Mutex<Known>);
+
+#[derive(Debug, Default)]
+struct Known {
+    told: BTreeSet<IpAddr>,
+    seen: BTreeMap<PeerId, IpAddr>,
+}
+
+impl MemberAddresses {
+    /// Takes over a new set of members.
+    pub(super) fn set(&self, members: &Members) {
+        let stay = || members.iter().filter(|(_, member)| !member.leaving);
+        let told = stay().flat_map(|(_, member)| member.addresses.iter().filter_map(Address::ip)).collect();
+        let mut known = self.lock();
+        known.told = told;
+        known.seen.retain(|peer, _| members.get(peer).is_some_and(|member| !member.leaving));
+    }
+
+    /// Notes that this member proved its key from there.
+    pub(super) fn note(&self, peer: PeerId, ip: IpAddr) {
+        self.lock().seen.insert(peer, ip);
+    }
+
+    fn contains(&self, ip: IpAddr) -> bool {
+        let known = self.lock();
+        known.told.contains(&ip) || known.seen.values().any(|seen| *seen == ip)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Known> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

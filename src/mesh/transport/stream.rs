@@ -41,6 +41,8 @@ pub(super) enum Tag {
     Join,
     /// One blob.
     Blob,
+    /// Asks for the name of this device, which it tells on networks that it knows.
+    Who,
 }
 
 impl Tag {
@@ -49,6 +51,7 @@ impl Tag {
     const JOIN: u8 = 3;
     const BLOB: u8 = 4;
     const MOVED: u8 = 5;
+    const WHO: u8 = 6;
 
     fn encode(self) -> Bytes {
         match self {
@@ -60,6 +63,7 @@ impl Tag {
             }
             Self::Join => Bytes::from_static(&[Self::JOIN]),
             Self::Blob => Bytes::from_static(&[Self::BLOB]),
+            Self::Who => Bytes::from_static(&[Self::WHO]),
         }
     }
 }
@@ -90,6 +94,7 @@ pub(super) async fn read_tag(recv: &mut RecvStream) -> Result<Tag, StreamError> 
         Tag::SERVICE => Tag::Service(ServiceId(u16::from_be_bytes(read_array(recv).await?))),
         Tag::JOIN => Tag::Join,
         Tag::BLOB => Tag::Blob,
+        Tag::WHO => Tag::Who,
         unknown => return Err(StreamError::Tag(unknown)),
     })
 }

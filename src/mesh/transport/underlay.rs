@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
 use super::address::{Address, canonical};
+use super::interfaces::Interfaces;
 use super::quic;
 use super::strangers::{Limits, Strangers};
 
@@ -42,6 +43,8 @@ pub(super) struct OwnAddresses {
     pub(super) announced: Vec<Address>,
     /// All that packets may come from. A connection that was accepted at another is dead.
     pub(super) local: BTreeSet<IpAddr>,
+    /// The interfaces that they are of.
+    pub(super) interfaces: Interfaces,
 }
 
 impl Underlay {
@@ -54,7 +57,7 @@ impl Underlay {
         let socket = quic::bind(listen)?;
         let endpoint = quinn::Endpoint::new(endpoint, Some(server), socket, Arc::new(quinn::TokioRuntime))?;
         let bound = canonical(endpoint.local_addr()?);
-        let (own_tx, own) = watch::channel(own_addresses(bound, local_ips().unwrap_or_default()));
+        let (own_tx, own) = watch::channel(own_addresses(bound, Interfaces::read().unwrap_or_default()));
         let strangers = Strangers::new(Limits::UDP, Instant::now());
         let underlay = Self { kind: UnderlayKind::Udp, endpoint, own, strangers };
         Ok((underlay, OwnWatcher { bound, own: own_tx }))
@@ -116,8 +119,8 @@ impl OwnWatcher {
     }
 
     fn update(&self) {
-        let Ok(local) = local_ips() else { return };
-        let now = own_addresses(self.bound, local);
+        let Ok(interfaces) = Interfaces::read() else { return };
+        let now = own_addresses(self.bound, interfaces);
         self.own.send_if_modified(|own| {
             let changed = *own != now;
             *own = now;
@@ -126,25 +129,16 @@ impl OwnWatcher {
     }
 }
 
-fn local_ips() -> io::Result<BTreeSet<IpAddr>> {
-    Ok(if_addrs::get_if_addrs()?.iter().map(if_addrs::Interface::ip).collect())
-}
-
-/// Own addresses of a socket that is bound there: those of all interfaces, loopback last. Link-local ones are not
-/// announced, for they mean nothing on another machine.
-fn own_addresses(bound: SocketAddr, local: BTreeSet<IpAddr>) -> OwnAddresses {
+/// Own addresses of a socket that is bound there: those of all interfaces, see [`Interfaces::announced`].
+fn own_addresses(bound: SocketAddr, interfaces: Interfaces) -> OwnAddresses {
+    let local = interfaces.ips().collect();
     if !bound.ip().is_unspecified() {
-        return OwnAddresses { announced: vec![bound.into()], local };
+        return OwnAddresses { announced: vec![bound.into()], local, interfaces };
     }
-    let announced = |ip: &IpAddr| match ip {
-        IpAddr::V4(ip) => !ip.is_link_local(),
-        IpAddr::V6(ip) => bound.is_ipv6() && !ip.is_unicast_link_local(),
-    };
-    let mut sockets: Vec<SocketAddr> =
-        local.iter().copied().filter(announced).map(|ip| (ip, bound.port()).into()).collect();
-    sockets.sort_by_key(|socket| (socket.ip().is_loopback(), socket.is_ipv6(), *socket));
-    if sockets.is_empty() {
-        sockets.push((Ipv4Addr::LOCALHOST, bound.port()).into());
+    let socket = |ip: IpAddr| Address::Udp((ip, bound.port()).into());
+    let mut announced: Vec<Address> = interfaces.announced(bound.is_ipv6()).into_iter().map(socket).collect();
+    if announced.is_empty() {
+        announced.push(socket(Ipv4Addr::LOCALHOST.into()));
     }
-    OwnAddresses { announced: sockets.into_iter().map(Address::Udp).collect(), local }
+    OwnAddresses { announced, local, interfaces }
 }

@@ -125,7 +125,8 @@ async fn invites_and_joins() {
     assert_eq!((&pending["check"], &pending["own_check"]), (&asks["check"], &asks["own_check"]));
     fake.post("/api/v1/join", r#"{"nearby":"attic"}"#).await.problem(404, "unknown_nearby");
     fake.post("/api/v1/join", r#"{"address":"1.2.3.4:7433"}"#).await.problem(503, "inviter_down");
-    fake.post("/api/v1/join", r#"{"address":"attic"}"#).await.problem(422, "invalid");
+    fake.post("/api/v1/join", r#"{"address":"attic"}"#).await.problem(503, "inviter_down");
+    fake.post("/api/v1/join", r#"{"address":"attic/7433"}"#).await.problem(422, "invalid");
     fake.post("/api/v1/join", r#"{"code":"hello"}"#).await.problem(422, "invite_invalid");
     for bad in ["{}", r#"{"force":true}"#, r#"{"nearby":null,"address":"1.2.3.4:7433"}"#] {
         fake.post("/api/v1/join", bad).await.problem(422, "invalid");

@@ -214,6 +214,28 @@ async fn half_sent_requests_are_dropped_in_the_end() {
 }
 
 #[tokio::test]
+async fn s19_half_sent_requests_shut_no_door() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let fake = Fake::start().await;
+    let mut slow = Vec::new();
+    for _ in 0..crate::doors::listen::CONNECTIONS_MAX + 50 {
+        let mut half = tokio::net::TcpStream::connect(fake.bound.http).await.unwrap();
+        half.write_all(b"GET /healthz HTTP/1.1\r\nHost: loc").await.unwrap();
+        slow.push(half);
+    }
+    let began = tokio::time::Instant::now();
+    let mut honest = tokio::net::TcpStream::connect(fake.bound.http).await.unwrap();
+    let head = format!("GET /healthz HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", fake.bound.http);
+    honest.write_all(head.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    honest.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    // Before any of the others has run out of time.
+    assert!(began.elapsed() < std::time::Duration::from_secs(1), "{:?}", began.elapsed());
+    assert_eq!(fake.get("/api/v1/status").await.status, 200, "and the socket is not touched");
+}
+
+#[tokio::test]
 async fn a_head_without_end_is_refused() {
     let fake = Fake::start().await;
     let long = "x".repeat(64 * 1024);

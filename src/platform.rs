@@ -18,6 +18,9 @@ const BOOTTIME: ClockId = ClockId::CLOCK_BOOTTIME;
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 const BOOTTIME: ClockId = ClockId::CLOCK_MONOTONIC;
 
+/// `PATH` of a program that is started where none is set.
+pub const PATH_DEFAULT: &str = "/usr/local/bin:/usr/bin:/bin";
+
 /// Milliseconds since the machine started, sleep included.
 #[must_use]
 pub fn boottime_ms() -> u64 {

@@ -106,7 +106,7 @@ codes! {
     HeadersTooLarge  "headers_too_large"    431  OutOfRange         2 "The headers are too large";
     Internal         "internal"             500  Internal           1 "A fault of sigil";
     StoreFailed      "store_failed"         500  Internal           1 "The local store failed";
-    ResultAway       "result_away"          503  Unavailable        6 "The result is on a device that cannot be reached";
+    ResultAway       "result_away"          503  Unavailable        9 "The result is not here yet";
     InviterDown      "inviter_down"         503  Unavailable        6 "The inviting device does not answer";
     Moved            "moved"                503  Unavailable        6 "This device has since moved to another mesh";
     DiskFull         "disk_full"            507  ResourceExhausted  1 "The disk of this device is nearly full";
@@ -290,10 +290,18 @@ impl From<MeshError> for OpError {
             MeshError::Join(error) => error.into(),
             MeshError::ResultGone => Self::new(ErrorCode::ResultGone, detail)
                 .hint("the newest outputs are kept, 256 MiB of them; call again, or fetch it sooner"),
-            MeshError::ResultAway { node } => Self::new(ErrorCode::ResultAway, detail)
-                .hint("switch that device on; the bytes come by themselves once it can be reached")
-                .retry_after(Duration::from_secs(30))
-                .with("node", json!(node.as_str())),
+            MeshError::ResultAway { node, received, len } => {
+                let away = Self::new(ErrorCode::ResultAway, detail)
+                    .with("node", json!(node.as_str()))
+                    .with("received_bytes", received.unwrap_or_default())
+                    .with("output_bytes", len);
+                if received.is_some() {
+                    away.hint("ask again: the bytes are coming").retry_after(Duration::from_secs(1))
+                } else {
+                    away.hint("switch that device on; the bytes come by themselves once it can be reached")
+                        .retry_after(Duration::from_secs(30))
+                }
+            }
         }
     }
 }
@@ -318,7 +326,7 @@ mod tests {
         let fault = OpError::from(MeshError::Refused(refusal));
         assert_eq!(fault.code, ErrorCode::QueueFull);
         assert_eq!(fault.retry_after, Some(Duration::from_millis(1500)));
-        let away = OpError::from(MeshError::ResultAway { node: "n".parse().unwrap() });
+        let away = OpError::from(MeshError::ResultAway { node: "n".parse().unwrap(), received: Some(1), len: 2 });
         for fault in [OpError::from(MeshError::Stopping), OpError::from(MeshError::Moved), away] {
             assert_eq!(fault.code.http(), 503);
             assert!(fault.retry_after.is_some());

@@ -1,5 +1,5 @@
 //! The one place that spawns: every task and every thread belongs to a group that can be told to stop, and then be
-//! ended.
+//! ended; but for threads that may hang in the kernel, which nobody waits for ([`Strays`]).
 
 use std::future::Future;
 use std::io;
@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use tokio::sync::{Semaphore, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -92,6 +93,67 @@ impl Threads {
     }
 }
 
+/// Longest wait for a place among [`Strays`]: what is at work for longer hangs, and so would what comes after it.
+const PLACE_WITHIN: Duration = Duration::from_secs(5);
+
+/// Threads for work that may never come back, such as a read of a dead network disk, which nothing can end. They are
+/// bounded, and they neither belong to a [`TaskGroup`] nor hold the end of the process. Cheap to clone; clones share the
+/// places.
+#[derive(Debug, Clone)]
+pub struct Strays {
+    name: &'static str,
+    max: usize,
+    places: Arc<Semaphore>,
+    patience: Duration,
+}
+
+/// A reason for which work on a thread of its own gave nothing.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StrayError {
+    /// All places are taken, and none came free within 5 s.
+    #[error("{max} earlier calls have not come back")]
+    Full {
+        /// Number of the places.
+        max: usize,
+    },
+    /// The system gives no thread.
+    #[error("no thread for it: {0}")]
+    NoThread(#[source] io::Error),
+    /// The work panicked.
+    #[error("the work broke down")]
+    Panicked,
+}
+
+impl Strays {
+    /// At most `max` threads at once, called `name` (at most 15 bytes are shown by Linux).
+    #[must_use]
+    pub fn new(name: &'static str, max: usize) -> Self {
+        Self { name, max, places: Arc::new(Semaphore::new(max)), patience: PLACE_WITHIN }
+    }
+
+    /// Runs `work` on a thread of its own.
+    ///
+    /// # Errors
+    /// See [`StrayError`].
+    ///
+    /// # Cancel safety
+    /// When dropped, the thread goes on alone until its work ends, if it ever does, and keeps its place until then.
+    pub async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, StrayError> {
+        let full = StrayError::Full { max: self.max };
+        let place = tokio::time::timeout(self.patience, self.places.clone().acquire_owned()).await;
+        let Ok(Ok(place)) = place else { return Err(full) };
+        let (done, result) = oneshot::channel();
+        let thread = std::thread::Builder::new().name(self.name.to_owned()).spawn(move || {
+            let _place = place;
+            // Nobody waits for it any more, perhaps.
+            let _ = done.send(work());
+        });
+        thread.map_err(StrayError::NoThread)?;
+        result.await.map_err(|_| StrayError::Panicked)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -128,6 +190,27 @@ mod tests {
         // The task is ended by force, and with it goes what the thread waits for.
         assert!(!tasks.shutdown(Duration::from_millis(10)).await);
         assert!(tasks.threads.running.is_empty());
+    }
+
+    #[tokio::test]
+    async fn b08_work_that_hangs_keeps_its_place_and_nothing_else() {
+        // Threads take real time, so a paused clock would run ahead of them.
+        let strays = Strays { patience: Duration::from_millis(50), ..Strays::new("stray", 2) };
+        assert_eq!(strays.run(|| 7).await.unwrap(), 7);
+        assert!(matches!(strays.run(|| panic!("a bug")).await, Err(StrayError::Panicked)));
+        let (release, hold) = std::sync::mpsc::sync_channel::<()>(1);
+        let hang = strays.run(move || hold.recv().unwrap_or_default());
+        assert!(tokio::time::timeout(Duration::from_millis(10), hang).await.is_err());
+        assert_eq!(strays.run(|| 8).await.unwrap(), 8, "the other place is free");
+        let (release_too, hold) = std::sync::mpsc::sync_channel::<()>(1);
+        let hang = strays.run(move || hold.recv().unwrap_or_default());
+        assert!(tokio::time::timeout(Duration::from_millis(10), hang).await.is_err());
+        assert!(matches!(strays.run(|| 9).await, Err(StrayError::Full { max: 2 })));
+        drop((release, release_too));
+        while strays.places.available_permits() < 2 {
+            std::thread::yield_now();
+        }
+        assert_eq!(strays.run(|| 10).await.unwrap(), 10, "a disk that is back is a disk again");
     }
 
     #[tokio::test]

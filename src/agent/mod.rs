@@ -34,6 +34,7 @@ mod doors;
 mod error;
 mod home;
 mod logs;
+mod look;
 mod network;
 mod ports;
 mod settings;
@@ -102,6 +103,7 @@ async fn live(options: Options, log: &mut Option<LogFormat>) -> Result<(), Agent
     home.keep_name(&name)?;
 
     let tasks = TaskGroup::default();
+    let mut missing = look::start(&config, &tasks);
     let key = DeviceKey::load_or_create(home.path())?;
     let peer_id = key.peer_id();
     let (store, report, durable) = home.open_store()?;
@@ -166,6 +168,11 @@ async fn live(options: Options, log: &mut Option<LogFormat>) -> Result<(), Agent
         home: home.path().to_owned(),
         home_id: home.id(),
     };
+    // Others come later, or never: the start does not wait for a disk.
+    while let Ok(warning) = missing.try_recv() {
+        warn(&warning);
+        reloader.note(warning);
+    }
     home.publish(&endpoints)?;
     tasks.spawn(keep_published(home.clone(), endpoints.clone(), surroundings, tasks.stopping()));
     let mut signals = signals.with_stopping().map_err(at("taking the signals of", home.path()))?;

@@ -4,15 +4,27 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use serde_json::{Map, Value};
+use serde_json::value::RawValue;
 
+use crate::cli::body::raw;
 use crate::config::QUIC_PORT_DEFAULT;
 use crate::config::value::{DURATION_RULE, parse_duration};
+use crate::json::RawObject;
 use crate::mesh::transport::{Address, InvalidAddress};
+
+/// What people have to know before they write a tool; the whole of it is in docs/tools.md.
+const TOOLS_HELP: &str = "\
+A tool of [tools.NAME] in sigil.toml gets its arguments as JSON on standard input, as they were written, and answers with
+what it prints. It runs as the user of the agent with PATH, HOME and LANG alone (more with `env`), umask 077, in a private
+directory that is removed afterwards. What it leaves running is killed when it ends, and named in the call's history,
+unless the tool has `keep_running = true`.
+
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 denied, 5 no agent or no answer of it, 6 still open,
+7 out of time: it did not run, 8 conflict, 9 it ran and its result is on the way";
 
 /// One private mesh out of your own devices: each offers tools, any of them can call them.
 #[derive(Debug, Parser)]
-#[command(name = "sigil", version, max_term_width = 100, propagate_version = true)]
+#[command(name = "sigil", version, max_term_width = 100, propagate_version = true, after_help = TOOLS_HELP)]
 pub(crate) struct Cli {
     /// Directory of this installation [default: the platform's data directory + `sigil`]
     #[arg(long, global = true, env = "SIGIL_HOME", value_name = "DIR", hide_env_values = true)]
@@ -78,9 +90,12 @@ pub(crate) enum Command {
     Result {
         /// The call
         id: String,
-        /// Write the bytes to a file
+        /// Write the bytes to a file; `-` is standard output
         #[arg(short, long, value_name = "FILE")]
         output: Option<PathBuf>,
+        /// Longest wait for its end and for the bytes [default: none for its end; for the bytes, while they come]
+        #[arg(long, value_parser = duration, value_name = "TIME")]
+        wait: Option<Duration>,
     },
     /// Stop a call, wherever it is
     Cancel {
@@ -264,10 +279,10 @@ pub(crate) struct CallArgs {
     pub(crate) node: String,
     /// Name of the tool, as `sigil tools` shows it
     pub(crate) tool: String,
-    /// One argument; the value is JSON if it reads as JSON, else text
+    /// One argument; the value is JSON, passed on as it is written, if it reads as JSON; else text
     #[arg(long = "arg", value_name = "NAME=VALUE", value_parser = named_value)]
-    pub(crate) args: Vec<(String, Value)>,
-    /// All arguments as one JSON object: `@FILE`, `-` for standard input, or the JSON itself
+    pub(crate) args: Vec<(String, Box<RawValue>)>,
+    /// All arguments as one JSON document, passed on as it is: `@FILE`, `-` for standard input, or the JSON itself
     #[arg(long, value_name = "JSON", conflicts_with = "args")]
     pub(crate) input: Option<String>,
     /// Drop the call if it has not started within this time, at most 7d [default: `calls.ttl` in sigil.toml, else 1m]
@@ -282,9 +297,9 @@ pub(crate) struct CallArgs {
     /// Your own key for this call: the same key again finds it instead of calling twice
     #[arg(long)]
     pub(crate) key: Option<String>,
-    /// Longest wait for the result; the call itself goes on
-    #[arg(long, default_value = "20s", value_parser = duration, value_name = "TIME")]
-    pub(crate) wait: Duration,
+    /// Longest wait for the result; the call itself goes on [default: 20s, and longer while the bytes of the result come]
+    #[arg(long, value_parser = duration, value_name = "TIME")]
+    pub(crate) wait: Option<Duration>,
     /// Return at once with the call's id
     #[arg(long, conflicts_with = "wait")]
     pub(crate) no_wait: bool,
@@ -329,30 +344,30 @@ fn whole_seconds(text: &str) -> Result<u64, String> {
 }
 
 /// Reads `name=value`; the value is JSON if it reads as JSON, else text.
-fn named_value(text: &str) -> Result<(String, Value), String> {
+fn named_value(text: &str) -> Result<(String, Box<RawValue>), String> {
     let (name, value) = text.split_once('=').ok_or("write it as NAME=VALUE")?;
     if name.is_empty() {
         return Err("the name before `=` is empty".into());
     }
-    let value = serde_json::from_str(value).unwrap_or_else(|_| Value::String(value.to_owned()));
+    let value = serde_json::from_str(value).unwrap_or_else(|_| raw(&value));
     Ok((name.to_owned(), value))
 }
 
-/// Puts `--arg`s together; the same name twice is a mistake, not a choice.
-pub(crate) fn arguments(args: &[(String, Value)]) -> Result<Value, String> {
-    let mut object = Map::new();
+/// Puts `--arg`s together, in their order; the same name twice is a mistake, not a choice.
+pub(crate) fn arguments(args: &[(String, Box<RawValue>)]) -> Result<Box<RawValue>, String> {
+    let mut object = RawObject::default();
     for (name, value) in args {
-        if object.insert(name.clone(), value.clone()).is_some() {
+        if object.get(name).is_some() {
             return Err(format!("the argument `{name}` is given twice"));
         }
+        object.push(name, value.clone());
     }
-    Ok(Value::Object(object))
+    Ok(raw(&object))
 }
 
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
-    use serde_json::json;
 
     use super::*;
 
@@ -384,10 +399,27 @@ mod tests {
         );
         let Ok(Cli { command: Command::Call(call), .. }) = cli else { panic!("{cli:?}") };
         let all = arguments(&call.args).expect("no name twice");
-        assert_eq!(all, json!({"n": 3, "s": "three", "l": [1, 2], "e": "", "z": "007", "q": "3", "b": "a=b"}));
+        assert_eq!(all.get(), r#"{"n":3,"s":"three","l":[1,2],"e":"","z":"007","q":"3","b":"a=b"}"#);
         assert!(parse("sigil call attic t --arg n").is_err());
         assert!(parse("sigil call attic t --arg =3").is_err());
-        assert!(arguments(&[("a".into(), json!(1)), ("a".into(), json!(2))]).is_err());
+        assert!(arguments(&[("a".into(), raw(&1)), ("a".into(), raw(&2))]).is_err());
+    }
+
+    #[test]
+    fn b02_arguments_are_passed_on_as_they_are_written() {
+        let given = [
+            "id=12345678901234567890123",
+            "v=1.10",
+            "huge=1e999",
+            r#"o={"z": 1.10,  "a":1e2,"z":2}"#,
+            r#"half="\ud800""#,
+            "ü=ü\n",
+        ];
+        let all: Vec<_> = given.iter().map(|text| named_value(text).expect("a named value")).collect();
+        assert_eq!(
+            arguments(&all).expect("no name twice").get(),
+            r#"{"id":12345678901234567890123,"v":1.10,"huge":1e999,"o":{"z": 1.10,  "a":1e2,"z":2},"half":"\ud800","ü":"ü\n"}"#
+        );
     }
 
     #[test]

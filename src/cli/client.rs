@@ -14,6 +14,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use tokio::net::UnixStream;
 
+use crate::cli::body::Body;
 use crate::cli::exit::{Exit, Failure};
 use crate::doors::rest::HOME_HEADER;
 use crate::ownership;
@@ -22,7 +23,7 @@ use crate::tasks::TaskGroup;
 
 /// Longest answer that is read into memory: the largest result, 64 MiB, with its JSON escapes.
 const ANSWER_BYTES_MAX: usize = 130 * 1024 * 1024;
-/// An agent on the same machine answers in milliseconds; past this it hangs.
+/// Longest silence of an agent: on the same machine it answers in milliseconds; past this it hangs.
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 
 /// The agent's own record of its process and socket. It may be long dead.
@@ -76,21 +77,18 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
-    pub(crate) fn json(&self) -> Result<Value, Failure> {
-        if self.body.is_empty() {
-            return Ok(Value::Object(serde_json::Map::new()));
-        }
-        serde_json::from_slice(&self.body)
-            .map_err(|error| Failure::new(Exit::Failed, format!("the agent's answer is not JSON: {error}")))
+    pub(crate) fn json(&self) -> Result<Body, Failure> {
+        Body::read(&self.body)
     }
 }
 
 /// Parts of a request besides its path.
 #[derive(Debug, Default)]
 pub(crate) struct Extras<'a> {
-    pub(crate) body: Option<&'a Value>,
+    /// JSON.
+    pub(crate) body: Option<String>,
     pub(crate) headers: &'a [(&'a str, &'a str)],
-    /// In place of [`ANSWER_WITHIN`].
+    /// Longest silence before and within the answer, in place of [`ANSWER_WITHIN`].
     pub(crate) within: Option<Duration>,
 }
 
@@ -168,34 +166,38 @@ impl Client {
         stream.peer_cred().ok()?.pid()?.try_into().ok()
     }
 
-    pub(crate) async fn get(&self, path: &str) -> Result<Value, Failure> {
+    pub(crate) async fn get(&self, path: &str) -> Result<Body, Failure> {
         self.ask(Method::GET, path, Extras::default()).await?.json()
     }
 
-    pub(crate) async fn post(&self, path: &str, body: &Value) -> Result<Value, Failure> {
-        self.ask(Method::POST, path, Extras { body: Some(body), ..Extras::default() }).await?.json()
+    pub(crate) async fn post(&self, path: &str, body: &Value) -> Result<Body, Failure> {
+        self.ask(Method::POST, path, Extras { body: Some(body.to_string()), ..Extras::default() }).await?.json()
     }
 
-    /// Sends a request and reads the whole answer. Anything but 2xx is a [`Failure`].
+    /// Sends a request and reads the whole answer, for as long as it comes. Anything but 2xx is a [`Failure`].
     pub(crate) async fn ask(&self, method: Method, path: &str, extras: Extras<'_>) -> Result<Answer, Failure> {
         let within = extras.within.unwrap_or(ANSWER_WITHIN);
-        let exchange = async {
-            let response = self.open(method, path, &extras).await?;
-            let status = response.status().as_u16();
-            let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX)
-                .collect()
-                .await
-                .map_err(|error| Failure::new(Exit::Failed, format!("the agent broke off its answer: {error}")))?;
-            Ok((status, body.to_bytes()))
-        };
-        let (status, body) = tokio::time::timeout(within, exchange).await.map_err(|_| {
-            Failure::new(Exit::Expired, format!("the agent has not answered within {} s", within.as_secs()))
+        let silent = |_| {
+            Failure::new(Exit::NoAgent, format!("the agent has been silent for {} s", within.as_secs()))
                 .hint("look at `sigil logs`, or at logs/agent.log in the home")
-        })??;
-        if (200..300).contains(&status) { Ok(Answer { body }) } else { Err(Failure::from_answer(status, &body)) }
+        };
+        let response = tokio::time::timeout(within, self.open(method, path, extras)).await.map_err(silent)??;
+        let status = response.status().as_u16();
+        let mut stream = Limited::new(response.into_body(), ANSWER_BYTES_MAX);
+        let mut body = Vec::new();
+        while let Some(frame) = tokio::time::timeout(within, stream.frame()).await.map_err(silent)? {
+            let frame = frame
+                .map_err(|error| Failure::new(Exit::Failed, format!("the agent broke off its answer: {error}")))?;
+            body.extend_from_slice(frame.data_ref().map_or(&[][..], |bytes| bytes));
+        }
+        if (200..300).contains(&status) {
+            Ok(Answer { body: body.into() })
+        } else {
+            Err(Failure::from_answer(status, &body))
+        }
     }
 
-    async fn open(&self, method: Method, path: &str, extras: &Extras<'_>) -> Result<Response<Incoming>, Failure> {
+    async fn open(&self, method: Method, path: &str, extras: Extras<'_>) -> Result<Response<Incoming>, Failure> {
         let stream = self.connect().await?;
         let broken = |error: hyper::Error| Failure::new(Exit::Failed, format!("talking to the agent: {error}"));
         let (mut sender, connection) =
@@ -214,7 +216,7 @@ impl Client {
         let body = match extras.body {
             Some(body) => {
                 request = request.header("content-type", "application/json");
-                Bytes::from(body.to_string())
+                Bytes::from(body)
             }
             None => Bytes::new(),
         };
@@ -342,7 +344,24 @@ mod tests {
         let client = Client::new(home.path());
         let extras = Extras { within: Some(Duration::from_millis(50)), ..Extras::default() };
         let failure = client.ask(Method::GET, "/x", extras).await.expect_err("no answer");
-        assert_eq!(failure.exit, Exit::Expired);
+        assert_eq!(failure.exit, Exit::NoAgent, "7 says that a call did not run");
         drop(listener);
+    }
+
+    #[tokio::test]
+    async fn b06_an_answer_may_take_long_while_bytes_come() {
+        let (home, listener) = home_with_listener();
+        let client = Client::new(home.path());
+        let served = async {
+            let (mut stream, _) = listener.accept().await.expect("someone connects");
+            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 40\r\n\r\n").await.expect("the client reads");
+            for _ in 0..40 {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+                stream.write_all(b"x").await.expect("the client reads");
+            }
+        };
+        let extras = Extras { within: Some(Duration::from_millis(200)), ..Extras::default() };
+        let ((), answer) = tokio::join!(served, client.ask(Method::GET, "/x", extras));
+        assert_eq!(answer.expect("it came, twice as slow as one silence").body.len(), 40);
     }
 }

@@ -16,14 +16,16 @@ pub(crate) enum Exit {
     Usage = 2,
     NotFound = 3,
     Denied = 4,
-    /// No agent runs for this home.
+    /// No agent runs for this home, or it does not answer.
     NoAgent = 5,
     /// The call is still open.
     Queued = 6,
-    /// Too late.
+    /// Too late: what was asked for has not happened.
     Expired = 7,
     /// Something else stands in the way.
     Conflict = 8,
+    /// The call has run, but the bytes of its result are not here yet.
+    ResultAway = 9,
     DoctorWarning = 10,
     DoctorError = 11,
 }
@@ -75,6 +77,7 @@ impl Exit {
             Self::Queued,
             Self::Expired,
             Self::Conflict,
+            Self::ResultAway,
         ];
         all.into_iter().find(|exit| *exit as u8 == code).unwrap_or(Self::Failed)
     }
@@ -179,6 +182,7 @@ mod tests {
         }
         assert_eq!(Exit::of_problem(409, "not_ended"), Exit::Queued);
         assert_eq!(Exit::of_problem(422, "key_reused"), Exit::Conflict);
+        assert_eq!(Exit::of_problem(503, "result_away"), Exit::ResultAway, "b06: it ran, unlike what expired");
     }
 
     #[test]

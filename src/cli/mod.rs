@@ -1,6 +1,7 @@
 //! Commands: a client of the REST API, plus the agent itself.
 
 mod args;
+mod body;
 mod client;
 mod commands;
 mod demo;
@@ -23,23 +24,32 @@ use crate::cli::output::{Ui, clean};
 /// Runs the program.
 #[must_use]
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
-        Ok(cli) => cli,
-        Err(error) => return misused(&error),
+    let (ui, ended) = match Cli::try_parse() {
+        Ok(cli) => (Ui::new(cli.json), run(cli)),
+        Err(error) if error.use_stderr() => (Ui::new(false), Ok(misused(&error))),
+        // Help and version are what was asked for.
+        Err(error) => {
+            let ui = Ui::new(false);
+            ui.help(&error);
+            (ui, Ok(ExitCode::SUCCESS))
+        }
     };
-    let ui = Ui::new(cli.json);
-    match run(cli, ui) {
-        Ok(exit) => exit,
-        Err(failure) => {
-            report(ui, &failure);
+    let exit = ended.unwrap_or_else(|failure| {
+        report(ui, &failure);
+        failure.exit.into()
+    });
+    match output::lost() {
+        None => exit,
+        Some(failure) => {
+            say(ui, &failure);
             failure.exit.into()
         }
     }
 }
 
-/// The end of a command line that is none. Whoever asked for JSON gets its document too; a wish for help is no mistake.
+/// The end of a command line that is none. Whoever asked for JSON gets its document too.
 fn misused(error: &clap::Error) -> ExitCode {
-    if !error.use_stderr() || !std::env::args_os().any(|word| word == "--json") {
+    if !std::env::args_os().any(|word| word == "--json") {
         error.exit();
     }
     let told = error.to_string();
@@ -52,7 +62,8 @@ fn misused(error: &clap::Error) -> ExitCode {
     Exit::Usage.into()
 }
 
-fn run(cli: Cli, ui: Ui) -> Result<ExitCode, Failure> {
+fn run(cli: Cli) -> Result<ExitCode, Failure> {
+    let ui = Ui::new(cli.json);
     let home = home(cli.home)?;
     if let Command::Up(args) = cli.command {
         return if args.detach {
@@ -105,6 +116,10 @@ fn report(ui: Ui, failure: &Failure) {
     if failure.logged {
         return;
     }
+    say(ui, failure);
+}
+
+fn say(ui: Ui, failure: &Failure) {
     let mut text = format!("error: {}", output::clean_lines(&failure.detail));
     if let Some(hint) = &failure.hint {
         text.push_str("\n  next: ");

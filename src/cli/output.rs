@@ -1,20 +1,64 @@
 //! Output: data to standard output, talk to standard error.
 
-use std::io::{IsTerminal, Write};
+use std::io::{self, IsTerminal, Write};
+use std::os::fd::AsFd as _;
+use std::sync::{Mutex, PoisonError};
 
-use serde_json::{Map, Value};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use serde_json::Value;
 
+use crate::cli::body::Body;
+use crate::cli::exit::{Exit, Failure};
+use crate::json;
 use crate::mesh::clock;
+
+/// The first write to standard output that failed. All writes go through [`write`], and [`lost`] tells it when the
+/// command is over, so that no command has to think of it.
+static LOST: Mutex<Option<io::Error>> = Mutex::new(None);
+
+fn write(bytes: &[u8]) {
+    let mut stdout = io::stdout().lock();
+    if let Err(error) = stdout.write_all(bytes).and_then(|()| stdout.flush()) {
+        LOST.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+    }
+}
+
+/// The failure to tell at the end of a command of which something did not reach standard output. None when only its
+/// reader has gone (`sigil calls | head`): that is no error of ours.
+pub(crate) fn lost() -> Option<Failure> {
+    let error = LOST.lock().unwrap_or_else(PoisonError::into_inner).take()?;
+    (error.kind() != io::ErrorKind::BrokenPipe).then(|| {
+        Failure::new(Exit::Failed, format!("writing to standard output: {error}"))
+            .hint("what was to be shown is lost; ask again with room for it")
+    })
+}
+
+/// True once nothing can be written to standard output any more, above all because its reader has gone. Files have no
+/// readers, so that they are always there.
+pub(crate) fn reader_gone() -> bool {
+    let stdout = io::stdout();
+    // No question but for what is told unasked: error, hang-up, no file.
+    let mut polled = [PollFd::new(stdout.as_fd(), PollFlags::empty())];
+    poll(&mut polled, PollTimeout::ZERO).is_ok_and(|told| told > 0)
+}
 
 /// The form in which this run of the program shows things.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Ui {
     /// One JSON document instead of text.
     pub(crate) json: bool,
-    /// Colours on standard output.
-    colour: bool,
+    screen: Screen,
     /// Standard error is a terminal: progress lines may be redrawn.
     pub(crate) live: bool,
+}
+
+/// What standard output is. On a terminal, what is shown is laid out and cannot steer it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Screen {
+    /// A pipe or a file: bytes.
+    Not,
+    Plain,
+    Coloured,
 }
 
 /// Meaning of a piece of text; the colours follow from it.
@@ -31,16 +75,21 @@ impl Ui {
     pub(crate) fn new(json: bool) -> Self {
         let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
             || std::env::var_os("TERM").is_some_and(|term| term == "dumb");
-        Self { json, colour: !plain && std::io::stdout().is_terminal(), live: std::io::stderr().is_terminal() }
+        let screen = match (io::stdout().is_terminal(), plain) {
+            (false, _) => Screen::Not,
+            (true, true) => Screen::Plain,
+            (true, false) => Screen::Coloured,
+        };
+        Self { json, screen, live: io::stderr().is_terminal() }
     }
 
     #[cfg(test)]
     pub(crate) fn plain(json: bool) -> Self {
-        Self { json, colour: false, live: false }
+        Self { json, screen: Screen::Not, live: false }
     }
 
     pub(crate) fn paint(self, tone: Tone, text: &str) -> String {
-        if !self.colour {
+        if self.screen != Screen::Coloured {
             return text.to_owned();
         }
         let code = match tone {
@@ -66,25 +115,32 @@ impl Ui {
         self.paint(tone, &clean(state))
     }
 
-    /// Prints the document of `--json`: the agent's own body plus `schema`.
-    pub(crate) fn document(self, schema: &str, body: Value) {
-        let mut fields = match body {
-            Value::Object(fields) => fields,
-            Value::Null => Map::new(),
-            other @ (Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_)) => {
-                Map::from_iter([("value".to_owned(), other)])
-            }
-        };
-        fields.insert("schema".into(), Value::String(schema.into()));
-        let text = if self.colour { format!("{:#}", Value::Object(fields)) } else { Value::Object(fields).to_string() };
-        self.print(&text);
+    /// Prints the document of `--json`: the agent's own bytes under the name of a schema. Laid out on a terminal only.
+    pub(crate) fn document(self, schema: &str, body: impl Into<Body>) {
+        let text = body.into().under(schema);
+        if self.screen == Screen::Not { self.print(&text) } else { self.print(&clean_lines(&json::pretty(&text))) }
     }
 
     /// Prints data.
     #[expect(clippy::unused_self, reason = "all that is shown goes through here")]
     pub(crate) fn print(self, text: &str) {
-        // Whoever reads us may have gone (`sigil calls | head`): that is no error of ours.
-        let _ = writeln!(std::io::stdout().lock(), "{text}");
+        write(format!("{text}\n").as_bytes());
+    }
+
+    /// Prints help, or the version.
+    pub(crate) fn help(self, asked: &clap::Error) {
+        let text = asked.render();
+        self.print(if self.screen == Screen::Coloured { text.ansi().to_string() } else { text.to_string() }.trim_end());
+    }
+
+    /// Hands on the output of a tool: into a pipe or a file byte for byte, on a terminal so that it can be read and
+    /// steers nothing.
+    pub(crate) fn output(self, bytes: &[u8]) {
+        if self.screen == Screen::Not {
+            write(bytes);
+        } else if !bytes.is_empty() {
+            self.print(&for_terminal(bytes));
+        }
     }
 
     /// Says something that is not data.
@@ -101,6 +157,12 @@ impl Ui {
             let _ = stderr.flush();
         }
     }
+}
+
+fn for_terminal(output: &[u8]) -> String {
+    let text = String::from_utf8_lossy(output);
+    let is_json = serde_json::from_str::<serde::de::IgnoredAny>(&text).is_ok();
+    if is_json { clean_lines(&json::pretty(&text)) } else { clean_lines(text.strip_suffix('\n').unwrap_or(&text)) }
 }
 
 /// Takes out what could steer a terminal: control characters, and marks that reorder text. Names, reasons and errors
@@ -226,7 +288,7 @@ mod tests {
 
     #[test]
     fn colours_take_no_room() {
-        let colourful = Ui { colour: true, ..Ui::plain(false) };
+        let colourful = Ui { screen: Screen::Coloured, ..Ui::plain(false) };
         let rows = [vec![colourful.state("done"), "1".into()], vec!["interrupted".into(), "2".into()]];
         let plain: Vec<String> =
             table(&["S", "N"], &rows).lines().map(|line| line.replace("\x1b[32m", "").replace("\x1b[0m", "")).collect();
@@ -239,6 +301,16 @@ mod tests {
         assert_eq!(clean("a\x1b[2Jb\nc\u{202e}d"), "a\u{fffd}[2Jb\u{fffd}c\u{fffd}d");
         assert_eq!(clean_lines("a\x1bb\nc\td\r"), "a\u{fffd}b\nc\td\u{fffd}");
         assert_eq!(text(&json!({"a": "\x07x"}), "a"), "\u{fffd}x");
+    }
+
+    #[test]
+    fn b02_on_a_terminal_numbers_and_keys_stay_what_they_are() {
+        assert_eq!(
+            for_terminal(b"{\"z\":1.10,\"a\":12345678901234567890123,\"z\":2}\n"),
+            "{\n  \"z\": 1.10,\n  \"a\": 12345678901234567890123,\n  \"z\": 2\n}"
+        );
+        assert_eq!(for_terminal(b"6.10\n"), "6.10");
+        assert_eq!(for_terminal(b"a\x1b[2J\xff\n\n"), "a\u{fffd}[2J\u{fffd}\n");
     }
 
     #[test]

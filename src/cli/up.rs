@@ -32,6 +32,8 @@ const WARNING: &str = "sigil.warning/1";
 const READY_WITHIN: Duration = Duration::from_secs(30);
 /// Longest wait of `down`: the agent's own grace is shorter.
 const DOWN_WITHIN: Duration = Duration::from_secs(5);
+/// Time for the threads of the runtime to come back when the agent has stopped.
+const LEFT_WITHIN: Duration = Duration::from_secs(1);
 /// Bytes of the log that are shown when a start fails.
 const TAIL_BYTES: u64 = 4096;
 
@@ -58,7 +60,7 @@ pub(crate) fn foreground(home: &Path, args: UpArgs, ui: Ui) -> Result<Exit, Fail
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime =
         runtime.map_err(|error| Failure::new(Exit::Failed, format!("the runtime does not start: {error}")))?;
-    runtime.block_on(async {
+    let ended = runtime.block_on(async {
         refuse_second(&Client::new(home)).await?;
         let detached = args.own_session;
         let ready = Box::new(move |endpoints: &Endpoints| {
@@ -84,8 +86,10 @@ pub(crate) fn foreground(home: &Path, args: UpArgs, ui: Ui) -> Result<Exit, Fail
             ready,
         };
         agent::run(options).await.map_err(|ended| failure_of(&ended, detached))
-    })?;
-    Ok(Exit::Ok)
+    });
+    // What still blocks now hangs on a disk, and would for ever.
+    runtime.shutdown_timeout(LEFT_WITHIN);
+    ended.map(|()| Exit::Ok)
 }
 
 /// The end of an agent for people. Where its log is not on their screen, or is no text, the log has it too.

@@ -29,7 +29,7 @@ const KEYS: [(&str, &[&str]); 9] = [
     ("listen", &["quic_port", "http_port"]),
     ("discovery", &["lan"]),
     ("files", &["roots"]),
-    ("tools.*", &["command", "args", "timeout", "effect", "max_output", "description", "env"]),
+    ("tools.*", &["command", "args", "timeout", "effect", "max_output", "description", "env", "keep_running"]),
     ("calls", &["ttl", "running"]),
     ("storage", &["free_min"]),
     ("log", &["level", "format", "max_size"]),
@@ -105,6 +105,7 @@ struct RawTool {
     max_output: Option<String>,
     description: Option<String>,
     env: BTreeMap<String, String>,
+    keep_running: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -169,7 +170,7 @@ fn read(
         warnings.push(unknown_key(&section, &key));
     })
     .map_err(shape)?;
-    let config = Checker { home, origins, warnings: &mut warnings }.config(raw, probe)?;
+    let config = Checker { home, origins }.config(raw, probe)?;
     Ok((config, warnings))
 }
 
@@ -235,14 +236,20 @@ fn nearest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> String {
     }
 }
 
+/// A path that begins with `~/`, as the shell of whoever runs this agent would read it; `None` for any other text, and
+/// where nobody's home is known.
+fn in_home(text: &str) -> Option<String> {
+    let (rest, home) = (text.strip_prefix("~/")?, std::env::var("HOME").ok()?);
+    home.starts_with('/').then(|| format!("{}/{rest}", home.trim_end_matches('/')))
+}
+
 struct Checker<'a> {
     home: &'a Path,
     origins: Origins,
-    warnings: &'a mut Vec<Warning>,
 }
 
 impl Checker<'_> {
-    fn config(mut self, raw: Raw, probe: &Probe) -> Result<Config, ConfigError> {
+    fn config(self, raw: Raw, probe: &Probe) -> Result<Config, ConfigError> {
         let Raw { node, listen, discovery, files, tools, calls, storage, log } = raw;
         Ok(Config {
             home: self.home.to_owned(),
@@ -363,19 +370,13 @@ impl Checker<'_> {
         })
     }
 
-    fn roots(&mut self, raw: Vec<String>) -> Result<Vec<PathBuf>, ConfigError> {
+    fn roots(&self, raw: Vec<String>) -> Result<Vec<PathBuf>, ConfigError> {
         let mut roots = Vec::new();
         for text in raw {
-            let path = match (text.strip_prefix("~/"), std::env::var_os("HOME")) {
-                (Some(rest), Some(home)) => PathBuf::from(home).join(rest),
-                _ => PathBuf::from(&text),
-            };
+            let path = PathBuf::from(in_home(&text).unwrap_or_else(|| text.clone()));
             let plain = path.components().all(|part| !matches!(part, std::path::Component::ParentDir));
             if !path.is_absolute() || !plain || text.contains('\0') {
                 return Err(self.bad("files.roots", text, "absolute paths without `..`, or paths that begin with ~/"));
-            }
-            if !path.is_dir() {
-                self.warnings.push(Warning(format!("files.roots: {} is not a directory (now)", path.display())));
             }
             // Written anew from its parts: without a slash at the end, doubled slashes or `.`.
             roots.push(path.components().collect());
@@ -419,16 +420,26 @@ impl Checker<'_> {
         let times = Duration::from_millis(1)..=TOOL_TIMEOUT_MAX;
         let description = raw.description.unwrap_or_else(|| format!("runs {}", raw.command));
         // `./x` and `bin/x` would be looked for in the directory that a run happens to have.
-        let command = PathBuf::from(&raw.command);
+        let command = PathBuf::from(in_home(&raw.command).unwrap_or_else(|| raw.command.clone()));
+        if raw.command.starts_with('~') && !command.is_absolute() {
+            let allowed = "a path that begins with ~/ where HOME is set, or the whole path";
+            return Err(self.bad(&key("command"), raw.command, allowed));
+        }
         let command = if raw.command.contains('/') { self.home.join(command) } else { command };
         Ok(CommandTool {
             command,
-            args: raw.args,
+            args: raw.args.into_iter().map(|arg| in_home(&arg).unwrap_or(arg)).collect(),
             timeout: self.duration(&key("timeout"), raw.timeout, TOOL_TIMEOUT_DEFAULT, times)?,
             effect: self.one_of(&key("effect"), raw.effect, Effect::Once, &effects)?,
             max_output: max_output.transpose()?.unwrap_or(limits::RESULT_BYTES_MAX),
             description: limits::cut(&description, DESCRIPTION_BYTES_MAX).to_owned(),
             env: raw.env,
+            keep_running: self.one_of(
+                &key("keep_running"),
+                raw.keep_running,
+                false,
+                &[("true", true), ("false", false)],
+            )?,
         })
     }
 
@@ -517,18 +528,37 @@ mod tests {
             max_output = "1MiB"
             description = "does x"
             env = { TOKEN = "secret", lower = "1" }
+            keep_running = true
             "#,
         );
         let tool = &config.tools[&"My.tool".parse().unwrap()];
         assert_eq!(tool.command, Path::new("/home-of-sigil/bin/x"));
         assert_eq!((tool.timeout, tool.effect, tool.max_output), (Duration::from_mins(5), Effect::Idempotent, 1 << 20));
         assert_eq!(tool.env.keys().collect::<Vec<_>>(), ["TOKEN", "lower"]);
+        assert!(tool.keep_running);
         assert!(!format!("{config:?}").contains("secret"));
         assert_eq!(config.peer().class, Class(Class::SERVER.0 + Class::PREFERRED));
         assert_eq!(config.peer().running_max, 2);
         assert_eq!(config.listen, Listen { quic_port: Some(7000), http_port: Some(0) });
         assert!(config.node.deny[0].matches(&"files.read".parse().unwrap()));
         assert!(!config.node.deny[1].matches(&"reboot2".parse().unwrap()));
+    }
+
+    #[test]
+    fn b24_a_path_may_begin_with_the_home_of_whoever_runs_the_agent() {
+        let home = std::env::var("HOME").expect("the tests run in a home");
+        let home = home.trim_end_matches('/');
+        let config = good(
+            "[files]\nroots = ['~/docs']\n[tools.x]\ncommand = '~/bin/x'\nargs = ['~/list', '-o~/y', '~', 'a ~/b', './~/c']\n",
+        );
+        let tool = &config.tools[&"x".parse().unwrap()];
+        assert_eq!(config.files.roots, [Path::new(&format!("{home}/docs"))]);
+        assert_eq!(tool.command, Path::new(&format!("{home}/bin/x")));
+        assert_eq!(tool.args, [&format!("{home}/list"), "-o~/y", "~", "a ~/b", "./~/c"]);
+        for command in ["~", "~bob/x"] {
+            let error = error(&format!("[tools.x]\ncommand = '{command}'"));
+            assert!(error.contains("tools.x.command") && error.contains("begins with ~/"), "{error}");
+        }
     }
 
     #[test]

@@ -4,10 +4,12 @@
 
 pub mod class;
 mod load;
+mod look;
 mod settings;
 pub mod value;
 
 pub use load::load;
+pub use look::{Named, named};
 pub use settings::{
     CALL_TTL_DEFAULT, CALLS_RUNNING_DEFAULT, CALLS_RUNNING_MAX, Calls, CommandTool, Config, ConfigError, Differences,
     Discovery, FILE_NAME, Files, GatewayPreference, HTTP_PORT_DEFAULT, LOG_SIZE_DEFAULT, LOG_SIZES, LanDiscovery,

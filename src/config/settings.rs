@@ -134,6 +134,8 @@ pub struct CommandTool {
     pub description: String,
     /// Added to its environment; may hold secrets.
     pub env: BTreeMap<String, String>,
+    /// True if what it leaves running when it ends by itself is not ended.
+    pub keep_running: bool,
 }
 
 impl fmt::Debug for CommandTool {

@@ -1,11 +1,12 @@
 //! Large payloads, in files named by the SHA-256 of what is in them.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -68,6 +69,17 @@ struct Inner {
     dir: PathBuf,
     arrived: Notify,
     ledger: Ledger,
+    arriving: Mutex<BTreeMap<Hash, u64>>,
+}
+
+impl Inner {
+    fn set_arriving(&self, hash: Hash, bytes: Option<u64>) {
+        let mut arriving = self.arriving.lock().unwrap_or_else(PoisonError::into_inner);
+        match bytes {
+            Some(bytes) => arriving.insert(hash, bytes),
+            None => arriving.remove(&hash),
+        };
+    }
 }
 
 impl BlobStore {
@@ -79,7 +91,7 @@ impl BlobStore {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => platform::create_private_dir(&tmp)?,
         }
-        let store = Self(Arc::new(Inner { dir: dir.to_owned(), arrived: Notify::new(), ledger: Ledger::default() }));
+        let store = Self(Arc::new(Inner { dir: dir.to_owned(), arrived: Notify::new(), ledger: Ledger::default(), arriving: Mutex::default() }));
         store.0.ledger.set(store.measure()?);
         Ok(store)
     }
@@ -155,6 +167,12 @@ impl BlobStore {
         self.0.ledger.bytes()
     }
 
+    /// Bytes that are here of a blob which is being fetched, if one is.
+    #[must_use]
+    pub fn arriving(&self, hash: Hash) -> Option<u64> {
+        self.0.arriving.lock().unwrap_or_else(PoisonError::into_inner).get(&hash).copied()
+    }
+
     /// Keeps `bytes`, which must hash to `hash`. A blob that is here already counts as new for [`sweep`](Self::sweep).
     pub async fn put(&self, hash: Hash, bytes: Bytes) -> io::Result<()> {
         self.0.ledger.pin(hash, PUT_MS);
@@ -181,7 +199,15 @@ impl BlobStore {
             digest: digest::Context::new(&digest::SHA256),
             len: 0,
             max,
+            expected: None,
         })
+    }
+
+    /// A place to write a blob of at most `max` bytes that is being fetched; [`Self::arriving`] tells how far it is.
+    pub fn writer_of(&self, hash: Hash, max: u64) -> io::Result<BlobWriter> {
+        let writer = self.writer(max)?;
+        self.0.set_arriving(hash, Some(0));
+        Ok(BlobWriter { expected: Some(Arriving { store: self.clone(), hash }), ..writer })
     }
 
     /// Opens a blob to read it; with its length in bytes.
@@ -238,6 +264,19 @@ pub struct BlobWriter {
     digest: digest::Context,
     len: u64,
     max: u64,
+    expected: Option<Arriving>,
+}
+
+/// A blob on its way here, for as long as this lives.
+struct Arriving {
+    store: BlobStore,
+    hash: Hash,
+}
+
+impl Drop for Arriving {
+    fn drop(&mut self) {
+        self.store.0.set_arriving(self.hash, None);
+    }
 }
 
 impl BlobWriter {
@@ -251,6 +290,8 @@ impl BlobWriter {
         if let Some(expected) = expected.filter(|expected| *expected != got) {
             return Err(BlobError::WrongHash { expected, got });
         }
+        // Until it is here or not, it is on its way.
+        let _arriving = self.expected;
         let (file, path, store, len) = (self.file.into_std().await, self.path, self.store, self.len);
         let target = store.path(got);
         blocking(move || {
@@ -288,6 +329,9 @@ impl AsyncWrite for BlobWriter {
         let written = ready!(Pin::new(&mut self.file).poll_write(cx, bytes))?;
         self.digest.update(bytes.get(..written).unwrap_or(bytes));
         self.len += written as u64;
+        if let Some(Arriving { store, hash }) = &self.expected {
+            store.0.set_arriving(*hash, Some(self.len));
+        }
         Poll::Ready(Ok(written))
     }
 
@@ -377,6 +421,23 @@ mod tests {
             tokio::join!(store.wait_for(hash, Duration::from_mins(1)), store.put(hash, Bytes::from_static(b"late")));
         put.unwrap();
         assert!(came);
+    }
+
+    #[tokio::test]
+    async fn b06_a_fetch_tells_how_far_it_is() {
+        let (_dir, store) = store();
+        let bytes = vec![5; 3000];
+        let hash = Hash::of(&bytes);
+        let mut writer = store.writer_of(hash, 3000).unwrap();
+        assert_eq!(store.arriving(hash), Some(0));
+        writer.write_all(&bytes[..1000]).await.unwrap();
+        assert_eq!(store.arriving(hash), Some(1000));
+        drop(writer);
+        assert_eq!(store.arriving(hash), None, "broken off");
+        let mut writer = store.writer_of(hash, 3000).unwrap();
+        writer.write_all(&bytes).await.unwrap();
+        writer.finish(Some(hash)).await.unwrap();
+        assert_eq!((store.arriving(hash), store.has(hash)), (None, true));
     }
 
     #[tokio::test]

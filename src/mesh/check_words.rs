@@ -22,8 +22,8 @@ const CONTEXT: &[u8] = b"sigil check words 1\0";
 /// Identities whose words are remembered: those of a whole mesh, and strangers besides.
 const REMEMBERED_MAX: usize = 4096;
 
-/// 2,048 words in alphabetical order, no two of which begin with the same four letters: the English list of BIP-39, which
-/// is in the public domain. It never changes.
+/// 2,048 words in alphabetical order, no two of which begin with the same four letters: the English list of BIP-39, as the crate
+/// `bip39` gives it to the public domain. It never changes.
 static WORDS: LazyLock<Vec<&'static str>> = LazyLock::new(|| include_str!("check_words.txt").lines().collect());
 
 static REMEMBERED: Mutex<BTreeMap<PeerId, CheckWords>> = Mutex::new(BTreeMap::new());

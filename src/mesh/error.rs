@@ -40,12 +40,23 @@ pub enum MeshError {
     /// The bytes of a result were removed, to make room for newer ones.
     #[error("its output is not kept any more")]
     ResultGone,
-    /// The bytes of a result are not here yet, and nobody who has them can be reached.
-    #[error("the result is still at `{node}`, which cannot be reached now")]
+    /// The call has run; the bytes of its result are not here yet.
+    #[error("{}", away(.node, *.received, *.len))]
     ResultAway {
-        /// The node that has them.
+        /// The node that ran the call.
         node: NodeId,
+        /// Bytes that have come, while they come; `None` when nobody who has them can be reached.
+        received: Option<u64>,
+        /// Bytes of the whole result.
+        len: u64,
     },
+}
+
+fn away(node: &NodeId, received: Option<u64>, len: u64) -> String {
+    match received {
+        Some(received) => format!("the result is on its way from `{node}`: {received} of {len} bytes are here"),
+        None => format!("the result is still at `{node}`, which cannot be reached now"),
+    }
 }
 
 /// The reason for which a join failed. Each has its own code at the doors.

@@ -156,8 +156,11 @@ impl MeshHandle {
         self.ask(|tx| Request::Offer(tools, tx)).await
     }
 
-    /// The output of a call: inline, or the file it was fetched into (waits up to 30 s for a fetch under way).
-    pub async fn result(&self, call: &CallRecord) -> Result<ResultBody, MeshError> {
+    /// The output of a call: inline, or the file it was fetched into. Waits for a fetch under way, at most `wait`.
+    ///
+    /// # Errors
+    /// [`MeshError::ResultAway`] tells how far the fetch has come.
+    pub async fn result(&self, call: &CallRecord, wait: Duration) -> Result<ResultBody, MeshError> {
         match &call.output {
             Payload::Inline(bytes) => Ok(ResultBody::Inline(bytes.clone())),
             Payload::Blob { hash, len } => {
@@ -169,12 +172,13 @@ impl MeshHandle {
                     let want = Request::Want(*hash, len, call.header.target);
                     self.requests.send(want).await.map_err(|_| MeshError::Stopping)?;
                 }
-                if self.blobs.wait_for(*hash, Duration::from_secs(30)).await {
+                if self.blobs.wait_for(*hash, wait).await {
                     Ok(ResultBody::File { path, len })
                 } else if self.blobs.is_gone(*hash) {
                     Err(MeshError::ResultGone)
                 } else {
-                    Err(MeshError::ResultAway { node: call.header.node_id.clone() })
+                    let received = self.blobs.arriving(*hash);
+                    Err(MeshError::ResultAway { node: call.header.node_id.clone(), received, len })
                 }
             }
         }

@@ -1,18 +1,17 @@
 //! Built-in tools: what runs inside the agent.
 
-use std::fs::File;
-use std::io;
 use std::sync::Arc;
 
 use mesh_core::record::Ending;
 use nix::sys::statvfs::statvfs;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use tokio::io::{AsyncReadExt, AsyncSeekExt};
+use tokio::sync::mpsc;
 
 use super::files::{Encoding, FileError, FileRoots, ListArguments, ReadArguments};
 use crate::config::class::meminfo_bytes;
 use crate::runtime::spool::{Spool, SpoolError};
+use crate::tasks::{StrayError, Strays};
 
 /// A tool that runs inside the agent.
 #[derive(Debug, Clone)]
@@ -20,8 +19,8 @@ pub enum Builtin {
     /// `noop`, which does nothing: to measure what a call costs besides its tool.
     #[cfg(feature = "fault-points")]
     Noop,
-    /// `device.info`
-    DeviceInfo,
+    /// `device.info`, with threads for it: a disk that it asks for its size may be dead.
+    DeviceInfo(Strays),
     /// `files.list`
     FilesList(Arc<FileRoots>),
     /// `files.read`
@@ -31,8 +30,10 @@ pub enum Builtin {
 /// Names that command tools cannot take.
 pub const NAMES: [&str; 3] = ["device.info", "files.list", "files.read"];
 
-/// Bytes of a file that are in memory at once.
-const CHUNK: u64 = 32 * 1024;
+/// What the reason of a call begins with that ended because of its arguments: nothing was forbidden, and nothing ran.
+pub const INVALID_ARGUMENT: &str = "invalid_argument: ";
+/// Chunks of a file that wait for the spool.
+const CHUNKS_MAX: usize = 2;
 /// Disks in one answer.
 const DISKS_MAX: usize = 32;
 
@@ -49,22 +50,31 @@ pub enum BuiltinError {
     /// Its output was not taken.
     #[error(transparent)]
     Output(#[from] SpoolError),
-    /// The disk failed in the middle of a file.
-    #[error("reading the file: {0}")]
-    Read(#[source] io::Error),
+    /// Too much is at work already that does not come back.
+    #[error("{0}: a disk of this device does not answer")]
+    Stuck(StrayError),
     /// A bug of ours, caught.
     #[error("the tool broke down")]
     Broken,
 }
 
 impl BuiltinError {
-    /// The ending of a call with it.
+    /// The ending of a call with it, and the reason.
     #[must_use]
-    pub fn ending(&self) -> Ending {
+    pub fn ending(&self) -> (Ending, String) {
         match self {
-            Self::Arguments(_) => Ending::Denied,
-            Self::File(error) => error.ending(),
-            Self::Output(_) | Self::Read(_) | Self::Broken => Ending::Failed,
+            Self::File(error) if !error.is_of_arguments() => (error.ending(), self.to_string()),
+            Self::Arguments(_) | Self::File(_) => (Ending::Failed, format!("{INVALID_ARGUMENT}{self}")),
+            Self::Output(_) | Self::Stuck(_) | Self::Broken => (Ending::Failed, self.to_string()),
+        }
+    }
+}
+
+impl From<StrayError> for BuiltinError {
+    fn from(error: StrayError) -> Self {
+        match error {
+            StrayError::Panicked => Self::Broken,
+            StrayError::Full { .. } | StrayError::NoThread(_) => Self::Stuck(error),
         }
     }
 }
@@ -72,25 +82,31 @@ impl BuiltinError {
 /// Runs a built-in tool; the output goes to `spool`. `arguments` are JSON, checked.
 ///
 /// # Cancel safety
-/// Dropping it leaves at most one read of a disk behind, on a thread of its own.
+/// Dropping it leaves at most one look at a disk behind, on a thread that nobody waits for.
 pub(super) async fn run(tool: &Builtin, arguments: &[u8], spool: &mut Spool<'_>) -> Result<(), BuiltinError> {
     match tool {
         #[cfg(feature = "fault-points")]
         Builtin::Noop => Ok(spool.push(b"null").await?),
-        Builtin::DeviceInfo => {
+        Builtin::DeviceInfo(threads) => {
             let NoArguments {} = parse(arguments)?;
-            answer(spool, || Ok(device_info())).await
+            answer(spool, threads, || Ok(device_info())).await
         }
         Builtin::FilesList(roots) => {
-            let (roots, arguments) = (roots.clone(), parse::<ListArguments>(arguments)?);
-            answer(spool, move || roots.list(&arguments)).await
+            let arguments = parse::<ListArguments>(arguments)?;
+            let Some(path) = arguments.place()? else {
+                let json = serde_json::to_vec(&roots.list_roots().await).map_err(|_| BuiltinError::Broken)?;
+                return Ok(spool.push(&json).await?);
+            };
+            let at_work = roots.clone();
+            answer(spool, roots.threads(&path)?, move || at_work.list(&path, &arguments)).await
         }
         Builtin::FilesRead(roots) => {
-            let (roots, arguments) = (roots.clone(), parse::<ReadArguments>(arguments)?);
+            let arguments = parse::<ReadArguments>(arguments)?;
             match arguments.encoding {
                 Encoding::Raw => read_raw(spool, roots, arguments).await,
                 Encoding::Auto | Encoding::Utf8 | Encoding::Base64 => {
-                    answer(spool, move || roots.read(&arguments)).await
+                    let (path, at_work) = (arguments.place()?, roots.clone());
+                    answer(spool, roots.threads(&path)?, move || at_work.read(&path, &arguments)).await
                 }
             }
         }
@@ -109,36 +125,30 @@ fn parse<T: DeserializeOwned>(arguments: &[u8]) -> Result<T, BuiltinError> {
     serde_json::from_slice(arguments).map_err(|error| BuiltinError::Arguments(error.to_string()))
 }
 
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, BuiltinError> + Send + 'static,
-) -> Result<T, BuiltinError> {
-    tokio::task::spawn_blocking(work).await.unwrap_or(Err(BuiltinError::Broken))
-}
-
 async fn answer<T: Serialize>(
     spool: &mut Spool<'_>,
+    threads: &Strays,
     work: impl FnOnce() -> Result<T, FileError> + Send + 'static,
 ) -> Result<(), BuiltinError> {
-    let json = blocking(move || serde_json::to_vec(&work()?).map_err(|_| BuiltinError::Broken)).await?;
-    Ok(spool.push(&json).await?)
+    let answered = threads.run(move || serde_json::to_vec(&work()?).map_err(|_| BuiltinError::Broken));
+    Ok(spool.push(&answered.await??).await?)
 }
 
-async fn read_raw(spool: &mut Spool<'_>, roots: Arc<FileRoots>, arguments: ReadArguments) -> Result<(), BuiltinError> {
-    let ReadArguments { path, offset, length, .. } = arguments;
-    let (file, _, _): (File, u64, i64) = blocking(move || Ok(roots.open_file(&path)?)).await?;
-    let mut file = tokio::fs::File::from_std(file);
-    file.seek(io::SeekFrom::Start(offset)).await.map_err(BuiltinError::Read)?;
-    let mut left = length.unwrap_or(u64::MAX);
-    let mut chunk = Vec::new();
-    loop {
-        chunk.clear();
-        let len = (&mut file).take(left.min(CHUNK)).read_to_end(&mut chunk).await.map_err(BuiltinError::Read)?;
-        if len == 0 {
-            return Ok(());
+async fn read_raw(spool: &mut Spool<'_>, roots: &Arc<FileRoots>, arguments: ReadArguments) -> Result<(), BuiltinError> {
+    let (path, at_work) = (arguments.place()?, roots.clone());
+    let threads = roots.threads(&path)?;
+    let (chunks, mut inbox) = mpsc::channel::<Vec<u8>>(CHUNKS_MAX);
+    let reading = threads.run(move || at_work.read_raw(&path, &arguments, |chunk| chunks.blocking_send(chunk).is_ok()));
+    // Owns the inbox: when the spool takes no more, the reader hears of it.
+    let spooling = async move {
+        while let Some(chunk) = inbox.recv().await {
+            spool.push(&chunk).await?;
         }
-        left -= len as u64;
-        spool.push(&chunk).await?;
-    }
+        Ok::<_, SpoolError>(())
+    };
+    let (read, spooled) = tokio::join!(reading, spooling);
+    spooled?;
+    Ok(read??)
 }
 
 /// Result of `device.info`. A value that cannot be found out is absent.
@@ -218,9 +228,13 @@ mod tests {
         })
     }
 
+    fn device_info_tool() -> Builtin {
+        Builtin::DeviceInfo(Strays::new("info", 2))
+    }
+
     #[tokio::test]
     async fn the_device_tells_of_itself() {
-        let info: Value = serde_json::from_slice(&run_tool(&Builtin::DeviceInfo, "{}").await.unwrap()).unwrap();
+        let info: Value = serde_json::from_slice(&run_tool(&device_info_tool(), "{}").await.unwrap()).unwrap();
         assert_eq!(info["sigil_version"], env!("CARGO_PKG_VERSION"));
         for key in ["hostname", "os", "kernel", "arch"] {
             assert!(info[key].as_str().is_some_and(|text| !text.is_empty()), "{key}: {info}");
@@ -234,9 +248,10 @@ mod tests {
     async fn arguments_are_checked_and_the_error_says_what_is_expected() {
         let roots = Arc::new(FileRoots::new(vec!["/tmp".into()], "/nowhere".into()));
         let (list, read) = (Builtin::FilesList(roots.clone()), Builtin::FilesRead(roots));
+        let device_info = device_info_tool();
         for (tool, arguments, part) in [
-            (&Builtin::DeviceInfo, r#"{"x":1}"#, "unknown field `x`"),
-            (&list, r#"{"pth":"/"}"#, "expected `path` or `limit`"),
+            (&device_info, r#"{"x":1}"#, "unknown field `x`"),
+            (&list, r#"{"pth":"/"}"#, "expected one of `path`, `path_bytes`, `limit`, `cursor`"),
             (&list, r#"["/tmp"]"#, "expected an object"),
             (&list, "null", "expected an object"),
             (&read, "{}", "missing field `path`"),
@@ -245,8 +260,9 @@ mod tests {
             (&read, r#"{"path":"x","encoding":"hex"}"#, "`auto`, `utf8`, `base64`, `raw`"),
         ] {
             let error = run_tool(tool, arguments).await.unwrap_err();
-            assert_eq!(error.ending(), Ending::Denied);
-            assert!(error.to_string().contains(part), "{error}");
+            let (ending, reason) = error.ending();
+            assert_eq!(ending, Ending::Failed, "l04: {reason}");
+            assert!(reason.starts_with("invalid_argument: ") && reason.contains(part), "{reason}");
         }
     }
 
@@ -262,6 +278,17 @@ mod tests {
         assert_eq!(part, &bytes[7..50_007]);
         let json = run_tool(&read, r#"{"path":"x","length":4}"#).await.unwrap();
         assert_eq!(serde_json::from_slice::<Value>(&json).unwrap()["next_offset"], 4);
+    }
+
+    #[tokio::test]
+    async fn a_raw_read_ends_when_its_output_is_too_large() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("x"), vec![7; 300_000]).unwrap();
+        let roots = Arc::new(FileRoots::new(vec![dir.path().to_owned()], "/nowhere".into()));
+        let sinks = MemorySinks::default();
+        let mut spool = Spool::new(&sinks, OutputLimits { inline: 1024, total: 100_000 });
+        let ended = run(&Builtin::FilesRead(roots), br#"{"path":"x","encoding":"raw"}"#, &mut spool).await;
+        assert!(matches!(ended, Err(BuiltinError::Output(SpoolError::TooLarge(_)))), "{ended:?}");
     }
 
     #[test]

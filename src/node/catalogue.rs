@@ -11,9 +11,12 @@ use mesh_core::record::{Effect, ToolDecl};
 use super::builtin::{self, Builtin};
 use super::files::FileRoots;
 use crate::config::{CommandTool, Config};
+use crate::tasks::Strays;
 
 /// Time that a built-in tool may take: they read a little, unless a disk hangs.
 const BUILTIN_TIMEOUT: Duration = Duration::from_secs(30);
+/// Calls of `device.info` that look at the disks at once: each takes a millisecond, unless one of them is dead.
+const DEVICE_INFO_AT_WORK_MAX: usize = 4;
 /// Tools that the settings may add, so that with all built-in ones they fit into a directory record.
 const COMMAND_TOOLS_MAX: usize = TOOLS_MAX - builtin::NAMES.len();
 
@@ -77,7 +80,8 @@ impl Catalogue {
         if std::env::var_os("SIGIL_TEST_NOOP").is_some() {
             catalogue.builtin(config, "noop", "does nothing", false, Builtin::Noop);
         }
-        catalogue.builtin(config, "device.info", "what this device is and how it does", false, Builtin::DeviceInfo);
+        let info = Builtin::DeviceInfo(Strays::new("device-info", DEVICE_INFO_AT_WORK_MAX));
+        catalogue.builtin(config, "device.info", "what this device is and how it does", false, info);
         if !config.files.roots.is_empty() {
             let roots = Arc::new(FileRoots::new(config.files.roots.clone(), config.home.clone()));
             catalogue.builtin(config, "files.list", "lists a directory", true, Builtin::FilesList(roots.clone()));

@@ -20,7 +20,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::blobs::Blobs;
-use super::builtin::{self, Builtin};
+use super::builtin::{self, Builtin, INVALID_ARGUMENT};
 use super::catalogue::{Catalogue, Run};
 use crate::config::CommandTool;
 use crate::config::value::{show_duration, show_size};
@@ -32,7 +32,7 @@ use crate::runtime::spool::{BlobSinks, OutputLimits, Spool};
 use crate::tasks::TaskGroup;
 
 /// Deepest nesting of arguments. Half of what `serde_json` would take, and more than any person writes.
-pub const ARGUMENTS_DEPTH_MAX: usize = 64;
+pub const ARGUMENTS_DEPTH_MAX: usize = crate::json::DEPTH_MAX;
 
 /// Decides whether a call may run here, for each run; the error is a reason, fit for the caller.
 pub type Policy = Arc<dyn Fn(&Invocation, &ToolDecl) -> Result<(), String> + Send + Sync>;
@@ -174,7 +174,7 @@ impl ToolHost {
             return Err(denied(format!("the owner of this device does not allow `{}` (node.deny)", header.tool)));
         }
         (self.shared.policy)(invocation, &tool.decl).map_err(denied)?;
-        check_arguments(&arguments).map_err(|error| denied(error.to_string()))?;
+        check_arguments(&arguments).map_err(|error| failed(format!("{INVALID_ARGUMENT}{error}")))?;
         let asked = match header.timeout_ms {
             0 => tool.timeout,
             ms => Duration::from_millis(ms),
@@ -236,7 +236,8 @@ fn spec(command: &CommandTool, invocation: &Invocation) -> Spec {
         ("SIGIL_TOOL".to_owned(), invocation.header.tool.to_string()),
         ("SIGIL_NODE".to_owned(), invocation.header.node_id.to_string()),
     ]);
-    Spec { command: command.command.clone(), args: command.args.clone(), env }
+    let CommandTool { command, args, keep_running, .. } = command;
+    Spec { command: command.clone(), args: args.clone(), env, keep_running: *keep_running }
 }
 
 async fn perform(
@@ -258,7 +259,10 @@ async fn perform(
             };
             match result {
                 Err(_) => failed(format!("timed out after {}", show_duration(bounds.timeout))),
-                Ok(Err(error)) => ended(error.ending(), error.to_string()),
+                Ok(Err(error)) => {
+                    let (ending, reason) = error.ending();
+                    ended(ending, reason)
+                }
                 Ok(Ok(())) => match spool.finish().await {
                     Ok(output) => ToolOutcome { output: payload(output), ..ended(Ending::Done, "") },
                     Err(error) => failed(show_spool_error(&error)),
@@ -271,8 +275,9 @@ async fn perform(
 /// A run's outcome in the words of the mesh.
 fn tool_outcome(run: RunOutcome) -> ToolOutcome {
     let (ending, reason) = match run.end {
-        RunEnd::Done => (Ending::Done, String::new()),
-        RunEnd::Failed(reason) => (Ending::Failed, reason),
+        RunEnd::Done => (Ending::Done, run.note),
+        RunEnd::Failed(reason) if run.note.is_empty() => (Ending::Failed, reason),
+        RunEnd::Failed(reason) => (Ending::Failed, format!("{reason}; {}", run.note)),
         RunEnd::Cancelled(reason) => (Ending::Cancelled, reason),
     };
     ToolOutcome { ending, reason, output: payload(run.output), error: run.stderr }

@@ -7,6 +7,8 @@ use bytes::Bytes;
 pub struct RunOutcome {
     /// The way in which it ended.
     pub end: RunEnd,
+    /// For people: what it has left running when it ended by itself; empty for nothing.
+    pub note: String,
     /// Its output, as far as it came.
     pub output: Output,
     /// Tail of its stderr: at most 4 KiB.
@@ -41,11 +43,12 @@ pub enum Output {
 impl RunOutcome {
     /// A run that failed, with nothing to show but its stderr.
     pub fn failed(reason: impl Into<String>, stderr: String) -> Self {
-        Self { end: RunEnd::Failed(reason.into()), output: Output::Inline(Bytes::new()), stderr }
+        Self { end: RunEnd::Failed(reason.into()), note: String::new(), output: Output::Inline(Bytes::new()), stderr }
     }
 
     /// A run that was cancelled, with nothing to show but its stderr.
     pub fn cancelled(reason: impl Into<String>, stderr: String) -> Self {
-        Self { end: RunEnd::Cancelled(reason.into()), output: Output::Inline(Bytes::new()), stderr }
+        let end = RunEnd::Cancelled(reason.into());
+        Self { end, note: String::new(), output: Output::Inline(Bytes::new()), stderr }
     }
 }

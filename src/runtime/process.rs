@@ -1,7 +1,8 @@
 //! Tools that are programs: started in a process group of their own, watched, and ended as a group.
 //!
 //! Whatever the program does, [`run`] comes back: at its end, at its time limit, at its output limit, or when
-//! cancelled. A program that moves itself into another session (`setsid`) leaves the group and is not ended with it.
+//! cancelled. What it has left running in its group is ended then, unless it may keep running, and named in the outcome
+//! either way. A program that moves itself into another session (`setsid`) leaves the group and is not ended with it.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -38,6 +39,10 @@ const TERM_GRACE: Duration = Duration::from_millis(500);
 const KILL_WAIT: Duration = Duration::from_secs(1);
 /// Time that pipes are read after the program's end: what it wrote is in them; only an escaped child keeps them open.
 const DRAIN: Duration = Duration::from_secs(1);
+/// The same, if what the program has started may keep running and so keep the pipes open.
+const KEPT_DRAIN: Duration = Duration::from_millis(100);
+/// Processes that a note names.
+const NAMED_MAX: usize = 8;
 /// Bytes read from a pipe at once.
 const CHUNK: usize = 32 * 1024;
 /// Launches that may wait for the launching thread. The core runs a handful at once; beyond this something is stuck.
@@ -54,6 +59,8 @@ pub struct Spec {
     pub args: Vec<String>,
     /// Added to `PATH`, `HOME` and `LANG` of the agent, which is all that it inherits.
     pub env: BTreeMap<String, String>,
+    /// True if what the program leaves running when it ends by itself is not ended.
+    pub keep_running: bool,
 }
 
 /// Limits of one run.
@@ -98,6 +105,7 @@ struct Running {
     child: Child,
     group: Group,
     dir: TempDir,
+    kept: bool,
 }
 
 /// The process group of a run; killed when dropped, so that no path forgets it.
@@ -118,6 +126,43 @@ impl Group {
         self.signal(Signal::SIGKILL);
         self.0 = None;
     }
+
+    /// Leaves it to itself.
+    fn release(&mut self) {
+        self.0 = None;
+    }
+
+    /// The processes that are left in it, as people know them. To be called when the first one has been waited for.
+    async fn members(&self) -> Vec<String> {
+        match self.0 {
+            // Most often nobody is left: then one question to the kernel is enough.
+            Some(group) if killpg(group, None).is_ok() => {
+                tokio::task::spawn_blocking(move || members_of(group)).await.unwrap_or_default()
+            }
+            _ => Vec::new(),
+        }
+    }
+}
+
+/// Looks through all processes for those of a group: `name (number)`. None where there is no `/proc`.
+fn members_of(group: Pid) -> Vec<String> {
+    let member = |entry: std::fs::DirEntry| {
+        let pid: u32 = entry.file_name().to_str()?.parse().ok()?;
+        let stat = std::fs::read(entry.path().join("stat")).ok()?;
+        // `pid (name) state parent group …`; the name may hold anything.
+        let stat = String::from_utf8_lossy(&stat);
+        let (name, rest) = stat.split_once('(')?.1.rsplit_once(')')?;
+        let mut words = rest.split_ascii_whitespace();
+        let (state, _parent, of) = (words.next()?, words.next()?, words.next()?);
+        (!matches!(state, "Z" | "X") && of.parse() == Ok(group.as_raw())).then(|| format!("{name} ({pid})"))
+    };
+    let mut members: Vec<_> = std::fs::read_dir("/proc").into_iter().flatten().flatten().filter_map(member).collect();
+    let more = members.len().saturating_sub(NAMED_MAX);
+    if more > 0 {
+        members.truncate(NAMED_MAX);
+        members.push(format!("{more} more"));
+    }
+    members
 }
 
 impl Drop for Group {
@@ -190,19 +235,20 @@ fn start(spec: &Spec, program: Option<&Path>, work: &Path) -> io::Result<Running
         None => Command::new(&spec.command),
     };
     command.args(&spec.args).current_dir(dir.path()).env_clear();
-    command.env("PATH", "/usr/local/bin:/usr/bin:/bin");
+    command.env("PATH", crate::platform::PATH_DEFAULT);
     command.envs(["PATH", "HOME", "LANG"].into_iter().filter_map(|name| Some((name, std::env::var_os(name)?))));
     command.envs(&spec.env);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let child = command.process_group(0).kill_on_drop(true).spawn()?;
     // The child leads its group: both have the same number.
     let group = Group(child.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw));
-    Ok(Running { child, group, dir })
+    Ok(Running { child, group, dir, kept: spec.keep_running })
 }
 
 /// The cause for which a run was over.
 enum End {
-    Exited(ExitStatus),
+    /// By itself; with a note about what it has left.
+    Exited(ExitStatus, String),
     Lost(io::Error),
     TimedOut,
     Cancelled,
@@ -233,7 +279,7 @@ pub async fn run(
         }
         started = &mut running => started,
     };
-    let Running { mut child, mut group, dir } = match started {
+    let Running { mut child, mut group, dir, kept } = match started {
         Ok(Ok(running)) => running,
         Ok(Err(error)) => return RunOutcome::failed(tool_exec::explain(command.as_os_str(), &error), String::new()),
         Err(_) => return RunOutcome::failed("too many programs wait to be started", String::new()),
@@ -241,8 +287,9 @@ pub async fn run(
 
     let mut spool = Spool::new(sinks, bounds.output);
     let mut errors = ErrorStream::new(Instant::now());
-    let end = watch(&mut child, &mut group, bounds.timeout, stdin, cancel, &mut spool, &mut errors, &mut note).await;
-    if !matches!(end, End::Exited(_)) {
+    let process = (&mut child, &mut group, kept);
+    let end = watch(process, bounds.timeout, stdin, cancel, &mut spool, &mut errors, &mut note).await;
+    if !matches!(end, End::Exited(..)) {
         stop(&mut child, &mut group).await;
     }
     // A tool may have left a million files.
@@ -252,10 +299,8 @@ pub async fn run(
     outcome(end, error, spool, bounds).await
 }
 
-#[expect(clippy::too_many_arguments, reason = "the parts of one run, borrowed apart")]
 async fn watch(
-    child: &mut Child,
-    group: &mut Group,
+    (child, group, keep_running): (&mut Child, &mut Group, bool),
     time: Duration,
     stdin: Bytes,
     cancel: &CancellationToken,
@@ -272,20 +317,26 @@ async fn watch(
         }
     });
     let mut pipes_open = true;
-    let mut status = None;
+    let mut exited = None;
     let mut until = Instant::now() + time;
     loop {
         tokio::select! {
             biased;
-            () = cancel.cancelled(), if status.is_none() => return End::Cancelled,
-            result = child.wait(), if status.is_none() => match result {
+            () = cancel.cancelled(), if exited.is_none() => return End::Cancelled,
+            result = child.wait(), if exited.is_none() => match result {
                 Ok(exit) => {
-                    group.kill();
+                    let left = group.members().await.join(", ");
+                    let note = match (left.is_empty(), keep_running) {
+                        (true, _) => String::new(),
+                        (false, true) => format!("left running: {left}"),
+                        (false, false) => format!("left running, and ended with it: {left}"),
+                    };
+                    if keep_running { group.release() } else { group.kill() }
                     if !pipes_open {
-                        return End::Exited(exit);
+                        return End::Exited(exit, note);
                     }
-                    status = Some(exit);
-                    until = Instant::now() + DRAIN;
+                    exited = Some((exit, note));
+                    until = Instant::now() + if keep_running { KEPT_DRAIN } else { DRAIN };
                 }
                 Err(error) => return End::Lost(error),
             },
@@ -294,11 +345,16 @@ async fn watch(
                 if let Err(error) = result {
                     return End::Output(error);
                 }
-                if let Some(exit) = status {
-                    return End::Exited(exit);
+                if let Some((exit, note)) = exited {
+                    return End::Exited(exit, note);
                 }
             }
-            () = sleep_until(until) => return status.map_or(End::TimedOut, End::Exited),
+            () = sleep_until(until) => {
+                let Some((exit, mut note)) = exited else { return End::TimedOut };
+                note.push_str(if note.is_empty() { "" } else { "; " });
+                note.push_str("something that it started still holds its output, of which no more is read");
+                return End::Exited(exit, note);
+            }
         }
     }
 }
@@ -343,22 +399,22 @@ async fn stop(child: &mut Child, group: &mut Group) {
 }
 
 async fn outcome(end: End, stderr: String, spool: Spool<'_>, bounds: Bounds) -> RunOutcome {
-    let end = match end {
-        End::Exited(exit) if exit.success() => RunEnd::Done,
-        End::Exited(exit) => match stderr.strip_prefix(tool_exec::COMPLAINT) {
+    let (end, note) = match end {
+        End::Exited(exit, note) if exit.success() => (RunEnd::Done, note),
+        End::Exited(exit, note) => match stderr.strip_prefix(tool_exec::COMPLAINT) {
             Some(why) if exit.code() == Some(tool_exec::NOT_STARTED.into()) => {
                 return RunOutcome::failed(why, String::new());
             }
-            _ => RunEnd::Failed(show_exit(exit)),
+            _ => (RunEnd::Failed(show_exit(exit)), note),
         },
-        End::TimedOut => RunEnd::Failed(format!("timed out after {}", show_duration(bounds.timeout))),
+        End::TimedOut => (RunEnd::Failed(format!("timed out after {}", show_duration(bounds.timeout))), String::new()),
         End::Cancelled => return RunOutcome::cancelled("cancelled while it ran", stderr),
         End::Lost(lost) => return RunOutcome::failed(format!("waiting for it: {lost}"), stderr),
         End::Output(why) => return RunOutcome::failed(show_spool_error(&why), stderr),
     };
     // What came before a failure is worth keeping.
     match spool.finish().await {
-        Ok(output) => RunOutcome { end, output, stderr },
+        Ok(output) => RunOutcome { end, note, output, stderr },
         Err(why) => RunOutcome::failed(show_spool_error(&why), stderr),
     }
 }

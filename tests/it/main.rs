@@ -6,6 +6,7 @@
 #![cfg(test)]
 
 mod bad_input;
+mod bytes;
 mod client_keys;
 mod command_line;
 mod damaged_store;

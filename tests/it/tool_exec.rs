@@ -32,6 +32,7 @@ async fn through_sigil(command: &str, args: &[&str]) -> RunOutcome {
         command: command.into(),
         args: args.iter().map(|&arg| arg.to_owned()).collect(),
         env: BTreeMap::from([("SIGIL_ATTEMPT".to_owned(), "1".to_owned())]),
+        keep_running: false,
     });
     let bounds = Bounds { timeout: Duration::from_secs(30), output: OutputLimits { inline: 1024, total: 1 << 20 } };
     run(launch, bounds, Bytes::from("{}"), &CancellationToken::new(), &NoBlobs, |_| ()).await

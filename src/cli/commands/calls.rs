@@ -1,50 +1,60 @@
 //! Calling tools, and looking at calls.
 
 use std::fmt::Write as _;
-use std::io::{IsTerminal, Write};
 use std::path::Path;
 use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::Method;
-use serde_json::{Map, Value, json};
+use serde::Serialize;
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
 use tokio::time::{Instant, sleep_until};
 
 use super::console::{read_all, show};
 use crate::cli::args::{CallArgs, CallsArgs, arguments};
+use crate::cli::body::{Body, raw};
 use crate::cli::client::{Client, Extras, segment};
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::output::{Tone, Ui, clean, clean_lines, fields, items, relative, short, table, text};
 
-/// Longest time for which the agent holds one look at an open call before it answers that nothing has changed.
+/// Longest time for which the agent holds one look at an open call, or at bytes that are coming, before it answers that
+/// nothing has changed.
 const LOOK: Duration = Duration::from_secs(1);
+/// Wait for the end of a call if the person names none.
+const WAIT_DEFAULT: Duration = Duration::from_secs(20);
+/// Time without a new byte of a result after which it is given up, if the person names no wait. More than the 10 s after
+/// which the agent tries a stalled transfer anew.
+const BYTES_STALL_MAX: Duration = Duration::from_secs(30);
 
 pub(super) async fn call(client: &Client, args: CallArgs, ui: Ui) -> Result<Exit, Failure> {
-    let body = Value::Object(request(&args)?);
+    let body = request(&args)?;
     let mut headers = Vec::new();
     if let Some(key) = &args.key {
         headers.push(("idempotency-key", key.as_str()));
     }
-    let extras = Extras { body: Some(&body), headers: &headers, within: None };
-    let answer = client.ask(Method::POST, "/api/v1/calls", extras).await?;
-    let accepted = answer.json()?;
+    let began = Instant::now();
+    let extras = Extras { body: Some(body), headers: &headers, within: None };
+    let answer = client.ask(Method::POST, "/api/v1/calls", extras).await;
+    // Sent, and no answer: it may be on disk there or not.
+    let answer = answer.map_err(|failure| {
+        if failure.exit == Exit::NoAgent && failure.problem.is_none() && failure.detail.contains("silent") {
+            failure.hint("the call may have been accepted: look at `sigil calls` before you make it again")
+        } else {
+            failure
+        }
+    });
+    let accepted = answer?.json()?;
     let id = text(&accepted, "id");
     if args.no_wait {
         return Ok(show(ui, "sigil.call/1", accepted, |call| text(call, "id")));
     }
-    let (call, interrupted) = wait(client, &id, accepted, args.wait, ui).await?;
+    let deadline = began + args.wait.unwrap_or(WAIT_DEFAULT);
+    let (call, interrupted) = wait(client, &id, accepted, deadline, ui).await?;
     let state = text(&call, "state");
     let exit = Exit::of_call(&state);
     if exit == Exit::Queued {
-        let because = match text(&call, "why") {
-            because if because.is_empty() => because,
-            because => format!("\n  {because}"),
-        };
-        let why = if interrupted { "Not waiting any longer" } else { "Still open" };
-        ui.say(&format!(
-            "{why}: call {id} is {state}; it goes on by itself until it ends or expires ({}).{because}\n  look:  sigil calls {id}\n  stop:  sigil cancel {id}",
-            relative(&call, "expires_at")
-        ));
+        tell_open(&call, interrupted, ui);
         if ui.json {
             ui.document("sigil.call/1", call);
         } else {
@@ -55,12 +65,38 @@ pub(super) async fn call(client: &Client, args: CallArgs, ui: Ui) -> Result<Exit
     if ui.json {
         ui.document("sigil.call/1", call);
     } else {
-        show_end(client, &call, ui).await?;
+        show_end(client, &call, args.wait.map(|wait| began + wait), ui).await?;
     }
     Ok(exit)
 }
 
-fn request(args: &CallArgs) -> Result<Map<String, Value>, Failure> {
+fn tell_open(call: &Value, interrupted: bool, ui: Ui) {
+    let because = match text(call, "why") {
+        because if because.is_empty() => because,
+        because => format!("\n  {because}"),
+    };
+    let why = if interrupted { "Not waiting any longer" } else { "Still open" };
+    let (id, state) = (text(call, "id"), text(call, "state"));
+    ui.say(&format!(
+        "{why}: call {id} is {state}; it goes on by itself until it ends or expires ({}).{because}\n  look:  sigil calls {id}\n  stop:  sigil cancel {id}",
+        relative(call, "expires_at")
+    ));
+}
+
+/// Body of the request. The arguments stand in it as the person has written them.
+fn request(args: &CallArgs) -> Result<String, Failure> {
+    #[derive(Serialize)]
+    struct Request<'a> {
+        node: &'a str,
+        tool: &'a str,
+        arguments: Box<RawValue>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        ttl_s: Option<u64>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        timeout_s: Option<u64>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        effect: Option<&'a str>,
+    }
     let usage = |why: String| Failure::new(Exit::Usage, why);
     let arguments = match args.input.as_deref() {
         None => arguments(&args.args).map_err(usage)?,
@@ -76,25 +112,19 @@ fn request(args: &CallArgs) -> Result<Map<String, Value>, Failure> {
             serde_json::from_str(&json).map_err(|error| usage(format!("the input is not JSON: {error}")))?
         }
     };
-    let mut body = Map::from_iter([
-        ("node".to_owned(), json!(args.node)),
-        ("tool".to_owned(), json!(args.tool)),
-        ("arguments".to_owned(), arguments),
-    ]);
-    let mut set = |name: &str, value: Option<Value>| {
-        if let Some(value) = value {
-            body.insert(name.to_owned(), value);
-        }
+    let body = Request {
+        node: &args.node,
+        tool: &args.tool,
+        arguments,
+        ttl_s: args.ttl,
+        timeout_s: args.timeout,
+        effect: args.effect.map(crate::cli::args::Effect::as_str),
     };
-    set("ttl_s", args.ttl.map(Value::from));
-    set("timeout_s", args.timeout.map(Value::from));
-    set("effect", args.effect.map(|effect| json!(effect.as_str())));
-    Ok(body)
+    Ok(raw(&body).get().to_owned())
 }
 
-/// Watches a call until it has ended, the wait is over, or Ctrl-C; true for the last of these.
-async fn wait(client: &Client, id: &str, mut call: Value, wait: Duration, ui: Ui) -> Result<(Value, bool), Failure> {
-    let deadline = Instant::now() + wait;
+/// Watches a call until it has ended, the deadline has come, or Ctrl-C; true for the last of these.
+async fn wait(client: &Client, id: &str, mut call: Body, deadline: Instant, ui: Ui) -> Result<(Body, bool), Failure> {
     let path = format!("/api/v1/calls/{}", segment(id));
     let mut pause = Duration::from_millis(5);
     let mut told = String::new();
@@ -150,44 +180,79 @@ fn progress_text(call: &Value, left: Duration) -> String {
 }
 
 /// The output to standard output; what went wrong to standard error.
-async fn show_end(client: &Client, call: &Value, ui: Ui) -> Result<(), Failure> {
+async fn show_end(client: &Client, call: &Value, deadline: Option<Instant>, ui: Ui) -> Result<(), Failure> {
     let state = text(call, "state");
-    match call.get("output") {
-        Some(output) if !output.is_null() && text(call, "output_encoding") != "base64" => {
-            print_output(ui, &output_text(output));
-        }
-        // Bytes, or too many of them for the call's own record.
-        _ if call.get("output_bytes").and_then(Value::as_u64).unwrap_or_default() > 0 => {
-            write_bytes(&result_bytes(client, &text(call, "id")).await?)?;
-        }
-        _ => {}
+    if call.get("output_bytes").and_then(Value::as_u64).unwrap_or_default() > 0 {
+        ui.output(&result_bytes(client, &text(call, "id"), deadline, ui).await?);
     }
-    if state != "done" {
-        let mut said = format!("call {} on {} {}", text(call, "tool"), text(call, "node"), sentence(&state));
-        for more in
-            [text(call, "reason"), call.get("error").and_then(Value::as_str).map(clean_lines).unwrap_or_default()]
-        {
-            if !more.is_empty() {
-                said.push_str(": ");
-                said.push_str(more.trim_end());
-            }
+    let reason = text(call, "reason");
+    if state == "done" {
+        if !reason.is_empty() {
+            ui.say(&format!("note: {reason}"));
         }
-        if call.get("confirmed") == Some(&Value::Bool(false)) {
-            said.push_str("\n  not yet confirmed by the device itself");
-        }
-        ui.say(&said);
-        ui.say(&format!("  whole history: sigil calls {}", text(call, "id")));
+        return Ok(());
     }
+    let mut said = format!("call {} on {} {}", text(call, "tool"), text(call, "node"), sentence(&state));
+    for more in [reason, call.get("error").and_then(Value::as_str).map(clean_lines).unwrap_or_default()] {
+        if !more.is_empty() {
+            said.push_str(": ");
+            said.push_str(more.trim_end());
+        }
+    }
+    if call.get("confirmed") == Some(&Value::Bool(false)) {
+        said.push_str("\n  not yet confirmed by the device itself");
+    }
+    ui.say(&said);
+    ui.say(&format!("  whole history: sigil calls {}", text(call, "id")));
     Ok(())
 }
 
-async fn result_bytes(client: &Client, id: &str) -> Result<Bytes, Failure> {
+/// The bytes of a result. They are waited for until the deadline; without one, for as long as they come.
+async fn result_bytes(client: &Client, id: &str, deadline: Option<Instant>, ui: Ui) -> Result<Bytes, Failure> {
     let path = format!("/api/v1/calls/{}/result", segment(id));
-    match client.ask(Method::GET, &path, Extras::default()).await {
-        Ok(answer) => Ok(answer.body),
-        // It said nothing: as a file, that is an empty one.
-        Err(failure) if failure.code() == "no_output" => Ok(Bytes::new()),
-        Err(failure) => Err(failure),
+    let mut seen = 0;
+    let mut give_up = deadline.unwrap_or_else(|| Instant::now() + BYTES_STALL_MAX);
+    loop {
+        let seconds = LOOK.min(give_up.saturating_duration_since(Instant::now())).as_secs();
+        let prefer = format!("wait={seconds}");
+        let extras = Extras { headers: &[("prefer", &prefer)], ..Extras::default() };
+        let asked = tokio::select! {
+            asked = client.ask(Method::GET, &path, extras) => Some(asked),
+            _ = tokio::signal::ctrl_c() => None,
+        };
+        ui.progress("");
+        let away = match asked {
+            Some(Ok(answer)) => return Ok(answer.body),
+            // It said nothing: as a file, that is an empty one.
+            Some(Err(failure)) if failure.code() == "no_output" => return Ok(Bytes::new()),
+            Some(Err(failure)) if failure.exit == Exit::ResultAway => failure,
+            Some(Err(failure)) => return Err(failure),
+            None => {
+                let left = Failure::new(Exit::ResultAway, "not waiting any longer for the bytes of the result");
+                return Err(left.hint(format!("the call has ended; fetch them with `sigil result {}`", clean(id))));
+            }
+        };
+        let bytes = |name: &str| {
+            away.problem.as_ref().and_then(|problem| problem.get(name)).and_then(Value::as_u64).unwrap_or_default()
+        };
+        let received = bytes("received_bytes");
+        if received != seen {
+            seen = received;
+            give_up = deadline.unwrap_or_else(|| Instant::now() + BYTES_STALL_MAX);
+        }
+        if Instant::now() >= give_up {
+            let detail = format!("the call has ended, but {}", away.detail);
+            let next = format!("`sigil result {}` fetches it once it is here", clean(id));
+            return Err(Failure { detail, hint: Some(next), ..away });
+        }
+        ui.progress(&format!(
+            "the call has ended; {received} of {} bytes of its result are here",
+            bytes("output_bytes")
+        ));
+        // An agent that is too old to hold the question must not be asked without a pause.
+        if seconds == 0 || bytes("output_bytes") == 0 {
+            sleep_until(give_up.min(Instant::now() + Duration::from_millis(200))).await;
+        }
     }
 }
 
@@ -201,31 +266,6 @@ fn sentence(state: &str) -> &str {
         "denied" => "was not allowed",
         "undeliverable" => "cannot be delivered any more",
         other => other,
-    }
-}
-
-fn output_text(output: &Value) -> String {
-    output.as_str().map_or_else(|| format!("{output:#}"), str::to_owned)
-}
-
-fn print_output(ui: Ui, output: &str) {
-    let output = output.strip_suffix('\n').unwrap_or(output);
-    // A tool's output must not steer a terminal; into a pipe it goes unchanged.
-    if std::io::stdout().is_terminal() { ui.print(&clean_lines(output)) } else { ui.print(output) }
-}
-
-fn write_bytes(bytes: &[u8]) -> Result<(), Failure> {
-    let mut stdout = std::io::stdout().lock();
-    let written = if stdout.is_terminal() {
-        writeln!(stdout, "{}", clean_lines(&String::from_utf8_lossy(bytes)))
-    } else {
-        stdout.write_all(bytes)
-    };
-    match written.and_then(|()| stdout.flush()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-            Err(Failure::new(Exit::Failed, format!("writing the result: {error}")))
-        }
-        _ => Ok(()),
     }
 }
 
@@ -317,24 +357,44 @@ fn peer_text(row: &Value) -> String {
     }
 }
 
-pub(super) async fn result(client: &Client, id: &str, output: Option<&Path>, ui: Ui) -> Result<Exit, Failure> {
-    let call = client.get(&format!("/api/v1/calls/{}", segment(id))).await?;
+pub(super) async fn result(
+    client: &Client,
+    id: &str,
+    output: Option<&Path>,
+    patience: Option<Duration>,
+    ui: Ui,
+) -> Result<Exit, Failure> {
+    let to_stdout = output.is_some_and(|path| path.as_os_str() == "-");
+    if to_stdout && ui.json {
+        return Err(Failure::new(Exit::Usage, "the bytes and the JSON document cannot both go to standard output")
+            .hint("leave out one of `-o -` and `--json`"));
+    }
+    let deadline = patience.map(|patience| Instant::now() + patience);
+    let seen = client.get(&format!("/api/v1/calls/{}", segment(id))).await?;
+    let (mut call, interrupted) = match deadline {
+        Some(deadline) => wait(client, id, seen, deadline, ui).await?,
+        None => (seen, false),
+    };
     let state = text(&call, "state");
     let exit = Exit::of_call(&state);
     if exit == Exit::Queued {
+        if interrupted {
+            tell_open(&call, interrupted, ui);
+            return Ok(exit);
+        }
         return Err(Failure::new(exit, format!("call {} is still {state}", clean(id)))
-            .hint(format!("look again later, or stop it with `sigil cancel {}`", clean(id))));
+            .hint(format!("wait for it with `--wait 1h`, or stop it with `sigil cancel {}`", clean(id))));
     }
     if state != "done" && output.is_none() {
         if ui.json {
             ui.document("sigil.result/1", call);
         } else {
-            show_end(client, &call, ui).await?;
+            show_end(client, &call, deadline, ui).await?;
         }
         return Ok(exit);
     }
-    let bytes = result_bytes(client, id).await?;
-    if let Some(path) = output {
+    let bytes = result_bytes(client, id, deadline, ui).await?;
+    if let Some(path) = output.filter(|_| !to_stdout) {
         let written = std::fs::write(path, &bytes);
         written.map_err(|error| Failure::new(Exit::Failed, format!("writing {}: {error}", path.display())))?;
         let told = json!({ "id": id, "state": state, "file": path, "bytes": bytes.len() });
@@ -344,17 +404,26 @@ pub(super) async fn result(client: &Client, id: &str, output: Option<&Path>, ui:
             ui.say(&format!("{} bytes written to {}", bytes.len(), path.display()));
         }
     } else if ui.json {
-        let output = serde_json::from_slice(&bytes)
-            .unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&bytes).into_owned()));
-        let mut call = call;
-        if let Some(fields) = call.as_object_mut() {
-            fields.insert("output".into(), output);
-        }
+        let (output, encoding) = embed(&bytes);
+        call.set("output", output);
+        call.set("output_encoding", raw(&encoding));
         ui.document("sigil.result/1", call);
     } else {
-        write_bytes(&bytes)?;
+        ui.output(&bytes);
     }
     Ok(exit)
+}
+
+/// Bytes inside JSON, as the agent embeds small ones: JSON that every parser takes as it is, other text as a string, the
+/// rest in base64; and the name of the form.
+fn embed(bytes: &[u8]) -> (Box<RawValue>, &'static str) {
+    let Ok(text) = std::str::from_utf8(bytes) else {
+        return (raw(&data_encoding::BASE64.encode(bytes)), "base64");
+    };
+    match serde_json::from_str(text) {
+        Ok(json) if crate::json::is_portable(bytes) => (json, "json"),
+        _ => (raw(&text), "text"),
+    }
 }
 
 pub(super) async fn cancel(client: &Client, id: &str, reason: Option<String>, ui: Ui) -> Result<Exit, Failure> {
@@ -382,13 +451,34 @@ mod tests {
     #[test]
     fn only_what_was_said_is_sent() {
         let body = request(&call_args("sigil call attic device.info")).expect("valid");
-        assert_eq!(Value::Object(body), json!({"node": "attic", "tool": "device.info", "arguments": {}}));
+        assert_eq!(body, r#"{"node":"attic","tool":"device.info","arguments":{}}"#);
         let line = "sigil call any t --input [1] --ttl 1h --timeout 5s --effect once --key k";
-        let body = request(&call_args(line)).expect("valid");
         assert_eq!(
-            Value::Object(body),
-            json!({"node": "any", "tool": "t", "arguments": [1], "ttl_s": 3600, "timeout_s": 5, "effect": "once"})
+            request(&call_args(line)).expect("valid"),
+            r#"{"node":"any","tool":"t","arguments":[1],"ttl_s":3600,"timeout_s":5,"effect":"once"}"#
         );
+    }
+
+    #[test]
+    fn b02_input_is_sent_as_it_is_written() {
+        let file = tempfile::NamedTempFile::new().expect("a temp file");
+        let odd = "{ \"z\": 1.10,\n\t\"a\":1e2,\"z\":12345678901234567890123, \"h\":\"\\ud800\", \"x\":1e999 }";
+        std::fs::write(file.path(), format!("  {odd}\n")).expect("writable");
+        let body = request(&call_args(&format!("sigil call a t --input @{}", file.path().display()))).expect("valid");
+        assert_eq!(body, format!("{{\"node\":\"a\",\"tool\":\"t\",\"arguments\":{odd}}}"));
+        let body = request(&call_args("sigil call a t --input null")).expect("valid");
+        assert!(body.ends_with(r#""arguments":null}"#), "{body}");
+    }
+
+    #[test]
+    fn b02_bytes_are_embedded_without_a_loss() {
+        let shown = |bytes: &[u8]| {
+            let (json, encoding) = embed(bytes);
+            (json.get().to_owned(), encoding)
+        };
+        assert_eq!(shown(b"{\"a\": 1.10}\n"), ("{\"a\": 1.10}".to_owned(), "json"));
+        assert_eq!(shown(b"1e999"), ("\"1e999\"".to_owned(), "text"));
+        assert_eq!(shown(b"\xff\x00"), ("\"/wA=\"".to_owned(), "base64"));
     }
 
     #[test]
@@ -424,9 +514,48 @@ mod tests {
         );
     }
 
-    #[test]
-    fn outputs_are_shown_as_they_are() {
-        assert_eq!(output_text(&json!("a\nb")), "a\nb");
-        assert_eq!(output_text(&json!({"a": 1})), "{\n  \"a\": 1\n}");
+    /// An agent that gives these answers, one to a connection.
+    fn agent(answers: Vec<String>) -> (tempfile::TempDir, impl Future<Output = ()>) {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+        let home = tempfile::tempdir().expect("a temp dir");
+        std::fs::create_dir(home.path().join("run")).expect("a fresh dir");
+        let listener = tokio::net::UnixListener::bind(home.path().join("run/sigil.sock")).expect("a fresh path");
+        let serve = async move {
+            for answer in answers {
+                let (mut stream, _) = listener.accept().await.expect("someone connects");
+                let _ = stream.read(&mut [0; 4096]).await.expect("a request");
+                stream.write_all(answer.as_bytes()).await.expect("the client reads");
+            }
+        };
+        (home, serve)
+    }
+
+    fn away(received: u64) -> String {
+        let body = format!(
+            r#"{{"status":503,"code":"result_away","detail":"on its way","received_bytes":{received},"output_bytes":9}}"#
+        );
+        format!("HTTP/1.1 503 x\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}", body.len())
+    }
+
+    #[tokio::test]
+    async fn b06_bytes_are_waited_for_while_they_come() {
+        let whole = "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 3\r\n\r\nall".to_owned();
+        let (home, serve) = agent(vec![away(0), away(4), away(8), whole]);
+        let client = Client::new(home.path());
+        let (bytes, ()) = tokio::join!(result_bytes(&client, "c1", None, Ui::plain(false)), serve);
+        assert_eq!(bytes.expect("they came").as_ref(), b"all");
+    }
+
+    #[tokio::test]
+    async fn b06_a_result_on_its_way_has_an_exit_of_its_own() {
+        let (home, serve) = agent(vec![away(4)]);
+        let client = Client::new(home.path());
+        let deadline = Some(Instant::now());
+        let (bytes, ()) = tokio::join!(result_bytes(&client, "c1", deadline, Ui::plain(false)), serve);
+        let failure = bytes.expect_err("the time is over");
+        assert_eq!(failure.exit as u8, 9);
+        assert_eq!(failure.detail, "the call has ended, but on its way");
+        assert!(failure.hint.is_some_and(|hint| hint.contains("sigil result c1")));
     }
 }

@@ -6,15 +6,19 @@ use std::time::Duration;
 
 use hyper::Method;
 use serde_json::{Value, json};
+use tokio::time::{Instant, sleep};
 
 use super::console::show;
 use crate::cli::args::TokenArgs;
+use crate::cli::body::Body;
 use crate::cli::client::{Client, Extras, noted, segment};
 use crate::cli::exit::{Exit, Failure};
-use crate::cli::output::{Ui, clean, clean_lines, items, relative, table, text};
+use crate::cli::output::{Ui, clean, clean_lines, items, reader_gone, relative, table, text};
 
 /// Interval at which `logs -f` looks for more.
 const LOGS_EVERY: Duration = Duration::from_millis(300);
+/// Time for which `logs -f` waits for an agent that has gone.
+const RESTART_WITHIN: Duration = Duration::from_secs(10);
 
 pub(super) async fn token(client: &Client, args: TokenArgs, ui: Ui) -> Result<Exit, Failure> {
     if args.list {
@@ -83,18 +87,31 @@ pub(super) async fn logs(client: &Client, follow: bool, lines: usize, ui: Ui) ->
         ui.print("Nothing logged yet. `sigil logs -f` shows lines as they come.");
     }
     let mut page = body;
+    let mut cursor = String::new();
+    let mut silent_since = None;
     loop {
         for row in items(&page) {
             line(ui, row);
         }
-        if !follow {
+        if !follow || reader_gone() {
             return Ok(Exit::Ok);
         }
-        let path = format!("/api/v1/logs?limit=1000&cursor={}", segment(&text(&page, "next_cursor")));
+        if let Some(next) = page.get("next_cursor").and_then(Value::as_str) {
+            next.clone_into(&mut cursor);
+        }
         tokio::select! {
-            () = tokio::time::sleep(LOGS_EVERY) => page = client.get(&path).await?,
+            () = sleep(LOGS_EVERY) => {}
             _ = tokio::signal::ctrl_c() => return Ok(Exit::Ok),
         }
+        page = match client.get(&format!("/api/v1/logs?limit=1000&cursor={}", segment(&cursor))).await {
+            Ok(next) => {
+                silent_since = None;
+                next
+            }
+            // Perhaps it is being started anew. The new run is followed from its beginning.
+            Err(_) if silent_since.get_or_insert_with(Instant::now).elapsed() < RESTART_WITHIN => json!({}).into(),
+            Err(failure) => return Err(failure),
+        };
     }
 }
 
@@ -183,7 +200,7 @@ fn exit_of(checks: &[Value]) -> Exit {
 }
 
 /// Checks that need no agent: the home, its files and its disk, and why the agent does not run.
-fn alone(client: &Client, failure: &Failure) -> Value {
+fn alone(client: &Client, failure: &Failure) -> Body {
     let home = client.home();
     let mut is_there = false;
     let home_check = match std::fs::metadata(home) {
@@ -215,7 +232,7 @@ fn alone(client: &Client, failure: &Failure) -> Value {
         checks.extend(settings(home));
     }
     checks.push(json!({ "id": "agent", "state": "error", "cause": cause, "fix": failure.hint }));
-    json!({ "items": checks })
+    json!({ "items": checks }).into()
 }
 
 /// The settings as the next start would take them.

@@ -5,6 +5,7 @@ use std::io::{BufRead, IsTerminal, Read};
 use nix::sys::termios::{self, LocalFlags, SetArg};
 use serde_json::Value;
 
+use crate::cli::body::Body;
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::output::Ui;
 
@@ -13,7 +14,7 @@ use crate::cli::output::Ui;
 const INPUT_BYTES_MAX: u64 = 2 * 1024 * 1024;
 
 /// Shows an answer: as it is under `--json`, else as `human` puts it.
-pub(super) fn show(ui: Ui, schema: &str, body: Value, human: impl FnOnce(&Value) -> String) -> Exit {
+pub(super) fn show(ui: Ui, schema: &str, body: Body, human: impl FnOnce(&Value) -> String) -> Exit {
     if ui.json {
         ui.document(schema, body);
     } else {

@@ -5,6 +5,7 @@ use serde_json::{Map, Value, json};
 
 use super::console::{ask_unseen, confirm, read_all, show};
 use crate::cli::args::{ApproveArgs, InviteArgs, JoinArgs, UpArgs};
+use crate::cli::body::{Body, raw};
 use crate::cli::client::{Client, Extras, segment};
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::output::{Tone, Ui, clean, fields, items, relative, short, table, text};
@@ -255,10 +256,10 @@ fn words(body: &Value, field: &str) -> String {
     words.join(" ")
 }
 
-async fn ask_join(client: &Client, body: &Map<String, Value>) -> Result<Value, Failure> {
-    let body = Value::Object(body.clone());
+async fn ask_join(client: &Client, body: &Map<String, Value>) -> Result<Body, Failure> {
+    let body = Value::Object(body.clone()).to_string();
     // All addresses of a code are tried before the agent says that nobody is there.
-    let extras = Extras { body: Some(&body), within: Some(std::time::Duration::from_mins(1)), ..Extras::default() };
+    let extras = Extras { body: Some(body), within: Some(std::time::Duration::from_mins(1)), ..Extras::default() };
     client.ask(Method::POST, "/api/v1/join", extras).await?.json()
 }
 
@@ -399,13 +400,7 @@ pub(super) async fn forget(client: &Client, node: &str, with_their_guests: bool,
     // Each is a commit of its own.
     let extras = Extras { within: Some(std::time::Duration::from_mins(5)), ..Extras::default() };
     let mut answer = client.ask(Method::DELETE, &path, extras).await?.json()?;
-    if !answer.is_object() {
-        answer = json!({});
-    }
-    if let Some(fields) = answer.as_object_mut() {
-        let field = if with_guests { "guests_forgotten" } else { "guests_left" };
-        fields.insert(field.to_owned(), Value::Array(guests.to_vec()));
-    }
+    answer.set(if with_guests { "guests_forgotten" } else { "guests_left" }, raw(&guests));
     Ok(show(ui, "sigil.forget/1", answer, |_| {
         let gone =
             format!("{} is no longer a member of the mesh; calls that were queued for it have ended.", clean(node));
@@ -573,8 +568,8 @@ mod tests {
         let one = json!({"node_id": "attic", "state": "online", "tier": "owner", "platform": "linux", "gateway": true, "tools": [{}, {}]});
         let said = nodes_text(&json!({"items": [one]}), Ui::plain(false));
         let mut lines = said.lines();
-        assert_eq!(lines.next(), Some("NODE             STATE   TIER   PLATFORM  TOOLS  SEEN  WHY"));
-        assert_eq!(lines.next(), Some("attic (gateway)  online  owner  linux     2"));
+        assert_eq!(lines.next(), Some("NODE             STATE   TIER   LET IN BY  PLATFORM  TOOLS  SEEN  WHY"));
+        assert_eq!(lines.next(), Some("attic (gateway)  online  owner             linux     2"));
         assert!(said.contains("sigil invite"));
     }
 

@@ -32,7 +32,7 @@ pub(crate) async fn run(command: Command, client: Client, ui: Ui) -> Result<Exit
         Command::Tools { node } => mesh::tools(client, node.as_deref(), ui).await,
         Command::Call(args) => calls::call(client, args, ui).await,
         Command::Calls(args) => calls::calls(client, args, ui).await,
-        Command::Result { id, output } => calls::result(client, &id, output.as_deref(), ui).await,
+        Command::Result { id, output, wait } => calls::result(client, &id, output.as_deref(), wait, ui).await,
         Command::Cancel { id, reason } => calls::cancel(client, &id, reason, ui).await,
         Command::Token(args) => care::token(client, args, ui).await,
         Command::Logs { follow, lines } => care::logs(client, follow, lines, ui).await,

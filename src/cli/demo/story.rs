@@ -12,6 +12,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 
 use super::report::{Made, Promise, Report, is_open};
 use super::teller::{STOPPED, Teller, is_true, ms};
+use crate::cli::body::Body;
 use crate::cli::client::{Client, Extras, segment};
 use crate::cli::commands::epoch;
 use crate::cli::exit::{Exit, Failure};
@@ -389,7 +390,7 @@ impl Story {
 
         let seen = wait_for(killed, SETTLED_WITHIN, async || {
             let (mine, theirs) = (client.get("/api/v1/status").await, other_client.get("/api/v1/status").await);
-            match (mine.ok().as_ref().and_then(gateway), theirs.ok().as_ref().and_then(gateway)) {
+            match (mine.ok().and_then(|mine| gateway(&mine)), theirs.ok().and_then(|theirs| gateway(&theirs))) {
                 (Some(mine), Some(theirs)) if mine == theirs => Ok(()),
                 both => Err(format!("{both:?}")),
             }
@@ -526,21 +527,22 @@ async fn state_of(client: &Client, node: &str, wanted: &str) -> Result<(), Strin
 }
 
 async fn look(client: &Client, id: &str) -> Result<Value, Failure> {
-    client.get(&format!("/api/v1/calls/{}", segment(id))).await
+    client.get(&format!("/api/v1/calls/{}", segment(id))).await.map(Body::into_value)
 }
 
 /// Calls a tool and waits for its ending.
 async fn call_and_wait(client: &Client, node: &str, tool: &str, arguments: &Value) -> Result<Value, Failure> {
     let body = json!({ "node": node, "tool": tool, "arguments": arguments });
-    let extras = Extras { body: Some(&body), headers: &[("prefer", "wait=10")], ..Extras::default() };
-    client.ask(Method::POST, "/api/v1/calls", extras).await?.json()
+    let extras = Extras { body: Some(body.to_string()), headers: &[("prefer", "wait=10")], ..Extras::default() };
+    client.ask(Method::POST, "/api/v1/calls", extras).await?.json().map(Body::into_value)
 }
 
 /// Makes a call of the witness tool. Its id.
 async fn make_call(client: &Client, node: &str, ttl_s: Option<u64>) -> Result<String, Failure> {
     let body = json!({ "node": node, "tool": "append", "arguments": {}, "ttl_s": ttl_s.unwrap_or(60) });
-    let extras = Extras { body: Some(&body), ..Extras::default() };
-    Ok(text(&client.ask(Method::POST, "/api/v1/calls", extras).await?.json()?, "id"))
+    let extras = Extras { body: Some(body.to_string()), ..Extras::default() };
+    let made = client.ask(Method::POST, "/api/v1/calls", extras).await?.json()?;
+    Ok(text(&made, "id"))
 }
 
 /// The call when it has ended, or as it is at the deadline; null if this peer does not know it.

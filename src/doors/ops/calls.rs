@@ -255,12 +255,12 @@ pub async fn list(
     Ok(Page { items: readings, next })
 }
 
-/// The output of a call, however large.
+/// The output of a call, however large. Bytes that are on their way here are waited for, at most `wait`.
 ///
 /// # Errors
 /// [`ErrorCode::UnknownCall`], [`ErrorCode::NotEnded`], [`ErrorCode::NoOutput`]; or the bytes are on a device that
 /// cannot be reached.
-pub async fn result(mesh: &MeshHandle, id: ReqId) -> Result<ResultBody, OpError> {
+pub async fn result(mesh: &MeshHandle, id: ReqId, wait: Duration) -> Result<ResultBody, OpError> {
     let reading = read_through(mesh, find(mesh, id).await?).await?;
     let record = reading.record();
     let state = record.state.as_str();
@@ -273,7 +273,7 @@ pub async fn result(mesh: &MeshHandle, id: ReqId) -> Result<ResultBody, OpError>
         let fault = fault.with("state", state);
         return Err(if record.reason.is_empty() { fault } else { fault.hint(record.reason.clone()) });
     }
-    Ok(mesh.result(record).await?)
+    Ok(mesh.result(record, wait).await?)
 }
 
 /// Cancels a call, or the one that it repeats. One that has ended stays as it ended.

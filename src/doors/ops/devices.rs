@@ -1,6 +1,6 @@
 //! The devices of the mesh and those that ask to join it: found by name, approved, forgotten.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -198,13 +198,21 @@ pub async fn reject_pending(mesh: &MeshHandle, text: &str) -> Result<(), OpError
 }
 
 /// The members that belong by the word of one of these hosts, or by the word of one of those, nearest first. This device
-/// is not among them, whoever let it in, nor is anyone whom it let in.
+/// is not among them, whoever let it in, nor is anyone whom it let in: that word is its own.
 #[must_use]
 pub fn guests<'a, 'h>(view: &'a View, hosts: impl IntoIterator<Item = &'h PeerId>) -> Vec<&'a NodeView> {
-    let ours = view.guests_of(&view.me);
-    let mut known: BTreeSet<PeerId> = ours.into_iter().map(|node| node.peer).chain([view.me]).collect();
-    let all = hosts.into_iter().flat_map(|host| view.guests_of(host));
-    all.filter(|guest| known.insert(guest.peer)).collect()
+    let mut hosts: VecDeque<PeerId> = hosts.into_iter().copied().collect();
+    let mut known: BTreeSet<PeerId> = hosts.iter().copied().chain([view.me]).collect();
+    let mut guests = Vec::new();
+    while let Some(host) = hosts.pop_front() {
+        for node in view.nodes.iter().filter(|node| node.approved_by == Some(host)) {
+            if known.insert(node.peer) {
+                guests.push(node);
+                hosts.push_back(node.peer);
+            }
+        }
+    }
+    guests
 }
 
 /// Revokes a member: its links drop, its waiting calls end as undeliverable. Rejects a device that awaits approval.

@@ -11,7 +11,7 @@ use axum::{Extension, Json};
 use mesh_core::ids::ReqId;
 use mesh_core::io::View;
 use mesh_core::limits;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 use utoipa::{IntoParams, ToSchema};
 
@@ -28,6 +28,8 @@ use crate::status::{ErrorCode, OpError};
 
 /// Longest `Prefer: wait=`.
 const WAIT_MAX: Duration = Duration::from_mins(5);
+/// Wait for the bytes of a result on their way here, if the client names none.
+const RESULT_WAIT: Duration = Duration::from_secs(30);
 /// Bytes that a body may have besides its arguments.
 const ENVELOPE_BYTES_MAX: usize = 16 * 1024;
 /// Calls on a page unless the client names a limit.
@@ -44,7 +46,7 @@ pub(super) struct CallRequest<'a> {
     /// Name of the tool, or its address `node:<id>:<tool>`.
     tool: String,
     /// Any JSON, at most 1 MiB and 64 levels deep, handed to the tool byte by byte; default `{}`.
-    #[serde(borrow, default)]
+    #[serde(borrow, default, deserialize_with = "present")]
     #[schema(value_type = Option<serde_json::Value>)]
     arguments: Option<&'a RawValue>,
     /// Seconds within which it must start, 1 to 604800; default: `ttl` under `[calls]` in `sigil.toml`, 60 if not set.
@@ -55,6 +57,11 @@ pub(super) struct CallRequest<'a> {
     /// Seconds that it may run, above 0 and at most 86400; the tool's own limit holds besides.
     #[schema(exclusive_minimum = 0, maximum = 86_400)]
     timeout_s: Option<f64>,
+}
+
+/// Any value that is there, `null` too: that is a document like others.
+fn present<'de, D: Deserializer<'de>>(value: D) -> Result<Option<&'de RawValue>, D::Error> {
+    <&RawValue>::deserialize(value).map(Some)
 }
 
 /// A row of a call's history.
@@ -105,8 +112,8 @@ pub struct Call {
     /// Seconds from acceptance within which it must start.
     #[serde(serialize_with = "seconds")]
     pub ttl_s: f64,
-    /// Output of the tool: JSON as it is, text as a string, other bytes as base64. Null while there is none, while its
-    /// bytes are elsewhere, and over 256 KiB: then see `result_url`.
+    /// Output of the tool: JSON as it is, if every parser takes it; other text as a string, other bytes as base64. Null
+    /// while there is none, while its bytes are elsewhere, and over 256 KiB: then see `result_url`.
     #[schema(value_type = serde_json::Value)]
     pub output: Option<Box<RawValue>>,
     /// Encoding of `output`: json, text or base64.
@@ -358,16 +365,25 @@ pub(super) async fn show(
 }
 
 /// The output of a call as raw bytes.
+///
+/// Those that are on their way here are waited for, 30 s unless `Prefer: wait=N` says otherwise; the problem `result_away`
+/// then tells how many have come (`received_bytes` of `output_bytes`).
 #[utoipa::path(get, path = "/api/v1/calls/{id}/result", operation_id = "getResult", tag = "calls",
-    params(("id" = String, Path, description = "Id of the call")),
+    params(("id" = String, Path, description = "Id of the call"),
+           ("Prefer" = Option<String>, Header, description = "`wait=N`")),
     responses((status = 200, description = "JSON, UTF-8 text, or bytes",
         content((String = "application/json"), (String = "text/plain"), (Vec<u8> = "application/octet-stream"))), Problems))]
-pub(super) async fn result(State(app): AppState, Segment(id): Segment) -> Result<Response, OpError> {
-    let wait = |fault: OpError| {
+pub(super) async fn result(
+    State(app): AppState,
+    Segment(id): Segment,
+    headers: HeaderMap,
+) -> Result<Response, OpError> {
+    let open = |fault: OpError| {
         let hint = "GET the call with `Prefer: wait=60` to wait for its ending";
         if fault.code == ErrorCode::NotEnded { fault.hint(hint) } else { fault }
     };
-    let (kind, len, body) = match calls::result(app.mesh(), id.parse()?).await.map_err(wait)? {
+    let wait = prefer_wait(&headers).unwrap_or(RESULT_WAIT);
+    let (kind, len, body) = match calls::result(app.mesh(), id.parse()?, wait).await.map_err(open)? {
         ResultBody::Inline(bytes) => (content_type(&bytes), bytes.len() as u64, Body::from(bytes)),
         ResultBody::File { path, len } => {
             let read =

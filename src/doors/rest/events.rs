@@ -84,12 +84,13 @@ pub(super) async fn events(
     Ok(axum::response::Sse::new(stream).keep_alive(keep_alive).into_response())
 }
 
-/// Ids of one run of the agent never pass for those of another: numbers start anew with the process.
-fn write_id(run: u64, id: u64) -> String {
+/// An id of a run of the agent. Those of one run never pass for those of another: numbers start anew with the process.
+pub(super) fn write_id(run: u64, id: u64) -> String {
     format!("{run:x}-{id}")
 }
 
-fn read_id(run: u64, text: &str) -> Option<u64> {
+/// The number in an id of this run; `None` for any other text.
+pub(super) fn read_id(run: u64, text: &str) -> Option<u64> {
     let (shown, id) = text.split_once('-')?;
     (u64::from_str_radix(shown, 16) == Ok(run)).then(|| id.parse().ok()).flatten()
 }

@@ -17,8 +17,8 @@ use crate::status::{ErrorCode, OpError};
 
 /// Media type of nearly all answers.
 pub(super) const JSON: &str = "application/json";
-/// Deepest JSON that is taken: nothing honest is deeper, and parsers of tools may recurse.
-pub const JSON_DEPTH_MAX: usize = 64;
+/// Deepest JSON that is taken.
+pub const JSON_DEPTH_MAX: usize = crate::json::DEPTH_MAX;
 /// Bodies other than those of calls.
 pub const SMALL_BODY_BYTES_MAX: usize = 16 * 1024;
 /// Longest time for a body: 1 MiB within it is slower than any loopback.

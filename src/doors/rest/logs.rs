@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use tracing::Level;
 use utoipa::{IntoParams, ToSchema};
 
+use super::events::{read_id, write_id};
 use super::extract::{Query, check_accept};
 use super::model::{Page, time};
 use super::problem::Problems;
@@ -52,7 +53,8 @@ pub(super) struct LogQuery {
     limit: Option<usize>,
     /// error, warn, info, debug or trace: this and more severe ones; default all that are kept.
     level: Option<String>,
-    /// `next_cursor` of an earlier answer: only what came after it.
+    /// `next_cursor` of an earlier answer: only what came after it. After a restart of the agent, which begins a new log,
+    /// it means all that is kept.
     cursor: Option<String>,
 }
 
@@ -72,13 +74,33 @@ pub(super) async fn logs(
     let level = query.level.map_or(Ok(Level::TRACE), |word| {
         word.parse().map_err(|_| OpError::new(ErrorCode::Invalid, "level must be error, warn, info, debug or trace"))
     })?;
-    let after = query.cursor.map_or(Ok(0), |cursor| {
-        cursor.parse().map_err(|_| OpError::new(ErrorCode::Invalid, "`cursor` is not one that this route gave out"))
-    })?;
+    let after = query.cursor.as_deref().map_or(Ok(0), |cursor| after(app.started_ms, cursor))?;
     let newest = app.context.logs.newest();
     let mut items = app.context.logs.lines(after, level, limit);
     // Lines that came between the two looks belong to the next answer.
     items.retain(|line| line.id <= newest);
     let items = items.into_iter().map(Into::into).collect();
-    Ok(Json(Page { items, next_cursor: Some(newest.to_string()) }))
+    Ok(Json(Page { items, next_cursor: Some(write_id(app.started_ms, newest)) }))
+}
+
+/// The line after which a cursor stands; 0 for a cursor of another run, whose lines have gone with it.
+fn after(run: u64, cursor: &str) -> Result<u64, OpError> {
+    let parts = cursor.split_once('-').and_then(|(run, id)| Some((u64::from_str_radix(run, 16).ok()?, id)));
+    let well_formed = parts.is_some_and(|(of, _)| read_id(of, cursor).is_some());
+    let foreign = || OpError::new(ErrorCode::Invalid, "`cursor` is not one that this route gave out");
+    if well_formed { Ok(read_id(run, cursor).unwrap_or(0)) } else { Err(foreign()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn b13_a_cursor_of_another_run_starts_anew() {
+        assert_eq!(after(7, &write_id(7, 42)), Ok(42));
+        assert_eq!(after(8, &write_id(7, 42)), Ok(0));
+        for bad in ["", "42", "7-", "-42", "7-x", "g-1"] {
+            assert!(after(7, bad).is_err(), "{bad}");
+        }
+    }
 }

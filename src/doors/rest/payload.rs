@@ -5,16 +5,17 @@ use std::path::Path;
 
 use serde_json::value::RawValue;
 
-use super::extract::{JSON, JSON_DEPTH_MAX};
-use crate::json::deeper_than;
+use super::extract::JSON;
+use crate::json::is_portable;
 
-/// JSON as it is, text as a string, the rest in base64.
+/// JSON as it is, text as a string, the rest in base64. JSON that only some parsers take is text too: it must not make
+/// the document, or the whole list, in which it stands unreadable.
 pub(super) fn show_output(bytes: &[u8]) -> Option<(Box<RawValue>, &'static str)> {
     let raw = |text: &str| serde_json::value::to_raw_value(text).ok();
     let Ok(text) = std::str::from_utf8(bytes) else {
         return raw(&data_encoding::BASE64.encode(bytes)).map(|raw| (raw, "base64"));
     };
-    if !deeper_than(bytes, JSON_DEPTH_MAX)
+    if is_portable(bytes)
         && let Ok(json) = serde_json::from_str::<Box<RawValue>>(text)
     {
         return Some((json, "json"));
@@ -74,6 +75,8 @@ mod tests {
         assert_eq!(shown(br#"{"a": 1.10}"#), (r#"{"a": 1.10}"#.to_owned(), "json"));
         assert_eq!(shown(b"hello\n"), ("\"hello\\n\"".to_owned(), "text"));
         assert_eq!(shown(&[0xff, 0]), ("\"/wA=\"".to_owned(), "base64"));
+        assert_eq!(shown(b"1e999\n"), (r#""1e999\n""#.to_owned(), "text"), "b01");
+        assert_eq!(shown(br#"["\ud800"]"#), (r#""[\"\\ud800\"]""#.to_owned(), "text"), "b01");
         let deep = "[".repeat(10_000) + &"]".repeat(10_000);
         assert_eq!(shown(deep.as_bytes()).1, "text");
     }

@@ -77,7 +77,7 @@ pub(super) async fn fetch(
     if head.len > len_max {
         return Err(FetchError::TooLarge { len: head.len });
     }
-    let mut writer = blobs.writer(head.len).map_err(FetchError::Store)?;
+    let mut writer = blobs.writer_of(hash, head.len).map_err(FetchError::Store)?;
     loop {
         let chunk = timeout(STALL_MAX, recv.read_chunk(CHUNK, true)).await.map_err(|_| FetchError::Stalled)?;
         let Some(chunk) = chunk.map_err(|_| FetchError::Broken)? else { break };

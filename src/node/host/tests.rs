@@ -138,23 +138,51 @@ async fn progress_and_identity_reach_the_right_places() {
 #[tokio::test]
 async fn what_is_not_allowed_is_denied_with_its_reason() {
     let mut bench = bench(TOOLS);
-    let deep = "[".repeat(10_000);
     for (tool, arguments, part) in [
         ("nothing", "{}", "offers no tool `nothing`"),
         ("secret-x", "{}", "node.deny"),
-        ("echo", "{", "not JSON"),
-        ("echo", "{} {}", "not JSON"),
-        ("echo", &deep, "deeper than 64"),
-        ("echo", &" ".repeat(ARGUMENTS_BYTES_MAX + 1), "over the limit of 1MiB"),
-        ("device.info", r#"{"x":1}"#, "unknown field"),
         ("files.read", r#"{"path":"../x"}"#, "outside"),
+        ("files.read", r#"{"path":"/proc/self/mem"}"#, "outside"),
     ] {
         let outcome = bench.call(tool, arguments.as_bytes()).await;
         assert_eq!(outcome.ending, Ending::Denied, "{tool}: {outcome:?}");
         assert!(outcome.reason.contains(part), "{}", outcome.reason);
     }
-    assert_eq!(bench.call("echo", b"\"\xff\"").await.ending, Ending::Denied);
     assert_eq!(bench.call("files.read", br#"{"path":"none"}"#).await.ending, Ending::Failed);
+}
+
+#[tokio::test]
+async fn l04_arguments_that_are_wrong_are_called_so_and_not_denied() {
+    let mut bench = bench(TOOLS);
+    let deep = "[".repeat(10_000);
+    for (tool, arguments, part) in [
+        ("echo", &b"{"[..], "not JSON"),
+        ("echo", b"{} {}", "not JSON"),
+        ("echo", b"\"\xff\"", "not JSON"),
+        ("echo", deep.as_bytes(), "deeper than 64"),
+        ("echo", " ".repeat(ARGUMENTS_BYTES_MAX + 1).as_bytes(), "over the limit of 1MiB"),
+        ("device.info", br#"{"x":1}"#, "unknown field"),
+        ("files.list", br#"{"limit":0,"path":"."}"#, "`limit` must be 1 to 10000"),
+        ("files.read", b"null", "expected an object"),
+    ] {
+        let outcome = bench.call(tool, arguments).await;
+        assert_eq!(outcome.ending, Ending::Failed, "{tool}: {outcome:?}");
+        let reason = &outcome.reason;
+        assert!(reason.starts_with("invalid_argument: ") && reason.contains(part), "{reason}");
+    }
+}
+
+#[tokio::test]
+async fn b15_the_reason_of_a_call_names_what_was_ended_with_it() {
+    let mut bench = bench(
+        "[tools.server]\ncommand = 'sh'\nargs = ['-c', 'sleep 1000 & sleep 0.1; echo started']\n\
+         [tools.kept]\ncommand = 'sh'\nargs = ['-c', 'exec > /dev/null 2>&1; sleep 1 & sleep 0.1']\nkeep_running = true\n",
+    );
+    let outcome = bench.call("server", b"").await;
+    assert_eq!(outcome.ending, Ending::Done);
+    assert!(outcome.reason.starts_with("left running, and ended with it: sleep ("), "{}", outcome.reason);
+    let outcome = bench.call("kept", b"").await;
+    assert!(outcome.reason.starts_with("left running: sleep ("), "{}", outcome.reason);
 }
 
 #[tokio::test]

@@ -28,7 +28,13 @@ impl Bench {
             command: command.into(),
             args: args.iter().map(|&arg| arg.to_owned()).collect(),
             env: BTreeMap::from([("DIR".to_owned(), self.dir.path().to_str().unwrap().to_owned())]),
+            keep_running: false,
         }
+    }
+
+    async fn sh_kept(&self, script: &str) -> RunOutcome {
+        let launch = self.launcher.launch(Spec { keep_running: true, ..self.spec("sh", &["-c", script]) });
+        run(launch, FREE, Bytes::new(), &self.cancel, &self.sinks, |_| ()).await
     }
 
     async fn sh_within(&self, script: &str, bounds: Bounds, stdin: &[u8]) -> RunOutcome {
@@ -214,9 +220,52 @@ async fn a_grandchild_that_keeps_the_pipe_cannot_keep_us() {
     // One that leaves the group survives, but is not waited for.
     let outcome = bench.sh("setsid sleep 1000 & echo $! > $DIR/pid2; echo done").await;
     assert_eq!((&outcome.end, inline(&outcome)), (&RunEnd::Done, &b"done\n"[..]));
+    assert!(outcome.note.contains("holds its output"), "b15: {}", outcome.note);
     assert!(began.elapsed() < Duration::from_secs(10));
     let escaped: i32 = bench.file("pid2").await.trim().parse().unwrap();
     let _ = nix::sys::signal::kill(Pid::from_raw(escaped), Signal::SIGKILL);
+}
+
+#[tokio::test]
+async fn b15_what_was_left_running_is_ended_and_named() {
+    let bench = Bench::new();
+    let outcome = bench.sh("sleep 1000 > /dev/null & echo $! > $DIR/pid; sleep 0.1; echo started").await;
+    let pid = bench.file("pid").await;
+    assert_eq!((&outcome.end, inline(&outcome)), (&RunEnd::Done, &b"started\n"[..]));
+    assert_eq!(outcome.note, format!("left running, and ended with it: sleep ({})", pid.trim()));
+    gone(&pid).await;
+    // Also beside a failure; and nothing is said where nothing was left.
+    let outcome = bench.sh("sleep 1000 & sleep 0.1; exit 3").await;
+    assert_eq!(outcome.end, failed("exit code 3"));
+    assert!(outcome.note.starts_with("left running, and ended with it: sleep ("), "{}", outcome.note);
+    assert_eq!(bench.sh("sleep 0.01 & wait").await.note, "");
+    let outcome = bench.sh("for n in $(seq 12); do sleep 1000 & done").await;
+    assert!(outcome.note.ends_with(", 4 more"), "{}", outcome.note);
+}
+
+#[tokio::test]
+async fn b15_a_tool_that_says_so_leaves_things_running() {
+    let bench = Bench::new();
+    let outcome = bench.sh_kept("sleep 1000 > /dev/null 2>&1 & echo $! > $DIR/pid; sleep 0.1; echo started").await;
+    let pid = bench.file("pid").await;
+    assert_eq!((&outcome.end, inline(&outcome)), (&RunEnd::Done, &b"started\n"[..]));
+    assert_eq!(outcome.note, format!("left running: sleep ({})", pid.trim()));
+    assert!(alive(&pid));
+    let process = Pid::from_raw(pid.trim().parse().unwrap());
+    nix::sys::signal::kill(process, Signal::SIGKILL).unwrap();
+    // What keeps the pipe is not waited for, and the note says what becomes of its output.
+    let outcome = bench.sh_kept("sleep 1000 & echo $! > $DIR/pid2; sleep 0.1; echo started").await;
+    assert!(outcome.note.contains("left running: sleep (") && outcome.note.contains("no more is read"), "{outcome:?}");
+    let process = Pid::from_raw(bench.file("pid2").await.trim().parse().unwrap());
+    nix::sys::signal::kill(process, Signal::SIGKILL).unwrap();
+    // Over its time it is ended with all that it started.
+    let launch = bench
+        .launcher
+        .launch(Spec { keep_running: true, ..bench.spec("sh", &["-c", "sleep 1000 & echo $! > $DIR/pid3; wait"]) });
+    let bounds = Bounds { timeout: Duration::from_millis(300), ..FREE };
+    let outcome = run(launch, bounds, Bytes::new(), &bench.cancel, &bench.sinks, |_| ()).await;
+    assert_eq!(outcome.end, failed("timed out after 300ms"));
+    gone(&bench.file("pid3").await).await;
 }
 
 #[tokio::test]

@@ -192,9 +192,9 @@ pub enum Input {
 /// Ending of a tool.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ToolOutcome {
-    /// `Done`, `Failed` or `Cancelled`; or `Denied` when the tool is not there any more or its arguments are invalid.
+    /// `Done`, `Failed` or `Cancelled`; or `Denied` when the tool is not there any more or may not do what is asked.
     pub ending: Ending,
-    /// Why, for people; empty when done.
+    /// Why, for people; when done, a note on it or nothing.
     pub reason: String,
     /// Its output.
     pub output: Payload,

@@ -91,7 +91,12 @@ impl BlobStore {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => platform::create_private_dir(&tmp)?,
         }
-        let store = Self(Arc::new(Inner { dir: dir.to_owned(), arrived: Notify::new(), ledger: Ledger::default(), arriving: Mutex::default() }));
+        let store = Self(Arc::new(Inner {
+            dir: dir.to_owned(),
+            arrived: Notify::new(),
+            ledger: Ledger::default(),
+            arriving: Mutex::default(),
+        }));
         store.0.ledger.set(store.measure()?);
         Ok(store)
     }

@@ -11,7 +11,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use mesh_core::entry::{self, Entry, Kind, SignedEntry};
+use mesh_core::audience::Audience;
+use mesh_core::entry::{self, BodyMark, Entry, Kind, Salt, SignedEntry};
 use mesh_core::epoch::{Claim, Epoch};
 use mesh_core::frame::{Answer, AnswerKind, Dispatch, Frame};
 use mesh_core::ids::{Hash, Incarnation, MeshId, PeerId, ReqId};
@@ -61,6 +62,7 @@ impl AsyncWrite for Pipe {
 }
 
 fn signed(signer: &DeviceKey, kind: Kind, body: Vec<u8>) -> SignedEntry {
+    let salt = Salt([7; 16]);
     let entry = Entry {
         mesh: MeshId([1; 32]),
         author: signer.public_key(),
@@ -70,9 +72,10 @@ fn signed(signer: &DeviceKey, kind: Kind, body: Vec<u8>) -> SignedEntry {
         kind,
         critical: false,
         previous: Hash::ZERO,
-        body: body.into(),
+        audience: Audience::Call { origin: signer.peer_id(), target: signer.peer_id() },
+        body: BodyMark::of(salt, &body),
     };
-    SignedEntry::sign(signer, entry)
+    SignedEntry::sign(signer, entry, salt, &body)
 }
 
 /// A registered pair, its call and its answer.

@@ -38,13 +38,15 @@ impl Key {
             Self::Symbolic(_) => true,
             Self::Real(_) => {
                 let entry = |entry: &SignedEntry| {
-                    let again = SignedEntry::verify(entry.bytes.clone(), entry.signature, self);
+                    let again = SignedEntry::verify(&entry.bytes, entry.signature, &entry.sealed(), self);
                     again.is_ok_and(|again| again == *entry)
                 };
                 match frame {
                     Frame::Beacon(beacon) => beacon.claim.verify(self),
                     Frame::Notice(claim) => claim.verify(self),
-                    Frame::Entries { entries, .. } => entries.iter().all(|item| entry(&item.entry)),
+                    Frame::Entries { entries, .. } | Frame::Bodies { entries, .. } => {
+                        entries.iter().all(|item| entry(&item.entry))
+                    }
                     Frame::Dispatch(dispatch) => dispatch.claim.verify(self) && entry(&dispatch.header),
                     Frame::Answer(answer) => match &answer.what {
                         AnswerKind::Ended(outcome) => entry(outcome),
@@ -56,6 +58,7 @@ impl Key {
                         | AnswerKind::Rejected(_) => true,
                     },
                     Frame::Query
+                    | Frame::Want(_)
                     | Frame::Resign { .. }
                     | Frame::Handover { .. }
                     | Frame::Neighbours(_)

@@ -89,6 +89,9 @@ const fn about(mutant: ProtocolRule) -> (Kind, &'static str) {
         ProtocolRule::DigestOnLinkUp => (Speed, "log.rs `handle_link_up`"),
         ProtocolRule::EntriesAge | ProtocolRule::TruncationSparesOpen => (Safety, "compaction.rs `is_dead`"),
         ProtocolRule::GapNeedsTruncation => (Safety, "log.rs `ingest`"),
+        ProtocolRule::Audience => (Safety, "trust.rs `may_read`"),
+        ProtocolRule::BodiesAsked => (Safety, "log/bodies.rs `ask_next`"),
+        ProtocolRule::BodiesRecounted => (Safety, "log/bodies.rs `recount_bodies`"),
     }
 }
 

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use mesh_core::entry::{Kind, Place, SignedEntry};
 use mesh_core::epoch::Epoch;
-use mesh_core::frame::Dispatch;
+use mesh_core::frame::{Answer, AnswerKind, Dispatch, Frame};
 use mesh_core::ids::{Attempt, Hash, Incarnation, PeerId, ReqId};
 use mesh_core::io::{Batch, CallRecord, CallState, Invocation, Space};
 use mesh_core::record::{CancelRequest, Ending, Header, Outcome, Payload, Tier};
@@ -439,7 +439,7 @@ impl Checks {
     /// replicas that have one agree.
     fn outcome_never_changes(&mut self, now: u64, peer: usize, entry: &SignedEntry, outcome: Outcome) {
         let key = (outcome.id, outcome.attempt);
-        let hash = Hash::of(&entry.entry.body);
+        let hash = Hash::of(entry.body().unwrap_or_default());
         match self.confirmed.get(&key) {
             // A device that was rolled back says the same again in its new incarnation.
             Some((known, _)) if *known == hash => {}
@@ -531,6 +531,29 @@ impl Checks {
         }
     }
 
+    /// **bodies-stay-inside**: no body is sent to a peer that the sender holds to be outside of its audience. `tier`: of
+    /// that peer, by the sender's membership.
+    pub(crate) fn bodies_stay_inside(&mut self, now: u64, peer: usize, to: &PeerId, tier: Option<Tier>, frame: &Frame) {
+        let entries: Vec<&SignedEntry> = if let Frame::Entries { entries, .. } | Frame::Bodies { entries, .. } = frame {
+            entries.iter().map(|item| &item.entry).collect()
+        } else if let Frame::Dispatch(dispatch) = frame {
+            vec![&dispatch.header]
+        } else if let Frame::Answer(Answer { what: AnswerKind::Ended(outcome), .. }) = frame {
+            vec![outcome]
+        } else {
+            return;
+        };
+        let inside = |entry: &SignedEntry| {
+            entry.entry.audience.names(to) || entry.author == *to || tier == Some(Tier::Owner) || !entry.has_body()
+        };
+        if let Some(shown) = entries.into_iter().find(|entry| !inside(entry)) {
+            let place = shown.place();
+            self.fail("bodies-stay-inside", now, || {
+                format!("p{peer} sends the body of {place:?} to {to:?}, which is of tier {tier:?} for it")
+            });
+        }
+    }
+
     /// **no-fork**: no author has two entries at one place.
     fn no_fork(&mut self, now: u64, peer: usize, entry: &SignedEntry) {
         let hash = *self.places.entry(entry.place()).or_insert(entry.hash);
@@ -613,7 +636,12 @@ impl Checks {
             noted = Noted::Cancel(cancel.id);
         }
         self.note(peer, noted);
-        self.rows.insert(key.to_vec(), (value.clone(), entry, noted, now));
+        // Some store it without its body: the whole one tells more, whenever it was stored first.
+        let known = self.rows.get(key);
+        let (seen, whole) = known.map_or((now, false), |(_, entry, _, seen)| (*seen, entry.has_body()));
+        if entry.has_body() || !whole {
+            self.rows.insert(key.to_vec(), (value.clone(), entry, noted, seen));
+        }
     }
 
     /// A row of the books, read once for all peers whose books say the same.

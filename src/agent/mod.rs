@@ -220,7 +220,7 @@ fn ignored_name(given: &NodeId, present: &NodeId) -> Option<String> {
     let made_unique = numbered.is_some_and(|number| number.parse::<u32>().is_ok());
     (given != present && !made_unique).then(|| {
         format!(
-            "the name `{given}` is not used: in its mesh this device is `{present}`; `sigil rename {given}` changes it"
+            "the name `{given}` is kept for a mesh that this device joins later: in the present one it stays `{present}`"
         )
     })
 }
@@ -265,7 +265,7 @@ mod tests {
     #[test]
     fn b11_a_name_that_is_not_used_is_told() {
         let name = |text: &str| text.parse::<NodeId>().unwrap();
-        assert!(ignored_name(&name("attic"), &name("vm")).is_some_and(|told| told.contains("sigil rename attic")));
+        assert!(ignored_name(&name("attic"), &name("vm")).is_some_and(|told| told.contains("stays `vm`")));
         for present in ["attic", "attic-2"] {
             assert_eq!(ignored_name(&name("attic"), &name(present)), None);
         }

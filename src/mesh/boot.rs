@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::mesh::adapters::Adapters;
 use crate::mesh::admission::{Admission, Conversations};
 use crate::mesh::blob_fetch::BlobFetch;
+use crate::mesh::blob_readers::CallReaders;
 use crate::mesh::blobs::BlobStore;
 use crate::mesh::call_queries::CallQueries;
 use crate::mesh::disk_room::DiskRoom;
@@ -89,6 +90,7 @@ pub fn boot(parts: Parts) -> Result<Booted, FatalError> {
     let (machine, out) = Machine::boot(key, config, name.clone(), disk, image, rng)?;
     let me = machine.peer().public_key().peer_id();
     let publisher = Publisher::new(machine.peer().view());
+    links.serve_blobs(Arc::new(CallReaders::new(store.clone(), publisher.watch_view())));
     let (requests_tx, requests) = mpsc::channel(INBOX);
     let (inputs_tx, inputs) = mpsc::channel(INBOX);
     let (steps_tx, steps) = mpsc::channel(STEPS);

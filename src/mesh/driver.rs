@@ -221,6 +221,8 @@ impl Driver {
             | Frame::Neighbours(_)
             | Frame::Digest { .. }
             | Frame::Entries { .. }
+            | Frame::Want(_)
+            | Frame::Bodies { .. }
             | Frame::Presence { .. }
             | Frame::Progress { .. }) => self.links.send(peer, &frame),
         };

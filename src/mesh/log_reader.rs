@@ -31,10 +31,10 @@ pub(super) fn read(
             }
             for (_, stored) in &rows {
                 let Some(entry) = SignedEntry::from_stored(stored) else { return Ok((entries, false)) };
-                if bytes > 0 && bytes + entry.bytes.len() > limits::SYNC_BYTES_MAX {
+                if bytes > 0 && bytes + entry.len() > limits::SYNC_BYTES_MAX {
                     return Ok((entries, true));
                 }
-                bytes += entry.bytes.len();
+                bytes += entry.len();
                 next = entry.entry.seq + 1;
                 entries.push(entry);
             }

@@ -5,6 +5,7 @@ mod admission;
 mod blob_fetch;
 pub mod blob_ledger;
 mod blob_needs;
+mod blob_readers;
 pub mod blobs;
 mod boot;
 mod call_queries;

@@ -6,7 +6,8 @@ use std::net::{SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use mesh_core::entry::{Entry, Kind, SignedEntry, encode};
+use mesh_core::audience::Audience;
+use mesh_core::entry::{BodyMark, Entry, Kind, Salt, SignedEntry, decode, encode};
 use mesh_core::epoch::{Claim, Epoch};
 use mesh_core::frame::{Beacon, EntryItem, Frame, Phase};
 use mesh_core::ids::{Hash, Incarnation, MeshId, NodeId, PeerId, ReqId};
@@ -22,7 +23,7 @@ use sigil::mesh::blobs::BlobStore;
 use sigil::mesh::identity::DeviceKey;
 use sigil::mesh::invite::InviteCode;
 use sigil::mesh::transport::{
-    JoinAnswer, JoinConversation, JoinRequest, LinkEvent, Links, LinksConfig, Member, Members, RefusalCode,
+    FetchError, JoinAnswer, JoinConversation, JoinRequest, LinkEvent, Links, LinksConfig, Member, Members, RefusalCode,
 };
 use sigil::tasks::TaskGroup;
 use tempfile::TempDir;
@@ -243,6 +244,9 @@ impl Drop for Fellow<'_> {
     }
 }
 
+/// No secret in tests.
+const SALT: Salt = Salt([7; 16]);
+
 /// Whether an entry is in this frame.
 fn carries(frame: &Frame, hash: Hash) -> bool {
     matches!(frame, Frame::Entries { entries, .. } if entries.iter().any(|item| item.entry.hash == hash))
@@ -308,6 +312,13 @@ impl<'a> Fellow<'a> {
 
     /// An entry for the next place of the log. `change` may take it out of there.
     fn entry(&self, kind: Kind, body: Vec<u8>, change: impl FnOnce(&mut Entry)) -> SignedEntry {
+        let me = self.id();
+        let ends = |target| Audience::Call { origin: me, target };
+        let audience = match kind {
+            Kind::CALL => ends(decode::<Header>(&body).map_or(me, |header| header.target)),
+            Kind::OUTCOME | Kind::CANCEL => ends(me),
+            _ => Audience::Everyone,
+        };
         let mut entry = Entry {
             mesh: self.mesh,
             author: self.loose.key.public_key(),
@@ -317,10 +328,11 @@ impl<'a> Fellow<'a> {
             kind,
             critical: false,
             previous: self.previous,
-            body: body.into(),
+            audience,
+            body: BodyMark::of(SALT, &body),
         };
         change(&mut entry);
-        SignedEntry::sign(&self.loose.key, entry)
+        SignedEntry::sign(&self.loose.key, entry, SALT, &body)
     }
 
     /// Writes an entry into its log and sends it.
@@ -473,12 +485,12 @@ fn a9_entries_that_are_not_right_are_not_taken() {
     let good = liar.entry(Kind::CALL, body.clone(), |_| {});
     let mut signature = good.signature;
     signature.0[3] ^= 1;
-    let unsigned = SignedEntry::trusted(good.bytes.clone(), signature).unwrap();
+    let unsigned = SignedEntry::trusted(&good.bytes, signature, &good.sealed()).unwrap();
     let forged = liar.entry(Kind::CALL, body.clone(), |entry| entry.author = mesh_key(attic));
     let stranger = fresh_key();
     let foreign = {
         let entry = Entry { author: stranger.public_key(), ..good.entry.clone() };
-        SignedEntry::sign(&stranger, entry)
+        SignedEntry::sign(&stranger, entry, SALT, &body)
     };
     let elsewhere = liar.entry(Kind::CALL, body.clone(), |entry| entry.mesh = MeshId([7; 32]));
     // Beyond the markers that are written meanwhile.
@@ -801,4 +813,23 @@ async fn speak(key: &DeviceKey, at: SocketAddr) -> (quinn::Connection, SendStrea
     send.write_all(&wall_ms().to_be_bytes()).await.expect("a nonce");
     recv.read_exact(&mut [0; 8]).await.expect("attic's nonce");
     (connection, send, recv)
+}
+
+// --- what is not for it ---
+
+#[test]
+fn s03_a_shared_peer_gets_no_blob_that_only_calls_of_others_name() {
+    let big = "cat >/dev/null; printf '\"'; yes secret | head -n 16000 | tr -d '\\n'; printf '\"'";
+    let mesh = Mesh::of(vec![Home::new("attic").with_tool("big", big, "none"), Home::new("bureau")]);
+    let (attic, bureau) = (&mesh.homes[0], &mesh.homes[1]);
+    let runtime = runtime();
+    let liar = Fellow::join(&runtime, attic, "liar", "shared");
+    let friend = Fellow::join(&runtime, attic, "friend", "owner");
+    let id = bureau.call("attic", "big", 60);
+    assert_eq!(bureau.wait_confirmed(&id, PATIENCE)["state"], "done");
+    let bytes = bureau.get(&format!("calls/{id}/result")).body;
+    let (hash, len) = (Hash::of(&bytes), bytes.len() as u64);
+    let fetch = |by: &Fellow<'_>| runtime.block_on(by.loose.links.fetch(peer(attic), hash, len));
+    assert!(matches!(fetch(&liar), Err(FetchError::NotFound)));
+    assert_eq!(fetch(&friend).expect("an owner may"), len);
 }

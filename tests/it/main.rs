@@ -5,6 +5,7 @@
 //! namespaces) says why it was skipped, and fails instead when `SIGIL_TEST_REQUIRE=all`.
 #![cfg(test)]
 
+mod audience;
 mod bad_input;
 mod bytes;
 mod client_keys;

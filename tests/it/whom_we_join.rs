@@ -5,7 +5,8 @@ use std::io::Write as _;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use mesh_core::entry::{Entry, Kind, SignedEntry, encode};
+use mesh_core::audience::Audience;
+use mesh_core::entry::{BodyMark, Entry, Kind, Salt, SignedEntry, encode};
 use mesh_core::epoch::{Claim, Epoch, Fence};
 use mesh_core::ids::{Hash, MeshId, PublicKey};
 use mesh_core::io::{Now, Space, Welcome};
@@ -48,9 +49,20 @@ impl Inviter {
         let Entry { incarnation, hlc, .. } = self.genesis.entry;
         let previous = if seq == 2 { self.genesis.hash } else { Hash::ZERO };
         let author = self.loose.key.public_key();
-        let (mesh, hlc, body) = (self.mesh, hlc + seq, body.into());
-        let entry = Entry { mesh, author, incarnation, seq, hlc, kind, critical: false, previous, body };
-        SignedEntry::sign(&self.loose.key, entry)
+        let (mesh, hlc, salt) = (self.mesh, hlc + seq, Salt([7; 16]));
+        let entry = Entry {
+            mesh,
+            author,
+            incarnation,
+            seq,
+            hlc,
+            kind,
+            critical: false,
+            previous,
+            audience: Audience::Everyone,
+            body: BodyMark::of(salt, &body),
+        };
+        SignedEntry::sign(&self.loose.key, entry, salt, &body)
     }
 
     /// An honest welcome.

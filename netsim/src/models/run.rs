@@ -5,9 +5,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use mesh_core::audience::Audience;
 use mesh_core::config::Config;
 use mesh_core::crypto::{Signer, Symbolic};
-use mesh_core::entry::{Entry, Kind, SignedEntry, encode};
+use mesh_core::entry::{BodyMark, Entry, Kind, Salt, SignedEntry, encode};
 use mesh_core::epoch::{Claim, Epoch};
 use mesh_core::frame::{AnswerKind, Dispatch, EntryItem, Frame};
 use mesh_core::ids::{Attempt, Hash, Incarnation, MeshId, ReqId};
@@ -20,6 +21,8 @@ use stateright::{Model, Property};
 use super::machine::{Machine, at, mesh};
 use crate::node;
 
+/// No secret in a model.
+const SALT: Salt = Salt([7; 16]);
 /// Time left as both gateways tell it.
 const LEFT_MS: u64 = 10_000;
 /// Journal rows are forgotten after this.
@@ -136,6 +139,7 @@ impl Run {
             client_key: None,
             needs_approval: false,
         };
+        let body = encode(&header);
         let entry = Entry {
             mesh: state.mesh,
             author: origin.public_key(),
@@ -145,13 +149,14 @@ impl Run {
             kind: Kind::CALL,
             critical: false,
             previous: Hash::ZERO,
-            body: encode(&header).into(),
+            audience: Audience::Call { origin: origin_id, target: header.target },
+            body: BodyMark::of(SALT, &body),
         };
         assert!(header.id.is_of(&origin_id));
         let epoch = Epoch { counter, class: 3, peer: leader_id };
         Dispatch {
             claim: Claim::sign(&leader, state.mesh, epoch, 1),
-            header: SignedEntry::sign(&origin, entry),
+            header: SignedEntry::sign(&origin, entry, SALT, &body),
             attempt,
             left_ms: LEFT_MS,
         }

@@ -18,9 +18,15 @@ const SLACK_US: u64 = 2 * SECOND;
 /// After this time everyone holds an entry, or has dropped it.
 const TOLD_US: u64 = 5 * SECOND;
 
+/// After this time everyone who may read a body has it.
+const BODIES_US: u64 = 10 * SECOND;
+
 /// A log as one peer holds it.
 pub(crate) struct Holder<'a> {
     pub(crate) peer: usize,
+    pub(crate) id: PeerId,
+    /// True if it is an owner.
+    pub(crate) owner: bool,
     pub(crate) disk: &'a MemDisk,
 }
 
@@ -105,6 +111,21 @@ impl Checks {
                 let seq = key.get(36..).map(<[u8]>::to_vec);
                 self.fail("books-and-logs-agree", now, || {
                     format!("p{} lacks entry {seq:?} of p{}", other.peer, author.peer)
+                });
+            }
+            let blind = rows.iter().find(|(key, value)| {
+                let Some(held_value) = held.get(*key).filter(|held| **held != **value) else { return false };
+                let (Some(whole), Some(here)) = (self.entry_of(key, value), self.entry_of(key, held_value)) else {
+                    return false;
+                };
+                let reader = other.owner || whole.entry.audience.names(&other.id);
+                let late = now > seen(self, key) + BODIES_US;
+                of_incarnation(key) && reader && late && whole.has_body() && !here.has_body()
+            });
+            if let Some((key, _)) = blind {
+                let seq = key.get(36..).map(<[u8]>::to_vec);
+                self.fail("bodies-arrive", now, || {
+                    format!("p{} lacks the body of entry {seq:?} of p{}", other.peer, author.peer)
                 });
             }
             let dropped = &self.dropped[author.peer];

@@ -220,10 +220,13 @@ impl Calls {
     }
 }
 
-/// **books-and-logs-agree** and **limits-hold**, of the logs.
+/// **books-and-logs-agree** and **limits-hold**, of the logs; **bodies-arrive**.
 pub(super) fn logs_agree(now: u64, peers: &Peers, checks: &mut Checks) {
     for author in (0..peers.len()).filter(|peer| peers[*peer].is_member()) {
-        let holder = |peer: usize| Holder { peer, disk: &peers[peer].disk };
+        let holder = |peer: usize| {
+            let sim = &peers[peer];
+            Holder { peer, id: sim.id, owner: sim.owner, disk: &sim.disk }
+        };
         let hears = |peer: &usize| {
             peers[*peer].is_member() && *peer != author && peers.trusts(*peer, author) && peers.trusts(author, *peer)
         };

@@ -212,6 +212,8 @@ impl Mesh {
         {
             self.checks.not_obeyed(peer, answer.id, answer.attempt, *to);
         }
+        let tier = self.peers[peer].node.as_ref().and_then(|node| node.tier(to));
+        self.checks.bodies_stay_inside(env.now, peer, to, tier, &frame);
         net.send(env, peer, to_index, frame);
     }
 

@@ -110,7 +110,9 @@ fn may(tier: &str) -> &'static str {
         "owner" => {
             "it may call every tool, let devices in and remove them, and be gateway (`--tier shared`: none of that)"
         }
-        _ => "it may call `device.info` only, and neither let devices in nor be gateway (`--tier owner`: all of that)",
+        _ => {
+            "it may call `device.info` only, and neither let devices in nor be gateway (`--tier owner`: all of that), but it can read all calls and their answers"
+        }
     }
 }
 

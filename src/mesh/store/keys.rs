@@ -47,5 +47,6 @@ const fn number(space: Space) -> u8 {
         Space::Keys => 10,
         Space::Journal => 11,
         Space::ForgottenMarks => 12,
+        Space::BlobReaders => 13,
     }
 }

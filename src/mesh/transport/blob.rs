@@ -1,10 +1,12 @@
 //! Blobs: one stream each, at a priority below everything else, from file to file.
 
+use std::fmt::Debug;
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use mesh_core::ids::Hash;
+use mesh_core::ids::{Hash, PeerId};
 use prost::Message as _;
 use quinn::{RecvStream, SendStream};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -97,8 +99,20 @@ pub(super) async fn fetch(
     }
 }
 
-/// Answers one request from our store.
-pub(super) async fn serve(blobs: &BlobStore, mut send: SendStream, mut recv: RecvStream) {
+/// Decides who gets a blob.
+pub trait BlobReaders: Debug + Send + Sync {
+    /// True if this peer may have the blob. May block for as long as the store takes.
+    fn may_read(&self, peer: &PeerId, hash: &Hash) -> bool;
+}
+
+/// Answers one request of `peer` from our store. What it may not have reads as not there, and without `readers` all does.
+pub(super) async fn serve(
+    blobs: &BlobStore,
+    peer: PeerId,
+    readers: Option<Arc<dyn BlobReaders>>,
+    mut send: SendStream,
+    mut recv: RecvStream,
+) {
     let _ = send.set_priority(PRIORITY);
     let Ok(Ok(Some(request))) = timeout(STALL_MAX, stream::read_message(&mut recv, HEAD_BYTES_MAX)).await else {
         return;
@@ -106,7 +120,9 @@ pub(super) async fn serve(blobs: &BlobStore, mut send: SendStream, mut recv: Rec
     let Some(hash) = pb::BlobRequest::decode(request).ok().and_then(|request| Hash::from_slice(&request.hash)) else {
         return;
     };
-    let file = blobs.open_read(hash).await.ok();
+    let asked = move || readers.is_some_and(|readers| readers.may_read(&peer, &hash));
+    let may_read = tokio::task::spawn_blocking(asked).await.unwrap_or(false);
+    let file = if may_read { blobs.open_read(hash).await.ok() } else { None };
     let head = pb::BlobHeader { found: file.is_some(), len: file.as_ref().map_or(0, |(_, len)| *len) };
     let mut room = send_within(stream::write_message(&mut send, head.encode_to_vec().into())).await.is_some();
     if let Some((mut file, _)) = file {

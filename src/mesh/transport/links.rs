@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use mesh_core::frame::Frame;
@@ -13,7 +13,7 @@ use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio::time::timeout;
 
 use super::address::Address;
-use super::blob::FetchError;
+use super::blob::{BlobReaders, FetchError};
 use super::dial::LOOKUPS_AT_ONCE;
 use super::event::LinkEvent;
 use super::join_messages::{JoinConversation, JoinDialError, JoinRequest};
@@ -129,6 +129,7 @@ impl Links {
             credentials,
             verifier: KnownVerifier::default(),
             blobs,
+            blob_readers: OnceLock::new(),
             tasks: tasks.clone(),
             events,
             table,
@@ -189,6 +190,11 @@ impl Links {
             Ok((send, recv)) => Ok(link.service_io(service, send, recv)),
             Err(_) => Err(OpenError::NotLinked(peer)),
         }
+    }
+
+    /// Serves blobs from now on, each to whom `readers` says. Only the first call counts.
+    pub fn serve_blobs(&self, readers: Arc<dyn BlobReaders>) {
+        let _ = self.shared.blob_readers.set(readers);
     }
 
     /// Gets a blob of at most `len_max` bytes from a linked peer into our blob store. Answers how many bytes it has.

@@ -34,7 +34,7 @@ mod underlay;
 pub mod wire;
 
 pub use address::{Address, HostPort, InvalidAddress, InvalidHostPort, Prefix};
-pub use blob::FetchError;
+pub use blob::{BlobReaders, FetchError};
 pub use event::{LinkEvent, Turn};
 pub use join_messages::{JoinAnswer, JoinAttempt, JoinConversation, JoinDialError, JoinRequest, RefusalCode};
 pub use link::LinkInfo;

@@ -221,7 +221,8 @@ impl Session {
             }
             Ok(Ok(Tag::Blob)) => {
                 if let Ok(_permit) = blobs.acquire().await {
-                    blob::serve(&shared.blobs, send, recv).await;
+                    let readers = shared.blob_readers.get().cloned();
+                    blob::serve(&shared.blobs, self.link.peer, readers, send, recv).await;
                 }
             }
             // Approved already: its first answer was lost, and it asks again.

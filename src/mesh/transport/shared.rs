@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use mesh_core::ids::{MeshId, PeerId};
@@ -14,6 +14,7 @@ use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::address::{Address, canonical};
+use super::blob::BlobReaders;
 use super::event::LinkEvent;
 use super::link::{Link, LinkInfo, Offer, Outbox};
 use super::members::Members;
@@ -40,6 +41,8 @@ pub(super) struct LinksState {
     pub(super) credentials: Credentials,
     pub(super) verifier: KnownVerifier,
     pub(super) blobs: BlobStore,
+    /// Set once the store is read; until then no blob is served.
+    pub(super) blob_readers: OnceLock<Arc<dyn BlobReaders>>,
     pub(super) tasks: TaskGroup,
     pub(super) events: mpsc::Sender<LinkEvent>,
     pub(super) table: mpsc::Sender<ToTable>,

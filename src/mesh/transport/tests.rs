@@ -8,7 +8,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use mesh_core::entry::{Entry, Kind, SignedEntry};
+use mesh_core::audience::Audience;
+use mesh_core::entry::{BodyMark, Entry, Kind, Salt, SignedEntry};
 use mesh_core::epoch::{Claim, Epoch, Fence};
 use mesh_core::frame::{Beacon, DigestRow, Frame};
 use mesh_core::ids::{Hash, Incarnation, MeshId, PeerId};
@@ -38,6 +39,16 @@ struct Peer {
     home: TempDir,
 }
 
+/// Lets everyone have every blob.
+#[derive(Debug)]
+struct Everyone;
+
+impl BlobReaders for Everyone {
+    fn may_read(&self, _: &PeerId, _: &Hash) -> bool {
+        true
+    }
+}
+
 impl Peer {
     fn start() -> Self {
         Self::start_at(tempfile::tempdir().unwrap(), 0)
@@ -56,6 +67,7 @@ impl Peer {
         let services = [ServiceId::NODE].into();
         let config = LinksConfig { key: key.clone(), listen, services, blobs: blobs.clone(), tasks: tasks.clone() };
         let links = Links::start(config, tx).unwrap();
+        links.serve_blobs(Arc::new(Everyone));
         Self { links, events, key, blobs, tasks, home }
     }
 
@@ -192,6 +204,7 @@ fn beacon(key: &DeviceKey, covered: u8) -> Frame {
 }
 
 fn entry(key: &DeviceKey) -> SignedEntry {
+    let (salt, body) = (Salt([7; 16]), b"body");
     let entry = Entry {
         mesh: MeshId([1; 32]),
         author: key.public_key(),
@@ -201,9 +214,10 @@ fn entry(key: &DeviceKey) -> SignedEntry {
         kind: Kind::GENESIS,
         critical: false,
         previous: Hash::ZERO,
-        body: Bytes::from_static(b"body"),
+        audience: Audience::Everyone,
+        body: BodyMark::of(salt, body),
     };
-    SignedEntry::sign(key, entry)
+    SignedEntry::sign(key, entry, salt, body)
 }
 
 #[tokio::test]
@@ -475,7 +489,10 @@ async fn a_welcome_with_a_forged_entry_is_not_believed() {
     let (mut a, stranger) = (Peer::start(), Peer::start());
     let mut conversation = stranger.links.join(&[a.address()], None, &request(None)).await.unwrap();
     let attempt = a.wait(|event| if let LinkEvent::JoinAttempt(attempt) = event { Some(attempt) } else { None }).await;
-    let forged = SignedEntry::trusted(entry(&a.key).bytes.clone(), entry(&stranger.key).signature).unwrap();
+    let forged = {
+        let good = entry(&a.key);
+        SignedEntry::trusted(&good.bytes, entry(&stranger.key).signature, &good.sealed()).unwrap()
+    };
     let epoch = Epoch { counter: 4, class: 2, peer: a.id() };
     let welcome = Welcome {
         mesh: MeshId([5; 32]),

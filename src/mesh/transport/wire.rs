@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use mesh_core::crypto::Verifier;
-use mesh_core::entry::{EntryError, SignedEntry};
+use mesh_core::entry::{EntryError, Place, SignedEntry};
 use mesh_core::epoch::{Claim, Epoch, Fence};
-use mesh_core::frame::{Beacon, DigestRow, EntryItem, Frame, Phase};
+use mesh_core::frame::{Beacon, DigestRow, EntryItem, Frame, Phase, Places};
 use mesh_core::ids::{
     ATTEMPTS_MAX, Attempt, Hash, Incarnation, InvalidId, MeshId, NodeId, PeerId, PublicKey, ReqId, Signature,
 };
@@ -120,12 +120,27 @@ fn frame_to_pb(frame: &Frame) -> Result<pb::mesh_frame::Frame, WireError> {
                 .collect(),
             changes: if *changes == Hash::ZERO { Bytes::new() } else { copy(&changes.0) },
         }),
-        Frame::Entries { entries, more } => Pb::Entries(pb::Entries {
-            items: entries
+        Frame::Entries { entries, more } => {
+            Pb::Entries(pb::Entries { items: entries.iter().map(item_to_pb).collect(), more: *more })
+        }
+        Frame::Want(wanted) => Pb::Want(pb::Want {
+            places: wanted
                 .iter()
-                .map(|item| pb::EntryItem { entry: Some(entry_to_pb(&item.entry)), left_ms: item.left_ms })
+                .map(|places| pb::Places {
+                    author: copy(&places.author.0),
+                    incarnation: places.incarnation.0,
+                    first: places.first,
+                    last: places.last,
+                })
                 .collect(),
-            more: *more,
+        }),
+        Frame::Bodies { entries, until } => Pb::Bodies(pb::Bodies {
+            items: entries.iter().map(item_to_pb).collect(),
+            until: until.map(|place| pb::DigestRow {
+                author: copy(&place.author.0),
+                incarnation: place.incarnation.0,
+                seq: place.seq,
+            }),
         }),
         Frame::Presence { epoch, online } => {
             Pb::Presence(pb::Presence { epoch: Some(epoch_to_pb(epoch)), online: peers_to_pb(online) })
@@ -178,22 +193,30 @@ fn frame_from_pb(frame: pb::mesh_frame::Frame, verifier: &dyn Verifier) -> Resul
                 },
             }
         }
-        Pb::Entries(entries) => {
-            at_most("items", entries.items.len(), ENTRIES_MAX)?;
-            Frame::Entries {
-                entries: entries
-                    .items
-                    .into_iter()
-                    .map(|item| {
-                        let entry = item.entry.ok_or(WireError::Missing("entry"))?;
-                        let left_ms = item.left_ms;
-                        if left_ms.is_some_and(|left| left > limits::TTL_MS_MAX) {
-                            return Err(WireError::Range("left_ms"));
-                        }
-                        Ok(EntryItem { entry: entry_from_pb(&entry, verifier)?, left_ms })
-                    })
-                    .collect::<Result<_, WireError>>()?,
-                more: entries.more,
+        Pb::Entries(entries) => Frame::Entries { entries: items_from_pb(entries.items, verifier)?, more: entries.more },
+        Pb::Want(want) => {
+            at_most("places", want.places.len(), limits::WANTED_MAX)?;
+            let places = |places: &pb::Places| {
+                Ok(Places {
+                    author: peer_from_pb("author", &places.author)?,
+                    incarnation: Incarnation(places.incarnation),
+                    first: places.first,
+                    last: places.last,
+                })
+            };
+            Frame::Want(want.places.iter().map(places).collect::<Result<_, WireError>>()?)
+        }
+        Pb::Bodies(bodies) => {
+            let place = |row: pb::DigestRow| {
+                Ok::<_, WireError>(Place {
+                    author: peer_from_pb("author", &row.author)?,
+                    incarnation: Incarnation(row.incarnation),
+                    seq: row.seq,
+                })
+            };
+            Frame::Bodies {
+                entries: items_from_pb(bodies.items, verifier)?,
+                until: bodies.until.map(place).transpose()?,
             }
         }
         Pb::Presence(presence) => Frame::Presence {
@@ -210,6 +233,23 @@ fn frame_from_pb(frame: pb::mesh_frame::Frame, verifier: &dyn Verifier) -> Resul
             }
         }
     })
+}
+
+fn item_to_pb(item: &EntryItem) -> pb::EntryItem {
+    pb::EntryItem { entry: Some(entry_to_pb(&item.entry)), left_ms: item.left_ms }
+}
+
+fn items_from_pb(items: Vec<pb::EntryItem>, verifier: &dyn Verifier) -> Result<Vec<EntryItem>, WireError> {
+    at_most("items", items.len(), ENTRIES_MAX)?;
+    let item = |item: pb::EntryItem| {
+        let entry = item.entry.ok_or(WireError::Missing("entry"))?;
+        let left_ms = item.left_ms;
+        if left_ms.is_some_and(|left| left > limits::TTL_MS_MAX) {
+            return Err(WireError::Range("left_ms"));
+        }
+        Ok(EntryItem { entry: entry_from_pb(&entry, verifier)?, left_ms })
+    };
+    items.into_iter().map(item).collect()
 }
 
 /// An epoch for the wire.
@@ -256,15 +296,15 @@ pub fn claim_from_pb(claim: pb::Claim, verifier: &dyn Verifier) -> Result<Claim,
 /// An entry for the wire: its signed bytes, as they are.
 #[must_use]
 pub fn entry_to_pb(entry: &SignedEntry) -> pb::SignedEntry {
-    pb::SignedEntry { entry: entry.bytes.clone(), signature: copy(&entry.signature.0) }
+    pb::SignedEntry { entry: entry.bytes.clone(), signature: copy(&entry.signature.0), body: entry.sealed() }
 }
 
 /// Reads an entry and checks its signature.
 pub fn entry_from_pb(entry: &pb::SignedEntry, verifier: &dyn Verifier) -> Result<SignedEntry, WireError> {
     let signature = signature_from_pb(&entry.signature)?;
-    at_most("entry", entry.entry.len(), limits::ENTRY_BYTES_MAX)?;
-    // Copied, so that one kept entry does not keep the whole frame it came in.
-    Ok(SignedEntry::verify(Bytes::copy_from_slice(&entry.entry), signature, verifier)?)
+    at_most("entry", entry.entry.len() + entry.body.len(), limits::ENTRY_BYTES_MAX)?;
+    // It copies what it keeps, so that one kept entry does not keep the whole frame it came in.
+    Ok(SignedEntry::verify(&entry.entry, signature, &entry.body, verifier)?)
 }
 
 /// Reads an attempt: 1 to [`ATTEMPTS_MAX`].
@@ -402,7 +442,7 @@ pub fn welcome_from_pb(welcome: &pb::Welcome, verifier: &dyn Verifier) -> Result
 
 fn size(entry: &pb::SignedEntry) -> usize {
     // Tags, lengths and the signature.
-    entry.entry.len() + 96
+    entry.entry.len() + entry.body.len() + 96
 }
 
 fn word(field: &'static str, text: String) -> Result<String, WireError> {
@@ -452,8 +492,9 @@ fn copy(bytes: &[u8]) -> Bytes {
 
 #[cfg(test)]
 mod tests {
+    use mesh_core::audience::Audience;
     use mesh_core::crypto::{Signer as _, Symbolic};
-    use mesh_core::entry::{Entry, Kind};
+    use mesh_core::entry::{BodyMark, Entry, Kind, Salt};
     use proptest::collection::vec;
     use proptest::prelude::*;
 
@@ -475,9 +516,14 @@ mod tests {
     }
 
     fn entry() -> impl Strategy<Value = SignedEntry> {
-        (0..9_u64, any::<[u8; 32]>(), any::<u64>(), any::<u16>(), vec(any::<u8>(), 0..300)).prop_map(
+        (0..9_u64, any::<[u8; 32]>(), any::<u64>(), 100..u16::MAX, vec(any::<u8>(), 0..300)).prop_map(
             |(signer, mesh, seq, kind, body)| {
-                let signer = Symbolic::new(signer);
+                let (signer, salt) = (Symbolic::new(signer), Salt([7; 16]));
+                let audience = match seq % 3 {
+                    0 => Audience::Everyone,
+                    1 => Audience::Call { origin: PeerId([1; 32]), target: PeerId([2; 32]) },
+                    _ => Audience::Unknown(kind),
+                };
                 let entry = Entry {
                     mesh: MeshId(mesh),
                     author: signer.public_key(),
@@ -487,9 +533,11 @@ mod tests {
                     kind: Kind(kind),
                     critical: false,
                     previous: Hash::ZERO,
-                    body: body.into(),
+                    audience,
+                    body: BodyMark::of(salt, &body),
                 };
-                SignedEntry::sign(&signer, entry)
+                let signed = SignedEntry::sign(&signer, entry, salt, &body);
+                if seq % 2 == 1 && audience != Audience::Everyone { signed.without_body() } else { signed }
             },
         )
     }
@@ -501,12 +549,15 @@ mod tests {
     fn frame() -> impl Strategy<Value = Frame> {
         let phase =
             prop_oneof![Just(Phase::Accepted), Just(Phase::Queued), Just(Phase::Dispatched), Just(Phase::Running)];
-        let row =
+        let row = || {
             (peer(), any::<u32>(), any::<u64>(), any::<bool>()).prop_map(|(author, incarnation, seq, stopped)| {
                 DigestRow { author, incarnation: Incarnation(incarnation), seq, stopped }
-            });
-        let item = (entry(), proptest::option::of(0..=limits::TTL_MS_MAX))
-            .prop_map(|(entry, left_ms)| EntryItem { entry, left_ms });
+            })
+        };
+        let item = || {
+            (entry(), proptest::option::of(0..=limits::TTL_MS_MAX))
+                .prop_map(|(entry, left_ms)| EntryItem { entry, left_ms })
+        };
         prop_oneof![
             (claim(), any::<u64>(), proptest::collection::btree_set(peer(), 0..60)).prop_map(
                 |(claim, age_ms, covered)| Frame::Beacon(Beacon { claim, age_ms, covered: Arc::new(covered) })
@@ -516,9 +567,22 @@ mod tests {
             (epoch(), proptest::option::of(peer())).prop_map(|(epoch, successor)| Frame::Resign { epoch, successor }),
             epoch().prop_map(|epoch| Frame::Handover { epoch }),
             vec(peer(), 0..60).prop_map(Frame::Neighbours),
-            (vec(row, 0..60), any::<[u8; 32]>())
+            (vec(row(), 0..60), any::<[u8; 32]>())
                 .prop_map(|(rows, changes)| Frame::Digest { rows, changes: Hash(changes) }),
-            (vec(item, 0..8), any::<bool>()).prop_map(|(entries, more)| Frame::Entries { entries, more }),
+            (vec(item(), 0..8), any::<bool>()).prop_map(|(entries, more)| Frame::Entries { entries, more }),
+            (vec(item(), 0..4), proptest::option::of(row())).prop_map(|(entries, until)| Frame::Bodies {
+                entries,
+                until: until.map(|DigestRow { author, incarnation, seq }| Place { author, incarnation, seq }),
+            }),
+            vec(row(), 0..4).prop_map(|rows| {
+                let places = |row: DigestRow| Places {
+                    author: row.author,
+                    incarnation: row.incarnation,
+                    first: row.seq,
+                    last: row.seq.saturating_add(3),
+                };
+                Frame::Want(rows.into_iter().map(places).collect())
+            }),
             (epoch(), vec(peer(), 0..60)).prop_map(|(epoch, online)| Frame::Presence { epoch, online }),
             (req_id(), 1..=3_u8, phase, ".{0,100}").prop_map(|(id, attempt, state, note)| Frame::Progress {
                 id,

@@ -4,8 +4,9 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use hyper_util::rt::TokioIo;
+use mesh_core::audience::Audience;
 use mesh_core::crypto::{Signer, Symbolic};
-use mesh_core::entry::{self, Entry, Kind, SignedEntry};
+use mesh_core::entry::{self, BodyMark, Entry, Kind, Salt, SignedEntry};
 use mesh_core::epoch::{Claim, Epoch};
 use mesh_core::ids::{Hash, Incarnation, MeshId, Signature};
 use mesh_core::io::NodeView;
@@ -103,7 +104,8 @@ fn view(me: u64, leader: Option<u64>) -> Arc<View> {
 }
 
 fn signed(author: u64, kind: Kind, body: Vec<u8>) -> SignedEntry {
-    let signer = key(author);
+    let (signer, salt) = (key(author), Salt([7; 16]));
+    let ends = Audience::Call { origin: id(ORIGIN), target: id(NODE) };
     let entry = Entry {
         mesh: MeshId([1; 32]),
         author: signer.public_key(),
@@ -113,9 +115,10 @@ fn signed(author: u64, kind: Kind, body: Vec<u8>) -> SignedEntry {
         kind,
         critical: false,
         previous: Hash::ZERO,
-        body: body.into(),
+        audience: if kind == Kind::DIRECTORY { Audience::Everyone } else { ends },
+        body: BodyMark::of(salt, &body),
     };
-    SignedEntry::sign(&signer, entry)
+    SignedEntry::sign(&signer, entry, salt, &body)
 }
 
 fn header(id_: ReqId, arguments: Payload) -> SignedEntry {
@@ -549,13 +552,18 @@ async fn results_that_are_not_the_nodes_own_are_dropped() {
         _ => panic!("no result"),
     };
     let with = |entry: &SignedEntry| pb::ToolResult {
-        outcome: Some(pb::SignedEntry { entry: entry.bytes.clone(), signature: entry.signature.0.to_vec().into() }),
+        outcome: Some(pb::SignedEntry {
+            entry: entry.bytes.clone(),
+            signature: entry.signature.0.to_vec().into(),
+            body: entry.sealed(),
+        }),
         ..good()
     };
     let mut forged = with(&outcome(NODE, call_id(1), Payload::empty()));
     forged.outcome.as_mut().unwrap().signature = vec![0; 64].into();
     let mut garbage = good();
-    garbage.outcome = Some(pb::SignedEntry { entry: vec![1, 2, 3].into(), signature: vec![0; 64].into() });
+    garbage.outcome =
+        Some(pb::SignedEntry { entry: vec![1, 2, 3].into(), signature: vec![0; 64].into(), body: bytes::Bytes::new() });
     let bad = [
         forged,
         garbage,
@@ -714,7 +722,7 @@ async fn the_node_answers_calls_that_will_not_do() {
     node.registered_with(Some(GATEWAY)).await;
     let good = dispatch(1);
     let mut forged = good.clone();
-    forged.header = SignedEntry::trusted(good.header.bytes.clone(), Signature([0; 64])).unwrap();
+    forged.header = SignedEntry::trusted(&good.header.bytes, Signature([0; 64]), &good.header.sealed()).unwrap();
     let mut stolen = good.clone();
     stolen.claim.seq += 1;
     for (bad, reason) in [(forged, "not its author's"), (stolen, "not its leader's")] {

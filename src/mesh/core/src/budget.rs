@@ -9,6 +9,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::audience::Audience;
 use crate::effects::Effects;
 use crate::entry::{Kind, SignedEntry};
 use crate::ids::{PeerId, ReqId};
@@ -281,15 +282,28 @@ pub(crate) struct Charge {
     pub(crate) answer: bool,
 }
 
-/// The call that an outcome or a cancel request is about; of another kind nothing.
+/// What an entry takes: its envelope and its body, also where that is withheld, so that everyone counts the same.
+pub(crate) fn amount(entry: &SignedEntry) -> Amount {
+    Amount::one(entry.bytes.len() as u64 + u64::from(entry.entry.body.len))
+}
+
+/// True if an entry is about a call of somebody else than its author, as its envelope says.
+pub(crate) fn is_answer(entry: &SignedEntry) -> bool {
+    let about_call = entry.entry.kind == Kind::OUTCOME || entry.entry.kind == Kind::CANCEL;
+    match entry.entry.audience {
+        Audience::Call { origin, .. } => about_call && origin != entry.author,
+        Audience::Everyone => false,
+    }
+}
+
+/// The call that such an entry is about, if its body is here.
 pub(crate) fn answers(entry: &SignedEntry) -> Option<ReqId> {
     #[derive(Deserialize)]
     struct About {
         id: ReqId,
     }
-    let answers = entry.entry.kind == Kind::OUTCOME || entry.entry.kind == Kind::CANCEL;
-    let about: About = answers.then(|| entry.record()).flatten()?;
-    (!about.id.is_of(&entry.author)).then_some(about.id)
+    let about: About = is_answer(entry).then(|| entry.record()).flatten()?;
+    Some(about.id)
 }
 
 /// True if the origin of a call with `known` rows of history pays for what `author` says of it.
@@ -330,7 +344,7 @@ impl Spending {
 
     /// Takes an entry of another author that comes in its place, or stops its log.
     pub(crate) fn takes(&mut self, entry: &SignedEntry, charge: Charge, trust: &Trust, fx: &mut Effects<'_>) -> bool {
-        let (author, amount) = (entry.author, Amount::one(entry.bytes.len() as u64));
+        let (author, amount) = (entry.author, amount(entry));
         let budget = budget_of(&self.budgets, &author, trust);
         let account = self.accounts.entry(author).or_default();
         if account.stopped.is_some() {
@@ -353,7 +367,7 @@ impl Spending {
 
     /// Counts an entry of our own.
     pub(crate) fn note_own(&mut self, entry: &SignedEntry, answer: bool) {
-        self.hold(entry.author, answer, Amount::one(entry.bytes.len() as u64));
+        self.hold(entry.author, answer, amount(entry));
     }
 
     /// Charges somebody's hour.
@@ -371,9 +385,9 @@ impl Spending {
 
     /// An entry's row is deleted.
     pub(crate) fn release(&mut self, entry: &SignedEntry) {
-        let amount = Amount::one(entry.bytes.len() as u64);
+        let amount = amount(entry);
         if let Some(account) = self.accounts.get_mut(&entry.author) {
-            let answer = answers(entry).is_some();
+            let answer = is_answer(entry);
             if answer { &mut account.held.answers } else { &mut account.held.log }.take(amount);
         }
     }
@@ -500,14 +514,14 @@ fn over(
     now: Now,
 ) -> Option<Stopped> {
     let stop = |over| Some(Stopped { over, until: None });
-    let amount = Amount::one(entry.bytes.len() as u64);
+    let amount = amount(entry);
     let kind = entry.entry.kind;
     let bytes_max = if kind == Kind::CALL || kind == Kind::OUTCOME || kind == Kind::CANCEL {
         limits::CALL_ENTRY_BYTES_MAX
     } else {
         limits::ENTRY_BYTES_MAX
     };
-    if entry.bytes.len() > bytes_max {
+    if amount.bytes > bytes_max as u64 {
         return stop(OverBudget::EntryBytes(bytes_max));
     }
     let (log, answers) = (budget.log.times(TIMES), budget.answers.times(TIMES));

@@ -429,6 +429,9 @@ impl Book {
             header,
         };
         fx.put(rows::call_by_time(record.listed_ms(), &id), &Empty);
+        if let Payload::Blob { hash, .. } = record.header.arguments {
+            fx.put(rows::blob_reader(&hash, &record.header.target), &Empty);
+        }
         let cancel = self.early.take_cancel(&id, fx);
         self.insert(record, Some(entry.clone()), now + left_ms, cancel, now);
         self.save(&id, fx);
@@ -470,7 +473,7 @@ impl Book {
         if let Some(open) = self.open.get(id) {
             let row = OpenRow {
                 record: Cow::Borrowed(&open.record),
-                entry: open.entry.as_ref().map(|entry| entry.to_stored().into()).unwrap_or_default(),
+                entry: open.entry.as_ref().map(SignedEntry::to_stored).unwrap_or_default(),
                 left_ms: open.deadline.saturating_sub(fx.now.mono_ms),
                 saved_ms: fx.now.wall_ms,
                 cancel: open.cancel.as_ref().map(Cow::Borrowed),
@@ -492,6 +495,29 @@ impl Book {
             open.record.history.remove(HISTORY_MAX / 2);
         }
         open.record.history.push(row);
+    }
+
+    /// Calls of ours that do not get on, since no linked device may or can bring what they wait for: it is said in their
+    /// histories, once until something else happens.
+    pub(crate) fn note_withheld(
+        &mut self,
+        of: impl Fn(&CallRecord) -> bool,
+        reason: &'static str,
+        fx: &mut Effects<'_>,
+    ) {
+        let mine = self.open.values().map(|open| &open.record).filter(|record| record.origin == self.me);
+        let told = |record: &CallRecord| record.history.last().is_some_and(|row| row.reason == reason);
+        let waiting: Vec<(ReqId, Phase, Attempt)> = mine
+            .filter(|record| record.header.target != self.me && of(record) && !told(record))
+            .filter_map(|record| match record.state {
+                CallState::Open(phase) => Some((record.header.id, phase, record.attempt)),
+                CallState::Ended(_) => None,
+            })
+            .collect();
+        for (id, phase, attempt) in waiting {
+            self.phase(&id, phase, attempt, self.me, reason, fx);
+            self.save(&id, fx);
+        }
     }
 
     /// The target says when it started the tool: that is the time of the row, also where somebody received it later.
@@ -576,6 +602,10 @@ impl Book {
         open.record.confirmed = confirmed;
         open.record.reason.clone_from(&row.reason);
         open.record.output = outcome.output;
+        // Its origin had the arguments before anybody else.
+        if let Payload::Blob { hash, .. } = open.record.output {
+            fx.put(rows::blob_reader(&hash, &open.record.origin), &Empty);
+        }
         limits::cut(&outcome.error, limits::TEXT_BYTES_MAX).clone_into(&mut open.record.error);
         open.record.alias_of = outcome.alias_of;
         self.unsend(&id, &header.target);

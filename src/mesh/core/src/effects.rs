@@ -128,7 +128,7 @@ impl<'a> Effects<'a> {
             if let Output::Send(peer, frame) = output { (*peer == to).then_some(frame) } else { None }
         });
         let Some(Frame::Entries { entries, more: false }) = last else { return None };
-        let bytes: usize = entries.iter().chain(more).map(|item| item.entry.bytes.len()).sum();
+        let bytes: usize = entries.iter().chain(more).map(|item| item.entry.len()).sum();
         let fits = entries.len() + more.len() <= JOINED_MAX && bytes <= limits::SYNC_BYTES_MAX;
         fits.then_some(entries)
     }

@@ -1,14 +1,19 @@
 //! Entries of the replicated log: what is signed, relayed as opaque bytes, and merged (`docs/protocol.md`, Log).
 //!
-//! An entry is encoded once, by its author, as CBOR after a version byte. Everyone else keeps and relays those bytes.
+//! An entry is encoded once, by its author, as CBOR after a version byte. Everyone else keeps and relays those bytes. What
+//! is signed is an envelope: it covers its body by a salted hash, so that the body can be left out where it is not to be
+//! read, and the chain is checked all the same.
 
 use std::fmt;
 use std::ops::Deref;
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
+use rand_core::Rng;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
+use crate::audience::Audience;
 use crate::crypto::{Signer, Verifier};
 use crate::ids::{Hash, Incarnation, MeshId, PeerId, PublicKey, Signature};
 use crate::limits;
@@ -35,6 +40,15 @@ pub enum EntryError {
     /// The author did not sign this.
     #[error("an entry carries a signature that is not its author's")]
     Signature,
+    /// The body is another than the one that was signed.
+    #[error("an entry comes with another body than its author signed")]
+    Body,
+    /// Of a kind that is for everyone, but named for some, or the other way round.
+    #[error("an entry is for an audience that its kind does not have")]
+    Audience,
+    /// Nobody has a reason to leave it out.
+    #[error("an entry that is for everyone comes without its body")]
+    Withheld,
 }
 
 /// Encodes a record: version byte, then CBOR.
@@ -97,6 +111,55 @@ impl Kind {
         ]
         .contains(&self)
     }
+
+    /// True if entries of this kind may be for that audience: what the mesh is made of is for everyone, what names a call
+    /// is not.
+    #[must_use]
+    pub fn may_be_for(self, audience: &Audience) -> bool {
+        let of_call = [Self::CALL, Self::OUTCOME, Self::CANCEL].contains(&self);
+        !self.is_known() || of_call != (*audience == Audience::Everyone)
+    }
+}
+
+/// Bytes of a [`Salt`].
+const SALT_BYTES: usize = 16;
+
+/// Random bytes before a body. Without them whoever guesses a body could check the guess by its hash.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Salt(pub [u8; SALT_BYTES]);
+
+impl Salt {
+    /// A new one; the source must be unpredictable outside of tests.
+    pub fn draw(rng: &mut dyn Rng) -> Self {
+        let mut salt = [0; SALT_BYTES];
+        rng.fill_bytes(&mut salt);
+        Self(salt)
+    }
+}
+
+/// All that an envelope says of its body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BodyMark {
+    /// SHA-256 of salt and body.
+    pub hash: Hash,
+    /// Bytes of the body, without its salt.
+    pub len: u32,
+}
+
+impl BodyMark {
+    /// The mark of a body.
+    ///
+    /// # Panics
+    /// When the body has 4 GiB.
+    #[must_use]
+    pub fn of(salt: Salt, body: &[u8]) -> Self {
+        let hash = Hash(Sha256::new().chain_update(salt.0).chain_update(body).finalize().into());
+        Self { hash, len: u32::try_from(body.len()).expect("a body is far smaller") }
+    }
+
+    fn fits(&self, sealed: &[u8]) -> bool {
+        sealed.len().checked_sub(SALT_BYTES) == Some(self.len as usize) && Hash::of(sealed) == self.hash
+    }
 }
 
 /// One signed statement of one author.
@@ -118,12 +181,14 @@ pub struct Entry {
     pub critical: bool,
     /// Hash of the author's previous entry, or [`Hash::ZERO`].
     pub previous: Hash,
-    /// The record, encoded.
-    pub body: Bytes,
+    /// Who may read the body.
+    pub audience: Audience,
+    /// The body, which travels beside this.
+    pub body: BodyMark,
 }
 
-/// An entry with its exact signed bytes. A value of this type has been checked (or comes from our own store); its
-/// clones share it.
+/// An entry with its exact signed bytes, and its body unless that is withheld. A value of this type has been checked (or
+/// comes from our own store); its clones share it.
 #[derive(Clone)]
 pub struct SignedEntry(Arc<Signed>);
 
@@ -131,7 +196,7 @@ pub struct SignedEntry(Arc<Signed>);
 pub struct Signed {
     /// The decoded content.
     pub entry: Entry,
-    /// The signed bytes, as the author encoded them.
+    /// The signed bytes, as the author encoded them: all but the body.
     pub bytes: Bytes,
     /// The author's signature.
     pub signature: Signature,
@@ -139,6 +204,8 @@ pub struct Signed {
     pub hash: Hash,
     /// Identity of `entry.author`.
     pub author: PeerId,
+    /// Signature ‖ length of `bytes` (u32 BE) ‖ `bytes` ‖ salt ‖ body, the last two not where the body is withheld.
+    stored: Bytes,
     /// The body of a call, once somebody has asked for it.
     header: OnceLock<Option<Arc<Header>>>,
 }
@@ -153,7 +220,7 @@ impl Deref for SignedEntry {
 
 impl PartialEq for SignedEntry {
     fn eq(&self, other: &Self) -> bool {
-        (&self.bytes, &self.signature) == (&other.bytes, &other.signature)
+        self.stored == other.stored
     }
 }
 
@@ -161,10 +228,10 @@ impl Eq for SignedEntry {}
 
 impl fmt::Debug for SignedEntry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Signed { entry, bytes, signature, hash, author, header: _ } = &*self.0;
+        let Signed { entry, bytes: _, signature, hash, author, stored, header: _ } = &*self.0;
         f.debug_struct("SignedEntry")
             .field("entry", entry)
-            .field("bytes", bytes)
+            .field("stored", stored)
             .field("signature", signature)
             .field("hash", hash)
             .field("author", author)
@@ -172,45 +239,113 @@ impl fmt::Debug for SignedEntry {
     }
 }
 
+/// Bytes before the envelope in what is stored.
+const HEAD_BYTES: usize = 64 + 4;
+
 impl SignedEntry {
-    /// `bytes` are those of `entry`.
-    pub(crate) fn new(entry: Entry, bytes: Bytes, signature: Signature) -> Self {
+    /// `stored` is of the layout that [`Signed`] says, with `len` bytes of `entry`.
+    fn new(entry: Entry, stored: Bytes, len: usize, signature: Signature) -> Self {
+        let bytes = stored.slice(HEAD_BYTES..HEAD_BYTES + len);
         let (hash, author) = (Hash::of(&bytes), entry.author.peer_id());
-        Self(Arc::new(Signed { entry, bytes, signature, hash, author, header: OnceLock::new() }))
+        Self(Arc::new(Signed { entry, bytes, signature, hash, author, stored, header: OnceLock::new() }))
     }
 
-    /// Encodes and signs.
-    pub fn sign(signer: &dyn Signer, entry: Entry) -> Self {
-        let bytes = Bytes::from(encode(&entry));
+    fn laid_out(signature: &Signature, bytes: &[u8], salt: &[u8], body: &[u8]) -> Bytes {
+        let len = u32::try_from(bytes.len()).unwrap_or(u32::MAX).to_be_bytes();
+        Bytes::from([&signature.0, &len[..], bytes, salt, body].concat())
+    }
+
+    /// Encodes and signs. `entry.body` is the mark of this salt and body.
+    pub fn sign(signer: &dyn Signer, entry: Entry, salt: Salt, body: &[u8]) -> Self {
+        let bytes = encode(&entry);
         let signature = signer.sign(&[ENTRY_CONTEXT, &bytes].concat());
-        Self::new(entry, bytes, signature)
+        Self::new(entry, Self::laid_out(&signature, &bytes, &salt.0, body), bytes.len(), signature)
     }
 
-    /// Decodes and checks what a peer sent.
-    pub fn verify(bytes: Bytes, signature: Signature, verifier: &dyn Verifier) -> Result<Self, EntryError> {
-        let entry = Self::trusted(bytes, signature)?;
+    /// Decodes and checks what a peer sent. `sealed`: salt and body; empty when the body is withheld. Copies both.
+    ///
+    /// # Errors
+    /// When the entry is over its limit, of another version, malformed, not signed by its author, with another body than
+    /// was signed, or for an audience that its kind does not have.
+    pub fn verify(
+        bytes: &[u8],
+        signature: Signature,
+        sealed: &[u8],
+        verifier: &dyn Verifier,
+    ) -> Result<Self, EntryError> {
+        let entry = Self::trusted(bytes, signature, sealed)?;
+        let Entry { kind, audience, body, .. } = &entry.entry;
+        if !kind.may_be_for(audience) {
+            return Err(EntryError::Audience);
+        }
+        if sealed.is_empty() && *audience == Audience::Everyone {
+            return Err(EntryError::Withheld);
+        }
+        if !sealed.is_empty() && !body.fits(sealed) {
+            return Err(EntryError::Body);
+        }
         let message = [ENTRY_CONTEXT, &entry.bytes].concat();
         if verifier.verify(&entry.entry.author, &message, &signature) { Ok(entry) } else { Err(EntryError::Signature) }
     }
 
     /// Decodes what our own store gave back: it was checked before it was stored.
-    pub fn trusted(bytes: Bytes, signature: Signature) -> Result<Self, EntryError> {
-        if bytes.len() > limits::ENTRY_BYTES_MAX {
-            return Err(EntryError::TooLarge(bytes.len()));
+    ///
+    /// # Errors
+    /// When it is over its limit, of another version, or malformed.
+    pub fn trusted(bytes: &[u8], signature: Signature, sealed: &[u8]) -> Result<Self, EntryError> {
+        let entry = Self::decoded(bytes, sealed.len())?;
+        Ok(Self::new(entry, Self::laid_out(&signature, bytes, sealed, &[]), bytes.len(), signature))
+    }
+
+    fn decoded(bytes: &[u8], sealed: usize) -> Result<Entry, EntryError> {
+        let len = bytes.len() + sealed;
+        if len > limits::ENTRY_BYTES_MAX {
+            return Err(EntryError::TooLarge(len));
         }
         match bytes.first() {
             Some(&VERSION) => {}
             Some(&version) => return Err(EntryError::Version(version)),
             None => return Err(EntryError::Malformed),
         }
-        let entry: Entry = decode(&bytes).ok_or(EntryError::Malformed)?;
-        Ok(Self::new(entry, bytes, signature))
+        decode(bytes).ok_or(EntryError::Malformed)
     }
 
-    /// Decodes the body as a record.
+    /// Bytes of envelope, salt and body together, as far as they are here.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.stored.len() - HEAD_BYTES
+    }
+
+    /// Salt and body, as they travel; empty when the body is withheld.
+    #[must_use]
+    pub fn sealed(&self) -> Bytes {
+        self.stored.slice(HEAD_BYTES + self.bytes.len()..)
+    }
+
+    /// The body; `None` when it is withheld.
+    #[must_use]
+    pub fn body(&self) -> Option<&[u8]> {
+        self.stored.get(HEAD_BYTES + self.bytes.len() + SALT_BYTES..)
+    }
+
+    /// True if the body is here.
+    #[must_use]
+    pub fn has_body(&self) -> bool {
+        self.body().is_some()
+    }
+
+    /// The envelope alone.
+    #[must_use]
+    pub fn without_body(&self) -> Self {
+        let len = self.bytes.len();
+        let Signed { entry, signature, .. } = &*self.0;
+        Self::new(entry.clone(), self.stored.slice(..HEAD_BYTES + len), len, *signature)
+    }
+
+    /// Decodes the body as a record; `None` also when it is withheld.
     #[must_use]
     pub fn record<'a, T: Deserialize<'a>>(&'a self) -> Option<T> {
-        decode(&self.entry.body)
+        decode(self.body()?)
     }
 
     /// The body of a call, decoded once for all who share the entry; `None` when it is something else.
@@ -226,17 +361,20 @@ impl SignedEntry {
         Place { author: self.author, incarnation: self.entry.incarnation, seq: self.entry.seq }
     }
 
-    /// Bytes for the store: signature, then the signed bytes.
+    /// Bytes for the store: signature, length of the signed bytes, the signed bytes, salt and body.
     #[must_use]
-    pub fn to_stored(&self) -> Vec<u8> {
-        [self.signature.0.as_slice(), &self.bytes].concat()
+    pub fn to_stored(&self) -> Bytes {
+        self.stored.clone()
     }
 
     /// Reads [`Self::to_stored`].
     #[must_use]
     pub fn from_stored(stored: &[u8]) -> Option<Self> {
-        let (signature, bytes) = stored.split_at_checked(64)?;
-        Self::trusted(Bytes::copy_from_slice(bytes), Signature::from_slice(signature)?).ok()
+        let (signature, rest) = stored.split_at_checked(64)?;
+        let (len, rest) = rest.split_first_chunk::<4>()?;
+        let (bytes, sealed) = rest.split_at_checked(usize::try_from(u32::from_be_bytes(*len)).ok()?)?;
+        let entry = Self::decoded(bytes, sealed.len()).ok()?;
+        Some(Self::new(entry, Bytes::copy_from_slice(stored), bytes.len(), Signature::from_slice(signature)?))
     }
 }
 
@@ -257,8 +395,9 @@ mod tests {
     use crate::crypto::Symbolic;
     use proptest::prelude::*;
 
-    fn entry(signer: &Symbolic, body: Vec<u8>) -> Entry {
-        Entry {
+    fn signed(body: &[u8]) -> SignedEntry {
+        let (signer, salt) = (Symbolic::new(1), Salt([9; 16]));
+        let entry = Entry {
             mesh: MeshId([1; 32]),
             author: signer.public_key(),
             incarnation: Incarnation(1),
@@ -267,33 +406,70 @@ mod tests {
             kind: Kind(999),
             critical: false,
             previous: Hash::ZERO,
-            body: body.into(),
-        }
+            audience: Audience::Call { origin: PeerId([1; 32]), target: PeerId([2; 32]) },
+            body: BodyMark::of(salt, body),
+        };
+        SignedEntry::sign(&signer, entry, salt, body)
+    }
+
+    fn again(entry: &SignedEntry) -> Result<SignedEntry, EntryError> {
+        SignedEntry::verify(&entry.bytes, entry.signature, &entry.sealed(), &Symbolic::new(1))
     }
 
     proptest! {
         #[test]
         fn an_entry_survives_wire_and_store(body in proptest::collection::vec(any::<u8>(), 0..300)) {
-            let signer = Symbolic::new(1);
-            let signed = SignedEntry::sign(&signer, entry(&signer, body));
-            let got = SignedEntry::verify(signed.bytes.clone(), signed.signature, &signer).unwrap();
-            prop_assert_eq!(&got, &signed);
-            prop_assert_eq!(SignedEntry::from_stored(&signed.to_stored()).unwrap(), signed);
+            let signed = signed(&body);
+            prop_assert_eq!(signed.body(), Some(&*body));
+            prop_assert_eq!(&again(&signed).unwrap(), &signed);
+            prop_assert_eq!(&SignedEntry::from_stored(&signed.to_stored()).unwrap(), &signed);
+            let withheld = signed.without_body();
+            prop_assert_eq!((withheld.hash, withheld.body(), withheld.has_body()), (signed.hash, None, false));
+            prop_assert_eq!(&again(&withheld).unwrap(), &withheld);
+            prop_assert_eq!(&SignedEntry::from_stored(&withheld.to_stored()).unwrap(), &withheld);
+            let shown = [withheld.to_stored(), withheld.bytes.clone()].concat();
+            prop_assert!(body.len() < 4 || !shown.windows(body.len()).any(|window| window == body));
         }
 
         #[test]
         fn random_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
             let verifier = Symbolic::new(1);
-            prop_assert!(SignedEntry::verify(bytes.into(), Signature([0; 64]), &verifier).is_err());
+            prop_assert!(SignedEntry::verify(&bytes, Signature([0; 64]), &bytes, &verifier).is_err());
+            prop_assert!(SignedEntry::from_stored(&bytes).is_none());
         }
     }
 
     #[test]
     fn a_changed_entry_is_refused() {
-        let signer = Symbolic::new(1);
-        let signed = SignedEntry::sign(&signer, entry(&signer, vec![1, 2, 3]));
+        let signed = signed(&[1, 2, 3]);
         let mut bytes = signed.bytes.to_vec();
         *bytes.last_mut().unwrap() ^= 1;
-        assert_eq!(SignedEntry::verify(bytes.into(), signed.signature, &signer), Err(EntryError::Signature));
+        let verifier = Symbolic::new(1);
+        let refused = |bytes: &[u8], sealed: &[u8]| SignedEntry::verify(bytes, signed.signature, sealed, &verifier);
+        assert_eq!(refused(&bytes, &[]), Err(EntryError::Signature));
+        let mut sealed = signed.sealed().to_vec();
+        *sealed.last_mut().unwrap() ^= 1;
+        for sealed in [&*sealed, &sealed[..SALT_BYTES], &sealed[..3], &[&*sealed, &[0]].concat()] {
+            assert_eq!(refused(&signed.bytes, sealed), Err(EntryError::Body), "{sealed:?}");
+        }
+    }
+
+    #[test]
+    fn what_a_mesh_is_made_of_is_for_everyone_and_what_names_a_call_is_not() {
+        let call = Audience::Call { origin: PeerId([1; 32]), target: PeerId([2; 32]) };
+        for (kind, everyone) in [
+            (Kind::GENESIS, true),
+            (Kind::MEMBERSHIP, true),
+            (Kind::DIRECTORY, true),
+            (Kind::CALL, false),
+            (Kind::OUTCOME, false),
+            (Kind::CANCEL, false),
+            (Kind::CHECKPOINT, true),
+            (Kind::TRUNCATION, true),
+        ] {
+            assert_eq!(kind.may_be_for(&Audience::Everyone), everyone);
+            assert_eq!(kind.may_be_for(&call), !everyone);
+        }
+        assert!(Kind(999).may_be_for(&call) && Kind(999).may_be_for(&Audience::Everyone));
     }
 }

@@ -198,7 +198,7 @@ impl Executor {
                     let what = AnswerKind::Running { note: String::new() };
                     fx.send(offer.gateway, Frame::Answer(Answer { id, attempt: known, what }));
                 }
-                Journaled::Ended(_) => self.tell(id, known, offer.gateway, fx),
+                Journaled::Ended(_) => self.tell(id, known, offer.gateway, facts.trust, fx),
             }
             return None;
         }
@@ -547,8 +547,10 @@ impl Executor {
     }
 
     /// Tells a gateway how an attempt ended. One that is not in memory any more is in our log, which it reads anyway.
-    pub(crate) fn tell(&self, id: ReqId, attempt: Attempt, gateway: PeerId, fx: &mut Effects<'_>) {
-        if let Some(entry) = self.outcomes.get(&(id, attempt)) {
+    pub(crate) fn tell(&self, id: ReqId, attempt: Attempt, gateway: PeerId, trust: &Trust, fx: &mut Effects<'_>) {
+        if let Some(entry) = self.outcomes.get(&(id, attempt))
+            && trust.may_read(entry, &gateway)
+        {
             let what = AnswerKind::Ended(entry.clone());
             fx.send(gateway, Frame::Answer(Answer { id, attempt, what }));
         }

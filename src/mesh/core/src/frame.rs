@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use crate::entry::SignedEntry;
+use crate::entry::{Place, SignedEntry};
 use crate::epoch::{Claim, Epoch};
 use crate::ids::{Attempt, Hash, Incarnation, PeerId, ReqId};
 
@@ -55,6 +55,15 @@ pub enum Frame {
         /// True if there is more; the receiver answers with its new digest.
         more: bool,
     },
+    /// "I hold these entries without their bodies, and may read them."
+    Want(Vec<Places>),
+    /// Answer to [`Self::Want`]: those of the entries that the sender has a body of, and may show.
+    Bodies {
+        /// The entries.
+        entries: Vec<EntryItem>,
+        /// The last place that was looked at; `None` = all that were asked for.
+        until: Option<Place>,
+    },
     /// Peers that are online as the gateway sees it.
     Presence {
         /// The gateway's epoch.
@@ -95,6 +104,8 @@ impl Frame {
             | Self::Neighbours(_)
             | Self::Digest { .. }
             | Self::Entries { .. }
+            | Self::Want(_)
+            | Self::Bodies { .. }
             | Self::Presence { .. }
             | Self::Progress { .. } => Channel::Stream,
             Self::Dispatch(_) | Self::Answer(_) | Self::Cancel { .. } => Channel::Node,
@@ -111,6 +122,19 @@ pub struct Beacon {
     pub age_ms: u64,
     /// Peers that have it already.
     pub covered: Arc<BTreeSet<PeerId>>,
+}
+
+/// Places of one log that follow on each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Places {
+    /// Author of the log.
+    pub author: PeerId,
+    /// Incarnation.
+    pub incarnation: Incarnation,
+    /// The first of them.
+    pub first: u64,
+    /// The last.
+    pub last: u64,
 }
 
 /// One author in a digest.

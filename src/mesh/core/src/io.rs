@@ -57,11 +57,13 @@ pub enum Space {
     Journal,
     /// Series to its forgotten mark.
     ForgottenMarks,
+    /// Hash of a blob ‖ peer to nothing: that peer may have it, although it is no owner.
+    BlobReaders,
 }
 
 impl Space {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Meta,
         Self::Log,
         Self::Heads,
@@ -74,12 +76,13 @@ impl Space {
         Self::Keys,
         Self::Journal,
         Self::ForgottenMarks,
+        Self::BlobReaders,
     ];
 
     /// True if all of its rows are handed to [`crate::peer::Peer::boot`]. The others grow with history.
     #[must_use]
     pub const fn in_image(self) -> bool {
-        !matches!(self, Self::Log | Self::Calls | Self::CallsByTime)
+        !matches!(self, Self::Log | Self::Calls | Self::CallsByTime | Self::BlobReaders)
     }
 
     /// True if a peer starts without those of its rows that do not decode: others say again what a device offers, calls
@@ -111,6 +114,7 @@ impl Space {
             Self::Keys => "keys",
             Self::Journal => "journal",
             Self::ForgottenMarks => "forgotten_marks",
+            Self::BlobReaders => "blob_readers",
         }
     }
 }
@@ -427,6 +431,10 @@ pub enum LogReader {
     Deferred,
     /// Reads what is gone by its author's word, to delete it.
     Sweep,
+    /// Looks for bodies that this peer may read now and does not hold.
+    Lacking,
+    /// A linked peer may read the bodies of these, and lacks them.
+    Want(PeerId),
 }
 
 /// Output of a step.

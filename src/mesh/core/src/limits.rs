@@ -67,6 +67,12 @@ pub const STRAY_CHANGES_IN_ALL_MAX: usize = 1024;
 pub const UNSUPPORTED_PER_AUTHOR_MAX: usize = 4096;
 /// Bytes of such entries.
 pub const UNSUPPORTED_BYTES_PER_AUTHOR_MAX: u64 = 16 * 1024 * 1024;
+/// Bodies that a peer lacks, and knows of one by one; what is beyond is looked for in its log when there is room.
+pub const LACKING_MAX: usize = 4_096;
+/// Bodies that one frame asks for.
+pub const WANTED_MAX: usize = 256;
+/// Bodies that are remembered as owed to one neighbour, which asked for them before they were here.
+pub const OWED_MAX: usize = 4_096;
 /// Runs of dropped entries in one incarnation of a log; what does not fit stays.
 pub const TRUNCATED_RUNS_MAX: usize = 256;
 /// Rows of a log that are dropped in one step.

@@ -3,15 +3,17 @@
 //!
 //! The entries themselves live in the store; here are only the heads, so that memory does not grow with history.
 
+pub(crate) mod bodies;
 mod truncation;
 pub(crate) mod unsupported;
 
 use std::collections::{BTreeMap, BTreeSet, btree_map};
 
+use crate::audience::Audience;
 use crate::budget::{self, Charge, Spending};
 use crate::crypto::Signer;
 use crate::effects::{Effects, Then};
-use crate::entry::{Entry, Kind, SignedEntry};
+use crate::entry::{BodyMark, Entry, Kind, Place, Salt, SignedEntry};
 use crate::frame::{DigestRow, EntryItem, Frame};
 use crate::ids::{Hash, Incarnation, MeshId, PeerId};
 use crate::io::{Fact, LogReader, Now, Output, StoppedLog};
@@ -19,6 +21,7 @@ use crate::limits;
 use crate::protocol_rule::ProtocolRule;
 use crate::rows::{self, Head};
 use crate::trust::Trust;
+use bodies::Bodies;
 use truncation::Dropped;
 pub(crate) use truncation::with_runs;
 use unsupported::Unsupported;
@@ -61,6 +64,8 @@ struct Neighbour {
     asked: Option<Vec<DigestRow>>,
     /// Our clock up to which what it was sent for its digests lasts, at their pace.
     answered_until: u64,
+    /// Bodies that it has asked for and may have as soon as they are here.
+    owed: BTreeSet<Place>,
     next_digest: u64,
     /// A gap showed too soon after the last digest: it is asked about at `next_digest`.
     digest_deferred: bool,
@@ -88,6 +93,7 @@ pub(crate) struct Logs {
     dropped: Dropped,
     pub(crate) unsupported: Unsupported,
     pub(crate) spending: Spending,
+    bodies: Bodies,
     next_sync: u64,
 }
 
@@ -99,6 +105,7 @@ impl Logs {
         heads: BTreeMap<(PeerId, Incarnation), Head>,
         unsupported: Unsupported,
         spending: Spending,
+        bodies: Bodies,
         now: u64,
     ) -> Self {
         let own = heads.get(&(me, incarnation));
@@ -117,6 +124,7 @@ impl Logs {
             dropped: Dropped::default(),
             unsupported,
             spending,
+            bodies,
             next_sync: now,
         }
     }
@@ -237,12 +245,13 @@ impl Logs {
         &mut self,
         signer: &dyn Signer,
         kind: Kind,
-        body: Vec<u8>,
+        (audience, body): (Audience, &[u8]),
         fx: &mut Effects<'_>,
     ) -> SignedEntry {
         let hlc = self.tick(fx.now.wall_ms);
         let at = (self.me, self.incarnation);
         let previous = self.heads.get(&at).copied();
+        let salt = Salt::draw(fx.rng);
         let entry = SignedEntry::sign(
             signer,
             Entry {
@@ -254,10 +263,13 @@ impl Logs {
                 kind,
                 critical: false,
                 previous: previous.map_or(Hash::ZERO, |head| head.hash),
-                body: body.into(),
+                audience,
+                body: BodyMark::of(salt, body),
             },
+            salt,
+            body,
         );
-        self.spending.note_own(&entry, budget::answers(&entry).is_some());
+        self.spending.note_own(&entry, budget::is_answer(&entry));
         self.store(&entry, fx);
         entry
     }
@@ -270,18 +282,18 @@ impl Logs {
         fx.put(rows::head(&entry.author, incarnation), &head);
     }
 
-    /// Takes an entry that `from` sent. `admitted`: whether its author and place count.
+    /// Takes an entry that `from` sent.
     pub(crate) fn ingest(
         &mut self,
         from: PeerId,
         item: &EntryItem,
-        admitted: bool,
         charge: Charge,
         trust: &Trust,
         fx: &mut Effects<'_>,
     ) -> Ingest {
         let entry = &item.entry;
         let (author, incarnation, seq) = (entry.author, entry.entry.incarnation, entry.entry.seq);
+        let admitted = trust.admits(&author, incarnation, seq);
         let is_genesis = entry.entry.kind == Kind::GENESIS && entry.hash.0 == self.mesh.0;
         if !admitted || (entry.entry.mesh != self.mesh && !is_genesis) || self.is_own(&author, incarnation) {
             return Ingest::Refused;
@@ -318,7 +330,7 @@ impl Logs {
         self.hlc = self.hlc.max(entry.entry.hlc.min((fx.now.wall_ms + HLC_PUSH_MS) << 16));
         self.store(entry, fx);
         self.step_over_runs((author, incarnation), fx);
-        self.relay(from, item, fx);
+        self.relay(from, item, trust, fx);
         Ingest::New
     }
 
@@ -349,7 +361,7 @@ impl Logs {
     }
 
     /// Passes an entry on to neighbours that are linked neither to its author nor to whoever gave it to us.
-    fn relay(&mut self, from: PeerId, item: &EntryItem, fx: &mut Effects<'_>) {
+    fn relay(&mut self, from: PeerId, item: &EntryItem, trust: &Trust, fx: &mut Effects<'_>) {
         let author = item.entry.author;
         let targets: Vec<PeerId> = self
             .neighbours
@@ -363,11 +375,11 @@ impl Logs {
             .map(|(peer, _)| *peer)
             .collect();
         for peer in targets {
-            self.send_to(peer, item.clone(), fx);
+            self.send_to(peer, item, trust, fx);
         }
     }
 
-    fn send_to(&mut self, peer: PeerId, item: EntryItem, fx: &mut Effects<'_>) {
+    fn send_to(&mut self, peer: PeerId, item: &EntryItem, trust: &Trust, fx: &mut Effects<'_>) {
         if let Some(neighbour) = self.neighbours.get_mut(&peer) {
             if neighbour.refuses.contains(&item.entry.author) {
                 return;
@@ -377,7 +389,7 @@ impl Logs {
                 return;
             }
             *knows = item.entry.entry.seq;
-            fx.send(peer, Frame::Entries { entries: vec![item], more: false });
+            fx.send(peer, Frame::Entries { entries: vec![shown_to(item, &peer, trust)], more: false });
         }
     }
 
@@ -388,14 +400,16 @@ impl Logs {
         entry: &SignedEntry,
         left_ms: Option<u64>,
         gateway: Option<PeerId>,
+        trust: &Trust,
         fx: &mut Effects<'_>,
     ) {
         self.own_durable = self.own_durable.max(entry.entry.seq);
         let mut peers: Vec<PeerId> = self.neighbours.keys().copied().collect();
         let is_call = entry.entry.kind == Kind::CALL;
         peers.sort_by_key(|peer| (Some(*peer) == gateway) != is_call);
+        let item = EntryItem { entry: entry.clone(), left_ms };
         for peer in peers {
-            self.send_to(peer, EntryItem { entry: entry.clone(), left_ms }, fx);
+            self.send_to(peer, &item, trust, fx);
         }
     }
 
@@ -409,6 +423,7 @@ impl Logs {
 
     pub(crate) fn handle_link_down(&mut self, peer: PeerId, fx: &mut Effects<'_>) {
         self.neighbours.remove(&peer);
+        self.bodies.handle_link_down(&peer);
         self.tell_neighbours(fx);
     }
 
@@ -480,6 +495,7 @@ impl Logs {
     /// Answers a digest with what its sender lacks, authors nearest to the founder first, so that each is known before
     /// it speaks; and asks for what we lack ourselves.
     fn answer_digest(&mut self, from: PeerId, rows: &[DigestRow], trust: &Trust, fx: &mut Effects<'_>) {
+        self.consider(from, fx);
         let depth = |peer: &PeerId| trust.member(peer).map_or(u32::MAX, |member| member.depth);
         let theirs: BTreeMap<(PeerId, Incarnation), u64> =
             rows.iter().map(|row| ((row.author, row.incarnation), row.seq)).collect();
@@ -540,18 +556,27 @@ impl Logs {
             return false;
         }
         let dropped = &self.dropped;
+        self.bodies.forget(log_id, |seq| dropped.covers(&log_id, seq), fx);
         self.unsupported.forget(log_id, |seq| dropped.covers(&log_id, seq), fx)
     }
 
     /// Sends entries read for a digest.
-    pub(crate) fn handle_log_read(&mut self, to: PeerId, items: Vec<EntryItem>, more: bool, fx: &mut Effects<'_>) {
+    pub(crate) fn handle_log_read(
+        &mut self,
+        to: PeerId,
+        items: &[EntryItem],
+        more: bool,
+        trust: &Trust,
+        fx: &mut Effects<'_>,
+    ) {
         let Some(neighbour) = self.neighbours.get_mut(&to) else { return };
-        for item in &items {
+        for item in items {
             let knows = neighbour.knows.entry((item.entry.author, item.entry.entry.incarnation)).or_default();
             *knows = (*knows).max(item.entry.entry.seq);
         }
         if !items.is_empty() {
-            fx.send(to, Frame::Entries { entries: items, more });
+            let entries = items.iter().map(|item| shown_to(item, &to, trust)).collect();
+            fx.send(to, Frame::Entries { entries, more });
         }
     }
 
@@ -561,7 +586,9 @@ impl Logs {
     }
 
     /// Periodic anti-entropy with one random neighbour, and the digests that are owed.
-    pub(crate) fn handle_timeout(&mut self, every_ms: u64, trust: &Trust, fx: &mut Effects<'_>) {
+    ///
+    /// True when all neighbours have been asked for what this peer lacks of bodies, and something is still lacking.
+    pub(crate) fn handle_timeout(&mut self, every_ms: u64, trust: &Trust, fx: &mut Effects<'_>) -> bool {
         let now = fx.now.mono_ms;
         if self.spending.poll_timeout().is_some_and(|at| at <= now) {
             self.resume_stopped(trust, fx);
@@ -577,14 +604,17 @@ impl Logs {
             self.ask_again(peer, fx);
         }
         self.sweep(fx);
+        let lacking = self.bodies.handle_timeout(trust, fx);
         if fx.now.mono_ms < self.next_sync || self.neighbours.is_empty() {
-            return;
+            return lacking;
         }
         self.next_sync = fx.now.mono_ms + every_ms;
         let nth = fx.below(self.neighbours.len() as u64) as usize;
         if let Some(peer) = self.neighbours.keys().nth(nth).copied() {
             fx.send(peer, self.digest_frame());
+            self.consider(peer, fx);
         }
+        lacking
     }
 
     /// Answers the digests whose senders had to wait.
@@ -613,8 +643,16 @@ impl Logs {
         let asked = asked.map(|neighbour| neighbour.answered_until.saturating_sub(DIGEST_BURST_MS));
         let owed = self.neighbours.values().filter(|neighbour| neighbour.digest_deferred).map(|n| n.next_digest);
         let sync = (!self.neighbours.is_empty()).then_some(self.next_sync);
-        owed.chain(asked).chain(sync).chain(self.dropped.poll_timeout()).chain(self.spending.poll_timeout()).min()
+        let timers = [self.dropped.poll_timeout(), self.spending.poll_timeout(), self.bodies.poll_timeout()];
+        owed.chain(asked).chain(sync).chain(timers.into_iter().flatten()).min()
     }
+}
+
+/// An entry on its way to a peer: the envelope alone, where that one is outside of the audience.
+fn shown_to(item: &EntryItem, peer: &PeerId, trust: &Trust) -> EntryItem {
+    let entry = trust.shown_to(&item.entry, peer);
+    let left_ms = item.left_ms.filter(|_| entry.has_body());
+    EntryItem { entry, left_ms }
 }
 
 /// Queues the push of an entry for when it is durable.

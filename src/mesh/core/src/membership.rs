@@ -125,6 +125,14 @@ pub(crate) fn send_records(to: PeerId, facts: &Facts<'_>, fx: &mut Effects<'_>) 
     }
 }
 
+/// Shows a peer that it is excluded: what is said of it and, that it may believe that, of those who said so.
+pub(crate) fn send_exclusion(to: PeerId, facts: &Facts<'_>, fx: &mut Effects<'_>) {
+    let records = facts.trust.records_about(&to).into_iter().filter(|entry| facts.logs.may_show(entry));
+    for frame in in_frames(records) {
+        fx.send(to, frame);
+    }
+}
+
 /// Shows peers changes that no log brings, since their place is void: those go from hand to hand.
 pub(crate) fn send_void(void: &[Hash], to: &[PeerId], facts: &Facts<'_>, fx: &mut Effects<'_>) {
     let entries: Vec<SignedEntry> = void
@@ -149,11 +157,11 @@ pub(crate) fn in_frames(records: impl Iterator<Item = SignedEntry>) -> Vec<Frame
     let mut entries = Vec::new();
     let mut bytes = 0;
     for entry in records {
-        if bytes > 0 && bytes + entry.bytes.len() > limits::SYNC_BYTES_MAX {
+        if bytes > 0 && bytes + entry.len() > limits::SYNC_BYTES_MAX {
             frames.push(Frame::Entries { entries: std::mem::take(&mut entries), more: false });
             bytes = 0;
         }
-        bytes += entry.bytes.len();
+        bytes += entry.len();
         entries.push(EntryItem { entry, left_ms: None });
     }
     frames.push(Frame::Entries { entries, more: false });

@@ -39,6 +39,7 @@ use crate::io::{
 };
 use crate::links::Links;
 use crate::log::Logs;
+use crate::log::bodies::Bodies;
 use crate::log::unsupported::Unsupported;
 use crate::membership;
 use crate::nodes::Nodes;
@@ -49,6 +50,11 @@ use crate::rows::{self, Head, InviteRow, Row, RowKey};
 use crate::trust::Trust;
 
 pub use founding::{BadWelcome, BootError, Joined, founded, joined, should_switch};
+
+/// Reasons for which a call of ours does not get on, although others are linked.
+const NO_READER: &str = "withheld by the devices reachable now: none of them is an owner, or the node itself";
+const NO_BODY: &str =
+    "withheld by the devices reachable now: the node wrote an outcome, and none of them has its content";
 
 /// Times of the peer itself, on the clock of [`Now::mono_ms`].
 #[derive(Debug, Clone)]
@@ -145,6 +151,7 @@ impl Peer {
         let mut invites = Invites::default();
         let mut unsupported = Unsupported::new(config.newest_kind);
         let mut reattestation = Reattestation::default();
+        let mut bodies = Bodies::default();
         let mut book = Book::new(me, config.keep_calls_ms);
         let mut executor = Executor::new(me, now.mono_ms);
         let saved = rows::age();
@@ -157,6 +164,7 @@ impl Peer {
                 Space::Meta => unsupported
                     .restore(&row_key, &value)
                     .and_then(|()| reattestation.restore(&row_key, &value))
+                    .and_then(|()| bodies.restore(&row_key, &value))
                     .map(|()| drop(meta.insert(row_key, value))),
                 Space::Trust => SignedEntry::from_stored(&value).map(|entry| trust.push(entry)),
                 Space::Heads => rows::log_of(&row_key)
@@ -168,7 +176,7 @@ impl Peer {
                 Space::Keys => book.restore_key(&row_key, &value, age.at(now)),
                 Space::Journal => executor.restore(&row_key, &value),
                 Space::ForgottenMarks => executor.restore_forgotten_mark(&row_key, &value),
-                Space::Log | Space::Calls | Space::CallsByTime => Some(()),
+                Space::Log | Space::Calls | Space::CallsByTime | Space::BlobReaders => Some(()),
             };
             match good {
                 Some(()) => {}
@@ -199,6 +207,7 @@ impl Peer {
                 heads,
                 unsupported,
                 Spending::new(config.budgets),
+                bodies,
                 now.mono_ms,
             ),
             trust,
@@ -424,6 +433,14 @@ impl Peer {
                 }
                 self.renew_directory(fx);
             }
+            Frame::Want(wanted) => self.logs.handle_want(from, &wanted, &self.trust, fx),
+            Frame::Bodies { entries, until } => {
+                for item in &entries {
+                    self.ingest(from, item, fx);
+                }
+                self.judge_changes(true, fx);
+                self.logs.handle_bodies(from, until, &self.trust, fx);
+            }
             Frame::Presence { epoch, online } => {
                 if self.election.gateway() == Some(epoch) && from == epoch.peer {
                     self.nodes.set_told_online(online);
@@ -454,14 +471,19 @@ impl Peer {
     fn handle_log_read(&mut self, reader: LogReader, entries: Vec<SignedEntry>, more: bool, fx: &mut Effects<'_>) {
         match reader {
             LogReader::Peer(to) => {
-                let items = entries.into_iter().map(|entry| self.item(entry, fx.now.mono_ms)).collect();
-                self.logs.handle_log_read(to, items, more, fx);
+                let items: Vec<_> = entries.into_iter().map(|entry| self.item(entry, fx.now.mono_ms)).collect();
+                self.logs.handle_log_read(to, &items, more, &self.trust, fx);
             }
+            LogReader::Want(to) => {
+                let items = entries.into_iter().map(|entry| self.item(entry, fx.now.mono_ms)).collect();
+                self.logs.handle_want_read(to, items, more, &self.trust, fx);
+            }
+            LogReader::Lacking => self.logs.handle_lacking_read(&entries, more, &self.trust, fx),
             LogReader::Compaction => {
                 let known = (&self.book, &self.executor);
                 let dead = self.compaction.handle_log_read(&entries, more, known, &facts!(self), fx);
                 if let Some(dead) = dead {
-                    let entry = self.write(Kind::TRUNCATION, crate::entry::encode(&dead), fx);
+                    let entry = self.write(Kind::TRUNCATION, &crate::entry::encode(&dead), fx);
                     self.apply_truncation(&entry, fx);
                 }
             }
@@ -508,10 +530,13 @@ impl Peer {
             Then::Claimed(epoch) => self.election.handle_claimed(epoch, self.local.signer.as_ref(), fx),
             Then::Push { entry, left_ms } => {
                 let gateway = self.election.gateway().map(|epoch| epoch.peer);
-                self.logs.handle_durable(&entry, left_ms, gateway, fx);
+                self.logs.handle_durable(&entry, left_ms, gateway, &self.trust, fx);
                 if let Some(header) = entry.header() {
                     // Accepted: only now may it be dispatched, if we are the gateway ourselves.
                     self.book.release(&header.id, &facts!(self), fx);
+                    if self.logs.nobody_may_read(&entry, &self.trust) {
+                        self.book.note_withheld(|record| record.header.id == header.id, NO_READER, fx);
+                    }
                 }
             }
             Then::Started(id, attempt) => self.handle_started(id, attempt, fx),
@@ -520,13 +545,13 @@ impl Peer {
                 if let Some(gateway) = self.election.gateway()
                     && (gateway.peer == self.local.me || self.election.is_linked(&gateway.peer))
                 {
-                    self.executor.tell(id, attempt, gateway.peer, fx);
+                    self.executor.tell(id, attempt, gateway.peer, &self.trust, fx);
                 }
             }
             Then::Ended(id, attempt, confirmed) => self.book.handle_ended(&id, attempt, confirmed, fx),
             Then::Dismiss(peer) => {
                 if self.links.is_up(&peer) && self.trust.member(&peer).is_none() {
-                    membership::send_records(peer, &facts!(self), fx);
+                    membership::send_exclusion(peer, &facts!(self), fx);
                 }
             }
             Then::Revoked => fx.fact(Fact::Revoked),
@@ -542,7 +567,10 @@ impl Peer {
     }
 
     fn time_logs(&mut self, fx: &mut Effects<'_>) {
-        self.logs.handle_timeout(self.local.config.sync_every_ms, &self.trust, fx);
+        if self.logs.handle_timeout(self.local.config.sync_every_ms, &self.trust, fx) {
+            let authors = self.logs.withheld_outcomes();
+            self.book.note_withheld(|record| authors.contains(&record.header.target), NO_BODY, fx);
+        }
     }
 
     fn time_compaction(&mut self, fx: &mut Effects<'_>) {
@@ -568,7 +596,7 @@ impl Peer {
             && !self.is_excluded()
             && fx.enforces(ProtocolRule::RunsCheckpointed)
         {
-            self.write(Kind::CHECKPOINT, Vec::new(), fx);
+            self.write(Kind::CHECKPOINT, &[], fx);
         }
     }
 

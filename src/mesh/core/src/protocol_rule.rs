@@ -114,6 +114,12 @@ pub enum ProtocolRule {
     TruncationSparesOpen,
     /// A log goes on behind a gap only by its author's truncation.
     GapNeedsTruncation,
+    /// A body is sent to nobody outside of its entry's audience.
+    Audience,
+    /// A peer that lacks a body that is for it asks its neighbours for it.
+    BodiesAsked,
+    /// A peer whose own standing has changed looks for bodies that are for it now.
+    BodiesRecounted,
 }
 
 /// The rules that one peer follows: all of them, but in a test build perhaps one less.
@@ -206,5 +212,8 @@ impl ProtocolRule {
         Self::EntriesAge,
         Self::TruncationSparesOpen,
         Self::GapNeedsTruncation,
+        Self::Audience,
+        Self::BodiesAsked,
+        Self::BodiesRecounted,
     ];
 }

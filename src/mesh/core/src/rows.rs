@@ -39,10 +39,10 @@ impl<T: Serialize + DeserializeOwned> Row for T {
     }
 }
 
-/// Entries: the signature, then the signed bytes.
+/// Entries: see [`SignedEntry::to_stored`].
 impl Row for SignedEntry {
     fn to_bytes(&self) -> Bytes {
-        self.to_stored().into()
+        self.to_stored()
     }
 
     fn from_bytes(bytes: &[u8]) -> Option<Self> {
@@ -160,6 +160,8 @@ const SWEEP: &[u8] = b"sweep:";
 const UNSUPPORTED: &[u8] = b"unsupported:";
 const VOID: &[u8] = b"void:";
 const BUDGET: &[u8] = b"budget:";
+const LACKING: &[u8] = b"lacking:";
+const UNREAD: &[u8] = b"unread:";
 
 /// The entry that contradicts an author's log.
 #[must_use]
@@ -231,6 +233,39 @@ pub fn budget(author: &PeerId) -> RowKey<BudgetRow> {
 #[must_use]
 pub fn budget_of(key: &[u8]) -> Option<PeerId> {
     PeerId::from_slice(key.strip_prefix(BUDGET)?)
+}
+
+/// An entry whose body is lacking here although this peer may read it.
+#[must_use]
+pub fn lacking(place: &Place) -> RowKey<LackingRow> {
+    meta_of(LACKING, &place_key(&place.author, place.incarnation, place.seq))
+}
+
+/// The key of [`lacking`], read: `None` when it is another's, `Some(None)` when it is damaged.
+#[must_use]
+pub fn lacking_of(key: &[u8]) -> Option<Option<Place>> {
+    key.strip_prefix(LACKING).map(place_of)
+}
+
+/// The first and the last place of one log that are still to be looked through for bodies that are lacking.
+#[must_use]
+pub fn unread(author: &PeerId, incarnation: Incarnation) -> RowKey<(u64, u64)> {
+    meta_of(UNREAD, &log_key(author, incarnation))
+}
+
+/// The key of [`unread`], read: `None` when it is another's, `Some(None)` when it is damaged.
+#[must_use]
+pub fn unread_of(key: &[u8]) -> Option<Option<(PeerId, Incarnation)>> {
+    key.strip_prefix(UNREAD).map(log_of)
+}
+
+/// The row of [`lacking`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LackingRow {
+    /// Hash of the entry.
+    pub hash: Hash,
+    /// Its kind.
+    pub kind: Kind,
 }
 
 /// The row of [`incarnations`].
@@ -501,6 +536,12 @@ pub fn call_by_time(accepted_ms: u64, id: &ReqId) -> RowKey<Empty> {
 pub fn by_time_of(key: &[u8]) -> Option<(u64, ReqId)> {
     let (accepted_ms, id) = key.split_at_checked(8)?;
     Some((u64::from_be_bytes(accepted_ms.try_into().ok()?), ReqId::from_slice(id)?))
+}
+
+/// A peer that may have a blob although it is no owner, since a call names both.
+#[must_use]
+pub fn blob_reader(blob: &Hash, peer: &PeerId) -> RowKey<Empty> {
+    RowKey::new(Space::BlobReaders, [blob.0, peer.0].concat())
 }
 
 /// A client key, by the hash of it and its principal.

@@ -429,6 +429,37 @@ impl Trust {
         records
     }
 
+    /// True if a peer may be sent the body of an entry: it wrote it, is an owner now, or belongs to its audience by name.
+    pub(crate) fn may_read(&self, entry: &SignedEntry, peer: &PeerId) -> bool {
+        entry.entry.audience.names(peer)
+            || entry.author == *peer
+            || self.is_owner(peer)
+            || !self.enforces(ProtocolRule::Audience)
+    }
+
+    /// An entry as a peer may have it: without its body if it is outside of the audience.
+    pub(crate) fn shown_to(&self, entry: &SignedEntry, peer: &PeerId) -> SignedEntry {
+        if self.may_read(entry, peer) { entry.clone() } else { entry.without_body() }
+    }
+
+    /// All that decides on the standing of a peer: what is said of it, and of everyone who says so, back to the founder.
+    pub(crate) fn records_about(&self, peer: &PeerId) -> Vec<SignedEntry> {
+        let mut about = BTreeSet::from([*peer]);
+        loop {
+            let of = self.records.values().filter(|record| about.contains(&record.subject));
+            let authors: Vec<PeerId> = of.map(|record| record.entry.author).collect();
+            let before = about.len();
+            about.extend(authors);
+            if about.len() == before {
+                break;
+            }
+        }
+        let mut records: Vec<_> = self.records.values().filter(|record| about.contains(&record.subject)).collect();
+        records.sort_by_key(|record| self.order(&record.entry));
+        let records = records.into_iter().map(|record| record.entry.clone());
+        std::iter::once(self.genesis.clone()).chain(records).collect()
+    }
+
     // --- What a new change says ---------------------------------------------------------------------------------------
 
     /// A name nobody has: the wanted one, or `wanted-2`, …

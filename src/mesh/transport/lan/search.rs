@@ -190,7 +190,9 @@ impl Search {
             _ => QUERY,
         };
         (self.turns, self.next) = (self.turns + 1, now + pause);
-        let trouble = sent.err().map(|error| format!("this network carries no multicast here ({error})"));
+        // An address that has just come cannot be sent from yet (RFC 4862 §5.4).
+        let failed = sent.err().filter(|_| self.turns >= FIRST.len());
+        let trouble = failed.map(|error| format!("this network carries no multicast here ({error})"));
         if trouble == self.trouble {
             return None;
         }

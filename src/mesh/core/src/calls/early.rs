@@ -26,7 +26,7 @@ impl Early {
     /// Restores a row of [`rows::early_outcome`]. `None`: it is damaged.
     pub(super) fn restore_outcome(&mut self, id: ReqId, value: &[u8]) -> Option<ReqId> {
         let entry = SignedEntry::from_bytes(value)?;
-        self.bytes += entry.bytes.len();
+        self.bytes += entry.len();
         self.outcomes.entry(id).or_default().push(entry);
         Some(id)
     }
@@ -53,7 +53,7 @@ impl Early {
         let outcomes = self.outcomes.remove(id).unwrap_or_default();
         for outcome in &outcomes {
             fx.delete(rows::early_outcome(id, &outcome.hash));
-            self.bytes = self.bytes.saturating_sub(outcome.bytes.len());
+            self.bytes = self.bytes.saturating_sub(outcome.len());
         }
         outcomes
     }
@@ -61,8 +61,7 @@ impl Early {
     /// Keeps an outcome. When there are too many, somebody makes calls up: all are forgotten, so that those cannot keep
     /// the place of real ones for ever. Who is right, the book judges later.
     pub(super) fn keep_outcome(&mut self, id: ReqId, entry: &SignedEntry, fx: &mut Effects<'_>) {
-        if self.outcomes.len() >= limits::EARLY_OUTCOMES_MAX || self.bytes + entry.bytes.len() > limits::EARLY_BYTES_MAX
-        {
+        if self.outcomes.len() >= limits::EARLY_OUTCOMES_MAX || self.bytes + entry.len() > limits::EARLY_BYTES_MAX {
             for (id, entries) in std::mem::take(&mut self.outcomes) {
                 for entry in entries {
                     fx.delete(rows::early_outcome(&id, &entry.hash));
@@ -87,14 +86,14 @@ impl Early {
                 return;
             };
             waiting.retain(|known| known.hash != last.hash);
-            self.bytes = self.bytes.saturating_sub(last.bytes.len());
+            self.bytes = self.bytes.saturating_sub(last.len());
             fx.delete(rows::early_outcome(&id, &last.hash));
         }
         // The log will not bring it a second time: it must outlive a crash.
         if fx.enforces(ProtocolRule::EarlyDurable) {
             fx.put(rows::early_outcome(&id, &entry.hash), entry);
         }
-        self.bytes += entry.bytes.len();
+        self.bytes += entry.len();
         waiting.push(entry.clone());
     }
 

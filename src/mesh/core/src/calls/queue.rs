@@ -126,6 +126,7 @@ impl Book {
         let released = open.released || !fx.enforces(ProtocolRule::HeaderDurable);
         let between_members = facts.may_get_calls(&target) && !facts.trust.is_excluded(&open.record.origin);
         let between_members = between_members || !fx.enforces(ProtocolRule::DispatchToMembers);
+        let between_members = between_members && facts.trust.may_read(&open.entry, &target);
         if !released || open.ended() || open.deadline <= now || open.cancel.is_some() || !between_members {
             return;
         }

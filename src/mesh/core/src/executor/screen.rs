@@ -23,6 +23,7 @@ pub(crate) fn screen(dispatch: &Dispatch, header: &Header, facts: &Facts<'_>, fx
     }
     let proper = header.target == facts.me()
         && header.id.is_of(&place.author)
+        && dispatch.header.entry.audience.is_of_call(&place.author, &header.target)
         && dispatch.header.entry.mesh == facts.trust.mesh()
         && (1..=ATTEMPTS_MAX).contains(&dispatch.attempt)
         && header.is_within_limits();

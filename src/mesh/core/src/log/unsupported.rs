@@ -58,7 +58,7 @@ impl Unsupported {
             return None;
         }
         let (kind, critical) = (entry.entry.kind, entry.entry.critical);
-        let row = UnsupportedRow { kind, critical, len: entry.bytes.len() as u64 };
+        let row = UnsupportedRow { kind, critical, len: entry.len() as u64 };
         fx.put(rows::unsupported(&entry.place()), &row);
         self.rows.insert(entry.place(), row);
         Some(critical)

@@ -1,6 +1,7 @@
 //! Commands from a door, in one table: each asks the owner of what it is about, and signs what follows from that.
 
 use super::{Peer, facts};
+use crate::audience::Audience;
 use crate::calls::InferredEnding;
 use crate::calls::accept::{Accepted, accept};
 use crate::effects::{Effects, Then};
@@ -67,9 +68,11 @@ impl Peer {
         let asked = self.logs.spending.ask(&self.local.me, &self.trust, fx.now.mono_ms);
         asked.map_err(|(over, retry_after_ms)| Refusal::OverBudget { over, retry_after_ms })?;
         self.incarnations.use_id(fx);
-        let entry = self.logs.append(self.local.signer.as_ref(), Kind::CALL, entry::encode(&*header), fx);
-        self.charge_own(&entry, fx);
         let (id, ttl_ms) = (header.id, header.ttl_ms);
+        let audience = Audience::Call { origin: self.local.me, target: header.target };
+        let body = entry::encode(&*header);
+        let entry = self.logs.append(self.local.signer.as_ref(), Kind::CALL, (audience, &body), fx);
+        self.charge_own(&entry, fx);
         // Not before it is durable may anyone see it: the book learns it now, but dispatches it with the push below.
         self.book.apply_header(&entry, header, ttl_ms, &facts!(self), fx);
         log::push_when_durable(&entry, Some(ttl_ms), fx);
@@ -142,7 +145,7 @@ impl Peer {
     }
 
     fn sign_change(&mut self, change: &MembershipChange, fx: &mut Effects<'_>) {
-        let entry = self.write(Kind::MEMBERSHIP, entry::encode(change), fx);
+        let entry = self.write(Kind::MEMBERSHIP, &entry::encode(change), fx);
         self.trust.take(entry);
         self.judge_changes(true, fx);
     }
@@ -167,7 +170,7 @@ impl Peer {
     }
 
     fn write_directory(&mut self, directory: &Directory, fx: &mut Effects<'_>) {
-        let entry = self.write(Kind::DIRECTORY, entry::encode(directory), fx);
+        let entry = self.write(Kind::DIRECTORY, &entry::encode(directory), fx);
         self.apply(&entry, None, fx);
     }
 }

@@ -2,7 +2,8 @@
 //! second stop. Each stop is a table that asks the owners of what the entry is about.
 
 use super::{Peer, facts};
-use crate::budget::{self, Amount, Charge};
+use crate::audience::Audience;
+use crate::budget::{self, Charge};
 use crate::calls::InferredEnding;
 use crate::effects::{Effects, Then};
 use crate::entry::{self, Kind, SignedEntry};
@@ -32,17 +33,16 @@ impl Peer {
         if !admits(self) && self.trust.judges_early(&place.author) {
             self.judge_changes(false, fx);
         }
-        let admitted = admits(self);
-        let answers = budget::answers(entry);
         let by_owner = self.trust.is_owner(&entry.author);
-        let payer = answers.and_then(|id| self.book.payer(&id, &entry.author, by_owner)).unwrap_or(entry.author);
-        let charge = Charge { payer, answer: answers.is_some() };
-        match self.logs.ingest(from, item, admitted, charge, &self.trust, fx) {
+        let payer = budget::answers(entry).and_then(|id| self.book.payer(&id, &entry.author, by_owner));
+        let charge = Charge { payer: payer.unwrap_or(entry.author), answer: budget::is_answer(entry) };
+        match self.logs.ingest(from, item, charge, &self.trust, fx) {
             Ingest::New => self.apply(entry, item.left_ms, fx),
             // A peer that was removed gets membership changes and nothing else, so they do not follow on what it holds.
             Ingest::Gap if entry.entry.kind == Kind::MEMBERSHIP => self.apply_change(entry),
             // One that is void stays in the set, so that everyone judges by the same; and so does one whose place is gone,
             // by a truncation of whoever stole its author's key.
+            Ingest::Known if self.logs.take_body(item, &self.trust, fx) => self.apply_body(entry, item.left_ms, fx),
             Ingest::Refused | Ingest::Known | Ingest::Stopped => self.take_change(entry),
             Ingest::Gap | Ingest::Fork => {}
         }
@@ -90,9 +90,13 @@ impl Peer {
 
     // --- Our own entries ----------------------------------------------------------------------------------------------
 
-    /// Appends an entry of our own to our log; others get it once it is durable.
-    pub(super) fn write(&mut self, kind: Kind, body: Vec<u8>, fx: &mut Effects<'_>) -> SignedEntry {
-        let entry = self.logs.append(self.local.signer.as_ref(), kind, body, fx);
+    /// Appends an entry of our own, for everyone, to our log; others get it once it is durable.
+    pub(super) fn write(&mut self, kind: Kind, body: &[u8], fx: &mut Effects<'_>) -> SignedEntry {
+        self.write_for(Audience::Everyone, kind, body, fx)
+    }
+
+    fn write_for(&mut self, audience: Audience, kind: Kind, body: &[u8], fx: &mut Effects<'_>) -> SignedEntry {
+        let entry = self.logs.append(self.local.signer.as_ref(), kind, (audience, body), fx);
         self.charge_own(&entry, fx);
         log::push_when_durable(&entry, None, fx);
         entry
@@ -100,10 +104,26 @@ impl Peer {
 
     /// Charges our own hour, unless the entry answers a call of somebody else.
     pub(super) fn charge_own(&mut self, entry: &SignedEntry, fx: &Effects<'_>) {
-        if budget::answers(entry).is_none() {
-            let (me, amount) = (self.local.me, Amount::one(entry.bytes.len() as u64));
+        if !budget::is_answer(entry) {
+            let (me, amount) = (self.local.me, budget::amount(entry));
             self.logs.spending.charge(&me, amount, &self.trust, fx.now.mono_ms);
         }
+    }
+
+    /// Appends what we say of a call.
+    fn write_of_call(&mut self, id: &ReqId, kind: Kind, body: &[u8], fx: &mut Effects<'_>) -> SignedEntry {
+        let audience = self.audience_of(id, self.local.me);
+        self.write_for(audience, kind, body, fx)
+    }
+
+    /// The audience of what is said of a call. `target`: where it runs, if the book does not know it any more; then the
+    /// origin is whom the id is of.
+    fn audience_of(&self, id: &ReqId, target: PeerId) -> Audience {
+        if let Some(record) = self.book.record(id) {
+            return Audience::Call { origin: record.origin, target: record.header.target };
+        }
+        let origin = self.trust.membership().members.keys().find(|peer| id.is_of(peer)).copied();
+        Audience::Call { origin: origin.unwrap_or(self.local.me), target }
     }
 
     /// The executor has an outcome, if any: it goes into our log, in the batch that journals it, and its place is free.
@@ -116,10 +136,10 @@ impl Peer {
 
     pub(super) fn write_outcome(&mut self, finished: &Finished, fx: &mut Effects<'_>) {
         let Outcome { id, attempt, .. } = finished.outcome;
-        let entry = self.write(Kind::OUTCOME, entry::encode(&finished.outcome), fx);
+        let entry = self.write_of_call(&id, Kind::OUTCOME, &entry::encode(&finished.outcome), fx);
         fx.then(Then::Outcome(id, attempt, entry.clone()));
         if let Some(origin) = self.book.payer(&id, &self.local.me, false) {
-            self.logs.spending.charge(&origin, Amount::one(entry.bytes.len() as u64), &self.trust, fx.now.mono_ms);
+            self.logs.spending.charge(&origin, budget::amount(&entry), &self.trust, fx.now.mono_ms);
         }
         self.book.apply_outcome(&entry, &facts!(self), fx);
     }
@@ -142,20 +162,22 @@ impl Peer {
             alias_of: None,
             source: Source::Inferred,
         };
-        let entry = self.write(Kind::OUTCOME, entry::encode(&outcome), fx);
+        let entry = self.write_of_call(&id, Kind::OUTCOME, &entry::encode(&outcome), fx);
         self.book.apply_outcome(&entry, &facts!(self), fx);
     }
 
     /// Issues an outcome again: what a target had told, in our own name, or our own of a former incarnation, which the book knows.
     pub(super) fn issue_again(&mut self, outcome: &Outcome, fx: &mut Effects<'_>) {
-        let entry = self.write(Kind::OUTCOME, entry::encode(outcome), fx);
+        let target = if let Source::Relayed(target) = outcome.source { target } else { self.local.me };
+        let audience = self.audience_of(&outcome.id, target);
+        let entry = self.write_for(audience, Kind::OUTCOME, &entry::encode(outcome), fx);
         if outcome.source != Source::Target && self.book.record(&outcome.id).is_some() {
             self.book.apply_outcome(&entry, &facts!(self), fx);
         }
     }
 
     pub(super) fn write_cancel(&mut self, cancel: &CancelRequest, fx: &mut Effects<'_>) {
-        self.write(Kind::CANCEL, entry::encode(cancel), fx);
+        self.write_of_call(&cancel.id, Kind::CANCEL, &entry::encode(cancel), fx);
         self.book.apply_cancel(cancel, fx);
         self.stop_call(cancel, fx);
     }
@@ -169,6 +191,22 @@ impl Peer {
             Some(false) => return,
             Some(true) => return self.handle_halts(fx),
         }
+        if entry.has_body() {
+            self.apply_known(entry, left_ms, fx);
+        } else if self.trust.may_read(entry, &self.local.me) {
+            self.logs.note_lacking(entry, fx);
+        }
+    }
+
+    /// Applies an entry whose body has come late. What its author wrote after it may have been applied before: the book
+    /// takes headers, outcomes and cancel requests in any order.
+    fn apply_body(&mut self, entry: &SignedEntry, left_ms: Option<u64>, fx: &mut Effects<'_>) {
+        if self.logs.unsupported.supports(entry.entry.kind) {
+            self.apply_known(entry, left_ms, fx);
+        }
+    }
+
+    fn apply_known(&mut self, entry: &SignedEntry, left_ms: Option<u64>, fx: &mut Effects<'_>) {
         match entry.entry.kind {
             Kind::MEMBERSHIP => self.apply_change(entry),
             Kind::DIRECTORY => self.apply_directory(entry, fx),
@@ -188,6 +226,7 @@ impl Peer {
     /// Judges the membership changes that were taken, if any were. `ends`: the frame or command is over.
     pub(super) fn judge_changes(&mut self, ends: bool, fx: &mut Effects<'_>) {
         let was_excluded = self.is_excluded();
+        let was_owner = self.trust.is_owner(&self.local.me);
         let Some(Judgement { kept, void, changed }) = self.trust.judge(ends) else { return };
         self.logs.set_changes(self.trust.fingerprint());
         for entry in &kept {
@@ -197,6 +236,9 @@ impl Peer {
         membership::send_void(&void, &neighbours, &facts!(self), fx);
         if !changed {
             return;
+        }
+        if was_owner != self.trust.is_owner(&self.local.me) {
+            self.logs.recount_bodies(fx);
         }
         fx.fact(Fact::Trust);
         fx.view_changed = true;
@@ -237,7 +279,8 @@ impl Peer {
     fn apply_call(&mut self, entry: &SignedEntry, left_ms: Option<u64>, fx: &mut Effects<'_>) {
         let Some(header) = entry.header() else { return };
         let (author, id, me) = (entry.author, header.id, self.local.me);
-        if !header.id.is_of(&author) || !header.is_within_limits() {
+        let proper = header.id.is_of(&author) && entry.entry.audience.is_of_call(&author, &header.target);
+        if !proper || !header.is_within_limits() {
             return;
         }
         let left_ms = left_ms.unwrap_or(header.ttl_ms).min(header.ttl_ms);

@@ -6,9 +6,10 @@ use std::convert::Infallible;
 use rand_core::{Rng, TryRng};
 
 use super::Peer;
+use crate::audience::Audience;
 use crate::config::Config;
 use crate::crypto::Signer;
-use crate::entry::{self, Kind, SignedEntry};
+use crate::entry::{self, BodyMark, Kind, Salt, SignedEntry};
 use crate::epoch::{Epoch, Fence};
 use crate::ids::{Hash, Incarnation, MeshId, NodeId, PeerId};
 use crate::io::{Batch, Image, Now, Welcome};
@@ -34,6 +35,7 @@ pub enum BootError {
 pub fn founded(signer: &dyn Signer, mesh_name: &str, node_id: &NodeId, now: Now, rng: &mut dyn Rng) -> Batch {
     let incarnation = Incarnation(rng.next_u32());
     let body = Genesis { name: limits::cut(mesh_name, 63).to_owned(), nonce: rng.next_u64(), node_id: node_id.clone() };
+    let (body, salt) = (entry::encode(&body), Salt::draw(rng));
     let genesis = SignedEntry::sign(
         signer,
         entry::Entry {
@@ -45,8 +47,11 @@ pub fn founded(signer: &dyn Signer, mesh_name: &str, node_id: &NodeId, now: Now,
             kind: Kind::GENESIS,
             critical: false,
             previous: Hash::ZERO,
-            body: entry::encode(&body).into(),
+            audience: Audience::Everyone,
+            body: BodyMark::of(salt, &body),
         },
+        salt,
+        &body,
     );
     let head = Head { seq: 1, hash: genesis.hash, hlc: genesis.entry.hlc };
     let writes = vec![

@@ -10,14 +10,19 @@ use crate::test_kit::Net;
 fn many_entries_come_in_frames_of_bounded_size() {
     let net = Net::apart(1);
     let genesis = net.peer(0).trust.records_in_order().remove(0);
-    let entry = |len: usize| SignedEntry::new(genesis.entry.clone(), vec![0; len].into(), genesis.signature);
-    let lens = [1, 100, limits::SYNC_BYTES_MAX / 2, limits::SYNC_BYTES_MAX / 2, 7, limits::SYNC_BYTES_MAX, 9];
+    let around = genesis.bytes.len();
+    let entry = |len: usize| {
+        let body = vec![0; len.saturating_sub(around)];
+        SignedEntry::trusted(&genesis.bytes, genesis.signature, &body).unwrap()
+    };
+    let (half, one) = (limits::SYNC_BYTES_MAX / 2, around);
+    let lens = [one, one + 100, half, half, one + 7, limits::SYNC_BYTES_MAX, one + 9];
     let frames = in_frames(lens.into_iter().map(entry));
     let sizes: Vec<Vec<usize>> = frames
         .iter()
         .map(|frame| {
             let Frame::Entries { entries, .. } = frame else { panic!("no {frame:?}") };
-            entries.iter().map(|item| item.entry.bytes.len()).collect()
+            entries.iter().map(|item| item.entry.len()).collect()
         })
         .collect();
     assert_eq!(sizes.concat(), lens);

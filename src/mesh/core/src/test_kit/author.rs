@@ -1,10 +1,15 @@
 //! A member without a core: it signs whatever a test wants said.
 
+use crate::audience::Audience;
 use crate::crypto::{Signer, Symbolic};
-use crate::entry::{Entry, Kind, SignedEntry};
+use crate::entry::{BodyMark, Entry, Kind, Salt, SignedEntry, decode};
 use crate::frame::{EntryItem, Frame};
 use crate::ids::{Hash, Incarnation, MeshId, PeerId, PublicKey};
 use crate::io::Now;
+use crate::record::Header;
+
+/// No secret in tests.
+const SALT: Salt = Salt([7; 16]);
 
 /// A member with a log of its own, in which it may write whatever it likes.
 #[derive(Debug, Clone)]
@@ -39,6 +44,17 @@ impl<S: Signer> Author<S> {
         self.public_key().peer_id()
     }
 
+    /// The audience of an entry: of a header the two ends of the call, of all else about a call its owners and itself.
+    fn audience(&self, kind: Kind, body: &[u8]) -> Audience {
+        let me = self.id();
+        let target = decode::<Header>(body).map_or(me, |header| header.target);
+        match kind {
+            Kind::CALL => Audience::Call { origin: me, target },
+            Kind::OUTCOME | Kind::CANCEL => Audience::Call { origin: me, target: me },
+            _ => Audience::Everyone,
+        }
+    }
+
     /// An entry in its place; `change` may take it out of there.
     pub fn entry(&mut self, kind: Kind, body: Vec<u8>, change: impl FnOnce(&mut Entry)) -> SignedEntry {
         self.hlc += 1;
@@ -51,10 +67,11 @@ impl<S: Signer> Author<S> {
             kind,
             critical: false,
             previous: self.previous,
-            body: body.into(),
+            audience: self.audience(kind, &body),
+            body: BodyMark::of(SALT, &body),
         };
         change(&mut entry);
-        let signed = SignedEntry::sign(&self.key, entry);
+        let signed = SignedEntry::sign(&self.key, entry, SALT, &body);
         (self.seq, self.previous) = (signed.entry.seq, signed.hash);
         signed
     }

@@ -1,10 +1,14 @@
 //! Tests: sets of membership changes and the membership that they derive.
 
 use super::*;
+use crate::audience::Audience;
 use crate::crypto::{Signer, Symbolic};
-use crate::entry::{Entry, encode};
+use crate::entry::{BodyMark, Entry, Salt, encode};
 use crate::record::{ChangeKind, MembershipChange};
 use proptest::prelude::*;
+
+/// No secret in tests.
+const SALT: Salt = Salt([7; 16]);
 
 fn key(n: u64) -> PublicKey {
     Symbolic::new(n).public_key()
@@ -25,9 +29,10 @@ fn signed(incarnation: u32, author: u64, seq: u64, mesh: MeshId, kind: Kind, bod
         kind,
         critical: false,
         previous: Hash::ZERO,
-        body: body.into(),
+        audience: Audience::Everyone,
+        body: BodyMark::of(SALT, &body),
     };
-    SignedEntry::sign(&signer, entry)
+    SignedEntry::sign(&signer, entry, SALT, &body)
 }
 
 fn genesis() -> SignedEntry {

@@ -125,6 +125,10 @@ fn again(space: Space, key: &[u8], value: &[u8]) -> Option<(&'static str, Write)
             let (id, attempt) = rows::journal_of(key)?;
             put("journal", rows::journal(&id, attempt), value)
         }
+        Space::BlobReaders => {
+            let (blob, peer) = key.split_at(32);
+            put("blob reader", rows::blob_reader(&hash(blob)?, &PeerId::from_slice(peer)?), value)
+        }
         Space::ForgottenMarks => put("forgotten mark", rows::forgotten_mark(&rows::series_of(key)?), value),
     }
 }

@@ -1,0 +1,101 @@
+//! Audiences: who may read the body of an entry (`docs/protocol.md`, Audiences).
+//!
+//! An author signs the class; whoever sends an entry judges by it, with the membership of that moment
+//! (`Trust::may_read`). So who comes into an audience later gets the bodies then, and who leaves it gets no new ones.
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::PeerId;
+
+/// Who may read the body of an entry, besides its author.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "Parts", into = "Parts")]
+pub enum Audience {
+    /// Every member.
+    Everyone,
+    /// Owners, and the two ends of a call.
+    Call {
+        /// The peer that accepted the call.
+        origin: PeerId,
+        /// The one peer that may run it.
+        target: PeerId,
+    },
+    /// A class that only a newer version knows. Until it is understood, owners alone are sent the body.
+    Unknown(u16),
+}
+
+impl Audience {
+    /// True if a member that is no owner belongs to it by what it says itself.
+    #[must_use]
+    pub fn names(&self, peer: &PeerId) -> bool {
+        match self {
+            Self::Everyone => true,
+            Self::Call { origin, target } => origin == peer || target == peer,
+            Self::Unknown(_) => false,
+        }
+    }
+
+    /// True if an entry about a call between these two may have it.
+    #[must_use]
+    pub fn is_of_call(&self, of: &PeerId, to: &PeerId) -> bool {
+        match self {
+            Self::Everyone => false,
+            Self::Call { origin, target } => origin == of && target == to,
+            Self::Unknown(_) => true,
+        }
+    }
+}
+
+const EVERYONE: u16 = 0;
+const CALL: u16 = 1;
+
+/// The signed form: numbers of classes are for ever.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Parts {
+    class: u16,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    peers: Vec<PeerId>,
+}
+
+impl From<Parts> for Audience {
+    fn from(Parts { class, peers }: Parts) -> Self {
+        match (class, peers.as_slice()) {
+            (EVERYONE, []) => Self::Everyone,
+            (CALL, [origin, target]) => Self::Call { origin: *origin, target: *target },
+            _ => Self::Unknown(class),
+        }
+    }
+}
+
+impl From<Audience> for Parts {
+    fn from(audience: Audience) -> Self {
+        match audience {
+            Audience::Everyone => Self { class: EVERYONE, peers: Vec::new() },
+            Audience::Call { origin, target } => Self { class: CALL, peers: vec![origin, target] },
+            Audience::Unknown(class) => Self { class, peers: Vec::new() },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::entry::{decode, encode};
+
+    #[test]
+    fn a_class_of_a_newer_version_is_for_owners_until_it_is_understood() {
+        let peer = PeerId([7; 32]);
+        let call = Audience::Call { origin: peer, target: PeerId([8; 32]) };
+        assert_eq!(decode::<Audience>(&encode(&call)), Some(call));
+        assert_eq!(decode::<Audience>(&encode(&Audience::Everyone)), Some(Audience::Everyone));
+        for parts in [
+            Parts { class: 7, peers: vec![peer] },
+            Parts { class: CALL, peers: vec![peer; 3] },
+            Parts { class: EVERYONE, peers: vec![peer] },
+        ] {
+            let read: Audience = decode(&encode(&parts)).unwrap();
+            assert_eq!(read, Audience::Unknown(parts.class));
+            assert!(!read.names(&peer));
+        }
+    }
+}

@@ -292,7 +292,7 @@ pub(crate) fn is_answer(entry: &SignedEntry) -> bool {
     let about_call = entry.entry.kind == Kind::OUTCOME || entry.entry.kind == Kind::CANCEL;
     match entry.entry.audience {
         Audience::Call { origin, .. } => about_call && origin != entry.author,
-        Audience::Everyone => false,
+        Audience::Everyone | Audience::Unknown(_) => false,
     }
 }
 

@@ -126,7 +126,8 @@ impl Book {
         let released = open.released || !fx.enforces(ProtocolRule::HeaderDurable);
         let between_members = facts.may_get_calls(&target) && !facts.trust.is_excluded(&open.record.origin);
         let between_members = between_members || !fx.enforces(ProtocolRule::DispatchToMembers);
-        let between_members = between_members && facts.trust.may_read(&open.entry, &target);
+        let between_members =
+            between_members && open.entry.as_ref().is_some_and(|entry| facts.trust.may_read(entry, &target));
         if !released || open.ended() || open.deadline <= now || open.cancel.is_some() || !between_members {
             return;
         }

@@ -1,6 +1,7 @@
 //! A member that lies, against one honest peer.
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may stop at what it did not expect")]
 
+mod budgets;
 mod merge;
 mod truncation;
 

@@ -140,6 +140,7 @@ fn frame_to_pb(frame: &Frame) -> Result<pb::mesh_frame::Frame, WireError> {
                 author: copy(&place.author.0),
                 incarnation: place.incarnation.0,
                 seq: place.seq,
+                stopped: false,
             }),
         }),
         Frame::Presence { epoch, online } => {
@@ -572,7 +573,11 @@ mod tests {
             (vec(item(), 0..8), any::<bool>()).prop_map(|(entries, more)| Frame::Entries { entries, more }),
             (vec(item(), 0..4), proptest::option::of(row())).prop_map(|(entries, until)| Frame::Bodies {
                 entries,
-                until: until.map(|DigestRow { author, incarnation, seq }| Place { author, incarnation, seq }),
+                until: until.map(|DigestRow { author, incarnation, seq, stopped: _ }| Place {
+                    author,
+                    incarnation,
+                    seq
+                }),
             }),
             vec(row(), 0..4).prop_map(|rows| {
                 let places = |row: DigestRow| Places {

@@ -160,7 +160,7 @@ impl Shares {
 
     /// Open calls by origin.
     pub(super) fn open(&self) -> impl Iterator<Item = (PeerId, Amount)> + '_ {
-        self.by_origin.iter().map(|(origin, share)| (*origin, share.open))
+        self.by_origin.iter().map(|(origin, share)| (*origin, share.open)).filter(|(_, open)| open.entries > 0)
     }
 
     /// Calls that ended and stay, by origin.

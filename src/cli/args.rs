@@ -120,6 +120,16 @@ pub(crate) enum Command {
     Reload,
     /// Check this installation and suggest fixes
     Doctor,
+    /// Print the completions of this program for a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Write the man pages of this program into a directory
+    Man {
+        /// The directory, which is made if needed
+        dir: PathBuf,
+    },
 }
 
 #[derive(Debug, Args)]

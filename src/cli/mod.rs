@@ -7,6 +7,7 @@ mod commands;
 mod demo;
 mod exit;
 mod fleet;
+mod manual;
 mod output;
 mod up;
 
@@ -64,6 +65,12 @@ fn misused(error: &clap::Error) -> ExitCode {
 
 fn run(cli: Cli) -> Result<ExitCode, Failure> {
     let ui = Ui::new(cli.json);
+    if let Command::Completions { shell } = cli.command {
+        return manual::completions(shell).map(ExitCode::from);
+    }
+    if let Command::Man { dir } = cli.command {
+        return manual::pages(&dir, ui).map(ExitCode::from);
+    }
     let home = home(cli.home)?;
     if let Command::Up(args) = cli.command {
         return if args.detach {

@@ -39,6 +39,6 @@ pub(crate) async fn run(command: Command, client: Client, ui: Ui) -> Result<Exit
         Command::Reload => care::reload(client, ui).await,
         Command::Doctor => care::doctor(client, ui).await,
         // Handled before there is a client.
-        Command::Up(_) | Command::Demo(_) => Ok(Exit::Usage),
+        Command::Up(_) | Command::Demo(_) | Command::Completions { .. } | Command::Man { .. } => Ok(Exit::Usage),
     }
 }

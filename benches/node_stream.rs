@@ -141,6 +141,8 @@ impl Pair {
             halts: Vec::new(),
             copied: Vec::new(),
             forked: Vec::new(),
+            stopped: Vec::new(),
+            disk: None,
             gateway: Some(epoch),
             fence: epoch,
             links: Vec::new(),

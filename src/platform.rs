@@ -133,6 +133,13 @@ pub fn sync_dir(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }
 
+/// Returns the bytes that are free for this program on the file system of `path`, and all that it has.
+pub fn disk_space(path: &Path) -> io::Result<(u64, u64)> {
+    let stat = nix::sys::statvfs::statvfs(path)?;
+    let unit = stat.fragment_size();
+    Ok((stat.blocks_available().saturating_mul(unit), stat.blocks().saturating_mul(unit)))
+}
+
 /// This platform's name in the contract: "linux", "darwin", …
 #[must_use]
 pub fn name() -> &'static str {

@@ -92,6 +92,7 @@ codes! {
     OtherWords       "other_words"          409  FailedPrecondition 8 "Another device than the one that was compared";
     NeedsNewKey      "needs_new_key"        409  FailedPrecondition 8 "This device needs a new key to come back";
     InviteUsed       "invite_used"          409  FailedPrecondition 8 "This code has been used";
+    ResultGone       "result_gone"          410  NotFound           3 "The output is not kept any more";
     InviteExpired    "invite_expired"       410  FailedPrecondition 7 "This code has expired";
     InviteVoid       "invite_void"          410  FailedPrecondition 7 "This code was taken back";
     TooLarge         "too_large"            413  OutOfRange         2 "Too large";
@@ -101,12 +102,14 @@ codes! {
     InviteInvalid    "invite_invalid"       422  InvalidArgument    2 "This is not a sigil code";
     KeyReused        "key_reused"           422  AlreadyExists      8 "The idempotency key was used for another call";
     QueueFull        "queue_full"           429  ResourceExhausted  1 "The queue is full";
+    OverBudget       "over_budget"          429  ResourceExhausted  1 "This device is over its budget";
     HeadersTooLarge  "headers_too_large"    431  OutOfRange         2 "The headers are too large";
     Internal         "internal"             500  Internal           1 "A fault of sigil";
     StoreFailed      "store_failed"         500  Internal           1 "The local store failed";
     ResultAway       "result_away"          503  Unavailable        9 "The result is not here yet";
     InviterDown      "inviter_down"         503  Unavailable        6 "The inviting device does not answer";
     Moved            "moved"                503  Unavailable        6 "This device has since moved to another mesh";
+    DiskFull         "disk_full"            507  ResourceExhausted  1 "The disk of this device is nearly full";
     Stopping         "stopping"             503  Unavailable        5 "The agent is stopping";
 }
 
@@ -191,6 +194,14 @@ impl From<Refusal> for OpError {
                 .retry_after(Duration::from_millis(retry_after_ms))
                 .with("node", node.as_str())
                 .with("open", open),
+            Refusal::OverBudget { retry_after_ms, .. } => Self::new(ErrorCode::OverBudget, detail)
+                .hint("call less often, or have an owner make this device an owner: `sigil approve NODE --tier owner`")
+                .retry_after(Duration::from_millis(retry_after_ms)),
+            Refusal::DiskFull { free, floor } => Self::new(ErrorCode::DiskFull, detail)
+                .hint("make room on this disk, or set `storage.free_min` lower; what runs goes on")
+                .retry_after(Duration::from_secs(30))
+                .with("free", free)
+                .with("floor", floor),
             Refusal::KeyReused(id) => Self::new(ErrorCode::KeyReused, detail)
                 .hint("use a fresh Idempotency-Key for a different call")
                 .with("call", id.to_string()),
@@ -277,6 +288,8 @@ impl From<MeshError> for OpError {
             MeshError::UnknownPending(_) => Self::new(ErrorCode::UnknownPending, detail)
                 .hint("`sigil pending` lists the devices that await approval"),
             MeshError::Join(error) => error.into(),
+            MeshError::ResultGone => Self::new(ErrorCode::ResultGone, detail)
+                .hint("the newest outputs are kept, 256 MiB of them; call again, or fetch it sooner"),
             MeshError::ResultAway { node, received, len } => {
                 let away = Self::new(ErrorCode::ResultAway, detail)
                     .with("node", json!(node.as_str()))

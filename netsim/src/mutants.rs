@@ -72,7 +72,8 @@ const fn about(mutant: ProtocolRule) -> (Kind, &'static str) {
         ProtocolRule::TargetConfirms => (Safety, "calls.rs `apply_outcome`"),
         ProtocolRule::Reissued => (Safety, "reattestation.rs `read`"),
         ProtocolRule::ExpiryMargin => (Safety, "calls.rs `handle_timeout`"),
-        ProtocolRule::QueueLimit => (Safety, "calls.rs `defers`"),
+        ProtocolRule::QueueLimit | ProtocolRule::OpenShare => (Safety, "calls.rs `defers`"),
+        ProtocolRule::LogBudget => (Safety, "budget.rs `takes`"),
         ProtocolRule::RevocationWins => (Safety, "trust/derivation.rs `deciding`"),
         ProtocolRule::CutoffVoids
         | ProtocolRule::DemotionEndsAuthority

@@ -1,9 +1,10 @@
 //! The thin layer between the simulator and the core: where the core's face is called, and its rows are read.
 
+use mesh_core::budget::{Amount, Budget, Budgets};
 use mesh_core::config::{Class, Config};
 use mesh_core::epoch::Epoch;
 use mesh_core::ids::{Attempt, NodeId, PeerId, ReqId};
-use mesh_core::io::{Batch, CallRecord, CallState, Image, Input, Now, Output, Space, View, Welcome};
+use mesh_core::io::{Batch, CallRecord, CallState, Image, Input, Now, Output, Space, Usage, View, Welcome};
 use mesh_core::peer::{self, BadWelcome, Peer};
 use mesh_core::record::{Directory, Effect, Ending, Tier, ToolDecl};
 use mesh_core::rows::{self, CallOutline, JournalRow, Journaled, Row as _};
@@ -55,11 +56,24 @@ pub(crate) fn config(base: &Config, plan: &Plan, peer: &PeerPlan) -> Config {
         compact_every_ms: ages.map_or(base.compact_every_ms, |_| 1_000),
         compact_min: ages.map_or(base.compact_min, |_| COMPACT_MIN),
         queue_max: plan.queue_max.unwrap_or(base.queue_max),
+        budgets: if plan.small_budgets && !peer.floods { small_budgets(base) } else { base.budgets },
         ..base.clone()
     }
 }
 
+/// Budgets that a burst reaches.
+fn small_budgets(base: &Config) -> Budgets {
+    let few = |entries| Amount { entries, bytes: 1 << 20 };
+    let guest = Budget { per_hour: few(60), log: few(60), open: few(8), blobs: 4, ..base.budgets.guest };
+    Budgets { guest, ..base.budgets }
+}
+
 impl Node {
+    /// See [`Peer::usage`].
+    pub(crate) fn usage(&self) -> Usage {
+        self.0.usage()
+    }
+
     pub(crate) fn step(&mut self, now: Now, dice: &mut Dice, input: Input, out: &mut Vec<Output>) {
         self.0.step(now, &mut dice.0, input, out);
     }

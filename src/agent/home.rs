@@ -15,10 +15,7 @@ use crate::doors::TokenStore;
 use crate::mesh::blobs::BlobStore;
 use crate::mesh::store::{DurableNote, FjallStore, OpenReport};
 use crate::platform::{self, FileId};
-use crate::tasks::TaskGroup;
 
-/// Results and arguments beyond this are deleted, oldest first, at start.
-const BLOBS_KEPT_BYTES: u64 = 256 * 1024 * 1024;
 /// Reports of the store's writer that may wait for the mesh.
 const DURABLE_NOTES: usize = 1024;
 /// Longest path of a socket. The kernel takes 107 bytes.
@@ -73,18 +70,10 @@ impl Home {
         self.path.join("work")
     }
 
-    /// Opens the store of large payloads, and deletes what is too old in the background.
-    pub(super) fn open_blobs(&self, tasks: &TaskGroup) -> Result<BlobStore, AgentError> {
+    /// Opens the store of large payloads.
+    pub(super) fn open_blobs(&self) -> Result<BlobStore, AgentError> {
         let path = self.path.join("blobs");
-        let blobs = BlobStore::open(&path).map_err(at("opening", &path))?;
-        let swept = blobs.clone();
-        tasks.spawn(async move {
-            let sweep = tokio::task::spawn_blocking(move || swept.sweep(BLOBS_KEPT_BYTES, &|_| false));
-            if let Ok(Err(error)) = sweep.await {
-                tracing::warn!(%error, "old blobs could not be removed");
-            }
-        });
-        Ok(blobs)
+        BlobStore::open(&path).map_err(at("opening", &path))
     }
 
     /// Opens the mesh's store. The receiver gets the reports of its writer.

@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::{LogFormat, Overrides};
 use crate::doors::Settings;
+use crate::mesh::disk_room::DiskRoom;
 use crate::mesh::identity::DeviceKey;
 use crate::mesh::store::Store;
 use crate::mesh::transport::Code;
@@ -106,7 +107,7 @@ async fn live(options: Options, log: &mut Option<LogFormat>) -> Result<(), Agent
     let key = DeviceKey::load_or_create(home.path())?;
     let peer_id = key.peer_id();
     let (store, report, durable) = home.open_store()?;
-    let blobs = home.open_blobs(&tasks)?;
+    let blobs = home.open_blobs()?;
     logs::report(&report);
     let store: Arc<dyn Store> = Arc::new(store);
     let kept = home.ports();
@@ -120,6 +121,7 @@ async fn live(options: Options, log: &mut Option<LogFormat>) -> Result<(), Agent
         link_events,
         lan_events,
         blobs: blobs.clone(),
+        disk: DiskRoom::new(home.path().to_owned(), config.storage.free_min),
         name,
         tools: catalogue.decls(),
         tasks: tasks.clone(),

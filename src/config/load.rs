@@ -14,7 +14,7 @@ use super::class::{self, Probe};
 use super::settings::{
     CALL_TTL_DEFAULT, CALLS_RUNNING_DEFAULT, CALLS_RUNNING_MAX, Calls, CommandTool, Config, ConfigError, Discovery,
     FILE_NAME, Files, GatewayPreference, LOG_SIZE_DEFAULT, LOG_SIZES, LanDiscovery, Listen, Log, LogFormat, Node,
-    Overrides, TOOL_TIMEOUT_DEFAULT, TOOL_TIMEOUT_MAX, ToolPattern, Warning,
+    Overrides, Storage, TOOL_TIMEOUT_DEFAULT, TOOL_TIMEOUT_MAX, ToolPattern, Warning,
 };
 use super::value::{DURATION_RULE, SIZE_RULE, parse_duration, parse_size, show_duration, show_size};
 
@@ -23,21 +23,22 @@ use super::value::{DURATION_RULE, SIZE_RULE, parse_duration, parse_size, show_du
 const DESCRIPTION_BYTES_MAX: usize = 200;
 
 /// Every key by section; `tools.*` is each tool's.
-const KEYS: [(&str, &[&str]); 8] = [
-    ("", &["node", "listen", "discovery", "files", "tools", "calls", "log"]),
+const KEYS: [(&str, &[&str]); 9] = [
+    ("", &["node", "listen", "discovery", "files", "tools", "calls", "storage", "log"]),
     ("node", &["name", "class", "gateway", "deny"]),
     ("listen", &["quic_port", "http_port"]),
     ("discovery", &["lan"]),
     ("files", &["roots"]),
     ("tools.*", &["command", "args", "timeout", "effect", "max_output", "description", "env", "keep_running"]),
     ("calls", &["ttl", "running"]),
+    ("storage", &["free_min"]),
     ("log", &["level", "format", "max_size"]),
 ];
 
 /// Longest part of a bad value that its error repeats.
 const SHOWN_BYTES_MAX: usize = 80;
 /// Keys with a single value, which the environment can set too: `node.name` as `SIGIL_NODE_NAME`.
-const SCALARS: [&str; 11] = [
+const SCALARS: [&str; 12] = [
     "node.name",
     "node.class",
     "node.gateway",
@@ -46,6 +47,7 @@ const SCALARS: [&str; 11] = [
     "discovery.lan",
     "calls.ttl",
     "calls.running",
+    "storage.free_min",
     "log.level",
     "log.format",
     "log.max_size",
@@ -61,6 +63,7 @@ struct Raw {
     files: RawFiles,
     tools: BTreeMap<String, RawTool>,
     calls: RawCalls,
+    storage: RawStorage,
     log: RawLog,
 }
 
@@ -110,6 +113,12 @@ struct RawTool {
 struct RawCalls {
     ttl: Option<String>,
     running: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct RawStorage {
+    free_min: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -241,7 +250,7 @@ struct Checker<'a> {
 
 impl Checker<'_> {
     fn config(self, raw: Raw, probe: &Probe) -> Result<Config, ConfigError> {
-        let Raw { node, listen, discovery, files, tools, calls, log } = raw;
+        let Raw { node, listen, discovery, files, tools, calls, storage, log } = raw;
         Ok(Config {
             home: self.home.to_owned(),
             node: self.node(node, probe)?,
@@ -272,6 +281,7 @@ impl Checker<'_> {
                 )?,
                 running: self.running(calls.running)?,
             },
+            storage: Storage { free_min: self.size("storage.free_min", storage.free_min)? },
             log: self.log(log)?,
         })
     }
@@ -315,6 +325,11 @@ impl Checker<'_> {
         let Some(text) = value else { return Ok(CALLS_RUNNING_DEFAULT) };
         let parsed = text.parse().ok().filter(|running| (1..=CALLS_RUNNING_MAX).contains(running));
         parsed.ok_or_else(|| self.bad("calls.running", text, format!("a number from 1 to {CALLS_RUNNING_MAX}")))
+    }
+
+    fn size(&self, key: &str, value: Option<String>) -> Result<Option<u64>, ConfigError> {
+        let parse = |text: String| parse_size(&text).ok_or_else(|| self.bad(key, text, SIZE_RULE));
+        value.map(parse).transpose()
     }
 
     fn duration(

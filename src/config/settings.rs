@@ -52,6 +52,8 @@ pub struct Config {
     pub tools: BTreeMap<ToolName, CommandTool>,
     /// Defaults of calls.
     pub calls: Calls,
+    /// `[storage]`.
+    pub storage: Storage,
     /// Logging of the agent.
     pub log: Log,
 }
@@ -153,6 +155,14 @@ pub struct Calls {
     pub ttl: Duration,
     /// Calls that run at once here; more wait their turn.
     pub running: u8,
+}
+
+/// `[storage]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Storage {
+    /// Bytes that must be free on the disk of the home, or this device takes no new work. `None` = nobody set it: the
+    /// larger of 500 MB and 5 % of the file system, at most a tenth of it.
+    pub free_min: Option<u64>,
 }
 
 /// `[log]`
@@ -291,7 +301,7 @@ impl Config {
     /// Keys in which `self` differs from what runs: `now` for what a running agent takes, `started` for the rest.
     #[must_use]
     pub fn differences(&self, now: &Self, started: &Self) -> Differences {
-        let Self { home: _, node, listen, discovery, files, tools, calls, log } = self;
+        let Self { home: _, node, listen, discovery, files, tools, calls, storage, log } = self;
         let mut live = Vec::new();
         let mut note = |key: &str, same: bool| {
             if !same {
@@ -313,6 +323,7 @@ impl Config {
             ("listen.http_port", listen.http_port == started.listen.http_port),
             ("discovery.lan", *discovery == started.discovery),
             ("calls.running", calls.running == started.calls.running),
+            ("storage.free_min", *storage == started.storage),
             ("log.level", log.level == started.log.level),
             ("log.format", log.format == started.log.format),
             ("log.max_size", log.max_size == started.log.max_size),

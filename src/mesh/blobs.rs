@@ -19,6 +19,7 @@ use tempfile::TempPath;
 use tokio::io::{AsyncWrite, AsyncWriteExt as _};
 use tokio::sync::Notify;
 
+use crate::mesh::blob_ledger::{FINISHED_MS, Ledger, PUT_MS};
 use crate::mesh::clock;
 use crate::platform;
 
@@ -55,6 +56,8 @@ pub struct Swept {
     pub deleted: u64,
     /// Bytes that remain.
     pub bytes: u64,
+    /// True if more remains than should, and some of it only for a moment.
+    pub pinned: bool,
 }
 
 /// Files named by their hash. Cheap to clone; a file that is there is whole and durable, and never changes.
@@ -65,6 +68,7 @@ pub struct BlobStore(Arc<Inner>);
 struct Inner {
     dir: PathBuf,
     arrived: Notify,
+    ledger: Ledger,
     arriving: Mutex<BTreeMap<Hash, u64>>,
 }
 
@@ -87,7 +91,26 @@ impl BlobStore {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => platform::create_private_dir(&tmp)?,
         }
-        Ok(Self(Arc::new(Inner { dir: dir.to_owned(), arrived: Notify::new(), arriving: Mutex::default() })))
+        let store = Self(Arc::new(Inner {
+            dir: dir.to_owned(),
+            arrived: Notify::new(),
+            ledger: Ledger::default(),
+            arriving: Mutex::default(),
+        }));
+        store.0.ledger.set(store.measure()?);
+        Ok(store)
+    }
+
+    /// Bytes of all blobs on disk.
+    fn measure(&self) -> io::Result<u64> {
+        let mut bytes = 0;
+        for entry in fs::read_dir(&self.0.dir)? {
+            let entry = entry?;
+            if entry.file_name().to_str().and_then(parse).is_some() {
+                bytes += entry.metadata()?.len();
+            }
+        }
+        Ok(bytes)
     }
 
     /// Path of the blob, whether it is there or not.
@@ -102,18 +125,51 @@ impl BlobStore {
         self.path(hash).exists()
     }
 
-    /// Waits until the blob is here, at most for `wait`. Returns true if it is.
+    /// Waits until the blob is here or known to be gone, at most for `wait`. Returns true if it is here.
     pub async fn wait_for(&self, hash: Hash, wait: Duration) -> bool {
         let arrival = async {
             loop {
                 let arrived = self.0.arrived.notified();
-                if self.has(hash) {
+                if self.has(hash) || self.is_gone(hash) {
                     return;
                 }
                 arrived.await;
             }
         };
-        tokio::time::timeout(wait, arrival).await.is_ok()
+        tokio::time::timeout(wait, arrival).await.is_ok() && self.has(hash)
+    }
+
+    /// Returns true if nobody who might have the blob has it any more, as far as is known here.
+    #[must_use]
+    pub fn is_gone(&self, hash: Hash) -> bool {
+        self.0.ledger.is_gone(hash)
+    }
+
+    /// Notes that nobody has the blob any more: whoever waits for it need not.
+    pub(in crate::mesh) fn note_gone(&self, hash: Hash) {
+        self.0.ledger.note_gone(hash);
+        self.0.arrived.notify_waiters();
+    }
+
+    /// Notes that somebody asks for the blob anew: it may be had somewhere.
+    pub(in crate::mesh) fn note_wanted(&self, hash: Hash) {
+        self.0.ledger.forget_gone(hash);
+    }
+
+    /// Waits until more lies here than is kept.
+    pub(in crate::mesh) async fn swelled(&self) {
+        self.0.ledger.swelled().await;
+    }
+
+    /// Asks for another look at how much lies here.
+    pub(in crate::mesh) fn look_again(&self) {
+        self.0.ledger.look_again();
+    }
+
+    /// Bytes of all blobs that lie here.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.0.ledger.bytes()
     }
 
     /// Bytes that are here of a blob which is being fetched, if one is.
@@ -124,6 +180,7 @@ impl BlobStore {
 
     /// Keeps `bytes`, which must hash to `hash`. A blob that is here already counts as new for [`sweep`](Self::sweep).
     pub async fn put(&self, hash: Hash, bytes: Bytes) -> io::Result<()> {
+        self.0.ledger.pin(hash, PUT_MS);
         if self.has(hash) {
             let path = self.path(hash);
             return blocking(move || fs::File::open(path)?.set_modified(clock::system_time())).await;
@@ -173,7 +230,8 @@ impl BlobStore {
         }
     }
 
-    /// Deletes the oldest blobs until all together are at most `max_bytes`; those that `keep` names stay in any case.
+    /// Deletes the oldest blobs until all together are at most `max_bytes`; those that `keep` names, and those that were
+    /// put in or finished just now, stay in any case.
     /// Blocks: look through a store of many files on a thread for such things.
     pub fn sweep(&self, max_bytes: u64, keep: &dyn Fn(Hash) -> bool) -> io::Result<Swept> {
         let mut blobs = Vec::new();
@@ -186,16 +244,19 @@ impl BlobStore {
             blobs.push((metadata.modified()?, hash, metadata.len()));
         }
         blobs.sort_unstable();
+        let pinned = self.0.ledger.pinned();
         for (_, hash, len) in blobs {
             if swept.bytes <= max_bytes {
                 break;
             }
-            if !keep(hash) {
+            if !keep(hash) && !pinned.contains_key(&hash) {
                 fs::remove_file(self.path(hash))?;
                 swept.bytes -= len;
                 swept.deleted += 1;
             }
         }
+        self.0.ledger.set_quietly(swept.bytes);
+        swept.pinned = swept.bytes > max_bytes && !pinned.is_empty();
         Ok(swept)
     }
 }
@@ -236,17 +297,18 @@ impl BlobWriter {
         }
         // Until it is here or not, it is on its way.
         let _arriving = self.expected;
-        let (file, path, store) = (self.file.into_std().await, self.path, self.store);
+        let (file, path, store, len) = (self.file.into_std().await, self.path, self.store, self.len);
         let target = store.path(got);
         blocking(move || {
             file.sync_all()?;
             path.persist(target)?;
             platform::sync_dir(&store.0.dir)?;
+            store.0.ledger.add(got, len, FINISHED_MS);
             store.0.arrived.notify_waiters();
             Ok(())
         })
         .await?;
-        Ok((got, self.len))
+        Ok((got, len))
     }
 
     /// Bytes so far.
@@ -406,8 +468,11 @@ mod tests {
         let stray = store.0.dir.join("README");
         fs::write(&stray, "not a blob").unwrap();
         let kept = hashes[0];
+        let swept = store.sweep(200, &|_| false).unwrap();
+        assert_eq!(swept, Swept { deleted: 0, bytes: 400, pinned: true }, "what a door put in just now stays");
+        store.0.ledger.unpin_all();
         let swept = store.sweep(200, &|hash| hash == kept).unwrap();
-        assert_eq!(swept, Swept { deleted: 2, bytes: 200 });
+        assert_eq!(swept, Swept { deleted: 2, bytes: 200, pinned: false });
         let left: Vec<_> = hashes.iter().map(|hash| store.has(*hash)).collect();
         assert_eq!(left, [true, false, false, true]);
         assert!(stray.exists());

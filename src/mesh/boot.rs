@@ -16,6 +16,7 @@ use crate::mesh::blob_fetch::BlobFetch;
 use crate::mesh::blob_readers::CallReaders;
 use crate::mesh::blobs::BlobStore;
 use crate::mesh::call_queries::CallQueries;
+use crate::mesh::disk_room::DiskRoom;
 use crate::mesh::driver::{Driver, Inbox};
 use crate::mesh::error::FatalError;
 use crate::mesh::fault_points::FaultPoints;
@@ -55,6 +56,8 @@ pub struct Parts {
     pub lan_events: mpsc::Receiver<LanEvent>,
     /// Large payloads.
     pub blobs: BlobStore,
+    /// Room on the disk.
+    pub disk: DiskRoom,
     /// Name to found a mesh with, and to ask for in another.
     pub name: NodeId,
     /// Tools that this device offers.
@@ -74,7 +77,7 @@ pub fn boot(parts: Parts) -> Result<Booted, FatalError> {
         parts.store.wipe_and_commit(machine::founded(&parts.key, &parts.name, &mut rng))?;
         image = parts.store.image()?;
     }
-    let Parts { key, config, store, durable, links, link_events, lan_events, blobs, name, tools, tasks } = parts;
+    let Parts { key, config, store, durable, links, link_events, lan_events, blobs, disk, name, tools, tasks } = parts;
     let own_record = Directory {
         addresses: Vec::new(),
         platform: crate::platform::name().to_owned(),
@@ -84,7 +87,8 @@ pub fn boot(parts: Parts) -> Result<Booted, FatalError> {
         tools,
         services: links.services().iter().map(|service| service.0).collect(),
     };
-    let (machine, out) = Machine::boot(key, config, name.clone(), image, rng)?;
+    let (machine, out) = Machine::boot(key, config, name.clone(), disk, image, rng)?;
+    let me = machine.peer().public_key().peer_id();
     let publisher = Publisher::new(machine.peer().view());
     links.serve_blobs(Arc::new(CallReaders::new(store.clone(), publisher.watch_view())));
     let (requests_tx, requests) = mpsc::channel(INBOX);
@@ -108,7 +112,7 @@ pub fn boot(parts: Parts) -> Result<Booted, FatalError> {
         conversations: Conversations::new(links.clone(), tasks.clone(), steps_tx),
         replies: Replies::default(),
         queries: CallQueries::new(store.clone(), tasks.clone()),
-        blobs: BlobFetch::new(blobs, links.clone(), to_core, tasks),
+        blobs: BlobFetch::new(me, blobs, links.clone(), to_core, tasks),
         sessions: NodeSessions::default(),
         faults: FaultPoints::default(),
         store,

@@ -290,7 +290,7 @@ impl CallCursor {
 }
 
 fn cursor(record: &CallRecord) -> CallCursor {
-    CallCursor { accepted_ms: record.header.accepted_ms, id: record.header.id }
+    CallCursor { accepted_ms: record.listed_ms(), id: record.header.id }
 }
 
 fn stored_call(store: &dyn Store, id: &ReqId) -> Result<Option<CallRecord>, MeshError> {

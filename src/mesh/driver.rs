@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::mesh::adapters::Adapters;
 use crate::mesh::admission::{Admission, Conversations, Destination, Effect, Step};
 use crate::mesh::blob_fetch::BlobFetch;
+use crate::mesh::blob_needs;
 use crate::mesh::call_queries::{CallQueries, PageQuery};
 use crate::mesh::clock;
 use crate::mesh::error::FatalError;
@@ -88,6 +89,7 @@ impl Driver {
     pub(super) async fn run(mut self, out: Vec<Output>, stop: CancellationToken) -> Result<(), FatalError> {
         self.perform(out);
         self.publish_all();
+        self.look_at_disk();
         let mut directory = tokio::time::interval(DIRECTORY_EVERY);
         let mut publish = tokio::time::interval(SURROUNDINGS_EVERY);
         publish.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -111,17 +113,29 @@ impl Driver {
                 },
                 () = clock::sleep_until(deadline) => self.step(Input::Wake),
                 Some(input) = self.inbox.inputs.recv() => self.handle_input(input),
-                Some(event) = self.inbox.links.recv() => self.handle_link(event),
+                Some(event) = self.inbox.links.recv() => {
+                    self.handle_link(event);
+                    // However much the links bring, a door gets its turn.
+                    if let Ok(request) = self.inbox.requests.try_recv() {
+                        self.handle_request(request);
+                    }
+                }
                 Some((number, step)) = self.inbox.steps.recv() => {
                     self.admission.handle_step(number, step, &self.publisher.view());
                 }
                 Some(request) = self.inbox.requests.recv() => self.handle_request(request),
                 Some(event) = self.inbox.lan.recv() => self.handle_lan(event),
+                () = self.blobs.swelled() => {
+                    self.blobs.sweep(blob_needs::of_calls(self.machine.peer().open_calls()));
+                }
                 _ = publish.tick(), if self.has_news() => {
                     self.publish_surroundings();
                     self.queries.drop_closed();
                 }
-                _ = directory.tick() => self.refresh_directory(),
+                _ = directory.tick() => {
+                    self.refresh_directory();
+                    self.look_at_disk();
+                }
             }
             self.finish_turn()?;
         }
@@ -217,8 +231,17 @@ impl Driver {
         }
     }
 
+    fn look_at_disk(&mut self) {
+        let news = self.machine.look_at_disk();
+        self.inbox.own.extend(news);
+    }
+
+    fn gateway(&self) -> Option<PeerId> {
+        self.publisher.view().gateway.map(|epoch| epoch.peer)
+    }
+
     fn fetch(&mut self, hash: Hash, len: u64, from: Vec<PeerId>) {
-        let gateway = self.publisher.view().gateway.map(|epoch| epoch.peer);
+        let gateway = self.gateway();
         let here = self.blobs.fetch(hash, len, from, gateway);
         self.inbox.own.extend(here);
     }
@@ -259,8 +282,11 @@ impl Driver {
             self.sessions.note_up(peer, session);
         } else if let Input::NodeDown(peer, session) = input {
             self.sessions.note_down(peer, session);
-        } else if let Input::Fetched(hash) | Input::FetchFailed(hash) = input {
-            self.blobs.note_end(hash, matches!(input, Input::Fetched(_)));
+        } else if let Input::ToolEnded(id, _, ended) = &input {
+            let origin = self.machine.peer().open_call(id).map(|call| call.origin);
+            self.blobs.note_result(&ended.output, origin);
+        } else {
+            self.blobs.note_end(&input, self.gateway());
         }
         if self.faults.pass_input(&input) {
             self.links.set_members(Members::new());
@@ -276,16 +302,14 @@ impl Driver {
                 self.step(Input::LinkUp(peer));
                 self.publisher.note_change();
                 self.adapters.gateway.retry_now();
-                for (hash, len, from) in self.blobs.wanted_from(peer) {
-                    self.fetch(hash, len, from);
-                }
+                self.blobs.handle_link_up(peer, self.gateway());
             }
             LinkEvent::Down(peer) => {
                 tracing::info!(target: "sigil::events::link", peer = %peer.short(), "link down");
                 self.step(Input::LinkDown(peer));
                 self.publisher.note_change();
             }
-            LinkEvent::Frame(peer, frame) => self.step(Input::Recv(peer, frame)),
+            LinkEvent::Frame(peer, frame, _turn) => self.step(Input::Recv(peer, frame)),
             LinkEvent::Network => {
                 self.refresh_directory();
                 self.publisher.note_change();
@@ -318,7 +342,14 @@ impl Driver {
     fn handle_request(&mut self, request: Request) {
         let peer = self.machine.peer();
         match request {
-            Request::Command(command, reply) => self.command(command, Some(ReplyTo::Door(reply))),
+            Request::Command(command, reply) => {
+                if let Command::Call(_) = command
+                    && let Some(news) = self.machine.look_at_disk()
+                {
+                    self.step(news);
+                }
+                self.command(command, Some(ReplyTo::Door(reply)));
+            }
             Request::Call(id, reply) => self.queries.answer_call(peer.open_call(&id), id, reply),
             Request::Ended(id, reply) => self.queries.answer_when_ended(peer.open_call(&id), id, reply),
             Request::Calls(filter, after, limit, reply) => {
@@ -402,6 +433,7 @@ impl Driver {
         self.queries.answer_all();
         let out = self.machine.reboot(self.store.image()?)?;
         self.perform(out);
+        self.inbox.own.extend(self.machine.disk());
         self.publish_all();
         self.publisher.tell(EventKind::Nodes);
         self.links.retry_now();
@@ -476,6 +508,7 @@ impl Driver {
             open_calls,
             longest_step: self.publisher.longest_step(),
             asking_to_join: self.admission.asking_to_join(),
+            usage: self.machine.peer().usage(),
         });
     }
 

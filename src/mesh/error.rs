@@ -37,6 +37,9 @@ pub enum MeshError {
     /// Joining failed.
     #[error(transparent)]
     Join(#[from] JoinError),
+    /// The bytes of a result were removed, to make room for newer ones.
+    #[error("its output is not kept any more")]
+    ResultGone,
     /// The call has run; the bytes of its result are not here yet.
     #[error("{}", away(.node, *.received, *.len))]
     ResultAway {

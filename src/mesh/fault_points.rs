@@ -37,6 +37,8 @@ impl FaultPoints {
             | Input::ToolProgress(..)
             | Input::Fetched(_)
             | Input::FetchFailed(_)
+            | Input::FetchGone(_)
+            | Input::Disk(_)
             | Input::NodeUp(..)
             | Input::NodeDown(..)
             | Input::Command(..) => false,

@@ -166,17 +166,30 @@ impl MeshHandle {
             Payload::Blob { hash, len } => {
                 let (path, len) = (self.blobs.path(*hash), *len);
                 if !self.blobs.has(*hash) {
+                    if call.header.target == self.view().me {
+                        return Err(MeshError::ResultGone);
+                    }
                     let want = Request::Want(*hash, len, call.header.target);
                     self.requests.send(want).await.map_err(|_| MeshError::Stopping)?;
                 }
                 if self.blobs.wait_for(*hash, wait).await {
                     Ok(ResultBody::File { path, len })
+                } else if self.blobs.is_gone(*hash) {
+                    Err(MeshError::ResultGone)
                 } else {
                     let received = self.blobs.arriving(*hash);
                     Err(MeshError::ResultAway { node: call.header.node_id.clone(), received, len })
                 }
             }
         }
+    }
+
+    /// Returns true if the output of a call is known to be kept by nobody any more.
+    #[must_use]
+    pub fn is_result_gone(&self, call: &CallRecord) -> bool {
+        let Payload::Blob { hash, .. } = &call.output else { return false };
+        let is_ours = call.header.target == self.view().me;
+        (is_ours || self.blobs.is_gone(*hash)) && !self.blobs.has(*hash)
     }
 
     /// Keeps arguments for a call: inline when small, else in the blob store.

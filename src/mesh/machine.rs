@@ -2,13 +2,14 @@
 
 use mesh_core::config::Config;
 use mesh_core::ids::{MeshId, NodeId};
-use mesh_core::io::{Batch, Image, Input, Output, Welcome};
+use mesh_core::io::{Batch, DiskSpace, Image, Input, Output, Welcome};
 use mesh_core::peer::{self, BadWelcome, BootError, Joined, Peer};
 use rand_chacha::ChaCha8Rng;
 use rand_core::SeedableRng;
 use ring::rand::SecureRandom;
 
 use crate::mesh::clock;
+use crate::mesh::disk_room::DiskRoom;
 use crate::mesh::identity::DeviceKey;
 
 /// The core of one peer, and what a new one is made from when the mesh changes.
@@ -19,6 +20,9 @@ pub(super) struct Machine {
     config: Config,
     /// Name to found a mesh with.
     name: NodeId,
+    disk: DiskRoom,
+    /// What the core was told of the disk last.
+    space: Option<DiskSpace>,
 }
 
 impl Machine {
@@ -27,12 +31,13 @@ impl Machine {
         key: DeviceKey,
         config: Config,
         name: NodeId,
+        disk: DiskRoom,
         image: Image,
         mut rng: ChaCha8Rng,
     ) -> Result<(Self, Vec<Output>), BootError> {
         let mut out = Vec::new();
         let peer = Peer::boot(config.clone(), Box::new(key.clone()), image, clock::now(), &mut rng, &mut out)?;
-        Ok((Self { peer, rng, key, config, name }, out))
+        Ok((Self { peer, rng, key, config, name, disk, space: None }, out))
     }
 
     /// Takes up another mesh in place of the present one.
@@ -48,6 +53,18 @@ impl Machine {
         let mut out = Vec::new();
         self.peer.step(clock::now(), &mut self.rng, input, &mut out);
         out
+    }
+
+    /// Looks at the disk, now and then; the input for the core if there is news.
+    pub(super) fn look_at_disk(&mut self) -> Option<Input> {
+        let space = self.disk.look(clock::now().mono_ms)?;
+        self.space = Some(space);
+        Some(Input::Disk(space))
+    }
+
+    /// What the core was told of the disk last: a new one has to know.
+    pub(super) fn disk(&self) -> Option<Input> {
+        self.space.map(Input::Disk)
     }
 
     /// Ends what is open, as the last thing in this mesh; the rows that say so.

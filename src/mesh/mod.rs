@@ -3,12 +3,15 @@
 mod adapters;
 mod admission;
 mod blob_fetch;
+pub mod blob_ledger;
+mod blob_needs;
 mod blob_readers;
 pub mod blobs;
 mod boot;
 mod call_queries;
 pub mod check_words;
 pub mod clock;
+pub mod disk_room;
 mod driver;
 mod error;
 mod events;

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use mesh_core::ids::{NodeId, PeerId, PublicKey};
+use mesh_core::io::Usage;
 
 use crate::mesh::transport::{Address, LinkInfo};
 
@@ -26,6 +27,8 @@ pub struct Surroundings {
     pub longest_step: Duration,
     /// The device that we ask to let us join, if any.
     pub asking_to_join: Option<PeerId>,
+    /// What fills the memory and the log of this peer, by whom.
+    pub usage: Usage,
 }
 
 /// A stranger seen on the LAN. Nothing of it is trusted.

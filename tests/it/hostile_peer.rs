@@ -352,7 +352,7 @@ impl<'a> Fellow<'a> {
         let events = &mut self.loose.events;
         let hearing = async {
             loop {
-                if let LinkEvent::Frame(_, frame) = events.recv().await.expect("links have ended")
+                if let LinkEvent::Frame(_, frame, _) = events.recv().await.expect("links have ended")
                     && wanted(&frame)
                 {
                     return;

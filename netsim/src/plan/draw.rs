@@ -40,11 +40,13 @@ impl Plan {
             keep_entries_ms: None,
             open_per_target_max: None,
             queue_max: None,
+            small_budgets: false,
         };
         plan.draw_faults(&mut dice, profile);
         plan.draw_asks(&mut dice, profile);
         plan.draw_limits(seed);
         plan.draw_cuts_one_way(seed);
+        plan.draw_flood(seed);
         plan.sorted()
     }
 
@@ -77,6 +79,36 @@ impl Plan {
         }
     }
 
+    /// Now and then budgets are small, and one peer asks for whatever it likes.
+    fn draw_flood(&mut self, seed: u64) {
+        let mut dice = Dice::new(seed, 5);
+        let count = self.peers.len();
+        if count < 3 || !dice.chance(60) {
+            return;
+        }
+        self.small_budgets = true;
+        let floods = 1 + dice.index(count - 1);
+        let peer = &mut self.peers[floods];
+        (peer.floods, peer.tier, peer.join_at) = (true, Tier::Shared, 0);
+        let begins = dice.range(SECOND..=8 * SECOND);
+        let ttl_ms = dice.pick(&[2_000, 8_000, 15_000]);
+        for argument in 0..dice.range(60..=160) {
+            let ask = Ask {
+                origin: floods,
+                target: Some(dice.index(count)),
+                tool: "put".to_owned(),
+                ttl_ms,
+                timeout_ms: None,
+                strict: false,
+                key: None,
+                argument: 20_000 + argument,
+                blob: dice.chance(100),
+                cancel_after_us: None,
+            };
+            self.asks.push((begins + argument * dice.range(MS..=20 * MS), ask));
+        }
+    }
+
     /// In the order of time.
     pub(super) fn sorted(mut self) -> Self {
         self.faults.sort_by_key(|(at, _)| *at);
@@ -106,6 +138,7 @@ impl Plan {
             drift_ppm: 0,
             lag_us: 0,
             credits: None,
+            floods: false,
         }
     }
 

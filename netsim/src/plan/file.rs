@@ -79,6 +79,9 @@ impl Case {
         if let Some(most) = &plan.open_per_target_max {
             value("open_per_target_max", inline(most));
         }
+        if plan.small_budgets {
+            value("small_budgets", inline(&plan.small_budgets));
+        }
         if let Some(most) = &plan.queue_max {
             value("queue_max", inline(most));
         }

@@ -107,6 +107,9 @@ pub(crate) struct PeerPlan {
     /// Calls that run at once, and that wait, if not the usual number.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) credits: Option<(usize, usize)>,
+    /// True if it holds itself to no budget.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub(crate) floods: bool,
 }
 
 fn is_zero<T: PartialEq + Default>(number: &T) -> bool {
@@ -230,6 +233,9 @@ pub(crate) struct Plan {
     /// Calls that a gateway holds for others, if not the usual number.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) queue_max: Option<usize>,
+    /// True if budgets of those who are no owners are so small that they are reached.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub(crate) small_budgets: bool,
     /// Age from which entries of a log may be dropped, if not the usual one; calls are forgotten sooner then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) keep_entries_ms: Option<u64>,

@@ -33,6 +33,7 @@ impl Plan {
             keep_entries_ms: (profile == Profile::Ages).then_some(12_000),
             open_per_target_max: (profile == Profile::Queue).then(|| dice.range(4..=20) as usize),
             queue_max: (profile == Profile::Queue).then(|| dice.range(2..=30) as usize),
+            small_budgets: false,
             peers,
             sparse: if dice.chance(300) { Self::sparse(&mut dice, count) } else { Vec::new() },
             latency_us,

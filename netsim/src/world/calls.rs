@@ -83,6 +83,9 @@ impl Calls {
             if matches!(told.state, CallState::Ended(_)) && self.seen_ended.insert(*id) {
                 self.open_at = now;
             }
+            if peers.is_of_flood(accepted.origin, &told.target) {
+                continue; // others take no more of its log
+            }
             let target = peers.index_of(&told.target);
             if target.is_some_and(|target| peers[target].awake() && !peers.trusts(target, accepted.origin)) {
                 // Its origin was removed and does not know it: nobody can tell it anything any more.
@@ -155,6 +158,9 @@ impl Calls {
                 continue;
             }
             let Some(told) = peers[accepted.origin].told(id, checks) else { continue };
+            if peers.is_of_flood(accepted.origin, &told.target) {
+                continue;
+            }
             let target = peers.index_of(&told.target);
             let unsure = plan.keep_entries_ms.is_some() && !told.confirmed; // its books may be closed by now
             if unsure || target.is_some_and(|target| checks.is_past(target, id)) {

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use mesh_core::crypto::Signer as _;
 use mesh_core::entry::{Kind, SignedEntry, encode};
 use mesh_core::frame::{EntryItem, Frame};
-use mesh_core::ids::{Hash, Incarnation, NodeId};
+use mesh_core::ids::{Hash, Incarnation, NodeId, PeerId};
 use mesh_core::io::{Command, Input, NewCall, Now, Space};
 use mesh_core::record::{ChangeKind, Effect, MembershipChange, Payload, Tier};
 use mesh_core::test_kit::{Author, Snapshot};
@@ -404,6 +404,11 @@ impl Director {
         for sim in mesh.peers.iter() {
             if let Some(node) = &sim.node {
                 mesh.checks.queue_within_limit(env.now, sim.index, sim.id, node.open_calls(), &sim.config);
+                if mesh.plan.small_budgets && !sim.plan.floods {
+                    let seen = (&node.view(), &node.usage());
+                    let floods = |peer: &PeerId| mesh.peers.iter().any(|other| other.id == *peer && other.plan.floods);
+                    mesh.checks.budgets_hold(env.now, sim.index, seen, floods, &sim.config);
+                }
             }
         }
         mesh.liveness.look(env.now, &mut mesh.stats);

@@ -253,6 +253,11 @@ impl Peers {
         self[peer].trusted.contains(&self[other].id)
     }
 
+    /// True if the log of this call's origin, or of its target, may be stopped at others.
+    pub(super) fn is_of_flood(&self, origin: usize, target: &PeerId) -> bool {
+        self[origin].plan.floods || self.index_of(target).is_some_and(|target| self[target].plan.floods)
+    }
+
     /// The name that a peer asks for.
     pub(super) fn wanted_name(&self, peer: usize) -> NodeId {
         NodeId::slug(&format!("device {}", self[peer].plan.named_like.unwrap_or(peer)))

@@ -130,6 +130,8 @@ pub struct Reading {
     pub original: Option<CallRecord>,
     /// Its output, when it is here and at most [`OUTPUT_SHOWN_BYTES_MAX`] long.
     pub output: Option<Bytes>,
+    /// True if nobody keeps the output any more.
+    pub is_gone: bool,
 }
 
 impl Reading {
@@ -168,6 +170,7 @@ pub async fn read(mesh: &MeshHandle, stop: &CancellationToken, id: ReqId, wait: 
         // A file that vanished just now is away, like one that has not come yet.
         reading.output =
             if here { tokio::fs::read(mesh.blobs().path(*hash)).await.ok().map(Bytes::from) } else { None };
+        reading.is_gone = mesh.is_result_gone(reading.record());
     }
     Ok(reading)
 }
@@ -200,7 +203,8 @@ async fn read_through(mesh: &MeshHandle, own: CallRecord) -> Result<Reading, OpE
         next = found.alias_of;
         original = Some(found);
     }
-    let mut reading = Reading { own, original, output: None };
+    let is_gone = mesh.is_result_gone(original.as_ref().unwrap_or(&own));
+    let mut reading = Reading { own, original, output: None, is_gone };
     if let Payload::Inline(bytes) = &reading.record().output {
         reading.output = Some(bytes.clone());
     }

@@ -4,7 +4,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use mesh_core::ids::PeerId;
-use mesh_core::io::{Halt, View};
+use mesh_core::io::{DiskSpace, Halt, View};
 use mesh_core::record::Tier;
 use nix::sys::statvfs::FsFlags;
 
@@ -12,7 +12,7 @@ use super::devices::{is_online, name_of};
 use crate::doors::settings::Settings;
 use crate::mesh::MeshHandle;
 use crate::mesh::Surroundings;
-use crate::mesh::clock::now;
+use crate::mesh::clock::{now, rfc3339};
 use crate::ownership;
 use crate::status::{ErrorCode, OpError};
 
@@ -123,6 +123,25 @@ pub fn attention(view: &View) -> Vec<(String, String)> {
     for peer in &view.copied {
         let press = "stop one of them, remove `identity.key` from its home, and join it again as a device of its own";
         found.push((format!("`{}` runs twice under one key, and gets no calls", named(peer)), press.to_owned()));
+    }
+    for stopped in &view.stopped {
+        let next = match stopped.until_ms {
+            Some(until_ms) => format!("it goes on at {}", rfc3339(until_ms)),
+            None => format!(
+                "if it should write that much, make it an owner: `sigil approve {} --tier owner`",
+                named(&stopped.peer)
+            ),
+        };
+        let press = format!("{next}; if it should not, `sigil forget {}`", named(&stopped.peer));
+        found.push((format!("`{}`: {stopped}", named(&stopped.peer)), press));
+    }
+    if let Some(DiskSpace { free, floor }) = view.disk {
+        let what = format!(
+            "the disk of this device is nearly full ({} MiB free, and new work needs {}): no call is accepted or begun here",
+            free >> 20,
+            floor >> 20
+        );
+        found.push((what, "make room on it, or set `storage.free_min` lower".to_owned()));
     }
     for peer in &view.forked {
         let press = format!("if it was restored from a backup, restart it; if not, `sigil forget {}`", peer.short());

@@ -268,7 +268,7 @@ fn render(view: &View, reading: &Reading) -> Call {
         output_encoding: shown.as_ref().map(|(_, encoding)| *encoding),
         output: shown.map(|(output, _)| output),
         output_bytes: len,
-        result_url: (reading.has_ended() && len > 0).then(|| format!("{}/result", url(header.id))),
+        result_url: (reading.has_ended() && len > 0 && !reading.is_gone).then(|| format!("{}/result", url(header.id))),
         error: record.error.clone(),
         created_at: time(header.accepted_ms),
         expires_at: time(header.accepted_ms.saturating_add(header.ttl_ms)),

@@ -1,13 +1,15 @@
 //! `/metrics`, in the format of Prometheus. Counters are kept by the `metrics` crate, for the whole process; gauges are
 //! read from the mesh when someone asks.
 
-use std::sync::{Arc, OnceLock};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use axum::extract::State;
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
-use mesh_core::io::CallState;
+use mesh_core::ids::PeerId;
+use mesh_core::io::{CallState, Usage, View};
 use metrics::{counter, gauge};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tokio::sync::broadcast::error::RecvError;
@@ -36,6 +38,16 @@ pub fn recorder() -> &'static PrometheusHandle {
         metrics::describe_counter!("sigil_http_requests_total", "Requests at the doors, by route and status");
         metrics::describe_counter!("sigil_gateway_changes_total", "Changes of gateway seen here");
         metrics::describe_gauge!("sigil_open_calls", "Calls without an ending that this device knows of");
+        metrics::describe_gauge!("sigil_open_calls_of", "Calls without an ending, by origin");
+        metrics::describe_gauge!(
+            "sigil_open_call_bytes",
+            "Bytes of their arguments that are held in memory, by origin"
+        );
+        metrics::describe_gauge!("sigil_ended_calls_held", "Calls that ended unconfirmed and are held, by origin");
+        metrics::describe_gauge!("sigil_log_entries", "Entries of a device's log that are kept here, by author");
+        metrics::describe_gauge!("sigil_log_bytes", "Bytes of a device's log that are kept here, by author");
+        metrics::describe_gauge!("sigil_log_stopped", "1 while a device's log is stopped here, over its budget");
+        metrics::describe_gauge!("sigil_blob_bytes", "Bytes of large arguments and outputs that are kept here");
         metrics::describe_gauge!("sigil_links", "Links to other devices");
         metrics::describe_gauge!("sigil_nodes", "Approved devices, by whether they are online");
         metrics::describe_gauge!("sigil_gateway_epoch", "Epoch of the gateway; 0 while none is known");
@@ -89,6 +101,8 @@ fn read(app: &App) {
     let (view, around) = (app.mesh().view(), app.mesh().surroundings());
     let online = view.nodes.iter().filter(|node| is_online(&view, node)).count();
     gauge!("sigil_open_calls").set(around.open_calls as f64);
+    gauge!("sigil_blob_bytes").set(app.mesh().blobs().bytes() as f64);
+    read_usage(&around.usage, &view);
     gauge!("sigil_links").set(view.links.len() as f64);
     gauge!("sigil_nodes", "state" => "online").set(online as f64);
     gauge!("sigil_nodes", "state" => "offline").set((view.nodes.len() - online) as f64);
@@ -101,6 +115,33 @@ fn read(app: &App) {
     // Linux; elsewhere the gauge is not there.
     if let Some(bytes) = resident_bytes() {
         gauge!("process_resident_memory_bytes").set(bytes as f64);
+    }
+}
+
+/// Gauges of what each device fills here. One that fills nothing any more reads 0.
+#[expect(clippy::cast_precision_loss, reason = "gauges are floats; none of ours reaches 2^52")]
+fn read_usage(usage: &Usage, view: &View) {
+    static SHOWN: Mutex<BTreeSet<(&'static str, PeerId)>> = Mutex::new(BTreeSet::new());
+    let mut values: BTreeMap<(&'static str, PeerId), u64> = BTreeMap::new();
+    for (origin, open) in &usage.open {
+        values.insert(("sigil_open_calls_of", *origin), open.entries);
+        values.insert(("sigil_open_call_bytes", *origin), open.bytes);
+    }
+    for (origin, ended) in &usage.ended {
+        values.insert(("sigil_ended_calls_held", *origin), *ended);
+    }
+    for (author, log) in &usage.logs {
+        values.insert(("sigil_log_entries", *author), log.entries);
+        values.insert(("sigil_log_bytes", *author), log.bytes);
+    }
+    for stopped in &view.stopped {
+        values.insert(("sigil_log_stopped", stopped.peer), 1);
+    }
+    let mut shown = SHOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    shown.extend(values.keys().copied());
+    for (name, peer) in shown.iter() {
+        let value = values.get(&(*name, *peer)).copied().unwrap_or(0);
+        gauge!(*name, "peer" => peer.short()).set(value as f64);
     }
 }
 

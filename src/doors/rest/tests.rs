@@ -125,6 +125,8 @@ fn first_view() -> View {
         halts: Vec::new(),
         copied: Vec::new(),
         forked: Vec::new(),
+        stopped: Vec::new(),
+        disk: None,
         gateway: Some(Epoch { counter: 4, class: 3, peer: me }),
         fence: Epoch { counter: 4, class: 3, peer: me },
         links: vec![twin(1)],

@@ -262,6 +262,8 @@ fn refusal_code(refusal: &Refusal) -> RefusalCode {
         | Refusal::UnknownTool { .. }
         | Refusal::UnknownCall(_)
         | Refusal::QueueFull { .. }
+        | Refusal::OverBudget { .. }
+        | Refusal::DiskFull { .. }
         | Refusal::KeyReused(_)
         | Refusal::Denied(_)
         | Refusal::Invalid(_)

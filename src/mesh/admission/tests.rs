@@ -7,6 +7,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::*;
 use crate::mesh::check_words::CheckWords;
+use crate::mesh::disk_room::DiskRoom;
 use crate::mesh::error::JoinError;
 use crate::mesh::identity::DeviceKey;
 use crate::mesh::machine::{self, Machine};
@@ -27,7 +28,8 @@ fn view() -> View {
     let mut rng = machine::entropy();
     store.wipe_and_commit(machine::founded(&key, &name, &mut rng)).unwrap();
     let config = mesh_core::config::Config::default();
-    let (machine, _) = Machine::boot(key, config, name, store.image().unwrap(), rng).unwrap();
+    let disk = DiskRoom::new(std::env::temp_dir(), Some(0));
+    let (machine, _) = Machine::boot(key, config, name, disk, store.image().unwrap(), rng).unwrap();
     machine.peer().view()
 }
 

@@ -2,9 +2,15 @@
 
 use mesh_core::frame::Frame;
 use mesh_core::ids::PeerId;
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::join_messages::JoinAttempt;
 use super::stream::{ServiceId, ServiceIo};
+
+/// The place of a frame in the queue of all links: one link has at most so many, so that its frames do not keep out
+/// another's. It is free again when this is dropped.
+#[derive(Debug)]
+pub struct Turn(#[expect(dead_code, reason = "held until the frame was looked at")] pub(super) OwnedSemaphorePermit);
 
 /// An event of the links. Those of one peer come in their order.
 #[derive(Debug)]
@@ -15,7 +21,7 @@ pub enum LinkEvent {
     /// The link is gone.
     Down(PeerId),
     /// A linked peer sent this; every signature in it has been checked.
-    Frame(PeerId, Frame),
+    Frame(PeerId, Frame, Turn),
     /// An address of this machine has come or gone: [`super::Links::local_addresses`] says otherwise now.
     Network,
     /// Someone asks to join.

@@ -35,7 +35,7 @@ pub mod wire;
 
 pub use address::{Address, HostPort, InvalidAddress, InvalidHostPort, Prefix};
 pub use blob::{BlobReaders, FetchError};
-pub use event::LinkEvent;
+pub use event::{LinkEvent, Turn};
 pub use join_messages::{JoinAnswer, JoinAttempt, JoinConversation, JoinDialError, JoinRequest, RefusalCode};
 pub use link::LinkInfo;
 pub use links::{Links, LinksConfig, LinksError, OpenError};

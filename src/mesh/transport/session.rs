@@ -14,7 +14,7 @@ use tokio::time::timeout;
 
 use super::dial::Answered;
 use super::dial_plan::Due;
-use super::event::LinkEvent;
+use super::event::{LinkEvent, Turn};
 use super::link::{Link, Offer, Outbox};
 use super::quic::Code;
 use super::shared::{LinksState, ToTable};
@@ -36,6 +36,8 @@ const FLUSH_MAX: Duration = Duration::from_millis(90);
 const LINGER_MAX: Duration = Duration::from_secs(1);
 /// Blobs that one link reads from our disk at a time; the next request waits.
 const BLOBS_AT_ONCE: usize = 8;
+/// Frames of one link that wait for the mesh to look at them; then the link waits.
+const FRAMES_QUEUED_MAX: usize = 32;
 
 /// Agrees with the peer that answered our dial that this connection is to be the link, and runs it.
 pub(super) async fn dialled(shared: &Arc<LinksState>, answered: Answered, due: &Due) {
@@ -120,11 +122,17 @@ struct Session {
     bad: AtomicU32,
     /// Frames looked at since its peer was revoked.
     farewells: AtomicU32,
+    /// Places of its frames in the queue of all links, of those on the stream and of datagrams: beacons are not held up
+    /// by what is long.
+    frames: Arc<Semaphore>,
+    datagrams: Arc<Semaphore>,
 }
 
 impl Session {
     fn new(shared: Arc<LinksState>, link: Arc<Link>) -> Arc<Self> {
-        Arc::new(Self { shared, link, bad: AtomicU32::new(0), farewells: AtomicU32::new(0) })
+        let places = || Arc::new(Semaphore::new(FRAMES_QUEUED_MAX));
+        let (bad, farewells) = (AtomicU32::new(0), AtomicU32::new(0));
+        Arc::new(Self { shared, link, bad, farewells, frames: places(), datagrams: places() })
     }
 
     async fn write(self: Arc<Self>, mut outbox: Outbox, mut send: SendStream) {
@@ -163,7 +171,7 @@ impl Session {
         let connection = &self.link.connection;
         loop {
             match stream::read_message(&mut recv, wire::FRAME_BYTES_MAX).await {
-                Ok(Some(bytes)) => self.handle_frame(bytes).await,
+                Ok(Some(bytes)) => self.handle_frame(bytes, &self.frames).await,
                 Ok(None) => break,
                 Err(error) => {
                     if matches!(error, StreamError::TooLarge(_)) {
@@ -185,7 +193,7 @@ impl Session {
             if bytes.len() > wire::DATAGRAM_BYTES_MAX {
                 self.handle_bad(format!("a datagram of {} bytes", bytes.len())).await;
             } else {
-                self.handle_frame(bytes).await;
+                self.handle_frame(bytes, &self.datagrams).await;
             }
         }
     }
@@ -239,7 +247,7 @@ impl Session {
         let _ = self.shared.events.send(LinkEvent::Bad { peer, what }).await;
     }
 
-    async fn handle_frame(&self, bytes: Bytes) {
+    async fn handle_frame(&self, bytes: Bytes, places: &Arc<Semaphore>) {
         let peer = self.link.peer;
         let member = self.shared.is_member(peer);
         if !member && self.farewells.fetch_add(1, Ordering::Relaxed) >= FAREWELLS_MAX {
@@ -250,7 +258,8 @@ impl Session {
             // else, so that whom it approved without knowing is seen to wait.
             Ok(frame) if !member && !matches!(frame, Frame::Entries { .. }) => {}
             Ok(frame) => {
-                let _ = self.shared.events.send(LinkEvent::Frame(peer, frame)).await;
+                let Ok(place) = places.clone().acquire_owned().await else { return };
+                let _ = self.shared.events.send(LinkEvent::Frame(peer, frame, Turn(place))).await;
             }
             Err(WireError::Unknown) => tracing::debug!(%peer, "a frame of an unknown kind"),
             Err(error) => self.handle_bad(error.to_string()).await,

@@ -120,7 +120,7 @@ impl Peer {
     }
 
     async fn wait_frame(&mut self) -> Frame {
-        self.wait(|event| if let LinkEvent::Frame(_, frame) = event { Some(frame) } else { None }).await
+        self.wait(|event| if let LinkEvent::Frame(_, frame, _) = event { Some(frame) } else { None }).await
     }
 
     /// A connection of this peer's key to an address, with nothing said on it yet.
@@ -190,7 +190,7 @@ async fn until(what: &str, mut condition: impl FnMut() -> bool) {
 }
 
 fn digest(n: u64) -> Frame {
-    let rows = vec![DigestRow { author: PeerId([1; 32]), incarnation: Incarnation(1), seq: n }];
+    let rows = vec![DigestRow { author: PeerId([1; 32]), incarnation: Incarnation(1), seq: n, stopped: false }];
     Frame::Digest { rows, changes: mesh_core::ids::Hash::ZERO }
 }
 
@@ -248,7 +248,7 @@ async fn crossing_dials_end_as_one_link_that_stays() {
         for (peer, expected) in [(&mut b, digest(7)), (&mut a, digest(8))] {
             let frame = peer
                 .wait(|event| match event {
-                    LinkEvent::Frame(_, frame) => Some(frame),
+                    LinkEvent::Frame(_, frame, _) => Some(frame),
                     LinkEvent::Down(_) => panic!("a replacement is not an end"),
                     LinkEvent::Up(..)
                     | LinkEvent::Network
@@ -563,7 +563,7 @@ async fn who_was_revoked_hears_so_and_says_nothing_but_entries() {
     assert_eq!(b.wait_frame().await, digest(2));
     let mut reissue = 0;
     let mut down = |event| match event {
-        LinkEvent::Frame(_, frame) if frame == entries() => {
+        LinkEvent::Frame(_, frame, _) if frame == entries() => {
             reissue += 1;
             None
         }

@@ -111,7 +111,12 @@ fn frame_to_pb(frame: &Frame) -> Result<pb::mesh_frame::Frame, WireError> {
         Frame::Digest { rows, changes } => Pb::Digest(pb::Digest {
             rows: rows
                 .iter()
-                .map(|row| pb::DigestRow { author: copy(&row.author.0), incarnation: row.incarnation.0, seq: row.seq })
+                .map(|row| pb::DigestRow {
+                    author: copy(&row.author.0),
+                    incarnation: row.incarnation.0,
+                    seq: row.seq,
+                    stopped: row.stopped,
+                })
                 .collect(),
             changes: if *changes == Hash::ZERO { Bytes::new() } else { copy(&changes.0) },
         }),
@@ -135,6 +140,7 @@ fn frame_to_pb(frame: &Frame) -> Result<pb::mesh_frame::Frame, WireError> {
                 author: copy(&place.author.0),
                 incarnation: place.incarnation.0,
                 seq: place.seq,
+                stopped: false,
             }),
         }),
         Frame::Presence { epoch, online } => {
@@ -177,6 +183,7 @@ fn frame_from_pb(frame: pb::mesh_frame::Frame, verifier: &dyn Verifier) -> Resul
                     author: peer_from_pb("author", &row.author)?,
                     incarnation: Incarnation(row.incarnation),
                     seq: row.seq,
+                    stopped: row.stopped,
                 })
             };
             Frame::Digest {
@@ -544,10 +551,8 @@ mod tests {
         let phase =
             prop_oneof![Just(Phase::Accepted), Just(Phase::Queued), Just(Phase::Dispatched), Just(Phase::Running)];
         let row = || {
-            (peer(), any::<u32>(), any::<u64>()).prop_map(|(author, incarnation, seq)| DigestRow {
-                author,
-                incarnation: Incarnation(incarnation),
-                seq,
+            (peer(), any::<u32>(), any::<u64>(), any::<bool>()).prop_map(|(author, incarnation, seq, stopped)| {
+                DigestRow { author, incarnation: Incarnation(incarnation), seq, stopped }
             })
         };
         let item = || {
@@ -568,7 +573,11 @@ mod tests {
             (vec(item(), 0..8), any::<bool>()).prop_map(|(entries, more)| Frame::Entries { entries, more }),
             (vec(item(), 0..4), proptest::option::of(row())).prop_map(|(entries, until)| Frame::Bodies {
                 entries,
-                until: until.map(|DigestRow { author, incarnation, seq }| Place { author, incarnation, seq }),
+                until: until.map(|DigestRow { author, incarnation, seq, stopped: _ }| Place {
+                    author,
+                    incarnation,
+                    seq
+                }),
             }),
             vec(row(), 0..4).prop_map(|rows| {
                 let places = |row: DigestRow| Places {

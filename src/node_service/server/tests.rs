@@ -94,6 +94,8 @@ fn view(me: u64, leader: Option<u64>) -> Arc<View> {
         halts: Vec::new(),
         copied: Vec::new(),
         forked: Vec::new(),
+        stopped: Vec::new(),
+        disk: None,
         gateway: leader.map(epoch),
         fence: Epoch::ZERO,
         links: Vec::new(),

@@ -8,27 +8,29 @@ mod deferred;
 mod early;
 mod endings;
 mod queue;
+mod shares;
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use crate::budget::{self, Amount, Budget, OverBudget, TIMES};
 use crate::config::Config;
 use crate::effects::{Effects, Then};
 use crate::entry::{Place, SignedEntry};
 use crate::facts::Facts;
 use crate::frame::{Frame, Phase};
-use crate::ids::{ATTEMPTS_MAX, Attempt, Hash, Incarnation, PeerId, ReqId};
+use crate::ids::{ATTEMPTS_MAX, Attempt, Hash, Incarnation, PeerId, ReqId, Series};
 use crate::io::{CallRecord, CallState, Fact, HistoryRow, Output, SessionId};
 use crate::limits;
-use crate::log::Logs;
 use crate::policy;
 use crate::protocol_rule::ProtocolRule;
-use crate::record::{CancelRequest, Ending, Header, Outcome, Payload};
+use crate::record::{CancelRequest, Ending, Header, Outcome, Payload, Tier};
 use crate::rows::{self, Basis, Empty, KeyRow, OpenKey, OpenRow, Row as _};
 use crate::trust::Trust;
 use deferred::Deferred;
 use early::Early;
+use shares::Shares;
 
 /// A call that is over sooner than this is reported with its ending alone: people see no use in the steps between.
 const PROGRESS_AFTER_MS: u64 = 20;
@@ -36,6 +38,8 @@ const PROGRESS_AFTER_MS: u64 = 20;
 const LOOK_AGAIN_MS: u64 = 5_000;
 /// Rows of one call's history; then the middle is left out.
 const HISTORY_MAX: usize = 64;
+/// Client keys that one step forgets.
+const KEYS_FORGOTTEN_AT_ONCE: usize = 8;
 
 /// Name of a client key in the store: the namespace of whose it is, principal and key, hashed together.
 pub(crate) fn key_id(origin: &PeerId, principal: &str, key: &str, trust: &Trust) -> Hash {
@@ -58,7 +62,8 @@ struct Sent {
 #[derive(Debug, Clone)]
 struct Open {
     record: CallRecord,
-    entry: SignedEntry,
+    /// Its header's entry, while it is open.
+    entry: Option<SignedEntry>,
     /// Our clock.
     deadline: u64,
     /// Set once its header is durable at its origin: until then one of ours is nobody else's business.
@@ -77,6 +82,20 @@ struct Open {
 impl Open {
     fn ended(&self) -> bool {
         matches!(self.record.state, CallState::Ended(_))
+    }
+
+    /// The call is over: its arguments are only named from now on, and its entry is in the log. Answers the bytes that
+    /// stay besides.
+    fn drop_bodies(&mut self) -> u64 {
+        self.entry = None;
+        if let Payload::Inline(bytes) = &self.record.header.arguments
+            && !bytes.is_empty()
+        {
+            let arguments = Payload::Blob { hash: Hash::of(bytes), len: bytes.len() as u64 };
+            self.record.header = Arc::new(Header { arguments, ..(*self.record.header).clone() });
+        }
+        let output = if let Payload::Inline(bytes) = &self.record.output { bytes.len() } else { 0 };
+        (output + self.record.error.len() + self.record.reason.len()) as u64
     }
 
     /// When a call that has ended is looked at again: the books keep it for `keep_ms` after its time, in case that its
@@ -117,13 +136,16 @@ pub(crate) struct Book {
     early: Early,
     deferred: Deferred,
     keys: BTreeMap<Hash, KeyRow>,
+    /// Number of keys that the calls of each series have bound.
+    keys_by_series: BTreeMap<Series, usize>,
+    /// Keys by the age of our store at which they may be forgotten.
+    keys_end: BTreeSet<(u64, Hash)>,
     sessions: BTreeMap<PeerId, Session>,
     agenda: BTreeSet<(u64, ReqId)>,
     arrivals: u64,
     /// Time for which an unconfirmed ending waits for the target's own.
     keep_ms: u64,
-    /// Open calls of ours by target: how many, and how many bytes of arguments.
-    own: BTreeMap<PeerId, (usize, u64)>,
+    shares: Shares,
 }
 
 impl Book {
@@ -137,10 +159,12 @@ impl Book {
             early: Early::default(),
             deferred: Deferred::default(),
             keys: BTreeMap::new(),
+            keys_by_series: BTreeMap::new(),
+            keys_end: BTreeSet::new(),
             sessions: BTreeMap::new(),
             agenda: BTreeSet::new(),
             arrivals: 0,
-            own: BTreeMap::new(),
+            shares: Shares::default(),
         }
     }
 
@@ -152,7 +176,7 @@ impl Book {
             OpenKey::Call(_) => {}
         }
         let row = OpenRow::from_bytes(value)?;
-        let entry = SignedEntry::from_stored(&row.entry)?;
+        let entry = if row.entry.is_empty() { None } else { Some(SignedEntry::from_stored(&row.entry)?) };
         let left = row.left_ms.saturating_sub(now.wall_ms.saturating_sub(row.saved_ms));
         let mut record = row.record.into_owned();
         if let CallState::Open(_) = record.state {
@@ -160,6 +184,10 @@ impl Book {
         }
         let id = record.header.id;
         let ended = matches!(record.state, CallState::Ended(_));
+        if entry.is_none() && !ended {
+            return None;
+        }
+        let origin = record.origin;
         self.insert(record, entry, now.mono_ms.saturating_add(left), row.cancel.map(Cow::into_owned), now.mono_ms);
         if let Some(open) = self.open.get_mut(&id) {
             open.released = true;
@@ -168,6 +196,8 @@ impl Book {
                 self.agenda.remove(&(open.look_at, id));
                 open.look_at = open.look_again_at(&self.me, self.keep_ms);
                 self.agenda.insert((open.look_at, id));
+                let bytes = open.drop_bodies();
+                self.shares.add_ended(id, origin, open.arrival, bytes);
             }
         }
         Some(id)
@@ -175,8 +205,11 @@ impl Book {
 
     pub(crate) fn restore_key(&mut self, key: &[u8], value: &[u8], age_ms: u64) -> Option<()> {
         let row = KeyRow::from_bytes(value)?;
+        let key = Hash::from_slice(key)?;
         if row.until_ms > age_ms {
-            self.keys.insert(Hash::from_slice(key)?, row);
+            self.note_key(key, row);
+        } else {
+            self.keys_end.insert((row.until_ms, key));
         }
         Some(())
     }
@@ -184,7 +217,7 @@ impl Book {
     fn insert(
         &mut self,
         record: CallRecord,
-        entry: SignedEntry,
+        entry: Option<SignedEntry>,
         deadline: u64,
         cancel: Option<CancelRequest>,
         now: u64,
@@ -194,11 +227,7 @@ impl Book {
         let arrival = self.arrivals;
         if matches!(record.state, CallState::Open(_)) {
             self.waiting.entry(target).or_default().insert(arrival, id);
-        }
-        if origin == self.me && matches!(record.state, CallState::Open(_)) {
-            let own = self.own.entry(target).or_default();
-            own.0 += 1;
-            own.1 += record.header.arguments.len();
+            self.shares.add(&record.header, origin, self.me);
         }
         let look_at = if deadline > now { deadline } else { now };
         self.agenda.insert((look_at, id));
@@ -232,10 +261,37 @@ impl Book {
         self.open.values().filter(|open| !open.ended()).count()
     }
 
-    /// Number of calls of others, for others, that have room here still.
-    fn room(&self, config: &Config) -> usize {
-        let foreign = self.open.len().saturating_sub(self.own.values().map(|own| own.0).sum());
-        config.queue_max.saturating_sub(foreign)
+    /// Number of calls of another origin that have room here still.
+    fn room(&self, origin: &PeerId, foreign: bool, trust: &Trust, config: &Config) -> u64 {
+        let tier = trust.tier(origin);
+        self.shares.room(origin, foreign, tier == Some(Tier::Owner), config.budgets.of(tier), config)
+    }
+
+    /// True if one more call of another origin for this peer has room here.
+    pub(crate) fn has_room(&self, origin: &PeerId, facts: &Facts<'_>, fx: &Effects<'_>) -> bool {
+        *origin == self.me
+            || self.room(origin, false, facts.trust, facts.config()) > 0
+            || !fx.enforces(ProtocolRule::OpenShare)
+    }
+
+    /// Checks one more call of our own against what we may have open.
+    ///
+    /// # Errors
+    /// The budget that is used up.
+    pub(crate) fn has_room_for_own(&self, arguments: &Payload, budget: &Budget) -> Result<(), OverBudget> {
+        self.shares.has_room_for_own(&self.me, arguments, budget)
+    }
+
+    /// True if the origin of this call pays for what `author` says of it in answer.
+    pub(crate) fn payer(&self, id: &ReqId, author: &PeerId, by_owner: bool) -> Option<PeerId> {
+        let record = self.record(id)?;
+        let has_say = by_owner || *author == record.header.target;
+        budget::is_charged_to_origin(has_say, record.history.len()).then_some(record.origin)
+    }
+
+    /// What the book takes, by origin.
+    pub(crate) fn usage(&self) -> (Vec<(PeerId, Amount)>, Vec<(PeerId, u64)>) {
+        (self.shares.open().collect(), self.shares.ended().collect())
     }
 
     pub(crate) fn key(&self, id: &Hash) -> Option<&KeyRow> {
@@ -244,7 +300,7 @@ impl Book {
 
     /// Number of calls of ours that are open for a target, and the bytes of their arguments.
     pub(crate) fn own_open(&self, target: &PeerId) -> (usize, u64) {
-        self.own.get(target).copied().unwrap_or_default()
+        self.shares.own_open(target)
     }
 
     pub(crate) fn left_ms(&self, id: &ReqId, now: u64) -> Option<u64> {
@@ -263,24 +319,28 @@ impl Book {
         place: Place,
         header: &Header,
         left_ms: u64,
-        config: &Config,
+        facts: &Facts<'_>,
         fx: &Effects<'_>,
     ) -> bool {
         let full = place.author != self.me
-            && header.target != self.me
-            && self.room(config) == 0
             && self.record(&header.id).is_none()
-            && fx.enforces(ProtocolRule::QueueLimit);
+            && self.room(&place.author, header.target != self.me, facts.trust, facts.config()) == 0
+            && fx.enforces(ProtocolRule::QueueLimit)
+            && fx.enforces(ProtocolRule::OpenShare);
         if full {
-            self.deferred.keep(place, left_ms, fx.now.mono_ms);
+            let max = facts.config().budgets.of(facts.trust.tier(&place.author)).deferred;
+            self.deferred.keep(place, left_ms, max, fx.now.mono_ms);
         }
         full
     }
 
     /// Reads headers again for which there is room now.
-    pub(crate) fn read_deferred(&mut self, config: &Config, logs: &Logs, fx: &mut Effects<'_>) {
-        let room = self.room(config);
-        self.deferred.handle_timeout(room, logs, fx);
+    pub(crate) fn read_deferred(&mut self, facts: &Facts<'_>, fx: &mut Effects<'_>) {
+        let mut rooms: BTreeMap<PeerId, u64> = BTreeMap::new();
+        for origin in self.deferred.origins() {
+            rooms.insert(origin, self.room(&origin, true, facts.trust, facts.config()));
+        }
+        self.deferred.handle_timeout(rooms, facts.logs, fx);
     }
 
     /// When [`Self::read_deferred`] is due.
@@ -319,7 +379,7 @@ impl Book {
         let now = fx.now.mono_ms;
         let left_ms = left_ms.min(header.ttl_ms);
         if let Some(open) = self.open.get_mut(&id) {
-            if open.entry.hash != entry.hash {
+            if open.entry.as_ref().is_some_and(|known| known.hash != entry.hash) {
                 fx.fact(Fact::Warning("signed two calls under one id; the second is refused", entry.author));
             } else if now + left_ms < open.deadline {
                 open.deadline = now + left_ms;
@@ -332,18 +392,23 @@ impl Book {
         if self.closing.contains_key(&id) {
             return false;
         }
+        let keys_max = facts.config().budgets.of(facts.trust.tier(&entry.author)).keys * TIMES as usize;
         // One that its target will deny binds nothing.
         let key = header.client_key.as_ref().filter(|_| policy::permits_call(&entry.author, &header, facts));
-        if let Some(key) = key {
+        if let Some(key) = key.filter(|_| self.keys_of(&entry.author) < keys_max) {
             let key = key_id(&entry.author, &header.principal, key, facts.trust);
             let fingerprint = request_fingerprint(&header.target, header.tool.as_str(), &header.arguments);
             let until_ms = fx.age_ms + header.ttl_ms + 24 * 3600 * 1000;
-            self.keys.entry(key).or_insert_with(|| {
+            self.forget_keys(fx);
+            if !self.keys.contains_key(&key) {
                 let row = KeyRow { id, fingerprint, target: header.target, until_ms };
                 fx.put(rows::client_key(&key), &row);
-                row
-            });
+                self.note_key(key, row);
+            }
         }
+        // Whoever claims to be of the future is listed by when it came, or it would stand on top of every list for ever.
+        let ahead = header.accepted_ms > fx.now.wall_ms.saturating_add(limits::FUTURE_MS_MAX);
+        let at_ms = if ahead { fx.now.wall_ms } else { header.accepted_ms };
         let record = CallRecord {
             origin: entry.author,
             state: CallState::Open(Phase::Accepted),
@@ -356,24 +421,24 @@ impl Book {
             history: vec![HistoryRow {
                 state: CallState::Open(Phase::Accepted),
                 attempt: 1,
-                at_ms: header.accepted_ms,
+                at_ms,
                 peer: entry.author,
                 reason: String::new(),
                 confirmed: true,
             }],
             header,
         };
-        fx.put(rows::call_by_time(record.header.accepted_ms, &id), &Empty);
+        fx.put(rows::call_by_time(record.listed_ms(), &id), &Empty);
         if let Payload::Blob { hash, .. } = record.header.arguments {
             fx.put(rows::blob_reader(&hash, &record.header.target), &Empty);
         }
         let cancel = self.early.take_cancel(&id, fx);
-        self.insert(record, entry.clone(), now + left_ms, cancel, now);
+        self.insert(record, Some(entry.clone()), now + left_ms, cancel, now);
         self.save(&id, fx);
         for outcome in self.early.take_outcomes(&id, fx) {
             self.apply_outcome(&outcome, facts, fx);
         }
-        self.want_arguments(&id, fx);
+        self.want_arguments(&id, facts, fx);
         if entry.author != self.me {
             self.release(&id, facts, fx);
         }
@@ -392,9 +457,12 @@ impl Book {
     }
 
     /// Arguments that did not fit into the header: everyone who may dispatch or run the call keeps a copy.
-    fn want_arguments(&self, id: &ReqId, fx: &mut Effects<'_>) {
+    fn want_arguments(&self, id: &ReqId, facts: &Facts<'_>, fx: &mut Effects<'_>) {
+        let blobs_max = |origin: &PeerId| facts.config().budgets.of(facts.trust.tier(origin)).blobs * TIMES as usize;
         if let Some(open) = self.open.get(id)
+            && !open.ended()
             && open.record.origin != self.me
+            && self.shares.blobs_of(&open.record.origin) <= blobs_max(&open.record.origin)
             && let Payload::Blob { hash, len } = open.record.header.arguments
         {
             fx.out.push(Output::Fetch { hash, len, from: vec![open.record.origin] });
@@ -405,7 +473,7 @@ impl Book {
         if let Some(open) = self.open.get(id) {
             let row = OpenRow {
                 record: Cow::Borrowed(&open.record),
-                entry: open.entry.to_stored(),
+                entry: open.entry.as_ref().map(SignedEntry::to_stored).unwrap_or_default(),
                 left_ms: open.deadline.saturating_sub(fx.now.mono_ms),
                 saved_ms: fx.now.wall_ms,
                 cancel: open.cancel.as_ref().map(Cow::Borrowed),
@@ -564,16 +632,8 @@ impl Book {
     fn conclude(&mut self, id: &ReqId, was_open: bool, lingers: bool, attempt: Attempt, fx: &mut Effects<'_>) {
         let Some(open) = self.open.get(id) else { return };
         let (target, origin, confirmed) = (open.record.header.target, open.record.origin, open.record.confirmed);
-        let arguments = open.record.header.arguments.len();
-        if was_open
-            && origin == self.me
-            && let Some(own) = self.own.get_mut(&target)
-        {
-            own.0 = own.0.saturating_sub(1);
-            own.1 = own.1.saturating_sub(arguments);
-            if own.0 == 0 {
-                self.own.remove(&target);
-            }
+        if was_open {
+            self.shares.remove(&open.record.header, origin, self.me);
         }
         if origin == self.me
             && let Payload::Blob { hash, len } = open.record.output
@@ -583,6 +643,7 @@ impl Book {
         self.stop_waiting(id);
         if confirmed && !lingers {
             if let Some(open) = self.open.remove(id) {
+                self.shares.remove_ended(*id, origin, open.arrival);
                 self.agenda.remove(&(open.look_at, *id));
                 fx.delete(rows::open_call(id));
                 fx.put(rows::call(id), &open.record);
@@ -594,8 +655,13 @@ impl Book {
                 self.agenda.remove(&(open.look_at, *id));
                 open.look_at = open.look_again_at(&self.me, self.keep_ms);
                 self.agenda.insert((open.look_at, *id));
+                let bytes = open.drop_bodies();
+                let over = self.shares.add_ended(*id, origin, open.arrival, bytes);
+                self.save(id, fx);
+                for id in over {
+                    self.close(&id, fx);
+                }
             }
-            self.save(id, fx);
         }
         fx.then(Then::Ended(*id, attempt, confirmed));
     }
@@ -672,11 +738,8 @@ impl Book {
                 if open.look_at <= now && now < kept_until {
                     open.look_at = kept_until;
                     self.agenda.insert((kept_until, id));
-                } else if open.look_at <= now
-                    && let Some(open) = self.open.remove(&id)
-                {
-                    fx.delete(rows::open_call(&id));
-                    fx.put(rows::call(&id), &open.record);
+                } else if open.look_at <= now {
+                    self.close(&id, fx);
                 }
                 continue;
             }
@@ -710,6 +773,41 @@ impl Book {
         inferred
     }
 
+    /// Closes the book on a call that ended without its target's word.
+    fn close(&mut self, id: &ReqId, fx: &mut Effects<'_>) {
+        let Some(open) = self.open.remove(id) else { return };
+        self.agenda.remove(&(open.look_at, *id));
+        self.shares.remove_ended(*id, open.record.origin, open.arrival);
+        fx.delete(rows::open_call(id));
+        fx.put(rows::call(id), &open.record);
+    }
+
+    /// Number of client keys that calls of this origin have bound here.
+    pub(crate) fn keys_of(&self, origin: &PeerId) -> usize {
+        self.keys_by_series.range(Series::all_of(origin)).map(|(_, keys)| keys).sum()
+    }
+
+    fn note_key(&mut self, key: Hash, row: KeyRow) {
+        *self.keys_by_series.entry(row.id.series()).or_default() += 1;
+        self.keys_end.insert((row.until_ms, key));
+        self.keys.insert(key, row);
+    }
+
+    /// Forgets some keys whose time is over.
+    fn forget_keys(&mut self, fx: &mut Effects<'_>) {
+        for _ in 0..KEYS_FORGOTTEN_AT_ONCE {
+            let Some((_, key)) = self.keys_end.first().copied().filter(|(until_ms, _)| *until_ms <= fx.age_ms) else {
+                return;
+            };
+            self.keys_end.pop_first();
+            fx.delete(rows::client_key(&key));
+            let series = self.keys.remove(&key).map(|row| row.id.series());
+            if let Some(keys) = series.and_then(|series| self.keys_by_series.get_mut(&series)) {
+                *keys = keys.saturating_sub(1);
+            }
+        }
+    }
+
     /// After time and margin, at a bystander: if it waited for another attempt, the interruption was the ending.
     fn give_up_attempt(&mut self, id: &ReqId, fx: &mut Effects<'_>) {
         let Some(open) = self.open.get_mut(id) else { return };
@@ -733,8 +831,9 @@ impl Book {
         self.stop_waiting(id);
         let Some(open) = self.open.remove(id) else { return };
         self.agenda.remove(&(open.look_at, *id));
+        self.shares.remove(&open.record.header, open.record.origin, self.me);
         fx.delete(rows::open_call(id));
-        fx.delete(rows::call_by_time(open.record.header.accepted_ms, id));
+        fx.delete(rows::call_by_time(open.record.listed_ms(), id));
     }
 
     /// Somebody else has to end it, or its run may still end: it is looked at again.
@@ -826,6 +925,36 @@ impl Book {
             .filter(|record| facts.trust.is_excluded(&record.origin))
             .map(|record| (record.header.id, record.attempt, record.header.clone()))
             .collect()
+    }
+
+    /// Open calls of devices that do not belong any more, for others than ourselves: nobody will run them, so what they
+    /// take is free. Should one of them have run, its target's word takes the place of this ending.
+    pub(crate) fn free_strangers(&mut self, facts: &Facts<'_>, fx: &mut Effects<'_>) {
+        let of_stranger = |open: &Open| {
+            let record = &open.record;
+            !open.ended()
+                && record.origin != self.me
+                && record.header.target != self.me
+                && facts.trust.is_excluded(&record.origin)
+        };
+        let ids: Vec<ReqId> = self.open.iter().filter(|(_, open)| of_stranger(open)).map(|(id, _)| *id).collect();
+        for id in ids {
+            let Some(open) = self.open.get_mut(&id) else { continue };
+            let (target, attempt) = (open.record.header.target, open.record.attempt);
+            policy::STRANGER.clone_into(&mut open.record.reason);
+            let row = HistoryRow {
+                state: CallState::Ended(Ending::Undeliverable),
+                attempt,
+                at_ms: fx.now.wall_ms,
+                peer: self.me,
+                reason: open.record.reason.clone(),
+                confirmed: false,
+            };
+            self.unsend(&id, &target);
+            self.note(&id, row, fx);
+            self.conclude(&id, true, false, attempt, fx);
+        }
+        self.deferred.forget(|origin| facts.trust.is_excluded(origin));
     }
 
     /// Calls for ourselves whose TTL has expired and that never reached our journal: we may say so, confirmed.

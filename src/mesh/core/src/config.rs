@@ -1,5 +1,6 @@
 //! Timings and sizes of one peer's core. All times in milliseconds.
 
+use crate::budget::Budgets;
 use crate::entry::Kind;
 use crate::limits;
 use crate::protocol_rule::ProtocolRules;
@@ -66,6 +67,8 @@ pub struct Config {
     pub open_per_target_max: usize,
     /// Open calls that a peer holds for others; beyond, headers stay with their origins.
     pub queue_max: usize,
+    /// Budgets of the authors of entries, ourselves among them.
+    pub budgets: Budgets,
     /// Age at which a journal entry may be forgotten: longest TTL + 24 h.
     pub forget_after_ms: u64,
     /// Time that a finished call stays in the books.
@@ -107,6 +110,7 @@ impl Default for Config {
             prefetch_max: 16,
             open_per_target_max: limits::OPEN_PER_TARGET_MAX,
             queue_max: limits::QUEUE_MAX,
+            budgets: Budgets::default(),
             forget_after_ms: 8 * 24 * 3600 * 1000,
             keep_calls_ms: 7 * 24 * 3600 * 1000,
             keep_entries_ms: 15 * 24 * 3600 * 1000,

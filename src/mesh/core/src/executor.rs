@@ -29,6 +29,9 @@ const TELL_RUNNING_AFTER_MS: u64 = 20;
 const FORGET_EVERY_MS: u64 = 3_600_000;
 /// Outcomes kept in memory to be told again without reading the store.
 const OUTCOMES_KEPT: usize = 256;
+/// Reasons for which a call does not run although its target is there.
+const ARGUMENTS_GONE: &str = "its arguments are not kept any more by the device that asked, nor by the gateway";
+const ARGUMENTS_AWAY: &str = "TTL expired before its arguments arrived: no device that has them was reached";
 
 #[derive(Debug, Clone)]
 struct Waiting {
@@ -77,6 +80,8 @@ pub(crate) struct Executor {
     me: PeerId,
     journal: BTreeMap<(ReqId, Attempt), JournalRow>,
     forgotten: BTreeMap<Series, u64>,
+    /// Number of rows of the journal, by series.
+    by_series: BTreeMap<Series, usize>,
     /// Client keys bound by calls that started or ended here: key to (call, fingerprint).
     client_keys: BTreeMap<Hash, (ReqId, Hash)>,
     waiting: VecDeque<Waiting>,
@@ -93,6 +98,7 @@ impl Executor {
             me,
             journal: BTreeMap::new(),
             forgotten: BTreeMap::new(),
+            by_series: BTreeMap::new(),
             client_keys: BTreeMap::new(),
             waiting: VecDeque::new(),
             running: BTreeMap::new(),
@@ -109,7 +115,7 @@ impl Executor {
         if let Some((key, fingerprint)) = row.key.as_deref() {
             self.client_keys.insert(*key, (id, *fingerprint));
         }
-        self.journal.insert((id, attempt), row);
+        self.note_row(id, attempt, row);
         Some(())
     }
 
@@ -135,10 +141,12 @@ impl Executor {
 
     /// The store is older than its promises: what was started then may have ended since, so it is not told as interrupted.
     pub(crate) fn forget_started(&mut self, fx: &mut Effects<'_>) {
+        let by_series = &mut self.by_series;
         self.journal.retain(|(id, attempt), row| {
             let started = row.state == Journaled::Started;
             if started {
                 fx.delete(rows::journal(id, *attempt));
+                uncount(by_series, &id.series());
             }
             !started
         });
@@ -225,7 +233,16 @@ impl Executor {
             let reason = "its TTL expired before it reached the node";
             return Some(self.finish(id, attempt, Ending::Expired, reason, Some(header), fx));
         }
-        if self.waiting.len() >= facts.config().prefetch_max {
+        let budget = facts.config().budgets.of(facts.trust.tier(&offer.origin));
+        if self.journaled_of(&offer.origin) >= budget.journal {
+            let why = format!("its origin has had {} calls here within 8 days, its budget", budget.journal);
+            answer(AnswerKind::Rejected(why), fx);
+            return None;
+        }
+        if self.waiting.len() >= facts.config().prefetch_max
+            || facts.local.disk.is_some()
+            || !facts.logs.spending.may_answer(&self.me, facts.trust)
+        {
             answer(AnswerKind::Busy, fx);
             return None;
         }
@@ -317,7 +334,7 @@ impl Executor {
             let key = self.bind(&header, &origin, facts.trust).filter(|_| fx.enforces(ProtocolRule::KeyInJournal));
             let row = JournalRow { state: Journaled::Started, received_ms: fx.age_ms, key };
             fx.put(rows::journal(&id, attempt), &row);
-            self.journal.insert((id, attempt), row);
+            self.note_row(id, attempt, row);
             self.running.insert(
                 (id, attempt),
                 Running { header, origin, deadline, invoked: false, started_ms: 0, tell_at: None, killed: None },
@@ -443,7 +460,8 @@ impl Executor {
         header: Arc<Header>,
         fx: &mut Effects<'_>,
     ) -> Option<Finished> {
-        let reason = "TTL expired before the node started it";
+        let waits = self.waiting.iter().any(|waiting| waiting.id == id && waiting.missing.is_some());
+        let reason = if waits { ARGUMENTS_AWAY } else { "TTL expired before the node started it" };
         self.end_unrun(id, attempt, Ending::Expired, reason, header, fx)
     }
 
@@ -501,7 +519,7 @@ impl Executor {
             key: known.and_then(|row| row.key),
         };
         fx.put(rows::journal(&id, attempt), &row);
-        self.journal.insert((id, attempt), row);
+        self.note_row(id, attempt, row);
         let outcome = Outcome {
             id,
             attempt,
@@ -556,6 +574,33 @@ impl Executor {
             if waiting.missing == Some(hash) {
                 waiting.fetch_at = now + 1_000;
             }
+        }
+    }
+
+    /// Arguments that nobody has any more: what waits for them does not run.
+    pub(crate) fn handle_fetch_gone(&mut self, hash: Hash, fx: &mut Effects<'_>) -> Vec<Finished> {
+        let waits = |waiting: &&Waiting| waiting.missing == Some(hash);
+        let ids: Vec<(ReqId, Attempt, Arc<Header>)> = self
+            .waiting
+            .iter()
+            .filter(waits)
+            .map(|waiting| (waiting.id, waiting.attempt, waiting.header.clone()))
+            .collect();
+        ids.into_iter()
+            .filter_map(|(id, attempt, header)| {
+                self.end_unrun(id, attempt, Ending::Undeliverable, ARGUMENTS_GONE, header, fx)
+            })
+            .collect()
+    }
+
+    /// Attempts in the journal of calls of this origin.
+    fn journaled_of(&self, origin: &PeerId) -> usize {
+        self.by_series.range(Series::all_of(origin)).map(|(_, rows)| rows).sum()
+    }
+
+    fn note_row(&mut self, id: ReqId, attempt: Attempt, row: JournalRow) {
+        if self.journal.insert((id, attempt), row).is_none() {
+            *self.by_series.entry(id.series()).or_default() += 1;
         }
     }
 
@@ -642,6 +687,7 @@ impl Executor {
         });
         for (id, attempt, key) in old {
             self.journal.remove(&(id, attempt));
+            uncount(&mut self.by_series, &id.series());
             fx.delete(rows::journal(&id, attempt));
             if let Some(key) = key {
                 self.client_keys.remove(&key);
@@ -653,6 +699,15 @@ impl Executor {
             *mark = (*mark).max(id.counter());
             fx.put(rows::forgotten_mark(&id.series()), mark);
             fx.sync = true;
+        }
+    }
+}
+
+fn uncount(by_series: &mut BTreeMap<Series, usize>, series: &Series) {
+    if let Some(rows) = by_series.get_mut(series) {
+        *rows = rows.saturating_sub(1);
+        if *rows == 0 {
+            by_series.remove(series);
         }
     }
 }

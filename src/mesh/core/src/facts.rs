@@ -13,7 +13,7 @@ use crate::entry::Place;
 use crate::epoch::Claim;
 use crate::ids::{Incarnation, NodeId, PeerId, PublicKey};
 use crate::incarnations::Incarnations;
-use crate::io::{Halt, ReapprovalView, View};
+use crate::io::{DiskSpace, Halt, Now, ReapprovalView, View};
 use crate::links::Links;
 use crate::log::Logs;
 use crate::nodes::Nodes;
@@ -32,6 +32,8 @@ pub(crate) struct Local {
     pub(crate) config: Config,
     /// Starts within the incarnation.
     pub(crate) boot: u64,
+    /// Set while our disk is nearly full.
+    pub(crate) disk: Option<DiskSpace>,
 }
 
 /// The peer at this moment.
@@ -142,7 +144,7 @@ impl<'a> Facts<'a> {
     }
 
     /// The mesh as this peer sees it, with these peers online.
-    pub(crate) fn view(&self, online: &BTreeSet<PeerId>) -> View {
+    pub(crate) fn view(&self, online: &BTreeSet<PeerId>, now: Now) -> View {
         let (me, trust) = (self.me(), self.trust);
         let awaiting = &trust.membership().awaiting_reapproval;
         let own = trust.member(&me).map(|member| &member.node_id);
@@ -167,6 +169,8 @@ impl<'a> Facts<'a> {
             halts: self.halts().collect(),
             copied: self.links.copied(self.now_ms).collect(),
             forked: self.logs.forked().collect(),
+            stopped: self.logs.stopped(now),
+            disk: self.local.disk,
             gateway: self.election.gateway(),
             fence: self.election.fence().epoch,
             links: self.election.neighbours().collect(),

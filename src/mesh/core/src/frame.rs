@@ -146,6 +146,8 @@ pub struct DigestRow {
     pub incarnation: Incarnation,
     /// Highest sequence held without gaps.
     pub seq: u64,
+    /// True if the sender takes no more of it for now: its author is over its budget there.
+    pub stopped: bool,
 }
 
 /// An entry on its way.

@@ -239,6 +239,14 @@ impl FromStr for ReqId {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Series(#[serde(with = "serde_bytes")] pub [u8; 12]);
 
+impl Series {
+    /// All series of an origin.
+    pub(crate) fn all_of(origin: &PeerId) -> std::ops::RangeInclusive<Self> {
+        let of = |incarnation| ReqId::new(origin, Incarnation(incarnation), 0).series();
+        of(0)..=of(u32::MAX)
+    }
+}
+
 /// One incarnation of a database: random when it is made, and renewed when a rollback of it is found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Incarnation(pub u32);

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use crate::budget::{Amount, OverBudget};
 use crate::entry::SignedEntry;
 use crate::epoch::{Epoch, Fence};
 use crate::frame::{Frame, Phase};
@@ -180,6 +181,10 @@ pub enum Input {
     Fetched(Hash),
     /// The blob could not be had just now.
     FetchFailed(Hash),
+    /// All who might have had the blob say that they do not.
+    FetchGone(Hash),
+    /// Room on our disk, whenever it has crossed the floor.
+    Disk(DiskSpace),
     /// The gateway's side: a node registered, its stream is up. Replaces an older session of that peer at once.
     NodeUp(PeerId, SessionId),
     /// The gateway's side: that stream is gone. Ignored unless it is the peer's present one.
@@ -353,6 +358,22 @@ pub enum Refusal {
         /// When to try again, in milliseconds.
         retry_after_ms: u64,
     },
+    /// This device has used up what it may ask of the others.
+    #[error("this device is over its budget of {over}")]
+    OverBudget {
+        /// The budget.
+        over: OverBudget,
+        /// When to try again, in milliseconds.
+        retry_after_ms: u64,
+    },
+    /// The disk of this device is nearly full.
+    #[error("the disk of this device is nearly full: {free} bytes are free, and new work needs {floor}")]
+    DiskFull {
+        /// Bytes that are free.
+        free: u64,
+        /// Bytes below which no new work is taken.
+        floor: u64,
+    },
     /// The client key belongs to a call with other arguments.
     #[error("this idempotency key was used for another call, {0}")]
     KeyReused(ReqId),
@@ -408,6 +429,8 @@ pub enum LogReader {
     OwnCheck,
     /// Takes up the calls for which the book had no room.
     Deferred,
+    /// Reads what is gone by its author's word, to delete it.
+    Sweep,
     /// Looks for bodies that this peer may read now and does not hold.
     Lacking,
     /// A linked peer may read the bodies of these, and lacks them.
@@ -542,6 +565,14 @@ pub struct CallRecord {
     pub history: Vec<HistoryRow>,
 }
 
+impl CallRecord {
+    /// Wall time by which it is listed: that of its acceptance, or of its coming here if that lies in the future.
+    #[must_use]
+    pub fn listed_ms(&self) -> u64 {
+        self.history.first().map_or(self.header.accepted_ms, |row| row.at_ms)
+    }
+}
+
 /// Knowledge of a peer about the mesh: the snapshot behind status, nodes and tools.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct View {
@@ -569,6 +600,10 @@ pub struct View {
     /// Peers that signed two conflicting log entries, and have not started anew since: what they ask for after
     /// that place does not run here.
     pub forked: Vec<PeerId>,
+    /// Peers whose logs are stopped here, since they are over a budget.
+    pub stopped: Vec<StoppedLog>,
+    /// Set while the disk of this device is nearly full, so that it takes no new work.
+    pub disk: Option<DiskSpace>,
     /// The gateway, as far as we know.
     pub gateway: Option<Epoch>,
     /// The highest epoch seen.
@@ -577,6 +612,45 @@ pub struct View {
     pub links: Vec<PeerId>,
     /// All approved peers, ourselves included, by peer id.
     pub nodes: Vec<NodeView>,
+}
+
+/// A log of which nothing more is taken for now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoppedLog {
+    /// Its author.
+    pub peer: PeerId,
+    /// Place of the newest entry that is held.
+    pub at: u64,
+    /// The budget that is used up.
+    pub over: OverBudget,
+    /// Wall time at which it goes on; `None`: when its author says that older entries are not needed any more.
+    pub until_ms: Option<u64>,
+}
+
+impl fmt::Display for StoppedLog {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "its log is stopped at {}: over its budget of {}", self.at, self.over)
+    }
+}
+
+/// Room on the disk that the store is on, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DiskSpace {
+    /// Free for this program.
+    pub free: u64,
+    /// Below this no new work is taken.
+    pub floor: u64,
+}
+
+/// What fills the memory of a peer, by whom.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Open calls and the bytes of their headers, by origin.
+    pub open: Vec<(PeerId, Amount)>,
+    /// Calls that ended and stay in the book, by origin.
+    pub ended: Vec<(PeerId, u64)>,
+    /// Entries and bytes of the logs on disk, by author.
+    pub logs: Vec<(PeerId, Amount)>,
 }
 
 impl View {

@@ -4,6 +4,7 @@
 //! out as values ([`io::Output`]). The product (`src/mesh/driver.rs`) and the simulator (`netsim/`) drive the same code.
 
 pub mod audience;
+pub mod budget;
 pub mod config;
 pub mod crypto;
 pub mod entry;

@@ -2,6 +2,8 @@
 
 /// Largest encoded entry: an inline payload plus a generous header.
 pub const ENTRY_BYTES_MAX: usize = 256 * 1024;
+/// Largest encoded call, outcome or cancel request: an inline payload, two texts and names.
+pub const CALL_ENTRY_BYTES_MAX: usize = 64 * 1024;
 /// Largest payload that travels inside an entry; larger ones are blobs named by hash.
 pub const INLINE_BYTES_MAX: usize = 32 * 1024;
 /// Entries of one sync frame stop at this many bytes (`docs/protocol.md`, Log).
@@ -16,10 +18,17 @@ pub const TTL_MS_MAX: u64 = 7 * 24 * 3600 * 1000;
 pub const OPEN_PER_TARGET_MAX: usize = 1000;
 /// Bytes of arguments of the open calls of one (origin, target).
 pub const OPEN_BYTES_PER_TARGET_MAX: u64 = 64 * 1024 * 1024;
-/// Open calls that a gateway holds for others; beyond, headers stay with their origins.
+/// Open calls that a gateway holds for others, of those who are no owners at most half as many; beyond, headers stay with
+/// their origins.
 pub const QUEUE_MAX: usize = 20_000;
 /// Headers beyond that of which a peer remembers where they stand in its log.
 pub const DEFERRED_MAX: usize = 10_000;
+/// Calls of one origin that ended without their target's word and stay in a book; the oldest leave it first.
+pub const ENDED_MAX: usize = 4_000;
+/// Bytes of outputs and texts of such calls.
+pub const ENDED_BYTES_MAX: u64 = 4 * 1024 * 1024;
+/// A call that says it was accepted so far in our future, in milliseconds, is listed by the time at which it came.
+pub const FUTURE_MS_MAX: u64 = 3_600_000;
 /// A claim may not jump further ahead than this of what a peer knows (`docs/protocol.md`, Election). A device that was
 /// restored jumps by up to 36,864, and may be restored often before it meets anyone.
 pub const EPOCH_JUMP_MAX: u64 = 1 << 20;

@@ -10,12 +10,13 @@ pub(crate) mod unsupported;
 use std::collections::{BTreeMap, BTreeSet, btree_map};
 
 use crate::audience::Audience;
+use crate::budget::{self, Charge, Spending};
 use crate::crypto::Signer;
 use crate::effects::{Effects, Then};
 use crate::entry::{BodyMark, Entry, Kind, Place, Salt, SignedEntry};
 use crate::frame::{DigestRow, EntryItem, Frame};
 use crate::ids::{Hash, Incarnation, MeshId, PeerId};
-use crate::io::{Fact, LogReader, Output};
+use crate::io::{Fact, LogReader, Now, Output, StoppedLog};
 use crate::limits;
 use crate::protocol_rule::ProtocolRule;
 use crate::rows::{self, Head};
@@ -29,6 +30,10 @@ use unsupported::Unsupported;
 const HLC_PUSH_MS: u64 = 60_000;
 /// Least time between two digests that a gap makes us send to one neighbour.
 const GAP_DIGEST_EVERY_MS: u64 = 200;
+/// A digest that is answered with entries costs its sender so much of its time: at most 256 KiB in 25 ms.
+const DIGEST_ANSWER_MS: u64 = 25;
+/// Time for which a neighbour may be ahead of that pace.
+const DIGEST_BURST_MS: u64 = 500;
 
 /// The fate of an entry that somebody sent.
 #[derive(Debug, PartialEq, Eq)]
@@ -43,6 +48,8 @@ pub(crate) enum Ingest {
     Refused,
     /// It contradicts what the author said before.
     Fork,
+    /// Its author is over its budget: its log stops before it.
+    Stopped,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -51,6 +58,12 @@ struct Neighbour {
     knows: BTreeMap<(PeerId, Incarnation), u64>,
     /// Peers that it is linked to.
     neighbours: BTreeSet<PeerId>,
+    /// Authors of whom it takes nothing for now.
+    refuses: BTreeSet<PeerId>,
+    /// Its digest that is to be answered when it may.
+    asked: Option<Vec<DigestRow>>,
+    /// Our clock up to which what it was sent for its digests lasts, at their pace.
+    answered_until: u64,
     /// Bodies that it has asked for and may have as soon as they are here.
     owed: BTreeSet<Place>,
     next_digest: u64,
@@ -79,6 +92,7 @@ pub(crate) struct Logs {
     changes: Hash,
     dropped: Dropped,
     pub(crate) unsupported: Unsupported,
+    pub(crate) spending: Spending,
     bodies: Bodies,
     next_sync: u64,
 }
@@ -90,6 +104,7 @@ impl Logs {
         incarnation: Incarnation,
         heads: BTreeMap<(PeerId, Incarnation), Head>,
         unsupported: Unsupported,
+        spending: Spending,
         bodies: Bodies,
         now: u64,
     ) -> Self {
@@ -108,6 +123,7 @@ impl Logs {
             changes: Hash::ZERO,
             dropped: Dropped::default(),
             unsupported,
+            spending,
             bodies,
             next_sync: now,
         }
@@ -142,6 +158,7 @@ impl Logs {
     /// Restores a row of [`crate::io::Space::Meta`] that was written here; others are none of its business.
     pub(crate) fn restore(&mut self, key: &[u8], value: &[u8]) {
         self.dropped.restore(key, value);
+        self.spending.restore(key, value);
         if rows::fork_of(key).is_some()
             && let Some(entry) = SignedEntry::from_stored(value)
         {
@@ -152,6 +169,12 @@ impl Logs {
     /// True if an author contradicted itself at this place or before it: what counts there nobody can tell.
     pub(crate) fn is_forked(&self, author: &PeerId, incarnation: Incarnation, seq: u64) -> bool {
         self.forks.get(&(*author, incarnation)).is_some_and(|fork| *fork <= seq)
+    }
+
+    /// Logs that are stopped here, since their authors are over a budget.
+    pub(crate) fn stopped(&self, now: Now) -> Vec<StoppedLog> {
+        let newest = |author: &PeerId| self.incarnations(author).map(|(_, seq)| seq).max().unwrap_or(0);
+        self.spending.stopped(newest, now)
     }
 
     /// Authors that contradicted themselves in the incarnation that we saw last of them.
@@ -246,6 +269,7 @@ impl Logs {
             salt,
             body,
         );
+        self.spending.note_own(&entry, budget::is_answer(&entry));
         self.store(&entry, fx);
         entry
     }
@@ -259,7 +283,14 @@ impl Logs {
     }
 
     /// Takes an entry that `from` sent.
-    pub(crate) fn ingest(&mut self, from: PeerId, item: &EntryItem, trust: &Trust, fx: &mut Effects<'_>) -> Ingest {
+    pub(crate) fn ingest(
+        &mut self,
+        from: PeerId,
+        item: &EntryItem,
+        charge: Charge,
+        trust: &Trust,
+        fx: &mut Effects<'_>,
+    ) -> Ingest {
         let entry = &item.entry;
         let (author, incarnation, seq) = (entry.author, entry.entry.incarnation, entry.entry.seq);
         let admitted = trust.admits(&author, incarnation, seq);
@@ -285,11 +316,16 @@ impl Logs {
         let gap = seq > held + 1;
         let passed = gap && !fx.enforces(ProtocolRule::GapNeedsTruncation);
         if gap && !passed {
-            self.ask_again(from, fx);
+            if !self.spending.is_stopped(&author) {
+                self.ask_again(from, fx);
+            }
             return Ingest::Gap;
         }
         if entry.entry.previous != hash && !passed {
             return self.fork(entry, held, fx);
+        }
+        if !self.spending.takes(entry, charge, trust, fx) {
+            return Ingest::Stopped;
         }
         self.hlc = self.hlc.max(entry.entry.hlc.min((fx.now.wall_ms + HLC_PUSH_MS) << 16));
         self.store(entry, fx);
@@ -345,6 +381,9 @@ impl Logs {
 
     fn send_to(&mut self, peer: PeerId, item: &EntryItem, trust: &Trust, fx: &mut Effects<'_>) {
         if let Some(neighbour) = self.neighbours.get_mut(&peer) {
+            if neighbour.refuses.contains(&item.entry.author) {
+                return;
+            }
             let knows = neighbour.knows.entry((item.entry.author, item.entry.entry.incarnation)).or_default();
             if *knows >= item.entry.entry.seq {
                 return;
@@ -408,14 +447,23 @@ impl Logs {
 
     /// Digest of what we hold and may show.
     fn digest(&self) -> Vec<DigestRow> {
-        self.heads
+        let mut rows: Vec<DigestRow> = self
+            .heads
             .iter()
             .map(|((author, incarnation), head)| {
                 let own = self.is_own(author, *incarnation);
                 let seq = if own { head.seq.min(self.own_durable) } else { head.seq };
-                DigestRow { author: *author, incarnation: *incarnation, seq }
+                let stopped = self.spending.is_stopped(author);
+                DigestRow { author: *author, incarnation: *incarnation, seq, stopped }
             })
-            .collect()
+            .collect();
+        // One that stopped at its first entry.
+        for author in self.spending.stopped_authors() {
+            if self.incarnations(&author).next().is_none() {
+                rows.push(DigestRow { author, incarnation: Incarnation(0), seq: 0, stopped: true });
+            }
+        }
+        rows
     }
 
     fn digest_frame(&self) -> Frame {
@@ -431,9 +479,22 @@ impl Logs {
         }
     }
 
+    /// Takes a digest, and answers it now or when its sender's pace allows it.
+    pub(crate) fn handle_digest(&mut self, from: PeerId, rows: Vec<DigestRow>, trust: &Trust, fx: &mut Effects<'_>) {
+        if let Some(neighbour) = self.neighbours.get_mut(&from) {
+            neighbour.refuses = rows.iter().filter(|row| row.stopped).map(|row| row.author).collect();
+            neighbour.asked = None;
+            if neighbour.answered_until > fx.now.mono_ms + DIGEST_BURST_MS {
+                neighbour.asked = Some(rows);
+                return;
+            }
+        }
+        self.answer_digest(from, &rows, trust, fx);
+    }
+
     /// Answers a digest with what its sender lacks, authors nearest to the founder first, so that each is known before
     /// it speaks; and asks for what we lack ourselves.
-    pub(crate) fn handle_digest(&mut self, from: PeerId, rows: &[DigestRow], trust: &Trust, fx: &mut Effects<'_>) {
+    fn answer_digest(&mut self, from: PeerId, rows: &[DigestRow], trust: &Trust, fx: &mut Effects<'_>) {
         self.consider(from, fx);
         let depth = |peer: &PeerId| trust.member(peer).map_or(u32::MAX, |member| member.depth);
         let theirs: BTreeMap<(PeerId, Incarnation), u64> =
@@ -444,7 +505,8 @@ impl Logs {
             knows.get(&(from, row.incarnation)).copied()
         };
         let mut ranges = Vec::new();
-        for row in self.digest() {
+        let refuses = self.neighbours.get(&from).map(|neighbour| neighbour.refuses.clone()).unwrap_or_default();
+        for row in self.digest().into_iter().filter(|row| !refuses.contains(&row.author)) {
             let has = theirs.get(&(row.author, row.incarnation)).copied().max(told_here(&row)).unwrap_or(0);
             let stands = trust.standing(&row.author, row.incarnation, row.seq);
             // What its author lacks of its own log, a restored store has lost.
@@ -456,10 +518,15 @@ impl Logs {
         ranges.sort_by_key(|(author, incarnation, ..)| (*author != from, depth(author), *author, *incarnation));
         self.send_truncations(from, &ranges, fx);
         if !ranges.is_empty() {
+            if let Some(neighbour) = self.neighbours.get_mut(&from) {
+                neighbour.answered_until = neighbour.answered_until.max(fx.now.mono_ms) + DIGEST_ANSWER_MS;
+            }
             fx.out.push(Output::ReadLog { reader: LogReader::Peer(from), ranges });
         }
         let lacking = theirs.iter().any(|((author, incarnation), seq)| {
-            depth(author) != u32::MAX && self.heads.get(&(*author, *incarnation)).map_or(0, |head| head.seq) < *seq
+            depth(author) != u32::MAX
+                && !self.spending.is_stopped(author)
+                && self.heads.get(&(*author, *incarnation)).map_or(0, |head| head.seq) < *seq
         });
         if lacking {
             self.ask_again(from, fx);
@@ -523,6 +590,10 @@ impl Logs {
     /// True when all neighbours have been asked for what this peer lacks of bodies, and something is still lacking.
     pub(crate) fn handle_timeout(&mut self, every_ms: u64, trust: &Trust, fx: &mut Effects<'_>) -> bool {
         let now = fx.now.mono_ms;
+        if self.spending.poll_timeout().is_some_and(|at| at <= now) {
+            self.resume_stopped(trust, fx);
+        }
+        self.answer_asked(trust, fx);
         let owed: Vec<PeerId> = self
             .neighbours
             .iter()
@@ -546,10 +617,34 @@ impl Logs {
         lacking
     }
 
+    /// Answers the digests whose senders had to wait.
+    fn answer_asked(&mut self, trust: &Trust, fx: &mut Effects<'_>) {
+        let now = fx.now.mono_ms;
+        let due: Vec<(PeerId, Vec<DigestRow>)> = self
+            .neighbours
+            .iter_mut()
+            .filter(|(_, neighbour)| neighbour.answered_until <= now + DIGEST_BURST_MS)
+            .filter_map(|(peer, neighbour)| Some((*peer, neighbour.asked.take()?)))
+            .collect();
+        for (peer, rows) in due {
+            self.answer_digest(peer, &rows, trust, fx);
+        }
+    }
+
+    /// Goes on with logs that have room again, and asks for what was not taken meanwhile.
+    pub(crate) fn resume_stopped(&mut self, trust: &Trust, fx: &mut Effects<'_>) {
+        if self.spending.resume(trust, fx) {
+            self.ask_all(fx);
+        }
+    }
+
     pub(crate) fn poll_timeout(&self) -> Option<u64> {
+        let asked = self.neighbours.values().filter(|neighbour| neighbour.asked.is_some());
+        let asked = asked.map(|neighbour| neighbour.answered_until.saturating_sub(DIGEST_BURST_MS));
         let owed = self.neighbours.values().filter(|neighbour| neighbour.digest_deferred).map(|n| n.next_digest);
         let sync = (!self.neighbours.is_empty()).then_some(self.next_sync);
-        owed.chain(sync).chain(self.dropped.poll_timeout()).chain(self.bodies.poll_timeout()).min()
+        let timers = [self.dropped.poll_timeout(), self.spending.poll_timeout(), self.bodies.poll_timeout()];
+        owed.chain(asked).chain(sync).chain(timers.into_iter().flatten()).min()
     }
 }
 

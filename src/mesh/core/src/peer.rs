@@ -17,6 +17,7 @@ use bytes::Bytes;
 use rand_core::Rng;
 
 use crate::age::Age;
+use crate::budget::{Amount, Spending};
 use crate::calls::Book;
 use crate::compaction::Compaction;
 use crate::config::Config;
@@ -33,7 +34,8 @@ use crate::ids::{Attempt, Hash, Incarnation, PeerId, PublicKey, ReqId};
 use crate::incarnations::{Incarnations, lost_floor};
 use crate::invites::Invites;
 use crate::io::{
-    Batch, CallRecord, CmdId, Fact, HistoryRow, Image, Input, LogReader, Now, Output, Reply, Space, View, Write,
+    Batch, CallRecord, CmdId, DiskSpace, Fact, HistoryRow, Image, Input, LogReader, Now, Output, Reply, Space, Usage,
+    View, Write,
 };
 use crate::links::Links;
 use crate::log::Logs;
@@ -58,7 +60,7 @@ const NO_BODY: &str =
 #[derive(Debug, Clone)]
 struct Timers {
     /// The last step.
-    now_ms: u64,
+    now: Now,
     /// The age of this store.
     age: Age,
     /// When [`Input::Wake`] was asked for.
@@ -90,7 +92,7 @@ pub struct Peer {
 macro_rules! facts {
     ($peer:expr) => {
         crate::facts::Facts {
-            now_ms: $peer.timers.now_ms,
+            now_ms: $peer.timers.now.mono_ms,
             local: &$peer.local,
             trust: &$peer.trust,
             election: &$peer.election,
@@ -195,10 +197,19 @@ impl Peer {
         let at_start = heads.get(&(me, incarnation)).map_or(0, |head: &Head| head.seq);
         let stored = read(&meta, &rows::incarnations());
         let mut peer = Self {
-            timers: Timers { now_ms: now.mono_ms, age, asked_wake: None, stopping: None },
+            timers: Timers { now, age, asked_wake: None, stopping: None },
             durability: Durability::default(),
             election: Election::boot(config.clone(), me, trust.mesh(), fence, floor, now.mono_ms),
-            logs: Logs::new(me, trust.mesh(), incarnation, heads, unsupported, bodies, now.mono_ms),
+            logs: Logs::new(
+                me,
+                trust.mesh(),
+                incarnation,
+                heads,
+                unsupported,
+                Spending::new(config.budgets),
+                bodies,
+                now.mono_ms,
+            ),
             trust,
             nodes,
             links: Links::default(),
@@ -208,7 +219,7 @@ impl Peer {
             invites,
             reattestation,
             compaction: Compaction::new(now.mono_ms, config.compact_every_ms),
-            local: Local { me, key, signer: signer.into(), config, boot },
+            local: Local { me, key, signer: signer.into(), config, boot, disk: None },
         };
         peer.logs.set_changes(peer.trust.fingerprint());
         for (row_key, value) in &meta {
@@ -287,7 +298,7 @@ impl Peer {
         out: &mut Vec<Output>,
         step: impl FnOnce(&mut Self, &mut Effects<'_>),
     ) {
-        self.timers.now_ms = now.mono_ms;
+        self.timers.now = now;
         let mut gateway = self.election.gateway();
         let mut fx = self.effects(now, rng, out);
         step(self, &mut fx);
@@ -297,6 +308,7 @@ impl Peer {
             self.handle_gateway_change(&mut fx);
             self.settle(&mut fx);
         }
+        self.logs.spending.save(&mut fx);
         self.timers.age.save(&mut fx);
         let Effects { writes, then, sync, view_changed, .. } = fx;
         self.durability.commit(writes, sync, then, out);
@@ -369,6 +381,12 @@ impl Peer {
             }
             Input::Fetched(hash) => self.executor.handle_fetched(hash, &facts!(self), fx),
             Input::FetchFailed(hash) => self.executor.handle_fetch_failed(hash, fx.now.mono_ms),
+            Input::FetchGone(hash) => {
+                for finished in self.executor.handle_fetch_gone(hash, fx) {
+                    self.finish(Some(finished), fx);
+                }
+            }
+            Input::Disk(space) => self.handle_disk(space, fx),
             Input::NodeUp(peer, session) => {
                 if facts!(self).leads() && self.trust.member(&peer).is_some() {
                     self.book.handle_node_up(peer, session, &facts!(self), fx);
@@ -399,7 +417,7 @@ impl Peer {
                 if self.links.begin_comparison(from, changes, &self.trust, fx.now.mono_ms) {
                     membership::send_records(from, &facts!(self), fx);
                 }
-                self.logs.handle_digest(from, &rows, &self.trust, fx);
+                self.logs.handle_digest(from, rows, &self.trust, fx);
             }
             Frame::Entries { entries, more } => {
                 for item in &entries {
@@ -497,6 +515,7 @@ impl Peer {
                     self.handle_lost_state(fx);
                 }
             }
+            LogReader::Sweep => self.logs.handle_sweep_read(&entries, more, &self.trust, fx),
             LogReader::Deferred => {
                 for (entry, left_ms) in self.book.take_deferred(entries, fx.now.mono_ms) {
                     self.apply_admitted(&entry, Some(left_ms), fx);
@@ -588,7 +607,7 @@ impl Peer {
     }
 
     fn time_deferred(&mut self, fx: &mut Effects<'_>) {
-        self.book.read_deferred(&self.local.config, &self.logs, fx);
+        self.book.read_deferred(&facts!(self), fx);
     }
 
     fn time_executor(&mut self, fx: &mut Effects<'_>) {
@@ -688,6 +707,9 @@ impl Peer {
         // The log may bring the header only after a crash has made us forget what became of it: it belongs in the book.
         // So does the time that is left, also where nothing begins for now: another gateway may believe in more.
         if !self.executor.has_any(&id) {
+            if self.book.record(&id).is_none() && !self.book.has_room(&place.author, &facts!(self), fx) {
+                return answer(AnswerKind::Busy, fx);
+            }
             self.book.apply_header(&dispatch.header, header.clone(), dispatch.left_ms, &facts!(self), fx);
         }
         if self.executor.is_new(&id, attempt)
@@ -759,6 +781,12 @@ impl Peer {
         facts!(self).is_excluded_here()
     }
 
+    /// The disk has crossed its floor. What runs goes on.
+    fn handle_disk(&mut self, space: DiskSpace, fx: &mut Effects<'_>) {
+        self.local.disk = (space.free < space.floor).then_some(space);
+        fx.view_changed = true;
+    }
+
     /// A halt has come or gone.
     fn handle_halts(&mut self, fx: &mut Effects<'_>) {
         self.refresh_candidates(fx);
@@ -792,7 +820,7 @@ impl Peer {
     #[must_use]
     pub fn view(&self) -> View {
         let facts = facts!(self);
-        facts.view(&facts.online(self.book.online()))
+        facts.view(&facts.online(self.book.online()), self.timers.now)
     }
 
     /// Peers that are excluded, revoked or awaiting re-approval; at most [`crate::limits::REVOKED_TOLD_MAX`]. When one of them comes,
@@ -811,6 +839,14 @@ impl Peer {
     /// All such calls.
     pub fn open_calls(&self) -> impl Iterator<Item = &CallRecord> + Clone {
         self.book.records()
+    }
+
+    /// What fills this peer's memory and its log, by whom.
+    #[must_use]
+    pub fn usage(&self) -> Usage {
+        let (open, ended) = self.book.usage();
+        let logs: Vec<(PeerId, Amount)> = self.logs.spending.held().collect();
+        Usage { open, ended, logs }
     }
 
     /// Number of calls that have no ending yet.

@@ -77,6 +77,10 @@ pub enum ProtocolRule {
     QueueLimit,
     /// No more tools run at once than allowed.
     RunningLimit,
+    /// The log of an author that is over its budget stops.
+    LogBudget,
+    /// An origin has a share of the book.
+    OpenShare,
     /// A revocation wins over an approval that did not know it.
     RevocationWins,
     /// An entry of a revoked author beyond the revocation's cut-off is void.
@@ -190,6 +194,8 @@ impl ProtocolRule {
         Self::OpenLimit,
         Self::QueueLimit,
         Self::RunningLimit,
+        Self::LogBudget,
+        Self::OpenShare,
         Self::RevocationWins,
         Self::CutoffVoids,
         Self::DemotionEndsAuthority,

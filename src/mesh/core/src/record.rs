@@ -153,6 +153,15 @@ impl Payload {
         self.len() == 0
     }
 
+    /// True unless it holds more than may travel inside an entry.
+    #[must_use]
+    pub fn is_within_limits(&self) -> bool {
+        match self {
+            Self::Inline(bytes) => bytes.len() <= limits::INLINE_BYTES_MAX,
+            Self::Blob { .. } => true,
+        }
+    }
+
     /// SHA-256 of the bytes.
     #[must_use]
     pub fn hash(&self) -> Hash {
@@ -210,6 +219,7 @@ impl Header {
         (1..=limits::TTL_MS_MAX).contains(&self.ttl_ms)
             && self.timeout_ms <= limits::TTL_MS_MAX
             && self.arguments.len() <= limits::ARGUMENTS_BYTES_MAX as u64
+            && self.arguments.is_within_limits()
             && self.principal.len() <= limits::CLIENT_KEY_BYTES_MAX
             && self.client_key.as_ref().is_none_or(|key| (1..=limits::CLIENT_KEY_BYTES_MAX).contains(&key.len()))
     }

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::budget::Amount;
 use crate::entry::{Kind, Place, SignedEntry, decode, encode};
 use crate::epoch::Fence;
 use crate::ids::{Attempt, Hash, Incarnation, PeerId, PublicKey, ReqId, Series};
@@ -158,6 +159,7 @@ const TRUNCATION: &[u8] = b"truncation:";
 const SWEEP: &[u8] = b"sweep:";
 const UNSUPPORTED: &[u8] = b"unsupported:";
 const VOID: &[u8] = b"void:";
+const BUDGET: &[u8] = b"budget:";
 const LACKING: &[u8] = b"lacking:";
 const UNREAD: &[u8] = b"unread:";
 
@@ -221,6 +223,18 @@ pub fn void_of(key: &[u8]) -> Option<Option<(PeerId, Incarnation)>> {
     key.strip_prefix(VOID).map(log_of)
 }
 
+/// What an author's logs take here.
+#[must_use]
+pub fn budget(author: &PeerId) -> RowKey<BudgetRow> {
+    meta_of(BUDGET, &author.0)
+}
+
+/// Reads a key of [`budget`].
+#[must_use]
+pub fn budget_of(key: &[u8]) -> Option<PeerId> {
+    PeerId::from_slice(key.strip_prefix(BUDGET)?)
+}
+
 /// An entry whose body is lacking here although this peer may read it.
 #[must_use]
 pub fn lacking(place: &Place) -> RowKey<LackingRow> {
@@ -270,6 +284,15 @@ pub struct UnsupportedRow {
     pub critical: bool,
     /// Its bytes.
     pub len: u64,
+}
+
+/// The row of [`budget`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BudgetRow {
+    /// Entries besides answers to calls of others.
+    pub log: Amount,
+    /// Those.
+    pub answers: Amount,
 }
 
 /// The row of [`void`].

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use super::{Book, key_id, request_fingerprint};
+use crate::budget::OverBudget;
 use crate::effects::Effects;
 use crate::facts::Facts;
 use crate::ids::{PeerId, ReqId, ToolName};
-use crate::io::{NewCall, Refusal};
+use crate::io::{DiskSpace, NewCall, Refusal};
 use crate::limits;
 use crate::policy;
 use crate::protocol_rule::ProtocolRule;
@@ -51,10 +52,19 @@ pub(crate) fn accept(new: NewCall, book: &Book, facts: &Facts<'_>, fx: &Effects<
         return Err(Refusal::UnknownTool { node: node_id, tool: new.tool });
     };
     policy::permits(&me, decl, facts).map_err(Refusal::Denied)?;
+    if let Some(DiskSpace { free, floor }) = facts.local.disk {
+        return Err(Refusal::DiskFull { free, floor });
+    }
+    let budget = facts.config().budgets.of(facts.trust.tier(&me));
+    let over_budget = |over| Refusal::OverBudget { over, retry_after_ms: RETRY_AFTER_MS };
     let (open, bytes) = book.own_open(&target);
     let full = open >= facts.config().open_per_target_max && fx.enforces(ProtocolRule::OpenLimit);
     if full || bytes + new.arguments.len() > limits::OPEN_BYTES_PER_TARGET_MAX {
         return Err(Refusal::QueueFull { node: node_id, open, retry_after_ms: RETRY_AFTER_MS });
+    }
+    book.has_room_for_own(&new.arguments, budget).map_err(over_budget)?;
+    if new.client_key.is_some() && book.keys_of(&me) >= budget.keys {
+        return Err(over_budget(OverBudget::Keys(budget.keys)));
     }
     let own = facts.logs.incarnation();
     let header = Header {
@@ -83,6 +93,10 @@ pub(crate) fn accept(new: NewCall, book: &Book, facts: &Facts<'_>, fx: &Effects<
 }
 
 fn check(new: &NewCall) -> Result<(), Refusal> {
+    if !new.arguments.is_within_limits() {
+        let max = limits::INLINE_BYTES_MAX;
+        return Err(Refusal::Invalid(format!("arguments over {max} bytes travel as a blob")));
+    }
     if new.arguments.len() > limits::ARGUMENTS_BYTES_MAX as u64 {
         let max = limits::ARGUMENTS_BYTES_MAX;
         return Err(Refusal::Invalid(format!("the arguments are over {max} bytes")));

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use crate::effects::Effects;
 use crate::entry::{Place, SignedEntry};
+use crate::ids::PeerId;
 use crate::io::{LogReader, Output};
 use crate::limits;
 use crate::log::Logs;
@@ -18,6 +19,7 @@ const READ_MAX: usize = 64;
 #[derive(Debug, Default, Clone)]
 pub(super) struct Deferred {
     waiting: BTreeMap<Place, u64>,
+    of_author: BTreeMap<PeerId, usize>,
     next_ms: u64,
 }
 
@@ -27,27 +29,54 @@ impl Deferred {
         self.waiting.get(place).map(|until| until.saturating_sub(now))
     }
 
-    /// Notes a header that is to be read later.
-    pub(super) fn keep(&mut self, place: Place, left_ms: u64, now: u64) {
-        if left_ms == 0 || self.waiting.len() >= limits::DEFERRED_MAX {
+    /// Notes a header that is to be read later. `max`: how many of its author are noted.
+    pub(super) fn keep(&mut self, place: Place, left_ms: u64, max: usize, now: u64) {
+        let of_author = self.of_author.get(&place.author).copied().unwrap_or(0);
+        if left_ms == 0 || self.waiting.len() >= limits::DEFERRED_MAX || of_author >= max {
             return;
         }
         if self.waiting.is_empty() {
             self.next_ms = now + LOOK_EVERY_MS;
         }
-        self.waiting.insert(place, now + left_ms);
+        if self.waiting.insert(place, now + left_ms).is_none() {
+            *self.of_author.entry(place.author).or_default() += 1;
+        }
     }
 
-    /// Reads as many as there is `room` for.
-    pub(super) fn handle_timeout(&mut self, room: usize, logs: &Logs, fx: &mut Effects<'_>) {
+    fn retain(&mut self, keep: impl Fn(&Place, u64) -> bool) {
+        let of_author = &mut self.of_author;
+        self.waiting.retain(|place, until| {
+            let stays = keep(place, *until);
+            if !stays {
+                uncount(of_author, &place.author);
+            }
+            stays
+        });
+    }
+
+    /// Origins of which any are noted.
+    pub(super) fn origins(&self) -> Vec<PeerId> {
+        self.of_author.keys().copied().collect()
+    }
+
+    /// Forgets those of some origins.
+    pub(super) fn forget(&mut self, of: impl Fn(&PeerId) -> bool) {
+        self.retain(|place, _| !of(&place.author));
+    }
+
+    /// Reads as many of each origin as it has room for.
+    pub(super) fn handle_timeout(&mut self, mut rooms: BTreeMap<PeerId, u64>, logs: &Logs, fx: &mut Effects<'_>) {
         let now = fx.now.mono_ms;
         if self.poll_timeout().is_none_or(|at| now < at) {
             return;
         }
         self.next_ms = now + LOOK_EVERY_MS;
-        self.waiting
-            .retain(|place, until| *until > now && !logs.is_dropped((place.author, place.incarnation), place.seq));
-        let places = self.waiting.keys().take(room.min(READ_MAX));
+        self.retain(|place, until| until > now && !logs.is_dropped((place.author, place.incarnation), place.seq));
+        let mut has_room = |place: &&Place| {
+            let room = rooms.get_mut(&place.author);
+            room.is_some_and(|room| std::mem::replace(room, room.saturating_sub(1)) > 0)
+        };
+        let places = self.waiting.keys().filter(&mut has_room).take(READ_MAX);
         let ranges: Vec<_> = places.map(|place| (place.author, place.incarnation, place.seq, place.seq)).collect();
         if !ranges.is_empty() {
             fx.out.push(Output::ReadLog { reader: LogReader::Deferred, ranges });
@@ -63,8 +92,18 @@ impl Deferred {
     pub(super) fn handle_log_read(&mut self, entries: Vec<SignedEntry>, now: u64) -> Vec<(SignedEntry, u64)> {
         let taken = entries.into_iter().filter_map(|entry| {
             let until = self.waiting.remove(&entry.place())?;
+            uncount(&mut self.of_author, &entry.author);
             Some((entry, until.saturating_sub(now)))
         });
         taken.collect()
+    }
+}
+
+fn uncount(of_author: &mut BTreeMap<PeerId, usize>, author: &PeerId) {
+    if let Some(count) = of_author.get_mut(author) {
+        *count = count.saturating_sub(1);
+        if *count == 0 {
+            of_author.remove(author);
+        }
     }
 }

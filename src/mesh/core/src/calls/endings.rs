@@ -12,7 +12,9 @@ use crate::rows::Basis;
 
 /// True if an outcome could be one of a call at all.
 pub(super) fn is_possible(outcome: &Outcome) -> bool {
-    (1..=ATTEMPTS_MAX).contains(&outcome.attempt) && outcome.output.len() <= limits::RESULT_BYTES_MAX
+    (1..=ATTEMPTS_MAX).contains(&outcome.attempt)
+        && outcome.output.len() <= limits::RESULT_BYTES_MAX
+        && outcome.output.is_within_limits()
 }
 
 /// The basis of an outcome, if it takes the place of what is held; `None` when it does not count.

@@ -126,7 +126,8 @@ impl Book {
         let released = open.released || !fx.enforces(ProtocolRule::HeaderDurable);
         let between_members = facts.may_get_calls(&target) && !facts.trust.is_excluded(&open.record.origin);
         let between_members = between_members || !fx.enforces(ProtocolRule::DispatchToMembers);
-        let between_members = between_members && facts.trust.may_read(&open.entry, &target);
+        let between_members =
+            between_members && open.entry.as_ref().is_some_and(|entry| facts.trust.may_read(entry, &target));
         if !released || open.ended() || open.deadline <= now || open.cancel.is_some() || !between_members {
             return;
         }
@@ -141,18 +142,14 @@ impl Book {
             }
             Some(_) | None => facts.config().resend_min_ms,
         };
+        let Some(header) = open.entry.clone() else { return };
         open.sent = Some(Sent { attempt, again_at: now + pause_ms, pause_ms });
         self.agenda.insert((now + pause_ms, *id));
         session.outstanding.insert(*id);
         if let Some(calls) = self.waiting.get_mut(&target) {
             calls.remove(&open.arrival);
         }
-        let frame = Frame::Dispatch(Dispatch {
-            claim: claim.clone(),
-            header: open.entry.clone(),
-            attempt,
-            left_ms: open.deadline - now,
-        });
+        let frame = Frame::Dispatch(Dispatch { claim: claim.clone(), header, attempt, left_ms: open.deadline - now });
         fx.send(target, frame);
         self.phase(id, Phase::Dispatched, attempt, self.me, "", fx);
     }

@@ -11,9 +11,11 @@ use crate::effects::Effects;
 use crate::entry::SignedEntry;
 use crate::frame::{EntryItem, Frame};
 use crate::ids::{Hash, Incarnation, PeerId};
+use crate::io::{LogReader, Output};
 use crate::limits;
 use crate::record::{TruncatedRun, Truncation};
 use crate::rows;
+use crate::trust::Trust;
 
 /// Pause between two steps of deleting.
 const SWEEP_EVERY_MS: u64 = 20;
@@ -62,6 +64,8 @@ pub(super) struct Dropped {
     latest: BTreeMap<LogId, LatestTruncation>,
     /// Places whose rows are still to be deleted, from the first run on.
     sweep: BTreeMap<LogId, Vec<(u64, u64)>>,
+    /// The places that our own log is asked for, to be deleted: their authors' budgets get back what they took.
+    reading: Option<(LogId, u64, u64)>,
     next_sweep: u64,
 }
 
@@ -84,7 +88,7 @@ impl Dropped {
     }
 
     pub(super) fn poll_timeout(&self) -> Option<u64> {
-        (!self.sweep.is_empty()).then_some(self.next_sweep)
+        (!self.sweep.is_empty() && self.reading.is_none()).then_some(self.next_sweep)
     }
 }
 
@@ -198,6 +202,7 @@ impl Logs {
         let room = before.is_some() || self.incarnations(&log_id.0).count() < limits::INCARNATIONS_MAX;
         if head.seq > before.map_or(0, |head| head.seq) && room {
             self.heads.insert(log_id, head);
+            self.spending.note_step(&log_id.0);
             fx.put(rows::head(&log_id.0, log_id.1), &head);
         }
     }
@@ -220,36 +225,52 @@ impl Logs {
         }
     }
 
-    /// Deletes some rows of what is gone. The truncation that explains it is in an earlier batch, or in this one.
+    /// Reads some of what is gone, to delete it.
     pub(super) fn sweep(&mut self, fx: &mut Effects<'_>) {
-        let Some((log_id, mut places)) = self.dropped.sweep.first_key_value().map(|(log_id, p)| (*log_id, p.clone()))
-        else {
-            return;
-        };
-        if fx.now.mono_ms < self.dropped.next_sweep {
+        if self.dropped.poll_timeout().is_none_or(|at| fx.now.mono_ms < at) {
             return;
         }
+        let Some((log_id, places)) = self.dropped.sweep.first_key_value() else { return };
+        let Some((first, last)) = places.last().copied() else { return };
+        let until = last.min(first + limits::SWEEP_ROWS_MAX as u64 - 1);
+        self.dropped.reading = Some((*log_id, first, until));
+        let ranges = vec![(log_id.0, log_id.1, first, until)];
+        fx.out.push(Output::ReadLog { reader: LogReader::Sweep, ranges });
+    }
+
+    /// Our own log answers: deletes those rows. The truncation that explains it is in an earlier batch, or in this one.
+    pub(crate) fn handle_sweep_read(
+        &mut self,
+        entries: &[SignedEntry],
+        more: bool,
+        trust: &Trust,
+        fx: &mut Effects<'_>,
+    ) {
+        let Some((log_id, first, until)) = self.dropped.reading.take() else { return };
         self.dropped.next_sweep = fx.now.mono_ms + SWEEP_EVERY_MS;
-        let mut room = limits::SWEEP_ROWS_MAX as u64;
-        while room > 0
-            && let Some((first, last)) = places.pop()
-        {
-            let until = last.min(first + room - 1);
-            for seq in first..=until {
-                fx.delete(rows::entry(&log_id.0, log_id.1, seq));
-            }
-            room -= until - first + 1;
-            if until < last {
-                places.push((until + 1, last));
-            }
+        let until = if more { entries.last().map_or(first, |entry| entry.entry.seq).min(until) } else { until };
+        for entry in entries {
+            self.spending.release(entry);
         }
+        for seq in first..=until {
+            fx.delete(rows::entry(&log_id.0, log_id.1, seq));
+        }
+        let Some(mut places) = self.dropped.sweep.remove(&log_id) else { return };
+        // What was added meanwhile stands behind it.
+        for (from, last) in &mut places {
+            if *from == first {
+                *from = until + 1;
+            }
+            debug_assert!(*from <= *last + 1, "a chunk ends within its range");
+        }
+        places.retain(|(from, last)| from <= last);
         if places.is_empty() {
-            self.dropped.sweep.remove(&log_id);
             fx.delete(rows::sweep(&log_id.0, log_id.1));
         } else {
             fx.put(rows::sweep(&log_id.0, log_id.1), &places);
             self.dropped.sweep.insert(log_id, places);
         }
+        self.resume_stopped(trust, fx);
     }
 }
 

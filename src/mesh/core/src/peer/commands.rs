@@ -65,11 +65,14 @@ impl Peer {
             Accepted::Known(id) => return Ok(Reply::Call { id, created: false }),
             Accepted::New(header) => header,
         };
+        let asked = self.logs.spending.ask(&self.local.me, &self.trust, fx.now.mono_ms);
+        asked.map_err(|(over, retry_after_ms)| Refusal::OverBudget { over, retry_after_ms })?;
         self.incarnations.use_id(fx);
         let (id, ttl_ms) = (header.id, header.ttl_ms);
         let audience = Audience::Call { origin: self.local.me, target: header.target };
         let body = entry::encode(&*header);
         let entry = self.logs.append(self.local.signer.as_ref(), Kind::CALL, (audience, &body), fx);
+        self.charge_own(&entry, fx);
         // Not before it is durable may anyone see it: the book learns it now, but dispatches it with the push below.
         self.book.apply_header(&entry, header, ttl_ms, &facts!(self), fx);
         log::push_when_durable(&entry, Some(ttl_ms), fx);

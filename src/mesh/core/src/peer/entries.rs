@@ -3,6 +3,7 @@
 
 use super::{Peer, facts};
 use crate::audience::Audience;
+use crate::budget::{self, Charge};
 use crate::calls::InferredEnding;
 use crate::effects::{Effects, Then};
 use crate::entry::{self, Kind, SignedEntry};
@@ -32,14 +33,17 @@ impl Peer {
         if !admits(self) && self.trust.judges_early(&place.author) {
             self.judge_changes(false, fx);
         }
-        match self.logs.ingest(from, item, &self.trust, fx) {
+        let by_owner = self.trust.is_owner(&entry.author);
+        let payer = budget::answers(entry).and_then(|id| self.book.payer(&id, &entry.author, by_owner));
+        let charge = Charge { payer: payer.unwrap_or(entry.author), answer: budget::is_answer(entry) };
+        match self.logs.ingest(from, item, charge, &self.trust, fx) {
             Ingest::New => self.apply(entry, item.left_ms, fx),
             // A peer that was removed gets membership changes and nothing else, so they do not follow on what it holds.
             Ingest::Gap if entry.entry.kind == Kind::MEMBERSHIP => self.apply_change(entry),
             // One that is void stays in the set, so that everyone judges by the same; and so does one whose place is gone,
             // by a truncation of whoever stole its author's key.
             Ingest::Known if self.logs.take_body(item, &self.trust, fx) => self.apply_body(entry, item.left_ms, fx),
-            Ingest::Refused | Ingest::Known => self.take_change(entry),
+            Ingest::Refused | Ingest::Known | Ingest::Stopped => self.take_change(entry),
             Ingest::Gap | Ingest::Fork => {}
         }
     }
@@ -93,8 +97,17 @@ impl Peer {
 
     fn write_for(&mut self, audience: Audience, kind: Kind, body: &[u8], fx: &mut Effects<'_>) -> SignedEntry {
         let entry = self.logs.append(self.local.signer.as_ref(), kind, (audience, body), fx);
+        self.charge_own(&entry, fx);
         log::push_when_durable(&entry, None, fx);
         entry
+    }
+
+    /// Charges our own hour, unless the entry answers a call of somebody else.
+    pub(super) fn charge_own(&mut self, entry: &SignedEntry, fx: &Effects<'_>) {
+        if !budget::is_answer(entry) {
+            let (me, amount) = (self.local.me, budget::amount(entry));
+            self.logs.spending.charge(&me, amount, &self.trust, fx.now.mono_ms);
+        }
     }
 
     /// Appends what we say of a call.
@@ -125,6 +138,9 @@ impl Peer {
         let Outcome { id, attempt, .. } = finished.outcome;
         let entry = self.write_of_call(&id, Kind::OUTCOME, &entry::encode(&finished.outcome), fx);
         fx.then(Then::Outcome(id, attempt, entry.clone()));
+        if let Some(origin) = self.book.payer(&id, &self.local.me, false) {
+            self.logs.spending.charge(&origin, budget::amount(&entry), &self.trust, fx.now.mono_ms);
+        }
         self.book.apply_outcome(&entry, &facts!(self), fx);
     }
 
@@ -241,7 +257,9 @@ impl Peer {
             let finished = self.executor.deny(id, attempt, header, policy::STRANGER, fx);
             self.finish(finished, fx);
         }
+        self.book.free_strangers(&facts!(self), fx);
         self.end_undeliverable(fx);
+        self.logs.resume_stopped(&self.trust, fx);
         self.reattestation.read(&facts!(self), fx);
     }
 
@@ -266,7 +284,7 @@ impl Peer {
             return;
         }
         let left_ms = left_ms.unwrap_or(header.ttl_ms).min(header.ttl_ms);
-        if self.book.defers(entry.place(), &header, left_ms, &self.local.config, fx) {
+        if self.book.defers(entry.place(), &header, left_ms, &facts!(self), fx) {
             return;
         }
         let mine = header.target == me;

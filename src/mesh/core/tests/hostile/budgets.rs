@@ -1,0 +1,197 @@
+//! One that fills: its log stops here, what it holds of the book is its share, and nobody else is kept out.
+
+use mesh_core::budget::{Amount, Budget, OverBudget};
+use mesh_core::config::Config;
+use mesh_core::io::Refusal;
+
+use super::*;
+
+/// An honest peer whose budgets are small.
+fn small(change: impl FnOnce(&mut Budget)) -> Honest {
+    let mut honest = Honest::new();
+    let mut config = Config::default();
+    change(&mut config.budgets.guest);
+    honest.machine.config = config;
+    honest.crash();
+    honest.pass(4_000);
+    assert!(honest.peer().leads());
+    honest
+}
+
+fn few(entries: u64) -> Amount {
+    Amount { entries, bytes: 1 << 30 }
+}
+
+fn says_call(author: &mut Author, counter: u64, target: PeerId) -> SignedEntry {
+    let header = header(&author.id(), counter, target);
+    author.says(Kind::CALL, encode(&header))
+}
+
+#[test]
+fn s05_over_its_budget_a_log_stops_and_nobody_elses_does() {
+    let mut honest = small(|guest| guest.log = few(10));
+    let (mut liar, mut other) = (honest.author(1), honest.author(2));
+    honest.admit(&liar, Tier::Shared);
+    honest.admit(&other, Tier::Shared);
+    let target = honest.author(3).id();
+    let before = honest.log_rows();
+    for counter in 1..=100 {
+        let entry = says_call(&mut liar, counter, target);
+        honest.hears(&liar, pushed(entry));
+    }
+    assert_eq!(honest.log_rows(), before + 20, "others allow twice of it");
+    let stopped = honest.peer().view().stopped;
+    assert_eq!(stopped.len(), 1);
+    assert_eq!((stopped[0].peer, stopped[0].at), (liar.id(), 20));
+    assert!(matches!(stopped[0].over, OverBudget::Log(_)), "{:?}", stopped[0].over);
+    // Its digest says so, so that nobody sends it again and again.
+    let out = honest.step(Input::LinkUp(liar.id()));
+    let told = out.iter().any(|output| {
+        matches!(output, Output::Send(_, Frame::Digest { rows, .. })
+            if rows.iter().any(|row| row.author == liar.id() && row.stopped))
+    });
+    assert!(told);
+    let entry = says_call(&mut other, 1, target);
+    honest.hears(&other, pushed(entry));
+    assert!(honest.peer().view().stopped.iter().all(|log| log.peer == liar.id()));
+    // Also after a restart.
+    honest.crash();
+    honest.step(Input::LinkUp(liar.id()));
+    let entry = says_call(&mut liar, 101, target);
+    honest.hears(&liar, pushed(entry));
+    assert!(honest.log_rows() <= before + 21 + 32, "a crash forgets no more than a little");
+}
+
+#[test]
+fn s05_arguments_over_the_inline_limit_stop_a_log() {
+    let mut honest = Honest::new();
+    let mut liar = honest.author(1);
+    honest.admit(&liar, Tier::Shared);
+    let target = honest.author(3).id();
+    let large = |bytes: usize| Payload::Inline(vec![b' '; bytes].into());
+    let over = Header { arguments: large(limits::INLINE_BYTES_MAX + 1), ..header(&liar.id(), 1, target) };
+    let entry = liar.says(Kind::CALL, encode(&over));
+    honest.hears(&liar, pushed(entry));
+    assert_eq!(honest.state(&over.id), None, "it is not acted on");
+    let before = honest.log_rows();
+    let huge = Header { arguments: large(250_000), ..header(&liar.id(), 2, target) };
+    let entry = liar.says(Kind::CALL, encode(&huge));
+    honest.hears(&liar, pushed(entry));
+    assert_eq!(honest.log_rows(), before, "and what is larger still is not even kept");
+    assert!(matches!(honest.peer().view().stopped[0].over, OverBudget::EntryBytes(_)));
+}
+
+#[test]
+fn s06_an_origin_has_a_share_of_the_book_and_the_forgotten_has_none() {
+    let mut honest = small(|guest| guest.open = few(5));
+    let (mut liar, mut other) = (honest.author(1), honest.author(2));
+    honest.admit(&liar, Tier::Shared);
+    honest.admit(&other, Tier::Shared);
+    let target = honest.author(3).id();
+    for counter in 1..=50 {
+        let entry = says_call(&mut liar, counter, target);
+        honest.hears(&liar, pushed(entry));
+    }
+    assert_eq!(honest.peer().open_count(), 10, "twice of what it allows itself");
+    let entry = says_call(&mut other, 1, target);
+    honest.hears(&other, pushed(entry));
+    assert_eq!(honest.peer().open_count(), 11);
+    let usage = honest.peer().usage();
+    assert!(usage.open.iter().any(|(origin, open)| *origin == liar.id() && open.entries == 10));
+    honest.ask(Command::Revoke { peer: liar.id() });
+    assert_eq!(honest.peer().open_count(), 1, "forgetting frees what it had filled");
+    assert!(honest.peer().usage().open.iter().all(|(origin, _)| *origin != liar.id()));
+    honest.crash();
+    assert_eq!(honest.peer().open_count(), 1, "also after a restart");
+}
+
+#[test]
+fn s14_a_guest_is_held_to_its_rate_by_its_own_device() {
+    let mut honest = Honest::new();
+    let guest = Symbolic::new(7);
+    let approve = Command::Approve { key: guest.public_key(), node_id: "guest".parse().unwrap(), tier: Tier::Shared };
+    let welcome = honest.approve(approve);
+    let mut desk = Desk::newcomer(guest, &welcome, honest.now);
+    desk.ask(Command::SetDirectory(offers(vec![tool("append", Effect::Once)])));
+    let me = desk.id();
+    let mut accepted = 0;
+    let refused = loop {
+        let new = NewCall { ttl_ms: 1, ..test_kit::call(&me, "append") };
+        match desk.ask(Command::Call(new)) {
+            Reply::Call { .. } => accepted += 1,
+            Reply::Refused(refusal) => break refusal,
+            reply => panic!("{reply:?}"),
+        }
+    };
+    assert_eq!(accepted, 200, "the burst");
+    let Refusal::OverBudget { over, retry_after_ms } = refused else { panic!("{refused:?}") };
+    assert_eq!((over, retry_after_ms <= 20), (OverBudget::Rate(50), true));
+    desk.pass(1_000);
+    let new = NewCall { ttl_ms: 1, ..test_kit::call(&me, "append") };
+    assert!(matches!(desk.ask(Command::Call(new)), Reply::Call { .. }), "and 50 in each second after that");
+}
+
+#[test]
+fn s14_a_full_disk_takes_no_new_work() {
+    let mut honest = Honest::new();
+    let me = honest.id();
+    honest.step(Input::Disk(mesh_core::io::DiskSpace { free: 10, floor: 20 }));
+    let reply = honest.ask(Command::Call(test_kit::call(&me, "append")));
+    assert_eq!(reply, Reply::Refused(Refusal::DiskFull { free: 10, floor: 20 }));
+    assert!(honest.peer().view().disk.is_some());
+    honest.step(Input::Disk(mesh_core::io::DiskSpace { free: 30, floor: 20 }));
+    assert!(matches!(honest.ask(Command::Call(test_kit::call(&me, "append"))), Reply::Call { .. }));
+    assert_eq!(honest.peer().view().disk, None);
+}
+
+#[test]
+fn s17_blobs_of_one_origin_are_wanted_only_so_many() {
+    let mut honest = small(|guest| guest.blobs = 3);
+    let mut liar = honest.author(1);
+    honest.admit(&liar, Tier::Shared);
+    let target = honest.author(3).id();
+    let mut fetched = 0;
+    for counter in 1..=50 {
+        let arguments = Payload::Blob { hash: Hash::of(&[counter as u8]), len: 100_000 };
+        let header = Header { arguments, ..header(&liar.id(), counter, target) };
+        let entry = liar.says(Kind::CALL, encode(&header));
+        let out = honest.hears(&liar, pushed(entry));
+        fetched += out.iter().filter(|output| matches!(output, Output::Fetch { .. })).count();
+    }
+    assert_eq!(fetched, 6);
+}
+
+#[test]
+fn s30_a_call_of_the_future_is_listed_by_when_it_came() {
+    let mut honest = Honest::new();
+    let mut liar = honest.author(1);
+    honest.admit(&liar, Tier::Shared);
+    let target = honest.author(3).id();
+    let now_ms = honest.now.wall_ms;
+    let future = Header { accepted_ms: now_ms + 100 * YEAR_MS, ..header(&liar.id(), 1, target) };
+    let entry = liar.says(Kind::CALL, encode(&future));
+    honest.hears(&liar, pushed(entry));
+    let record = honest.peer().open_call(&future.id).unwrap();
+    assert_eq!(record.listed_ms(), now_ms);
+    let keys: Vec<_> = honest.machine.disk.state().keys(Space::CallsByTime).map(<[u8]>::to_vec).collect();
+    assert!(keys.iter().all(|key| rows::by_time_of(key).unwrap().0 <= now_ms + 1_000));
+}
+
+#[test]
+fn s31_digests_are_answered_at_a_pace() {
+    let mut honest = Honest::new();
+    let liar = honest.author(1);
+    honest.admit(&liar, Tier::Shared);
+    let empty = || Frame::Digest { rows: Vec::new(), changes: Hash::ZERO };
+    let mut answered = 0;
+    for _ in 0..500 {
+        let out = honest.hears(&liar, empty());
+        answered += out
+            .iter()
+            .filter(|output| matches!(output, Output::Send(_, Frame::Entries { entries, .. }) if !entries.is_empty()))
+            .count();
+    }
+    assert!(answered < 100, "{answered}");
+    let out = honest.pass(2_000);
+    assert!(out.iter().any(|output| matches!(output, Output::Send(_, Frame::Entries { .. }))), "the last one waits");
+}

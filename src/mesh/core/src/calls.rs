@@ -289,7 +289,8 @@ impl Book {
         budget::is_charged_to_origin(has_say, record.history.len()).then_some(record.origin)
     }
 
-    /// What the book takes, by origin.
+    /// Open calls by origin, and the numbers of ended ones.
+    #[expect(clippy::type_complexity, reason = "two lists by origin")]
     pub(crate) fn usage(&self) -> (Vec<(PeerId, Amount)>, Vec<(PeerId, u64)>) {
         (self.shares.open().collect(), self.shares.ended().collect())
     }

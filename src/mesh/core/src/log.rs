@@ -98,6 +98,7 @@ pub(crate) struct Logs {
 }
 
 impl Logs {
+    #[expect(clippy::too_many_arguments, reason = "boot has read it all from rows of its own")]
     pub(crate) fn new(
         me: PeerId,
         mesh: MeshId,

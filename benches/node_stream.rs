@@ -61,6 +61,7 @@ impl AsyncWrite for Pipe {
     }
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "bodies are made where they are passed")]
 fn signed(signer: &DeviceKey, kind: Kind, body: Vec<u8>) -> SignedEntry {
     let salt = Salt([7; 16]);
     let entry = Entry {

@@ -311,6 +311,7 @@ impl<'a> Fellow<'a> {
     }
 
     /// An entry for the next place of the log. `change` may take it out of there.
+    #[expect(clippy::needless_pass_by_value, reason = "bodies are made where they are passed")]
     fn entry(&self, kind: Kind, body: Vec<u8>, change: impl FnOnce(&mut Entry)) -> SignedEntry {
         let me = self.id();
         let ends = |target| Audience::Call { origin: me, target };

@@ -45,6 +45,7 @@ impl Inviter {
         InviteCode { mesh, inviter, secret: [7; 16], expires_ms, tier: Tier::Owner, addresses }.to_string()
     }
 
+    #[expect(clippy::needless_pass_by_value, reason = "bodies are made where they are passed")]
     fn says(&self, seq: u64, kind: Kind, body: Vec<u8>) -> SignedEntry {
         let Entry { incarnation, hlc, .. } = self.genesis.entry;
         let previous = if seq == 2 { self.genesis.hash } else { Hash::ZERO };
@@ -95,9 +96,8 @@ impl Inviter {
         std::thread::scope(|scope| {
             let joined = scope.spawn(joins);
             let attempt = loop {
-                match self.loose.events.blocking_recv().expect("the links live") {
-                    LinkEvent::JoinAttempt(attempt) => break attempt,
-                    _ => {}
+                if let LinkEvent::JoinAttempt(attempt) = self.loose.events.blocking_recv().expect("the links live") {
+                    break attempt;
                 }
             };
             let mut welcome = self.welcome(attempt.key);
@@ -108,6 +108,9 @@ impl Inviter {
     }
 }
 
+/// What is wrong with a welcome.
+type Lie = fn(&Inviter, &mut Welcome);
+
 #[test]
 fn s07_s23_a_welcome_that_lies_costs_nothing_and_bricks_nobody() {
     let runtime = runtime();
@@ -116,7 +119,6 @@ fn s07_s23_a_welcome_that_lies_costs_nothing_and_bricks_nobody() {
     let mut home = Home::new("bureau").started();
     let before = home.status();
     let own = text(&before, "mesh_id").to_owned();
-    type Lie = fn(&Inviter, &mut Welcome);
     let lies: [(&str, Lie); 6] = [
         ("another mesh than the code's", |_, welcome| welcome.mesh = MeshId([9; 32])),
         ("no genesis", |_, welcome| drop(welcome.trust.remove(0))),

@@ -216,6 +216,7 @@ pub(crate) struct Ask {
 }
 
 /// All of it.
+#[expect(clippy::struct_excessive_bools, reason = "what a profile turns on")]
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Plan {
     /// Time of faults.

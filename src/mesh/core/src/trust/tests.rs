@@ -18,6 +18,7 @@ fn id(n: u64) -> PeerId {
     key(n).peer_id()
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "bodies are made where they are passed")]
 fn signed(incarnation: u32, author: u64, seq: u64, mesh: MeshId, kind: Kind, body: Vec<u8>) -> SignedEntry {
     let signer = Symbolic::new(author);
     let entry = Entry {

@@ -14,7 +14,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crate::budget::{self, Amount, Budget, OverBudget, TIMES};
+use crate::budget::{Amount, Budget, OverBudget, TIMES};
 use crate::config::Config;
 use crate::effects::{Effects, Then};
 use crate::entry::{Place, SignedEntry};
@@ -27,6 +27,7 @@ use crate::policy;
 use crate::protocol_rule::ProtocolRule;
 use crate::record::{CancelRequest, Ending, Header, Outcome, Payload, Tier};
 use crate::rows::{self, Basis, Empty, KeyRow, OpenKey, OpenRow, Row as _};
+use crate::spending;
 use crate::trust::Trust;
 use deferred::Deferred;
 use early::Early;
@@ -286,7 +287,7 @@ impl Book {
     pub(crate) fn payer(&self, id: &ReqId, author: &PeerId, by_owner: bool) -> Option<PeerId> {
         let record = self.record(id)?;
         let has_say = by_owner || *author == record.header.target;
-        budget::is_charged_to_origin(has_say, record.history.len()).then_some(record.origin)
+        spending::is_charged_to_origin(has_say, record.history.len()).then_some(record.origin)
     }
 
     /// Open calls by origin, and the numbers of ended ones.

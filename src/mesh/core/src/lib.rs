@@ -18,6 +18,7 @@ pub mod peer;
 pub mod protocol_rule;
 pub mod record;
 pub mod rows;
+mod spending;
 #[cfg(any(test, feature = "test-kit"))]
 pub mod test_kit;
 

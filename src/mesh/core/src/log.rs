@@ -10,7 +10,6 @@ pub(crate) mod unsupported;
 use std::collections::{BTreeMap, BTreeSet, btree_map};
 
 use crate::audience::Audience;
-use crate::budget::{self, Charge, Spending};
 use crate::crypto::Signer;
 use crate::effects::{Effects, Then};
 use crate::entry::{BodyMark, Entry, Kind, Place, Salt, SignedEntry};
@@ -20,6 +19,7 @@ use crate::io::{Fact, LogReader, Now, Output, StoppedLog};
 use crate::limits;
 use crate::protocol_rule::ProtocolRule;
 use crate::rows::{self, Head};
+use crate::spending::{self, Charge, Spending};
 use crate::trust::Trust;
 use bodies::Bodies;
 use truncation::Dropped;
@@ -270,7 +270,7 @@ impl Logs {
             salt,
             body,
         );
-        self.spending.note_own(&entry, budget::is_answer(&entry));
+        self.spending.note_own(&entry, spending::is_answer(&entry));
         self.store(&entry, fx);
         entry
     }

@@ -17,7 +17,7 @@ use bytes::Bytes;
 use rand_core::Rng;
 
 use crate::age::Age;
-use crate::budget::{Amount, Spending};
+use crate::budget::Amount;
 use crate::calls::Book;
 use crate::compaction::Compaction;
 use crate::config::Config;
@@ -47,6 +47,7 @@ use crate::protocol_rule::ProtocolRule;
 use crate::reattestation::Reattestation;
 use crate::record::{CancelRequest, Tier};
 use crate::rows::{self, Head, InviteRow, Row, RowKey};
+use crate::spending::Spending;
 use crate::trust::Trust;
 
 pub use founding::{BadWelcome, BootError, Joined, founded, joined, should_switch};

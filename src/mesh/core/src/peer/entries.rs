@@ -3,7 +3,6 @@
 
 use super::{Peer, facts};
 use crate::audience::Audience;
-use crate::budget::{self, Charge};
 use crate::calls::InferredEnding;
 use crate::effects::{Effects, Then};
 use crate::entry::{self, Kind, SignedEntry};
@@ -19,6 +18,7 @@ use crate::policy;
 use crate::protocol_rule::ProtocolRule;
 use crate::record::{CancelRequest, Ending, Outcome, Payload, Source};
 use crate::rows;
+use crate::spending::{self, Charge};
 use crate::trust::Judgement;
 
 impl Peer {
@@ -34,8 +34,8 @@ impl Peer {
             self.judge_changes(false, fx);
         }
         let by_owner = self.trust.is_owner(&entry.author);
-        let payer = budget::answers(entry).and_then(|id| self.book.payer(&id, &entry.author, by_owner));
-        let charge = Charge { payer: payer.unwrap_or(entry.author), answer: budget::is_answer(entry) };
+        let payer = spending::answers(entry).and_then(|id| self.book.payer(&id, &entry.author, by_owner));
+        let charge = Charge { payer: payer.unwrap_or(entry.author), answer: spending::is_answer(entry) };
         match self.logs.ingest(from, item, charge, &self.trust, fx) {
             Ingest::New => self.apply(entry, item.left_ms, fx),
             // A peer that was removed gets membership changes and nothing else, so they do not follow on what it holds.
@@ -104,8 +104,8 @@ impl Peer {
 
     /// Charges our own hour, unless the entry answers a call of somebody else.
     pub(super) fn charge_own(&mut self, entry: &SignedEntry, fx: &Effects<'_>) {
-        if !budget::is_answer(entry) {
-            let (me, amount) = (self.local.me, budget::amount(entry));
+        if !spending::is_answer(entry) {
+            let (me, amount) = (self.local.me, spending::amount(entry));
             self.logs.spending.charge(&me, amount, &self.trust, fx.now.mono_ms);
         }
     }
@@ -139,7 +139,7 @@ impl Peer {
         let entry = self.write_of_call(&id, Kind::OUTCOME, &entry::encode(&finished.outcome), fx);
         fx.then(Then::Outcome(id, attempt, entry.clone()));
         if let Some(origin) = self.book.payer(&id, &self.local.me, false) {
-            self.logs.spending.charge(&origin, budget::amount(&entry), &self.trust, fx.now.mono_ms);
+            self.logs.spending.charge(&origin, spending::amount(&entry), &self.trust, fx.now.mono_ms);
         }
         self.book.apply_outcome(&entry, &facts!(self), fx);
     }

@@ -366,7 +366,7 @@ impl FileRoots {
         Ok(Listing { path: shown, entries, next_cursor })
     }
 
-    /// Lists the roots; one that does not answer within [`ROOT_WITHIN`] is told as unreachable.
+    /// Lists the roots; one that does not answer within `ROOT_WITHIN` is told as unreachable.
     pub async fn list_roots(&self) -> Listing {
         let tell = |root: &Root| {
             let (name, path, threads) =

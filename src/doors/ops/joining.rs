@@ -101,7 +101,7 @@ pub enum JoinState {
 /// device of a code must have; for the other targets they are in the target itself.
 ///
 /// # Errors
-/// Each cause has its own code: see [`JoinError`](crate::mesh::JoinError).
+/// Each cause has its own code: see [`JoinError`].
 pub async fn join(
     mesh: &MeshHandle,
     target: JoinTarget,

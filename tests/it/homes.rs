@@ -43,6 +43,7 @@ impl Detached {
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("SIGIL_")) {
             command.env_remove(name);
         }
+        command.env("SIGIL_STORAGE_FREE_MIN", "0B");
         let program = format!("timeout 60 {}", env!("CARGO_BIN_EXE_sigil"));
         command.env("S", format!("{program} --home {}", self.home().display())).env("P", program);
         command.args(["-c", line]).current_dir(self.dir.path());

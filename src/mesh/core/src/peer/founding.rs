@@ -17,7 +17,7 @@ use crate::limits;
 use crate::nodes;
 use crate::record::{Genesis, Tier};
 use crate::rows::{self, Head};
-use crate::trust::genesis_of;
+use crate::trust::{Trust, genesis_of};
 
 /// Reason for which a store is not one of a peer of ours.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -141,10 +141,10 @@ pub fn joined(
         Err(error @ BootError::Damaged(_)) => return Err(BadWelcome::Boot(error)),
     };
     let Some(member) = peer.trust.member(&peer.local.me) else { return Err(BadWelcome::NotApproved) };
-    peer.judge_fence(&welcome.fence)?;
+    judge_fence(&peer.trust, &welcome.fence)?;
     // Only what trust itself has kept: the rest is of no use to anybody.
     let trust = peer.trust.records_in_order();
-    let directory = peer.directories_of_members(&welcome.directory);
+    let directory = directories_of_members(&peer.trust, &welcome.directory);
     let left_out =
         welcome.trust.len().saturating_sub(trust.len()) + welcome.directory.len().saturating_sub(directory.len());
     let mut writes = vec![incarnation, rows::fence().put(&welcome.fence)];
@@ -154,38 +154,36 @@ pub fn joined(
     Ok(Joined { rows, node_id: member.node_id.clone(), tier: member.tier, left_out })
 }
 
-impl Peer {
-    /// `Err` unless an owner of this mesh has signed for the fence, and claims above it are left for as long as anybody
-    /// lives.
-    fn judge_fence(&self, fence: &Fence) -> Result<(), BadWelcome> {
-        let proven = fence.proof.as_ref().is_some_and(|proof| {
-            proof.mesh == self.trust.mesh() && proof.epoch == fence.epoch && self.trust.was_owner(&proof.epoch.peer)
-        });
-        if fence.epoch.counter > limits::EPOCH_WELCOME_MAX {
-            Err(BadWelcome::EpochTooHigh(fence.epoch.counter))
-        } else if proven || fence.epoch == Epoch::ZERO {
-            Ok(())
-        } else {
-            Err(BadWelcome::UnprovenFence)
-        }
+/// `Err` unless an owner of this mesh has signed for the fence, and claims above it are left for as long as anybody
+/// lives.
+fn judge_fence(trust: &Trust, fence: &Fence) -> Result<(), BadWelcome> {
+    let proven = fence.proof.as_ref().is_some_and(|proof| {
+        proof.mesh == trust.mesh() && proof.epoch == fence.epoch && trust.was_owner(&proof.epoch.peer)
+    });
+    if fence.epoch.counter > limits::EPOCH_WELCOME_MAX {
+        Err(BadWelcome::EpochTooHigh(fence.epoch.counter))
+    } else if proven || fence.epoch == Epoch::ZERO {
+        Ok(())
+    } else {
+        Err(BadWelcome::UnprovenFence)
     }
+}
 
-    /// The newest readable directory entry of each member among these.
-    fn directories_of_members<'a>(&self, entries: &'a [SignedEntry]) -> BTreeMap<PeerId, &'a SignedEntry> {
-        let mut newest: BTreeMap<PeerId, &SignedEntry> = BTreeMap::new();
-        for entry in entries {
-            let place = entry.place();
-            let counts = entry.entry.kind == Kind::DIRECTORY
-                && entry.entry.mesh == self.trust.mesh()
-                && self.trust.member(&place.author).is_some()
-                && self.trust.admits(&place.author, place.incarnation, place.seq)
-                && nodes::read(entry).is_some();
-            if counts && newest.get(&place.author).is_none_or(|known| nodes::is_older(known, entry)) {
-                newest.insert(place.author, entry);
-            }
+/// The newest readable directory entry of each member among these.
+fn directories_of_members<'a>(trust: &Trust, entries: &'a [SignedEntry]) -> BTreeMap<PeerId, &'a SignedEntry> {
+    let mut newest: BTreeMap<PeerId, &SignedEntry> = BTreeMap::new();
+    for entry in entries {
+        let place = entry.place();
+        let counts = entry.entry.kind == Kind::DIRECTORY
+            && entry.entry.mesh == trust.mesh()
+            && trust.member(&place.author).is_some()
+            && trust.admits(&place.author, place.incarnation, place.seq)
+            && nodes::read(entry).is_some();
+        if counts && newest.get(&place.author).is_none_or(|known| nodes::is_older(known, entry)) {
+            newest.insert(place.author, entry);
         }
-        newest
     }
+    newest
 }
 
 /// A source of randomness for a peer that is started only to be looked at.

@@ -128,8 +128,8 @@ pub(crate) struct Checks {
     changes: HashMap<Vec<u8>, Arc<trust::Held>>,
     /// By peer: calls that its log says are to be stopped.
     cancels: Vec<BTreeSet<ReqId>>,
-    /// By peer: whoever its disk says was revoked at some time.
-    removed: Vec<BTreeSet<PeerId>>,
+    /// By peer: whoever its disk says was revoked at some time, or lowered from owner.
+    ended: Vec<BTreeSet<PeerId>>,
     /// When somebody other than the target first wrote that a call had expired, and who.
     expired: BTreeMap<ReqId, (u64, PeerId)>,
     forgotten: Vec<BTreeMap<Vec<u8>, u64>>,
@@ -152,7 +152,7 @@ impl Checks {
             headers: vec![BTreeSet::new(); peers],
             told: vec![BTreeMap::new(); peers],
             cancels: vec![BTreeSet::new(); peers],
-            removed: vec![BTreeSet::new(); peers],
+            ended: vec![BTreeSet::new(); peers],
             forgotten: vec![BTreeMap::new(); peers],
             ..Self::default()
         }

@@ -4,7 +4,7 @@ use mesh_core::budget::{Amount, Budget, Budgets};
 use mesh_core::config::{Class, Config};
 use mesh_core::epoch::Epoch;
 use mesh_core::ids::{Attempt, NodeId, PeerId, ReqId};
-use mesh_core::io::{Batch, CallRecord, CallState, Image, Input, Now, Output, Space, Usage, View, Welcome};
+use mesh_core::io::{Batch, CallRecord, CallState, Image, Input, Now, Output, Space, Usage, View, Welcome, Write};
 use mesh_core::peer::{self, BadWelcome, Peer};
 use mesh_core::record::{Directory, Effect, Ending, Tier, ToolDecl};
 use mesh_core::rows::{self, CallOutline, JournalRow, Journaled, Row as _};
@@ -181,6 +181,13 @@ pub(crate) fn is_in_hand(state: &Snapshot, me: PeerId) -> bool {
     let started = |value| JournalRow::from_bytes(value).is_some_and(|row| row.state == Journaled::Started);
     let mine = |value| CallOutline::of_open(value).is_some_and(|row| row.header.target == me);
     state.rows(Space::Journal).any(|value| started(value)) || state.rows(Space::Open).any(|value| mine(value))
+}
+
+/// The attempt that a write says is started, if it does.
+pub(crate) fn started(write: &Write) -> Option<(ReqId, Attempt)> {
+    let row = write.value.as_ref().filter(|_| write.space == Space::Journal)?;
+    let row = JournalRow::from_bytes(row)?;
+    (row.state == Journaled::Started).then(|| rows::journal_of(&write.key)).flatten()
 }
 
 /// True if a crash now would leave this attempt journaled as started.

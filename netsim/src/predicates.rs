@@ -128,14 +128,17 @@ pub(crate) struct Checks {
     changes: HashMap<Vec<u8>, Arc<trust::Held>>,
     /// By peer: calls that its log says are to be stopped.
     cancels: Vec<BTreeSet<ReqId>>,
-    /// By peer: whoever its disk says was revoked at some time.
-    removed: Vec<BTreeSet<PeerId>>,
+    /// By peer: whoever its disk says was revoked at some time, or lowered from owner.
+    ended: Vec<BTreeSet<PeerId>>,
     /// When somebody other than the target first wrote that a call had expired, and who.
     expired: BTreeMap<ReqId, (u64, PeerId)>,
     forgotten: Vec<BTreeMap<Vec<u8>, u64>>,
     keys: BTreeMap<(PeerId, Option<PeerId>, String), ReqId>,
-    /// By origin and client key: the call that it made.
-    receipts: BTreeMap<(usize, String), ReqId>,
+    /// By call whose first attempt was journaled as started: if its target held its origin for an owner then. `None` where
+    /// that changed in the very step.
+    started_for_owner: BTreeMap<ReqId, Option<bool>>,
+    /// By origin, if it held itself for an owner, and client key: the call that it made.
+    receipts: BTreeMap<(usize, bool, String), ReqId>,
 }
 
 impl Checks {
@@ -152,7 +155,7 @@ impl Checks {
             headers: vec![BTreeSet::new(); peers],
             told: vec![BTreeMap::new(); peers],
             cancels: vec![BTreeSet::new(); peers],
-            removed: vec![BTreeSet::new(); peers],
+            ended: vec![BTreeSet::new(); peers],
             forgotten: vec![BTreeMap::new(); peers],
             ..Self::default()
         }
@@ -215,7 +218,7 @@ impl Checks {
     pub(crate) fn rolled_back(&mut self, peer: usize, id: PeerId, disk: &MemDisk) {
         self.restored.insert(peer);
         self.keys.retain(|(target, ..), _| *target != id);
-        self.receipts.retain(|(origin, _), _| *origin != peer);
+        self.receipts.retain(|(origin, ..), _| *origin != peer);
         self.fences[peer] = node::durable_fence(disk);
         self.obeyed[peer] = Epoch::ZERO;
         self.forgotten[peer].clear();
@@ -503,9 +506,10 @@ impl Checks {
     }
 
     /// **one-run-per-client-key**: one (principal, key) runs once at one target; a second id becomes an alias. Owners
-    /// share their keys, everyone else has his own.
-    pub(crate) fn one_run_per_client_key(&mut self, now: u64, peer: usize, invocation: &Invocation, by_owner: bool) {
+    /// share their keys, everyone else has his own: by what its target held its origin for when it journaled the start.
+    pub(crate) fn one_run_per_client_key(&mut self, now: u64, peer: usize, invocation: &Invocation) {
         let Some(key) = &invocation.header.client_key else { return };
+        let Some(by_owner) = self.started_for_owner.get(&invocation.id).copied().flatten() else { return };
         let of = (!by_owner).then_some(invocation.origin);
         let first = *self.keys.entry((invocation.header.target, of, key.clone())).or_insert(invocation.id);
         if first != invocation.id {
@@ -516,12 +520,25 @@ impl Checks {
         }
     }
 
+    /// The first attempt of a call is written down as started.
+    pub(crate) fn starts(&mut self, id: ReqId, for_owner: Option<bool>) {
+        self.started_for_owner.insert(id, for_owner);
+    }
+
     /// **one-run-per-client-key**, at its origin: whoever got a receipt for a call under a key gets none for
-    /// another call.
-    pub(crate) fn one_receipt_per_client_key(&mut self, now: u64, peer: usize, key: &str, id: ReqId, created: bool) {
-        let first = self.receipts.get(&(peer, key.to_owned())).copied();
+    /// another call. An origin that was lowered, or raised, begins with no keys bound.
+    pub(crate) fn one_receipt_per_client_key(
+        &mut self,
+        now: u64,
+        (peer, owner): (usize, bool),
+        key: &str,
+        id: ReqId,
+        created: bool,
+    ) {
+        let of = (peer, owner, key.to_owned());
+        let first = self.receipts.get(&of).copied();
         match first {
-            None if created => drop(self.receipts.insert((peer, key.to_owned()), id)),
+            None if created => drop(self.receipts.insert(of, id)),
             Some(first) if first != id => {
                 self.fail("one-run-per-client-key", now, || {
                     format!("p{peer} gave a receipt for {id} under a key that names {first}")

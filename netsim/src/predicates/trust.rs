@@ -199,9 +199,9 @@ impl Checks {
     }
 
     /// **excluded-has-no-effect** whoever says that it does not belong any more has on its disk that it was removed, or
-    /// that somebody was: perhaps the one who approved it.
+    /// that somebody was, or that an owner was lowered: perhaps the one who approved it.
     pub(crate) fn own_revocation_is_durable(&mut self, now: u64, peer: usize) {
-        if self.removed[peer].is_empty() {
+        if self.ended[peer].is_empty() {
             self.fail("excluded-has-no-effect", now, || {
                 format!("p{peer} says that it was revoked before its disk holds that")
             });
@@ -210,10 +210,16 @@ impl Checks {
 
     /// A membership change became durable.
     pub(super) fn on_change(&mut self, peer: usize, key: &[u8], value: &Bytes) {
-        if let Some(held) = self.change(key, value)
-            && held.removes()
-        {
-            self.removed[peer].insert(held.subject);
+        let Some(held) = self.change(key, value) else { return };
+        if held.removes() || (held.ends() && self.was_owner(&held.subject)) {
+            self.ended[peer].insert(held.subject);
         }
+    }
+
+    /// True if somebody approved a peer as an owner, or it needed nobody to.
+    fn was_owner(&self, peer: &PeerId) -> bool {
+        let mut about = self.changes.values().filter(|said| said.subject == *peer && !said.removes());
+        let founder = || !self.changes.values().any(|said| said.subject == *peer && !said.ends());
+        about.any(|said| !said.ends()) || (founder() && self.changes.values().any(|said| said.entry.author == *peer))
     }
 }

@@ -150,7 +150,8 @@ impl Calls {
     /// **books-and-logs-agree**, as far as people can see it: two seconds after the last call ended at its origin, what
     /// the origin's book says of a call, confirmed, every member's book that knows the call says too. Of a target that
     /// was removed one half may have received its own outcome and the other the origin's: the ending is the same, but
-    /// not whether it is confirmed; and a member that is no owner may not re-issue what it alone has received.
+    /// not whether it is confirmed; and a member that is no owner may not re-issue what it alone has received. Whoever is
+    /// outside of a call's audience is told nothing of it any more: an owner that was lowered keeps what it had then.
     pub(super) fn books_agree(&self, now: u64, peers: &Peers, plan: &Plan, checks: &mut Checks) {
         let mut broken = None;
         for (id, accepted) in &self.accepted {
@@ -173,7 +174,8 @@ impl Calls {
                 let target_is_in = target.is_some_and(hears);
                 let over = if target_is_in { told.confirmed } else { matches!(told.state, CallState::Ended(_)) };
                 let silent = !target_is_in && !peers[peer].owner;
-                if !hears(accepted.origin) || !over || silent {
+                let outside = !peers[peer].owner && peer != accepted.origin && Some(peer) != target;
+                if outside || !hears(accepted.origin) || !over || silent {
                     continue;
                 }
                 let Some(record) = peers[peer].told(id, checks) else { continue };

@@ -6,7 +6,11 @@ use mesh_core::io::CmdId;
 
 /// Reason for a command.
 pub(super) enum Purpose {
-    Ask(usize),
+    /// Of a call of the plan, by a peer that held itself for an owner, or not.
+    Ask {
+        index: usize,
+        by_owner: bool,
+    },
     Cancel,
     Approve(usize),
     Invite(usize),

@@ -171,7 +171,8 @@ impl Director {
             client_key: ask.key,
         };
         env.story(|| format!("p{origin} is asked for {} at {} within {} ms", call.tool, call.node, call.ttl_ms));
-        mesh.command(env, net, origin, Purpose::Ask(index), Command::Call(call));
+        let by_owner = mesh.peers[origin].owner;
+        mesh.command(env, net, origin, Purpose::Ask { index, by_owner }, Command::Call(call));
     }
 
     fn fault(&mut self, index: usize) {

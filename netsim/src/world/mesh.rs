@@ -233,6 +233,13 @@ impl Mesh {
             env.at(0, Event::Crash { peer, boot, down_us });
             return;
         }
+        for (id, attempt) in batch.writes.iter().filter_map(node::started) {
+            let origin = self.peers.iter().find(|origin| id.is_of(&origin.id));
+            if let Some(origin) = origin.filter(|_| attempt == 1) {
+                let for_owner = self.peers[peer].holds_for_owner(&origin.id);
+                self.checks.starts(id, for_owner);
+            }
+        }
         let waited = batch.sync;
         let changes = batch.writes.iter().any(|write| write.space == Space::Trust);
         self.peers[peer].disk.commit(txn, batch);
@@ -299,8 +306,7 @@ impl Mesh {
         checks.nothing_forgotten_runs(now, peer, id);
         checks.at_most_one_run(now, peer, id, attempt);
         if attempt == 1 {
-            let by_owner = origin.is_some_and(|origin| self.peers[origin].plan.tier == Tier::Owner);
-            checks.one_run_per_client_key(now, peer, invocation, by_owner);
+            checks.one_run_per_client_key(now, peer, invocation);
         }
         if invocation.header.target != sim.id || origin.is_none() {
             checks.fail("runs-only-when-allowed", now, || format!("{id} runs at p{peer}, which is not its target"));
@@ -502,14 +508,16 @@ impl Mesh {
             }
         });
         match (purpose, reply) {
-            (Purpose::Ask(index), Reply::Call { id, created }) => {
+            (Purpose::Ask { index, by_owner }, Reply::Call { id, created }) => {
                 let origin = self.peers.iter().position(|sim| id.is_of(&sim.id));
                 self.checks.receipt_after_durable_header(env.now, peer, origin, id);
-                // A wall clock that jumps may end a key's time.
+                // A wall clock that jumps may end a key's time. And whoever's tier has changed since it asked may have had
+                // the one or the other when it was answered.
                 if let Some(key) = &self.plan.asks[index].1.key
                     && !self.plan.wall_jumps
+                    && self.peers[peer].owner == by_owner
                 {
-                    self.checks.one_receipt_per_client_key(env.now, peer, key, id, created);
+                    self.checks.one_receipt_per_client_key(env.now, (peer, by_owner), key, id, created);
                 }
                 if created {
                     env.moment(|| Moment::Accepted(peer));
@@ -528,7 +536,7 @@ impl Mesh {
                     }
                 }
             }
-            (Purpose::Ask(_), Reply::Refused(_)) => self.stats.refused += 1,
+            (Purpose::Ask { .. }, Reply::Refused(_)) => self.stats.refused += 1,
             (Purpose::Approve(newcomer) | Purpose::Redeem(newcomer), Reply::Approved(welcome)) => {
                 self.welcome(env, net, newcomer, &welcome);
             }
@@ -560,7 +568,7 @@ impl Mesh {
                 | Purpose::Approve(_)
                 | Purpose::Redeem(_)
                 | Purpose::Invite(_)
-                | Purpose::Ask(_),
+                | Purpose::Ask { .. },
                 _,
             ) => {}
         }

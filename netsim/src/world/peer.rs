@@ -8,6 +8,7 @@ use mesh_core::crypto::Signer;
 use mesh_core::epoch::Epoch;
 use mesh_core::ids::{Attempt, Hash, NodeId, PeerId, ReqId};
 use mesh_core::io::{Input, Now};
+use mesh_core::record::Tier;
 use mesh_core::rows;
 use mesh_core::test_kit::{MemDisk, Snapshot};
 
@@ -101,6 +102,14 @@ impl Sim {
         let rate = 1_000_000_u64.saturating_add_signed(self.plan.drift_ppm).max(1);
         let world_us = u128::from(own_us) * 1_000_000 / u128::from(rate);
         u64::try_from(world_us).unwrap_or(u64::MAX - 1) + 1
+    }
+
+    /// Whether it holds a peer for an owner; `None` if that changed in the present step.
+    pub(super) fn holds_for_owner(&self, id: &PeerId) -> Option<bool> {
+        let now = self.node.as_ref().and_then(|node| node.tier(id)) == Some(Tier::Owner);
+        let changed = !self.trusted_before.is_empty();
+        let same = self.owners.contains(id) == now && (!changed || self.owners_before.contains(id) == now);
+        same.then_some(now)
     }
 
     /// Frozen just now.

@@ -298,6 +298,11 @@ impl Election {
 
     /// Our claim is durable.
     pub(crate) fn handle_claimed(&mut self, epoch: Epoch, signer: &dyn Signer, fx: &mut Effects<'_>) {
+        let claim = Claim::sign(signer, self.mesh, epoch, 1);
+        if self.fence.epoch == epoch && self.fence.proof.is_none() {
+            // Also where it may not lead by it any more: whoever leads below must rise above it.
+            self.fence.proof = Some(claim.clone());
+        }
         if self.role != (Role::Claiming { epoch }) {
             return;
         }
@@ -306,7 +311,7 @@ impl Election {
             self.role = Role::Follower { leader: None, claim_at: fx.now.mono_ms + wait };
             return;
         }
-        self.lead(Claim::sign(signer, self.mesh, epoch, 1), fx);
+        self.lead(claim, fx);
         self.note_change(fx);
     }
 

@@ -73,8 +73,18 @@ impl Claim {
 pub struct Fence {
     /// The epoch.
     pub epoch: Epoch,
-    /// A signed claim to it; none for our own until it leads.
+    /// A signed claim to it; none for our own until it is durable.
     pub proof: Option<Claim>,
+}
+
+impl Fence {
+    /// A fence from the store. One of our own claims was stored before it was signed: it is signed now.
+    pub(crate) fn restored(self, signer: &dyn Signer, mesh: MeshId) -> Self {
+        let own = self.proof.is_none() && self.epoch.peer == signer.public_key().peer_id();
+        let signed = || Claim::sign(signer, mesh, self.epoch, 1);
+        let proof = if own { Some(signed()) } else { self.proof };
+        Self { proof, ..self }
+    }
 }
 
 #[cfg(test)]

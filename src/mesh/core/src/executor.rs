@@ -50,6 +50,8 @@ struct Running {
     header: Arc<Header>,
     origin: PeerId,
     deadline: u64,
+    /// The call that had bound its client key, and that one's fingerprint, if any had when it started.
+    repeats: Option<(ReqId, Hash)>,
     invoked: bool,
     started_ms: u64,
     tell_at: Option<u64>,
@@ -299,6 +301,17 @@ impl Executor {
         }
         // One that only waits has not bound the key yet; this one must not bind it in its place.
         self.client_keys.entry(key).or_insert((first, fingerprint));
+        Some(self.finish_repeat(header, attempt, (first, fingerprint), fx))
+    }
+
+    /// Ends a call whose client key another one has.
+    fn finish_repeat(
+        &mut self,
+        header: &Arc<Header>,
+        attempt: Attempt,
+        (first, fingerprint): (ReqId, Hash),
+        fx: &mut Effects<'_>,
+    ) -> Finished {
         let same = fingerprint == request_fingerprint(&self.me, header.tool.as_str(), &header.arguments);
         let (ending, reason) = if same {
             (Ending::Cancelled, format!("the same request as {first}: that one counts"))
@@ -307,7 +320,7 @@ impl Executor {
         };
         let mut finished = self.finish(header.id, attempt, ending, &reason, Some(header.clone()), fx);
         finished.outcome.alias_of = same.then_some(first);
-        Some(finished)
+        finished
     }
 
     fn finish_unrun(
@@ -331,13 +344,25 @@ impl Executor {
             let Some(at) = self.waiting.iter().position(|waiting| waiting.missing.is_none()) else { return };
             let Some(waiting) = self.waiting.remove(at) else { return };
             let Waiting { id, attempt, header, origin, deadline, .. } = waiting;
-            let key = self.bind(&header, &origin, facts.trust).filter(|_| fx.enforces(ProtocolRule::KeyInJournal));
+            // While it waited its origin may have come into another namespace, where the key is another call's.
+            let bound = self.bind(&header, &origin, facts.trust);
+            let repeats = bound.as_ref().err().copied().filter(|_| fx.enforces(ProtocolRule::KeyAtTarget));
+            let key = bound.ok().flatten().filter(|_| fx.enforces(ProtocolRule::KeyInJournal));
             let row = JournalRow { state: Journaled::Started, received_ms: fx.age_ms, key };
             fx.put(rows::journal(&id, attempt), &row);
             self.note_row(id, attempt, row);
             self.running.insert(
                 (id, attempt),
-                Running { header, origin, deadline, invoked: false, started_ms: 0, tell_at: None, killed: None },
+                Running {
+                    header,
+                    origin,
+                    deadline,
+                    repeats,
+                    invoked: false,
+                    started_ms: 0,
+                    tell_at: None,
+                    killed: None,
+                },
             );
             fx.then(Then::Started(id, attempt));
         }
@@ -357,7 +382,7 @@ impl Executor {
             return None;
         }
         let header = running.header.clone();
-        let origin = running.origin;
+        let (origin, repeats) = (running.origin, running.repeats);
         let late = running.deadline <= fx.now.mono_ms && fx.enforces(ProtocolRule::SecondLook);
         let cancel = cancel.filter(|_| fx.enforces(ProtocolRule::SecondLookAtCancel));
         if let Some(reason) = facts.halt()
@@ -369,6 +394,9 @@ impl Executor {
             && fx.enforces(ProtocolRule::SecondLookAtOrigin)
         {
             return Some(self.finish(id, attempt, Ending::Denied, &reason, Some(header), fx));
+        }
+        if let Some(first) = repeats {
+            return Some(self.finish_repeat(&header, attempt, first, fx));
         }
         if let Some(cancel) = cancel {
             return Some(self.finish_unrun(&header, attempt, &cancel, fx));
@@ -493,13 +521,22 @@ impl Executor {
         Some(self.finish(id, attempt, ending, reason, Some(header), fx))
     }
 
-    /// Binds the client key of a call that starts, if it has one that no other call has bound here. A call that ends
-    /// without a run binds nothing: nobody gets its ending in place of a run of his own.
-    fn bind(&mut self, header: &Header, origin: &PeerId, trust: &Trust) -> Option<Box<(Hash, Hash)>> {
-        let key = key_id(origin, &header.principal, header.client_key.as_ref()?, trust);
+    /// Binds the client key of a call that starts, if it has one. A call that ends without a run binds nothing: nobody
+    /// gets its ending in place of a run of his own.
+    ///
+    /// # Errors
+    /// The call that has bound the key here, and its fingerprint.
+    fn bind(
+        &mut self,
+        header: &Header,
+        origin: &PeerId,
+        trust: &Trust,
+    ) -> Result<Option<Box<(Hash, Hash)>>, (ReqId, Hash)> {
+        let Some(key) = &header.client_key else { return Ok(None) };
+        let key = key_id(origin, &header.principal, key, trust);
         let fingerprint = request_fingerprint(&self.me, header.tool.as_str(), &header.arguments);
-        let (bound_to, _) = *self.client_keys.entry(key).or_insert((header.id, fingerprint));
-        (bound_to == header.id).then(|| Box::new((key, fingerprint)))
+        let first = *self.client_keys.entry(key).or_insert((header.id, fingerprint));
+        if first.0 == header.id { Ok(Some(Box::new((key, fingerprint)))) } else { Err(first) }
     }
 
     fn finish(

@@ -190,9 +190,10 @@ impl Peer {
         let renewed = image.rolled_back.then(|| Incarnation(rng.next_u32()));
         let incarnation = renewed.unwrap_or(stored);
         let boot = read(&meta, &rows::boot()).unwrap_or(0) + 1;
-        let fence = read(&meta, &rows::fence());
+        let fence: Option<Fence> = read(&meta, &rows::fence());
+        let fence = fence.map(|fence| fence.restored(signer.as_ref(), trust.mesh()));
         let counter = if renewed.is_some() { 0 } else { read(&meta, &rows::counter()).unwrap_or(0) };
-        let known = fence.as_ref().map_or(0, |fence: &Fence| fence.epoch.counter);
+        let known = fence.as_ref().map_or(0, |fence| fence.epoch.counter);
         let floor = read(&meta, &rows::claim_floor()).unwrap_or(0);
         let floor = if renewed.is_some() { lost_floor(known.max(floor), rng) } else { floor };
         let at_start = heads.get(&(me, incarnation)).map_or(0, |head: &Head| head.seq);

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use mesh_core::config::Config;
 use mesh_core::io::{CallState, Command, Fact, Input, NewCall, Refusal, Reply};
-use mesh_core::record::{Ending, Payload};
+use mesh_core::record::{Ending, Payload, Tier};
 use mesh_core::test_kit::{Net, done};
 
 use crate::revoked::by_hand;
@@ -72,6 +72,27 @@ fn a_repeat_that_comes_while_the_first_only_waits_does_not_take_its_key() {
     let record = net.record(1, &first).unwrap();
     assert_eq!((record.state, record.attempt, net.runs(&first)), (CallState::Ended(Ending::Done), 2, 2));
     assert_eq!(net.runs(&second), 0);
+}
+
+#[test]
+fn a_key_that_waits_while_its_origin_is_raised_to_owner_is_one_of_the_owners_when_it_starts() {
+    let mut net = Net::of(3);
+    net.approve(0, 1, "guest", Tier::Shared);
+    net.pass(1_000);
+    net.tools_end = false;
+    for _ in 0..4 {
+        net.ask(0, call(2));
+    }
+    let first = net.ask(1, keyed(2, "order-7"));
+    let second = net.ask(0, keyed(2, "order-7"));
+    net.approve(0, 1, "guest", Tier::Owner);
+    net.pass(1_000);
+    net.tools_end = true;
+    net.finish_tools(2);
+    net.pass(5_000);
+    assert_eq!((net.runs(&first), net.runs(&second)), (1, 0));
+    let record = net.record(0, &second).unwrap();
+    assert_eq!((record.alias_of, record.confirmed), (Some(first), true));
 }
 
 #[test]

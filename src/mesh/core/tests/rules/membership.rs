@@ -207,6 +207,22 @@ fn the_last_owner_stays() {
 }
 
 #[test]
+fn who_led_alone_restarts_and_was_lowered_in_the_meantime_shows_its_fence() {
+    let mut net = Net::of(3);
+    net.split(&[&[2], &[0, 1]]);
+    net.pass(10_000);
+    assert!(net.peer(2).leads());
+    net.approve(0, 2, "guest", Tier::Shared);
+    net.restart(2);
+    net.join_all();
+    net.pass(10_000);
+    let leader = net.leader();
+    assert!(leader.is_some_and(|leader| leader < 2), "{leader:?}");
+    let gateways: Vec<_> = (0..3).map(|n| net.peer(n).view().gateway).collect();
+    assert!(gateways.iter().all(|gateway| gateway.is_some() && *gateway == gateways[0]), "{gateways:?}");
+}
+
+#[test]
 fn of_two_joins_that_cross_the_one_into_the_lower_mesh_proceeds() {
     let welcome = |net: &mut Net, n| {
         let reply = net.approve(0, n, "guest", Tier::Owner);

@@ -218,7 +218,9 @@ async fn a_grandchild_that_keeps_the_pipe_cannot_keep_us() {
     gone(&bench.file("pid").await).await;
 
     // One that leaves the group survives, but is not waited for.
-    let outcome = bench.sh("setsid sleep 1000 & echo $! > $DIR/pid2; echo done").await;
+    let outcome = bench
+        .sh("setsid sh -c \"touch $DIR/away; exec sleep 1000\" & echo $! > $DIR/pid2; until [ -e $DIR/away ]; do sleep 0.02; done; echo done")
+        .await;
     assert_eq!((&outcome.end, inline(&outcome)), (&RunEnd::Done, &b"done\n"[..]));
     assert!(outcome.note.contains("holds its output"), "b15: {}", outcome.note);
     assert!(began.elapsed() < Duration::from_secs(10));

@@ -33,6 +33,9 @@ const OUTCOMES_KEPT: usize = 256;
 const ARGUMENTS_GONE: &str = "its arguments are not kept any more by the device that asked, nor by the gateway";
 const ARGUMENTS_AWAY: &str = "TTL expired before its arguments arrived: no device that has them was reached";
 
+/// The call that bound a client key first, and its fingerprint.
+type First = (ReqId, Hash);
+
 #[derive(Debug, Clone)]
 struct Waiting {
     id: ReqId,
@@ -50,8 +53,8 @@ struct Running {
     header: Arc<Header>,
     origin: PeerId,
     deadline: u64,
-    /// The call that had bound its client key, and that one's fingerprint, if any had when it started.
-    repeats: Option<(ReqId, Hash)>,
+    /// The call that had bound its client key when it started, if another had.
+    repeats: Option<First>,
     invoked: bool,
     started_ms: u64,
     tell_at: Option<u64>,
@@ -309,7 +312,7 @@ impl Executor {
         &mut self,
         header: &Arc<Header>,
         attempt: Attempt,
-        (first, fingerprint): (ReqId, Hash),
+        (first, fingerprint): First,
         fx: &mut Effects<'_>,
     ) -> Finished {
         let same = fingerprint == request_fingerprint(&self.me, header.tool.as_str(), &header.arguments);
@@ -525,13 +528,8 @@ impl Executor {
     /// gets its ending in place of a run of his own.
     ///
     /// # Errors
-    /// The call that has bound the key here, and its fingerprint.
-    fn bind(
-        &mut self,
-        header: &Header,
-        origin: &PeerId,
-        trust: &Trust,
-    ) -> Result<Option<Box<(Hash, Hash)>>, (ReqId, Hash)> {
+    /// The other call that has bound the key here.
+    fn bind(&mut self, header: &Header, origin: &PeerId, trust: &Trust) -> Result<Option<Box<(Hash, Hash)>>, First> {
         let Some(key) = &header.client_key else { return Ok(None) };
         let key = key_id(origin, &header.principal, key, trust);
         let fingerprint = request_fingerprint(&self.me, header.tool.as_str(), &header.arguments);

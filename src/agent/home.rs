@@ -1,6 +1,6 @@
 //! The home of an agent: the directory in which everything lies that it keeps.
 
-use std::io;
+use std::io::{self, Write as _};
 use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -185,10 +185,12 @@ impl Home {
     }
 }
 
+/// Replaces a file. Two agents that start at once each write a file of their own before one of them gives way.
 fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let part = path.with_extension("part");
-    std::fs::write(&part, bytes)?;
-    std::fs::rename(&part, path)
+    let mut part = tempfile::NamedTempFile::new_in(path.parent().unwrap_or(Path::new(".")))?;
+    part.write_all(bytes)?;
+    part.persist(path)?;
+    Ok(())
 }
 
 #[cfg(test)]

@@ -84,6 +84,8 @@ impl Bodies {
         let range = self.unread.entry(log_id).or_insert((first, last));
         *range = (range.0.min(first), range.1.max(last));
         fx.put(rows::unread(&log_id.0, log_id.1), range);
+        // What came in this very step is in its batch, and to be read only once that is given to the store.
+        self.next_read = self.next_read.max(fx.now.mono_ms + 1);
     }
 
     /// True if the body of this very entry was lacking: it is not any more.

@@ -101,6 +101,22 @@ fn s03_who_is_raised_to_owner_gets_the_bodies_then_and_who_is_lowered_no_new_one
 }
 
 #[test]
+fn s03_who_learns_at_once_that_it_is_lowered_and_of_a_call_asks_for_its_body() {
+    let mut net = with_a_guest();
+    net.split(&[&[0, 2], &[1]]);
+    let asked = net.ask(0, call(1));
+    net.approve(0, 1, "lowered", Tier::Shared);
+    net.pass(1_000);
+    // The guest brings both, without the body.
+    net.split(&[&[0], &[1, 2]]);
+    net.pass(2_000);
+    net.join_all();
+    net.pass(10_000);
+    assert_eq!(net.record(1, &asked).map(|record| record.state), Some(CallState::Ended(Ending::Done)));
+    assert!(of_calls(&net, 1).iter().all(SignedEntry::has_body));
+}
+
+#[test]
 fn s03_what_came_by_way_of_one_outside_is_completed_by_one_inside() {
     let mut net = with_a_guest();
     // The owners reach each other only by way of the guest.

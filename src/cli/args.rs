@@ -116,6 +116,12 @@ pub(crate) enum Command {
         #[arg(short = 'n', long, default_value_t = 100)]
         lines: usize,
     },
+    /// Give this device another name, for all members
+    Rename {
+        /// The name
+        #[arg(value_name = "NODE_ID")]
+        name: String,
+    },
     /// Have the agent take a changed sigil.toml, without a restart
     Reload,
     /// Check this installation and suggest fixes

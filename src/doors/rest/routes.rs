@@ -19,6 +19,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
 fn described() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::with_openapi(openapi::head())
         .routes(routes!(nodes::status))
+        .routes(routes!(nodes::rename))
         .routes(routes!(nodes::list))
         .routes(routes!(nodes::show, nodes::forget))
         .routes(routes!(nodes::approve))

@@ -396,6 +396,7 @@ impl FakeMesh {
                 reply(to, Ok(()));
             }
             Request::Want(..) => {}
+            Request::Rename(_, to) => drop(to.send(())),
             Request::Offer(_, to) => drop(to.send(())),
         }
     }

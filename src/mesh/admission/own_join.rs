@@ -66,6 +66,11 @@ impl OwnJoin {
         Self { name, state: State::Idle, numbers: 0 }
     }
 
+    /// Sets the name to ask for from now on.
+    pub(super) fn set_name(&mut self, name: NodeId) {
+        self.name = name;
+    }
+
     /// Begins to join another mesh. `force` = even when that means leaving a mesh of several.
     pub(super) fn join(
         &mut self,

@@ -9,6 +9,7 @@ use mesh_core::io::View;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+use crate::backup::Source;
 use crate::config::{LogFormat, Overrides};
 use crate::doors::Settings;
 use crate::mesh::disk_room::DiskRoom;
@@ -129,7 +130,7 @@ async fn live(options: Options, log: &mut Option<LogFormat>) -> Result<(), Agent
     })?;
     let work = home.work();
     let launcher = Launcher::start(work.clone(), tool_exec::launcher(), &tasks).map_err(at("making", &work))?;
-    let tools = tool_host(&booted, catalogue, Arc::new(blobs), launcher, &tasks);
+    let tools = tool_host(&booted, catalogue, Arc::new(blobs.clone()), launcher, &tasks);
     let nodes = node_service::start(&links, booted.handle.watch_view(), booted.inputs(), &tasks);
     let (reload_tx, mut reloads) = mpsc::channel(RELOADS);
     let mut reloader = Reloader::new(home.path().to_owned(), overrides, read, tools.clone(), booted.handle.clone());
@@ -142,6 +143,7 @@ async fn live(options: Options, log: &mut Option<LogFormat>) -> Result<(), Agent
     let around = Around {
         home: &home,
         logs,
+        backup: Source::new(home.path().to_owned(), store.clone(), blobs.clone()),
         settings: Settings::new(reloader.watch(), reload_tx),
         socket_gone: socket_gone.clone(),
     };

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use mesh_core::config::Config;
 use mesh_core::ids::NodeId;
-use mesh_core::io::{Input, Output, Space};
+use mesh_core::io::{Input, Output, Space, View};
+use mesh_core::peer::Peer;
 use mesh_core::record::{Directory, ToolDecl};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -16,6 +17,7 @@ use crate::mesh::blob_fetch::BlobFetch;
 use crate::mesh::blob_readers::CallReaders;
 use crate::mesh::blobs::BlobStore;
 use crate::mesh::call_queries::CallQueries;
+use crate::mesh::clock;
 use crate::mesh::disk_room::DiskRoom;
 use crate::mesh::driver::{Driver, Inbox};
 use crate::mesh::error::FatalError;
@@ -124,6 +126,16 @@ pub fn boot(parts: Parts) -> Result<Booted, FatalError> {
         links,
     };
     Ok(Booted { handle, inputs: inputs_tx, driver: Box::new(driver), out })
+}
+
+/// Takes up, in memory only, the mesh that a store holds: what a start would find. Reads the whole store: blocks.
+///
+/// # Errors
+/// The store does not work, or holds no mesh that can be taken up.
+pub fn judge(store: &dyn Store, key: DeviceKey) -> Result<View, FatalError> {
+    let (image, mut rng) = (store.image()?, machine::entropy());
+    let peer = Peer::boot(Config::default(), Box::new(key), image, clock::now(), &mut rng, &mut Vec::new())?;
+    Ok(peer.view())
 }
 
 /// A mesh that is taken up and does nothing yet: adapters that need its handle or its inputs are built now.

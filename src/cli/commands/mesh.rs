@@ -111,7 +111,7 @@ fn may(tier: &str) -> &'static str {
             "it may call every tool, let devices in and remove them, and be gateway (`--tier shared`: none of that)"
         }
         _ => {
-            "it may call `device.info` only, and neither let devices in nor be gateway (`--tier owner`: all of that), but it can read all calls and their answers"
+            "it may call `device.info` only, and neither let devices in nor be gateway (`--tier owner`: all of that); of calls it reads those that it made or that are for it"
         }
     }
 }

@@ -199,6 +199,11 @@ impl ReqId {
         u64::from_be_bytes(bytes)
     }
 
+    /// What it says of its origin: the first 64 bits of that one's identity.
+    pub(crate) fn origin(&self) -> &[u8] {
+        &self.0[..8]
+    }
+
     /// True if `origin` issued this id, as far as an id can tell: by 64 bits. Where the call's header is known, its
     /// author is compared as a whole.
     #[must_use]

@@ -157,6 +157,42 @@ fn outcomes_of_calls_that_never_come_do_not_block_those_that_do() {
 }
 
 #[test]
+fn s05_early_outcomes_of_one_author_do_not_evict_those_of_others() {
+    let (mut honest, mut liar, mut target) = scene();
+    // The target's ending, and the origin's wish to stop another call, come before the headers that they are about.
+    let (ended, stopped) = (header(&target.id(), 1, target.id()), header(&target.id(), 2, target.id()));
+    let real = target.says(Kind::OUTCOME, encode(&outcome(ended.id, Ending::Done)));
+    honest.hears(&target, pushed(real));
+    let cancel = CancelRequest { id: stopped.id, reason: "enough".to_owned(), expired: false };
+    let cancel = target.says(Kind::CANCEL, encode(&cancel));
+    honest.hears(&target, pushed(cancel));
+    for counter in 0..3 * limits::EARLY_OUTCOMES_MAX as u64 {
+        let id = ReqId::new(&liar.id(), Incarnation(9), counter);
+        let made_up = liar.says(Kind::OUTCOME, encode(&outcome(id, Ending::Done)));
+        honest.hears(&liar, pushed(made_up));
+        let cancel = CancelRequest { id, reason: String::new(), expired: false };
+        let made_up = liar.says(Kind::CANCEL, encode(&cancel));
+        honest.hears(&liar, pushed(made_up));
+        if counter == 100 {
+            honest.crash();
+            honest.step(Input::LinkUp(liar.id()));
+            honest.step(Input::LinkUp(target.id()));
+        }
+    }
+    let kept = honest.machine.disk.state().keys(Space::Open).count();
+    assert!(kept <= 2 * limits::EARLY_OUTCOMES_MAX + 1, "{kept}");
+    for call in [&ended, &stopped] {
+        let entry = target.says(Kind::CALL, encode(call));
+        honest.hears(&target, pushed(entry));
+    }
+    assert_eq!(honest.state(&ended.id), None, "it is over");
+    let row = honest.machine.disk.applied_row(&rows::call(&ended.id)).unwrap();
+    assert_eq!((row.state, row.confirmed), (CallState::Ended(Ending::Done), true));
+    let open = honest.machine.disk.applied_row(&rows::open_call(&stopped.id)).unwrap();
+    assert!(open.cancel.is_some(), "it is to be stopped");
+}
+
+#[test]
 fn only_the_gateway_tells_how_a_call_stands() {
     let (mut honest, liar, target) = scene();
     let id = honest.call(&target.id());

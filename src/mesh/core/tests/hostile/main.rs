@@ -193,6 +193,24 @@ fn s05_early_outcomes_of_one_author_do_not_evict_those_of_others() {
 }
 
 #[test]
+fn s17_whoever_shows_itself_all_the_time_is_not_asked_for_bodies_all_the_time() {
+    let (mut honest, liar, mut target) = scene();
+    let call = header(&target.id(), 1, liar.id());
+    let withheld = target.says(Kind::CALL, encode(&call)).without_body();
+    honest.step(Input::LinkDown(target.id()));
+    honest.hears(&liar, pushed(withheld));
+    let mut wanted = 0;
+    for _ in 0..200 {
+        let digest = Frame::Digest { rows: Vec::new(), changes: Hash::ZERO };
+        let mut out = honest.hears(&liar, digest);
+        out.extend(honest.hears(&liar, Frame::Bodies { entries: Vec::new(), until: None }));
+        out.extend(honest.pass(20));
+        wanted += out.iter().filter(|o| matches!(o, Output::Send(to, Frame::Want(_)) if *to == liar.id())).count();
+    }
+    assert!((2..=6).contains(&wanted), "{wanted} times in four seconds");
+}
+
+#[test]
 fn only_the_gateway_tells_how_a_call_stands() {
     let (mut honest, liar, target) = scene();
     let id = honest.call(&target.id());

@@ -47,10 +47,10 @@ pub(super) fn read(
 
 #[cfg(test)]
 mod tests {
-    use mesh_core::entry::Kind;
-    use mesh_core::io::{Batch, Now};
     use mesh_core::crypto::Symbolic;
+    use mesh_core::entry::Kind;
     use mesh_core::ids::MeshId;
+    use mesh_core::io::{Batch, Now};
     use mesh_core::test_kit::Author;
     use tokio::sync::mpsc;
 

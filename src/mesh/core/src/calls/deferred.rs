@@ -64,12 +64,9 @@ impl Deferred {
         self.retain(|place, _| !of(&place.author));
     }
 
-    /// Reads as many of each origin as it has room for.
+    /// Once it is due: reads as many of each origin as it has room for.
     pub(super) fn handle_timeout(&mut self, mut rooms: BTreeMap<PeerId, u64>, logs: &Logs, fx: &mut Effects<'_>) {
         let now = fx.now.mono_ms;
-        if self.poll_timeout().is_none_or(|at| now < at) {
-            return;
-        }
         self.next_ms = now + LOOK_EVERY_MS;
         self.retain(|place, until| until > now && !logs.is_dropped((place.author, place.incarnation), place.seq));
         let mut has_room = |place: &&Place| {

@@ -405,8 +405,7 @@ impl FakeMesh {
                 reply(to, Ok(()));
             }
             Request::Want(..) => {}
-            Request::Rename(_, to) => drop(to.send(())),
-            Request::Offer(_, to) => drop(to.send(())),
+            Request::Rename(_, to) | Request::Offer(_, to) => drop(to.send(())),
         }
     }
 

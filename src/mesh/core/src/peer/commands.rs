@@ -61,6 +61,9 @@ impl Peer {
         if self.incarnations.is_used_up() {
             self.start_incarnation(fx);
         }
+        if new.client_key.is_some() {
+            self.book.forget_keys(fx);
+        }
         let header = match accept(new, &self.book, &facts!(self), fx)? {
             Accepted::Known(id) => return Ok(Reply::Call { id, created: false }),
             Accepted::New(header) => header,

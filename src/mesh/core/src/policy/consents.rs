@@ -122,7 +122,7 @@ impl Consents {
     }
 
     /// All of them.
-    pub fn iter(&self) -> impl Iterator<Item = &Given> {
+    pub fn all(&self) -> impl Iterator<Item = &Given> {
         self.given.values().map(AsRef::as_ref)
     }
 

@@ -215,8 +215,8 @@ impl View {
     }
 
     /// The layers before workspaces: `Err` has decided.
-    pub(super) fn admit(&self, request: &Request, path: &mut Vec<Step>) -> Result<Admitted<'_>, Short> {
-        let no = |layer, cause, path: &mut Vec<Step>| Err(Short::deny(cause, None, layer, path));
+    pub(super) fn admit(&self, request: &Request, path: &mut Vec<Step>) -> Result<Admitted<'_>, Box<Short>> {
+        let no = |layer, cause, path: &mut Vec<Step>| Err(Box::new(Short::deny(cause, None, layer, path)));
         let devices = (self.devices.get(&request.origin), self.devices.get(&request.target));
         let (Some(origin), Some(target)) = devices else { return no(Layer::Device, Cause::DeviceUnknown, path) };
         if !origin.facts.trusted || !target.facts.trusted {
@@ -280,7 +280,7 @@ impl View {
                 return no(Layer::Workspace, Cause::WorkspaceUnknown, path);
             }
             path.push(Step { layer: Layer::Open, verdict: Verdict::Allow, cause: Some(Cause::Open) });
-            return Err(Short::new(Verdict::Allow, Cause::Open, None));
+            return Err(Box::new(Short::new(Verdict::Allow, Cause::Open, None)));
         }
         let tool = tool.into_owned();
         Ok(Admitted { target, origin, tool })

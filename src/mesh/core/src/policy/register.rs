@@ -90,6 +90,7 @@ impl Register {
     ///
     /// A statement replaces others of its log that came before it, and what it says that it knew, provided that its
     /// generation is higher: so no two replace each other, whatever an author makes up.
+    #[must_use]
     pub fn heads(&self, stands: &dyn Fn(&Place) -> bool) -> Vec<(&Place, &Statement)> {
         let standing = || self.said.iter().filter(|(place, _)| stands(place));
         // By log and place: the highest generation that knew as far as there.
@@ -271,6 +272,7 @@ impl Policy {
     }
 
     /// The rest of a mark that is not held up to there, by how far each log is `held`.
+    #[must_use]
     pub fn lacking(mark: &[Known], held: impl Fn(&PeerId, Incarnation) -> u64) -> Vec<Known> {
         mark.iter().filter(|known| held(&known.author, known.incarnation) < known.seq).copied().collect()
     }

@@ -460,7 +460,7 @@ proptest! {
         let (peers, _) = live(happenings);
         let mut all = join(&join(&peers[0], &peers[1]), &peers[2]);
         let before = heads_of(&all, ALL);
-        all.forget(ALL, &|place| which >> (place.seq * 3 + u64::from(place.author.0[0])) & 1 == 1);
+        all.forget(ALL, &|place| (which >> (place.seq * 3 + u64::from(place.author.0[0]))) & 1 == 1);
         prop_assert_eq!(heads_of(&all, ALL), before.clone());
         all.forget(ALL, &|_| true);
         prop_assert_eq!(heads_of(&all, ALL), before);

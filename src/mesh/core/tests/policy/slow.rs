@@ -94,10 +94,7 @@ impl<'a> Slow<'a> {
                 }
                 Seat::Person(person.clone())
             }
-            Principal::Device(node) if domain == "mesh" => {
-                let _ = node;
-                return Some(Role::Guest);
-            }
+            Principal::Device(_) if domain == "mesh" => return Some(Role::Guest),
             Principal::Device(node) => Seat::Device(node.clone()),
         };
         let seat = Key::Member(domain.parse().ok()?, seat);

@@ -63,7 +63,7 @@ const fn about(mutant: ProtocolRule) -> (Kind, &'static str) {
             (Safety, "executor.rs `handle_started`")
         }
         ProtocolRule::OwnRevocation => (Safety, "executor.rs, executor/screen.rs"),
-        ProtocolRule::Tier => (Safety, "policy.rs `permits`"),
+        ProtocolRule::Tier => (Safety, "policy/tiers.rs `permits`"),
         ProtocolRule::OnceIsOnce => (Safety, "calls.rs `apply_outcome`, executor.rs"),
         ProtocolRule::MarkRaised => (Safety, "executor.rs `forget`"),
         ProtocolRule::RunsCheckpointed => (Safety, "peer.rs `time_checkpoint`"),

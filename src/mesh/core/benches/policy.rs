@@ -1,6 +1,6 @@
 //! Cost of a decision and of taking up an edit, in a large mesh: 100 workspaces, 1,000 devices, 10,000 tools, 1,000 rules,
 //! an asker who is in 8 workspaces.
-#![expect(clippy::unwrap_used, missing_docs, reason = "a measurement may stop at what it did not expect")]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a measurement may stop at what it did not expect")]
 
 use std::hint::black_box;
 
@@ -46,7 +46,7 @@ fn rule(n: u64) -> Rule {
     let index = |len: usize| usize::try_from(n).unwrap() % len;
     Rule {
         who: Some(vec![parse(who[index(6)]), parse(who[index(5)])]),
-        nodes: (n % 3 != 0).then(|| vec![parse(&nodes[index(4)])]),
+        nodes: (!n.is_multiple_of(3)).then(|| vec![parse(&nodes[index(4)])]),
         tools: Some(vec![parse(&tools[index(4)]), parse(&format!("x{n}.*"))]),
         ..Rule::of(verdict[index(4)])
     }

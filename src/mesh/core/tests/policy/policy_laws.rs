@@ -3,8 +3,8 @@
 use mesh_core::ids::Hash;
 use mesh_core::policy::{
     Agent, Approver, Binding, Choice, Consent, Device, DeviceFacts, DeviceTools, Domain, Given, Key, Mode, Note,
-    Offered, Otherwise, Person, Principal, Remedy, Request, Role, Rule, RuleRef, RuleVerdict, Seat, Terms, Value,
-    Verdict, Who, Workspace,
+    Offered, Otherwise, Person, PersonId, Principal, Remedy, Request, Role, Rule, RuleRef, RuleVerdict, Seat, Terms,
+    Value, Verdict, Who, Workspace,
 };
 use mesh_core::record::Tier;
 use proptest::prelude::*;
@@ -370,7 +370,7 @@ proptest! {
             let rule = Rule { who: Some(who.collect()), ..Rule::of(RuleVerdict::Allow) };
             after.set(Key::Rule(RuleRef { domain, name: parse("remedy") }), Value::Rule(rule));
         }
-        let is_capped_owner = request.principal.person().is_some_and(|person| person.is_owner());
+        let is_capped_owner = request.principal.person().is_some_and(PersonId::is_owner);
         prop_assert!(verdict(&after, &request) < Verdict::Deny || is_capped_owner);
     }
 

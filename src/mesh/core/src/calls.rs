@@ -255,11 +255,7 @@ impl Book {
     }
 
     pub(crate) fn count_open(&self) -> usize {
-<<<<<<< HEAD
-        self.unended().count()
-=======
         self.shares.count_open()
->>>>>>> main
     }
 
     /// Number of calls of another origin that have room here still.

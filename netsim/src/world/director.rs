@@ -217,6 +217,7 @@ impl Director {
             Fault::Stop { peer, down_us } => {
                 if mesh.peers[peer].awake() {
                     mesh.liveness.note_leaving(env.now, peer, true, &mesh.peers, net);
+                    mesh.peers[peer].stopping = true;
                     mesh.command(env, net, peer, Purpose::Stop(down_us), Command::Stop);
                     let boot = mesh.peers[peer].boot;
                     // The shell does not wait for ever (`docs/protocol.md`, Election).
@@ -293,7 +294,7 @@ impl Director {
         let mut forger = Author::new(mesh.peers[peer].key.clone(), node.view().mesh, now);
         forger.incarnation = Incarnation(u32::MAX - u32::try_from(env.now % 1_000_000).unwrap_or(0));
         // Before what it once said of members: that may stand.
-        let said = entries.iter().filter(|entry| entry.author == id && entry.entry.seq > 2);
+        let said = entries.iter().filter(|entry| entry.author == id && entry.entry.seq > 1);
         let last = said.max_by_key(|entry| (entry.entry.incarnation, entry.entry.seq));
         let mut earlier = forger.clone();
         if let Some(last) = last {

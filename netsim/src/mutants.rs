@@ -209,14 +209,14 @@ fn refuted(config: &Config) -> Option<String> {
 }
 
 /// Runs the rules and prints or writes the table. Whether every rule of safety was missed.
-pub(crate) fn run(seeds: u64, only: Option<&str>, quick: bool, file: Option<&Path>) -> Result<bool, String> {
+pub(crate) fn run(seeds: u64, only: &[String], quick: bool, file: Option<&Path>) -> Result<bool, String> {
     let chosen: Vec<ProtocolRule> = ProtocolRule::ALL
         .iter()
         .copied()
-        .filter(|mutant| only.is_none_or(|only| format!("{mutant:?}") == only))
+        .filter(|mutant| only.is_empty() || only.contains(&format!("{mutant:?}")))
         .collect();
     if chosen.is_empty() {
-        return Err(format!("no rule is called {}", only.unwrap_or_default()));
+        return Err(format!("no rule is called {}", only.join(" or ")));
     }
     let plans = plans()?;
     if quick { Ok(run_quick(&chosen, &plans)) } else { run_all(seeds, &chosen, &plans, file) }

@@ -1,5 +1,6 @@
 //! Frames, welcomes and stored rows by the thousand, each changed from a valid one: no panic, no lost home, no start that
-//! fails without saying which rows keep it from that.
+//! fails without saying which rows keep it from that. The bytes on the wire are changed in the shell (`sigil`, its
+//! `fuzz`); here is what has come through.
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};

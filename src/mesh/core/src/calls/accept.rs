@@ -39,9 +39,7 @@ pub(crate) fn accept(new: NewCall, book: &Book, facts: &Facts<'_>, fx: &Effects<
     let known = key.and_then(|key| book.key(&key)).filter(|_| fx.enforces(ProtocolRule::KeyAtOrigin));
     let target = match known {
         // Where another device's call went is its own choice: whoever asks for any gets one of his own.
-        Some(known)
-            if new.node == "any" && known.id.is_of(&me) && policy::may_be_chosen(&known.target, facts) =>
-        {
+        Some(known) if new.node == "any" && known.id.is_of(&me) && policy::may_be_chosen(&known.target, facts) => {
             known.target
         }
         _ => resolve(&new.node, &new.tool, book, facts)?,

@@ -63,7 +63,7 @@ const fn about(mutant: ProtocolRule) -> (Kind, &'static str) {
             (Safety, "executor.rs `handle_started`")
         }
         ProtocolRule::OwnRevocation => (Safety, "executor.rs, executor/screen.rs"),
-        ProtocolRule::Tier => (Safety, "policy.rs `permits`"),
+        ProtocolRule::Tier => (Safety, "policy/tiers.rs `permits`"),
         ProtocolRule::OnceIsOnce => (Safety, "calls.rs `apply_outcome`, executor.rs"),
         ProtocolRule::MarkRaised => (Safety, "executor.rs `forget`"),
         ProtocolRule::RunsCheckpointed => (Safety, "peer.rs `time_checkpoint`"),
@@ -73,7 +73,7 @@ const fn about(mutant: ProtocolRule) -> (Kind, &'static str) {
         ProtocolRule::Reissued => (Safety, "reattestation.rs `read`"),
         ProtocolRule::ExpiryMargin => (Safety, "calls.rs `handle_timeout`"),
         ProtocolRule::QueueLimit | ProtocolRule::OpenShare => (Safety, "calls.rs `defers`"),
-        ProtocolRule::AnyIsOwners => (Safety, "policy.rs `may_be_chosen`"),
+        ProtocolRule::AnyIsOwners => (Safety, "policy/tiers.rs `may_be_chosen`"),
         ProtocolRule::LogBudget => (Safety, "budget.rs `takes`"),
         ProtocolRule::RevocationWins => (Safety, "trust/derivation.rs `deciding`"),
         ProtocolRule::CutoffVoids

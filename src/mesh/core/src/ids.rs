@@ -21,7 +21,7 @@ pub struct InvalidId {
 }
 
 impl InvalidId {
-    fn new(what: &'static str, why: &'static str, text: &str) -> Self {
+    pub(crate) fn new(what: &'static str, why: &'static str, text: &str) -> Self {
         Self { what, why, shown: text.chars().take(40).flat_map(char::escape_default).collect() }
     }
 }
@@ -306,6 +306,7 @@ macro_rules! text_id {
         }
     };
 }
+pub(crate) use text_id;
 
 text_id!(
     /// The human name of a node, such as `macbook-pro`: unique in its mesh, bound to a key at approval.

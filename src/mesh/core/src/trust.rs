@@ -121,6 +121,8 @@ pub(crate) struct Trust {
     /// Number of changes of each author that count for nothing, and that nothing which counts names.
     strays: BTreeMap<PeerId, usize>,
     membership: Membership,
+    /// See [`Self::fingerprint`].
+    fingerprint: Hash,
     unjudged: Unjudged,
 }
 
@@ -159,6 +161,7 @@ impl Trust {
             depths: BTreeMap::new(),
             strays: BTreeMap::new(),
             membership: Membership::default(),
+            fingerprint: Hash::ZERO,
             unjudged: Unjudged::default(),
         };
         for entry in records {
@@ -253,8 +256,8 @@ impl Trust {
     }
 
     /// Hash over the membership changes that count, in the order of their hashes.
-    pub(crate) fn fingerprint(&self) -> Hash {
-        Hash::of(&self.counted.iter().flat_map(|hash| hash.0).collect::<Vec<u8>>())
+    pub(crate) const fn fingerprint(&self) -> Hash {
+        self.fingerprint
     }
 
     // --- The set ------------------------------------------------------------------------------------------------------
@@ -296,6 +299,11 @@ impl Trust {
         let judges = self.unjudged.subjects.contains_key(author) && self.unjudged.early < JUDGED_EARLY_MAX;
         self.unjudged.early += u32::from(judges);
         judges
+    }
+
+    /// True if [`Self::judge`] has anything to do at the end of a frame.
+    pub(crate) fn is_unjudged(&self) -> bool {
+        !self.unjudged.records.is_empty() || self.unjudged.early > 0
     }
 
     /// Judges the set, if changes were taken since. `ends`: the frame is over.
@@ -410,6 +418,7 @@ impl Trust {
         let named: BTreeSet<Hash> =
             graph.nodes().filter(|node| node.counts()).flat_map(|node| node.record.named()).collect();
         self.membership = derivation::membership(&graph, &self.genesis, self.rules);
+        self.fingerprint = Hash::of(&counted.iter().flat_map(|hash| hash.0).collect::<Vec<u8>>());
         (self.depths, self.counted, self.named) = (depths, counted, named);
         let mut strays: BTreeMap<PeerId, usize> = BTreeMap::new();
         for record in self.records.values().filter(|record| self.is_stray(&record.entry.hash)) {

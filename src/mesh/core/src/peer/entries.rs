@@ -225,6 +225,9 @@ impl Peer {
 
     /// Judges the membership changes that were taken, if any were. `ends`: the frame or command is over.
     pub(super) fn judge_changes(&mut self, ends: bool, fx: &mut Effects<'_>) {
+        if !self.trust.is_unjudged() {
+            return;
+        }
         let was_excluded = self.is_excluded();
         let was_owner = self.trust.is_owner(&self.local.me);
         let Some(Judgement { kept, void, changed }) = self.trust.judge(ends) else { return };

@@ -73,6 +73,7 @@ const fn about(mutant: ProtocolRule) -> (Kind, &'static str) {
         ProtocolRule::Reissued => (Safety, "reattestation.rs `read`"),
         ProtocolRule::ExpiryMargin => (Safety, "calls.rs `handle_timeout`"),
         ProtocolRule::QueueLimit | ProtocolRule::OpenShare => (Safety, "calls.rs `defers`"),
+        ProtocolRule::AnyIsOwners => (Safety, "policy/tiers.rs `may_be_chosen`"),
         ProtocolRule::LogBudget => (Safety, "budget.rs `takes`"),
         ProtocolRule::RevocationWins => (Safety, "trust/derivation.rs `deciding`"),
         ProtocolRule::CutoffVoids

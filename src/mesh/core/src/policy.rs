@@ -35,7 +35,7 @@ pub use records::{
 pub use register::{Known, Policy, Register, Statement};
 pub use remedy::Remedy;
 pub use said::{Content, Said};
-pub(crate) use tiers::{STRANGER, namespace, permits, permits_call, permits_here};
+pub(crate) use tiers::{STRANGER, may_be_chosen, namespace, permits, permits_call, permits_here};
 pub use view::{DeviceFacts, Offered, ToolState, View};
 
 /// Numbers of the policy, for who shows them or sizes a store by them.

@@ -212,13 +212,16 @@ impl<'a> Restoring<'a> {
         if !is_known || (name == NAME && !is_name()) {
             return Err(BackupError::Damaged("it holds a file that no home has"));
         }
+        if !self.files.insert(name.clone()) {
+            return Err(BackupError::Damaged("it holds a file twice"));
+        }
         if self.device == Device::Same || name == SETTINGS {
             let path = self.stage.join(&name);
             new_file(&path)
                 .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
                 .map_err(BackupError::file("writing", &path))?;
         }
-        if self.files.insert(name) { Ok(()) } else { Err(BackupError::Damaged("it holds a file twice")) }
+        Ok(())
     }
 
     fn row(&mut self, key: Vec<u8>, value: Vec<u8>) -> Result<(), BackupError> {

@@ -122,6 +122,7 @@ fn first_view() -> View {
         boot: 1,
         revoked: false,
         awaiting_reapproval: Vec::new(),
+        vouched_by: Default::default(),
         halts: Vec::new(),
         copied: Vec::new(),
         forked: Vec::new(),

@@ -46,7 +46,9 @@ pub(crate) fn approve(
     if after.len() > limits::CHANGES_NAMED_MAX {
         return Err(Refusal::NeedsNewKey);
     }
-    let node_id = trust.free_name(node_id, &peer);
+    // A name is given once.
+    let wanted = known.map_or(node_id, |member| &member.node_id);
+    let node_id = trust.free_name(wanted, &peer, &facts.nodes.chosen_names(trust));
     let change = change(key, ChangeKind::Approved { tier, node_id, after }, facts)?;
     // Before it is signed: what is not kept would let in nobody, and the invite would be used up.
     if trust.has_room(&facts.me(), ENVELOPE_BYTES_MAX + entry::encode(&change).len()) {

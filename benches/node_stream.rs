@@ -234,7 +234,7 @@ async fn pairs(homes: &[tempfile::TempDir; 2]) -> (Pair, Pair) {
     let members: BTreeMap<_, _> = (links.iter().zip(homes))
         .map(|((links, _), home)| (key(home), links.local_addresses()))
         .map(|(key, addresses)| {
-            (key.peer_id(), Member { key: key.public_key(), addresses, services: None, leaving: false })
+            (key.peer_id(), Member { key: key.public_key(), addresses, services: None, leaving: false, owner: true })
         })
         .collect();
     let [(gateway, mut events), (node, mut node_events)] = links;

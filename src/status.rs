@@ -92,16 +92,18 @@ codes! {
     ConfirmPeer      "confirm_peer"         409  FailedPrecondition 8 "Compare the check words of the other device first";
     OtherWords       "other_words"          409  FailedPrecondition 8 "Another device than the one that was compared";
     NeedsNewKey      "needs_new_key"        409  FailedPrecondition 8 "This device needs a new key to come back";
+    Conflict         "conflict"             409  FailedPrecondition 8 "Not as things stand";
+    KeyReused        "key_reused"           409  AlreadyExists      8 "The idempotency key was used for another call";
     InviteUsed       "invite_used"          409  FailedPrecondition 8 "This code has been used";
     ResultGone       "result_gone"          410  NotFound           3 "The output is not kept any more";
     InviteExpired    "invite_expired"       410  FailedPrecondition 7 "This code has expired";
     InviteVoid       "invite_void"          410  FailedPrecondition 7 "This code was taken back";
     TooLarge         "too_large"            413  OutOfRange         2 "Too large";
+    UriTooLong       "uri_too_long"         414  OutOfRange         2 "The path is too long";
     UnsupportedMedia "unsupported_media"    415  InvalidArgument    2 "Not this content type";
     WrongHost        "wrong_host"           421  PermissionDenied   4 "Not under this host name";
     Invalid          "invalid"              422  InvalidArgument    2 "A value is out of its limits";
     InviteInvalid    "invite_invalid"       422  InvalidArgument    2 "This is not a sigil code";
-    KeyReused        "key_reused"           422  AlreadyExists      8 "The idempotency key was used for another call";
     QueueFull        "queue_full"           429  ResourceExhausted  1 "The queue is full";
     OverBudget       "over_budget"          429  ResourceExhausted  1 "This device is over its budget";
     HeadersTooLarge  "headers_too_large"    431  OutOfRange         2 "The headers are too large";
@@ -208,6 +210,7 @@ impl From<Refusal> for OpError {
                 .with("call", id.to_string()),
             Refusal::Denied(_) => Self::new(ErrorCode::Denied, detail),
             Refusal::Invalid(_) => Self::new(ErrorCode::Invalid, detail),
+            Refusal::Full(_) => Self::new(ErrorCode::Conflict, detail).hint("make room: remove what is not needed"),
             Refusal::InviteUnknown => Self::new(ErrorCode::InviteUnknown, detail),
             Refusal::InviteUsed => Self::new(ErrorCode::InviteUsed, detail).hint("ask for a new code"),
             Refusal::InviteExpired => Self::new(ErrorCode::InviteExpired, detail).hint("ask for a new code"),

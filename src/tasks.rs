@@ -3,11 +3,11 @@
 
 use std::future::Future;
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::thread::{JoinHandle, ThreadId};
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -95,16 +95,63 @@ impl Threads {
 
 /// Longest wait for a place among [`Strays`]: what is at work for longer hangs, and so would what comes after it.
 const PLACE_WITHIN: Duration = Duration::from_secs(5);
+/// Time for which a thread of [`Strays`] waits for more work before it ends.
+const IDLE_MAX: Duration = Duration::from_secs(10);
 
 /// Threads for work that may never come back, such as a read of a dead network disk, which nothing can end. They are
-/// bounded, and they neither belong to a [`TaskGroup`] nor hold the end of the process. Cheap to clone; clones share the
-/// places.
+/// bounded, and they neither belong to a [`TaskGroup`] nor hold the end of the process. One that has come back takes the
+/// next work, for a while: a new thread for each costs more than a look at a disk. Cheap to clone; clones share the
+/// threads.
 #[derive(Debug, Clone)]
 pub struct Strays {
     name: &'static str,
     max: usize,
     places: Arc<Semaphore>,
     patience: Duration,
+    idle: Arc<Idle>,
+}
+
+/// Work, and the place that it keeps until its thread is idle again.
+struct Job {
+    work: Box<dyn FnOnce() + Send>,
+    place: OwnedSemaphorePermit,
+}
+
+/// Threads that wait for work, the one that came back last at the end.
+#[derive(Debug, Default)]
+struct Idle(Mutex<Vec<(ThreadId, mpsc::SyncSender<Job>)>>);
+
+impl Idle {
+    /// Hands work to a thread that waits for it.
+    ///
+    /// # Errors
+    /// The work, when none does.
+    fn hand_on(&self, job: Job) -> Result<(), Job> {
+        let mut idle = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // A thread looks for work once more after it has left the list, so what is sent to one in the list is done.
+        match idle.pop() {
+            Some((_, thread)) => thread.send(job).map_err(|mpsc::SendError(job)| job),
+            None => Err(job),
+        }
+    }
+
+    /// Works on a thread of its own until no work has come for [`IDLE_MAX`].
+    fn work(&self, first: Job) {
+        let own = std::thread::current().id();
+        // Whoever hands work on takes the thread out of the list, so there is never more than one piece.
+        let (to_own, jobs) = mpsc::sync_channel(1);
+        let mut next = Some(first);
+        while let Some(Job { work, place }) = next {
+            work();
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).push((own, to_own.clone()));
+            // After that, so that whoever gets the place finds this thread.
+            drop(place);
+            next = jobs.recv_timeout(IDLE_MAX).ok().or_else(|| {
+                self.0.lock().unwrap_or_else(PoisonError::into_inner).retain(|(thread, _)| *thread != own);
+                jobs.try_recv().ok()
+            });
+        }
+    }
 }
 
 /// A reason for which work on a thread of its own gave nothing.
@@ -129,10 +176,10 @@ impl Strays {
     /// At most `max` threads at once, called `name` (at most 15 bytes are shown by Linux).
     #[must_use]
     pub fn new(name: &'static str, max: usize) -> Self {
-        Self { name, max, places: Arc::new(Semaphore::new(max)), patience: PLACE_WITHIN }
+        Self { name, max, places: Arc::new(Semaphore::new(max)), patience: PLACE_WITHIN, idle: Arc::default() }
     }
 
-    /// Runs `work` on a thread of its own.
+    /// Runs `work` on a thread that does nothing else meanwhile.
     ///
     /// # Errors
     /// See [`StrayError`].
@@ -144,12 +191,13 @@ impl Strays {
         let place = tokio::time::timeout(self.patience, self.places.clone().acquire_owned()).await;
         let Ok(Ok(place)) = place else { return Err(full) };
         let (done, result) = oneshot::channel();
-        let thread = std::thread::Builder::new().name(self.name.to_owned()).spawn(move || {
-            let _place = place;
-            // Nobody waits for it any more, perhaps.
-            let _ = done.send(work());
-        });
-        thread.map_err(StrayError::NoThread)?;
+        // Nobody waits for it any more, perhaps.
+        let work = Box::new(move || drop(done.send(work())));
+        if let Err(job) = self.idle.hand_on(Job { work, place }) {
+            let idle = self.idle.clone();
+            let thread = std::thread::Builder::new().name(self.name.to_owned()).spawn(move || idle.work(job));
+            thread.map_err(StrayError::NoThread)?;
+        }
         result.await.map_err(|_| StrayError::Panicked)
     }
 }
@@ -211,6 +259,25 @@ mod tests {
             std::thread::yield_now();
         }
         assert_eq!(strays.run(|| 10).await.unwrap(), 10, "a disk that is back is a disk again");
+    }
+
+    #[tokio::test]
+    async fn work_that_comes_back_leaves_its_thread_to_the_next() {
+        let strays = Strays::new("stray", 2);
+        let on = || std::thread::current().id();
+        let first = strays.run(on).await.unwrap();
+        while strays.places.available_permits() < 2 {
+            std::thread::yield_now();
+        }
+        assert_eq!(strays.run(on).await.unwrap(), first);
+        let both = async || tokio::join!(strays.run(on), strays.run(on));
+        for _ in 0..50 {
+            both().await.0.unwrap();
+        }
+        while strays.places.available_permits() < 2 {
+            std::thread::yield_now();
+        }
+        assert!(strays.idle.0.lock().unwrap().len() <= 2, "no more threads than places");
     }
 
     #[tokio::test]

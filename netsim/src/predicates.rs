@@ -549,8 +549,15 @@ impl Checks {
     }
 
     /// **bodies-stay-inside**: no body is sent to a peer that the sender holds to be outside of its audience.
-    /// `owner`: if that peer is one, by the sender's membership.
-    pub(crate) fn bodies_stay_inside(&mut self, now: u64, peer: usize, to: &PeerId, owner: bool, frame: &Frame) {
+    /// `owner`: if that peer is one, by the sender's membership; asked for few frames only.
+    pub(crate) fn bodies_stay_inside(
+        &mut self,
+        now: u64,
+        peer: usize,
+        to: &PeerId,
+        owner: impl Fn() -> bool,
+        frame: &Frame,
+    ) {
         let entries: Vec<&SignedEntry> = if let Frame::Entries { entries, .. } | Frame::Bodies { entries, .. } = frame {
             entries.iter().map(|item| &item.entry).collect()
         } else if let Frame::Dispatch(dispatch) = frame {
@@ -561,7 +568,7 @@ impl Checks {
             return;
         };
         let inside =
-            |entry: &SignedEntry| entry.entry.audience.names(to) || entry.author == *to || owner || !entry.has_body();
+            |entry: &SignedEntry| entry.entry.audience.names(to) || entry.author == *to || !entry.has_body() || owner();
         if let Some(shown) = entries.into_iter().find(|entry| !inside(entry)) {
             let place = shown.place();
             self.fail("bodies-stay-inside", now, || {

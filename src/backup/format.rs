@@ -207,9 +207,11 @@ impl<R: Read> Reader<R> {
 
     fn fill(&mut self, bytes: &mut [u8]) -> Result<(), BackupError> {
         let at = self.at;
-        self.from.read_exact(bytes).map_err(|error| match error.kind() {
-            io::ErrorKind::UnexpectedEof => BackupError::CutOff(at),
-            _ => BackupError::File { doing: "reading", path: "the backup".into(), source: error },
+        self.from.read_exact(bytes).map_err(|source| {
+            if source.kind() == io::ErrorKind::UnexpectedEof {
+                return BackupError::CutOff(at);
+            }
+            BackupError::File { doing: "reading", path: "the backup".into(), source }
         })?;
         self.at += bytes.len() as u64;
         Ok(())

@@ -54,10 +54,9 @@ impl Exit {
     /// does not take: nothing has run.
     pub(crate) fn of_ending(call: &Value) -> Self {
         let text = |name: &str| call.get(name).and_then(Value::as_str).unwrap_or_default();
-        match Self::of_call(text("state")) {
-            Self::Failed if text("reason").starts_with(INVALID_ARGUMENT) => Self::Usage,
-            exit => exit,
-        }
+        let exit = Self::of_call(text("state"));
+        let not_taken = exit == Self::Failed && text("reason").starts_with(INVALID_ARGUMENT);
+        if not_taken { Self::Usage } else { exit }
     }
 
     /// The exit of a refused request: by the one table of error codes; by the HTTP status for a code that this program
@@ -201,7 +200,7 @@ mod tests {
             assert_eq!(Exit::of_problem(code.http(), code.as_str()) as u8, code.exit(), "{code}");
         }
         assert_eq!(Exit::of_problem(409, "not_ended"), Exit::Queued);
-        assert_eq!(Exit::of_problem(422, "key_reused"), Exit::Conflict);
+        assert_eq!(Exit::of_problem(409, "key_reused"), Exit::Conflict);
         assert_eq!(Exit::of_problem(503, "result_away"), Exit::ResultAway, "b06: it ran, unlike what expired");
     }
 

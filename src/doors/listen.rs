@@ -26,8 +26,8 @@ use crate::tasks::TaskGroup;
 pub const CONNECTIONS_MAX: usize = 256;
 /// Longest time for the head of a request, and longest silence of a kept-alive connection.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(if cfg!(test) { 2 } else { 10 });
-/// Bytes of the head of a request.
-const HEAD_BYTES_MAX: usize = 32 * 1024;
+/// Bytes of the head of a request. What is shorter and still too long is answered with the reason.
+const HEAD_BYTES_MAX: usize = 64 * 1024;
 /// Headers of a request.
 const HEADERS_MAX: usize = 64;
 

@@ -206,3 +206,50 @@ async fn fetch_from(links: &Links, peers: Vec<PeerId>, hash: Hash, len: u64) -> 
     }
     if gone { Input::FetchGone(hash) } else { Input::FetchFailed(hash) }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use mesh_core::test_kit::id;
+
+    use super::*;
+    use crate::mesh::identity::DeviceKey;
+    use crate::mesh::transport::LinksConfig;
+
+    #[tokio::test]
+    async fn s17_what_one_peer_names_is_fetched_a_little_at_a_time_and_keeps_out_nobody_elses() {
+        let home = tempfile::tempdir().unwrap();
+        let key = DeviceKey::load_or_create(home.path()).unwrap();
+        let blobs = BlobStore::open(&home.path().join("blobs")).unwrap();
+        let tasks = TaskGroup::default();
+        let listen = (Ipv4Addr::LOCALHOST, 0).into();
+        let services = [].into();
+        let config = LinksConfig { key, listen, services, blobs: blobs.clone(), tasks: tasks.clone() };
+        let links = Links::start(config, mpsc::channel(16).0).unwrap();
+        let (inputs, mut ends) = mpsc::channel(64);
+        let mut fetch = BlobFetch::new(id(0), blobs, links, inputs, tasks);
+        let (liar, other) = (id(1), id(2));
+        let hash = |n: u32| Hash::of(&n.to_le_bytes());
+        let of = |fetch: &BlobFetch, peer| fetch.under_way.values().filter(|first| **first == peer).count();
+
+        let asked = (0..15_000).map(|n| fetch.fetch(hash(n), 10, vec![liar], None));
+        assert_eq!(asked.filter(Option::is_none).count(), WANTED_OF_PEER_MAX, "the rest is refused");
+        assert!(fetch.fetch(hash(20_000), 10, vec![other], None).is_none());
+        assert_eq!((of(&fetch, liar), of(&fetch, other)), (UNDER_WAY_OF_PEER_MAX, 1));
+        // However often it comes anew.
+        for _ in 0..100 {
+            fetch.handle_link_up(liar, None);
+            assert_eq!(of(&fetch, liar), UNDER_WAY_OF_PEER_MAX);
+        }
+        // It does not have them: each is tried once, and then not before it is linked again.
+        let mut tried = 0;
+        while !fetch.under_way.is_empty() {
+            let end = ends.recv().await.unwrap();
+            fetch.note_end(&end, None);
+            tried += 1;
+            assert!(of(&fetch, liar) <= UNDER_WAY_OF_PEER_MAX);
+        }
+        assert!((WANTED_OF_PEER_MAX + 1..=WANTED_OF_PEER_MAX + 1 + UNDER_WAY_OF_PEER_MAX).contains(&tried), "{tried}");
+    }
+}

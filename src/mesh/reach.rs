@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use mesh_core::ids::{NodeId, PeerId, PublicKey};
 use mesh_core::io::View;
 use mesh_core::limits;
-use mesh_core::record::{Directory, ToolDecl};
+use mesh_core::record::{Directory, Tier, ToolDecl};
 
 use crate::mesh::transport::{Address, Member, Members, ServiceId};
 
@@ -70,7 +70,8 @@ impl Reach {
             addresses.retain(|address| once.insert(address.clone()));
             let services =
                 node.directory.as_ref().map(|record| record.services.iter().copied().map(ServiceId).collect());
-            members.insert(node.peer, Member { key: node.key, addresses, services, leaving: false });
+            let owner = node.tier == Tier::Owner;
+            members.insert(node.peer, Member { key: node.key, addresses, services, leaving: false, owner });
         }
         for (peer, key) in revoked.into_iter().filter(|(peer, _)| *peer != view.me) {
             members.entry(peer).or_insert(Member::leaving(key));

@@ -15,8 +15,9 @@ use crate::tasks::Strays;
 
 /// Time that a built-in tool may take: they read a little, unless a disk hangs.
 const BUILTIN_TIMEOUT: Duration = Duration::from_secs(30);
-/// Calls of `device.info` that look at the disks at once: each takes a millisecond, unless one of them is dead.
-const DEVICE_INFO_AT_WORK_MAX: usize = 4;
+/// Calls of `device.info` that look at the disks at once: half of the calls that a device runs at once, so that a disk
+/// which is dead leaves places for others.
+const DEVICE_INFO_AT_WORK_MAX: usize = 8;
 /// Tools that the settings may add, so that with all built-in ones they fit into a directory record.
 const COMMAND_TOOLS_MAX: usize = TOOLS_MAX - builtin::NAMES.len();
 

@@ -11,6 +11,7 @@ use mesh_core::entry::{BodyMark, Entry, Kind, Salt, SignedEntry, decode, encode}
 use mesh_core::epoch::{Claim, Epoch};
 use mesh_core::frame::{Beacon, EntryItem, Frame, Phase};
 use mesh_core::ids::{Hash, Incarnation, MeshId, NodeId, PeerId, ReqId};
+use mesh_core::io::Welcome;
 use mesh_core::limits;
 use mesh_core::record::{
     CancelRequest, ChangeKind, Directory, Effect, Ending, Header, MembershipChange, Outcome, Payload, Source, Tier,
@@ -22,6 +23,7 @@ use serde_json::{Value, json};
 use sigil::mesh::blobs::BlobStore;
 use sigil::mesh::identity::DeviceKey;
 use sigil::mesh::invite::InviteCode;
+use sigil::mesh::transport::wire::encode_frame;
 use sigil::mesh::transport::{
     FetchError, JoinAnswer, JoinConversation, JoinRequest, LinkEvent, Links, LinksConfig, Member, Members, RefusalCode,
 };
@@ -52,8 +54,12 @@ pub(crate) struct Loose {
 impl Loose {
     /// With a fresh key, behind an address of this machine. Within a runtime.
     pub(crate) fn new(listen: SocketAddr) -> Self {
+        Self::with_key(fresh_key(), listen)
+    }
+
+    /// With this key.
+    fn with_key(key: DeviceKey, listen: SocketAddr) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
-        let key = DeviceKey::load_or_create(dir.path()).expect("a key");
         let blobs = BlobStore::open(&dir.path().join("blobs")).expect("a blob store");
         let tasks = TaskGroup::default();
         let (tx, events) = mpsc::channel(1024);
@@ -64,6 +70,18 @@ impl Loose {
 
     pub(crate) fn id(&self) -> PeerId {
         self.key.peer_id()
+    }
+
+    /// Links to the peer that welcomed it. The approval by which it belongs.
+    #[track_caller]
+    fn follow(&self, key: &mesh_core::ids::PublicKey, at: SocketAddr, welcome: &Welcome) -> Hash {
+        let member = Member { key: *key, addresses: vec![at.into()], services: None, leaving: false, owner: true };
+        self.links.set_members(Members::from([(key.peer_id(), member)]));
+        let own = |entry: &&SignedEntry| {
+            entry.record::<MembershipChange>().is_some_and(|change| change.subject == self.key.public_key())
+        };
+        let newest = welcome.trust.iter().filter(own).max_by_key(|entry| entry.entry.hlc);
+        newest.expect("its approval").hash
     }
 
     /// Asks to join, and the first answer; nothing when there is none.
@@ -227,13 +245,14 @@ fn a9_two_thousand_half_open_handshakes_do_not_pile_up() {
 // --- a member ---
 
 /// A [`Loose`] peer that belongs to the mesh of a home, is linked to it, and writes a log.
-struct Fellow<'a> {
+pub(crate) struct Fellow<'a> {
     runtime: &'a Runtime,
-    home: PeerId,
-    loose: Loose,
-    mesh: MeshId,
+    pub(crate) home: PeerId,
+    pub(crate) loose: Loose,
+    pub(crate) mesh: MeshId,
     /// The approval by which it belongs.
-    grant: Hash,
+    pub(crate) grant: Hash,
+    pub(crate) incarnation: Incarnation,
     seq: u64,
     previous: Hash,
 }
@@ -253,11 +272,11 @@ fn carries(frame: &Frame, hash: Hash) -> bool {
 }
 
 /// An entry as it is pushed.
-fn pushed(entry: SignedEntry) -> Frame {
+pub(crate) fn pushed(entry: SignedEntry) -> Frame {
     Frame::Entries { entries: vec![EntryItem { entry, left_ms: None }], more: false }
 }
 
-fn wall_ms() -> u64 {
+pub(crate) fn wall_ms() -> u64 {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970");
     u64::try_from(since.as_millis()).expect("fits for long")
 }
@@ -265,15 +284,41 @@ fn wall_ms() -> u64 {
 impl<'a> Fellow<'a> {
     /// Joins with an invite for this tier, like any device.
     #[track_caller]
-    fn join(runtime: &'a Runtime, home: &Home, name: &str, tier: &str) -> Self {
-        let answer = home.post("invites", &json!({ "tier": tier }));
-        assert!((200..300).contains(&answer.status), "{}", answer.text());
-        let code: InviteCode = text(&answer.json(), "code").parse().expect("a code");
+    pub(crate) fn join(runtime: &'a Runtime, home: &Home, name: &str, tier: &str) -> Self {
         let loose = {
             let _guard = runtime.enter();
             Loose::new(([127, 0, 0, 1], 0).into())
         };
-        let (key, welcome) = wait_for("a welcome", PATIENCE, || {
+        Self::join_as(loose, runtime, home, name, tier)
+    }
+
+    /// Joins once more, with the key that it has: after it was removed. Its log starts anew.
+    #[track_caller]
+    pub(crate) fn join_again(&mut self, home: &Home, name: &str, tier: &str) {
+        let again = {
+            let _guard = self.runtime.enter();
+            Loose::with_key(self.loose.key.clone(), ([127, 0, 0, 1], 0).into())
+        };
+        let old = std::mem::replace(&mut self.loose, again);
+        self.runtime.block_on(old.tasks.shutdown(Duration::ZERO));
+        let (key, welcome) = Self::welcome(&self.loose, self.runtime, home, name, tier);
+        self.grant = self.loose.follow(&key, home.quic_address(), &welcome);
+        (self.incarnation, self.seq, self.previous) = (Incarnation(self.incarnation.0 + 1), 0, Hash::ZERO);
+        self.wait_linked();
+    }
+
+    #[track_caller]
+    fn welcome(
+        loose: &Loose,
+        runtime: &Runtime,
+        home: &Home,
+        name: &str,
+        tier: &str,
+    ) -> (mesh_core::ids::PublicKey, Box<Welcome>) {
+        let answer = home.post("invites", &json!({ "tier": tier }));
+        assert!((200..300).contains(&answer.status), "{}", answer.text());
+        let code: InviteCode = text(&answer.json(), "code").parse().expect("a code");
+        wait_for("a welcome", PATIENCE, || {
             let asked = runtime.block_on(loose.ask(home.quic_address(), Some(code.secret), name));
             match asked {
                 Some((conversation, JoinAnswer::Welcome(welcome))) => Some((conversation.key, welcome)),
@@ -282,20 +327,27 @@ impl<'a> Fellow<'a> {
                 }
                 _ => None,
             }
-        });
-        let member = Member { key, addresses: vec![home.quic_address().into()], services: None, leaving: false };
-        loose.links.set_members(Members::from([(key.peer_id(), member)]));
-        let own = |entry: &&SignedEntry| {
-            entry.record::<MembershipChange>().is_some_and(|change| change.subject == loose.key.public_key())
-        };
-        let grant = welcome.trust.iter().find(own).expect("its approval").hash;
+        })
+    }
+
+    #[track_caller]
+    fn join_as(loose: Loose, runtime: &'a Runtime, home: &Home, name: &str, tier: &str) -> Self {
+        let (key, welcome) = Self::welcome(&loose, runtime, home, name, tier);
+        let grant = loose.follow(&key, home.quic_address(), &welcome);
         let (mesh, home) = (welcome.mesh, key.peer_id());
-        let fellow = Self { runtime, home, loose, mesh, grant, seq: 0, previous: Hash::ZERO };
+        let incarnation = Incarnation(1);
+        let fellow = Self { runtime, home, loose, mesh, grant, incarnation, seq: 0, previous: Hash::ZERO };
         fellow.wait_linked();
         fellow
     }
 
-    fn id(&self) -> PeerId {
+    /// Goes on as a [`Flood`]: its link is a plain connection from now on.
+    pub(crate) fn flood(&self, at: SocketAddr) -> Flood {
+        self.loose.links.set_members(Members::new());
+        self.runtime.block_on(Flood::open(&self.loose.key, at)).expect("a member is approved")
+    }
+
+    pub(crate) fn id(&self) -> PeerId {
         self.loose.id()
     }
 
@@ -304,15 +356,26 @@ impl<'a> Fellow<'a> {
         wait_until("a link", PATIENCE, || self.loose.links.infos().iter().any(|link| link.peer == self.home));
     }
 
+    /// Links to another home of its mesh in place of the one that it joined by.
+    #[track_caller]
+    pub(crate) fn turn_to(&mut self, home: &Home) {
+        let key = mesh_key(home);
+        let member =
+            Member { key, addresses: vec![home.quic_address().into()], services: None, leaving: false, owner: true };
+        self.home = key.peer_id();
+        self.loose.links.set_members(Members::from([(self.home, member)]));
+        self.wait_linked();
+    }
+
     /// Sends a frame to the home; after too much that is malformed the link is down for a moment.
     #[track_caller]
-    fn send(&self, frame: &Frame) {
+    pub(crate) fn send(&self, frame: &Frame) {
         wait_until("a link that takes a frame", PATIENCE, || self.loose.links.send(self.home, frame));
     }
 
     /// An entry for the next place of the log. `change` may take it out of there.
     #[expect(clippy::needless_pass_by_value, reason = "bodies are made where they are passed")]
-    fn entry(&self, kind: Kind, body: Vec<u8>, change: impl FnOnce(&mut Entry)) -> SignedEntry {
+    pub(crate) fn entry(&self, kind: Kind, body: Vec<u8>, change: impl FnOnce(&mut Entry)) -> SignedEntry {
         let me = self.id();
         let ends = |target| Audience::Call { origin: me, target };
         let audience = match kind {
@@ -323,7 +386,7 @@ impl<'a> Fellow<'a> {
         let mut entry = Entry {
             mesh: self.mesh,
             author: self.loose.key.public_key(),
-            incarnation: Incarnation(1),
+            incarnation: self.incarnation,
             seq: self.seq + 1,
             hlc: wall_ms() << 16,
             kind,
@@ -337,14 +400,14 @@ impl<'a> Fellow<'a> {
     }
 
     /// Writes an entry into its log and sends it.
-    fn says(&mut self, kind: Kind, body: Vec<u8>) -> SignedEntry {
+    pub(crate) fn says(&mut self, kind: Kind, body: Vec<u8>) -> SignedEntry {
         let entry = self.entry(kind, body, |_| {});
         self.takes(&entry);
         self.send(&pushed(entry.clone()));
         entry
     }
 
-    fn takes(&mut self, entry: &SignedEntry) {
+    pub(crate) fn takes(&mut self, entry: &SignedEntry) {
         (self.seq, self.previous) = (entry.entry.seq, entry.hash);
     }
 
@@ -383,7 +446,7 @@ impl<'a> Fellow<'a> {
         });
     }
 
-    fn offers_append(&mut self) {
+    pub(crate) fn offers_append(&mut self) {
         let tool = ToolDecl {
             name: "append".parse().expect("a name"),
             effect: Effect::Once,
@@ -433,7 +496,7 @@ impl Watch<'_> {
     }
 }
 
-fn header(id: ReqId, target: PeerId) -> Header {
+pub(crate) fn header(id: ReqId, target: PeerId) -> Header {
     Header {
         id,
         target,
@@ -451,7 +514,7 @@ fn header(id: ReqId, target: PeerId) -> Header {
     }
 }
 
-fn outcome(id: ReqId, ending: Ending) -> Outcome {
+pub(crate) fn outcome(id: ReqId, ending: Ending) -> Outcome {
     Outcome {
         id,
         attempt: 1,
@@ -466,7 +529,7 @@ fn outcome(id: ReqId, ending: Ending) -> Outcome {
     }
 }
 
-fn peer(home: &Home) -> PeerId {
+pub(crate) fn peer(home: &Home) -> PeerId {
     home.peer_id().parse().expect("a peer id")
 }
 
@@ -538,12 +601,12 @@ fn a9_entries_that_are_not_right_are_not_taken() {
     assert!(warnings.contains("`liar` signed two conflicting log entries"), "{warnings}");
 }
 
-fn fresh_key() -> DeviceKey {
+pub(crate) fn fresh_key() -> DeviceKey {
     DeviceKey::load_or_create(tempfile::tempdir().expect("a directory").path()).expect("a key")
 }
 
 /// The key of a home. Public: every entry of it says so.
-fn mesh_key(home: &Home) -> mesh_core::ids::PublicKey {
+pub(crate) fn mesh_key(home: &Home) -> mesh_core::ids::PublicKey {
     DeviceKey::load_or_create(home.path("").as_path()).expect("its key").public_key()
 }
 
@@ -626,69 +689,7 @@ fn a9_a_member_has_no_say_in_what_is_not_its_own() {
     watch.fine_after("approvals by one who may not");
 }
 
-/// Lowered or forgotten: what a former owner says after that changes nothing, however much it is.
-#[test]
-fn s01_a_former_owner_floods_in_vain() {
-    const CHANGES: usize = 2_000;
-    let mesh = Mesh::named(&["attic", "bureau"]);
-    let (attic, bureau) = (&mesh.homes[0], &mesh.homes[1]);
-    let runtime = runtime();
-    // Whoever waits for an approval, as its sybils do then, is no member.
-    let tiers = |home: &Home| -> BTreeSet<(String, String)> {
-        let nodes = home.nodes();
-        let members = nodes.iter().filter(|node| text(node, "state") != "pending");
-        members.map(|node| (text(node, "peer_id").to_owned(), text(node, "tier").to_owned())).collect()
-    };
-    for (name, ends) in [("lowered", ["approve", "--tier", "shared"].as_slice()), ("gone", &["forget"])] {
-        let mut thief = Fellow::join(&runtime, attic, name, "owner");
-        let approved = |tier, name: String| ChangeKind::Approved { tier, node_id: node(&name), after: Vec::new() };
-        let grant = thief.grant;
-        let says =
-            |subject, what| encode(&MembershipChange { subject, grant, stands: Vec::new(), fence: u64::MAX, what });
-        let nodes = tiers(attic).len();
-        let own = thief.loose.key.public_key();
-        thief.says(Kind::MEMBERSHIP, says(fresh_key().public_key(), approved(Tier::Shared, format!("seen-{name}"))));
-        for home in [attic, bureau] {
-            wait_until("what it lets in as an owner belongs", PATIENCE, || tiers(home).len() == nodes + 1);
-        }
-        let mut arguments = ends.to_vec();
-        arguments.insert(1, name);
-        let said = attic.cli(&arguments);
-        assert_eq!(said.code, 0, "{said:?}");
-        let expected = tiers(attic);
-        wait_until("the other holds it too", PATIENCE, || tiers(bureau) == expected);
-        let victim = mesh_key(attic);
-        let mut bodies = vec![
-            says(own, approved(Tier::Owner, "raised".to_owned())),
-            says(victim, approved(Tier::Shared, "lowered".to_owned())),
-            says(victim, ChangeKind::Revoked { cutoffs: Vec::new(), left: false }),
-        ];
-        let sybil = |n: usize| mesh_core::ids::PublicKey(Hash::of(&n.to_le_bytes()).0);
-        bodies.extend((0..CHANGES).map(|n| says(sybil(n), approved(Tier::Owner, format!("sybil-{n}")))));
-        for bodies in bodies.chunks(250) {
-            let mut entries = Vec::new();
-            for body in bodies {
-                let entry = thief.entry(Kind::MEMBERSHIP, body.clone(), |_| {});
-                thief.takes(&entry);
-                entries.push(EntryItem { entry, left_ms: None });
-            }
-            // A link to one who is out closes after a moment.
-            let _ = thief.loose.links.send(thief.home, &Frame::Entries { entries, more: false });
-        }
-        observe(Duration::from_millis(500), || {
-            for home in [attic, bureau] {
-                assert_eq!(tiers(home), expected, "{name}");
-            }
-        });
-    }
-    for home in [attic, bureau] {
-        let metrics = home.ask("GET", "/metrics", &[], b"").text();
-        let longest = metrics.lines().find(|line| line.starts_with("sigil_loop_step_max_seconds")).expect("a metric");
-        println!("{longest}");
-    }
-}
-
-fn node(name: &str) -> NodeId {
+pub(crate) fn node(name: &str) -> NodeId {
     name.parse().expect("a name")
 }
 
@@ -798,6 +799,11 @@ const MESH: u8 = 1;
 
 /// Connects as a member and opens the mesh stream as far as the greetings: now it is the member's link.
 async fn speak(key: &DeviceKey, at: SocketAddr) -> (quinn::Connection, SendStream, RecvStream) {
+    try_speak(key, at).await.expect("a member is approved")
+}
+
+/// The same; nothing when it is refused.
+async fn try_speak(key: &DeviceKey, at: SocketAddr) -> Option<(quinn::Connection, SendStream, RecvStream)> {
     let endpoint = quinn::Endpoint::client(([127, 0, 0, 1], 0).into()).expect("a socket");
     let pkcs8 = PrivatePkcs8KeyDer::from(key.pkcs8_der().to_vec());
     let pair = rcgen::KeyPair::try_from(&pkcs8).expect("a key");
@@ -807,13 +813,46 @@ async fn speak(key: &DeviceKey, at: SocketAddr) -> (quinn::Connection, SendStrea
         .connect_with(client(vec![certificate], &pkcs8), at, "sigil")
         .expect("a handshake begins")
         .await
-        .expect("a member is approved");
-    let (mut send, mut recv) = connection.open_bi().await.expect("a stream");
-    send.write_all(&[MESH]).await.expect("the kind of stream");
+        .ok()?;
+    let (mut send, mut recv) = connection.open_bi().await.ok()?;
+    send.write_all(&[MESH]).await.ok()?;
     // Another process than any before it.
-    send.write_all(&wall_ms().to_be_bytes()).await.expect("a nonce");
-    recv.read_exact(&mut [0; 8]).await.expect("attic's nonce");
-    (connection, send, recv)
+    send.write_all(&wall_ms().to_be_bytes()).await.ok()?;
+    // The other's nonce.
+    recv.read_exact(&mut [0; 8]).await.ok()?;
+    Some((connection, send, recv))
+}
+
+/// A member's link without a program behind it: bytes go out as fast as the other end takes them, and nothing that it
+/// says is looked at, streams that it opens for blobs included.
+pub(crate) struct Flood {
+    pub(crate) connection: quinn::Connection,
+    send: SendStream,
+    draining: tokio::task::JoinHandle<()>,
+}
+
+impl Flood {
+    /// The link of this key at an address; nothing when it is refused.
+    pub(crate) async fn open(key: &DeviceKey, at: SocketAddr) -> Option<Self> {
+        let (connection, send, mut recv) = try_speak(key, at).await?;
+        let draining = tokio::spawn(async move { while let Ok(Some(_)) = recv.read_chunk(1 << 20, false).await {} });
+        Some(Self { connection, send, draining })
+    }
+
+    /// Sends a frame; false when the link is closed.
+    pub(crate) async fn push(&mut self, frame: &Frame) -> bool {
+        let bytes = encode_frame(frame).expect("a frame");
+        let len = u32::try_from(bytes.len()).expect("small").to_be_bytes();
+        self.send.write_all(&len).await.is_ok() && self.send.write_all(&bytes).await.is_ok()
+    }
+
+    /// Waits until the other end has got everything, at most so long, and closes the link.
+    pub(crate) async fn close(mut self, within: Duration) {
+        let _ = self.send.finish();
+        let _ = timeout(within, self.send.stopped()).await;
+        self.connection.close(0_u32.into(), b"");
+        self.draining.abort();
+    }
 }
 
 // --- what is not for it ---

@@ -5,6 +5,7 @@
 //! namespaces) says why it was skipped, and fails instead when `SIGIL_TEST_REQUIRE=all`.
 #![cfg(test)]
 
+mod attacks;
 mod audience;
 mod backup;
 mod bad_input;
@@ -21,6 +22,7 @@ mod harness;
 mod homes;
 mod hostile_peer;
 mod joining;
+mod kept_bytes;
 mod nearby;
 mod netns;
 mod offline_queue;

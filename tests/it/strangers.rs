@@ -133,6 +133,12 @@ fn s11_s12_s32_strangers_keep_the_house_from_nobody() {
     let victim: SocketAddr = first(&attic.status()["endpoints"]["quic"]).parse().expect("its first address");
     assert_eq!(victim.ip(), Ipv4Addr::new(10, 77, 0, 1), "the address of the network comes first");
     let (memory, log) = (resident_bytes(attic.pid()), attic.log().len());
+    // The same without an attacker.
+    let cellar = Home::new("cellar").with_only_config("").in_namespace(&network.namespace(2)).started();
+    let began = now();
+    assert!((200..300).contains(&cellar.join(&attic.invite()).status));
+    let undisturbed = began.elapsed();
+    drop(cellar);
 
     let mut attacker = Command::new("ip")
         .args(["netns", "exec", &network.namespace(1)])
@@ -157,10 +163,13 @@ fn s11_s12_s32_strangers_keep_the_house_from_nobody() {
     let began = now();
     let joined = bureau.join(&attic.invite());
     assert!((200..300).contains(&joined.status), "{}", joined.text());
-    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    let took = began.elapsed();
+    assert!(took < Duration::from_secs(5), "{took:?}");
     assert!(told.any(|line| line.contains("done")), "the attacker has done all that it can");
     let (memory_after, log_after) = (resident_bytes(attic.pid()), attic.log().len());
-    eprintln!("joined after {:?}; {memory} then {memory_after} bytes; log {log} then {log_after}", began.elapsed());
+    println!(
+        "joined in {took:.1?}, {undisturbed:.1?} undisturbed; resident {memory} bytes, then {memory_after}; log {log} bytes, then {log_after}"
+    );
     assert!(memory_after < memory + 16 * 1024 * 1024, "{memory} before, {memory_after} after");
     assert!(log_after < log + 1_000_000, "{log} before, {log_after} after");
     drop(attacker);

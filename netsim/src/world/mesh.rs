@@ -215,8 +215,8 @@ impl Mesh {
         }
         // As with dispatches: it may have been one until the end of this very step.
         let sim = &self.peers[peer];
-        let now = sim.node.as_ref().and_then(|node| node.tier(to)) == Some(Tier::Owner);
-        let owner = now || sim.owners.contains(to) || sim.owners_before.contains(to);
+        let is_owner = || sim.node.as_ref().and_then(|node| node.tier(to)) == Some(Tier::Owner);
+        let owner = || sim.owners.contains(to) || sim.owners_before.contains(to) || is_owner();
         self.checks.bodies_stay_inside(env.now, peer, to, owner, &frame);
         net.send(env, peer, to_index, frame);
     }

@@ -99,9 +99,8 @@ pub(super) async fn backup(client: &Client, file: &Path, force: bool, ui: Ui) ->
     drop(progress);
     let bytes = part.as_file().metadata().map_err(|error| failed(&error))?.len();
     let kept = if force { part.persist(file) } else { part.persist_noclobber(file) };
-    kept.map_err(|error| match error.error.kind() {
-        std::io::ErrorKind::AlreadyExists => exists(),
-        _ => failed(&error.error),
+    kept.map_err(|error| {
+        if error.error.kind() == std::io::ErrorKind::AlreadyExists { exists() } else { failed(&error.error) }
     })?;
     platform::sync_dir(dir).map_err(|error| failed(&error))?;
     if ui.json {
@@ -112,13 +111,16 @@ pub(super) async fn backup(client: &Client, file: &Path, force: bool, ui: Ui) ->
     let left = contents.left;
     if left.results > 0 {
         ui.say(&format!(
-            "Not in it: {} large results of calls that have ended ({}); `sigil result ID -o FILE` keeps one.",
+            "Not in it: large results of calls that have ended, {} of them with {}; `sigil result ID -o FILE` keeps one.",
             left.results,
             size(left.result_bytes)
         ));
     }
     if left.absent > 0 {
-        ui.say(&format!("Not in it: {} large payloads of open calls that are not on this device yet.", left.absent));
+        ui.say(&format!(
+            "Not in it: large payloads of open calls that are not on this device yet, {} of them.",
+            left.absent
+        ));
     }
     ui.say("Not in it either: tokens, which have to be made anew. The file holds the key of this device, unencrypted: who has it can be this device.");
     Ok(Exit::Ok)
@@ -256,11 +258,10 @@ fn unread(file: &Path, error: &std::io::Error) -> Failure {
 }
 
 fn room(error: &std::io::Error) -> &'static str {
-    match error.kind() {
-        std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
-            "make room there, or name a place on another disk; nothing was left behind"
-        }
-        _ => "name a place that can be written; nothing was left behind",
+    if matches!(error.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded) {
+        "make room there, or name a place on another disk; nothing was left behind"
+    } else {
+        "name a place that can be written; nothing was left behind"
     }
 }
 

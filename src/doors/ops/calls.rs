@@ -22,18 +22,18 @@ use crate::status::{ErrorCode, OpError};
 pub const TIMEOUT_MAX: Duration = Duration::from_hours(24);
 /// Outputs up to this size are read together with their call; larger ones are read by [`result`].
 pub const OUTPUT_SHOWN_BYTES_MAX: u64 = 256 * 1024;
-/// Longest reason of a cancellation, bytes.
-pub const REASON_BYTES_MAX: usize = 500;
+/// Longest reason of a cancellation, characters: with 4 bytes each half of what an entry may carry.
+pub const REASON_MAX: usize = 500;
 /// An alias of an alias of … is followed this far; two peers' crossing retries make one step.
 const ALIAS_STEPS_MAX: usize = 4;
 
 /// A call to make.
 #[derive(Debug)]
 pub struct Request<'a> {
-    /// Name or peer id of the device, or `any`; may be absent when `tool` is a full address.
-    pub node: Option<&'a str>,
-    /// Name of the tool, or its address `node:<id>:<tool>`.
-    pub tool: &'a str,
+    /// Name or peer id of the device, or `any`.
+    pub node: &'a str,
+    /// Name of the tool.
+    pub tool: &'a ToolName,
     /// JSON.
     pub arguments: &'a str,
     /// Time within which it must start, 1 s to [`limits::TTL_MS_MAX`].
@@ -58,17 +58,17 @@ pub struct Accepted {
 /// Makes a call, and answers once it is durable here: from then on it has exactly one ending.
 ///
 /// # Errors
-/// The request is out of its limits, names no device or two, or the mesh refuses.
+/// The arguments are too long, `node` names no device or two, or the mesh refuses.
 pub async fn call(mesh: &MeshHandle, who: Identity, request: Request<'_>) -> Result<Accepted, OpError> {
     let Request { node, tool, arguments, ttl, timeout, effect, client_key } = request;
     if arguments.len() > limits::ARGUMENTS_BYTES_MAX {
         let detail = format!("the arguments may have at most {} bytes", limits::ARGUMENTS_BYTES_MAX);
         return Err(OpError::new(ErrorCode::TooLarge, detail).hint("put large data into a file and pass its path"));
     }
-    let (node, tool) = addressee(&mesh.view(), node, tool)?;
+    let node = if node == "any" { node.to_owned() } else { name_meant(&mesh.view(), node)?.to_string() };
     let new = NewCall {
         node,
-        tool,
+        tool: tool.clone(),
         arguments: mesh.keep(Bytes::copy_from_slice(arguments.as_bytes())).await?,
         ttl_ms: millis(ttl),
         timeout_ms: millis(timeout),
@@ -94,30 +94,14 @@ fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// The device and the tool that are meant.
-fn addressee(view: &View, node: Option<&str>, tool: &str) -> Result<(String, ToolName), OpError> {
-    let (node, tool) = match (node, tool.strip_prefix("node:").and_then(|rest| rest.split_once(':'))) {
-        (None, Some((node, tool))) => (node, tool),
-        (Some(named), Some((node, tool))) if named == node => (node, tool),
-        (Some(_), Some(_)) => {
-            return Err(OpError::new(ErrorCode::Invalid, "`node` and the address in `tool` name two devices"));
-        }
-        (Some(node), None) => (node, tool),
-        (None, None) => {
-            return Err(OpError::new(ErrorCode::Invalid, "`node` is missing").hint("give a name, or `any`"));
-        }
-    };
-    let tool: ToolName = tool.parse()?;
-    let node = if node == "any" { node.to_owned() } else { name_meant(view, node)?.to_string() };
-    Ok((node, tool))
-}
-
 /// The name that `text` means: of a member, or `text` itself for a device that is not known here (any more).
 fn name_meant(view: &View, text: &str) -> Result<NodeId, OpError> {
     match resolve(view, &[], text) {
         Ok(Named::Member(node)) => Ok(node.node_id.clone()),
+        Ok(Named::Pending(pending)) => Ok(pending.node_id.clone()),
         Err(fault) if fault.code == ErrorCode::Ambiguous => Err(fault),
-        Ok(Named::Pending(_)) | Err(_) => Ok(text.parse()?),
+        // What can be no name is at most the beginning of a peer id.
+        Err(unknown) => text.parse().map_err(|_| unknown),
     }
 }
 
@@ -238,7 +222,7 @@ pub struct Page {
 /// Lists calls, newest first: those for the device that `node` names, those in `state`, at most `limit`.
 ///
 /// # Errors
-/// `node` is ambiguous or not a name, or the mesh cannot answer.
+/// `node` is ambiguous or can be no name, or the mesh cannot answer.
 pub async fn list(
     mesh: &MeshHandle,
     node: Option<&str>,
@@ -279,13 +263,22 @@ pub async fn result(mesh: &MeshHandle, id: ReqId, wait: Duration) -> Result<Resu
 /// Cancels a call, or the one that it repeats. One that has ended stays as it ended.
 ///
 /// # Errors
-/// `reason` is too long, [`ErrorCode::UnknownCall`], or the mesh cannot answer.
+/// `reason` is longer than [`REASON_MAX`], [`ErrorCode::UnknownCall`], or the mesh cannot answer.
 pub async fn cancel(mesh: &MeshHandle, id: ReqId, reason: Option<String>) -> Result<Reading, OpError> {
     let reason = reason.filter(|reason| !reason.is_empty()).unwrap_or_else(|| "cancelled by its owner".to_owned());
-    if reason.len() > REASON_BYTES_MAX {
-        return Err(OpError::new(ErrorCode::Invalid, format!("reason may have at most {REASON_BYTES_MAX} bytes")));
+    if reason.chars().count() > REASON_MAX {
+        return Err(OpError::new(ErrorCode::Invalid, format!("reason may have at most {REASON_MAX} characters")));
     }
-    let meant = read_through(mesh, find(mesh, id).await?).await?.record().header.id;
-    mesh.command(Command::Cancel { id: meant, reason }).await?;
-    read_through(mesh, find(mesh, id).await?).await
+    let reading = read_through(mesh, find(mesh, id).await?).await?;
+    if reading.has_ended() {
+        return Ok(reading);
+    }
+    let asked = mesh.command(Command::Cancel { id: reading.record().header.id, reason }).await;
+    let reading = read_through(mesh, find(mesh, id).await?).await?;
+    match asked {
+        Ok(_) => Ok(reading),
+        // It ended in between: the book holds open calls only.
+        Err(MeshError::Refused(Refusal::UnknownCall(_))) if reading.has_ended() => Ok(reading),
+        Err(error) => Err(error.into()),
+    }
 }

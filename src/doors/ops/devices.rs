@@ -163,7 +163,7 @@ pub async fn approve(mesh: &MeshHandle, text: &str, approval: Approval) -> Resul
         Named::Member(node) => {
             approval.confirm(&node.peer)?;
             if approval.node_id.is_some_and(|wanted| wanted != node.node_id) {
-                return Err(OpError::new(ErrorCode::Invalid, "a name is given once, at the first approval")
+                return Err(OpError::new(ErrorCode::Conflict, "a name is given once, at the first approval")
                     .hint("`sigil rename` on that device gives it another"));
             }
             if let Some(tier) = approval.tier.filter(|tier| node.tier != *tier) {
@@ -191,13 +191,12 @@ pub async fn approve_pending(
 /// Gives this device another name, by which all members call it.
 ///
 /// # Errors
-/// It is no name; another member has it, or has had it by its approval; this device belongs to no mesh now; or the agent
+/// Another member has the name, or has had it by its approval; this device belongs to no mesh now; or the agent
 /// is stopping.
-pub async fn rename(mesh: &MeshHandle, name: &str) -> Result<NodeId, OpError> {
-    let name: NodeId = name.parse()?;
+pub async fn rename(mesh: &MeshHandle, name: NodeId) -> Result<NodeId, OpError> {
     let view = mesh.view();
     if view.by_peer(&view.me).is_none() {
-        return Err(OpError::new(ErrorCode::Invalid, "this device belongs to no mesh now, and has no name there")
+        return Err(OpError::new(ErrorCode::Conflict, "this device belongs to no mesh now, and has no name there")
             .hint("`sigil leave` starts afresh"));
     }
     let taken = || {
@@ -236,7 +235,7 @@ pub async fn forget(mesh: &MeshHandle, text: &str, with_guests: bool) -> Result<
     let (view, around) = (mesh.view(), mesh.surroundings());
     let host = match resolve(&view, &around.pending, text)? {
         Named::Member(node) if node.peer == view.me => {
-            return Err(OpError::new(ErrorCode::Invalid, "a device cannot forget itself")
+            return Err(OpError::new(ErrorCode::Conflict, "a device cannot forget itself")
                 .hint("`sigil leave` takes it out of the mesh"));
         }
         Named::Member(node) => {

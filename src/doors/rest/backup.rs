@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::ReceiverStream;
 
-use super::problem::Problems;
+use super::calls::RawBytes;
 use crate::doors::app::AppState;
 use crate::doors::identity::Identity;
 use crate::status::OpError;
@@ -28,8 +28,7 @@ const PIECES: usize = 4;
 ///
 /// One that could not be written whole ends with the reason, which `sigil restore` shows.
 #[utoipa::path(get, path = "/api/v1/backup", operation_id = "getBackup", tag = "operation",
-    responses((status = 200, description = "What `sigil restore` reads", body = Vec<u8>, content_type = "application/octet-stream"),
-              Problems))]
+    responses((status = 200, description = "What `sigil restore` reads", body = RawBytes, content_type = "application/octet-stream")))]
 pub(super) async fn backup(
     State(app): AppState,
     Extension(identity): Extension<Identity>,

@@ -8,22 +8,27 @@ use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE, InvalidHeaderValue, LOCAT
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
-use mesh_core::ids::ReqId;
+use mesh_core::ids::{ReqId, ToolName};
 use mesh_core::io::View;
 use mesh_core::limits;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
-use utoipa::{IntoParams, ToSchema};
+use utoipa::openapi::schema::{AdditionalProperties, ObjectBuilder, OneOfBuilder, Schema, SchemaType, Type};
+use utoipa::openapi::{Object, Ref, RefOr};
+use utoipa::{IntoParams, PartialSchema, ToSchema};
 
 use super::extract::{JSON, JSON_DEPTH_MAX, Query, Segment, body_or_default, check_accept, json_bytes, parse};
 use super::model::{EffectName, Page, time};
 use super::payload::{content_type, file_type, show_output};
-use super::problem::Problems;
+use super::shapes::{
+    CallId, CallStates, CallsCursor, ClientKey, DeviceRef, NameOfTool, Reason, Seconds, Shape, ToolAddress, Whole,
+    of_query,
+};
 use crate::doors::app::AppState;
 use crate::doors::identity::Identity;
 use crate::doors::ops::calls::{self, Reading};
 use crate::doors::ops::devices::name_of;
-use crate::mesh::{CallCursor, CallStateFilter, ResultBody};
+use crate::mesh::{CallCursor, ResultBody};
 use crate::status::{ErrorCode, OpError};
 
 /// Longest `Prefer: wait=`.
@@ -33,30 +38,125 @@ const RESULT_WAIT: Duration = Duration::from_secs(30);
 /// Bytes that a body may have besides its arguments.
 const ENVELOPE_BYTES_MAX: usize = 16 * 1024;
 /// Calls on a page unless the client names a limit.
-const PAGE_DEFAULT: usize = 50;
-/// Most calls on a page.
-const PAGE_MAX: usize = 200;
+const PAGE_DEFAULT: u64 = 50;
+/// Calls on a page, 200 at most.
+type PageLimit = Whole<1, 200>;
+#[expect(clippy::cast_possible_truncation, reason = "a week")]
+const TTL_MAX_S: u32 = (limits::TTL_MS_MAX / 1000) as u32;
+#[expect(clippy::cast_possible_truncation, reason = "a day")]
+const TIMEOUT_MAX_S: u32 = calls::TIMEOUT_MAX.as_secs() as u32;
+/// Time within which a call must start.
+const TTL: Seconds = Seconds {
+    name: "ttl_s",
+    about: "Seconds within which it must start; default: `ttl` under `[calls]` in `sigil.toml`, 60 if not set.",
+    min_s: 1,
+    max_s: TTL_MAX_S,
+};
+/// Time that a call may run.
+const TIMEOUT: Seconds = Seconds {
+    name: "timeout_s",
+    about: "Seconds that it may run; the tool's own limit holds besides.",
+    min_s: 0,
+    max_s: TIMEOUT_MAX_S,
+};
 
-/// A new call.
-#[derive(Debug, Deserialize, ToSchema)]
+/// A new call: a tool's name together with its device, or its address alone.
+#[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct CallRequest<'a> {
-    /// Name or peer id of the device, or `any`. Not needed when `tool` is a full address.
-    node: Option<String>,
-    /// Name of the tool, or its address `node:<id>:<tool>`.
-    tool: String,
-    /// Any JSON, at most 1 MiB and 64 levels deep, handed to the tool byte by byte; default `{}`.
+    node: Option<DeviceRef>,
+    tool: ToolRef,
     #[serde(borrow, default, deserialize_with = "present")]
-    #[schema(value_type = Option<serde_json::Value>)]
     arguments: Option<&'a RawValue>,
-    /// Seconds within which it must start, 1 to 604800; default: `ttl` under `[calls]` in `sigil.toml`, 60 if not set.
-    #[schema(minimum = 1, maximum = 604_800)]
     ttl_s: Option<f64>,
-    /// Only stricter than what the tool declares.
     effect: Option<EffectName>,
-    /// Seconds that it may run, above 0 and at most 86400; the tool's own limit holds besides.
-    #[schema(exclusive_minimum = 0, maximum = 86_400)]
     timeout_s: Option<f64>,
+}
+
+/// A tool as clients name it.
+#[derive(Debug, Deserialize)]
+#[serde(try_from = "String")]
+enum ToolRef {
+    Name(NameOfTool),
+    Address(ToolAddress),
+}
+
+impl TryFrom<String> for ToolRef {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        if text.contains(':') {
+            ToolAddress::read(&text).map(Self::Address)
+        } else {
+            NameOfTool::read(&text).map(Self::Name)
+        }
+    }
+}
+
+impl CallRequest<'_> {
+    /// The device and the tool that are meant.
+    fn addressee(&self) -> Result<(&str, &ToolName), OpError> {
+        match (&self.node, &self.tool) {
+            (Some(node), ToolRef::Name(tool)) => Ok((&node.0, &tool.0)),
+            (None, ToolRef::Address(ToolAddress((node, tool)))) => Ok((node, tool)),
+            (Some(_), ToolRef::Address(_)) => {
+                Err(OpError::new(ErrorCode::Invalid, "`tool` is an address, which names the device already")
+                    .hint("leave `node` out"))
+            }
+            (None, ToolRef::Name(_)) => {
+                Err(OpError::new(ErrorCode::Invalid, "`node` is missing").hint("give a name, or `any`"))
+            }
+        }
+    }
+
+    /// The description of one of its two forms.
+    fn described(title: &str, node: Object, tool: RefOr<Schema>, needs: &[&str]) -> Object {
+        let arguments = "Any JSON, at most 1 MiB and 64 levels deep, handed to the tool byte by byte; default `{}`.";
+        let null = ObjectBuilder::new().schema_type(Type::Null);
+        let effect = OneOfBuilder::new().item(Ref::from_schema_name(EffectName::name())).item(null);
+        let effect = effect.description(Some("Effect of running it again: only stricter than what the tool declares."));
+        let mut object = ObjectBuilder::new()
+            .title(Some(title))
+            .property("node", node)
+            .property("tool", tool)
+            .property("arguments", ObjectBuilder::new().schema_type(SchemaType::AnyValue).description(Some(arguments)))
+            .property("ttl_s", TTL.schema())
+            .property("effect", effect)
+            .property("timeout_s", TIMEOUT.schema())
+            .additional_properties(Some(AdditionalProperties::FreeForm(false)));
+        for name in needs {
+            object = object.required(*name);
+        }
+        object.build()
+    }
+}
+
+impl PartialSchema for CallRequest<'_> {
+    fn schema() -> RefOr<Schema> {
+        let null = ObjectBuilder::new().schema_type(Type::Null).build();
+        let node = match DeviceRef::schema() {
+            RefOr::T(Schema::Object(node)) => node,
+            RefOr::T(_) | RefOr::Ref(_) => null.clone(),
+        };
+        let (name, address) = (NameOfTool::schema(), ToolAddress::schema());
+        OneOfBuilder::new()
+            .description(Some(
+                "A new call: a tool's name together with its device (`any` = whichever has it), or its address alone.",
+            ))
+            .item(Self::described("By name", node, name, &["node", "tool"]))
+            .item(Self::described("By address", null, address, &["tool"]))
+            .into()
+    }
+}
+
+impl ToSchema for CallRequest<'_> {
+    fn name() -> std::borrow::Cow<'static, str> {
+        "CallRequest".into()
+    }
+
+    fn schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
+        schemas.push((EffectName::name().into(), EffectName::schema()));
+    }
 }
 
 /// Any value that is there, `null` too: that is a document like others.
@@ -87,6 +187,7 @@ pub struct History {
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct Call {
     /// Its id, for ever.
+    #[schema(value_type = CallId)]
     pub id: String,
     /// Name of the device.
     pub node: String,
@@ -101,6 +202,7 @@ pub struct Call {
     pub attempt: u8,
     /// The call that this one repeats; everything else is read from there.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<CallId>)]
     pub alias_of: Option<String>,
     /// Cause of its ending.
     pub reason: String,
@@ -144,39 +246,13 @@ fn url(id: ReqId) -> String {
     format!("/api/v1/calls/{id}")
 }
 
-/// `seconds` as a duration in whole milliseconds, rounded up, when it lies in `min..=max`.
-#[expect(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    clippy::cast_precision_loss,
-    reason = "checked first"
-)]
-fn duration(name: &str, seconds: f64, min: Duration, max: Duration) -> Result<Duration, OpError> {
-    let ms = (seconds * 1000.0).ceil();
-    if ms >= min.as_millis() as f64 && ms <= max.as_millis() as f64 {
-        return Ok(Duration::from_millis(ms as u64));
-    }
-    let detail = format!("{name} must be {} to {} seconds", min.as_secs_f64(), max.as_secs_f64());
-    let fault = OpError::new(ErrorCode::Invalid, detail);
-    Err(if seconds == 0.0 {
-        fault.hint(format!("leave {name} out to get the default; 0 does not mean unlimited"))
-    } else {
-        fault
-    })
-}
-
 /// `Idempotency-Key`: the client's own name for the call.
 fn client_key(headers: &HeaderMap) -> Result<Option<String>, OpError> {
     let mut values = headers.get_all("idempotency-key").iter();
     let Some(value) = values.next() else { return Ok(None) };
-    let max = limits::CLIENT_KEY_BYTES_MAX;
-    let key = value.to_str().ok().filter(|key| (1..=max).contains(&key.len()) && values.next().is_none());
-    key.map(|key| Some(key.to_owned())).ok_or_else(|| {
-        OpError::new(
-            ErrorCode::Invalid,
-            format!("Idempotency-Key must be one value of 1 to {max} printable ASCII characters"),
-        )
-    })
+    // What is no text, or there twice, is as bad as no key at all.
+    let key = value.to_str().ok().filter(|_| values.next().is_none()).unwrap_or_default();
+    ClientKey::read(key).map(|key| Some(key.0)).map_err(|why| OpError::new(ErrorCode::Invalid, why))
 }
 
 /// `Prefer: wait=N` (RFC 7240); anything else in it is not for us.
@@ -195,37 +271,32 @@ fn prefer_wait(headers: &HeaderMap) -> Option<Duration> {
 ///
 /// Answered once the call is durable here: from then on it has exactly one ending.
 #[utoipa::path(post, path = "/api/v1/calls", operation_id = "createCall", tag = "calls", request_body = CallRequest,
-    params(("Idempotency-Key" = Option<String>, Header, description = "The same key and call: one execution"),
-           ("Prefer" = Option<String>, Header, description = "`wait=N`: answer when it ended, at most N seconds later")),
+    params(("Idempotency-Key" = inline(ClientKey), Header, description = "The same key and call: one execution"),
+           ("Prefer" = String, Header, description = "`wait=N`: answer when it ended, at most N seconds later; anything else in it is passed over")),
     responses(
         (status = 200, description = "It has ended", body = Call),
         (status = 202, description = "It is under way", body = Call, headers(("Location" = String, description = "The call")),
             links(
             ("get" = (operation_id = "getCall", parameters(("id" = "$response.body#/id")))),
             ("cancel" = (operation_id = "cancelCall", parameters(("id" = "$response.body#/id")))))),
-        Problems))]
+        ))]
 pub(super) async fn create(
     State(app): AppState,
     Extension(who): Extension<Identity>,
     headers: HeaderMap,
     request: Request<Body>,
 ) -> Result<Response, OpError> {
-    const TTL_MIN: Duration = Duration::from_secs(1);
-    const TTL_MAX: Duration = Duration::from_millis(limits::TTL_MS_MAX);
-    const TIMEOUT_MIN: Duration = Duration::from_millis(1);
     check_accept(&headers, JSON)?;
     let client_key = client_key(&headers)?;
     let bytes = json_bytes(request, limits::ARGUMENTS_BYTES_MAX + ENVELOPE_BYTES_MAX, false).await?;
     // One level is the body's own.
     let asked: CallRequest<'_> = parse(&bytes, JSON_DEPTH_MAX + 1)?;
-    let ttl =
-        asked.ttl_s.map_or(Ok(app.context.settings.loaded().call_ttl), |s| duration("ttl_s", s, TTL_MIN, TTL_MAX))?;
-    let timeout = asked
-        .timeout_s
-        .map_or(Ok(calls::TIMEOUT_MAX), |s| duration("timeout_s", s, TIMEOUT_MIN, calls::TIMEOUT_MAX))?;
+    let ttl = asked.ttl_s.map_or(Ok(app.context.settings.loaded().call_ttl), |seconds| TTL.read(seconds))?;
+    let timeout = asked.timeout_s.map_or(Ok(calls::TIMEOUT_MAX), |seconds| TIMEOUT.read(seconds))?;
+    let (node, tool) = asked.addressee()?;
     let request = calls::Request {
-        node: asked.node.as_deref(),
-        tool: &asked.tool,
+        node,
+        tool,
         arguments: asked.arguments.map_or("{}", RawValue::get),
         ttl,
         timeout,
@@ -294,14 +365,21 @@ fn render(view: &View, reading: &Reading) -> Call {
 #[into_params(parameter_in = Query)]
 pub(super) struct ListQuery {
     /// Only calls for this device.
-    node: Option<String>,
+    #[serde(default, deserialize_with = "of_query")]
+    #[param(inline)]
+    node: Option<DeviceRef>,
     /// Only calls in this state; also `open`, `queued` (not started) and `ended`.
-    state: Option<String>,
-    /// Calls on a page, 1 to 200; default 50.
-    #[param(minimum = 1, maximum = 200)]
-    limit: Option<usize>,
+    #[serde(default, deserialize_with = "of_query")]
+    #[param(inline)]
+    state: Option<CallStates>,
+    /// Calls on a page; default 50.
+    #[serde(default, deserialize_with = "of_query")]
+    #[param(inline)]
+    limit: Option<PageLimit>,
     /// `next_cursor` of the page before.
-    cursor: Option<String>,
+    #[serde(default, deserialize_with = "of_query")]
+    #[param(inline)]
+    cursor: Option<CallsCursor>,
 }
 
 fn write_cursor(cursor: CallCursor) -> String {
@@ -309,73 +387,58 @@ fn write_cursor(cursor: CallCursor) -> String {
     data_encoding::BASE64URL_NOPAD.encode(&bytes)
 }
 
-fn read_cursor(text: &str) -> Result<CallCursor, OpError> {
-    let read = || {
-        let bytes = data_encoding::BASE64URL_NOPAD.decode(text.as_bytes()).ok()?;
-        let (time, id) = bytes.split_first_chunk::<8>()?;
-        Some(CallCursor { accepted_ms: u64::from_be_bytes(*time), id: ReqId::from_slice(id)? })
-    };
-    read().ok_or_else(|| OpError::new(ErrorCode::Invalid, "`cursor` is not one that this route gave out"))
-}
-
 /// The calls that this device knows, newest first. Large outputs are left out.
 #[utoipa::path(get, path = "/api/v1/calls", operation_id = "listCalls", tag = "calls", params(ListQuery),
-    responses((status = 200, description = "A page", body = Page<Call>), Problems))]
+    responses((status = 200, description = "A page", body = Page<Call>)))]
 pub(super) async fn list(
     State(app): AppState,
     Query(query): Query<ListQuery>,
     headers: HeaderMap,
 ) -> Result<Json<Page<Call>>, OpError> {
     check_accept(&headers, JSON)?;
-    let limit = query.limit.unwrap_or(PAGE_DEFAULT);
-    if !(1..=PAGE_MAX).contains(&limit) {
-        return Err(OpError::new(ErrorCode::Invalid, format!("limit must be 1 to {PAGE_MAX}")));
-    }
-    let state = query.state.as_deref().map(state_filter).transpose()?;
-    let after = query.cursor.as_deref().map(read_cursor).transpose()?;
-    let page = calls::list(app.mesh(), query.node.as_deref(), state, after, limit).await?;
+    let limit = query.limit.map_or(PAGE_DEFAULT, |limit| limit.0);
+    let node = query.node.as_ref().map(|node| node.0.as_str());
+    let (state, after) = (query.state.map(|state| state.0), query.cursor.map(|cursor| cursor.0));
+    let page = calls::list(app.mesh(), node, state, after, usize::try_from(limit).unwrap_or(usize::MAX)).await?;
     let view = app.mesh().view();
     let items = page.items.into_iter().map(|reading| render(&view, &reading)).collect();
     Ok(Json(Page { items, next_cursor: page.next.map(write_cursor) }))
 }
 
-fn state_filter(word: &str) -> Result<CallStateFilter, OpError> {
-    CallStateFilter::parse(word).ok_or_else(|| {
-        OpError::new(ErrorCode::Invalid, format!("`{}` is not a state", word.escape_debug())).hint(
-            "open, queued, ended, accepted, dispatched, running, done, failed, interrupted, expired, cancelled, denied \
-             or undeliverable",
-        )
-    })
-}
-
 /// One call with its whole history. With `Prefer: wait=N` answered when it ended, at most N seconds later.
 #[utoipa::path(get, path = "/api/v1/calls/{id}", operation_id = "getCall", tag = "calls",
-    params(("id" = String, Path, description = "Id of the call"),
-           ("Prefer" = Option<String>, Header, description = "`wait=N`")),
-    responses((status = 200, description = "The call", body = Call), Problems))]
+    params(("id" = inline(CallId), Path, description = "Id of the call"),
+           ("Prefer" = String, Header, description = "`wait=N`")),
+    responses((status = 200, description = "The call", body = Call)))]
 pub(super) async fn show(
     State(app): AppState,
-    Segment(id): Segment,
+    Segment(CallId(id)): Segment<CallId>,
     headers: HeaderMap,
 ) -> Result<Json<Call>, OpError> {
     check_accept(&headers, JSON)?;
     let wait = prefer_wait(&headers).unwrap_or_default();
-    let reading = calls::read(app.mesh(), &app.stop, id.parse()?, wait).await?;
+    let reading = calls::read(app.mesh(), &app.stop, id, wait).await?;
     Ok(Json(render(&app.mesh().view(), &reading)))
 }
+
+/// Any bytes.
+#[derive(ToSchema)]
+#[schema(value_type = String, format = Binary)]
+#[expect(dead_code, reason = "it describes")]
+pub(super) struct RawBytes(Vec<u8>);
 
 /// The output of a call as raw bytes.
 ///
 /// Those that are on their way here are waited for, 30 s unless `Prefer: wait=N` says otherwise; the problem `result_away`
 /// then tells how many have come (`received_bytes` of `output_bytes`).
 #[utoipa::path(get, path = "/api/v1/calls/{id}/result", operation_id = "getResult", tag = "calls",
-    params(("id" = String, Path, description = "Id of the call"),
-           ("Prefer" = Option<String>, Header, description = "`wait=N`")),
+    params(("id" = inline(CallId), Path, description = "Id of the call"),
+           ("Prefer" = String, Header, description = "`wait=N`")),
     responses((status = 200, description = "JSON, UTF-8 text, or bytes",
-        content((String = "application/json"), (String = "text/plain"), (Vec<u8> = "application/octet-stream"))), Problems))]
+        content((serde_json::Value = "application/json"), (String = "text/plain"), (RawBytes = "application/octet-stream")))))]
 pub(super) async fn result(
     State(app): AppState,
-    Segment(id): Segment,
+    Segment(CallId(id)): Segment<CallId>,
     headers: HeaderMap,
 ) -> Result<Response, OpError> {
     let open = |fault: OpError| {
@@ -383,7 +446,7 @@ pub(super) async fn result(
         if fault.code == ErrorCode::NotEnded { fault.hint(hint) } else { fault }
     };
     let wait = prefer_wait(&headers).unwrap_or(RESULT_WAIT);
-    let (kind, len, body) = match calls::result(app.mesh(), id.parse()?, wait).await.map_err(open)? {
+    let (kind, len, body) = match calls::result(app.mesh(), id, wait).await.map_err(open)? {
         ResultBody::Inline(bytes) => (content_type(&bytes), bytes.len() as u64, Body::from(bytes)),
         ResultBody::File { path, len } => {
             let read =
@@ -404,22 +467,22 @@ pub(super) async fn result(
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct CancelRequest {
-    /// For people, at most 500 bytes.
-    reason: Option<String>,
+    /// For people.
+    reason: Option<Reason>,
 }
 
 /// Cancels a call. One that has ended stays as it ended.
 #[utoipa::path(post, path = "/api/v1/calls/{id}/cancel", operation_id = "cancelCall", tag = "calls",
-    params(("id" = String, Path, description = "Id of the call")), request_body = Option<CancelRequest>,
+    params(("id" = inline(CallId), Path, description = "Id of the call")), request_body = Option<CancelRequest>,
     responses((status = 200, description = "It has ended", body = Call),
-              (status = 202, description = "The cancel request is on its way", body = Call), Problems))]
+              (status = 202, description = "The cancel request is on its way", body = Call)))]
 pub(super) async fn cancel(
     State(app): AppState,
-    Segment(id): Segment,
+    Segment(CallId(id)): Segment<CallId>,
     request: Request<Body>,
 ) -> Result<(StatusCode, Json<Call>), OpError> {
     let asked: CancelRequest = body_or_default(request).await?;
-    let reading = calls::cancel(app.mesh(), id.parse()?, asked.reason).await?;
+    let reading = calls::cancel(app.mesh(), id, asked.reason.map(|reason| reason.0)).await?;
     let status = if reading.has_ended() { StatusCode::OK } else { StatusCode::ACCEPTED };
     Ok((status, Json(render(&app.mesh().view(), &reading))))
 }
@@ -428,16 +491,6 @@ pub(super) async fn cancel(
 mod tests {
     use super::*;
     use proptest::prelude::*;
-
-    #[test]
-    fn times_have_limits_and_zero_is_explained() {
-        let (min, max) = (Duration::from_secs(1), Duration::from_secs(2));
-        assert_eq!(duration("ttl_s", 1.5, min, max), Ok(Duration::from_millis(1500)));
-        for bad in [0.0, -1.0, 0.5, 2.1, f64::INFINITY, f64::NAN] {
-            assert!(duration("ttl_s", bad, min, max).is_err(), "{bad}");
-        }
-        assert!(duration("timeout_s", 0.0, min, max).unwrap_err().hint.is_some());
-    }
 
     #[test]
     fn the_wait_preference_is_found_among_others() {
@@ -457,12 +510,12 @@ mod tests {
         #[test]
         fn cursors_read_back(accepted_ms: u64, id: [u8; 16]) {
             let cursor = CallCursor { accepted_ms, id: ReqId(id) };
-            prop_assert_eq!(read_cursor(&write_cursor(cursor)).unwrap(), cursor);
+            prop_assert_eq!(CallsCursor::read(&write_cursor(cursor)).unwrap().0, cursor);
         }
 
         #[test]
         fn any_text_is_no_panic_as_cursor(text in ".*") {
-            let _ = read_cursor(&text);
+            let _ = CallsCursor::read(&text);
         }
     }
 }

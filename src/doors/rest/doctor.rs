@@ -1,13 +1,13 @@
 //! The health of this device over REST.
 
 use axum::Json;
-use axum::extract::State;
+use axum::body::Body;
+use axum::extract::{Request, State};
 use axum::http::HeaderMap;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::extract::check_accept;
-use super::problem::Problems;
+use super::extract::{Nothing, body_or_default, check_accept};
 use crate::doors::app::AppState;
 use crate::doors::ops::doctor::{self, Severity};
 use crate::doors::settings::Reloaded;
@@ -37,6 +37,7 @@ impl From<Severity> for CheckState {
 
 /// A thing that was looked at.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = Finding)]
 pub struct Check {
     /// Stable word.
     pub id: String,
@@ -76,16 +77,17 @@ pub struct Reload {
 }
 
 /// Reads `sigil.toml` anew. A file that cannot be used changes nothing, and the answer says what is wrong in it.
-#[utoipa::path(post, path = "/api/v1/reload", operation_id = "reload", tag = "operation",
-    responses((status = 200, description = "The settings of the file are in use", body = Reload), Problems))]
-pub(super) async fn reload(State(app): AppState) -> Result<Json<Reload>, OpError> {
+#[utoipa::path(post, path = "/api/v1/reload", operation_id = "reload", tag = "operation", request_body = Option<Nothing>,
+    responses((status = 200, description = "The settings of the file are in use", body = Reload)))]
+pub(super) async fn reload(State(app): AppState, request: Request<Body>) -> Result<Json<Reload>, OpError> {
+    let Nothing {} = body_or_default(request).await?;
     let Reloaded { changed, at_next_start, warnings } = app.context.settings.reload().await?;
     Ok(Json(Reload { changed, at_next_start, warnings }))
 }
 
 /// Looks for what is wrong, and names the next step.
 #[utoipa::path(get, path = "/api/v1/doctor", operation_id = "getDoctor", tag = "operation",
-    responses((status = 200, description = "The findings", body = Report), Problems))]
+    responses((status = 200, description = "The findings", body = Report)))]
 pub(super) async fn doctor(State(app): AppState, headers: HeaderMap) -> Result<Json<Report>, OpError> {
     check_accept(&headers, "application/json")?;
     let checks = doctor::examine(app.mesh(), &app.context.settings, &app.context.home).await?;

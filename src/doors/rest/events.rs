@@ -14,21 +14,20 @@ use futures_util::stream::{self, Stream};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::broadcast;
-use utoipa::IntoParams;
+use utoipa::openapi::Object;
+use utoipa::openapi::schema::{ObjectBuilder, Type};
+use utoipa::{IntoParams, ToSchema};
 
 use super::extract::{Query, check_accept};
 use super::model::time;
-use super::problem::Problems;
+use super::shapes::{TOPICS, Topics, of_query};
 use crate::doors::app::{App, AppState};
 use crate::doors::ops::devices::name_of;
 use crate::mesh::{Event, EventKind, EventLog};
-use crate::status::{ErrorCode, OpError};
+use crate::status::OpError;
 
 /// Silence after which a comment is sent, so that both ends notice a dead connection.
 const HEARTBEAT: Duration = Duration::from_secs(15);
-
-/// Words of the topics, in the order of [`topic`].
-const TOPICS: [&str; 6] = ["gateway", "nodes", "call", "pending", "nearby", "warning"];
 
 fn topic(what: &EventKind) -> &'static str {
     match what {
@@ -46,8 +45,30 @@ fn topic(what: &EventKind) -> &'static str {
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct EventQuery {
-    /// Comma-separated: gateway, nodes, call, pending, nearby, warning; default all.
-    topics: Option<String>,
+    /// Comma-separated; default all.
+    #[serde(default, deserialize_with = "of_query")]
+    #[param(inline)]
+    topics: Option<Topics>,
+}
+
+/// An event of the stream, field by field.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "it describes what the stream writes")]
+struct StreamedEvent {
+    /// Given as `Last-Event-ID`, it makes the stream go on after this event.
+    #[schema(pattern = "^[0-9a-f]{1,16}-[0-9]{1,20}$")]
+    id: String,
+    /// Its topic, or `reset`.
+    #[schema(schema_with = event_words)]
+    event: String,
+    /// JSON on one line.
+    data: String,
+}
+
+fn event_words() -> Object {
+    let words = TOPICS.into_iter().chain(["reset"]);
+    let about = "Its topic, or `reset`.";
+    ObjectBuilder::new().schema_type(Type::String).enum_values(Some(words)).description(Some(about)).build()
 }
 
 /// Events, as they happen (`text/event-stream`).
@@ -55,26 +76,16 @@ pub(super) struct EventQuery {
 /// Each event has an id; a client that comes back with it as `Last-Event-ID` gets what it missed. When that is too old,
 /// or of an earlier run of the agent, it gets `reset`: read everything anew. The details of an event are read from its route.
 #[utoipa::path(get, path = "/api/v1/events", operation_id = "streamEvents", tag = "operation",
-    params(EventQuery, ("Last-Event-ID" = Option<String>, Header, description = "Id of the last event that was seen")),
-    responses((status = 200, description = "Events without end", body = String, content_type = "text/event-stream"), Problems))]
+    params(EventQuery, ("Last-Event-ID" = String, Header, description = "Id of the last event that was seen")),
+    responses((status = 200, description = "Events without end", body = StreamedEvent, content_type = "text/event-stream")))]
 pub(super) async fn events(
     State(app): AppState,
     Query(query): Query<EventQuery>,
     headers: HeaderMap,
 ) -> Result<Response, OpError> {
     check_accept(&headers, "text/event-stream")?;
-    let topics: Vec<&'static str> = match query.topics.as_deref() {
-        None | Some("") => TOPICS.to_vec(),
-        Some(words) => words
-            .split(',')
-            .map(|word| {
-                TOPICS.into_iter().find(|topic| *topic == word.trim()).ok_or_else(|| {
-                    OpError::new(ErrorCode::Invalid, format!("`{}` is not a topic", word.escape_debug()))
-                        .hint(TOPICS.join(", "))
-                })
-            })
-            .collect::<Result<_, _>>()?,
-    };
+    let wanted = |topic: &&str| query.topics.as_ref().is_none_or(|topics| topics.0.iter().any(|word| word == topic));
+    let topics = TOPICS.into_iter().filter(wanted).collect();
     let last = headers.get("last-event-id").map_or(Last::Nothing, |id| {
         id.to_str().ok().and_then(|id| read_id(app.started_ms, id)).map_or(Last::Foreign, Last::Event)
     });

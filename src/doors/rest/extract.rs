@@ -4,14 +4,16 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::{FromRequestParts, Request};
-use axum::http::HeaderMap;
-use axum::http::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE};
+use axum::http::header::{ACCEPT, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
 use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderValue};
 use bytes::Bytes;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use utoipa::ToSchema;
 
+use super::shapes::Shape;
 use crate::json::deeper_than;
 use crate::status::{ErrorCode, OpError};
 
@@ -27,6 +29,7 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 /// Reads the bytes of a JSON body of at most `max` bytes.
 pub(super) async fn json_bytes(request: Request<Body>, max: usize, optional: bool) -> Result<Bytes, OpError> {
     let too_large = || OpError::new(ErrorCode::TooLarge, format!("the body may have at most {max} bytes"));
+    check_encoding(request.headers())?;
     let declared = request.headers().get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
     if declared.is_some_and(|length| length > max as u64) {
         return Err(too_large());
@@ -54,20 +57,44 @@ pub(super) async fn json_bytes(request: Request<Body>, max: usize, optional: boo
     Ok(bytes)
 }
 
+/// A compressed body is not taken: nothing here is large, and unpacking would need limits of its own.
+fn check_encoding(headers: &HeaderMap) -> Result<(), OpError> {
+    let plain = |value: &HeaderValue| value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"identity");
+    match headers.get_all(CONTENT_ENCODING).iter().find(|value| !plain(value)) {
+        None => Ok(()),
+        Some(other) => {
+            let shown: String =
+                String::from_utf8_lossy(other.as_bytes()).chars().take(40).flat_map(char::escape_default).collect();
+            Err(OpError::new(
+                ErrorCode::UnsupportedMedia,
+                format!("the body is encoded as `{shown}`, which is not taken"),
+            )
+            .hint("send it plain, without the header `Content-Encoding`"))
+        }
+    }
+}
+
 fn is_json(headers: &HeaderMap) -> bool {
     let value = headers.get(CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
     value.split(';').next().is_some_and(|essence| essence.trim().eq_ignore_ascii_case("application/json"))
 }
 
-/// Parses JSON into a request's type: syntax errors are 400, everything else 422.
+/// Parses a JSON object into a request's type: syntax errors are 400, everything else 422. An array is no object, though
+/// serde would take one for a struct.
 pub(super) fn parse<'a, T: Deserialize<'a>>(bytes: &'a [u8], depth_max: usize) -> Result<T, OpError> {
     if deeper_than(bytes, depth_max) {
         return Err(OpError::new(ErrorCode::Invalid, format!("the JSON is nested deeper than {JSON_DEPTH_MAX}")));
     }
-    serde_json::from_slice(bytes).map_err(|error| {
+    let fault = |error: serde_json::Error| {
         let code = if error.is_data() { ErrorCode::Invalid } else { ErrorCode::BadRequest };
         OpError::new(code, format!("the body: {error}"))
-    })
+    };
+    if !bytes.trim_ascii_start().starts_with(b"{") {
+        serde_json::from_slice::<serde::de::IgnoredAny>(bytes).map_err(fault)?;
+        return Err(OpError::new(ErrorCode::Invalid, "the body must be a JSON object")
+            .hint("/openapi.json says which members it may have"));
+    }
+    serde_json::from_slice(bytes).map_err(fault)
 }
 
 /// Reads a small JSON body.
@@ -79,6 +106,11 @@ pub(super) async fn body<T: DeserializeOwned>(request: Request<Body>) -> Result<
 pub(super) async fn body_or_default<T: DeserializeOwned>(request: Request<Body>) -> Result<T, OpError> {
     parse(&json_bytes(request, SMALL_BODY_BYTES_MAX, true).await?, JSON_DEPTH_MAX)
 }
+
+/// The body of a request that has nothing to say: absent, or an object without members.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Nothing {}
 
 /// Parameters of the query; an unknown one is an error.
 #[derive(Debug)]
@@ -95,18 +127,18 @@ impl<T: DeserializeOwned + Send, S: Sync> FromRequestParts<S> for Query<T> {
     }
 }
 
-/// One segment of the path.
+/// One segment of the path, of a known shape.
 #[derive(Debug)]
-pub(super) struct Segment(pub(super) String);
+pub(super) struct Segment<T>(pub(super) T);
 
-impl<S: Send + Sync> FromRequestParts<S> for Segment {
+impl<T: Shape, S: Send + Sync> FromRequestParts<S> for Segment<T> {
     type Rejection = OpError;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, OpError> {
-        axum::extract::Path::<String>::from_request_parts(parts, state)
+        let text = axum::extract::Path::<String>::from_request_parts(parts, state)
             .await
-            .map(|path| Self(path.0))
-            .map_err(|error| OpError::new(ErrorCode::BadRequest, error.to_string()))
+            .map_err(|error| OpError::new(ErrorCode::BadRequest, error.to_string()))?;
+        T::read(&text).map(Self).map_err(|why| OpError::new(ErrorCode::Invalid, why))
     }
 }
 
@@ -151,6 +183,9 @@ mod tests {
         #[test]
         fn any_bytes_are_survived(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             let _ = parse::<serde_json::Value>(&bytes, JSON_DEPTH_MAX);
+            let mut object = b"{".to_vec();
+            object.extend(bytes);
+            let _ = parse::<serde_json::Value>(&object, JSON_DEPTH_MAX);
         }
     }
 }

@@ -30,6 +30,28 @@ pub(super) fn guarded(routes: Router<Arc<App>>, app: Arc<App>) -> Router {
     routes.layer(middleware::from_fn_with_state(app.clone(), guard)).with_state(app)
 }
 
+/// Longest path and query, bytes; the longest of ours has some 300.
+const URI_BYTES_MAX: usize = 8 * 1024;
+/// Bytes of all headers together. The listener cuts the connection far above it, with an answer that explains nothing.
+const HEADERS_BYTES_MAX: usize = 16 * 1024;
+
+/// The head of a request has its limits like its body.
+fn check_head(request: &Request) -> Result<(), OpError> {
+    let uri = request.uri().path_and_query().map_or(0, |path| path.as_str().len());
+    if uri > URI_BYTES_MAX {
+        return Err(OpError::new(
+            ErrorCode::UriTooLong,
+            format!("path and query may have at most {URI_BYTES_MAX} bytes"),
+        ));
+    }
+    let headers: usize = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
+    if headers > HEADERS_BYTES_MAX {
+        let detail = format!("all headers together may have at most {HEADERS_BYTES_MAX} bytes");
+        return Err(OpError::new(ErrorCode::HeadersTooLarge, detail));
+    }
+    Ok(())
+}
+
 async fn guard(State(app): AppState, request: Request, next: Next) -> Response {
     let route = request.extensions().get::<MatchedPath>().cloned();
     let response = answer(&app, request, next).await.unwrap_or_else(IntoResponse::into_response);
@@ -45,6 +67,7 @@ async fn guard(State(app): AppState, request: Request, next: Next) -> Response {
 
 /// Proves the caller and runs the handler, which finds the [`Identity`](crate::doors::Identity) in the extensions.
 async fn answer(app: &App, mut request: Request, next: Next) -> Result<Response, OpError> {
+    check_head(&request)?;
     let meant = request.headers().get(HOME_HEADER).map(|home| home.to_str().ok().and_then(|home| home.parse().ok()));
     if meant.is_some_and(|home| home != Some(app.context.home_id)) {
         let detail =

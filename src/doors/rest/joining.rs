@@ -8,27 +8,25 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::{Extension, Json};
 use mesh_core::io::View;
 use mesh_core::record::Tier;
-use serde::{Deserialize, Deserializer, Serialize};
-use utoipa::ToSchema;
+use serde::{Deserialize, Serialize};
+use utoipa::openapi::RefOr;
+use utoipa::openapi::schema::{OneOfBuilder, Schema};
+use utoipa::{PartialSchema, ToSchema};
 
-use super::extract::{JSON, Segment, body, body_or_default, check_accept};
-use super::model::{Check, NamedPeer, NearbyDevice, Node, Page, PendingDevice, TierName, read_words, time};
+use super::extract::{JSON, Nothing, Segment, body, body_or_default, check_accept};
+use super::model::{Check, NamedPeer, NearbyDevice, Node, Page, PendingDevice, TierName, time};
 use super::nodes::Approval;
-use super::problem::Problems;
-use crate::config::QUIC_PORT_DEFAULT;
+use super::shapes::{Code, DeviceAddress, DeviceRef, InviteId, Shape as _, Whole, Words, not_null};
 use crate::doors::app::AppState;
 use crate::doors::identity::Identity;
 use crate::doors::ops::devices;
-use crate::doors::ops::joining::{self, JoinState};
-use crate::mesh::check_words::CheckWords;
-use crate::mesh::invite::InviteCode;
-use crate::mesh::transport::Address;
+use crate::doors::ops::joining::{self, INVITE_TTL_MAX, JoinState};
 use crate::mesh::{InviteInfo, InviteState, JoinError, JoinTarget, invite_id};
 use crate::status::{ErrorCode, OpError};
 
 /// Devices that await approval.
 #[utoipa::path(get, path = "/api/v1/pending", operation_id = "listPending", tag = "joining",
-    responses((status = 200, description = "In the order in which they first asked", body = Page<PendingDevice>), Problems))]
+    responses((status = 200, description = "In the order in which they first asked", body = Page<PendingDevice>)))]
 pub(super) async fn pending(State(app): AppState, headers: HeaderMap) -> Result<Json<Page<PendingDevice>>, OpError> {
     check_accept(&headers, JSON)?;
     let view = app.mesh().view();
@@ -38,35 +36,43 @@ pub(super) async fn pending(State(app): AppState, headers: HeaderMap) -> Result<
 
 /// Approves a device that awaits it.
 #[utoipa::path(post, path = "/api/v1/pending/{id}/approve", operation_id = "approvePending", tag = "joining",
-    params(("id" = String, Path, description = "Name, peer id, or a prefix of one of at least 7 characters")),
+    params(("id" = inline(DeviceRef), Path, description = "Name, peer id, or a prefix of one of at least 7 characters")),
     request_body = Option<Approval>,
-    responses((status = 200, description = "The device, approved", body = Node), Problems))]
+    responses((status = 200, description = "The device, approved", body = Node)))]
 pub(super) async fn approve(
     State(app): AppState,
-    Segment(id): Segment,
+    Segment(DeviceRef(id)): Segment<DeviceRef>,
     request: Request<Body>,
 ) -> Result<Json<Node>, OpError> {
     let approval: Approval = body_or_default(request).await?;
-    let (view, node) = devices::approve_pending(app.mesh(), &id, approval.read()?).await?;
+    let (view, node) = devices::approve_pending(app.mesh(), &id, approval.read()).await?;
     Ok(Json(Node::approved(&view, &node)))
 }
 
 /// Rejects a device that awaits approval.
-#[utoipa::path(post, path = "/api/v1/pending/{id}/reject", operation_id = "rejectPending", tag = "joining",
-    params(("id" = String, Path, description = "Name, peer id, or a prefix of one of at least 7 characters")),
-    responses((status = 204, description = "It is rejected"), Problems))]
-pub(super) async fn reject(State(app): AppState, Segment(id): Segment) -> Result<StatusCode, OpError> {
+#[utoipa::path(post, path = "/api/v1/pending/{id}/reject", operation_id = "rejectPending", tag = "joining", request_body = Option<Nothing>,
+    params(("id" = inline(DeviceRef), Path, description = "Name, peer id, or a prefix of one of at least 7 characters")),
+    responses((status = 204, description = "It is rejected")))]
+pub(super) async fn reject(
+    State(app): AppState,
+    Segment(DeviceRef(id)): Segment<DeviceRef>,
+    request: Request<Body>,
+) -> Result<StatusCode, OpError> {
+    let Nothing {} = body_or_default(request).await?;
     devices::reject_pending(app.mesh(), &id).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
 /// Strangers seen on the local network.
 #[utoipa::path(get, path = "/api/v1/nearby", operation_id = "listNearby", tag = "joining",
-    responses((status = 200, description = "By name", body = Page<NearbyDevice>), Problems))]
+    responses((status = 200, description = "By name", body = Page<NearbyDevice>)))]
 pub(super) async fn nearby(State(app): AppState, headers: HeaderMap) -> Result<Json<Page<NearbyDevice>>, OpError> {
     check_accept(&headers, JSON)?;
     Ok(Json(Page::whole(joining::nearby(app.mesh()).iter().map(Into::into).collect())))
 }
+
+/// Seconds for which an invite may be used.
+type Lifetime = Whole<1, { INVITE_TTL_MAX.as_secs() }>;
 
 /// Terms of an invite.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -74,17 +80,19 @@ pub(super) async fn nearby(State(app): AppState, headers: HeaderMap) -> Result<J
 pub(super) struct NewInvite {
     /// Tier that it grants; default owner.
     tier: Option<TierName>,
-    /// Seconds until it expires, 1 to 604800; default 900.
-    #[schema(minimum = 1, maximum = 604_800)]
-    expires_s: Option<u64>,
+    /// Seconds until it expires; default 900.
+    #[schema(inline)]
+    expires_s: Option<Lifetime>,
 }
 
 /// An invite. The code is the secret itself: whoever has it can join.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct InviteAnswer {
     /// By which it is taken back.
+    #[schema(value_type = InviteId)]
     id: String,
     /// For `sigil join` on the other device; single use.
+    #[schema(value_type = Code)]
     code: String,
     /// Time of its expiry.
     expires_at: String,
@@ -98,14 +106,14 @@ pub(super) struct InviteAnswer {
 
 /// Makes a single-use invite.
 #[utoipa::path(post, path = "/api/v1/invites", operation_id = "createInvite", tag = "joining", request_body = Option<NewInvite>,
-    responses((status = 201, description = "The invite", body = InviteAnswer), Problems))]
+    responses((status = 201, description = "The invite", body = InviteAnswer)))]
 pub(super) async fn invite(
     State(app): AppState,
     request: Request<Body>,
 ) -> Result<(StatusCode, Json<InviteAnswer>), OpError> {
     let new: NewInvite = body_or_default(request).await?;
     let tier = Tier::from(new.tier.unwrap_or(TierName::Owner));
-    let invite = joining::invite(app.mesh(), tier, new.expires_s.map(Duration::from_secs)).await?;
+    let invite = joining::invite(app.mesh(), tier, new.expires_s.map(|seconds| Duration::from_secs(seconds.0))).await?;
     let answer = InviteAnswer {
         id: invite_id(&invite.code.secret_hash()),
         code: invite.code.to_string(),
@@ -135,6 +143,7 @@ pub(super) enum InviteStateName {
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct InviteItem {
     /// By which it is taken back.
+    #[schema(value_type = InviteId)]
     id: String,
     /// Tier that it grants.
     tier: TierName,
@@ -169,7 +178,7 @@ impl InviteItem {
 
 /// The invites that this device made; one that is over is kept for an hour longer.
 #[utoipa::path(get, path = "/api/v1/invites", operation_id = "listInvites", tag = "joining",
-    responses((status = 200, description = "The newest first", body = Page<InviteItem>), Problems))]
+    responses((status = 200, description = "The newest first", body = Page<InviteItem>)))]
 pub(super) async fn invites(State(app): AppState, headers: HeaderMap) -> Result<Json<Page<InviteItem>>, OpError> {
     check_accept(&headers, JSON)?;
     let invites = joining::invites(app.mesh()).await?;
@@ -179,55 +188,104 @@ pub(super) async fn invites(State(app): AppState, headers: HeaderMap) -> Result<
 
 /// Takes back an invite that nobody has used.
 #[utoipa::path(delete, path = "/api/v1/invites/{id}", operation_id = "voidInvite", tag = "joining",
-    params(("id" = String, Path, description = "Its id, as the list shows it")),
-    responses((status = 204, description = "Its code lets nobody in any more"), Problems))]
-pub(super) async fn void_invite(State(app): AppState, Segment(id): Segment) -> Result<StatusCode, OpError> {
+    params(("id" = inline(InviteId), Path, description = "Its id, as the list shows it")),
+    responses((status = 204, description = "Its code lets nobody in any more")))]
+pub(super) async fn void_invite(
+    State(app): AppState,
+    Segment(InviteId(id)): Segment<InviteId>,
+) -> Result<StatusCode, OpError> {
     joining::void_invite(app.mesh(), &id).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
 /// Target of a join: exactly one of `code`, `nearby` and `address`.
-#[derive(Debug, Deserialize, ToSchema)]
+#[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct JoinRequest {
-    /// Code that `sigil invite` printed on the other device.
+    /// Read as a [`Code`] later: a bad one has an error code of its own.
+    #[serde(default, deserialize_with = "not_null")]
     code: Option<String>,
-    /// Name or peer id of a device nearby; null = the only one there is.
-    #[serde(default, deserialize_with = "present")]
-    #[schema(value_type = Option<String>)]
+    #[serde(default, deserialize_with = "not_null")]
     #[expect(clippy::option_option, reason = "absent, null and a name are three things")]
-    nearby: Option<Option<String>>,
-    /// IP address or host name of a device, with or without a port (7433 is meant then); the zone of a link-local
-    /// IPv6 address may be the name of an interface.
-    address: Option<String>,
-    /// Check words of the device to join, as it shows them itself. Without them a join by `nearby` or `address` is answered
-    /// 409 `confirm_peer` with whom it would be, and nobody is asked.
-    #[schema(example = "abandon ability able about")]
-    words: Option<String>,
-    /// Even when that means leaving a mesh of several devices.
+    nearby: Option<Option<DeviceRef>>,
+    #[serde(default, deserialize_with = "not_null")]
+    address: Option<DeviceAddress>,
+    words: Option<Words>,
     #[serde(default)]
     force: bool,
 }
 
-/// Tells `null` from absent.
-#[expect(clippy::option_option, reason = "the field's type")]
-fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<String>>, D::Error> {
-    Option::deserialize(deserializer).map(Some)
+/// The description of one form of [`JoinRequest`].
+macro_rules! join_by {
+    ($(#[$doc:meta])* $name:ident { $(#[$about:meta])* $member:ident: $of:ty }) => {
+        $(#[$doc])*
+        #[derive(Deserialize, ToSchema)]
+        #[serde(deny_unknown_fields)]
+        #[expect(dead_code, reason = "it describes")]
+        struct $name {
+            $(#[$about])*
+            #[schema(required = true)]
+            $member: $of,
+            /// Check words of the device to join, as it shows them itself. Without them a join by `nearby` or `address` is
+            /// answered 409 `confirm_peer` with whom it would be, and nobody is asked.
+            words: Option<Words>,
+            /// Even when that means leaving a mesh of several devices.
+            #[serde(default)]
+            force: bool,
+        }
+    };
 }
 
-fn target(request: JoinRequest, words: Option<CheckWords>) -> Result<JoinTarget, OpError> {
+join_by!(
+    /// By a code.
+    JoinByCode {
+        /// Code that `sigil invite` printed on the other device.
+        code: Code
+    }
+);
+join_by!(
+    /// A device on the local network.
+    JoinNearby {
+        /// Name or peer id of a device nearby; null = the only one there is.
+        nearby: Option<DeviceRef>
+    }
+);
+join_by!(
+    /// A device whose address is known.
+    JoinByAddress {
+        /// IP address or host name of a device, with or without a port (7433 is meant then); the zone of a link-local
+        /// IPv6 address may be the name of an interface.
+        address: DeviceAddress
+    }
+);
+
+impl PartialSchema for JoinRequest {
+    fn schema() -> RefOr<Schema> {
+        OneOfBuilder::new()
+            .description(Some("Target of a join."))
+            .item(JoinByCode::schema())
+            .item(JoinNearby::schema())
+            .item(JoinByAddress::schema())
+            .into()
+    }
+}
+
+impl ToSchema for JoinRequest {
+    fn schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
+        JoinByCode::schemas(schemas);
+        JoinNearby::schemas(schemas);
+        JoinByAddress::schemas(schemas);
+    }
+}
+
+fn target(request: JoinRequest) -> Result<JoinTarget, OpError> {
+    let words = request.words.map(|words| words.0);
     match (request.code, request.nearby, request.address) {
         (Some(code), None, None) => {
-            let code = code.trim().parse::<InviteCode>();
-            code.map(JoinTarget::Code).map_err(|error| JoinError::BadCode(error.to_string()).into())
+            Code::read(&code).map(|code| JoinTarget::Code(code.0)).map_err(|why| JoinError::BadCode(why).into())
         }
-        (None, Some(name), None) => Ok(JoinTarget::Nearby { name, words }),
-        (None, None, Some(address)) => {
-            let address = Address::of_person(&address, QUIC_PORT_DEFAULT);
-            address
-                .map(|address| JoinTarget::Address { address, words })
-                .map_err(|error| OpError::new(ErrorCode::Invalid, error.to_string()))
-        }
+        (None, Some(name), None) => Ok(JoinTarget::Nearby { name: name.map(|name| name.0), words }),
+        (None, None, Some(DeviceAddress(address))) => Ok(JoinTarget::Address { address, words }),
         _ => Err(OpError::new(ErrorCode::Invalid, "give exactly one of `code`, `nearby` and `address`")),
     }
 }
@@ -261,16 +319,15 @@ pub(super) enum JoinAnswer {
 /// Joins another mesh.
 #[utoipa::path(post, path = "/api/v1/join", operation_id = "join", tag = "joining", request_body = JoinRequest,
     responses((status = 200, description = "Joined", body = JoinAnswer),
-              (status = 202, description = "Awaits approval", body = JoinAnswer), Problems))]
+              (status = 202, description = "Awaits approval", body = JoinAnswer)))]
 pub(super) async fn join(
     State(app): AppState,
     Extension(who): Extension<Identity>,
     request: Request<Body>,
 ) -> Result<(StatusCode, Json<JoinAnswer>), OpError> {
     let request: JoinRequest = body(request).await?;
-    let force = request.force;
-    let words = read_words(request.words.as_deref())?;
-    Ok(match joining::join(app.mesh(), who, target(request, words)?, words, force).await? {
+    let (force, words) = (request.force, request.words.as_ref().map(|words| words.0));
+    Ok(match joining::join(app.mesh(), who, target(request)?, words, force).await? {
         JoinState::Member { node_id, mesh, tier } => {
             let (node_id, mesh_id, tier) = (node_id.to_string(), mesh.to_string(), tier.map(Into::into));
             (StatusCode::OK, Json(JoinAnswer::Member { node_id, mesh_id, tier }))
@@ -291,12 +348,14 @@ pub(super) struct LeaveAnswer {
 }
 
 /// Leaves the mesh and founds one of its own. Open calls end as undeliverable. Only through the unix socket.
-#[utoipa::path(post, path = "/api/v1/leave", operation_id = "leave", tag = "joining",
-    responses((status = 200, description = "Left", body = LeaveAnswer), Problems))]
+#[utoipa::path(post, path = "/api/v1/leave", operation_id = "leave", tag = "joining", request_body = Option<Nothing>,
+    responses((status = 200, description = "Left", body = LeaveAnswer)))]
 pub(super) async fn leave(
     State(app): AppState,
     Extension(who): Extension<Identity>,
+    request: Request<Body>,
 ) -> Result<Json<LeaveAnswer>, OpError> {
+    let Nothing {} = body_or_default(request).await?;
     let mesh = joining::leave(app.mesh(), who).await?;
     Ok(Json(LeaveAnswer { mesh_id: mesh.to_string() }))
 }

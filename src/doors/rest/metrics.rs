@@ -15,7 +15,6 @@ use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tokio::sync::broadcast::error::RecvError;
 
 use super::extract::check_accept;
-use super::problem::Problems;
 use crate::doors::app::{App, AppState};
 use crate::doors::ops::devices::is_online;
 use crate::mesh::EventKind;
@@ -153,7 +152,7 @@ fn resident_bytes() -> Option<u64> {
 
 /// Measurements for Prometheus.
 #[utoipa::path(get, path = "/metrics", operation_id = "getMetrics", tag = "operation",
-    responses((status = 200, description = "Text format 0.0.4", body = String, content_type = "text/plain"), Problems))]
+    responses((status = 200, description = "Text format 0.0.4", body = String, content_type = "text/plain")))]
 pub(super) async fn metrics(State(app): AppState, headers: HeaderMap) -> Result<Response, OpError> {
     check_accept(&headers, "text/plain")?;
     let handle = recorder();

@@ -16,7 +16,9 @@ mod nodes;
 mod openapi;
 mod payload;
 pub mod problem;
+mod queries;
 mod routes;
+mod shapes;
 #[cfg(test)]
 mod tests;
 mod tokens;

@@ -10,12 +10,12 @@ use mesh_core::record::{Effect, Tier, ToolDecl};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::shapes::NodeName;
 use crate::doors::ops::devices::{is_online, name_of, why_offline};
-use crate::mesh::check_words::{CheckWords, NoCheckWords};
+use crate::mesh::check_words::CheckWords;
 use crate::mesh::clock;
 use crate::mesh::transport::Address;
 use crate::mesh::{LinkInfo, Nearby, Pending, Surroundings};
-use crate::status::{ErrorCode, OpError};
 
 /// A page of a list.
 #[derive(Debug, Clone, Serialize, ToSchema)]
@@ -132,12 +132,6 @@ impl Check {
         let words = CheckWords::of(peer).words().map(str::to_owned).into();
         Self { words, short: peer.short() }
     }
-}
-
-/// Reads check words of a body.
-pub(super) fn read_words(text: Option<&str>) -> Result<Option<CheckWords>, OpError> {
-    let read = text.map(str::parse).transpose();
-    read.map_err(|error: NoCheckWords| OpError::new(ErrorCode::Invalid, format!("`words`: {error}")))
 }
 
 /// A device named in passing.
@@ -310,6 +304,7 @@ pub enum NodeState {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Node {
     /// Its name; while it awaits approval, the one that it asks for.
+    #[schema(value_type = NodeName)]
     pub node_id: String,
     /// Its identity.
     pub peer_id: String,
@@ -445,6 +440,7 @@ pub struct PendingDevice {
     /// Its check words: what people compare.
     pub check: Check,
     /// Name that it asks for.
+    #[schema(value_type = NodeName)]
     pub node_id: String,
     /// "linux", …
     pub platform: String,

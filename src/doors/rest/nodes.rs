@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::extract::{JSON, Query, Segment, body, body_or_default, check_accept};
-use super::model::{self, Check, Endpoints, Guest, Node, NodeState, Page, Status, TierName, Tool, read_words};
-use super::problem::Problems;
+use super::model::{self, Check, Endpoints, Guest, Node, NodeState, Page, Status, TierName, Tool};
+use super::shapes::{DeviceRef, NodeName, Words, of_query};
 use crate::doors::app::AppState;
 use crate::doors::ops::devices::{self, Named};
 use crate::doors::ops::doctor;
@@ -17,7 +17,7 @@ use crate::status::OpError;
 
 /// This device and its mesh at a glance.
 #[utoipa::path(get, path = "/api/v1/status", operation_id = "getStatus", tag = "mesh",
-    responses((status = 200, description = "The state of this moment", body = Status), Problems))]
+    responses((status = 200, description = "The state of this moment", body = Status)))]
 pub(super) async fn status(State(app): AppState, headers: HeaderMap) -> Result<Json<Status>, OpError> {
     check_accept(&headers, JSON)?;
     let (view, around) = (app.mesh().view(), app.mesh().surroundings());
@@ -51,22 +51,23 @@ pub(super) async fn status(State(app): AppState, headers: HeaderMap) -> Result<J
 #[serde(deny_unknown_fields)]
 pub(super) struct Rename {
     /// The name.
-    node_id: String,
+    node_id: NodeName,
 }
 
 /// The name that this device has.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Renamed {
     /// The name.
+    #[schema(value_type = NodeName)]
     node_id: String,
 }
 
 /// Gives this device another name, by which all members call it.
 #[utoipa::path(post, path = "/api/v1/rename", operation_id = "rename", tag = "mesh", request_body = Rename,
-    responses((status = 200, description = "The name that it has now", body = Renamed), Problems))]
+    responses((status = 200, description = "The name that it has now", body = Renamed)))]
 pub(super) async fn rename(State(app): AppState, request: Request<Body>) -> Result<Json<Renamed>, OpError> {
-    let Rename { node_id } = body(request).await?;
-    let node_id = devices::rename(app.mesh(), &node_id).await?.to_string();
+    let Rename { node_id: NodeName(name) } = body(request).await?;
+    let node_id = devices::rename(app.mesh(), name).await?.to_string();
     Ok(Json(Renamed { node_id }))
 }
 
@@ -76,12 +77,13 @@ pub(super) async fn rename(State(app): AppState, request: Request<Body>) -> Resu
 #[into_params(parameter_in = Query)]
 pub(super) struct NodeFilter {
     /// Only devices in this state.
+    #[param(inline)]
     state: Option<NodeState>,
 }
 
 /// The devices of the mesh, and those that ask to join it.
 #[utoipa::path(get, path = "/api/v1/nodes", operation_id = "listNodes", tag = "mesh", params(NodeFilter),
-    responses((status = 200, description = "By name; those that await approval last", body = Page<Node>), Problems))]
+    responses((status = 200, description = "By name; those that await approval last", body = Page<Node>)))]
 pub(super) async fn list(
     State(app): AppState,
     Query(filter): Query<NodeFilter>,
@@ -98,11 +100,11 @@ pub(super) async fn list(
 
 /// One device.
 #[utoipa::path(get, path = "/api/v1/nodes/{id}", operation_id = "getNode", tag = "mesh",
-    params(("id" = String, Path, description = "Name, peer id, or a prefix of one of at least 7 characters")),
-    responses((status = 200, description = "The device", body = Node), Problems))]
+    params(("id" = inline(DeviceRef), Path, description = "Name, peer id, or a prefix of one of at least 7 characters")),
+    responses((status = 200, description = "The device", body = Node)))]
 pub(super) async fn show(
     State(app): AppState,
-    Segment(id): Segment,
+    Segment(DeviceRef(id)): Segment<DeviceRef>,
     headers: HeaderMap,
 ) -> Result<Json<Node>, OpError> {
     check_accept(&headers, JSON)?;
@@ -120,44 +122,42 @@ pub(super) struct Approval {
     /// Tier to grant; default: shared for a newcomer, unchanged for a member.
     tier: Option<TierName>,
     /// Name to give it; default: the one that it asks for.
-    node_id: Option<String>,
+    node_id: Option<NodeName>,
     /// Check words that the device must have, if they are given.
-    #[schema(example = "abandon ability able about")]
-    words: Option<String>,
+    words: Option<Words>,
 }
 
 impl Approval {
     /// The same in the mesh's own types.
-    pub(super) fn read(self) -> Result<devices::Approval, OpError> {
-        let node_id = self.node_id.map(|id| id.parse()).transpose()?;
-        let words = read_words(self.words.as_deref())?;
-        Ok(devices::Approval { tier: self.tier.map(Into::into), node_id, words })
+    pub(super) fn read(self) -> devices::Approval {
+        let (node_id, words) = (self.node_id.map(|name| name.0), self.words.map(|words| words.0));
+        devices::Approval { tier: self.tier.map(Into::into), node_id, words }
     }
 }
 
 /// Approves a device that awaits it, or changes the tier of a member.
 #[utoipa::path(post, path = "/api/v1/nodes/{id}/approve", operation_id = "approveNode", tag = "mesh",
-    params(("id" = String, Path, description = "Name, peer id, or a prefix of one of at least 7 characters")),
+    params(("id" = inline(DeviceRef), Path, description = "Name, peer id, or a prefix of one of at least 7 characters")),
     request_body = Option<Approval>,
-    responses((status = 200, description = "The device, approved", body = Node), Problems))]
+    responses((status = 200, description = "The device, approved", body = Node)))]
 pub(super) async fn approve(
     State(app): AppState,
-    Segment(id): Segment,
+    Segment(DeviceRef(id)): Segment<DeviceRef>,
     request: Request<Body>,
 ) -> Result<Json<Node>, OpError> {
     let approval: Approval = body_or_default(request).await?;
-    let (view, node) = devices::approve(app.mesh(), &id, approval.read()?).await?;
+    let (view, node) = devices::approve(app.mesh(), &id, approval.read()).await?;
     Ok(Json(Node::approved(&view, &node)))
 }
 
 /// The members that belong by a device's word, or by the word of one of those, and for whom nobody else vouches; not this
 /// device, nor whom it let in. They stay when it is forgotten.
 #[utoipa::path(get, path = "/api/v1/nodes/{id}/guests", operation_id = "listGuests", tag = "mesh",
-    params(("id" = String, Path, description = "Name, peer id, or a prefix of one of at least 7 characters")),
-    responses((status = 200, description = "Nearest first", body = Page<Guest>), Problems))]
+    params(("id" = inline(DeviceRef), Path, description = "Name, peer id, or a prefix of one of at least 7 characters")),
+    responses((status = 200, description = "Nearest first", body = Page<Guest>)))]
 pub(super) async fn guests(
     State(app): AppState,
-    Segment(id): Segment,
+    Segment(DeviceRef(id)): Segment<DeviceRef>,
     headers: HeaderMap,
 ) -> Result<Json<Page<Guest>>, OpError> {
     check_accept(&headers, JSON)?;
@@ -182,11 +182,11 @@ pub(super) struct Forgetting {
 /// Revokes and forgets a device: its links drop, its waiting calls end as undeliverable. Rejects one that awaits
 /// approval. Whom it let in stays, unless its guests go too.
 #[utoipa::path(delete, path = "/api/v1/nodes/{id}", operation_id = "forgetNode", tag = "mesh",
-    params(("id" = String, Path, description = "Name, peer id, or a prefix of one of at least 7 characters"), Forgetting),
-    responses((status = 204, description = "It is gone"), Problems))]
+    params(("id" = inline(DeviceRef), Path, description = "Name, peer id, or a prefix of one of at least 7 characters"), Forgetting),
+    responses((status = 204, description = "It is gone")))]
 pub(super) async fn forget(
     State(app): AppState,
-    Segment(id): Segment,
+    Segment(DeviceRef(id)): Segment<DeviceRef>,
     Query(Forgetting { with_guests }): Query<Forgetting>,
 ) -> Result<StatusCode, OpError> {
     devices::forget(app.mesh(), &id, with_guests).await?;
@@ -199,12 +199,14 @@ pub(super) async fn forget(
 #[into_params(parameter_in = Query)]
 pub(super) struct ToolFilter {
     /// Only tools of this device: name, peer id, or a prefix of one of at least 7 characters.
-    node: Option<String>,
+    #[serde(default, deserialize_with = "of_query")]
+    #[param(inline)]
+    node: Option<DeviceRef>,
 }
 
 /// The tools of all devices; those of devices that are offline stay listed.
 #[utoipa::path(get, path = "/api/v1/tools", operation_id = "listTools", tag = "mesh", params(ToolFilter),
-    responses((status = 200, description = "By device, then name", body = Page<Tool>), Problems))]
+    responses((status = 200, description = "By device, then name", body = Page<Tool>)))]
 pub(super) async fn tools(
     State(app): AppState,
     Query(filter): Query<ToolFilter>,
@@ -212,7 +214,7 @@ pub(super) async fn tools(
 ) -> Result<Json<Page<Tool>>, OpError> {
     check_accept(&headers, JSON)?;
     let view = app.mesh().view();
-    let members = devices::members(&view, filter.node.as_deref())?;
+    let members = devices::members(&view, filter.node.as_ref().map(|node| node.0.as_str()))?;
     let mut items: Vec<Tool> = members.into_iter().flat_map(|node| model::tools(&view, node)).collect();
     items.sort_by(|a, b| (&a.node, &a.name).cmp(&(&b.node, &b.name)));
     Ok(Json(Page::whole(items)))

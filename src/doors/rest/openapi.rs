@@ -1,17 +1,30 @@
-//! The head of the API's description: title, authentication, tags.
+//! What the description of the API says beyond the single operations: its head, and the answers that are the same
+//! wherever they can come from.
 
+use axum::http::Method;
 use utoipa::Modify;
 use utoipa::OpenApi;
-use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
+use utoipa::openapi::path::{Operation, Parameter, ParameterIn, PathItem};
+use utoipa::openapi::request_body::RequestBody;
+use utoipa::openapi::schema::{Schema, SchemaType, Type};
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
+use utoipa::openapi::{OpenApi as Document, Ref, RefOr, Required};
 
-use super::problem::Problem;
+use super::problem::{self, Problem};
+use crate::status::ErrorCode;
 
 #[derive(OpenApi)]
 #[openapi(
     info(
         title = "sigil",
-        description = "One private mesh out of your devices. Errors are RFC 9457 problems. Every peer serves this API, \
-                       gateway or not, on a unix socket (no token needed for the user it runs as) and on loopback HTTP.",
+        description = "One private mesh out of your devices. Every peer serves this API, gateway or not, on a unix socket (no token \
+                       needed for the user it runs as) and on loopback HTTP.\n\nErrors are RFC 9457 problems. A request \
+                       is refused with 400 or 422 if it says what this description excludes: an unknown or repeated \
+                       parameter or member, a text that is not of its pattern, a number out of its bounds. What is well formed \
+                       and cannot be done is answered with another status. A `format` names what a pattern cannot say: \
+                       `sigil-code`: the code ends with a checksum; `sigil-check-words`: the words are of the list of \
+                       BIP-39; `sigil-address`: an IP address, or a host name of letters, digits and hyphens between \
+                       dots, with a port of 1 to 65535 if any, and of a zone that is an interface of this device.",
         license(name = "Apache-2.0", identifier = "Apache-2.0"),
     ),
     components(schemas(Problem)),
@@ -29,7 +42,7 @@ struct Head;
 struct Security;
 
 impl Modify for Security {
-    fn modify(&self, api: &mut utoipa::openapi::OpenApi) {
+    fn modify(&self, api: &mut Document) {
         let scheme = HttpBuilder::new()
             .scheme(HttpAuthScheme::Bearer)
             .description(Some("Loopback HTTP only; `sigil token` prints one"))
@@ -38,6 +51,109 @@ impl Modify for Security {
     }
 }
 
-pub(super) fn head() -> utoipa::openapi::OpenApi {
+pub(super) fn head() -> Document {
     Head::openapi()
+}
+
+/// The operations of a path with their methods.
+pub(super) fn operations(item: &mut PathItem) -> impl Iterator<Item = (Method, &mut Operation)> {
+    let PathItem { get, put, post, delete, patch, .. } = item;
+    let all = [
+        (Method::GET, get),
+        (Method::PUT, put),
+        (Method::POST, post),
+        (Method::DELETE, delete),
+        (Method::PATCH, patch),
+    ];
+    all.into_iter().filter_map(|(method, operation)| Some((method, operation.as_mut()?)))
+}
+
+/// Adds what all operations have in common: the problems that they may answer, and that neither a header nor the body of an
+/// operation that has defaults for all of it is required.
+pub(super) fn completed(mut api: Document) -> Document {
+    for (path, item) in &mut api.paths.paths {
+        for (method, operation) in operations(item) {
+            for parameter in operation.parameters.iter_mut().flatten() {
+                if let RefOr::T(parameter) = parameter {
+                    relax_header(parameter);
+                }
+            }
+            if let Some(RefOr::T(body)) = &mut operation.request_body {
+                relax_body(body);
+            }
+            for status in problems(path, &method, operation) {
+                let reference = RefOr::Ref(Ref::from_response_name(component(status)));
+                operation.responses.responses.insert(status.to_string(), reference);
+            }
+        }
+    }
+    let responses = &mut api.components.get_or_insert_default().responses;
+    for code in ErrorCode::ALL {
+        responses.insert(component(code.http()), problem::described(code.http()).into());
+    }
+    api
+}
+
+fn component(status: u16) -> String {
+    format!("Problem{status}")
+}
+
+fn relax_header(parameter: &mut Parameter) {
+    if matches!(parameter.parameter_in, ParameterIn::Header) {
+        parameter.required = Required::False;
+    }
+}
+
+/// A body that may be absent is described as one that may be `null`, which it may not.
+fn relax_body(body: &mut RequestBody) {
+    for content in body.content.values_mut() {
+        let RefOr::T(content) = content else { continue };
+        let Some(RefOr::T(Schema::OneOf(one))) = &mut content.schema else { continue };
+        let null = SchemaType::Type(Type::Null);
+        let is_null =
+            |schema: &RefOr<Schema>| matches!(schema, RefOr::T(Schema::Object(object)) if object.schema_type == null);
+        if one.items.iter().any(is_null) {
+            one.items.retain(|schema| !is_null(schema));
+            content.schema = one.items.pop();
+            body.required = Some(Required::False);
+        }
+    }
+}
+
+/// The statuses of the problems that an operation may answer with.
+fn problems(path: &str, method: &Method, operation: &Operation) -> Vec<u16> {
+    let id = operation.operation_id.as_deref().unwrap_or_default();
+    let is_public = operation
+        .security
+        .as_ref()
+        .is_some_and(|schemes| schemes.iter().any(|scheme| *scheme == SecurityRequirement::default()));
+    // What cannot be read, whom we do not serve, our own faults.
+    let mut statuses = vec![400, 403, 414, 421, 422, 431, 500, 503];
+    if !is_public {
+        statuses.push(401);
+    }
+    if operation.request_body.is_some() {
+        statuses.extend([408, 413, 415]);
+    }
+    if method == Method::GET {
+        statuses.push(406);
+    } else {
+        // The state of the mesh, budgets, and the room on the disk.
+        statuses.extend([409, 429, 507]);
+    }
+    if path.contains('{') || ["createCall", "join", "listTools", "listCalls"].contains(&id) {
+        statuses.push(404);
+    }
+    if ["getNode", "listGuests", "listTools", "listCalls", "getResult"].contains(&id) {
+        statuses.push(409);
+    }
+    if ["createCall"].contains(&id) {
+        statuses.push(406);
+    }
+    if ["join", "getResult"].contains(&id) {
+        statuses.push(410);
+    }
+    statuses.sort_unstable();
+    statuses.dedup();
+    statuses
 }

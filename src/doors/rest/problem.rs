@@ -6,35 +6,41 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use axum::body::{Body, to_bytes};
 use axum::http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderValue, StatusCode};
-use axum::response::{IntoResponse, Response};
+use axum::response::IntoResponse;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use utoipa::openapi::{ContentBuilder, Ref, RefOr, ResponseBuilder};
-use utoipa::{IntoResponses, ToSchema};
+use utoipa::ToSchema;
+use utoipa::openapi::header::HeaderBuilder;
+use utoipa::openapi::schema::{ObjectBuilder, Type};
+use utoipa::openapi::{ContentBuilder, Object, Ref, Response, ResponseBuilder};
 
 use crate::status::{ErrorCode, OpError};
 
 /// Media type of a problem.
 pub const PROBLEM_JSON: &str = "application/problem+json";
 
-/// An error answer (RFC 9457). Some codes bring more members, such as `retry_after_s` or `choices`.
+/// An error answer (RFC 9457). Some codes bring more members, such as `choices`.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Problem {
     /// `urn:sigil:error:<code>`.
     #[serde(rename = "type")]
+    #[schema(pattern = "^urn:sigil:error:[a-z_]+$")]
     pub kind: String,
     /// The same for every occurrence of the code.
     pub title: String,
     /// HTTP status.
+    #[schema(minimum = 400, maximum = 599)]
     pub status: u16,
     /// This occurrence, for people.
     pub detail: String,
     /// Stable word, for machines.
+    #[schema(schema_with = codes)]
     pub code: String,
     /// Next step, for people.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hint: Option<String>,
     /// Finds the matching lines in the log.
+    #[schema(pattern = "^[0-9a-f]{16}$")]
     pub trace_id: String,
     /// Seconds after which another try makes sense.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -45,22 +51,35 @@ pub struct Problem {
     pub extra: Map<String, Value>,
 }
 
-/// Any error of any route, for the description of the API.
-#[derive(Debug)]
-pub struct Problems;
+/// All words of `code`.
+fn codes() -> Object {
+    let words = ErrorCode::ALL.iter().map(|code| code.as_str());
+    let about = "Stable word, for machines.";
+    ObjectBuilder::new().schema_type(Type::String).enum_values(Some(words)).description(Some(about)).build()
+}
 
-impl IntoResponses for Problems {
-    fn responses() -> std::collections::BTreeMap<String, RefOr<utoipa::openapi::Response>> {
-        let content = ContentBuilder::new().schema(Some(Ref::from_schema_name("Problem"))).build();
-        let response =
-            ResponseBuilder::new().description("A problem (RFC 9457)").content(PROBLEM_JSON, content).build();
-        std::iter::once(("default".to_owned(), response.into())).collect()
-    }
+/// The answers with this status, for the description of the API: which codes they may have, and which headers they bring.
+pub(super) fn described(status: u16) -> Response {
+    let codes = ErrorCode::ALL.iter().filter(|code| code.http() == status);
+    let lines: Vec<_> = codes.map(|code| format!("`{code}`: {}", code.title())).collect();
+    let content = ContentBuilder::new().schema(Some(Ref::from_schema_name("Problem"))).build();
+    let text = |about: &str| {
+        let schema = ObjectBuilder::new().schema_type(Type::String);
+        HeaderBuilder::new().schema(Some(schema)).description(Some(about.to_owned())).build()
+    };
+    let response = ResponseBuilder::new().description(lines.join("; ")).content(PROBLEM_JSON, content);
+    let response = match status {
+        401 => response.header("WWW-Authenticate", text("The scheme: Bearer")),
+        405 => response.header("Allow", text("The methods of this route")),
+        429 | 503 | 507 => response.header("Retry-After", text("Seconds after which another try makes sense")),
+        _ => response,
+    };
+    response.build()
 }
 
 impl IntoResponse for OpError {
     /// Leaves the body to `finish`, which knows the trace id.
-    fn into_response(self) -> Response {
+    fn into_response(self) -> axum::response::Response {
         let status = StatusCode::from_u16(self.code.http()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let mut response = status.into_response();
         response.extensions_mut().insert(self);
@@ -91,6 +110,7 @@ fn foreign(status: StatusCode, text: &str) -> OpError {
         406 => ErrorCode::NotAcceptable,
         408 => ErrorCode::RequestTimeout,
         413 => ErrorCode::TooLarge,
+        414 => ErrorCode::UriTooLong,
         415 => ErrorCode::UnsupportedMedia,
         422 => ErrorCode::Invalid,
         431 => ErrorCode::HeadersTooLarge,
@@ -108,7 +128,7 @@ fn foreign(status: StatusCode, text: &str) -> OpError {
 }
 
 /// Turns an error answer into a problem; leaves all others alone.
-pub(super) async fn finish(response: Response) -> Response {
+pub(super) async fn finish(response: axum::response::Response) -> axum::response::Response {
     if !response.status().is_client_error() && !response.status().is_server_error() {
         return response;
     }
@@ -137,7 +157,7 @@ pub(super) async fn finish(response: Response) -> Response {
         extra: fault.extra.into_iter().map(|(name, value)| (name.to_owned(), value)).collect(),
     };
     let bytes = serde_json::to_vec(&problem).unwrap_or_default();
-    let mut answer = Response::new(Body::from(bytes));
+    let mut answer = axum::response::Response::new(Body::from(bytes));
     *answer.status_mut() = StatusCode::from_u16(problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let headers = answer.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
@@ -149,7 +169,7 @@ pub(super) async fn finish(response: Response) -> Response {
     }
     // RFC 9110 §10.2.3 knows whole seconds only; never less than what we mean.
     let retry = match problem.status {
-        429 | 503 => Some(problem.retry_after_s.unwrap_or(1.0)),
+        429 | 503 | 507 => Some(problem.retry_after_s.unwrap_or(1.0)),
         _ => problem.retry_after_s,
     };
     if let Some(seconds) = retry {

@@ -2,18 +2,19 @@
 
 use std::sync::Arc;
 
-use axum::{Json, Router};
+use axum::{Json, Router, middleware};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::problem::Problems;
-use super::{backup, calls, doctor, events, guard, health, joining, logs, metrics, nodes, openapi, tokens};
+use super::queries::Queries;
+use super::{backup, calls, doctor, events, guard, health, joining, logs, metrics, nodes, openapi, queries, tokens};
 use crate::doors::app::App;
 
 /// All routes, guarded.
 pub(crate) fn router(app: Arc<App>) -> Router {
-    let (router, _) = described().split_for_parts();
-    guard::guarded(router, app)
+    let (router, api) = described().split_for_parts();
+    let queries = Arc::new(Queries::of(api));
+    guard::guarded(router.layer(middleware::from_fn_with_state(queries, queries::check)), app)
 }
 
 fn described() -> OpenApiRouter<Arc<App>> {
@@ -53,12 +54,12 @@ fn described() -> OpenApiRouter<Arc<App>> {
 /// The whole description, version 3.1 of its format. `docs/openapi.json` is a copy.
 #[must_use]
 pub fn document() -> utoipa::openapi::OpenApi {
-    described().into_openapi()
+    openapi::completed(described().into_openapi())
 }
 
 /// This description.
 #[utoipa::path(get, path = "/openapi.json", operation_id = "getOpenapi", tag = "operation",
-    responses((status = 200, description = "OpenAPI 3.1", body = serde_json::Value), Problems))]
+    responses((status = 200, description = "OpenAPI 3.1", body = serde_json::Value)))]
 async fn description() -> Json<utoipa::openapi::OpenApi> {
     Json(document())
 }

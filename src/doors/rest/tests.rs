@@ -1,6 +1,7 @@
 //! The doors over real sockets, with a mesh of cardboard behind the name.
 
 mod calls;
+mod contract;
 mod events;
 mod nodes;
 mod server;
@@ -405,8 +406,7 @@ impl FakeMesh {
                 reply(to, Ok(()));
             }
             Request::Want(..) => {}
-            Request::Rename(_, to) => drop(to.send(())),
-            Request::Offer(_, to) => drop(to.send(())),
+            Request::Rename(_, to) | Request::Offer(_, to) => drop(to.send(())),
         }
     }
 
@@ -415,6 +415,10 @@ impl FakeMesh {
         match command {
             Command::Call(new) => self.call(&mut books, new),
             Command::Cancel { id, reason: _ } => {
+                // As the book of a peer, which holds open calls only.
+                if books.calls.get(&id).is_none_or(|call| matches!(call.state, CallState::Ended(_))) {
+                    return Reply::Refused(Refusal::UnknownCall(id));
+                }
                 books.cancelled.push(id);
                 Reply::Cancelled
             }

@@ -267,6 +267,7 @@ fn refusal_code(refusal: &Refusal) -> RefusalCode {
         | Refusal::KeyReused(_)
         | Refusal::Denied(_)
         | Refusal::Invalid(_)
+        | Refusal::Full(_)
         | Refusal::LastOwner
         | Refusal::Stopping => RefusalCode::Invalid,
     }

@@ -219,7 +219,7 @@ mod tests {
     }
 
     fn member(addresses: &[Address]) -> Member {
-        Member { key: PublicKey([0; 32]), addresses: addresses.to_vec(), services: None, leaving: false }
+        Member { key: PublicKey([0; 32]), addresses: addresses.to_vec(), services: None, leaving: false, owner: true }
     }
 
     fn due(plan: &mut DialPlan, now: Instant) -> Vec<(PeerId, Vec<Address>)> {

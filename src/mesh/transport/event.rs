@@ -7,7 +7,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::join_messages::JoinAttempt;
 use super::stream::{ServiceId, ServiceIo};
 
-/// The place of a frame in the queue of all links: one link has at most so many, so that its frames do not keep out
+/// The places of a frame in the queue of all links, by its size: one link has so many, so that its frames do not keep out
 /// another's. It is free again when this is dropped.
 #[derive(Debug)]
 pub struct Turn(#[expect(dead_code, reason = "held until the frame was looked at")] pub(super) OwnedSemaphorePermit);

@@ -21,13 +21,15 @@ pub struct Member {
     /// entries (a few frames of them), and is closed 1 s after it came up, or after its peer was revoked. The same
     /// holds for everyone when we were.
     pub leaving: bool,
+    /// It is of tier owner. What others send is read at a pace.
+    pub owner: bool,
 }
 
 impl Member {
     /// One that was revoked.
     #[must_use]
     pub fn leaving(key: PublicKey) -> Self {
-        Self { key, addresses: Vec::new(), services: None, leaving: true }
+        Self { key, addresses: Vec::new(), services: None, leaving: true, owner: false }
     }
 }
 

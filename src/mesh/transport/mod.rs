@@ -21,6 +21,7 @@ pub mod links;
 mod members;
 mod networks;
 mod news;
+mod pace;
 mod quic;
 mod session;
 mod shared;

@@ -16,6 +16,7 @@ use super::dial::Answered;
 use super::dial_plan::Due;
 use super::event::{LinkEvent, Turn};
 use super::link::{Link, Offer, Outbox};
+use super::pace::Pace;
 use super::quic::Code;
 use super::shared::{LinksState, ToTable};
 use super::stream::{self, StreamCode, StreamError, Tag};
@@ -36,8 +37,11 @@ const FLUSH_MAX: Duration = Duration::from_millis(90);
 const LINGER_MAX: Duration = Duration::from_secs(1);
 /// Blobs that one link reads from our disk at a time; the next request waits.
 const BLOBS_AT_ONCE: usize = 8;
-/// Frames of one link that wait for the mesh to look at them; then the link waits.
-const FRAMES_QUEUED_MAX: usize = 32;
+/// Frames of one link that wait for the mesh to look at them; then the link waits. A large one takes several places, so
+/// that what others say does not wait behind megabytes of it.
+const FRAMES_QUEUED_MAX: u32 = 32;
+/// Bytes for which a frame takes one place.
+const PLACE_BYTES: usize = 16 * 1024;
 
 /// Agrees with the peer that answered our dial that this connection is to be the link, and runs it.
 pub(super) async fn dialled(shared: &Arc<LinksState>, answered: Answered, due: &Due) {
@@ -130,7 +134,7 @@ struct Session {
 
 impl Session {
     fn new(shared: Arc<LinksState>, link: Arc<Link>) -> Arc<Self> {
-        let places = || Arc::new(Semaphore::new(FRAMES_QUEUED_MAX));
+        let places = || Arc::new(Semaphore::new(FRAMES_QUEUED_MAX as usize));
         let (bad, farewells) = (AtomicU32::new(0), AtomicU32::new(0));
         Arc::new(Self { shared, link, bad, farewells, frames: places(), datagrams: places() })
     }
@@ -169,9 +173,13 @@ impl Session {
 
     async fn read(self: Arc<Self>, mut recv: RecvStream) {
         let connection = &self.link.connection;
+        let mut pace = Pace::new();
         loop {
             match stream::read_message(&mut recv, wire::FRAME_BYTES_MAX).await {
-                Ok(Some(bytes)) => self.handle_frame(bytes, &self.frames).await,
+                Ok(Some(bytes)) => {
+                    self.keep_pace(&mut pace, bytes.len()).await;
+                    self.handle_frame(bytes, &self.frames).await;
+                }
                 Ok(None) => break,
                 Err(error) => {
                     if matches!(error, StreamError::TooLarge(_)) {
@@ -188,8 +196,16 @@ impl Session {
         }
     }
 
+    async fn keep_pace(&self, pace: &mut Pace, bytes: usize) {
+        if !self.shared.is_owner(self.link.peer) {
+            pace.wait(bytes).await;
+        }
+    }
+
     async fn read_datagrams(self: Arc<Self>) {
+        let mut pace = Pace::new();
         while let Ok(bytes) = self.link.connection.read_datagram().await {
+            self.keep_pace(&mut pace, bytes.len()).await;
             if bytes.len() > wire::DATAGRAM_BYTES_MAX {
                 self.handle_bad(format!("a datagram of {} bytes", bytes.len())).await;
             } else {
@@ -258,12 +274,13 @@ impl Session {
         if !member && self.farewells.fetch_add(1, Ordering::Relaxed) >= FAREWELLS_MAX {
             return;
         }
+        let wanted = u32::try_from(bytes.len().div_ceil(PLACE_BYTES)).unwrap_or(u32::MAX).clamp(1, FRAMES_QUEUED_MAX);
         match wire::decode_frame(bytes, &self.shared.verifier) {
             // Of one that was revoked only entries are read: the core takes membership changes from them and nothing
             // else, so that whom it approved without knowing is seen to wait.
             Ok(frame) if !member && !matches!(frame, Frame::Entries { .. }) => {}
             Ok(frame) => {
-                let Ok(place) = places.clone().acquire_owned().await else { return };
+                let Ok(place) = places.clone().acquire_many_owned(wanted).await else { return };
                 let _ = self.shared.events.send(LinkEvent::Frame(peer, frame, Turn(place))).await;
             }
             Err(WireError::Unknown) => tracing::debug!(%peer, "a frame of an unknown kind"),

@@ -66,6 +66,11 @@ impl LinksState {
         self.members.borrow().get(&peer).is_some_and(|member| !member.leaving)
     }
 
+    /// True if this peer is an owner.
+    pub(super) fn is_owner(&self, peer: PeerId) -> bool {
+        self.members.borrow().get(&peer).is_some_and(|member| member.owner && !member.leaving)
+    }
+
     /// True if this peer may have a link: it is approved, or about to hear that it is not.
     pub(super) fn may_link(&self, peer: PeerId) -> bool {
         self.members.borrow().contains_key(&peer)

@@ -90,13 +90,22 @@ impl Peer {
     fn member(&self) -> (PeerId, Member) {
         (
             self.id(),
-            Member { key: self.key.public_key(), addresses: vec![self.address()], services: None, leaving: false },
+            Member {
+                key: self.key.public_key(),
+                addresses: vec![self.address()],
+                services: None,
+                leaving: false,
+                owner: true,
+            },
         )
     }
 
     /// Approves a peer without an address to dial it at.
     fn unreachable(&self) -> (PeerId, Member) {
-        (self.id(), Member { key: self.key.public_key(), addresses: Vec::new(), services: None, leaving: false })
+        (
+            self.id(),
+            Member { key: self.key.public_key(), addresses: Vec::new(), services: None, leaving: false, owner: true },
+        )
     }
 
     /// The next event that `wanted` takes, within [`LONG`].
@@ -300,8 +309,13 @@ async fn a_queue_that_runs_over_closes_the_link_and_the_peers_meet_again() {
 #[tokio::test]
 async fn another_key_at_the_address_is_refused() {
     let (mut a, b, expected) = (Peer::start(), Peer::start(), Peer::start());
-    let member =
-        Member { key: expected.key.public_key(), addresses: vec![b.address()], services: None, leaving: false };
+    let member = Member {
+        key: expected.key.public_key(),
+        addresses: vec![b.address()],
+        services: None,
+        leaving: false,
+        owner: true,
+    };
     a.links.set_members([(expected.id(), member)].into());
     b.links.set_members([a.member()].into());
     let request = request(None);
@@ -341,7 +355,8 @@ fn forged_client(peer: &Peer, shown: &DeviceKey, signer: &DeviceKey) -> quinn::C
 async fn a_client_that_does_not_hold_the_key_of_its_certificate_is_refused() {
     let (mut a, thief) = (Peer::start(), Peer::start());
     let victim = DeviceKey::load_or_create(tempfile::tempdir().unwrap().path()).unwrap();
-    let member = Member { key: victim.public_key(), addresses: Vec::new(), services: None, leaving: false };
+    let member =
+        Member { key: victim.public_key(), addresses: Vec::new(), services: None, leaving: false, owner: true };
     a.links.set_members([(victim.peer_id(), member)].into());
     let endpoint = thief.endpoint();
     for (signer, honest) in [(&thief.key, false), (&victim, true)] {
@@ -724,6 +739,41 @@ async fn a_mesh_that_does_not_listen_holds_up_no_decision_and_misses_nothing() {
     assert_eq!(up, both);
     b.wait_up(a.id()).await;
     c.wait_up(a.id()).await;
+}
+
+#[tokio::test]
+async fn s31_frames_of_one_link_keep_out_nobody_elses() {
+    const FLOOD: u64 = 3_000;
+    let (mut busy, mut liar, mut honest) = (Peer::start(), Peer::start(), Peer::start());
+    busy.links.set_members([liar.unreachable(), honest.unreachable()].into());
+    for peer in [&mut liar, &mut honest] {
+        peer.links.set_members([busy.member()].into());
+        peer.wait_up(busy.id()).await;
+        busy.wait_up(peer.id()).await;
+    }
+    // Nobody looks at what comes; then it is looked at in its order.
+    assert!((0..FLOOD).all(|n| liar.links.send(busy.id(), &digest(n))));
+    until("a queue fills", || busy.events.len() >= 32).await;
+    assert!(honest.links.send(busy.id(), &digest(FLOOD)));
+    until("its frame comes", || busy.events.len() >= 33).await;
+    let mut before = Vec::new();
+    let by = loop {
+        match busy.events.try_recv().expect("it is in the queue") {
+            LinkEvent::Frame(peer, _, turn) if peer == liar.id() => before.push(turn),
+            LinkEvent::Frame(peer, frame, _) => break (peer, frame),
+            LinkEvent::Up(..)
+            | LinkEvent::Down(_)
+            | LinkEvent::Network
+            | LinkEvent::JoinAttempt(_)
+            | LinkEvent::Stream { .. }
+            | LinkEvent::Bad { .. } => {}
+        }
+    };
+    assert_eq!(by, (honest.id(), digest(FLOOD)));
+    assert!(before.len() <= 32, "{} frames of the other were in the way", before.len());
+    // The flood goes on when there is room, and nothing of it is lost.
+    drop(before);
+    busy.wait(|event| matches!(event, LinkEvent::Frame(_, frame, _) if frame == digest(FLOOD - 1)).then_some(())).await;
 }
 
 #[tokio::test]

@@ -24,6 +24,11 @@ const SILENCE_MAX: Duration = Duration::from_secs(45);
 /// Longest that a command of the CLI may take; then `timeout` ends it, with exit code 124.
 const CLI_SECONDS_MAX: &str = "60";
 
+/// The program that is tested: the one that was built with the tests, or another, whose figures are wanted.
+fn program() -> String {
+    std::env::var("SIGIL_TEST_PROGRAM").unwrap_or_else(|_| env!("CARGO_BIN_EXE_sigil").to_owned())
+}
+
 /// Output of a command of the CLI.
 #[derive(Debug)]
 pub(crate) struct Cli {
@@ -130,7 +135,7 @@ impl Home {
     pub(crate) fn spawn(&mut self) {
         assert!(!self.agent.runs(), "{} runs already", self.name);
         let log = agent::log_file(&self.path("up.log")).expect("a log file");
-        let mut command = self.command(&[env!("CARGO_BIN_EXE_sigil")]);
+        let mut command = self.command(&[&program()]);
         command
             .arg("up")
             .arg("--home")
@@ -280,7 +285,7 @@ impl Home {
     #[track_caller]
     pub(crate) fn cli(&self, arguments: &[&str]) -> Cli {
         let output = self
-            .command(&["timeout", CLI_SECONDS_MAX, env!("CARGO_BIN_EXE_sigil")])
+            .command(&["timeout", CLI_SECONDS_MAX, &program()])
             .args(arguments)
             .arg("--home")
             .arg(self.dir.path())

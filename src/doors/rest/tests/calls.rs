@@ -59,7 +59,7 @@ async fn an_idempotency_key_finds_its_call() {
         fake.ask_with(Method::POST, "/api/v1/calls", &headers, Some(r#"{"tool":"node:desk:slow"}"#)).await.ok(202);
     assert_eq!(first["id"], again["id"]);
     let other = r#"{"tool":"node:desk:slow","arguments":[1]}"#;
-    let conflict = fake.ask_with(Method::POST, "/api/v1/calls", &headers, Some(other)).await.problem(422, "key_reused");
+    let conflict = fake.ask_with(Method::POST, "/api/v1/calls", &headers, Some(other)).await.problem(409, "key_reused");
     assert_eq!(conflict["call"], first["id"]);
     fake.end(first["id"].as_str().unwrap().parse().unwrap(), Ending::Done, Payload::empty());
     fake.ask_with(Method::POST, "/api/v1/calls", &headers, Some(r#"{"tool":"node:desk:slow"}"#)).await.ok(200);
@@ -75,7 +75,10 @@ async fn bad_calls_are_refused_with_the_reason() {
         async |body: &str, status: u16, code: &str| fake.post("/api/v1/calls", body).await.problem(status, code);
     refused("{", 400, "bad_request").await;
     refused("", 400, "bad_request").await;
-    refused("[]", 422, "invalid").await;
+    for none in ["[]", "null", r#"["desk","echo"]"#, "\"desk\"", "1"] {
+        let hint = refused(none, 422, "invalid").await["hint"].as_str().map(str::to_owned);
+        assert!(hint.is_some_and(|hint| hint.contains("/openapi.json")), "{none}");
+    }
     refused(r#"{"tool":"echo"}"#, 422, "invalid").await;
     refused(r#"{"node":"desk","tool":"echo","args":{}}"#, 422, "invalid").await;
     refused(r#"{"node":"desk","tool":"echo","ttl_s":0.5}"#, 422, "invalid").await;
@@ -83,6 +86,10 @@ async fn bad_calls_are_refused_with_the_reason() {
     let zero = refused(r#"{"node":"desk","tool":"echo","timeout_s":0}"#, 422, "invalid").await;
     assert!(zero["hint"].as_str().unwrap().contains("default"));
     refused(r#"{"node":"nas","tool":"node:desk:echo"}"#, 422, "invalid").await;
+    refused(r#"{"node":"desk","tool":"node:desk:echo"}"#, 422, "invalid").await;
+    refused(r#"{"node":"desk","tool":"echo","ttl_s":0.9999999}"#, 422, "invalid").await;
+    refused(r#"{"node":"desk","tool":"echo","tool":"echo"}"#, 422, "invalid").await;
+    refused(r#"{"node":"ABCDEFG","tool":"echo"}"#, 404, "unknown_node").await;
     refused(r#"{"node":"attic","tool":"echo"}"#, 404, "unknown_node").await;
     refused(r#"{"node":"desk","tool":"nope"}"#, 404, "unknown_tool").await;
     for bad in ["a:b", "a/b", "", "\\u0000", "é"] {

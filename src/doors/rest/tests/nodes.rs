@@ -41,8 +41,10 @@ async fn nodes_show_state_tools_and_why() {
     let ambiguous = fake.get(&format!("/api/v1/nodes/{}", twin(1).short())).await.problem(409, "ambiguous_id");
     assert_eq!(ambiguous["choices"].as_array().unwrap().len(), 2);
     fake.get("/api/v1/nodes/attic").await.problem(404, "unknown_node");
-    fake.get(&format!("/api/v1/nodes/{}", "x".repeat(300))).await.problem(404, "unknown_node");
-    fake.get("/api/v1/nodes/a%00b%2F%3A").await.problem(404, "unknown_node");
+    fake.get("/api/v1/nodes/ABCDEFG").await.problem(404, "unknown_node");
+    for odd in [&"x".repeat(300), "a%00b%2F%3A", "-a", "A", "a%20b"] {
+        fake.get(&format!("/api/v1/nodes/{odd}")).await.problem(422, "invalid");
+    }
     let online = fake.get("/api/v1/nodes?state=online").await.ok(200);
     assert_eq!(online["items"].as_array().unwrap().len(), 2);
     fake.get("/api/v1/nodes?state=asleep").await.problem(422, "invalid");
@@ -78,11 +80,11 @@ async fn a_member_changes_tier_and_is_forgotten() {
     let fake = Fake::start().await;
     let node = fake.post("/api/v1/nodes/tv/approve", r#"{"tier":"owner"}"#).await.ok(200);
     assert_eq!(node["tier"], "owner");
-    fake.post("/api/v1/nodes/tv/approve", r#"{"node_id":"telly"}"#).await.problem(422, "invalid");
+    fake.post("/api/v1/nodes/tv/approve", r#"{"node_id":"telly"}"#).await.problem(409, "conflict");
     fake.ask(Method::DELETE, "/api/v1/nodes/nas", None).await.ok(204);
     assert_eq!(fake.books().revoked, [twin(1)]);
     fake.ask(Method::DELETE, "/api/v1/nodes/tv", None).await.problem(403, "not_owner");
-    fake.ask(Method::DELETE, "/api/v1/nodes/desk", None).await.problem(422, "invalid");
+    fake.ask(Method::DELETE, "/api/v1/nodes/desk", None).await.problem(409, "conflict");
     fake.ask(Method::DELETE, "/api/v1/nodes/attic", None).await.problem(404, "unknown_node");
     fake.ask(Method::DELETE, "/api/v1/nodes/phone", None).await.ok(204);
     fake.ask(Method::POST, "/api/v1/pending/phone/reject", None).await.ok(204);
@@ -148,7 +150,8 @@ async fn l02_invites_are_listed_and_taken_back() {
         fake.ask(Method::DELETE, &path, None).await.ok(204);
         assert_eq!(fake.get("/api/v1/invites").await.ok(200)["items"][0]["state"], "void");
     }
-    fake.ask(Method::DELETE, "/api/v1/invites/nothing", None).await.problem(404, "invite_unknown");
+    fake.ask(Method::DELETE, "/api/v1/invites/nothing", None).await.problem(422, "invalid");
+    fake.ask(Method::DELETE, "/api/v1/invites/abcdefgh234567ab", None).await.problem(404, "invite_unknown");
     fake.books().invites[0].state = InviteState::Used(key(5).peer_id());
     assert_eq!(
         fake.get("/api/v1/invites").await.ok(200)["items"][0]["used_by"]["peer_id"],

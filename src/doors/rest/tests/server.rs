@@ -285,5 +285,5 @@ async fn doctor_logs_metrics_and_description() {
     ids.dedup();
     assert_eq!(ids.len(), all, "each operation has an id of its own");
     assert_eq!(api["openapi"].as_str().unwrap().get(..3), Some("3.1"));
-    assert!(api["paths"]["/api/v1/calls/{id}/result"]["get"]["responses"]["default"].is_object());
+    assert!(api["paths"]["/api/v1/calls/{id}/result"]["get"]["responses"]["410"].is_object());
 }

@@ -259,7 +259,7 @@ impl Book {
     }
 
     pub(crate) fn count_open(&self) -> usize {
-        self.open.values().filter(|open| !open.ended()).count()
+        self.shares.count_open()
     }
 
     /// Number of calls of another origin that have room here still.
@@ -338,6 +338,9 @@ impl Book {
 
     /// Reads headers again for which there is room now.
     pub(crate) fn read_deferred(&mut self, facts: &Facts<'_>, fx: &mut Effects<'_>) {
+        if self.deferred.poll_timeout().is_none_or(|at| fx.now.mono_ms < at) {
+            return;
+        }
         let mut rooms: BTreeMap<PeerId, u64> = BTreeMap::new();
         for origin in self.deferred.origins() {
             rooms.insert(origin, self.room(&origin, true, facts.trust, facts.config()));
@@ -397,11 +400,13 @@ impl Book {
         let keys_max = facts.config().budgets.of(facts.trust.tier(&entry.author)).keys * TIMES as usize;
         // One that its target will deny binds nothing.
         let key = header.client_key.as_ref().filter(|_| policy::permits_call(&entry.author, &header, facts));
+        if key.is_some() {
+            self.forget_keys(fx);
+        }
         if let Some(key) = key.filter(|_| self.keys_of(&entry.author) < keys_max) {
             let key = key_id(&entry.author, &header.principal, key, facts.trust);
             let fingerprint = request_fingerprint(&header.target, header.tool.as_str(), &header.arguments);
             let until_ms = fx.age_ms + header.ttl_ms + 24 * 3600 * 1000;
-            self.forget_keys(fx);
             if !self.keys.contains_key(&key) {
                 let row = KeyRow { id, fingerprint, target: header.target, until_ms };
                 fx.put(rows::client_key(&key), &row);
@@ -795,8 +800,8 @@ impl Book {
         self.keys.insert(key, row);
     }
 
-    /// Forgets some keys whose time is over.
-    fn forget_keys(&mut self, fx: &mut Effects<'_>) {
+    /// Forgets some keys whose time is over. Before keys are counted: or whoever has used up all of his would stay so.
+    pub(crate) fn forget_keys(&mut self, fx: &mut Effects<'_>) {
         for _ in 0..KEYS_FORGOTTEN_AT_ONCE {
             let Some((_, key)) = self.keys_end.first().copied().filter(|(until_ms, _)| *until_ms <= fx.age_ms) else {
                 return;

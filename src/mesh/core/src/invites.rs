@@ -43,7 +43,7 @@ impl Invites {
         }
         let is_open = |row: &&InviteRow| row.used_by.is_none() && !row.void && row.expires_ms > now;
         if self.0.values().filter(is_open).count() >= limits::INVITES_MAX {
-            return Err(Refusal::Invalid(format!("{} invites are open already", limits::INVITES_MAX)));
+            return Err(Refusal::Full(format!("{} invites are open already", limits::INVITES_MAX)));
         }
         if self.0.len() >= limits::INVITES_KEPT_MAX {
             // The one that has been over for longest tells nobody anything any more.

@@ -383,6 +383,9 @@ pub enum Refusal {
     /// A value is out of its limits.
     #[error("{0}")]
     Invalid(String),
+    /// There are as many as there may be.
+    #[error("{0}")]
+    Full(String),
     /// No such invite at this peer.
     #[error("this code is not known here")]
     InviteUnknown,

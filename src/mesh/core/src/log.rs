@@ -71,6 +71,15 @@ struct Neighbour {
     digest_deferred: bool,
 }
 
+impl Neighbour {
+    /// When a digest is owed to it, or an answer to its own.
+    fn poll_timeout(&self) -> Option<u64> {
+        let answer = self.asked.is_some().then(|| self.answered_until.saturating_sub(DIGEST_BURST_MS));
+        let digest = self.digest_deferred.then_some(self.next_digest);
+        answer.into_iter().chain(digest).min()
+    }
+}
+
 /// All authors' heads, and what the neighbours have.
 #[derive(Debug, Clone)]
 pub(crate) struct Logs {
@@ -515,8 +524,9 @@ impl Logs {
             knows.get(&(from, row.incarnation)).copied()
         };
         let mut ranges = Vec::new();
-        let refuses = self.neighbours.get(&from).map(|neighbour| neighbour.refuses.clone()).unwrap_or_default();
-        for row in self.digest().into_iter().filter(|row| !refuses.contains(&row.author)) {
+        let refuses = self.neighbours.get(&from).map(|neighbour| &neighbour.refuses);
+        let takes = |row: &DigestRow| refuses.is_none_or(|refuses| !refuses.contains(&row.author));
+        for row in self.digest().into_iter().filter(takes) {
             let has = theirs.get(&(row.author, row.incarnation)).copied().max(told_here(&row)).unwrap_or(0);
             let stands = trust.standing(&row.author, row.incarnation, row.seq);
             // What its author lacks of its own log, a restored store has lost.
@@ -600,6 +610,9 @@ impl Logs {
     /// True when all neighbours have been asked for what this peer lacks of bodies, and something is still lacking.
     pub(crate) fn handle_timeout(&mut self, every_ms: u64, trust: &Trust, fx: &mut Effects<'_>) -> bool {
         let now = fx.now.mono_ms;
+        if self.poll_timeout().is_none_or(|at| now < at) {
+            return false;
+        }
         if self.spending.poll_timeout().is_some_and(|at| at <= now) {
             self.resume_stopped(trust, fx);
         }
@@ -649,12 +662,9 @@ impl Logs {
     }
 
     pub(crate) fn poll_timeout(&self) -> Option<u64> {
-        let asked = self.neighbours.values().filter(|neighbour| neighbour.asked.is_some());
-        let asked = asked.map(|neighbour| neighbour.answered_until.saturating_sub(DIGEST_BURST_MS));
-        let owed = self.neighbours.values().filter(|neighbour| neighbour.digest_deferred).map(|n| n.next_digest);
         let sync = (!self.neighbours.is_empty()).then_some(self.next_sync);
-        let timers = [self.dropped.poll_timeout(), self.spending.poll_timeout(), self.bodies.poll_timeout()];
-        owed.chain(asked).chain(sync).chain(timers.into_iter().flatten()).min()
+        let timers = [sync, self.dropped.poll_timeout(), self.spending.poll_timeout(), self.bodies.poll_timeout()];
+        self.neighbours.values().filter_map(Neighbour::poll_timeout).chain(timers.into_iter().flatten()).min()
     }
 }
 

@@ -37,7 +37,7 @@ pub(crate) fn approve(
     let (trust, peer) = (facts.trust, key.peer_id());
     let known = trust.member(&peer);
     if known.is_none() && trust.membership().members.len() >= limits::PEERS_MAX {
-        return Err(Refusal::Invalid(format!("a mesh has at most {} peers", limits::PEERS_MAX)));
+        return Err(Refusal::Full(format!("a mesh has at most {} peers", limits::PEERS_MAX)));
     }
     if known.is_some_and(|member| member.tier == tier) {
         return Ok(None);

@@ -1,6 +1,6 @@
 //! Spending: what every author has used up of its budget, and whose log has stopped here for it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Deserialize;
 
@@ -12,6 +12,7 @@ use crate::ids::{PeerId, ReqId};
 use crate::io::{Fact, Now, StoppedLog};
 use crate::limits;
 use crate::protocol_rule::ProtocolRule;
+use crate::record::Tier;
 use crate::rows::{self, BudgetRow, Row as _};
 use crate::trust::Trust;
 
@@ -23,8 +24,9 @@ const ANSWERS_CHARGED_MAX: usize = 8;
 
 /// The budget of a peer. Who was an owner once has written more than others may, so its log is not held to less.
 fn budget_of(budgets: &Budgets, peer: &PeerId, trust: &Trust) -> Budget {
-    let budget = *budgets.of(trust.tier(peer));
-    if trust.was_owner(peer) {
+    let tier = trust.tier(peer);
+    let budget = *budgets.of(tier);
+    if tier != Some(Tier::Owner) && trust.was_owner(peer) {
         let Budget { log, answers, .. } = budgets.owner;
         return Budget { log, answers, ..budget };
     }
@@ -61,7 +63,6 @@ struct Account {
     hour: (Bucket, Bucket),
     /// Of ourselves: the calls that our doors accepted.
     calls: Bucket,
-    stopped: Option<Stopped>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -72,6 +73,14 @@ struct Stopped {
 }
 
 impl Account {
+    /// True if its row is off by much.
+    fn is_off(&self) -> bool {
+        let off = |a: Amount, b: Amount| {
+            a.entries.abs_diff(b.entries) >= SAVE_AFTER.entries || a.bytes.abs_diff(b.bytes) >= SAVE_AFTER.bytes
+        };
+        off(self.held.log, self.saved.log) || off(self.held.answers, self.saved.answers)
+    }
+
     fn charge_hour(&mut self, amount: Amount, limit: Amount, now: u64) {
         for (bucket, n, limit) in
             [(&mut self.hour.0, amount.entries, limit.entries), (&mut self.hour.1, amount.bytes, limit.bytes)]
@@ -146,11 +155,15 @@ pub(crate) const fn is_charged_to_origin(has_say: bool, known: usize) -> bool {
 pub(crate) struct Spending {
     budgets: Budgets,
     accounts: BTreeMap<PeerId, Account>,
+    /// Authors whose logs are stopped: every step asks, and mostly there is none.
+    stopped: BTreeMap<PeerId, Stopped>,
+    /// Authors whose rows are off by much.
+    unsaved: BTreeSet<PeerId>,
 }
 
 impl Spending {
     pub(crate) fn new(budgets: Budgets) -> Self {
-        Self { budgets, accounts: BTreeMap::new() }
+        Self { budgets, accounts: BTreeMap::new(), stopped: BTreeMap::new(), unsaved: BTreeSet::new() }
     }
 
     /// Takes back a row of [`crate::io::Space::Meta`]; others are none of its business.
@@ -164,26 +177,26 @@ impl Spending {
 
     /// True if the log of this author is stopped.
     pub(crate) fn is_stopped(&self, author: &PeerId) -> bool {
-        self.accounts.get(author).is_some_and(|account| account.stopped.is_some())
+        self.stopped.contains_key(author)
     }
 
     /// Authors whose logs are stopped.
     pub(crate) fn stopped_authors(&self) -> impl Iterator<Item = PeerId> + '_ {
-        self.accounts.iter().filter(|(_, account)| account.stopped.is_some()).map(|(author, _)| *author)
+        self.stopped.keys().copied()
     }
 
     /// Takes an entry of another author that comes in its place, or stops its log.
     pub(crate) fn takes(&mut self, entry: &SignedEntry, charge: Charge, trust: &Trust, fx: &mut Effects<'_>) -> bool {
         let (author, amount) = (entry.author, amount(entry));
         let budget = budget_of(&self.budgets, &author, trust);
-        let account = self.accounts.entry(author).or_default();
-        if account.stopped.is_some() {
+        if self.is_stopped(&author) {
             return false;
         }
+        let account = self.accounts.entry(author).or_default();
         let live = entry.entry.hlc >> 16 >= fx.now.wall_ms.saturating_sub(HOUR_MS);
         let over = over(account, entry, charge, live, &budget, fx.now);
         if let Some(stopped) = over.filter(|_| fx.enforces(ProtocolRule::LogBudget)) {
-            account.stopped = Some(stopped);
+            self.stopped.insert(author, stopped);
             fx.view_changed = true;
             fx.fact(Fact::Warning("is over its budget here; its newer entries wait", author));
             return false;
@@ -209,8 +222,11 @@ impl Spending {
     }
 
     fn hold(&mut self, author: PeerId, answer: bool, amount: Amount) {
-        let held = &mut self.accounts.entry(author).or_default().held;
-        if answer { &mut held.answers } else { &mut held.log }.add(amount);
+        let account = self.accounts.entry(author).or_default();
+        if answer { &mut account.held.answers } else { &mut account.held.log }.add(amount);
+        if account.is_off() {
+            self.unsaved.insert(author);
+        }
     }
 
     /// An entry's row is deleted.
@@ -219,6 +235,9 @@ impl Spending {
         if let Some(account) = self.accounts.get_mut(&entry.author) {
             let answer = is_answer(entry);
             if answer { &mut account.held.answers } else { &mut account.held.log }.take(amount);
+            if account.is_off() {
+                self.unsaved.insert(entry.author);
+            }
         }
     }
 
@@ -258,11 +277,11 @@ impl Spending {
 
     /// Lets logs go on whose time has come, or that have room again. True if there are any.
     pub(crate) fn resume(&mut self, trust: &Trust, fx: &mut Effects<'_>) -> bool {
-        let (now, budgets) = (fx.now.mono_ms, self.budgets);
-        let mut resumed = false;
-        for (author, account) in &mut self.accounts {
-            let Some(stopped) = account.stopped else { continue };
-            let budget = budget_of(&budgets, author, trust);
+        let now = fx.now.mono_ms;
+        let before = self.stopped.len();
+        self.stopped.retain(|author, stopped| {
+            let budget = budget_of(&self.budgets, author, trust);
+            let account = self.accounts.entry(*author).or_default();
             let one = Amount::one(limits::CALL_ENTRY_BYTES_MAX as u64);
             let goes_on = match stopped.over {
                 OverBudget::PerHour(_) => account.hour_wait(one, budget.per_hour, TIMES, true, now) == 0,
@@ -272,27 +291,23 @@ impl Spending {
                 OverBudget::EntryBytes(_) => false,
                 OverBudget::Open(_) | OverBudget::Blobs(_) | OverBudget::Keys(_) | OverBudget::Rate(_) => true,
             };
-            if goes_on {
-                account.stopped = None;
-                resumed = true;
-            }
-        }
+            !goes_on
+        });
+        let resumed = self.stopped.len() < before;
         fx.view_changed |= resumed;
         resumed
     }
 
     /// The log of this author has stepped over what it says is gone, perhaps over the entry at which it stopped.
     pub(crate) fn note_step(&mut self, author: &PeerId) {
-        if let Some(account) = self.accounts.get_mut(author)
-            && account.stopped.is_some_and(|stopped| matches!(stopped.over, OverBudget::EntryBytes(_)))
-        {
-            account.stopped = None;
+        if self.stopped.get(author).is_some_and(|stopped| matches!(stopped.over, OverBudget::EntryBytes(_))) {
+            self.stopped.remove(author);
         }
     }
 
     /// When [`Self::resume`] is due.
     pub(crate) fn poll_timeout(&self) -> Option<u64> {
-        self.accounts.values().filter_map(|account| account.stopped?.until).min()
+        self.stopped.values().filter_map(|stopped| stopped.until).min()
     }
 
     /// Writes what has changed by much, in a batch that is written anyway.
@@ -300,14 +315,10 @@ impl Spending {
         if fx.writes.is_empty() {
             return;
         }
-        for (author, account) in &mut self.accounts {
-            let (held, saved) = (account.held, account.saved);
-            let off = |a: Amount, b: Amount| {
-                a.entries.abs_diff(b.entries) >= SAVE_AFTER.entries || a.bytes.abs_diff(b.bytes) >= SAVE_AFTER.bytes
-            };
-            if off(held.log, saved.log) || off(held.answers, saved.answers) {
-                account.saved = held;
-                fx.put(rows::budget(author), &held);
+        for author in std::mem::take(&mut self.unsaved) {
+            if let Some(account) = self.accounts.get_mut(&author).filter(|account| account.is_off()) {
+                account.saved = account.held;
+                fx.put(rows::budget(&author), &account.held);
             }
         }
     }
@@ -323,14 +334,13 @@ impl Spending {
 
     /// Logs that are stopped here, for people. `held`: the place of the newest entry that is held of an author.
     pub(crate) fn stopped(&self, held: impl Fn(&PeerId) -> u64, now: Now) -> Vec<StoppedLog> {
-        let stopped = self.accounts.iter().filter_map(|(author, account)| Some((author, account.stopped?)));
-        let view = |(author, stopped): (&PeerId, Stopped)| StoppedLog {
+        let view = |(author, stopped): (&PeerId, &Stopped)| StoppedLog {
             peer: *author,
             at: held(author),
             over: stopped.over,
             until_ms: stopped.until.map(|until| now.wall_ms + until.saturating_sub(now.mono_ms)),
         };
-        stopped.map(view).collect()
+        self.stopped.iter().map(view).collect()
     }
 }
 

@@ -290,7 +290,7 @@ impl Trust {
     }
 
     /// Hash over the membership changes that count, in the order of their hashes.
-    pub(crate) fn fingerprint(&self) -> Hash {
+    pub(crate) const fn fingerprint(&self) -> Hash {
         self.fingerprint
     }
 
@@ -355,6 +355,11 @@ impl Trust {
     pub(crate) fn poll_timeout(&self) -> Option<u64> {
         let waits_ms = (self.records.len() as u64).saturating_sub(JUDGED_AT_ONCE) / CHANGES_PER_MS;
         (!self.unjudged.records.is_empty()).then(|| self.judged_ms.saturating_add(waits_ms))
+    }
+
+    /// A frame is over that leaves nothing to be judged.
+    pub(crate) const fn end_frame(&mut self) {
+        self.unjudged.early = 0;
     }
 
     /// Judges the set, if changes were taken since. `ends`: the frame or command is over.

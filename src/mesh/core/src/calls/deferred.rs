@@ -64,12 +64,9 @@ impl Deferred {
         self.retain(|place, _| !of(&place.author));
     }
 
-    /// Reads as many of each origin as it has room for.
+    /// Once it is due: reads as many of each origin as it has room for.
     pub(super) fn handle_timeout(&mut self, mut rooms: BTreeMap<PeerId, u64>, logs: &Logs, fx: &mut Effects<'_>) {
         let now = fx.now.mono_ms;
-        if self.poll_timeout().is_none_or(|at| now < at) {
-            return;
-        }
         self.next_ms = now + LOOK_EVERY_MS;
         self.retain(|place, until| until > now && !logs.is_dropped((place.author, place.incarnation), place.seq));
         let mut has_room = |place: &&Place| {
@@ -105,5 +102,28 @@ fn uncount(of_author: &mut BTreeMap<PeerId, usize>, author: &PeerId) {
         if *count == 0 {
             of_author.remove(author);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::Incarnation;
+    use crate::test_kit::id;
+
+    #[test]
+    fn s05_headers_of_one_author_that_wait_keep_out_nobody_elses() {
+        let (liar, other) = (id(1), id(2));
+        let place = |author: &PeerId, seq| Place { author: *author, incarnation: Incarnation(1), seq };
+        let mut deferred = Deferred::default();
+        for seq in 1..=20_000 {
+            deferred.keep(place(&liar, seq), 60_000, 1_000, 0);
+        }
+        deferred.keep(place(&other, 1), 60_000, 1_000, 0);
+        assert_eq!(deferred.left_ms(&place(&liar, 1_000), 0), Some(60_000));
+        assert_eq!(deferred.left_ms(&place(&liar, 1_001), 0), None, "so many of one author");
+        assert_eq!(deferred.left_ms(&place(&other, 1), 0), Some(60_000));
+        deferred.forget(|author| *author == liar);
+        assert_eq!(deferred.origins(), [other], "and of the forgotten none");
     }
 }

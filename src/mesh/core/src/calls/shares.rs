@@ -158,6 +158,11 @@ impl Shares {
         whole.saturating_sub(self.foreign).min(share)
     }
 
+    /// Number of open calls.
+    pub(super) fn count_open(&self) -> usize {
+        self.by_origin.values().map(|share| share.open.entries as usize).sum()
+    }
+
     /// Open calls by origin.
     pub(super) fn open(&self) -> impl Iterator<Item = (PeerId, Amount)> + '_ {
         self.by_origin.iter().map(|(origin, share)| (*origin, share.open)).filter(|(_, open)| open.entries > 0)
@@ -186,12 +191,12 @@ mod tests {
         for call in &calls {
             shares.add(call, origin, me);
         }
-        assert_eq!(shares.room(&origin, true, true, &budget, &config), 0);
+        assert_eq!((shares.room(&origin, true, true, &budget, &config), shares.count_open()), (0, 4));
         for (arrival, call) in calls.iter().enumerate() {
             shares.remove(call, origin, me);
             assert!(shares.add_ended(call.id, origin, arrival as u64, 100).is_empty());
         }
-        assert_eq!(shares.room(&origin, true, true, &budget, &config), 4);
+        assert_eq!((shares.room(&origin, true, true, &budget, &config), shares.count_open()), (4, 0));
         let large = header(&origin, 5, id(2), "t").id;
         let oldest = shares.add_ended(large, origin, 9, limits::ENDED_BYTES_MAX - 300);
         assert_eq!(oldest, [calls[0].id], "the oldest leaves the book");

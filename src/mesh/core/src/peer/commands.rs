@@ -62,6 +62,9 @@ impl Peer {
         if self.incarnations.is_used_up() {
             self.start_incarnation(fx);
         }
+        if new.client_key.is_some() {
+            self.book.forget_keys(fx);
+        }
         let header = match accept(new, &self.book, &facts!(self), fx)? {
             Accepted::Known(id) => return Ok(Reply::Call { id, created: false }),
             Accepted::New(header) => header,
@@ -87,7 +90,7 @@ impl Peer {
         }
         let me = self.local.me;
         let (mine, for_me, attempt) = (record.origin == me, record.header.target == me, record.attempt);
-        let reason = limits::cut(reason, 500).to_owned();
+        let reason = limits::cut(reason, limits::TEXT_BYTES_MAX).to_owned();
         let cancel = CancelRequest { id, reason: reason.clone(), expired: false };
         self.write_cancel(&cancel, fx);
         if mine && !for_me {

@@ -237,8 +237,10 @@ impl Peer {
     /// Judges the membership changes that were taken, if any were.
     pub(super) fn judge_changes(&mut self, judges: Judges, fx: &mut Effects<'_>) {
         let now = fx.now.mono_ms;
-        if judges == Judges::Due && self.trust.poll_timeout().is_none_or(|due| due > now) {
-            return;
+        match self.trust.poll_timeout() {
+            None => return self.trust.end_frame(),
+            Some(due) if due > now && judges == Judges::Due => return,
+            Some(_) => {}
         }
         let was_excluded = self.is_excluded();
         let was_owner = self.trust.is_owner(&self.local.me);

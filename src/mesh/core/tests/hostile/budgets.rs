@@ -196,3 +196,71 @@ fn s31_digests_are_answered_at_a_pace() {
     let out = honest.pass(2_000);
     assert!(out.iter().any(|output| matches!(output, Output::Send(_, Frame::Entries { .. }))), "the last one waits");
 }
+
+#[test]
+fn s05_client_keys_are_few_and_leave_memory_when_their_time_is_over() {
+    const DAY_MS: u64 = 24 * 3600 * 1000;
+    let mut honest = small(|guest| guest.keys = 3);
+    let mut liar = honest.author(1);
+    honest.admit(&liar, Tier::Shared);
+    let me = honest.id();
+    let mut asks = |honest: &mut Honest, counter: u64| {
+        let client_key = Some(format!("key-{counter}"));
+        let call = Header { client_key, ..test_kit::header(&liar.id(), counter, me, "append") };
+        let entry = liar.says(Kind::CALL, encode(&call));
+        honest.hears(&liar, pushed(entry));
+        honest.machine.disk.state().keys(Space::Keys).count()
+    };
+    let kept = (1..=20).map(|counter| asks(&mut honest, counter)).max();
+    assert_eq!(kept, Some(6), "others allow twice of it");
+    let later = honest.now;
+    honest.now = Now { mono_ms: later.mono_ms + 2 * DAY_MS, wall_ms: later.wall_ms + 2 * DAY_MS };
+    honest.step(Input::Wake);
+    assert_eq!(asks(&mut honest, 21), 1, "those whose time is over are gone, and there is room for one more");
+}
+
+#[test]
+fn s05_whoever_has_used_up_its_keys_has_some_again_when_their_time_is_over() {
+    const DAY_MS: u64 = 24 * 3600 * 1000;
+    let mut honest = Honest::new();
+    honest.machine.config.budgets.owner.keys = 3;
+    honest.crash();
+    honest.pass(4_000);
+    let me = honest.id();
+    let asks = |honest: &mut Honest, key: u64| {
+        let client_key = Some(format!("key-{key}"));
+        honest.ask(Command::Call(NewCall { client_key, ..test_kit::call(&me, "append") }))
+    };
+    for key in 1..=3 {
+        assert!(matches!(asks(&mut honest, key), Reply::Call { created: true, .. }));
+    }
+    let refused = asks(&mut honest, 4);
+    assert!(matches!(refused, Reply::Refused(Refusal::OverBudget { over: OverBudget::Keys(3), .. })), "{refused:?}");
+    let later = honest.now;
+    honest.now = Now { mono_ms: later.mono_ms + 2 * DAY_MS, wall_ms: later.wall_ms + 2 * DAY_MS };
+    honest.step(Input::Wake);
+    assert!(matches!(asks(&mut honest, 4), Reply::Call { created: true, .. }));
+}
+
+#[test]
+fn s05_a_dispatch_brings_no_more_headers_into_the_book_than_the_share_of_their_origin() {
+    let mut honest = small(|guest| guest.open = few(5));
+    let (mut liar, accomplice) = (honest.author(1), honest.author(2));
+    honest.admit(&liar, Tier::Shared);
+    honest.admit(&accomplice, Tier::Owner);
+    let me = honest.id();
+    let led = honest.peer().view().gateway.unwrap();
+    honest.hears(&accomplice, Frame::Digest { rows: Vec::new(), changes: Hash::ZERO });
+    let epoch = Epoch { counter: led.counter + 1, class: 3, peer: accomplice.id() };
+    let mut busy = 0;
+    for counter in 1..=50 {
+        let header = liar.says(Kind::CALL, encode(&header(&liar.id(), counter, me)));
+        let claim = Claim::sign(&accomplice.key, accomplice.mesh, epoch, 1);
+        let dispatch = Dispatch { claim, header, attempt: 1, left_ms: 60_000 };
+        let out = honest.hears(&accomplice, Frame::Dispatch(dispatch));
+        let is_busy = |o: &Output| matches!(o, Output::Send(_, Frame::Answer(Answer { what: AnswerKind::Busy, .. })));
+        busy += usize::from(out.iter().any(is_busy));
+    }
+    assert!(honest.peer().open_count() <= 10, "twice of what it allows itself: {}", honest.peer().open_count());
+    assert!(busy >= 40, "{busy}");
+}

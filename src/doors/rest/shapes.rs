@@ -1,0 +1,612 @@
+//! Values as clients write them: names, ids, cursors, words, numbers. Each type reads its text, and brings the pattern and
+//! the bounds that the description of the API shows. A test holds the two together: what a type reads fits its pattern,
+//! and what fits the pattern is read, unless the type has a `format`, which says more than a pattern can.
+//!
+//! Only the shape is judged here. A well-formed name that nobody has is the business of the operation.
+
+use std::fmt;
+use std::time::Duration;
+
+use mesh_core::ids::{NodeId, ReqId, ToolName};
+use mesh_core::limits;
+use mesh_core::names::PREFIX_MIN;
+use serde::de::Visitor;
+use serde::{Deserialize, Deserializer};
+use tracing::Level;
+use utoipa::openapi::schema::{ObjectBuilder, Schema, SchemaFormat, Type};
+use utoipa::openapi::{Object, RefOr};
+use utoipa::{PartialSchema, ToSchema};
+
+use crate::config::QUIC_PORT_DEFAULT;
+use crate::doors::ops;
+use crate::mesh::check_words::CheckWords;
+use crate::mesh::invite::{InviteCode, InviteCodeError};
+use crate::mesh::transport::Address;
+use crate::mesh::{CallCursor, CallStateFilter};
+use crate::status::{ErrorCode, OpError};
+
+/// A value that is read from a text: a part of the path, of the query or of a body, or a header.
+pub(super) trait Shape: Sized {
+    /// Reads it. The error is a sentence without a dot, fit for a person.
+    fn read(text: &str) -> Result<Self, String>;
+}
+
+/// `text` for an error: short, and without what could steer a terminal.
+fn shown(text: &str) -> String {
+    text.chars().take(40).flat_map(char::escape_default).collect()
+}
+
+/// Declares types by pattern, lengths, example and reader.
+macro_rules! texts {
+    ($($(#[$doc:meta])* $name:ident($of:ty) {
+        pattern $pattern:expr, length $min:literal..=$max:expr, $(format $format:literal,)? example $example:expr, read $read:expr
+    })*) => {
+        $(
+            $(#[$doc])*
+            #[derive(Debug, Clone)]
+            pub(super) struct $name(pub(super) $of);
+
+            impl Shape for $name {
+                fn read(text: &str) -> Result<Self, String> {
+                    let read: fn(&str) -> Result<$of, String> = $read;
+                    read(text).map(Self)
+                }
+            }
+
+            impl PartialSchema for $name {
+                fn schema() -> RefOr<Schema> {
+                    let text = ObjectBuilder::new().schema_type(Type::String).pattern(Some($pattern));
+                    let text = text.examples([$example]);
+                    // A pattern beside a format has its bounds in itself: of a text with a checksum there is no shortest one.
+                    let formats: &[&str] = &[$($format)?];
+                    match formats.first() {
+                        Some(format) => text.format(Some(SchemaFormat::Custom((*format).to_owned()))).into(),
+                        None => text.min_length(Some($min)).max_length(Some($max)).into(),
+                    }
+                }
+            }
+
+            impl ToSchema for $name {}
+
+            impl<'de> Deserialize<'de> for $name {
+                fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                    let text = String::deserialize(deserializer)?;
+                    Self::read(&text).map_err(serde::de::Error::custom)
+                }
+            }
+        )*
+
+        #[cfg(test)]
+        const TEXTS: &[tests::Text] = &[$(tests::Text {
+            name: stringify!($name),
+            pattern: $pattern,
+            length: $min..=$max,
+            example: $example,
+            has_format: { let formats: &[&str] = &[$($format)?]; !formats.is_empty() },
+            reads: |text| <$name as Shape>::read(text).is_ok(),
+        },)*];
+    };
+}
+
+/// Patterns share their parts.
+macro_rules! name {
+    () => {
+        "[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
+    };
+}
+macro_rules! device {
+    () => {
+        concat!("(", name!(), "|[A-Za-z2-7]{7,52})")
+    };
+}
+macro_rules! tool {
+    () => {
+        "[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
+    };
+}
+macro_rules! topics {
+    () => {
+        "(gateway|nodes|call|pending|nearby|warning)"
+    };
+}
+
+/// Words of the topics of events.
+pub(super) const TOPICS: [&str; 6] = ["gateway", "nodes", "call", "pending", "nearby", "warning"];
+/// Characters of a peer id.
+const PEER_ID_LEN: usize = 52;
+/// Longest name of a node.
+const NODE_ID_MAX: usize = 63;
+/// Longest name of a tool.
+const TOOL_NAME_MAX: usize = 64;
+/// Longest run of spaces and hyphens around words.
+const GAP_MAX: usize = 9;
+/// Longest text of words, code and address of another device; each is far more than any of them has.
+const WORDS_MAX: usize = 4 * 8 + 5 * GAP_MAX;
+const CODE_MAX: usize = 2048;
+const ADDRESS_MAX: usize = 300;
+
+texts! {
+    /// Id of a call.
+    CallId(ReqId) {
+        // 128 bits in 26 characters of 5: two bits of the last one are 0.
+        pattern "^[0-9A-TV-Za-tv-z]{25}[048CGMORWcgmorw]$", length 26..=26,
+        example "2nzv4a80000000000000000004",
+        read |text| text.parse().map_err(|error: mesh_core::ids::InvalidId| error.to_string())
+    }
+
+    /// A device: its name, its peer id, or a prefix of that of at least 7 characters.
+    DeviceRef(String) {
+        pattern concat!("^", device!(), "$"), length 1..=NODE_ID_MAX,
+        example "attic",
+        read |text| {
+            let is_prefix = (PREFIX_MIN..=PEER_ID_LEN).contains(&text.len())
+                && text.bytes().all(|byte| byte.is_ascii_alphabetic() || matches!(byte, b'2'..=b'7'));
+            if is_prefix || text.parse::<NodeId>().is_ok() {
+                return Ok(text.to_owned());
+            }
+            Err(format!(
+                "`{}` names no device: a name has 1 to 63 of a-z, 0-9 and -, a peer id or its beginning 7 to 52 of a-z and 2-7",
+                shown(text)
+            ))
+        }
+    }
+
+    /// Name of a device.
+    NodeName(NodeId) {
+        pattern concat!("^", name!(), "$"), length 1..=NODE_ID_MAX,
+        example "attic",
+        read |text| text.parse().map_err(|error: mesh_core::ids::InvalidId| error.to_string())
+    }
+
+    /// Name of a tool, on the device that is named beside it.
+    NameOfTool(ToolName) {
+        pattern concat!("^", tool!(), "$"), length 1..=TOOL_NAME_MAX,
+        example "device.info",
+        read |text| text.parse().map_err(|error: mesh_core::ids::InvalidId| error.to_string())
+    }
+
+    /// Address of a tool: its device and its name.
+    ToolAddress((String, ToolName)) {
+        pattern concat!("^node:", device!(), ":", tool!(), "$"), length 8..=5 + NODE_ID_MAX + 1 + TOOL_NAME_MAX,
+        example "node:attic:device.info",
+        read |text| {
+            let (device, tool) = text.strip_prefix("node:").and_then(|rest| rest.split_once(':')).ok_or_else(|| {
+                format!("`{}` is no address of a tool, such as `node:attic:device.info`", shown(text))
+            })?;
+            Ok((DeviceRef::read(device)?.0, NameOfTool::read(tool)?.0))
+        }
+    }
+
+    /// Place in the list of calls.
+    CallsCursor(CallCursor) {
+        pattern "^[A-Za-z0-9_-]{32}$", length 32..=32,
+        example "AAABjx8pbAAAAAAAAAAAAAAAAAAAAAAA",
+        read |text| {
+            let read = || {
+                let bytes = data_encoding::BASE64URL_NOPAD.decode(text.as_bytes()).ok()?;
+                let (time, id) = bytes.split_first_chunk::<8>()?;
+                Some(CallCursor { accepted_ms: u64::from_be_bytes(*time), id: ReqId::from_slice(id)? })
+            };
+            read().ok_or_else(|| "`cursor` is not one that this route gave out".to_owned())
+        }
+    }
+
+    /// Place in the log: a run of the agent, and a line of it.
+    LogCursor((u64, u64)) {
+        pattern "^[0-9a-f]{1,16}-[0-9]{1,19}$", length 3..=36,
+        example "19a8c2f4e10-42",
+        read |text| {
+            let is_hex = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit() || matches!(byte, b'a'..=b'f'));
+            let read = || {
+                let (run, line) = text.split_once('-')?;
+                let fits = is_hex(run) && run.len() <= 16 && line.len() <= 19 && line.bytes().all(|byte| byte.is_ascii_digit());
+                if fits { Some((u64::from_str_radix(run, 16).ok()?, line.parse().ok()?)) } else { None }
+            };
+            read().ok_or_else(|| "`cursor` is not one that this route gave out".to_owned())
+        }
+    }
+
+    /// Id of an invite.
+    InviteId(String) {
+        pattern "^[a-z2-7]{16}$", length 16..=16,
+        example "mjv67tkxorooqgwi",
+        read |text| base32("id of an invite", text, 16)
+    }
+
+    /// Id of a token.
+    TokenId(String) {
+        pattern "^[a-z2-7]{10}$", length 10..=10,
+        example "mjv67tkxor",
+        read |text| base32("id of a token", text, 10)
+    }
+
+    /// Name of a token, for people.
+    TokenName(String) {
+        pattern "^[^\\x00-\\x1f\\x7f-\\x9f]*$", length 0..=ops::tokens::TOKEN_NAME_MAX,
+        example "backup of the attic",
+        read |text| {
+            let max = ops::tokens::TOKEN_NAME_MAX;
+            if text.chars().count() > max || text.chars().any(char::is_control) {
+                return Err(format!("a token's name has at most {max} characters, none of them a control character"));
+            }
+            Ok(text.to_owned())
+        }
+    }
+
+    /// Reason for people.
+    Reason(String) {
+        pattern "^[^\\x00]*$", length 0..=ops::calls::REASON_MAX,
+        example "not needed any more",
+        read |text| {
+            let max = ops::calls::REASON_MAX;
+            if text.chars().count() > max || text.contains('\0') {
+                return Err(format!("a reason has at most {max} characters, and no NUL"));
+            }
+            Ok(text.to_owned())
+        }
+    }
+
+    /// Name that a client gives to a call of its own.
+    ClientKey(String) {
+        pattern "^[!-~]([ -~]{0,253}[!-~])?$", length 1..=limits::CLIENT_KEY_BYTES_MAX,
+        example "lamp-2026-11-26",
+        read |text| {
+            let max = limits::CLIENT_KEY_BYTES_MAX;
+            let is_printable = text.bytes().all(|byte| matches!(byte, b' '..=b'~'));
+            if (1..=max).contains(&text.len()) && is_printable && text.trim() == text {
+                return Ok(text.to_owned());
+            }
+            Err(format!("Idempotency-Key must be one value of 1 to {max} printable ASCII characters"))
+        }
+    }
+
+    /// Topics of events, with commas between them.
+    Topics(Vec<String>) {
+        pattern concat!("^", topics!(), "(,", topics!(), "){0,15}$"), length 4..=160,
+        example "call,nodes",
+        read |text| {
+            let words: Vec<_> = text.split(',').collect();
+            if words.len() > 16 {
+                return Err("there are at most 16 topics in a list".to_owned());
+            }
+            let topics = words.into_iter().map(|word| {
+                let known = TOPICS.contains(&word);
+                let unknown = || format!("`{}` is not a topic: {}", shown(word), TOPICS.join(", "));
+                if known { Ok(word.to_owned()) } else { Err(unknown()) }
+            });
+            topics.collect()
+        }
+    }
+
+    /// Check words of a device: four of the list, in any case, with spaces or hyphens between them.
+    Words(CheckWords) {
+        pattern "^[ -]{0,9}[A-Za-z]{3,8}([ -]{1,9}[A-Za-z]{3,8}){3}[ -]{0,9}$", length 15..=WORDS_MAX,
+        format "sigil-check-words",
+        example "abandon ability able about",
+        read |text| {
+            let gap = text.split(|letter: char| letter.is_ascii_alphabetic()).map(str::len).max();
+            if gap > Some(GAP_MAX) || !text.bytes().all(|byte| byte.is_ascii_alphabetic() || matches!(byte, b' ' | b'-')) {
+                return Err(crate::mesh::check_words::NoCheckWords.to_string());
+            }
+            text.parse().map_err(|error: crate::mesh::check_words::NoCheckWords| error.to_string())
+        }
+    }
+
+    /// Code of `sigil invite`: in any case, with space anywhere after `sigil1-`, with a checksum at its end.
+    Code(InviteCode) {
+        pattern "^\\s{0,99}[Ss][Ii][Gg][Ii][Ll]1-[\\s0-9A-TV-Za-tv-z-]{1,2041}$", length 7..=CODE_MAX,
+        format "sigil-code",
+        example "sigil1-c3v367jhtjfvcybj5s6cpqbvv3x9jysn7drws1tn1xe99kx93ab0dsvpey5p3gred5vzksfsnbc8me2b38j6hph1rcrp5p210ffbx10yaqxchj0whwm43g7f6jsk9v3b000038gsdbsjj0g4r00040k5r83ft000000000000000000000004se20hzg0001cq10c0000000000000000000000000b5rb3zc4nf",
+        read |text| {
+            if text.len() > CODE_MAX || text.len() - text.trim_start().len() > 99 {
+                return Err(InviteCodeError::TooLong.to_string());
+            }
+            text.parse().map_err(|error: InviteCodeError| error.to_string())
+        }
+    }
+
+    /// Where a device is: an IP address or a host name, with or without a port.
+    DeviceAddress(Address) {
+        pattern "^[!-~]([ -~]{0,298}[!-~])?$", length 1..=ADDRESS_MAX,
+        format "sigil-address",
+        example "192.0.2.20:7433",
+        read |text| {
+            let is_printable = text.bytes().all(|byte| matches!(byte, b' '..=b'~'));
+            if text.len() > ADDRESS_MAX || !is_printable || text.trim() != text {
+                return Err("an address is one of at most 300 printable ASCII characters, without space around it".to_owned());
+            }
+            Address::of_person(text, QUIC_PORT_DEFAULT).map_err(|error| error.to_string())
+        }
+    }
+}
+
+fn base32(what: &str, text: &str, len: usize) -> Result<String, String> {
+    if text.len() == len && text.bytes().all(|byte| byte.is_ascii_lowercase() || matches!(byte, b'2'..=b'7')) {
+        return Ok(text.to_owned());
+    }
+    Err(format!("`{}` is no {what}: it has {len} of a-z and 2-7", shown(text)))
+}
+
+/// Declares words of which a value is one.
+macro_rules! words {
+    ($($(#[$doc:meta])* $name:ident($of:ty) { $($word:literal)+, what $what:literal, read $read:expr })*) => {$(
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy)]
+        pub(super) struct $name(pub(super) $of);
+
+        impl $name {
+            const WORDS: &[&str] = &[$($word),+];
+        }
+
+        impl Shape for $name {
+            fn read(text: &str) -> Result<Self, String> {
+                let read: fn(&str) -> Option<$of> = $read;
+                let found = Self::WORDS.contains(&text).then(|| read(text)).flatten();
+                found.map(Self).ok_or_else(|| {
+                    format!(concat!("`{}` is not a ", $what, ": it is one of {}"), shown(text), Self::WORDS.join(", "))
+                })
+            }
+        }
+
+        impl PartialSchema for $name {
+            fn schema() -> RefOr<Schema> {
+                ObjectBuilder::new().schema_type(Type::String).enum_values(Some(Self::WORDS.iter().copied())).into()
+            }
+        }
+
+        impl ToSchema for $name {}
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                Self::read(&String::deserialize(deserializer)?).map_err(serde::de::Error::custom)
+            }
+        }
+    )*};
+}
+
+words! {
+    /// States of calls.
+    CallStates(CallStateFilter) {
+        "open" "queued" "ended" "accepted" "dispatched" "running" "done" "failed" "interrupted" "expired" "cancelled"
+        "denied" "undeliverable",
+        what "state", read CallStateFilter::parse
+    }
+
+    /// Severity of log lines.
+    LogLevel(Level) {
+        "error" "warn" "info" "debug" "trace",
+        what "level", read |text| text.parse().ok()
+    }
+}
+
+/// A whole number within bounds, in JSON.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Whole<const MIN: u64, const MAX: u64>(pub(super) u64);
+
+impl<const MIN: u64, const MAX: u64> Whole<MIN, MAX> {
+    fn new(value: u64) -> Result<Self, String> {
+        if (MIN..=MAX).contains(&value) {
+            Ok(Self(value))
+        } else {
+            Err(format!("{value} is not within {MIN} to {MAX}"))
+        }
+    }
+}
+
+/// As the query writes it: digits alone.
+impl<const MIN: u64, const MAX: u64> Shape for Whole<MIN, MAX> {
+    fn read(text: &str) -> Result<Self, String> {
+        let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        let number = is_number.then(|| text.parse().ok()).flatten();
+        let outside = || format!("`{}` is not a whole number within {MIN} to {MAX}", shown(text));
+        number.and_then(|number| Self::new(number).ok()).ok_or_else(outside)
+    }
+}
+
+impl<const MIN: u64, const MAX: u64> PartialSchema for Whole<MIN, MAX> {
+    fn schema() -> RefOr<Schema> {
+        whole(MIN, MAX).into()
+    }
+}
+
+fn whole(min: u64, max: u64) -> Object {
+    let number = ObjectBuilder::new().schema_type(Type::Integer);
+    // Bounds of ours are far below what a number of JSON can hold.
+    number.minimum(Some(min)).maximum(Some(max)).build()
+}
+
+impl<const MIN: u64, const MAX: u64> ToSchema for Whole<MIN, MAX> {
+    fn name() -> std::borrow::Cow<'static, str> {
+        format!("Whole_{MIN}_{MAX}").into()
+    }
+}
+
+impl<'de, const MIN: u64, const MAX: u64> Deserialize<'de> for Whole<MIN, MAX> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Self::new(deserializer.deserialize_any(WholeNumber)?).map_err(serde::de::Error::custom)
+    }
+}
+
+/// Takes `900.0` too: to JSON, and so to those who check against a schema, it is the same number.
+struct WholeNumber;
+
+impl Visitor<'_> for WholeNumber {
+    type Value = u64;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a whole number")
+    }
+
+    fn visit_u64<E: serde::de::Error>(self, value: u64) -> Result<u64, E> {
+        Ok(value)
+    }
+
+    fn visit_f64<E: serde::de::Error>(self, value: f64) -> Result<u64, E> {
+        /// Every whole number below it has a double of its own.
+        const EXACT_MAX: f64 = 9_007_199_254_740_992.0;
+        if value.fract() == 0.0 && (0.0..EXACT_MAX).contains(&value) {
+            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked")]
+            return Ok(value as u64);
+        }
+        Err(E::invalid_type(serde::de::Unexpected::Float(value), &self))
+    }
+}
+
+/// Reads a member of the query, which is a text whatever its type.
+pub(super) fn of_query<'de, T: Shape, D: Deserializer<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
+    T::read(&String::deserialize(deserializer)?).map(Some).map_err(serde::de::Error::custom)
+}
+
+/// Reads a member that may be absent, but not `null`.
+pub(super) fn not_null<'de, T: Deserialize<'de>, D: Deserializer<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
+    T::deserialize(deserializer).map(Some)
+}
+
+/// Bounds of a time in seconds, fractions allowed.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Seconds {
+    /// Member of the body.
+    pub(super) name: &'static str,
+    /// For the description.
+    pub(super) about: &'static str,
+    /// Shortest time; 0 = anything above 0, which counts as at least a millisecond.
+    pub(super) min_s: u32,
+    /// Longest time.
+    pub(super) max_s: u32,
+}
+
+impl Seconds {
+    /// `seconds` in whole milliseconds, rounded up.
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "within bounds of 32 bits")]
+    pub(super) fn read(&self, seconds: f64) -> Result<Duration, OpError> {
+        let Self { name, min_s, max_s, .. } = *self;
+        if seconds > 0.0 && seconds >= f64::from(min_s) && seconds <= f64::from(max_s) {
+            return Ok(Duration::from_millis((seconds * 1000.0).ceil() as u64));
+        }
+        let least = if min_s == 0 { "above 0".to_owned() } else { format!("at least {min_s}") };
+        let fault = OpError::new(ErrorCode::Invalid, format!("{name} must be {least} and at most {max_s} seconds"));
+        Err(if seconds == 0.0 {
+            fault.hint(format!("leave {name} out to get the default; 0 does not mean unlimited"))
+        } else {
+            fault
+        })
+    }
+
+    /// Its schema; null means the same as leaving it out.
+    pub(super) fn schema(&self) -> Object {
+        let types = utoipa::openapi::schema::SchemaType::from_iter([Type::Number, Type::Null]);
+        let number = ObjectBuilder::new().schema_type(types).description(Some(self.about)).maximum(Some(self.max_s));
+        if self.min_s == 0 {
+            number.exclusive_minimum(Some(0)).build()
+        } else {
+            number.minimum(Some(self.min_s)).build()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ops::RangeInclusive;
+
+    use proptest::prelude::*;
+    use proptest::test_runner::{Config, TestRunner};
+    use regex::Regex;
+
+    use super::*;
+
+    pub(super) struct Text {
+        pub(super) name: &'static str,
+        pub(super) pattern: &'static str,
+        pub(super) length: RangeInclusive<usize>,
+        pub(super) example: &'static str,
+        pub(super) has_format: bool,
+        pub(super) reads: fn(&str) -> bool,
+    }
+
+    /// A text that fits, or one that is a little off.
+    fn around(pattern: &str) -> impl Strategy<Value = String> {
+        let fitting = proptest::string::string_regex(pattern.trim_start_matches('^').trim_end_matches('$')).unwrap();
+        let odd = prop_oneof![
+            Just(' '),
+            Just('\n'),
+            Just('-'),
+            Just('_'),
+            Just('8'),
+            Just('u'),
+            Just('ü'),
+            Just('\0'),
+            any::<char>()
+        ];
+        (fitting, any::<prop::sample::Index>(), odd, 0..4_u8).prop_map(|(fitting, at, odd, what)| {
+            let mut letters: Vec<char> = fitting.chars().collect();
+            let at = at.index(letters.len() + 1);
+            match (what, letters.get_mut(at)) {
+                (0, _) => {}
+                (1, Some(letter)) => *letter = odd,
+                (2, Some(_)) => drop(letters.remove(at)),
+                _ => letters.insert(at, odd),
+            }
+            letters.into_iter().collect()
+        })
+    }
+
+    #[test]
+    fn k06_what_is_read_is_what_the_description_says() {
+        for text in TEXTS {
+            let rule = Regex::new(text.pattern).unwrap();
+            let fits = |value: &str| rule.is_match(value) && text.length.contains(&value.chars().count());
+            assert!(fits(text.example) && (text.reads)(text.example), "the example of {}", text.name);
+            let check = |value: String| {
+                if (text.reads)(&value) {
+                    prop_assert!(fits(&value), "{} reads {value:?}, which the description excludes", text.name);
+                } else if !text.has_format {
+                    prop_assert!(!fits(&value), "{} refuses {value:?}, which the description allows", text.name);
+                }
+                Ok(())
+            };
+            let mut runner = TestRunner::new(Config { cases: 2_000, failure_persistence: None, ..Config::default() });
+            runner.run(&prop_oneof![9 => around(text.pattern), 1 => ".{0,70}"], check).unwrap();
+        }
+    }
+
+    #[test]
+    fn every_word_of_a_list_is_read() {
+        assert!(CallStates::WORDS.iter().all(|word| CallStates::read(word).is_ok()));
+        assert!(LogLevel::WORDS.iter().all(|word| LogLevel::read(word).is_ok()));
+        for bad in ["", "Open", "lost", "INFO", "1"] {
+            assert!(CallStates::read(bad).is_err() && LogLevel::read(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn whole_numbers_are_digits_within_bounds() {
+        assert_eq!(Whole::<1, 200>::read("200").map(|number| number.0), Ok(200));
+        for bad in ["", "0", "201", "+5", "-1", "1.0", " 1", "1e2", "99999999999999999999"] {
+            assert!(Whole::<1, 200>::read(bad).is_err(), "{bad}");
+        }
+        for (json, reads) in [
+            ("5", true),
+            ("5.0", true),
+            ("2e2", true),
+            ("-1", false),
+            ("201", false),
+            ("\"5\"", false),
+            ("5.5", false),
+            ("null", false),
+        ] {
+            assert_eq!(serde_json::from_str::<Whole<1, 200>>(json).is_ok(), reads, "{json}");
+        }
+    }
+
+    #[test]
+    fn times_have_limits_and_zero_is_explained() {
+        let one = Seconds { name: "ttl_s", about: "", min_s: 1, max_s: 2 };
+        assert_eq!(one.read(1.5), Ok(Duration::from_millis(1500)));
+        for bad in [0.0, -1.0, 0.9999, 2.0001, f64::INFINITY, f64::NAN] {
+            assert!(one.read(bad).is_err(), "{bad}");
+        }
+        let any = Seconds { name: "timeout_s", min_s: 0, ..one };
+        assert_eq!(any.read(5e-324), Ok(Duration::from_millis(1)));
+        assert!(any.read(0.0).unwrap_err().hint.is_some());
+    }
+}

@@ -1,0 +1,151 @@
+//! What the description of the API says is all that is taken.
+
+use super::*;
+use crate::doors::rest::document;
+
+fn description() -> Value {
+    serde_json::to_value(document()).unwrap()
+}
+
+/// Operations as (method, path, operation).
+fn operations(api: &Value) -> Vec<(String, String, Value)> {
+    let paths = api["paths"].as_object().unwrap();
+    let of_path = |(path, item): (&String, &Value)| {
+        let all = item.as_object().unwrap().iter().filter(|(_, operation)| operation["operationId"].is_string());
+        all.map(|(method, operation)| (method.to_uppercase(), path.clone(), operation.clone())).collect::<Vec<_>>()
+    };
+    paths.iter().flat_map(of_path).collect()
+}
+
+#[test]
+fn k06_every_parameter_and_every_member_of_a_body_has_its_rule() {
+    let api = description();
+    let resolve = |schema: &Value| match schema["$ref"].as_str() {
+        Some(reference) => api["components"]["schemas"][reference.rsplit('/').next().unwrap()].clone(),
+        None => schema.clone(),
+    };
+    let has_rule = |schema: &Value| {
+        let one = |schema: &Value| {
+            let has = |name: &str| !schema[name].is_null();
+            let kinds = schema["type"].to_string();
+            has("pattern")
+                || has("enum")
+                || (has("maximum") && (has("minimum") || has("exclusiveMinimum")))
+                || kinds.contains("boolean")
+                || kinds == "\"null\""
+        };
+        match schema["oneOf"].as_array() {
+            Some(several) => several.iter().all(|schema| one(&resolve(schema))),
+            None => one(&resolve(schema)),
+        }
+    };
+    for (method, path, operation) in operations(&api) {
+        for parameter in operation["parameters"].as_array().into_iter().flatten() {
+            let name = parameter["name"].as_str().unwrap();
+            // By their standards whatever these say and nobody understands is passed over.
+            let is_lenient = ["Prefer", "Last-Event-ID"].contains(&name);
+            assert!(is_lenient || has_rule(&parameter["schema"]), "{method} {path}: {parameter}");
+        }
+        let body = &operation["requestBody"]["content"]["application/json"]["schema"];
+        if body.is_null() {
+            assert!(operation["requestBody"].is_null(), "{method} {path} takes something else than JSON");
+            continue;
+        }
+        let body = resolve(body);
+        let forms = body["oneOf"].as_array().cloned().unwrap_or_else(|| vec![body]);
+        for form in forms.iter().map(resolve) {
+            assert_eq!(form["additionalProperties"], false, "{method} {path}: {form}");
+            for (name, member) in form["properties"].as_object().into_iter().flatten() {
+                // Arguments are for the tool.
+                assert!(name == "arguments" || has_rule(member), "{method} {path}, {name}: {member}");
+            }
+        }
+    }
+}
+
+#[test]
+fn every_answer_is_described() {
+    let api = description();
+    for (method, path, operation) in operations(&api) {
+        let responses = operation["responses"].as_object().unwrap();
+        assert!(!responses.contains_key("default"), "{method} {path}");
+        for reference in responses.values().filter_map(|response| response["$ref"].as_str()) {
+            let name = reference.rsplit('/').next().unwrap();
+            let schema = &api["components"]["responses"][name]["content"][PROBLEM_JSON]["schema"];
+            assert_eq!(schema["$ref"], "#/components/schemas/Problem", "{reference}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn k06_no_body_is_taken_that_is_not_an_object_of_known_members() {
+    let fake = Fake::start().await;
+    let fill = |path: &str| match path.split('/').nth(3) {
+        Some("calls") => path.replace("{id}", &"0".repeat(26)),
+        _ => path.replace("{id}", "phone"),
+    };
+    let mut seen = 0;
+    for (method, path, operation) in operations(&description()) {
+        if operation["requestBody"].is_null() {
+            continue;
+        }
+        let ask = async |body: &str, headers: &[(&str, &str)]| {
+            fake.ask_with(method.parse().unwrap(), &fill(&path), headers, Some(body)).await
+        };
+        for body in ["[]", "[null,null]", "null", "7", "\"x\"", "[{}]", " [ ]", r#"{"nonsense":1}"#] {
+            ask(body, &[]).await.problem(422, "invalid");
+        }
+        for body in ["{", "[", "\u{feff}{}"] {
+            ask(body, &[]).await.problem(400, "bad_request");
+        }
+        // l16
+        for coding in ["gzip", "br", "identity, gzip"] {
+            let fault = ask("{}", &[("content-encoding", coding)]).await.problem(415, "unsupported_media");
+            assert!(fault["hint"].as_str().unwrap().contains("Content-Encoding"), "{fault}");
+        }
+        ask("{}", &[("content-type", "text/plain")]).await.problem(415, "unsupported_media");
+        seen += 1;
+    }
+    assert!(seen >= 9, "{seen}");
+    assert!(fake.books().invites.is_empty(), "nothing of it did anything");
+    fake.ask_with(Method::POST, "/api/v1/invites", &[("content-encoding", "identity")], Some("{}")).await.ok(201);
+}
+
+#[tokio::test]
+async fn k06_a_query_has_known_parameters_once() {
+    let fake = Fake::start().await;
+    for (method, path, _) in operations(&description()) {
+        let path = path.replace("{id}", "phone").replace("calls/phone", &format!("calls/{}", "0".repeat(26)));
+        let fault =
+            fake.ask(method.parse().unwrap(), &format!("{path}?colour=red"), None).await.problem(422, "invalid");
+        assert!(fault["detail"].as_str().unwrap().contains("`colour`"), "{method} {path}: {fault}");
+    }
+    for (query, says) in [
+        ("calls?limit=1&limit=1", "twice"),
+        ("calls?limit=1&%6cimit=1", "twice"),
+        ("calls?limit=%2B1", "whole number"),
+        ("calls?node=", "names no device"),
+        ("logs?level=", "is not a level"),
+        ("logs?level=INFO", "is not a level"),
+        ("events?topics=", "is not a topic"),
+        ("events?topics=call,", "is not a topic"),
+        ("nodes/nas?with_guests=1", "no parameter"),
+    ] {
+        let fault = fake.get(&format!("/api/v1/{query}")).await.problem(422, "invalid");
+        assert!(fault["detail"].as_str().unwrap().contains(says), "{query}: {fault}");
+    }
+    fake.ask(Method::DELETE, "/api/v1/nodes/nas?with_guests=1", None).await.problem(422, "invalid");
+    fake.ask(Method::HEAD, "/api/v1/status?a=1", None).await;
+    assert_eq!(fake.get("/api/v1/calls?limit=1").await.status, 200);
+    assert!(fake.books().revoked.is_empty());
+}
+
+#[tokio::test]
+async fn k06_a_head_that_is_too_long_is_answered_with_the_reason() {
+    let fake = Fake::start().await;
+    fake.get(&format!("/api/v1/nodes/{}", "a".repeat(9 * 1024))).await.problem(414, "uri_too_long");
+    fake.get(&format!("/api/v1/nodes?{}", "a".repeat(9 * 1024))).await.problem(414, "uri_too_long");
+    let long = "a".repeat(17 * 1024);
+    fake.ask_with(Method::GET, "/healthz", &[("x-long", &long)], None).await.problem(431, "headers_too_large");
+    fake.get("/healthz").await;
+}

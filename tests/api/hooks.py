@@ -1,0 +1,27 @@
+"""Values of the formats that the description of the API names: what a pattern cannot say, such as a checksum."""
+
+import os
+from pathlib import Path
+
+import schemathesis
+from hypothesis import strategies as st
+
+WORDS = Path(__file__).parents[2].joinpath("src/mesh/check_words.txt").read_text().split()
+
+
+def given(name):
+    """Values that `run.py` found out."""
+    return st.sampled_from(os.environ[name].split("\n"))
+
+
+def in_any_case(text):
+    return st.sampled_from([text, text.upper(), text.title()])
+
+
+words = st.one_of(
+    st.lists(st.sampled_from(WORDS), min_size=4, max_size=4).map(" ".join),
+    given("SIGIL_API_WORDS"),
+)
+schemathesis.openapi.format("sigil-check-words", words.flatmap(in_any_case))
+schemathesis.openapi.format("sigil-code", given("SIGIL_API_CODES").flatmap(lambda code: st.sampled_from([code, code.upper()])))
+schemathesis.openapi.format("sigil-address", given("SIGIL_API_ADDRESSES"))

@@ -448,6 +448,12 @@ impl Trust {
         }
         let limits = counting().filter(|node| node.record.is_limit());
         needed.extend(limits.filter_map(|node| first.get(&node.record.subject)).map(|(_, hash)| *hash));
+        // And what is needed, whatever it rests on.
+        let mut chain: Vec<Hash> = needed.iter().copied().collect();
+        while let Some(hash) = chain.pop() {
+            let grant = self.records.get(&hash).map(|record| record.change.grant);
+            chain.extend(grant.filter(|grant| needed.insert(*grant)));
+        }
         let empty = || Shares::new(graph, self.genesis.hash, self.genesis.author);
         let (mut with, mut strays, mut out) = (empty(), empty(), Vec::new());
         for node in graph.nodes() {

@@ -448,6 +448,8 @@ impl Trust {
         }
         let limits = counting().filter(|node| node.record.is_limit());
         needed.extend(limits.filter_map(|node| first.get(&node.record.subject)).map(|(_, hash)| *hash));
+        // Which of those that contradict each other is preferred depends on all of them.
+        needed.extend(graph.nodes().filter(|node| node.contradicts()).map(|node| node.record.entry.hash));
         // And what is needed, whatever it rests on.
         let mut chain: Vec<Hash> = needed.iter().copied().collect();
         while let Some(hash) = chain.pop() {

@@ -164,6 +164,8 @@ pub(super) struct Node<'a> {
     waiting: Vec<At>,
     /// Limits on its author that are looked at already and do not void it.
     passed: usize,
+    /// True of a limit that was among those that contradict each other.
+    contradicts: bool,
     state: State,
 }
 
@@ -186,6 +188,11 @@ impl Node<'_> {
 
     pub(super) fn counts(&self) -> bool {
         self.state == State::Counts
+    }
+
+    /// True if it has a part in what is preferred to what, although it may be void then.
+    pub(super) const fn contradicts(&self) -> bool {
+        self.contradicts
     }
 
     /// True if it rests on the genesis, over however many approvals.
@@ -260,6 +267,7 @@ pub(super) fn judge(
             rest: Vec::new(),
             waiting: Vec::new(),
             passed: 0,
+            contradicts: false,
             state: State::Open,
         });
     }
@@ -422,12 +430,19 @@ impl<'a> Graph<'a> {
             let node = self.node(*at);
             (node.depth, self.since(node), node.record.log(), node.record.position())
         });
+        let all = limits.clone();
         let mut limits = limits.into_iter();
+        let mut contradiction = false;
         loop {
             while let Some(at) = self.queue.pop_front() {
                 self.look_at(at);
             }
             let Some(first) = limits.find(|at| self.node(*at).state == State::Open) else { return };
+            if !std::mem::replace(&mut contradiction, true) {
+                for at in &all {
+                    self.node_mut(*at).contradicts = self.node(*at).state == State::Open;
+                }
+            }
             #[cfg(test)]
             {
                 self.by_order = true;

@@ -3,7 +3,7 @@
 use mesh_core::budget::{Amount, Budget, Budgets};
 use mesh_core::config::{Class, Config};
 use mesh_core::epoch::Epoch;
-use mesh_core::ids::{Attempt, NodeId, PeerId, ReqId};
+use mesh_core::ids::{Attempt, Hash, NodeId, PeerId, ReqId};
 use mesh_core::io::{Batch, CallRecord, CallState, Image, Input, Now, Output, Space, Usage, View, Welcome, Write};
 use mesh_core::peer::{self, BadWelcome, Peer};
 use mesh_core::record::{Directory, Effect, Ending, Tier, ToolDecl};
@@ -94,6 +94,11 @@ impl Node {
     /// See [`Peer::tier`].
     pub(crate) fn tier(&self, of: &PeerId) -> Option<Tier> {
         self.0.tier(of)
+    }
+
+    /// See [`Peer::grant_of`].
+    pub(crate) fn grant_of(&self, of: &PeerId) -> Option<Hash> {
+        self.0.grant_of(of)
     }
 
     /// See [`Peer::is_revoked`].

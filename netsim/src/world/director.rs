@@ -319,7 +319,7 @@ impl Director {
         let Some(grant) = node.grant_of(&id) else { return };
         let (mesh_id, now) = (node.view().mesh, Now { mono_ms: env.now / MS, wall_ms: env.now / MS });
         let approved = |name, tier| ChangeKind::Approved { tier, node_id: NodeId::slug(name), after: Vec::new() };
-        let says = |by: &mut Author, subject, grant, what| {
+        let says = |by: &mut Author<Key>, subject, grant, what| {
             let change = MembershipChange { subject, grant, stands: Vec::new(), fence: 0, what };
             EntryItem { entry: by.says(Kind::MEMBERSHIP, encode(&change)), left_ms: None }
         };

@@ -110,9 +110,9 @@ enum Command {
         /// Seeds of each profile.
         #[arg(long, default_value_t = 300)]
         seeds: u64,
-        /// This rule alone.
-        #[arg(long)]
-        only: Option<String>,
+        /// These rules alone, separated by commas.
+        #[arg(long, value_delimiter = ',')]
+        only: Vec<String>,
         /// Rules of safety only, each until it is missed once.
         #[arg(long)]
         quick: bool,
@@ -199,7 +199,7 @@ fn command(command: Command) -> Result<bool, String> {
         }
         Command::Models { quick } => Ok(models::print(if quick { Bounds::Quick } else { Bounds::Full })),
         #[cfg(feature = "mutants")]
-        Command::Mutants { seeds, only, quick, file } => mutants::run(seeds, only.as_deref(), quick, file.as_deref()),
+        Command::Mutants { seeds, only, quick, file } => mutants::run(seeds, &only, quick, file.as_deref()),
         Command::Scenarios(options) => Ok(real::run(&options)),
         Command::Replay { which, verbose } => {
             let outcome = world::run(&which.case()?, if verbose { Level::All } else { Level::Story });

@@ -63,7 +63,7 @@ const fn about(mutant: ProtocolRule) -> (Kind, &'static str) {
             (Safety, "executor.rs `handle_started`")
         }
         ProtocolRule::OwnRevocation => (Safety, "executor.rs, executor/screen.rs"),
-        ProtocolRule::Tier => (Safety, "policy.rs `permits`"),
+        ProtocolRule::Tier => (Safety, "policy/tiers.rs `permits`"),
         ProtocolRule::OnceIsOnce => (Safety, "calls.rs `apply_outcome`, executor.rs"),
         ProtocolRule::MarkRaised => (Safety, "executor.rs `forget`"),
         ProtocolRule::RunsCheckpointed => (Safety, "peer.rs `time_checkpoint`"),
@@ -73,6 +73,7 @@ const fn about(mutant: ProtocolRule) -> (Kind, &'static str) {
         ProtocolRule::Reissued => (Safety, "reattestation.rs `read`"),
         ProtocolRule::ExpiryMargin => (Safety, "calls.rs `handle_timeout`"),
         ProtocolRule::QueueLimit | ProtocolRule::OpenShare => (Safety, "calls.rs `defers`"),
+        ProtocolRule::AnyIsOwners => (Safety, "policy/tiers.rs `may_be_chosen`"),
         ProtocolRule::LogBudget => (Safety, "budget.rs `takes`"),
         ProtocolRule::RevocationWins => (Safety, "trust/derivation.rs `deciding`"),
         ProtocolRule::CutoffVoids
@@ -209,14 +210,14 @@ fn refuted(config: &Config) -> Option<String> {
 }
 
 /// Runs the rules and prints or writes the table. Whether every rule of safety was missed.
-pub(crate) fn run(seeds: u64, only: Option<&str>, quick: bool, file: Option<&Path>) -> Result<bool, String> {
+pub(crate) fn run(seeds: u64, only: &[String], quick: bool, file: Option<&Path>) -> Result<bool, String> {
     let chosen: Vec<ProtocolRule> = ProtocolRule::ALL
         .iter()
         .copied()
-        .filter(|mutant| only.is_none_or(|only| format!("{mutant:?}") == only))
+        .filter(|mutant| only.is_empty() || only.contains(&format!("{mutant:?}")))
         .collect();
     if chosen.is_empty() {
-        return Err(format!("no rule is called {}", only.unwrap_or_default()));
+        return Err(format!("no rule is called {}", only.join(" or ")));
     }
     let plans = plans()?;
     if quick { Ok(run_quick(&chosen, &plans)) } else { run_all(seeds, &chosen, &plans, file) }

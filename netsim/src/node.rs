@@ -86,6 +86,11 @@ impl Node {
         self.0.view()
     }
 
+    /// See [`Peer::grant_of`].
+    pub(crate) fn grant_of(&self, of: &PeerId) -> Option<Hash> {
+        self.0.grant_of(of)
+    }
+
     /// See [`Peer::members`].
     pub(crate) fn members(&self) -> impl Iterator<Item = PeerId> + '_ {
         self.0.members()

@@ -106,18 +106,23 @@ fn failure_of(ended: &Ended, detached: bool) -> Failure {
         Some(LogFormat::Text) => detached,
         None => false,
     };
-    if logged {
-        tracing::error!("{detail}");
-    }
     let hint = if let AgentError::NotOurs(why) = error {
         Some(why.fix().to_owned())
     } else if matches!(error, AgentError::Store(StoreError::Locked { .. })) {
         Some("use that one, or stop it with `sigil down`".to_owned())
+    } else if let AgentError::Mesh(fatal) = error {
+        fatal.fix().map(str::to_owned)
     } else if matches!(error, AgentError::HalfRestored(_)) {
         Some("`sigil restore` again; if it says that the home is not empty, remove what is in it first".to_owned())
     } else {
         None
     };
+    if logged {
+        match &hint {
+            Some(hint) => tracing::error!("{detail} ({hint})"),
+            None => tracing::error!("{detail}"),
+        }
+    }
     Failure { hint, logged, ..Failure::new(exit_of(error), detail) }
 }
 

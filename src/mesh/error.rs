@@ -145,3 +145,16 @@ pub enum FatalError {
     #[error("the local store does not hold a mesh that can be taken up")]
     Boot(#[from] BootError),
 }
+
+impl FatalError {
+    /// What a person can do about it; `None` where that is said by the message.
+    #[must_use]
+    pub const fn fix(&self) -> Option<&'static str> {
+        match self {
+            Self::Store(_) => None,
+            Self::Boot(_) => Some(
+                "move this home away, and `sigil restore` a backup of it or join the mesh again; nothing in it was changed",
+            ),
+        }
+    }
+}

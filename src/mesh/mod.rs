@@ -16,6 +16,8 @@ mod driver;
 mod error;
 mod events;
 mod fault_points;
+#[cfg(test)]
+mod fuzz;
 mod handle;
 pub mod identity;
 pub mod invite;

@@ -187,3 +187,67 @@ pub(crate) fn cut(mut text: String) -> String {
     text.truncate(limits::cut(&text, limits::TEXT_BYTES_MAX).len());
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use mesh_core::crypto::{Signer as _, Symbolic};
+    use mesh_core::entry::encode;
+    use mesh_core::epoch::Epoch;
+    use mesh_core::ids::{MeshId, PublicKey, Signature};
+    use mesh_core::io::Now;
+    use mesh_core::test_kit::{Author, Mutation, fuzz, header, id, outcome};
+    use prost::Message as _;
+
+    use super::*;
+
+    /// Believes every signature.
+    struct Gullible;
+
+    impl Verifier for Gullible {
+        fn verify(&self, _: &PublicKey, _: &[u8], _: &Signature) -> bool {
+            true
+        }
+    }
+
+    #[test]
+    fn fuzz_messages_between_node_and_gateway_are_taken_or_dropped() {
+        let mesh = MeshId([1; 32]);
+        let mut author = Author::new(Symbolic::new(0), mesh, Now { mono_ms: 0, wall_ms: 0 });
+        let call = header(&author.id(), 1, id(1), "echo");
+        let epoch = Epoch { counter: 3, class: 3, peer: author.id() };
+        let claim = Claim::sign(&author.key, mesh, epoch, 1);
+        let header = author.says(Kind::CALL, encode(&call));
+        let ended = author.says(Kind::OUTCOME, encode(&outcome(call.id, Ending::Done)));
+        let dispatch = dispatch_to_pb(&Dispatch { claim: claim.clone(), header, attempt: 1, left_ms: 1_000 }).unwrap();
+        let answers = [
+            AnswerKind::Waiting,
+            AnswerKind::Running { note: "half".to_owned() },
+            AnswerKind::Busy,
+            AnswerKind::Fenced(Some(claim)),
+            AnswerKind::Rejected("no".to_owned()),
+            AnswerKind::Ended(ended),
+        ];
+        let answers = answers.map(|what| answer_to_pb(Answer { id: call.id, attempt: 1, what }).encode_to_vec());
+        let golden: Vec<Vec<u8>> = answers.into_iter().chain([dispatch.encode_to_vec()]).collect();
+        let (gateway, mut known) = (author.key.public_key().peer_id(), None);
+        fuzz("node", 8, &[], |case| {
+            let mut mutation = Mutation::new(case);
+            let mut bytes = mutation.pick(&golden).clone();
+            mutation.bytes(&mut bytes, &golden);
+            if let Ok(pb::GatewayMessage { msg: Some(ToNode::ToolExecute(request)) }) =
+                pb::GatewayMessage::decode(&*bytes)
+            {
+                let _ = dispatch_from_pb(request, gateway, &mut known, &Gullible);
+            }
+            match pb::NodeMessage::decode(&*bytes) {
+                Ok(pb::NodeMessage { msg: Some(ToGateway::ToolResult(result)) }) => {
+                    let _ = result_from_pb(result, gateway, &Gullible);
+                }
+                Ok(pb::NodeMessage { msg: Some(ToGateway::Answer(answer)) }) => {
+                    let _ = answer_from_pb(answer, &Gullible);
+                }
+                Ok(_) | Err(_) => {}
+            }
+        });
+    }
+}

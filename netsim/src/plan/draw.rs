@@ -95,7 +95,7 @@ impl Plan {
         (peer.floods, peer.tier, peer.join_at) = (true, Tier::Shared, 0);
         let begins = dice.range(SECOND..=8 * SECOND);
         let ttl_ms = dice.pick(&[2_000, 8_000, 15_000]);
-        for argument in 0..dice.range(60..=160) {
+        for argument in 0..2 * dice.range(60..=160) {
             let ask = Ask {
                 origin: floods,
                 target: Some(dice.index(count)),

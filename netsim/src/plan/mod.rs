@@ -166,12 +166,16 @@ pub(crate) enum Fault {
     Revoke { by: usize, peer: usize },
     /// An owner is one no more.
     Demote { by: usize, peer: usize },
+    /// A member becomes an owner, or one again.
+    Raise { by: usize, peer: usize },
     /// Whoever has the key of a former owner lets a sybil in, raises itself, and removes and lowers those who stand in
-    /// its way, in all places of a log that nobody has seen; everyone hears it. A peer that is an owner still says
-    /// nothing.
+    /// its way, in places of a log that nobody has seen, and in places before those that count; everyone hears it. One
+    /// that is an owner again does so by what made it one before; one that was always an owner says nothing.
     Forge { peer: usize },
     /// An owner lets twenty sybils in, and these fill everyone with membership changes that count for nothing.
     Fill { peer: usize },
+    /// Whoever has the key of a former owner claims one epoch after the other that nobody knew when it was one.
+    Claims { peer: usize },
     /// Somebody goes for good.
     Leave { peer: usize },
     /// The disk is copied somewhere.
@@ -288,7 +292,7 @@ impl Fault {
             Self::Split { .. } | Self::Unsplit | Self::Loss { .. } => Vec::new(),
             Self::Cut { a, b } | Self::Uncut { a, b } => vec![*a, *b],
             Self::CutOneWay { from, to } | Self::OneWay { from, to, .. } => vec![*from, *to],
-            Self::Revoke { by, peer } | Self::Demote { by, peer } => vec![*by, *peer],
+            Self::Revoke { by, peer } | Self::Demote { by, peer } | Self::Raise { by, peer } => vec![*by, *peer],
             Self::Wipe { peer, heir, .. } => vec![*peer, *heir],
             Self::Crash { peer, .. }
             | Self::CrashNear { peer, .. }
@@ -299,6 +303,7 @@ impl Fault {
             | Self::ClockLost { peer, .. }
             | Self::Forge { peer }
             | Self::Fill { peer }
+            | Self::Claims { peer }
             | Self::Leave { peer }
             | Self::Backup { peer }
             | Self::Restore { peer, .. }

@@ -60,6 +60,7 @@ impl Plan {
         }
         if profile == Profile::Halves {
             plan.draw_former_owners(seed);
+            plan.draw_owners_again(seed);
         }
         if matches!(profile, Profile::Queue | Profile::Halves | Profile::Clocks) {
             plan.draw_cuts_one_way(seed);
@@ -81,6 +82,32 @@ impl Plan {
                 self.faults.push((at + dice.range(100 * MS..=FAULTS_US / 2), Fault::Forge { peer }));
             }
         }
+    }
+
+    /// Now and then somebody becomes an owner, perhaps again, and one whose authority was ended claims on.
+    fn draw_owners_again(&mut self, seed: u64) {
+        let mut dice = Dice::new(seed, 7);
+        let ends: Vec<(u64, usize)> = self
+            .faults
+            .iter()
+            .filter_map(|(at, fault)| if let Fault::Demote { peer, .. } = fault { Some((*at, *peer)) } else { None })
+            .collect();
+        for (at, peer) in ends {
+            if dice.chance(400) {
+                let again = at + dice.range(500 * MS..=FAULTS_US / 2);
+                self.faults.push((again, Fault::Raise { by: 0, peer }));
+                self.faults.push((again + dice.range(100 * MS..=4 * SECOND), Fault::Forge { peer }));
+            }
+            if dice.chance(300) {
+                self.faults.push((at + dice.range(100 * MS..=FAULTS_US / 2), Fault::Claims { peer }));
+            }
+        }
+        for peer in (1..self.peers.len()).filter(|peer| self.peers[*peer].tier == Tier::Shared).collect::<Vec<_>>() {
+            if dice.chance(300) {
+                self.faults.push((dice.range(4 * SECOND..=FAULTS_US), Fault::Raise { by: 0, peer }));
+            }
+        }
+        self.faults.retain(|(at, fault)| *at <= FAULTS_US || matches!(fault, Fault::Unsplit | Fault::Uncut { .. }));
     }
 
     fn draw_clocks(&mut self, dice: &mut Dice) {

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use mesh_core::crypto::Signer as _;
 use mesh_core::entry::{Kind, SignedEntry, encode};
+use mesh_core::epoch::{Claim, Epoch};
 use mesh_core::frame::{EntryItem, Frame};
 use mesh_core::ids::{Hash, Incarnation, NodeId, PeerId};
 use mesh_core::io::{Command, Input, NewCall, Now, Space};
@@ -216,6 +217,7 @@ impl Director {
             Fault::Stop { peer, down_us } => {
                 if mesh.peers[peer].awake() {
                     mesh.liveness.note_leaving(env.now, peer, true, &mesh.peers, net);
+                    mesh.peers[peer].stopping = true;
                     mesh.command(env, net, peer, Purpose::Stop(down_us), Command::Stop);
                     let boot = mesh.peers[peer].boot;
                     // The shell does not wait for ever (`docs/protocol.md`, Election).
@@ -239,17 +241,11 @@ impl Director {
                     mesh.command(env, net, by, Purpose::Other, Command::Revoke { peer: id });
                 }
             }
-            Fault::Demote { by, peer } => {
-                let key = mesh.peers[peer].key.public_key();
-                let is_owner = |node: &Node| node.tier(&key.peer_id()) == Some(Tier::Owner);
-                if mesh.peers[by].awake() && mesh.peers[by].node.as_ref().is_some_and(is_owner) {
-                    let node_id = "lowered".parse().expect("a valid constant");
-                    let command = Command::Approve { key, node_id, tier: Tier::Shared };
-                    mesh.command(env, net, by, Purpose::Other, command);
-                }
-            }
+            Fault::Demote { by, peer } => self.approve_as(by, peer, Tier::Owner, Tier::Shared),
+            Fault::Raise { by, peer } => self.approve_as(by, peer, Tier::Shared, Tier::Owner),
             Fault::Forge { peer } => self.forge(peer),
             Fault::Fill { peer } => self.fill(peer),
+            Fault::Claims { peer } => self.claim_on(peer),
             Fault::Leave { peer } => {
                 if mesh.peers[peer].awake() {
                     mesh.command(env, net, peer, Purpose::Leave, Command::Leave);
@@ -273,20 +269,38 @@ impl Director {
         }
     }
 
-    /// The key of a former owner speaks on as one: by the approval that made it one, and by the last that it got.
+    /// A member of one tier gets another.
+    fn approve_as(&mut self, by: usize, peer: usize, from: Tier, tier: Tier) {
+        let (env, net, mesh) = (&mut self.env, &mut self.net, &mut self.mesh);
+        let key = mesh.peers[peer].key.public_key();
+        let is_of = |node: &Node| node.tier(&key.peer_id()) == Some(from);
+        if mesh.peers[by].awake() && mesh.peers[by].node.as_ref().is_some_and(is_of) {
+            let node_id = "lowered".parse().expect("a valid constant");
+            mesh.command(env, net, by, Purpose::Other, Command::Approve { key, node_id, tier });
+        }
+    }
+
+    /// The key of a former owner speaks on as one: by all that ever let it in, but what makes it an owner now.
     fn forge(&mut self, peer: usize) {
         let (env, net, mesh) = (&mut self.env, &mut self.net, &mut self.mesh);
         let id = mesh.peers[peer].id;
-        let Some(node) = mesh.peers[peer].node.as_ref().filter(|node| node.tier(&id) != Some(Tier::Owner)) else {
-            return;
-        };
+        let Some(node) = mesh.peers[peer].node.as_ref() else { return };
+        let present = node.grant_of(&id).filter(|_| node.tier(&id) == Some(Tier::Owner));
         let rows = mesh.peers[peer].disk.scan(Space::Trust, vec![], vec![255; 33]);
-        let entries = rows.filter_map(|(_, value)| SignedEntry::from_stored(value));
-        let about = entries.filter_map(|entry| Some((entry.hash, entry.record::<MembershipChange>()?)));
-        let grants: Vec<_> = about.filter(|(_, change)| change.subject.peer_id() == id).map(|(hash, _)| hash).collect();
+        let entries: Vec<_> = rows.filter_map(|(_, value)| SignedEntry::from_stored(value)).collect();
+        let about = entries.iter().filter_map(|entry| Some((entry.hash, entry.record::<MembershipChange>()?)));
+        let about = about.filter(|(_, change)| change.subject.peer_id() == id);
+        let grants: Vec<_> = about.map(|(hash, _)| hash).collect();
         let now = Now { mono_ms: env.now / MS, wall_ms: env.now / MS };
         let mut forger = Author::new(mesh.peers[peer].key.clone(), node.view().mesh, now);
         forger.incarnation = Incarnation(u32::MAX - u32::try_from(env.now % 1_000_000).unwrap_or(0));
+        // Before what it once said of members: that may stand.
+        let said = entries.iter().filter(|entry| entry.author == id && entry.entry.seq > 1);
+        let last = said.max_by_key(|entry| (entry.entry.incarnation, entry.entry.seq));
+        let mut earlier = forger.clone();
+        if let Some(last) = last {
+            (earlier.incarnation, earlier.seq) = (last.entry.incarnation, last.entry.seq - 2);
+        }
         let victim = mesh.peers[usize::from(peer == 0)].key.public_key();
         let sybil = Key::new(1_000_000 + peer as u64, false).public_key();
         let approved = |tier| ChangeKind::Approved { tier, node_id: NodeId::slug("sybil"), after: grants.clone() };
@@ -297,11 +311,16 @@ impl Director {
             (victim, ChangeKind::Revoked { cutoffs: Vec::new(), left: false }),
         ];
         let mut entries = Vec::new();
-        for grant in &grants {
+        for grant in grants.iter().filter(|grant| Some(**grant) != present) {
             for (subject, what) in said.clone() {
                 let change = MembershipChange { subject, grant: *grant, stands: Vec::new(), fence: u64::MAX, what };
-                let entry = forger.says(Kind::MEMBERSHIP, encode(&change));
-                entries.push(EntryItem { entry, left_ms: None });
+                let body = encode(&change);
+                let before = last.map(|last| {
+                    earlier.seq = last.entry.seq - 2;
+                    earlier.says(Kind::MEMBERSHIP, body.clone())
+                });
+                let entry = forger.says(Kind::MEMBERSHIP, body);
+                entries.extend(before.into_iter().chain([entry]).map(|entry| EntryItem { entry, left_ms: None }));
             }
         }
         env.story(|| format!("p{peer} speaks on as an owner in {} changes", entries.len()));
@@ -339,6 +358,34 @@ impl Director {
         for to in (0..mesh.peers.len()).filter(|to| *to != peer) {
             for entries in frames.clone() {
                 mesh.input(env, net, to, Input::Recv(id, Frame::Entries { entries, more: false }));
+            }
+        }
+    }
+
+    /// The key of a former owner claims three epochs that nobody knew when it was one, each higher than the last. The first
+    /// may be believed, since whoever shows it may have followed it; no other.
+    fn claim_on(&mut self, peer: usize) {
+        let (env, net, mesh) = (&mut self.env, &mut self.net, &mut self.mesh);
+        let id = mesh.peers[peer].id;
+        let Some(mesh_id) = mesh.peers[peer].node.as_ref().map(|node| node.view().mesh) else { return };
+        let fences = mesh.peers.iter().filter_map(|sim| Some(sim.node.as_ref()?.view().fence.counter));
+        let known = fences.max().unwrap_or(0);
+        let key = mesh.peers[peer].key.clone();
+        for to in (0..mesh.peers.len()).filter(|to| *to != peer) {
+            let ended = |node: &Node| node.tier(&id) != Some(Tier::Owner) && node.view().mesh == mesh_id;
+            if !mesh.peers[to].awake() || !mesh.peers[to].node.as_ref().is_some_and(ended) {
+                continue;
+            }
+            for above in [1_000, 2_000, 3_000] {
+                let epoch = Epoch { counter: known + above, class: 12, peer: id };
+                let claim = Claim::sign(&key, mesh_id, epoch, 1);
+                mesh.input(env, net, to, Input::Recv(id, Frame::Notice(claim)));
+                let fence = mesh.peers[to].node.as_ref().map(|node| node.view().fence);
+                if above > 1_000 && fence == Some(epoch) {
+                    mesh.checks.fail("ended-authority-has-no-effect", env.now, || {
+                        format!("p{to} believes one claim of p{peer} after the other, which is no owner any more")
+                    });
+                }
             }
         }
     }

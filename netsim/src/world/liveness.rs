@@ -230,6 +230,8 @@ fn is_undisturbed_takeover(now: u64, peer: usize, peers: &Peers, network: &Netwo
         && peers.iter().all(|sim| {
             matches!(sim.state, State::Running | State::Absent)
                 && !sim.frozen()
+                // Who was asked to stop leads no more.
+                && (sim.index == peer || !sim.stopping)
                 && sim.stall_us == 0
                 && sim.stalled_until <= now
         });

@@ -662,6 +662,7 @@ impl Mesh {
         sim.wake_at = None;
         sim.gateway = None;
         sim.spins = 0;
+        sim.stopping = false;
         let mut image = sim.disk.image();
         image.rolled_back = sim.rolled_back;
         match node::boot(&sim.key, sim.config.clone(), image, now, &mut env.dice, &mut out) {

@@ -57,6 +57,8 @@ pub(super) struct Sim {
     pub(super) wall_off_ms: i64,
     pub(super) wake_at: Option<u64>,
     pub(super) spins: u32,
+    /// It was asked to stop, and has not started again since.
+    pub(super) stopping: bool,
     pub(super) gateway: Option<Epoch>,
     pub(super) trusted: BTreeSet<PeerId>,
     /// The same before it changed in the step at hand.
@@ -231,6 +233,7 @@ impl Peers {
                 wall_off_ms: peer.skew_ms,
                 wake_at: None,
                 spins: 0,
+                stopping: false,
                 gateway: None,
                 trusted: BTreeSet::new(),
                 trusted_before: BTreeSet::new(),

@@ -97,6 +97,14 @@ pub enum JoinState {
     },
 }
 
+/// `Err` unless the caller came by the socket, whatever else it says.
+///
+/// # Errors
+/// [`ErrorCode::Denied`].
+pub fn may_join(who: Identity) -> Result<(), OpError> {
+    who.require_socket("a device joins a mesh", "run `sigil join` on this machine")
+}
+
 /// Joins another mesh. `force` = even when that means leaving a mesh of several devices. `words` = check words that the
 /// device of a code must have; for the other targets they are in the target itself. Through the socket only: the owners
 /// of that mesh can do anything with this device from then on, and a stolen token should not reach that far.
@@ -110,7 +118,7 @@ pub async fn join(
     words: Option<CheckWords>,
     force: bool,
 ) -> Result<JoinState, OpError> {
-    who.require_socket("a device joins a mesh", "run `sigil join` on this machine")?;
+    may_join(who)?;
     if let JoinTarget::Code(code) = &target
         && let Some(words) = words.filter(|words| *words != CheckWords::of(&code.inviter))
     {

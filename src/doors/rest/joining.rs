@@ -325,6 +325,7 @@ pub(super) async fn join(
     Extension(who): Extension<Identity>,
     request: Request<Body>,
 ) -> Result<(StatusCode, Json<JoinAnswer>), OpError> {
+    joining::may_join(who)?;
     let request: JoinRequest = body(request).await?;
     let (force, words) = (request.force, request.words.as_ref().map(|words| words.0));
     Ok(match joining::join(app.mesh(), who, target(request)?, words, force).await? {

@@ -21,7 +21,7 @@ pub struct InvalidId {
 }
 
 impl InvalidId {
-    fn new(what: &'static str, why: &'static str, text: &str) -> Self {
+    pub(crate) fn new(what: &'static str, why: &'static str, text: &str) -> Self {
         Self { what, why, shown: text.chars().take(40).flat_map(char::escape_default).collect() }
     }
 }
@@ -199,6 +199,11 @@ impl ReqId {
         u64::from_be_bytes(bytes)
     }
 
+    /// What it says of its origin: the first 64 bits of that one's identity.
+    pub(crate) fn origin(&self) -> &[u8] {
+        &self.0[..8]
+    }
+
     /// True if `origin` issued this id, as far as an id can tell: by 64 bits. Where the call's header is known, its
     /// author is compared as a whole.
     #[must_use]
@@ -306,6 +311,7 @@ macro_rules! text_id {
         }
     };
 }
+pub(crate) use text_id;
 
 text_id!(
     /// The human name of a node, such as `macbook-pro`: unique in its mesh, bound to a key at approval.

@@ -86,10 +86,11 @@ impl Space {
     }
 
     /// True if a peer starts without those of its rows that do not decode: others say again what a device offers, calls
-    /// end by their origins' and targets' word, and a client key only saves a second call. Each other row is a promise.
+    /// end by their origins' and targets' word, a client key only saves a second call, and an invite that is not known lets
+    /// nobody in. Each other row is a promise.
     #[must_use]
     pub const fn is_dispensable(self) -> bool {
-        matches!(self, Self::Directory | Self::Open | Self::Keys)
+        matches!(self, Self::Directory | Self::Invites | Self::Open | Self::Keys)
     }
 
     /// True if a change of mesh empties it.

@@ -1,46 +1,51 @@
-//! The rule of tiers: which devices may call which tools. Asked at acceptance, when the target takes a dispatch, and
-//! again after `started` is durable. What else keeps a call from running is checked by `Peer::handle_dispatch`,
-//! [`crate::executor`] and [`Facts::hold`].
+//! Who may use which tool on which device.
+//!
+//! What people say about rights are records ([`Key`], [`Value`]), each a signed statement ([`Said`]). All statements about
+//! one key are a [`Register`]; [`Policy`] holds them all, and is a set: nothing depends on the order in which they
+//! came. From it, and from what the mesh knows of its devices, a [`View`] is compiled, and [`View::decide`] answers for
+//! one [`Request`] with a [`Decision`]. Nothing here knows the time: what is over is taken out by who has a clock.
+//!
+//! `tiers` is the rule of a mesh without workspaces as the points of a call ask it today.
 
-use crate::facts::Facts;
-use crate::ids::PeerId;
-use crate::protocol_rule::ProtocolRule;
-use crate::record::{Header, Tier, ToolDecl};
-use crate::trust::Trust;
+mod binder;
+mod consents;
+mod decide;
+mod decision;
+mod glob;
+mod manage;
+mod merge;
+mod names;
+mod records;
+mod register;
+mod remedy;
+mod said;
+mod tiers;
+mod view;
 
-/// Reason for which a call of a device that was removed, or awaits re-approval, does not run.
-pub(crate) const STRANGER: &str = "the device that asked does not belong to the mesh any more";
+pub use binder::WorkspaceBinder;
+pub use consents::{Choice, Consent, Consents, Given};
+pub use decision::{Cause, Credential, Decision, Layer, OpenAsk, Request, Step};
+pub use glob::{AgentPattern, NodePattern, ToolPattern};
+pub use manage::NotAllowed;
+pub use names::{AgentName, Domain, Name, PersonId, Principal, Role, RuleRef, Seat, TokenId, WorkspaceId};
+pub use records::{
+    Agent, Approver, Binding, Check, Device, DeviceTools, InvalidRecord, Key, Mode, Note, Otherwise, Person, Rule,
+    RuleVerdict, Terms, Title, Token, Value, Verdict, Who, Workspace,
+};
+pub use register::{Known, Policy, Register, Statement};
+pub use remedy::Remedy;
+pub use said::{Content, Said};
+pub(crate) use tiers::{STRANGER, may_be_chosen, namespace, permits, permits_call, permits_here};
+pub use view::{DeviceFacts, Offered, ToolState, View};
 
-/// Decides if a device may call a tool as its node declares it: owner-tier devices every one, others those that are not
-/// for owners only. `Err` is the reason, for people.
-pub(crate) fn permits(origin: &PeerId, tool: &ToolDecl, facts: &Facts<'_>) -> Result<(), String> {
-    let Some(tier) = facts.trust.tier(origin) else { return Err(STRANGER.to_owned()) };
-    if tool.owner_only && tier != Tier::Owner && facts.trust.enforces(ProtocolRule::Tier) {
-        return Err(format!(
-            "`{}` may be called by devices of tier owner only, and the one that asks is {tier:?}",
-            tool.name
-        ));
-    }
-    Ok(())
-}
-
-/// The same of a call as its header says it, by what is known of its target's tools here.
-pub(crate) fn permits_call(origin: &PeerId, header: &Header, facts: &Facts<'_>) -> bool {
-    let declared = facts.nodes.declared(&header.target, header.tool.as_str());
-    declared.is_some_and(|tool| permits(origin, tool, facts).is_ok())
-}
-
-/// The namespace of an origin's client keys. The owners of a mesh share one, since a script of theirs may ask from any
-/// of their devices; everyone else has his own, so that nobody takes a key of another's.
-pub(crate) fn namespace(origin: &PeerId, trust: &Trust) -> PeerId {
-    if trust.is_owner(origin) { PeerId([0; 32]) } else { *origin }
-}
-
-/// The same at the target, of what it declares itself.
-pub(crate) fn permits_here(origin: &PeerId, header: &Header, facts: &Facts<'_>) -> Result<(), String> {
-    match facts.nodes.declared(&facts.me(), header.tool.as_str()) {
-        Some(tool) => permits(origin, tool, facts),
-        None if facts.trust.tier(origin).is_none() => Err(STRANGER.to_owned()),
-        None => Err(format!("this node offers no tool `{}`", header.tool)),
-    }
+/// Numbers of the policy, for who shows them or sizes a store by them.
+pub mod bounds {
+    pub use super::consents::CONSENTS_MAX;
+    pub use super::glob::PATTERN_BYTES_MAX;
+    pub use super::records::{
+        DEVICE_PEOPLE_MAX, LIST_MAX, LOGINS_MAX, NOTE_CHARS_MAX, OF_MAX, RECORD_BYTES_MAX, TITLE_CHARS_MAX,
+        TOOLS_BYTES_MAX, TOOLS_MAX, WAIT_MS_DEFAULT, WAIT_MS_MAX,
+    };
+    pub use super::register::{AGENTS_MAX, BINDINGS_MAX, CHECKS_MAX, KNEW_MAX, MEMBERS_MAX, PATTERNS_MAX, PEOPLE_MAX};
+    pub use super::register::{RULES_MAX, TOKENS_MAX, WORKSPACE_RULES_MAX, WORKSPACES_MAX};
 }

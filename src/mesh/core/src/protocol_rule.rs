@@ -81,6 +81,8 @@ pub enum ProtocolRule {
     LogBudget,
     /// An origin has a share of the book.
     OpenShare,
+    /// A call that names no device goes to an owner's.
+    AnyIsOwners,
     /// A revocation wins over an approval that did not know it.
     RevocationWins,
     /// An entry of a revoked author beyond the revocation's cut-off is void.
@@ -196,6 +198,7 @@ impl ProtocolRule {
         Self::RunningLimit,
         Self::LogBudget,
         Self::OpenShare,
+        Self::AnyIsOwners,
         Self::RevocationWins,
         Self::CutoffVoids,
         Self::DemotionEndsAuthority,

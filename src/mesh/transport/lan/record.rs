@@ -120,7 +120,7 @@ fn hex(digits: &[u8]) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
+    use mesh_core::test_kit::{Mutation, fuzz};
 
     use super::*;
 
@@ -162,15 +162,14 @@ mod tests {
         assert_eq!(read(&Record { port: 0, ..Record::new(Instance(1), 1, MESH) }.encode()), None);
     }
 
-    proptest! {
-        #[test]
-        fn no_packet_panics(bytes in prop::collection::vec(any::<u8>(), 0..300), at in 0..150_usize, byte: u8) {
-            let _ = read(&bytes);
-            let mut near = Record::new(Instance(1), 7433, MESH).encode();
-            if let Some(one) = near.get_mut(at) {
-                *one = byte;
-            }
-            let _ = read(&near);
-        }
+    #[test]
+    fn fuzz_no_packet_panics() {
+        let golden = [Record::new(Instance(1), 7433, MESH).encode(), question()];
+        fuzz("lan", 6, &[], |case| {
+            let mut mutation = Mutation::new(case);
+            let mut packet = mutation.pick(&golden).clone();
+            mutation.bytes(&mut packet, &golden);
+            let _ = read(&packet);
+        });
     }
 }

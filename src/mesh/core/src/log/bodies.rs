@@ -1,7 +1,7 @@
 //! Bodies that are for this peer and are not here: an entry came by way of somebody outside of its audience, or this peer
 //! came into the audience later. They are asked of the neighbours, one after the other, until they are here.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::Logs;
 use crate::effects::Effects;
@@ -18,6 +18,8 @@ use crate::trust::Trust;
 const ASK_AFTER_MS: u64 = 200;
 /// Time for an answer; then the next neighbour is asked.
 const ANSWER_MAX_MS: u64 = 5_000;
+/// Between two searches at one neighbour: whoever shows itself all the time is not asked all the time.
+const ASK_AGAIN_MS: u64 = 1_000;
 /// Between two looks into our own log.
 const READ_EVERY_MS: u64 = 20;
 
@@ -42,10 +44,11 @@ pub(crate) struct Bodies {
     /// The part that is being read.
     reading: Option<(LogId, (u64, u64))>,
     next_read: u64,
-    /// Neighbours that may have some, in the order in which they are asked.
-    to_ask: VecDeque<PeerId>,
-    ask_at: u64,
+    /// Neighbours that may have some, and when each may be asked.
+    to_ask: BTreeMap<PeerId, u64>,
     asked: Option<Asked>,
+    /// When each neighbour may be asked again.
+    pauses: BTreeMap<PeerId, u64>,
 }
 
 impl Bodies {
@@ -54,7 +57,8 @@ impl Bodies {
         if let Some(place) = rows::lacking_of(key) {
             self.lacking.insert(place?, LackingRow::from_bytes(value)?);
         } else if let Some(log_id) = rows::unread_of(key) {
-            self.unread.insert(log_id?, <(u64, u64)>::from_bytes(value)?);
+            let range = <(u64, u64)>::from_bytes(value).filter(|(first, last)| first <= last && *last < u64::MAX)?;
+            self.unread.insert(log_id?, range);
         }
         Some(())
     }
@@ -109,18 +113,21 @@ impl Bodies {
 
     /// This neighbour may have some of what is lacking.
     fn consider(&mut self, peer: PeerId, now: u64) {
-        if self.is_empty() || self.to_ask.contains(&peer) {
-            return;
+        if !self.is_empty() {
+            let pause = self.pauses.get(&peer).copied().unwrap_or(0);
+            self.to_ask.entry(peer).or_insert_with(|| pause.max(now + ASK_AFTER_MS));
         }
-        if self.to_ask.is_empty() && self.asked.is_none() {
-            self.ask_at = now + ASK_AFTER_MS;
-        }
-        self.to_ask.push_back(peer);
+    }
+
+    /// The neighbour that is asked next, and when.
+    fn next_to_ask(&self) -> Option<(u64, PeerId)> {
+        self.to_ask.iter().map(|(peer, at)| (*at, *peer)).min()
     }
 
     /// A neighbour is gone.
     pub(super) fn handle_link_down(&mut self, peer: &PeerId) {
-        self.to_ask.retain(|other| other != peer);
+        self.to_ask.remove(peer);
+        self.pauses.remove(peer);
         self.asked.take_if(|asked| asked.peer == *peer);
     }
 
@@ -129,13 +136,17 @@ impl Bodies {
         if !fx.enforces(ProtocolRule::BodiesAsked) {
             self.to_ask.clear();
         }
-        let before = self.to_ask.len();
-        while let Some(peer) = self.to_ask.pop_front() {
+        let now = fx.now.mono_ms;
+        let mut looked = false;
+        while let Some((_, peer)) = self.next_to_ask().filter(|(at, _)| *at <= now) {
+            self.to_ask.remove(&peer);
             if self.ask(peer, None, trust, fx) {
+                self.pauses.insert(peer, now + ASK_AGAIN_MS);
                 return false;
             }
+            looked = true;
         }
-        before > 0 && !self.lacking.is_empty()
+        looked && self.to_ask.is_empty() && !self.lacking.is_empty()
     }
 
     /// Asks one neighbour for what comes behind a place. False when that is nothing.
@@ -171,7 +182,7 @@ impl Bodies {
             fx.out.push(Output::ReadLog { reader: LogReader::Lacking, ranges });
         }
         self.asked.take_if(|asked| asked.until_ms <= now);
-        self.asked.is_none() && now >= self.ask_at && self.ask_next(trust, fx)
+        self.asked.is_none() && self.ask_next(trust, fx)
     }
 
     /// When [`Self::handle_timeout`] is due.
@@ -179,7 +190,7 @@ impl Bodies {
         let read = (self.reading.is_none() && !self.is_full() && !self.unread.is_empty()).then_some(self.next_read);
         let ask = match &self.asked {
             Some(asked) => Some(asked.until_ms),
-            None => (!self.to_ask.is_empty()).then_some(self.ask_at),
+            None => self.next_to_ask().map(|(at, _)| at),
         };
         read.into_iter().chain(ask).min()
     }

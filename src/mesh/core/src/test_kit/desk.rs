@@ -11,7 +11,7 @@ use crate::io::{Command, Input, Now, Output, Reply, Welcome};
 use crate::peer::{Peer, founded, joined};
 
 /// A device on its own. What it writes is durable at once, unless it is held; its log is read at once.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Desk {
     /// The core and its disk.
     pub machine: Machine,

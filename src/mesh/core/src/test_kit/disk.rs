@@ -225,6 +225,9 @@ impl MemDisk {
         let mut entries = Vec::new();
         let mut bytes = 0;
         for (author, incarnation, first, last) in ranges {
+            if first > last {
+                continue;
+            }
             let key = |seq| rows::entry(author, *incarnation, seq).key;
             for (key, value) in self.scan(Space::Log, key(*first), key(*last)) {
                 if bytes + value.len() > limits::SYNC_BYTES_MAX && !entries.is_empty() {
@@ -237,9 +240,10 @@ impl MemDisk {
         (entries, false)
     }
 
-    /// As [`Self::read_log_by`], decoding each row.
+    /// As [`Self::read_log_by`], decoding each row. One that holds an entry of another place does not count.
     pub fn read_log(&self, ranges: &[(PeerId, Incarnation, u64, u64)]) -> (Vec<SignedEntry>, bool) {
-        self.read_log_by(ranges, |_, value| SignedEntry::from_stored(value))
+        let is_at = |entry: &SignedEntry, key: &[u8]| rows::place_of(key) == Some(entry.place());
+        self.read_log_by(ranges, |key, value| SignedEntry::from_stored(value).filter(|entry| is_at(entry, key)))
     }
 }
 

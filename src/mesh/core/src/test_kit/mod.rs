@@ -14,12 +14,14 @@ mod author;
 mod desk;
 mod disk;
 mod machine;
+mod mutation;
 mod net;
 
 pub use author::{Author, pushed};
 pub use desk::Desk;
 pub use disk::{MemDisk, Snapshot};
 pub use machine::Machine;
+pub use mutation::{Mutation, fuzz};
 pub use net::{Device, Net, id, key};
 
 use bytes::Bytes;

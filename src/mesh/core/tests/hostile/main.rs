@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may stop at what it did not expect")]
 
 mod budgets;
+mod fuzz;
 mod merge;
 mod truncation;
 
@@ -12,7 +13,7 @@ use mesh_core::entry::{Entry, Kind, SignedEntry, encode};
 use mesh_core::epoch::{Claim, Epoch};
 use mesh_core::frame::{Answer, AnswerKind, Beacon, Dispatch, Frame, Phase};
 use mesh_core::ids::{Hash, Incarnation, MeshId, PeerId, ReqId};
-use mesh_core::io::{CallState, Command, Fact, Input, NewCall, Now, Output, Reply, Space};
+use mesh_core::io::{CallState, Command, Fact, Input, NewCall, Now, Output, Refusal, Reply, Space};
 use mesh_core::limits;
 use mesh_core::record::{
     CancelRequest, ChangeKind, Directory, Effect, Ending, Header, MembershipChange, Outcome, Payload, Tier, ToolDecl,
@@ -154,6 +155,60 @@ fn outcomes_of_calls_that_never_come_do_not_block_those_that_do() {
     let entry = target.says(Kind::CALL, encode(&call));
     let out = honest.hears(&target, pushed(entry));
     assert!(out.contains(&Output::Fact(Fact::CallEnded(call.id))));
+}
+
+#[test]
+fn s05_early_outcomes_of_one_author_do_not_evict_those_of_others() {
+    let (mut honest, mut liar, mut target) = scene();
+    // The target's ending, and the origin's wish to stop another call, come before the headers that they are about.
+    let (ended, stopped) = (header(&target.id(), 1, target.id()), header(&target.id(), 2, target.id()));
+    let real = target.says(Kind::OUTCOME, encode(&outcome(ended.id, Ending::Done)));
+    honest.hears(&target, pushed(real));
+    let cancel = CancelRequest { id: stopped.id, reason: "enough".to_owned(), expired: false };
+    let cancel = target.says(Kind::CANCEL, encode(&cancel));
+    honest.hears(&target, pushed(cancel));
+    for counter in 0..3 * limits::EARLY_OUTCOMES_MAX as u64 {
+        let id = ReqId::new(&liar.id(), Incarnation(9), counter);
+        let made_up = liar.says(Kind::OUTCOME, encode(&outcome(id, Ending::Done)));
+        honest.hears(&liar, pushed(made_up));
+        let cancel = CancelRequest { id, reason: String::new(), expired: false };
+        let made_up = liar.says(Kind::CANCEL, encode(&cancel));
+        honest.hears(&liar, pushed(made_up));
+        if counter == 100 {
+            honest.crash();
+            honest.step(Input::LinkUp(liar.id()));
+            honest.step(Input::LinkUp(target.id()));
+        }
+    }
+    let kept = honest.machine.disk.state().keys(Space::Open).count();
+    assert!(kept <= 2 * limits::EARLY_OUTCOMES_MAX + 1, "{kept}");
+    for call in [&ended, &stopped] {
+        let entry = target.says(Kind::CALL, encode(call));
+        honest.hears(&target, pushed(entry));
+    }
+    assert_eq!(honest.state(&ended.id), None, "it is over");
+    let row = honest.machine.disk.applied_row(&rows::call(&ended.id)).unwrap();
+    assert_eq!((row.state, row.confirmed), (CallState::Ended(Ending::Done), true));
+    let open = honest.machine.disk.applied_row(&rows::open_call(&stopped.id)).unwrap();
+    assert!(open.cancel.is_some(), "it is to be stopped");
+}
+
+#[test]
+fn s17_whoever_shows_itself_all_the_time_is_not_asked_for_bodies_all_the_time() {
+    let (mut honest, liar, mut target) = scene();
+    let call = header(&target.id(), 1, liar.id());
+    let withheld = target.says(Kind::CALL, encode(&call)).without_body();
+    honest.step(Input::LinkDown(target.id()));
+    honest.hears(&liar, pushed(withheld));
+    let mut wanted = 0;
+    for _ in 0..200 {
+        let digest = Frame::Digest { rows: Vec::new(), changes: Hash::ZERO };
+        let mut out = honest.hears(&liar, digest);
+        out.extend(honest.hears(&liar, Frame::Bodies { entries: Vec::new(), until: None }));
+        out.extend(honest.pass(20));
+        wanted += out.iter().filter(|o| matches!(o, Output::Send(to, Frame::Want(_)) if *to == liar.id())).count();
+    }
+    assert!((2..=6).contains(&wanted), "{wanted} times in four seconds");
 }
 
 #[test]
@@ -431,7 +486,27 @@ fn s04_any_goes_where_another_owner_went_only_by_its_own_choice() {
     honest.hears(&owner, pushed(entry));
     // Owners share their keys: the same is the same call, anything else is refused, and `any` is somebody here.
     assert_eq!(honest.ask(keyed(&target.id(), "append")), Reply::Call { id: call.id, created: false });
-    assert_eq!(honest.ask(keyed("any", "append")), Reply::Refused(mesh_core::io::Refusal::KeyReused(call.id)));
+    assert_eq!(honest.ask(keyed("any", "append")), Reply::Refused(Refusal::KeyReused(call.id)));
+}
+
+#[test]
+fn k4_any_goes_to_no_device_that_only_says_it_has_the_tool() {
+    let (mut honest, mut liar, _) = scene();
+    let directory = liar.says(Kind::DIRECTORY, encode(&offers(vec![tool("backup", Effect::Once)])));
+    honest.hears(&liar, pushed(directory));
+    let reply = honest.ask(Command::Call(test_kit::call("any", "backup")));
+    assert!(matches!(reply, Reply::Refused(Refusal::UnknownNode(_))), "{reply:?}");
+    // Whoever names it means it; but its answer is nobody's who asks for any.
+    let named = made(&mut honest, keyed(&liar.id(), "backup"));
+    assert!(matches!(honest.ask(keyed("any", "backup")), Reply::Refused(_)));
+    assert_eq!(honest.ask(keyed(&liar.id(), "backup")), Reply::Call { id: named, created: false });
+    let mut owner = honest.author(3);
+    honest.admit(&owner, Tier::Owner);
+    let directory = owner.says(Kind::DIRECTORY, encode(&offers(vec![tool("backup", Effect::Once)])));
+    honest.hears(&owner, pushed(directory));
+    let reply = honest.ask(Command::Call(test_kit::call("any", "backup")));
+    let Reply::Call { id, .. } = reply else { panic!("{reply:?}") };
+    assert_eq!(honest.peer().open_call(&id).unwrap().header.target, owner.id());
 }
 
 #[test]

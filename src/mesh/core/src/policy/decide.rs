@@ -1,0 +1,754 @@
+//! The one function that decides (`docs/decisions/0042`).
+//!
+//! Layers are asked in order, and the first no decides. In rules and roles: a principal is judged at several **levels**,
+//! and what one of them lacks is lacking: an agent also as its person, and whoever asks at a device below the owner tier
+//! also at the role that such a device caps. In each workspace a level is given a tool by a rule, by its role, or not.
+
+use super::consents::{Choice, Given};
+use super::decision::{Cause, Decision, Layer, OpenAsk, Request, Step};
+use super::merge::MergedRule;
+use super::names::{AgentName, Domain, PersonId, Principal, Role, RuleRef, Seat, WorkspaceId};
+use super::records::{Approver, Mode, RuleVerdict, Verdict, WAIT_MS_DEFAULT, Who};
+use super::view::{DeviceView, Space, ToolState, View, folded};
+use crate::ids::{Hash, NodeId, PeerId};
+use crate::record::Tier;
+
+/// Levels at most: an agent, and its person at three roles.
+const LEVELS: usize = 4;
+
+/// How a tool is given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Strength {
+    /// Not at all.
+    Nothing,
+    /// By a role, or by what a workspace says where no rule speaks.
+    Role,
+    /// By a rule.
+    Rule,
+}
+
+/// Who is judged.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Asker<'a> {
+    Person(&'a PersonId),
+    Agent(&'a PersonId, &'a AgentName),
+    Device(&'a NodeId),
+}
+
+/// One way in which the principal is judged.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Level<'a> {
+    pub(super) asker: Asker<'a>,
+    /// The highest role that the origin lets it have.
+    cap: Role,
+}
+
+impl Level<'_> {
+    /// True of the principal itself, false of the person of an agent that asks.
+    fn is_principal(&self, principal: &Principal) -> bool {
+        matches!(
+            (self.asker, principal),
+            (Asker::Person(_), Principal::Person(_))
+                | (Asker::Agent(..), Principal::Agent(..))
+                | (Asker::Device(_), Principal::Device(_))
+        )
+    }
+}
+
+/// A workspace that could decide, or the mesh alone.
+#[derive(Clone, Copy)]
+pub(super) struct Place<'v> {
+    pub(super) id: Option<&'v WorkspaceId>,
+    pub(super) space: &'v Space,
+    /// Role of the principal's seat there.
+    role: Role,
+}
+
+/// A rule that asks at this call.
+#[derive(Clone, Copy)]
+struct Ask<'v> {
+    rule: Asking<'v>,
+    /// True if no level asks but the agent's.
+    of_agent: bool,
+}
+
+#[derive(Clone, Copy)]
+enum Asking<'v> {
+    Rule(&'v MergedRule),
+    Otherwise(&'v WorkspaceId),
+}
+
+impl Asking<'_> {
+    fn at(&self) -> RuleRef {
+        match self {
+            Self::Rule(rule) => rule.at.clone(),
+            Self::Otherwise(workspace) => RuleRef::otherwise(workspace),
+        }
+    }
+
+    fn is_named(&self, by: &RuleRef) -> bool {
+        match self {
+            Self::Rule(rule) => rule.at == *by,
+            Self::Otherwise(workspace) => by.is_otherwise() && by.domain.workspace() == Some(*workspace),
+        }
+    }
+}
+
+/// What the rules of one domain say to the levels.
+#[derive(Default)]
+struct Said<'v> {
+    denies: Vec<&'v MergedRule>,
+    asks: Vec<Ask<'v>>,
+    always: Vec<&'v MergedRule>,
+    /// The first rule that gives it to each level.
+    gives: [Option<&'v MergedRule>; LEVELS],
+}
+
+/// What a workspace amounts to, with the rules of the mesh.
+struct Standing<'v> {
+    place: Place<'v>,
+    said: Said<'v>,
+    strength: Strength,
+    /// How it is given to the principal itself.
+    by: Option<Cause>,
+    /// The ask of the workspace's `otherwise`, of agents alone or not.
+    otherwise: Option<bool>,
+}
+
+/// The layers before rules and roles, passed.
+pub(super) struct Admitted<'v> {
+    pub(super) target: &'v DeviceView,
+    origin: &'v DeviceView,
+    /// Name of the tool as patterns meet it.
+    pub(super) tool: String,
+}
+
+/// Everything that rules and roles are judged by.
+pub(super) struct Judging<'v, 'r> {
+    view: &'v View,
+    request: &'r Request,
+    pub(super) at: Admitted<'v>,
+    pub(super) levels: Vec<Level<'r>>,
+    /// Workspaces that hold the tool and have the principal, or the mesh alone.
+    pub(super) holds: Vec<Place<'v>>,
+    mesh_said: Said<'v>,
+    standings: Vec<Standing<'v>>,
+}
+
+impl View {
+    /// Decides. Depends on nothing but the view and the request.
+    #[must_use]
+    pub fn decide(&self, request: &Request) -> Decision {
+        let mut path = Vec::with_capacity(8);
+        let admitted = match self.admit(request, &mut path) {
+            Ok(admitted) => admitted,
+            Err(decision) => return decision.with(path),
+        };
+        let judging = Judging::new(self, request, admitted);
+        match judging.named() {
+            Ok(named) => {
+                path.push(Step::pass(Layer::Workspace));
+                judging.judge(named, &mut path).with(path)
+            }
+            Err(cause) => Short::deny(cause, None, Layer::Workspace, &mut path).with(path),
+        }
+    }
+
+    /// People who may give a yes to an ask that is open at this request.
+    #[must_use]
+    pub fn approvers(&self, request: &Request, ask: &OpenAsk) -> Vec<PersonId> {
+        let Ok(admitted) = self.admit(request, &mut Vec::new()) else { return Vec::new() };
+        let judging = Judging::new(self, request, admitted);
+        let owner = PersonId::owner();
+        let mut people: Vec<PersonId> = self
+            .people
+            .keys()
+            .chain([&owner].into_iter().filter(|owner| !self.people.contains_key(*owner)))
+            .filter(|person| judging.may_approve(&ask.rule, ask.of_agent, person))
+            .cloned()
+            .collect();
+        people.sort();
+        people
+    }
+
+    /// True if `origin` may speak for this principal.
+    #[must_use]
+    pub fn speaks_for(&self, origin: &PeerId, principal: &Principal) -> bool {
+        self.devices.get(origin).is_some_and(|device| device.speaks_for(principal))
+    }
+
+    /// The principal that sits at a device when nobody says more: its one person, else the owner at the owner tier, else
+    /// the device itself.
+    #[must_use]
+    pub fn sits_at(&self, origin: &PeerId) -> Option<Principal> {
+        let device = self.devices.get(origin)?;
+        Some(match (device.people.as_slice(), device.facts.tier) {
+            ([person], _) => Principal::Person(person.clone()),
+            (_, Tier::Owner) => Principal::Person(PersonId::owner()),
+            (_, Tier::Shared | Tier::Ephemeral) => Principal::Device(device.facts.node.clone()),
+        })
+    }
+
+    /// Role of a person in the mesh; `None` if there is no such person, or she is suspended.
+    #[must_use]
+    pub fn role(&self, person: &PersonId) -> Option<Role> {
+        match (self.people.get(person), person.is_owner()) {
+            (Some(person), _) if person.suspended => None,
+            (_, true) => Some(Role::Owner),
+            (Some(person), false) => Some(person.role),
+            (None, false) => None,
+        }
+    }
+
+    /// Role of a person in a domain, not capped; `None` if she is not in it, or suspended.
+    #[must_use]
+    pub fn role_in(&self, person: &PersonId, domain: &Domain) -> Option<Role> {
+        let mesh = self.role(person)?;
+        match domain {
+            Domain::Mesh => Some(mesh),
+            Domain::Workspace(id) if mesh == Role::Owner => self.workspaces.contains_key(id).then_some(Role::Owner),
+            Domain::Workspace(id) => {
+                let role = self.seats.get(&Seat::Person(person.clone()))?.get(id)?;
+                self.workspaces.contains_key(id).then_some(*role)
+            }
+        }
+    }
+
+    /// The layers before workspaces: `Err` has decided.
+    pub(super) fn admit(&self, request: &Request, path: &mut Vec<Step>) -> Result<Admitted<'_>, Box<Short>> {
+        let no = |layer, cause, path: &mut Vec<Step>| Err(Box::new(Short::deny(cause, None, layer, path)));
+        let devices = (self.devices.get(&request.origin), self.devices.get(&request.target));
+        let (Some(origin), Some(target)) = devices else { return no(Layer::Device, Cause::DeviceUnknown, path) };
+        if !origin.facts.trusted || !target.facts.trusted {
+            return no(Layer::Device, Cause::DeviceUnknown, path);
+        }
+        path.push(Step::pass(Layer::Device));
+
+        let principal = &request.principal;
+        if !origin.speaks_for(principal) {
+            return no(Layer::Principal, Cause::PrincipalDevice, path);
+        }
+        if let Some(person) = principal.person() {
+            if !person.is_owner() && !self.people.contains_key(person) {
+                return no(Layer::Principal, Cause::PrincipalUnknown, path);
+            }
+            if self.is_suspended(principal) {
+                return no(Layer::Principal, Cause::PrincipalSuspended, path);
+            }
+        }
+        path.push(Step::pass(Layer::Principal));
+
+        let (node, tool) = (target.facts.node.as_str(), folded(&request.tool));
+        if let Some(credential) = &request.credential {
+            let tokens = self.tokens.get(&credential.token).filter(|_| !credential.over);
+            let Some(tokens) = tokens.filter(|tokens| tokens.iter().all(|token| token.holder == *principal)) else {
+                return no(Layer::Credential, Cause::TokenOver, path);
+            };
+            let opens = tokens.iter().all(|token| {
+                !token.read_only
+                    && token.nodes.as_ref().is_none_or(|nodes| nodes.iter().any(|pattern| pattern.matches(node)))
+                    && token.tools.as_ref().is_none_or(|tools| tools.iter().any(|pattern| pattern.matches(node, &tool)))
+            });
+            if !opens {
+                return no(Layer::Credential, Cause::TokenScope, path);
+            }
+        }
+        let in_scope = |scope: &Vec<super::ToolPattern>| scope.iter().any(|pattern| pattern.matches(node, &tool));
+        if origin.facts.tier == Tier::Ephemeral && !origin.scopes.iter().all(in_scope) {
+            return no(Layer::Credential, Cause::TierScope, path);
+        }
+        path.push(Step::pass(Layer::Credential));
+
+        let offered = target.tools.get(tool.as_ref()).filter(|offered| offered.name == request.tool);
+        let Some(offered) = offered else { return no(Layer::Tool, Cause::ToolAbsent, path) };
+        match offered.state {
+            ToolState::Approved => path.push(Step::pass(Layer::Tool)),
+            ToolState::Pending => return no(Layer::Tool, Cause::ToolPending, path),
+            ToolState::Changed => return no(Layer::Tool, Cause::ToolChanged, path),
+        }
+
+        if let Some(pattern) = target.facts.deny.iter().find(|pattern| pattern.matches(node, &tool)) {
+            return no(Layer::Local, Cause::Local(pattern.clone()), path);
+        }
+        path.push(Step::pass(Layer::Local));
+
+        if self.mode == Mode::Open {
+            if !super::tiers::may_use(origin.facts.tier, offered.owner_only) {
+                return no(Layer::Open, Cause::OwnerOnly, path);
+            }
+            if request.workspace.is_some() {
+                return no(Layer::Workspace, Cause::WorkspaceUnknown, path);
+            }
+            path.push(Step { layer: Layer::Open, verdict: Verdict::Allow, cause: Some(Cause::Open) });
+            return Err(Box::new(Short::new(Verdict::Allow, Cause::Open, None)));
+        }
+        let tool = tool.into_owned();
+        Ok(Admitted { target, origin, tool })
+    }
+
+    fn is_suspended(&self, principal: &Principal) -> bool {
+        let person = principal.person().and_then(|person| self.people.get(person));
+        let agent = match principal {
+            Principal::Agent(person, agent) => self.agents.get(person).and_then(|agents| agents.get(agent)),
+            Principal::Person(_) | Principal::Device(_) => None,
+        };
+        person.is_some_and(|person| person.suspended) || agent.is_some_and(|agent| agent.suspended)
+    }
+}
+
+impl DeviceView {
+    fn speaks_for(&self, principal: &Principal) -> bool {
+        match principal {
+            Principal::Device(node) => self.facts.node == *node,
+            Principal::Person(person) | Principal::Agent(person, _) => {
+                self.facts.tier == Tier::Owner || self.people.contains(person)
+            }
+        }
+    }
+}
+
+/// A decision but for its path.
+pub(super) struct Short {
+    verdict: Verdict,
+    rule: Cause,
+    workspace: Option<WorkspaceId>,
+    asks: Vec<OpenAsk>,
+    consents: Vec<Hash>,
+}
+
+impl Short {
+    fn new(verdict: Verdict, rule: Cause, workspace: Option<WorkspaceId>) -> Self {
+        Self { verdict, rule, workspace, asks: Vec::new(), consents: Vec::new() }
+    }
+
+    fn deny(rule: Cause, workspace: Option<WorkspaceId>, layer: Layer, path: &mut Vec<Step>) -> Self {
+        path.push(Step { layer, verdict: Verdict::Deny, cause: Some(rule.clone()) });
+        Self::new(Verdict::Deny, rule, workspace)
+    }
+
+    fn with(self, path: Vec<Step>) -> Decision {
+        let Self { verdict, rule, workspace, asks, consents } = self;
+        Decision { verdict, rule, workspace, path, asks, consents }
+    }
+}
+
+impl Step {
+    fn pass(layer: Layer) -> Self {
+        Self { layer, verdict: Verdict::Allow, cause: None }
+    }
+}
+
+impl<'v, 'r> Judging<'v, 'r> {
+    pub(super) fn new(view: &'v View, request: &'r Request, at: Admitted<'v>) -> Self {
+        let levels = levels(&request.principal, at.origin.facts.tier);
+        let holds = view.holds(request, &at);
+        let mut judging = Self { view, request, at, levels, holds, mesh_said: Said::default(), standings: Vec::new() };
+        judging.mesh_said = judging.said(&view.mesh, judging.mesh_role());
+        judging.standings = judging.holds.iter().map(|place| judging.standing(*place)).collect();
+        judging
+    }
+
+    /// Role of the principal in the mesh, not capped. Devices are guests there.
+    fn mesh_role(&self) -> Role {
+        self.request.principal.person().and_then(|person| self.view.role(person)).unwrap_or(Role::Guest)
+    }
+
+    /// The place that the request names, if it names one.
+    pub(super) fn named(&self) -> Result<Option<&'v WorkspaceId>, Cause> {
+        let id = match &self.request.workspace {
+            None => return Ok(None),
+            Some(Domain::Mesh) => return Err(Cause::WorkspaceUnknown),
+            Some(Domain::Workspace(id)) => id,
+        };
+        if let Some(place) = self.holds.iter().find(|place| place.id == Some(id)) {
+            return Ok(place.id);
+        }
+        if !self.view.workspaces.contains_key(id) {
+            return Err(Cause::WorkspaceUnknown);
+        }
+        let in_it = match &self.request.principal {
+            Principal::Person(person) | Principal::Agent(person, _) => {
+                self.view.role_in(person, &Domain::Workspace(id.clone())).is_some()
+            }
+            Principal::Device(node) => {
+                self.view.seats.get(&Seat::Device(node.clone())).is_some_and(|seats| seats.contains_key(id))
+            }
+        };
+        Err(if in_it { Cause::WorkspaceScope } else { Cause::WorkspaceNotMember })
+    }
+
+    /// What the rules of one domain say, where the principal has this role.
+    fn said(&self, space: &'v Space, role: Role) -> Said<'v> {
+        let (node, tool) = (self.at.target.facts.node.as_str(), self.at.tool.as_str());
+        let mut said = Said::default();
+        for rule in space.rules.iter().chain(&space.broken) {
+            // Nearly all rules are about other tools, and have one head.
+            if !rule.heads.iter().any(|head| head.is_about(node, tool)) {
+                continue;
+            }
+            let (mut denied, mut asked, mut asked_of_person) = (false, false, false);
+            for (level, first) in self.levels.iter().zip(&mut said.gives) {
+                let role = role.min(level.cap);
+                let mut gives = rule.gives;
+                for head in &rule.heads {
+                    let who = head.who.as_ref();
+                    let meant = head.is_about(node, tool)
+                        && who.is_none_or(|who| who.iter().any(|who| who.means(level.asker, role)));
+                    denied |= meant && head.verdict == RuleVerdict::Deny;
+                    let asks = meant && head.verdict == RuleVerdict::Ask;
+                    asked |= asks;
+                    asked_of_person |= asks && !matches!(level.asker, Asker::Agent(..));
+                    gives &= meant && who.is_some() && matches!(head.verdict, RuleVerdict::Allow | RuleVerdict::Ask);
+                }
+                if gives {
+                    first.get_or_insert(rule);
+                }
+            }
+            if denied {
+                said.denies.push(rule);
+            }
+            if asked {
+                said.asks.push(Ask { rule: Asking::Rule(rule), of_agent: !asked_of_person });
+            }
+            if self.settles(rule) {
+                said.always.push(rule);
+            }
+        }
+        said
+    }
+
+    /// True if all heads of a rule settle asks of the principal itself, at this device as it was paired then.
+    fn settles(&self, rule: &MergedRule) -> bool {
+        let (node, tool) = (self.at.target.facts.node.as_str(), self.at.tool.as_str());
+        let Some(level) = self.levels.first() else { return false };
+        rule.gives
+            && rule.heads.iter().all(|head| {
+                head.verdict == RuleVerdict::Always
+                    && head.bound.contains(&self.request.target)
+                    && head.is_about(node, tool)
+                    && head.who.iter().flatten().any(|who| who.means(level.asker, level.cap))
+            })
+    }
+
+    fn standing(&self, place: Place<'v>) -> Standing<'v> {
+        let said = if place.id.is_some() { self.said(place.space, place.role) } else { Said::default() };
+        let mut standing = Standing { place, said, strength: Strength::Rule, by: None, otherwise: None };
+        let (mut rule, mut role) = (None, None);
+        let mut person_is_asked = false;
+        for (index, level) in self.levels.iter().enumerate() {
+            let gives = [&standing.said, &self.mesh_said].into_iter().find_map(|said| *said.gives.get(index)?);
+            let of_principal = level.is_principal(&self.request.principal);
+            if let Some(gives) = gives {
+                // Of one asked at several roles: a rule is named before a role.
+                if of_principal {
+                    rule.get_or_insert_with(|| Cause::Rule(gives.at.clone()));
+                }
+                continue;
+            }
+            let (strength, cause) = self.by_role(level, place);
+            standing.strength = standing.strength.min(strength);
+            if let Some((cause, verdict)) = cause {
+                if verdict == Verdict::Ask {
+                    standing.otherwise = Some(true);
+                    person_is_asked |= !matches!(level.asker, Asker::Agent(..));
+                }
+                if of_principal {
+                    role.get_or_insert(cause);
+                }
+            }
+        }
+        standing.by = rule.or(role);
+        standing.otherwise = standing.otherwise.map(|_| !person_is_asked);
+        standing
+    }
+
+    /// How a level that no rule gives the tool has it all the same.
+    fn by_role(&self, level: &Level<'_>, place: Place<'v>) -> (Strength, Option<(Cause, Verdict)>) {
+        let allow = |cause| (Strength::Role, Some((cause, Verdict::Allow)));
+        let role = place.role.min(level.cap);
+        if let Asker::Person(person) = level.asker {
+            if place.id.is_some() && role >= Role::Admin {
+                return allow(Cause::Manager);
+            }
+            if place.id.is_none() && role == Role::Owner {
+                return allow(Cause::Owner);
+            }
+            let own = &self.at.origin;
+            if self.request.origin == self.request.target
+                && own.facts.tier == Tier::Owner
+                && own.people.contains(person)
+            {
+                return allow(Cause::Own);
+            }
+        }
+        let Some(id) = place.id else { return (Strength::Nothing, None) };
+        let otherwise = &place.space.workspace.otherwise;
+        let verdict = match (level.asker, role) {
+            (Asker::Agent(..), _) => otherwise.agents,
+            (Asker::Device(_), _) => otherwise.devices,
+            (Asker::Person(_), Role::Guest) => otherwise.guests,
+            (Asker::Person(_), Role::Member | Role::Admin | Role::Owner) => otherwise.members,
+        };
+        match verdict {
+            Verdict::Deny => (Strength::Nothing, None),
+            Verdict::Allow | Verdict::Ask => (Strength::Role, Some((Cause::Rule(RuleRef::otherwise(id)), verdict))),
+        }
+    }
+
+    /// Rules that deny in this workspace, by name.
+    fn denies(&self, standing: &Standing<'v>) -> Option<&'v RuleRef> {
+        let all = self.mesh_said.denies.iter().chain(&standing.said.denies);
+        all.map(|rule| &rule.at).min()
+    }
+
+    /// Of the candidates, those that give the tool most firmly, and whether that is by rule alone.
+    fn judge(&self, named: Option<&WorkspaceId>, path: &mut Vec<Step>) -> Short {
+        let candidates = || self.standings.iter().filter(|standing| named.is_none() || standing.place.id == named);
+        let strong = |standing: &&Standing<'v>| standing.strength == Strength::Rule && self.denies(standing).is_none();
+        let weak = |standing: &&Standing<'v>| standing.strength == Strength::Role;
+        let of_named = || named.cloned();
+        if candidates().any(|standing| strong(&standing)) {
+            return self.best(candidates().filter(strong), false, path);
+        }
+        if candidates().any(|standing| weak(&standing)) {
+            // What only a role gives yields to the rules of all workspaces that hold the tool.
+            if let Some(at) = self.standings.iter().filter_map(|standing| self.denies(standing)).min() {
+                return Short::deny(Cause::Rule(at.clone()), of_named(), Layer::Rules, path);
+            }
+            return self.best(candidates().filter(weak), true, path);
+        }
+        let denies = candidates().filter_map(|standing| self.denies(standing)).min();
+        let cause = denies.map_or(Cause::Default, |at| Cause::Rule(at.clone()));
+        Short::deny(cause, of_named(), Layer::Rules, path)
+    }
+
+    /// The best of these workspaces: allowed before asked, without an ask before with one, then by name.
+    fn best<'s>(
+        &self,
+        standings: impl Iterator<Item = &'s Standing<'v>>,
+        asks_of_all: bool,
+        path: &mut Vec<Step>,
+    ) -> Short
+    where
+        'v: 's,
+    {
+        let settled = standings.map(|standing| self.settle(standing, asks_of_all));
+        let best = settled.min_by_key(|(short, asked, _)| (short.verdict, *asked));
+        let Some((short, asked, by)) = best else { return Short::deny(Cause::Default, None, Layer::Rules, path) };
+        let given = by.unwrap_or_else(|| short.rule.clone());
+        path.push(Step { layer: Layer::Rules, verdict: Verdict::Allow, cause: Some(given) });
+        if asked {
+            path.push(Step { layer: Layer::Consent, verdict: short.verdict, cause: Some(short.rule.clone()) });
+        }
+        short
+    }
+
+    /// The answer of a workspace that gives the tool, whether anything asks there, and what gives it.
+    fn settle(&self, standing: &Standing<'v>, asks_of_all: bool) -> (Short, bool, Option<Cause>) {
+        let own = [&standing.said];
+        let all: Vec<&Said<'v>> = self.standings.iter().map(|standing| &standing.said).collect();
+        let saids = || [&self.mesh_said].into_iter().chain(if asks_of_all { all.clone() } else { own.to_vec() });
+        let mut asks: Vec<Ask<'v>> = saids().flat_map(|said| said.asks.iter().copied()).collect();
+        if let (Some(of_agent), Some(id)) = (standing.otherwise.filter(|_| asks_of_all), standing.place.id) {
+            asks.push(Ask { rule: Asking::Otherwise(id), of_agent });
+        }
+        asks.sort_by_cached_key(|ask| ask.rule.at());
+        let workspace = standing.place.id.cloned();
+        let Some(first) = asks.first() else {
+            let by = standing.by.clone().unwrap_or(Cause::Default);
+            return (Short::new(Verdict::Allow, by, workspace), false, standing.by.clone());
+        };
+
+        let domain = standing.place.id.map_or(Domain::Mesh, |id| Domain::Workspace(id.clone()));
+        let counts = |given: &Given, ask: &Ask<'v>| self.counts(given, ask);
+        let said_no = |given: &&Given| matches!(given.consent.choice, Choice::Deny { .. });
+        let no = self.of_call().filter(said_no).find_map(|given| {
+            let ask = asks.iter().find(|ask| counts(given, ask))?;
+            Some((given.hash, ask.rule.at()))
+        });
+        if let Some((hash, at)) = no {
+            let mut short = Short::new(Verdict::Deny, Cause::Rule(at), workspace);
+            short.consents.push(hash);
+            return (short, true, standing.by.clone());
+        }
+
+        let mut short = Short::new(Verdict::Allow, Cause::Rule(first.rule.at()), workspace);
+        for (index, ask) in asks.iter().enumerate() {
+            // Beside an ask, and in its own domain: else who manages a workspace could settle what the mesh asks.
+            let always = saids().flat_map(|said| &said.always).find(|rule| {
+                rule.heads.iter().all(|head| head.of.iter().any(|of| ask.rule.is_named(of)))
+                    && ask.rule.at().domain == rule.at.domain
+            });
+            if let Some(rule) = always {
+                if index == 0 {
+                    short.rule = Cause::Rule(rule.at.clone());
+                }
+                continue;
+            }
+            let hours =
+                self.view.consents.of_hour(&self.request.principal, &domain, self.request.target, &self.request.tool);
+            let yes = self.of_call().filter(|given| !said_no(given)).chain(hours).find(|given| counts(given, ask));
+            match yes {
+                Some(given) if short.consents.contains(&given.hash) => {}
+                Some(given) => short.consents.push(given.hash),
+                None => {
+                    let wait_ms = match ask.rule {
+                        Asking::Rule(rule) => rule.wait_ms(self.at.target.facts.node.as_str(), &self.at.tool),
+                        Asking::Otherwise(_) => WAIT_MS_DEFAULT,
+                    };
+                    short.asks.push(OpenAsk { rule: ask.rule.at(), of_agent: ask.of_agent, wait_ms });
+                }
+            }
+        }
+        if let Some(open) = short.asks.first() {
+            short.verdict = Verdict::Ask;
+            short.rule = Cause::Rule(open.rule.clone());
+        }
+        (short, true, standing.by.clone())
+    }
+
+    fn of_call(&self) -> impl Iterator<Item = &'v Given> {
+        self.view.consents.of_call(self.request.call)
+    }
+
+    /// True if what was said is an answer to this ask: it names it, by one who may approve it, at a device that may
+    /// speak for that person, and was not taken back.
+    fn counts(&self, given: &Given, ask: &Ask<'v>) -> bool {
+        let spoken = |given: &Given| {
+            let device = self.view.devices.get(&given.at).filter(|device| device.facts.trusted);
+            device.is_some_and(|device| {
+                device.facts.tier != Tier::Ephemeral && device.speaks_for(&Principal::Person(given.consent.by.clone()))
+            })
+        };
+        let may = |given: &Given| self.may_approve(&ask.rule.at(), ask.of_agent, &given.consent.by);
+        let taken_back = || {
+            let mut withdrawals = self.view.consents.withdrawals(&given.hash).iter();
+            withdrawals.any(|other| spoken(other) && (other.consent.by == given.consent.by || may(other)))
+        };
+        given.consent.of.iter().any(|of| ask.rule.is_named(of)) && spoken(given) && may(given) && !taken_back()
+    }
+
+    /// True if this person may answer that ask of the request. Roles are not capped: people say yes on their phones.
+    pub(super) fn may_approve(&self, at: &RuleRef, of_agent: bool, person: &PersonId) -> bool {
+        if self.view.role(person).is_none() {
+            return false;
+        }
+        let role = self.view.role_in(person, &at.domain);
+        let is_asker = self.request.principal.person() == Some(person);
+        let by_default = || role >= Some(Role::Admin) || of_agent && is_asker;
+        let is = |approver: &Approver| match approver {
+            Approver::Myself => is_asker,
+            Approver::People => role >= Some(Role::Member),
+            Approver::Role(wanted) => role == Some(*wanted),
+            Approver::Person(id) => id == person,
+        };
+        let space = match &at.domain {
+            Domain::Mesh => Some(&self.view.mesh),
+            Domain::Workspace(id) => self.view.workspaces.get(id),
+        };
+        let Some(space) = space else { return false };
+        if at.is_otherwise() {
+            return by_default();
+        }
+        let (node, tool) = (self.at.target.facts.node.as_str(), self.at.tool.as_str());
+        space.rule(at).is_some_and(|rule| rule.lets_approve(node, tool, &by_default, &is))
+    }
+
+    /// How each place that holds the tool stands, for whoever looks for what would change the answer.
+    pub(super) fn outlook(&self) -> impl Iterator<Item = Outlook<'v, '_>> {
+        self.standings.iter().map(|standing| Outlook {
+            id: standing.place.id,
+            strength: standing.strength,
+            denies: self.mesh_said.denies.iter().chain(&standing.said.denies).map(|rule| &rule.at).collect(),
+            lacking: self
+                .levels
+                .iter()
+                .enumerate()
+                .filter_map(|(index, level)| {
+                    let said = [&standing.said, &self.mesh_said];
+                    let given = said.into_iter().any(|said| said.gives.get(index).is_some_and(Option::is_some));
+                    (!given).then_some(level)
+                })
+                .collect(),
+        })
+    }
+}
+
+/// See [`Judging::outlook`].
+pub(super) struct Outlook<'v, 'j> {
+    pub(super) id: Option<&'v WorkspaceId>,
+    pub(super) strength: Strength,
+    pub(super) denies: Vec<&'v RuleRef>,
+    /// Levels that no rule gives the tool.
+    pub(super) lacking: Vec<&'j Level<'j>>,
+}
+
+/// The levels at which a principal is judged that asks at a device of this tier.
+fn levels(principal: &Principal, tier: Tier) -> Vec<Level<'_>> {
+    let caps: &[Role] = match tier {
+        Tier::Owner => &[Role::Owner],
+        Tier::Shared => &[Role::Owner, Role::Member],
+        Tier::Ephemeral => &[Role::Owner, Role::Member, Role::Guest],
+    };
+    let at_caps = |asker| caps.iter().map(move |cap| Level { asker, cap: *cap });
+    match principal {
+        Principal::Person(person) => at_caps(Asker::Person(person)).collect(),
+        Principal::Device(node) => at_caps(Asker::Device(node)).collect(),
+        Principal::Agent(person, agent) => {
+            let agent = Level { asker: Asker::Agent(person, agent), cap: Role::Owner };
+            [agent].into_iter().chain(at_caps(Asker::Person(person))).collect()
+        }
+    }
+}
+
+impl View {
+    /// Workspaces that the principal is in and that hold the tool; if there is none, the mesh alone.
+    fn holds<'v>(&'v self, request: &Request, at: &Admitted<'v>) -> Vec<Place<'v>> {
+        let (node, tool) = (at.target.facts.node.as_str(), at.tool.as_str());
+        let mesh_role = request.principal.person().and_then(|person| self.role(person)).unwrap_or(Role::Guest);
+        let mut holds: Vec<Place<'v>> = if mesh_role == Role::Owner {
+            let all = self.workspaces.iter().filter(|(_, space)| space.holds(node, tool));
+            all.map(|(id, space)| Place { id: Some(id), space, role: Role::Owner }).collect()
+        } else {
+            let seat = match &request.principal {
+                Principal::Person(person) | Principal::Agent(person, _) => Seat::Person(person.clone()),
+                Principal::Device(node) => Seat::Device(node.clone()),
+            };
+            let seats = self.seats.get(&seat).into_iter().flatten();
+            seats
+                .filter_map(|(id, role)| {
+                    let (id, space) = self.workspaces.get_key_value(id)?;
+                    space.holds(node, tool).then_some(Place { id: Some(id), space, role: *role })
+                })
+                .collect()
+        };
+        if holds.is_empty() {
+            holds.push(Place { id: None, space: &self.mesh, role: mesh_role });
+        }
+        holds
+    }
+}
+
+impl Who {
+    /// True if it means this asker, who has that role where the rule stands. Roles never mean agents.
+    fn means(&self, asker: Asker<'_>, role: Role) -> bool {
+        match (self, asker) {
+            (Self::Everyone, _) | (Self::Agents, Asker::Agent(..)) | (Self::Devices, Asker::Device(_)) => true,
+            (Self::People, Asker::Person(_)) => role >= Role::Member,
+            (Self::Role(wanted), Asker::Person(_) | Asker::Device(_)) => *wanted == role,
+            (Self::Person(id), Asker::Person(person)) => id == person,
+            (Self::Agent(pattern), Asker::Agent(person, agent)) => pattern.matches(person.as_str(), agent.as_str()),
+            (Self::Device(pattern), Asker::Device(node)) => pattern.matches(node.as_str()),
+            (
+                Self::Agents
+                | Self::Devices
+                | Self::People
+                | Self::Role(_)
+                | Self::Person(_)
+                | Self::Agent(_)
+                | Self::Device(_),
+                Asker::Person(_) | Asker::Agent(..) | Asker::Device(_),
+            ) => false,
+        }
+    }
+}

@@ -1,0 +1,311 @@
+//! All statements about one key, and which of them count.
+//!
+//! A register is a set. Its **heads** are the statements that no other knew; an edit knows all heads that its author
+//! held, so it replaces them, and two edits that did not know each other both stay until somebody edits again. What
+//! several heads amount to is told in `merge`. So peers with equal sets agree, in whatever order they were filled.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::names::{Domain, Principal, RuleRef, WorkspaceId};
+use super::records::{InvalidRecord, Key, Value};
+use super::said::{Content, Said};
+use crate::entry::Place;
+use crate::ids::{Incarnation, PeerId};
+
+/// Most logs that one statement says it knew.
+pub const KNEW_MAX: usize = 64;
+/// Most people.
+pub const PEOPLE_MAX: usize = 256;
+/// Most agents that have a record.
+pub const AGENTS_MAX: usize = 1024;
+/// Most tokens.
+pub const TOKENS_MAX: usize = 512;
+/// Most workspaces.
+pub const WORKSPACES_MAX: usize = 128;
+/// Most seats of one workspace.
+pub const MEMBERS_MAX: usize = 256;
+/// Most bindings of one workspace.
+pub const BINDINGS_MAX: usize = 64;
+/// Most rules of one workspace, or of the mesh.
+pub const WORKSPACE_RULES_MAX: usize = 256;
+/// Most rules in all.
+pub const RULES_MAX: usize = 2048;
+/// Most checks.
+pub const CHECKS_MAX: usize = 256;
+/// Most patterns in all.
+pub const PATTERNS_MAX: usize = 8192;
+
+/// How far a log is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Known {
+    /// Author of the log.
+    pub author: PeerId,
+    /// Incarnation of that author's store.
+    pub incarnation: Incarnation,
+    /// Place of the last entry about rights that is known.
+    pub seq: u64,
+}
+
+/// A statement as the log has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Statement {
+    /// Hybrid clock of its entry: of texts the newest counts.
+    pub hlc: u64,
+    /// What it says.
+    pub said: Said,
+}
+
+/// One log of one author.
+type Log = (PeerId, Incarnation);
+
+const fn log(place: &Place) -> Log {
+    (place.author, place.incarnation)
+}
+
+/// See the module.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Register {
+    said: BTreeMap<Place, Statement>,
+}
+
+impl Register {
+    /// Adds a statement; `false` if it is there already.
+    pub fn insert(&mut self, place: Place, statement: Statement) -> bool {
+        self.said.insert(place, statement).is_none()
+    }
+
+    /// Adds all that another has.
+    pub fn merge(&mut self, other: &Self) {
+        self.said.extend(other.said.iter().map(|(place, statement)| (*place, statement.clone())));
+    }
+
+    /// All statements, by place.
+    pub fn statements(&self) -> impl Iterator<Item = (&Place, &Statement)> {
+        self.said.iter()
+    }
+
+    /// The heads among those that stand. What does not stand replaces nothing, so that what it replaced counts again.
+    ///
+    /// A statement replaces others of its log that came before it, and what it says that it knew, provided that its
+    /// generation is higher: so no two replace each other, whatever an author makes up.
+    #[must_use]
+    pub fn heads(&self, stands: &dyn Fn(&Place) -> bool) -> Vec<(&Place, &Statement)> {
+        let standing = || self.said.iter().filter(|(place, _)| stands(place));
+        // By log and place: the highest generation that knew as far as there.
+        let mut knew: BTreeMap<Log, BTreeMap<u64, u64>> = BTreeMap::new();
+        let mut note = |log: Log, seq: u64, generation: u64| {
+            let highest = knew.entry(log).or_default().entry(seq).or_default();
+            *highest = generation.max(*highest);
+        };
+        for (place, Statement { said, .. }) in standing() {
+            note(log(place), place.seq.saturating_sub(1), said.generation);
+            for known in &said.knew {
+                note((known.author, known.incarnation), known.seq, said.generation);
+            }
+        }
+        // Who knew further knew all before it as well.
+        for seqs in knew.values_mut() {
+            let mut highest = 0;
+            for generation in seqs.values_mut().rev() {
+                highest = highest.max(*generation);
+                *generation = highest;
+            }
+        }
+        let replaced = |place: &Place, generation: u64| {
+            let further = knew.get(&log(place)).and_then(|seqs| seqs.range(place.seq..).next());
+            further.is_some_and(|(_, highest)| *highest > generation)
+        };
+        standing().filter(|(place, statement)| !replaced(place, statement.said.generation)).collect()
+    }
+
+    /// The statement that an edit made here and now makes: it knows all that is held.
+    #[must_use]
+    pub fn edit(&self, key: Key, value: Option<Value>, by: Principal, declared: bool) -> Said {
+        let mut knew: BTreeMap<Log, u64> = BTreeMap::new();
+        let mut generation = 0;
+        for (place, Statement { said, .. }) in &self.said {
+            generation = said.generation.max(generation);
+            let own = Known { author: place.author, incarnation: place.incarnation, seq: place.seq };
+            for known in said.knew.iter().chain([&own]) {
+                let seq = knew.entry((known.author, known.incarnation)).or_default();
+                *seq = known.seq.max(*seq);
+            }
+        }
+        let knew = knew.into_iter().map(|((author, incarnation), seq)| Known { author, incarnation, seq }).collect();
+        let content = value.map_or(Content::Deleted, |value| Content::Value(Box::new(value)));
+        Said { key, content, generation: generation.saturating_add(1), knew, by, declared }
+    }
+
+    /// Drops statements that are replaced and that `forget` names. Heads stay whatever it says, deletions too: a peer
+    /// that was away for long must still meet them.
+    pub fn forget(&mut self, stands: &dyn Fn(&Place) -> bool, forget: &dyn Fn(&Place) -> bool) {
+        let heads: Vec<Place> = self.heads(stands).into_iter().map(|(place, _)| *place).collect();
+        self.said.retain(|place, _| heads.contains(place) || !forget(place));
+    }
+
+    /// True if a head of it is a value, so that something of this key is there.
+    fn is_live(&self, stands: &dyn Fn(&Place) -> bool) -> bool {
+        self.heads(stands).iter().any(|(_, statement)| statement.said.content != Content::Deleted)
+    }
+}
+
+/// All that people have said about rights: a set of statements, by key.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Policy {
+    registers: BTreeMap<Key, Register>,
+}
+
+impl Policy {
+    /// Adds a statement; `false` if it is there already.
+    pub fn insert(&mut self, place: Place, statement: Statement) -> bool {
+        self.registers.entry(statement.said.key.clone()).or_default().insert(place, statement)
+    }
+
+    /// Adds all that another has.
+    pub fn merge(&mut self, other: &Self) {
+        for (key, register) in &other.registers {
+            self.registers.entry(key.clone()).or_default().merge(register);
+        }
+    }
+
+    /// What was said of a key.
+    #[must_use]
+    pub fn register(&self, key: &Key) -> Option<&Register> {
+        self.registers.get(key)
+    }
+
+    /// All keys of which something was said, in order.
+    pub fn keys(&self) -> impl Iterator<Item = &Key> {
+        self.registers.keys()
+    }
+
+    /// The statement that an edit made here and now makes, see [`Register::edit`].
+    #[must_use]
+    pub fn edit(&self, key: Key, value: Option<Value>, by: Principal, declared: bool) -> Said {
+        match self.registers.get(&key) {
+            Some(register) => register.edit(key, value, by, declared),
+            None => Register::default().edit(key, value, by, declared),
+        }
+    }
+
+    /// Drops replaced statements of a key, see [`Register::forget`].
+    pub fn forget(&mut self, key: &Key, stands: &dyn Fn(&Place) -> bool, forget: &dyn Fn(&Place) -> bool) {
+        if let Some(register) = self.registers.get_mut(key) {
+            register.forget(stands, forget);
+        }
+    }
+
+    /// Checks what an edit would make of the whole: that its workspace is there, that nothing is over its number, and
+    /// that no rule says what another of its workspace says.
+    ///
+    /// # Errors
+    /// The first of these that does not hold, or a bound of the value itself.
+    pub fn admit(&self, key: &Key, value: &Value, stands: &dyn Fn(&Place) -> bool) -> Result<(), InvalidRecord> {
+        value.check(key)?;
+        let live = || self.registers.iter().filter(|(other, register)| *other != key && register.is_live(stands));
+        if let Some(workspace) = key.workspace()
+            && !matches!(key, Key::Workspace(_))
+            && !self.is_live(&Key::Workspace(workspace.clone()), stands)
+        {
+            return Err(InvalidRecord::UnknownWorkspace(workspace.clone()));
+        }
+        let number = |what: &'static str, max: usize, alike: &dyn Fn(&Key) -> bool| {
+            let count = live().filter(|(other, _)| alike(other)).count();
+            if count < max { Ok(()) } else { Err(InvalidRecord::Full { what, max }) }
+        };
+        let of = key.workspace();
+        match key {
+            Key::Person(_) => number("people", PEOPLE_MAX, &|other| matches!(other, Key::Person(_)))?,
+            Key::Agent(..) => number("agents", AGENTS_MAX, &|other| matches!(other, Key::Agent(..)))?,
+            Key::Token(_) => number("tokens", TOKENS_MAX, &|other| matches!(other, Key::Token(_)))?,
+            Key::Workspace(_) => {
+                number("workspaces", WORKSPACES_MAX, &|other| matches!(other, Key::Workspace(_)))?;
+            }
+            Key::Member(..) => number("members in the workspace", MEMBERS_MAX, &|other| {
+                matches!(other, Key::Member(..)) && other.workspace() == of
+            })?,
+            Key::Binding(..) => number("bindings in the workspace", BINDINGS_MAX, &|other| {
+                matches!(other, Key::Binding(..)) && other.workspace() == of
+            })?,
+            Key::Rule(rule) => {
+                let beside = |other: &Key| matches!(other, Key::Rule(at) if at.domain == rule.domain);
+                number("rules in the workspace", WORKSPACE_RULES_MAX, &beside)?;
+                number("rules", RULES_MAX, &|other| matches!(other, Key::Rule(_)))?;
+                if let Some(twin) = self.twin(rule, value, stands) {
+                    return Err(InvalidRecord::DuplicateRule(twin));
+                }
+            }
+            Key::Check(_) => number("checks", CHECKS_MAX, &|other| matches!(other, Key::Check(_)))?,
+            Key::Device(_) | Key::Mode | Key::Tools(_) => {}
+        }
+        let patterns = |register: &Register| -> usize {
+            let heads = register.heads(stands);
+            let of_head = |(_, statement): &(&Place, &Statement)| match &statement.said.content {
+                Content::Value(value) => value.patterns(),
+                Content::Deleted | Content::Unreadable => 0,
+            };
+            heads.iter().map(of_head).sum()
+        };
+        let all: usize = live().map(|(_, register)| patterns(register)).sum();
+        if value.patterns() > 0 && all + value.patterns() > PATTERNS_MAX {
+            return Err(InvalidRecord::Full { what: "patterns", max: PATTERNS_MAX });
+        }
+        Ok(())
+    }
+
+    /// Of every log that said anything here, how far: what a call carries, so that a peer that knows less does not deny
+    /// it for want of what its origin knew. At most [`KNEW_MAX`], the longest first.
+    #[must_use]
+    pub fn mark(&self) -> Vec<Known> {
+        let mut mark: BTreeMap<Log, u64> = BTreeMap::new();
+        for place in self.registers.values().flat_map(|register| register.said.keys()) {
+            let seq = mark.entry(log(place)).or_default();
+            *seq = place.seq.max(*seq);
+        }
+        let mut mark: Vec<Known> =
+            mark.into_iter().map(|((author, incarnation), seq)| Known { author, incarnation, seq }).collect();
+        mark.sort_by_key(|known| (std::cmp::Reverse(known.seq), *known));
+        mark.truncate(KNEW_MAX);
+        mark
+    }
+
+    /// The rest of a mark that is not held up to there, by how far each log is `held`.
+    #[must_use]
+    pub fn lacking(mark: &[Known], held: impl Fn(&PeerId, Incarnation) -> u64) -> Vec<Known> {
+        mark.iter().filter(|known| held(&known.author, known.incarnation) < known.seq).copied().collect()
+    }
+
+    fn is_live(&self, key: &Key, stands: &dyn Fn(&Place) -> bool) -> bool {
+        self.registers.get(key).is_some_and(|register| register.is_live(stands))
+    }
+
+    fn twin(&self, rule: &RuleRef, value: &Value, stands: &dyn Fn(&Place) -> bool) -> Option<RuleRef> {
+        let Value::Rule(wanted) = value else { return None };
+        let says_it = |statement: &Statement| match &statement.said.content {
+            Content::Value(value) => matches!(&**value, Value::Rule(other) if other.says_the_same(wanted)),
+            Content::Deleted | Content::Unreadable => false,
+        };
+        self.rules_of(&rule.domain)
+            .filter(|(at, _)| *at != rule)
+            .find(|(_, register)| register.heads(stands).iter().any(|(_, statement)| says_it(statement)))
+            .map(|(at, _)| at.clone())
+    }
+
+    /// The rules of a domain, in order of their names.
+    pub(super) fn rules_of(&self, domain: &Domain) -> impl Iterator<Item = (&RuleRef, &Register)> {
+        self.registers.iter().filter_map(move |(key, register)| {
+            let Key::Rule(rule) = key else { return None };
+            (rule.domain == *domain).then_some((rule, register))
+        })
+    }
+
+    /// The bindings of a workspace, in order of their names.
+    pub(super) fn bindings_of(&self, of: &WorkspaceId) -> impl Iterator<Item = (&super::Name, &Register)> {
+        self.registers.iter().filter_map(move |(key, register)| {
+            let Key::Binding(workspace, name) = key else { return None };
+            (workspace == of).then_some((name, register))
+        })
+    }
+}

@@ -101,11 +101,6 @@ impl Node {
         self.0.tier(of)
     }
 
-    /// See [`Peer::grant_of`].
-    pub(crate) fn grant_of(&self, of: &PeerId) -> Option<Hash> {
-        self.0.grant_of(of)
-    }
-
     /// See [`Peer::is_revoked`].
     pub(crate) fn is_revoked(&self) -> bool {
         self.0.is_revoked()

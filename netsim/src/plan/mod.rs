@@ -170,6 +170,8 @@ pub(crate) enum Fault {
     /// its way, in all places of a log that nobody has seen; everyone hears it. A peer that is an owner still says
     /// nothing.
     Forge { peer: usize },
+    /// An owner lets twenty sybils in, and these fill everyone with membership changes that count for nothing.
+    Fill { peer: usize },
     /// Somebody goes for good.
     Leave { peer: usize },
     /// The disk is copied somewhere.
@@ -296,6 +298,7 @@ impl Fault {
             | Self::WallJump { peer, .. }
             | Self::ClockLost { peer, .. }
             | Self::Forge { peer }
+            | Self::Fill { peer }
             | Self::Leave { peer }
             | Self::Backup { peer }
             | Self::Restore { peer, .. }

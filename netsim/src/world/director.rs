@@ -250,6 +250,7 @@ impl Director {
                 }
             }
             Fault::Forge { peer } => self.forge(peer),
+            Fault::Fill { peer } => self.fill(peer),
             Fault::Leave { peer } => {
                 if mesh.peers[peer].awake() {
                     mesh.command(env, net, peer, Purpose::Leave, Command::Leave);
@@ -308,6 +309,38 @@ impl Director {
         for to in (0..mesh.peers.len()).filter(|to| *to != peer) {
             let frame = Frame::Entries { entries: entries.clone(), more: false };
             mesh.input(env, net, to, Input::Recv(id, frame));
+        }
+    }
+
+    /// An owner lets sybils in, each of which says as much as an author ever could that rests on nothing.
+    fn fill(&mut self, peer: usize) {
+        let (env, net, mesh) = (&mut self.env, &mut self.net, &mut self.mesh);
+        let id = mesh.peers[peer].id;
+        let Some(node) = mesh.peers[peer].node.as_ref() else { return };
+        let Some(grant) = node.grant_of(&id) else { return };
+        let (mesh_id, now) = (node.view().mesh, Now { mono_ms: env.now / MS, wall_ms: env.now / MS });
+        let approved = |name, tier| ChangeKind::Approved { tier, node_id: NodeId::slug(name), after: Vec::new() };
+        let says = |by: &mut Author<Key>, subject, grant, what| {
+            let change = MembershipChange { subject, grant, stands: Vec::new(), fence: 0, what };
+            EntryItem { entry: by.says(Kind::MEMBERSHIP, encode(&change)), left_ms: None }
+        };
+        let mut owner = Author::new(mesh.peers[peer].key.clone(), mesh_id, now);
+        owner.incarnation = Incarnation(u32::MAX - u32::try_from(env.now % 1_000_000).unwrap_or(0));
+        let sybils = (0..20).map(|n| Key::new(2_000_000 + 100 * peer as u64 + n, false));
+        let sybils: Vec<_> = sybils.map(|key| (key.public_key(), Author::new(key, mesh_id, now))).collect();
+        let mut frames = vec![Vec::new()];
+        for (key, _) in &sybils {
+            frames[0].push(says(&mut owner, *key, grant, approved("sybil", Tier::Owner)));
+        }
+        for (key, mut sybil) in sybils {
+            let said = (0..64).map(|_| says(&mut sybil, key, Hash([9; 32]), approved("stray", Tier::Shared)));
+            frames.push(said.collect());
+        }
+        env.story(|| format!("p{peer} fills everyone with what counts for nothing"));
+        for to in (0..mesh.peers.len()).filter(|to| *to != peer) {
+            for entries in frames.clone() {
+                mesh.input(env, net, to, Input::Recv(id, Frame::Entries { entries, more: false }));
+            }
         }
     }
 

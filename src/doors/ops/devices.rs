@@ -1,6 +1,6 @@
 //! The devices of the mesh and those that ask to join it: found by name, approved, forgotten.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -226,26 +226,8 @@ pub async fn reject_pending(mesh: &MeshHandle, text: &str) -> Result<(), OpError
     Ok(mesh.reject(peer).await?)
 }
 
-/// The members that belong by the word of one of these hosts, or by the word of one of those, nearest first. This device
-/// is not among them, whoever let it in, nor is anyone whom it let in: that word is its own.
-#[must_use]
-pub fn guests<'a, 'h>(view: &'a View, hosts: impl IntoIterator<Item = &'h PeerId>) -> Vec<&'a NodeView> {
-    let mut hosts: VecDeque<PeerId> = hosts.into_iter().copied().collect();
-    let mut known: BTreeSet<PeerId> = hosts.iter().copied().chain([view.me]).collect();
-    let mut guests = Vec::new();
-    while let Some(host) = hosts.pop_front() {
-        for node in view.nodes.iter().filter(|node| node.approved_by == Some(host)) {
-            if known.insert(node.peer) {
-                guests.push(node);
-                hosts.push_back(node.peer);
-            }
-        }
-    }
-    guests
-}
-
 /// Revokes a member: its links drop, its waiting calls end as undeliverable. Rejects a device that awaits approval.
-/// `with_guests`: its [`guests`] too, and whom these let in until they are gone.
+/// `with_guests`: its guests ([`View::guests_of`]) too, and whom these let in until they are gone.
 ///
 /// # Errors
 /// As [`resolve`]; it is this device; or the mesh refuses. Then those who were forgotten before stay so.
@@ -272,7 +254,7 @@ pub async fn forget(mesh: &MeshHandle, text: &str, with_guests: bool) -> Result<
     }
     loop {
         let view = mesh.view();
-        let next: Vec<_> = guests(&view, &gone).into_iter().map(|guest| guest.peer).collect();
+        let next: Vec<_> = view.guests_of(&gone).into_iter().map(|guest| guest.peer).collect();
         let next: Vec<_> = next.into_iter().filter(|peer| gone.insert(*peer)).collect();
         if next.is_empty() {
             return Ok(());

@@ -150,8 +150,8 @@ pub(super) async fn approve(
     Ok(Json(Node::approved(&view, &node)))
 }
 
-/// The members that belong by a device's word, or by the word of one of those; not this device, nor whom it let in. They
-/// stay when it is forgotten.
+/// The members that belong by a device's word, or by the word of one of those, and for whom nobody else vouches; not this
+/// device, nor whom it let in. They stay when it is forgotten.
 #[utoipa::path(get, path = "/api/v1/nodes/{id}/guests", operation_id = "listGuests", tag = "mesh",
     params(("id" = inline(DeviceRef), Path, description = "Name, peer id, or a prefix of one of at least 7 characters")),
     responses((status = 200, description = "Nearest first", body = Page<Guest>)))]
@@ -163,8 +163,8 @@ pub(super) async fn guests(
     check_accept(&headers, JSON)?;
     let (view, around) = (app.mesh().view(), app.mesh().surroundings());
     let guests = match devices::resolve(&view, &around.pending, &id)? {
-        Named::Member(node) => devices::guests(&view, [&node.peer]),
-        Named::Pending(pending) => devices::guests(&view, [&pending.peer]),
+        Named::Member(node) => view.guests_of(&[node.peer].into()),
+        Named::Pending(pending) => view.guests_of(&[pending.peer].into()),
     };
     Ok(Json(Page::whole(guests.into_iter().filter_map(|node| Guest::new(&view, node)).collect())))
 }
@@ -174,7 +174,7 @@ pub(super) async fn guests(
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct Forgetting {
-    /// True to forget its guests too: everyone who belongs by its word, or by the word of one of those.
+    /// True to forget its guests too: everyone who belongs by its word, or by the word of one of those, and by nobody else's.
     #[serde(default)]
     with_guests: bool,
 }

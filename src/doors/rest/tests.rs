@@ -125,6 +125,7 @@ fn first_view() -> View {
         boot: 1,
         revoked: false,
         awaiting_reapproval: Vec::new(),
+        vouched_by: std::collections::BTreeMap::new(),
         halts: Vec::new(),
         copied: Vec::new(),
         forked: Vec::new(),

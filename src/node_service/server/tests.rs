@@ -91,6 +91,7 @@ fn view(me: u64, leader: Option<u64>) -> Arc<View> {
         boot: 1,
         revoked: false,
         awaiting_reapproval: Vec::new(),
+        vouched_by: std::collections::BTreeMap::new(),
         halts: Vec::new(),
         copied: Vec::new(),
         forked: Vec::new(),

@@ -176,6 +176,8 @@ async fn s02_a_device_shows_who_let_it_in_and_goes_with_its_guests() {
     view.nodes[0].approved_by = Some(key(21).peer_id());
     // We had let nas in ourselves: what hangs on that device is its guests all the same.
     view.nodes[1].approved_by = Some(me);
+    let vouched = view.nodes.iter().filter_map(|node| Some((node.peer, [node.approved_by?].into())));
+    view.vouched_by = vouched.collect();
     fake.view.send_replace(Arc::new(view));
     let tv = fake.get("/api/v1/nodes/tv").await.ok(200);
     assert_eq!(tv["approved_by"], json!({ "peer_id": nas.to_string(), "node_id": "nas" }));

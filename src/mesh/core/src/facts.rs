@@ -166,6 +166,7 @@ impl<'a> Facts<'a> {
             boot: self.local.boot,
             revoked: trust.is_revoked(&me),
             awaiting_reapproval: awaiting.iter().map(reapproval).collect(),
+            vouched_by: trust.membership().vouched_by.clone(),
             halts: self.halts().collect(),
             copied: self.links.copied(self.now_ms).collect(),
             forked: self.logs.forked().collect(),

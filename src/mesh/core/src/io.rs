@@ -1,6 +1,6 @@
 //! The face of the core: what goes into [`crate::peer::Peer::step`], and what comes out.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::sync::Arc;
 
@@ -597,6 +597,8 @@ pub struct View {
     /// Devices that belonged until their approval turned out to be void; we may be one of them.
     /// [`Command::Approve`] approves them again, [`Command::Revoke`] says no.
     pub awaiting_reapproval: Vec<ReapprovalView>,
+    /// Whose approvals of a peer stand, of present and former members but the founder.
+    pub vouched_by: BTreeMap<PeerId, BTreeSet<PeerId>>,
     /// Reasons why this peer neither leads nor starts calls.
     pub halts: Vec<Halt>,
     /// Peers that run twice under one key, as far as this peer saw: they get no calls, and none of theirs starts here.
@@ -658,22 +660,28 @@ pub struct Usage {
 }
 
 impl View {
-    /// Members that `peer` approved, or that one of those approved, and so on; nearest first. An owner
-    /// that changes the tier of a device, or approves it again, vouches for it from then on.
+    /// Members for whom nobody vouches but `hosts`, those for whom these vouch, and so on; nearest first. Whoever
+    /// approves a device vouches for it; who approved it before still does. This device is nobody's guest.
     #[must_use]
-    pub fn guests_of(&self, peer: &PeerId) -> Vec<&NodeView> {
-        let mut guests: Vec<&NodeView> = Vec::new();
-        let mut hosts = VecDeque::from([*peer]);
-        let mut known = BTreeSet::from([*peer]);
-        while let Some(host) = hosts.pop_front() {
-            for node in self.nodes.iter().filter(|node| node.approved_by == Some(host)) {
-                if known.insert(node.peer) {
-                    guests.push(node);
-                    hosts.push_back(node.peer);
+    pub fn guests_of(&self, hosts: &BTreeSet<PeerId>) -> Vec<&NodeView> {
+        let mut vouches: BTreeMap<PeerId, Vec<PeerId>> = BTreeMap::new();
+        let all = self.vouched_by.iter().flat_map(|(peer, by)| by.iter().map(move |by| (*by, *peer)));
+        all.for_each(|(by, peer)| vouches.entry(by).or_default().push(peer));
+        let reached = |from: Vec<PeerId>, without: &BTreeSet<PeerId>| {
+            let (mut known, mut reached, mut next) = (without.clone(), Vec::new(), VecDeque::from(from));
+            while let Some(peer) = next.pop_front() {
+                if known.insert(peer) {
+                    reached.push(peer);
+                    next.extend(vouches.get(&peer).into_iter().flatten());
                 }
             }
-        }
-        guests
+            reached
+        };
+        // Whom nobody approved founded the mesh.
+        let founders = vouches.keys().filter(|peer| !self.vouched_by.contains_key(*peer)).copied();
+        let stay: BTreeSet<PeerId> = reached(founders.chain([self.me]).collect(), hosts).into_iter().collect();
+        let theirs = hosts.iter().filter_map(|host| vouches.get(host)).flatten().copied().collect();
+        reached(theirs, &stay.union(hosts).copied().collect()).iter().filter_map(|peer| self.by_peer(peer)).collect()
     }
 }
 

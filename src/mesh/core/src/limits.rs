@@ -39,13 +39,20 @@ pub const EPOCH_WELCOME_MAX: u64 = 1 << 48;
 pub const PEERS_MAX: usize = 2_000;
 /// Revoked peers that may still come to learn that they are; older ones get no link.
 pub const REVOKED_TOLD_MAX: usize = 256;
-/// Logs in which somebody said about one peer what an approval can take back. After that the device needs a new key.
-pub const KNOWN_CHANGES_MAX: usize = 256;
-/// Membership changes of one author: it may have let in a full mesh, and thought again. As many fit into one entry.
-pub const CHANGES_PER_AUTHOR_MAX: usize = 4_096;
-/// Membership changes that count, from which on only those let somebody in who have said less than
-/// [`STRAY_CHANGES_MAX`]. Removing somebody is not limited by it.
-pub const CHANGES_MAX: usize = 8_192;
+/// Membership changes that one names as known, and that it names as standing: more than there is room for in a set, so
+/// that there is always a change that knows all.
+pub const CHANGES_NAMED_MAX: usize = 4_096;
+/// Bytes of the membership changes that count and of what those name, each counted as 1 KiB at least: a mesh of
+/// [`PEERS_MAX`], and thought again. Shared along the approvals that they rest on (`docs/protocol.md`, Keeping and
+/// spreading).
+pub const CHANGES_BYTES_MAX: u64 = 4 * 1024 * 1024;
+/// Bytes of the membership changes that count for nothing, counted and shared likewise: a revocation voids them (which may
+/// turn out to be void itself), or their author was let in, but is no owner (its promotion may still be on its way).
+pub const STRAY_CHANGES_BYTES_MAX: u64 = 512 * 1024;
+/// Bytes of membership changes that are taken, counted likewise, before the set is judged.
+pub const CHANGES_UNJUDGED_BYTES_MAX: u64 = 1024 * 1024;
+/// Bytes of directories in a welcome, the smallest first; the log brings the others.
+pub const WELCOME_DIRECTORIES_BYTES_MAX: usize = 2 * 1024 * 1024;
 /// Incarnations of one peer's database whose logs are held.
 pub const INCARNATIONS_MAX: usize = 64;
 /// Tools that one node may declare.
@@ -58,11 +65,6 @@ pub const ADDRESSES_MAX: usize = 32;
 pub const EARLY_OUTCOMES_MAX: usize = 1024;
 /// Bytes of such outcomes.
 pub const EARLY_BYTES_MAX: usize = 16 * 1024 * 1024;
-/// Membership changes that count for nothing kept of one peer: it was never an owner (its promotion may still be on its
-/// way), or a revocation voids them (which may turn out to be void itself).
-pub const STRAY_CHANGES_MAX: usize = 64;
-/// Such membership changes of all peers together: a revoked owner may approve as many as it likes, who approve others.
-pub const STRAY_CHANGES_IN_ALL_MAX: usize = 1024;
 /// Entries of one peer kept although this version does not understand them.
 pub const UNSUPPORTED_PER_AUTHOR_MAX: usize = 4096;
 /// Bytes of such entries.

@@ -40,7 +40,8 @@ pub(crate) struct Links {
     objected: BTreeSet<PeerId>,
     /// Linked peers that were shown all our membership changes.
     compared: BTreeMap<PeerId, Comparison>,
-    /// Members that showed a claim of a former owner to an epoch that was not known when it was one, and whose claim.
+    /// Members that showed a claim of a former owner to an epoch that was not known when it was one, and with whose
+    /// authority its own ended.
     stranded: BTreeSet<(PeerId, PeerId)>,
     sessions: BTreeMap<PeerId, Sessions>,
 }
@@ -87,9 +88,9 @@ impl Links {
 
     /// True if a member is believed that shows a claim of a former owner to an epoch that was not known when it was one.
     /// It may have followed that one where nobody had heard of it, and would follow nobody below; but it need not show
-    /// that twice.
-    pub(crate) fn begin_rescue(&mut self, of: PeerId, claimant: PeerId) -> bool {
-        self.stranded.insert((of, claimant))
+    /// that twice: `ended` is whose authority ended with which that of the former owner did.
+    pub(crate) fn begin_rescue(&mut self, of: PeerId, ended: PeerId) -> bool {
+        self.stranded.insert((of, ended))
     }
 
     /// A process of that peer is linked. One whose nonce comes back after another's runs beside that other.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::effects::Effects;
-use crate::entry::SignedEntry;
+use crate::entry::{self, SignedEntry};
 use crate::epoch::{Claim, Fence};
 use crate::facts::Facts;
 use crate::frame::{EntryItem, Frame};
@@ -11,6 +11,9 @@ use crate::ids::{Hash, Incarnation, NodeId, PeerId, PublicKey};
 use crate::io::{Refusal, Welcome};
 use crate::limits;
 use crate::record::{ChangeKind, MembershipChange, Tier};
+
+/// The envelope of a membership change with its salt, and room to spare.
+const ENVELOPE_BYTES_MAX: usize = 512;
 
 /// `Err` unless this peer is an owner.
 pub(crate) fn require_owner(facts: &Facts<'_>) -> Result<(), Refusal> {
@@ -40,13 +43,22 @@ pub(crate) fn approve(
         return Ok(None);
     }
     let after = trust.known_about(&peer);
-    if after.len() > limits::KNOWN_CHANGES_MAX {
+    if after.len() > limits::CHANGES_NAMED_MAX {
         return Err(Refusal::NeedsNewKey);
     }
     // A name is given once.
     let wanted = known.map_or(node_id, |member| &member.node_id);
     let node_id = trust.free_name(wanted, &peer, &facts.nodes.chosen_names(trust));
-    change(key, ChangeKind::Approved { tier, node_id, after }, facts).map(Some)
+    let change = change(key, ChangeKind::Approved { tier, node_id, after }, facts)?;
+    // Before it is signed: what is not kept would let in nobody, and the invite would be used up.
+    if trust.has_room(&facts.me(), ENVELOPE_BYTES_MAX + entry::encode(&change).len()) {
+        Ok(Some(change))
+    } else {
+        Err(Refusal::Invalid(
+            "this mesh holds as many approvals and revocations by you as it has room for; let another owner approve the device"
+                .to_owned(),
+        ))
+    }
 }
 
 /// The revocation of a peer; of ourselves when we leave.
@@ -97,17 +109,29 @@ fn cutoffs(peer: &PeerId, facts: &Facts<'_>) -> BTreeMap<Incarnation, u64> {
     cutoffs
 }
 
-/// All that a newcomer needs.
+/// All that a newcomer needs. It always fits into one message: all changes that are held do, and as many directories.
 pub(crate) fn welcome(peer: &PeerId, facts: &Facts<'_>) -> Result<Welcome, Refusal> {
     let member = facts.trust.member(peer).ok_or(Refusal::NotMember)?;
     Ok(Welcome {
         mesh: facts.trust.mesh(),
         trust: facts.trust.records_in_order(),
-        directory: facts.nodes.entries().cloned().collect(),
+        directory: small_directories(facts),
         fence: proven_fence(facts),
         node_id: member.node_id.clone(),
         tier: member.tier,
     })
+}
+
+/// The latest directories, the smallest first, up to [`limits::WELCOME_DIRECTORIES_BYTES_MAX`].
+fn small_directories(facts: &Facts<'_>) -> Vec<SignedEntry> {
+    let mut entries: Vec<&SignedEntry> = facts.nodes.entries().collect();
+    entries.sort_by_key(|entry| entry.len());
+    let mut bytes = 0;
+    let fits = entries.into_iter().take_while(|entry| {
+        bytes += entry.len();
+        bytes <= limits::WELCOME_DIRECTORIES_BYTES_MAX
+    });
+    fits.cloned().collect()
 }
 
 /// The fence with a proof: one of our own that does not lead yet, or not any more since a restart, we sign for.

@@ -49,6 +49,7 @@ use crate::record::{CancelRequest, Tier};
 use crate::rows::{self, Head, InviteRow, Row, RowKey};
 use crate::spending::Spending;
 use crate::trust::Trust;
+use entries::Judges;
 
 pub use founding::{BadWelcome, BootError, Joined, founded, joined, should_switch};
 
@@ -122,6 +123,7 @@ const TIMERS: &[Timer] = &[
     Timer { due: |peer| peer.reattestation.poll_timeout(), fire: Peer::time_reattestation },
     Timer { due: |peer| peer.book.deferred_timeout(), fire: Peer::time_deferred },
     Timer { due: |peer| peer.executor.poll_timeout(), fire: Peer::time_executor },
+    Timer { due: |peer| peer.trust.poll_timeout(), fire: |peer, fx| peer.judge_changes(Judges::Due, fx) },
     Timer { due: |peer| peer.timers.stopping.map(|(_, until)| until), fire: Peer::time_stop },
 ];
 
@@ -268,7 +270,7 @@ impl Peer {
                 peer.election.handle_late_wake(fx);
             }
             peer.handle(input, fx);
-            peer.judge_changes(true, fx);
+            peer.judge_changes(Judges::Due, fx);
             for timer in TIMERS {
                 (timer.fire)(peer, fx);
             }
@@ -426,7 +428,7 @@ impl Peer {
                 for item in &entries {
                     self.ingest(from, item, fx);
                 }
-                self.judge_changes(true, fx);
+                self.judge_changes(Judges::Due, fx);
                 let objects = entries.first().is_some_and(|item| item.entry.entry.kind == Kind::GENESIS);
                 if objects && !self.is_excluded() && self.links.begin_objection(from) {
                     membership::send_records(from, &facts!(self), fx);
@@ -441,7 +443,7 @@ impl Peer {
                 for item in &entries {
                     self.ingest(from, item, fx);
                 }
-                self.judge_changes(true, fx);
+                self.judge_changes(Judges::Due, fx);
                 self.logs.handle_bodies(from, until, &self.trust, fx);
             }
             Frame::Presence { epoch, online } => {
@@ -675,7 +677,7 @@ impl Peer {
         }
         let may_prove = self.trust.is_owner(from)
             || self.trust.may_prove(&claimant, counter)
-            || (self.trust.was_owner(&claimant) && self.links.begin_rescue(*from, claimant));
+            || (self.trust.was_owner(&claimant) && self.links.begin_rescue(*from, self.trust.ended_with(&claimant)));
         self.election.handle_notice(claim, may_prove, fx);
     }
 

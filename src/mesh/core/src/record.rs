@@ -39,7 +39,7 @@ pub struct MembershipChange {
     pub grant: Hash,
     /// Of a revocation, and of an approval to less than owner: all that the subject said about members that the signer
     /// held and that counted. Whatever else it says by the same grant is void. At most
-    /// [`limits::CHANGES_PER_AUTHOR_MAX`].
+    /// [`limits::CHANGES_NAMED_MAX`].
     pub stands: Vec<Hash>,
     /// Counter of the highest epoch that the signer knew: claims of the subject to higher ones prove nothing.
     pub fence: u64,
@@ -59,7 +59,7 @@ pub enum ChangeKind {
         node_id: NodeId,
         /// The newest changes about the peer that its signer held and that counted, one of each author's log. They and
         /// those before them in the same log are taken back by this one; one that it does not know beats it. At most
-        /// [`limits::KNOWN_CHANGES_MAX`].
+        /// [`limits::CHANGES_NAMED_MAX`].
         after: Vec<Hash>,
     },
     /// The peer does not belong to the mesh any more.

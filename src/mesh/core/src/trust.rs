@@ -8,6 +8,7 @@
 
 mod argumentation;
 mod derivation;
+mod shares;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,10 +17,21 @@ use crate::ids::{Hash, Incarnation, MeshId, NodeId, PeerId, PublicKey};
 use crate::limits;
 use crate::protocol_rule::{ProtocolRule, ProtocolRules};
 use crate::record::{Genesis, Tier};
-use argumentation::{Positions, Record, raise};
+use argumentation::{Graph, Node, Positions, Record, raise};
+use shares::Shares;
 
-/// Times that one frame's changes are judged before its end, where an entry in it is by somebody whom it lets in.
+/// Times that changes are judged before the frame ends that brings them, where an entry in it is by somebody whom they
+/// let in.
 const JUDGED_EARLY_MAX: u32 = 4;
+/// And of how many changes the set may be. In a larger one the entry comes again once they are judged.
+const JUDGED_EARLY_OF_MAX: usize = 512;
+/// Changes that a set may have without being judged less often for it.
+const JUDGED_AT_ONCE: u64 = 64;
+/// Changes of a set for which its next judging waits a millisecond: about a tenth of the time is spent on it at most.
+const CHANGES_PER_MS: u64 = 16;
+/// Times that a set is judged anew because something was dropped from it. What is dropped may hold something up that
+/// counts for nothing then, and that is the end of it in all but made-up cases.
+const DROPS_MAX: u32 = 8;
 
 /// A peer that belongs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,7 +42,8 @@ pub(crate) struct Member {
     pub(crate) node_id: NodeId,
     /// Steps from the founder.
     pub(crate) depth: u32,
-    /// Author of the approval by which it belongs; `None`: the founder.
+    /// Author of the approval by which it belongs, of several the one nearest to the founder, and first; `None`: the
+    /// founder.
     pub(crate) by: Option<PeerId>,
     /// Wall time of that approval by its author's clock.
     pub(crate) since_ms: u64,
@@ -83,9 +96,19 @@ pub(crate) struct Membership {
     /// Every revocation that is in force, also of peers that were approved again.
     pub(crate) revocations: BTreeMap<PeerId, Vec<Revocation>>,
     pub(crate) awaiting_reapproval: BTreeMap<PeerId, AwaitingReapproval>,
-    /// Of those whose authority was ended: the highest counter of an epoch that was known then to all who ended
-    /// it.
-    pub(crate) fences: BTreeMap<PeerId, u64>,
+    /// Of those whose authority was ended, and of those who were made owners by such a one and by nobody whose word stands.
+    pub(crate) known_epochs: BTreeMap<PeerId, KnownEpochs>,
+    /// Whose approvals of a peer count, of all but the founder: of a member those that admit it, of a former one any.
+    pub(crate) vouched_by: BTreeMap<PeerId, BTreeSet<PeerId>>,
+}
+
+/// The epochs that a former owner's claims prove.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct KnownEpochs {
+    /// The highest counter that was known then to all who ended its authority.
+    pub(crate) counter: u64,
+    /// Whose authority that was: its own, or that of whoever let it in.
+    pub(crate) ended: PeerId,
 }
 
 /// What changes have led to, judged together.
@@ -93,6 +116,8 @@ pub(crate) struct Membership {
 pub(crate) struct Judgement {
     /// Those of them that are kept.
     pub(crate) kept: Vec<SignedEntry>,
+    /// Changes that were held before, and are not any more.
+    pub(crate) dropped: Vec<Hash>,
     /// Changes that no log brings from now on, since their place is void.
     pub(crate) void: Vec<Hash>,
     /// True if they changed who belongs, or as what.
@@ -112,26 +137,30 @@ pub(crate) struct Trust {
     authors: BTreeMap<PeerId, BTreeSet<Hash>>,
     /// Those that count.
     counted: BTreeSet<Hash>,
-    /// What those that count build on.
-    named: BTreeSet<Hash>,
-    /// See [`Self::void`].
-    void: BTreeSet<Hash>,
-    /// Everyone who was ever an owner, void or not, with the distance from the founder.
-    depths: BTreeMap<PeerId, u32>,
-    /// Number of changes of each author that count for nothing, and that nothing which counts names.
-    strays: BTreeMap<PeerId, usize>,
-    membership: Membership,
     /// See [`Self::fingerprint`].
     fingerprint: Hash,
+    /// Those that rest on the genesis, counting or not.
+    rooted: BTreeSet<Hash>,
+    /// Whom these ever let in, as whatever.
+    approved: BTreeSet<PeerId>,
+    /// See [`Self::void`].
+    void: BTreeSet<Hash>,
+    /// Whom these ever made an owner, with the distance from the founder.
+    depths: BTreeMap<PeerId, u32>,
+    membership: Membership,
     unjudged: Unjudged,
+    /// When the set was judged last.
+    judged_ms: u64,
 }
 
 /// Changes that were taken since the set was judged last.
 #[derive(Debug, Clone, Default)]
 struct Unjudged {
     records: Vec<Hash>,
-    /// Whom they let in, and as whom at the most.
-    subjects: BTreeMap<PeerId, Tier>,
+    /// Room that they take.
+    bytes: u64,
+    /// Whom they let in.
+    subjects: BTreeSet<PeerId>,
     /// How many of those do not belong yet.
     newcomers: usize,
     /// Times that this frame's changes were judged already.
@@ -156,20 +185,21 @@ impl Trust {
             records: BTreeMap::new(),
             authors: BTreeMap::new(),
             counted: BTreeSet::new(),
-            named: BTreeSet::new(),
+            fingerprint: Hash::ZERO,
+            rooted: BTreeSet::new(),
+            approved: BTreeSet::new(),
             void: BTreeSet::new(),
             depths: BTreeMap::new(),
-            strays: BTreeMap::new(),
             membership: Membership::default(),
-            fingerprint: Hash::ZERO,
             unjudged: Unjudged::default(),
+            judged_ms: 0,
         };
         for entry in records {
             if let Some(record) = trust.read(entry) {
                 trust.insert(record);
             }
         }
-        trust.derive();
+        trust.derive_within_limits();
         Some(trust)
     }
 
@@ -224,35 +254,39 @@ impl Trust {
         self.is_revoked(peer) || self.membership.awaiting_reapproval.contains_key(peer)
     }
 
-    /// Everyone who is excluded: those awaiting re-approval, then the revoked, the newest first; at most
-    /// [`limits::REVOKED_TOLD_MAX`].
+    /// Everyone who is excluded: whom present owners revoked, then whom others did, the newest first; then those awaiting
+    /// re-approval; at most [`limits::REVOKED_TOLD_MAX`].
     pub(crate) fn excluded(&self) -> Vec<(PeerId, PublicKey)> {
         let Membership { awaiting_reapproval, revocations, .. } = &self.membership;
-        let newest = |of: &[Revocation]| of.iter().max_by_key(|one| one.hlc).map(|one| (one.hlc, one.key));
+        let rank = |one: &Revocation| (self.is_owner(&one.by), one.hlc);
+        let first = |of: &[Revocation]| of.iter().max_by_key(|one| rank(one)).map(|one| (rank(one), one.key));
         let mut revoked: Vec<_> = revocations
             .iter()
             .filter(|(peer, _)| self.is_revoked(peer))
-            .filter_map(|(peer, of)| newest(of).map(|(hlc, key)| (hlc, *peer, key)))
+            .filter_map(|(peer, of)| first(of).map(|(rank, key)| (rank, *peer, key)))
             .collect();
-        revoked.sort_by_key(|(hlc, ..)| std::cmp::Reverse(*hlc));
-        let awaiting_reapproval =
-            awaiting_reapproval.iter().map(|(peer, awaiting_reapproval)| (*peer, awaiting_reapproval.key));
-        awaiting_reapproval
-            .chain(revoked.into_iter().map(|(_, peer, key)| (peer, key)))
-            .take(limits::REVOKED_TOLD_MAX)
-            .collect()
+        revoked.sort_by_key(|(rank, ..)| std::cmp::Reverse(*rank));
+        let awaiting_reapproval = awaiting_reapproval.iter().map(|(peer, awaiting)| (*peer, awaiting.key));
+        let revoked = revoked.into_iter().map(|(_, peer, key)| (peer, key));
+        revoked.chain(awaiting_reapproval).take(limits::REVOKED_TOLD_MAX).collect()
     }
 
     /// True if `peer` was ever an owner, whatever became of it.
     pub(crate) fn was_owner(&self, peer: &PeerId) -> bool {
-        self.depths.contains_key(peer) || self.unjudged.subjects.get(peer) == Some(&Tier::Owner)
+        self.depths.contains_key(peer)
     }
 
     /// True if a claim by `peer` to an epoch with this counter proves that epoch although an owner does not show it: of
-    /// an owner any does, of one whose authority was ended those that were known then.
+    /// an owner any does, of one whose authority was ended those that were known then, and as many of whom it let in by a
+    /// word that does not stand.
     pub(crate) fn may_prove(&self, peer: &PeerId, counter: u64) -> bool {
-        let known = self.membership.fences.get(peer).filter(|_| self.enforces(ProtocolRule::FenceOfFormerOwner));
-        self.was_owner(peer) && known.is_none_or(|known| counter <= *known)
+        let known = self.membership.known_epochs.get(peer).filter(|_| self.enforces(ProtocolRule::FenceOfFormerOwner));
+        self.was_owner(peer) && known.is_none_or(|known| counter <= known.counter)
+    }
+
+    /// Whose authority ended with which that of `peer` did, if it ended: its own, or that of whoever let it in.
+    pub(crate) fn ended_with(&self, peer: &PeerId) -> PeerId {
+        self.membership.known_epochs.get(peer).map_or(*peer, |known| known.ended)
     }
 
     /// Hash over the membership changes that count, in the order of their hashes.
@@ -263,29 +297,42 @@ impl Trust {
     // --- The set ------------------------------------------------------------------------------------------------------
 
     /// Takes an approval or revocation into the set, to be judged with others by [`Self::judge`]. False: it is not one
-    /// that is kept.
+    /// that is kept. What does not rest on the genesis is, if anyone who does let its author in: that may yet come to be
+    /// an owner.
     pub(crate) fn take(&mut self, entry: SignedEntry) -> bool {
         if self.records.contains_key(&entry.hash) {
             return false;
         }
         let Some(record) = self.read(entry) else { return false };
-        if self.is_over_limit(&record) {
+        let (subject, room) = (record.subject, shares::room_of(record.entry.len()));
+        let roots = self.roots(&record);
+        let is_new = self.member(&subject).is_none() && !self.unjudged.subjects.contains(&subject);
+        let belong = self.membership.members.len() + self.unjudged.newcomers;
+        if (!roots && !self.was_approved(&record.entry.author))
+            || self.unjudged.bytes.saturating_add(room) > limits::CHANGES_UNJUDGED_BYTES_MAX
+            || (roots && is_new && record.tier().is_some() && belong >= limits::PEERS_MAX)
+        {
             return false;
         }
-        if let Some(tier) = record.tier() {
-            let is_new = self.member(&record.subject).is_none();
-            let most = self.unjudged.subjects.entry(record.subject).or_insert_with(|| {
-                self.unjudged.newcomers += usize::from(is_new);
-                tier
-            });
-            *most = tier.max(*most);
+        if roots && record.tier().is_some() {
+            self.unjudged.subjects.insert(subject);
+            self.unjudged.newcomers += usize::from(is_new);
         }
-        if !self.is_owner(&record.entry.author) {
-            *self.strays.entry(record.entry.author).or_default() += 1;
-        }
+        self.unjudged.bytes += room;
         self.unjudged.records.push(record.entry.hash);
         self.insert(record);
         true
+    }
+
+    /// True if a change rests on the genesis.
+    fn roots(&self, record: &Record) -> bool {
+        let by_approval = || self.records.get(&record.change.grant).is_some_and(|grant| record.may_rest_on(grant));
+        record.is_of_founder(self.genesis.author, self.genesis.hash)
+            || (self.rooted.contains(&record.change.grant) && by_approval())
+    }
+
+    fn was_approved(&self, peer: &PeerId) -> bool {
+        *peer == self.genesis.author || self.approved.contains(peer)
     }
 
     /// Number of changes in the set.
@@ -296,29 +343,39 @@ impl Trust {
     /// True if the changes of this frame are to be judged before its end, so that an entry by `author` is seen to
     /// count. Not often: else a frame could be made that costs as much as its changes times the set.
     pub(crate) fn judges_early(&mut self, author: &PeerId) -> bool {
-        let judges = self.unjudged.subjects.contains_key(author) && self.unjudged.early < JUDGED_EARLY_MAX;
+        let judges = self.unjudged.subjects.contains(author)
+            && self.unjudged.early < JUDGED_EARLY_MAX
+            && self.records.len() <= JUDGED_EARLY_OF_MAX;
         self.unjudged.early += u32::from(judges);
         judges
     }
 
-    /// True if [`Self::judge`] has anything to do at the end of a frame.
-    pub(crate) fn is_unjudged(&self) -> bool {
-        !self.unjudged.records.is_empty() || self.unjudged.early > 0
+    /// When the changes that were taken are to be judged, on the clock of the steps. The larger the set, the less often:
+    /// whoever sends one change after the other does not choose how often all are read.
+    pub(crate) fn poll_timeout(&self) -> Option<u64> {
+        let waits_ms = (self.records.len() as u64).saturating_sub(JUDGED_AT_ONCE) / CHANGES_PER_MS;
+        (!self.unjudged.records.is_empty()).then(|| self.judged_ms.saturating_add(waits_ms))
     }
 
-    /// Judges the set, if changes were taken since. `ends`: the frame is over.
-    pub(crate) fn judge(&mut self, ends: bool) -> Option<Judgement> {
+    /// A frame is over that leaves nothing to be judged.
+    pub(crate) const fn end_frame(&mut self) {
+        self.unjudged.early = 0;
+    }
+
+    /// Judges the set, if changes were taken since. `ends`: the frame or command is over.
+    pub(crate) fn judge(&mut self, ends: bool, now_ms: u64) -> Option<Judgement> {
         let early = if ends { 0 } else { self.unjudged.early };
         let taken = std::mem::replace(&mut self.unjudged, Unjudged { early, ..Unjudged::default() });
         if taken.records.is_empty() {
             return None;
         }
+        self.judged_ms = now_ms;
         let (void, membership) = (std::mem::take(&mut self.void), std::mem::take(&mut self.membership));
-        self.derive();
-        let dropped = self.drop_strays(&taken.records);
-        let kept = taken.records.iter().filter(|hash| !dropped.contains(hash));
+        let dropped = self.derive_within_limits();
+        let news: BTreeSet<Hash> = taken.records.iter().copied().collect();
         Some(Judgement {
-            kept: kept.filter_map(|hash| self.record(hash)).cloned().collect(),
+            kept: taken.records.iter().filter_map(|hash| self.record(hash)).cloned().collect(),
+            dropped: dropped.difference(&news).copied().collect(),
             void: self.void.difference(&void).copied().collect(),
             changed: self.membership != membership,
         })
@@ -334,59 +391,81 @@ impl Trust {
     }
 
     fn insert(&mut self, record: Record) {
+        if self.roots(&record) {
+            self.rooted.insert(record.entry.hash);
+            if record.tier().is_some() {
+                self.approved.insert(record.subject);
+            }
+            if !record.is_limit() {
+                self.depths.entry(record.subject).or_insert(u32::MAX);
+            }
+        }
         self.authors.entry(record.entry.author).or_default().insert(record.entry.hash);
         self.records.insert(record.entry.hash, record);
     }
 
-    /// True if a change is one too many of its author, or lets one too many in. What a change that counts names is
-    /// taken in any case, and so are those who remove somebody as long as their author has said little.
-    fn is_over_limit(&self, record: &Record) -> bool {
-        if self.named.contains(&record.entry.hash) {
-            return false;
+    fn remove(&mut self, hash: &Hash) {
+        if let Some(record) = self.records.remove(hash)
+            && let Some(said) = self.authors.get_mut(&record.entry.author)
+        {
+            said.remove(hash);
         }
-        let (author, unjudged) = (&record.entry.author, self.unjudged.records.len());
-        let said = self.authors.get(author).map_or(0, BTreeSet::len);
-        let belong = self.membership.members.len() + self.unjudged.newcomers;
-        let is_new = || self.member(&record.subject).is_none() && !self.unjudged.subjects.contains_key(&record.subject);
-        let admits = record.tier().is_some();
-        said >= limits::CHANGES_PER_AUTHOR_MAX
-            || (admits && self.counted.len() + unjudged >= limits::CHANGES_MAX && said >= limits::STRAY_CHANGES_MAX)
-            || (admits && is_new() && belong >= limits::PEERS_MAX)
-            || (!self.is_owner(author) && !self.unjudged.subjects.contains_key(author) && self.has_said_enough(author))
     }
 
-    /// True if an author or everyone together has said enough that counts for nothing: it must not grow for ever, nor
-    /// crowd out of a welcome what counts.
-    fn has_said_enough(&self, author: &PeerId) -> bool {
-        let strays = self.strays.get(author).copied().unwrap_or(0);
-        let in_all = self.records.len() - self.counted.len() - self.unjudged.records.len();
-        strays >= limits::STRAY_CHANGES_MAX || in_all >= limits::STRAY_CHANGES_IN_ALL_MAX
-    }
-
-    /// True if a change counts for nothing, and nothing that counts names it.
-    fn is_stray(&self, hash: &Hash) -> bool {
-        !self.counted.contains(hash) && !self.named.contains(hash)
-    }
-
-    /// Drops those of these changes that turn out to be strays too many.
-    fn drop_strays(&mut self, taken: &[Hash]) -> BTreeSet<Hash> {
+    /// Judges the set, without what there is no room for. Which that is depends on the set alone.
+    fn derive_within_limits(&mut self) -> BTreeSet<Hash> {
         let mut dropped = BTreeSet::new();
-        let mut in_all = self.records.len() - self.counted.len();
-        for hash in taken.iter().rev().filter(|hash| self.is_stray(hash)).copied().collect::<Vec<_>>() {
-            let Some(author) = self.records.get(&hash).map(|record| record.entry.author) else { continue };
-            let said = self.strays.entry(author).or_default();
-            if *said > limits::STRAY_CHANGES_MAX || in_all > limits::STRAY_CHANGES_IN_ALL_MAX {
-                *said = said.saturating_sub(1);
-                in_all -= 1;
-                dropped.insert(hash);
-                self.records.remove(&hash);
-                self.void.remove(&hash);
-                if let Some(all) = self.authors.get_mut(&author) {
-                    all.remove(&hash);
-                }
+        for _ in 0..DROPS_MAX {
+            let beyond = self.derive();
+            if beyond.is_empty() {
+                break;
             }
+            beyond.iter().for_each(|hash| self.remove(hash));
+            dropped.extend(beyond);
         }
         dropped
+    }
+
+    /// True if a change by this peer of this size, in bytes, would be kept although it said it last.
+    pub(crate) fn has_room(&self, author: &PeerId, len: usize) -> bool {
+        let Some(member) = self.member(author) else { return false };
+        let graph = argumentation::judge(self.genesis.author, self.genesis.hash, &self.records, self.rules);
+        let (mut counting, _, _) = self.shares(&graph);
+        counting.add_next(*author, member.grant, len);
+        !counting.beyond(limits::CHANGES_BYTES_MAX).contains(&Hash::ZERO)
+    }
+
+    /// Changes by the room that they take: those that count with what those need, and all others. The last are those of
+    /// which none is kept.
+    fn shares(&self, graph: &Graph<'_>) -> (Shares, Shares, Vec<Hash>) {
+        let counting = || graph.nodes().filter(|node| node.counts());
+        let mut needed: BTreeSet<Hash> = counting().flat_map(|node| node.record.named()).collect();
+        // A limit needs that its subject was let in.
+        let mut first: BTreeMap<PeerId, (u32, Hash)> = BTreeMap::new();
+        for node in graph.nodes().filter(|node| node.admits_somebody()) {
+            let this = (node.depth, node.record.entry.hash);
+            first.entry(node.record.subject).and_modify(|first| *first = this.min(*first)).or_insert(this);
+        }
+        let limits = counting().filter(|node| node.record.is_limit());
+        needed.extend(limits.filter_map(|node| first.get(&node.record.subject)).map(|(_, hash)| *hash));
+        // Which of those that contradict each other is preferred depends on all of them.
+        needed.extend(graph.nodes().filter(|node| node.contradicts()).map(|node| node.record.entry.hash));
+        // And what is needed, whatever it rests on.
+        let mut chain: Vec<Hash> = needed.iter().copied().collect();
+        while let Some(hash) = chain.pop() {
+            let grant = self.records.get(&hash).map(|record| record.change.grant);
+            chain.extend(grant.filter(|grant| needed.insert(*grant)));
+        }
+        let empty = || Shares::new(graph, self.genesis.hash, self.genesis.author);
+        let (mut with, mut strays, mut out) = (empty(), empty(), Vec::new());
+        for node in graph.nodes() {
+            let hash = node.record.entry.hash;
+            let is_needed = node.counts() || (node.is_rooted() && needed.contains(&hash));
+            if !(if is_needed { &mut with } else { &mut strays }).add(node) {
+                out.push(hash);
+            }
+        }
+        (with, strays, out)
     }
 
     /// Membership changes of those who were owners that no log brings, since their place is void: hashes, in an order
@@ -406,30 +485,31 @@ impl Trust {
         (depth, entry.author, entry.entry.incarnation, entry.entry.seq)
     }
 
-    fn derive(&mut self) {
+    /// Judges the set. The changes that there is no room for, none if it is empty.
+    fn derive(&mut self) -> Vec<Hash> {
         let graph = argumentation::judge(self.genesis.author, self.genesis.hash, &self.records, self.rules);
+        let hash = |node: &Node<'_>| node.record.entry.hash;
+        let rooted = || graph.nodes().filter(|node| node.is_rooted());
         let mut depths = BTreeMap::from([(self.genesis.author, 0)]);
-        for node in graph.nodes().filter(|node| node.depth != u32::MAX && !node.record.is_limit()) {
+        for node in rooted().filter(|node| !node.record.is_limit()) {
             let depth = depths.entry(node.record.subject).or_insert(u32::MAX);
             *depth = node.depth.saturating_add(1).min(*depth);
         }
-        let counted: BTreeSet<Hash> =
-            graph.nodes().filter(|node| node.counts()).map(|node| node.record.entry.hash).collect();
-        let named: BTreeSet<Hash> =
-            graph.nodes().filter(|node| node.counts()).flat_map(|node| node.record.named()).collect();
+        let (counting, strays, mut beyond) = self.shares(&graph);
+        beyond.extend(counting.beyond(limits::CHANGES_BYTES_MAX));
+        beyond.extend(strays.beyond(limits::STRAY_CHANGES_BYTES_MAX));
+        let counted: BTreeSet<Hash> = graph.nodes().filter(|node| node.counts()).map(hash).collect();
+        let approved = rooted().filter(|node| node.admits_somebody()).map(|node| node.record.subject).collect();
+        let rooted = rooted().map(hash).collect();
         self.membership = derivation::membership(&graph, &self.genesis, self.rules);
-        self.fingerprint = Hash::of(&counted.iter().flat_map(|hash| hash.0).collect::<Vec<u8>>());
-        (self.depths, self.counted, self.named) = (depths, counted, named);
-        let mut strays: BTreeMap<PeerId, usize> = BTreeMap::new();
-        for record in self.records.values().filter(|record| self.is_stray(&record.entry.hash)) {
-            *strays.entry(record.entry.author).or_default() += 1;
-        }
-        self.strays = strays;
+        (self.depths, self.counted, self.rooted, self.approved) = (depths, counted, rooted, approved);
+        self.fingerprint = Hash::of(&self.counted.iter().flat_map(|hash| hash.0).collect::<Vec<u8>>());
         let void = self.records.values().map(|record| &record.entry).filter(|entry| {
             self.depths.contains_key(&entry.author)
                 && !self.admits(&entry.author, entry.entry.incarnation, entry.entry.seq)
         });
         self.void = void.map(|entry| entry.hash).collect();
+        beyond
     }
 
     /// Genesis first, then each author's approvals after the approval of that author.
@@ -500,7 +580,7 @@ impl Trust {
     /// What `peer` said about members that counts: that stands when its authority ends.
     pub(crate) fn statements(&self, peer: &PeerId) -> Vec<Hash> {
         let statements = self.counted_of(peer).map(|record| record.entry.hash);
-        statements.take(limits::CHANGES_PER_AUTHOR_MAX).collect()
+        statements.take(limits::CHANGES_NAMED_MAX).collect()
     }
 
     /// Last place of the membership changes of `peer` that are held and count, by incarnation. A revocation lets those

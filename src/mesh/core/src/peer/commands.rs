@@ -1,5 +1,6 @@
 //! Commands from a door, in one table: each asks the owner of what it is about, and signs what follows from that.
 
+use super::entries::Judges;
 use super::{Peer, facts};
 use crate::audience::Audience;
 use crate::calls::InferredEnding;
@@ -148,9 +149,10 @@ impl Peer {
     }
 
     fn sign_change(&mut self, change: &MembershipChange, fx: &mut Effects<'_>) {
+        self.judge_changes(Judges::Now, fx);
         let entry = self.write(Kind::MEMBERSHIP, &entry::encode(change), fx);
         self.trust.take(entry);
-        self.judge_changes(true, fx);
+        self.judge_changes(Judges::Now, fx);
     }
 
     // --- Directory ----------------------------------------------------------------------------------------------------

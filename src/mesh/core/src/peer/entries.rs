@@ -21,6 +21,17 @@ use crate::rows;
 use crate::spending::{self, Charge};
 use crate::trust::Judgement;
 
+/// When membership changes that were taken are judged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Judges {
+    /// Within the frame that brings them, because of an entry that follows.
+    Early,
+    /// At the end of a frame, unless the set is large and was judged a moment ago.
+    Due,
+    /// In any case: they are our own.
+    Now,
+}
+
 impl Peer {
     /// Takes an entry that `from` sent.
     pub(super) fn ingest(&mut self, from: PeerId, item: &EntryItem, fx: &mut Effects<'_>) {
@@ -31,7 +42,7 @@ impl Peer {
         let place = entry.place();
         let admits = |peer: &Self| peer.trust.admits(&place.author, place.incarnation, place.seq);
         if !admits(self) && self.trust.judges_early(&place.author) {
-            self.judge_changes(false, fx);
+            self.judge_changes(Judges::Early, fx);
         }
         let by_owner = self.trust.is_owner(&entry.author);
         let payer = spending::answers(entry).and_then(|id| self.book.payer(&id, &entry.author, by_owner));
@@ -223,14 +234,21 @@ impl Peer {
         self.trust.take(entry.clone());
     }
 
-    /// Judges the membership changes that were taken, if any were. `ends`: the frame or command is over.
-    pub(super) fn judge_changes(&mut self, ends: bool, fx: &mut Effects<'_>) {
-        if !self.trust.is_unjudged() {
-            return;
+    /// Judges the membership changes that were taken, if any were.
+    pub(super) fn judge_changes(&mut self, judges: Judges, fx: &mut Effects<'_>) {
+        let now = fx.now.mono_ms;
+        match self.trust.poll_timeout() {
+            None => return self.trust.end_frame(),
+            Some(due) if due > now && judges == Judges::Due => return,
+            Some(_) => {}
         }
         let was_excluded = self.is_excluded();
         let was_owner = self.trust.is_owner(&self.local.me);
-        let Some(Judgement { kept, void, changed }) = self.trust.judge(ends) else { return };
+        let judged = self.trust.judge(judges != Judges::Early, now);
+        let Some(Judgement { kept, dropped, void, changed }) = judged else { return };
+        for hash in &dropped {
+            fx.delete(rows::trust(hash));
+        }
         self.logs.set_changes(self.trust.fingerprint());
         for entry in &kept {
             fx.put(rows::trust(&entry.hash), entry);

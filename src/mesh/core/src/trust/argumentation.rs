@@ -12,8 +12,9 @@
 //! Who attacks whom, and what rests on what, is said by hashes alone, so neither changes while the set is judged: the
 //! cost is about that of reading the set.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use super::KnownEpochs;
 use crate::entry::SignedEntry;
 use crate::ids::{Hash, Incarnation, PeerId};
 use crate::limits;
@@ -65,9 +66,9 @@ impl Record {
                 }
                 true
             }
-            ChangeKind::Approved { after, .. } => after.len() <= limits::KNOWN_CHANGES_MAX,
+            ChangeKind::Approved { after, .. } => after.len() <= limits::CHANGES_NAMED_MAX,
         };
-        if !within || change.stands.len() > limits::CHANGES_PER_AUTHOR_MAX {
+        if !within || change.stands.len() > limits::CHANGES_NAMED_MAX {
             return None;
         }
         change.stands.sort_unstable();
@@ -94,6 +95,18 @@ impl Record {
     /// Nobody raises himself.
     fn raises_its_author(&self) -> bool {
         self.subject == self.entry.author && !self.is_limit()
+    }
+
+    /// True if it rests on the genesis itself.
+    pub(super) fn is_of_founder(&self, founder: PeerId, genesis: Hash) -> bool {
+        self.change.grant == genesis && self.entry.author == founder && !self.raises_its_author()
+    }
+
+    /// True if the change that it names as its grant, which is this one, gives its author the right to say it.
+    pub(super) fn may_rest_on(&self, grant: &Self) -> bool {
+        grant.subject == self.entry.author
+            && !self.raises_its_author()
+            && grant.tier().is_some_and(|tier| tier == Tier::Owner || self.is_leave())
     }
 
     pub(super) fn log(&self) -> LogId {
@@ -151,6 +164,8 @@ pub(super) struct Node<'a> {
     waiting: Vec<At>,
     /// Limits on its author that are looked at already and do not void it.
     passed: usize,
+    /// True of a limit that was among those that contradict each other.
+    contradicts: bool,
     state: State,
 }
 
@@ -173,6 +188,21 @@ impl Node<'_> {
 
     pub(super) fn counts(&self) -> bool {
         self.state == State::Counts
+    }
+
+    /// True if it has a part in what is preferred to what, although it may be void then.
+    pub(super) const fn contradicts(&self) -> bool {
+        self.contradicts
+    }
+
+    /// True if it rests on the genesis, over however many approvals.
+    pub(super) const fn is_rooted(&self) -> bool {
+        self.depth != u32::MAX
+    }
+
+    /// True if it is an approval that rests on the genesis, counting or not.
+    pub(super) const fn admits_somebody(&self) -> bool {
+        self.is_rooted() && self.record.tier().is_some()
     }
 }
 
@@ -214,17 +244,11 @@ pub(super) fn judge(
     };
     let index: BTreeMap<&Hash, At> = records.keys().enumerate().map(|(at, hash)| (hash, At(at))).collect();
     for (at, record) in records.values().enumerate().map(|(at, record)| (At(at), record)) {
-        let ground = if record.raises_its_author() {
-            Ground::Nothing
-        } else if record.change.grant == genesis && record.entry.author == founder {
+        let ground = if record.is_of_founder(founder, genesis) {
             Ground::Genesis
         } else {
-            let grant = records.get(&record.change.grant).filter(|grant| grant.subject == record.entry.author);
-            let gives = |grant: &&Record| grant.tier().is_some_and(|tier| tier == Tier::Owner || record.is_leave());
-            grant
-                .filter(gives)
-                .and_then(|_| index.get(&record.change.grant))
-                .map_or(Ground::Nothing, |at| Ground::Approval(*at))
+            let grant = records.get(&record.change.grant).filter(|grant| record.may_rest_on(grant));
+            grant.and_then(|_| index.get(&record.change.grant)).map_or(Ground::Nothing, |at| Ground::Approval(*at))
         };
         let mut known = Positions::new();
         if let ChangeKind::Approved { after, .. } = &record.change.what {
@@ -243,11 +267,12 @@ pub(super) fn judge(
             rest: Vec::new(),
             waiting: Vec::new(),
             passed: 0,
+            contradicts: false,
             state: State::Open,
         });
     }
     graph.measure();
-    graph.decide();
+    graph.decide(founder);
     graph
 }
 
@@ -260,6 +285,25 @@ impl<'a> Graph<'a> {
     pub(super) fn voided_by(&self, node: &Node<'_>) -> Option<&Node<'a>> {
         let limits = self.limits.get(&node.record.entry.author)?;
         limits.iter().map(|at| self.node(*at)).find(|limit| limit.counts() && self.voids(limit, node))
+    }
+
+    /// The epochs that an approval which is void proves, of whom it made an owner: those that were known to the limit
+    /// that voids it or, if its author was no owner either, what that one's approval does; and whose limit that is.
+    pub(super) fn known_epochs(&self) -> BTreeMap<Hash, KnownEpochs> {
+        let mut void: Vec<&Node<'_>> =
+            self.nodes.iter().filter(|node| node.admits_somebody() && !node.counts()).collect();
+        void.sort_unstable_by_key(|node| node.depth);
+        let mut known = BTreeMap::new();
+        for node in void {
+            let epochs = match self.voided_by(node) {
+                Some(limit) => Some(KnownEpochs { counter: limit.record.change.fence, ended: limit.record.subject }),
+                None => known.get(&node.record.change.grant).copied(),
+            };
+            if let Some(epochs) = epochs {
+                known.insert(node.record.entry.hash, epochs);
+            }
+        }
+        known
     }
 
     /// True if this limit would take the ground from under itself.
@@ -370,10 +414,14 @@ impl<'a> Graph<'a> {
         })
     }
 
-    fn decide(&mut self) {
+    fn decide(&mut self, founder: PeerId) {
+        let approvals = self.nodes.iter().filter(|node| node.admits_somebody());
+        let approved: BTreeSet<PeerId> = approvals.map(|node| node.record.subject).chain([founder]).collect();
         for at in self.all() {
-            let rests = self.node(at).depth != u32::MAX;
-            if !rests || (self.node(at).record.is_limit() && self.digs(at)) {
+            let node = self.node(at);
+            // It ends nothing if nobody was let in; what is about anybody must not pile up.
+            let about_nobody = !approved.contains(&node.record.subject);
+            if !node.is_rooted() || about_nobody || (node.record.is_limit() && self.digs(at)) {
                 self.settle(at, State::Void);
             }
         }
@@ -382,12 +430,19 @@ impl<'a> Graph<'a> {
             let node = self.node(*at);
             (node.depth, self.since(node), node.record.log(), node.record.position())
         });
+        let all = limits.clone();
         let mut limits = limits.into_iter();
+        let mut contradiction = false;
         loop {
             while let Some(at) = self.queue.pop_front() {
                 self.look_at(at);
             }
             let Some(first) = limits.find(|at| self.node(*at).state == State::Open) else { return };
+            if !std::mem::replace(&mut contradiction, true) {
+                for at in &all {
+                    self.node_mut(*at).contradicts = self.node(*at).state == State::Open;
+                }
+            }
             #[cfg(test)]
             {
                 self.by_order = true;

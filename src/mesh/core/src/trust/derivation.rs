@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::argumentation::{Graph, Node, Positions, raise};
-use super::{AwaitingReapproval, Member, Membership, Revocation, genesis_of};
+use super::{AwaitingReapproval, KnownEpochs, Member, Membership, Revocation, genesis_of};
 use crate::entry::SignedEntry;
 use crate::ids::{Hash, NodeId, PeerId};
 use crate::limits;
@@ -12,6 +12,15 @@ use crate::record::{ChangeKind, Tier};
 
 /// An approval, and the name that it gives.
 type Approval<'g, 'a> = (&'g Node<'a>, &'a NodeId);
+
+/// How a peer belongs.
+struct Deciding<'g, 'a> {
+    /// Approval that decides as what, and under which name.
+    best: Approval<'g, 'a>,
+    /// Of those that could decide, and give the same tier, the nearest to the founder and first. What the peer says rests
+    /// on this one: nobody takes it over by approving it once more.
+    ground: &'g Node<'a>,
+}
 
 /// What counts about one peer.
 #[derive(Default)]
@@ -33,7 +42,7 @@ impl<'g, 'a> About<'g, 'a> {
         let (log, position) = (node.record.log(), node.record.position());
         match &node.record.change.what {
             ChangeKind::Approved { node_id, .. } if !node.counts() => {
-                if node.depth != u32::MAX && node.record.subject != node.record.entry.author {
+                if node.is_rooted() && node.record.subject != node.record.entry.author {
                     self.refused.push((node, node_id));
                 }
             }
@@ -72,7 +81,7 @@ impl<'g, 'a> About<'g, 'a> {
     /// The approvals that know every revocation, and among them the one that decides: it knows, if it is one as owner,
     /// every approval to less as well; and none that does so is later. Of those that did not know each other the lowest
     /// tier decides.
-    fn deciding(&self, rules: ProtocolRules) -> (Vec<Approval<'g, 'a>>, Option<Approval<'g, 'a>>) {
+    fn deciding(&self, rules: ProtocolRules) -> (Vec<Approval<'g, 'a>>, Option<Deciding<'g, 'a>>) {
         let admits = |node: &Node<'_>| !rules.enforces(ProtocolRule::RevocationWins) || node.knows_all(&self.revoked);
         let admitting: Vec<_> = self.approvals.iter().copied().filter(|(node, _)| admits(node)).collect();
         let decides = |node: &Node<'_>| {
@@ -93,7 +102,13 @@ impl<'g, 'a> About<'g, 'a> {
             (is_last(node), std::cmp::Reverse(node.record.tier()), entry.entry.hlc, entry.author, entry.hash)
         };
         let best = eligible.iter().copied().max_by_key(|(node, _)| rank(node));
-        (admitting, best)
+        let deciding = best.map(|best| {
+            let tier = best.0.record.tier();
+            let alike = eligible.iter().map(|(node, _)| *node).filter(|node| node.record.tier() == tier);
+            let first = |node: &&Node<'_>| (node.depth, node.record.entry.entry.hlc, node.record.entry.hash);
+            Deciding { best, ground: alike.min_by_key(first).unwrap_or(best.0) }
+        });
+        (admitting, deciding)
     }
 }
 
@@ -113,21 +128,22 @@ pub(super) fn membership(graph: &Graph<'_>, genesis: &SignedEntry, rules: Protoc
         ordered.push((0, founder, member));
     }
     let mut derived = Membership::default();
+    let inherited = graph.known_epochs();
     for (peer, about) in &all {
         let (admitting, best) = about.deciding(rules);
-        if let Some((node, node_id)) = best
+        if let Some(Deciding { best: (node, node_id), ground }) = best
             && !(by_genesis && *peer == founder)
             && let Some(tier) = node.record.tier()
         {
             // A later approval, to another tier, does not cost a peer its name.
             let named = admitting.iter().filter(|(_, other)| *other == node_id);
             let since = named.map(|(node, _)| node.record.entry.entry.hlc).min().unwrap_or_default();
-            let entry = &node.record.entry;
+            let entry = &ground.record.entry;
             let member = Member {
                 key: node.record.change.subject,
                 tier,
                 node_id: node_id.clone(),
-                depth: node.depth.saturating_add(1),
+                depth: ground.depth.saturating_add(1),
                 by: Some(entry.author),
                 since_ms: entry.entry.hlc >> 16,
                 named_hlc: since,
@@ -147,10 +163,23 @@ pub(super) fn membership(graph: &Graph<'_>, genesis: &SignedEntry, rules: Protoc
         }
         let lowering = about.approvals.iter().map(|(node, _)| *node).filter(|node| node.record.is_limit());
         let ending = lowering.chain(about.revocations.iter().copied()).filter(|node| !about.is_known(node, true));
-        if let Some(fence) = ending.map(|node| node.record.change.fence).min() {
-            derived.fences.insert(*peer, fence);
+        let own = ending.map(|node| KnownEpochs { counter: node.record.change.fence, ended: *peer }).min();
+        // Whoever was made an owner by no word that stands proves as much as whoever said so.
+        let refused = about.refused.iter().filter(|(node, _)| !node.record.is_limit());
+        let inherited = refused.filter_map(|(node, _)| inherited.get(&node.record.entry.hash)).max().copied();
+        let inherited = inherited.filter(|_| !about.approvals.iter().any(|(node, _)| !node.record.is_limit()));
+        if let Some(known) = own.into_iter().chain(inherited).min() {
+            derived.known_epochs.insert(*peer, known);
         }
+        if *peer == founder {
+            continue;
+        }
+        let vouching = about.approvals.iter().map(|(node, _)| node.record.entry.author);
+        let admits = |peer: &PeerId| admitting.iter().any(|(node, _)| node.record.entry.author == *peer);
+        let vouching = vouching.filter(|by| admitting.is_empty() || admits(by));
+        derived.vouched_by.insert(*peer, vouching.collect());
     }
+    derived.vouched_by.retain(|_, by| !by.is_empty());
     derived.members = named(ordered);
     for (peer, about) in &all {
         if about.revocations.is_empty()

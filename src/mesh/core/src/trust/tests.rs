@@ -103,7 +103,12 @@ fn trust<'a>(records: impl IntoIterator<Item = &'a SignedEntry>) -> Trust {
 
 /// Adds one change, and judges. None: it was not taken, or not kept.
 fn add(trust: &mut Trust, entry: SignedEntry) -> Option<bool> {
-    trust.take(entry).then(|| trust.judge(true)).flatten().filter(|judged| !judged.kept.is_empty()).map(|j| j.changed)
+    trust
+        .take(entry)
+        .then(|| trust.judge(true, 0))
+        .flatten()
+        .filter(|judged| !judged.kept.is_empty())
+        .map(|j| j.changed)
 }
 
 fn tiers(trust: &Trust) -> Vec<(u64, Tier)> {
@@ -321,42 +326,262 @@ fn two_with_one_name_both_stay_in() {
     assert_eq!(names, ["founder", "macbook", "macbook-2", "macbook-3"]);
 }
 
-#[test]
-fn membership_changes_that_count_for_nothing_do_not_pile_up() {
-    let seven = by(0, 2, root()).owner(7);
-    let mut trust = trust(&[]);
-    let said = |seq: u64| by(7, seq, seven.hash).approves(seq % 5 + 8, Tier::Shared, &[]);
-    let kept = (1..200).filter(|seq| add(&mut trust, said(*seq)).is_some()).count();
-    assert_eq!(kept, limits::STRAY_CHANGES_MAX);
-    // They count once their author turns out to be an owner, and then that limit is none.
-    assert_eq!(add(&mut trust, seven.clone()), Some(true));
-    assert!(trust.member(&id(8)).is_some());
-    assert!((200..300).all(|seq| add(&mut trust, said(seq)).is_some()));
-    // But an owner's that rest on nothing are no better than anybody's.
-    let kept = (300..500).filter(|seq| add(&mut trust, by(7, *seq, root()).owner(9)).is_some()).count();
-    assert_eq!(kept, limits::STRAY_CHANGES_MAX);
-    // In one frame or in many.
-    let taken = (300..600).filter(|seq| trust.take(by(0, *seq, seven.hash).owner(9))).count();
-    let kept = trust.judge(true).unwrap().kept.len();
-    assert_eq!((taken, kept), (300, limits::STRAY_CHANGES_MAX));
+/// Takes as frames do what comes; judges now and then.
+fn hears<'a>(trust: &mut Trust, said: impl IntoIterator<Item = &'a SignedEntry>) -> usize {
+    let mut taken = 0;
+    for (nth, entry) in said.into_iter().enumerate() {
+        taken += usize::from(trust.take(entry.clone()));
+        if nth % 500 == 499 {
+            trust.judge(true, 0);
+        }
+    }
+    trust.judge(true, 0);
+    taken
+}
+
+/// Bytes of all that is held, as a welcome carries it.
+fn bytes(trust: &Trust) -> u64 {
+    trust.records_in_order().iter().map(|entry| entry.len() as u64).sum()
 }
 
 #[test]
-fn s09_one_author_says_so_much_and_a_mesh_has_so_many_members() {
+fn k1_whoever_was_never_let_in_says_nothing_that_is_kept() {
+    // Nor does anybody become a former owner by being named as one.
+    let phone = by(0, 2, root()).approves(5, Tier::Shared, &[]);
+    let mut held = trust([&phone]);
+    assert!(!held.take(by(7, 1, root()).owner(8)));
+    assert!(held.take(by(5, 1, Hash([9; 32])).owner(7)), "it was let in, and may come to be an owner");
+    assert!(!held.was_owner(&id(7)) && !held.judges_early(&id(7)));
+    assert!(!held.take(by(7, 1, Hash([9; 32])).owner(8)), "not before a frame is judged either");
+    held.judge(true, 0);
+    assert!(!held.was_owner(&id(7)) && !held.take(by(7, 1, Hash([9; 32])).owner(8)));
+}
+
+#[test]
+fn s09_what_counts_for_nothing_is_bounded_in_bytes() {
+    // 64 of 139 kB by a guest, and 2,000 small ones.
+    let phone = by(0, 2, root()).approves(5, Tier::Shared, &[]);
+    let mut held = trust([&phone]);
+    let stands: Vec<Hash> = (0..4_096_u64).map(|n| Hash::of(&n.to_be_bytes())).collect();
+    let large = |seq| Word { stands: stands.clone(), ..by(5, seq, Hash([9; 32])) }.approves(9, Tier::Shared, &[]);
+    let all: Vec<_> = (1..=64).map(large).chain((65..2_000).map(|seq| by(5, seq, Hash([9; 32])).owner(9))).collect();
+    hears(&mut held, &all);
+    assert!(bytes(&held) <= limits::STRAY_CHANGES_BYTES_MAX + 4_096, "{}", bytes(&held));
+    assert!(held.held() <= 513 && inside([&phone]) == [0, 5]);
+    // One more device than was ever heard of is still let in.
+    assert_eq!(add(&mut held, by(0, 3, root()).owner(6)), Some(true));
+}
+
+#[test]
+fn s09_revocations_of_keys_that_were_never_let_in_count_for_nothing() {
     let one = by(0, 2, root()).owner(1);
-    let mut trust = trust([&one]);
-    let taken = (1..=6_000).filter(|n| trust.take(by(1, *n, one.hash).approves(n + 100, Tier::Shared, &[]))).count();
-    assert_eq!(taken, limits::PEERS_MAX - 2);
-    assert_eq!(trust.judge(true).unwrap().kept.len(), taken);
-    assert_eq!(trust.membership().members.len(), limits::PEERS_MAX);
-    assert!(!trust.take(by(0, 3, root()).owner(9)), "it is full");
+    let mut records = vec![one.clone()];
+    records.extend((1..=5).map(|n| by(1, n, one.hash).owner(n + 10)));
+    let mut held = trust(&records);
+    let grants: Vec<(u64, Hash)> =
+        [(1, one.hash)].into_iter().chain((1..=5).map(|n| (n + 10, records[n as usize].hash))).collect();
+    let flood = |(author, grant): &(u64, Hash)| {
+        let word = (*author, *grant);
+        (10..810).map(move |seq| by(word.0, seq, word.1).revokes(seq + 1_000 * word.0)).collect::<Vec<_>>()
+    };
+    for said in grants.iter().map(flood) {
+        hears(&mut held, &said);
+    }
+    assert!(held.membership().revocations.is_empty() && held.held() <= 512 + 6, "{}", held.held());
+    // Of somebody who awaits re-approval they count; and of one whose approval comes later.
+    let (early, late) = (by(0, 9, root()).revokes(700), by(1, 900, one.hash).owner(700));
+    hears(&mut held, [&early]);
+    assert!(!held.is_revoked(&id(700)));
+    hears(&mut held, [&late]);
+    assert!(held.is_revoked(&id(700)) && held.member(&id(700)).is_none());
+}
+
+/// The founder made 1 and 2 owners; 1 lets in a hundred sybils, each of whom says so much.
+fn flooded(each: u64) -> (Trust, Vec<SignedEntry>) {
+    let (one, two) = (by(0, 2, root()).owner(1), by(0, 3, root()).owner(2));
+    let mut all = vec![one.clone(), two];
+    let sybils: Vec<_> = (1..=100).map(|n| by(1, n, one.hash).owner(n + 100)).collect();
+    for (n, sybil) in (1_u64..).zip(&sybils) {
+        all.push(sybil.clone());
+        // Let in and thrown out again: such revocations count.
+        let said = |seq: u64| {
+            let word = by(n + 100, seq, sybil.hash);
+            if seq % 2 == 0 {
+                word.approves(1_000 * n + seq, Tier::Shared, &[])
+            } else {
+                word.revokes(1_000 * n + seq - 1)
+            }
+        };
+        all.extend((2..each + 2).map(said));
+    }
+    let mut held = trust(&all[..2]);
+    hears(&mut held, &all[2..]);
+    (held, all)
+}
+
+#[test]
+fn s09_sybils_share_what_their_host_may_say_and_nobody_else_goes_short() {
+    let (mut held, _) = flooded(60);
+    let most = (limits::CHANGES_BYTES_MAX + limits::STRAY_CHANGES_BYTES_MAX) / shares::CHANGE_BYTES_MIN;
+    assert!(held.held() as u64 <= most && held.held() > 4_000, "{}", held.held());
+    assert!(bytes(&held) <= limits::CHANGES_BYTES_MAX + limits::STRAY_CHANGES_BYTES_MAX);
+    assert!(held.has_room(&id(0), 400) && held.has_room(&id(2), 400) && !held.has_room(&id(101), 400));
+    // The other owners go on as ever: 300 devices of the founder, 300 of the other one, and whoever floods is removed.
+    let two = held.member(&id(2)).unwrap().grant;
+    let founder: Vec<_> = (10..310).map(|n| by(0, n, root()).approves(n + 200_000, Tier::Shared, &[])).collect();
+    let other: Vec<_> = (10..310).map(|n| by(2, n, two).approves(n + 300_000, Tier::Shared, &[])).collect();
+    hears(&mut held, founder.iter().chain(&other));
+    assert!((10..310).all(|n| held.member(&id(n + 200_000)).is_some() && held.member(&id(n + 300_000)).is_some()));
+    assert_eq!(add(&mut held, by(0, 400, root()).standing(&[]).revokes(1)), Some(true));
+    assert!(held.is_revoked(&id(1)) && !held.is_owner(&id(101)));
+}
+
+#[test]
+fn k1_what_is_dropped_from_a_set_that_is_full_depends_on_the_set_alone() {
+    let (held, all) = flooded(60);
+    let mut other = trust(&[]);
+    // The approvals first, as everyone is shown them; the rest the other way round.
+    hears(&mut other, all.iter().filter(|entry| entry.author == id(0) || entry.author == id(1)));
+    hears(&mut other, all.iter().rev());
+    // Both show each other all that they hold.
+    let mut held = held;
+    for _ in 0..2 {
+        let (ours, theirs) = (held.records_in_order(), other.records_in_order());
+        hears(&mut held, &theirs);
+        hears(&mut other, &ours);
+    }
+    assert_eq!(held.fingerprint(), other.fingerprint());
+    assert_eq!(held.membership(), other.membership());
+}
+
+#[test]
+fn k1_no_number_of_strays_refuses_the_word_of_a_former_owner_against_whoever_limits_it() {
+    // The thief tells a device that the founder is out, and fills it with what counts for nothing; then comes what the
+    // founder had said before.
+    let one = by(0, 2, root()).owner(1);
+    let phone = by(0, 3, root()).approves(5, Tier::Shared, &[]);
+    let mut held = trust([&one, &phone]);
+    let against = by(1, 50, one.hash).standing(&[&one, &phone]).revokes(0);
+    assert_eq!(add(&mut held, against), Some(true));
+    assert!(held.is_revoked(&id(0)) && held.is_owner(&id(1)));
+    let guest = (1..1_500).map(|seq| by(5, seq, Hash([9; 32])).owner(seq + 50)).collect::<Vec<_>>();
+    let sybils: Vec<_> = (1..18).map(|n| by(1, n, one.hash).owner(n + 100)).collect();
+    let said =
+        |n: u64| (1..65).map(move |seq| by(n + 100, seq, Hash([8; 32])).approves(seq + 2_000, Tier::Shared, &[]));
+    let said: Vec<_> = sybils.iter().cloned().chain((1..18).flat_map(said)).collect();
+    hears(&mut held, guest.iter().chain(&said));
+    let forgets = by(0, 4, root()).standing(&[]).revokes(1);
+    assert_eq!(add(&mut held, forgets), Some(true));
+    assert!(held.is_owner(&id(0)) && held.is_revoked(&id(1)));
+    // A thief who is out already fills nothing either.
+    let late = (200..2_000).map(|seq| by(1, seq, one.hash).owner(seq + 50)).collect::<Vec<_>>();
+    hears(&mut held, &late);
+    assert_eq!(add(&mut held, by(0, 5, root()).owner(2)), Some(true));
+    assert!(held.is_owner(&id(2)) && held.held() <= 520);
+}
+
+#[test]
+fn s24_whoever_was_let_in_by_a_word_that_does_not_stand_proves_no_more_than_its_host() {
+    let one = by(0, 2, root()).owner(1);
+    let seen = by(1, 1, one.hash).owner(2);
+    let ended = Word { fence: 40, ..by(0, 3, root()).standing(&[&seen]) }.revokes(1);
+    let unseen = by(1, 2, one.hash).owner(3);
+    let theirs = by(3, 1, unseen.hash).owner(4);
+    let held = trust([&one, &seen, &ended, &unseen, &theirs]);
+    for n in [1, 3, 4] {
+        assert!(held.may_prove(&id(n), 40) && !held.may_prove(&id(n), 41), "{n}");
+        assert_eq!(held.ended_with(&id(n)), id(1), "one rescue for all of them");
+    }
+    assert!(held.may_prove(&id(2), 41), "an owner");
+    let again = by(0, 4, root()).owner(3);
+    assert!(trust([&one, &seen, &ended, &unseen, &theirs, &again]).may_prove(&id(3), 41));
+}
+
+#[test]
+fn k7_another_approval_takes_nobody_over() {
+    // 5 belongs by the founder's word. The thief approves it again, which knows that word, and dates its own earlier.
+    let one = by(0, 5, root()).owner(1);
+    let first = by(0, 6, root()).owner(5);
+    let again = by(1, 1, one.hash).approves(5, Tier::Owner, &[&first]);
+    let guest = by(1, 2, one.hash).owner(6);
+    let held = trust([&one, &first, &again, &guest]);
+    let five = held.member(&id(5)).unwrap();
+    assert_eq!((five.by, five.since_ms, five.grant, five.depth), (Some(id(0)), 0, first.hash, 1));
+    assert_eq!(held.membership().vouched_by[&id(5)], [id(0), id(1)].into());
+    assert_eq!(held.membership().vouched_by[&id(6)], [id(1)].into());
+    // So what it says stands on its own, whatever becomes of the thief.
+    let said = by(5, 1, five.grant).owner(7);
+    let out = by(0, 7, root()).standing(&[&guest]).revokes(1);
+    let held = trust([&one, &first, &again, &guest, &said, &out]);
+    assert_eq!(tiers(&held).into_iter().map(|(n, _)| n).collect::<Vec<_>>(), [0, 5, 6, 7]);
+    assert_eq!(held.membership().vouched_by[&id(5)], [id(0)].into(), "it had not seen that one");
+}
+
+#[test]
+fn s16_however_many_speak_about_a_device_it_can_be_approved_again() {
+    let one = by(0, 2, root()).owner(1);
+    let device = by(0, 3, root()).owner(5);
+    let mut records = vec![one.clone(), device.clone()];
+    let sybils: Vec<_> = (1..=600).map(|n| by(1, n, one.hash).owner(n + 100)).collect();
+    let words = sybils.iter().zip(101..).map(|(sybil, n)| by(n, 1, sybil.hash));
+    records.extend(words.enumerate().map(|(n, word)| {
+        if n % 2 == 0 { word.approves(5, Tier::Owner, &[&device]) } else { word.standing(&[]).revokes(5) }
+    }));
+    records.extend(sybils);
+    let mut held = trust(&records);
+    assert!(held.is_revoked(&id(5)));
+    let after = held.known_about(&id(5));
+    assert!(after.len() > 300, "{}", after.len());
+    let what = ChangeKind::Approved { tier: Tier::Owner, node_id: "nas".parse().unwrap(), after };
+    assert_eq!(add(&mut held, by(0, 4, root()).says(5, what)), Some(true));
+    assert!(held.is_owner(&id(5)));
+}
+
+#[test]
+fn s16_who_was_revoked_is_told_before_those_who_await_reapproval() {
+    let (one, device) = (by(0, 2, root()).owner(1), by(0, 3, root()).owner(5));
+    let gone = by(0, 4, root()).revokes(5);
+    let mut held = trust([&one, &device, &gone]);
+    // The thief has revoked more than there is room for, later; and has let in as many that nobody knew.
+    let pairs = (1..400).flat_map(|n| {
+        let word = |seq| by(1, seq, one.hash);
+        [word(2 * n).approves(n + 1_000, Tier::Shared, &[]), word(2 * n + 1).revokes(n + 1_000)]
+    });
+    let pairs: Vec<_> = pairs.collect();
+    hears(&mut held, &pairs);
+    let stands = held.statements(&id(1));
+    hears(&mut held, [&Word { stands, ..by(0, 5, root()) }.revokes(1)]);
+    let unseen: Vec<_> = (900..1_300).map(|seq| by(1, seq, one.hash).owner(seq + 1_000)).collect();
+    hears(&mut held, &unseen);
+    let told = held.excluded();
+    assert_eq!(told.len(), limits::REVOKED_TOLD_MAX);
+    assert!([1, 5].iter().all(|n| told.contains(&(id(*n), key(*n)))));
+}
+
+#[test]
+fn s09_a_large_set_is_judged_less_often_and_a_small_one_at_once() {
+    let (mut held, all) = flooded(60);
+    assert_eq!(held.poll_timeout(), None);
+    let next = by(0, 500, root()).owner(3);
+    assert!(held.take(next.clone()) && held.poll_timeout().unwrap() > 200);
+    let mut small = trust(&all[..2]);
+    assert!(small.take(next) && small.poll_timeout() == Some(0));
+    // What is taken meanwhile is bounded.
+    let more = (1..10_000).map(|n| by(0, n + 600, root()).revokes(3)).filter(|entry| small.take(entry.clone())).count();
+    assert!((more as u64) < limits::CHANGES_UNJUDGED_BYTES_MAX / shares::CHANGE_BYTES_MIN);
+}
+
+#[test]
+fn s09_a_mesh_has_so_many_members() {
+    let one = by(0, 2, root()).owner(1);
+    let mut held = trust([&one]);
+    let all: Vec<_> = (1..=2_500).map(|n| by(1, n, one.hash).approves(n + 100, Tier::Shared, &[])).collect();
+    assert_eq!(hears(&mut held, &all), limits::PEERS_MAX - 2);
+    assert_eq!(held.membership().members.len(), limits::PEERS_MAX);
+    assert!(!held.take(by(0, 3, root()).owner(9)), "it is full");
     // Removing is not letting in, and makes room.
-    assert_eq!(add(&mut trust, by(0, 4, root()).revokes(101)), Some(true));
-    assert_eq!(add(&mut trust, by(0, 5, root()).owner(9)), Some(true));
-    let taken = (10_000..20_000).filter(|n| trust.take(by(1, *n, one.hash).revokes(n % 50 + 110))).count();
-    assert_eq!(taken, limits::CHANGES_PER_AUTHOR_MAX - (limits::PEERS_MAX - 2));
-    trust.judge(true);
-    assert_eq!(add(&mut trust, by(0, 6, root()).revokes(1)), Some(true), "whoever floods is removed all the same");
+    assert_eq!(add(&mut held, by(0, 4, root()).revokes(101)), Some(true));
+    assert_eq!(add(&mut held, by(0, 5, root()).owner(9)), Some(true));
 }
 
 #[test]
@@ -602,10 +827,13 @@ proptest! {
         let mut shuffled = trust(&[]);
         for (at, judges) in order {
             shuffled.take(records[at.index(records.len())].clone());
-            if judges { shuffled.judge(true); }
+            if judges { shuffled.judge(true, 0); }
         }
-        for record in records.iter().rev() { shuffled.take(record.clone()); }
-        shuffled.judge(true);
+        // In the end everyone is shown all, in an order in which each author is known before it speaks.
+        for record in records.iter().rev().chain(&records) { shuffled.take(record.clone()); }
+        shuffled.judge(true, 0);
+        for record in &records { shuffled.take(record.clone()); }
+        shuffled.judge(true, 0);
         prop_assert_eq!(straight.membership(), shuffled.membership());
         prop_assert_eq!(straight.void(), shuffled.void());
         prop_assert_eq!(straight.fingerprint(), shuffled.fingerprint());
@@ -646,7 +874,10 @@ proptest! {
             let founder = node.record.change.grant == root() && node.record.entry.author == id(0);
             let grounded = founder || counted.iter().any(|one| one.record.entry.hash == node.record.change.grant);
             let digs = node.record.is_limit() && graph.digs_itself(node);
-            prop_assert!(!grounded || digs || graph.by_order || graph.voided_by(node).is_some(), "{:?}", node);
+            let peer = node.record.subject;
+            let let_in = |one: &Node<'_>| one.admits_somebody() && one.record.subject == peer;
+            let about_nobody = peer != id(0) && !graph.nodes().any(let_in);
+            prop_assert!(!grounded || digs || about_nobody || graph.by_order || graph.voided_by(node).is_some(), "{:?}", node);
         }
         let names: BTreeSet<_> = members.values().map(|member| &member.node_id).collect();
         prop_assert_eq!(names.len(), members.len());
@@ -671,5 +902,22 @@ proptest! {
             prop_assert_eq!(others(&held, author), others(&with, author));
             prop_assert!(!with.is_owner(&author), "it raised itself");
         }
+    }
+
+    #[test]
+    fn k1_a_stray_that_is_dropped_changes_no_outcome(
+        sayings in proptest::collection::vec(saying(), 0..16),
+        dropped in proptest::collection::vec(any::<bool>(), 20),
+    ) {
+        let records = script(&sayings);
+        let held = trust(&records);
+        let graph = argumentation::judge(id(0), root(), &held.records, ProtocolRules::default());
+        let (needed, _, _) = held.shares(&graph);
+        let needed: BTreeSet<Hash> = needed.beyond(0).into_iter().collect();
+        let kept = records.iter().zip(dropped).filter(|(entry, dropped)| !dropped || needed.contains(&entry.hash));
+        let left = trust(kept.map(|(entry, _)| entry));
+        prop_assert_eq!(held.fingerprint(), left.fingerprint());
+        prop_assert_eq!(&held.membership().members, &left.membership().members);
+        prop_assert_eq!(&held.membership().revocations, &left.membership().revocations);
     }
 }

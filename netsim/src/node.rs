@@ -3,7 +3,7 @@
 use mesh_core::budget::{Amount, Budget, Budgets};
 use mesh_core::config::{Class, Config};
 use mesh_core::epoch::Epoch;
-use mesh_core::ids::{Attempt, NodeId, PeerId, ReqId};
+use mesh_core::ids::{Attempt, Hash, NodeId, PeerId, ReqId};
 use mesh_core::io::{Batch, CallRecord, CallState, Image, Input, Now, Output, Space, Usage, View, Welcome, Write};
 use mesh_core::peer::{self, BadWelcome, Peer};
 use mesh_core::record::{Directory, Effect, Ending, Tier, ToolDecl};
@@ -89,6 +89,11 @@ impl Node {
     /// See [`Peer::members`].
     pub(crate) fn members(&self) -> impl Iterator<Item = PeerId> + '_ {
         self.0.members()
+    }
+
+    /// See [`Peer::grant_of`].
+    pub(crate) fn grant_of(&self, of: &PeerId) -> Option<Hash> {
+        self.0.grant_of(of)
     }
 
     /// See [`Peer::tier`].

@@ -186,7 +186,7 @@ impl<'a> Restoring<'a> {
         }
         let contents = loop {
             match reader.next()? {
-                Part::File { name, bytes } => self.file(name, &bytes)?,
+                Part::File { name, bytes } => self.file(&name, &bytes)?,
                 Part::Row { key, value } => self.row(key, value)?,
                 Part::Blob(hash) => self.payload(hash)?,
                 Part::BlobBytes(bytes) => self.payload_bytes(&bytes)?,
@@ -206,17 +206,17 @@ impl<'a> Restoring<'a> {
         Ok(Restored { manifest, contents, view })
     }
 
-    fn file(&mut self, name: String, bytes: &[u8]) -> Result<(), BackupError> {
-        let is_known = [SETTINGS, NAME, identity::FILE].contains(&name.as_str());
+    fn file(&mut self, name: &str, bytes: &[u8]) -> Result<(), BackupError> {
+        let is_known = [SETTINGS, NAME, identity::FILE].contains(&name);
         let is_name = || std::str::from_utf8(bytes).is_ok_and(|text| text.trim().parse::<NodeId>().is_ok());
         if !is_known || (name == NAME && !is_name()) {
             return Err(BackupError::Damaged("it holds a file that no home has"));
         }
-        if !self.files.insert(name.clone()) {
+        if !self.files.insert(name.to_owned()) {
             return Err(BackupError::Damaged("it holds a file twice"));
         }
         if self.device == Device::Same || name == SETTINGS {
-            let path = self.stage.join(&name);
+            let path = self.stage.join(name);
             new_file(&path)
                 .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
                 .map_err(BackupError::file("writing", &path))?;

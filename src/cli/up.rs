@@ -118,9 +118,10 @@ fn failure_of(ended: &Ended, detached: bool) -> Failure {
         None
     };
     if logged {
-        match &hint {
-            Some(hint) => tracing::error!("{detail} ({hint})"),
-            None => tracing::error!("{detail}"),
+        if let Some(hint) = &hint {
+            tracing::error!("{detail} ({hint})");
+        } else {
+            tracing::error!("{detail}");
         }
     }
     Failure { hint, logged, ..Failure::new(exit_of(error), detail) }

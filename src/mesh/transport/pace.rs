@@ -57,7 +57,7 @@ mod tests {
         // Whoever waited for it goes on at the pace.
         assert_eq!(pace.take(BYTES_PER_S as usize, began + Duration::from_secs(1)), Duration::from_secs(1));
         assert_eq!(pace.take(1, began + Duration::from_secs(9)), Duration::ZERO, "a pause makes up for it");
-        let calm = began + Duration::from_secs(60);
+        let calm = began + Duration::from_mins(1);
         let waits = (0..10_000).map(|_| pace.take(10, calm)).filter(|wait| !wait.is_zero()).count();
         assert_eq!(waits, 10_000 - (AHEAD_BYTES / FRAME_BYTES_MIN) as usize, "small frames are not free");
     }

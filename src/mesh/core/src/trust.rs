@@ -420,7 +420,9 @@ impl Trust {
             if beyond.is_empty() {
                 break;
             }
-            beyond.iter().for_each(|hash| self.remove(hash));
+            for hash in &beyond {
+                self.remove(hash);
+            }
             dropped.extend(beyond);
         }
         dropped

@@ -126,7 +126,8 @@ impl Mutation {
             }
             10 => {
                 // Lists in lists, maps in maps, or messages in messages.
-                let nests: &[u8] = *self.pick(&[&[0x81][..], &[0xa1, 0x61, 0x61], &[0xd8, 0x18], &[0x0a, 0x7f]]);
+                let nests: [&[u8]; 4] = [&[0x81], &[0xa1, 0x61, 0x61], &[0xd8, 0x18], &[0x0a, 0x7f]];
+                let nests = *self.pick(&nests);
                 let deep = *self.pick(&[3, 40, 300, 20_000]);
                 drop(bytes.splice(at..at, nests.iter().copied().cycle().take(deep * nests.len())));
             }

@@ -406,7 +406,7 @@ fn flooded(each: u64) -> (Trust, Vec<SignedEntry>) {
         // Let in and thrown out again: such revocations count.
         let said = |seq: u64| {
             let word = by(n + 100, seq, sybil.hash);
-            if seq % 2 == 0 {
+            if seq.is_multiple_of(2) {
                 word.approves(1_000 * n + seq, Tier::Shared, &[])
             } else {
                 word.revokes(1_000 * n + seq - 1)

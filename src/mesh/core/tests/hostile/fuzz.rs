@@ -150,8 +150,8 @@ impl Scene {
     }
 
     fn peers(&mut self) -> Vec<PeerId> {
-        let many = *self.mutation.pick(&[0, 1, 3, 2_000]);
-        (0..many).map(|n| if n < 3 { self.peer() } else { PeerId(Hash::of(&[n as u8, 9]).0) }).collect()
+        let many: u16 = *self.mutation.pick(&[0, 1, 3, 2_000]);
+        (0..many).map(|n| if n < 3 { self.peer() } else { PeerId(Hash::of(&[n.to_le_bytes()[0], 9]).0) }).collect()
     }
 
     fn key(&mut self) -> PublicKey {

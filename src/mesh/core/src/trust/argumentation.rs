@@ -250,11 +250,6 @@ pub(super) fn judge(
             let grant = records.get(&record.change.grant).filter(|grant| record.may_rest_on(grant));
             grant.and_then(|_| index.get(&record.change.grant)).map_or(Ground::Nothing, |at| Ground::Approval(*at))
         };
-        let mut known = Positions::new();
-        if let ChangeKind::Approved { after, .. } = &record.change.what {
-            let about = after.iter().filter_map(|hash| records.get(hash)).filter(|one| one.subject == record.subject);
-            about.for_each(|one| raise(&mut known, one.log(), one.position()));
-        }
         graph.said.entry(record.entry.author).or_default().push(at);
         if record.is_limit() {
             graph.limits.entry(record.subject).or_default().push(at);
@@ -263,7 +258,7 @@ pub(super) fn judge(
             record,
             ground,
             depth: u32::MAX,
-            known,
+            known: Positions::new(),
             rest: Vec::new(),
             waiting: Vec::new(),
             passed: 0,
@@ -272,6 +267,9 @@ pub(super) fn judge(
         });
     }
     graph.measure();
+    for at in graph.all() {
+        graph.node_mut(at).known = graph.known_to(at, &index);
+    }
     graph.decide(founder);
     graph
 }
@@ -324,6 +322,19 @@ impl<'a> Graph<'a> {
 
     fn all(&self) -> impl Iterator<Item = At> + use<> {
         (0..self.nodes.len()).map(At)
+    }
+
+    /// What the signer of an approval had seen about its subject: of what it names that which rests on the genesis. The
+    /// rest need not be held.
+    fn known_to(&self, at: At, index: &BTreeMap<&Hash, At>) -> Positions {
+        let mut known = Positions::new();
+        let record = self.node(at).record;
+        if let ChangeKind::Approved { after, .. } = &record.change.what {
+            let named = after.iter().filter_map(|hash| index.get(hash)).map(|at| self.node(*at));
+            let about = named.filter(|one| one.is_rooted() && one.record.subject == record.subject);
+            about.for_each(|one| raise(&mut known, one.record.log(), one.record.position()));
+        }
+        known
     }
 
     /// Links what rests on what, and measures the depths.

@@ -142,6 +142,7 @@ impl Pair {
             halts: Vec::new(),
             copied: Vec::new(),
             forked: Vec::new(),
+            vouched_by: std::collections::BTreeMap::new(),
             stopped: Vec::new(),
             disk: None,
             gateway: Some(epoch),

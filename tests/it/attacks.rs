@@ -26,6 +26,9 @@ const MIB: u64 = 1024 * 1024;
 const GROWTH_MAX: u64 = 64 * MIB;
 const LEFT_MAX: u64 = 24 * MIB;
 
+/// Makes the header of a call with this id for this peer.
+type MakeHeader<'a> = Box<dyn Fn(ReqId, PeerId) -> Header + Send + Sync + 'a>;
+
 fn size(long: u64, short: u64) -> u64 {
     if std::env::var_os(LONG).is_some() { long } else { short }
 }
@@ -388,7 +391,7 @@ fn s05_s06_s14_s17_a_guest_that_floods_fills_nobody() {
         before = resident(&homes);
         disk_before = homes.iter().map(|home| on_disk(home)).collect::<Vec<_>>();
         println!("{:<34} p50 {:.1?} p99 {:.1?}, resident {} MiB", "before", calm.at(50), calm.at(99), all_mib(&before));
-        let parts: [(&str, u64, Option<u64>, Box<dyn Fn(ReqId, PeerId) -> Header + Send + Sync>); 5] = [
+        let parts: [(&str, u64, Option<u64>, MakeHeader<'_>); 5] = [
             (
                 "huge",
                 size(2_000, 12),

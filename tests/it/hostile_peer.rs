@@ -828,14 +828,15 @@ async fn try_speak(key: &DeviceKey, at: SocketAddr) -> Option<(quinn::Connection
 pub(crate) struct Flood {
     pub(crate) connection: quinn::Connection,
     send: SendStream,
-    draining: tokio::task::JoinHandle<()>,
+    draining: tokio::task::JoinSet<()>,
 }
 
 impl Flood {
     /// The link of this key at an address; nothing when it is refused.
     pub(crate) async fn open(key: &DeviceKey, at: SocketAddr) -> Option<Self> {
         let (connection, send, mut recv) = try_speak(key, at).await?;
-        let draining = tokio::spawn(async move { while let Ok(Some(_)) = recv.read_chunk(1 << 20, false).await {} });
+        let mut draining = tokio::task::JoinSet::new();
+        draining.spawn(async move { while let Ok(Some(_)) = recv.read_chunk(1 << 20, false).await {} });
         Some(Self { connection, send, draining })
     }
 
@@ -851,7 +852,7 @@ impl Flood {
         let _ = self.send.finish();
         let _ = timeout(within, self.send.stopped()).await;
         self.connection.close(0_u32.into(), b"");
-        self.draining.abort();
+        self.draining.abort_all();
     }
 }
 

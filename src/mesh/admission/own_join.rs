@@ -49,8 +49,8 @@ struct Conversation {
     mesh: Option<MeshId>,
     /// Members of our mesh when we began to ask.
     members_before: BTreeSet<PeerId>,
-    /// True if we were told to leave a mesh of several for it.
-    force: bool,
+    /// True if we may leave a mesh of several for it: we were told so, or belong to none.
+    may_leave: bool,
     _cancel: DropGuard,
 }
 
@@ -99,7 +99,7 @@ impl OwnJoin {
             number,
             mesh,
             members_before: view.nodes.iter().map(|node| node.peer).collect(),
-            force,
+            may_leave: force || view.revoked,
             _cancel: cancel.clone().drop_guard(),
         };
         self.state = State::Asking(conversation, door);
@@ -212,7 +212,7 @@ impl OwnJoin {
         if peer::should_switch(view.mesh, &welcome, crossed) {
             // A person's approval may come days later: whoever came in meanwhile is not left without being asked.
             let others = others(view).filter(|other| *other != peer).count();
-            if others > 0 && !conversation.force && !view.revoked {
+            if others > 0 && !conversation.may_leave && !view.revoked && welcome.mesh != view.mesh {
                 refuse(door, JoinError::WouldLeave { others }, effects);
                 return;
             }

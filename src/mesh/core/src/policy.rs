@@ -32,9 +32,9 @@ pub use records::{
     Agent, Approver, Binding, Check, Device, DeviceTools, InvalidRecord, Key, Mode, Note, Otherwise, Person, Rule,
     RuleVerdict, Terms, Title, Token, Value, Verdict, Who, Workspace,
 };
-pub use register::{Known, Policy, Register, Statement};
+pub use register::{Policy, Register, Statement};
 pub use remedy::Remedy;
-pub use said::{Content, Said};
+pub use said::{Content, Known, Said};
 pub(crate) use tiers::{STRANGER, may_be_chosen, namespace, permits, permits_call, permits_here};
 pub use view::{DeviceFacts, Offered, ToolState, View};
 
@@ -46,6 +46,7 @@ pub mod bounds {
         DEVICE_PEOPLE_MAX, LIST_MAX, LOGINS_MAX, NOTE_CHARS_MAX, OF_MAX, RECORD_BYTES_MAX, TITLE_CHARS_MAX,
         TOOLS_BYTES_MAX, TOOLS_MAX, WAIT_MS_DEFAULT, WAIT_MS_MAX,
     };
-    pub use super::register::{AGENTS_MAX, BINDINGS_MAX, CHECKS_MAX, KNEW_MAX, MEMBERS_MAX, PATTERNS_MAX, PEOPLE_MAX};
+    pub use super::register::{AGENTS_MAX, BINDINGS_MAX, CHECKS_MAX, MEMBERS_MAX, PATTERNS_MAX, PEOPLE_MAX};
     pub use super::register::{RULES_MAX, TOKENS_MAX, WORKSPACE_RULES_MAX, WORKSPACES_MAX};
+    pub use super::said::KNEW_MAX;
 }

@@ -6,16 +6,12 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
-
 use super::names::{Domain, Principal, RuleRef, WorkspaceId};
 use super::records::{InvalidRecord, Key, Value};
-use super::said::{Content, Said};
+use super::said::{Content, KNEW_MAX, Known, Said};
 use crate::entry::Place;
 use crate::ids::{Incarnation, PeerId};
 
-/// Most logs that one statement says it knew.
-pub const KNEW_MAX: usize = 64;
 /// Most people.
 pub const PEOPLE_MAX: usize = 256;
 /// Most agents that have a record.
@@ -36,17 +32,6 @@ pub const RULES_MAX: usize = 2048;
 pub const CHECKS_MAX: usize = 256;
 /// Most patterns in all.
 pub const PATTERNS_MAX: usize = 8192;
-
-/// How far a log is known.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Known {
-    /// Author of the log.
-    pub author: PeerId,
-    /// Incarnation of that author's store.
-    pub incarnation: Incarnation,
-    /// Place of the last entry about rights that is known.
-    pub seq: u64,
-}
 
 /// A statement as the log has it.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -5,8 +5,22 @@ use serde_bytes::ByteBuf;
 
 use super::names::Principal;
 use super::records::{InvalidRecord, Key, TOOLS_BYTES_MAX, Value};
-use super::register::{KNEW_MAX, Known};
 use crate::entry::{decode, encode};
+use crate::ids::{Incarnation, PeerId};
+
+/// Most logs that one statement says it knew.
+pub const KNEW_MAX: usize = 64;
+
+/// How far a log is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Known {
+    /// Author of the log.
+    pub author: PeerId,
+    /// Incarnation of that author's store.
+    pub incarnation: Incarnation,
+    /// Place of the last entry about rights that is known.
+    pub seq: u64,
+}
 
 /// What is said of a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -142,7 +156,7 @@ mod tests {
     };
     use super::super::{Role, Seat};
     use super::*;
-    use crate::ids::{Hash, Incarnation, PeerId};
+    use crate::ids::Hash;
 
     fn said(key: Key, content: Content) -> Said {
         let knew = vec![Known { author: PeerId([7; 32]), incarnation: Incarnation(3), seq: 9 }];

@@ -407,10 +407,13 @@ fn b11_a_given_name_is_kept_and_a_device_can_be_renamed() {
     // It outlives a restart, and is asked for in the next mesh.
     home.expect("$S rename cellar && $S down && $S up --detach", 0);
     assert!(home.expect("$S status", 0).contains("cellar"));
+    // The other one hears that it leaves.
+    other.wait_node("cellar", "online");
     home.expect("$S leave", 0);
     assert!(home.expect("$S status", 0).contains("cellar"));
     // So is one that is given as it joins, although the agent runs already.
     let code = other.invite();
-    assert!(home.expect(&format!("$S join {code} --name porch"), 0).contains("porch"));
+    let said = home.expect(&format!("$S join {code} --name porch"), 0);
+    assert!(said.contains("porch"), "{said}");
     other.wait_node("porch", "online");
 }

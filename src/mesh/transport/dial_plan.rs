@@ -151,7 +151,7 @@ impl DialPlan {
     /// We are on another network: what was tried in vain may do now.
     pub(super) fn handle_network(&mut self, now: Instant) {
         for dial in self.dials.values_mut() {
-            dial.taken = Bucket::new(now);
+            (dial.taken, dial.next) = (Bucket::new(now), 0);
         }
     }
 
@@ -376,7 +376,7 @@ mod tests {
         let all: Vec<Address> = (1..=32).map(address).collect();
         for (owner, most) in [(false, 32 + 60 / 4), (true, 32 + 60)] {
             let same = dialled(owner, minute, |_| all.clone());
-            let changing = dialled(owner, minute, |n| vec![address(n); 1]);
+            let changing = dialled(owner, minute, |n| vec![address(n)]);
             assert!(same.len() <= most && changing.len() <= most, "{}, {}", same.len(), changing.len());
             // Each has its turn.
             assert!(all.iter().all(|address| same.contains(address)));

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use mesh_core::ids::{NodeId, PeerId};
+use mesh_core::ids::PeerId;
 use mesh_core::io::Refusal;
 use mesh_core::peer::{BadWelcome, BootError};
 

@@ -12,8 +12,8 @@ pub mod value;
 pub use load::load;
 pub use look::{Named, named};
 pub use policy::{
-    AgentRef, AgentSettings, DeviceSettings, Devices, PersonSettings, PolicyError, PolicySettings, PolicyWarning, RuleSettings,
-    Wait, WorkspaceSettings,
+    AgentRef, AgentSettings, DeviceSettings, Devices, PersonSettings, PolicyError, PolicySettings, PolicyWarning,
+    RuleSettings, Wait, WorkspaceSettings,
 };
 pub use settings::{
     CALL_TTL_DEFAULT, CALLS_RUNNING_DEFAULT, CALLS_RUNNING_MAX, Calls, CommandTool, Config, ConfigError, Differences,

@@ -257,7 +257,9 @@ fn place_of(key: &Key, node: impl Fn(&PeerId) -> Option<NodeId>) -> Vec<String> 
         Key::Binding(id, name) if name.as_str() == MAIN => workspace(id).to_vec(),
         Key::Binding(id, name) => [workspace(id).as_slice(), &words(&["bind", name.as_str()])].concat(),
         Key::Rule(at) => [domain(&at.domain).as_slice(), &words(&["rules", at.name.as_str()])].concat(),
-        Key::Device(peer) => vec!["devices".to_owned(), node(peer).map_or_else(|| peer.short(), |node| node.to_string())],
+        Key::Device(peer) => {
+            vec!["devices".to_owned(), node(peer).map_or_else(|| peer.short(), |node| node.to_string())]
+        }
         Key::Check(name) => words(&["checks", name.as_str()]),
         Key::Mode | Key::Token(_) | Key::Tools(_) => Vec::new(),
     }
@@ -328,10 +330,7 @@ impl PolicySettings {
         }
         for (AgentRef { person, agent }, said) in &self.agents {
             let AgentSettings { name, suspended } = said.clone();
-            records.insert(
-                Key::Agent(person.clone(), agent.clone()),
-                Value::Agent(Agent { title: name, suspended }),
-            );
+            records.insert(Key::Agent(person.clone(), agent.clone()), Value::Agent(Agent { title: name, suspended }));
         }
         for (node, said) in &self.devices {
             let DeviceSettings { name, icon, people } = said.clone();
@@ -353,15 +352,12 @@ impl PolicySettings {
         let workspaces = records.iter().filter(|(key, _)| matches!(key, Key::Workspace(_)));
         let others = records.iter().filter(|(key, _)| !matches!(key, Key::Workspace(_)));
         for ((key, value), seq) in workspaces.chain(others).zip(1..) {
-            policy.admit(key, value, &|_| true).map_err(|error| {
-                failed(&place_of(key, |peer| devices.node(peer)), cause_of(&error))
-            })?;
+            policy
+                .admit(key, value, &|_| true)
+                .map_err(|error| failed(&place_of(key, |peer| devices.node(peer)), cause_of(&error)))?;
             let said = policy.edit(key.clone(), Some(value.clone()), by.clone(), true);
-            let place = mesh_core::entry::Place {
-                author: PeerId([0; 32]),
-                incarnation: mesh_core::ids::Incarnation(0),
-                seq,
-            };
+            let place =
+                mesh_core::entry::Place { author: PeerId([0; 32]), incarnation: mesh_core::ids::Incarnation(0), seq };
             policy.insert(place, Statement { hlc: seq, said });
         }
         Ok(records)
@@ -597,7 +593,11 @@ mod tests {
             ("[people.mia]\nrole = \"boss\"", 2, vec!["boss", "guest"]),
             ("[people.Mia]\nname = \"Mia\"", 1, vec!["a-z"]),
             ("[agents.claude]", 1, vec!["agent:PERSON/NAME"]),
-            ("[people.mia]\n\n[workspaces.x.rules.a]\nverdict = \"deny\"\ntoools = [\"a\"]", 5, vec!["toools", "tools"]),
+            (
+                "[people.mia]\n\n[workspaces.x.rules.a]\nverdict = \"deny\"\ntoools = [\"a\"]",
+                5,
+                vec!["toools", "tools"],
+            ),
             ("[workspaces.x.rules.a]\nverdict = \"deny\"\ntools = [\"a\", \"[x]\"]", 3, vec!["[x]"]),
             ("[workspaces.x.rules.a]\nverdict = \"ask\"\nwait = \"soon\"", 3, vec!["soon", "5m"]),
             ("[people.mia]\n[workspaces.x.rules.a]\nverdict = \"allow\"", 2, vec!["workspaces.x.rules.a", "`who`"]),
@@ -611,7 +611,11 @@ mod tests {
                 vec!["x/a"],
             ),
             ("[people.owner]\nname = \"Me\"", 1, vec!["people.owner", "suspended"]),
-            ("[checks.c]\nprincipal = \"mia\"\nnode = \"hub\"\ntool = \"t\"\nexpect = \"deny\"", 2, vec!["person:NAME"]),
+            (
+                "[checks.c]\nprincipal = \"mia\"\nnode = \"hub\"\ntool = \"t\"\nexpect = \"deny\"",
+                2,
+                vec!["person:NAME"],
+            ),
         ] {
             let told = error(text);
             assert!(told.starts_with(&format!("line {line}: ")), "{text}: {told}");
@@ -683,8 +687,11 @@ expect = "allow"
     fn a_name_that_nobody_has_is_told() {
         let text = "[people.mia]\n[workspaces.x]\nmembers = { mai = \"member\" }\n[workspaces.x.rules.a]\nverdict = \"deny\"\nwho = [\"mia\", \"ben\"]";
         let settings = PolicySettings::parse(text).unwrap();
-        let told: Vec<String> =
-            settings.warnings(&|person| person.as_str() == "anna", Some(text)).iter().map(ToString::to_string).collect();
+        let told: Vec<String> = settings
+            .warnings(&|person| person.as_str() == "anna", Some(text))
+            .iter()
+            .map(ToString::to_string)
+            .collect();
         assert_eq!(told.len(), 2, "{told:?}");
         assert!(told[0].starts_with("line 3: workspaces.x.members.mai: nobody is called `mai`"), "{told:?}");
         assert!(told[1].starts_with("line 6: workspaces.x.rules.a.who: nobody is called `ben`"), "{told:?}");

@@ -203,7 +203,10 @@ fn odd(edit: &Edit, view: &View) -> Option<String> {
     if gone.is_empty() {
         None
     } else {
-        Some(format!("rule `{at}` names {}, and nobody is called so: `sigil person list` shows who is", gone.join(", ")))
+        Some(format!(
+            "rule `{at}` names {}, and nobody is called so: `sigil person list` shows who is",
+            gone.join(", ")
+        ))
     }
 }
 

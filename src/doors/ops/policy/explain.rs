@@ -2,8 +2,8 @@
 
 use mesh_core::ids::{NodeId, ToolName};
 use mesh_core::policy::{
-    Cause, Decision, Domain, Layer, Name, PersonId, Principal, Remedy, Request, RuleRef, RuleVerdict, Verdict, View, Who,
-    WorkspaceId,
+    Cause, Decision, Domain, Layer, Name, PersonId, Principal, Remedy, Request, RuleRef, RuleVerdict, Verdict, View,
+    Who, WorkspaceId,
 };
 
 use crate::config::PolicySettings;
@@ -178,12 +178,19 @@ impl Rights {
                 Some(ask) => format!("whoever manages {} names who may say yes in it", self.rule(&ask.rule)),
                 None => "somebody who may says yes: `sigil approvals` shows what waits".to_owned(),
             },
-            Remedy::AssignDevice(_) => format!("an owner says whose device it is (`people` of that device), or {who} asks at another device"),
+            Remedy::AssignDevice(_) => {
+                format!("an owner says whose device it is (`people` of that device), or {who} asks at another device")
+            }
             Remedy::AddPerson(_) => format!("an owner or admin adds {who}: `sigil person add`"),
             Remedy::Resume(_) => format!("an owner or admin ends the suspension of {who}: `sigil person set`"),
-            Remedy::Join(id) => format!("whoever manages {} makes {who} a member", self.domain(&Domain::Workspace(id.clone()))),
+            Remedy::Join(id) => {
+                format!("whoever manages {} makes {who} a member", self.domain(&Domain::Workspace(id.clone())))
+            }
             Remedy::Bind(id) => {
-                format!("an owner or admin adds `{tool}` of `{node}` to {}", self.domain(&Domain::Workspace(id.clone())))
+                format!(
+                    "an owner or admin adds `{tool}` of `{node}` to {}",
+                    self.domain(&Domain::Workspace(id.clone()))
+                )
             }
             Remedy::Edit { lift, allow } => self.edit(lift, allow.as_ref(), about),
             Remedy::AdmitDevice
@@ -200,7 +207,11 @@ impl Rights {
 
     fn edit(&self, lift: &[RuleRef], allow: Option<&(Domain, Vec<Principal>)>, about: About<'_>) -> String {
         let About { node, tool, .. } = about;
-        let of_mesh = lift.iter().map(|at| &at.domain).chain(allow.map(|(domain, _)| domain)).any(|domain| *domain == Domain::Mesh);
+        let of_mesh = lift
+            .iter()
+            .map(|at| &at.domain)
+            .chain(allow.map(|(domain, _)| domain))
+            .any(|domain| *domain == Domain::Mesh);
         let who = if of_mesh { "an owner" } else { "whoever manages the workspace" };
         let rules: Vec<String> = lift.iter().map(|at| self.rule(at)).collect();
         let mut does = Vec::new();
@@ -238,7 +249,9 @@ impl Rights {
         let title = self.said.workspaces.get(domain).map(|workspace| workspace.title.as_str());
         match (domain, title) {
             (Domain::Mesh, _) => "the whole mesh".to_owned(),
-            (Domain::Workspace(id), Some(title)) if !title.is_empty() && title != id.as_str() => format!("{title} (`{id}`)"),
+            (Domain::Workspace(id), Some(title)) if !title.is_empty() && title != id.as_str() => {
+                format!("{title} (`{id}`)")
+            }
             (Domain::Workspace(id), _) => format!("`{id}`"),
         }
     }

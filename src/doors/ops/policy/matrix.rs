@@ -118,7 +118,9 @@ fn source(cause: &Cause) -> Source {
     match cause {
         Cause::Rule(at) if at.is_otherwise() => Source::Default,
         Cause::Rule(_) => Source::Rule,
-        Cause::Local(_) | Cause::ToolAbsent | Cause::ToolPending | Cause::ToolChanged | Cause::DeviceUnknown => Source::Node,
+        Cause::Local(_) | Cause::ToolAbsent | Cause::ToolPending | Cause::ToolChanged | Cause::DeviceUnknown => {
+            Source::Node
+        }
         Cause::PrincipalDevice
         | Cause::PrincipalUnknown
         | Cause::PrincipalSuspended

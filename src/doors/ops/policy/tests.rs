@@ -57,8 +57,12 @@ impl World {
     fn load(name: &str) -> Self {
         let worlds: Json = serde_json::from_str(WORLDS).unwrap();
         let json = worlds[name].clone();
-        let mut world =
-            Self { json: json.clone(), devices: BTreeMap::new(), records: BTreeMap::new(), settings: PolicySettings::default() };
+        let mut world = Self {
+            json: json.clone(),
+            devices: BTreeMap::new(),
+            records: BTreeMap::new(),
+            settings: PolicySettings::default(),
+        };
         for (node, said) in json["nodes"].as_object().unwrap() {
             world.device(node, said);
         }
@@ -243,7 +247,8 @@ fn the_matrix_agrees_with_every_question() {
     for name in ["family", "homelab"] {
         let world = World::load(name);
         let rights = world.rights();
-        let nodes: Vec<(NodeId, PeerId)> = world.devices.values().map(|device| (device.node.clone(), device.peer)).collect();
+        let nodes: Vec<(NodeId, PeerId)> =
+            world.devices.values().map(|device| (device.node.clone(), device.peer)).collect();
         for by in [By::Person, By::Agent, By::Device] {
             let matrix = rights.matrix(None, by, &nodes).unwrap();
             assert!(!matrix.rows.is_empty() || by == By::Agent, "{name} {by:?}");
@@ -329,7 +334,10 @@ fn an_edit_is_checked_before_it_is_signed() {
 
     let good = plan("person:anna", &[edit_of("family/no-ben", Some(deny("ben")))], false).unwrap();
     assert_eq!((good.said.len(), good.warnings.len()), (1, 0));
-    assert!(plan("person:sean", &[edit_of("family/no-ben", Some(deny("ben")))], false).is_ok(), "he manages the family");
+    assert!(
+        plan("person:sean", &[edit_of("family/no-ben", Some(deny("ben")))], false).is_ok(),
+        "he manages the family"
+    );
     assert_eq!(refused("person:mia", edit_of("family/no-ben", Some(deny("ben")))).code, ErrorCode::Denied);
     assert_eq!(refused("agent:anna/claude", edit_of("family/no-ben", Some(deny("ben")))).code, ErrorCode::Denied);
     assert_eq!(refused("person:sean", edit_of("mesh/no-ben", Some(deny("ben")))).code, ErrorCode::Denied);
@@ -386,7 +394,11 @@ fn an_edit_says_which_state_it_is_of() {
     for changed in ["\"x\"", "W/\"x\""] {
         assert_eq!(code(Some(changed), Some(tag)), Some(ErrorCode::PreconditionFailed));
     }
-    assert_eq!(code(Some(&format!("W/{tag}")), Some(tag)), Some(ErrorCode::PreconditionFailed), "a weak one never matches");
+    assert_eq!(
+        code(Some(&format!("W/{tag}")), Some(tag)),
+        Some(ErrorCode::PreconditionFailed),
+        "a weak one never matches"
+    );
     assert_eq!(code(Some("*"), None), Some(ErrorCode::PreconditionFailed), "it has gone meanwhile");
     for bad in ["", "x", "\"x", "\"x\", y"] {
         assert!(bad.parse::<IfMatch>().is_err(), "{bad}");

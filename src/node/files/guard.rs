@@ -348,7 +348,7 @@ mod tests {
         // It has just been made, so nothing of it is remembered.
         assert_eq!((check(&guard), remembered(&guard)), (Ok(()), 0));
         guard.settled_ms = i64::MIN;
-        let long_ago = std::time::SystemTime::now() - std::time::Duration::from_secs(60);
+        let long_ago = std::time::SystemTime::now() - std::time::Duration::from_mins(1);
         File::open(at("home/store/db/parts")).unwrap().set_modified(long_ago).unwrap();
         for _ in 0..2 {
             assert_eq!((check(&guard), remembered(&guard)), (Ok(()), 4));

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use mesh_core::entry::Place;
 use mesh_core::ids::{Hash, Incarnation, PeerId};
-use mesh_core::policy::{InvalidRecord, Key, NotAllowed, Policy, Principal, Role, Said, Statement, Value, View};
+use mesh_core::policy::{InvalidRecord, Key, NotAllowed, Policy, Principal, Role, Said, Statement, Value, View, Who};
 
 use crate::status::{ErrorCode, OpError};
 
@@ -79,9 +79,8 @@ impl IfMatch {
                 .hint("GET it again, and look whether your edit is still what you want")
         };
         match (asked, now) {
-            (None, None) => Ok(()),
             (None, Some(_)) => Err(required()),
-            (Some(Self::Any), Some(_)) => Ok(()),
+            (None, None) | (Some(Self::Any), Some(_)) => Ok(()),
             (Some(Self::OneOf(tags)), Some(now)) if tags.contains(&now.to_string()) => Ok(()),
             (Some(_), _) => Err(changed()),
         }
@@ -189,17 +188,18 @@ impl Held<'_> {
 /// What is allowed and most likely a mistake.
 fn odd(edit: &Edit, view: &View) -> Option<String> {
     let (Key::Rule(at), Some(Value::Rule(rule))) = (&edit.key, &edit.value) else { return None };
-    let gone: Vec<String> = rule
-        .who
-        .iter()
-        .flatten()
-        .filter_map(|who| match who {
-            mesh_core::policy::Who::Person(person) if !person.is_owner() && view.person(person).is_none() => {
-                Some(format!("`{person}`"))
-            }
-            _ => None,
-        })
-        .collect();
+    let nobody = |who: &Who| match who {
+        Who::Person(person) if !person.is_owner() && view.person(person).is_none() => Some(format!("`{person}`")),
+        Who::Everyone
+        | Who::People
+        | Who::Agents
+        | Who::Devices
+        | Who::Role(_)
+        | Who::Person(_)
+        | Who::Agent(_)
+        | Who::Device(_) => None,
+    };
+    let gone: Vec<String> = rule.who.iter().flatten().filter_map(nobody).collect();
     if gone.is_empty() {
         None
     } else {

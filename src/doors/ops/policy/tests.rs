@@ -351,7 +351,7 @@ fn an_edit_is_checked_before_it_is_signed() {
     assert_eq!(plan("person:anna", &[edit_of("family/x", Some(deny("nemo")))], false).unwrap().warnings.len(), 1);
     let dark = edit_of("family/dark", Some(deny("mia")));
     assert_eq!(refused("person:anna", dark.clone()).code, ErrorCode::CheckFailed);
-    assert_eq!(plan("person:sean", &[dark.clone()], true).unwrap_err().code, ErrorCode::CheckFailed);
+    assert_eq!(plan("person:sean", std::slice::from_ref(&dark), true).unwrap_err().code, ErrorCode::CheckFailed);
     assert_eq!(plan("person:anna", &[dark], true).unwrap().warnings.len(), 1);
 }
 

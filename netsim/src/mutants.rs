@@ -299,7 +299,7 @@ fn run_all(seeds: u64, chosen: &[ProtocolRule], plans: &[(String, Case)], file: 
             | rule | for | where | plans | {} | missed by | refuted by |\n|---|---|---|---|{}---|---|\n{missed}\n\
             What the rules of speed are worth: median / 99th percentile / maximum in milliseconds of virtual time, over all of\n\
             the profiles; of seeds that fail, what they showed until then.\n\n\
-            | | settling after the last fault | nobody leads after a clean stop | after a crash |\n|---|---|---|---|\n{base}\n{speed}",
+            | | settling after the last fault | no gateway after a clean stop | after a crash |\n|---|---|---|---|\n{base}\n{speed}",
             plans.len(),
             names.join(" | "),
             "---|".repeat(names.len()),

@@ -155,7 +155,8 @@ fn s01_a_former_owner_floods_in_vain() {
         for home in &homes {
             wait_until("what it lets in as an owner belongs", PATIENCE, || tiers(home).len() == members + 1);
         }
-        // Signed now and shown later: for its next places, for places of another life of its log, and beside what it said.
+        // Signed now and shown later: for its next places, for places of another incarnation of its log, and beside what
+        // it said.
         let victims = [mesh_key(homes[1]), mesh_key(homes[2])];
         let hidden = wishes(grant, own, &victims, 20);
         let elsewhere: Vec<SignedEntry> = (1..=20)

@@ -99,7 +99,7 @@ fn name_meant(view: &View, text: &str) -> Result<NodeId, OpError> {
     match resolve(view, &[], text) {
         Ok(Named::Member(node)) => Ok(node.node_id.clone()),
         Ok(Named::Pending(pending)) => Ok(pending.node_id.clone()),
-        Err(fault) if fault.code == ErrorCode::Ambiguous => Err(fault),
+        Err(error) if error.code == ErrorCode::Ambiguous => Err(error),
         // What can be no name is at most the beginning of a peer id.
         Err(unknown) => text.parse().map_err(|_| unknown),
     }
@@ -253,9 +253,9 @@ pub async fn result(mesh: &MeshHandle, id: ReqId, wait: Duration) -> Result<Resu
             .with("state", state));
     }
     if record.output.is_empty() {
-        let fault = OpError::new(ErrorCode::NoOutput, format!("the call ended as {state} and gave no output"));
-        let fault = fault.with("state", state);
-        return Err(if record.reason.is_empty() { fault } else { fault.hint(record.reason.clone()) });
+        let error = OpError::new(ErrorCode::NoOutput, format!("the call ended as {state} and gave no output"));
+        let error = error.with("state", state);
+        return Err(if record.reason.is_empty() { error } else { error.hint(record.reason.clone()) });
     }
     Ok(mesh.result(record, wait).await?)
 }

@@ -100,8 +100,8 @@ async fn k06_no_body_is_taken_that_is_not_an_object_of_known_members() {
         }
         // l16
         for coding in ["gzip", "br", "identity, gzip"] {
-            let fault = ask("{}", &[("content-encoding", coding)]).await.problem(415, "unsupported_media");
-            assert!(fault["hint"].as_str().unwrap().contains("Content-Encoding"), "{fault}");
+            let problem = ask("{}", &[("content-encoding", coding)]).await.problem(415, "unsupported_media");
+            assert!(problem["hint"].as_str().unwrap().contains("Content-Encoding"), "{problem}");
         }
         ask("{}", &[("content-type", "text/plain")]).await.problem(415, "unsupported_media");
         seen += 1;
@@ -116,9 +116,9 @@ async fn k06_a_query_has_known_parameters_once() {
     let fake = Fake::start().await;
     for (method, path, _) in operations(&description()) {
         let path = path.replace("{id}", "phone").replace("calls/phone", &format!("calls/{}", "0".repeat(26)));
-        let fault =
+        let problem =
             fake.ask(method.parse().unwrap(), &format!("{path}?colour=red"), None).await.problem(422, "invalid");
-        assert!(fault["detail"].as_str().unwrap().contains("`colour`"), "{method} {path}: {fault}");
+        assert!(problem["detail"].as_str().unwrap().contains("`colour`"), "{method} {path}: {problem}");
     }
     for (query, says) in [
         ("calls?limit=1&limit=1", "twice"),
@@ -131,8 +131,8 @@ async fn k06_a_query_has_known_parameters_once() {
         ("events?topics=call,", "is not a topic"),
         ("nodes/nas?with_guests=1", "no parameter"),
     ] {
-        let fault = fake.get(&format!("/api/v1/{query}")).await.problem(422, "invalid");
-        assert!(fault["detail"].as_str().unwrap().contains(says), "{query}: {fault}");
+        let problem = fake.get(&format!("/api/v1/{query}")).await.problem(422, "invalid");
+        assert!(problem["detail"].as_str().unwrap().contains(says), "{query}: {problem}");
     }
     fake.ask(Method::DELETE, "/api/v1/nodes/nas?with_guests=1", None).await.problem(422, "invalid");
     fake.ask(Method::HEAD, "/api/v1/status?a=1", None).await;

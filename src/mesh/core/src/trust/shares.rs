@@ -27,7 +27,7 @@ type Order = (PeerId, Incarnation, u64, Hash);
 
 /// A change that takes room.
 #[derive(Debug)]
-struct Word {
+struct Change {
     group: usize,
     bytes: u64,
     order: Order,
@@ -47,7 +47,7 @@ pub(super) struct Shares {
     index: BTreeMap<Hash, usize>,
     /// The group by which a peer that was ever approved speaks if it names none that is held.
     of: BTreeMap<PeerId, usize>,
-    words: Vec<Word>,
+    changes: Vec<Change>,
 }
 
 impl Shares {
@@ -58,7 +58,7 @@ impl Shares {
             groups: vec![Group::default()],
             index: BTreeMap::from([(genesis, 0)]),
             of: BTreeMap::from([(founder, 0)]),
-            words: Vec::new(),
+            changes: Vec::new(),
         };
         for node in approvals {
             let (at, hash) = (shares.groups.len(), node.record.entry.hash);
@@ -76,7 +76,7 @@ impl Shares {
         let rests = if node.depth == u32::MAX { None } else { self.index.get(&node.record.change.grant) };
         let Some(group) = rests.or_else(|| self.of.get(&entry.author)).copied() else { return false };
         let order = (entry.author, entry.entry.incarnation, entry.entry.seq, entry.hash);
-        self.words.push(Word { group, bytes: room_of(entry.len()), order, hash: entry.hash });
+        self.changes.push(Change { group, bytes: room_of(entry.len()), order, hash: entry.hash });
         true
     }
 
@@ -84,7 +84,7 @@ impl Shares {
     pub(super) fn add_next(&mut self, author: PeerId, grant: Hash, len: usize) {
         let group = self.index.get(&grant).copied().unwrap_or_default();
         let order = (author, Incarnation(u32::MAX), u64::MAX, Hash::ZERO);
-        self.words.push(Word { group, bytes: room_of(len), order, hash: Hash::ZERO });
+        self.changes.push(Change { group, bytes: room_of(len), order, hash: Hash::ZERO });
     }
 
     /// Those that do not fit into so many bytes. Of a share the changes that rest on its approval itself have up to three
@@ -92,11 +92,11 @@ impl Shares {
     /// leaving it to the others.
     #[expect(clippy::indexing_slicing, reason = "groups are counted where they are made, parents first")]
     pub(super) fn beyond(mut self, room: u64) -> Vec<Hash> {
-        if self.words.iter().map(|word| word.bytes).sum::<u64>() <= room {
+        if self.changes.iter().map(|change| change.bytes).sum::<u64>() <= room {
             return Vec::new();
         }
-        for word in &self.words {
-            self.groups[word.group].own += word.bytes;
+        for change in &self.changes {
+            self.groups[change.group].own += change.bytes;
         }
         for at in (0..self.groups.len()).rev() {
             self.groups[at].all += self.groups[at].own;
@@ -121,14 +121,14 @@ impl Shares {
                 rest -= part;
             }
         }
-        self.words.sort_unstable_by_key(|word| word.order);
+        self.changes.sort_unstable_by_key(|change| change.order);
         let mut beyond = Vec::new();
-        for word in self.words {
-            let group = &mut self.groups[word.group];
-            if word.bytes <= group.left {
-                group.left -= word.bytes;
+        for change in self.changes {
+            let group = &mut self.groups[change.group];
+            if change.bytes <= group.left {
+                group.left -= change.bytes;
             } else {
-                beyond.push(word.hash);
+                beyond.push(change.hash);
             }
         }
         beyond

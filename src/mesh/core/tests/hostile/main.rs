@@ -160,7 +160,8 @@ fn outcomes_of_calls_that_never_come_do_not_block_those_that_do() {
 #[test]
 fn s05_early_outcomes_of_one_author_do_not_evict_those_of_others() {
     let (mut honest, mut liar, mut target) = scene();
-    // The target's ending, and the origin's wish to stop another call, come before the headers that they are about.
+    // The target's ending, and the origin's cancel request for another call, come before the headers that they are
+    // about.
     let (ended, stopped) = (header(&target.id(), 1, target.id()), header(&target.id(), 2, target.id()));
     let real = target.says(Kind::OUTCOME, encode(&outcome(ended.id, Ending::Done)));
     honest.hears(&target, pushed(real));

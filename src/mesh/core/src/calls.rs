@@ -4,6 +4,7 @@
 //! is confirmed if the target wrote it; anybody else's is unconfirmed and yields to that one.
 
 pub(crate) mod accept;
+mod closing;
 mod deferred;
 mod early;
 mod endings;
@@ -29,6 +30,7 @@ use crate::record::{CancelRequest, Ending, Header, Outcome, Payload, Tier};
 use crate::rows::{self, Basis, Empty, KeyRow, OpenKey, OpenRow, Row as _};
 use crate::spending;
 use crate::trust::Trust;
+pub(crate) use closing::InferredEnding;
 use deferred::Deferred;
 use early::Early;
 use shares::Shares;
@@ -112,17 +114,6 @@ impl Open {
 struct Session {
     number: SessionId,
     outstanding: BTreeSet<ReqId>,
-}
-
-/// An ending that somebody other than the target must write down.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct InferredEnding {
-    pub(crate) id: ReqId,
-    pub(crate) attempt: Attempt,
-    pub(crate) ending: Ending,
-    pub(crate) reason: String,
-    /// A cancel request goes out with it, so that the call can no longer start once they meet.
-    pub(crate) cancel: bool,
 }
 
 /// All calls without a confirmed ending.
@@ -258,8 +249,13 @@ impl Book {
         self.open.values().map(|open| &open.record).chain(self.closing.values())
     }
 
+    /// Calls that have no ending.
+    fn unended(&self) -> impl Iterator<Item = &CallRecord> {
+        self.open.values().filter(|open| !open.ended()).map(|open| &open.record)
+    }
+
     pub(crate) fn count_open(&self) -> usize {
-        self.open.values().filter(|open| !open.ended()).count()
+        self.unended().count()
     }
 
     /// Number of calls of another origin that have room here still.
@@ -764,7 +760,7 @@ impl Book {
             {
                 self.forget(&id, fx);
             } else if open.record.header.target != self.me {
-                let overdue = Self::overdue(&self.me, open, now, facts);
+                let overdue = closing::overdue(&self.me, open, now, facts);
                 if overdue.is_none() {
                     self.give_up_attempt(&id, fx);
                     self.look_again(&id, now);
@@ -846,117 +842,50 @@ impl Book {
         }
     }
 
-    /// After time and margin: the origin says so; the gateway does when the origin cannot be asked, or when it has had a
-    /// second margin and said nothing (its clock may have been lost in a restart, and it believes in much time left).
-    fn overdue(me: &PeerId, open: &Open, now: u64, facts: &Facts<'_>) -> Option<InferredEnding> {
-        let header = &open.record.header;
-        let origin = open.record.origin;
-        let margin = 2 * limits::epsilon_ms(header.ttl_ms);
-        let silent = now >= open.deadline + 2 * margin;
-        let mine = origin == *me || (facts.leads() && (silent || !facts.election.is_linked(&origin)));
-        // Being run at this moment is not "not run in time": its outcome is awaited as long as it may run, and no longer.
-        let running = open.record.state == CallState::Open(Phase::Running);
-        if !mine || (running && now < open.deadline + header.timeout_ms + margin) {
-            return None;
-        }
-        let (ending, reason) = if running {
-            (Ending::Interrupted, "no news of its run arrived any more: it may or may not have happened")
-        } else {
-            (Ending::Expired, "TTL expired before the node started it")
-        };
-        Some(InferredEnding {
-            id: header.id,
-            attempt: open.record.attempt,
-            ending,
-            reason: reason.to_owned(),
-            cancel: true,
-        })
-    }
-
-    /// Open calls for a peer that does not belong any more.
+    /// Open calls for a peer that does not belong any more, or whose store started anew.
     pub(crate) fn undeliverable(&self, facts: &Facts<'_>) -> Vec<InferredEnding> {
-        self.open
-            .values()
-            // What was for ourselves is our executor's to end: an inference of ours would pass for the target's own outcome.
-            .filter(|open| open.record.header.target != self.me)
-            .filter(|open| !open.ended())
-            .filter_map(|open| {
-                let header = &open.record.header;
-                let restored =
-                    header.target_incarnation.is_some_and(|incarnation| facts.is_over(&header.target, incarnation));
-                let reason = if facts.trust.is_excluded(&header.target) {
-                    "the node does not belong to the mesh any more"
-                } else if restored {
-                    "the node was restored from an old state: it may or may not have happened"
-                } else {
-                    return None;
-                };
-                // A restored target that was the origin, too, cannot say anything about it.
-                let origin = open.record.origin;
-                let silent_origin = !facts.election.is_linked(&origin) || (restored && origin == header.target);
-                (origin == self.me || (facts.leads() && silent_origin)).then(|| InferredEnding {
-                    id: header.id,
-                    attempt: open.record.attempt,
-                    ending: Ending::Undeliverable,
-                    reason: reason.to_owned(),
-                    cancel: false,
-                })
-            })
-            .collect()
+        self.unended().filter_map(|record| closing::undeliverable(&self.me, record, facts)).collect()
     }
 
-    /// Open calls of ours for others, once this peer is excluded: what we asked of them will not be done.
+    /// Open calls of ours for others, once this peer is excluded.
     pub(crate) fn abandoned(&self) -> Vec<InferredEnding> {
-        self.records()
-            .filter(|record| record.origin == self.me && record.header.target != self.me)
-            .filter(|record| matches!(record.state, CallState::Open(_)))
-            .map(|record| InferredEnding {
-                id: record.header.id,
-                attempt: record.attempt,
-                ending: Ending::Undeliverable,
-                reason: "this device does not belong to the mesh any more".to_owned(),
-                cancel: true,
-            })
-            .collect()
+        self.unended().filter_map(|record| closing::abandoned(&self.me, record)).collect()
     }
 
     /// Open calls for ourselves of devices that do not belong any more.
     pub(crate) fn of_strangers(&self, facts: &Facts<'_>) -> Vec<(ReqId, Attempt, Arc<Header>)> {
-        self.records()
-            .filter(|record| record.header.target == self.me && matches!(record.state, CallState::Open(_)))
-            .filter(|record| facts.trust.is_excluded(&record.origin))
+        self.unended()
+            .filter(|record| record.header.target == self.me && facts.trust.is_excluded(&record.origin))
             .map(|record| (record.header.id, record.attempt, record.header.clone()))
             .collect()
     }
 
-    /// Open calls of devices that do not belong any more, for others than ourselves: nobody will run them, so what they
-    /// take is free. Should one of them have run, its target's word takes the place of this ending.
+    /// Frees what open calls of devices that do not belong any more take here.
     pub(crate) fn free_strangers(&mut self, facts: &Facts<'_>, fx: &mut Effects<'_>) {
-        let of_stranger = |open: &Open| {
-            let record = &open.record;
-            !open.ended()
-                && record.origin != self.me
-                && record.header.target != self.me
-                && facts.trust.is_excluded(&record.origin)
-        };
-        let ids: Vec<ReqId> = self.open.iter().filter(|(_, open)| of_stranger(open)).map(|(id, _)| *id).collect();
-        for id in ids {
+        let me = self.me;
+        self.give_up(|record| closing::of_stranger(&me, record, facts), fx);
+        self.deferred.forget(|origin| facts.trust.is_excluded(origin));
+    }
+
+    /// Closes, in our own book alone, what was meant for another incarnation of this device.
+    pub(crate) fn close_calls_of_former_incarnations(&mut self, own: Incarnation, fx: &mut Effects<'_>) {
+        let me = self.me;
+        self.give_up(|record| closing::of_former_incarnation(&me, own, record), fx);
+    }
+
+    /// Ends open calls in our own book alone, each for a reason. Its target's word takes the place of such an ending.
+    fn give_up(&mut self, reason: impl Fn(&CallRecord) -> Option<&'static str>, fx: &mut Effects<'_>) {
+        let over: Vec<(ReqId, &'static str)> =
+            self.unended().filter_map(|record| Some((record.header.id, reason(record)?))).collect();
+        for (id, reason) in over {
             let Some(open) = self.open.get_mut(&id) else { continue };
             let (target, attempt) = (open.record.header.target, open.record.attempt);
-            policy::STRANGER.clone_into(&mut open.record.reason);
-            let row = HistoryRow {
-                state: CallState::Ended(Ending::Undeliverable),
-                attempt,
-                at_ms: fx.now.wall_ms,
-                peer: self.me,
-                reason: open.record.reason.clone(),
-                confirmed: false,
-            };
+            reason.clone_into(&mut open.record.reason);
+            let row = closing::given_up(self.me, attempt, reason, fx.now.wall_ms);
             self.unsend(&id, &target);
             self.note(&id, row, fx);
             self.conclude(&id, true, false, attempt, fx);
         }
-        self.deferred.forget(|origin| facts.trust.is_excluded(origin));
     }
 
     /// Calls for ourselves whose TTL has expired and that never reached our journal: we may say so, confirmed.
@@ -978,45 +907,14 @@ impl Book {
         self.agenda.first().map(|(at, _)| *at)
     }
 
-    /// Closes, in our own book alone, what was meant for another incarnation of this device.
-    pub(crate) fn close_calls_of_former_incarnations(&mut self, own: Incarnation, fx: &mut Effects<'_>) {
-        let foreign = |open: &Open| open.record.header.target == self.me && !open.record.header.is_for(own);
-        let ids: Vec<ReqId> =
-            self.open.iter().filter(|(_, open)| foreign(open) && !open.ended()).map(|(id, _)| *id).collect();
-        for id in ids {
-            let Some(open) = self.open.get_mut(&id) else { continue };
-            let attempt = open.record.attempt;
-            "this device was restored from an old state: it may or may not have happened"
-                .clone_into(&mut open.record.reason);
-            let row = HistoryRow {
-                state: CallState::Ended(Ending::Undeliverable),
-                attempt,
-                at_ms: fx.now.wall_ms,
-                peer: self.me,
-                reason: open.record.reason.clone(),
-                confirmed: false,
-            };
-            self.note(&id, row, fx);
-            self.conclude(&id, true, false, attempt, fx);
-        }
-    }
-
     /// Ends everything that is open: this peer leaves the mesh. What is written goes in one batch with the departure.
     pub(crate) fn depart(&mut self, fx: &mut Effects<'_>) {
-        let ids: Vec<ReqId> = self.open.keys().copied().collect();
-        for id in ids {
-            let Some(mut open) = self.open.remove(&id) else { continue };
+        for (id, mut open) in std::mem::take(&mut self.open) {
             if !open.ended() {
-                open.record.state = CallState::Ended(Ending::Undeliverable);
-                "this device left the mesh".clone_into(&mut open.record.reason);
-                open.record.history.push(HistoryRow {
-                    state: open.record.state,
-                    attempt: open.record.attempt,
-                    at_ms: fx.now.wall_ms,
-                    peer: self.me,
-                    reason: open.record.reason.clone(),
-                    confirmed: false,
-                });
+                let row = closing::given_up(self.me, open.record.attempt, closing::LEFT, fx.now.wall_ms);
+                open.record.state = row.state;
+                open.record.reason.clone_from(&row.reason);
+                open.record.history.push(row);
             }
             fx.put(rows::call(&id), &open.record);
         }

@@ -1,0 +1,100 @@
+//! Who ends a call without its target's word, and why: pure decisions, one call at a time. Some endings are written down
+//! for all ([`InferredEnding`]), some count in one book alone.
+
+use super::Open;
+use crate::facts::Facts;
+use crate::frame::Phase;
+use crate::ids::{Attempt, Incarnation, PeerId, ReqId};
+use crate::io::{CallRecord, CallState, HistoryRow};
+use crate::limits;
+use crate::policy;
+use crate::record::Ending;
+
+/// Why a call ends in the book of a device that leaves.
+pub(super) const LEFT: &str = "this device left the mesh";
+
+/// An ending that somebody other than the target must write down.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct InferredEnding {
+    pub(crate) id: ReqId,
+    pub(crate) attempt: Attempt,
+    pub(crate) ending: Ending,
+    pub(crate) reason: String,
+    /// A cancel request goes out with it, so that the call can no longer start once they meet.
+    pub(crate) cancel: bool,
+}
+
+impl InferredEnding {
+    fn of(record: &CallRecord, ending: Ending, reason: &str, cancel: bool) -> Self {
+        Self { id: record.header.id, attempt: record.attempt, ending, reason: reason.to_owned(), cancel }
+    }
+}
+
+/// After time and margin: the origin says so; the gateway does when the origin cannot be asked, or when it has had a
+/// second margin and said nothing (its clock may have been lost in a restart, and it believes in much time left).
+pub(super) fn overdue(me: &PeerId, open: &Open, now: u64, facts: &Facts<'_>) -> Option<InferredEnding> {
+    let Open { record, deadline, .. } = open;
+    let (header, origin) = (&record.header, record.origin);
+    let margin = 2 * limits::epsilon_ms(header.ttl_ms);
+    let silent = now >= deadline + 2 * margin;
+    let mine = origin == *me || (facts.leads() && (silent || !facts.election.is_linked(&origin)));
+    // Being run at this moment is not "not run in time": its outcome is awaited as long as it may run, and no longer.
+    let running = record.state == CallState::Open(Phase::Running);
+    if !mine || (running && now < deadline + header.timeout_ms + margin) {
+        return None;
+    }
+    let (ending, reason) = if running {
+        (Ending::Interrupted, "no news of its run arrived any more: it may or may not have happened")
+    } else {
+        (Ending::Expired, "TTL expired before the node started it")
+    };
+    Some(InferredEnding::of(record, ending, reason, true))
+}
+
+/// An open call for a peer that does not belong any more, or whose store started anew: its origin says so, or a gateway
+/// that cannot ask it. What was for ourselves is our executor's to end: an inference of ours would pass for the
+/// target's own outcome.
+pub(super) fn undeliverable(me: &PeerId, record: &CallRecord, facts: &Facts<'_>) -> Option<InferredEnding> {
+    let (target, origin) = (record.header.target, record.origin);
+    if target == *me {
+        return None;
+    }
+    let restored = record.header.target_incarnation.is_some_and(|incarnation| facts.is_over(&target, incarnation));
+    let reason = if facts.trust.is_excluded(&target) {
+        "the node does not belong to the mesh any more"
+    } else if restored {
+        "the node was restored from an old state: it may or may not have happened"
+    } else {
+        return None;
+    };
+    // A restored target that was the origin, too, cannot say anything about it.
+    let silent_origin = !facts.election.is_linked(&origin) || (restored && origin == target);
+    let mine = origin == *me || (facts.leads() && silent_origin);
+    mine.then(|| InferredEnding::of(record, Ending::Undeliverable, reason, false))
+}
+
+/// An open call of ours for another, once this peer is excluded: what we asked for will not be done.
+pub(super) fn abandoned(me: &PeerId, record: &CallRecord) -> Option<InferredEnding> {
+    let reason = "this device does not belong to the mesh any more";
+    let ours = record.origin == *me && record.header.target != *me;
+    ours.then(|| InferredEnding::of(record, Ending::Undeliverable, reason, true))
+}
+
+/// Why this book gives up an open call of a device that does not belong any more, for another than ourselves: nobody
+/// will run it, so what it takes is free.
+pub(super) fn of_stranger(me: &PeerId, record: &CallRecord, facts: &Facts<'_>) -> Option<&'static str> {
+    let others = record.origin != *me && record.header.target != *me;
+    (others && facts.trust.is_excluded(&record.origin)).then_some(policy::STRANGER)
+}
+
+/// Why this book gives up an open call that was meant for another incarnation of this device than its `own`.
+pub(super) fn of_former_incarnation(me: &PeerId, own: Incarnation, record: &CallRecord) -> Option<&'static str> {
+    let former = record.header.target == *me && !record.header.is_for(own);
+    former.then_some("this device was restored from an old state: it may or may not have happened")
+}
+
+/// The row of a call that the book of `me` gives up.
+pub(super) fn given_up(me: PeerId, attempt: Attempt, reason: &str, at_ms: u64) -> HistoryRow {
+    let state = CallState::Ended(Ending::Undeliverable);
+    HistoryRow { state, attempt, at_ms, peer: me, reason: reason.to_owned(), confirmed: false }
+}

@@ -30,6 +30,12 @@ pub(crate) fn permits_call(origin: &PeerId, header: &Header, facts: &Facts<'_>) 
     declared.is_some_and(|tool| permits(origin, tool, facts).is_ok())
 }
 
+/// True if a device may be chosen for a call that names none: ourselves, and owners, who may see its arguments anyway.
+/// Everyone else gets only what is meant for it by name, whatever tools it says it has.
+pub(crate) fn may_be_chosen(peer: &PeerId, facts: &Facts<'_>) -> bool {
+    *peer == facts.me() || facts.trust.is_owner(peer) || !facts.trust.enforces(ProtocolRule::AnyIsOwners)
+}
+
 /// The namespace of an origin's client keys. The owners of a mesh share one, since a script of theirs may ask from any
 /// of their devices; everyone else has his own, so that nobody takes a key of another's.
 pub(crate) fn namespace(origin: &PeerId, trust: &Trust) -> PeerId {

@@ -79,8 +79,20 @@ pub enum ProtocolRule {
     RunningLimit,
     /// The log of an author that is over its budget stops.
     LogBudget,
+    /// Ending a call costs its origin a place in its budget, also if it never ran.
+    EndingBudget,
+    /// Of an origin that is over its budget the calls that are over go, the oldest first.
+    ClosedBudget,
+    /// What a truncation frees comes back to its author steadily.
+    FreedBySteps,
+    /// What others write does not fill the disk.
+    DiskFloor,
     /// An origin has a share of the book.
     OpenShare,
+    /// An origin has a share of a target's places, and takes none while its arguments are away.
+    PlaceShare,
+    /// A call that names no device goes to an owner's.
+    AnyIsOwners,
     /// A revocation wins over an approval that did not know it.
     RevocationWins,
     /// An entry of a revoked author beyond the revocation's cut-off is void.
@@ -195,7 +207,13 @@ impl ProtocolRule {
         Self::QueueLimit,
         Self::RunningLimit,
         Self::LogBudget,
+        Self::EndingBudget,
+        Self::ClosedBudget,
+        Self::FreedBySteps,
+        Self::DiskFloor,
         Self::OpenShare,
+        Self::PlaceShare,
+        Self::AnyIsOwners,
         Self::RevocationWins,
         Self::CutoffVoids,
         Self::DemotionEndsAuthority,

@@ -39,7 +39,11 @@ pub(crate) fn accept(new: NewCall, book: &Book, facts: &Facts<'_>, fx: &Effects<
     let known = key.and_then(|key| book.key(&key)).filter(|_| fx.enforces(ProtocolRule::KeyAtOrigin));
     let target = match known {
         // Where another device's call went is its own choice: whoever asks for any gets one of his own.
-        Some(known) if new.node == "any" && known.id.is_of(&me) => known.target,
+        Some(known)
+            if new.node == "any" && known.id.is_of(&me) && policy::may_be_chosen(&known.target, facts) =>
+        {
+            known.target
+        }
         _ => resolve(&new.node, &new.tool, book, facts)?,
     };
     if let Some(known) = known {
@@ -111,17 +115,19 @@ fn check(new: &NewCall) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// The peer that a call names: by node name, by id, or `any` for the least busy one that offers the tool.
+/// The peer that a call names: by node name, by id, or `any` for the least busy one that offers the tool and may be
+/// chosen.
 fn resolve(node: &str, tool: &ToolName, book: &Book, facts: &Facts<'_>) -> Result<PeerId, Refusal> {
     let members = &facts.trust.membership().members;
     if node == "any" {
         let online = facts.online(book.online());
         return members
             .keys()
+            .filter(|peer| policy::may_be_chosen(peer, facts))
             .filter(|peer| facts.nodes.declared(peer, tool.as_str()).is_some())
             .min_by_key(|peer| (!online.contains(*peer), book.own_open(peer).0, **peer != facts.me()))
             .copied()
-            .ok_or_else(|| Refusal::UnknownNode(format!("any (nobody offers `{tool}`)")));
+            .ok_or_else(|| Refusal::UnknownNode(format!("any (no device of an owner offers `{tool}`)")));
     }
     // Names first, and the id read once: writing out every member's id would cost more than all the rest of a call.
     let by_name = members.iter().find(|(_, member)| member.node_id.as_str() == node).map(|(peer, _)| *peer);

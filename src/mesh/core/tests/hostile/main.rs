@@ -12,7 +12,7 @@ use mesh_core::entry::{Entry, Kind, SignedEntry, encode};
 use mesh_core::epoch::{Claim, Epoch};
 use mesh_core::frame::{Answer, AnswerKind, Beacon, Dispatch, Frame, Phase};
 use mesh_core::ids::{Hash, Incarnation, MeshId, PeerId, ReqId};
-use mesh_core::io::{CallState, Command, Fact, Input, NewCall, Now, Output, Reply, Space};
+use mesh_core::io::{CallState, Command, Fact, Input, NewCall, Now, Output, Refusal, Reply, Space};
 use mesh_core::limits;
 use mesh_core::record::{
     CancelRequest, ChangeKind, Directory, Effect, Ending, Header, MembershipChange, Outcome, Payload, Tier, ToolDecl,
@@ -431,7 +431,27 @@ fn s04_any_goes_where_another_owner_went_only_by_its_own_choice() {
     honest.hears(&owner, pushed(entry));
     // Owners share their keys: the same is the same call, anything else is refused, and `any` is somebody here.
     assert_eq!(honest.ask(keyed(&target.id(), "append")), Reply::Call { id: call.id, created: false });
-    assert_eq!(honest.ask(keyed("any", "append")), Reply::Refused(mesh_core::io::Refusal::KeyReused(call.id)));
+    assert_eq!(honest.ask(keyed("any", "append")), Reply::Refused(Refusal::KeyReused(call.id)));
+}
+
+#[test]
+fn k4_any_goes_to_no_device_that_only_says_it_has_the_tool() {
+    let (mut honest, mut liar, _) = scene();
+    let directory = liar.says(Kind::DIRECTORY, encode(&offers(vec![tool("backup", Effect::Once)])));
+    honest.hears(&liar, pushed(directory));
+    let reply = honest.ask(Command::Call(test_kit::call("any", "backup")));
+    assert!(matches!(reply, Reply::Refused(Refusal::UnknownNode(_))), "{reply:?}");
+    // Whoever names it means it; but its answer is nobody's who asks for any.
+    let named = made(&mut honest, keyed(&liar.id(), "backup"));
+    assert!(matches!(honest.ask(keyed("any", "backup")), Reply::Refused(_)));
+    assert_eq!(honest.ask(keyed(&liar.id(), "backup")), Reply::Call { id: named, created: false });
+    let mut owner = honest.author(3);
+    honest.admit(&owner, Tier::Owner);
+    let directory = owner.says(Kind::DIRECTORY, encode(&offers(vec![tool("backup", Effect::Once)])));
+    honest.hears(&owner, pushed(directory));
+    let reply = honest.ask(Command::Call(test_kit::call("any", "backup")));
+    let Reply::Call { id, .. } = reply else { panic!("{reply:?}") };
+    assert_eq!(honest.peer().open_call(&id).unwrap().header.target, owner.id());
 }
 
 #[test]

@@ -4,6 +4,7 @@
 //! is confirmed if the target wrote it; anybody else's is unconfirmed and yields to that one.
 
 pub(crate) mod accept;
+mod closed;
 mod closing;
 mod deferred;
 mod early;
@@ -15,22 +16,25 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crate::budget::{Amount, Budget, OverBudget, TIMES};
+use bytes::Bytes;
+
+use crate::budget::{Budget, OverBudget, TIMES};
 use crate::config::Config;
 use crate::effects::{Effects, Then};
 use crate::entry::{Place, SignedEntry};
 use crate::facts::Facts;
 use crate::frame::{Frame, Phase};
 use crate::ids::{ATTEMPTS_MAX, Attempt, Hash, Incarnation, PeerId, ReqId, Series};
-use crate::io::{CallRecord, CallState, Fact, HistoryRow, Output, SessionId};
+use crate::io::{CallRecord, CallState, Fact, HistoryRow, Output, SessionId, Usage};
 use crate::limits;
 use crate::policy;
 use crate::protocol_rule::ProtocolRule;
 use crate::record::{CancelRequest, Ending, Header, Outcome, Payload, Tier};
 use crate::rows::{self, Basis, Empty, KeyRow, OpenKey, OpenRow, Row as _};
-use crate::spending;
+use crate::spending::{self, Payer};
 use crate::trust::Trust;
-pub(crate) use closing::InferredEnding;
+pub(crate) use closing::{InferredEnding, Unrun};
+use closed::Closed;
 use deferred::Deferred;
 use early::Early;
 use shares::Shares;
@@ -110,10 +114,13 @@ impl Open {
 }
 
 /// Sessions and credits of one node, at the gateway.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 struct Session {
     number: SessionId,
-    outstanding: BTreeSet<ReqId>,
+    /// Calls that it was sent, and that have not ended, with their origins.
+    outstanding: BTreeMap<ReqId, PeerId>,
+    /// Others of which it lacks the arguments.
+    lacking: BTreeSet<ReqId>,
 }
 
 /// All calls without a confirmed ending.
@@ -121,12 +128,13 @@ struct Session {
 pub(crate) struct Book {
     me: PeerId,
     open: BTreeMap<ReqId, Open>,
-    /// Open calls that are not with their target, by arrival.
-    waiting: BTreeMap<PeerId, BTreeMap<u64, ReqId>>,
+    /// Open calls that are not with their target, by arrival, with their origins.
+    waiting: BTreeMap<PeerId, BTreeMap<u64, (ReqId, PeerId)>>,
     /// Ended and confirmed, but not yet durable here: still to be read from memory.
     closing: BTreeMap<ReqId, CallRecord>,
     early: Early,
     deferred: Deferred,
+    closed: Closed,
     keys: BTreeMap<Hash, KeyRow>,
     /// Number of keys that the calls of each series have bound.
     keys_by_series: BTreeMap<Series, usize>,
@@ -150,6 +158,7 @@ impl Book {
             closing: BTreeMap::new(),
             early: Early::default(),
             deferred: Deferred::default(),
+            closed: Closed::default(),
             keys: BTreeMap::new(),
             keys_by_series: BTreeMap::new(),
             keys_end: BTreeSet::new(),
@@ -218,7 +227,7 @@ impl Book {
         self.arrivals += 1;
         let arrival = self.arrivals;
         if matches!(record.state, CallState::Open(_)) {
-            self.waiting.entry(target).or_default().insert(arrival, id);
+            self.waiting.entry(target).or_default().insert(arrival, (id, origin));
             self.shares.add(&record.header, origin, self.me);
         }
         let look_at = if deadline > now { deadline } else { now };
@@ -279,17 +288,21 @@ impl Book {
         self.shares.has_room_for_own(&self.me, arguments, budget)
     }
 
-    /// True if the origin of this call pays for what `author` says of it in answer.
-    pub(crate) fn payer(&self, id: &ReqId, author: &PeerId, by_owner: bool) -> Option<PeerId> {
-        let record = self.record(id)?;
+    /// Who pays for what `author` says of this call in answer.
+    pub(crate) fn payer(&self, id: &ReqId, author: &PeerId, by_owner: bool) -> Payer {
+        let Some(record) = self.record(id) else { return Payer::Unknown };
         let has_say = by_owner || *author == record.header.target;
-        spending::is_charged_to_origin(has_say, record.history.len()).then_some(record.origin)
+        if spending::is_charged_to_origin(has_say, record.history.len()) {
+            Payer::Origin(record.origin)
+        } else {
+            Payer::Author
+        }
     }
 
-    /// Open calls by origin, and the numbers of ended ones.
-    #[expect(clippy::type_complexity, reason = "two lists by origin")]
-    pub(crate) fn usage(&self) -> (Vec<(PeerId, Amount)>, Vec<(PeerId, u64)>) {
-        (self.shares.open().collect(), self.shares.ended().collect())
+    /// What fills the book and its rows, by origin.
+    pub(crate) fn usage(&self) -> Usage {
+        let (open, ended) = (self.shares.open().collect(), self.shares.ended().collect());
+        Usage { open, ended, closed: self.closed.held().collect(), logs: Vec::new() }
     }
 
     pub(crate) fn key(&self, id: &Hash) -> Option<&KeyRow> {
@@ -644,7 +657,7 @@ impl Book {
                 self.shares.remove_ended(*id, origin, open.arrival);
                 self.agenda.remove(&(open.look_at, *id));
                 fx.delete(rows::open_call(id));
-                fx.put(rows::call(id), &open.record);
+                self.closed.put(id, &open.record, fx);
                 self.closing.insert(*id, open.record);
             }
         } else {
@@ -747,18 +760,21 @@ impl Book {
                 open.look_at = open.deadline;
                 self.agenda.insert((open.look_at, id));
                 let due = open.sent.as_ref().is_none_or(|sent| sent.again_at <= now);
-                let target = open.record.header.target;
-                if due && (open.sent.is_some() || self.has_credit(&target, facts)) {
+                let (target, origin) = (open.record.header.target, open.record.origin);
+                if due && (open.sent.is_some() || self.has_credit(&target, &origin, facts)) {
                     self.dispatch(&id, true, facts, fx);
                 }
             } else if now < margin {
                 open.look_at = margin;
                 self.agenda.insert((margin, id));
-            } else if open.record.header.target != self.me
-                && open.record.origin != self.me
+            } else if open.record.origin != self.me
                 && now >= open.deadline.saturating_add(self.keep_ms)
+                && (open.record.header.target != self.me || open.record.state != CallState::Open(Phase::Running))
             {
                 self.forget(&id, fx);
+            } else if open.record.header.target == self.me {
+                // Ours to end, once its run is over or its origin may have more here again.
+                self.look_again(&id, now);
             } else if open.record.header.target != self.me {
                 let overdue = closing::overdue(&self.me, open, now, facts);
                 if overdue.is_none() {
@@ -777,7 +793,33 @@ impl Book {
         self.agenda.remove(&(open.look_at, *id));
         self.shares.remove_ended(*id, open.record.origin, open.arrival);
         fx.delete(rows::open_call(id));
-        fx.put(rows::call(id), &open.record);
+        self.closed.put(id, &open.record, fx);
+    }
+
+    /// Takes back what the calls of an origin that have left the book take; other rows are none of its business.
+    pub(crate) fn restore_closed(&mut self, key: &[u8], value: &[u8], now: u64) {
+        self.closed.restore(key, value, now);
+    }
+
+    /// When [`Self::delete_closed`] is due.
+    pub(crate) fn closed_timeout(&self) -> Option<u64> {
+        self.closed.poll_timeout()
+    }
+
+    /// Looks for calls that have left the book and are too many.
+    pub(crate) fn delete_closed(&mut self, facts: &Facts<'_>, fx: &mut Effects<'_>) {
+        self.closed.handle_timeout(facts, fx);
+    }
+
+    /// The store answers [`Output::ReadClosed`].
+    pub(crate) fn handle_closed_read(
+        &mut self,
+        calls: &[(ReqId, Bytes)],
+        more: bool,
+        facts: &Facts<'_>,
+        fx: &mut Effects<'_>,
+    ) {
+        self.closed.handle_read(calls, more, facts, fx);
     }
 
     /// Number of client keys that calls of this origin have bound here.
@@ -853,17 +895,24 @@ impl Book {
     }
 
     /// Open calls for ourselves of devices that do not belong any more.
-    pub(crate) fn of_strangers(&self, facts: &Facts<'_>) -> Vec<(ReqId, Attempt, Arc<Header>)> {
+    pub(crate) fn of_strangers(&self, facts: &Facts<'_>) -> Vec<Unrun> {
         self.unended()
             .filter(|record| record.header.target == self.me && facts.trust.is_excluded(&record.origin))
-            .map(|record| (record.header.id, record.attempt, record.header.clone()))
+            .map(Unrun::of)
             .collect()
     }
 
     /// Frees what open calls of devices that do not belong any more take here.
-    pub(crate) fn free_strangers(&mut self, facts: &Facts<'_>, fx: &mut Effects<'_>) {
+    /// `is_run`: whether our executor has a call, and ends it.
+    pub(crate) fn free_strangers(
+        &mut self,
+        is_run: impl Fn(&ReqId) -> bool,
+        facts: &Facts<'_>,
+        fx: &mut Effects<'_>,
+    ) {
         let me = self.me;
-        self.give_up(|record| closing::of_stranger(&me, record, facts), fx);
+        self.give_up(|record| closing::of_stranger(&me, record, &is_run, facts), fx);
+        self.closed.look_soon(fx.now.mono_ms);
         self.deferred.forget(|origin| facts.trust.is_excluded(origin));
     }
 
@@ -889,12 +938,12 @@ impl Book {
     }
 
     /// Calls for ourselves whose TTL has expired and that never reached our journal: we may say so, confirmed.
-    pub(crate) fn expired_here(&self, ids: &[ReqId], own: Incarnation, now: u64) -> Vec<(ReqId, Attempt, Arc<Header>)> {
+    pub(crate) fn expired_here(&self, ids: &[ReqId], own: Incarnation, now: u64) -> Vec<Unrun> {
         ids.iter()
             .filter_map(|id| self.open.get(id))
             .filter(|open| open.record.header.target == self.me && open.record.header.is_for(own))
             .filter(|open| !open.record.confirmed && open.deadline <= now)
-            .map(|open| (open.record.header.id, open.record.attempt, open.record.header.clone()))
+            .map(|open| Unrun::of(&open.record))
             .collect()
     }
 

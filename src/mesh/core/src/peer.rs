@@ -17,7 +17,6 @@ use bytes::Bytes;
 use rand_core::Rng;
 
 use crate::age::Age;
-use crate::budget::Amount;
 use crate::calls::Book;
 use crate::compaction::Compaction;
 use crate::config::Config;
@@ -121,6 +120,7 @@ const TIMERS: &[Timer] = &[
     Timer { due: |peer| peer.incarnations.poll_timeout(), fire: Peer::time_checkpoint },
     Timer { due: |peer| peer.reattestation.poll_timeout(), fire: Peer::time_reattestation },
     Timer { due: |peer| peer.book.deferred_timeout(), fire: Peer::time_deferred },
+    Timer { due: |peer| peer.book.closed_timeout(), fire: Peer::time_closed },
     Timer { due: |peer| peer.executor.poll_timeout(), fire: Peer::time_executor },
     Timer { due: |peer| peer.timers.stopping.map(|(_, until)| until), fire: Peer::time_stop },
 ];
@@ -208,7 +208,7 @@ impl Peer {
                 incarnation,
                 heads,
                 unsupported,
-                Spending::new(config.budgets),
+                Spending::new(config.budgets, config.keep_entries_ms),
                 bodies,
                 now.mono_ms,
             ),
@@ -226,6 +226,7 @@ impl Peer {
         peer.logs.set_changes(peer.trust.fingerprint());
         for (row_key, value) in &meta {
             peer.logs.restore(row_key, value);
+            peer.book.restore_closed(row_key, value, now.mono_ms);
         }
         peer.run(now, rng, out, |peer, fx| {
             fx.put(rows::boot(), &boot);
@@ -374,6 +375,7 @@ impl Peer {
                 }
             }
             Input::LogRead { reader, entries, more } => self.handle_log_read(reader, entries, more, fx),
+            Input::ClosedRead { calls, more } => self.book.handle_closed_read(&calls, more, &facts!(self), fx),
             Input::ToolProgress(id, attempt, note) => {
                 self.executor.handle_progress(id, attempt, note, &facts!(self), fx);
             }
@@ -384,7 +386,7 @@ impl Peer {
             Input::Fetched(hash) => self.executor.handle_fetched(hash, &facts!(self), fx),
             Input::FetchFailed(hash) => self.executor.handle_fetch_failed(hash, fx.now.mono_ms),
             Input::FetchGone(hash) => {
-                for finished in self.executor.handle_fetch_gone(hash, fx) {
+                for finished in self.executor.handle_fetch_gone(hash, &facts!(self), fx) {
                     self.finish(Some(finished), fx);
                 }
             }
@@ -612,6 +614,10 @@ impl Peer {
         self.book.read_deferred(&facts!(self), fx);
     }
 
+    fn time_closed(&mut self, fx: &mut Effects<'_>) {
+        self.book.delete_closed(&facts!(self), fx);
+    }
+
     fn time_executor(&mut self, fx: &mut Effects<'_>) {
         if self.executor.is_due(fx.now.mono_ms) {
             for finished in self.executor.handle_timeout(&facts!(self), fx) {
@@ -743,6 +749,7 @@ impl Peer {
             AnswerKind::Fenced(Some(claim)) => self.handle_notice(&from, claim, fx),
             AnswerKind::Waiting
             | AnswerKind::Running { .. }
+            | AnswerKind::Lacking
             | AnswerKind::Busy
             | AnswerKind::Fenced(None)
             | AnswerKind::Rejected(_) => self.book.handle_answer(from, answer, &facts!(self), fx),
@@ -783,9 +790,11 @@ impl Peer {
         facts!(self).is_excluded_here()
     }
 
-    /// The disk has crossed its floor. What runs goes on.
+    /// The disk has crossed its floor, or half of it. What runs goes on.
     fn handle_disk(&mut self, space: DiskSpace, fx: &mut Effects<'_>) {
         self.local.disk = (space.free < space.floor).then_some(space);
+        self.logs.spending.handle_disk(space);
+        self.logs.resume_stopped(&self.trust, fx);
         fx.view_changed = true;
     }
 
@@ -846,9 +855,7 @@ impl Peer {
     /// What fills this peer's memory and its log, by whom.
     #[must_use]
     pub fn usage(&self) -> Usage {
-        let (open, ended) = self.book.usage();
-        let logs: Vec<(PeerId, Amount)> = self.logs.spending.held().collect();
-        Usage { open, ended, logs }
+        Usage { logs: self.logs.spending.held().collect(), ..self.book.usage() }
     }
 
     /// Number of calls that have no ending yet.

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::{Book, PROGRESS_AFTER_MS, Sent, Session};
+use crate::budget::has_place;
 use crate::effects::Effects;
 use crate::facts::Facts;
 use crate::frame::{Answer, AnswerKind, Dispatch, Frame, Phase};
@@ -14,7 +15,7 @@ impl Book {
     /// A node's stream is up, and it is registered. Everything sent over an older stream is open again.
     pub(crate) fn handle_node_up(&mut self, peer: PeerId, session: SessionId, facts: &Facts<'_>, fx: &mut Effects<'_>) {
         self.forget_session(&peer);
-        self.sessions.insert(peer, Session { number: session, outstanding: BTreeSet::new() });
+        self.sessions.insert(peer, Session { number: session, ..Session::default() });
         let cancels: Vec<ReqId> = self
             .open
             .iter()
@@ -45,7 +46,7 @@ impl Book {
 
     pub(super) fn forget_session(&mut self, peer: &PeerId) {
         if let Some(session) = self.sessions.remove(peer) {
-            for id in session.outstanding {
+            for id in session.outstanding.into_keys().chain(session.lacking) {
                 self.unsend(&id, peer);
             }
         }
@@ -55,12 +56,13 @@ impl Book {
     pub(super) fn unsend(&mut self, id: &ReqId, target: &PeerId) {
         if let Some(session) = self.sessions.get_mut(target) {
             session.outstanding.remove(id);
+            session.lacking.remove(id);
         }
         if let Some(open) = self.open.get_mut(id)
             && open.sent.take().is_some()
             && !open.ended()
         {
-            self.waiting.entry(*target).or_default().insert(open.arrival, *id);
+            self.waiting.entry(*target).or_default().insert(open.arrival, (*id, open.record.origin));
         }
     }
 
@@ -75,22 +77,29 @@ impl Book {
         }
     }
 
-    /// Sends a node what waits for it, in order of arrival, up to its credits.
+    /// Sends a node what waits for it, in order of arrival, up to its credits and each origin's share of them.
     pub(crate) fn pump(&mut self, target: &PeerId, facts: &Facts<'_>, fx: &mut Effects<'_>) {
-        if !facts.leads() || !self.has_credit(target, facts) {
+        if !facts.leads() {
             return;
         }
         let mut after = 0;
-        while self.has_credit(target, facts)
-            && let Some((arrival, id)) = self
-                .waiting
-                .get(target)
-                .and_then(|calls| calls.range(after..).next())
-                .map(|(arrival, id)| (*arrival, *id))
+        let mut full = BTreeSet::new();
+        while self.credits(target, facts) > 0
+            && let Some((arrival, id, origin)) = self.next_waiting(target, after, &full)
         {
             after = arrival + 1;
-            self.dispatch(&id, false, facts, fx);
+            if self.has_credit(target, &origin, facts) {
+                self.dispatch(&id, false, facts, fx);
+            } else {
+                full.insert(origin);
+            }
         }
+    }
+
+    /// The first call that waits for a node, of those that came at `after` or later, by another origin than these.
+    fn next_waiting(&self, target: &PeerId, after: u64, full: &BTreeSet<PeerId>) -> Option<(u64, ReqId, PeerId)> {
+        let mut calls = self.waiting.get(target)?.range(after..);
+        calls.find(|(_, (_, origin))| !full.contains(origin)).map(|(arrival, (id, origin))| (*arrival, *id, *origin))
     }
 
     /// One call is new or open again: it goes out now unless others wait before it.
@@ -112,10 +121,20 @@ impl Book {
         self.open.get(id).map_or(1, |open| open.record.attempt)
     }
 
-    pub(super) fn has_credit(&self, target: &PeerId, facts: &Facts<'_>) -> bool {
-        self.sessions
-            .get(target)
-            .is_some_and(|session| session.outstanding.len() < facts.config().running_max + facts.config().prefetch_max)
+    /// Calls that a node may be sent still.
+    fn credits(&self, target: &PeerId, facts: &Facts<'_>) -> usize {
+        let outstanding = self.sessions.get(target).map_or(usize::MAX, |session| session.outstanding.len());
+        credits_max(facts).saturating_sub(outstanding)
+    }
+
+    /// True if a node may be sent one more call of this origin.
+    pub(super) fn has_credit(&self, target: &PeerId, origin: &PeerId, facts: &Facts<'_>) -> bool {
+        self.sessions.get(target).is_some_and(|session| {
+            let outstanding = &session.outstanding;
+            let by_owner = facts.trust.is_owner(origin) || !facts.trust.enforces(ProtocolRule::PlaceShare);
+            let own = if by_owner { 0 } else { outstanding.values().filter(|of| *of == origin).count() };
+            has_place(own, outstanding.len(), credits_max(facts), by_owner)
+        })
     }
 
     pub(super) fn dispatch(&mut self, id: &ReqId, again: bool, facts: &Facts<'_>, fx: &mut Effects<'_>) {
@@ -145,7 +164,8 @@ impl Book {
         let Some(header) = open.entry.clone() else { return };
         open.sent = Some(Sent { attempt, again_at: now + pause_ms, pause_ms });
         self.agenda.insert((now + pause_ms, *id));
-        session.outstanding.insert(*id);
+        session.outstanding.insert(*id, open.record.origin);
+        session.lacking.remove(id);
         if let Some(calls) = self.waiting.get_mut(&target) {
             calls.remove(&open.arrival);
         }
@@ -163,11 +183,25 @@ impl Book {
         let origin = open.record.origin;
         match &answer.what {
             AnswerKind::Running { note } => {
+                if let Some(session) = self.sessions.get_mut(&from)
+                    && session.lacking.remove(&answer.id)
+                {
+                    session.outstanding.insert(answer.id, origin);
+                }
                 self.phase(&answer.id, Phase::Running, answer.attempt, from, note, fx);
                 if origin != self.me && facts.leads() {
                     let note = note.clone();
                     let (id, attempt) = (answer.id, answer.attempt);
                     fx.send(origin, Frame::Progress { id, attempt, state: Phase::Running, note });
+                }
+            }
+            AnswerKind::Lacking => {
+                // It is repeated as others are, since it may have ended unseen, and takes no credit meanwhile.
+                if let Some(session) = self.sessions.get_mut(&from)
+                    && session.outstanding.remove(&answer.id).is_some()
+                {
+                    session.lacking.insert(answer.id);
+                    self.pump(&from, facts, fx);
                 }
             }
             AnswerKind::Busy => {
@@ -185,4 +219,9 @@ impl Book {
             AnswerKind::Waiting | AnswerKind::Fenced(_) | AnswerKind::Ended(_) => {}
         }
     }
+}
+
+/// Calls that one node may have been sent and not ended.
+const fn credits_max(facts: &Facts<'_>) -> usize {
+    facts.config().running_max + facts.config().prefetch_max
 }

@@ -1,6 +1,7 @@
 //! sigil turns the devices of a family or a homelab into one private mesh. `ARCHITECTURE.md` is the map.
 
 pub mod agent;
+pub mod backup;
 pub mod cli;
 pub mod config;
 pub mod doors;

@@ -85,6 +85,7 @@ codes! {
     RequestTimeout   "request_timeout"      408  DeadlineExceeded   7 "The request came too slowly";
     Ambiguous        "ambiguous_id"         409  FailedPrecondition 8 "More than one device is meant";
     NotEnded         "not_ended"            409  FailedPrecondition 6 "The call has not ended yet";
+    NameTaken        "name_taken"           409  AlreadyExists      8 "Another device has this name";
     LastOwner        "last_owner"           409  FailedPrecondition 8 "The last owner must stay";
     Replaced         "replaced"             409  Aborted            8 "A newer stream of this device took its place";
     WouldLeave       "would_leave"          409  FailedPrecondition 8 "This would leave another mesh";

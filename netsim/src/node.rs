@@ -141,6 +141,7 @@ pub(crate) fn directory(index: usize, plan: &PeerPlan) -> Directory {
         version: "0".into(),
         class: plan.class,
         eligible: plan.eligible,
+        name: None,
         tools: vec![
             tool("look", Effect::None, false),
             tool("put", Effect::Idempotent, false),

@@ -8,6 +8,7 @@ use tokio::sync::Notify;
 use super::error::AgentError;
 use super::home::Home;
 use super::ports::{self, Ports, Wanted};
+use crate::backup::Source;
 use crate::config::{Config, HTTP_PORT_DEFAULT};
 use crate::doors::{self, Bound, ListenError, LogRing, Settings};
 use crate::mesh::MeshHandle;
@@ -17,6 +18,7 @@ use crate::tasks::TaskGroup;
 pub(super) struct Around<'a> {
     pub(super) home: &'a Home,
     pub(super) logs: LogRing,
+    pub(super) backup: Source,
     pub(super) settings: Settings,
     /// Told when the file of the socket has vanished.
     pub(super) socket_gone: Arc<Notify>,
@@ -30,7 +32,7 @@ pub(super) async fn open(
     around: Around<'_>,
     tasks: &TaskGroup,
 ) -> Result<Bound, AgentError> {
-    let Around { home, logs, settings, socket_gone } = around;
+    let Around { home, logs, backup, settings, socket_gone } = around;
     let (socket, tokens) = (home.socket()?, home.open_tokens()?);
     let serve = async |port: u16| {
         let context = doors::Context {
@@ -39,6 +41,7 @@ pub(super) async fn open(
             logs: logs.clone(),
             home: home.path().to_owned(),
             home_id: home.id(),
+            backup: backup.clone(),
             settings: settings.clone(),
             socket_gone: socket_gone.clone(),
         };

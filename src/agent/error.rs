@@ -61,6 +61,9 @@ pub enum AgentError {
         /// Last tried.
         until: u16,
     },
+    /// A restore was broken off here.
+    #[error("a restore into `{0}` was broken off, and what lies there is not whole")]
+    HalfRestored(PathBuf),
     /// The name is not valid.
     #[error(transparent)]
     Name(#[from] mesh_core::ids::InvalidId),

@@ -51,6 +51,9 @@ impl Home {
     /// Takes a home that is ours alone, or makes one.
     pub(super) fn create(path: PathBuf) -> Result<Self, AgentError> {
         crate::ownership::check(&path)?;
+        if path.join(crate::backup::UNFINISHED).exists() {
+            return Err(AgentError::HalfRestored(path));
+        }
         platform::create_private_dir(&path).map_err(at("making the home", &path))?;
         let id = FileId::of(&path).map_err(at("looking at the home", &path))?;
         Ok(Self { path, id })

@@ -5,9 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mesh_core::ids::NodeId;
+use mesh_core::io::View;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+use crate::backup::Source;
 use crate::config::{LogFormat, Overrides};
 use crate::doors::Settings;
 use crate::mesh::disk_room::DiskRoom;
@@ -128,7 +130,7 @@ async fn live(options: Options, log: &mut Option<LogFormat>) -> Result<(), Agent
     })?;
     let work = home.work();
     let launcher = Launcher::start(work.clone(), tool_exec::launcher(), &tasks).map_err(at("making", &work))?;
-    let tools = tool_host(&booted, catalogue, Arc::new(blobs), launcher, &tasks);
+    let tools = tool_host(&booted, catalogue, Arc::new(blobs.clone()), launcher, &tasks);
     let nodes = node_service::start(&links, booted.handle.watch_view(), booted.inputs(), &tasks);
     let (reload_tx, mut reloads) = mpsc::channel(RELOADS);
     let mut reloader = Reloader::new(home.path().to_owned(), overrides, read, tools.clone(), booted.handle.clone());
@@ -141,6 +143,7 @@ async fn live(options: Options, log: &mut Option<LogFormat>) -> Result<(), Agent
     let around = Around {
         home: &home,
         logs,
+        backup: Source::new(home.path().to_owned(), store.clone(), blobs.clone()),
         settings: Settings::new(reloader.watch(), reload_tx),
         socket_gone: socket_gone.clone(),
     };
@@ -155,6 +158,8 @@ async fn live(options: Options, log: &mut Option<LogFormat>) -> Result<(), Agent
         tools: Box::new(tools),
     };
     let surroundings = booted.handle.watch_surroundings();
+    let mut view = booted.handle.watch_view();
+    let mut chosen = chosen_name(&view.borrow_and_update());
     let mesh = booted.run(adapters, stop.clone());
     tasks.spawn(async move { drop(ended_tx.send(mesh.await)) });
 
@@ -201,6 +206,15 @@ async fn live(options: Options, log: &mut Option<LogFormat>) -> Result<(), Agent
             _ = care.tick() => if home.keep_up(&endpoints) {
                 socket_gone.notify_one();
             },
+            Ok(()) = view.changed() => {
+                let now = chosen_name(&view.borrow_and_update());
+                if now != chosen {
+                    if let Some(Err(error)) = now.as_ref().map(|name| home.keep_name(name)) {
+                        tracing::warn!(%error, "the name of this device is not kept for a mesh that it joins later");
+                    }
+                    chosen = now;
+                }
+            }
         }
     };
     // With it goes the last hold on the launcher of tools, whose thread is waited for.
@@ -213,6 +227,11 @@ async fn live(options: Options, log: &mut Option<LogFormat>) -> Result<(), Agent
     ended.unwrap_or(Ok(())).map_err(AgentError::from)
 }
 
+/// The name that this device has given itself in its mesh.
+fn chosen_name(view: &View) -> Option<NodeId> {
+    view.by_peer(&view.me)?.directory.as_ref()?.name.clone()
+}
+
 /// The warning that a name which was given is not used, because this device has one in its mesh. One that was made
 /// unique there is the one that was given.
 fn ignored_name(given: &NodeId, present: &NodeId) -> Option<String> {
@@ -220,7 +239,7 @@ fn ignored_name(given: &NodeId, present: &NodeId) -> Option<String> {
     let made_unique = numbered.is_some_and(|number| number.parse::<u32>().is_ok());
     (given != present && !made_unique).then(|| {
         format!(
-            "the name `{given}` is kept for a mesh that this device joins later: in the present one it stays `{present}`"
+            "the name `{given}` is kept for a mesh that this device joins later: in the present one it stays `{present}`, until `sigil rename {given}`"
         )
     })
 }

@@ -116,6 +116,22 @@ pub(crate) enum Command {
         #[arg(short = 'n', long, default_value_t = 100)]
         lines: usize,
     },
+    /// Write this device into one file: settings, key, mesh and open calls
+    Backup {
+        /// The file, which only this user may read
+        file: PathBuf,
+        /// Replace a file that is there
+        #[arg(long)]
+        force: bool,
+    },
+    /// Put a backup back into an empty home
+    Restore(RestoreArgs),
+    /// Give this device another name, for all members
+    Rename {
+        /// The name
+        #[arg(value_name = "NODE_ID")]
+        name: String,
+    },
     /// Have the agent take a changed sigil.toml, without a restart
     Reload,
     /// Check this installation and suggest fixes
@@ -181,6 +197,20 @@ impl Tier {
             Self::Shared => "shared",
         }
     }
+}
+
+/// A backup holds the key of its device, and two homes with one key disturb each other: say which device the restored home
+/// is to be. Without one of the flags it is asked for.
+#[derive(Debug, Args)]
+pub(crate) struct RestoreArgs {
+    /// The file that `sigil backup` wrote
+    pub(crate) file: PathBuf,
+    /// Go on as the device of the backup: its old home is gone for good, and its key is in use nowhere else
+    #[arg(long, conflicts_with = "as_new_device")]
+    pub(crate) identity_gone: bool,
+    /// Take the settings alone: the device gets a key of its own, and joins the mesh anew
+    #[arg(long)]
+    pub(crate) as_new_device: bool,
 }
 
 #[derive(Debug, Args)]

@@ -35,6 +35,8 @@ pub(crate) struct Noted {
     #[serde(default)]
     pub(crate) home: PathBuf,
     home_id: Option<FileId>,
+    #[serde(default)]
+    pub(crate) peer_id: String,
 }
 
 /// The record in `<home>/run/endpoints.json`.
@@ -177,24 +179,41 @@ impl Client {
     /// Sends a request and reads the whole answer, for as long as it comes. Anything but 2xx is a [`Failure`].
     pub(crate) async fn ask(&self, method: Method, path: &str, extras: Extras<'_>) -> Result<Answer, Failure> {
         let within = extras.within.unwrap_or(ANSWER_WITHIN);
-        let silent = |_| {
-            Failure::new(Exit::NoAgent, format!("the agent has been silent for {} s", within.as_secs()))
-                .hint("look at `sigil logs`, or at logs/agent.log in the home")
-        };
-        let response = tokio::time::timeout(within, self.open(method, path, extras)).await.map_err(silent)??;
+        let asked = self.open(method, path, extras);
+        let response = tokio::time::timeout(within, asked).await.map_err(|_| silent(within))??;
         let status = response.status().as_u16();
-        let mut stream = Limited::new(response.into_body(), ANSWER_BYTES_MAX);
         let mut body = Vec::new();
-        while let Some(frame) = tokio::time::timeout(within, stream.frame()).await.map_err(silent)? {
-            let frame = frame
-                .map_err(|error| Failure::new(Exit::Failed, format!("the agent broke off its answer: {error}")))?;
-            body.extend_from_slice(frame.data_ref().map_or(&[][..], |bytes| bytes));
-        }
+        let collect = |piece: &[u8]| {
+            body.extend_from_slice(piece);
+            Ok(())
+        };
+        pieces(Limited::new(response.into_body(), ANSWER_BYTES_MAX), within, collect).await?;
         if (200..300).contains(&status) {
             Ok(Answer { body: body.into() })
         } else {
             Err(Failure::from_answer(status, &body))
         }
+    }
+
+    /// Sends a request, and hands each piece of the answer to `take` as it comes, however many there are.
+    pub(crate) async fn download(
+        &self,
+        path: &str,
+        take: impl FnMut(&[u8]) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        let asked = self.open(Method::GET, path, Extras::default());
+        let response = tokio::time::timeout(ANSWER_WITHIN, asked).await.map_err(|_| silent(ANSWER_WITHIN))??;
+        let status = response.status().as_u16();
+        if (200..300).contains(&status) {
+            return pieces(response.into_body(), ANSWER_WITHIN, take).await;
+        }
+        let mut body = Vec::new();
+        let collect = |piece: &[u8]| {
+            body.extend_from_slice(piece);
+            Ok(())
+        };
+        pieces(Limited::new(response.into_body(), ANSWER_BYTES_MAX), ANSWER_WITHIN, collect).await?;
+        Err(Failure::from_answer(status, &body))
     }
 
     async fn open(&self, method: Method, path: &str, extras: Extras<'_>) -> Result<Response<Incoming>, Failure> {
@@ -225,6 +244,29 @@ impl Client {
             .map_err(|error| Failure::new(Exit::Usage, format!("this cannot be asked over HTTP: {error}")))?;
         sender.send_request(request).await.map_err(broken)
     }
+}
+
+fn silent(within: Duration) -> Failure {
+    Failure::new(Exit::NoAgent, format!("the agent has been silent for {} s", within.as_secs()))
+        .hint("look at `sigil logs`, or at logs/agent.log in the home")
+}
+
+/// Reads a body for as long as it comes.
+async fn pieces<B>(
+    mut body: B,
+    within: Duration,
+    mut take: impl FnMut(&[u8]) -> Result<(), Failure>,
+) -> Result<(), Failure>
+where
+    B: BodyExt<Data = Bytes> + Unpin,
+    B::Error: std::fmt::Display,
+{
+    while let Some(frame) = tokio::time::timeout(within, body.frame()).await.map_err(|_| silent(within))? {
+        let frame =
+            frame.map_err(|error| Failure::new(Exit::Failed, format!("the agent broke off its answer: {error}")))?;
+        take(frame.data_ref().map_or(&[][..], |bytes| bytes))?;
+    }
+    Ok(())
 }
 
 /// True if a process of user `uid` may hear what user `us` has to say to the agent of a home.

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use serde_json::{Value, json};
 
+use crate::node::builtin::INVALID_ARGUMENT;
 use crate::status::ErrorCode;
 
 /// Exit codes that scripts rely on.
@@ -12,7 +13,7 @@ pub(crate) enum Exit {
     Ok = 0,
     /// It was tried and failed.
     Failed = 1,
-    /// Not understood; also what clap ends with.
+    /// Not understood, by this program, the agent or the tool, and nothing has run; also what clap ends with.
     Usage = 2,
     NotFound = 3,
     Denied = 4,
@@ -37,7 +38,7 @@ impl From<Exit> for ExitCode {
 }
 
 impl Exit {
-    /// The exit of a waited-for call, by the word of its state.
+    /// As much of the exit of a call as the word of its state tells.
     pub(crate) fn of_call(state: &str) -> Self {
         match state {
             "done" => Self::Ok,
@@ -46,6 +47,16 @@ impl Exit {
             "denied" => Self::Denied,
             // failed, interrupted, cancelled, undeliverable, and whatever a newer agent may say
             _ => Self::Failed,
+        }
+    }
+
+    /// The exit of a waited-for call. Arguments that the tool did not take are wrong usage, as those that this program
+    /// does not take: nothing has run.
+    pub(crate) fn of_ending(call: &Value) -> Self {
+        let text = |name: &str| call.get(name).and_then(Value::as_str).unwrap_or_default();
+        match Self::of_call(text("state")) {
+            Self::Failed if text("reason").starts_with(INVALID_ARGUMENT) => Self::Usage,
+            exit => exit,
         }
     }
 
@@ -168,6 +179,15 @@ mod tests {
         for (state, exit) in table {
             assert_eq!(Exit::of_call(state) as u8, exit, "{state}");
         }
+    }
+
+    #[test]
+    fn l13_arguments_that_a_tool_does_not_take_are_wrong_usage() {
+        let exit = |state: &str, reason: &str| Exit::of_ending(&json!({ "state": state, "reason": reason }));
+        assert_eq!(exit("failed", "invalid_argument: `path` is missing"), Exit::Usage);
+        assert_eq!(exit("failed", "exit status 1"), Exit::Failed);
+        assert_eq!(exit("denied", "invalid_argument: x"), Exit::Denied);
+        assert_eq!(exit("done", ""), Exit::Ok);
     }
 
     #[test]

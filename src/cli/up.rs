@@ -18,7 +18,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::agent::{self, AgentError, Ended, Endpoints};
 use crate::cli::args::UpArgs;
-use crate::cli::client::{Client, Extras, Record, noted, record};
+use crate::cli::client::{Client, Extras, Noted, Record, noted, record};
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::output::Ui;
 use crate::config::LogFormat;
@@ -113,6 +113,8 @@ fn failure_of(ended: &Ended, detached: bool) -> Failure {
         Some(why.fix().to_owned())
     } else if matches!(error, AgentError::Store(StoreError::Locked { .. })) {
         Some("use that one, or stop it with `sigil down`".to_owned())
+    } else if matches!(error, AgentError::HalfRestored(_)) {
+        Some("`sigil restore` again; if it says that the home is not empty, remove what is in it first".to_owned())
     } else {
         None
     };
@@ -132,6 +134,7 @@ fn exit_of(error: &AgentError) -> Exit {
         | AgentError::Doors(_)
         | AgentError::Mesh(_)
         | AgentError::Home { .. }
+        | AgentError::HalfRestored(_)
         | AgentError::NoPort { .. } => Exit::Failed,
     }
 }
@@ -174,16 +177,12 @@ async fn refuse_second(client: &Client) -> Result<(), Failure> {
             .hint("use it as it is, or stop it first with `sigil down`"));
     }
     let Some(Record::OfOriginal(noted)) = record(client.home()) else { return Ok(()) };
-    // A stale record names a process that has ended, or one that is no agent.
-    let original = tokio::net::UnixStream::connect(&noted.socket).await.ok();
-    let listener = original.and_then(|stream| stream.peer_cred().ok()?.pid()).and_then(|pid| u32::try_from(pid).ok());
-    if listener == Some(noted.pid) {
+    if let Some(pid) = original_runs(&noted).await {
         let original = noted.home.display();
         return Err(Failure::new(
             Exit::Conflict,
             format!(
-                "{home} is a copy of {original}, whose agent is running (pid {}): two homes with one device key would disturb each other",
-                noted.pid
+                "{home} is a copy of {original}, whose agent is running (pid {pid}): two homes with one device key would disturb each other"
             ),
         )
         .hint(format!(
@@ -191,6 +190,20 @@ async fn refuse_second(client: &Client) -> Result<(), Failure> {
         )));
     }
     Ok(())
+}
+
+/// The process of an agent that runs on the home of which this record came. A stale one names a process that has ended, or
+/// one that is no agent; the original may have been started anew since.
+async fn original_runs(noted: &Noted) -> Option<u32> {
+    let original = tokio::net::UnixStream::connect(&noted.socket).await.ok();
+    let listener = original.and_then(|stream| stream.peer_cred().ok()?.pid()).and_then(|pid| u32::try_from(pid).ok());
+    if listener.is_some() && listener == Some(noted.pid) {
+        return listener;
+    }
+    let client = Client::new(&noted.home);
+    let status = client.get("/api/v1/status").await.ok()?;
+    let is_it = !noted.peer_id.is_empty() && crate::cli::output::text(&status, "peer_id") == noted.peer_id;
+    if is_it { client.agent_pid().await } else { None }
 }
 
 /// Starts an agent in the background and waits until it is ready. Its process id.
@@ -202,10 +215,11 @@ pub(crate) async fn start(client: &Client, args: &UpArgs, ui: Ui) -> Result<u32,
     crate::ownership::check(home).map_err(|why| Failure::new(Exit::Denied, why.to_string()).hint(why.fix()))?;
     let logs = home.join("logs");
     let private = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&logs);
-    private.map_err(|error| failed(format!("{} cannot be made: {error}", logs.display())))?;
+    let look = "`sigil doctor` looks at the disk and at who may write there";
+    private.map_err(|error| failed(format!("{} cannot be made: {error}", logs.display())).hint(look))?;
     let log_path = log_file(home);
     let log = std::fs::OpenOptions::new().create(true).append(true).mode(0o600).open(&log_path);
-    let log = log.map_err(|error| failed(format!("{} cannot be written: {error}", log_path.display())))?;
+    let log = log.map_err(|error| failed(format!("{} cannot be written: {error}", log_path.display())).hint(look))?;
     let written = log.metadata().map_or(0, |data| data.len());
     let mut command = agent_command(home, args)?;
     command.args(["--own-session", "--json"]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+use crate::backup::Source;
 use crate::doors::listen::Bound;
 use crate::doors::log_ring::LogRing;
 use crate::doors::settings::Settings;
@@ -27,6 +28,8 @@ pub struct Context {
     pub home: PathBuf,
     /// Identity of that directory: a request that means another home is refused.
     pub home_id: FileId,
+    /// The home as one file.
+    pub backup: Source,
     /// The settings that run.
     pub settings: Settings,
     /// Told when the file of the unix socket has vanished: the door makes it anew.

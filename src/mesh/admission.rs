@@ -54,6 +54,11 @@ impl Admission {
         }
     }
 
+    /// Sets the name to ask for in other meshes.
+    pub(super) fn set_name(&mut self, name: NodeId) {
+        self.own.set_name(name);
+    }
+
     /// Returns the next thing to do, until there is none.
     pub(super) fn poll_effect(&mut self) -> Option<Effect> {
         self.effects.pop_front()

@@ -3,8 +3,11 @@
 use std::collections::{BTreeSet, VecDeque};
 
 use mesh_core::ids::{Hash, PeerId};
-use mesh_core::io::{CallRecord, CallState};
+use mesh_core::io::{CallRecord, CallState, Space};
 use mesh_core::record::Payload;
+use mesh_core::rows::{self, Row as _};
+
+use crate::mesh::store::row_of;
 
 /// Time for which the origin of a call may come for its result before that is as any other, in milliseconds.
 const PROMISED_MS: u64 = 10 * 60_000;
@@ -24,6 +27,18 @@ pub(super) fn of_calls<'a>(calls: impl Iterator<Item = &'a CallRecord>) -> BTree
         }
     }
     needed
+}
+
+/// Those of them that a row of the store tells of, by its key on disk.
+#[must_use]
+pub fn of_row(stored: &[u8], value: &[u8]) -> BTreeSet<Hash> {
+    let is_call = |key| matches!(rows::OpenKey::of(key), Some(rows::OpenKey::Call(_)));
+    match row_of(stored) {
+        Some((Space::Open, key)) if is_call(key) => {
+            rows::OpenRow::from_bytes(value).map_or_else(BTreeSet::new, |row| of_calls([&*row.record].into_iter()))
+        }
+        Some(_) | None => BTreeSet::new(),
+    }
 }
 
 /// Results of calls of others that were told lately.

@@ -97,20 +97,21 @@ impl BlobStore {
             ledger: Ledger::default(),
             arriving: Mutex::default(),
         }));
-        store.0.ledger.set(store.measure()?);
+        store.0.ledger.set(store.count()?.1);
         Ok(store)
     }
 
-    /// Bytes of all blobs on disk.
-    fn measure(&self) -> io::Result<u64> {
-        let mut bytes = 0;
+    /// Number of all blobs on disk, and their bytes. Blocks.
+    pub fn count(&self) -> io::Result<(u64, u64)> {
+        let (mut blobs, mut bytes) = (0, 0);
         for entry in fs::read_dir(&self.0.dir)? {
             let entry = entry?;
             if entry.file_name().to_str().and_then(parse).is_some() {
                 bytes += entry.metadata()?.len();
+                blobs += 1;
             }
         }
-        Ok(bytes)
+        Ok((blobs, bytes))
     }
 
     /// Path of the blob, whether it is there or not.

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use mesh_core::config::Config;
 use mesh_core::ids::NodeId;
-use mesh_core::io::{Input, Output, Space};
+use mesh_core::io::{Input, Output, Space, View};
+use mesh_core::peer::Peer;
 use mesh_core::record::{Directory, ToolDecl};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -16,6 +17,7 @@ use crate::mesh::blob_fetch::BlobFetch;
 use crate::mesh::blob_readers::CallReaders;
 use crate::mesh::blobs::BlobStore;
 use crate::mesh::call_queries::CallQueries;
+use crate::mesh::clock;
 use crate::mesh::disk_room::DiskRoom;
 use crate::mesh::driver::{Driver, Inbox};
 use crate::mesh::error::FatalError;
@@ -86,9 +88,14 @@ pub fn boot(parts: Parts) -> Result<Booted, FatalError> {
         eligible: config.eligible,
         tools,
         services: links.services().iter().map(|service| service.0).collect(),
+        name: None,
     };
     let (machine, out) = Machine::boot(key, config, name.clone(), disk, image, rng)?;
     let me = machine.peer().public_key().peer_id();
+    // The name that this device gave itself in this mesh.
+    let view = machine.peer().view();
+    let said = view.by_peer(&me).and_then(|own| own.directory.as_ref()?.name.clone());
+    let own_record = Directory { name: said, ..own_record };
     let publisher = Publisher::new(machine.peer().view());
     links.serve_blobs(Arc::new(CallReaders::new(store.clone(), publisher.watch_view())));
     let (requests_tx, requests) = mpsc::channel(INBOX);
@@ -119,6 +126,16 @@ pub fn boot(parts: Parts) -> Result<Booted, FatalError> {
         links,
     };
     Ok(Booted { handle, inputs: inputs_tx, driver: Box::new(driver), out })
+}
+
+/// Takes up, in memory only, the mesh that a store holds: what a start would find. Reads the whole store: blocks.
+///
+/// # Errors
+/// The store does not work, or holds no mesh that can be taken up.
+pub fn judge(store: &dyn Store, key: DeviceKey) -> Result<View, FatalError> {
+    let (image, mut rng) = (store.image()?, machine::entropy());
+    let peer = Peer::boot(Config::default(), Box::new(key), image, clock::now(), &mut rng, &mut Vec::new())?;
+    Ok(peer.view())
 }
 
 /// A mesh that is taken up and does nothing yet: adapters that need its handle or its inputs are built now.

@@ -381,6 +381,14 @@ impl Driver {
                 self.admission.approve(peer, tier, node_id, door, &self.publisher.view());
             }
             Request::Reject(peer, door) => self.admission.reject(peer, door, &self.publisher.view()),
+            Request::Rename(name, door) => {
+                self.reach.set_name(Some(name.clone()));
+                self.admission.set_name(name.clone());
+                self.machine.set_name(name);
+                self.refresh_directory();
+                // The door may have gone.
+                let _ = door.send(());
+            }
             Request::Offer(tools, door) => {
                 self.reach.set_tools(tools);
                 self.refresh_directory();
@@ -437,6 +445,8 @@ impl Driver {
             }
         }
         self.sessions = NodeSessions::default();
+        // In the new mesh it is the approval that names us.
+        self.reach.set_name(None);
         self.inbox.own.clear();
         self.replies.clear();
         // Leaving has ended every call.

@@ -151,6 +151,11 @@ impl MeshHandle {
         self.ask(|tx| Request::Reject(peer, tx)).await?
     }
 
+    /// Gives this device another name: in the present mesh, and to ask for in later ones.
+    pub async fn rename(&self, name: NodeId) -> Result<(), MeshError> {
+        self.ask(|tx| Request::Rename(name, tx)).await
+    }
+
     /// Offers these tools from now on, in place of those before.
     pub async fn offer(&self, tools: Vec<ToolDecl>) -> Result<(), MeshError> {
         self.ask(|tx| Request::Offer(tools, tx)).await

@@ -101,7 +101,11 @@ impl DeviceKey {
         }
     }
 
-    fn load(path: &Path) -> Result<Self, IdentityError> {
+    /// Reads the key in this file.
+    ///
+    /// # Errors
+    /// It cannot be read, others may read it, or it is no key.
+    pub fn load(path: &Path) -> Result<Self, IdentityError> {
         let failed = |source| IdentityError::Read { path: path.to_owned(), source };
         let metadata = fs::metadata(path).map_err(failed)?;
         if let Some(mode) = platform::open_to_others(&metadata) {

@@ -79,6 +79,11 @@ impl Machine {
         self.peer.depart(clock::now(), &mut self.rng)
     }
 
+    /// Sets the name to found a mesh with.
+    pub(super) fn set_name(&mut self, name: NodeId) {
+        self.name = name;
+    }
+
     /// Rows of a new mesh of one.
     pub(super) fn found(&mut self) -> Batch {
         founded(&self.key, &self.name, &mut self.rng)

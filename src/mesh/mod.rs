@@ -4,7 +4,7 @@ mod adapters;
 mod admission;
 mod blob_fetch;
 pub mod blob_ledger;
-mod blob_needs;
+pub mod blob_needs;
 mod blob_readers;
 pub mod blobs;
 mod boot;
@@ -34,7 +34,7 @@ mod waiters;
 mod warnings;
 
 pub use adapters::{Adapters, GatewayLink, NodeLinks, ToolRuns};
-pub use boot::{Booted, Parts, boot};
+pub use boot::{Booted, Parts, boot, judge};
 pub use call_queries::{CallCursor, CallFilter, CallPage, CallStateFilter};
 pub use error::{FatalError, JoinError, MeshError};
 pub use events::{EVENTS_KEPT, Event, EventKind, EventLog};

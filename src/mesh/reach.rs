@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use mesh_core::ids::{PeerId, PublicKey};
+use mesh_core::ids::{NodeId, PeerId, PublicKey};
 use mesh_core::io::View;
 use mesh_core::limits;
 use mesh_core::record::{Directory, ToolDecl};
@@ -41,6 +41,11 @@ impl Reach {
     /// Replaces the tools that our own record offers.
     pub(super) fn set_tools(&mut self, tools: Vec<ToolDecl>) {
         self.own.tools = tools;
+    }
+
+    /// Replaces the name that we have given ourselves in the present mesh.
+    pub(super) fn set_name(&mut self, name: Option<NodeId>) {
+        self.own.name = name;
     }
 
     /// Our directory record with these addresses.

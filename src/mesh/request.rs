@@ -28,6 +28,8 @@ pub(crate) enum Request {
     Admit(PeerId, Option<Tier>, Option<NodeId>, oneshot::Sender<Result<NodeId, MeshError>>),
     Reject(PeerId, oneshot::Sender<Result<(), MeshError>>),
     Want(Hash, u64, PeerId),
+    /// Answered when it shows in the view.
+    Rename(NodeId, oneshot::Sender<()>),
     /// Answered when the core has been told.
     Offer(Vec<ToolDecl>, oneshot::Sender<()>),
 }

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use bytes::Bytes;
+use fjall::Readable as _;
 use tokio::sync::mpsc;
 
 use super::batch::{Batch, Row};
@@ -190,6 +191,28 @@ impl Engine {
         }
         rows.truncate(limit);
         Ok(rows)
+    }
+
+    /// All rows as they are at this moment, in the order of their keys: whole batches, and all that is durable. What is
+    /// queued and not yet written is not among them. Old rows are kept on disk for as long as this lives.
+    pub fn snapshot(&self) -> Result<impl Iterator<Item = Result<Row, StoreError>> + Send + use<>, StoreError> {
+        if let Some(failure) = self.shared.failure() {
+            return Err(failure);
+        }
+        let database = &self.shared.database;
+        let rows = database.db.snapshot().range(&database.rows, vec![1_u8]..);
+        Ok(rows.map(|guard| {
+            let (key, value) = guard.into_inner().map_err(StoreError::engine("reading"))?;
+            Ok((key.to_vec(), Bytes::copy_from_slice(&value)))
+        }))
+    }
+
+    /// Notes, durably, that the rows are older than what their owner has promised since: see
+    /// [`is_rolled_back`](Self::is_rolled_back).
+    pub fn set_rolled_back(&self) -> Result<(), StoreError> {
+        self.shared.database.set_rolled_back()?;
+        self.shared.begin_rollback();
+        Ok(())
     }
 
     /// Deletes all rows whose keys begin with one of these prefixes and writes `batch`, in one atomic step that is

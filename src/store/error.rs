@@ -9,11 +9,11 @@ use std::sync::Arc;
 #[non_exhaustive]
 pub enum StoreError {
     /// Another process has it open.
-    #[error("the store `{dir}` is in use by process {pid}; one agent at a time may run on a home directory")]
+    #[error("the store `{dir}` is in use by {}; one agent at a time may run on a home directory", process(*.pid))]
     Locked {
         /// Directory of the store.
         dir: PathBuf,
-        /// The process; 0 when that could not be read.
+        /// The process; 0 if it did not say which it is.
         pid: u32,
     },
     /// It was written by a version of the program that lays out its rows otherwise. Nothing of it was touched.
@@ -57,6 +57,10 @@ pub enum StoreError {
     /// The writer is gone: the store was closed, or its thread died.
     #[error("the local store is closed")]
     Closed,
+}
+
+fn process(pid: u32) -> String {
+    if pid == 0 { "another process".to_owned() } else { format!("process {pid}") }
 }
 
 impl StoreError {

@@ -1,11 +1,20 @@
 //! The lock of a store: one process at a time.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{Read as _, Seek as _, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::io::{Seek as _, Write as _};
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::Path;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::sys::signal::kill;
+use nix::unistd::Pid;
 
 use super::error::StoreError;
+
+/// Looks at a lock file until its holder's number is in it: 200 ms, and writing it takes microseconds.
+const LOOKS: u32 = 40;
+const LOOK_EVERY: Duration = Duration::from_millis(5);
 
 /// Held while the store is open. Given back in so many words: closing the file is not enough while a process that was
 /// just forked, and has not begun its own program yet, still has it open.
@@ -22,10 +31,7 @@ impl Lock {
             Ok(()) => {}
             Err(fs::TryLockError::Error(error)) => return Err(failed()(error)),
             Err(fs::TryLockError::WouldBlock) => {
-                let mut text = String::new();
-                let read = file.take(20).read_to_string(&mut text);
-                let pid = read.ok().and_then(|_| text.trim().parse().ok()).unwrap_or(0);
-                return Err(StoreError::Locked { dir: dir.to_owned(), pid });
+                return Err(StoreError::Locked { dir: dir.to_owned(), pid: holder(&file) });
             }
         }
         let pid = std::process::id();
@@ -37,6 +43,26 @@ impl Lock {
 
 impl Drop for Lock {
     fn drop(&mut self) {
+        // So that nobody reads it once another holds the lock.
+        let _ = self.0.set_len(0);
         let _ = self.0.unlock();
     }
+}
+
+/// The process that holds the lock; 0 if it does not say so in time. It may have taken it just now: what is there until it
+/// has written its number is of a process that is gone.
+fn holder(file: &File) -> u32 {
+    for _ in 0..LOOKS {
+        let mut text = [0; 20];
+        let read = file.read_at(&mut text, 0).unwrap_or(0);
+        let text = text.get(..read).and_then(|text| std::str::from_utf8(text).ok()).unwrap_or_default();
+        if let Some(pid) = text.strip_suffix('\n').and_then(|text| text.parse::<u32>().ok())
+            && let Ok(raw) = i32::try_from(pid)
+            && kill(Pid::from_raw(raw), None) != Err(Errno::ESRCH)
+        {
+            return pid;
+        }
+        std::thread::sleep(LOOK_EVERY);
+    }
+    0
 }

@@ -36,6 +36,10 @@ impl EngineState {
         self.rolled_back.load(Ordering::Relaxed)
     }
 
+    pub(super) fn begin_rollback(&self) {
+        self.rolled_back.store(true, Ordering::Relaxed);
+    }
+
     /// Ends a rollback; true if there was one.
     pub(super) fn end_rollback(&self) -> bool {
         self.rolled_back.swap(false, Ordering::Relaxed)

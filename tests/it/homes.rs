@@ -384,3 +384,33 @@ fn l13_of_two_starts_at_once_one_ends_with_8() {
     codes.sort_unstable();
     assert_eq!(codes, ["0", "8"], "{both:?}");
 }
+
+#[test]
+fn b11_a_given_name_is_kept_and_a_device_can_be_renamed() {
+    let home = Detached::new();
+    home.expect("$S up --detach --name nn2 && $S down", 0);
+    home.expect("$S up --detach", 0);
+    let other = Home::new("attic").started();
+    let code = other.invite();
+    assert!(home.expect(&format!("$S join {code}"), 0).contains("nn2"));
+    // A name that does nothing is told.
+    home.expect("$S down", 0);
+    let said = home.expect("$S up --detach --name server", 0);
+    assert!(said.contains("sigil rename server"), "{said}");
+    assert!(home.expect("$S rename server", 0).contains("server"));
+    other.wait_node("server", "online");
+    let id = other.call("server", "device.info", 60);
+    assert_eq!(other.wait_ended(&id, PATIENCE)["state"], "done");
+    assert!(home.expect("$S rename attic", 8).contains("another member"));
+    home.expect("$S rename A:b", 2);
+    assert!(home.expect("$S status", 0).contains("server"), "it keeps the name that it has");
+    // It outlives a restart, and is asked for in the next mesh.
+    home.expect("$S rename cellar && $S down && $S up --detach", 0);
+    assert!(home.expect("$S status", 0).contains("cellar"));
+    home.expect("$S leave", 0);
+    assert!(home.expect("$S status", 0).contains("cellar"));
+    // So is one that is given as it joins, although the agent runs already.
+    let code = other.invite();
+    assert!(home.expect(&format!("$S join {code} --name porch"), 0).contains("porch"));
+    other.wait_node("porch", "online");
+}

@@ -6,6 +6,7 @@
 #![cfg(test)]
 
 mod audience;
+mod backup;
 mod bad_input;
 mod bytes;
 mod client_keys;

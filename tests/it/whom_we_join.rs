@@ -244,7 +244,7 @@ fn s02_forgetting_names_the_guests_and_takes_them_along_when_told_to() {
 }
 
 #[test]
-fn s28_a_read_only_token_reads_and_no_token_leaves() {
+fn s28_a_read_only_token_reads_and_no_token_joins_or_leaves() {
     let home = Home::new("attic").started();
     let token = |arguments: &[&str]| {
         let made = home.cli(&[&["token", "--json"], arguments].concat()).json(0);
@@ -258,7 +258,9 @@ fn s28_a_read_only_token_reads_and_no_token_leaves() {
     };
     assert_eq!([ask("GET", "status", &reads), ask("GET", "status", &full)], [200, 200]);
     assert_eq!([ask("POST", "invites", &reads), ask("POST", "invites", &full)], [403, 201]);
-    assert_eq!([ask("POST", "leave", &reads), ask("POST", "leave", &full)], [403, 403]);
+    for path in ["join", "leave"] {
+        assert_eq!([ask("POST", path, &reads), ask("POST", path, &full)], [403, 403], "{path}");
+    }
     let list = home.cli(&["token", "--list"]);
     assert!(list.stdout.contains("panel") && list.stdout.contains("reads") && list.stdout.contains("ago"), "{list:?}");
     assert_eq!(home.cli(&["token", "--revoke", &id]).code, 0);

@@ -51,8 +51,7 @@ pub(super) async fn call(client: &Client, args: CallArgs, ui: Ui) -> Result<Exit
     }
     let deadline = began + args.wait.unwrap_or(WAIT_DEFAULT);
     let (call, interrupted) = wait(client, &id, accepted, deadline, ui).await?;
-    let state = text(&call, "state");
-    let exit = Exit::of_call(&state);
+    let exit = Exit::of_ending(&call);
     if exit == Exit::Queued {
         tell_open(&call, interrupted, ui);
         if ui.json {
@@ -376,7 +375,7 @@ pub(super) async fn result(
         None => (seen, false),
     };
     let state = text(&call, "state");
-    let exit = Exit::of_call(&state);
+    let exit = Exit::of_ending(&call);
     if exit == Exit::Queued {
         if interrupted {
             tell_open(&call, interrupted, ui);

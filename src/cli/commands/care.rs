@@ -131,6 +131,13 @@ fn line_text(row: &Value) -> String {
     [text(row, "at"), format!("{:<5}", text(row, "level")), text(row, "target"), text(row, "message")].join(" ")
 }
 
+pub(super) async fn rename(client: &Client, name: &str, ui: Ui) -> Result<Exit, Failure> {
+    let answer = client.post("/api/v1/rename", &json!({ "node_id": name })).await?;
+    Ok(show(ui, "sigil.rename/1", answer, |answer| {
+        format!("This device is `{}` now, for all members.", text(answer, "node_id"))
+    }))
+}
+
 /// Exit 10 when something in the file is hardly meant.
 pub(super) async fn reload(client: &Client, ui: Ui) -> Result<Exit, Failure> {
     let answer = client.post("/api/v1/reload", &json!({})).await?;

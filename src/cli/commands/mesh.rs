@@ -111,7 +111,7 @@ fn may(tier: &str) -> &'static str {
             "it may call every tool, let devices in and remove them, and be gateway (`--tier shared`: none of that)"
         }
         _ => {
-            "it may call `device.info` only, and neither let devices in nor be gateway (`--tier owner`: all of that), but it can read all calls and their answers"
+            "it may call `device.info` only, and neither let devices in nor be gateway (`--tier owner`: all of that); of calls it reads those that it made or that are for it"
         }
     }
 }
@@ -178,7 +178,12 @@ pub(super) async fn join(client: &Client, args: JoinArgs, ui: Ui) -> Result<Exit
     if let Some(words) = args.yes {
         body.insert("words".into(), json!(words));
     }
-    if client.agent_pid().await.is_none() {
+    if client.agent_pid().await.is_some() {
+        if let Some(name) = &args.name {
+            // It asks for the name that it has.
+            client.post("/api/v1/rename", &json!({ "node_id": name })).await?;
+        }
+    } else {
         ui.say(&format!("No agent is running for {}: starting one.", client.home().display()));
         let up = UpArgs {
             name: args.name,

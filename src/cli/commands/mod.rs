@@ -1,5 +1,6 @@
 //! Everything that asks a running agent.
 
+mod backup;
 mod calls;
 mod care;
 mod console;
@@ -36,6 +37,9 @@ pub(crate) async fn run(command: Command, client: Client, ui: Ui) -> Result<Exit
         Command::Cancel { id, reason } => calls::cancel(client, &id, reason, ui).await,
         Command::Token(args) => care::token(client, args, ui).await,
         Command::Logs { follow, lines } => care::logs(client, follow, lines, ui).await,
+        Command::Backup { file, force } => backup::backup(client, &file, force, ui).await,
+        Command::Restore(args) => backup::restore(client, &args, ui).await,
+        Command::Rename { name } => care::rename(client, &name, ui).await,
         Command::Reload => care::reload(client, ui).await,
         Command::Doctor => care::doctor(client, ui).await,
         // Handled before there is a client.

@@ -164,7 +164,7 @@ pub async fn approve(mesh: &MeshHandle, text: &str, approval: Approval) -> Resul
             approval.confirm(&node.peer)?;
             if approval.node_id.is_some_and(|wanted| wanted != node.node_id) {
                 return Err(OpError::new(ErrorCode::Invalid, "a name is given once, at the first approval")
-                    .hint("forget the device and let it join again under the other name"));
+                    .hint("`sigil rename` on that device gives it another"));
             }
             if let Some(tier) = approval.tier.filter(|tier| node.tier != *tier) {
                 let (key, node_id) = (node.key, node.node_id.clone());
@@ -186,6 +186,36 @@ pub async fn approve_pending(
 ) -> Result<(Arc<View>, NodeView), OpError> {
     let peer = resolve_pending(&mesh.surroundings().pending, text)?.peer;
     admit(mesh, peer, approval).await
+}
+
+/// Gives this device another name, by which all members call it.
+///
+/// # Errors
+/// It is no name; another member has it, or has had it by its approval; this device belongs to no mesh now; or the agent
+/// is stopping.
+pub async fn rename(mesh: &MeshHandle, name: &str) -> Result<NodeId, OpError> {
+    let name: NodeId = name.parse()?;
+    let view = mesh.view();
+    if view.by_peer(&view.me).is_none() {
+        return Err(OpError::new(ErrorCode::Invalid, "this device belongs to no mesh now, and has no name there")
+            .hint("`sigil leave` starts afresh"));
+    }
+    let taken = || {
+        let detail = format!("`{name}` means another member of this mesh");
+        OpError::new(ErrorCode::NameTaken, detail).hint("`sigil nodes` lists the names in use; choose another")
+    };
+    match view.find(name.as_str()) {
+        Found::One(node) if node.peer != view.me => return Err(taken()),
+        Found::Several(_) => return Err(taken()),
+        Found::One(_) | Found::None => {}
+    }
+    mesh.rename(name.clone()).await?;
+    if mesh.view().node_id != name {
+        // Its own approval has given it to another member, which has given itself another since.
+        mesh.rename(view.node_id.clone()).await?;
+        return Err(taken());
+    }
+    Ok(name)
 }
 
 /// Rejects a device that awaits approval.

@@ -98,16 +98,19 @@ pub enum JoinState {
 }
 
 /// Joins another mesh. `force` = even when that means leaving a mesh of several devices. `words` = check words that the
-/// device of a code must have; for the other targets they are in the target itself.
+/// device of a code must have; for the other targets they are in the target itself. Through the socket only: the owners
+/// of that mesh can do anything with this device from then on, and a stolen token should not reach that far.
 ///
 /// # Errors
-/// Each cause has its own code: see [`JoinError`].
+/// The caller did not come by the socket. Each other cause has its own code: see [`JoinError`].
 pub async fn join(
     mesh: &MeshHandle,
+    who: Identity,
     target: JoinTarget,
     words: Option<CheckWords>,
     force: bool,
 ) -> Result<JoinState, OpError> {
+    who.require_socket("a device joins a mesh", "run `sigil join` on this machine")?;
     if let JoinTarget::Code(code) = &target
         && let Some(words) = words.filter(|words| *words != CheckWords::of(&code.inviter))
     {

@@ -264,12 +264,13 @@ pub(super) enum JoinAnswer {
               (status = 202, description = "Awaits approval", body = JoinAnswer), Problems))]
 pub(super) async fn join(
     State(app): AppState,
+    Extension(who): Extension<Identity>,
     request: Request<Body>,
 ) -> Result<(StatusCode, Json<JoinAnswer>), OpError> {
     let request: JoinRequest = body(request).await?;
     let force = request.force;
     let words = read_words(request.words.as_deref())?;
-    Ok(match joining::join(app.mesh(), target(request, words)?, words, force).await? {
+    Ok(match joining::join(app.mesh(), who, target(request, words)?, words, force).await? {
         JoinState::Member { node_id, mesh, tier } => {
             let (node_id, mesh_id, tier) = (node_id.to_string(), mesh.to_string(), tier.map(Into::into));
             (StatusCode::OK, Json(JoinAnswer::Member { node_id, mesh_id, tier }))

@@ -4,10 +4,10 @@ use axum::Json;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use super::extract::{JSON, Query, Segment, body_or_default, check_accept};
+use super::extract::{JSON, Query, Segment, body, body_or_default, check_accept};
 use super::model::{self, Check, Endpoints, Guest, Node, NodeState, Page, Status, TierName, Tool, read_words};
 use super::problem::Problems;
 use crate::doors::app::AppState;
@@ -44,6 +44,30 @@ pub(super) async fn status(State(app): AppState, headers: HeaderMap) -> Result<J
         pid: std::process::id(),
         started_at: model::time(app.started_ms),
     }))
+}
+
+/// A name for this device.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Rename {
+    /// The name.
+    node_id: String,
+}
+
+/// The name that this device has.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Renamed {
+    /// The name.
+    node_id: String,
+}
+
+/// Gives this device another name, by which all members call it.
+#[utoipa::path(post, path = "/api/v1/rename", operation_id = "rename", tag = "mesh", request_body = Rename,
+    responses((status = 200, description = "The name that it has now", body = Renamed), Problems))]
+pub(super) async fn rename(State(app): AppState, request: Request<Body>) -> Result<Json<Renamed>, OpError> {
+    let Rename { node_id } = body(request).await?;
+    let node_id = devices::rename(app.mesh(), &node_id).await?.to_string();
+    Ok(Json(Renamed { node_id }))
 }
 
 /// Filter of devices.

@@ -7,7 +7,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::problem::Problems;
-use super::{calls, doctor, events, guard, health, joining, logs, metrics, nodes, openapi, tokens};
+use super::{backup, calls, doctor, events, guard, health, joining, logs, metrics, nodes, openapi, tokens};
 use crate::doors::app::App;
 
 /// All routes, guarded.
@@ -19,6 +19,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
 fn described() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::with_openapi(openapi::head())
         .routes(routes!(nodes::status))
+        .routes(routes!(nodes::rename))
         .routes(routes!(nodes::list))
         .routes(routes!(nodes::show, nodes::forget))
         .routes(routes!(nodes::approve))
@@ -42,6 +43,7 @@ fn described() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(logs::logs))
         .routes(routes!(doctor::doctor))
         .routes(routes!(doctor::reload))
+        .routes(routes!(backup::backup))
         .routes(routes!(metrics::metrics))
         .routes(routes!(health::healthz))
         .routes(routes!(health::readyz))

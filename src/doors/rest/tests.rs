@@ -25,6 +25,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::model::time;
 use super::problem::PROBLEM_JSON;
+use crate::backup::Source;
 use crate::doors::app::{App, Context};
 use crate::doors::identity::Principal;
 use crate::doors::listen::{Arrival, Bound};
@@ -36,6 +37,7 @@ use crate::mesh::MeshHandle;
 use crate::mesh::blobs::BlobStore;
 use crate::mesh::check_words::CheckWords;
 use crate::mesh::invite::InviteCode;
+use crate::mesh::store::MemStore;
 use crate::mesh::{
     CallCursor, CallPage, EventKind, EventLog, Invite, InviteInfo, InviteState, JoinError, JoinTarget, Joined, Nearby,
     Pending, Request, Surroundings,
@@ -189,6 +191,7 @@ impl Fake {
             logs: logs.clone(),
             home: home.path().to_owned(),
             home_id: FileId::of(home.path()).unwrap(),
+            backup: no_rows(home.path(), &blobs),
             settings: Settings::fixed(Duration::from_hours(2)),
             socket_gone: Arc::default(),
         };
@@ -224,6 +227,7 @@ impl Fake {
             logs: LogRing::default(),
             home: self.home.path().to_owned(),
             home_id: FileId::of(self.home.path()).unwrap(),
+            backup: no_rows(self.home.path(), &self.blobs),
             settings: Settings::fixed(Duration::from_mins(1)),
             socket_gone: Arc::default(),
         }
@@ -289,6 +293,10 @@ impl Fake {
         assert_eq!(response.status(), 200);
         Events { body: response.into_body(), text: String::new() }
     }
+}
+
+fn no_rows(home: &std::path::Path, blobs: &BlobStore) -> Source {
+    Source::new(home.to_owned(), Arc::new(MemStore::new(mpsc::channel(1).0)), blobs.clone())
 }
 
 fn row(state: CallState, reason: &str) -> HistoryRow {
@@ -396,6 +404,7 @@ impl FakeMesh {
                 reply(to, Ok(()));
             }
             Request::Want(..) => {}
+            Request::Rename(_, to) => drop(to.send(())),
             Request::Offer(_, to) => drop(to.send(())),
         }
     }

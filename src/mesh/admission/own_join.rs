@@ -49,6 +49,8 @@ struct Conversation {
     mesh: Option<MeshId>,
     /// Members of our mesh when we began to ask.
     members_before: BTreeSet<PeerId>,
+    /// True if we were told to leave a mesh of several for it.
+    force: bool,
     _cancel: DropGuard,
 }
 
@@ -64,6 +66,11 @@ impl OwnJoin {
     /// Creates one that is idle and will ask for this name.
     pub(super) fn new(name: NodeId) -> Self {
         Self { name, state: State::Idle, numbers: 0 }
+    }
+
+    /// Sets the name to ask for from now on.
+    pub(super) fn set_name(&mut self, name: NodeId) {
+        self.name = name;
     }
 
     /// Begins to join another mesh. `force` = even when that means leaving a mesh of several.
@@ -92,6 +99,7 @@ impl OwnJoin {
             number,
             mesh,
             members_before: view.nodes.iter().map(|node| node.peer).collect(),
+            force,
             _cancel: cancel.clone().drop_guard(),
         };
         self.state = State::Asking(conversation, door);
@@ -202,6 +210,12 @@ impl OwnJoin {
         let crossed = view.by_peer(&peer).is_some() && !conversation.members_before.contains(&peer);
         effects.push_back(Effect::PublishSurroundings);
         if peer::should_switch(view.mesh, &welcome, crossed) {
+            // A person's approval may come days later: whoever came in meanwhile is not left without being asked.
+            let others = others(view).filter(|other| *other != peer).count();
+            if others > 0 && !conversation.force && !view.revoked {
+                refuse(door, JoinError::WouldLeave { others }, effects);
+                return;
+            }
             self.state = State::Switching(door);
             effects.push_back(Effect::NoteAddresses(peer, vec![address]));
             effects.push_back(Effect::Switch(Destination::Joined(welcome, conversation.mesh)));
@@ -233,7 +247,7 @@ fn plan(
         // The same code again, perhaps after a lost reply: we are in.
         return Err(Ok(member(view)));
     }
-    let others = view.nodes.iter().filter(|node| node.peer != view.me).count();
+    let others = others(view).count();
     if others > 0 && !force && !view.revoked {
         return Err(Err(JoinError::WouldLeave { others }.into()));
     }
@@ -257,6 +271,11 @@ fn plan(
             Ok(Plan { addresses: vec![address], whom: Whom::Answers(words), mesh: None, secret: None })
         }
     }
+}
+
+/// Members of our mesh besides us.
+fn others(view: &View) -> impl Iterator<Item = PeerId> {
+    view.nodes.iter().map(|node| node.peer).filter(|peer| *peer != view.me)
 }
 
 /// The answer to a join, in the mesh that this is the view of.

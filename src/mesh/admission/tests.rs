@@ -116,6 +116,18 @@ fn a_join_that_waits_for_a_person_ends_in_the_other_mesh() {
 }
 
 #[test]
+fn an_approval_that_comes_late_leaves_nobody_who_came_in_meanwhile() {
+    let (mut admission, mut view, at) = (Admission::new(name("desk")), view(), PublicKey([7; 32]).peer_id());
+    let (number, _door) = ask(&mut admission, &view);
+    admission.handle_step(number, Step::Waiting(at), &view);
+    kinds(&mut admission);
+    view.nodes.push(member(9));
+    admission.handle_step(number, welcome(MeshId([0; 32])), &view);
+    assert_eq!(kinds(&mut admission), ["publish", "tell", "publish"], "we stay, and it is told");
+    assert_eq!(admission.asking_to_join(), None);
+}
+
+#[test]
 fn an_invite_is_answered_once_the_mesh_is_switched_and_not_before() {
     let (mut admission, view) = (Admission::new(name("desk")), view());
     let (number, mut door) = ask(&mut admission, &view);

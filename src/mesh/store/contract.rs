@@ -10,6 +10,9 @@ use mesh_core::io::{Batch, Image, Space, TxnId};
 use crate::store::DurableNote;
 use crate::store::{Row, StoreError};
 
+/// Rows of one moment, in the order of their keys.
+pub type Snapshot = Box<dyn Iterator<Item = Result<Row, StoreError>> + Send>;
+
 /// A store of one peer. All methods may be called from any thread.
 ///
 /// # What a read sees
@@ -42,6 +45,10 @@ pub trait Store: Debug + Send + Sync {
         reverse: bool,
         limit: usize,
     ) -> Result<Vec<Row>, StoreError>;
+
+    /// All rows of one moment: whole batches, and everything that is durable. Each with its key on disk, of which
+    /// [`row_of`](super::row_of) tells the space. It costs disk for as long as it lives.
+    fn snapshot(&self) -> Result<Snapshot, StoreError>;
 
     /// Replaces one mesh by another: deletes all rows of the spaces that are [`Space::of_mesh`] and writes `batch`, in
     /// one atomic step that is durable on return. Batches committed before it are written before it. Blocks.

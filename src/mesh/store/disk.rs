@@ -7,13 +7,14 @@ use bytes::Bytes;
 use mesh_core::io::{self, Image, Space, TxnId};
 use tokio::sync::mpsc;
 
-use super::contract::Store;
+use super::contract::{Snapshot, Store};
 use super::keys::{own_key, stored_bounds, stored_key};
 use crate::store::{Batch, DurableNote, Engine, Format, OpenReport, Row, Settings, StoreError};
 
-/// Layout of rows and keys, and of what is signed in them.
+/// Number of the layout of rows and keys, and of what is signed in them.
+pub const FORMAT_NUMBER: u32 = 3;
 const FORMAT: Format = Format {
-    number: 3,
+    number: FORMAT_NUMBER,
     remedy: "nothing of it can be kept: move this home directory away, or pass --home with a new one, and join the mesh again",
 };
 /// Blocks kept in memory. Sized for a process of 30 MB at rest.
@@ -40,6 +41,19 @@ impl FjallStore {
         };
         let (engine, report) = Engine::open(&settings, durable)?;
         Ok((Self { engine }, report))
+    }
+
+    /// Writes rows of a [snapshot](Store::snapshot) into a store that is being restored; they are durable on return.
+    /// Blocks.
+    pub fn put_back(&self, rows: Vec<Row>) -> Result<(), StoreError> {
+        let writes = rows.into_iter().map(|(key, value)| (key, Some(value))).collect();
+        self.engine.replace(Vec::new(), Batch { writes, sync: true, ends_rollback: false })
+    }
+
+    /// Notes, durably, that this store is older than what its device has promised since: it goes on under a new
+    /// incarnation. To be called when all rows are back. Blocks.
+    pub fn end_restore(&self) -> Result<(), StoreError> {
+        self.engine.set_rolled_back()
     }
 }
 
@@ -80,6 +94,10 @@ impl Store for FjallStore {
         let (start, end) = stored_bounds(space, start, end);
         let rows = self.engine.range(start, end, reverse, limit)?;
         Ok(rows.into_iter().map(|(key, value)| (own_key(&key), value)).collect())
+    }
+
+    fn snapshot(&self) -> Result<Snapshot, StoreError> {
+        Ok(Box::new(self.engine.snapshot()?))
     }
 
     fn wipe_and_commit(&self, batch: io::Batch) -> Result<(), StoreError> {

@@ -9,6 +9,14 @@ pub(super) fn stored_key(space: Space, key: &[u8]) -> Vec<u8> {
     [&[number(space)], key].concat()
 }
 
+/// The space and the key of a row, out of its key on disk. `None`: it is none of ours.
+#[must_use]
+pub fn row_of(stored: &[u8]) -> Option<(Space, &[u8])> {
+    let (first, key) = stored.split_first()?;
+    let space = Space::ALL.into_iter().find(|space| number(*space) == *first)?;
+    Some((space, key))
+}
+
 /// The key of a row of a space, out of the engine's.
 pub(super) fn own_key(stored: &[u8]) -> Vec<u8> {
     stored.get(1..).unwrap_or_default().to_vec()

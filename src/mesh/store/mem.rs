@@ -8,7 +8,8 @@ use bytes::Bytes;
 use mesh_core::io::{Batch, Image, Space, TxnId, Write};
 use tokio::sync::mpsc;
 
-use super::contract::Store;
+use super::contract::{Snapshot, Store};
+use super::keys::stored_key;
 use crate::store::{DurableNote, KEY_BYTES_MAX, Row, StoreError, is_empty_range};
 
 /// Rows in memory, for tests: every batch is "durable" at once, and reported so while the channel has room (the next
@@ -81,6 +82,14 @@ impl Store for MemStore {
             .range::<[u8], _>((start.as_ref().map(Vec::as_slice), end.as_ref().map(Vec::as_slice)))
             .map(|(key, value)| (key.clone(), value.clone()));
         Ok(if reverse { found.rev().take(limit).collect() } else { found.take(limit).collect() })
+    }
+
+    fn snapshot(&self) -> Result<Snapshot, StoreError> {
+        let rows = self.rows();
+        let rows = rows.iter().flat_map(|(&space, table)| {
+            table.iter().map(move |(key, value)| Ok((stored_key(space, key), value.clone())))
+        });
+        Ok(Box::new(rows.collect::<Vec<_>>().into_iter()))
     }
 
     fn wipe_and_commit(&self, batch: Batch) -> Result<(), StoreError> {

@@ -8,8 +8,9 @@ mod mem;
 #[cfg(test)]
 mod tests;
 
-pub use contract::Store;
-pub use disk::FjallStore;
+pub use contract::{Snapshot, Store};
+pub use disk::{FORMAT_NUMBER, FjallStore};
+pub use keys::row_of;
 pub use mem::MemStore;
 
-pub use crate::store::{DurableNote, OpenReport, StoreError};
+pub use crate::store::{DurableNote, OpenReport, Row, StoreError};

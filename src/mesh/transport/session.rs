@@ -199,16 +199,16 @@ impl Session {
     }
 
     async fn accept_streams(self: Arc<Self>) {
-        let blobs = Arc::new(Semaphore::new(BLOBS_AT_ONCE));
+        let (blobs, joins) = (Arc::new(Semaphore::new(BLOBS_AT_ONCE)), Arc::new(Semaphore::new(1)));
         while let Ok((send, recv)) = self.link.connection.accept_bi().await {
-            let (session, blobs) = (self.clone(), blobs.clone());
+            let (session, blobs, joins) = (self.clone(), blobs.clone(), joins.clone());
             // QUIC's own limit on open streams bounds how many of these there are.
-            self.shared.tasks.spawn(async move { session.serve(&blobs, send, recv).await });
+            self.shared.tasks.spawn(async move { session.serve(&blobs, &joins, send, recv).await });
         }
     }
 
     /// Serves one stream that the peer opened.
-    async fn serve(&self, blobs: &Semaphore, mut send: SendStream, mut recv: RecvStream) {
+    async fn serve(&self, blobs: &Semaphore, joins: &Semaphore, mut send: SendStream, mut recv: RecvStream) {
         let Self { shared, link, .. } = self;
         match timeout(HELLO_MAX, stream::read_tag(&mut recv)).await {
             Ok(Ok(Tag::Service(_) | Tag::Blob)) if !shared.is_member(link.peer) => {}
@@ -227,8 +227,13 @@ impl Session {
             }
             // Approved already: its first answer was lost, and it asks again.
             Ok(Ok(Tag::Join)) => {
-                let guest = join::Guest { key: link.key, underlay: link.underlay, place: None };
-                join::serve(shared, &link.connection, guest, send, recv).await;
+                // One at a time: each answer may be a welcome of megabytes that waits to be read.
+                if let Ok(_permit) = joins.try_acquire() {
+                    let guest = join::Guest { key: link.key, underlay: link.underlay, place: None };
+                    join::serve(shared, &link.connection, guest, send, recv).await;
+                } else {
+                    StreamCode::Busy.refuse(&mut send, &mut recv);
+                }
             }
             Ok(Ok(Tag::Mesh | Tag::Moved)) => self.handle_bad("a second mesh stream".to_owned()).await,
             Ok(Err(StreamError::Tag(tag))) => self.handle_bad(format!("a stream of kind {tag}")).await,

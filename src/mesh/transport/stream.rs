@@ -105,6 +105,8 @@ pub(super) async fn read_tag(recv: &mut RecvStream) -> Result<Tag, StreamError> 
 pub(super) enum StreamCode {
     /// The service is not offered here.
     UnknownService = 1,
+    /// One of this kind is under way already.
+    Busy = 2,
 }
 
 impl StreamCode {

@@ -639,6 +639,7 @@ async fn a_registration_lists_the_tools_of_the_directory_record() {
         eligible: true,
         tools: vec![tool("files.list"), tool("backup")],
         services: Vec::new(),
+        name: None,
     }));
     let Some(FromNode::Register(register)) = client::register(&view, 7).msg else { panic!("no registration") };
     assert_eq!((register.node_id.as_str(), register.session_nonce), ("peer-2", 7));

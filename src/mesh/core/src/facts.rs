@@ -147,8 +147,8 @@ impl<'a> Facts<'a> {
     pub(crate) fn view(&self, online: &BTreeSet<PeerId>, now: Now) -> View {
         let (me, trust) = (self.me(), self.trust);
         let awaiting = &trust.membership().awaiting_reapproval;
-        let own = trust.member(&me).map(|member| &member.node_id);
-        let own = own.or_else(|| awaiting.get(&me).map(|awaiting| &awaiting.node_id));
+        let own = self.nodes.name(&me, trust);
+        let own = own.or_else(|| awaiting.get(&me).map(|awaiting| awaiting.node_id.clone()));
         let reapproval = |(peer, awaiting): (&PeerId, &AwaitingReapproval)| ReapprovalView {
             peer: *peer,
             key: awaiting.key,
@@ -159,7 +159,7 @@ impl<'a> Facts<'a> {
         };
         View {
             me,
-            node_id: own.map_or_else(|| NodeId::slug("revoked"), NodeId::clone),
+            node_id: own.unwrap_or_else(|| NodeId::slug("revoked")),
             mesh: trust.mesh(),
             mesh_name: trust.name().to_owned(),
             incarnation: self.logs.incarnation(),

@@ -91,6 +91,14 @@ impl Invites {
         Ok(())
     }
 
+    /// Takes all open ones back: this store may be older than their use.
+    pub(crate) fn void_all(&mut self, fx: &mut Effects<'_>) {
+        for (secret, row) in self.0.iter_mut().filter(|(_, row)| row.used_by.is_none() && !row.void) {
+            row.void = true;
+            fx.put(rows::invite(secret), row);
+        }
+    }
+
     /// All that are kept, by the hash of their secrets.
     pub(crate) fn all(&self) -> impl Iterator<Item = (&Hash, &InviteRow)> {
         self.0.iter()

@@ -299,14 +299,14 @@ impl Logs {
         if !admitted || (entry.entry.mesh != self.mesh && !is_genesis) || self.is_own(&author, incarnation) {
             return Ingest::Refused;
         }
-        if let Some(neighbour) = self.neighbours.get_mut(&from) {
-            let knows = neighbour.knows.entry((author, incarnation)).or_default();
-            *knows = (*knows).max(seq);
-        }
         let head = self.heads.get(&(author, incarnation)).copied();
         if head.is_none() && self.incarnations(&author).count() >= limits::INCARNATIONS_MAX {
             fx.fact(Fact::Warning("started too many incarnations; entries of the newest are not taken", author));
             return Ingest::Refused;
+        }
+        // Of logs that are not held here nothing is remembered: incarnations are easily made up.
+        if head.is_some() {
+            self.note_known(from, entry);
         }
         let held = head.map_or(0, |head| head.seq);
         let hash = head.map_or(Hash::ZERO, |head| head.hash);
@@ -329,10 +329,19 @@ impl Logs {
             return Ingest::Stopped;
         }
         self.hlc = self.hlc.max(entry.entry.hlc.min((fx.now.wall_ms + HLC_PUSH_MS) << 16));
+        self.note_known(from, entry);
         self.store(entry, fx);
         self.step_over_runs((author, incarnation), fx);
         self.relay(from, item, trust, fx);
         Ingest::New
+    }
+
+    /// Whoever sends an entry has it.
+    fn note_known(&mut self, peer: PeerId, entry: &SignedEntry) {
+        if let Some(neighbour) = self.neighbours.get_mut(&peer) {
+            let knows = neighbour.knows.entry((entry.author, entry.entry.incarnation)).or_default();
+            *knows = (*knows).max(entry.entry.seq);
+        }
     }
 
     /// Both stay: ours in the log, the other beside it. Its author, if it is honest, was restored or copied: it is

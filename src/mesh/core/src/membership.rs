@@ -43,7 +43,9 @@ pub(crate) fn approve(
     if after.len() > limits::KNOWN_CHANGES_MAX {
         return Err(Refusal::NeedsNewKey);
     }
-    let node_id = trust.free_name(node_id, &peer);
+    // A name is given once.
+    let wanted = known.map_or(node_id, |member| &member.node_id);
+    let node_id = trust.free_name(wanted, &peer, &facts.nodes.chosen_names(trust));
     change(key, ChangeKind::Approved { tier, node_id, after }, facts).map(Some)
 }
 

@@ -1,16 +1,18 @@
 //! Peers in their role of offering tools: the newest directory record of each, and if it is online.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 use std::sync::Arc;
 
 use crate::effects::Effects;
 use crate::entry::SignedEntry;
-use crate::ids::{Incarnation, PeerId};
+use crate::ids::{Incarnation, NodeId, PeerId};
 use crate::io::NodeView;
 use crate::limits;
-use crate::record::{Directory, ToolDecl};
+use crate::names::PREFIX_MIN;
+use crate::record::{Directory, Tier, ToolDecl};
 use crate::rows;
-use crate::trust::Trust;
+use crate::trust::{Member, Trust};
 
 #[derive(Debug, Clone, Copy, Default)]
 struct Presence {
@@ -103,14 +105,70 @@ impl Nodes {
         }
     }
 
+    /// Names of the members that have given themselves another than that of their approval, as they count.
+    ///
+    /// A wish never takes a name away under which somebody else is called: not the name of an approval, nor what peer
+    /// ids begin with. Of owners that want one name, the one of longer standing has it; between others it is nobody's.
+    /// Who does not get its wish is called as it was approved.
+    pub(crate) fn chosen_names(&self, trust: &Trust) -> BTreeMap<PeerId, NodeId> {
+        let members = &trust.membership().members;
+        let mut wishes: Vec<_> =
+            members.iter().filter_map(|(peer, member)| Some((member, peer, self.wish(peer, member)?))).collect();
+        if wishes.is_empty() {
+            return BTreeMap::new();
+        }
+        wishes.sort_by_key(|(member, peer, _)| (member.tier != Tier::Owner, member.named_hlc, **peer));
+        let mut taken: BTreeSet<&str> = members.values().map(|member| member.node_id.as_str()).collect();
+        let mut chosen: BTreeMap<&NodeId, (PeerId, Tier)> = BTreeMap::new();
+        for (member, peer, wish) in wishes {
+            if taken.insert(wish.as_str()) {
+                chosen.insert(wish, (*peer, member.tier));
+            } else if chosen.get(wish).is_some_and(|(_, tier)| *tier != Tier::Owner) {
+                chosen.remove(wish);
+            }
+        }
+        let ids: BTreeSet<String> = members.keys().map(PeerId::to_string).collect();
+        let is_id = |wish: &str| {
+            let next = ids.range::<str, _>((Bound::Included(wish), Bound::Unbounded)).next();
+            wish.len() >= PREFIX_MIN && next.is_some_and(|id| id.starts_with(wish))
+        };
+        let chosen = chosen.into_iter().filter(|(wish, _)| !is_id(wish.as_str()));
+        chosen.map(|(wish, (peer, _))| (peer, wish.clone())).collect()
+    }
+
+    /// Another name than that of its approval which a member has given itself since. What it wished before it left and
+    /// came back was another name's.
+    fn wish(&self, peer: &PeerId, member: &Member) -> Option<&NodeId> {
+        let (entry, directory) = self.directories.get(peer)?;
+        directory.name.as_ref().filter(|wish| **wish != member.node_id && entry.entry.hlc >= member.named_hlc)
+    }
+
+    /// Name of a member.
+    pub(crate) fn name(&self, peer: &PeerId, trust: &Trust) -> Option<NodeId> {
+        let member = trust.member(peer)?;
+        // Names that others have chosen matter only for one that has chosen too.
+        let chosen = self.wish(peer, member).and_then(|_| self.chosen_names(trust).remove(peer));
+        Some(chosen.unwrap_or_else(|| member.node_id.clone()))
+    }
+
+    /// The member of this name: of its approval, or one that it has given itself.
+    pub(crate) fn named(&self, name: &str, trust: &Trust) -> Option<PeerId> {
+        let members = &trust.membership().members;
+        let approved = members.iter().find(|(_, member)| member.node_id.as_str() == name).map(|(peer, _)| *peer);
+        approved.or_else(|| {
+            self.chosen_names(trust).into_iter().find(|(_, chosen)| chosen.as_str() == name).map(|(peer, _)| peer)
+        })
+    }
+
     /// All members as nodes.
     pub(crate) fn view(&self, online: &BTreeSet<PeerId>, trust: &Trust) -> Vec<NodeView> {
         let members = trust.membership().members.iter();
+        let mut chosen = self.chosen_names(trust);
         members
             .map(|(peer, member)| NodeView {
                 peer: *peer,
                 key: member.key,
-                node_id: member.node_id.clone(),
+                node_id: chosen.remove(peer).unwrap_or_else(|| member.node_id.clone()),
                 tier: member.tier,
                 approved_by: member.by,
                 since_ms: member.since_ms,

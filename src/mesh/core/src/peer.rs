@@ -241,6 +241,7 @@ impl Peer {
                 // What the former incarnation had begun, it may have ended: nothing of that is ours to tell.
                 fx.put(rows::claim_floor(), &floor);
                 peer.executor.forget_started(fx);
+                peer.invites.void_all(fx);
             }
             peer.book.close_calls_of_former_incarnations(incarnation, fx);
             fx.sync = true;

@@ -115,6 +115,9 @@ pub struct Directory {
     /// Services that it serves over a link, by number; see `docs/protocol.md`, Frames. Nobody opens a stream of
     /// another.
     pub services: Vec<u16>,
+    /// Name that it has given itself since it was approved; `None` = that of its approval.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<NodeId>,
 }
 
 /// Bytes named by their hash: inline when small, else fetched from whoever has them.

@@ -34,7 +34,9 @@ pub(crate) struct Member {
     pub(crate) by: Option<PeerId>,
     /// Wall time of that approval by its author's clock.
     pub(crate) since_ms: u64,
-    /// That approval; of the founder the genesis. What it signs about members rests on it.
+    /// Clock of the first approval in force that gave it this name; 0: the founder.
+    pub(crate) named_hlc: u64,
+    /// The approval by which it belongs; of the founder the genesis. What it signs about members rests on it.
     pub(crate) grant: Hash,
 }
 
@@ -463,10 +465,12 @@ impl Trust {
     // --- What a new change says ---------------------------------------------------------------------------------------
 
     /// A name nobody has: the wanted one, or `wanted-2`, …
-    pub(crate) fn free_name(&self, wanted: &NodeId, of: &PeerId) -> NodeId {
+    /// `chosen`: names that members have given themselves.
+    pub(crate) fn free_name(&self, wanted: &NodeId, of: &PeerId, chosen: &BTreeMap<PeerId, NodeId>) -> NodeId {
         let taken: BTreeSet<&NodeId> =
             self.membership.members.iter().filter(|(peer, _)| *peer != of).map(|(_, m)| &m.node_id).collect();
-        derivation::free(wanted, 2, |name| taken.contains(name)).0
+        let others: BTreeSet<&NodeId> = chosen.iter().filter(|(peer, _)| *peer != of).map(|(_, name)| name).collect();
+        derivation::free(wanted, 2, |name| taken.contains(name) || others.contains(name)).0
     }
 
     /// The newest changes about `peer` that count, of each log one: a new change is later than those.

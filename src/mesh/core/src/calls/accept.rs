@@ -50,7 +50,7 @@ pub(crate) fn accept(new: NewCall, book: &Book, facts: &Facts<'_>, fx: &Effects<
         let same = known.fingerprint == request_fingerprint(&target, new.tool.as_str(), &new.arguments);
         return if same { Ok(Accepted::Known(known.id)) } else { Err(Refusal::KeyReused(known.id)) };
     }
-    let node_id = facts.trust.member(&target).map(|member| member.node_id.clone());
+    let node_id = facts.nodes.name(&target, facts.trust);
     let Some(node_id) = node_id else { return Err(Refusal::UnknownNode(new.node)) };
     let Some(decl) = facts.nodes.declared(&target, new.tool.as_str()) else {
         return Err(Refusal::UnknownTool { node: node_id, tool: new.tool });
@@ -130,8 +130,9 @@ fn resolve(node: &str, tool: &ToolName, book: &Book, facts: &Facts<'_>) -> Resul
             .ok_or_else(|| Refusal::UnknownNode(format!("any (no device of an owner offers `{tool}`)")));
     }
     // Names first, and the id read once: writing out every member's id would cost more than all the rest of a call.
-    let by_name = members.iter().find(|(_, member)| member.node_id.as_str() == node).map(|(peer, _)| *peer);
-    by_name
+    facts
+        .nodes
+        .named(node, facts.trust)
         .or_else(|| node.parse().ok().filter(|peer| members.contains_key(peer)))
         .ok_or_else(|| Refusal::UnknownNode(limits::cut(node, 80).to_owned()))
 }

@@ -433,6 +433,7 @@ impl Peer {
         fx.put(rows::claim_floor(), &floor);
         self.election.raise_floor(floor, fx);
         self.start_incarnation(fx);
+        self.invites.void_all(fx);
         self.incarnations.read_reissue(&me, &self.logs, fx);
         fx.fact(Fact::Warning("was restored to an older state, or copied; calls that it may have run do not run", me));
         self.logs.ask_all(fx);

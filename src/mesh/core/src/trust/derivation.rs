@@ -109,7 +109,7 @@ pub(super) fn membership(graph: &Graph<'_>, genesis: &SignedEntry, rules: Protoc
     if by_genesis && let Some((_, body)) = genesis_of(genesis) {
         let (key, grant) = (genesis.entry.author, genesis.hash);
         let node_id = body.node_id;
-        let member = Member { key, tier: Tier::Owner, node_id, depth: 0, by: None, since_ms: 0, grant };
+        let member = Member { key, tier: Tier::Owner, node_id, depth: 0, by: None, since_ms: 0, named_hlc: 0, grant };
         ordered.push((0, founder, member));
     }
     let mut derived = Membership::default();
@@ -130,6 +130,7 @@ pub(super) fn membership(graph: &Graph<'_>, genesis: &SignedEntry, rules: Protoc
                 depth: node.depth.saturating_add(1),
                 by: Some(entry.author),
                 since_ms: entry.entry.hlc >> 16,
+                named_hlc: since,
                 grant: entry.hash,
             };
             ordered.push((since, *peer, member));

@@ -6,9 +6,9 @@ use mesh_core::frame::{EntryItem, Frame};
 use mesh_core::ids::{Hash, Incarnation, PeerId, PublicKey};
 use mesh_core::io::{CallState, Command, Fact, Input, Refusal, Reply};
 use mesh_core::peer::should_switch;
-use mesh_core::record::{ChangeKind, Ending, MembershipChange, Tier};
+use mesh_core::record::{ChangeKind, Directory, Ending, MembershipChange, Tier};
 
-use mesh_core::test_kit::{Author, Net, id, key};
+use mesh_core::test_kit::{Author, Net, id, key, offers};
 
 use crate::call;
 
@@ -424,4 +424,82 @@ fn s24_a_former_owner_makes_nobody_claim_again_and_again() {
     let after = net.peer(leader).view().fence.counter;
     assert!(after <= before + 1_001, "{before} {after}: a member that may have followed it is believed once");
     assert_eq!(net.leader(), Some(leader));
+}
+
+fn node_names(net: &Net, at: usize) -> Vec<String> {
+    let view = net.peer(at).view();
+    (0..4).filter_map(|n| Some(view.by_peer(&id(n))?.node_id.to_string())).collect()
+}
+
+fn rename(net: &mut Net, n: usize, name: &str) {
+    let directory = Directory { name: Some(name.parse().unwrap()), ..offers(Vec::new()) };
+    assert_eq!(net.command(n, Command::SetDirectory(directory)), Reply::Noted);
+    net.pass(1_000);
+}
+
+#[test]
+fn b11_a_device_renames_itself_and_names_stay_unique() {
+    let mut net = Net::of(3);
+    let before = node_names(&net, 0);
+    let standing = |net: &Net, n| (net.peer(0).view().by_peer(&id(n)).unwrap().since_ms, id(n));
+    let (first, second) = if standing(&net, 1) < standing(&net, 2) { (1, 2) } else { (2, 1) };
+    let named = |n: usize, name: &str| {
+        let mut names = before.clone();
+        names[n] = name.to_owned();
+        names
+    };
+    rename(&mut net, first, "loft");
+    for at in 0..3 {
+        assert_eq!(node_names(&net, at), named(first, "loft"));
+    }
+    assert_eq!(net.peer(first).view().node_id.as_str(), "loft");
+    // Neither the name that another owner has chosen, nor one that an approval has given, be it in use or not.
+    for name in ["loft", &before[0], &before[first], &id(0).to_string()[..7], &id(1).to_string()] {
+        rename(&mut net, second, name);
+        assert_eq!(node_names(&net, 0), named(first, "loft"), "{name}");
+    }
+    // Its own name of old is free for itself, and the other has what it wants once nobody else does.
+    rename(&mut net, second, "loft");
+    rename(&mut net, first, &before[first]);
+    assert_eq!(node_names(&net, 2), named(second, "loft"));
+    // Who comes later does not get a name that is in use.
+    assert!(matches!(net.approve(0, 3, "loft", Tier::Shared), Reply::Approved(_)));
+    let view = net.peer(0).view();
+    assert_eq!(view.by_peer(&id(3)).unwrap().node_id.as_str(), "loft-2");
+}
+
+#[test]
+fn b11_who_comes_back_is_called_as_it_was_approved() {
+    let mut net = Net::of(3);
+    rename(&mut net, 1, "loft");
+    // Another tier costs no name.
+    assert!(matches!(net.approve(0, 1, "x", Tier::Shared), Reply::Approved(_)));
+    net.pass(1_000);
+    assert_eq!(node_names(&net, 0)[1], "loft");
+    net.revoke(0, 1);
+    net.pass(1_000);
+    assert!(matches!(net.approve(0, 1, "porch", Tier::Shared), Reply::Approved(_)));
+    assert_eq!(node_names(&net, 0)[1], "porch", "although its last record is of before");
+}
+
+#[test]
+fn k4_nobody_takes_the_name_that_another_has_chosen() {
+    let mut net = Net::of(4);
+    let before = node_names(&net, 0);
+    for n in [1, 2] {
+        assert!(matches!(net.approve(0, n, &before[n], Tier::Shared), Reply::Approved(_)));
+    }
+    net.pass(1_000);
+    // An owner's wish counts although the other is a member for longer; between those who are none it is nobody's.
+    rename(&mut net, 3, "loft");
+    rename(&mut net, 1, "loft");
+    assert_eq!(node_names(&net, 0), [before[0].as_str(), &before[1], &before[2], "loft"]);
+    rename(&mut net, 2, "cellar");
+    assert_eq!(node_names(&net, 0)[2], "cellar");
+    rename(&mut net, 1, "cellar");
+    for at in 0..4 {
+        assert_eq!(node_names(&net, at), [before[0].as_str(), &before[1], &before[2], "loft"]);
+    }
+    let unknown = net.command(0, Command::Call(mesh_core::test_kit::call("cellar", "echo")));
+    assert!(matches!(unknown, Reply::Refused(Refusal::UnknownNode(_))), "{unknown:?}");
 }

@@ -1,10 +1,11 @@
 //! A device whose disk was put back to an older state, or copied.
 
 use mesh_core::entry::Place;
-use mesh_core::io::{CallState, Fact, Halt, Input, Space};
-use mesh_core::record::Ending;
+use mesh_core::ids::Hash;
+use mesh_core::io::{CallState, Command, Fact, Halt, Input, Refusal, Reply, Space};
+use mesh_core::record::{Ending, Tier};
 use mesh_core::rows;
-use mesh_core::test_kit::{Net, done, id};
+use mesh_core::test_kit::{Net, done, id, key};
 
 use crate::revoked::{by_hand, settled};
 use crate::{call, of_unknown_kind, once};
@@ -225,6 +226,26 @@ fn a_restored_peer_runs_nothing_of_its_former_incarnation_and_gets_its_own_entri
     assert_eq!(invoked(&net), [ran], "neither again nor anew");
     let new = net.ask(0, once(target));
     assert_eq!(invoked(&net), [ran, new], "its new incarnation is like any other");
+}
+
+/// A code that may have let somebody in since.
+#[test]
+fn codes_of_a_store_that_was_restored_let_nobody_in() {
+    for noticed in [true, false] {
+        let mut net = Net::of(2);
+        let secret = Hash([1; 32]);
+        let invite = Command::Invite { secret, tier: Tier::Owner, ttl_ms: 3_600_000 };
+        assert_eq!(net.command(0, invite), Reply::Invited);
+        let backup = net.backup(0);
+        let redeem = |n| Command::Redeem { secret, key: key(n), node_id: "guest".parse().unwrap() };
+        assert!(matches!(net.command(0, redeem(7)), Reply::Approved(_)));
+        net.pass(1_000);
+        net.restore(0, &backup, noticed);
+        net.join_all();
+        net.pass(5_000);
+        let answer = net.command(0, redeem(8));
+        assert!(matches!(answer, Reply::Refused(Refusal::InviteVoid)), "noticed {noticed}: {answer:?}");
+    }
 }
 
 #[test]

@@ -299,8 +299,7 @@ fn s14_calls_that_never_run_are_within_their_origins_budget_too() {
     let me = honest.id();
     // Denied, cancelled and expired.
     for counter in 1..=60 {
-        let tool = if counter % 2 == 0 { "gone" } else { "append" };
-        let call = Header { ttl_ms: 10, ..test_kit::header(&liar.id(), counter, me, tool) };
+        let call = Header { ttl_ms: 10, ..test_kit::header(&liar.id(), counter, me, "gone") };
         let entry = liar.says(Kind::CALL, encode(&call));
         let item = EntryItem { entry, left_ms: Some(u64::from(counter % 3 > 0) * 10) };
         honest.hears(&liar, Frame::Entries { entries: vec![item], more: false });

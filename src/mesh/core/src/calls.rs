@@ -868,6 +868,8 @@ impl Book {
 
     /// A call of others whose ending nobody will tell here any more: what would have told it may be gone from their logs.
     fn forget(&mut self, id: &ReqId, fx: &mut Effects<'_>) {
+        let Some(target) = self.open.get(id).map(|open| open.record.header.target) else { return };
+        self.unsend(id, &target);
         self.stop_waiting(id);
         let Some(open) = self.open.remove(id) else { return };
         self.agenda.remove(&(open.look_at, *id));

@@ -304,7 +304,7 @@ impl Spending {
         let budget = budget_of(&self.budgets, &author, account.as_owner, trust);
         let counted = account.counted(&budget, self.period_ms, fx.now.mono_ms);
         let live = entry.entry.hlc >> 16 >= fx.now.wall_ms.saturating_sub(HOUR_MS);
-        let by_owner = trust.is_owner(&charge.payer.unwrap_or(author));
+        let by_owner = author == fx.me || trust.is_owner(&charge.payer.unwrap_or(author));
         let returns = counted != account.held;
         let over = if self.disk.admits(entry.entry.kind, by_owner) || !fx.enforces(ProtocolRule::DiskFloor) {
             over(account, counted, entry, charge, live, &budget, fx.now)

@@ -73,7 +73,7 @@ const fn about(mutant: ProtocolRule) -> (Kind, &'static str) {
         ProtocolRule::Reissued => (Safety, "reattestation.rs `read`"),
         ProtocolRule::ExpiryMargin => (Safety, "calls.rs `handle_timeout`"),
         ProtocolRule::QueueLimit | ProtocolRule::OpenShare => (Safety, "calls.rs `defers`"),
-        ProtocolRule::PlaceShare => (Safety, "executor.rs `may_wait`, `may_run`, calls/queue.rs `has_credit`"),
+        ProtocolRule::PlaceShare => (Safety, "executor.rs `may_wait`, `may_run`, calls/sessions.rs `has_credit`"),
         ProtocolRule::AnyIsOwners => (Safety, "policy/tiers.rs `may_be_chosen`"),
         ProtocolRule::EndingBudget => (Safety, "executor.rs `may_end`"),
         ProtocolRule::ClosedBudget => (Safety, "calls/closed.rs `handle_timeout`"),

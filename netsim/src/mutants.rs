@@ -79,7 +79,8 @@ const fn about(mutant: ProtocolRule) -> (Kind, &'static str) {
         ProtocolRule::ClosedBudget => (Safety, "calls/closed.rs `handle_timeout`"),
         ProtocolRule::FreedBySteps => (Safety, "spending.rs `release`"),
         ProtocolRule::DiskFloor => (Safety, "spending.rs `takes`"),
-        ProtocolRule::LogBudget => (Safety, "budget.rs `takes`"),
+        ProtocolRule::LogBudget => (Safety, "spending.rs `takes`"),
+        ProtocolRule::FormerOwnerBudget => (Safety, "spending.rs `budget_of`"),
         ProtocolRule::RevocationWins => (Safety, "trust/derivation.rs `deciding`"),
         ProtocolRule::CutoffVoids
         | ProtocolRule::DemotionEndsAuthority

@@ -79,6 +79,8 @@ pub enum ProtocolRule {
     RunningLimit,
     /// The log of an author that is over its budget stops.
     LogBudget,
+    /// Who was an owner is held to what it wrote as one, and a guest's budget.
+    FormerOwnerBudget,
     /// Ending a call costs its origin a place in its budget, also if it never ran.
     EndingBudget,
     /// Of an origin that is over its budget the calls that are over go, the oldest first.
@@ -207,6 +209,7 @@ impl ProtocolRule {
         Self::QueueLimit,
         Self::RunningLimit,
         Self::LogBudget,
+        Self::FormerOwnerBudget,
         Self::EndingBudget,
         Self::ClosedBudget,
         Self::FreedBySteps,

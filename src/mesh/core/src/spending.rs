@@ -31,6 +31,9 @@ fn budget_of(budgets: &Budgets, peer: &PeerId, as_owner: BudgetRow, trust: &Trus
     if trust.is_owner(peer) || !trust.was_owner(peer) {
         return budget;
     }
+    if !trust.enforces(ProtocolRule::FormerOwnerBudget) {
+        return Budget { log: budgets.owner.log, answers: budgets.owner.answers, ..budget };
+    }
     let former = |owner: Amount, as_owner: Amount, guest: Amount| Amount {
         entries: (owner.entries / FORMER_OWNER_PART).max(as_owner.entries).saturating_add(guest.entries),
         bytes: (owner.bytes / FORMER_OWNER_PART).max(as_owner.bytes).saturating_add(guest.bytes),

@@ -1,8 +1,10 @@
 //! One that fills: its log stops here, what it holds of the book is its share, and nobody else is kept out.
 
+#[cfg(feature = "mutants")]
+pub(super) mod left_out;
+
 use mesh_core::audience::Audience;
 use mesh_core::budget::{Amount, Budget, OverBudget};
-use mesh_core::config::Config;
 use mesh_core::frame::EntryItem;
 use mesh_core::record::{TruncatedRun, Truncation};
 
@@ -11,7 +13,7 @@ use super::*;
 /// An honest peer whose budgets are small.
 fn small(change: impl FnOnce(&mut Budget)) -> Honest {
     let mut honest = Honest::new();
-    let mut config = Config::default();
+    let mut config = config();
     change(&mut config.budgets.guest);
     honest.machine.config = config;
     honest.crash();
@@ -440,7 +442,7 @@ fn s05_calls_that_are_over_stay_within_their_origins_budget() {
 #[test]
 fn s05_what_a_truncation_frees_is_not_filled_again_at_once() {
     let mut honest = Honest::new();
-    let mut config = Config { keep_entries_ms: 20_000, ..Config::default() };
+    let mut config = Config { keep_entries_ms: 20_000, ..config() };
     config.budgets.guest.log = few(10);
     honest.machine.config = config;
     honest.crash();
@@ -471,7 +473,7 @@ fn s05_what_a_truncation_frees_is_not_filled_again_at_once() {
 #[test]
 fn k2_a_lowered_owner_keeps_what_it_had_and_gets_a_guests_share() {
     let mut honest = Honest::new();
-    let mut config = Config::default();
+    let mut config = config();
     config.budgets.guest.log = few(10);
     config.budgets.owner.log = few(80);
     honest.machine.config = config;

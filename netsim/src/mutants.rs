@@ -73,8 +73,14 @@ const fn about(mutant: ProtocolRule) -> (Kind, &'static str) {
         ProtocolRule::Reissued => (Safety, "reattestation.rs `read`"),
         ProtocolRule::ExpiryMargin => (Safety, "calls.rs `handle_timeout`"),
         ProtocolRule::QueueLimit | ProtocolRule::OpenShare => (Safety, "calls.rs `defers`"),
+        ProtocolRule::PlaceShare => (Safety, "executor.rs `may_wait`, `may_run`, calls/sessions.rs `has_credit`"),
         ProtocolRule::AnyIsOwners => (Safety, "policy/tiers.rs `may_be_chosen`"),
-        ProtocolRule::LogBudget => (Safety, "budget.rs `takes`"),
+        ProtocolRule::EndingBudget => (Safety, "executor.rs `may_end`"),
+        ProtocolRule::ClosedBudget => (Safety, "calls/closed.rs `handle_timeout`"),
+        ProtocolRule::FreedBySteps => (Safety, "spending.rs `release`"),
+        ProtocolRule::DiskFloor => (Safety, "spending.rs `takes`"),
+        ProtocolRule::LogBudget => (Safety, "spending.rs `takes`"),
+        ProtocolRule::FormerOwnerBudget => (Safety, "spending.rs `budget_of`"),
         ProtocolRule::RevocationWins => (Safety, "trust/derivation.rs `deciding`"),
         ProtocolRule::CutoffVoids
         | ProtocolRule::DemotionEndsAuthority

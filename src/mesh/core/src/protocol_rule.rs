@@ -79,8 +79,20 @@ pub enum ProtocolRule {
     RunningLimit,
     /// The log of an author that is over its budget stops.
     LogBudget,
+    /// Who was an owner is held to what it wrote as one, and a guest's budget.
+    FormerOwnerBudget,
+    /// Ending a call costs its origin a place in its budget, also if it never ran.
+    EndingBudget,
+    /// Of an origin that is over its budget the calls that are over go, the oldest first.
+    ClosedBudget,
+    /// What a truncation frees comes back to its author steadily.
+    FreedBySteps,
+    /// What others write does not fill the disk.
+    DiskFloor,
     /// An origin has a share of the book.
     OpenShare,
+    /// An origin has a share of a target's places, and takes none while its arguments are away.
+    PlaceShare,
     /// A call that names no device goes to an owner's.
     AnyIsOwners,
     /// A revocation wins over an approval that did not know it.
@@ -197,7 +209,13 @@ impl ProtocolRule {
         Self::QueueLimit,
         Self::RunningLimit,
         Self::LogBudget,
+        Self::FormerOwnerBudget,
+        Self::EndingBudget,
+        Self::ClosedBudget,
+        Self::FreedBySteps,
+        Self::DiskFloor,
         Self::OpenShare,
+        Self::PlaceShare,
         Self::AnyIsOwners,
         Self::RevocationWins,
         Self::CutoffVoids,

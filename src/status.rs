@@ -296,7 +296,7 @@ impl From<MeshError> for OpError {
                 .hint("the newest outputs are kept, 256 MiB of them; call again, or fetch it sooner"),
             MeshError::ResultAway { node, received, len } => {
                 let away = Self::new(ErrorCode::ResultAway, detail)
-                    .with("node", json!(node.as_str()))
+                    .with("node", json!(node))
                     .with("received_bytes", received.unwrap_or_default())
                     .with("output_bytes", len);
                 if received.is_some() {

@@ -37,7 +37,7 @@ mod warnings;
 
 pub use adapters::{Adapters, GatewayLink, NodeLinks, ToolRuns};
 pub use boot::{Booted, Parts, boot, judge};
-pub use call_queries::{CallCursor, CallFilter, CallPage, CallStateFilter};
+pub use call_queries::{CallCursor, CallFilter, CallPage, CallStateFilter, ForNode};
 pub use error::{FatalError, JoinError, MeshError};
 pub use events::{EVENTS_KEPT, Event, EventKind, EventLog};
 pub use handle::{MeshHandle, ResultBody};

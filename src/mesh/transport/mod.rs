@@ -8,6 +8,7 @@
 mod accept;
 mod address;
 mod blob;
+mod bucket;
 mod dial;
 mod dial_plan;
 mod event;

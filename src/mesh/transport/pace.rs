@@ -5,34 +5,29 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
+use super::bucket::{Bucket, Flow};
+
 /// Bytes in a second. A log of a guest that is as long as it may be comes within about a minute.
 const BYTES_PER_S: u64 = 2 * 1024 * 1024;
 /// Bytes that come at once after a pause: a frame as large as it may be, or a thousand small ones.
 const AHEAD_BYTES: u64 = 1024 * 1024;
+const FLOW: Flow = Flow { units: BYTES_PER_S, within: Duration::from_secs(1), ahead: AHEAD_BYTES };
 /// What the smallest frame counts as: 2,000 of them in a second, a call being about ten.
 const FRAME_BYTES_MIN: u64 = 1024;
 
 /// The pace of one link.
 #[derive(Debug)]
-pub(super) struct Pace {
-    /// Bytes that were read and not yet paid for by time.
-    level: u64,
-    at: Instant,
-}
+pub(super) struct Pace(Bucket);
 
 impl Pace {
     /// One after a long pause.
     pub(super) fn new() -> Self {
-        Self { level: 0, at: Instant::now() }
+        Self(Bucket::new(Instant::now()))
     }
 
     /// Counts a frame of so many bytes. Answers how long to wait before it is looked at.
     fn take(&mut self, bytes: usize, now: Instant) -> Duration {
-        let passed = u64::try_from(now.saturating_duration_since(self.at).as_micros()).unwrap_or(u64::MAX);
-        self.at = now;
-        self.level = self.level.saturating_sub(passed.saturating_mul(BYTES_PER_S) / 1_000_000);
-        self.level = self.level.saturating_add((bytes as u64).max(FRAME_BYTES_MIN));
-        Duration::from_micros(self.level.saturating_sub(AHEAD_BYTES).saturating_mul(1_000_000) / BYTES_PER_S)
+        self.0.add(&FLOW, (bytes as u64).max(FRAME_BYTES_MIN), now)
     }
 
     /// Waits until a frame of so many bytes may be looked at.
@@ -50,8 +45,7 @@ mod tests {
 
     #[test]
     fn s31_what_is_ahead_is_free_and_the_rest_takes_its_time() {
-        let mut pace = Pace::new();
-        let began = pace.at;
+        let (mut pace, began) = (Pace::new(), Instant::now());
         assert_eq!(pace.take(AHEAD_BYTES as usize, began), Duration::ZERO);
         assert_eq!(pace.take(BYTES_PER_S as usize, began), Duration::from_secs(1));
         // Whoever waited for it goes on at the pace.

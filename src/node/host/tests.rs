@@ -42,7 +42,7 @@ fn invocation(counter: u64, tool: &str, timeout_ms: u64, arguments: Payload) -> 
     let header = Header {
         id,
         target: origin(),
-        node_id: "nas".parse().unwrap(),
+        node_id: "whatever-its-origin-wrote".parse().unwrap(),
         tool: tool.parse().unwrap(),
         arguments,
         effect: Effect::Once,
@@ -54,7 +54,7 @@ fn invocation(counter: u64, tool: &str, timeout_ms: u64, arguments: Payload) -> 
         needs_approval: false,
         target_incarnation: None,
     };
-    Invocation { id, attempt: 1, header: Arc::new(header), origin: origin() }
+    Invocation { id, attempt: 1, header: Arc::new(header), origin: origin(), node_id: "nas".parse().unwrap() }
 }
 
 impl Bench {

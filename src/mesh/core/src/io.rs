@@ -497,10 +497,12 @@ pub struct Invocation {
     pub id: ReqId,
     /// Which attempt.
     pub attempt: Attempt,
-    /// The call.
+    /// The call. Its name of the device is the origin's word.
     pub header: Arc<Header>,
     /// Its origin.
     pub origin: PeerId,
+    /// The name of this device.
+    pub node_id: NodeId,
 }
 
 /// Something that happened, for the event stream, the logs and the shell.

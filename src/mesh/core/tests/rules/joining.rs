@@ -188,6 +188,33 @@ fn s16_an_invite_is_used_up_only_by_whoever_it_lets_in() {
 }
 
 #[test]
+fn b11_an_invite_gives_the_name_that_is_asked_for_also_where_a_leave_was_not_heard() {
+    let mut founder = Desk::founder(Symbolic::new(0), NOW);
+    founder.pass(5_000);
+    let key = newcomer().public_key();
+    let mut redeem = |n: u8, name: &str| {
+        let secret = Hash::of(&[n]);
+        assert_eq!(founder.ask(Command::Invite { secret, tier: Tier::Shared, ttl_ms: 60_000 }), Reply::Invited);
+        let reply = founder.ask(Command::Redeem { secret, key, node_id: name.parse().unwrap() });
+        let Reply::Approved(welcome) = reply else { panic!("{reply:?}") };
+        let view = founder.peer().view();
+        assert_eq!(view.by_peer(&key.peer_id()).map(|node| &node.node_id), Some(&welcome.node_id));
+        (welcome.node_id.to_string(), welcome.trust.len())
+    };
+    assert_eq!(redeem(1, "cellar").0, "cellar");
+    // It left since, which nobody here has heard, and comes back as another.
+    let (name, changes) = redeem(2, "porch");
+    assert_eq!(name, "porch");
+    // Who asks for the name that it has needs nothing new, and a name that another has is not taken away.
+    assert_eq!(redeem(3, "porch"), ("porch".to_owned(), changes));
+    assert_eq!(redeem(4, "attic").0, "attic-2");
+    // An approval by a person does not rename a member.
+    let renamed = Command::Approve { key, node_id: "shed".parse().unwrap(), tier: Tier::Owner };
+    let Reply::Approved(welcome) = founder.ask(renamed) else { panic!() };
+    assert_eq!(welcome.node_id.as_str(), "attic-2");
+}
+
+#[test]
 fn l02_an_invite_that_was_taken_back_lets_nobody_in() {
     let mut founder = Desk::founder(Symbolic::new(0), NOW);
     founder.pass(5_000);

@@ -96,6 +96,16 @@ pub enum ProtocolRule {
     NothingOlder,
     /// A former owner's claims prove no epoch that was not known when it was one.
     FenceOfFormerOwner,
+    /// A set of membership changes has room for so many bytes.
+    ChangesHaveRoom,
+    /// That room is shared along the approvals that the changes rest on.
+    RoomIsShared,
+    /// Of somebody who was never let in, what does not rest on the genesis is not kept.
+    StrangersUnheard,
+    /// What would end the authority of somebody who was never let in counts for nothing.
+    LimitsOfMembers,
+    /// Changes that contradict each other are needed, whichever of them counts.
+    ContradictionsKept,
     /// Silence makes a follower ask its neighbours.
     Query,
     /// After the link to the gateway went down, there is time for two rounds of asking.
@@ -205,6 +215,11 @@ impl ProtocolRule {
         Self::UnseenIsVoid,
         Self::NothingOlder,
         Self::FenceOfFormerOwner,
+        Self::ChangesHaveRoom,
+        Self::RoomIsShared,
+        Self::StrangersUnheard,
+        Self::LimitsOfMembers,
+        Self::ContradictionsKept,
         Self::Query,
         Self::LinkDownGrace,
         Self::Forward,

@@ -154,9 +154,10 @@ fn one_owner_fills_the_room_of_all(config: &Config) -> Result<(), &'static str> 
     let (grant, large) = (honest.grant_of(&floods), limits::CHANGES_NAMED_MAX as u64);
     let stands: Vec<Hash> = (0..large).map(|n| Hash::of(&n.to_be_bytes())).collect();
     // What no large one fits into any more is filled with small ones.
-    let (each, small) = (large * 32, [].as_slice());
-    let sizes = (0..limits::CHANGES_BYTES_MAX / each).map(|_| stands.as_slice());
-    for (n, stands) in (0..).zip(sizes.chain((0..=each / CHANGE_BYTES).map(|_| small))) {
+    let each = large * 32;
+    let count = limits::CHANGES_BYTES_MAX / each;
+    for n in 0..=count + each / CHANGE_BYTES {
+        let stands: &[Hash] = if n < count { &stands } else { &[] };
         let flood = change(&mut floods, grant, stands, key(1_000 + n), approves());
         honest.hears(&floods.id(), flood);
         honest.0.pass(200);

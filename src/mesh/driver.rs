@@ -180,11 +180,21 @@ impl Driver {
         for output in out {
             match output {
                 Output::Send(peer, frame) => self.send(peer, frame),
-                Output::Commit(txn, batch) => self.store.commit(txn, batch),
+                Output::Commit(txn, batch) => {
+                    if self.machine.note_written(&batch) {
+                        self.look_at_disk();
+                    }
+                    self.store.commit(txn, batch);
+                }
                 // A read that fails is not answered: the store's writer reports the failure, and the process ends.
                 Output::ReadLog { reader, ranges } => {
                     if let Ok((entries, more)) = log_reader::read(self.store.as_ref(), &ranges) {
                         self.inbox.own.push_back(Input::LogRead { reader, entries, more });
+                    }
+                }
+                Output::ReadClosed { first, last } => {
+                    if let Ok((calls, more)) = log_reader::read_closed(self.store.as_ref(), &first, &last) {
+                        self.inbox.own.push_back(Input::ClosedRead { calls, more });
                     }
                 }
                 Output::Invoke(invocation) => {

@@ -308,7 +308,7 @@ impl Trust {
         let roots = self.roots(&record);
         let is_new = self.member(&subject).is_none() && !self.unjudged.subjects.contains(&subject);
         let belong = self.membership.members.len() + self.unjudged.newcomers;
-        if (!roots && !self.is_heard(&record.entry.author))
+        if (!roots && !self.may_count(&record.entry.author))
             || self.unjudged.bytes.saturating_add(room) > limits::CHANGES_UNJUDGED_BYTES_MAX
             || (roots && is_new && record.tier().is_some() && belong >= limits::PEERS_MAX)
         {
@@ -332,10 +332,10 @@ impl Trust {
     }
 
     /// True if anyone who rests on the genesis ever let this peer in: what it says may come to count.
-    fn is_heard(&self, peer: &PeerId) -> bool {
+    fn may_count(&self, peer: &PeerId) -> bool {
         *peer == self.genesis.author
             || self.approved.contains(peer)
-            || !self.enforces(ProtocolRule::StrangersUnheard)
+            || !self.enforces(ProtocolRule::StrangersUnkept)
     }
 
     /// Number of changes in the set.

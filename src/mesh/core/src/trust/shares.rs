@@ -78,7 +78,7 @@ impl Shares {
         let entry = &node.record.entry;
         let rests = if node.depth == u32::MAX { None } else { self.index.get(&node.record.change.grant) };
         let group = rests.or_else(|| self.of.get(&entry.author)).copied();
-        let stranger = || (!self.rules.enforces(ProtocolRule::StrangersUnheard)).then_some(0);
+        let stranger = || (!self.rules.enforces(ProtocolRule::StrangersUnkept)).then_some(0);
         let Some(group) = group.or_else(stranger).map(|group| self.sharing(group)) else { return false };
         let order = (entry.author, entry.entry.incarnation, entry.entry.seq, entry.hash);
         self.words.push(Word { group, bytes: room_of(entry.len()), order, hash: entry.hash });

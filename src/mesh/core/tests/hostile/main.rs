@@ -8,6 +8,7 @@ mod truncation;
 
 use std::ops::{Deref, DerefMut};
 
+use mesh_core::config::Config;
 use mesh_core::crypto::{Signer as _, Symbolic};
 use mesh_core::entry::{Entry, Kind, SignedEntry, encode};
 use mesh_core::epoch::{Claim, Epoch};
@@ -15,6 +16,7 @@ use mesh_core::frame::{Answer, AnswerKind, Beacon, Dispatch, Frame, Phase};
 use mesh_core::ids::{Hash, Incarnation, MeshId, PeerId, ReqId};
 use mesh_core::io::{CallState, Command, Fact, Input, NewCall, Now, Output, Refusal, Reply, Space};
 use mesh_core::limits;
+use mesh_core::protocol_rule::ProtocolRules;
 use mesh_core::record::{
     CancelRequest, ChangeKind, Directory, Effect, Ending, Header, MembershipChange, Outcome, Payload, Tier, ToolDecl,
 };
@@ -22,6 +24,15 @@ use mesh_core::rows;
 use mesh_core::test_kit::{self, Author, Desk, offers, outcome, pushed, tool};
 
 const YEAR_MS: u64 = 365 * 24 * 3600 * 1000;
+
+/// What honest peers are set to.
+fn config() -> Config {
+    #[cfg(feature = "mutants")]
+    let rules = budgets::left_out::LEFT_OUT.get().map(ProtocolRules::all_but).unwrap_or_default();
+    #[cfg(not(feature = "mutants"))]
+    let rules = ProtocolRules::default();
+    Config { rules, ..Config::default() }
+}
 
 /// An honest peer that founded the mesh and leads it.
 struct Honest(Desk);
@@ -44,6 +55,10 @@ impl Honest {
     fn new() -> Self {
         let now = Now { mono_ms: 1_000_000, wall_ms: 1_800_000_000_000 };
         let mut honest = Self(Desk::founder(Symbolic::new(0), now));
+        honest.machine.config = config();
+        if honest.machine.config.rules != ProtocolRules::default() {
+            honest.crash();
+        }
         honest.ask(Command::SetDirectory(offers(vec![tool("append", Effect::Once)])));
         honest.pass(4_000);
         assert!(honest.peer().leads());

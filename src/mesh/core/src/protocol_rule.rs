@@ -108,6 +108,16 @@ pub enum ProtocolRule {
     NothingOlder,
     /// A former owner's claims prove no epoch that was not known when it was one.
     FenceOfFormerOwner,
+    /// A set of membership changes has room for so many bytes.
+    ChangesHaveRoom,
+    /// That room is shared along the approvals that the changes rest on.
+    RoomIsShared,
+    /// Of somebody who was never let in, what does not rest on the genesis is not kept.
+    StrangersUnkept,
+    /// What would end the authority of somebody who was never let in counts for nothing.
+    LimitsOfMembers,
+    /// Changes that contradict each other are needed, whichever of them counts.
+    ContradictionsKept,
     /// Silence makes a follower ask its neighbours.
     Query,
     /// After the link to the gateway went down, there is time for two rounds of asking.
@@ -223,6 +233,11 @@ impl ProtocolRule {
         Self::UnseenIsVoid,
         Self::NothingOlder,
         Self::FenceOfFormerOwner,
+        Self::ChangesHaveRoom,
+        Self::RoomIsShared,
+        Self::StrangersUnkept,
+        Self::LimitsOfMembers,
+        Self::ContradictionsKept,
         Self::Query,
         Self::LinkDownGrace,
         Self::Forward,
@@ -236,5 +251,18 @@ impl ProtocolRule {
         Self::Audience,
         Self::BodiesAsked,
         Self::BodiesRecounted,
+    ];
+
+    /// Those that bound somebody who lies: each is missed by a hostile test (`tests/hostile`, `every_rule_left_out_is_missed`).
+    pub const AGAINST_LIARS: &[Self] = &[
+        Self::AnyIsOwners,
+        Self::LogBudget,
+        Self::FormerOwnerBudget,
+        Self::FreedBySteps,
+        Self::OpenShare,
+        Self::PlaceShare,
+        Self::EndingBudget,
+        Self::ClosedBudget,
+        Self::DiskFloor,
     ];
 }

@@ -94,7 +94,8 @@ impl Peer {
     /// Trust is a set, so a membership change is taken in whatever order and by whatever way it comes, if its author was
     /// ever an owner; its row in the log, if it is not void, follows by sync.
     pub(super) fn take_change(&mut self, entry: &SignedEntry) {
-        if entry.entry.kind == Kind::MEMBERSHIP && self.trust.was_owner(&entry.author) {
+        let kept = self.trust.was_owner(&entry.author) || !self.trust.enforces(ProtocolRule::StrangersUnkept);
+        if entry.entry.kind == Kind::MEMBERSHIP && kept {
             self.apply_change(entry);
         }
     }

@@ -431,7 +431,8 @@ impl<'a> Graph<'a> {
         for at in self.all() {
             let node = self.node(at);
             // It ends nothing if nobody was let in; what is about anybody must not pile up.
-            let about_nobody = !approved.contains(&node.record.subject);
+            let about_nobody =
+                !approved.contains(&node.record.subject) && self.rules.enforces(ProtocolRule::LimitsOfMembers);
             if !node.is_rooted() || about_nobody || (node.record.is_limit() && self.digs(at)) {
                 self.settle(at, State::Void);
             }

@@ -25,6 +25,7 @@ mod joining;
 mod log_reader;
 mod machine;
 mod node_sessions;
+pub(crate) mod pace;
 mod publisher;
 mod reach;
 mod replies;
@@ -32,6 +33,7 @@ mod request;
 mod snapshot;
 pub mod store;
 pub mod transport;
+mod turns;
 mod waiters;
 mod warnings;
 

@@ -273,6 +273,9 @@ fn call(from: &Home, to: &Home) -> Duration {
     let answer = from.ask("POST", "/api/v1/calls", &headers, body.as_bytes());
     let took = began.elapsed();
     assert_eq!(text(&answer.json(), "state"), "done", "{}", answer.text());
+    if std::env::var_os("SIGIL_TEST_SLOW").is_some() && took > Duration::from_millis(500) {
+        eprintln!("{took:?} {}", answer.json()["history"]);
+    }
     took
 }
 

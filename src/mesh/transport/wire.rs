@@ -34,8 +34,7 @@ pub const JOIN_REQUEST_BYTES_MAX: usize = 1024;
 /// Entries in one frame: an entry is never smaller than the key, mesh id and hash that it carries, so this is more than
 /// [`FRAME_BYTES_MAX`] holds.
 const ENTRIES_MAX: usize = 8192;
-/// Entries, and bytes of them, that are checked and looked at in one go: about a millisecond.
-const PART_ENTRIES_MAX: usize = 16;
+/// Bytes of entries that are checked and looked at in one go: about a millisecond.
 const PART_BYTES_MAX: usize = 64 * 1024;
 /// Rows of a digest: a few incarnations of every peer.
 const DIGEST_ROWS_MAX: usize = 4 * limits::PEERS_MAX;
@@ -128,9 +127,9 @@ impl Part {
         }
     }
 
-    /// Takes off the first entries, if there are more than one part may have. They are a frame of their own: the rest says
+    /// Takes off the first entries, if there are more than `most`, or more bytes than one part may have. They are a frame of their own: the rest says
     /// what comes after all of them.
-    fn split(&mut self) -> Option<Self> {
+    fn split(&mut self, most: usize) -> Option<Self> {
         use pb::mesh_frame::Frame as Pb;
         let mut bytes = 0;
         let fits = |item: &&pb::EntryItem| {
@@ -138,7 +137,7 @@ impl Part {
             bytes <= PART_BYTES_MAX
         };
         let items = self.items()?;
-        let first = items.iter().take_while(fits).take(PART_ENTRIES_MAX).count().max(1);
+        let first = items.iter().take_while(fits).take(most).count().max(1);
         if first >= items.len() {
             return None;
         }
@@ -172,19 +171,19 @@ impl Part {
     }
 }
 
-/// Reads a frame that a peer sent, in parts that take a moment each: one of many entries comes to several frames that say
-/// the same.
+/// Reads a frame that a peer sent, in parts that take a moment each: one of more than `most` entries, or many bytes of
+/// them, comes to several frames that say the same.
 ///
 /// # Errors
 /// It is not of this protocol, or over its limits.
-pub fn parts(bytes: Bytes) -> Result<Vec<Part>, WireError> {
+pub fn parts(bytes: Bytes, most: usize) -> Result<Vec<Part>, WireError> {
     at_most("frame", bytes.len(), FRAME_BYTES_MAX)?;
     at_most("items", most_fields(&bytes).ok_or(WireError::Malformed)?, ENTRIES_MAX)?;
     let len = bytes.len();
     let frame = pb::MeshFrame::decode(bytes).map_err(|_| WireError::Malformed)?;
     let mut whole = Part { frame: frame.frame.ok_or(WireError::Unknown)?, bytes: len };
     let mut parts = Vec::new();
-    while let Some(part) = whole.split() {
+    while let Some(part) = whole.split(most) {
         parts.push(part);
     }
     parts.push(whole);
@@ -224,17 +223,17 @@ fn skip(kind: WireType, rest: &mut &[u8]) -> Option<()> {
 /// Decodes and checks a frame that a peer sent, its parts put together again.
 #[cfg(test)]
 pub(crate) fn decode_frame(bytes: Bytes, verifier: &dyn Verifier) -> Result<Frame, WireError> {
-    let mut parts = parts(bytes)?;
+    let mut parts = parts(bytes, 16)?;
     let last = parts.pop().expect("a frame has a part");
     let mut before = Vec::new();
     for part in parts {
-        assert!(part.bytes() <= FRAME_BYTES_MAX && (1..=PART_ENTRIES_MAX).contains(&part.entries()));
+        assert!(part.bytes() <= FRAME_BYTES_MAX && (1..=16).contains(&part.entries()));
         let Frame::Entries { entries, more: false } = part.check(verifier)? else { panic!("a part of no entries") };
         before.extend(entries);
     }
     let mut whole = last.check(verifier)?;
     if let Frame::Entries { entries, .. } | Frame::Bodies { entries, .. } = &mut whole {
-        assert!(entries.len() <= PART_ENTRIES_MAX);
+        assert!(entries.len() <= 16);
         entries.splice(0..0, before);
     }
     Ok(whole)
@@ -830,7 +829,7 @@ mod tests {
         let items = vec![pb::EntryItem::default(); ENTRIES_MAX + 1];
         let hollow = pb::mesh_frame::Frame::Entries(pb::Entries { items, more: false });
         let hollow = pb::MeshFrame { frame: Some(hollow) }.encode_to_vec();
-        assert!(matches!(parts(hollow.into()), Err(WireError::Length { field: "items", .. })), "s31: not decoded");
+        assert!(matches!(parts(hollow.into(), 16), Err(WireError::Length { field: "items", .. })), "s31: not decoded");
         assert_eq!(decode_frame(Bytes::new(), &verifier), Err(WireError::Unknown));
         assert_eq!(encode_frame(&Frame::Cancel { id: ReqId([1; 16]) }), Err(WireError::NotHere));
     }

@@ -20,6 +20,9 @@ const FILES_MAX: usize = 64;
 /// while the other merges (fjall 3.1), which cost a tenth of all processor time under load.
 const WORKERS: usize = 1;
 
+/// Memtables that wait to be moved to tables, from which on the database is behind.
+const BEHIND: usize = 2;
+
 /// The one keyspace. All rows share it because fjall moves a keyspace from the write-ahead log to tables as a whole:
 /// what is left after any damage is then a state that once was, never rows of different moments. It also makes the
 /// first start ten times faster, and takes less memory.
@@ -80,6 +83,12 @@ impl Database {
     pub(super) fn set_rolled_back(&self) -> Result<(), StoreError> {
         self.rows.insert(ROLLED_BACK, []).map_err(StoreError::engine("writing"))?;
         self.db.persist(PersistMode::SyncData).map_err(StoreError::engine("syncing"))
+    }
+
+    /// True while rows that came before those of now are still to be moved to tables. At four times a memtable of them
+    /// fjall stops writing.
+    pub(super) fn is_behind(&self) -> bool {
+        self.rows.sealed_memtable_count() >= BEHIND
     }
 
     /// Writes one atomic batch as group `seq`. Not durable yet.

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::address::Address;
-use super::bucket::{Bucket, Flow};
+use crate::mesh::bucket::{Bucket, Flow};
 use super::dial::SOCKETS_PER_HOST_MAX;
 use super::members::Members;
 

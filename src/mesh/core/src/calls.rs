@@ -41,6 +41,8 @@ pub(crate) use keys::{key_id, request_fingerprint};
 use sessions::Sessions;
 use shares::Shares;
 
+/// Arguments of so many bytes are not copied into the row of an open call, which has its entry.
+const STORED_TWICE_MAX: usize = 1024;
 /// A call that is over sooner than this is reported with its ending alone: people see no use in the steps between.
 const PROGRESS_AFTER_MS: u64 = 20;
 /// An open call whose TTL has expired, and that is not ours to end, is looked at this often.
@@ -78,6 +80,17 @@ struct Open {
 impl Open {
     fn ended(&self) -> bool {
         matches!(self.record.state, CallState::Ended(_))
+    }
+
+    /// What its row says of it, besides the entry, which has the arguments as well.
+    fn stored(&self) -> Cow<'_, CallRecord> {
+        match &self.record.header.arguments {
+            Payload::Inline(arguments) if self.entry.is_some() && arguments.len() >= STORED_TWICE_MAX => {
+                let header = Header { arguments: Payload::empty(), ..(*self.record.header).clone() };
+                Cow::Owned(CallRecord { header: Arc::new(header), ..self.record.clone() })
+            }
+            Payload::Inline(_) | Payload::Blob { .. } => Cow::Borrowed(&self.record),
+        }
     }
 
     /// The call is over: its arguments are only named from now on, and its entry is in the log. Answers the bytes that
@@ -154,6 +167,9 @@ impl Book {
         let entry = if row.entry.is_empty() { None } else { Some(SignedEntry::from_stored(&row.entry)?) };
         let left = row.left_ms.saturating_sub(now.wall_ms.saturating_sub(row.saved_ms));
         let mut record = row.record.into_owned();
+        if let Some(header) = entry.as_ref().and_then(|entry| entry.header()) {
+            record.header = header;
+        }
         if let CallState::Open(_) = record.state {
             record.state = CallState::Open(Phase::Accepted);
         }
@@ -432,7 +448,7 @@ impl Book {
     fn save(&self, id: &ReqId, fx: &mut Effects<'_>) {
         if let Some(open) = self.open.get(id) {
             let row = OpenRow {
-                record: Cow::Borrowed(&open.record),
+                record: open.stored(),
                 entry: open.entry.as_ref().map(SignedEntry::to_stored).unwrap_or_default(),
                 left_ms: open.deadline.saturating_sub(fx.now.mono_ms),
                 saved_ms: fx.now.wall_ms,

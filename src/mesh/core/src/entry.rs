@@ -17,7 +17,7 @@ use crate::audience::Audience;
 use crate::crypto::{Signer, Verifier};
 use crate::ids::{Hash, Incarnation, MeshId, PeerId, PublicKey, Signature};
 use crate::limits;
-use crate::record::Header;
+use crate::record::{Header, Payload};
 
 /// First byte of every encoded entry and stored record. Another major version is refused, never misread.
 pub const VERSION: u8 = 3;
@@ -239,6 +239,8 @@ impl fmt::Debug for SignedEntry {
     }
 }
 
+/// Arguments from this many bytes on are not held beside the entry that they came in.
+const SHARED_BYTES_MIN: usize = 1024;
 /// Bytes before the envelope in what is stored.
 const HEAD_BYTES: usize = 64 + 4;
 
@@ -352,8 +354,25 @@ impl SignedEntry {
     /// The body of a call, decoded once for all who share the entry; `None` when it is something else.
     #[must_use]
     pub fn header(&self) -> Option<Arc<Header>> {
-        let decoded = || (self.entry.kind == Kind::CALL).then(|| self.record().map(Arc::new)).flatten();
+        let decoded = || {
+            let mut header: Header = (self.entry.kind == Kind::CALL).then(|| self.record()).flatten()?;
+            if let Payload::Inline(arguments) = &mut header.arguments {
+                self.share(arguments);
+            }
+            Some(Arc::new(header))
+        };
         self.0.header.get_or_init(decoded).clone()
+    }
+
+    /// Turns many bytes that were decoded from the body into a part of it, so that they are not held twice.
+    fn share(&self, decoded: &mut Bytes) {
+        let len = decoded.len();
+        if len >= SHARED_BYTES_MIN
+            && let Some(at) = self.body().and_then(|body| body.windows(len).position(|part| part == &**decoded))
+        {
+            let start = HEAD_BYTES + self.bytes.len() + SALT_BYTES + at;
+            *decoded = self.stored.slice(start..start + len);
+        }
     }
 
     /// Where the entry stands.

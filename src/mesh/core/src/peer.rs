@@ -440,7 +440,7 @@ impl Peer {
                 }
                 self.renew_directory(fx);
             }
-            Frame::Want(wanted) => self.logs.handle_want(from, &wanted, &self.trust, fx),
+            Frame::Want(wanted) => self.logs.handle_want(from, wanted, &self.trust, fx),
             Frame::Bodies { entries, until } => {
                 for item in &entries {
                     self.ingest(from, item, fx);

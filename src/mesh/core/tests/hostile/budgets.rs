@@ -202,6 +202,41 @@ fn s31_digests_are_answered_at_a_pace() {
 }
 
 #[test]
+fn s05_arguments_of_an_open_call_are_stored_once_and_come_back() {
+    let mut honest = Honest::new();
+    let mut liar = honest.author(1);
+    honest.admit(&liar, Tier::Shared);
+    let arguments = Payload::Inline(vec![b'7'; 30_000].into());
+    let call = Header { arguments, ..header(&liar.id(), 1, liar.id()) };
+    let entry = liar.says(Kind::CALL, encode(&call));
+    honest.hears(&liar, pushed(entry));
+    let rows: Vec<usize> = honest.machine.disk.state().rows(Space::Open).map(|row| row.len()).collect();
+    assert!(rows.len() == 1 && (30_000..32_000).contains(&rows[0]), "{rows:?}");
+    honest.crash();
+    let record = honest.peer().open_call(&call.id).expect("it is open still");
+    assert_eq!(*record.header, call);
+}
+
+#[test]
+fn s31_bodies_that_are_wanted_are_read_at_a_pace() {
+    let mut honest = Honest::new();
+    let liar = honest.author(1);
+    honest.admit(&liar, Tier::Shared);
+    let incarnation = honest.peer().view().incarnation;
+    let me = honest.id();
+    let wanted = || vec![Places { author: me, incarnation, first: 1, last: 2 }];
+    let is_answer = |output: &&Output| matches!(output, Output::Send(_, Frame::Bodies { .. }));
+    let mut answered = 0;
+    for _ in 0..500 {
+        let frame = Frame::Want(wanted());
+        answered += honest.hears(&liar, frame).iter().filter(is_answer).count();
+    }
+    assert!((1..100).contains(&answered), "{answered}");
+    let out = honest.pass(2_000);
+    assert_eq!(out.iter().filter(is_answer).count(), 1, "the last one waits");
+}
+
+#[test]
 fn s05_client_keys_are_few_and_leave_memory_when_their_time_is_over() {
     const DAY_MS: u64 = 24 * 3600 * 1000;
     let mut honest = small(|guest| guest.keys = 3);

@@ -4,6 +4,7 @@
 mod budgets;
 mod fuzz;
 mod merge;
+mod rates;
 mod truncation;
 
 use std::ops::{Deref, DerefMut};

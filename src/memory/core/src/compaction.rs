@@ -439,16 +439,13 @@ mod tests {
             assert!(Item::new(Salt([0; 16]), body).body().is_ok(), "within limits");
             let stamp = Stamp { hlc: Hlc(self.hlc), author: AuthorId([author; 16]), life: Life(1), index: 0 };
             self.rows.insert(stamp, body);
-            match body {
-                Body::Message(message) => drop(self.texts.insert(message.rev(), message.clone())),
-                Body::Correction(it) => {
-                    let old =
-                        self.rows.view().messages.get(&it.target).and_then(|now| self.texts.get(&now.content).cloned());
-                    if let Some(old) = old {
-                        self.texts.insert(it.rev(), Message { text: it.text.clone(), ..old });
-                    }
-                }
-                _ => {}
+            if let Body::Message(message) = body {
+                self.texts.insert(message.rev(), message.clone());
+            }
+            if let Body::Correction(it) = body {
+                let view = self.rows.view();
+                let old = view.messages.get(&it.target).and_then(|now| self.texts.get(&now.content).cloned());
+                self.texts.extend(old.map(|old| (it.rev(), Message { text: it.text.clone(), ..old })));
             }
         }
 
@@ -508,7 +505,7 @@ mod tests {
             session: None,
             speaker: "Ann".to_owned(),
             text: text.to_owned(),
-            time_ms: n as i64 * 1_000,
+            time_ms: i64::try_from(n).unwrap() * 1_000,
             offset_min: 0,
         }
     }
@@ -622,7 +619,7 @@ mod tests {
                     }
                     core.handle_failed()
                 }
-                other => panic!("{other:?}"),
+                other @ (Action::Commit(..) | Action::Drop(_)) => panic!("{other:?}"),
             };
         }
         assert_eq!(efforts, [Effort::Model, Effort::Model, Effort::Rules, Effort::Rules, Effort::HeaderOnly]);

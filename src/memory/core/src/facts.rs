@@ -424,7 +424,7 @@ impl Clause {
         }
         let span = |words: &[Word]| Some(Span::new(words.first()?.start, words.last()?.end));
         let Some((at, count, predicate)) = find_verb(words) else {
-            self.without_verb(text, words, last, found);
+            Self::without_verb(text, words, last, found);
             return;
         };
         let (before, after) = (words.get(..at).unwrap_or_default(), words.get(at + count..).unwrap_or_default());
@@ -448,7 +448,7 @@ impl Clause {
     }
 
     /// "the rental car is a Duster, confirmation code K7PLQ": more of the same. "the plumber, Mr. Lindqvist": who that is.
-    fn without_verb(&self, text: &str, words: &[Word], last: &mut Option<Subject>, found: &mut Vec<Found>) {
+    fn without_verb(text: &str, words: &[Word], last: &mut Option<Subject>, found: &mut Vec<Found>) {
         let (Some(first), Some(end)) = (words.first(), words.last()) else { return };
         let span = Span::new(first.start, end.end);
         let telling = span.of(text).is_some_and(|shown| {

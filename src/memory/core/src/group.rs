@@ -246,12 +246,13 @@ impl SignedGroup {
 
     /// Fills a place whose item was missing; `false` when it was not, or the item is another.
     pub fn fill(&mut self, index: usize, item: Item) -> bool {
-        match (self.slots.get_mut(index), self.header.items.get(index)) {
-            (Some(slot @ Slot::Missing), Some(hash)) if item.hash() == *hash => {
+        let fits = self.header.items.get(index) == Some(&item.hash());
+        match self.slots.get_mut(index) {
+            Some(slot) if fits && *slot == Slot::Missing => {
                 *slot = Slot::Held(item);
                 true
             }
-            _ => false,
+            Some(_) | None => false,
         }
     }
 

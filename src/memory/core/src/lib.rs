@@ -8,6 +8,8 @@
 //! Times of messages are milliseconds since 1970 as their caller gave them, with the offset of its zone; all other order
 //! comes from hybrid clocks ([`group::Hlc`]).
 
+#![expect(clippy::cast_precision_loss, reason = "counts of words and messages are far below 2^52")]
+
 pub mod compaction;
 pub mod facts;
 pub mod forget;

@@ -367,11 +367,11 @@ mod tests {
             let mut late = Vec::new();
             for (stamp, item) in group.items() {
                 let body = item.body().unwrap();
-                match &body {
-                    Body::Message(message) if forget::refuses(&self.rows, &message.key(&WS), message) => {
-                        late.push(usize::from(stamp.index));
-                    }
-                    _ => self.rows.insert(stamp, &body),
+                let refused = |it: &Message| forget::refuses(&self.rows, &it.key(&WS), it);
+                if matches!(&body, Body::Message(message) if refused(message)) {
+                    late.push(usize::from(stamp.index));
+                } else {
+                    self.rows.insert(stamp, &body);
                 }
             }
             late.into_iter().for_each(|at| group.erase(at));
@@ -490,11 +490,9 @@ mod tests {
             for holder in &holders {
                 prop_assert_eq!(&holder.rows.view(), &view);
                 prop_assert_eq!(holder.heads(), holders[0].heads());
-                let held = holder.chains.values().flatten().flat_map(SignedGroup::items).filter_map(|(_, item)| match item.body() {
-                    Ok(Body::Message(message)) => Some(message.key(&WS)),
-                    _ => None,
-                });
-                prop_assert!(held.into_iter().all(|key| !gone.contains(&key)));
+                let of = |item: &Item| if let Ok(Body::Message(it)) = item.body() { Some(it.key(&WS)) } else { None };
+                let mut held = holder.chains.values().flatten().flat_map(SignedGroup::items).filter_map(|(_, item)| of(item));
+                prop_assert!(held.all(|key| !gone.contains(&key)));
             }
             let shown: BTreeSet<_> = view.messages.values().map(|it| (it.caller, it.content)).collect();
             said.retain(|(key, _)| !gone.contains(key));

@@ -461,10 +461,8 @@ mod tests {
         #[test]
         fn no_message_is_lost(all in items()) {
             let view = rows(&all).view();
-            let forgotten: BTreeSet<_> = all.iter().filter_map(|(_, body)| match body {
-                Body::Tombstone(key) => Some(*key),
-                _ => None,
-            }).collect();
+            let tombstone = |body: &Body| if let Body::Tombstone(key) = body { Some(*key) } else { None };
+            let forgotten: BTreeSet<_> = all.iter().filter_map(|(_, body)| tombstone(body)).collect();
             let shown: BTreeSet<_> = view.messages.values().map(|it| (it.caller, it.content)).collect();
             for (_, body) in &all {
                 let Body::Message(message) = body else { continue };

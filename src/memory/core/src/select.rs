@@ -59,7 +59,7 @@ fn is_filler(text: &str) -> bool {
     let begins = |filler: &&str| {
         lower.strip_prefix(*filler).is_some_and(|rest| !rest.starts_with(|c: char| c.is_alphanumeric() || c == '\''))
     };
-    words(text).count() <= 8 && lang::ALL.iter().any(|language| language.fillers.iter().any(|filler| begins(&filler)))
+    words(text).count() <= 8 && lang::ALL.iter().any(|language| language.fillers.iter().any(|filler| begins(filler)))
 }
 
 /// A message that was selected, by its place in the batch, and which part of it is shown.
@@ -137,7 +137,7 @@ pub(crate) mod tests {
             session: None,
             speaker: if n % 2 == 0 { "Ann" } else { "Ben" }.to_owned(),
             text: (*text).to_owned(),
-            time_ms: n as i64 * 60_000,
+            time_ms: i64::try_from(n).unwrap() * 60_000,
             offset_min: 0,
         };
         texts.iter().enumerate().map(message).collect()

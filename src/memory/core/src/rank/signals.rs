@@ -14,7 +14,7 @@ use crate::text::{lang, names};
 const K1: f64 = 1.2;
 const B: f64 = 0.75;
 /// Terms in more than this share of the pieces say too little for what they cost.
-const COMMON: f64 = 0.15;
+const COMMON_PERCENT: usize = 15;
 /// Terms in no more pieces than this are never too frequent: small stores have few of anything.
 const COMMON_MIN: usize = 30;
 
@@ -179,7 +179,7 @@ impl Words {
         let asked = unique(terms_without(question, language.question_words));
         let all = unique(terms(question));
         // A question of frequent words alone is still a question.
-        let common = ((pass.living as f64 * COMMON) as usize).max(COMMON_MIN);
+        let common = (pass.living * COMMON_PERCENT / 100).max(COMMON_MIN);
         let mut postings = Vec::new();
         let mut is_rare = |term: &Term| {
             index.postings(*term, &mut postings);

@@ -1,6 +1,7 @@
 //! Compacts batches of chats by rules and prints summaries and facts as their scorer reads them.
 //!
 //! `summaries BATCHES.json SUMMARIES.json FACTS.json`: reads the first, writes the others.
+
 use memory_core::facts::extract;
 use memory_core::item::Message;
 use memory_core::select::select;

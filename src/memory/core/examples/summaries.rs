@@ -1,7 +1,6 @@
 //! Compacts batches of chats by rules and prints summaries and facts as their scorer reads them.
 //!
 //! `summaries BATCHES.json SUMMARIES.json FACTS.json`: reads the first, writes the others.
-#![expect(clippy::expect_used, reason = "a tool for measuring by hand")]
 
 use memory_core::facts::extract;
 use memory_core::item::Message;

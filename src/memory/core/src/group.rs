@@ -335,15 +335,16 @@ impl Head {
     /// [`Head::is_fork_of`].
     pub fn accepts(&self, group: &SignedGroup) -> Result<(), ChainError> {
         let Header { seq, previous, hlc, .. } = &group.header;
-        match seq.checked_sub(self.seq) {
-            None => Err(ChainError::Known),
-            Some(0) if self.seq == 0 || group.hash() != self.hash => Err(ChainError::Fork),
-            Some(0) => Err(ChainError::Known),
-            Some(1) if *previous != self.hash => Err(ChainError::Fork),
-            Some(1) if *hlc <= self.hlc => Err(ChainError::Clock),
-            Some(1) => Ok(()),
-            Some(_) => Err(ChainError::Gap),
+        if *seq < self.seq || (*seq == self.seq && *seq > 0 && group.hash() == self.hash) {
+            return Err(ChainError::Known);
         }
+        if *seq > self.seq.saturating_add(1) {
+            return Err(ChainError::Gap);
+        }
+        if *seq == self.seq || *previous != self.hash {
+            return Err(ChainError::Fork);
+        }
+        if *hlc > self.hlc { Ok(()) } else { Err(ChainError::Clock) }
     }
 
     /// True if `other` is a head of the same chain after another group with the same number.

@@ -210,7 +210,7 @@ mod tests {
         index
     }
 
-    fn ask<'a>(text: &'a str) -> Query<'a> {
+    fn ask(text: &str) -> Query<'_> {
         Query { text, vector: None, as_of_ms: None, limit: 50 }
     }
 

@@ -3,6 +3,8 @@
 //! Sums run over terms in the order of their hashes and over pieces in order of ordinals, in 64 bits; what is left of the
 //! order of arrival is far below the 1e-4 to which scores are rounded.
 
+use std::collections::BTreeSet;
+
 use crate::index::Index;
 use crate::index::columns::{Column, Links, NONE};
 use crate::index::segment::Posting;
@@ -47,7 +49,7 @@ impl Signals {
         let sum = |a: &[f64], b: &[f64]| -> Vec<f64> { a.iter().zip(b).map(|(a, b)| a + b).collect() };
         let asked_before: Vec<f64> =
             own.iter().zip(pass.columns).map(|(own, column)| if column.asks { own.max(0.0) } else { 0.0 }).collect();
-        let speaker = only_named_speaker(pass.columns, question);
+        let speaker = pass.only_named_speaker(question);
         let (named, asks_when) = (Named::of(question), asks_when(question));
         let column = |value: &dyn Fn(&Column) -> f64| pass.columns.iter().map(value).collect::<Vec<f64>>();
         Self {
@@ -72,16 +74,6 @@ fn value(values: &[f64], ordinal: u32) -> Option<f64> {
     values.get(ordinal as usize).copied()
 }
 
-/// The speaker whom a question names, if it names exactly one.
-fn only_named_speaker<'a>(columns: &'a [Column], question: &str) -> Option<&'a str> {
-    let speakers: std::collections::BTreeSet<&str> = columns.iter().map(|column| column.speaker.as_str()).collect();
-    let no_capitals = !question.chars().any(char::is_uppercase);
-    let is_named =
-        |speaker: &&&str| names(question, speaker) || (no_capitals && names(question, &speaker.to_lowercase()));
-    let mut named = speakers.iter().filter(is_named);
-    named.next().filter(|_| named.next().is_none()).copied()
-}
-
 struct Pass<'a> {
     columns: &'a [Column],
     dead: &'a [bool],
@@ -89,7 +81,18 @@ struct Pass<'a> {
     living: usize,
 }
 
-impl Pass<'_> {
+impl<'a> Pass<'a> {
+    /// The speaker whom a question names, if it names exactly one.
+    fn only_named_speaker(&self, question: &str) -> Option<&'a str> {
+        let living = self.columns.iter().zip(self.dead).filter(|(_, dead)| !**dead);
+        let speakers: BTreeSet<&'a str> = living.map(|(column, _)| column.speaker.as_str()).collect();
+        let no_capitals = !question.chars().any(char::is_uppercase);
+        let is_named =
+            |speaker: &&&str| names(question, speaker) || (no_capitals && names(question, &speaker.to_lowercase()));
+        let mut named = speakers.iter().filter(is_named);
+        named.next().filter(|_| named.next().is_none()).copied()
+    }
+
     /// Distance from the mean in standard deviations, over the living.
     fn z(&self, mut values: Vec<f64>) -> Vec<f64> {
         let living = || values.iter().zip(self.dead).filter(|(_, dead)| !**dead).map(|(value, _)| *value);

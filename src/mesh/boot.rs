@@ -30,9 +30,9 @@ use crate::mesh::publisher::Publisher;
 use crate::mesh::reach::Reach;
 use crate::mesh::replies::Replies;
 use crate::mesh::store::{DurableNote, Store};
-use crate::mesh::turns::Turns;
 use crate::mesh::transport::lan::LanEvent;
 use crate::mesh::transport::{LinkEvent, Links};
+use crate::mesh::turns::Turns;
 use crate::tasks::TaskGroup;
 
 /// Inputs of nodes and tools, and requests of doors, that may wait for the driver; then their senders wait.

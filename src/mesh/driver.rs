@@ -141,7 +141,7 @@ impl Driver {
                     self.refresh_directory();
                     self.look_at_disk();
                 }
-                () = async { self.inbox.guests.wait(self.store.is_behind()).await }, if !self.inbox.guests.is_empty() => {
+                () = self.inbox.guests.wait(|| self.store.is_behind()), if !self.inbox.guests.is_empty() => {
                     self.handle_guest()?;
                     // Whoever else waits for this thread goes first.
                     tokio::task::yield_now().await;

@@ -81,8 +81,8 @@ impl Turns {
     ///
     /// # Cancel safety
     /// Holds nothing.
-    pub(super) async fn wait(&self, behind: bool) {
-        let at = if behind { self.next_at.max(Instant::now() + LOOK_AGAIN) } else { self.next_at };
+    pub(super) async fn wait(&self, is_behind: impl Fn() -> bool) {
+        let at = if is_behind() { self.next_at.max(Instant::now() + LOOK_AGAIN) } else { self.next_at };
         sleep_until(at).await;
     }
 
@@ -133,10 +133,9 @@ mod tests {
             LinkEvent::Up(peer, _) => (peer.0[0], "up"),
             LinkEvent::Down(peer) => (peer.0[0], "down"),
             LinkEvent::Frame(peer, ..) => (peer.0[0], "frame"),
-            LinkEvent::Network
-            | LinkEvent::JoinAttempt(_)
-            | LinkEvent::Stream { .. }
-            | LinkEvent::Bad { .. } => panic!("{event:?}"),
+            LinkEvent::Network | LinkEvent::JoinAttempt(_) | LinkEvent::Stream { .. } | LinkEvent::Bad { .. } => {
+                panic!("{event:?}")
+            }
         }
     }
 
@@ -145,7 +144,9 @@ mod tests {
         let mut turns = Turns::new();
         assert!(turns.keep(frame(1, false)).is_some(), "an owner's goes on");
         assert!(turns.keep(LinkEvent::Up(peer(7), 1)).is_some(), "nothing is before it");
-        for event in [frame(7, true), frame(7, true), LinkEvent::Down(peer(7)), LinkEvent::Up(peer(7), 2), frame(8, true)] {
+        for event in
+            [frame(7, true), frame(7, true), LinkEvent::Down(peer(7)), LinkEvent::Up(peer(7), 2), frame(8, true)]
+        {
             assert!(turns.keep(event).is_none());
         }
         assert!(turns.keep(frame(1, false)).is_some());
@@ -164,10 +165,10 @@ mod tests {
         let began = Instant::now();
         turns.note_work(Duration::from_micros(WORK_AHEAD) + Duration::from_millis(50));
         assert!((0..OTHERS_FIRST * 2).all(|_| !turns.note_other()), "not before its time");
-        turns.wait(false).await;
+        turns.wait(|| false).await;
         let waited = began.elapsed();
         assert!((Duration::from_millis(100)..Duration::from_millis(102)).contains(&waited), "{waited:?}");
-        turns.wait(true).await;
+        turns.wait(|| true).await;
         assert!(began.elapsed() > waited, "while the disk is behind they wait as well");
     }
 }

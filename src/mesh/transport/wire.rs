@@ -106,14 +106,10 @@ impl Part {
     /// Number of its entries.
     #[must_use]
     pub fn entries(&self) -> usize {
-        self.items().map_or(0, Vec::len)
-    }
-
-    fn items(&self) -> Option<&Vec<pb::EntryItem>> {
         use pb::mesh_frame::Frame as Pb;
         match &self.frame {
-            Pb::Entries(entries) => Some(&entries.items),
-            Pb::Bodies(bodies) => Some(&bodies.items),
+            Pb::Entries(entries) => entries.items.len(),
+            Pb::Bodies(bodies) => bodies.items.len(),
             Pb::Beacon(_)
             | Pb::Query(_)
             | Pb::Notice(_)
@@ -123,43 +119,8 @@ impl Part {
             | Pb::Digest(_)
             | Pb::Presence(_)
             | Pb::Progress(_)
-            | Pb::Want(_) => None,
+            | Pb::Want(_) => 0,
         }
-    }
-
-    /// Takes off the first entries, if there are more than `most`, or more bytes than one part may have. They are a frame of their own: the rest says
-    /// what comes after all of them.
-    fn split(&mut self, most: usize) -> Option<Self> {
-        use pb::mesh_frame::Frame as Pb;
-        let mut bytes = 0;
-        let fits = |item: &&pb::EntryItem| {
-            bytes += item.encoded_len();
-            bytes <= PART_BYTES_MAX
-        };
-        let items = self.items()?;
-        let first = items.iter().take_while(fits).take(most).count().max(1);
-        if first >= items.len() {
-            return None;
-        }
-        let items = match &mut self.frame {
-            Pb::Entries(entries) => &mut entries.items,
-            Pb::Bodies(bodies) => &mut bodies.items,
-            Pb::Beacon(_)
-            | Pb::Query(_)
-            | Pb::Notice(_)
-            | Pb::Resign(_)
-            | Pb::Handover(_)
-            | Pb::Neighbours(_)
-            | Pb::Digest(_)
-            | Pb::Presence(_)
-            | Pb::Progress(_)
-            | Pb::Want(_) => return None,
-        };
-        let rest = items.split_off(first);
-        let items = std::mem::replace(items, rest);
-        let bytes = items.iter().map(prost::Message::encoded_len).sum();
-        self.bytes = self.bytes.saturating_sub(bytes);
-        Some(Self { frame: Pb::Entries(pb::Entries { items, more: false }), bytes })
     }
 
     /// Checks every signature in it.
@@ -181,13 +142,38 @@ pub fn parts(bytes: Bytes, most: usize) -> Result<Vec<Part>, WireError> {
     at_most("items", most_fields(&bytes).ok_or(WireError::Malformed)?, ENTRIES_MAX)?;
     let len = bytes.len();
     let frame = pb::MeshFrame::decode(bytes).map_err(|_| WireError::Malformed)?;
-    let mut whole = Part { frame: frame.frame.ok_or(WireError::Unknown)?, bytes: len };
+    let mut frame = frame.frame.ok_or(WireError::Unknown)?;
     let mut parts = Vec::new();
-    while let Some(part) = whole.split(most) {
-        parts.push(part);
+    if let pb::mesh_frame::Frame::Entries(pb::Entries { items, .. })
+    | pb::mesh_frame::Frame::Bodies(pb::Bodies { items, .. }) = &mut frame
+    {
+        take_parts(items, most, &mut parts);
     }
-    parts.push(whole);
+    let taken: usize = parts.iter().map(Part::bytes).sum();
+    // The last one says what comes after all of them.
+    parts.push(Part { frame, bytes: len.saturating_sub(taken) });
     Ok(parts)
+}
+
+/// Takes entries off the front until one part is left.
+fn take_parts(items: &mut Vec<pb::EntryItem>, most: usize, parts: &mut Vec<Part>) {
+    let mut bytes: usize = items.iter().map(prost::Message::encoded_len).sum();
+    if items.len() <= most && bytes <= PART_BYTES_MAX {
+        return;
+    }
+    let mut part = Vec::new();
+    bytes = 0;
+    for item in std::mem::take(items) {
+        let len = item.encoded_len();
+        if part.len() >= most || (!part.is_empty() && bytes + len > PART_BYTES_MAX) {
+            let frame = pb::Entries { items: std::mem::take(&mut part), more: false };
+            parts.push(Part { frame: pb::mesh_frame::Frame::Entries(frame), bytes });
+            bytes = 0;
+        }
+        bytes += len;
+        part.push(item);
+    }
+    *items = part;
 }
 
 /// The number of fields of the message in a frame: decoded, each takes fifty times of what the shortest ones take here.

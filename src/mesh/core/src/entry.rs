@@ -241,6 +241,8 @@ impl fmt::Debug for SignedEntry {
 
 /// Arguments from this many bytes on are not held beside the entry that they came in.
 const SHARED_BYTES_MIN: usize = 1024;
+/// Bytes of a body that stand before its arguments: names and ids.
+const SHARED_FROM_MAX: usize = 4096;
 /// Bytes before the envelope in what is stored.
 const HEAD_BYTES: usize = 64 + 4;
 
@@ -364,12 +366,14 @@ impl SignedEntry {
         self.0.header.get_or_init(decoded).clone()
     }
 
-    /// Turns many bytes that were decoded from the body into a part of it, so that they are not held twice.
+    /// Turns many bytes that were decoded from the body into a part of it, so that they are not held twice. They lie near
+    /// its beginning, unless its author wants them held twice: it is not worth a longer search.
     fn share(&self, decoded: &mut Bytes) {
-        let len = decoded.len();
-        if len >= SHARED_BYTES_MIN
-            && let Some(at) = self.body().and_then(|body| body.windows(len).position(|part| part == &**decoded))
-        {
+        let (len, head) = (decoded.len(), decoded.first_chunk::<64>());
+        let Some(body) = self.body().filter(|_| len >= SHARED_BYTES_MIN) else { return };
+        let begins = body.windows(len).take(SHARED_FROM_MAX).enumerate().filter(|(_, part)| part.first_chunk() == head);
+        let found = begins.take(2).find(|(_, part)| *part == decoded.as_ref()).map(|(at, _)| at);
+        if let Some(at) = found {
             let start = HEAD_BYTES + self.bytes.len() + SALT_BYTES + at;
             *decoded = self.stored.slice(start..start + len);
         }

@@ -167,7 +167,7 @@ impl Book {
         let entry = if row.entry.is_empty() { None } else { Some(SignedEntry::from_stored(&row.entry)?) };
         let left = row.left_ms.saturating_sub(now.wall_ms.saturating_sub(row.saved_ms));
         let mut record = row.record.into_owned();
-        if let Some(header) = entry.as_ref().and_then(|entry| entry.header()) {
+        if let Some(header) = entry.as_ref().and_then(SignedEntry::header) {
             record.header = header;
         }
         if let CallState::Open(_) = record.state {

@@ -234,7 +234,7 @@ impl Executor {
             }
         }
         let header = offer.header;
-        if let Some(why) = self.no_room_to_end(&offer.origin, facts, fx) {
+        if let Some(why) = self.refuses(&offer.origin, facts, fx) {
             answer(why, fx);
             return None;
         }
@@ -286,9 +286,9 @@ impl Executor {
         None
     }
 
-    /// Answer to the dispatch of a call whose origin may not have one more row in the journal and one more outcome in our
-    /// log, which each call leaves however it ends, also if it never runs; `None` if it may.
-    fn no_room_to_end(&self, origin: &PeerId, facts: &Facts<'_>, fx: &Effects<'_>) -> Option<AnswerKind> {
+    /// The answer to a dispatch of one more call of this origin, if it may not leave a row in the journal and an outcome
+    /// in our log: each call does so, however it ends, also if it never runs.
+    fn refuses(&self, origin: &PeerId, facts: &Facts<'_>, fx: &Effects<'_>) -> Option<AnswerKind> {
         if *origin == self.me || !fx.enforces(ProtocolRule::EndingBudget) {
             return None;
         }
@@ -299,8 +299,8 @@ impl Executor {
             return Some(AnswerKind::Rejected(why));
         }
         let full = facts.local.disk.is_some() && !by_owner;
-        let answers = facts.logs.spending.may_answer(&self.me, by_owner, facts.trust);
-        (full || !answers).then_some(AnswerKind::Busy)
+        let busy = full || !facts.logs.spending.may_answer(&self.me, by_owner, facts.trust);
+        busy.then_some(AnswerKind::Busy)
     }
 
     /// Calls of this origin that wait for their arguments.
@@ -471,8 +471,7 @@ impl Executor {
             running.started_ms = fx.now.wall_ms;
             running.tell_at = Some(fx.now.mono_ms + TELL_RUNNING_AFTER_MS);
         }
-        let node_id = facts.own_name();
-        fx.out.push(Output::Invoke(Box::new(Invocation { id, attempt, header, origin, node_id })));
+        fx.out.push(Output::Invoke(Box::new(Invocation { id, attempt, header, origin })));
         None
     }
 
@@ -541,10 +540,8 @@ impl Executor {
             return None;
         }
         let (header, origin) = known?;
-        if self.no_room_to_end(&origin, facts, fx).is_some() {
-            return None;
-        }
-        Some(self.finish_unrun(&header, attempt, cancel, fx))
+        let may_end = self.refuses(&origin, facts, fx).is_none();
+        may_end.then(|| self.finish_unrun(&header, attempt, cancel, fx))
     }
 
     /// A call for us whose TTL has expired without ever being dispatched here.
@@ -580,10 +577,8 @@ impl Executor {
         if self.is_forgotten(&id) || self.has_journaled(&id, attempt) {
             return None;
         }
-        if self.no_room_to_end(&origin, facts, fx).is_some() {
-            return None;
-        }
-        Some(self.finish(id, attempt, ending, reason, Some(header), fx))
+        let may_end = self.refuses(&origin, facts, fx).is_none();
+        may_end.then(|| self.finish(id, attempt, ending, reason, Some(header), fx))
     }
 
     /// Binds the client key of a call that starts, if it has one. A call that ends without a run binds nothing: nobody

@@ -63,7 +63,7 @@ pub(super) fn read_closed(
             return Ok((calls, true));
         }
         bytes += row.len();
-        calls.extend(ReqId::from_slice(&key).map(|id| (id, Bytes::from(row))));
+        calls.extend(ReqId::from_slice(&key).map(|id| (id, row)));
     }
     Ok((calls, full))
 }

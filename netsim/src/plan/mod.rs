@@ -171,7 +171,7 @@ pub(crate) enum Fault {
     /// A device is stolen: it does not come back, and whatever its key says from now on is the thief's.
     Steal { peer: usize },
     /// Whoever has the key of a former owner lets a sybil in, raises itself, and removes and lowers those who stand in
-    /// its way, in all places of a log that nobody has seen; everyone hears it. A peer that is an owner still says
+    /// its way, in all places of a log that nobody has seen; everyone receives it. A peer that is an owner still says
     /// nothing; if its device was stolen, it does so by what made it one before, and in places before those of what stands,
     /// too.
     Forge { peer: usize },

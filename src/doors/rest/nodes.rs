@@ -1,9 +1,9 @@
 //! This device, the devices of the mesh, and their tools.
 
-use axum::{Extension, Json};
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode};
+use axum::{Extension, Json};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 

@@ -350,8 +350,7 @@ impl FakeMesh {
                 let mut all: Vec<_> = books.calls.values().cloned().collect();
                 all.sort_by_key(|call| std::cmp::Reverse(order(call)));
                 all.retain(|call| {
-                    filter.passes(call)
-                        && after.is_none_or(|after| order(call) < (after.accepted_ms, after.id))
+                    filter.passes(call) && after.is_none_or(|after| order(call) < (after.accepted_ms, after.id))
                 });
                 let more = all.len() > limit;
                 all.truncate(limit);

@@ -389,7 +389,7 @@ mod tests {
     #[test]
     fn f24_an_honest_member_is_dialled_as_before() {
         let now = Instant::now();
-        // After a minute in vain a device of four addresses is still dialled in each race at all of them, and soon.
+        // In a minute in vain a device of four addresses is dialled at each of them every few seconds.
         let few: Vec<Address> = (1..=4).map(address).collect();
         let owners = dialled(true, Duration::from_mins(1), |_| few.clone());
         assert!(owners.len() >= 60, "{}", owners.len());

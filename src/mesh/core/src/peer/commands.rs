@@ -28,8 +28,10 @@ impl Peer {
                 .map(|()| Reply::Invited),
             Command::VoidInvite { secret } => self.invites.void(secret, fx).map(|()| Reply::InviteVoided),
             Command::Redeem { secret, key, node_id } => self.redeem(secret, key, &node_id, fx),
-            Command::Approve { key, node_id, tier } => membership::approve(key, Naming::First(&node_id), tier, &facts!(self))
-                .and_then(|change| self.welcome(&key.peer_id(), change, fx)),
+            Command::Approve { key, node_id, tier } => {
+                membership::approve(key, Naming::First(&node_id), tier, &facts!(self))
+                    .and_then(|change| self.welcome(&key.peer_id(), change, fx))
+            }
             Command::Revoke { peer } => membership::revoke(peer, false, &facts!(self)).map(|change| {
                 self.sign_change(&change, fx);
                 Reply::Revoked

@@ -498,10 +498,8 @@ pub fn superseded(facts: &[Shown<'_>]) -> Vec<Option<usize>> {
     let key = |shown: &Shown<'_>| {
         let object = shown.fact.object.of(&shown.message.text)?;
         // Where something is and where it was moved are one question.
-        let predicate = match shown.fact.predicate {
-            Predicate::Moved => Predicate::Located,
-            other => other,
-        };
+        let moved = shown.fact.predicate == Predicate::Moved;
+        let predicate = if moved { Predicate::Located } else { shown.fact.predicate };
         if !shown.fact.predicate.is_single(object) {
             return None;
         }

@@ -471,7 +471,8 @@ impl Executor {
             running.started_ms = fx.now.wall_ms;
             running.tell_at = Some(fx.now.mono_ms + TELL_RUNNING_AFTER_MS);
         }
-        fx.out.push(Output::Invoke(Box::new(Invocation { id, attempt, header, origin })));
+        let node_id = facts.own_name();
+        fx.out.push(Output::Invoke(Box::new(Invocation { id, attempt, header, origin, node_id })));
         None
     }
 

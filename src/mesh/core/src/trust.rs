@@ -333,9 +333,7 @@ impl Trust {
 
     /// True if anyone who rests on the genesis ever let this peer in: what it says may come to count.
     fn may_count(&self, peer: &PeerId) -> bool {
-        *peer == self.genesis.author
-            || self.approved.contains(peer)
-            || !self.enforces(ProtocolRule::StrangersUnkept)
+        *peer == self.genesis.author || self.approved.contains(peer) || !self.enforces(ProtocolRule::StrangersUnkept)
     }
 
     /// Number of changes in the set.

@@ -5,7 +5,7 @@ pub(super) mod left_out;
 
 use mesh_core::audience::Audience;
 use mesh_core::budget::{Amount, Budget, OverBudget};
-use mesh_core::frame::EntryItem;
+use mesh_core::frame::{EntryItem, Places};
 use mesh_core::record::{TruncatedRun, Truncation};
 
 use super::*;
@@ -210,7 +210,7 @@ fn s05_arguments_of_an_open_call_are_stored_once_and_come_back() {
     let call = Header { arguments, ..header(&liar.id(), 1, liar.id()) };
     let entry = liar.says(Kind::CALL, encode(&call));
     honest.hears(&liar, pushed(entry));
-    let rows: Vec<usize> = honest.machine.disk.state().rows(Space::Open).map(|row| row.len()).collect();
+    let rows: Vec<usize> = honest.machine.disk.state().rows(Space::Open).map(bytes::Bytes::len).collect();
     assert!(rows.len() == 1 && (30_000..32_000).contains(&rows[0]), "{rows:?}");
     honest.crash();
     let record = honest.peer().open_call(&call.id).expect("it is open still");

@@ -127,7 +127,7 @@ impl Links {
         let mut order: Vec<(u32, &Column)> =
             (0..).zip(columns).zip(dead).filter(|(_, dead)| !**dead).map(|(living, _)| living).collect();
         let place = |c: &Column| (c.talk, c.session, c.time_ms, c.source, c.number);
-        order.sort_unstable_by(|(_, a), (_, b)| place(a).cmp(&place(b)));
+        order.sort_unstable_by_key(|(_, column)| place(column));
         let mut links = Self {
             previous: vec![NONE; columns.len()],
             next: vec![NONE; columns.len()],

@@ -101,7 +101,7 @@ impl Segment {
         if !fits || pieces as usize > SEGMENT_PIECES || base.checked_add(pieces).is_none() {
             return Err(SegmentError::Damaged);
         }
-        Ok(Self { base, pieces, terms, bytes })
+        Ok(Self { bytes, base, pieces, terms })
     }
 
     /// Its stored form.

@@ -498,9 +498,9 @@ pub fn superseded(facts: &[Shown<'_>]) -> Vec<Option<usize>> {
     let key = |shown: &Shown<'_>| {
         let object = shown.fact.object.of(&shown.message.text)?;
         // Where something is and where it was moved are one question.
-        let moved = shown.fact.predicate == Predicate::Moved;
-        let predicate = if moved { Predicate::Located } else { shown.fact.predicate };
-        if !shown.fact.predicate.is_single(object) {
+        let said = shown.fact.predicate;
+        let predicate = if said == Predicate::Moved { Predicate::Located } else { said };
+        if !said.is_single(object) {
             return None;
         }
         Some((subject_key(&shown.fact.subject, shown.message)?, predicate))

@@ -206,9 +206,7 @@ mod tests {
 
     fn index(messages: &[Message]) -> Index {
         let mut index = Index::new();
-        for message in messages {
-            add(&mut index, message);
-        }
+        messages.iter().for_each(|message| add(&mut index, message));
         index
     }
 

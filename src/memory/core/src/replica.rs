@@ -374,9 +374,7 @@ mod tests {
                     self.rows.insert(stamp, &body);
                 }
             }
-            for at in late {
-                group.erase(at);
-            }
+            late.into_iter().for_each(|at| group.erase(at));
             self.chains.entry(group.chain()).or_default().push(group);
             true
         }
@@ -393,9 +391,7 @@ mod tests {
                         .filter(|(_, item)| matches!(item.body(), Ok(Body::Message(it)) if it.key(&WS) == key))
                         .map(|(stamp, _)| usize::from(stamp.index))
                         .collect();
-                    for at in gone {
-                        held.erase(at);
-                    }
+                    gone.into_iter().for_each(|at| held.erase(at));
                 }
             }
         }

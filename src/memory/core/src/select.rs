@@ -59,7 +59,7 @@ fn is_filler(text: &str) -> bool {
     let begins = |filler: &&str| {
         lower.strip_prefix(*filler).is_some_and(|rest| !rest.starts_with(|c: char| c.is_alphanumeric() || c == '\''))
     };
-    words(text).count() <= 8 && lang::ALL.iter().any(|language| language.fillers.iter().any(&begins))
+    words(text).count() <= 8 && lang::ALL.iter().any(|language| language.fillers.iter().any(begins))
 }
 
 /// A message that was selected, by its place in the batch, and which part of it is shown.

@@ -134,7 +134,7 @@ pub fn asks_when(question: &str) -> bool {
     let begins = |begin: &&str| {
         lower.strip_prefix(*begin).is_some_and(|rest| !rest.starts_with(|c: char| c.is_alphanumeric() || c == '_'))
     };
-    lang::ALL.iter().any(|language| language.asks_when.iter().any(&begins))
+    lang::ALL.iter().any(|language| language.asks_when.iter().any(begins))
 }
 
 #[cfg(test)]

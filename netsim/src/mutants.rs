@@ -76,7 +76,7 @@ const fn about(mutant: ProtocolRule) -> (Kind, &'static str) {
         ProtocolRule::QueueLimit | ProtocolRule::OpenShare => (Safety, "calls.rs `defers`"),
         ProtocolRule::PlaceShare => (Safety, "executor.rs `may_wait`, `may_run`, calls/sessions.rs `has_credit`"),
         ProtocolRule::AnyIsOwners => (Safety, "policy/tiers.rs `may_be_chosen`"),
-        ProtocolRule::EndingBudget => (Safety, "executor.rs `may_end`"),
+        ProtocolRule::EndingBudget => (Safety, "executor.rs `refuses`"),
         ProtocolRule::ClosedBudget => (Safety, "calls/closed.rs `handle_timeout`"),
         ProtocolRule::FreedBySteps => (Safety, "spending.rs `release`"),
         ProtocolRule::DiskFloor => (Safety, "spending.rs `takes`"),

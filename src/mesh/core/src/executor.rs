@@ -234,7 +234,7 @@ impl Executor {
             }
         }
         let header = offer.header;
-        if let Err(why) = self.may_end(&offer.origin, facts, fx) {
+        if let Some(why) = self.refuses(&offer.origin, facts, fx) {
             answer(why, fx);
             return None;
         }
@@ -286,26 +286,21 @@ impl Executor {
         None
     }
 
-    /// Asks whether one more call of this origin may leave a row in the journal and an outcome in our log, however it
-    /// ends: each does so, also if it never runs.
-    ///
-    /// # Errors
-    /// The answer to its dispatch.
-    fn may_end(&self, origin: &PeerId, facts: &Facts<'_>, fx: &Effects<'_>) -> Result<(), AnswerKind> {
+    /// The answer to a dispatch of one more call of this origin, if it may not leave a row in the journal and an outcome
+    /// in our log: each call does so, however it ends, also if it never runs.
+    fn refuses(&self, origin: &PeerId, facts: &Facts<'_>, fx: &Effects<'_>) -> Option<AnswerKind> {
         if *origin == self.me || !fx.enforces(ProtocolRule::EndingBudget) {
-            return Ok(());
+            return None;
         }
         let by_owner = facts.trust.is_owner(origin);
         let budget = facts.config().budgets.of(facts.trust.tier(origin));
         if self.journaled_of(origin) >= budget.journal {
             let why = format!("its origin has had {} calls here within 8 days, its budget", budget.journal);
-            return Err(AnswerKind::Rejected(why));
+            return Some(AnswerKind::Rejected(why));
         }
         let full = facts.local.disk.is_some() && !by_owner;
-        if full || !facts.logs.spending.may_answer(&self.me, by_owner, facts.trust) {
-            return Err(AnswerKind::Busy);
-        }
-        Ok(())
+        let busy = full || !facts.logs.spending.may_answer(&self.me, by_owner, facts.trust);
+        busy.then_some(AnswerKind::Busy)
     }
 
     /// Calls of this origin that wait for their arguments.
@@ -545,8 +540,8 @@ impl Executor {
             return None;
         }
         let (header, origin) = known?;
-        self.may_end(&origin, facts, fx).ok()?;
-        Some(self.finish_unrun(&header, attempt, cancel, fx))
+        let may_end = self.refuses(&origin, facts, fx).is_none();
+        may_end.then(|| self.finish_unrun(&header, attempt, cancel, fx))
     }
 
     /// A call for us whose TTL has expired without ever being dispatched here.
@@ -582,8 +577,8 @@ impl Executor {
         if self.is_forgotten(&id) || self.has_journaled(&id, attempt) {
             return None;
         }
-        self.may_end(&origin, facts, fx).ok()?;
-        Some(self.finish(id, attempt, ending, reason, Some(header), fx))
+        let may_end = self.refuses(&origin, facts, fx).is_none();
+        may_end.then(|| self.finish(id, attempt, ending, reason, Some(header), fx))
     }
 
     /// Binds the client key of a call that starts, if it has one. A call that ends without a run binds nothing: nobody

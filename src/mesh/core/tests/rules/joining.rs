@@ -92,7 +92,8 @@ fn s07_a_second_genesis_does_not_lead_into_another_mesh() {
 #[test]
 fn s07_directories_that_are_of_no_use_are_left_out_and_nobody_is_bricked() {
     let (founder, welcome) = welcomed();
-    let says = |key: Symbolic, kind, body: Vec<u8>| Author::new(key, welcome.mesh, NOW).says(kind, body);
+    // Each is newer than the honest one, which it must not displace.
+    let says = |key: Symbolic, kind, body: Vec<u8>| Author::new(key, welcome.mesh, at(9_000_000)).says(kind, body);
     let everything = Directory { platform: "x".repeat(33), ..Directory::default() };
     let odd = [
         says(Symbolic::new(0), Kind::DIRECTORY, b"nonsense".to_vec()),
@@ -158,7 +159,11 @@ fn s23_no_counter_of_an_epoch_wraps() {
 #[test]
 fn s23_an_owner_that_does_not_lead_yet_hands_out_a_fence_with_proof() {
     let (mut founder, _) = welcomed();
+    // With another owner it does not lead at once.
+    let other = Symbolic::new(8).public_key();
+    founder.approve(Command::Approve { key: other, node_id: "loft".parse().unwrap(), tier: Tier::Owner });
     founder.crash();
+    assert!(!founder.peer().leads() && founder.peer().view().fence.counter > 0);
     let node_id = "cellar".parse().unwrap();
     let key = newcomer().public_key();
     let welcome = founder.approve(Command::Approve { key, node_id, tier: Tier::Owner });

@@ -44,13 +44,16 @@ fn time_ms(stamp: &str) -> i64 {
     ((days * 24 + n(11, 13)) * 60 + n(14, 16)) * 60_000
 }
 
+/// A question as its file has it, and its vector.
+type Asked = (Value, Option<Vec<f32>>);
+
 fn main() {
     let mut args = std::env::args().skip(1).map(PathBuf::from);
     let folder = args.next().expect("FOLDER [VECTORS]");
     let vector_folder = args.next();
     let vector_file = |name: &str| vector_folder.as_ref().map(|it| it.join(format!("{name}.f32")));
     let workspace = WorkspaceId([7; 16]);
-    let mut questions: BTreeMap<String, Vec<(Value, Option<Vec<f32>>)>> = BTreeMap::new();
+    let mut questions: BTreeMap<String, Vec<Asked>> = BTreeMap::new();
     let mut question_vectors = vectors(vector_file("questions")).into_iter();
     for question in lines(&folder.join("questions.jsonl")) {
         let workspace = question["workspace"].as_str().expect("a workspace").to_owned();

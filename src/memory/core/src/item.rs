@@ -503,7 +503,7 @@ mod tests {
     proptest! {
         #[test]
         fn an_item_reads_as_it_was_written(id in ".{1,20}", text in "[a-z ]{0,40}x", time_ms: i64, session in proptest::option::of(".{0,9}")) {
-            let body = Body::Message(Message { id, text, time_ms, session, ..message("", "") });
+            let body = Body::Message(Message { id, session, text, time_ms, ..message("", "") });
             prop_assert_eq!(Item::new(Salt([3; 16]), &body).body(), Ok(body));
         }
 

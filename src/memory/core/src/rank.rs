@@ -206,7 +206,9 @@ mod tests {
 
     fn index(messages: &[Message]) -> Index {
         let mut index = Index::new();
-        messages.iter().for_each(|message| add(&mut index, message));
+        for message in messages {
+            add(&mut index, message);
+        }
         index
     }
 

@@ -374,7 +374,9 @@ mod tests {
                     self.rows.insert(stamp, &body);
                 }
             }
-            late.into_iter().for_each(|at| group.erase(at));
+            for at in late {
+                group.erase(at);
+            }
             self.chains.entry(group.chain()).or_default().push(group);
             true
         }
@@ -391,7 +393,9 @@ mod tests {
                         .filter(|(_, item)| matches!(item.body(), Ok(Body::Message(it)) if it.key(&WS) == key))
                         .map(|(stamp, _)| usize::from(stamp.index))
                         .collect();
-                    gone.into_iter().for_each(|at| held.erase(at));
+                    for at in gone {
+                        held.erase(at);
+                    }
                 }
             }
         }

@@ -424,7 +424,9 @@ mod tests {
             let (x, y, z) = (rows(&all[..a]), rows(&all[a..b]), rows(&all[b..]));
             let merged = |parts: &[&Rows]| {
                 let mut sum = Rows::new(WS);
-                parts.iter().for_each(|part| sum.merge(part));
+                for part in parts {
+                    sum.merge(part);
+                }
                 sum
             };
             let whole = rows(&all);

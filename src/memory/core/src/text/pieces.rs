@@ -116,7 +116,7 @@ mod tests {
     #[test]
     fn a_short_message_is_one_piece_and_a_long_one_overlaps() {
         assert_eq!(pieces("One. Two. Three.").len(), 1);
-        let text = (0..12).map(|n| format!("Sentence {n} is here. ")).collect::<String>();
+        let text = (0..12).map(|n| format!("Sentence {n} is here. ")).collect::<Vec<_>>().concat();
         let pieces = pieces(&text);
         assert_eq!(pieces.len(), 3);
         assert!(pieces[1].of(&text).unwrap().starts_with("Sentence 4"));

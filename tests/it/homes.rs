@@ -189,6 +189,7 @@ fn s22_tools_of_an_agent_in_the_foreground_inherit_nothing_of_its_starter() {
     let line = format!("exec 9>lock; exec {program} --home {} up --name attic", home.home().display());
     let mut agent = Command::new("sh")
         .args(["-c", &line])
+        .env("SIGIL_STORAGE_FREE_MIN", "0B")
         .current_dir(home.dir.path())
         .stdin(Stdio::null())
         .stdout(Stdio::null())

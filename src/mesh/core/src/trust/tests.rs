@@ -585,6 +585,23 @@ fn s09_a_mesh_has_so_many_members() {
 }
 
 #[test]
+fn k1_a_leave_by_an_older_approval_ends_what_came_after_it() {
+    // Lowered, raised again, and gone by the approval that had lowered it: nothing that it says as an owner counts.
+    let first = by(0, 2, root()).owner(2);
+    let lowered = by(0, 3, root()).standing(&[]).approves(2, Tier::Shared, &[&first]);
+    let raised = by(0, 4, root()).approves(2, Tier::Owner, &[&first, &lowered]);
+    let left = by(2, 5, lowered.hash).leaves();
+    let later = by(2, 6, raised.hash).owner(4);
+    assert_eq!(inside([&first, &lowered, &raised, &later]), [0, 2, 4]);
+    assert_eq!(inside([&first, &lowered, &raised, &left, &later]), [0]);
+    // What it said before it was lowered, and the one who lowered it let stand, is not taken back by its leave.
+    let early = by(2, 1, first.hash).owner(5);
+    let lowered = by(0, 3, root()).standing(&[&early]).approves(2, Tier::Shared, &[&first]);
+    let left = by(2, 5, lowered.hash).leaves();
+    assert_eq!(inside([&first, &early, &lowered, &left]), [0, 5]);
+}
+
+#[test]
 fn a_leave_is_the_last_word() {
     let one = by(0, 2, root()).owner(1);
     let two = by(1, 4, one.hash).owner(2);

@@ -752,13 +752,18 @@ impl Book {
         inferred
     }
 
-    /// Closes the book on a call that ended without its target's word.
+    /// Closes the book on a call that ended without its target's word. One of others that was given up here while another
+    /// attempt was due leaves no record: how that ended, nobody has told.
     fn close(&mut self, id: &ReqId, fx: &mut Effects<'_>) {
         let Some(open) = self.open.remove(id) else { return };
         self.agenda.remove(&(open.look_at, *id));
         self.shares.remove_ended(*id, open.record.origin, open.arrival);
         fx.delete(rows::open_call(id));
-        self.closed.put(id, &open.record, fx);
+        if closing::is_given_up(&self.me, &open.record) {
+            fx.delete(rows::call_by_time(open.record.listed_ms(), id));
+        } else {
+            self.closed.put(id, &open.record, fx);
+        }
     }
 
     /// After time and margin, at a bystander: if it waited for another attempt, the interruption was the ending.

@@ -119,3 +119,11 @@ pub(super) fn given_up(me: PeerId, attempt: Attempt, reason: &str, at_ms: u64) -
     let state = CallState::Ended(Ending::Undeliverable);
     HistoryRow { state, attempt, at_ms, peer: me, reason: reason.to_owned(), confirmed: false }
 }
+
+/// True of a call of others that reads as interrupted because the attempt after that was never told of here.
+pub(super) fn is_given_up(me: &PeerId, record: &CallRecord) -> bool {
+    let others = record.origin != *me && record.header.target != *me;
+    others
+        && record.state == CallState::Ended(Ending::Interrupted)
+        && record.history.iter().any(|row| row.attempt > record.attempt)
+}

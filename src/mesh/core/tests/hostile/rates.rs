@@ -2,6 +2,7 @@
 
 use mesh_core::budget::{Amount, Budget, OverBudget};
 use mesh_core::config::Config;
+use mesh_core::ids::Attempt;
 
 use super::*;
 
@@ -73,7 +74,12 @@ fn s14_a_device_runs_so_many_calls_of_a_guest() {
         let call = header(&author.id(), counter, me);
         let entry = author.says(Kind::CALL, encode(&call));
         let out = honest.hears(author, pushed(entry));
-        out.iter().filter(|output| matches!(output, Output::Invoke(_))).count()
+        let runs = out.iter().filter_map(|output| if let Output::Invoke(run) = output { Some(run) } else { None });
+        let runs: Vec<(ReqId, Attempt)> = runs.map(|run| (run.id, run.attempt)).collect();
+        for (id, attempt) in &runs {
+            honest.step(Input::ToolEnded(*id, *attempt, test_kit::done()));
+        }
+        runs.len()
     };
     let all: usize = (1..=10).map(|counter| ran(&mut honest, &mut liar, counter)).sum();
     assert_eq!(all, 3);

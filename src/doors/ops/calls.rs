@@ -99,8 +99,8 @@ fn member_meant<'a>(view: &'a View, text: &str) -> Result<Option<&'a NodeView>, 
     match resolve(view, &[], text) {
         Ok(Named::Member(node)) => Ok(Some(node)),
         Ok(Named::Pending(_)) => Ok(None),
-        Err(fault) if fault.code == ErrorCode::UnknownNode && text.parse::<NodeId>().is_ok() => Ok(None),
-        Err(fault) => Err(fault),
+        Err(error) if error.code == ErrorCode::UnknownNode && text.parse::<NodeId>().is_ok() => Ok(None),
+        Err(error) => Err(error),
     }
 }
 
@@ -265,9 +265,9 @@ pub async fn result(mesh: &MeshHandle, id: ReqId, wait: Duration) -> Result<Resu
             .with("state", state));
     }
     if record.output.is_empty() {
-        let fault = OpError::new(ErrorCode::NoOutput, format!("the call ended as {state} and gave no output"));
-        let fault = fault.with("state", state);
-        return Err(if record.reason.is_empty() { fault } else { fault.hint(record.reason.clone()) });
+        let error = OpError::new(ErrorCode::NoOutput, format!("the call ended as {state} and gave no output"));
+        let error = error.with("state", state);
+        return Err(if record.reason.is_empty() { error } else { error.hint(record.reason.clone()) });
     }
     Ok(mesh.result(record, wait).await?)
 }

@@ -442,9 +442,9 @@ pub(super) async fn result(
     Segment(CallId(id)): Segment<CallId>,
     headers: HeaderMap,
 ) -> Result<Response, OpError> {
-    let open = |fault: OpError| {
+    let open = |error: OpError| {
         let hint = "GET the call with `Prefer: wait=60` to wait for its ending";
-        if fault.code == ErrorCode::NotEnded { fault.hint(hint) } else { fault }
+        if error.code == ErrorCode::NotEnded { error.hint(hint) } else { error }
     };
     let wait = prefer_wait(&headers).unwrap_or(RESULT_WAIT);
     let (kind, len, body) = match calls::result(app.mesh(), id, wait).await.map_err(open)? {

@@ -153,7 +153,7 @@ pub(super) async fn approve(
     Ok(Json(Node::approved(&view, &node)))
 }
 
-/// The members that belong by a device's word, or by the word of one of those, and for whom nobody else vouches; not this
+/// The members that belong by a device's approval, or by that of one of those, and for whom nobody else vouches; not this
 /// device, nor whom it let in. They stay when it is forgotten.
 #[utoipa::path(get, path = "/api/v1/nodes/{id}/guests", operation_id = "listGuests", tag = "mesh",
     params(("id" = inline(DeviceRef), Path, description = "Name, peer id, or a prefix of one of at least 7 characters")),
@@ -177,7 +177,7 @@ pub(super) async fn guests(
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct Forgetting {
-    /// True to forget its guests too: everyone who belongs by its word, or by the word of one of those, and by nobody else's.
+    /// True to forget its guests too: everyone who belongs by its approval, or by that of one of those, and by nobody else's.
     #[serde(default)]
     with_guests: bool,
 }

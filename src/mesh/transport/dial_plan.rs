@@ -11,9 +11,9 @@ use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::address::Address;
-use super::bucket::{Bucket, Flow};
 use super::dial::SOCKETS_PER_HOST_MAX;
 use super::members::Members;
+use crate::mesh::bucket::{Bucket, Flow};
 
 /// Head start of the lower peer's dial over the higher's, so that one connection is made and not two.
 const YIELD: Duration = Duration::from_millis(300);

@@ -8,7 +8,6 @@
 mod accept;
 mod address;
 mod blob;
-mod bucket;
 mod dial;
 mod dial_plan;
 mod event;
@@ -22,7 +21,6 @@ pub mod links;
 mod members;
 mod networks;
 mod news;
-mod pace;
 mod quic;
 mod session;
 mod shared;

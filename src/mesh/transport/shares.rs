@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::address::Prefix;
-use super::bucket::{Bucket, Flow};
+use crate::mesh::bucket::{Bucket, Flow};
 
 /// The most that may be had of something: by one address, by one prefix, and by all.
 #[derive(Debug, Clone, Copy)]

@@ -65,7 +65,7 @@ impl Peer {
             self.start_incarnation(fx);
         }
         if new.client_key.is_some() {
-            self.book.forget_keys(fx);
+            self.book.keys.forget(fx);
         }
         let header = match accept(new, &self.book, &facts!(self), fx)? {
             Accepted::Known(id) => return Ok(Reply::Call { id, created: false }),

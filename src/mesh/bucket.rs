@@ -7,17 +7,17 @@ use tokio::time::Instant;
 
 /// The size of a bucket.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Flow {
+pub(crate) struct Flow {
     /// What leaks out of it in [`Self::within`]; at least 1.
-    pub(super) units: u64,
-    pub(super) within: Duration,
+    pub(crate) units: u64,
+    pub(crate) within: Duration,
     /// What it holds.
-    pub(super) ahead: u64,
+    pub(crate) ahead: u64,
 }
 
 impl Flow {
     /// One of which so much leaks in a second, and that holds as much.
-    pub(super) const fn per_s(units: u64) -> Self {
+    pub(crate) const fn per_s(units: u64) -> Self {
         Self { units, within: Duration::from_secs(1), ahead: units }
     }
 
@@ -30,24 +30,24 @@ impl Flow {
 
 /// See the module.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Bucket {
+pub(crate) struct Bucket {
     empty_at: Instant,
 }
 
 impl Bucket {
     /// One that is empty now.
-    pub(super) fn new(now: Instant) -> Self {
+    pub(crate) fn new(now: Instant) -> Self {
         Self { empty_at: now }
     }
 
     /// Puts `n` in, over the brim if need be. Answers how long it takes until it holds what is in it.
-    pub(super) fn add(&mut self, flow: &Flow, n: u64, now: Instant) -> Duration {
+    pub(crate) fn add(&mut self, flow: &Flow, n: u64, now: Instant) -> Duration {
         self.empty_at = self.empty_at.max(now) + flow.time(n);
         (self.empty_at - now).saturating_sub(flow.time(flow.ahead))
     }
 
     /// Puts `n` in, if it holds them.
-    pub(super) fn take(&mut self, flow: &Flow, n: u64, now: Instant) -> bool {
+    pub(crate) fn take(&mut self, flow: &Flow, n: u64, now: Instant) -> bool {
         let mut after = *self;
         let fits = after.add(flow, n, now).is_zero();
         if fits {
@@ -57,17 +57,17 @@ impl Bucket {
     }
 
     /// Time until it holds `n` more.
-    pub(super) fn until(mut self, flow: &Flow, n: u64, now: Instant) -> Duration {
+    pub(crate) fn until(mut self, flow: &Flow, n: u64, now: Instant) -> Duration {
         self.add(flow, n, now)
     }
 
     /// True if it is more than half full.
-    pub(super) fn is_low(&self, flow: &Flow, now: Instant) -> bool {
+    pub(crate) fn is_low(&self, flow: &Flow, now: Instant) -> bool {
         self.empty_at.saturating_duration_since(now) > flow.time(flow.ahead) / 2
     }
 
     /// Time for which it has been empty.
-    pub(super) fn idle(&self, now: Instant) -> Duration {
+    pub(crate) fn idle(&self, now: Instant) -> Duration {
         now.saturating_duration_since(self.empty_at)
     }
 }

@@ -124,8 +124,14 @@ impl Rights {
         if ask.approvers.is_empty() {
             return format!("There is nobody who may say yes{to}.");
         }
-        let names: Vec<String> = ask.approvers.iter().map(|person| self.person(person)).collect();
-        format!("{} can say yes{to}, within {wait}.", any_of(&names))
+        // Whoever sits at an owner's device has a name, if anybody has one.
+        let named = || ask.approvers.iter().filter(|person| !person.is_owner());
+        let all: Vec<&PersonId> = if named().count() == 0 { ask.approvers.iter().collect() } else { named().collect() };
+        let names: Vec<String> = all.into_iter().map(|person| self.person(person)).collect();
+        format!(
+            "{} can say yes{to}, within {wait}; nobody can be asked yet in this version, so that it does not run.",
+            any_of(&names)
+        )
     }
 
     /// Why, as the end of a sentence or a sentence of its own.
@@ -176,7 +182,10 @@ impl Rights {
         let text = match remedy {
             Remedy::Yes(_) => match asks.iter().find(|ask| ask.approvers.is_empty()) {
                 Some(ask) => format!("whoever manages {} names who may say yes in it", self.rule(&ask.rule)),
-                None => "somebody who may says yes: `sigil approvals` shows what waits".to_owned(),
+                None => {
+                    let rules: Vec<String> = asks.iter().map(|ask| self.rule(&ask.rule)).collect();
+                    format!("whoever manages {} lets it give the tool: `sigil rule allow`", all_of(&rules))
+                }
             },
             Remedy::AssignDevice(_) => {
                 format!("an owner says whose device it is (`people` of that device), or {who} asks at another device")

@@ -180,13 +180,10 @@ impl Rights {
         let who = self.principal(about.principal);
         let About { node, tool, .. } = about;
         let text = match remedy {
-            Remedy::Yes(_) => match asks.iter().find(|ask| ask.approvers.is_empty()) {
-                Some(ask) => format!("whoever manages {} names who may say yes in it", self.rule(&ask.rule)),
-                None => {
-                    let rules: Vec<String> = asks.iter().map(|ask| self.rule(&ask.rule)).collect();
-                    format!("whoever manages {} lets it give the tool: `sigil rule allow`", all_of(&rules))
-                }
-            },
+            Remedy::Yes(_) => {
+                let rules: Vec<String> = asks.iter().map(|ask| self.rule(&ask.rule)).collect();
+                format!("whoever manages {} lets it give the tool: `sigil rule allow`", all_of(&rules))
+            }
             Remedy::AssignDevice(_) => {
                 format!("an owner says whose device it is (`people` of that device), or {who} asks at another device")
             }

@@ -149,6 +149,7 @@ impl Pair {
             fence: epoch,
             links: Vec::new(),
             nodes: vec![node_view],
+            rights: Arc::default(),
         };
         let outcome = Outcome {
             id,

@@ -126,6 +126,7 @@ async fn live(options: Options, log: &mut Option<LogFormat>) -> Result<(), Agent
         disk: DiskRoom::new(home.path().to_owned(), config.storage.free_min),
         name,
         tools: catalogue.decls(),
+        deny: config.node.deny.clone(),
         tasks: tasks.clone(),
     })?;
     let work = home.work();

@@ -671,7 +671,9 @@ fn a9_a_member_has_no_say_in_what_is_not_its_own() {
 
     // Who belongs is for owners to say, and nothing that others say stands in their way.
     let grant = liar.grant;
-    let says = |subject, what| encode(&MembershipChange { subject, grant, stands: Vec::new(), fence: 0, what });
+    let says = |subject, what| {
+        encode(&MembershipChange { subject, grant, stands: Vec::new(), rights: Vec::new(), fence: 0, what })
+    };
     let friend = fresh_key();
     let owner = |name: &str| ChangeKind::Approved { tier: Tier::Owner, node_id: node(name), after: Vec::new() };
     for body in [

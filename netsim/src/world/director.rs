@@ -300,7 +300,14 @@ impl Director {
         let mut entries = Vec::new();
         for grant in &grants {
             for (subject, what) in said.clone() {
-                let change = MembershipChange { subject, grant: *grant, stands: Vec::new(), fence: u64::MAX, what };
+                let change = MembershipChange {
+                    subject,
+                    grant: *grant,
+                    stands: Vec::new(),
+                    rights: Vec::new(),
+                    fence: u64::MAX,
+                    what,
+                };
                 let entry = forger.says(Kind::MEMBERSHIP, encode(&change));
                 entries.push(EntryItem { entry, left_ms: None });
             }
@@ -321,7 +328,7 @@ impl Director {
         let (mesh_id, now) = (node.view().mesh, Now { mono_ms: env.now / MS, wall_ms: env.now / MS });
         let approved = |name, tier| ChangeKind::Approved { tier, node_id: NodeId::slug(name), after: Vec::new() };
         let says = |by: &mut Author<Key>, subject, grant, what| {
-            let change = MembershipChange { subject, grant, stands: Vec::new(), fence: 0, what };
+            let change = MembershipChange { subject, grant, stands: Vec::new(), rights: Vec::new(), fence: 0, what };
             EntryItem { entry: by.says(Kind::MEMBERSHIP, encode(&change)), left_ms: None }
         };
         let mut owner = Author::new(mesh.peers[peer].key.clone(), mesh_id, now);

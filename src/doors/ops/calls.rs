@@ -86,6 +86,7 @@ pub async fn call(mesh: &MeshHandle, who: Identity, request: Request<'_>) -> Res
         | Reply::Revoked
         | Reply::Left
         | Reply::Noted
+        | Reply::Edited { .. }
         | Reply::Stopped => Err(OpError::new(ErrorCode::Internal, "the mesh answered something else")),
     }
 }

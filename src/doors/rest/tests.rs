@@ -139,6 +139,7 @@ fn first_view() -> View {
             node("nas", twin(1), Tier::Owner, false, &["files.read"]),
             node("tv", twin(2), Tier::Shared, true, &[]),
         ],
+        rights: Arc::default(),
     }
 }
 
@@ -406,7 +407,7 @@ impl FakeMesh {
                 reply(to, Ok(()));
             }
             Request::Want(..) => {}
-            Request::Rename(_, to) | Request::Offer(_, to) => drop(to.send(())),
+            Request::Rename(_, to) | Request::Offer(_, _, to) => drop(to.send(())),
         }
     }
 
@@ -437,6 +438,7 @@ impl FakeMesh {
                     mesh: MeshId([3; 32]),
                     trust: Vec::new(),
                     directory: Vec::new(),
+                    rights: Vec::new(),
                     fence: mesh_core::epoch::Fence { epoch: Epoch::ZERO, proof: None },
                     node_id: name,
                     tier,
@@ -455,6 +457,7 @@ impl FakeMesh {
             | Command::Redeem { .. }
             | Command::Leave
             | Command::SetDirectory(_)
+            | Command::Edit(_)
             | Command::Stop => Reply::Noted,
         }
     }

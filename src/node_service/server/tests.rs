@@ -101,6 +101,7 @@ fn view(me: u64, leader: Option<u64>) -> Arc<View> {
         fence: Epoch::ZERO,
         links: Vec::new(),
         nodes: (1..=4).map(node).collect(),
+        rights: Arc::default(),
     })
 }
 
@@ -640,6 +641,7 @@ async fn a_registration_lists_the_tools_of_the_directory_record() {
         tools: vec![tool("files.list"), tool("backup")],
         services: Vec::new(),
         name: None,
+        deny: Vec::new(),
     }));
     let Some(FromNode::Register(register)) = client::register(&view, 7).msg else { panic!("no registration") };
     assert_eq!((register.node_id.as_str(), register.session_nonce), ("peer-2", 7));

@@ -24,11 +24,11 @@ use crate::frame::{Frame, Phase};
 use crate::ids::{ATTEMPTS_MAX, Attempt, Hash, Incarnation, PeerId, ReqId, Series};
 use crate::io::{CallRecord, CallState, Fact, HistoryRow, Output, SessionId};
 use crate::limits;
-use crate::policy;
 use crate::protocol_rule::ProtocolRule;
 use crate::record::{CancelRequest, Ending, Header, Outcome, Payload, Tier};
 use crate::rows::{self, Basis, Empty, KeyRow, OpenKey, OpenRow, Row as _};
 use crate::spending;
+use crate::tiers;
 use crate::trust::Trust;
 pub(crate) use closing::InferredEnding;
 use deferred::Deferred;
@@ -46,7 +46,7 @@ const KEYS_FORGOTTEN_AT_ONCE: usize = 8;
 
 /// Name of a client key in the store: the namespace of whose it is, principal and key, hashed together.
 pub(crate) fn key_id(origin: &PeerId, principal: &str, key: &str, trust: &Trust) -> Hash {
-    let namespace = policy::namespace(origin, trust);
+    let namespace = tiers::namespace(origin, trust);
     Hash::of(&[namespace.0.as_slice(), principal.as_bytes(), &[0], key.as_bytes()].concat())
 }
 
@@ -395,7 +395,7 @@ impl Book {
         }
         let keys_max = facts.config().budgets.of(facts.trust.tier(&entry.author)).keys * TIMES as usize;
         // One that its target will deny binds nothing.
-        let key = header.client_key.as_ref().filter(|_| policy::permits_call(&entry.author, &header, facts));
+        let key = header.client_key.as_ref().filter(|_| tiers::permits_call(&entry.author, &header, facts));
         if key.is_some() {
             self.forget_keys(fx);
         }

@@ -17,10 +17,10 @@ use crate::frame::{Answer, AnswerKind, Frame};
 use crate::ids::{ATTEMPTS_MAX, Attempt, Hash, Incarnation, PeerId, ReqId, Series};
 use crate::io::{Invocation, Output, ToolOutcome};
 use crate::limits;
-use crate::policy;
 use crate::protocol_rule::ProtocolRule;
 use crate::record::{CancelRequest, Effect, Ending, Header, Outcome, Payload, Source};
 use crate::rows::{self, JournalRow, Journaled, Row as _};
+use crate::tiers;
 use crate::trust::Trust;
 
 /// A run that is over sooner than this is told with its outcome alone.
@@ -225,7 +225,7 @@ impl Executor {
             }
         }
         let header = offer.header;
-        if let Err(reason) = policy::permits_here(&offer.origin, &header, facts) {
+        if let Err(reason) = tiers::permits_here(&offer.origin, &header, facts) {
             return Some(self.finish(id, attempt, Ending::Denied, &reason, Some(header), fx));
         }
         if let Some(finished) = self.repeats(&header, &offer.origin, attempt, facts.trust, fx) {
@@ -393,7 +393,7 @@ impl Executor {
         {
             return Some(self.finish(id, attempt, Ending::Denied, &reason, Some(header), fx));
         }
-        if let Err(reason) = policy::permits_here(&origin, &header, facts)
+        if let Err(reason) = tiers::permits_here(&origin, &header, facts)
             && fx.enforces(ProtocolRule::SecondLookAtOrigin)
         {
             return Some(self.finish(id, attempt, Ending::Denied, &reason, Some(header), fx));

@@ -46,6 +46,7 @@ use crate::nodes::Nodes;
 use crate::protocol_rule::ProtocolRule;
 use crate::reattestation::Reattestation;
 use crate::record::{CancelRequest, Tier};
+use crate::rights::Rights;
 use crate::rows::{self, Head, InviteRow, Row, RowKey};
 use crate::spending::Spending;
 use crate::trust::Trust;
@@ -86,6 +87,13 @@ pub struct Peer {
     book: Book,
     executor: Executor,
     invites: Invites,
+    rights: Rights,
+    upkeep: Upkeep,
+}
+
+/// What is done now and then about what the logs hold.
+#[derive(Debug, Clone)]
+struct Upkeep {
     reattestation: Reattestation,
     compaction: Compaction,
 }
@@ -102,6 +110,7 @@ macro_rules! facts {
             nodes: &$peer.nodes,
             links: &$peer.links,
             incarnations: &$peer.incarnations,
+            rights: &$peer.rights,
         }
     };
 }
@@ -117,10 +126,10 @@ struct Timer {
 const TIMERS: &[Timer] = &[
     Timer { due: |peer| peer.election.poll_timeout(), fire: Peer::time_election },
     Timer { due: |peer| peer.logs.poll_timeout(), fire: Peer::time_logs },
-    Timer { due: |peer| peer.compaction.poll_timeout(), fire: Peer::time_compaction },
+    Timer { due: |peer| peer.upkeep.compaction.poll_timeout(), fire: Peer::time_compaction },
     Timer { due: |peer| peer.book.poll_timeout(), fire: Peer::time_calls },
     Timer { due: |peer| peer.incarnations.poll_timeout(), fire: Peer::time_checkpoint },
-    Timer { due: |peer| peer.reattestation.poll_timeout(), fire: Peer::time_reattestation },
+    Timer { due: |peer| peer.upkeep.reattestation.poll_timeout(), fire: Peer::time_reattestation },
     Timer { due: |peer| peer.book.deferred_timeout(), fire: Peer::time_deferred },
     Timer { due: |peer| peer.executor.poll_timeout(), fire: Peer::time_executor },
     Timer { due: |peer| peer.trust.poll_timeout(), fire: |peer, fx| peer.judge_changes(Judges::Due, fx) },
@@ -155,6 +164,7 @@ impl Peer {
         let mut unsupported = Unsupported::new(config.newest_kind);
         let mut reattestation = Reattestation::default();
         let mut bodies = Bodies::default();
+        let mut rights = Rights::default();
         let mut book = Book::new(me, config.keep_calls_ms);
         let mut executor = Executor::new(me, now.mono_ms);
         let saved = rows::age();
@@ -168,12 +178,14 @@ impl Peer {
                     .restore(&row_key, &value)
                     .and_then(|()| reattestation.restore(&row_key, &value))
                     .and_then(|()| bodies.restore(&row_key, &value))
+                    .and_then(|()| rights.restore_unheard(&row_key, &value))
                     .map(|()| drop(meta.insert(row_key, value))),
                 Space::Trust => SignedEntry::from_stored(&value).map(|entry| trust.push(entry)),
                 Space::Heads => rows::log_of(&row_key)
                     .zip(Head::from_bytes(&value))
                     .map(|(key, head)| heads.insert(key, head).map_or((), |_| ())),
                 Space::Directory => nodes.restore(&value),
+                Space::Policy => rights.restore(&value),
                 Space::Invites => invites.restore(&row_key, &value, now),
                 Space::Open => book.restore(&row_key, &value, now).map(drop),
                 Space::Keys => book.restore_key(&row_key, &value, age.at(now)),
@@ -188,6 +200,7 @@ impl Peer {
             }
         }
         let trust = Trust::new(trust, config.rules).ok_or(BootError::NoMesh)?;
+        rights.boot(&trust);
         let stored = read(&meta, &rows::incarnation()).ok_or(BootError::Damaged("incarnation"))?;
         let renewed = image.rolled_back.then(|| Incarnation(rng.next_u32()));
         let incarnation = renewed.unwrap_or(stored);
@@ -221,8 +234,8 @@ impl Peer {
             book,
             executor,
             invites,
-            reattestation,
-            compaction: Compaction::new(now.mono_ms, config.compact_every_ms),
+            rights,
+            upkeep: Upkeep { reattestation, compaction: Compaction::new(now.mono_ms, config.compact_every_ms) },
             local: Local { me, key, signer: signer.into(), config, boot, disk: None },
         };
         peer.logs.set_changes(peer.trust.fingerprint());
@@ -248,7 +261,8 @@ impl Peer {
             fx.sync = true;
             peer.refresh_candidates(fx);
             peer.logs.unsupported.read(fx);
-            peer.reattestation.read(&facts!(peer), fx);
+            peer.upkeep.reattestation.read(&facts!(peer), fx);
+            peer.rights.read_unheard(&peer.trust, fx);
             peer.election.start(fx);
             for finished in peer.executor.interrupted(fx) {
                 peer.write_outcome(&finished, fx);
@@ -291,6 +305,11 @@ impl Peer {
         Batch { writes: fx.writes, sync: true }
     }
 
+    fn refresh_devices(&mut self) {
+        let Self { rights, trust, nodes, logs, links, timers, .. } = self;
+        rights.refresh_devices(trust, nodes, logs, links, timers.now.mono_ms);
+    }
+
     fn effects<'a>(&self, now: Now, rng: &'a mut dyn Rng, out: &'a mut Vec<Output>) -> Effects<'a> {
         Effects::new(self.local.me, self.local.config.rules, now, self.timers.age.at(now), rng, out)
     }
@@ -312,6 +331,9 @@ impl Peer {
             gateway = self.election.gateway();
             self.handle_gateway_change(&mut fx);
             self.settle(&mut fx);
+        }
+        if fx.view_changed {
+            self.refresh_devices();
         }
         self.logs.spending.save(&mut fx);
         self.timers.age.save(&mut fx);
@@ -486,7 +508,7 @@ impl Peer {
             LogReader::Lacking => self.logs.handle_lacking_read(&entries, more, &self.trust, fx),
             LogReader::Compaction => {
                 let known = (&self.book, &self.executor);
-                let dead = self.compaction.handle_log_read(&entries, more, known, &facts!(self), fx);
+                let dead = self.upkeep.compaction.handle_log_read(&entries, more, known, &facts!(self), fx);
                 if let Some(dead) = dead {
                     let entry = self.write(Kind::TRUNCATION, &crate::entry::encode(&dead), fx);
                     self.apply_truncation(&entry, fx);
@@ -503,7 +525,7 @@ impl Peer {
                 }
             }
             LogReader::Reattest => {
-                for outcome in self.reattestation.handle_log_read(&entries, more, &facts!(self), fx) {
+                for outcome in self.upkeep.reattestation.handle_log_read(&entries, more, &facts!(self), fx) {
                     self.issue_again(&outcome, fx);
                 }
             }
@@ -521,6 +543,7 @@ impl Peer {
                 }
             }
             LogReader::Sweep => self.logs.handle_sweep_read(&entries, more, &self.trust, fx),
+            LogReader::Rights => self.rights.handle_log_read(&entries, more, &self.trust, fx),
             LogReader::Deferred => {
                 for (entry, left_ms) in self.book.take_deferred(entries, fx.now.mono_ms) {
                     self.apply_admitted(&entry, Some(left_ms), fx);
@@ -579,7 +602,7 @@ impl Peer {
     }
 
     fn time_compaction(&mut self, fx: &mut Effects<'_>) {
-        self.compaction.handle_timeout(&facts!(self), fx);
+        self.upkeep.compaction.handle_timeout(&facts!(self), fx);
     }
 
     fn time_calls(&mut self, fx: &mut Effects<'_>) {
@@ -606,7 +629,7 @@ impl Peer {
     }
 
     fn time_reattestation(&mut self, fx: &mut Effects<'_>) {
-        for outcome in self.reattestation.handle_timeout(&facts!(self), fx) {
+        for outcome in self.upkeep.reattestation.handle_timeout(&facts!(self), fx) {
             self.issue_again(&outcome, fx);
         }
     }
@@ -738,7 +761,7 @@ impl Peer {
                     return;
                 }
                 self.ingest(from, &EntryItem { entry: entry.clone(), left_ms: None }, fx);
-                if let Some(outcome) = self.reattestation.handle_forked(entry, &facts!(self)) {
+                if let Some(outcome) = self.upkeep.reattestation.handle_forked(entry, &facts!(self)) {
                     self.book.apply_outcome(entry, &facts!(self), fx);
                     self.issue_again(&outcome, fx);
                 }

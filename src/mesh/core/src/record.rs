@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use crate::glob::ToolPattern;
 use crate::ids::{Attempt, Hash, Incarnation, NodeId, PeerId, PublicKey, ReqId, ToolName};
 use crate::limits;
 
@@ -41,6 +42,10 @@ pub struct MembershipChange {
     /// held and that counted. Whatever else it says by the same grant is void. At most
     /// [`limits::CHANGES_NAMED_MAX`].
     pub stands: Vec<Hash>,
+    /// Of an approval of a former owner to less: the last entry of each incarnation of its log that the signer held and
+    /// that counted. What it said about rights later does not stand.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rights: Vec<(Incarnation, u64)>,
     /// Counter of the highest epoch that the signer knew: claims of the subject to higher ones prove nothing.
     pub fence: u64,
     /// The change.
@@ -118,6 +123,9 @@ pub struct Directory {
     /// Name that it has given itself since it was approved; `None` = that of its approval.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<NodeId>,
+    /// What it forbids itself (`node.deny`), whatever the mesh says. At most [`crate::policy::bounds::LIST_MAX`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub deny: Vec<ToolPattern>,
 }
 
 /// Bytes named by their hash: inline when small, else fetched from whoever has them.

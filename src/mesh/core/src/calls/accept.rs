@@ -9,9 +9,9 @@ use crate::facts::Facts;
 use crate::ids::{PeerId, ReqId, ToolName};
 use crate::io::{DiskSpace, NewCall, Refusal};
 use crate::limits;
-use crate::policy;
 use crate::protocol_rule::ProtocolRule;
 use crate::record::Header;
+use crate::tiers;
 
 /// Time after which it makes sense to ask again where a queue is full.
 const RETRY_AFTER_MS: u64 = 30_000;
@@ -39,7 +39,7 @@ pub(crate) fn accept(new: NewCall, book: &Book, facts: &Facts<'_>, fx: &Effects<
     let known = key.and_then(|key| book.key(&key)).filter(|_| fx.enforces(ProtocolRule::KeyAtOrigin));
     let target = match known {
         // Where another device's call went is its own choice: whoever asks for any gets one of his own.
-        Some(known) if new.node == "any" && known.id.is_of(&me) && policy::may_be_chosen(&known.target, facts) => {
+        Some(known) if new.node == "any" && known.id.is_of(&me) && tiers::may_be_chosen(&known.target, facts) => {
             known.target
         }
         _ => resolve(&new.node, &new.tool, book, facts)?,
@@ -53,7 +53,7 @@ pub(crate) fn accept(new: NewCall, book: &Book, facts: &Facts<'_>, fx: &Effects<
     let Some(decl) = facts.nodes.declared(&target, new.tool.as_str()) else {
         return Err(Refusal::UnknownTool { node: node_id, tool: new.tool });
     };
-    policy::permits(&me, decl, facts).map_err(Refusal::Denied)?;
+    tiers::permits(&me, decl, facts).map_err(Refusal::Denied)?;
     if let Some(DiskSpace { free, floor }) = facts.local.disk {
         return Err(Refusal::DiskFull { free, floor });
     }
@@ -121,7 +121,7 @@ fn resolve(node: &str, tool: &ToolName, book: &Book, facts: &Facts<'_>) -> Resul
         let online = facts.online(book.online());
         return members
             .keys()
-            .filter(|peer| policy::may_be_chosen(peer, facts))
+            .filter(|peer| tiers::may_be_chosen(peer, facts))
             .filter(|peer| facts.nodes.declared(peer, tool.as_str()).is_some())
             .min_by_key(|peer| (!online.contains(*peer), book.own_open(peer).0, **peer != facts.me()))
             .copied()

@@ -7,8 +7,8 @@ use crate::frame::Phase;
 use crate::ids::{Attempt, Incarnation, PeerId, ReqId};
 use crate::io::{CallRecord, CallState, HistoryRow};
 use crate::limits;
-use crate::policy;
 use crate::record::Ending;
+use crate::tiers;
 
 /// Why a call ends in the book of a device that leaves.
 pub(super) const LEFT: &str = "this device left the mesh";
@@ -84,7 +84,7 @@ pub(super) fn abandoned(me: &PeerId, record: &CallRecord) -> Option<InferredEndi
 /// will run it, so what it takes is free.
 pub(super) fn of_stranger(me: &PeerId, record: &CallRecord, facts: &Facts<'_>) -> Option<&'static str> {
     let others = record.origin != *me && record.header.target != *me;
-    (others && facts.trust.is_excluded(&record.origin)).then_some(policy::STRANGER)
+    (others && facts.trust.is_excluded(&record.origin)).then_some(tiers::STRANGER)
 }
 
 /// Why this book gives up an open call that was meant for another incarnation of this device than its `own`.

@@ -14,11 +14,11 @@ use crate::io::{CallState, Fact};
 use crate::limits;
 use crate::log::{self, Ingest};
 use crate::membership;
-use crate::policy;
 use crate::protocol_rule::ProtocolRule;
 use crate::record::{CancelRequest, Ending, Outcome, Payload, Source};
 use crate::rows;
 use crate::spending::{self, Charge};
+use crate::tiers;
 use crate::trust::Judgement;
 
 /// When membership changes that were taken are judged.
@@ -225,6 +225,7 @@ impl Peer {
             Kind::OUTCOME => self.apply_outcome(entry, fx),
             Kind::CANCEL => self.apply_cancel(entry, fx),
             Kind::TRUNCATION => self.apply_truncation(entry, fx),
+            kind if kind.is_about_rights() => self.rights.hear(entry, &self.trust, fx),
             _ => {}
         }
     }
@@ -261,6 +262,7 @@ impl Peer {
         if was_owner != self.trust.is_owner(&self.local.me) {
             self.logs.recount_bodies(fx);
         }
+        self.rights.handle_trust(&self.trust, fx);
         fx.fact(Fact::Trust);
         fx.view_changed = true;
         match (was_excluded, self.is_excluded()) {
@@ -275,13 +277,13 @@ impl Peer {
         self.refresh_neighbours(fx);
         self.logs.ask_all(fx);
         for (id, attempt, header) in self.book.of_strangers(&facts!(self)) {
-            let finished = self.executor.deny(id, attempt, header, policy::STRANGER, fx);
+            let finished = self.executor.deny(id, attempt, header, tiers::STRANGER, fx);
             self.finish(finished, fx);
         }
         self.book.free_strangers(&facts!(self), fx);
         self.end_undeliverable(fx);
         self.logs.resume_stopped(&self.trust, fx);
-        self.reattestation.read(&facts!(self), fx);
+        self.upkeep.reattestation.read(&facts!(self), fx);
     }
 
     fn apply_directory(&mut self, entry: &SignedEntry, fx: &mut Effects<'_>) {
@@ -332,7 +334,7 @@ impl Peer {
     fn apply_outcome(&mut self, entry: &SignedEntry, fx: &mut Effects<'_>) {
         let Some(outcome) = entry.record::<Outcome>() else { return };
         if let Source::Relayed(target) = outcome.source {
-            self.reattestation.note_relayed(target, &outcome);
+            self.upkeep.reattestation.note_relayed(target, &outcome);
         }
         self.book.apply_told(entry, outcome, &facts!(self), fx);
     }
@@ -352,6 +354,7 @@ impl Peer {
         if self.logs.handle_truncation(entry, &self.trust, fx) {
             self.handle_halts(fx);
         }
+        self.rights.handle_truncation(entry, &self.logs, fx);
     }
 
     // --- What follows from them ---------------------------------------------------------------------------------------

@@ -2,9 +2,9 @@
 
 use std::fmt;
 
-use super::glob::ToolPattern;
 use super::names::{Domain, Principal, RuleRef, TokenId, WorkspaceId};
 use super::records::Verdict;
+use crate::glob::ToolPattern;
 use crate::ids::{Hash, PeerId, ReqId, ToolName};
 
 /// May this principal, at this device, use that tool of that device?

@@ -6,10 +6,10 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::glob::{AgentPattern, NodePattern, ToolPattern};
-use super::names::{AgentName, Name, PersonId, Principal, Role, RuleRef, Seat, TokenId, WorkspaceId, text_form};
+use super::names::{AgentName, Name, PersonId, Principal, Role, RuleRef, Seat, TokenId, WorkspaceId};
 use crate::entry::Kind;
-use crate::ids::{Hash, InvalidId, NodeId, PeerId, ToolName, text_id};
+use crate::glob::{AgentPattern, NodePattern, ToolPattern};
+use crate::ids::{Hash, InvalidId, NodeId, PeerId, ToolName, text_form, text_id};
 use crate::limits;
 
 /// Most patterns in one list.

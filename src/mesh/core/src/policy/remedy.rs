@@ -4,10 +4,10 @@ use std::fmt;
 
 use super::decide::{Asker, Judging, Strength};
 use super::decision::{Cause, Decision, OpenAsk, Request};
-use super::glob::ToolPattern;
 use super::names::{Domain, Principal, RuleRef, WorkspaceId};
 use super::records::Verdict;
 use super::view::View;
+use crate::glob::ToolPattern;
 use crate::ids::ToolName;
 
 /// Something that would make a call run, or be asked where it is denied.

@@ -237,7 +237,10 @@ impl Scene {
                 let grant = self.desk.peer().grant_of(&self.liar.id()).unwrap_or(Hash::ZERO);
                 let (subject, grant, stands) = (self.key(), self.mostly(grant, Self::hash), self.hashes());
                 let fence = self.number(1);
-                (Kind::MEMBERSHIP, encode(&MembershipChange { subject, grant, stands, fence, what }))
+                (
+                    Kind::MEMBERSHIP,
+                    encode(&MembershipChange { subject, grant, stands, rights: Vec::new(), fence, what }),
+                )
             }
             2 | 3 => {
                 let (me, liar) = (self.desk.id(), self.liar.id());

@@ -291,7 +291,14 @@ fn approvals_of_one_who_may_not_neither_count_nor_stand_in_the_way() {
     let new = honest.author(3);
     let grant = honest.peer().grant_of(&liar.id()).unwrap();
     let says = |subject: &Author, what| {
-        encode(&MembershipChange { subject: subject.public_key(), grant, stands: Vec::new(), fence: 0, what })
+        encode(&MembershipChange {
+            subject: subject.public_key(),
+            grant,
+            stands: Vec::new(),
+            rights: Vec::new(),
+            fence: 0,
+            what,
+        })
     };
     let owner =
         |name: &str| ChangeKind::Approved { tier: Tier::Owner, node_id: name.parse().unwrap(), after: Vec::new() };

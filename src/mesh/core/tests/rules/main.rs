@@ -9,6 +9,7 @@ mod joining;
 mod membership;
 mod restored;
 mod revoked;
+mod rights;
 mod versions;
 
 use mesh_core::entry::{Kind, SignedEntry};

@@ -1,4 +1,4 @@
-//! The rule of tiers: which devices may call which tools. Asked at acceptance, when the target takes a dispatch, and
+//! The rule of a mesh without workspaces, as the points of a call ask it: by tiers, which devices may call which tools. Asked at acceptance, when the target takes a dispatch, and
 //! again after `started` is durable. What else keeps a call from running is checked by `Peer::handle_dispatch`,
 //! [`crate::executor`] and [`Facts::hold`].
 
@@ -11,16 +11,11 @@ use crate::trust::Trust;
 /// Reason for which a call of a device that was removed, or awaits re-approval, does not run.
 pub(crate) const STRANGER: &str = "the device that asked does not belong to the mesh any more";
 
-/// The rule itself: owner-tier devices call every tool, others those that are not for owners only.
-pub(super) fn may_use(tier: Tier, owner_only: bool) -> bool {
-    tier == Tier::Owner || !owner_only
-}
-
 /// Decides if a device may call a tool as its node declares it: owner-tier devices every one, others those that are not
 /// for owners only. `Err` is the reason, for people.
 pub(crate) fn permits(origin: &PeerId, tool: &ToolDecl, facts: &Facts<'_>) -> Result<(), String> {
     let Some(tier) = facts.trust.tier(origin) else { return Err(STRANGER.to_owned()) };
-    if !may_use(tier, tool.owner_only) && facts.trust.enforces(ProtocolRule::Tier) {
+    if tier != Tier::Owner && tool.owner_only && facts.trust.enforces(ProtocolRule::Tier) {
         return Err(format!(
             "`{}` may be called by devices of tier owner only, and the one that asks is {tier:?}",
             tool.name

@@ -507,9 +507,12 @@ pub(crate) fn header(id: ReqId, target: PeerId) -> Header {
         ttl_ms: 60_000,
         accepted_ms: wall_ms(),
         timeout_ms: 60_000,
-        principal: "owner".to_owned(),
+        principal: "device:hostile".parse().expect("a name"),
         client_key: None,
-        needs_approval: false,
+        token: None,
+        workspace: None,
+        rule: String::new(),
+        mark: Vec::new(),
         target_incarnation: None,
     }
 }

@@ -167,7 +167,9 @@ impl Director {
             ttl_ms: ask.ttl_ms,
             timeout_ms: ask.timeout_ms.unwrap_or(60_000),
             effect: ask.strict.then_some(Effect::Once),
-            principal: "owner".into(),
+            principal: None,
+            credential: None,
+            workspace: None,
             client_key: ask.key,
         };
         env.story(|| format!("p{origin} is asked for {} at {} within {} ms", call.tool, call.node, call.ttl_ms));

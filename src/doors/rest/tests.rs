@@ -463,7 +463,7 @@ impl FakeMesh {
     }
 
     fn call(&self, books: &mut Books, new: NewCall) -> Reply {
-        assert_eq!(new.principal, Principal::Owner.as_str());
+        assert_eq!(new.principal, None, "who sits at the device");
         let view = self.view.borrow().clone();
         let Some(target) = view.nodes.iter().find(|node| node.node_id.as_str() == new.node) else {
             return Reply::Refused(Refusal::UnknownNode(new.node));
@@ -505,9 +505,12 @@ impl FakeMesh {
             ttl_ms: new.ttl_ms,
             accepted_ms: ACCEPTED_MS + books.next,
             timeout_ms: new.timeout_ms,
-            principal: new.principal,
+            principal: new.principal.unwrap_or_else(|| "person:owner".parse().unwrap()),
             client_key: new.client_key,
-            needs_approval: false,
+            token: None,
+            workspace: None,
+            rule: String::new(),
+            mark: Vec::new(),
             target_incarnation: None,
         };
         let history = vec![row(CallState::Open(Phase::Accepted), ""), row(state, "")];

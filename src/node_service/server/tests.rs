@@ -135,9 +135,12 @@ fn header(id_: ReqId, arguments: Payload) -> SignedEntry {
         ttl_ms: 60_000,
         accepted_ms: 0,
         timeout_ms: 1_500,
-        principal: "owner".to_owned(),
+        principal: "person:owner".parse().expect("a name"),
         client_key: None,
-        needs_approval: false,
+        token: None,
+        workspace: None,
+        rule: String::new(),
+        mark: Vec::new(),
         target_incarnation: None,
     };
     signed(ORIGIN, Kind::CALL, entry::encode(&header))

@@ -24,8 +24,10 @@ use crate::frame::{Frame, Phase};
 use crate::ids::{ATTEMPTS_MAX, Attempt, Hash, Incarnation, PeerId, ReqId, Series};
 use crate::io::{CallRecord, CallState, Fact, HistoryRow, Output, SessionId};
 use crate::limits;
+use crate::people::Principal;
 use crate::protocol_rule::ProtocolRule;
 use crate::record::{CancelRequest, Ending, Header, Outcome, Payload, Tier};
+use crate::rights::Ruling;
 use crate::rows::{self, Basis, Empty, KeyRow, OpenKey, OpenRow, Row as _};
 use crate::spending;
 use crate::tiers;
@@ -45,7 +47,8 @@ const HISTORY_MAX: usize = 64;
 const KEYS_FORGOTTEN_AT_ONCE: usize = 8;
 
 /// Name of a client key in the store: the namespace of whose it is, principal and key, hashed together.
-pub(crate) fn key_id(origin: &PeerId, principal: &str, key: &str, trust: &Trust) -> Hash {
+pub(crate) fn key_id(origin: &PeerId, principal: &Principal, key: &str, trust: &Trust) -> Hash {
+    let principal = principal.to_string();
     let namespace = tiers::namespace(origin, trust);
     Hash::of(&[namespace.0.as_slice(), principal.as_bytes(), &[0], key.as_bytes()].concat())
 }
@@ -395,7 +398,7 @@ impl Book {
         }
         let keys_max = facts.config().budgets.of(facts.trust.tier(&entry.author)).keys * TIMES as usize;
         // One that its target will deny binds nothing.
-        let key = header.client_key.as_ref().filter(|_| tiers::permits_call(&entry.author, &header, facts));
+        let key = header.client_key.as_ref().filter(|_| facts.rights.permits(&header, entry.author));
         if key.is_some() {
             self.forget_keys(fx);
         }
@@ -855,6 +858,22 @@ impl Book {
     /// Open calls of ours for others, once this peer is excluded.
     pub(crate) fn abandoned(&self) -> Vec<InferredEnding> {
         self.unended().filter_map(|record| closing::abandoned(&self.me, record)).collect()
+    }
+
+    /// Open calls for others that what is said about rights forbids by now.
+    pub(crate) fn denied(&self, facts: &Facts<'_>, fx: &Effects<'_>) -> Vec<InferredEnding> {
+        self.unended().filter_map(|record| closing::denied(&self.me, record, facts, fx.rules)).collect()
+    }
+
+    /// Open calls for ourselves that may not run by now, and why.
+    pub(crate) fn denied_here(&self, facts: &Facts<'_>, fx: &Effects<'_>) -> Vec<(ReqId, Attempt, Arc<Header>, String)> {
+        let for_us = self.unended().filter(|record| record.header.target == self.me);
+        let denied = for_us.filter_map(|record| {
+            let ruling = facts.rights.rule(&record.header, record.origin, facts.logs, fx.rules);
+            let Ruling::No { why, .. } = ruling else { return None };
+            Some((record.header.id, record.attempt, record.header.clone(), why))
+        });
+        denied.collect()
     }
 
     /// Open calls for ourselves of devices that do not belong any more.

@@ -263,6 +263,17 @@ pub type Attempt = u8;
 /// No call is tried more often (`docs/protocol.md`, Calls).
 pub const ATTEMPTS_MAX: Attempt = 3;
 
+/// How far a log is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Known {
+    /// Author of the log.
+    pub author: PeerId,
+    /// Incarnation of that author's store.
+    pub incarnation: Incarnation,
+    /// Place of the last entry that is known of it.
+    pub seq: u64,
+}
+
 macro_rules! text_id {
     ($(#[$doc:meta])* $name:ident, $what:literal, $rule:literal, $check:expr) => {
         $(#[$doc])*

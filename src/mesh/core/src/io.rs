@@ -299,8 +299,12 @@ pub struct NewCall {
     pub timeout_ms: u64,
     /// If the caller wants it stricter than the tool declares.
     pub effect: Option<Effect>,
-    /// Principal that asks.
-    pub principal: String,
+    /// Who asks; `None`: whoever sits at this device.
+    pub principal: Option<policy::Principal>,
+    /// The token that was shown, if it is asked by one.
+    pub credential: Option<policy::Credential>,
+    /// The workspace that is named.
+    pub workspace: Option<policy::Domain>,
     /// The client's own key for this call.
     pub client_key: Option<String>,
 }
@@ -359,6 +363,17 @@ pub struct Welcome {
     pub tier: Tier,
 }
 
+/// Why a call is denied.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Denial {
+    /// The answer.
+    pub decision: policy::Decision,
+    /// The same as a sentence.
+    pub why: String,
+    /// What would change it, if anything would.
+    pub would_change: Option<policy::Remedy>,
+}
+
 /// Why a command was refused. Each names the cause; the door adds the next step.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
@@ -406,8 +421,8 @@ pub enum Refusal {
     #[error("this idempotency key was used for another call, {0}")]
     KeyReused(ReqId),
     /// Policy.
-    #[error("{0}")]
-    Denied(String),
+    #[error("{}", .0.why)]
+    Denied(Box<Denial>),
     /// The role of whoever edits does not reach so far.
     #[error(transparent)]
     NotAllowed(policy::NotAllowed),

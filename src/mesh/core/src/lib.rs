@@ -15,6 +15,7 @@ pub mod io;
 pub mod limits;
 pub mod names;
 pub mod peer;
+mod people;
 pub mod policy;
 pub mod protocol_rule;
 pub mod record;

@@ -305,9 +305,18 @@ impl Peer {
         Batch { writes: fx.writes, sync: true }
     }
 
+    /// Decides anew on all calls that wait: what is said about rights has changed, or what devices offer.
+    fn look_again(&mut self, fx: &mut Effects<'_>) {
+        self.write_all_inferred(self.book.denied(&facts!(self), fx), fx);
+        for (id, attempt, header, why) in self.book.denied_here(&facts!(self), fx) {
+            let finished = self.executor.deny(id, attempt, header, &why, fx);
+            self.finish(finished, fx);
+        }
+        self.book.pump_all(&facts!(self), fx);
+    }
+
     fn refresh_devices(&mut self) {
-        let Self { rights, trust, nodes, logs, links, timers, .. } = self;
-        rights.refresh_devices(trust, nodes, logs, links, timers.now.mono_ms);
+        self.rights.refresh_devices(&self.trust, &self.nodes);
     }
 
     fn effects<'a>(&self, now: Now, rng: &'a mut dyn Rng, out: &'a mut Vec<Output>) -> Effects<'a> {
@@ -334,6 +343,10 @@ impl Peer {
         }
         if fx.view_changed {
             self.refresh_devices();
+        }
+        if self.rights.take_changed() {
+            self.look_again(&mut fx);
+            self.settle(&mut fx);
         }
         self.logs.spending.save(&mut fx);
         self.timers.age.save(&mut fx);

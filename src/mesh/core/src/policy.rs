@@ -11,7 +11,6 @@ mod decide;
 mod decision;
 mod manage;
 mod merge;
-mod names;
 mod records;
 mod register;
 mod remedy;
@@ -23,14 +22,15 @@ pub use binder::WorkspaceBinder;
 pub use consents::{Choice, Consent, Consents, Given};
 pub use decision::{Cause, Credential, Decision, Layer, OpenAsk, Request, Step};
 pub use manage::NotAllowed;
-pub use names::{AgentName, Domain, Name, PersonId, Principal, Role, RuleRef, Seat, TokenId, WorkspaceId};
+pub use crate::people::{AgentName, Domain, Name, PersonId, Principal, Role, RuleRef, Seat, TokenId, WorkspaceId};
 pub use records::{
     Agent, Approver, Binding, Check, Device, DeviceTools, InvalidRecord, Key, Mode, Note, Otherwise, Person, Rule,
     RuleVerdict, Terms, Title, Token, Value, Verdict, Who, Workspace,
 };
 pub use register::{Policy, Register, Statement};
 pub use remedy::Remedy;
-pub use said::{Content, Known, Said};
+pub use crate::ids::Known;
+pub use said::{Content, Said};
 pub use view::{DeviceFacts, Offered, ToolState, View};
 
 /// Numbers of the policy, for who shows them or sizes a store by them.

@@ -3,20 +3,25 @@
 //! What somebody says who is no owner as far as this peer knows is not held: its log is read again once it is known to
 //! be one. So nobody else takes room here, and the order in which statements and membership changes arrive is nothing.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::effects::Effects;
 use crate::entry::{Kind, Place, SignedEntry};
-use crate::ids::{Hash, Incarnation, NodeId, PeerId};
+use crate::ids::{Hash, Incarnation, Known, NodeId, PeerId};
 use crate::io::{Edit, LogReader, Output, Refusal};
 use crate::limits;
-use crate::links::Links;
 use crate::log::Logs;
 use crate::nodes::Nodes;
-use crate::policy::{Content, DeviceFacts, Key, Mode, Offered, Policy, Principal, Role, Said, Statement, Value, View};
-use crate::record::Tier;
+use crate::policy::{
+    Cause, Content, Credential, Decision, DeviceFacts, Domain, Key, Mode, Offered, Policy, Principal, Request, Role, Said,
+    Statement, Value, Verdict, View,
+};
+use crate::protocol_rule::{ProtocolRule, ProtocolRules};
+use crate::record::{Header, Tier};
 use crate::rows::{self, Row as _};
+use crate::tiers;
 use crate::trust::Trust;
 
 /// The envelope of a statement with its salt, and room to spare.
@@ -29,7 +34,6 @@ type LogId = (PeerId, Incarnation);
 struct Told {
     node: NodeId,
     tier: Tier,
-    trusted: bool,
     directory: Option<Hash>,
 }
 
@@ -46,12 +50,40 @@ pub(crate) struct Rights {
     unheard: BTreeMap<LogId, (u64, u64)>,
     /// Logs that are being read.
     asked: Vec<LogId>,
+    /// Of every log that said anything, how far.
+    known: BTreeMap<LogId, u64>,
+    /// True if open calls have to be looked at again.
+    changed: bool,
+}
+
+/// What becomes of a call, by the rights that are known here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Ruling {
+    /// It may run.
+    Go,
+    /// Its origin knew more about rights than is known here: it waits until that is here too.
+    Behind,
+    /// It does not run.
+    No {
+        /// Why, for people.
+        why: String,
+        /// True if it is what the target offers, or forbids itself.
+        of_target: bool,
+    },
 }
 
 /// What an entry says about rights; `None`: nothing that could be held against anything.
 pub(crate) fn read(entry: &SignedEntry) -> Option<Said> {
     let said = Said::from_body(entry.body()?)?;
     (said.key.kind() == entry.entry.kind).then_some(said)
+}
+
+/// Why a call does not run.
+pub(crate) fn why(request: &Request, decision: &Decision) -> String {
+    match decision.rule {
+        Cause::DeviceUnknown => tiers::STRANGER.to_owned(),
+        _ => format!("{} ({})", decision.why(request), decision.rule),
+    }
 }
 
 const fn log_id(place: &Place) -> LogId {
@@ -84,8 +116,73 @@ impl Rights {
     fn insert(&mut self, entry: SignedEntry, said: Said) -> bool {
         let place = entry.place();
         let news = self.policy.insert(place, Statement { hlc: entry.entry.hlc, said });
+        let known = self.known.entry(log_id(&place)).or_default();
+        *known = place.seq.max(*known);
         self.entries.insert(place, entry);
         news
+    }
+
+    // --- Calls --------------------------------------------------------------------------------------------------------
+
+    /// How far this peer knows what was said about rights, the longest logs first, for the header of a call.
+    pub(crate) fn mark(&self) -> Vec<Known> {
+        let known = self.known.iter();
+        let mut mark: Vec<Known> =
+            known.map(|((author, incarnation), seq)| Known { author: *author, incarnation: *incarnation, seq: *seq }).collect();
+        mark.sort_by_key(|known| (Reverse(known.seq), *known));
+        mark.truncate(limits::MARK_MAX);
+        mark
+    }
+
+    /// True if whoever made this mark knew something that is not here. A newcomer got the last word of each log without
+    /// the log.
+    fn lacks(&self, mark: &[Known], logs: &Logs) -> bool {
+        mark.iter().any(|Known { author, incarnation, seq }| {
+            let told = self.known.get(&(*author, *incarnation)).copied().unwrap_or(0);
+            logs.held(author, *incarnation).max(told) < *seq
+        })
+    }
+
+    /// The question that a call asks. `entry`: hash of that of its header, once there is one.
+    pub(crate) fn question(&self, header: &Header, origin: PeerId, entry: Option<Hash>) -> Request {
+        // A device speaks for itself by its key; what it is called may have changed since.
+        let principal = match &header.principal {
+            Principal::Device(_) => self.told.get(&origin).map(|told| Principal::Device(told.node.clone())),
+            Principal::Person(_) | Principal::Agent(..) => None,
+        };
+        Request {
+            principal: principal.unwrap_or_else(|| header.principal.clone()),
+            origin,
+            credential: header.token.clone().map(|token| Credential { token, over: false }),
+            workspace: header.workspace.clone().map(Domain::Workspace),
+            target: header.target,
+            tool: header.tool.clone(),
+            call: entry.map(|hash| (header.id, hash)),
+        }
+    }
+
+    /// Decides on a call that is on its way.
+    pub(crate) fn rule(&self, header: &Header, origin: PeerId, logs: &Logs, rules: ProtocolRules) -> Ruling {
+        let request = self.question(header, origin, None);
+        let decision = self.view.decide(&request);
+        if decision.verdict == Verdict::Allow || (decision.rule == Cause::OwnerOnly && !rules.enforces(ProtocolRule::Tier)) {
+            return Ruling::Go;
+        }
+        // Also a ban may have been lifted since by somebody whom the origin had heard.
+        if self.lacks(&header.mark, logs) && rules.enforces(ProtocolRule::MarkWaits) {
+            return Ruling::Behind;
+        }
+        Ruling::No { why: why(&request, &decision), of_target: decision.rule.is_of_target() }
+    }
+
+    /// True if a call could run by what is known here.
+    pub(crate) fn permits(&self, header: &Header, origin: PeerId) -> bool {
+        self.view.decide(&self.question(header, origin, None)).verdict != Verdict::Deny
+    }
+
+    /// True once for each change of what is said, or of devices, since the last time.
+    pub(crate) fn take_changed(&mut self) -> bool {
+        std::mem::take(&mut self.changed)
     }
 
     /// The rights that hold here.
@@ -144,6 +241,7 @@ impl Rights {
     fn refresh(&mut self, key: &Key, fx: &mut Effects<'_>) {
         let void = &self.void;
         Arc::make_mut(&mut self.view).refresh(&self.policy, &|place| !void.contains(place), key);
+        self.changed = true;
         fx.view_changed = true;
     }
 
@@ -220,33 +318,34 @@ impl Rights {
 
     // --- Devices ------------------------------------------------------------------------------------------------------
 
-    /// Takes up what the mesh knows of its members by now.
-    pub(crate) fn refresh_devices(&mut self, trust: &Trust, nodes: &Nodes, logs: &Logs, links: &Links, now_ms: u64) {
+    /// Takes up what the mesh knows of its members by now. One whose key two devices use, or that contradicts itself, is
+    /// not denied anything: nothing begins for it while that is so (`screen`, [`crate::facts::Facts::may_get_calls`]).
+    pub(crate) fn refresh_devices(&mut self, trust: &Trust, nodes: &Nodes) {
         let members = &trust.membership().members;
         let chosen = nodes.chosen_names(trust);
-        let forked: BTreeSet<PeerId> = logs.forked().collect();
         let gone: Vec<PeerId> = self.told.keys().filter(|peer| !members.contains_key(peer)).copied().collect();
         for peer in &gone {
             self.told.remove(peer);
             Arc::make_mut(&mut self.view).remove_device(peer);
+            self.changed = true;
         }
         for (peer, member) in members {
             let node = chosen.get(peer).unwrap_or(&member.node_id);
-            let trusted = !forked.contains(peer) && !links.is_copied(peer, now_ms);
             let entry = nodes.entry(peer).map(|entry| entry.hash);
             let known = self.told.get(peer).is_some_and(|told| {
-                told.node == *node && told.tier == member.tier && told.trusted == trusted && told.directory == entry
+                told.node == *node && told.tier == member.tier && told.directory == entry
             });
             if known {
                 continue;
             }
-            let told = Told { node: node.clone(), tier: member.tier, trusted, directory: entry };
+            let told = Told { node: node.clone(), tier: member.tier, directory: entry };
             self.told.insert(*peer, told);
             let directory = nodes.directory(peer);
             let tools = directory.iter().flat_map(|directory| &directory.tools).map(Offered::of).collect();
             let deny = directory.map(|directory| directory.deny.clone()).unwrap_or_default();
-            let facts = DeviceFacts { peer: *peer, node: node.clone(), tier: member.tier, trusted, tools, deny };
+            let facts = DeviceFacts { peer: *peer, node: node.clone(), tier: member.tier, trusted: true, tools, deny };
             Arc::make_mut(&mut self.view).set_device(facts);
+            self.changed = true;
         }
     }
 

@@ -7,7 +7,9 @@ use crate::frame::Phase;
 use crate::ids::{Attempt, Incarnation, PeerId, ReqId};
 use crate::io::{CallRecord, CallState, HistoryRow};
 use crate::limits;
+use crate::protocol_rule::{ProtocolRule, ProtocolRules};
 use crate::record::Ending;
+use crate::rights::Ruling;
 use crate::tiers;
 
 /// Why a call ends in the book of a device that leaves.
@@ -78,6 +80,20 @@ pub(super) fn abandoned(me: &PeerId, record: &CallRecord) -> Option<InferredEndi
     let reason = "this device does not belong to the mesh any more";
     let ours = record.origin == *me && record.header.target != *me;
     ours.then(|| InferredEnding::of(record, Ending::Undeliverable, reason, true))
+}
+
+/// An open call, not running, that what is said about rights forbids by now: its origin says so, or a gateway. What
+/// depends on the target alone (what it offers, and forbids itself) that one says.
+pub(super) fn denied(me: &PeerId, record: &CallRecord, facts: &Facts<'_>, rules: ProtocolRules) -> Option<InferredEnding> {
+    let waits = record.state != CallState::Open(Phase::Running);
+    let mine = record.header.target != *me && (record.origin == *me || facts.leads());
+    if !waits || !mine || !rules.enforces(ProtocolRule::PolicyAtDispatch) {
+        return None;
+    }
+    match facts.rights.rule(&record.header, record.origin, facts.logs, rules) {
+        Ruling::No { why, of_target: false } => Some(InferredEnding::of(record, Ending::Denied, &why, false)),
+        Ruling::Go | Ruling::Behind | Ruling::No { .. } => None,
+    }
 }
 
 /// Why this book gives up an open call of a device that does not belong any more, for another than ourselves: nobody

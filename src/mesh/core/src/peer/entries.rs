@@ -262,6 +262,7 @@ impl Peer {
         if was_owner != self.trust.is_owner(&self.local.me) {
             self.logs.recount_bodies(fx);
         }
+        self.refresh_devices();
         self.rights.handle_trust(&self.trust, fx);
         fx.fact(Fact::Trust);
         fx.view_changed = true;
@@ -292,6 +293,7 @@ impl Peer {
         if former || !self.nodes.apply(entry, fx) {
             return;
         }
+        self.refresh_devices();
         self.refresh_candidates(fx);
         if self.logs.has_former_incarnation(&author, incarnation) {
             self.end_undeliverable(fx); // its store started anew

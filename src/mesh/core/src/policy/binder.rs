@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use super::names::WorkspaceId;
 use super::records::Binding;
 use crate::glob::{NodePattern, ToolPattern};
 use crate::ids::{NodeId, ToolName};
+use crate::people::WorkspaceId;
 
 /// Bindings of workspaces, for whoever asks what a workspace holds. Who may use what of it is [`super::View::decide`]'s.
 ///

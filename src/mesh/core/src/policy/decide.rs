@@ -7,10 +7,10 @@
 use super::consents::{Choice, Given};
 use super::decision::{Cause, Decision, Layer, OpenAsk, Request, Step};
 use super::merge::MergedRule;
-use super::names::{AgentName, Domain, PersonId, Principal, Role, RuleRef, Seat, WorkspaceId};
 use super::records::{Approver, Mode, RuleVerdict, Verdict, WAIT_MS_DEFAULT, Who};
 use super::view::{DeviceView, Space, ToolState, View};
 use crate::ids::{Hash, NodeId, PeerId};
+use crate::people::{AgentName, Domain, PersonId, Principal, Role, RuleRef, Seat, WorkspaceId};
 use crate::record::Tier;
 
 /// Levels at most: an agent, and its person at three roles.

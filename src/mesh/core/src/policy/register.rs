@@ -7,11 +7,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::names::{Domain, Principal, RuleRef, WorkspaceId};
 use super::records::{InvalidRecord, Key, Value};
-use super::said::{Content, KNEW_MAX, Known, Said};
+use super::said::{Content, KNEW_MAX, Said};
 use crate::entry::Place;
-use crate::ids::{Incarnation, PeerId};
+use crate::ids::{Incarnation, Known, PeerId};
+use crate::people::{Domain, Principal, RuleRef, WorkspaceId};
 
 /// Most people.
 pub const PEOPLE_MAX: usize = 256;

@@ -10,7 +10,6 @@ use std::sync::Arc;
 use super::consents::Consents;
 use super::decision::Request;
 use super::merge::{Heads, MergedBinding, MergedDevice, MergedRule};
-use super::names::{AgentName, Domain, Name, PersonId, Principal, Role, RuleRef, Seat, TokenId, WorkspaceId};
 use super::records::{
     Agent, Check, DeviceTools, Key, Mode, Person, Rule, RuleVerdict, Title, Token, Verdict, Workspace,
 };
@@ -18,6 +17,7 @@ use super::register::Policy;
 use crate::entry::{Place, encode};
 use crate::glob::ToolPattern;
 use crate::ids::{Hash, NodeId, PeerId, ToolName};
+use crate::people::{AgentName, Domain, Name, PersonId, Principal, Role, RuleRef, Seat, TokenId, WorkspaceId};
 use crate::record::{Tier, ToolDecl};
 
 /// What the mesh knows of one member.

@@ -253,7 +253,7 @@ impl Scene {
                     ttl_ms: self.number(60_000),
                     timeout_ms: self.number(1_000),
                     accepted_ms: self.number(1_800_000_000_000),
-                    principal: self.mostly("owner".to_owned(), Self::text),
+                    rule: self.mostly(String::new(), Self::text),
                     client_key: self.mostly(None, |scene| Some(scene.text())),
                     target_incarnation: self.mostly(None, |scene| Some(scene.incarnation())),
                     ..header(&liar, 1, me)

@@ -236,7 +236,7 @@ fn a_header_over_the_limits_or_of_another_origin_is_kept_but_not_acted_on() {
         with(|h| h.ttl_ms = u64::MAX),
         with(|h| h.ttl_ms = 0),
         with(|h| h.timeout_ms = u64::MAX),
-        with(|h| h.principal = "p".repeat(10_000)),
+        with(|h| h.rule = "p".repeat(10_000)),
         with(|h| h.client_key = Some(String::new())),
         Header { arguments: huge, ..good.clone() },
         header(&target.id(), 1, me),

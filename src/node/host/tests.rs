@@ -188,19 +188,6 @@ async fn b15_the_reason_of_a_call_names_what_was_ended_with_it() {
 }
 
 #[tokio::test]
-async fn only_owners_call_what_is_for_owners() {
-    let mut shared = bench_with(TOOLS, Arc::new(MemorySinks::default()));
-    assert_eq!(shared.call("device.info", b"").await.ending, Ending::Done);
-    for tool in ["echo", "files.list"] {
-        let outcome = shared.call(tool, b"").await;
-        assert_eq!(outcome.ending, Ending::Denied);
-        assert!(outcome.reason.contains("owner tier"), "{}", outcome.reason);
-    }
-    let mut stranger = bench_with(TOOLS, Arc::new(MemorySinks::default()));
-    assert_eq!(stranger.call("device.info", b"").await.ending, Ending::Denied);
-}
-
-#[tokio::test]
 async fn a_kill_ends_exactly_the_one_run_once() {
     let mut bench = bench(TOOLS);
     let sleep = |counter| invocation(counter, "sleep", 0, Payload::empty());

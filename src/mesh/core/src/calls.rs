@@ -48,7 +48,11 @@ const KEYS_FORGOTTEN_AT_ONCE: usize = 8;
 
 /// Name of a client key in the store: the namespace of whose it is, principal and key, hashed together.
 pub(crate) fn key_id(origin: &PeerId, principal: &Principal, key: &str, trust: &Trust) -> Hash {
-    let principal = principal.to_string();
+    // A device is the one that signs, whatever it is called by now.
+    let principal = match principal {
+        Principal::Device(_) => "device".to_owned(),
+        Principal::Person(_) | Principal::Agent(..) => principal.to_string(),
+    };
     let namespace = tiers::namespace(origin, trust);
     Hash::of(&[namespace.0.as_slice(), principal.as_bytes(), &[0], key.as_bytes()].concat())
 }

@@ -7,6 +7,7 @@ mod compaction;
 mod handover;
 mod joining;
 mod membership;
+mod policy;
 mod restored;
 mod revoked;
 mod rights;

@@ -870,7 +870,11 @@ impl Book {
     }
 
     /// Open calls for ourselves that may not run by now, and why.
-    pub(crate) fn denied_here(&self, facts: &Facts<'_>, fx: &Effects<'_>) -> Vec<(ReqId, Attempt, Arc<Header>, String)> {
+    pub(crate) fn denied_here(
+        &self,
+        facts: &Facts<'_>,
+        fx: &Effects<'_>,
+    ) -> Vec<(ReqId, Attempt, Arc<Header>, String)> {
         let for_us = self.unended().filter(|record| record.header.target == self.me);
         let denied = for_us.filter_map(|record| {
             let ruling = facts.rights.rule(&record.header, record.origin, facts.logs, fx.rules);

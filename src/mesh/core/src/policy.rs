@@ -18,18 +18,18 @@ mod said;
 mod view;
 
 pub use crate::glob::{AgentPattern, NodePattern, ToolPattern};
+pub use crate::ids::Known;
+pub use crate::people::{AgentName, Domain, Name, PersonId, Principal, Role, RuleRef, Seat, TokenId, WorkspaceId};
 pub use binder::WorkspaceBinder;
 pub use consents::{Choice, Consent, Consents, Given};
 pub use decision::{Cause, Credential, Decision, Layer, OpenAsk, Request, Step};
 pub use manage::NotAllowed;
-pub use crate::people::{AgentName, Domain, Name, PersonId, Principal, Role, RuleRef, Seat, TokenId, WorkspaceId};
 pub use records::{
     Agent, Approver, Binding, Check, Device, DeviceTools, InvalidRecord, Key, Mode, Note, Otherwise, Person, Rule,
     RuleVerdict, Terms, Title, Token, Value, Verdict, Who, Workspace,
 };
 pub use register::{Policy, Register, Statement};
 pub use remedy::Remedy;
-pub use crate::ids::Known;
 pub use said::{Content, Said};
 pub use view::{DeviceFacts, Offered, ToolState, View};
 

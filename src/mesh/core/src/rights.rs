@@ -15,8 +15,8 @@ use crate::limits;
 use crate::log::Logs;
 use crate::nodes::Nodes;
 use crate::policy::{
-    Cause, Content, Credential, Decision, DeviceFacts, Domain, Key, Mode, Offered, Policy, Principal, Request, Role, Said,
-    Statement, Value, Verdict, View,
+    Cause, Content, Credential, Decision, DeviceFacts, Domain, Key, Mode, Offered, Policy, Principal, Request, Role,
+    Said, Statement, Value, Verdict, View,
 };
 use crate::protocol_rule::{ProtocolRule, ProtocolRules};
 use crate::record::{Header, Tier};
@@ -127,8 +127,9 @@ impl Rights {
     /// How far this peer knows what was said about rights, the longest logs first, for the header of a call.
     pub(crate) fn mark(&self) -> Vec<Known> {
         let known = self.known.iter();
-        let mut mark: Vec<Known> =
-            known.map(|((author, incarnation), seq)| Known { author: *author, incarnation: *incarnation, seq: *seq }).collect();
+        let mut mark: Vec<Known> = known
+            .map(|((author, incarnation), seq)| Known { author: *author, incarnation: *incarnation, seq: *seq })
+            .collect();
         mark.sort_by_key(|known| (Reverse(known.seq), *known));
         mark.truncate(limits::MARK_MAX);
         mark
@@ -165,7 +166,9 @@ impl Rights {
     pub(crate) fn rule(&self, header: &Header, origin: PeerId, logs: &Logs, rules: ProtocolRules) -> Ruling {
         let request = self.question(header, origin, None);
         let decision = self.view.decide(&request);
-        if decision.verdict == Verdict::Allow || (decision.rule == Cause::OwnerOnly && !rules.enforces(ProtocolRule::Tier)) {
+        if decision.verdict == Verdict::Allow
+            || (decision.rule == Cause::OwnerOnly && !rules.enforces(ProtocolRule::Tier))
+        {
             return Ruling::Go;
         }
         // Also a ban may have been lifted since by somebody whom the origin had heard.
@@ -332,9 +335,10 @@ impl Rights {
         for (peer, member) in members {
             let node = chosen.get(peer).unwrap_or(&member.node_id);
             let entry = nodes.entry(peer).map(|entry| entry.hash);
-            let known = self.told.get(peer).is_some_and(|told| {
-                told.node == *node && told.tier == member.tier && told.directory == entry
-            });
+            let known = self
+                .told
+                .get(peer)
+                .is_some_and(|told| told.node == *node && told.tier == member.tier && told.directory == entry);
             if known {
                 continue;
             }

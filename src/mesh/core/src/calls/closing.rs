@@ -84,7 +84,12 @@ pub(super) fn abandoned(me: &PeerId, record: &CallRecord) -> Option<InferredEndi
 
 /// An open call, not running, that what is said about rights forbids by now: its origin says so, or a gateway. What
 /// depends on the target alone (what it offers, and forbids itself) that one says.
-pub(super) fn denied(me: &PeerId, record: &CallRecord, facts: &Facts<'_>, rules: ProtocolRules) -> Option<InferredEnding> {
+pub(super) fn denied(
+    me: &PeerId,
+    record: &CallRecord,
+    facts: &Facts<'_>,
+    rules: ProtocolRules,
+) -> Option<InferredEnding> {
     let waits = record.state != CallState::Open(Phase::Running);
     let mine = record.header.target != *me && (record.origin == *me || facts.leads());
     if !waits || !mine || !rules.enforces(ProtocolRule::PolicyAtDispatch) {

@@ -196,7 +196,12 @@ impl Cause {
     #[must_use]
     pub const fn is_of_target(&self) -> bool {
         match self {
-            Self::DeviceUnknown | Self::ToolAbsent | Self::ToolPending | Self::ToolChanged | Self::Local(_) | Self::OwnerOnly => true,
+            Self::DeviceUnknown
+            | Self::ToolAbsent
+            | Self::ToolPending
+            | Self::ToolChanged
+            | Self::Local(_)
+            | Self::OwnerOnly => true,
             Self::PrincipalDevice
             | Self::PrincipalUnknown
             | Self::PrincipalSuspended

@@ -75,7 +75,10 @@ fn a_call_is_denied_where_it_is_asked_and_the_rule_is_named() {
     change(&mut net, 0, vec![(Key::Rule(parse("home/no-echo")), Some(echo(RuleVerdict::Deny)))]);
     let reply = asked(&mut net, 1, by_mia(0));
     assert_eq!(denied_by(&reply).to_string(), "home/no-echo");
-    assert_eq!(denied_by(&asked(&mut net, 0, NewCall { principal: Some(parse("person:tim")), ..call(1) })), Cause::PrincipalUnknown);
+    assert_eq!(
+        denied_by(&asked(&mut net, 0, NewCall { principal: Some(parse("person:tim")), ..call(1) })),
+        Cause::PrincipalUnknown
+    );
 }
 
 #[test]

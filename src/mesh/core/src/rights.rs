@@ -21,8 +21,10 @@ use crate::policy::{
 use crate::protocol_rule::{ProtocolRule, ProtocolRules};
 use crate::record::{Header, Tier};
 use crate::rows::{self, Row as _};
-use crate::tiers;
 use crate::trust::Trust;
+
+/// Reason for which a call of a device that was removed, or awaits re-approval, does not run.
+pub(crate) const STRANGER: &str = "the device that asked does not belong to the mesh any more";
 
 /// The envelope of a statement with its salt, and room to spare.
 const ENVELOPE_BYTES_MAX: usize = 512;
@@ -81,7 +83,7 @@ pub(crate) fn read(entry: &SignedEntry) -> Option<Said> {
 /// Why a call does not run.
 pub(crate) fn why(request: &Request, decision: &Decision) -> String {
     match decision.rule {
-        Cause::DeviceUnknown => tiers::STRANGER.to_owned(),
+        Cause::DeviceUnknown => STRANGER.to_owned(),
         _ => format!("{} ({})", decision.why(request), decision.rule),
     }
 }

@@ -6,9 +6,6 @@ use crate::ids::PeerId;
 use crate::protocol_rule::ProtocolRule;
 use crate::trust::Trust;
 
-/// Reason for which a call of a device that was removed, or awaits re-approval, does not run.
-pub(crate) const STRANGER: &str = "the device that asked does not belong to the mesh any more";
-
 /// True if a device may be chosen for a call that names none: ourselves, and owners, who may see its arguments anyway.
 /// Everyone else gets only what is meant for it by name, whatever tools it says it has.
 pub(crate) fn may_be_chosen(peer: &PeerId, facts: &Facts<'_>) -> bool {

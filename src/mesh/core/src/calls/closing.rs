@@ -9,8 +9,7 @@ use crate::io::{CallRecord, CallState, HistoryRow};
 use crate::limits;
 use crate::protocol_rule::{ProtocolRule, ProtocolRules};
 use crate::record::Ending;
-use crate::rights::Ruling;
-use crate::tiers;
+use crate::rights::{Ruling, STRANGER};
 
 /// Why a call ends in the book of a device that leaves.
 pub(super) const LEFT: &str = "this device left the mesh";
@@ -105,7 +104,7 @@ pub(super) fn denied(
 /// will run it, so what it takes is free.
 pub(super) fn of_stranger(me: &PeerId, record: &CallRecord, facts: &Facts<'_>) -> Option<&'static str> {
     let others = record.origin != *me && record.header.target != *me;
-    (others && facts.trust.is_excluded(&record.origin)).then_some(tiers::STRANGER)
+    (others && facts.trust.is_excluded(&record.origin)).then_some(STRANGER)
 }
 
 /// Why this book gives up an open call that was meant for another incarnation of this device than its `own`.

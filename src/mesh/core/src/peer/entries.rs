@@ -16,9 +16,9 @@ use crate::log::{self, Ingest};
 use crate::membership;
 use crate::protocol_rule::ProtocolRule;
 use crate::record::{CancelRequest, Ending, Outcome, Payload, Source};
+use crate::rights;
 use crate::rows;
 use crate::spending::{self, Charge};
-use crate::tiers;
 use crate::trust::Judgement;
 
 /// When membership changes that were taken are judged.
@@ -278,7 +278,7 @@ impl Peer {
         self.refresh_neighbours(fx);
         self.logs.ask_all(fx);
         for (id, attempt, header) in self.book.of_strangers(&facts!(self)) {
-            let finished = self.executor.deny(id, attempt, header, tiers::STRANGER, fx);
+            let finished = self.executor.deny(id, attempt, header, rights::STRANGER, fx);
             self.finish(finished, fx);
         }
         self.book.free_strangers(&facts!(self), fx);

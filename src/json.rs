@@ -337,7 +337,26 @@ mod tests {
         assert_eq!(serde_json::to_string(&object).unwrap(), r#"{"b":1e999,"a":[1, 2],"schema":3,"a":null}"#);
     }
 
+    /// A document whose texts hold what a layout looks for.
+    fn document() -> impl Strategy<Value = Value> {
+        let text = || "[\\[\\]{}\"\\\\:, ü\n]{0,8}";
+        let leaf = prop_oneof![text().prop_map(Value::from), any::<i64>().prop_map(Value::from), Just(Value::Null)];
+        leaf.prop_recursive(4, 32, 6, move |inner| {
+            let members = prop::collection::vec((text(), inner.clone()), 0..6);
+            prop_oneof![
+                prop::collection::vec(inner, 0..6).prop_map(Value::from),
+                members.prop_map(|members| Value::Object(members.into_iter().collect())),
+            ]
+        })
+    }
+
     proptest! {
+        #[test]
+        fn b02_a_document_that_is_laid_out_says_the_same(document in document()) {
+            let laid = pretty(&document.to_string());
+            prop_assert_eq!(serde_json::from_str::<Value>(&laid).unwrap(), document);
+        }
+
         #[test]
         fn b02_any_text_is_laid_out_and_read_without_a_panic(text in "[\\[\\]{}\"\\\\u:,d8c0e9 ü-]{0,40}") {
             let laid = pretty(&text);

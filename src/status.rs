@@ -301,7 +301,7 @@ impl From<MeshError> for OpError {
                 .hint("the newest outputs are kept, 256 MiB of them; call again, or fetch it sooner"),
             MeshError::ResultAway { node, received, len } => {
                 let away = Self::new(ErrorCode::ResultAway, detail)
-                    .with("node", json!(node.as_str()))
+                    .with("node", json!(node))
                     .with("received_bytes", received.unwrap_or_default())
                     .with("output_bytes", len);
                 if received.is_some() {
@@ -332,13 +332,13 @@ mod tests {
     #[test]
     fn busy_answers_say_when_to_try_again() {
         let refusal = Refusal::QueueFull { node: "n".parse().unwrap(), open: 1000, retry_after_ms: 1500 };
-        let fault = OpError::from(MeshError::Refused(refusal));
-        assert_eq!(fault.code, ErrorCode::QueueFull);
-        assert_eq!(fault.retry_after, Some(Duration::from_millis(1500)));
+        let error = OpError::from(MeshError::Refused(refusal));
+        assert_eq!(error.code, ErrorCode::QueueFull);
+        assert_eq!(error.retry_after, Some(Duration::from_millis(1500)));
         let away = OpError::from(MeshError::ResultAway { node: "n".parse().unwrap(), received: Some(1), len: 2 });
-        for fault in [OpError::from(MeshError::Stopping), OpError::from(MeshError::Moved), away] {
-            assert_eq!(fault.code.http(), 503);
-            assert!(fault.retry_after.is_some());
+        for error in [OpError::from(MeshError::Stopping), OpError::from(MeshError::Moved), away] {
+            assert_eq!(error.code.http(), 503);
+            assert!(error.retry_after.is_some());
         }
     }
 }

@@ -110,6 +110,7 @@ impl Alone {
                 }
                 Output::Send(..)
                 | Output::ReadLog { .. }
+                | Output::ReadClosed { .. }
                 | Output::Kill(..)
                 | Output::Fetch { .. }
                 | Output::Reply(..)

@@ -53,6 +53,7 @@ impl Key {
                         AnswerKind::Fenced(Some(claim)) => claim.verify(self),
                         AnswerKind::Waiting
                         | AnswerKind::Running { .. }
+                        | AnswerKind::Lacking
                         | AnswerKind::Busy
                         | AnswerKind::Fenced(None)
                         | AnswerKind::Rejected(_) => true,

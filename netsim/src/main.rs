@@ -8,6 +8,7 @@ mod dice;
 mod env;
 mod event;
 mod explain;
+mod hostile;
 mod keys;
 mod models;
 #[cfg(feature = "mutants")]
@@ -62,12 +63,21 @@ struct Which {
     /// This plan in place of the seed's.
     #[arg(long, value_name = "FILE")]
     plan: Option<PathBuf>,
+    /// Leaves this rule out.
+    #[cfg(feature = "mutants")]
+    #[arg(long, value_name = "RULE")]
+    without: Option<String>,
 }
 
 impl Which {
     fn case(&self) -> Result<Case, String> {
-        let Some(path) = &self.plan else { return Ok(Case::drawn(self.seed, self.profile)) };
-        Ok(Case { seed: self.seed, ..Case::read(path)? })
+        let case = match &self.plan {
+            Some(path) => Case { seed: self.seed, ..Case::read(path)? },
+            None => Case::drawn(self.seed, self.profile),
+        };
+        #[cfg(feature = "mutants")]
+        let case = mutants::without_named(case, self.without.as_deref())?;
+        Ok(case)
     }
 }
 

@@ -16,6 +16,7 @@ use stateright::{Checker, Expectation, HasDiscoveries, Model};
 use self::election::Elect;
 use self::run::Run;
 use self::trust::Merge;
+use crate::hostile;
 
 /// Result of going through a model.
 #[derive(Debug)]
@@ -128,9 +129,14 @@ pub(crate) fn all(bounds: Bounds, config: &Config) -> impl Iterator<Item = Shown
     models.into_iter().map(move |model| model(&config))
 }
 
-/// Goes through all models and prints what they show. Whether they keep all promises, and could break them.
+/// Plays the scenes, goes through all models and prints what they show. Whether they keep all promises, and could break
+/// them.
 pub(crate) fn print(bounds: Bounds) -> bool {
     let mut good = true;
+    for (scene, broken) in hostile::all(&Config::default()) {
+        good &= broken.is_none();
+        println!("{scene:<70} {}", broken.map_or_else(|| "holds".to_owned(), |promise| format!("BROKEN: {promise}")));
+    }
     for shown in all(bounds, &Config::default()) {
         let Shown { model, states, depth, took, broken, never } = shown;
         println!("{model:<70} {states:>7} states, {depth:>2} steps at most, {:>5.1} s", took.as_secs_f64());

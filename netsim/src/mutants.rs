@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use mesh_core::config::Config;
 use mesh_core::protocol_rule::{ProtocolRule, ProtocolRules};
 
+use crate::hostile;
 use crate::models::{self, Bounds};
 use crate::plan::{Case, MS, Profile};
 use crate::regressions;
@@ -76,14 +77,24 @@ const fn about(mutant: ProtocolRule) -> (Kind, &'static str) {
         ProtocolRule::Reissued => (Safety, "reattestation.rs `read`"),
         ProtocolRule::ExpiryMargin => (Safety, "calls.rs `handle_timeout`"),
         ProtocolRule::QueueLimit | ProtocolRule::OpenShare => (Safety, "calls.rs `defers`"),
+        ProtocolRule::PlaceShare => (Safety, "executor.rs `may_wait`, `may_run`, calls/sessions.rs `has_credit`"),
         ProtocolRule::AnyIsOwners => (Safety, "tiers.rs `may_be_chosen`"),
-        ProtocolRule::LogBudget => (Safety, "budget.rs `takes`"),
+        ProtocolRule::EndingBudget => (Safety, "executor.rs `refuses`"),
+        ProtocolRule::ClosedBudget => (Safety, "calls/closed.rs `handle_timeout`"),
+        ProtocolRule::FreedBySteps => (Safety, "spending.rs `release`"),
+        ProtocolRule::DiskFloor => (Safety, "spending.rs `takes`"),
+        ProtocolRule::LogBudget => (Safety, "spending.rs `takes`"),
+        ProtocolRule::FormerOwnerBudget => (Safety, "spending.rs `budget_of`"),
         ProtocolRule::RevocationWins => (Safety, "trust/derivation.rs `deciding`"),
         ProtocolRule::CutoffVoids
         | ProtocolRule::DemotionEndsAuthority
         | ProtocolRule::UnseenIsVoid
         | ProtocolRule::NothingOlder => (Safety, "trust/argumentation.rs `voids`"),
         ProtocolRule::FenceOfFormerOwner => (Safety, "trust.rs `may_prove`"),
+        ProtocolRule::ChangesHaveRoom | ProtocolRule::RoomIsShared => (Safety, "trust/shares.rs `beyond`"),
+        ProtocolRule::StrangersUnkept => (Safety, "trust.rs `take`, trust/shares.rs `add`, peer/entries.rs"),
+        ProtocolRule::LimitsOfMembers => (Safety, "trust/argumentation.rs `decide`"),
+        ProtocolRule::ContradictionsKept => (Safety, "trust.rs `shares`"),
         ProtocolRule::Query => (Speed, "election.rs `query_all`"),
         ProtocolRule::LinkDownGrace => (Speed, "election.rs `handle_link_down`"),
         ProtocolRule::Forward => (Speed, "election.rs `forward`"),
@@ -101,6 +112,14 @@ const fn about(mutant: ProtocolRule) -> (Kind, &'static str) {
 
 fn without(mutant: Option<ProtocolRule>) -> Config {
     Config { rules: mutant.map(ProtocolRules::all_but).unwrap_or_default(), ..Config::default() }
+}
+
+/// A case with the rule of this name left out.
+pub(crate) fn without_named(case: Case, rule: Option<&str>) -> Result<Case, String> {
+    let Some(rule) = rule else { return Ok(case) };
+    let known = ProtocolRule::ALL.iter().find(|known| format!("{known:?}") == rule);
+    let known = known.ok_or_else(|| format!("no rule is called {rule}"))?;
+    Ok(Case { config: Config { rules: ProtocolRules::all_but(*known), ..case.config.clone() }, ..case })
 }
 
 /// Results of the seeds of one profile.
@@ -177,11 +196,14 @@ fn spread(times: &mut [u64]) -> String {
     format!("{} / {} / {}", at(500), at(990), last / MS)
 }
 
-/// The first to miss a rule: kept plans, seeds in small bites of every profile, models.
+/// The first to miss a rule: kept plans, scenes, seeds in small bites of every profile, models.
 fn first_catch(mutant: ProtocolRule, plans: &[(String, Case)]) -> Option<String> {
     let config = without(Some(mutant));
     if let Some((plan, predicate)) = fail(plans, &config).into_iter().next() {
         return Some(format!("{predicate}, plan {plan}"));
+    }
+    if let Some(by) = seen(mutant, &config) {
+        return Some(by);
     }
     for bite in 0..QUICK_SEEDS / BITE {
         for profile in PROFILES {
@@ -202,6 +224,13 @@ fn first_catch(mutant: ProtocolRule, plans: &[(String, Case)]) -> Option<String>
         }
     }
     None
+}
+
+/// The first scene that sees a promise broken; or the tests of `mesh-core` that play liars.
+fn seen(mutant: ProtocolRule, config: &Config) -> Option<String> {
+    let scene = hostile::all(config).find_map(|(scene, broken)| Some(format!("scene {scene}: {}", broken?)));
+    let test = || ProtocolRule::AGAINST_LIARS.contains(&mutant).then(|| "hostile tests of mesh-core".to_owned());
+    scene.or_else(test)
 }
 
 /// The first model that finds a promise broken.
@@ -267,7 +296,8 @@ fn run_all(seeds: u64, chosen: &[ProtocolRule], plans: &[(String, Case)], file: 
             }
         }
         // A model takes its seconds: it is asked about what seeds hardly find.
-        let model = if by.values().sum::<u64>() < RARE { refuted(&config) } else { None };
+        let rare = by.values().sum::<u64>() < RARE;
+        let model = if rare { seen(*mutant, &config).or_else(|| refuted(&config)) } else { None };
         good &= kind == Kind::Speed || model.is_some() || !by.is_empty();
         let by: Vec<String> = by.iter().map(|(predicate, count)| format!("{predicate} {count}")).collect();
         let by = if by.is_empty() { "–".to_owned() } else { by.join(", ") };
@@ -297,12 +327,12 @@ fn run_all(seeds: u64, chosen: &[ProtocolRule], plans: &[(String, Case)], file: 
             "# Rules left out\n\n\
             Made by `cargo run --release -p netsim --features mutants -- mutants --seeds {seeds} --file netsim/MUTANTS.md`.\n\
             Each rule of the cores is left out once (`src/mesh/core/src/protocol_rule.rs` says what each does), and {seeds} seeds of each\n\
-            profile are run, and the {} plans of `regressions/`; the quick models too where fewer than {RARE} of them missed it. A cell says in how many some predicate missed the rule. {flaws} seeds that\n\
+            profile are run, and the {} plans of `regressions/`; the scenes of `hostile.rs` and the quick models too where fewer than {RARE} of them missed it. A cell says in how many some predicate missed the rule. {flaws} seeds that\n\
             fail with all rules in place do not count.\n\n\
             | rule | for | where | plans | {} | missed by | refuted by |\n|---|---|---|---|{}---|---|\n{missed}\n\
             What the rules of speed are worth: median / 99th percentile / maximum in milliseconds of virtual time, over all of\n\
             the profiles; of seeds that fail, what they showed until then.\n\n\
-            | | settling after the last fault | nobody leads after a clean stop | after a crash |\n|---|---|---|---|\n{base}\n{speed}",
+            | | settling after the last fault | no gateway after a clean stop | after a crash |\n|---|---|---|---|\n{base}\n{speed}",
             plans.len(),
             names.join(" | "),
             "---|".repeat(names.len()),

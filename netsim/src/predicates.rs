@@ -380,7 +380,7 @@ impl Checks {
         }
     }
 
-    /// **told-is-durable**: whoever waits for a call hears of an ending that the disk holds.
+    /// **told-is-durable**: whoever waits for a call receives an ending that the disk holds.
     pub(crate) fn told_ending_is_durable(&mut self, now: u64, peer: usize, id: ReqId, disk: &MemDisk) {
         if !self.told[peer].contains_key(&id) && !node::open_call_has_ended(disk, &id) {
             self.fail("told-is-durable", now, || {

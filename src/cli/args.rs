@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::{PathBufValueParser, TypedValueParser as _};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde_json::value::RawValue;
 
@@ -119,6 +120,7 @@ pub(crate) enum Command {
     /// Write this device into one file: settings, key, mesh and open calls
     Backup {
         /// The file, which only this user may read
+        #[arg(value_parser = PathBufValueParser::new().try_map(named))]
         file: PathBuf,
         /// Replace a file that is there
         #[arg(long)]
@@ -144,6 +146,7 @@ pub(crate) enum Command {
     /// Write the man pages of this program into a directory
     Man {
         /// The directory, which is made if needed
+        #[arg(value_parser = PathBufValueParser::new().try_map(named))]
         dir: PathBuf,
     },
 }
@@ -204,6 +207,7 @@ impl Tier {
 #[derive(Debug, Args)]
 pub(crate) struct RestoreArgs {
     /// The file that `sigil backup` wrote
+    #[arg(value_parser = PathBufValueParser::new().try_map(named))]
     pub(crate) file: PathBuf,
     /// Go on as the device of the backup: its old home is gone for good, and its key is in use nowhere else
     #[arg(long, conflicts_with = "as_new_device")]
@@ -383,6 +387,11 @@ fn whole_seconds(text: &str) -> Result<u64, String> {
     Ok(time.as_secs())
 }
 
+/// Reads the path of what is written or read as a whole: `-`, which is a stream everywhere else, names none.
+fn named(path: PathBuf) -> Result<PathBuf, &'static str> {
+    if path.as_os_str() == "-" { Err("`-` names no file here; one of that name is `./-`") } else { Ok(path) }
+}
+
 /// Reads `name=value`; the value is JSON if it reads as JSON, else text.
 fn named_value(text: &str) -> Result<(String, Box<RawValue>), String> {
     let (name, value) = text.split_once('=').ok_or("write it as NAME=VALUE")?;
@@ -491,6 +500,15 @@ mod tests {
             "sigil join --address nas:0",
         ] {
             assert_eq!(target(line), None, "{line}");
+        }
+    }
+
+    #[test]
+    fn l08_a_dash_names_no_file_where_there_is_no_stream() {
+        for command in ["backup", "restore", "man"] {
+            let refused = parse(&format!("sigil {command} -")).expect_err(command).to_string();
+            assert!(refused.contains("`./-`"), "{refused}");
+            assert!(parse(&format!("sigil {command} ./-")).is_ok(), "{command}");
         }
     }
 

@@ -1,6 +1,5 @@
 //! What is made from the grammar of the command line: completions for shells, and man pages.
 
-use std::io::Write as _;
 use std::path::Path;
 
 use clap::CommandFactory as _;
@@ -11,12 +10,16 @@ use crate::cli::exit::{Exit, Failure};
 use crate::cli::output::Ui;
 
 /// `sigil completions SHELL`: to standard output.
-pub(super) fn completions(shell: clap_complete::Shell) -> Result<Exit, Failure> {
+pub(super) fn completions(shell: clap_complete::Shell, ui: Ui) -> Exit {
+    ui.print(script(shell).trim_end());
+    Exit::Ok
+}
+
+/// The completions for a shell.
+fn script(shell: clap_complete::Shell) -> String {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), "sigil", &mut script);
-    let written = std::io::stdout().lock().write_all(&script);
-    written.map_err(|error| Failure::new(Exit::Failed, format!("the completions cannot be written: {error}")))?;
-    Ok(Exit::Ok)
+    String::from_utf8_lossy(&script).into_owned()
 }
 
 /// `sigil man DIR`: one page for the program and one for each command.
@@ -56,9 +59,7 @@ mod tests {
     #[test]
     fn l17_completions_know_every_command() {
         for shell in [clap_complete::Shell::Bash, clap_complete::Shell::Zsh, clap_complete::Shell::Fish] {
-            let mut script = Vec::new();
-            clap_complete::generate(shell, &mut Cli::command(), "sigil", &mut script);
-            let script = String::from_utf8(script).unwrap();
+            let script = script(shell);
             for command in Cli::command().get_subcommands() {
                 assert!(script.contains(command.get_name()), "{shell}: {}", command.get_name());
             }

@@ -66,7 +66,7 @@ fn misused(error: &clap::Error) -> ExitCode {
 fn run(cli: Cli) -> Result<ExitCode, Failure> {
     let ui = Ui::new(cli.json);
     if let Command::Completions { shell } = cli.command {
-        return manual::completions(shell).map(ExitCode::from);
+        return Ok(manual::completions(shell, ui).into());
     }
     if let Command::Man { dir } = cli.command {
         return manual::pages(&dir, ui).map(ExitCode::from);

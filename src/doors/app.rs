@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use crate::backup::Source;
@@ -14,6 +14,9 @@ use crate::doors::tokens::TokenStore;
 use crate::mesh::MeshHandle;
 use crate::mesh::clock;
 use crate::platform::FileId;
+
+/// Backups that are taken at once: each holds a thread, and the store as it was when it began.
+const BACKUPS_AT_ONCE: usize = 2;
 
 /// The parts of an agent that the doors need.
 #[derive(Debug)]
@@ -45,11 +48,14 @@ pub(crate) struct App {
     pub(super) stop: CancellationToken,
     /// Wall time of the start, milliseconds since 1970.
     pub(super) started_ms: u64,
+    /// A place for each backup that may be taken now.
+    pub(super) backups: Arc<Semaphore>,
 }
 
 impl App {
     pub(super) fn new(context: Context, bound: Bound, stop: CancellationToken) -> Self {
-        Self { context, bound, stop, started_ms: clock::now().wall_ms }
+        let backups = Arc::new(Semaphore::new(BACKUPS_AT_ONCE));
+        Self { context, bound, stop, started_ms: clock::now().wall_ms, backups }
     }
 
     pub(super) fn mesh(&self) -> &MeshHandle {

@@ -122,6 +122,7 @@ impl BlobFetch {
             | Input::Recv(..)
             | Input::Durable(_)
             | Input::LogRead { .. }
+            | Input::ClosedRead { .. }
             | Input::ToolProgress(..)
             | Input::ToolEnded(..)
             | Input::Disk(_)

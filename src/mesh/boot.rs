@@ -33,6 +33,7 @@ use crate::mesh::replies::Replies;
 use crate::mesh::store::{DurableNote, Store};
 use crate::mesh::transport::lan::LanEvent;
 use crate::mesh::transport::{LinkEvent, Links};
+use crate::mesh::turns::Turns;
 use crate::tasks::TaskGroup;
 
 /// Inputs of nodes and tools, and requests of doors, that may wait for the driver; then their senders wait.
@@ -117,7 +118,16 @@ pub fn boot(parts: Parts) -> Result<Booted, FatalError> {
     let driver = move |adapters| Driver {
         machine,
         adapters,
-        inbox: Inbox { own: VecDeque::new(), durable, inputs, links: link_events, steps, requests, lan: lan_events },
+        inbox: Inbox {
+            own: VecDeque::new(),
+            durable,
+            inputs,
+            links: link_events,
+            guests: Turns::new(),
+            steps,
+            requests,
+            lan: lan_events,
+        },
         publisher,
         reach: Reach::new(own_record),
         admission: Admission::new(name),

@@ -1,12 +1,13 @@
 //! Questions about calls, answered from what the core holds and what the store does, without holding up the loop.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::sync::Arc;
 
-use mesh_core::ids::{NodeId, ReqId};
-use mesh_core::io::{CallRecord, CallState, Space};
-use mesh_core::record::Ending;
+use mesh_core::ids::{PeerId, ReqId};
+use mesh_core::io::{CallRecord, CallState, Space, View};
+use mesh_core::names::PREFIX_MIN;
+use mesh_core::record::{Ending, Header};
 use mesh_core::rows::{self, CallOutline};
 use tokio::sync::{Semaphore, oneshot};
 
@@ -18,8 +19,8 @@ use crate::tasks::TaskGroup;
 /// Selection of calls to list.
 #[derive(Debug, Clone, Default)]
 pub struct CallFilter {
-    /// Only calls for this node.
-    pub node: Option<NodeId>,
+    /// Only calls for this device.
+    pub node: Option<ForNode>,
     /// Only calls in this state. [`CallStateFilter::Queued`] is everything that has not started.
     pub state: Option<CallStateFilter>,
 }
@@ -28,7 +29,7 @@ impl CallFilter {
     /// Returns true if this call is selected.
     #[must_use]
     pub fn passes(&self, record: &CallRecord) -> bool {
-        self.node.as_ref().is_none_or(|node| record.header.node_id == *node)
+        self.node.as_ref().is_none_or(|node| node.is_target_of(&record.header))
             && self.state.is_none_or(|state| state.passes(record.state))
     }
 
@@ -39,6 +40,40 @@ impl CallFilter {
             self.state,
             Some(CallStateFilter::Open | CallStateFilter::Queued | CallStateFilter::Is(CallState::Open(_)))
         )
+    }
+}
+
+/// A device that calls are for.
+#[derive(Debug, Clone)]
+pub enum ForNode {
+    /// This one, whatever the origins of its calls call it.
+    Peer(PeerId),
+    /// One that is no member (any more), and that goes by this name in the calls for it, or whose peer id begins so.
+    Gone {
+        /// The name, or the beginning of a peer id of at least [`PREFIX_MIN`] characters in lower case.
+        text: String,
+        /// All members: none of them is meant.
+        members: BTreeSet<PeerId>,
+    },
+}
+
+impl ForNode {
+    /// One that is none of the members of this view. None of them must be called so.
+    #[must_use]
+    pub fn gone(text: &str, view: &View) -> Self {
+        Self::Gone { text: text.to_owned(), members: view.nodes.iter().map(|node| node.peer).collect() }
+    }
+
+    /// Returns true if this device is the target of a call.
+    #[must_use]
+    pub fn is_target_of(&self, header: &Header) -> bool {
+        match self {
+            Self::Peer(peer) => header.target == *peer,
+            Self::Gone { text, members } => {
+                let begins = || text.len() >= PREFIX_MIN && header.target.to_string().starts_with(text);
+                !members.contains(&header.target) && (header.node_id.as_str() == text || begins())
+            }
+        }
     }
 }
 
@@ -361,13 +396,15 @@ mod tests {
     use super::*;
     use crate::mesh::store::MemStore;
 
+    const NAS: PeerId = PeerId([8; 32]);
+
     fn call(n: u64, accepted_ms: u64, state: CallState) -> CallRecord {
         let origin = PeerId([7; 32]);
         let header = Header {
             id: ReqId::new(&origin, Incarnation(1), n),
-            target: origin,
+            target: if n.is_multiple_of(3) { NAS } else { origin },
             target_incarnation: None,
-            node_id: if n.is_multiple_of(3) { "nas" } else { "desk" }.parse().unwrap(),
+            node_id: "desk".parse().unwrap(),
             tool: "echo".parse().unwrap(),
             arguments: Payload::empty(),
             effect: Effect::Idempotent,
@@ -456,7 +493,7 @@ mod tests {
             let calls: Vec<_> = (0..).zip(states)
                 .map(|(n, ((state, held), accepted_ms))| (call(n, accepted_ms, state), held))
                 .collect();
-            let filter = CallFilter { node: nas_only.then(|| "nas".parse().unwrap()), state: filter };
+            let filter = CallFilter { node: nas_only.then_some(ForNode::Peer(NAS)), state: filter };
             let mut expected: Vec<_> =
                 calls.iter().map(|(record, _)| record).filter(|record| filter.passes(record)).map(cursor).collect();
             expected.sort_unstable_by(|a, b| b.cmp(a));
@@ -508,5 +545,22 @@ mod tests {
         queries.answer_ended(Some(&stored), &held.header.id);
         assert_eq!(answer.try_recv().unwrap().unwrap(), Some(stored));
         assert!(!queries.has_waiters());
+    }
+
+    #[test]
+    fn f21_calls_are_listed_by_their_target_whatever_their_origin_calls_it() {
+        let (gone, members) = (PeerId([9; 32]), BTreeSet::from([NAS]));
+        let to = |target: PeerId, name: &str| Header {
+            target,
+            node_id: name.parse().unwrap(),
+            ..(*call(1, 1, CallState::Open(Phase::Queued)).header).clone()
+        };
+        assert!(ForNode::Peer(NAS).is_target_of(&to(NAS, "desk")));
+        assert!(!ForNode::Peer(NAS).is_target_of(&to(gone, "nas")));
+        let named = |text: &str| ForNode::Gone { text: text.to_owned(), members: members.clone() };
+        assert!(named("attic").is_target_of(&to(gone, "attic")));
+        assert!(!named("attic").is_target_of(&to(NAS, "attic")), "that is the nas, which is not gone");
+        assert!(named(&gone.short()).is_target_of(&to(gone, "attic")));
+        assert!(!named(&gone.to_string()[..PREFIX_MIN - 1]).is_target_of(&to(gone, "attic")));
     }
 }

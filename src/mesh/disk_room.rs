@@ -10,8 +10,20 @@ use crate::platform;
 const FLOOR_BYTES: u64 = 500_000_000;
 const FLOOR_PART: u64 = 20;
 const FLOOR_PART_MAX: u64 = 10;
-/// Between two looks, in milliseconds, however often somebody asks.
+/// Between two looks, in milliseconds, however often somebody asks; unless so many bytes were written meanwhile.
 const LOOK_EVERY_MS: u64 = 2_000;
+const LOOK_AFTER_BYTES: u64 = 1 << 20;
+
+/// Marks that the free room is above of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Level {
+    /// None.
+    Critical,
+    /// Half of the floor.
+    Low,
+    /// The floor.
+    Enough,
+}
 
 /// Watches the disk.
 #[derive(Debug)]
@@ -19,8 +31,10 @@ pub struct DiskRoom {
     dir: PathBuf,
     /// Bytes below which no new work is taken; `None`: by the size of the file system.
     floor: Option<u64>,
-    low: bool,
+    level: Level,
     looked_ms: Option<u64>,
+    /// Bytes written since then.
+    written: u64,
 }
 
 impl DiskRoom {
@@ -28,15 +42,23 @@ impl DiskRoom {
     /// file system, at most a tenth of it.
     #[must_use]
     pub fn new(dir: PathBuf, floor: Option<u64>) -> Self {
-        Self { dir, floor, low: false, looked_ms: None }
+        Self { dir, floor, level: Level::Enough, looked_ms: None, written: 0 }
     }
 
-    /// Looks again, at most every two seconds. Returns what it found if the floor was crossed since the last time.
+    /// Notes that so many bytes are about to be written. True if it is time to look, whenever the last time was.
+    pub(super) const fn note_written(&mut self, bytes: u64) -> bool {
+        self.written = self.written.saturating_add(bytes);
+        self.written >= LOOK_AFTER_BYTES
+    }
+
+    /// Looks again, at most every two seconds or once in a mebibyte that was written. Returns what it found if the floor,
+    /// or half of it, was crossed since the last time.
     pub(super) fn look(&mut self, now_ms: u64) -> Option<DiskSpace> {
-        if self.looked_ms.is_some_and(|at| now_ms < at + LOOK_EVERY_MS) {
+        let early = self.written < LOOK_AFTER_BYTES;
+        if early && self.looked_ms.is_some_and(|at| now_ms < at + LOOK_EVERY_MS) {
             return None;
         }
-        self.looked_ms = Some(now_ms);
+        (self.looked_ms, self.written) = (Some(now_ms), 0);
         // A file system that does not say how full it is takes work.
         let (free, whole) = platform::disk_space(&self.dir).ok()?;
         self.judge(free, whole)
@@ -44,13 +66,24 @@ impl DiskRoom {
 
     fn judge(&mut self, free: u64, whole: u64) -> Option<DiskSpace> {
         let floor = self.floor.unwrap_or_else(|| FLOOR_BYTES.max(whole / FLOOR_PART).min(whole / FLOOR_PART_MAX));
-        // Room comes and goes around the floor: it is left with an eighth more.
-        let low = if self.low { free < floor.saturating_add(floor / 8) } else { free < floor };
-        if low == self.low {
+        let half = floor / 2;
+        // Room comes and goes around a mark: it is left with an eighth of the floor more.
+        let is_above = |mark: u64, was: bool| free >= if was { mark } else { mark.saturating_add(floor / 8) };
+        let level = match (is_above(floor, self.level == Level::Enough), is_above(half, self.level >= Level::Low)) {
+            (true, _) => Level::Enough,
+            (false, true) => Level::Low,
+            (false, false) => Level::Critical,
+        };
+        if level == self.level {
             return None;
         }
-        self.low = low;
-        Some(DiskSpace { free: if low { free.min(floor.saturating_sub(1)) } else { free.max(floor) }, floor })
+        self.level = level;
+        let free = match level {
+            Level::Enough => free.max(floor),
+            Level::Low => free.clamp(half, floor.saturating_sub(1).max(half)),
+            Level::Critical => free.min(half.saturating_sub(1)),
+        };
+        Some(DiskSpace { free, floor })
     }
 }
 
@@ -66,6 +99,13 @@ mod tests {
         assert_eq!(small.judge(100_000_000, 2 * GB).map(|space| space.floor), Some(200_000_000));
         assert_eq!(small.judge(210_000_000, 2 * GB), None, "not back at once");
         assert!(small.judge(230_000_000, 2 * GB).is_some_and(|space| space.free >= space.floor));
+        assert!(
+            small.judge(90_000_000, 2 * GB).is_some_and(|space| space.free < space.floor / 2),
+            "half of it as well"
+        );
+        assert_eq!(small.judge(110_000_000, 2 * GB), None);
+        let low = |space: DiskSpace| space.free < space.floor && space.free >= space.floor / 2;
+        assert!(small.judge(130_000_000, 2 * GB).is_some_and(low));
         let mut large = DiskRoom::new(PathBuf::new(), None);
         assert_eq!(large.judge(40 * GB, 1_000 * GB).map(|space| space.floor), Some(50 * GB));
         let mut set = DiskRoom::new(PathBuf::new(), Some(0));

@@ -35,6 +35,7 @@ use crate::mesh::snapshot::Surroundings;
 use crate::mesh::store::{DurableNote, Store, StoreError};
 use crate::mesh::transport::lan::LanEvent;
 use crate::mesh::transport::{LinkEvent, Links, Members, ServiceId};
+use crate::mesh::turns::Turns;
 
 /// Time between two comparisons of our own directory record with what it should say.
 const DIRECTORY_EVERY: Duration = Duration::from_secs(15);
@@ -67,6 +68,8 @@ pub(super) struct Inbox {
     pub(super) durable: mpsc::Receiver<DurableNote>,
     pub(super) inputs: mpsc::Receiver<Input>,
     pub(super) links: mpsc::Receiver<LinkEvent>,
+    /// What guests brought, last of all.
+    pub(super) guests: Turns,
     /// Steps of our conversations by their number.
     pub(super) steps: mpsc::Receiver<(u64, Step)>,
     pub(super) requests: mpsc::Receiver<Request>,
@@ -114,7 +117,9 @@ impl Driver {
                 () = clock::sleep_until(deadline) => self.step(Input::Wake),
                 Some(input) = self.inbox.inputs.recv() => self.handle_input(input),
                 Some(event) = self.inbox.links.recv() => {
-                    self.handle_link(event);
+                    if let Some(event) = self.inbox.guests.keep(event) {
+                        self.handle_link(event);
+                    }
                     // However much the links bring, a door gets its turn.
                     if let Ok(request) = self.inbox.requests.try_recv() {
                         self.handle_request(request);
@@ -136,8 +141,16 @@ impl Driver {
                     self.refresh_directory();
                     self.look_at_disk();
                 }
+                () = self.inbox.guests.wait(|| self.store.is_behind()), if !self.inbox.guests.is_empty() => {
+                    self.handle_guest()?;
+                    // Whoever else waits for this thread goes first.
+                    tokio::task::yield_now().await;
+                }
             }
             self.finish_turn()?;
+            if self.inbox.guests.note_other() {
+                self.handle_guest()?;
+            }
         }
     }
 
@@ -154,6 +167,20 @@ impl Driver {
         }
         if self.faults.take_end_of_cut() {
             self.refresh_members();
+        }
+        Ok(())
+    }
+
+    /// The next thing that a guest brought, and all that it leads to, unless the disk is behind: then the guest waits, and
+    /// not whoever else writes.
+    fn handle_guest(&mut self) -> Result<(), FatalError> {
+        if !self.store.is_behind()
+            && let Some(event) = self.inbox.guests.next()
+        {
+            let began = clock::stopwatch();
+            self.handle_link(event);
+            self.finish_turn()?;
+            self.inbox.guests.note_work(began.elapsed());
         }
         Ok(())
     }
@@ -180,11 +207,21 @@ impl Driver {
         for output in out {
             match output {
                 Output::Send(peer, frame) => self.send(peer, frame),
-                Output::Commit(txn, batch) => self.store.commit(txn, batch),
+                Output::Commit(txn, batch) => {
+                    if self.machine.note_written(&batch) {
+                        self.look_at_disk();
+                    }
+                    self.store.commit(txn, batch);
+                }
                 // A read that fails is not answered: the store's writer reports the failure, and the process ends.
                 Output::ReadLog { reader, ranges } => {
                     if let Ok((entries, more)) = log_reader::read(self.store.as_ref(), &ranges) {
                         self.inbox.own.push_back(Input::LogRead { reader, entries, more });
+                    }
+                }
+                Output::ReadClosed { first, last } => {
+                    if let Ok((calls, more)) = log_reader::read_closed(self.store.as_ref(), &first, &last) {
+                        self.inbox.own.push_back(Input::ClosedRead { calls, more });
                     }
                 }
                 Output::Invoke(invocation) => {

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use mesh_core::ids::{NodeId, PeerId};
+use mesh_core::ids::PeerId;
 use mesh_core::io::Refusal;
 use mesh_core::peer::{BadWelcome, BootError};
 
@@ -43,8 +43,8 @@ pub enum MeshError {
     /// The call has run; the bytes of its result are not here yet.
     #[error("{}", away(.node, *.received, *.len))]
     ResultAway {
-        /// The node that ran the call.
-        node: NodeId,
+        /// The name of the device that ran the call.
+        node: String,
         /// Bytes that have come, while they come; `None` when nobody who has them can be reached.
         received: Option<u64>,
         /// Bytes of the whole result.
@@ -52,7 +52,7 @@ pub enum MeshError {
     },
 }
 
-fn away(node: &NodeId, received: Option<u64>, len: u64) -> String {
+fn away(node: &str, received: Option<u64>, len: u64) -> String {
     match received {
         Some(received) => format!("the result is on its way from `{node}`: {received} of {len} bytes are here"),
         None => format!("the result is still at `{node}`, which cannot be reached now"),

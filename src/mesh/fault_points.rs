@@ -34,6 +34,7 @@ impl FaultPoints {
             | Input::LinkDown(_)
             | Input::Durable(_)
             | Input::LogRead { .. }
+            | Input::ClosedRead { .. }
             | Input::ToolProgress(..)
             | Input::Fetched(_)
             | Input::FetchFailed(_)

@@ -140,20 +140,24 @@ fn fuzz_frames_are_decoded_and_taken_or_refused() {
     assert!(all < 100 || taken * 20 > all, "{taken} of {all} frames got as far as the core");
 }
 
-#[test]
-fn fuzz_join_messages_are_decoded_and_judged() {
-    let (home, newcomer, welcome) = home();
+/// Messages of every kind that the two sides of a join conversation send.
+fn joins() -> Vec<Vec<u8>> {
     let waiting = JoinAnswer::Waiting { node_id: "attic".parse().unwrap() };
-    let answers = [JoinAnswer::Welcome(Box::new(welcome.clone())), waiting];
     let request = JoinRequest {
         secret: Some([7; 16]),
         node_id: "bureau".parse().unwrap(),
         platform: "linux".to_owned(),
         version: "1".to_owned(),
     };
-    let mut golden: Vec<Vec<u8>> =
-        answers.iter().map(|answer| wire::encode_join_answer(answer).unwrap().to_vec()).collect();
-    golden.push(wire::encode_join_request(&request).to_vec());
+    let answers = [JoinAnswer::Welcome(Box::new(home().2)), waiting];
+    let answers = answers.iter().map(|answer| wire::encode_join_answer(answer).unwrap());
+    answers.chain([wire::encode_join_request(&request)]).map(|bytes| bytes.to_vec()).collect()
+}
+
+#[test]
+fn fuzz_join_messages_are_decoded_and_judged() {
+    let (home, newcomer, _) = home();
+    let golden = joins();
     changes("join", 25, &golden, |bytes| {
         let bytes = Bytes::copy_from_slice(bytes);
         let _ = wire::decode_join_request(bytes.clone());
@@ -164,8 +168,8 @@ fn fuzz_join_messages_are_decoded_and_judged() {
     });
 }
 
-#[test]
-fn fuzz_texts_of_people_are_read_or_refused() {
+/// Texts of every kind that people type or paste.
+fn texts() -> [String; 7] {
     let code = InviteCode {
         mesh: home().0.peer().view().mesh,
         inviter: Symbolic::new(0).public_key().peer_id(),
@@ -174,7 +178,7 @@ fn fuzz_texts_of_people_are_read_or_refused() {
         tier: Tier::Owner,
         addresses: ["192.168.1.7:7423", "[fd00::1]:7423", "attic.example:7423"].map(Address::from).to_vec(),
     };
-    let golden = [
+    [
         code.to_string(),
         CheckWords::of(&code.inviter).to_string(),
         "udp:[fe80::1%eth0]:7423".to_owned(),
@@ -182,7 +186,12 @@ fn fuzz_texts_of_people_are_read_or_refused() {
         "living-room".to_owned(),
         ReqId([3; 16]).to_string(),
         code.inviter.to_string(),
-    ];
+    ]
+}
+
+#[test]
+fn fuzz_texts_of_people_are_read_or_refused() {
+    let golden = texts();
     changes("text", 15, &golden.map(String::into_bytes), |bytes| {
         let text = String::from_utf8_lossy(bytes);
         let said = [
@@ -283,4 +292,27 @@ fn fuzz_stores_start_or_say_what_to_do() {
         }
     });
     println!("{started} stores started, {refused} said what to do");
+}
+
+/// Valid inputs for the targets of `fuzz/`, which start from them; on demand, as nothing that is tested reads them.
+#[test]
+#[ignore = "writes files beside the targets"]
+fn golden_inputs_for_the_fuzz_targets() {
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus");
+    let save = |kind: &str, inputs: Vec<Vec<u8>>| {
+        let folder = folder.join(kind);
+        fs::create_dir_all(&folder).unwrap();
+        for input in inputs {
+            fs::write(folder.join(Hash::of(&input).to_string()), input).unwrap();
+        }
+    };
+    save("frame", frames());
+    save("join", joins());
+    save("text", texts().map(String::into_bytes).to_vec());
+    let store = include_str!("core/tests/fixtures/store.txt");
+    let row = |(place, line): (u8, &str)| {
+        let value = line.split(' ').nth(2).unwrap_or_default();
+        [&[place][..], &HEXLOWER.decode(value.as_bytes()).unwrap()].concat()
+    };
+    save("row", (0..=u8::MAX).zip(store.lines()).map(row).collect());
 }

@@ -184,7 +184,8 @@ impl MeshHandle {
                     Err(MeshError::ResultGone)
                 } else {
                     let received = self.blobs.arriving(*hash);
-                    Err(MeshError::ResultAway { node: call.header.node_id.clone(), received, len })
+                    let node = self.view().target_name(&call.header).into_owned();
+                    Err(MeshError::ResultAway { node, received, len })
                 }
             }
         }

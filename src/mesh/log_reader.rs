@@ -1,9 +1,10 @@
-//! Reading of log entries for the core.
+//! Reading of log entries, and of calls that are over, for the core.
 
 use std::ops::Bound;
 
+use bytes::Bytes;
 use mesh_core::entry::SignedEntry;
-use mesh_core::ids::{Incarnation, PeerId};
+use mesh_core::ids::{Incarnation, PeerId, ReqId};
 use mesh_core::io::Space;
 use mesh_core::{limits, rows};
 
@@ -43,6 +44,28 @@ pub(super) fn read(
         }
     }
     Ok((entries, false))
+}
+
+/// Reads rows of calls that are over, in order of their ids, until their bytes reach [`limits::SYNC_BYTES_MAX`] or they
+/// are [`ROWS`]. Returns true beside them if that cut them short.
+pub(super) fn read_closed(
+    store: &dyn Store,
+    first: &ReqId,
+    last: &ReqId,
+) -> Result<(Vec<(ReqId, Bytes)>, bool), StoreError> {
+    let (start, end) = (Bound::Included(rows::call(first).key), Bound::Included(rows::call(last).key));
+    let rows = store.range(Space::Calls, start, end, false, ROWS)?;
+    let full = rows.len() == ROWS;
+    let mut calls = Vec::new();
+    let mut bytes = 0;
+    for (key, row) in rows {
+        if bytes > 0 && bytes + row.len() > limits::SYNC_BYTES_MAX {
+            return Ok((calls, true));
+        }
+        bytes += row.len();
+        calls.extend(ReqId::from_slice(&key).map(|id| (id, row)));
+    }
+    Ok((calls, full))
 }
 
 #[cfg(test)]

@@ -1,8 +1,9 @@
 //! The core together with what each step of it needs: the time, a source of randomness, the device key.
 
+use bytes::Bytes;
 use mesh_core::config::Config;
 use mesh_core::ids::{MeshId, NodeId};
-use mesh_core::io::{Batch, DiskSpace, Image, Input, Output, Welcome};
+use mesh_core::io::{Batch, DiskSpace, Image, Input, Output, Welcome, Write};
 use mesh_core::peer::{self, BadWelcome, BootError, Joined, Peer};
 use rand_chacha::ChaCha8Rng;
 use rand_core::SeedableRng;
@@ -53,6 +54,12 @@ impl Machine {
         let mut out = Vec::new();
         self.peer.step(clock::now(), &mut self.rng, input, &mut out);
         out
+    }
+
+    /// Notes what a batch writes. True if it is time to look at the disk.
+    pub(super) fn note_written(&mut self, batch: &Batch) -> bool {
+        let bytes = |write: &Write| write.key.len() + write.value.as_ref().map_or(0, Bytes::len);
+        self.disk.note_written(batch.writes.iter().map(bytes).sum::<usize>() as u64)
     }
 
     /// Looks at the disk, now and then; the input for the core if there is news.

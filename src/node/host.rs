@@ -208,7 +208,7 @@ fn spec(command: &CommandTool, invocation: &Invocation) -> Spec {
         ("SIGIL_REQUEST_ID".to_owned(), invocation.id.to_string()),
         ("SIGIL_ATTEMPT".to_owned(), invocation.attempt.to_string()),
         ("SIGIL_TOOL".to_owned(), invocation.header.tool.to_string()),
-        ("SIGIL_NODE".to_owned(), invocation.header.node_id.to_string()),
+        ("SIGIL_NODE".to_owned(), invocation.node_id.to_string()),
     ]);
     let CommandTool { command, args, keep_running, .. } = command;
     Spec { command: command.clone(), args: args.clone(), env, keep_running: *keep_running }

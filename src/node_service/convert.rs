@@ -109,6 +109,7 @@ pub(crate) fn answer_to_pb(answer: Answer) -> pb::NodeMessage {
         AnswerKind::Ended(entry) => return result_to_pb(answer.id, answer.attempt, &entry),
         AnswerKind::Waiting => What::Waiting(pb::call_answer::Waiting {}),
         AnswerKind::Running { note } => What::Running(pb::call_answer::Running { note }),
+        AnswerKind::Lacking => What::Lacking(pb::call_answer::Lacking {}),
         AnswerKind::Busy => What::Busy(pb::call_answer::Busy {}),
         AnswerKind::Fenced(proof) => What::Fenced(pb::call_answer::Fenced { proof: proof.as_ref().map(claim_to_pb) }),
         AnswerKind::Rejected(reason) => What::Refused(reason),
@@ -173,6 +174,7 @@ pub(crate) fn answer_from_pb(answer: pb::CallAnswer, verifier: &dyn Verifier) ->
     let what = match answer.what.ok_or(ConvertError::Missing("what"))? {
         What::Waiting(_) => AnswerKind::Waiting,
         What::Running(running) => AnswerKind::Running { note: cut(running.note) },
+        What::Lacking(_) => AnswerKind::Lacking,
         What::Busy(_) => AnswerKind::Busy,
         What::Fenced(fenced) => {
             AnswerKind::Fenced(fenced.proof.map(|proof| claim_from_pb(proof, verifier)).transpose()?)

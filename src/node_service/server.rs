@@ -16,7 +16,7 @@ use mesh_core::frame::{Answer, AnswerKind, Dispatch, Frame};
 use mesh_core::ids::{InvalidId, NodeId, PeerId, ReqId, ToolName};
 use mesh_core::io::{Input, SessionId, View};
 use mesh_core::limits;
-use mesh_core::record::Header;
+use mesh_core::record::{Header, Tier};
 use prost::Message;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{mpsc, watch};
@@ -28,6 +28,7 @@ use tonic::transport::server::Connected;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::mesh::NodeLinks;
+use crate::mesh::pace::Pace;
 use crate::node_service::convert;
 pub use crate::node_service::stream::ProvenPeer;
 use crate::node_service::stream::{
@@ -44,6 +45,10 @@ use crate::tasks::TaskGroup;
 const WORD_BYTES_MAX: usize = 64;
 /// Capabilities that a node may show.
 const CAPABILITIES_MAX: usize = 64;
+/// Messages in a second that are taken of a node whose device is no owner, and at once after a pause: more than its tools
+/// answer, and so few that others' calls keep their speed.
+const GUEST_MESSAGES_PER_S: u64 = 1_000;
+const GUEST_MESSAGES_AHEAD: u64 = 200;
 /// Time for the last messages on a stream before its connection is cut.
 const LINGER: Duration = Duration::from_secs(1);
 
@@ -414,9 +419,15 @@ impl ServerState {
         status
     }
 
+    /// True if this peer is an owner.
+    fn is_owner(&self, peer: PeerId) -> bool {
+        self.view.borrow().by_peer(&peer).is_some_and(|node| node.tier == Tier::Owner)
+    }
+
     async fn read(&self, peer: PeerId, session: &Session, inbound: &mut Streaming<pb::NodeMessage>) -> Option<Status> {
         let mut ended = std::pin::pin!(session.end.cancelled());
         let mut closed = std::pin::pin!(self.inputs.closed());
+        let mut pace = Pace::new(GUEST_MESSAGES_PER_S, GUEST_MESSAGES_AHEAD);
         loop {
             let message = tokio::select! {
                 biased;
@@ -429,6 +440,9 @@ impl ServerState {
                 Ok(None) => return None,
                 Err(status) => return Some(status),
             };
+            if !self.is_owner(peer) {
+                pace.wait(1).await;
+            }
             let answer = match message {
                 Some(FromNode::Register(_)) => return Some(StreamEnd::RegisteredTwice.into()),
                 Some(FromNode::ToolResult(result)) => convert::result_from_pb(result, peer, self.verifier.as_ref()),

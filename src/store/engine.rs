@@ -122,6 +122,13 @@ impl Engine {
         self.shared.is_rolled_back()
     }
 
+    /// True while a quarter of what makes [`commit`](Self::commit) wait is queued, or rows come faster than they are moved
+    /// to tables: whoever can wait should.
+    #[must_use]
+    pub fn is_behind(&self) -> bool {
+        self.shared.queue.is_behind() || self.shared.database.is_behind()
+    }
+
     /// Hands a batch to the writer, which reports it by its number. Blocks the thread while 256 batches or 1 MiB wait:
     /// the disk is behind. After [`close`](Self::close) or a failure the batch is dropped.
     pub fn commit(&self, txn: u64, batch: Batch) {

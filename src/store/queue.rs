@@ -45,7 +45,12 @@ pub(super) struct Group {
 
 impl Group {
     fn is_full(&self) -> bool {
-        self.batches >= GROUP_BATCHES_MAX || self.bytes >= GROUP_BYTES_MAX
+        self.holds(1)
+    }
+
+    /// True if the group has reached this part of what one may hold.
+    fn holds(&self, part: usize) -> bool {
+        self.batches >= GROUP_BATCHES_MAX / part || self.bytes >= GROUP_BYTES_MAX / part
     }
 }
 
@@ -109,6 +114,11 @@ pub(super) struct Queue {
 impl Queue {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// True while the open group has a quarter of what it may hold.
+    pub(super) fn is_behind(&self) -> bool {
+        self.state().open.holds(4)
     }
 
     /// Adds a batch to the open group. Blocks while that is full.

@@ -179,7 +179,7 @@ fn b02_two_hundred_odd_documents_come_back_byte_for_byte() {
     assert_eq!(String::from_utf8_lossy(&called), String::from_utf8_lossy(written));
 }
 
-/// The other half of point 8; and `-o -`, which is standard output and no file.
+/// The other half of point 8.
 #[test]
 fn b02_fifty_binary_outputs_come_back_byte_for_byte() {
     let home = Home::new("attic");
@@ -221,8 +221,17 @@ fn b02_fifty_binary_outputs_come_back_byte_for_byte() {
         let shown = stdout(&home, &["result", &ids[n], "--json"], b"");
         assert!(embedded(&serde_json::from_slice(&shown).expect("one document")) == file(n), "b{n} through `--json`");
     }
-    assert!(!home.path("-").exists(), "l08: `-` is no file");
-    let both = run(&home, &["result", &ids[0], "-o", "-", "--json"], b"");
+}
+
+#[test]
+fn l08_a_dash_is_standard_output_and_no_file() {
+    let home = Home::new("attic").with_config(CAT).started();
+    let document = "{\"a\": 1.10}";
+    let id = make(&home, "cat", document);
+    result(&home, &id);
+    assert_eq!(stdout(&home, &["result", &id, "-o", "-"], b""), document.as_bytes());
+    assert!(!home.path("-").exists());
+    let both = run(&home, &["result", &id, "-o", "-", "--json"], b"");
     assert_eq!(both.status.code(), Some(2), "{both:?}");
 }
 
@@ -231,7 +240,7 @@ fn b07_output_that_could_not_be_written_is_told() {
     let home = Home::new("attic").with_config(CAT).started();
     let id = make(&home, "cat", "{\"a\":1}");
     result(&home, &id);
-    let commands: [&[&str]; 14] = [
+    let commands: [&[&str]; 15] = [
         &["nodes"],
         &["nodes", "--json"],
         &["status"],
@@ -246,6 +255,7 @@ fn b07_output_that_could_not_be_written_is_told() {
         &["logs"],
         &["doctor"],
         &["--help"],
+        &["completions", "bash"],
     ];
     for arguments in commands {
         let full = std::fs::OpenOptions::new().write(true).open("/dev/full").expect("/dev/full");

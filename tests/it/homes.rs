@@ -189,6 +189,7 @@ fn s22_tools_of_an_agent_in_the_foreground_inherit_nothing_of_its_starter() {
     let line = format!("exec 9>lock; exec {program} --home {} up --name attic", home.home().display());
     let mut agent = Command::new("sh")
         .args(["-c", &line])
+        .env("SIGIL_STORAGE_FREE_MIN", "0B")
         .current_dir(home.dir.path())
         .stdin(Stdio::null())
         .stdout(Stdio::null())
@@ -416,4 +417,38 @@ fn b11_a_given_name_is_kept_and_a_device_can_be_renamed() {
     let said = home.expect(&format!("$S join {code} --name porch"), 0);
     assert!(said.contains("porch"), "{said}");
     other.wait_node("porch", "online");
+}
+
+#[test]
+fn b23_a_tool_finds_around_itself_what_is_documented() {
+    // What `docs/tools.md` says is there.
+    const THERE: [&str; 7] = ["HOME", "LANG", "PATH", "SIGIL_ATTEMPT", "SIGIL_NODE", "SIGIL_REQUEST_ID", "SIGIL_TOOL"];
+    const NOT_THERE: [&str; 6] =
+        ["TZ", "LC_ALL", "USER", "XDG_RUNTIME_DIR", "DBUS_SESSION_BUS_ADDRESS", "SSH_AUTH_SOCK"];
+    let look = "umask; pwd; : > new; stat -c %a . new";
+    let mut home = Home::new("attic")
+        .with_config("[tools.env]\ncommand = \"env\"\nenv = { MINE = \"x\" }\n")
+        .with_tool("around", look, "none");
+    for name in ["LANG"].iter().chain(&NOT_THERE) {
+        home.set_env(name, "of-the-agent");
+    }
+    home.start();
+    let env = home.cli(&["call", "attic", "env"]).stdout;
+    let mut names: Vec<&str> = env.lines().filter_map(|line| line.split('=').next()).collect();
+    names.sort_unstable();
+    let mut expected: Vec<&str> = THERE.into_iter().chain(["MINE"]).collect();
+    expected.sort_unstable();
+    assert_eq!(names, expected, "{env}");
+    let around = home.cli(&["call", "attic", "around"]).stdout;
+    let around: Vec<&str> = around.lines().collect();
+    let [umask, place, mode, new] = around[..] else { panic!("{around:?}") };
+    assert_eq!((umask, mode, new), ("0077", "700", "600"));
+    wait_until("its directory is gone", PATIENCE, || !Path::new(place).exists());
+    let told = include_str!("../../docs/tools.md");
+    let row = |what: &str| told.lines().find(|line| line.starts_with(&format!("| {what} |"))).unwrap_or_default();
+    for name in THERE.iter().chain(&NOT_THERE) {
+        assert!(row("environment").contains(&format!("`{name}`")), "{name}");
+    }
+    assert!(row("umask").contains("077") && row("working directory").contains("removed at its end"));
+    assert!(include_str!("../../README.md").contains("docs/tools.md"));
 }

@@ -604,6 +604,23 @@ fn a9_entries_that_are_not_right_are_not_taken() {
     assert!(warnings.contains("`liar` signed two conflicting log entries"), "{warnings}");
 }
 
+#[test]
+fn f21_a_call_shows_under_the_device_that_it_is_for() {
+    let mesh = Mesh::named(&["attic", "bureau"]);
+    let (attic, bureau) = (&mesh.homes[0], &mesh.homes[1]);
+    let runtime = runtime();
+    let mut liar = Fellow::join(&runtime, attic, "liar", "shared");
+    // It calls the bureau, and writes that this is the attic.
+    let id = ReqId::new(&liar.id(), Incarnation(1), 1);
+    liar.says(Kind::CALL, encode(&header(id, peer(bureau))));
+    for home in [attic, bureau] {
+        wait_until("the call is known", PATIENCE, || home.get(&format!("calls/{id}")).status == 200);
+        assert_eq!(home.get(&format!("calls/{id}")).expect(200)["node"], "bureau");
+        assert_eq!(items(&home.get("calls?node=attic").expect(200)).len(), 0);
+        assert_eq!(items(&home.get("calls?node=bureau").expect(200)).len(), 1);
+    }
+}
+
 pub(crate) fn fresh_key() -> DeviceKey {
     DeviceKey::load_or_create(tempfile::tempdir().expect("a directory").path()).expect("a key")
 }

@@ -55,6 +55,12 @@ fn b03_b10_what_an_open_call_needs_stays_and_what_is_too_much_goes_and_is_told()
     mesh.homes[0].stop();
     mesh.homes[0].start();
     assert!(!call_is_over(&mesh.homes[0].get_call(&waiting)));
+    // Nothing was put in just now any more, and they are the oldest of all that is too much.
+    for _ in 0..2 {
+        let id = mesh.homes[0].call("attic", "large", 60);
+        assert_eq!(mesh.homes[0].wait_confirmed(&id, PATIENCE)["state"], "done");
+    }
+    wait_until("what is too much goes again", PATIENCE, || blob_bytes(&mesh.homes[0]) <= KEPT_BYTES);
     mesh.homes[1].start();
     let ended = mesh.homes[0].wait_confirmed(&waiting, PATIENCE);
     assert_eq!(ended["state"], "done", "{ended}");

@@ -27,6 +27,7 @@ mod nearby;
 mod netns;
 mod offline_queue;
 mod partition;
+mod rows;
 mod seed_nodes;
 mod seed_rest;
 mod strangers;

@@ -76,13 +76,13 @@ fn attacker() {
     let (peers, handshakes) = if is_long { (60_000, 10_000) } else { (20_000, 2_000) };
     let runtime = runtime();
 
-    let knocks: Vec<_> = runtime.block_on(async {
-        let knock = |n: u32| async move {
+    let requests: Vec<_> = runtime.block_on(async {
+        let request = |n: u32| async move {
             let stranger = Loose::new((own, 0).into());
             let asked = stranger.ask(victim, None, &format!("stranger-{n}")).await;
             (stranger, asked)
         };
-        futures_util::future::join_all((0..64).map(knock)).await
+        futures_util::future::join_all((0..64).map(request)).await
     });
     println!("flooding");
 
@@ -119,7 +119,7 @@ fn attacker() {
         from.send_to(&packet[..len], victim).expect("it goes out");
     }
     shouting.join().expect("it ends");
-    drop(knocks);
+    drop(requests);
     println!("done");
 }
 
@@ -152,7 +152,7 @@ fn s11_s12_s32_strangers_keep_the_house_from_nobody() {
         .expect("the attacker starts");
     let mut told = BufReader::new(attacker.stdout.take().expect("piped")).lines().map_while(Result::ok);
     let attacker = Attacker(attacker);
-    assert!(told.any(|line| line.contains("flooding")), "the attacker has knocked");
+    assert!(told.any(|line| line.contains("flooding")), "the attacker has asked to join");
     assert!(items(&attic.get("pending").expect(200)).len() <= 16, "one address has a share");
 
     let bureau = Home::new("bureau").with_only_config("").in_namespace(&network.namespace(2)).started();

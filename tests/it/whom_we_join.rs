@@ -1,7 +1,7 @@
 //! Whom a device joins, whom it lets in, and what follows: welcomes that lie, check words, invites and tokens that are
 //! taken back, and the guests of a device that is forgotten.
 
-use std::io::Write as _;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use sigil::mesh::invite::InviteCode;
 use sigil::mesh::transport::{JoinAnswer, LinkEvent};
 
-use crate::harness::{Home, PATIENCE, items, text, wait_converged, wait_until};
+use crate::harness::{Home, PATIENCE, items, skip, text, wait_converged, wait_until};
 use crate::hostile_peer::{Loose, runtime};
 
 /// An owner that welcomes newcomers into a mesh of its own, and says there what a test wants said.
@@ -198,8 +198,6 @@ fn s20_l02_a_code_is_read_from_a_pipe_listed_and_taken_back() {
             .stderr(Stdio::piped())
             .spawn()
             .expect("it starts");
-        let seen = std::fs::read(format!("/proc/{}/cmdline", child.id())).expect("it runs");
-        assert!(!String::from_utf8_lossy(&seen).contains("sigil1-"), "no code where others may read");
         child.stdin.take().expect("a pipe").write_all(code.as_bytes()).expect("it reads");
         child.wait_with_output().expect("it ends")
     };
@@ -216,6 +214,57 @@ fn s20_l02_a_code_is_read_from_a_pipe_listed_and_taken_back() {
     let asks = bureau.cli(&["join"]);
     assert_eq!(asks.code, 2, "{asks:?}");
     assert!(asks.stderr.contains("join -"), "{asks:?}");
+}
+
+#[test]
+fn s20_a_code_is_asked_for_at_a_terminal_and_not_shown_there() {
+    if Command::new("script").arg("--version").stdout(Stdio::null()).status().is_err() {
+        return skip("s20_a_code_is_asked_for_at_a_terminal_and_not_shown_there", "there is no `script`");
+    }
+    let (attic, bureau) = (Home::new("attic").started(), Home::new("bureau").started());
+    let line = format!("exec {} join --home {}", env!("CARGO_BIN_EXE_sigil"), bureau.path("").display());
+    let mut terminal = Command::new("script")
+        .args(["-q", "-c", &line, "/dev/null"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("script runs");
+    let mut screen = BufReader::new(terminal.stdout.take().expect("a pipe"));
+    let mut shown = String::new();
+    screen.read_line(&mut shown).expect("it asks");
+    assert!(shown.contains("it is not shown"), "{shown}");
+    // It has stopped the echo once it reads: what comes sooner is thrown away.
+    std::thread::sleep(Duration::from_millis(300));
+    let code = attic.invite();
+    let mut typed = terminal.stdin.take().expect("a pipe");
+    typed.write_all(format!("{code}\n").as_bytes()).expect("it reads");
+    screen.read_to_string(&mut shown).expect("it ends");
+    terminal.wait().expect("it ends");
+    assert!(shown.contains("Joined as bureau") && !shown.contains("sigil1-"), "{shown}");
+    // Nor does anything that people are told to type hold one: arguments are there for all to read.
+    let told = [include_str!("../../README.md"), include_str!("../../SECURITY.md")];
+    let shows = |text: &str| ["join sigil1-", "join CODE", "join <CODE"].iter().any(|form| text.contains(form));
+    assert!(!told.iter().any(|text| shows(text)));
+    let made = attic.cli(&["invite"]);
+    assert!(made.stderr.contains("`sigil join` and paste"), "{made:?}");
+}
+
+#[test]
+fn l18_both_ways_in_say_which_tier_they_give() {
+    let (attic, bureau) = (Home::new("attic").started(), Home::new("bureau").started());
+    let asked = bureau.ask_to_join(&attic);
+    assert_eq!(asked.status, 202, "{}", asked.text());
+    let pending = attic.cli(&["pending"]);
+    assert!(pending.stdout.contains("shared"), "{pending:?}");
+    let approved = attic.cli(&["approve", "bureau", "--yes", &bureau.check_words()]);
+    assert!(approved.stdout.contains("a shared device") && approved.stdout.contains("`--tier owner`"), "{approved:?}");
+    let made = attic.cli(&["invite"]);
+    assert!(made.stderr.contains("an owner device") && made.stderr.contains("`--tier shared`"), "{made:?}");
+    assert!(made.stderr.contains("every tool") && made.stderr.contains("let devices in"), "{made:?}");
+    for (command, tier) in [("invite", "owner"), ("approve", "shared")] {
+        let help = attic.cli(&[command, "--help"]).stdout;
+        assert!(help.contains(&format!("[default: {tier}]")) || help.contains(&format!("default: {tier}")), "{help}");
+    }
 }
 
 #[test]
@@ -246,7 +295,7 @@ fn s02_forgetting_names_the_guests_and_takes_them_along_when_told_to() {
 }
 
 #[test]
-fn s28_a_read_only_token_reads_and_no_token_joins_or_leaves() {
+fn s28_a_read_only_token_reads_and_no_token_joins_or_leaves_or_makes_an_owner() {
     let home = Home::new("attic").started();
     let token = |arguments: &[&str]| {
         let made = home.cli(&[&["token", "--json"], arguments].concat()).json(0);
@@ -259,8 +308,8 @@ fn s28_a_read_only_token_reads_and_no_token_joins_or_leaves() {
         home.ask_http(&host, method, &format!("/api/v1/{path}"), &[("authorization", &bearer)]).status
     };
     assert_eq!([ask("GET", "status", &reads), ask("GET", "status", &full)], [200, 200]);
-    assert_eq!([ask("POST", "invites", &reads), ask("POST", "invites", &full)], [403, 201]);
-    for path in ["join", "leave"] {
+    // Without a word about the tier an invite makes an owner.
+    for path in ["invites", "join", "leave"] {
         assert_eq!([ask("POST", path, &reads), ask("POST", path, &full)], [403, 403], "{path}");
     }
     let list = home.cli(&["token", "--list"]);

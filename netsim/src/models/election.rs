@@ -114,6 +114,7 @@ impl State {
                 Output::Send(..)
                 | Output::Commit(..)
                 | Output::ReadLog { .. }
+                | Output::ReadClosed { .. }
                 | Output::Invoke(_)
                 | Output::Kill(..)
                 | Output::Fetch { .. }

@@ -215,6 +215,7 @@ impl State {
                 Output::Send(..)
                 | Output::Commit(..)
                 | Output::ReadLog { .. }
+                | Output::ReadClosed { .. }
                 | Output::Kill(..)
                 | Output::Fetch { .. }
                 | Output::Reply(..)

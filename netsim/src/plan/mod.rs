@@ -166,10 +166,17 @@ pub(crate) enum Fault {
     Revoke { by: usize, peer: usize },
     /// An owner is one no more.
     Demote { by: usize, peer: usize },
+    /// A member becomes an owner, perhaps again.
+    Raise { by: usize, peer: usize },
+    /// A device is stolen: it does not come back, and whatever its key says from now on is the thief's.
+    Steal { peer: usize },
     /// Whoever has the key of a former owner lets a sybil in, raises itself, and removes and lowers those who stand in
-    /// its way, in all places of a log that nobody has seen; everyone hears it. A peer that is an owner still says
-    /// nothing.
+    /// its way, in all places of a log that nobody has seen; everyone receives it. A peer that is an owner still says
+    /// nothing; if its device was stolen, it does so by what made it one before, and in places before those of what stands,
+    /// too.
     Forge { peer: usize },
+    /// Whoever stole the device of a former owner claims one epoch after the other that nobody knew when it was one.
+    Claims { peer: usize },
     /// An owner lets twenty sybils in, and these fill everyone with membership changes that count for nothing.
     Fill { peer: usize },
     /// Somebody goes for good.
@@ -288,7 +295,7 @@ impl Fault {
             Self::Split { .. } | Self::Unsplit | Self::Loss { .. } => Vec::new(),
             Self::Cut { a, b } | Self::Uncut { a, b } => vec![*a, *b],
             Self::CutOneWay { from, to } | Self::OneWay { from, to, .. } => vec![*from, *to],
-            Self::Revoke { by, peer } | Self::Demote { by, peer } => vec![*by, *peer],
+            Self::Revoke { by, peer } | Self::Demote { by, peer } | Self::Raise { by, peer } => vec![*by, *peer],
             Self::Wipe { peer, heir, .. } => vec![*peer, *heir],
             Self::Crash { peer, .. }
             | Self::CrashNear { peer, .. }
@@ -297,7 +304,9 @@ impl Fault {
             | Self::Stall { peer, .. }
             | Self::WallJump { peer, .. }
             | Self::ClockLost { peer, .. }
+            | Self::Steal { peer }
             | Self::Forge { peer }
+            | Self::Claims { peer }
             | Self::Fill { peer }
             | Self::Leave { peer }
             | Self::Backup { peer }

@@ -60,6 +60,7 @@ impl Plan {
         }
         if profile == Profile::Halves {
             plan.draw_former_owners(seed);
+            plan.draw_owners_again(seed);
         }
         if matches!(profile, Profile::Queue | Profile::Halves | Profile::Clocks) {
             plan.draw_cuts_one_way(seed);
@@ -79,6 +80,22 @@ impl Plan {
             self.faults.push((at, ends));
             for _ in 0..dice.range(1..=3) {
                 self.faults.push((at + dice.range(100 * MS..=FAULTS_US / 2), Fault::Forge { peer }));
+            }
+        }
+    }
+
+    /// Now and then a member becomes an owner, perhaps again.
+    fn draw_owners_again(&mut self, seed: u64) {
+        let mut dice = Dice::new(seed, 7);
+        let lowered = self.faults.iter().filter_map(|(at, fault)| {
+            if let Fault::Demote { peer, .. } = fault { Some((*at, *peer, 400)) } else { None }
+        });
+        let guests = (1..self.peers.len()).filter(|peer| self.peers[*peer].tier == Tier::Shared);
+        let raised: Vec<(u64, usize, u64)> = lowered.chain(guests.map(|peer| (3 * SECOND, peer, 300))).collect();
+        for (at, peer, permille) in raised {
+            if dice.chance(permille) {
+                let at = at + dice.range(500 * MS..=FAULTS_US / 2);
+                self.faults.push((at.min(FAULTS_US), Fault::Raise { by: 0, peer }));
             }
         }
     }

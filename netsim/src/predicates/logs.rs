@@ -79,53 +79,43 @@ impl Checks {
     }
 
     /// **limits-hold** an author's log holds few old entries that nobody needs. **books-and-logs-agree** whoever is
-    /// linked to it for long holds what it holds, and has dropped what it has dropped.
+    /// linked to it for long holds what it holds, and has dropped what it has dropped. Both where logs forget.
+    /// **bodies-arrive**.
     pub(crate) fn logs_agree(&mut self, now: u64, author: &Holder<'_>, others: &[Holder<'_>]) {
-        let (Some(keep), Some(id)) = (self.keep_entries_us, self.ids.get(author.peer).copied()) else { return };
-        let seen = |checks: &Self, key: &[u8]| checks.rows.get(key).map_or(now, |(.., seen)| *seen);
+        let Some(id) = self.ids.get(author.peer).copied() else { return };
         let rows = author.rows_of(&id);
         // Former incarnations rest, and what is left of them goes round without haste. The last directory, and the last
         // truncation, stay.
         let entries: Vec<_> = rows.iter().filter_map(|(key, value)| Some((key, self.entry_of(key, value)?))).collect();
         let newest = entries.iter().max_by_key(|(_, entry)| entry.entry.hlc).map(|(_, entry)| entry.entry.incarnation);
-        let idle = entries.iter().filter(|(key, entry)| {
-            let old = now > seen(self, key) + keep + TOLD_US;
-            old && Some(entry.entry.incarnation) == newest && !is_in_hand(entry, author.disk)
-        });
-        let count = idle.count();
-        let just = self.forgot.get(author.peer).is_some_and(|at| now < at + TOLD_US);
-        if count > node::COMPACT_MIN + 1 && !just {
-            self.fail("limits-hold", now, || {
-                format!("p{} holds {count} old entries of its own that nobody needs", author.peer)
+        let Some(newest) = newest else { return };
+        if let Some(keep) = self.keep_entries_us {
+            let idle = entries.iter().filter(|(key, entry)| {
+                let old = now > self.seen(now, key) + keep + TOLD_US;
+                old && entry.entry.incarnation == newest && !is_in_hand(entry, author.disk)
             });
+            let count = idle.count();
+            let just = self.forgot.get(author.peer).is_some_and(|at| now < at + TOLD_US);
+            if count > node::COMPACT_MIN + 1 && !just {
+                self.fail("limits-hold", now, || {
+                    format!("p{} holds {count} old entries of its own that nobody needs", author.peer)
+                });
+            }
         }
-        let of_incarnation = |key: &&Vec<u8>| {
-            newest.is_some_and(|incarnation| key.get(32..36) == Some(incarnation.0.to_be_bytes().as_slice()))
-        };
+        let of_incarnation = |key: &&Vec<u8>| key.get(32..36) == Some(newest.0.to_be_bytes().as_slice());
         for other in others {
             let held = other.rows_of(&id);
+            self.bodies_arrive(now, author, other, &rows, &held, of_incarnation);
+            if self.keep_entries_us.is_none() {
+                continue;
+            }
             let lost = rows
                 .keys()
-                .find(|key| of_incarnation(key) && !held.contains_key(*key) && now > seen(self, key) + TOLD_US);
+                .find(|key| of_incarnation(key) && !held.contains_key(*key) && now > self.seen(now, key) + TOLD_US);
             if let Some(key) = lost {
                 let seq = key.get(36..).map(<[u8]>::to_vec);
                 self.fail("books-and-logs-agree", now, || {
                     format!("p{} lacks entry {seq:?} of p{}", other.peer, author.peer)
-                });
-            }
-            let blind = rows.iter().find(|(key, value)| {
-                let Some(held_value) = held.get(*key).filter(|held| **held != **value) else { return false };
-                let (Some(whole), Some(here)) = (self.entry_of(key, value), self.entry_of(key, held_value)) else {
-                    return false;
-                };
-                let reader = other.owner || whole.entry.audience.names(&other.id);
-                let late = now > seen(self, key) + BODIES_US;
-                of_incarnation(key) && reader && late && whole.has_body() && !here.has_body()
-            });
-            if let Some((key, _)) = blind {
-                let seq = key.get(36..).map(<[u8]>::to_vec);
-                self.fail("bodies-arrive", now, || {
-                    format!("p{} lacks the body of entry {seq:?} of p{}", other.peer, author.peer)
                 });
             }
             let dropped = &self.dropped[author.peer];
@@ -135,6 +125,38 @@ impl Checks {
                 let seq = key.get(36..).map(<[u8]>::to_vec);
                 self.fail("limits-hold", now, || format!("p{} still holds {seq:?} of p{}", other.peer, author.peer));
             }
+        }
+    }
+
+    /// When some disk held a row of a log first.
+    fn seen(&self, now: u64, key: &[u8]) -> u64 {
+        self.rows.get(key).map_or(now, |(.., seen)| *seen)
+    }
+
+    /// **bodies-arrive** whoever may read an entry that it holds has its body before long.
+    fn bodies_arrive(
+        &mut self,
+        now: u64,
+        author: &Holder<'_>,
+        other: &Holder<'_>,
+        rows: &BTreeMap<Vec<u8>, &bytes::Bytes>,
+        held: &BTreeMap<Vec<u8>, &bytes::Bytes>,
+        of_incarnation: impl Fn(&&Vec<u8>) -> bool,
+    ) {
+        let blind = rows.iter().find(|(key, value)| {
+            let Some(held_value) = held.get(*key).filter(|held| **held != **value) else { return false };
+            let (Some(whole), Some(here)) = (self.entry_of(key, value), self.entry_of(key, held_value)) else {
+                return false;
+            };
+            let reader = other.owner || whole.entry.audience.names(&other.id);
+            let late = now > self.seen(now, key) + BODIES_US;
+            of_incarnation(key) && reader && late && whole.has_body() && !here.has_body()
+        });
+        if let Some((key, _)) = blind {
+            let seq = key.get(36..).map(<[u8]>::to_vec);
+            self.fail("bodies-arrive", now, || {
+                format!("p{} lacks the body of entry {seq:?} of p{}", other.peer, author.peer)
+            });
         }
     }
 

@@ -171,8 +171,8 @@ impl Checks {
         // And nobody is out, or lowered, by such a change alone.
         let welcome = welcome(held);
         for ended in welcome.iter().filter(|owner| members.get(owner) != Some(&Tier::Owner)) {
-            let mut against = held.iter().filter(|said| said.subject == *ended && said.ends()).peekable();
-            if against.peek().is_some() && against.all(|said| void(said).is_some()) {
+            let mut limits = held.iter().filter(|said| said.subject == *ended && said.ends()).peekable();
+            if limits.peek().is_some() && limits.all(|said| void(said).is_some()) {
                 self.fail("ended-authority-has-no-effect", now, || {
                     format!("p{peer} holds {ended} removed or lowered by nothing but void changes")
                 });

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use mesh_core::crypto::Signer as _;
 use mesh_core::entry::{Kind, SignedEntry, encode};
+use mesh_core::epoch::{Claim, Epoch};
 use mesh_core::frame::{EntryItem, Frame};
 use mesh_core::ids::{Hash, Incarnation, NodeId, PeerId};
 use mesh_core::io::{Command, Input, NewCall, Now, Space};
@@ -242,16 +243,18 @@ impl Director {
                     mesh.command(env, net, by, Purpose::Other, Command::Revoke { peer: id });
                 }
             }
-            Fault::Demote { by, peer } => {
-                let key = mesh.peers[peer].key.public_key();
-                let is_owner = |node: &Node| node.tier(&key.peer_id()) == Some(Tier::Owner);
-                if mesh.peers[by].awake() && mesh.peers[by].node.as_ref().is_some_and(is_owner) {
-                    let node_id = "lowered".parse().expect("a valid constant");
-                    let command = Command::Approve { key, node_id, tier: Tier::Shared };
-                    mesh.command(env, net, by, Purpose::Other, command);
+            Fault::Demote { by, peer } => self.approve_as(by, peer, Tier::Owner, Tier::Shared),
+            Fault::Raise { by, peer } => self.approve_as(by, peer, Tier::Shared, Tier::Owner),
+            Fault::Steal { peer } => {
+                mesh.crash(env, net, peer, 0);
+                if mesh.peers[peer].state == State::Down {
+                    mesh.peers[peer].state = State::Gone;
+                    mesh.peers[peer].stolen = true;
+                    env.moment(|| Moment::Is(peer, Being::Gone));
                 }
             }
             Fault::Forge { peer } => self.forge(peer),
+            Fault::Claims { peer } => self.claim_on(peer),
             Fault::Fill { peer } => self.fill(peer),
             Fault::Leave { peer } => {
                 if mesh.peers[peer].awake() {
@@ -276,20 +279,41 @@ impl Director {
         }
     }
 
-    /// The key of a former owner speaks on as one: by the approval that made it one, and by the last that it got.
+    /// A member of one tier gets another.
+    fn approve_as(&mut self, by: usize, peer: usize, from: Tier, tier: Tier) {
+        let (env, net, mesh) = (&mut self.env, &mut self.net, &mut self.mesh);
+        let key = mesh.peers[peer].key.public_key();
+        let is_of = |node: &Node| node.tier(&key.peer_id()) == Some(from);
+        if mesh.peers[by].awake() && mesh.peers[by].node.as_ref().is_some_and(is_of) {
+            let node_id = "lowered".parse().expect("a valid constant");
+            mesh.command(env, net, by, Purpose::Other, Command::Approve { key, node_id, tier });
+        }
+    }
+
+    /// The key of a former owner speaks on as one: by the approval that made it one, and by the last that it got. With a
+    /// stolen device, which nothing that its key says can stop, by all approvals but the one that makes it an owner now, and
+    /// also in places before those of what it had said of members.
     fn forge(&mut self, peer: usize) {
         let (env, net, mesh) = (&mut self.env, &mut self.net, &mut self.mesh);
-        let id = mesh.peers[peer].id;
-        let Some(node) = mesh.peers[peer].node.as_ref().filter(|node| node.tier(&id) != Some(Tier::Owner)) else {
+        let (id, stolen) = (mesh.peers[peer].id, mesh.peers[peer].stolen);
+        // A thief reads along at somebody.
+        let reads = if stolen { mesh.peers.iter().position(|sim| sim.node.is_some()) } else { Some(peer) };
+        let Some(reads) = reads else { return };
+        let Some(node) = mesh.peers[reads].node.as_ref() else { return };
+        let present = node.grant_of(&id).filter(|_| node.tier(&id) == Some(Tier::Owner));
+        if present.is_some() && !stolen {
             return;
-        };
-        let rows = mesh.peers[peer].disk.scan(Space::Trust, vec![], vec![255; 33]);
-        let entries = rows.filter_map(|(_, value)| SignedEntry::from_stored(value));
-        let about = entries.filter_map(|entry| Some((entry.hash, entry.record::<MembershipChange>()?)));
-        let grants: Vec<_> = about.filter(|(_, change)| change.subject.peer_id() == id).map(|(hash, _)| hash).collect();
+        }
+        let rows = mesh.peers[reads].disk.scan(Space::Trust, vec![], vec![255; 33]);
+        let entries: Vec<_> = rows.filter_map(|(_, value)| SignedEntry::from_stored(value)).collect();
+        let about = entries.iter().filter_map(|entry| Some((entry.hash, entry.record::<MembershipChange>()?)));
+        let about = about.filter(|(_, change)| change.subject.peer_id() == id);
+        let grants: Vec<_> = about.map(|(hash, _)| hash).collect();
         let now = Now { mono_ms: env.now / MS, wall_ms: env.now / MS };
         let mut forger = Author::new(mesh.peers[peer].key.clone(), node.view().mesh, now);
         forger.incarnation = Incarnation(u32::MAX - u32::try_from(env.now % 1_000_000).unwrap_or(0));
+        let last = entries.iter().filter(|entry| stolen && entry.author == id && entry.entry.seq > 1);
+        let last = last.map(|entry| (entry.entry.incarnation, entry.entry.seq)).max();
         let victim = mesh.peers[usize::from(peer == 0)].key.public_key();
         let sybil = Key::new(1_000_000 + peer as u64, false).public_key();
         let approved = |tier| ChangeKind::Approved { tier, node_id: NodeId::slug("sybil"), after: grants.clone() };
@@ -299,9 +323,12 @@ impl Director {
             (victim, approved(Tier::Shared)),
             (victim, ChangeKind::Revoked { cutoffs: Vec::new(), left: false }),
         ];
-        let mut entries = Vec::new();
-        for grant in &grants {
-            for (subject, what) in said.clone() {
+        // Whom it lets in is judged before it says anything against those who might object.
+        let mut frames = Vec::new();
+        for (subject, what) in said {
+            let mut entries = Vec::new();
+            for grant in grants.iter().filter(|grant| Some(**grant) != present) {
+                let what = what.clone();
                 let change = MembershipChange {
                     subject,
                     grant: *grant,
@@ -310,14 +337,50 @@ impl Director {
                     fence: u64::MAX,
                     what,
                 };
+                let earlier = last.map(|(incarnation, seq)| {
+                    let mut forger = Author { incarnation, seq: seq - 2, ..forger.clone() };
+                    forger.says(Kind::MEMBERSHIP, encode(&change))
+                });
                 let entry = forger.says(Kind::MEMBERSHIP, encode(&change));
-                entries.push(EntryItem { entry, left_ms: None });
+                entries.extend(earlier.into_iter().chain([entry]).map(|entry| EntryItem { entry, left_ms: None }));
+            }
+            frames.push(entries);
+        }
+        env.story(|| {
+            format!("p{peer} speaks on as an owner in {} changes", frames.iter().map(Vec::len).sum::<usize>())
+        });
+        for to in (0..mesh.peers.len()).filter(|to| *to != peer) {
+            for entries in frames.clone() {
+                mesh.input(env, net, to, Input::Recv(id, Frame::Entries { entries, more: false }));
             }
         }
-        env.story(|| format!("p{peer} speaks on as an owner in {} changes", entries.len()));
+    }
+
+    /// The key of a stolen device that is no owner's any more claims three epochs that nobody knew when it was one, each
+    /// higher than the last. The first may be believed, since whoever shows it may have followed it; no other.
+    fn claim_on(&mut self, peer: usize) {
+        let (env, net, mesh) = (&mut self.env, &mut self.net, &mut self.mesh);
+        let id = mesh.peers[peer].id;
+        if !mesh.peers[peer].stolen {
+            return;
+        }
+        let fences = mesh.peers.iter().filter_map(|sim| Some(sim.node.as_ref()?.view().fence.counter));
+        let known = fences.max().unwrap_or(0);
+        let key = mesh.peers[peer].key.clone();
         for to in (0..mesh.peers.len()).filter(|to| *to != peer) {
-            let frame = Frame::Entries { entries: entries.clone(), more: false };
-            mesh.input(env, net, to, Input::Recv(id, frame));
+            let view = mesh.peers[to].node.as_ref().filter(|node| node.tier(&id) != Some(Tier::Owner)).map(Node::view);
+            let Some(view) = view.filter(|_| mesh.peers[to].awake()) else { continue };
+            for above in [1_000, 2_000, 3_000] {
+                let epoch = Epoch { counter: known + above, class: 12, peer: id };
+                let claim = Claim::sign(&key, view.mesh, epoch, 1);
+                mesh.input(env, net, to, Input::Recv(id, Frame::Notice(claim)));
+                let fence = mesh.peers[to].node.as_ref().map(|node| node.view().fence);
+                if above > 1_000 && fence == Some(epoch) {
+                    mesh.checks.fail("ended-authority-has-no-effect", env.now, || {
+                        format!("p{to} believes one claim of p{peer} after the other, which is no owner any more")
+                    });
+                }
+            }
         }
     }
 

@@ -168,6 +168,11 @@ impl Mesh {
                     let delay = env.dice.range(20..=1_000);
                     self.peers[peer].input_later(env, delay, input);
                 }
+                Output::ReadClosed { first, last } => {
+                    let (calls, more) = self.peers[peer].disk.read_closed(&first, &last);
+                    let delay = env.dice.range(20..=1_000);
+                    self.peers[peer].input_later(env, delay, Input::ClosedRead { calls, more });
+                }
                 Output::Invoke(invocation) => self.invoke(env, peer, &invocation),
                 Output::Kill(id, attempt) => {
                     if self.peers[peer].tools.contains(&(id, attempt)) {

@@ -82,6 +82,8 @@ pub(super) struct Sim {
     pub(super) rolled_back: bool,
     /// Until then the disk takes nothing.
     pub(super) full_until: u64,
+    /// It is gone, and somebody else has its key.
+    pub(super) stolen: bool,
 }
 
 impl Sim {
@@ -250,6 +252,7 @@ impl Peers {
                 backup: None,
                 rolled_back: false,
                 full_until: 0,
+                stolen: false,
             }
         });
         Self(peers.collect())

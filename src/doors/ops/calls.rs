@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use mesh_core::ids::{NodeId, ReqId, ToolName};
-use mesh_core::io::{CallRecord, CallState, Command, NewCall, Refusal, Reply, View};
+use mesh_core::ids::{NodeId, PeerId, ReqId, ToolName};
+use mesh_core::io::{CallRecord, CallState, Command, NewCall, NodeView, Refusal, Reply, View};
 use mesh_core::limits;
 use mesh_core::record::{Effect, Payload};
 use tokio::time::Instant;
@@ -14,7 +14,7 @@ use super::devices::{Named, is_online, resolve};
 use crate::doors::identity::Identity;
 use crate::mesh::MeshHandle;
 use crate::mesh::clock::rfc3339;
-use crate::mesh::{CallCursor, CallFilter, CallPage, CallStateFilter, MeshError, ResultBody};
+use crate::mesh::{CallCursor, CallFilter, CallPage, CallStateFilter, ForNode, MeshError, ResultBody};
 use crate::status::{ErrorCode, OpError};
 
 /// Longest run that a caller may ask for, and what a call that names none asks for: the tool's own timeout is shorter
@@ -65,7 +65,7 @@ pub async fn call(mesh: &MeshHandle, who: Identity, request: Request<'_>) -> Res
         let detail = format!("the arguments may have at most {} bytes", limits::ARGUMENTS_BYTES_MAX);
         return Err(OpError::new(ErrorCode::TooLarge, detail).hint("put large data into a file and pass its path"));
     }
-    let node = if node == "any" { node.to_owned() } else { name_meant(&mesh.view(), node)?.to_string() };
+    let node = if node == "any" { node.to_owned() } else { name_meant(&mesh.view(), node)? };
     let new = NewCall {
         node,
         tool: tool.clone(),
@@ -73,7 +73,7 @@ pub async fn call(mesh: &MeshHandle, who: Identity, request: Request<'_>) -> Res
         ttl_ms: millis(ttl),
         timeout_ms: millis(timeout),
         effect,
-        principal: None,
+        principal: who.principal.named(),
         credential: None,
         workspace: None,
         client_key,
@@ -97,15 +97,27 @@ fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// The name that `text` means: of a member, or `text` itself for a device that is not known here (any more).
-fn name_meant(view: &View, text: &str) -> Result<NodeId, OpError> {
+/// The member that `text` means; `None` for a name that none has here (any more).
+fn member_meant<'a>(view: &'a View, text: &str) -> Result<Option<&'a NodeView>, OpError> {
     match resolve(view, &[], text) {
-        Ok(Named::Member(node)) => Ok(node.node_id.clone()),
-        Ok(Named::Pending(pending)) => Ok(pending.node_id.clone()),
-        Err(fault) if fault.code == ErrorCode::Ambiguous => Err(fault),
-        // What can be no name is at most the beginning of a peer id.
-        Err(unknown) => text.parse().map_err(|_| unknown),
+        Ok(Named::Member(node)) => Ok(Some(node)),
+        Ok(Named::Pending(_)) => Ok(None),
+        Err(error) if error.code == ErrorCode::UnknownNode && text.parse::<NodeId>().is_ok() => Ok(None),
+        Err(error) => Err(error),
     }
+}
+
+/// The name that `text` means: of a member, or `text` itself.
+fn name_meant(view: &View, text: &str) -> Result<String, OpError> {
+    Ok(member_meant(view, text)?.map_or_else(|| text.to_owned(), |node| node.node_id.to_string()))
+}
+
+/// The device whose calls `text` means: a member, or one that has been.
+fn device_meant(view: &View, text: &str) -> Result<ForNode, OpError> {
+    if let Ok(peer) = text.parse::<PeerId>() {
+        return Ok(ForNode::Peer(peer));
+    }
+    Ok(member_meant(view, text)?.map_or_else(|| ForNode::gone(text, view), |node| ForNode::Peer(node.peer)))
 }
 
 /// A call as it is shown.
@@ -210,7 +222,7 @@ pub fn why_waiting(view: &View, record: &CallRecord) -> Option<String> {
         return Some(format!("no gateway elected; it is dispatched when there is one, until {until}"));
     }
     (!is_online(view, node))
-        .then(|| format!("`{}` is offline; it runs when that device is back, until {until}", record.header.node_id))
+        .then(|| format!("`{}` is offline; it runs when that device is back, until {until}", node.node_id))
 }
 
 /// A page of calls, newest first, with the outputs that are inside their records.
@@ -233,7 +245,7 @@ pub async fn list(
     after: Option<CallCursor>,
     limit: usize,
 ) -> Result<Page, OpError> {
-    let node = node.map(|text| name_meant(&mesh.view(), text)).transpose()?;
+    let node = node.map(|text| device_meant(&mesh.view(), text)).transpose()?;
     let CallPage { items, next } = mesh.calls(CallFilter { node, state }, after, limit).await?;
     let mut readings = Vec::with_capacity(items.len());
     for record in items {
@@ -256,9 +268,9 @@ pub async fn result(mesh: &MeshHandle, id: ReqId, wait: Duration) -> Result<Resu
             .with("state", state));
     }
     if record.output.is_empty() {
-        let fault = OpError::new(ErrorCode::NoOutput, format!("the call ended as {state} and gave no output"));
-        let fault = fault.with("state", state);
-        return Err(if record.reason.is_empty() { fault } else { fault.hint(record.reason.clone()) });
+        let error = OpError::new(ErrorCode::NoOutput, format!("the call ended as {state} and gave no output"));
+        let error = error.with("state", state);
+        return Err(if record.reason.is_empty() { error } else { error.hint(record.reason.clone()) });
     }
     Ok(mesh.result(record, wait).await?)
 }

@@ -9,6 +9,8 @@ use mesh_core::io::{Command, NodeView, Refusal, View};
 use mesh_core::names::{Found, PREFIX_MIN, find};
 use mesh_core::record::Tier;
 
+use super::joining::may_grant;
+use crate::doors::identity::Identity;
 use crate::mesh::MeshHandle;
 use crate::mesh::check_words::CheckWords;
 use crate::mesh::clock::rfc3339;
@@ -142,6 +144,12 @@ pub struct Approval {
 }
 
 impl Approval {
+    /// `Err` if it makes an owner and the caller may not.
+    fn may_grant(&self, who: Identity) -> Result<(), OpError> {
+        let or = "or leave `tier` out, or name `shared`";
+        self.tier.map_or(Ok(()), |tier| may_grant(who, tier, "a device becomes an owner", or))
+    }
+
     /// `Err` unless this is the device that was compared.
     fn confirm(&self, peer: &PeerId) -> Result<(), OpError> {
         let words = CheckWords::of(peer);
@@ -152,11 +160,18 @@ impl Approval {
     }
 }
 
-/// Approves the device that `text` names, or changes the tier of one that is a member. Answers it as it then is.
+/// Approves the device that `text` names, or changes the tier of one that is a member. Answers it as it then is. An
+/// owner is made through the socket only.
 ///
 /// # Errors
-/// As [`resolve`]; the name of a member cannot change; or the mesh refuses.
-pub async fn approve(mesh: &MeshHandle, text: &str, approval: Approval) -> Result<(Arc<View>, NodeView), OpError> {
+/// As [`resolve`]; the caller may not make an owner; the name of a member cannot change; or the mesh refuses.
+pub async fn approve(
+    mesh: &MeshHandle,
+    who: Identity,
+    text: &str,
+    approval: Approval,
+) -> Result<(Arc<View>, NodeView), OpError> {
+    approval.may_grant(who)?;
     let (view, around) = (mesh.view(), mesh.surroundings());
     match resolve(&view, &around.pending, text)? {
         Named::Pending(pending) => admit(mesh, pending.peer, approval).await,
@@ -178,12 +193,14 @@ pub async fn approve(mesh: &MeshHandle, text: &str, approval: Approval) -> Resul
 /// As [`approve`], among the devices that await approval only.
 ///
 /// # Errors
-/// As [`resolve_pending`], or the mesh refuses.
+/// As [`resolve_pending`]; the caller may not make an owner; or the mesh refuses.
 pub async fn approve_pending(
     mesh: &MeshHandle,
+    who: Identity,
     text: &str,
     approval: Approval,
 ) -> Result<(Arc<View>, NodeView), OpError> {
+    approval.may_grant(who)?;
     let peer = resolve_pending(&mesh.surroundings().pending, text)?.peer;
     admit(mesh, peer, approval).await
 }

@@ -32,17 +32,32 @@ pub fn nearby(mesh: &MeshHandle) -> Vec<Nearby> {
     seen
 }
 
-/// Makes a single-use invite that grants `tier`; `ttl` = [`INVITE_TTL_DEFAULT`] if none is named.
+/// Makes a single-use invite that grants `tier`; `ttl` = [`INVITE_TTL_DEFAULT`] if none is named. One that makes an owner
+/// through the socket only.
 ///
 /// # Errors
-/// `ttl` is below one second or above [`INVITE_TTL_MAX`], or the mesh refuses.
-pub async fn invite(mesh: &MeshHandle, tier: Tier, ttl: Option<Duration>) -> Result<Invite, OpError> {
+/// `ttl` is below one second or above [`INVITE_TTL_MAX`], the caller may not make an owner, or the mesh refuses.
+pub async fn invite(mesh: &MeshHandle, who: Identity, tier: Tier, ttl: Option<Duration>) -> Result<Invite, OpError> {
+    may_grant(who, tier, "an invite that makes an owner is made", "or ask for one with `\"tier\": \"shared\"`")?;
     let ttl = ttl.unwrap_or(INVITE_TTL_DEFAULT);
     if !(Duration::from_secs(1)..=INVITE_TTL_MAX).contains(&ttl) {
         let detail = format!("an invite must expire after 1 to {} seconds", INVITE_TTL_MAX.as_secs());
         return Err(OpError::new(ErrorCode::Invalid, detail));
     }
     Ok(mesh.invite(tier, ttl).await?)
+}
+
+/// `Err` if `tier` is more than this caller may hand out: who becomes an owner can do anything with every device, and
+/// stays one when the token that made it one is revoked. `what` happens, as a sentence's subject and verb; `or` is what
+/// the caller can do without the socket.
+///
+/// # Errors
+/// [`ErrorCode::Denied`].
+pub(super) fn may_grant(who: Identity, tier: Tier, what: &str, or: &str) -> Result<(), OpError> {
+    match tier {
+        Tier::Owner => who.require_socket(what, &format!("use `sigil` on this machine, {or}")),
+        Tier::Shared | Tier::Ephemeral => Ok(()),
+    }
 }
 
 /// The invites that this device made and keeps, the newest first. One that is over is kept for an hour longer.

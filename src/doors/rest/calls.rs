@@ -189,7 +189,8 @@ pub struct Call {
     /// Its id, for ever.
     #[schema(value_type = CallId)]
     pub id: String,
-    /// Name of the device.
+    /// Name of the device that it is for, as it is called now; of one that is no member any more, the name that the
+    /// device asked by used, unless that means a member: then its short peer id.
     pub node: String,
     /// The tool.
     pub tool: String,
@@ -326,7 +327,7 @@ fn render(view: &View, reading: &Reading) -> Call {
     let len = record.output.len();
     Call {
         id: header.id.to_string(),
-        node: header.node_id.to_string(),
+        node: view.target_name(header).into_owned(),
         tool: header.tool.to_string(),
         state: record.state.as_str().to_owned(),
         confirmed: record.confirmed,
@@ -441,9 +442,9 @@ pub(super) async fn result(
     Segment(CallId(id)): Segment<CallId>,
     headers: HeaderMap,
 ) -> Result<Response, OpError> {
-    let open = |fault: OpError| {
+    let open = |error: OpError| {
         let hint = "GET the call with `Prefer: wait=60` to wait for its ending";
-        if fault.code == ErrorCode::NotEnded { fault.hint(hint) } else { fault }
+        if error.code == ErrorCode::NotEnded { error.hint(hint) } else { error }
     };
     let wait = prefer_wait(&headers).unwrap_or(RESULT_WAIT);
     let (kind, len, body) = match calls::result(app.mesh(), id, wait).await.map_err(open)? {

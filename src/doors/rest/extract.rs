@@ -85,16 +85,16 @@ pub(super) fn parse<'a, T: Deserialize<'a>>(bytes: &'a [u8], depth_max: usize) -
     if deeper_than(bytes, depth_max) {
         return Err(OpError::new(ErrorCode::Invalid, format!("the JSON is nested deeper than {JSON_DEPTH_MAX}")));
     }
-    let fault = |error: serde_json::Error| {
+    let problem = |error: serde_json::Error| {
         let code = if error.is_data() { ErrorCode::Invalid } else { ErrorCode::BadRequest };
         OpError::new(code, format!("the body: {error}"))
     };
     if !bytes.trim_ascii_start().starts_with(b"{") {
-        serde_json::from_slice::<serde::de::IgnoredAny>(bytes).map_err(fault)?;
+        serde_json::from_slice::<serde::de::IgnoredAny>(bytes).map_err(problem)?;
         return Err(OpError::new(ErrorCode::Invalid, "the body must be a JSON object")
             .hint("/openapi.json says which members it may have"));
     }
-    serde_json::from_slice(bytes).map_err(fault)
+    serde_json::from_slice(bytes).map_err(problem)
 }
 
 /// Reads a small JSON body.

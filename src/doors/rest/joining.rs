@@ -34,18 +34,19 @@ pub(super) async fn pending(State(app): AppState, headers: HeaderMap) -> Result<
     Ok(Json(Page::whole(items)))
 }
 
-/// Approves a device that awaits it.
+/// Approves a device that awaits it. With the tier owner only through the unix socket: to a token it is 403.
 #[utoipa::path(post, path = "/api/v1/pending/{id}/approve", operation_id = "approvePending", tag = "joining",
     params(("id" = inline(DeviceRef), Path, description = "Name, peer id, or a prefix of one of at least 7 characters")),
     request_body = Option<Approval>,
     responses((status = 200, description = "The device, approved", body = Node)))]
 pub(super) async fn approve(
     State(app): AppState,
+    Extension(who): Extension<Identity>,
     Segment(DeviceRef(id)): Segment<DeviceRef>,
     request: Request<Body>,
 ) -> Result<Json<Node>, OpError> {
     let approval: Approval = body_or_default(request).await?;
-    let (view, node) = devices::approve_pending(app.mesh(), &id, approval.read()).await?;
+    let (view, node) = devices::approve_pending(app.mesh(), who, &id, approval.read()).await?;
     Ok(Json(Node::approved(&view, &node)))
 }
 
@@ -104,16 +105,18 @@ pub(super) struct InviteAnswer {
     tier: TierName,
 }
 
-/// Makes a single-use invite.
+/// Makes a single-use invite. With the tier owner only through the unix socket: to a token it is 403.
 #[utoipa::path(post, path = "/api/v1/invites", operation_id = "createInvite", tag = "joining", request_body = Option<NewInvite>,
     responses((status = 201, description = "The invite", body = InviteAnswer)))]
 pub(super) async fn invite(
     State(app): AppState,
+    Extension(who): Extension<Identity>,
     request: Request<Body>,
 ) -> Result<(StatusCode, Json<InviteAnswer>), OpError> {
     let new: NewInvite = body_or_default(request).await?;
     let tier = Tier::from(new.tier.unwrap_or(TierName::Owner));
-    let invite = joining::invite(app.mesh(), tier, new.expires_s.map(|seconds| Duration::from_secs(seconds.0))).await?;
+    let ttl = new.expires_s.map(|seconds| Duration::from_secs(seconds.0));
+    let invite = joining::invite(app.mesh(), who, tier, ttl).await?;
     let answer = InviteAnswer {
         id: invite_id(&invite.code.secret_hash()),
         code: invite.code.to_string(),

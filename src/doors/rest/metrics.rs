@@ -129,6 +129,10 @@ fn read_usage(usage: &Usage, view: &View) {
     for (origin, ended) in &usage.ended {
         values.insert(("sigil_ended_calls_held", *origin), *ended);
     }
+    for (origin, closed) in &usage.closed {
+        values.insert(("sigil_closed_calls_of", *origin), closed.entries);
+        values.insert(("sigil_closed_call_bytes", *origin), closed.bytes);
+    }
     for (author, log) in &usage.logs {
         values.insert(("sigil_log_entries", *author), log.entries);
         values.insert(("sigil_log_bytes", *author), log.bytes);

@@ -151,7 +151,7 @@ impl NamedPeer {
     }
 }
 
-/// A member that belongs by the word of another, or of one of that one's guests.
+/// A member that belongs by the approval of another, or of one of that one's guests.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Guest {
     /// Its name.

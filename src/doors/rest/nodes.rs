@@ -1,9 +1,9 @@
 //! This device, the devices of the mesh, and their tools.
 
-use axum::Json;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode};
+use axum::{Extension, Json};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
@@ -11,6 +11,7 @@ use super::extract::{JSON, Query, Segment, body, body_or_default, check_accept};
 use super::model::{self, Check, Endpoints, Guest, Node, NodeState, Page, Status, TierName, Tool};
 use super::shapes::{DeviceRef, NodeName, Words, of_query};
 use crate::doors::app::AppState;
+use crate::doors::identity::Identity;
 use crate::doors::ops::devices::{self, Named};
 use crate::doors::ops::doctor;
 use crate::status::OpError;
@@ -135,22 +136,24 @@ impl Approval {
     }
 }
 
-/// Approves a device that awaits it, or changes the tier of a member.
+/// Approves a device that awaits it, or changes the tier of a member. With the tier owner only through the unix socket: to
+/// a token it is 403.
 #[utoipa::path(post, path = "/api/v1/nodes/{id}/approve", operation_id = "approveNode", tag = "mesh",
     params(("id" = inline(DeviceRef), Path, description = "Name, peer id, or a prefix of one of at least 7 characters")),
     request_body = Option<Approval>,
     responses((status = 200, description = "The device, approved", body = Node)))]
 pub(super) async fn approve(
     State(app): AppState,
+    Extension(who): Extension<Identity>,
     Segment(DeviceRef(id)): Segment<DeviceRef>,
     request: Request<Body>,
 ) -> Result<Json<Node>, OpError> {
     let approval: Approval = body_or_default(request).await?;
-    let (view, node) = devices::approve(app.mesh(), &id, approval.read()).await?;
+    let (view, node) = devices::approve(app.mesh(), who, &id, approval.read()).await?;
     Ok(Json(Node::approved(&view, &node)))
 }
 
-/// The members that belong by a device's word, or by the word of one of those, and for whom nobody else vouches; not this
+/// The members that belong by a device's approval, or by that of one of those, and for whom nobody else vouches; not this
 /// device, nor whom it let in. They stay when it is forgotten.
 #[utoipa::path(get, path = "/api/v1/nodes/{id}/guests", operation_id = "listGuests", tag = "mesh",
     params(("id" = inline(DeviceRef), Path, description = "Name, peer id, or a prefix of one of at least 7 characters")),
@@ -174,7 +177,7 @@ pub(super) async fn guests(
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct Forgetting {
-    /// True to forget its guests too: everyone who belongs by its word, or by the word of one of those, and by nobody else's.
+    /// True to forget its guests too: everyone who belongs by its approval, or by that of one of those, and by nobody else's.
     #[serde(default)]
     with_guests: bool,
 }

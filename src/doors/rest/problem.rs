@@ -117,13 +117,13 @@ fn foreign(status: StatusCode, text: &str) -> OpError {
         500..=599 => ErrorCode::Internal,
         _ => ErrorCode::BadRequest,
     };
-    let fault = OpError::new(code, if text.is_empty() { code.title() } else { text });
+    let error = OpError::new(code, if text.is_empty() { code.title() } else { text });
     if code == ErrorCode::NotFound {
-        fault.hint("/openapi.json lists the routes")
+        error.hint("/openapi.json lists the routes")
     } else if code == ErrorCode::MethodNotAllowed {
-        fault.hint("the Allow header names the methods of this route")
+        error.hint("the Allow header names the methods of this route")
     } else {
-        fault
+        error
     }
 }
 
@@ -133,28 +133,28 @@ pub(super) async fn finish(response: axum::response::Response) -> axum::response
         return response;
     }
     let (mut parts, body) = response.into_parts();
-    let fault = if let Some(fault) = parts.extensions.remove::<OpError>() {
-        fault
+    let error = if let Some(error) = parts.extensions.remove::<OpError>() {
+        error
     } else {
         let bytes = to_bytes(body, 4096).await.unwrap_or_default();
         foreign(parts.status, &String::from_utf8_lossy(&bytes))
     };
     let trace_id = trace_id();
-    if fault.code.http() == 500 {
-        tracing::warn!(trace_id, code = %fault.code, error = %fault.detail, "a request failed");
+    if error.code.http() == 500 {
+        tracing::warn!(trace_id, code = %error.code, error = %error.detail, "a request failed");
     } else {
-        tracing::debug!(trace_id, code = %fault.code, error = %fault.detail, "a request was refused");
+        tracing::debug!(trace_id, code = %error.code, error = %error.detail, "a request was refused");
     }
     let problem = Problem {
-        kind: format!("urn:sigil:error:{}", fault.code),
-        title: fault.code.title().to_owned(),
-        status: fault.code.http(),
-        detail: fault.detail,
-        code: fault.code.as_str().to_owned(),
-        hint: fault.hint,
+        kind: format!("urn:sigil:error:{}", error.code),
+        title: error.code.title().to_owned(),
+        status: error.code.http(),
+        detail: error.detail,
+        code: error.code.as_str().to_owned(),
+        hint: error.hint,
         trace_id,
-        retry_after_s: fault.retry_after.map(|wait| wait.as_secs_f64()),
-        extra: fault.extra.into_iter().map(|(name, value)| (name.to_owned(), value)).collect(),
+        retry_after_s: error.retry_after.map(|wait| wait.as_secs_f64()),
+        extra: error.extra.into_iter().map(|(name, value)| (name.to_owned(), value)).collect(),
     };
     let bytes = serde_json::to_vec(&problem).unwrap_or_default();
     let mut answer = axum::response::Response::new(Body::from(bytes));

@@ -484,11 +484,11 @@ impl Seconds {
             return Ok(Duration::from_millis((seconds * 1000.0).ceil() as u64));
         }
         let least = if min_s == 0 { "above 0".to_owned() } else { format!("at least {min_s}") };
-        let fault = OpError::new(ErrorCode::Invalid, format!("{name} must be {least} and at most {max_s} seconds"));
+        let error = OpError::new(ErrorCode::Invalid, format!("{name} must be {least} and at most {max_s} seconds"));
         Err(if seconds == 0.0 {
-            fault.hint(format!("leave {name} out to get the default; 0 does not mean unlimited"))
+            error.hint(format!("leave {name} out to get the default; 0 does not mean unlimited"))
         } else {
-            fault
+            error
         })
     }
 

@@ -28,7 +28,6 @@ use super::model::time;
 use super::problem::PROBLEM_JSON;
 use crate::backup::Source;
 use crate::doors::app::{App, Context};
-use crate::doors::identity::Principal;
 use crate::doors::listen::{Arrival, Bound};
 use crate::doors::log_ring::LogRing;
 use crate::doors::serve::serve;
@@ -287,6 +286,14 @@ impl Fake {
         Answer::read(send(stream, &self.tasks, method, path, headers, None).await).await
     }
 
+    /// Over loopback HTTP, with a token that may do all that a token may.
+    async fn post_by_token(&self, path: &str, body: &str) -> Answer {
+        let (host, bearer) = (format!("127.0.0.1:{}", self.bound.http.port()), format!("Bearer {}", self.token));
+        let headers = [("host", &*host), ("authorization", &*bearer), ("content-type", "application/json")];
+        let stream = tokio::net::TcpStream::connect(self.bound.http).await.unwrap();
+        Answer::read(send(stream, &self.tasks, Method::POST, path, &headers, Some(body)).await).await
+    }
+
     async fn events(&self, query: &str, last: Option<&str>) -> Events {
         let mut headers = vec![("host", "localhost"), ("accept", "text/event-stream")];
         headers.extend(last.map(|last| ("last-event-id", last)));
@@ -343,9 +350,7 @@ impl FakeMesh {
                 let mut all: Vec<_> = books.calls.values().cloned().collect();
                 all.sort_by_key(|call| std::cmp::Reverse(order(call)));
                 all.retain(|call| {
-                    filter.node.as_ref().is_none_or(|node| *node == call.header.node_id)
-                        && filter.state.is_none_or(|state| state.passes(call.state))
-                        && after.is_none_or(|after| order(call) < (after.accepted_ms, after.id))
+                    filter.passes(call) && after.is_none_or(|after| order(call) < (after.accepted_ms, after.id))
                 });
                 let more = all.len() > limit;
                 all.truncate(limit);

@@ -338,8 +338,8 @@ fn one_address_cannot_take_all_places_and_places_of_the_gone_are_free() {
     assert!(matches!(first(&mut received), JoinAnswer::Waiting { .. }));
 }
 
-/// A knock of a peer that nobody else is, from an address.
-fn knock(n: u16, from: &str) -> (JoinAttempt, mpsc::Receiver<JoinAnswer>) {
+/// A join request of a peer that nobody else is, from an address.
+fn attempt_from(n: u16, from: &str) -> (JoinAttempt, mpsc::Receiver<JoinAnswer>) {
     let (mut attempt, received) = attempt(0, None);
     let [high, low] = n.to_be_bytes();
     attempt.key.0[..2].copy_from_slice(&[high, low]);
@@ -349,7 +349,7 @@ fn knock(n: u16, from: &str) -> (JoinAttempt, mpsc::Receiver<JoinAnswer>) {
 }
 
 #[test]
-fn s32_knocks_from_few_machines_keep_no_honest_one_out() {
+fn s32_join_requests_from_few_machines_keep_no_honest_one_out() {
     let floods: [&dyn Fn(u16) -> String; 3] = [
         &|n| format!("10.0.0.{}:7", n % 4),
         &|n| format!("10.0.0.{}:7", n % 32),
@@ -360,20 +360,20 @@ fn s32_knocks_from_few_machines_keep_no_honest_one_out() {
         let (mut admission, view) = (Admission::new(name("desk")), view());
         let mut kept = Vec::new();
         for n in 0..640 {
-            let (attempt, received) = knock(n, &flood(n));
+            let (attempt, received) = attempt_from(n, &flood(n));
             admission.handle_attempt(attempt, &view, NOW);
             kept.push(received);
         }
         kinds(&mut admission);
         for (n, from) in [(1000, "10.0.7.7:7"), (1001, "[fd00::7]:7")] {
-            let (attempt, mut received) = knock(n, from);
+            let (attempt, mut received) = attempt_from(n, from);
             let peer = attempt.peer;
             admission.handle_attempt(attempt, &view, NOW);
             kinds(&mut admission);
             assert!(matches!(first(&mut received), JoinAnswer::Waiting { .. }), "{from}");
             // And what comes afterwards does not take its place.
             for n in 2000..2640 {
-                let (attempt, received) = knock(n, &flood(n));
+                let (attempt, received) = attempt_from(n, &flood(n));
                 admission.handle_attempt(attempt, &view, NOW);
                 kept.push(received);
             }

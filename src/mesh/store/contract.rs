@@ -29,6 +29,10 @@ pub trait Store: Debug + Send + Sync {
     /// flag stays, also over restarts, until a batch that writes to [`Space::Meta`] is durable.
     fn image(&self) -> Result<Image, StoreError>;
 
+    /// True while so much waits for the disk that whoever fills it should wait: well below what makes
+    /// [`commit`](Store::commit) wait.
+    fn is_behind(&self) -> bool;
+
     /// Hands a batch to the writer. Blocks the thread while 256 batches or 1 MiB wait: the disk is behind. One that
     /// need not be synced may wait 50 ms for others. After [`close`](Store::close) or a failure the batch is dropped.
     fn commit(&self, txn: TxnId, batch: Batch);

@@ -75,6 +75,10 @@ impl Store for FjallStore {
         Ok(Image { rows, rolled_back: self.engine.is_rolled_back() })
     }
 
+    fn is_behind(&self) -> bool {
+        self.engine.is_behind()
+    }
+
     fn commit(&self, txn: TxnId, batch: io::Batch) {
         self.engine.commit(txn, stored(batch));
     }

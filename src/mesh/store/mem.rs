@@ -56,6 +56,10 @@ impl Store for MemStore {
         Ok(Image { rows: rows.collect(), rolled_back: false })
     }
 
+    fn is_behind(&self) -> bool {
+        false
+    }
+
     fn commit(&self, txn: TxnId, batch: Batch) {
         let note = match apply(&mut self.rows(), batch) {
             Ok(()) => DurableNote::Durable(txn),

@@ -31,7 +31,7 @@ pub(super) const LOOKUPS_AT_ONCE: usize = 4;
 /// Interfaces in which a link-local address without a zone is tried.
 const ZONES_MAX: usize = 8;
 /// Sockets of one host that are tried: a name with more is a large service, and no peer.
-const SOCKETS_PER_HOST_MAX: usize = 4;
+pub(super) const SOCKETS_PER_HOST_MAX: usize = 4;
 
 /// The winner of a race.
 #[derive(Debug)]

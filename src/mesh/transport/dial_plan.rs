@@ -1,4 +1,7 @@
 //! The plan of dials: which member is dialled when, and where. Pure: time and randomness come in, due dials come out.
+//!
+//! A member says itself where it is, and whoever is there gets our packets. So only where it was seen last is it dialled
+//! as often as there is reason to; all that it merely says has a budget, which changing what it says does not renew.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -8,7 +11,9 @@ use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::address::Address;
+use super::dial::SOCKETS_PER_HOST_MAX;
 use super::members::Members;
+use crate::mesh::bucket::{Bucket, Flow};
 
 /// Head start of the lower peer's dial over the higher's, so that one connection is made and not two.
 const YIELD: Duration = Duration::from_millis(300);
@@ -18,6 +23,11 @@ const SUCCESS: Duration = Duration::from_secs(5);
 /// after a cut is healed (with 30 s it took up to 13 s).
 const BACKOFF_MIN: Duration = Duration::from_millis(200);
 const BACKOFF_MAX: Duration = Duration::from_secs(2);
+/// Dials to addresses at which a member was not seen last. At once: all that a directory may name. Then an owner's go
+/// on at a pace that is felt only by one with more addresses than seconds in a race and the longest pause; of others,
+/// which could send us to people who know nothing of this mesh, each costs them a few packets in a minute.
+const OF_OWNER: Flow = Flow { units: 1, within: Duration::from_secs(1), ahead: 32 };
+const OF_OTHERS: Flow = Flow { units: 1, within: Duration::from_secs(4), ahead: 32 };
 
 /// See the module.
 #[derive(Debug)]
@@ -51,6 +61,11 @@ pub(super) struct Due {
 #[derive(Debug)]
 struct Dial {
     addresses: Vec<Address>,
+    /// The one of them that has its turn next.
+    next: usize,
+    owner: bool,
+    /// What was taken of [`OF_OWNER`] or [`OF_OTHERS`].
+    taken: Bucket,
     backoff: Backoff,
     state: DialState,
 }
@@ -76,13 +91,15 @@ impl DialPlan {
         self.dials.retain(|peer, _| stays(peer));
         self.seen.retain(|peer, _| stays(peer));
         for (peer, member) in members.iter().filter(|(peer, _)| **peer != self.me && stays(peer)) {
-            if self.dials.get(peer).is_some_and(|dial| dial.addresses == member.addresses) {
-                continue;
-            }
             let state =
                 if linked(*peer) { DialState::Resting } else { DialState::Waiting(now + self.head_start(*peer)) };
-            let dial = Dial { addresses: member.addresses.clone(), backoff: Backoff::default(), state };
-            self.dials.insert(*peer, dial);
+            let dial = self.dials.entry(*peer).or_insert_with(|| Dial::new(now));
+            dial.owner = member.owner;
+            if dial.addresses != member.addresses {
+                dial.addresses.clone_from(&member.addresses);
+                dial.backoff = Backoff::default();
+                dial.state = state;
+            }
         }
     }
 
@@ -131,6 +148,13 @@ impl DialPlan {
         }
     }
 
+    /// We are on another network: what was tried in vain may do now.
+    pub(super) fn handle_network(&mut self, now: Instant) {
+        for dial in self.dials.values_mut() {
+            (dial.taken, dial.next) = (Bucket::new(now), 0);
+        }
+    }
+
     /// Makes the dials of all that are not linked due now.
     pub(super) fn retry_now(&mut self, linked: impl Fn(PeerId) -> bool, now: Instant) {
         for (peer, dial) in &mut self.dials {
@@ -159,9 +183,10 @@ impl DialPlan {
             if !matches!(dial.state, DialState::Waiting(at) if at <= now) {
                 continue;
             }
-            let addresses: Vec<_> = self.seen.get(peer).into_iter().chain(&dial.addresses).cloned().collect();
+            let seen = self.seen.get(peer);
+            let addresses: Vec<_> = seen.cloned().into_iter().chain(dial.turn(seen, now)).collect();
             if addresses.is_empty() {
-                dial.state = DialState::Resting;
+                dial.state = dial.until_turn(now).map_or(DialState::Resting, |wait| DialState::Waiting(now + wait));
                 continue;
             }
             self.last += 1;
@@ -183,6 +208,55 @@ impl DialPlan {
     /// The lower peer dials first.
     fn head_start(&self, peer: PeerId) -> Duration {
         if self.me < peer { Duration::ZERO } else { YIELD }
+    }
+}
+
+impl Dial {
+    fn new(now: Instant) -> Self {
+        Self {
+            addresses: Vec::new(),
+            next: 0,
+            owner: false,
+            taken: Bucket::new(now),
+            backoff: Backoff::default(),
+            state: DialState::Resting,
+        }
+    }
+
+    fn flow(&self) -> &'static Flow {
+        if self.owner { &OF_OWNER } else { &OF_OTHERS }
+    }
+
+    /// The addresses whose turn it is: all of them, best first, or as many as the budget has, each in its turn. The one
+    /// at which the member was seen is free.
+    fn turn(&mut self, seen: Option<&Address>, now: Instant) -> Vec<Address> {
+        let all = self.addresses.len();
+        let mut turn = Vec::new();
+        while turn.len() < all
+            && let Some(address) = self.addresses.get(self.next % all)
+            && (seen == Some(address) || self.taken.take(self.flow(), cost(address), now))
+        {
+            turn.push(address.clone());
+            self.next = (self.next + 1) % all;
+        }
+        if turn.len() == all {
+            self.next = 0;
+        }
+        turn
+    }
+
+    /// Time until the next address has its turn; `None` if there is none.
+    fn until_turn(&self, now: Instant) -> Option<Duration> {
+        let address = self.addresses.get(self.next % self.addresses.len().max(1))?;
+        Some(self.taken.until(self.flow(), cost(address), now))
+    }
+}
+
+/// Sockets that are dialled for an address.
+fn cost(address: &Address) -> u64 {
+    match address {
+        Address::UdpName(_) => SOCKETS_PER_HOST_MAX as u64,
+        Address::Udp(_) | Address::Tailnet(_) | Address::Relay { .. } | Address::Unknown(_) => 1,
     }
 }
 
@@ -272,6 +346,71 @@ mod tests {
         assert!(plan.poll_timeout().is_some());
         plan.handle_linked(HIGHER, None);
         assert_eq!(plan.poll_timeout(), None);
+    }
+
+    /// Sockets that are dialled in the given time for a member that never answers and says each time what `says` says.
+    fn dialled(owner: bool, within: Duration, says: impl Fn(u8) -> Vec<Address>) -> Vec<Address> {
+        let began = Instant::now();
+        let mut plan = DialPlan::new(ME);
+        let (mut now, mut dialled) = (began, Vec::new());
+        for n in 0..u8::MAX {
+            let member = Member { owner, ..member(&says(n)) };
+            plan.handle_members(&[(HIGHER, member)].into(), |_| false, now);
+            let Some(at) = plan.poll_timeout() else { break };
+            now = at.max(now);
+            if now > began + within {
+                break;
+            }
+            for due in plan.handle_timeout(now) {
+                dialled.extend(due.addresses);
+                now += Duration::from_secs(1);
+                plan.handle_dialled(due.peer, due.number, false, now, 0);
+            }
+        }
+        dialled
+    }
+
+    #[test]
+    fn f24_where_a_member_says_it_is_has_a_budget() {
+        let minute = Duration::from_mins(1);
+        let all: Vec<Address> = (1..=32).map(address).collect();
+        for (owner, most) in [(false, 32 + 60 / 4), (true, 32 + 60)] {
+            let same = dialled(owner, minute, |_| all.clone());
+            let changing = dialled(owner, minute, |n| vec![address(n)]);
+            assert!(same.len() <= most && changing.len() <= most, "{}, {}", same.len(), changing.len());
+            // Each has its turn.
+            assert!(all.iter().all(|address| same.contains(address)));
+            assert!(same.len() > 32 + 10, "{}", same.len());
+        }
+        let names = |n: u8| vec![Address::from(format!("udp://victim-{n}.example.org:53").as_str())];
+        assert!(dialled(false, minute, names).len() <= (32 + 60 / 4) / SOCKETS_PER_HOST_MAX);
+    }
+
+    #[test]
+    fn f24_an_honest_member_is_dialled_as_before() {
+        let now = Instant::now();
+        // In a minute in vain a device of four addresses is dialled at each of them every few seconds.
+        let few: Vec<Address> = (1..=4).map(address).collect();
+        let owners = dialled(true, Duration::from_mins(1), |_| few.clone());
+        assert!(owners.len() >= 60, "{}", owners.len());
+        // Where it was seen last is free, for ever and for everyone.
+        let mut plan = DialPlan::new(ME);
+        plan.handle_members(&[(HIGHER, Member { owner: false, ..member(&few) })].into(), |_| false, now);
+        plan.handle_linked(HIGHER, Some(address(9)));
+        plan.handle_unlinked(HIGHER, SUCCESS, now, 0);
+        let mut at = now;
+        for _ in 0..100 {
+            let next = plan.poll_timeout().unwrap();
+            assert!(next <= at + BACKOFF_MAX, "{:?}", next - at);
+            at = next;
+            let due = plan.handle_timeout(at).pop().unwrap();
+            assert_eq!(due.addresses[0], address(9));
+            plan.handle_dialled(HIGHER, due.number, false, at, 0);
+        }
+        // On another network everything is tried again.
+        plan.handle_network(at);
+        plan.retry_now(|_| false, at);
+        assert_eq!(due(&mut plan, at), [(HIGHER, [vec![address(9)], few].concat())]);
     }
 
     #[test]

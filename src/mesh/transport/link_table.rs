@@ -189,6 +189,7 @@ impl LinkTable {
             .filter(|link| link.underlay == kind && local(link).is_some_and(|ip| !own.local.contains(&ip)))
             .map(|link| link.peer);
         self.dials.handle_moved(lost, now);
+        self.dials.handle_network(now);
         let live = &self.shared.live;
         self.dials.retry_now(|peer| live.contains(peer), now);
     }

@@ -22,6 +22,7 @@ use super::link_table::LinkTable;
 use super::members::Members;
 use super::networks::Face;
 use super::quic::{self, Code};
+use super::session::GUESTS_QUEUED_MAX;
 use super::shared::{Drain, LinksState, LiveLinks, MemberAddresses, ToTable, random};
 use super::stream::{self, ServiceId, ServiceIo, Tag};
 use super::tls::{Credentials, TlsError};
@@ -132,6 +133,7 @@ impl Links {
             blob_readers: OnceLock::new(),
             tasks: tasks.clone(),
             events,
+            guests: Arc::new(Semaphore::new(GUESTS_QUEUED_MAX)),
             table,
             members: watch::channel(Arc::default()).0,
             member_addresses: MemberAddresses::default(),

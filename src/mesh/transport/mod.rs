@@ -21,7 +21,6 @@ pub mod links;
 mod members;
 mod networks;
 mod news;
-mod pace;
 mod quic;
 mod session;
 mod shared;

@@ -16,13 +16,13 @@ use super::dial::Answered;
 use super::dial_plan::Due;
 use super::event::{LinkEvent, Turn};
 use super::link::{Link, Offer, Outbox};
-use super::pace::Pace;
 use super::quic::Code;
 use super::shared::{LinksState, ToTable};
 use super::stream::{self, StreamCode, StreamError, Tag};
 use super::underlay::UnderlayKind;
-use super::wire::{self, WireError};
+use super::wire::{self, Part, WireError};
 use super::{blob, join};
+use crate::mesh::pace::Pace;
 
 /// Malformed messages after which a link closes. One may be a bug; this many are an attack or another protocol.
 const BAD_MAX: u32 = 8;
@@ -42,6 +42,27 @@ const BLOBS_AT_ONCE: usize = 8;
 const FRAMES_QUEUED_MAX: u32 = 32;
 /// Bytes for which a frame takes one place.
 const PLACE_BYTES: usize = 16 * 1024;
+/// Places for frames of all who are no owners together: 2 MiB.
+pub(super) const GUESTS_QUEUED_MAX: usize = 128;
+
+/// Entries that are checked and looked at in one go. Of owners as many as they send at once when they have much to say.
+const PART_ENTRIES_MAX: usize = 64;
+const GUEST_PART_ENTRIES_MAX: usize = 16;
+
+/// Bytes in a second that are read of a link to one who is no owner: more than any honest one sends for long, and so
+/// little that neither disk nor processor nor the links to others fill with it: whatever it is, each owner that it is for
+/// checks, writes and answers it. What is not read yet waits at the sender. A log of a guest that is as long as it may be
+/// comes within about three minutes.
+const GUEST_BYTES_PER_S: u64 = 1024 * 1024;
+/// Bytes that come at once after a pause: a frame as large as it may be, or 512 small ones.
+const GUEST_BYTES_AHEAD: u64 = 1024 * 1024;
+/// What the smallest frame or entry counts as: 512 of them in a second. The doors of a guest accept 50 calls in a second.
+const GUEST_BYTES_MIN: usize = 2 * 1024;
+
+/// The pace of a link to one who is no owner.
+fn guest_pace() -> Pace {
+    Pace::new(GUEST_BYTES_PER_S, GUEST_BYTES_AHEAD)
+}
 
 /// Agrees with the peer that answered our dial that this connection is to be the link, and runs it.
 pub(super) async fn dialled(shared: &Arc<LinksState>, answered: Answered, due: &Due) {
@@ -173,13 +194,10 @@ impl Session {
 
     async fn read(self: Arc<Self>, mut recv: RecvStream) {
         let connection = &self.link.connection;
-        let mut pace = Pace::new();
+        let mut pace = guest_pace();
         loop {
             match stream::read_message(&mut recv, wire::FRAME_BYTES_MAX).await {
-                Ok(Some(bytes)) => {
-                    self.keep_pace(&mut pace, bytes.len()).await;
-                    self.handle_frame(bytes, &self.frames).await;
-                }
+                Ok(Some(bytes)) => self.handle_frame(bytes, &self.frames, &mut pace).await,
                 Ok(None) => break,
                 Err(error) => {
                     if matches!(error, StreamError::TooLarge(_)) {
@@ -196,20 +214,13 @@ impl Session {
         }
     }
 
-    async fn keep_pace(&self, pace: &mut Pace, bytes: usize) {
-        if !self.shared.is_owner(self.link.peer) {
-            pace.wait(bytes).await;
-        }
-    }
-
     async fn read_datagrams(self: Arc<Self>) {
-        let mut pace = Pace::new();
+        let mut pace = guest_pace();
         while let Ok(bytes) = self.link.connection.read_datagram().await {
-            self.keep_pace(&mut pace, bytes.len()).await;
             if bytes.len() > wire::DATAGRAM_BYTES_MAX {
                 self.handle_bad(format!("a datagram of {} bytes", bytes.len())).await;
             } else {
-                self.handle_frame(bytes, &self.datagrams).await;
+                self.handle_frame(bytes, &self.datagrams, &mut pace).await;
             }
         }
     }
@@ -268,23 +279,44 @@ impl Session {
         let _ = self.shared.events.send(LinkEvent::Bad { peer, what }).await;
     }
 
-    async fn handle_frame(&self, bytes: Bytes, places: &Arc<Semaphore>) {
+    async fn handle_frame(&self, bytes: Bytes, places: &Arc<Semaphore>, pace: &mut Pace) {
         let peer = self.link.peer;
         let member = self.shared.is_member(peer);
         if !member && self.farewells.fetch_add(1, Ordering::Relaxed) >= FAREWELLS_MAX {
             return;
         }
-        let wanted = u32::try_from(bytes.len().div_ceil(PLACE_BYTES)).unwrap_or(u32::MAX).clamp(1, FRAMES_QUEUED_MAX);
-        match wire::decode_frame(bytes, &self.shared.verifier) {
-            // Of one that was revoked only entries are read: the core takes membership changes from them and nothing
-            // else, so that whom it approved without knowing is seen to wait.
-            Ok(frame) if !member && !matches!(frame, Frame::Entries { .. }) => {}
-            Ok(frame) => {
-                let Ok(place) = places.clone().acquire_many_owned(wanted).await else { return };
-                let _ = self.shared.events.send(LinkEvent::Frame(peer, frame, Turn(place))).await;
+        let guest = !self.shared.is_owner(peer);
+        let len = bytes.len();
+        let most = if guest { GUEST_PART_ENTRIES_MAX } else { PART_ENTRIES_MAX };
+        let parts = match wire::parts(bytes, most) {
+            Ok(parts) => parts,
+            Err(WireError::Unknown) => return tracing::debug!(%peer, "a frame of an unknown kind"),
+            Err(error) => return self.handle_bad(error.to_string()).await,
+        };
+        if guest {
+            let entries = parts.iter().map(Part::entries).sum::<usize>().max(1);
+            pace.wait(len.max(entries * GUEST_BYTES_MIN) as u64).await;
+        }
+        let mut parts = parts.into_iter();
+        while let Some(part) = parts.next() {
+            let wanted = u32::try_from(part.bytes().div_ceil(PLACE_BYTES)).unwrap_or(u32::MAX);
+            let wanted = wanted.clamp(1, FRAMES_QUEUED_MAX);
+            let Ok(taken) = places.clone().acquire_many_owned(wanted).await else { return };
+            let of_guests = if guest { self.shared.guests.clone().acquire_many_owned(wanted).await.ok() } else { None };
+            match part.check(&self.shared.verifier) {
+                // Of one that was revoked only entries are read: the core takes membership changes from them and nothing
+                // else, so that whom it approved without knowing is seen to wait.
+                Ok(frame) if !member && !matches!(frame, Frame::Entries { .. }) => {}
+                Ok(frame) => {
+                    let turn = Turn { places: taken, of_guests };
+                    let _ = self.shared.events.send(LinkEvent::Frame(peer, frame, turn)).await;
+                }
+                Err(error) => return self.handle_bad(error.to_string()).await,
             }
-            Err(WireError::Unknown) => tracing::debug!(%peer, "a frame of an unknown kind"),
-            Err(error) => self.handle_bad(error.to_string()).await,
+            // Signatures are most of the work, and everyone else waits for the same thread.
+            if guest || parts.len() > 0 {
+                tokio::task::yield_now().await;
+            }
         }
     }
 }

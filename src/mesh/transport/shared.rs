@@ -45,6 +45,8 @@ pub(super) struct LinksState {
     pub(super) blob_readers: OnceLock<Arc<dyn BlobReaders>>,
     pub(super) tasks: TaskGroup,
     pub(super) events: mpsc::Sender<LinkEvent>,
+    /// Places of frames of all who are no owners in the queue of events.
+    pub(super) guests: Arc<Semaphore>,
     pub(super) table: mpsc::Sender<ToTable>,
     pub(super) members: watch::Sender<Arc<Members>>,
     pub(super) member_addresses: MemberAddresses,

@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::address::Prefix;
+use crate::mesh::bucket::{Bucket, Flow};
 
 /// The most that may be had of something: by one address, by one prefix, and by all.
 #[derive(Debug, Clone, Copy)]
@@ -73,11 +74,13 @@ fn give_one_back<K: Ord>(held: &mut BTreeMap<K, usize>, key: &K) {
     }
 }
 
-/// Tokens by address, by prefix and for all. An address is kept while it is not new, so that there are never more than
-/// those that were let in within [`FORGOTTEN`].
+/// How much may be taken in a second, by address, by prefix and by all. An address is kept while it is not new, so that
+/// there are never more than those that were let in within [`FORGOTTEN`] and the second before.
 #[derive(Debug)]
 pub(super) struct Rate {
-    share: Share,
+    per_address: Flow,
+    per_prefix: Flow,
+    per_all: Flow,
     by_address: BTreeMap<IpAddr, Bucket>,
     by_prefix: BTreeMap<Prefix, Bucket>,
     all: Bucket,
@@ -86,8 +89,16 @@ pub(super) struct Rate {
 
 impl Rate {
     pub(super) fn new(share: Share, now: Instant) -> Self {
-        let all = Bucket::new(share.all, now);
-        Self { share, by_address: BTreeMap::new(), by_prefix: BTreeMap::new(), all, swept: now }
+        let flow = |most: usize| Flow::per_s(most as u64);
+        Self {
+            per_address: flow(share.per_address),
+            per_prefix: flow(share.per_prefix),
+            per_all: flow(share.all),
+            by_address: BTreeMap::new(),
+            by_prefix: BTreeMap::new(),
+            all: Bucket::new(now),
+            swept: now,
+        }
     }
 
     /// Addresses that are remembered.
@@ -97,87 +108,33 @@ impl Rate {
     }
 
     /// True if less than half is left for all.
-    pub(super) fn is_low(&mut self, now: Instant) -> bool {
-        self.all.is_low(now)
+    pub(super) fn is_low(&self, now: Instant) -> bool {
+        self.all.is_low(&self.per_all, now)
     }
 
-    /// Takes a token of this address: the lower half of what its prefix and all have is for addresses that are new.
+    /// Takes one of this address: the second half of what its prefix and all have is for addresses that are new.
     pub(super) fn take(&mut self, ip: IpAddr, now: Instant) -> bool {
+        let is_new = |bucket: &Bucket| bucket.idle(now) > FORGOTTEN;
         if now.saturating_duration_since(self.swept) > FORGOTTEN {
-            self.by_address.retain(|_, bucket| !bucket.is_forgotten(now));
-            self.by_prefix.retain(|_, bucket| !bucket.is_forgotten(now));
+            self.by_address.retain(|_, bucket| !is_new(bucket));
+            self.by_prefix.retain(|_, bucket| !is_new(bucket));
             self.swept = now;
         }
-        let is_new = self.by_address.get(&ip).is_none_or(|bucket| bucket.is_forgotten(now));
         let prefix = Prefix::of(ip);
-        let mut mine = self.by_address.get(&ip).copied().unwrap_or_else(|| Bucket::new(self.share.per_address, now));
-        let mut near = self.by_prefix.get(&prefix).copied().unwrap_or_else(|| Bucket::new(self.share.per_prefix, now));
-        if !is_new && (near.is_low(now) || self.all.is_low(now)) {
+        let here = self.by_address.get(&ip).copied();
+        let mut near = self.by_prefix.get(&prefix).copied().unwrap_or_else(|| Bucket::new(now));
+        if !here.as_ref().is_none_or(is_new) && (near.is_low(&self.per_prefix, now) || self.is_low(now)) {
             return false;
         }
-        if !(mine.take(now) && near.take(now) && self.all.take(now)) {
+        let mut mine = here.unwrap_or_else(|| Bucket::new(now));
+        if !(mine.take(&self.per_address, 1, now)
+            && near.take(&self.per_prefix, 1, now)
+            && self.all.take(&self.per_all, 1, now))
+        {
             return false;
         }
         self.by_address.insert(ip, mine);
         self.by_prefix.insert(prefix, near);
         true
-    }
-}
-
-/// A bucket of tokens: `per_s` drop in each second, and it holds as many.
-#[derive(Debug, Clone, Copy)]
-struct Bucket {
-    per_s: f64,
-    tokens: f64,
-    filled: Instant,
-}
-
-impl Bucket {
-    fn new(per_s: usize, now: Instant) -> Self {
-        let per_s = u32::try_from(per_s).map_or(f64::MAX, f64::from);
-        Self { per_s, tokens: per_s, filled: now }
-    }
-
-    fn fill(&mut self, now: Instant) {
-        let drops = now.saturating_duration_since(self.filled).as_secs_f64() * self.per_s;
-        self.tokens = (self.tokens + drops).min(self.per_s);
-        self.filled = now;
-    }
-
-    /// True if nothing was taken for long.
-    fn is_forgotten(&self, now: Instant) -> bool {
-        now.saturating_duration_since(self.filled) > FORGOTTEN
-    }
-
-    /// True if less than half is left.
-    fn is_low(&mut self, now: Instant) -> bool {
-        self.fill(now);
-        self.tokens < self.per_s / 2.0
-    }
-
-    fn take(&mut self, now: Instant) -> bool {
-        self.fill(now);
-        let has = self.tokens >= 1.0;
-        if has {
-            self.tokens -= 1.0;
-        }
-        has
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_flood_gets_fifty_handshakes_a_second() {
-        let now = Instant::now();
-        let mut bucket = Bucket::new(50, now);
-        assert_eq!((0..1000).filter(|_| bucket.take(now)).count(), 50);
-        assert!(bucket.is_low(now + Duration::from_millis(400)));
-        assert!(!bucket.is_low(now + Duration::from_millis(600)));
-        let mut bucket = Bucket { tokens: 0.0, ..Bucket::new(50, now) };
-        let later = now + Duration::from_secs(1);
-        assert_eq!((0..1000).filter(|_| bucket.take(later)).count(), 50);
     }
 }

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use mesh_core::audience::Audience;
 use mesh_core::entry::{BodyMark, Entry, Kind, Salt, SignedEntry};
 use mesh_core::epoch::{Claim, Epoch, Fence};
-use mesh_core::frame::{Beacon, DigestRow, Frame};
+use mesh_core::frame::{Beacon, DigestRow, EntryItem, Frame};
 use mesh_core::ids::{Hash, Incarnation, MeshId, PeerId};
 use mesh_core::io::Welcome;
 use mesh_core::record::Tier;
@@ -776,6 +776,51 @@ async fn s31_frames_of_one_link_keep_out_nobody_elses() {
     // The flood goes on when there is room, and nothing of it is lost.
     drop(before);
     busy.wait(|event| matches!(event, LinkEvent::Frame(_, frame, _) if frame == digest(FLOOD - 1)).then_some(())).await;
+}
+
+#[tokio::test]
+async fn s31_a_frame_of_many_entries_comes_in_parts_and_guests_have_few_places_together() {
+    let (mut busy, mut friend) = (Peer::start(), Peer::start());
+    let mut guests = [Peer::start(), Peer::start()];
+    let item = EntryItem { entry: entry(&friend.key), left_ms: None };
+    let many = Frame::Entries { entries: vec![item; 100], more: true };
+    let mut members = Members::from([friend.unreachable()]);
+    members.extend(guests.iter().map(|guest| {
+        let (id, member) = guest.unreachable();
+        (id, Member { owner: false, ..member })
+    }));
+    busy.links.set_members(members);
+    for peer in guests.iter_mut().chain([&mut friend]) {
+        peer.links.set_members([busy.member()].into());
+        peer.wait_up(busy.id()).await;
+        busy.wait_up(peer.id()).await;
+    }
+    for (peer, most) in [(&friend, 64), (&guests[0], 16)] {
+        assert!(peer.links.send(busy.id(), &many));
+        let (mut entries, mut last) = (0, false);
+        while !last {
+            let (part, of_guest, more) = busy
+                .wait(|event| {
+                    if let LinkEvent::Frame(_, Frame::Entries { entries, more }, turn) = event {
+                        Some((entries.len(), turn.is_of_guest(), more))
+                    } else {
+                        None
+                    }
+                })
+                .await;
+            assert!(part <= most && of_guest == (most == 16), "{part} of {most}");
+            (entries, last) = (entries + part, more);
+        }
+        assert_eq!(entries, 100, "and the last part says what comes after them");
+    }
+    // Frames of guests that nobody looks at: so many wait here, whoever sends them, and the rest at their senders.
+    for guest in &guests {
+        assert!((0..200).all(|n| guest.links.send(busy.id(), &digest(n))));
+    }
+    until("the queues fill", || busy.events.len() >= 64).await;
+    sleep(Duration::from_millis(50)).await;
+    assert_eq!(busy.events.len(), 64);
+    assert_eq!(busy.links.shared.guests.available_permits(), super::session::GUESTS_QUEUED_MAX - 64);
 }
 
 #[tokio::test]

@@ -16,6 +16,7 @@ use mesh_core::io::Welcome;
 use mesh_core::limits::{self, cut};
 use mesh_core::record::Tier;
 use prost::Message as _;
+use prost::encoding::WireType;
 
 use super::join_messages::{JoinAnswer, JoinRequest, RefusalCode};
 use crate::pb;
@@ -35,6 +36,8 @@ pub const JOIN_REQUEST_BYTES_MAX: usize = 1024;
 /// Entries in one frame: an entry is never smaller than the key, mesh id and hash that it carries, so this is more than
 /// [`FRAME_BYTES_MAX`] holds.
 const ENTRIES_MAX: usize = 8192;
+/// Bytes of entries that are checked and looked at in one go: about a millisecond.
+const PART_BYTES_MAX: usize = 64 * 1024;
 /// Rows of a digest: a few incarnations of every peer.
 const DIGEST_ROWS_MAX: usize = 4 * limits::PEERS_MAX;
 /// Longest platform and version texts of a newcomer, in bytes.
@@ -87,11 +90,141 @@ pub fn encode_frame(frame: &Frame) -> Result<Bytes, WireError> {
     if bytes.len() > FRAME_BYTES_MAX { Err(WireError::TooLarge(bytes.len())) } else { Ok(bytes.into()) }
 }
 
-/// Decodes and checks a frame that a peer sent.
-pub fn decode_frame(bytes: Bytes, verifier: &dyn Verifier) -> Result<Frame, WireError> {
+/// A frame that a peer sent, or some of the entries of one, not checked yet.
+#[derive(Debug)]
+pub struct Part {
+    frame: pb::mesh_frame::Frame,
+    /// As sent.
+    bytes: usize,
+}
+
+impl Part {
+    /// Its length as it was sent, in bytes, or nearly so.
+    #[must_use]
+    pub const fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Number of its entries.
+    #[must_use]
+    pub fn entries(&self) -> usize {
+        use pb::mesh_frame::Frame as Pb;
+        match &self.frame {
+            Pb::Entries(entries) => entries.items.len(),
+            Pb::Bodies(bodies) => bodies.items.len(),
+            Pb::Beacon(_)
+            | Pb::Query(_)
+            | Pb::Notice(_)
+            | Pb::Resign(_)
+            | Pb::Handover(_)
+            | Pb::Neighbours(_)
+            | Pb::Digest(_)
+            | Pb::Presence(_)
+            | Pb::Progress(_)
+            | Pb::Want(_) => 0,
+        }
+    }
+
+    /// Checks every signature in it.
+    ///
+    /// # Errors
+    /// It is not what a peer may send.
+    pub fn check(self, verifier: &dyn Verifier) -> Result<Frame, WireError> {
+        frame_from_pb(self.frame, verifier)
+    }
+}
+
+/// Reads a frame that a peer sent, in parts that take a moment each: one of more than `most` entries, or many bytes of
+/// them, comes to several frames that say the same.
+///
+/// # Errors
+/// It is not of this protocol, or over its limits.
+pub fn parts(bytes: Bytes, most: usize) -> Result<Vec<Part>, WireError> {
     at_most("frame", bytes.len(), FRAME_BYTES_MAX)?;
+    at_most("items", most_fields(&bytes).ok_or(WireError::Malformed)?, ENTRIES_MAX)?;
+    let len = bytes.len();
     let frame = pb::MeshFrame::decode(bytes).map_err(|_| WireError::Malformed)?;
-    frame_from_pb(frame.frame.ok_or(WireError::Unknown)?, verifier)
+    let mut frame = frame.frame.ok_or(WireError::Unknown)?;
+    let mut parts = Vec::new();
+    if let pb::mesh_frame::Frame::Entries(pb::Entries { items, .. })
+    | pb::mesh_frame::Frame::Bodies(pb::Bodies { items, .. }) = &mut frame
+    {
+        take_parts(items, most, &mut parts);
+    }
+    let taken: usize = parts.iter().map(Part::bytes).sum();
+    // The last one says what comes after all of them.
+    parts.push(Part { frame, bytes: len.saturating_sub(taken) });
+    Ok(parts)
+}
+
+/// Takes entries off the front until one part is left.
+fn take_parts(items: &mut Vec<pb::EntryItem>, most: usize, parts: &mut Vec<Part>) {
+    let mut bytes: usize = items.iter().map(prost::Message::encoded_len).sum();
+    if items.len() <= most && bytes <= PART_BYTES_MAX {
+        return;
+    }
+    let mut part = Vec::new();
+    bytes = 0;
+    for item in std::mem::take(items) {
+        let len = item.encoded_len();
+        if part.len() >= most || (!part.is_empty() && bytes + len > PART_BYTES_MAX) {
+            let frame = pb::Entries { items: std::mem::take(&mut part), more: false };
+            parts.push(Part { frame: pb::mesh_frame::Frame::Entries(frame), bytes });
+            bytes = 0;
+        }
+        bytes += len;
+        part.push(item);
+    }
+    *items = part;
+}
+
+/// The number of fields of the message in a frame: decoded, each takes fifty times of what the shortest ones take here.
+fn most_fields(frame: &[u8]) -> Option<usize> {
+    let mut most = 0;
+    let mut rest = frame;
+    while !rest.is_empty() {
+        let (_, kind) = prost::encoding::decode_key(&mut rest).ok()?;
+        if kind != WireType::LengthDelimited {
+            skip(kind, &mut rest)?;
+            continue;
+        }
+        let len = usize::try_from(prost::encoding::decode_varint(&mut rest).ok()?).ok()?;
+        let (mut message, after) = rest.split_at_checked(len)?;
+        rest = after;
+        let mut fields = 0;
+        // One that is none, if its kind is known here, is found when it is decoded.
+        while let Ok((_, kind)) = prost::encoding::decode_key(&mut message)
+            && skip(kind, &mut message).is_some()
+        {
+            fields += 1;
+        }
+        most = most.max(fields);
+    }
+    Some(most)
+}
+
+/// Passes over one field.
+fn skip(kind: WireType, rest: &mut &[u8]) -> Option<()> {
+    prost::encoding::skip_field(kind, 1, rest, prost::encoding::DecodeContext::default()).ok()
+}
+
+/// Decodes and checks a frame that a peer sent, its parts put together again.
+#[cfg(test)]
+pub(crate) fn decode_frame(bytes: Bytes, verifier: &dyn Verifier) -> Result<Frame, WireError> {
+    let mut parts = parts(bytes, 16)?;
+    let last = parts.pop().expect("a frame has a part");
+    let mut before = Vec::new();
+    for part in parts {
+        assert!(part.bytes() <= FRAME_BYTES_MAX && (1..=16).contains(&part.entries()));
+        let Frame::Entries { entries, more: false } = part.check(verifier)? else { panic!("a part of no entries") };
+        before.extend(entries);
+    }
+    let mut whole = last.check(verifier)?;
+    if let Frame::Entries { entries, .. } | Frame::Bodies { entries, .. } = &mut whole {
+        assert!(entries.len() <= 16);
+        entries.splice(0..0, before);
+    }
+    Ok(whole)
 }
 
 fn frame_to_pb(frame: &Frame) -> Result<pb::mesh_frame::Frame, WireError> {
@@ -577,7 +710,7 @@ mod tests {
             vec(peer(), 0..60).prop_map(Frame::Neighbours),
             (vec(row(), 0..60), any::<[u8; 32]>())
                 .prop_map(|(rows, changes)| Frame::Digest { rows, changes: Hash(changes) }),
-            (vec(item(), 0..8), any::<bool>()).prop_map(|(entries, more)| Frame::Entries { entries, more }),
+            (vec(item(), 0..40), any::<bool>()).prop_map(|(entries, more)| Frame::Entries { entries, more }),
             (vec(item(), 0..4), proptest::option::of(row())).prop_map(|(entries, until)| Frame::Bodies {
                 entries,
                 until: until.map(|DigestRow { author, incarnation, seq, stopped: _ }| Place {
@@ -688,6 +821,10 @@ mod tests {
         assert_eq!(decode_frame(encode_frame(&attempt).unwrap(), &verifier), Err(WireError::Range("attempt")));
         let huge = Bytes::from(vec![0; FRAME_BYTES_MAX + 1]);
         assert!(matches!(decode_frame(huge, &verifier), Err(WireError::Length { field: "frame", .. })));
+        let items = vec![pb::EntryItem::default(); ENTRIES_MAX + 1];
+        let hollow = pb::mesh_frame::Frame::Entries(pb::Entries { items, more: false });
+        let hollow = pb::MeshFrame { frame: Some(hollow) }.encode_to_vec();
+        assert!(matches!(parts(hollow.into(), 16), Err(WireError::Length { field: "items", .. })), "s31: not decoded");
         assert_eq!(decode_frame(Bytes::new(), &verifier), Err(WireError::Unknown));
         assert_eq!(encode_frame(&Frame::Cancel { id: ReqId([1; 16]) }), Err(WireError::NotHere));
     }

@@ -3,7 +3,7 @@ use crate::config::{self, Overrides};
 use crate::runtime::spool::testing::{MemorySinks, sha256};
 use crate::runtime::spool::{BlobSink, BlobSinks};
 use futures_util::future::BoxFuture;
-use mesh_core::ids::{Incarnation, PublicKey};
+use mesh_core::ids::{Incarnation, PeerId, PublicKey};
 use mesh_core::record::{Effect, Header};
 use proptest::prelude::*;
 use std::io;
@@ -41,7 +41,7 @@ fn invocation(counter: u64, tool: &str, timeout_ms: u64, arguments: Payload) -> 
     let header = Header {
         id,
         target: origin(),
-        node_id: "nas".parse().unwrap(),
+        node_id: "whatever-its-origin-wrote".parse().unwrap(),
         tool: tool.parse().unwrap(),
         arguments,
         effect: Effect::Once,
@@ -56,7 +56,7 @@ fn invocation(counter: u64, tool: &str, timeout_ms: u64, arguments: Payload) -> 
         mark: Vec::new(),
         target_incarnation: None,
     };
-    Invocation { id, attempt: 1, header: Arc::new(header), origin: origin() }
+    Invocation { id, attempt: 1, header: Arc::new(header), origin: origin(), node_id: "nas".parse().unwrap() }
 }
 
 impl Bench {

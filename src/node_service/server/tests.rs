@@ -513,6 +513,7 @@ async fn a_call_goes_out_and_its_signed_outcome_comes_back() {
         let kinds = [
             AnswerKind::Waiting,
             AnswerKind::Running { note: "half way".to_owned() },
+            AnswerKind::Lacking,
             AnswerKind::Busy,
             AnswerKind::Fenced(Some(Claim::sign(&key(OTHER_GATEWAY), MeshId([1; 32]), epoch(OTHER_GATEWAY), 3))),
             AnswerKind::Fenced(None),

@@ -145,6 +145,35 @@ async fn calls_are_listed_by_pages() {
 }
 
 #[tokio::test]
+async fn f21_a_call_is_shown_and_listed_by_its_target() {
+    let fake = Fake::start().await;
+    let made = fake.post("/api/v1/calls", r#"{"node":"nas","tool":"files.read"}"#).await.ok(202);
+    let path = format!("/api/v1/calls/{}", made["id"].as_str().unwrap());
+    let written = |name: &str| {
+        for call in fake.books().calls.values_mut() {
+            Arc::make_mut(&mut call.header).node_id = node_id(name);
+        }
+    };
+    let listed = async |node: &str| {
+        let page = fake.get(&format!("/api/v1/calls?node={node}")).await.ok(200);
+        page["items"].as_array().unwrap().len()
+    };
+    // Its origin wrote another device's name.
+    written("desk");
+    let call = fake.get(&path).await.ok(200);
+    assert_eq!(call["node"], "nas");
+    assert!(call["why"].as_str().unwrap().contains("`nas` is offline"), "{call}");
+    assert_eq!((listed("nas").await, listed("desk").await, listed(&twin(1).to_string()).await), (1, 0, 1));
+    // Of a device that has gone there is only what was written; it is not another's name for that.
+    fake.view.send_modify(|view| Arc::make_mut(view).nodes.retain(|node| node.peer != twin(1)));
+    assert_eq!(fake.get(&path).await.ok(200)["node"], twin(1).short());
+    assert_eq!((listed("desk").await, listed("nas").await, listed(&twin(1).to_string()).await), (0, 0, 1));
+    written("barn");
+    assert_eq!(fake.get(&path).await.ok(200)["node"], "barn");
+    assert_eq!(listed("barn").await, 1);
+}
+
+#[tokio::test]
 async fn results_are_served_as_they_are() {
     let fake = Fake::start().await;
     let make = async |tool: &str| {

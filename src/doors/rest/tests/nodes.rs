@@ -92,6 +92,28 @@ async fn a_member_changes_tier_and_is_forgotten() {
 }
 
 #[tokio::test]
+async fn s28_a_token_makes_no_owner() {
+    let fake = Fake::start().await;
+    for (path, body) in [
+        ("invites", "{}"),
+        ("invites", r#"{"tier":"owner"}"#),
+        ("pending/phone/approve", r#"{"tier":"owner"}"#),
+        ("nodes/phone/approve", r#"{"tier":"owner"}"#),
+        ("nodes/tv/approve", r#"{"tier":"owner"}"#),
+    ] {
+        let told = fake.post_by_token(&format!("/api/v1/{path}"), body).await.problem(403, "denied");
+        let (detail, hint) = (told["detail"].as_str().unwrap(), told["hint"].as_str().unwrap());
+        assert!(detail.contains("owner") && detail.contains("socket"), "{detail}");
+        assert!(hint.contains("on this machine") && hint.contains("shared"), "{hint}");
+    }
+    assert!(fake.books().invites.is_empty());
+    // Less than that it may hand out.
+    fake.post_by_token("/api/v1/invites", r#"{"tier":"shared"}"#).await.ok(201);
+    assert_eq!(fake.post_by_token("/api/v1/pending/phone/approve", "{}").await.ok(200)["tier"], "shared");
+    assert_eq!(fake.post_by_token("/api/v1/nodes/nas/approve", r#"{"tier":"shared"}"#).await.ok(200)["tier"], "shared");
+}
+
+#[tokio::test]
 async fn invites_and_joins() {
     let fake = Fake::start().await;
     let invite = fake.ask(Method::POST, "/api/v1/invites", None).await.ok(201);

@@ -117,16 +117,16 @@ async fn loopback_asks_for_a_token_our_name_and_our_origin() {
     }
     fake.http(Method::GET, status, &[host, ("host", "evil.example"), token]).await.problem(421, "wrong_host");
 
-    let invites = "/api/v1/invites";
-    fake.http(Method::POST, invites, &[host, token]).await.ok(201);
+    let reject = "/api/v1/pending/phone/reject";
+    fake.http(Method::POST, reject, &[host, token]).await.ok(204);
     let ours = format!("http://127.0.0.1:{port}");
-    fake.http(Method::POST, invites, &[host, token, ("origin", &ours)]).await.ok(201);
+    fake.http(Method::POST, reject, &[host, token, ("origin", &ours)]).await.ok(204);
     for evil in ["http://evil.example", "null", "https://localhost", "http://localhost:1"] {
-        fake.http(Method::POST, invites, &[host, token, ("origin", evil)]).await.problem(403, "cross_origin");
+        fake.http(Method::POST, reject, &[host, token, ("origin", evil)]).await.problem(403, "cross_origin");
         fake.http(Method::GET, "/api/v1/events", &[host, token, ("origin", evil)]).await.problem(403, "cross_origin");
     }
     let cross = ("sec-fetch-site", "cross-site");
-    fake.http(Method::POST, invites, &[host, token, cross]).await.problem(403, "cross_origin");
+    fake.http(Method::POST, reject, &[host, token, cross]).await.problem(403, "cross_origin");
     let answer = fake.http(Method::GET, status, &[host, token, ("origin", "http://evil.example")]).await;
     assert_eq!(answer.header("access-control-allow-origin"), "");
     assert!(answer.header("content-security-policy").starts_with("default-src 'none'"));

@@ -59,6 +59,14 @@ impl Amount {
     }
 }
 
+/// True if an origin that has `own` of `taken` places, of `max`, may take one more. Owners may take every one. Anyone else
+/// has at most as many as are free beside one that is left for them, so there is always room for one that has none.
+pub(crate) const fn has_place(own: usize, taken: usize, max: usize, by_owner: bool) -> bool {
+    let free = max.saturating_sub(taken);
+    let left_for_owners = if max > 1 { 1 } else { 0 };
+    free > 0 && (by_owner || own < free.saturating_sub(left_for_owners))
+}
+
 /// Budget of one author, as it holds itself to it. Others allow twice as much.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Budget {
@@ -70,6 +78,8 @@ pub struct Budget {
     pub answers: Amount,
     /// Open calls, and the bytes of their headers.
     pub open: Amount,
+    /// Calls that are over, and their rows on disk; others keep no more either.
+    pub closed: Amount,
     /// Open calls whose arguments are blobs, of which others keep a copy.
     pub blobs: usize,
     /// Attempts in the journal of one target.
@@ -102,6 +112,7 @@ impl Default for Budgets {
                 log: Amount { entries: 8_000_000, bytes: 4 * 1024 * MIB },
                 answers: Amount { entries: 8_000_000, bytes: 4 * 1024 * MIB },
                 open: Amount { entries: 5_000, bytes: 64 * MIB },
+                closed: Amount { entries: 8_000_000, bytes: 4 * 1024 * MIB },
                 blobs: 1_000,
                 journal: usize::MAX,
                 deferred: limits::DEFERRED_MAX / 2,
@@ -114,6 +125,7 @@ impl Default for Budgets {
                 log: Amount { entries: 100_000, bytes: 64 * MIB },
                 answers: Amount { entries: 100_000, bytes: 256 * MIB },
                 open: Amount { entries: 500, bytes: 4 * MIB },
+                closed: Amount { entries: 100_000, bytes: 64 * MIB },
                 blobs: 32,
                 journal: 20_000,
                 deferred: limits::DEFERRED_MAX / 10,
@@ -155,6 +167,8 @@ pub enum OverBudget {
     Rate(u64),
     /// An entry is larger than one of its kind may be; bytes.
     EntryBytes(usize),
+    /// None of its own: the disk of the receiver is nearly full.
+    Disk,
 }
 
 impl fmt::Display for OverBudget {
@@ -173,6 +187,7 @@ impl fmt::Display for OverBudget {
             Self::Keys(keys) => write!(f, "{keys} idempotency keys in use"),
             Self::Rate(per_s) => write!(f, "{per_s} calls a second"),
             Self::EntryBytes(max) => write!(f, "{max} bytes for one entry of its kind"),
+            Self::Disk => write!(f, "what there is room for on this device's disk, which is nearly full"),
         }
     }
 }

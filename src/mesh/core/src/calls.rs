@@ -4,63 +4,52 @@
 //! is confirmed if the target wrote it; anybody else's is unconfirmed and yields to that one.
 
 pub(crate) mod accept;
+mod closed;
 mod closing;
 mod deferred;
 mod early;
 mod endings;
+mod keys;
 mod queue;
+mod sessions;
 mod shares;
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crate::budget::{Amount, Budget, OverBudget, TIMES};
+use crate::budget::{Budget, OverBudget, TIMES};
 use crate::config::Config;
 use crate::effects::{Effects, Then};
 use crate::entry::{Place, SignedEntry};
 use crate::facts::Facts;
 use crate::frame::{Frame, Phase};
-use crate::ids::{ATTEMPTS_MAX, Attempt, Hash, Incarnation, PeerId, ReqId, Series};
-use crate::io::{CallRecord, CallState, Fact, HistoryRow, Output, SessionId};
+use crate::ids::{ATTEMPTS_MAX, Attempt, Hash, Incarnation, PeerId, ReqId};
+use crate::io::{CallRecord, CallState, Fact, HistoryRow, Output, SessionId, Usage};
 use crate::limits;
-use crate::people::Principal;
 use crate::protocol_rule::ProtocolRule;
 use crate::record::{CancelRequest, Ending, Header, Outcome, Payload, Tier};
 use crate::rights::Ruling;
-use crate::rows::{self, Basis, Empty, KeyRow, OpenKey, OpenRow, Row as _};
-use crate::spending;
-use crate::tiers;
+use crate::rows::{self, Basis, Empty, OpenKey, OpenRow, Row as _};
+use crate::spending::{self, Payer};
 use crate::trust::Trust;
-pub(crate) use closing::InferredEnding;
+use closed::Closed;
+pub(crate) use closing::{InferredEnding, Unrun};
 use deferred::Deferred;
 use early::Early;
+use keys::Keys;
+pub(crate) use keys::{key_id, request_fingerprint};
+use sessions::Sessions;
 use shares::Shares;
 
+/// Arguments of so many bytes are not copied into the row of an open call, which has its entry.
+const STORED_TWICE_MAX: usize = 1024;
 /// A call that is over sooner than this is reported with its ending alone: people see no use in the steps between.
 const PROGRESS_AFTER_MS: u64 = 20;
 /// An open call whose TTL has expired, and that is not ours to end, is looked at this often.
 const LOOK_AGAIN_MS: u64 = 5_000;
 /// Rows of one call's history; then the middle is left out.
 const HISTORY_MAX: usize = 64;
-/// Client keys that one step forgets.
-const KEYS_FORGOTTEN_AT_ONCE: usize = 8;
-
-/// Name of a client key in the store: the namespace of whose it is, principal and key, hashed together.
-pub(crate) fn key_id(origin: &PeerId, principal: &Principal, key: &str, trust: &Trust) -> Hash {
-    // A device is the one that signs, whatever it is called by now.
-    let principal = match principal {
-        Principal::Device(_) => "device".to_owned(),
-        Principal::Person(_) | Principal::Agent(..) => principal.to_string(),
-    };
-    let namespace = tiers::namespace(origin, trust);
-    Hash::of(&[namespace.0.as_slice(), principal.as_bytes(), &[0], key.as_bytes()].concat())
-}
-
-/// Hash of all that two calls under one client key must agree in.
-pub(crate) fn request_fingerprint(target: &PeerId, tool: &str, arguments: &Payload) -> Hash {
-    Hash::of(&[target.0.as_slice(), tool.as_bytes(), &[0], &arguments.hash().0].concat())
-}
 
 #[derive(Debug, Clone)]
 struct Sent {
@@ -94,6 +83,17 @@ impl Open {
         matches!(self.record.state, CallState::Ended(_))
     }
 
+    /// What its row says of it, besides the entry, which has the arguments as well.
+    fn stored(&self) -> Cow<'_, CallRecord> {
+        match &self.record.header.arguments {
+            Payload::Inline(arguments) if self.entry.is_some() && arguments.len() >= STORED_TWICE_MAX => {
+                let header = Header { arguments: Payload::empty(), ..(*self.record.header).clone() };
+                Cow::Owned(CallRecord { header: Arc::new(header), ..self.record.clone() })
+            }
+            Payload::Inline(_) | Payload::Blob { .. } => Cow::Borrowed(&self.record),
+        }
+    }
+
     /// The call is over: its arguments are only named from now on, and its entry is in the log. Answers the bytes that
     /// stay besides.
     fn drop_bodies(&mut self) -> u64 {
@@ -116,30 +116,21 @@ impl Open {
     }
 }
 
-/// Sessions and credits of one node, at the gateway.
-#[derive(Debug, Clone)]
-struct Session {
-    number: SessionId,
-    outstanding: BTreeSet<ReqId>,
-}
-
 /// All calls without a confirmed ending.
 #[derive(Debug, Clone)]
 pub(crate) struct Book {
     me: PeerId,
     open: BTreeMap<ReqId, Open>,
-    /// Open calls that are not with their target, by arrival.
-    waiting: BTreeMap<PeerId, BTreeMap<u64, ReqId>>,
+    /// Open calls that are not with their target, by arrival, with their origins.
+    waiting: BTreeMap<PeerId, BTreeMap<u64, (ReqId, PeerId)>>,
     /// Ended and confirmed, but not yet durable here: still to be read from memory.
     closing: BTreeMap<ReqId, CallRecord>,
     early: Early,
     deferred: Deferred,
-    keys: BTreeMap<Hash, KeyRow>,
-    /// Number of keys that the calls of each series have bound.
-    keys_by_series: BTreeMap<Series, usize>,
-    /// Keys by the age of our store at which they may be forgotten.
-    keys_end: BTreeSet<(u64, Hash)>,
-    sessions: BTreeMap<PeerId, Session>,
+    /// Calls that have left the book.
+    pub(crate) closed: Closed,
+    pub(crate) keys: Keys,
+    sessions: Sessions,
     agenda: BTreeSet<(u64, ReqId)>,
     arrivals: u64,
     /// Time for which an unconfirmed ending waits for the target's own.
@@ -157,10 +148,9 @@ impl Book {
             closing: BTreeMap::new(),
             early: Early::default(),
             deferred: Deferred::default(),
-            keys: BTreeMap::new(),
-            keys_by_series: BTreeMap::new(),
-            keys_end: BTreeSet::new(),
-            sessions: BTreeMap::new(),
+            closed: Closed::default(),
+            keys: Keys::default(),
+            sessions: Sessions::default(),
             agenda: BTreeSet::new(),
             arrivals: 0,
             shares: Shares::default(),
@@ -178,6 +168,9 @@ impl Book {
         let entry = if row.entry.is_empty() { None } else { Some(SignedEntry::from_stored(&row.entry)?) };
         let left = row.left_ms.saturating_sub(now.wall_ms.saturating_sub(row.saved_ms));
         let mut record = row.record.into_owned();
+        if let Some(header) = entry.as_ref().and_then(SignedEntry::header) {
+            record.header = header;
+        }
         if let CallState::Open(_) = record.state {
             record.state = CallState::Open(Phase::Accepted);
         }
@@ -202,17 +195,6 @@ impl Book {
         Some(id)
     }
 
-    pub(crate) fn restore_key(&mut self, key: &[u8], value: &[u8], age_ms: u64) -> Option<()> {
-        let row = KeyRow::from_bytes(value)?;
-        let key = Hash::from_slice(key)?;
-        if row.until_ms > age_ms {
-            self.note_key(key, row);
-        } else {
-            self.keys_end.insert((row.until_ms, key));
-        }
-        Some(())
-    }
-
     fn insert(
         &mut self,
         record: CallRecord,
@@ -225,7 +207,7 @@ impl Book {
         self.arrivals += 1;
         let arrival = self.arrivals;
         if matches!(record.state, CallState::Open(_)) {
-            self.waiting.entry(target).or_default().insert(arrival, id);
+            self.waiting.entry(target).or_default().insert(arrival, (id, origin));
             self.shares.add(&record.header, origin, self.me);
         }
         let look_at = if deadline > now { deadline } else { now };
@@ -286,21 +268,21 @@ impl Book {
         self.shares.has_room_for_own(&self.me, arguments, budget)
     }
 
-    /// True if the origin of this call pays for what `author` says of it in answer.
-    pub(crate) fn payer(&self, id: &ReqId, author: &PeerId, by_owner: bool) -> Option<PeerId> {
-        let record = self.record(id)?;
+    /// Who pays for what `author` says of this call in answer.
+    pub(crate) fn payer(&self, id: &ReqId, author: &PeerId, by_owner: bool) -> Payer {
+        let Some(record) = self.record(id) else { return Payer::Unknown };
         let has_say = by_owner || *author == record.header.target;
-        spending::is_charged_to_origin(has_say, record.history.len()).then_some(record.origin)
+        if spending::is_charged_to_origin(has_say, record.history.len()) {
+            Payer::Origin(record.origin)
+        } else {
+            Payer::Author
+        }
     }
 
-    /// Open calls by origin, and the numbers of ended ones.
-    #[expect(clippy::type_complexity, reason = "two lists by origin")]
-    pub(crate) fn usage(&self) -> (Vec<(PeerId, Amount)>, Vec<(PeerId, u64)>) {
-        (self.shares.open().collect(), self.shares.ended().collect())
-    }
-
-    pub(crate) fn key(&self, id: &Hash) -> Option<&KeyRow> {
-        self.keys.get(id)
+    /// What fills the book and its rows, by origin.
+    pub(crate) fn usage(&self) -> Usage {
+        let (open, ended) = (self.shares.open().collect(), self.shares.ended().collect());
+        Usage { open, ended, closed: self.closed.held().collect(), logs: Vec::new() }
     }
 
     /// Number of calls of ours that are open for a target, and the bytes of their arguments.
@@ -367,11 +349,11 @@ impl Book {
 
     /// Peers for which calls wait and that have this session.
     pub(crate) fn session(&self, peer: &PeerId) -> Option<SessionId> {
-        self.sessions.get(peer).map(|session| session.number)
+        self.sessions.number(peer)
     }
 
     pub(crate) fn online(&self) -> impl Iterator<Item = PeerId> + '_ {
-        self.sessions.keys().copied()
+        self.sessions.nodes()
     }
 
     /// A header reached us: our own at acceptance, or another's by the log or a dispatch. False when it is known already.
@@ -400,22 +382,7 @@ impl Book {
         if self.closing.contains_key(&id) {
             return false;
         }
-        let keys_max = facts.config().budgets.of(facts.trust.tier(&entry.author)).keys * TIMES as usize;
-        // One that its target will deny binds nothing.
-        let key = header.client_key.as_ref().filter(|_| facts.rights.permits(&header, entry.author));
-        if key.is_some() {
-            self.forget_keys(fx);
-        }
-        if let Some(key) = key.filter(|_| self.keys_of(&entry.author) < keys_max) {
-            let key = key_id(&entry.author, &header.principal, key, facts.trust);
-            let fingerprint = request_fingerprint(&header.target, header.tool.as_str(), &header.arguments);
-            let until_ms = fx.age_ms + header.ttl_ms + 24 * 3600 * 1000;
-            if !self.keys.contains_key(&key) {
-                let row = KeyRow { id, fingerprint, target: header.target, until_ms };
-                fx.put(rows::client_key(&key), &row);
-                self.note_key(key, row);
-            }
-        }
+        self.keys.bind(&entry.author, &header, facts, fx);
         // Whoever claims to be of the future is listed by when it came, or it would stand on top of every list for ever.
         let ahead = header.accepted_ms > fx.now.wall_ms.saturating_add(limits::FUTURE_MS_MAX);
         let at_ms = if ahead { fx.now.wall_ms } else { header.accepted_ms };
@@ -482,7 +449,7 @@ impl Book {
     fn save(&self, id: &ReqId, fx: &mut Effects<'_>) {
         if let Some(open) = self.open.get(id) {
             let row = OpenRow {
-                record: Cow::Borrowed(&open.record),
+                record: open.stored(),
                 entry: open.entry.as_ref().map(SignedEntry::to_stored).unwrap_or_default(),
                 left_ms: open.deadline.saturating_sub(fx.now.mono_ms),
                 saved_ms: fx.now.wall_ms,
@@ -656,7 +623,7 @@ impl Book {
                 self.shares.remove_ended(*id, origin, open.arrival);
                 self.agenda.remove(&(open.look_at, *id));
                 fx.delete(rows::open_call(id));
-                fx.put(rows::call(id), &open.record);
+                self.closed.put(id, &open.record, fx);
                 self.closing.insert(*id, open.record);
             }
         } else {
@@ -701,7 +668,7 @@ impl Book {
         open.cancel = Some(cancel.clone());
         let target = open.record.header.target;
         self.save(&id, fx);
-        if target != self.me && self.sessions.contains_key(&target) {
+        if target != self.me && self.sessions.number(&target).is_some() {
             fx.send(target, Frame::Cancel { id });
         }
     }
@@ -759,19 +726,22 @@ impl Book {
                 open.look_at = open.deadline;
                 self.agenda.insert((open.look_at, id));
                 let due = open.sent.as_ref().is_none_or(|sent| sent.again_at <= now);
-                let target = open.record.header.target;
-                if due && (open.sent.is_some() || self.has_credit(&target, facts)) {
+                let (target, origin) = (open.record.header.target, open.record.origin);
+                if due && (open.sent.is_some() || self.sessions.has_credit(&target, &origin, facts)) {
                     self.dispatch(&id, true, facts, fx);
                 }
             } else if now < margin {
                 open.look_at = margin;
                 self.agenda.insert((margin, id));
-            } else if open.record.header.target != self.me
-                && open.record.origin != self.me
+            } else if open.record.origin != self.me
                 && now >= open.deadline.saturating_add(self.keep_ms)
+                && (open.record.header.target != self.me || open.record.state != CallState::Open(Phase::Running))
             {
                 self.forget(&id, fx);
-            } else if open.record.header.target != self.me {
+            } else if open.record.header.target == self.me {
+                // Ours to end, once its run is over or its origin may have more here again.
+                self.look_again(&id, now);
+            } else {
                 let overdue = closing::overdue(&self.me, open, now, facts);
                 if overdue.is_none() {
                     self.give_up_attempt(&id, fx);
@@ -783,38 +753,17 @@ impl Book {
         inferred
     }
 
-    /// Closes the book on a call that ended without its target's word.
+    /// Closes the book on a call that ended without its target's word. One of others that was given up here while another
+    /// attempt was due leaves no record: how that ended, nobody has told.
     fn close(&mut self, id: &ReqId, fx: &mut Effects<'_>) {
         let Some(open) = self.open.remove(id) else { return };
         self.agenda.remove(&(open.look_at, *id));
         self.shares.remove_ended(*id, open.record.origin, open.arrival);
         fx.delete(rows::open_call(id));
-        fx.put(rows::call(id), &open.record);
-    }
-
-    /// Number of client keys that calls of this origin have bound here.
-    pub(crate) fn keys_of(&self, origin: &PeerId) -> usize {
-        self.keys_by_series.range(Series::all_of(origin)).map(|(_, keys)| keys).sum()
-    }
-
-    fn note_key(&mut self, key: Hash, row: KeyRow) {
-        *self.keys_by_series.entry(row.id.series()).or_default() += 1;
-        self.keys_end.insert((row.until_ms, key));
-        self.keys.insert(key, row);
-    }
-
-    /// Forgets some keys whose time is over. Before keys are counted: or whoever has used up all of his would stay so.
-    pub(crate) fn forget_keys(&mut self, fx: &mut Effects<'_>) {
-        for _ in 0..KEYS_FORGOTTEN_AT_ONCE {
-            let Some((_, key)) = self.keys_end.first().copied().filter(|(until_ms, _)| *until_ms <= fx.age_ms) else {
-                return;
-            };
-            self.keys_end.pop_first();
-            fx.delete(rows::client_key(&key));
-            let series = self.keys.remove(&key).map(|row| row.id.series());
-            if let Some(keys) = series.and_then(|series| self.keys_by_series.get_mut(&series)) {
-                *keys = keys.saturating_sub(1);
-            }
+        if closing::is_given_up(&self.me, &open.record) {
+            fx.delete(rows::call_by_time(open.record.listed_ms(), id));
+        } else {
+            self.closed.put(id, &open.record, fx);
         }
     }
 
@@ -838,6 +787,8 @@ impl Book {
 
     /// A call of others whose ending nobody will tell here any more: what would have told it may be gone from their logs.
     fn forget(&mut self, id: &ReqId, fx: &mut Effects<'_>) {
+        let Some(target) = self.open.get(id).map(|open| open.record.header.target) else { return };
+        self.unsend(id, &target);
         self.stop_waiting(id);
         let Some(open) = self.open.remove(id) else { return };
         self.agenda.remove(&(open.look_at, *id));
@@ -870,32 +821,30 @@ impl Book {
     }
 
     /// Open calls for ourselves that may not run by now, and why.
-    pub(crate) fn denied_here(
-        &self,
-        facts: &Facts<'_>,
-        fx: &Effects<'_>,
-    ) -> Vec<(ReqId, Attempt, Arc<Header>, String)> {
+    pub(crate) fn denied_here(&self, facts: &Facts<'_>, fx: &Effects<'_>) -> Vec<(Unrun, String)> {
         let for_us = self.unended().filter(|record| record.header.target == self.me);
-        let denied = for_us.filter_map(|record| {
-            let ruling = facts.rights.rule(&record.header, record.origin, facts.logs, fx.rules);
-            let Ruling::No { why, .. } = ruling else { return None };
-            Some((record.header.id, record.attempt, record.header.clone(), why))
-        });
+        let denied =
+            for_us.filter_map(|record| match facts.rights.rule(&record.header, record.origin, facts.logs, fx.rules) {
+                Ruling::No { why, .. } => Some((Unrun::of(record), why)),
+                Ruling::Go | Ruling::Behind => None,
+            });
         denied.collect()
     }
 
     /// Open calls for ourselves of devices that do not belong any more.
-    pub(crate) fn of_strangers(&self, facts: &Facts<'_>) -> Vec<(ReqId, Attempt, Arc<Header>)> {
+    pub(crate) fn of_strangers(&self, facts: &Facts<'_>) -> Vec<Unrun> {
         self.unended()
             .filter(|record| record.header.target == self.me && facts.trust.is_excluded(&record.origin))
-            .map(|record| (record.header.id, record.attempt, record.header.clone()))
+            .map(Unrun::of)
             .collect()
     }
 
     /// Frees what open calls of devices that do not belong any more take here.
-    pub(crate) fn free_strangers(&mut self, facts: &Facts<'_>, fx: &mut Effects<'_>) {
+    /// `is_run`: whether our executor has a call, and ends it.
+    pub(crate) fn free_strangers(&mut self, is_run: impl Fn(&ReqId) -> bool, facts: &Facts<'_>, fx: &mut Effects<'_>) {
         let me = self.me;
-        self.give_up(|record| closing::of_stranger(&me, record, facts), fx);
+        self.give_up(|record| closing::of_stranger(&me, record, &is_run, facts), fx);
+        self.closed.look_soon(fx.now.mono_ms);
         self.deferred.forget(|origin| facts.trust.is_excluded(origin));
     }
 
@@ -921,12 +870,12 @@ impl Book {
     }
 
     /// Calls for ourselves whose TTL has expired and that never reached our journal: we may say so, confirmed.
-    pub(crate) fn expired_here(&self, ids: &[ReqId], own: Incarnation, now: u64) -> Vec<(ReqId, Attempt, Arc<Header>)> {
+    pub(crate) fn expired_here(&self, ids: &[ReqId], own: Incarnation, now: u64) -> Vec<Unrun> {
         ids.iter()
             .filter_map(|id| self.open.get(id))
             .filter(|open| open.record.header.target == self.me && open.record.header.is_for(own))
             .filter(|open| !open.record.confirmed && open.deadline <= now)
-            .map(|open| (open.record.header.id, open.record.attempt, open.record.header.clone()))
+            .map(|open| Unrun::of(&open.record))
             .collect()
     }
 

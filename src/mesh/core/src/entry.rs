@@ -17,7 +17,7 @@ use crate::audience::Audience;
 use crate::crypto::{Signer, Verifier};
 use crate::ids::{Hash, Incarnation, MeshId, PeerId, PublicKey, Signature};
 use crate::limits;
-use crate::record::Header;
+use crate::record::{Header, Payload};
 
 /// First byte of every encoded entry and stored record. Another major version is refused, never misread.
 pub const VERSION: u8 = 3;
@@ -253,6 +253,10 @@ impl fmt::Debug for SignedEntry {
     }
 }
 
+/// Arguments from this many bytes on are not held beside the entry that they came in.
+const SHARED_BYTES_MIN: usize = 1024;
+/// Bytes of a body that stand before its arguments: names and ids.
+const SHARED_FROM_MAX: usize = 4096;
 /// Bytes before the envelope in what is stored.
 const HEAD_BYTES: usize = 64 + 4;
 
@@ -366,8 +370,27 @@ impl SignedEntry {
     /// The body of a call, decoded once for all who share the entry; `None` when it is something else.
     #[must_use]
     pub fn header(&self) -> Option<Arc<Header>> {
-        let decoded = || (self.entry.kind == Kind::CALL).then(|| self.record().map(Arc::new)).flatten();
+        let decoded = || {
+            let mut header: Header = (self.entry.kind == Kind::CALL).then(|| self.record()).flatten()?;
+            if let Payload::Inline(arguments) = &mut header.arguments {
+                self.share(arguments);
+            }
+            Some(Arc::new(header))
+        };
         self.0.header.get_or_init(decoded).clone()
+    }
+
+    /// Turns many bytes that were decoded from the body into a part of it, so that they are not held twice. They lie near
+    /// its beginning, unless its author wants them held twice: it is not worth a longer search.
+    fn share(&self, decoded: &mut Bytes) {
+        let (len, head) = (decoded.len(), decoded.first_chunk::<64>());
+        let Some(body) = self.body().filter(|_| len >= SHARED_BYTES_MIN) else { return };
+        let begins = body.windows(len).take(SHARED_FROM_MAX).enumerate().filter(|(_, part)| part.first_chunk() == head);
+        let found = begins.take(2).find(|(_, part)| *part == decoded.as_ref()).map(|(at, _)| at);
+        if let Some(at) = found {
+            let start = HEAD_BYTES + self.bytes.len() + SALT_BYTES + at;
+            *decoded = self.stored.slice(start..start + len);
+        }
     }
 
     /// Where the entry stands.

@@ -9,7 +9,8 @@ pub(crate) mod screen;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use crate::calls::{key_id, request_fingerprint};
+use crate::budget::has_place;
+use crate::calls::{Unrun, key_id, request_fingerprint};
 use crate::effects::{Effects, Then};
 use crate::entry::SignedEntry;
 use crate::facts::Facts;
@@ -46,6 +47,14 @@ struct Waiting {
     /// Arguments that are still on their way.
     missing: Option<Hash>,
     fetch_at: u64,
+}
+
+impl Waiting {
+    /// The answer to a dispatch of it.
+    fn answer(&self, fx: &Effects<'_>) -> AnswerKind {
+        let lacks = self.missing.is_some() && fx.enforces(ProtocolRule::PlaceShare);
+        if lacks { AnswerKind::Lacking } else { AnswerKind::Waiting }
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -209,7 +218,7 @@ impl Executor {
         }
         if let Some(waiting) = self.waiting.iter_mut().find(|waiting| waiting.id == id) {
             waiting.deadline = waiting.deadline.min(fx.now.mono_ms + offer.left_ms);
-            answer(AnswerKind::Waiting, fx);
+            answer(waiting.answer(fx), fx);
             return None;
         }
         if attempt > 1 && offer.header.effect == Effect::Once && fx.enforces(ProtocolRule::OnceIsOnce) {
@@ -225,6 +234,10 @@ impl Executor {
             }
         }
         let header = offer.header;
+        if let Some(why) = self.refuses(&offer.origin, facts, fx) {
+            answer(why, fx);
+            return None;
+        }
         match facts.rights.rule(&header, offer.origin, facts.logs, fx.rules) {
             Ruling::No { why, .. } if fx.enforces(ProtocolRule::PolicyAtTarget) => {
                 return Some(self.finish(id, attempt, Ending::Denied, &why, Some(header), fx));
@@ -245,16 +258,7 @@ impl Executor {
             let reason = "its TTL expired before it reached the node";
             return Some(self.finish(id, attempt, Ending::Expired, reason, Some(header), fx));
         }
-        let budget = facts.config().budgets.of(facts.trust.tier(&offer.origin));
-        if self.journaled_of(&offer.origin) >= budget.journal {
-            let why = format!("its origin has had {} calls here within 8 days, its budget", budget.journal);
-            answer(AnswerKind::Rejected(why), fx);
-            return None;
-        }
-        if self.waiting.len() >= facts.config().prefetch_max
-            || facts.local.disk.is_some()
-            || !facts.logs.spending.may_answer(&self.me, facts.trust)
-        {
+        if facts.local.disk.is_some() {
             answer(AnswerKind::Busy, fx);
             return None;
         }
@@ -262,8 +266,16 @@ impl Executor {
         if let Payload::Blob { hash, len } = header.arguments
             && !self.blobs.contains(&hash)
         {
+            if self.lacking_of(&offer.origin) >= limits::ARGUMENTS_LACKING_MAX && fx.enforces(ProtocolRule::PlaceShare)
+            {
+                answer(AnswerKind::Lacking, fx);
+                return None;
+            }
             missing = Some(hash);
             fx.out.push(Output::Fetch { hash, len, from: vec![offer.origin, offer.gateway] });
+        } else if !self.may_wait(&offer.origin, facts, fx) {
+            answer(AnswerKind::Busy, fx);
+            return None;
         }
         self.waiting.push_back(Waiting {
             id,
@@ -275,10 +287,53 @@ impl Executor {
             fetch_at: u64::MAX,
         });
         self.start_next(facts, fx);
-        if self.waiting.iter().any(|waiting| waiting.id == id) {
-            answer(AnswerKind::Waiting, fx);
+        if let Some(waiting) = self.waiting.iter().find(|waiting| waiting.id == id) {
+            answer(waiting.answer(fx), fx);
         }
         None
+    }
+
+    /// The answer to a dispatch of one more call of this origin, if it may not leave a row in the journal and an outcome
+    /// in our log: each call does so, however it ends, also if it never runs.
+    fn refuses(&self, origin: &PeerId, facts: &Facts<'_>, fx: &Effects<'_>) -> Option<AnswerKind> {
+        if *origin == self.me || !fx.enforces(ProtocolRule::EndingBudget) {
+            return None;
+        }
+        let by_owner = facts.trust.is_owner(origin);
+        let budget = facts.config().budgets.of(facts.trust.tier(origin));
+        if self.journaled_of(origin) >= budget.journal {
+            let why = format!("its origin has had {} calls here within 8 days, its budget", budget.journal);
+            return Some(AnswerKind::Rejected(why));
+        }
+        let full = facts.local.disk.is_some() && !by_owner;
+        let busy = full || !facts.logs.spending.may_answer(&self.me, by_owner, facts.trust);
+        busy.then_some(AnswerKind::Busy)
+    }
+
+    /// Calls of this origin that wait for their arguments.
+    fn lacking_of(&self, origin: &PeerId) -> usize {
+        self.waiting.iter().filter(|waiting| waiting.origin == *origin && waiting.missing.is_some()).count()
+    }
+
+    /// True if one more call of this origin may wait for a place to run. One that lacks its arguments has none.
+    fn may_wait(&self, origin: &PeerId, facts: &Facts<'_>, fx: &Effects<'_>) -> bool {
+        let shared = fx.enforces(ProtocolRule::PlaceShare);
+        let ready = self.waiting.iter().filter(|waiting| waiting.missing.is_none() || !shared);
+        let own = ready.clone().filter(|waiting| waiting.origin == *origin).count();
+        has_place(own, ready.count(), facts.config().prefetch_max, !shared || self.is_owners(origin, facts))
+    }
+
+    /// True if one more call of this origin may run now.
+    fn may_run(&self, origin: &PeerId, facts: &Facts<'_>, fx: &Effects<'_>) -> bool {
+        let by_owner = !fx.enforces(ProtocolRule::PlaceShare) || self.is_owners(origin, facts);
+        let own = self.running.values().filter(|running| running.origin == *origin).count();
+        has_place(own, self.running.len(), facts.config().running_max, by_owner)
+            || !fx.enforces(ProtocolRule::RunningLimit)
+    }
+
+    /// True if a place is an owner's, or for whoever is at this device's own doors.
+    fn is_owners(&self, origin: &PeerId, facts: &Facts<'_>) -> bool {
+        *origin == self.me || facts.trust.is_owner(origin)
     }
 
     /// A client key that another call bound here: the same fingerprint = this one is that one; another = refused.
@@ -349,10 +404,13 @@ impl Executor {
         if facts.halt().is_some() && fx.enforces(ProtocolRule::OwnRevocation) {
             return;
         }
-        while self.running.len() < facts.config().running_max || !fx.enforces(ProtocolRule::RunningLimit) {
-            // One that waits for its arguments steps out of the order.
-            let Some(at) = self.waiting.iter().position(|waiting| waiting.missing.is_none()) else { return };
-            let Some(waiting) = self.waiting.remove(at) else { return };
+        loop {
+            // One that waits for its arguments, or whose origin has its share, steps out of the order.
+            let next = self
+                .waiting
+                .iter()
+                .position(|waiting| waiting.missing.is_none() && self.may_run(&waiting.origin, facts, fx));
+            let Some(waiting) = next.and_then(|at| self.waiting.remove(at)) else { return };
             let Waiting { id, attempt, header, origin, deadline, .. } = waiting;
             // While it waited its origin may have come into another namespace, where the key is another call's.
             let bound = self.bind(&header, &origin, facts.trust);
@@ -424,7 +482,8 @@ impl Executor {
             running.started_ms = fx.now.wall_ms;
             running.tell_at = Some(fx.now.mono_ms + TELL_RUNNING_AFTER_MS);
         }
-        fx.out.push(Output::Invoke(Box::new(Invocation { id, attempt, header, origin })));
+        let node_id = facts.own_name();
+        fx.out.push(Output::Invoke(Box::new(Invocation { id, attempt, header, origin, node_id })));
         None
     }
 
@@ -464,12 +523,14 @@ impl Executor {
         Some(finished)
     }
 
-    /// Somebody wants the call stopped. `header`: if it is known here, and not in hand, it ends without a run.
+    /// Somebody wants the call stopped. `known`: if it is known here, with its origin, and not in hand, it ends without a
+    /// run.
     pub(crate) fn handle_cancel_request(
         &mut self,
         cancel: &CancelRequest,
-        header: Option<Arc<Header>>,
+        known: Option<(Arc<Header>, PeerId)>,
         attempt: Attempt,
+        facts: &Facts<'_>,
         fx: &mut Effects<'_>,
     ) -> Option<Finished> {
         let id = cancel.id;
@@ -490,49 +551,46 @@ impl Executor {
         if self.is_forgotten(&id) || self.has_journaled(&id, attempt) {
             return None;
         }
-        let header = header?;
-        Some(self.finish_unrun(&header, attempt, cancel, fx))
+        let (header, origin) = known?;
+        let may_end = self.refuses(&origin, facts, fx).is_none();
+        may_end.then(|| self.finish_unrun(&header, attempt, cancel, fx))
     }
 
     /// A call for us whose TTL has expired without ever being dispatched here.
-    pub(crate) fn expire(
-        &mut self,
-        id: ReqId,
-        attempt: Attempt,
-        header: Arc<Header>,
-        fx: &mut Effects<'_>,
-    ) -> Option<Finished> {
-        let waits = self.waiting.iter().any(|waiting| waiting.id == id && waiting.missing.is_some());
+    pub(crate) fn expire(&mut self, unrun: Unrun, facts: &Facts<'_>, fx: &mut Effects<'_>) -> Option<Finished> {
+        let waits = self.waiting.iter().any(|waiting| waiting.id == unrun.header.id && waiting.missing.is_some());
         let reason = if waits { ARGUMENTS_AWAY } else { "TTL expired before the node started it" };
-        self.end_unrun(id, attempt, Ending::Expired, reason, header, fx)
+        self.end_unrun(unrun, Ending::Expired, reason, facts, fx)
     }
 
     /// A call for us that is not to run. One that was started is left to the second look.
     pub(crate) fn deny(
         &mut self,
-        id: ReqId,
-        attempt: Attempt,
-        header: Arc<Header>,
+        unrun: Unrun,
         reason: &str,
+        facts: &Facts<'_>,
         fx: &mut Effects<'_>,
     ) -> Option<Finished> {
-        self.end_unrun(id, attempt, Ending::Denied, reason, header, fx)
+        self.end_unrun(unrun, Ending::Denied, reason, facts, fx)
     }
 
+    /// `None`: it is over already, or its origin has used up what it may have here: then it stays as it is.
     fn end_unrun(
         &mut self,
-        id: ReqId,
-        attempt: Attempt,
+        unrun: Unrun,
         ending: Ending,
         reason: &str,
-        header: Arc<Header>,
+        facts: &Facts<'_>,
         fx: &mut Effects<'_>,
     ) -> Option<Finished> {
+        let Unrun { attempt, header, origin } = unrun;
+        let id = header.id;
         self.waiting.retain(|waiting| waiting.id != id);
         if self.is_forgotten(&id) || self.has_journaled(&id, attempt) {
             return None;
         }
-        Some(self.finish(id, attempt, ending, reason, Some(header), fx))
+        let may_end = self.refuses(&origin, facts, fx).is_none();
+        may_end.then(|| self.finish(id, attempt, ending, reason, Some(header), fx))
     }
 
     /// Binds the client key of a call that starts, if it has one. A call that ends without a run binds nothing: nobody
@@ -607,9 +665,13 @@ impl Executor {
             self.blobs.clear(); // only saves a question to the blob store
         }
         self.blobs.insert(hash);
-        for waiting in &mut self.waiting {
-            if waiting.missing == Some(hash) {
-                waiting.missing = None;
+        let (mut came, others): (VecDeque<_>, VecDeque<_>) =
+            std::mem::take(&mut self.waiting).into_iter().partition(|waiting| waiting.missing == Some(hash));
+        self.waiting = others;
+        // What finds no place is dispatched again.
+        while let Some(waiting) = came.pop_front() {
+            if self.may_wait(&waiting.origin, facts, fx) {
+                self.waiting.push_back(Waiting { missing: None, ..waiting });
             }
         }
         self.start_next(facts, fx);
@@ -624,19 +686,21 @@ impl Executor {
     }
 
     /// Arguments that nobody has any more: what waits for them does not run.
-    pub(crate) fn handle_fetch_gone(&mut self, hash: Hash, fx: &mut Effects<'_>) -> Vec<Finished> {
-        let waits = |waiting: &&Waiting| waiting.missing == Some(hash);
-        let ids: Vec<(ReqId, Attempt, Arc<Header>)> = self
-            .waiting
-            .iter()
-            .filter(waits)
-            .map(|waiting| (waiting.id, waiting.attempt, waiting.header.clone()))
-            .collect();
-        ids.into_iter()
-            .filter_map(|(id, attempt, header)| {
-                self.end_unrun(id, attempt, Ending::Undeliverable, ARGUMENTS_GONE, header, fx)
-            })
+    pub(crate) fn handle_fetch_gone(&mut self, hash: Hash, facts: &Facts<'_>, fx: &mut Effects<'_>) -> Vec<Finished> {
+        let gone: Vec<Unrun> = self.unrun(|waiting| waiting.missing == Some(hash));
+        gone.into_iter()
+            .filter_map(|unrun| self.end_unrun(unrun, Ending::Undeliverable, ARGUMENTS_GONE, facts, fx))
             .collect()
+    }
+
+    fn unrun(&self, of: impl Fn(&Waiting) -> bool) -> Vec<Unrun> {
+        let of = self.waiting.iter().filter(|waiting| of(waiting));
+        of.map(|Waiting { attempt, header, origin, .. }| Unrun {
+            attempt: *attempt,
+            header: header.clone(),
+            origin: *origin,
+        })
+        .collect()
     }
 
     /// Attempts in the journal of calls of this origin.
@@ -677,14 +741,8 @@ impl Executor {
                 });
             }
         }
-        let late: Vec<(ReqId, Attempt, Arc<Header>)> = self
-            .waiting
-            .iter()
-            .filter(|waiting| waiting.deadline <= now)
-            .map(|waiting| (waiting.id, waiting.attempt, waiting.header.clone()))
-            .collect();
-        let mut finished: Vec<Finished> =
-            late.into_iter().filter_map(|(id, attempt, header)| self.expire(id, attempt, header, fx)).collect();
+        let late = self.unrun(|waiting| waiting.deadline <= now);
+        let mut finished: Vec<Finished> = late.into_iter().filter_map(|unrun| self.expire(unrun, facts, fx)).collect();
         if now >= self.next_forget {
             self.next_forget = now + FORGET_EVERY_MS.min(facts.config().forget_after_ms / 8);
             self.forget(facts.config().forget_after_ms, fx);

@@ -145,12 +145,17 @@ impl<'a> Facts<'a> {
         candidates
     }
 
+    /// Name of this device; of one that belongs to no mesh, a word that says so.
+    pub(crate) fn own_name(&self) -> NodeId {
+        let (me, trust) = (self.me(), self.trust);
+        let awaiting = || Some(trust.membership().awaiting_reapproval.get(&me)?.node_id.clone());
+        self.nodes.name(&me, trust).or_else(awaiting).unwrap_or_else(|| NodeId::slug("revoked"))
+    }
+
     /// The mesh as this peer sees it, with these peers online.
     pub(crate) fn view(&self, online: &BTreeSet<PeerId>, now: Now) -> View {
         let (me, trust) = (self.me(), self.trust);
         let awaiting = &trust.membership().awaiting_reapproval;
-        let own = self.nodes.name(&me, trust);
-        let own = own.or_else(|| awaiting.get(&me).map(|awaiting| awaiting.node_id.clone()));
         let reapproval = |(peer, awaiting): (&PeerId, &AwaitingReapproval)| ReapprovalView {
             peer: *peer,
             key: awaiting.key,
@@ -161,7 +166,7 @@ impl<'a> Facts<'a> {
         };
         View {
             me,
-            node_id: own.unwrap_or_else(|| NodeId::slug("revoked")),
+            node_id: self.own_name(),
             mesh: trust.mesh(),
             mesh_name: trust.name().to_owned(),
             incarnation: self.logs.incarnation(),

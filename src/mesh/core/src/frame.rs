@@ -186,7 +186,7 @@ pub struct Answer {
 /// See [`Answer`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AnswerKind {
-    /// Taken; waits for a free place, a body, or a fsync.
+    /// Taken; waits for a free place or a fsync.
     Waiting,
     /// Started.
     Running {
@@ -195,6 +195,9 @@ pub enum AnswerKind {
     },
     /// Ended: the outcome, as the target's log has it. Sent only when durable.
     Ended(SignedEntry),
+    /// Its arguments are on their way, and until then it takes no place: it starts when they come. Sent also of one that
+    /// is not kept, since too many of its origin wait for theirs: try again later, at a slow pace.
+    Lacking,
     /// No free place: try again when another call of this target has ended.
     Busy,
     /// The epoch is below the target's fence.

@@ -179,6 +179,13 @@ pub enum Input {
         /// True if the limit of bytes cut it short.
         more: bool,
     },
+    /// Answer to [`Output::ReadClosed`]: rows in order.
+    ClosedRead {
+        /// Ids and rows.
+        calls: Vec<(ReqId, Bytes)>,
+        /// True if the limit of bytes cut it short.
+        more: bool,
+    },
     /// A tool has started to run, or said something.
     ToolProgress(ReqId, Attempt, String),
     /// A tool ended.
@@ -189,7 +196,7 @@ pub enum Input {
     FetchFailed(Hash),
     /// All who might have had the blob say that they do not.
     FetchGone(Hash),
-    /// Room on our disk, whenever it has crossed the floor.
+    /// Room on our disk, whenever it has crossed the floor or half of it.
     Disk(DiskSpace),
     /// The gateway's side: a node registered, its stream is up. Replaces an older session of that peer at once.
     NodeUp(PeerId, SessionId),
@@ -516,6 +523,14 @@ pub enum Output {
         /// (author, incarnation, first, last), in order.
         ranges: Vec<(PeerId, Incarnation, u64, u64)>,
     },
+    /// Read rows of [`Space::Calls`], until their bytes reach [`crate::limits::SYNC_BYTES_MAX`]; answer
+    /// [`Input::ClosedRead`].
+    ReadClosed {
+        /// The first that may come.
+        first: ReqId,
+        /// The last.
+        last: ReqId,
+    },
     /// Run a tool; answer [`Input::ToolEnded`].
     Invoke(Box<Invocation>),
     /// Stop a running tool; it answers with [`Input::ToolEnded`] as cancelled.
@@ -542,10 +557,12 @@ pub struct Invocation {
     pub id: ReqId,
     /// Which attempt.
     pub attempt: Attempt,
-    /// The call.
+    /// The call. Its name of the device is the origin's word.
     pub header: Arc<Header>,
     /// Its origin.
     pub origin: PeerId,
+    /// The name of this device.
+    pub node_id: NodeId,
 }
 
 /// Something that happened, for the event stream, the logs and the shell.
@@ -706,7 +723,8 @@ impl fmt::Display for StoppedLog {
 pub struct DiskSpace {
     /// Free for this program.
     pub free: u64,
-    /// Below this no new work is taken.
+    /// Below this no new work is taken, and nothing that only guests caused; below half of it only what owners decide, end
+    /// or drop.
     pub floor: u64,
 }
 
@@ -717,6 +735,8 @@ pub struct Usage {
     pub open: Vec<(PeerId, Amount)>,
     /// Calls that ended and stay in the book, by origin.
     pub ended: Vec<(PeerId, u64)>,
+    /// Calls of others that have left the book, and the bytes of their rows on disk, by origin.
+    pub closed: Vec<(PeerId, Amount)>,
     /// Entries and bytes of the logs on disk, by author.
     pub logs: Vec<(PeerId, Amount)>,
 }

@@ -21,12 +21,18 @@ pub const OPEN_BYTES_PER_TARGET_MAX: u64 = 64 * 1024 * 1024;
 /// Open calls that a gateway holds for others, of those who are no owners at most half as many; beyond, headers stay with
 /// their origins.
 pub const QUEUE_MAX: usize = 20_000;
+/// Calls of one origin of which a target awaits the arguments.
+pub const ARGUMENTS_LACKING_MAX: usize = 32;
 /// Headers beyond that of which a peer remembers where they stand in its log.
 pub const DEFERRED_MAX: usize = 10_000;
 /// Calls of one origin that ended without their target's word and stay in a book; the oldest leave it first.
 pub const ENDED_MAX: usize = 4_000;
 /// Bytes of outputs and texts of such calls.
 pub const ENDED_BYTES_MAX: u64 = 4 * 1024 * 1024;
+/// Calls of an origin that was removed, of those that are over, that stay on disk; the newest, as their ids sort.
+pub const CLOSED_OF_EXCLUDED_MAX: u64 = 1_000;
+/// Bytes of their rows.
+pub const CLOSED_BYTES_OF_EXCLUDED_MAX: u64 = 4 * 1024 * 1024;
 /// A call that says it was accepted so far in our future, in milliseconds, is listed by the time at which it came.
 pub const FUTURE_MS_MAX: u64 = 3_600_000;
 /// A claim may not jump further ahead than this of what a peer knows (`docs/protocol.md`, Election). A device that was

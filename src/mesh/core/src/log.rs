@@ -13,7 +13,7 @@ use crate::audience::Audience;
 use crate::crypto::Signer;
 use crate::effects::{Effects, Then};
 use crate::entry::{BodyMark, Entry, Kind, Place, Salt, SignedEntry};
-use crate::frame::{DigestRow, EntryItem, Frame};
+use crate::frame::{DigestRow, EntryItem, Frame, Places};
 use crate::ids::{Hash, Incarnation, MeshId, PeerId};
 use crate::io::{Fact, LogReader, Now, Output, StoppedLog};
 use crate::limits;
@@ -30,10 +30,10 @@ use unsupported::Unsupported;
 const HLC_PUSH_MS: u64 = 60_000;
 /// Least time between two digests that a gap makes us send to one neighbour.
 const GAP_DIGEST_EVERY_MS: u64 = 200;
-/// A digest that is answered with entries costs its sender so much of its time: at most 256 KiB in 25 ms.
-const DIGEST_ANSWER_MS: u64 = 25;
+/// A digest or a request that makes us read our log costs its sender so much of its time: at most 256 KiB in 25 ms.
+const READ_MS: u64 = 25;
 /// Time for which a neighbour may be ahead of that pace.
-const DIGEST_BURST_MS: u64 = 500;
+const READ_BURST_MS: u64 = 500;
 
 /// The fate of an entry that somebody sent.
 #[derive(Debug, PartialEq, Eq)]
@@ -62,7 +62,9 @@ struct Neighbour {
     refuses: BTreeSet<PeerId>,
     /// Its digest that is to be answered when it may.
     asked: Option<Vec<DigestRow>>,
-    /// Our clock up to which what it was sent for its digests lasts, at their pace.
+    /// Bodies that it wants, to be read when it may.
+    wanted: Option<Vec<Places>>,
+    /// Our clock up to which what was read for it lasts, at that pace.
     answered_until: u64,
     /// Bodies that it has asked for and may have as soon as they are here.
     owed: BTreeSet<Place>,
@@ -72,9 +74,20 @@ struct Neighbour {
 }
 
 impl Neighbour {
-    /// When a digest is owed to it, or an answer to its own.
+    /// True if our log may be read for it now.
+    const fn may_ask(&self, now: u64) -> bool {
+        self.answered_until <= now + READ_BURST_MS
+    }
+
+    /// Our log is read for it.
+    fn note_read(&mut self, now: u64) {
+        self.answered_until = self.answered_until.max(now) + READ_MS;
+    }
+
+    /// When a digest is owed to it, or an answer to what it has asked for.
     fn poll_timeout(&self) -> Option<u64> {
-        let answer = self.asked.is_some().then(|| self.answered_until.saturating_sub(DIGEST_BURST_MS));
+        let waits = self.asked.is_some() || self.wanted.is_some();
+        let answer = waits.then(|| self.answered_until.saturating_sub(READ_BURST_MS));
         let digest = self.digest_deferred.then_some(self.next_digest);
         answer.into_iter().chain(digest).min()
     }
@@ -362,7 +375,10 @@ impl Logs {
             fx.put(rows::fork(&author, incarnation), entry);
             fx.view_changed = true;
         }
-        if self.neighbours.contains_key(&author) {
+        // It is shown once in a while, however often it repeats what contradicts.
+        let now = fx.now.mono_ms;
+        if let Some(neighbour) = self.neighbours.get_mut(&author).filter(|neighbour| neighbour.may_ask(now)) {
+            neighbour.note_read(now);
             let ranges = vec![(author, incarnation, held, held)];
             fx.out.push(Output::ReadLog { reader: LogReader::Peer(author), ranges });
         }
@@ -503,7 +519,7 @@ impl Logs {
         if let Some(neighbour) = self.neighbours.get_mut(&from) {
             neighbour.refuses = rows.iter().filter(|row| row.stopped).map(|row| row.author).collect();
             neighbour.asked = None;
-            if neighbour.answered_until > fx.now.mono_ms + DIGEST_BURST_MS {
+            if !neighbour.may_ask(fx.now.mono_ms) {
                 neighbour.asked = Some(rows);
                 return;
             }
@@ -539,7 +555,7 @@ impl Logs {
         self.send_truncations(from, &ranges, fx);
         if !ranges.is_empty() {
             if let Some(neighbour) = self.neighbours.get_mut(&from) {
-                neighbour.answered_until = neighbour.answered_until.max(fx.now.mono_ms) + DIGEST_ANSWER_MS;
+                neighbour.note_read(fx.now.mono_ms);
             }
             fx.out.push(Output::ReadLog { reader: LogReader::Peer(from), ranges });
         }
@@ -640,17 +656,22 @@ impl Logs {
         lacking
     }
 
-    /// Answers the digests whose senders had to wait.
+    /// Answers the digests and requests whose senders had to wait.
     fn answer_asked(&mut self, trust: &Trust, fx: &mut Effects<'_>) {
         let now = fx.now.mono_ms;
-        let due: Vec<(PeerId, Vec<DigestRow>)> = self
+        let due: Vec<_> = self
             .neighbours
             .iter_mut()
-            .filter(|(_, neighbour)| neighbour.answered_until <= now + DIGEST_BURST_MS)
-            .filter_map(|(peer, neighbour)| Some((*peer, neighbour.asked.take()?)))
+            .filter(|(_, neighbour)| neighbour.may_ask(now))
+            .map(|(peer, neighbour)| (*peer, neighbour.asked.take(), neighbour.wanted.take()))
             .collect();
-        for (peer, rows) in due {
-            self.answer_digest(peer, &rows, trust, fx);
+        for (peer, asked, wanted) in due {
+            if let Some(rows) = asked {
+                self.answer_digest(peer, &rows, trust, fx);
+            }
+            if let Some(wanted) = wanted {
+                self.read_wanted(peer, &wanted, trust, fx);
+            }
         }
     }
 

@@ -26,10 +26,19 @@ pub(crate) fn require_owner(facts: &Facts<'_>) -> Result<(), Refusal> {
     }
 }
 
-/// The approval of a device; `None` when it belongs already, with that tier.
+/// The name that an approval gives to a device.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Naming<'a> {
+    /// This one, if it belongs to nobody yet: who belongs keeps its own.
+    First(&'a NodeId),
+    /// This one: the device comes anew, also where it is not known yet that it left.
+    Anew(&'a NodeId),
+}
+
+/// The approval of a device; `None` when it belongs already, with that tier, under that name.
 pub(crate) fn approve(
     key: PublicKey,
-    node_id: &NodeId,
+    naming: Naming<'_>,
     tier: Tier,
     facts: &Facts<'_>,
 ) -> Result<Option<MembershipChange>, Refusal> {
@@ -39,15 +48,17 @@ pub(crate) fn approve(
     if known.is_none() && trust.membership().members.len() >= limits::PEERS_MAX {
         return Err(Refusal::Full(format!("a mesh has at most {} peers", limits::PEERS_MAX)));
     }
-    if known.is_some_and(|member| member.tier == tier) {
+    let wanted = match (naming, known) {
+        (Naming::First(_), Some(member)) => &member.node_id,
+        (Naming::First(name) | Naming::Anew(name), _) => name,
+    };
+    if known.is_some_and(|member| member.tier == tier && member.node_id == *wanted) {
         return Ok(None);
     }
     let after = trust.known_about(&peer);
     if after.len() > limits::CHANGES_NAMED_MAX {
         return Err(Refusal::NeedsNewKey);
     }
-    // A name is given once.
-    let wanted = known.map_or(node_id, |member| &member.node_id);
     let node_id = trust.free_name(wanted, &peer, &facts.nodes.chosen_names(trust));
     let change = change(key, ChangeKind::Approved { tier, node_id, after }, facts)?;
     // Before it is signed: what is not kept would let in nobody, and the invite would be used up.

@@ -1,7 +1,10 @@
 //! Texts by which people name a device: its name in the mesh, its peer id, or a prefix of that.
 
+use std::borrow::Cow;
+
 use crate::ids::PeerId;
 use crate::io::{NodeView, View};
+use crate::record::Header;
 
 /// Characters of the shortest prefix of a peer id that names a peer: as many as [`PeerId::short`] shows.
 pub const PREFIX_MIN: usize = 7;
@@ -60,6 +63,19 @@ impl View {
     #[must_use]
     pub fn by_peer(&self, peer: &PeerId) -> Option<&NodeView> {
         self.nodes.iter().find(|node| node.peer == *peer)
+    }
+
+    /// The name of the device that a call is for: what its target is called now. The name in the header is what its
+    /// origin wrote, which may be anything: only where the target is no member (any more) is it shown, unless it means a
+    /// member; then the peer id, shortened.
+    #[must_use]
+    pub fn target_name<'a>(&'a self, header: &'a Header) -> Cow<'a, str> {
+        let written = header.node_id.as_str();
+        match self.by_peer(&header.target) {
+            Some(node) => node.node_id.as_str().into(),
+            None if self.find(written) == Found::None => written.into(),
+            None => header.target.short().into(),
+        }
     }
 
     /// Searches the members for the one that `text` names, see [`find`]. A name wins over a prefix.

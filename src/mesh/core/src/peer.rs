@@ -17,7 +17,6 @@ use bytes::Bytes;
 use rand_core::Rng;
 
 use crate::age::Age;
-use crate::budget::Amount;
 use crate::calls::Book;
 use crate::compaction::Compaction;
 use crate::config::Config;
@@ -131,6 +130,7 @@ const TIMERS: &[Timer] = &[
     Timer { due: |peer| peer.incarnations.poll_timeout(), fire: Peer::time_checkpoint },
     Timer { due: |peer| peer.upkeep.reattestation.poll_timeout(), fire: Peer::time_reattestation },
     Timer { due: |peer| peer.book.deferred_timeout(), fire: Peer::time_deferred },
+    Timer { due: |peer| peer.book.closed.poll_timeout(), fire: Peer::time_closed },
     Timer { due: |peer| peer.executor.poll_timeout(), fire: Peer::time_executor },
     Timer { due: |peer| peer.trust.poll_timeout(), fire: |peer, fx| peer.judge_changes(Judges::Due, fx) },
     Timer { due: |peer| peer.timers.stopping.map(|(_, until)| until), fire: Peer::time_stop },
@@ -188,7 +188,7 @@ impl Peer {
                 Space::Policy => rights.restore(&value),
                 Space::Invites => invites.restore(&row_key, &value, now),
                 Space::Open => book.restore(&row_key, &value, now).map(drop),
-                Space::Keys => book.restore_key(&row_key, &value, age.at(now)),
+                Space::Keys => book.keys.restore(&row_key, &value, age.at(now)),
                 Space::Journal => executor.restore(&row_key, &value),
                 Space::ForgottenMarks => executor.restore_forgotten_mark(&row_key, &value),
                 Space::Log | Space::Calls | Space::CallsByTime | Space::BlobReaders => Some(()),
@@ -223,7 +223,7 @@ impl Peer {
                 incarnation,
                 heads,
                 unsupported,
-                Spending::new(config.budgets),
+                Spending::new(config.budgets, config.keep_entries_ms),
                 bodies,
                 now.mono_ms,
             ),
@@ -241,6 +241,7 @@ impl Peer {
         peer.logs.set_changes(peer.trust.fingerprint());
         for (row_key, value) in &meta {
             peer.logs.restore(row_key, value);
+            peer.book.closed.restore(row_key, value, now.mono_ms);
         }
         peer.run(now, rng, out, |peer, fx| {
             fx.put(rows::boot(), &boot);
@@ -308,8 +309,8 @@ impl Peer {
     /// Decides anew on all calls that wait: what is said about rights has changed, or what devices offer.
     fn look_again(&mut self, fx: &mut Effects<'_>) {
         self.write_all_inferred(self.book.denied(&facts!(self), fx), fx);
-        for (id, attempt, header, why) in self.book.denied_here(&facts!(self), fx) {
-            let finished = self.executor.deny(id, attempt, header, &why, fx);
+        for (unrun, why) in self.book.denied_here(&facts!(self), fx) {
+            let finished = self.executor.deny(unrun, &why, &facts!(self), fx);
             self.finish(finished, fx);
         }
         self.book.pump_all(&facts!(self), fx);
@@ -412,6 +413,7 @@ impl Peer {
                 }
             }
             Input::LogRead { reader, entries, more } => self.handle_log_read(reader, entries, more, fx),
+            Input::ClosedRead { calls, more } => self.book.closed.handle_read(&calls, more, &facts!(self), fx),
             Input::ToolProgress(id, attempt, note) => {
                 self.executor.handle_progress(id, attempt, note, &facts!(self), fx);
             }
@@ -422,7 +424,7 @@ impl Peer {
             Input::Fetched(hash) => self.executor.handle_fetched(hash, &facts!(self), fx),
             Input::FetchFailed(hash) => self.executor.handle_fetch_failed(hash, fx.now.mono_ms),
             Input::FetchGone(hash) => {
-                for finished in self.executor.handle_fetch_gone(hash, fx) {
+                for finished in self.executor.handle_fetch_gone(hash, &facts!(self), fx) {
                     self.finish(Some(finished), fx);
                 }
             }
@@ -473,7 +475,7 @@ impl Peer {
                 }
                 self.renew_directory(fx);
             }
-            Frame::Want(wanted) => self.logs.handle_want(from, &wanted, &self.trust, fx),
+            Frame::Want(wanted) => self.logs.handle_want(from, wanted, &self.trust, fx),
             Frame::Bodies { entries, until } => {
                 for item in &entries {
                     self.ingest(from, item, fx);
@@ -651,6 +653,10 @@ impl Peer {
         self.book.read_deferred(&facts!(self), fx);
     }
 
+    fn time_closed(&mut self, fx: &mut Effects<'_>) {
+        self.book.closed.handle_timeout(&facts!(self), fx);
+    }
+
     fn time_executor(&mut self, fx: &mut Effects<'_>) {
         if self.executor.is_due(fx.now.mono_ms) {
             for finished in self.executor.handle_timeout(&facts!(self), fx) {
@@ -782,6 +788,7 @@ impl Peer {
             AnswerKind::Fenced(Some(claim)) => self.handle_notice(&from, claim, fx),
             AnswerKind::Waiting
             | AnswerKind::Running { .. }
+            | AnswerKind::Lacking
             | AnswerKind::Busy
             | AnswerKind::Fenced(None)
             | AnswerKind::Rejected(_) => self.book.handle_answer(from, answer, &facts!(self), fx),
@@ -822,9 +829,11 @@ impl Peer {
         facts!(self).is_excluded_here()
     }
 
-    /// The disk has crossed its floor. What runs goes on.
+    /// The disk has crossed its floor, or half of it. What runs goes on.
     fn handle_disk(&mut self, space: DiskSpace, fx: &mut Effects<'_>) {
         self.local.disk = (space.free < space.floor).then_some(space);
+        self.logs.spending.handle_disk(space);
+        self.logs.resume_stopped(&self.trust, fx);
         fx.view_changed = true;
     }
 
@@ -885,9 +894,7 @@ impl Peer {
     /// What fills this peer's memory and its log, by whom.
     #[must_use]
     pub fn usage(&self) -> Usage {
-        let (open, ended) = self.book.usage();
-        let logs: Vec<(PeerId, Amount)> = self.logs.spending.held().collect();
-        Usage { open, ended, logs }
+        Usage { logs: self.logs.spending.held().collect(), ..self.book.usage() }
     }
 
     /// Number of calls that have no ending yet.

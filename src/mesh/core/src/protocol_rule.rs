@@ -85,8 +85,20 @@ pub enum ProtocolRule {
     RunningLimit,
     /// The log of an author that is over its budget stops.
     LogBudget,
+    /// Who was an owner is held to what it wrote as one, and a guest's budget.
+    FormerOwnerBudget,
+    /// Ending a call costs its origin a place in its budget, also if it never ran.
+    EndingBudget,
+    /// Of an origin that is over its budget the calls that are over go, the oldest first.
+    ClosedBudget,
+    /// What a truncation frees comes back to its author steadily.
+    FreedBySteps,
+    /// What others write does not fill the disk.
+    DiskFloor,
     /// An origin has a share of the book.
     OpenShare,
+    /// An origin has a share of a target's places, and takes none while its arguments are away.
+    PlaceShare,
     /// A call that names no device goes to an owner's.
     AnyIsOwners,
     /// A revocation wins over an approval that did not know it.
@@ -102,6 +114,16 @@ pub enum ProtocolRule {
     NothingOlder,
     /// A former owner's claims prove no epoch that was not known when it was one.
     FenceOfFormerOwner,
+    /// A set of membership changes has room for so many bytes.
+    ChangesHaveRoom,
+    /// That room is shared along the approvals that the changes rest on.
+    RoomIsShared,
+    /// Of somebody who was never let in, what does not rest on the genesis is not kept.
+    StrangersUnkept,
+    /// What would end the authority of somebody who was never let in counts for nothing.
+    LimitsOfMembers,
+    /// Changes that contradict each other are needed, whichever of them counts.
+    ContradictionsKept,
     /// Silence makes a follower ask its neighbours.
     Query,
     /// After the link to the gateway went down, there is time for two rounds of asking.
@@ -206,7 +228,13 @@ impl ProtocolRule {
         Self::QueueLimit,
         Self::RunningLimit,
         Self::LogBudget,
+        Self::FormerOwnerBudget,
+        Self::EndingBudget,
+        Self::ClosedBudget,
+        Self::FreedBySteps,
+        Self::DiskFloor,
         Self::OpenShare,
+        Self::PlaceShare,
         Self::AnyIsOwners,
         Self::RevocationWins,
         Self::CutoffVoids,
@@ -214,6 +242,11 @@ impl ProtocolRule {
         Self::UnseenIsVoid,
         Self::NothingOlder,
         Self::FenceOfFormerOwner,
+        Self::ChangesHaveRoom,
+        Self::RoomIsShared,
+        Self::StrangersUnkept,
+        Self::LimitsOfMembers,
+        Self::ContradictionsKept,
         Self::Query,
         Self::LinkDownGrace,
         Self::Forward,
@@ -227,5 +260,18 @@ impl ProtocolRule {
         Self::Audience,
         Self::BodiesAsked,
         Self::BodiesRecounted,
+    ];
+
+    /// Those that bound somebody who lies: each is missed by a hostile test (`tests/hostile`, `every_rule_left_out_is_missed`).
+    pub const AGAINST_LIARS: &[Self] = &[
+        Self::AnyIsOwners,
+        Self::LogBudget,
+        Self::FormerOwnerBudget,
+        Self::FreedBySteps,
+        Self::OpenShare,
+        Self::PlaceShare,
+        Self::EndingBudget,
+        Self::ClosedBudget,
+        Self::DiskFloor,
     ];
 }

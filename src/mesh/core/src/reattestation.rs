@@ -104,7 +104,7 @@ impl Reattestation {
         now
     }
 
-    /// Somebody else attests what a target had told.
+    /// Somebody else has re-issued an outcome of this target.
     pub(crate) fn note_relayed(&mut self, target: PeerId, outcome: &Outcome) {
         let what = (outcome.id, outcome.attempt);
         if self.waiting.get(&what).is_some_and(|(place, _)| place.author == target) {

@@ -160,6 +160,8 @@ const SWEEP: &[u8] = b"sweep:";
 const UNSUPPORTED: &[u8] = b"unsupported:";
 const VOID: &[u8] = b"void:";
 const BUDGET: &[u8] = b"budget:";
+const BUDGET_AS_OWNER: &[u8] = b"budget_as_owner:";
+const CLOSED: &[u8] = b"closed:";
 const LACKING: &[u8] = b"lacking:";
 const UNREAD: &[u8] = b"unread:";
 const UNHEARD: &[u8] = b"unheard:";
@@ -234,6 +236,30 @@ pub fn budget(author: &PeerId) -> RowKey<BudgetRow> {
 #[must_use]
 pub fn budget_of(key: &[u8]) -> Option<PeerId> {
     PeerId::from_slice(key.strip_prefix(BUDGET)?)
+}
+
+/// What of [`budget`] its author wrote as an owner, at the most.
+#[must_use]
+pub fn budget_as_owner(author: &PeerId) -> RowKey<BudgetRow> {
+    meta_of(BUDGET_AS_OWNER, &author.0)
+}
+
+/// Reads a key of [`budget_as_owner`].
+#[must_use]
+pub fn budget_as_owner_of(key: &[u8]) -> Option<PeerId> {
+    PeerId::from_slice(key.strip_prefix(BUDGET_AS_OWNER)?)
+}
+
+/// What the rows of an origin's calls that are over take here.
+#[must_use]
+pub fn closed(origin: &PeerId) -> RowKey<Amount> {
+    meta_of(CLOSED, &origin.0)
+}
+
+/// Reads a key of [`closed`].
+#[must_use]
+pub fn closed_of(key: &[u8]) -> Option<PeerId> {
+    PeerId::from_slice(key.strip_prefix(CLOSED)?)
 }
 
 /// An entry whose body is lacking here although this peer may read it.

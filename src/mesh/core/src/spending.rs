@@ -9,10 +9,9 @@ use crate::budget::{Amount, Budget, Budgets, OverBudget, TIMES};
 use crate::effects::Effects;
 use crate::entry::{Kind, SignedEntry};
 use crate::ids::{PeerId, ReqId};
-use crate::io::{Fact, Now, StoppedLog};
+use crate::io::{DiskSpace, Fact, Now, StoppedLog};
 use crate::limits;
 use crate::protocol_rule::ProtocolRule;
-use crate::record::Tier;
 use crate::rows::{self, BudgetRow, Row as _};
 use crate::trust::Trust;
 
@@ -22,15 +21,28 @@ const SAVE_AFTER: Amount = Amount { entries: 32, bytes: 32 * 1024 };
 /// Endings and cancel requests of one call that are charged to its origin; more of them are their author's own doing.
 const ANSWERS_CHARGED_MAX: usize = 8;
 
-/// The budget of a peer. Who was an owner once has written more than others may, so its log is not held to less.
-fn budget_of(budgets: &Budgets, peer: &PeerId, trust: &Trust) -> Budget {
-    let tier = trust.tier(peer);
-    let budget = *budgets.of(tier);
-    if tier != Some(Tier::Owner) && trust.was_owner(peer) {
-        let Budget { log, answers, .. } = budgets.owner;
-        return Budget { log, answers, ..budget };
+/// Who was an owner once, and was never met as one here, may have a log of so large a part of an owner's.
+const FORMER_OWNER_PART: u64 = 8;
+
+/// The budget of a peer, of whom so much is held since it was an owner. Who was one once has written more than others may,
+/// so that stays beside what anyone may write.
+fn budget_of(budgets: &Budgets, peer: &PeerId, as_owner: BudgetRow, trust: &Trust) -> Budget {
+    let budget = *budgets.of(trust.tier(peer));
+    if trust.is_owner(peer) || !trust.was_owner(peer) {
+        return budget;
     }
-    budget
+    if !trust.enforces(ProtocolRule::FormerOwnerBudget) {
+        return Budget { log: budgets.owner.log, answers: budgets.owner.answers, ..budget };
+    }
+    let former = |owner: Amount, as_owner: Amount, guest: Amount| Amount {
+        entries: (owner.entries / FORMER_OWNER_PART).max(as_owner.entries).saturating_add(guest.entries),
+        bytes: (owner.bytes / FORMER_OWNER_PART).max(as_owner.bytes).saturating_add(guest.bytes),
+    };
+    Budget {
+        log: former(budgets.owner.log, as_owner.log, budget.log),
+        answers: former(budgets.owner.answers, as_owner.answers, budget.answers),
+        ..budget
+    }
 }
 
 /// A level that falls steadily. Its unit is one thousandth, or one 3,600,000th, of what is counted.
@@ -55,11 +67,42 @@ impl Bucket {
     }
 }
 
+/// What truncations have freed and their author may not fill again at once: it comes back steadily within a period.
+/// Honest authors drop what is older than that, so they have it back before they drop as much again.
+#[derive(Debug, Clone, Copy, Default)]
+struct Returning {
+    entries: Bucket,
+    bytes: Bucket,
+}
+
+impl Returning {
+    fn fall(&mut self, budget: Amount, now: u64) {
+        self.entries.fall(budget.entries, now);
+        self.bytes.fall(budget.bytes, now);
+    }
+
+    fn add(&mut self, amount: Amount, period_ms: u64) {
+        self.entries.level += u128::from(amount.entries) * u128::from(period_ms);
+        self.bytes.level += u128::from(amount.bytes) * u128::from(period_ms);
+    }
+
+    fn amount(self, period_ms: u64) -> Amount {
+        let of = |Bucket { level, .. }| {
+            if level == 0 { 0 } else { u64::try_from(level / u128::from(period_ms.max(1))).unwrap_or(u64::MAX) }
+        };
+        Amount { entries: of(self.entries), bytes: of(self.bytes) }
+    }
+}
+
 /// What one author has filled here.
 #[derive(Debug, Clone, Default)]
 struct Account {
     held: BudgetRow,
     saved: BudgetRow,
+    /// Part of it that its author wrote as an owner, at the most.
+    as_owner: BudgetRow,
+    /// Of [`BudgetRow::log`], and of [`BudgetRow::answers`].
+    returning: (Returning, Returning),
     hour: (Bucket, Bucket),
     /// Of ourselves: the calls that our doors accepted.
     calls: Bucket,
@@ -79,6 +122,16 @@ impl Account {
             a.entries.abs_diff(b.entries) >= SAVE_AFTER.entries || a.bytes.abs_diff(b.bytes) >= SAVE_AFTER.bytes
         };
         off(self.held.log, self.saved.log) || off(self.held.answers, self.saved.answers)
+    }
+
+    /// What counts against the budget of its log, and against that of its answers.
+    fn counted(&mut self, budget: &Budget, period_ms: u64, now: u64) -> BudgetRow {
+        self.returning.0.fall(budget.log, now);
+        self.returning.1.fall(budget.answers, now);
+        let BudgetRow { mut log, mut answers, .. } = self.held;
+        log.add(self.returning.0.amount(period_ms));
+        answers.add(self.returning.1.amount(period_ms));
+        BudgetRow { log, answers }
     }
 
     fn charge_hour(&mut self, amount: Amount, limit: Amount, now: u64) {
@@ -115,8 +168,9 @@ impl Account {
 /// Where an entry is counted.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Charge {
-    /// Whose hour it is part of: the author's, or that of the origin whose call it answers.
-    pub(crate) payer: PeerId,
+    /// Whose hour it is part of: the author's, or that of the origin whose call it answers. `None`: nobody's, since it
+    /// answers a call that is not known here, and neither could help it. What is held in all bounds it.
+    pub(crate) payer: Option<PeerId>,
     /// True if it answers a call of somebody else than its author.
     pub(crate) answer: bool,
 }
@@ -135,6 +189,33 @@ pub(crate) fn is_answer(entry: &SignedEntry) -> bool {
     }
 }
 
+/// Who pays for an entry of `author`: the origin of the call that it answers, if the book says so.
+pub(crate) fn charge(entry: &SignedEntry, payer: Payer) -> Charge {
+    let answer = is_answer(entry);
+    let own = match entry.entry.audience {
+        // Its target says so, of a call that we may never have heard of.
+        Audience::Call { target, .. } if answer && target == entry.author => None,
+        Audience::Call { .. } | Audience::Everyone | Audience::Unknown(_) => Some(entry.author),
+    };
+    let payer = match payer {
+        Payer::Origin(origin) => Some(origin),
+        Payer::Author => Some(entry.author),
+        Payer::Unknown => own,
+    };
+    Charge { payer, answer }
+}
+
+/// Whose hour an answer is part of, as the book has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Payer {
+    /// That of the origin of its call.
+    Origin(PeerId),
+    /// Its author's own.
+    Author,
+    /// No such call is known.
+    Unknown,
+}
+
 /// The call that such an entry is about, if its body is here.
 pub(crate) fn answers(entry: &SignedEntry) -> Option<ReqId> {
     #[derive(Deserialize)]
@@ -150,10 +231,36 @@ pub(crate) const fn is_charged_to_origin(has_say: bool, known: usize) -> bool {
     has_say && known <= 2 * ANSWERS_CHARGED_MAX
 }
 
+/// Room on our disk for what others write.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum DiskRoom {
+    /// For everyone.
+    #[default]
+    Enough,
+    /// Below the floor: for what owners write or cause.
+    Low,
+    /// Below half of it: for what owners cause, and by which something ends, or is decided, or goes.
+    Critical,
+}
+
+impl DiskRoom {
+    /// True if an entry of this kind is taken. `by_owner`: its author is one; `for_owner`: it is charged to one.
+    fn admits(self, kind: Kind, by_owner: bool, for_owner: bool) -> bool {
+        match self {
+            Self::Enough => true,
+            Self::Low => by_owner || for_owner,
+            Self::Critical => for_owner && [Kind::MEMBERSHIP, Kind::OUTCOME, Kind::TRUNCATION].contains(&kind),
+        }
+    }
+}
+
 /// All accounts.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Spending {
     budgets: Budgets,
+    /// Time within which what a truncation freed may be filled again.
+    period_ms: u64,
+    disk: DiskRoom,
     accounts: BTreeMap<PeerId, Account>,
     /// Authors whose logs are stopped: every step asks, and mostly there is none.
     stopped: BTreeMap<PeerId, Stopped>,
@@ -162,8 +269,18 @@ pub(crate) struct Spending {
 }
 
 impl Spending {
-    pub(crate) fn new(budgets: Budgets) -> Self {
-        Self { budgets, accounts: BTreeMap::new(), stopped: BTreeMap::new(), unsaved: BTreeSet::new() }
+    /// `keep_entries_ms`: age that an entry has at least before its author truncates it.
+    pub(crate) fn new(budgets: Budgets, keep_entries_ms: u64) -> Self {
+        Self { budgets, period_ms: keep_entries_ms / 2, ..Self::default() }
+    }
+
+    /// The disk has crossed a mark.
+    pub(crate) fn handle_disk(&mut self, space: DiskSpace) {
+        self.disk = match space {
+            DiskSpace { free, floor } if free >= floor => DiskRoom::Enough,
+            DiskSpace { free, floor } if free >= floor / 2 => DiskRoom::Low,
+            DiskSpace { .. } => DiskRoom::Critical,
+        };
     }
 
     /// Takes back a row of [`crate::io::Space::Meta`]; others are none of its business.
@@ -171,7 +288,13 @@ impl Spending {
         if let Some(author) = rows::budget_of(key)
             && let Some(row) = BudgetRow::from_bytes(value)
         {
-            self.accounts.insert(author, Account { held: row, saved: row, ..Account::default() });
+            let account = self.accounts.entry(author).or_default();
+            (account.held, account.saved) = (row, row);
+        }
+        if let Some(author) = rows::budget_as_owner_of(key)
+            && let Some(row) = BudgetRow::from_bytes(value)
+        {
+            self.accounts.entry(author).or_default().as_owner = row;
         }
     }
 
@@ -188,13 +311,23 @@ impl Spending {
     /// Takes an entry of another author that comes in its place, or stops its log.
     pub(crate) fn takes(&mut self, entry: &SignedEntry, charge: Charge, trust: &Trust, fx: &mut Effects<'_>) -> bool {
         let (author, amount) = (entry.author, amount(entry));
-        let budget = budget_of(&self.budgets, &author, trust);
         if self.is_stopped(&author) {
             return false;
         }
         let account = self.accounts.entry(author).or_default();
+        let budget = budget_of(&self.budgets, &author, account.as_owner, trust);
+        let counted = account.counted(&budget, self.period_ms, fx.now.mono_ms);
         let live = entry.entry.hlc >> 16 >= fx.now.wall_ms.saturating_sub(HOUR_MS);
-        let over = over(account, entry, charge, live, &budget, fx.now);
+        let (by_owner, for_owner) = (trust.is_owner(&author), trust.is_owner(&charge.payer.unwrap_or(author)));
+        let returns = counted != account.held;
+        let over = if self.disk.admits(entry.entry.kind, by_owner, for_owner) || !fx.enforces(ProtocolRule::DiskFloor) {
+            over(account, counted, entry, charge, live, &budget, fx.now)
+        } else {
+            Some(Stopped { over: OverBudget::Disk, until: None })
+        };
+        let later = fx.now.mono_ms + again_ms(self.period_ms);
+        let until = |stopped: Stopped| Stopped { until: stopped.until.or(returns.then_some(later)), ..stopped };
+        let over = over.map(until);
         if let Some(stopped) = over.filter(|_| fx.enforces(ProtocolRule::LogBudget)) {
             self.stopped.insert(author, stopped);
             fx.view_changed = true;
@@ -202,8 +335,13 @@ impl Spending {
             return false;
         }
         self.hold(author, charge.answer, amount);
-        if live {
-            self.charge(&charge.payer, amount, trust, fx.now.mono_ms);
+        if trust.is_owner(&author)
+            && let Some(account) = self.accounts.get_mut(&author)
+        {
+            account.as_owner = account.held;
+        }
+        if let Some(payer) = charge.payer.filter(|_| live) {
+            self.charge(&payer, amount, trust, fx.now.mono_ms);
         }
         true
     }
@@ -215,7 +353,7 @@ impl Spending {
 
     /// Charges somebody's hour.
     pub(crate) fn charge(&mut self, payer: &PeerId, amount: Amount, trust: &Trust, now: u64) {
-        let limit = budget_of(&self.budgets, payer, trust).per_hour;
+        let limit = self.budgets.of(trust.tier(payer)).per_hour;
         if limit != Amount::UNLIMITED {
             self.accounts.entry(*payer).or_default().charge_hour(amount, limit, now);
         }
@@ -229,16 +367,25 @@ impl Spending {
         }
     }
 
-    /// An entry's row is deleted.
-    pub(crate) fn release(&mut self, entry: &SignedEntry) {
+    /// An entry's row is deleted, by its author's word. `me`: of ourselves we believe that it was old.
+    pub(crate) fn release(&mut self, entry: &SignedEntry, me: &PeerId, trust: &Trust, fx: &Effects<'_>) {
         let amount = amount(entry);
-        if let Some(account) = self.accounts.get_mut(&entry.author) {
-            let answer = is_answer(entry);
-            if answer { &mut account.held.answers } else { &mut account.held.log }.take(amount);
-            if account.is_off() {
-                self.unsaved.insert(entry.author);
-            }
+        let Some(account) = self.accounts.get_mut(&entry.author) else { return };
+        let budget = budget_of(&self.budgets, &entry.author, account.as_owner, trust);
+        account.counted(&budget, self.period_ms, fx.now.mono_ms);
+        let (held, returning) = if is_answer(entry) {
+            (&mut account.held.answers, &mut account.returning.1)
+        } else {
+            (&mut account.held.log, &mut account.returning.0)
+        };
+        held.take(amount);
+        if entry.author != *me && fx.enforces(ProtocolRule::FreedBySteps) {
+            returning.add(amount, self.period_ms);
         }
+        let least = |a: Amount, b: Amount| Amount { entries: a.entries.min(b.entries), bytes: a.bytes.min(b.bytes) };
+        let BudgetRow { log, answers } = account.held;
+        account.as_owner =
+            BudgetRow { log: least(account.as_owner.log, log), answers: least(account.as_owner.answers, answers) };
     }
 
     /// Asks for one more call of our own, and counts it.
@@ -246,8 +393,8 @@ impl Spending {
     /// # Errors
     /// The budget that is used up, with the milliseconds after which it makes sense to ask again.
     pub(crate) fn ask(&mut self, me: &PeerId, trust: &Trust, now: u64) -> Result<(), (OverBudget, u64)> {
-        let budget = budget_of(&self.budgets, me, trust);
         let account = self.accounts.entry(*me).or_default();
+        let budget = budget_of(&self.budgets, me, account.as_owner, trust);
         let one = Amount::one(0);
         if !account.held.log.has_room(one, budget.log) {
             return Err((OverBudget::Log(budget.log), HOUR_MS));
@@ -268,10 +415,15 @@ impl Spending {
         Ok(())
     }
 
-    /// True if our own log has room for answers to calls of others: else we begin none of them.
-    pub(crate) fn may_answer(&self, me: &PeerId, trust: &Trust) -> bool {
-        let limit = budget_of(&self.budgets, me, trust).answers;
-        let held = self.accounts.get(me).map_or(Amount::default(), |account| account.held.answers);
+    /// True if our own log has room for answers to calls of others: else we begin none of them, and end none. Half of it
+    /// is left for those of owners.
+    pub(crate) fn may_answer(&self, me: &PeerId, by_owner: bool, trust: &Trust) -> bool {
+        let account = self.accounts.get(me);
+        let as_owner = account.map_or(BudgetRow::default(), |account| account.as_owner);
+        let limit = budget_of(&self.budgets, me, as_owner, trust).answers;
+        let half = Amount { entries: limit.entries.div_ceil(2), bytes: limit.bytes.div_ceil(2) };
+        let limit = if by_owner { limit } else { half };
+        let held = account.map_or(Amount::default(), |account| account.held.answers);
         held.has_room(Amount::one(limits::CALL_ENTRY_BYTES_MAX as u64), limit)
     }
 
@@ -280,17 +432,24 @@ impl Spending {
         let now = fx.now.mono_ms;
         let before = self.stopped.len();
         self.stopped.retain(|author, stopped| {
-            let budget = budget_of(&self.budgets, author, trust);
             let account = self.accounts.entry(*author).or_default();
+            let budget = budget_of(&self.budgets, author, account.as_owner, trust);
+            let counted = account.counted(&budget, self.period_ms, now);
             let one = Amount::one(limits::CALL_ENTRY_BYTES_MAX as u64);
             let goes_on = match stopped.over {
                 OverBudget::PerHour(_) => account.hour_wait(one, budget.per_hour, TIMES, true, now) == 0,
-                OverBudget::Log(_) => account.held.log.has_room(one, budget.log.times(TIMES)),
-                OverBudget::Answers(_) => account.held.answers.has_room(one, budget.answers.times(TIMES)),
+                OverBudget::Log(_) => counted.log.has_room(one, budget.log.times(TIMES)),
+                OverBudget::Answers(_) => counted.answers.has_room(one, budget.answers.times(TIMES)),
                 // Until its author says that this entry is gone.
                 OverBudget::EntryBytes(_) => false,
+                OverBudget::Disk => {
+                    self.disk == DiskRoom::Enough || self.disk == DiskRoom::Low && trust.is_owner(author)
+                }
                 OverBudget::Open(_) | OverBudget::Blobs(_) | OverBudget::Keys(_) | OverBudget::Rate(_) => true,
             };
+            let returns = stopped.until.is_some() || counted != account.held;
+            stopped.until = stopped.until.filter(|until| *until > now);
+            stopped.until = stopped.until.or(returns.then_some(now + again_ms(self.period_ms)));
             !goes_on
         });
         let resumed = self.stopped.len() < before;
@@ -319,6 +478,9 @@ impl Spending {
             if let Some(account) = self.accounts.get_mut(&author).filter(|account| account.is_off()) {
                 account.saved = account.held;
                 fx.put(rows::budget(&author), &account.held);
+                if account.as_owner != BudgetRow::default() {
+                    fx.put(rows::budget_as_owner(&author), &account.as_owner);
+                }
             }
         }
     }
@@ -344,9 +506,15 @@ impl Spending {
     }
 }
 
+/// Between two looks whether enough has come back of what a truncation freed.
+const fn again_ms(period_ms: u64) -> u64 {
+    if period_ms < 64 * 1_000 { 1_000 } else { period_ms / 64 }
+}
+
 /// The reason for which an entry stops its author's log, if there is one.
 fn over(
     account: &mut Account,
+    counted: BudgetRow,
     entry: &SignedEntry,
     charge: Charge,
     live: bool,
@@ -365,13 +533,13 @@ fn over(
         return stop(OverBudget::EntryBytes(bytes_max));
     }
     let (log, answers) = (budget.log.times(TIMES), budget.answers.times(TIMES));
-    if charge.answer && !account.held.answers.has_room(amount, answers) {
+    if charge.answer && !counted.answers.has_room(amount, answers) {
         return stop(OverBudget::Answers(answers));
     }
-    if !charge.answer && !account.held.log.has_room(amount, log) {
+    if !charge.answer && !counted.log.has_room(amount, log) {
         return stop(OverBudget::Log(log));
     }
-    if !live || charge.payer != entry.author || budget.per_hour == Amount::UNLIMITED {
+    if !live || charge.payer != Some(entry.author) || budget.per_hour == Amount::UNLIMITED {
         return None;
     }
     if account.hour_wait(amount, budget.per_hour, TIMES, false, now.mono_ms) == 0 {

@@ -327,7 +327,7 @@ impl Trust {
         let roots = self.roots(&record);
         let is_new = self.member(&subject).is_none() && !self.unjudged.subjects.contains(&subject);
         let belong = self.membership.members.len() + self.unjudged.newcomers;
-        if (!roots && !self.was_approved(&record.entry.author))
+        if (!roots && !self.may_count(&record.entry.author))
             || self.unjudged.bytes.saturating_add(room) > limits::CHANGES_UNJUDGED_BYTES_MAX
             || (roots && is_new && record.tier().is_some() && belong >= limits::PEERS_MAX)
         {
@@ -350,8 +350,9 @@ impl Trust {
             || (self.rooted.contains(&record.change.grant) && by_approval())
     }
 
-    fn was_approved(&self, peer: &PeerId) -> bool {
-        *peer == self.genesis.author || self.approved.contains(peer)
+    /// True if anyone who rests on the genesis ever let this peer in: what it says may come to count.
+    fn may_count(&self, peer: &PeerId) -> bool {
+        *peer == self.genesis.author || self.approved.contains(peer) || !self.enforces(ProtocolRule::StrangersUnkept)
     }
 
     /// Number of changes in the set.
@@ -470,14 +471,15 @@ impl Trust {
         let limits = counting().filter(|node| node.record.is_limit());
         needed.extend(limits.filter_map(|node| first.get(&node.record.subject)).map(|(_, hash)| *hash));
         // Which of those that contradict each other is preferred depends on all of them.
-        needed.extend(graph.nodes().filter(|node| node.contradicts()).map(|node| node.record.entry.hash));
+        let contradict = |node: &&Node<'_>| node.contradicts() && self.enforces(ProtocolRule::ContradictionsKept);
+        needed.extend(graph.nodes().filter(contradict).map(|node| node.record.entry.hash));
         // And what is needed, whatever it rests on.
         let mut chain: Vec<Hash> = needed.iter().copied().collect();
         while let Some(hash) = chain.pop() {
             let grant = self.records.get(&hash).map(|record| record.change.grant);
             chain.extend(grant.filter(|grant| needed.insert(*grant)));
         }
-        let empty = || Shares::new(graph, self.genesis.hash, self.genesis.author);
+        let empty = || Shares::new(graph, self.genesis.hash, self.genesis.author, self.rules);
         let (mut with, mut strays, mut out) = (empty(), empty(), Vec::new());
         for node in graph.nodes() {
             let hash = node.record.entry.hash;

@@ -40,7 +40,7 @@ pub(crate) fn accept(new: NewCall, book: &Book, facts: &Facts<'_>, fx: &Effects<
     let sits = || facts.rights.view().sits_at(&me).ok_or(Refusal::NotMember);
     let principal = new.principal.clone().map_or_else(sits, Ok)?;
     let key = new.client_key.as_ref().map(|key| key_id(&me, &principal, key, facts.trust));
-    let known = key.and_then(|key| book.key(&key)).filter(|_| fx.enforces(ProtocolRule::KeyAtOrigin));
+    let known = key.and_then(|key| book.keys.get(&key)).filter(|_| fx.enforces(ProtocolRule::KeyAtOrigin));
     let target = match known {
         // Where another device's call went is its own choice: whoever asks for any gets one of his own.
         Some(known) if new.node == "any" && known.id.is_of(&me) && tiers::may_be_chosen(&known.target, facts) => {
@@ -76,7 +76,7 @@ pub(crate) fn accept(new: NewCall, book: &Book, facts: &Facts<'_>, fx: &Effects<
         return Err(Refusal::QueueFull { node: node_id, open, retry_after_ms: RETRY_AFTER_MS });
     }
     book.has_room_for_own(&new.arguments, budget).map_err(over_budget)?;
-    if new.client_key.is_some() && book.keys_of(&me) >= budget.keys {
+    if new.client_key.is_some() && book.keys.count_of(&me) >= budget.keys {
         return Err(over_budget(OverBudget::Keys(budget.keys)));
     }
     let own = facts.logs.incarnation();

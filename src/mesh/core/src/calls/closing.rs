@@ -1,6 +1,8 @@
 //! Who ends a call without its target's word, and why: pure decisions, one call at a time. Some endings are written down
 //! for all ([`InferredEnding`]), some count in one book alone.
 
+use std::sync::Arc;
+
 use super::Open;
 use crate::facts::Facts;
 use crate::frame::Phase;
@@ -8,7 +10,7 @@ use crate::ids::{Attempt, Incarnation, PeerId, ReqId};
 use crate::io::{CallRecord, CallState, HistoryRow};
 use crate::limits;
 use crate::protocol_rule::{ProtocolRule, ProtocolRules};
-use crate::record::Ending;
+use crate::record::{Ending, Header};
 use crate::rights::{Ruling, STRANGER};
 
 /// Why a call ends in the book of a device that leaves.
@@ -23,6 +25,20 @@ pub(crate) struct InferredEnding {
     pub(crate) reason: String,
     /// A cancel request goes out with it, so that the call can no longer start once they meet.
     pub(crate) cancel: bool,
+}
+
+/// A call for this peer that is to end without a run.
+#[derive(Debug, Clone)]
+pub(crate) struct Unrun {
+    pub(crate) attempt: Attempt,
+    pub(crate) header: Arc<Header>,
+    pub(crate) origin: PeerId,
+}
+
+impl Unrun {
+    pub(super) fn of(record: &CallRecord) -> Self {
+        Self { attempt: record.attempt, header: record.header.clone(), origin: record.origin }
+    }
 }
 
 impl InferredEnding {
@@ -100,10 +116,15 @@ pub(super) fn denied(
     }
 }
 
-/// Why this book gives up an open call of a device that does not belong any more, for another than ourselves: nobody
-/// will run it, so what it takes is free.
-pub(super) fn of_stranger(me: &PeerId, record: &CallRecord, facts: &Facts<'_>) -> Option<&'static str> {
-    let others = record.origin != *me && record.header.target != *me;
+/// Why this book gives up an open call of a device that does not belong any more: nobody will run it, so what it takes is
+/// free. `is_run`: whether our executor has it, and ends it.
+pub(super) fn of_stranger(
+    me: &PeerId,
+    record: &CallRecord,
+    is_run: impl Fn(&ReqId) -> bool,
+    facts: &Facts<'_>,
+) -> Option<&'static str> {
+    let others = record.origin != *me && (record.header.target != *me || !is_run(&record.header.id));
     (others && facts.trust.is_excluded(&record.origin)).then_some(STRANGER)
 }
 
@@ -117,4 +138,12 @@ pub(super) fn of_former_incarnation(me: &PeerId, own: Incarnation, record: &Call
 pub(super) fn given_up(me: PeerId, attempt: Attempt, reason: &str, at_ms: u64) -> HistoryRow {
     let state = CallState::Ended(Ending::Undeliverable);
     HistoryRow { state, attempt, at_ms, peer: me, reason: reason.to_owned(), confirmed: false }
+}
+
+/// True of a call of others that reads as interrupted because the attempt after that was never told of here.
+pub(super) fn is_given_up(me: &PeerId, record: &CallRecord) -> bool {
+    let others = record.origin != *me && record.header.target != *me;
+    others
+        && record.state == CallState::Ended(Ending::Interrupted)
+        && record.history.iter().any(|row| row.attempt > record.attempt)
 }

@@ -1,8 +1,8 @@
-//! Open calls at a gateway: sessions of nodes, calls that wait for each, and dispatching within their credits.
+//! Open calls at a gateway: which wait for which node, and dispatching within the credits of its session.
 
 use std::collections::BTreeSet;
 
-use super::{Book, PROGRESS_AFTER_MS, Sent, Session};
+use super::{Book, PROGRESS_AFTER_MS, Sent};
 use crate::effects::Effects;
 use crate::facts::Facts;
 use crate::frame::{Answer, AnswerKind, Dispatch, Frame, Phase};
@@ -15,7 +15,7 @@ impl Book {
     /// A node's stream is up, and it is registered. Everything sent over an older stream is open again.
     pub(crate) fn handle_node_up(&mut self, peer: PeerId, session: SessionId, facts: &Facts<'_>, fx: &mut Effects<'_>) {
         self.forget_session(&peer);
-        self.sessions.insert(peer, Session { number: session, outstanding: BTreeSet::new() });
+        self.sessions.begin(peer, session);
         let cancels: Vec<ReqId> = self
             .open
             .iter()
@@ -38,30 +38,26 @@ impl Book {
     }
 
     pub(crate) fn forget_sessions(&mut self) {
-        let peers: Vec<PeerId> = self.sessions.keys().copied().collect();
+        let peers: Vec<PeerId> = self.sessions.nodes().collect();
         for peer in peers {
             self.forget_session(&peer);
         }
     }
 
     pub(super) fn forget_session(&mut self, peer: &PeerId) {
-        if let Some(session) = self.sessions.remove(peer) {
-            for id in session.outstanding {
-                self.unsend(&id, peer);
-            }
+        for id in self.sessions.end(peer) {
+            self.unsend(&id, peer);
         }
     }
 
     /// The call is not with its target any more, and waits again if it is open.
     pub(super) fn unsend(&mut self, id: &ReqId, target: &PeerId) {
-        if let Some(session) = self.sessions.get_mut(target) {
-            session.outstanding.remove(id);
-        }
+        self.sessions.note_over(target, id);
         if let Some(open) = self.open.get_mut(id)
             && open.sent.take().is_some()
             && !open.ended()
         {
-            self.waiting.entry(*target).or_default().insert(open.arrival, *id);
+            self.waiting.entry(*target).or_default().insert(open.arrival, (*id, open.record.origin));
         }
     }
 
@@ -76,21 +72,22 @@ impl Book {
         }
     }
 
-    /// Sends a node what waits for it, in order of arrival, up to its credits.
+    /// Sends a node what waits for it, in order of arrival, up to its credits and each origin's share of them.
     pub(crate) fn pump(&mut self, target: &PeerId, facts: &Facts<'_>, fx: &mut Effects<'_>) {
-        if !facts.leads() || !self.has_credit(target, facts) {
+        if !facts.leads() {
             return;
         }
         let mut after = 0;
-        while self.has_credit(target, facts)
-            && let Some((arrival, id)) = self
-                .waiting
-                .get(target)
-                .and_then(|calls| calls.range(after..).next())
-                .map(|(arrival, id)| (*arrival, *id))
+        let mut full = BTreeSet::new();
+        while self.sessions.credits(target, facts) > 0
+            && let Some((arrival, id, origin)) = self.next_waiting(target, after, &full)
         {
             after = arrival + 1;
-            self.dispatch(&id, false, facts, fx);
+            if self.sessions.has_credit(target, &origin, facts) {
+                self.dispatch(&id, false, facts, fx);
+            } else {
+                full.insert(origin);
+            }
         }
     }
 
@@ -100,6 +97,12 @@ impl Book {
         for target in targets {
             self.pump(&target, facts, fx);
         }
+    }
+
+    /// The first call that waits for a node, of those that came at `after` or later, by another origin than these.
+    fn next_waiting(&self, target: &PeerId, after: u64, full: &BTreeSet<PeerId>) -> Option<(u64, ReqId, PeerId)> {
+        let mut calls = self.waiting.get(target)?.range(after..);
+        calls.find(|(_, (_, origin))| !full.contains(origin)).map(|(arrival, (id, origin))| (*arrival, *id, *origin))
     }
 
     /// One call is new or open again: it goes out now unless others wait before it.
@@ -119,12 +122,6 @@ impl Book {
 
     pub(super) fn attempt_of(&self, id: &ReqId) -> Attempt {
         self.open.get(id).map_or(1, |open| open.record.attempt)
-    }
-
-    pub(super) fn has_credit(&self, target: &PeerId, facts: &Facts<'_>) -> bool {
-        self.sessions
-            .get(target)
-            .is_some_and(|session| session.outstanding.len() < facts.config().running_max + facts.config().prefetch_max)
     }
 
     pub(super) fn dispatch(&mut self, id: &ReqId, again: bool, facts: &Facts<'_>, fx: &mut Effects<'_>) {
@@ -150,7 +147,9 @@ impl Book {
         if !released || open.ended() || open.deadline <= now || open.cancel.is_some() || !between_members {
             return;
         }
-        let Some(session) = self.sessions.get_mut(&target) else { return };
+        if self.sessions.number(&target).is_none() {
+            return;
+        }
         let attempt = open.record.attempt;
         let pause_ms = match &open.sent {
             Some(sent) if sent.attempt == attempt => {
@@ -164,7 +163,7 @@ impl Book {
         let Some(header) = open.entry.clone() else { return };
         open.sent = Some(Sent { attempt, again_at: now + pause_ms, pause_ms });
         self.agenda.insert((now + pause_ms, *id));
-        session.outstanding.insert(*id);
+        self.sessions.note_sent(&target, *id, open.record.origin);
         if let Some(calls) = self.waiting.get_mut(&target) {
             calls.remove(&open.arrival);
         }
@@ -182,11 +181,18 @@ impl Book {
         let origin = open.record.origin;
         match &answer.what {
             AnswerKind::Running { note } => {
+                self.sessions.note_taken(&from, answer.id, origin);
                 self.phase(&answer.id, Phase::Running, answer.attempt, from, note, fx);
                 if origin != self.me && facts.leads() {
                     let note = note.clone();
                     let (id, attempt) = (answer.id, answer.attempt);
                     fx.send(origin, Frame::Progress { id, attempt, state: Phase::Running, note });
+                }
+            }
+            AnswerKind::Lacking => {
+                // It is repeated as others are, since it may have ended unseen, and takes no credit meanwhile.
+                if self.sessions.note_lacking(&from, answer.id) {
+                    self.pump(&from, facts, fx);
                 }
             }
             AnswerKind::Busy => {
@@ -201,7 +207,8 @@ impl Book {
                 let reason = format!("rejected by the target: {reason}");
                 self.phase(&answer.id, Phase::Queued, answer.attempt, from, &reason, fx);
             }
-            AnswerKind::Waiting | AnswerKind::Fenced(_) | AnswerKind::Ended(_) => {}
+            AnswerKind::Waiting => self.sessions.note_taken(&from, answer.id, origin),
+            AnswerKind::Fenced(_) | AnswerKind::Ended(_) => {}
         }
     }
 }

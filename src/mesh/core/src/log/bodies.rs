@@ -287,14 +287,28 @@ impl Logs {
         }
     }
 
-    /// A neighbour lacks bodies that are for it. More than one frame may ask for is not answered.
-    pub(crate) fn handle_want(&mut self, from: PeerId, wanted: &[Places], trust: &Trust, fx: &mut Effects<'_>) {
+    /// A neighbour lacks bodies that are for it: it is answered now or when its pace allows it. More than one frame may ask
+    /// for is not answered.
+    pub(crate) fn handle_want(&mut self, from: PeerId, wanted: Vec<Places>, trust: &Trust, fx: &mut Effects<'_>) {
         let Some(neighbour) = self.neighbours.get_mut(&from) else { return };
         let count = |run: &Places| run.last.saturating_sub(run.first).saturating_add(1);
         let all = wanted.iter().fold(0_u64, |all, run| all.saturating_add(count(run)));
         if all > limits::WANTED_MAX as u64 {
             return;
         }
+        // Whoever asks again before it is answered wants that instead.
+        neighbour.wanted = None;
+        if neighbour.may_ask(fx.now.mono_ms) {
+            self.read_wanted(from, &wanted, trust, fx);
+        } else {
+            neighbour.wanted = Some(wanted);
+        }
+    }
+
+    /// Reads what a neighbour wants.
+    pub(super) fn read_wanted(&mut self, from: PeerId, wanted: &[Places], trust: &Trust, fx: &mut Effects<'_>) {
+        let Some(neighbour) = self.neighbours.get_mut(&from) else { return };
+        neighbour.note_read(fx.now.mono_ms);
         let mut ranges = Vec::new();
         for run in wanted {
             let Places { author, incarnation, first, last } = *run;

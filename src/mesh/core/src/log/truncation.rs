@@ -250,7 +250,7 @@ impl Logs {
         self.dropped.next_sweep = fx.now.mono_ms + SWEEP_EVERY_MS;
         let until = if more { entries.last().map_or(first, |entry| entry.entry.seq).min(until) } else { until };
         for entry in entries {
-            self.spending.release(entry);
+            self.spending.release(entry, &self.me, trust, fx);
         }
         for seq in first..=until {
             fx.delete(rows::entry(&log_id.0, log_id.1, seq));

@@ -12,7 +12,7 @@ use crate::invites::Redeemed;
 use crate::io::{CallState, CmdId, Command, Edit, NewCall, Output, Refusal, Reply};
 use crate::limits;
 use crate::log;
-use crate::membership;
+use crate::membership::{self, Naming};
 use crate::record::{CancelRequest, Directory, Ending, MembershipChange};
 
 /// Time for which a clean stop waits for the successor's first beacon.
@@ -28,8 +28,10 @@ impl Peer {
                 .map(|()| Reply::Invited),
             Command::VoidInvite { secret } => self.invites.void(secret, fx).map(|()| Reply::InviteVoided),
             Command::Redeem { secret, key, node_id } => self.redeem(secret, key, &node_id, fx),
-            Command::Approve { key, node_id, tier } => membership::approve(key, &node_id, tier, &facts!(self))
-                .and_then(|change| self.welcome(&key.peer_id(), change, fx)),
+            Command::Approve { key, node_id, tier } => {
+                membership::approve(key, Naming::First(&node_id), tier, &facts!(self))
+                    .and_then(|change| self.welcome(&key.peer_id(), change, fx))
+            }
             Command::Revoke { peer } => membership::revoke(peer, false, &facts!(self)).map(|change| {
                 self.sign_change(&change, fx);
                 Reply::Revoked
@@ -64,7 +66,7 @@ impl Peer {
             self.start_incarnation(fx);
         }
         if new.client_key.is_some() {
-            self.book.forget_keys(fx);
+            self.book.keys.forget(fx);
         }
         let header = match accept(new, &self.book, &facts!(self), fx)? {
             Accepted::Known(id) => return Ok(Reply::Call { id, created: false }),
@@ -115,7 +117,7 @@ impl Peer {
         let belongs = self.trust.member(&peer).is_some();
         match self.invites.judge(&secret, key, belongs, fx.now)? {
             Redeemed::Now(tier) => {
-                let change = membership::approve(key, node_id, tier, &facts!(self))?;
+                let change = membership::approve(key, Naming::Anew(node_id), tier, &facts!(self))?;
                 let welcome = self.welcome(&peer, change, fx)?;
                 // Only what has let somebody in is used: who is refused may come again.
                 self.invites.use_up(secret, key, fx);

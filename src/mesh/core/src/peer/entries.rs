@@ -18,7 +18,7 @@ use crate::protocol_rule::ProtocolRule;
 use crate::record::{CancelRequest, Ending, Outcome, Payload, Source};
 use crate::rights;
 use crate::rows;
-use crate::spending::{self, Charge};
+use crate::spending::{self, Payer};
 use crate::trust::Judgement;
 
 /// When membership changes that were taken are judged.
@@ -45,8 +45,8 @@ impl Peer {
             self.judge_changes(Judges::Early, fx);
         }
         let by_owner = self.trust.is_owner(&entry.author);
-        let payer = spending::answers(entry).and_then(|id| self.book.payer(&id, &entry.author, by_owner));
-        let charge = Charge { payer: payer.unwrap_or(entry.author), answer: spending::is_answer(entry) };
+        let payer = spending::answers(entry).map_or(Payer::Unknown, |id| self.book.payer(&id, &entry.author, by_owner));
+        let charge = spending::charge(entry, payer);
         match self.logs.ingest(from, item, charge, &self.trust, fx) {
             Ingest::New => self.apply(entry, item.left_ms, fx),
             // A peer that was removed gets membership changes and nothing else, so they do not follow on what it holds.
@@ -94,7 +94,8 @@ impl Peer {
     /// Trust is a set, so a membership change is taken in whatever order and by whatever way it comes, if its author was
     /// ever an owner; its row in the log, if it is not void, follows by sync.
     pub(super) fn take_change(&mut self, entry: &SignedEntry) {
-        if entry.entry.kind == Kind::MEMBERSHIP && self.trust.was_owner(&entry.author) {
+        let kept = self.trust.was_owner(&entry.author) || !self.trust.enforces(ProtocolRule::StrangersUnkept);
+        if entry.entry.kind == Kind::MEMBERSHIP && kept {
             self.apply_change(entry);
         }
     }
@@ -149,7 +150,7 @@ impl Peer {
         let Outcome { id, attempt, .. } = finished.outcome;
         let entry = self.write_of_call(&id, Kind::OUTCOME, &entry::encode(&finished.outcome), fx);
         fx.then(Then::Outcome(id, attempt, entry.clone()));
-        if let Some(origin) = self.book.payer(&id, &self.local.me, false) {
+        if let Payer::Origin(origin) = self.book.payer(&id, &self.local.me, false) {
             self.logs.spending.charge(&origin, spending::amount(&entry), &self.trust, fx.now.mono_ms);
         }
         self.book.apply_outcome(&entry, &facts!(self), fx);
@@ -277,11 +278,12 @@ impl Peer {
         self.handle_halts(fx);
         self.refresh_neighbours(fx);
         self.logs.ask_all(fx);
-        for (id, attempt, header) in self.book.of_strangers(&facts!(self)) {
-            let finished = self.executor.deny(id, attempt, header, rights::STRANGER, fx);
+        for unrun in self.book.of_strangers(&facts!(self)) {
+            let finished = self.executor.deny(unrun, rights::STRANGER, &facts!(self), fx);
             self.finish(finished, fx);
         }
-        self.book.free_strangers(&facts!(self), fx);
+        let executor = &self.executor;
+        self.book.free_strangers(|id| executor.has_any(id), &facts!(self), fx);
         self.end_undeliverable(fx);
         self.logs.resume_stopped(&self.trust, fx);
         self.upkeep.reattestation.read(&facts!(self), fx);
@@ -383,16 +385,17 @@ impl Peer {
             return; // it is over; its ending is on its way to the disk
         }
         // Of one that was interrupted the attempt after it is cancelled before it starts.
-        let (header, attempt) = known
-            .map_or((None, 1), |record| (Some(record.header.clone()), record.attempt + u8::from(record.confirmed)));
-        let finished = self.executor.handle_cancel_request(cancel, header, attempt, fx);
+        let (known, attempt) = known.map_or((None, 1), |record| {
+            (Some((record.header.clone(), record.origin)), record.attempt + u8::from(record.confirmed))
+        });
+        let finished = self.executor.handle_cancel_request(cancel, known, attempt, &facts!(self), fx);
         self.finish(finished, fx);
     }
 
     /// Calls for us whose TTL has expired: our outcome confirms it.
     pub(super) fn expire_here(&mut self, due: &[ReqId], fx: &mut Effects<'_>) {
-        for (id, attempt, header) in self.book.expired_here(due, self.logs.incarnation(), fx.now.mono_ms) {
-            let finished = self.executor.expire(id, attempt, header, fx);
+        for unrun in self.book.expired_here(due, self.logs.incarnation(), fx.now.mono_ms) {
+            let finished = self.executor.expire(unrun, &facts!(self), fx);
             self.finish(finished, fx);
         }
     }

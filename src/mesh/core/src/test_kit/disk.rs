@@ -6,7 +6,7 @@ use std::hash::{Hash, Hasher};
 use bytes::Bytes;
 
 use crate::entry::SignedEntry;
-use crate::ids::{Incarnation, PeerId};
+use crate::ids::{Incarnation, PeerId, ReqId};
 use crate::io::{Batch, Image, Space, TxnId, Write};
 use crate::limits;
 use crate::rows::{self, Row, RowKey};
@@ -238,6 +238,20 @@ impl MemDisk {
             }
         }
         (entries, false)
+    }
+
+    /// Rows of closed calls, until their bytes reach [`limits::SYNC_BYTES_MAX`]; true when there is more.
+    pub fn read_closed(&self, first: &ReqId, last: &ReqId) -> (Vec<(ReqId, Bytes)>, bool) {
+        let mut calls = Vec::new();
+        let mut bytes = 0;
+        for (key, row) in self.scan(Space::Calls, first.0.to_vec(), last.0.to_vec()) {
+            if bytes + row.len() > limits::SYNC_BYTES_MAX && !calls.is_empty() {
+                return (calls, true);
+            }
+            bytes += row.len();
+            calls.extend(ReqId::from_slice(key).map(|id| (id, row.clone())));
+        }
+        (calls, false)
     }
 
     /// As [`Self::read_log_by`], decoding each row. One that holds an entry of another place does not count.

@@ -80,8 +80,12 @@ impl Machine {
         Some(Input::Durable(txn))
     }
 
-    /// The answer to [`Output::ReadLog`]; `None`: it is another output.
+    /// The answer to what reads the store; `None`: it is another output.
     pub fn answer(&self, output: &Output) -> Option<Input> {
+        if let Output::ReadClosed { first, last } = output {
+            let (calls, more) = self.disk.read_closed(first, last);
+            return Some(Input::ClosedRead { calls, more });
+        }
         let Output::ReadLog { reader, ranges } = output else { return None };
         let (entries, more) = self.disk.read_log(ranges);
         Some(Input::LogRead { reader: *reader, entries, more })

@@ -287,7 +287,11 @@ impl Net {
                         self.todo.push_back((n, Input::ToolEnded(id, attempt, done())));
                     }
                 }
-                Output::Commit(..) | Output::ReadLog { .. } | Output::Kill(..) | Output::Fetch { .. } => {}
+                Output::Commit(..)
+                | Output::ReadLog { .. }
+                | Output::ReadClosed { .. }
+                | Output::Kill(..)
+                | Output::Fetch { .. } => {}
             }
         }
         if let Some(durable) = self.devices[n].machine.sync() {

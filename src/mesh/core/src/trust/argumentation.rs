@@ -373,9 +373,10 @@ impl<'a> Graph<'a> {
         if limit.record.entry.hash == said.record.entry.hash
             || (lowers && !self.rules.enforces(ProtocolRule::DemotionEndsAuthority))
             || (!lowers && !self.rules.enforces(ProtocolRule::CutoffVoids))
-            // Everyone may leave, whatever he may say besides; and who leaves as less than an owner takes nothing back.
+            // Everyone may leave, whatever he may say besides; and who leaves as less than an owner takes nothing back of
+            // what came before that.
             || (lowers && leaves && self.rests_on_less(said))
-            || (limit.record.is_leave() && !leaves && self.rests_on_less(limit))
+            || (limit.record.is_leave() && !leaves && self.came_before_less(said, limit))
         {
             return false;
         }
@@ -401,6 +402,15 @@ impl<'a> Graph<'a> {
         };
         (!self.rules.enforces(ProtocolRule::UnseenIsVoid) && by_place())
             || (!self.rules.enforces(ProtocolRule::NothingOlder) && by_any_grant())
+    }
+
+    /// True if this leave is that of less than an owner, and what was said does not rest on an approval later than the
+    /// one that made it less.
+    fn came_before_less(&self, said: &Node<'_>, leave: &Node<'_>) -> bool {
+        let Ground::Approval(less) = leave.ground else { return false };
+        let less = self.node(less).record;
+        let is_later = |grant: At| self.node(grant).knows(&less.log(), less.position());
+        less.is_limit() && !matches!(said.ground, Ground::Approval(grant) if is_later(grant))
     }
 
     fn rests_on_less(&self, node: &Node<'_>) -> bool {
@@ -442,7 +452,8 @@ impl<'a> Graph<'a> {
         for at in self.all() {
             let node = self.node(at);
             // It ends nothing if nobody was let in; what is about anybody must not pile up.
-            let about_nobody = !approved.contains(&node.record.subject);
+            let about_nobody =
+                !approved.contains(&node.record.subject) && self.rules.enforces(ProtocolRule::LimitsOfMembers);
             if !node.is_rooted() || about_nobody || (node.record.is_limit() && self.digs(at)) {
                 self.settle(at, State::Void);
             }

@@ -3,6 +3,7 @@
 
 use super::argumentation::{Graph, Node};
 use crate::ids::{Hash, Incarnation, PeerId};
+use crate::protocol_rule::{ProtocolRule, ProtocolRules};
 use std::collections::BTreeMap;
 
 /// Room that a change takes at least: what costs time is their number.
@@ -27,7 +28,7 @@ type Order = (PeerId, Incarnation, u64, Hash);
 
 /// A change that takes room.
 #[derive(Debug)]
-struct Word {
+struct Change {
     group: usize,
     bytes: u64,
     order: Order,
@@ -42,23 +43,25 @@ pub(super) fn room_of(len: usize) -> u64 {
 /// The approvals of a set as groups.
 #[derive(Debug)]
 pub(super) struct Shares {
+    rules: ProtocolRules,
     /// The genesis, then approvals by depth.
     groups: Vec<Group>,
     index: BTreeMap<Hash, usize>,
     /// The group by which a peer that was ever approved speaks if it names none that is held.
     of: BTreeMap<PeerId, usize>,
-    words: Vec<Word>,
+    changes: Vec<Change>,
 }
 
 impl Shares {
-    pub(super) fn new(graph: &Graph<'_>, genesis: Hash, founder: PeerId) -> Self {
+    pub(super) fn new(graph: &Graph<'_>, genesis: Hash, founder: PeerId, rules: ProtocolRules) -> Self {
         let mut approvals: Vec<&Node<'_>> = graph.nodes().filter(|node| node.admits_somebody()).collect();
         approvals.sort_unstable_by_key(|node| (node.depth, node.record.entry.hash));
         let mut shares = Self {
+            rules,
             groups: vec![Group::default()],
             index: BTreeMap::from([(genesis, 0)]),
             of: BTreeMap::from([(founder, 0)]),
-            words: Vec::new(),
+            changes: Vec::new(),
         };
         for node in approvals {
             let (at, hash) = (shares.groups.len(), node.record.entry.hash);
@@ -74,17 +77,24 @@ impl Shares {
     pub(super) fn add(&mut self, node: &Node<'_>) -> bool {
         let entry = &node.record.entry;
         let rests = if node.depth == u32::MAX { None } else { self.index.get(&node.record.change.grant) };
-        let Some(group) = rests.or_else(|| self.of.get(&entry.author)).copied() else { return false };
+        let group = rests.or_else(|| self.of.get(&entry.author)).copied();
+        let stranger = || (!self.rules.enforces(ProtocolRule::StrangersUnkept)).then_some(0);
+        let Some(group) = group.or_else(stranger).map(|group| self.sharing(group)) else { return false };
         let order = (entry.author, entry.entry.incarnation, entry.entry.seq, entry.hash);
-        self.words.push(Word { group, bytes: room_of(entry.len()), order, hash: entry.hash });
+        self.changes.push(Change { group, bytes: room_of(entry.len()), order, hash: entry.hash });
         true
+    }
+
+    /// The group that has a share of its own, or the genesis' if none has.
+    fn sharing(&self, group: usize) -> usize {
+        if self.rules.enforces(ProtocolRule::RoomIsShared) { group } else { 0 }
     }
 
     /// Adds one that is not signed yet, the last by this grant, under a hash that none has.
     pub(super) fn add_next(&mut self, author: PeerId, grant: Hash, len: usize) {
-        let group = self.index.get(&grant).copied().unwrap_or_default();
+        let group = self.sharing(self.index.get(&grant).copied().unwrap_or_default());
         let order = (author, Incarnation(u32::MAX), u64::MAX, Hash::ZERO);
-        self.words.push(Word { group, bytes: room_of(len), order, hash: Hash::ZERO });
+        self.changes.push(Change { group, bytes: room_of(len), order, hash: Hash::ZERO });
     }
 
     /// Those that do not fit into so many bytes. Of a share the changes that rest on its approval itself have up to three
@@ -92,11 +102,12 @@ impl Shares {
     /// leaving it to the others.
     #[expect(clippy::indexing_slicing, reason = "groups are counted where they are made, parents first")]
     pub(super) fn beyond(mut self, room: u64) -> Vec<Hash> {
-        if self.words.iter().map(|word| word.bytes).sum::<u64>() <= room {
+        let all = self.changes.iter().map(|change| change.bytes).sum::<u64>();
+        if all <= room || !self.rules.enforces(ProtocolRule::ChangesHaveRoom) {
             return Vec::new();
         }
-        for word in &self.words {
-            self.groups[word.group].own += word.bytes;
+        for change in &self.changes {
+            self.groups[change.group].own += change.bytes;
         }
         for at in (0..self.groups.len()).rev() {
             self.groups[at].all += self.groups[at].own;
@@ -121,14 +132,14 @@ impl Shares {
                 rest -= part;
             }
         }
-        self.words.sort_unstable_by_key(|word| word.order);
+        self.changes.sort_unstable_by_key(|change| change.order);
         let mut beyond = Vec::new();
-        for word in self.words {
-            let group = &mut self.groups[word.group];
-            if word.bytes <= group.left {
-                group.left -= word.bytes;
+        for change in self.changes {
+            let group = &mut self.groups[change.group];
+            if change.bytes <= group.left {
+                group.left -= change.bytes;
             } else {
-                beyond.push(word.hash);
+                beyond.push(change.hash);
             }
         }
         beyond

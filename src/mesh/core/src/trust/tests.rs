@@ -403,7 +403,7 @@ fn flooded(each: u64) -> (Trust, Vec<SignedEntry>) {
     let sybils: Vec<_> = (1..=100).map(|n| by(1, n, one.hash).owner(n + 100)).collect();
     for (n, sybil) in (1_u64..).zip(&sybils) {
         all.push(sybil.clone());
-        // Let in and thrown out again: such revocations count.
+        // Approved and revoked again: such revocations count.
         let said = |seq: u64| {
             let word = by(n + 100, seq, sybil.hash);
             if seq.is_multiple_of(2) {
@@ -585,6 +585,23 @@ fn s09_a_mesh_has_so_many_members() {
 }
 
 #[test]
+fn k1_a_leave_by_an_older_approval_ends_what_came_after_it() {
+    // Lowered, raised again, and gone by the approval that had lowered it: nothing that it says as an owner counts.
+    let first = by(0, 2, root()).owner(2);
+    let lowered = by(0, 3, root()).standing(&[]).approves(2, Tier::Shared, &[&first]);
+    let raised = by(0, 4, root()).approves(2, Tier::Owner, &[&first, &lowered]);
+    let left = by(2, 5, lowered.hash).leaves();
+    let later = by(2, 6, raised.hash).owner(4);
+    assert_eq!(inside([&first, &lowered, &raised, &later]), [0, 2, 4]);
+    assert_eq!(inside([&first, &lowered, &raised, &left, &later]), [0]);
+    // What it said before it was lowered, and the one who lowered it let stand, is not taken back by its leave.
+    let early = by(2, 1, first.hash).owner(5);
+    let lowered = by(0, 3, root()).standing(&[&early]).approves(2, Tier::Shared, &[&first]);
+    let left = by(2, 5, lowered.hash).leaves();
+    assert_eq!(inside([&first, &early, &lowered, &left]), [0, 5]);
+}
+
+#[test]
 fn a_leave_is_the_last_word() {
     let one = by(0, 2, root()).owner(1);
     let two = by(1, 4, one.hash).owner(2);
@@ -651,7 +668,7 @@ fn an_accomplice_whom_a_revoked_owner_let_in_later_throws_nobody_out() {
 
 #[test]
 fn what_a_deeper_owner_voids_counts_for_nothing_although_its_signer_is_nearer_to_the_founder() {
-    // 1 is at depth 1, 2 at depth 2; 2 throws 1 out, who knows nothing against 2 but says something against 3.
+    // 1 is at depth 1, 2 at depth 2; 2 revokes 1, and 1, which knows nothing against 2, revokes 3.
     let (one, three) = (by(0, 2, root()).owner(1), by(0, 3, root()).owner(3));
     let two = by(1, 1, one.hash).owner(2);
     let out = by(2, 1, two.hash).standing(&[&two]).revokes(1);

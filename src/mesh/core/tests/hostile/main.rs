@@ -4,10 +4,12 @@
 mod budgets;
 mod fuzz;
 mod merge;
+mod rates;
 mod truncation;
 
 use std::ops::{Deref, DerefMut};
 
+use mesh_core::config::Config;
 use mesh_core::crypto::{Signer as _, Symbolic};
 use mesh_core::entry::{Entry, Kind, SignedEntry, encode};
 use mesh_core::epoch::{Claim, Epoch};
@@ -15,6 +17,7 @@ use mesh_core::frame::{Answer, AnswerKind, Beacon, Dispatch, Frame, Phase};
 use mesh_core::ids::{Hash, Incarnation, MeshId, PeerId, ReqId};
 use mesh_core::io::{CallState, Command, Fact, Input, NewCall, Now, Output, Refusal, Reply, Space};
 use mesh_core::limits;
+use mesh_core::protocol_rule::ProtocolRules;
 use mesh_core::record::{
     CancelRequest, ChangeKind, Directory, Effect, Ending, Header, MembershipChange, Outcome, Payload, Tier, ToolDecl,
 };
@@ -22,6 +25,15 @@ use mesh_core::rows;
 use mesh_core::test_kit::{self, Author, Desk, offers, outcome, pushed, tool};
 
 const YEAR_MS: u64 = 365 * 24 * 3600 * 1000;
+
+/// What honest peers are set to.
+fn config() -> Config {
+    #[cfg(feature = "mutants")]
+    let rules = budgets::left_out::LEFT_OUT.get().map(ProtocolRules::all_but).unwrap_or_default();
+    #[cfg(not(feature = "mutants"))]
+    let rules = ProtocolRules::default();
+    Config { rules, ..Config::default() }
+}
 
 /// An honest peer that founded the mesh and leads it.
 struct Honest(Desk);
@@ -44,6 +56,10 @@ impl Honest {
     fn new() -> Self {
         let now = Now { mono_ms: 1_000_000, wall_ms: 1_800_000_000_000 };
         let mut honest = Self(Desk::founder(Symbolic::new(0), now));
+        honest.machine.config = config();
+        if honest.machine.config.rules != ProtocolRules::default() {
+            honest.crash();
+        }
         honest.ask(Command::SetDirectory(offers(vec![tool("append", Effect::Once)])));
         honest.pass(4_000);
         assert!(honest.peer().leads());
@@ -160,7 +176,8 @@ fn outcomes_of_calls_that_never_come_do_not_block_those_that_do() {
 #[test]
 fn s05_early_outcomes_of_one_author_do_not_evict_those_of_others() {
     let (mut honest, mut liar, mut target) = scene();
-    // The target's ending, and the origin's wish to stop another call, come before the headers that they are about.
+    // The target's ending, and the origin's cancel request for another call, come before the headers that they are
+    // about.
     let (ended, stopped) = (header(&target.id(), 1, target.id()), header(&target.id(), 2, target.id()));
     let real = target.says(Kind::OUTCOME, encode(&outcome(ended.id, Ending::Done)));
     honest.hears(&target, pushed(real));

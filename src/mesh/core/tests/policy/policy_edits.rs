@@ -467,7 +467,7 @@ proptest! {
     }
 
     #[test]
-    fn s13_no_head_undoes_what_another_takes(contents in proptest::collection::vec(edits(), 1..4)) {
+    fn no_head_undoes_what_another_takes(contents in proptest::collection::vec(edits(), 1..4)) {
         let content = |rule: &Option<Rule>| rule.clone().map_or(Content::Deleted, |rule| value(Value::Rule(rule)));
         let all = heads(&key(), contents.iter().map(content).collect());
         let mut reversed: Vec<Content> = contents.iter().map(content).collect();

@@ -1,0 +1,243 @@
+//! The index of one workspace: postings of terms, columns, vectors.
+//!
+//! A piece that is appended is found at once, from the **tail**; [`Index::seal`] makes **segments** of it, which the shell
+//! stores. Ordinals are given in order of arrival and mean nothing outside: two indices of equal messages give equal scores
+//! in any order of arrival ([`crate::rank`]).
+
+pub mod columns;
+pub mod segment;
+pub mod vectors;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::ids::ModelId;
+use crate::text::grams::Term;
+use columns::{Column, ForwardRow, Links, NONE, Source};
+use segment::{Posting, SEGMENT_PIECES, Segment, SegmentError};
+use vectors::{Signs, Vec8, VectorError};
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct Index {
+    segments: Vec<Segment>,
+    tail: BTreeMap<Term, Vec<Posting>>,
+    tail_base: u32,
+    columns: Vec<Column>,
+    dead: Vec<bool>,
+    by_source: BTreeMap<Source, Vec<u32>>,
+    signs: Option<Signs>,
+    derived: Option<Derived>,
+}
+
+/// What follows from columns and vectors; made when it is asked for.
+#[derive(Debug)]
+struct Derived {
+    links: Links,
+    /// Length of a piece's vector plus half of both neighbours'.
+    context: Vec<f64>,
+}
+
+impl Index {
+    /// An empty index.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Appends a piece and gives its ordinal. Pieces of a source that is known are added to it; see [`Index::kill`].
+    pub fn append(&mut self, row: ForwardRow) -> u32 {
+        let ordinal = self.columns.len() as u32;
+        for (term, count) in row.terms {
+            self.tail.entry(Term(term)).or_default().push(Posting { ordinal, count });
+        }
+        self.add_column(row.column, ordinal);
+        ordinal
+    }
+
+    /// Puts back a sealed segment with its columns, in order of their first ordinals and before anything is appended.
+    ///
+    /// # Errors
+    /// When it does not follow the one before, or has another number of columns: it is rebuilt from the texts.
+    pub fn load(&mut self, segment: Segment, columns: Vec<Column>) -> Result<(), SegmentError> {
+        let follows = segment.base() as usize == self.columns.len() && self.tail.is_empty();
+        if !follows || columns.len() != segment.pieces() as usize {
+            return Err(SegmentError::Damaged);
+        }
+        for (ordinal, column) in (segment.base()..).zip(columns) {
+            self.add_column(column, ordinal);
+        }
+        self.tail_base = self.columns.len() as u32;
+        self.segments.push(segment);
+        Ok(())
+    }
+
+    /// Seals the oldest [`SEGMENT_PIECES`] of the tail, or all of it if `all`; `None` when there are fewer. Nothing that is
+    /// found changes by it.
+    pub fn seal(&mut self, all: bool) -> Option<&Segment> {
+        let waiting = self.columns.len() - self.tail_base as usize;
+        if waiting == 0 || (waiting < SEGMENT_PIECES && !all) {
+            return None;
+        }
+        let pieces = waiting.min(SEGMENT_PIECES) as u32;
+        let end = self.tail_base + pieces;
+        let mut sealed = BTreeMap::new();
+        self.tail.retain(|term, postings| {
+            let rest = postings.split_off(postings.partition_point(|posting| posting.ordinal < end));
+            let old = std::mem::replace(postings, rest);
+            if !old.is_empty() {
+                sealed.insert(*term, old);
+            }
+            !postings.is_empty()
+        });
+        self.segments.push(Segment::seal(self.tail_base, pieces, &sealed));
+        self.tail_base = end;
+        self.segments.last()
+    }
+
+    /// Takes all pieces of a source out of everything that is found; `false` when there are none. Their postings stay until
+    /// the index is made anew, and count for nothing.
+    pub fn kill(&mut self, source: &Source) -> bool {
+        let Some(ordinals) = self.by_source.remove(source) else { return false };
+        for ordinal in ordinals {
+            if let Some(dead) = self.dead.get_mut(ordinal as usize) {
+                *dead = true;
+            }
+        }
+        self.derived = None;
+        true
+    }
+
+    /// The model whose vectors are searched from now on. All that are held go when it is another.
+    pub fn use_model(&mut self, model: ModelId, dimension: usize) {
+        if self.signs.as_ref().is_none_or(|signs| signs.model != model || signs.dimension != dimension) {
+            self.signs = Some(Signs::new(model, dimension));
+            self.derived = None;
+        }
+    }
+
+    /// Gives a source its vector; all its pieces share it.
+    ///
+    /// # Errors
+    /// When it is of another model or dimension than [`Index::use_model`] said.
+    pub fn put_vector(&mut self, model: ModelId, source: &Source, vector: &Vec8) -> Result<(), VectorError> {
+        let signs = self.signs.as_mut().filter(|signs| signs.model == model).ok_or(VectorError::Model)?;
+        if vector.dimension() != signs.dimension {
+            return Err(VectorError::Dimension { got: vector.dimension(), want: signs.dimension });
+        }
+        for ordinal in self.by_source.get(source).into_iter().flatten() {
+            signs.put(*ordinal, vector);
+        }
+        self.derived = None;
+        Ok(())
+    }
+
+    /// The sources that have no vector of the model in use, up to `limit`.
+    #[must_use]
+    pub fn missing_vectors(&self, limit: usize) -> Vec<Source> {
+        let lacks = |ordinals: &[u32]| {
+            self.signs.as_ref().is_none_or(|signs| ordinals.iter().any(|ordinal| !signs.has(*ordinal)))
+        };
+        self.by_source.iter().filter(|(_, ordinals)| lacks(ordinals)).map(|(source, _)| *source).take(limit).collect()
+    }
+
+    /// True if the source is found.
+    #[must_use]
+    pub fn has(&self, source: &Source) -> bool {
+        self.by_source.contains_key(source)
+    }
+
+    /// All sources that are found.
+    #[must_use]
+    pub fn sources(&self) -> BTreeSet<Source> {
+        self.by_source.keys().copied().collect()
+    }
+
+    /// Number of pieces that are found, and of those that are dead. From a tenth dead on it pays to make it anew.
+    #[must_use]
+    pub fn pieces(&self) -> (usize, usize) {
+        let dead = self.dead.iter().filter(|dead| **dead).count();
+        (self.columns.len() - dead, dead)
+    }
+
+    /// What is known of a piece.
+    #[must_use]
+    pub fn column(&self, ordinal: u32) -> Option<&Column> {
+        self.columns.get(ordinal as usize)
+    }
+
+    /// The piece before another in its sitting.
+    #[must_use]
+    pub fn previous(&self, ordinal: u32) -> Option<u32> {
+        let links = &self.derived.as_ref()?.links;
+        links.previous.get(ordinal as usize).copied().filter(|it| *it != NONE)
+    }
+
+    /// The piece after another in its sitting.
+    #[must_use]
+    pub fn next(&self, ordinal: u32) -> Option<u32> {
+        let links = &self.derived.as_ref()?.links;
+        links.next.get(ordinal as usize).copied().filter(|it| *it != NONE)
+    }
+
+    /// Brings what follows from columns and vectors up to date. [`crate::rank`] calls it before a search.
+    pub(crate) fn refresh(&mut self) {
+        if self.derived.is_some() {
+            return;
+        }
+        let links = Links::of(&self.columns, &self.dead);
+        let context = self.signs.as_ref().map_or_else(Vec::new, |signs| context_lengths(signs, &links));
+        self.derived = Some(Derived { links, context });
+    }
+
+    pub(crate) fn columns(&self) -> &[Column] {
+        &self.columns
+    }
+
+    pub(crate) fn dead(&self) -> &[bool] {
+        &self.dead
+    }
+
+    pub(crate) fn links(&self) -> Option<&Links> {
+        self.derived.as_ref().map(|derived| &derived.links)
+    }
+
+    pub(crate) fn context(&self) -> &[f64] {
+        self.derived.as_ref().map_or(&[], |derived| &derived.context)
+    }
+
+    pub(crate) fn signs(&self) -> Option<&Signs> {
+        self.signs.as_ref()
+    }
+
+    /// Living postings of a term, by ordinal.
+    pub(crate) fn postings(&self, term: Term, out: &mut Vec<Posting>) {
+        out.clear();
+        let lives = |posting: &Posting| !self.dead.get(posting.ordinal as usize).copied().unwrap_or(true);
+        for segment in &self.segments {
+            out.extend(segment.postings(term).filter(lives));
+        }
+        out.extend(self.tail.get(&term).into_iter().flatten().filter(|posting| lives(posting)));
+    }
+
+    fn add_column(&mut self, column: Column, ordinal: u32) {
+        self.by_source.entry(column.source).or_default().push(ordinal);
+        self.columns.push(column);
+        self.dead.push(false);
+        self.derived = None;
+    }
+}
+
+/// Lengths of v + ½ before + ½ after, by the signs: that of one vector is 1.
+fn context_lengths(signs: &Signs, links: &Links) -> Vec<f64> {
+    let length = |(ordinal, (previous, next)): (u32, (&u32, &u32))| {
+        let part = |other: u32| if other != NONE && signs.has(other) { 1.0 } else { 0.0 };
+        let (before, after) = (part(*previous), part(*next));
+        let square = 1.0
+            + 0.25 * (before + after)
+            + before * signs.between(ordinal, *previous)
+            + after * signs.between(ordinal, *next)
+            + 0.5 * before * after * signs.between(*previous, *next);
+        square.max(1e-6).sqrt()
+    };
+    (0..).zip(links.previous.iter().zip(&links.next)).map(length).collect()
+}

@@ -1,0 +1,32 @@
+//! Limits of what a caller or a peer may hand to memory. Whoever exceeds one gets an error and nothing is stored.
+
+/// Text of one message, bytes.
+pub const TEXT_BYTES_MAX: usize = 64 * 1024;
+/// A caller's id, a conversation, a session: bytes each.
+pub const NAME_BYTES_MAX: usize = 256;
+/// Name of a speaker, bytes.
+pub const SPEAKER_BYTES_MAX: usize = 128;
+/// Items of one group: of one import, of what came within 50 ms, or of one compaction.
+pub const GROUP_ITEMS_MAX: usize = 256;
+/// Bodies of one group together, bytes.
+pub const GROUP_BYTES_MAX: usize = 1024 * 1024;
+/// Body of one item with its salt, bytes: a message at its limits, and room for its frame.
+pub const ITEM_BYTES_MAX: usize = 80 * 1024;
+/// Facts that one extractor may say of one message.
+pub const FACTS_PER_MESSAGE_MAX: usize = 8;
+/// Messages of one batch. An explicit compaction of more takes several.
+pub const BATCH_MESSAGES_MAX: usize = 256;
+/// A model's sentence may be this many times as long as the message that it rewrites.
+pub const REWRITE_TIMES_MAX: usize = 2;
+/// Text of a summary's head, bytes: at most three sentences.
+pub const HEAD_BYTES_MAX: usize = 1024;
+/// How far another device's hybrid clock may push ours ahead of our own time, milliseconds.
+pub const CLOCK_AHEAD_MS_MAX: u64 = 60_000;
+/// Standing instructions that travel with every answer.
+pub const STANDING_MAX: usize = 10;
+/// Tokens (characters / 4) of them together.
+pub const STANDING_TOKENS_MAX: usize = 400;
+/// Tombstones in one frame: 64 KiB.
+pub const TOMBSTONES_PER_FRAME: usize = 256;
+/// Groups that one answer of [`crate::replica`] carries, bytes of bodies; at least one group.
+pub const REPLY_BYTES_MAX: usize = 1024 * 1024;

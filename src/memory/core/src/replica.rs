@@ -1,0 +1,547 @@
+//! Exchange between two holders: what one lacks the other sends, tombstones first.
+//!
+//! A [`Session`] is one stream between two peers that both may hold the workspace (the shell checks that, at its beginning and
+//! when policy changes). Both say [`Frame::Hello`]; when their tombstones differ they exchange the whole difference before
+//! anything else, so nothing that is forgotten arrives before its tombstone. Then digests of all chains, and groups in the
+//! order of each chain. A session keeps nothing that matters: it may end anywhere and begin anew.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use mesh_core::crypto::Verifier;
+use mesh_core::ids::Signature;
+
+use crate::codec;
+use crate::group::{ChainId, GroupError, Head, SignedGroup, Slot};
+use crate::ids::{MessageKey, WorkspaceId, hash};
+use crate::limits;
+
+/// Version of these frames. A peer with a lower one may read and not write: it would undo what it does not know.
+pub const VERSION: u16 = 1;
+/// Tombstones are compared in so many buckets, by the first byte of their key.
+const BUCKETS: usize = 256;
+
+/// A group as it travels.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sent {
+    #[serde(with = "serde_bytes")]
+    header: Vec<u8>,
+    signature: Signature,
+    slots: Vec<Slot>,
+}
+
+impl Sent {
+    fn of(group: &SignedGroup) -> Self {
+        Self { header: group.bytes().to_vec(), signature: group.signature(), slots: group.slots().to_vec() }
+    }
+
+    /// Checks it.
+    ///
+    /// # Errors
+    /// See [`SignedGroup::verify`].
+    pub fn verify(self, workspace: &WorkspaceId, verifier: &dyn Verifier) -> Result<SignedGroup, GroupError> {
+        SignedGroup::verify(self.header, self.signature, self.slots, workspace, verifier)
+    }
+}
+
+/// What two holders say to each other.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Frame {
+    /// The first frame of both.
+    Hello {
+        /// [`VERSION`].
+        version: u16,
+        /// Hash of all tombstones.
+        tombstones: [u8; 8],
+    },
+    /// Hash of the tombstones of each bucket, in order.
+    Buckets(Vec<[u8; 8]>),
+    /// Groups of which only the tombstones are sent: those of the buckets that differ.
+    Tombstones {
+        /// The groups; at most [`limits::TOMBSTONES_PER_FRAME`].
+        groups: Vec<Sent>,
+        /// No more follow.
+        last: bool,
+    },
+    /// How far each chain is held.
+    Digest(Vec<(ChainId, Head)>),
+    /// Send the groups of a chain after this number.
+    Want(ChainId, u64),
+    /// Groups of one chain, in order.
+    Groups(Vec<Sent>),
+}
+
+impl Frame {
+    /// Encodes it.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        codec::encode(self)
+    }
+
+    /// Decodes it; `None` when it is malformed.
+    #[must_use]
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        codec::decode(bytes)
+    }
+}
+
+/// What a session reads of the store.
+pub trait Holdings {
+    /// How far each chain is held.
+    fn heads(&self) -> BTreeMap<ChainId, Head>;
+    /// Groups of a chain after a number, in order; at least one if there is one, further ones while they fit into
+    /// `bytes_max`. What is erased is marked so.
+    fn groups(&self, chain: ChainId, after: u64, bytes_max: usize) -> Vec<SignedGroup>;
+    /// All tombstones, each with a group that has it.
+    fn tombstones(&self) -> BTreeMap<MessageKey, SignedGroup>;
+}
+
+/// What the shell does with a frame that came.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Effect {
+    /// Send this.
+    Send(Frame),
+    /// Check these groups ([`Sent::verify`]) and apply their tombstones, in one synced batch and before anything else of this
+    /// session. They do not extend a chain.
+    Forget(Vec<Sent>),
+    /// Check these groups and append them to their chain, with what they carry, in one batch with its head. Then
+    /// [`Session::handle_appended`].
+    Append(Vec<Sent>),
+    /// The author of this chain has appended to a copy of its store. The first stays; the author is told.
+    Forked(ChainId),
+    /// End the session: the other says what no peer of ours says.
+    End(&'static str),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Tombs {
+    /// The other has not said yet what it has.
+    Unknown,
+    /// They are equal, or theirs are all here.
+    Settled,
+    /// Theirs are coming.
+    Coming,
+}
+
+/// See the module.
+#[derive(Debug, Clone)]
+pub struct Session {
+    theirs: Tombs,
+    /// Ours were sent, or are equal.
+    sent_ours: bool,
+    /// We have sent our digest.
+    digested: bool,
+    wanted: BTreeSet<ChainId>,
+}
+
+impl Session {
+    /// Begins a session; the frame goes out first.
+    #[must_use]
+    pub fn start(holdings: &dyn Holdings) -> (Self, Frame) {
+        let session = Self { theirs: Tombs::Unknown, sent_ours: false, digested: false, wanted: BTreeSet::new() };
+        let hello = Frame::Hello { version: VERSION, tombstones: root(&holdings.tombstones()) };
+        (session, hello)
+    }
+
+    /// True once all that the other had when it sent its digest was asked for and has come.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        self.digested && self.wanted.is_empty()
+    }
+
+    /// A frame came.
+    pub fn handle_frame(&mut self, frame: Frame, holdings: &dyn Holdings) -> Vec<Effect> {
+        match frame {
+            Frame::Hello { version, tombstones } => self.handle_hello(version, tombstones, holdings),
+            Frame::Buckets(theirs) => self.handle_buckets(&theirs, holdings),
+            Frame::Tombstones { groups, last } => {
+                if self.theirs != Tombs::Coming || groups.len() > limits::TOMBSTONES_PER_FRAME {
+                    return vec![Effect::End("tombstones that were not announced")];
+                }
+                let mut effects = vec![Effect::Forget(groups)];
+                if last {
+                    self.theirs = Tombs::Settled;
+                    effects.extend(self.digest(holdings));
+                }
+                effects
+            }
+            Frame::Digest(theirs) => self.handle_digest(&theirs, holdings),
+            Frame::Want(chain, after) => {
+                if !self.sent_ours {
+                    return vec![Effect::End("groups were asked for before the tombstones")];
+                }
+                let groups = holdings.groups(chain, after, limits::REPLY_BYTES_MAX);
+                vec![Effect::Send(Frame::Groups(groups.iter().map(Sent::of).collect()))]
+            }
+            Frame::Groups(groups) => {
+                if self.theirs != Tombs::Settled {
+                    return vec![Effect::End("groups came before the tombstones")];
+                }
+                vec![Effect::Append(groups)]
+            }
+        }
+    }
+
+    /// Groups of a chain were appended, or none of them could be. Asks for more if the other has more.
+    pub fn handle_appended(
+        &mut self,
+        chain: ChainId,
+        progress: bool,
+        more: bool,
+        holdings: &dyn Holdings,
+    ) -> Vec<Effect> {
+        if progress && more {
+            let after = holdings.heads().get(&chain).map_or(0, |head| head.seq);
+            return vec![Effect::Send(Frame::Want(chain, after))];
+        }
+        self.wanted.remove(&chain);
+        Vec::new()
+    }
+
+    /// A group of our own is durable: the other gets it at once, if it has all tombstones before it.
+    #[must_use]
+    pub fn push(&self, group: &SignedGroup) -> Option<Frame> {
+        self.sent_ours.then(|| Frame::Groups(vec![Sent::of(group)]))
+    }
+
+    /// The digest again, as a holder sends it every 30 s to one other.
+    #[must_use]
+    pub fn repeat_digest(&self, holdings: &dyn Holdings) -> Option<Frame> {
+        self.digested.then(|| digest_of(holdings))
+    }
+
+    fn handle_hello(&mut self, version: u16, tombstones: [u8; 8], holdings: &dyn Holdings) -> Vec<Effect> {
+        if version != VERSION {
+            return vec![Effect::End("another version of memory: update the older of the two devices")];
+        }
+        let ours = holdings.tombstones();
+        if root(&ours) == tombstones {
+            (self.theirs, self.sent_ours) = (Tombs::Settled, true);
+            return self.digest(holdings);
+        }
+        self.theirs = Tombs::Coming;
+        vec![Effect::Send(Frame::Buckets(buckets(&ours)))]
+    }
+
+    fn handle_buckets(&mut self, theirs: &[[u8; 8]], holdings: &dyn Holdings) -> Vec<Effect> {
+        if theirs.len() != BUCKETS || self.sent_ours {
+            return vec![Effect::End("malformed buckets of tombstones")];
+        }
+        let ours = holdings.tombstones();
+        let differs: Vec<bool> = buckets(&ours).iter().zip(theirs).map(|(a, b)| a != b).collect();
+        let sent: Vec<Sent> = ours
+            .iter()
+            .filter(|(key, _)| differs.get(bucket(key)).copied().unwrap_or(false))
+            .map(|(_, group)| Sent::of(group))
+            .collect();
+        let frames = sent.chunks(limits::TOMBSTONES_PER_FRAME);
+        let count = frames.len();
+        let mut effects: Vec<Effect> = frames
+            .enumerate()
+            .map(|(n, groups)| Effect::Send(Frame::Tombstones { groups: groups.to_vec(), last: n + 1 == count }))
+            .collect();
+        if effects.is_empty() {
+            effects.push(Effect::Send(Frame::Tombstones { groups: Vec::new(), last: true }));
+        }
+        self.sent_ours = true;
+        effects.extend(self.digest(holdings));
+        effects
+    }
+
+    /// Our digest, once all tombstones of both are where they belong.
+    fn digest(&mut self, holdings: &dyn Holdings) -> Vec<Effect> {
+        if self.theirs != Tombs::Settled || !self.sent_ours || self.digested {
+            return Vec::new();
+        }
+        self.digested = true;
+        vec![Effect::Send(digest_of(holdings))]
+    }
+
+    fn handle_digest(&mut self, theirs: &[(ChainId, Head)], holdings: &dyn Holdings) -> Vec<Effect> {
+        if self.theirs != Tombs::Settled {
+            return vec![Effect::End("a digest came before the tombstones")];
+        }
+        let ours = holdings.heads();
+        let mut effects = Vec::new();
+        for (chain, head) in theirs {
+            let own = ours.get(chain).copied().unwrap_or_default();
+            if own.is_fork_of(head) {
+                effects.push(Effect::Forked(*chain));
+            } else if head.seq > own.seq {
+                self.wanted.insert(*chain);
+                effects.push(Effect::Send(Frame::Want(*chain, own.seq)));
+            }
+        }
+        effects
+    }
+}
+
+fn digest_of(holdings: &dyn Holdings) -> Frame {
+    Frame::Digest(holdings.heads().into_iter().collect())
+}
+
+fn bucket(key: &MessageKey) -> usize {
+    let [first, ..] = key.0;
+    usize::from(first)
+}
+
+fn root(tombstones: &BTreeMap<MessageKey, SignedGroup>) -> [u8; 8] {
+    hash_keys(tombstones.keys())
+}
+
+fn buckets(tombstones: &BTreeMap<MessageKey, SignedGroup>) -> Vec<[u8; 8]> {
+    (0..BUCKETS).map(|n| hash_keys(tombstones.keys().filter(|key| bucket(key) == n))).collect()
+}
+
+fn hash_keys<'a>(keys: impl Iterator<Item = &'a MessageKey>) -> [u8; 8] {
+    let mut bytes = Vec::new();
+    for key in keys {
+        bytes.extend_from_slice(&key.0);
+    }
+    hash("sigil tombstones 1", &[&bytes])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::forget;
+    use crate::group::Hlc;
+    use crate::ids::Life;
+    use crate::item::{Body, Item, Message, Salt};
+    use crate::resolve::Rows;
+    use mesh_core::crypto::{Signer, Symbolic};
+    use mesh_core::ids::PublicKey;
+    use proptest::prelude::*;
+    use std::collections::VecDeque;
+
+    const WS: WorkspaceId = WorkspaceId([7; 16]);
+
+    struct AnyKey;
+
+    impl Verifier for AnyKey {
+        fn verify(&self, key: &PublicKey, message: &[u8], signature: &Signature) -> bool {
+            (0..4).any(|n| Symbolic::new(n).public_key() == *key && Symbolic::new(n).sign(message) == *signature)
+        }
+    }
+
+    /// A holder in memory.
+    struct Holder {
+        signer: Symbolic,
+        life: Life,
+        chains: BTreeMap<ChainId, Vec<SignedGroup>>,
+        forgotten: BTreeMap<MessageKey, SignedGroup>,
+        rows: Rows,
+        drawn: u8,
+    }
+
+    impl Holder {
+        fn new(n: u64) -> Self {
+            Self {
+                signer: Symbolic::new(n),
+                life: Life(1),
+                chains: BTreeMap::new(),
+                forgotten: BTreeMap::new(),
+                rows: Rows::new(WS),
+                drawn: n as u8,
+            }
+        }
+
+        fn say(&mut self, body: &Body) {
+            self.drawn = self.drawn.wrapping_add(7);
+            let chain = ChainId { author: crate::ids::AuthorId::of(&self.signer.public_key()), life: self.life };
+            let head = self.heads().get(&chain).copied().unwrap_or_default();
+            let item = Item::new(Salt([self.drawn; 16]), body);
+            let group =
+                SignedGroup::sign(&self.signer, WS, self.life, &head, head.hlc.max(Hlc::at(9)).next(0), vec![item])
+                    .unwrap();
+            assert!(self.append(group));
+        }
+
+        fn append(&mut self, mut group: SignedGroup) -> bool {
+            let head = self.heads().get(&group.chain()).copied().unwrap_or_default();
+            if head.accepts(&group).is_err() {
+                return false;
+            }
+            self.forget(&group);
+            let mut late = Vec::new();
+            for (stamp, item) in group.items() {
+                let body = item.body().unwrap();
+                let refused = |it: &Message| forget::refuses(&self.rows, &it.key(&WS), it);
+                if matches!(&body, Body::Message(message) if refused(message)) {
+                    late.push(usize::from(stamp.index));
+                } else {
+                    self.rows.insert(stamp, &body);
+                }
+            }
+            for at in late {
+                group.erase(at);
+            }
+            self.chains.entry(group.chain()).or_default().push(group);
+            true
+        }
+
+        /// Applies the tombstones of a group, and erases what they are of.
+        fn forget(&mut self, group: &SignedGroup) {
+            for (stamp, item) in group.items() {
+                let Ok(Body::Tombstone(key)) = item.body() else { continue };
+                self.rows.insert(stamp, &Body::Tombstone(key));
+                self.forgotten.entry(key).or_insert_with(|| group.only(|it| it == item));
+                for held in self.chains.values_mut().flatten() {
+                    let gone: Vec<usize> = held
+                        .items()
+                        .filter(|(_, item)| matches!(item.body(), Ok(Body::Message(it)) if it.key(&WS) == key))
+                        .map(|(stamp, _)| usize::from(stamp.index))
+                        .collect();
+                    for at in gone {
+                        held.erase(at);
+                    }
+                }
+            }
+        }
+    }
+
+    impl Holdings for Holder {
+        fn heads(&self) -> BTreeMap<ChainId, Head> {
+            self.chains.iter().filter_map(|(chain, groups)| Some((*chain, groups.last()?.head()))).collect()
+        }
+
+        fn groups(&self, chain: ChainId, after: u64, _: usize) -> Vec<SignedGroup> {
+            let groups = self.chains.get(&chain).into_iter().flatten();
+            groups.filter(|group| group.header().seq > after).take(2).cloned().collect()
+        }
+
+        fn tombstones(&self) -> BTreeMap<MessageKey, SignedGroup> {
+            self.forgotten.clone()
+        }
+    }
+
+    /// Runs a session between two holders, until it is quiet or `frames` have passed.
+    fn sync(holders: &mut [Holder], a: usize, b: usize, frames: usize) {
+        let ((mut one, first), (mut two, second)) = (Session::start(&holders[a]), Session::start(&holders[b]));
+        let mut wire = VecDeque::from([(b, first), (a, second)]);
+        for _ in 0..frames {
+            let Some((to, frame)) = wire.pop_front() else { break };
+            let frame = Frame::decode(&frame.encode()).expect("frames read as they were written");
+            let (session, from) = if to == a { (&mut one, b) } else { (&mut two, a) };
+            let mut effects = VecDeque::from(session.handle_frame(frame, &holders[to]));
+            while let Some(effect) = effects.pop_front() {
+                match effect {
+                    Effect::Send(frame) => wire.push_back((from, frame)),
+                    Effect::Forget(sent) => {
+                        for sent in sent {
+                            let group = sent.verify(&WS, &AnyKey).unwrap();
+                            holders[to].forget(&group);
+                        }
+                    }
+                    Effect::Append(sent) => {
+                        let groups: Vec<_> = sent.into_iter().map(|it| it.verify(&WS, &AnyKey).unwrap()).collect();
+                        let Some(chain) = groups.first().map(SignedGroup::chain) else { continue };
+                        let progress =
+                            groups.into_iter().fold(false, |progress, group| holders[to].append(group) | progress);
+                        let more = holders[to].heads()[&chain].seq < holders[from].heads()[&chain].seq;
+                        effects.extend(session.handle_appended(chain, progress, more, &holders[to]));
+                    }
+                    Effect::Forked(chain) => panic!("no fork here: {chain:?}"),
+                    Effect::End(why) => panic!("{why}"),
+                }
+            }
+        }
+    }
+
+    fn message(id: u8, content: u8) -> Message {
+        Message {
+            id: id.to_string(),
+            conversation: String::new(),
+            session: None,
+            speaker: String::new(),
+            text: format!("text {content}"),
+            time_ms: 0,
+            offset_min: 0,
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(96))]
+
+        /// Holders append and forget; sessions between any two end anywhere. After healing all agree, what was said is there
+        /// or forgotten, and what is forgotten is in nobody's groups.
+        #[test]
+        fn holders_agree_after_healing(steps in proptest::collection::vec((0u8..8, 0usize..3, 0u8..6, 0u8..2, 0usize..12), 1..60)) {
+            let mut holders: Vec<Holder> = (0..3).map(Holder::new).collect();
+            let (mut said, mut gone) = (BTreeSet::new(), BTreeSet::new());
+            for (what, who, id, content, frames) in steps {
+                let key = message(id, 0).key(&WS);
+                match what {
+                    0..4 if !forget::refuses(&holders[who].rows, &key, &message(id, content)) => {
+                        holders[who].say(&Body::Message(message(id, content)));
+                        said.insert((key, message(id, content).rev()));
+                    }
+                    4 => {
+                        holders[who].say(&Body::Tombstone(key));
+                        gone.insert(key);
+                    }
+                    5.. => sync(&mut holders, who, (who + 1 + usize::from(content)) % 3, frames),
+                    _ => {}
+                }
+            }
+            for _ in 0..2 {
+                for (a, b) in [(0, 1), (1, 2), (2, 0)] {
+                    sync(&mut holders, a, b, usize::MAX);
+                }
+            }
+            let view = holders[0].rows.view();
+            for holder in &holders {
+                prop_assert_eq!(&holder.rows.view(), &view);
+                prop_assert_eq!(holder.heads(), holders[0].heads());
+                let of = |item: &Item| if let Ok(Body::Message(it)) = item.body() { Some(it.key(&WS)) } else { None };
+                let mut held = holder.chains.values().flatten().flat_map(SignedGroup::items).filter_map(|(_, item)| of(item));
+                prop_assert!(held.all(|key| !gone.contains(&key)));
+            }
+            let shown: BTreeSet<_> = view.messages.values().map(|it| (it.caller, it.content)).collect();
+            said.retain(|(key, _)| !gone.contains(key));
+            prop_assert_eq!(shown, said);
+        }
+
+        #[test]
+        fn fuzz_any_bytes_are_a_frame_or_none(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+            drop(Frame::decode(&bytes));
+            drop(Frame::decode(&[&[codec::VERSION][..], &bytes].concat()));
+        }
+    }
+
+    #[test]
+    fn nothing_is_sent_before_the_tombstones() {
+        let mut holders = [Holder::new(1), Holder::new(2)];
+        holders[0].say(&Body::Message(message(1, 1)));
+        holders[1].say(&Body::Tombstone(message(1, 1).key(&WS)));
+        let (mut session, _) = Session::start(&holders[0]);
+        let chain = *holders[0].chains.keys().next().unwrap();
+        assert!(matches!(session.handle_frame(Frame::Want(chain, 0), &holders[0])[..], [Effect::End(_)]));
+        let group = holders[0].chains[&chain][0].clone();
+        assert_eq!(session.push(&group), None);
+        sync(&mut holders, 0, 1, usize::MAX);
+        assert!(holders.iter().all(|holder| holder.rows.view().messages.is_empty()));
+        assert_eq!(holders[1].chains[&chain][0].slots(), [Slot::Erased], "it arrives erased");
+    }
+
+    #[test]
+    fn a_fork_is_told_and_not_taken() {
+        let (mut one, mut two) = (Holder::new(1), Holder::new(1));
+        one.say(&Body::Message(message(1, 1)));
+        two.say(&Body::Message(message(2, 1)));
+        let (mut session, _) = Session::start(&one);
+        let hello = Session::start(&two).1;
+        session.handle_frame(hello, &one);
+        let effects = session.handle_frame(digest_of(&two), &one);
+        assert!(matches!(effects[..], [Effect::Forked(_)]));
+    }
+
+    #[test]
+    fn an_older_version_is_told_to_update() {
+        let holder = Holder::new(1);
+        let (mut session, _) = Session::start(&holder);
+        let hello = Frame::Hello { version: 0, tombstones: [0; 8] };
+        assert!(matches!(session.handle_frame(hello, &holder)[..], [Effect::End(_)]));
+    }
+}

@@ -1,0 +1,49 @@
+//! The pace at which something may go on: so much in a second, and so much at once after a pause.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+use super::bucket::{Bucket, Flow};
+
+/// A pace. What it counts, whoever made it says: bytes, messages, microseconds of work.
+#[derive(Debug)]
+pub(crate) struct Pace {
+    flow: Flow,
+    taken: Bucket,
+}
+
+impl Pace {
+    /// One after a long pause: `ahead` at once, and `per_s` in a second.
+    pub(crate) fn new(per_s: u64, ahead: u64) -> Self {
+        Self { flow: Flow { units: per_s, within: Duration::from_secs(1), ahead }, taken: Bucket::new(Instant::now()) }
+    }
+
+    /// Counts so much. Answers how long to wait before the next.
+    pub(crate) fn take(&mut self, amount: u64, now: Instant) -> Duration {
+        self.taken.add(&self.flow, amount, now)
+    }
+
+    /// Counts so much, and waits until that has its time.
+    pub(crate) async fn wait(&mut self, amount: u64) {
+        let wait = self.take(amount, Instant::now());
+        if !wait.is_zero() {
+            sleep(wait).await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn s31_what_is_ahead_is_free_and_the_rest_takes_its_time() {
+        let (mut pace, began) = (Pace::new(2_000, 1_000), Instant::now());
+        assert_eq!(pace.take(1_000, began), Duration::ZERO);
+        assert_eq!(pace.take(2_000, began), Duration::from_secs(1));
+        // Whoever waited for it goes on at the pace.
+        assert_eq!(pace.take(2_000, began + Duration::from_secs(1)), Duration::from_secs(1));
+        assert_eq!(pace.take(1, began + Duration::from_secs(9)), Duration::ZERO, "a pause makes up for it");
+    }
+}

@@ -215,6 +215,11 @@ impl From<Refusal> for OpError {
                 .hint("use a fresh Idempotency-Key for a different call")
                 .with("call", id.to_string()),
             Refusal::Denied(_) => Self::new(ErrorCode::Denied, detail),
+            Refusal::NotAllowed(_) => Self::new(ErrorCode::Denied, detail),
+            Refusal::InvalidRecord(_) => Self::new(ErrorCode::Invalid, detail),
+            Refusal::CheckFailed { .. } => {
+                Self::new(ErrorCode::Conflict, detail).hint("change the check first, or leave this as it is")
+            }
             Refusal::Invalid(_) => Self::new(ErrorCode::Invalid, detail),
             Refusal::Full(_) => Self::new(ErrorCode::Conflict, detail).hint("make room: remove what is not needed"),
             Refusal::InviteUnknown => Self::new(ErrorCode::InviteUnknown, detail),

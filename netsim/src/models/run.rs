@@ -135,9 +135,12 @@ impl Run {
             ttl_ms: LEFT_MS,
             accepted_ms: at(0).wall_ms,
             timeout_ms: 60_000,
-            principal: "owner".into(),
+            principal: "person:owner".parse().expect("a name"),
             client_key: None,
-            needs_approval: false,
+            token: None,
+            workspace: None,
+            rule: String::new(),
+            mark: Vec::new(),
         };
         let body = encode(&header);
         let entry = Entry {

@@ -29,6 +29,8 @@ pub const FRAME_BYTES_MAX: usize = limits::SYNC_BYTES_MAX + limits::ENTRY_BYTES_
 pub const DATAGRAM_BYTES_MAX: usize = 1200;
 /// Largest answer to a join: the approvals of a mesh and as many directory records as fit.
 pub const WELCOME_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Statements about rights in a welcome: as many as have room for their envelopes.
+const RIGHTS_MAX: usize = limits::RIGHTS_BYTES_MAX / 256;
 /// Largest request to join.
 pub const JOIN_REQUEST_BYTES_MAX: usize = 1024;
 /// Entries in one frame: an entry is never smaller than the key, mesh id and hash that it carries, so this is more than
@@ -523,7 +525,9 @@ pub fn decode_join_answer(bytes: Bytes, verifier: &dyn Verifier) -> Result<JoinA
 #[must_use]
 pub fn welcome_to_pb(welcome: &Welcome) -> pb::Welcome {
     let trust: Vec<_> = welcome.trust.iter().map(entry_to_pb).collect();
-    let mut room = (WELCOME_BYTES_MAX - 64 * 1024).saturating_sub(trust.iter().map(size).sum());
+    let rights: Vec<_> = welcome.rights.iter().map(entry_to_pb).collect();
+    let taken = trust.iter().chain(&rights).map(size).sum();
+    let mut room = (WELCOME_BYTES_MAX - 64 * 1024).saturating_sub(taken);
     let directory = welcome
         .directory
         .iter()
@@ -538,6 +542,7 @@ pub fn welcome_to_pb(welcome: &Welcome) -> pb::Welcome {
         mesh: copy(&welcome.mesh.0),
         trust,
         directory,
+        rights,
         fence: Some(epoch_to_pb(&welcome.fence.epoch)),
         fence_proof: welcome.fence.proof.as_ref().map(claim_to_pb),
         node_id: welcome.node_id.to_string(),
@@ -553,6 +558,7 @@ pub fn welcome_to_pb(welcome: &Welcome) -> pb::Welcome {
 pub fn welcome_from_pb(welcome: &pb::Welcome, verifier: &dyn Verifier) -> Result<Welcome, WireError> {
     at_most("trust", welcome.trust.len(), 8 * limits::PEERS_MAX)?;
     at_most("directory", welcome.directory.len(), limits::PEERS_MAX)?;
+    at_most("rights", welcome.rights.len(), RIGHTS_MAX)?;
     let entries = |entries: &[pb::SignedEntry]| -> Result<Vec<_>, WireError> {
         entries.iter().map(|entry| entry_from_pb(entry, verifier)).collect()
     };
@@ -560,6 +566,7 @@ pub fn welcome_from_pb(welcome: &pb::Welcome, verifier: &dyn Verifier) -> Result
         mesh: MeshId::from_slice(&welcome.mesh).ok_or(WireError::Length { field: "mesh", len: welcome.mesh.len() })?,
         trust: entries(&welcome.trust)?,
         directory: entries(&welcome.directory)?,
+        rights: entries(&welcome.rights)?,
         fence: Fence {
             epoch: epoch_from_pb(welcome.fence.as_ref())?,
             proof: welcome.fence_proof.clone().map(|claim| claim_from_pb(claim, verifier)).transpose()?,
@@ -737,15 +744,17 @@ mod tests {
             any::<[u8; 32]>(),
             vec(entry(), 0..5),
             vec(entry(), 0..5),
+            vec(entry(), 0..5),
             epoch(),
             proptest::option::of(claim()),
             "[a-z]{1,9}",
             tier,
         )
-            .prop_map(|(mesh, trust, directory, epoch, proof, node_id, tier)| Welcome {
+            .prop_map(|(mesh, trust, directory, rights, epoch, proof, node_id, tier)| Welcome {
                 mesh: MeshId(mesh),
                 trust,
                 directory,
+                rights,
                 fence: Fence { epoch, proof },
                 node_id: node_id.parse().unwrap(),
                 tier,

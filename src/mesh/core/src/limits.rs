@@ -59,6 +59,12 @@ pub const STRAY_CHANGES_BYTES_MAX: u64 = 512 * 1024;
 pub const CHANGES_UNJUDGED_BYTES_MAX: u64 = 1024 * 1024;
 /// Bytes of directories in a welcome, the smallest first; the log brings the others.
 pub const WELCOME_DIRECTORIES_BYTES_MAX: usize = 2 * 1024 * 1024;
+/// Longest name of what decided on a call: that of a rule, or of a pattern, with its layer.
+pub const RULE_BYTES_MAX: usize = 160;
+/// Logs that one statement about rights, or a call, says it knew.
+pub const MARK_MAX: usize = 64;
+/// Bytes of all that holds about rights: what is told to a newcomer in a welcome.
+pub const RIGHTS_BYTES_MAX: usize = 2 * 1024 * 1024;
 /// Incarnations of one peer's database whose logs are held.
 pub const INCARNATIONS_MAX: usize = 64;
 /// Tools that one node may declare.

@@ -284,7 +284,7 @@ impl Logs {
                 seq: previous.map_or(0, |head| head.seq) + 1,
                 hlc,
                 kind,
-                critical: false,
+                critical: kind.is_critical(),
                 previous: previous.map_or(Hash::ZERO, |head| head.hash),
                 audience,
                 body: BodyMark::of(salt, body),

@@ -105,8 +105,10 @@ fn change(subject: PublicKey, what: ChangeKind, facts: &Facts<'_>) -> Result<Mem
     }
     let grant = trust.member(&facts.me()).ok_or(Refusal::NotMember)?.grant;
     let stands = if raises { Vec::new() } else { trust.statements(&peer) };
+    let lowers = matches!(what, ChangeKind::Approved { .. }) && !raises && trust.may_say_rights(&peer);
+    let rights = if lowers { cutoffs(&peer, facts).into_iter().collect() } else { Vec::new() };
     let fence = if raises { 0 } else { facts.election.fence().epoch.counter };
-    Ok(MembershipChange { subject, grant, stands, fence, what })
+    Ok(MembershipChange { subject, grant, stands, rights, fence, what })
 }
 
 /// Places up to which we hold what `peer` wrote that counts: of its logs, and of changes that came before their place.
@@ -127,6 +129,7 @@ pub(crate) fn welcome(peer: &PeerId, facts: &Facts<'_>) -> Result<Welcome, Refus
         mesh: facts.trust.mesh(),
         trust: facts.trust.records_in_order(),
         directory: small_directories(facts),
+        rights: facts.rights.in_force().cloned().collect(),
         fence: proven_fence(facts),
         node_id: member.node_id.clone(),
         tier: member.tier,

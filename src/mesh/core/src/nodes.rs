@@ -10,6 +10,7 @@ use crate::ids::{Incarnation, NodeId, PeerId};
 use crate::io::NodeView;
 use crate::limits;
 use crate::names::PREFIX_MIN;
+use crate::policy::bounds::LIST_MAX;
 use crate::record::{Directory, Tier, ToolDecl};
 use crate::rows;
 use crate::trust::{Member, Trust};
@@ -196,6 +197,7 @@ fn is_reasonable(directory: &Directory) -> bool {
         && directory.addresses.iter().all(|address| address.len() <= 64)
         && directory.services.len() <= limits::SERVICES_MAX
         && directory.tools.len() <= limits::TOOLS_MAX
+        && directory.deny.len() <= LIST_MAX
         && directory.platform.len() <= 32
         && directory.version.len() <= 32
         && directory.tools.iter().all(|tool| tool.description.len() <= 800)

@@ -164,6 +164,7 @@ const BUDGET_AS_OWNER: &[u8] = b"budget_as_owner:";
 const CLOSED: &[u8] = b"closed:";
 const LACKING: &[u8] = b"lacking:";
 const UNREAD: &[u8] = b"unread:";
+const UNHEARD: &[u8] = b"unheard:";
 
 /// The entry that contradicts an author's log.
 #[must_use]
@@ -285,6 +286,19 @@ pub fn unread_of(key: &[u8]) -> Option<Option<(PeerId, Incarnation)>> {
     key.strip_prefix(UNREAD).map(log_of)
 }
 
+/// The first and the last place in one log of what it says about rights that was not read, since its author is no owner
+/// as far as this peer knows.
+#[must_use]
+pub fn unheard(author: &PeerId, incarnation: Incarnation) -> RowKey<(u64, u64)> {
+    meta_of(UNHEARD, &log_key(author, incarnation))
+}
+
+/// The key of [`unheard`], read: `None` when it is another's, `Some(None)` when it is damaged.
+#[must_use]
+pub fn unheard_of(key: &[u8]) -> Option<Option<(PeerId, Incarnation)>> {
+    key.strip_prefix(UNHEARD).map(log_of)
+}
+
 /// The row of [`lacking`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LackingRow {
@@ -398,6 +412,12 @@ pub fn trust(hash: &Hash) -> RowKey<SignedEntry> {
 #[must_use]
 pub fn directory(peer: &PeerId) -> RowKey<SignedEntry> {
     RowKey::new(Space::Directory, peer.0)
+}
+
+/// A statement about rights, by its place.
+#[must_use]
+pub fn statement(place: &Place) -> RowKey<SignedEntry> {
+    RowKey::new(Space::Policy, place_key(&place.author, place.incarnation, place.seq))
 }
 
 /// An invite, by the hash of its secret.

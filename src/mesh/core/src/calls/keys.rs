@@ -6,9 +6,10 @@ use crate::budget::TIMES;
 use crate::effects::Effects;
 use crate::facts::Facts;
 use crate::ids::{Hash, PeerId, Series};
-use crate::policy;
+use crate::people::Principal;
 use crate::record::{Header, Payload};
 use crate::rows::{self, KeyRow, Row as _};
+use crate::tiers;
 use crate::trust::Trust;
 
 /// Keys that one step forgets.
@@ -17,8 +18,13 @@ const FORGOTTEN_AT_ONCE: usize = 8;
 const AFTER_TTL_MS: u64 = 24 * 3600 * 1000;
 
 /// Name of a client key in the store: the namespace of whose it is, principal and key, hashed together.
-pub(crate) fn key_id(origin: &PeerId, principal: &str, key: &str, trust: &Trust) -> Hash {
-    let namespace = policy::namespace(origin, trust);
+pub(crate) fn key_id(origin: &PeerId, principal: &Principal, key: &str, trust: &Trust) -> Hash {
+    // A device is the one that signs, whatever it is called by now.
+    let principal = match principal {
+        Principal::Device(_) => "device".to_owned(),
+        Principal::Person(_) | Principal::Agent(..) => principal.to_string(),
+    };
+    let namespace = tiers::namespace(origin, trust);
     Hash::of(&[namespace.0.as_slice(), principal.as_bytes(), &[0], key.as_bytes()].concat())
 }
 
@@ -63,7 +69,7 @@ impl Keys {
     /// Binds the key of a call to it, unless its origin has too many. One that its target will deny binds nothing.
     pub(super) fn bind(&mut self, origin: &PeerId, header: &Header, facts: &Facts<'_>, fx: &mut Effects<'_>) {
         let Some(key) = &header.client_key else { return };
-        if !policy::permits_call(origin, header, facts) {
+        if !facts.rights.permits(header, *origin) {
             return;
         }
         self.forget(fx);

@@ -14,9 +14,9 @@ use crate::io::{CallState, Fact};
 use crate::limits;
 use crate::log::{self, Ingest};
 use crate::membership;
-use crate::policy;
 use crate::protocol_rule::ProtocolRule;
 use crate::record::{CancelRequest, Ending, Outcome, Payload, Source};
+use crate::rights;
 use crate::rows;
 use crate::spending::{self, Payer};
 use crate::trust::Judgement;
@@ -226,6 +226,7 @@ impl Peer {
             Kind::OUTCOME => self.apply_outcome(entry, fx),
             Kind::CANCEL => self.apply_cancel(entry, fx),
             Kind::TRUNCATION => self.apply_truncation(entry, fx),
+            kind if kind.is_about_rights() => self.rights.hear(entry, &self.trust, fx),
             _ => {}
         }
     }
@@ -262,6 +263,8 @@ impl Peer {
         if was_owner != self.trust.is_owner(&self.local.me) {
             self.logs.recount_bodies(fx);
         }
+        self.refresh_devices();
+        self.rights.handle_trust(&self.trust, fx);
         fx.fact(Fact::Trust);
         fx.view_changed = true;
         match (was_excluded, self.is_excluded()) {
@@ -276,14 +279,14 @@ impl Peer {
         self.refresh_neighbours(fx);
         self.logs.ask_all(fx);
         for unrun in self.book.of_strangers(&facts!(self)) {
-            let finished = self.executor.deny(unrun, policy::STRANGER, &facts!(self), fx);
+            let finished = self.executor.deny(unrun, rights::STRANGER, &facts!(self), fx);
             self.finish(finished, fx);
         }
         let executor = &self.executor;
         self.book.free_strangers(|id| executor.has_any(id), &facts!(self), fx);
         self.end_undeliverable(fx);
         self.logs.resume_stopped(&self.trust, fx);
-        self.reattestation.read(&facts!(self), fx);
+        self.upkeep.reattestation.read(&facts!(self), fx);
     }
 
     fn apply_directory(&mut self, entry: &SignedEntry, fx: &mut Effects<'_>) {
@@ -292,6 +295,7 @@ impl Peer {
         if former || !self.nodes.apply(entry, fx) {
             return;
         }
+        self.refresh_devices();
         self.refresh_candidates(fx);
         if self.logs.has_former_incarnation(&author, incarnation) {
             self.end_undeliverable(fx); // its store started anew
@@ -334,7 +338,7 @@ impl Peer {
     fn apply_outcome(&mut self, entry: &SignedEntry, fx: &mut Effects<'_>) {
         let Some(outcome) = entry.record::<Outcome>() else { return };
         if let Source::Relayed(target) = outcome.source {
-            self.reattestation.note_relayed(target, &outcome);
+            self.upkeep.reattestation.note_relayed(target, &outcome);
         }
         self.book.apply_told(entry, outcome, &facts!(self), fx);
     }
@@ -354,6 +358,7 @@ impl Peer {
         if self.logs.handle_truncation(entry, &self.trust, fx) {
             self.handle_halts(fx);
         }
+        self.rights.handle_truncation(entry, &self.logs, fx);
     }
 
     // --- What follows from them ---------------------------------------------------------------------------------------

@@ -237,7 +237,10 @@ impl Scene {
                 let grant = self.desk.peer().grant_of(&self.liar.id()).unwrap_or(Hash::ZERO);
                 let (subject, grant, stands) = (self.key(), self.mostly(grant, Self::hash), self.hashes());
                 let fence = self.number(1);
-                (Kind::MEMBERSHIP, encode(&MembershipChange { subject, grant, stands, fence, what }))
+                (
+                    Kind::MEMBERSHIP,
+                    encode(&MembershipChange { subject, grant, stands, rights: Vec::new(), fence, what }),
+                )
             }
             2 | 3 => {
                 let (me, liar) = (self.desk.id(), self.liar.id());
@@ -250,7 +253,7 @@ impl Scene {
                     ttl_ms: self.number(60_000),
                     timeout_ms: self.number(1_000),
                     accepted_ms: self.number(1_800_000_000_000),
-                    principal: self.mostly("owner".to_owned(), Self::text),
+                    rule: self.mostly(String::new(), Self::text),
                     client_key: self.mostly(None, |scene| Some(scene.text())),
                     target_incarnation: self.mostly(None, |scene| Some(scene.incarnation())),
                     ..header(&liar, 1, me)

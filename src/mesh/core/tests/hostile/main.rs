@@ -253,7 +253,7 @@ fn a_header_over_the_limits_or_of_another_origin_is_kept_but_not_acted_on() {
         with(|h| h.ttl_ms = u64::MAX),
         with(|h| h.ttl_ms = 0),
         with(|h| h.timeout_ms = u64::MAX),
-        with(|h| h.principal = "p".repeat(10_000)),
+        with(|h| h.rule = "p".repeat(10_000)),
         with(|h| h.client_key = Some(String::new())),
         Header { arguments: huge, ..good.clone() },
         header(&target.id(), 1, me),
@@ -308,7 +308,14 @@ fn approvals_of_one_who_may_not_neither_count_nor_stand_in_the_way() {
     let new = honest.author(3);
     let grant = honest.peer().grant_of(&liar.id()).unwrap();
     let says = |subject: &Author, what| {
-        encode(&MembershipChange { subject: subject.public_key(), grant, stands: Vec::new(), fence: 0, what })
+        encode(&MembershipChange {
+            subject: subject.public_key(),
+            grant,
+            stands: Vec::new(),
+            rights: Vec::new(),
+            fence: 0,
+            what,
+        })
     };
     let owner =
         |name: &str| ChangeKind::Approved { tier: Tier::Owner, node_id: name.parse().unwrap(), after: Vec::new() };

@@ -205,7 +205,8 @@ fn a_stolen_key_hides_no_membership_change() {
     honest.admit(&friend, Tier::Owner);
     let what = ChangeKind::Approved { tier: Tier::Shared, node_id: "new".parse().unwrap(), after: Vec::new() };
     let grant = honest.peer().grant_of(&owner.id()).unwrap();
-    let change = MembershipChange { subject: new.public_key(), grant, stands: Vec::new(), fence: 0, what };
+    let change =
+        MembershipChange { subject: new.public_key(), grant, stands: Vec::new(), rights: Vec::new(), fence: 0, what };
     let change = owner.says(Kind::MEMBERSHIP, encode(&change));
     let run = one(&change);
     let entry = truncation(&mut owner, vec![run]);

@@ -82,10 +82,10 @@ pub(crate) fn read(entry: &SignedEntry) -> Option<Said> {
 
 /// Why a call does not run.
 pub(crate) fn why(request: &Request, decision: &Decision) -> String {
-    match decision.rule {
-        Cause::DeviceUnknown => STRANGER.to_owned(),
-        _ => format!("{} ({})", decision.why(request), decision.rule),
+    if decision.rule == Cause::DeviceUnknown {
+        return STRANGER.to_owned();
     }
+    format!("{} ({})", decision.why(request), decision.rule)
 }
 
 const fn log_id(place: &Place) -> LogId {

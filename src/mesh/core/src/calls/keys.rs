@@ -17,14 +17,13 @@ const FORGOTTEN_AT_ONCE: usize = 8;
 /// Time for which a key outlives its call's TTL.
 const AFTER_TTL_MS: u64 = 24 * 3600 * 1000;
 
-/// Name of a client key in the store: the namespace of whose it is, principal and key, hashed together.
+/// Name of a client key in the store: the namespace of whose it is, principal and key, hashed together. Of a device that
+/// asks for itself it is that device's, whatever its tier and whatever it is called by now.
 pub(crate) fn key_id(origin: &PeerId, principal: &Principal, key: &str, trust: &Trust) -> Hash {
-    // A device is the one that signs, whatever it is called by now.
-    let principal = match principal {
-        Principal::Device(_) => "device".to_owned(),
-        Principal::Person(_) | Principal::Agent(..) => principal.to_string(),
+    let (namespace, principal) = match principal {
+        Principal::Device(_) => (*origin, "device".to_owned()),
+        Principal::Person(_) | Principal::Agent(..) => (tiers::namespace(origin, trust), principal.to_string()),
     };
-    let namespace = tiers::namespace(origin, trust);
     Hash::of(&[namespace.0.as_slice(), principal.as_bytes(), &[0], key.as_bytes()].concat())
 }
 

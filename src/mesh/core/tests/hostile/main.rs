@@ -505,7 +505,8 @@ fn s04_any_goes_where_another_owner_went_only_by_its_own_choice() {
     let (mut honest, _, target) = scene();
     let mut owner = honest.author(3);
     honest.admit(&owner, Tier::Owner);
-    let call = keyed_header(&owner, 1, target.id(), "append");
+    let principal = "person:owner".parse().unwrap();
+    let call = Header { principal, ..keyed_header(&owner, 1, target.id(), "append") };
     let entry = owner.says(Kind::CALL, encode(&call));
     honest.hears(&owner, pushed(entry));
     // Owners share their keys: the same is the same call, anything else is refused, and `any` is somebody here.

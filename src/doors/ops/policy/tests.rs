@@ -6,7 +6,7 @@ use mesh_core::entry::Place;
 use mesh_core::ids::{Hash, Incarnation, NodeId, PeerId, ReqId};
 use mesh_core::policy::{
     Choice, Consent, Credential, Device, DeviceFacts, DeviceTools, Given, Key, Mode, Note, Offered, Policy, Principal,
-    Request, Rule, RuleVerdict, Statement, Terms, Token, Value, Verdict, View,
+    Request, Statement, Terms, Token, Value, Verdict, View,
 };
 use mesh_core::record::Tier;
 use serde::de::DeserializeOwned;

@@ -218,7 +218,7 @@ impl From<Refusal> for OpError {
             Refusal::NotAllowed(_) => Self::new(ErrorCode::Denied, detail),
             Refusal::InvalidRecord(_) => Self::new(ErrorCode::Invalid, detail),
             Refusal::CheckFailed { .. } => {
-                Self::new(ErrorCode::Conflict, detail).hint("change the check first, or leave this as it is")
+                Self::new(ErrorCode::CheckFailed, detail).hint("change the check first, or leave this as it is")
             }
             Refusal::Invalid(_) => Self::new(ErrorCode::Invalid, detail),
             Refusal::Full(_) => Self::new(ErrorCode::Conflict, detail).hint("make room: remove what is not needed"),

@@ -237,7 +237,6 @@ impl From<Refusal> for OpError {
                 Self::new(ErrorCode::UnknownWorkspace, detail)
                     .hint("`sigil workspace list` shows those that there are; `sigil workspace add` makes one")
             }
-            Refusal::InvalidRecord(_) => Self::new(ErrorCode::Invalid, detail),
             Refusal::EditedMeanwhile => edited_meanwhile(),
             Refusal::Declared { file } => Self::new(ErrorCode::Declared, detail)
                 .hint("edit it in that file, and run `sigil reload` there")
@@ -245,7 +244,7 @@ impl From<Refusal> for OpError {
             Refusal::CheckFailed { check, .. } => Self::new(ErrorCode::CheckFailed, detail)
                 .hint("edit otherwise, or change the check first; an owner may force it")
                 .with("check", check.to_string()),
-            Refusal::Invalid(_) => Self::new(ErrorCode::Invalid, detail),
+            Refusal::InvalidRecord(_) | Refusal::Invalid(_) => Self::new(ErrorCode::Invalid, detail),
             Refusal::Full(_) => Self::new(ErrorCode::Conflict, detail).hint("make room: remove what is not needed"),
             Refusal::InviteUnknown => Self::new(ErrorCode::InviteUnknown, detail),
             Refusal::InviteUsed => Self::new(ErrorCode::InviteUsed, detail).hint("ask for a new code"),

@@ -362,12 +362,10 @@ impl PolicySettings {
         let workspaces = records.iter().filter(|(key, _)| matches!(key, Key::Workspace(_)));
         let others = records.iter().filter(|(key, _)| !matches!(key, Key::Workspace(_)));
         for ((key, value), seq) in workspaces.chain(others).zip(1..) {
-            policy
-                .admit(key, value, &|_| true)
-                .map_err(|error| PolicyError {
-                    twin: if let InvalidRecord::DuplicateRule(rule) = &error { Some(rule.clone()) } else { None },
-                    ..failed(&place_of(key, |peer| devices.node(peer)), cause_of(&error))
-                })?;
+            policy.admit(key, value, &|_| true).map_err(|error| PolicyError {
+                twin: if let InvalidRecord::DuplicateRule(rule) = &error { Some(rule.clone()) } else { None },
+                ..failed(&place_of(key, |peer| devices.node(peer)), cause_of(&error))
+            })?;
             let said = policy.edit(key.clone(), Some(value.clone()), by.clone(), true);
             let place =
                 mesh_core::entry::Place { author: PeerId([0; 32]), incarnation: mesh_core::ids::Incarnation(0), seq };

@@ -94,7 +94,10 @@ fn an_edit_names_the_state_that_it_is_of() {
     let late = put(&[json_type, ("If-Match", &before)], "c").problem(412);
     assert_eq!(late["code"], "precondition_failed");
     let rules = hub.get("policy/rules?workspace=family").expect(200);
-    assert_eq!(rules["rules"].as_object().map(|rules| rules.keys().cloned().collect::<Vec<_>>()), Some(vec!["b".into()]));
+    assert_eq!(
+        rules["rules"].as_object().map(|rules| rules.keys().cloned().collect::<Vec<_>>()),
+        Some(vec!["b".into()])
+    );
     hub.get("policy/rules?workspace=cellar").problem(404);
     hub.get("people/nobody-here").problem(404);
     // A rule that gives says to whom; one that nobody needs twice is refused with the name of the first.

@@ -82,9 +82,10 @@ fn of_two_halves_the_lower_role_holds_until_somebody_edits_who_knows_both() {
 fn an_edit_is_made_wholly_or_not_at_all_and_by_those_who_may() {
     let mut net = Net::of(1);
     change(&mut net, 0, vec![person("anna", Role::Admin), person("mia", Role::Member)]);
-    let refused = |net: &mut Net, by: &str, changes| match net.command(0, edit(by, changes)) {
-        Reply::Refused(refusal) => refusal,
-        other => panic!("{other:?}"),
+    let refused = |net: &mut Net, by: &str, changes| {
+        let reply = net.command(0, edit(by, changes));
+        let Reply::Refused(refusal) = reply else { panic!("{reply:?}") };
+        refusal
     };
     let good = person("oma", Role::Guest);
     let refusal = refused(&mut net, "person:anna", vec![good.clone(), person("sean", Role::Owner)]);

@@ -147,7 +147,9 @@ async fn set_person(
     if suspend || resume {
         members.insert("suspended".to_owned(), json!(suspend));
     }
-    let told = if devices.is_empty() {
+    let told = if suspend {
+        format!("Nothing may be asked for {id} now; `sigil person set {id} --resume` ends that.", id = clean(&id))
+    } else if devices.is_empty() {
         format!(
             "Done. Devices of tier owner speak for {id}; for another one: `sigil person set {id} --device NAME`.",
             id = clean(&id)

@@ -820,6 +820,12 @@ impl Book {
         self.unended().filter_map(|record| closing::denied(&self.me, record, facts, fx.rules)).collect()
     }
 
+    /// The same of one call.
+    pub(crate) fn denied_now(&self, id: &ReqId, facts: &Facts<'_>, fx: &Effects<'_>) -> Option<InferredEnding> {
+        let open = self.open.get(id).filter(|open| !open.ended())?;
+        closing::denied(&self.me, &open.record, facts, fx.rules)
+    }
+
     /// Open calls for ourselves that may not run by now, and why.
     pub(crate) fn denied_here(&self, facts: &Facts<'_>, fx: &Effects<'_>) -> Vec<(Unrun, String)> {
         let for_us = self.unended().filter(|record| record.header.target == self.me);

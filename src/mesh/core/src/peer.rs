@@ -731,6 +731,7 @@ impl Peer {
             // The gateway is a node too; its session is no stream.
             self.book.handle_node_up(self.local.me, 0, &facts!(self), fx);
             self.end_undeliverable(fx);
+            self.write_all_inferred(self.book.denied(&facts!(self), fx), fx);
             self.tell_presence(fx);
         }
         self.note_presence(fx);

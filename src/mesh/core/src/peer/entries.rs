@@ -320,6 +320,9 @@ impl Peer {
             return; // it came by a dispatch, and is over
         }
         self.book.apply_header(entry, header, left_ms, &facts!(self), fx);
+        if let Some(denied) = self.book.denied_now(&id, &facts!(self), fx) {
+            self.write_inferred(&denied, fx);
+        }
         if author == me {
             // Of a former incarnation of ours: it has been durable, and others may have run it.
             self.book.release(&id, &facts!(self), fx);

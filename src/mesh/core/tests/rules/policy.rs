@@ -103,6 +103,7 @@ fn a_gateway_that_knows_more_than_the_origin_denies_what_reaches_it() {
     let mut net = Net::of(3);
     home(&mut net);
     net.split(&[&[0], &[1], &[2]]);
+    net.pass(5_000);
     change(&mut net, 0, vec![(Key::Rule(parse("home/echo")), None)]);
     // The header comes to the gateway while its origin and its target cannot be asked any more.
     let call = net.ask(1, by_mia(2));

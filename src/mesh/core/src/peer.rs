@@ -716,11 +716,13 @@ impl Peer {
             return answer(AnswerKind::Rejected(reason), fx);
         }
         // The log may bring the header only after a crash has made us forget what became of it: it belongs in the book.
-        // So does the time that is left, also where nothing begins for now: another gateway may believe in more.
-        if !self.executor.has_any(&id) {
-            if self.book.record(&id).is_none() && !self.book.has_room(&place.author, &facts!(self), fx) {
-                return answer(AnswerKind::Busy, fx);
-            }
+        // So does the time that is left, also where nothing begins for now or another attempt has been here: another
+        // gateway, ourselves perhaps, may believe in more.
+        let is_known = self.book.record(&id).is_some();
+        if !is_known && !self.executor.has_any(&id) && !self.book.has_room(&place.author, &facts!(self), fx) {
+            return answer(AnswerKind::Busy, fx);
+        }
+        if is_known || !self.executor.has_any(&id) {
             self.book.apply_header(&dispatch.header, header.clone(), dispatch.left_ms, &facts!(self), fx);
         }
         if self.executor.is_new(&id, attempt)

@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 use hyper_util::rt::TokioIo;
 use mesh_core::audience::Audience;
 use mesh_core::crypto::{Signer, Symbolic};
-use mesh_core::entry::{self, BodyMark, Entry, Kind, Salt, SignedEntry};
+use mesh_core::entry::{self, BodyCommitment, Entry, Kind, Salt, SignedEntry};
 use mesh_core::epoch::{Claim, Epoch};
 use mesh_core::ids::{Hash, Incarnation, MeshId, Signature};
 use mesh_core::io::NodeView;
@@ -118,7 +118,7 @@ fn signed(author: u64, kind: Kind, body: Vec<u8>) -> SignedEntry {
         critical: false,
         previous: Hash::ZERO,
         audience: if kind == Kind::DIRECTORY { Audience::Everyone } else { ends },
-        body: BodyMark::of(salt, &body),
+        body: BodyCommitment::of(salt, &body),
     };
     SignedEntry::sign(&signer, entry, salt, &body)
 }

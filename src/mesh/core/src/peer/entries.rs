@@ -178,7 +178,8 @@ impl Peer {
         self.book.apply_outcome(&entry, &facts!(self), fx);
     }
 
-    /// Issues an outcome again: what a target had told, in our own name, or our own of a former incarnation, which the book knows.
+    /// Issues an outcome again: one that a target told before, in our own name, or our own of a former incarnation, which the
+    /// book knows.
     pub(super) fn issue_again(&mut self, outcome: &Outcome, fx: &mut Effects<'_>) {
         let target = if let Source::Relayed(target) = outcome.source { target } else { self.local.me };
         let audience = self.audience_of(&outcome.id, target);

@@ -586,7 +586,7 @@ impl Book {
             fx.put(rows::blob_reader(&hash, &open.record.origin), &Empty);
         }
         limits::cut(&outcome.error, limits::TEXT_BYTES_MAX).clone_into(&mut open.record.error);
-        open.record.alias_of = outcome.alias_of;
+        open.record.alias_of = outcome.alias_of.filter(|_| header.client_key.is_some());
         self.unsend(&id, &header.target);
         self.note_start(&id, outcome.attempt, outcome.started_ms, fx);
         self.note(&id, row, fx);

@@ -279,7 +279,7 @@ mod tests {
         let view = Net::of(3).peer(0).view();
         let (liar, other) = (id(1), id(2));
         let hash = |n: u32| Hash::of(&n.to_le_bytes());
-        let of = |fetch: &BlobFetch, peer| fetch.under_way.values().filter(|first| **first == peer).count();
+        let of = |fetch: &BlobFetch, peer| fetch.under_way.values().filter(|of| of.first == Some(peer)).count();
 
         let asked = (0..15_000).map(|n| fetch.fetch(hash(n), 10, vec![liar], &view));
         assert_eq!(asked.filter(Option::is_none).count(), WANTED_OF_PEER_MAX, "the rest is refused");

@@ -236,6 +236,7 @@ impl Rights {
             let range = self.unheard.entry(log_id(&place)).or_insert((place.seq, place.seq));
             *range = (range.0.min(place.seq), range.1.max(place.seq));
             fx.put(rows::unheard(&place.author, place.incarnation), range);
+            self.changed = true; // one more place of a mark is held
             return;
         }
         let Some(said) = read(entry).filter(|_| !self.entries.contains_key(&place)) else { return };
@@ -311,6 +312,7 @@ impl Rights {
     pub(crate) fn handle_truncation(&mut self, truncation: &SignedEntry, logs: &Logs, fx: &mut Effects<'_>) {
         let Place { author, incarnation, .. } = truncation.place();
         let of = |seq| Place { author, incarnation, seq };
+        self.changed = true; // more places of marks may count as held
         let gone = self.entries.range(of(0)..=of(u64::MAX));
         let gone = gone.filter(|(place, _)| logs.is_dropped((author, incarnation), place.seq));
         let gone: Vec<(Place, Key)> = gone.filter_map(|(place, entry)| Some((*place, read(entry)?.key))).collect();

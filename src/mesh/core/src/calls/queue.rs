@@ -134,14 +134,13 @@ impl Book {
         let between_members = between_members || !fx.enforces(ProtocolRule::DispatchToMembers);
         let between_members =
             between_members && open.entry.as_ref().is_some_and(|entry| facts.trust.may_read(entry, &target));
-        // What is denied is told by `denied`, and the target's own affairs are the target's.
+        // What is denied is told by `denied`, and the target's own affairs are the target's. It goes out by `pump_all`
+        // once more is known here, if this gateway only knew less than the origin.
         let denied = matches!(
             facts.rights.rule(&open.record.header, open.record.origin, facts.logs, fx.rules),
             Ruling::No { of_target: false, .. } | Ruling::Behind
         );
         if denied && fx.enforces(ProtocolRule::PolicyAtDispatch) {
-            // It may be that this gateway only knows less than the origin, so far.
-            self.agenda.insert((now + facts.config().resend_max_ms, *id));
             return;
         }
         if !released || open.ended() || open.deadline <= now || open.cancel.is_some() || !between_members {

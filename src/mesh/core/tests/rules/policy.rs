@@ -1,6 +1,7 @@
 //! What is said about rights, at the three points of a call: where it is accepted, at the gateway, and at its target.
 
-use mesh_core::io::{CallState, Command, Edit, NewCall, Refusal, Reply};
+use mesh_core::frame::{EntryItem, Frame};
+use mesh_core::io::{CallState, Command, Edit, Input, NewCall, Refusal, Reply};
 use mesh_core::policy::{Binding, Cause, Key, Mode, Person, Role, Rule, RuleVerdict, Value, Workspace};
 use mesh_core::record::{Ending, Tier};
 use mesh_core::test_kit::{Net, id};
@@ -92,6 +93,25 @@ fn what_waits_is_denied_once_the_tool_is_taken_away_and_nothing_runs() {
     let record = net.peer(1).open_call(&call).cloned().unwrap();
     assert_eq!(record.state, CallState::Ended(Ending::Denied), "{record:?}");
     assert!(record.reason.contains("default"), "{}", record.reason);
+    net.join_all();
+    net.pass(5_000);
+    assert!(net.devices[2].ran.is_empty());
+}
+
+#[test]
+fn a_gateway_that_knows_more_than_the_origin_denies_what_reaches_it() {
+    let mut net = Net::of(3);
+    home(&mut net);
+    net.split(&[&[0], &[1], &[2]]);
+    net.pass(5_000);
+    change(&mut net, 0, vec![(Key::Rule(parse("home/echo")), None)]);
+    // The header comes to the gateway while its origin and its target cannot be asked any more.
+    let call = net.ask(1, by_mia(2));
+    let header = net.devices[1].log().into_iter().rfind(|entry| entry.header().is_some_and(|own| own.id == call));
+    let entries = vec![EntryItem { entry: header.unwrap(), left_ms: None }];
+    net.input(0, Input::Recv(id(1), Frame::Entries { entries, more: false }));
+    let record = net.peer(0).open_call(&call).cloned().unwrap();
+    assert_eq!((record.state, record.confirmed), (CallState::Ended(Ending::Denied), false), "{record:?}");
     net.join_all();
     net.pass(5_000);
     assert!(net.devices[2].ran.is_empty());

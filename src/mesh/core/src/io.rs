@@ -446,6 +446,8 @@ pub enum LogReader {
     Lacking,
     /// A linked peer may read the bodies of these, and lacks them.
     Want(PeerId),
+    /// Takes up the directories of peers that belong again.
+    Directories,
 }
 
 /// Output of a step.

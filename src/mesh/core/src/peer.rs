@@ -168,6 +168,7 @@ impl Peer {
                     .restore(&row_key, &value)
                     .and_then(|()| reattestation.restore(&row_key, &value))
                     .and_then(|()| bodies.restore(&row_key, &value))
+                    .and_then(|()| nodes.restore_aside(&row_key, &value))
                     .map(|()| drop(meta.insert(row_key, value))),
                 Space::Trust => SignedEntry::from_stored(&value).map(|entry| trust.push(entry)),
                 Space::Heads => rows::log_of(&row_key)
@@ -247,6 +248,7 @@ impl Peer {
             }
             peer.book.close_calls_of_former_incarnations(incarnation, fx);
             fx.sync = true;
+            peer.settle_authors(fx);
             peer.refresh_candidates(fx);
             peer.logs.unsupported.read(fx);
             peer.reattestation.read(&facts!(peer), fx);
@@ -420,11 +422,11 @@ impl Peer {
             Frame::Resign { epoch, successor } => self.election.handle_resign(from, epoch, successor, fx),
             Frame::Handover { epoch } => self.election.handle_handover(from, epoch, fx),
             Frame::Neighbours(peers) => self.logs.handle_neighbours(from, peers),
-            Frame::Digest { rows, changes } => {
+            Frame::Digest { authors, rows, changes } => {
                 if self.links.begin_comparison(from, changes, &self.trust, fx.now.mono_ms) {
                     membership::send_records(from, &facts!(self), fx);
                 }
-                self.logs.handle_digest(from, rows, &self.trust, fx);
+                self.logs.handle_digest(from, authors, rows, &self.trust, fx);
             }
             Frame::Entries { entries, more } => {
                 for item in &entries {
@@ -436,7 +438,7 @@ impl Peer {
                     membership::send_records(from, &facts!(self), fx);
                 }
                 if more {
-                    self.logs.ask_more(from, fx);
+                    self.logs.ask_more(from, &self.trust, fx);
                 }
                 self.renew_directory(fx);
             }
@@ -446,7 +448,7 @@ impl Peer {
                     self.ingest(from, item, fx);
                 }
                 self.judge_changes(Judges::Due, fx);
-                self.logs.handle_bodies(from, until, &self.trust, fx);
+                self.logs.handle_bodies(from, until, fx);
             }
             Frame::Presence { epoch, online } => {
                 if self.election.gateway() == Some(epoch) && from == epoch.peer {
@@ -521,6 +523,13 @@ impl Peer {
                 if self.incarnations.handle_own_check(&entries, &self.logs) {
                     self.handle_lost_state(fx);
                 }
+            }
+            LogReader::Directories => {
+                let read = entries.iter().map(|entry| entry.author).collect();
+                for entry in &entries {
+                    self.apply_admitted(entry, None, fx);
+                }
+                self.nodes.handle_log_read(&read, more, &self.trust, fx);
             }
             LogReader::Sweep => self.logs.handle_sweep_read(&entries, more, &self.trust, fx),
             LogReader::Deferred => {
@@ -656,7 +665,7 @@ impl Peer {
     /// A linked peer that belongs is a neighbour from now on.
     fn meet(&mut self, peer: PeerId, fx: &mut Effects<'_>) {
         self.election.handle_link_up(peer, fx);
-        self.logs.handle_link_up(peer, fx);
+        self.logs.handle_link_up(peer, &self.trust, fx);
         membership::send_void(&self.trust.void(), &[peer], &facts!(self), fx);
         if facts!(self).leads() {
             self.tell_presence(fx);

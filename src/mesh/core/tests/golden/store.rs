@@ -82,6 +82,7 @@ fn golden() -> Vec<Write> {
     let by_hand = [
         rows::claim_floor().put(&40_000),
         rows::sweep(&id(2), Incarnation(1)).put(&vec![(3, 4), (9, 9)]),
+        rows::directory_at(&id(9)).put(&(7, Place { author: id(9), incarnation: Incarnation(8), seq: 6 })),
         rows::void(&id(9), Incarnation(8)).put(&rows::VoidRow { first: 3, last: 5 }),
     ];
     for row in by_hand {
@@ -150,6 +151,9 @@ fn meta(key: &[u8], value: &[u8]) -> Option<(&'static str, Write)> {
     if let Some(place) = rows::unsupported_of(key) {
         return put("unsupported", key, rows::unsupported(&place?), value);
     }
+    if let Some(author) = rows::directory_at_of(key) {
+        return put("directory at", key, rows::directory_at(&author?), value);
+    }
     if let Some(log) = rows::void_of(key) {
         let (author, incarnation) = log?;
         return put("void", key, rows::void(&author, incarnation), value);
@@ -164,7 +168,7 @@ fn meta(key: &[u8], value: &[u8]) -> Option<(&'static str, Write)> {
 }
 
 /// Everything that a row can be.
-const ALL: [&str; 25] = [
+const ALL: [&str; 26] = [
     "age",
     "boot",
     "call",
@@ -173,6 +177,7 @@ const ALL: [&str; 25] = [
     "client key",
     "counter",
     "directory",
+    "directory at",
     "early cancel",
     "early outcome",
     "entry",

@@ -47,7 +47,9 @@ impl Nodes {
     /// Takes back a row of [`crate::io::Space::Meta`]. `None`: it is one of ours and damaged.
     pub(crate) fn restore_aside(&mut self, key: &[u8], value: &[u8]) -> Option<()> {
         let Some(author) = rows::directory_at_of(key) else { return Some(()) };
-        self.aside.insert(author?, <(u64, Place)>::from_bytes(value)?);
+        let author = author?;
+        let at = <(u64, Place)>::from_bytes(value).filter(|(_, place)| place.author == author)?;
+        self.aside.insert(author, at);
         Some(())
     }
 

@@ -70,7 +70,8 @@ pub const WELCOME_DIRECTORIES_MAX: usize = PEERS_MAX;
 /// Incarnations of one peer's database whose logs are held.
 pub const INCARNATIONS_MAX: usize = 64;
 /// The same of a peer that is no owner, besides those that a revocation has closed.
-pub const GUEST_INCARNATIONS_MAX: usize = 4;
+/// A few are for restored backups, and for what others wrote with its key before it was let in again.
+pub const GUEST_INCARNATIONS_MAX: usize = 8;
 /// Rows of one digest: whoever holds more logs sends several, each of the authors of one range.
 pub const DIGEST_ROWS_MAX: usize = 8_000;
 /// Digests of one neighbour that wait to be answered.

@@ -173,7 +173,14 @@ fn meet(target: &mut Machine, now: Now) -> Vec<Output> {
     let inputs = gateways.into_iter().flat_map(|gateway| {
         [
             Input::LinkUp(gateway),
-            Input::Recv(gateway, Frame::Digest { rows: Vec::new(), changes: mesh_core::ids::Hash::ZERO }),
+            Input::Recv(
+                gateway,
+                Frame::Digest {
+                    authors: mesh_core::frame::Authors::ALL,
+                    rows: Vec::new(),
+                    changes: mesh_core::ids::Hash::ZERO,
+                },
+            ),
         ]
     });
     inputs.flat_map(|input| target.step(now, input)).collect()

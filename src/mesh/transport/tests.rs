@@ -200,7 +200,7 @@ async fn until(what: &str, mut condition: impl FnMut() -> bool) {
 
 fn digest(n: u64) -> Frame {
     let rows = vec![DigestRow { author: PeerId([1; 32]), incarnation: Incarnation(1), seq: n, stopped: false }];
-    Frame::Digest { rows, changes: mesh_core::ids::Hash::ZERO }
+    Frame::Digest { authors: mesh_core::frame::Authors::ALL, rows, changes: mesh_core::ids::Hash::ZERO }
 }
 
 fn beacon(key: &DeviceKey, covered: u8) -> Frame {

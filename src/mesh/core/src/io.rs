@@ -518,6 +518,8 @@ pub enum LogReader {
     Want(PeerId),
     /// Looks for what was said about rights by somebody who has turned out to be an owner.
     Rights,
+    /// Takes up the directories of peers that belong again.
+    Directories,
 }
 
 /// Output of a step.

@@ -122,7 +122,8 @@ fn cutoffs(peer: &PeerId, facts: &Facts<'_>) -> BTreeMap<Incarnation, u64> {
     cutoffs
 }
 
-/// All that a newcomer needs. It always fits into one message: all changes that are held do, and as many directories.
+/// All that a newcomer needs. It always fits into one message: all changes that are held do, and directories are bounded
+/// in number and bytes.
 pub(crate) fn welcome(peer: &PeerId, facts: &Facts<'_>) -> Result<Welcome, Refusal> {
     let member = facts.trust.member(peer).ok_or(Refusal::NotMember)?;
     Ok(Welcome {
@@ -136,12 +137,14 @@ pub(crate) fn welcome(peer: &PeerId, facts: &Facts<'_>) -> Result<Welcome, Refus
     })
 }
 
-/// The latest directories, the smallest first, up to [`limits::WELCOME_DIRECTORIES_BYTES_MAX`].
+/// The latest directories of members, the smallest first, up to [`limits::WELCOME_DIRECTORIES_MAX`] and
+/// [`limits::WELCOME_DIRECTORIES_BYTES_MAX`].
 fn small_directories(facts: &Facts<'_>) -> Vec<SignedEntry> {
-    let mut entries: Vec<&SignedEntry> = facts.nodes.entries().collect();
+    let of_members = facts.nodes.entries().filter(|entry| facts.trust.member(&entry.author).is_some());
+    let mut entries: Vec<&SignedEntry> = of_members.collect();
     entries.sort_by_key(|entry| entry.len());
     let mut bytes = 0;
-    let fits = entries.into_iter().take_while(|entry| {
+    let fits = entries.into_iter().take(limits::WELCOME_DIRECTORIES_MAX).take_while(|entry| {
         bytes += entry.len();
         bytes <= limits::WELCOME_DIRECTORIES_BYTES_MAX
     });

@@ -179,6 +179,7 @@ impl Peer {
                     .and_then(|()| reattestation.restore(&row_key, &value))
                     .and_then(|()| bodies.restore(&row_key, &value))
                     .and_then(|()| rights.restore_unheard(&row_key, &value))
+                    .and_then(|()| nodes.restore_aside(&row_key, &value))
                     .map(|()| drop(meta.insert(row_key, value))),
                 Space::Trust => SignedEntry::from_stored(&value).map(|entry| trust.push(entry)),
                 Space::Heads => rows::log_of(&row_key)
@@ -260,6 +261,7 @@ impl Peer {
             }
             peer.book.close_calls_of_former_incarnations(incarnation, fx);
             fx.sync = true;
+            peer.settle_authors(fx);
             peer.refresh_candidates(fx);
             peer.logs.unsupported.read(fx);
             peer.upkeep.reattestation.read(&facts!(peer), fx);
@@ -455,11 +457,11 @@ impl Peer {
             Frame::Resign { epoch, successor } => self.election.handle_resign(from, epoch, successor, fx),
             Frame::Handover { epoch } => self.election.handle_handover(from, epoch, fx),
             Frame::Neighbours(peers) => self.logs.handle_neighbours(from, peers),
-            Frame::Digest { rows, changes } => {
+            Frame::Digest { authors, rows, changes } => {
                 if self.links.begin_comparison(from, changes, &self.trust, fx.now.mono_ms) {
                     membership::send_records(from, &facts!(self), fx);
                 }
-                self.logs.handle_digest(from, rows, &self.trust, fx);
+                self.logs.handle_digest(from, authors, rows, &self.trust, fx);
             }
             Frame::Entries { entries, more } => {
                 for item in &entries {
@@ -471,7 +473,7 @@ impl Peer {
                     membership::send_records(from, &facts!(self), fx);
                 }
                 if more {
-                    self.logs.ask_more(from, fx);
+                    self.logs.ask_more(from, &self.trust, fx);
                 }
                 self.renew_directory(fx);
             }
@@ -481,7 +483,7 @@ impl Peer {
                     self.ingest(from, item, fx);
                 }
                 self.judge_changes(Judges::Due, fx);
-                self.logs.handle_bodies(from, until, &self.trust, fx);
+                self.logs.handle_bodies(from, until, fx);
             }
             Frame::Presence { epoch, online } => {
                 if self.election.gateway() == Some(epoch) && from == epoch.peer {
@@ -556,6 +558,13 @@ impl Peer {
                 if self.incarnations.handle_own_check(&entries, &self.logs) {
                     self.handle_lost_state(fx);
                 }
+            }
+            LogReader::Directories => {
+                let read = entries.iter().map(|entry| entry.author).collect();
+                for entry in &entries {
+                    self.apply_admitted(entry, None, fx);
+                }
+                self.nodes.handle_log_read(&read, more, &self.trust, fx);
             }
             LogReader::Sweep => self.logs.handle_sweep_read(&entries, more, &self.trust, fx),
             LogReader::Rights => self.rights.handle_log_read(&entries, more, &self.trust, fx),
@@ -692,7 +701,7 @@ impl Peer {
     /// A linked peer that belongs is a neighbour from now on.
     fn meet(&mut self, peer: PeerId, fx: &mut Effects<'_>) {
         self.election.handle_link_up(peer, fx);
-        self.logs.handle_link_up(peer, fx);
+        self.logs.handle_link_up(peer, &self.trust, fx);
         membership::send_void(&self.trust.void(), &[peer], &facts!(self), fx);
         if facts!(self).leads() {
             self.tell_presence(fx);

@@ -262,6 +262,11 @@ impl Trust {
             && self.admits(&place.author, place.incarnation, place.seq)
     }
 
+    /// True if a revocation has said how far this incarnation of `author` counts.
+    pub(crate) fn closes(&self, author: &PeerId, incarnation: Incarnation) -> bool {
+        self.revocations(author).iter().any(|revocation| revocation.cutoffs.contains_key(&incarnation))
+    }
+
     /// True if `peer` was revoked, and not approved again since.
     pub(crate) fn is_revoked(&self, peer: &PeerId) -> bool {
         self.member(peer).is_none() && self.membership.revocations.contains_key(peer)

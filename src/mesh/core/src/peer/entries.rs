@@ -202,7 +202,7 @@ impl Peer {
         if entry.has_body() {
             self.apply_known(entry, left_ms, fx);
         } else if self.trust.may_read(entry, &self.local.me) {
-            self.logs.note_lacking(entry, fx);
+            self.logs.note_lacking(entry, &self.trust, fx);
         }
     }
 
@@ -257,12 +257,13 @@ impl Peer {
             return;
         }
         if was_owner != self.trust.is_owner(&self.local.me) {
-            self.logs.recount_bodies(fx);
+            self.logs.recount_bodies(&self.trust, fx);
         }
         self.refresh_devices();
         self.rights.handle_trust(&self.trust, fx);
         fx.fact(Fact::Trust);
         fx.view_changed = true;
+        self.settle_authors(fx);
         match (was_excluded, self.is_excluded()) {
             (false, true) => {
                 fx.then(Then::Revoked);
@@ -273,7 +274,7 @@ impl Peer {
         }
         self.handle_halts(fx);
         self.refresh_neighbours(fx);
-        self.logs.ask_all(fx);
+        self.logs.ask_all(&self.trust, fx);
         for unrun in self.book.of_strangers(&facts!(self)) {
             let finished = self.executor.deny(unrun, rights::STRANGER, &facts!(self), fx);
             self.finish(finished, fx);
@@ -285,10 +286,17 @@ impl Peer {
         self.upkeep.reattestation.read(&facts!(self), fx);
     }
 
+    /// Whatever is held by author, and is not its log: of those who do not belong any more it shrinks to what their
+    /// cut-offs need, and of those who belong again it is taken up.
+    pub(super) fn settle_authors(&mut self, fx: &mut Effects<'_>) {
+        self.nodes.settle(&self.local.me, &self.trust, fx);
+        self.logs.settle(&self.trust, fx);
+    }
+
     fn apply_directory(&mut self, entry: &SignedEntry, fx: &mut Effects<'_>) {
         let (author, incarnation) = (entry.author, entry.entry.incarnation);
         let former = author == self.local.me && incarnation != self.logs.incarnation();
-        if former || !self.nodes.apply(entry, fx) {
+        if former || !self.nodes.apply(entry, &self.local.me, &self.trust, fx) {
             return;
         }
         self.refresh_devices();
@@ -468,7 +476,7 @@ impl Peer {
         self.invites.void_all(fx);
         self.incarnations.read_reissue(&me, &self.logs, fx);
         fx.fact(Fact::Warning("was restored to an older state, or copied; calls that it may have run do not run", me));
-        self.logs.ask_all(fx);
+        self.logs.ask_all(&self.trust, fx);
     }
 
     /// Our log and our calls are numbered anew. What was meant for the incarnation before does not start any more.

@@ -88,6 +88,7 @@ fn golden() -> Vec<Write> {
         rows::claim_floor().put(&40_000),
         rows::sweep(&id(2), Incarnation(1)).put(&vec![(3, 4), (9, 9)]),
         rows::unheard(&id(8), Incarnation(2)).put(&(4, 9)),
+        rows::directory_at(&id(9)).put(&(7, Place { author: id(9), incarnation: Incarnation(8), seq: 6 })),
         rows::void(&id(9), Incarnation(8)).put(&rows::VoidRow { first: 3, last: 5 }),
     ];
     for row in by_hand {
@@ -157,6 +158,9 @@ fn meta(key: &[u8], value: &[u8]) -> Option<(&'static str, Write)> {
     if let Some(place) = rows::unsupported_of(key) {
         return put("unsupported", key, rows::unsupported(&place?), value);
     }
+    if let Some(author) = rows::directory_at_of(key) {
+        return put("directory at", key, rows::directory_at(&author?), value);
+    }
     if let Some(log) = rows::void_of(key) {
         let (author, incarnation) = log?;
         return put("void", key, rows::void(&author, incarnation), value);
@@ -175,7 +179,7 @@ fn meta(key: &[u8], value: &[u8]) -> Option<(&'static str, Write)> {
 }
 
 /// Everything that a row can be.
-const ALL: [&str; 27] = [
+const ALL: [&str; 28] = [
     "age",
     "boot",
     "call",
@@ -184,6 +188,7 @@ const ALL: [&str; 27] = [
     "client key",
     "counter",
     "directory",
+    "directory at",
     "early cancel",
     "early outcome",
     "entry",

@@ -11,7 +11,7 @@ use mesh_core::audience::Audience;
 use mesh_core::config::Config;
 use mesh_core::entry::Place;
 use mesh_core::epoch::Fence;
-use mesh_core::frame::{DigestRow, EntryItem, Places};
+use mesh_core::frame::{Authors, DigestRow, EntryItem, Places};
 use mesh_core::ids::PublicKey;
 use mesh_core::io::{Batch, Image, Welcome, Write};
 use mesh_core::peer::{BootError, Peer, joined};
@@ -372,7 +372,7 @@ impl Scene {
                     stopped: self.mutation.once_in(2),
                 });
                 let rows = rows.collect();
-                Frame::Digest { rows, changes: self.hash() }
+                Frame::Digest { authors: Authors::ALL, rows, changes: self.hash() }
             }
             6..=11 => Frame::Entries { entries: self.items(), more: self.mutation.once_in(3) },
             12 => {
@@ -623,7 +623,7 @@ fn fuzz_stored_rows_start_or_are_named() {
         }
         let new = NewCall { client_key: Some("order-7".to_owned()), ..test_kit::call("peer-1", "echo") };
         desk.command(Command::Call(new));
-        let digest = Frame::Digest { rows: Vec::new(), changes: Hash::ZERO };
+        let digest = Frame::Digest { authors: Authors::ALL, rows: Vec::new(), changes: Hash::ZERO };
         desk.step(Input::Recv(test_kit::id(0), digest));
         desk.pass(2_000);
         // And once more, from what it has made of them.

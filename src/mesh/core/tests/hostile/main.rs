@@ -6,6 +6,7 @@ mod fuzz;
 mod merge;
 mod rates;
 mod truncation;
+mod unpaid;
 
 use std::ops::{Deref, DerefMut};
 
@@ -13,7 +14,7 @@ use mesh_core::config::Config;
 use mesh_core::crypto::{Signer as _, Symbolic};
 use mesh_core::entry::{Entry, Kind, SignedEntry, encode};
 use mesh_core::epoch::{Claim, Epoch};
-use mesh_core::frame::{Answer, AnswerKind, Beacon, Dispatch, Frame, Phase};
+use mesh_core::frame::{Answer, AnswerKind, Authors, Beacon, Dispatch, Frame, Phase};
 use mesh_core::ids::{Hash, Incarnation, MeshId, PeerId, ReqId};
 use mesh_core::io::{CallState, Command, Fact, Input, NewCall, Now, Output, Refusal, Reply, Space};
 use mesh_core::limits;
@@ -219,7 +220,7 @@ fn s17_whoever_shows_itself_all_the_time_is_not_asked_for_bodies_all_the_time() 
     honest.hears(&liar, pushed(withheld));
     let mut wanted = 0;
     for _ in 0..200 {
-        let digest = Frame::Digest { rows: Vec::new(), changes: Hash::ZERO };
+        let digest = Frame::Digest { authors: Authors::ALL, rows: Vec::new(), changes: Hash::ZERO };
         let mut out = honest.hears(&liar, digest);
         out.extend(honest.hears(&liar, Frame::Bodies { entries: Vec::new(), until: None }));
         out.extend(honest.pass(20));
@@ -415,7 +416,7 @@ fn s25_what_an_owner_claimed_in_another_mesh_leads_nobody_here() {
     let mut call = honest.author(4);
     honest.admit(&call, Tier::Shared);
     let header = call.says(Kind::CALL, encode(&header(&call.id(), 1, honest.id())));
-    honest.hears(&owner, Frame::Digest { rows: Vec::new(), changes: Hash::ZERO });
+    honest.hears(&owner, Frame::Digest { authors: Authors::ALL, rows: Vec::new(), changes: Hash::ZERO });
     honest.hears(&owner, beacon(&former));
     honest.hears(&owner, Frame::Notice(former.clone()));
     let fenced = Answer { id: ReqId([0; 16]), attempt: 1, what: AnswerKind::Fenced(Some(former.clone())) };
@@ -543,7 +544,7 @@ fn only_a_gateway_may_dispatch_and_only_in_its_own_name() {
     honest.admit(&owner, Tier::Owner);
     let call = header(&liar.id(), 1, me);
     let entry = liar.says(Kind::CALL, encode(&call));
-    honest.hears(&owner, Frame::Digest { rows: Vec::new(), changes: Hash::ZERO });
+    honest.hears(&owner, Frame::Digest { authors: Authors::ALL, rows: Vec::new(), changes: Hash::ZERO });
     let claims = |of: &Author, counter| Claim::sign(&of.key, of.mesh, Epoch { counter, class: 3, peer: of.id() }, 1);
     let refused = |honest: &mut Honest, from: &Author, claim: Claim, header: SignedEntry| {
         let dispatch = Dispatch { claim, header, attempt: 1, left_ms: 60_000 };

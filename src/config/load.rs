@@ -197,7 +197,7 @@ fn read(
     })
     .map_err(shape)?;
     let mut config = Checker { home, origins }.config(raw, probe)?;
-    let wrong = |why| ConfigError::Rights { path: home.join(FILE_NAME), why };
+    let wrong = |why| ConfigError::Rights { path: home.join(FILE_NAME), why: Box::new(why) };
     let said = PolicySettings::parse(text).map_err(wrong)?;
     if !said.is_empty() {
         config.rights = Rights { said, text: text.to_owned() };

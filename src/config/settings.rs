@@ -267,7 +267,7 @@ pub enum ConfigError {
         /// The file.
         path: PathBuf,
         /// Line, place and cause.
-        why: PolicyError,
+        why: Box<PolicyError>,
     },
 }
 

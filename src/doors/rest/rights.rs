@@ -1,5 +1,7 @@
 //! Rights: people, workspaces, rules; who may use what, and why.
 
+mod schema;
+
 use std::collections::BTreeMap;
 
 use axum::body::Body;
@@ -13,9 +15,12 @@ use mesh_core::policy::{Domain, Mode, Name, PersonId, Role, Verdict};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
+use self::schema::{RulesShape, WorkspaceShape};
 use super::extract::{JSON, JSON_DEPTH_MAX, Query, Segment, body, check_accept, json_bytes, parse};
 use super::model::Page;
-use super::shapes::{Asker, DeviceRef, NameOfTool, NodeName, PersonName, RightsText, SpaceName, of_query};
+use super::shapes::{
+    Asker, DeviceRef, EntityTags, NameOfTool, NodeName, PersonName, RightsText, Shape, SpaceName, of_query,
+};
 use crate::config::{PersonSettings, PolicySettings, RuleSettings, WorkspaceSettings};
 use crate::doors::app::AppState;
 use crate::doors::identity::Identity;
@@ -144,7 +149,8 @@ fn if_match(headers: &HeaderMap) -> Result<Option<IfMatch>, OpError> {
     if lines.is_empty() {
         return Ok(None);
     }
-    lines.join(", ").parse().map(Some).map_err(|why: String| OpError::new(ErrorCode::Invalid, why))
+    let tags = EntityTags::read(&lines.join(", ")).map_err(|why| OpError::new(ErrorCode::Invalid, why))?;
+    Ok(Some(tags.0))
 }
 
 /// An answer with the state of the part that it shows.
@@ -173,7 +179,8 @@ pub(super) struct Rights {
     toml: String,
     /// The same as JSON.
     #[schema(value_type = Object)]
-    rights: PolicySettings,
+    #[serde(rename = "rights")]
+    said: PolicySettings,
     /// What people have edited without knowing of each other: what takes a right away holds, until somebody edits it.
     conflicts: Vec<Conflict>,
     /// Checks that do not hold.
@@ -217,7 +224,7 @@ pub(super) async fn all(State(app): AppState, headers: HeaderMap) -> Result<Resp
     check_accept(&headers, JSON)?;
     let held = held(&app);
     let view = app.mesh().view();
-    let rights = held.settings(&Part::All);
+    let said = held.settings(&Part::All);
     let editor = |(principal, node): (mesh_core::policy::Principal, Option<NodeId>)| Editor {
         principal: principal.to_string(),
         node_id: node.map(|node| node.to_string()),
@@ -230,10 +237,10 @@ pub(super) async fn all(State(app): AppState, headers: HeaderMap) -> Result<Resp
     });
     let answer = Rights {
         mode: view.rights.mode().into(),
-        toml: rights.to_toml(),
+        toml: said.to_toml(),
         conflicts: held.conflicts().into_iter().map(conflict).collect(),
         failed_checks: failed.collect(),
-        rights,
+        said,
     };
     with_etag(&held, &Part::All, Json(answer))
 }
@@ -249,7 +256,7 @@ pub(super) struct NewRights {
 
 /// Puts these rights in the place of all that there are. Only through the unix socket.
 #[utoipa::path(put, path = "/api/v1/policy", operation_id = "putPolicy", tag = "rights", request_body = NewRights,
-    params(Force, ("If-Match" = Option<String>, Header, description = "The ETag of what was edited")),
+    params(Force, ("If-Match" = inline(EntityTags), Header, description = "The ETag of what was edited")),
     responses((status = 200, description = "They hold", body = EditAnswer)))]
 pub(super) async fn put_all(
     State(app): AppState,
@@ -526,7 +533,8 @@ pub(super) async fn matrix(
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct RulesOf {
-    /// The workspace; `mesh`: rules that hold in all of them.
+    /// The workspace. Default: `mesh`, the rules that hold in all of them.
+    #[serde(default = "in_all")]
     #[param(inline)]
     workspace: SpaceName,
     /// Of an edit. True: also where a check would not hold any more. Owners of the mesh only. Default false.
@@ -535,18 +543,20 @@ pub(super) struct RulesOf {
     force: bool,
 }
 
+const fn in_all() -> SpaceName {
+    SpaceName(Domain::Mesh)
+}
+
 /// Rules by name.
-#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Rules {
-    /// As `[workspaces.ID.rules]` of `sigil.toml`.
-    #[schema(value_type = Object)]
     rules: BTreeMap<Name, RuleSettings>,
 }
 
 /// The rules of a workspace, or those that hold in all of them.
 #[utoipa::path(get, path = "/api/v1/policy/rules", operation_id = "getRules", tag = "rights", params(RulesOf),
-    responses((status = 200, description = "By name", body = Rules,
+    responses((status = 200, description = "By name", body = RulesShape,
         headers(("ETag" = String, description = "Their state, for If-Match")))))]
 pub(super) async fn rules(
     State(app): AppState,
@@ -561,8 +571,8 @@ pub(super) async fn rules(
 }
 
 /// Puts these rules in the place of all that the workspace has. Only through the unix socket.
-#[utoipa::path(put, path = "/api/v1/policy/rules", operation_id = "putRules", tag = "rights", request_body = Rules,
-    params(RulesOf, ("If-Match" = Option<String>, Header, description = "The ETag of what was edited")),
+#[utoipa::path(put, path = "/api/v1/policy/rules", operation_id = "putRules", tag = "rights", request_body = RulesShape,
+    params(RulesOf, ("If-Match" = inline(EntityTags), Header, description = "The ETag of what was edited")),
     responses((status = 200, description = "They hold", body = EditAnswer)))]
 pub(super) async fn put_rules(
     State(app): AppState,
@@ -681,7 +691,7 @@ pub(super) async fn person(
 /// Adds a person, or puts this in the place of what is said of her. Only through the unix socket.
 #[utoipa::path(put, path = "/api/v1/people/{id}", operation_id = "putPerson", tag = "rights", request_body = Person,
     params(("id" = inline(PersonName), Path, description = "The person"), Force,
-        ("If-Match" = Option<String>, Header, description = "The ETag of what was edited; not of somebody new")),
+        ("If-Match" = inline(EntityTags), Header, description = "The ETag of what was edited; not of somebody new")),
     responses((status = 200, description = "It is so", body = EditAnswer)))]
 pub(super) async fn put_person(
     State(app): AppState,
@@ -720,7 +730,7 @@ pub(super) async fn put_person(
 /// Takes a person away: nothing can be asked for her any more. Only through the unix socket.
 #[utoipa::path(delete, path = "/api/v1/people/{id}", operation_id = "deletePerson", tag = "rights",
     params(("id" = inline(PersonName), Path, description = "The person"), Force,
-        ("If-Match" = Option<String>, Header, description = "The ETag of what was read")),
+        ("If-Match" = inline(EntityTags), Header, description = "The ETag of what was read")),
     responses((status = 200, description = "She is gone", body = EditAnswer)))]
 pub(super) async fn delete_person(
     State(app): AppState,
@@ -749,8 +759,8 @@ pub(super) struct WorkspaceRow {
     /// By which it is named.
     #[schema(value_type = String)]
     id: String,
-    /// What is said of it, as `[workspaces.ID]` of `sigil.toml`.
-    #[schema(value_type = Object)]
+    /// What is said of it.
+    #[schema(value_type = WorkspaceShape)]
     workspace: WorkspaceSettings,
 }
 
@@ -769,7 +779,7 @@ pub(super) async fn workspaces(State(app): AppState, headers: HeaderMap) -> Resu
 /// One workspace, as `[workspaces.ID]` of `sigil.toml` says it.
 #[utoipa::path(get, path = "/api/v1/workspaces/{id}", operation_id = "getWorkspace", tag = "rights",
     params(("id" = inline(SpaceName), Path, description = "The workspace; `mesh`: the rules that hold in all of them")),
-    responses((status = 200, description = "What is said of it", body = serde_json::Value,
+    responses((status = 200, description = "What is said of it", body = WorkspaceShape,
         headers(("ETag" = String, description = "Its state, for If-Match")))))]
 pub(super) async fn workspace(
     State(app): AppState,
@@ -784,9 +794,9 @@ pub(super) async fn workspace(
 
 /// Makes a workspace, or puts this in the place of what is said of it, rules too. With the first one, workspaces decide
 /// instead of tiers. Only through the unix socket.
-#[utoipa::path(put, path = "/api/v1/workspaces/{id}", operation_id = "putWorkspace", tag = "rights", request_body = serde_json::Value,
+#[utoipa::path(put, path = "/api/v1/workspaces/{id}", operation_id = "putWorkspace", tag = "rights", request_body = WorkspaceShape,
     params(("id" = inline(SpaceName), Path, description = "The workspace; `mesh` has rules only"), Force,
-        ("If-Match" = Option<String>, Header, description = "The ETag of what was edited; not of a new one")),
+        ("If-Match" = inline(EntityTags), Header, description = "The ETag of what was edited; not of a new one")),
     responses((status = 200, description = "It is so", body = EditAnswer)))]
 pub(super) async fn put_workspace(
     State(app): AppState,
@@ -809,7 +819,7 @@ pub(super) async fn put_workspace(
 /// something. Only through the unix socket.
 #[utoipa::path(delete, path = "/api/v1/workspaces/{id}", operation_id = "deleteWorkspace", tag = "rights",
     params(("id" = inline(SpaceName), Path, description = "The workspace; `mesh`: all rules that hold in all of them"), Force,
-        ("If-Match" = Option<String>, Header, description = "The ETag of what was read")),
+        ("If-Match" = inline(EntityTags), Header, description = "The ETag of what was read")),
     responses((status = 200, description = "It is gone", body = EditAnswer)))]
 pub(super) async fn delete_workspace(
     State(app): AppState,

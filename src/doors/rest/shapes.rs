@@ -221,6 +221,13 @@ texts! {
         }
     }
 
+    /// `If-Match`: the state that an edit is of.
+    EntityTags(ops::policy::IfMatch) {
+        pattern "^(\\*|(W/)?\"[!#-+\\--~]{0,64}\"(, ?(W/)?\"[!#-+\\--~]{0,64}\"){0,7})$", length 1..=560,
+        example "\"9f86d081884c7d659a2feaa0c55ad015\"",
+        read |text| text.parse()
+    }
+
     /// Place in the list of calls.
     CallsCursor(CallCursor) {
         pattern "^[A-Za-z0-9_-]{32}$", length 32..=32,

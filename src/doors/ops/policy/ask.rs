@@ -37,12 +37,11 @@ pub fn ask(view: &Arc<View>, question: Question) -> Result<Explanation, OpError>
     let rights = Held::of(view.clone()).rights();
     let (target, node) = member(view, &node)?;
     let at = at.map(|at| member(view, &at)).transpose()?.map(|(peer, _)| peer);
-    let (principal, at) = match principal {
-        Some(principal) => (principal, at),
-        None => {
-            let at = at.unwrap_or(view.me);
-            (rights.view.sits_at(&at).ok_or_else(nobody_asks)?, Some(at))
-        }
+    let (principal, at) = if let Some(principal) = principal {
+        (principal, at)
+    } else {
+        let at = at.unwrap_or(view.me);
+        (rights.view.sits_at(&at).ok_or_else(nobody_asks)?, Some(at))
     };
     let request = rights.view.question(&principal, workspace, &node, &tool);
     let mut request = request.ok_or_else(nobody_asks)?;

@@ -43,6 +43,11 @@ impl fmt::Display for ETag {
     }
 }
 
+/// Most tags of one `If-Match`: who edits holds one.
+const TAGS_MAX: usize = 8;
+/// Most bytes of a tag: ours have half of that.
+const TAG_BYTES_MAX: usize = 64;
+
 /// `If-Match` (RFC 9110 §13.1.1): the state that a client has seen.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum IfMatch {
@@ -55,14 +60,21 @@ pub enum IfMatch {
 impl FromStr for IfMatch {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
-        if text.trim() == "*" {
+        if text == "*" {
             return Ok(Self::Any);
         }
-        let tags: Vec<String> = text.split(',').map(|tag| tag.trim().to_owned()).collect();
-        let is_tag = |tag: &String| tag.len() >= 2 && tag.starts_with('"') && tag.ends_with('"');
+        let of_tag = |byte: u8| matches!(byte, b'!' | b'#'..=b'~') && byte != b',';
         // A weak one never matches here.
-        if tags.iter().all(|tag| is_tag(tag) || tag.strip_prefix("W/").is_some_and(|tag| is_tag(&tag.to_owned()))) {
-            Ok(Self::OneOf(tags))
+        let is_tag = |tag: &&str| {
+            let tag = tag.strip_prefix("W/").unwrap_or(tag);
+            let inner = tag.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
+            inner.is_some_and(|inner| inner.len() <= TAG_BYTES_MAX && inner.bytes().all(of_tag))
+        };
+        let (first, rest) = text.split_once(',').map_or((text, None), |(first, rest)| (first, Some(rest)));
+        let rest = rest.into_iter().flat_map(|rest| rest.split(',')).map(|tag| tag.strip_prefix(' ').unwrap_or(tag));
+        let tags: Vec<&str> = std::iter::once(first).chain(rest).collect();
+        if tags.len() <= TAGS_MAX && tags.iter().all(is_tag) {
+            Ok(Self::OneOf(tags.into_iter().map(str::to_owned).collect()))
         } else {
             Err("If-Match must be `*`, or the ETag of an answer, in its quotation marks".to_owned())
         }

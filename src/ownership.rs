@@ -1,7 +1,7 @@
 //! Whose hands a home is in: who besides us could change what lies there, and whose files lie there already.
 //!
-//! `sigil.toml` names programs that the agent runs, `tokens` says who may command it, `identity.key` is who it is: a home
-//! that another user can write is that user's agent.
+//! `sigil.toml` names programs that the agent runs, `identity.key` is who it is: a home that another user can write is that
+//! user's agent.
 
 use std::fmt;
 use std::fs::{self, Metadata};
@@ -236,11 +236,9 @@ mod tests {
     }
 
     #[test]
-    fn s21_settings_and_tokens_that_others_may_write_are_refused_where_they_can_be_reached() {
+    fn s21_settings_that_others_may_write_are_refused_where_they_can_be_reached() {
         let home = home();
-        let tokens = home.path().join("tokens");
-        fs::write(&tokens, "").unwrap();
-        for file in [home.path().join(SETTINGS), tokens, home.path().join("blobs"), home.path().join("blobs/tmp")] {
+        for file in [home.path().join(SETTINGS), home.path().join("blobs"), home.path().join("blobs/tmp")] {
             let before = fs::metadata(&file).unwrap().mode();
             set_mode(&file, before | 0o002);
             set_mode(home.path(), 0o700);

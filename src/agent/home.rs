@@ -11,7 +11,6 @@ use tokio::sync::mpsc;
 
 use super::error::{AgentError, at};
 use super::ports::Ports;
-use crate::doors::TokenStore;
 use crate::mesh::blobs::BlobStore;
 use crate::mesh::store::{DurableNote, FjallStore, OpenReport};
 use crate::platform::{self, FileId};
@@ -84,11 +83,6 @@ impl Home {
         let (notes, durable) = mpsc::channel(DURABLE_NOTES);
         let (store, report) = FjallStore::open(&self.path.join("store"), notes)?;
         Ok((store, report, durable))
-    }
-
-    pub(super) fn open_tokens(&self) -> Result<Arc<TokenStore>, AgentError> {
-        let path = self.path.join("tokens");
-        Ok(Arc::new(TokenStore::open(path.clone()).map_err(at("reading", &path))?))
     }
 
     /// The ports of earlier starts; none if there was none, or the file cannot be read.

@@ -1,8 +1,7 @@
 //! A home in one file: taken from a running or a stopped agent, and put back into an empty home.
 //!
 //! In it are the settings, the kept name, the device key, the rows of the store as they were at one moment, and those
-//! large payloads that an open call needs. Not in it: tokens, since putting an old list of them back would make revoked
-//! ones good again; results of calls that have ended; and what a start makes anew.
+//! large payloads that an open call needs. Not in it: results of calls that have ended, and what a start makes anew.
 //!
 //! Whatever a file says is taken for hostile until it is judged: sizes before memory is used, each key and hash, the sum
 //! of the whole file, and last the mesh that the rows tell of, which is taken up in memory before anything of it reaches

@@ -245,17 +245,26 @@ pub(crate) struct TokenArgs {
     /// Time until it ends, such as 90d [default: never]
     #[arg(long, value_parser = whole_seconds, value_name = "TIME")]
     pub(crate) expires: Option<u64>,
+    /// Whom it is for: a person, `agent:PERSON/NAME` or `device:NODE` [default: whoever sits at this device]
+    #[arg(long = "for", value_name = "WHO")]
+    pub(crate) holder: Option<String>,
+    /// It opens these devices only, such as `cam-*`
+    #[arg(long, value_name = "NODE")]
+    pub(crate) node: Vec<String>,
+    /// It opens these tools only, such as `lights.*`
+    #[arg(long, value_name = "TOOL")]
+    pub(crate) tool: Vec<String>,
     /// It may look, and change nothing
     #[arg(long)]
     pub(crate) read_only: bool,
-    /// List the tokens instead, with their last use
-    #[arg(long, conflicts_with_all = ["name", "expires", "read_only"])]
+    /// List the tokens of the mesh instead, with their last use at this device
+    #[arg(long, conflicts_with_all = ["name", "expires", "holder", "node", "tool", "read_only"])]
     pub(crate) list: bool,
-    /// Revoke the token of this id instead
-    #[arg(long, value_name = "ID", conflicts_with_all = ["name", "expires", "read_only", "list"])]
+    /// Revoke the token of this id instead, at all devices
+    #[arg(long, value_name = "ID", conflicts_with_all = ["name", "expires", "holder", "node", "tool", "read_only", "list"])]
     pub(crate) revoke: Option<String>,
-    /// Revoke all tokens instead
-    #[arg(long, conflicts_with_all = ["name", "expires", "read_only", "list", "revoke"])]
+    /// Revoke all tokens of the mesh instead
+    #[arg(long, conflicts_with_all = ["name", "expires", "holder", "node", "tool", "read_only", "list", "revoke"])]
     pub(crate) revoke_all: bool,
 }
 
@@ -538,8 +547,11 @@ pub(crate) enum PolicyCommand {
         #[arg(long)]
         workspace: Option<String>,
         /// Device at which it is asked [default: one of tier owner; of `me` this one]
-        #[arg(long, value_name = "NODE")]
-        at: Option<String>,
+        #[arg(long, alias = "at", value_name = "NODE")]
+        origin: Option<String>,
+        /// Token by which it is asked, as `sigil token --list` shows it
+        #[arg(long, value_name = "ID")]
+        token: Option<String>,
     },
     /// The table of who may use what
     Matrix {

@@ -10,7 +10,7 @@ use crate::backup::Source;
 use crate::doors::listen::Bound;
 use crate::doors::log_ring::LogRing;
 use crate::doors::settings::Settings;
-use crate::doors::tokens::TokenStore;
+use crate::doors::tokens::Tokens;
 use crate::mesh::MeshHandle;
 use crate::mesh::clock;
 use crate::platform::FileId;
@@ -24,7 +24,7 @@ pub struct Context {
     /// The mesh.
     pub mesh: MeshHandle,
     /// Tokens of the loopback door.
-    pub tokens: Arc<TokenStore>,
+    pub tokens: Arc<Tokens>,
     /// The newest log lines.
     pub logs: LogRing,
     /// Home of this installation: `doctor` looks at its file modes and free space.

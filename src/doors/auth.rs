@@ -5,9 +5,10 @@ use axum::http::header::{AUTHORIZATION, HOST, ORIGIN};
 use axum::http::uri::Authority;
 use axum::http::{HeaderMap, Method};
 
-use crate::doors::identity::{Access, Door, Identity, Principal};
+use crate::doors::identity::Identity;
 use crate::doors::listen::Arrival;
-use crate::doors::tokens::TokenStore;
+use crate::doors::tokens::Tokens;
+use crate::mesh::MeshHandle;
 use crate::mesh::clock::now;
 use crate::status::{ErrorCode, OpError};
 
@@ -35,10 +36,14 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
 /// # Errors
 /// The other end of the socket is another user; the request names another host or comes from a page of another origin;
 /// or there is no valid token.
-pub(super) fn identify(tokens: &TokenStore, request: &Request) -> Result<Option<Identity>, OpError> {
+pub(super) fn identify(
+    tokens: &Tokens,
+    mesh: &MeshHandle,
+    request: &Request,
+) -> Result<Option<Identity>, OpError> {
     let port = match request.extensions().get::<Arrival>() {
         Some(Arrival::Socket { owner: true }) => {
-            return Ok(Some(Identity { principal: Principal::Owner, door: Door::Socket, access: Access::Full }));
+            return Ok(Some(Identity::Socket));
         }
         Some(Arrival::Http { port }) => *port,
         Some(Arrival::Socket { owner: false }) => {
@@ -69,16 +74,22 @@ pub(super) fn identify(tokens: &TokenStore, request: &Request) -> Result<Option<
     if is_public(request.uri().path()) {
         return Ok(None);
     }
+    let view = mesh.view();
     match bearer(headers) {
-        Some(token) if let Some(access) = tokens.access(token, now().wall_ms) => {
-            if access == Access::ReadOnly && changes {
+        Some(text) if let Some(shown) = tokens.find(text, &view.rights, &view.me, now().wall_ms) => {
+            if shown.read_only && changes {
                 return Err(OpError::new(ErrorCode::Denied, "this token only reads")
                     .hint("`sigil token` makes one that may do more"));
             }
-            Ok(Some(Identity { principal: Principal::Owner, door: Door::Http, access }))
+            let identity = Identity::Token(shown);
+            // Whatever route is added: what a token changes is a call, or it looks after the mesh.
+            if changes && !request.uri().path().starts_with("/api/v1/calls") {
+                identity.require_admin(&view.rights)?;
+            }
+            Ok(Some(identity))
         }
         shown => {
-            let unknown = "this token is not known here, revoked or expired";
+            let unknown = "this token is not known here, revoked or expired, or nobody may ask for its holder at this device";
             let detail = if shown.is_some() { unknown } else { "the request carries no token" };
             Err(OpError::new(ErrorCode::Unauthorized, detail)
                 .hint("`sigil token` prints one; send it as `Authorization: Bearer TOKEN`"))

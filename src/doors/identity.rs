@@ -1,65 +1,112 @@
-//! The caller of a request: a principal, the door it came in by, and how far it reaches.
+//! The caller of a request: the door it came in by, and of a token how far it reaches.
+
+use std::sync::Arc;
+
+use mesh_core::policy::{Principal, Role, TokenId, View};
 
 use crate::status::{ErrorCode, OpError};
 
-/// The person or program on whose behalf something is asked. The header of every call says whom that is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Principal {
-    /// The owner of this device: proven by the credentials of the socket's other end, or by a token.
-    Owner,
-}
-
-impl Principal {
-    /// Whom a call is made for; `None`: whoever sits at this device, as the mesh knows it.
-    #[must_use]
-    pub const fn named(self) -> Option<mesh_core::policy::Principal> {
-        match self {
-            Self::Owner => None,
-        }
-    }
-}
-
-/// A way into the agent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Door {
-    /// The unix socket: the kernel vouches for the other end.
-    Socket,
-    /// HTTP on loopback: a token vouches for the other end.
-    Http,
-}
-
-/// Reach of a caller.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Access {
-    /// All that its door offers.
-    Full,
-    /// What only reads: `GET` and `HEAD`.
-    ReadOnly,
+/// A token that was shown, and counts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shown {
+    /// Its id.
+    pub id: TokenId,
+    /// Whom it is for.
+    pub holder: Principal,
+    /// True if it calls nothing and changes nothing.
+    pub read_only: bool,
+    /// True if it opens whatever its holder may use.
+    pub is_whole: bool,
 }
 
 /// The proven caller of a request. In the extensions of every request that reaches a handler, except on public routes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Identity {
-    /// On whose behalf.
-    pub principal: Principal,
-    /// By which door.
-    pub door: Door,
-    /// How far.
-    pub access: Access,
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Identity {
+    /// By the unix socket, whose other end the kernel vouches for: whoever sits at this device.
+    Socket,
+    /// By HTTP on loopback, with a token.
+    Token(Arc<Shown>),
 }
 
 impl Identity {
+    /// The token, if it came with one.
+    #[must_use]
+    pub fn token(&self) -> Option<&Shown> {
+        match self {
+            Self::Socket => None,
+            Self::Token(shown) => Some(shown),
+        }
+    }
+
     /// `Err` unless the caller came by the socket. `what` happens through it only, as a sentence's subject and verb;
     /// `next` is the next step.
     ///
     /// # Errors
     /// [`ErrorCode::Denied`].
-    pub fn require_socket(self, what: &str, next: &str) -> Result<(), OpError> {
-        match self.door {
-            Door::Socket => Ok(()),
-            Door::Http => {
+    pub fn require_socket(&self, what: &str, next: &str) -> Result<(), OpError> {
+        match self {
+            Self::Socket => Ok(()),
+            Self::Token(_) => {
                 Err(OpError::new(ErrorCode::Denied, format!("{what} through the unix socket only")).hint(next))
             }
         }
+    }
+
+    /// `Err` unless the caller may look after the mesh: through the socket, where the mesh itself asks for the tier, or by
+    /// a token that is narrowed in nothing and is for an owner or admin of the mesh.
+    ///
+    /// # Errors
+    /// [`ErrorCode::Denied`].
+    pub fn require_admin(&self, rights: &View) -> Result<(), OpError> {
+        if self.is_admin(rights) {
+            return Ok(());
+        }
+        Err(OpError::new(ErrorCode::Denied, "this token calls tools and looks after nothing else")
+            .hint("run `sigil` on this machine, or use a token of an owner or admin that is not narrowed"))
+    }
+
+    /// True if [`Self::require_admin`] lets the caller through.
+    #[must_use]
+    pub fn is_admin(&self, rights: &View) -> bool {
+        let Some(shown) = self.token() else { return true };
+        let role = match &shown.holder {
+            Principal::Person(person) => rights.role(person),
+            Principal::Agent(..) | Principal::Device(_) => None,
+        };
+        shown.is_whole && !shown.read_only && role >= Some(Role::Admin)
+    }
+
+    /// True if what concerns this principal concerns the caller: its own, or all of it for who looks after the mesh.
+    #[must_use]
+    pub fn may_see(&self, principal: &Principal, rights: &View) -> bool {
+        self.token().is_none_or(|shown| shown.holder == *principal) || self.is_admin(rights)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn by(holder: &str, read_only: bool, is_whole: bool) -> Identity {
+        let id = "panel".parse().unwrap();
+        Identity::Token(Arc::new(Shown { id, holder: holder.parse().unwrap(), read_only, is_whole }))
+    }
+
+    #[test]
+    fn s28_only_a_whole_token_of_an_owner_looks_after_the_mesh() {
+        let rights = View::default();
+        assert!(Identity::Socket.is_admin(&rights) && by("person:owner", false, true).is_admin(&rights));
+        for narrowed in [
+            by("person:owner", true, true),
+            by("person:owner", false, false),
+            by("agent:owner/claude", false, true),
+            by("person:mia", false, true),
+            by("device:panel", false, true),
+        ] {
+            assert!(narrowed.require_admin(&rights).is_err(), "{narrowed:?}");
+        }
+        let mia: Principal = "person:mia".parse().unwrap();
+        assert!(by("person:mia", true, false).may_see(&mia, &rights));
+        assert!(!by("person:kai", false, true).may_see(&mia, &rights) && Identity::Socket.may_see(&mia, &rights));
     }
 }

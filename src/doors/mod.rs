@@ -17,9 +17,9 @@ pub mod settings;
 pub mod tokens;
 
 pub use app::Context;
-pub use identity::{Door, Identity, Principal};
+pub use identity::Identity;
 pub use listen::{Bound, ListenError};
 pub use log_ring::LogRing;
 pub use serve::serve;
 pub use settings::Settings;
-pub use tokens::TokenStore;
+pub use tokens::Tokens;

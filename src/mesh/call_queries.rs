@@ -7,6 +7,7 @@ use std::sync::Arc;
 use mesh_core::ids::{PeerId, ReqId};
 use mesh_core::io::{CallRecord, CallState, Space, View};
 use mesh_core::names::PREFIX_MIN;
+use mesh_core::policy::Principal;
 use mesh_core::record::{Ending, Header};
 use mesh_core::rows::{self, CallOutline};
 use tokio::sync::{Semaphore, oneshot};
@@ -23,6 +24,8 @@ pub struct CallFilter {
     pub node: Option<ForNode>,
     /// Only calls in this state. [`CallStateFilter::Queued`] is everything that has not started.
     pub state: Option<CallStateFilter>,
+    /// Only calls asked by this principal.
+    pub asker: Option<Principal>,
 }
 
 impl CallFilter {
@@ -31,6 +34,7 @@ impl CallFilter {
     pub fn passes(&self, record: &CallRecord) -> bool {
         self.node.as_ref().is_none_or(|node| node.is_target_of(&record.header))
             && self.state.is_none_or(|state| state.passes(record.state))
+            && self.asker.as_ref().is_none_or(|asker| record.header.principal == *asker)
     }
 
     /// Returns true if only calls without an ending are selected.
@@ -493,7 +497,7 @@ mod tests {
             let calls: Vec<_> = (0..).zip(states)
                 .map(|(n, ((state, held), accepted_ms))| (call(n, accepted_ms, state), held))
                 .collect();
-            let filter = CallFilter { node: nas_only.then_some(ForNode::Peer(NAS)), state: filter };
+            let filter = CallFilter { node: nas_only.then_some(ForNode::Peer(NAS)), state: filter, asker: None };
             let mut expected: Vec<_> =
                 calls.iter().map(|(record, _)| record).filter(|record| filter.passes(record)).map(cursor).collect();
             expected.sort_unstable_by(|a, b| b.cmp(a));
@@ -519,7 +523,7 @@ mod tests {
         let calls: Vec<_> = (0..many).map(|n| (call(n, n, CallState::Ended(Ending::Done)), false)).collect();
         let oldest_held = (call(many, 0, CallState::Ended(Ending::Failed)), true);
         let calls: Vec<_> = calls.into_iter().chain([oldest_held]).collect();
-        let failed = CallFilter { node: None, state: CallStateFilter::parse("failed") };
+        let failed = CallFilter { state: CallStateFilter::parse("failed"), ..CallFilter::default() };
         let store = store(&calls);
         let query = PageQuery { filter: failed.clone(), after: None, limit: 10 };
         let held = calls.iter().filter(|(_, held)| *held).map(|(record, _)| record);

@@ -122,7 +122,7 @@ pub(super) async fn backup(client: &Client, file: &Path, force: bool, ui: Ui) ->
             left.absent
         ));
     }
-    ui.say("Not in it either: tokens, which have to be made anew. The file holds the key of this device, unencrypted: who has it can be this device.");
+    ui.say("The file holds the key of this device, unencrypted: who has it can be this device.");
     Ok(Exit::Ok)
 }
 
@@ -244,7 +244,7 @@ fn show(restored: &Restored, home: &Path, ui: Ui) {
         ui.say("`sigil up` starts it.");
     }
     if view.is_some() {
-        ui.say("What happened since the backup comes from the other devices once they are met: calls that this device may have run are not run again, codes it had handed out are void, tokens have to be made anew. What it alone knew is lost: whom it has forgotten since, look at with `sigil nodes`.");
+        ui.say("What happened since the backup comes from the other devices once they are met: calls that this device may have run are not run again, codes it had handed out are void. What it alone knew is lost: whom it has forgotten since, look at with `sigil nodes`; tokens that it has revoked since count again: `sigil token --list` shows all.");
     }
 }
 

@@ -38,6 +38,14 @@ pub(super) async fn token(client: &Client, args: TokenArgs, ui: Ui) -> Result<Ex
     if let (Some(terms), Some(expires_s)) = (terms.as_object_mut(), args.expires) {
         terms.insert("expires_s".into(), json!(expires_s));
     }
+    if let (Some(terms), Some(holder)) = (terms.as_object_mut(), args.holder) {
+        terms.insert("principal".into(), json!(super::rights::principal(holder)));
+    }
+    for (name, patterns) in [("nodes", args.node), ("tools", args.tool)] {
+        if let Some(terms) = terms.as_object_mut().filter(|_| !patterns.is_empty()) {
+            terms.insert(name.into(), json!(patterns));
+        }
+    }
     let body = client.post("/api/v1/tokens", &terms).await?;
     Ok(show(ui, "sigil.token/1", body, |body| text(body, "token")))
 }
@@ -47,13 +55,25 @@ fn tokens_text(body: &Value) -> String {
     let rows: Vec<_> = items(body)
         .iter()
         .map(|token| {
-            let reach = if token.get("read_only") == Some(&Value::Bool(true)) { "reads" } else { "full" };
+            let listed = |name: &str| token.get(name).and_then(Value::as_array).map(|list| {
+                let words: Vec<_> = list.iter().filter_map(Value::as_str).map(clean).collect();
+                if words.is_empty() { "none".to_owned() } else { words.join(" ") }
+            });
+            let reach = match (token.get("read_only") == Some(&Value::Bool(true)), listed("tools"), listed("nodes")) {
+                (true, ..) => "reads".to_owned(),
+                (false, None, None) => "full".to_owned(),
+                (false, tools, nodes) => {
+                    let tools = tools.unwrap_or_else(|| "all".to_owned());
+                    nodes.map_or_else(|| tools.clone(), |nodes| format!("{tools} of {nodes}"))
+                }
+            };
             vec![
                 text(token, "id"),
                 text(token, "name"),
-                reach.to_owned(),
+                text(token, "principal"),
+                reach,
                 relative(token, "created_at"),
-                or(relative(token, "last_used"), "not yet"),
+                or(relative(token, "last_used"), "not here yet"),
                 or(relative(token, "expires_at"), "never"),
             ]
         })
@@ -61,7 +81,7 @@ fn tokens_text(body: &Value) -> String {
     if rows.is_empty() {
         return "No tokens. `sigil token --name NAME` makes one.".to_owned();
     }
-    let list = table(&["ID", "NAME", "MAY", "MADE", "LAST USED", "ENDS"], &rows);
+    let list = table(&["ID", "NAME", "FOR", "MAY", "MADE", "LAST USED", "ENDS"], &rows);
     format!("{list}\n\n`sigil token --revoke ID` revokes one.")
 }
 

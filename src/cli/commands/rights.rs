@@ -404,16 +404,22 @@ async fn set_rule(client: &Client, verdict: &str, args: RuleArgs, ui: Ui) -> Res
 
 // --- All --------------------------------------------------------------------------------------------------------------
 
+/// A principal as people name it: of a person the name alone will do.
+pub(super) fn principal(who: String) -> String {
+    if who.contains(':') { who } else { format!("person:{who}") }
+}
+
 pub(super) async fn policy(client: &Client, command: PolicyCommand, ui: Ui) -> Result<Exit, Failure> {
     match command {
         PolicyCommand::Show => {
             let body = client.get(POLICY).await?;
             Ok(show(ui, "sigil.policy/1", body, policy_text))
         }
-        PolicyCommand::Explain { who, node, tool, workspace, at } => {
+        PolicyCommand::Explain { who, node, tool, workspace, origin, token } => {
             let mut query = format!("?node={}&tool={}", segment(&node), segment(&tool));
-            let who = (who != "me").then(|| if who.contains(':') { who } else { format!("person:{who}") });
-            for (name, value) in [("principal", who), ("workspace", workspace), ("at", at)] {
+            let who = (who != "me").then(|| principal(who));
+            let named = [("principal", who), ("workspace", workspace), ("origin", origin), ("token", token)];
+            for (name, value) in named {
                 if let Some(value) = value {
                     let _ = write!(query, "&{name}={}", segment(&value));
                 }

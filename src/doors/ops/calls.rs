@@ -6,7 +6,7 @@ use bytes::Bytes;
 use mesh_core::ids::{NodeId, PeerId, ReqId, ToolName};
 use mesh_core::io::{CallRecord, CallState, Command, NewCall, NodeView, Refusal, Reply, View};
 use mesh_core::limits;
-use mesh_core::policy::{AgentName, Domain, Principal};
+use mesh_core::policy::{AgentName, Credential, Domain, Principal};
 use mesh_core::record::{Effect, Payload};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -45,7 +45,7 @@ pub struct Request<'a> {
     pub effect: Option<Effect>,
     /// The workspace in which it is asked; `None`: in that which gives it.
     pub workspace: Option<Domain>,
-    /// An agent of whoever sits at this device; `None`: she herself.
+    /// An agent of the person who asks; `None`: she herself.
     pub agent: Option<AgentName>,
     /// The client's own key for the call.
     pub client_key: Option<String>,
@@ -64,7 +64,7 @@ pub struct Accepted {
 ///
 /// # Errors
 /// The arguments are too long, `node` names no device or two, or the mesh refuses.
-pub async fn call(mesh: &MeshHandle, who: Identity, request: Request<'_>) -> Result<Accepted, OpError> {
+pub async fn call(mesh: &MeshHandle, who: &Identity, request: Request<'_>) -> Result<Accepted, OpError> {
     let Request { node, tool, arguments, ttl, timeout, effect, workspace, agent, client_key } = request;
     if arguments.len() > limits::ARGUMENTS_BYTES_MAX {
         let detail = format!("the arguments may have at most {} bytes", limits::ARGUMENTS_BYTES_MAX);
@@ -78,8 +78,8 @@ pub async fn call(mesh: &MeshHandle, who: Identity, request: Request<'_>) -> Res
         ttl_ms: millis(ttl),
         timeout_ms: millis(timeout),
         effect,
-        principal: agent.map_or(Ok(who.principal.named()), |agent| as_agent(&mesh.view(), agent).map(Some))?,
-        credential: None,
+        principal: asker(&mesh.view(), who, agent)?,
+        credential: who.token().map(|shown| Credential { token: shown.id.clone(), over: false }),
         workspace,
         client_key,
     };
@@ -98,13 +98,16 @@ pub async fn call(mesh: &MeshHandle, who: Identity, request: Request<'_>) -> Res
     }
 }
 
-/// The agent of this name of the person who sits at this device.
-fn as_agent(view: &View, agent: AgentName) -> Result<Principal, OpError> {
-    match view.rights.sits_at(&view.me) {
-        Some(Principal::Person(person)) => Ok(Principal::Agent(person, agent)),
+/// Whom a call is made for: the holder of the token, else whoever sits at this device, which the mesh knows (`None`); of a
+/// person her agent of this name, if one is named.
+fn asker(view: &View, who: &Identity, agent: Option<AgentName>) -> Result<Option<Principal>, OpError> {
+    let holder = who.token().map(|shown| shown.holder.clone());
+    let Some(agent) = agent else { return Ok(holder) };
+    match holder.or_else(|| view.rights.sits_at(&view.me)) {
+        Some(Principal::Person(person)) => Ok(Some(Principal::Agent(person, agent))),
         Some(Principal::Agent(..) | Principal::Device(_)) | None => {
-            Err(OpError::new(ErrorCode::Denied, "this device is nobody's, so that no agent of anybody asks at it")
-                .hint("an owner says whose it is: `sigil person set PERSON --device NODE`"))
+            Err(OpError::new(ErrorCode::Denied, "no person asks here, so that no agent of hers does")
+                .hint("an owner says whose a device is: `sigil person set PERSON --device NODE`"))
         }
     }
 }
@@ -168,7 +171,14 @@ impl Reading {
 ///
 /// # Errors
 /// [`ErrorCode::UnknownCall`], or the mesh cannot answer.
-pub async fn read(mesh: &MeshHandle, stop: &CancellationToken, id: ReqId, wait: Duration) -> Result<Reading, OpError> {
+pub async fn read(
+    mesh: &MeshHandle,
+    who: &Identity,
+    stop: &CancellationToken,
+    id: ReqId,
+    wait: Duration,
+) -> Result<Reading, OpError> {
+    find(mesh, who, id).await?;
     let deadline = Instant::now() + wait;
     let left = || deadline.saturating_duration_since(Instant::now());
     let mut own = wait_for(mesh, stop, id, wait).await?;
@@ -201,12 +211,14 @@ async fn wait_for(
     let waited = if wait.is_zero() { None } else { stop.run_until_cancelled(mesh.wait_call(id, wait)).await };
     match waited {
         Some(found) => found?.ok_or_else(|| MeshError::from(Refusal::UnknownCall(id)).into()),
-        None => find(mesh, id).await,
+        None => mesh.call(id).await?.ok_or_else(|| MeshError::from(Refusal::UnknownCall(id)).into()),
     }
 }
 
-async fn find(mesh: &MeshHandle, id: ReqId) -> Result<CallRecord, OpError> {
-    Ok(mesh.call(id).await?.ok_or(MeshError::from(Refusal::UnknownCall(id)))?)
+/// A call that concerns the caller. Of another's it is not told that there is one.
+async fn find(mesh: &MeshHandle, who: &Identity, id: ReqId) -> Result<CallRecord, OpError> {
+    let found = mesh.call(id).await?.filter(|call| who.may_see(&call.header.principal, &mesh.view().rights));
+    Ok(found.ok_or(MeshError::from(Refusal::UnknownCall(id)))?)
 }
 
 /// The call that `record` repeats, if its target named one that it can repeat.
@@ -255,19 +267,22 @@ pub struct Page {
     pub next: Option<CallCursor>,
 }
 
-/// Lists calls, newest first: those for the device that `node` names, those in `state`, at most `limit`.
+/// Lists calls that concern the caller, newest first: those for the device that `node` names, those in `state`, at most `limit`.
 ///
 /// # Errors
 /// `node` is ambiguous or can be no name, or the mesh cannot answer.
 pub async fn list(
     mesh: &MeshHandle,
+    who: &Identity,
     node: Option<&str>,
     state: Option<CallStateFilter>,
     after: Option<CallCursor>,
     limit: usize,
 ) -> Result<Page, OpError> {
-    let node = node.map(|text| device_meant(&mesh.view(), text)).transpose()?;
-    let CallPage { items, next } = mesh.calls(CallFilter { node, state }, after, limit).await?;
+    let view = mesh.view();
+    let node = node.map(|text| device_meant(&view, text)).transpose()?;
+    let asker = who.token().filter(|_| !who.is_admin(&view.rights)).map(|shown| shown.holder.clone());
+    let CallPage { items, next } = mesh.calls(CallFilter { node, state, asker }, after, limit).await?;
     let mut readings = Vec::with_capacity(items.len());
     for record in items {
         readings.push(read_through(mesh, record).await?);
@@ -280,8 +295,8 @@ pub async fn list(
 /// # Errors
 /// [`ErrorCode::UnknownCall`], [`ErrorCode::NotEnded`], [`ErrorCode::NoOutput`]; or the bytes are on a device that
 /// cannot be reached.
-pub async fn result(mesh: &MeshHandle, id: ReqId, wait: Duration) -> Result<ResultBody, OpError> {
-    let reading = read_through(mesh, find(mesh, id).await?).await?;
+pub async fn result(mesh: &MeshHandle, who: &Identity, id: ReqId, wait: Duration) -> Result<ResultBody, OpError> {
+    let reading = read_through(mesh, find(mesh, who, id).await?).await?;
     let record = reading.record();
     let state = record.state.as_str();
     if !reading.has_ended() {
@@ -300,17 +315,22 @@ pub async fn result(mesh: &MeshHandle, id: ReqId, wait: Duration) -> Result<Resu
 ///
 /// # Errors
 /// `reason` is longer than [`REASON_MAX`], [`ErrorCode::UnknownCall`], or the mesh cannot answer.
-pub async fn cancel(mesh: &MeshHandle, id: ReqId, reason: Option<String>) -> Result<Reading, OpError> {
+pub async fn cancel(
+    mesh: &MeshHandle,
+    who: &Identity,
+    id: ReqId,
+    reason: Option<String>,
+) -> Result<Reading, OpError> {
     let reason = reason.filter(|reason| !reason.is_empty()).unwrap_or_else(|| "cancelled by its owner".to_owned());
     if reason.chars().count() > REASON_MAX {
         return Err(OpError::new(ErrorCode::Invalid, format!("reason may have at most {REASON_MAX} characters")));
     }
-    let reading = read_through(mesh, find(mesh, id).await?).await?;
+    let reading = read_through(mesh, find(mesh, who, id).await?).await?;
     if reading.has_ended() {
         return Ok(reading);
     }
     let asked = mesh.command(Command::Cancel { id: reading.record().header.id, reason }).await;
-    let reading = read_through(mesh, find(mesh, id).await?).await?;
+    let reading = read_through(mesh, find(mesh, who, id).await?).await?;
     match asked {
         Ok(_) => Ok(reading),
         // It ended in between: the book holds open calls only.

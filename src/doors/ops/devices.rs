@@ -145,7 +145,7 @@ pub struct Approval {
 
 impl Approval {
     /// `Err` if it makes an owner and the caller may not.
-    fn may_grant(&self, who: Identity) -> Result<(), OpError> {
+    fn may_grant(&self, who: &Identity) -> Result<(), OpError> {
         let or = "or leave `tier` out, or name `shared`";
         self.tier.map_or(Ok(()), |tier| may_grant(who, tier, "a device becomes an owner", or))
     }
@@ -160,14 +160,22 @@ impl Approval {
     }
 }
 
+/// `Err` if this is an owner, and the caller came by no socket: who takes owners away can be the only one who is left.
+fn no_owner(who: &Identity, tier: Tier) -> Result<(), OpError> {
+    match tier {
+        Tier::Owner => who.require_socket("an owner's device is lowered or forgotten", "use `sigil` on this machine"),
+        Tier::Shared | Tier::Ephemeral => Ok(()),
+    }
+}
+
 /// Approves the device that `text` names, or changes the tier of one that is a member. Answers it as it then is. An
-/// owner is made through the socket only.
+/// owner is made, and made less, through the socket only.
 ///
 /// # Errors
-/// As [`resolve`]; the caller may not make an owner; the name of a member cannot change; or the mesh refuses.
+/// As [`resolve`]; the caller may not make an owner, or take one away; the name of a member cannot change; or the mesh refuses.
 pub async fn approve(
     mesh: &MeshHandle,
-    who: Identity,
+    who: &Identity,
     text: &str,
     approval: Approval,
 ) -> Result<(Arc<View>, NodeView), OpError> {
@@ -182,6 +190,7 @@ pub async fn approve(
                     .hint("`sigil rename` on that device gives it another"));
             }
             if let Some(tier) = approval.tier.filter(|tier| node.tier != *tier) {
+                no_owner(who, node.tier)?;
                 let (key, node_id) = (node.key, node.node_id.clone());
                 mesh.command(Command::Approve { key, node_id, tier }).await?;
             }
@@ -196,7 +205,7 @@ pub async fn approve(
 /// As [`resolve_pending`]; the caller may not make an owner; or the mesh refuses.
 pub async fn approve_pending(
     mesh: &MeshHandle,
-    who: Identity,
+    who: &Identity,
     text: &str,
     approval: Approval,
 ) -> Result<(Arc<View>, NodeView), OpError> {
@@ -247,8 +256,8 @@ pub async fn reject_pending(mesh: &MeshHandle, text: &str) -> Result<(), OpError
 /// `with_guests`: its guests ([`View::guests_of`]) too, and whom these let in until they are gone.
 ///
 /// # Errors
-/// As [`resolve`]; it is this device; or the mesh refuses. Then those who were forgotten before stay so.
-pub async fn forget(mesh: &MeshHandle, text: &str, with_guests: bool) -> Result<(), OpError> {
+/// As [`resolve`]; it is this device; it is an owner's and the caller came by no socket; or the mesh refuses. Then those who were forgotten before stay so.
+pub async fn forget(mesh: &MeshHandle, who: &Identity, text: &str, with_guests: bool) -> Result<(), OpError> {
     let (view, around) = (mesh.view(), mesh.surroundings());
     let host = match resolve(&view, &around.pending, text)? {
         Named::Member(node) if node.peer == view.me => {
@@ -256,6 +265,7 @@ pub async fn forget(mesh: &MeshHandle, text: &str, with_guests: bool) -> Result<
                 .hint("`sigil leave` takes it out of the mesh"));
         }
         Named::Member(node) => {
+            no_owner(who, node.tier)?;
             mesh.command(Command::Revoke { peer: node.peer }).await?;
             node.peer
         }
@@ -271,8 +281,10 @@ pub async fn forget(mesh: &MeshHandle, text: &str, with_guests: bool) -> Result<
     }
     loop {
         let view = mesh.view();
-        let next: Vec<_> = view.guests_of(&gone).into_iter().map(|guest| guest.peer).collect();
-        let next: Vec<_> = next.into_iter().filter(|peer| gone.insert(*peer)).collect();
+        let next: Vec<_> = view.guests_of(&gone).into_iter().filter(|guest| !gone.contains(&guest.peer)).collect();
+        next.iter().try_for_each(|guest| no_owner(who, guest.tier))?;
+        let next: Vec<_> = next.into_iter().map(|guest| guest.peer).collect();
+        gone.extend(&next);
         if next.is_empty() {
             return Ok(());
         }

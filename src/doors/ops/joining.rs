@@ -37,7 +37,7 @@ pub fn nearby(mesh: &MeshHandle) -> Vec<Nearby> {
 ///
 /// # Errors
 /// `ttl` is below one second or above [`INVITE_TTL_MAX`], the caller may not make an owner, or the mesh refuses.
-pub async fn invite(mesh: &MeshHandle, who: Identity, tier: Tier, ttl: Option<Duration>) -> Result<Invite, OpError> {
+pub async fn invite(mesh: &MeshHandle, who: &Identity, tier: Tier, ttl: Option<Duration>) -> Result<Invite, OpError> {
     may_grant(who, tier, "an invite that makes an owner is made", "or ask for one with `\"tier\": \"shared\"`")?;
     let ttl = ttl.unwrap_or(INVITE_TTL_DEFAULT);
     if !(Duration::from_secs(1)..=INVITE_TTL_MAX).contains(&ttl) {
@@ -53,7 +53,7 @@ pub async fn invite(mesh: &MeshHandle, who: Identity, tier: Tier, ttl: Option<Du
 ///
 /// # Errors
 /// [`ErrorCode::Denied`].
-pub(super) fn may_grant(who: Identity, tier: Tier, what: &str, or: &str) -> Result<(), OpError> {
+pub(super) fn may_grant(who: &Identity, tier: Tier, what: &str, or: &str) -> Result<(), OpError> {
     match tier {
         Tier::Owner => who.require_socket(what, &format!("use `sigil` on this machine, {or}")),
         Tier::Shared | Tier::Ephemeral => Ok(()),
@@ -116,7 +116,7 @@ pub enum JoinState {
 ///
 /// # Errors
 /// [`ErrorCode::Denied`].
-pub fn may_join(who: Identity) -> Result<(), OpError> {
+pub fn may_join(who: &Identity) -> Result<(), OpError> {
     who.require_socket("a device joins a mesh", "run `sigil join` on this machine")
 }
 
@@ -128,7 +128,7 @@ pub fn may_join(who: Identity) -> Result<(), OpError> {
 /// The caller did not come by the socket. Each other cause has its own code: see [`JoinError`].
 pub async fn join(
     mesh: &MeshHandle,
-    who: Identity,
+    who: &Identity,
     target: JoinTarget,
     words: Option<CheckWords>,
     force: bool,
@@ -158,7 +158,7 @@ pub async fn join(
 ///
 /// # Errors
 /// The caller did not come by the socket, or the mesh refuses.
-pub async fn leave(mesh: &MeshHandle, who: Identity) -> Result<MeshId, OpError> {
+pub async fn leave(mesh: &MeshHandle, who: &Identity) -> Result<MeshId, OpError> {
     who.require_socket("a device leaves its mesh", "run `sigil leave` on this machine")?;
     mesh.leave().await?;
     Ok(mesh.view().mesh)

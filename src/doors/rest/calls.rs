@@ -315,9 +315,9 @@ pub(super) async fn create(
         agent: asked.agent.as_ref().map(|name| name.0.clone()),
         client_key,
     };
-    let accepted = calls::call(app.mesh(), who, request).await?;
+    let accepted = calls::call(app.mesh(), &who, request).await?;
     let wait = prefer_wait(&headers);
-    let reading = calls::read(app.mesh(), &app.stop, accepted.id, wait.unwrap_or_default()).await?;
+    let reading = calls::read(app.mesh(), &who, &app.stop, accepted.id, wait.unwrap_or_default()).await?;
     // A fresh call that nobody waited for is always 202, so that the answer does not depend on luck.
     let over = reading.has_ended() && (wait.is_some() || !accepted.created);
     let status = if over { StatusCode::OK } else { StatusCode::ACCEPTED };
@@ -404,6 +404,7 @@ fn write_cursor(cursor: CallCursor) -> String {
     responses((status = 200, description = "A page", body = Page<Call>)))]
 pub(super) async fn list(
     State(app): AppState,
+    Extension(who): Extension<Identity>,
     Query(query): Query<ListQuery>,
     headers: HeaderMap,
 ) -> Result<Json<Page<Call>>, OpError> {
@@ -411,7 +412,7 @@ pub(super) async fn list(
     let limit = query.limit.map_or(PAGE_DEFAULT, |limit| limit.0);
     let node = query.node.as_ref().map(|node| node.0.as_str());
     let (state, after) = (query.state.map(|state| state.0), query.cursor.map(|cursor| cursor.0));
-    let page = calls::list(app.mesh(), node, state, after, usize::try_from(limit).unwrap_or(usize::MAX)).await?;
+    let page = calls::list(app.mesh(), &who, node, state, after, usize::try_from(limit).unwrap_or(usize::MAX)).await?;
     let view = app.mesh().view();
     let items = page.items.into_iter().map(|reading| render(&view, &reading)).collect();
     Ok(Json(Page { items, next_cursor: page.next.map(write_cursor) }))
@@ -424,12 +425,13 @@ pub(super) async fn list(
     responses((status = 200, description = "The call", body = Call)))]
 pub(super) async fn show(
     State(app): AppState,
+    Extension(who): Extension<Identity>,
     Segment(CallId(id)): Segment<CallId>,
     headers: HeaderMap,
 ) -> Result<Json<Call>, OpError> {
     check_accept(&headers, JSON)?;
     let wait = prefer_wait(&headers).unwrap_or_default();
-    let reading = calls::read(app.mesh(), &app.stop, id, wait).await?;
+    let reading = calls::read(app.mesh(), &who, &app.stop, id, wait).await?;
     Ok(Json(render(&app.mesh().view(), &reading)))
 }
 
@@ -450,6 +452,7 @@ pub(super) struct RawBytes(Vec<u8>);
         content((serde_json::Value = "application/json"), (String = "text/plain"), (RawBytes = "application/octet-stream")))))]
 pub(super) async fn result(
     State(app): AppState,
+    Extension(who): Extension<Identity>,
     Segment(CallId(id)): Segment<CallId>,
     headers: HeaderMap,
 ) -> Result<Response, OpError> {
@@ -458,7 +461,7 @@ pub(super) async fn result(
         if error.code == ErrorCode::NotEnded { error.hint(hint) } else { error }
     };
     let wait = prefer_wait(&headers).unwrap_or(RESULT_WAIT);
-    let (kind, len, body) = match calls::result(app.mesh(), id, wait).await.map_err(open)? {
+    let (kind, len, body) = match calls::result(app.mesh(), &who, id, wait).await.map_err(open)? {
         ResultBody::Inline(bytes) => (content_type(&bytes), bytes.len() as u64, Body::from(bytes)),
         ResultBody::File { path, len } => {
             let read =
@@ -490,11 +493,12 @@ pub(super) struct CancelRequest {
               (status = 202, description = "The cancel request is on its way", body = Call)))]
 pub(super) async fn cancel(
     State(app): AppState,
+    Extension(who): Extension<Identity>,
     Segment(CallId(id)): Segment<CallId>,
     request: Request<Body>,
 ) -> Result<(StatusCode, Json<Call>), OpError> {
     let asked: CancelRequest = body_or_default(request).await?;
-    let reading = calls::cancel(app.mesh(), id, asked.reason.map(|reason| reason.0)).await?;
+    let reading = calls::cancel(app.mesh(), &who, id, asked.reason.map(|reason| reason.0)).await?;
     let status = if reading.has_ended() { StatusCode::OK } else { StatusCode::ACCEPTED };
     Ok((status, Json(render(&app.mesh().view(), &reading))))
 }

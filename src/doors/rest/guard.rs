@@ -74,7 +74,7 @@ async fn answer(app: &App, mut request: Request, next: Next) -> Result<Response,
             format!("this is the agent of {}, not that of the home that was meant", app.context.home.display());
         return Err(OpError::new(ErrorCode::WrongHost, detail).hint("start one there with `sigil up --detach`"));
     }
-    if let Some(identity) = auth::identify(&app.context.tokens, &request)? {
+    if let Some(identity) = auth::identify(&app.context.tokens, app.mesh(), &request)? {
         if let Some(seat) = request.extensions().get::<SeatMark>() {
             seat.prove();
         }

@@ -46,7 +46,7 @@ pub(super) async fn approve(
     request: Request<Body>,
 ) -> Result<Json<Node>, OpError> {
     let approval: Approval = body_or_default(request).await?;
-    let (view, node) = devices::approve_pending(app.mesh(), who, &id, approval.read()).await?;
+    let (view, node) = devices::approve_pending(app.mesh(), &who, &id, approval.read()).await?;
     Ok(Json(Node::approved(&view, &node)))
 }
 
@@ -116,7 +116,7 @@ pub(super) async fn invite(
     let new: NewInvite = body_or_default(request).await?;
     let tier = Tier::from(new.tier.unwrap_or(TierName::Owner));
     let ttl = new.expires_s.map(|seconds| Duration::from_secs(seconds.0));
-    let invite = joining::invite(app.mesh(), who, tier, ttl).await?;
+    let invite = joining::invite(app.mesh(), &who, tier, ttl).await?;
     let answer = InviteAnswer {
         id: invite_id(&invite.code.secret_hash()),
         code: invite.code.to_string(),
@@ -328,10 +328,10 @@ pub(super) async fn join(
     Extension(who): Extension<Identity>,
     request: Request<Body>,
 ) -> Result<(StatusCode, Json<JoinAnswer>), OpError> {
-    joining::may_join(who)?;
+    joining::may_join(&who)?;
     let request: JoinRequest = body(request).await?;
     let (force, words) = (request.force, request.words.as_ref().map(|words| words.0));
-    Ok(match joining::join(app.mesh(), who, target(request)?, words, force).await? {
+    Ok(match joining::join(app.mesh(), &who, target(request)?, words, force).await? {
         JoinState::Member { node_id, mesh, tier } => {
             let (node_id, mesh_id, tier) = (node_id.to_string(), mesh.to_string(), tier.map(Into::into));
             (StatusCode::OK, Json(JoinAnswer::Member { node_id, mesh_id, tier }))
@@ -360,6 +360,6 @@ pub(super) async fn leave(
     request: Request<Body>,
 ) -> Result<Json<LeaveAnswer>, OpError> {
     let Nothing {} = body_or_default(request).await?;
-    let mesh = joining::leave(app.mesh(), who).await?;
+    let mesh = joining::leave(app.mesh(), &who).await?;
     Ok(Json(LeaveAnswer { mesh_id: mesh.to_string() }))
 }

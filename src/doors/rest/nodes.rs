@@ -149,7 +149,7 @@ pub(super) async fn approve(
     request: Request<Body>,
 ) -> Result<Json<Node>, OpError> {
     let approval: Approval = body_or_default(request).await?;
-    let (view, node) = devices::approve(app.mesh(), who, &id, approval.read()).await?;
+    let (view, node) = devices::approve(app.mesh(), &who, &id, approval.read()).await?;
     Ok(Json(Node::approved(&view, &node)))
 }
 
@@ -189,10 +189,11 @@ pub(super) struct Forgetting {
     responses((status = 204, description = "It is gone")))]
 pub(super) async fn forget(
     State(app): AppState,
+    Extension(who): Extension<Identity>,
     Segment(DeviceRef(id)): Segment<DeviceRef>,
     Query(Forgetting { with_guests }): Query<Forgetting>,
 ) -> Result<StatusCode, OpError> {
-    devices::forget(app.mesh(), &id, with_guests).await?;
+    devices::forget(app.mesh(), &who, &id, with_guests).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

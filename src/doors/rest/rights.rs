@@ -1,6 +1,6 @@
 //! Rights: people, workspaces, rules; who may use what, and why.
 
-mod schema;
+pub(super) mod schema;
 
 use std::collections::BTreeMap;
 
@@ -19,7 +19,7 @@ use self::schema::{RulesShape, WorkspaceShape};
 use super::extract::{JSON, JSON_DEPTH_MAX, Query, Segment, body, check_accept, json_bytes, parse};
 use super::model::Page;
 use super::shapes::{
-    Asker, DeviceRef, EntityTags, NameOfTool, NodeName, PersonName, RightsText, Shape, SpaceName, of_query,
+    Asker, DeviceRef, EntityTags, NameOfTool, NodeName, PersonName, RightsText, Shape, SpaceName, TokenId, of_query,
 };
 use crate::config::{PersonSettings, PolicySettings, RuleSettings, WorkspaceSettings};
 use crate::doors::app::AppState;
@@ -267,7 +267,7 @@ pub(super) async fn put_all(
 ) -> Result<Json<EditAnswer>, OpError> {
     let bytes = json_bytes(request, RIGHTS_BODY_BYTES_MAX, false).await?;
     let NewRights { toml: RightsText(wanted) } = parse(&bytes, JSON_DEPTH_MAX)?;
-    let edited = policy::replace(app.mesh(), who, &Part::All, &wanted, if_match(&headers)?.as_ref(), force).await?;
+    let edited = policy::replace(app.mesh(), &who, &Part::All, &wanted, if_match(&headers)?.as_ref(), force).await?;
     Ok(Json(edited.into()))
 }
 
@@ -289,7 +289,7 @@ pub(super) async fn put_mode(
     request: Request<Body>,
 ) -> Result<Json<EditAnswer>, OpError> {
     let NewMode { mode } = body(request).await?;
-    Ok(Json(policy::set_mode(app.mesh(), who, mode.into()).await?.into()))
+    Ok(Json(policy::set_mode(app.mesh(), &who, mode.into()).await?.into()))
 }
 
 // --- Questions -------------------------------------------------------------------------------------------------------
@@ -299,7 +299,7 @@ pub(super) async fn put_mode(
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct Asked {
-    /// Who would ask. Default: whoever sits at the device where it is asked.
+    /// Who would ask. Default: the holder of the token, else whoever sits at the device where it is asked.
     #[serde(default, deserialize_with = "of_query")]
     #[param(inline)]
     principal: Option<Asker>,
@@ -316,7 +316,11 @@ pub(super) struct Asked {
     /// Device at which it would be asked. Default: a device of tier owner; without a principal this one.
     #[serde(default, deserialize_with = "of_query")]
     #[param(inline)]
-    at: Option<DeviceRef>,
+    origin: Option<DeviceRef>,
+    /// Id of the token by which it would be asked.
+    #[serde(default, deserialize_with = "of_query")]
+    #[param(inline)]
+    token: Option<TokenId>,
 }
 
 /// An answer, and why.
@@ -393,19 +397,21 @@ impl From<Explanation> for Explained {
     responses((status = 200, description = "The answer", body = Explained)))]
 pub(super) async fn explain(
     State(app): AppState,
+    Extension(who): Extension<Identity>,
     Query(asked): Query<Asked>,
     headers: HeaderMap,
 ) -> Result<Json<Explained>, OpError> {
     check_accept(&headers, JSON)?;
-    let Asked { principal, workspace, node, tool, at } = asked;
+    let Asked { principal, workspace, node, tool, origin, token } = asked;
     let question = Question {
         principal: principal.map(|asker| asker.0),
         workspace: workspace.map(|name| name.0),
         node: node.0,
         tool: tool.0,
-        at: at.map(|at| at.0),
+        origin: origin.map(|origin| origin.0),
+        token: token.map(|token| token.0.parse()).transpose()?,
     };
-    Ok(Json(policy::ask(&app.mesh().view(), question)?.into()))
+    Ok(Json(policy::ask(&app.mesh().view(), &who, question)?.into()))
 }
 
 /// What a row of a table is.
@@ -518,10 +524,12 @@ impl From<Matrix> for Table {
     responses((status = 200, description = "The table", body = Table)))]
 pub(super) async fn matrix(
     State(app): AppState,
+    Extension(who): Extension<Identity>,
     Query(TableOf { workspace, by }): Query<TableOf>,
     headers: HeaderMap,
 ) -> Result<Json<Table>, OpError> {
     check_accept(&headers, JSON)?;
+    who.require_admin(&app.mesh().view().rights)?;
     let workspace = workspace.as_ref().and_then(|SpaceName(domain)| domain.workspace());
     Ok(Json(policy::matrix(&app.mesh().view(), workspace, by.into())?.into()))
 }
@@ -586,7 +594,7 @@ pub(super) async fn put_rules(
     let mut settings = space(&held(&app), &domain)?;
     settings.workspaces.entry(domain.clone()).or_default().rules = rules;
     let part = Part::Rules(domain);
-    let edited = policy::replace(app.mesh(), who, &part, &settings, if_match(&headers)?.as_ref(), force).await?;
+    let edited = policy::replace(app.mesh(), &who, &part, &settings, if_match(&headers)?.as_ref(), force).await?;
     Ok(Json(edited.into()))
 }
 
@@ -723,7 +731,7 @@ pub(super) async fn put_person(
     }
     settings.devices.retain(|_, device| *device != crate::config::DeviceSettings::default());
     settings.people.insert(id, PersonSettings { name, role: role.into(), suspended });
-    let edited = policy::replace(app.mesh(), who, &part, &settings, if_match(&headers)?.as_ref(), force).await?;
+    let edited = policy::replace(app.mesh(), &who, &part, &settings, if_match(&headers)?.as_ref(), force).await?;
     Ok(Json(edited.into()))
 }
 
@@ -747,7 +755,7 @@ pub(super) async fn delete_person(
         device.people.retain(|person| *person != id);
     }
     settings.devices.retain(|_, device| *device != crate::config::DeviceSettings::default());
-    let edited = policy::replace(app.mesh(), who, &part, &settings, if_match(&headers)?.as_ref(), force).await?;
+    let edited = policy::replace(app.mesh(), &who, &part, &settings, if_match(&headers)?.as_ref(), force).await?;
     Ok(Json(edited.into()))
 }
 
@@ -811,7 +819,7 @@ pub(super) async fn put_workspace(
     let mut settings = PolicySettings::default();
     settings.workspaces.insert(domain.clone(), said);
     let part = Part::Workspace(domain);
-    let edited = policy::replace(app.mesh(), who, &part, &settings, if_match(&headers)?.as_ref(), force).await?;
+    let edited = policy::replace(app.mesh(), &who, &part, &settings, if_match(&headers)?.as_ref(), force).await?;
     Ok(Json(edited.into()))
 }
 
@@ -831,6 +839,6 @@ pub(super) async fn delete_workspace(
     space(&held(&app), &domain)?;
     let part = Part::Workspace(domain);
     let none = PolicySettings::default();
-    let edited = policy::replace(app.mesh(), who, &part, &none, if_match(&headers)?.as_ref(), force).await?;
+    let edited = policy::replace(app.mesh(), &who, &part, &none, if_match(&headers)?.as_ref(), force).await?;
     Ok(Json(edited.into()))
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use mesh_core::ids::{NodeId, ReqId, ToolName};
 use mesh_core::limits;
 use mesh_core::names::PREFIX_MIN;
-use mesh_core::policy::{AgentName, Domain, PersonId, Principal};
+use mesh_core::policy::{AgentName, Domain, PersonId, Principal, Title};
 use serde::de::Visitor;
 use serde::{Deserialize, Deserializer};
 use tracing::Level;
@@ -272,16 +272,11 @@ texts! {
     }
 
     /// Name of a token, for people.
-    TokenName(String) {
-        pattern "^[^\\x00-\\x1f\\x7f-\\x9f]*$", length 0..=ops::tokens::TOKEN_NAME_MAX,
+    TokenName(Title) {
+        pattern "^[^\\x00-\\x1f\\x7f-\\x9f\\u061c\\u200e\\u200f\\u202a-\\u202e\\u2066-\\u2069]*$",
+        length 0..=ops::tokens::TOKEN_NAME_MAX,
         example "backup of the attic",
-        read |text| {
-            let max = ops::tokens::TOKEN_NAME_MAX;
-            if text.chars().count() > max || text.chars().any(char::is_control) {
-                return Err(format!("a token's name has at most {max} characters, none of them a control character"));
-            }
-            Ok(text.to_owned())
-        }
+        read |text| text.parse().map_err(|error: mesh_core::ids::InvalidId| error.to_string())
     }
 
     /// Reason for people.

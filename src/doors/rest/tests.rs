@@ -16,10 +16,14 @@ use hyper::body::Incoming;
 use hyper::header::{HeaderMap, HeaderValue};
 use hyper::{Method, Request as HttpRequest, Response as HttpResponse};
 use hyper_util::rt::TokioIo;
+use mesh_core::entry::Place;
 use mesh_core::epoch::Epoch;
 use mesh_core::frame::Phase;
 use mesh_core::ids::{Hash, Incarnation, MeshId, NodeId, PeerId, PublicKey, ReqId};
-use mesh_core::io::{CallRecord, CallState, Command, HistoryRow, NewCall, NodeView, Refusal, Reply, View, Welcome};
+use mesh_core::io::{CallRecord, CallState, Command, Edit, HistoryRow, NewCall, NodeView, Refusal, Reply, View, Welcome};
+use mesh_core::policy::{
+    DeviceFacts, InForce, Key, Offered, Policy, Principal, Statement, Title, Token, Value,
+};
 use mesh_core::record::{Directory, Effect, Ending, Header, Payload, Tier, ToolDecl};
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
@@ -32,7 +36,7 @@ use crate::doors::listen::{Arrival, Bound};
 use crate::doors::log_ring::LogRing;
 use crate::doors::serve::serve;
 use crate::doors::settings::Settings;
-use crate::doors::tokens::{TokenStore, TokenTerms};
+use crate::doors::tokens::{Tokens, hash_of};
 use crate::mesh::MeshHandle;
 use crate::mesh::blobs::BlobStore;
 use crate::mesh::check_words::CheckWords;
@@ -44,6 +48,9 @@ use crate::mesh::{
 };
 use crate::platform::FileId;
 use crate::tasks::TaskGroup;
+
+/// A token of whoever sits at this device, which the mesh has from the start.
+const TOKEN: &str = "sigil_first";
 
 const ACCEPTED_MS: u64 = 1_800_000_000_000;
 
@@ -98,6 +105,7 @@ struct Books {
     moves: bool,
     /// Those who wait for an ending.
     waiters: Vec<Waiter>,
+    said: Said,
 }
 
 struct Fake {
@@ -139,8 +147,54 @@ fn first_view() -> View {
             node("tv", twin(2), Tier::Shared, true, &[]),
         ],
         rights: Arc::default(),
-        said: mesh_core::policy::InForce::default(),
+        said: InForce::default(),
     }
+}
+
+/// What people say, as a peer keeps it.
+#[derive(Default)]
+struct Said {
+    policy: Policy,
+    seq: u64,
+}
+
+impl Said {
+    fn edit(&mut self, edit: Edit, view: &mut View) -> usize {
+        let written = edit.changes.len();
+        for (key, value) in edit.changes {
+            self.seq += 1;
+            let place = Place { author: view.me, incarnation: view.incarnation, seq: self.seq };
+            let said = self.policy.edit(key, value, edit.by.clone(), edit.declared);
+            self.policy.insert(place, Statement { hlc: ACCEPTED_MS << 16, said });
+        }
+        let facts = |node: &NodeView| DeviceFacts {
+            peer: node.peer,
+            node: node.node_id.clone(),
+            tier: node.tier,
+            trusted: true,
+            tools: node.tools().iter().map(Offered::of).collect(),
+            deny: Vec::new(),
+        };
+        let rights = mesh_core::policy::View::new(&self.policy, &|_| true, view.nodes.iter().map(facts));
+        view.rights = Arc::new(rights);
+        view.said = InForce::new(Arc::new(self.policy.clone()), Arc::default());
+        written
+    }
+}
+
+fn first_token() -> Edit {
+    let by: Principal = "person:owner".parse().unwrap();
+    let token = Token {
+        title: Title::default(),
+        holder: by.clone(),
+        hash: hash_of(TOKEN),
+        nodes: None,
+        tools: None,
+        read_only: false,
+        expires_ms: None,
+    };
+    let changes = vec![(Key::Token("aaaaaaaaaa".parse().unwrap()), Some(Value::Token(token)))];
+    Edit { by, changes, declared: false, force: false, seen: Vec::new() }
 }
 
 fn newcomer() -> Pending {
@@ -160,7 +214,9 @@ impl Fake {
         let home = tempfile::tempdir().unwrap();
         std::fs::write(home.path().join("identity.key"), "secret").unwrap();
         let blobs = BlobStore::open(&home.path().join("blobs")).unwrap();
-        let (view, view_seen) = watch::channel(Arc::new(first_view()));
+        let (mut first, mut said) = (first_view(), Said::default());
+        said.edit(first_token(), &mut first);
+        let (view, view_seen) = watch::channel(Arc::new(first));
         let around = Surroundings {
             addresses: vec!["[::]:7433".into()],
             pending: vec![newcomer()],
@@ -185,12 +241,10 @@ impl Fake {
             events: events.clone(),
             blobs: blobs.clone(),
         };
-        let tokens = Arc::new(TokenStore::open(home.path().join("tokens")).unwrap());
-        let token = tokens.mint(TokenTerms::default(), ACCEPTED_MS).unwrap().0;
         let logs = LogRing::default();
         let context = Context {
             mesh,
-            tokens,
+            tokens: Arc::default(),
             logs: logs.clone(),
             home: home.path().to_owned(),
             home_id: FileId::of(home.path()).unwrap(),
@@ -200,8 +254,8 @@ impl Fake {
         };
         let socket = home.path().join("sigil.sock");
         let bound = serve(context, &socket, "127.0.0.1:0".parse().unwrap(), &tasks).await.unwrap();
-        let books = Arc::new(Mutex::new(Books::default()));
-        let fake = Self { home, books, view, surroundings, events, blobs, tasks, bound, token, logs };
+        let books = Arc::new(Mutex::new(Books { said, ..Books::default() }));
+        let fake = Self { home, books, view, surroundings, events, blobs, tasks, bound, token: TOKEN.to_owned(), logs };
         let mesh_end = FakeMesh {
             books: fake.books.clone(),
             events: fake.events.clone(),
@@ -226,7 +280,7 @@ impl Fake {
                 events: self.events.clone(),
                 blobs: self.blobs.clone(),
             },
-            tokens: Arc::new(TokenStore::open(self.home.path().join("tokens")).unwrap()),
+            tokens: Arc::default(),
             logs: LogRing::default(),
             home: self.home.path().to_owned(),
             home_id: FileId::of(self.home.path()).unwrap(),
@@ -429,6 +483,12 @@ impl FakeMesh {
                 books.cancelled.push(id);
                 Reply::Cancelled
             }
+            Command::Edit(edit) => {
+                let mut view = View::clone(&self.view.borrow());
+                let written = books.said.edit(edit, &mut view);
+                self.view.send_replace(Arc::new(view));
+                Reply::Edited { written }
+            }
             Command::Revoke { peer } if peer == twin(2) => Reply::Refused(Refusal::NotOwner),
             Command::Revoke { peer } => {
                 books.revoked.push(peer);
@@ -463,13 +523,13 @@ impl FakeMesh {
             | Command::Redeem { .. }
             | Command::Leave
             | Command::SetDirectory(_)
-            | Command::Edit(_)
             | Command::Stop => Reply::Noted,
         }
     }
 
     fn call(&self, books: &mut Books, new: NewCall) -> Reply {
-        assert_eq!(new.principal, None, "who sits at the device");
+        let owner: Principal = "person:owner".parse().unwrap();
+        assert!(new.principal.as_ref().is_none_or(|asker| *asker == owner), "who sits at the device, or its token");
         let view = self.view.borrow().clone();
         let Some(target) = view.nodes.iter().find(|node| node.node_id.as_str() == new.node) else {
             return Reply::Refused(Refusal::UnknownNode(new.node));
@@ -511,9 +571,9 @@ impl FakeMesh {
             ttl_ms: new.ttl_ms,
             accepted_ms: ACCEPTED_MS + books.next,
             timeout_ms: new.timeout_ms,
-            principal: new.principal.unwrap_or_else(|| "person:owner".parse().unwrap()),
+            principal: new.principal.unwrap_or(owner),
             client_key: new.client_key,
-            token: None,
+            token: new.credential.map(|credential| credential.token),
             workspace: None,
             rule: String::new(),
             mark: Vec::new(),

@@ -4,18 +4,21 @@ use std::sync::Arc;
 
 use mesh_core::ids::{PeerId, ToolName};
 use mesh_core::io::View;
-use mesh_core::policy::{Domain, Principal, WorkspaceId};
+use mesh_core::policy::{Credential, Domain, Principal, Token, TokenId, WorkspaceId};
 
 use super::edit::Held;
 use super::explain::Explanation;
 use super::matrix::{By, Matrix};
+use crate::doors::identity::Identity;
 use crate::doors::ops::devices::{Named, resolve};
+use crate::doors::tokens::is_over;
+use crate::mesh::clock::now;
 use crate::status::{ErrorCode, OpError};
 
 /// May this one use that?
 #[derive(Debug, Clone)]
 pub struct Question {
-    /// Who; `None`: whoever sits at the device where it is asked.
+    /// Who; `None`: the holder of the token, else whoever sits at the device where it is asked.
     pub principal: Option<Principal>,
     /// The workspace that is named, if one is.
     pub workspace: Option<Domain>,
@@ -25,28 +28,41 @@ pub struct Question {
     pub tool: ToolName,
     /// Name or peer id of the device at which it is asked; `None`: of a device that asks itself that one, else one of
     /// tier owner; if nobody is named this one.
-    pub at: Option<String>,
+    pub origin: Option<String>,
+    /// The token with which it is asked, if it is by one.
+    pub token: Option<TokenId>,
 }
 
 /// Answers a question, and says why.
 ///
 /// # Errors
 /// A device that is not there, or that two names mean.
-pub fn ask(view: &Arc<View>, question: Question) -> Result<Explanation, OpError> {
-    let Question { principal, workspace, node, tool, at } = question;
+pub fn ask(view: &Arc<View>, who: &Identity, question: Question) -> Result<Explanation, OpError> {
+    let Question { principal, workspace, node, tool, origin, token } = question;
     let rights = Held::of(view.clone()).rights();
     let (target, node) = member(view, &node)?;
-    let at = at.map(|at| member(view, &at)).transpose()?.map(|(peer, _)| peer);
-    let (principal, at) = if let Some(principal) = principal {
-        (principal, at)
+    let origin = origin.map(|origin| member(view, &origin)).transpose()?.map(|(peer, _)| peer);
+    // Who comes with a token asks for herself, and by that token, unless she looks after the mesh.
+    let shown = who.token().filter(|_| !who.is_admin(&view.rights));
+    let token = token.or_else(|| shown.map(|shown| shown.id.clone()));
+    let said = token.as_ref().map(|token| view.rights.token(token).unwrap_or_default());
+    let principal = principal.or_else(|| said.and_then(<[Token]>::first).map(|token| token.holder.clone()));
+    let (principal, origin) = if let Some(principal) = principal {
+        (principal, origin)
     } else {
-        let at = at.unwrap_or(view.me);
-        (rights.view.sits_at(&at).ok_or_else(nobody_asks)?, Some(at))
+        let origin = origin.unwrap_or(view.me);
+        (rights.view.sits_at(&origin).ok_or_else(nobody_asks)?, Some(origin))
     };
+    if !who.may_see(&principal, &view.rights) {
+        return Err(OpError::new(ErrorCode::Denied, "this token asks what its own holder may, and nobody else")
+            .hint("leave the principal out, or run `sigil policy explain` on this machine"));
+    }
     let request = rights.view.question(&principal, workspace, &node, &tool);
     let mut request = request.ok_or_else(nobody_asks)?;
     request.target = target;
-    request.origin = at.unwrap_or(request.origin);
+    request.origin = origin.unwrap_or(request.origin);
+    let over = said.is_some_and(|said| is_over(said, now().wall_ms));
+    request.credential = token.map(|token| Credential { token, over });
     Ok(rights.explain(&request, &node))
 }
 

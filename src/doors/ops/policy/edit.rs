@@ -223,7 +223,7 @@ impl Held {
     }
 
     /// The person who edits at this device.
-    fn editor(&self) -> Result<Principal, OpError> {
+    pub(in crate::doors::ops) fn editor(&self) -> Result<Principal, OpError> {
         match self.0.rights.sits_at(&self.0.me) {
             Some(person @ Principal::Person(_)) => Ok(person),
             Some(Principal::Agent(..) | Principal::Device(_)) | None => {
@@ -273,7 +273,7 @@ impl Held {
 /// ([`ErrorCode::Denied`], [`ErrorCode::NotOwner`]); a bound, a rule that stands twice, a check that would fail.
 pub async fn replace(
     mesh: &MeshHandle,
-    who: Identity,
+    who: &Identity,
     part: &Part,
     wanted: &PolicySettings,
     if_match: Option<&IfMatch>,
@@ -296,7 +296,7 @@ pub async fn replace(
 ///
 /// # Errors
 /// As of [`replace`].
-pub async fn set_mode(mesh: &MeshHandle, who: Identity, mode: Mode) -> Result<Edited, OpError> {
+pub async fn set_mode(mesh: &MeshHandle, who: &Identity, mode: Mode) -> Result<Edited, OpError> {
     let held = for_edit(mesh, who)?;
     let changes = vec![(Key::Mode, Some(Value::Mode(mode)))];
     let edit = Edit { by: held.editor()?, changes, declared: false, force: false, seen: Vec::new() };
@@ -332,12 +332,16 @@ pub async fn declare(mesh: &MeshHandle, wanted: &PolicySettings, text: &str) -> 
     Ok(Edited { written: write(mesh, edit).await?, warnings })
 }
 
-fn for_edit(mesh: &MeshHandle, who: Identity) -> Result<Held, OpError> {
+fn for_edit(mesh: &MeshHandle, who: &Identity) -> Result<Held, OpError> {
     who.require_socket("who may do what is edited", "run `sigil` on this machine")?;
     Ok(Held::of(mesh.view()))
 }
 
-async fn write(mesh: &MeshHandle, edit: Edit) -> Result<usize, OpError> {
+/// Makes an edit; answers the number of records that changed.
+///
+/// # Errors
+/// What the mesh has against it.
+pub(in crate::doors::ops) async fn write(mesh: &MeshHandle, edit: Edit) -> Result<usize, OpError> {
     if edit.changes.is_empty() {
         return Ok(0);
     }

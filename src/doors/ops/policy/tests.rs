@@ -86,6 +86,7 @@ impl World {
         let json = self.json.clone();
         for (name, token) in json["tokens"].as_object().into_iter().flatten() {
             let token = Token {
+                title: Title::default(),
                 holder: read(&token["for"]).unwrap(),
                 hash: Hash::ZERO,
                 nodes: read(&token["nodes"]),

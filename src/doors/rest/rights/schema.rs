@@ -22,7 +22,7 @@ const SEAT: &str = "^(device:)?[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$";
 /// A time.
 const WAIT: &str = "^([0-9]{1,12}(ms|s|m|min|h|d))+$";
 /// Text in one line.
-const TEXT: &str = "^[^\\x00-\\x1f\\x7f-\\x9f]*$";
+const TEXT: &str = "^[^\\x00-\\x1f\\x7f-\\x9f\\u061c\\u200e\\u200f\\u202a-\\u202e\\u2066-\\u2069]*$";
 /// Most members of a table: what a mesh may have of the largest of them.
 const TABLE_MAX: usize = 2_048;
 
@@ -57,6 +57,16 @@ fn or_null(schema: Schema) -> Schema {
 
 fn patterns(pattern: &str) -> Schema {
     or_null(list(text(pattern), LIST_MAX))
+}
+
+/// A list of patterns of devices, or null.
+pub(in crate::doors::rest) fn node_patterns() -> Schema {
+    patterns(NODES)
+}
+
+/// A list of patterns of tools, or null.
+pub(in crate::doors::rest) fn tool_patterns() -> Schema {
+    patterns(TOOLS)
 }
 
 /// A table by names.

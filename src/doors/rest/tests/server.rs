@@ -176,6 +176,47 @@ async fn tokens_are_made_and_voided_through_the_socket_only() {
 }
 
 #[tokio::test]
+async fn s28_a_token_reaches_no_further_than_it_says() {
+    let fake = Fake::start().await;
+    let made = fake.post("/api/v1/tokens", r#"{"name":"tv","nodes":["tv"],"tools":["tv.*"]}"#).await.ok(201);
+    assert_eq!((&made["principal"], &made["tools"]), (&json!("person:owner"), &json!(["tv.*"])));
+    let host = format!("127.0.0.1:{}", fake.bound.http.port());
+    let narrow = format!("Bearer {}", made["token"].as_str().unwrap());
+    let whole = format!("Bearer {}", fake.token);
+    let ask = async |method: Method, path: &str, token: &str| {
+        fake.http(method, path, &[("host", &host), ("authorization", token)]).await
+    };
+    // Not the only owner who may be left, and by one that is narrowed nobody at all.
+    ask(Method::DELETE, "/api/v1/nodes/nas", &whole).await.problem(403, "denied");
+    for (method, path) in [
+        (Method::DELETE, "/api/v1/nodes/tv"),
+        (Method::POST, "/api/v1/pending/phone/reject"),
+        (Method::POST, "/api/v1/invites"),
+        (Method::POST, "/api/v1/reload"),
+        (Method::GET, "/api/v1/policy/matrix"),
+    ] {
+        ask(method, path, &narrow).await.problem(403, "denied");
+    }
+    assert!(fake.books().revoked.is_empty() && fake.books().rejected.is_empty() && fake.books().invites.is_empty());
+    // For somebody whom nobody knows there is none.
+    fake.post("/api/v1/tokens", r#"{"principal":"person:mia"}"#).await.problem(404, "unknown_person");
+    fake.post("/api/v1/tokens", r#"{"principal":"device:fridge"}"#).await.problem(404, "unknown_node");
+    // A device's token sees no calls of people, and its own tokens only.
+    let made = fake.post("/api/v1/tokens", r#"{"principal":"device:desk"}"#).await.ok(201);
+    let device = format!("Bearer {}", made["token"].as_str().unwrap());
+    let call = fake.post("/api/v1/calls", r#"{"node":"desk","tool":"slow"}"#).await.ok(202);
+    let one = format!("/api/v1/calls/{}", call["id"].as_str().unwrap());
+    for path in [one.clone(), format!("{one}/result")] {
+        ask(Method::GET, &path, &device).await.problem(404, "unknown_call");
+    }
+    ask(Method::POST, &format!("{one}/cancel"), &device).await.problem(404, "unknown_call");
+    let count = async |path: &str, token: &str| ask(Method::GET, path, token).await.ok(200)["items"].as_array().unwrap().len();
+    assert_eq!([count("/api/v1/calls", &device).await, count("/api/v1/calls", &narrow).await], [0, 1]);
+    assert_eq!([count("/api/v1/tokens", &device).await, count("/api/v1/tokens", &whole).await], [1, 3]);
+    assert_eq!(ask(Method::GET, &one, &narrow).await.ok(200)["id"], call["id"]);
+}
+
+#[tokio::test]
 async fn the_socket_is_ours_and_replaces_a_dead_one() {
     let fake = Fake::start().await;
     let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&fake.bound.socket).unwrap().permissions());

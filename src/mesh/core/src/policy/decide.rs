@@ -177,6 +177,24 @@ impl View {
         self.devices.get(origin).is_some_and(|device| device.speaks_for(principal))
     }
 
+    /// True if something may be asked for this principal at this device at all: it speaks for it, and nobody is suspended.
+    #[must_use]
+    pub fn admits(&self, origin: &PeerId, principal: &Principal) -> bool {
+        self.devices.get(origin).is_some_and(|device| self.not_for(device, principal).is_none())
+    }
+
+    /// Why nothing may be asked for this principal at this device, if so.
+    fn not_for(&self, origin: &DeviceView, principal: &Principal) -> Option<Cause> {
+        if !origin.speaks_for(principal) {
+            return Some(Cause::PrincipalDevice);
+        }
+        let person = principal.person()?;
+        if !person.is_owner() && !self.people.contains_key(person) {
+            return Some(Cause::PrincipalUnknown);
+        }
+        self.is_suspended(principal).then_some(Cause::PrincipalSuspended)
+    }
+
     /// The principal that sits at a device when nobody says more: its one person, else the owner at the owner tier, else
     /// the device itself.
     #[must_use]
@@ -225,16 +243,8 @@ impl View {
         path.push(Step::pass(Layer::Device));
 
         let principal = &request.principal;
-        if !origin.speaks_for(principal) {
-            return no(Layer::Principal, Cause::PrincipalDevice, path);
-        }
-        if let Some(person) = principal.person() {
-            if !person.is_owner() && !self.people.contains_key(person) {
-                return no(Layer::Principal, Cause::PrincipalUnknown, path);
-            }
-            if self.is_suspended(principal) {
-                return no(Layer::Principal, Cause::PrincipalSuspended, path);
-            }
+        if let Some(cause) = self.not_for(origin, principal) {
+            return no(Layer::Principal, cause, path);
         }
         path.push(Step::pass(Layer::Principal));
 

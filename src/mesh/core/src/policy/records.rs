@@ -355,6 +355,9 @@ pub struct Agent {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Token {
+    /// Name for people.
+    #[serde(default, skip_serializing_if = "Title::is_empty")]
+    pub title: Title,
     /// Whom it is for.
     pub holder: Principal,
     /// SHA-256 of its 256 random bits.

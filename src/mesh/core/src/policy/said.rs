@@ -169,6 +169,7 @@ mod tests {
             (
                 Key::Token("ha".parse().unwrap()),
                 Value::Token(Token {
+                    title: Title::default(),
                     holder: "agent:sean/ha".parse().unwrap(),
                     hash: Hash([2; 32]),
                     nodes: nodes.clone(),

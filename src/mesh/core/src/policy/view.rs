@@ -292,6 +292,17 @@ impl View {
         self.people.iter()
     }
 
+    /// All tokens, in order, each with all that is said of it: it opens what each of these opens.
+    pub fn tokens(&self) -> impl Iterator<Item = (&TokenId, &[Token])> {
+        self.tokens.iter().map(|(id, said)| (id, said.as_slice()))
+    }
+
+    /// What is said of a token; `None`: there is none.
+    #[must_use]
+    pub fn token(&self, id: &TokenId) -> Option<&[Token]> {
+        self.tokens.get(id).map(Vec::as_slice)
+    }
+
     /// All workspaces, in order.
     pub fn workspaces(&self) -> impl Iterator<Item = (&WorkspaceId, &Workspace)> {
         self.workspaces.iter().map(|(id, space)| (id, &space.workspace))

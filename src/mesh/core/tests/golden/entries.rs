@@ -27,6 +27,7 @@ fn rights() -> Vec<(&'static str, Key, Content)> {
     let tools = || Some(vec![parse("node:hub:lights.*"), parse("tv.?")]);
     let person = Person { title: parse("Mia"), role: Role::Admin, logins: vec![Hash([1; 32])], suspended: true };
     let token = Token {
+        title: Title::default(),
         holder: parse("agent:sean/ha"),
         hash: Hash([2; 32]),
         nodes: Some(vec![parse("cam-*")]),

@@ -189,7 +189,7 @@ fn bindings_tokens_devices_and_tools_hold_what_all_heads_name() {
     let token = |holder: &str| {
         let holder = parse(holder);
         let hash = Hash::ZERO;
-        value(Value::Token(Token { holder, hash, nodes: None, tools: None, read_only: false, expires_ms: None }))
+        value(Value::Token(Token { title: Title::default(), holder, hash, nodes: None, tools: None, read_only: false, expires_ms: None }))
     };
     let opens = |contents| {
         let mut policy = world.policy();

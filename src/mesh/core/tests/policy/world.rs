@@ -93,6 +93,7 @@ impl World {
                 world.over.push(name.clone());
             }
             let token = Token {
+                title: Title::default(),
                 holder: read(&token["for"]).unwrap(),
                 hash: Hash::ZERO,
                 nodes: read(&token["nodes"]),

@@ -9,7 +9,7 @@ mod explain;
 mod matrix;
 mod templates;
 #[cfg(test)]
-mod tests;
+pub(in crate::doors) mod tests;
 
 pub use ask::{Question, ask, matrix};
 pub use edit::{Conflict, ETag, Edited, Held, IfMatch, Part, declare, replace, set_mode};

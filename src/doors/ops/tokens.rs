@@ -133,14 +133,13 @@ pub fn list(mesh: &MeshHandle, who: &Identity, tokens: &Tokens) -> Vec<TokenInfo
 ///
 /// # Errors
 /// The caller did not come by the socket, there is no such token, this is no device of an owner, or who sits here may not.
-pub async fn revoke(mesh: &MeshHandle, who: &Identity, id: &str) -> Result<(), OpError> {
+pub async fn revoke(mesh: &MeshHandle, who: &Identity, id: TokenId) -> Result<(), OpError> {
     socket_only(who)?;
-    let view = mesh.view();
-    let found = view.rights.tokens().find(|(other, _)| other.as_str() == id).map(|(id, _)| Key::Token(id.clone()));
-    let unknown = || {
-        OpError::new(ErrorCode::UnknownToken, "there is no token of that id").hint("`sigil token --list` shows them")
-    };
-    take_back(mesh, vec![found.ok_or_else(unknown)?]).await
+    if mesh.view().rights.token(&id).is_none() {
+        return Err(OpError::new(ErrorCode::UnknownToken, "there is no token of that id")
+            .hint("`sigil token --list` shows them"));
+    }
+    take_back(mesh, vec![Key::Token(id)]).await
 }
 
 /// Revokes all tokens of the mesh.

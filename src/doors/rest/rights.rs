@@ -409,7 +409,7 @@ pub(super) async fn explain(
         node: node.0,
         tool: tool.0,
         origin: origin.map(|origin| origin.0),
-        token: token.map(|token| token.0.parse()).transpose()?,
+        token: token.map(|token| token.0),
     };
     Ok(Json(policy::ask(&app.mesh().view(), &who, question)?.into()))
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use mesh_core::ids::{NodeId, ReqId, ToolName};
 use mesh_core::limits;
 use mesh_core::names::PREFIX_MIN;
-use mesh_core::policy::{AgentName, Domain, PersonId, Principal, Title};
+use mesh_core::policy::{self, AgentName, Domain, PersonId, Principal, Title};
 use serde::de::Visitor;
 use serde::{Deserialize, Deserializer};
 use tracing::Level;
@@ -265,10 +265,10 @@ texts! {
     }
 
     /// Id of a token.
-    TokenId(String) {
-        pattern "^[a-z2-7]{10}$", length 10..=10,
+    TokenId(policy::TokenId) {
+        pattern concat!("^", name!(), "$"), length 1..=NODE_ID_MAX,
         example "mjv67tkxor",
-        read |text| base32("id of a token", text, 10)
+        read |text| text.parse().map_err(|error: mesh_core::ids::InvalidId| error.to_string())
     }
 
     /// Name of a token, for people.

@@ -4,6 +4,7 @@ mod calls;
 mod contract;
 mod events;
 mod nodes;
+mod rights;
 mod server;
 
 use std::collections::BTreeMap;

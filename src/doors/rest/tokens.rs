@@ -141,7 +141,7 @@ pub(super) async fn revoke(
     Extension(who): Extension<Identity>,
     Segment(TokenId(id)): Segment<TokenId>,
 ) -> Result<StatusCode, OpError> {
-    ops::tokens::revoke(app.mesh(), &who, &id).await?;
+    ops::tokens::revoke(app.mesh(), &who, id).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

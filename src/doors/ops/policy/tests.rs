@@ -6,7 +6,7 @@ use mesh_core::entry::Place;
 use mesh_core::ids::{Hash, Incarnation, NodeId, PeerId, ReqId};
 use mesh_core::policy::{
     Choice, Consent, Credential, Device, DeviceFacts, DeviceTools, Given, Key, Mode, Note, Offered, Policy, Principal,
-    Request, Statement, Terms, Token, Value, Verdict, View,
+    Request, Statement, Terms, Title, Token, Value, Verdict, View,
 };
 use mesh_core::record::Tier;
 use serde::de::DeserializeOwned;
@@ -92,7 +92,7 @@ impl World {
                 nodes: read(&token["nodes"]),
                 tools: read(&token["tools"]),
                 read_only: false,
-                expires_ms: None,
+                expires_ms: (token["over"] == Json::Bool(true)).then_some(0),
             };
             self.records.insert(Key::Token(name.parse().unwrap()), Value::Token(token));
         }
@@ -181,7 +181,21 @@ fn given(number: usize, said: &Json) -> Option<Given> {
     Some(Given { hash: Hash::of(&number.to_be_bytes()), at: peer(text("at")), consent })
 }
 
-fn cases() -> Vec<Json> {
+/// A world of the table as a peer holds it: rights, what was said, and its devices.
+pub(in crate::doors) fn held(name: &str) -> (View, Policy, Vec<DeviceFacts>) {
+    let world = World::load(name);
+    (world.rights().view, world.policy(), world.devices.into_values().collect())
+}
+
+/// The device at which a case is asked.
+pub(in crate::doors) fn origin(case: &Json) -> String {
+    let worlds: Json = serde_json::from_str(WORLDS).unwrap();
+    let world = &worlds[case["world"].as_str().unwrap()];
+    case["origin"].as_str().or(world["origin"].as_str()).unwrap().to_owned()
+}
+
+/// All cases.
+pub(in crate::doors) fn cases() -> Vec<Json> {
     CASES.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 

@@ -54,7 +54,7 @@ fn a_rule_forbids_a_call_and_taking_it_away_lets_it_through() {
     assert_eq!((&refused["code"], &refused["rule"]), (&json!("denied"), &json!("family/no-again")), "{refused}");
     for told in [
         explained(&tablet, "hub", "again"),
-        hub.cli(&["policy", "explain", "mia", "hub", "again", "--at", "tablet", "--json"]).json(0),
+        hub.cli(&["policy", "explain", "mia", "hub", "again", "--origin", "tablet", "--json"]).json(0),
     ] {
         assert_eq!((&told["verdict"], &told["rule"]), (&json!("deny"), &json!("family/no-again")), "{told}");
         assert!(text(&told, "text").starts_with("Mia may not use `again` of `hub`."), "{told}");
@@ -129,4 +129,69 @@ fn what_the_file_says_is_edited_in_the_file() {
     done(&hub, &["reload"]);
     let shown = done(&hub, &["policy", "show"]);
     assert!(!shown.contains("mia]") && shown.contains("no-again"), "{shown}");
+}
+
+#[test]
+fn s28_a_token_asks_as_its_holder_for_what_it_names_until_it_is_revoked() {
+    let hub = Home::new("hub").started();
+    let tablet = guest(&hub, "tablet");
+    wait_converged(&[&hub, &tablet], PATIENCE);
+    done(&hub, &["person", "add", "mia", "--device", "tablet"]);
+    done(&hub, &["workspace", "add", "family", "--node", "hub", "--members", "allow"]);
+    done(&hub, &["workspace", "member", "family", "mia"]);
+    // Only an owner's word about rights counts.
+    let said = tablet.cli(&["token"]);
+    assert!(said.code == 4 && said.stderr.contains("owner"), "{said:?}");
+    let made = hub.cli(&["token", "--name", "panel", "--for", "mia", "--tool", "again", "--json"]).json(0);
+    let (token, id) = (text(&made, "token").to_owned(), text(&made, "id").to_owned());
+    assert_eq!((&made["principal"], &made["tools"]), (&json!("person:mia"), &json!(["again"])));
+    let list = done(&hub, &["token", "--list"]);
+    assert!(list.contains("panel") && list.contains("person:mia") && !list.contains(&token), "{list}");
+
+    // At every device that speaks for her.
+    wait_until("the tablet knows", PATIENCE, || {
+        tablet.ask_by_token(&token, "GET", "status", &Value::Null).status == 200
+    });
+    let call = |home: &Home, tool: &str| {
+        home.ask_by_token(&token, "POST", "calls", &json!({ "node": "hub", "tool": tool, "ttl_s": 60 }))
+    };
+    for home in [&hub, &tablet] {
+        let accepted = call(home, "again").json();
+        assert_eq!(home.wait_ended(text(&accepted, "id"), PATIENCE)["state"], "done");
+        assert_eq!(call(home, "device.info").problem(403)["rule"], "token:scope");
+    }
+    // It looks after nothing, sees no calls but hers, and asks about itself only.
+    let other = hub.call("hub", "again", 60);
+    hub.ask_by_token(&token, "GET", &format!("calls/{other}"), &Value::Null).problem(404);
+    hub.ask_by_token(&token, "DELETE", "nodes/tablet", &Value::Null).problem(403);
+    hub.ask_by_token(&token, "GET", "policy/explain?principal=person:owner&node=hub&tool=again", &Value::Null).problem(403);
+    for (tool, verdict, rule) in [("again", "allow", "family/otherwise"), ("device.info", "deny", "token:scope")] {
+        let path = format!("policy/explain?node=hub&tool={tool}");
+        let told = hub.ask_by_token(&token, "GET", &path, &Value::Null).expect(200);
+        assert_eq!((&told["verdict"], &told["rule"]), (&json!(verdict), &json!(rule)), "{told}");
+        let told = hub.cli(&["policy", "explain", "mia", "hub", tool, "--token", &id, "--json"]).json(0);
+        assert_eq!((&told["verdict"], &told["rule"]), (&json!(verdict), &json!(rule)), "{told}");
+    }
+
+    done(&hub, &["token", "--revoke", &id]);
+    assert_eq!(call(&hub, "again").problem(401)["code"], "unauthorized");
+    wait_until("the tablet knows", PATIENCE, || call(&tablet, "again").status == 401);
+}
+
+#[test]
+fn s28_no_token_makes_an_owner_less() {
+    let hub = Home::new("hub").started();
+    let desk = Home::new("desk").started();
+    let answer = hub.post("invites", &json!({ "tier": "owner" }));
+    assert!((200..300).contains(&desk.join(text(&answer.json(), "code")).status));
+    let tablet = guest(&hub, "tablet");
+    wait_converged(&[&hub, &desk, &tablet], PATIENCE);
+    let token = done(&hub, &["token"]).trim().to_owned();
+    let ask = |method: &str, path: &str, body: Value| hub.ask_by_token(&token, method, path, &body).status;
+    assert_eq!(ask("POST", "nodes/desk/approve", json!({ "tier": "shared" })), 403);
+    assert_eq!(ask("DELETE", "nodes/desk", Value::Null), 403);
+    assert_eq!(ask("DELETE", "nodes/desk?with_guests=true", Value::Null), 403);
+    // A shared one it may forget: it is narrowed in nothing, and an owner's.
+    assert_eq!(ask("DELETE", "nodes/tablet", Value::Null), 204);
+    assert!(done(&hub, &["nodes"]).contains("desk"));
 }

@@ -258,6 +258,17 @@ impl Home {
             .unwrap_or_else(|error| panic!("{method} {path} at {} over HTTP: {error}", self.name))
     }
 
+    /// `/api/v1/…` over HTTP with a token, and JSON in the body unless it is null.
+    #[track_caller]
+    pub(crate) fn ask_by_token(&self, token: &str, method: &str, path: &str, body: &Value) -> Response {
+        let (host, bearer) = (format!("127.0.0.1:{}", self.http_port), format!("Bearer {token}"));
+        let body = if body.is_null() { String::new() } else { body.to_string() };
+        let headers = [("authorization", &*bearer), ("content-type", "application/json")];
+        let path = &format!("/api/v1/{path}");
+        ask_tcp(self.http_port, &host, &Request { method, path, headers: &headers, body: body.as_bytes() }, SILENCE_MAX)
+            .unwrap_or_else(|error| panic!("{method} {path} at {} by a token: {error}", self.name))
+    }
+
     /// `GET /api/v1/…`.
     #[track_caller]
     pub(crate) fn get(&self, path: &str) -> Response {

@@ -43,6 +43,13 @@ pub struct Statement {
     pub said: Said,
 }
 
+impl Statement {
+    /// Of two, of which one knew the other, the higher replaces it.
+    const fn order(&self) -> (u64, u64) {
+        (self.said.generation, self.hlc)
+    }
+}
+
 /// One log of one author.
 type Log = (PeerId, Incarnation);
 
@@ -75,35 +82,36 @@ impl Register {
     /// The heads among those that stand. What does not stand replaces nothing, so that what it replaced counts again.
     ///
     /// A statement replaces others of its log that came before it, and what it says that it knew, provided that its
-    /// generation is higher: so no two replace each other, whatever an author makes up.
+    /// generation is higher, or its clock where both have the same: so no two replace each other, whatever an author makes
+    /// up, and one that claims the last generation there is can still be replaced.
     #[must_use]
     pub fn heads(&self, stands: &dyn Fn(&Place) -> bool) -> Vec<(&Place, &Statement)> {
         let standing = || self.said.iter().filter(|(place, _)| stands(place));
-        // By log and place: the highest generation that knew as far as there.
-        let mut knew: BTreeMap<Log, BTreeMap<u64, u64>> = BTreeMap::new();
-        let mut note = |log: Log, seq: u64, generation: u64| {
+        // By log and place: the highest generation and clock that knew as far as there.
+        let mut knew: BTreeMap<Log, BTreeMap<u64, (u64, u64)>> = BTreeMap::new();
+        let mut note = |log: Log, seq: u64, order: (u64, u64)| {
             let highest = knew.entry(log).or_default().entry(seq).or_default();
-            *highest = generation.max(*highest);
+            *highest = order.max(*highest);
         };
-        for (place, Statement { said, .. }) in standing() {
-            note(log(place), place.seq.saturating_sub(1), said.generation);
-            for known in &said.knew {
-                note((known.author, known.incarnation), known.seq, said.generation);
+        for (place, statement) in standing() {
+            note(log(place), place.seq.saturating_sub(1), statement.order());
+            for known in &statement.said.knew {
+                note((known.author, known.incarnation), known.seq, statement.order());
             }
         }
         // Who knew further knew all before it as well.
         for seqs in knew.values_mut() {
-            let mut highest = 0;
-            for generation in seqs.values_mut().rev() {
-                highest = highest.max(*generation);
-                *generation = highest;
+            let mut highest = (0, 0);
+            for order in seqs.values_mut().rev() {
+                highest = highest.max(*order);
+                *order = highest;
             }
         }
-        let replaced = |place: &Place, generation: u64| {
+        let replaced = |place: &Place, order: (u64, u64)| {
             let further = knew.get(&log(place)).and_then(|seqs| seqs.range(place.seq..).next());
-            further.is_some_and(|(_, highest)| *highest > generation)
+            further.is_some_and(|(_, highest)| *highest > order)
         };
-        standing().filter(|(place, statement)| !replaced(place, statement.said.generation)).collect()
+        standing().filter(|(place, statement)| !replaced(place, statement.order())).collect()
     }
 
     /// The statement that an edit made here and now makes: it knows all that is held.

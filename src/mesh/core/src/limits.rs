@@ -63,6 +63,8 @@ pub const WELCOME_DIRECTORIES_BYTES_MAX: usize = 2 * 1024 * 1024;
 pub const RULE_BYTES_MAX: usize = 160;
 /// Logs that one statement about rights, or a call, says it knew.
 pub const MARK_MAX: usize = 64;
+/// Bytes of all truncations of owners that are held ahead of their logs; as many again of others.
+pub const TRUNCATIONS_AHEAD_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Statements of one author about rights that are held. Who is no owner any more has none after that.
 pub const STATEMENTS_MAX: u64 = 4_096;
 /// Their bytes.

@@ -149,13 +149,15 @@ impl Rights {
 
     // --- Calls --------------------------------------------------------------------------------------------------------
 
-    /// How far this peer knows what was said about rights, the longest logs first, for the header of a call.
+    /// How far this peer knows what members said about rights, for the header of a call: owners first, and the longest
+    /// logs first.
     pub(crate) fn mark(&self) -> Vec<Known> {
-        let known = self.known.iter();
+        let known = self.known.iter().filter(|((author, _), _)| self.told.contains_key(author));
         let mut mark: Vec<Known> = known
             .map(|((author, incarnation), seq)| Known { author: *author, incarnation: *incarnation, seq: *seq })
             .collect();
-        mark.sort_by_key(|known| (Reverse(known.seq), *known));
+        let is_owner = |author: &PeerId| self.told.get(author).is_some_and(|told| told.tier == Tier::Owner);
+        mark.sort_by_key(|known| (Reverse(is_owner(&known.author)), Reverse(known.seq), *known));
         mark.truncate(limits::MARK_MAX);
         mark
     }
@@ -418,7 +420,7 @@ impl Rights {
             if let Some(value) = &value {
                 policy.admit(&key, value, &stands).map_err(Refusal::InvalidRecord)?;
             }
-            let said = policy.edit(key.clone(), value, by.clone(), declared);
+            let said = policy.edit((key.clone(), value), by.clone(), declared, &stands);
             let body = said.to_body().map_err(Refusal::InvalidRecord)?;
             if !self.has_room(&next.author, more) {
                 return Err(Refusal::Full(

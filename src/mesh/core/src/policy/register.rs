@@ -114,16 +114,28 @@ impl Register {
         standing().filter(|(place, statement)| !replaced(place, statement.order())).collect()
     }
 
-    /// The statement that an edit made here and now makes: it knows all that is held.
+    /// The statement that an edit made here and now makes: it knows all that is held and stands, and what those say that
+    /// they knew, as far as there is room for it.
     #[must_use]
-    pub fn edit(&self, key: Key, value: Option<Value>, by: Principal, declared: bool) -> Said {
+    pub fn edit(
+        &self,
+        (key, value): (Key, Option<Value>),
+        by: Principal,
+        declared: bool,
+        stands: &dyn Fn(&Place) -> bool,
+    ) -> Said {
         let mut knew: BTreeMap<Log, u64> = BTreeMap::new();
         let mut generation = 0;
-        for (place, Statement { said, .. }) in &self.said {
+        let standing = || self.said.iter().filter(|(place, _)| stands(place));
+        for (place, Statement { said, .. }) in standing() {
             generation = said.generation.max(generation);
-            let own = Known { author: place.author, incarnation: place.incarnation, seq: place.seq };
-            for known in said.knew.iter().chain([&own]) {
-                let seq = knew.entry((known.author, known.incarnation)).or_default();
+            let seq = knew.entry(log(place)).or_default();
+            *seq = place.seq.max(*seq);
+        }
+        for known in standing().flat_map(|(_, statement)| &statement.said.knew) {
+            let log = (known.author, known.incarnation);
+            if knew.len() < KNEW_MAX || knew.contains_key(&log) {
+                let seq = knew.entry(log).or_default();
                 *seq = known.seq.max(*seq);
             }
         }
@@ -179,10 +191,16 @@ impl Policy {
 
     /// The statement that an edit made here and now makes, see [`Register::edit`].
     #[must_use]
-    pub fn edit(&self, key: Key, value: Option<Value>, by: Principal, declared: bool) -> Said {
+    pub fn edit(
+        &self,
+        (key, value): (Key, Option<Value>),
+        by: Principal,
+        declared: bool,
+        stands: &dyn Fn(&Place) -> bool,
+    ) -> Said {
         match self.registers.get(&key) {
-            Some(register) => register.edit(key, value, by, declared),
-            None => Register::default().edit(key, value, by, declared),
+            Some(register) => register.edit((key, value), by, declared, stands),
+            None => Register::default().edit((key, value), by, declared, stands),
         }
     }
 

@@ -315,3 +315,37 @@ fn n1_statements_that_do_not_stand_are_not_held_and_an_owners_are_so_many() {
     send(&mut honest, &mut other, max + 400);
     assert_eq!(statements(&honest), 500 + max, "an owner has its share");
 }
+
+#[test]
+fn n4_truncations_ahead_of_their_logs_have_a_share_and_leave_with_their_author() {
+    let mut honest = Honest::new();
+    let run = |first| TruncatedRun { first, last: first, hash: Hash::of(b"x"), hlc: 1 };
+    let kept = |honest: &Honest| {
+        let rows = honest.machine.disk.scan(Space::Meta, Vec::new(), vec![u8::MAX]);
+        rows.filter(|(key, _)| rows::truncation_of(key).is_some()).map(|(_, row)| row.len()).sum::<usize>()
+    };
+    let mut liars: Vec<Author> = (10..40).map(|n| honest.author(n)).collect();
+    for liar in &mut liars {
+        honest.admit(liar, Tier::Shared);
+        for incarnation in 1..=limits::GUEST_INCARNATIONS_MAX as u32 {
+            begin(liar, incarnation);
+            liar.seq = 10_000;
+            let runs: Vec<TruncatedRun> = (0..limits::TRUNCATED_RUNS_MAX as u64).map(|n| run(2 * n + 1)).collect();
+            let entry = liar.says(Kind::TRUNCATION, encode(&Truncation { runs }));
+            honest.hears(liar, pushed(entry));
+        }
+    }
+    let most = kept(&honest);
+    assert!((limits::TRUNCATIONS_AHEAD_BYTES_MAX / 2..=limits::TRUNCATIONS_AHEAD_BYTES_MAX).contains(&most), "{most}");
+    let (mut owner, padded) = (honest.author(2), honest.author(3));
+    honest.admit(&owner, Tier::Owner);
+    owner.seq = 10;
+    let entry = owner.says(Kind::TRUNCATION, encode(&Truncation { runs: vec![run(1)] }));
+    honest.hears(&owner, pushed(entry));
+    assert!(kept(&honest) > most, "others have not taken the owners' share");
+    for (mut liar, _) in liars.into_iter().chain([padded]).zip(0..) {
+        honest.approve(Command::Revoke { peer: liar.id() });
+        liar.seq += 1;
+    }
+    assert!(kept(&honest) < 4_000, "{}", kept(&honest));
+}

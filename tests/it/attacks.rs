@@ -1,6 +1,7 @@
 //! Attacks by a member that has a key of its own and speaks the protocol as it likes, with what they cost the others:
 //! each prints its figures beside those from before it, of the same run. Here they are short. `bench/attacks` runs them at
-//! full size (`SIGIL_TEST_LONG=1`); what takes time is printed only, and fails nothing.
+//! full size (`SIGIL_TEST_LONG=1`); what takes time is printed only, and fails nothing. `SIGIL_TEST_PARTS=tiny,calls` picks
+//! parts of the flood of a guest, `SIGIL_TEST_SLOW=1` prints the history of each call that took half a second.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -398,8 +399,8 @@ fn s05_s06_s14_s17_a_guest_that_floods_fills_nobody() {
     let mut mesh = Mesh::named(&["attic", "bureau", "cellar"]);
     let leader = mesh.leader();
     mesh.homes.swap(0, leader);
-    // The same flood first goes to three others on this machine: what the calls then wait for is its processors and its
-    // disk, which all devices share here.
+    // The same floods first go to three others on this machine. What the calls then wait for is its processors and its
+    // disk, which all devices share here; what memory grows by then is what these have done themselves.
     let beside = std::env::var_os(LONG).map(|_| Mesh::named(&["north", "south", "west"]));
     let runtime = runtime();
     let large = |len: usize| Payload::Inline(vec![b' '; len].into());
@@ -413,9 +414,8 @@ fn s05_s06_s14_s17_a_guest_that_floods_fills_nobody() {
         // All have worked, so that what is measured is not their warming up.
         calls_until(from, to, size(1_000, 50) as usize, || true);
         let calm = calls_until(from, to, size(1_000, 50) as usize, || true);
-        before = resident(&homes);
-        disk_before = homes.iter().map(|home| on_disk(home)).collect::<Vec<_>>();
-        println!("{:<34} p50 {:.1?} p99 {:.1?}, resident {} MiB", "before", calm.at(50), calm.at(99), all_mib(&before));
+        let calm_mib = all_mib(&resident(&homes));
+        println!("{:<34} p50 {:.1?} p99 {:.1?}, resident {calm_mib} MiB", "before", calm.at(50), calm.at(99));
         let parts: [(&str, u64, Option<u64>, MakeHeader<'_>); 5] = [
             (
                 "huge",
@@ -448,52 +448,51 @@ fn s05_s06_s14_s17_a_guest_that_floods_fills_nobody() {
             ),
         ];
         let chosen = std::env::var("SIGIL_TEST_PARTS").unwrap_or_default();
-        for (name, count, per_s, make) in parts {
-            if !chosen.is_empty() && !chosen.split(',').any(|part| part == name) {
-                continue;
-            }
-            for mesh in beside.iter().chain([&mesh]) {
-                let victims: Vec<&Home> = mesh.homes.iter().collect();
+        let is_chosen = |name: &str| chosen.is_empty() || chosen.split(',').any(|part| part == name);
+        let mut flood = |victims: &[&Home], what: &str| {
+            let mut most_of_all = Vec::new();
+            for (name, count, per_s, make) in parts.iter().filter(|(name, ..)| is_chosen(name)) {
                 let mut fellow = Fellow::join(&runtime, victims[0], name, "shared");
                 let (me, runtime) = (fellow.id(), &runtime);
                 let mut flood = fellow.flood(victims[0].quic_address());
                 let targets: Vec<PeerId> = victims.iter().map(|home| peer(home)).collect();
                 // For itself, and for each of the others.
-                let targets = if name == "calls" { targets } else { [&[me], &targets[..]].concat() };
+                let targets = if *name == "calls" { targets } else { [&[me], &targets[..]].concat() };
                 let (began, taken) = (now(), AtomicU64::new(0));
-                let (loops, loops_attacked) = (processor(&homes), processor(&victims));
+                let loops = processor(&homes);
                 let (times, most) = during(&homes, (from, to), || {
                     runtime.block_on(async {
                         let make = |id, n: u64| make(id, targets[n as usize % targets.len()]);
-                        let said = says_calls(&mut fellow, &mut flood, (count, per_s), make).await;
+                        let said = says_calls(&mut fellow, &mut flood, (*count, *per_s), make).await;
                         taken.store(said, Ordering::Relaxed);
                         flood.close(Duration::from_secs(10)).await;
                     });
                 });
-                let elsewhere = victims[0].name != first.name;
-                let what = format!("{} of {count} {name}", taken.load(Ordering::Relaxed));
                 println!(
-                    "{:<34} p50 {:.1?} p99 {:.1?} of {}, resident at most {} MiB, took {:.1?}, loops run+wait {} %{}",
-                    if elsewhere { format!("{what}, elsewhere") } else { what },
+                    "{:<34} p50 {:.1?} p99 {:.1?} of {}, resident at most {} MiB, took {:.1?}, loops run+wait {} %",
+                    format!("{} of {count} {name}{what}", taken.load(Ordering::Relaxed)),
                     times.at(50),
                     times.at(99),
                     times.0.len(),
                     all_mib(&most),
                     began.elapsed(),
                     busy(&homes, &loops, began.elapsed()),
-                    if elsewhere {
-                        format!(", attacked {} %", busy(&victims, &loops_attacked, began.elapsed()))
-                    } else {
-                        String::new()
-                    },
                 );
-                if elsewhere {
-                    continue;
-                }
-                names.push(name.to_owned());
-                missed.extend(over(&before, &most, GROWTH_MAX, name));
+                names.push((*name).to_owned());
+                most_of_all.push((*name, most));
             }
+            most_of_all
+        };
+        if let Some(beside) = &beside {
+            flood(&beside.homes.iter().collect::<Vec<_>>(), ", elsewhere");
         }
+        before = resident(&homes);
+        disk_before = homes.iter().map(|home| on_disk(home)).collect::<Vec<_>>();
+        for (name, most) in flood(&homes, "") {
+            missed.extend(over(&before, &most, GROWTH_MAX, name));
+        }
+        println!("resident before these {} MiB", all_mib(&before));
+        let names: BTreeSet<String> = names.into_iter().collect();
         print_steps("floods", &homes);
         for home in &homes {
             println!(

@@ -5,11 +5,16 @@
 pub mod class;
 mod load;
 mod look;
+mod policy;
 mod settings;
 pub mod value;
 
 pub use load::load;
 pub use look::{Named, named};
+pub use policy::{
+    AgentRef, AgentSettings, DeviceSettings, Devices, PersonSettings, PolicyError, PolicySettings, PolicyWarning,
+    RuleSettings, Wait, WorkspaceSettings,
+};
 pub use settings::{
     CALL_TTL_DEFAULT, CALLS_RUNNING_DEFAULT, CALLS_RUNNING_MAX, Calls, CommandTool, Config, ConfigError, Differences,
     Discovery, FILE_NAME, Files, GatewayPreference, HTTP_PORT_DEFAULT, LOG_SIZE_DEFAULT, LOG_SIZES, LanDiscovery,

@@ -7,4 +7,5 @@ pub mod calls;
 pub mod devices;
 pub mod doctor;
 pub mod joining;
+pub mod policy;
 pub mod tokens;

@@ -1,14 +1,18 @@
 //! Files that the files tools never open, by whatever name they are reached.
 
-use std::ffi::CStr;
+use std::collections::BTreeMap;
+use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use nix::dir::{Dir, Type};
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag};
 use nix::sys::stat::{FileStat, Mode, fstat, fstatat, stat};
 use nix::sys::statfs::fstatfs;
+
+use crate::mesh::clock;
 
 /// File systems of the kernel, by the numbers of `linux/magic.h`: they hold its state, and that of processes, and no
 /// files. Reading one of those may tell a key, block for ever, or do something.
@@ -69,6 +73,11 @@ const STORAGE: [u64; 15] = [
 const WORK: &CStr = c"work";
 /// Levels below the home that are looked through; the store has four.
 const DEPTH_MAX: usize = 16;
+/// Directories whose content is remembered; a home has a few hundred.
+const REMEMBERED_MAX: usize = 4096;
+/// Age from which a directory that changed is taken for one whose next change will show in its times: those may be as
+/// coarse as two seconds.
+const SETTLED_MS: i64 = 3_000;
 
 /// A file, whatever its names.
 type Identity = (u64, u64);
@@ -86,11 +95,58 @@ pub(super) enum Refused {
 #[derive(Debug)]
 pub(super) struct Guard {
     home: PathBuf,
+    /// Directories of the home as they were read last: reading ten thousand names takes longer than most calls.
+    remembered: Mutex<BTreeMap<Identity, Arc<Content>>>,
+    settled_ms: i64,
+}
+
+/// What lies in a directory.
+#[derive(Debug)]
+struct Content {
+    /// Times of its last changes, of what it holds and of itself: as long as they are the same, so is all of this.
+    changed: (i64, i64, i64, i64),
+    /// Numbers of all that is in it, sorted.
+    inodes: Vec<u64>,
+    /// What may be a directory.
+    dirs: Vec<CString>,
+}
+
+impl Content {
+    fn changed(stat: &FileStat) -> (i64, i64, i64, i64) {
+        (stat.st_mtime, stat.st_mtime_nsec, stat.st_ctime, stat.st_ctime_nsec)
+    }
+
+    fn read(dir: &mut Dir, stat: &FileStat) -> nix::Result<Self> {
+        let (mut inodes, mut dirs) = (Vec::new(), Vec::new());
+        for entry in dir.iter() {
+            let entry = entry?;
+            if matches!(entry.file_name().to_bytes(), b"." | b"..") {
+                continue;
+            }
+            inodes.push(entry.ino());
+            if matches!(entry.file_type(), None | Some(Type::Directory)) {
+                dirs.push(entry.file_name().to_owned());
+            }
+        }
+        inodes.sort_unstable();
+        Ok(Self { changed: Self::changed(stat), inodes, dirs })
+    }
+
+    /// Time since it changed.
+    fn age_ms(&self) -> i64 {
+        let (modified_s, _, changed_s, _) = self.changed;
+        let newest_ms = modified_s.max(changed_s).saturating_mul(1000);
+        i64::try_from(clock::now().wall_ms).unwrap_or(i64::MAX).saturating_sub(newest_ms)
+    }
 }
 
 impl Guard {
     pub(super) fn new(home: PathBuf) -> Self {
-        Self { home: std::fs::canonicalize(&home).unwrap_or(home) }
+        Self {
+            home: std::fs::canonicalize(&home).unwrap_or(home),
+            remembered: Mutex::default(),
+            settled_ms: SETTLED_MS,
+        }
     }
 
     /// Decides about a file below `root`. A root within the home is there because someone put it there; the home within
@@ -142,41 +198,55 @@ impl Guard {
                 == nix::sys::stat::SFlag::S_IFDIR;
             if is_dir && Some(own) != except && name.as_c_str() != WORK {
                 let Ok(mut dir) = Dir::openat(&home, name.as_c_str(), flags, Mode::empty()) else { continue };
-                if below(&mut dir, wanted, except, DEPTH_MAX)? {
+                if self.below(&mut dir, wanted, except, DEPTH_MAX)? {
                     return Ok(true);
                 }
             }
         }
         Ok(false)
     }
-}
 
-/// True if `wanted` lies in this directory or below it.
-fn below(dir: &mut Dir, wanted: Identity, except: Option<Identity>, depth: usize) -> nix::Result<bool> {
-    let (device, _) = identity(&fstat(&*dir)?);
-    let mut dirs = Vec::new();
-    for entry in dir.iter() {
-        let entry = entry?;
-        if matches!(entry.file_name().to_bytes(), b"." | b"..") {
-            continue;
-        }
+    /// True if `wanted` lies in this directory or below it.
+    fn below(&self, dir: &mut Dir, wanted: Identity, except: Option<Identity>, depth: usize) -> nix::Result<bool> {
+        let stat = fstat(&*dir)?;
+        let (device, _) = identity(&stat);
+        let content = self.content(dir, &stat)?;
         // The number of a mount point here is that of the directory under it; such a one is looked into below.
-        if (device, entry.ino()) == wanted && Some(wanted) != except {
+        let (wanted_device, inode) = wanted;
+        if device == wanted_device && content.inodes.binary_search(&inode).is_ok() && Some(wanted) != except {
             return Ok(true);
         }
-        if matches!(entry.file_type(), None | Some(Type::Directory)) && depth > 0 {
-            dirs.push(entry.file_name().to_owned());
+        for name in content.dirs.iter().filter(|_| depth > 0) {
+            let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
+            let Ok(mut dir) = Dir::openat(&*dir, name.as_c_str(), flags, Mode::empty()) else { continue };
+            let own = identity(&fstat(&dir)?);
+            if Some(own) != except && (own == wanted || self.below(&mut dir, wanted, except, depth - 1)?) {
+                return Ok(true);
+            }
         }
+        Ok(false)
     }
-    for name in dirs {
-        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
-        let Ok(mut dir) = Dir::openat(&*dir, name.as_c_str(), flags, Mode::empty()) else { continue };
-        let own = identity(&fstat(&dir)?);
-        if Some(own) != except && (own == wanted || below(&mut dir, wanted, except, depth - 1)?) {
-            return Ok(true);
+
+    /// What lies in a directory, read only if it has changed since the last look.
+    fn content(&self, dir: &mut Dir, stat: &FileStat) -> nix::Result<Arc<Content>> {
+        let own = identity(stat);
+        let lock = || self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = lock().get(&own).filter(|known| known.changed == Content::changed(stat)) {
+            return Ok(known.clone());
         }
+        let content = Arc::new(Content::read(dir, stat)?);
+        let mut remembered = lock();
+        if remembered.len() >= REMEMBERED_MAX {
+            remembered.clear();
+        }
+        // One that has just changed may change again within the same tick of its clock.
+        if content.age_ms() > self.settled_ms {
+            remembered.insert(own, content.clone());
+        } else {
+            remembered.remove(&own);
+        }
+        Ok(content)
     }
-    Ok(false)
 }
 
 fn identity(stat: &FileStat) -> Identity {
@@ -267,6 +337,24 @@ mod tests {
         symlink(at("secrets/store"), at("home/store")).unwrap();
         let part = File::open(at("secrets/store/db/parts/1")).unwrap();
         assert_eq!(guard.check(part, dir.path()).unwrap(), Err(Refused::Ours));
+    }
+
+    #[test]
+    fn what_is_remembered_of_the_home_is_true_when_it_changes() {
+        let (dir, mut guard) = home();
+        let at = |name: &str| dir.path().join(name);
+        let check = |guard: &Guard| guard.check(File::open(at("root/own")).unwrap(), &at("root")).unwrap();
+        let remembered = |guard: &Guard| guard.remembered.lock().unwrap().len();
+        // It has just been made, so nothing of it is remembered.
+        assert_eq!((check(&guard), remembered(&guard)), (Ok(()), 0));
+        guard.settled_ms = i64::MIN;
+        let long_ago = std::time::SystemTime::now() - std::time::Duration::from_mins(1);
+        File::open(at("home/store/db/parts")).unwrap().set_modified(long_ago).unwrap();
+        for _ in 0..2 {
+            assert_eq!((check(&guard), remembered(&guard)), (Ok(()), 4));
+        }
+        fs::hard_link(at("root/own"), at("home/store/db/parts/2")).unwrap();
+        assert_eq!(check(&guard), Err(Refused::Ours), "a new name shows at once");
     }
 
     #[test]

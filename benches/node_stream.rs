@@ -12,7 +12,7 @@ use std::task::{Context, Poll};
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use mesh_core::audience::Audience;
-use mesh_core::entry::{self, BodyMark, Entry, Kind, Salt, SignedEntry};
+use mesh_core::entry::{self, BodyCommitment, Entry, Kind, Salt, SignedEntry};
 use mesh_core::epoch::{Claim, Epoch};
 use mesh_core::frame::{Answer, AnswerKind, Dispatch, Frame};
 use mesh_core::ids::{Hash, Incarnation, MeshId, PeerId, ReqId};
@@ -74,7 +74,7 @@ fn signed(signer: &DeviceKey, kind: Kind, body: Vec<u8>) -> SignedEntry {
         critical: false,
         previous: Hash::ZERO,
         audience: Audience::Call { origin: signer.peer_id(), target: signer.peer_id() },
-        body: BodyMark::of(salt, &body),
+        body: BodyCommitment::of(salt, &body),
     };
     SignedEntry::sign(signer, entry, salt, &body)
 }

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use mesh_core::ids::{Hash, PeerId};
-use mesh_core::io::Input;
-use mesh_core::record::Payload;
+use mesh_core::io::{Input, View};
+use mesh_core::record::{Payload, Tier};
 use tokio::sync::mpsc;
 
 use crate::mesh::blob_ledger::KEPT_BYTES;
@@ -15,24 +15,38 @@ use crate::mesh::clock;
 use crate::mesh::transport::{FetchError, Links};
 use crate::tasks::TaskGroup;
 
-/// Blobs that are wanted at a time; and those that one peer is the first to be asked for. What is beyond is refused, and
-/// asked for again by whoever needs it.
+/// Blobs that are wanted at a time; those that one peer is the first to be asked for, and those of all who are no owners.
+/// What is beyond is refused, and asked for again by whoever needs it.
 const WANTED_MAX: usize = 1024;
 const WANTED_OF_PEER_MAX: usize = 128;
-/// Fetches at a time, and those of one peer among them.
+const WANTED_OF_GUESTS_MAX: usize = WANTED_MAX / 2;
+/// Fetches at a time; those of one peer among them, and those of all who are no owners.
 const UNDER_WAY_MAX: usize = 8;
 const UNDER_WAY_OF_PEER_MAX: usize = 2;
+const UNDER_WAY_OF_GUESTS_MAX: usize = UNDER_WAY_MAX / 2;
+/// Peers that are asked for one blob.
+const ASKED_MAX: usize = 8;
 /// Time after which a blob is not wanted any more, in milliseconds: nobody who has it has come for a day.
 const WANTED_MS: u64 = 24 * 3600 * 1000;
 
 /// Time after which the store is looked at again, if some of what is too much stays for a moment only.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
+/// In whose share a blob is wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Wanter {
+    /// The first that is asked for it; `None`: nobody in particular.
+    first: Option<PeerId>,
+    /// True if that is no owner.
+    is_guest: bool,
+}
+
 #[derive(Debug)]
 struct Want {
     len: u64,
     /// Peers that may have it, best first.
     from: Vec<PeerId>,
+    of: Wanter,
     /// Our clock after which it is not wanted any more.
     until_ms: u64,
     /// True if it is to be tried as soon as there is room for one more fetch.
@@ -49,8 +63,7 @@ pub(super) struct BlobFetch {
     inputs: mpsc::Sender<Input>,
     tasks: TaskGroup,
     wanted: BTreeMap<Hash, Want>,
-    /// The first peer that each is asked of.
-    under_way: BTreeMap<Hash, PeerId>,
+    under_way: BTreeMap<Hash, Wanter>,
     promises: Promises,
 }
 
@@ -78,24 +91,43 @@ impl BlobFetch {
     /// Gets a blob of at most `len` bytes from the first of these peers that has it. It is tried again when one of them
     /// is linked anew; after them the gateway is asked, which has much of what others want. Returns the input to give
     /// to the core now, if the blob is here already or too many are wanted.
-    pub(super) fn fetch(&mut self, hash: Hash, len: u64, from: Vec<PeerId>, gateway: Option<PeerId>) -> Option<Input> {
+    pub(super) fn fetch(&mut self, hash: Hash, len: u64, from: Vec<PeerId>, view: &View) -> Option<Input> {
         if self.blobs.has(hash) {
             return Some(Input::Fetched(hash));
         }
         self.blobs.note_wanted(hash);
         let now_ms = clock::now().mono_ms;
         self.wanted.retain(|_, want| want.until_ms > now_ms);
-        if !self.wanted.contains_key(&hash) && !self.has_room(from.first()) {
-            return Some(Input::FetchFailed(hash));
+        let until_ms = now_ms + WANTED_MS;
+        if let Some(want) = self.wanted.get_mut(&hash) {
+            // Whoever names it too may be asked as well, and takes nobody's place.
+            want.from.extend(from.into_iter().filter(|peer| !want.from.contains(peer)).collect::<Vec<_>>());
+            want.from.truncate(ASKED_MAX);
+            (want.len, want.until_ms, want.due) = (want.len.max(len), until_ms, true);
+        } else {
+            let first = from.first().copied();
+            let of = Wanter { first, is_guest: first.is_some_and(|peer| !is_owner(&peer, view)) };
+            if !self.has_room(of) {
+                return Some(Input::FetchFailed(hash));
+            }
+            self.wanted.insert(hash, Want { len, from, of, until_ms, due: true });
         }
-        self.wanted.insert(hash, Want { len, from, until_ms: now_ms + WANTED_MS, due: true });
-        self.start_next(gateway);
+        self.start_next(gateway_of(view));
         None
     }
 
-    fn has_room(&self, first: Option<&PeerId>) -> bool {
-        let of_peer = self.wanted.values().filter(|want| want.from.first() == first).count();
-        self.wanted.len() < WANTED_MAX && of_peer < WANTED_OF_PEER_MAX
+    fn has_room(&self, of: Wanter) -> bool {
+        let of_peer = self.wanted.values().filter(|want| want.of.first == of.first).count();
+        let of_guests = || self.wanted.values().filter(|want| want.of.is_guest).count();
+        self.wanted.len() < WANTED_MAX
+            && of_peer < WANTED_OF_PEER_MAX
+            && (!of.is_guest || of_guests() < WANTED_OF_GUESTS_MAX)
+    }
+
+    /// The members have changed: what a guest that does not belong any more was to be asked for is not wanted.
+    pub(super) fn forget_strangers(&mut self, view: &View) {
+        let is_member = |peer: PeerId| view.by_peer(&peer).is_some();
+        self.wanted.retain(|_, want| !want.of.is_guest || want.of.first.is_some_and(is_member));
     }
 
     /// This peer is linked now: what it may have is worth another try.
@@ -169,18 +201,20 @@ impl BlobFetch {
     /// Begins as many fetches as there is room for; those of one peer do not keep out another's.
     fn start_next(&mut self, gateway: Option<PeerId>) {
         while self.under_way.len() < UNDER_WAY_MAX {
-            let of_peer = |peer: &PeerId| self.under_way.values().filter(|other| *other == peer).count();
+            let of_peer = |of: Wanter| self.under_way.values().filter(|other| other.first == of.first).count();
+            let of_guests = self.under_way.values().filter(|of| of.is_guest).count();
             let next = self.wanted.iter().find(|(hash, want)| {
                 want.due
                     && !self.under_way.contains_key(*hash)
-                    && want.from.first().is_none_or(|peer| of_peer(peer) < UNDER_WAY_OF_PEER_MAX)
+                    && (want.of.first.is_none() || of_peer(want.of) < UNDER_WAY_OF_PEER_MAX)
+                    && (!want.of.is_guest || of_guests < UNDER_WAY_OF_GUESTS_MAX)
             });
             let Some(hash) = next.map(|(hash, _)| *hash) else { return };
             let Some(want) = self.wanted.get_mut(&hash) else { return };
             want.due = false;
             let len = want.len;
             let mut peers = want.from.clone();
-            self.under_way.insert(hash, peers.first().copied().unwrap_or(self.me));
+            self.under_way.insert(hash, want.of);
             peers.extend(gateway);
             peers.retain(|peer| *peer != self.me);
             let (links, inputs) = (self.links.clone(), self.inputs.clone());
@@ -190,6 +224,14 @@ impl BlobFetch {
             });
         }
     }
+}
+
+fn is_owner(peer: &PeerId, view: &View) -> bool {
+    *peer == view.me || view.by_peer(peer).is_some_and(|node| node.tier == Tier::Owner)
+}
+
+fn gateway_of(view: &View) -> Option<PeerId> {
+    view.gateway.map(|epoch| epoch.peer)
 }
 
 /// Asks one peer after the other. It is gone if all of them say that they do not have it.
@@ -212,14 +254,13 @@ async fn fetch_from(links: &Links, peers: Vec<PeerId>, hash: Hash, len: u64) -> 
 mod tests {
     use std::net::Ipv4Addr;
 
-    use mesh_core::test_kit::id;
+    use mesh_core::test_kit::{Net, id};
 
     use super::*;
     use crate::mesh::identity::DeviceKey;
     use crate::mesh::transport::LinksConfig;
 
-    #[tokio::test]
-    async fn s17_what_one_peer_names_is_fetched_a_little_at_a_time_and_keeps_out_nobody_elses() {
+    fn started() -> (BlobFetch, mpsc::Receiver<Input>, tempfile::TempDir) {
         let home = tempfile::tempdir().unwrap();
         let key = DeviceKey::load_or_create(home.path()).unwrap();
         let blobs = BlobStore::open(&home.path().join("blobs")).unwrap();
@@ -228,15 +269,21 @@ mod tests {
         let services = [].into();
         let config = LinksConfig { key, listen, services, blobs: blobs.clone(), tasks: tasks.clone() };
         let links = Links::start(config, mpsc::channel(16).0).unwrap();
-        let (inputs, mut ends) = mpsc::channel(64);
-        let mut fetch = BlobFetch::new(id(0), blobs, links, inputs, tasks);
+        let (inputs, ends) = mpsc::channel(64);
+        (BlobFetch::new(id(0), blobs, links, inputs, tasks), ends, home)
+    }
+
+    #[tokio::test]
+    async fn s17_what_one_peer_names_is_fetched_a_little_at_a_time_and_keeps_out_nobody_elses() {
+        let (mut fetch, mut ends, _home) = started();
+        let view = Net::of(3).peer(0).view();
         let (liar, other) = (id(1), id(2));
         let hash = |n: u32| Hash::of(&n.to_le_bytes());
-        let of = |fetch: &BlobFetch, peer| fetch.under_way.values().filter(|first| **first == peer).count();
+        let of = |fetch: &BlobFetch, peer| fetch.under_way.values().filter(|of| of.first == Some(peer)).count();
 
-        let asked = (0..15_000).map(|n| fetch.fetch(hash(n), 10, vec![liar], None));
+        let asked = (0..15_000).map(|n| fetch.fetch(hash(n), 10, vec![liar], &view));
         assert_eq!(asked.filter(Option::is_none).count(), WANTED_OF_PEER_MAX, "the rest is refused");
-        assert!(fetch.fetch(hash(20_000), 10, vec![other], None).is_none());
+        assert!(fetch.fetch(hash(20_000), 10, vec![other], &view).is_none());
         assert_eq!((of(&fetch, liar), of(&fetch, other)), (UNDER_WAY_OF_PEER_MAX, 1));
         // However often it comes anew.
         for _ in 0..100 {
@@ -252,5 +299,34 @@ mod tests {
             assert!(of(&fetch, liar) <= UNDER_WAY_OF_PEER_MAX);
         }
         assert!((WANTED_OF_PEER_MAX + 1..=WANTED_OF_PEER_MAX + 1 + UNDER_WAY_OF_PEER_MAX).contains(&tried), "{tried}");
+    }
+
+    #[tokio::test]
+    async fn k2_guests_keep_no_owner_from_large_payloads_and_go_with_what_they_named() {
+        let (mut fetch, _ends, _home) = started();
+        let mut net = Net::of(3);
+        for n in 10..20 {
+            net.approve(0, n, &format!("guest-{n}"), Tier::Shared);
+        }
+        let hash = |n: u32| Hash::of(&n.to_le_bytes());
+        let view = net.peer(0).view();
+        for (n, guest) in (0..).step_by(120).zip(10..20) {
+            for n in n..n + 120 {
+                fetch.fetch(hash(n), 10, vec![id(guest)], &view);
+            }
+        }
+        assert_eq!(fetch.wanted.len(), WANTED_OF_GUESTS_MAX);
+        assert_eq!(fetch.under_way.len(), UNDER_WAY_OF_GUESTS_MAX);
+        assert!(fetch.fetch(hash(20_000), 10, vec![id(1)], &view).is_none(), "an owner's has a place");
+        assert!(fetch.under_way.contains_key(&hash(20_000)), "and is fetched at once");
+        // Who names the same takes neither its place nor those who are asked.
+        fetch.fetch(hash(20_000), 1, vec![id(11)], &view);
+        let want = &fetch.wanted[&hash(20_000)];
+        assert_eq!((want.len, want.from.as_slice(), want.of.is_guest), (10, [id(1), id(11)].as_slice(), false));
+        for n in 10..20 {
+            net.revoke(0, n);
+        }
+        fetch.forget_strangers(&net.peer(0).view());
+        assert_eq!(fetch.wanted.len(), 1, "nothing is wanted of those who do not belong");
     }
 }

@@ -92,12 +92,12 @@ pub fn boot(parts: Parts) -> Result<Booted, FatalError> {
         name: None,
     };
     let (machine, out) = Machine::boot(key, config, name.clone(), disk, image, rng)?;
-    let me = machine.peer().public_key().peer_id();
+    let me = machine.peer.public_key().peer_id();
     // The name that this device gave itself in this mesh.
-    let view = machine.peer().view();
+    let view = machine.peer.view();
     let said = view.by_peer(&me).and_then(|own| own.directory.as_ref()?.name.clone());
     let own_record = Directory { name: said, ..own_record };
-    let publisher = Publisher::new(machine.peer().view());
+    let publisher = Publisher::new(machine.peer.view());
     links.serve_blobs(Arc::new(CallReaders::new(store.clone(), publisher.watch_view())));
     let (requests_tx, requests) = mpsc::channel(INBOX);
     let (inputs_tx, inputs) = mpsc::channel(INBOX);

@@ -98,7 +98,7 @@ impl Driver {
         publish.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut stopping: Option<oneshot::Receiver<Reply>> = None;
         loop {
-            let deadline = self.machine.peer().poll_timeout();
+            let deadline = self.machine.peer.poll_timeout();
             tokio::select! {
                 biased;
                 () = stop.cancelled(), if stopping.is_none() => {
@@ -131,7 +131,7 @@ impl Driver {
                 Some(request) = self.inbox.requests.recv() => self.handle_request(request),
                 Some(event) = self.inbox.lan.recv() => self.handle_lan(event),
                 () = self.blobs.swelled() => {
-                    self.blobs.sweep(blob_needs::of_calls(self.machine.peer().open_calls()));
+                    self.blobs.sweep(blob_needs::of_calls(self.machine.peer.open_calls()));
                 }
                 _ = publish.tick(), if self.has_news() => {
                     self.publish_surroundings();
@@ -190,7 +190,8 @@ impl Driver {
     /// One step of the core, and what it says.
     fn step(&mut self, input: Input) {
         let began = clock::stopwatch();
-        let out = self.machine.step(input);
+        let (mut out, machine) = (Vec::new(), &mut self.machine);
+        machine.peer.step(clock::now(), &mut machine.rng, input, &mut out);
         self.perform(out);
         self.publisher.note_step(began.elapsed());
     }
@@ -243,7 +244,7 @@ impl Driver {
     }
 
     fn send(&mut self, peer: PeerId, frame: Frame) {
-        if self.faults.pass_send(&frame, &self.machine.peer().public_key()) {
+        if self.faults.pass_send(&frame, &self.machine.peer.public_key()) {
             self.links.set_members(Members::new());
         }
         let sent = match frame {
@@ -278,8 +279,7 @@ impl Driver {
     }
 
     fn fetch(&mut self, hash: Hash, len: u64, from: Vec<PeerId>) {
-        let gateway = self.gateway();
-        let here = self.blobs.fetch(hash, len, from, gateway);
+        let here = self.blobs.fetch(hash, len, from, &self.publisher.view());
         self.inbox.own.extend(here);
     }
 
@@ -290,7 +290,7 @@ impl Driver {
             Fact::Call(id, row) => self.publisher.tell(EventKind::Call(id, row)),
             Fact::CallEnded(id) => {
                 self.publisher.note_change();
-                self.queries.answer_ended(self.machine.peer().open_call(&id), &id);
+                self.queries.answer_ended(self.machine.peer.open_call(&id), &id);
             }
             Fact::Trust => news.trust = true,
             Fact::Revoked => {
@@ -320,7 +320,7 @@ impl Driver {
         } else if let Input::NodeDown(peer, session) = input {
             self.sessions.note_down(peer, session);
         } else if let Input::ToolEnded(id, _, ended) = &input {
-            let origin = self.machine.peer().open_call(id).map(|call| call.origin);
+            let origin = self.machine.peer.open_call(id).map(|call| call.origin);
             self.blobs.note_result(&ended.output, origin);
         } else {
             self.blobs.note_end(&input, self.gateway());
@@ -377,7 +377,7 @@ impl Driver {
     }
 
     fn handle_request(&mut self, request: Request) {
-        let peer = self.machine.peer();
+        let peer = &self.machine.peer;
         match request {
             Request::Command(command, reply) => {
                 if let Command::Call(_) = command
@@ -493,7 +493,7 @@ impl Driver {
     /// After a start, and after a change of mesh: shows who we are and who the others are.
     fn publish_all(&mut self) {
         self.refresh_directory();
-        self.publisher.publish_view(self.machine.peer().view());
+        self.publisher.publish_view(self.machine.peer.view());
         self.refresh_members();
         self.publisher.note_change();
         self.publish_surroundings();
@@ -501,7 +501,7 @@ impl Driver {
 
     fn publish_news(&mut self, news: &News) {
         if news.view || news.trust || news.gateway {
-            self.publisher.publish_view(self.machine.peer().view());
+            self.publisher.publish_view(self.machine.peer.view());
             self.refresh_members();
             self.publisher.tell(EventKind::Nodes);
         }
@@ -509,6 +509,7 @@ impl Driver {
             for stranger in self.sessions.take_strangers(&self.publisher.view()) {
                 self.adapters.nodes.dismiss(stranger);
             }
+            self.blobs.forget_strangers(&self.publisher.view());
             self.publisher.note_change();
         }
         if news.gateway {
@@ -517,7 +518,7 @@ impl Driver {
     }
 
     fn announce_gateway(&mut self) {
-        let (view, leads) = (self.publisher.view(), self.machine.peer().leads());
+        let (view, leads) = (self.publisher.view(), self.machine.peer.leads());
         let gateway = view.gateway.map(|epoch| epoch.peer);
         let epoch = view.gateway.map_or(0, |epoch| epoch.counter);
         tracing::info!(
@@ -537,11 +538,11 @@ impl Driver {
     /// True if the surroundings are stale, or a door may have stopped waiting. At rest neither is so, and nobody is
     /// woken.
     fn has_news(&self) -> bool {
-        self.publisher.is_stale(self.machine.peer().open_count()) || self.queries.has_waiters()
+        self.publisher.is_stale(self.machine.peer.open_count()) || self.queries.has_waiters()
     }
 
     fn publish_surroundings(&mut self) {
-        let open_calls = self.machine.peer().open_count();
+        let open_calls = self.machine.peer.open_count();
         if !self.publisher.is_stale(open_calls) {
             return;
         }
@@ -555,14 +556,14 @@ impl Driver {
             open_calls,
             longest_step: self.publisher.longest_step(),
             asking_to_join: self.admission.asking_to_join(),
-            usage: self.machine.peer().usage(),
+            usage: self.machine.peer.usage(),
         });
     }
 
     /// Tells the links who belongs and where they may be.
     fn refresh_members(&self) {
         if !self.faults.are_links_cut() {
-            let revoked = self.machine.peer().revoked_peers();
+            let revoked = self.machine.peer.revoked_peers();
             let view = self.publisher.view();
             self.links.set_mesh(view.mesh);
             self.links.set_members(self.reach.members(&view, revoked));

@@ -24,6 +24,7 @@ use tempfile::TempDir;
 use tokio::sync::mpsc;
 
 use super::check_words::CheckWords;
+use super::clock;
 use super::disk_room::DiskRoom;
 use super::error::FatalError;
 use super::identity::DeviceKey;
@@ -214,10 +215,9 @@ fn lived_in(key: &DeviceKey) -> Vec<Write> {
     store.wipe_and_commit(super::machine::founded(key, &name, &mut ChaCha8Rng::seed_from_u64(1))).unwrap();
     let room = DiskRoom::new(home.path().to_owned(), None);
     let rng = ChaCha8Rng::seed_from_u64(2);
-    let (mut machine, out) =
+    let (mut machine, mut outputs) =
         Machine::boot(key.clone(), Config::default(), name, room, store.image().unwrap(), rng).unwrap();
     let mut writes: Vec<Write> = store.image().unwrap().rows.into_iter().map(write).collect();
-    let mut outputs = out;
     let other = Symbolic::new(5).public_key();
     let commands = [
         Command::SetDirectory(offers(vec![tool("echo", Effect::Once)])),
@@ -226,7 +226,7 @@ fn lived_in(key: &DeviceKey) -> Vec<Write> {
         Command::Call(mesh_core::test_kit::call("attic", "echo")),
     ];
     for (number, command) in (1..).zip(commands) {
-        outputs.extend(machine.step(Input::Command(number, command)));
+        machine.peer.step(clock::now(), &mut machine.rng, Input::Command(number, command), &mut outputs);
     }
     for output in outputs {
         if let mesh_core::io::Output::Commit(_, batch) = output {
@@ -278,9 +278,9 @@ fn fuzz_stores_start_or_say_what_to_do() {
         match Machine::boot(key.clone(), Config::default(), "attic".parse().unwrap(), room, image, rng) {
             Ok((mut machine, _)) => {
                 started += 1;
-                machine.step(Input::Wake);
-                assert_eq!(machine.peer().view().me, me);
-                let logs = [(me, machine.peer().view().incarnation, 1, u64::MAX)];
+                machine.peer.step(clock::now(), &mut machine.rng, Input::Wake, &mut Vec::new());
+                assert_eq!(machine.peer.view().me, me);
+                let logs = [(me, machine.peer.view().incarnation, 1, u64::MAX)];
                 let _ = super::log_reader::read(&store, &logs).unwrap();
             }
             Err(error) => {

@@ -1,4 +1,5 @@
-//! The core together with what each step of it needs: the time, a source of randomness, the device key.
+//! The life of a core: founded, booted, taken into another mesh, ended; and what it needs for that, the device key and a
+//! source of randomness. The driver steps it.
 
 use bytes::Bytes;
 use mesh_core::config::Config;
@@ -15,8 +16,9 @@ use crate::mesh::identity::DeviceKey;
 
 /// The core of one peer, and what a new one is made from when the mesh changes.
 pub(super) struct Machine {
-    peer: Peer,
-    rng: ChaCha8Rng,
+    pub(super) peer: Peer,
+    /// What each step of the core draws from.
+    pub(super) rng: ChaCha8Rng,
     key: DeviceKey,
     config: Config,
     /// Name to found a mesh with.
@@ -47,13 +49,6 @@ impl Machine {
         let signer = Box::new(self.key.clone());
         self.peer = Peer::boot(self.config.clone(), signer, image, clock::now(), &mut self.rng, &mut out)?;
         Ok(out)
-    }
-
-    /// Runs one step; returns what is to be done about it.
-    pub(super) fn step(&mut self, input: Input) -> Vec<Output> {
-        let mut out = Vec::new();
-        self.peer.step(clock::now(), &mut self.rng, input, &mut out);
-        out
     }
 
     /// Notes what a batch writes. True if it is time to look at the disk.
@@ -96,11 +91,6 @@ impl Machine {
     pub(super) fn join(&mut self, welcome: &Welcome, mesh: Option<MeshId>) -> Result<Joined, BadWelcome> {
         let signer = Box::new(self.key.clone());
         peer::joined(welcome, mesh, &self.config, signer, clock::now(), &mut self.rng)
-    }
-
-    /// The core, to look at.
-    pub(super) const fn peer(&self) -> &Peer {
-        &self.peer
     }
 }
 

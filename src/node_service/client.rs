@@ -13,9 +13,11 @@ use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
 use mesh_core::crypto::Verifier;
+use mesh_core::entry::SignedEntry;
 use mesh_core::frame::{Answer, AnswerKind, Frame};
-use mesh_core::ids::{NodeId, PeerId};
+use mesh_core::ids::{Attempt, NodeId, PeerId, ReqId};
 use mesh_core::io::{Input, View};
+use mesh_core::record::{Ending, Outcome, Payload};
 use prost::Message;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Notify, mpsc, watch};
@@ -25,9 +27,11 @@ use tonic::transport::Endpoint;
 use tonic::{Status, Streaming};
 
 use crate::mesh::GatewayLink;
+use crate::mesh::transport::wire::{claim_to_pb, entry_to_pb};
 use crate::node_service::convert::{self, ConvertError};
 use crate::node_service::stream::{FrameQueue, Guarded, MESSAGE_BYTES_MAX, REGISTER_WITHIN, WINDOW_BYTES, queue};
 use crate::pb;
+use crate::pb::call_answer::What;
 use crate::pb::gateway_message::Msg as FromGateway;
 use crate::pb::node_message::Msg as ToGateway;
 use crate::pb::node_service_client::NodeServiceClient;
@@ -105,7 +109,7 @@ impl GatewayLink for NodeClientHandle {
     fn answer(&self, gateway: PeerId, answer: Answer) -> bool {
         let stream = self.registered.borrow().clone();
         let stream = stream.filter(|stream| stream.gateway == gateway);
-        stream.is_some_and(|stream| stream.push(convert::answer_to_pb(answer)))
+        stream.is_some_and(|stream| stream.push(answer_to_pb(answer)))
     }
 
     fn retry_now(&self) {
@@ -295,7 +299,7 @@ where
                         if let Ok(id) = id.parse() {
                             let attempt = u8::try_from(attempt).unwrap_or_default().max(1);
                             let what = AnswerKind::Rejected(error.to_string());
-                            stream.push(convert::answer_to_pb(Answer { id, attempt, what }));
+                            stream.push(answer_to_pb(Answer { id, attempt, what }));
                         }
                         Err(error)
                     }
@@ -350,4 +354,50 @@ pub(super) fn register(view: &View, nonce: u64) -> pb::NodeMessage {
 fn jittered(pause: Duration) -> Duration {
     let random = RandomState::new().build_hasher().finish() % 512;
     pause.mul_f64(0.5 + f64::from(random as u16) / 1024.0)
+}
+
+fn to_gateway(msg: ToGateway) -> pb::NodeMessage {
+    pb::NodeMessage { msg: Some(msg) }
+}
+
+/// A node's answer about a call, for the gateway.
+pub(super) fn answer_to_pb(answer: Answer) -> pb::NodeMessage {
+    let what = match answer.what {
+        AnswerKind::Ended(entry) => return result_to_pb(answer.id, answer.attempt, &entry),
+        AnswerKind::Waiting => What::Waiting(pb::call_answer::Waiting {}),
+        AnswerKind::Running { note } => What::Running(pb::call_answer::Running { note }),
+        AnswerKind::Lacking => What::Lacking(pb::call_answer::Lacking {}),
+        AnswerKind::Busy => What::Busy(pb::call_answer::Busy {}),
+        AnswerKind::Fenced(proof) => What::Fenced(pb::call_answer::Fenced { proof: proof.as_ref().map(claim_to_pb) }),
+        AnswerKind::Rejected(reason) => What::Refused(reason),
+    };
+    to_gateway(ToGateway::Answer(pb::CallAnswer {
+        request_id: answer.id.to_string(),
+        attempt: u32::from(answer.attempt),
+        what: Some(what),
+    }))
+}
+
+fn result_to_pb(id: ReqId, attempt: Attempt, entry: &SignedEntry) -> pb::NodeMessage {
+    // The contract's own fields, for whoever reads only those.
+    let (output, error) = entry.record::<Outcome>().map_or_else(Default::default, |outcome| {
+        let output = match outcome.output {
+            Payload::Inline(bytes) => String::from_utf8(bytes.into()).unwrap_or_default(),
+            Payload::Blob { .. } => String::new(),
+        };
+        let silent = outcome.error.is_empty() && outcome.ending != Ending::Done;
+        let error = match outcome.reason {
+            reason if silent && reason.is_empty() => outcome.ending.as_str().to_owned(),
+            reason if silent => reason,
+            _ => outcome.error,
+        };
+        (output, error)
+    });
+    to_gateway(ToGateway::ToolResult(pb::ToolResult {
+        request_id: id.to_string(),
+        output,
+        error,
+        attempt: u32::from(attempt),
+        outcome: Some(entry_to_pb(entry)),
+    }))
 }

@@ -16,7 +16,7 @@ use mesh_core::frame::{Answer, AnswerKind, Dispatch, Frame};
 use mesh_core::ids::{InvalidId, NodeId, PeerId, ReqId, ToolName};
 use mesh_core::io::{Input, SessionId, View};
 use mesh_core::limits;
-use mesh_core::record::{Header, Tier};
+use mesh_core::record::{Header, Payload, Tier};
 use prost::Message;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{mpsc, watch};
@@ -29,6 +29,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::mesh::NodeLinks;
 use crate::mesh::pace::Pace;
+use crate::mesh::transport::wire::{claim_to_pb, entry_to_pb};
 use crate::node_service::convert;
 pub use crate::node_service::stream::ProvenPeer;
 use crate::node_service::stream::{
@@ -142,11 +143,11 @@ impl NodeLinks for NodeServerHandle {
         if session.foreign {
             return self.shared.refuse_foreign(node, dispatch);
         }
-        convert::dispatch_to_pb(dispatch).is_some_and(|message| self.send(node, &session, message))
+        dispatch_to_pb(dispatch).is_some_and(|message| self.send(node, &session, message))
     }
 
     fn cancel(&self, node: PeerId, id: ReqId) -> bool {
-        let message = convert::to_node(ToNode::Cancel(pb::CallCancel { request_id: id.to_string() }));
+        let message = to_node(ToNode::Cancel(pb::CallCancel { request_id: id.to_string() }));
         self.session(node).is_some_and(|session| self.send(node, &session, message))
     }
 
@@ -513,7 +514,7 @@ fn check_tools(names: Vec<String>) -> Result<(), NotRegistered> {
 }
 
 fn ack(refusal: Option<&NotRegistered>) -> pb::GatewayMessage {
-    convert::to_node(ToNode::RegisterAck(pb::RegisterAck {
+    to_node(ToNode::RegisterAck(pb::RegisterAck {
         accepted: refusal.is_none(),
         error: refusal.map(ToString::to_string).unwrap_or_default(),
         hint: refusal.map(NotRegistered::hint).unwrap_or_default().to_owned(),
@@ -521,9 +522,30 @@ fn ack(refusal: Option<&NotRegistered>) -> pb::GatewayMessage {
 }
 
 fn moved(gateway: Option<PeerId>) -> pb::GatewayMessage {
-    convert::to_node(ToNode::Moved(pb::Moved {
-        gateway: gateway.map(|peer| peer.0.to_vec()).unwrap_or_default().into(),
-    }))
+    to_node(ToNode::Moved(pb::Moved { gateway: gateway.map(|peer| peer.0.to_vec()).unwrap_or_default().into() }))
+}
+
+fn to_node(msg: ToNode) -> pb::GatewayMessage {
+    pb::GatewayMessage { msg: Some(msg) }
+}
+
+/// The request, with the contract's own fields filled from the header. `None` when the header holds no call.
+fn dispatch_to_pb(dispatch: &Dispatch) -> Option<pb::GatewayMessage> {
+    let header: Header = dispatch.header.record()?;
+    let arguments = match &header.arguments {
+        Payload::Inline(bytes) => std::str::from_utf8(bytes).unwrap_or_default().to_owned(),
+        Payload::Blob { .. } => String::new(),
+    };
+    Some(to_node(ToNode::ToolExecute(pb::ToolExecuteRequest {
+        request_id: header.id.to_string(),
+        tool_name: header.tool.into(),
+        arguments,
+        timeout_seconds: i32::try_from(header.timeout_ms.div_ceil(1000)).unwrap_or(i32::MAX),
+        header: Some(entry_to_pb(&dispatch.header)),
+        attempt: u32::from(dispatch.attempt),
+        claim: Some(claim_to_pb(&dispatch.claim)),
+        left_ms: dispatch.left_ms,
+    })))
 }
 
 #[cfg(test)]

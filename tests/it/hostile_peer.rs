@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use mesh_core::audience::Audience;
-use mesh_core::entry::{BodyMark, Entry, Kind, Salt, SignedEntry, decode, encode};
+use mesh_core::entry::{BodyCommitment, Entry, Kind, Salt, SignedEntry, decode, encode};
 use mesh_core::epoch::{Claim, Epoch};
 use mesh_core::frame::{Beacon, EntryItem, Frame, Phase};
 use mesh_core::ids::{Hash, Incarnation, MeshId, NodeId, PeerId, ReqId};
@@ -393,7 +393,7 @@ impl<'a> Fellow<'a> {
             critical: false,
             previous: self.previous,
             audience,
-            body: BodyMark::of(SALT, &body),
+            body: BodyCommitment::of(SALT, &body),
         };
         change(&mut entry);
         SignedEntry::sign(&self.loose.key, entry, SALT, &body)

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use mesh_core::audience::Audience;
-use mesh_core::entry::{BodyMark, Entry, Kind, Salt, SignedEntry, encode};
+use mesh_core::entry::{BodyCommitment, Entry, Kind, Salt, SignedEntry, encode};
 use mesh_core::epoch::{Claim, Epoch, Fence};
 use mesh_core::ids::{Hash, MeshId, PublicKey};
 use mesh_core::io::{Now, Space, Welcome};
@@ -61,7 +61,7 @@ impl Inviter {
             critical: false,
             previous,
             audience: Audience::Everyone,
-            body: BodyMark::of(salt, &body),
+            body: BodyCommitment::of(salt, &body),
         };
         SignedEntry::sign(&self.loose.key, entry, salt, &body)
     }

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use mesh_core::audience::Audience;
 use mesh_core::config::Config;
 use mesh_core::crypto::{Signer, Symbolic};
-use mesh_core::entry::{BodyMark, Entry, Kind, Salt, SignedEntry, encode};
+use mesh_core::entry::{BodyCommitment, Entry, Kind, Salt, SignedEntry, encode};
 use mesh_core::epoch::{Claim, Epoch};
 use mesh_core::frame::{AnswerKind, Dispatch, EntryItem, Frame};
 use mesh_core::ids::{Attempt, Hash, Incarnation, MeshId, ReqId};
@@ -150,7 +150,7 @@ impl Run {
             critical: false,
             previous: Hash::ZERO,
             audience: Audience::Call { origin: origin_id, target: header.target },
-            body: BodyMark::of(SALT, &body),
+            body: BodyCommitment::of(SALT, &body),
         };
         assert!(header.id.is_of(&origin_id));
         let epoch = Epoch { counter, class: 3, peer: leader_id };

@@ -185,11 +185,12 @@ impl Calls {
                     continue;
                 }
                 // Whose clock says that there is time left awaits another attempt; the target may know that there is
-                // none.
+                // none. A clock that was set back while a peer was down gives it all its time again.
                 let time = (accepted.ttl_ms + 4 * limits::epsilon_ms(accepted.ttl_ms)) * MS + SECOND;
+                let since = if plan.wall_jumps { accepted.at.max(peers[peer].booted_at) } else { accepted.at };
                 let awaits = told.state == CallState::Ended(Ending::Interrupted)
                     && matches!(record.state, CallState::Open(_))
-                    && now < accepted.at + time;
+                    && now < since + time;
                 if awaits {
                     continue;
                 }

@@ -340,6 +340,7 @@ impl Director {
         env.story(|| {
             format!("p{peer} speaks on as an owner in {} changes", frames.iter().map(Vec::len).sum::<usize>())
         });
+        mesh.peers[peer].forged = true;
         for to in (0..mesh.peers.len()).filter(|to| *to != peer) {
             for entries in frames.clone() {
                 mesh.input(env, net, to, Input::Recv(id, Frame::Entries { entries, more: false }));

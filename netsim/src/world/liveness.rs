@@ -209,12 +209,13 @@ fn settled(peers: &Peers, network: &Network) -> bool {
                 }
             }
         }
-        let may_lead = |peer: &usize| peers[*peer].plan.eligible && peers[*peer].owner;
+        // One that was let in again as an owner, and whose key another used meanwhile, holds that it is one of two.
+        let must_lead = |peer: &usize| peers[*peer].plan.eligible && peers[*peer].owner && !peers[*peer].forged;
         let gateway = peers[start].gateway;
         let agreed = component.iter().all(|peer| peers[*peer].gateway == gateway);
         let sound = match gateway {
             Some(epoch) => component.iter().any(|peer| peers[*peer].id == epoch.peer),
-            None => !component.iter().any(may_lead),
+            None => !component.iter().any(must_lead),
         };
         if !agreed || !sound {
             return false;

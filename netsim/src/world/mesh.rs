@@ -678,6 +678,7 @@ impl Mesh {
             }
         }
         sim.state = State::Running;
+        sim.booted_at = env.now;
         self.refresh_trust(peer);
         self.outputs(env, net, peer, &mut out);
         self.peers[peer].set_timer(env);

@@ -84,6 +84,10 @@ pub(super) struct Sim {
     pub(super) full_until: u64,
     /// It is gone, and somebody else has its key.
     pub(super) stolen: bool,
+    /// Somebody else spoke with its key: once it holds that, it halts.
+    pub(super) forged: bool,
+    /// When it started last.
+    pub(super) booted_at: u64,
 }
 
 impl Sim {
@@ -253,6 +257,8 @@ impl Peers {
                 rolled_back: false,
                 full_until: 0,
                 stolen: false,
+                forged: false,
+                booted_at: 0,
             }
         });
         Self(peers.collect())

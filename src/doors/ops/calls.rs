@@ -153,8 +153,10 @@ pub async fn read(mesh: &MeshHandle, stop: &CancellationToken, id: ReqId, wait: 
     let deadline = Instant::now() + wait;
     let left = || deadline.saturating_duration_since(Instant::now());
     let mut own = wait_for(mesh, stop, id, wait).await?;
-    if let Some(original) = own.alias_of.filter(|_| !wait.is_zero()) {
-        wait_for(mesh, stop, original, left()).await?;
+    if !wait.is_zero()
+        && let Some(original) = original_of(mesh, &own).await?
+    {
+        wait_for(mesh, stop, original.header.id, left()).await?;
         // Its own row may have changed meanwhile.
         own = mesh.call(id).await?.unwrap_or(own);
     }
@@ -188,15 +190,18 @@ async fn find(mesh: &MeshHandle, id: ReqId) -> Result<CallRecord, OpError> {
     Ok(mesh.call(id).await?.ok_or(MeshError::from(Refusal::UnknownCall(id)))?)
 }
 
+/// The call that `record` repeats, if its target named one that it can repeat.
+async fn original_of(mesh: &MeshHandle, record: &CallRecord) -> Result<Option<CallRecord>, OpError> {
+    let Some(id) = record.alias_of else { return Ok(None) };
+    Ok(mesh.call(id).await?.filter(|original| record.repeats(original)))
+}
+
 /// Follows `own` to the call that it repeats; outputs that are not inside the record are left out, so that a list stays
 /// cheap.
 async fn read_through(mesh: &MeshHandle, own: CallRecord) -> Result<Reading, OpError> {
     let mut original = None;
-    let mut next = own.alias_of;
     for _ in 0..ALIAS_STEPS_MAX {
-        let Some(id) = next else { break };
-        let Some(found) = mesh.call(id).await? else { break };
-        next = found.alias_of;
+        let Some(found) = original_of(mesh, original.as_ref().unwrap_or(&own)).await? else { break };
         original = Some(found);
     }
     let is_gone = mesh.is_result_gone(original.as_ref().unwrap_or(&own));

@@ -30,7 +30,7 @@ fn view() -> View {
     let config = mesh_core::config::Config::default();
     let disk = DiskRoom::new(std::env::temp_dir(), Some(0));
     let (machine, _) = Machine::boot(key, config, name, disk, store.image().unwrap(), rng).unwrap();
-    machine.peer().view()
+    machine.peer.view()
 }
 
 fn member(n: u8) -> NodeView {

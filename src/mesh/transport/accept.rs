@@ -49,15 +49,16 @@ async fn greet(shared: &Arc<LinksState>, underlay: &Underlay, connection: quinn:
     let Some(key) = peer_key(&connection) else { return Code::Protocol.close(&connection) };
     let peer = key.peer_id();
     let ip = canonical(connection.remote_address()).ip();
-    let place = if shared.is_member(peer) {
+    let is_member = shared.is_member(peer);
+    let (place, greeting) = if is_member {
         shared.member_addresses.note(peer, ip);
-        None
+        (None, shared.greetings.enter(peer))
     } else {
-        match underlay.strangers.enter(ip) {
-            Some(place) => Some(place),
-            None => return Code::Overload.close(&connection),
-        }
+        (underlay.strangers.enter(ip), None)
     };
+    if place.is_none() && greeting.is_none() {
+        return Code::Overload.close(&connection);
+    }
     let first = async {
         let (send, mut recv) = connection.accept_bi().await.ok()?;
         let tag = stream::read_tag(&mut recv).await.ok()?;
@@ -70,10 +71,11 @@ async fn greet(shared: &Arc<LinksState>, underlay: &Underlay, connection: quinn:
             Code::Done.close(&connection);
         }
         Ok(Some((Tag::Who, send, _))) => {
-            tell_name(shared, underlay, connection.remote_address(), place.is_none(), send).await;
+            tell_name(shared, underlay, connection.remote_address(), is_member, send).await;
             Code::Done.close(&connection);
         }
         Ok(Some((tag @ (Tag::Mesh | Tag::Moved), send, recv))) if shared.may_link(peer) => {
+            drop(greeting);
             session::accepted(shared, connection, key, underlay.kind, tag == Tag::Moved, send, recv).await;
         }
         Ok(Some((Tag::Mesh | Tag::Moved | Tag::Service(_) | Tag::Blob, ..))) if !shared.is_member(peer) => {

@@ -16,6 +16,7 @@ use super::address::Address;
 use super::blob::{BlobReaders, FetchError};
 use super::dial::LOOKUPS_AT_ONCE;
 use super::event::LinkEvent;
+use super::greetings::Greetings;
 use super::join_messages::{JoinConversation, JoinDialError, JoinRequest};
 use super::link::LinkInfo;
 use super::link_table::LinkTable;
@@ -137,6 +138,7 @@ impl Links {
             table,
             members: watch::channel(Arc::default()).0,
             member_addresses: MemberAddresses::default(),
+            greetings: Greetings::default(),
             services,
             mesh: watch::channel(None).0,
             lan: Face::default(),

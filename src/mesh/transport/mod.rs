@@ -11,6 +11,7 @@ mod blob;
 mod dial;
 mod dial_plan;
 mod event;
+mod greetings;
 mod interfaces;
 mod join;
 mod join_messages;

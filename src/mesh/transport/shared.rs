@@ -16,6 +16,7 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 use super::address::{Address, canonical};
 use super::blob::BlobReaders;
 use super::event::LinkEvent;
+use super::greetings::Greetings;
 use super::link::{Link, LinkInfo, Offer, Outbox};
 use super::members::Members;
 use super::networks::Face;
@@ -50,6 +51,7 @@ pub(super) struct LinksState {
     pub(super) table: mpsc::Sender<ToTable>,
     pub(super) members: watch::Sender<Arc<Members>>,
     pub(super) member_addresses: MemberAddresses,
+    pub(super) greetings: Greetings,
     /// Services that are offered here.
     pub(super) services: BTreeSet<ServiceId>,
     /// The mesh that we belong to; none before it runs.

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use mesh_core::audience::Audience;
-use mesh_core::entry::{BodyMark, Entry, Kind, Salt, SignedEntry};
+use mesh_core::entry::{BodyCommitment, Entry, Kind, Salt, SignedEntry};
 use mesh_core::epoch::{Claim, Epoch, Fence};
 use mesh_core::frame::{Beacon, DigestRow, EntryItem, Frame};
 use mesh_core::ids::{Hash, Incarnation, MeshId, PeerId};
@@ -224,7 +224,7 @@ fn entry(key: &DeviceKey) -> SignedEntry {
         critical: false,
         previous: Hash::ZERO,
         audience: Audience::Everyone,
-        body: BodyMark::of(salt, body),
+        body: BodyCommitment::of(salt, body),
     };
     SignedEntry::sign(key, entry, salt, body)
 }

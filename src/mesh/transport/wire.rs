@@ -628,7 +628,7 @@ fn copy(bytes: &[u8]) -> Bytes {
 mod tests {
     use mesh_core::audience::Audience;
     use mesh_core::crypto::{Signer as _, Symbolic};
-    use mesh_core::entry::{BodyMark, Entry, Kind, Salt};
+    use mesh_core::entry::{BodyCommitment, Entry, Kind, Salt};
     use proptest::collection::vec;
     use proptest::prelude::*;
 
@@ -668,7 +668,7 @@ mod tests {
                     critical: false,
                     previous: Hash::ZERO,
                     audience,
-                    body: BodyMark::of(salt, &body),
+                    body: BodyCommitment::of(salt, &body),
                 };
                 let signed = SignedEntry::sign(&signer, entry, salt, &body);
                 if seq % 2 == 1 && audience != Audience::Everyone { signed.without_body() } else { signed }

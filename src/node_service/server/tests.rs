@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 use hyper_util::rt::TokioIo;
 use mesh_core::audience::Audience;
 use mesh_core::crypto::{Signer, Symbolic};
-use mesh_core::entry::{self, BodyMark, Entry, Kind, Salt, SignedEntry};
+use mesh_core::entry::{self, BodyCommitment, Entry, Kind, Salt, SignedEntry};
 use mesh_core::epoch::{Claim, Epoch};
 use mesh_core::ids::{Hash, Incarnation, MeshId, Signature};
 use mesh_core::io::NodeView;
@@ -118,7 +118,7 @@ fn signed(author: u64, kind: Kind, body: Vec<u8>) -> SignedEntry {
         critical: false,
         previous: Hash::ZERO,
         audience: if kind == Kind::DIRECTORY { Audience::Everyone } else { ends },
-        body: BodyMark::of(salt, &body),
+        body: BodyCommitment::of(salt, &body),
     };
     SignedEntry::sign(&signer, entry, salt, &body)
 }
@@ -537,11 +537,11 @@ async fn the_contracts_own_fields_are_filled_both_ways() {
     assert_eq!(request.arguments, r#"{"a":1}"#);
     assert_eq!(request.timeout_seconds, 2, "1,500 ms, rounded up");
 
-    let Some(FromNode::ToolResult(result)) = convert::answer_to_pb(done(5)).msg else { panic!("no result") };
+    let Some(FromNode::ToolResult(result)) = client::answer_to_pb(done(5)).msg else { panic!("no result") };
     assert_eq!((result.output.as_str(), result.error.as_str()), ("ok", ""));
     let binary = outcome(NODE, call_id(5), Payload::Inline(vec![0xff, 0xfe].into()));
     let answer = Answer { id: call_id(5), attempt: 1, what: AnswerKind::Ended(binary) };
-    let Some(FromNode::ToolResult(result)) = convert::answer_to_pb(answer.clone()).msg else { panic!("no result") };
+    let Some(FromNode::ToolResult(result)) = client::answer_to_pb(answer.clone()).msg else { panic!("no result") };
     assert_eq!(result.output, "", "no text, no copy of it");
     raw.send(FromNode::ToolResult(result)).await;
     assert_eq!(gateway.next().await, answered(NODE, answer));
@@ -551,7 +551,7 @@ async fn the_contracts_own_fields_are_filled_both_ways() {
 async fn results_that_are_not_the_nodes_own_are_dropped() {
     let mut gateway = Gateway::start();
     let (raw, _) = gateway.raw_registered(NODE, 1).await;
-    let good = || match convert::answer_to_pb(done(1)).msg {
+    let good = || match client::answer_to_pb(done(1)).msg {
         Some(FromNode::ToolResult(result)) => result,
         _ => panic!("no result"),
     };
@@ -830,6 +830,10 @@ async fn both_sides_end_with_their_owners() {
 }
 
 mod conversions {
+    use mesh_core::crypto::Verifier;
+    use mesh_core::ids::PublicKey;
+    use mesh_core::io::Now;
+    use mesh_core::test_kit::{self, Author, Mutation, fuzz};
     use proptest::prelude::*;
 
     use super::*;
@@ -844,7 +848,7 @@ mod conversions {
         ) {
             let header = header(call_id(counter), Payload::Inline(arguments.into()));
             let dispatch = Dispatch { header, left_ms, attempt, ..dispatch(counter) };
-            let Some(ToNode::ToolExecute(request)) = convert::dispatch_to_pb(&dispatch).and_then(|m| m.msg) else {
+            let Some(ToNode::ToolExecute(request)) = dispatch_to_pb(&dispatch).and_then(|m| m.msg) else {
                 panic!("no request");
             };
             let request = pb::ToolExecuteRequest::decode(request.encode_to_vec().as_slice()).expect("encoded");
@@ -860,5 +864,57 @@ mod conversions {
                 let _ = convert::answer_from_pb(answer, &key(0));
             }
         }
+    }
+
+    /// Believes every signature.
+    struct Gullible;
+
+    impl Verifier for Gullible {
+        fn verify(&self, _: &PublicKey, _: &[u8], _: &Signature) -> bool {
+            true
+        }
+    }
+
+    #[test]
+    fn fuzz_messages_between_node_and_gateway_are_taken_or_dropped() {
+        let mesh = MeshId([1; 32]);
+        let mut author = Author::new(Symbolic::new(0), mesh, Now { mono_ms: 0, wall_ms: 0 });
+        let call = test_kit::header(&author.id(), 1, test_kit::id(1), "echo");
+        let epoch = Epoch { counter: 3, class: 3, peer: author.id() };
+        let claim = Claim::sign(&author.key, mesh, epoch, 1);
+        let header = author.says(Kind::CALL, entry::encode(&call));
+        let ended = author.says(Kind::OUTCOME, entry::encode(&test_kit::outcome(call.id, Ending::Done)));
+        let dispatch = dispatch_to_pb(&Dispatch { claim: claim.clone(), header, attempt: 1, left_ms: 1_000 }).unwrap();
+        let answers = [
+            AnswerKind::Waiting,
+            AnswerKind::Running { note: "half".to_owned() },
+            AnswerKind::Busy,
+            AnswerKind::Fenced(Some(claim)),
+            AnswerKind::Rejected("no".to_owned()),
+            AnswerKind::Ended(ended),
+        ];
+        let answers =
+            answers.map(|what| client::answer_to_pb(Answer { id: call.id, attempt: 1, what }).encode_to_vec());
+        let golden: Vec<Vec<u8>> = answers.into_iter().chain([dispatch.encode_to_vec()]).collect();
+        let (gateway, mut known) = (author.key.public_key().peer_id(), None);
+        fuzz("node", 8, &[], |case| {
+            let mut mutation = Mutation::new(case);
+            let mut bytes = mutation.pick(&golden).clone();
+            mutation.bytes(&mut bytes, &golden);
+            if let Ok(pb::GatewayMessage { msg: Some(ToNode::ToolExecute(request)) }) =
+                pb::GatewayMessage::decode(&*bytes)
+            {
+                let _ = convert::dispatch_from_pb(request, gateway, &mut known, &Gullible);
+            }
+            match pb::NodeMessage::decode(&*bytes) {
+                Ok(pb::NodeMessage { msg: Some(FromNode::ToolResult(result)) }) => {
+                    let _ = convert::result_from_pb(result, gateway, &Gullible);
+                }
+                Ok(pb::NodeMessage { msg: Some(FromNode::Answer(answer)) }) => {
+                    let _ = convert::answer_from_pb(answer, &Gullible);
+                }
+                Ok(_) | Err(_) => {}
+            }
+        });
     }
 }

@@ -229,18 +229,44 @@ async fn an_output_that_is_elsewhere_is_null_with_its_size() {
     assert_eq!((&call["state"], &call["output"], &call["output_bytes"]), (&json!("done"), &Value::Null, &json!(100)));
 }
 
+/// The target has said that `alias` is a repeat of `first`; both came with one key if they are `keyed`.
+fn repeats(fake: &Fake, alias: &str, first: &str, keyed: bool) {
+    let mut books = fake.books();
+    for id in [first, alias] {
+        let call = books.calls.get_mut(&id.parse::<ReqId>().unwrap()).unwrap();
+        Arc::make_mut(&mut call.header).client_key = keyed.then(|| "order-7".parse().unwrap());
+    }
+    let call = books.calls.get_mut(&alias.parse::<ReqId>().unwrap()).unwrap();
+    call.alias_of = Some(first.parse().unwrap());
+    call.state = CallState::Ended(Ending::Cancelled);
+}
+
+/// A device that is asked for something names somebody else's call, whose id it can count to.
+#[tokio::test]
+async fn s04_a_target_shows_no_other_call_by_calling_its_own_a_repeat() {
+    let fake = Fake::start().await;
+    let secret = fake.post("/api/v1/calls", r#"{"node":"desk","tool":"echo","arguments":["salaries"]}"#).await.ok(202);
+    let asked =
+        [(r#"{"node":"desk","tool":"echo","arguments":[7]}"#, true), (r#"{"node":"desk","tool":"slow"}"#, false)];
+    for (asked, keyed) in asked {
+        let call = fake.post("/api/v1/calls", asked).await.ok(202);
+        let (secret, call) = (secret["id"].as_str().unwrap(), call["id"].as_str().unwrap());
+        repeats(&fake, call, secret, keyed);
+        let shown = fake.get(&format!("/api/v1/calls/{call}")).await.ok(200);
+        assert_eq!((&shown["state"], &shown["id"]), (&json!("cancelled"), &json!(call)), "{shown}");
+        assert!(!shown.to_string().contains("salaries"), "{shown}");
+        fake.post(&format!("/api/v1/calls/{call}/cancel"), r#"{"reason":"mine alone"}"#).await;
+        assert!(!fake.books().cancelled.contains(&secret.parse::<ReqId>().unwrap()));
+    }
+}
+
 #[tokio::test]
 async fn an_alias_reads_as_the_call_that_it_repeats() {
     let fake = Fake::start().await;
     let first = fake.post("/api/v1/calls", r#"{"node":"desk","tool":"echo","arguments":[7]}"#).await.ok(202);
-    let alias = fake.post("/api/v1/calls", r#"{"node":"desk","tool":"slow"}"#).await.ok(202);
+    let alias = fake.post("/api/v1/calls", r#"{"node":"desk","tool":"echo","arguments":[7]}"#).await.ok(202);
     let (first, alias) = (first["id"].as_str().unwrap(), alias["id"].as_str().unwrap());
-    {
-        let mut books = fake.books();
-        let call = books.calls.get_mut(&alias.parse::<ReqId>().unwrap()).unwrap();
-        call.alias_of = Some(first.parse().unwrap());
-        call.state = CallState::Ended(Ending::Cancelled);
-    }
+    repeats(&fake, alias, first, true);
     let shown = fake.get(&format!("/api/v1/calls/{alias}")).await.ok(200);
     assert_eq!((&shown["id"], &shown["alias_of"]), (&json!(alias), &json!(first)));
     assert_eq!((&shown["state"], &shown["output"]), (&json!("done"), &json!([7])));

@@ -562,10 +562,13 @@ impl Book {
         let confirmed = basis == Basis::Target;
         let was_open = !open.ended();
         let once_is_once = fx.enforces(ProtocolRule::OnceIsOnce);
-        let lingers = confirmed && endings::may_follow(&outcome, header.effect, once_is_once);
+        let may_follow = endings::may_follow(&outcome, header.effect, once_is_once);
+        // What was meant for a store of ours that is gone is in no journal here: the log may bring its header again.
+        let of_former_store = header.target == self.me && !header.is_for(facts.logs.incarnation());
+        let lingers = confirmed && (may_follow || of_former_store);
         let waiting = was_open && open.cancel.is_none() && open.deadline > fx.now.mono_ms;
         let declared = facts.nodes.declared(&header.target, header.tool.as_str()).map(|tool| tool.effect);
-        let follows = lingers && endings::follows(waiting, declared, once_is_once);
+        let follows = confirmed && may_follow && endings::follows(waiting, declared, once_is_once);
         let row = HistoryRow {
             state: CallState::Ended(endings::ending_of(&outcome)),
             attempt: outcome.attempt,
@@ -583,7 +586,7 @@ impl Book {
             fx.put(rows::blob_reader(&hash, &open.record.origin), &Empty);
         }
         limits::cut(&outcome.error, limits::TEXT_BYTES_MAX).clone_into(&mut open.record.error);
-        open.record.alias_of = outcome.alias_of;
+        open.record.alias_of = outcome.alias_of.filter(|_| header.client_key.is_some());
         self.unsend(&id, &header.target);
         self.note_start(&id, outcome.attempt, outcome.started_ms, fx);
         self.note(&id, row, fx);
@@ -752,7 +755,7 @@ impl Book {
         inferred
     }
 
-    /// Closes the book on a call that ended without its target's word. One of others that was given up here while another
+    /// Closes the book on a call that ended without its target's own outcome. One of others that was given up here while another
     /// attempt was due leaves no record: how that ended, nobody has told.
     fn close(&mut self, id: &ReqId, fx: &mut Effects<'_>) {
         let Some(open) = self.open.remove(id) else { return };
@@ -837,7 +840,7 @@ impl Book {
         self.give_up(|record| closing::of_former_incarnation(&me, own, record), fx);
     }
 
-    /// Ends open calls in our own book alone, each for a reason. Its target's word takes the place of such an ending.
+    /// Ends open calls in our own book alone, each for a reason. Its target's own outcome takes the place of such an ending.
     fn give_up(&mut self, reason: impl Fn(&CallRecord) -> Option<&'static str>, fx: &mut Effects<'_>) {
         let over: Vec<(ReqId, &'static str)> =
             self.unended().filter_map(|record| Some((record.header.id, reason(record)?))).collect();

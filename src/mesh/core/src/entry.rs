@@ -139,15 +139,15 @@ impl Salt {
 
 /// All that an envelope says of its body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct BodyMark {
+pub struct BodyCommitment {
     /// SHA-256 of salt and body.
     pub hash: Hash,
     /// Bytes of the body, without its salt.
     pub len: u32,
 }
 
-impl BodyMark {
-    /// The mark of a body.
+impl BodyCommitment {
+    /// The commitment to a body.
     ///
     /// # Panics
     /// When the body has 4 GiB.
@@ -184,7 +184,7 @@ pub struct Entry {
     /// Who may read the body.
     pub audience: Audience,
     /// The body, which travels beside this.
-    pub body: BodyMark,
+    pub body: BodyCommitment,
 }
 
 /// An entry with its exact signed bytes, and its body unless that is withheld. A value of this type has been checked (or
@@ -259,7 +259,7 @@ impl SignedEntry {
         Bytes::from([&signature.0, &len[..], bytes, salt, body].concat())
     }
 
-    /// Encodes and signs. `entry.body` is the mark of this salt and body.
+    /// Encodes and signs. `entry.body` commits to this salt and body.
     pub fn sign(signer: &dyn Signer, entry: Entry, salt: Salt, body: &[u8]) -> Self {
         let bytes = encode(&entry);
         let signature = signer.sign(&[ENTRY_CONTEXT, &bytes].concat());
@@ -431,7 +431,7 @@ mod tests {
             critical: false,
             previous: Hash::ZERO,
             audience: Audience::Call { origin: PeerId([1; 32]), target: PeerId([2; 32]) },
-            body: BodyMark::of(salt, body),
+            body: BodyCommitment::of(salt, body),
         };
         SignedEntry::sign(&signer, entry, salt, body)
     }

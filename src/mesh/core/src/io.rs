@@ -580,7 +580,7 @@ pub struct CallRecord {
     pub error: String,
     /// Why it ended as it did.
     pub reason: String,
-    /// The call that this one repeats.
+    /// The call that this one repeats, as its target says: see [`Self::repeats`].
     pub alias_of: Option<ReqId>,
     /// All that happened, oldest first.
     pub history: Vec<HistoryRow>,
@@ -591,6 +591,20 @@ impl CallRecord {
     #[must_use]
     pub fn listed_ms(&self) -> u64 {
         self.history.first().map_or(self.header.accepted_ms, |row| row.at_ms)
+    }
+
+    /// True if this call repeats `other`: the same client key, principal, device, tool and arguments. What its target says
+    /// of [`Self::alias_of`] is believed of no other, or it could name any call of the mesh.
+    #[must_use]
+    pub fn repeats(&self, other: &Self) -> bool {
+        let (own, other) = (&self.header, &other.header);
+        own.client_key.is_some()
+            && own.id != other.id
+            && own.client_key == other.client_key
+            && own.principal == other.principal
+            && own.target == other.target
+            && own.tool == other.tool
+            && own.arguments.hash() == other.arguments.hash()
     }
 }
 

@@ -25,7 +25,7 @@ pub const QUEUE_MAX: usize = 20_000;
 pub const ARGUMENTS_LACKING_MAX: usize = 32;
 /// Headers beyond that of which a peer remembers where they stand in its log.
 pub const DEFERRED_MAX: usize = 10_000;
-/// Calls of one origin that ended without their target's word and stay in a book; the oldest leave it first.
+/// Calls of one origin that ended without their target's own outcome and stay in a book; the oldest leave it first.
 pub const ENDED_MAX: usize = 4_000;
 /// Bytes of outputs and texts of such calls.
 pub const ENDED_BYTES_MAX: u64 = 4 * 1024 * 1024;

@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet, btree_map};
 use crate::audience::Audience;
 use crate::crypto::Signer;
 use crate::effects::{Effects, Then};
-use crate::entry::{BodyMark, Entry, Kind, Place, Salt, SignedEntry};
+use crate::entry::{BodyCommitment, Entry, Kind, Place, Salt, SignedEntry};
 use crate::frame::{DigestRow, EntryItem, Frame, Places};
 use crate::ids::{Hash, Incarnation, MeshId, PeerId};
 use crate::io::{Fact, LogReader, Now, Output, StoppedLog};
@@ -287,7 +287,7 @@ impl Logs {
                 critical: false,
                 previous: previous.map_or(Hash::ZERO, |head| head.hash),
                 audience,
-                body: BodyMark::of(salt, body),
+                body: BodyCommitment::of(salt, body),
             },
             salt,
             body,

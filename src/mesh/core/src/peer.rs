@@ -24,9 +24,9 @@ use crate::crypto::Signer;
 use crate::durability::Durability;
 use crate::effects::{Effects, Then};
 use crate::election::Election;
-use crate::entry::{Kind, SignedEntry};
+use crate::entry::{self, Kind, SignedEntry};
 use crate::epoch::{Claim, Epoch, Fence};
-use crate::executor::{Executor, Offer, screen};
+use crate::executor::{Executor, Finished, Offer, screen};
 use crate::facts::Local;
 use crate::frame::{Answer, AnswerKind, Dispatch, EntryItem, Frame};
 use crate::ids::{Attempt, Hash, Incarnation, PeerId, PublicKey, ReqId};
@@ -44,9 +44,9 @@ use crate::membership;
 use crate::nodes::Nodes;
 use crate::protocol_rule::ProtocolRule;
 use crate::reattestation::Reattestation;
-use crate::record::{CancelRequest, Tier};
+use crate::record::{CancelRequest, Outcome, Tier};
 use crate::rows::{self, Head, InviteRow, Row, RowKey};
-use crate::spending::Spending;
+use crate::spending::{self, Payer, Spending};
 use crate::trust::Trust;
 use entries::Judges;
 
@@ -716,11 +716,13 @@ impl Peer {
             return answer(AnswerKind::Rejected(reason), fx);
         }
         // The log may bring the header only after a crash has made us forget what became of it: it belongs in the book.
-        // So does the time that is left, also where nothing begins for now: another gateway may believe in more.
-        if !self.executor.has_any(&id) {
-            if self.book.record(&id).is_none() && !self.book.has_room(&place.author, &facts!(self), fx) {
-                return answer(AnswerKind::Busy, fx);
-            }
+        // So does the time that is left, also where nothing begins for now or another attempt has been here: another
+        // gateway, ourselves perhaps, may believe in more.
+        let is_known = self.book.record(&id).is_some();
+        if !is_known && !self.executor.has_any(&id) && !self.book.has_room(&place.author, &facts!(self), fx) {
+            return answer(AnswerKind::Busy, fx);
+        }
+        if is_known || !self.executor.has_any(&id) {
             self.book.apply_header(&dispatch.header, header.clone(), dispatch.left_ms, &facts!(self), fx);
         }
         if self.executor.is_new(&id, attempt)
@@ -770,18 +772,22 @@ impl Peer {
         }
     }
 
-    /// An entry with the time that its call has left, for others.
-    fn item(&self, entry: SignedEntry, now: u64) -> EntryItem {
-        let left_ms = (entry.entry.kind == Kind::CALL).then(|| self.book.left_ms_of(&entry, now));
-        EntryItem { entry, left_ms }
+    /// The executor has an outcome, if any: it goes into our log, in the batch that journals it, and its place is free.
+    fn finish(&mut self, finished: Option<Finished>, fx: &mut Effects<'_>) {
+        if let Some(finished) = finished {
+            self.write_outcome(&finished, fx);
+            self.executor.start_next(&facts!(self), fx);
+        }
     }
 
-    /// Applies an entry of our own log that had to wait, if its place still counts.
-    fn apply_admitted(&mut self, entry: &SignedEntry, left_ms: Option<u64>, fx: &mut Effects<'_>) {
-        let place = entry.place();
-        if self.trust.admits(&place.author, place.incarnation, place.seq) {
-            self.apply(entry, left_ms, fx);
+    fn write_outcome(&mut self, finished: &Finished, fx: &mut Effects<'_>) {
+        let Outcome { id, attempt, .. } = finished.outcome;
+        let entry = self.write_of_call(&id, Kind::OUTCOME, &entry::encode(&finished.outcome), fx);
+        fx.then(Then::Outcome(id, attempt, entry.clone()));
+        if let Payer::Origin(origin) = self.book.payer(&id, &self.local.me, false) {
+            self.logs.spending.charge(&origin, spending::amount(&entry), &self.trust, fx.now.mono_ms);
         }
+        self.book.apply_outcome(&entry, &facts!(self), fx);
     }
 
     /// True if a claim is to lead this mesh. What its device claimed in another one is no word here.

@@ -1,4 +1,4 @@
-//! Who ends a call without its target's word, and why: pure decisions, one call at a time. Some endings are written down
+//! Who ends a call without its target's own outcome, and why: pure decisions, one call at a time. Some endings are written down
 //! for all ([`InferredEnding`]), some count in one book alone.
 
 use std::sync::Arc;

@@ -6,7 +6,6 @@ use crate::audience::Audience;
 use crate::calls::InferredEnding;
 use crate::effects::{Effects, Then};
 use crate::entry::{self, Kind, SignedEntry};
-use crate::executor::Finished;
 use crate::frame::EntryItem;
 use crate::ids::{PeerId, ReqId};
 use crate::incarnations::{self, OwnEntry};
@@ -100,6 +99,12 @@ impl Peer {
         }
     }
 
+    /// An entry with the time that its call has left, for others.
+    pub(super) fn item(&self, entry: SignedEntry, now: u64) -> EntryItem {
+        let left_ms = (entry.entry.kind == Kind::CALL).then(|| self.book.left_ms_of(&entry, now));
+        EntryItem { entry, left_ms }
+    }
+
     // --- Our own entries ----------------------------------------------------------------------------------------------
 
     /// Appends an entry of our own, for everyone, to our log; others get it once it is durable.
@@ -123,7 +128,7 @@ impl Peer {
     }
 
     /// Appends what we say of a call.
-    fn write_of_call(&mut self, id: &ReqId, kind: Kind, body: &[u8], fx: &mut Effects<'_>) -> SignedEntry {
+    pub(super) fn write_of_call(&mut self, id: &ReqId, kind: Kind, body: &[u8], fx: &mut Effects<'_>) -> SignedEntry {
         let audience = self.audience_of(id, self.local.me);
         self.write_for(audience, kind, body, fx)
     }
@@ -136,24 +141,6 @@ impl Peer {
         }
         let origin = self.trust.membership().members.keys().find(|peer| id.is_of(peer)).copied();
         Audience::Call { origin: origin.unwrap_or(self.local.me), target }
-    }
-
-    /// The executor has an outcome, if any: it goes into our log, in the batch that journals it, and its place is free.
-    pub(super) fn finish(&mut self, finished: Option<Finished>, fx: &mut Effects<'_>) {
-        if let Some(finished) = finished {
-            self.write_outcome(&finished, fx);
-            self.executor.start_next(&facts!(self), fx);
-        }
-    }
-
-    pub(super) fn write_outcome(&mut self, finished: &Finished, fx: &mut Effects<'_>) {
-        let Outcome { id, attempt, .. } = finished.outcome;
-        let entry = self.write_of_call(&id, Kind::OUTCOME, &entry::encode(&finished.outcome), fx);
-        fx.then(Then::Outcome(id, attempt, entry.clone()));
-        if let Payer::Origin(origin) = self.book.payer(&id, &self.local.me, false) {
-            self.logs.spending.charge(&origin, spending::amount(&entry), &self.trust, fx.now.mono_ms);
-        }
-        self.book.apply_outcome(&entry, &facts!(self), fx);
     }
 
     /// Writes an ending that is not the target's own, with a cancel request where it must not start any more.
@@ -178,7 +165,8 @@ impl Peer {
         self.book.apply_outcome(&entry, &facts!(self), fx);
     }
 
-    /// Issues an outcome again: what a target had told, in our own name, or our own of a former incarnation, which the book knows.
+    /// Issues an outcome again: one that a target told before, in our own name, or our own of a former incarnation, which the
+    /// book knows.
     pub(super) fn issue_again(&mut self, outcome: &Outcome, fx: &mut Effects<'_>) {
         let target = if let Source::Relayed(target) = outcome.source { target } else { self.local.me };
         let audience = self.audience_of(&outcome.id, target);
@@ -195,6 +183,14 @@ impl Peer {
     }
 
     // --- Applying -----------------------------------------------------------------------------------------------------
+
+    /// Applies an entry of our own log that had to wait, if its place still counts.
+    pub(super) fn apply_admitted(&mut self, entry: &SignedEntry, left_ms: Option<u64>, fx: &mut Effects<'_>) {
+        let place = entry.place();
+        if self.trust.admits(&place.author, place.incarnation, place.seq) {
+            self.apply(entry, left_ms, fx);
+        }
+    }
 
     /// Applies an entry that is new to us, our own included. Unsupported kinds are kept and relayed, nothing more.
     pub(super) fn apply(&mut self, entry: &SignedEntry, left_ms: Option<u64>, fx: &mut Effects<'_>) {
@@ -333,10 +329,17 @@ impl Peer {
 
     fn apply_outcome(&mut self, entry: &SignedEntry, fx: &mut Effects<'_>) {
         let Some(outcome) = entry.record::<Outcome>() else { return };
-        if let Source::Relayed(target) = outcome.source {
+        if let Source::Relayed(target) = outcome.source
+            && self.may_reattest(&entry.author, &outcome.id)
+        {
             self.reattestation.note_relayed(target, &outcome);
         }
         self.book.apply_told(entry, outcome, &facts!(self), fx);
+    }
+
+    /// True if what this peer attests again counts: nobody else needs to, then.
+    fn may_reattest(&self, author: &PeerId, id: &ReqId) -> bool {
+        self.trust.is_owner(author) || self.book.record(id).is_some_and(|record| record.origin == *author)
     }
 
     fn apply_cancel(&mut self, entry: &SignedEntry, fx: &mut Effects<'_>) {

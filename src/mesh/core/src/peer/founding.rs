@@ -9,7 +9,7 @@ use super::Peer;
 use crate::audience::Audience;
 use crate::config::Config;
 use crate::crypto::Signer;
-use crate::entry::{self, BodyMark, Kind, Salt, SignedEntry};
+use crate::entry::{self, BodyCommitment, Kind, Salt, SignedEntry};
 use crate::epoch::{Epoch, Fence};
 use crate::ids::{Hash, Incarnation, MeshId, NodeId, PeerId};
 use crate::io::{Batch, Image, Now, Welcome};
@@ -48,7 +48,7 @@ pub fn founded(signer: &dyn Signer, mesh_name: &str, node_id: &NodeId, now: Now,
             critical: false,
             previous: Hash::ZERO,
             audience: Audience::Everyone,
-            body: BodyMark::of(salt, &body),
+            body: BodyCommitment::of(salt, &body),
         },
         salt,
         &body,

@@ -104,14 +104,14 @@ impl Layer {
     }
 }
 
-/// An ask that waits for a yes. Who may give it: [`super::View::approvers`].
+/// An ask that waits for consent. Who may give it: [`super::View::approvers`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OpenAsk {
     /// Its rule, or the `otherwise` of a workspace.
     pub rule: RuleRef,
     /// True if it is the agent alone who is asked, and its person would not be.
     pub of_agent: bool,
-    /// How long the call waits for a yes, in milliseconds.
+    /// How long the call waits for consent, in milliseconds.
     pub wait_ms: u64,
 }
 

@@ -262,7 +262,7 @@ pub(super) struct MergedRule {
 }
 
 impl MergedRule {
-    /// Of an ask: how long a call waits for a yes, in milliseconds.
+    /// Of an ask: how long a call waits for consent, in milliseconds.
     pub(super) fn wait_ms(&self, node: &str, tool: &str) -> u64 {
         let waits = self.asking(node, tool).map(|head| head.wait_ms.unwrap_or(WAIT_MS_DEFAULT));
         waits.min().unwrap_or(WAIT_MS_DEFAULT)

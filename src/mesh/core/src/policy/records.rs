@@ -28,7 +28,7 @@ pub const DEVICE_PEOPLE_MAX: usize = 8;
 pub const OF_MAX: usize = 8;
 /// Longest time that a rule may let a call wait for a yes, in milliseconds: 24 h.
 pub const WAIT_MS_MAX: u64 = 24 * 60 * 60 * 1000;
-/// Time that a call waits for a yes where its rule says nothing, in milliseconds: 10 min.
+/// Time that a call waits for consent where its rule says nothing, in milliseconds: 10 min.
 pub const WAIT_MS_DEFAULT: u64 = 10 * 60 * 1000;
 /// Most tools of one device that can be approved: as many as a directory may name.
 pub const TOOLS_MAX: usize = limits::TOOLS_MAX;
@@ -438,7 +438,7 @@ pub struct Rule {
     /// nobody.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub approvers: Option<Vec<Approver>>,
-    /// Of an ask: how long a call waits for a yes, in milliseconds. Absent = [`WAIT_MS_DEFAULT`].
+    /// Of an ask: how long a call waits for consent, in milliseconds. Absent = [`WAIT_MS_DEFAULT`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wait_ms: Option<u64>,
     /// Of an `always`: the asks that it settles.

@@ -2,7 +2,7 @@
 
 use crate::audience::Audience;
 use crate::crypto::{Signer, Symbolic};
-use crate::entry::{BodyMark, Entry, Kind, Salt, SignedEntry, decode};
+use crate::entry::{BodyCommitment, Entry, Kind, Salt, SignedEntry, decode};
 use crate::frame::{EntryItem, Frame};
 use crate::ids::{Hash, Incarnation, MeshId, PeerId, PublicKey};
 use crate::io::Now;
@@ -69,7 +69,7 @@ impl<S: Signer> Author<S> {
             critical: false,
             previous: self.previous,
             audience: self.audience(kind, &body),
-            body: BodyMark::of(SALT, &body),
+            body: BodyCommitment::of(SALT, &body),
         };
         change(&mut entry);
         let signed = SignedEntry::sign(&self.key, entry, SALT, &body);

@@ -3,7 +3,7 @@
 use super::*;
 use crate::audience::Audience;
 use crate::crypto::{Signer, Symbolic};
-use crate::entry::{BodyMark, Entry, Salt, encode};
+use crate::entry::{BodyCommitment, Entry, Salt, encode};
 use crate::record::{ChangeKind, MembershipChange};
 use proptest::prelude::*;
 
@@ -31,7 +31,7 @@ fn signed(incarnation: u32, author: u64, seq: u64, mesh: MeshId, kind: Kind, bod
         critical: false,
         previous: Hash::ZERO,
         audience: Audience::Everyone,
-        body: BodyMark::of(SALT, &body),
+        body: BodyCommitment::of(SALT, &body),
     };
     SignedEntry::sign(&signer, entry, SALT, &body)
 }

@@ -307,7 +307,8 @@ fn processor(homes: &[&Home]) -> Vec<(Duration, Duration)> {
 
 /// Shares of the time since then, in percent, for which the loop of each home ran, and for which it waited to run.
 fn busy(homes: &[&Home], before: &[(Duration, Duration)], took: Duration) -> String {
-    let percent = |now: Duration, before: Duration| now.saturating_sub(before).as_secs_f64() / took.as_secs_f64() * 100.0;
+    let percent =
+        |now: Duration, before: Duration| now.saturating_sub(before).as_secs_f64() / took.as_secs_f64() * 100.0;
     let of = |((ran, waited), before): ((Duration, Duration), &(Duration, Duration))| {
         format!("{:.0}+{:.0}", percent(ran, before.0), percent(waited, before.1))
     };

@@ -77,9 +77,13 @@ impl Dropped {
         {
             self.latest.insert((entry.author, entry.entry.incarnation), latest);
         } else if let Some(log_id) = rows::sweep_of(key)
-            && let Some(places) = crate::entry::decode(value)
+            && let Some(places) = crate::entry::decode::<Vec<(u64, u64)>>(value)
         {
-            self.sweep.insert(log_id, places);
+            // What a damaged row names and no log has would be looked for without end.
+            let places: Vec<_> = places.into_iter().filter(|(from, last)| from <= last && *last < u64::MAX).collect();
+            if !places.is_empty() {
+                self.sweep.insert(log_id, places);
+            }
         }
     }
 
@@ -232,7 +236,7 @@ impl Logs {
         }
         let Some((log_id, places)) = self.dropped.sweep.first_key_value() else { return };
         let Some((first, last)) = places.last().copied() else { return };
-        let until = last.min(first + limits::SWEEP_ROWS_MAX as u64 - 1);
+        let until = last.min(first.saturating_add(limits::SWEEP_ROWS_MAX as u64 - 1));
         self.dropped.reading = Some((*log_id, first, until));
         let ranges = vec![(log_id.0, log_id.1, first, until)];
         fx.out.push(Output::ReadLog { reader: LogReader::Sweep, ranges });
@@ -281,6 +285,16 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn fuzz_a_damaged_row_of_what_is_to_be_deleted_keeps_nobody_busy() {
+        for places in [vec![], vec![(3, 2)], vec![(0, u64::MAX)]] {
+            let mut dropped = Dropped::default();
+            let row = rows::sweep(&PeerId([1; 32]), Incarnation(1));
+            dropped.restore(&row.key, &crate::entry::encode(&places));
+            assert_eq!(dropped.poll_timeout(), None, "{places:?}");
+        }
+    }
 
     fn run_of(seq: u64) -> TruncatedRun {
         TruncatedRun { first: seq, last: seq, hash: Hash::of(&seq.to_be_bytes()), hlc: seq }

@@ -125,9 +125,12 @@ fn strays_fill_a_set(config: &Config) -> Result<(), &'static str> {
 /// Rule `RoomIsShared`: whoever fills the set does not cost another owner its word.
 fn one_owner_fills_the_room_of_all(config: &Config) -> Result<(), &'static str> {
     let mut honest = Honest::new(config);
-    let (one, two) = (honest.admits(1, Tier::Owner), honest.admits(2, Tier::Owner));
-    // Without shares what is by the lower identity is kept first.
-    let (mut floods, mut other) = if one.id() < two.id() { (one, two) } else { (two, one) };
+    // Without shares what is by the lower identity is kept first: the approvals of the founder, the flood, and then others.
+    let founder = key(0).peer_id();
+    let mut later: Vec<u64> = (1..100).filter(|n| key(*n).peer_id() > founder).collect();
+    later.sort_by_key(|n| key(*n).peer_id());
+    let [one, .., two] = later.as_slice() else { return Err("two owners with identities above the founder's") };
+    let (mut floods, mut other) = (honest.admits(*one, Tier::Owner), honest.admits(*two, Tier::Owner));
     let (grant, large) = (honest.grant_of(&floods), limits::CHANGES_NAMED_MAX as u64);
     let stands: Vec<Hash> = (0..large).map(|n| Hash::of(&n.to_be_bytes())).collect();
     // What no large one fits into any more is filled with small ones.

@@ -3,8 +3,9 @@
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
+use mesh_core::budget::OverBudget;
 use mesh_core::ids::PeerId;
-use mesh_core::io::{DiskSpace, Halt, View};
+use mesh_core::io::{DiskSpace, Halt, StoppedLog, View};
 use mesh_core::record::Tier;
 use nix::sys::statvfs::FsFlags;
 
@@ -98,6 +99,20 @@ fn checks(view: &View, around: &Surroundings, settings: &Settings, home: &Path) 
     checks
 }
 
+/// What makes a log that is stopped here go on.
+fn next_step_of(stopped: &StoppedLog, view: &View) -> String {
+    let name = name_of(view, &stopped.peer).unwrap_or_else(|| stopped.peer.short());
+    let is_owner = view.by_peer(&stopped.peer).is_some_and(|node| node.tier == Tier::Owner);
+    let next = match (&stopped.over, stopped.until_ms) {
+        (OverBudget::Disk, _) => return "make room on this device's disk, or set `storage.free_min` lower".to_owned(),
+        (OverBudget::EntryBytes(_), _) => "update sigil on that device".to_owned(),
+        (_, Some(until_ms)) => format!("it goes on at {}", rfc3339(until_ms)),
+        (_, None) if is_owner => "it goes on when that device has dropped its older entries: let it run".to_owned(),
+        (_, None) => format!("if it should write that much, make it an owner: `sigil approve {name} --tier owner`"),
+    };
+    format!("{next}; if it should not write that much, `sigil forget {name}`")
+}
+
 /// Findings that a person must act on before the mesh works as it should, each with the next step.
 #[must_use]
 pub fn attention(view: &View) -> Vec<(String, String)> {
@@ -125,15 +140,7 @@ pub fn attention(view: &View) -> Vec<(String, String)> {
         found.push((format!("`{}` runs twice under one key, and gets no calls", named(peer)), press.to_owned()));
     }
     for stopped in &view.stopped {
-        let next = match stopped.until_ms {
-            Some(until_ms) => format!("it goes on at {}", rfc3339(until_ms)),
-            None => format!(
-                "if it should write that much, make it an owner: `sigil approve {} --tier owner`",
-                named(&stopped.peer)
-            ),
-        };
-        let press = format!("{next}; if it should not, `sigil forget {}`", named(&stopped.peer));
-        found.push((format!("`{}`: {stopped}", named(&stopped.peer)), press));
+        found.push((format!("`{}`: {stopped}", named(&stopped.peer)), next_step_of(stopped, view)));
     }
     if let Some(DiskSpace { free, floor }) = view.disk {
         let what = format!(
@@ -342,5 +349,22 @@ mod tests {
         assert_eq!(home_modes(home.path()).severity, Severity::Error);
         std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o600)).unwrap();
         assert_eq!(home_modes(home.path()).severity, Severity::Ok);
+    }
+
+    #[test]
+    fn a_stopped_log_has_the_next_step_of_its_cause() {
+        let net = mesh_core::test_kit::Net::of(2);
+        let view = net.peer(0).view();
+        let next = |n, over, until_ms| {
+            let stopped = StoppedLog { peer: mesh_core::test_kit::id(n), at: 7, over, until_ms };
+            next_step_of(&stopped, &view)
+        };
+        let room = next(1, OverBudget::Disk, None);
+        assert!(room.starts_with("make room") && !room.contains("owner"), "{room}");
+        let many = OverBudget::Log(mesh_core::budget::Amount::one(1));
+        assert!(next(9, many, None).contains("--tier owner"), "a guest may become one");
+        assert!(!next(1, many, None).contains("--tier owner"), "an owner is one");
+        assert!(next(9, OverBudget::EntryBytes(9), None).starts_with("update sigil"));
+        assert!(next(9, many, Some(0)).starts_with("it goes on at 1970"));
     }
 }

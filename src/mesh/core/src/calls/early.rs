@@ -14,8 +14,6 @@ use crate::rows::{self, Row as _};
 
 /// Endings of one call, of those who may be its target and of all others, that are kept until its header comes.
 const OF_ONE_MAX: usize = 8;
-/// Bytes that one entry takes besides its own, when shares are compared.
-const OF_ONE_BYTES: u64 = 1024;
 
 /// See the module.
 #[derive(Debug, Clone, Default)]
@@ -48,9 +46,8 @@ impl Early {
         }
     }
 
-    /// Forgets all outcomes of whoever takes the most room. Those of others stay.
-    fn forget_largest(&mut self, fx: &mut Effects<'_>) {
-        let size = |share: &Amount| share.bytes + share.entries * OF_ONE_BYTES;
+    /// Forgets all outcomes of whoever takes the most of what has run out. Those of others stay.
+    fn forget_largest(&mut self, size: impl Fn(&Amount) -> u64, fx: &mut Effects<'_>) {
         let Some(author) = self.shares.iter().max_by_key(|(_, share)| size(share)).map(|(author, _)| *author) else {
             return;
         };
@@ -91,7 +88,7 @@ impl Early {
     }
 
     /// Keeps an outcome. When there are too many, somebody makes calls up, or has been away for long: all by whoever takes
-    /// the most room are forgotten, so that those cannot keep the place of others' for ever. Who is right, the book judges
+    /// the most of what has run out are forgotten, so that those cannot keep the place of others' for ever. Who is right, the book judges
     /// later.
     pub(super) fn keep_outcome(&mut self, id: ReqId, entry: &SignedEntry, fx: &mut Effects<'_>) {
         let is_known = |waiting: &Vec<SignedEntry>| waiting.iter().any(|known| known.hash == entry.hash);
@@ -101,8 +98,10 @@ impl Early {
         let mut all = Amount::default();
         self.shares.values().for_each(|share| all.add(*share));
         let limit = Amount { entries: limits::EARLY_OUTCOMES_MAX as u64, bytes: limits::EARLY_BYTES_MAX as u64 };
-        if !all.has_room(Amount::one(entry.len() as u64), limit) {
-            self.forget_largest(fx);
+        if all.entries >= limit.entries {
+            self.forget_largest(|share| share.entries, fx);
+        } else if !all.has_room(Amount::one(entry.len() as u64), limit) {
+            self.forget_largest(|share| share.bytes, fx);
         }
         let waiting = self.outcomes.entry(id).or_default();
         // The header will name the target. What others infer must not keep out its outcome; and all keep the same of

@@ -114,9 +114,12 @@ impl Pair {
             ttl_ms: 60_000,
             accepted_ms: 0,
             timeout_ms: 1_000,
-            principal: "owner".to_owned(),
+            principal: "person:owner".parse().expect("a name"),
             client_key: None,
-            needs_approval: false,
+            token: None,
+            workspace: None,
+            rule: String::new(),
+            mark: Vec::new(),
             target_incarnation: None,
         };
         let node_view = NodeView {
@@ -149,6 +152,7 @@ impl Pair {
             fence: epoch,
             links: Vec::new(),
             nodes: vec![node_view],
+            rights: Arc::default(),
         };
         let outcome = Outcome {
             id,

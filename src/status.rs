@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use mesh_core::ids::{InvalidId, PeerId};
 use mesh_core::io::Refusal;
+use mesh_core::policy::InvalidRecord;
 use serde_json::{Value, json};
 use tonic::Code;
 
@@ -215,7 +216,20 @@ impl From<Refusal> for OpError {
                 .hint("use a fresh Idempotency-Key for a different call")
                 .with("call", id.to_string()),
             Refusal::Denied(_) => Self::new(ErrorCode::Denied, detail),
-            Refusal::Invalid(_) => Self::new(ErrorCode::Invalid, detail),
+            Refusal::NotAllowed(_) => {
+                Self::new(ErrorCode::Denied, detail).hint("`sigil person list` shows who is owner or admin of the mesh")
+            }
+            Refusal::InvalidRecord(InvalidRecord::DuplicateRule(rule)) => {
+                Self::new(ErrorCode::DuplicateRule, detail).with("rule", rule.to_string())
+            }
+            Refusal::InvalidRecord(InvalidRecord::UnknownWorkspace(_)) => {
+                Self::new(ErrorCode::UnknownWorkspace, detail)
+                    .hint("`sigil workspace list` shows those that there are; `sigil workspace add` makes one")
+            }
+            Refusal::CheckFailed { check, .. } => Self::new(ErrorCode::CheckFailed, detail)
+                .hint("edit otherwise, or change the check first; an owner may force it")
+                .with("check", check.to_string()),
+            Refusal::InvalidRecord(_) | Refusal::Invalid(_) => Self::new(ErrorCode::Invalid, detail),
             Refusal::Full(_) => Self::new(ErrorCode::Conflict, detail).hint("make room: remove what is not needed"),
             Refusal::InviteUnknown => Self::new(ErrorCode::InviteUnknown, detail),
             Refusal::InviteUsed => Self::new(ErrorCode::InviteUsed, detail).hint("ask for a new code"),

@@ -145,7 +145,7 @@ impl Alone {
 
     fn call(&mut self, node: &str, tool: &str) {
         self.made += 1;
-        let call = NewCall { timeout_ms: 60_000, principal: "local".to_owned(), ..test_kit::call(node, tool) };
+        let call = NewCall { timeout_ms: 60_000, ..test_kit::call(node, tool) };
         self.command(Command::Call(call));
     }
 }

@@ -89,7 +89,14 @@ impl Honest {
 fn change(by: &mut Author, grant: Hash, stands: &[Hash], subject: PublicKey, what: ChangeKind) -> SignedEntry {
     by.says(
         Kind::MEMBERSHIP,
-        encode(&MembershipChange { subject, grant, stands: stands.to_vec(), fence: u64::MAX, what }),
+        encode(&MembershipChange {
+            subject,
+            grant,
+            stands: stands.to_vec(),
+            rights: Vec::new(),
+            fence: u64::MAX,
+            what,
+        }),
     )
 }
 

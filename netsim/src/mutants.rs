@@ -60,11 +60,14 @@ const fn about(mutant: ProtocolRule) -> (Kind, &'static str) {
         ProtocolRule::BootRule => (Safety, "executor.rs `interrupted`"),
         ProtocolRule::Fence => (Safety, "election.rs `observe`"),
         ProtocolRule::EpochJump => (Safety, "election.rs `is_plausible`"),
-        ProtocolRule::SecondLook | ProtocolRule::SecondLookAtCancel | ProtocolRule::SecondLookAtOrigin => {
+        ProtocolRule::SecondLook | ProtocolRule::SecondLookAtCancel | ProtocolRule::SecondLookAtPolicy => {
             (Safety, "executor.rs `handle_started`")
         }
         ProtocolRule::OwnRevocation => (Safety, "executor.rs, executor/screen.rs"),
-        ProtocolRule::Tier => (Safety, "policy/tiers.rs `permits`"),
+        ProtocolRule::Tier => (Safety, "rights.rs `rule`"),
+        ProtocolRule::PolicyAtDispatch => (Safety, "calls/queue.rs `dispatch`, calls/closing.rs `denied`"),
+        ProtocolRule::PolicyAtTarget => (Safety, "executor.rs `handle_offer`"),
+        ProtocolRule::MarkWaits => (Safety, "rights.rs `rule`"),
         ProtocolRule::OnceIsOnce => (Safety, "calls.rs `apply_outcome`, executor.rs"),
         ProtocolRule::MarkRaised => (Safety, "executor.rs `forget`"),
         ProtocolRule::RunsCheckpointed => (Safety, "peer.rs `time_checkpoint`"),
@@ -75,7 +78,7 @@ const fn about(mutant: ProtocolRule) -> (Kind, &'static str) {
         ProtocolRule::ExpiryMargin => (Safety, "calls.rs `handle_timeout`"),
         ProtocolRule::QueueLimit | ProtocolRule::OpenShare => (Safety, "calls.rs `defers`"),
         ProtocolRule::PlaceShare => (Safety, "executor.rs `may_wait`, `may_run`, calls/sessions.rs `has_credit`"),
-        ProtocolRule::AnyIsOwners => (Safety, "policy/tiers.rs `may_be_chosen`"),
+        ProtocolRule::AnyIsOwners => (Safety, "tiers.rs `may_be_chosen`"),
         ProtocolRule::EndingBudget => (Safety, "executor.rs `refuses`"),
         ProtocolRule::ClosedBudget => (Safety, "calls/closed.rs `handle_timeout`"),
         ProtocolRule::FreedBySteps => (Safety, "spending.rs `release`"),

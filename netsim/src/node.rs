@@ -154,6 +154,7 @@ pub(crate) fn directory(index: usize, plan: &PeerPlan) -> Directory {
             tool(OWNERS_TOOL, Effect::Once, true),
         ],
         services: Vec::new(),
+        deny: Vec::new(),
     }
 }
 

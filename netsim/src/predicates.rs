@@ -15,6 +15,7 @@ use mesh_core::epoch::Epoch;
 use mesh_core::frame::{Answer, AnswerKind, Dispatch, Frame};
 use mesh_core::ids::{Attempt, Hash, Incarnation, PeerId, ReqId};
 use mesh_core::io::{Batch, CallRecord, CallState, Invocation, Space};
+use mesh_core::policy::Principal;
 use mesh_core::record::{CancelRequest, Ending, Header, Outcome, Payload, Tier};
 use mesh_core::rows::{self, CallOutline, Row as _};
 use mesh_core::test_kit::MemDisk;
@@ -510,7 +511,9 @@ impl Checks {
     pub(crate) fn one_run_per_client_key(&mut self, now: u64, peer: usize, invocation: &Invocation) {
         let Some(key) = &invocation.header.client_key else { return };
         let Some(by_owner) = self.started_for_owner.get(&invocation.id).copied().flatten() else { return };
-        let of = (!by_owner).then_some(invocation.origin);
+        // A device that asks for itself shares its keys with nobody.
+        let shares = by_owner && !matches!(invocation.header.principal, Principal::Device(_));
+        let of = (!shares).then_some(invocation.origin);
         let first = *self.keys.entry((invocation.header.target, of, key.clone())).or_insert(invocation.id);
         if first != invocation.id {
             let id = invocation.id;

@@ -19,7 +19,7 @@ use crate::mesh::transport::Code;
 use crate::mesh::{self, Adapters, Booted, Parts, Surroundings};
 use crate::node::blobs::Blobs;
 use crate::node::catalogue::Catalogue;
-use crate::node::host::{ToolHost, tiers_of};
+use crate::node::host::ToolHost;
 use crate::node_service;
 use crate::runtime::process::Launcher;
 use crate::runtime::tool_exec;
@@ -126,6 +126,7 @@ async fn live(options: Options, log: &mut Option<LogFormat>) -> Result<(), Agent
         disk: DiskRoom::new(home.path().to_owned(), config.storage.free_min),
         name,
         tools: catalogue.decls(),
+        deny: config.node.deny.clone(),
         tasks: tasks.clone(),
     })?;
     let work = home.work();
@@ -244,7 +245,7 @@ fn ignored_name(given: &NodeId, present: &NodeId) -> Option<String> {
     })
 }
 
-/// The tools of this device, run for peers whose tier in the mesh allows it.
+/// The tools of this device, run as the core says.
 fn tool_host(
     booted: &Booted,
     catalogue: Catalogue,
@@ -252,7 +253,7 @@ fn tool_host(
     launcher: Launcher,
     tasks: &TaskGroup,
 ) -> ToolHost {
-    ToolHost::new(catalogue, tiers_of(booted.handle.watch_view()), blobs, launcher, booted.inputs(), tasks.clone())
+    ToolHost::new(catalogue, blobs, launcher, booted.inputs(), tasks.clone())
 }
 
 /// Publishes the endpoints anew whenever this device has other addresses.

@@ -89,7 +89,7 @@ impl Reloader {
         let decls = catalogue.decls();
         // First what runs, then what the others are told of it.
         self.tools.set_catalogue(catalogue);
-        self.mesh.offer(decls).await?;
+        self.mesh.offer(decls, read.config.node.deny.clone()).await?;
         let loaded = read.loaded(&self.standing, differences.at_next_start.clone());
         let warnings = loaded.warnings.clone();
         self.shown.send_replace(Arc::new(loaded));

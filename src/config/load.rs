@@ -7,6 +7,8 @@ use std::time::Duration;
 use mesh_core::config::Class;
 use mesh_core::ids::{NodeId, ToolName};
 use mesh_core::limits;
+use mesh_core::policy::ToolPattern;
+use mesh_core::policy::bounds::LIST_MAX;
 use mesh_core::record::Effect;
 use serde::Deserialize;
 
@@ -14,7 +16,7 @@ use super::class::{self, Probe};
 use super::settings::{
     CALL_TTL_DEFAULT, CALLS_RUNNING_DEFAULT, CALLS_RUNNING_MAX, Calls, CommandTool, Config, ConfigError, Discovery,
     FILE_NAME, Files, GatewayPreference, LOG_SIZE_DEFAULT, LOG_SIZES, LanDiscovery, Listen, Log, LogFormat, Node,
-    Overrides, Storage, TOOL_TIMEOUT_DEFAULT, TOOL_TIMEOUT_MAX, ToolPattern, Warning,
+    Overrides, Storage, TOOL_TIMEOUT_DEFAULT, TOOL_TIMEOUT_MAX, Warning,
 };
 use super::value::{DURATION_RULE, SIZE_RULE, parse_duration, parse_size, show_duration, show_size};
 
@@ -360,13 +362,20 @@ impl Checker<'_> {
             ("prefer", GatewayPreference::Prefer),
             ("never", GatewayPreference::Never),
         ];
-        let rule = "tool names, or the beginning of one followed by *";
-        let pattern = |text: String| ToolPattern::parse(&text).ok_or_else(|| self.bad("node.deny", text, rule));
+        let rule = "at most 64 names of tools, of a-z, 0-9, . _ and -, in which * is any text and ? any character";
+        let pattern = |text: String| {
+            let folded = text.to_ascii_lowercase().parse::<ToolPattern>().ok();
+            folded.filter(ToolPattern::is_of_any_node).ok_or_else(|| self.bad("node.deny", text, rule))
+        };
+        let deny: Vec<ToolPattern> = raw.deny.into_iter().map(pattern).collect::<Result<_, _>>()?;
+        if deny.len() > LIST_MAX {
+            return Err(self.bad("node.deny", format!("{} patterns", deny.len()), rule));
+        }
         Ok(Node {
             name: name.transpose()?,
             class: self.one_of("node.class", raw.class, class::guess(probe), &classes)?,
             gateway: self.one_of("node.gateway", raw.gateway, GatewayPreference::Auto, &preferences)?,
-            deny: raw.deny.into_iter().map(pattern).collect::<Result<_, _>>()?,
+            deny,
         })
     }
 
@@ -506,7 +515,7 @@ mod tests {
             name = "nas"
             class = "server"
             gateway = "prefer"
-            deny = ["files.*", "reboot"]
+            deny = ["files.*", "Reboot"]
             [listen]
             quic_port = 7000
             http_port = 0
@@ -540,8 +549,8 @@ mod tests {
         assert_eq!(config.peer().class, Class(Class::SERVER.0 + Class::PREFERRED));
         assert_eq!(config.peer().running_max, 2);
         assert_eq!(config.listen, Listen { quic_port: Some(7000), http_port: Some(0) });
-        assert!(config.node.deny[0].matches(&"files.read".parse().unwrap()));
-        assert!(!config.node.deny[1].matches(&"reboot2".parse().unwrap()));
+        assert!(config.node.deny[0].matches("nas", "files.read"));
+        assert!(!config.node.deny[1].matches("nas", "reboot2"));
     }
 
     #[test]
@@ -608,7 +617,8 @@ mod tests {
             ("[calls]\nrunning = 'many'", ["calls.running", "many", "1 to 64"]),
             ("[calls]\nttl = 60", ["calls.ttl", "`60`", "30s"]),
             ("[node]\nname = 'A:b'", ["node.name", "A:b", "a-z"]),
-            ("[node]\ndeny = ['a*b']", ["node.deny", "a*b", "followed by *"]),
+            ("[node]\ndeny = ['a**b']", ["node.deny", "a**b", "any text"]),
+            ("[node]\ndeny = ['node:x:y']", ["node.deny", "node:x:y", "names of tools"]),
             ("[discovery]\nlan = 'maybe'", ["discovery.lan", "maybe", "true, false"]),
             ("[files]\nroots = ['docs']", ["files.roots", "docs", "absolute"]),
             ("[files]\nroots = ['/a/../b']", ["files.roots", "/a/../b", "absolute"]),

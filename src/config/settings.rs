@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use mesh_core::config::Class;
 use mesh_core::ids::{NodeId, ToolName};
+use mesh_core::policy::ToolPattern;
 use mesh_core::record::Effect;
 
 /// Name of the settings file in a home.
@@ -67,7 +68,7 @@ pub struct Node {
     pub class: Class,
     /// Preference for being the gateway.
     pub gateway: GatewayPreference,
-    /// Tools that never run here, whoever asks.
+    /// Tools that never run here, whoever asks. At most [`mesh_core::policy::bounds::LIST_MAX`].
     pub deny: Vec<ToolPattern>,
 }
 
@@ -183,28 +184,6 @@ pub enum LogFormat {
     Text,
     /// One object a line.
     Json,
-}
-
-/// A tool's name, or the beginning of one followed by `*`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ToolPattern(String);
-
-impl ToolPattern {
-    /// Reads a pattern; `None` when a `*` stands anywhere but at the end, or nothing is said.
-    #[must_use]
-    pub fn parse(text: &str) -> Option<Self> {
-        let stem = text.strip_suffix('*').unwrap_or(text);
-        (!text.is_empty() && !stem.contains('*')).then(|| Self(text.to_owned()))
-    }
-
-    /// True if the tool is meant.
-    #[must_use]
-    pub fn matches(&self, tool: &ToolName) -> bool {
-        match self.0.strip_suffix('*') {
-            Some(stem) => tool.as_str().starts_with(stem),
-            None => tool.as_str() == self.0,
-        }
-    }
 }
 
 /// Settings of the command line; `None` = not given.

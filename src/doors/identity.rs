@@ -2,7 +2,7 @@
 
 use crate::status::{ErrorCode, OpError};
 
-/// The person or program on whose behalf something is asked. It is written into the header of every call.
+/// The person or program on whose behalf something is asked. The header of every call says whom that is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Principal {
     /// The owner of this device: proven by the credentials of the socket's other end, or by a token.
@@ -10,11 +10,11 @@ pub enum Principal {
 }
 
 impl Principal {
-    /// The text that headers of calls carry.
+    /// Whom a call is made for; `None`: whoever sits at this device, as the mesh knows it.
     #[must_use]
-    pub const fn as_str(self) -> &'static str {
+    pub const fn named(self) -> Option<mesh_core::policy::Principal> {
         match self {
-            Self::Owner => "owner",
+            Self::Owner => None,
         }
     }
 }

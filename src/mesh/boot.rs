@@ -7,6 +7,7 @@ use mesh_core::config::Config;
 use mesh_core::ids::NodeId;
 use mesh_core::io::{Input, Output, Space, View};
 use mesh_core::peer::Peer;
+use mesh_core::policy::ToolPattern;
 use mesh_core::record::{Directory, ToolDecl};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -65,6 +66,8 @@ pub struct Parts {
     pub name: NodeId,
     /// Tools that this device offers.
     pub tools: Vec<ToolDecl>,
+    /// Tools that it forbids itself.
+    pub deny: Vec<ToolPattern>,
     /// Owner of all tasks.
     pub tasks: TaskGroup,
 }
@@ -80,7 +83,8 @@ pub fn boot(parts: Parts) -> Result<Booted, FatalError> {
         parts.store.wipe_and_commit(machine::founded(&parts.key, &parts.name, &mut rng))?;
         image = parts.store.image()?;
     }
-    let Parts { key, config, store, durable, links, link_events, lan_events, blobs, disk, name, tools, tasks } = parts;
+    let Parts { key, config, store, durable, links, link_events, lan_events, blobs, disk, name, tools, deny, tasks } =
+        parts;
     let own_record = Directory {
         addresses: Vec::new(),
         platform: crate::platform::name().to_owned(),
@@ -90,6 +94,7 @@ pub fn boot(parts: Parts) -> Result<Booted, FatalError> {
         tools,
         services: links.services().iter().map(|service| service.0).collect(),
         name: None,
+        deny,
     };
     let (machine, out) = Machine::boot(key, config, name.clone(), disk, image, rng)?;
     let me = machine.peer.public_key().peer_id();

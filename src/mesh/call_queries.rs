@@ -411,9 +411,12 @@ mod tests {
             ttl_ms: 1,
             accepted_ms,
             timeout_ms: 1,
-            principal: String::new(),
+            principal: "person:owner".parse().expect("a name"),
             client_key: None,
-            needs_approval: false,
+            token: None,
+            workspace: None,
+            rule: String::new(),
+            mark: Vec::new(),
         };
         CallRecord {
             header: Arc::new(header),

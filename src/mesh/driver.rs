@@ -416,8 +416,8 @@ impl Driver {
                 // The door may have gone.
                 let _ = door.send(());
             }
-            Request::Offer(tools, door) => {
-                self.reach.set_tools(tools);
+            Request::Offer(tools, deny, door) => {
+                self.reach.set_offer(tools, deny);
                 self.refresh_directory();
                 // The door may have gone.
                 let _ = door.send(());

@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use mesh_core::ids::{Hash, NodeId, PeerId, ReqId};
 use mesh_core::io::{CallRecord, Command, Reply, View};
+use mesh_core::policy::ToolPattern;
 use mesh_core::record::{Payload, Tier, ToolDecl};
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -156,9 +157,9 @@ impl MeshHandle {
         self.ask(|tx| Request::Rename(name, tx)).await
     }
 
-    /// Offers these tools from now on, in place of those before.
-    pub async fn offer(&self, tools: Vec<ToolDecl>) -> Result<(), MeshError> {
-        self.ask(|tx| Request::Offer(tools, tx)).await
+    /// Offers these tools from now on, in place of those before, and shows what this device forbids itself.
+    pub async fn offer(&self, tools: Vec<ToolDecl>, deny: Vec<ToolPattern>) -> Result<(), MeshError> {
+        self.ask(|tx| Request::Offer(tools, deny, tx)).await
     }
 
     /// The output of a call: inline, or the file it was fetched into. Waits for a fetch under way, at most `wait`.

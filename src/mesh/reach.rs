@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use mesh_core::ids::{NodeId, PeerId, PublicKey};
 use mesh_core::io::View;
 use mesh_core::limits;
+use mesh_core::policy::ToolPattern;
 use mesh_core::record::{Directory, Tier, ToolDecl};
 
 use crate::mesh::transport::{Address, Member, Members, ServiceId};
@@ -38,9 +39,10 @@ impl Reach {
         self.note(peer, addresses);
     }
 
-    /// Replaces the tools that our own record offers.
-    pub(super) fn set_tools(&mut self, tools: Vec<ToolDecl>) {
+    /// Replaces the tools that our own record offers, and what it says that this device forbids itself.
+    pub(super) fn set_offer(&mut self, tools: Vec<ToolDecl>, deny: Vec<ToolPattern>) {
         self.own.tools = tools;
+        self.own.deny = deny;
     }
 
     /// Replaces the name that we have given ourselves in the present mesh.

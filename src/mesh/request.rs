@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use mesh_core::ids::{Hash, NodeId, PeerId, ReqId};
 use mesh_core::io::{Command, Reply};
+use mesh_core::policy::ToolPattern;
 use mesh_core::record::{Tier, ToolDecl};
 use tokio::sync::oneshot;
 
@@ -31,5 +32,5 @@ pub(crate) enum Request {
     /// Answered when it shows in the view.
     Rename(NodeId, oneshot::Sender<()>),
     /// Answered when the core has been told.
-    Offer(Vec<ToolDecl>, oneshot::Sender<()>),
+    Offer(Vec<ToolDecl>, Vec<ToolPattern>, oneshot::Sender<()>),
 }

@@ -120,7 +120,8 @@ impl Catalogue {
     }
 
     fn add(&mut self, config: &Config, decl: ToolDecl, timeout: Duration, max_output: u64, run: Run) {
-        let denied = config.node.deny.iter().any(|pattern| pattern.matches(&decl.name));
+        let name = decl.name.folded();
+        let denied = config.node.deny.iter().any(|pattern| pattern.is_about(&name));
         self.tools.insert(decl.name.clone(), Tool { decl, timeout, max_output, denied, run });
     }
 }

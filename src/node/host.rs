@@ -12,11 +12,11 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use futures_util::FutureExt;
-use mesh_core::ids::{Attempt, Hash, PeerId, ReqId};
-use mesh_core::io::{Input, Invocation, ToolOutcome, View};
+use mesh_core::ids::{Attempt, Hash, ReqId};
+use mesh_core::io::{Input, Invocation, ToolOutcome};
 use mesh_core::limits::{ARGUMENTS_BYTES_MAX, INLINE_BYTES_MAX};
-use mesh_core::record::{Ending, Payload, Tier, ToolDecl};
-use tokio::sync::{mpsc, watch};
+use mesh_core::record::{Ending, Payload};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::blobs::Blobs;
@@ -33,29 +33,6 @@ use crate::tasks::TaskGroup;
 
 /// Deepest nesting of arguments. Half of what `serde_json` would take, and more than any person writes.
 pub const ARGUMENTS_DEPTH_MAX: usize = crate::json::DEPTH_MAX;
-
-/// Decides whether a call may run here, for each run; the error is a reason, fit for the caller.
-pub type Policy = Arc<dyn Fn(&Invocation, &ToolDecl) -> Result<(), String> + Send + Sync>;
-
-/// The policy of [`owners_only`] with the tiers of the present members.
-#[must_use]
-pub fn tiers_of(view: watch::Receiver<Arc<View>>) -> Policy {
-    owners_only(move |peer| view.borrow().nodes.iter().find(|node| node.peer == *peer).map(|node| node.tier))
-}
-
-/// The policy until workspaces exist: tools that are for owners run for calls from peers of the owner tier. `tier_of`
-/// returns the tier of an approved peer.
-#[must_use]
-pub fn owners_only(tier_of: impl Fn(&PeerId) -> Option<Tier> + Send + Sync + 'static) -> Policy {
-    Arc::new(move |invocation, decl| match tier_of(&invocation.origin) {
-        Some(Tier::Owner) => Ok(()),
-        Some(Tier::Shared | Tier::Ephemeral) if !decl.owner_only => Ok(()),
-        Some(Tier::Shared | Tier::Ephemeral) => {
-            Err(format!("`{}` is for devices of the owner tier, and the calling device is not one", decl.name))
-        }
-        None => Err("the calling device does not belong to this mesh".to_owned()),
-    })
-}
 
 /// A reason to refuse arguments.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -98,7 +75,6 @@ pub struct ToolHost {
 
 struct HostState {
     catalogue: ArcSwap<Catalogue>,
-    policy: Policy,
     blobs: Arc<dyn Blobs>,
     launcher: Launcher,
     inputs: mpsc::Sender<Input>,
@@ -116,7 +92,6 @@ impl ToolHost {
     /// Results go to `inputs`; it waits while the core is behind.
     pub fn new(
         catalogue: Catalogue,
-        policy: Policy,
         blobs: Arc<dyn Blobs>,
         launcher: Launcher,
         inputs: mpsc::Sender<Input>,
@@ -124,7 +99,7 @@ impl ToolHost {
     ) -> Self {
         let running = Mutex::default();
         let catalogue = ArcSwap::from_pointee(catalogue);
-        Self { shared: Arc::new(HostState { catalogue, policy, blobs, launcher, inputs, tasks, running }) }
+        Self { shared: Arc::new(HostState { catalogue, blobs, launcher, inputs, tasks, running }) }
     }
 
     /// Replaces what is offered. What runs already goes on as it was started.
@@ -173,7 +148,6 @@ impl ToolHost {
         if tool.denied {
             return Err(denied(format!("the owner of this device does not allow `{}` (node.deny)", header.tool)));
         }
-        (self.shared.policy)(invocation, &tool.decl).map_err(denied)?;
         check_arguments(&arguments).map_err(|error| failed(format!("{INVALID_ARGUMENT}{error}")))?;
         let asked = match header.timeout_ms {
             0 => tool.timeout,

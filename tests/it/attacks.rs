@@ -66,7 +66,7 @@ fn approved(tier: Tier, name: &str) -> ChangeKind {
 
 /// Signs a membership change as one who knows everything and has this grant.
 fn says(grant: Hash, subject: PublicKey, what: ChangeKind) -> Vec<u8> {
-    encode(&MembershipChange { subject, grant, stands: Vec::new(), fence: u64::MAX, what })
+    encode(&MembershipChange { subject, grant, stands: Vec::new(), rights: Vec::new(), fence: u64::MAX, what })
 }
 
 /// All that a former owner can think of: it raises itself, lowers and removes others, and approves `sybils` keys.

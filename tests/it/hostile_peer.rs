@@ -507,9 +507,12 @@ pub(crate) fn header(id: ReqId, target: PeerId) -> Header {
         ttl_ms: 60_000,
         accepted_ms: wall_ms(),
         timeout_ms: 60_000,
-        principal: "owner".to_owned(),
+        principal: "device:hostile".parse().expect("a name"),
         client_key: None,
-        needs_approval: false,
+        token: None,
+        workspace: None,
+        rule: String::new(),
+        mark: Vec::new(),
         target_incarnation: None,
     }
 }
@@ -688,7 +691,9 @@ fn a9_a_member_has_no_say_in_what_is_not_its_own() {
 
     // Who belongs is for owners to say, and nothing that others say stands in their way.
     let grant = liar.grant;
-    let says = |subject, what| encode(&MembershipChange { subject, grant, stands: Vec::new(), fence: 0, what });
+    let says = |subject, what| {
+        encode(&MembershipChange { subject, grant, stands: Vec::new(), rights: Vec::new(), fence: 0, what })
+    };
     let friend = fresh_key();
     let owner = |name: &str| ChangeKind::Approved { tier: Tier::Owner, node_id: node(name), after: Vec::new() };
     for body in [

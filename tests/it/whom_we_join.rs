@@ -71,13 +71,15 @@ impl Inviter {
         let what =
             ChangeKind::Approved { tier: Tier::Shared, node_id: "guest".parse().expect("a name"), after: vec![] };
         let grant = self.genesis.hash;
-        let change = MembershipChange { subject: newcomer, grant, stands: Vec::new(), fence: 0, what };
+        let change =
+            MembershipChange { subject: newcomer, grant, stands: Vec::new(), rights: Vec::new(), fence: 0, what };
         let approval = self.says(2, Kind::MEMBERSHIP, encode(&change));
         let epoch = Epoch { counter: 3, class: 3, peer: self.loose.id() };
         Welcome {
             mesh: self.mesh,
             trust: vec![self.genesis.clone(), approval],
             directory: Vec::new(),
+            rights: Vec::new(),
             fence: self.fence(epoch),
             node_id: "guest".parse().expect("a name"),
             tier: Tier::Shared,

@@ -135,9 +135,12 @@ impl Run {
             ttl_ms: LEFT_MS,
             accepted_ms: at(0).wall_ms,
             timeout_ms: 60_000,
-            principal: "owner".into(),
+            principal: "person:owner".parse().expect("a name"),
             client_key: None,
-            needs_approval: false,
+            token: None,
+            workspace: None,
+            rule: String::new(),
+            mark: Vec::new(),
         };
         let body = encode(&header);
         let entry = Entry {
@@ -170,7 +173,14 @@ fn meet(target: &mut Machine, now: Now) -> Vec<Output> {
     let inputs = gateways.into_iter().flat_map(|gateway| {
         [
             Input::LinkUp(gateway),
-            Input::Recv(gateway, Frame::Digest { rows: Vec::new(), changes: mesh_core::ids::Hash::ZERO }),
+            Input::Recv(
+                gateway,
+                Frame::Digest {
+                    authors: mesh_core::frame::Authors::ALL,
+                    rows: Vec::new(),
+                    changes: mesh_core::ids::Hash::ZERO,
+                },
+            ),
         ]
     });
     inputs.flat_map(|input| target.step(now, input)).collect()

@@ -168,7 +168,9 @@ impl Director {
             ttl_ms: ask.ttl_ms,
             timeout_ms: ask.timeout_ms.unwrap_or(60_000),
             effect: ask.strict.then_some(Effect::Once),
-            principal: "owner".into(),
+            principal: None,
+            credential: None,
+            workspace: None,
             client_key: ask.key,
         };
         env.story(|| format!("p{origin} is asked for {} at {} within {} ms", call.tool, call.node, call.ttl_ms));
@@ -327,7 +329,14 @@ impl Director {
             let mut entries = Vec::new();
             for grant in grants.iter().filter(|grant| Some(**grant) != present) {
                 let what = what.clone();
-                let change = MembershipChange { subject, grant: *grant, stands: Vec::new(), fence: u64::MAX, what };
+                let change = MembershipChange {
+                    subject,
+                    grant: *grant,
+                    stands: Vec::new(),
+                    rights: Vec::new(),
+                    fence: u64::MAX,
+                    what,
+                };
                 let earlier = last.map(|(incarnation, seq)| {
                     let mut forger = Author { incarnation, seq: seq - 2, ..forger.clone() };
                     forger.says(Kind::MEMBERSHIP, encode(&change))
@@ -385,7 +394,7 @@ impl Director {
         let (mesh_id, now) = (node.view().mesh, Now { mono_ms: env.now / MS, wall_ms: env.now / MS });
         let approved = |name, tier| ChangeKind::Approved { tier, node_id: NodeId::slug(name), after: Vec::new() };
         let says = |by: &mut Author<Key>, subject, grant, what| {
-            let change = MembershipChange { subject, grant, stands: Vec::new(), fence: 0, what };
+            let change = MembershipChange { subject, grant, stands: Vec::new(), rights: Vec::new(), fence: 0, what };
             EntryItem { entry: by.says(Kind::MEMBERSHIP, encode(&change)), left_ms: None }
         };
         let mut owner = Author::new(mesh.peers[peer].key.clone(), mesh_id, now);

@@ -73,7 +73,9 @@ pub async fn call(mesh: &MeshHandle, who: Identity, request: Request<'_>) -> Res
         ttl_ms: millis(ttl),
         timeout_ms: millis(timeout),
         effect,
-        principal: who.principal.as_str().to_owned(),
+        principal: who.principal.named(),
+        credential: None,
+        workspace: None,
         client_key,
     };
     match mesh.command(Command::Call(new)).await? {
@@ -86,6 +88,7 @@ pub async fn call(mesh: &MeshHandle, who: Identity, request: Request<'_>) -> Res
         | Reply::Revoked
         | Reply::Left
         | Reply::Noted
+        | Reply::Edited { .. }
         | Reply::Stopped => Err(OpError::new(ErrorCode::Internal, "the mesh answered something else")),
     }
 }

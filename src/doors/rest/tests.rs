@@ -28,7 +28,6 @@ use super::model::time;
 use super::problem::PROBLEM_JSON;
 use crate::backup::Source;
 use crate::doors::app::{App, Context};
-use crate::doors::identity::Principal;
 use crate::doors::listen::{Arrival, Bound};
 use crate::doors::log_ring::LogRing;
 use crate::doors::serve::serve;
@@ -139,6 +138,7 @@ fn first_view() -> View {
             node("nas", twin(1), Tier::Owner, false, &["files.read"]),
             node("tv", twin(2), Tier::Shared, true, &[]),
         ],
+        rights: Arc::default(),
     }
 }
 
@@ -412,7 +412,7 @@ impl FakeMesh {
                 reply(to, Ok(()));
             }
             Request::Want(..) => {}
-            Request::Rename(_, to) | Request::Offer(_, to) => drop(to.send(())),
+            Request::Rename(_, to) | Request::Offer(_, _, to) => drop(to.send(())),
         }
     }
 
@@ -443,6 +443,7 @@ impl FakeMesh {
                     mesh: MeshId([3; 32]),
                     trust: Vec::new(),
                     directory: Vec::new(),
+                    rights: Vec::new(),
                     fence: mesh_core::epoch::Fence { epoch: Epoch::ZERO, proof: None },
                     node_id: name,
                     tier,
@@ -461,12 +462,13 @@ impl FakeMesh {
             | Command::Redeem { .. }
             | Command::Leave
             | Command::SetDirectory(_)
+            | Command::Edit(_)
             | Command::Stop => Reply::Noted,
         }
     }
 
     fn call(&self, books: &mut Books, new: NewCall) -> Reply {
-        assert_eq!(new.principal, Principal::Owner.as_str());
+        assert_eq!(new.principal, None, "who sits at the device");
         let view = self.view.borrow().clone();
         let Some(target) = view.nodes.iter().find(|node| node.node_id.as_str() == new.node) else {
             return Reply::Refused(Refusal::UnknownNode(new.node));
@@ -508,9 +510,12 @@ impl FakeMesh {
             ttl_ms: new.ttl_ms,
             accepted_ms: ACCEPTED_MS + books.next,
             timeout_ms: new.timeout_ms,
-            principal: new.principal,
+            principal: new.principal.unwrap_or_else(|| "person:owner".parse().unwrap()),
             client_key: new.client_key,
-            needs_approval: false,
+            token: None,
+            workspace: None,
+            rule: String::new(),
+            mark: Vec::new(),
             target_incarnation: None,
         };
         let history = vec![row(CallState::Open(Phase::Accepted), ""), row(state, "")];

@@ -93,7 +93,8 @@ fn ask(admission: &mut Admission, view: &View) -> (u64, oneshot::Receiver<Result
 fn welcome(mesh: MeshId) -> Step {
     let fence = Fence { epoch: Epoch::ZERO, proof: None };
     let (trust, directory) = (Vec::new(), Vec::new());
-    let welcome = Welcome { mesh, trust, directory, fence, node_id: name("desk-2"), tier: Tier::Owner };
+    let welcome =
+        Welcome { mesh, trust, directory, rights: Vec::new(), fence, node_id: name("desk-2"), tier: Tier::Owner };
     Step::Welcome { welcome: Box::new(welcome), peer: PublicKey([7; 32]).peer_id(), address: "10.0.0.1:7".into() }
 }
 

@@ -56,5 +56,6 @@ const fn number(space: Space) -> u8 {
         Space::Journal => 11,
         Space::ForgottenMarks => 12,
         Space::BlobReaders => 13,
+        Space::Policy => 14,
     }
 }

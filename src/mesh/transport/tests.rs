@@ -200,7 +200,7 @@ async fn until(what: &str, mut condition: impl FnMut() -> bool) {
 
 fn digest(n: u64) -> Frame {
     let rows = vec![DigestRow { author: PeerId([1; 32]), incarnation: Incarnation(1), seq: n, stopped: false }];
-    Frame::Digest { rows, changes: mesh_core::ids::Hash::ZERO }
+    Frame::Digest { authors: mesh_core::frame::Authors::ALL, rows, changes: mesh_core::ids::Hash::ZERO }
 }
 
 fn beacon(key: &DeviceKey, covered: u8) -> Frame {
@@ -490,6 +490,7 @@ async fn a_join_waits_and_is_then_welcomed() {
         mesh: MeshId([5; 32]),
         trust: vec![entry(&a.key), entry(&stranger.key)],
         directory: vec![entry(&a.key)],
+        rights: vec![entry(&a.key)],
         fence: Fence { epoch, proof: Some(Claim::sign(&a.key, MeshId([5; 32]), epoch, 2)) },
         node_id: "laptop-2".parse().unwrap(),
         tier: Tier::Owner,
@@ -513,6 +514,7 @@ async fn a_welcome_with_a_forged_entry_is_not_believed() {
         mesh: MeshId([5; 32]),
         trust: vec![forged],
         directory: Vec::new(),
+        rights: Vec::new(),
         fence: Fence { epoch, proof: None },
         node_id: "x".parse().unwrap(),
         tier: Tier::Owner,

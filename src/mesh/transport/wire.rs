@@ -8,7 +8,7 @@ use bytes::Bytes;
 use mesh_core::crypto::Verifier;
 use mesh_core::entry::{EntryError, Place, SignedEntry};
 use mesh_core::epoch::{Claim, Epoch, Fence};
-use mesh_core::frame::{Beacon, DigestRow, EntryItem, Frame, Phase, Places};
+use mesh_core::frame::{Authors, Beacon, DigestRow, EntryItem, Frame, Phase, Places};
 use mesh_core::ids::{
     ATTEMPTS_MAX, Attempt, Hash, Incarnation, InvalidId, MeshId, NodeId, PeerId, PublicKey, ReqId, Signature,
 };
@@ -29,6 +29,8 @@ pub const FRAME_BYTES_MAX: usize = limits::SYNC_BYTES_MAX + limits::ENTRY_BYTES_
 pub const DATAGRAM_BYTES_MAX: usize = 1200;
 /// Largest answer to a join: the approvals of a mesh and as many directory records as fit.
 pub const WELCOME_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Statements about rights in a welcome: as many as have room for their envelopes.
+const RIGHTS_MAX: usize = limits::RIGHTS_BYTES_MAX / 256;
 /// Largest request to join.
 pub const JOIN_REQUEST_BYTES_MAX: usize = 1024;
 /// Entries in one frame: an entry is never smaller than the key, mesh id and hash that it carries, so this is more than
@@ -36,8 +38,6 @@ pub const JOIN_REQUEST_BYTES_MAX: usize = 1024;
 const ENTRIES_MAX: usize = 8192;
 /// Bytes of entries that are checked and looked at in one go: about a millisecond.
 const PART_BYTES_MAX: usize = 64 * 1024;
-/// Rows of a digest: a few incarnations of every peer.
-const DIGEST_ROWS_MAX: usize = 4 * limits::PEERS_MAX;
 /// Longest platform and version texts of a newcomer, in bytes.
 pub(super) const WORD_BYTES_MAX: usize = 64;
 
@@ -241,7 +241,12 @@ fn frame_to_pb(frame: &Frame) -> Result<pb::mesh_frame::Frame, WireError> {
         }),
         Frame::Handover { epoch } => Pb::Handover(pb::Handover { epoch: Some(epoch_to_pb(epoch)) }),
         Frame::Neighbours(peers) => Pb::Neighbours(pb::Neighbours { peers: peers_to_pb(peers) }),
-        Frame::Digest { rows, changes } => Pb::Digest(pb::Digest {
+        Frame::Digest { rows, .. } if rows.len() > limits::DIGEST_ROWS_MAX => {
+            return Err(WireError::Length { field: "rows", len: rows.len() });
+        }
+        Frame::Digest { authors, rows, changes } => Pb::Digest(pb::Digest {
+            from: if authors.from == Authors::ALL.from { Bytes::new() } else { copy(&authors.from.0) },
+            until: authors.until.map(|until| copy(&until.0)).unwrap_or_default(),
             rows: rows
                 .iter()
                 .map(|row| pb::DigestRow {
@@ -310,7 +315,10 @@ fn frame_from_pb(frame: pb::mesh_frame::Frame, verifier: &dyn Verifier) -> Resul
         Pb::Handover(handover) => Frame::Handover { epoch: epoch_from_pb(handover.epoch.as_ref())? },
         Pb::Neighbours(neighbours) => Frame::Neighbours(peers_from_pb("peers", &neighbours.peers)?),
         Pb::Digest(digest) => {
-            at_most("rows", digest.rows.len(), DIGEST_ROWS_MAX)?;
+            at_most("rows", digest.rows.len(), limits::DIGEST_ROWS_MAX)?;
+            let bound = |field, bound: &[u8]| -> Result<Option<PeerId>, WireError> {
+                if bound.is_empty() { Ok(None) } else { peer_from_pb(field, bound).map(Some) }
+            };
             let row = |row: &pb::DigestRow| {
                 Ok(DigestRow {
                     author: peer_from_pb("author", &row.author)?,
@@ -319,7 +327,9 @@ fn frame_from_pb(frame: pb::mesh_frame::Frame, verifier: &dyn Verifier) -> Resul
                     stopped: row.stopped,
                 })
             };
+            let from = bound("from", &digest.from)?.unwrap_or(Authors::ALL.from);
             Frame::Digest {
+                authors: Authors { from, until: bound("until", &digest.until)? },
                 rows: digest.rows.iter().map(row).collect::<Result<_, WireError>>()?,
                 changes: match digest.changes.len() {
                     0 => Hash::ZERO,
@@ -523,7 +533,9 @@ pub fn decode_join_answer(bytes: Bytes, verifier: &dyn Verifier) -> Result<JoinA
 #[must_use]
 pub fn welcome_to_pb(welcome: &Welcome) -> pb::Welcome {
     let trust: Vec<_> = welcome.trust.iter().map(entry_to_pb).collect();
-    let mut room = (WELCOME_BYTES_MAX - 64 * 1024).saturating_sub(trust.iter().map(size).sum());
+    let rights: Vec<_> = welcome.rights.iter().map(entry_to_pb).collect();
+    let taken = trust.iter().chain(&rights).map(size).sum();
+    let mut room = (WELCOME_BYTES_MAX - 64 * 1024).saturating_sub(taken);
     let directory = welcome
         .directory
         .iter()
@@ -538,6 +550,7 @@ pub fn welcome_to_pb(welcome: &Welcome) -> pb::Welcome {
         mesh: copy(&welcome.mesh.0),
         trust,
         directory,
+        rights,
         fence: Some(epoch_to_pb(&welcome.fence.epoch)),
         fence_proof: welcome.fence.proof.as_ref().map(claim_to_pb),
         node_id: welcome.node_id.to_string(),
@@ -552,7 +565,8 @@ pub fn welcome_to_pb(welcome: &Welcome) -> pb::Welcome {
 /// Reads a welcome; every entry in it is checked.
 pub fn welcome_from_pb(welcome: &pb::Welcome, verifier: &dyn Verifier) -> Result<Welcome, WireError> {
     at_most("trust", welcome.trust.len(), 8 * limits::PEERS_MAX)?;
-    at_most("directory", welcome.directory.len(), limits::PEERS_MAX)?;
+    at_most("directory", welcome.directory.len(), limits::WELCOME_DIRECTORIES_MAX)?;
+    at_most("rights", welcome.rights.len(), RIGHTS_MAX)?;
     let entries = |entries: &[pb::SignedEntry]| -> Result<Vec<_>, WireError> {
         entries.iter().map(|entry| entry_from_pb(entry, verifier)).collect()
     };
@@ -560,6 +574,7 @@ pub fn welcome_from_pb(welcome: &pb::Welcome, verifier: &dyn Verifier) -> Result
         mesh: MeshId::from_slice(&welcome.mesh).ok_or(WireError::Length { field: "mesh", len: welcome.mesh.len() })?,
         trust: entries(&welcome.trust)?,
         directory: entries(&welcome.directory)?,
+        rights: entries(&welcome.rights)?,
         fence: Fence {
             epoch: epoch_from_pb(welcome.fence.as_ref())?,
             proof: welcome.fence_proof.clone().map(|claim| claim_from_pb(claim, verifier)).transpose()?,
@@ -701,8 +716,13 @@ mod tests {
             (epoch(), proptest::option::of(peer())).prop_map(|(epoch, successor)| Frame::Resign { epoch, successor }),
             epoch().prop_map(|epoch| Frame::Handover { epoch }),
             vec(peer(), 0..60).prop_map(Frame::Neighbours),
-            (vec(row(), 0..60), any::<[u8; 32]>())
-                .prop_map(|(rows, changes)| Frame::Digest { rows, changes: Hash(changes) }),
+            (peer(), proptest::option::of(peer()), vec(row(), 0..60), any::<[u8; 32]>()).prop_map(
+                |(from, until, rows, changes)| Frame::Digest {
+                    authors: Authors { from, until },
+                    rows,
+                    changes: Hash(changes)
+                }
+            ),
             (vec(item(), 0..40), any::<bool>()).prop_map(|(entries, more)| Frame::Entries { entries, more }),
             (vec(item(), 0..4), proptest::option::of(row())).prop_map(|(entries, until)| Frame::Bodies {
                 entries,
@@ -737,15 +757,17 @@ mod tests {
             any::<[u8; 32]>(),
             vec(entry(), 0..5),
             vec(entry(), 0..5),
+            vec(entry(), 0..5),
             epoch(),
             proptest::option::of(claim()),
             "[a-z]{1,9}",
             tier,
         )
-            .prop_map(|(mesh, trust, directory, epoch, proof, node_id, tier)| Welcome {
+            .prop_map(|(mesh, trust, directory, rights, epoch, proof, node_id, tier)| Welcome {
                 mesh: MeshId(mesh),
                 trust,
                 directory,
+                rights,
                 fence: Fence { epoch, proof },
                 node_id: node_id.parse().unwrap(),
                 tier,
@@ -818,6 +840,39 @@ mod tests {
         assert!(matches!(parts(hollow.into(), 16), Err(WireError::Length { field: "items", .. })), "s31: not decoded");
         assert_eq!(decode_frame(Bytes::new(), &verifier), Err(WireError::Unknown));
         assert_eq!(encode_frame(&Frame::Cancel { id: ReqId([1; 16]) }), Err(WireError::NotHere));
+    }
+
+    #[test]
+    fn h1_h3_what_is_sent_at_most_is_taken() {
+        let key = Symbolic::new(1);
+        let row =
+            DigestRow { author: PeerId([7; 32]), incarnation: Incarnation(u32::MAX), seq: u64::MAX, stopped: true };
+        let digest = |rows| Frame::Digest {
+            authors: Authors { from: PeerId([1; 32]), until: Some(PeerId([9; 32])) },
+            rows: vec![row; rows],
+            changes: Hash([3; 32]),
+        };
+        let largest = digest(limits::DIGEST_ROWS_MAX);
+        assert_eq!(decode_frame(encode_frame(&largest).unwrap(), &key), Ok(largest));
+        let over = limits::DIGEST_ROWS_MAX + 1;
+        assert_eq!(encode_frame(&digest(over)), Err(WireError::Length { field: "rows", len: over }));
+        let mut author = mesh_core::test_kit::Author::new(
+            Symbolic::new(2),
+            MeshId([1; 32]),
+            mesh_core::io::Now { mono_ms: 0, wall_ms: 0 },
+        );
+        let directory = (0..limits::WELCOME_DIRECTORIES_MAX).map(|_| author.says(Kind::DIRECTORY, vec![1])).collect();
+        let welcome = Welcome {
+            mesh: MeshId([1; 32]),
+            trust: Vec::new(),
+            directory,
+            rights: Vec::new(),
+            fence: Fence { epoch: Epoch::ZERO, proof: None },
+            node_id: "n".parse().unwrap(),
+            tier: Tier::Shared,
+        };
+        let answer = JoinAnswer::Welcome(Box::new(welcome));
+        assert_eq!(decode_join_answer(encode_join_answer(&answer).unwrap(), &key), Ok(answer));
     }
 
     #[test]

@@ -3,7 +3,7 @@ use crate::config::{self, Overrides};
 use crate::runtime::spool::testing::{MemorySinks, sha256};
 use crate::runtime::spool::{BlobSink, BlobSinks};
 use futures_util::future::BoxFuture;
-use mesh_core::ids::{Incarnation, PublicKey};
+use mesh_core::ids::{Incarnation, PeerId, PublicKey};
 use mesh_core::record::{Effect, Header};
 use proptest::prelude::*;
 use std::io;
@@ -19,22 +19,21 @@ fn origin() -> PeerId {
     PublicKey([7; 32]).peer_id()
 }
 
-fn bench_with(text: &str, tier: Option<Tier>, blobs: Arc<dyn Blobs>) -> Bench {
+fn bench_with(text: &str, blobs: Arc<dyn Blobs>) -> Bench {
     let dir = tempfile::tempdir().unwrap();
     let text = text.replace("DIR", dir.path().to_str().unwrap());
     std::fs::write(dir.path().join("sigil.toml"), text).unwrap();
     let config = config::load(dir.path(), &Overrides::default()).unwrap().0;
     let tasks = TaskGroup::default();
-    let policy = owners_only(move |peer| tier.filter(|_| *peer == origin()));
     let work = dir.path().join("work");
     let launcher = Launcher::start(work, None, &tasks).unwrap();
     let (sender, inputs) = mpsc::channel(64);
-    let host = ToolHost::new(Catalogue::new(&config).unwrap(), policy, blobs, launcher, sender, tasks.clone());
+    let host = ToolHost::new(Catalogue::new(&config).unwrap(), blobs, launcher, sender, tasks.clone());
     Bench { host, inputs, tasks, dir }
 }
 
 fn bench(text: &str) -> Bench {
-    bench_with(text, Some(Tier::Owner), Arc::new(MemorySinks::default()))
+    bench_with(text, Arc::new(MemorySinks::default()))
 }
 
 fn invocation(counter: u64, tool: &str, timeout_ms: u64, arguments: Payload) -> Invocation {
@@ -49,9 +48,12 @@ fn invocation(counter: u64, tool: &str, timeout_ms: u64, arguments: Payload) -> 
         ttl_ms: 60_000,
         accepted_ms: 0,
         timeout_ms,
-        principal: "test".to_owned(),
+        principal: "person:owner".parse().expect("a name"),
         client_key: None,
-        needs_approval: false,
+        token: None,
+        workspace: None,
+        rule: String::new(),
+        mark: Vec::new(),
         target_incarnation: None,
     };
     Invocation { id, attempt: 1, header: Arc::new(header), origin: origin(), node_id: "nas".parse().unwrap() }
@@ -186,19 +188,6 @@ async fn b15_the_reason_of_a_call_names_what_was_ended_with_it() {
 }
 
 #[tokio::test]
-async fn only_owners_call_what_is_for_owners() {
-    let mut shared = bench_with(TOOLS, Some(Tier::Shared), Arc::new(MemorySinks::default()));
-    assert_eq!(shared.call("device.info", b"").await.ending, Ending::Done);
-    for tool in ["echo", "files.list"] {
-        let outcome = shared.call(tool, b"").await;
-        assert_eq!(outcome.ending, Ending::Denied);
-        assert!(outcome.reason.contains("owner tier"), "{}", outcome.reason);
-    }
-    let mut stranger = bench_with(TOOLS, None, Arc::new(MemorySinks::default()));
-    assert_eq!(stranger.call("device.info", b"").await.ending, Ending::Denied);
-}
-
-#[tokio::test]
 async fn a_kill_ends_exactly_the_one_run_once() {
     let mut bench = bench(TOOLS);
     let sleep = |counter| invocation(counter, "sleep", 0, Payload::empty());
@@ -265,7 +254,7 @@ async fn large_arguments_come_from_the_blob_store() {
     let bytes = format!(r#"{{"a":"{}"}}"#, "x".repeat(40_000)).into_bytes();
     let hash = sha256(&bytes);
     blobs.blobs.lock().unwrap().insert(hash, bytes.clone());
-    let mut bench = bench_with(TOOLS, Some(Tier::Owner), Arc::new(blobs));
+    let mut bench = bench_with(TOOLS, Arc::new(blobs));
     let blob = |hash| Payload::Blob { hash: Hash(hash), len: bytes.len() as u64 };
     let outcome = bench.call_with("echo", blob(hash)).await;
     assert_eq!((outcome.ending, outcome.output), (Ending::Done, blob(hash)));
@@ -312,13 +301,13 @@ impl BlobSinks for FullSinks {
 
 #[tokio::test]
 async fn a_panic_inside_and_a_full_disk_are_ends_too() {
-    let mut broken = bench_with(TOOLS, Some(Tier::Owner), Arc::new(BrokenSinks));
+    let mut broken = bench_with(TOOLS, Arc::new(BrokenSinks));
     for arguments in [Payload::empty(), Payload::Blob { hash: Hash([1; 32]), len: 1 }] {
         let outcome = broken.call_with("large", arguments).await;
         assert_eq!(outcome.ending, Ending::Failed);
         assert!(outcome.reason.contains("broke down"), "{}", outcome.reason);
     }
-    let mut full = bench_with(TOOLS, Some(Tier::Owner), Arc::new(FullSinks));
+    let mut full = bench_with(TOOLS, Arc::new(FullSinks));
     let outcome = full.call("large", b"").await;
     assert_eq!(outcome.ending, Ending::Failed);
     assert!(outcome.reason.contains("storing the output: no storage space"), "{}", outcome.reason);

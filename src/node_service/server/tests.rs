@@ -101,6 +101,7 @@ fn view(me: u64, leader: Option<u64>) -> Arc<View> {
         fence: Epoch::ZERO,
         links: Vec::new(),
         nodes: (1..=4).map(node).collect(),
+        rights: Arc::default(),
     })
 }
 
@@ -134,9 +135,12 @@ fn header(id_: ReqId, arguments: Payload) -> SignedEntry {
         ttl_ms: 60_000,
         accepted_ms: 0,
         timeout_ms: 1_500,
-        principal: "owner".to_owned(),
+        principal: "person:owner".parse().expect("a name"),
         client_key: None,
-        needs_approval: false,
+        token: None,
+        workspace: None,
+        rule: String::new(),
+        mark: Vec::new(),
         target_incarnation: None,
     };
     signed(ORIGIN, Kind::CALL, entry::encode(&header))
@@ -641,6 +645,7 @@ async fn a_registration_lists_the_tools_of_the_directory_record() {
         tools: vec![tool("files.list"), tool("backup")],
         services: Vec::new(),
         name: None,
+        deny: Vec::new(),
     }));
     let Some(FromNode::Register(register)) = client::register(&view, 7).msg else { panic!("no registration") };
     assert_eq!((register.node_id.as_str(), register.session_nonce), ("peer-2", 7));

@@ -29,6 +29,7 @@ use crate::io::{CallRecord, CallState, Fact, HistoryRow, Output, SessionId, Usag
 use crate::limits;
 use crate::protocol_rule::ProtocolRule;
 use crate::record::{CancelRequest, Ending, Header, Outcome, Payload, Tier};
+use crate::rights::Ruling;
 use crate::rows::{self, Basis, Empty, OpenKey, OpenRow, Row as _};
 use crate::spending::{self, Payer};
 use crate::trust::Trust;
@@ -815,6 +816,28 @@ impl Book {
     /// Open calls of ours for others, once this peer is excluded.
     pub(crate) fn abandoned(&self) -> Vec<InferredEnding> {
         self.unended().filter_map(|record| closing::abandoned(&self.me, record)).collect()
+    }
+
+    /// Open calls for others that what is said about rights forbids by now.
+    pub(crate) fn denied(&self, facts: &Facts<'_>, fx: &Effects<'_>) -> Vec<InferredEnding> {
+        self.unended().filter_map(|record| closing::denied(&self.me, record, facts, fx.rules)).collect()
+    }
+
+    /// The same of one call.
+    pub(crate) fn denied_now(&self, id: &ReqId, facts: &Facts<'_>, fx: &Effects<'_>) -> Option<InferredEnding> {
+        let open = self.open.get(id).filter(|open| !open.ended())?;
+        closing::denied(&self.me, &open.record, facts, fx.rules)
+    }
+
+    /// Open calls for ourselves that may not run by now, and why.
+    pub(crate) fn denied_here(&self, facts: &Facts<'_>, fx: &Effects<'_>) -> Vec<(Unrun, String)> {
+        let for_us = self.unended().filter(|record| record.header.target == self.me);
+        let denied =
+            for_us.filter_map(|record| match facts.rights.rule(&record.header, record.origin, facts.logs, fx.rules) {
+                Ruling::No { why, .. } => Some((Unrun::of(record), why)),
+                Ruling::Go | Ruling::Behind => None,
+            });
+        denied.collect()
     }
 
     /// Open calls for ourselves of devices that do not belong any more.

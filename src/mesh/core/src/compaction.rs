@@ -137,6 +137,6 @@ fn is_dead(entry: &SignedEntry, book: &Book, executor: &Executor, facts: &Facts<
         // A later entry says as much.
         Kind::CHECKPOINT => true,
         Kind::TRUNCATION => !facts.logs.is_latest_truncation(entry),
-        _ => false,
+        kind => kind.is_about_rights() && facts.rights.is_replaced(entry),
     }
 }

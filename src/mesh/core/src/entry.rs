@@ -93,8 +93,8 @@ impl Kind {
     pub const CHECKPOINT: Self = Self(8);
     /// `Truncation` for entries of its author.
     pub const TRUNCATION: Self = Self(9);
-    /// The highest that this version knows.
-    pub const NEWEST: Self = Self::TRUNCATION;
+    /// The highest that this version knows: the approved tools of a device.
+    pub const NEWEST: Self = Self(21);
 
     /// True if this version knows its meaning.
     #[must_use]
@@ -110,6 +110,20 @@ impl Kind {
             Self::TRUNCATION,
         ]
         .contains(&self)
+            || self.is_about_rights()
+    }
+
+    /// True if it says who may do what; [`crate::policy::Key::kind`] says about what each of these kinds is.
+    #[must_use]
+    pub const fn is_about_rights(self) -> bool {
+        matches!(self.0, 10..=19 | 21)
+    }
+
+    /// True if a peer that does not know it must neither lead nor start calls. Of what is said about rights that is all
+    /// but what must hold (19), by which nothing is decided.
+    #[must_use]
+    pub const fn is_critical(self) -> bool {
+        self.is_about_rights() && self.0 != 19
     }
 
     /// True if entries of this kind may be for that audience: what the mesh is made of is for everyone, what names a call

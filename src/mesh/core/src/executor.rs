@@ -18,9 +18,9 @@ use crate::frame::{Answer, AnswerKind, Frame};
 use crate::ids::{ATTEMPTS_MAX, Attempt, Hash, Incarnation, PeerId, ReqId, Series};
 use crate::io::{Invocation, Output, ToolOutcome};
 use crate::limits;
-use crate::policy;
 use crate::protocol_rule::ProtocolRule;
 use crate::record::{CancelRequest, Effect, Ending, Header, Outcome, Payload, Source};
+use crate::rights::Ruling;
 use crate::rows::{self, JournalRow, Journaled, Row as _};
 use crate::trust::Trust;
 
@@ -238,8 +238,15 @@ impl Executor {
             answer(why, fx);
             return None;
         }
-        if let Err(reason) = policy::permits_here(&offer.origin, &header, facts) {
-            return Some(self.finish(id, attempt, Ending::Denied, &reason, Some(header), fx));
+        match facts.rights.rule(&header, offer.origin, facts.logs, fx.rules) {
+            Ruling::No { why, .. } if fx.enforces(ProtocolRule::PolicyAtTarget) => {
+                return Some(self.finish(id, attempt, Ending::Denied, &why, Some(header), fx));
+            }
+            Ruling::Behind => {
+                answer(AnswerKind::Busy, fx);
+                return None;
+            }
+            Ruling::Go | Ruling::No { .. } => {}
         }
         if let Some(finished) = self.repeats(&header, &offer.origin, attempt, facts.trust, fx) {
             return Some(finished);
@@ -451,9 +458,13 @@ impl Executor {
         {
             return Some(self.finish(id, attempt, Ending::Denied, &reason, Some(header), fx));
         }
-        if let Err(reason) = policy::permits_here(&origin, &header, facts)
-            && fx.enforces(ProtocolRule::SecondLookAtOrigin)
-        {
+        // It was allowed when the call was taken: whatever is lacking by now was taken away since.
+        let reason = match facts.rights.rule(&header, origin, facts.logs, fx.rules) {
+            Ruling::Go => None,
+            Ruling::Behind => Some("what allowed it was taken away meanwhile".to_owned()),
+            Ruling::No { why, .. } => Some(why),
+        };
+        if let Some(reason) = reason.filter(|_| fx.enforces(ProtocolRule::SecondLookAtPolicy)) {
             return Some(self.finish(id, attempt, Ending::Denied, &reason, Some(header), fx));
         }
         if let Some(first) = repeats {

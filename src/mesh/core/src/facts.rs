@@ -18,6 +18,7 @@ use crate::links::Links;
 use crate::log::Logs;
 use crate::nodes::Nodes;
 use crate::record::Tier;
+use crate::rights::Rights;
 use crate::trust::{AwaitingReapproval, Trust};
 
 /// Reason for which nothing begins on a device that was removed.
@@ -48,6 +49,7 @@ pub(crate) struct Facts<'a> {
     pub(crate) nodes: &'a Nodes,
     pub(crate) links: &'a Links,
     pub(crate) incarnations: &'a Incarnations,
+    pub(crate) rights: &'a Rights,
 }
 
 impl<'a> Facts<'a> {
@@ -181,6 +183,7 @@ impl<'a> Facts<'a> {
             fence: self.election.fence().epoch,
             links: self.election.neighbours().collect(),
             nodes: self.nodes.view(online, trust),
+            rights: self.rights.view().clone(),
         }
     }
 }

@@ -43,7 +43,9 @@ pub enum Frame {
     Neighbours(Vec<PeerId>),
     /// Heads of the logs that the sender holds.
     Digest {
-        /// Of each author's log.
+        /// Whose logs; of others it says nothing.
+        authors: Authors,
+        /// Of each author's log, at most [`crate::limits::DIGEST_ROWS_MAX`].
         rows: Vec<DigestRow>,
         /// Hash over all membership changes that count, in the order of their hashes; [`Hash::ZERO`] = not said.
         changes: Hash,
@@ -135,6 +137,32 @@ pub struct Places {
     pub first: u64,
     /// The last.
     pub last: u64,
+}
+
+/// The authors that one digest is about: a range of their ids.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Authors {
+    /// The lowest.
+    pub from: PeerId,
+    /// The lowest above them all; `None` = no end.
+    pub until: Option<PeerId>,
+}
+
+impl Authors {
+    /// Everyone.
+    pub const ALL: Self = Self { from: PeerId([0; 32]), until: None };
+
+    /// True if this one is among them.
+    #[must_use]
+    pub fn contains(&self, author: &PeerId) -> bool {
+        self.from <= *author && self.until.is_none_or(|until| *author < until)
+    }
+
+    /// True if somebody may be among both.
+    #[must_use]
+    pub fn overlaps(&self, other: &Self) -> bool {
+        self.until.is_none_or(|until| other.from < until) && other.until.is_none_or(|until| self.from < until)
+    }
 }
 
 /// One author in a digest.

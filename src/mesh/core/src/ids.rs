@@ -1,5 +1,6 @@
 //! Names of things: peers, meshes, nodes, tools, requests. Each is a newtype, so that a key cannot pass for a name.
 
+use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::fmt;
 use std::str::FromStr;
@@ -262,6 +263,17 @@ pub type Attempt = u8;
 /// No call is tried more often (`docs/protocol.md`, Calls).
 pub const ATTEMPTS_MAX: Attempt = 3;
 
+/// How far a log is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Known {
+    /// Author of the log.
+    pub author: PeerId,
+    /// Incarnation of that author's store.
+    pub incarnation: Incarnation,
+    /// Place of the last entry that is known of it.
+    pub seq: u64,
+}
+
 macro_rules! text_id {
     ($(#[$doc:meta])* $name:ident, $what:literal, $rule:literal, $check:expr) => {
         $(#[$doc])*
@@ -313,6 +325,31 @@ macro_rules! text_id {
 }
 pub(crate) use text_id;
 
+/// The conversions that serde takes a type's text form by, from its `FromStr` and `Display`.
+macro_rules! text_form {
+    ($name:ident) => {
+        impl TryFrom<String> for $name {
+            type Error = InvalidId;
+            fn try_from(text: String) -> Result<Self, InvalidId> {
+                text.parse()
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(value: $name) -> String {
+                value.to_string()
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{self}")
+            }
+        }
+    };
+}
+pub(crate) use text_form;
+
 text_id!(
     /// The human name of a node, such as `macbook-pro`: unique in its mesh, bound to a key at approval.
     NodeId, "node id", "it must be 1 to 63 of a-z, 0-9 and -, not starting or ending with -",
@@ -333,6 +370,18 @@ text_id!(
             && text.starts_with(|c: char| c.is_ascii_alphanumeric())
     }
 );
+
+impl ToolName {
+    /// The name in small letters, as patterns meet it.
+    #[must_use]
+    pub fn folded(&self) -> Cow<'_, str> {
+        if self.0.bytes().any(|b| b.is_ascii_uppercase()) {
+            Cow::Owned(self.0.to_ascii_lowercase())
+        } else {
+            Cow::Borrowed(&self.0)
+        }
+    }
+}
 
 impl NodeId {
     /// Makes a valid name out of any text, such as a machine's host name: lower case, the rest turned into `-`.

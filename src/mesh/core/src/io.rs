@@ -12,6 +12,7 @@ use crate::entry::SignedEntry;
 use crate::epoch::{Epoch, Fence};
 use crate::frame::{Frame, Phase};
 use crate::ids::{Attempt, Hash, Incarnation, MeshId, NodeId, PeerId, PublicKey, ReqId, ToolName};
+use crate::policy;
 use crate::record::{Directory, Effect, Ending, Header, Payload, Tier, ToolDecl};
 
 /// The time, handed in and never read: milliseconds.
@@ -59,11 +60,13 @@ pub enum Space {
     ForgottenMarks,
     /// Hash of a blob ‖ peer to nothing: that peer may have it, although it is no owner.
     BlobReaders,
+    /// What was said about rights: author ‖ incarnation ‖ seq to [`SignedEntry::to_stored`].
+    Policy,
 }
 
 impl Space {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Meta,
         Self::Log,
         Self::Heads,
@@ -77,6 +80,7 @@ impl Space {
         Self::Journal,
         Self::ForgottenMarks,
         Self::BlobReaders,
+        Self::Policy,
     ];
 
     /// True if all of its rows are handed to [`crate::peer::Peer::boot`]. The others grow with history.
@@ -116,6 +120,7 @@ impl Space {
             Self::Journal => "journal",
             Self::ForgottenMarks => "forgotten_marks",
             Self::BlobReaders => "blob_readers",
+            Self::Policy => "policy",
         }
     }
 }
@@ -267,8 +272,23 @@ pub enum Command {
     Leave,
     /// This peer's directory record has changed.
     SetDirectory(Directory),
+    /// Changes who may do what.
+    Edit(Edit),
     /// Clean stop: hands the role on. Ends with [`Reply::Stopped`].
     Stop,
+}
+
+/// Changes of what is said about rights, all or none of them.
+#[derive(Debug, Clone)]
+pub struct Edit {
+    /// The person who makes them, at a door of people.
+    pub by: policy::Principal,
+    /// New values in order; `None` deletes. What holds already is passed over.
+    pub changes: Vec<(policy::Key, Option<policy::Value>)>,
+    /// True if they come from a file of settings.
+    pub declared: bool,
+    /// True if they are made although a check would not hold any more. Owners of the mesh only.
+    pub force: bool,
 }
 
 /// A call that someone wants made.
@@ -286,8 +306,12 @@ pub struct NewCall {
     pub timeout_ms: u64,
     /// If the caller wants it stricter than the tool declares.
     pub effect: Option<Effect>,
-    /// Principal that asks.
-    pub principal: String,
+    /// Who asks; `None`: whoever sits at this device.
+    pub principal: Option<policy::Principal>,
+    /// The token that was shown, if it is asked by one.
+    pub credential: Option<policy::Credential>,
+    /// The workspace that is named.
+    pub workspace: Option<policy::Domain>,
     /// The client's own key for this call.
     pub client_key: Option<String>,
 }
@@ -316,6 +340,11 @@ pub enum Reply {
     Left,
     /// The directory record is written.
     Noted,
+    /// The changes of rights are written: so many, what held already left out.
+    Edited {
+        /// Number of statements.
+        written: usize,
+    },
     /// Nothing more to do: the process may end.
     Stopped,
     /// No, and why.
@@ -331,12 +360,25 @@ pub struct Welcome {
     pub trust: Vec<SignedEntry>,
     /// Latest directory entries, to know addresses.
     pub directory: Vec<SignedEntry>,
+    /// What holds about rights, so that a newcomer does not take the mesh for one without workspaces.
+    pub rights: Vec<SignedEntry>,
     /// The fence of the moment.
     pub fence: Fence,
     /// The name that the newcomer got.
     pub node_id: NodeId,
     /// Its tier.
     pub tier: Tier,
+}
+
+/// Why a call is denied.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Denial {
+    /// The answer.
+    pub decision: policy::Decision,
+    /// The same as a sentence.
+    pub why: String,
+    /// What would change it, if anything would.
+    pub would_change: Option<policy::Remedy>,
 }
 
 /// Why a command was refused. Each names the cause; the door adds the next step.
@@ -386,8 +428,24 @@ pub enum Refusal {
     #[error("this idempotency key was used for another call, {0}")]
     KeyReused(ReqId),
     /// Policy.
-    #[error("{0}")]
-    Denied(String),
+    #[error("{}", .0.why)]
+    Denied(Box<Denial>),
+    /// The role of whoever edits does not reach so far.
+    #[error(transparent)]
+    NotAllowed(policy::NotAllowed),
+    /// What somebody wants to say about rights breaks a bound, or contradicts what is there.
+    #[error(transparent)]
+    InvalidRecord(policy::InvalidRecord),
+    /// A check would not hold any more.
+    #[error("after this, check `{check}` would not hold: the answer would be {verdict}, and must be {expect}")]
+    CheckFailed {
+        /// The check.
+        check: policy::Name,
+        /// The answer that there would be.
+        verdict: policy::Verdict,
+        /// The answer that must be.
+        expect: policy::Verdict,
+    },
     /// A value is out of its limits.
     #[error("{0}")]
     Invalid(String),
@@ -446,6 +504,10 @@ pub enum LogReader {
     Lacking,
     /// A linked peer may read the bodies of these, and lacks them.
     Want(PeerId),
+    /// Looks for what was said about rights by somebody who has turned out to be an owner.
+    Rights,
+    /// Takes up the directories of peers that belong again.
+    Directories,
 }
 
 /// Output of a step.
@@ -649,6 +711,8 @@ pub struct View {
     pub links: Vec<PeerId>,
     /// All approved peers, ourselves included, by peer id.
     pub nodes: Vec<NodeView>,
+    /// Who may do what, ready to be asked.
+    pub rights: Arc<policy::View>,
 }
 
 /// A log of which nothing more is taken for now.

@@ -59,8 +59,23 @@ pub const STRAY_CHANGES_BYTES_MAX: u64 = 512 * 1024;
 pub const CHANGES_UNJUDGED_BYTES_MAX: u64 = 1024 * 1024;
 /// Bytes of directories in a welcome, the smallest first; the log brings the others.
 pub const WELCOME_DIRECTORIES_BYTES_MAX: usize = 2 * 1024 * 1024;
+/// Longest name of what decided on a call: that of a rule, or of a pattern, with its layer.
+pub const RULE_BYTES_MAX: usize = 160;
+/// Logs that one statement about rights, or a call, says it knew.
+pub const MARK_MAX: usize = 64;
+/// Bytes of all that holds about rights: what is told to a newcomer in a welcome.
+pub const RIGHTS_BYTES_MAX: usize = 2 * 1024 * 1024;
+/// Directories in a welcome: its giver sends no more, and a newcomer takes no more.
+pub const WELCOME_DIRECTORIES_MAX: usize = PEERS_MAX;
 /// Incarnations of one peer's database whose logs are held.
 pub const INCARNATIONS_MAX: usize = 64;
+/// The same of a peer that is no owner, besides those that a revocation has closed.
+/// A few are for restored backups, and for what others wrote with its key before it was let in again.
+pub const GUEST_INCARNATIONS_MAX: usize = 8;
+/// Rows of one digest: whoever holds more logs sends several, each of the authors of one range.
+pub const DIGEST_ROWS_MAX: usize = 8_000;
+/// Digests of one neighbour that wait to be answered.
+pub const DIGESTS_WAITING_MAX: usize = 16;
 /// Tools that one node may declare.
 pub const TOOLS_MAX: usize = 512;
 /// Services in one directory record; there are two or three.
@@ -75,14 +90,27 @@ pub const EARLY_BYTES_MAX: usize = 16 * 1024 * 1024;
 pub const UNSUPPORTED_PER_AUTHOR_MAX: usize = 4096;
 /// Bytes of such entries.
 pub const UNSUPPORTED_BYTES_PER_AUTHOR_MAX: u64 = 16 * 1024 * 1024;
-/// Bodies that a peer lacks, and knows of one by one; what is beyond is looked for in its log when there is room.
+/// Bodies of entries by owners that a peer lacks, and knows of one by one; what is beyond is looked for in its log when
+/// there is room.
 pub const LACKING_MAX: usize = 4_096;
+/// The same of one owner's entries.
+pub const LACKING_PER_OWNER_MAX: usize = 1_024;
+/// The same of all who are no owners, together.
+pub const LACKING_OF_GUESTS_MAX: usize = 2_048;
+/// The same of one who is no owner.
+pub const LACKING_PER_GUEST_MAX: usize = 64;
+/// The same of all who do not belong any more, together.
+pub const LACKING_OF_EXCLUDED_MAX: usize = 256;
+/// The same of one of them.
+pub const LACKING_PER_EXCLUDED_MAX: usize = 32;
 /// Bodies that one frame asks for.
 pub const WANTED_MAX: usize = 256;
 /// Bodies that are remembered as owed to one neighbour, which asked for them before they were here.
 pub const OWED_MAX: usize = 4_096;
 /// Runs of dropped entries in one incarnation of a log; what does not fit stays.
 pub const TRUNCATED_RUNS_MAX: usize = 256;
+/// Largest encoded truncation: so many runs. It stands beside the log, also at whoever has none of that log.
+pub const TRUNCATION_BYTES_MAX: usize = 32 * 1024;
 /// Rows of a log that are dropped in one step.
 pub const SWEEP_ROWS_MAX: usize = 256;
 /// Entries that an author declares dead in one step.

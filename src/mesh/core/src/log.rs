@@ -13,12 +13,12 @@ use crate::audience::Audience;
 use crate::crypto::Signer;
 use crate::effects::{Effects, Then};
 use crate::entry::{BodyCommitment, Entry, Kind, Place, Salt, SignedEntry};
-use crate::frame::{DigestRow, EntryItem, Frame, Places};
+use crate::frame::{Authors, DigestRow, EntryItem, Frame, Places};
 use crate::ids::{Hash, Incarnation, MeshId, PeerId};
 use crate::io::{Fact, LogReader, Now, Output, StoppedLog};
 use crate::limits;
 use crate::protocol_rule::ProtocolRule;
-use crate::rows::{self, Head};
+use crate::rows::{self, ForkRow, Head, Row as _};
 use crate::spending::{self, Charge, Spending};
 use crate::trust::Trust;
 use bodies::Bodies;
@@ -60,8 +60,8 @@ struct Neighbour {
     neighbours: BTreeSet<PeerId>,
     /// Authors of whom it takes nothing for now.
     refuses: BTreeSet<PeerId>,
-    /// Its digest that is to be answered when it may.
-    asked: Option<Vec<DigestRow>>,
+    /// Its digests that are to be answered when it may, the oldest first.
+    asked: Vec<(Authors, Vec<DigestRow>)>,
     /// Bodies that it wants, to be read when it may.
     wanted: Option<Vec<Places>>,
     /// Our clock up to which what was read for it lasts, at that pace.
@@ -84,9 +84,18 @@ impl Neighbour {
         self.answered_until = self.answered_until.max(now) + READ_MS;
     }
 
+    /// A digest of it waits. There is room for the rows of one as large as any; the oldest give way.
+    fn defer(&mut self, authors: Authors, rows: Vec<DigestRow>) {
+        self.asked.push((authors, rows));
+        let rows = |asked: &[(Authors, Vec<DigestRow>)]| asked.iter().map(|(_, rows)| rows.len()).sum::<usize>();
+        while self.asked.len() > limits::DIGESTS_WAITING_MAX || rows(&self.asked) > limits::DIGEST_ROWS_MAX {
+            self.asked.remove(0);
+        }
+    }
+
     /// When a digest is owed to it, or an answer to what it has asked for.
     fn poll_timeout(&self) -> Option<u64> {
-        let waits = self.asked.is_some() || self.wanted.is_some();
+        let waits = !self.asked.is_empty() || self.wanted.is_some();
         let answer = waits.then(|| self.answered_until.saturating_sub(READ_BURST_MS));
         let digest = self.digest_deferred.then_some(self.next_digest);
         answer.into_iter().chain(digest).min()
@@ -160,6 +169,11 @@ impl Logs {
         self.changes = changes;
     }
 
+    /// Membership has changed: see [`Bodies::settle`].
+    pub(crate) fn settle(&mut self, trust: &Trust, fx: &mut Effects<'_>) {
+        self.bodies.settle(&self.me, trust, fx);
+    }
+
     /// Place of the newest entry that we hold of `author`, by incarnation.
     pub(crate) fn incarnations(&self, author: &PeerId) -> impl Iterator<Item = (Incarnation, u64)> + '_ {
         let incarnations = (*author, Incarnation(0))..=(*author, Incarnation(u32::MAX));
@@ -182,10 +196,10 @@ impl Logs {
     pub(crate) fn restore(&mut self, key: &[u8], value: &[u8]) {
         self.dropped.restore(key, value);
         self.spending.restore(key, value);
-        if rows::fork_of(key).is_some()
-            && let Some(entry) = SignedEntry::from_stored(value)
+        if let Some(log_id) = rows::fork_of(key)
+            && let Some(row) = ForkRow::from_bytes(value)
         {
-            self.forks.insert((entry.author, entry.entry.incarnation), entry.entry.seq);
+            self.forks.insert(log_id, row.seq);
         }
     }
 
@@ -284,7 +298,7 @@ impl Logs {
                 seq: previous.map_or(0, |head| head.seq) + 1,
                 hlc,
                 kind,
-                critical: false,
+                critical: kind.is_critical(),
                 previous: previous.map_or(Hash::ZERO, |head| head.hash),
                 audience,
                 body: BodyCommitment::of(salt, body),
@@ -322,8 +336,9 @@ impl Logs {
             return Ingest::Refused;
         }
         let head = self.heads.get(&(author, incarnation)).copied();
-        if head.is_none() && self.incarnations(&author).count() >= limits::INCARNATIONS_MAX {
-            fx.fact(Fact::Warning("started too many incarnations; entries of the newest are not taken", author));
+        if head.is_none() && !has_room(&author, self.incarnations(&author).map(|(held, _)| held), trust) {
+            let what = "started too many incarnations; entries of the newest are not taken until it is removed and approved again";
+            fx.fact(Fact::Warning(what, author));
             return Ingest::Refused;
         }
         // Of logs that are not held here nothing is remembered: incarnations are easily made up.
@@ -340,7 +355,7 @@ impl Logs {
         let passed = gap && !fx.enforces(ProtocolRule::GapNeedsTruncation);
         if gap && !passed {
             if !self.spending.is_stopped(&author) {
-                self.ask_again(from, fx);
+                self.ask_again(from, trust, fx);
             }
             return Ingest::Gap;
         }
@@ -353,7 +368,7 @@ impl Logs {
         self.hlc = self.hlc.max(entry.entry.hlc.min((fx.now.wall_ms + HLC_PUSH_MS) << 16));
         self.note_known(from, entry);
         self.store(entry, fx);
-        self.step_over_runs((author, incarnation), fx);
+        self.step_over_runs((author, incarnation), trust, fx);
         self.relay(from, item, trust, fx);
         Ingest::New
     }
@@ -366,13 +381,13 @@ impl Logs {
         }
     }
 
-    /// Both stay: ours in the log, the other beside it. Its author, if it is honest, was restored or copied: it is
-    /// shown what it had said.
+    /// Ours stays, and of the other its place and hash, the first in each log that is held. Its author, if it is honest,
+    /// was restored or copied: it is shown what it had said.
     fn fork(&mut self, entry: &SignedEntry, held: u64, fx: &mut Effects<'_>) -> Ingest {
         let (author, incarnation) = (entry.author, entry.entry.incarnation);
         if let btree_map::Entry::Vacant(first) = self.forks.entry((author, incarnation)) {
             first.insert(entry.entry.seq);
-            fx.put(rows::fork(&author, incarnation), entry);
+            fx.put(rows::fork(&author, incarnation), &ForkRow { seq: entry.entry.seq, hash: entry.hash });
             fx.view_changed = true;
         }
         // It is shown once in a while, however often it repeats what contradicts.
@@ -386,12 +401,12 @@ impl Logs {
         Ingest::Fork
     }
 
-    fn ask_again(&mut self, from: PeerId, fx: &mut Effects<'_>) {
+    fn ask_again(&mut self, from: PeerId, trust: &Trust, fx: &mut Effects<'_>) {
         let Some(neighbour) = self.neighbours.get_mut(&from) else { return };
         neighbour.digest_deferred = fx.now.mono_ms < neighbour.next_digest;
         if !neighbour.digest_deferred {
             neighbour.next_digest = fx.now.mono_ms + GAP_DIGEST_EVERY_MS;
-            fx.send(from, self.digest_frame());
+            self.send_digest(from, trust, fx);
         }
     }
 
@@ -448,10 +463,10 @@ impl Logs {
         }
     }
 
-    pub(crate) fn handle_link_up(&mut self, peer: PeerId, fx: &mut Effects<'_>) {
+    pub(crate) fn handle_link_up(&mut self, peer: PeerId, trust: &Trust, fx: &mut Effects<'_>) {
         self.neighbours.insert(peer, Neighbour::default());
         if fx.enforces(ProtocolRule::DigestOnLinkUp) {
-            fx.send(peer, self.digest_frame());
+            self.send_digest(peer, trust, fx);
         }
         self.tell_neighbours(fx);
     }
@@ -480,11 +495,15 @@ impl Logs {
         self.neighbours.get(peer).into_iter().flat_map(|neighbour| &neighbour.neighbours)
     }
 
-    /// Digest of what we hold and may show.
-    fn digest(&self) -> Vec<DigestRow> {
+    /// Digest of what we hold and may show, in order. Of whoever was excluded there are the logs that count in part.
+    fn digest(&self, trust: &Trust) -> Vec<DigestRow> {
         let mut rows: Vec<DigestRow> = self
             .heads
             .iter()
+            .filter(|((author, incarnation), head)| {
+                let counts = trust.standing(author, *incarnation, head.seq) > 0;
+                *author == self.me || counts || !trust.is_excluded(author)
+            })
             .map(|((author, incarnation), head)| {
                 let own = self.is_own(author, *incarnation);
                 let seq = if own { head.seq.min(self.own_durable) } else { head.seq };
@@ -498,38 +517,83 @@ impl Logs {
                 rows.push(DigestRow { author, incarnation: Incarnation(0), seq: 0, stopped: true });
             }
         }
+        rows.sort_by_key(|row| (row.author, row.incarnation));
         rows
     }
 
-    fn digest_frame(&self) -> Frame {
-        Frame::Digest { rows: self.digest(), changes: self.changes }
+    /// The same in frames, none with more rows than are taken.
+    fn digest_frames(&self, trust: &Trust) -> Vec<Frame> {
+        let rows = self.digest(trust);
+        let mut frames = Vec::new();
+        let (mut authors, mut part) = (Authors::ALL, Vec::new());
+        for of_author in rows.chunk_by(|one, next| one.author == next.author) {
+            if part.len() + of_author.len() > limits::DIGEST_ROWS_MAX
+                && let Some(first) = of_author.first()
+            {
+                let rows = std::mem::take(&mut part);
+                let until = Some(first.author);
+                frames.push(Frame::Digest { authors: Authors { until, ..authors }, rows, changes: self.changes });
+                authors.from = first.author;
+            }
+            part.extend_from_slice(of_author);
+        }
+        frames.push(Frame::Digest { authors, rows: part, changes: self.changes });
+        frames
+    }
+
+    fn send_digest(&self, to: PeerId, trust: &Trust, fx: &mut Effects<'_>) {
+        for frame in self.digest_frames(trust) {
+            fx.send(to, frame);
+        }
     }
 
     /// Asks every neighbour for what we lack: after trust has changed, entries refused before may be welcome.
-    pub(crate) fn ask_all(&mut self, fx: &mut Effects<'_>) {
-        let digest = self.digest_frame();
-        let peers: Vec<PeerId> = self.neighbours.keys().copied().collect();
-        for peer in peers {
-            fx.send(peer, digest.clone());
+    pub(crate) fn ask_all(&mut self, trust: &Trust, fx: &mut Effects<'_>) {
+        let frames = self.digest_frames(trust);
+        for peer in self.neighbours.keys() {
+            for frame in &frames {
+                fx.send(*peer, frame.clone());
+            }
         }
     }
 
     /// Takes a digest, and answers it now or when its sender's pace allows it.
-    pub(crate) fn handle_digest(&mut self, from: PeerId, rows: Vec<DigestRow>, trust: &Trust, fx: &mut Effects<'_>) {
+    pub(crate) fn handle_digest(
+        &mut self,
+        from: PeerId,
+        authors: Authors,
+        mut rows: Vec<DigestRow>,
+        trust: &Trust,
+        fx: &mut Effects<'_>,
+    ) {
+        rows.retain(|row| authors.contains(&row.author));
         if let Some(neighbour) = self.neighbours.get_mut(&from) {
-            neighbour.refuses = rows.iter().filter(|row| row.stopped).map(|row| row.author).collect();
-            neighbour.asked = None;
+            neighbour.refuses.retain(|author| !authors.contains(author));
+            // Of whoever is not known here nothing is sent to it.
+            let all = |author| (author, Incarnation(0))..=(author, Incarnation(u32::MAX));
+            let is_known =
+                |author: &PeerId| trust.member(author).is_some() || self.heads.range(all(*author)).next().is_some();
+            let stopped = rows.iter().filter(|row| row.stopped && is_known(&row.author));
+            neighbour.refuses.extend(stopped.map(|row| row.author));
+            neighbour.asked.retain(|(of, _)| !of.overlaps(&authors));
             if !neighbour.may_ask(fx.now.mono_ms) {
-                neighbour.asked = Some(rows);
+                neighbour.defer(authors, rows);
                 return;
             }
         }
-        self.answer_digest(from, &rows, trust, fx);
+        self.answer_digest(from, authors, &rows, trust, fx);
     }
 
     /// Answers a digest with what its sender lacks, authors nearest to the founder first, so that each is known before
     /// it speaks; and asks for what we lack ourselves.
-    fn answer_digest(&mut self, from: PeerId, rows: &[DigestRow], trust: &Trust, fx: &mut Effects<'_>) {
+    fn answer_digest(
+        &mut self,
+        from: PeerId,
+        authors: Authors,
+        rows: &[DigestRow],
+        trust: &Trust,
+        fx: &mut Effects<'_>,
+    ) {
         self.consider(from, fx);
         let depth = |peer: &PeerId| trust.member(peer).map_or(u32::MAX, |member| member.depth);
         let theirs: BTreeMap<(PeerId, Incarnation), u64> =
@@ -541,8 +605,10 @@ impl Logs {
         };
         let mut ranges = Vec::new();
         let refuses = self.neighbours.get(&from).map(|neighbour| &neighbour.refuses);
-        let takes = |row: &DigestRow| refuses.is_none_or(|refuses| !refuses.contains(&row.author));
-        for row in self.digest().into_iter().filter(takes) {
+        let takes = |row: &DigestRow| {
+            authors.contains(&row.author) && refuses.is_none_or(|refuses| !refuses.contains(&row.author))
+        };
+        for row in self.digest(trust).into_iter().filter(takes) {
             let has = theirs.get(&(row.author, row.incarnation)).copied().max(told_here(&row)).unwrap_or(0);
             let stands = trust.standing(&row.author, row.incarnation, row.seq);
             // What its author lacks of its own log, a restored store has lost.
@@ -565,20 +631,20 @@ impl Logs {
                 && self.heads.get(&(*author, *incarnation)).map_or(0, |head| head.seq) < *seq
         });
         if lacking {
-            self.ask_again(from, fx);
+            self.ask_again(from, trust, fx);
         }
         let mine = (self.me, self.incarnation);
         let held = self.heads.get(&mine).map_or(0, |head| head.seq);
-        if theirs.get(&mine).is_none_or(|seq| *seq <= held) {
+        if authors.contains(&self.me) && theirs.get(&mine).is_none_or(|seq| *seq <= held) {
             self.compared.insert(from);
         }
         if let Some(neighbour) = self.neighbours.get_mut(&from) {
-            let mut knows = theirs;
-            for (incarnation, told) in neighbour.knows.iter().filter(|((author, _), _)| *author == from) {
-                let known = knows.entry(*incarnation).or_default();
-                *known = (*told).max(*known);
+            neighbour.knows.retain(|(author, _), _| *author == from || !authors.contains(author));
+            // Of logs that are not held here nothing is remembered, as above.
+            for (log_id, seq) in theirs.into_iter().filter(|(log_id, _)| self.heads.contains_key(log_id)) {
+                let known = neighbour.knows.entry(log_id).or_default();
+                *known = seq.max(*known);
             }
-            neighbour.knows = knows;
         }
     }
 
@@ -588,7 +654,7 @@ impl Logs {
     pub(crate) fn handle_truncation(&mut self, entry: &SignedEntry, trust: &Trust, fx: &mut Effects<'_>) -> bool {
         let log_id = (entry.author, entry.entry.incarnation);
         let counts = entry.entry.mesh == self.mesh && trust.standing(&log_id.0, log_id.1, u64::MAX) > 0;
-        if !counts || !self.apply_truncation(entry, fx) {
+        if !counts || !self.apply_truncation(entry, trust, fx) {
             return false;
         }
         let dropped = &self.dropped;
@@ -617,8 +683,8 @@ impl Logs {
     }
 
     /// More is waiting at `from`: tell it how far we are now.
-    pub(crate) fn ask_more(&mut self, from: PeerId, fx: &mut Effects<'_>) {
-        fx.send(from, self.digest_frame());
+    pub(crate) fn ask_more(&mut self, from: PeerId, trust: &Trust, fx: &mut Effects<'_>) {
+        self.send_digest(from, trust, fx);
     }
 
     /// Periodic anti-entropy with one random neighbour, and the digests that are owed.
@@ -640,7 +706,7 @@ impl Logs {
             .map(|(peer, _)| *peer)
             .collect();
         for peer in owed {
-            self.ask_again(peer, fx);
+            self.ask_again(peer, trust, fx);
         }
         self.sweep(fx);
         let lacking = self.bodies.handle_timeout(trust, fx);
@@ -650,7 +716,7 @@ impl Logs {
         self.next_sync = fx.now.mono_ms + every_ms;
         let nth = fx.below(self.neighbours.len() as u64) as usize;
         if let Some(peer) = self.neighbours.keys().nth(nth).copied() {
-            fx.send(peer, self.digest_frame());
+            self.send_digest(peer, trust, fx);
             self.consider(peer, fx);
         }
         lacking
@@ -663,11 +729,14 @@ impl Logs {
             .neighbours
             .iter_mut()
             .filter(|(_, neighbour)| neighbour.may_ask(now))
-            .map(|(peer, neighbour)| (*peer, neighbour.asked.take(), neighbour.wanted.take()))
+            .map(|(peer, neighbour)| {
+                let asked = (!neighbour.asked.is_empty()).then(|| neighbour.asked.remove(0));
+                (*peer, asked, neighbour.wanted.take())
+            })
             .collect();
         for (peer, asked, wanted) in due {
-            if let Some(rows) = asked {
-                self.answer_digest(peer, &rows, trust, fx);
+            if let Some((authors, rows)) = asked {
+                self.answer_digest(peer, authors, &rows, trust, fx);
             }
             if let Some(wanted) = wanted {
                 self.read_wanted(peer, &wanted, trust, fx);
@@ -678,7 +747,7 @@ impl Logs {
     /// Goes on with logs that have room again, and asks for what was not taken meanwhile.
     pub(crate) fn resume_stopped(&mut self, trust: &Trust, fx: &mut Effects<'_>) {
         if self.spending.resume(trust, fx) {
-            self.ask_all(fx);
+            self.ask_all(trust, fx);
         }
     }
 
@@ -687,6 +756,17 @@ impl Logs {
         let timers = [sync, self.dropped.poll_timeout(), self.spending.poll_timeout(), self.bodies.poll_timeout()];
         self.neighbours.values().filter_map(Neighbour::poll_timeout).chain(timers.into_iter().flatten()).min()
     }
+}
+
+/// True if one more incarnation of an author is taken besides these. Those that a revocation has closed are an owner's
+/// doing: they count for the most of all alone.
+fn has_room(author: &PeerId, held: impl Iterator<Item = Incarnation>, trust: &Trust) -> bool {
+    let (mut all, mut open) = (0, 0);
+    for incarnation in held {
+        all += 1;
+        open += usize::from(!trust.closes(author, incarnation));
+    }
+    all < limits::INCARNATIONS_MAX && (trust.is_owner(author) || open < limits::GUEST_INCARNATIONS_MAX)
 }
 
 /// An entry on its way to a peer: the envelope alone, where that one is outside of the audience.

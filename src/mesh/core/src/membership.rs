@@ -105,8 +105,10 @@ fn change(subject: PublicKey, what: ChangeKind, facts: &Facts<'_>) -> Result<Mem
     }
     let grant = trust.member(&facts.me()).ok_or(Refusal::NotMember)?.grant;
     let stands = if raises { Vec::new() } else { trust.statements(&peer) };
+    let lowers = matches!(what, ChangeKind::Approved { .. }) && !raises && trust.may_say_rights(&peer);
+    let rights = if lowers { cutoffs(&peer, facts).into_iter().collect() } else { Vec::new() };
     let fence = if raises { 0 } else { facts.election.fence().epoch.counter };
-    Ok(MembershipChange { subject, grant, stands, fence, what })
+    Ok(MembershipChange { subject, grant, stands, rights, fence, what })
 }
 
 /// Places up to which we hold what `peer` wrote that counts: of its logs, and of changes that came before their place.
@@ -120,25 +122,29 @@ fn cutoffs(peer: &PeerId, facts: &Facts<'_>) -> BTreeMap<Incarnation, u64> {
     cutoffs
 }
 
-/// All that a newcomer needs. It always fits into one message: all changes that are held do, and as many directories.
+/// All that a newcomer needs. It always fits into one message: all changes that are held do, and directories are bounded
+/// in number and bytes.
 pub(crate) fn welcome(peer: &PeerId, facts: &Facts<'_>) -> Result<Welcome, Refusal> {
     let member = facts.trust.member(peer).ok_or(Refusal::NotMember)?;
     Ok(Welcome {
         mesh: facts.trust.mesh(),
         trust: facts.trust.records_in_order(),
         directory: small_directories(facts),
+        rights: facts.rights.in_force().cloned().collect(),
         fence: proven_fence(facts),
         node_id: member.node_id.clone(),
         tier: member.tier,
     })
 }
 
-/// The latest directories, the smallest first, up to [`limits::WELCOME_DIRECTORIES_BYTES_MAX`].
+/// The latest directories of members, the smallest first, up to [`limits::WELCOME_DIRECTORIES_MAX`] and
+/// [`limits::WELCOME_DIRECTORIES_BYTES_MAX`].
 fn small_directories(facts: &Facts<'_>) -> Vec<SignedEntry> {
-    let mut entries: Vec<&SignedEntry> = facts.nodes.entries().collect();
+    let of_members = facts.nodes.entries().filter(|entry| facts.trust.member(&entry.author).is_some());
+    let mut entries: Vec<&SignedEntry> = of_members.collect();
     entries.sort_by_key(|entry| entry.len());
     let mut bytes = 0;
-    let fits = entries.into_iter().take_while(|entry| {
+    let fits = entries.into_iter().take(limits::WELCOME_DIRECTORIES_MAX).take_while(|entry| {
         bytes += entry.len();
         bytes <= limits::WELCOME_DIRECTORIES_BYTES_MAX
     });

@@ -5,13 +5,14 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use crate::effects::Effects;
-use crate::entry::SignedEntry;
+use crate::entry::{Place, SignedEntry};
 use crate::ids::{Incarnation, NodeId, PeerId};
-use crate::io::NodeView;
+use crate::io::{LogReader, NodeView, Output};
 use crate::limits;
 use crate::names::PREFIX_MIN;
+use crate::policy::bounds::LIST_MAX;
 use crate::record::{Directory, Tier, ToolDecl};
-use crate::rows;
+use crate::rows::{self, Row as _};
 use crate::trust::{Member, Trust};
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -24,6 +25,12 @@ struct Presence {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Nodes {
     directories: BTreeMap<PeerId, (SignedEntry, Arc<Directory>)>,
+    /// Clock and place of the newest directory of each peer that has said one and does not belong now.
+    aside: BTreeMap<PeerId, (u64, Place)>,
+    /// Those of them that belong again, and whose directories are being read.
+    reading: BTreeSet<PeerId>,
+    /// They are being read for the second time.
+    again: bool,
     presence: BTreeMap<PeerId, Presence>,
     /// Peers that are online according to the gateway that we follow.
     told_online: BTreeSet<PeerId>,
@@ -36,6 +43,63 @@ impl Nodes {
         let directory = read(&entry)?;
         self.directories.insert(entry.author, (entry, Arc::new(directory)));
         Some(())
+    }
+
+    /// Takes back a row of [`crate::io::Space::Meta`]. `None`: it is one of ours and damaged.
+    pub(crate) fn restore_aside(&mut self, key: &[u8], value: &[u8]) -> Option<()> {
+        let Some(author) = rows::directory_at_of(key) else { return Some(()) };
+        let author = author?;
+        let at = <(u64, Place)>::from_bytes(value).filter(|(_, place)| place.author == author)?;
+        self.aside.insert(author, at);
+        Some(())
+    }
+
+    /// Membership has changed: of whoever does not belong only the place of its directory is kept, and the directory of
+    /// whoever belongs again is read from the log. `me`: our own stays, we say it again if we belong again.
+    pub(crate) fn settle(&mut self, me: &PeerId, trust: &Trust, fx: &mut Effects<'_>) {
+        let is_out = |author: &PeerId| author != me && trust.member(author).is_none();
+        let out: Vec<SignedEntry> =
+            self.directories.extract_if(.., |author, _| is_out(author)).map(|(_, (entry, _))| entry).collect();
+        for entry in out {
+            fx.delete(rows::directory(&entry.author));
+            self.put_aside(&entry, fx);
+            fx.view_changed = true;
+        }
+        if self.reading.is_empty() {
+            self.again = false;
+            self.read_aside(trust, fx);
+        }
+    }
+
+    fn put_aside(&mut self, entry: &SignedEntry, fx: &mut Effects<'_>) {
+        let (at, known) = ((entry.entry.hlc, entry.place()), self.aside.get(&entry.author));
+        if known.is_none_or(|known| (known.0, known.1.seq) < (at.0, at.1.seq)) {
+            fx.put(rows::directory_at(&entry.author), &at);
+            self.aside.insert(entry.author, at);
+        }
+    }
+
+    fn read_aside(&mut self, trust: &Trust, fx: &mut Effects<'_>) {
+        let places = self.aside.values().map(|(_, place)| place);
+        let back: Vec<Place> = places.filter(|place| trust.member(&place.author).is_some()).copied().collect();
+        if !back.is_empty() {
+            self.reading = back.iter().map(|place| place.author).collect();
+            let ranges = back.iter().map(|place| (place.author, place.incarnation, place.seq, place.seq)).collect();
+            fx.out.push(Output::ReadLog { reader: LogReader::Directories, ranges });
+        }
+    }
+
+    /// Our own log has answered, and what it holds was applied: the directories of `read`. What came in the step that asked
+    /// is there the second time; what is not has been truncated, so that a newer one comes, or comes itself in its place.
+    pub(crate) fn handle_log_read(&mut self, read: &BTreeSet<PeerId>, more: bool, trust: &Trust, fx: &mut Effects<'_>) {
+        let over = !more && self.again;
+        for author in std::mem::take(&mut self.reading) {
+            if (over || read.contains(&author)) && self.aside.remove(&author).is_some() {
+                fx.delete(rows::directory_at(&author));
+            }
+        }
+        self.again = !more;
+        self.read_aside(trust, fx);
     }
 
     /// The newest directory entry of a peer.
@@ -60,11 +124,19 @@ impl Nodes {
         self.directory(peer)?.tools.iter().find(|decl| decl.name.as_str() == tool)
     }
 
-    /// Takes a directory entry, unless it is over a limit or older than what is held. True when it was news.
-    pub(crate) fn apply(&mut self, entry: &SignedEntry, fx: &mut Effects<'_>) -> bool {
+    /// Takes a directory entry, unless it is over a limit or older than what is held. True when it was news. Of one that
+    /// does not belong its place is kept.
+    pub(crate) fn apply(&mut self, entry: &SignedEntry, me: &PeerId, trust: &Trust, fx: &mut Effects<'_>) -> bool {
         let Some(directory) = read(entry) else { return false };
+        if entry.author != *me && trust.member(&entry.author).is_none() {
+            self.put_aside(entry, fx);
+            return false;
+        }
         let newer = self.entry(&entry.author).is_none_or(|known| is_older(known, entry));
         if newer {
+            if self.aside.remove(&entry.author).is_some() {
+                fx.delete(rows::directory_at(&entry.author));
+            }
             fx.put(rows::directory(&entry.author), entry);
             self.directories.insert(entry.author, (entry.clone(), Arc::new(directory)));
             fx.view_changed = true;
@@ -196,6 +268,7 @@ fn is_reasonable(directory: &Directory) -> bool {
         && directory.addresses.iter().all(|address| address.len() <= 64)
         && directory.services.len() <= limits::SERVICES_MAX
         && directory.tools.len() <= limits::TOOLS_MAX
+        && directory.deny.len() <= LIST_MAX
         && directory.platform.len() <= 32
         && directory.version.len() <= 32
         && directory.tools.iter().all(|tool| tool.description.len() <= 800)

@@ -45,6 +45,7 @@ use crate::nodes::Nodes;
 use crate::protocol_rule::ProtocolRule;
 use crate::reattestation::Reattestation;
 use crate::record::{CancelRequest, Outcome, Tier};
+use crate::rights::Rights;
 use crate::rows::{self, Head, InviteRow, Row, RowKey};
 use crate::spending::{self, Payer, Spending};
 use crate::trust::Trust;
@@ -85,6 +86,13 @@ pub struct Peer {
     book: Book,
     executor: Executor,
     invites: Invites,
+    rights: Rights,
+    upkeep: Upkeep,
+}
+
+/// What is done now and then about what the logs hold.
+#[derive(Debug, Clone)]
+struct Upkeep {
     reattestation: Reattestation,
     compaction: Compaction,
 }
@@ -101,6 +109,7 @@ macro_rules! facts {
             nodes: &$peer.nodes,
             links: &$peer.links,
             incarnations: &$peer.incarnations,
+            rights: &$peer.rights,
         }
     };
 }
@@ -116,10 +125,10 @@ struct Timer {
 const TIMERS: &[Timer] = &[
     Timer { due: |peer| peer.election.poll_timeout(), fire: Peer::time_election },
     Timer { due: |peer| peer.logs.poll_timeout(), fire: Peer::time_logs },
-    Timer { due: |peer| peer.compaction.poll_timeout(), fire: Peer::time_compaction },
+    Timer { due: |peer| peer.upkeep.compaction.poll_timeout(), fire: Peer::time_compaction },
     Timer { due: |peer| peer.book.poll_timeout(), fire: Peer::time_calls },
     Timer { due: |peer| peer.incarnations.poll_timeout(), fire: Peer::time_checkpoint },
-    Timer { due: |peer| peer.reattestation.poll_timeout(), fire: Peer::time_reattestation },
+    Timer { due: |peer| peer.upkeep.reattestation.poll_timeout(), fire: Peer::time_reattestation },
     Timer { due: |peer| peer.book.deferred_timeout(), fire: Peer::time_deferred },
     Timer { due: |peer| peer.book.closed.poll_timeout(), fire: Peer::time_closed },
     Timer { due: |peer| peer.executor.poll_timeout(), fire: Peer::time_executor },
@@ -155,6 +164,7 @@ impl Peer {
         let mut unsupported = Unsupported::new(config.newest_kind);
         let mut reattestation = Reattestation::default();
         let mut bodies = Bodies::default();
+        let mut rights = Rights::default();
         let mut book = Book::new(me, config.keep_calls_ms);
         let mut executor = Executor::new(me, now.mono_ms);
         let saved = rows::age();
@@ -168,12 +178,15 @@ impl Peer {
                     .restore(&row_key, &value)
                     .and_then(|()| reattestation.restore(&row_key, &value))
                     .and_then(|()| bodies.restore(&row_key, &value))
+                    .and_then(|()| rights.restore_unheard(&row_key, &value))
+                    .and_then(|()| nodes.restore_aside(&row_key, &value))
                     .map(|()| drop(meta.insert(row_key, value))),
                 Space::Trust => SignedEntry::from_stored(&value).map(|entry| trust.push(entry)),
                 Space::Heads => rows::log_of(&row_key)
                     .zip(Head::from_bytes(&value))
                     .map(|(key, head)| heads.insert(key, head).map_or((), |_| ())),
                 Space::Directory => nodes.restore(&value),
+                Space::Policy => rights.restore(&value),
                 Space::Invites => invites.restore(&row_key, &value, now),
                 Space::Open => book.restore(&row_key, &value, now).map(drop),
                 Space::Keys => book.keys.restore(&row_key, &value, age.at(now)),
@@ -188,6 +201,7 @@ impl Peer {
             }
         }
         let trust = Trust::new(trust, config.rules).ok_or(BootError::NoMesh)?;
+        rights.boot(&trust);
         let stored = read(&meta, &rows::incarnation()).ok_or(BootError::Damaged("incarnation"))?;
         let renewed = image.rolled_back.then(|| Incarnation(rng.next_u32()));
         let incarnation = renewed.unwrap_or(stored);
@@ -221,8 +235,8 @@ impl Peer {
             book,
             executor,
             invites,
-            reattestation,
-            compaction: Compaction::new(now.mono_ms, config.compact_every_ms),
+            rights,
+            upkeep: Upkeep { reattestation, compaction: Compaction::new(now.mono_ms, config.compact_every_ms) },
             local: Local { me, key, signer: signer.into(), config, boot, disk: None },
         };
         peer.logs.set_changes(peer.trust.fingerprint());
@@ -247,9 +261,11 @@ impl Peer {
             }
             peer.book.close_calls_of_former_incarnations(incarnation, fx);
             fx.sync = true;
+            peer.settle_authors(fx);
             peer.refresh_candidates(fx);
             peer.logs.unsupported.read(fx);
-            peer.reattestation.read(&facts!(peer), fx);
+            peer.upkeep.reattestation.read(&facts!(peer), fx);
+            peer.rights.read_unheard(&peer.trust, fx);
             peer.election.start(fx);
             for finished in peer.executor.interrupted(fx) {
                 peer.write_outcome(&finished, fx);
@@ -292,6 +308,20 @@ impl Peer {
         Batch { writes: fx.writes, sync: true }
     }
 
+    /// Decides anew on all calls that wait: what is said about rights has changed, or what devices offer.
+    fn look_again(&mut self, fx: &mut Effects<'_>) {
+        self.write_all_inferred(self.book.denied(&facts!(self), fx), fx);
+        for (unrun, why) in self.book.denied_here(&facts!(self), fx) {
+            let finished = self.executor.deny(unrun, &why, &facts!(self), fx);
+            self.finish(finished, fx);
+        }
+        self.book.pump_all(&facts!(self), fx);
+    }
+
+    fn refresh_devices(&mut self) {
+        self.rights.refresh_devices(&self.trust, &self.nodes);
+    }
+
     fn effects<'a>(&self, now: Now, rng: &'a mut dyn Rng, out: &'a mut Vec<Output>) -> Effects<'a> {
         Effects::new(self.local.me, self.local.config.rules, now, self.timers.age.at(now), rng, out)
     }
@@ -312,6 +342,13 @@ impl Peer {
         while self.election.gateway() != gateway {
             gateway = self.election.gateway();
             self.handle_gateway_change(&mut fx);
+            self.settle(&mut fx);
+        }
+        if fx.view_changed {
+            self.refresh_devices();
+        }
+        if self.rights.take_changed() {
+            self.look_again(&mut fx);
             self.settle(&mut fx);
         }
         self.logs.spending.save(&mut fx);
@@ -420,11 +457,11 @@ impl Peer {
             Frame::Resign { epoch, successor } => self.election.handle_resign(from, epoch, successor, fx),
             Frame::Handover { epoch } => self.election.handle_handover(from, epoch, fx),
             Frame::Neighbours(peers) => self.logs.handle_neighbours(from, peers),
-            Frame::Digest { rows, changes } => {
+            Frame::Digest { authors, rows, changes } => {
                 if self.links.begin_comparison(from, changes, &self.trust, fx.now.mono_ms) {
                     membership::send_records(from, &facts!(self), fx);
                 }
-                self.logs.handle_digest(from, rows, &self.trust, fx);
+                self.logs.handle_digest(from, authors, rows, &self.trust, fx);
             }
             Frame::Entries { entries, more } => {
                 for item in &entries {
@@ -436,7 +473,7 @@ impl Peer {
                     membership::send_records(from, &facts!(self), fx);
                 }
                 if more {
-                    self.logs.ask_more(from, fx);
+                    self.logs.ask_more(from, &self.trust, fx);
                 }
                 self.renew_directory(fx);
             }
@@ -446,7 +483,7 @@ impl Peer {
                     self.ingest(from, item, fx);
                 }
                 self.judge_changes(Judges::Due, fx);
-                self.logs.handle_bodies(from, until, &self.trust, fx);
+                self.logs.handle_bodies(from, until, fx);
             }
             Frame::Presence { epoch, online } => {
                 if self.election.gateway() == Some(epoch) && from == epoch.peer {
@@ -488,7 +525,7 @@ impl Peer {
             LogReader::Lacking => self.logs.handle_lacking_read(&entries, more, &self.trust, fx),
             LogReader::Compaction => {
                 let known = (&self.book, &self.executor);
-                let dead = self.compaction.handle_log_read(&entries, more, known, &facts!(self), fx);
+                let dead = self.upkeep.compaction.handle_log_read(&entries, more, known, &facts!(self), fx);
                 if let Some(dead) = dead {
                     let entry = self.write(Kind::TRUNCATION, &crate::entry::encode(&dead), fx);
                     self.apply_truncation(&entry, fx);
@@ -505,7 +542,7 @@ impl Peer {
                 }
             }
             LogReader::Reattest => {
-                for outcome in self.reattestation.handle_log_read(&entries, more, &facts!(self), fx) {
+                for outcome in self.upkeep.reattestation.handle_log_read(&entries, more, &facts!(self), fx) {
                     self.issue_again(&outcome, fx);
                 }
             }
@@ -522,7 +559,15 @@ impl Peer {
                     self.handle_lost_state(fx);
                 }
             }
+            LogReader::Directories => {
+                let read = entries.iter().map(|entry| entry.author).collect();
+                for entry in &entries {
+                    self.apply_admitted(entry, None, fx);
+                }
+                self.nodes.handle_log_read(&read, more, &self.trust, fx);
+            }
             LogReader::Sweep => self.logs.handle_sweep_read(&entries, more, &self.trust, fx),
+            LogReader::Rights => self.rights.handle_log_read(&entries, more, &self.trust, fx),
             LogReader::Deferred => {
                 for (entry, left_ms) in self.book.take_deferred(entries, fx.now.mono_ms) {
                     self.apply_admitted(&entry, Some(left_ms), fx);
@@ -581,7 +626,7 @@ impl Peer {
     }
 
     fn time_compaction(&mut self, fx: &mut Effects<'_>) {
-        self.compaction.handle_timeout(&facts!(self), fx);
+        self.upkeep.compaction.handle_timeout(&facts!(self), fx);
     }
 
     fn time_calls(&mut self, fx: &mut Effects<'_>) {
@@ -608,7 +653,7 @@ impl Peer {
     }
 
     fn time_reattestation(&mut self, fx: &mut Effects<'_>) {
-        for outcome in self.reattestation.handle_timeout(&facts!(self), fx) {
+        for outcome in self.upkeep.reattestation.handle_timeout(&facts!(self), fx) {
             self.issue_again(&outcome, fx);
         }
     }
@@ -656,7 +701,7 @@ impl Peer {
     /// A linked peer that belongs is a neighbour from now on.
     fn meet(&mut self, peer: PeerId, fx: &mut Effects<'_>) {
         self.election.handle_link_up(peer, fx);
-        self.logs.handle_link_up(peer, fx);
+        self.logs.handle_link_up(peer, &self.trust, fx);
         membership::send_void(&self.trust.void(), &[peer], &facts!(self), fx);
         if facts!(self).leads() {
             self.tell_presence(fx);
@@ -695,6 +740,7 @@ impl Peer {
             // The gateway is a node too; its session is no stream.
             self.book.handle_node_up(self.local.me, 0, &facts!(self), fx);
             self.end_undeliverable(fx);
+            self.write_all_inferred(self.book.denied(&facts!(self), fx), fx);
             self.tell_presence(fx);
         }
         self.note_presence(fx);
@@ -746,7 +792,7 @@ impl Peer {
                     return;
                 }
                 self.ingest(from, &EntryItem { entry: entry.clone(), left_ms: None }, fx);
-                if let Some(outcome) = self.reattestation.handle_forked(entry, &facts!(self)) {
+                if let Some(outcome) = self.upkeep.reattestation.handle_forked(entry, &facts!(self)) {
                     self.book.apply_outcome(entry, &facts!(self), fx);
                     self.issue_again(&outcome, fx);
                 }

@@ -41,14 +41,20 @@ pub enum ProtocolRule {
     SecondLook,
     /// Cancel requests are looked at again after the fsync of `started`.
     SecondLookAtCancel,
-    /// The origin's approval is looked at again after the fsync of `started`.
-    SecondLookAtOrigin,
+    /// What the call may is looked at again after the fsync of `started`.
+    SecondLookAtPolicy,
     /// A peer that holds its own revocation starts nothing.
     OwnRevocation,
     /// A gateway dispatches to members only.
     DispatchToMembers,
     /// A tool for owners is run for owners.
     Tier,
+    /// A gateway sends no call that it knows to be denied, and says so.
+    PolicyAtDispatch,
+    /// A target takes no call that is denied.
+    PolicyAtTarget,
+    /// A call is not denied by who knows less about rights than its origin did.
+    MarkWaits,
     /// A call to be run once gets no second attempt.
     OnceIsOnce,
     /// Attempt n+1 starts only where attempt n was interrupted.
@@ -200,10 +206,13 @@ impl ProtocolRule {
         Self::EpochJump,
         Self::SecondLook,
         Self::SecondLookAtCancel,
-        Self::SecondLookAtOrigin,
+        Self::SecondLookAtPolicy,
         Self::OwnRevocation,
         Self::DispatchToMembers,
         Self::Tier,
+        Self::PolicyAtDispatch,
+        Self::PolicyAtTarget,
+        Self::MarkWaits,
         Self::OnceIsOnce,
         Self::AttemptOrder,
         Self::MarkRaised,

@@ -3,8 +3,10 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{Attempt, Hash, Incarnation, NodeId, PeerId, PublicKey, ReqId, ToolName};
+use crate::glob::ToolPattern;
+use crate::ids::{Attempt, Hash, Incarnation, Known, NodeId, PeerId, PublicKey, ReqId, ToolName};
 use crate::limits;
+use crate::people::{Principal, TokenId, WorkspaceId};
 
 /// First entry of a mesh, signed by its founder.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,6 +43,10 @@ pub struct MembershipChange {
     /// held and that counted. Whatever else it says by the same grant is void. At most
     /// [`limits::CHANGES_NAMED_MAX`].
     pub stands: Vec<Hash>,
+    /// Of an approval of a former owner to less: the last entry of each incarnation of its log that the signer held and
+    /// that counted. What it said about rights later does not stand.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rights: Vec<(Incarnation, u64)>,
     /// Counter of the highest epoch that the signer knew: claims of the subject to higher ones prove nothing.
     pub fence: u64,
     /// The change.
@@ -118,6 +124,9 @@ pub struct Directory {
     /// Name that it has given itself since it was approved; `None` = that of its approval.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<NodeId>,
+    /// What it forbids itself (`node.deny`), whatever the mesh says. At most [`crate::policy::bounds::LIST_MAX`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub deny: Vec<ToolPattern>,
 }
 
 /// Bytes named by their hash: inline when small, else fetched from whoever has them.
@@ -200,12 +209,23 @@ pub struct Header {
     pub accepted_ms: u64,
     /// Milliseconds that the tool may run.
     pub timeout_ms: u64,
-    /// Principal that asks.
-    pub principal: String,
+    /// Who asks. Of a device that asks for itself the name is for people: which one it is, the signature says.
+    pub principal: Principal,
+    /// The token that was shown, if it was asked by one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token: Option<TokenId>,
+    /// The workspace by which the origin allowed it; `None`: by the mesh alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workspace: Option<WorkspaceId>,
+    /// What decided so there, for people.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub rule: String,
+    /// How far the origin knew what was said about rights. Whoever knows less does not deny the call before it knows as
+    /// much.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mark: Vec<Known>,
     /// The client's own key for this call, if it gave one.
     pub client_key: Option<String>,
-    /// True if a person must approve it first. Reserved for workspaces; always false now.
-    pub needs_approval: bool,
 }
 
 impl Header {
@@ -223,7 +243,8 @@ impl Header {
             && self.timeout_ms <= limits::TTL_MS_MAX
             && self.arguments.len() <= limits::ARGUMENTS_BYTES_MAX as u64
             && self.arguments.is_within_limits()
-            && self.principal.len() <= limits::CLIENT_KEY_BYTES_MAX
+            && self.rule.len() <= limits::RULE_BYTES_MAX
+            && self.mark.len() <= limits::MARK_MAX
             && self.client_key.as_ref().is_none_or(|key| (1..=limits::CLIENT_KEY_BYTES_MAX).contains(&key.len()))
     }
 }

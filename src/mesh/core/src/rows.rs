@@ -164,10 +164,12 @@ const BUDGET_AS_OWNER: &[u8] = b"budget_as_owner:";
 const CLOSED: &[u8] = b"closed:";
 const LACKING: &[u8] = b"lacking:";
 const UNREAD: &[u8] = b"unread:";
+const UNHEARD: &[u8] = b"unheard:";
+const DIRECTORY_AT: &[u8] = b"directory_at:";
 
-/// The entry that contradicts an author's log.
+/// The first entry that contradicts an author's log.
 #[must_use]
-pub fn fork(author: &PeerId, incarnation: Incarnation) -> RowKey<SignedEntry> {
+pub fn fork(author: &PeerId, incarnation: Incarnation) -> RowKey<ForkRow> {
     meta_of(FORK, &log_key(author, incarnation))
 }
 
@@ -285,6 +287,40 @@ pub fn unread_of(key: &[u8]) -> Option<Option<(PeerId, Incarnation)>> {
     key.strip_prefix(UNREAD).map(log_of)
 }
 
+/// The first and the last place in one log of what it says about rights that was not read, since its author is no owner
+/// as far as this peer knows.
+#[must_use]
+pub fn unheard(author: &PeerId, incarnation: Incarnation) -> RowKey<(u64, u64)> {
+    meta_of(UNHEARD, &log_key(author, incarnation))
+}
+
+/// The key of [`unheard`], read: `None` when it is another's, `Some(None)` when it is damaged.
+#[must_use]
+pub fn unheard_of(key: &[u8]) -> Option<Option<(PeerId, Incarnation)>> {
+    key.strip_prefix(UNHEARD).map(log_of)
+}
+
+/// Clock and place of a directory whose author does not belong now: it is read from the log if that one belongs again.
+#[must_use]
+pub fn directory_at(author: &PeerId) -> RowKey<(u64, Place)> {
+    meta_of(DIRECTORY_AT, &author.0)
+}
+
+/// The key of [`directory_at`], read: `None` when it is another's, `Some(None)` when it is damaged.
+#[must_use]
+pub fn directory_at_of(key: &[u8]) -> Option<Option<PeerId>> {
+    key.strip_prefix(DIRECTORY_AT).map(PeerId::from_slice)
+}
+
+/// The row of [`fork`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ForkRow {
+    /// Place of the entry.
+    pub seq: u64,
+    /// Its hash.
+    pub hash: Hash,
+}
+
 /// The row of [`lacking`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LackingRow {
@@ -398,6 +434,12 @@ pub fn trust(hash: &Hash) -> RowKey<SignedEntry> {
 #[must_use]
 pub fn directory(peer: &PeerId) -> RowKey<SignedEntry> {
     RowKey::new(Space::Directory, peer.0)
+}
+
+/// A statement about rights, by its place.
+#[must_use]
+pub fn statement(place: &Place) -> RowKey<SignedEntry> {
+    RowKey::new(Space::Policy, place_key(&place.author, place.incarnation, place.seq))
 }
 
 /// An invite, by the hash of its secret.

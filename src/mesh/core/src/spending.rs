@@ -367,6 +367,16 @@ impl Spending {
         }
     }
 
+    /// An entry of so many bytes is kept beside its author's log, in place of one of so many.
+    pub(crate) fn note_beside(&mut self, author: PeerId, former: usize, bytes: usize) {
+        let account = self.accounts.entry(author).or_default();
+        account.held.log.take(Amount { entries: 0, bytes: former as u64 });
+        account.held.log.add(Amount { entries: 0, bytes: bytes as u64 });
+        if account.is_off() {
+            self.unsaved.insert(author);
+        }
+    }
+
     /// An entry's row is deleted, by its author's word. `me`: of ourselves we believe that it was old.
     pub(crate) fn release(&mut self, entry: &SignedEntry, me: &PeerId, trust: &Trust, fx: &Effects<'_>) {
         let amount = amount(entry);
@@ -526,6 +536,8 @@ fn over(
     let kind = entry.entry.kind;
     let bytes_max = if kind == Kind::CALL || kind == Kind::OUTCOME || kind == Kind::CANCEL {
         limits::CALL_ENTRY_BYTES_MAX
+    } else if kind == Kind::TRUNCATION {
+        limits::TRUNCATION_BYTES_MAX
     } else {
         limits::ENTRY_BYTES_MAX
     };

@@ -12,7 +12,7 @@ mod shares;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::entry::{Kind, SignedEntry};
+use crate::entry::{Kind, Place, SignedEntry};
 use crate::ids::{Hash, Incarnation, MeshId, NodeId, PeerId, PublicKey};
 use crate::limits;
 use crate::protocol_rule::{ProtocolRule, ProtocolRules};
@@ -100,6 +100,9 @@ pub(crate) struct Membership {
     pub(crate) known_epochs: BTreeMap<PeerId, KnownEpochs>,
     /// Whose approvals of a peer count, of all but the founder: of a member those that admit it, of a former one any.
     pub(crate) vouched_by: BTreeMap<PeerId, BTreeSet<PeerId>>,
+    /// Whom an approval that counts ever made an owner, so that what they say about rights counts. Of those who were
+    /// lowered since, the last place of each incarnation that still does.
+    pub(crate) said_rights: BTreeMap<PeerId, Option<BTreeMap<Incarnation, u64>>>,
 }
 
 /// The epochs that a former owner's claims prove.
@@ -241,6 +244,27 @@ impl Trust {
         let revocations = self.revocations(author);
         (self.member(author).is_some() || !revocations.is_empty())
             && !revocations.iter().any(|revocation| revocation.voids(incarnation, seq))
+    }
+
+    /// True if what this peer says about rights may count.
+    pub(crate) fn may_say_rights(&self, peer: &PeerId) -> bool {
+        self.membership.said_rights.contains_key(peer)
+    }
+
+    /// True if what was said about rights at this place counts: its author was an owner as far as those who ended that
+    /// had seen.
+    pub(crate) fn stands(&self, place: &Place) -> bool {
+        let until = |until: &Option<BTreeMap<Incarnation, u64>>| match until {
+            None => true,
+            Some(until) => until.get(&place.incarnation).is_some_and(|last| place.seq <= *last),
+        };
+        self.membership.said_rights.get(&place.author).is_some_and(until)
+            && self.admits(&place.author, place.incarnation, place.seq)
+    }
+
+    /// True if a revocation has said how far this incarnation of `author` counts.
+    pub(crate) fn closes(&self, author: &PeerId, incarnation: Incarnation) -> bool {
+        self.revocations(author).iter().any(|revocation| revocation.cutoffs.contains_key(&incarnation))
     }
 
     /// True if `peer` was revoked, and not approved again since.

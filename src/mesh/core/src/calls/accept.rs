@@ -6,12 +6,14 @@ use super::{Book, key_id, request_fingerprint};
 use crate::budget::OverBudget;
 use crate::effects::Effects;
 use crate::facts::Facts;
-use crate::ids::{PeerId, ReqId, ToolName};
-use crate::io::{DiskSpace, NewCall, Refusal};
+use crate::ids::{PeerId, ReqId};
+use crate::io::{Denial, DiskSpace, NewCall, Refusal};
 use crate::limits;
-use crate::policy;
+use crate::policy::{Cause, Decision, Principal, Request, Verdict};
 use crate::protocol_rule::ProtocolRule;
 use crate::record::Header;
+use crate::rights;
+use crate::tiers;
 
 /// Time after which it makes sense to ask again where a queue is full.
 const RETRY_AFTER_MS: u64 = 30_000;
@@ -35,14 +37,16 @@ pub(crate) fn accept(new: NewCall, book: &Book, facts: &Facts<'_>, fx: &Effects<
         return Err(Refusal::NotMember);
     }
     check(&new)?;
-    let key = new.client_key.as_ref().map(|key| key_id(&me, &new.principal, key, facts.trust));
+    let sits = || facts.rights.view().sits_at(&me).ok_or(Refusal::NotMember);
+    let principal = new.principal.clone().map_or_else(sits, Ok)?;
+    let key = new.client_key.as_ref().map(|key| key_id(&me, &principal, key, facts.trust));
     let known = key.and_then(|key| book.keys.get(&key)).filter(|_| fx.enforces(ProtocolRule::KeyAtOrigin));
     let target = match known {
         // Where another device's call went is its own choice: whoever asks for any gets one of his own.
-        Some(known) if new.node == "any" && known.id.is_of(&me) && policy::may_be_chosen(&known.target, facts) => {
+        Some(known) if new.node == "any" && known.id.is_of(&me) && tiers::may_be_chosen(&known.target, facts) => {
             known.target
         }
-        _ => resolve(&new.node, &new.tool, book, facts)?,
+        _ => resolve(&new, &principal, book, facts)?,
     };
     if let Some(known) = known {
         let same = known.fingerprint == request_fingerprint(&target, new.tool.as_str(), &new.arguments);
@@ -53,7 +57,14 @@ pub(crate) fn accept(new: NewCall, book: &Book, facts: &Facts<'_>, fx: &Effects<
     let Some(decl) = facts.nodes.declared(&target, new.tool.as_str()) else {
         return Err(Refusal::UnknownTool { node: node_id, tool: new.tool });
     };
-    policy::permits(&me, decl, facts).map_err(Refusal::Denied)?;
+    let request = request(&new, principal, target, facts);
+    let decision = facts.rights.view().decide(&request);
+    match decision.verdict {
+        Verdict::Allow => {}
+        Verdict::Deny if decision.rule == Cause::OwnerOnly && !fx.enforces(ProtocolRule::Tier) => {}
+        // Nobody can be asked yet.
+        Verdict::Ask | Verdict::Deny => return Err(denied(&request, decision, facts)),
+    }
     if let Some(DiskSpace { free, floor }) = facts.local.disk {
         return Err(Refusal::DiskFull { free, floor });
     }
@@ -79,9 +90,12 @@ pub(crate) fn accept(new: NewCall, book: &Book, facts: &Facts<'_>, fx: &Effects<
         ttl_ms: new.ttl_ms,
         accepted_ms: fx.now.wall_ms,
         timeout_ms: new.timeout_ms,
-        principal: new.principal,
+        principal: request.principal,
+        token: request.credential.map(|credential| credential.token),
+        workspace: decision.workspace,
+        rule: decision.rule.to_string(),
+        mark: facts.rights.mark(),
         client_key: new.client_key,
-        needs_approval: false,
         target_incarnation: if target == me {
             Some(own)
         } else {
@@ -92,6 +106,18 @@ pub(crate) fn accept(new: NewCall, book: &Book, facts: &Facts<'_>, fx: &Effects<
         return Err(Refusal::Invalid("the call is over a limit of what may be asked of another device".to_owned()));
     }
     Ok(Accepted::New(Arc::new(header)))
+}
+
+/// The question that a new call asks of this target.
+fn request(new: &NewCall, principal: Principal, target: PeerId, facts: &Facts<'_>) -> Request {
+    let (credential, workspace, tool) = (new.credential.clone(), new.workspace.clone(), new.tool.clone());
+    Request { principal, origin: facts.me(), credential, workspace, target, tool, call: None }
+}
+
+fn denied(request: &Request, decision: Decision, facts: &Facts<'_>) -> Refusal {
+    let would_change = facts.rights.view().would_change(request, &decision);
+    let why = rights::why(request, &decision);
+    Refusal::Denied(Box::new(Denial { decision, why, would_change }))
 }
 
 fn check(new: &NewCall) -> Result<(), Refusal> {
@@ -113,17 +139,22 @@ fn check(new: &NewCall) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// The peer that a call names: by node name, by id, or `any` for the least busy one that offers the tool and may be
-/// chosen.
-fn resolve(node: &str, tool: &ToolName, book: &Book, facts: &Facts<'_>) -> Result<PeerId, Refusal> {
+/// The peer that a call names: by node name, by id, or `any` for one that offers the tool and may be chosen: where it
+/// is allowed before where it is asked, then the least busy one.
+fn resolve(new: &NewCall, principal: &Principal, book: &Book, facts: &Facts<'_>) -> Result<PeerId, Refusal> {
+    let (node, tool) = (new.node.as_str(), &new.tool);
+    let verdict = |target: &PeerId| {
+        let request = request(new, principal.clone(), *target, facts);
+        facts.rights.view().decide(&request).verdict
+    };
     let members = &facts.trust.membership().members;
     if node == "any" {
         let online = facts.online(book.online());
         return members
             .keys()
-            .filter(|peer| policy::may_be_chosen(peer, facts))
+            .filter(|peer| tiers::may_be_chosen(peer, facts))
             .filter(|peer| facts.nodes.declared(peer, tool.as_str()).is_some())
-            .min_by_key(|peer| (!online.contains(*peer), book.own_open(peer).0, **peer != facts.me()))
+            .min_by_key(|peer| (verdict(peer), !online.contains(*peer), book.own_open(peer).0, **peer != facts.me()))
             .copied()
             .ok_or_else(|| Refusal::UnknownNode(format!("any (no device of an owner offers `{tool}`)")));
     }

@@ -9,8 +9,9 @@ use crate::frame::Phase;
 use crate::ids::{Attempt, Incarnation, PeerId, ReqId};
 use crate::io::{CallRecord, CallState, HistoryRow};
 use crate::limits;
-use crate::policy;
+use crate::protocol_rule::{ProtocolRule, ProtocolRules};
 use crate::record::{Ending, Header};
+use crate::rights::{Ruling, STRANGER};
 
 /// Why a call ends in the book of a device that leaves.
 pub(super) const LEFT: &str = "this device left the mesh";
@@ -96,6 +97,25 @@ pub(super) fn abandoned(me: &PeerId, record: &CallRecord) -> Option<InferredEndi
     ours.then(|| InferredEnding::of(record, Ending::Undeliverable, reason, true))
 }
 
+/// An open call, not running, that what is said about rights forbids by now: its origin says so, or a gateway. What
+/// depends on the target alone (what it offers, and forbids itself) that one says.
+pub(super) fn denied(
+    me: &PeerId,
+    record: &CallRecord,
+    facts: &Facts<'_>,
+    rules: ProtocolRules,
+) -> Option<InferredEnding> {
+    let waits = record.state != CallState::Open(Phase::Running);
+    let mine = record.header.target != *me && (record.origin == *me || facts.leads());
+    if !waits || !mine || !rules.enforces(ProtocolRule::PolicyAtDispatch) {
+        return None;
+    }
+    match facts.rights.rule(&record.header, record.origin, facts.logs, rules) {
+        Ruling::No { why, of_target: false } => Some(InferredEnding::of(record, Ending::Denied, &why, false)),
+        Ruling::Go | Ruling::Behind | Ruling::No { .. } => None,
+    }
+}
+
 /// Why this book gives up an open call of a device that does not belong any more: nobody will run it, so what it takes is
 /// free. `is_run`: whether our executor has it, and ends it.
 pub(super) fn of_stranger(
@@ -105,7 +125,7 @@ pub(super) fn of_stranger(
     facts: &Facts<'_>,
 ) -> Option<&'static str> {
     let others = record.origin != *me && (record.header.target != *me || !is_run(&record.header.id));
-    (others && facts.trust.is_excluded(&record.origin)).then_some(policy::STRANGER)
+    (others && facts.trust.is_excluded(&record.origin)).then_some(STRANGER)
 }
 
 /// Why this book gives up an open call that was meant for another incarnation of this device than its `own`.

@@ -6,9 +6,10 @@ use crate::budget::TIMES;
 use crate::effects::Effects;
 use crate::facts::Facts;
 use crate::ids::{Hash, PeerId, Series};
-use crate::policy;
+use crate::people::Principal;
 use crate::record::{Header, Payload};
 use crate::rows::{self, KeyRow, Row as _};
+use crate::tiers;
 use crate::trust::Trust;
 
 /// Keys that one step forgets.
@@ -16,9 +17,13 @@ const FORGOTTEN_AT_ONCE: usize = 8;
 /// Time for which a key outlives its call's TTL.
 const AFTER_TTL_MS: u64 = 24 * 3600 * 1000;
 
-/// Name of a client key in the store: the namespace of whose it is, principal and key, hashed together.
-pub(crate) fn key_id(origin: &PeerId, principal: &str, key: &str, trust: &Trust) -> Hash {
-    let namespace = policy::namespace(origin, trust);
+/// Name of a client key in the store: the namespace of whose it is, principal and key, hashed together. Of a device that
+/// asks for itself it is that device's, whatever its tier and whatever it is called by now.
+pub(crate) fn key_id(origin: &PeerId, principal: &Principal, key: &str, trust: &Trust) -> Hash {
+    let (namespace, principal) = match principal {
+        Principal::Device(_) => (*origin, "device".to_owned()),
+        Principal::Person(_) | Principal::Agent(..) => (tiers::namespace(origin, trust), principal.to_string()),
+    };
     Hash::of(&[namespace.0.as_slice(), principal.as_bytes(), &[0], key.as_bytes()].concat())
 }
 
@@ -63,7 +68,7 @@ impl Keys {
     /// Binds the key of a call to it, unless its origin has too many. One that its target will deny binds nothing.
     pub(super) fn bind(&mut self, origin: &PeerId, header: &Header, facts: &Facts<'_>, fx: &mut Effects<'_>) {
         let Some(key) = &header.client_key else { return };
-        if !policy::permits_call(origin, header, facts) {
+        if !facts.rights.permits(header, *origin) {
             return;
         }
         self.forget(fx);

@@ -9,6 +9,7 @@ use crate::frame::{Answer, AnswerKind, Dispatch, Frame, Phase};
 use crate::ids::{Attempt, PeerId, ReqId};
 use crate::io::SessionId;
 use crate::protocol_rule::ProtocolRule;
+use crate::rights::Ruling;
 
 impl Book {
     /// A node's stream is up, and it is registered. Everything sent over an older stream is open again.
@@ -90,6 +91,14 @@ impl Book {
         }
     }
 
+    /// Sends all nodes what waits for them and may go out by now.
+    pub(crate) fn pump_all(&mut self, facts: &Facts<'_>, fx: &mut Effects<'_>) {
+        let targets: Vec<PeerId> = self.waiting.keys().copied().collect();
+        for target in targets {
+            self.pump(&target, facts, fx);
+        }
+    }
+
     /// The first call that waits for a node, of those that came at `after` or later, by another origin than these.
     fn next_waiting(&self, target: &PeerId, after: u64, full: &BTreeSet<PeerId>) -> Option<(u64, ReqId, PeerId)> {
         let mut calls = self.waiting.get(target)?.range(after..);
@@ -125,6 +134,15 @@ impl Book {
         let between_members = between_members || !fx.enforces(ProtocolRule::DispatchToMembers);
         let between_members =
             between_members && open.entry.as_ref().is_some_and(|entry| facts.trust.may_read(entry, &target));
+        // What is denied is told by `denied`, and the target's own affairs are the target's. It goes out by `pump_all`
+        // once more is known here, if this gateway only knew less than the origin.
+        let denied = matches!(
+            facts.rights.rule(&open.record.header, open.record.origin, facts.logs, fx.rules),
+            Ruling::No { of_target: false, .. } | Ruling::Behind
+        );
+        if denied && fx.enforces(ProtocolRule::PolicyAtDispatch) {
+            return;
+        }
         if !released || open.ended() || open.deadline <= now || open.cancel.is_some() || !between_members {
             return;
         }

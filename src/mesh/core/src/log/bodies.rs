@@ -1,7 +1,7 @@
 //! Bodies that are for this peer and are not here: an entry came by way of somebody outside of its audience, or this peer
 //! came into the audience later. They are asked of the neighbours, one after the other, until they are here.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::Logs;
 use crate::effects::Effects;
@@ -25,13 +25,57 @@ const READ_EVERY_MS: u64 = 20;
 
 type LogId = (PeerId, Incarnation);
 
+/// Places of one author that are asked for before it is the next one's turn.
+const TURN: usize = 32;
+
+/// Standing of an author, by which its bodies have places among those that are known one by one; in the order in which
+/// they are asked for. No author takes a place from one who stands otherwise.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+enum Standing {
+    /// An owner, or ourselves.
+    Owner,
+    Guest,
+    /// Whoever does not belong any more: what it wrote may count still.
+    #[default]
+    Excluded,
+}
+
+impl Standing {
+    const ALL: [Self; 3] = [Self::Owner, Self::Guest, Self::Excluded];
+
+    fn of(author: &PeerId, me: &PeerId, trust: &Trust) -> Self {
+        if author == me || trust.is_owner(author) {
+            Self::Owner
+        } else if trust.member(author).is_some() {
+            Self::Guest
+        } else {
+            Self::Excluded
+        }
+    }
+
+    /// Places of one such author, and of all together.
+    const fn places(self) -> (usize, usize) {
+        match self {
+            Self::Owner => (limits::LACKING_PER_OWNER_MAX, limits::LACKING_MAX),
+            Self::Guest => (limits::LACKING_PER_GUEST_MAX, limits::LACKING_OF_GUESTS_MAX),
+            Self::Excluded => (limits::LACKING_PER_EXCLUDED_MAX, limits::LACKING_OF_EXCLUDED_MAX),
+        }
+    }
+}
+
+/// What one author has of the places.
+#[derive(Debug, Clone, Copy, Default)]
+struct Share {
+    standing: Standing,
+    taken: usize,
+}
+
 /// The neighbour whose answer is awaited.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 struct Asked {
     peer: PeerId,
-    /// The first and the last place that it was asked for.
-    first: Place,
-    last: Place,
+    /// The places that it was asked for, in order.
+    places: Vec<Place>,
     until_ms: u64,
 }
 
@@ -39,26 +83,33 @@ struct Asked {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Bodies {
     lacking: BTreeMap<Place, LackingRow>,
+    /// Of authors with anything lacking or unread.
+    shares: BTreeMap<PeerId, Share>,
+    /// Places that are taken in all.
+    taken: BTreeMap<Standing, usize>,
     /// Parts of logs in which more may be lacking.
-    unread: BTreeMap<LogId, (u64, u64)>,
+    unread: BTreeMap<(Standing, LogId), (u64, u64)>,
     /// The part that is being read.
     reading: Option<(LogId, (u64, u64))>,
     next_read: u64,
     /// Neighbours that may have some, and when each may be asked.
     to_ask: BTreeMap<PeerId, u64>,
     asked: Option<Asked>,
+    /// What that neighbour is to be asked for then.
+    queue: VecDeque<Place>,
     /// When each neighbour may be asked again.
     pauses: BTreeMap<PeerId, u64>,
 }
 
 impl Bodies {
-    /// Takes back a row of [`crate::io::Space::Meta`]. `None`: it is one of ours and damaged.
+    /// Takes back a row of [`crate::io::Space::Meta`]. `None`: it is one of ours and damaged. Whose it is, and if it may
+    /// stay, [`Self::settle`] says.
     pub(crate) fn restore(&mut self, key: &[u8], value: &[u8]) -> Option<()> {
         if let Some(place) = rows::lacking_of(key) {
             self.lacking.insert(place?, LackingRow::from_bytes(value)?);
         } else if let Some(log_id) = rows::unread_of(key) {
             let range = <(u64, u64)>::from_bytes(value).filter(|(first, last)| first <= last && *last < u64::MAX)?;
-            self.unread.insert(log_id?, range);
+            self.unread.insert((Standing::default(), log_id?), range);
         }
         Some(())
     }
@@ -67,29 +118,89 @@ impl Bodies {
         self.lacking.is_empty() && self.unread.is_empty()
     }
 
-    fn is_full(&self) -> bool {
-        self.lacking.len() >= limits::LACKING_MAX
-    }
-
-    /// An entry has come without its body, which is for us.
-    fn note(&mut self, entry: &SignedEntry, fx: &mut Effects<'_>) {
-        let place = entry.place();
-        if self.is_full() {
-            let (first, last) = (place.seq, place.seq);
-            self.note_unread((place.author, place.incarnation), first, last, fx);
-        } else {
-            let row = LackingRow { hash: entry.hash, kind: entry.entry.kind };
-            fx.put(rows::lacking(&place), &row);
-            self.lacking.insert(place, row);
+    /// Membership has changed, or all of it was taken back: everyone has the places of its standing. What is beyond is
+    /// looked for in the log when there is room.
+    pub(super) fn settle(&mut self, me: &PeerId, trust: &Trust, fx: &mut Effects<'_>) {
+        self.shares.clear();
+        self.taken.clear();
+        for ((_, log_id), range) in std::mem::take(&mut self.unread) {
+            let standing = Standing::of(&log_id.0, me, trust);
+            self.shares.insert(log_id.0, Share { standing, taken: 0 });
+            let all = self.unread.entry((standing, log_id)).or_insert(range);
+            *all = (all.0.min(range.0), all.1.max(range.1));
+        }
+        for (place, row) in std::mem::take(&mut self.lacking) {
+            let standing = Standing::of(&place.author, me, trust);
+            if self.has_room(&place.author, standing) {
+                self.keep(place, row, standing);
+            } else {
+                fx.delete(rows::lacking(&place));
+                self.note_unread((place.author, place.incarnation), standing, (place.seq, place.seq), fx);
+            }
         }
     }
 
-    fn note_unread(&mut self, log_id: LogId, first: u64, last: u64, fx: &mut Effects<'_>) {
-        let range = self.unread.entry(log_id).or_insert((first, last));
+    fn taken(&self, standing: Standing) -> usize {
+        self.taken.get(&standing).copied().unwrap_or(0)
+    }
+
+    fn has_room(&self, author: &PeerId, standing: Standing) -> bool {
+        let (each, all) = standing.places();
+        self.taken(standing) < all && self.shares.get(author).is_none_or(|share| share.taken < each)
+    }
+
+    fn keep(&mut self, place: Place, row: LackingRow, standing: Standing) {
+        self.lacking.insert(place, row);
+        let share = self.shares.entry(place.author).or_default();
+        *share = Share { standing, taken: share.taken + 1 };
+        *self.taken.entry(standing).or_default() += 1;
+    }
+
+    /// A place is free.
+    fn free(&mut self, author: &PeerId) {
+        let Some(share) = self.shares.get_mut(author) else { return };
+        share.taken = share.taken.saturating_sub(1);
+        let taken = self.taken.entry(share.standing).or_default();
+        *taken = taken.saturating_sub(1);
+    }
+
+    fn standing(&self, author: &PeerId) -> Standing {
+        self.shares.get(author).map_or(Standing::default(), |share| share.standing)
+    }
+
+    /// An entry has come without its body, which is for us.
+    fn note(&mut self, entry: &SignedEntry, standing: Standing, fx: &mut Effects<'_>) {
+        let place = entry.place();
+        if self.lacking.contains_key(&place) {
+            return; // a part that is read again
+        }
+        if self.has_room(&place.author, standing) {
+            let row = LackingRow { hash: entry.hash, kind: entry.entry.kind };
+            fx.put(rows::lacking(&place), &row);
+            self.keep(place, row, standing);
+        } else {
+            self.note_unread((place.author, place.incarnation), standing, (place.seq, place.seq), fx);
+        }
+    }
+
+    fn note_unread(&mut self, log_id: LogId, standing: Standing, (first, last): (u64, u64), fx: &mut Effects<'_>) {
+        self.shares.entry(log_id.0).or_default().standing = standing;
+        let range = self.unread.entry((standing, log_id)).or_insert((first, last));
         *range = (range.0.min(first), range.1.max(last));
         fx.put(rows::unread(&log_id.0, log_id.1), range);
         // What came in this very step is in its batch, and to be read only once that is given to the store.
         self.next_read = self.next_read.max(fx.now.mono_ms + 1);
+    }
+
+    /// The part of a log that is looked through next: of an author that has room for what is lacking there.
+    fn next_unread(&self) -> Option<(LogId, (u64, u64))> {
+        let lowest = (PeerId([0; 32]), Incarnation(0));
+        let highest = (PeerId([u8::MAX; 32]), Incarnation(u32::MAX));
+        Standing::ALL.into_iter().filter(|standing| self.taken(*standing) < standing.places().1).find_map(|standing| {
+            let mut of_these = self.unread.range((standing, lowest)..=(standing, highest));
+            let next = of_these.find(|((_, log_id), _)| self.has_room(&log_id.0, standing))?;
+            Some((next.0.1, *next.1))
+        })
     }
 
     /// True if the body of this very entry was lacking: it is not any more.
@@ -98,6 +209,7 @@ impl Bodies {
         let lacked = entry.has_body() && self.lacking.get(&place).is_some_and(|row| row.hash == entry.hash);
         if lacked {
             self.lacking.remove(&place);
+            self.free(&place.author);
             fx.delete(rows::lacking(&place));
         }
         lacked
@@ -106,7 +218,13 @@ impl Bodies {
     /// Forgets what is truncated.
     pub(super) fn forget(&mut self, (author, incarnation): LogId, is_gone: impl Fn(u64) -> bool, fx: &mut Effects<'_>) {
         let of = |seq| Place { author, incarnation, seq };
-        for (place, _) in self.lacking.extract_if(of(0)..=of(u64::MAX), |place, _| is_gone(place.seq)) {
+        let gone: Vec<Place> = self
+            .lacking
+            .extract_if(of(0)..=of(u64::MAX), |place, _| is_gone(place.seq))
+            .map(|(place, _)| place)
+            .collect();
+        for place in gone {
+            self.free(&place.author);
             fx.delete(rows::lacking(&place));
         }
     }
@@ -140,7 +258,8 @@ impl Bodies {
         let mut looked = false;
         while let Some((_, peer)) = self.next_to_ask().filter(|(at, _)| *at <= now) {
             self.to_ask.remove(&peer);
-            if self.ask(peer, None, trust, fx) {
+            self.queue = self.in_turn(trust);
+            if self.ask(peer, fx) {
                 self.pauses.insert(peer, now + ASK_AGAIN_MS);
                 return false;
             }
@@ -149,14 +268,38 @@ impl Bodies {
         looked && self.to_ask.is_empty() && !self.lacking.is_empty()
     }
 
-    /// Asks one neighbour for what comes behind a place. False when that is nothing.
-    fn ask(&mut self, peer: PeerId, after: Option<Place>, trust: &Trust, fx: &mut Effects<'_>) -> bool {
-        let admitted = |place: &Place| trust.admits(&place.author, place.incarnation, place.seq);
-        let places = self.lacking.keys().filter(|place| after.is_none_or(|after| **place > after));
-        let places: Vec<Place> = places.filter(|place| admitted(place)).take(limits::WANTED_MAX).copied().collect();
-        let (Some(first), Some(last)) = (places.first().copied(), places.last().copied()) else { return false };
+    /// All that is lacking, in the order in which it is asked for: by the standing of its authors, and of these some of
+    /// each before more of one.
+    fn in_turn(&self, trust: &Trust) -> VecDeque<Place> {
+        let mut of_author = (None, 0);
+        let mut places = Vec::new();
+        for place in self.lacking.keys() {
+            let same = of_author.0 == Some(place.author);
+            of_author = (Some(place.author), if same { of_author.1 + 1 } else { 0 });
+            if trust.admits(&place.author, place.incarnation, place.seq) {
+                places.push((self.standing(&place.author), of_author.1 / TURN, *place));
+            }
+        }
+        places.sort_unstable();
+        places.into_iter().map(|(_, _, place)| place).collect()
+    }
+
+    /// Asks one neighbour for what is next. False when that is nothing.
+    fn ask(&mut self, peer: PeerId, fx: &mut Effects<'_>) -> bool {
+        let mut places = Vec::new();
+        while places.len() < limits::WANTED_MAX
+            && let Some(place) = self.queue.pop_front()
+        {
+            if self.lacking.contains_key(&place) {
+                places.push(place);
+            }
+        }
+        if places.is_empty() {
+            return false;
+        }
+        places.sort_unstable();
         let mut wanted: Vec<Places> = Vec::new();
-        for Place { author, incarnation, seq } in places {
+        for Place { author, incarnation, seq } in places.iter().copied() {
             match wanted.last_mut() {
                 Some(run) if (run.author, run.incarnation, run.last + 1) == (author, incarnation, seq) => {
                     run.last = seq;
@@ -165,7 +308,7 @@ impl Bodies {
             }
         }
         fx.send(peer, Frame::Want(wanted));
-        self.asked = Some(Asked { peer, first, last, until_ms: fx.now.mono_ms + ANSWER_MAX_MS });
+        self.asked = Some(Asked { peer, places, until_ms: fx.now.mono_ms + ANSWER_MAX_MS });
         true
     }
 
@@ -174,10 +317,9 @@ impl Bodies {
         let now = fx.now.mono_ms;
         if self.reading.is_none()
             && now >= self.next_read
-            && !self.is_full()
-            && let Some((log_id, range)) = self.unread.first_key_value()
+            && let Some((log_id, range)) = self.next_unread()
         {
-            self.reading = Some((*log_id, *range));
+            self.reading = Some((log_id, range));
             let ranges = vec![(log_id.0, log_id.1, range.0, range.1)];
             fx.out.push(Output::ReadLog { reader: LogReader::Lacking, ranges });
         }
@@ -187,7 +329,7 @@ impl Bodies {
 
     /// When [`Self::handle_timeout`] is due.
     pub(super) fn poll_timeout(&self) -> Option<u64> {
-        let read = (self.reading.is_none() && !self.is_full() && !self.unread.is_empty()).then_some(self.next_read);
+        let read = (self.reading.is_none() && self.next_unread().is_some()).then_some(self.next_read);
         let ask = match &self.asked {
             Some(asked) => Some(asked.until_ms),
             None => self.next_to_ask().map(|(at, _)| at),
@@ -198,8 +340,8 @@ impl Bodies {
 
 impl Logs {
     /// An entry is in the log without its body, which is for us.
-    pub(crate) fn note_lacking(&mut self, entry: &SignedEntry, fx: &mut Effects<'_>) {
-        self.bodies.note(entry, fx);
+    pub(crate) fn note_lacking(&mut self, entry: &SignedEntry, trust: &Trust, fx: &mut Effects<'_>) {
+        self.bodies.note(entry, Standing::of(&entry.author, &self.me, trust), fx);
         for peer in self.neighbours.keys() {
             self.bodies.consider(*peer, fx.now.mono_ms);
         }
@@ -224,17 +366,19 @@ impl Logs {
     }
 
     /// Our own standing has changed: looks through all logs for bodies that are for us now.
-    pub(crate) fn recount_bodies(&mut self, fx: &mut Effects<'_>) {
+    pub(crate) fn recount_bodies(&mut self, trust: &Trust, fx: &mut Effects<'_>) {
         if !fx.enforces(ProtocolRule::BodiesRecounted) {
             return;
         }
         for place in std::mem::take(&mut self.bodies.lacking).into_keys() {
+            self.bodies.free(&place.author);
             fx.delete(rows::lacking(&place));
         }
         let own = (self.me, self.incarnation);
         let logs = self.heads.iter().filter(|(log_id, head)| **log_id != own && head.seq > 0);
         for (log_id, head) in logs {
-            self.bodies.note_unread(*log_id, 1, head.seq, fx);
+            let standing = Standing::of(&log_id.0, &self.me, trust);
+            self.bodies.note_unread(*log_id, standing, (1, head.seq), fx);
         }
     }
 
@@ -249,12 +393,13 @@ impl Logs {
         let now = fx.now.mono_ms;
         self.bodies.next_read = now + READ_EVERY_MS;
         let Some((log_id, (first, last))) = self.bodies.reading.take() else { return };
+        let standing = Standing::of(&log_id.0, &self.me, trust);
         let mut next = if more { first } else { last + 1 };
         for entry in entries {
             if (entry.author, entry.entry.incarnation) != log_id {
                 continue;
             }
-            if self.bodies.is_full() {
+            if !self.bodies.has_room(&log_id.0, standing) {
                 next = entry.entry.seq;
                 break;
             }
@@ -262,16 +407,16 @@ impl Logs {
                 next = entry.entry.seq + 1;
             }
             if !entry.has_body() && trust.may_read(entry, &self.me) {
-                self.bodies.note(entry, fx);
+                self.bodies.note(entry, standing, fx);
             }
         }
         // Meanwhile more may have been added at either end.
-        if let Some(range) = self.bodies.unread.get_mut(&log_id).filter(|range| range.0 >= first) {
+        if let Some(range) = self.bodies.unread.get_mut(&(standing, log_id)).filter(|range| range.0 >= first) {
             range.0 = next;
             if range.0 <= range.1 {
                 fx.put(rows::unread(&log_id.0, log_id.1), range);
             } else {
-                self.bodies.unread.remove(&log_id);
+                self.bodies.unread.remove(&(standing, log_id));
                 fx.delete(rows::unread(&log_id.0, log_id.1));
             }
         }
@@ -343,11 +488,16 @@ impl Logs {
     }
 
     /// A neighbour has answered: it is asked for the rest.
-    pub(crate) fn handle_bodies(&mut self, from: PeerId, until: Option<Place>, trust: &Trust, fx: &mut Effects<'_>) {
+    pub(crate) fn handle_bodies(&mut self, from: PeerId, until: Option<Place>, fx: &mut Effects<'_>) {
         let Some(asked) = self.bodies.asked.take_if(|asked| asked.peer == from) else { return };
-        // An answer that looked at nothing is the last one.
-        let after = until.filter(|until| (asked.first..=asked.last).contains(until)).unwrap_or(asked.last);
-        self.bodies.ask(from, Some(after), trust, fx);
+        // Of an answer that looked at nothing, nothing more of this comes.
+        let first = asked.places.first();
+        if let Some(until) = until.filter(|until| first.is_some_and(|first| first <= until)) {
+            for place in asked.places.into_iter().filter(|place| *place > until).rev() {
+                self.bodies.queue.push_front(place);
+            }
+        }
+        self.bodies.ask(from, fx);
     }
 
     /// Authors of outcomes whose bodies are for us and lacking.

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Head, Logs};
+use super::{Head, Logs, has_room};
 use crate::effects::Effects;
 use crate::entry::SignedEntry;
 use crate::frame::{EntryItem, Frame};
@@ -44,7 +44,8 @@ impl LatestTruncation {
             next = run.last + 2;
         }
         // What says it is not gone itself.
-        let sound = body.runs.len() <= limits::TRUNCATED_RUNS_MAX
+        let sound = entry.len() <= limits::TRUNCATION_BYTES_MAX
+            && body.runs.len() <= limits::TRUNCATED_RUNS_MAX
             && body.runs.last().is_some_and(|run| run.last < entry.entry.seq);
         sound.then(|| Self { entry: entry.clone(), runs: body.runs })
     }
@@ -162,12 +163,12 @@ impl Logs {
     }
 
     /// Takes an author's truncation of its own log. True when it was news.
-    pub(super) fn apply_truncation(&mut self, entry: &SignedEntry, fx: &mut Effects<'_>) -> bool {
+    pub(super) fn apply_truncation(&mut self, entry: &SignedEntry, trust: &Trust, fx: &mut Effects<'_>) -> bool {
         let Some(latest) = LatestTruncation::read(entry) else { return false };
         let log_id = (entry.author, entry.entry.incarnation);
         let known = self.dropped.latest.get(&log_id);
-        let incarnations = self.dropped.latest.keys().filter(|(author, _)| *author == log_id.0).count();
-        if known.is_none() && incarnations >= limits::INCARNATIONS_MAX {
+        let incarnations = self.dropped.latest.range((log_id.0, Incarnation(0))..=(log_id.0, Incarnation(u32::MAX)));
+        if known.is_none() && !has_room(&log_id.0, incarnations.map(|((_, held), _)| *held), trust) {
             return false;
         }
         // What was gone stays gone: the rows have been deleted, and only the truncation explains it.
@@ -186,15 +187,16 @@ impl Logs {
             sweep.extend(gone);
             fx.put(rows::sweep(&log_id.0, log_id.1), sweep);
         }
-        self.dropped.latest.insert(log_id, latest);
+        let former = self.dropped.latest.insert(log_id, latest);
+        self.spending.note_beside(log_id.0, former.map_or(0, |former| former.entry.len()), entry.len());
         if !self.is_own(&log_id.0, log_id.1) {
-            self.step_over_runs(log_id, fx);
+            self.step_over_runs(log_id, trust, fx);
         }
         true
     }
 
     /// Steps over what comes next in a log and is gone.
-    pub(super) fn step_over_runs(&mut self, log_id: (PeerId, Incarnation), fx: &mut Effects<'_>) {
+    pub(super) fn step_over_runs(&mut self, log_id: (PeerId, Incarnation), trust: &Trust, fx: &mut Effects<'_>) {
         let Some(latest) = self.dropped.latest.get(&log_id) else { return };
         let before = self.heads.get(&log_id).copied();
         let mut head = before.unwrap_or(Head { seq: 0, hash: Hash::ZERO, hlc: 0 });
@@ -203,7 +205,7 @@ impl Logs {
                 head = Head { seq: run.last, hash: run.hash, hlc: run.hlc.max(head.hlc) };
             }
         }
-        let room = before.is_some() || self.incarnations(&log_id.0).count() < limits::INCARNATIONS_MAX;
+        let room = before.is_some() || has_room(&log_id.0, self.incarnations(&log_id.0).map(|(held, _)| held), trust);
         if head.seq > before.map_or(0, |head| head.seq) && room {
             self.heads.insert(log_id, head);
             self.spending.note_step(&log_id.0);

@@ -6,10 +6,10 @@ use crate::audience::Audience;
 use crate::calls::InferredEnding;
 use crate::calls::accept::{Accepted, accept};
 use crate::effects::{Effects, Then};
-use crate::entry::{self, Kind};
+use crate::entry::{self, Kind, Place};
 use crate::ids::{Hash, PeerId, PublicKey, ReqId};
 use crate::invites::Redeemed;
-use crate::io::{CallState, CmdId, Command, NewCall, Output, Refusal, Reply};
+use crate::io::{CallState, CmdId, Command, Edit, NewCall, Output, Refusal, Reply};
 use crate::limits;
 use crate::log;
 use crate::membership::{self, Naming};
@@ -41,6 +41,7 @@ impl Peer {
                 self.set_directory(&directory, fx);
                 Ok(Reply::Noted)
             }
+            Command::Edit(edit) => self.edit(edit, fx),
             Command::Stop => {
                 let asked = self.election.stop(fx);
                 let wait = if asked { STOP_WAIT_MS } else { 0 };
@@ -155,6 +156,20 @@ impl Peer {
         let entry = self.write(Kind::MEMBERSHIP, &entry::encode(change), fx);
         self.trust.take(entry);
         self.judge_changes(Judges::Now, fx);
+    }
+
+    // --- Rights -------------------------------------------------------------------------------------------------------
+
+    fn edit(&mut self, edit: Edit, fx: &mut Effects<'_>) -> Result<Reply, Refusal> {
+        membership::require_owner(&facts!(self))?;
+        let next = Place { author: self.local.me, incarnation: self.logs.incarnation(), seq: self.logs.own_seq() + 1 };
+        let entries = self.rights.judge(edit, next, fx.now.wall_ms << 16)?;
+        let written = entries.len();
+        for (kind, body) in entries {
+            let entry = self.write(kind, &body, fx);
+            self.apply(&entry, None, fx);
+        }
+        Ok(Reply::Edited { written })
     }
 
     // --- Directory ----------------------------------------------------------------------------------------------------

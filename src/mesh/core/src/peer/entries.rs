@@ -13,9 +13,9 @@ use crate::io::{CallState, Fact};
 use crate::limits;
 use crate::log::{self, Ingest};
 use crate::membership;
-use crate::policy;
 use crate::protocol_rule::ProtocolRule;
 use crate::record::{CancelRequest, Ending, Outcome, Payload, Source};
+use crate::rights;
 use crate::rows;
 use crate::spending::{self, Payer};
 use crate::trust::Judgement;
@@ -202,7 +202,7 @@ impl Peer {
         if entry.has_body() {
             self.apply_known(entry, left_ms, fx);
         } else if self.trust.may_read(entry, &self.local.me) {
-            self.logs.note_lacking(entry, fx);
+            self.logs.note_lacking(entry, &self.trust, fx);
         }
     }
 
@@ -222,6 +222,7 @@ impl Peer {
             Kind::OUTCOME => self.apply_outcome(entry, fx),
             Kind::CANCEL => self.apply_cancel(entry, fx),
             Kind::TRUNCATION => self.apply_truncation(entry, fx),
+            kind if kind.is_about_rights() => self.rights.hear(entry, &self.trust, fx),
             _ => {}
         }
     }
@@ -256,10 +257,13 @@ impl Peer {
             return;
         }
         if was_owner != self.trust.is_owner(&self.local.me) {
-            self.logs.recount_bodies(fx);
+            self.logs.recount_bodies(&self.trust, fx);
         }
+        self.refresh_devices();
+        self.rights.handle_trust(&self.trust, fx);
         fx.fact(Fact::Trust);
         fx.view_changed = true;
+        self.settle_authors(fx);
         match (was_excluded, self.is_excluded()) {
             (false, true) => {
                 fx.then(Then::Revoked);
@@ -270,24 +274,32 @@ impl Peer {
         }
         self.handle_halts(fx);
         self.refresh_neighbours(fx);
-        self.logs.ask_all(fx);
+        self.logs.ask_all(&self.trust, fx);
         for unrun in self.book.of_strangers(&facts!(self)) {
-            let finished = self.executor.deny(unrun, policy::STRANGER, &facts!(self), fx);
+            let finished = self.executor.deny(unrun, rights::STRANGER, &facts!(self), fx);
             self.finish(finished, fx);
         }
         let executor = &self.executor;
         self.book.free_strangers(|id| executor.has_any(id), &facts!(self), fx);
         self.end_undeliverable(fx);
         self.logs.resume_stopped(&self.trust, fx);
-        self.reattestation.read(&facts!(self), fx);
+        self.upkeep.reattestation.read(&facts!(self), fx);
+    }
+
+    /// Whatever is held by author, and is not its log: of those who do not belong any more it shrinks to what their
+    /// cut-offs need, and of those who belong again it is taken up.
+    pub(super) fn settle_authors(&mut self, fx: &mut Effects<'_>) {
+        self.nodes.settle(&self.local.me, &self.trust, fx);
+        self.logs.settle(&self.trust, fx);
     }
 
     fn apply_directory(&mut self, entry: &SignedEntry, fx: &mut Effects<'_>) {
         let (author, incarnation) = (entry.author, entry.entry.incarnation);
         let former = author == self.local.me && incarnation != self.logs.incarnation();
-        if former || !self.nodes.apply(entry, fx) {
+        if former || !self.nodes.apply(entry, &self.local.me, &self.trust, fx) {
             return;
         }
+        self.refresh_devices();
         self.refresh_candidates(fx);
         if self.logs.has_former_incarnation(&author, incarnation) {
             self.end_undeliverable(fx); // its store started anew
@@ -312,6 +324,9 @@ impl Peer {
             return; // it came by a dispatch, and is over
         }
         self.book.apply_header(entry, header, left_ms, &facts!(self), fx);
+        if let Some(denied) = self.book.denied_now(&id, &facts!(self), fx) {
+            self.write_inferred(&denied, fx);
+        }
         if author == me {
             // Of a former incarnation of ours: it has been durable, and others may have run it.
             self.book.release(&id, &facts!(self), fx);
@@ -332,7 +347,7 @@ impl Peer {
         if let Source::Relayed(target) = outcome.source
             && self.may_reattest(&entry.author, &outcome.id)
         {
-            self.reattestation.note_relayed(target, &outcome);
+            self.upkeep.reattestation.note_relayed(target, &outcome);
         }
         self.book.apply_told(entry, outcome, &facts!(self), fx);
     }
@@ -357,6 +372,7 @@ impl Peer {
         if self.logs.handle_truncation(entry, &self.trust, fx) {
             self.handle_halts(fx);
         }
+        self.rights.handle_truncation(entry, &self.logs, fx);
     }
 
     // --- What follows from them ---------------------------------------------------------------------------------------
@@ -460,7 +476,7 @@ impl Peer {
         self.invites.void_all(fx);
         self.incarnations.read_reissue(&me, &self.logs, fx);
         fx.fact(Fact::Warning("was restored to an older state, or copied; calls that it may have run do not run", me));
-        self.logs.ask_all(fx);
+        self.logs.ask_all(&self.trust, fx);
     }
 
     /// Our log and our calls are numbered anew. What was meant for the incarnation before does not start any more.

@@ -16,6 +16,7 @@ use crate::io::{Batch, Image, Now, Welcome};
 use crate::limits;
 use crate::nodes;
 use crate::record::{Genesis, Tier};
+use crate::rights;
 use crate::rows::{self, Head};
 use crate::trust::{Trust, genesis_of};
 
@@ -145,11 +146,19 @@ pub fn joined(
     // Only what trust itself has kept: the rest is of no use to anybody.
     let trust = peer.trust.records_in_order();
     let directory = directories_of_members(&peer.trust, &welcome.directory);
-    let left_out =
-        welcome.trust.len().saturating_sub(trust.len()) + welcome.directory.len().saturating_sub(directory.len());
+    let rights: Vec<&SignedEntry> = welcome
+        .rights
+        .iter()
+        .filter(|entry| entry.entry.mesh == peer.trust.mesh() && peer.trust.stands(&entry.place()))
+        .filter(|entry| rights::read(entry).is_some())
+        .collect();
+    let left_out = welcome.trust.len().saturating_sub(trust.len())
+        + welcome.directory.len().saturating_sub(directory.len())
+        + (welcome.rights.len() - rights.len());
     let mut writes = vec![incarnation, rows::fence().put(&welcome.fence)];
     writes.extend(trust.iter().map(|record| rows::trust(&record.hash).put(record)));
     writes.extend(directory.iter().map(|(author, record)| rows::directory(author).put(record)));
+    writes.extend(rights.iter().map(|entry| rows::statement(&entry.place()).put(*entry)));
     let rows = Batch { writes, sync: true };
     Ok(Joined { rows, node_id: member.node_id.clone(), tier: member.tier, left_out })
 }

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use super::glob::{NodePattern, ToolPattern};
-use super::names::WorkspaceId;
 use super::records::Binding;
+use crate::glob::{NodePattern, ToolPattern};
 use crate::ids::{NodeId, ToolName};
+use crate::people::WorkspaceId;
 
 /// Bindings of workspaces, for whoever asks what a workspace holds. Who may use what of it is [`super::View::decide`]'s.
 ///
@@ -36,7 +36,7 @@ impl WorkspaceBinder {
     #[must_use]
     pub fn allowed_tools(&self, workspace: &WorkspaceId, node: &NodeId, offered: &[ToolName]) -> Vec<String> {
         let holds = |tool: &&ToolName| {
-            let folded = super::view::folded(tool);
+            let folded = tool.folded();
             self.of(workspace).any(|binding| binding.holds(node.as_str(), &folded))
         };
         offered.iter().filter(holds).map(|tool| format!("node:{node}:{tool}")).collect()

@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::names::{Domain, PersonId, Principal, RuleRef};
 use super::records::{InvalidRecord, Note, OF_MAX};
 use crate::ids::{Hash, PeerId, ReqId, ToolName};
+use crate::people::{Domain, PersonId, Principal, RuleRef};
 
 /// Most consents that are kept at once.
 pub const CONSENTS_MAX: usize = 512;

@@ -7,10 +7,10 @@
 use super::consents::{Choice, Given};
 use super::decision::{Cause, Decision, Layer, OpenAsk, Request, Step};
 use super::merge::MergedRule;
-use super::names::{AgentName, Domain, PersonId, Principal, Role, RuleRef, Seat, WorkspaceId};
 use super::records::{Approver, Mode, RuleVerdict, Verdict, WAIT_MS_DEFAULT, Who};
-use super::view::{DeviceView, Space, ToolState, View, folded};
+use super::view::{DeviceView, Space, ToolState, View};
 use crate::ids::{Hash, NodeId, PeerId};
+use crate::people::{AgentName, Domain, PersonId, Principal, Role, RuleRef, Seat, WorkspaceId};
 use crate::record::Tier;
 
 /// Levels at most: an agent, and its person at three roles.
@@ -238,7 +238,7 @@ impl View {
         }
         path.push(Step::pass(Layer::Principal));
 
-        let (node, tool) = (target.facts.node.as_str(), folded(&request.tool));
+        let (node, tool) = (target.facts.node.as_str(), request.tool.folded());
         if let Some(credential) = &request.credential {
             let tokens = self.tokens.get(&credential.token).filter(|_| !credential.over);
             let Some(tokens) = tokens.filter(|tokens| tokens.iter().all(|token| token.holder == *principal)) else {
@@ -273,7 +273,7 @@ impl View {
         path.push(Step::pass(Layer::Local));
 
         if self.mode == Mode::Open {
-            if !super::tiers::may_use(origin.facts.tier, offered.owner_only) {
+            if origin.facts.tier != Tier::Owner && offered.owner_only {
                 return no(Layer::Open, Cause::OwnerOnly, path);
             }
             if request.workspace.is_some() {

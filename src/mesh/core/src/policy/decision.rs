@@ -2,10 +2,10 @@
 
 use std::fmt;
 
-use super::glob::ToolPattern;
-use super::names::{Domain, Principal, RuleRef, TokenId, WorkspaceId};
 use super::records::Verdict;
+use crate::glob::ToolPattern;
 use crate::ids::{Hash, PeerId, ReqId, ToolName};
+use crate::people::{Domain, Principal, RuleRef, TokenId, WorkspaceId};
 
 /// May this principal, at this device, use that tool of that device?
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -188,6 +188,34 @@ impl Cause {
             | Self::Owner
             | Self::Manager
             | Self::Own
+            | Self::Rule(_) => false,
+        }
+    }
+
+    /// True if it says no by what the target offers, or forbids itself; or because one of both devices is unknown.
+    #[must_use]
+    pub const fn is_of_target(&self) -> bool {
+        match self {
+            Self::DeviceUnknown
+            | Self::ToolAbsent
+            | Self::ToolPending
+            | Self::ToolChanged
+            | Self::Local(_)
+            | Self::OwnerOnly => true,
+            Self::PrincipalDevice
+            | Self::PrincipalUnknown
+            | Self::PrincipalSuspended
+            | Self::TokenOver
+            | Self::TokenScope
+            | Self::TierScope
+            | Self::WorkspaceUnknown
+            | Self::WorkspaceNotMember
+            | Self::WorkspaceScope
+            | Self::Open
+            | Self::Owner
+            | Self::Manager
+            | Self::Own
+            | Self::Default
             | Self::Rule(_) => false,
         }
     }

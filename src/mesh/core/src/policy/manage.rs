@@ -3,9 +3,9 @@
 //! It is asked where an edit is made, by the rights of that moment: asked elsewhere the answer would depend on the order
 //! in which edits arrive there.
 
-use super::names::{Domain, PersonId, Principal, Role, Seat, WorkspaceId};
 use super::records::{Key, Value};
 use super::view::View;
+use crate::people::{Domain, PersonId, Principal, Role, Seat, WorkspaceId};
 
 /// Why an edit is not made. The message is fit for a person.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -4,7 +4,6 @@
 //! whoever took something away has taken it away, whatever somebody else wrote who did not know of it. Only texts,
 //! which give nothing, are the newest's. A head that cannot be read gives nothing and takes all that it may concern.
 
-use super::names::{PersonId, Role, RuleRef};
 use super::records::{
     Agent, Approver, Binding, Check, Device, DeviceTools, Mode, Otherwise, Person, Rule, RuleVerdict, Terms, Title,
     Token, Value, Verdict, WAIT_MS_DEFAULT, Workspace,
@@ -12,6 +11,7 @@ use super::records::{
 use super::register::{Register, Statement};
 use super::said::Content;
 use crate::entry::Place;
+use crate::people::{PersonId, Role, RuleRef};
 
 /// The heads of one register, of which each is a value, a deletion or unreadable.
 pub(super) struct Heads<'a> {

@@ -6,11 +6,11 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::glob::{AgentPattern, NodePattern, ToolPattern};
-use super::names::{AgentName, Name, PersonId, Principal, Role, RuleRef, Seat, TokenId, WorkspaceId, text_form};
 use crate::entry::Kind;
-use crate::ids::{Hash, InvalidId, NodeId, PeerId, ToolName, text_id};
+use crate::glob::{AgentPattern, NodePattern, ToolPattern};
+use crate::ids::{Hash, InvalidId, NodeId, PeerId, ToolName, text_form, text_id};
 use crate::limits;
+use crate::people::{AgentName, Name, PersonId, Principal, Role, RuleRef, Seat, TokenId, WorkspaceId};
 
 /// Most patterns in one list.
 pub const LIST_MAX: usize = 64;

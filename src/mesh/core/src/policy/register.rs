@@ -5,12 +5,13 @@
 //! several heads amount to is told in `merge`. So peers with equal sets agree, in whatever order they were filled.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use super::names::{Domain, Principal, RuleRef, WorkspaceId};
 use super::records::{InvalidRecord, Key, Value};
-use super::said::{Content, KNEW_MAX, Known, Said};
+use super::said::{Content, KNEW_MAX, Said};
 use crate::entry::Place;
-use crate::ids::{Incarnation, PeerId};
+use crate::ids::{Incarnation, Known, PeerId};
+use crate::people::{Domain, Principal, RuleRef, WorkspaceId};
 
 /// Most people.
 pub const PEOPLE_MAX: usize = 256;
@@ -139,26 +140,28 @@ impl Register {
 /// All that people have said about rights: a set of statements, by key.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Policy {
-    registers: BTreeMap<Key, Register>,
+    /// Shared with whoever tries an edit out.
+    registers: BTreeMap<Key, Arc<Register>>,
 }
 
 impl Policy {
     /// Adds a statement; `false` if it is there already.
     pub fn insert(&mut self, place: Place, statement: Statement) -> bool {
-        self.registers.entry(statement.said.key.clone()).or_default().insert(place, statement)
+        let register = self.registers.entry(statement.said.key.clone()).or_default();
+        Arc::make_mut(register).insert(place, statement)
     }
 
     /// Adds all that another has.
     pub fn merge(&mut self, other: &Self) {
         for (key, register) in &other.registers {
-            self.registers.entry(key.clone()).or_default().merge(register);
+            Arc::make_mut(self.registers.entry(key.clone()).or_default()).merge(register);
         }
     }
 
     /// What was said of a key.
     #[must_use]
     pub fn register(&self, key: &Key) -> Option<&Register> {
-        self.registers.get(key)
+        self.registers.get(key).map(AsRef::as_ref)
     }
 
     /// All keys of which something was said, in order.
@@ -178,7 +181,21 @@ impl Policy {
     /// Drops replaced statements of a key, see [`Register::forget`].
     pub fn forget(&mut self, key: &Key, stands: &dyn Fn(&Place) -> bool, forget: &dyn Fn(&Place) -> bool) {
         if let Some(register) = self.registers.get_mut(key) {
-            register.forget(stands, forget);
+            Arc::make_mut(register).forget(stands, forget);
+        }
+    }
+
+    /// True if this, and nothing else, is what holds of a key; `None`: that there is nothing.
+    #[must_use]
+    pub fn says(&self, key: &Key, value: Option<&Value>, stands: &dyn Fn(&Place) -> bool) -> bool {
+        let heads = self.registers.get(key).map(|register| register.heads(stands)).unwrap_or_default();
+        let said = heads.iter().map(|(_, statement)| &statement.said.content);
+        match value {
+            None => said.into_iter().all(|content| *content == Content::Deleted),
+            Some(value) => {
+                let mut said = said.map(|content| matches!(content, Content::Value(said) if **said == *value));
+                said.next() == Some(true) && said.next().is_none()
+            }
         }
     }
 
@@ -282,7 +299,7 @@ impl Policy {
     pub(super) fn rules_of(&self, domain: &Domain) -> impl Iterator<Item = (&RuleRef, &Register)> {
         self.registers.iter().filter_map(move |(key, register)| {
             let Key::Rule(rule) = key else { return None };
-            (rule.domain == *domain).then_some((rule, register))
+            (rule.domain == *domain).then_some((rule, &**register))
         })
     }
 
@@ -290,7 +307,7 @@ impl Policy {
     pub(super) fn bindings_of(&self, of: &WorkspaceId) -> impl Iterator<Item = (&super::Name, &Register)> {
         self.registers.iter().filter_map(move |(key, register)| {
             let Key::Binding(workspace, name) = key else { return None };
-            (workspace == of).then_some((name, register))
+            (workspace == of).then_some((name, &**register))
         })
     }
 }

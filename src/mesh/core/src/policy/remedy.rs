@@ -4,11 +4,11 @@ use std::fmt;
 
 use super::decide::{Asker, Judging, Strength};
 use super::decision::{Cause, Decision, OpenAsk, Request};
-use super::glob::ToolPattern;
-use super::names::{Domain, Principal, RuleRef, WorkspaceId};
 use super::records::Verdict;
 use super::view::View;
+use crate::glob::ToolPattern;
 use crate::ids::ToolName;
+use crate::people::{Domain, Principal, RuleRef, WorkspaceId};
 
 /// Something that would make a call run, or be asked where it is denied.
 #[derive(Debug, Clone, PartialEq, Eq)]

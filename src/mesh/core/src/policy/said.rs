@@ -3,24 +3,13 @@
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
-use super::names::Principal;
 use super::records::{InvalidRecord, Key, TOOLS_BYTES_MAX, Value};
 use crate::entry::{decode, encode};
-use crate::ids::{Incarnation, PeerId};
+use crate::ids::Known;
+use crate::people::Principal;
 
 /// Most logs that one statement says it knew.
-pub const KNEW_MAX: usize = 64;
-
-/// How far a log is known.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Known {
-    /// Author of the log.
-    pub author: PeerId,
-    /// Incarnation of that author's store.
-    pub incarnation: Incarnation,
-    /// Place of the last entry about rights that is known.
-    pub seq: u64,
-}
+pub const KNEW_MAX: usize = crate::limits::MARK_MAX;
 
 /// What is said of a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -156,7 +145,7 @@ mod tests {
     };
     use super::super::{Role, Seat};
     use super::*;
-    use crate::ids::Hash;
+    use crate::ids::{Hash, Incarnation, PeerId};
 
     fn said(key: Key, content: Content) -> Said {
         let knew = vec![Known { author: PeerId([7; 32]), incarnation: Incarnation(3), seq: 9 }];

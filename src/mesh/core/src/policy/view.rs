@@ -4,21 +4,20 @@
 //! A view is compiled once and then kept up key by key ([`View::refresh`]): what a change costs does not grow with the
 //! mesh. It is cheap enough to be cloned for each snapshot that is shown.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::consents::Consents;
 use super::decision::Request;
-use super::glob::ToolPattern;
 use super::merge::{Heads, MergedBinding, MergedDevice, MergedRule};
-use super::names::{AgentName, Domain, Name, PersonId, Principal, Role, RuleRef, Seat, TokenId, WorkspaceId};
 use super::records::{
     Agent, Check, DeviceTools, Key, Mode, Person, Rule, RuleVerdict, Title, Token, Verdict, Workspace,
 };
 use super::register::Policy;
 use crate::entry::{Place, encode};
+use crate::glob::ToolPattern;
 use crate::ids::{Hash, NodeId, PeerId, ToolName};
+use crate::people::{AgentName, Domain, Name, PersonId, Principal, Role, RuleRef, Seat, TokenId, WorkspaceId};
 use crate::record::{Tier, ToolDecl};
 
 /// What the mesh knows of one member.
@@ -82,7 +81,7 @@ impl ToolState {
 }
 
 /// See the module.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct View {
     pub(super) mode: Mode,
     pub(super) people: BTreeMap<PersonId, Person>,
@@ -100,7 +99,7 @@ pub struct View {
 }
 
 /// A workspace, or the mesh, with its rules.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Space {
     pub(super) workspace: Workspace,
     pub(super) bindings: Vec<MergedBinding>,
@@ -121,14 +120,14 @@ impl Space {
     }
 }
 
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct SaidOfDevice {
     device: MergedDevice,
     tools: Option<DeviceTools>,
 }
 
 /// A member, with what people said about it.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub(super) struct DeviceView {
     pub(super) facts: DeviceFacts,
     pub(super) people: Vec<PersonId>,
@@ -138,21 +137,11 @@ pub(super) struct DeviceView {
     pub(super) tools: BTreeMap<Box<str>, ToolView>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub(super) struct ToolView {
     pub(super) name: ToolName,
     pub(super) state: ToolState,
     pub(super) owner_only: bool,
-}
-
-/// A tool's name as patterns meet it.
-pub(super) fn folded(tool: &ToolName) -> Cow<'_, str> {
-    let text = tool.as_str();
-    if text.bytes().any(|b| b.is_ascii_uppercase()) {
-        Cow::Owned(text.to_ascii_lowercase())
-    } else {
-        Cow::Borrowed(text)
-    }
 }
 
 impl DeviceView {
@@ -160,7 +149,7 @@ impl DeviceView {
         let mut tools = BTreeMap::new();
         for offered in &facts.tools {
             // Of two names that are equal in small letters the first is offered.
-            tools.entry(folded(&offered.name).into()).or_insert_with(|| ToolView {
+            tools.entry(offered.name.folded().into()).or_insert_with(|| ToolView {
                 name: offered.name.clone(),
                 state: ToolState::of(offered, said.tools.as_ref()),
                 owner_only: offered.owner_only,

@@ -57,7 +57,9 @@ pub fn call(node: &(impl ToString + ?Sized), tool: &str) -> NewCall {
         ttl_ms: 60_000,
         timeout_ms: 1_000,
         effect: None,
-        principal: "owner".to_owned(),
+        principal: None,
+        credential: None,
+        workspace: None,
         client_key: None,
     }
 }
@@ -74,9 +76,12 @@ pub fn header(origin: &PeerId, counter: u64, target: PeerId, tool: &str) -> Head
         ttl_ms: 60_000,
         accepted_ms: WALL_MS,
         timeout_ms: 60_000,
-        principal: "owner".to_owned(),
+        principal: "device:attic".parse().unwrap(),
+        token: None,
+        workspace: None,
+        rule: String::new(),
+        mark: Vec::new(),
         client_key: None,
-        needs_approval: false,
         target_incarnation: None,
     }
 }

@@ -68,7 +68,8 @@ impl Record {
             }
             ChangeKind::Approved { after, .. } => after.len() <= limits::CHANGES_NAMED_MAX,
         };
-        if !within || change.stands.len() > limits::CHANGES_NAMED_MAX {
+        if !within || change.stands.len() > limits::CHANGES_NAMED_MAX || change.rights.len() > limits::INCARNATIONS_MAX
+        {
             return None;
         }
         change.stands.sort_unstable();
@@ -86,6 +87,16 @@ impl Record {
     /// True if it ends the authority that its subject had as an owner, if it had one.
     pub(super) fn is_limit(&self) -> bool {
         self.tier() != Some(Tier::Owner)
+    }
+
+    /// Of an approval to less than owner: how far what its subject said about rights stands, by incarnation.
+    pub(super) fn rights_until(&self) -> BTreeMap<Incarnation, u64> {
+        let mut until = BTreeMap::new();
+        for (incarnation, seq) in &self.change.rights {
+            let last = until.entry(*incarnation).or_insert(*seq);
+            *last = (*last).min(*seq);
+        }
+        until
     }
 
     pub(super) fn is_leave(&self) -> bool {

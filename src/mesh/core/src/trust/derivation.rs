@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::argumentation::{Graph, Node, Positions, raise};
 use super::{AwaitingReapproval, KnownEpochs, Member, Membership, Revocation, genesis_of};
 use crate::entry::SignedEntry;
-use crate::ids::{Hash, NodeId, PeerId};
+use crate::ids::{Hash, Incarnation, NodeId, PeerId};
 use crate::limits;
 use crate::protocol_rule::{ProtocolRule, ProtocolRules};
 use crate::record::{ChangeKind, Tier};
@@ -78,6 +78,21 @@ impl<'g, 'a> About<'g, 'a> {
         known.get(&node.record.log()).is_some_and(|known| *known >= node.record.position())
     }
 
+    /// How far what the peer said about rights stands, if it was lowered since; `None`: as far as its log does. Of
+    /// several who lowered it each must have seen what stands.
+    fn rights_until(&self) -> Option<BTreeMap<Incarnation, u64>> {
+        let lowering = self.approvals.iter().map(|(node, _)| *node).filter(|node| node.record.is_limit());
+        let unknown = lowering.filter(|node| !self.is_known(node, true));
+        unknown.map(|node| node.record.rights_until()).reduce(|mut all, other| {
+            all.retain(|incarnation, last| {
+                let seen = other.get(incarnation).copied();
+                *last = (*last).min(seen.unwrap_or(0));
+                seen.is_some()
+            });
+            all
+        })
+    }
+
     /// The approvals that know every revocation, and among them the one that decides: it knows, if it is one as owner,
     /// every approval to less as well; and none that does so is later. Of those that did not know each other the lowest
     /// tier decides.
@@ -128,6 +143,7 @@ pub(super) fn membership(graph: &Graph<'_>, genesis: &SignedEntry, rules: Protoc
         ordered.push((0, founder, member));
     }
     let mut derived = Membership::default();
+    derived.said_rights.insert(founder, None);
     let inherited = graph.known_epochs();
     for (peer, about) in &all {
         let (admitting, best) = about.deciding(rules);
@@ -163,6 +179,9 @@ pub(super) fn membership(graph: &Graph<'_>, genesis: &SignedEntry, rules: Protoc
         }
         let lowering = about.approvals.iter().map(|(node, _)| *node).filter(|node| node.record.is_limit());
         let ending = lowering.chain(about.revocations.iter().copied()).filter(|node| !about.is_known(node, true));
+        if *peer == founder || about.approvals.iter().any(|(node, _)| !node.record.is_limit()) {
+            derived.said_rights.insert(*peer, about.rights_until());
+        }
         let own = ending.map(|node| KnownEpochs { counter: node.record.change.fence, ended: *peer }).min();
         // Whoever was made an owner by no word that stands proves as much as whoever said so.
         let refused = about.refused.iter().filter(|(node, _)| !node.record.is_limit());

@@ -65,7 +65,7 @@ fn by(author: u64, seq: u64, grant: Hash) -> Word {
 impl Word {
     fn says(&self, subject: u64, what: ChangeKind) -> SignedEntry {
         let Self { incarnation, author, seq, grant, stands, fence } = self.clone();
-        let body = encode(&MembershipChange { subject: key(subject), grant, stands, fence, what });
+        let body = encode(&MembershipChange { subject: key(subject), grant, stands, rights: Vec::new(), fence, what });
         signed(incarnation, author, seq, MeshId(root().0), Kind::MEMBERSHIP, body)
     }
 

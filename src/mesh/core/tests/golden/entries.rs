@@ -1,9 +1,15 @@
 //! Entries of every kind, as they are signed, stored and sent.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use mesh_core::crypto::{Signer as _, Symbolic};
 use mesh_core::entry::{Kind, SignedEntry, encode};
 use mesh_core::ids::{Hash, Incarnation, MeshId, Signature};
+use mesh_core::policy::{
+    Agent, Binding, Check, Content, Device, DeviceTools, Key, Known, Mode, Otherwise, Person, Role, Rule, RuleVerdict,
+    Said, Terms, Token, Value, Verdict, Workspace,
+};
 use mesh_core::record::{
     CancelRequest, ChangeKind, Directory, Effect, Ending, Genesis, Header, MembershipChange, Outcome, Payload, Source,
     Tier, ToolDecl, TruncatedRun, Truncation,
@@ -11,6 +17,63 @@ use mesh_core::record::{
 use mesh_core::test_kit::{Author, at, header, offers, outcome, tool};
 
 const FILE: &str = "entries.txt";
+
+/// One statement of each kind about rights.
+fn rights() -> Vec<(&'static str, Key, Content)> {
+    fn parse<T: std::str::FromStr<Err: std::fmt::Debug>>(text: &str) -> T {
+        text.parse().unwrap()
+    }
+    let (peer, ws) = (Symbolic::new(8).public_key().peer_id(), || parse("family"));
+    let tools = || Some(vec![parse("node:hub:lights.*"), parse("tv.?")]);
+    let person = Person { title: parse("Mia"), role: Role::Admin, logins: vec![Hash([1; 32])], suspended: true };
+    let token = Token {
+        holder: parse("agent:sean/ha"),
+        hash: Hash([2; 32]),
+        nodes: Some(vec![parse("cam-*")]),
+        tools: tools(),
+        read_only: true,
+        expires_ms: Some(77),
+    };
+    let otherwise = Otherwise { agents: Verdict::Ask, ..Otherwise::default() };
+    let rule = Rule {
+        who: Some(vec![parse("agent:*/claude"), parse("role:guest"), parse("mia")]),
+        nodes: Some(vec![parse("hub")]),
+        tools: tools(),
+        approvers: Some(vec![parse("self"), parse("role:owner")]),
+        wait_ms: Some(5000),
+        note: parse("n"),
+        ..Rule::of(RuleVerdict::Ask)
+    };
+    let terms = Some(Terms { scope: tools(), lasts_ms: Some(1), one_time: true });
+    let device = Device { title: parse("t"), icon: parse("i"), people: vec![parse("mia")], terms };
+    let check = Check {
+        principal: parse("device:panel"),
+        workspace: Some(ws()),
+        node: parse("hub"),
+        tool: parse("lock.open"),
+        expect: Verdict::Ask,
+    };
+    let approved = BTreeMap::from([(parse("Lights.On"), Hash([3; 32]))]);
+    let value = |value| Content::Value(Box::new(value));
+    vec![
+        ("person", Key::Person(parse("mia")), value(Value::Person(person))),
+        ("agent", Key::Agent(parse("mia"), parse("claude")), value(Value::Agent(Agent::default()))),
+        ("token", Key::Token(parse("ha")), value(Value::Token(token))),
+        (
+            "workspace",
+            Key::Workspace(ws()),
+            value(Value::Workspace(Workspace { title: parse("F"), icon: parse("x"), otherwise })),
+        ),
+        ("member", Key::Member(ws(), parse("device:panel")), value(Value::Member(Role::Guest))),
+        ("binding", Key::Binding(ws(), parse("main")), value(Value::Binding(Binding { nodes: None, tools: tools() }))),
+        ("rule", Key::Rule(parse("family/doors")), value(Value::Rule(rule))),
+        ("rule-deleted", Key::Rule(parse("mesh/doors")), Content::Deleted),
+        ("device", Key::Device(peer), value(Value::Device(device))),
+        ("mode", Key::Mode, value(Value::Mode(Mode::Workspaces))),
+        ("check", Key::Check(parse("c")), value(Value::Check(check))),
+        ("tools", Key::Tools(peer), value(Value::Tools(DeviceTools { approved }))),
+    ]
+}
 
 /// One author's log, with every field of every body set at least once.
 fn golden() -> Vec<(&'static str, SignedEntry)> {
@@ -30,6 +93,7 @@ fn golden() -> Vec<(&'static str, SignedEntry)> {
         platform: "linux".to_owned(),
         version: "0.1.0".to_owned(),
         services: vec![1, 2],
+        deny: vec!["files.*".parse().unwrap()],
         ..offers(vec![
             ToolDecl { description: "says it again".to_owned(), ..tool("echo", Effect::None) },
             ToolDecl { owner_only: true, ..tool("print", Effect::Once) },
@@ -64,7 +128,7 @@ fn golden() -> Vec<(&'static str, SignedEntry)> {
     let grant = genesis.hash;
     let change = |what| {
         let stands = vec![Hash::of(b"a change that stands")];
-        encode(&MembershipChange { subject: other, grant, stands, fence: 40, what })
+        encode(&MembershipChange { subject: other, grant, stands, rights: vec![(Incarnation(1), 6)], fence: 40, what })
     };
     let mut entries = vec![("genesis", genesis)];
     for (name, kind, body) in [
@@ -82,6 +146,12 @@ fn golden() -> Vec<(&'static str, SignedEntry)> {
         ("truncation", Kind::TRUNCATION, encode(&truncation)),
     ] {
         entries.push((name, author.says(kind, body)));
+    }
+    for (name, key, value) in rights() {
+        let knew = vec![Known { author: me, incarnation: Incarnation(1), seq: 3 }];
+        let (kind, by, content) = (key.kind(), "person:anna".parse().unwrap(), value);
+        let said = Said { key, content, generation: 2, knew, by, declared: true };
+        entries.push((name, author.says(kind, said.to_body().unwrap())));
     }
     let unknown = author.entry(Kind(98), b"\x03anything".to_vec(), |entry| entry.critical = true);
     entries.push(("of-a-newer-version", unknown));
@@ -116,6 +186,7 @@ fn entries_of_every_kind_read_as_what_was_written() {
             Kind::OUTCOME => read.record::<Outcome>().map(|body| encode(&body)),
             Kind::CANCEL => read.record::<CancelRequest>().map(|body| encode(&body)),
             Kind::TRUNCATION => read.record::<Truncation>().map(|body| encode(&body)),
+            kind if kind.is_about_rights() => read.body().and_then(Said::from_body).map(|body| body.to_body().unwrap()),
             _ => read.body().map(<[u8]>::to_vec),
         };
         assert_eq!(again.as_deref(), entry.body(), "{name}");

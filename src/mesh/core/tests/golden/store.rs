@@ -6,7 +6,8 @@ use mesh_core::config::Config;
 use mesh_core::crypto::Symbolic;
 use mesh_core::entry::{Kind, Place, encode};
 use mesh_core::ids::{Hash, Incarnation, PeerId, ReqId};
-use mesh_core::io::{Batch, CallState, Command, NewCall, Reply, Space, View, Write};
+use mesh_core::io::{Batch, CallState, Command, Edit, NewCall, Reply, Space, View, Write};
+use mesh_core::policy::{Key, Person, Value};
 use mesh_core::record::{CancelRequest, Effect, Ending, Tier};
 use mesh_core::rows::{self, OpenKey, Row, RowKey};
 use mesh_core::test_kit::{self, Author, Machine, Net, at, id, outcome};
@@ -72,6 +73,10 @@ fn golden() -> Vec<Write> {
     net.ask(DEVICE, NewCall { effect: Some(Effect::Once), ..call(2) });
     let invite = Command::Invite { secret: secret(), tier: Tier::Shared, ttl_ms: 600_000 };
     assert_eq!(net.command(DEVICE, invite), Reply::Invited);
+    let changes = vec![(Key::Person("mia".parse().unwrap()), Some(Value::Person(Person::default())))];
+    let by = "person:owner".parse().unwrap();
+    let edit = Command::Edit(Edit { by, changes, declared: false, force: false });
+    assert_eq!(net.command(DEVICE, edit), Reply::Edited { written: 1 });
 
     let disk = &net.devices[DEVICE].machine.disk;
     let all = |space| disk.scan(space, Vec::new(), vec![u8::MAX; 64]).map(move |(key, value)| (space, key, value));
@@ -82,6 +87,8 @@ fn golden() -> Vec<Write> {
     let by_hand = [
         rows::claim_floor().put(&40_000),
         rows::sweep(&id(2), Incarnation(1)).put(&vec![(3, 4), (9, 9)]),
+        rows::unheard(&id(8), Incarnation(2)).put(&(4, 9)),
+        rows::directory_at(&id(9)).put(&(7, Place { author: id(9), incarnation: Incarnation(8), seq: 6 })),
         rows::void(&id(9), Incarnation(8)).put(&rows::VoidRow { first: 3, last: 5 }),
     ];
     for row in by_hand {
@@ -129,6 +136,7 @@ fn again(space: Space, key: &[u8], value: &[u8]) -> Option<(&'static str, Write)
             let (blob, peer) = key.split_at(32);
             put("blob reader", rows::blob_reader(&hash(blob)?, &PeerId::from_slice(peer)?), value)
         }
+        Space::Policy => put("statement", rows::statement(&rows::place_of(key)?), value),
         Space::ForgottenMarks => put("forgotten mark", rows::forgotten_mark(&rows::series_of(key)?), value),
     }
 }
@@ -150,9 +158,16 @@ fn meta(key: &[u8], value: &[u8]) -> Option<(&'static str, Write)> {
     if let Some(place) = rows::unsupported_of(key) {
         return put("unsupported", key, rows::unsupported(&place?), value);
     }
+    if let Some(author) = rows::directory_at_of(key) {
+        return put("directory at", key, rows::directory_at(&author?), value);
+    }
     if let Some(log) = rows::void_of(key) {
         let (author, incarnation) = log?;
         return put("void", key, rows::void(&author, incarnation), value);
+    }
+    if let Some(log) = rows::unheard_of(key) {
+        let (author, incarnation) = log?;
+        return put("unheard", key, rows::unheard(&author, incarnation), value);
     }
     put("fence", key, rows::fence(), value)
         .or_else(|| put("incarnation", key, rows::incarnation(), value))
@@ -164,7 +179,7 @@ fn meta(key: &[u8], value: &[u8]) -> Option<(&'static str, Write)> {
 }
 
 /// Everything that a row can be.
-const ALL: [&str; 25] = [
+const ALL: [&str; 28] = [
     "age",
     "boot",
     "call",
@@ -173,6 +188,7 @@ const ALL: [&str; 25] = [
     "client key",
     "counter",
     "directory",
+    "directory at",
     "early cancel",
     "early outcome",
     "entry",
@@ -185,9 +201,11 @@ const ALL: [&str; 25] = [
     "invite",
     "journal",
     "open call",
+    "statement",
     "sweep",
     "truncation",
     "trust",
+    "unheard",
     "unsupported",
     "void",
 ];
@@ -247,6 +265,7 @@ fn a_peer_takes_up_its_work_from_it() {
             node("strange", owner, false)
         ]
     );
+    assert!(view.rights.person(&"mia".parse().unwrap()).is_some());
     assert_eq!((view.mesh_name.as_str(), view.forked), ("home", vec![id(9)]));
     let open: Vec<_> = machine.peer().open_calls().filter(|call| matches!(call.state, CallState::Open(_))).collect();
     assert_eq!(

@@ -187,7 +187,7 @@ fn s31_digests_are_answered_at_a_pace() {
     let mut honest = Honest::new();
     let liar = honest.author(1);
     honest.admit(&liar, Tier::Shared);
-    let empty = || Frame::Digest { rows: Vec::new(), changes: Hash::ZERO };
+    let empty = || Frame::Digest { authors: Authors::ALL, rows: Vec::new(), changes: Hash::ZERO };
     let mut answered = 0;
     for _ in 0..500 {
         let out = honest.hears(&liar, empty());
@@ -289,7 +289,7 @@ fn s05_a_dispatch_brings_no_more_headers_into_the_book_than_the_share_of_their_o
     honest.admit(&accomplice, Tier::Owner);
     let me = honest.id();
     let led = honest.peer().view().gateway.unwrap();
-    honest.hears(&accomplice, Frame::Digest { rows: Vec::new(), changes: Hash::ZERO });
+    honest.hears(&accomplice, Frame::Digest { authors: Authors::ALL, rows: Vec::new(), changes: Hash::ZERO });
     let epoch = Epoch { counter: led.counter + 1, class: 3, peer: accomplice.id() };
     let mut busy = 0;
     for counter in 1..=50 {

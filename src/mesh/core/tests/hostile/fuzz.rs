@@ -11,7 +11,7 @@ use mesh_core::audience::Audience;
 use mesh_core::config::Config;
 use mesh_core::entry::Place;
 use mesh_core::epoch::Fence;
-use mesh_core::frame::{DigestRow, EntryItem, Places};
+use mesh_core::frame::{Authors, DigestRow, EntryItem, Places};
 use mesh_core::ids::PublicKey;
 use mesh_core::io::{Batch, Image, Welcome, Write};
 use mesh_core::peer::{BootError, Peer, joined};
@@ -80,6 +80,17 @@ impl Scene {
             ("call", Kind::CALL),
             ("outcome", Kind::OUTCOME),
             ("cancel", Kind::CANCEL),
+            ("person", Kind(10)),
+            ("agent", Kind(11)),
+            ("token", Kind(12)),
+            ("workspace", Kind(13)),
+            ("member", Kind(14)),
+            ("binding", Kind(15)),
+            ("rule", Kind(16)),
+            ("device", Kind(17)),
+            ("mode", Kind(18)),
+            ("check", Kind(19)),
+            ("tools", Kind(21)),
             ("checkpoint", Kind::CHECKPOINT),
             ("truncation", Kind::TRUNCATION),
             ("of-a-newer-version", Kind(98)),
@@ -237,7 +248,10 @@ impl Scene {
                 let grant = self.desk.peer().grant_of(&self.liar.id()).unwrap_or(Hash::ZERO);
                 let (subject, grant, stands) = (self.key(), self.mostly(grant, Self::hash), self.hashes());
                 let fence = self.number(1);
-                (Kind::MEMBERSHIP, encode(&MembershipChange { subject, grant, stands, fence, what }))
+                (
+                    Kind::MEMBERSHIP,
+                    encode(&MembershipChange { subject, grant, stands, rights: Vec::new(), fence, what }),
+                )
             }
             2 | 3 => {
                 let (me, liar) = (self.desk.id(), self.liar.id());
@@ -250,7 +264,7 @@ impl Scene {
                     ttl_ms: self.number(60_000),
                     timeout_ms: self.number(1_000),
                     accepted_ms: self.number(1_800_000_000_000),
-                    principal: self.mostly("owner".to_owned(), Self::text),
+                    rule: self.mostly(String::new(), Self::text),
                     client_key: self.mostly(None, |scene| Some(scene.text())),
                     target_incarnation: self.mostly(None, |scene| Some(scene.incarnation())),
                     ..header(&liar, 1, me)
@@ -358,7 +372,7 @@ impl Scene {
                     stopped: self.mutation.once_in(2),
                 });
                 let rows = rows.collect();
-                Frame::Digest { rows, changes: self.hash() }
+                Frame::Digest { authors: Authors::ALL, rows, changes: self.hash() }
             }
             6..=11 => Frame::Entries { entries: self.items(), more: self.mutation.once_in(3) },
             12 => {
@@ -609,7 +623,7 @@ fn fuzz_stored_rows_start_or_are_named() {
         }
         let new = NewCall { client_key: Some("order-7".to_owned()), ..test_kit::call("peer-1", "echo") };
         desk.command(Command::Call(new));
-        let digest = Frame::Digest { rows: Vec::new(), changes: Hash::ZERO };
+        let digest = Frame::Digest { authors: Authors::ALL, rows: Vec::new(), changes: Hash::ZERO };
         desk.step(Input::Recv(test_kit::id(0), digest));
         desk.pass(2_000);
         // And once more, from what it has made of them.

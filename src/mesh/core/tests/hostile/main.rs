@@ -6,6 +6,7 @@ mod fuzz;
 mod merge;
 mod rates;
 mod truncation;
+mod unpaid;
 
 use std::ops::{Deref, DerefMut};
 
@@ -13,7 +14,7 @@ use mesh_core::config::Config;
 use mesh_core::crypto::{Signer as _, Symbolic};
 use mesh_core::entry::{Entry, Kind, SignedEntry, encode};
 use mesh_core::epoch::{Claim, Epoch};
-use mesh_core::frame::{Answer, AnswerKind, Beacon, Dispatch, Frame, Phase};
+use mesh_core::frame::{Answer, AnswerKind, Authors, Beacon, Dispatch, Frame, Phase};
 use mesh_core::ids::{Hash, Incarnation, MeshId, PeerId, ReqId};
 use mesh_core::io::{CallState, Command, Fact, Input, NewCall, Now, Output, Refusal, Reply, Space};
 use mesh_core::limits;
@@ -219,7 +220,7 @@ fn s17_whoever_shows_itself_all_the_time_is_not_asked_for_bodies_all_the_time() 
     honest.hears(&liar, pushed(withheld));
     let mut wanted = 0;
     for _ in 0..200 {
-        let digest = Frame::Digest { rows: Vec::new(), changes: Hash::ZERO };
+        let digest = Frame::Digest { authors: Authors::ALL, rows: Vec::new(), changes: Hash::ZERO };
         let mut out = honest.hears(&liar, digest);
         out.extend(honest.hears(&liar, Frame::Bodies { entries: Vec::new(), until: None }));
         out.extend(honest.pass(20));
@@ -253,7 +254,7 @@ fn a_header_over_the_limits_or_of_another_origin_is_kept_but_not_acted_on() {
         with(|h| h.ttl_ms = u64::MAX),
         with(|h| h.ttl_ms = 0),
         with(|h| h.timeout_ms = u64::MAX),
-        with(|h| h.principal = "p".repeat(10_000)),
+        with(|h| h.rule = "p".repeat(10_000)),
         with(|h| h.client_key = Some(String::new())),
         Header { arguments: huge, ..good.clone() },
         header(&target.id(), 1, me),
@@ -308,7 +309,14 @@ fn approvals_of_one_who_may_not_neither_count_nor_stand_in_the_way() {
     let new = honest.author(3);
     let grant = honest.peer().grant_of(&liar.id()).unwrap();
     let says = |subject: &Author, what| {
-        encode(&MembershipChange { subject: subject.public_key(), grant, stands: Vec::new(), fence: 0, what })
+        encode(&MembershipChange {
+            subject: subject.public_key(),
+            grant,
+            stands: Vec::new(),
+            rights: Vec::new(),
+            fence: 0,
+            what,
+        })
     };
     let owner =
         |name: &str| ChangeKind::Approved { tier: Tier::Owner, node_id: name.parse().unwrap(), after: Vec::new() };
@@ -408,7 +416,7 @@ fn s25_what_an_owner_claimed_in_another_mesh_leads_nobody_here() {
     let mut call = honest.author(4);
     honest.admit(&call, Tier::Shared);
     let header = call.says(Kind::CALL, encode(&header(&call.id(), 1, honest.id())));
-    honest.hears(&owner, Frame::Digest { rows: Vec::new(), changes: Hash::ZERO });
+    honest.hears(&owner, Frame::Digest { authors: Authors::ALL, rows: Vec::new(), changes: Hash::ZERO });
     honest.hears(&owner, beacon(&former));
     honest.hears(&owner, Frame::Notice(former.clone()));
     let fenced = Answer { id: ReqId([0; 16]), attempt: 1, what: AnswerKind::Fenced(Some(former.clone())) };
@@ -498,7 +506,8 @@ fn s04_any_goes_where_another_owner_went_only_by_its_own_choice() {
     let (mut honest, _, target) = scene();
     let mut owner = honest.author(3);
     honest.admit(&owner, Tier::Owner);
-    let call = keyed_header(&owner, 1, target.id(), "append");
+    let principal = "person:owner".parse().unwrap();
+    let call = Header { principal, ..keyed_header(&owner, 1, target.id(), "append") };
     let entry = owner.says(Kind::CALL, encode(&call));
     honest.hears(&owner, pushed(entry));
     // Owners share their keys: the same is the same call, anything else is refused, and `any` is somebody here.
@@ -535,7 +544,7 @@ fn only_a_gateway_may_dispatch_and_only_in_its_own_name() {
     honest.admit(&owner, Tier::Owner);
     let call = header(&liar.id(), 1, me);
     let entry = liar.says(Kind::CALL, encode(&call));
-    honest.hears(&owner, Frame::Digest { rows: Vec::new(), changes: Hash::ZERO });
+    honest.hears(&owner, Frame::Digest { authors: Authors::ALL, rows: Vec::new(), changes: Hash::ZERO });
     let claims = |of: &Author, counter| Claim::sign(&of.key, of.mesh, Epoch { counter, class: 3, peer: of.id() }, 1);
     let refused = |honest: &mut Honest, from: &Author, claim: Claim, header: SignedEntry| {
         let dispatch = Dispatch { claim, header, attempt: 1, left_ms: 60_000 };

@@ -1,7 +1,7 @@
 //! Tests: what a member says is gone of its log, in whatever order it comes, and what nobody may say.
 
 use mesh_core::entry::{Kind, SignedEntry, encode};
-use mesh_core::frame::{EntryItem, Frame};
+use mesh_core::frame::{Authors, EntryItem, Frame};
 use mesh_core::ids::{Hash, Incarnation};
 use mesh_core::io::{Output, Space};
 use mesh_core::limits;
@@ -205,7 +205,8 @@ fn a_stolen_key_hides_no_membership_change() {
     honest.admit(&friend, Tier::Owner);
     let what = ChangeKind::Approved { tier: Tier::Shared, node_id: "new".parse().unwrap(), after: Vec::new() };
     let grant = honest.peer().grant_of(&owner.id()).unwrap();
-    let change = MembershipChange { subject: new.public_key(), grant, stands: Vec::new(), fence: 0, what };
+    let change =
+        MembershipChange { subject: new.public_key(), grant, stands: Vec::new(), rights: Vec::new(), fence: 0, what };
     let change = owner.says(Kind::MEMBERSHIP, encode(&change));
     let run = one(&change);
     let entry = truncation(&mut owner, vec![run]);
@@ -222,7 +223,7 @@ fn a_stolen_key_hides_no_membership_change() {
         let to = |o: &Output| matches!(o, Output::Send(to, Frame::Entries { entries, .. }) if *to == friend.id() && changes_alone(entries));
         out.iter().filter(|o| to(o)).count()
     };
-    let digest = |changes| Frame::Digest { rows: Vec::new(), changes };
+    let digest = |changes| Frame::Digest { authors: Authors::ALL, rows: Vec::new(), changes };
     let out = honest.hears(&friend, digest(Hash::of(b"another set")));
     assert_eq!(told(&out), 1);
     assert_eq!(told(&honest.hears(&friend, digest(Hash::of(b"another set")))), 0, "once");

@@ -2,9 +2,10 @@
 
 use bytes::Bytes;
 use mesh_core::config::Config;
-use mesh_core::io::{CallState, Command, Fact, Input, NewCall, Refusal, Reply};
+use mesh_core::io::{CallState, Command, Edit, Fact, Input, NewCall, Refusal, Reply};
+use mesh_core::policy::{Device, Key, Person, Role, Value};
 use mesh_core::record::{Ending, Payload, Tier};
-use mesh_core::test_kit::{Net, done};
+use mesh_core::test_kit::{Net, done, id};
 
 use crate::revoked::by_hand;
 use crate::{call, once};
@@ -78,6 +79,16 @@ fn a_repeat_that_comes_while_the_first_only_waits_does_not_take_its_key() {
 fn a_key_that_waits_while_its_origin_is_raised_to_owner_is_one_of_the_owners_when_it_starts() {
     let mut net = Net::of(3);
     net.approve(0, 1, "guest", Tier::Shared);
+    // At both of them sits the same person.
+    let mia = Value::Person(Person { role: Role::Owner, ..Person::default() });
+    let hers = || Some(Value::Device(Device { people: vec!["mia".parse().unwrap()], ..Device::default() }));
+    let changes = vec![
+        (Key::Person("mia".parse().unwrap()), Some(mia)),
+        (Key::Device(id(0)), hers()),
+        (Key::Device(id(1)), hers()),
+    ];
+    let edit = Edit { by: "person:owner".parse().unwrap(), changes, declared: false, force: false };
+    assert_eq!(net.command(0, Command::Edit(edit)), Reply::Edited { written: 3 });
     net.pass(1_000);
     net.tools_end = false;
     for _ in 0..4 {

@@ -7,8 +7,10 @@ mod compaction;
 mod handover;
 mod joining;
 mod membership;
+mod policy;
 mod restored;
 mod revoked;
+mod rights;
 mod versions;
 
 use mesh_core::entry::{Kind, SignedEntry};

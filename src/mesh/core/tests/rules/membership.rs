@@ -292,7 +292,7 @@ fn s02_who_approved_whom_is_known_and_so_are_the_guests_of_guests() {
 
 /// What a former owner says about this key.
 fn change(subject: PublicKey, grant: Hash, what: ChangeKind) -> Vec<u8> {
-    encode(&MembershipChange { subject, grant, stands: Vec::new(), fence: u64::MAX, what })
+    encode(&MembershipChange { subject, grant, stands: Vec::new(), rights: Vec::new(), fence: u64::MAX, what })
 }
 
 fn approved(tier: Tier, after: &[Hash]) -> ChangeKind {

@@ -10,7 +10,7 @@ use mesh_core::test_kit::{Net, id};
 use crate::{call, of_unknown_kind};
 
 /// Peer `n` is of a version that knows kinds up to this one.
-fn of_version(net: &mut Net, n: usize, newest: u16) {
+pub(crate) fn of_version(net: &mut Net, n: usize, newest: u16) {
     net.restart_as(n, Config { newest_kind: newest, ..Config::default() });
 }
 

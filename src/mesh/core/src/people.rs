@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{InvalidId, NodeId, text_id};
+use crate::ids::{InvalidId, NodeId, text_form, text_id};
 
 /// Words that mean something where a name could stand, so that nobody and nothing is called so.
 const RESERVED: [&str; 12] =
@@ -65,31 +65,6 @@ impl PersonId {
         self.as_str() == "owner"
     }
 }
-
-/// The conversions that serde takes a type's text form by, from its `FromStr` and `Display`.
-macro_rules! text_form {
-    ($name:ident) => {
-        impl TryFrom<String> for $name {
-            type Error = InvalidId;
-            fn try_from(text: String) -> Result<Self, InvalidId> {
-                text.parse()
-            }
-        }
-
-        impl From<$name> for String {
-            fn from(value: $name) -> String {
-                value.to_string()
-            }
-        }
-
-        impl fmt::Debug for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, "{self}")
-            }
-        }
-    };
-}
-pub(super) use text_form;
 
 /// Who asks: `person:mia`, `agent:mia/claude` or `device:panel-hall`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -8,8 +8,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::names::text_form;
-use crate::ids::InvalidId;
+use crate::ids::{InvalidId, text_form};
 
 /// Most bytes of one pattern: two names of the largest kind with what stands between them.
 pub const PATTERN_BYTES_MAX: usize = 140;
@@ -158,10 +157,23 @@ pub struct ToolPattern {
 text_form!(ToolPattern);
 
 impl ToolPattern {
-    /// True if the pattern selects this tool of this device. `tool` is in small letters.
+    /// True if the pattern selects this tool of this device. `tool` is in small letters, as by
+    /// [`crate::ids::ToolName::folded`].
     #[must_use]
     pub fn matches(&self, node: &str, tool: &str) -> bool {
-        self.tool.matches(tool) && self.selects(node)
+        self.is_about(tool) && self.selects(node)
+    }
+
+    /// True if it is about a tool of this name, of some device. `tool` is in small letters.
+    #[must_use]
+    pub fn is_about(&self, tool: &str) -> bool {
+        self.tool.matches(tool)
+    }
+
+    /// True if it names tools alone, and no devices.
+    #[must_use]
+    pub const fn is_of_any_node(&self) -> bool {
+        self.node.is_none()
     }
 
     /// True if it is about tools of this device at all.

@@ -1,0 +1,414 @@
+//! Rights as this peer holds them: what was said about them and by whom, and the view compiled from what stands.
+//!
+//! What somebody says who is no owner as far as this peer knows is not held: its log is read again once it is known to
+//! be one. So nobody else takes room here, and the order in which statements and membership changes arrive is nothing.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use crate::effects::Effects;
+use crate::entry::{Kind, Place, SignedEntry};
+use crate::ids::{Hash, Incarnation, Known, NodeId, PeerId};
+use crate::io::{Edit, LogReader, Output, Refusal};
+use crate::limits;
+use crate::log::Logs;
+use crate::nodes::Nodes;
+use crate::policy::{
+    Cause, Content, Credential, Decision, DeviceFacts, Domain, Key, Mode, Offered, Policy, Principal, Request, Role,
+    Said, Statement, Value, Verdict, View,
+};
+use crate::protocol_rule::{ProtocolRule, ProtocolRules};
+use crate::record::{Header, Tier};
+use crate::rows::{self, Row as _};
+use crate::trust::Trust;
+
+/// Reason for which a call of a device that was removed, or awaits re-approval, does not run.
+pub(crate) const STRANGER: &str = "the device that asked does not belong to the mesh any more";
+
+/// The envelope of a statement with its salt, and room to spare.
+const ENVELOPE_BYTES_MAX: usize = 512;
+
+type LogId = (PeerId, Incarnation);
+
+/// What the view was told of a member last.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Told {
+    node: NodeId,
+    tier: Tier,
+    directory: Option<Hash>,
+}
+
+/// See the module.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Rights {
+    policy: Policy,
+    entries: BTreeMap<Place, SignedEntry>,
+    /// Those that do not count by present membership.
+    void: BTreeSet<Place>,
+    view: Arc<View>,
+    told: BTreeMap<PeerId, Told>,
+    /// Parts of logs in which something was said that was not read.
+    unheard: BTreeMap<LogId, (u64, u64)>,
+    /// Logs that are being read.
+    asked: Vec<LogId>,
+    /// Of every log that said anything, how far.
+    known: BTreeMap<LogId, u64>,
+    /// True if open calls have to be looked at again.
+    changed: bool,
+}
+
+/// What becomes of a call, by the rights that are known here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Ruling {
+    /// It may run.
+    Go,
+    /// Its origin knew more about rights than is known here: it waits until that is here too.
+    Behind,
+    /// It does not run.
+    No {
+        /// Why, for people.
+        why: String,
+        /// True if it is what the target offers, or forbids itself.
+        of_target: bool,
+    },
+}
+
+/// What an entry says about rights; `None`: nothing that could be held against anything.
+pub(crate) fn read(entry: &SignedEntry) -> Option<Said> {
+    let said = Said::from_body(entry.body()?)?;
+    (said.key.kind() == entry.entry.kind).then_some(said)
+}
+
+/// Why a call does not run.
+pub(crate) fn why(request: &Request, decision: &Decision) -> String {
+    if decision.rule == Cause::DeviceUnknown {
+        return STRANGER.to_owned();
+    }
+    format!("{} ({})", decision.why(request), decision.rule)
+}
+
+const fn log_id(place: &Place) -> LogId {
+    (place.author, place.incarnation)
+}
+
+impl Rights {
+    /// Restores a row of [`crate::io::Space::Policy`]. `None`: it is damaged.
+    pub(crate) fn restore(&mut self, value: &[u8]) -> Option<()> {
+        let entry = SignedEntry::from_stored(value)?;
+        let said = read(&entry)?;
+        self.insert(entry, said);
+        Some(())
+    }
+
+    /// Restores a row of [`crate::io::Space::Meta`]. `None`: it is one of ours and damaged.
+    pub(crate) fn restore_unheard(&mut self, key: &[u8], value: &[u8]) -> Option<()> {
+        if let Some(log) = rows::unheard_of(key) {
+            self.unheard.insert(log?, <(u64, u64)>::from_bytes(value)?);
+        }
+        Some(())
+    }
+
+    /// Compiles what was restored.
+    pub(crate) fn boot(&mut self, trust: &Trust) {
+        self.void = self.entries.keys().filter(|place| !trust.stands(place)).copied().collect();
+        self.view = Arc::new(View::new(&self.policy, &|place| !self.void.contains(place), []));
+    }
+
+    fn insert(&mut self, entry: SignedEntry, said: Said) -> bool {
+        let place = entry.place();
+        let news = self.policy.insert(place, Statement { hlc: entry.entry.hlc, said });
+        let known = self.known.entry(log_id(&place)).or_default();
+        *known = place.seq.max(*known);
+        self.entries.insert(place, entry);
+        news
+    }
+
+    // --- Calls --------------------------------------------------------------------------------------------------------
+
+    /// How far this peer knows what was said about rights, the longest logs first, for the header of a call.
+    pub(crate) fn mark(&self) -> Vec<Known> {
+        let known = self.known.iter();
+        let mut mark: Vec<Known> = known
+            .map(|((author, incarnation), seq)| Known { author: *author, incarnation: *incarnation, seq: *seq })
+            .collect();
+        mark.sort_by_key(|known| (Reverse(known.seq), *known));
+        mark.truncate(limits::MARK_MAX);
+        mark
+    }
+
+    /// True if whoever made this mark knew something that is not here. A newcomer got the last word of each log without
+    /// the log.
+    fn lacks(&self, mark: &[Known], logs: &Logs) -> bool {
+        mark.iter().any(|Known { author, incarnation, seq }| {
+            let told = self.known.get(&(*author, *incarnation)).copied().unwrap_or(0);
+            logs.held(author, *incarnation).max(told) < *seq
+        })
+    }
+
+    /// The question that a call asks. `entry`: hash of that of its header, once there is one.
+    pub(crate) fn question(&self, header: &Header, origin: PeerId, entry: Option<Hash>) -> Request {
+        // A device speaks for itself by its key; what it is called may have changed since.
+        let principal = match &header.principal {
+            Principal::Device(_) => self.told.get(&origin).map(|told| Principal::Device(told.node.clone())),
+            Principal::Person(_) | Principal::Agent(..) => None,
+        };
+        Request {
+            principal: principal.unwrap_or_else(|| header.principal.clone()),
+            origin,
+            credential: header.token.clone().map(|token| Credential { token, over: false }),
+            workspace: header.workspace.clone().map(Domain::Workspace),
+            target: header.target,
+            tool: header.tool.clone(),
+            call: entry.map(|hash| (header.id, hash)),
+        }
+    }
+
+    /// Decides on a call that is on its way.
+    pub(crate) fn rule(&self, header: &Header, origin: PeerId, logs: &Logs, rules: ProtocolRules) -> Ruling {
+        let request = self.question(header, origin, None);
+        let decision = self.view.decide(&request);
+        if decision.verdict == Verdict::Allow
+            || (decision.rule == Cause::OwnerOnly && !rules.enforces(ProtocolRule::Tier))
+        {
+            return Ruling::Go;
+        }
+        // Also a ban may have been lifted since by somebody whom the origin had heard.
+        if self.lacks(&header.mark, logs) && rules.enforces(ProtocolRule::MarkWaits) {
+            return Ruling::Behind;
+        }
+        Ruling::No { why: why(&request, &decision), of_target: decision.rule.is_of_target() }
+    }
+
+    /// True if a call could run by what is known here.
+    pub(crate) fn permits(&self, header: &Header, origin: PeerId) -> bool {
+        self.view.decide(&self.question(header, origin, None)).verdict != Verdict::Deny
+    }
+
+    /// True once for each change of what is said, or of devices, since the last time.
+    pub(crate) fn take_changed(&mut self) -> bool {
+        std::mem::take(&mut self.changed)
+    }
+
+    /// The rights that hold here.
+    pub(crate) fn view(&self) -> &Arc<View> {
+        &self.view
+    }
+
+    /// What holds, of which most is told: the mode, then the smallest entries, up to [`limits::RIGHTS_BYTES_MAX`].
+    pub(crate) fn in_force(&self) -> impl Iterator<Item = &SignedEntry> {
+        let mut heads: Vec<&SignedEntry> = self.heads().filter_map(|place| self.entries.get(place)).collect();
+        heads.sort_by_key(|entry| (entry.entry.kind != Key::Mode.kind(), entry.len()));
+        let mut bytes = 0;
+        heads.into_iter().take_while(move |entry| {
+            bytes += entry.len();
+            bytes <= limits::RIGHTS_BYTES_MAX
+        })
+    }
+
+    fn heads(&self) -> impl Iterator<Item = &Place> {
+        let registers = self.policy.keys().filter_map(|key| self.policy.register(key));
+        registers.flat_map(|register| register.heads(&|place| !self.void.contains(place))).map(|(place, _)| place)
+    }
+
+    /// True if somebody said something else in place of what this entry says.
+    pub(crate) fn is_replaced(&self, entry: &SignedEntry) -> bool {
+        let place = entry.place();
+        let key = read(entry).map(|said| said.key).filter(|_| !self.void.contains(&place));
+        let register = key.and_then(|key| self.policy.register(&key));
+        register.is_some_and(|register| {
+            let heads = register.heads(&|place| !self.void.contains(place));
+            !heads.into_iter().any(|(head, _)| *head == place)
+        })
+    }
+
+    // --- What is said -------------------------------------------------------------------------------------------------
+
+    /// Takes a statement.
+    pub(crate) fn hear(&mut self, entry: &SignedEntry, trust: &Trust, fx: &mut Effects<'_>) {
+        let place = entry.place();
+        if !trust.may_say_rights(&place.author) {
+            let range = self.unheard.entry(log_id(&place)).or_insert((place.seq, place.seq));
+            *range = (range.0.min(place.seq), range.1.max(place.seq));
+            fx.put(rows::unheard(&place.author, place.incarnation), range);
+            self.changed = true; // one more place of a mark is held
+            return;
+        }
+        let Some(said) = read(entry).filter(|_| !self.entries.contains_key(&place)) else { return };
+        let key = said.key.clone();
+        fx.put(rows::statement(&place), entry);
+        self.insert(entry.clone(), said);
+        if !trust.stands(&place) {
+            self.void.insert(place);
+        }
+        self.refresh(&key, fx);
+    }
+
+    fn refresh(&mut self, key: &Key, fx: &mut Effects<'_>) {
+        let void = &self.void;
+        Arc::make_mut(&mut self.view).refresh(&self.policy, &|place| !void.contains(place), key);
+        self.changed = true;
+        fx.view_changed = true;
+    }
+
+    /// Membership has changed, and with it what stands and who may say something.
+    pub(crate) fn handle_trust(&mut self, trust: &Trust, fx: &mut Effects<'_>) {
+        let void: BTreeSet<Place> = self.entries.keys().filter(|place| !trust.stands(place)).copied().collect();
+        let changed: Vec<Place> = void.symmetric_difference(&self.void).copied().collect();
+        self.void = void;
+        let keys = changed.iter().filter_map(|place| self.entries.get(place)).filter_map(read).map(|said| said.key);
+        let keys: BTreeSet<Key> = keys.collect();
+        for key in &keys {
+            self.refresh(key, fx);
+        }
+        self.read_unheard(trust, fx);
+    }
+
+    /// Reads what was said before its author was known to be an owner.
+    pub(crate) fn read_unheard(&mut self, trust: &Trust, fx: &mut Effects<'_>) {
+        if !self.asked.is_empty() {
+            return;
+        }
+        let heard = self.unheard.iter().filter(|((author, _), _)| trust.may_say_rights(author));
+        let ranges: Vec<_> = heard.map(|((author, log), (first, last))| (*author, *log, *first, *last)).collect();
+        if !ranges.is_empty() {
+            self.asked = ranges.iter().map(|(author, log, ..)| (*author, *log)).collect();
+            fx.out.push(Output::ReadLog { reader: LogReader::Rights, ranges });
+        }
+    }
+
+    /// Our own log answers.
+    pub(crate) fn handle_log_read(&mut self, entries: &[SignedEntry], more: bool, trust: &Trust, fx: &mut Effects<'_>) {
+        let last = entries.last().filter(|_| more).map(SignedEntry::place);
+        for log in std::mem::take(&mut self.asked) {
+            match &last {
+                Some(last) if log > log_id(last) => {}
+                Some(last) if log == log_id(last) => {
+                    if let Some(range) = self.unheard.get_mut(&log) {
+                        range.0 = last.seq + 1;
+                        fx.put(rows::unheard(&log.0, log.1), range);
+                    }
+                }
+                Some(_) | None => {
+                    self.unheard.remove(&log);
+                    fx.delete(rows::unheard(&log.0, log.1));
+                }
+            }
+        }
+        for entry in entries.iter().filter(|entry| entry.entry.kind.is_about_rights()) {
+            self.hear(entry, trust, fx);
+        }
+        if more {
+            self.read_unheard(trust, fx);
+        }
+    }
+
+    /// Forgets what is truncated and was replaced. What stands stays, whatever its author says of its log.
+    pub(crate) fn handle_truncation(&mut self, truncation: &SignedEntry, logs: &Logs, fx: &mut Effects<'_>) {
+        let Place { author, incarnation, .. } = truncation.place();
+        let of = |seq| Place { author, incarnation, seq };
+        self.changed = true; // more places of marks may count as held
+        let gone = self.entries.range(of(0)..=of(u64::MAX));
+        let gone = gone.filter(|(place, _)| logs.is_dropped((author, incarnation), place.seq));
+        let gone: Vec<(Place, Key)> = gone.filter_map(|(place, entry)| Some((*place, read(entry)?.key))).collect();
+        for (place, key) in gone {
+            let void = &self.void;
+            self.policy.forget(&key, &|place| !void.contains(place), &|other| *other == place);
+            let stays = |(other, _): (&Place, &Statement)| *other == place;
+            if !self.policy.register(&key).is_some_and(|register| register.statements().any(stays)) {
+                self.entries.remove(&place);
+                self.void.remove(&place);
+                fx.delete(rows::statement(&place));
+            }
+        }
+    }
+
+    // --- Devices ------------------------------------------------------------------------------------------------------
+
+    /// Takes up what the mesh knows of its members by now. One whose key two devices use, or that contradicts itself, is
+    /// not denied anything: nothing begins for it while that is so (`screen`, [`crate::facts::Facts::may_get_calls`]).
+    pub(crate) fn refresh_devices(&mut self, trust: &Trust, nodes: &Nodes) {
+        let members = &trust.membership().members;
+        let chosen = nodes.chosen_names(trust);
+        let gone: Vec<PeerId> = self.told.keys().filter(|peer| !members.contains_key(peer)).copied().collect();
+        for peer in &gone {
+            self.told.remove(peer);
+            Arc::make_mut(&mut self.view).remove_device(peer);
+            self.changed = true;
+        }
+        for (peer, member) in members {
+            let node = chosen.get(peer).unwrap_or(&member.node_id);
+            let entry = nodes.entry(peer).map(|entry| entry.hash);
+            let known = self
+                .told
+                .get(peer)
+                .is_some_and(|told| told.node == *node && told.tier == member.tier && told.directory == entry);
+            if known {
+                continue;
+            }
+            let told = Told { node: node.clone(), tier: member.tier, directory: entry };
+            self.told.insert(*peer, told);
+            let directory = nodes.directory(peer);
+            let tools = directory.iter().flat_map(|directory| &directory.tools).map(Offered::of).collect();
+            let deny = directory.map(|directory| directory.deny.clone()).unwrap_or_default();
+            let facts = DeviceFacts { peer: *peer, node: node.clone(), tier: member.tier, trusted: true, tools, deny };
+            Arc::make_mut(&mut self.view).set_device(facts);
+            self.changed = true;
+        }
+    }
+
+    // --- Edits --------------------------------------------------------------------------------------------------------
+
+    /// Judges changes that somebody at a door of ours wants made: the entries that say so, in order. `next`: the place of
+    /// the first of them.
+    ///
+    /// # Errors
+    /// The first thing that is against them. Then none of them is made.
+    pub(crate) fn judge(&self, edit: Edit, next: Place, hlc: u64) -> Result<Vec<(Kind, Vec<u8>)>, Refusal> {
+        let Edit { by, mut changes, declared, force } = edit;
+        let stands = |place: &Place| !self.void.contains(place);
+        let (mut policy, mut view) = (self.policy.clone(), View::clone(&self.view));
+        let broken = |view: &View| -> BTreeSet<_> { view.broken_checks().map(|(name, ..)| name.clone()).collect() };
+        let before = broken(&view);
+        // Whoever makes the first workspace wants them to decide.
+        let makes = |(key, value): &(Key, Option<Value>)| matches!(key, Key::Workspace(_)) && value.is_some();
+        if changes.iter().any(makes) && policy.register(&Key::Mode).is_none() {
+            changes.insert(0, (Key::Mode, Some(Value::Mode(Mode::Workspaces))));
+        }
+        let mut entries = Vec::new();
+        let mut bytes: usize = self.heads().filter_map(|place| self.entries.get(place)).map(SignedEntry::len).sum();
+        for (key, value) in changes {
+            view.may_edit(&by, &key, value.as_ref()).map_err(Refusal::NotAllowed)?;
+            if policy.says(&key, value.as_ref(), &stands) {
+                continue;
+            }
+            if let Some(value) = &value {
+                policy.admit(&key, value, &stands).map_err(Refusal::InvalidRecord)?;
+            }
+            let said = policy.edit(key.clone(), value, by.clone(), declared);
+            let body = said.to_body().map_err(Refusal::InvalidRecord)?;
+            bytes += ENVELOPE_BYTES_MAX + body.len();
+            if said.content != Content::Deleted && bytes > limits::RIGHTS_BYTES_MAX {
+                let max = limits::RIGHTS_BYTES_MAX / 1024;
+                return Err(Refusal::Full(format!("what is said about rights may take {max} KiB in all")));
+            }
+            entries.push((key.kind(), body));
+            policy.insert(Place { seq: next.seq + entries.len() as u64 - 1, ..next }, Statement { hlc, said });
+            view.refresh(&policy, &stands, &key);
+        }
+        if force && self.is_owner(&by) {
+            return Ok(entries);
+        }
+        let failed = view.broken_checks().find(|(name, ..)| !before.contains(*name));
+        match failed {
+            Some((name, check, verdict)) => {
+                Err(Refusal::CheckFailed { check: name.clone(), verdict, expect: check.expect })
+            }
+            None => Ok(entries),
+        }
+    }
+
+    fn is_owner(&self, by: &Principal) -> bool {
+        matches!(by, Principal::Person(person) if self.view.role(person) == Some(Role::Owner))
+    }
+}

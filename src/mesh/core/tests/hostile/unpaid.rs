@@ -1,0 +1,278 @@
+//! One that fills what is held by author besides its log: heads, rows of digests, bodies that never come, directories,
+//! contradictions, truncations. Each has a share, and leaves with its author.
+
+use mesh_core::frame::{DigestRow, EntryItem, Places};
+use mesh_core::record::{TruncatedRun, Truncation};
+use mesh_core::rows::LackingRow;
+use serde::Serialize;
+
+use super::*;
+
+fn approve(honest: &mut Honest, author: &Author, tier: Tier) {
+    let node_id = format!("n{}", author.id().short()).parse().unwrap();
+    honest.approve(Command::Approve { key: author.public_key(), node_id, tier });
+}
+
+/// Its next entry is the first one of this incarnation.
+fn begin(author: &mut Author, incarnation: u32) {
+    (author.incarnation, author.seq, author.previous) = (Incarnation(incarnation), 0, Hash::ZERO);
+}
+
+fn heads_of(honest: &Honest, author: &Author) -> usize {
+    let state = honest.machine.disk.state();
+    state.keys(Space::Heads).filter(|key| rows::log_of(key).is_some_and(|(of, _)| of == author.id())).count()
+}
+
+fn digests(out: &[Output], to: PeerId) -> Vec<(Authors, Vec<DigestRow>)> {
+    let digest = |output: &Output| {
+        let Output::Send(peer, Frame::Digest { authors, rows, .. }) = output else { return None };
+        (*peer == to).then(|| (*authors, rows.clone()))
+    };
+    out.iter().filter_map(digest).collect()
+}
+
+fn envelope(entry: &SignedEntry) -> Frame {
+    pushed(entry.without_body())
+}
+
+fn call_for(author: &mut Author, counter: u64, target: PeerId) -> (ReqId, SignedEntry) {
+    let call = header(&author.id(), counter, target);
+    (call.id, author.says(Kind::CALL, encode(&call)))
+}
+
+/// Bodies of this author that are known to be lacking.
+fn lacking_of(honest: &Honest, author: &Author) -> usize {
+    let meta = honest.machine.disk.scan(Space::Meta, Vec::new(), vec![u8::MAX]);
+    meta.filter(|(key, _)| matches!(rows::lacking_of(key), Some(Some(place)) if place.author == author.id())).count()
+}
+
+#[test]
+fn h1_a_digest_has_no_more_rows_than_are_taken() {
+    let mut honest = Honest::new();
+    let liar = honest.author(1);
+    honest.admit(&liar, Tier::Owner);
+    let mut authors: Vec<Author> = (10..137).map(|n| honest.author(n)).collect();
+    for author in &mut authors {
+        approve(&mut honest, author, Tier::Owner);
+        let mut entries = Vec::new();
+        for incarnation in 1..=limits::INCARNATIONS_MAX as u32 {
+            begin(author, incarnation);
+            entries.push(EntryItem { entry: author.says(Kind::CHECKPOINT, Vec::new()), left_ms: None });
+        }
+        honest.hears(&liar, Frame::Entries { entries, more: false });
+    }
+    let heads = honest.machine.disk.state().keys(Space::Heads).count();
+    assert!(heads > limits::DIGEST_ROWS_MAX, "{heads}");
+    let other = honest.author(2);
+    approve(&mut honest, &other, Tier::Shared);
+    let mut parts = digests(&honest.step(Input::LinkUp(other.id())), other.id());
+    let last = parts.iter().position(|(of, _)| of.until.is_none()).unwrap();
+    parts.truncate(last + 1);
+    assert!(parts.len() > 1, "{}", parts.len());
+    assert_eq!(parts[0].0.from, Authors::ALL.from);
+    assert_eq!(parts.last().unwrap().0.until, None);
+    assert!(parts.windows(2).all(|two| two[0].0.until == Some(two[1].0.from)), "nobody is left out");
+    assert!(
+        parts
+            .iter()
+            .all(|(of, rows)| rows.len() <= limits::DIGEST_ROWS_MAX && rows.iter().all(|row| of.contains(&row.author)))
+    );
+    assert_eq!(parts.iter().map(|(_, rows)| rows.len()).sum::<usize>(), heads);
+    // Of whom a part does not speak nothing is sent.
+    let (of, rows) = parts.last().unwrap().clone();
+    let rows = rows.into_iter().skip(1).collect();
+    let out = honest.hears(&other, Frame::Digest { authors: of, rows, changes: Hash::ZERO });
+    let entries = |output: &Output| {
+        let Output::Send(_, Frame::Entries { entries, .. }) = output else { return Vec::new() };
+        entries.iter().map(|item| item.entry.author).collect()
+    };
+    let sent: Vec<PeerId> = out.iter().flat_map(entries).collect();
+    assert!(!sent.is_empty() && sent.iter().all(|author| of.contains(author)), "{sent:?}");
+}
+
+#[test]
+fn h1_one_who_is_no_owner_starts_few_incarnations() {
+    let mut honest = Honest::new();
+    let mut liar = honest.author(1);
+    honest.admit(&liar, Tier::Shared);
+    let says = |honest: &mut Honest, liar: &mut Author, incarnations: std::ops::Range<u32>| {
+        for incarnation in incarnations {
+            begin(liar, incarnation);
+            let entry = liar.says(Kind::CHECKPOINT, Vec::new());
+            honest.hears(liar, pushed(entry));
+        }
+    };
+    says(&mut honest, &mut liar, 100..164);
+    assert_eq!(heads_of(&honest, &liar), limits::GUEST_INCARNATIONS_MAX);
+    // An honest device that was restored so often is approved anew.
+    honest.ask(Command::Revoke { peer: liar.id() });
+    honest.admit(&liar, Tier::Shared);
+    says(&mut honest, &mut liar, 200..264);
+    assert_eq!(heads_of(&honest, &liar), 2 * limits::GUEST_INCARNATIONS_MAX);
+}
+
+#[test]
+fn h2_bodies_that_never_come_keep_out_no_others() {
+    let mut honest = Honest::new();
+    let me = honest.id();
+    let (mut liar, mut owner, mut guest) = (honest.author(1), honest.author(2), honest.author(3));
+    honest.admit(&liar, Tier::Shared);
+    approve(&mut honest, &owner, Tier::Owner);
+    approve(&mut honest, &guest, Tier::Shared);
+    for counter in 1..=4_200 {
+        let (_, entry) = call_for(&mut liar, counter, me);
+        honest.hears(&liar, envelope(&entry));
+    }
+    assert_eq!(lacking_of(&honest, &liar), limits::LACKING_PER_GUEST_MAX);
+    let mut late = Vec::new();
+    for author in [&mut owner, &mut guest] {
+        let (id, entry) = call_for(author, 1, me);
+        honest.hears(&liar, envelope(&entry));
+        assert_eq!(lacking_of(&honest, author), 1);
+        late.push((id, entry));
+    }
+    // All are asked for at once, and whoever is an owner first.
+    let out = [honest.step(Input::LinkUp(owner.id())), honest.pass(1_500)].concat();
+    let wanted: Vec<Places> = out
+        .iter()
+        .find_map(|output| if let Output::Send(_, Frame::Want(wanted)) = output { Some(wanted.clone()) } else { None })
+        .expect("they are asked for");
+    for author in [&owner, &guest] {
+        assert!(wanted.iter().any(|places| places.author == author.id()), "{wanted:?}");
+    }
+    for (id, entry) in late {
+        honest.hears(&owner, pushed(entry));
+        assert!(honest.peer().open_call(&id).is_some(), "its body is taken");
+    }
+    honest.ask(Command::Revoke { peer: liar.id() });
+    assert!(lacking_of(&honest, &liar) <= limits::LACKING_PER_EXCLUDED_MAX);
+    honest.crash();
+    assert!(lacking_of(&honest, &liar) <= limits::LACKING_PER_EXCLUDED_MAX);
+}
+
+#[test]
+fn h2_many_guests_together_leave_owners_their_places() {
+    let mut honest = Honest::new();
+    let me = honest.id();
+    let link = honest.author(1);
+    honest.admit(&link, Tier::Shared);
+    let mut all = 0;
+    for n in 10..50 {
+        let mut liar = honest.author(n);
+        approve(&mut honest, &liar, Tier::Shared);
+        for counter in 1..=70 {
+            let (_, entry) = call_for(&mut liar, counter, me);
+            honest.hears(&link, envelope(&entry));
+        }
+        all += lacking_of(&honest, &liar);
+    }
+    assert_eq!(all, limits::LACKING_OF_GUESTS_MAX);
+    let mut owner = honest.author(2);
+    approve(&mut honest, &owner, Tier::Owner);
+    let (id, entry) = call_for(&mut owner, 1, me);
+    honest.hears(&link, envelope(&entry));
+    honest.hears(&link, pushed(entry));
+    assert!(honest.peer().open_call(&id).is_some(), "its body is taken");
+    // The rows say the same after a restart.
+    let state = honest.machine.disk.state();
+    let lacking = |key: &&[u8]| rows::lacking_of(key).is_some();
+    assert_eq!(state.keys(Space::Meta).filter(lacking).count(), limits::LACKING_OF_GUESTS_MAX);
+    let row = honest.machine.disk.scan(Space::Meta, Vec::new(), vec![u8::MAX]).find(|(key, _)| lacking(key));
+    assert!(<LackingRow as rows::Row>::from_bytes(row.unwrap().1).is_some());
+}
+
+#[test]
+fn h3_a_directory_leaves_with_its_author_and_comes_back_with_it() {
+    let mut honest = Honest::new();
+    let mut liar = honest.author(1);
+    honest.admit(&liar, Tier::Shared);
+    let directory = offers_append(&mut liar);
+    honest.hears(&liar, pushed(directory));
+    let is_held = |honest: &Honest| honest.machine.disk.has(&rows::directory(&liar.id()));
+    let is_shown = |honest: &Honest| {
+        honest.peer().view().nodes.iter().any(|node| node.peer == liar.id() && node.directory.is_some())
+    };
+    assert!(is_held(&honest) && is_shown(&honest));
+    honest.ask(Command::Revoke { peer: liar.id() });
+    assert!(!is_held(&honest));
+    let new = honest.author(2);
+    let approve = |author: &Author, name: &str| Command::Approve {
+        key: author.public_key(),
+        node_id: name.parse().unwrap(),
+        tier: Tier::Shared,
+    };
+    let welcome = honest.approve(approve(&new, "new"));
+    assert!(welcome.directory.iter().all(|entry| entry.author != liar.id()));
+    honest.crash();
+    assert!(!is_held(&honest));
+    honest.approve(approve(&liar, "back"));
+    honest.pass(100);
+    assert!(is_held(&honest) && is_shown(&honest), "it is read from the log");
+    assert!(!honest.machine.disk.has(&rows::directory_at(&liar.id())));
+}
+
+#[test]
+fn h6_of_what_contradicts_a_log_place_and_hash_are_kept() {
+    let mut honest = Honest::new();
+    let mut liar = honest.author(1);
+    honest.admit(&liar, Tier::Shared);
+    for incarnation in 1..=64 {
+        begin(&mut liar, incarnation);
+        let mut other = liar.clone();
+        let entry = liar.says(Kind::CHECKPOINT, Vec::new());
+        honest.hears(&liar, pushed(entry));
+        let large = other.says(Kind::CHECKPOINT, vec![7; 200_000]);
+        honest.hears(&liar, pushed(large));
+    }
+    let rows = honest.machine.disk.scan(Space::Meta, Vec::new(), vec![u8::MAX]);
+    let forks: Vec<usize> = rows.filter(|(key, _)| rows::fork_of(key).is_some()).map(|(_, row)| row.len()).collect();
+    assert_eq!(forks.len(), limits::GUEST_INCARNATIONS_MAX);
+    assert!(forks.iter().all(|bytes| *bytes < 128), "{forks:?}");
+    assert_eq!(honest.peer().view().forked, [liar.id()]);
+    honest.crash();
+    assert_eq!(honest.peer().view().forked, [liar.id()]);
+}
+
+/// A truncation, and what nobody reads.
+#[derive(Serialize)]
+struct Padded {
+    runs: Vec<TruncatedRun>,
+    padding: String,
+}
+
+#[test]
+fn h7_a_truncation_ahead_of_its_place_is_small_and_paid_for() {
+    let mut honest = Honest::new();
+    let mut liar = honest.author(1);
+    honest.admit(&liar, Tier::Shared);
+    let run = |first| TruncatedRun { first, last: first, hash: Hash::of(b"x"), hlc: 1 };
+    let kept = |honest: &Honest| {
+        let rows = honest.machine.disk.scan(Space::Meta, Vec::new(), vec![u8::MAX]);
+        rows.filter(|(key, _)| rows::truncation_of(key).is_some()).map(|(_, row)| row.len()).collect::<Vec<_>>()
+    };
+    for incarnation in 100..164 {
+        begin(&mut liar, incarnation);
+        liar.seq = 2;
+        let padded = Padded { runs: vec![run(1)], padding: "x".repeat(200_000) };
+        let entry = liar.says(Kind::TRUNCATION, encode(&padded));
+        honest.hears(&liar, pushed(entry));
+    }
+    assert_eq!(kept(&honest), [0_usize; 0]);
+    let used = |honest: &Honest| {
+        let logs = honest.peer().usage().logs;
+        logs.iter().find(|(of, _)| *of == liar.id()).map_or(0, |(_, held)| held.bytes)
+    };
+    let before = used(&honest);
+    let mut author = liar.clone();
+    for incarnation in 200..264 {
+        begin(&mut author, incarnation);
+        author.seq = 10_000;
+        let runs: Vec<TruncatedRun> = (0..limits::TRUNCATED_RUNS_MAX as u64).map(|n| run(2 * n + 1)).collect();
+        let entry = author.says(Kind::TRUNCATION, encode(&Truncation { runs }));
+        assert!(entry.len() <= limits::TRUNCATION_BYTES_MAX, "there is room for all runs: {}", entry.len());
+        honest.hears(&liar, pushed(entry));
+    }
+    let rows = kept(&honest);
+    assert_eq!(rows.len(), limits::GUEST_INCARNATIONS_MAX);
+    assert!(used(&honest) >= before + 4 * 15_000, "{}", used(&honest));
+}

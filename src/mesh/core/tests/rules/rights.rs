@@ -1,0 +1,246 @@
+//! What is said about rights, over the log: who is heard, what stands, and that all who hold the same say the same.
+
+use mesh_core::entry::{Kind, SignedEntry};
+use mesh_core::io::{Command, Edit, Halt, Refusal, Reply, Space};
+use mesh_core::policy::{
+    Binding, Check, InvalidRecord, Key, Mode, NotAllowed, Person, PersonId, Role, Rule, RuleVerdict, Said, Value,
+    Verdict, Workspace,
+};
+use mesh_core::record::Tier;
+use mesh_core::test_kit::{Net, id};
+
+use crate::versions::of_version;
+
+fn parse<T: std::str::FromStr<Err: std::fmt::Debug>>(text: &str) -> T {
+    text.parse().unwrap()
+}
+
+fn edit(by: &str, changes: Vec<(Key, Option<Value>)>) -> Command {
+    Command::Edit(Edit { by: parse(by), changes, declared: false, force: false })
+}
+
+fn person(name: &str, role: Role) -> (Key, Option<Value>) {
+    (Key::Person(parse(name)), Some(Value::Person(Person { role, ..Person::default() })))
+}
+
+fn rule(at: &str, verdict: RuleVerdict) -> (Key, Option<Value>) {
+    (Key::Rule(parse(at)), Some(Value::Rule(Rule { who: Some(vec![parse("people")]), ..Rule::of(verdict) })))
+}
+
+/// The owner at device `n` makes these changes.
+fn change(net: &mut Net, n: usize, changes: Vec<(Key, Option<Value>)>) {
+    let written = changes.len();
+    assert_eq!(net.command(n, edit("person:owner", changes)), Reply::Edited { written });
+}
+
+fn role(net: &Net, n: usize, name: &str) -> Option<Role> {
+    net.peer(n).view().rights.role(&parse::<PersonId>(name))
+}
+
+/// All these devices agree, in everything, about rights.
+fn agree(net: &Net, devices: &[usize]) {
+    let first = net.peer(devices[0]).view().rights;
+    assert!(devices.iter().all(|n| net.peer(*n).view().rights == first), "they differ");
+}
+
+/// What a device signed last about rights.
+fn last_said(net: &Net, n: usize) -> Vec<SignedEntry> {
+    let log = net.devices[n].log();
+    log.into_iter().filter(|entry| entry.author == id(n) && entry.entry.kind.is_about_rights()).collect()
+}
+
+#[test]
+fn an_edit_reaches_everyone_and_outlives_a_restart() {
+    let mut net = Net::of(3);
+    net.split(&[&[0, 1], &[1, 2]]);
+    change(&mut net, 0, vec![person("mia", Role::Guest), person("anna", Role::Admin)]);
+    for n in 0..3 {
+        assert_eq!((role(&net, n, "mia"), role(&net, n, "anna")), (Some(Role::Guest), Some(Role::Admin)));
+    }
+    net.restart(2);
+    assert_eq!(role(&net, 2, "anna"), Some(Role::Admin));
+    agree(&net, &[0, 1, 2]);
+    // What holds already is not said again.
+    assert_eq!(net.command(1, edit("person:owner", vec![person("mia", Role::Guest)])), Reply::Edited { written: 0 });
+    assert!(last_said(&net, 0).iter().all(|entry| entry.entry.critical));
+}
+
+#[test]
+fn of_two_halves_the_lower_role_holds_until_somebody_edits_who_knows_both() {
+    let mut net = Net::of(2);
+    net.split(&[&[0], &[1]]);
+    change(&mut net, 0, vec![person("mia", Role::Admin)]);
+    change(&mut net, 1, vec![person("mia", Role::Guest)]);
+    net.join_all();
+    assert_eq!((role(&net, 0, "mia"), role(&net, 1, "mia")), (Some(Role::Guest), Some(Role::Guest)));
+    change(&mut net, 0, vec![person("mia", Role::Member)]);
+    assert_eq!((role(&net, 0, "mia"), role(&net, 1, "mia")), (Some(Role::Member), Some(Role::Member)));
+    agree(&net, &[0, 1]);
+}
+
+#[test]
+fn an_edit_is_made_wholly_or_not_at_all_and_by_those_who_may() {
+    let mut net = Net::of(1);
+    change(&mut net, 0, vec![person("anna", Role::Admin), person("mia", Role::Member)]);
+    let refused = |net: &mut Net, by: &str, changes| {
+        let reply = net.command(0, edit(by, changes));
+        let Reply::Refused(refusal) = reply else { panic!("{reply:?}") };
+        refusal
+    };
+    let good = person("oma", Role::Guest);
+    let refusal = refused(&mut net, "person:anna", vec![good.clone(), person("sean", Role::Owner)]);
+    assert!(matches!(refusal, Refusal::NotAllowed(NotAllowed::AboveOwn { .. })), "{refusal:?}");
+    assert_eq!(role(&net, 0, "oma"), None);
+    let refusal = refused(&mut net, "agent:owner/claude", vec![good.clone()]);
+    assert!(matches!(refusal, Refusal::NotAllowed(NotAllowed::NoPerson(_))), "{refusal:?}");
+    let refusal = refused(&mut net, "person:owner", vec![good, rule("home/doors", RuleVerdict::Deny)]);
+    assert!(matches!(refusal, Refusal::InvalidRecord(InvalidRecord::UnknownWorkspace(_))), "{refusal:?}");
+    assert_eq!(last_said(&net, 0).len(), 2);
+}
+
+#[test]
+fn the_first_workspace_makes_workspaces_decide_and_is_the_owners() {
+    let mut net = Net::of(1);
+    change(&mut net, 0, vec![person("anna", Role::Admin)]);
+    let home = || (Key::Workspace(parse("home")), Some(Value::Workspace(Workspace::default())));
+    let by_admin = net.command(0, edit("person:anna", vec![home()]));
+    assert!(matches!(by_admin, Reply::Refused(Refusal::NotAllowed(NotAllowed::Role { .. }))), "{by_admin:?}");
+    assert_eq!(net.command(0, edit("person:owner", vec![home()])), Reply::Edited { written: 2 });
+    assert_eq!(net.peer(0).view().rights.mode(), Mode::Workspaces);
+    // And going back is not undone by the next one.
+    change(&mut net, 0, vec![(Key::Mode, Some(Value::Mode(Mode::Open)))]);
+    let garden = (Key::Workspace(parse("garden")), Some(Value::Workspace(Workspace::default())));
+    change(&mut net, 0, vec![garden]);
+    assert_eq!(net.peer(0).view().rights.mode(), Mode::Open);
+}
+
+#[test]
+fn an_edit_after_which_a_check_would_not_hold_is_refused_but_for_an_owner_who_insists() {
+    let mut net = Net::of(1);
+    let all = (Key::Binding(parse("home"), parse("main")), Some(Value::Binding(Binding::default())));
+    let mia = (Key::Member(parse("home"), parse("mia")), Some(Value::Member(Role::Member)));
+    let home = (Key::Workspace(parse("home")), Some(Value::Workspace(Workspace::default())));
+    let check = Check {
+        principal: parse("person:mia"),
+        workspace: None,
+        node: parse("peer-0"),
+        tool: parse("echo"),
+        expect: Verdict::Deny,
+    };
+    let check = (Key::Check(parse("mia-no-echo")), Some(Value::Check(check)));
+    let changes = vec![person("mia", Role::Member), home, mia, all, check];
+    assert_eq!(net.command(0, edit("person:owner", changes)), Reply::Edited { written: 6 });
+    let allow = || vec![rule("home/echo", RuleVerdict::Allow)];
+    let refused = net.command(0, edit("person:owner", allow()));
+    let Reply::Refused(Refusal::CheckFailed { check, verdict, .. }) = refused else { panic!("{refused:?}") };
+    assert_eq!((check.as_str(), verdict), ("mia-no-echo", Verdict::Allow));
+    let forced = Command::Edit(Edit { by: parse("person:owner"), changes: allow(), declared: false, force: true });
+    assert_eq!(net.command(0, forced), Reply::Edited { written: 1 });
+}
+
+#[test]
+fn a_newcomer_knows_what_holds_before_it_has_met_anyone() {
+    let mut net = Net::of(1);
+    change(&mut net, 0, vec![person("mia", Role::Guest)]);
+    change(&mut net, 0, vec![person("mia", Role::Admin), (Key::Mode, Some(Value::Mode(Mode::Workspaces)))]);
+    net.invite(0, 1, "phone", Tier::Shared);
+    assert_eq!((role(&net, 1, "mia"), net.peer(1).view().rights.mode()), (Some(Role::Admin), Mode::Workspaces));
+    // What was replaced is not told.
+    assert_eq!(net.backup(1).keys(Space::Policy).count(), 2);
+    net.join_all();
+    agree(&net, &[0, 1]);
+}
+
+#[test]
+fn who_is_no_owner_may_not_edit_and_what_it_signs_all_the_same_counts_for_nothing() {
+    let mut net = Net::of(1);
+    net.invite(0, 1, "phone", Tier::Shared);
+    net.join_all();
+    let refused = net.command(1, edit("person:owner", vec![person("mia", Role::Owner)]));
+    assert_eq!(refused, Reply::Refused(Refusal::NotOwner));
+    assert!(matches!(net.approve(0, 7, "strange", Tier::Shared), Reply::Approved(_)));
+    let mut strange = net.author(7);
+    let (key, value) = person("thief", Role::Owner);
+    let said = mesh_core::policy::Policy::default().edit(key.clone(), value, parse("person:thief"), false);
+    let entry = strange.says(key.kind(), said.to_body().unwrap());
+    net.hears(0, &strange, entry);
+    net.pass(1_000);
+    assert_eq!((role(&net, 0, "thief"), role(&net, 1, "thief")), (None, None));
+    assert_eq!(net.backup(0).keys(Space::Policy).count(), 0);
+    // It was an owner all the time, which only comes to be known now: then it is read from the log.
+    net.restart(0);
+    assert!(matches!(net.approve(0, 7, "strange", Tier::Owner), Reply::Approved(_)));
+    assert_eq!(role(&net, 0, "thief"), Some(Role::Owner));
+    net.join_all();
+    agree(&net, &[0, 1]);
+}
+
+#[test]
+fn what_a_former_owner_said_stands_as_far_as_those_saw_who_ended_that() {
+    for (tier, stays) in [(None, 2), (Some(Tier::Shared), 2)] {
+        let mut net = Net::of(3);
+        change(&mut net, 1, vec![person("mia", Role::Guest), person("anna", Role::Admin)]);
+        // It goes on where nobody sees it, and 0 ends its authority meanwhile.
+        net.split(&[&[0, 2], &[1]]);
+        change(&mut net, 1, vec![person("mia", Role::Owner)]);
+        assert_eq!(role(&net, 1, "mia"), Some(Role::Owner));
+        match tier {
+            None => assert_eq!(net.command(0, Command::Revoke { peer: id(1) }), Reply::Revoked),
+            Some(tier) => assert!(matches!(net.approve(0, 1, "peer-1", tier), Reply::Approved(_))),
+        }
+        net.join_all();
+        net.pass(1_000);
+        for n in [0, 2] {
+            assert_eq!((role(&net, n, "mia"), role(&net, n, "anna")), (Some(Role::Guest), Some(Role::Admin)), "{n}");
+        }
+        assert_eq!(role(&net, 1, "mia"), Some(Role::Guest), "also where it was said");
+        agree(&net, &[0, 2]);
+        let counts = net.backup(0).keys(Space::Policy).count();
+        assert!(counts >= stays, "{counts}");
+        net.restart(0);
+        agree(&net, &[0, 2]);
+    }
+}
+
+#[test]
+fn what_was_replaced_is_dropped_after_its_time_and_what_holds_stays() {
+    let mut net = Net::of(2);
+    let config = mesh_core::config::Config {
+        keep_entries_ms: 20_000,
+        compact_every_ms: 1_000,
+        compact_min: 1,
+        ..mesh_core::config::Config::default()
+    };
+    for n in 0..2 {
+        net.restart_as(n, config.clone());
+    }
+    net.join_all();
+    for role in [Role::Guest, Role::Admin, Role::Member] {
+        change(&mut net, 0, vec![person("mia", role)]);
+    }
+    change(&mut net, 0, vec![person("oma", Role::Guest)]);
+    change(&mut net, 1, vec![(Key::Person(parse("oma")), None)]);
+    assert_eq!(net.backup(1).keys(Space::Policy).count(), 5);
+    net.pass(120_000);
+    for n in 0..2 {
+        // The last word about Mia, and that Oma is gone.
+        assert_eq!(net.backup(n).keys(Space::Policy).count(), 2, "{n}");
+        assert_eq!((role(&net, n, "mia"), role(&net, n, "oma")), (Some(Role::Member), None));
+    }
+    let logged = net.devices[1].log();
+    let said = logged.iter().filter(|entry| entry.entry.kind.is_about_rights());
+    assert_eq!(said.filter_map(|entry| Said::from_body(entry.body()?)).count(), 2);
+}
+
+#[test]
+fn a_version_that_does_not_know_of_rights_neither_leads_nor_starts_calls() {
+    let mut net = Net::of(2);
+    of_version(&mut net, 1, Kind::TRUNCATION.0);
+    net.join_all();
+    change(&mut net, 0, vec![person("mia", Role::Guest)]);
+    assert_eq!(net.peer(1).view().halts, [Halt::Unknown { kind: 10, author: id(0) }]);
+    of_version(&mut net, 1, Kind::NEWEST.0);
+    net.join_all();
+    assert!(net.peer(1).view().halts.is_empty());
+    agree(&net, &[0, 1]);
+}

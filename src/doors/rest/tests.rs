@@ -165,7 +165,7 @@ impl Said {
         for (key, value) in edit.changes {
             self.seq += 1;
             let place = Place { author: view.me, incarnation: view.incarnation, seq: self.seq };
-            let said = self.policy.edit(key, value, edit.by.clone(), edit.declared);
+            let said = self.policy.edit((key, value), edit.by.clone(), edit.declared, &|_| true);
             self.policy.insert(place, Statement { hlc: ACCEPTED_MS << 16, said });
         }
         let facts = |node: &NodeView| DeviceFacts {

@@ -129,7 +129,7 @@ impl World {
         let owner: Principal = "person:owner".parse().unwrap();
         for ((key, value), seq) in self.records.iter().zip(1..) {
             value.check(key).unwrap();
-            let said = policy.edit(key.clone(), Some(value.clone()), owner.clone(), false);
+            let said = policy.edit((key.clone(), Some(value.clone())), owner.clone(), false, &|_| true);
             let place = Place { author: PeerId([1; 32]), incarnation: Incarnation(1), seq };
             policy.insert(place, Statement { hlc: seq, said });
         }

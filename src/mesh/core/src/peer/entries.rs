@@ -32,11 +32,11 @@ pub(super) enum Judges {
 }
 
 impl Peer {
-    /// Takes an entry that `from` sent.
-    pub(super) fn ingest(&mut self, from: PeerId, item: &EntryItem, fx: &mut Effects<'_>) {
+    /// Takes an entry that `from` sent. True if its log did not have it.
+    pub(super) fn ingest(&mut self, from: PeerId, item: &EntryItem, fx: &mut Effects<'_>) -> bool {
         let entry = &item.entry;
         if !self.screen(entry, fx) {
-            return;
+            return false;
         }
         let place = entry.place();
         let admits = |peer: &Self| peer.trust.admits(&place.author, place.incarnation, place.seq);
@@ -46,7 +46,8 @@ impl Peer {
         let by_owner = self.trust.is_owner(&entry.author);
         let payer = spending::answers(entry).map_or(Payer::Unknown, |id| self.book.payer(&id, &entry.author, by_owner));
         let charge = spending::charge(entry, payer);
-        match self.logs.ingest(from, item, charge, &self.trust, fx) {
+        let ingested = self.logs.ingest(from, item, charge, &self.trust, fx);
+        match ingested {
             Ingest::New => self.apply(entry, item.left_ms, fx),
             // A peer that was removed gets membership changes and nothing else, so they do not follow on what it holds.
             Ingest::Gap if entry.entry.kind == Kind::MEMBERSHIP => self.apply_change(entry),
@@ -56,6 +57,7 @@ impl Peer {
             Ingest::Refused | Ingest::Known | Ingest::Stopped => self.take_change(entry),
             Ingest::Gap | Ingest::Fork => {}
         }
+        ingested == Ingest::New
     }
 
     /// True if an entry goes on to its author's log.
@@ -345,7 +347,7 @@ impl Peer {
     fn apply_outcome(&mut self, entry: &SignedEntry, fx: &mut Effects<'_>) {
         let Some(outcome) = entry.record::<Outcome>() else { return };
         if let Source::Relayed(target) = outcome.source
-            && self.may_reattest(&entry.author, &outcome.id)
+            && self.may_reattest(entry, &outcome.id)
         {
             self.upkeep.reattestation.note_relayed(target, &outcome);
         }
@@ -353,15 +355,15 @@ impl Peer {
     }
 
     /// True if what this peer attests again counts: nobody else needs to, then.
-    fn may_reattest(&self, author: &PeerId, id: &ReqId) -> bool {
-        self.trust.is_owner(author) || self.book.record(id).is_some_and(|record| record.origin == *author)
+    fn may_reattest(&self, entry: &SignedEntry, id: &ReqId) -> bool {
+        self.trust.stands(&entry.place()) || self.book.record(id).is_some_and(|record| record.origin == entry.author)
     }
 
     fn apply_cancel(&mut self, entry: &SignedEntry, fx: &mut Effects<'_>) {
         let cancel = entry.record::<CancelRequest>().filter(|cancel| cancel.reason.len() <= limits::TEXT_BYTES_MAX);
         let Some(cancel) = cancel else { return };
         let known = self.book.record(&cancel.id).map(|record| record.origin == entry.author);
-        if known.unwrap_or_else(|| cancel.id.is_of(&entry.author)) || self.trust.is_owner(&entry.author) {
+        if known.unwrap_or_else(|| cancel.id.is_of(&entry.author)) || self.trust.stands(&entry.place()) {
             self.book.apply_cancel(&cancel, fx);
             self.stop_call(&cancel, fx);
             self.answer_cancel(&cancel, fx);
@@ -372,7 +374,7 @@ impl Peer {
         if self.logs.handle_truncation(entry, &self.trust, fx) {
             self.handle_halts(fx);
         }
-        self.rights.handle_truncation(entry, &self.logs, fx);
+        self.rights.handle_truncation(entry, &self.logs, &self.trust, fx);
     }
 
     // --- What follows from them ---------------------------------------------------------------------------------------

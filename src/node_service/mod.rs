@@ -13,7 +13,6 @@ use client::{NodeClient, NodeClientHandle};
 use server::{NodeServer, NodeServerHandle};
 
 pub mod client;
-mod convert;
 pub mod server;
 mod stream;
 

@@ -1,4 +1,5 @@
-//! Shared parts of both ends of a node stream: a connection that can be ended from outside, and a queue with limits.
+//! Shared parts of both ends of a node stream: a connection that can be ended from outside, a queue with limits, and
+//! what may be wrong with a message.
 
 use std::io;
 use std::pin::Pin;
@@ -8,13 +9,15 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_util::Stream;
-use mesh_core::ids::PeerId;
+use mesh_core::ids::{InvalidId, PeerId};
+use mesh_core::limits;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::mpsc;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::transport::server::Connected;
 
 use crate::mesh::transport::ServicePeer;
+use crate::mesh::transport::wire::WireError;
 
 /// Largest message that either side takes: a signed entry ([`mesh_core::limits::ENTRY_BYTES_MAX`]) and its copies in
 /// the contract's text fields fit many times. tonic's own default, stated so that it cannot drift.
@@ -29,6 +32,36 @@ pub(crate) const REGISTER_WITHIN: Duration = Duration::from_secs(5);
 pub(crate) const QUEUE_MAX: usize = 2048;
 /// Bytes of those messages.
 pub(crate) const QUEUE_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// A reason for which a message is dropped.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub(crate) enum ConvertError {
+    /// A field that we need.
+    #[error("{0} is missing")]
+    Missing(&'static str),
+    /// An entry that is something else.
+    #[error("{0} is malformed")]
+    Malformed(&'static str),
+    /// An id.
+    #[error(transparent)]
+    Id(#[from] InvalidId),
+    /// A part that mesh frames have too.
+    #[error(transparent)]
+    Wire(#[from] WireError),
+    /// A signed thing of someone else.
+    #[error("{0} is not by the peer that sent it")]
+    Author(&'static str),
+    /// The message and what is signed speak of different calls.
+    #[error("{0} is about another call or attempt")]
+    Mismatch(&'static str),
+}
+
+/// A text of a peer, within [`limits::TEXT_BYTES_MAX`].
+pub(crate) fn cut(mut text: String) -> String {
+    text.truncate(limits::cut(&text, limits::TEXT_BYTES_MAX).len());
+    text
+}
 
 /// Identity of the other end of a byte stream, as the handshake of the link has proven it.
 pub trait ProvenPeer: Clone + Send + Sync + 'static {

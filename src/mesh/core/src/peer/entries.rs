@@ -6,6 +6,7 @@ use crate::audience::Audience;
 use crate::calls::InferredEnding;
 use crate::effects::{Effects, Then};
 use crate::entry::{self, Kind, SignedEntry};
+use crate::executor::Finished;
 use crate::frame::EntryItem;
 use crate::ids::{PeerId, ReqId};
 use crate::incarnations::{self, OwnEntry};
@@ -141,6 +142,24 @@ impl Peer {
         }
         let origin = self.trust.membership().members.keys().find(|peer| id.is_of(peer)).copied();
         Audience::Call { origin: origin.unwrap_or(self.local.me), target }
+    }
+
+    /// The executor has an outcome, if any: it goes into our log, in the batch that journals it, and its place is free.
+    pub(super) fn finish(&mut self, finished: Option<Finished>, fx: &mut Effects<'_>) {
+        if let Some(finished) = finished {
+            self.write_outcome(&finished, fx);
+            self.executor.start_next(&facts!(self), fx);
+        }
+    }
+
+    pub(super) fn write_outcome(&mut self, finished: &Finished, fx: &mut Effects<'_>) {
+        let Outcome { id, attempt, .. } = finished.outcome;
+        let entry = self.write_of_call(&id, Kind::OUTCOME, &entry::encode(&finished.outcome), fx);
+        fx.then(Then::Outcome(id, attempt, entry.clone()));
+        if let Payer::Origin(origin) = self.book.payer(&id, &self.local.me, false) {
+            self.logs.spending.charge(&origin, spending::amount(&entry), &self.trust, fx.now.mono_ms);
+        }
+        self.book.apply_outcome(&entry, &facts!(self), fx);
     }
 
     /// Writes an ending that is not the target's own, with a cancel request where it must not start any more.

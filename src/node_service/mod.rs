@@ -14,6 +14,7 @@ use server::{NodeServer, NodeServerHandle};
 
 pub mod client;
 mod convert;
+mod read_pace;
 pub mod server;
 mod stream;
 

@@ -31,6 +31,7 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::mesh::NodeLinks;
 use crate::mesh::pace::Pace;
 use crate::mesh::transport::wire::{attempt_from_pb, claim_from_pb, claim_to_pb, entry_from_pb, entry_to_pb};
+use crate::node_service::read_pace::Paces;
 pub use crate::node_service::stream::ProvenPeer;
 use crate::node_service::stream::{
     ConvertError, FrameQueue, Guarded, Line, MESSAGE_BYTES_MAX, Outgoing, REGISTER_WITHIN, WINDOW_BYTES, cut, queue,
@@ -100,12 +101,15 @@ impl NodeServer {
             inputs,
             tasks: tasks.clone(),
             sessions: Mutex::default(),
+            paces: Paces::default(),
             last_session: AtomicU64::new(0),
         });
         let watchdogs = shared.clone();
         let incoming = ReceiverStream::new(streams).map(move |io| {
             let peer = io.connect_info().peer();
-            let io = Guarded::new(io, peer);
+            let asked = watchdogs.clone();
+            let pace = watchdogs.paces.of(peer, move || !asked.is_owner(peer));
+            let io = Guarded::paced(io, peer, pace);
             let line = io.line();
             let watchdog = watchdogs.clone();
             watchdogs.tasks.spawn(async move { watchdog.cut_if_idle(&line, register_within).await });
@@ -285,6 +289,7 @@ struct ServerState {
     inputs: mpsc::Sender<Input>,
     tasks: TaskGroup,
     sessions: Mutex<BTreeMap<PeerId, Session>>,
+    paces: Paces,
     last_session: AtomicU64,
 }
 

@@ -5,7 +5,7 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use futures_util::Stream;
@@ -18,10 +18,11 @@ use tonic::transport::server::Connected;
 
 use crate::mesh::transport::ServicePeer;
 use crate::mesh::transport::wire::WireError;
+use crate::node_service::read_pace::ReadPace;
 
 /// Largest message that either side takes: a signed entry ([`mesh_core::limits::ENTRY_BYTES_MAX`]) and its copies in
-/// the contract's text fields fit many times. tonic's own default, stated so that it cannot drift.
-pub(crate) const MESSAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// the contract's text fields fit.
+pub(crate) const MESSAGE_BYTES_MAX: usize = 1024 * 1024;
 /// HTTP/2 window of the one stream and of its connection. QUIC below has its own flow control, so this one only must
 /// not be the narrower of the two: 1 MiB is 40 ms of a 200 Mbit/s line.
 pub(crate) const WINDOW_BYTES: u32 = 1024 * 1024;
@@ -96,12 +97,19 @@ pub(crate) struct Guarded<IO> {
     io: IO,
     line: Line,
     ended: Pin<Box<WaitForCancellationFutureOwned>>,
+    pace: Option<ReadPace>,
 }
 
 impl<IO> Guarded<IO> {
     pub(crate) fn new(io: IO, peer: PeerId) -> Self {
         let end = CancellationToken::new();
-        Self { io, ended: Box::pin(end.clone().cancelled_owned()), line: Line { peer, end, calls: Arc::default() } }
+        let line = Line { peer, end: end.clone(), calls: Arc::default() };
+        Self { io, ended: Box::pin(end.cancelled_owned()), line, pace: None }
+    }
+
+    /// One that is read at a pace.
+    pub(super) fn paced(io: IO, peer: PeerId, pace: ReadPace) -> Self {
+        Self { pace: Some(pace), ..Self::new(io, peer) }
     }
 
     pub(crate) fn line(&self) -> Line {
@@ -126,7 +134,13 @@ impl<IO> Connected for Guarded<IO> {
 impl<IO: AsyncRead + Unpin> AsyncRead for Guarded<IO> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         self.check(cx)?;
-        Pin::new(&mut self.io).poll_read(cx, buf)
+        let Self { io, pace, .. } = &mut *self;
+        let Some(pace) = pace else { return Pin::new(io).poll_read(cx, buf) };
+        ready!(pace.poll_ready(cx));
+        let before = buf.filled().len();
+        let read = Pin::new(io).poll_read(cx, buf);
+        pace.note(buf.filled().len() - before);
+        read
     }
 }
 

@@ -86,6 +86,7 @@ pub async fn call(mesh: &MeshHandle, who: Identity, request: Request<'_>) -> Res
         | Reply::InviteVoided
         | Reply::Approved(_)
         | Reply::Revoked
+        | Reply::RevokedAll(_)
         | Reply::Left
         | Reply::Noted
         | Reply::Edited { .. }

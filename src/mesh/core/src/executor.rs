@@ -364,8 +364,7 @@ impl Executor {
         if first == header.id {
             return None;
         }
-        // One that only waits has not bound the key yet; this one must not bind it in its place.
-        self.client_keys.entry(key).or_insert((first, fingerprint));
+        // One that only waits has not bound the key yet. Nor does this one, which does not run.
         Some(self.finish_repeat(header, attempt, (first, fingerprint), fx))
     }
 
@@ -606,6 +605,15 @@ impl Executor {
         if first.0 == header.id { Ok(Some(Box::new((key, fingerprint)))) } else { Err(first) }
     }
 
+    /// Gives back a client key that this call had bound to start, unless another attempt of it has it.
+    fn unbind(&mut self, id: &ReqId, key: &Hash) {
+        let mut attempts = self.journal.range((*id, 0)..=(*id, ATTEMPTS_MAX)).map(|(_, row)| row);
+        let has_it = |row: &JournalRow| row.key.as_ref().is_some_and(|bound| bound.0 == *key);
+        if !attempts.any(has_it) && self.client_keys.get(key).is_some_and(|(first, _)| first == id) {
+            self.client_keys.remove(key);
+        }
+    }
+
     fn finish(
         &mut self,
         id: ReqId,
@@ -615,15 +623,19 @@ impl Executor {
         header: Option<Arc<Header>>,
         fx: &mut Effects<'_>,
     ) -> Finished {
-        self.running.remove(&(id, attempt));
+        let ran = self.running.remove(&(id, attempt)).is_none_or(|running| running.invoked);
         let known = self.journal.get(&(id, attempt)).cloned();
-        let row = JournalRow {
-            state: Journaled::Ended(ending),
-            received_ms: known.as_ref().map_or(fx.age_ms, |row| row.received_ms),
-            key: known.and_then(|row| row.key),
-        };
+        let received_ms = known.as_ref().map_or(fx.age_ms, |row| row.received_ms);
+        // What was started by a former process may have run.
+        let (key, unbound) = known.and_then(|row| row.key).map_or((None, None), |key| {
+            if ran { (Some(key), None) } else { (None, Some(key.0)) }
+        });
+        let row = JournalRow { state: Journaled::Ended(ending), received_ms, key };
         fx.put(rows::journal(&id, attempt), &row);
         self.note_row(id, attempt, row);
+        if let Some(key) = unbound {
+            self.unbind(&id, &key);
+        }
         let outcome = Outcome {
             id,
             attempt,

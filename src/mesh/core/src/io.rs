@@ -268,6 +268,11 @@ pub enum Command {
         /// Which.
         peer: PeerId,
     },
+    /// Revoke and forget these peers, in one step and with one fsync; at most [`crate::limits::REVOKED_AT_ONCE_MAX`].
+    RevokeAll {
+        /// Which.
+        peers: BTreeSet<PeerId>,
+    },
     /// Leave the mesh: ends with [`Reply::Left`], after which the shell founds a new one.
     Leave,
     /// This peer's directory record has changed.
@@ -336,6 +341,8 @@ pub enum Reply {
     Approved(Box<Welcome>),
     /// The peer is revoked.
     Revoked,
+    /// These peers are revoked, except the ones that are named here, with why not.
+    RevokedAll(Vec<(PeerId, Refusal)>),
     /// We have left.
     Left,
     /// The directory record is written.

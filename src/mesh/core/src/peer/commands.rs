@@ -1,5 +1,7 @@
 //! Commands from a door, in one table: each asks the owner of what it is about, and signs what follows from that.
 
+use std::collections::BTreeSet;
+
 use super::entries::Judges;
 use super::{Peer, facts};
 use crate::audience::Audience;
@@ -36,6 +38,7 @@ impl Peer {
                 self.sign_change(&change, fx);
                 Reply::Revoked
             }),
+            Command::RevokeAll { peers } => self.revoke_all(&peers, fx),
             Command::Leave => self.leave(fx),
             Command::SetDirectory(directory) => {
                 self.set_directory(&directory, fx);
@@ -140,6 +143,27 @@ impl Peer {
             return Err(Refusal::NeedsNewKey);
         }
         membership::welcome(peer, &facts!(self)).map(|welcome| Reply::Approved(Box::new(welcome)))
+    }
+
+    /// Judged once, after all are signed: whom one of them let in is no matter here, and we, an owner, stay.
+    fn revoke_all(&mut self, peers: &BTreeSet<PeerId>, fx: &mut Effects<'_>) -> Result<Reply, Refusal> {
+        membership::require_owner(&facts!(self))?;
+        if peers.len() > limits::REVOKED_AT_ONCE_MAX {
+            return Err(Refusal::Invalid(format!("at most {} devices at a time", limits::REVOKED_AT_ONCE_MAX)));
+        }
+        self.judge_changes(Judges::Now, fx);
+        let mut refused = Vec::new();
+        for peer in peers {
+            match membership::revoke(*peer, false, &facts!(self)) {
+                Ok(change) => {
+                    let entry = self.write(Kind::MEMBERSHIP, &entry::encode(&change), fx);
+                    self.trust.take(entry);
+                }
+                Err(refusal) => refused.push((*peer, refusal)),
+            }
+        }
+        self.judge_changes(Judges::Now, fx);
+        Ok(Reply::RevokedAll(refused))
     }
 
     fn leave(&mut self, fx: &mut Effects<'_>) -> Result<Reply, Refusal> {

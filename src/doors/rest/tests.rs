@@ -139,6 +139,7 @@ fn first_view() -> View {
             node("tv", twin(2), Tier::Shared, true, &[]),
         ],
         rights: Arc::default(),
+        said: mesh_core::policy::InForce::default(),
     }
 }
 

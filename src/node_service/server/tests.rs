@@ -102,6 +102,7 @@ fn view(me: u64, leader: Option<u64>) -> Arc<View> {
         links: Vec::new(),
         nodes: (1..=4).map(node).collect(),
         rights: Arc::default(),
+        said: mesh_core::policy::InForce::default(),
     })
 }
 

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::budget::{Amount, OverBudget};
-use crate::entry::SignedEntry;
+use crate::entry::{Place, SignedEntry};
 use crate::epoch::{Epoch, Fence};
 use crate::frame::{Frame, Phase};
 use crate::ids::{Attempt, Hash, Incarnation, MeshId, NodeId, PeerId, PublicKey, ReqId, ToolName};
@@ -294,6 +294,9 @@ pub struct Edit {
     pub declared: bool,
     /// True if they are made although a check would not hold any more. Owners of the mesh only.
     pub force: bool,
+    /// What whoever edits has seen: places of the statements that counted, in order, by key. If others count by now,
+    /// nothing is changed.
+    pub seen: Vec<(policy::Key, Vec<Place>)>,
 }
 
 /// A call that someone wants made.
@@ -443,6 +446,15 @@ pub enum Refusal {
     /// What somebody wants to say about rights breaks a bound, or contradicts what is there.
     #[error(transparent)]
     InvalidRecord(policy::InvalidRecord),
+    /// Somebody has edited it since whoever edits has looked.
+    #[error("somebody has edited this since you read it")]
+    EditedMeanwhile,
+    /// A file of settings says it.
+    #[error("this stands in the `sigil.toml` of device {}", .file.short())]
+    Declared {
+        /// The device whose file it is.
+        file: PeerId,
+    },
     /// A check would not hold any more.
     #[error("after this, check `{check}` would not hold: the answer would be {verdict}, and must be {expect}")]
     CheckFailed {
@@ -720,6 +732,8 @@ pub struct View {
     pub nodes: Vec<NodeView>,
     /// Who may do what, ready to be asked.
     pub rights: Arc<policy::View>,
+    /// What people said about it.
+    pub said: policy::InForce,
 }
 
 /// A log of which nothing more is taken for now.

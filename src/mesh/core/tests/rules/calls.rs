@@ -116,7 +116,7 @@ fn a_key_that_waits_while_its_origin_is_raised_to_owner_is_one_of_the_owners_whe
         (Key::Device(id(0)), hers()),
         (Key::Device(id(1)), hers()),
     ];
-    let edit = Edit { by: "person:owner".parse().unwrap(), changes, declared: false, force: false };
+    let edit = Edit { by: "person:owner".parse().unwrap(), changes, declared: false, force: false, seen: Vec::new() };
     assert_eq!(net.command(0, Command::Edit(edit)), Reply::Edited { written: 3 });
     net.pass(1_000);
     net.tools_end = false;

@@ -367,6 +367,7 @@ pub(super) fn answer_to_pb(answer: Answer) -> pb::NodeMessage {
         AnswerKind::Waiting => What::Waiting(pb::call_answer::Waiting {}),
         AnswerKind::Running { note } => What::Running(pb::call_answer::Running { note }),
         AnswerKind::Lacking => What::Lacking(pb::call_answer::Lacking {}),
+        AnswerKind::Asking => What::Asking(pb::call_answer::Asking {}),
         AnswerKind::Busy => What::Busy(pb::call_answer::Busy {}),
         AnswerKind::Fenced(proof) => What::Fenced(pb::call_answer::Fenced { proof: proof.as_ref().map(claim_to_pb) }),
         AnswerKind::Rejected(reason) => What::Refused(reason),

@@ -8,7 +8,7 @@ use mesh_core::ids::{InvalidId, PeerId, ReqId};
 use mesh_core::limits;
 use mesh_core::record::{Header, Outcome};
 
-use crate::mesh::transport::wire::{self, attempt_from_pb, claim_from_pb, entry_from_pb};
+use crate::mesh::transport::wire::{self, attempt_from_pb, claim_from_pb, entry_from_pb, items_from_pb};
 use crate::pb;
 use crate::pb::call_answer::What;
 
@@ -70,7 +70,14 @@ pub(crate) fn dispatch_from_pb(
         return Err(ConvertError::Mismatch("the header"));
     }
     let left_ms = request.left_ms.min(limits::TTL_MS_MAX);
-    Ok(Dispatch { claim, header, attempt: attempt_from_pb(request.attempt)?, left_ms })
+    if request.consents.len() > limits::CONSENTS_OF_CALL_MAX {
+        return Err(ConvertError::Malformed("what people said to it"));
+    }
+    let consents = items_from_pb(request.consents, verifier)?;
+    if consents.iter().any(|item| item.entry.entry.kind != Kind::CONSENT) {
+        return Err(ConvertError::Malformed("what people said to it"));
+    }
+    Ok(Dispatch { claim, header, attempt: attempt_from_pb(request.attempt)?, left_ms, consents })
 }
 
 /// A result with its signed outcome, from the peer that ran the call. A result without one, from a client that knows
@@ -103,6 +110,7 @@ pub(crate) fn answer_from_pb(answer: pb::CallAnswer, verifier: &dyn Verifier) ->
         What::Waiting(_) => AnswerKind::Waiting,
         What::Running(running) => AnswerKind::Running { note: cut(running.note) },
         What::Lacking(_) => AnswerKind::Lacking,
+        What::Asking(_) => AnswerKind::Asking,
         What::Busy(_) => AnswerKind::Busy,
         What::Fenced(fenced) => {
             AnswerKind::Fenced(fenced.proof.map(|proof| claim_from_pb(proof, verifier)).transpose()?)

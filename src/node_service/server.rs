@@ -29,7 +29,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::mesh::NodeLinks;
 use crate::mesh::pace::Pace;
-use crate::mesh::transport::wire::{claim_to_pb, entry_to_pb};
+use crate::mesh::transport::wire::{claim_to_pb, entry_to_pb, item_to_pb};
 use crate::node_service::convert;
 pub use crate::node_service::stream::ProvenPeer;
 use crate::node_service::stream::{
@@ -545,6 +545,7 @@ fn dispatch_to_pb(dispatch: &Dispatch) -> Option<pb::GatewayMessage> {
         attempt: u32::from(dispatch.attempt),
         claim: Some(claim_to_pb(&dispatch.claim)),
         left_ms: dispatch.left_ms,
+        consents: dispatch.consents.iter().map(item_to_pb).collect(),
     })))
 }
 

@@ -561,7 +561,7 @@ impl Book {
             return;
         };
         let (author, header) = (entry.author, open.record.header.clone());
-        let by_owner = facts.trust.is_owner(&author);
+        let by_owner = facts.trust.stands(&entry.place());
         let anyone_confirms = !fx.enforces(ProtocolRule::TargetConfirms);
         let basis = endings::basis_of(entry, &outcome, &open.record, open.basis, by_owner, anyone_confirms);
         let Some(basis) = basis else { return };

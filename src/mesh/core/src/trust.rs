@@ -251,8 +251,9 @@ impl Trust {
         self.membership.said_rights.contains_key(peer)
     }
 
-    /// True if what was said about rights at this place counts: its author was an owner as far as those who ended that
-    /// had seen.
+    /// True if what was written at this place counts as an owner's word, about rights or about the call of another: its
+    /// author was an owner as far as those who ended that had seen. So it counts alike whether it or the change that
+    /// ended that is received first.
     pub(crate) fn stands(&self, place: &Place) -> bool {
         let until = |until: &Option<BTreeMap<Incarnation, u64>>| match until {
             None => true,

@@ -347,7 +347,7 @@ impl Peer {
     fn apply_outcome(&mut self, entry: &SignedEntry, fx: &mut Effects<'_>) {
         let Some(outcome) = entry.record::<Outcome>() else { return };
         if let Source::Relayed(target) = outcome.source
-            && self.may_reattest(&entry.author, &outcome.id)
+            && self.may_reattest(entry, &outcome.id)
         {
             self.upkeep.reattestation.note_relayed(target, &outcome);
         }
@@ -355,15 +355,15 @@ impl Peer {
     }
 
     /// True if what this peer attests again counts: nobody else needs to, then.
-    fn may_reattest(&self, author: &PeerId, id: &ReqId) -> bool {
-        self.trust.is_owner(author) || self.book.record(id).is_some_and(|record| record.origin == *author)
+    fn may_reattest(&self, entry: &SignedEntry, id: &ReqId) -> bool {
+        self.trust.stands(&entry.place()) || self.book.record(id).is_some_and(|record| record.origin == entry.author)
     }
 
     fn apply_cancel(&mut self, entry: &SignedEntry, fx: &mut Effects<'_>) {
         let cancel = entry.record::<CancelRequest>().filter(|cancel| cancel.reason.len() <= limits::TEXT_BYTES_MAX);
         let Some(cancel) = cancel else { return };
         let known = self.book.record(&cancel.id).map(|record| record.origin == entry.author);
-        if known.unwrap_or_else(|| cancel.id.is_of(&entry.author)) || self.trust.is_owner(&entry.author) {
+        if known.unwrap_or_else(|| cancel.id.is_of(&entry.author)) || self.trust.stands(&entry.place()) {
             self.book.apply_cancel(&cancel, fx);
             self.stop_call(&cancel, fx);
             self.answer_cancel(&cancel, fx);

@@ -45,18 +45,18 @@ const PLACE_BYTES: usize = 16 * 1024;
 /// Places for frames of all who are no owners together: 2 MiB.
 pub(super) const GUESTS_QUEUED_MAX: usize = 128;
 
-/// Entries that are checked and looked at in one go. Of owners as many as they send at once when they have much to say.
-const PART_ENTRIES_MAX: usize = 64;
-const GUEST_PART_ENTRIES_MAX: usize = 16;
+/// Entries that are checked and looked at in one go, whoever sent them: about a millisecond of the one thread that all
+/// else waits for. An owner passes on what guests say.
+const PART_ENTRIES_MAX: usize = 16;
 
 /// Bytes in a second that are read of a link to one who is no owner: more than any honest one sends for long, and so
 /// little that neither disk nor processor nor the links to others fill with it: whatever it is, each owner that it is for
 /// checks, writes and answers it. What is not read yet waits at the sender. A log of a guest that is as long as it may be
-/// comes within about three minutes.
-const GUEST_BYTES_PER_S: u64 = 1024 * 1024;
-/// Bytes that come at once after a pause: a frame as large as it may be, or 512 small ones.
-const GUEST_BYTES_AHEAD: u64 = 1024 * 1024;
-/// What the smallest frame or entry counts as: 512 of them in a second. The doors of a guest accept 50 calls in a second.
+/// comes within about seven minutes.
+const GUEST_BYTES_PER_S: u64 = 512 * 1024;
+/// Bytes that come at once after a pause: two of the largest headers, or 256 small ones.
+const GUEST_BYTES_AHEAD: u64 = 512 * 1024;
+/// What the smallest frame or entry counts as: 256 of them in a second. The doors of a guest accept 50 calls in a second.
 const GUEST_BYTES_MIN: usize = 2 * 1024;
 
 /// The pace of a link to one who is no owner.
@@ -287,8 +287,7 @@ impl Session {
         }
         let guest = !self.shared.is_owner(peer);
         let len = bytes.len();
-        let most = if guest { GUEST_PART_ENTRIES_MAX } else { PART_ENTRIES_MAX };
-        let parts = match wire::parts(bytes, most) {
+        let parts = match wire::parts(bytes, PART_ENTRIES_MAX) {
             Ok(parts) => parts,
             Err(WireError::Unknown) => return tracing::debug!(%peer, "a frame of an unknown kind"),
             Err(error) => return self.handle_bad(error.to_string()).await,

@@ -70,8 +70,6 @@ pub const CONSENTS_OF_CALL_MAX: usize = 8;
 pub const CONSENTS_PER_OWNER_MAX: usize = 128;
 /// The same of one who is no owner.
 pub const CONSENTS_PER_GUEST_MAX: usize = 16;
-/// Time for which an hour's consent counts, on a clock that counts while the machine sleeps.
-pub const CONSENT_HOUR_MS: u64 = 3_600_000;
 /// Open calls that are decided anew in one step, when something about rights changes.
 pub const LOOKED_AT_PER_STEP_MAX: usize = 1_000;
 /// Logs that one statement about rights, or a call, says it knew.

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use crate::effects::Effects;
 use crate::entry::{Kind, Place, SignedEntry};
-use crate::facts::Facts;
+use crate::facts::{Facts, Local};
 use crate::frame::EntryItem;
 use crate::ids::{Hash, Incarnation, Known, NodeId, PeerId, ReqId};
 use crate::io::{Edit, LogReader, Now, Output, Refusal};
@@ -265,11 +265,12 @@ impl Rights {
         &mut self,
         entry: &SignedEntry,
         left_ms: Option<u64>,
+        local: &Local,
         trust: &Trust,
         fx: &mut Effects<'_>,
     ) {
         let consents = Arc::make_mut(&mut self.view).consents_mut();
-        if self.answers.hear(entry, left_ms, trust, consents, fx) {
+        if self.answers.hear(entry, left_ms, local.config.consent_hour_ms, trust, consents, fx) {
             self.changed = true;
             fx.view_changed = true;
         }

@@ -77,7 +77,7 @@ impl Peer {
             AnswerChoice::Hour | AnswerChoice::Always => hour(&header, &request),
         };
         let left_ms = match choice {
-            Choice::Hour { .. } => limits::CONSENT_HOUR_MS,
+            Choice::Hour { .. } => self.local.config.consent_hour_ms,
             Choice::Once { .. } | Choice::Deny { .. } | Choice::Withdrawn { .. } => {
                 self.book.left_ms(&id, fx.now.mono_ms).unwrap_or(0)
             }
@@ -160,7 +160,7 @@ impl Peer {
             }
             left_ms = self.book.left_ms(&id, fx.now.mono_ms);
         }
-        self.rights.hear_answer(entry, left_ms, &self.trust, fx);
+        self.rights.hear_answer(entry, left_ms, &self.local, &self.trust, fx);
     }
 
     /// Answers that came with a dispatch: each is held against the rights that are known here, as any other.

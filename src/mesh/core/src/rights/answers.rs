@@ -78,6 +78,7 @@ impl Answers {
         &mut self,
         entry: &SignedEntry,
         left_ms: Option<u64>,
+        hour_ms: u64,
         trust: &Trust,
         consents: &mut Consents,
         fx: &mut Effects<'_>,
@@ -85,7 +86,7 @@ impl Answers {
         let Some(consent) = read(entry) else { return false };
         let hour = matches!(consent.choice, Choice::Hour { .. });
         // Of an hour of which nobody knows how much is left, nothing is.
-        let left_ms = if hour { left_ms.unwrap_or(0).min(limits::CONSENT_HOUR_MS) } else { left_ms.unwrap_or(UNKNOWN_MS) };
+        let left_ms = if hour { left_ms.unwrap_or(0).min(hour_ms) } else { left_ms.unwrap_or(UNKNOWN_MS) };
         let endless = hour && !fx.enforces(ProtocolRule::HourEnds);
         let until = if endless { u64::MAX } else { fx.now.mono_ms + left_ms };
         if let Some(held) = self.held.get_mut(&entry.hash) {

@@ -34,7 +34,6 @@ use crate::rows::{self, Basis, Empty, OpenKey, OpenRow, Row as _};
 use crate::spending::{self, Payer};
 use crate::trust::Trust;
 use asking::Asking;
-pub(crate) use asking::Looked;
 use closed::Closed;
 pub(crate) use closing::{InferredEnding, Unrun};
 use deferred::Deferred;

@@ -249,6 +249,7 @@ impl Rights {
     /// Who said no, in words.
     fn refusal(&self, decision: &Decision) -> Option<String> {
         let (_, Consent { by, note, .. }) = self.answers.get(decision.consents.first()?)?;
+        let note = note.as_str();
         let note = if note.is_empty() { String::new() } else { format!(": {note}") };
         Some(format!("{by} said no{note} ({})", decision.rule))
     }

@@ -1,6 +1,6 @@
 //! Answers of people to calls that ask: given at a door of ours, or heard from others.
 
-use super::{Peer, facts};
+use super::Peer;
 use crate::effects::{Effects, Then};
 use crate::entry::{self, Kind, SignedEntry};
 use crate::frame::EntryItem;
@@ -9,7 +9,8 @@ use crate::io::{AnswerChoice, Approval, CallState, Edit, NewAnswer, Refusal, Rep
 use crate::limits;
 use crate::policy::bounds::OF_MAX;
 use crate::policy::{
-    Choice, Consent, Domain, Key, Name, OpenAsk, PersonId, Principal, Request, Rule, RuleRef, RuleVerdict, Value, Who,
+    Choice, Consent, Domain, Key, Name, NodePattern, OpenAsk, PersonId, Principal, Request, Rule, RuleRef, RuleVerdict,
+    ToolPattern, Value, Who,
 };
 use crate::record::{Ending, Header, Tier};
 use crate::rights;
@@ -123,7 +124,7 @@ impl Peer {
             Principal::Person(person) => Ok(Who::Person(person.clone())),
             Principal::Agent(..) | Principal::Device(_) => header.principal.to_string().parse(),
         };
-        let (nodes, tools) = (node.as_str().parse(), header.tool.folded().parse());
+        let (nodes, tools) = (node.as_str().parse::<NodePattern>(), header.tool.folded().parse::<ToolPattern>());
         let (Ok(who), Ok(node), Ok(tool)) = (who, nodes, tools) else {
             return Err(Refusal::Invalid("no rule can name exactly this asker, device and tool".to_owned()));
         };

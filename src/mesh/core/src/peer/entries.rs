@@ -139,7 +139,7 @@ impl Peer {
 
     /// The audience of what is said of a call. `target`: where it runs, if the book does not know it any more; then the
     /// origin is whom the id is of.
-    fn audience_of(&self, id: &ReqId, target: PeerId) -> Audience {
+    pub(super) fn audience_of(&self, id: &ReqId, target: PeerId) -> Audience {
         if let Some(audience) = self.book.audience(id) {
             return audience;
         }

@@ -355,7 +355,7 @@ impl PolicySettings {
             policy
                 .admit(key, value, &|_| true)
                 .map_err(|error| failed(&place_of(key, |peer| devices.node(peer)), cause_of(&error)))?;
-            let said = policy.edit(key.clone(), Some(value.clone()), by.clone(), true);
+            let said = policy.edit((key.clone(), Some(value.clone())), by.clone(), true, &|_| true);
             let place =
                 mesh_core::entry::Place { author: PeerId([0; 32]), incarnation: mesh_core::ids::Incarnation(0), seq };
             policy.insert(place, Statement { hlc: seq, said });

@@ -147,7 +147,7 @@ impl Held<'_> {
             if let Some(value) = value {
                 policy.admit(key, value, &stands).map_err(|error| invalid(&error))?;
             }
-            let statement = policy.edit(key.clone(), value.clone(), by.clone(), false);
+            let statement = policy.edit((key.clone(), value.clone()), by.clone(), false, &stands);
             let place = Place { author: PLANNED, incarnation: Incarnation(0), seq };
             policy.insert(place, Statement { hlc: u64::MAX, said: statement.clone() });
             view.refresh(&policy, &stands, key);

@@ -128,7 +128,7 @@ impl World {
         let owner: Principal = "person:owner".parse().unwrap();
         for ((key, value), seq) in self.records.iter().zip(1..) {
             value.check(key).unwrap();
-            let said = policy.edit(key.clone(), Some(value.clone()), owner.clone(), false);
+            let said = policy.edit((key.clone(), Some(value.clone())), owner.clone(), false, &|_| true);
             let place = Place { author: PeerId([1; 32]), incarnation: Incarnation(1), seq };
             policy.insert(place, Statement { hlc: seq, said });
         }
@@ -360,7 +360,7 @@ fn what_a_file_declares_is_edited_there() {
     let world = World::load("family");
     let mut policy = world.policy();
     let key = Key::Rule("family/tv".parse().unwrap());
-    let said = policy.edit(key.clone(), world.records.get(&key).cloned(), "person:owner".parse().unwrap(), true);
+    let said = policy.edit((key.clone(), world.records.get(&key).cloned()), "person:owner".parse().unwrap(), true, &|_| true);
     let author = peer("server");
     policy.insert(Place { author, incarnation: Incarnation(1), seq: 1 }, Statement { hlc: 1 << 40, said });
     let rights = world.rights();

@@ -68,7 +68,7 @@ fn large() -> Large {
     let mut say = |key: Key, value: Value| {
         value.check(&key).unwrap();
         seq += 1;
-        let said = policy.edit(key, Some(value), parse("person:owner"), false);
+        let said = policy.edit((key, Some(value)), parse("person:owner"), false, &|_| true);
         policy.insert(place(seq), Statement { hlc: seq, said });
     };
     say(Key::Mode, Value::Mode(Mode::Workspaces));
@@ -146,7 +146,7 @@ fn policy(c: &mut Criterion) {
                     (seq, Value::Rule(rule(seq)))
                 },
                 |(seq, value)| {
-                    let said = policy.edit(key.clone(), Some(value), parse("person:owner"), false);
+                    let said = policy.edit((key.clone(), Some(value)), parse("person:owner"), false, &|_| true);
                     policy.insert(place(seq), Statement { hlc: seq, said });
                     policy.forget(&key, &|_| true, &|_| true);
                     view.refresh(&policy, &|_| true, &key);

@@ -74,6 +74,12 @@ pub const CONSENTS_PER_GUEST_MAX: usize = 16;
 pub const LOOKED_AT_PER_STEP_MAX: usize = 1_000;
 /// Logs that one statement about rights, or a call, says it knew.
 pub const MARK_MAX: usize = 64;
+/// Bytes of all truncations of owners that are held ahead of their logs; as many again of others.
+pub const TRUNCATIONS_AHEAD_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Statements of one author about rights that are held. Who is no owner any more has none after that.
+pub const STATEMENTS_MAX: u64 = 4_096;
+/// Their bytes.
+pub const STATEMENTS_BYTES_MAX: u64 = 8 * 1024 * 1024;
 /// Bytes of all that holds about rights: what is told to a newcomer in a welcome.
 pub const RIGHTS_BYTES_MAX: usize = 2 * 1024 * 1024;
 /// Directories in a welcome: its giver sends no more, and a newcomer takes no more.

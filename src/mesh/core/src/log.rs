@@ -172,6 +172,7 @@ impl Logs {
     /// Membership has changed: see [`Bodies::settle`].
     pub(crate) fn settle(&mut self, trust: &Trust, fx: &mut Effects<'_>) {
         self.bodies.settle(&self.me, trust, fx);
+        self.settle_truncations(trust, fx);
     }
 
     /// Place of the newest entry that we hold of `author`, by incarnation.

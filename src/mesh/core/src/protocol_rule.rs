@@ -43,7 +43,7 @@ pub enum ProtocolRule {
     SecondLookAtCancel,
     /// What the call may is looked at again after the fsync of `started`.
     SecondLookAtPolicy,
-    /// A peer that holds its own revocation starts nothing.
+    /// A device that is halted, or holds its own revocation, starts nothing.
     OwnRevocation,
     /// A gateway dispatches to members only.
     DispatchToMembers,
@@ -288,5 +288,6 @@ impl ProtocolRule {
         Self::EndingBudget,
         Self::ClosedBudget,
         Self::DiskFloor,
+        Self::OwnRevocation,
     ];
 }

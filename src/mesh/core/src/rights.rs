@@ -1,7 +1,8 @@
 //! Rights as this peer holds them: what was said about them and by whom, and the view compiled from what stands.
 //!
-//! What somebody says who is no owner as far as this peer knows is not held: its log is read again once it is known to
-//! be one. So nobody else takes room here, and the order in which statements and membership changes arrive is nothing.
+//! What somebody says where it is no owner as far as this peer knows is not held: its log is read again once that place
+//! is known to count. So nobody else takes room here, and the order in which statements and membership changes arrive is
+//! nothing. Of an owner so much is held and no more; its log is read again when there is room.
 
 mod answers;
 
@@ -9,6 +10,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use crate::budget::Amount;
 use crate::effects::Effects;
 use crate::entry::{Kind, Place, SignedEntry};
 use crate::facts::{Facts, Local};
@@ -57,10 +59,12 @@ pub(crate) struct Rights {
     void: BTreeSet<Place>,
     view: Arc<View>,
     told: BTreeMap<PeerId, Told>,
+    /// What is held of each author's.
+    held: BTreeMap<PeerId, Amount>,
     /// Parts of logs in which something was said that was not read.
     unheard: BTreeMap<LogId, (u64, u64)>,
-    /// Logs that are being read.
-    asked: Vec<LogId>,
+    /// Logs that are being read, each with the last place that was asked for.
+    asked: BTreeMap<LogId, u64>,
     /// Of every log that said anything, how far.
     known: BTreeMap<LogId, u64>,
     /// What people said to calls that ask.
@@ -160,20 +164,40 @@ impl Rights {
         let news = self.policy.insert(place, Statement { hlc: entry.entry.hlc, said });
         let known = self.known.entry(log_id(&place)).or_default();
         *known = place.seq.max(*known);
-        self.entries.insert(place, entry);
+        let size = Amount::one(entry.len() as u64);
+        if self.entries.insert(place, entry).is_none() {
+            self.held.entry(place.author).or_default().add(size);
+        }
         news
+    }
+
+    fn remove(&mut self, place: &Place, fx: &mut Effects<'_>) {
+        let Some(entry) = self.entries.remove(place) else { return };
+        if let Some(held) = self.held.get_mut(&place.author) {
+            held.take(Amount::one(entry.len() as u64));
+        }
+        self.void.remove(place);
+        fx.delete(rows::statement(place));
+    }
+
+    /// True if one more statement of this author may be held, besides `more`.
+    fn has_room(&self, author: &PeerId, more: Amount) -> bool {
+        let mut held = self.held.get(author).copied().unwrap_or_default();
+        held.add(more);
+        held.entries < limits::STATEMENTS_MAX && held.bytes < limits::STATEMENTS_BYTES_MAX
     }
 
     // --- Calls --------------------------------------------------------------------------------------------------------
 
-    /// How far this peer knows what was said about rights: first by which it belongs itself, then the longest logs. For the
-    /// header of a call.
+    /// How far this peer knows what members said about rights: first by which it belongs itself, then owners, and the
+    /// longest logs first. For the header of a call.
     pub(crate) fn mark(&self, me: &PeerId, trust: &Trust) -> Vec<Known> {
-        let known = self.known.iter();
+        let known = self.known.iter().filter(|((author, _), _)| self.told.contains_key(author));
         let mut mark: Vec<Known> = known
             .map(|((author, incarnation), seq)| Known { author: *author, incarnation: *incarnation, seq: *seq })
             .collect();
-        mark.sort_by_key(|known| (Reverse(known.seq), *known));
+        let is_owner = |author: &PeerId| self.told.get(author).is_some_and(|told| told.tier == Tier::Owner);
+        mark.sort_by_key(|known| (Reverse(is_owner(&known.author)), Reverse(known.seq), *known));
         let own = trust.member(me).and_then(|member| trust.record(&member.grant)).map(SignedEntry::place);
         if let Some(Place { author, incarnation, seq }) = own {
             mark.insert(0, Known { author, incarnation, seq });
@@ -374,20 +398,20 @@ impl Rights {
     /// Takes a statement.
     pub(crate) fn hear(&mut self, entry: &SignedEntry, trust: &Trust, fx: &mut Effects<'_>) {
         let place = entry.place();
-        if !trust.may_say_rights(&place.author) {
+        if self.entries.contains_key(&place) {
+            return;
+        }
+        if !trust.stands(&place) || !self.has_room(&place.author, Amount::default()) {
             let range = self.unheard.entry(log_id(&place)).or_insert((place.seq, place.seq));
             *range = (range.0.min(place.seq), range.1.max(place.seq));
             fx.put(rows::unheard(&place.author, place.incarnation), range);
             self.changed = true; // one more place of a mark is held
             return;
         }
-        let Some(said) = read(entry).filter(|_| !self.entries.contains_key(&place)) else { return };
+        let Some(said) = read(entry) else { return };
         let key = said.key.clone();
         fx.put(rows::statement(&place), entry);
         self.insert(entry.clone(), said);
-        if !trust.stands(&place) {
-            self.void.insert(place);
-        }
         self.refresh(&key, fx);
     }
 
@@ -411,15 +435,19 @@ impl Rights {
         self.read_unheard(trust, fx);
     }
 
-    /// Reads what was said before its author was known to be an owner.
+    /// Reads what was said before its author was known to be an owner, or when there was no room for it.
     pub(crate) fn read_unheard(&mut self, trust: &Trust, fx: &mut Effects<'_>) {
         if !self.asked.is_empty() {
             return;
         }
-        let heard = self.unheard.iter().filter(|((author, _), _)| trust.may_say_rights(author));
-        let ranges: Vec<_> = heard.map(|((author, log), (first, last))| (*author, *log, *first, *last)).collect();
+        let ranges = self.unheard.iter().filter_map(|((author, log), (first, last))| {
+            let last = trust.stands_until(author, *log).min(*last);
+            let due = *first <= last && self.has_room(author, Amount::default());
+            due.then_some((*author, *log, *first, last))
+        });
+        let ranges: Vec<_> = ranges.collect();
         if !ranges.is_empty() {
-            self.asked = ranges.iter().map(|(author, log, ..)| (*author, *log)).collect();
+            self.asked = ranges.iter().map(|(author, log, _, last)| ((*author, *log), *last)).collect();
             fx.out.push(Output::ReadLog { reader: LogReader::Rights, ranges });
         }
     }
@@ -427,19 +455,19 @@ impl Rights {
     /// Our own log answers.
     pub(crate) fn handle_log_read(&mut self, entries: &[SignedEntry], more: bool, trust: &Trust, fx: &mut Effects<'_>) {
         let last = entries.last().filter(|_| more).map(SignedEntry::place);
-        for log in std::mem::take(&mut self.asked) {
-            match &last {
-                Some(last) if log > log_id(last) => {}
-                Some(last) if log == log_id(last) => {
-                    if let Some(range) = self.unheard.get_mut(&log) {
-                        range.0 = last.seq + 1;
-                        fx.put(rows::unheard(&log.0, log.1), range);
-                    }
-                }
-                Some(_) | None => {
-                    self.unheard.remove(&log);
-                    fx.delete(rows::unheard(&log.0, log.1));
-                }
+        for (log, asked) in std::mem::take(&mut self.asked) {
+            let read = match &last {
+                Some(last) if log > log_id(last) => continue,
+                Some(last) if log == log_id(last) => last.seq,
+                Some(_) | None => asked,
+            };
+            let Some(range) = self.unheard.get_mut(&log) else { continue };
+            range.0 = read + 1;
+            if range.0 <= range.1 {
+                fx.put(rows::unheard(&log.0, log.1), range);
+            } else {
+                self.unheard.remove(&log);
+                fx.delete(rows::unheard(&log.0, log.1));
             }
         }
         for entry in entries.iter().filter(|entry| entry.entry.kind.is_about_rights()) {
@@ -451,7 +479,13 @@ impl Rights {
     }
 
     /// Forgets what is truncated and was replaced. What stands stays, whatever its author says of its log.
-    pub(crate) fn handle_truncation(&mut self, truncation: &SignedEntry, logs: &Logs, fx: &mut Effects<'_>) {
+    pub(crate) fn handle_truncation(
+        &mut self,
+        truncation: &SignedEntry,
+        logs: &Logs,
+        trust: &Trust,
+        fx: &mut Effects<'_>,
+    ) {
         let Place { author, incarnation, .. } = truncation.place();
         let of = |seq| Place { author, incarnation, seq };
         self.changed = true; // more places of marks may count as held
@@ -463,11 +497,10 @@ impl Rights {
             self.policy.forget(&key, &|place| !void.contains(place), &|other| *other == place);
             let stays = |(other, _): (&Place, &Statement)| *other == place;
             if !self.policy.register(&key).is_some_and(|register| register.statements().any(stays)) {
-                self.entries.remove(&place);
-                self.void.remove(&place);
-                fx.delete(rows::statement(&place));
+                self.remove(&place, fx);
             }
         }
+        self.read_unheard(trust, fx);
     }
 
     // --- Devices ------------------------------------------------------------------------------------------------------
@@ -523,6 +556,7 @@ impl Rights {
             changes.insert(0, (Key::Mode, Some(Value::Mode(Mode::Workspaces))));
         }
         let mut entries = Vec::new();
+        let mut more = Amount::default();
         let mut bytes: usize = self.heads().filter_map(|place| self.entries.get(place)).map(SignedEntry::len).sum();
         for (key, value) in changes {
             view.may_edit(&by, &key, value.as_ref()).map_err(Refusal::NotAllowed)?;
@@ -532,9 +566,18 @@ impl Rights {
             if let Some(value) = &value {
                 policy.admit(&key, value, &stands).map_err(Refusal::InvalidRecord)?;
             }
-            let said = policy.edit(key.clone(), value, by.clone(), declared);
+            let said = policy.edit((key.clone(), value), by.clone(), declared, &stands);
             let body = said.to_body().map_err(Refusal::InvalidRecord)?;
-            bytes += ENVELOPE_BYTES_MAX + body.len();
+            if !self.has_room(&next.author, more) {
+                return Err(Refusal::Full(
+                    "this device has changed what is said about rights too often: make the change at another owner's \
+                     device, or once older changes are forgotten"
+                        .to_owned(),
+                ));
+            }
+            let size = ENVELOPE_BYTES_MAX + body.len();
+            more.add(Amount::one(size as u64));
+            bytes += size;
             if said.content != Content::Deleted && bytes > limits::RIGHTS_BYTES_MAX {
                 let max = limits::RIGHTS_BYTES_MAX / 1024;
                 return Err(Refusal::Full(format!("what is said about rights may take {max} KiB in all")));

@@ -251,16 +251,21 @@ impl Trust {
         self.membership.said_rights.contains_key(peer)
     }
 
-    /// True if what was written at this place counts as an owner's word, about rights or about the call of another: its
+    /// How far what this log says counts as an owner's word, about rights or about the call of another: to where its
     /// author was an owner as far as those who ended that had seen. So it counts alike whether it or the change that
-    /// ended that is received first.
-    pub(crate) fn stands(&self, place: &Place) -> bool {
-        let until = |until: &Option<BTreeMap<Incarnation, u64>>| match until {
-            None => true,
-            Some(until) => until.get(&place.incarnation).is_some_and(|last| place.seq <= *last),
+    /// ended that is received first. 0: none of it.
+    pub(crate) fn stands_until(&self, author: &PeerId, incarnation: Incarnation) -> u64 {
+        let said = match self.membership.said_rights.get(author) {
+            None => 0,
+            Some(None) => u64::MAX,
+            Some(Some(until)) => until.get(&incarnation).copied().unwrap_or(0),
         };
-        self.membership.said_rights.get(&place.author).is_some_and(until)
-            && self.admits(&place.author, place.incarnation, place.seq)
+        self.standing(author, incarnation, said)
+    }
+
+    /// True if what was written at this place counts as an owner's word.
+    pub(crate) fn stands(&self, place: &Place) -> bool {
+        place.seq <= self.stands_until(&place.author, place.incarnation)
     }
 
     /// True if a revocation has said how far this incarnation of `author` counts.

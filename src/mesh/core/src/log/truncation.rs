@@ -19,6 +19,10 @@ use crate::trust::Trust;
 
 /// Pause between two steps of deleting.
 const SWEEP_EVERY_MS: u64 = 20;
+/// A truncation without its runs, and room to spare.
+const ENVELOPE_BYTES_MAX: usize = 1_024;
+/// One run of it.
+const RUN_BYTES_MAX: usize = limits::TRUNCATION_BYTES_MAX / limits::TRUNCATED_RUNS_MAX;
 /// No log gets that long; places are counted on from any that is accepted.
 const SEQ_MAX: u64 = u64::MAX / 2;
 
@@ -44,7 +48,7 @@ impl LatestTruncation {
             next = run.last + 2;
         }
         // What says it is not gone itself.
-        let sound = entry.len() <= limits::TRUNCATION_BYTES_MAX
+        let sound = entry.len() <= ENVELOPE_BYTES_MAX + RUN_BYTES_MAX * body.runs.len()
             && body.runs.len() <= limits::TRUNCATED_RUNS_MAX
             && body.runs.last().is_some_and(|run| run.last < entry.entry.seq);
         sound.then(|| Self { entry: entry.clone(), runs: body.runs })
@@ -178,7 +182,10 @@ impl Logs {
         if !says_all {
             return false;
         }
-        let held = self.heads.get(&log_id).map_or(0, |head| head.seq);
+        if !self.has_room_ahead(&log_id, &latest, trust) {
+            return false;
+        }
+        let held = self.held(&log_id.0, log_id.1);
         let runs = latest.runs.iter().map(|run| (run.first, run.last.min(held))).filter(|(first, last)| first <= last);
         let gone = without(runs, known.map_or(&[], |known| &known.runs));
         fx.put(rows::truncation(&log_id.0, log_id.1), entry);
@@ -193,6 +200,44 @@ impl Logs {
             self.step_over_runs(log_id, trust, fx);
         }
         true
+    }
+
+    /// True if the log that this truncation is of is not held as far as it.
+    fn is_beyond_log(&self, log_id: &LogId, latest: &LatestTruncation) -> bool {
+        latest.entry.entry.seq > self.held(&log_id.0, log_id.1)
+    }
+
+    /// True if this truncation may be held, although the log does not reach as far: nobody has paid for the entries
+    /// between its runs. Owners and others have as much room each.
+    fn has_room_ahead(&self, log_id: &LogId, latest: &LatestTruncation, trust: &Trust) -> bool {
+        if self.is_own(&log_id.0, log_id.1) || !self.is_beyond_log(log_id, latest) {
+            return true;
+        }
+        let by_owner = trust.is_owner(&log_id.0);
+        let others = self.dropped.latest.iter().filter(|(other, held)| {
+            *other != log_id && trust.is_owner(&other.0) == by_owner && self.is_beyond_log(other, held)
+        });
+        let bytes: usize = others.map(|(_, held)| held.entry.len()).sum();
+        bytes + latest.entry.len() <= limits::TRUNCATIONS_AHEAD_BYTES_MAX
+    }
+
+    /// Forgets the logs of those who do not belong any more of which a truncation is all that is held.
+    pub(super) fn settle_truncations(&mut self, trust: &Trust, fx: &mut Effects<'_>) {
+        let empty = self.dropped.latest.iter().filter(|(log_id, latest)| {
+            let held = self.held(&log_id.0, log_id.1);
+            let live = without((held > 0).then_some((1, held)).into_iter(), &latest.runs);
+            trust.is_excluded(&log_id.0) && log_id.0 != self.me && self.is_beyond_log(log_id, latest) && live.is_empty()
+        });
+        let empty: Vec<LogId> = empty.map(|(log_id, _)| *log_id).collect();
+        for log_id in empty {
+            if let Some(latest) = self.dropped.latest.remove(&log_id) {
+                self.spending.note_beside(log_id.0, latest.entry.len(), 0);
+            }
+            fx.delete(rows::truncation(&log_id.0, log_id.1));
+            if self.heads.remove(&log_id).is_some() {
+                fx.delete(rows::head(&log_id.0, log_id.1));
+            }
+        }
     }
 
     /// Steps over what comes next in a log and is gone.

@@ -374,7 +374,7 @@ impl Peer {
         if self.logs.handle_truncation(entry, &self.trust, fx) {
             self.handle_halts(fx);
         }
-        self.rights.handle_truncation(entry, &self.logs, fx);
+        self.rights.handle_truncation(entry, &self.logs, &self.trust, fx);
     }
 
     // --- What follows from them ---------------------------------------------------------------------------------------

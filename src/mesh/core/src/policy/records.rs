@@ -616,7 +616,7 @@ pub enum Key {
 }
 
 impl Key {
-    /// The kind of entry that says something about this key. All of them are for everyone, and critical.
+    /// The kind of entry that says something about this key. All of them are for everyone, and all but that of a check critical.
     #[must_use]
     pub const fn kind(&self) -> Kind {
         Kind(match self {

@@ -43,6 +43,13 @@ pub struct Statement {
     pub said: Said,
 }
 
+impl Statement {
+    /// Of two, of which one knew the other, the higher replaces it.
+    const fn order(&self) -> (u64, u64) {
+        (self.said.generation, self.hlc)
+    }
+}
+
 /// One log of one author.
 type Log = (PeerId, Incarnation);
 
@@ -75,47 +82,60 @@ impl Register {
     /// The heads among those that stand. What does not stand replaces nothing, so that what it replaced counts again.
     ///
     /// A statement replaces others of its log that came before it, and what it says that it knew, provided that its
-    /// generation is higher: so no two replace each other, whatever an author makes up.
+    /// generation is higher, or its clock where both have the same: so no two replace each other, whatever an author makes
+    /// up, and one that claims the last generation there is can still be replaced.
     #[must_use]
     pub fn heads(&self, stands: &dyn Fn(&Place) -> bool) -> Vec<(&Place, &Statement)> {
         let standing = || self.said.iter().filter(|(place, _)| stands(place));
-        // By log and place: the highest generation that knew as far as there.
-        let mut knew: BTreeMap<Log, BTreeMap<u64, u64>> = BTreeMap::new();
-        let mut note = |log: Log, seq: u64, generation: u64| {
+        // By log and place: the highest generation and clock that knew as far as there.
+        let mut knew: BTreeMap<Log, BTreeMap<u64, (u64, u64)>> = BTreeMap::new();
+        let mut note = |log: Log, seq: u64, order: (u64, u64)| {
             let highest = knew.entry(log).or_default().entry(seq).or_default();
-            *highest = generation.max(*highest);
+            *highest = order.max(*highest);
         };
-        for (place, Statement { said, .. }) in standing() {
-            note(log(place), place.seq.saturating_sub(1), said.generation);
-            for known in &said.knew {
-                note((known.author, known.incarnation), known.seq, said.generation);
+        for (place, statement) in standing() {
+            note(log(place), place.seq.saturating_sub(1), statement.order());
+            for known in &statement.said.knew {
+                note((known.author, known.incarnation), known.seq, statement.order());
             }
         }
         // Who knew further knew all before it as well.
         for seqs in knew.values_mut() {
-            let mut highest = 0;
-            for generation in seqs.values_mut().rev() {
-                highest = highest.max(*generation);
-                *generation = highest;
+            let mut highest = (0, 0);
+            for order in seqs.values_mut().rev() {
+                highest = highest.max(*order);
+                *order = highest;
             }
         }
-        let replaced = |place: &Place, generation: u64| {
+        let replaced = |place: &Place, order: (u64, u64)| {
             let further = knew.get(&log(place)).and_then(|seqs| seqs.range(place.seq..).next());
-            further.is_some_and(|(_, highest)| *highest > generation)
+            further.is_some_and(|(_, highest)| *highest > order)
         };
-        standing().filter(|(place, statement)| !replaced(place, statement.said.generation)).collect()
+        standing().filter(|(place, statement)| !replaced(place, statement.order())).collect()
     }
 
-    /// The statement that an edit made here and now makes: it knows all that is held.
+    /// The statement that an edit made here and now makes: it knows all that is held and stands, and what those say that
+    /// they knew, as far as there is room for it.
     #[must_use]
-    pub fn edit(&self, key: Key, value: Option<Value>, by: Principal, declared: bool) -> Said {
+    pub fn edit(
+        &self,
+        (key, value): (Key, Option<Value>),
+        by: Principal,
+        declared: bool,
+        stands: &dyn Fn(&Place) -> bool,
+    ) -> Said {
         let mut knew: BTreeMap<Log, u64> = BTreeMap::new();
         let mut generation = 0;
-        for (place, Statement { said, .. }) in &self.said {
+        let standing = || self.said.iter().filter(|(place, _)| stands(place));
+        for (place, Statement { said, .. }) in standing() {
             generation = said.generation.max(generation);
-            let own = Known { author: place.author, incarnation: place.incarnation, seq: place.seq };
-            for known in said.knew.iter().chain([&own]) {
-                let seq = knew.entry((known.author, known.incarnation)).or_default();
+            let seq = knew.entry(log(place)).or_default();
+            *seq = place.seq.max(*seq);
+        }
+        for known in standing().flat_map(|(_, statement)| &statement.said.knew) {
+            let log = (known.author, known.incarnation);
+            if knew.len() < KNEW_MAX || knew.contains_key(&log) {
+                let seq = knew.entry(log).or_default();
                 *seq = known.seq.max(*seq);
             }
         }
@@ -171,10 +191,16 @@ impl Policy {
 
     /// The statement that an edit made here and now makes, see [`Register::edit`].
     #[must_use]
-    pub fn edit(&self, key: Key, value: Option<Value>, by: Principal, declared: bool) -> Said {
+    pub fn edit(
+        &self,
+        (key, value): (Key, Option<Value>),
+        by: Principal,
+        declared: bool,
+        stands: &dyn Fn(&Place) -> bool,
+    ) -> Said {
         match self.registers.get(&key) {
-            Some(register) => register.edit(key, value, by, declared),
-            None => Register::default().edit(key, value, by, declared),
+            Some(register) => register.edit((key, value), by, declared, stands),
+            None => Register::default().edit((key, value), by, declared, stands),
         }
     }
 

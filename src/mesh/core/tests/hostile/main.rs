@@ -142,6 +142,25 @@ fn only_target_origin_and_owners_may_end_a_call() {
 }
 
 #[test]
+fn k1_a_halted_device_begins_nothing() {
+    let mut honest = Honest::new();
+    let mut owner = honest.author(1);
+    honest.admit(&owner, Tier::Owner);
+    let me = honest.peer().view().me;
+    let runs = |honest: &mut Honest, owner: &mut Author, counter| {
+        let call = header(&owner.id(), counter, me);
+        let entry = owner.says(Kind::CALL, encode(&call));
+        let out = honest.hears(owner, pushed(entry));
+        out.iter().any(|output| matches!(output, Output::Invoke(run) if run.id == call.id))
+    };
+    assert!(runs(&mut honest, &mut owner, 1));
+    let critical = owner.entry(Kind(999), Vec::new(), |entry| entry.critical = true);
+    honest.hears(&owner, pushed(critical));
+    assert_eq!(honest.peer().view().halts.len(), 1, "it does not know what is asked of it");
+    assert!(!runs(&mut honest, &mut owner, 2));
+}
+
+#[test]
 fn an_outcome_made_up_before_its_call_counts_no_more_than_after() {
     let (mut honest, mut liar, mut target) = scene();
     // Ids are not secret: the next one of anybody can be guessed.

@@ -2,6 +2,7 @@
 //! contradictions, truncations. Each has a share, and leaves with its author.
 
 use mesh_core::frame::{DigestRow, EntryItem, Places};
+use mesh_core::policy::{Content, Key, Said};
 use mesh_core::record::{TruncatedRun, Truncation};
 use mesh_core::rows::LackingRow;
 use serde::Serialize;
@@ -275,4 +276,75 @@ fn h7_a_truncation_ahead_of_its_place_is_small_and_paid_for() {
     let rows = kept(&honest);
     assert_eq!(rows.len(), limits::GUEST_INCARNATIONS_MAX);
     assert!(used(&honest) >= before + 4 * 15_000, "{}", used(&honest));
+}
+
+/// The next statement of an author about one person: that there is none. It claims this generation.
+fn says_of_mia(author: &mut Author, generation: u64) -> EntryItem {
+    let (key, by) = (Key::Person("mia".parse().unwrap()), "person:owner".parse().unwrap());
+    let said = Said { key, content: Content::Deleted, generation, knew: Vec::new(), by, declared: false };
+    let body = said.to_body().unwrap();
+    EntryItem { entry: author.entry(said.key.kind(), body, |entry| entry.critical = true), left_ms: None }
+}
+
+fn statements(honest: &Honest) -> usize {
+    honest.machine.disk.state().keys(Space::Policy).count()
+}
+
+#[test]
+fn n1_statements_that_do_not_stand_are_not_held_and_an_owners_are_so_many() {
+    let mut honest = Honest::new();
+    let mut liar = honest.author(1);
+    honest.admit(&liar, Tier::Owner);
+    let max = limits::STATEMENTS_MAX as usize;
+    let send = |honest: &mut Honest, liar: &mut Author, count: usize| {
+        for _ in 0..count / 100 {
+            let entries = (0..100).map(|_| says_of_mia(liar, 1)).collect();
+            honest.hears(liar, Frame::Entries { entries, more: false });
+        }
+    };
+    send(&mut honest, &mut liar, 500);
+    assert_eq!(statements(&honest), 500);
+    approve(&mut honest, &liar, Tier::Shared);
+    send(&mut honest, &mut liar, 500);
+    assert_eq!(statements(&honest), 500, "it is no owner any more");
+    honest.crash();
+    assert_eq!(statements(&honest), 500);
+
+    let mut other = honest.author(2);
+    honest.admit(&other, Tier::Owner);
+    send(&mut honest, &mut other, max + 400);
+    assert_eq!(statements(&honest), 500 + max, "an owner has its share");
+}
+
+#[test]
+fn n4_truncations_ahead_of_their_logs_have_a_share_and_leave_with_their_author() {
+    let mut honest = Honest::new();
+    let run = |first| TruncatedRun { first, last: first, hash: Hash::of(b"x"), hlc: 1 };
+    let kept = |honest: &Honest| {
+        let rows = honest.machine.disk.scan(Space::Meta, Vec::new(), vec![u8::MAX]);
+        rows.filter(|(key, _)| rows::truncation_of(key).is_some()).map(|(_, row)| row.len()).sum::<usize>()
+    };
+    let mut liars: Vec<Author> = (10..40).map(|n| honest.author(n)).collect();
+    for liar in &mut liars {
+        honest.admit(liar, Tier::Shared);
+        for incarnation in 1..=limits::GUEST_INCARNATIONS_MAX as u32 {
+            begin(liar, incarnation);
+            liar.seq = 10_000;
+            let runs: Vec<TruncatedRun> = (0..limits::TRUNCATED_RUNS_MAX as u64).map(|n| run(2 * n + 1)).collect();
+            let entry = liar.says(Kind::TRUNCATION, encode(&Truncation { runs }));
+            honest.hears(liar, pushed(entry));
+        }
+    }
+    let most = kept(&honest);
+    assert!((limits::TRUNCATIONS_AHEAD_BYTES_MAX / 2..=limits::TRUNCATIONS_AHEAD_BYTES_MAX).contains(&most), "{most}");
+    let mut owner = honest.author(2);
+    honest.admit(&owner, Tier::Owner);
+    owner.seq = 10;
+    let entry = owner.says(Kind::TRUNCATION, encode(&Truncation { runs: vec![run(1)] }));
+    honest.hears(&owner, pushed(entry));
+    assert!(kept(&honest) > most, "others have not taken the owners' share");
+    for liar in liars {
+        honest.ask(Command::Revoke { peer: liar.id() });
+    }
+    assert!(kept(&honest) < 4_000, "{}", kept(&honest));
 }

@@ -245,9 +245,9 @@ fn what_a_lowered_author_wrote_is_void_and_what_it_replaced_counts_again() {
     let key = Key::Mode;
     let mut policy = Policy::default();
     let by: Principal = parse("person:owner");
-    let first = policy.edit(key.clone(), Some(Value::Mode(Mode::Workspaces)), by.clone(), false);
+    let first = policy.edit((key.clone(), Some(Value::Mode(Mode::Workspaces))), by.clone(), false, ALL);
     policy.insert(place(1, 1), Statement { hlc: 1, said: first });
-    let second = policy.edit(key.clone(), Some(Value::Mode(Mode::Open)), by, false);
+    let second = policy.edit((key.clone(), Some(Value::Mode(Mode::Open))), by, false, ALL);
     policy.insert(place(2, 1), Statement { hlc: 2, said: second });
     assert_eq!(View::new(&policy, ALL, []).mode(), Mode::Open);
     let stands = |place: &Place| place.author != PeerId([2; 32]);
@@ -360,7 +360,7 @@ fn live(happenings: Vec<Happens>) -> ([Register; 3], BTreeMap<Place, BTreeSet<Pl
     for happens in happenings {
         match happens {
             Happens::Edit { at, content } => {
-                let said = peers[at].edit(key(), content.map(Value::Rule), parse("person:owner"), false);
+                let said = peers[at].edit((key(), content.map(Value::Rule)), parse("person:owner"), false, ALL);
                 seqs[at] += 1;
                 let here = place(u8::try_from(at).unwrap(), seqs[at]);
                 knew.insert(here, peers[at].statements().map(|(place, _)| *place).collect());
@@ -416,6 +416,39 @@ fn may(policy: &Policy, otherwise: Verdict) -> Verdict {
     view.decide(&view.question(&parse("person:mia"), None, &parse("server"), &parse("lamp")).unwrap()).verdict
 }
 
+#[test]
+fn n2_n5_the_last_generation_and_made_up_knowledge_freeze_no_key() {
+    let mut register = Register::default();
+    let by = || parse("person:owner");
+    let deny = value(Value::Rule(Rule::of(RuleVerdict::Deny)));
+    let last =
+        Said { key: key(), content: deny.clone(), generation: u64::MAX, knew: Vec::new(), by: by(), declared: false };
+    register.insert(place(1, 1), Statement { hlc: 10, said: last });
+    let taken = register.edit((key(), None), by(), false, ALL);
+    register.insert(place(2, 1), Statement { hlc: 11, said: taken });
+    assert_eq!(heads_of(&register, ALL), BTreeSet::from([place(2, 1)]), "with the last generation the clock decides");
+    let again = register.edit((key(), Some(Value::Rule(Rule::of(RuleVerdict::Ask)))), by(), false, ALL);
+    register.insert(place(2, 2), Statement { hlc: 12, said: again });
+    assert_eq!(heads_of(&register, ALL), BTreeSet::from([place(2, 2)]));
+
+    // Of a void one nothing is taken over, and made-up knowledge leaves room for what is held.
+    let made_up = |n: u8| Known { author: PeerId([n; 32]), incarnation: Incarnation(1), seq: 1 };
+    for author in 3..8_u8 {
+        let knew = (0..bounds::KNEW_MAX as u8).map(|n| made_up(author * 32 + n)).collect();
+        let said = Said { key: key(), content: deny.clone(), generation: 7, knew, by: by(), declared: false };
+        register.insert(place(author, 1), Statement { hlc: 13, said });
+    }
+    let edit = register.edit((key(), None), by(), false, ALL);
+    assert!(edit.to_body().is_ok(), "{} logs", edit.knew.len());
+    register.insert(place(9, 1), Statement { hlc: 14, said: edit });
+    assert_eq!(heads_of(&register, ALL), BTreeSet::from([place(9, 1)]));
+    let of_honest = |place: &Place| place.author == PeerId([9; 32]);
+    let void = Said { key: key(), content: deny, generation: u64::MAX, knew: Vec::new(), by: by(), declared: false };
+    let mut other = Register::default();
+    other.insert(place(1, 1), Statement { hlc: 10, said: void });
+    assert_eq!(other.edit((key(), None), by(), false, &of_honest).generation, 1);
+}
+
 proptest! {
     #[test]
     fn heads_are_the_edits_that_nobody_knew_of(happenings in happenings()) {
@@ -450,7 +483,7 @@ proptest! {
     fn an_edit_by_one_who_knows_all_ends_a_conflict(happenings in happenings()) {
         let (peers, _) = live(happenings);
         let mut all = join(&join(&peers[0], &peers[1]), &peers[2]);
-        let said = all.edit(key(), None, parse("person:owner"), false);
+        let said = all.edit((key(), None), parse("person:owner"), false, ALL);
         all.insert(place(9, 1), Statement { hlc: 1, said });
         prop_assert_eq!(heads_of(&all, ALL), BTreeSet::from([place(9, 1)]));
     }

@@ -40,7 +40,7 @@ pub(crate) const fn place(author: u8, seq: u64) -> Place {
 
 /// A statement that knew of no other.
 pub(crate) fn said(key: Key, value: Value) -> Said {
-    Policy::default().edit(key, Some(value), "person:owner".parse().unwrap(), false)
+    Policy::default().edit((key, Some(value)), "person:owner".parse().unwrap(), false, &|_| true)
 }
 
 impl World {

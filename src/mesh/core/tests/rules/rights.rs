@@ -161,7 +161,7 @@ fn who_is_no_owner_may_not_edit_and_what_it_signs_all_the_same_counts_for_nothin
     assert!(matches!(net.approve(0, 7, "strange", Tier::Shared), Reply::Approved(_)));
     let mut strange = net.author(7);
     let (key, value) = person("thief", Role::Owner);
-    let said = mesh_core::policy::Policy::default().edit(key.clone(), value, parse("person:thief"), false);
+    let said = mesh_core::policy::Policy::default().edit((key.clone(), value), parse("person:thief"), false, &|_| true);
     let entry = strange.says(key.kind(), said.to_body().unwrap());
     net.hears(0, &strange, entry);
     net.pass(1_000);

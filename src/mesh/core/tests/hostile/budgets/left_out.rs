@@ -21,6 +21,7 @@ const MISSED_BY: &[(ProtocolRule, fn())] = &[
     (ProtocolRule::PlaceShare, super::k2_a_guests_runs_leave_places_for_others),
     (ProtocolRule::EndingBudget, super::s14_calls_that_never_run_are_within_their_origins_budget_too),
     (ProtocolRule::ClosedBudget, super::s05_calls_that_are_over_stay_within_their_origins_budget),
+    (ProtocolRule::OwnRevocation, crate::k1_a_halted_device_begins_nothing),
     (ProtocolRule::DiskFloor, super::s14_what_others_write_does_not_fill_the_disk),
 ];
 

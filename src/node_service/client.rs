@@ -29,7 +29,9 @@ use tonic::transport::Endpoint;
 use tonic::{Status, Streaming};
 
 use crate::mesh::GatewayLink;
-use crate::mesh::transport::wire::{attempt_from_pb, claim_from_pb, claim_to_pb, entry_from_pb, entry_to_pb};
+use crate::mesh::transport::wire::{
+    attempt_from_pb, claim_from_pb, claim_to_pb, entry_from_pb, entry_to_pb, items_from_pb,
+};
 use crate::node_service::stream::{
     ConvertError, FrameQueue, Guarded, MESSAGE_BYTES_MAX, REGISTER_WITHIN, WINDOW_BYTES, cut, queue,
 };
@@ -397,7 +399,14 @@ pub(super) fn dispatch_from_pb(
         return Err(ConvertError::Mismatch("the header"));
     }
     let left_ms = request.left_ms.min(limits::TTL_MS_MAX);
-    Ok(Dispatch { claim, header, attempt: attempt_from_pb(request.attempt)?, left_ms })
+    if request.consents.len() > limits::CONSENTS_OF_CALL_MAX {
+        return Err(ConvertError::Malformed("what people said to it"));
+    }
+    let consents = items_from_pb(request.consents, verifier)?;
+    if consents.iter().any(|item| item.entry.entry.kind != Kind::CONSENT) {
+        return Err(ConvertError::Malformed("what people said to it"));
+    }
+    Ok(Dispatch { claim, header, attempt: attempt_from_pb(request.attempt)?, left_ms, consents })
 }
 
 /// A node's answer about a call, for the gateway.
@@ -407,6 +416,7 @@ pub(super) fn answer_to_pb(answer: Answer) -> pb::NodeMessage {
         AnswerKind::Waiting => What::Waiting(pb::call_answer::Waiting {}),
         AnswerKind::Running { note } => What::Running(pb::call_answer::Running { note }),
         AnswerKind::Lacking => What::Lacking(pb::call_answer::Lacking {}),
+        AnswerKind::Asking => What::Asking(pb::call_answer::Asking {}),
         AnswerKind::Busy => What::Busy(pb::call_answer::Busy {}),
         AnswerKind::Fenced(proof) => What::Fenced(pb::call_answer::Fenced { proof: proof.as_ref().map(claim_to_pb) }),
         AnswerKind::Rejected(reason) => What::Refused(reason),

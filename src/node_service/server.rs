@@ -30,7 +30,9 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::mesh::NodeLinks;
 use crate::mesh::pace::Pace;
-use crate::mesh::transport::wire::{attempt_from_pb, claim_from_pb, claim_to_pb, entry_from_pb, entry_to_pb};
+use crate::mesh::transport::wire::{
+    attempt_from_pb, claim_from_pb, claim_to_pb, entry_from_pb, entry_to_pb, item_to_pb,
+};
 use crate::node_service::read_pace::Paces;
 pub use crate::node_service::stream::ProvenPeer;
 use crate::node_service::stream::{
@@ -551,6 +553,7 @@ fn dispatch_to_pb(dispatch: &Dispatch) -> Option<pb::GatewayMessage> {
         attempt: u32::from(dispatch.attempt),
         claim: Some(claim_to_pb(&dispatch.claim)),
         left_ms: dispatch.left_ms,
+        consents: dispatch.consents.iter().map(item_to_pb).collect(),
     })))
 }
 
@@ -580,6 +583,7 @@ fn answer_from_pb(answer: pb::CallAnswer, verifier: &dyn Verifier) -> Result<Ans
         What::Waiting(_) => AnswerKind::Waiting,
         What::Running(running) => AnswerKind::Running { note: cut(running.note) },
         What::Lacking(_) => AnswerKind::Lacking,
+        What::Asking(_) => AnswerKind::Asking,
         What::Busy(_) => AnswerKind::Busy,
         What::Fenced(fenced) => {
             AnswerKind::Fenced(fenced.proof.map(|proof| claim_from_pb(proof, verifier)).transpose()?)

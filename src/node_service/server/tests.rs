@@ -153,6 +153,7 @@ fn dispatch(counter: u64) -> Dispatch {
         header: header(call_id(counter), Payload::Inline(r#"{"a":1}"#.into())),
         attempt: 1,
         left_ms: 30_000,
+        consents: Vec::new(),
     }
 }
 
@@ -515,6 +516,7 @@ async fn a_call_goes_out_and_its_signed_outcome_comes_back() {
             AnswerKind::Waiting,
             AnswerKind::Running { note: "half way".to_owned() },
             AnswerKind::Lacking,
+            AnswerKind::Asking,
             AnswerKind::Busy,
             AnswerKind::Fenced(Some(Claim::sign(&key(OTHER_GATEWAY), MeshId([1; 32]), epoch(OTHER_GATEWAY), 3))),
             AnswerKind::Fenced(None),
@@ -890,10 +892,18 @@ mod conversions {
         let claim = Claim::sign(&author.key, mesh, epoch, 1);
         let header = author.says(Kind::CALL, entry::encode(&call));
         let ended = author.says(Kind::OUTCOME, entry::encode(&test_kit::outcome(call.id, Ending::Done)));
-        let dispatch = dispatch_to_pb(&Dispatch { claim: claim.clone(), header, attempt: 1, left_ms: 1_000 }).unwrap();
+        let dispatch = dispatch_to_pb(&Dispatch {
+            claim: claim.clone(),
+            header,
+            attempt: 1,
+            left_ms: 1_000,
+            consents: Vec::new(),
+        })
+        .unwrap();
         let answers = [
             AnswerKind::Waiting,
             AnswerKind::Running { note: "half".to_owned() },
+            AnswerKind::Asking,
             AnswerKind::Busy,
             AnswerKind::Fenced(Some(claim)),
             AnswerKind::Rejected("no".to_owned()),

@@ -45,6 +45,7 @@ impl Peer {
                 Ok(Reply::Noted)
             }
             Command::Edit(edit) => self.edit(edit, fx),
+            Command::Answer(answer) => self.answer(answer, fx),
             Command::Stop => {
                 let asked = self.election.stop(fx);
                 let wait = if asked { STOP_WAIT_MS } else { 0 };
@@ -71,15 +72,15 @@ impl Peer {
         if new.client_key.is_some() {
             self.book.keys.forget(fx);
         }
-        let header = match accept(new, &self.book, &facts!(self), fx)? {
+        let (header, approvers) = match accept(new, &self.book, &facts!(self), fx)? {
             Accepted::Known(id) => return Ok(Reply::Call { id, created: false }),
-            Accepted::New(header) => header,
+            Accepted::New { header, approvers } => (header, approvers),
         };
         let asked = self.logs.spending.ask(&self.local.me, &self.trust, fx.now.mono_ms);
         asked.map_err(|(over, retry_after_ms)| Refusal::OverBudget { over, retry_after_ms })?;
         self.incarnations.use_id(fx);
         let (id, ttl_ms) = (header.id, header.ttl_ms);
-        let audience = Audience::Call { origin: self.local.me, target: header.target };
+        let audience = Audience::of_call(self.local.me, header.target, &approvers);
         let body = entry::encode(&*header);
         let entry = self.logs.append(self.local.signer.as_ref(), Kind::CALL, (audience, &body), fx);
         self.charge_own(&entry, fx);
@@ -184,7 +185,7 @@ impl Peer {
 
     // --- Rights -------------------------------------------------------------------------------------------------------
 
-    fn edit(&mut self, edit: Edit, fx: &mut Effects<'_>) -> Result<Reply, Refusal> {
+    pub(super) fn edit(&mut self, edit: Edit, fx: &mut Effects<'_>) -> Result<Reply, Refusal> {
         membership::require_owner(&facts!(self))?;
         let next = Place { author: self.local.me, incarnation: self.logs.incarnation(), seq: self.logs.own_seq() + 1 };
         let entries = self.rights.judge(edit, next, fx.now.wall_ms << 16)?;

@@ -104,7 +104,11 @@ impl Peer {
 
     /// An entry with the time that its call has left, for others.
     pub(super) fn item(&self, entry: SignedEntry, now: u64) -> EntryItem {
-        let left_ms = (entry.entry.kind == Kind::CALL).then(|| self.book.left_ms_of(&entry, now));
+        let left_ms = match entry.entry.kind {
+            Kind::CALL => Some(self.book.left_ms_of(&entry, now)),
+            Kind::CONSENT => self.rights.answer_left_ms(&entry.hash, now),
+            _ => None,
+        };
         EntryItem { entry, left_ms }
     }
 
@@ -138,9 +142,9 @@ impl Peer {
 
     /// The audience of what is said of a call. `target`: where it runs, if the book does not know it any more; then the
     /// origin is whom the id is of.
-    fn audience_of(&self, id: &ReqId, target: PeerId) -> Audience {
-        if let Some(record) = self.book.record(id) {
-            return Audience::Call { origin: record.origin, target: record.header.target };
+    pub(super) fn audience_of(&self, id: &ReqId, target: PeerId) -> Audience {
+        if let Some(audience) = self.book.audience(id) {
+            return audience;
         }
         let origin = self.trust.membership().members.keys().find(|peer| id.is_of(peer)).copied();
         Audience::Call { origin: origin.unwrap_or(self.local.me), target }
@@ -242,6 +246,7 @@ impl Peer {
             Kind::CALL => self.apply_call(entry, left_ms, fx),
             Kind::OUTCOME => self.apply_outcome(entry, fx),
             Kind::CANCEL => self.apply_cancel(entry, fx),
+            Kind::CONSENT => self.apply_consent(entry, left_ms, fx),
             Kind::TRUNCATION => self.apply_truncation(entry, fx),
             kind if kind.is_about_rights() => self.rights.hear(entry, &self.trust, fx),
             _ => {}
@@ -345,9 +350,6 @@ impl Peer {
             return; // it came by a dispatch, and is over
         }
         self.book.apply_header(entry, header, left_ms, &facts!(self), fx);
-        if let Some(denied) = self.book.denied_now(&id, &facts!(self), fx) {
-            self.write_inferred(&denied, fx);
-        }
         if author == me {
             // Of a former incarnation of ours: it has been durable, and others may have run it.
             self.book.release(&id, &facts!(self), fx);
@@ -430,7 +432,8 @@ impl Peer {
     /// Calls for us whose TTL has expired: our outcome confirms it.
     pub(super) fn expire_here(&mut self, due: &[ReqId], fx: &mut Effects<'_>) {
         for unrun in self.book.expired_here(due, self.logs.incarnation(), fx.now.mono_ms) {
-            let finished = self.executor.expire(unrun, &facts!(self), fx);
+            let asked = self.book.no_consent(&unrun.header.id);
+            let finished = self.executor.expire(unrun, asked.as_deref(), &facts!(self), fx);
             self.finish(finished, fx);
         }
     }

@@ -95,6 +95,7 @@ pub async fn call(mesh: &MeshHandle, who: Identity, request: Request<'_>) -> Res
         | Reply::Left
         | Reply::Noted
         | Reply::Edited { .. }
+        | Reply::Answered { .. }
         | Reply::Stopped => Err(OpError::new(ErrorCode::Internal, "the mesh answered something else")),
     }
 }

@@ -48,7 +48,7 @@ use crate::reattestation::Reattestation;
 use crate::record::{CancelRequest, Tier};
 use crate::rights::Rights;
 use crate::rows::{self, Head, InviteRow, OpenKey, Row, RowKey};
-use crate::spending::{self, Payer, Spending};
+use crate::spending::Spending;
 use crate::trust::Trust;
 use entries::Judges;
 

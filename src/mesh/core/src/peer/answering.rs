@@ -73,7 +73,7 @@ impl Peer {
         of.truncate(OF_MAX);
         if choice == AnswerChoice::Always {
             let changes = self.always(&header, &of)?;
-            self.edit(Edit { by, changes, declared: false, force: false }, fx)?;
+            self.edit(Edit { by, changes, declared: false, force: false, seen: Vec::new() }, fx)?;
             return Ok(Reply::Answered { of });
         }
         let choice = match choice {

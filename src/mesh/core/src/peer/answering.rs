@@ -124,10 +124,7 @@ impl Peer {
     /// The rules that settle these asks for calls like this one for ever: one in each domain.
     fn always(&self, header: &Header, of: &[RuleRef]) -> Result<Vec<(Key, Option<Value>)>, Refusal> {
         let node = self.nodes.name(&header.target, &self.trust).unwrap_or_else(|| header.node_id.clone());
-        let who: Result<Who, _> = match &header.principal {
-            Principal::Person(person) => Ok(Who::Person(person.clone())),
-            Principal::Agent(..) | Principal::Device(_) => header.principal.to_string().parse(),
-        };
+        let who = header.principal.to_string().parse::<Who>();
         let (nodes, tools) = (node.as_str().parse::<NodePattern>(), header.tool.folded().parse::<ToolPattern>());
         let (Ok(who), Ok(node), Ok(tool)) = (who, nodes, tools) else {
             return Err(Refusal::Invalid("no rule can name exactly this asker, device and tool".to_owned()));

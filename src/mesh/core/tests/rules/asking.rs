@@ -290,6 +290,22 @@ fn always_is_a_rule_beside_the_one_that_asks() {
 }
 
 #[test]
+fn a_rule_about_the_owner_without_a_name_reads_as_it_was_written() {
+    let mut net = Net::of(2);
+    home(&mut net);
+    let asks = Rule { tools: Some(vec![parse("echo")]), wait_ms: Some(WAIT_MS), ..Rule::of(RuleVerdict::Ask) };
+    change(&mut net, 0, vec![(Key::Rule(parse("mesh/careful")), Some(Value::Rule(asks)))]);
+    let by_owner = net.ask(1, call(0));
+    net.pass(500);
+    says(&mut net, 0, by_owner, "person:owner", AnswerChoice::Always);
+    net.pass(1_000);
+    let (next, by_mia) = (net.ask(1, call(0)), net.ask(1, by_mia(0)));
+    net.pass(1_000);
+    assert_eq!((net.runs(&by_owner), net.runs(&next), net.runs(&by_mia)), (1, 1, 0));
+    assert!(waits(&net, 0, &by_mia), "it denies nobody else anything");
+}
+
+#[test]
 fn an_approver_that_was_taken_its_role_before_the_target_looked_counts_no_more() {
     let mut net = Net::of(3);
     home(&mut net);

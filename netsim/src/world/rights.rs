@@ -195,7 +195,7 @@ impl Mesh {
     /// The owner at a peer changes who may do what.
     pub(super) fn edit(&mut self, env: &mut Env, net: &mut Network, by: usize, changes: Changes) {
         if self.peers[by].awake() {
-            let edit = Edit { by: constant("person:owner"), changes, declared: false, force: true };
+            let edit = Edit { by: constant("person:owner"), changes, declared: false, force: true, seen: Vec::new() };
             self.command(env, net, by, Purpose::Other, Command::Edit(edit));
         }
     }

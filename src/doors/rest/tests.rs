@@ -469,6 +469,7 @@ impl FakeMesh {
             | Command::Leave
             | Command::SetDirectory(_)
             | Command::Edit(_)
+            | Command::Answer(_)
             | Command::Stop => Reply::Noted,
         }
     }

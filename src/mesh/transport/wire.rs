@@ -690,7 +690,7 @@ mod tests {
                     kind: Kind(kind),
                     critical: false,
                     previous: Hash::ZERO,
-                    audience,
+                    audience: audience.clone(),
                     body: BodyCommitment::of(salt, &body),
                 };
                 let signed = SignedEntry::sign(&signer, entry, salt, &body);

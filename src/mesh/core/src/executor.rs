@@ -322,7 +322,7 @@ impl Executor {
     }
 
     /// True if somebody has to say yes before this call starts.
-    fn asks(&self, header: &Header, call: (PeerId, Hash), facts: &Facts<'_>, fx: &Effects<'_>) -> bool {
+    fn asks(header: &Header, call: (PeerId, Hash), facts: &Facts<'_>, fx: &Effects<'_>) -> bool {
         matches!(facts.rights.rule(header, call, facts, fx.rules), Ruling::Ask(_))
             && fx.enforces(ProtocolRule::AskAtTarget)
     }
@@ -444,7 +444,7 @@ impl Executor {
                 .position(|waiting| waiting.missing.is_none() && self.may_run(&waiting.origin, facts, fx));
             let Some(waiting) = next.and_then(|at| self.waiting.remove(at)) else { return };
             let Waiting { id, attempt, header, origin, entry, deadline, .. } = waiting;
-            if self.asks(&header, (origin, entry), facts, fx) {
+            if Self::asks(&header, (origin, entry), facts, fx) {
                 Self::tell_asking(id, attempt, facts, fx); // an hour may have ended while it waited
                 continue;
             }

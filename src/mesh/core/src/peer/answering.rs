@@ -188,5 +188,6 @@ fn hour(header: &Header, request: &Request) -> Choice {
 
 /// The first bytes of a hash, in letters and digits.
 fn hex16(hash: &Hash) -> String {
-    hash.0.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+    let first = hash.0.first_chunk().copied().map_or(0, u64::from_be_bytes);
+    format!("{first:016x}")
 }

@@ -96,10 +96,8 @@ fn l3_a_key_of_a_call_that_never_ran_is_free() {
     // Other arguments: the target has bound the key to nothing.
     net.split(&[&[0, 2], &[1]]);
     let other = NewCall { arguments: Payload::Inline(Bytes::from_static(b"{\"n\":2}")), ..keyed(2, "order-7") };
-    let third = match net.command(2, Command::Call(other)) {
-        Reply::Call { id, created: true } => id,
-        reply => panic!("{reply:?}"),
-    };
+    let reply = net.command(2, Command::Call(other));
+    let Reply::Call { id: third, created: true } = reply else { panic!("{reply:?}") };
     net.pass(5_000);
     assert_eq!(net.runs(&third), 1, "{:?}", net.record(2, &third));
 }

@@ -84,11 +84,11 @@ mod tests {
     /// Bytes that are read in 2 s of so many streams of one peer that send as fast as they can.
     async fn read_of(streams: usize, is_guest: bool) -> usize {
         let (paces, peer) = (Paces::default(), PeerId([1; 32]));
-        let mut reads = tokio::task::JoinSet::new();
+        let (tasks, mut reads) = (crate::tasks::TaskGroup::default(), tokio::task::JoinSet::new());
         for _ in 0..streams {
             let (ours, mut theirs) = tokio::io::duplex(64 * 1024);
             let mut io = Guarded::paced(ours, peer, paces.of(peer, move || is_guest));
-            tokio::spawn(async move { while theirs.write_all(&[0; 16 * 1024]).await.is_ok() {} });
+            tasks.spawn(async move { while theirs.write_all(&[0; 16 * 1024]).await.is_ok() {} });
             reads.spawn(async move {
                 let (mut all, mut buffer) = (0, vec![0; 16 * 1024]);
                 let end = sleep(Duration::from_secs(2));

@@ -378,9 +378,9 @@ fn m2_many_guests_are_revoked_in_one_step_with_one_batch() {
     let view = honest.peer().view();
     assert!(guests.iter().all(|guest| view.by_peer(&guest.id()).is_none()), "all are gone");
     // Who is none of them is named, and stopped nobody.
-    let refused = out.iter().find_map(|output| match output {
-        Output::Reply(_, Reply::RevokedAll(refused)) => Some(refused.clone()),
-        _ => None,
+    let refused = out.iter().find_map(|output| {
+        let Output::Reply(_, Reply::RevokedAll(refused)) = output else { return None };
+        Some(refused.clone())
     });
     let refused = refused.expect("an answer");
     assert!(matches!(refused.as_slice(), [(peer, Refusal::UnknownNode(_))] if *peer == stranger.id()), "{refused:?}");

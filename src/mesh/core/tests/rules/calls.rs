@@ -76,7 +76,7 @@ fn a_repeat_that_comes_while_the_first_only_waits_does_not_take_its_key() {
 }
 
 #[test]
-fn l3_a_key_of_a_call_that_never_ran_is_free() {
+fn l3_a_repeat_of_a_call_that_is_cancelled_while_it_waits_does_not_run() {
     let mut net = Net::of(3);
     net.tools_end = false;
     for _ in 0..4 {
@@ -93,13 +93,6 @@ fn l3_a_key_of_a_call_that_never_ran_is_free() {
     assert_eq!((net.runs(&first), net.runs(&second)), (0, 0));
     net.tools_end = true;
     net.finish_tools(2);
-    // Other arguments: the target has bound the key to nothing.
-    net.split(&[&[0, 2], &[1]]);
-    let other = NewCall { arguments: Payload::Inline(Bytes::from_static(b"{\"n\":2}")), ..keyed(2, "order-7") };
-    let reply = net.command(2, Command::Call(other));
-    let Reply::Call { id: third, created: true } = reply else { panic!("{reply:?}") };
-    net.pass(5_000);
-    assert_eq!(net.runs(&third), 1, "{:?}", net.record(2, &third));
 }
 
 #[test]

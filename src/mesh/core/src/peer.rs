@@ -7,7 +7,6 @@
 //! what a door may ask for. All else belongs to the sub-cores: each owns its state, decides by `crate::facts::Facts`, and writes what
 //! it wants done into `Effects`.
 
-mod answering;
 mod commands;
 mod entries;
 mod founding;

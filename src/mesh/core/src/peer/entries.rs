@@ -514,4 +514,30 @@ impl Peer {
         }
         fx.view_changed = true;
     }
+
+    /// An answer has come.
+    pub(super) fn apply_consent(&mut self, entry: &SignedEntry, left_ms: Option<u64>, fx: &mut Effects<'_>) {
+        let Some(consent) = rights::read_answer(entry) else { return };
+        let mut left_ms = left_ms;
+        if let Some(id) = rights::call_of(&consent.choice)
+            && let Some(record) = self.book.record(&id)
+        {
+            if matches!(record.state, CallState::Ended(_)) {
+                return;
+            }
+            left_ms = self.book.left_ms(&id, fx.now.mono_ms);
+        }
+        self.rights.hear_answer(entry, left_ms, &self.local, &self.trust, fx);
+    }
+
+    /// Answers that came with a dispatch: each is held against the rights that are known here, as any other.
+    pub(super) fn hear_consents(&mut self, consents: &[EntryItem], fx: &mut Effects<'_>) {
+        for EntryItem { entry, left_ms } in consents.iter().take(limits::CONSENTS_OF_CALL_MAX) {
+            let place = entry.place();
+            let ours = entry.entry.kind == Kind::CONSENT && entry.entry.mesh == self.trust.mesh();
+            if ours && self.trust.admits(&place.author, place.incarnation, place.seq) {
+                self.apply_consent(entry, *left_ms, fx);
+            }
+        }
+    }
 }

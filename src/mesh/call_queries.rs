@@ -82,7 +82,7 @@ impl ForNode {
 pub enum CallStateFilter {
     /// Exactly this one.
     Is(CallState),
-    /// Accepted, queued or dispatched.
+    /// Accepted, waiting for a person, queued or dispatched.
     Queued,
     /// Any ending.
     Ended,
@@ -97,7 +97,9 @@ impl CallStateFilter {
         use mesh_core::frame::Phase;
         match self {
             Self::Is(wanted) => wanted == state,
-            Self::Queued => matches!(state, CallState::Open(Phase::Accepted | Phase::Queued | Phase::Dispatched)),
+            Self::Queued => {
+                matches!(state, CallState::Open(Phase::Accepted | Phase::Asking | Phase::Queued | Phase::Dispatched))
+            }
             Self::Ended => matches!(state, CallState::Ended(_)),
             Self::Open => matches!(state, CallState::Open(_)),
         }
@@ -111,6 +113,7 @@ impl CallStateFilter {
             "queued" => Self::Queued,
             "open" => Self::Open,
             "ended" => Self::Ended,
+            "asking" => Self::Is(CallState::Open(Phase::Asking)),
             "accepted" => Self::Is(CallState::Open(Phase::Accepted)),
             "dispatched" => Self::Is(CallState::Open(Phase::Dispatched)),
             "running" => Self::Is(CallState::Open(Phase::Running)),

@@ -69,6 +69,7 @@ codes! {
     Unauthorized     "unauthorized"         401  Unauthenticated    4 "A token is needed";
     Denied           "denied"               403  PermissionDenied   4 "This is not allowed";
     NotOwner         "not_owner"            403  PermissionDenied   4 "Only an owner may do this";
+    NotApprover      "not_approver"         403  PermissionDenied   4 "Somebody else answers this";
     NotMember        "not_member"           403  PermissionDenied   4 "This device does not belong to the mesh";
     CrossOrigin      "cross_origin"         403  PermissionDenied   4 "A web page of another site may not do this";
     JoinRejected     "join_rejected"        403  PermissionDenied   4 "The other side refused";
@@ -97,8 +98,10 @@ codes! {
     NeedsNewKey      "needs_new_key"        409  FailedPrecondition 8 "This device needs a new key to come back";
     Conflict         "conflict"             409  FailedPrecondition 8 "Not as things stand";
     KeyReused        "key_reused"           409  AlreadyExists      8 "The idempotency key was used for another call";
+    AlreadyDecided   "already_decided"      409  FailedPrecondition 8 "This does not wait for an answer any more";
     Declared         "declared"             409  FailedPrecondition 8 "A file of settings says this";
     InviteUsed       "invite_used"          409  FailedPrecondition 8 "This code has been used";
+    AskOver          "ask_over"             410  FailedPrecondition 7 "It is too late for an answer";
     ResultGone       "result_gone"          410  NotFound           3 "The output is not kept any more";
     InviteExpired    "invite_expired"       410  FailedPrecondition 7 "This code has expired";
     InviteVoid       "invite_void"          410  FailedPrecondition 7 "This code was taken back";
@@ -227,6 +230,13 @@ impl From<Refusal> for OpError {
                     None => error,
                 }
             }
+            Refusal::NotApprover(_) => {
+                Self::new(ErrorCode::NotApprover, detail).hint("`sigil approvals` says who may answer each call")
+            }
+            Refusal::AlreadyDecided(_) => {
+                Self::new(ErrorCode::AlreadyDecided, detail).hint("see what became of it: `sigil calls` lists calls")
+            }
+            Refusal::AskOver(_) => Self::new(ErrorCode::AskOver, detail).hint("the call has to be made again"),
             Refusal::NotAllowed(_) => {
                 Self::new(ErrorCode::Denied, detail).hint("`sigil person list` shows who is owner or admin of the mesh")
             }

@@ -54,6 +54,7 @@ impl Key {
                         AnswerKind::Waiting
                         | AnswerKind::Running { .. }
                         | AnswerKind::Lacking
+                        | AnswerKind::Asking
                         | AnswerKind::Busy
                         | AnswerKind::Fenced(None)
                         | AnswerKind::Rejected(_) => true,

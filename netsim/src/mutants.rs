@@ -19,8 +19,16 @@ use crate::trace::Level;
 use crate::world;
 
 /// Where a rule is looked for, the quick ones first. (`big` and `fleet` are the same faults, slower.)
-const PROFILES: [Profile; 7] =
-    [Profile::Two, Profile::Default, Profile::Clocks, Profile::Disks, Profile::Queue, Profile::Halves, Profile::Ages];
+const PROFILES: [Profile; 8] = [
+    Profile::Two,
+    Profile::Default,
+    Profile::Rights,
+    Profile::Clocks,
+    Profile::Disks,
+    Profile::Queue,
+    Profile::Halves,
+    Profile::Ages,
+];
 /// Seeds of a profile that are run at once when one catch is enough.
 const BITE: u64 = 25;
 /// Seeds of each profile that a rule may hide from when one catch is enough.
@@ -67,7 +75,11 @@ const fn about(mutant: ProtocolRule) -> (Kind, &'static str) {
         ProtocolRule::Tier => (Safety, "rights.rs `rule`"),
         ProtocolRule::PolicyAtDispatch => (Safety, "calls/queue.rs `dispatch`, calls/closing.rs `denied`"),
         ProtocolRule::PolicyAtTarget => (Safety, "executor.rs `handle_offer`"),
-        ProtocolRule::MarkWaits => (Safety, "rights.rs `rule`"),
+        ProtocolRule::MarkWaits | ProtocolRule::AskWaits | ProtocolRule::ConsentApprover => {
+            (Safety, "rights.rs `rule`")
+        }
+        ProtocolRule::ConsentNo | ProtocolRule::HourEnds => (Safety, "rights/answers.rs `hear`"),
+        ProtocolRule::AskAtTarget => (Safety, "executor.rs `handle_offer`, `asks`, `handle_started`"),
         ProtocolRule::OnceIsOnce => (Safety, "calls.rs `apply_outcome`, executor.rs"),
         ProtocolRule::MarkRaised => (Safety, "executor.rs `forget`"),
         ProtocolRule::RunsCheckpointed => (Safety, "peer.rs `time_checkpoint`"),

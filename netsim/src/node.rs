@@ -4,7 +4,9 @@ use mesh_core::budget::{Amount, Budget, Budgets};
 use mesh_core::config::{Class, Config};
 use mesh_core::epoch::Epoch;
 use mesh_core::ids::{Attempt, Hash, NodeId, PeerId, ReqId};
-use mesh_core::io::{Batch, CallRecord, CallState, Image, Input, Now, Output, Space, Usage, View, Welcome, Write};
+use mesh_core::io::{
+    Approval, Batch, CallRecord, CallState, Image, Input, Now, Output, Space, Usage, View, Welcome, Write,
+};
 use mesh_core::peer::{self, BadWelcome, Peer};
 use mesh_core::record::{Directory, Effect, Ending, Tier, ToolDecl};
 use mesh_core::rows::{self, CallOutline, JournalRow, Journaled, Row as _};
@@ -16,6 +18,9 @@ use crate::plan::{PeerPlan, Plan};
 
 /// The tool that only owners may call.
 pub(crate) const OWNERS_TOOL: &str = "private";
+
+/// An hour, in the world of the simulator.
+const HOUR_MS: u64 = 5_000;
 
 /// So many entries must be dead before they are dropped, in plans that see it.
 pub(crate) const COMPACT_MIN: usize = 3;
@@ -55,6 +60,7 @@ pub(crate) fn config(base: &Config, plan: &Plan, peer: &PeerPlan) -> Config {
         keep_calls_ms: ages.map_or(base.keep_calls_ms, |age| age / 2),
         compact_every_ms: ages.map_or(base.compact_every_ms, |_| 1_000),
         compact_min: ages.map_or(base.compact_min, |_| COMPACT_MIN),
+        consent_hour_ms: HOUR_MS,
         queue_max: plan.queue_max.unwrap_or(base.queue_max),
         budgets: if plan.small_budgets && !peer.floods { small_budgets(base) } else { base.budgets },
         ..base.clone()
@@ -84,6 +90,11 @@ impl Node {
 
     pub(crate) fn view(&self) -> View {
         self.0.view()
+    }
+
+    /// See [`Peer::approvals`].
+    pub(crate) fn approvals(&self) -> Vec<Approval> {
+        self.0.approvals()
     }
 
     /// See [`Peer::members`].

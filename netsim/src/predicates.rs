@@ -46,6 +46,8 @@ pub(crate) struct Run {
 pub(crate) struct Known {
     pub(crate) origin: PeerId,
     pub(crate) header: Arc<Header>,
+    /// Hash of its header's entry.
+    pub(crate) entry: Hash,
     /// Of its row in logs.
     pub(crate) key: Vec<u8>,
 }
@@ -643,6 +645,7 @@ impl Checks {
                 self.known.entry(header.id).or_insert_with(|| Known {
                     origin: entry.author,
                     header,
+                    entry: entry.hash,
                     key: key.to_vec(),
                 });
             }
@@ -680,6 +683,11 @@ impl Checks {
         let read = CallOutline::of_call(value)?;
         self.books.insert(key.to_vec(), (value.clone(), read.clone()));
         Some(read)
+    }
+
+    /// Hash of the entry of a call's header.
+    pub(crate) fn header_entry(&self, id: &ReqId) -> Option<Hash> {
+        self.known.get(id).map(|known| known.entry)
     }
 
     /// Entry in a row of a log, read once for all peers that hold it.

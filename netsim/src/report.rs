@@ -166,7 +166,8 @@ fn share(profile: Profile) -> u64 {
         | Profile::Disks
         | Profile::Queue
         | Profile::Halves
-        | Profile::Ages => 1,
+        | Profile::Ages
+        | Profile::Rights => 1,
     }
 }
 

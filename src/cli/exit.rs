@@ -42,7 +42,7 @@ impl Exit {
     pub(crate) fn of_call(state: &str) -> Self {
         match state {
             "done" => Self::Ok,
-            "accepted" | "queued" | "dispatched" | "running" => Self::Queued,
+            "accepted" | "asking" | "queued" | "dispatched" | "running" => Self::Queued,
             "expired" => Self::Expired,
             "denied" => Self::Denied,
             // failed, interrupted, cancelled, undeliverable, and whatever a newer agent may say

@@ -86,7 +86,7 @@ impl ForNode {
 pub enum CallStateFilter {
     /// Exactly this one.
     Is(CallState),
-    /// Accepted, queued or dispatched.
+    /// Accepted, waiting for a person, queued or dispatched.
     Queued,
     /// Any ending.
     Ended,
@@ -101,7 +101,9 @@ impl CallStateFilter {
         use mesh_core::frame::Phase;
         match self {
             Self::Is(wanted) => wanted == state,
-            Self::Queued => matches!(state, CallState::Open(Phase::Accepted | Phase::Queued | Phase::Dispatched)),
+            Self::Queued => {
+                matches!(state, CallState::Open(Phase::Accepted | Phase::Asking | Phase::Queued | Phase::Dispatched))
+            }
             Self::Ended => matches!(state, CallState::Ended(_)),
             Self::Open => matches!(state, CallState::Open(_)),
         }
@@ -115,6 +117,7 @@ impl CallStateFilter {
             "queued" => Self::Queued,
             "open" => Self::Open,
             "ended" => Self::Ended,
+            "asking" => Self::Is(CallState::Open(Phase::Asking)),
             "accepted" => Self::Is(CallState::Open(Phase::Accepted)),
             "dispatched" => Self::Is(CallState::Open(Phase::Dispatched)),
             "running" => Self::Is(CallState::Open(Phase::Running)),

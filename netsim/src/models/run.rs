@@ -162,6 +162,7 @@ impl Run {
             header: SignedEntry::sign(&origin, entry, SALT, &body),
             attempt,
             left_ms: LEFT_MS,
+            consents: Vec::new(),
         }
     }
 }

@@ -15,7 +15,13 @@ impl Plan {
             Profile::Two => 2,
             Profile::Big => dice.range(8..=14) as usize,
             Profile::Five => 5,
-            Profile::Fleet | Profile::Clocks | Profile::Disks | Profile::Queue | Profile::Halves | Profile::Ages => {
+            Profile::Fleet
+            | Profile::Clocks
+            | Profile::Disks
+            | Profile::Queue
+            | Profile::Halves
+            | Profile::Ages
+            | Profile::Rights => {
                 return Self::draw_rough(seed, profile);
             }
         };
@@ -173,7 +179,8 @@ impl Plan {
             | Profile::Disks
             | Profile::Queue
             | Profile::Halves
-            | Profile::Ages => dice.range(2..=16),
+            | Profile::Ages
+            | Profile::Rights => dice.range(2..=16),
         };
         let mut revoked = false;
         for _ in 0..faults {
@@ -247,7 +254,8 @@ impl Plan {
             | Profile::Disks
             | Profile::Queue
             | Profile::Halves
-            | Profile::Ages => dice.range(4..=30),
+            | Profile::Ages
+            | Profile::Rights => dice.range(4..=30),
         };
         let key_target = dice.index(count);
         for argument in 0..asks {

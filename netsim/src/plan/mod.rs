@@ -6,6 +6,7 @@ mod file;
 mod rough;
 mod shrink;
 
+use mesh_core::io::AnswerChoice;
 use mesh_core::record::Tier;
 use serde::{Deserialize, Serialize};
 
@@ -44,10 +45,12 @@ pub(crate) enum Profile {
     Halves,
     /// Logs that forget within seconds, newcomers, and sleepers that miss it all.
     Ages,
+    /// Workspaces, rules that deny and ask, and people who answer, in two halves.
+    Rights,
 }
 
 impl Profile {
-    pub(crate) const ALL: [Self; 10] = [
+    pub(crate) const ALL: [Self; 11] = [
         Self::Default,
         Self::Five,
         Self::Two,
@@ -58,6 +61,7 @@ impl Profile {
         Self::Queue,
         Self::Halves,
         Self::Ages,
+        Self::Rights,
     ];
 
     /// Its name at the command line.
@@ -73,6 +77,7 @@ impl Profile {
             Self::Queue => "queue",
             Self::Halves => "halves",
             Self::Ages => "ages",
+            Self::Rights => "rights",
         }
     }
 }
@@ -179,6 +184,14 @@ pub(crate) enum Fault {
     Claims { peer: usize },
     /// An owner lets twenty sybils in, and these fill everyone with membership changes that count for nothing.
     Fill { peer: usize },
+    /// An owner makes the workspace that holds everything; those who are no owners have no place in it yet.
+    Govern { by: usize },
+    /// An owner gives a device a place in the workspace, or takes it.
+    Seat { by: usize, peer: usize, gives: bool },
+    /// An owner says what holds of a tool everywhere; people answer within so long where it asks.
+    Rule { by: usize, tool: String, says: Says, wait_ms: u64 },
+    /// Somebody at this peer answers every call that waits there for an answer.
+    Answer { peer: usize, choice: AnswerChoice },
     /// Somebody goes for good.
     Leave { peer: usize },
     /// The disk is copied somewhere.
@@ -195,6 +208,16 @@ pub(crate) enum Fault {
     Wipe { peer: usize, heir: usize, down_us: u64 },
     /// The disk takes nothing more for so long: the process ends at its next commit, and cannot start.
     DiskFull { peer: usize, for_us: u64 },
+}
+
+/// What a rule says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Says {
+    Deny,
+    Ask,
+    /// The rule is gone.
+    Nothing,
 }
 
 /// A call that a person asks for.
@@ -261,6 +284,43 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
+    /// True if nothing is taken from anybody: then nothing that was allowed is denied.
+    pub(crate) fn only_gives(&self) -> bool {
+        self.faults.iter().any(|(_, fault)| matches!(fault, Fault::Govern { .. }))
+            && !self.faults.iter().any(|(_, fault)| match fault {
+                Fault::Rule { says, .. } => *says == Says::Deny,
+                Fault::Seat { gives, .. } => !gives,
+                Fault::Answer { choice, .. } => *choice == AnswerChoice::No,
+                Fault::Revoke { .. }
+                | Fault::Demote { .. }
+                | Fault::Steal { .. }
+                | Fault::Forge { .. }
+                | Fault::Leave { .. }
+                | Fault::Restore { .. }
+                | Fault::Wipe { .. } => true,
+                Fault::Split { .. }
+                | Fault::Unsplit
+                | Fault::Cut { .. }
+                | Fault::Uncut { .. }
+                | Fault::CutOneWay { .. }
+                | Fault::OneWay { .. }
+                | Fault::Loss { .. }
+                | Fault::Crash { .. }
+                | Fault::CrashNear { .. }
+                | Fault::Stop { .. }
+                | Fault::Suspend { .. }
+                | Fault::Stall { .. }
+                | Fault::WallJump { .. }
+                | Fault::ClockLost { .. }
+                | Fault::Raise { .. }
+                | Fault::Claims { .. }
+                | Fault::Fill { .. }
+                | Fault::Govern { .. }
+                | Fault::Backup { .. }
+                | Fault::DiskFull { .. } => false,
+            })
+    }
+
     /// True if any peer's clock runs wrong beyond the bound that the protocol assumes.
     pub(crate) fn drifts(&self) -> bool {
         self.peers.iter().any(|peer| peer.drift_ppm != 0)
@@ -295,7 +355,11 @@ impl Fault {
             Self::Split { .. } | Self::Unsplit | Self::Loss { .. } => Vec::new(),
             Self::Cut { a, b } | Self::Uncut { a, b } => vec![*a, *b],
             Self::CutOneWay { from, to } | Self::OneWay { from, to, .. } => vec![*from, *to],
-            Self::Revoke { by, peer } | Self::Demote { by, peer } | Self::Raise { by, peer } => vec![*by, *peer],
+            Self::Revoke { by, peer }
+            | Self::Demote { by, peer }
+            | Self::Raise { by, peer }
+            | Self::Seat { by, peer, .. } => vec![*by, *peer],
+            Self::Govern { by } | Self::Rule { by, .. } => vec![*by],
             Self::Wipe { peer, heir, .. } => vec![*peer, *heir],
             Self::Crash { peer, .. }
             | Self::CrashNear { peer, .. }
@@ -309,6 +373,7 @@ impl Fault {
             | Self::Claims { peer }
             | Self::Fill { peer }
             | Self::Leave { peer }
+            | Self::Answer { peer, .. }
             | Self::Backup { peer }
             | Self::Restore { peer, .. }
             | Self::DiskFull { peer, .. } => vec![*peer],

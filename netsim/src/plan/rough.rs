@@ -1,8 +1,9 @@
 //! The rarer mixtures: clocks, disks, queues, fleets, and halves that cross each other.
 
+use mesh_core::io::AnswerChoice;
 use mesh_core::record::Tier;
 
-use super::{Ask, FAULTS_US, Fault, MS, NEVER, Near, PeerPlan, Plan, Profile, SECOND, pairs};
+use super::{Ask, FAULTS_US, Fault, MS, NEVER, Near, PeerPlan, Plan, Profile, SECOND, Says, pairs};
 use crate::dice::Dice;
 
 const HOUR_US: u64 = 3_600 * SECOND;
@@ -13,6 +14,7 @@ impl Plan {
         let count = match profile {
             Profile::Fleet => dice.range(15..=50) as usize,
             Profile::Halves => dice.range(4..=7) as usize,
+            Profile::Rights => dice.range(3..=5) as usize,
             Profile::Ages => dice.range(2..=5) as usize,
             Profile::Queue => dice.range(2..=4) as usize,
             Profile::Clocks | Profile::Disks | Profile::Default | Profile::Five | Profile::Two | Profile::Big => {
@@ -40,7 +42,7 @@ impl Plan {
             faults: Vec::new(),
             asks: Vec::new(),
         };
-        if profile != Profile::Halves || dice.chance(300) {
+        if !matches!(profile, Profile::Halves | Profile::Rights) || dice.chance(300) {
             plan.draw_faults(&mut dice, profile);
         }
         plan.draw_asks(&mut dice, profile);
@@ -56,6 +58,7 @@ impl Plan {
             Profile::Queue => plan.draw_queues(&mut dice),
             Profile::Halves => plan.draw_halves(&mut dice),
             Profile::Ages => plan.draw_ages(&mut dice),
+            Profile::Rights => plan.draw_rights(&mut dice),
             Profile::Fleet | Profile::Default | Profile::Five | Profile::Two | Profile::Big => {}
         }
         if profile == Profile::Halves {
@@ -66,6 +69,88 @@ impl Plan {
             plan.draw_cuts_one_way(seed);
         }
         plan.sorted()
+    }
+
+    /// A workspace is made early; rules come and go, also in two halves, guests get places, and people answer what waits.
+    fn draw_rights(&mut self, dice: &mut Dice) {
+        let count = self.peers.len();
+        // Half of the plans take nothing from anybody.
+        let takes = dice.chance(500);
+        if count > 2 && !self.peers.iter().any(|peer| peer.tier == Tier::Shared) {
+            let peer = &mut self.peers[count - 1];
+            (peer.tier, peer.join_at) = (Tier::Shared, 0);
+        }
+        for (_, ask) in &mut self.asks {
+            ask.timeout_ms = Some(4_000);
+        }
+        if !takes {
+            self.faults.retain(|(_, fault)| !matches!(fault, Fault::Revoke { .. }));
+        }
+        let owners: Vec<usize> = (0..count).filter(|peer| self.peers[*peer].tier == Tier::Owner).collect();
+        self.faults.push((0, Fault::Govern { by: 0 }));
+        if dice.chance(600) {
+            let split = (0..count).map(|_| dice.range(1..=2) as u8).collect();
+            let at = dice.range(SECOND..=FAULTS_US / 2);
+            self.faults.push((at, Fault::Split { groups: split }));
+            self.faults.push((at + dice.range(SECOND..=9 * SECOND), Fault::Unsplit));
+        }
+        let tool = |dice: &mut Dice| dice.pick(&["look", "put", "print", "print", "private"]).to_owned();
+        for _ in 0..dice.range(2..=8) {
+            let (at, by) = (dice.range(200 * MS..=FAULTS_US), dice.pick(&owners));
+            let says = match dice.range(0..=9) {
+                0..=5 => Says::Ask,
+                6..=7 if takes => Says::Deny,
+                _ => Says::Nothing,
+            };
+            let wait_ms = dice.range(1_000..=6_000);
+            self.faults.push((at, Fault::Rule { by, tool: tool(dice), says, wait_ms }));
+        }
+        for peer in (0..count).filter(|peer| self.peers[*peer].tier == Tier::Shared).collect::<Vec<_>>() {
+            let at = dice.range(200 * MS..=FAULTS_US / 2);
+            let by = dice.pick(&owners);
+            self.faults.push((at, Fault::Seat { by, peer, gives: true }));
+            if takes && dice.chance(400) {
+                let gone = at + dice.range(SECOND..=FAULTS_US / 2);
+                self.faults.push((gone, Fault::Seat { by: dice.pick(&owners), peer, gives: false }));
+            }
+            // It asks as soon as it may.
+            for argument in 0..dice.range(1..=4) {
+                let ask = Ask {
+                    origin: peer,
+                    target: Some(dice.index(count)),
+                    tool: dice.pick(&["look", "put", "print"]).to_owned(),
+                    ttl_ms: 8_000,
+                    timeout_ms: Some(4_000),
+                    strict: false,
+                    key: None,
+                    argument: 40_000 + peer as u64 * 100 + argument,
+                    blob: false,
+                    cancel_after_us: None,
+                };
+                self.asks.push((at + dice.range(0..=400 * MS), ask));
+            }
+        }
+        for peer in (1..count).filter(|peer| self.peers[*peer].tier == Tier::Owner).collect::<Vec<_>>() {
+            if takes && dice.chance(200) {
+                self.faults.push((dice.range(0..=FAULTS_US), Fault::Demote { by: 0, peer }));
+            }
+        }
+        for _ in 0..dice.range(4..=16) {
+            let choice = match dice.range(0..=9) {
+                0..=5 => AnswerChoice::Once,
+                6..=7 => AnswerChoice::Hour,
+                8 if takes => AnswerChoice::No,
+                _ => AnswerChoice::Always,
+            };
+            let (at, peer) = (dice.range(SECOND..=FAULTS_US), dice.index(count));
+            self.faults.push((at, Fault::Answer { peer, choice }));
+            // Two of them press at once, or in two halves.
+            if dice.chance(300) {
+                let choice = if takes { AnswerChoice::No } else { AnswerChoice::Once };
+                let at = (at + dice.range(0..=200 * MS)).min(FAULTS_US);
+                self.faults.push((at, Fault::Answer { peer: dice.index(count), choice }));
+            }
+        }
     }
 
     /// Now and then an owner is lowered or removed, and answers as one; in one half or in both.

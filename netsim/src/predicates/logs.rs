@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use mesh_core::entry::{Kind, SignedEntry};
 use mesh_core::ids::{PeerId, ReqId};
+use mesh_core::policy::{Choice, Consent};
 use mesh_core::record::{CancelRequest, Outcome};
 use mesh_core::rows;
 use mesh_core::test_kit::MemDisk;
@@ -46,6 +47,10 @@ fn is_in_hand(entry: &SignedEntry, disk: &MemDisk) -> bool {
         Kind::OUTCOME => entry
             .record::<Outcome>()
             .is_none_or(|outcome| open(&outcome.id) || disk.keeps(&rows::journal(&outcome.id, outcome.attempt))),
+        Kind::CONSENT => entry.record::<Consent>().is_none_or(|consent| match consent.choice {
+            Choice::Once { call, .. } | Choice::Deny { call, .. } => open(&call),
+            Choice::Hour { .. } | Choice::Withdrawn { .. } => false,
+        }),
         Kind::DIRECTORY | Kind::CHECKPOINT | Kind::TRUNCATION => false,
         _ => true,
     }

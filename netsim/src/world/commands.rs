@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use mesh_core::io::CmdId;
+use mesh_core::ids::ReqId;
+use mesh_core::io::{AnswerChoice, CmdId};
 
 /// Reason for a command.
 pub(super) enum Purpose {
@@ -12,6 +13,11 @@ pub(super) enum Purpose {
         by_owner: bool,
     },
     Cancel,
+    /// Of a call that asked.
+    Answer {
+        call: ReqId,
+        choice: AnswerChoice,
+    },
     Approve(usize),
     Invite(usize),
     Redeem(usize),

@@ -16,6 +16,7 @@ use super::commands::Purpose;
 use super::liveness::beliefs;
 use super::mesh::Mesh;
 use super::peer::{Sim, State};
+use super::rights;
 use crate::dice::Dice;
 use crate::env::Env;
 use crate::event::{Event, Phase};
@@ -145,13 +146,7 @@ impl Director {
         }
         let node = match ask.target {
             None => "any".to_owned(),
-            Some(target) => {
-                let id = mesh.peers[target].id;
-                let view = mesh.peers[origin].node.as_ref().map(Node::view);
-                let named = view
-                    .and_then(|view| view.nodes.iter().find(|node| node.peer == id).map(|node| node.node_id.clone()));
-                named.unwrap_or_else(|| mesh.peers.wanted_name(target)).to_string()
-            }
+            Some(target) => mesh.name_of(origin, target).to_string(),
         };
         let text = format!("{{\"n\":{}}}", ask.argument);
         let arguments = if ask.blob {
@@ -256,6 +251,16 @@ impl Director {
             Fault::Forge { peer } => self.forge(peer),
             Fault::Claims { peer } => self.claim_on(peer),
             Fault::Fill { peer } => self.fill(peer),
+            Fault::Govern { by } => {
+                let changes = rights::workspace();
+                mesh.edit(env, net, by, changes);
+            }
+            Fault::Seat { by, peer, gives } => {
+                let changes = rights::seat(mesh.name_of(by, peer), gives);
+                mesh.edit(env, net, by, changes);
+            }
+            Fault::Rule { by, tool, says, wait_ms } => mesh.edit(env, net, by, rights::rule(&tool, says, wait_ms)),
+            Fault::Answer { peer, choice } => mesh.answer(env, net, peer, choice),
             Fault::Leave { peer } => {
                 if mesh.peers[peer].awake() {
                     mesh.command(env, net, peer, Purpose::Leave, Command::Leave);
@@ -543,6 +548,9 @@ impl Director {
                     mesh.checks.fail("one-gateway-for-all", now, || format!("not settled: {beliefs}"));
                 }
                 if mesh.liveness.phase == Phase::Healed {
+                    if mesh.liveness.settled_for(2 * SECOND, now) {
+                        mesh.rights.look(now, &mesh.peers, &mesh.plan, &mut mesh.checks);
+                    }
                     self.look_at_calls();
                 }
             }

@@ -17,6 +17,7 @@ use super::calls::{Accepted, Calls};
 use super::commands::{Commands, Purpose};
 use super::liveness::Liveness;
 use super::peer::{Peers, State};
+use super::rights::Rights;
 use super::stats::Stats;
 use crate::dice::Dice;
 use crate::env::Env;
@@ -36,6 +37,7 @@ pub(super) struct Mesh {
     pub(super) liveness: Liveness,
     pub(super) checks: Checks,
     pub(super) stats: Stats,
+    pub(super) rights: Rights,
     /// Secrets of invites, by newcomer.
     invited: BTreeMap<usize, Hash>,
     /// Longest time that a frame or a frozen peer was on its way, for runs-only-when-allowed's time.
@@ -100,6 +102,7 @@ impl Mesh {
             liveness: Liveness::new(plan.handovers),
             checks: Checks::new(ids, plan.keep_entries_ms.map(|ms| ms * MS)),
             stats: Stats::default(),
+            rights: Rights::default(),
             invited: BTreeMap::new(),
             slack_us: 0,
             out: Vec::new(),
@@ -309,6 +312,7 @@ impl Mesh {
         checks.obeyed_epochs_never_decrease(now, peer, id, attempt, &sim.disk);
         checks.nothing_runs_after_its_ending(now, peer, id, attempt);
         checks.nothing_forgotten_runs(now, peer, id);
+        self.rights.runs_by_right(now, sim, invocation, checks);
         checks.at_most_one_run(now, peer, id, attempt);
         if attempt == 1 {
             checks.one_run_per_client_key(now, peer, invocation);
@@ -533,13 +537,18 @@ impl Mesh {
                     }
                     self.stats.accepted += 1;
                     let ask = &self.plan.asks[index].1;
-                    let (ttl_ms, cancel) = (ask.ttl_ms, ask.cancel_after_us);
+                    let waits = sim.node.as_ref().and_then(|node| node.open_call(&id));
+                    let (ttl_ms, cancel) =
+                        (waits.map_or(ask.ttl_ms, |record| record.header.ttl_ms), ask.cancel_after_us);
                     let timeout_ms = ask.timeout_ms.unwrap_or_default();
                     self.calls.accept(id, Accepted { origin: peer, at: asked_at, ttl_ms, timeout_ms });
                     if let Some(delay) = cancel {
                         env.at(delay, Event::Cancel { peer, id });
                     }
                 }
+            }
+            (Purpose::Answer { call, choice }, Reply::Answered { .. }) => {
+                self.rights.note_answer(env.now, peer, call, choice);
             }
             (Purpose::Ask { .. }, Reply::Refused(_)) => self.stats.refused += 1,
             (Purpose::Approve(newcomer) | Purpose::Redeem(newcomer), Reply::Approved(welcome)) => {
@@ -573,6 +582,7 @@ impl Mesh {
                 | Purpose::Approve(_)
                 | Purpose::Redeem(_)
                 | Purpose::Invite(_)
+                | Purpose::Answer { .. }
                 | Purpose::Ask { .. },
                 _,
             ) => {}

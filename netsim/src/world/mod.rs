@@ -6,6 +6,7 @@ mod director;
 mod liveness;
 mod mesh;
 mod peer;
+mod rights;
 mod stats;
 
 use crate::plan::Case;

@@ -153,7 +153,7 @@ impl Report {
 
 /// True if a state is not an ending.
 pub(super) fn is_open(state: &str) -> bool {
-    matches!(state, "accepted" | "queued" | "dispatched" | "running")
+    matches!(state, "accepted" | "asking" | "queued" | "dispatched" | "running")
 }
 
 #[cfg(test)]

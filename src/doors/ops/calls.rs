@@ -91,9 +91,11 @@ pub async fn call(mesh: &MeshHandle, who: &Identity, request: Request<'_>) -> Re
         | Reply::InviteVoided
         | Reply::Approved(_)
         | Reply::Revoked
+        | Reply::RevokedAll(_)
         | Reply::Left
         | Reply::Noted
         | Reply::Edited { .. }
+        | Reply::Answered { .. }
         | Reply::Stopped => Err(OpError::new(ErrorCode::Internal, "the mesh answered something else")),
     }
 }

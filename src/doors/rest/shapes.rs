@@ -413,7 +413,7 @@ macro_rules! words {
 words! {
     /// States of calls.
     CallStates(CallStateFilter) {
-        "open" "queued" "ended" "accepted" "dispatched" "running" "done" "failed" "interrupted" "expired" "cancelled"
+        "open" "queued" "ended" "accepted" "asking" "dispatched" "running" "done" "failed" "interrupted" "expired" "cancelled"
         "denied" "undeliverable",
         what "state", read CallStateFilter::parse
     }

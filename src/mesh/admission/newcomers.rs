@@ -266,6 +266,9 @@ fn refusal_code(refusal: &Refusal) -> RefusalCode {
         | Refusal::DiskFull { .. }
         | Refusal::KeyReused(_)
         | Refusal::Denied(_)
+        | Refusal::NotApprover(_)
+        | Refusal::AlreadyDecided(_)
+        | Refusal::AskOver(_)
         | Refusal::NotAllowed(_)
         | Refusal::InvalidRecord(_)
         | Refusal::EditedMeanwhile

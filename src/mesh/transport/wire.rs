@@ -379,11 +379,17 @@ fn frame_from_pb(frame: pb::mesh_frame::Frame, verifier: &dyn Verifier) -> Resul
     })
 }
 
-fn item_to_pb(item: &EntryItem) -> pb::EntryItem {
+/// An entry on its way, for the wire.
+#[must_use]
+pub(crate) fn item_to_pb(item: &EntryItem) -> pb::EntryItem {
     pb::EntryItem { entry: Some(entry_to_pb(&item.entry)), left_ms: item.left_ms }
 }
 
-fn items_from_pb(items: Vec<pb::EntryItem>, verifier: &dyn Verifier) -> Result<Vec<EntryItem>, WireError> {
+/// Entries on their way, each checked.
+///
+/// # Errors
+/// When there are too many of them, or one is not what its author signed.
+pub(crate) fn items_from_pb(items: Vec<pb::EntryItem>, verifier: &dyn Verifier) -> Result<Vec<EntryItem>, WireError> {
     at_most("items", items.len(), ENTRIES_MAX)?;
     let item = |item: pb::EntryItem| {
         let entry = item.entry.ok_or(WireError::Missing("entry"))?;
@@ -605,6 +611,7 @@ fn phase_to_pb(phase: Phase) -> u32 {
         Phase::Queued => 2,
         Phase::Dispatched => 3,
         Phase::Running => 4,
+        Phase::Asking => 5,
     }
 }
 
@@ -614,6 +621,7 @@ fn phase_from_pb(state: u32) -> Result<Phase, WireError> {
         2 => Phase::Queued,
         3 => Phase::Dispatched,
         4 => Phase::Running,
+        5 => Phase::Asking,
         _ => return Err(WireError::Range("state")),
     })
 }
@@ -682,7 +690,7 @@ mod tests {
                     kind: Kind(kind),
                     critical: false,
                     previous: Hash::ZERO,
-                    audience,
+                    audience: audience.clone(),
                     body: BodyCommitment::of(salt, &body),
                 };
                 let signed = SignedEntry::sign(&signer, entry, salt, &body);

@@ -6,11 +6,11 @@ use std::task::{Context, Poll};
 use hyper_util::rt::TokioIo;
 use mesh_core::audience::Audience;
 use mesh_core::crypto::{Signer, Symbolic};
-use mesh_core::entry::{self, BodyCommitment, Entry, Kind, Salt, SignedEntry};
+use mesh_core::entry::{self, BodyCommitment, Entry, Salt, SignedEntry};
 use mesh_core::epoch::{Claim, Epoch};
 use mesh_core::ids::{Hash, Incarnation, MeshId, Signature};
 use mesh_core::io::NodeView;
-use mesh_core::record::{Directory, Effect, Ending, Header, Outcome, Payload, Source, Tier, ToolDecl};
+use mesh_core::record::{Directory, Effect, Ending, Header, Payload, Source, Tier, ToolDecl};
 use tokio::io::{AsyncWriteExt, DuplexStream, ReadBuf};
 use tonic::transport::{Channel, Endpoint};
 
@@ -153,6 +153,7 @@ fn dispatch(counter: u64) -> Dispatch {
         header: header(call_id(counter), Payload::Inline(r#"{"a":1}"#.into())),
         attempt: 1,
         left_ms: 30_000,
+        consents: Vec::new(),
     }
 }
 
@@ -515,6 +516,7 @@ async fn a_call_goes_out_and_its_signed_outcome_comes_back() {
             AnswerKind::Waiting,
             AnswerKind::Running { note: "half way".to_owned() },
             AnswerKind::Lacking,
+            AnswerKind::Asking,
             AnswerKind::Busy,
             AnswerKind::Fenced(Some(Claim::sign(&key(OTHER_GATEWAY), MeshId([1; 32]), epoch(OTHER_GATEWAY), 3))),
             AnswerKind::Fenced(None),
@@ -858,16 +860,16 @@ mod conversions {
                 panic!("no request");
             };
             let request = pb::ToolExecuteRequest::decode(request.encode_to_vec().as_slice()).expect("encoded");
-            prop_assert_eq!(convert::dispatch_from_pb(request, id(GATEWAY), &mut None, &key(0)), Ok(dispatch));
+            prop_assert_eq!(client::dispatch_from_pb(request, id(GATEWAY), &mut None, &key(0)), Ok(dispatch));
         }
 
         #[test]
         fn noise_never_passes_for_a_message(noise in proptest::collection::vec(any::<u8>(), 0..300)) {
             if let Ok(request) = pb::ToolExecuteRequest::decode(noise.as_slice()) {
-                prop_assert!(convert::dispatch_from_pb(request, id(GATEWAY), &mut None, &key(0)).is_err());
+                prop_assert!(client::dispatch_from_pb(request, id(GATEWAY), &mut None, &key(0)).is_err());
             }
             if let Ok(answer) = pb::CallAnswer::decode(noise.as_slice()) {
-                let _ = convert::answer_from_pb(answer, &key(0));
+                let _ = answer_from_pb(answer, &key(0));
             }
         }
     }
@@ -890,10 +892,18 @@ mod conversions {
         let claim = Claim::sign(&author.key, mesh, epoch, 1);
         let header = author.says(Kind::CALL, entry::encode(&call));
         let ended = author.says(Kind::OUTCOME, entry::encode(&test_kit::outcome(call.id, Ending::Done)));
-        let dispatch = dispatch_to_pb(&Dispatch { claim: claim.clone(), header, attempt: 1, left_ms: 1_000 }).unwrap();
+        let dispatch = dispatch_to_pb(&Dispatch {
+            claim: claim.clone(),
+            header,
+            attempt: 1,
+            left_ms: 1_000,
+            consents: Vec::new(),
+        })
+        .unwrap();
         let answers = [
             AnswerKind::Waiting,
             AnswerKind::Running { note: "half".to_owned() },
+            AnswerKind::Asking,
             AnswerKind::Busy,
             AnswerKind::Fenced(Some(claim)),
             AnswerKind::Rejected("no".to_owned()),
@@ -910,14 +920,14 @@ mod conversions {
             if let Ok(pb::GatewayMessage { msg: Some(ToNode::ToolExecute(request)) }) =
                 pb::GatewayMessage::decode(&*bytes)
             {
-                let _ = convert::dispatch_from_pb(request, gateway, &mut known, &Gullible);
+                let _ = client::dispatch_from_pb(request, gateway, &mut known, &Gullible);
             }
             match pb::NodeMessage::decode(&*bytes) {
                 Ok(pb::NodeMessage { msg: Some(FromNode::ToolResult(result)) }) => {
-                    let _ = convert::result_from_pb(result, gateway, &Gullible);
+                    let _ = result_from_pb(result, gateway, &Gullible);
                 }
                 Ok(pb::NodeMessage { msg: Some(FromNode::Answer(answer)) }) => {
-                    let _ = convert::answer_from_pb(answer, &Gullible);
+                    let _ = answer_from_pb(answer, &Gullible);
                 }
                 Ok(_) | Err(_) => {}
             }

@@ -4,6 +4,7 @@
 //! is confirmed if the target wrote it; anybody else's is unconfirmed and yields to that one.
 
 pub(crate) mod accept;
+mod asking;
 mod closed;
 mod closing;
 mod deferred;
@@ -29,10 +30,10 @@ use crate::io::{CallRecord, CallState, Fact, HistoryRow, Output, SessionId, Usag
 use crate::limits;
 use crate::protocol_rule::ProtocolRule;
 use crate::record::{CancelRequest, Ending, Header, Outcome, Payload, Tier};
-use crate::rights::Ruling;
 use crate::rows::{self, Basis, Empty, OpenKey, OpenRow, Row as _};
 use crate::spending::{self, Payer};
 use crate::trust::Trust;
+use asking::Asking;
 use closed::Closed;
 pub(crate) use closing::{InferredEnding, Unrun};
 use deferred::Deferred;
@@ -136,6 +137,7 @@ pub(crate) struct Book {
     /// Time for which an unconfirmed ending waits for the target's own.
     keep_ms: u64,
     shares: Shares,
+    asking: Asking,
 }
 
 impl Book {
@@ -154,6 +156,7 @@ impl Book {
             agenda: BTreeSet::new(),
             arrivals: 0,
             shares: Shares::default(),
+            asking: Asking::default(),
         }
     }
 
@@ -162,7 +165,7 @@ impl Book {
         match OpenKey::of(key)? {
             OpenKey::EarlyOutcome(id) => return self.early.restore_outcome(id, value),
             OpenKey::EarlyCancel(id) => return self.early.restore_cancel(id, value),
-            OpenKey::Call(_) => {}
+            OpenKey::Call(_) | OpenKey::Consent(_) => {}
         }
         let row = OpenRow::from_bytes(value)?;
         let entry = if row.entry.is_empty() { None } else { Some(SignedEntry::from_stored(&row.entry)?) };
@@ -416,6 +419,7 @@ impl Book {
             self.apply_outcome(&outcome, facts, fx);
         }
         self.want_arguments(&id, facts, fx);
+        self.look_at(&id);
         if entry.author != self.me {
             self.release(&id, facts, fx);
         }
@@ -601,6 +605,7 @@ impl Book {
             }
             self.phase(&id, Phase::Queued, outcome.attempt + 1, self.me, "", fx);
             self.save(&id, fx);
+            self.look_at(&id);
             self.pump_one(&id, facts, fx);
         } else {
             self.conclude(&id, was_open, lingers, outcome.attempt, fx);
@@ -688,6 +693,9 @@ impl Book {
     ) {
         if attempt <= ATTEMPTS_MAX {
             self.phase(&id, state, attempt, from, note, fx);
+            if state == Phase::Asking {
+                self.look_at(&id);
+            }
         }
     }
 
@@ -707,9 +715,15 @@ impl Book {
                     && open.record.origin != self.me
                     && facts.leads()
                 {
-                    let state = if open.sent.is_some() { state.max(Phase::Dispatched) } else { Phase::Queued };
+                    let asked = self.asking.asked(&id);
+                    let state = match (&open.sent, asked) {
+                        (Some(_), _) => state.max(Phase::Dispatched),
+                        (None, Some(_)) => Phase::Asking,
+                        (None, None) => Phase::Queued,
+                    };
                     let (origin, attempt) = (open.record.origin, open.record.attempt);
-                    fx.send(origin, Frame::Progress { id, attempt, state, note: String::new() });
+                    let note = asked.map(|asked| asked.why.clone()).unwrap_or_default();
+                    fx.send(origin, Frame::Progress { id, attempt, state, note });
                 }
             }
             let Some(open) = self.open.get_mut(&id) else { continue };
@@ -745,7 +759,7 @@ impl Book {
                 // Ours to end, once its run is over or its origin may have more here again.
                 self.look_again(&id, now);
             } else {
-                let overdue = closing::overdue(&self.me, open, now, facts);
+                let overdue = closing::overdue(&self.me, open, self.asking.asked(&id), now, facts);
                 if overdue.is_none() {
                     self.give_up_attempt(&id, fx);
                     self.look_again(&id, now);
@@ -816,28 +830,6 @@ impl Book {
     /// Open calls of ours for others, once this peer is excluded.
     pub(crate) fn abandoned(&self) -> Vec<InferredEnding> {
         self.unended().filter_map(|record| closing::abandoned(&self.me, record)).collect()
-    }
-
-    /// Open calls for others that what is said about rights forbids by now.
-    pub(crate) fn denied(&self, facts: &Facts<'_>, fx: &Effects<'_>) -> Vec<InferredEnding> {
-        self.unended().filter_map(|record| closing::denied(&self.me, record, facts, fx.rules)).collect()
-    }
-
-    /// The same of one call.
-    pub(crate) fn denied_now(&self, id: &ReqId, facts: &Facts<'_>, fx: &Effects<'_>) -> Option<InferredEnding> {
-        let open = self.open.get(id).filter(|open| !open.ended())?;
-        closing::denied(&self.me, &open.record, facts, fx.rules)
-    }
-
-    /// Open calls for ourselves that may not run by now, and why.
-    pub(crate) fn denied_here(&self, facts: &Facts<'_>, fx: &Effects<'_>) -> Vec<(Unrun, String)> {
-        let for_us = self.unended().filter(|record| record.header.target == self.me);
-        let denied =
-            for_us.filter_map(|record| match facts.rights.rule(&record.header, record.origin, facts.logs, fx.rules) {
-                Ruling::No { why, .. } => Some((Unrun::of(record), why)),
-                Ruling::Go | Ruling::Behind => None,
-            });
-        denied.collect()
     }
 
     /// Open calls for ourselves of devices that do not belong any more.

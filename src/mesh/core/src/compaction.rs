@@ -13,6 +13,7 @@ use crate::ids::Incarnation;
 use crate::io::{LogReader, Output};
 use crate::limits;
 use crate::log;
+use crate::policy::{Choice, Consent};
 use crate::protocol_rule::ProtocolRule;
 use crate::record::{CancelRequest, Outcome, TruncatedRun, Truncation};
 
@@ -134,6 +135,11 @@ fn is_dead(entry: &SignedEntry, book: &Book, executor: &Executor, facts: &Facts<
             .record::<Outcome>()
             .is_some_and(|outcome| !is_open(outcome.id) && !executor.has_journaled(&outcome.id, outcome.attempt)),
         Kind::CANCEL => entry.record::<CancelRequest>().is_some_and(|cancel| !is_open(cancel.id)),
+        Kind::CONSENT => entry.record::<Consent>().is_some_and(|consent| match consent.choice {
+            Choice::Once { call, .. } | Choice::Deny { call, .. } => !is_open(call),
+            // Its hour is long over, and so is what it took back.
+            Choice::Hour { .. } | Choice::Withdrawn { .. } => true,
+        }),
         // A later entry says as much.
         Kind::CHECKPOINT => true,
         Kind::TRUNCATION => !facts.logs.is_latest_truncation(entry),

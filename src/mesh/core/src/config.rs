@@ -67,6 +67,8 @@ pub struct Config {
     pub open_per_target_max: usize,
     /// Open calls that a peer holds for others; beyond, headers stay with their origins.
     pub queue_max: usize,
+    /// Time for which a yes for an hour counts, on a clock that counts while the machine sleeps.
+    pub consent_hour_ms: u64,
     /// Budgets of the authors of entries, ourselves among them.
     pub budgets: Budgets,
     /// Age at which a journal entry may be forgotten: longest TTL + 24 h.
@@ -110,6 +112,7 @@ impl Default for Config {
             prefetch_max: 16,
             open_per_target_max: limits::OPEN_PER_TARGET_MAX,
             queue_max: limits::QUEUE_MAX,
+            consent_hour_ms: 3_600_000,
             budgets: Budgets::default(),
             forget_after_ms: 8 * 24 * 3600 * 1000,
             keep_calls_ms: 7 * 24 * 3600 * 1000,

@@ -81,6 +81,8 @@ impl Kind {
     pub const GENESIS: Self = Self(1);
     /// `MembershipChange` on a peer: approval or revocation.
     pub const MEMBERSHIP: Self = Self(2);
+    /// [`crate::policy::Consent`]: a person answers a call that asks.
+    pub const CONSENT: Self = Self(3);
     /// `Directory` record of its author.
     pub const DIRECTORY: Self = Self(4);
     /// [`Header`] of a call.
@@ -102,6 +104,7 @@ impl Kind {
         [
             Self::GENESIS,
             Self::MEMBERSHIP,
+            Self::CONSENT,
             Self::DIRECTORY,
             Self::CALL,
             Self::OUTCOME,
@@ -130,7 +133,7 @@ impl Kind {
     /// is not.
     #[must_use]
     pub fn may_be_for(self, audience: &Audience) -> bool {
-        let of_call = [Self::CALL, Self::OUTCOME, Self::CANCEL].contains(&self);
+        let of_call = [Self::CALL, Self::OUTCOME, Self::CANCEL, Self::CONSENT].contains(&self);
         !self.is_known() || of_call != (*audience == Audience::Everyone)
     }
 }

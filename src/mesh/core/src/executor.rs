@@ -43,6 +43,8 @@ struct Waiting {
     attempt: Attempt,
     header: Arc<Header>,
     origin: PeerId,
+    /// Hash of the entry of its header.
+    entry: Hash,
     deadline: u64,
     /// Arguments that are still on their way.
     missing: Option<Hash>,
@@ -61,6 +63,8 @@ impl Waiting {
 struct Running {
     header: Arc<Header>,
     origin: PeerId,
+    /// Hash of the entry of its header.
+    entry: Hash,
     deadline: u64,
     /// The call that had bound its client key when it started, if another had.
     repeats: Option<First>,
@@ -75,6 +79,8 @@ pub(crate) struct Offer {
     pub(crate) gateway: PeerId,
     pub(crate) header: Arc<Header>,
     pub(crate) origin: PeerId,
+    /// Hash of the entry of its header.
+    pub(crate) entry: Hash,
     pub(crate) attempt: Attempt,
     pub(crate) left_ms: u64,
     /// Somebody wants it stopped.
@@ -238,7 +244,7 @@ impl Executor {
             answer(why, fx);
             return None;
         }
-        match facts.rights.rule(&header, offer.origin, facts.logs, fx.rules) {
+        match facts.rights.rule(&header, (offer.origin, offer.entry), facts, fx.rules) {
             Ruling::No { why, .. } if fx.enforces(ProtocolRule::PolicyAtTarget) => {
                 return Some(self.finish(id, attempt, Ending::Denied, &why, Some(header), fx));
             }
@@ -246,7 +252,11 @@ impl Executor {
                 answer(AnswerKind::Busy, fx);
                 return None;
             }
-            Ruling::Go | Ruling::No { .. } => {}
+            Ruling::Ask(_) if fx.enforces(ProtocolRule::AskAtTarget) => {
+                answer(AnswerKind::Asking, fx);
+                return None;
+            }
+            Ruling::Go { .. } | Ruling::Ask(_) | Ruling::No { .. } => {}
         }
         if let Some(finished) = self.repeats(&header, &offer.origin, attempt, facts.trust, fx) {
             return Some(finished);
@@ -282,6 +292,7 @@ impl Executor {
             attempt,
             header,
             origin: offer.origin,
+            entry: offer.entry,
             deadline: fx.now.mono_ms + offer.left_ms,
             missing,
             fetch_at: u64::MAX,
@@ -308,6 +319,28 @@ impl Executor {
         let full = facts.local.disk.is_some() && !by_owner;
         let busy = full || !facts.logs.spending.may_answer(&self.me, by_owner, facts.trust);
         busy.then_some(AnswerKind::Busy)
+    }
+
+    /// True if somebody has to say yes before this call starts.
+    fn asks(header: &Header, call: (PeerId, Hash), facts: &Facts<'_>, fx: &Effects<'_>) -> bool {
+        matches!(facts.rights.rule(header, call, facts, fx.rules), Ruling::Ask(_))
+            && fx.enforces(ProtocolRule::AskAtTarget)
+    }
+
+    fn tell_asking(id: ReqId, attempt: Attempt, facts: &Facts<'_>, fx: &mut Effects<'_>) {
+        if let Some(gateway) = facts.gateway() {
+            fx.send(gateway, Frame::Answer(Answer { id, attempt, what: AnswerKind::Asking }));
+        }
+    }
+
+    /// A call that waits here for its turn asks by now: it goes back to its gateway until somebody has said yes.
+    pub(crate) fn park(&mut self, id: &ReqId, facts: &Facts<'_>, fx: &mut Effects<'_>) {
+        if let Some(at) = self.waiting.iter().position(|waiting| waiting.id == *id)
+            && fx.enforces(ProtocolRule::AskAtTarget)
+            && let Some(waiting) = self.waiting.remove(at)
+        {
+            Self::tell_asking(waiting.id, waiting.attempt, facts, fx);
+        }
     }
 
     /// Calls of this origin that wait for their arguments.
@@ -364,8 +397,7 @@ impl Executor {
         if first == header.id {
             return None;
         }
-        // One that only waits has not bound the key yet; this one must not bind it in its place.
-        self.client_keys.entry(key).or_insert((first, fingerprint));
+        // One that only waits has not bound the key yet. Nor does this one, which does not run.
         Some(self.finish_repeat(header, attempt, (first, fingerprint), fx))
     }
 
@@ -411,7 +443,11 @@ impl Executor {
                 .iter()
                 .position(|waiting| waiting.missing.is_none() && self.may_run(&waiting.origin, facts, fx));
             let Some(waiting) = next.and_then(|at| self.waiting.remove(at)) else { return };
-            let Waiting { id, attempt, header, origin, deadline, .. } = waiting;
+            let Waiting { id, attempt, header, origin, entry, deadline, .. } = waiting;
+            if Self::asks(&header, (origin, entry), facts, fx) {
+                Self::tell_asking(id, attempt, facts, fx); // an hour may have ended while it waited
+                continue;
+            }
             // While it waited its origin may have come into another namespace, where the key is another call's.
             let bound = self.bind(&header, &origin, facts.trust);
             let repeats = bound.as_ref().err().copied().filter(|_| fx.enforces(ProtocolRule::KeyAtTarget));
@@ -424,6 +460,7 @@ impl Executor {
                 Running {
                     header,
                     origin,
+                    entry,
                     deadline,
                     repeats,
                     invoked: false,
@@ -450,7 +487,7 @@ impl Executor {
             return None;
         }
         let header = running.header.clone();
-        let (origin, repeats) = (running.origin, running.repeats);
+        let (origin, entry, repeats) = (running.origin, running.entry, running.repeats);
         let late = running.deadline <= fx.now.mono_ms && fx.enforces(ProtocolRule::SecondLook);
         let cancel = cancel.filter(|_| fx.enforces(ProtocolRule::SecondLookAtCancel));
         if let Some(reason) = facts.halt()
@@ -459,8 +496,9 @@ impl Executor {
             return Some(self.finish(id, attempt, Ending::Denied, &reason, Some(header), fx));
         }
         // It was allowed when the call was taken: whatever is lacking by now was taken away since.
-        let reason = match facts.rights.rule(&header, origin, facts.logs, fx.rules) {
-            Ruling::Go => None,
+        let reason = match facts.rights.rule(&header, (origin, entry), facts, fx.rules) {
+            Ruling::Go { .. } => None,
+            Ruling::Ask(asked) => Some(asked.why).filter(|_| fx.enforces(ProtocolRule::AskAtTarget)),
             Ruling::Behind => Some("what allowed it was taken away meanwhile".to_owned()),
             Ruling::No { why, .. } => Some(why),
         };
@@ -556,10 +594,17 @@ impl Executor {
         may_end.then(|| self.finish_unrun(&header, attempt, cancel, fx))
     }
 
-    /// A call for us whose TTL has expired without ever being dispatched here.
-    pub(crate) fn expire(&mut self, unrun: Unrun, facts: &Facts<'_>, fx: &mut Effects<'_>) -> Option<Finished> {
+    /// A call for us whose TTL has expired without ever being dispatched here. `asked`: why, if it waited for a yes.
+    pub(crate) fn expire(
+        &mut self,
+        unrun: Unrun,
+        asked: Option<&str>,
+        facts: &Facts<'_>,
+        fx: &mut Effects<'_>,
+    ) -> Option<Finished> {
         let waits = self.waiting.iter().any(|waiting| waiting.id == unrun.header.id && waiting.missing.is_some());
-        let reason = if waits { ARGUMENTS_AWAY } else { "TTL expired before the node started it" };
+        let late = asked.unwrap_or("TTL expired before the node started it");
+        let reason = if waits { ARGUMENTS_AWAY } else { late };
         self.end_unrun(unrun, Ending::Expired, reason, facts, fx)
     }
 
@@ -606,6 +651,15 @@ impl Executor {
         if first.0 == header.id { Ok(Some(Box::new((key, fingerprint)))) } else { Err(first) }
     }
 
+    /// Gives back a client key that this call had bound to start, unless another attempt of it has it.
+    fn unbind(&mut self, id: &ReqId, key: &Hash) {
+        let mut attempts = self.journal.range((*id, 0)..=(*id, ATTEMPTS_MAX)).map(|(_, row)| row);
+        let has_it = |row: &JournalRow| row.key.as_ref().is_some_and(|bound| bound.0 == *key);
+        if !attempts.any(has_it) && self.client_keys.get(key).is_some_and(|(first, _)| first == id) {
+            self.client_keys.remove(key);
+        }
+    }
+
     fn finish(
         &mut self,
         id: ReqId,
@@ -615,15 +669,19 @@ impl Executor {
         header: Option<Arc<Header>>,
         fx: &mut Effects<'_>,
     ) -> Finished {
-        self.running.remove(&(id, attempt));
+        let ran = self.running.remove(&(id, attempt)).is_none_or(|running| running.invoked);
         let known = self.journal.get(&(id, attempt)).cloned();
-        let row = JournalRow {
-            state: Journaled::Ended(ending),
-            received_ms: known.as_ref().map_or(fx.age_ms, |row| row.received_ms),
-            key: known.and_then(|row| row.key),
-        };
+        let received_ms = known.as_ref().map_or(fx.age_ms, |row| row.received_ms);
+        // What was started by a former process may have run.
+        let (key, unbound) = known
+            .and_then(|row| row.key)
+            .map_or((None, None), |key| if ran { (Some(key), None) } else { (None, Some(key.0)) });
+        let row = JournalRow { state: Journaled::Ended(ending), received_ms, key };
         fx.put(rows::journal(&id, attempt), &row);
         self.note_row(id, attempt, row);
+        if let Some(key) = unbound {
+            self.unbind(&id, &key);
+        }
         let outcome = Outcome {
             id,
             attempt,
@@ -742,7 +800,8 @@ impl Executor {
             }
         }
         let late = self.unrun(|waiting| waiting.deadline <= now);
-        let mut finished: Vec<Finished> = late.into_iter().filter_map(|unrun| self.expire(unrun, facts, fx)).collect();
+        let mut finished: Vec<Finished> =
+            late.into_iter().filter_map(|unrun| self.expire(unrun, None, facts, fx)).collect();
         if now >= self.next_forget {
             self.next_forget = now + FORGET_EVERY_MS.min(facts.config().forget_after_ms / 8);
             self.forget(facts.config().forget_after_ms, fx);

@@ -183,7 +183,7 @@ pub struct DigestRow {
 pub struct EntryItem {
     /// The entry.
     pub entry: SignedEntry,
-    /// For a call: milliseconds left by the sender's reckoning.
+    /// For a call, and for a consent: milliseconds left by the sender's reckoning.
     pub left_ms: Option<u64>,
 }
 
@@ -198,6 +198,8 @@ pub struct Dispatch {
     pub attempt: Attempt,
     /// Milliseconds left by the gateway's reckoning.
     pub left_ms: u64,
+    /// What people said to it, as far as it needs that; at most [`crate::limits::CONSENTS_OF_CALL_MAX`].
+    pub consents: Vec<EntryItem>,
 }
 
 /// Target to gateway, about one attempt.
@@ -226,6 +228,8 @@ pub enum AnswerKind {
     /// Its arguments are on their way, and until then it takes no place: it starts when they come. Sent also of one that
     /// is not kept, since too many of its origin wait for theirs: try again later, at a slow pace.
     Lacking,
+    /// A person has to say yes first, as far as its target knows: try again later.
+    Asking,
     /// No free place: try again when another call of this target has ended.
     Busy,
     /// The epoch is below the target's fence.
@@ -240,6 +244,8 @@ pub enum AnswerKind {
 pub enum Phase {
     /// Durable at its origin.
     Accepted,
+    /// Waits for a person to say yes.
+    Asking,
     /// In a gateway's queue.
     Queued,
     /// Sent to its target.
@@ -254,6 +260,7 @@ impl Phase {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Accepted => "accepted",
+            Self::Asking => "asking",
             Self::Queued => "queued",
             Self::Dispatched => "dispatched",
             Self::Running => "running",

@@ -268,12 +268,19 @@ pub enum Command {
         /// Which.
         peer: PeerId,
     },
+    /// Revoke and forget these peers, in one step and with one fsync; at most [`crate::limits::REVOKED_AT_ONCE_MAX`].
+    RevokeAll {
+        /// Which.
+        peers: BTreeSet<PeerId>,
+    },
     /// Leave the mesh: ends with [`Reply::Left`], after which the shell founds a new one.
     Leave,
     /// This peer's directory record has changed.
     SetDirectory(Directory),
     /// Changes who may do what.
     Edit(Edit),
+    /// Answers a call that asks.
+    Answer(NewAnswer),
     /// Clean stop: hands the role on. Ends with [`Reply::Stopped`].
     Stop,
 }
@@ -292,6 +299,50 @@ pub struct Edit {
     /// What whoever edits has seen: places of the statements that counted, in order, by key. If others count by now,
     /// nothing is changed.
     pub seen: Vec<(policy::Key, Vec<Place>)>,
+}
+
+/// What a person says to a call that asks.
+#[derive(Debug, Clone)]
+pub struct NewAnswer {
+    /// The call.
+    pub id: ReqId,
+    /// Who answers, at a door of people.
+    pub by: policy::Principal,
+    /// The answer.
+    pub choice: AnswerChoice,
+    /// Remark for people.
+    pub note: policy::Note,
+}
+
+/// See [`NewAnswer`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AnswerChoice {
+    /// Yes, to this call.
+    Once,
+    /// Yes, to this one and those like it, for an hour.
+    Hour,
+    /// Yes, to this one and those like it: as a rule beside the one that asks.
+    Always,
+    /// No.
+    No,
+}
+
+/// A call that waits for a person, as [`crate::peer::Peer::approvals`] lists it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Approval {
+    /// The call.
+    pub id: ReqId,
+    /// Its header.
+    pub header: Arc<Header>,
+    /// Where it was asked.
+    pub origin: PeerId,
+    /// What asks, each with those who may say yes to it.
+    pub asks: Vec<(policy::RuleRef, Vec<policy::PersonId>)>,
+    /// Why it asks, for people.
+    pub why: String,
+    /// Milliseconds until it is too late.
+    pub left_ms: u64,
 }
 
 /// A call that someone wants made.
@@ -339,10 +390,17 @@ pub enum Reply {
     Approved(Box<Welcome>),
     /// The peer is revoked.
     Revoked,
+    /// These peers are revoked, except the ones that are named here, with why not.
+    RevokedAll(Vec<(PeerId, Refusal)>),
     /// We have left.
     Left,
     /// The directory record is written.
     Noted,
+    /// The answer to a call that asks is written.
+    Answered {
+        /// The asks that it answers. The call goes on once no other is open.
+        of: Vec<policy::RuleRef>,
+    },
     /// The changes of rights are written: so many, what held already left out.
     Edited {
         /// Number of statements.
@@ -433,6 +491,15 @@ pub enum Refusal {
     /// Policy.
     #[error("{}", .0.why)]
     Denied(Box<Denial>),
+    /// Whoever answers may not answer this, or not here.
+    #[error("{0}")]
+    NotApprover(String),
+    /// Somebody was faster, or it does not ask any more.
+    #[error("{0}")]
+    AlreadyDecided(String),
+    /// The call that asked is over.
+    #[error("call {0} is over: nobody waits for an answer any more")]
+    AskOver(ReqId),
     /// The role of whoever edits does not reach so far.
     #[error(transparent)]
     NotAllowed(policy::NotAllowed),

@@ -43,6 +43,8 @@ pub const EPOCH_JUMP_MAX: u64 = 1 << 20;
 pub const EPOCH_WELCOME_MAX: u64 = 1 << 48;
 /// Peers of one mesh behind one gateway with room to spare.
 pub const PEERS_MAX: usize = 2_000;
+/// Peers that one command revokes: so many that the step stays short (a signature each), and few fsyncs are needed.
+pub const REVOKED_AT_ONCE_MAX: usize = 128;
 /// Revoked peers that may still come to learn that they are; older ones get no link.
 pub const REVOKED_TOLD_MAX: usize = 256;
 /// Membership changes that one names as known, and that it names as standing: more than there is room for in a set, so
@@ -61,6 +63,17 @@ pub const CHANGES_UNJUDGED_BYTES_MAX: u64 = 1024 * 1024;
 pub const WELCOME_DIRECTORIES_BYTES_MAX: usize = 2 * 1024 * 1024;
 /// Longest name of what decided on a call: that of a rule, or of a pattern, with its layer.
 pub const RULE_BYTES_MAX: usize = 160;
+/// Largest entry by which a person answers a call that asks: its envelope, with eight devices in its audience, and its
+/// body, with eight rules and a note.
+pub const CONSENT_BYTES_MAX: usize = 8 * 1024;
+/// Consents that travel with a dispatch: as many as a call can need.
+pub const CONSENTS_OF_CALL_MAX: usize = 8;
+/// Consents of one owner that are held; the ones whose time is over first make room.
+pub const CONSENTS_PER_OWNER_MAX: usize = 128;
+/// The same of one who is no owner.
+pub const CONSENTS_PER_GUEST_MAX: usize = 16;
+/// Open calls that are decided anew in one step, when something about rights changes.
+pub const LOOKED_AT_PER_STEP_MAX: usize = 1_000;
 /// Logs that one statement about rights, or a call, says it knew.
 pub const MARK_MAX: usize = 64;
 /// Bytes of all truncations of owners that are held ahead of their logs; as many again of others.

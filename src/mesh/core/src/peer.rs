@@ -24,9 +24,9 @@ use crate::crypto::Signer;
 use crate::durability::Durability;
 use crate::effects::{Effects, Then};
 use crate::election::Election;
-use crate::entry::{self, Kind, SignedEntry};
+use crate::entry::{Kind, SignedEntry};
 use crate::epoch::{Claim, Epoch, Fence};
-use crate::executor::{Executor, Finished, Offer, screen};
+use crate::executor::{Executor, Offer, screen};
 use crate::facts::Local;
 use crate::frame::{Answer, AnswerKind, Dispatch, EntryItem, Frame};
 use crate::ids::{Attempt, Hash, Incarnation, PeerId, PublicKey, ReqId};
@@ -44,10 +44,10 @@ use crate::membership;
 use crate::nodes::Nodes;
 use crate::protocol_rule::ProtocolRule;
 use crate::reattestation::Reattestation;
-use crate::record::{CancelRequest, Outcome, Tier};
+use crate::record::{CancelRequest, Tier};
 use crate::rights::Rights;
-use crate::rows::{self, Head, InviteRow, Row, RowKey};
-use crate::spending::{self, Payer, Spending};
+use crate::rows::{self, Head, InviteRow, OpenKey, Row, RowKey};
+use crate::spending::Spending;
 use crate::trust::Trust;
 use entries::Judges;
 
@@ -129,6 +129,8 @@ const TIMERS: &[Timer] = &[
     Timer { due: |peer| peer.book.poll_timeout(), fire: Peer::time_calls },
     Timer { due: |peer| peer.incarnations.poll_timeout(), fire: Peer::time_checkpoint },
     Timer { due: |peer| peer.upkeep.reattestation.poll_timeout(), fire: Peer::time_reattestation },
+    Timer { due: |peer| peer.rights.answers_timeout(), fire: |peer, fx| peer.rights.handle_timeout(fx) },
+    Timer { due: |peer| peer.book.look_timeout(), fire: |_, _| {} },
     Timer { due: |peer| peer.book.deferred_timeout(), fire: Peer::time_deferred },
     Timer { due: |peer| peer.book.closed.poll_timeout(), fire: Peer::time_closed },
     Timer { due: |peer| peer.executor.poll_timeout(), fire: Peer::time_executor },
@@ -188,6 +190,9 @@ impl Peer {
                 Space::Directory => nodes.restore(&value),
                 Space::Policy => rights.restore(&value),
                 Space::Invites => invites.restore(&row_key, &value, now),
+                Space::Open if matches!(OpenKey::of(&row_key), Some(OpenKey::Consent(_))) => {
+                    rights.restore_answer(&value, now)
+                }
                 Space::Open => book.restore(&row_key, &value, now).map(drop),
                 Space::Keys => book.keys.restore(&row_key, &value, age.at(now)),
                 Space::Journal => executor.restore(&row_key, &value),
@@ -310,12 +315,18 @@ impl Peer {
 
     /// Decides anew on all calls that wait: what is said about rights has changed, or what devices offer.
     fn look_again(&mut self, fx: &mut Effects<'_>) {
-        self.write_all_inferred(self.book.denied(&facts!(self), fx), fx);
-        for (unrun, why) in self.book.denied_here(&facts!(self), fx) {
+        let looked = self.book.look(&facts!(self), fx);
+        self.write_all_inferred(looked.denied, fx);
+        for (unrun, why) in looked.denied_here {
             let finished = self.executor.deny(unrun, &why, &facts!(self), fx);
             self.finish(finished, fx);
         }
-        self.book.pump_all(&facts!(self), fx);
+        for id in looked.asking_here {
+            self.executor.park(&id, &facts!(self), fx);
+        }
+        if looked.frees {
+            self.book.pump_all(&facts!(self), fx);
+        }
     }
 
     fn refresh_devices(&mut self) {
@@ -348,6 +359,9 @@ impl Peer {
             self.refresh_devices();
         }
         if self.rights.take_changed() {
+            self.book.look_at_all();
+        }
+        if self.book.look_timeout().is_some() {
             self.look_again(&mut fx);
             self.settle(&mut fx);
         }
@@ -584,6 +598,9 @@ impl Peer {
             Then::Push { entry, left_ms } => {
                 let gateway = self.election.gateway().map(|epoch| epoch.peer);
                 self.logs.handle_durable(&entry, left_ms, gateway, &self.trust, fx);
+                if entry.entry.kind == Kind::CONSENT {
+                    self.rights.hear_answer(&entry, left_ms, &self.local, &self.trust, fx);
+                }
                 if let Some(header) = entry.header() {
                     // Accepted: only now may it be dispatched, if we are the gateway ourselves.
                     self.book.release(&header.id, &facts!(self), fx);
@@ -601,7 +618,12 @@ impl Peer {
                     self.executor.tell(id, attempt, gateway.peer, &self.trust, fx);
                 }
             }
-            Then::Ended(id, attempt, confirmed) => self.book.handle_ended(&id, attempt, confirmed, fx),
+            Then::Ended(id, attempt, confirmed) => {
+                self.book.handle_ended(&id, attempt, confirmed, fx);
+                if confirmed {
+                    self.rights.end_call(&id, fx);
+                }
+            }
             Then::Dismiss(peer) => {
                 if self.links.is_up(&peer) && self.trust.member(&peer).is_none() {
                     membership::send_exclusion(peer, &facts!(self), fx);
@@ -741,7 +763,7 @@ impl Peer {
             // The gateway is a node too; its session is no stream.
             self.book.handle_node_up(self.local.me, 0, &facts!(self), fx);
             self.end_undeliverable(fx);
-            self.write_all_inferred(self.book.denied(&facts!(self), fx), fx);
+            self.book.look_at_all();
             self.tell_presence(fx);
         }
         self.note_presence(fx);
@@ -777,10 +799,12 @@ impl Peer {
         {
             return answer(what, fx);
         }
+        self.hear_consents(&dispatch.consents, fx);
         let known_ms = self.book.left_ms(&id, fx.now.mono_ms).unwrap_or(u64::MAX);
         let left_ms = dispatch.left_ms.min(header.ttl_ms).min(known_ms);
         let cancel = self.book.is_cancelled(&id).cloned();
-        let offer = Offer { gateway: from, header, origin: place.author, attempt, left_ms, cancel };
+        let entry = dispatch.header.hash;
+        let offer = Offer { gateway: from, header, origin: place.author, entry, attempt, left_ms, cancel };
         let finished = self.executor.handle_offer(offer, &facts!(self), fx);
         self.finish(finished, fx);
     }
@@ -801,6 +825,7 @@ impl Peer {
             AnswerKind::Fenced(Some(claim)) => self.handle_notice(&from, claim, fx),
             AnswerKind::Waiting
             | AnswerKind::Running { .. }
+            | AnswerKind::Asking
             | AnswerKind::Lacking
             | AnswerKind::Busy
             | AnswerKind::Fenced(None)
@@ -817,24 +842,6 @@ impl Peer {
         if self.trust.membership().members.len() > 1 {
             self.incarnations.note_started(self.logs.own_seq(), fx.now.mono_ms);
         }
-    }
-
-    /// The executor has an outcome, if any: it goes into our log, in the batch that journals it, and its place is free.
-    fn finish(&mut self, finished: Option<Finished>, fx: &mut Effects<'_>) {
-        if let Some(finished) = finished {
-            self.write_outcome(&finished, fx);
-            self.executor.start_next(&facts!(self), fx);
-        }
-    }
-
-    fn write_outcome(&mut self, finished: &Finished, fx: &mut Effects<'_>) {
-        let Outcome { id, attempt, .. } = finished.outcome;
-        let entry = self.write_of_call(&id, Kind::OUTCOME, &entry::encode(&finished.outcome), fx);
-        fx.then(Then::Outcome(id, attempt, entry.clone()));
-        if let Payer::Origin(origin) = self.book.payer(&id, &self.local.me, false) {
-            self.logs.spending.charge(&origin, spending::amount(&entry), &self.trust, fx.now.mono_ms);
-        }
-        self.book.apply_outcome(&entry, &facts!(self), fx);
     }
 
     /// True if a claim is to lead this mesh. What its device claimed in another one is no word here.

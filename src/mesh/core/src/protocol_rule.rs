@@ -144,6 +144,16 @@ pub enum ProtocolRule {
     TruncationSparesOpen,
     /// A log goes on behind a gap only by its author's truncation.
     GapNeedsTruncation,
+    /// A call that asks waits until somebody has said yes.
+    AskWaits,
+    /// A yes counts by who gives it, and to the header that it names.
+    ConsentApprover,
+    /// A no counts.
+    ConsentNo,
+    /// An hour's consent ends with its hour.
+    HourEnds,
+    /// The target looks for a yes itself, and once more before it starts.
+    AskAtTarget,
     /// A body is sent to nobody outside of its entry's audience.
     Audience,
     /// A peer that lacks a body that is for it asks its neighbours for it.
@@ -257,6 +267,11 @@ impl ProtocolRule {
         Self::EntriesAge,
         Self::TruncationSparesOpen,
         Self::GapNeedsTruncation,
+        Self::AskWaits,
+        Self::ConsentApprover,
+        Self::ConsentNo,
+        Self::HourEnds,
+        Self::AskAtTarget,
         Self::Audience,
         Self::BodiesAsked,
         Self::BodiesRecounted,

@@ -4,6 +4,8 @@
 //! is known to count. So nobody else takes room here, and the order in which statements and membership changes arrive is
 //! nothing. Of an owner so much is held and no more; its log is read again when there is room.
 
+mod answers;
+
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -11,22 +13,29 @@ use std::sync::Arc;
 use crate::budget::Amount;
 use crate::effects::Effects;
 use crate::entry::{Kind, Place, SignedEntry};
-use crate::ids::{Hash, Incarnation, Known, NodeId, PeerId};
-use crate::io::{Edit, LogReader, Output, Refusal};
+use crate::facts::{Facts, Local};
+use crate::frame::EntryItem;
+use crate::ids::{Hash, Incarnation, Known, NodeId, PeerId, ReqId};
+use crate::io::{Edit, LogReader, Now, Output, Refusal};
 use crate::limits;
 use crate::log::Logs;
 use crate::nodes::Nodes;
 use crate::policy::{
-    Cause, Content, Credential, Decision, DeviceFacts, Domain, InForce, Key, Mode, Offered, Policy, Principal, Request,
-    Role, Said, Statement, Value, Verdict, View,
+    Cause, Choice, Consent, Content, Credential, Decision, DeviceFacts, Domain, InForce, Key, Mode, Offered, OpenAsk,
+    PersonId, Policy, Principal, Request, Role, Said, Statement, Value, Verdict, View,
 };
 use crate::protocol_rule::{ProtocolRule, ProtocolRules};
 use crate::record::{Header, Tier};
 use crate::rows::{self, Row as _};
 use crate::trust::Trust;
+use answers::Answers;
+pub(crate) use answers::{call_of, read as read_answer};
 
 /// Reason for which a call of a device that was removed, or awaits re-approval, does not run.
 pub(crate) const STRANGER: &str = "the device that asked does not belong to the mesh any more";
+
+/// With this begins the reason of a call that expired while it waited for a yes.
+pub(crate) const NO_CONSENT: &str = "no_consent";
 
 /// The envelope of a statement with its salt, and room to spare.
 const ENVELOPE_BYTES_MAX: usize = 512;
@@ -58,15 +67,31 @@ pub(crate) struct Rights {
     asked: BTreeMap<LogId, u64>,
     /// Of every log that said anything, how far.
     known: BTreeMap<LogId, u64>,
+    /// What people said to calls that ask.
+    answers: Answers,
     /// True if open calls have to be looked at again.
     changed: bool,
+}
+
+/// What a call that asks waits for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Asked {
+    /// The asks that are open.
+    pub(crate) asks: Vec<OpenAsk>,
+    /// Why, for people.
+    pub(crate) why: String,
 }
 
 /// What becomes of a call, by the rights that are known here.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Ruling {
     /// It may run.
-    Go,
+    Go {
+        /// What people said that lets it run, for the target to see.
+        consents: Vec<Hash>,
+    },
+    /// A person has to say yes first.
+    Ask(Asked),
     /// Its origin knew more about rights than is known here: it waits until that is here too.
     Behind,
     /// It does not run.
@@ -90,6 +115,17 @@ pub(crate) fn why(request: &Request, decision: &Decision) -> String {
         return STRANGER.to_owned();
     }
     format!("{} ({})", decision.why(request), decision.rule)
+}
+
+/// Why a call that asks did not run: `rule` is the first that asked.
+pub(crate) fn no_consent(asked: &Asked) -> String {
+    let rules: Vec<String> = asked.asks.iter().map(|ask| ask.rule.to_string()).collect();
+    format!("{NO_CONSENT}: nobody said yes in time, and {} asks", rules.join(", "))
+}
+
+/// True of a yes to this call, whoever says it and whatever its header is.
+fn is_yes_to(given: &crate::policy::Given, id: ReqId) -> bool {
+    matches!(given.consent.choice, Choice::Once { call, .. } if call == id)
 }
 
 const fn log_id(place: &Place) -> LogId {
@@ -116,7 +152,11 @@ impl Rights {
     /// Compiles what was restored.
     pub(crate) fn boot(&mut self, trust: &Trust) {
         self.void = Arc::new(self.entries.keys().filter(|place| !trust.stands(place)).copied().collect());
-        self.view = Arc::new(View::new(&self.policy, &|place| !self.void.contains(place), []));
+        let consents = std::mem::take(Arc::make_mut(&mut self.view).consents_mut());
+        let mut view = View::new(&self.policy, &|place| !self.void.contains(place), []);
+        *view.consents_mut() = consents;
+        self.view = Arc::new(view);
+        self.changed = true; // which calls ask is in no row
     }
 
     fn insert(&mut self, entry: SignedEntry, said: Said) -> bool {
@@ -149,25 +189,30 @@ impl Rights {
 
     // --- Calls --------------------------------------------------------------------------------------------------------
 
-    /// How far this peer knows what members said about rights, for the header of a call: owners first, and the longest
-    /// logs first.
-    pub(crate) fn mark(&self) -> Vec<Known> {
+    /// How far this peer knows what members said about rights: first by which it belongs itself, then owners, and the
+    /// longest logs first. For the header of a call.
+    pub(crate) fn mark(&self, me: &PeerId, trust: &Trust) -> Vec<Known> {
         let known = self.known.iter().filter(|((author, _), _)| self.told.contains_key(author));
         let mut mark: Vec<Known> = known
             .map(|((author, incarnation), seq)| Known { author: *author, incarnation: *incarnation, seq: *seq })
             .collect();
         let is_owner = |author: &PeerId| self.told.get(author).is_some_and(|told| told.tier == Tier::Owner);
         mark.sort_by_key(|known| (Reverse(is_owner(&known.author)), Reverse(known.seq), *known));
+        let own = trust.member(me).and_then(|member| trust.record(&member.grant)).map(SignedEntry::place);
+        if let Some(Place { author, incarnation, seq }) = own {
+            mark.insert(0, Known { author, incarnation, seq });
+        }
         mark.truncate(limits::MARK_MAX);
         mark
     }
 
     /// True if whoever made this mark knew something that is not here. A newcomer got the last word of each log without
-    /// the log.
-    fn lacks(&self, mark: &[Known], logs: &Logs) -> bool {
+    /// the log, and membership changes come also beside their logs.
+    fn lacks(&self, mark: &[Known], facts: &Facts<'_>) -> bool {
         mark.iter().any(|Known { author, incarnation, seq }| {
             let told = self.known.get(&(*author, *incarnation)).copied().unwrap_or(0);
-            logs.held(author, *incarnation).max(told) < *seq
+            facts.logs.held(author, *incarnation).max(told) < *seq
+                && !facts.trust.holds(&Place { author: *author, incarnation: *incarnation, seq: *seq })
         })
     }
 
@@ -189,20 +234,122 @@ impl Rights {
         }
     }
 
-    /// Decides on a call that is on its way.
-    pub(crate) fn rule(&self, header: &Header, origin: PeerId, logs: &Logs, rules: ProtocolRules) -> Ruling {
-        let request = self.question(header, origin, None);
+    /// Decides on a call that is on its way. `entry`: hash of that of its header.
+    pub(crate) fn rule(
+        &self,
+        header: &Header,
+        (origin, entry): (PeerId, Hash),
+        facts: &Facts<'_>,
+        rules: ProtocolRules,
+    ) -> Ruling {
+        let request = self.question(header, origin, Some(entry));
         let decision = self.view.decide(&request);
-        if decision.verdict == Verdict::Allow
-            || (decision.rule == Cause::OwnerOnly && !rules.enforces(ProtocolRule::Tier))
-        {
-            return Ruling::Go;
+        let go = match decision.verdict {
+            Verdict::Allow => true,
+            Verdict::Ask => !rules.enforces(ProtocolRule::AskWaits) || self.goes_unasked(header, rules),
+            Verdict::Deny => decision.rule == Cause::OwnerOnly && !rules.enforces(ProtocolRule::Tier),
+        };
+        if go {
+            return Ruling::Go { consents: decision.consents };
         }
         // Also a ban may have been lifted since by somebody whom the origin had heard.
-        if self.lacks(&header.mark, logs) && rules.enforces(ProtocolRule::MarkWaits) {
+        if self.lacks(&header.mark, facts) && rules.enforces(ProtocolRule::MarkWaits) {
             return Ruling::Behind;
         }
-        Ruling::No { why: why(&request, &decision), of_target: decision.rule.is_of_target() }
+        if decision.verdict == Verdict::Ask {
+            let why = why(&request, &decision);
+            return Ruling::Ask(Asked { asks: decision.asks, why });
+        }
+        let why = self.refusal(&decision).unwrap_or_else(|| why(&request, &decision));
+        Ruling::No { why, of_target: decision.rule.is_of_target() }
+    }
+
+    /// What a test may leave out: whose answer it is, and to which header.
+    fn goes_unasked(&self, header: &Header, rules: ProtocolRules) -> bool {
+        let of_call =
+            |rule| !rules.enforces(rule) && self.view.consents().all().any(|given| is_yes_to(given, header.id));
+        of_call(ProtocolRule::ConsentApprover)
+    }
+
+    /// Who said no, in words.
+    fn refusal(&self, decision: &Decision) -> Option<String> {
+        let (_, Consent { by, note, .. }) = self.answers.get(decision.consents.first()?)?;
+        let note = note.as_str();
+        let note = if note.is_empty() { String::new() } else { format!(": {note}") };
+        Some(format!("{by} said no{note} ({})", decision.rule))
+    }
+
+    // --- Answers ------------------------------------------------------------------------------------------------------
+
+    /// Restores a row of [`rows::consent`]. `None`: it is damaged.
+    pub(crate) fn restore_answer(&mut self, value: &[u8], now: Now) -> Option<()> {
+        self.answers.restore(value, now, Arc::make_mut(&mut self.view).consents_mut())
+    }
+
+    /// Takes what a person said to a call that asks. `left_ms`: time that its hour, or its call, has left, if it is known.
+    pub(crate) fn hear_answer(
+        &mut self,
+        entry: &SignedEntry,
+        left_ms: Option<u64>,
+        local: &Local,
+        trust: &Trust,
+        fx: &mut Effects<'_>,
+    ) {
+        let consents = Arc::make_mut(&mut self.view).consents_mut();
+        if self.answers.hear(entry, left_ms, local.config.consent_hour_ms, trust, consents, fx) {
+            self.changed = true;
+            fx.view_changed = true;
+        }
+    }
+
+    /// Time for which an answer counts yet, as it is told to others; `None`: it is none that is held here.
+    pub(crate) fn answer_left_ms(&self, hash: &Hash, now: u64) -> Option<u64> {
+        self.answers.left_ms(hash, now)
+    }
+
+    /// The answers that a call rests on, for its target.
+    pub(crate) fn answers(&self, consents: &[Hash], now: u64) -> Vec<EntryItem> {
+        self.answers.items(consents, now)
+    }
+
+    /// What was said to this call, and by which device, yes or no.
+    pub(crate) fn answer_to(&self, id: &ReqId) -> Option<(PeerId, Consent)> {
+        let given = self.view.consents().all().find(|given| call_of(&given.consent.choice) == Some(*id))?;
+        Some((given.at, given.consent.clone()))
+    }
+
+    /// Forgets what was said to a call that is over.
+    pub(crate) fn end_call(&mut self, id: &ReqId, fx: &mut Effects<'_>) {
+        if self.answers.poll_timeout().is_some() {
+            self.answers.end_call(id, Arc::make_mut(&mut self.view).consents_mut(), fx);
+        }
+    }
+
+    /// Ends the hours that are over.
+    pub(crate) fn handle_timeout(&mut self, fx: &mut Effects<'_>) {
+        let due = self.answers_timeout().is_some_and(|at| at <= fx.now.mono_ms);
+        if due {
+            let consents = Arc::make_mut(&mut self.view).consents_mut();
+            self.changed |= self.answers.handle_timeout(consents, fx);
+            fx.view_changed = true;
+        }
+    }
+
+    /// When [`Self::handle_timeout`] is due.
+    pub(crate) fn answers_timeout(&self) -> Option<u64> {
+        self.answers.poll_timeout()
+    }
+
+    /// Devices at which somebody may say yes to a call, owners and one-time devices left out: at most
+    /// [`crate::audience::APPROVERS_MAX`].
+    pub(crate) fn approvers_at(&self, request: &Request, asks: &[OpenAsk], trust: &Trust) -> Vec<PeerId> {
+        let people: BTreeSet<PersonId> = asks.iter().flat_map(|ask| self.view.approvers(request, ask)).collect();
+        let shared = self.told.iter().filter(|(_, told)| told.tier == Tier::Shared).map(|(peer, _)| peer);
+        let at = shared.filter(|peer| {
+            let device = self.view.device(peer);
+            !trust.is_owner(peer) && device.is_some_and(|(_, of)| of.iter().any(|person| people.contains(person)))
+        });
+        at.take(crate::audience::APPROVERS_MAX).copied().collect()
     }
 
     /// True if a call could run by what is known here.

@@ -484,6 +484,25 @@ pub fn early_cancel(id: &ReqId) -> RowKey<CancelRequest> {
     RowKey::new(Space::Open, [id.0.as_slice(), &Hash::ZERO.0].concat())
 }
 
+const CONSENT: &[u8] = b"consent";
+
+/// What a person said to a call that asks; of the entry with this hash.
+#[must_use]
+pub fn consent(hash: &Hash) -> RowKey<ConsentRow> {
+    RowKey::new(Space::Open, [&[0; 16], CONSENT, &hash.0].concat())
+}
+
+/// The row of [`consent`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ConsentRow {
+    /// Its entry, as stored.
+    pub entry: Bytes,
+    /// Milliseconds for which it is kept, at `saved_ms`.
+    pub left_ms: u64,
+    /// Wall time of this row.
+    pub saved_ms: u64,
+}
+
 /// The meaning of a key of [`Space::Open`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OpenKey {
@@ -493,6 +512,8 @@ pub enum OpenKey {
     EarlyOutcome(ReqId),
     /// See [`early_cancel`].
     EarlyCancel(ReqId),
+    /// See [`consent`].
+    Consent(Hash),
 }
 
 impl OpenKey {
@@ -503,6 +524,9 @@ impl OpenKey {
         let id = ReqId::from_slice(id)?;
         if hash.is_empty() {
             return Some(Self::Call(id));
+        }
+        if let Some((CONSENT, hash)) = hash.split_last_chunk::<32>().map(|(tag, hash)| (tag, Hash(*hash))) {
+            return Some(Self::Consent(hash));
         }
         let hash = Hash::from_slice(hash)?;
         Some(if hash == Hash::ZERO { Self::EarlyCancel(id) } else { Self::EarlyOutcome(id) })
@@ -699,6 +723,7 @@ mod tests {
         assert_eq!(OpenKey::of(&open_call(&id).key), Some(OpenKey::Call(id)));
         assert_eq!(OpenKey::of(&early_outcome(&id, &Hash::of(b"x")).key), Some(OpenKey::EarlyOutcome(id)));
         assert_eq!(OpenKey::of(&early_cancel(&id).key), Some(OpenKey::EarlyCancel(id)));
+        assert_eq!(OpenKey::of(&consent(&Hash::of(b"x")).key), Some(OpenKey::Consent(Hash::of(b"x"))));
         assert!(entry(&author, incarnation, 255).key < entry(&author, incarnation, 256).key);
         assert!(call_by_time(255, &id).key < call_by_time(256, &id).key);
     }

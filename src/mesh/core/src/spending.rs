@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Deserialize;
 
-use crate::audience::Audience;
 use crate::budget::{Amount, Budget, Budgets, OverBudget, TIMES};
 use crate::effects::Effects;
 use crate::entry::{Kind, SignedEntry};
@@ -183,20 +182,15 @@ pub(crate) fn amount(entry: &SignedEntry) -> Amount {
 /// True if an entry is about a call of somebody else than its author, as its envelope says.
 pub(crate) fn is_answer(entry: &SignedEntry) -> bool {
     let about_call = entry.entry.kind == Kind::OUTCOME || entry.entry.kind == Kind::CANCEL;
-    match entry.entry.audience {
-        Audience::Call { origin, .. } => about_call && origin != entry.author,
-        Audience::Everyone | Audience::Unknown(_) => false,
-    }
+    entry.entry.audience.ends().is_some_and(|(origin, _)| about_call && origin != entry.author)
 }
 
 /// Who pays for an entry of `author`: the origin of the call that it answers, if the book says so.
 pub(crate) fn charge(entry: &SignedEntry, payer: Payer) -> Charge {
     let answer = is_answer(entry);
-    let own = match entry.entry.audience {
-        // Its target says so, of a call that we may never have heard of.
-        Audience::Call { target, .. } if answer && target == entry.author => None,
-        Audience::Call { .. } | Audience::Everyone | Audience::Unknown(_) => Some(entry.author),
-    };
+    // Its target says so, of a call that we may never have heard of.
+    let by_target = answer && entry.entry.audience.ends().is_some_and(|(_, target)| target == entry.author);
+    let own = (!by_target).then_some(entry.author);
     let payer = match payer {
         Payer::Origin(origin) => Some(origin),
         Payer::Author => Some(entry.author),
@@ -536,6 +530,8 @@ fn over(
     let kind = entry.entry.kind;
     let bytes_max = if kind == Kind::CALL || kind == Kind::OUTCOME || kind == Kind::CANCEL {
         limits::CALL_ENTRY_BYTES_MAX
+    } else if kind == Kind::CONSENT {
+        limits::CONSENT_BYTES_MAX
     } else if kind == Kind::TRUNCATION {
         limits::TRUNCATION_BYTES_MAX
     } else {

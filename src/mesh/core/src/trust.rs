@@ -546,6 +546,11 @@ impl Trust {
         beyond
     }
 
+    /// True if a membership change is kept that stands at this place.
+    pub(crate) fn holds(&self, place: &Place) -> bool {
+        self.records.values().any(|record| record.entry.place() == *place)
+    }
+
     /// Genesis first, then each author's approvals after the approval of that author.
     pub(crate) fn records_in_order(&self) -> Vec<SignedEntry> {
         let mut records: Vec<_> = self.records.values().map(|record| record.entry.clone()).collect();

@@ -24,7 +24,12 @@ pub(crate) enum Accepted {
     /// Its client key names this one, which asks for the same.
     Known(ReqId),
     /// To be signed.
-    New(Arc<Header>),
+    New {
+        /// Its header.
+        header: Arc<Header>,
+        /// Devices at which somebody may have to say yes, see [`crate::audience::Audience::Asked`].
+        approvers: Vec<PeerId>,
+    },
 }
 
 /// Checks a new call and makes its header, under the next id of this incarnation.
@@ -60,10 +65,9 @@ pub(crate) fn accept(new: NewCall, book: &Book, facts: &Facts<'_>, fx: &Effects<
     let request = request(&new, principal, target, facts);
     let decision = facts.rights.view().decide(&request);
     match decision.verdict {
-        Verdict::Allow => {}
+        Verdict::Allow | Verdict::Ask => {}
         Verdict::Deny if decision.rule == Cause::OwnerOnly && !fx.enforces(ProtocolRule::Tier) => {}
-        // Nobody can be asked yet.
-        Verdict::Ask | Verdict::Deny => return Err(denied(&request, decision, facts)),
+        Verdict::Deny => return Err(denied(&request, decision, facts)),
     }
     if let Some(DiskSpace { free, floor }) = facts.local.disk {
         return Err(Refusal::DiskFull { free, floor });
@@ -80,6 +84,10 @@ pub(crate) fn accept(new: NewCall, book: &Book, facts: &Facts<'_>, fx: &Effects<
         return Err(over_budget(OverBudget::Keys(budget.keys)));
     }
     let own = facts.logs.incarnation();
+    let approvers = match decision.verdict {
+        Verdict::Ask => facts.rights.approvers_at(&request, &decision.asks, facts.trust),
+        Verdict::Allow | Verdict::Deny => Vec::new(),
+    };
     let header = Header {
         id: facts.incarnations.next_id(&me, own),
         target,
@@ -87,14 +95,14 @@ pub(crate) fn accept(new: NewCall, book: &Book, facts: &Facts<'_>, fx: &Effects<
         tool: new.tool,
         arguments: new.arguments,
         effect: new.effect.map_or(decl.effect, |asked| asked.max(decl.effect)),
-        ttl_ms: new.ttl_ms,
+        ttl_ms: new.ttl_ms.saturating_add(wait_ms(&decision)).min(limits::TTL_MS_MAX),
         accepted_ms: fx.now.wall_ms,
         timeout_ms: new.timeout_ms,
         principal: request.principal,
         token: request.credential.map(|credential| credential.token),
         workspace: decision.workspace,
         rule: decision.rule.to_string(),
-        mark: facts.rights.mark(),
+        mark: facts.rights.mark(&me, facts.trust),
         client_key: new.client_key,
         target_incarnation: if target == me {
             Some(own)
@@ -105,7 +113,12 @@ pub(crate) fn accept(new: NewCall, book: &Book, facts: &Facts<'_>, fx: &Effects<
     if !header.is_within_limits() {
         return Err(Refusal::Invalid("the call is over a limit of what may be asked of another device".to_owned()));
     }
-    Ok(Accepted::New(Arc::new(header)))
+    Ok(Accepted::New { header: Arc::new(header), approvers })
+}
+
+/// Time for which a call waits for people besides its own, in milliseconds: as long as the most patient ask.
+fn wait_ms(decision: &Decision) -> u64 {
+    decision.asks.iter().map(|ask| ask.wait_ms).max().unwrap_or(0)
 }
 
 /// The question that a new call asks of this target.

@@ -11,7 +11,7 @@ use crate::io::{CallRecord, CallState, HistoryRow};
 use crate::limits;
 use crate::protocol_rule::{ProtocolRule, ProtocolRules};
 use crate::record::{Ending, Header};
-use crate::rights::{Ruling, STRANGER};
+use crate::rights::{self, Asked, STRANGER};
 
 /// Why a call ends in the book of a device that leaves.
 pub(super) const LEFT: &str = "this device left the mesh";
@@ -49,7 +49,13 @@ impl InferredEnding {
 
 /// After time and margin: the origin says so; the gateway does when the origin cannot be asked, or when it has had a
 /// second margin and said nothing (its clock may have been lost in a restart, and it believes in much time left).
-pub(super) fn overdue(me: &PeerId, open: &Open, now: u64, facts: &Facts<'_>) -> Option<InferredEnding> {
+pub(super) fn overdue(
+    me: &PeerId,
+    open: &Open,
+    asked: Option<&Asked>,
+    now: u64,
+    facts: &Facts<'_>,
+) -> Option<InferredEnding> {
     let Open { record, deadline, .. } = open;
     let (header, origin) = (&record.header, record.origin);
     let margin = 2 * limits::epsilon_ms(header.ttl_ms);
@@ -61,11 +67,12 @@ pub(super) fn overdue(me: &PeerId, open: &Open, now: u64, facts: &Facts<'_>) -> 
         return None;
     }
     let (ending, reason) = if running {
-        (Ending::Interrupted, "no news of its run arrived any more: it may or may not have happened")
+        (Ending::Interrupted, "no news of its run arrived any more: it may or may not have happened".to_owned())
     } else {
-        (Ending::Expired, "TTL expired before the node started it")
+        let late = || "TTL expired before the node started it".to_owned();
+        (Ending::Expired, asked.map_or_else(late, rights::no_consent))
     };
-    Some(InferredEnding::of(record, ending, reason, true))
+    Some(InferredEnding::of(record, ending, &reason, true))
 }
 
 /// An open call for a peer that does not belong any more, or whose store started anew: its origin says so, or a gateway
@@ -102,18 +109,14 @@ pub(super) fn abandoned(me: &PeerId, record: &CallRecord) -> Option<InferredEndi
 pub(super) fn denied(
     me: &PeerId,
     record: &CallRecord,
+    why: &str,
     facts: &Facts<'_>,
     rules: ProtocolRules,
 ) -> Option<InferredEnding> {
     let waits = record.state != CallState::Open(Phase::Running);
     let mine = record.header.target != *me && (record.origin == *me || facts.leads());
-    if !waits || !mine || !rules.enforces(ProtocolRule::PolicyAtDispatch) {
-        return None;
-    }
-    match facts.rights.rule(&record.header, record.origin, facts.logs, rules) {
-        Ruling::No { why, of_target: false } => Some(InferredEnding::of(record, Ending::Denied, &why, false)),
-        Ruling::Go | Ruling::Behind | Ruling::No { .. } => None,
-    }
+    let denies = waits && mine && rules.enforces(ProtocolRule::PolicyAtDispatch);
+    denies.then(|| InferredEnding::of(record, Ending::Denied, why, false))
 }
 
 /// Why this book gives up an open call of a device that does not belong any more: nobody will run it, so what it takes is

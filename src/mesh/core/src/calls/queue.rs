@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Book, PROGRESS_AFTER_MS, Sent};
+use super::{Book, PROGRESS_AFTER_MS, Sent, asking};
 use crate::effects::Effects;
 use crate::facts::Facts;
 use crate::frame::{Answer, AnswerKind, Dispatch, Frame, Phase};
@@ -70,6 +70,7 @@ impl Book {
                 self.waiting.remove(&target);
             }
         }
+        self.asking.forget(id);
     }
 
     /// Sends a node what waits for it, in order of arrival, up to its credits and each origin's share of them.
@@ -128,21 +129,25 @@ impl Book {
         let Some(claim) = facts.leading_claim() else { return };
         let now = fx.now.mono_ms;
         let Some(open) = self.open.get_mut(id) else { return };
+        let Some(ruling) = open.ruling(facts, fx) else { return };
         let target = open.record.header.target;
         let released = open.released || !fx.enforces(ProtocolRule::HeaderDurable);
         let between_members = facts.may_get_calls(&target) && !facts.trust.is_excluded(&open.record.origin);
         let between_members = between_members || !fx.enforces(ProtocolRule::DispatchToMembers);
         let between_members =
             between_members && open.entry.as_ref().is_some_and(|entry| facts.trust.may_read(entry, &target));
-        // What is denied is told by `denied`, and the target's own affairs are the target's. It goes out by `pump_all`
+        // What is denied is told by `look`, and the target's own affairs are the target's. It goes out by `pump_all`
         // once more is known here, if this gateway only knew less than the origin.
-        let denied = matches!(
-            facts.rights.rule(&open.record.header, open.record.origin, facts.logs, fx.rules),
-            Ruling::No { of_target: false, .. } | Ruling::Behind
-        );
-        if denied && fx.enforces(ProtocolRule::PolicyAtDispatch) {
+        if asking::holds_back(&ruling, fx) {
+            if let Ruling::Ask(asked) = ruling {
+                self.park(id, asked, facts, fx);
+            }
             return;
         }
+        let consents = match ruling {
+            Ruling::Go { consents } => facts.rights.answers(&consents, now),
+            Ruling::Ask(_) | Ruling::Behind | Ruling::No { .. } => Vec::new(),
+        };
         if !released || open.ended() || open.deadline <= now || open.cancel.is_some() || !between_members {
             return;
         }
@@ -166,7 +171,8 @@ impl Book {
         if let Some(calls) = self.waiting.get_mut(&target) {
             calls.remove(&open.arrival);
         }
-        let frame = Frame::Dispatch(Dispatch { claim: claim.clone(), header, attempt, left_ms: open.deadline - now });
+        let (claim, left_ms) = (claim.clone(), open.deadline - now);
+        let frame = Frame::Dispatch(Dispatch { claim, header, attempt, left_ms, consents });
         fx.send(target, frame);
         self.phase(id, Phase::Dispatched, attempt, self.me, "", fx);
     }
@@ -194,6 +200,7 @@ impl Book {
                     self.pump(&from, facts, fx);
                 }
             }
+            AnswerKind::Asking => self.handle_asking(&answer.id, from, facts, fx),
             AnswerKind::Busy => {
                 self.unsend(&answer.id, &from);
                 self.agenda.insert((fx.now.mono_ms + facts.config().resend_min_ms, answer.id));

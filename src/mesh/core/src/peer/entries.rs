@@ -6,6 +6,7 @@ use crate::audience::Audience;
 use crate::calls::InferredEnding;
 use crate::effects::{Effects, Then};
 use crate::entry::{self, Kind, SignedEntry};
+use crate::executor::Finished;
 use crate::frame::EntryItem;
 use crate::ids::{PeerId, ReqId};
 use crate::incarnations::{self, OwnEntry};
@@ -103,7 +104,11 @@ impl Peer {
 
     /// An entry with the time that its call has left, for others.
     pub(super) fn item(&self, entry: SignedEntry, now: u64) -> EntryItem {
-        let left_ms = (entry.entry.kind == Kind::CALL).then(|| self.book.left_ms_of(&entry, now));
+        let left_ms = match entry.entry.kind {
+            Kind::CALL => Some(self.book.left_ms_of(&entry, now)),
+            Kind::CONSENT => self.rights.answer_left_ms(&entry.hash, now),
+            _ => None,
+        };
         EntryItem { entry, left_ms }
     }
 
@@ -137,12 +142,30 @@ impl Peer {
 
     /// The audience of what is said of a call. `target`: where it runs, if the book does not know it any more; then the
     /// origin is whom the id is of.
-    fn audience_of(&self, id: &ReqId, target: PeerId) -> Audience {
-        if let Some(record) = self.book.record(id) {
-            return Audience::Call { origin: record.origin, target: record.header.target };
+    pub(super) fn audience_of(&self, id: &ReqId, target: PeerId) -> Audience {
+        if let Some(audience) = self.book.audience(id) {
+            return audience;
         }
         let origin = self.trust.membership().members.keys().find(|peer| id.is_of(peer)).copied();
         Audience::Call { origin: origin.unwrap_or(self.local.me), target }
+    }
+
+    /// The executor has an outcome, if any: it goes into our log, in the batch that journals it, and its place is free.
+    pub(super) fn finish(&mut self, finished: Option<Finished>, fx: &mut Effects<'_>) {
+        if let Some(finished) = finished {
+            self.write_outcome(&finished, fx);
+            self.executor.start_next(&facts!(self), fx);
+        }
+    }
+
+    pub(super) fn write_outcome(&mut self, finished: &Finished, fx: &mut Effects<'_>) {
+        let Outcome { id, attempt, .. } = finished.outcome;
+        let entry = self.write_of_call(&id, Kind::OUTCOME, &entry::encode(&finished.outcome), fx);
+        fx.then(Then::Outcome(id, attempt, entry.clone()));
+        if let Payer::Origin(origin) = self.book.payer(&id, &self.local.me, false) {
+            self.logs.spending.charge(&origin, spending::amount(&entry), &self.trust, fx.now.mono_ms);
+        }
+        self.book.apply_outcome(&entry, &facts!(self), fx);
     }
 
     /// Writes an ending that is not the target's own, with a cancel request where it must not start any more.
@@ -223,6 +246,7 @@ impl Peer {
             Kind::CALL => self.apply_call(entry, left_ms, fx),
             Kind::OUTCOME => self.apply_outcome(entry, fx),
             Kind::CANCEL => self.apply_cancel(entry, fx),
+            Kind::CONSENT => self.apply_consent(entry, left_ms, fx),
             Kind::TRUNCATION => self.apply_truncation(entry, fx),
             kind if kind.is_about_rights() => self.rights.hear(entry, &self.trust, fx),
             _ => {}
@@ -326,9 +350,6 @@ impl Peer {
             return; // it came by a dispatch, and is over
         }
         self.book.apply_header(entry, header, left_ms, &facts!(self), fx);
-        if let Some(denied) = self.book.denied_now(&id, &facts!(self), fx) {
-            self.write_inferred(&denied, fx);
-        }
         if author == me {
             // Of a former incarnation of ours: it has been durable, and others may have run it.
             self.book.release(&id, &facts!(self), fx);
@@ -411,7 +432,8 @@ impl Peer {
     /// Calls for us whose TTL has expired: our outcome confirms it.
     pub(super) fn expire_here(&mut self, due: &[ReqId], fx: &mut Effects<'_>) {
         for unrun in self.book.expired_here(due, self.logs.incarnation(), fx.now.mono_ms) {
-            let finished = self.executor.expire(unrun, &facts!(self), fx);
+            let asked = self.book.no_consent(&unrun.header.id);
+            let finished = self.executor.expire(unrun, asked.as_deref(), &facts!(self), fx);
             self.finish(finished, fx);
         }
     }
@@ -491,5 +513,31 @@ impl Peer {
             self.set_directory(&directory, fx);
         }
         fx.view_changed = true;
+    }
+
+    /// An answer has come.
+    pub(super) fn apply_consent(&mut self, entry: &SignedEntry, left_ms: Option<u64>, fx: &mut Effects<'_>) {
+        let Some(consent) = rights::read_answer(entry) else { return };
+        let mut left_ms = left_ms;
+        if let Some(id) = rights::call_of(&consent.choice)
+            && let Some(record) = self.book.record(&id)
+        {
+            if matches!(record.state, CallState::Ended(_)) {
+                return;
+            }
+            left_ms = self.book.left_ms(&id, fx.now.mono_ms);
+        }
+        self.rights.hear_answer(entry, left_ms, &self.local, &self.trust, fx);
+    }
+
+    /// Answers that came with a dispatch: each is held against the rights that are known here, as any other.
+    pub(super) fn hear_consents(&mut self, consents: &[EntryItem], fx: &mut Effects<'_>) {
+        for EntryItem { entry, left_ms } in consents.iter().take(limits::CONSENTS_OF_CALL_MAX) {
+            let place = entry.place();
+            let ours = entry.entry.kind == Kind::CONSENT && entry.entry.mesh == self.trust.mesh();
+            if ours && self.trust.admits(&place.author, place.incarnation, place.seq) {
+                self.apply_consent(entry, *left_ms, fx);
+            }
+        }
     }
 }

@@ -251,6 +251,8 @@ impl fmt::Display for Who {
             Self::Agents => f.write_str("agents"),
             Self::Devices => f.write_str("devices"),
             Self::Role(role) => write!(f, "role:{role}"),
+            // Alone the word would be taken for the role.
+            Self::Person(person) if person.is_owner() => write!(f, "person:{person}"),
             Self::Person(person) => write!(f, "{person}"),
             Self::Agent(pattern) => write!(f, "agent:{pattern}"),
             Self::Device(pattern) => write!(f, "device:{pattern}"),

@@ -50,7 +50,7 @@ impl<S: Signer> Author<S> {
         let target = decode::<Header>(body).map_or(me, |header| header.target);
         match kind {
             Kind::CALL => Audience::Call { origin: me, target },
-            Kind::OUTCOME | Kind::CANCEL => Audience::Call { origin: me, target: me },
+            Kind::OUTCOME | Kind::CANCEL | Kind::CONSENT => Audience::Call { origin: me, target: me },
             _ => Audience::Everyone,
         }
     }

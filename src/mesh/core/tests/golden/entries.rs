@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use mesh_core::audience::Audience;
 use mesh_core::crypto::{Signer as _, Symbolic};
 use mesh_core::entry::{Kind, SignedEntry, encode};
-use mesh_core::ids::{Hash, Incarnation, MeshId, Signature};
+use mesh_core::ids::{Hash, Incarnation, MeshId, PeerId, Signature};
 use mesh_core::policy::{
-    Agent, Binding, Check, Content, Device, DeviceTools, Key, Known, Mode, Otherwise, Person, Role, Rule, RuleVerdict,
-    Said, Terms, Token, Value, Verdict, Workspace,
+    Agent, Binding, Check, Choice, Consent, Content, Device, DeviceTools, Key, Known, Mode, Otherwise, Person, Role,
+    Rule, RuleVerdict, Said, Terms, Token, Value, Verdict, Workspace,
 };
 use mesh_core::record::{
     CancelRequest, ChangeKind, Directory, Effect, Ending, Genesis, Header, MembershipChange, Outcome, Payload, Source,
@@ -156,6 +157,19 @@ fn golden() -> Vec<(&'static str, SignedEntry)> {
     }
     let unknown = author.entry(Kind(98), b"\x03anything".to_vec(), |entry| entry.critical = true);
     entries.push(("of-a-newer-version", unknown));
+    let asked = Audience::of_call(me, other.peer_id(), &[PeerId([9; 32])]);
+    let once = Choice::Once { call: plain.id, header: Hash::of(b"its header") };
+    let hour = Choice::Hour {
+        principal: "agent:mia/claude".parse().unwrap(),
+        domain: "home".parse().unwrap(),
+        target: other.peer_id(),
+        tool: "echo".parse().unwrap(),
+    };
+    for (name, choice) in [("consent", once), ("consent-hour", hour)] {
+        let (of, note) = (vec!["home/doors".parse().unwrap()], "for the cat".parse().unwrap());
+        let consent = Consent { choice, by: "anna".parse().unwrap(), of, note };
+        entries.push((name, author.entry(Kind::CONSENT, encode(&consent), |entry| entry.audience = asked.clone())));
+    }
     entries
 }
 
@@ -185,6 +199,7 @@ fn entries_of_every_kind_read_as_what_was_written() {
             Kind::DIRECTORY => read.record::<Directory>().map(|body| encode(&body)),
             Kind::CALL => read.header().map(|body| encode(&*body)),
             Kind::OUTCOME => read.record::<Outcome>().map(|body| encode(&body)),
+            Kind::CONSENT => read.record::<Consent>().map(|body| encode(&body)),
             Kind::CANCEL => read.record::<CancelRequest>().map(|body| encode(&body)),
             Kind::TRUNCATION => read.record::<Truncation>().map(|body| encode(&body)),
             kind if kind.is_about_rights() => read.body().and_then(Said::from_body).map(|body| body.to_body().unwrap()),

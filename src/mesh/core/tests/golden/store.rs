@@ -121,6 +121,7 @@ fn again(space: Space, key: &[u8], value: &[u8]) -> Option<(&'static str, Write)
             OpenKey::Call(id) => put("open call", rows::open_call(&id), value),
             OpenKey::EarlyOutcome(id) => put("early outcome", rows::early_outcome(&id, &hash(key.get(16..)?)?), value),
             OpenKey::EarlyCancel(id) => put("early cancel", rows::early_cancel(&id), value),
+            OpenKey::Consent(of) => put("consent", rows::consent(&of), value),
         },
         Space::Calls => put("call", rows::call(&ReqId::from_slice(key)?), value),
         Space::CallsByTime => {

@@ -295,7 +295,7 @@ fn s05_a_dispatch_brings_no_more_headers_into_the_book_than_the_share_of_their_o
     for counter in 1..=50 {
         let header = liar.says(Kind::CALL, encode(&header(&liar.id(), counter, me)));
         let claim = Claim::sign(&accomplice.key, accomplice.mesh, epoch, 1);
-        let dispatch = Dispatch { claim, header, attempt: 1, left_ms: 60_000 };
+        let dispatch = Dispatch { claim, header, attempt: 1, left_ms: 60_000, consents: Vec::new() };
         let out = honest.hears(&accomplice, Frame::Dispatch(dispatch));
         let is_busy = |o: &Output| matches!(o, Output::Send(_, Frame::Answer(Answer { what: AnswerKind::Busy, .. })));
         busy += usize::from(out.iter().any(is_busy));

@@ -83,6 +83,7 @@ impl Scene {
             ("person", Kind(10)),
             ("agent", Kind(11)),
             ("token", Kind(12)),
+            ("consent", Kind::CONSENT),
             ("workspace", Kind(13)),
             ("member", Kind(14)),
             ("binding", Kind(15)),
@@ -391,7 +392,7 @@ impl Scene {
             }
             14 => Frame::Presence { epoch: self.epoch(), online: self.peers() },
             15 => {
-                let state = *self.mutation.pick(&[Phase::Accepted, Phase::Queued, Phase::Dispatched, Phase::Running]);
+                let state = *self.mutation.pick(&[Phase::Accepted, Phase::Asking, Phase::Queued, Phase::Running]);
                 Frame::Progress { id: self.id(), attempt, state, note: limits::cut(&self.text(), 4_096).to_owned() }
             }
             16 | 17 => {
@@ -399,13 +400,19 @@ impl Scene {
                 let before = self.liar.clone();
                 let header = self.entry()?;
                 self.liar = before; // a dispatch brings nothing into a log
-                Frame::Dispatch(Dispatch { claim: self.claim(), header, attempt, left_ms })
+                Frame::Dispatch(Dispatch { claim: self.claim(), header, attempt, left_ms, consents: Vec::new() })
             }
             18 => {
                 let what = match self.mutation.below(6) {
                     0 => AnswerKind::Waiting,
                     1 => AnswerKind::Running { note: limits::cut(&self.text(), 4_096).to_owned() },
-                    2 => AnswerKind::Busy,
+                    2 => {
+                        if self.mutation.once_in(2) {
+                            AnswerKind::Busy
+                        } else {
+                            AnswerKind::Asking
+                        }
+                    }
                     3 => AnswerKind::Fenced(self.mutation.once_in(2).then(|| self.claim())),
                     4 => AnswerKind::Rejected(limits::cut(&self.text(), 4_096).to_owned()),
                     _ => AnswerKind::Ended(self.entry()?),

@@ -440,7 +440,7 @@ fn s25_what_an_owner_claimed_in_another_mesh_leads_nobody_here() {
     honest.hears(&owner, Frame::Notice(former.clone()));
     let fenced = Answer { id: ReqId([0; 16]), attempt: 1, what: AnswerKind::Fenced(Some(former.clone())) };
     honest.hears(&owner, Frame::Answer(fenced));
-    let dispatch = Dispatch { claim: former, header, attempt: 1, left_ms: 60_000 };
+    let dispatch = Dispatch { claim: former, header, attempt: 1, left_ms: 60_000, consents: Vec::new() };
     let out = honest.hears(&owner, Frame::Dispatch(dispatch));
     assert!(!out.iter().any(|o| matches!(o, Output::Invoke(_))), "{out:?}");
     let view = honest.peer().view();
@@ -566,7 +566,7 @@ fn only_a_gateway_may_dispatch_and_only_in_its_own_name() {
     honest.hears(&owner, Frame::Digest { authors: Authors::ALL, rows: Vec::new(), changes: Hash::ZERO });
     let claims = |of: &Author, counter| Claim::sign(&of.key, of.mesh, Epoch { counter, class: 3, peer: of.id() }, 1);
     let refused = |honest: &mut Honest, from: &Author, claim: Claim, header: SignedEntry| {
-        let dispatch = Dispatch { claim, header, attempt: 1, left_ms: 60_000 };
+        let dispatch = Dispatch { claim, header, attempt: 1, left_ms: 60_000, consents: Vec::new() };
         let out = honest.hears(from, Frame::Dispatch(dispatch));
         assert!(!out.iter().any(|o| matches!(o, Output::Invoke(_))), "{out:?}");
         let no = |o: &Output| {
@@ -588,7 +588,13 @@ fn only_a_gateway_may_dispatch_and_only_in_its_own_name() {
     let borrowed = owner.says(Kind::CALL, encode(&call));
     refused(&mut honest, &owner, claims(&owner, led.counter + 1), borrowed);
     // A real one is obeyed.
-    let dispatch = Dispatch { claim: claims(&owner, led.counter + 1), header: entry, attempt: 1, left_ms: 60_000 };
+    let dispatch = Dispatch {
+        claim: claims(&owner, led.counter + 1),
+        header: entry,
+        attempt: 1,
+        left_ms: 60_000,
+        consents: Vec::new(),
+    };
     let out = honest.hears(&owner, Frame::Dispatch(dispatch));
     assert!(out.iter().any(|o| matches!(o, Output::Invoke(_))), "{out:?}");
 }

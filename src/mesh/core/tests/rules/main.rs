@@ -1,6 +1,7 @@
 //! The rules that only races show, each in the smallest mesh that shows it: whole peers, cut apart and joined again.
 #![expect(clippy::indexing_slicing, clippy::unwrap_used, reason = "a test may stop at what it did not expect")]
 
+mod asking;
 mod audience;
 mod calls;
 mod compaction;

@@ -1,0 +1,216 @@
+//! Workspaces, rules and answers in a run, and what must be true of them.
+
+use std::collections::BTreeMap;
+
+use mesh_core::ids::{NodeId, PeerId, ReqId};
+use mesh_core::io::{AnswerChoice, CallState, Command, Edit, Invocation, NewAnswer};
+use mesh_core::policy::{
+    Binding, Choice, Credential, Domain, Key, Mode, Otherwise, Principal, Request, Role, Rule, RuleVerdict, Seat,
+    Value, Verdict, Workspace, WorkspaceId,
+};
+use mesh_core::record::Ending;
+
+use super::commands::Purpose;
+use super::mesh::Mesh;
+use super::peer::{Peers, Sim};
+use crate::env::Env;
+use crate::network::Network;
+use crate::node::Node;
+use crate::plan::{MS, Plan, SECOND, Says};
+use crate::predicates::Checks;
+
+/// The workspace of a run.
+const WORKSPACE: &str = "home";
+/// Of a yes that all know a call starts, or ends, within so long.
+const GOES_ON_US: u64 = 2 * SECOND;
+
+/// What people said in a run, as the world outside saw it.
+#[derive(Default)]
+pub(super) struct Rights {
+    /// Answers, each with its time and the peer at which it was given.
+    said: BTreeMap<ReqId, Vec<(u64, usize, AnswerChoice)>>,
+    /// Hours, by what they are about.
+    hours: Vec<(u64, ReqId)>,
+    /// When a call that waits was first seen to have had a yes.
+    waits: BTreeMap<(usize, ReqId), u64>,
+}
+
+fn constant<T: std::str::FromStr<Err: std::fmt::Debug>>(text: &str) -> T {
+    text.parse().expect("a valid constant")
+}
+
+type Changes = Vec<(Key, Option<Value>)>;
+
+/// The workspace that holds everything; the owners' tool is nobody else's.
+pub(super) fn workspace() -> Changes {
+    let id: WorkspaceId = constant(WORKSPACE);
+    let private = Rule {
+        who: Some(vec![constant("devices")]),
+        tools: Some(vec![constant(crate::node::OWNERS_TOOL)]),
+        ..Rule::of(RuleVerdict::Deny)
+    };
+    let otherwise = Otherwise { devices: Verdict::Allow, ..Otherwise::default() };
+    vec![
+        (Key::Mode, Some(Value::Mode(Mode::Workspaces))),
+        (Key::Rule(constant("mesh/owners-tool")), Some(Value::Rule(private))),
+        (Key::Workspace(id.clone()), Some(Value::Workspace(Workspace { otherwise, ..Workspace::default() }))),
+        (Key::Binding(id, constant("main")), Some(Value::Binding(Binding { nodes: None, tools: None }))),
+    ]
+}
+
+/// A device has a place in the workspace, or none.
+pub(super) fn seat(device: NodeId, gives: bool) -> Changes {
+    let key = Key::Member(constant(WORKSPACE), Seat::Device(device));
+    vec![(key, gives.then_some(Value::Member(Role::Member)))]
+}
+
+/// What holds of a tool everywhere.
+pub(super) fn rule(tool: &str, says: Says, wait_ms: u64) -> Changes {
+    let verdict = match says {
+        Says::Deny => Some(RuleVerdict::Deny),
+        Says::Ask => Some(RuleVerdict::Ask),
+        Says::Nothing => None,
+    };
+    let rule = verdict.map(|verdict| Rule {
+        tools: Some(vec![constant(tool)]),
+        wait_ms: (verdict == RuleVerdict::Ask).then_some(wait_ms),
+        ..Rule::of(verdict)
+    });
+    vec![(Key::Rule(constant(&format!("mesh/on-{tool}"))), rule.map(Value::Rule))]
+}
+
+impl Rights {
+    /// An answer was taken.
+    pub(super) fn note_answer(&mut self, now: u64, peer: usize, call: ReqId, choice: AnswerChoice) {
+        self.said.entry(call).or_default().push((now, peer, choice));
+        if choice == AnswerChoice::Hour {
+            self.hours.push((now, call));
+        }
+    }
+
+    /// **runs-by-right**: a tool is invoked only if all that its target has applied about rights lets it. If that rests on
+    /// a yes, some person gave one to that header, or an hour that is not over; and nobody whose no the target holds
+    /// said no.
+    pub(super) fn runs_by_right(&self, now: u64, sim: &Sim, invocation: &Invocation, checks: &mut Checks) {
+        let Some(view) = sim.node.as_ref().map(Node::view) else { return };
+        let header = &invocation.header;
+        let Some(entry) = checks.header_entry(&invocation.id) else { return };
+        let principal = match &header.principal {
+            Principal::Device(_) => {
+                let of = |node: &&mesh_core::io::NodeView| node.peer == invocation.origin;
+                view.nodes.iter().find(of).map(|node| Principal::Device(node.node_id.clone()))
+            }
+            Principal::Person(_) | Principal::Agent(..) => None,
+        };
+        let request = Request {
+            principal: principal.unwrap_or_else(|| header.principal.clone()),
+            origin: invocation.origin,
+            credential: header.token.clone().map(|token| Credential { token, over: false }),
+            workspace: header.workspace.clone().map(Domain::Workspace),
+            target: header.target,
+            tool: header.tool.clone(),
+            call: Some((invocation.id, entry)),
+        };
+        let (id, peer) = (invocation.id, sim.index);
+        let decision = view.rights.decide(&request);
+        if decision.verdict != Verdict::Allow {
+            let rule = decision.rule.to_string();
+            checks.fail("runs-by-right", now, || format!("{id} runs at p{peer}, where {rule} says no or asks"));
+        }
+        for hash in &decision.consents {
+            let given = view.rights.consents().all().find(|given| given.hash == *hash);
+            let Some(given) = given.cloned() else { continue };
+            let was_said = match &given.consent.choice {
+                Choice::Once { call, header } => {
+                    *call == id && *header == entry && self.was_said(&id, AnswerChoice::Once)
+                }
+                Choice::Hour { .. } => self.hours.iter().any(|(at, _)| now <= at + 2 * sim.config.consent_hour_ms * MS),
+                Choice::Deny { .. } | Choice::Withdrawn { .. } => false,
+            };
+            if !was_said {
+                checks.fail("runs-by-right", now, || format!("{id} runs at p{peer} by {:?}", given.consent));
+            }
+        }
+    }
+
+    fn was_said(&self, id: &ReqId, choice: AnswerChoice) -> bool {
+        self.said.get(id).is_some_and(|said| said.iter().any(|(_, _, of)| *of == choice))
+    }
+
+    /// **answered-calls-go-on**: where everyone is linked, nothing waits for an answer that was given, and nothing that its
+    /// origin allowed is denied where nothing was taken from anybody.
+    pub(super) fn look(&mut self, now: u64, peers: &Peers, plan: &Plan, checks: &mut Checks) {
+        for sim in peers.iter() {
+            let Some(node) = sim.node.as_ref().filter(|_| sim.is_member()) else { continue };
+            for approval in node.approvals() {
+                let yes = self.said.get(&approval.id).and_then(|said| {
+                    let no = said.iter().any(|(_, _, choice)| *choice == AnswerChoice::No);
+                    let by_owner = said.iter().all(|(_, by, _)| peers[*by].owner && peers[*by].is_member());
+                    said.first().filter(|_| !no && by_owner && approval.asks.len() == 1)
+                });
+                let Some((at, by, choice)) = yes.copied() else { continue };
+                if choice != AnswerChoice::Once || approval.left_ms == 0 || !peers.trusts(sim.index, by) {
+                    continue;
+                }
+                let since = *self.waits.entry((sim.index, approval.id)).or_insert(now);
+                if now > since + GOES_ON_US {
+                    checks.fail("answered-calls-go-on", now, || {
+                        let (id, late) = (approval.id, (now - at) / MS);
+                        format!("{id} waits at p{} although p{by} said yes {late} ms ago", sim.index)
+                    });
+                }
+            }
+        }
+        if plan.only_gives() {
+            never_denied(now, peers, checks);
+        }
+    }
+}
+
+/// **allowed-is-not-denied**.
+fn never_denied(now: u64, peers: &Peers, checks: &mut Checks) {
+    for sim in peers.iter().filter(|sim| sim.is_member()) {
+        let Some(node) = &sim.node else { continue };
+        let denied = node.open_calls().find(|record| {
+            let by_right = record.state == CallState::Ended(Ending::Denied) && record.reason.ends_with(')');
+            by_right && record.header.tool.as_str() != crate::node::OWNERS_TOOL
+        });
+        if let Some(record) = denied {
+            let (id, reason) = (record.header.id, record.reason.clone());
+            checks.fail("allowed-is-not-denied", now, || format!("{id} is denied at p{}: {reason}", sim.index));
+        }
+    }
+}
+
+impl Mesh {
+    /// Name of a peer as another knows it.
+    pub(super) fn name_of(&self, at: usize, of: usize) -> NodeId {
+        let id: PeerId = self.peers[of].id;
+        let view = self.peers[at].node.as_ref().map(Node::view);
+        let named =
+            view.and_then(|view| view.nodes.iter().find(|node| node.peer == id).map(|node| node.node_id.clone()));
+        named.unwrap_or_else(|| self.peers.wanted_name(of))
+    }
+
+    /// The owner at a peer changes who may do what.
+    pub(super) fn edit(&mut self, env: &mut Env, net: &mut Network, by: usize, changes: Changes) {
+        if self.peers[by].awake() {
+            let edit = Edit { by: constant("person:owner"), changes, declared: false, force: true, seen: Vec::new() };
+            self.command(env, net, by, Purpose::Other, Command::Edit(edit));
+        }
+    }
+
+    /// Somebody at a peer answers all that waits there.
+    pub(super) fn answer(&mut self, env: &mut Env, net: &mut Network, peer: usize, choice: AnswerChoice) {
+        if !self.peers[peer].awake() {
+            return;
+        }
+        let waiting = self.peers[peer].node.as_ref().map(Node::approvals).unwrap_or_default();
+        for approval in waiting {
+            let call = approval.id;
+            let by = constant("person:owner");
+            let answer = NewAnswer { id: call, by, choice, note: constant("") };
+            self.command(env, net, peer, Purpose::Answer { call, choice }, Command::Answer(answer));
+        }
+    }
+}

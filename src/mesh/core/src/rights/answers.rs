@@ -1,0 +1,178 @@
+//! What people said to calls that ask, as this peer holds it: entries, and for how long each is kept.
+//!
+//! Whether one counts is judged anew at each decision ([`crate::policy::View::decide`]). Here is only that it takes no
+//! more room than it may, and that it ends: an hour when it is over by the clock of whoever holds it, an answer to a call
+//! together with that. An hour is held in memory alone, so a restart ends it.
+
+use std::collections::BTreeMap;
+
+use crate::effects::Effects;
+use crate::entry::SignedEntry;
+use crate::frame::EntryItem;
+use crate::ids::{Hash, PeerId, ReqId};
+use crate::io::Now;
+use crate::limits;
+use crate::policy::{Choice, Consent, Consents, Given};
+use crate::protocol_rule::ProtocolRule;
+use crate::rows::{self, ConsentRow, Row as _};
+use crate::trust::Trust;
+
+/// Time for which an answer is kept whose call is not known here yet, or has just ended.
+const UNKNOWN_MS: u64 = limits::TTL_MS_MAX;
+
+#[derive(Debug, Clone)]
+struct Held {
+    entry: SignedEntry,
+    choice: Choice,
+    /// Our clock.
+    until: u64,
+}
+
+impl Held {
+    fn left_ms(&self, now: u64) -> u64 {
+        self.until.saturating_sub(now).min(limits::TTL_MS_MAX)
+    }
+}
+
+/// See the module.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Answers {
+    held: BTreeMap<Hash, Held>,
+}
+
+/// What somebody said, if it is an answer to an ask.
+pub(crate) fn read(entry: &SignedEntry) -> Option<Consent> {
+    entry.record::<Consent>().filter(|consent| consent.check().is_ok())
+}
+
+/// The call that an answer is about.
+pub(crate) fn call_of(choice: &Choice) -> Option<ReqId> {
+    match choice {
+        Choice::Once { call, .. } | Choice::Deny { call, .. } => Some(*call),
+        Choice::Hour { .. } | Choice::Withdrawn { .. } => None,
+    }
+}
+
+impl Answers {
+    /// Restores a row of [`rows::consent`]. `None`: it is damaged.
+    pub(super) fn restore(&mut self, value: &[u8], now: Now, consents: &mut Consents) -> Option<()> {
+        let row = ConsentRow::from_bytes(value)?;
+        let entry = SignedEntry::from_stored(&row.entry)?;
+        let consent = read(&entry)?;
+        let left = row.left_ms.saturating_sub(now.wall_ms.saturating_sub(row.saved_ms));
+        self.insert(entry, consent, now.mono_ms.saturating_add(left), consents);
+        Some(())
+    }
+
+    fn insert(&mut self, entry: SignedEntry, consent: Consent, until: u64, consents: &mut Consents) -> bool {
+        let (hash, at, choice) = (entry.hash, entry.author, consent.choice.clone());
+        let news = consents.insert(Given { hash, at, consent });
+        if news {
+            self.held.insert(hash, Held { entry, choice, until });
+        }
+        news
+    }
+
+    /// Takes an answer; true if it is news. `left_ms`: time that its hour, or its call, has left; `None`: nobody knows.
+    pub(super) fn hear(
+        &mut self,
+        entry: &SignedEntry,
+        left_ms: Option<u64>,
+        hour_ms: u64,
+        trust: &Trust,
+        consents: &mut Consents,
+        fx: &mut Effects<'_>,
+    ) -> bool {
+        let Some(consent) = read(entry) else { return false };
+        let hour = matches!(consent.choice, Choice::Hour { .. });
+        // Of an hour of which nobody knows how much is left, nothing is.
+        let left_ms = if hour { left_ms.unwrap_or(0).min(hour_ms) } else { left_ms.unwrap_or(UNKNOWN_MS) };
+        let endless = hour && !fx.enforces(ProtocolRule::HourEnds);
+        let until = if endless { u64::MAX } else { fx.now.mono_ms + left_ms };
+        if let Some(held) = self.held.get_mut(&entry.hash) {
+            held.until = held.until.min(until);
+            return false;
+        }
+        let refused = matches!(consent.choice, Choice::Deny { .. }) && !fx.enforces(ProtocolRule::ConsentNo);
+        if left_ms == 0 || refused || !self.make_room(&entry.author, trust, consents, fx) {
+            return false;
+        }
+        let news = self.insert(entry.clone(), consent, until, consents);
+        if news && !hour {
+            let row = ConsentRow { entry: entry.to_stored(), left_ms, saved_ms: fx.now.wall_ms };
+            fx.put(rows::consent(&entry.hash), &row);
+        }
+        news
+    }
+
+    /// Makes room for one more of this author: its own that is over first goes, and of all the first of a guest.
+    fn make_room(&mut self, author: &PeerId, trust: &Trust, consents: &mut Consents, fx: &mut Effects<'_>) -> bool {
+        let owner = trust.is_owner(author);
+        let max = if owner { limits::CONSENTS_PER_OWNER_MAX } else { limits::CONSENTS_PER_GUEST_MAX };
+        let own = self.held.values().filter(|held| held.entry.author == *author).count();
+        let first = |of: &dyn Fn(&Held) -> bool| {
+            let first = self.held.iter().filter(|(_, held)| of(held)).min_by_key(|(_, held)| held.until);
+            first.map(|(hash, _)| *hash)
+        };
+        let goes = if own >= max {
+            first(&|held| held.entry.author == *author)
+        } else if self.held.len() < crate::policy::bounds::CONSENTS_MAX {
+            return true;
+        } else {
+            let of_guest = first(&|held| !trust.is_owner(&held.entry.author));
+            of_guest.or_else(|| if owner { first(&|_| true) } else { None })
+        };
+        goes.is_some_and(|hash| {
+            self.end(&hash, consents, fx);
+            true
+        })
+    }
+
+    fn end(&mut self, hash: &Hash, consents: &mut Consents, fx: &mut Effects<'_>) {
+        if self.held.remove(hash).is_some() {
+            consents.end(hash);
+            fx.delete(rows::consent(hash));
+        }
+    }
+
+    /// Ends the answers to a call that is over.
+    pub(super) fn end_call(&mut self, id: &ReqId, consents: &mut Consents, fx: &mut Effects<'_>) {
+        let of_call = self.held.iter().filter(|(_, held)| call_of(&held.choice) == Some(*id));
+        let of_call: Vec<Hash> = of_call.map(|(hash, _)| *hash).collect();
+        for hash in of_call {
+            self.end(&hash, consents, fx);
+        }
+    }
+
+    /// Ends what is over by now; true if there was any.
+    pub(super) fn handle_timeout(&mut self, consents: &mut Consents, fx: &mut Effects<'_>) -> bool {
+        let now = fx.now.mono_ms;
+        let over: Vec<Hash> = self.held.iter().filter(|(_, held)| held.until <= now).map(|(hash, _)| *hash).collect();
+        for hash in &over {
+            self.end(hash, consents, fx);
+        }
+        !over.is_empty()
+    }
+
+    /// When [`Self::handle_timeout`] is due.
+    pub(super) fn poll_timeout(&self) -> Option<u64> {
+        self.held.values().map(|held| held.until).min()
+    }
+
+    /// Time for which an answer counts yet, for others; `None`: it is not held.
+    pub(super) fn left_ms(&self, hash: &Hash, now: u64) -> Option<u64> {
+        self.held.get(hash).map(|held| held.left_ms(now))
+    }
+
+    /// Answers with what they have left, for the target of a call that rests on them.
+    pub(super) fn items(&self, hashes: &[Hash], now: u64) -> Vec<EntryItem> {
+        let held = hashes.iter().filter_map(|hash| self.held.get(hash)).take(limits::CONSENTS_OF_CALL_MAX);
+        held.map(|held| EntryItem { entry: held.entry.clone(), left_ms: Some(held.left_ms(now)) }).collect()
+    }
+
+    /// The answers of these hashes, each with the device that gave it.
+    pub(super) fn get(&self, hash: &Hash) -> Option<(PeerId, Consent)> {
+        let held = self.held.get(hash)?;
+        Some((held.entry.author, read(&held.entry)?))
+    }
+}

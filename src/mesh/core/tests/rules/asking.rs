@@ -1,0 +1,338 @@
+//! Calls that ask: they wait for a person, wherever she sits, and run only by her yes.
+
+use mesh_core::audience::Audience;
+use mesh_core::entry::Kind;
+use mesh_core::frame::Phase;
+use mesh_core::ids::ReqId;
+use mesh_core::io::{AnswerChoice, CallState, Command, Edit, NewAnswer, NewCall, Refusal, Reply};
+use mesh_core::policy::{
+    Binding, Choice, Consent, Device, Key, Note, Otherwise, Person, Role, Rule, RuleVerdict, Value, Verdict, Workspace,
+};
+use mesh_core::record::{Ending, Tier};
+use mesh_core::test_kit::{Net, id};
+
+use crate::call;
+
+const WAIT_MS: u64 = 20_000;
+
+fn parse<T: std::str::FromStr<Err: std::fmt::Debug>>(text: &str) -> T {
+    text.parse().unwrap()
+}
+
+fn change(net: &mut Net, n: usize, changes: Vec<(Key, Option<Value>)>) {
+    let edit = Edit { by: parse("person:owner"), changes, declared: false, force: false, seen: Vec::new() };
+    let reply = net.command(n, Command::Edit(edit));
+    assert!(matches!(reply, Reply::Edited { .. }), "{reply:?}");
+}
+
+/// `home` holds everything. Mia is a member, Anna an admin; what members use of `echo` is asked about.
+fn home(net: &mut Net) {
+    let asks = Rule {
+        who: Some(vec![parse("role:member")]),
+        tools: Some(vec![parse("echo")]),
+        wait_ms: Some(WAIT_MS),
+        ..Rule::of(RuleVerdict::Ask)
+    };
+    let changes = vec![
+        (Key::Person(parse("mia")), Some(Value::Person(Person::default()))),
+        (Key::Person(parse("anna")), Some(Value::Person(Person::default()))),
+        (
+            Key::Workspace(parse("home")),
+            Some(Value::Workspace(Workspace {
+                otherwise: Otherwise { agents: Verdict::Ask, ..Otherwise::default() },
+                ..Workspace::default()
+            })),
+        ),
+        (Key::Member(parse("home"), parse("mia")), Some(Value::Member(Role::Member))),
+        (Key::Member(parse("home"), parse("anna")), Some(Value::Member(Role::Admin))),
+        (Key::Binding(parse("home"), parse("main")), Some(Value::Binding(Binding::default()))),
+        (Key::Rule(parse("home/doors")), Some(Value::Rule(asks))),
+    ];
+    change(net, 0, changes);
+}
+
+fn by_mia(target: usize) -> NewCall {
+    NewCall { principal: Some(parse("person:mia")), ttl_ms: 20_000, ..call(target) }
+}
+
+fn answer(net: &mut Net, n: usize, id: ReqId, by: &str, choice: AnswerChoice) -> Reply {
+    net.command(n, Command::Answer(NewAnswer { id, by: parse(by), choice, note: Note::default() }))
+}
+
+fn says(net: &mut Net, n: usize, id: ReqId, by: &str, choice: AnswerChoice) {
+    let reply = answer(net, n, id, by, choice);
+    assert!(matches!(reply, Reply::Answered { .. }), "{reply:?}");
+}
+
+fn state(net: &Net, n: usize, id: &ReqId) -> CallState {
+    net.record(n, id).unwrap().state
+}
+
+fn waits(net: &Net, n: usize, id: &ReqId) -> bool {
+    net.peer(n).approvals().iter().any(|approval| approval.id == *id)
+}
+
+fn ended(net: &Net, n: usize, id: &ReqId) -> (CallState, String) {
+    let record = net.record(n, id).unwrap();
+    (record.state, record.reason)
+}
+
+#[test]
+fn a_call_that_asks_waits_everywhere_and_runs_by_a_yes_once() {
+    let mut net = Net::of(3);
+    home(&mut net);
+    let call = net.ask(1, by_mia(2));
+    net.pass(1_000);
+    for n in 0..3 {
+        assert_eq!(state(&net, n, &call), CallState::Open(Phase::Asking), "at {n}");
+        let approvals = net.peer(n).approvals();
+        let [approval] = approvals.as_slice() else { panic!("{approvals:?}") };
+        let people: Vec<String> = approval.asks[0].1.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            (approval.asks[0].0.to_string().as_str(), people.as_slice()),
+            ("home/doors", &["anna".to_owned(), "owner".to_owned()][..])
+        );
+    }
+    assert_eq!(net.runs(&call), 0);
+    says(&mut net, 0, call, "person:anna", AnswerChoice::Once);
+    net.pass(1_000);
+    assert_eq!(net.runs(&call), 1);
+    assert!(net.peer(0).approvals().is_empty());
+    // Another of the same kind asks again.
+    let next = net.ask(1, by_mia(2));
+    net.pass(1_000);
+    assert!(waits(&net, 0, &next));
+    assert_eq!(net.runs(&next), 0);
+}
+
+#[test]
+fn an_hour_lets_calls_alike_run_until_it_is_over_and_dies_with_the_process() {
+    let mut net = Net::of(2);
+    home(&mut net);
+    let first = net.ask(1, by_mia(0));
+    net.pass(500);
+    says(&mut net, 0, first, "person:owner", AnswerChoice::Hour);
+    net.pass(1_000);
+    let second = net.ask(1, by_mia(0));
+    net.pass(1_000);
+    assert_eq!((net.runs(&first), net.runs(&second)), (1, 1));
+    net.finish_tools(0);
+    net.pass(3_600_000);
+    let third = net.ask(1, by_mia(0));
+    net.pass(1_000);
+    assert_eq!(net.runs(&third), 0, "the hour is over");
+    says(&mut net, 0, third, "person:owner", AnswerChoice::Hour);
+    net.pass(1_000);
+    assert_eq!(net.runs(&third), 1);
+    for n in 0..2 {
+        net.restart(n);
+    }
+    net.join_all();
+    let fourth = net.ask(1, by_mia(0));
+    net.pass(1_000);
+    assert_eq!(net.runs(&fourth), 0, "nobody knows what is left of it");
+}
+
+#[test]
+fn a_no_ends_it_and_beats_a_yes_of_another_half() {
+    let mut net = Net::of(3);
+    home(&mut net);
+    net.split(&[&[0, 1], &[2]]);
+    let call = net.ask(1, by_mia(2));
+    net.pass(1_000);
+    net.split(&[&[0], &[1], &[2]]);
+    says(&mut net, 0, call, "person:anna", AnswerChoice::Once);
+    says(&mut net, 1, call, "person:owner", AnswerChoice::No);
+    net.join_all();
+    net.pass(5_000);
+    assert_eq!(net.runs(&call), 0);
+    for n in 0..3 {
+        let (state, reason) = ended(&net, n, &call);
+        assert_eq!(state, CallState::Ended(Ending::Denied), "at {n}: {reason}");
+        assert!(reason.contains("owner said no") && reason.contains("home/doors"), "{reason}");
+    }
+    assert!(matches!(
+        answer(&mut net, 0, call, "person:anna", AnswerChoice::Once),
+        Reply::Refused(Refusal::AlreadyDecided(_) | Refusal::AskOver(_) | Refusal::UnknownCall(_))
+    ));
+}
+
+#[test]
+fn nobody_answers_and_the_call_expires_for_want_of_a_yes() {
+    let mut net = Net::of(2);
+    home(&mut net);
+    let call = net.ask(1, by_mia(0));
+    net.pass(20_000 + WAIT_MS + 10_000);
+    let (state, reason) = ended(&net, 1, &call);
+    assert_eq!(state, CallState::Ended(Ending::Expired));
+    assert!(reason.starts_with("no_consent") && reason.contains("home/doors"), "{reason}");
+    assert_eq!(
+        answer(&mut net, 0, call, "person:anna", AnswerChoice::Once),
+        Reply::Refused(Refusal::UnknownCall(call))
+    );
+}
+
+#[test]
+fn a_yes_after_the_cancel_runs_nothing() {
+    let mut net = Net::of(2);
+    home(&mut net);
+    let call = net.ask(1, by_mia(0));
+    net.pass(500);
+    net.split(&[&[0], &[1]]);
+    net.command(1, Command::Cancel { id: call, reason: "no more".to_owned() });
+    says(&mut net, 0, call, "person:owner", AnswerChoice::Once);
+    let ran = net.runs(&call);
+    net.join_all();
+    net.pass(5_000);
+    assert!(ran <= 1 && net.runs(&call) == ran, "the target had not heard of it, or nothing runs");
+    let held = net.ask(1, by_mia(0));
+    net.pass(500);
+    net.command(1, Command::Cancel { id: held, reason: "no more".to_owned() });
+    net.pass(500);
+    assert!(matches!(answer(&mut net, 0, held, "person:owner", AnswerChoice::Once), Reply::Refused(_)));
+    net.pass(1_000);
+    assert_eq!((net.runs(&held), ended(&net, 1, &held).0), (0, CallState::Ended(Ending::Cancelled)));
+}
+
+#[test]
+fn gateway_target_and_origin_restart_between_and_nothing_is_lost() {
+    let mut net = Net::of(3);
+    home(&mut net);
+    let call = net.ask(1, by_mia(2));
+    net.pass(500);
+    for n in [0, 1, 2] {
+        net.restart(n);
+    }
+    net.join_all();
+    assert!(waits(&net, 0, &call));
+    net.split(&[&[0], &[1, 2]]);
+    says(&mut net, 0, call, "person:anna", AnswerChoice::Once);
+    net.restart(0);
+    net.restart(2);
+    net.join_all();
+    net.pass(2_000);
+    assert_eq!(net.runs(&call), 1, "the yes is in its log, and in its rows");
+}
+
+#[test]
+fn only_who_may_answer_answers_and_no_agent_does() {
+    let mut net = Net::of(2);
+    net.invite(0, 2, "panel", Tier::Shared);
+    net.join_all();
+    home(&mut net);
+    let call = net.ask(1, by_mia(0));
+    net.pass(500);
+    for (n, by) in [(0, "person:mia"), (0, "agent:anna/claude"), (0, "device:device-0"), (0, "person:tim")] {
+        let reply = answer(&mut net, n, call, by, AnswerChoice::Once);
+        assert!(matches!(reply, Reply::Refused(Refusal::NotApprover(_))), "{by}: {reply:?}");
+    }
+    assert!(matches!(answer(&mut net, 2, call, "person:anna", AnswerChoice::Once), Reply::Refused(_)));
+    net.pass(1_000);
+    assert_eq!(net.runs(&call), 0);
+}
+
+#[test]
+fn a_forged_yes_of_a_member_that_may_speak_for_nobody_counts_for_nothing() {
+    let mut net = Net::of(2);
+    net.invite(0, 2, "panel", Tier::Shared);
+    net.join_all();
+    home(&mut net);
+    let call = net.ask(1, by_mia(0));
+    net.pass(500);
+    let header =
+        net.devices[0].log().into_iter().find(|entry| entry.header().is_some_and(|own| own.id == call)).unwrap();
+    net.cut_off(2);
+    let mut author = net.author(2);
+    let consent = Consent {
+        choice: Choice::Once { call, header: header.hash },
+        by: parse("anna"),
+        of: vec![parse("home/doors")],
+        note: Note::default(),
+    };
+    let ends = Audience::Call { origin: id(1), target: id(0) };
+    let entry = author.entry(Kind::CONSENT, mesh_core::entry::encode(&consent), |entry| entry.audience = ends.clone());
+    net.hears(0, &author, entry);
+    net.pass(1_000);
+    assert_eq!(net.runs(&call), 0);
+    assert!(waits(&net, 0, &call));
+}
+
+#[test]
+fn a_phone_of_an_approver_sees_the_call_and_says_yes() {
+    let mut net = Net::of(2);
+    net.invite(0, 2, "phone", Tier::Shared);
+    net.join_all();
+    home(&mut net);
+    let device = Device { people: vec![parse("anna")], ..Device::default() };
+    change(&mut net, 0, vec![(Key::Device(id(2)), Some(Value::Device(device)))]);
+    let call = net.ask(1, by_mia(0));
+    net.pass(1_000);
+    assert!(waits(&net, 2, &call), "its audience has the phone");
+    says(&mut net, 2, call, "person:anna", AnswerChoice::Once);
+    net.pass(1_000);
+    assert_eq!(net.runs(&call), 1);
+    net.finish_tools(0);
+    net.pass(1_000);
+    assert_eq!(state(&net, 2, &call), CallState::Ended(Ending::Done));
+}
+
+#[test]
+fn always_is_a_rule_beside_the_one_that_asks() {
+    let mut net = Net::of(2);
+    home(&mut net);
+    let call = net.ask(1, by_mia(0));
+    net.pass(500);
+    says(&mut net, 0, call, "person:owner", AnswerChoice::Always);
+    net.pass(1_000);
+    let next = net.ask(1, by_mia(0));
+    net.pass(1_000);
+    assert_eq!((net.runs(&call), net.runs(&next)), (1, 1));
+}
+
+#[test]
+fn a_rule_about_the_owner_without_a_name_reads_as_it_was_written() {
+    let mut net = Net::of(2);
+    home(&mut net);
+    let asks = Rule { tools: Some(vec![parse("echo")]), wait_ms: Some(WAIT_MS), ..Rule::of(RuleVerdict::Ask) };
+    change(&mut net, 0, vec![(Key::Rule(parse("mesh/careful")), Some(Value::Rule(asks)))]);
+    let by_owner = net.ask(1, call(0));
+    net.pass(500);
+    says(&mut net, 0, by_owner, "person:owner", AnswerChoice::Always);
+    net.pass(1_000);
+    let (next, by_mia) = (net.ask(1, call(0)), net.ask(1, by_mia(0)));
+    net.pass(1_000);
+    assert_eq!((net.runs(&by_owner), net.runs(&next), net.runs(&by_mia)), (1, 1, 0));
+    assert!(waits(&net, 0, &by_mia), "it denies nobody else anything");
+}
+
+#[test]
+fn an_approver_that_was_taken_its_role_before_the_target_looked_counts_no_more() {
+    let mut net = Net::of(3);
+    home(&mut net);
+    net.split(&[&[0, 1], &[2]]);
+    let call = net.ask(1, by_mia(2));
+    net.pass(500);
+    says(&mut net, 0, call, "person:anna", AnswerChoice::Once);
+    change(&mut net, 0, vec![(Key::Member(parse("home"), parse("anna")), Some(Value::Member(Role::Member)))]);
+    net.join_all();
+    net.pass(3_000);
+    assert_eq!(net.runs(&call), 0);
+    assert!(waits(&net, 0, &call));
+}
+
+#[test]
+fn a_call_right_after_its_origin_was_raised_waits_until_the_others_know() {
+    let mut net = Net::of(2);
+    net.invite(0, 2, "laptop", Tier::Shared);
+    net.join_all();
+    home(&mut net);
+    // Raised by one half; the other, with the target, hears of the call first.
+    net.split(&[&[0, 2], &[1]]);
+    let raised = net.approve(0, 2, "laptop", Tier::Owner);
+    assert!(matches!(raised, Reply::Approved(_)), "{raised:?}");
+    net.pass(500);
+    let call = net.ask(2, NewCall { ttl_ms: 60_000, ..call(1) });
+    net.join_all();
+    net.pass(5_000);
+    assert_eq!(net.runs(&call), 1, "{:?}", net.record(2, &call));
+}

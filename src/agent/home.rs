@@ -3,7 +3,6 @@
 use std::io::{self, Write as _};
 use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use mesh_core::ids::{Hash, NodeId};
 use serde::{Deserialize, Serialize};

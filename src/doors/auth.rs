@@ -36,11 +36,7 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
 /// # Errors
 /// The other end of the socket is another user; the request names another host or comes from a page of another origin;
 /// or there is no valid token.
-pub(super) fn identify(
-    tokens: &Tokens,
-    mesh: &MeshHandle,
-    request: &Request,
-) -> Result<Option<Identity>, OpError> {
+pub(super) fn identify(tokens: &Tokens, mesh: &MeshHandle, request: &Request) -> Result<Option<Identity>, OpError> {
     let port = match request.extensions().get::<Arrival>() {
         Some(Arrival::Socket { owner: true }) => {
             return Ok(Some(Identity::Socket));
@@ -89,7 +85,8 @@ pub(super) fn identify(
             Ok(Some(identity))
         }
         shown => {
-            let unknown = "this token is not known here, revoked or expired, or nobody may ask for its holder at this device";
+            let unknown =
+                "this token is not known here, revoked or expired, or nobody may ask for its holder at this device";
             let detail = if shown.is_some() { unknown } else { "the request carries no token" };
             Err(OpError::new(ErrorCode::Unauthorized, detail)
                 .hint("`sigil token` prints one; send it as `Authorization: Bearer TOKEN`"))

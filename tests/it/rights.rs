@@ -164,7 +164,8 @@ fn s28_a_token_asks_as_its_holder_for_what_it_names_until_it_is_revoked() {
     let other = hub.call("hub", "again", 60);
     hub.ask_by_token(&token, "GET", &format!("calls/{other}"), &Value::Null).problem(404);
     hub.ask_by_token(&token, "DELETE", "nodes/tablet", &Value::Null).problem(403);
-    hub.ask_by_token(&token, "GET", "policy/explain?principal=person:owner&node=hub&tool=again", &Value::Null).problem(403);
+    hub.ask_by_token(&token, "GET", "policy/explain?principal=person:owner&node=hub&tool=again", &Value::Null)
+        .problem(403);
     for (tool, verdict, rule) in [("again", "allow", "family/otherwise"), ("device.info", "deny", "token:scope")] {
         let path = format!("policy/explain?node=hub&tool={tool}");
         let told = hub.ask_by_token(&token, "GET", &path, &Value::Null).expect(200);

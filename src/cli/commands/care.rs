@@ -55,10 +55,12 @@ fn tokens_text(body: &Value) -> String {
     let rows: Vec<_> = items(body)
         .iter()
         .map(|token| {
-            let listed = |name: &str| token.get(name).and_then(Value::as_array).map(|list| {
-                let words: Vec<_> = list.iter().filter_map(Value::as_str).map(clean).collect();
-                if words.is_empty() { "none".to_owned() } else { words.join(" ") }
-            });
+            let listed = |name: &str| {
+                token.get(name).and_then(Value::as_array).map(|list| {
+                    let words: Vec<_> = list.iter().filter_map(Value::as_str).map(clean).collect();
+                    if words.is_empty() { "none".to_owned() } else { words.join(" ") }
+                })
+            };
             let reach = match (token.get("read_only") == Some(&Value::Bool(true)), listed("tools"), listed("nodes")) {
                 (true, ..) => "reads".to_owned(),
                 (false, None, None) => "full".to_owned(),

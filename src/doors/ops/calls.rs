@@ -317,12 +317,7 @@ pub async fn result(mesh: &MeshHandle, who: &Identity, id: ReqId, wait: Duration
 ///
 /// # Errors
 /// `reason` is longer than [`REASON_MAX`], [`ErrorCode::UnknownCall`], or the mesh cannot answer.
-pub async fn cancel(
-    mesh: &MeshHandle,
-    who: &Identity,
-    id: ReqId,
-    reason: Option<String>,
-) -> Result<Reading, OpError> {
+pub async fn cancel(mesh: &MeshHandle, who: &Identity, id: ReqId, reason: Option<String>) -> Result<Reading, OpError> {
     let reason = reason.filter(|reason| !reason.is_empty()).unwrap_or_else(|| "cancelled by its owner".to_owned());
     if reason.chars().count() > REASON_MAX {
         return Err(OpError::new(ErrorCode::Invalid, format!("reason may have at most {REASON_MAX} characters")));

@@ -21,10 +21,10 @@ use mesh_core::entry::Place;
 use mesh_core::epoch::Epoch;
 use mesh_core::frame::Phase;
 use mesh_core::ids::{Hash, Incarnation, MeshId, NodeId, PeerId, PublicKey, ReqId};
-use mesh_core::io::{CallRecord, CallState, Command, Edit, HistoryRow, NewCall, NodeView, Refusal, Reply, View, Welcome};
-use mesh_core::policy::{
-    DeviceFacts, InForce, Key, Offered, Policy, Principal, Statement, Title, Token, Value,
+use mesh_core::io::{
+    CallRecord, CallState, Command, Edit, HistoryRow, NewCall, NodeView, Refusal, Reply, View, Welcome,
 };
+use mesh_core::policy::{DeviceFacts, InForce, Key, Offered, Policy, Principal, Statement, Title, Token};
 use mesh_core::record::{Directory, Effect, Ending, Header, Payload, Tier, ToolDecl};
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
@@ -37,7 +37,7 @@ use crate::doors::listen::{Arrival, Bound};
 use crate::doors::log_ring::LogRing;
 use crate::doors::serve::serve;
 use crate::doors::settings::Settings;
-use crate::doors::tokens::{Tokens, hash_of};
+use crate::doors::tokens::hash_of;
 use crate::mesh::MeshHandle;
 use crate::mesh::blobs::BlobStore;
 use crate::mesh::check_words::CheckWords;
@@ -194,7 +194,7 @@ fn first_token() -> Edit {
         read_only: false,
         expires_ms: None,
     };
-    let changes = vec![(Key::Token("aaaaaaaaaa".parse().unwrap()), Some(Value::Token(token)))];
+    let changes = vec![(Key::Token("aaaaaaaaaa".parse().unwrap()), Some(mesh_core::policy::Value::Token(token)))];
     Edit { by, changes, declared: false, force: false, seen: Vec::new() }
 }
 

@@ -21,7 +21,8 @@ async fn explain_tells_every_case_of_the_table() {
     for name in ["family", "homelab", "open"] {
         enter(&fake, name);
         // What was said of one call is not asked here, and a device that is none is not found.
-        let of_name = |case: &&Value| case["world"] == name && case["call"].is_null() && case["rule"] != "device:unknown";
+        let of_name =
+            |case: &&Value| case["world"] == name && case["call"].is_null() && case["rule"] != "device:unknown";
         for case in cases().iter().filter(of_name) {
             let text = |field: &str| case[field].as_str();
             let mut path = format!(

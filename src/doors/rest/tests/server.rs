@@ -210,7 +210,8 @@ async fn s28_a_token_reaches_no_further_than_it_says() {
         ask(Method::GET, &path, &device).await.problem(404, "unknown_call");
     }
     ask(Method::POST, &format!("{one}/cancel"), &device).await.problem(404, "unknown_call");
-    let count = async |path: &str, token: &str| ask(Method::GET, path, token).await.ok(200)["items"].as_array().unwrap().len();
+    let count =
+        async |path: &str, token: &str| ask(Method::GET, path, token).await.ok(200)["items"].as_array().unwrap().len();
     assert_eq!([count("/api/v1/calls", &device).await, count("/api/v1/calls", &narrow).await], [0, 1]);
     assert_eq!([count("/api/v1/tokens", &device).await, count("/api/v1/tokens", &whole).await], [1, 3]);
     assert_eq!(ask(Method::GET, &one, &narrow).await.ok(200)["id"], call["id"]);

@@ -140,8 +140,8 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::super::records::{
-        Agent, Binding, Check, Device, DeviceTools, Mode, Otherwise, Person, Rule, RuleVerdict, Terms, Token, Verdict,
-        Workspace,
+        Agent, Binding, Check, Device, DeviceTools, Mode, Otherwise, Person, Rule, RuleVerdict, Terms, Title, Token,
+        Verdict, Workspace,
     };
     use super::super::{Role, Seat};
     use super::*;

@@ -6,8 +6,8 @@ use mesh_core::entry::Place;
 use mesh_core::ids::{Hash, Incarnation, PeerId};
 use mesh_core::policy::{
     Agent, Binding, Content, Device, DeviceTools, InvalidRecord, Key, Known, Mode, NotAllowed, Otherwise, Person,
-    Policy, Principal, Register, Role, Rule, RuleVerdict, Said, Statement, Token, Value, Verdict, View, Who, Workspace,
-    bounds,
+    Policy, Principal, Register, Role, Rule, RuleVerdict, Said, Statement, Title, Token, Value, Verdict, View, Who,
+    Workspace, bounds,
 };
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -189,7 +189,15 @@ fn bindings_tokens_devices_and_tools_hold_what_all_heads_name() {
     let token = |holder: &str| {
         let holder = parse(holder);
         let hash = Hash::ZERO;
-        value(Value::Token(Token { title: Title::default(), holder, hash, nodes: None, tools: None, read_only: false, expires_ms: None }))
+        value(Value::Token(Token {
+            title: Title::default(),
+            holder,
+            hash,
+            nodes: None,
+            tools: None,
+            read_only: false,
+            expires_ms: None,
+        }))
     };
     let opens = |contents| {
         let mut policy = world.policy();

@@ -6,8 +6,8 @@ use mesh_core::entry::Place;
 use mesh_core::ids::{Hash, Incarnation, NodeId, PeerId, ReqId};
 use mesh_core::policy::{
     Agent, Binding, Choice, Consent, Device, DeviceFacts, DeviceTools, Domain, Given, Key, Mode, Name, Note, Offered,
-    Otherwise, Person, Policy, Request, Role, Rule, RuleRef, Said, Statement, Terms, Token, Value, View, Workspace,
-    WorkspaceId,
+    Otherwise, Person, Policy, Request, Role, Rule, RuleRef, Said, Statement, Terms, Title, Token, Value, View,
+    Workspace, WorkspaceId,
 };
 use mesh_core::record::Tier;
 use serde::de::DeserializeOwned;

@@ -250,7 +250,6 @@ pub(super) async fn all(State(app): AppState, headers: HeaderMap) -> Result<Resp
 #[serde(deny_unknown_fields)]
 pub(super) struct NewRights {
     /// At most 1 MiB. What is left out is taken away; the approved tools of devices, tokens and logins stay.
-    #[schema(inline)]
     toml: RightsText,
 }
 

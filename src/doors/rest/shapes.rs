@@ -223,7 +223,7 @@ texts! {
 
     /// `If-Match`: the state that an edit is of.
     EntityTags(ops::policy::IfMatch) {
-        pattern "^(\\*|(W/)?\"[!#-+\\--~]{0,64}\"(, ?(W/)?\"[!#-+\\--~]{0,64}\"){0,7})$", length 1..=560,
+        pattern "^(\\*|(W/)?\"[!#-+\\--~]{0,64}\"(, ?(W/)?\"[!#-+\\--~]{0,64}\"){0,7})$", length 1..=560, format "sigil-entity-tags",
         example "\"9f86d081884c7d659a2feaa0c55ad015\"",
         read |text| text.parse()
     }

@@ -12,15 +12,15 @@ const NODES: &str = "^[a-z0-9*?-]{1,140}$";
 /// Tools by name.
 const TOOLS: &str = "^(node:[a-z0-9*?-]{1,140}:)?[a-z0-9._*?-]{1,140}$";
 /// Whom a rule is about.
-const WHO: &str = "^((role|person|agent|device):)?[a-z0-9*?/-]{1,140}$";
+const WHO: &str = "^(role:(owner|admin|member|guest)|(person:|device:)?[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?|agent:[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?/[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)$";
 /// Who may say yes.
-const APPROVER: &str = "^(role:)?[a-z0-9-]{1,63}$";
+const APPROVER: &str = "^(role:(owner|admin|member|guest)|[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)$";
 /// A rule of a workspace.
-const RULE: &str = "^[a-z0-9-]{1,63}/[a-z0-9-]{1,63}$";
+const RULE: &str = "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?/[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$";
 /// A person, or a device that is a member itself.
 const SEAT: &str = "^(device:)?[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$";
 /// A time.
-const WAIT: &str = "^([0-9]{1,12}(ms|s|m|min|h|d))+$";
+const WAIT: &str = "^([1-9][0-9]{0,2}(s|m)|([1-9]|1[0-9]|2[0-4])h|([1-9]|1[0-9]|2[0-3])h([1-9]|[1-5][0-9])m)$";
 /// Text in one line.
 const TEXT: &str = "^[^\\x00-\\x1f\\x7f-\\x9f\\u061c\\u200e\\u200f\\u202a-\\u202e\\u2066-\\u2069]*$";
 /// Most members of a table: what a mesh may have of the largest of them.

@@ -231,7 +231,7 @@ impl From<Refusal> for OpError {
                 }
             }
             Refusal::NotApprover(_) => {
-                Self::new(ErrorCode::NotApprover, detail).hint("`sigil approvals` says who may answer each call")
+                Self::new(ErrorCode::NotApprover, detail).hint("`sigil policy explain` says who may answer")
             }
             Refusal::AlreadyDecided(_) => {
                 Self::new(ErrorCode::AlreadyDecided, detail).hint("see what became of it: `sigil calls` lists calls")

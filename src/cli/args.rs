@@ -394,7 +394,7 @@ impl Role {
 pub(crate) enum Verdict {
     /// Yes
     Allow,
-    /// Somebody must say yes; nobody can be asked yet, so that it is a no
+    /// Somebody must say yes; no door takes an answer yet, so that calls wait until their time is over
     Ask,
     /// No
     Deny,
@@ -480,7 +480,7 @@ pub(crate) enum RuleCommand {
     },
     /// Make a rule that gives, or put it in the place of the one of this name
     Allow(RuleArgs),
-    /// Make a rule by which somebody must say yes. Nobody can be asked yet, so that it is a no
+    /// Make a rule by which somebody must say yes. No door takes an answer yet, so that calls wait until their time is over
     Ask(RuleArgs),
     /// Make a rule that forbids; it beats every rule that gives
     Deny(RuleArgs),

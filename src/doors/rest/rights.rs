@@ -325,7 +325,7 @@ pub(super) struct Asked {
 /// An answer, and why.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Explained {
-    /// The answer. An ask is denied for now: nobody can be asked yet.
+    /// The answer. A call that asks waits until its time is over and does not run: no door takes an answer yet.
     verdict: VerdictName,
     /// What decided: `WORKSPACE/RULE`, or the name of what else it was.
     rule: String,

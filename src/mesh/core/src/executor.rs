@@ -244,7 +244,7 @@ impl Executor {
             answer(why, fx);
             return None;
         }
-        match facts.rights.rule(&header, (offer.origin, offer.entry), facts, fx.rules) {
+        match facts.rights.rule(&header, (offer.origin, offer.entry), (facts.logs, facts.trust), fx.rules) {
             Ruling::No { why, .. } if fx.enforces(ProtocolRule::PolicyAtTarget) => {
                 return Some(self.finish(id, attempt, Ending::Denied, &why, Some(header), fx));
             }
@@ -323,7 +323,7 @@ impl Executor {
 
     /// True if somebody has to say yes before this call starts.
     fn asks(header: &Header, call: (PeerId, Hash), facts: &Facts<'_>, fx: &Effects<'_>) -> bool {
-        matches!(facts.rights.rule(header, call, facts, fx.rules), Ruling::Ask(_))
+        matches!(facts.rights.rule(header, call, (facts.logs, facts.trust), fx.rules), Ruling::Ask(_))
             && fx.enforces(ProtocolRule::AskAtTarget)
     }
 
@@ -496,7 +496,7 @@ impl Executor {
             return Some(self.finish(id, attempt, Ending::Denied, &reason, Some(header), fx));
         }
         // It was allowed when the call was taken: whatever is lacking by now was taken away since.
-        let reason = match facts.rights.rule(&header, (origin, entry), facts, fx.rules) {
+        let reason = match facts.rights.rule(&header, (origin, entry), (facts.logs, facts.trust), fx.rules) {
             Ruling::Go { .. } => None,
             Ruling::Ask(asked) => Some(asked.why).filter(|_| fx.enforces(ProtocolRule::AskAtTarget)),
             Ruling::Behind => Some("what allowed it was taken away meanwhile".to_owned()),

@@ -13,7 +13,6 @@ use std::sync::Arc;
 use crate::budget::Amount;
 use crate::effects::Effects;
 use crate::entry::{Kind, Place, SignedEntry};
-use crate::facts::{Facts, Local};
 use crate::frame::EntryItem;
 use crate::ids::{Hash, Incarnation, Known, NodeId, PeerId, ReqId};
 use crate::io::{Edit, LogReader, Now, Output, Refusal};
@@ -208,11 +207,11 @@ impl Rights {
 
     /// True if whoever made this mark knew something that is not here. A newcomer got the last word of each log without
     /// the log, and membership changes come also beside their logs.
-    fn lacks(&self, mark: &[Known], facts: &Facts<'_>) -> bool {
+    fn lacks(&self, mark: &[Known], logs: &Logs, trust: &Trust) -> bool {
         mark.iter().any(|Known { author, incarnation, seq }| {
             let told = self.known.get(&(*author, *incarnation)).copied().unwrap_or(0);
-            facts.logs.held(author, *incarnation).max(told) < *seq
-                && !facts.trust.holds(&Place { author: *author, incarnation: *incarnation, seq: *seq })
+            logs.held(author, *incarnation).max(told) < *seq
+                && !trust.holds(&Place { author: *author, incarnation: *incarnation, seq: *seq })
         })
     }
 
@@ -239,7 +238,7 @@ impl Rights {
         &self,
         header: &Header,
         (origin, entry): (PeerId, Hash),
-        facts: &Facts<'_>,
+        (logs, trust): (&Logs, &Trust),
         rules: ProtocolRules,
     ) -> Ruling {
         let request = self.question(header, origin, Some(entry));
@@ -253,7 +252,7 @@ impl Rights {
             return Ruling::Go { consents: decision.consents };
         }
         // Also a ban may have been lifted since by somebody whom the origin had heard.
-        if self.lacks(&header.mark, facts) && rules.enforces(ProtocolRule::MarkWaits) {
+        if self.lacks(&header.mark, logs, trust) && rules.enforces(ProtocolRule::MarkWaits) {
             return Ruling::Behind;
         }
         if decision.verdict == Verdict::Ask {
@@ -286,17 +285,18 @@ impl Rights {
         self.answers.restore(value, now, Arc::make_mut(&mut self.view).consents_mut())
     }
 
-    /// Takes what a person said to a call that asks. `left_ms`: time that its hour, or its call, has left, if it is known.
+    /// Takes what a person said to a call that asks. `left_ms`: time that its hour, or its call, has left, if it is known;
+    /// `hour_ms`: time for which an hour counts at most.
     pub(crate) fn hear_answer(
         &mut self,
         entry: &SignedEntry,
         left_ms: Option<u64>,
-        local: &Local,
+        hour_ms: u64,
         trust: &Trust,
         fx: &mut Effects<'_>,
     ) {
         let consents = Arc::make_mut(&mut self.view).consents_mut();
-        if self.answers.hear(entry, left_ms, local.config.consent_hour_ms, trust, consents, fx) {
+        if self.answers.hear(entry, left_ms, hour_ms, trust, consents, fx) {
             self.changed = true;
             fx.view_changed = true;
         }

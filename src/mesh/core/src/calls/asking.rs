@@ -73,7 +73,12 @@ impl Open {
     /// What is decided on it here; `None` for one that is over.
     pub(super) fn ruling(&self, facts: &Facts<'_>, fx: &Effects<'_>) -> Option<Ruling> {
         let entry = self.entry.as_ref().filter(|_| !self.ended())?;
-        Some(facts.rights.rule(&self.record.header, (self.record.origin, entry.hash), facts, fx.rules))
+        Some(facts.rights.rule(
+            &self.record.header,
+            (self.record.origin, entry.hash),
+            (facts.logs, facts.trust),
+            fx.rules,
+        ))
     }
 }
 

@@ -527,7 +527,7 @@ impl Peer {
             }
             left_ms = self.book.left_ms(&id, fx.now.mono_ms);
         }
-        self.rights.hear_answer(entry, left_ms, &self.local, &self.trust, fx);
+        self.rights.hear_answer(entry, left_ms, self.local.config.consent_hour_ms, &self.trust, fx);
     }
 
     /// Answers that came with a dispatch: each is held against the rights that are known here, as any other.

@@ -88,6 +88,7 @@ pub async fn call(mesh: &MeshHandle, who: Identity, request: Request<'_>) -> Res
         | Reply::Revoked
         | Reply::Left
         | Reply::Noted
+        | Reply::Answered { .. }
         | Reply::Edited { .. }
         | Reply::Stopped => Err(OpError::new(ErrorCode::Internal, "the mesh answered something else")),
     }

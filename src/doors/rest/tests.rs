@@ -462,6 +462,7 @@ impl FakeMesh {
             | Command::Redeem { .. }
             | Command::Leave
             | Command::SetDirectory(_)
+            | Command::Answer(_)
             | Command::Edit(_)
             | Command::Stop => Reply::Noted,
         }

@@ -360,7 +360,8 @@ fn what_a_file_declares_is_edited_there() {
     let world = World::load("family");
     let mut policy = world.policy();
     let key = Key::Rule("family/tv".parse().unwrap());
-    let said = policy.edit((key.clone(), world.records.get(&key).cloned()), "person:owner".parse().unwrap(), true, &|_| true);
+    let said =
+        policy.edit((key.clone(), world.records.get(&key).cloned()), "person:owner".parse().unwrap(), true, &|_| true);
     let author = peer("server");
     policy.insert(Place { author, incarnation: Incarnation(1), seq: 1 }, Statement { hlc: 1 << 40, said });
     let rights = world.rights();

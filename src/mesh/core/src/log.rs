@@ -683,9 +683,13 @@ impl Logs {
         }
     }
 
-    /// More is waiting at `from`: tell it how far we are now.
-    pub(crate) fn ask_more(&mut self, from: PeerId, trust: &Trust, fx: &mut Effects<'_>) {
-        self.send_digest(from, trust, fx);
+    /// More is waiting at `from`: tell it how far we are now; at once only if what it sent was `news`.
+    pub(crate) fn ask_more(&mut self, from: PeerId, news: bool, trust: &Trust, fx: &mut Effects<'_>) {
+        if news {
+            self.send_digest(from, trust, fx);
+        } else {
+            self.ask_again(from, trust, fx);
+        }
     }
 
     /// Periodic anti-entropy with one random neighbour, and the digests that are owed.

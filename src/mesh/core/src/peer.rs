@@ -479,8 +479,9 @@ impl Peer {
                 self.logs.handle_digest(from, authors, rows, &self.trust, fx);
             }
             Frame::Entries { entries, more } => {
+                let mut news = false;
                 for item in &entries {
-                    self.ingest(from, item, fx);
+                    news |= self.ingest(from, item, fx);
                 }
                 self.judge_changes(Judges::Due, fx);
                 let objects = entries.first().is_some_and(|item| item.entry.entry.kind == Kind::GENESIS);
@@ -488,7 +489,7 @@ impl Peer {
                     membership::send_records(from, &facts!(self), fx);
                 }
                 if more {
-                    self.logs.ask_more(from, &self.trust, fx);
+                    self.logs.ask_more(from, news, &self.trust, fx);
                 }
                 self.renew_directory(fx);
             }

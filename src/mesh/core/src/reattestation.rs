@@ -33,6 +33,8 @@ pub(crate) struct Reattestation {
     read: BTreeMap<(PeerId, Incarnation), VoidRow>,
     /// Of calls that are not ours: attested unless somebody else does.
     waiting: BTreeMap<(ReqId, Attempt), (Place, Outcome)>,
+    /// True if there was no room for some.
+    full: bool,
     /// When, and when the places read are dealt with.
     due: Option<u64>,
     /// Outcomes of a target that contradicts its log, attested already.
@@ -84,21 +86,33 @@ impl Reattestation {
         let turn = owners.position(|(peer, _)| *peer == facts.me());
         let due = fx.now.mono_ms + TURN_MS * (1 + turn.unwrap_or(0).min(TURNS_MAX)) as u64;
         let mut now = Vec::new();
+        let mut full = BTreeSet::new();
         for entry in entries {
             let place = entry.place();
+            if full.contains(&(place.author, place.incarnation)) {
+                continue;
+            }
+            let outcome = (entry.entry.kind == Kind::OUTCOME).then(|| entry.record::<Outcome>()).flatten();
+            let outcome = outcome.filter(|outcome| outcome.source == Source::Target);
+            let waits = outcome.as_ref().is_some_and(|outcome| turn.is_some() && !outcome.id.is_of(&facts.me()));
+            if waits && self.waiting.len() >= limits::EARLY_OUTCOMES_MAX {
+                // It is read again once those that wait have been issued.
+                full.insert((place.author, place.incarnation));
+                continue;
+            }
             let read = self.read.get_mut(&(place.author, place.incarnation));
             let Some(read) = read.filter(|read| facts.is_void(&place) && place.seq > read.last) else { continue };
             read.last = place.seq;
             self.due.get_or_insert(due);
-            let outcome = (entry.entry.kind == Kind::OUTCOME).then(|| entry.record::<Outcome>()).flatten();
-            let Some(outcome) = outcome.filter(|outcome| outcome.source == Source::Target) else { continue };
+            let Some(outcome) = outcome else { continue };
             if outcome.id.is_of(&facts.me()) {
                 now.push(relayed(place.author, outcome, GONE));
-            } else if turn.is_some() && self.waiting.len() < limits::EARLY_OUTCOMES_MAX {
+            } else if waits {
                 self.waiting.insert((outcome.id, outcome.attempt), (place, outcome));
             }
         }
-        if more {
+        self.full |= !full.is_empty();
+        if more && full.is_empty() {
             self.read(facts, fx);
         }
         now
@@ -123,6 +137,9 @@ impl Reattestation {
             }
         }
         let waiting = std::mem::take(&mut self.waiting).into_values();
+        if std::mem::take(&mut self.full) {
+            self.read(facts, fx);
+        }
         waiting
             .filter(|(place, _)| facts.is_void(place) && !facts.is_excluded_here())
             .map(|(place, outcome)| relayed(place.author, outcome, GONE))

@@ -32,11 +32,11 @@ pub(super) enum Judges {
 }
 
 impl Peer {
-    /// Takes an entry that `from` sent.
-    pub(super) fn ingest(&mut self, from: PeerId, item: &EntryItem, fx: &mut Effects<'_>) {
+    /// Takes an entry that `from` sent. True if its log did not have it.
+    pub(super) fn ingest(&mut self, from: PeerId, item: &EntryItem, fx: &mut Effects<'_>) -> bool {
         let entry = &item.entry;
         if !self.screen(entry, fx) {
-            return;
+            return false;
         }
         let place = entry.place();
         let admits = |peer: &Self| peer.trust.admits(&place.author, place.incarnation, place.seq);
@@ -46,7 +46,8 @@ impl Peer {
         let by_owner = self.trust.is_owner(&entry.author);
         let payer = spending::answers(entry).map_or(Payer::Unknown, |id| self.book.payer(&id, &entry.author, by_owner));
         let charge = spending::charge(entry, payer);
-        match self.logs.ingest(from, item, charge, &self.trust, fx) {
+        let ingested = self.logs.ingest(from, item, charge, &self.trust, fx);
+        match ingested {
             Ingest::New => self.apply(entry, item.left_ms, fx),
             // A peer that was removed gets membership changes and nothing else, so they do not follow on what it holds.
             Ingest::Gap if entry.entry.kind == Kind::MEMBERSHIP => self.apply_change(entry),
@@ -56,6 +57,7 @@ impl Peer {
             Ingest::Refused | Ingest::Known | Ingest::Stopped => self.take_change(entry),
             Ingest::Gap | Ingest::Fork => {}
         }
+        ingested == Ingest::New
     }
 
     /// True if an entry goes on to its author's log.

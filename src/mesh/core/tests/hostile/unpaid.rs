@@ -348,3 +348,17 @@ fn n4_truncations_ahead_of_their_logs_have_a_share_and_leave_with_their_author()
     }
     assert!(kept(&honest) < 4_000, "{}", kept(&honest));
 }
+
+#[test]
+fn n7_an_empty_frame_with_more_is_answered_at_a_pace() {
+    let mut honest = Honest::new();
+    let liar = honest.author(1);
+    honest.admit(&liar, Tier::Shared);
+    honest.pass(4_000);
+    let mut answers = 0;
+    for _ in 0..100 {
+        let out = honest.hears(&liar, Frame::Entries { entries: Vec::new(), more: true });
+        answers += digests(&out, liar.id()).len();
+    }
+    assert!(answers <= 1, "{answers}");
+}

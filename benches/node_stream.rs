@@ -173,6 +173,7 @@ impl Pair {
             header: signed(&leader, Kind::CALL, entry::encode(&header)),
             attempt: 1,
             left_ms: 60_000,
+            consents: Vec::new(),
         };
 
         let tasks = TaskGroup::default();

@@ -153,6 +153,7 @@ impl Pair {
             links: Vec::new(),
             nodes: vec![node_view],
             rights: Arc::default(),
+            said: mesh_core::policy::InForce::default(),
         };
         let outcome = Outcome {
             id,

@@ -80,6 +80,7 @@ codes! {
     UnknownPending   "unknown_pending"      404  NotFound           3 "No such device awaits approval";
     UnknownToken     "unknown_token"        404  NotFound           3 "No such token";
     UnknownNearby    "unknown_nearby"       404  NotFound           3 "No such device nearby";
+    UnknownPerson    "unknown_person"       404  NotFound           3 "No such person";
     UnknownWorkspace "unknown_workspace"    404  NotFound           3 "No such workspace";
     NoOutput         "no_output"            404  NotFound           3 "The call has no output";
     InviteUnknown    "invite_unknown"       404  NotFound           3 "This code is not known";
@@ -218,11 +219,23 @@ impl From<Refusal> for OpError {
             Refusal::KeyReused(id) => Self::new(ErrorCode::KeyReused, detail)
                 .hint("use a fresh Idempotency-Key for a different call")
                 .with("call", id.to_string()),
-            Refusal::Denied(_) => Self::new(ErrorCode::Denied, detail),
-            Refusal::NotApprover(_) => Self::new(ErrorCode::NotApprover, detail)
-                .hint("`sigil approvals` says who may answer each call"),
-            Refusal::AlreadyDecided(_) => Self::new(ErrorCode::AlreadyDecided, detail)
-                .hint("see what became of it: `sigil calls` lists calls"),
+            Refusal::Denied(denial) => {
+                let error = Self::new(ErrorCode::Denied, detail)
+                    .with("rule", denial.decision.rule.to_string())
+                    .with("verdict", denial.decision.verdict.as_str())
+                    .with("layer", denial.decision.path.last().map(|step| step.layer.as_str()))
+                    .with("workspace", denial.decision.workspace.as_ref().map(ToString::to_string));
+                match denial.would_change {
+                    Some(remedy) => error.hint(format!("{remedy}; `sigil policy explain` says more")),
+                    None => error,
+                }
+            }
+            Refusal::NotApprover(_) => {
+                Self::new(ErrorCode::NotApprover, detail).hint("`sigil approvals` says who may answer each call")
+            }
+            Refusal::AlreadyDecided(_) => {
+                Self::new(ErrorCode::AlreadyDecided, detail).hint("see what became of it: `sigil calls` lists calls")
+            }
             Refusal::AskOver(_) => Self::new(ErrorCode::AskOver, detail).hint("the call has to be made again"),
             Refusal::NotAllowed(_) => {
                 Self::new(ErrorCode::Denied, detail).hint("`sigil person list` shows who is owner or admin of the mesh")
@@ -234,6 +247,10 @@ impl From<Refusal> for OpError {
                 Self::new(ErrorCode::UnknownWorkspace, detail)
                     .hint("`sigil workspace list` shows those that there are; `sigil workspace add` makes one")
             }
+            Refusal::EditedMeanwhile => edited_meanwhile(),
+            Refusal::Declared { file } => Self::new(ErrorCode::Declared, detail)
+                .hint("edit it in that file, and run `sigil reload` there")
+                .with("peer_id", file.to_string()),
             Refusal::CheckFailed { check, .. } => Self::new(ErrorCode::CheckFailed, detail)
                 .hint("edit otherwise, or change the check first; an owner may force it")
                 .with("check", check.to_string()),
@@ -253,6 +270,13 @@ impl From<Refusal> for OpError {
             Refusal::Stopping => Self::from(MeshError::Stopping),
         }
     }
+}
+
+/// The answer to an edit of a state that is none any more.
+#[must_use]
+pub fn edited_meanwhile() -> OpError {
+    OpError::new(ErrorCode::PreconditionFailed, "somebody has edited this since you read it")
+        .hint("read it again, and look whether your edit is still what you want")
 }
 
 /// The next step of a device that no approval lets in under its present key.

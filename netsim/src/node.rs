@@ -4,7 +4,9 @@ use mesh_core::budget::{Amount, Budget, Budgets};
 use mesh_core::config::{Class, Config};
 use mesh_core::epoch::Epoch;
 use mesh_core::ids::{Attempt, Hash, NodeId, PeerId, ReqId};
-use mesh_core::io::{Approval, Batch, CallRecord, CallState, Image, Input, Now, Output, Space, Usage, View, Welcome, Write};
+use mesh_core::io::{
+    Approval, Batch, CallRecord, CallState, Image, Input, Now, Output, Space, Usage, View, Welcome, Write,
+};
 use mesh_core::peer::{self, BadWelcome, Peer};
 use mesh_core::record::{Directory, Effect, Ending, Tier, ToolDecl};
 use mesh_core::rows::{self, CallOutline, JournalRow, Journaled, Row as _};

@@ -163,6 +163,7 @@ async fn live(options: Options, log: &mut Option<LogFormat>) -> Result<(), Agent
     let mut chosen = chosen_name(&view.borrow_and_update());
     let mesh = booted.run(adapters, stop.clone());
     tasks.spawn(async move { drop(ended_tx.send(mesh.await)) });
+    reloader.declare().await;
 
     home.keep_ports(Ports { quic: Some(links.local_port()), http: Some(doors.http.port()) })?;
     let endpoints = Endpoints {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use crate::config::{self, Config, Overrides, Stamp, Warning};
+use crate::doors::ops::policy;
 use crate::doors::settings::{Loaded, Reloaded, refused};
 use crate::mesh::MeshHandle;
 use crate::node::catalogue::Catalogue;
@@ -25,6 +26,10 @@ pub(super) struct Reloader {
     shown: watch::Sender<Arc<Loaded>>,
     tools: ToolHost,
     mesh: MeshHandle,
+}
+
+async fn declare(mesh: &MeshHandle, rights: &config::Rights) -> Result<Vec<String>, OpError> {
+    Ok(policy::declare(mesh, &rights.said, &rights.text).await?.warnings)
 }
 
 /// Settings as they were read, with what the doors show of them.
@@ -65,6 +70,18 @@ impl Reloader {
         self.shown.send_modify(|loaded| Arc::make_mut(loaded).warnings.push(warning));
     }
 
+    /// Says in the mesh what the file says about rights. What is against it is a warning: the agent runs, and the rights
+    /// that the mesh had hold.
+    pub(super) async fn declare(&mut self) {
+        let warnings = declare(&self.mesh, &self.now.rights).await.unwrap_or_else(|error| {
+            vec![format!("what {} says about rights was not taken: {}", config::FILE_NAME, error.detail)]
+        });
+        for warning in warnings {
+            tracing::warn!("{warning}");
+            self.shown.send_modify(|loaded| Arc::make_mut(loaded).warnings.push(warning));
+        }
+    }
+
     /// Reads the file and takes what a running agent can take.
     ///
     /// # Errors
@@ -86,11 +103,20 @@ impl Reloader {
             }
         };
         let differences = read.config.differences(&self.now, &self.started);
+        // A file is taken whole or not at all, and this is what the mesh may refuse.
+        let rights = match declare(&self.mesh, &read.config.rights).await {
+            Ok(warnings) => warnings,
+            Err(error) => {
+                tracing::warn!(%error, "sigil.toml was not taken: the settings stay as they were");
+                return Err(refused(&error.detail));
+            }
+        };
         let decls = catalogue.decls();
         // First what runs, then what the others are told of it.
         self.tools.set_catalogue(catalogue);
         self.mesh.offer(decls, read.config.node.deny.clone()).await?;
-        let loaded = read.loaded(&self.standing, differences.at_next_start.clone());
+        let mut loaded = read.loaded(&self.standing, differences.at_next_start.clone());
+        loaded.warnings.extend(rights);
         let warnings = loaded.warnings.clone();
         self.shown.send_replace(Arc::new(loaded));
         self.now = read.config;

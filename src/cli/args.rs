@@ -106,6 +106,26 @@ pub(crate) enum Command {
         #[arg(long)]
         reason: Option<String>,
     },
+    /// The people of the mesh, and the devices that speak for them
+    Person {
+        #[command(subcommand)]
+        command: PersonCommand,
+    },
+    /// Workspaces: which tools of which devices belong together, and who is in them
+    Workspace {
+        #[command(subcommand)]
+        command: WorkspaceCommand,
+    },
+    /// Rules: who may use what, must ask for it, or may not
+    Rule {
+        #[command(subcommand)]
+        command: RuleCommand,
+    },
+    /// Who may use what, as a whole: shown, explained, edited
+    Policy {
+        #[command(subcommand)]
+        command: PolicyCommand,
+    },
     /// Make a bearer token for the HTTP door on this machine; it is shown this once
     Token(TokenArgs),
     /// Log lines of the agent
@@ -297,6 +317,256 @@ pub(crate) struct ApproveArgs {
     pub(crate) yes: Option<String>,
 }
 
+#[derive(Debug, Subcommand)]
+pub(crate) enum PersonCommand {
+    /// List them
+    List,
+    /// Add somebody
+    Add(PersonSet),
+    /// Change what is said of somebody
+    Set(PersonSet),
+    /// Take somebody away
+    Remove {
+        /// The person
+        id: String,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PersonSet {
+    /// The person, in small letters: by this, rules name her
+    pub(crate) id: String,
+    /// Name for people
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+    /// Standing in the mesh [default: member]
+    #[arg(long, value_enum)]
+    pub(crate) role: Option<Role>,
+    /// A device that speaks for her; may be given more than once. Devices of tier owner speak for everybody
+    #[arg(long, value_name = "NODE")]
+    pub(crate) device: Vec<String>,
+    /// A device that speaks for her no more
+    #[arg(long, value_name = "NODE")]
+    pub(crate) not_device: Vec<String>,
+    /// Nothing may be asked for her
+    #[arg(long)]
+    pub(crate) suspend: bool,
+    /// End that
+    #[arg(long, conflicts_with = "suspend")]
+    pub(crate) resume: bool,
+}
+
+/// Standing in the mesh or in a workspace.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum Role {
+    /// Gets what is said for guests
+    Guest,
+    /// Gets what is said for members
+    Member,
+    /// Manages workspaces and people below this rank
+    Admin,
+    /// Manages everything
+    Owner,
+}
+
+impl Role {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Guest => "guest",
+            Self::Member => "member",
+            Self::Admin => "admin",
+            Self::Owner => "owner",
+        }
+    }
+}
+
+/// An answer.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum Verdict {
+    /// Yes
+    Allow,
+    /// Somebody must say yes; nobody can be asked yet, so that it is a no
+    Ask,
+    /// No
+    Deny,
+}
+
+impl Verdict {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Allow => "allow",
+            Self::Ask => "ask",
+            Self::Deny => "deny",
+        }
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum WorkspaceCommand {
+    /// List them, or show one
+    List {
+        /// Only this one, with its members and rules
+        id: Option<String>,
+    },
+    /// Make one. With the first, workspaces decide who may use what, instead of tiers
+    Add(WorkspaceSet),
+    /// Change one; what is not named stays
+    Set(WorkspaceSet),
+    /// Take one away, with its members and rules
+    Remove {
+        /// The workspace
+        id: String,
+    },
+    /// Make somebody a member, or say as what
+    Member(MemberArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct WorkspaceSet {
+    /// The workspace, in small letters
+    pub(crate) id: String,
+    /// Name for people
+    #[arg(long)]
+    pub(crate) title: Option<String>,
+    /// Devices that belong to it: a name in which `*` is any text and `?` any character; may be given more than once
+    #[arg(long, value_name = "NODE")]
+    pub(crate) node: Vec<String>,
+    /// Tools of these that belong to it [default: all]
+    #[arg(long, value_name = "TOOL")]
+    pub(crate) tool: Vec<String>,
+    /// What its members get where no rule speaks [default: nothing]
+    #[arg(long, value_enum, value_name = "VERDICT")]
+    pub(crate) members: Option<Verdict>,
+    /// What its guests get
+    #[arg(long, value_enum, value_name = "VERDICT")]
+    pub(crate) guests: Option<Verdict>,
+    /// What agents of its people get
+    #[arg(long, value_enum, value_name = "VERDICT")]
+    pub(crate) agents: Option<Verdict>,
+    /// What devices get that ask for themselves
+    #[arg(long, value_enum, value_name = "VERDICT")]
+    pub(crate) devices: Option<Verdict>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct MemberArgs {
+    /// The workspace
+    pub(crate) workspace: String,
+    /// The person, or `device:NODE`
+    pub(crate) who: String,
+    /// As what
+    #[arg(value_enum, default_value = "member")]
+    pub(crate) role: Role,
+    /// Take her out instead
+    #[arg(long)]
+    pub(crate) remove: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum RuleCommand {
+    /// List them
+    List {
+        /// Only those of this workspace; `mesh`: those that hold in all of them
+        workspace: Option<String>,
+    },
+    /// Make a rule that gives, or put it in the place of the one of this name
+    Allow(RuleArgs),
+    /// Make a rule by which somebody must say yes. Nobody can be asked yet, so that it is a no
+    Ask(RuleArgs),
+    /// Make a rule that forbids; it beats every rule that gives
+    Deny(RuleArgs),
+    /// Take a rule away
+    Remove {
+        /// WORKSPACE/NAME
+        rule: String,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RuleArgs {
+    /// WORKSPACE/NAME; `mesh/NAME` holds in every workspace
+    pub(crate) rule: String,
+    /// Whom it is about: a person, `role:guest`, `people`, `agents`, `agent:mia/*`, `devices`, `device:NODE`, `everyone`;
+    /// may be given more than once [default: everyone; of `allow` it must be given]
+    #[arg(long)]
+    pub(crate) who: Vec<String>,
+    /// Devices, in which `*` is any text and `?` any character [default: all]
+    #[arg(long, value_name = "NODE")]
+    pub(crate) node: Vec<String>,
+    /// Tools, likewise [default: all]
+    #[arg(long, value_name = "TOOL")]
+    pub(crate) tool: Vec<String>,
+    /// Remark for people
+    #[arg(long)]
+    pub(crate) note: Option<String>,
+}
+
+/// Rows of a table.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum By {
+    /// People
+    Person,
+    /// Agents of which something is said
+    Agent,
+    /// Devices that ask for themselves
+    Device,
+}
+
+impl By {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Person => "person",
+            Self::Agent => "agent",
+            Self::Device => "device",
+        }
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum PolicyCommand {
+    /// Print all that was said, as sigil.toml would say it
+    Show,
+    /// Tell if somebody may use a tool, why, and what would change it
+    Explain {
+        /// A person, `agent:PERSON/NAME`, `device:NODE`, or `me`: whoever sits at this device
+        who: String,
+        /// Device that has the tool
+        node: String,
+        /// The tool
+        tool: String,
+        /// Workspace that is named
+        #[arg(long)]
+        workspace: Option<String>,
+        /// Device at which it is asked [default: one of tier owner; of `me` this one]
+        #[arg(long, value_name = "NODE")]
+        at: Option<String>,
+    },
+    /// The table of who may use what
+    Matrix {
+        /// Only who is in this workspace
+        #[arg(long)]
+        workspace: Option<String>,
+        /// Rows
+        #[arg(long, value_enum, default_value = "person")]
+        by: By,
+    },
+    /// Edit all of it as text, in the editor of $EDITOR
+    Edit {
+        /// Take the text from a file instead; `-` is standard input
+        #[arg(long)]
+        file: Option<PathBuf>,
+    },
+    /// Print rights to begin with; without a name, which there are
+    Template {
+        /// The template
+        name: Option<String>,
+    },
+    /// Let workspaces decide again
+    On,
+    /// Let tiers alone decide; what was said stays
+    Off,
+}
+
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub(crate) enum Effect {
     /// Changes nothing
@@ -338,6 +608,12 @@ pub(crate) struct CallArgs {
     /// Make it stricter than the tool declares
     #[arg(long, value_enum)]
     pub(crate) effect: Option<Effect>,
+    /// Workspace in which it is asked [default: the one that gives it]
+    #[arg(long)]
+    pub(crate) workspace: Option<String>,
+    /// Ask as an agent of whoever sits here, and with its rights: its name, such as `claude`
+    #[arg(long = "as", value_name = "AGENT")]
+    pub(crate) agent: Option<String>,
     /// Your own key for this call: the same key again finds it instead of calling twice
     #[arg(long)]
     pub(crate) key: Option<String>,

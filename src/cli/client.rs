@@ -76,6 +76,8 @@ pub(crate) struct Client {
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) body: Bytes,
+    /// State of what it shows, for whoever edits it.
+    pub(crate) etag: Option<String>,
 }
 
 impl Answer {
@@ -182,6 +184,7 @@ impl Client {
         let asked = self.open(method, path, extras);
         let response = tokio::time::timeout(within, asked).await.map_err(|_| silent(within))??;
         let status = response.status().as_u16();
+        let etag = response.headers().get("etag").and_then(|etag| etag.to_str().ok()).map(ToOwned::to_owned);
         let mut body = Vec::new();
         let collect = |piece: &[u8]| {
             body.extend_from_slice(piece);
@@ -189,7 +192,7 @@ impl Client {
         };
         pieces(Limited::new(response.into_body(), ANSWER_BYTES_MAX), within, collect).await?;
         if (200..300).contains(&status) {
-            Ok(Answer { body: body.into() })
+            Ok(Answer { body: body.into(), etag })
         } else {
             Err(Failure::from_answer(status, &body))
         }

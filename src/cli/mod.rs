@@ -17,7 +17,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use etcetera::BaseStrategy;
 
-use crate::cli::args::{Cli, Command};
+use crate::cli::args::{Cli, Command, PolicyCommand};
 use crate::cli::client::Client;
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::output::{Ui, clean};
@@ -70,6 +70,9 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
     }
     if let Command::Man { dir } = cli.command {
         return manual::pages(&dir, ui).map(ExitCode::from);
+    }
+    if let Command::Policy { command: PolicyCommand::Template { name } } = &cli.command {
+        return commands::templates(name.as_deref(), ui).map(ExitCode::from);
     }
     let home = home(cli.home)?;
     if let Command::Up(args) = cli.command {

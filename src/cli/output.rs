@@ -106,9 +106,8 @@ impl Ui {
     pub(crate) fn state(self, state: &str) -> String {
         let tone = match state {
             "online" | "done" | "ok" => Tone::Good,
-            "offline" | "accepted" | "asking" | "queued" | "dispatched" | "running" | "pending" | "warning" | "warn" => {
-                Tone::Waiting
-            }
+            "offline" | "accepted" | "asking" | "queued" | "dispatched" | "running" | "pending" | "warning"
+            | "warn" => Tone::Waiting,
             "cancelled" => Tone::Faint,
             _ => Tone::Bad,
         };

@@ -13,10 +13,11 @@ use mesh_core::record::Effect;
 use serde::Deserialize;
 
 use super::class::{self, Probe};
+use super::policy::PolicySettings;
 use super::settings::{
     CALL_TTL_DEFAULT, CALLS_RUNNING_DEFAULT, CALLS_RUNNING_MAX, Calls, CommandTool, Config, ConfigError, Discovery,
     FILE_NAME, Files, GatewayPreference, LOG_SIZE_DEFAULT, LOG_SIZES, LanDiscovery, Listen, Log, LogFormat, Node,
-    Overrides, Storage, TOOL_TIMEOUT_DEFAULT, TOOL_TIMEOUT_MAX, Warning,
+    Overrides, Rights, Storage, TOOL_TIMEOUT_DEFAULT, TOOL_TIMEOUT_MAX, Warning,
 };
 use super::value::{DURATION_RULE, SIZE_RULE, parse_duration, parse_size, show_duration, show_size};
 
@@ -26,7 +27,24 @@ const DESCRIPTION_BYTES_MAX: usize = 200;
 
 /// Every key by section; `tools.*` is each tool's.
 const KEYS: [(&str, &[&str]); 9] = [
-    ("", &["node", "listen", "discovery", "files", "tools", "calls", "storage", "log"]),
+    (
+        "",
+        &[
+            "node",
+            "listen",
+            "discovery",
+            "files",
+            "tools",
+            "calls",
+            "storage",
+            "log",
+            "people",
+            "agents",
+            "devices",
+            "workspaces",
+            "checks",
+        ],
+    ),
     ("node", &["name", "class", "gateway", "deny"]),
     ("listen", &["quic_port", "http_port"]),
     ("discovery", &["lan"]),
@@ -67,6 +85,12 @@ struct Raw {
     calls: RawCalls,
     storage: RawStorage,
     log: RawLog,
+    // Read by `PolicySettings`, which knows lines and refuses what it does not know.
+    people: serde_json::Value,
+    agents: serde_json::Value,
+    devices: serde_json::Value,
+    workspaces: serde_json::Value,
+    checks: serde_json::Value,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -172,7 +196,12 @@ fn read(
         warnings.push(unknown_key(&section, &key));
     })
     .map_err(shape)?;
-    let config = Checker { home, origins }.config(raw, probe)?;
+    let mut config = Checker { home, origins }.config(raw, probe)?;
+    let wrong = |why| ConfigError::Rights { path: home.join(FILE_NAME), why: Box::new(why) };
+    let said = PolicySettings::parse(text).map_err(wrong)?;
+    if !said.is_empty() {
+        config.rights = Rights { said, text: text.to_owned() };
+    }
     Ok((config, warnings))
 }
 
@@ -252,7 +281,7 @@ struct Checker<'a> {
 
 impl Checker<'_> {
     fn config(self, raw: Raw, probe: &Probe) -> Result<Config, ConfigError> {
-        let Raw { node, listen, discovery, files, tools, calls, storage, log } = raw;
+        let Raw { node, listen, discovery, files, tools, calls, storage, log, .. } = raw;
         Ok(Config {
             home: self.home.to_owned(),
             node: self.node(node, probe)?,
@@ -285,6 +314,7 @@ impl Checker<'_> {
             },
             storage: Storage { free_min: self.size("storage.free_min", storage.free_min)? },
             log: self.log(log)?,
+            rights: Rights::default(),
         })
     }
 

@@ -13,10 +13,11 @@ pub use load::load;
 pub use look::{Named, named};
 pub use policy::{
     AgentRef, AgentSettings, DeviceSettings, Devices, PersonSettings, PolicyError, PolicySettings, PolicyWarning,
-    RuleSettings, Wait, WorkspaceSettings,
+    RuleSettings, Wait, WorkspaceSettings, place_of_key,
 };
 pub use settings::{
     CALL_TTL_DEFAULT, CALLS_RUNNING_DEFAULT, CALLS_RUNNING_MAX, Calls, CommandTool, Config, ConfigError, Differences,
     Discovery, FILE_NAME, Files, GatewayPreference, HTTP_PORT_DEFAULT, LOG_SIZE_DEFAULT, LOG_SIZES, LanDiscovery,
-    Listen, Log, LogFormat, Node, Overrides, QUIC_PORT_DEFAULT, Stamp, TOOL_TIMEOUT_DEFAULT, TOOL_TIMEOUT_MAX, Warning,
+    Listen, Log, LogFormat, Node, Overrides, QUIC_PORT_DEFAULT, Rights, Stamp, TOOL_TIMEOUT_DEFAULT, TOOL_TIMEOUT_MAX,
+    Warning,
 };

@@ -217,6 +217,8 @@ pub struct PolicyError {
     pub at: String,
     /// Cause, and what to write instead.
     pub cause: String,
+    /// The rule that says the very same, if that is what is wrong.
+    pub twin: Option<RuleRef>,
 }
 
 impl std::error::Error for PolicyError {}
@@ -265,6 +267,12 @@ fn place_of(key: &Key, node: impl Fn(&PeerId) -> Option<NodeId>) -> Vec<String> 
     }
 }
 
+/// The keys that lead to a record in the file, as one text.
+#[must_use]
+pub fn place_of_key(key: &Key, devices: &dyn Devices) -> String {
+    joined(&place_of(key, |peer| devices.node(peer)))
+}
+
 fn joined(keys: &[impl AsRef<str>]) -> String {
     let key = |key: &str| {
         let bare = key.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
@@ -302,6 +310,7 @@ impl PolicySettings {
             line: error.span().map(|span| line_of(text, span.start)),
             at: String::new(),
             cause: error.message().to_owned(),
+            twin: None,
         })?;
         Ok(read)
     }
@@ -321,6 +330,7 @@ impl PolicySettings {
             line: text.and_then(|text| line_of_keys(text, keys)),
             at: joined(keys),
             cause,
+            twin: None,
         };
         let mut records = BTreeMap::new();
         for (id, said) in &self.people {
@@ -352,9 +362,10 @@ impl PolicySettings {
         let workspaces = records.iter().filter(|(key, _)| matches!(key, Key::Workspace(_)));
         let others = records.iter().filter(|(key, _)| !matches!(key, Key::Workspace(_)));
         for ((key, value), seq) in workspaces.chain(others).zip(1..) {
-            policy
-                .admit(key, value, &|_| true)
-                .map_err(|error| failed(&place_of(key, |peer| devices.node(peer)), cause_of(&error)))?;
+            policy.admit(key, value, &|_| true).map_err(|error| PolicyError {
+                twin: if let InvalidRecord::DuplicateRule(rule) = &error { Some(rule.clone()) } else { None },
+                ..failed(&place_of(key, |peer| devices.node(peer)), cause_of(&error))
+            })?;
             let said = policy.edit((key.clone(), Some(value.clone())), by.clone(), true, &|_| true);
             let place =
                 mesh_core::entry::Place { author: PeerId([0; 32]), incarnation: mesh_core::ids::Incarnation(0), seq };
@@ -448,7 +459,7 @@ impl PolicySettings {
             if !known(person) {
                 let cause = format!("nobody is called `{person}`: add `[people.{person}]`, or correct the name");
                 let line = text.and_then(|text| line_of_keys(text, keys));
-                warnings.push(PolicyError { line, at: joined(keys), cause });
+                warnings.push(PolicyError { line, at: joined(keys), cause, twin: None });
             }
         };
         for AgentRef { person, agent } in self.agents.keys() {

@@ -12,6 +12,8 @@ use mesh_core::ids::{NodeId, ToolName};
 use mesh_core::policy::ToolPattern;
 use mesh_core::record::Effect;
 
+use super::policy::{PolicyError, PolicySettings};
+
 /// Name of the settings file in a home.
 pub const FILE_NAME: &str = "sigil.toml";
 /// First choice of the QUIC port; the next free one is taken when nobody set it.
@@ -57,6 +59,17 @@ pub struct Config {
     pub storage: Storage,
     /// Logging of the agent.
     pub log: Log,
+    /// Who may use what, as far as this file says it.
+    pub rights: Rights,
+}
+
+/// What the file says about rights.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Rights {
+    /// The same, read.
+    pub said: PolicySettings,
+    /// The whole file, for the lines of what turns out to be wrong; empty if it says nothing about rights.
+    pub text: String,
 }
 
 /// `[node]`
@@ -248,6 +261,14 @@ pub enum ConfigError {
         /// Values that are.
         allowed: String,
     },
+    /// What it says about rights cannot be.
+    #[error("{}: {why}", path.display())]
+    Rights {
+        /// The file.
+        path: PathBuf,
+        /// Line, place and cause.
+        why: Box<PolicyError>,
+    },
 }
 
 /// Mark by which a changed settings file is told from the one that was read, without reading it.
@@ -280,7 +301,7 @@ impl Config {
     /// Keys in which `self` differs from what runs: `now` for what a running agent takes, `started` for the rest.
     #[must_use]
     pub fn differences(&self, now: &Self, started: &Self) -> Differences {
-        let Self { home: _, node, listen, discovery, files, tools, calls, storage, log } = self;
+        let Self { home: _, node, listen, discovery, files, tools, calls, storage, log, rights } = self;
         let mut live = Vec::new();
         let mut note = |key: &str, same: bool| {
             if !same {
@@ -290,6 +311,12 @@ impl Config {
         note("node.deny", node.deny == now.node.deny);
         note("files.roots", *files == now.files);
         note("calls.ttl", calls.ttl == now.calls.ttl);
+        let (new, old) = (&rights.said, &now.rights.said);
+        note("people", new.people == old.people);
+        note("agents", new.agents == old.agents);
+        note("devices", new.devices == old.devices);
+        note("workspaces", new.workspaces == old.workspaces);
+        note("checks", new.checks == old.checks);
         let names: std::collections::BTreeSet<_> = tools.keys().chain(now.tools.keys()).collect();
         for name in names {
             note(&format!("tools.{name}"), tools.get(name) == now.tools.get(name));

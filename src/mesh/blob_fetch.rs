@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 
 use crate::mesh::blob_ledger::KEPT_BYTES;
 use crate::mesh::blob_needs::Promises;
-use crate::mesh::blobs::BlobStore;
+use crate::mesh::blobs::{BlobStore, RoomFor};
 use crate::mesh::clock;
 use crate::mesh::transport::{FetchError, Links};
 use crate::tasks::TaskGroup;
@@ -41,6 +41,13 @@ struct Wanter {
     is_guest: bool,
 }
 
+/// A fetch that goes on, of at most so many bytes.
+#[derive(Debug, Clone, Copy)]
+struct UnderWay {
+    of: Wanter,
+    len: u64,
+}
+
 #[derive(Debug)]
 struct Want {
     len: u64,
@@ -63,7 +70,7 @@ pub(super) struct BlobFetch {
     inputs: mpsc::Sender<Input>,
     tasks: TaskGroup,
     wanted: BTreeMap<Hash, Want>,
-    under_way: BTreeMap<Hash, Wanter>,
+    under_way: BTreeMap<Hash, UnderWay>,
     promises: Promises,
 }
 
@@ -138,6 +145,11 @@ impl BlobFetch {
         self.start_next(gateway);
     }
 
+    /// There is more room on the disk, or less: what waits for room may have it now.
+    pub(super) fn handle_disk(&mut self, gateway: Option<PeerId>) {
+        self.start_next(gateway);
+    }
+
     /// Notes that a fetch has ended; others take its place.
     pub(super) fn note_end(&mut self, end: &Input, gateway: Option<PeerId>) {
         let (hash, over) = match end {
@@ -198,23 +210,33 @@ impl BlobFetch {
         });
     }
 
-    /// Begins as many fetches as there is room for; those of one peer do not keep out another's.
+    /// Begins as many fetches as there is room for, here and on the disk; those of one peer do not keep out another's.
     fn start_next(&mut self, gateway: Option<PeerId>) {
+        if !self.wanted.values().any(|want| want.due) {
+            return;
+        }
+        let (for_owners, for_guests) = (self.blobs.room_for(RoomFor::Owners), self.blobs.room_for(RoomFor::Guests));
         while self.under_way.len() < UNDER_WAY_MAX {
-            let of_peer = |of: Wanter| self.under_way.values().filter(|other| other.first == of.first).count();
-            let of_guests = self.under_way.values().filter(|of| of.is_guest).count();
+            let of_peer = |of: Wanter| self.under_way.values().filter(|other| other.of.first == of.first).count();
+            let of_guests = self.under_way.values().filter(|other| other.of.is_guest).count();
+            let taken = self.under_way.values().fold(0_u64, |all, other| all.saturating_add(other.len));
+            let fits = |want: &Want| {
+                let room = if want.of.is_guest { for_guests } else { for_owners };
+                taken.saturating_add(want.len) <= room
+            };
             let next = self.wanted.iter().find(|(hash, want)| {
                 want.due
                     && !self.under_way.contains_key(*hash)
                     && (want.of.first.is_none() || of_peer(want.of) < UNDER_WAY_OF_PEER_MAX)
                     && (!want.of.is_guest || of_guests < UNDER_WAY_OF_GUESTS_MAX)
+                    && fits(want)
             });
             let Some(hash) = next.map(|(hash, _)| *hash) else { return };
             let Some(want) = self.wanted.get_mut(&hash) else { return };
             want.due = false;
             let len = want.len;
             let mut peers = want.from.clone();
-            self.under_way.insert(hash, want.of);
+            self.under_way.insert(hash, UnderWay { of: want.of, len });
             peers.extend(gateway);
             peers.retain(|peer| *peer != self.me);
             let (links, inputs) = (self.links.clone(), self.inputs.clone());
@@ -257,6 +279,7 @@ mod tests {
     use mesh_core::test_kit::{Net, id};
 
     use super::*;
+    use crate::mesh::disk_room::DiskRoom;
     use crate::mesh::identity::DeviceKey;
     use crate::mesh::transport::LinksConfig;
 
@@ -279,7 +302,7 @@ mod tests {
         let view = Net::of(3).peer(0).view();
         let (liar, other) = (id(1), id(2));
         let hash = |n: u32| Hash::of(&n.to_le_bytes());
-        let of = |fetch: &BlobFetch, peer| fetch.under_way.values().filter(|of| of.first == Some(peer)).count();
+        let of = |fetch: &BlobFetch, peer| fetch.under_way.values().filter(|way| way.of.first == Some(peer)).count();
 
         let asked = (0..15_000).map(|n| fetch.fetch(hash(n), 10, vec![liar], &view));
         assert_eq!(asked.filter(Option::is_none).count(), WANTED_OF_PEER_MAX, "the rest is refused");
@@ -299,6 +322,31 @@ mod tests {
             assert!(of(&fetch, liar) <= UNDER_WAY_OF_PEER_MAX);
         }
         assert!((WANTED_OF_PEER_MAX + 1..=WANTED_OF_PEER_MAX + 1 + UNDER_WAY_OF_PEER_MAX).contains(&tried), "{tried}");
+    }
+
+    #[tokio::test]
+    async fn l4_below_the_floor_nothing_large_is_fetched_and_nothing_is_forgotten() {
+        let (mut fetch, _ends, home) = started();
+        let mut net = Net::of(3);
+        net.approve(0, 10, "guest", Tier::Shared);
+        let view = net.peer(0).view();
+        let free = DiskRoom::new(home.path().to_owned(), Some(0)).gauge().look().unwrap().free;
+        // Owners' blobs have room above half of the floor: about an eighth of what is free.
+        fetch.blobs.watch_disk(DiskRoom::new(home.path().to_owned(), Some(free / 4 * 7)).gauge());
+        let hash = |n: u32| Hash::of(&n.to_le_bytes());
+        for (n, len, from) in [(0, free, 1), (1, 1_000, 10), (2, 1_000, 1)] {
+            assert!(fetch.fetch(hash(n), len, vec![id(from)], &view).is_none(), "it stays wanted");
+        }
+        let under_way: Vec<_> = fetch.under_way.keys().copied().collect();
+        assert_eq!((under_way, fetch.wanted.len()), (vec![hash(2)], 3), "an owner's small one");
+        assert!(fetch.wanted[&hash(0)].due && fetch.wanted[&hash(1)].due, "the others wait for room");
+        // What is written here goes on, until the rest is for the log.
+        let bytes = || 3_u32.to_le_bytes().to_vec().into();
+        assert!(fetch.blobs.put(hash(3), bytes()).await.is_ok());
+        let (full, _ends, home) = started();
+        full.blobs.watch_disk(DiskRoom::new(home.path().to_owned(), Some(free * 16)).gauge());
+        let error = full.blobs.put(hash(3), bytes()).await.unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::StorageFull, "{error}");
     }
 
     #[tokio::test]

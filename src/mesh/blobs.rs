@@ -6,13 +6,14 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
 use data_encoding::BASE32_NOPAD;
 use mesh_core::ids::Hash;
+use mesh_core::io::DiskSpace;
 use mesh_core::record::Payload;
 use ring::digest;
 use tempfile::TempPath;
@@ -21,10 +22,13 @@ use tokio::sync::Notify;
 
 use crate::mesh::blob_ledger::{FINISHED_MS, Ledger, PUT_MS};
 use crate::mesh::clock;
+use crate::mesh::disk_room::DiskGauge;
 use crate::platform;
 
 /// Files that are being written. Whatever is in there at start is of a process that is gone.
 const TMP: &str = "tmp";
+/// Bytes that a writer writes between two looks at the disk.
+const LOOK_AFTER_BYTES: u64 = 1 << 20;
 
 /// The reason for which a blob was not kept.
 #[derive(Debug, thiserror::Error)]
@@ -70,6 +74,29 @@ struct Inner {
     arrived: Notify,
     ledger: Ledger,
     arriving: Mutex<BTreeMap<Hash, u64>>,
+    /// Unset where nobody set a floor: tests, and a backup that only reads.
+    disk: OnceLock<DiskGauge>,
+}
+
+/// Whoever's bytes are to be written, by which they may take room on the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::mesh) enum RoomFor {
+    /// What one who is no owner wants fetched: down to the floor.
+    Guests,
+    /// What an owner wants fetched: down to half of it.
+    Owners,
+    /// What is being written already, results of tools among it: down to an eighth, which is left for the log.
+    UnderWay,
+}
+
+impl RoomFor {
+    const fn left_free(self, floor: u64) -> u64 {
+        match self {
+            Self::Guests => floor,
+            Self::Owners => floor / 2,
+            Self::UnderWay => floor / 8,
+        }
+    }
 }
 
 impl Inner {
@@ -96,9 +123,25 @@ impl BlobStore {
             arrived: Notify::new(),
             ledger: Ledger::default(),
             arriving: Mutex::default(),
+            disk: OnceLock::new(),
         }));
         store.0.ledger.set(store.count()?.1);
         Ok(store)
+    }
+
+    /// Looks at the disk from now on before it writes.
+    pub(in crate::mesh) fn watch_disk(&self, gauge: DiskGauge) {
+        let _ = self.0.disk.set(gauge);
+    }
+
+    /// The disk as it is now. `None`: nobody watches it, or it does not say.
+    pub(in crate::mesh) fn disk(&self) -> Option<DiskSpace> {
+        self.0.disk.get().and_then(DiskGauge::look)
+    }
+
+    /// Bytes that may be written for these.
+    pub(in crate::mesh) fn room_for(&self, whose: RoomFor) -> u64 {
+        self.disk().map_or(u64::MAX, |space| space.free.saturating_sub(whose.left_free(space.floor)))
     }
 
     /// Number of all blobs on disk, and their bytes. Blocks.
@@ -205,6 +248,7 @@ impl BlobStore {
             digest: digest::Context::new(&digest::SHA256),
             len: 0,
             max,
+            look_at: 0,
             expected: None,
         })
     }
@@ -270,6 +314,8 @@ pub struct BlobWriter {
     digest: digest::Context,
     len: u64,
     max: u64,
+    /// Length at which it looks at the disk again.
+    look_at: u64,
     expected: Option<Arriving>,
 }
 
@@ -326,11 +372,19 @@ impl BlobWriter {
 }
 
 impl AsyncWrite for BlobWriter {
-    /// Fails with [`BlobError::TooLarge`] inside an [`io::ErrorKind::FileTooLarge`] beyond the limit.
+    /// Fails with [`BlobError::TooLarge`] inside an [`io::ErrorKind::FileTooLarge`] beyond the limit, and with
+    /// [`io::ErrorKind::StorageFull`] when the rest of the disk is for the log.
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         if self.len.saturating_add(bytes.len() as u64) > self.max {
             let error = BlobError::TooLarge { max: self.max };
             return Poll::Ready(Err(io::Error::new(io::ErrorKind::FileTooLarge, error)));
+        }
+        if self.len >= self.look_at {
+            if self.store.room_for(RoomFor::UnderWay) < LOOK_AFTER_BYTES {
+                let error = "the disk of this device is nearly full: what is left of it is for the log";
+                return Poll::Ready(Err(io::Error::new(io::ErrorKind::StorageFull, error)));
+            }
+            self.look_at = self.len.saturating_add(LOOK_AFTER_BYTES);
         }
         let written = ready!(Pin::new(&mut self.file).poll_write(cx, bytes))?;
         self.digest.update(bytes.get(..written).unwrap_or(bytes));

@@ -85,6 +85,7 @@ pub fn boot(parts: Parts) -> Result<Booted, FatalError> {
     }
     let Parts { key, config, store, durable, links, link_events, lan_events, blobs, disk, name, tools, deny, tasks } =
         parts;
+    blobs.watch_disk(disk.gauge());
     let own_record = Directory {
         addresses: Vec::new(),
         platform: crate::platform::name().to_owned(),

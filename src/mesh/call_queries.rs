@@ -97,7 +97,9 @@ impl CallStateFilter {
         use mesh_core::frame::Phase;
         match self {
             Self::Is(wanted) => wanted == state,
-            Self::Queued => matches!(state, CallState::Open(Phase::Accepted | Phase::Asking | Phase::Queued | Phase::Dispatched)),
+            Self::Queued => {
+                matches!(state, CallState::Open(Phase::Accepted | Phase::Asking | Phase::Queued | Phase::Dispatched))
+            }
             Self::Ended => matches!(state, CallState::Ended(_)),
             Self::Open => matches!(state, CallState::Open(_)),
         }

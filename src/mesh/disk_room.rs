@@ -25,12 +25,30 @@ enum Level {
     Enough,
 }
 
-/// Watches the disk.
-#[derive(Debug)]
-pub struct DiskRoom {
+/// A look at the disk that a directory is on.
+#[derive(Debug, Clone)]
+pub(super) struct DiskGauge {
     dir: PathBuf,
     /// Bytes below which no new work is taken; `None`: by the size of the file system.
     floor: Option<u64>,
+}
+
+impl DiskGauge {
+    /// Asks the file system, which takes microseconds. `None`: it does not say how full it is.
+    pub(super) fn look(&self) -> Option<DiskSpace> {
+        let (free, whole) = platform::disk_space(&self.dir).ok()?;
+        Some(DiskSpace { free, floor: self.floor_of(whole) })
+    }
+
+    fn floor_of(&self, whole: u64) -> u64 {
+        self.floor.unwrap_or_else(|| FLOOR_BYTES.max(whole / FLOOR_PART).min(whole / FLOOR_PART_MAX))
+    }
+}
+
+/// Watches the disk.
+#[derive(Debug)]
+pub struct DiskRoom {
+    gauge: DiskGauge,
     level: Level,
     looked_ms: Option<u64>,
     /// Bytes written since then.
@@ -42,7 +60,12 @@ impl DiskRoom {
     /// file system, at most a tenth of it.
     #[must_use]
     pub fn new(dir: PathBuf, floor: Option<u64>) -> Self {
-        Self { dir, floor, level: Level::Enough, looked_ms: None, written: 0 }
+        Self { gauge: DiskGauge { dir, floor }, level: Level::Enough, looked_ms: None, written: 0 }
+    }
+
+    /// A look at the same disk for others that write to it.
+    pub(super) fn gauge(&self) -> DiskGauge {
+        self.gauge.clone()
     }
 
     /// Notes that so many bytes are about to be written. True if it is time to look, whenever the last time was.
@@ -60,12 +83,11 @@ impl DiskRoom {
         }
         (self.looked_ms, self.written) = (Some(now_ms), 0);
         // A file system that does not say how full it is takes work.
-        let (free, whole) = platform::disk_space(&self.dir).ok()?;
-        self.judge(free, whole)
+        let space = self.gauge.look()?;
+        self.judge(space)
     }
 
-    fn judge(&mut self, free: u64, whole: u64) -> Option<DiskSpace> {
-        let floor = self.floor.unwrap_or_else(|| FLOOR_BYTES.max(whole / FLOOR_PART).min(whole / FLOOR_PART_MAX));
+    fn judge(&mut self, DiskSpace { free, floor }: DiskSpace) -> Option<DiskSpace> {
         let half = floor / 2;
         // Room comes and goes around a mark: it is left with an eighth of the floor more.
         let is_above = |mark: u64, was: bool| free >= if was { mark } else { mark.saturating_add(floor / 8) };
@@ -91,24 +113,28 @@ impl DiskRoom {
 mod tests {
     use super::*;
 
+    fn judge(room: &mut DiskRoom, free: u64, whole: u64) -> Option<DiskSpace> {
+        room.judge(DiskSpace { free, floor: room.gauge.floor_of(whole) })
+    }
+
     #[test]
     fn s14_the_floor_follows_the_size_of_the_disk_and_is_told_when_it_is_crossed() {
         const GB: u64 = 1_000_000_000;
         let mut small = DiskRoom::new(PathBuf::new(), None);
-        assert_eq!(small.judge(300_000_000, 2 * GB), None, "a tenth of a small disk is enough");
-        assert_eq!(small.judge(100_000_000, 2 * GB).map(|space| space.floor), Some(200_000_000));
-        assert_eq!(small.judge(210_000_000, 2 * GB), None, "not back at once");
-        assert!(small.judge(230_000_000, 2 * GB).is_some_and(|space| space.free >= space.floor));
+        assert_eq!(judge(&mut small, 300_000_000, 2 * GB), None, "a tenth of a small disk is enough");
+        assert_eq!(judge(&mut small, 100_000_000, 2 * GB).map(|space| space.floor), Some(200_000_000));
+        assert_eq!(judge(&mut small, 210_000_000, 2 * GB), None, "not back at once");
+        assert!(judge(&mut small, 230_000_000, 2 * GB).is_some_and(|space| space.free >= space.floor));
         assert!(
-            small.judge(90_000_000, 2 * GB).is_some_and(|space| space.free < space.floor / 2),
+            judge(&mut small, 90_000_000, 2 * GB).is_some_and(|space| space.free < space.floor / 2),
             "half of it as well"
         );
-        assert_eq!(small.judge(110_000_000, 2 * GB), None);
+        assert_eq!(judge(&mut small, 110_000_000, 2 * GB), None);
         let low = |space: DiskSpace| space.free < space.floor && space.free >= space.floor / 2;
-        assert!(small.judge(130_000_000, 2 * GB).is_some_and(low));
+        assert!(judge(&mut small, 130_000_000, 2 * GB).is_some_and(low));
         let mut large = DiskRoom::new(PathBuf::new(), None);
-        assert_eq!(large.judge(40 * GB, 1_000 * GB).map(|space| space.floor), Some(50 * GB));
+        assert_eq!(judge(&mut large, 40 * GB, 1_000 * GB).map(|space| space.floor), Some(50 * GB));
         let mut set = DiskRoom::new(PathBuf::new(), Some(0));
-        assert_eq!(set.judge(0, GB), None);
+        assert_eq!(judge(&mut set, 0, GB), None);
     }
 }

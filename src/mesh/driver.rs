@@ -271,6 +271,9 @@ impl Driver {
 
     fn look_at_disk(&mut self) {
         let news = self.machine.look_at_disk();
+        if news.is_some() {
+            self.blobs.handle_disk(self.gateway());
+        }
         self.inbox.own.extend(news);
     }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use mesh_core::ids::{Hash, NodeId, PeerId, ReqId};
-use mesh_core::io::{Approval, CallRecord, Command, Reply, View};
+use mesh_core::io::{Approval, CallRecord, Command, DiskSpace, Refusal, Reply, View};
 use mesh_core::policy::ToolPattern;
 use mesh_core::record::{Payload, Tier, ToolDecl};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -210,6 +210,12 @@ impl MeshHandle {
             return Ok(Payload::Inline(bytes));
         }
         let (hash, len) = (Hash::of(&bytes), bytes.len() as u64);
+        if let Some(DiskSpace { free, floor }) = self.blobs.disk()
+            && free < floor.saturating_add(len)
+            && !self.blobs.has(hash)
+        {
+            return Err(Refusal::DiskFull { free, floor }.into());
+        }
         self.blobs.put(hash, bytes).await.map_err(MeshError::Blob)?;
         Ok(Payload::Blob { hash, len })
     }

@@ -19,6 +19,11 @@ impl Pace {
         Self { flow: Flow { units: per_s, within: Duration::from_secs(1), ahead }, taken: Bucket::new(Instant::now()) }
     }
 
+    /// True if all that is ahead may be had at once.
+    pub(crate) fn is_rested(&self, now: Instant) -> bool {
+        !self.taken.idle(now).is_zero()
+    }
+
     /// Counts so much. Answers how long to wait before the next.
     pub(crate) fn take(&mut self, amount: u64, now: Instant) -> Duration {
         self.taken.add(&self.flow, amount, now)

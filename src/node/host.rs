@@ -27,7 +27,7 @@ use crate::config::value::{show_duration, show_size};
 use crate::json::deeper_than;
 use crate::mesh::ToolRuns;
 use crate::runtime::outcome::{Output, RunEnd, RunOutcome};
-use crate::runtime::process::{self, Bounds, Launch, Launcher, Spec, show_spool_error};
+use crate::runtime::process::{self, Launch, Launcher, Spec, show_spool_error};
 use crate::runtime::spool::{BlobSinks, OutputLimits, Spool};
 use crate::tasks::TaskGroup;
 
@@ -83,9 +83,17 @@ struct HostState {
 }
 
 /// A run that has passed the last look.
-enum Work {
-    Builtin { tool: Builtin, arguments: Bytes, bounds: Bounds },
-    Program { launch: Launch, arguments: Bytes, bounds: Bounds },
+struct Work {
+    tool: Tool,
+    arguments: Bytes,
+    timeout: Duration,
+    output: OutputLimits,
+}
+
+/// What runs.
+enum Tool {
+    Builtin(Builtin),
+    Program(Launch),
 }
 
 impl ToolHost {
@@ -154,15 +162,13 @@ impl ToolHost {
             ms => Duration::from_millis(ms),
         };
         let output = OutputLimits { inline: INLINE_BYTES_MAX, total: tool.max_output };
-        let bounds = Bounds { timeout: tool.timeout.min(asked), output };
+        let timeout = tool.timeout.min(asked);
         let arguments = if arguments.is_empty() { Bytes::from_static(b"{}") } else { arguments };
-        Ok(match &tool.run {
-            Run::Command(command) => {
-                let launch = self.shared.launcher.launch(spec(command, invocation));
-                Work::Program { launch, arguments, bounds }
-            }
-            Run::Builtin(tool) => Work::Builtin { tool: tool.clone(), arguments, bounds },
-        })
+        let tool = match &tool.run {
+            Run::Command(command) => Tool::Program(self.shared.launcher.launch(spec(command, invocation))),
+            Run::Builtin(tool) => Tool::Builtin(tool.clone()),
+        };
+        Ok(Work { tool, arguments, timeout, output })
     }
 }
 
@@ -215,46 +221,59 @@ fn spec(command: &CommandTool, invocation: &Invocation) -> Spec {
 }
 
 async fn perform(
-    work: Work,
+    Work { tool, arguments, timeout, output }: Work,
     sinks: &dyn BlobSinks,
     cancel: &CancellationToken,
     note: impl FnMut(String),
 ) -> ToolOutcome {
-    match work {
-        Work::Program { launch, arguments, bounds } => {
-            tool_outcome(process::run(launch, bounds, arguments, cancel, sinks, note).await)
-        }
-        Work::Builtin { tool, arguments, bounds } => {
-            let mut spool = Spool::new(sinks, bounds.output);
-            let result = tokio::select! {
-                biased;
-                () = cancel.cancelled() => return ended(Ending::Cancelled, "cancelled while it ran"),
-                result = tokio::time::timeout(bounds.timeout, builtin::run(&tool, &arguments, &mut spool)) => result,
-            };
-            match result {
-                Err(_) => failed(format!("timed out after {}", show_duration(bounds.timeout))),
-                Ok(Err(error)) => {
-                    let (ending, reason) = error.ending();
-                    ended(ending, reason)
-                }
-                Ok(Ok(())) => match spool.finish().await {
-                    Ok(output) => ToolOutcome { output: payload(output), ..ended(Ending::Done, "") },
-                    Err(error) => failed(show_spool_error(&error)),
-                },
-            }
-        }
+    let mut spool = Spool::new(sinks, output);
+    let ended = match tool {
+        Tool::Program(launch) => tool_outcome(process::run(launch, timeout, arguments, cancel, &mut spool, note).await),
+        Tool::Builtin(tool) => run_builtin(&tool, timeout, &arguments, cancel, &mut spool).await,
+    };
+    match ended {
+        Ok(outcome) => match spool.finish().await {
+            Ok(output) => ToolOutcome { output: payload(output), ..outcome },
+            Err(why) => ToolOutcome { error: outcome.error, ..failed(show_spool_error(&why)) },
+        },
+        Err(outcome) => outcome,
     }
 }
 
-/// A run's outcome in the words of the mesh.
-fn tool_outcome(run: RunOutcome) -> ToolOutcome {
-    let (ending, reason) = match run.end {
-        RunEnd::Done => (Ending::Done, run.note),
-        RunEnd::Failed(reason) if run.note.is_empty() => (Ending::Failed, reason),
-        RunEnd::Failed(reason) => (Ending::Failed, format!("{reason}; {}", run.note)),
-        RunEnd::Cancelled(reason) => (Ending::Cancelled, reason),
+/// Runs a built-in tool. The error is its outcome if it has no output.
+async fn run_builtin(
+    tool: &Builtin,
+    timeout: Duration,
+    arguments: &[u8],
+    cancel: &CancellationToken,
+    spool: &mut Spool<'_>,
+) -> Result<ToolOutcome, ToolOutcome> {
+    let result = tokio::select! {
+        biased;
+        () = cancel.cancelled() => return Err(ended(Ending::Cancelled, "cancelled while it ran")),
+        result = tokio::time::timeout(timeout, builtin::run(tool, arguments, spool)) => result,
     };
-    ToolOutcome { ending, reason, output: payload(run.output), error: run.stderr }
+    match result {
+        Err(_) => Err(failed(format!("timed out after {}", show_duration(timeout)))),
+        Ok(Err(error)) => {
+            let (ending, reason) = error.ending();
+            Err(ended(ending, reason))
+        }
+        Ok(Ok(())) => Ok(ended(Ending::Done, "")),
+    }
+}
+
+/// A run's outcome in the words of the mesh, but for its output. The error is one that has none.
+fn tool_outcome(run: RunOutcome) -> Result<ToolOutcome, ToolOutcome> {
+    let RunOutcome { end, note, stderr } = run;
+    let outcome = |ending, reason| ToolOutcome { error: stderr, ..ended(ending, reason) };
+    match end {
+        RunEnd::Done => Ok(outcome(Ending::Done, note)),
+        RunEnd::Failed(reason) if note.is_empty() => Ok(outcome(Ending::Failed, reason)),
+        RunEnd::Failed(reason) => Ok(outcome(Ending::Failed, format!("{reason}; {note}"))),
+        RunEnd::Lost(reason) => Err(outcome(Ending::Failed, reason)),
+        RunEnd::Cancelled(reason) => Err(outcome(Ending::Cancelled, reason)),
+    }
 }
 
 fn payload(output: Output) -> Payload {

@@ -13,11 +13,13 @@ use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
 use mesh_core::crypto::Verifier;
-use mesh_core::entry::SignedEntry;
-use mesh_core::frame::{Answer, AnswerKind, Frame};
+use mesh_core::entry::{Kind, SignedEntry};
+use mesh_core::epoch::Claim;
+use mesh_core::frame::{Answer, AnswerKind, Dispatch, Frame};
 use mesh_core::ids::{Attempt, NodeId, PeerId, ReqId};
 use mesh_core::io::{Input, View};
-use mesh_core::record::{Ending, Outcome, Payload};
+use mesh_core::limits;
+use mesh_core::record::{Ending, Header, Outcome, Payload};
 use prost::Message;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Notify, mpsc, watch};
@@ -27,9 +29,12 @@ use tonic::transport::Endpoint;
 use tonic::{Status, Streaming};
 
 use crate::mesh::GatewayLink;
-use crate::mesh::transport::wire::{claim_to_pb, entry_to_pb};
-use crate::node_service::convert::{self, ConvertError};
-use crate::node_service::stream::{FrameQueue, Guarded, MESSAGE_BYTES_MAX, REGISTER_WITHIN, WINDOW_BYTES, queue};
+use crate::mesh::transport::wire::{
+    attempt_from_pb, claim_from_pb, claim_to_pb, entry_from_pb, entry_to_pb, items_from_pb,
+};
+use crate::node_service::stream::{
+    ConvertError, FrameQueue, Guarded, MESSAGE_BYTES_MAX, REGISTER_WITHIN, WINDOW_BYTES, cut, queue,
+};
 use crate::pb;
 use crate::pb::call_answer::What;
 use crate::pb::gateway_message::Msg as FromGateway;
@@ -243,7 +248,7 @@ where
         .map_err(|_| Ended::Silent)??;
         let Some(FromGateway::RegisterAck(ack)) = ack else { return Err(Ended::Closed) };
         if !ack.accepted {
-            let (error, hint) = (convert::cut(ack.error), convert::cut(ack.hint));
+            let (error, hint) = (cut(ack.error), cut(ack.hint));
             tracing::info!(gateway = %gateway.short(), error, hint, "the gateway does not take this node");
             return Err(Ended::Refused(error));
         }
@@ -287,12 +292,12 @@ where
         &self,
         stream: &Stream,
         message: FromGateway,
-        known: &mut convert::KnownClaim,
+        known: &mut KnownClaim,
     ) -> Result<Option<Frame>, ConvertError> {
         match message {
             FromGateway::ToolExecute(request) => {
                 let (id, attempt) = (request.request_id.clone(), request.attempt);
-                match convert::dispatch_from_pb(request, stream.gateway, known, self.verifier.as_ref()) {
+                match dispatch_from_pb(request, stream.gateway, known, self.verifier.as_ref()) {
                     Ok(dispatch) => Ok(Some(Frame::Dispatch(dispatch))),
                     Err(error) => {
                         // An id that is none cannot be answered.
@@ -358,6 +363,50 @@ fn jittered(pause: Duration) -> Duration {
 
 fn to_gateway(msg: ToGateway) -> pb::NodeMessage {
     pb::NodeMessage { msg: Some(msg) }
+}
+
+/// A claim that has been checked: a leader's comes with each of its calls, and only the first time is worth a signature
+/// check (about 50 µs).
+pub(super) type KnownClaim = Option<(pb::Claim, Claim)>;
+
+fn checked_claim(claim: pb::Claim, known: &mut KnownClaim, verifier: &dyn Verifier) -> Result<Claim, ConvertError> {
+    if let Some((_, checked)) = known.as_ref().filter(|(seen, _)| *seen == claim) {
+        return Ok(checked.clone());
+    }
+    let checked = claim_from_pb(claim.clone(), verifier)?;
+    *known = Some((claim, checked.clone()));
+    Ok(checked)
+}
+
+/// A request of `gateway`, checked. What runs is what the origin signed; the contract's text fields are not looked at.
+pub(super) fn dispatch_from_pb(
+    request: pb::ToolExecuteRequest,
+    gateway: PeerId,
+    known: &mut KnownClaim,
+    verifier: &dyn Verifier,
+) -> Result<Dispatch, ConvertError> {
+    let id: ReqId = request.request_id.parse()?;
+    let claim = checked_claim(request.claim.ok_or(ConvertError::Missing("the claim"))?, known, verifier)?;
+    if claim.epoch.peer != gateway {
+        return Err(ConvertError::Author("the claim"));
+    }
+    let header = entry_from_pb(&request.header.ok_or(ConvertError::Missing("the signed header"))?, verifier)?;
+    if header.entry.kind != Kind::CALL {
+        return Err(ConvertError::Malformed("the header"));
+    }
+    let call: Header = header.record().ok_or(ConvertError::Malformed("the header"))?;
+    if call.id != id {
+        return Err(ConvertError::Mismatch("the header"));
+    }
+    let left_ms = request.left_ms.min(limits::TTL_MS_MAX);
+    if request.consents.len() > limits::CONSENTS_OF_CALL_MAX {
+        return Err(ConvertError::Malformed("what people said to it"));
+    }
+    let consents = items_from_pb(request.consents, verifier)?;
+    if consents.iter().any(|item| item.entry.entry.kind != Kind::CONSENT) {
+        return Err(ConvertError::Malformed("what people said to it"));
+    }
+    Ok(Dispatch { claim, header, attempt: attempt_from_pb(request.attempt)?, left_ms, consents })
 }
 
 /// A node's answer about a call, for the gateway.

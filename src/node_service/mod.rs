@@ -13,7 +13,7 @@ use client::{NodeClient, NodeClientHandle};
 use server::{NodeServer, NodeServerHandle};
 
 pub mod client;
-mod convert;
+mod read_pace;
 pub mod server;
 mod stream;
 

@@ -12,11 +12,12 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use mesh_core::crypto::Verifier;
+use mesh_core::entry::Kind;
 use mesh_core::frame::{Answer, AnswerKind, Dispatch, Frame};
 use mesh_core::ids::{InvalidId, NodeId, PeerId, ReqId, ToolName};
 use mesh_core::io::{Input, SessionId, View};
 use mesh_core::limits;
-use mesh_core::record::{Header, Payload, Tier};
+use mesh_core::record::{Header, Outcome, Payload, Tier};
 use prost::Message;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{mpsc, watch};
@@ -29,13 +30,16 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::mesh::NodeLinks;
 use crate::mesh::pace::Pace;
-use crate::mesh::transport::wire::{claim_to_pb, entry_to_pb, item_to_pb};
-use crate::node_service::convert;
+use crate::mesh::transport::wire::{
+    attempt_from_pb, claim_from_pb, claim_to_pb, entry_from_pb, entry_to_pb, item_to_pb,
+};
+use crate::node_service::read_pace::Paces;
 pub use crate::node_service::stream::ProvenPeer;
 use crate::node_service::stream::{
-    FrameQueue, Guarded, Line, MESSAGE_BYTES_MAX, Outgoing, REGISTER_WITHIN, WINDOW_BYTES, queue,
+    ConvertError, FrameQueue, Guarded, Line, MESSAGE_BYTES_MAX, Outgoing, REGISTER_WITHIN, WINDOW_BYTES, cut, queue,
 };
 use crate::pb;
+use crate::pb::call_answer::What;
 use crate::pb::gateway_message::Msg as ToNode;
 use crate::pb::node_message::Msg as FromNode;
 use crate::pb::node_service_server::{NodeService, NodeServiceServer};
@@ -99,12 +103,15 @@ impl NodeServer {
             inputs,
             tasks: tasks.clone(),
             sessions: Mutex::default(),
+            paces: Paces::default(),
             last_session: AtomicU64::new(0),
         });
         let watchdogs = shared.clone();
         let incoming = ReceiverStream::new(streams).map(move |io| {
             let peer = io.connect_info().peer();
-            let io = Guarded::new(io, peer);
+            let asked = watchdogs.clone();
+            let pace = watchdogs.paces.of(peer, move || !asked.is_owner(peer));
+            let io = Guarded::paced(io, peer, pace);
             let line = io.line();
             let watchdog = watchdogs.clone();
             watchdogs.tasks.spawn(async move { watchdog.cut_if_idle(&line, register_within).await });
@@ -284,6 +291,7 @@ struct ServerState {
     inputs: mpsc::Sender<Input>,
     tasks: TaskGroup,
     sessions: Mutex<BTreeMap<PeerId, Session>>,
+    paces: Paces,
     last_session: AtomicU64,
 }
 
@@ -446,8 +454,8 @@ impl ServerState {
             }
             let answer = match message {
                 Some(FromNode::Register(_)) => return Some(StreamEnd::RegisteredTwice.into()),
-                Some(FromNode::ToolResult(result)) => convert::result_from_pb(result, peer, self.verifier.as_ref()),
-                Some(FromNode::Answer(answer)) => convert::answer_from_pb(answer, self.verifier.as_ref()),
+                Some(FromNode::ToolResult(result)) => result_from_pb(result, peer, self.verifier.as_ref()),
+                Some(FromNode::Answer(answer)) => answer_from_pb(answer, self.verifier.as_ref()),
                 // A node's tools are in its signed directory record; other kinds this version does not know.
                 Some(FromNode::Status(_)) | None => continue,
             };
@@ -547,6 +555,42 @@ fn dispatch_to_pb(dispatch: &Dispatch) -> Option<pb::GatewayMessage> {
         left_ms: dispatch.left_ms,
         consents: dispatch.consents.iter().map(item_to_pb).collect(),
     })))
+}
+
+/// A result with its signed outcome, from the peer that ran the call. A result without one, from a client that knows
+/// only the contract's first fields, proves nothing to other peers and ends no call.
+fn result_from_pb(result: pb::ToolResult, peer: PeerId, verifier: &dyn Verifier) -> Result<Answer, ConvertError> {
+    let id: ReqId = result.request_id.parse()?;
+    let outcome = result.outcome.ok_or(ConvertError::Missing("the signed outcome"))?;
+    let attempt = attempt_from_pb(result.attempt)?;
+    let entry = entry_from_pb(&outcome, verifier)?;
+    if entry.author != peer {
+        return Err(ConvertError::Author("the outcome"));
+    }
+    if entry.entry.kind != Kind::OUTCOME {
+        return Err(ConvertError::Malformed("the outcome"));
+    }
+    let outcome: Outcome = entry.record().ok_or(ConvertError::Malformed("the outcome"))?;
+    if outcome.id != id || outcome.attempt != attempt {
+        return Err(ConvertError::Mismatch("the outcome"));
+    }
+    Ok(Answer { id, attempt, what: AnswerKind::Ended(entry) })
+}
+
+/// Anything short of a result.
+fn answer_from_pb(answer: pb::CallAnswer, verifier: &dyn Verifier) -> Result<Answer, ConvertError> {
+    let what = match answer.what.ok_or(ConvertError::Missing("what"))? {
+        What::Waiting(_) => AnswerKind::Waiting,
+        What::Running(running) => AnswerKind::Running { note: cut(running.note) },
+        What::Lacking(_) => AnswerKind::Lacking,
+        What::Asking(_) => AnswerKind::Asking,
+        What::Busy(_) => AnswerKind::Busy,
+        What::Fenced(fenced) => {
+            AnswerKind::Fenced(fenced.proof.map(|proof| claim_from_pb(proof, verifier)).transpose()?)
+        }
+        What::Refused(reason) => AnswerKind::Rejected(cut(reason)),
+    };
+    Ok(Answer { id: answer.request_id.parse()?, attempt: attempt_from_pb(answer.attempt)?, what })
 }
 
 #[cfg(test)]

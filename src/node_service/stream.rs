@@ -1,24 +1,28 @@
-//! Shared parts of both ends of a node stream: a connection that can be ended from outside, and a queue with limits.
+//! Shared parts of both ends of a node stream: a connection that can be ended from outside, a queue with limits, and
+//! what may be wrong with a message.
 
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use futures_util::Stream;
-use mesh_core::ids::PeerId;
+use mesh_core::ids::{InvalidId, PeerId};
+use mesh_core::limits;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::mpsc;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::transport::server::Connected;
 
 use crate::mesh::transport::ServicePeer;
+use crate::mesh::transport::wire::WireError;
+use crate::node_service::read_pace::ReadPace;
 
 /// Largest message that either side takes: a signed entry ([`mesh_core::limits::ENTRY_BYTES_MAX`]) and its copies in
-/// the contract's text fields fit many times. tonic's own default, stated so that it cannot drift.
-pub(crate) const MESSAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// the contract's text fields fit.
+pub(crate) const MESSAGE_BYTES_MAX: usize = 1024 * 1024;
 /// HTTP/2 window of the one stream and of its connection. QUIC below has its own flow control, so this one only must
 /// not be the narrower of the two: 1 MiB is 40 ms of a 200 Mbit/s line.
 pub(crate) const WINDOW_BYTES: u32 = 1024 * 1024;
@@ -29,6 +33,36 @@ pub(crate) const REGISTER_WITHIN: Duration = Duration::from_secs(5);
 pub(crate) const QUEUE_MAX: usize = 2048;
 /// Bytes of those messages.
 pub(crate) const QUEUE_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// A reason for which a message is dropped.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub(crate) enum ConvertError {
+    /// A field that we need.
+    #[error("{0} is missing")]
+    Missing(&'static str),
+    /// An entry that is something else.
+    #[error("{0} is malformed")]
+    Malformed(&'static str),
+    /// An id.
+    #[error(transparent)]
+    Id(#[from] InvalidId),
+    /// A part that mesh frames have too.
+    #[error(transparent)]
+    Wire(#[from] WireError),
+    /// A signed thing of someone else.
+    #[error("{0} is not by the peer that sent it")]
+    Author(&'static str),
+    /// The message and what is signed speak of different calls.
+    #[error("{0} is about another call or attempt")]
+    Mismatch(&'static str),
+}
+
+/// A text of a peer, within [`limits::TEXT_BYTES_MAX`].
+pub(crate) fn cut(mut text: String) -> String {
+    text.truncate(limits::cut(&text, limits::TEXT_BYTES_MAX).len());
+    text
+}
 
 /// Identity of the other end of a byte stream, as the handshake of the link has proven it.
 pub trait ProvenPeer: Clone + Send + Sync + 'static {
@@ -63,12 +97,19 @@ pub(crate) struct Guarded<IO> {
     io: IO,
     line: Line,
     ended: Pin<Box<WaitForCancellationFutureOwned>>,
+    pace: Option<ReadPace>,
 }
 
 impl<IO> Guarded<IO> {
     pub(crate) fn new(io: IO, peer: PeerId) -> Self {
         let end = CancellationToken::new();
-        Self { io, ended: Box::pin(end.clone().cancelled_owned()), line: Line { peer, end, calls: Arc::default() } }
+        let line = Line { peer, end: end.clone(), calls: Arc::default() };
+        Self { io, ended: Box::pin(end.cancelled_owned()), line, pace: None }
+    }
+
+    /// One that is read at a pace.
+    pub(super) fn paced(io: IO, peer: PeerId, pace: ReadPace) -> Self {
+        Self { pace: Some(pace), ..Self::new(io, peer) }
     }
 
     pub(crate) fn line(&self) -> Line {
@@ -93,7 +134,13 @@ impl<IO> Connected for Guarded<IO> {
 impl<IO: AsyncRead + Unpin> AsyncRead for Guarded<IO> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         self.check(cx)?;
-        Pin::new(&mut self.io).poll_read(cx, buf)
+        let Self { io, pace, .. } = &mut *self;
+        let Some(pace) = pace else { return Pin::new(io).poll_read(cx, buf) };
+        ready!(pace.poll_ready(cx));
+        let before = buf.filled().len();
+        let read = Pin::new(io).poll_read(cx, buf);
+        pace.note(buf.filled().len() - before);
+        read
     }
 }
 

@@ -2,15 +2,13 @@
 
 use bytes::Bytes;
 
-/// The result of one run.
+/// The result of one run, but for its output, which is in its [`super::spool::Spool`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RunOutcome {
     /// The way in which it ended.
     pub end: RunEnd,
     /// For people: what it has left running when it ended by itself; empty for nothing.
     pub note: String,
-    /// Its output, as far as it came.
-    pub output: Output,
     /// Tail of its stderr: at most 4 KiB.
     pub stderr: String,
 }
@@ -20,9 +18,11 @@ pub struct RunOutcome {
 pub enum RunEnd {
     /// By itself, and well.
     Done,
-    /// By itself, and not well; or it never started; or a limit ended it.
+    /// By itself, and not well; or its time was up. What it wrote until then is its output.
     Failed(String),
-    /// Because it was asked to.
+    /// It never started, or its end or its output could not be taken: it has no output.
+    Lost(String),
+    /// Because it was asked to: it has no output.
     Cancelled(String),
 }
 
@@ -41,14 +41,13 @@ pub enum Output {
 }
 
 impl RunOutcome {
-    /// A run that failed, with nothing to show but its stderr.
-    pub fn failed(reason: impl Into<String>, stderr: String) -> Self {
-        Self { end: RunEnd::Failed(reason.into()), note: String::new(), output: Output::Inline(Bytes::new()), stderr }
+    /// A run that was lost, with nothing to show but its stderr.
+    pub fn lost(reason: impl Into<String>, stderr: String) -> Self {
+        Self { end: RunEnd::Lost(reason.into()), note: String::new(), stderr }
     }
 
     /// A run that was cancelled, with nothing to show but its stderr.
     pub fn cancelled(reason: impl Into<String>, stderr: String) -> Self {
-        let end = RunEnd::Cancelled(reason.into());
-        Self { end, note: String::new(), output: Output::Inline(Bytes::new()), stderr }
+        Self { end: RunEnd::Cancelled(reason.into()), note: String::new(), stderr }
     }
 }

@@ -27,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::outcome::{RunEnd, RunOutcome};
 use super::progress::ErrorStream;
-use super::spool::{BlobSinks, OutputLimits, Spool, SpoolError};
+use super::spool::{Spool, SpoolError};
 use super::tool_exec;
 use crate::config::value::show_duration;
 use crate::tasks::TaskGroup;
@@ -61,15 +61,6 @@ pub struct Spec {
     pub env: BTreeMap<String, String>,
     /// True if what the program leaves running when it ends by itself is not ended.
     pub keep_running: bool,
-}
-
-/// Limits of one run.
-#[derive(Debug, Clone, Copy)]
-pub struct Bounds {
-    /// Time.
-    pub timeout: Duration,
-    /// Output.
-    pub output: OutputLimits,
 }
 
 /// Starts programs, in the order in which it is asked. Cheap to clone.
@@ -255,17 +246,18 @@ enum End {
     Output(SpoolError),
 }
 
-/// Runs a launched program to its end: `stdin` goes in, output goes to memory or `sinks`, lines of its error stream go
-/// to `note` (at most 200 characters each, and not faster than a person reads).
+/// Runs a launched program to its end, which comes within `time`: `stdin` goes in, output goes to `spool`, which is for
+/// the caller to finish, lines of its error stream go to `note` (at most 200 characters each, and not faster than a
+/// person reads). Its group has been ended when this comes back, unless it may keep running.
 ///
 /// # Cancel safety
 /// Dropping the future kills the group.
 pub async fn run(
     launch: Launch,
-    bounds: Bounds,
+    time: Duration,
     stdin: Bytes,
     cancel: &CancellationToken,
-    sinks: &dyn BlobSinks,
+    spool: &mut Spool<'_>,
     mut note: impl FnMut(String),
 ) -> RunOutcome {
     let Launch { mut running, decided, command, _launcher } = launch;
@@ -281,14 +273,13 @@ pub async fn run(
     };
     let Running { mut child, mut group, dir, kept } = match started {
         Ok(Ok(running)) => running,
-        Ok(Err(error)) => return RunOutcome::failed(tool_exec::explain(command.as_os_str(), &error), String::new()),
-        Err(_) => return RunOutcome::failed("too many programs wait to be started", String::new()),
+        Ok(Err(error)) => return RunOutcome::lost(tool_exec::explain(command.as_os_str(), &error), String::new()),
+        Err(_) => return RunOutcome::lost("too many programs wait to be started", String::new()),
     };
 
-    let mut spool = Spool::new(sinks, bounds.output);
     let mut errors = ErrorStream::new(Instant::now());
     let process = (&mut child, &mut group, kept);
-    let end = watch(process, bounds.timeout, stdin, cancel, &mut spool, &mut errors, &mut note).await;
+    let end = watch(process, time, stdin, cancel, spool, &mut errors, &mut note).await;
     if !matches!(end, End::Exited(..)) {
         stop(&mut child, &mut group).await;
     }
@@ -296,7 +287,7 @@ pub async fn run(
     tokio::task::spawn_blocking(move || drop(dir));
 
     let error = errors.finish(Instant::now(), &mut note);
-    outcome(end, error, spool, bounds).await
+    outcome(end, error, time)
 }
 
 async fn watch(
@@ -398,25 +389,21 @@ async fn stop(child: &mut Child, group: &mut Group) {
     let _ = timeout(KILL_WAIT, child.wait()).await;
 }
 
-async fn outcome(end: End, stderr: String, spool: Spool<'_>, bounds: Bounds) -> RunOutcome {
+fn outcome(end: End, stderr: String, time: Duration) -> RunOutcome {
     let (end, note) = match end {
         End::Exited(exit, note) if exit.success() => (RunEnd::Done, note),
         End::Exited(exit, note) => match stderr.strip_prefix(tool_exec::COMPLAINT) {
             Some(why) if exit.code() == Some(tool_exec::NOT_STARTED.into()) => {
-                return RunOutcome::failed(why, String::new());
+                return RunOutcome::lost(why, String::new());
             }
             _ => (RunEnd::Failed(show_exit(exit)), note),
         },
-        End::TimedOut => (RunEnd::Failed(format!("timed out after {}", show_duration(bounds.timeout))), String::new()),
+        End::TimedOut => (RunEnd::Failed(format!("timed out after {}", show_duration(time))), String::new()),
         End::Cancelled => return RunOutcome::cancelled("cancelled while it ran", stderr),
-        End::Lost(lost) => return RunOutcome::failed(format!("waiting for it: {lost}"), stderr),
-        End::Output(why) => return RunOutcome::failed(show_spool_error(&why), stderr),
+        End::Lost(lost) => return RunOutcome::lost(format!("waiting for it: {lost}"), stderr),
+        End::Output(why) => return RunOutcome::lost(show_spool_error(&why), stderr),
     };
-    // What came before a failure is worth keeping.
-    match spool.finish().await {
-        Ok(output) => RunOutcome { end, note, output, stderr },
-        Err(why) => RunOutcome::failed(show_spool_error(&why), stderr),
-    }
+    RunOutcome { end, note, stderr }
 }
 
 /// The whole story in one line.

@@ -25,3 +25,6 @@ words = st.one_of(
 schemathesis.openapi.format("sigil-check-words", words.flatmap(in_any_case))
 schemathesis.openapi.format("sigil-code", given("SIGIL_API_CODES").flatmap(lambda code: st.sampled_from([code, code.upper()])))
 schemathesis.openapi.format("sigil-address", given("SIGIL_API_ADDRESSES"))
+schemathesis.openapi.format("sigil-name", st.sampled_from(["mia", "family", "hub"]))
+schemathesis.openapi.format("sigil-principal", st.sampled_from(["person:mia", "agent:mia/claude", "device:attic"]))
+schemathesis.openapi.format("sigil-rights", st.sampled_from(["", '[people.mia]\nname = "Mia"\n']))

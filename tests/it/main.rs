@@ -27,6 +27,7 @@ mod nearby;
 mod netns;
 mod offline_queue;
 mod partition;
+mod rights;
 mod rows;
 mod seed_nodes;
 mod seed_rest;

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use sigil::runtime::outcome::{Output, RunEnd, RunOutcome};
-use sigil::runtime::process::{Bounds, Launcher, Spec, run};
-use sigil::runtime::spool::{BlobSink, BlobSinks, OutputLimits};
+use sigil::runtime::process::{Launcher, Spec, run};
+use sigil::runtime::spool::{BlobSink, BlobSinks, OutputLimits, Spool};
 use sigil::tasks::TaskGroup;
 use tokio_util::sync::CancellationToken;
 
@@ -25,7 +25,7 @@ impl BlobSinks for NoBlobs {
     }
 }
 
-async fn through_sigil(command: &str, args: &[&str]) -> RunOutcome {
+async fn through_sigil(command: &str, args: &[&str]) -> (RunOutcome, Output) {
     let dir = tempfile::tempdir().unwrap();
     let launcher = Launcher::start(dir.path().join("work"), Some(SIGIL.into()), &TaskGroup::default()).unwrap();
     let launch = launcher.launch(Spec {
@@ -34,23 +34,25 @@ async fn through_sigil(command: &str, args: &[&str]) -> RunOutcome {
         env: BTreeMap::from([("SIGIL_ATTEMPT".to_owned(), "1".to_owned())]),
         keep_running: false,
     });
-    let bounds = Bounds { timeout: Duration::from_secs(30), output: OutputLimits { inline: 1024, total: 1 << 20 } };
-    run(launch, bounds, Bytes::from("{}"), &CancellationToken::new(), &NoBlobs, |_| ()).await
+    let mut spool = Spool::new(&NoBlobs, OutputLimits { inline: 1024, total: 1 << 20 });
+    let time = Duration::from_secs(30);
+    let outcome = run(launch, time, Bytes::from("{}"), &CancellationToken::new(), &mut spool, |_| ()).await;
+    (outcome, spool.finish().await.unwrap())
 }
 
 #[tokio::test]
 async fn a_tool_starts_with_limits_and_its_own_arguments() {
     let script = "ulimit -c; ulimit -n; umask; echo $0 $1 $SIGIL_ATTEMPT; cat";
-    let outcome = through_sigil("sh", &["-c", script, "a b", "c"]).await;
+    let (outcome, output) = through_sigil("sh", &["-c", script, "a b", "c"]).await;
     assert_eq!(outcome.end, RunEnd::Done, "{outcome:?}");
-    assert_eq!(outcome.output, Output::Inline(Bytes::from("0\n1024\n0077\na b c 1\n{}")));
+    assert_eq!(output, Output::Inline(Bytes::from("0\n1024\n0077\na b c 1\n{}")));
 }
 
 #[tokio::test]
 async fn a_tool_that_cannot_be_started_is_explained() {
     for (command, part) in [("no-such-command", "not found"), ("/etc/passwd", "may not be executed")] {
-        let outcome = through_sigil(command, &[]).await;
-        let RunEnd::Failed(reason) = outcome.end else { panic!("it ran: {outcome:?}") };
+        let (outcome, _) = through_sigil(command, &[]).await;
+        let RunEnd::Lost(reason) = outcome.end else { panic!("it ran: {outcome:?}") };
         assert!(reason.contains(command) && reason.contains(part), "{reason}");
     }
 }

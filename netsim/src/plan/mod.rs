@@ -298,7 +298,26 @@ impl Plan {
                 | Fault::Leave { .. }
                 | Fault::Restore { .. }
                 | Fault::Wipe { .. } => true,
-                _ => false,
+                Fault::Split { .. }
+                | Fault::Unsplit
+                | Fault::Cut { .. }
+                | Fault::Uncut { .. }
+                | Fault::CutOneWay { .. }
+                | Fault::OneWay { .. }
+                | Fault::Loss { .. }
+                | Fault::Crash { .. }
+                | Fault::CrashNear { .. }
+                | Fault::Stop { .. }
+                | Fault::Suspend { .. }
+                | Fault::Stall { .. }
+                | Fault::WallJump { .. }
+                | Fault::ClockLost { .. }
+                | Fault::Raise { .. }
+                | Fault::Claims { .. }
+                | Fault::Fill { .. }
+                | Fault::Govern { .. }
+                | Fault::Backup { .. }
+                | Fault::DiskFull { .. } => false,
             })
     }
 
@@ -336,8 +355,10 @@ impl Fault {
             Self::Split { .. } | Self::Unsplit | Self::Loss { .. } => Vec::new(),
             Self::Cut { a, b } | Self::Uncut { a, b } => vec![*a, *b],
             Self::CutOneWay { from, to } | Self::OneWay { from, to, .. } => vec![*from, *to],
-            Self::Revoke { by, peer } | Self::Demote { by, peer } | Self::Raise { by, peer } => vec![*by, *peer],
-            Self::Seat { by, peer, .. } => vec![*by, *peer],
+            Self::Revoke { by, peer }
+            | Self::Demote { by, peer }
+            | Self::Raise { by, peer }
+            | Self::Seat { by, peer, .. } => vec![*by, *peer],
             Self::Govern { by } | Self::Rule { by, .. } => vec![*by],
             Self::Wipe { peer, heir, .. } => vec![*peer, *heir],
             Self::Crash { peer, .. }

@@ -146,9 +146,7 @@ impl Director {
         }
         let node = match ask.target {
             None => "any".to_owned(),
-            Some(target) => {
-                mesh.name_of(origin, target).to_string()
-            }
+            Some(target) => mesh.name_of(origin, target).to_string(),
         };
         let text = format!("{{\"n\":{}}}", ask.argument);
         let arguments = if ask.blob {

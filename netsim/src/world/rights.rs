@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use mesh_core::ids::{NodeId, PeerId, ReqId};
 use mesh_core::io::{AnswerChoice, CallState, Command, Edit, Invocation, NewAnswer};
 use mesh_core::policy::{
-    Binding, Choice, Credential, Domain, Key, Mode, Otherwise, Principal, Request, Role, Rule, RuleVerdict, Seat, Value,
-    Verdict, Workspace, WorkspaceId,
+    Binding, Choice, Credential, Domain, Key, Mode, Otherwise, Principal, Request, Role, Rule, RuleVerdict, Seat,
+    Value, Verdict, Workspace, WorkspaceId,
 };
 use mesh_core::record::Ending;
 
@@ -195,7 +195,7 @@ impl Mesh {
     /// The owner at a peer changes who may do what.
     pub(super) fn edit(&mut self, env: &mut Env, net: &mut Network, by: usize, changes: Changes) {
         if self.peers[by].awake() {
-            let edit = Edit { by: constant("person:owner"), changes, declared: false, force: true };
+            let edit = Edit { by: constant("person:owner"), changes, declared: false, force: true, seen: Vec::new() };
             self.command(env, net, by, Purpose::Other, Command::Edit(edit));
         }
     }

@@ -95,6 +95,10 @@ fn request(args: &CallArgs) -> Result<String, Failure> {
         timeout_s: Option<u64>,
         #[serde(skip_serializing_if = "Option::is_none")]
         effect: Option<&'a str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        workspace: Option<&'a str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        agent: Option<&'a str>,
     }
     let usage = |why: String| Failure::new(Exit::Usage, why);
     let arguments = match args.input.as_deref() {
@@ -118,6 +122,8 @@ fn request(args: &CallArgs) -> Result<String, Failure> {
         ttl_s: args.ttl,
         timeout_s: args.timeout,
         effect: args.effect.map(crate::cli::args::Effect::as_str),
+        workspace: args.workspace.as_deref(),
+        agent: args.agent.as_deref(),
     };
     Ok(raw(&body).get().to_owned())
 }

@@ -404,7 +404,7 @@ pub(super) async fn forget(client: &Client, node: &str, with_their_guests: bool,
         with_guests = confirm(ui, "They stay members otherwise. Forget them too?") == Some(true);
     }
     let path = format!("{path}?with_guests={with_guests}");
-    // Each is a commit of its own.
+    // There may be thousands.
     let extras = Extras { within: Some(std::time::Duration::from_mins(5)), ..Extras::default() };
     let mut answer = client.ask(Method::DELETE, &path, extras).await?.json()?;
     answer.set(if with_guests { "guests_forgotten" } else { "guests_left" }, raw(&guests));

@@ -5,8 +5,10 @@ mod calls;
 mod care;
 mod console;
 mod mesh;
+mod rights;
 
 pub(super) use self::mesh::epoch;
+pub(super) use self::rights::templates;
 
 use crate::cli::args::{Command, InviteArgs};
 use crate::cli::client::Client;
@@ -35,6 +37,10 @@ pub(crate) async fn run(command: Command, client: Client, ui: Ui) -> Result<Exit
         Command::Calls(args) => calls::calls(client, args, ui).await,
         Command::Result { id, output, wait } => calls::result(client, &id, output.as_deref(), wait, ui).await,
         Command::Cancel { id, reason } => calls::cancel(client, &id, reason, ui).await,
+        Command::Person { command } => rights::person(client, command, ui).await,
+        Command::Workspace { command } => rights::workspace(client, command, ui).await,
+        Command::Rule { command } => rights::rule(client, command, ui).await,
+        Command::Policy { command } => rights::policy(client, command, ui).await,
         Command::Token(args) => care::token(client, args, ui).await,
         Command::Logs { follow, lines } => care::logs(client, follow, lines, ui).await,
         Command::Backup { file, force } => backup::backup(client, &file, force, ui).await,

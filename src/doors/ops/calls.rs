@@ -6,6 +6,7 @@ use bytes::Bytes;
 use mesh_core::ids::{NodeId, PeerId, ReqId, ToolName};
 use mesh_core::io::{CallRecord, CallState, Command, NewCall, NodeView, Refusal, Reply, View};
 use mesh_core::limits;
+use mesh_core::policy::{AgentName, Domain, Principal};
 use mesh_core::record::{Effect, Payload};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -42,6 +43,10 @@ pub struct Request<'a> {
     pub timeout: Duration,
     /// Only stricter than what the tool declares.
     pub effect: Option<Effect>,
+    /// The workspace in which it is asked; `None`: in that which gives it.
+    pub workspace: Option<Domain>,
+    /// An agent of whoever sits at this device; `None`: she herself.
+    pub agent: Option<AgentName>,
     /// The client's own key for the call.
     pub client_key: Option<String>,
 }
@@ -60,7 +65,7 @@ pub struct Accepted {
 /// # Errors
 /// The arguments are too long, `node` names no device or two, or the mesh refuses.
 pub async fn call(mesh: &MeshHandle, who: Identity, request: Request<'_>) -> Result<Accepted, OpError> {
-    let Request { node, tool, arguments, ttl, timeout, effect, client_key } = request;
+    let Request { node, tool, arguments, ttl, timeout, effect, workspace, agent, client_key } = request;
     if arguments.len() > limits::ARGUMENTS_BYTES_MAX {
         let detail = format!("the arguments may have at most {} bytes", limits::ARGUMENTS_BYTES_MAX);
         return Err(OpError::new(ErrorCode::TooLarge, detail).hint("put large data into a file and pass its path"));
@@ -73,9 +78,9 @@ pub async fn call(mesh: &MeshHandle, who: Identity, request: Request<'_>) -> Res
         ttl_ms: millis(ttl),
         timeout_ms: millis(timeout),
         effect,
-        principal: who.principal.named(),
+        principal: agent.map_or(Ok(who.principal.named()), |agent| as_agent(&mesh.view(), agent).map(Some))?,
         credential: None,
-        workspace: None,
+        workspace,
         client_key,
     };
     match mesh.command(Command::Call(new)).await? {
@@ -86,11 +91,24 @@ pub async fn call(mesh: &MeshHandle, who: Identity, request: Request<'_>) -> Res
         | Reply::InviteVoided
         | Reply::Approved(_)
         | Reply::Revoked
+        | Reply::RevokedAll(_)
         | Reply::Left
         | Reply::Noted
         | Reply::Answered { .. }
         | Reply::Edited { .. }
+        | Reply::Answered { .. }
         | Reply::Stopped => Err(OpError::new(ErrorCode::Internal, "the mesh answered something else")),
+    }
+}
+
+/// The agent of this name of the person who sits at this device.
+fn as_agent(view: &View, agent: AgentName) -> Result<Principal, OpError> {
+    match view.rights.sits_at(&view.me) {
+        Some(Principal::Person(person)) => Ok(Principal::Agent(person, agent)),
+        Some(Principal::Agent(..) | Principal::Device(_)) | None => {
+            Err(OpError::new(ErrorCode::Denied, "this device is nobody's, so that no agent of anybody asks at it")
+                .hint("an owner says whose it is: `sigil person set PERSON --device NODE`"))
+        }
     }
 }
 

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mesh_core::ids::{NodeId, PeerId};
-use mesh_core::io::{Command, NodeView, Refusal, View};
+use mesh_core::io::{Command, NodeView, Refusal, Reply, View};
+use mesh_core::limits::REVOKED_AT_ONCE_MAX;
 use mesh_core::names::{Found, PREFIX_MIN, find};
 use mesh_core::record::Tier;
 
@@ -19,6 +20,8 @@ use crate::status::{ErrorCode, OpError};
 
 /// The view follows the answer within one step of the driver; a second is far more.
 const APPROVAL_SHOWS_WITHIN: Duration = Duration::from_secs(1);
+/// Devices that an error names.
+const NAMED_MAX: usize = 10;
 
 /// A device that a client named.
 #[derive(Debug, Clone)]
@@ -247,7 +250,8 @@ pub async fn reject_pending(mesh: &MeshHandle, text: &str) -> Result<(), OpError
 /// `with_guests`: its guests ([`View::guests_of`]) too, and whom these let in until they are gone.
 ///
 /// # Errors
-/// As [`resolve`]; it is this device; or the mesh refuses. Then those who were forgotten before stay so.
+/// As [`resolve`]; it is this device; the mesh refuses; or some of the guests stay, which are named with why. All others are
+/// forgotten.
 pub async fn forget(mesh: &MeshHandle, text: &str, with_guests: bool) -> Result<(), OpError> {
     let (view, around) = (mesh.view(), mesh.surroundings());
     let host = match resolve(&view, &around.pending, text)? {
@@ -269,21 +273,46 @@ pub async fn forget(mesh: &MeshHandle, text: &str, with_guests: bool) -> Result<
     if !with_guests {
         return Ok(());
     }
+    let mut left = Vec::new();
     loop {
         let view = mesh.view();
-        let next: Vec<_> = view.guests_of(&gone).into_iter().map(|guest| guest.peer).collect();
-        let next: Vec<_> = next.into_iter().filter(|peer| gone.insert(*peer)).collect();
+        let next = view.guests_of(&gone).into_iter().map(|guest| (guest.peer, guest.node_id.clone()));
+        let next: Vec<_> = next.filter(|(peer, _)| gone.insert(*peer)).collect();
         if next.is_empty() {
-            return Ok(());
+            return all_gone(&left, gone.len() - 1);
         }
-        for peer in next {
-            match mesh.command(Command::Revoke { peer }).await {
-                // It has gone by itself in the meantime.
-                Ok(_) | Err(MeshError::Refused(Refusal::UnknownNode(_))) => {}
-                Err(error) => return Err(error.into()),
+        for (number, part) in next.chunks(REVOKED_AT_ONCE_MAX).enumerate() {
+            let peers = part.iter().map(|(peer, _)| *peer).collect();
+            let name = |peer| part.iter().find(|(other, _)| *other == peer).map(|(_, name)| name.clone());
+            match mesh.command(Command::RevokeAll { peers }).await {
+                Ok(Reply::RevokedAll(refused)) => {
+                    // Whom nobody knows has gone by itself in the meantime.
+                    let refused = refused.into_iter().filter(|(_, why)| !matches!(why, Refusal::UnknownNode(_)));
+                    left.extend(refused.filter_map(|(peer, why)| Some((name(peer)?, OpError::from(why)))));
+                }
+                Ok(_) => return Err(OpError::new(ErrorCode::Internal, "the mesh answered something else")),
+                // What is said once the agent stops, or in another mesh, holds for the rest.
+                Err(error @ (MeshError::Stopping | MeshError::Moved)) => return Err(error.into()),
+                Err(error) => {
+                    let error = OpError::from(error);
+                    left.extend(part.iter().map(|(_, name)| (name.clone(), error.clone())));
+                }
             }
+            let done = (number + 1) * REVOKED_AT_ONCE_MAX;
+            tracing::info!(of = next.len(), done = done.min(next.len()), "forgetting guests");
         }
     }
+}
+
+/// What came of forgetting so many guests, of whom these stay.
+fn all_gone(left: &[(NodeId, OpError)], guests: usize) -> Result<(), OpError> {
+    let Some((_, first)) = left.first() else { return Ok(()) };
+    let named = left.iter().take(NAMED_MAX).map(|(name, why)| format!("{name} ({})", why.detail));
+    let more = if left.len() > NAMED_MAX { format!(", and {} more", left.len() - NAMED_MAX) } else { String::new() };
+    let named: Vec<_> = named.collect();
+    let detail =
+        format!("the device is forgotten; of its {guests} guests {} stay: {}{more}", left.len(), named.join(", "));
+    Err(OpError::new(first.code, detail).hint("`sigil nodes` shows who let them in; `sigil forget` removes each"))
 }
 
 async fn admit(mesh: &MeshHandle, peer: PeerId, approval: Approval) -> Result<(Arc<View>, NodeView), OpError> {

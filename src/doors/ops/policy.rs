@@ -1,7 +1,9 @@
 //! Rights: explained, shown as a table, edited, begun from a template.
 //!
-//! All of it is over [`Rights`] and [`Held`]: what the mesh knows at one moment. Nothing here asks the mesh.
+//! [`Held`] is what the mesh knows at one moment, [`Rights`] the same as it is asked. Whether an edit may be made is judged
+//! by the core; here it is only put into its records.
 
+mod ask;
 mod edit;
 mod explain;
 mod matrix;
@@ -9,7 +11,8 @@ mod templates;
 #[cfg(test)]
 mod tests;
 
-pub use edit::{ETag, Edit, Held, IfMatch, Planned};
+pub use ask::{Question, ask, matrix};
+pub use edit::{Conflict, ETag, Edited, Held, IfMatch, Part, declare, replace, set_mode};
 pub use explain::{Asked, Explanation, Looked, Rights};
 pub use matrix::{By, CELLS_MAX, Cell, Matrix, Source};
 pub use templates::{TEMPLATES, Template, template};

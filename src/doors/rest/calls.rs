@@ -21,8 +21,8 @@ use super::extract::{JSON, JSON_DEPTH_MAX, Query, Segment, body_or_default, chec
 use super::model::{EffectName, Page, time};
 use super::payload::{content_type, file_type, show_output};
 use super::shapes::{
-    CallId, CallStates, CallsCursor, ClientKey, DeviceRef, NameOfTool, Reason, Seconds, Shape, ToolAddress, Whole,
-    of_query,
+    CallId, CallStates, CallsCursor, ClientKey, DeviceRef, NameOfAgent, NameOfTool, Reason, Seconds, Shape, SpaceName,
+    ToolAddress, Whole, of_query,
 };
 use crate::doors::app::AppState;
 use crate::doors::identity::Identity;
@@ -71,6 +71,8 @@ pub(super) struct CallRequest<'a> {
     ttl_s: Option<f64>,
     effect: Option<EffectName>,
     timeout_s: Option<f64>,
+    workspace: Option<SpaceName>,
+    agent: Option<NameOfAgent>,
 }
 
 /// A tool as clients name it.
@@ -123,12 +125,19 @@ impl CallRequest<'_> {
             .property("ttl_s", TTL.schema())
             .property("effect", effect)
             .property("timeout_s", TIMEOUT.schema())
+            .property("workspace", or_null(SpaceName::schema()))
+            .property("agent", or_null(NameOfAgent::schema()))
             .additional_properties(Some(AdditionalProperties::FreeForm(false)));
         for name in needs {
             object = object.required(*name);
         }
         object.build()
     }
+}
+
+/// What may be left out, or be null.
+fn or_null(schema: RefOr<Schema>) -> OneOfBuilder {
+    OneOfBuilder::new().item(schema).item(ObjectBuilder::new().schema_type(Type::Null))
 }
 
 impl PartialSchema for CallRequest<'_> {
@@ -302,6 +311,8 @@ pub(super) async fn create(
         ttl,
         timeout,
         effect: asked.effect.map(Into::into),
+        workspace: asked.workspace.as_ref().map(|name| name.0.clone()),
+        agent: asked.agent.as_ref().map(|name| name.0.clone()),
         client_key,
     };
     let accepted = calls::call(app.mesh(), who, request).await?;

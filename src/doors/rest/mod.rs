@@ -17,6 +17,7 @@ mod openapi;
 mod payload;
 pub mod problem;
 mod queries;
+mod rights;
 mod routes;
 mod shapes;
 #[cfg(test)]

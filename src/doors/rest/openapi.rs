@@ -24,7 +24,10 @@ use crate::status::ErrorCode;
                        and cannot be done is answered with another status. A `format` names what a pattern cannot say: \
                        `sigil-code`: the code ends with a checksum; `sigil-check-words`: the words are of the list of \
                        BIP-39; `sigil-address`: an IP address, or a host name of letters, digits and hyphens between \
-                       dots, with a port of 1 to 65535 if any, and of a zone that is an interface of this device.",
+                       dots, with a port of 1 to 65535 if any, and of a zone that is an interface of this device; \
+                       `sigil-name`, `sigil-principal`: no word that means something in a rule; `sigil-rights`: what \
+                       `sigil.toml` may say about rights. The state of what is edited is its `ETag`: an edit names in \
+                       `If-Match` the state that it is of, and 412 tells that somebody else has edited since.",
         license(name = "Apache-2.0", identifier = "Apache-2.0"),
     ),
     components(schemas(Problem)),
@@ -34,6 +37,7 @@ use crate::status::ErrorCode;
         (name = "mesh", description = "Devices and their tools"),
         (name = "joining", description = "Ways in and out"),
         (name = "calls", description = "Running tools"),
+        (name = "rights", description = "Who may use what"),
         (name = "operation", description = "State of the agent"),
     )
 )]
@@ -140,6 +144,14 @@ fn problems(path: &str, method: &Method, operation: &Operation) -> Vec<u16> {
     } else {
         // The state of the mesh, budgets, and the room on the disk.
         statuses.extend([409, 429, 507]);
+    }
+    if path.starts_with("/api/v1/policy") {
+        // A device or workspace that is named.
+        statuses.extend([404, 409, 413]);
+    }
+    let of_rights = ["/api/v1/policy", "/api/v1/people", "/api/v1/workspaces"];
+    if matches!(*method, Method::PUT | Method::DELETE) && of_rights.iter().any(|start| path.starts_with(start)) {
+        statuses.extend([404, 412, 428]);
     }
     if path.contains('{') || ["createCall", "join", "listTools", "listCalls"].contains(&id) {
         statuses.push(404);

@@ -7,7 +7,9 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::queries::Queries;
-use super::{backup, calls, doctor, events, guard, health, joining, logs, metrics, nodes, openapi, queries, tokens};
+use super::{
+    backup, calls, doctor, events, guard, health, joining, logs, metrics, nodes, openapi, queries, rights, tokens,
+};
 use crate::doors::app::App;
 
 /// All routes, guarded.
@@ -36,6 +38,15 @@ fn described() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(joining::leave))
         .routes(routes!(tokens::list, tokens::mint, tokens::revoke_all))
         .routes(routes!(tokens::revoke))
+        .routes(routes!(rights::all, rights::put_all))
+        .routes(routes!(rights::put_mode))
+        .routes(routes!(rights::explain))
+        .routes(routes!(rights::matrix))
+        .routes(routes!(rights::rules, rights::put_rules))
+        .routes(routes!(rights::people))
+        .routes(routes!(rights::person, rights::put_person, rights::delete_person))
+        .routes(routes!(rights::workspaces))
+        .routes(routes!(rights::workspace, rights::put_workspace, rights::delete_workspace))
         .routes(routes!(calls::create, calls::list))
         .routes(routes!(calls::show))
         .routes(routes!(calls::result))

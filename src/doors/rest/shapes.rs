@@ -10,6 +10,7 @@ use std::time::Duration;
 use mesh_core::ids::{NodeId, ReqId, ToolName};
 use mesh_core::limits;
 use mesh_core::names::PREFIX_MIN;
+use mesh_core::policy::{AgentName, Domain, PersonId, Principal};
 use serde::de::Visitor;
 use serde::{Deserialize, Deserializer};
 use tracing::Level;
@@ -17,7 +18,7 @@ use utoipa::openapi::schema::{ObjectBuilder, Schema, SchemaFormat, Type};
 use utoipa::openapi::{Object, RefOr};
 use utoipa::{PartialSchema, ToSchema};
 
-use crate::config::QUIC_PORT_DEFAULT;
+use crate::config::{PolicySettings, QUIC_PORT_DEFAULT};
 use crate::doors::ops;
 use crate::mesh::check_words::CheckWords;
 use crate::mesh::invite::{InviteCode, InviteCodeError};
@@ -118,6 +119,8 @@ const PEER_ID_LEN: usize = 52;
 const NODE_ID_MAX: usize = 63;
 /// Longest name of a tool.
 const TOOL_NAME_MAX: usize = 64;
+/// Longest text of rights, bytes.
+const RIGHTS_TEXT_MAX: usize = 1 << 20;
 /// Longest run of spaces and hyphens around words.
 const GAP_MAX: usize = 9;
 /// Longest text of words, code and address of another device; each is far more than any of them has.
@@ -175,6 +178,54 @@ texts! {
             })?;
             Ok((DeviceRef::read(device)?.0, NameOfTool::read(tool)?.0))
         }
+    }
+
+    /// Name of a person.
+    PersonName(PersonId) {
+        pattern concat!("^", name!(), "$"), length 1..=NODE_ID_MAX, format "sigil-name",
+        example "mia",
+        read |text| text.parse().map_err(|error: mesh_core::ids::InvalidId| error.to_string())
+    }
+
+    /// Name of a workspace; `mesh` is what holds in all of them.
+    SpaceName(Domain) {
+        pattern concat!("^", name!(), "$"), length 1..=NODE_ID_MAX, format "sigil-name",
+        example "family",
+        read |text| text.parse().map_err(|error: mesh_core::ids::InvalidId| error.to_string())
+    }
+
+    /// Name of an agent of whoever asks.
+    NameOfAgent(AgentName) {
+        pattern concat!("^", name!(), "$"), length 1..=NODE_ID_MAX, format "sigil-name",
+        example "claude",
+        read |text| text.parse().map_err(|error: mesh_core::ids::InvalidId| error.to_string())
+    }
+
+    /// Who asks: a person, an agent of a person, or a device.
+    Asker(Principal) {
+        pattern concat!("^(person:", name!(), "|agent:", name!(), "/", name!(), "|device:", name!(), ")$"), length 1..=140,
+        format "sigil-principal",
+        example "person:mia",
+        read |text| text.parse().map_err(|error: mesh_core::ids::InvalidId| error.to_string())
+    }
+
+    /// Rights as the sections `people`, `agents`, `devices`, `workspaces` and `checks` of `sigil.toml` say them.
+    RightsText(PolicySettings) {
+        pattern "^[\\s\\S]*$", length 0..=RIGHTS_TEXT_MAX, format "sigil-rights",
+        example "[people.mia]\n",
+        read |text| {
+            if text.len() > RIGHTS_TEXT_MAX {
+                return Err(format!("the text may have at most {RIGHTS_TEXT_MAX} bytes"));
+            }
+            PolicySettings::parse(text).map_err(|error| error.to_string())
+        }
+    }
+
+    /// `If-Match`: the state that an edit is of.
+    EntityTags(ops::policy::IfMatch) {
+        pattern "^(\\*|(W/)?\"[!#-+\\--~]{0,64}\"(, ?(W/)?\"[!#-+\\--~]{0,64}\"){0,7})$", length 1..=560,
+        example "\"9f86d081884c7d659a2feaa0c55ad015\"",
+        read |text| text.parse()
     }
 
     /// Place in the list of calls.
@@ -501,6 +552,12 @@ impl Seconds {
         } else {
             number.minimum(Some(self.min_s)).build()
         }
+    }
+}
+
+impl serde::Serialize for NodeName {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&self.0)
     }
 }
 

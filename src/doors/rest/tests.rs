@@ -139,6 +139,7 @@ fn first_view() -> View {
             node("tv", twin(2), Tier::Shared, true, &[]),
         ],
         rights: Arc::default(),
+        said: mesh_core::policy::InForce::default(),
     }
 }
 
@@ -434,6 +435,11 @@ impl FakeMesh {
                 books.revoked.push(peer);
                 Reply::Revoked
             }
+            Command::RevokeAll { peers } => {
+                let (refused, gone): (Vec<_>, Vec<_>) = peers.into_iter().partition(|peer| *peer == key(29).peer_id());
+                books.revoked.extend(gone);
+                Reply::RevokedAll(refused.into_iter().map(|peer| (peer, Refusal::LastOwner)).collect())
+            }
             Command::Approve { node_id: name, tier, .. } => {
                 let mut view = View::clone(&self.view.borrow());
                 for node in view.nodes.iter_mut().filter(|node| node.node_id == name) {
@@ -465,6 +471,7 @@ impl FakeMesh {
             | Command::SetDirectory(_)
             | Command::Answer(_)
             | Command::Edit(_)
+            | Command::Answer(_)
             | Command::Stop => Reply::Noted,
         }
     }

@@ -271,6 +271,8 @@ fn refusal_code(refusal: &Refusal) -> RefusalCode {
         | Refusal::AskOver(_)
         | Refusal::NotAllowed(_)
         | Refusal::InvalidRecord(_)
+        | Refusal::EditedMeanwhile
+        | Refusal::Declared { .. }
         | Refusal::CheckFailed { .. }
         | Refusal::Invalid(_)
         | Refusal::Full(_)

@@ -108,10 +108,17 @@ const TOOLS: &str = r#"
     args = ["-c", "echo '::progress one' >&2; printf $SIGIL_REQUEST_ID/$SIGIL_ATTEMPT/$SIGIL_TOOL/$SIGIL_NODE"]
     [tools.sleep]
     command = "sh"
-    args = ["-c", "echo >> DIR/started; exec sleep 1000"]
+    args = ["-c", "echo so far; echo >> DIR/started; exec sleep 1000"]
     [tools.large]
     command = "head"
     args = ["-c", "100000", "/dev/zero"]
+    [tools.fail]
+    command = "sh"
+    args = ["-c", "echo so far; echo wrong >&2; exit 3"]
+    [tools.flood]
+    command = "sh"
+    args = ["-c", "echo wrong >&2; exec head -c 100000 /dev/zero"]
+    max_output = "40KiB"
 "#;
 
 #[tokio::test]
@@ -123,6 +130,21 @@ async fn programs_and_builtins_run() {
     let outcome = bench.call("device.info", b"{}").await;
     assert_eq!(outcome.ending, Ending::Done, "{outcome:?}");
     assert!(matches!(bench.call("large", b"{}").await.output, Payload::Blob { len: 100_000, .. }));
+}
+
+#[tokio::test]
+async fn output_of_a_run_that_failed_is_kept_and_of_one_that_was_lost_is_not() {
+    let mut bench = bench(TOOLS);
+    for (tool, output, reason) in
+        [("fail", &b"so far\n"[..], "exit code 3"), ("flood", b"", "the output is over the limit of 40KiB")]
+    {
+        let outcome = bench.call(tool, b"{}").await;
+        assert_eq!(
+            (outcome.ending, outcome.reason.as_str(), outcome.error.as_str()),
+            (Ending::Failed, reason, "wrong")
+        );
+        assert_eq!(outcome.output, Payload::Inline(Bytes::from_static(output)), "{tool}");
+    }
 }
 
 #[tokio::test]
@@ -208,6 +230,7 @@ async fn a_kill_ends_exactly_the_one_run_once() {
     bench.host.kill(two, 1);
     let (id, attempt, outcome) = bench.end().await;
     assert_eq!((id, attempt, outcome.ending), (two, 1, Ending::Cancelled));
+    assert_eq!(outcome.output, Payload::empty());
     assert_eq!(bench.running(), 1);
     bench.host.kill(one, 1);
     let (id, attempt, _) = bench.end().await;

@@ -6,11 +6,11 @@ use std::task::{Context, Poll};
 use hyper_util::rt::TokioIo;
 use mesh_core::audience::Audience;
 use mesh_core::crypto::{Signer, Symbolic};
-use mesh_core::entry::{self, BodyCommitment, Entry, Kind, Salt, SignedEntry};
+use mesh_core::entry::{self, BodyCommitment, Entry, Salt, SignedEntry};
 use mesh_core::epoch::{Claim, Epoch};
 use mesh_core::ids::{Hash, Incarnation, MeshId, Signature};
 use mesh_core::io::NodeView;
-use mesh_core::record::{Directory, Effect, Ending, Header, Outcome, Payload, Source, Tier, ToolDecl};
+use mesh_core::record::{Directory, Effect, Ending, Header, Payload, Source, Tier, ToolDecl};
 use tokio::io::{AsyncWriteExt, DuplexStream, ReadBuf};
 use tonic::transport::{Channel, Endpoint};
 
@@ -102,6 +102,7 @@ fn view(me: u64, leader: Option<u64>) -> Arc<View> {
         links: Vec::new(),
         nodes: (1..=4).map(node).collect(),
         rights: Arc::default(),
+        said: mesh_core::policy::InForce::default(),
     })
 }
 
@@ -859,16 +860,16 @@ mod conversions {
                 panic!("no request");
             };
             let request = pb::ToolExecuteRequest::decode(request.encode_to_vec().as_slice()).expect("encoded");
-            prop_assert_eq!(convert::dispatch_from_pb(request, id(GATEWAY), &mut None, &key(0)), Ok(dispatch));
+            prop_assert_eq!(client::dispatch_from_pb(request, id(GATEWAY), &mut None, &key(0)), Ok(dispatch));
         }
 
         #[test]
         fn noise_never_passes_for_a_message(noise in proptest::collection::vec(any::<u8>(), 0..300)) {
             if let Ok(request) = pb::ToolExecuteRequest::decode(noise.as_slice()) {
-                prop_assert!(convert::dispatch_from_pb(request, id(GATEWAY), &mut None, &key(0)).is_err());
+                prop_assert!(client::dispatch_from_pb(request, id(GATEWAY), &mut None, &key(0)).is_err());
             }
             if let Ok(answer) = pb::CallAnswer::decode(noise.as_slice()) {
-                let _ = convert::answer_from_pb(answer, &key(0));
+                let _ = answer_from_pb(answer, &key(0));
             }
         }
     }
@@ -891,7 +892,14 @@ mod conversions {
         let claim = Claim::sign(&author.key, mesh, epoch, 1);
         let header = author.says(Kind::CALL, entry::encode(&call));
         let ended = author.says(Kind::OUTCOME, entry::encode(&test_kit::outcome(call.id, Ending::Done)));
-        let dispatch = dispatch_to_pb(&Dispatch { claim: claim.clone(), header, attempt: 1, left_ms: 1_000, consents: Vec::new() }).unwrap();
+        let dispatch = dispatch_to_pb(&Dispatch {
+            claim: claim.clone(),
+            header,
+            attempt: 1,
+            left_ms: 1_000,
+            consents: Vec::new(),
+        })
+        .unwrap();
         let answers = [
             AnswerKind::Waiting,
             AnswerKind::Running { note: "half".to_owned() },
@@ -912,14 +920,14 @@ mod conversions {
             if let Ok(pb::GatewayMessage { msg: Some(ToNode::ToolExecute(request)) }) =
                 pb::GatewayMessage::decode(&*bytes)
             {
-                let _ = convert::dispatch_from_pb(request, gateway, &mut known, &Gullible);
+                let _ = client::dispatch_from_pb(request, gateway, &mut known, &Gullible);
             }
             match pb::NodeMessage::decode(&*bytes) {
                 Ok(pb::NodeMessage { msg: Some(FromNode::ToolResult(result)) }) => {
-                    let _ = convert::result_from_pb(result, gateway, &Gullible);
+                    let _ = result_from_pb(result, gateway, &Gullible);
                 }
                 Ok(pb::NodeMessage { msg: Some(FromNode::Answer(answer)) }) => {
-                    let _ = convert::answer_from_pb(answer, &Gullible);
+                    let _ = answer_from_pb(answer, &Gullible);
                 }
                 Ok(_) | Err(_) => {}
             }

@@ -1,5 +1,6 @@
 use super::*;
 use crate::runtime::outcome::Output;
+use crate::runtime::spool::OutputLimits;
 use crate::runtime::spool::testing::MemorySinks;
 use crate::runtime::spool::testing::sha256;
 use std::sync::{Arc, Mutex};
@@ -10,6 +11,22 @@ struct Bench {
     sinks: MemorySinks,
     cancel: CancellationToken,
     notes: Arc<Mutex<Vec<String>>>,
+}
+
+/// Limits of one run.
+#[derive(Clone, Copy)]
+struct Bounds {
+    timeout: Duration,
+    output: OutputLimits,
+}
+
+/// A run with its output, if it has any.
+#[derive(Debug)]
+struct Ran {
+    end: RunEnd,
+    note: String,
+    output: Output,
+    stderr: String,
 }
 
 const FREE: Bounds =
@@ -32,19 +49,30 @@ impl Bench {
         }
     }
 
-    async fn sh_kept(&self, script: &str) -> RunOutcome {
-        let launch = self.launcher.launch(Spec { keep_running: true, ..self.spec("sh", &["-c", script]) });
-        run(launch, FREE, Bytes::new(), &self.cancel, &self.sinks, |_| ()).await
+    async fn run(&self, launch: Launch, bounds: Bounds, stdin: &[u8], note: impl FnMut(String)) -> Ran {
+        let mut spool = Spool::new(&self.sinks, bounds.output);
+        let stdin = Bytes::copy_from_slice(stdin);
+        let RunOutcome { end, note, stderr } = run(launch, bounds.timeout, stdin, &self.cancel, &mut spool, note).await;
+        let output = match end {
+            RunEnd::Done | RunEnd::Failed(_) => spool.finish().await.unwrap(),
+            RunEnd::Lost(_) | RunEnd::Cancelled(_) => Output::Inline(Bytes::new()),
+        };
+        Ran { end, note, output, stderr }
     }
 
-    async fn sh_within(&self, script: &str, bounds: Bounds, stdin: &[u8]) -> RunOutcome {
+    async fn sh_kept(&self, script: &str) -> Ran {
+        let launch = self.launcher.launch(Spec { keep_running: true, ..self.spec("sh", &["-c", script]) });
+        self.run(launch, FREE, b"", |_| ()).await
+    }
+
+    async fn sh_within(&self, script: &str, bounds: Bounds, stdin: &[u8]) -> Ran {
         let launch = self.launcher.launch(self.spec("sh", &["-c", script]));
         let notes = self.notes.clone();
         let note = move |line| notes.lock().unwrap().push(line);
-        run(launch, bounds, Bytes::copy_from_slice(stdin), &self.cancel, &self.sinks, note).await
+        self.run(launch, bounds, stdin, note).await
     }
 
-    async fn sh(&self, script: &str) -> RunOutcome {
+    async fn sh(&self, script: &str) -> Ran {
         self.sh_within(script, FREE, b"").await
     }
 
@@ -81,7 +109,7 @@ fn failed(reason: &str) -> RunEnd {
     RunEnd::Failed(reason.to_owned())
 }
 
-fn inline(outcome: &RunOutcome) -> &[u8] {
+fn inline(outcome: &Ran) -> &[u8] {
     match &outcome.output {
         Output::Inline(bytes) => bytes,
         Output::Stored { .. } => panic!("output is a blob"),
@@ -138,8 +166,8 @@ async fn a_command_that_is_not_there_is_explained() {
     let bench = Bench::new();
     for (command, part) in [("no-such-command", "not found"), ("/etc/passwd", "may not be executed")] {
         let launch = bench.launcher.launch(bench.spec(command, &[]));
-        let outcome = run(launch, FREE, Bytes::new(), &bench.cancel, &bench.sinks, |_| ()).await;
-        let RunEnd::Failed(reason) = outcome.end else { panic!("it ran: {outcome:?}") };
+        let outcome = bench.run(launch, FREE, b"", |_| ()).await;
+        let RunEnd::Lost(reason) = outcome.end else { panic!("it ran: {outcome:?}") };
         assert!(reason.contains(command) && reason.contains(part), "{reason}");
     }
 }
@@ -158,7 +186,7 @@ async fn output_over_the_limit_ends_the_run_and_names_the_limit() {
     let bench = Bench::new();
     let bounds = Bounds { output: OutputLimits { total: 1 << 20, ..FREE.output }, ..FREE };
     let outcome = bench.sh_within("echo $$ > $DIR/pid; head -c 100000000 /dev/zero; sleep 1000", bounds, b"").await;
-    assert_eq!(outcome.end, failed("the output is over the limit of 1MiB"));
+    assert_eq!(outcome.end, RunEnd::Lost("the output is over the limit of 1MiB".to_owned()));
     assert!(inline(&outcome).is_empty());
     assert!(bench.sinks.blobs.lock().unwrap().is_empty(), "half a blob is no blob");
     gone(&bench.file("pid").await).await;
@@ -265,7 +293,7 @@ async fn b15_a_tool_that_says_so_leaves_things_running() {
         .launcher
         .launch(Spec { keep_running: true, ..bench.spec("sh", &["-c", "sleep 1000 & echo $! > $DIR/pid3; wait"]) });
     let bounds = Bounds { timeout: Duration::from_millis(300), ..FREE };
-    let outcome = run(launch, bounds, Bytes::new(), &bench.cancel, &bench.sinks, |_| ()).await;
+    let outcome = bench.run(launch, bounds, b"", |_| ()).await;
     assert_eq!(outcome.end, failed("timed out after 300ms"));
     gone(&bench.file("pid3").await).await;
 }
@@ -304,7 +332,7 @@ async fn starts_keep_the_order_in_which_they_were_asked_for() {
     let launches: Vec<Launch> = (0..20).map(|_| bench.launcher.launch(bench.spec("sh", &["-c", "echo $$"]))).collect();
     let mut pids = Vec::new();
     for launch in launches {
-        let outcome = run(launch, FREE, Bytes::new(), &bench.cancel, &bench.sinks, |_| ()).await;
+        let outcome = bench.run(launch, FREE, b"", |_| ()).await;
         pids.push(String::from_utf8_lossy(inline(&outcome)).trim().parse::<u32>().unwrap());
     }
     // Process numbers rise, but for one wrap at most.

@@ -1,27 +1,33 @@
-//! Edits of rights: what one is checked for before it is signed.
+//! Edits of rights: a part of them is read, changed, and put in its place as a whole.
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use mesh_core::entry::Place;
-use mesh_core::ids::{Hash, Incarnation, PeerId};
-use mesh_core::policy::{InvalidRecord, Key, NotAllowed, Policy, Principal, Role, Said, Statement, Value, View, Who};
+use mesh_core::ids::{Hash, NodeId, PeerId};
+use mesh_core::io::{Command, Edit, Reply, View};
+use mesh_core::policy::{Content, Device, Domain, Key, Mode, Person, PersonId, Principal, Value};
 
-use crate::status::{ErrorCode, OpError};
+use super::explain::Rights;
+use crate::config::{Devices, PolicyError, PolicySettings};
+use crate::doors::identity::Identity;
+use crate::mesh::MeshHandle;
+use crate::status::{ErrorCode, OpError, edited_meanwhile};
 
 /// State of a record: the same as long as nobody edits it, here or elsewhere.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ETag([u8; 16]);
 
 impl ETag {
-    /// That of some records, by the statements that count for them: the heads of their registers.
+    /// That of some records, by the places of the statements that count for them.
     #[must_use]
-    pub fn of<'a>(heads: impl IntoIterator<Item = &'a Place>) -> Self {
-        let mut places: Vec<_> = heads.into_iter().map(|place| (place.author, place.incarnation, place.seq)).collect();
+    pub fn of(places: impl IntoIterator<Item = Place>) -> Self {
+        let mut places: Vec<Place> = places.into_iter().collect();
         places.sort_unstable();
         let bytes: Vec<u8> = places
             .into_iter()
-            .flat_map(|(author, incarnation, seq)| {
+            .flat_map(|Place { author, incarnation, seq }| {
                 [&author.0[..], &incarnation.0.to_be_bytes(), &seq.to_be_bytes()].concat()
             })
             .collect();
@@ -37,6 +43,11 @@ impl fmt::Display for ETag {
     }
 }
 
+/// Most tags of one `If-Match`: who edits holds one.
+const TAGS_MAX: usize = 8;
+/// Most bytes of a tag: ours have half of that.
+const TAG_BYTES_MAX: usize = 64;
+
 /// `If-Match` (RFC 9110 §13.1.1): the state that a client has seen.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum IfMatch {
@@ -49,14 +60,21 @@ pub enum IfMatch {
 impl FromStr for IfMatch {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
-        if text.trim() == "*" {
+        if text == "*" {
             return Ok(Self::Any);
         }
-        let tags: Vec<String> = text.split(',').map(|tag| tag.trim().to_owned()).collect();
-        let is_tag = |tag: &String| tag.len() >= 2 && tag.starts_with('"') && tag.ends_with('"');
+        let of_tag = |byte: u8| matches!(byte, b'!' | b'#'..=b'~') && byte != b',';
         // A weak one never matches here.
-        if tags.iter().all(|tag| is_tag(tag) || tag.strip_prefix("W/").is_some_and(|tag| is_tag(&tag.to_owned()))) {
-            Ok(Self::OneOf(tags))
+        let is_tag = |tag: &&str| {
+            let tag = tag.strip_prefix("W/").unwrap_or(tag);
+            let inner = tag.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
+            inner.is_some_and(|inner| inner.len() <= TAG_BYTES_MAX && inner.bytes().all(of_tag))
+        };
+        let (first, rest) = text.split_once(',').map_or((text, None), |(first, rest)| (first, Some(rest)));
+        let rest = rest.into_iter().flat_map(|rest| rest.split(',')).map(|tag| tag.strip_prefix(' ').unwrap_or(tag));
+        let tags: Vec<&str> = std::iter::once(first).chain(rest).collect();
+        if tags.len() <= TAGS_MAX && tags.iter().all(is_tag) {
+            Ok(Self::OneOf(tags.into_iter().map(str::to_owned).collect()))
         } else {
             Err("If-Match must be `*`, or the ETag of an answer, in its quotation marks".to_owned())
         }
@@ -74,150 +92,257 @@ impl IfMatch {
             OpError::new(ErrorCode::PreconditionRequired, "an edit must say which state it is of")
                 .hint("send `If-Match` with the ETag of your last GET, or `*` to overwrite whatever is there")
         };
-        let changed = || {
-            OpError::new(ErrorCode::PreconditionFailed, "somebody has edited this since you read it")
-                .hint("GET it again, and look whether your edit is still what you want")
-        };
         match (asked, now) {
             (None, Some(_)) => Err(required()),
             (None, None) | (Some(Self::Any), Some(_)) => Ok(()),
             (Some(Self::OneOf(tags)), Some(now)) if tags.contains(&now.to_string()) => Ok(()),
-            (Some(_), _) => Err(changed()),
+            (Some(_), _) => Err(edited_meanwhile()),
         }
     }
 }
 
-/// One edit; a value of `None` takes the record away.
+/// A part of what people say about rights: what one edit replaces as a whole.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Edit {
-    /// What it is about.
-    pub key: Key,
-    /// What it is to say.
-    pub value: Option<Value>,
+pub enum Part {
+    /// All that a file can say.
+    All,
+    /// A person, and the devices that speak for her.
+    Person(PersonId),
+    /// A workspace with all that belongs to it; of `mesh` its rules.
+    Workspace(Domain),
+    /// The rules of a workspace, or of `mesh`.
+    Rules(Domain),
 }
 
-/// All that people have said, and what of it counts.
-#[derive(Clone, Copy)]
-pub struct Held<'a> {
-    /// Every statement.
-    pub policy: &'a Policy,
-    /// Whether a statement counts.
-    pub stands: &'a dyn Fn(&Place) -> bool,
-    /// What these amount to.
-    pub view: &'a View,
+impl Part {
+    fn has(&self, key: &Key) -> bool {
+        let is_rule_of = |domain: &Domain| matches!(key, Key::Rule(at) if at.domain == *domain);
+        match self {
+            Self::All => !matches!(key, Key::Mode | Key::Token(_) | Key::Tools(_)),
+            Self::Person(person) => matches!(key, Key::Person(id) if id == person) || matches!(key, Key::Device(_)),
+            Self::Workspace(domain) => {
+                is_rule_of(domain) || domain.workspace().is_some_and(|id| key.workspace() == Some(id))
+            }
+            Self::Rules(domain) => is_rule_of(domain),
+        }
+    }
 }
 
-/// Edits that may be signed, in this order.
+/// What an edit has done.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Planned {
-    /// The statements.
-    pub said: Vec<Said>,
+pub struct Edited {
+    /// Number of records that changed.
+    pub written: usize,
     /// What most likely is not meant; for people.
     pub warnings: Vec<String>,
 }
 
-/// The author of statements that are not signed yet: no peer has this id.
-const PLANNED: PeerId = PeerId([0; 32]);
+/// Something that people have edited without knowing of each other.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Conflict {
+    /// What it is about, as the keys that lead there in a file.
+    pub at: String,
+    /// Who said what is not shown, and at which device; `None` of a device that is gone.
+    pub by: Vec<(Principal, Option<NodeId>)>,
+}
 
-impl Held<'_> {
-    /// The state of some records together; `None` if there is none of them.
+/// What people say about rights, as this device holds it at one moment.
+#[derive(Debug, Clone)]
+pub struct Held(Arc<View>);
+
+impl Devices for Held {
+    fn peer(&self, node: &NodeId) -> Option<PeerId> {
+        self.0.rights.named(node)
+    }
+
+    fn node(&self, peer: &PeerId) -> Option<NodeId> {
+        self.0.by_peer(peer).map(|node| node.node_id.clone())
+    }
+}
+
+impl Held {
+    /// That of this view.
     #[must_use]
-    pub fn etag<'k>(&self, keys: impl IntoIterator<Item = &'k Key>) -> Option<ETag> {
-        let registers = keys.into_iter().filter_map(|key| self.policy.register(key));
-        let heads: Vec<&Place> =
-            registers.flat_map(|register| register.heads(self.stands)).map(|(place, _)| place).collect();
-        (!heads.is_empty()).then(|| ETag::of(heads))
+    pub fn of(view: Arc<View>) -> Self {
+        Self(view)
     }
 
-    /// Checks edits by `by` as a whole, one after the other. `force`: also where something would not hold any more that
-    /// must, if an owner says so.
-    ///
-    /// # Errors
-    /// A record that stands in a file of settings ([`ErrorCode::Declared`]); who may not edit ([`ErrorCode::Denied`]); a
-    /// bound or a rule that stands twice ([`ErrorCode::Invalid`], [`ErrorCode::DuplicateRule`]); a check that would fail
-    /// ([`ErrorCode::CheckFailed`]).
-    pub fn plan(&self, by: &Principal, edits: &[Edit], force: bool) -> Result<Planned, OpError> {
-        let stands = |place: &Place| place.author == PLANNED || (self.stands)(place);
-        let (mut policy, mut view) = (self.policy.clone(), self.view.clone());
-        let mut said = Vec::new();
-        for (edit, seq) in edits.iter().zip(1..) {
-            let Edit { key, value } = edit;
-            self.not_declared(key)?;
-            view.may_edit(by, key, value.as_ref()).map_err(|error| denied(&error))?;
-            if let Some(value) = value {
-                policy.admit(key, value, &stands).map_err(|error| invalid(&error))?;
+    /// Keys of a part of which something was said, in order. Of devices that are no members nothing can be said in a file.
+    fn keys<'a>(&'a self, part: &'a Part) -> impl Iterator<Item = &'a Key> {
+        let is_known = |key: &&Key| !matches!(key, Key::Device(peer) if self.node(peer).is_none());
+        self.0.said.keys().filter(|key| part.has(key)).filter(is_known)
+    }
+
+    fn values<'a>(&'a self, part: &'a Part) -> impl Iterator<Item = (&'a Key, &'a Value)> {
+        self.keys(part).filter_map(|key| Some((key, self.0.said.value(key)?)))
+    }
+
+    /// What a part says, as people write it.
+    #[must_use]
+    pub fn settings(&self, part: &Part) -> PolicySettings {
+        PolicySettings::of(self.values(part), self)
+    }
+
+    /// State of a part; `None` of a person or workspace that is not there.
+    #[must_use]
+    pub fn etag(&self, part: &Part) -> Option<ETag> {
+        let is_there = match part {
+            Part::All | Part::Rules(_) | Part::Workspace(Domain::Mesh) => true,
+            Part::Person(person) => person.is_owner() || self.0.rights.person(person).is_some(),
+            Part::Workspace(Domain::Workspace(id)) => self.0.rights.workspaces().any(|(other, _)| other == id),
+        };
+        is_there.then(|| ETag::of(self.keys(part).flat_map(|key| self.0.said.places(key))))
+    }
+
+    /// Rights, ready to be explained.
+    #[must_use]
+    pub fn rights(&self) -> Rights {
+        Rights { view: (*self.0.rights).clone(), said: self.settings(&Part::All) }
+    }
+
+    /// Members with their names, in the order of these.
+    #[must_use]
+    pub fn nodes(&self) -> Vec<(NodeId, PeerId)> {
+        let mut nodes: Vec<_> = self.0.nodes.iter().map(|node| (node.node_id.clone(), node.peer)).collect();
+        nodes.sort();
+        nodes
+    }
+
+    /// What was edited in two halves of the mesh, until somebody edits it again.
+    #[must_use]
+    pub fn conflicts(&self) -> Vec<Conflict> {
+        let all = self.keys(&Part::All).filter_map(|key| {
+            let heads = self.0.said.heads(key);
+            if heads.len() < 2 {
+                return None;
             }
-            let statement = policy.edit((key.clone(), value.clone()), by.clone(), false, &stands);
-            let place = Place { author: PLANNED, incarnation: Incarnation(0), seq };
-            policy.insert(place, Statement { hlc: u64::MAX, said: statement.clone() });
-            view.refresh(&policy, &stands, key);
-            said.push(statement);
-        }
-        let before: Vec<_> = self.view.broken_checks().map(|(name, ..)| name).collect();
-        let broken = view.broken_checks().filter(|(name, ..)| !before.contains(name));
-        let mut warnings: Vec<String> = broken
-            .map(|(name, check, now)| {
-                format!(
-                    "check `{name}` would not hold: {} must get {} for `{}` of `{}`, and would get {now}",
-                    check.principal, check.expect, check.tool, check.node
-                )
-            })
-            .collect();
-        let may_force = || by.person().and_then(|person| self.view.role(person)) == Some(Role::Owner);
-        if let Some(first) = warnings.first()
-            && !(force && may_force())
-        {
-            return Err(OpError::new(ErrorCode::CheckFailed, first.clone())
-                .hint("edit otherwise, or take the check away; an owner may add `?force=true`"));
-        }
-        warnings.extend(edits.iter().filter_map(|edit| odd(edit, &view)));
-        Ok(Planned { said, warnings })
+            let by = heads.iter().map(|(place, statement)| (statement.said.by.clone(), self.node(&place.author)));
+            Some(Conflict { at: crate::config::place_of_key(key, self), by: by.collect() })
+        });
+        all.collect()
     }
 
-    /// `Err` if a record is what a file says: edited here, it would be as in the file again after its next start.
-    fn not_declared(&self, key: &Key) -> Result<(), OpError> {
-        let heads = self.policy.register(key).map(|register| register.heads(self.stands)).unwrap_or_default();
-        let Some((place, _)) = heads.into_iter().find(|(_, statement)| statement.said.declared) else { return Ok(()) };
-        let detail = format!("this stands in `sigil.toml` of device {}", place.author.short());
-        Err(OpError::new(ErrorCode::Declared, detail)
-            .hint("edit it in that file and run `sigil reload` there")
-            .with("peer_id", place.author.to_string()))
+    /// The person who edits at this device.
+    fn editor(&self) -> Result<Principal, OpError> {
+        match self.0.rights.sits_at(&self.0.me) {
+            Some(person @ Principal::Person(_)) => Ok(person),
+            Some(Principal::Agent(..) | Principal::Device(_)) | None => {
+                let detail = "this device is nobody's, so that nobody edits rights at it";
+                Err(OpError::new(ErrorCode::Denied, detail).hint("do it on a device that `sigil nodes` shows as owner"))
+            }
+        }
+    }
+
+    fn says(&self, key: &Key, value: &Value) -> bool {
+        let heads = self.0.said.heads(key);
+        let [(_, statement)] = heads.as_slice() else { return false };
+        matches!(&statement.said.content, Content::Value(said) if **said == *value)
+    }
+
+    /// What is to change so that a part says what `wanted` says of it. What no file can say stays as it is.
+    fn changes(&self, part: &Part, wanted: &PolicySettings) -> Result<Vec<(Key, Option<Value>)>, PolicyError> {
+        let mut records = wanted.records(self, None)?;
+        records.retain(|key, _| part.has(key));
+        let bare = |key: &Key| match (key, self.0.said.value(key)) {
+            (Key::Device(_), Some(Value::Device(Device { terms: Some(terms), .. }))) => {
+                Some(Value::Device(Device { terms: Some(terms.clone()), ..Device::default() }))
+            }
+            _ => None,
+        };
+        let gone: Vec<_> = self.values(part).filter(|(key, _)| !records.contains_key(key)).collect();
+        let mut changes: Vec<_> = gone.into_iter().map(|(key, _)| (key.clone(), bare(key))).collect();
+        for (key, mut value) in records {
+            match (&mut value, self.0.said.value(&key)) {
+                (Value::Person(new), Some(Value::Person(Person { logins, .. }))) => new.logins.clone_from(logins),
+                (Value::Device(new), Some(Value::Device(Device { terms, .. }))) => new.terms.clone_from(terms),
+                _ => {}
+            }
+            changes.push((key, Some(value)));
+        }
+        changes.retain(|(key, value)| value.as_ref().is_none_or(|value| !self.says(key, value)));
+        Ok(changes)
     }
 }
 
-/// What is allowed and most likely a mistake.
-fn odd(edit: &Edit, view: &View) -> Option<String> {
-    let (Key::Rule(at), Some(Value::Rule(rule))) = (&edit.key, &edit.value) else { return None };
-    let nobody = |who: &Who| match who {
-        Who::Person(person) if !person.is_owner() && view.person(person).is_none() => Some(format!("`{person}`")),
-        Who::Everyone
-        | Who::People
-        | Who::Agents
-        | Who::Devices
-        | Who::Role(_)
-        | Who::Person(_)
-        | Who::Agent(_)
-        | Who::Device(_) => None,
+/// Puts `wanted` in the place of a part, if it still is what `if_match` says. `force`: also where something would not hold
+/// any more that must, if an owner says so.
+///
+/// # Errors
+/// Not through the socket, or at a device that is nobody's; somebody has edited it since
+/// ([`ErrorCode::PreconditionFailed`]); it stands in a file of settings ([`ErrorCode::Declared`]); who edits may not
+/// ([`ErrorCode::Denied`], [`ErrorCode::NotOwner`]); a bound, a rule that stands twice, a check that would fail.
+pub async fn replace(
+    mesh: &MeshHandle,
+    who: Identity,
+    part: &Part,
+    wanted: &PolicySettings,
+    if_match: Option<&IfMatch>,
+    force: bool,
+) -> Result<Edited, OpError> {
+    let held = for_edit(mesh, who)?;
+    IfMatch::check(if_match, held.etag(part))?;
+    let changes = held.changes(part, wanted).map_err(|error| match &error.twin {
+        Some(rule) => OpError::new(ErrorCode::DuplicateRule, error.to_string()).with("rule", rule.to_string()),
+        None => OpError::new(ErrorCode::Invalid, error.to_string()),
+    })?;
+    let is_person = |person: &PersonId| held.0.rights.person(person).is_some();
+    let warnings = wanted.warnings(&is_person, None).iter().map(ToString::to_string).collect();
+    let seen = held.keys(part).map(|key| (key.clone(), held.0.said.places(key))).collect();
+    let written = write(mesh, Edit { by: held.editor()?, changes, declared: false, force, seen }).await?;
+    Ok(Edited { written, warnings })
+}
+
+/// Says whether workspaces decide, or tiers alone.
+///
+/// # Errors
+/// As of [`replace`].
+pub async fn set_mode(mesh: &MeshHandle, who: Identity, mode: Mode) -> Result<Edited, OpError> {
+    let held = for_edit(mesh, who)?;
+    let changes = vec![(Key::Mode, Some(Value::Mode(mode)))];
+    let edit = Edit { by: held.editor()?, changes, declared: false, force: false, seen: Vec::new() };
+    Ok(Edited { written: write(mesh, edit).await?, warnings: Vec::new() })
+}
+
+/// Says what the file of settings of this device says, in the place of what it said before.
+///
+/// # Errors
+/// This device may not say anything about rights, or something in the file cannot be.
+pub async fn declare(mesh: &MeshHandle, wanted: &PolicySettings, text: &str) -> Result<Edited, OpError> {
+    let held = Held::of(mesh.view());
+    let me = held.0.me;
+    let records = wanted.records(&held, Some(text)).map_err(|error| {
+        OpError::new(ErrorCode::Invalid, error.to_string()).hint("correct sigil.toml, then `sigil reload`")
+    })?;
+    let ours = held.values(&Part::All).filter(|(key, _)| held.0.said.declared_by(key) == Some(me));
+    let gone = ours.filter(|(key, _)| !records.contains_key(key)).map(|(key, _)| (key.clone(), None));
+    let mut changes: Vec<(Key, Option<Value>)> = gone.collect();
+    let is_news = |key: &Key, value: &Value| !held.says(key, value) || held.0.said.declared_by(key) != Some(me);
+    changes
+        .extend(records.into_iter().filter(|(key, value)| is_news(key, value)).map(|(key, value)| (key, Some(value))));
+    if changes.is_empty() {
+        return Ok(Edited { written: 0, warnings: Vec::new() });
+    }
+    let is_person = |person: &PersonId| held.0.rights.person(person).is_some();
+    let mut warnings: Vec<String> = wanted.warnings(&is_person, Some(text)).iter().map(ToString::to_string).collect();
+    let unknown = wanted.devices.keys().filter(|node| held.peer(node).is_none());
+    warnings.extend(unknown.map(|node| {
+        format!("devices.{node}: no device of the mesh is called so: `sigil reload` takes it once one is")
+    }));
+    let edit = Edit { by: held.editor()?, changes, declared: true, force: true, seen: Vec::new() };
+    Ok(Edited { written: write(mesh, edit).await?, warnings })
+}
+
+fn for_edit(mesh: &MeshHandle, who: Identity) -> Result<Held, OpError> {
+    who.require_socket("who may do what is edited", "run `sigil` on this machine")?;
+    Ok(Held::of(mesh.view()))
+}
+
+async fn write(mesh: &MeshHandle, edit: Edit) -> Result<usize, OpError> {
+    if edit.changes.is_empty() {
+        return Ok(0);
+    }
+    let Reply::Edited { written } = mesh.command(Command::Edit(edit)).await? else {
+        return Err(OpError::new(ErrorCode::Internal, "the mesh answered something else"));
     };
-    let gone: Vec<String> = rule.who.iter().flatten().filter_map(nobody).collect();
-    if gone.is_empty() {
-        None
-    } else {
-        Some(format!(
-            "rule `{at}` names {}, and nobody is called so: `sigil person list` shows who is",
-            gone.join(", ")
-        ))
-    }
-}
-
-fn denied(error: &NotAllowed) -> OpError {
-    OpError::new(ErrorCode::Denied, error.to_string()).hint("`sigil person list` shows who is owner or admin")
-}
-
-fn invalid(error: &InvalidRecord) -> OpError {
-    if let InvalidRecord::DuplicateRule(rule) = error {
-        return OpError::new(ErrorCode::DuplicateRule, error.to_string()).with("rule", rule.to_string());
-    }
-    let unknown = matches!(error, InvalidRecord::UnknownWorkspace(_));
-    OpError::new(if unknown { ErrorCode::UnknownWorkspace } else { ErrorCode::Invalid }, error.to_string())
+    Ok(written)
 }

@@ -6,7 +6,7 @@ use mesh_core::entry::Place;
 use mesh_core::ids::{Hash, Incarnation, NodeId, PeerId, ReqId};
 use mesh_core::policy::{
     Choice, Consent, Credential, Device, DeviceFacts, DeviceTools, Given, Key, Mode, Note, Offered, Policy, Principal,
-    Request, Rule, RuleVerdict, Statement, Terms, Token, Value, Verdict, View,
+    Request, Statement, Terms, Token, Value, Verdict, View,
 };
 use mesh_core::record::Tier;
 use serde::de::DeserializeOwned;
@@ -316,73 +316,12 @@ fn each_template_is_a_policy() {
     assert_eq!(template("palace"), None);
 }
 
-fn edit_of(at: &str, value: Option<Rule>) -> Edit {
-    Edit { key: Key::Rule(at.parse().unwrap()), value: value.map(Value::Rule) }
-}
-
-#[test]
-fn an_edit_is_checked_before_it_is_signed() {
-    let mut world = World::load("family");
-    let check = r#"{"principal":"person:mia","node":"hub","tool":"lights.on","expect":"allow"}"#;
-    world.records.insert(Key::Check("lights".parse().unwrap()), Value::Check(serde_json::from_str(check).unwrap()));
-    let (policy, rights) = (world.policy(), world.rights());
-    let stands = |_: &Place| true;
-    let held = Held { policy: &policy, stands: &stands, view: &rights.view };
-    let plan = |by: &str, edits: &[Edit], force| held.plan(&by.parse().unwrap(), edits, force);
-    let refused = |by: &str, edit: Edit| plan(by, &[edit], false).unwrap_err();
-    let deny = |who: &str| Rule { who: Some(vec![who.parse().unwrap()]), ..Rule::of(RuleVerdict::Deny) };
-
-    let good = plan("person:anna", &[edit_of("family/no-ben", Some(deny("ben")))], false).unwrap();
-    assert_eq!((good.said.len(), good.warnings.len()), (1, 0));
-    assert!(
-        plan("person:sean", &[edit_of("family/no-ben", Some(deny("ben")))], false).is_ok(),
-        "he manages the family"
-    );
-    assert_eq!(refused("person:mia", edit_of("family/no-ben", Some(deny("ben")))).code, ErrorCode::Denied);
-    assert_eq!(refused("agent:anna/claude", edit_of("family/no-ben", Some(deny("ben")))).code, ErrorCode::Denied);
-    assert_eq!(refused("person:sean", edit_of("mesh/no-ben", Some(deny("ben")))).code, ErrorCode::Denied);
-    let bare = Rule::of(RuleVerdict::Allow);
-    assert_eq!(refused("person:anna", edit_of("family/all", Some(bare))).code, ErrorCode::Invalid);
-    assert_eq!(refused("person:anna", edit_of("cellar/no", Some(deny("ben")))).code, ErrorCode::UnknownWorkspace);
-    // Two of one batch are looked at one after the other.
-    let twice = [edit_of("family/one", Some(deny("ben"))), edit_of("family/two", Some(deny("ben")))];
-    assert_eq!(plan("person:anna", &twice, false).unwrap_err().code, ErrorCode::DuplicateRule);
-    // A name that nobody has is told; so is what must hold and would not.
-    assert_eq!(plan("person:anna", &[edit_of("family/x", Some(deny("nemo")))], false).unwrap().warnings.len(), 1);
-    let dark = edit_of("family/dark", Some(deny("mia")));
-    assert_eq!(refused("person:anna", dark.clone()).code, ErrorCode::CheckFailed);
-    assert_eq!(plan("person:sean", std::slice::from_ref(&dark), true).unwrap_err().code, ErrorCode::CheckFailed);
-    assert_eq!(plan("person:anna", &[dark], true).unwrap().warnings.len(), 1);
-}
-
-#[test]
-fn what_a_file_declares_is_edited_there() {
-    let world = World::load("family");
-    let mut policy = world.policy();
-    let key = Key::Rule("family/tv".parse().unwrap());
-    let said =
-        policy.edit((key.clone(), world.records.get(&key).cloned()), "person:owner".parse().unwrap(), true, &|_| true);
-    let author = peer("server");
-    policy.insert(Place { author, incarnation: Incarnation(1), seq: 1 }, Statement { hlc: 1 << 40, said });
-    let rights = world.rights();
-    let stands = |_: &Place| true;
-    let held = Held { policy: &policy, stands: &stands, view: &rights.view };
-    let error = held.plan(&"person:anna".parse().unwrap(), &[Edit { key, value: None }], true).unwrap_err();
-    assert_eq!(error.code, ErrorCode::Declared);
-    assert!(error.detail.contains(&author.short()) && error.hint.unwrap().contains("sigil reload"));
-}
-
 #[test]
 fn an_edit_says_which_state_it_is_of() {
-    let world = World::load("family");
-    let (policy, rights) = (world.policy(), world.rights());
-    let stands = |_: &Place| true;
-    let held = Held { policy: &policy, stands: &stands, view: &rights.view };
-    let key = Key::Rule("family/tv".parse().unwrap());
-    let tag = held.etag([&key]).unwrap();
-    assert_eq!(held.etag([&key]), Some(tag));
-    assert_ne!(held.etag([&Key::Rule("family/info".parse().unwrap())]), Some(tag));
-    assert_eq!(held.etag([&Key::Rule("family/nothing".parse().unwrap())]), None);
+    let place = |seq| Place { author: peer("server"), incarnation: Incarnation(1), seq };
+    let tag = ETag::of([place(1), place(2)]);
+    assert_eq!(ETag::of([place(2), place(1)]), tag);
+    assert_ne!(ETag::of([place(1)]), tag);
     let code = |asked: Option<&str>, now| {
         let asked = asked.map(|text| text.parse::<IfMatch>().unwrap());
         IfMatch::check(asked.as_ref(), now).err().map(|error| error.code)

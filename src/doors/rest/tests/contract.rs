@@ -17,6 +17,26 @@ fn operations(api: &Value) -> Vec<(String, String, Value)> {
     paths.iter().flat_map(of_path).collect()
 }
 
+fn has_rule(resolve: &dyn Fn(&Value) -> Value, schema: &Value) -> bool {
+    let schema = resolve(schema);
+    let has = |name: &str| !schema[name].is_null();
+    let all = |of: &Value| of.as_object().into_iter().flatten().all(|(_, member)| has_rule(resolve, member));
+    if let Some(several) = schema["oneOf"].as_array() {
+        return several.iter().all(|schema| has_rule(resolve, schema));
+    }
+    match schema["type"].as_str() {
+        Some("array") => has("maxItems") && has_rule(resolve, &schema["items"]),
+        Some("object") if schema["additionalProperties"] == false => all(&schema["properties"]),
+        Some("object") => {
+            let names = has("maxProperties") && has_rule(resolve, &schema["propertyNames"]);
+            names && has_rule(resolve, &schema["additionalProperties"])
+        }
+        Some("null") => true,
+        _ if schema["type"].to_string().contains("boolean") => true,
+        _ => has("pattern") || has("enum") || (has("maximum") && (has("minimum") || has("exclusiveMinimum"))),
+    }
+}
+
 #[test]
 fn k06_every_parameter_and_every_member_of_a_body_has_its_rule() {
     let api = description();
@@ -24,21 +44,7 @@ fn k06_every_parameter_and_every_member_of_a_body_has_its_rule() {
         Some(reference) => api["components"]["schemas"][reference.rsplit('/').next().unwrap()].clone(),
         None => schema.clone(),
     };
-    let has_rule = |schema: &Value| {
-        let one = |schema: &Value| {
-            let has = |name: &str| !schema[name].is_null();
-            let kinds = schema["type"].to_string();
-            has("pattern")
-                || has("enum")
-                || (has("maximum") && (has("minimum") || has("exclusiveMinimum")))
-                || kinds.contains("boolean")
-                || kinds == "\"null\""
-        };
-        match schema["oneOf"].as_array() {
-            Some(several) => several.iter().all(|schema| one(&resolve(schema))),
-            None => one(&resolve(schema)),
-        }
-    };
+    let has_rule = |schema: &Value| has_rule(&resolve, schema);
     for (method, path, operation) in operations(&api) {
         for parameter in operation["parameters"].as_array().into_iter().flatten() {
             let name = parameter["name"].as_str().unwrap();

@@ -215,3 +215,21 @@ async fn s02_a_device_shows_who_let_it_in_and_goes_with_its_guests() {
     fake.ask(Method::DELETE, "/api/v1/nodes/nas", None).await.ok(204);
     assert_eq!(fake.books().revoked.len(), 3, "not its guests, when nobody says so");
 }
+
+#[tokio::test]
+async fn m2_one_guest_that_stays_keeps_no_other_and_is_named() {
+    let fake = Fake::start().await;
+    let mut view = View::clone(&fake.view.borrow());
+    let nas = view.nodes[1].peer;
+    for n in 20..30 {
+        view.nodes.push(node(&format!("guest-{n}"), key(n).peer_id(), Tier::Shared, true, &[]));
+        view.vouched_by.insert(key(n).peer_id(), [nas].into());
+    }
+    fake.view.send_replace(Arc::new(view));
+    let error = fake.ask(Method::DELETE, "/api/v1/nodes/nas?with_guests=true", None).await;
+    let error = error.problem(409, "last_owner");
+    let detail = error["detail"].as_str().unwrap();
+    assert!(detail.contains("of its 10 guests 1 stay: guest-29 (") && !detail.contains("guest-28"), "{detail}");
+    let revoked = fake.books().revoked.clone();
+    assert_eq!(revoked.len(), 10, "the device and nine guests: {revoked:?}");
+}

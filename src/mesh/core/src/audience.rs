@@ -63,9 +63,7 @@ impl Audience {
         match self {
             Self::Everyone => true,
             Self::Call { origin, target } => origin == peer || target == peer,
-            Self::Asked { origin, target, approvers } => {
-                origin == peer || target == peer || approvers.contains(peer)
-            }
+            Self::Asked { origin, target, approvers } => origin == peer || target == peer || approvers.contains(peer),
             Self::Unknown(_) => false,
         }
     }

@@ -322,7 +322,7 @@ impl Executor {
     }
 
     /// True if somebody has to say yes before this call starts.
-    fn asks(&self, header: &Header, call: (PeerId, Hash), facts: &Facts<'_>, fx: &Effects<'_>) -> bool {
+    fn asks(header: &Header, call: (PeerId, Hash), facts: &Facts<'_>, fx: &Effects<'_>) -> bool {
         matches!(facts.rights.rule(header, call, facts, fx.rules), Ruling::Ask(_))
             && fx.enforces(ProtocolRule::AskAtTarget)
     }
@@ -397,8 +397,7 @@ impl Executor {
         if first == header.id {
             return None;
         }
-        // One that only waits has not bound the key yet; this one must not bind it in its place.
-        self.client_keys.entry(key).or_insert((first, fingerprint));
+        // One that only waits has not bound the key yet. Nor does this one, which does not run.
         Some(self.finish_repeat(header, attempt, (first, fingerprint), fx))
     }
 
@@ -445,7 +444,7 @@ impl Executor {
                 .position(|waiting| waiting.missing.is_none() && self.may_run(&waiting.origin, facts, fx));
             let Some(waiting) = next.and_then(|at| self.waiting.remove(at)) else { return };
             let Waiting { id, attempt, header, origin, entry, deadline, .. } = waiting;
-            if self.asks(&header, (origin, entry), facts, fx) {
+            if Self::asks(&header, (origin, entry), facts, fx) {
                 Self::tell_asking(id, attempt, facts, fx); // an hour may have ended while it waited
                 continue;
             }
@@ -652,6 +651,15 @@ impl Executor {
         if first.0 == header.id { Ok(Some(Box::new((key, fingerprint)))) } else { Err(first) }
     }
 
+    /// Gives back a client key that this call had bound to start, unless another attempt of it has it.
+    fn unbind(&mut self, id: &ReqId, key: &Hash) {
+        let mut attempts = self.journal.range((*id, 0)..=(*id, ATTEMPTS_MAX)).map(|(_, row)| row);
+        let has_it = |row: &JournalRow| row.key.as_ref().is_some_and(|bound| bound.0 == *key);
+        if !attempts.any(has_it) && self.client_keys.get(key).is_some_and(|(first, _)| first == id) {
+            self.client_keys.remove(key);
+        }
+    }
+
     fn finish(
         &mut self,
         id: ReqId,
@@ -661,15 +669,19 @@ impl Executor {
         header: Option<Arc<Header>>,
         fx: &mut Effects<'_>,
     ) -> Finished {
-        self.running.remove(&(id, attempt));
+        let ran = self.running.remove(&(id, attempt)).is_none_or(|running| running.invoked);
         let known = self.journal.get(&(id, attempt)).cloned();
-        let row = JournalRow {
-            state: Journaled::Ended(ending),
-            received_ms: known.as_ref().map_or(fx.age_ms, |row| row.received_ms),
-            key: known.and_then(|row| row.key),
-        };
+        let received_ms = known.as_ref().map_or(fx.age_ms, |row| row.received_ms);
+        // What was started by a former process may have run.
+        let (key, unbound) = known
+            .and_then(|row| row.key)
+            .map_or((None, None), |key| if ran { (Some(key), None) } else { (None, Some(key.0)) });
+        let row = JournalRow { state: Journaled::Ended(ending), received_ms, key };
         fx.put(rows::journal(&id, attempt), &row);
         self.note_row(id, attempt, row);
+        if let Some(key) = unbound {
+            self.unbind(&id, &key);
+        }
         let outcome = Outcome {
             id,
             attempt,
@@ -788,7 +800,8 @@ impl Executor {
             }
         }
         let late = self.unrun(|waiting| waiting.deadline <= now);
-        let mut finished: Vec<Finished> = late.into_iter().filter_map(|unrun| self.expire(unrun, None, facts, fx)).collect();
+        let mut finished: Vec<Finished> =
+            late.into_iter().filter_map(|unrun| self.expire(unrun, None, facts, fx)).collect();
         if now >= self.next_forget {
             self.next_forget = now + FORGET_EVERY_MS.min(facts.config().forget_after_ms / 8);
             self.forget(facts.config().forget_after_ms, fx);

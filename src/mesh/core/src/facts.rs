@@ -184,6 +184,7 @@ impl<'a> Facts<'a> {
             links: self.election.neighbours().collect(),
             nodes: self.nodes.view(online, trust),
             rights: self.rights.view().clone(),
+            said: self.rights.said(),
         }
     }
 }

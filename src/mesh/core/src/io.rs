@@ -8,7 +8,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::budget::{Amount, OverBudget};
-use crate::entry::SignedEntry;
+use crate::entry::{Place, SignedEntry};
 use crate::epoch::{Epoch, Fence};
 use crate::frame::{Frame, Phase};
 use crate::ids::{Attempt, Hash, Incarnation, MeshId, NodeId, PeerId, PublicKey, ReqId, ToolName};
@@ -268,6 +268,11 @@ pub enum Command {
         /// Which.
         peer: PeerId,
     },
+    /// Revoke and forget these peers, in one step and with one fsync; at most [`crate::limits::REVOKED_AT_ONCE_MAX`].
+    RevokeAll {
+        /// Which.
+        peers: BTreeSet<PeerId>,
+    },
     /// Leave the mesh: ends with [`Reply::Left`], after which the shell founds a new one.
     Leave,
     /// This peer's directory record has changed.
@@ -291,6 +296,9 @@ pub struct Edit {
     pub declared: bool,
     /// True if they are made although a check would not hold any more. Owners of the mesh only.
     pub force: bool,
+    /// What whoever edits has seen: places of the statements that counted, in order, by key. If others count by now,
+    /// nothing is changed.
+    pub seen: Vec<(policy::Key, Vec<Place>)>,
 }
 
 /// What a person says to a call that asks.
@@ -382,6 +390,8 @@ pub enum Reply {
     Approved(Box<Welcome>),
     /// The peer is revoked.
     Revoked,
+    /// These peers are revoked, except the ones that are named here, with why not.
+    RevokedAll(Vec<(PeerId, Refusal)>),
     /// We have left.
     Left,
     /// The directory record is written.
@@ -496,6 +506,15 @@ pub enum Refusal {
     /// What somebody wants to say about rights breaks a bound, or contradicts what is there.
     #[error(transparent)]
     InvalidRecord(policy::InvalidRecord),
+    /// Somebody has edited it since whoever edits has looked.
+    #[error("somebody has edited this since you read it")]
+    EditedMeanwhile,
+    /// A file of settings says it.
+    #[error("this stands in the `sigil.toml` of device {}", .file.short())]
+    Declared {
+        /// The device whose file it is.
+        file: PeerId,
+    },
     /// A check would not hold any more.
     #[error("after this, check `{check}` would not hold: the answer would be {verdict}, and must be {expect}")]
     CheckFailed {
@@ -773,6 +792,8 @@ pub struct View {
     pub nodes: Vec<NodeView>,
     /// Who may do what, ready to be asked.
     pub rights: Arc<policy::View>,
+    /// What people said about it.
+    pub said: policy::InForce,
 }
 
 /// A log of which nothing more is taken for now.

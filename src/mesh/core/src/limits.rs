@@ -43,6 +43,8 @@ pub const EPOCH_JUMP_MAX: u64 = 1 << 20;
 pub const EPOCH_WELCOME_MAX: u64 = 1 << 48;
 /// Peers of one mesh behind one gateway with room to spare.
 pub const PEERS_MAX: usize = 2_000;
+/// Peers that one command revokes: so many that the step stays short (a signature each), and few fsyncs are needed.
+pub const REVOKED_AT_ONCE_MAX: usize = 128;
 /// Revoked peers that may still come to learn that they are; older ones get no link.
 pub const REVOKED_TOLD_MAX: usize = 256;
 /// Membership changes that one names as known, and that it names as standing: more than there is room for in a set, so

@@ -7,7 +7,6 @@
 //! what a door may ask for. All else belongs to the sub-cores: each owns its state, decides by `crate::facts::Facts`, and writes what
 //! it wants done into `Effects`.
 
-mod answering;
 mod commands;
 mod entries;
 mod founding;
@@ -25,9 +24,9 @@ use crate::crypto::Signer;
 use crate::durability::Durability;
 use crate::effects::{Effects, Then};
 use crate::election::Election;
-use crate::entry::{self, Kind, SignedEntry};
+use crate::entry::{Kind, SignedEntry};
 use crate::epoch::{Claim, Epoch, Fence};
-use crate::executor::{Executor, Finished, Offer, screen};
+use crate::executor::{Executor, Offer, screen};
 use crate::facts::Local;
 use crate::frame::{Answer, AnswerKind, Dispatch, EntryItem, Frame};
 use crate::ids::{Attempt, Hash, Incarnation, PeerId, PublicKey, ReqId};
@@ -45,10 +44,10 @@ use crate::membership;
 use crate::nodes::Nodes;
 use crate::protocol_rule::ProtocolRule;
 use crate::reattestation::Reattestation;
-use crate::record::{CancelRequest, Outcome, Tier};
+use crate::record::{CancelRequest, Tier};
 use crate::rights::Rights;
 use crate::rows::{self, Head, InviteRow, OpenKey, Row, RowKey};
-use crate::spending::{self, Payer, Spending};
+use crate::spending::Spending;
 use crate::trust::Trust;
 use entries::Judges;
 
@@ -843,24 +842,6 @@ impl Peer {
         if self.trust.membership().members.len() > 1 {
             self.incarnations.note_started(self.logs.own_seq(), fx.now.mono_ms);
         }
-    }
-
-    /// The executor has an outcome, if any: it goes into our log, in the batch that journals it, and its place is free.
-    fn finish(&mut self, finished: Option<Finished>, fx: &mut Effects<'_>) {
-        if let Some(finished) = finished {
-            self.write_outcome(&finished, fx);
-            self.executor.start_next(&facts!(self), fx);
-        }
-    }
-
-    fn write_outcome(&mut self, finished: &Finished, fx: &mut Effects<'_>) {
-        let Outcome { id, attempt, .. } = finished.outcome;
-        let entry = self.write_of_call(&id, Kind::OUTCOME, &entry::encode(&finished.outcome), fx);
-        fx.then(Then::Outcome(id, attempt, entry.clone()));
-        if let Payer::Origin(origin) = self.book.payer(&id, &self.local.me, false) {
-            self.logs.spending.charge(&origin, spending::amount(&entry), &self.trust, fx.now.mono_ms);
-        }
-        self.book.apply_outcome(&entry, &facts!(self), fx);
     }
 
     /// True if a claim is to lead this mesh. What its device claimed in another one is no word here.

@@ -28,7 +28,7 @@ pub use records::{
     Agent, Approver, Binding, Check, Device, DeviceTools, InvalidRecord, Key, Mode, Note, Otherwise, Person, Rule,
     RuleVerdict, Terms, Title, Token, Value, Verdict, Who, Workspace,
 };
-pub use register::{Policy, Register, Statement};
+pub use register::{InForce, Policy, Register, Statement};
 pub use remedy::Remedy;
 pub use said::{Content, Said};
 pub use view::{DeviceFacts, Offered, ToolState, View};

@@ -21,8 +21,8 @@ use crate::limits;
 use crate::log::Logs;
 use crate::nodes::Nodes;
 use crate::policy::{
-    Cause, Choice, Consent, Content, Credential, Decision, DeviceFacts, Domain, Key, Mode, Offered, OpenAsk, PersonId,
-    Policy, Principal, Request, Role, Said, Statement, Value, Verdict, View,
+    Cause, Choice, Consent, Content, Credential, Decision, DeviceFacts, Domain, InForce, Key, Mode, Offered, OpenAsk,
+    PersonId, Policy, Principal, Request, Role, Said, Statement, Value, Verdict, View,
 };
 use crate::protocol_rule::{ProtocolRule, ProtocolRules};
 use crate::record::{Header, Tier};
@@ -53,10 +53,10 @@ struct Told {
 /// See the module.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Rights {
-    policy: Policy,
+    policy: Arc<Policy>,
     entries: BTreeMap<Place, SignedEntry>,
     /// Those that do not count by present membership.
-    void: BTreeSet<Place>,
+    void: Arc<BTreeSet<Place>>,
     view: Arc<View>,
     told: BTreeMap<PeerId, Told>,
     /// What is held of each author's.
@@ -151,7 +151,7 @@ impl Rights {
 
     /// Compiles what was restored.
     pub(crate) fn boot(&mut self, trust: &Trust) {
-        self.void = self.entries.keys().filter(|place| !trust.stands(place)).copied().collect();
+        self.void = Arc::new(self.entries.keys().filter(|place| !trust.stands(place)).copied().collect());
         let consents = std::mem::take(Arc::make_mut(&mut self.view).consents_mut());
         let mut view = View::new(&self.policy, &|place| !self.void.contains(place), []);
         *view.consents_mut() = consents;
@@ -161,7 +161,7 @@ impl Rights {
 
     fn insert(&mut self, entry: SignedEntry, said: Said) -> bool {
         let place = entry.place();
-        let news = self.policy.insert(place, Statement { hlc: entry.entry.hlc, said });
+        let news = Arc::make_mut(&mut self.policy).insert(place, Statement { hlc: entry.entry.hlc, said });
         let known = self.known.entry(log_id(&place)).or_default();
         *known = place.seq.max(*known);
         let size = Amount::one(entry.len() as u64);
@@ -176,7 +176,7 @@ impl Rights {
         if let Some(held) = self.held.get_mut(&place.author) {
             held.take(Amount::one(entry.len() as u64));
         }
-        self.void.remove(place);
+        Arc::make_mut(&mut self.void).remove(place);
         fx.delete(rows::statement(place));
     }
 
@@ -266,7 +266,8 @@ impl Rights {
 
     /// What a test may leave out: whose answer it is, and to which header.
     fn goes_unasked(&self, header: &Header, rules: ProtocolRules) -> bool {
-        let of_call = |rule| !rules.enforces(rule) && self.view.consents().all().any(|given| is_yes_to(given, header.id));
+        let of_call =
+            |rule| !rules.enforces(rule) && self.view.consents().all().any(|given| is_yes_to(given, header.id));
         of_call(ProtocolRule::ConsentApprover)
     }
 
@@ -366,6 +367,11 @@ impl Rights {
         &self.view
     }
 
+    /// All that was said, with what of it stands.
+    pub(crate) fn said(&self) -> InForce {
+        InForce::new(self.policy.clone(), self.void.clone())
+    }
+
     /// What holds, of which most is told: the mode, then the smallest entries, up to [`limits::RIGHTS_BYTES_MAX`].
     pub(crate) fn in_force(&self) -> impl Iterator<Item = &SignedEntry> {
         let mut heads: Vec<&SignedEntry> = self.heads().filter_map(|place| self.entries.get(place)).collect();
@@ -426,7 +432,7 @@ impl Rights {
     pub(crate) fn handle_trust(&mut self, trust: &Trust, fx: &mut Effects<'_>) {
         let void: BTreeSet<Place> = self.entries.keys().filter(|place| !trust.stands(place)).copied().collect();
         let changed: Vec<Place> = void.symmetric_difference(&self.void).copied().collect();
-        self.void = void;
+        self.void = Arc::new(void);
         let keys = changed.iter().filter_map(|place| self.entries.get(place)).filter_map(read).map(|said| said.key);
         let keys: BTreeSet<Key> = keys.collect();
         for key in &keys {
@@ -494,7 +500,7 @@ impl Rights {
         let gone: Vec<(Place, Key)> = gone.filter_map(|(place, entry)| Some((*place, read(entry)?.key))).collect();
         for (place, key) in gone {
             let void = &self.void;
-            self.policy.forget(&key, &|place| !void.contains(place), &|other| *other == place);
+            Arc::make_mut(&mut self.policy).forget(&key, &|place| !void.contains(place), &|other| *other == place);
             let stays = |(other, _): (&Place, &Statement)| *other == place;
             if !self.policy.register(&key).is_some_and(|register| register.statements().any(stays)) {
                 self.remove(&place, fx);
@@ -545,9 +551,13 @@ impl Rights {
     /// # Errors
     /// The first thing that is against them. Then none of them is made.
     pub(crate) fn judge(&self, edit: Edit, next: Place, hlc: u64) -> Result<Vec<(Kind, Vec<u8>)>, Refusal> {
-        let Edit { by, mut changes, declared, force } = edit;
+        let Edit { by, mut changes, declared, force, seen } = edit;
         let stands = |place: &Place| !self.void.contains(place);
-        let (mut policy, mut view) = (self.policy.clone(), View::clone(&self.view));
+        let in_force = self.said();
+        if seen.iter().any(|(key, places)| in_force.places(key) != *places) {
+            return Err(Refusal::EditedMeanwhile);
+        }
+        let (mut policy, mut view) = (Policy::clone(&self.policy), View::clone(&self.view));
         let broken = |view: &View| -> BTreeSet<_> { view.broken_checks().map(|(name, ..)| name.clone()).collect() };
         let before = broken(&view);
         // Whoever makes the first workspace wants them to decide.
@@ -560,8 +570,13 @@ impl Rights {
         let mut bytes: usize = self.heads().filter_map(|place| self.entries.get(place)).map(SignedEntry::len).sum();
         for (key, value) in changes {
             view.may_edit(&by, &key, value.as_ref()).map_err(Refusal::NotAllowed)?;
-            if policy.says(&key, value.as_ref(), &stands) {
+            let file = in_force.declared_by(&key);
+            // What a file says is its from then on, also where somebody has said it before.
+            if policy.says(&key, value.as_ref(), &stands) && (!declared || file.is_some() || value.is_none()) {
                 continue;
+            }
+            if let Some(file) = file.filter(|_| !declared && key != Key::Mode) {
+                return Err(Refusal::Declared { file });
             }
             if let Some(value) = &value {
                 policy.admit(&key, value, &stands).map_err(Refusal::InvalidRecord)?;

@@ -65,9 +65,8 @@ pub(crate) fn accept(new: NewCall, book: &Book, facts: &Facts<'_>, fx: &Effects<
     let request = request(&new, principal, target, facts);
     let decision = facts.rights.view().decide(&request);
     match decision.verdict {
-        Verdict::Allow => {}
+        Verdict::Allow | Verdict::Ask => {}
         Verdict::Deny if decision.rule == Cause::OwnerOnly && !fx.enforces(ProtocolRule::Tier) => {}
-        Verdict::Ask => {}
         Verdict::Deny => return Err(denied(&request, decision, facts)),
     }
     if let Some(DiskSpace { free, floor }) = facts.local.disk {

@@ -6,6 +6,7 @@ use crate::audience::Audience;
 use crate::calls::InferredEnding;
 use crate::effects::{Effects, Then};
 use crate::entry::{self, Kind, SignedEntry};
+use crate::executor::Finished;
 use crate::frame::EntryItem;
 use crate::ids::{PeerId, ReqId};
 use crate::incarnations::{self, OwnEntry};
@@ -147,6 +148,24 @@ impl Peer {
         }
         let origin = self.trust.membership().members.keys().find(|peer| id.is_of(peer)).copied();
         Audience::Call { origin: origin.unwrap_or(self.local.me), target }
+    }
+
+    /// The executor has an outcome, if any: it goes into our log, in the batch that journals it, and its place is free.
+    pub(super) fn finish(&mut self, finished: Option<Finished>, fx: &mut Effects<'_>) {
+        if let Some(finished) = finished {
+            self.write_outcome(&finished, fx);
+            self.executor.start_next(&facts!(self), fx);
+        }
+    }
+
+    pub(super) fn write_outcome(&mut self, finished: &Finished, fx: &mut Effects<'_>) {
+        let Outcome { id, attempt, .. } = finished.outcome;
+        let entry = self.write_of_call(&id, Kind::OUTCOME, &entry::encode(&finished.outcome), fx);
+        fx.then(Then::Outcome(id, attempt, entry.clone()));
+        if let Payer::Origin(origin) = self.book.payer(&id, &self.local.me, false) {
+            self.logs.spending.charge(&origin, spending::amount(&entry), &self.trust, fx.now.mono_ms);
+        }
+        self.book.apply_outcome(&entry, &facts!(self), fx);
     }
 
     /// Writes an ending that is not the target's own, with a cancel request where it must not start any more.
@@ -494,5 +513,31 @@ impl Peer {
             self.set_directory(&directory, fx);
         }
         fx.view_changed = true;
+    }
+
+    /// An answer has come.
+    pub(super) fn apply_consent(&mut self, entry: &SignedEntry, left_ms: Option<u64>, fx: &mut Effects<'_>) {
+        let Some(consent) = rights::read_answer(entry) else { return };
+        let mut left_ms = left_ms;
+        if let Some(id) = rights::call_of(&consent.choice)
+            && let Some(record) = self.book.record(&id)
+        {
+            if matches!(record.state, CallState::Ended(_)) {
+                return;
+            }
+            left_ms = self.book.left_ms(&id, fx.now.mono_ms);
+        }
+        self.rights.hear_answer(entry, left_ms, &self.local, &self.trust, fx);
+    }
+
+    /// Answers that came with a dispatch: each is held against the rights that are known here, as any other.
+    pub(super) fn hear_consents(&mut self, consents: &[EntryItem], fx: &mut Effects<'_>) {
+        for EntryItem { entry, left_ms } in consents.iter().take(limits::CONSENTS_OF_CALL_MAX) {
+            let place = entry.place();
+            let ours = entry.entry.kind == Kind::CONSENT && entry.entry.mesh == self.trust.mesh();
+            if ours && self.trust.admits(&place.author, place.incarnation, place.seq) {
+                self.apply_consent(entry, *left_ms, fx);
+            }
+        }
     }
 }

@@ -4,7 +4,7 @@
 //! held, so it replaces them, and two edits that did not know each other both stay until somebody edits again. What
 //! several heads amount to is told in `merge`. So peers with equal sets agree, in whatever order they were filled.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::records::{InvalidRecord, Key, Value};
@@ -154,6 +154,55 @@ impl Register {
     /// True if a head of it is a value, so that something of this key is there.
     fn is_live(&self, stands: &dyn Fn(&Place) -> bool) -> bool {
         self.heads(stands).iter().any(|(_, statement)| statement.said.content != Content::Deleted)
+    }
+}
+
+/// All that was said about rights at one moment, with what of it stands: for whoever shows or edits it. Cheap to clone.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct InForce {
+    policy: Arc<Policy>,
+    void: Arc<BTreeSet<Place>>,
+}
+
+impl InForce {
+    /// What stands is all but `void`.
+    #[must_use]
+    pub fn new(policy: Arc<Policy>, void: Arc<BTreeSet<Place>>) -> Self {
+        Self { policy, void }
+    }
+
+    /// All keys of which something was said, in order. Most of what was said may be that it is taken away.
+    pub fn keys(&self) -> impl Iterator<Item = &Key> {
+        self.policy.keys()
+    }
+
+    /// The statements about a key that count, by place. More than one: people edited it without knowing of each other.
+    #[must_use]
+    pub fn heads(&self, key: &Key) -> Vec<(&Place, &Statement)> {
+        let heads = self.policy.register(key).map(|register| register.heads(&|place| !self.void.contains(place)));
+        heads.unwrap_or_default()
+    }
+
+    /// The places of these, in order.
+    #[must_use]
+    pub fn places(&self, key: &Key) -> Vec<Place> {
+        self.heads(key).into_iter().map(|(place, _)| *place).collect()
+    }
+
+    /// What a key says, for people: of several values the newest. `None`: nothing, or nothing that can be read.
+    #[must_use]
+    pub fn value(&self, key: &Key) -> Option<&Value> {
+        let said = self.heads(key).into_iter().filter_map(|(place, statement)| match &statement.said.content {
+            Content::Value(value) => Some((statement.hlc, place, value)),
+            Content::Deleted | Content::Unreadable => None,
+        });
+        said.max_by_key(|(hlc, place, _)| (*hlc, **place)).map(|(.., value)| &**value)
+    }
+
+    /// The device whose file of settings says what this key says, if one does.
+    #[must_use]
+    pub fn declared_by(&self, key: &Key) -> Option<PeerId> {
+        self.heads(key).into_iter().find(|(_, statement)| statement.said.declared).map(|(place, _)| place.author)
     }
 }
 

@@ -147,8 +147,7 @@ impl Answers {
     /// Ends what is over by now; true if there was any.
     pub(super) fn handle_timeout(&mut self, consents: &mut Consents, fx: &mut Effects<'_>) -> bool {
         let now = fx.now.mono_ms;
-        let over: Vec<Hash> =
-            self.held.iter().filter(|(_, held)| held.until <= now).map(|(hash, _)| *hash).collect();
+        let over: Vec<Hash> = self.held.iter().filter(|(_, held)| held.until <= now).map(|(hash, _)| *hash).collect();
         for hash in &over {
             self.end(hash, consents, fx);
         }

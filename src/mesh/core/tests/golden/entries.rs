@@ -8,8 +8,8 @@ use mesh_core::crypto::{Signer as _, Symbolic};
 use mesh_core::entry::{Kind, SignedEntry, encode};
 use mesh_core::ids::{Hash, Incarnation, MeshId, PeerId, Signature};
 use mesh_core::policy::{
-    Agent, Binding, Check, Choice, Consent, Content, Device, DeviceTools, Key, Known, Mode, Otherwise, Person, Role, Rule, RuleVerdict,
-    Said, Terms, Token, Value, Verdict, Workspace,
+    Agent, Binding, Check, Choice, Consent, Content, Device, DeviceTools, Key, Known, Mode, Otherwise, Person, Role,
+    Rule, RuleVerdict, Said, Terms, Token, Value, Verdict, Workspace,
 };
 use mesh_core::record::{
     CancelRequest, ChangeKind, Directory, Effect, Ending, Genesis, Header, MembershipChange, Outcome, Payload, Source,

@@ -75,7 +75,7 @@ fn golden() -> Vec<Write> {
     assert_eq!(net.command(DEVICE, invite), Reply::Invited);
     let changes = vec![(Key::Person("mia".parse().unwrap()), Some(Value::Person(Person::default())))];
     let by = "person:owner".parse().unwrap();
-    let edit = Command::Edit(Edit { by, changes, declared: false, force: false });
+    let edit = Command::Edit(Edit { by, changes, declared: false, force: false, seen: Vec::new() });
     assert_eq!(net.command(DEVICE, edit), Reply::Edited { written: 1 });
 
     let disk = &net.devices[DEVICE].machine.disk;

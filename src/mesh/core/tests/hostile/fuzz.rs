@@ -83,6 +83,7 @@ impl Scene {
             ("person", Kind(10)),
             ("agent", Kind(11)),
             ("token", Kind(12)),
+            ("consent", Kind::CONSENT),
             ("workspace", Kind(13)),
             ("member", Kind(14)),
             ("binding", Kind(15)),
@@ -405,7 +406,13 @@ impl Scene {
                 let what = match self.mutation.below(6) {
                     0 => AnswerKind::Waiting,
                     1 => AnswerKind::Running { note: limits::cut(&self.text(), 4_096).to_owned() },
-                    2 => if self.mutation.once_in(2) { AnswerKind::Busy } else { AnswerKind::Asking },
+                    2 => {
+                        if self.mutation.once_in(2) {
+                            AnswerKind::Busy
+                        } else {
+                            AnswerKind::Asking
+                        }
+                    }
                     3 => AnswerKind::Fenced(self.mutation.once_in(2).then(|| self.claim())),
                     4 => AnswerKind::Rejected(limits::cut(&self.text(), 4_096).to_owned()),
                     _ => AnswerKind::Ended(self.entry()?),

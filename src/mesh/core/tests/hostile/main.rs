@@ -588,7 +588,13 @@ fn only_a_gateway_may_dispatch_and_only_in_its_own_name() {
     let borrowed = owner.says(Kind::CALL, encode(&call));
     refused(&mut honest, &owner, claims(&owner, led.counter + 1), borrowed);
     // A real one is obeyed.
-    let dispatch = Dispatch { claim: claims(&owner, led.counter + 1), header: entry, attempt: 1, left_ms: 60_000, consents: Vec::new() };
+    let dispatch = Dispatch {
+        claim: claims(&owner, led.counter + 1),
+        header: entry,
+        attempt: 1,
+        left_ms: 60_000,
+        consents: Vec::new(),
+    };
     let out = honest.hears(&owner, Frame::Dispatch(dispatch));
     assert!(out.iter().any(|o| matches!(o, Output::Invoke(_))), "{out:?}");
 }

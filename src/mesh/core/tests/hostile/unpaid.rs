@@ -362,3 +362,26 @@ fn n7_an_empty_frame_with_more_is_answered_at_a_pace() {
     }
     assert!(answers <= 1, "{answers}");
 }
+
+#[test]
+fn m2_many_guests_are_revoked_by_one_command() {
+    let mut honest = Honest::new();
+    let guests: Vec<Author> = (10..).take(limits::REVOKED_AT_ONCE_MAX - 1).map(|n| honest.author(n)).collect();
+    for guest in &guests {
+        approve(&mut honest, guest, Tier::Shared);
+    }
+    let stranger = honest.author(2);
+    let peers = guests.iter().chain([&stranger]).map(Author::id).collect();
+    let out = honest.command(Command::RevokeAll { peers });
+    let view = honest.peer().view();
+    assert!(guests.iter().all(|guest| view.by_peer(&guest.id()).is_none()), "all are gone");
+    // Who is none of them is named, and stopped nobody.
+    let refused = out.iter().find_map(|output| {
+        let Output::Reply(_, Reply::RevokedAll(refused)) = output else { return None };
+        Some(refused.clone())
+    });
+    let refused = refused.expect("an answer");
+    assert!(matches!(refused.as_slice(), [(peer, Refusal::UnknownNode(_))] if *peer == stranger.id()), "{refused:?}");
+    let peers = (0..=limits::REVOKED_AT_ONCE_MAX as u8).map(|n| PeerId([n; 32])).collect();
+    assert!(matches!(honest.ask(Command::RevokeAll { peers }), Reply::Refused(Refusal::Invalid(_))));
+}

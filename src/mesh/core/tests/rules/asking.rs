@@ -2,9 +2,9 @@
 
 use mesh_core::audience::Audience;
 use mesh_core::entry::Kind;
+use mesh_core::frame::Phase;
 use mesh_core::ids::ReqId;
 use mesh_core::io::{AnswerChoice, CallState, Command, Edit, NewAnswer, NewCall, Refusal, Reply};
-use mesh_core::frame::Phase;
 use mesh_core::policy::{
     Binding, Choice, Consent, Device, Key, Note, Otherwise, Person, Role, Rule, RuleVerdict, Value, Verdict, Workspace,
 };
@@ -20,7 +20,7 @@ fn parse<T: std::str::FromStr<Err: std::fmt::Debug>>(text: &str) -> T {
 }
 
 fn change(net: &mut Net, n: usize, changes: Vec<(Key, Option<Value>)>) {
-    let edit = Edit { by: parse("person:owner"), changes, declared: false, force: false };
+    let edit = Edit { by: parse("person:owner"), changes, declared: false, force: false, seen: Vec::new() };
     let reply = net.command(n, Command::Edit(edit));
     assert!(matches!(reply, Reply::Edited { .. }), "{reply:?}");
 }
@@ -88,7 +88,10 @@ fn a_call_that_asks_waits_everywhere_and_runs_by_a_yes_once() {
         let approvals = net.peer(n).approvals();
         let [approval] = approvals.as_slice() else { panic!("{approvals:?}") };
         let people: Vec<String> = approval.asks[0].1.iter().map(ToString::to_string).collect();
-        assert_eq!((approval.asks[0].0.to_string().as_str(), people.as_slice()), ("home/doors", &["anna".to_owned(), "owner".to_owned()][..]));
+        assert_eq!(
+            (approval.asks[0].0.to_string().as_str(), people.as_slice()),
+            ("home/doors", &["anna".to_owned(), "owner".to_owned()][..])
+        );
     }
     assert_eq!(net.runs(&call), 0);
     says(&mut net, 0, call, "person:anna", AnswerChoice::Once);
@@ -163,7 +166,10 @@ fn nobody_answers_and_the_call_expires_for_want_of_a_yes() {
     let (state, reason) = ended(&net, 1, &call);
     assert_eq!(state, CallState::Ended(Ending::Expired));
     assert!(reason.starts_with("no_consent") && reason.contains("home/doors"), "{reason}");
-    assert_eq!(answer(&mut net, 0, call, "person:anna", AnswerChoice::Once), Reply::Refused(Refusal::UnknownCall(call)));
+    assert_eq!(
+        answer(&mut net, 0, call, "person:anna", AnswerChoice::Once),
+        Reply::Refused(Refusal::UnknownCall(call))
+    );
 }
 
 #[test]
@@ -233,7 +239,8 @@ fn a_forged_yes_of_a_member_that_may_speak_for_nobody_counts_for_nothing() {
     home(&mut net);
     let call = net.ask(1, by_mia(0));
     net.pass(500);
-    let header = net.devices[0].log().into_iter().find(|entry| entry.header().is_some_and(|own| own.id == call)).unwrap();
+    let header =
+        net.devices[0].log().into_iter().find(|entry| entry.header().is_some_and(|own| own.id == call)).unwrap();
     net.cut_off(2);
     let mut author = net.author(2);
     let consent = Consent {

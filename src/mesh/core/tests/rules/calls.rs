@@ -76,6 +76,26 @@ fn a_repeat_that_comes_while_the_first_only_waits_does_not_take_its_key() {
 }
 
 #[test]
+fn l3_a_repeat_of_a_call_that_is_cancelled_while_it_waits_does_not_run() {
+    let mut net = Net::of(3);
+    net.tools_end = false;
+    for _ in 0..4 {
+        net.ask(1, call(2));
+    }
+    net.split(&[&[0], &[1, 2]]);
+    let second = net.ask(0, keyed(2, "order-7"));
+    let first = net.ask(1, keyed(2, "order-7"));
+    net.join_all();
+    // The second ends as a repeat of one that only waits, and that one is cancelled.
+    assert_eq!(net.record(1, &second).unwrap().alias_of, Some(first));
+    net.command(1, Command::Cancel { id: first, reason: "no more".to_owned() });
+    net.pass(1_000);
+    assert_eq!((net.runs(&first), net.runs(&second)), (0, 0));
+    net.tools_end = true;
+    net.finish_tools(2);
+}
+
+#[test]
 fn a_key_that_waits_while_its_origin_is_raised_to_owner_is_one_of_the_owners_when_it_starts() {
     let mut net = Net::of(3);
     net.approve(0, 1, "guest", Tier::Shared);
@@ -87,7 +107,7 @@ fn a_key_that_waits_while_its_origin_is_raised_to_owner_is_one_of_the_owners_whe
         (Key::Device(id(0)), hers()),
         (Key::Device(id(1)), hers()),
     ];
-    let edit = Edit { by: "person:owner".parse().unwrap(), changes, declared: false, force: false };
+    let edit = Edit { by: "person:owner".parse().unwrap(), changes, declared: false, force: false, seen: Vec::new() };
     assert_eq!(net.command(0, Command::Edit(edit)), Reply::Edited { written: 3 });
     net.pass(1_000);
     net.tools_end = false;

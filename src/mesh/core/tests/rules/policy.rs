@@ -13,7 +13,7 @@ fn parse<T: std::str::FromStr<Err: std::fmt::Debug>>(text: &str) -> T {
 }
 
 fn change(net: &mut Net, n: usize, changes: Vec<(Key, Option<Value>)>) {
-    let edit = Edit { by: parse("person:owner"), changes, declared: false, force: false };
+    let edit = Edit { by: parse("person:owner"), changes, declared: false, force: false, seen: Vec::new() };
     let reply = net.command(n, Command::Edit(edit));
     assert!(matches!(reply, Reply::Edited { .. }), "{reply:?}");
 }

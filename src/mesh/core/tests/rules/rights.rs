@@ -16,7 +16,7 @@ fn parse<T: std::str::FromStr<Err: std::fmt::Debug>>(text: &str) -> T {
 }
 
 fn edit(by: &str, changes: Vec<(Key, Option<Value>)>) -> Command {
-    Command::Edit(Edit { by: parse(by), changes, declared: false, force: false })
+    Command::Edit(Edit { by: parse(by), changes, declared: false, force: false, seen: Vec::new() })
 }
 
 fn person(name: &str, role: Role) -> (Key, Option<Value>) {
@@ -134,7 +134,13 @@ fn an_edit_after_which_a_check_would_not_hold_is_refused_but_for_an_owner_who_in
     let refused = net.command(0, edit("person:owner", allow()));
     let Reply::Refused(Refusal::CheckFailed { check, verdict, .. }) = refused else { panic!("{refused:?}") };
     assert_eq!((check.as_str(), verdict), ("mia-no-echo", Verdict::Allow));
-    let forced = Command::Edit(Edit { by: parse("person:owner"), changes: allow(), declared: false, force: true });
+    let forced = Command::Edit(Edit {
+        by: parse("person:owner"),
+        changes: allow(),
+        declared: false,
+        force: true,
+        seen: Vec::new(),
+    });
     assert_eq!(net.command(0, forced), Reply::Edited { written: 1 });
 }
 

@@ -94,7 +94,6 @@ pub async fn call(mesh: &MeshHandle, who: Identity, request: Request<'_>) -> Res
         | Reply::RevokedAll(_)
         | Reply::Left
         | Reply::Noted
-        | Reply::Answered { .. }
         | Reply::Edited { .. }
         | Reply::Answered { .. }
         | Reply::Stopped => Err(OpError::new(ErrorCode::Internal, "the mesh answered something else")),

@@ -469,7 +469,6 @@ impl FakeMesh {
             | Command::Redeem { .. }
             | Command::Leave
             | Command::SetDirectory(_)
-            | Command::Answer(_)
             | Command::Edit(_)
             | Command::Answer(_)
             | Command::Stop => Reply::Noted,

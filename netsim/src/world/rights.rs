@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use mesh_core::ids::{NodeId, PeerId, ReqId};
 use mesh_core::io::{AnswerChoice, CallState, Command, Edit, Invocation, NewAnswer};
 use mesh_core::policy::{
-    Binding, Choice, Credential, Domain, Key, Mode, Otherwise, Principal, Request, Role, Rule, RuleVerdict, Seat,
-    Value, Verdict, Workspace, WorkspaceId,
+    Binding, Cause, Choice, Credential, Domain, Key, Mode, Otherwise, Principal, Request, Role, Rule, RuleVerdict,
+    Seat, Value, Verdict, Workspace, WorkspaceId,
 };
 use mesh_core::record::Ending;
 
@@ -167,13 +167,15 @@ impl Rights {
     }
 }
 
-/// **allowed-is-not-denied**.
+/// **allowed-is-not-denied**. That there is a workspace takes something from guests: what they asked for before that is
+/// none of it.
 fn never_denied(now: u64, peers: &Peers, checks: &mut Checks) {
     for sim in peers.iter().filter(|sim| sim.is_member()) {
         let Some(node) = &sim.node else { continue };
         let denied = node.open_calls().find(|record| {
             let by_right = record.state == CallState::Ended(Ending::Denied) && record.reason.ends_with(')');
-            by_right && record.header.tool.as_str() != crate::node::OWNERS_TOOL
+            let in_workspaces = record.header.rule != Cause::Open.to_string();
+            by_right && in_workspaces && record.header.tool.as_str() != crate::node::OWNERS_TOOL
         });
         if let Some(record) = denied {
             let (id, reason) = (record.header.id, record.reason.clone());

@@ -395,6 +395,10 @@ impl Driver {
             Request::Calls(filter, after, limit, reply) => {
                 self.queries.answer_page(peer.open_calls(), PageQuery { filter, after, limit }, reply);
             }
+            Request::Approvals(reply) => {
+                // The door may have gone.
+                let _ = reply.send(peer.approvals());
+            }
             Request::Want(hash, len, from) => self.fetch(hash, len, vec![from]),
             Request::Invite(tier, ttl, door) => {
                 let (addresses, view) = (self.links.local_addresses(), self.publisher.view());

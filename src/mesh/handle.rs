@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use mesh_core::ids::{Hash, NodeId, PeerId, ReqId};
-use mesh_core::io::{CallRecord, Command, DiskSpace, Refusal, Reply, View};
+use mesh_core::io::{Approval, CallRecord, Command, DiskSpace, Refusal, Reply, View};
 use mesh_core::policy::ToolPattern;
 use mesh_core::record::{Payload, Tier, ToolDecl};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -120,6 +120,11 @@ impl MeshHandle {
             Ok(call) => call?,
             Err(_) => self.call(id).await,
         }
+    }
+
+    /// Calls that wait for a person, as this peer knows them. They are answered with [`Command::Answer`].
+    pub async fn approvals(&self) -> Result<Vec<Approval>, MeshError> {
+        self.ask(Request::Approvals).await
     }
 
     /// Makes a single-use invite.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use mesh_core::ids::{Hash, NodeId, PeerId, ReqId};
-use mesh_core::io::{Command, Reply};
+use mesh_core::io::{Approval, Command, Reply};
 use mesh_core::policy::ToolPattern;
 use mesh_core::record::{Tier, ToolDecl};
 use tokio::sync::oneshot;
@@ -21,6 +21,8 @@ pub(crate) enum Request {
     /// Answered when the call has ended; at once when there is no such call.
     Ended(ReqId, CallAnswer),
     Calls(CallFilter, Option<CallCursor>, usize, oneshot::Sender<Result<CallPage, MeshError>>),
+    /// Calls that wait for a person.
+    Approvals(oneshot::Sender<Vec<Approval>>),
     Invite(Tier, Duration, oneshot::Sender<Result<Invite, MeshError>>),
     /// The invites that are kept here.
     Invites(oneshot::Sender<Vec<InviteInfo>>),

@@ -416,6 +416,7 @@ impl FakeMesh {
                     .map(|call| CallCursor { accepted_ms: call.header.accepted_ms, id: call.header.id });
                 reply(to, Ok(CallPage { items: all, next }));
             }
+            Request::Approvals(to) => drop(to.send(Vec::new())),
             Request::Invite(tier, ttl, to) => {
                 let expires_ms = ACCEPTED_MS + ttl.as_millis() as u64;
                 let code = InviteCode {

@@ -676,7 +676,8 @@ mod tests {
         (0..9_u64, any::<[u8; 32]>(), any::<u64>(), 100..u16::MAX, vec(any::<u8>(), 0..300)).prop_map(
             |(signer, mesh, seq, kind, body)| {
                 let (signer, salt) = (Symbolic::new(signer), Salt([7; 16]));
-                let audience = match seq % 3 {
+                let audience = match seq % 4 {
+                    3 => Audience::of_call(PeerId([1; 32]), PeerId([2; 32]), &[PeerId([3; 32])]),
                     0 => Audience::Everyone,
                     1 => Audience::Call { origin: PeerId([1; 32]), target: PeerId([2; 32]) },
                     _ => Audience::Unknown(kind),

@@ -26,6 +26,16 @@ fn is_public(path: &str) -> bool {
     matches!(path, "/healthz" | "/readyz")
 }
 
+/// True for what whoever calls tools may read: devices and tools, and what the routes themselves keep to what concerns the
+/// caller. All else is for who looks after the mesh.
+fn is_for_callers(path: &str) -> bool {
+    let Some(rest) = path.strip_prefix("/api/v1/") else { return path == "/openapi.json" };
+    let first = rest.split('/').next().unwrap_or_default();
+    matches!(first, "status" | "tools" | "calls" | "approvals" | "events" | "tokens")
+        || first == "nodes" && !rest.ends_with("/guests")
+        || rest == "policy/explain"
+}
+
 fn bearer(headers: &HeaderMap) -> Option<&str> {
     let (scheme, token) = headers.get(AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
@@ -79,8 +89,14 @@ pub(super) fn identify(tokens: &Tokens, mesh: &MeshHandle, request: &Request) ->
             }
             let identity = Identity::Token(shown);
             // Whatever route is added: what a token changes is a call, or it looks after the mesh.
-            if changes && !request.uri().path().starts_with("/api/v1/calls") {
+            let path = request.uri().path();
+            if changes && !path.starts_with("/api/v1/calls") {
                 identity.require_admin(&view.rights)?;
+            }
+            if !changes && !is_for_callers(path) && !identity.may_look(&view.rights) {
+                let detail = "this token shows what its holder may call, and nothing of how the mesh is looked after";
+                return Err(OpError::new(ErrorCode::Denied, detail)
+                    .hint("run `sigil` on this machine, or use a token of an owner or admin that is not narrowed"));
             }
             Ok(Some(identity))
         }
@@ -97,6 +113,17 @@ pub(super) fn identify(tokens: &Tokens, mesh: &MeshHandle, request: &Request) ->
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn s28_what_a_new_route_shows_is_not_for_everybody() {
+        for open in ["calls", "calls/x/result", "nodes", "nodes/hub", "tools", "status", "events", "policy/explain"] {
+            assert!(is_for_callers(&format!("/api/v1/{open}")), "{open}");
+        }
+        for closed in ["policy", "policy/matrix", "people", "people/mia", "workspaces", "logs", "doctor", "nodes/hub/guests", "new"] {
+            assert!(!is_for_callers(&format!("/api/v1/{closed}")), "{closed}");
+        }
+        assert!(is_for_callers("/openapi.json") && !is_for_callers("/metrics"));
+    }
 
     #[test]
     fn only_loopback_names_are_ours() {

@@ -68,12 +68,19 @@ impl Identity {
     /// True if [`Self::require_admin`] lets the caller through.
     #[must_use]
     pub fn is_admin(&self, rights: &View) -> bool {
+        self.may_look(rights) && self.token().is_none_or(|shown| !shown.read_only)
+    }
+
+    /// True if the caller may see how the mesh is looked after: through the socket, or by a token that is narrowed to no
+    /// devices or tools and is for an owner or admin of the mesh.
+    #[must_use]
+    pub fn may_look(&self, rights: &View) -> bool {
         let Some(shown) = self.token() else { return true };
         let role = match &shown.holder {
             Principal::Person(person) => rights.role(person),
             Principal::Agent(..) | Principal::Device(_) => None,
         };
-        shown.is_whole && !shown.read_only && role >= Some(Role::Admin)
+        shown.is_whole && role >= Some(Role::Admin)
     }
 
     /// True if what concerns this principal concerns the caller: its own, or all of it for who looks after the mesh.
@@ -104,6 +111,8 @@ mod tests {
             by("device:panel", false, true),
         ] {
             assert!(narrowed.require_admin(&rights).is_err(), "{narrowed:?}");
+            let only_reads = narrowed.token().is_some_and(|shown| shown.read_only);
+            assert_eq!(narrowed.may_look(&rights), only_reads, "{narrowed:?}");
         }
         let mia: Principal = "person:mia".parse().unwrap();
         assert!(by("person:mia", true, false).may_see(&mia, &rights));

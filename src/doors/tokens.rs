@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use mesh_core::ids::{Hash, PeerId};
-use mesh_core::policy::{Token, TokenId, View};
+use mesh_core::policy::{Principal, Token, TokenId, View};
 use subtle::ConstantTimeEq;
 
 use crate::doors::identity::Shown;
@@ -32,6 +32,19 @@ pub fn is_over(said: &[Token], now_ms: u64) -> bool {
         || rest.iter().any(|token| (&token.hash, &token.holder) != (&first.hash, &first.holder))
 }
 
+/// Whom a token is for, if it counts at this device now.
+fn holder<'a>(said: &'a [Token], rights: &View, me: &PeerId, now_ms: u64) -> Option<&'a Principal> {
+    let holder = &said.first()?.holder;
+    (!is_over(said, now_ms) && rights.admits(me, holder)).then_some(holder)
+}
+
+/// True if a token that was shown still counts at this device, and for the same.
+#[must_use]
+pub fn still_counts(shown: &Shown, rights: &View, me: &PeerId, now_ms: u64) -> bool {
+    let now = rights.token(&shown.id).and_then(|said| holder(said, rights, me, now_ms));
+    now == Some(&shown.holder)
+}
+
 impl Tokens {
     /// The token that this text is, if it counts at this device now. Takes the same time for every text that is none.
     pub fn find(&self, text: &str, rights: &View, me: &PeerId, now_ms: u64) -> Option<Arc<Shown>> {
@@ -44,11 +57,8 @@ impl Tokens {
                 }
             }
         }
-        let (id, said) = found.filter(|(_, said)| !is_over(said, now_ms))?;
-        let holder = &said.first()?.holder;
-        if !rights.admits(me, holder) {
-            return None;
-        }
+        let (id, said) = found?;
+        let holder = holder(said, rights, me, now_ms)?;
         let mut used = self.used_ms.lock().unwrap_or_else(PoisonError::into_inner);
         // Those that are gone leave with the next one that is used.
         used.retain(|id, _| rights.token(id).is_some());
@@ -72,7 +82,6 @@ impl Tokens {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use mesh_core::policy::Principal;
 
     const NOW: u64 = 1_800_000_000_000;
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use mesh_core::frame::Phase;
 use mesh_core::ids::{NodeId, PeerId, ReqId, ToolName};
 use mesh_core::io::{CallRecord, CallState, Command, NewCall, NodeView, Refusal, Reply, View};
 use mesh_core::limits;
@@ -218,9 +219,14 @@ async fn wait_for(
 }
 
 /// A call that concerns the caller. Of another's it is not told that there is one.
-async fn find(mesh: &MeshHandle, who: &Identity, id: ReqId) -> Result<CallRecord, OpError> {
+pub(super) async fn find(mesh: &MeshHandle, who: &Identity, id: ReqId) -> Result<CallRecord, OpError> {
     let found = mesh.call(id).await?.filter(|call| who.may_see(&call.header.principal, &mesh.view().rights));
     Ok(found.ok_or(MeshError::from(Refusal::UnknownCall(id)))?)
+}
+
+/// True if the caller may see this call.
+pub async fn concerns(mesh: &MeshHandle, who: &Identity, id: ReqId) -> bool {
+    who.is_admin(&mesh.view().rights) || find(mesh, who, id).await.is_ok()
 }
 
 /// The call that `record` repeats, if its target named one that it can repeat.
@@ -252,6 +258,9 @@ pub fn why_waiting(view: &View, record: &CallRecord) -> Option<String> {
         return None;
     }
     let until = rfc3339(record.header.accepted_ms.saturating_add(record.header.ttl_ms));
+    if record.state == CallState::Open(Phase::Asking) {
+        return Some(format!("somebody has to say yes, until {until}; `sigil approvals` shows who may"));
+    }
     let node = view.by_peer(&record.header.target)?;
     if view.gateway.is_none() {
         return Some(format!("no gateway elected; it is dispatched when there is one, until {until}"));

@@ -5,6 +5,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Extension;
 use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::sse::{Event as Sse, KeepAlive};
@@ -22,7 +23,11 @@ use super::extract::{Query, check_accept};
 use super::model::time;
 use super::shapes::{TOPICS, Topics, of_query};
 use crate::doors::app::{App, AppState};
+use crate::doors::identity::Identity;
+use crate::doors::ops::calls;
 use crate::doors::ops::devices::name_of;
+use crate::doors::tokens::still_counts;
+use crate::mesh::clock::now;
 use crate::mesh::{Event, EventKind, EventLog};
 use crate::status::OpError;
 
@@ -75,11 +80,14 @@ fn event_words() -> Object {
 ///
 /// Each event has an id; a client that comes back with it as `Last-Event-ID` gets what it missed. When that is too old,
 /// or of an earlier run of the agent, it gets `reset`: read everything anew. The details of an event are read from its route.
+/// A token that does not look after the mesh gets the topics `gateway`, `nodes` and, of calls of its principal, `call`; the
+/// stream ends when it is revoked.
 #[utoipa::path(get, path = "/api/v1/events", operation_id = "streamEvents", tag = "operation",
     params(EventQuery, ("Last-Event-ID" = String, Header, description = "Id of the last event that was seen")),
     responses((status = 200, description = "Events without end", body = StreamedEvent, content_type = "text/event-stream")))]
 pub(super) async fn events(
     State(app): AppState,
+    Extension(who): Extension<Identity>,
     Query(query): Query<EventQuery>,
     headers: HeaderMap,
 ) -> Result<Response, OpError> {
@@ -90,7 +98,7 @@ pub(super) async fn events(
         id.to_str().ok().and_then(|id| read_id(app.started_ms, id)).map_or(Last::Foreign, Last::Event)
     });
     let stop = app.stop.clone().cancelled_owned();
-    let stream = feed(app, topics, last).take_until(stop);
+    let stream = feed(app, who, topics, last).take_until(stop);
     let keep_alive = KeepAlive::new().interval(HEARTBEAT).text("heartbeat");
     Ok(axum::response::Sse::new(stream).keep_alive(keep_alive).into_response())
 }
@@ -119,6 +127,7 @@ enum Last {
 
 struct Feed {
     app: Arc<App>,
+    who: Identity,
     log: Arc<EventLog>,
     topics: Vec<&'static str>,
     waiting: VecDeque<Arc<Event>>,
@@ -131,12 +140,12 @@ struct Feed {
 
 impl Feed {
     /// Goes on after `last`; without one, or when what follows it is gone, from now.
-    fn new(app: Arc<App>, topics: Vec<&'static str>, last: Last) -> Self {
+    fn new(app: Arc<App>, who: Identity, topics: Vec<&'static str>, last: Last) -> Self {
         let log = app.mesh().events();
         let seen = log.newest();
         let (old, live) = log.since(Some(seen));
         let waiting = old.unwrap_or_default().into();
-        let mut feed = Self { app, log, topics, waiting, live, seen, first: None };
+        let mut feed = Self { app, who, log, topics, waiting, live, seen, first: None };
         match last {
             // An id alone is no event, but the browser remembers it: so even this client can resume.
             Last::Nothing => feed.first = Some(Sse::default().id(write_id(feed.app.started_ms, seen))),
@@ -180,9 +189,32 @@ impl Feed {
                 },
             };
             self.seen = event.id;
-            if self.topics.contains(&topic(&event.what)) {
+            if !self.topics.contains(&topic(&event.what)) {
+                continue;
+            }
+            if !self.is_known() {
+                return None;
+            }
+            if self.concerns(&event.what).await {
                 return Some(self.write(&event));
             }
+        }
+    }
+
+    /// False once the token by which the stream was opened counts no more.
+    fn is_known(&self) -> bool {
+        let view = self.app.mesh().view();
+        self.who.token().is_none_or(|shown| still_counts(shown, &view.rights, &view.me, now().wall_ms))
+    }
+
+    /// True if the caller may see this. Of calls those that its routes show.
+    async fn concerns(&self, what: &EventKind) -> bool {
+        match what {
+            EventKind::Gateway(_) | EventKind::Nodes => true,
+            EventKind::Pending | EventKind::Nearby | EventKind::Warning(_) => {
+                self.who.may_look(&self.app.mesh().view().rights)
+            }
+            EventKind::Call(id, _) => calls::concerns(self.app.mesh(), &self.who, *id).await,
         }
     }
 
@@ -218,10 +250,11 @@ impl Feed {
 
 fn feed(
     app: Arc<App>,
+    who: Identity,
     topics: Vec<&'static str>,
     last: Last,
 ) -> impl Stream<Item = Result<Sse, Infallible>> + Send + 'static {
-    let feed = Feed::new(app, topics, last);
+    let feed = Feed::new(app, who, topics, last);
     stream::unfold(feed, |mut feed| async move { feed.next().await.map(|event| (Ok(event), feed)) })
 }
 

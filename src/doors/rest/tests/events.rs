@@ -47,6 +47,27 @@ async fn events_resume_where_a_client_left() {
 }
 
 #[tokio::test]
+async fn s28_the_stream_tells_a_token_what_concerns_its_holder_until_it_is_revoked() {
+    let fake = Fake::start().await;
+    let made = fake.post("/api/v1/tokens", r#"{"principal":"device:desk"}"#).await.ok(201);
+    let (host, bearer) =
+        (format!("127.0.0.1:{}", fake.bound.http.port()), format!("Bearer {}", made["token"].as_str().unwrap()));
+    let stream = tokio::net::TcpStream::connect(fake.bound.http).await.unwrap();
+    let headers = [("host", &*host), ("authorization", &*bearer)];
+    let response = send(stream, &fake.tasks, Method::GET, "/api/v1/events", &headers, None).await;
+    assert_eq!(response.status(), 200);
+    let mut live = Events { body: response.into_body(), text: String::new() };
+    fake.post("/api/v1/calls", r#"{"node":"desk","tool":"echo"}"#).await.ok(202);
+    fake.events.push(ACCEPTED_MS, EventKind::Warning("about the mesh".to_owned()));
+    fake.events.push(ACCEPTED_MS, EventKind::Nodes);
+    assert_eq!(live.next().await.unwrap().1, "nodes", "another's call is not told, nor what asks for attention");
+    let one = format!("/api/v1/tokens/{}", made["id"].as_str().unwrap());
+    fake.ask(Method::DELETE, &one, None).await.ok(204);
+    fake.events.push(ACCEPTED_MS, EventKind::Nodes);
+    assert!(live.next().await.is_none(), "it counts no more");
+}
+
+#[tokio::test]
 async fn a_slow_reader_misses_nothing_that_is_kept() {
     let fake = Fake::start().await;
     let mut live = fake.events("?topics=warning", None).await;

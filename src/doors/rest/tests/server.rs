@@ -153,7 +153,9 @@ async fn tokens_are_made_and_voided_through_the_socket_only() {
         (&json!("panel"), &json!(true), &Value::Null)
     );
     let reads = format!("Bearer {}", panel["token"].as_str().unwrap());
-    fake.http(Method::GET, "/api/v1/status", &[host, ("authorization", &reads)]).await.ok(200);
+    for path in ["/api/v1/status", "/api/v1/people", "/api/v1/policy"] {
+        fake.http(Method::GET, path, &[host, ("authorization", &reads)]).await.ok(200);
+    }
     for (method, path) in
         [(Method::POST, "/api/v1/invites"), (Method::POST, "/api/v1/calls"), (Method::DELETE, "/api/v1/nodes/nas")]
     {
@@ -194,6 +196,14 @@ async fn s28_a_token_reaches_no_further_than_it_says() {
         (Method::POST, "/api/v1/invites"),
         (Method::POST, "/api/v1/reload"),
         (Method::GET, "/api/v1/policy/matrix"),
+        (Method::GET, "/api/v1/policy"),
+        (Method::GET, "/api/v1/policy/rules"),
+        (Method::GET, "/api/v1/people"),
+        (Method::GET, "/api/v1/people/owner"),
+        (Method::GET, "/api/v1/workspaces"),
+        (Method::GET, "/api/v1/invites"),
+        (Method::GET, "/api/v1/logs"),
+        (Method::GET, "/metrics"),
     ] {
         ask(method, path, &narrow).await.problem(403, "denied");
     }

@@ -231,10 +231,10 @@ impl From<Refusal> for OpError {
                 }
             }
             Refusal::NotApprover(_) => {
-                Self::new(ErrorCode::NotApprover, detail).hint("`sigil policy explain` says who may answer")
+                Self::new(ErrorCode::NotApprover, detail).hint("`sigil approvals` says who may answer what")
             }
             Refusal::AlreadyDecided(_) => {
-                Self::new(ErrorCode::AlreadyDecided, detail).hint("see what became of it: `sigil calls` lists calls")
+                Self::new(ErrorCode::AlreadyDecided, detail).hint("`sigil calls ID` shows what became of it")
             }
             Refusal::AskOver(_) => Self::new(ErrorCode::AskOver, detail).hint("the call has to be made again"),
             Refusal::NotAllowed(_) => {

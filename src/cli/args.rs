@@ -106,6 +106,8 @@ pub(crate) enum Command {
         #[arg(long)]
         reason: Option<String>,
     },
+    /// Calls that wait for a person's answer, and the answer to one
+    Approvals(ApprovalsArgs),
     /// The people of the mesh, and the devices that speak for them
     Person {
         #[command(subcommand)]
@@ -394,7 +396,7 @@ impl Role {
 pub(crate) enum Verdict {
     /// Yes
     Allow,
-    /// Somebody must say yes; no door takes an answer yet, so that calls wait until their time is over
+    /// Somebody must say yes first: see `sigil approvals`
     Ask,
     /// No
     Deny,
@@ -480,8 +482,8 @@ pub(crate) enum RuleCommand {
     },
     /// Make a rule that gives, or put it in the place of the one of this name
     Allow(RuleArgs),
-    /// Make a rule by which somebody must say yes. No door takes an answer yet, so that calls wait until their time is over
-    Ask(RuleArgs),
+    /// Make a rule by which somebody must say yes first; `sigil approvals` shows what waits
+    Ask(AskArgs),
     /// Make a rule that forbids; it beats every rule that gives
     Deny(RuleArgs),
     /// Take a rule away
@@ -508,6 +510,73 @@ pub(crate) struct RuleArgs {
     /// Remark for people
     #[arg(long)]
     pub(crate) note: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AskArgs {
+    #[command(flatten)]
+    pub(crate) rule: RuleArgs,
+    /// Who may answer: a person, `role:admin`, or `self`, whoever asks; may be given more than once [default: owners and
+    /// admins of the workspace, and of an agent its person]
+    #[arg(long, value_name = "WHO")]
+    pub(crate) approver: Vec<String>,
+    /// Time that a call waits for an answer, at most 24h [default: 10m]
+    #[arg(long, value_parser = duration_text, value_name = "TIME")]
+    pub(crate) wait: Option<String>,
+}
+
+/// Calls that wait for a person's answer, here and at other devices
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(crate) struct ApprovalsArgs {
+    #[command(subcommand)]
+    pub(crate) command: Option<ApprovalsCommand>,
+    /// Calls on a page
+    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=200))]
+    pub(crate) limit: u32,
+    /// Start of the page: `next_cursor` of the page before
+    #[arg(long)]
+    pub(crate) cursor: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ApprovalsCommand {
+    /// Answer one, as the person who sits at this device
+    Answer {
+        /// The call
+        call: String,
+        /// The answer
+        #[arg(value_enum)]
+        answer: Answer,
+        /// Remark for people
+        #[arg(long)]
+        note: Option<String>,
+    },
+}
+
+/// What a person says to a call.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum Answer {
+    /// Yes, to this call
+    #[value(alias = "once")]
+    Yes,
+    /// Yes, and for an hour to those like it
+    Hour,
+    /// Yes, and to those like it from now on, by a rule
+    Always,
+    /// No
+    No,
+}
+
+impl Answer {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Yes => "once",
+            Self::Hour => "hour",
+            Self::Always => "always",
+            Self::No => "no",
+        }
+    }
 }
 
 /// Rows of a table.
@@ -664,6 +733,11 @@ fn duration(text: &str) -> Result<Duration, String> {
         Ok(number) => format!("the unit is missing: write {number}s"),
         Err(_) => format!("write {DURATION_RULE}"),
     })
+}
+
+/// Checks a duration; it is passed on as it is written.
+fn duration_text(text: &str) -> Result<String, String> {
+    duration(text).map(|_| text.to_owned())
 }
 
 /// A duration of at least one second, in whole seconds, as the REST API counts.

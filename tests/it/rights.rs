@@ -196,3 +196,60 @@ fn s28_no_token_makes_an_owner_less() {
     assert_eq!(ask("DELETE", "nodes/tablet", Value::Null), 204);
     assert!(done(&hub, &["nodes"]).contains("desk"));
 }
+
+#[test]
+fn a_call_that_asks_runs_by_the_yes_of_its_approver_at_a_third_device() {
+    let hub = Home::new("hub").started();
+    let (tablet, phone) = (guest(&hub, "tablet"), guest(&hub, "phone"));
+    wait_converged(&[&hub, &tablet, &phone], PATIENCE);
+    done(&hub, &["person", "add", "mia", "--device", "tablet"]);
+    done(&hub, &["person", "add", "anna", "--device", "phone"]);
+    done(&hub, &["workspace", "add", "family", "--node", "hub", "--members", "allow"]);
+    done(&hub, &["workspace", "member", "family", "mia"]);
+    let rule = ["rule", "ask", "family/careful", "--who", "mia", "--tool", "again", "--approver", "anna", "--wait", "1m"];
+    done(&hub, &rule);
+    let asks = || {
+        let told = explained(&tablet, "hub", "again");
+        told["verdict"] == "ask" && told["asks"][0]["approvers"] == json!(["person:anna"])
+    };
+    wait_until("the tablet knows", PATIENCE, asks);
+    assert!(done(&phone, &["approvals"]).contains("Nothing waits"));
+    let waiting = |home: &Home, id: &str| {
+        let list = home.get("approvals").expect(200);
+        items(&list).iter().any(|approval| approval["call_id"] == id)
+    };
+
+    let first = tablet.call("hub", "again", 60);
+    for home in [&hub, &phone, &tablet] {
+        wait_until("it is listed", PATIENCE, || waiting(home, &first));
+    }
+    let shown = done(&phone, &["approvals"]);
+    assert!(shown.contains("again on hub") && shown.contains("person:mia at tablet"), "{shown}");
+    assert!(shown.contains("family/careful: anna may answer"), "{shown}");
+    // Whoever asks may not answer, nor an owner whom the rule does not name, nor any token.
+    let said = tablet.cli(&["approvals", "answer", &first, "yes"]);
+    assert!(said.code == 4 && said.stderr.contains("anna"), "{said:?}");
+    let path = format!("approvals/{first}");
+    let refused = hub.post(&path, &json!({ "answer": "once" })).problem(403);
+    assert_eq!((&refused["code"], &refused["approvers"]), (&json!("not_approver"), &json!(["person:anna"])));
+    for holder in ["owner", "anna"] {
+        let token = done(&hub, &["token", "--for", holder]).trim().to_owned();
+        hub.ask_by_token(&token, "POST", &path, &json!({ "answer": "once" })).problem(403);
+    }
+    assert!(hub.witness().is_empty() && waiting(&phone, &first));
+
+    done(&phone, &["approvals", "answer", &first, "yes"]);
+    assert_eq!(tablet.wait_ended(&first, PATIENCE)["state"], "done");
+    done(&phone, &["approvals", "answer", &first, "yes"]);
+    assert_eq!(phone.cli(&["approvals", "answer", &first, "no"]).code, 8);
+    assert_eq!((hub.runs_of(&first), hub.witness().len()), (vec![1], 1));
+
+    let second = tablet.call("hub", "again", 60);
+    wait_until("it is listed", PATIENCE, || waiting(&phone, &second));
+    done(&phone, &["approvals", "answer", &second, "no", "--note", "not at night"]);
+    let ended = tablet.wait_ended(&second, PATIENCE);
+    assert_eq!(ended["state"], "denied");
+    assert!(text(&ended, "reason").contains("anna said no: not at night"), "{ended}");
+    assert_eq!((hub.runs_of(&second), hub.witness().len()), (vec![], 1));
+    assert_eq!(phone.cli(&["approvals", "answer", &"0".repeat(26), "no"]).code, 3);
+}

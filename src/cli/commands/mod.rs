@@ -1,5 +1,6 @@
 //! Everything that asks a running agent.
 
+mod approvals;
 mod backup;
 mod calls;
 mod care;
@@ -37,6 +38,7 @@ pub(crate) async fn run(command: Command, client: Client, ui: Ui) -> Result<Exit
         Command::Calls(args) => calls::calls(client, args, ui).await,
         Command::Result { id, output, wait } => calls::result(client, &id, output.as_deref(), wait, ui).await,
         Command::Cancel { id, reason } => calls::cancel(client, &id, reason, ui).await,
+        Command::Approvals(args) => approvals::approvals(client, args, ui).await,
         Command::Person { command } => rights::person(client, command, ui).await,
         Command::Workspace { command } => rights::workspace(client, command, ui).await,
         Command::Rule { command } => rights::rule(client, command, ui).await,

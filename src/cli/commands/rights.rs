@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 
 use super::console::{read_all, show};
 use crate::cli::args::{
-    MemberArgs, PersonCommand, PersonSet, PolicyCommand, RuleArgs, RuleCommand, WorkspaceCommand, WorkspaceSet,
+    AskArgs, MemberArgs, PersonCommand, PersonSet, PolicyCommand, RuleArgs, RuleCommand, WorkspaceCommand, WorkspaceSet,
 };
 use crate::cli::body::Body;
 use crate::cli::client::{Client, Extras, segment};
@@ -357,9 +357,18 @@ pub(super) async fn rule(client: &Client, command: RuleCommand, ui: Ui) -> Resul
                 rules_table(&workspace, body.get("rules")).unwrap_or_else(|| "There are no rules.".to_owned())
             }))
         }
-        RuleCommand::Allow(args) => set_rule(client, "allow", args, ui).await,
-        RuleCommand::Ask(args) => set_rule(client, "ask", args, ui).await,
-        RuleCommand::Deny(args) => set_rule(client, "deny", args, ui).await,
+        RuleCommand::Allow(args) => set_rule(client, "allow", args, Map::new(), ui).await,
+        RuleCommand::Ask(AskArgs { rule, approver, wait }) => {
+            let mut more = Map::new();
+            if !approver.is_empty() {
+                more.insert("approvers".to_owned(), json!(approver));
+            }
+            if let Some(wait) = wait {
+                more.insert("wait".to_owned(), json!(wait));
+            }
+            set_rule(client, "ask", rule, more, ui).await
+        }
+        RuleCommand::Deny(args) => set_rule(client, "deny", args, Map::new(), ui).await,
         RuleCommand::Remove { rule } => {
             let (workspace, name) = parts(&rule)?;
             let path = rules_path(workspace);
@@ -383,7 +392,13 @@ fn parts(rule: &str) -> Result<(&str, &str), Failure> {
     })
 }
 
-async fn set_rule(client: &Client, verdict: &str, args: RuleArgs, ui: Ui) -> Result<Exit, Failure> {
+async fn set_rule(
+    client: &Client,
+    verdict: &str,
+    args: RuleArgs,
+    more: Map<String, Value>,
+    ui: Ui,
+) -> Result<Exit, Failure> {
     let RuleArgs { rule, who, node, tool, note } = args;
     let (workspace, name) = parts(&rule)?;
     let path = rules_path(workspace);
@@ -394,6 +409,7 @@ async fn set_rule(client: &Client, verdict: &str, args: RuleArgs, ui: Ui) -> Res
             made.insert(field.to_owned(), json!(list));
         }
     }
+    made.extend(more);
     if let Some(note) = note {
         made.insert("note".to_owned(), json!(note));
     }

@@ -3,6 +3,7 @@
 //! They answer values of the mesh's own types, or a typed [`OpError`](crate::status::OpError). Each group of routes renders
 //! them in its own form; nothing here knows HTTP.
 
+pub mod approvals;
 pub mod calls;
 pub mod devices;
 pub mod doctor;

@@ -38,9 +38,9 @@ const RESULT_WAIT: Duration = Duration::from_secs(30);
 /// Bytes that a body may have besides its arguments.
 const ENVELOPE_BYTES_MAX: usize = 16 * 1024;
 /// Calls on a page unless the client names a limit.
-const PAGE_DEFAULT: u64 = 50;
+pub(super) const PAGE_DEFAULT: u64 = 50;
 /// Calls on a page, 200 at most.
-type PageLimit = Whole<1, 200>;
+pub(super) type PageLimit = Whole<1, 200>;
 #[expect(clippy::cast_possible_truncation, reason = "a week")]
 const TTL_MAX_S: u32 = (limits::TTL_MS_MAX / 1000) as u32;
 #[expect(clippy::cast_possible_truncation, reason = "a day")]
@@ -203,7 +203,7 @@ pub struct Call {
     pub node: String,
     /// The tool.
     pub tool: String,
-    /// accepted, queued, dispatched, running; or the ending: done, failed, interrupted, expired, cancelled, denied,
+    /// accepted, asking (somebody has to say yes), queued, dispatched, running; or the ending: done, failed, interrupted, expired, cancelled, denied,
     /// undeliverable.
     pub state: String,
     /// True if the device itself wrote the ending.
@@ -394,7 +394,7 @@ pub(super) struct ListQuery {
     cursor: Option<CallsCursor>,
 }
 
-fn write_cursor(cursor: CallCursor) -> String {
+pub(super) fn write_cursor(cursor: CallCursor) -> String {
     let bytes = [&cursor.accepted_ms.to_be_bytes()[..], cursor.id.as_bytes()].concat();
     data_encoding::BASE64URL_NOPAD.encode(&bytes)
 }

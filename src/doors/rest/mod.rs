@@ -1,6 +1,7 @@
 //! REST: `/api/v1`, the same on every peer. Each handler parses a request, runs an [operation](crate::doors::ops) and renders
 //! what it answers.
 
+mod approvals;
 mod backup;
 pub mod calls;
 pub mod doctor;

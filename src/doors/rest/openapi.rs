@@ -162,7 +162,7 @@ fn problems(path: &str, method: &Method, operation: &Operation) -> Vec<u16> {
     if ["createCall"].contains(&id) {
         statuses.push(406);
     }
-    if ["join", "getResult"].contains(&id) {
+    if ["join", "getResult", "answerApproval"].contains(&id) {
         statuses.push(410);
     }
     statuses.sort_unstable();

@@ -8,7 +8,7 @@ use utoipa_axum::routes;
 
 use super::queries::Queries;
 use super::{
-    backup, calls, doctor, events, guard, health, joining, logs, metrics, nodes, openapi, queries, rights, tokens,
+    approvals, backup, calls, doctor, events, guard, health, joining, logs, metrics, nodes, openapi, queries, rights, tokens,
 };
 use crate::doors::app::App;
 
@@ -51,6 +51,8 @@ fn described() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(calls::show))
         .routes(routes!(calls::result))
         .routes(routes!(calls::cancel))
+        .routes(routes!(approvals::list))
+        .routes(routes!(approvals::answer))
         .routes(routes!(events::events))
         .routes(routes!(logs::logs))
         .routes(routes!(doctor::doctor))

@@ -10,7 +10,7 @@ use std::time::Duration;
 use mesh_core::ids::{NodeId, ReqId, ToolName};
 use mesh_core::limits;
 use mesh_core::names::PREFIX_MIN;
-use mesh_core::policy::{self, AgentName, Domain, PersonId, Principal, Title};
+use mesh_core::policy::{self, AgentName, Domain, Note, PersonId, Principal, Title};
 use serde::de::Visitor;
 use serde::{Deserialize, Deserializer};
 use tracing::Level;
@@ -276,6 +276,14 @@ texts! {
         pattern "^[^\\x00-\\x1f\\x7f-\\x9f\\u061c\\u200e\\u200f\\u202a-\\u202e\\u2066-\\u2069]*$",
         length 0..=ops::tokens::TOKEN_NAME_MAX,
         example "backup of the attic",
+        read |text| text.parse().map_err(|error: mesh_core::ids::InvalidId| error.to_string())
+    }
+
+    /// Remark on an answer, for people.
+    AnswerNote(Note) {
+        pattern "^[^\\x00-\\x1f\\x7f-\\x9f\\u061c\\u200e\\u200f\\u202a-\\u202e\\u2066-\\u2069]*$",
+        length 0..=policy::bounds::NOTE_CHARS_MAX,
+        example "only today",
         read |text| text.parse().map_err(|error: mesh_core::ids::InvalidId| error.to_string())
     }
 

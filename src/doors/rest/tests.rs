@@ -1,5 +1,6 @@
 //! The doors over real sockets, with a mesh of cardboard behind the name.
 
+mod approvals;
 mod calls;
 mod contract;
 mod events;
@@ -22,7 +23,7 @@ use mesh_core::epoch::Epoch;
 use mesh_core::frame::Phase;
 use mesh_core::ids::{Hash, Incarnation, MeshId, NodeId, PeerId, PublicKey, ReqId};
 use mesh_core::io::{
-    CallRecord, CallState, Command, Edit, HistoryRow, NewCall, NodeView, Refusal, Reply, View, Welcome,
+    AnswerChoice, CallRecord, CallState, Command, Edit, HistoryRow, NewAnswer, NewCall, NodeView, Refusal, Reply, View, Welcome,
 };
 use mesh_core::policy::{DeviceFacts, InForce, Key, Offered, Policy, Principal, Statement, Title, Token};
 use mesh_core::record::{Directory, Effect, Ending, Header, Payload, Tier, ToolDecl};
@@ -107,6 +108,9 @@ struct Books {
     /// Those who wait for an ending.
     waiters: Vec<Waiter>,
     said: Said,
+    approvals: Vec<mesh_core::io::Approval>,
+    /// What people answered.
+    answers: Vec<(ReqId, AnswerChoice)>,
 }
 
 struct Fake {
@@ -416,7 +420,7 @@ impl FakeMesh {
                     .map(|call| CallCursor { accepted_ms: call.header.accepted_ms, id: call.header.id });
                 reply(to, Ok(CallPage { items: all, next }));
             }
-            Request::Approvals(to) => drop(to.send(Vec::new())),
+            Request::Approvals(to) => reply(to, self.books.lock().unwrap().approvals.clone()),
             Request::Invite(tier, ttl, to) => {
                 let expires_ms = ACCEPTED_MS + ttl.as_millis() as u64;
                 let code = InviteCode {
@@ -526,13 +530,30 @@ impl FakeMesh {
                 }
                 Reply::InviteVoided
             }
+            Command::Answer(answer) => Self::take(&mut books, &answer),
             Command::Invite { .. }
             | Command::Redeem { .. }
             | Command::Leave
             | Command::SetDirectory(_)
-            | Command::Answer(_)
             | Command::Stop => Reply::Noted,
         }
+    }
+
+    fn take(books: &mut Books, answer: &NewAnswer) -> Reply {
+        let Some(at) = books.approvals.iter().position(|approval| approval.id == answer.id) else {
+            // As the book of a peer, which forgets calls that are over.
+            return Reply::Refused(Refusal::UnknownCall(answer.id));
+        };
+        let (rule, people) = &books.approvals[at].asks[0];
+        if !people.iter().any(|person| answer.by == Principal::Person(person.clone())) {
+            return Reply::Refused(Refusal::NotApprover(format!("{} may not answer this call", answer.by)));
+        }
+        let (of, said) = (vec![rule.clone()], format!("owner said yes ({rule})"));
+        books.approvals.remove(at);
+        books.answers.push((answer.id, answer.choice));
+        let call = books.calls.get_mut(&answer.id).unwrap();
+        call.history.push(row(CallState::Open(Phase::Queued), &said));
+        Reply::Answered { of }
     }
 
     fn call(&self, books: &mut Books, new: NewCall) -> Reply {

@@ -129,7 +129,7 @@ impl Rights {
         let all: Vec<&PersonId> = if named().count() == 0 { ask.approvers.iter().collect() } else { named().collect() };
         let names: Vec<String> = all.into_iter().map(|person| self.person(person)).collect();
         format!(
-            "{} can say yes{to}, within {wait}; no door takes an answer yet, so that it waits until its time is over and does not run.",
+            "{} can say yes{to}, within {wait}: `sigil approvals`.",
             any_of(&names)
         )
     }

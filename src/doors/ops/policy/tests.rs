@@ -302,7 +302,7 @@ fn a_parent_reads_why() {
             "hub",
             "lock.open",
             "Ben may use `lock.open` of `hub` once somebody says yes. That is rule `family/doors-ask`: members or guests must ask \
-             for `lock.open` of `hub`. Anna or Sean can say yes, within 5m; no door takes an answer yet, so that it waits until its time is over and does not run. \
+             for `lock.open` of `hub`. Anna or Sean can say yes, within 5m: `sigil approvals`. \
              Whoever manages rule `family/doors-ask` lets it give the tool: `sigil rule allow`.",
         ),
         (

@@ -3,6 +3,7 @@
 //! Nothing in this crate has a clock, a socket, a disk, a task or entropy: time and randomness are handed in, effects come
 //! out as values ([`io::Output`]). The product (`src/mesh/driver.rs`) and the simulator (`netsim/`) drive the same code.
 
+pub mod answer_words;
 pub mod audience;
 pub mod budget;
 pub mod config;

@@ -10,18 +10,19 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use crate::answer_words;
 use crate::budget::Amount;
 use crate::effects::Effects;
 use crate::entry::{Kind, Place, SignedEntry};
 use crate::frame::EntryItem;
 use crate::ids::{Hash, Incarnation, Known, NodeId, PeerId, ReqId};
-use crate::io::{Edit, LogReader, Now, Output, Refusal};
+use crate::io::{AnswerChoice, Edit, LogReader, Now, Output, Refusal};
 use crate::limits;
 use crate::log::Logs;
 use crate::nodes::Nodes;
 use crate::policy::{
     Cause, Choice, Consent, Content, Credential, Decision, DeviceFacts, Domain, InForce, Key, Mode, Offered, OpenAsk,
-    PersonId, Policy, Principal, Request, Role, Said, Statement, Value, Verdict, View,
+    PersonId, Policy, Principal, Request, Role, RuleRef, Said, Statement, Value, Verdict, View,
 };
 use crate::protocol_rule::{ProtocolRule, ProtocolRules};
 use crate::record::{Header, Tier};
@@ -272,10 +273,14 @@ impl Rights {
 
     /// Who said no, in words.
     fn refusal(&self, decision: &Decision) -> Option<String> {
-        let (_, Consent { by, note, .. }) = self.answers.get(decision.consents.first()?)?;
-        let note = note.as_str();
-        let note = if note.is_empty() { String::new() } else { format!(": {note}") };
-        Some(format!("{by} said no{note} ({})", decision.rule))
+        let Consent { by, note, .. } = self.answers.get(decision.consents.first()?)?;
+        Some(answer_words::no(&by, &note, &decision.rule.to_string()))
+    }
+
+    /// What people said that lets a call run, in words; empty if nobody was asked.
+    pub(crate) fn said_yes(&self, consents: &[Hash]) -> String {
+        let said: Vec<Consent> = consents.iter().filter_map(|hash| self.answers.get(hash)).collect();
+        answer_words::yes(said.iter())
     }
 
     // --- Answers ------------------------------------------------------------------------------------------------------
@@ -312,10 +317,15 @@ impl Rights {
         self.answers.items(consents, now)
     }
 
-    /// What was said to this call, and by which device, yes or no.
-    pub(crate) fn answer_to(&self, id: &ReqId) -> Option<(PeerId, Consent)> {
-        let given = self.view.consents().all().find(|given| call_of(&given.consent.choice) == Some(*id))?;
-        Some((given.at, given.consent.clone()))
+    /// The asks to which this person has given this answer to this call.
+    pub(crate) fn answered(&self, id: &ReqId, by: &PersonId, choice: AnswerChoice) -> Option<Vec<RuleRef>> {
+        let same = |said: &Choice| match said {
+            Choice::Once { call, .. } => choice == AnswerChoice::Once && call == id,
+            Choice::Deny { call, .. } => choice == AnswerChoice::No && call == id,
+            Choice::Hour { .. } | Choice::Withdrawn { .. } => false,
+        };
+        let given = self.view.consents().all().find(|given| given.consent.by == *by && same(&given.consent.choice))?;
+        Some(given.consent.of.clone())
     }
 
     /// Forgets what was said to a call that is over.

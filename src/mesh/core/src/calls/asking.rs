@@ -123,7 +123,9 @@ impl Book {
                         looked.denied.extend(closing::denied(&self.me, &open.record, &why, facts, fx.rules));
                     }
                 }
-                Ruling::Go { .. } => looked.frees |= self.unpark(&id, facts, fx),
+                Ruling::Go { consents } => {
+                    looked.frees |= self.unpark(&id, &facts.rights.said_yes(&consents), facts, fx);
+                }
                 Ruling::Behind => {}
             }
         }
@@ -151,8 +153,8 @@ impl Book {
         }
     }
 
-    /// A call asks no more: it waits for its target again. False if it did not ask.
-    fn unpark(&mut self, id: &ReqId, facts: &Facts<'_>, fx: &mut Effects<'_>) -> bool {
+    /// A call asks no more: it waits for its target again. False if it did not ask. `why`: who said yes.
+    fn unpark(&mut self, id: &ReqId, why: &str, facts: &Facts<'_>, fx: &mut Effects<'_>) -> bool {
         if self.asking.forget(id).is_none() {
             return false;
         }
@@ -165,7 +167,7 @@ impl Book {
             self.agenda.insert((fx.now.mono_ms + PROGRESS_AFTER_MS, *id));
         }
         self.waiting.entry(target).or_default().insert(arrival, (*id, origin));
-        self.phase(id, Phase::Queued, attempt, self.me, "", fx);
+        self.phase(id, Phase::Queued, attempt, self.me, why, fx);
         true
     }
 

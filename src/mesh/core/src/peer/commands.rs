@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use super::entries::Judges;
 use super::{Peer, facts};
+use crate::answer_words;
 use crate::audience::Audience;
 use crate::calls::InferredEnding;
 use crate::calls::accept::{Accepted, accept};
@@ -267,7 +268,10 @@ impl Peer {
         }
         let Some(record) = self.book.record(&id) else { return Err(Refusal::UnknownCall(id)) };
         let (header, origin, hash) = (record.header.clone(), record.origin, self.book.header_hash(&id));
-        let (Some(asked), Some(hash)) = (self.book.asked(&id), hash) else { return Err(self.why_not_asked(&id)) };
+        let (Some(asked), Some(hash)) = (self.book.asked(&id), hash) else {
+            let of = answer_words::said_before(record, person, choice);
+            return of.map(|of| Reply::Answered { of }).ok_or_else(|| answer_words::too_late(record));
+        };
         if self.book.is_cancelled(&id).is_some() {
             return Err(Refusal::AskOver(id));
         }
@@ -275,6 +279,10 @@ impl Peer {
         let may = |ask: &&OpenAsk| self.rights.view().approvers(&request, ask).contains(person);
         let mut of: Vec<RuleRef> = asked.asks.iter().filter(may).map(|ask| ask.rule.clone()).collect();
         if of.is_empty() {
+            // The same again: what is open by now is for others.
+            if let Some(of) = self.rights.answered(&id, person, choice) {
+                return Ok(Reply::Answered { of });
+            }
             let mut who: Vec<PersonId> =
                 asked.asks.iter().flat_map(|ask| self.rights.view().approvers(&request, ask)).collect();
             who.sort();
@@ -316,22 +324,6 @@ impl Peer {
             fx.put(rows::consent(&entry.hash), &row);
         }
         fx.then(Then::Push { entry, left_ms: Some(left_ms) });
-    }
-
-    fn why_not_asked(&self, id: &ReqId) -> Refusal {
-        let over = self.book.record(id).and_then(|record| match record.state {
-            CallState::Ended(ending) => Some((ending, record.reason.clone())),
-            CallState::Open(_) => None,
-        });
-        match (over, self.rights.answer_to(id)) {
-            (Some((Ending::Denied, reason)), _) => Refusal::AlreadyDecided(format!("call {id} is denied: {reason}")),
-            (Some(_), _) => Refusal::AskOver(*id),
-            (None, Some((_, consent))) => {
-                let said = if matches!(consent.choice, Choice::Deny { .. }) { "no" } else { "yes" };
-                Refusal::AlreadyDecided(format!("{} said {said} to call {id} already", consent.by))
-            }
-            (None, None) => Refusal::AlreadyDecided(format!("call {id} asks nobody, or not any more")),
-        }
     }
 
     /// The rules that settle these asks for calls like this one for ever: one in each domain.

@@ -170,9 +170,8 @@ impl Answers {
         held.map(|held| EntryItem { entry: held.entry.clone(), left_ms: Some(held.left_ms(now)) }).collect()
     }
 
-    /// The answers of these hashes, each with the device that gave it.
-    pub(super) fn get(&self, hash: &Hash) -> Option<(PeerId, Consent)> {
-        let held = self.held.get(hash)?;
-        Some((held.entry.author, read(&held.entry)?))
+    /// The answer of this hash.
+    pub(super) fn get(&self, hash: &Hash) -> Option<Consent> {
+        read(&self.held.get(hash)?.entry)
     }
 }

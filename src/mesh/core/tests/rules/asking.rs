@@ -1,5 +1,6 @@
 //! Calls that ask: they wait for a person, wherever she sits, and run only by her yes.
 
+use mesh_core::answer_words::{said_before, too_late};
 use mesh_core::audience::Audience;
 use mesh_core::entry::Kind;
 use mesh_core::frame::Phase;
@@ -335,4 +336,37 @@ fn a_call_right_after_its_origin_was_raised_waits_until_the_others_know() {
     net.join_all();
     net.pass(5_000);
     assert_eq!(net.runs(&call), 1, "{:?}", net.record(2, &call));
+}
+
+#[test]
+fn the_same_answer_again_is_known_also_once_the_call_is_over_and_another_is_told_who_was_faster() {
+    let mut net = Net::of(2);
+    home(&mut net);
+    let (yes, no) = (net.ask(1, by_mia(0)), net.ask(1, by_mia(0)));
+    net.pass(500);
+    for _ in 0..2 {
+        says(&mut net, 0, yes, "person:anna", AnswerChoice::Once);
+    }
+    net.pass(1_000);
+    says(&mut net, 0, yes, "person:anna", AnswerChoice::Once);
+    let late = answer(&mut net, 0, yes, "person:owner", AnswerChoice::No);
+    let Reply::Refused(Refusal::AlreadyDecided(told)) = late else { panic!("{late:?}") };
+    assert!(told.contains("anna said yes (home/doors)"), "{told}");
+    let body = NewAnswer { id: no, by: parse("person:anna"), choice: AnswerChoice::No, note: parse("not now") };
+    assert!(matches!(net.command(0, Command::Answer(body)), Reply::Answered { .. }));
+    net.pass(1_000);
+    net.finish_tools(0);
+    net.pass(5_000);
+    let anna = parse("anna");
+    let said = |id: &ReqId, by, choice| said_before(&net.record(0, id).unwrap(), by, choice);
+    let of = Some(vec![parse("home/doors")]);
+    assert_eq!((net.runs(&yes), said(&yes, &anna, AnswerChoice::Once)), (1, of.clone()));
+    assert_eq!((net.runs(&no), said(&no, &anna, AnswerChoice::No)), (0, of));
+    assert_eq!(said(&yes, &anna, AnswerChoice::Hour), None);
+    assert_eq!(said(&yes, &parse("ann"), AnswerChoice::Once), None);
+    assert_eq!(said(&no, &parse("owner"), AnswerChoice::No), None);
+    for (id, says) in [(&yes, "has run and is done: anna said yes"), (&no, "is denied: anna said no: not now")] {
+        let Refusal::AlreadyDecided(told) = too_late(&net.record(1, id).unwrap()) else { panic!("{id}") };
+        assert!(told.contains(says), "{told}");
+    }
 }

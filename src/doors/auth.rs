@@ -119,7 +119,17 @@ mod tests {
         for open in ["calls", "calls/x/result", "nodes", "nodes/hub", "tools", "status", "events", "policy/explain"] {
             assert!(is_for_callers(&format!("/api/v1/{open}")), "{open}");
         }
-        for closed in ["policy", "policy/matrix", "people", "people/mia", "workspaces", "logs", "doctor", "nodes/hub/guests", "new"] {
+        for closed in [
+            "policy",
+            "policy/matrix",
+            "people",
+            "people/mia",
+            "workspaces",
+            "logs",
+            "doctor",
+            "nodes/hub/guests",
+            "new",
+        ] {
             assert!(!is_for_callers(&format!("/api/v1/{closed}")), "{closed}");
         }
         assert!(is_for_callers("/openapi.json") && !is_for_callers("/metrics"));

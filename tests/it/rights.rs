@@ -206,7 +206,8 @@ fn a_call_that_asks_runs_by_the_yes_of_its_approver_at_a_third_device() {
     done(&hub, &["person", "add", "anna", "--device", "phone"]);
     done(&hub, &["workspace", "add", "family", "--node", "hub", "--members", "allow"]);
     done(&hub, &["workspace", "member", "family", "mia"]);
-    let rule = ["rule", "ask", "family/careful", "--who", "mia", "--tool", "again", "--approver", "anna", "--wait", "1m"];
+    let rule =
+        ["rule", "ask", "family/careful", "--who", "mia", "--tool", "again", "--approver", "anna", "--wait", "1m"];
     done(&hub, &rule);
     let asks = || {
         let told = explained(&tablet, "hub", "again");

@@ -28,13 +28,7 @@ async fn list(client: &Client, limit: u32, cursor: Option<&str>, ui: Ui) -> Resu
     Ok(show(ui, "sigil.approvals/1", body, |body| approvals_text(body, ui)))
 }
 
-async fn answer(
-    client: &Client,
-    call: &str,
-    answer: Answer,
-    note: Option<String>,
-    ui: Ui,
-) -> Result<Exit, Failure> {
+async fn answer(client: &Client, call: &str, answer: Answer, note: Option<String>, ui: Ui) -> Result<Exit, Failure> {
     let body = json!({ "answer": answer.as_str(), "note": note });
     let extras = Extras { body: Some(body.to_string()), ..Extras::default() };
     let answered = client.ask(Method::POST, &format!("{APPROVALS}/{}", segment(call)), extras).await?.json()?;
@@ -72,8 +66,10 @@ fn approval_text(approval: &Value, ui: Ui) -> String {
     let id = text(approval, "call_id");
     let asks = approval.get("asks").and_then(Value::as_array).into_iter().flatten();
     let asks: Vec<String> = asks.map(|ask| format!("{}: {} may answer", text(ask, "rule"), people(ask))).collect();
-    let choices: Vec<String> =
-        texts(approval, "choices").into_iter().map(|word| if word == "once" { "yes".to_owned() } else { word }).collect();
+    let choices: Vec<String> = texts(approval, "choices")
+        .into_iter()
+        .map(|word| if word == "once" { "yes".to_owned() } else { word })
+        .collect();
     let answer = if choices.is_empty() {
         "not here, or not by you".to_owned()
     } else {

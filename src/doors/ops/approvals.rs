@@ -35,7 +35,7 @@ pub struct Page {
     pub next: Option<CallCursor>,
 }
 
-const fn place(approval: &Approval) -> CallCursor {
+fn place(approval: &Approval) -> CallCursor {
     CallCursor { accepted_ms: approval.header.accepted_ms, id: approval.header.id }
 }
 
@@ -43,12 +43,7 @@ const fn place(approval: &Approval) -> CallCursor {
 ///
 /// # Errors
 /// The mesh cannot answer.
-pub async fn list(
-    mesh: &MeshHandle,
-    who: &Identity,
-    after: Option<CallCursor>,
-    limit: usize,
-) -> Result<Page, OpError> {
+pub async fn list(mesh: &MeshHandle, who: &Identity, after: Option<CallCursor>, limit: usize) -> Result<Page, OpError> {
     let mut all = mesh.approvals().await?;
     let (view, now_ms) = (mesh.view(), now().wall_ms);
     let is_shown = |approval: &Approval| {

@@ -8,7 +8,8 @@ use utoipa_axum::routes;
 
 use super::queries::Queries;
 use super::{
-    approvals, backup, calls, doctor, events, guard, health, joining, logs, metrics, nodes, openapi, queries, rights, tokens,
+    approvals, backup, calls, doctor, events, guard, health, joining, logs, metrics, nodes, openapi, queries, rights,
+    tokens,
 };
 use crate::doors::app::App;
 

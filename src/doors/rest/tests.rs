@@ -23,7 +23,8 @@ use mesh_core::epoch::Epoch;
 use mesh_core::frame::Phase;
 use mesh_core::ids::{Hash, Incarnation, MeshId, NodeId, PeerId, PublicKey, ReqId};
 use mesh_core::io::{
-    AnswerChoice, CallRecord, CallState, Command, Edit, HistoryRow, NewAnswer, NewCall, NodeView, Refusal, Reply, View, Welcome,
+    AnswerChoice, CallRecord, CallState, Command, Edit, HistoryRow, NewAnswer, NewCall, NodeView, Refusal, Reply, View,
+    Welcome,
 };
 use mesh_core::policy::{DeviceFacts, InForce, Key, Offered, Policy, Principal, Statement, Title, Token};
 use mesh_core::record::{Directory, Effect, Ending, Header, Payload, Tier, ToolDecl};

@@ -128,10 +128,7 @@ impl Rights {
         let named = || ask.approvers.iter().filter(|person| !person.is_owner());
         let all: Vec<&PersonId> = if named().count() == 0 { ask.approvers.iter().collect() } else { named().collect() };
         let names: Vec<String> = all.into_iter().map(|person| self.person(person)).collect();
-        format!(
-            "{} can say yes{to}, within {wait}: `sigil approvals`.",
-            any_of(&names)
-        )
+        format!("{} can say yes{to}, within {wait}: `sigil approvals`.", any_of(&names))
     }
 
     /// Why, as the end of a sentence or a sentence of its own.

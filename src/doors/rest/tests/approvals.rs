@@ -57,7 +57,9 @@ async fn calls_that_wait_are_listed_and_answered() {
     fake.books().approvals.clear();
     fake.end(second, Ending::Expired, Payload::empty());
     fake.post(&path(second), r#"{"answer":"no"}"#).await.problem(410, "ask_over");
-    fake.post(&format!("/api/v1/approvals/{}", "0".repeat(26)), r#"{"answer":"no"}"#).await.problem(404, "unknown_call");
+    fake.post(&format!("/api/v1/approvals/{}", "0".repeat(26)), r#"{"answer":"no"}"#)
+        .await
+        .problem(404, "unknown_call");
     for bad in [r#"{"answer":"yes"}"#, r#"{"answer":"no","note":"a\nb"}"#, "{}"] {
         fake.post(&path(first), bad).await.problem(422, "invalid");
     }

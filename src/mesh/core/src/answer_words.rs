@@ -48,7 +48,9 @@ pub fn said_before(record: &CallRecord, by: &PersonId, choice: AnswerChoice) -> 
         rest.is_some_and(|rest| rest.starts_with(" (") || choice == AnswerChoice::No && rest.starts_with(": "))
     };
     let text = match choice {
-        AnswerChoice::No if record.state == CallState::Ended(Ending::Denied) => Some(record.reason.as_str()).filter(is_it),
+        AnswerChoice::No if record.state == CallState::Ended(Ending::Denied) => {
+            Some(record.reason.as_str()).filter(is_it)
+        }
         AnswerChoice::No | AnswerChoice::Always => None,
         AnswerChoice::Once | AnswerChoice::Hour => {
             record.history.iter().flat_map(|row| row.reason.split(BETWEEN)).find(is_it)
@@ -66,9 +68,7 @@ pub fn too_late(record: &CallRecord) -> Refusal {
     let said = told.find(|reason| reason.contains(words(AnswerChoice::Once))).unwrap_or("it asks nobody");
     match record.state {
         CallState::Open(_) => Refusal::AlreadyDecided(format!("call {id} goes on: {said}")),
-        CallState::Ended(Ending::Denied) => {
-            Refusal::AlreadyDecided(format!("call {id} is denied: {}", record.reason))
-        }
+        CallState::Ended(Ending::Denied) => Refusal::AlreadyDecided(format!("call {id} is denied: {}", record.reason)),
         CallState::Ended(ending @ (Ending::Done | Ending::Failed | Ending::Interrupted)) => {
             Refusal::AlreadyDecided(format!("call {id} has run and is {}: {said}", CallState::Ended(ending).as_str()))
         }

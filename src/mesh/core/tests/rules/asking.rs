@@ -357,16 +357,16 @@ fn the_same_answer_again_is_known_also_once_the_call_is_over_and_another_is_told
     net.pass(1_000);
     net.finish_tools(0);
     net.pass(5_000);
-    let anna = parse("anna");
-    let said = |id: &ReqId, by, choice| said_before(&net.record(0, id).unwrap(), by, choice);
+    let said = |id: &ReqId, by: &str, choice| said_before(&net.record(0, id).unwrap(), &parse(by), choice);
     let of = Some(vec![parse("home/doors")]);
-    assert_eq!((net.runs(&yes), said(&yes, &anna, AnswerChoice::Once)), (1, of.clone()));
-    assert_eq!((net.runs(&no), said(&no, &anna, AnswerChoice::No)), (0, of));
-    assert_eq!(said(&yes, &anna, AnswerChoice::Hour), None);
-    assert_eq!(said(&yes, &parse("ann"), AnswerChoice::Once), None);
-    assert_eq!(said(&no, &parse("owner"), AnswerChoice::No), None);
+    assert_eq!((net.runs(&yes), said(&yes, "anna", AnswerChoice::Once)), (1, of.clone()));
+    assert_eq!((net.runs(&no), said(&no, "anna", AnswerChoice::No)), (0, of));
+    assert_eq!(said(&yes, "anna", AnswerChoice::Hour), None);
+    assert_eq!(said(&yes, "ann", AnswerChoice::Once), None);
+    assert_eq!(said(&no, "owner", AnswerChoice::No), None);
     for (id, says) in [(&yes, "has run and is done: anna said yes"), (&no, "is denied: anna said no: not now")] {
-        let Refusal::AlreadyDecided(told) = too_late(&net.record(1, id).unwrap()) else { panic!("{id}") };
+        let record = net.record(1, id).unwrap();
+        let Refusal::AlreadyDecided(told) = too_late(&record) else { panic!("{id}") };
         assert!(told.contains(says), "{told}");
     }
 }

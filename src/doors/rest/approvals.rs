@@ -59,7 +59,7 @@ impl From<AnswerChoice> for AnswerName {
 
 /// A call that waits for a person.
 #[derive(Debug, Serialize, ToSchema)]
-pub(super) struct Approval {
+pub(super) struct WaitingCall {
     /// The call.
     #[schema(value_type = CallId)]
     call_id: String,
@@ -106,7 +106,7 @@ pub(super) struct ApprovalAsk {
     approvers: Vec<String>,
 }
 
-fn render(mesh: &MeshHandle, waiting: Waiting) -> Approval {
+fn render(mesh: &MeshHandle, waiting: Waiting) -> WaitingCall {
     let Waiting { approval, arguments, until_ms, choices } = waiting;
     let (view, header) = (mesh.view(), &approval.header);
     let shown = arguments.as_ref().and_then(|bytes| show_output(bytes));
@@ -114,7 +114,7 @@ fn render(mesh: &MeshHandle, waiting: Waiting) -> Approval {
         rule: rule.to_string(),
         approvers: people.iter().map(|person| format!("person:{person}")).collect(),
     };
-    Approval {
+    WaitingCall {
         call_id: approval.id.to_string(),
         state: mesh_core::io::CallState::Open(mesh_core::frame::Phase::Asking).as_str().to_owned(),
         node: view.target_name(header).into_owned(),
@@ -152,13 +152,13 @@ pub(super) struct ListQuery {
 /// The calls that wait for a person's answer, as this device knows them, newest first. By a token that does not look after the
 /// mesh, those of its principal.
 #[utoipa::path(get, path = "/api/v1/approvals", operation_id = "listApprovals", tag = "calls", params(ListQuery),
-    responses((status = 200, description = "A page", body = Page<Approval>)))]
+    responses((status = 200, description = "A page", body = Page<WaitingCall>)))]
 pub(super) async fn list(
     State(app): AppState,
     Extension(who): Extension<Identity>,
     Query(query): Query<ListQuery>,
     headers: HeaderMap,
-) -> Result<Json<Page<Approval>>, OpError> {
+) -> Result<Json<Page<WaitingCall>>, OpError> {
     check_accept(&headers, JSON)?;
     let limit = usize::try_from(query.limit.map_or(PAGE_DEFAULT, |limit| limit.0)).unwrap_or(usize::MAX);
     let page = approvals::list(app.mesh(), &who, query.cursor.map(|cursor| cursor.0), limit).await?;

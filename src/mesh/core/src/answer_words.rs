@@ -52,12 +52,21 @@ pub fn said_before(record: &CallRecord, by: &PersonId, choice: AnswerChoice) -> 
             Some(record.reason.as_str()).filter(is_it)
         }
         AnswerChoice::No | AnswerChoice::Always => None,
+        AnswerChoice::Once | AnswerChoice::Hour if !goes_or_ran(record.state) => None,
         AnswerChoice::Once | AnswerChoice::Hour => {
             record.history.iter().flat_map(|row| row.reason.split(BETWEEN)).find(is_it)
         }
     };
     let (_, of) = text?.rsplit_once('(')?;
     Some(of.trim_end_matches(')').split(", ").filter_map(|at| at.parse().ok()).collect())
+}
+
+/// True of a call that a yes has let run, or will.
+const fn goes_or_ran(state: CallState) -> bool {
+    match state {
+        CallState::Open(_) | CallState::Ended(Ending::Done | Ending::Failed | Ending::Interrupted) => true,
+        CallState::Ended(Ending::Expired | Ending::Cancelled | Ending::Denied | Ending::Undeliverable) => false,
+    }
 }
 
 /// Why a call takes no answer that asks nobody, or not any more.

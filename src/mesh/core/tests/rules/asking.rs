@@ -340,22 +340,20 @@ fn a_call_right_after_its_origin_was_raised_waits_until_the_others_know() {
 
 #[test]
 fn the_same_answer_again_is_known_also_once_the_call_is_over_and_another_is_told_who_was_faster() {
-    let mut net = Net::of(2);
+    let mut net = Net::of(3);
     home(&mut net);
-    let (yes, no) = (net.ask(1, by_mia(0)), net.ask(1, by_mia(0)));
+    let (yes, no) = (net.ask(1, by_mia(2)), net.ask(1, by_mia(2)));
     net.pass(500);
+    net.split(&[&[0, 1], &[2]]);
     for _ in 0..2 {
         says(&mut net, 0, yes, "person:anna", AnswerChoice::Once);
     }
-    net.pass(1_000);
-    says(&mut net, 0, yes, "person:anna", AnswerChoice::Once);
     let late = answer(&mut net, 0, yes, "person:owner", AnswerChoice::No);
     let Reply::Refused(Refusal::AlreadyDecided(told)) = late else { panic!("{late:?}") };
     assert!(told.contains("anna said yes (home/doors)"), "{told}");
     let body = NewAnswer { id: no, by: parse("person:anna"), choice: AnswerChoice::No, note: parse("not now") };
     assert!(matches!(net.command(0, Command::Answer(body)), Reply::Answered { .. }));
-    net.pass(1_000);
-    net.finish_tools(0);
+    net.join_all();
     net.pass(5_000);
     let said = |id: &ReqId, by: &str, choice| said_before(&net.record(0, id).unwrap(), &parse(by), choice);
     let of = Some(vec![parse("home/doors")]);

@@ -74,7 +74,7 @@ const fn goes_or_ran(state: CallState) -> bool {
 pub fn too_late(record: &CallRecord) -> Refusal {
     let id = record.header.id;
     let mut told = record.history.iter().rev().map(|row| row.reason.as_str());
-    let said = told.find(|reason| reason.contains(words(AnswerChoice::Once))).unwrap_or("it asks nobody");
+    let said = told.find(|reason| reason.contains(words(AnswerChoice::Once))).unwrap_or("no answer is wanted any more");
     match record.state {
         CallState::Open(_) => Refusal::AlreadyDecided(format!("call {id} goes on: {said}")),
         CallState::Ended(Ending::Denied) => Refusal::AlreadyDecided(format!("call {id} is denied: {}", record.reason)),

@@ -289,5 +289,6 @@ impl ProtocolRule {
         Self::ClosedBudget,
         Self::DiskFloor,
         Self::OwnRevocation,
+        Self::ConsentApprover,
     ];
 }

@@ -58,6 +58,8 @@ pub(crate) struct Rights {
     void: Arc<BTreeSet<Place>>,
     view: Arc<View>,
     told: BTreeMap<PeerId, Told>,
+    /// Membership, and the count of changes of directories, that `told` was made of.
+    devices_of: Option<(Hash, u64)>,
     /// What is held of each author's.
     held: BTreeMap<PeerId, Amount>,
     /// Parts of logs in which something was said that was not read.
@@ -514,6 +516,11 @@ impl Rights {
     /// Takes up what the mesh knows of its members by now. One whose key two devices use, or that contradicts itself, is
     /// not denied anything: nothing begins for it while that is so (`screen`, [`crate::facts::Facts::may_get_calls`]).
     pub(crate) fn refresh_devices(&mut self, trust: &Trust, nodes: &Nodes) {
+        let seen = Some((trust.fingerprint(), nodes.changes()));
+        if self.devices_of == seen {
+            return;
+        }
+        self.devices_of = seen;
         let members = &trust.membership().members;
         let chosen = nodes.chosen_names(trust);
         let gone: Vec<PeerId> = self.told.keys().filter(|peer| !members.contains_key(peer)).copied().collect();

@@ -284,9 +284,14 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
+    /// True if somebody says who may do what.
+    pub(crate) fn is_governed(&self) -> bool {
+        self.faults.iter().any(|(_, fault)| matches!(fault, Fault::Govern { .. }))
+    }
+
     /// True if nothing is taken from anybody: then nothing that was allowed is denied.
     pub(crate) fn only_gives(&self) -> bool {
-        self.faults.iter().any(|(_, fault)| matches!(fault, Fault::Govern { .. }))
+        self.is_governed()
             && !self.faults.iter().any(|(_, fault)| match fault {
                 Fault::Rule { says, .. } => *says == Says::Deny,
                 Fault::Seat { gives, .. } => !gives,

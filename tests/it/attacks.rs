@@ -74,7 +74,7 @@ fn wishes(grant: Hash, own: PublicKey, victims: &[PublicKey], sybils: u64) -> Ve
     let mut wishes = vec![says(grant, own, approved(Tier::Owner, "raised"))];
     for victim in victims {
         wishes.push(says(grant, *victim, approved(Tier::Shared, "lowered")));
-        wishes.push(says(grant, *victim, ChangeKind::Revoked { cutoffs: Vec::new(), left: false }));
+        wishes.push(says(grant, *victim, ChangeKind::Revoked { cutoffs: Vec::new(), left: false, unsaid: false }));
     }
     wishes.extend((0..sybils).map(|n| {
         let sybil = PublicKey(Hash::of(&[own.0.as_slice(), &n.to_le_bytes()].concat()).0);

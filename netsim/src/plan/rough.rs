@@ -167,7 +167,11 @@ impl Plan {
                 continue;
             }
             let at = dice.range(0..=FAULTS_US / 2);
-            let ends = if dice.chance(600) { Fault::Demote { by: 0, peer } } else { Fault::Revoke { by: 0, peer, unsaid: false } };
+            let ends = if dice.chance(600) {
+                Fault::Demote { by: 0, peer }
+            } else {
+                Fault::Revoke { by: 0, peer, unsaid: false }
+            };
             self.faults.push((at, ends));
             for _ in 0..dice.range(1..=3) {
                 self.faults.push((at + dice.range(100 * MS..=FAULTS_US / 2), Fault::Forge { peer }));

@@ -153,7 +153,10 @@ impl Rights {
             for sim in peers.iter().filter(|sim| sim.is_member() && peers[by].is_member() && peers[by].owner) {
                 let Some(view) = sim.node.as_ref().map(Node::view) else { continue };
                 let stands = view.said.said_by(&[author].into()).next().map(|(key, ..)| key.clone());
-                if view.by_peer(&author).is_none() && view.by_peer(&peers[by].id).is_some() && let Some(key) = stands {
+                if view.by_peer(&author).is_none()
+                    && view.by_peer(&peers[by].id).is_some()
+                    && let Some(key) = stands
+                {
                     checks.fail("unsaid-has-no-effect", now, || {
                         format!("p{} holds what p{of} said of {key:?}, which p{by} took back", sim.index)
                     });

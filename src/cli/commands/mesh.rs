@@ -361,9 +361,8 @@ pub(super) async fn approve(client: &Client, args: &ApproveArgs, ui: Ui) -> Resu
             let answer = client.post(&format!("/api/v1/nodes/{id}/approve"), &body).await?;
             if text(&answer, "tier") != "owner" {
                 let said = client.get(&format!("/api/v1/nodes/{id}/rights")).await?;
-                let its = |said: &&Value| {
-                    said.get("by").is_some_and(|by| text(by, "peer_id") == text(&answer, "peer_id"))
-                };
+                let its =
+                    |said: &&Value| said.get("by").is_some_and(|by| text(by, "peer_id") == text(&answer, "peer_id"));
                 rights = items(&said).iter().filter(its).cloned().collect();
             }
             answer

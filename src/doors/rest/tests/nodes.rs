@@ -228,7 +228,8 @@ async fn n3_a_device_shows_what_holds_by_its_word_and_takes_it_along() {
     let mut said = Policy::default();
     let rule = |at: &str| Key::Rule(at.parse().unwrap());
     let deny = Some(Said::Rule(Rule { who: Some(vec!["people".parse().unwrap()]), ..Rule::of(RuleVerdict::Deny) }));
-    let edits = [(nas, rule("mesh/doors"), deny.clone()), (tv, rule("mesh/lamps"), None), (view.me, rule("mesh/own"), deny)];
+    let edits =
+        [(nas, rule("mesh/doors"), deny.clone()), (tv, rule("mesh/lamps"), None), (view.me, rule("mesh/own"), deny)];
     for (n, (author, key, value)) in (1..).zip(edits) {
         let said_so = said.edit((key, value), "person:mia".parse().unwrap(), false, &|_| true);
         let place = Place { author, incarnation: Incarnation(1), seq: n };
@@ -241,8 +242,13 @@ async fn n3_a_device_shows_what_holds_by_its_word_and_takes_it_along() {
     let first = json!({ "at": "workspaces.mesh.rules.doors", "taken_away": false, "by": nas_named,
         "principal": "person:mia", "since": time(ACCEPTED_MS) });
     assert_eq!(rights["items"][0], first);
-    let rest: Vec<_> = rights["items"].as_array().unwrap().iter().map(|said| (&said["at"], &said["taken_away"])).collect();
-    assert_eq!(rest[1..], [(&json!("workspaces.mesh.rules.lamps"), &json!(true))], "of its guests too, and of nobody else");
+    let rest: Vec<_> =
+        rights["items"].as_array().unwrap().iter().map(|said| (&said["at"], &said["taken_away"])).collect();
+    assert_eq!(
+        rest[1..],
+        [(&json!("workspaces.mesh.rules.lamps"), &json!(true))],
+        "of its guests too, and of nobody else"
+    );
     let path = "/api/v1/nodes/nas?with_guests=true&with_rights=true";
     let told = fake.ask_by_token(Method::DELETE, path, None).await.problem(403, "denied");
     assert!(told["detail"].as_str().unwrap().contains("socket"), "{told}");

@@ -156,12 +156,7 @@ impl Peer {
     }
 
     /// Judged once, after all are signed: whom one of them let in is no matter here, and we, an owner, stay.
-    fn revoke_all(
-        &mut self,
-        peers: &BTreeSet<PeerId>,
-        how: Revoking,
-        fx: &mut Effects<'_>,
-    ) -> Result<Reply, Refusal> {
+    fn revoke_all(&mut self, peers: &BTreeSet<PeerId>, how: Revoking, fx: &mut Effects<'_>) -> Result<Reply, Refusal> {
         membership::require_owner(&facts!(self))?;
         if peers.len() > limits::REVOKED_AT_ONCE_MAX {
             return Err(Refusal::Invalid(format!("at most {} devices at a time", limits::REVOKED_AT_ONCE_MAX)));

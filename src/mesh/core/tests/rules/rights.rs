@@ -7,7 +7,7 @@ use mesh_core::policy::{
     Verdict, Workspace,
 };
 use mesh_core::record::{ChangeKind, MembershipChange, Tier};
-use mesh_core::test_kit::{Net, id};
+use mesh_core::test_kit::{Net, id, key};
 
 use crate::versions::of_version;
 
@@ -263,15 +263,15 @@ fn n3_whoever_leaves_takes_nothing_back() {
     let mut net = Net::of(1);
     assert!(matches!(net.approve(0, 7, "strange", Tier::Owner), Reply::Approved(_)));
     let mut strange = net.author(7);
-    let (key, value) = rule("mesh/doors", RuleVerdict::Deny);
-    let said = mesh_core::policy::Policy::default().edit((key.clone(), value), parse("person:owner"), false, &|_| true);
-    let entry = strange.says(key.kind(), said.to_body().unwrap());
+    let (at, value) = rule("mesh/doors", RuleVerdict::Deny);
+    let said = mesh_core::policy::Policy::default().edit((at.clone(), value), parse("person:owner"), false, &|_| true);
+    let entry = strange.says(at.kind(), said.to_body().unwrap());
     net.hears(0, &strange, entry);
     assert_eq!(verdict(&net, 0, "mesh/doors"), Some(RuleVerdict::Deny));
     assert!(matches!(net.approve(0, 7, "strange", Tier::Shared), Reply::Approved(_)));
     let approval = net.devices[0].log().into_iter().rfind(|entry| entry.entry.kind == Kind::MEMBERSHIP).unwrap();
     let leaves = MembershipChange {
-        subject: strange.key.public_key(),
+        subject: key(7),
         grant: approval.hash,
         stands: Vec::new(),
         rights: Vec::new(),

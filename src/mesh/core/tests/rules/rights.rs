@@ -234,9 +234,10 @@ fn n3_what_a_removed_owner_said_is_taken_back_with_it_if_that_is_asked() {
         net.restart(2);
         net.join_all();
         net.pass(1_000);
-        let (mia, doors, lamps) = match unsaid {
-            true => (Role::Guest, Some(RuleVerdict::Deny), None),
-            false => (Role::Owner, None, Some(RuleVerdict::Allow)),
+        let (mia, doors, lamps) = if unsaid {
+            (Role::Guest, Some(RuleVerdict::Deny), None)
+        } else {
+            (Role::Owner, None, Some(RuleVerdict::Allow))
         };
         for n in [0, 2, 3] {
             assert_eq!((role(&net, n, "mia"), role(&net, n, "sean")), (Some(mia), Some(Role::Member)), "{n}");

@@ -561,6 +561,7 @@ impl Mesh {
             (Purpose::Answer { call, choice }, Reply::Answered { .. }) => {
                 self.rights.note_answer(env.now, peer, call, choice);
             }
+            (Purpose::Unsay { by, peer: of }, Reply::Revoked) => self.rights.note_unsaid(by, of),
             (Purpose::Ask { .. }, Reply::Refused(_)) => self.stats.refused += 1,
             (Purpose::Approve(newcomer) | Purpose::Redeem(newcomer), Reply::Approved(welcome)) => {
                 self.welcome(env, net, newcomer, &welcome);
@@ -594,6 +595,7 @@ impl Mesh {
                 | Purpose::Redeem(_)
                 | Purpose::Invite(_)
                 | Purpose::Answer { .. }
+                | Purpose::Unsay { .. }
                 | Purpose::Ask { .. },
                 _,
             ) => {}

@@ -18,7 +18,7 @@ use super::peer::{Peers, Sim};
 use crate::env::Env;
 use crate::network::Network;
 use crate::node::Node;
-use crate::plan::{MS, Plan, SECOND, Says};
+use crate::plan::{Fault, MS, Plan, SECOND, Says};
 use crate::predicates::Checks;
 
 /// The workspace of a run.
@@ -33,6 +33,8 @@ pub(super) struct Rights {
     said: BTreeMap<ReqId, Vec<(u64, usize, AnswerChoice)>>,
     /// Hours, by what they are about.
     hours: Vec<(u64, ReqId)>,
+    /// Whom a peer has removed with what it had said about rights.
+    unsaid: Vec<(usize, usize)>,
     /// When a call that waits was first seen to have had a yes.
     waits: BTreeMap<(usize, ReqId), u64>,
 }
@@ -145,6 +147,11 @@ impl Rights {
         }
     }
 
+    /// A peer has removed another with what that one said about rights.
+    pub(super) fn note_unsaid(&mut self, by: usize, peer: usize) {
+        self.unsaid.push((by, peer));
+    }
+
     /// **runs-by-right**: a tool is invoked only if all that its target has applied about rights lets it. If that rests on
     /// a yes, some person gave one to that header, or an hour that is not over; and nobody whose no the target holds
     /// said no.
@@ -170,6 +177,31 @@ impl Rights {
             };
             if !was_said {
                 checks.fail("runs-by-right", now, || format!("{id} runs at p{peer} by {:?}", given.consent));
+            }
+        }
+    }
+
+    /// **unsaid-has-no-effect**: of what a peer said about rights nothing holds at those who know that it is removed, if it
+    /// was removed so by one who is an owner still.
+    fn unsaid_has_no_effect(&self, now: u64, peers: &Peers, plan: &Plan, checks: &mut Checks) {
+        let lost = |peer: usize| {
+            plan.faults.iter().any(|(_, fault)| {
+                matches!(fault, Fault::Restore { peer: other, .. } | Fault::Wipe { peer: other, .. } if *other == peer)
+            })
+        };
+        for (by, of) in self.unsaid.iter().copied().filter(|(by, _)| !lost(*by)) {
+            let author = peers[of].id;
+            for sim in peers.iter().filter(|sim| sim.is_member() && peers[by].is_member() && peers[by].owner) {
+                let Some(view) = sim.node.as_ref().map(Node::view) else { continue };
+                let stands = view.said.said_by(&[author].into()).next().map(|(key, ..)| key.clone());
+                if view.by_peer(&author).is_none()
+                    && view.by_peer(&peers[by].id).is_some()
+                    && let Some(key) = stands
+                {
+                    checks.fail("unsaid-has-no-effect", now, || {
+                        format!("p{} holds what p{of} said of {key:?}, which p{by} took back", sim.index)
+                    });
+                }
             }
         }
     }
@@ -206,6 +238,7 @@ impl Rights {
                 }
             }
         }
+        self.unsaid_has_no_effect(now, peers, plan, checks);
         if plan.only_gives() {
             never_denied(now, peers, checks);
         }

@@ -12,7 +12,7 @@ mod templates;
 mod tests;
 
 pub use ask::{Question, ask, matrix};
-pub use edit::{Conflict, ETag, Edited, Held, IfMatch, Part, declare, replace, set_mode};
+pub use edit::{Conflict, ETag, Edited, Held, IfMatch, Part, SaidBy, declare, replace, set_mode};
 pub use explain::{Asked, Explanation, Looked, Rights};
 pub use matrix::{By, CELLS_MAX, Cell, Matrix, Source};
 pub use templates::{TEMPLATES, Template, template};

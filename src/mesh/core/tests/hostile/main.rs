@@ -387,7 +387,7 @@ fn approvals_of_one_who_may_not_neither_count_nor_stand_in_the_way() {
     };
     let owner =
         |name: &str| ChangeKind::Approved { tier: Tier::Owner, node_id: name.parse().unwrap(), after: Vec::new() };
-    let out = ChangeKind::Revoked { cutoffs: Vec::new(), left: false };
+    let out = ChangeKind::Revoked { cutoffs: Vec::new(), left: false, unsaid: false };
     for body in [says(&new, owner("new")), says(&target, out), says(&target, owner("target"))] {
         let entry = liar.says(Kind::MEMBERSHIP, body);
         honest.hears(&liar, pushed(entry));
@@ -397,7 +397,7 @@ fn approvals_of_one_who_may_not_neither_count_nor_stand_in_the_way() {
     assert!(view.nodes.iter().all(|node| node.tier == Tier::Shared || node.peer == view.me));
     honest.admit(&new, Tier::Shared);
     // Out, in again, and then more trusted than before: each is a later change than the one before.
-    let revoked = honest.ask(Command::Revoke { peer: target.id() });
+    let revoked = honest.ask(Command::Revoke { peer: target.id(), unsaid: false });
     assert_eq!(revoked, Reply::Revoked);
     for tier in [Tier::Shared, Tier::Owner] {
         honest.admit(&target, tier);

@@ -105,7 +105,7 @@ fn approves() -> ChangeKind {
 }
 
 fn revokes() -> ChangeKind {
-    ChangeKind::Revoked { cutoffs: Vec::new(), left: false }
+    ChangeKind::Revoked { cutoffs: Vec::new(), left: false, unsaid: false }
 }
 
 /// So many changes that count for nothing.

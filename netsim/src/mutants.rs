@@ -102,6 +102,7 @@ const fn about(mutant: ProtocolRule) -> (Kind, &'static str) {
         | ProtocolRule::DemotionEndsAuthority
         | ProtocolRule::UnseenIsVoid
         | ProtocolRule::NothingOlder => (Safety, "trust/argumentation.rs `voids`"),
+        ProtocolRule::UnsaidIsVoid => (Safety, "trust.rs `rights_stand_until`"),
         ProtocolRule::FenceOfFormerOwner => (Safety, "trust.rs `may_prove`"),
         ProtocolRule::ChangesHaveRoom | ProtocolRule::RoomIsShared => (Safety, "trust/shares.rs `beyond`"),
         ProtocolRule::StrangersUnkept => (Safety, "trust.rs `take`, trust/shares.rs `add`, peer/entries.rs"),

@@ -71,6 +71,9 @@ pub(crate) enum Command {
         /// Remove whom it let in too, and whom those let in
         #[arg(long)]
         with_their_guests: bool,
+        /// Take back what it said about rights too, and what those said who go with it: what that replaced holds again
+        #[arg(long)]
+        with_their_rights: bool,
     },
     /// The devices of the mesh, or one of them
     Nodes {

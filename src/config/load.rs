@@ -527,6 +527,23 @@ mod tests {
     }
 
     #[test]
+    fn the_list_in_docs_names_every_key() {
+        let list = include_str!("../../docs/settings.md");
+        for (section, keys) in KEYS.iter().filter(|(section, _)| !section.is_empty()) {
+            for key in *keys {
+                let key = format!("`{}.{key}`", section.replace('*', "NAME"));
+                assert!(list.contains(&key), "docs/settings.md lacks {key}");
+            }
+        }
+        for (_, sections) in KEYS.iter().filter(|(section, _)| section.is_empty()) {
+            for section in *sections {
+                let named = [format!("`{section}`"), format!("`{section}.")];
+                assert!(named.iter().any(|name| list.contains(name)), "docs/settings.md lacks {section}");
+            }
+        }
+    }
+
+    #[test]
     fn nothing_needs_to_be_set() {
         let config = good("");
         assert_eq!(config.calls.ttl, Duration::from_mins(1));

@@ -32,7 +32,7 @@ fn is_for_callers(path: &str) -> bool {
     let Some(rest) = path.strip_prefix("/api/v1/") else { return path == "/openapi.json" };
     let first = rest.split('/').next().unwrap_or_default();
     matches!(first, "status" | "tools" | "calls" | "approvals" | "events" | "tokens")
-        || first == "nodes" && !rest.ends_with("/guests")
+        || first == "nodes" && rest.split('/').count() <= 2
         || rest == "policy/explain"
 }
 
@@ -128,6 +128,7 @@ mod tests {
             "logs",
             "doctor",
             "nodes/hub/guests",
+            "nodes/hub/rights",
             "new",
         ] {
             assert!(!is_for_callers(&format!("/api/v1/{closed}")), "{closed}");

@@ -117,8 +117,9 @@ impl Driver {
                 () = clock::sleep_until(deadline) => self.step(Input::Wake),
                 Some(input) = self.inbox.inputs.recv() => self.handle_input(input),
                 Some(event) = self.inbox.links.recv() => {
-                    if let Some(event) = self.inbox.guests.keep(event) {
-                        self.handle_link(event);
+                    match self.inbox.guests.turn_of(&event) {
+                        Some(guest) => self.inbox.guests.keep(guest, event),
+                        None => self.handle_link(event),
                     }
                     // However much the links bring, a door gets its turn.
                     if let Ok(request) = self.inbox.requests.try_recv() {

@@ -51,30 +51,25 @@ impl Turns {
         self.order.is_empty()
     }
 
-    /// Keeps what has to wait for its turn: frames of guests, and what comes on their links behind them. Hands back the
-    /// rest.
-    pub(super) fn keep(&mut self, event: LinkEvent) -> Option<LinkEvent> {
-        let peer = match &event {
-            LinkEvent::Frame(peer, _, turn) if turn.is_of_guest() => *peer,
-            LinkEvent::Up(peer, _) | LinkEvent::Down(peer) | LinkEvent::Frame(peer, ..)
-                if self.waiting.contains_key(peer) =>
-            {
-                *peer
+    /// Whose turn this has to wait for: that of a guest whose frame it is, or on whose link it comes behind such frames.
+    /// `None`: it goes on at once.
+    pub(super) fn turn_of(&self, event: &LinkEvent) -> Option<PeerId> {
+        match event {
+            LinkEvent::Frame(peer, _, turn) if turn.is_of_guest() => Some(*peer),
+            LinkEvent::Up(peer, _) | LinkEvent::Down(peer) | LinkEvent::Frame(peer, ..) => {
+                self.waiting.contains_key(peer).then_some(*peer)
             }
-            LinkEvent::Up(..)
-            | LinkEvent::Down(_)
-            | LinkEvent::Frame(..)
-            | LinkEvent::Network
-            | LinkEvent::JoinAttempt(_)
-            | LinkEvent::Stream { .. }
-            | LinkEvent::Bad { .. } => return Some(event),
-        };
+            LinkEvent::Network | LinkEvent::JoinAttempt(_) | LinkEvent::Stream { .. } | LinkEvent::Bad { .. } => None,
+        }
+    }
+
+    /// Keeps what has to wait for the turn of this peer's link.
+    pub(super) fn keep(&mut self, peer: PeerId, event: LinkEvent) {
         let queue = self.waiting.entry(peer).or_default();
         if queue.is_empty() {
             self.order.push_back(peer);
         }
         queue.push_back(event);
-        None
     }
 
     /// Waits until the next one may go on; while the disk is behind, until it is worth looking again.
@@ -128,6 +123,15 @@ mod tests {
         LinkEvent::Frame(peer(n), Frame::Query, Turn::for_test(guest))
     }
 
+    /// True if it was kept.
+    fn keeps(turns: &mut Turns, event: LinkEvent) -> bool {
+        let turn = turns.turn_of(&event);
+        turn.is_some_and(|peer| {
+            turns.keep(peer, event);
+            true
+        })
+    }
+
     fn name(event: &LinkEvent) -> (u8, &'static str) {
         match event {
             LinkEvent::Up(peer, _) => (peer.0[0], "up"),
@@ -142,23 +146,23 @@ mod tests {
     #[tokio::test]
     async fn s31_links_of_guests_take_turns_and_each_keeps_its_order() {
         let mut turns = Turns::new();
-        assert!(turns.keep(frame(1, false)).is_some(), "an owner's goes on");
-        assert!(turns.keep(LinkEvent::Up(peer(7), 1)).is_some(), "nothing is before it");
+        assert!(!keeps(&mut turns, frame(1, false)), "an owner's goes on");
+        assert!(!keeps(&mut turns, LinkEvent::Up(peer(7), 1)), "nothing is before it");
         for event in
             [frame(7, true), frame(7, true), LinkEvent::Down(peer(7)), LinkEvent::Up(peer(7), 2), frame(8, true)]
         {
-            assert!(turns.keep(event).is_none());
+            assert!(keeps(&mut turns, event));
         }
-        assert!(turns.keep(frame(1, false)).is_some());
+        assert!(!keeps(&mut turns, frame(1, false)));
         let order: Vec<_> = std::iter::from_fn(|| turns.next()).map(|event| name(&event)).collect();
         assert_eq!(order, [(7, "frame"), (8, "frame"), (7, "frame"), (7, "down"), (7, "up")]);
-        assert!(turns.is_empty() && turns.keep(LinkEvent::Down(peer(7))).is_some());
+        assert!(turns.is_empty() && !keeps(&mut turns, LinkEvent::Down(peer(7))));
     }
 
     #[tokio::test(start_paused = true)]
     async fn s31_guests_have_half_of_the_time_and_others_come_first() {
         let mut turns = Turns::new();
-        assert!(turns.keep(frame(7, true)).is_none() && turns.keep(frame(7, true)).is_none());
+        assert!(keeps(&mut turns, frame(7, true)) && keeps(&mut turns, frame(7, true)));
         let others = (0..1_000).take_while(|_| !turns.note_other()).count();
         assert_eq!(others, OTHERS_FIRST as usize - 1, "however much else happens");
         assert!(turns.next().is_some());

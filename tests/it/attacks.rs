@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use mesh_core::entry::{Kind, SignedEntry, encode};
 use mesh_core::epoch::{Claim, Epoch};
@@ -74,7 +74,7 @@ fn wishes(grant: Hash, own: PublicKey, victims: &[PublicKey], sybils: u64) -> Ve
     let mut wishes = vec![says(grant, own, approved(Tier::Owner, "raised"))];
     for victim in victims {
         wishes.push(says(grant, *victim, approved(Tier::Shared, "lowered")));
-        wishes.push(says(grant, *victim, ChangeKind::Revoked { cutoffs: Vec::new(), left: false }));
+        wishes.push(says(grant, *victim, ChangeKind::Revoked { cutoffs: Vec::new(), left: false, unsaid: false }));
     }
     wishes.extend((0..sybils).map(|n| {
         let sybil = PublicKey(Hash::of(&[own.0.as_slice(), &n.to_le_bytes()].concat()).0);
@@ -126,11 +126,11 @@ fn settled(homes: &[&Home]) -> u64 {
 
 /// The same once it has not changed for longer than a peer takes to rise above a claim that it does not take.
 fn at_rest(homes: &[&Home]) -> u64 {
-    let (mut at, mut since) = (settled(homes), Instant::now());
+    let (mut at, mut since) = (settled(homes), now());
     wait_until("an epoch that stays", PATIENCE, || {
-        let now = settled(homes);
-        if now != at {
-            (at, since) = (now, Instant::now());
+        let led = settled(homes);
+        if led != at {
+            (at, since) = (led, now());
         }
         since.elapsed() >= Duration::from_millis(600)
     });

@@ -699,7 +699,7 @@ fn a9_a_member_has_no_say_in_what_is_not_its_own() {
     for body in [
         says(friend.public_key(), owner("friend")),
         says(liar.loose.key.public_key(), owner("liar")),
-        says(mesh_key(&mesh.homes[1]), ChangeKind::Revoked { cutoffs: Vec::new(), left: false }),
+        says(mesh_key(&mesh.homes[1]), ChangeKind::Revoked { cutoffs: Vec::new(), left: false, unsaid: false }),
     ] {
         let entry = liar.entry(Kind::MEMBERSHIP, body, |_| {});
         liar.takes(&entry);

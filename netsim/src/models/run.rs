@@ -303,7 +303,7 @@ impl Model for Run {
             .filter(|_| self.changes)
             .filter_map(|peer| {
                 let mut founder = peers[0].clone();
-                founder.settle(at(500), Input::Command(1, Command::Revoke { peer }));
+                founder.settle(at(500), Input::Command(1, Command::Revoke { peer, unsaid: false }));
                 let rows = founder.disk.scan(Space::Log, vec![], vec![255; 45]);
                 let entries = rows.filter_map(|(_, value)| SignedEntry::from_stored(value));
                 entries

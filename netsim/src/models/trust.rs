@@ -192,7 +192,7 @@ impl Model for Merge {
                 state.check(owner);
             }
             Action::Revoke { by, whom } => {
-                state.command(by, Command::Revoke { peer: id(whom) });
+                state.command(by, Command::Revoke { peer: id(whom), unsaid: false });
                 state.check(by);
             }
             Action::Hear { owner, nth } => {

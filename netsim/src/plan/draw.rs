@@ -227,7 +227,8 @@ impl Plan {
                 }
                 roll if roll < crashy + 44 && !revoked && count > 2 && peer != 0 => {
                     revoked = true;
-                    self.faults.push((at, Fault::Revoke { by: if other == peer { 0 } else { other }, peer }));
+                    self.faults
+                        .push((at, Fault::Revoke { by: if other == peer { 0 } else { other }, peer, unsaid: false }));
                 }
                 _ => {}
             }

@@ -167,8 +167,13 @@ pub(crate) enum Fault {
     WallJump { peer: usize, by_ms: i64 },
     /// Power fails, and the machine has no clock of its own: it boots years ago, and learns the time after so long.
     ClockLost { peer: usize, down_us: u64, for_us: u64 },
-    /// Somebody is removed.
-    Revoke { by: usize, peer: usize },
+    /// Somebody is removed; and perhaps what it said about rights with it.
+    Revoke {
+        by: usize,
+        peer: usize,
+        #[serde(default, skip_serializing_if = "is_zero")]
+        unsaid: bool,
+    },
     /// An owner is one no more.
     Demote { by: usize, peer: usize },
     /// A member becomes an owner, perhaps again.
@@ -284,9 +289,14 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
+    /// True if somebody says who may do what.
+    pub(crate) fn is_governed(&self) -> bool {
+        self.faults.iter().any(|(_, fault)| matches!(fault, Fault::Govern { .. }))
+    }
+
     /// True if nothing is taken from anybody: then nothing that was allowed is denied.
     pub(crate) fn only_gives(&self) -> bool {
-        self.faults.iter().any(|(_, fault)| matches!(fault, Fault::Govern { .. }))
+        self.is_governed()
             && !self.faults.iter().any(|(_, fault)| match fault {
                 Fault::Rule { says, .. } => *says == Says::Deny,
                 Fault::Seat { gives, .. } => !gives,
@@ -355,7 +365,7 @@ impl Fault {
             Self::Split { .. } | Self::Unsplit | Self::Loss { .. } => Vec::new(),
             Self::Cut { a, b } | Self::Uncut { a, b } => vec![*a, *b],
             Self::CutOneWay { from, to } | Self::OneWay { from, to, .. } => vec![*from, *to],
-            Self::Revoke { by, peer }
+            Self::Revoke { by, peer, .. }
             | Self::Demote { by, peer }
             | Self::Raise { by, peer }
             | Self::Seat { by, peer, .. } => vec![*by, *peer],

@@ -151,6 +151,12 @@ impl Plan {
                 self.faults.push((at, Fault::Answer { peer: dice.index(count), choice }));
             }
         }
+        for peer in owners.into_iter().filter(|peer| *peer > 0) {
+            if takes && dice.chance(200) {
+                let at = dice.range(FAULTS_US / 2..=FAULTS_US);
+                self.faults.push((at, Fault::Revoke { by: 0, peer, unsaid: dice.chance(700) }));
+            }
+        }
     }
 
     /// Now and then an owner is lowered or removed, and answers as one; in one half or in both.
@@ -161,7 +167,11 @@ impl Plan {
                 continue;
             }
             let at = dice.range(0..=FAULTS_US / 2);
-            let ends = if dice.chance(600) { Fault::Demote { by: 0, peer } } else { Fault::Revoke { by: 0, peer } };
+            let ends = if dice.chance(600) {
+                Fault::Demote { by: 0, peer }
+            } else {
+                Fault::Revoke { by: 0, peer, unsaid: false }
+            };
             self.faults.push((at, ends));
             for _ in 0..dice.range(1..=3) {
                 self.faults.push((at + dice.range(100 * MS..=FAULTS_US / 2), Fault::Forge { peer }));
@@ -361,7 +371,7 @@ impl Plan {
         }
         self.faults.push((at, Fault::Wipe { peer, heir, down_us }));
         if dice.chance(600) {
-            self.faults.push((at + dice.range(SECOND..=6 * SECOND), Fault::Revoke { by: 0, peer }));
+            self.faults.push((at + dice.range(SECOND..=6 * SECOND), Fault::Revoke { by: 0, peer, unsaid: false }));
         }
     }
 
@@ -425,10 +435,10 @@ impl Plan {
                 continue;
             }
             let at = within(dice);
-            self.faults.push((at, Fault::Revoke { by, peer }));
+            self.faults.push((at, Fault::Revoke { by, peer, unsaid: false }));
             if dice.chance(400) && owner(&self.peers, peer) {
                 // Each revokes the other, and neither knows.
-                self.faults.push((within(dice), Fault::Revoke { by: peer, peer: by }));
+                self.faults.push((within(dice), Fault::Revoke { by: peer, peer: by, unsaid: false }));
             }
         }
         for key in 0..dice.range(0..=2) {

@@ -18,6 +18,11 @@ pub(super) enum Purpose {
         call: ReqId,
         choice: AnswerChoice,
     },
+    /// Of the removal of a peer with what it said about rights.
+    Unsay {
+        by: usize,
+        peer: usize,
+    },
     Approve(usize),
     Invite(usize),
     Redeem(usize),

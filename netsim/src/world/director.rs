@@ -231,11 +231,12 @@ impl Director {
                     env.at(down_us + for_us, Event::ClockFound { peer, by_ms: CLOCKLESS_MS });
                 }
             }
-            Fault::Revoke { by, peer } => {
+            Fault::Revoke { by, peer, unsaid } => {
                 let id = mesh.peers[peer].id;
                 let owner = mesh.peers[by].plan.tier == Tier::Owner;
                 if owner && mesh.peers[by].awake() && mesh.peers[peer].state != State::Absent {
-                    mesh.command(env, net, by, Purpose::Other, Command::Revoke { peer: id });
+                    let purpose = if unsaid { Purpose::Unsay { by, peer } } else { Purpose::Other };
+                    mesh.command(env, net, by, purpose, Command::Revoke { peer: id, unsaid });
                 }
             }
             Fault::Demote { by, peer } => self.approve_as(by, peer, Tier::Owner, Tier::Shared),
@@ -326,7 +327,7 @@ impl Director {
             (sybil, approved(Tier::Owner)),
             (forger.public_key(), approved(Tier::Owner)),
             (victim, approved(Tier::Shared)),
-            (victim, ChangeKind::Revoked { cutoffs: Vec::new(), left: false }),
+            (victim, ChangeKind::Revoked { cutoffs: Vec::new(), left: false, unsaid: false }),
         ];
         // Whom it lets in is judged before it says anything against those who might object.
         let mut frames = Vec::new();

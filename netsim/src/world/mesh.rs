@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use mesh_core::crypto::Signer;
 use mesh_core::epoch::Epoch;
-use mesh_core::frame::{AnswerKind, Frame};
+use mesh_core::frame::{Answer, AnswerKind, Frame};
 use mesh_core::ids::{Attempt, Hash, Incarnation, PeerId, ReqId};
 use mesh_core::io::{
     Batch, CallState, CmdId, Command, Fact, Input, Invocation, LogReader, Output, Reply, Space, ToolOutcome, TxnId,
@@ -122,6 +122,9 @@ impl Mesh {
         let now = self.peers[peer].clocks(env.now);
         self.peers[peer].trusted_before.clear();
         self.peers[peer].owners_before.clear();
+        if self.plan.is_governed() {
+            self.peers[peer].rights_before = self.peers[peer].node.as_ref().map(|node| node.view().rights);
+        }
         if self.peers[peer].node.is_none() {
             return;
         }
@@ -208,10 +211,18 @@ impl Mesh {
     fn send_out(&mut self, env: &mut Env, net: &mut Network, peer: usize, to: &PeerId, frame: Frame) {
         let Some(to_index) = self.peers.index_of(to) else { return };
         env.detail(|| format!("p{peer} -> p{to_index} {frame:?}"));
-        if matches!(frame, Frame::Dispatch(_)) {
+        if let Frame::Dispatch(dispatch) = &frame {
+            if self.plan.is_governed() {
+                Rights::sent_by_right(env.now, &self.peers[peer], dispatch, &mut self.checks);
+            }
             // One frame may bring a call and, after it, the revocation of its target.
             let trusted = self.peers.trusts(peer, to_index) || self.peers[peer].trusted_before.contains(to);
             self.checks.dispatches_to_members_only(env.now, peer, to_index, trusted);
+        }
+        if let Frame::Answer(Answer { id, what: AnswerKind::Waiting | AnswerKind::Lacking, .. }) = &frame
+            && self.plan.is_governed()
+        {
+            Rights::taken_by_right(env.now, &self.peers[peer], *id, &mut self.checks);
         }
         if let Frame::Answer(answer) = &frame
             && matches!(
@@ -550,6 +561,7 @@ impl Mesh {
             (Purpose::Answer { call, choice }, Reply::Answered { .. }) => {
                 self.rights.note_answer(env.now, peer, call, choice);
             }
+            (Purpose::Unsay { by, peer: of }, Reply::Revoked) => self.rights.note_unsaid(by, of),
             (Purpose::Ask { .. }, Reply::Refused(_)) => self.stats.refused += 1,
             (Purpose::Approve(newcomer) | Purpose::Redeem(newcomer), Reply::Approved(welcome)) => {
                 self.welcome(env, net, newcomer, &welcome);
@@ -583,6 +595,7 @@ impl Mesh {
                 | Purpose::Redeem(_)
                 | Purpose::Invite(_)
                 | Purpose::Answer { .. }
+                | Purpose::Unsay { .. }
                 | Purpose::Ask { .. },
                 _,
             ) => {}

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
 
 use mesh_core::config::Config;
 use mesh_core::crypto::Signer;
@@ -62,6 +63,8 @@ pub(super) struct Sim {
     pub(super) gateway: Option<Epoch>,
     pub(super) trusted: BTreeSet<PeerId>,
     /// The same before it changed in the step at hand.
+    /// In a plan in which somebody says who may do what: what held before its last step.
+    pub(super) rights_before: Option<Arc<mesh_core::policy::View>>,
     pub(super) trusted_before: BTreeSet<PeerId>,
     /// Whom it holds for owners, and whom it did so within the present step.
     pub(super) owners: BTreeSet<PeerId>,
@@ -242,6 +245,7 @@ impl Peers {
                 stopping: false,
                 gateway: None,
                 trusted: BTreeSet::new(),
+                rights_before: None,
                 trusted_before: BTreeSet::new(),
                 owners: BTreeSet::new(),
                 owners_before: BTreeSet::new(),

@@ -1,14 +1,16 @@
 //! Workspaces, rules and answers in a run, and what must be true of them.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use mesh_core::ids::{NodeId, PeerId, ReqId};
-use mesh_core::io::{AnswerChoice, CallState, Command, Edit, Invocation, NewAnswer};
+use mesh_core::frame::Dispatch;
+use mesh_core::ids::{Hash, NodeId, PeerId, ReqId};
+use mesh_core::io::{AnswerChoice, CallState, Command, Edit, Invocation, NewAnswer, View};
 use mesh_core::policy::{
     Binding, Cause, Choice, Credential, Domain, Key, Mode, Otherwise, Principal, Request, Role, Rule, RuleVerdict,
     Seat, Value, Verdict, Workspace, WorkspaceId,
 };
-use mesh_core::record::Ending;
+use mesh_core::record::{Ending, Header};
 
 use super::commands::Purpose;
 use super::mesh::Mesh;
@@ -16,7 +18,7 @@ use super::peer::{Peers, Sim};
 use crate::env::Env;
 use crate::network::Network;
 use crate::node::Node;
-use crate::plan::{MS, Plan, SECOND, Says};
+use crate::plan::{Fault, MS, Plan, SECOND, Says};
 use crate::predicates::Checks;
 
 /// The workspace of a run.
@@ -31,6 +33,8 @@ pub(super) struct Rights {
     said: BTreeMap<ReqId, Vec<(u64, usize, AnswerChoice)>>,
     /// Hours, by what they are about.
     hours: Vec<(u64, ReqId)>,
+    /// Whom a peer has removed with what it had said about rights.
+    unsaid: Vec<(usize, usize)>,
     /// When a call that waits was first seen to have had a yes.
     waits: BTreeMap<(usize, ReqId), u64>,
 }
@@ -79,7 +83,62 @@ pub(super) fn rule(tool: &str, says: Says, wait_ms: u64) -> Changes {
     vec![(Key::Rule(constant(&format!("mesh/on-{tool}"))), rule.map(Value::Rule))]
 }
 
+/// What a call asks of the rights of whoever sees the mesh like this. `entry`: hash of that of its header.
+fn question(view: &View, header: &Header, origin: PeerId, entry: Hash) -> Request {
+    let principal = match &header.principal {
+        Principal::Device(_) => {
+            let of = |node: &&mesh_core::io::NodeView| node.peer == origin;
+            view.nodes.iter().find(of).map(|node| Principal::Device(node.node_id.clone()))
+        }
+        Principal::Person(_) | Principal::Agent(..) => None,
+    };
+    Request {
+        principal: principal.unwrap_or_else(|| header.principal.clone()),
+        origin,
+        credential: header.token.clone().map(|token| Credential { token, over: false }),
+        workspace: header.workspace.clone().map(Domain::Workspace),
+        target: header.target,
+        tool: header.tool.clone(),
+        call: Some((header.id, entry)),
+    }
+}
+
+/// True if this step has changed nothing about rights.
+fn is_unchanged(sim: &Sim, view: &View) -> bool {
+    sim.rights_before.as_ref().is_some_and(|before| Arc::ptr_eq(before, &view.rights))
+}
+
 impl Rights {
+    /// **sent-by-right**: a gateway sends no call that its own rights do not let through, unless that is up to the target.
+    /// Not of a step in which rights change: it may have been sent before that.
+    pub(super) fn sent_by_right(now: u64, sim: &Sim, dispatch: &Dispatch, checks: &mut Checks) {
+        let Some(view) = sim.node.as_ref().map(Node::view).filter(|view| is_unchanged(sim, view)) else { return };
+        let Some(header) = dispatch.header.header() else { return };
+        let request = question(&view, &header, dispatch.header.author, dispatch.header.hash);
+        let decision = view.rights.decide(&request);
+        if decision.verdict != Verdict::Allow && !decision.rule.is_of_target() {
+            let (id, peer, rule) = (header.id, sim.index, decision.rule.to_string());
+            checks.fail("sent-by-right", now, || format!("p{peer} sends {id}, of which {rule} says no or asks"));
+        }
+    }
+
+    /// **taken-by-right**: a target takes no call that its own rights deny: it would write a start that is none.
+    pub(super) fn taken_by_right(now: u64, sim: &Sim, id: ReqId, checks: &mut Checks) {
+        let Some(node) = &sim.node else { return };
+        let Some(record) = node.open_call(&id).filter(|record| matches!(record.state, CallState::Open(_))) else {
+            return;
+        };
+        let (view, Some(entry)) = (node.view(), checks.header_entry(&id)) else { return };
+        if !is_unchanged(sim, &view) {
+            return;
+        }
+        let decision = view.rights.decide(&question(&view, &record.header, record.origin, entry));
+        if decision.verdict == Verdict::Deny {
+            let (peer, rule) = (sim.index, decision.rule.to_string());
+            checks.fail("taken-by-right", now, || format!("p{peer} takes {id}, to which {rule} says no"));
+        }
+    }
+
     /// An answer was taken.
     pub(super) fn note_answer(&mut self, now: u64, peer: usize, call: ReqId, choice: AnswerChoice) {
         self.said.entry(call).or_default().push((now, peer, choice));
@@ -88,29 +147,18 @@ impl Rights {
         }
     }
 
+    /// A peer has removed another with what that one said about rights.
+    pub(super) fn note_unsaid(&mut self, by: usize, peer: usize) {
+        self.unsaid.push((by, peer));
+    }
+
     /// **runs-by-right**: a tool is invoked only if all that its target has applied about rights lets it. If that rests on
     /// a yes, some person gave one to that header, or an hour that is not over; and nobody whose no the target holds
     /// said no.
     pub(super) fn runs_by_right(&self, now: u64, sim: &Sim, invocation: &Invocation, checks: &mut Checks) {
         let Some(view) = sim.node.as_ref().map(Node::view) else { return };
-        let header = &invocation.header;
         let Some(entry) = checks.header_entry(&invocation.id) else { return };
-        let principal = match &header.principal {
-            Principal::Device(_) => {
-                let of = |node: &&mesh_core::io::NodeView| node.peer == invocation.origin;
-                view.nodes.iter().find(of).map(|node| Principal::Device(node.node_id.clone()))
-            }
-            Principal::Person(_) | Principal::Agent(..) => None,
-        };
-        let request = Request {
-            principal: principal.unwrap_or_else(|| header.principal.clone()),
-            origin: invocation.origin,
-            credential: header.token.clone().map(|token| Credential { token, over: false }),
-            workspace: header.workspace.clone().map(Domain::Workspace),
-            target: header.target,
-            tool: header.tool.clone(),
-            call: Some((invocation.id, entry)),
-        };
+        let request = question(&view, &invocation.header, invocation.origin, entry);
         let (id, peer) = (invocation.id, sim.index);
         let decision = view.rights.decide(&request);
         if decision.verdict != Verdict::Allow {
@@ -133,6 +181,31 @@ impl Rights {
         }
     }
 
+    /// **unsaid-has-no-effect**: of what a peer said about rights nothing holds at those who know that it is removed, if it
+    /// was removed so by one who is an owner still.
+    fn unsaid_has_no_effect(&self, now: u64, peers: &Peers, plan: &Plan, checks: &mut Checks) {
+        let lost = |peer: usize| {
+            plan.faults.iter().any(|(_, fault)| {
+                matches!(fault, Fault::Restore { peer: other, .. } | Fault::Wipe { peer: other, .. } if *other == peer)
+            })
+        };
+        for (by, of) in self.unsaid.iter().copied().filter(|(by, _)| !lost(*by)) {
+            let author = peers[of].id;
+            for sim in peers.iter().filter(|sim| sim.is_member() && peers[by].is_member() && peers[by].owner) {
+                let Some(view) = sim.node.as_ref().map(Node::view) else { continue };
+                let stands = view.said.said_by(&[author].into()).next().map(|(key, ..)| key.clone());
+                if view.by_peer(&author).is_none()
+                    && view.by_peer(&peers[by].id).is_some()
+                    && let Some(key) = stands
+                {
+                    checks.fail("unsaid-has-no-effect", now, || {
+                        format!("p{} holds what p{of} said of {key:?}, which p{by} took back", sim.index)
+                    });
+                }
+            }
+        }
+    }
+
     fn was_said(&self, id: &ReqId, choice: AnswerChoice) -> bool {
         self.said.get(id).is_some_and(|said| said.iter().any(|(_, _, of)| *of == choice))
     }
@@ -143,24 +216,29 @@ impl Rights {
         for sim in peers.iter() {
             let Some(node) = sim.node.as_ref().filter(|_| sim.is_member()) else { continue };
             for approval in node.approvals() {
-                let yes = self.said.get(&approval.id).and_then(|said| {
-                    let no = said.iter().any(|(_, _, choice)| *choice == AnswerChoice::No);
+                let said = self.said.get(&approval.id).and_then(|said| {
                     let by_owner = said.iter().all(|(_, by, _)| peers[*by].owner && peers[*by].is_member());
-                    said.first().filter(|_| !no && by_owner && approval.asks.len() == 1)
+                    let no = said.iter().find(|(_, _, choice)| *choice == AnswerChoice::No);
+                    let yes = said.first().filter(|_| approval.asks.len() == 1);
+                    no.or(yes).filter(|_| by_owner)
                 });
-                let Some((at, by, choice)) = yes.copied() else { continue };
-                if choice != AnswerChoice::Once || approval.left_ms == 0 || !peers.trusts(sim.index, by) {
+                let Some((at, by, choice)) = said.copied() else { continue };
+                let goes_on = matches!(choice, AnswerChoice::Once | AnswerChoice::No);
+                // Who was an owner when the call came may still list it, and is told no more.
+                let told = sim.owner || [approval.origin, approval.header.target].contains(&sim.id);
+                if !goes_on || !told || approval.left_ms == 0 || !peers.trusts(sim.index, by) {
                     continue;
                 }
                 let since = *self.waits.entry((sim.index, approval.id)).or_insert(now);
                 if now > since + GOES_ON_US {
                     checks.fail("answered-calls-go-on", now, || {
                         let (id, late) = (approval.id, (now - at) / MS);
-                        format!("{id} waits at p{} although p{by} said yes {late} ms ago", sim.index)
+                        format!("{id} waits at p{} although p{by} said {choice:?} {late} ms ago", sim.index)
                     });
                 }
             }
         }
+        self.unsaid_has_no_effect(now, peers, plan, checks);
         if plan.only_gives() {
             never_denied(now, peers, checks);
         }

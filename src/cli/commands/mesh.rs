@@ -1,5 +1,7 @@
 //! The mesh and who belongs to it.
 
+use std::fmt::Write as _;
+
 use hyper::Method;
 use serde_json::{Map, Value, json};
 
@@ -352,22 +354,35 @@ pub(super) async fn approve(client: &Client, args: &ApproveArgs, ui: Ui) -> Resu
         body.insert("words".into(), json!(compared));
     }
     let (id, body) = (segment(&args.id), Value::Object(body));
+    let mut rights = Vec::new();
     let answer = match client.post(&format!("/api/v1/pending/{id}/approve"), &body).await {
         // A device that belongs to the mesh already can be given another tier.
         Err(failure) if failure.code() == "unknown_pending" && args.tier.is_some() => {
-            client.post(&format!("/api/v1/nodes/{id}/approve"), &body).await?
+            let answer = client.post(&format!("/api/v1/nodes/{id}/approve"), &body).await?;
+            if text(&answer, "tier") != "owner" {
+                let said = client.get(&format!("/api/v1/nodes/{id}/rights")).await?;
+                let its =
+                    |said: &&Value| said.get("by").is_some_and(|by| text(by, "peer_id") == text(&answer, "peer_id"));
+                rights = items(&said).iter().filter(its).cloned().collect();
+            }
+            answer
         }
         other => other?,
     };
     Ok(show(ui, "sigil.approve/1", answer, |answer| {
         let tier = text(answer, "tier");
-        format!(
+        let mut told = format!(
             "Approved: `{}` ({}) is {}: {}.",
             text(answer, "node_id"),
             words(answer, "check"),
             article(&tier),
             may(&tier)
-        )
+        );
+        if !rights.is_empty() {
+            let _ = write!(told, "\nRights that were said there hold on; what is not meant can be changed:\n");
+            told.push_str(&rights_text(&rights));
+        }
+        told
     }))
 }
 
@@ -393,7 +408,12 @@ pub(super) async fn reject(client: &Client, id: &str, ui: Ui) -> Result<Exit, Fa
     Ok(show(ui, "sigil.reject/1", answer, |_| format!("Rejected: {}.", clean(id))))
 }
 
-pub(super) async fn forget(client: &Client, node: &str, with_their_guests: bool, ui: Ui) -> Result<Exit, Failure> {
+pub(super) async fn forget(
+    client: &Client,
+    node: &str,
+    (with_their_guests, with_their_rights): (bool, bool),
+    ui: Ui,
+) -> Result<Exit, Failure> {
     let path = format!("/api/v1/nodes/{}", segment(node));
     let list = client.get(&format!("{path}/guests")).await?;
     let guests = items(&list);
@@ -403,25 +423,62 @@ pub(super) async fn forget(client: &Client, node: &str, with_their_guests: bool,
         ui.say(&format!("{} let in, or its guests did:\n{}", clean(node), guests_text(guests)));
         with_guests = confirm(ui, "They stay members otherwise. Forget them too?") == Some(true);
     }
-    let path = format!("{path}?with_guests={with_guests}");
+    // Of guests that stay nothing is taken back.
+    let ids: Vec<_> = guests.iter().map(|guest| text(guest, "peer_id")).collect();
+    let stays = |said: &Value| !with_guests && said.get("by").is_some_and(|by| ids.contains(&text(by, "peer_id")));
+    let rights = client.get(&format!("{path}/rights")).await?;
+    let rights: Vec<Value> = items(&rights).iter().filter(|said| !stays(said)).cloned().collect();
+    let mut with_rights = with_their_rights;
+    if !rights.is_empty() && !with_rights {
+        ui.say(&format!("Rights that hold by its word:\n{}", rights_text(&rights)));
+        let asked = "They hold on otherwise. Take them back, so that what they replaced holds again?";
+        with_rights = confirm(ui, asked) == Some(true);
+    }
+    let path = format!("{path}?with_guests={with_guests}&with_rights={with_rights}");
     // There may be thousands.
     let extras = Extras { within: Some(std::time::Duration::from_mins(5)), ..Extras::default() };
     let mut answer = client.ask(Method::DELETE, &path, extras).await?.json()?;
     answer.set(if with_guests { "guests_forgotten" } else { "guests_left" }, raw(&guests));
+    answer.set(if with_rights { "rights_taken_back" } else { "rights_left" }, raw(&rights));
     Ok(show(ui, "sigil.forget/1", answer, |_| {
-        let gone =
+        let mut told =
             format!("{} is no longer a member of the mesh; calls that were queued for it have ended.", clean(node));
-        match (names.is_empty(), with_guests) {
-            (true, _) => gone,
-            (false, true) => format!("{gone}\nSo are the devices that it let in: {}.", names.join(", ")),
+        let names = names.join(", ");
+        match (guests.is_empty(), with_guests) {
+            (true, _) => {}
+            (false, true) => {
+                let _ = write!(told, "\nSo are the devices that it let in: {names}.");
+            }
             (false, false) => {
-                format!(
-                    "{gone}\nThe devices that it let in are members still: {}. `sigil forget` removes each.",
-                    names.join(", ")
-                )
+                let left = "The devices that it let in are members still";
+                let _ = write!(told, "\n{left}: {names}. `sigil forget` removes each.");
             }
         }
+        match (rights.len(), with_rights) {
+            (0, _) => {}
+            (count, true) => {
+                let _ = write!(told, "\nWhat was said there about rights ({count}) holds no more.");
+            }
+            (count, false) => {
+                let _ = write!(
+                    told,
+                    "\nWhat was said there about rights ({count}) holds on. `sigil policy show` shows what holds, and what \
+                     is not meant can be changed."
+                );
+            }
+        }
+        told
     }))
+}
+
+fn rights_text(rights: &[Value]) -> String {
+    let row = |said: &Value| {
+        let gone = said.get("taken_away") == Some(&Value::Bool(true));
+        let by = said.get("by").map(name_of).unwrap_or_default();
+        let what = if gone { "taken away" } else { "set" };
+        vec![text(said, "at"), what.to_owned(), by, text(said, "principal"), relative(said, "since")]
+    };
+    table(&["RIGHT", "WAS", "AT", "BY", "SINCE"], &rights.iter().map(row).collect::<Vec<_>>())
 }
 
 fn guests_text(guests: &[Value]) -> String {

@@ -30,7 +30,9 @@ pub(crate) async fn run(command: Command, client: Client, ui: Ui) -> Result<Exit
         Command::Pending => mesh::pending(client, ui).await,
         Command::Approve(args) => mesh::approve(client, &args, ui).await,
         Command::Reject { id } => mesh::reject(client, &id, ui).await,
-        Command::Forget { node, with_their_guests } => mesh::forget(client, &node, with_their_guests, ui).await,
+        Command::Forget { node, with_their_guests, with_their_rights } => {
+            mesh::forget(client, &node, (with_their_guests, with_their_rights), ui).await
+        }
         Command::Nodes { id: None } => mesh::nodes(client, ui).await,
         Command::Nodes { id: Some(id) } => mesh::node(client, &id, ui).await,
         Command::Tools { node } => mesh::tools(client, node.as_deref(), ui).await,

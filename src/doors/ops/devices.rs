@@ -255,13 +255,25 @@ pub async fn reject_pending(mesh: &MeshHandle, text: &str) -> Result<(), OpError
     Ok(mesh.reject(peer).await?)
 }
 
+/// What goes with a device that is forgotten.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Along {
+    /// Its guests ([`View::guests_of`]), and whom these let in until they are gone.
+    pub guests: bool,
+    /// What it said about rights, and what those say who go along: what that replaced holds again.
+    pub rights: bool,
+}
+
 /// Revokes a member: its links drop, its waiting calls end as undeliverable. Rejects a device that awaits approval.
-/// `with_guests`: its guests ([`View::guests_of`]) too, and whom these let in until they are gone.
 ///
 /// # Errors
-/// As [`resolve`]; it is this device; it is an owner's and the caller came by no socket; the mesh refuses; or some of the
-/// guests stay, which are named with why. All others are forgotten.
-pub async fn forget(mesh: &MeshHandle, who: &Identity, text: &str, with_guests: bool) -> Result<(), OpError> {
+/// As [`resolve`]; it is this device; it is an owner's and the caller came by no socket; rights are to go along and it is
+/// not asked through the socket; the mesh refuses; or some of the guests stay, which are named with why. All others are
+/// forgotten.
+pub async fn forget(mesh: &MeshHandle, who: &Identity, text: &str, along: Along) -> Result<(), OpError> {
+    if along.rights {
+        who.require_socket("who may do what is changed", "run `sigil forget` on this machine")?;
+    }
     let (view, around) = (mesh.view(), mesh.surroundings());
     let host = match resolve(&view, &around.pending, text)? {
         Named::Member(node) if node.peer == view.me => {
@@ -270,7 +282,7 @@ pub async fn forget(mesh: &MeshHandle, who: &Identity, text: &str, with_guests: 
         }
         Named::Member(node) => {
             no_owner(who, node.tier)?;
-            mesh.command(Command::Revoke { peer: node.peer }).await?;
+            mesh.command(Command::Revoke { peer: node.peer, unsaid: along.rights }).await?;
             node.peer
         }
         Named::Pending(pending) => {
@@ -280,7 +292,7 @@ pub async fn forget(mesh: &MeshHandle, who: &Identity, text: &str, with_guests: 
     };
     // Those who are gone lead to nobody any more, so they are remembered.
     let mut gone = BTreeSet::from([host]);
-    if !with_guests {
+    if !along.guests {
         return Ok(());
     }
     let mut left = Vec::new();
@@ -296,7 +308,7 @@ pub async fn forget(mesh: &MeshHandle, who: &Identity, text: &str, with_guests: 
         for (number, part) in next.chunks(REVOKED_AT_ONCE_MAX).enumerate() {
             let peers = part.iter().map(|(peer, _)| *peer).collect();
             let name = |peer| part.iter().find(|(other, _)| *other == peer).map(|(_, name)| name.clone());
-            match mesh.command(Command::RevokeAll { peers }).await {
+            match mesh.command(Command::RevokeAll { peers, unsaid: along.rights }).await {
                 Ok(Reply::RevokedAll(refused)) => {
                     // Whom nobody knows has gone by itself in the meantime.
                     let refused = refused.into_iter().filter(|(_, why)| !matches!(why, Refusal::UnknownNode(_)));

@@ -13,7 +13,7 @@ pub(in crate::doors) mod tests;
 
 pub use ask::{Question, ask, matrix};
 pub(super) use edit::write;
-pub use edit::{Conflict, ETag, Edited, Held, IfMatch, Part, declare, replace, set_mode};
+pub use edit::{Conflict, ETag, Edited, Held, IfMatch, Part, SaidBy, declare, replace, set_mode};
 pub use explain::{Asked, Explanation, Looked, Rights};
 pub use matrix::{By, CELLS_MAX, Cell, Matrix, Source};
 pub use templates::{TEMPLATES, Template, template};

@@ -12,6 +12,7 @@ use utoipa::ToSchema;
 
 use super::shapes::NodeName;
 use crate::doors::ops::devices::{is_online, name_of, why_offline};
+use crate::doors::ops::policy::SaidBy;
 use crate::mesh::check_words::CheckWords;
 use crate::mesh::clock;
 use crate::mesh::transport::Address;
@@ -177,6 +178,28 @@ impl Guest {
             approved_by: NamedPeer::new(view, &node.approved_by?),
             since: time(node.since_ms),
         })
+    }
+}
+
+/// Something about rights that holds by the word of a device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+pub struct RightBy {
+    /// What it is about: the keys that lead there in `sigil.toml`; of what stands in no file its kind and name.
+    pub at: String,
+    /// True if it was taken away there.
+    pub taken_away: bool,
+    /// The device.
+    pub by: NamedPeer,
+    /// The person who said it there.
+    pub principal: String,
+    /// When, by the clock of that device.
+    pub since: String,
+}
+
+impl RightBy {
+    pub(super) fn new(view: &View, said: SaidBy) -> Self {
+        let SaidBy { at, taken_away, device, by, at_ms } = said;
+        Self { at, taken_away, by: NamedPeer::new(view, &device), principal: by.to_string(), since: time(at_ms) }
     }
 }
 

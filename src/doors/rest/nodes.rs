@@ -1,19 +1,22 @@
 //! This device, the devices of the mesh, and their tools.
 
+use std::collections::BTreeSet;
+
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::{Extension, Json};
+use mesh_core::ids::PeerId;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::extract::{JSON, Query, Segment, body, body_or_default, check_accept};
-use super::model::{self, Check, Endpoints, Guest, Node, NodeState, Page, Status, TierName, Tool};
+use super::model::{self, Check, Endpoints, Guest, Node, NodeState, Page, RightBy, Status, TierName, Tool};
 use super::shapes::{DeviceRef, NodeName, Words, of_query};
 use crate::doors::app::AppState;
 use crate::doors::identity::Identity;
 use crate::doors::ops::devices::{self, Named};
-use crate::doors::ops::doctor;
+use crate::doors::ops::{doctor, policy};
 use crate::status::OpError;
 
 /// This device and its mesh at a glance.
@@ -172,6 +175,28 @@ pub(super) async fn guests(
     Ok(Json(Page::whole(guests.into_iter().filter_map(|node| Guest::new(&view, node)).collect())))
 }
 
+/// What holds about rights by the word of a device or one of its guests. It holds on when they are forgotten, unless that is
+/// asked to go too.
+#[utoipa::path(get, path = "/api/v1/nodes/{id}/rights", operation_id = "listRightsBy", tag = "mesh",
+    params(("id" = inline(DeviceRef), Path, description = "Name, peer id, or a prefix of one of at least 7 characters")),
+    responses((status = 200, description = "By key", body = Page<RightBy>)))]
+pub(super) async fn rights(
+    State(app): AppState,
+    Segment(DeviceRef(id)): Segment<DeviceRef>,
+    headers: HeaderMap,
+) -> Result<Json<Page<RightBy>>, OpError> {
+    check_accept(&headers, JSON)?;
+    let (view, around) = (app.mesh().view(), app.mesh().surroundings());
+    let device = match devices::resolve(&view, &around.pending, &id)? {
+        Named::Member(node) => node.peer,
+        Named::Pending(pending) => pending.peer,
+    };
+    let mut authors: BTreeSet<PeerId> = view.guests_of(&[device].into()).into_iter().map(|node| node.peer).collect();
+    authors.insert(device);
+    let said = policy::Held::of(view.clone()).said_by(&authors);
+    Ok(Json(Page::whole(said.into_iter().map(|said| RightBy::new(&view, said)).collect())))
+}
+
 /// Terms of forgetting a device.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
@@ -180,10 +205,14 @@ pub(super) struct Forgetting {
     /// True to forget its guests too: everyone who belongs by its approval, or by that of one of those, and by nobody else's.
     #[serde(default)]
     with_guests: bool,
+    /// True to take back what it said about rights, and what those said who go too: what that replaced holds again. Only
+    /// through the unix socket.
+    #[serde(default)]
+    with_rights: bool,
 }
 
 /// Revokes and forgets a device: its links drop, its waiting calls end as undeliverable. Rejects one that awaits
-/// approval. Whom it let in stays, unless its guests go too.
+/// approval. Whom it let in stays, unless its guests go too; and what it said about rights holds on, unless that goes too.
 #[utoipa::path(delete, path = "/api/v1/nodes/{id}", operation_id = "forgetNode", tag = "mesh",
     params(("id" = inline(DeviceRef), Path, description = "Name, peer id, or a prefix of one of at least 7 characters"), Forgetting),
     responses((status = 204, description = "It is gone")))]
@@ -191,9 +220,10 @@ pub(super) async fn forget(
     State(app): AppState,
     Extension(who): Extension<Identity>,
     Segment(DeviceRef(id)): Segment<DeviceRef>,
-    Query(Forgetting { with_guests }): Query<Forgetting>,
+    Query(Forgetting { with_guests, with_rights }): Query<Forgetting>,
 ) -> Result<StatusCode, OpError> {
-    devices::forget(app.mesh(), &who, &id, with_guests).await?;
+    let along = devices::Along { guests: with_guests, rights: with_rights };
+    devices::forget(app.mesh(), &who, &id, along).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -156,7 +156,7 @@ fn problems(path: &str, method: &Method, operation: &Operation) -> Vec<u16> {
     if path.contains('{') || ["createCall", "join", "listTools", "listCalls"].contains(&id) {
         statuses.push(404);
     }
-    if ["getNode", "listGuests", "listTools", "listCalls", "getResult", "getBackup"].contains(&id) {
+    if ["getNode", "listGuests", "listRightsBy", "listTools", "listCalls", "getResult", "getBackup"].contains(&id) {
         statuses.push(409);
     }
     if ["createCall"].contains(&id) {

@@ -28,6 +28,7 @@ fn described() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(nodes::show, nodes::forget))
         .routes(routes!(nodes::approve))
         .routes(routes!(nodes::guests))
+        .routes(routes!(nodes::rights))
         .routes(routes!(nodes::tools))
         .routes(routes!(joining::pending))
         .routes(routes!(joining::approve))

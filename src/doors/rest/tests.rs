@@ -102,6 +102,7 @@ struct Books {
     keys: BTreeMap<String, (ReqId, Hash)>,
     next: u64,
     revoked: Vec<PeerId>,
+    unsaid: Vec<PeerId>,
     rejected: Vec<PeerId>,
     invites: Vec<InviteInfo>,
     cancelled: Vec<ReqId>,
@@ -349,10 +350,14 @@ impl Fake {
 
     /// Over loopback HTTP, with a token that may do all that a token may.
     async fn post_by_token(&self, path: &str, body: &str) -> Answer {
+        self.ask_by_token(Method::POST, path, Some(body)).await
+    }
+
+    async fn ask_by_token(&self, method: Method, path: &str, body: Option<&str>) -> Answer {
         let (host, bearer) = (format!("127.0.0.1:{}", self.bound.http.port()), format!("Bearer {}", self.token));
         let headers = [("host", &*host), ("authorization", &*bearer), ("content-type", "application/json")];
         let stream = tokio::net::TcpStream::connect(self.bound.http).await.unwrap();
-        Answer::read(send(stream, &self.tasks, Method::POST, path, &headers, Some(body)).await).await
+        Answer::read(send(stream, &self.tasks, method, path, &headers, body).await).await
     }
 
     async fn events(&self, query: &str, last: Option<&str>) -> Events {
@@ -496,13 +501,15 @@ impl FakeMesh {
                 self.view.send_replace(Arc::new(view));
                 Reply::Edited { written }
             }
-            Command::Revoke { peer } if peer == twin(2) => Reply::Refused(Refusal::NotOwner),
-            Command::Revoke { peer } => {
+            Command::Revoke { peer, .. } if peer == twin(2) => Reply::Refused(Refusal::NotOwner),
+            Command::Revoke { peer, unsaid } => {
                 books.revoked.push(peer);
+                books.unsaid.extend(unsaid.then_some(peer));
                 Reply::Revoked
             }
-            Command::RevokeAll { peers } => {
+            Command::RevokeAll { peers, unsaid } => {
                 let (refused, gone): (Vec<_>, Vec<_>) = peers.into_iter().partition(|peer| *peer == key(29).peer_id());
+                books.unsaid.extend(gone.iter().filter(|_| unsaid));
                 books.revoked.extend(gone);
                 Reply::RevokedAll(refused.into_iter().map(|peer| (peer, Refusal::LastOwner)).collect())
             }

@@ -110,7 +110,7 @@ impl Newcomers {
             announce_change(effects);
             Ok(())
         } else if view.awaiting_reapproval.iter().any(|again| again.peer == peer) {
-            effects.push_back(Effect::Command(Command::Revoke { peer }, Errand::Reject(door)));
+            effects.push_back(Effect::Command(Command::Revoke { peer, unsaid: false }, Errand::Reject(door)));
             return;
         } else {
             Err(MeshError::UnknownPending(peer))

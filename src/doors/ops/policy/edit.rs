@@ -1,5 +1,6 @@
 //! Edits of rights: a part of them is read, changed, and put in its place as a whole.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -146,6 +147,21 @@ pub struct Conflict {
     pub by: Vec<(Principal, Option<NodeId>)>,
 }
 
+/// Something that holds by the word of a device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SaidBy {
+    /// What it is about, as the keys that lead there in a file; of what stands in no file its kind and name.
+    pub at: String,
+    /// True if it was taken away there.
+    pub taken_away: bool,
+    /// The device.
+    pub device: PeerId,
+    /// Who said it there.
+    pub by: Principal,
+    /// When, by the clock of that device: ms since 1970.
+    pub at_ms: u64,
+}
+
 /// What people say about rights, as this device holds it at one moment.
 #[derive(Debug, Clone)]
 pub struct Held(Arc<View>);
@@ -220,6 +236,34 @@ impl Held {
             Some(Conflict { at: crate::config::place_of_key(key, self), by: by.collect() })
         });
         all.collect()
+    }
+
+    /// What holds by the word of these devices, in the order of keys.
+    #[must_use]
+    pub fn said_by(&self, devices: &BTreeSet<PeerId>) -> Vec<SaidBy> {
+        let at = |key: &Key| match key {
+            Key::Mode => "mode".to_owned(),
+            Key::Token(id) => format!("token {id}"),
+            Key::Tools(peer) => {
+                format!("tools of {}", self.node(peer).map_or_else(|| peer.short(), |node| node.to_string()))
+            }
+            Key::Person(_)
+            | Key::Agent(..)
+            | Key::Workspace(_)
+            | Key::Member(..)
+            | Key::Binding(..)
+            | Key::Rule(_)
+            | Key::Device(_)
+            | Key::Check(_) => crate::config::place_of_key(key, self),
+        };
+        let said = self.0.said.said_by(devices).map(|(key, place, statement)| SaidBy {
+            at: at(key),
+            taken_away: statement.said.content == Content::Deleted,
+            device: place.author,
+            by: statement.said.by.clone(),
+            at_ms: statement.hlc >> 16,
+        });
+        said.collect()
     }
 
     /// The person who edits at this device.

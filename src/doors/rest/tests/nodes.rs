@@ -1,5 +1,8 @@
 //! The doors on the mesh, its nodes and those that may join.
 
+use mesh_core::entry::Place;
+use mesh_core::policy::{InForce, Key, Policy, Rule, RuleVerdict, Statement, Value as Said};
+
 use super::*;
 
 #[tokio::test]
@@ -215,6 +218,46 @@ async fn s02_a_device_shows_who_let_it_in_and_goes_with_its_guests() {
     assert_eq!(fake.books().revoked, [key(20).peer_id(), key(21).peer_id()]);
     fake.ask(Method::DELETE, "/api/v1/nodes/nas", None).await.ok(204);
     assert_eq!(fake.books().revoked.len(), 3, "not its guests, when nobody says so");
+}
+
+#[tokio::test]
+async fn n3_a_device_shows_what_holds_by_its_word_and_takes_it_along() {
+    let fake = Fake::start().await;
+    let mut view = View::clone(&fake.view.borrow());
+    let (nas, tv) = (view.nodes[1].peer, view.nodes[2].peer);
+    view.vouched_by.insert(tv, [nas].into());
+    let mut said = Policy::default();
+    let rule = |at: &str| Key::Rule(at.parse().unwrap());
+    let deny = Some(Said::Rule(Rule { who: Some(vec!["people".parse().unwrap()]), ..Rule::of(RuleVerdict::Deny) }));
+    let edits =
+        [(nas, rule("mesh/doors"), deny.clone()), (tv, rule("mesh/lamps"), None), (view.me, rule("mesh/own"), deny)];
+    for (n, (author, key, value)) in (1..).zip(edits) {
+        let said_so = said.edit((key, value), "person:mia".parse().unwrap(), false, &|_| true);
+        let place = Place { author, incarnation: Incarnation(1), seq: n };
+        said.insert(place, Statement { hlc: ACCEPTED_MS << 16, said: said_so });
+    }
+    view.said = InForce::new(Arc::new(said), Arc::default());
+    fake.view.send_replace(Arc::new(view));
+    let rights = fake.get("/api/v1/nodes/nas/rights").await.ok(200);
+    let nas_named = json!({ "peer_id": nas.to_string(), "node_id": "nas" });
+    let first = json!({ "at": "workspaces.mesh.rules.doors", "taken_away": false, "by": nas_named,
+        "principal": "person:mia", "since": time(ACCEPTED_MS) });
+    assert_eq!(rights["items"][0], first);
+    let rest: Vec<_> =
+        rights["items"].as_array().unwrap().iter().map(|said| (&said["at"], &said["taken_away"])).collect();
+    assert_eq!(
+        rest[1..],
+        [(&json!("workspaces.mesh.rules.lamps"), &json!(true))],
+        "of its guests too, and of nobody else"
+    );
+    let path = "/api/v1/nodes/nas?with_guests=true&with_rights=true";
+    let told = fake.ask_by_token(Method::DELETE, path, None).await.problem(403, "denied");
+    assert!(told["detail"].as_str().unwrap().contains("socket"), "{told}");
+    assert!(fake.books().revoked.is_empty());
+    fake.ask(Method::DELETE, path, None).await.ok(204);
+    assert_eq!(fake.books().unsaid, [nas, tv]);
+    fake.ask(Method::DELETE, "/api/v1/nodes/nas", None).await.ok(204);
+    assert_eq!(fake.books().unsaid.len(), 2, "not when nobody says so");
 }
 
 #[tokio::test]

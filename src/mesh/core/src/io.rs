@@ -267,11 +267,15 @@ pub enum Command {
     Revoke {
         /// Which.
         peer: PeerId,
+        /// True to take back what it said about rights, so that what it replaced holds again.
+        unsaid: bool,
     },
     /// Revoke and forget these peers, in one step and with one fsync; at most [`crate::limits::REVOKED_AT_ONCE_MAX`].
     RevokeAll {
         /// Which.
         peers: BTreeSet<PeerId>,
+        /// True to take back what they said about rights.
+        unsaid: bool,
     },
     /// Leave the mesh: ends with [`Reply::Left`], after which the shell founds a new one.
     Leave,

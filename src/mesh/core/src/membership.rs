@@ -72,8 +72,27 @@ pub(crate) fn approve(
     }
 }
 
-/// The revocation of a peer; of ourselves when we leave.
-pub(crate) fn revoke(peer: PeerId, left: bool, facts: &Facts<'_>) -> Result<MembershipChange, Refusal> {
+/// How a peer goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Revoking {
+    /// It leaves; it is ourselves.
+    Leave,
+    /// It is removed. What it said about rights stands as far as we hold it.
+    Plain,
+    /// It is removed, and what it said about rights with it.
+    Unsaid,
+}
+
+impl Revoking {
+    /// That of another, by what becomes of what it said about rights.
+    pub(crate) const fn removal(unsaid: bool) -> Self {
+        if unsaid { Self::Unsaid } else { Self::Plain }
+    }
+}
+
+/// The revocation of a peer.
+pub(crate) fn revoke(peer: PeerId, how: Revoking, facts: &Facts<'_>) -> Result<MembershipChange, Refusal> {
+    let (left, unsaid) = (how == Revoking::Leave, how == Revoking::Unsaid);
     if !left {
         require_owner(facts)?;
     }
@@ -83,7 +102,7 @@ pub(crate) fn revoke(peer: PeerId, left: bool, facts: &Facts<'_>) -> Result<Memb
     let awaiting = || membership.awaiting_reapproval.get(&peer).map(|awaiting| awaiting.key);
     let key = member.or_else(awaiting).ok_or_else(|| Refusal::UnknownNode(peer.to_string()))?;
     let cutoffs = cutoffs(&peer, facts).into_iter().collect();
-    let change = change(key, ChangeKind::Revoked { cutoffs, left }, facts)?;
+    let change = change(key, ChangeKind::Revoked { cutoffs, left, unsaid }, facts)?;
     if peer == facts.me() && !left {
         return Err(Refusal::Invalid("to remove this device itself, use leave".to_owned()));
     }

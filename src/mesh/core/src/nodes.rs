@@ -34,6 +34,8 @@ pub(crate) struct Nodes {
     presence: BTreeMap<PeerId, Presence>,
     /// Peers that are online according to the gateway that we follow.
     told_online: BTreeSet<PeerId>,
+    /// Changes of the directories, since this process began.
+    changes: u64,
 }
 
 impl Nodes {
@@ -42,6 +44,7 @@ impl Nodes {
         let entry = SignedEntry::from_stored(value)?;
         let directory = read(&entry)?;
         self.directories.insert(entry.author, (entry, Arc::new(directory)));
+        self.changes += 1;
         Some(())
     }
 
@@ -61,6 +64,7 @@ impl Nodes {
         let out: Vec<SignedEntry> =
             self.directories.extract_if(.., |author, _| is_out(author)).map(|(_, (entry, _))| entry).collect();
         for entry in out {
+            self.changes += 1;
             fx.delete(rows::directory(&entry.author));
             self.put_aside(&entry, fx);
             fx.view_changed = true;
@@ -139,6 +143,7 @@ impl Nodes {
             }
             fx.put(rows::directory(&entry.author), entry);
             self.directories.insert(entry.author, (entry.clone(), Arc::new(directory)));
+            self.changes += 1;
             fx.view_changed = true;
         }
         newer
@@ -153,7 +158,13 @@ impl Nodes {
 
     /// Forgets a peer's record, and hands it out.
     pub(crate) fn take(&mut self, peer: &PeerId) -> Option<Arc<Directory>> {
+        self.changes += 1;
         self.directories.remove(peer).map(|(_, directory)| directory)
+    }
+
+    /// Changes of what devices say of themselves, since this process began.
+    pub(crate) const fn changes(&self) -> u64 {
+        self.changes
     }
 
     /// Peers that are online according to the gateway that we follow.

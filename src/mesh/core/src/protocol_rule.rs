@@ -110,6 +110,8 @@ pub enum ProtocolRule {
     /// Of what a former owner said that stands which was seen by whoever ended its authority, not what it dates to an earlier
     /// place.
     UnseenIsVoid,
+    /// What a removed owner said about rights does not stand where whoever removed it took that back.
+    UnsaidIsVoid,
     /// Whoever becomes an owner again gets back nothing that it said before.
     NothingOlder,
     /// A former owner's claims prove no epoch that was not known when it was one.
@@ -250,6 +252,7 @@ impl ProtocolRule {
         Self::CutoffVoids,
         Self::DemotionEndsAuthority,
         Self::UnseenIsVoid,
+        Self::UnsaidIsVoid,
         Self::NothingOlder,
         Self::FenceOfFormerOwner,
         Self::ChangesHaveRoom,
@@ -289,5 +292,6 @@ impl ProtocolRule {
         Self::ClosedBudget,
         Self::DiskFloor,
         Self::OwnRevocation,
+        Self::ConsentApprover,
     ];
 }

@@ -75,6 +75,10 @@ pub enum ChangeKind {
         cutoffs: Vec<(Incarnation, u64)>,
         /// True if the peer asked for it (`sigil leave`).
         left: bool,
+        /// True if nothing that the peer said about rights in these incarnations stands, also not before the cut-offs.
+        /// Of a peer that leaves it says nothing.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        unsaid: bool,
     },
 }
 

@@ -59,6 +59,8 @@ pub(crate) struct Rights {
     void: Arc<BTreeSet<Place>>,
     view: Arc<View>,
     told: BTreeMap<PeerId, Told>,
+    /// Membership, and the count of changes of directories, that `told` was made of.
+    devices_of: Option<(Hash, u64)>,
     /// What is held of each author's.
     held: BTreeMap<PeerId, Amount>,
     /// Parts of logs in which something was said that was not read.
@@ -151,7 +153,7 @@ impl Rights {
 
     /// Compiles what was restored.
     pub(crate) fn boot(&mut self, trust: &Trust) {
-        self.void = Arc::new(self.entries.keys().filter(|place| !trust.stands(place)).copied().collect());
+        self.void = Arc::new(self.entries.keys().filter(|place| !trust.rights_stand(place)).copied().collect());
         let consents = std::mem::take(Arc::make_mut(&mut self.view).consents_mut());
         let mut view = View::new(&self.policy, &|place| !self.void.contains(place), []);
         *view.consents_mut() = consents;
@@ -196,8 +198,7 @@ impl Rights {
         let mut mark: Vec<Known> = known
             .map(|((author, incarnation), seq)| Known { author: *author, incarnation: *incarnation, seq: *seq })
             .collect();
-        let is_owner = |author: &PeerId| self.told.get(author).is_some_and(|told| told.tier == Tier::Owner);
-        mark.sort_by_key(|known| (Reverse(is_owner(&known.author)), Reverse(known.seq), *known));
+        mark.sort_by_key(|known| (Reverse(self.is_owners(&known.author)), Reverse(known.seq), *known));
         let own = trust.member(me).and_then(|member| trust.record(&member.grant)).map(SignedEntry::place);
         if let Some(Place { author, incarnation, seq }) = own {
             mark.insert(0, Known { author, incarnation, seq });
@@ -417,7 +418,7 @@ impl Rights {
         if self.entries.contains_key(&place) {
             return;
         }
-        if !trust.stands(&place) || !self.has_room(&place.author, Amount::default()) {
+        if !trust.rights_stand(&place) || !self.has_room(&place.author, Amount::default()) {
             let range = self.unheard.entry(log_id(&place)).or_insert((place.seq, place.seq));
             *range = (range.0.min(place.seq), range.1.max(place.seq));
             fx.put(rows::unheard(&place.author, place.incarnation), range);
@@ -440,7 +441,7 @@ impl Rights {
 
     /// Membership has changed, and with it what stands and who may say something.
     pub(crate) fn handle_trust(&mut self, trust: &Trust, fx: &mut Effects<'_>) {
-        let void: BTreeSet<Place> = self.entries.keys().filter(|place| !trust.stands(place)).copied().collect();
+        let void: BTreeSet<Place> = self.entries.keys().filter(|place| !trust.rights_stand(place)).copied().collect();
         let changed: Vec<Place> = void.symmetric_difference(&self.void).copied().collect();
         self.void = Arc::new(void);
         let keys = changed.iter().filter_map(|place| self.entries.get(place)).filter_map(read).map(|said| said.key);
@@ -457,7 +458,7 @@ impl Rights {
             return;
         }
         let ranges = self.unheard.iter().filter_map(|((author, log), (first, last))| {
-            let last = trust.stands_until(author, *log).min(*last);
+            let last = trust.rights_stand_until(author, *log).min(*last);
             let due = *first <= last && self.has_room(author, Amount::default());
             due.then_some((*author, *log, *first, last))
         });
@@ -524,6 +525,11 @@ impl Rights {
     /// Takes up what the mesh knows of its members by now. One whose key two devices use, or that contradicts itself, is
     /// not denied anything: nothing begins for it while that is so (`screen`, [`crate::facts::Facts::may_get_calls`]).
     pub(crate) fn refresh_devices(&mut self, trust: &Trust, nodes: &Nodes) {
+        let seen = Some((trust.fingerprint(), nodes.changes()));
+        if self.devices_of == seen {
+            return;
+        }
+        self.devices_of = seen;
         let members = &trust.membership().members;
         let chosen = nodes.chosen_names(trust);
         let gone: Vec<PeerId> = self.told.keys().filter(|peer| !members.contains_key(peer)).copied().collect();
@@ -580,7 +586,8 @@ impl Rights {
         let mut bytes: usize = self.heads().filter_map(|place| self.entries.get(place)).map(SignedEntry::len).sum();
         for (key, value) in changes {
             view.may_edit(&by, &key, value.as_ref()).map_err(Refusal::NotAllowed)?;
-            let file = in_force.declared_by(&key);
+            // What the file of a device says that is no owner any more is anybody's to edit.
+            let file = in_force.declared_by(&key).filter(|file| self.is_owners(file));
             // What a file says is its from then on, also where somebody has said it before.
             if policy.says(&key, value.as_ref(), &stands) && (!declared || file.is_some() || value.is_none()) {
                 continue;
@@ -621,6 +628,11 @@ impl Rights {
             }
             None => Ok(entries),
         }
+    }
+
+    /// True if this device is an owner.
+    fn is_owners(&self, device: &PeerId) -> bool {
+        self.told.get(device).is_some_and(|told| told.tier == Tier::Owner)
     }
 
     fn is_owner(&self, by: &Principal) -> bool {

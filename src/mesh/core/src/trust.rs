@@ -64,6 +64,8 @@ pub(crate) struct Revocation {
     pub(crate) hlc: u64,
     /// Last entry of its subject that stands, by incarnation; nothing of any other stands.
     pub(crate) cutoffs: BTreeMap<Incarnation, u64>,
+    /// Nothing that its subject said about rights in the incarnations that it names stands.
+    pub(crate) unsaid: bool,
     /// An owner who knew it approved the peer again. Then incarnations that it does not name count, since they may be
     /// newer.
     pub(crate) taken_back: bool,
@@ -251,7 +253,7 @@ impl Trust {
         self.membership.said_rights.contains_key(peer)
     }
 
-    /// How far what this log says counts as an owner's word, about rights or about the call of another: to where its
+    /// How far what this log says counts as an owner's word, such as about the call of another: to where its
     /// author was an owner as far as those who ended that had seen. So it counts alike whether it or the change that
     /// ended that is received first. 0: none of it.
     pub(crate) fn stands_until(&self, author: &PeerId, incarnation: Incarnation) -> u64 {
@@ -261,6 +263,21 @@ impl Trust {
             Some(Some(until)) => until.get(&incarnation).copied().unwrap_or(0),
         };
         self.standing(author, incarnation, said)
+    }
+
+    /// How far what this log says about rights stands: as an owner's word does, but nothing of what the owner took back
+    /// who removed its author, whoever that is by now.
+    pub(crate) fn rights_stand_until(&self, author: &PeerId, incarnation: Incarnation) -> u64 {
+        let takes_back = |one: &Revocation| one.unsaid && one.cutoffs.contains_key(&incarnation);
+        if self.revocations(author).iter().any(takes_back) && self.enforces(ProtocolRule::UnsaidIsVoid) {
+            return 0;
+        }
+        self.stands_until(author, incarnation)
+    }
+
+    /// True if what was said about rights at this place stands.
+    pub(crate) fn rights_stand(&self, place: &Place) -> bool {
+        place.seq <= self.rights_stand_until(&place.author, place.incarnation)
     }
 
     /// True if what was written at this place counts as an owner's word.

@@ -156,7 +156,7 @@ fn an_outcome_before_its_header_outlives_a_crash() {
 fn one_s_own_revocation_is_told_again_after_a_crash() {
     let (mut a, mut b) = pair();
     let b_id = b.id();
-    let out = a.command(Command::Revoke { peer: b_id });
+    let out = a.command(Command::Revoke { peer: b_id, unsaid: false });
     carry(&mut a, &mut b, out, Vec::new());
     assert!(b.peer().view().revoked);
     let out = b.crash();
@@ -170,7 +170,7 @@ fn a_revoked_target_does_not_infer_endings_of_what_it_runs() {
     let (_, run) = carry(&mut a, &mut b, sent, Vec::new());
     let id = invoked(&run).id;
     let b_id = b.id();
-    let out = a.command(Command::Revoke { peer: b_id });
+    let out = a.command(Command::Revoke { peer: b_id, unsaid: false });
     carry(&mut a, &mut b, out, Vec::new());
     let record = b.peer().open_call(&id).expect("it runs");
     assert!(!record.confirmed, "its executor will say how it ended, and only once: {:?}", record.state);

@@ -15,7 +15,7 @@ use crate::invites::Redeemed;
 use crate::io::{AnswerChoice, Approval, CallState, CmdId, Command, Edit, NewAnswer, NewCall, Output, Refusal, Reply};
 use crate::limits;
 use crate::log;
-use crate::membership::{self, Naming};
+use crate::membership::{self, Naming, Revoking};
 use crate::policy::bounds::OF_MAX;
 use crate::policy::{
     Choice, Consent, Domain, Key, Name, NodePattern, OpenAsk, PersonId, Principal, Request, Rule, RuleRef, RuleVerdict,
@@ -42,11 +42,13 @@ impl Peer {
                 membership::approve(key, Naming::First(&node_id), tier, &facts!(self))
                     .and_then(|change| self.welcome(&key.peer_id(), change, fx))
             }
-            Command::Revoke { peer } => membership::revoke(peer, false, &facts!(self)).map(|change| {
-                self.sign_change(&change, fx);
-                Reply::Revoked
-            }),
-            Command::RevokeAll { peers } => self.revoke_all(&peers, fx),
+            Command::Revoke { peer, unsaid } => {
+                membership::revoke(peer, Revoking::removal(unsaid), &facts!(self)).map(|change| {
+                    self.sign_change(&change, fx);
+                    Reply::Revoked
+                })
+            }
+            Command::RevokeAll { peers, unsaid } => self.revoke_all(&peers, Revoking::removal(unsaid), fx),
             Command::Leave => self.leave(fx),
             Command::SetDirectory(directory) => {
                 self.set_directory(&directory, fx);
@@ -155,7 +157,7 @@ impl Peer {
     }
 
     /// Judged once, after all are signed: whom one of them let in is no matter here, and we, an owner, stay.
-    fn revoke_all(&mut self, peers: &BTreeSet<PeerId>, fx: &mut Effects<'_>) -> Result<Reply, Refusal> {
+    fn revoke_all(&mut self, peers: &BTreeSet<PeerId>, how: Revoking, fx: &mut Effects<'_>) -> Result<Reply, Refusal> {
         membership::require_owner(&facts!(self))?;
         if peers.len() > limits::REVOKED_AT_ONCE_MAX {
             return Err(Refusal::Invalid(format!("at most {} devices at a time", limits::REVOKED_AT_ONCE_MAX)));
@@ -163,7 +165,7 @@ impl Peer {
         self.judge_changes(Judges::Now, fx);
         let mut refused = Vec::new();
         for peer in peers {
-            match membership::revoke(*peer, false, &facts!(self)) {
+            match membership::revoke(*peer, how, &facts!(self)) {
                 Ok(change) => {
                     let entry = self.write(Kind::MEMBERSHIP, &entry::encode(&change), fx);
                     self.trust.take(entry);
@@ -178,7 +180,7 @@ impl Peer {
     fn leave(&mut self, fx: &mut Effects<'_>) -> Result<Reply, Refusal> {
         let me = self.local.me;
         if self.trust.membership().members.len() > 1 && self.trust.member(&me).is_some() {
-            let change = membership::revoke(me, true, &facts!(self))?;
+            let change = membership::revoke(me, Revoking::Leave, &facts!(self))?;
             self.sign_change(&change, fx);
         }
         Ok(Reply::Left)

@@ -149,7 +149,7 @@ pub fn joined(
     let rights: Vec<&SignedEntry> = welcome
         .rights
         .iter()
-        .filter(|entry| entry.entry.mesh == peer.trust.mesh() && peer.trust.stands(&entry.place()))
+        .filter(|entry| entry.entry.mesh == peer.trust.mesh() && peer.trust.rights_stand(&entry.place()))
         .filter(|entry| rights::read(entry).is_some())
         .collect();
     let left_out = welcome.trust.len().saturating_sub(trust.len())

@@ -199,6 +199,15 @@ impl InForce {
         said.max_by_key(|(hlc, place, _)| (*hlc, **place)).map(|(.., value)| &**value)
     }
 
+    /// What of these authors counts: keys, each with what one of them said last of it, in order.
+    pub fn said_by<'a>(
+        &'a self,
+        authors: &'a BTreeSet<PeerId>,
+    ) -> impl Iterator<Item = (&'a Key, &'a Place, &'a Statement)> {
+        let of = |key: &'a Key| self.heads(key).into_iter().map(move |(place, statement)| (key, place, statement));
+        self.keys().flat_map(of).filter(|(_, place, _)| authors.contains(&place.author))
+    }
+
     /// The device whose file of settings says what this key says, if one does.
     #[must_use]
     pub fn declared_by(&self, key: &Key) -> Option<PeerId> {

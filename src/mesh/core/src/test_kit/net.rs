@@ -334,7 +334,7 @@ impl Net {
 
     /// Revokes a device.
     pub fn revoke(&mut self, by: usize, n: usize) {
-        assert_eq!(self.command(by, Command::Revoke { peer: id(n) }), Reply::Revoked);
+        assert_eq!(self.command(by, Command::Revoke { peer: id(n), unsaid: false }), Reply::Revoked);
     }
 
     /// Links two devices.

@@ -99,6 +99,11 @@ impl Record {
         until
     }
 
+    /// True if it takes back what its subject said about rights. Whoever leaves does not: it may be no owner any more.
+    pub(super) fn unsays(&self) -> bool {
+        matches!(self.change.what, ChangeKind::Revoked { unsaid: true, .. }) && self.subject != self.entry.author
+    }
+
     pub(super) fn is_leave(&self) -> bool {
         matches!(self.change.what, ChangeKind::Revoked { left: true, .. }) && self.subject == self.entry.author
     }

@@ -172,6 +172,7 @@ pub(super) fn membership(graph: &Graph<'_>, genesis: &SignedEntry, rules: Protoc
             by: node.record.entry.author,
             hlc: node.record.entry.entry.hlc,
             cutoffs: node.record.cutoffs.clone(),
+            unsaid: node.record.unsays(),
             taken_back: about.is_known(node, false),
         });
         if !about.revocations.is_empty() {

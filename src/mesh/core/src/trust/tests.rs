@@ -88,11 +88,14 @@ impl Word {
 
     fn cuts(&self, subject: u64, cutoffs: &[(u32, u64)]) -> SignedEntry {
         let cutoffs = cutoffs.iter().map(|(incarnation, seq)| (Incarnation(*incarnation), *seq)).collect();
-        self.says(subject, ChangeKind::Revoked { cutoffs, left: false })
+        self.says(subject, ChangeKind::Revoked { cutoffs, left: false, unsaid: false })
     }
 
     fn leaves(&self) -> SignedEntry {
-        self.says(self.author, ChangeKind::Revoked { cutoffs: vec![(Incarnation(1), u64::MAX)], left: true })
+        self.says(
+            self.author,
+            ChangeKind::Revoked { cutoffs: vec![(Incarnation(1), u64::MAX)], left: true, unsaid: false },
+        )
     }
 }
 
@@ -812,7 +815,9 @@ fn script(sayings: &[Saying]) -> Vec<SignedEntry> {
         let cutoffs = (1..).map(Incarnation).zip(said.cutoffs).filter_map(|(log, cutoff)| Some((log, cutoff?)));
         records.push(match said.tier {
             _ if said.leaves => word.leaves(),
-            None => word.says(said.subject, ChangeKind::Revoked { cutoffs: cutoffs.collect(), left: false }),
+            None => {
+                word.says(said.subject, ChangeKind::Revoked { cutoffs: cutoffs.collect(), left: false, unsaid: false })
+            }
             Some(tier) => {
                 let after = hashes(&said.names);
                 word.says(said.subject, ChangeKind::Approved { tier, node_id: "macbook".parse().unwrap(), after })

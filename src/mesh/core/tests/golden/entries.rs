@@ -89,7 +89,8 @@ fn golden() -> Vec<(&'static str, SignedEntry)> {
         node_id: "den".parse().unwrap(),
         after: vec![Hash::of(b"a revocation"), Hash::of(b"another")],
     };
-    let revoked = ChangeKind::Revoked { cutoffs: vec![(Incarnation(1), 9), (Incarnation(2), 0)], left: true };
+    let revoked =
+        ChangeKind::Revoked { cutoffs: vec![(Incarnation(1), 9), (Incarnation(2), 0)], left: true, unsaid: true };
     let directory = Directory {
         addresses: vec!["10.0.0.1:7100".to_owned(), "[fd00::1]:7100".to_owned()],
         platform: "linux".to_owned(),

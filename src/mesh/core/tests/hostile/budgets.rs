@@ -102,7 +102,7 @@ fn s06_an_origin_has_a_share_of_the_book_and_the_forgotten_has_none() {
     assert_eq!(honest.peer().open_count(), 11);
     let usage = honest.peer().usage();
     assert!(usage.open.iter().any(|(origin, open)| *origin == liar.id() && open.entries == 10));
-    honest.ask(Command::Revoke { peer: liar.id() });
+    honest.ask(Command::Revoke { peer: liar.id(), unsaid: false });
     assert_eq!(honest.peer().open_count(), 1, "forgetting frees what it had filled");
     assert!(honest.peer().usage().open.iter().all(|(origin, _)| *origin != liar.id()));
     honest.crash();
@@ -420,7 +420,7 @@ fn s14_calls_that_never_run_are_within_their_origins_budget_too() {
     let entry = owner.says(Kind::CALL, encode(&test_kit::header(&owner.id(), 1, me, "gone")));
     honest.hears(&owner, pushed(entry));
     assert_eq!(endings_of(&honest), 11, "an owner's call ends as ever");
-    honest.ask(Command::Revoke { peer: liar.id() });
+    honest.ask(Command::Revoke { peer: liar.id(), unsaid: false });
     assert_eq!(honest.peer().open_count(), 0, "forgetting frees what could not be ended");
 }
 

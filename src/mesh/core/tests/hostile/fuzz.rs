@@ -244,7 +244,7 @@ impl Scene {
                 } else {
                     let cutoffs = (0..self.mutation.below(3)).map(|_| (self.incarnation(), self.mutation.number(3)));
                     let cutoffs = cutoffs.collect::<Vec<_>>();
-                    ChangeKind::Revoked { cutoffs, left: self.mutation.once_in(2) }
+                    ChangeKind::Revoked { cutoffs, left: self.mutation.once_in(2), unsaid: false }
                 };
                 let grant = self.desk.peer().grant_of(&self.liar.id()).unwrap_or(Hash::ZERO);
                 let (subject, grant, stands) = (self.key(), self.mostly(grant, Self::hash), self.hashes());

@@ -10,14 +10,16 @@ mod unpaid;
 
 use std::ops::{Deref, DerefMut};
 
+use mesh_core::audience::Audience;
 use mesh_core::config::Config;
 use mesh_core::crypto::{Signer as _, Symbolic};
 use mesh_core::entry::{Entry, Kind, SignedEntry, encode};
 use mesh_core::epoch::{Claim, Epoch};
 use mesh_core::frame::{Answer, AnswerKind, Authors, Beacon, Dispatch, Frame, Phase};
 use mesh_core::ids::{Hash, Incarnation, MeshId, PeerId, ReqId};
-use mesh_core::io::{CallState, Command, Fact, Input, NewCall, Now, Output, Refusal, Reply, Space};
+use mesh_core::io::{CallState, Command, Edit, Fact, Input, NewCall, Now, Output, Refusal, Reply, Space};
 use mesh_core::limits;
+use mesh_core::policy::{Binding, Choice, Consent, Key, Note, Person, Role, Rule, RuleVerdict, Value, Workspace};
 use mesh_core::protocol_rule::ProtocolRules;
 use mesh_core::record::{
     CancelRequest, ChangeKind, Directory, Effect, Ending, Header, MembershipChange, Outcome, Payload, Tier, ToolDecl,
@@ -147,10 +149,15 @@ fn k1_a_halted_device_begins_nothing() {
     let mut owner = honest.author(1);
     honest.admit(&owner, Tier::Owner);
     let me = honest.peer().view().me;
+    honest.hears(&owner, Frame::Digest { authors: Authors::ALL, rows: Vec::new(), changes: Hash::ZERO });
+    let led = honest.peer().view().gateway.unwrap().counter;
+    let claim = Claim::sign(&owner.key, owner.mesh, Epoch { counter: led + 1, class: 15, peer: owner.id() }, 1);
     let runs = |honest: &mut Honest, owner: &mut Author, counter| {
         let call = header(&owner.id(), counter, me);
-        let entry = owner.says(Kind::CALL, encode(&call));
-        let out = honest.hears(owner, pushed(entry));
+        let header = owner.says(Kind::CALL, encode(&call));
+        let mut out = honest.hears(owner, pushed(header.clone()));
+        let sent = Dispatch { claim: claim.clone(), header, attempt: 1, left_ms: 60_000, consents: Vec::new() };
+        out.extend(honest.hears(owner, Frame::Dispatch(sent)));
         out.iter().any(|output| matches!(output, Output::Invoke(run) if run.id == call.id))
     };
     assert!(runs(&mut honest, &mut owner, 1));
@@ -158,6 +165,47 @@ fn k1_a_halted_device_begins_nothing() {
     honest.hears(&owner, pushed(critical));
     assert_eq!(honest.peer().view().halts.len(), 1, "it does not know what is asked of it");
     assert!(!runs(&mut honest, &mut owner, 2));
+}
+
+#[test]
+fn s03_a_forged_yes_of_who_speaks_for_nobody_counts_for_nothing() {
+    let mut honest = Honest::new();
+    let mut panel = honest.author(1);
+    honest.admit(&panel, Tier::Shared);
+    let me = honest.peer().view().me;
+    let asks =
+        Rule { who: Some(vec!["everyone".parse().unwrap()]), wait_ms: Some(20_000), ..Rule::of(RuleVerdict::Ask) };
+    let changes = vec![
+        (Key::Person("mia".parse().unwrap()), Some(Value::Person(Person::default()))),
+        (Key::Workspace("home".parse().unwrap()), Some(Value::Workspace(Workspace::default()))),
+        (Key::Member("home".parse().unwrap(), "mia".parse().unwrap()), Some(Value::Member(Role::Member))),
+        (Key::Binding("home".parse().unwrap(), "main".parse().unwrap()), Some(Value::Binding(Binding::default()))),
+        (Key::Rule("home/asks".parse().unwrap()), Some(Value::Rule(asks))),
+    ];
+    let by = "person:owner".parse().unwrap();
+    let edited = honest.ask(Command::Edit(Edit { by, changes, declared: false, force: false, seen: Vec::new() }));
+    assert!(matches!(edited, Reply::Edited { .. }), "{edited:?}");
+    let new =
+        NewCall { principal: Some("person:mia".parse().unwrap()), ttl_ms: 20_000, ..test_kit::call(&me, "append") };
+    let Reply::Call { id, .. } = honest.ask(Command::Call(new)) else { panic!("not taken") };
+    honest.pass(500);
+    assert!(honest.peer().approvals().iter().any(|approval| approval.id == id));
+    let log = honest.machine.disk.scan(Space::Log, Vec::new(), vec![u8::MAX; 45]);
+    let headers = log.filter_map(|(_, row)| SignedEntry::from_stored(row));
+    let header = headers.filter(|entry| entry.header().is_some_and(|own| own.id == id)).map(|entry| entry.hash).next();
+    let header = header.unwrap();
+    let consent = Consent {
+        choice: Choice::Once { call: id, header },
+        by: "owner".parse().unwrap(),
+        of: vec!["home/asks".parse().unwrap()],
+        note: Note::default(),
+    };
+    let ends = Audience::Call { origin: me, target: me };
+    let forged = panel.entry(Kind::CONSENT, encode(&consent), |entry| entry.audience = ends);
+    let mut out = honest.hears(&panel, pushed(forged));
+    out.extend(honest.pass(1_000));
+    assert!(!out.iter().any(|output| matches!(output, Output::Invoke(run) if run.id == id)), "{out:?}");
+    assert!(honest.peer().approvals().iter().any(|approval| approval.id == id), "it waits for who may say so");
 }
 
 #[test]
@@ -339,7 +387,7 @@ fn approvals_of_one_who_may_not_neither_count_nor_stand_in_the_way() {
     };
     let owner =
         |name: &str| ChangeKind::Approved { tier: Tier::Owner, node_id: name.parse().unwrap(), after: Vec::new() };
-    let out = ChangeKind::Revoked { cutoffs: Vec::new(), left: false };
+    let out = ChangeKind::Revoked { cutoffs: Vec::new(), left: false, unsaid: false };
     for body in [says(&new, owner("new")), says(&target, out), says(&target, owner("target"))] {
         let entry = liar.says(Kind::MEMBERSHIP, body);
         honest.hears(&liar, pushed(entry));
@@ -349,7 +397,7 @@ fn approvals_of_one_who_may_not_neither_count_nor_stand_in_the_way() {
     assert!(view.nodes.iter().all(|node| node.tier == Tier::Shared || node.peer == view.me));
     honest.admit(&new, Tier::Shared);
     // Out, in again, and then more trusted than before: each is a later change than the one before.
-    let revoked = honest.ask(Command::Revoke { peer: target.id() });
+    let revoked = honest.ask(Command::Revoke { peer: target.id(), unsaid: false });
     assert_eq!(revoked, Reply::Revoked);
     for tier in [Tier::Shared, Tier::Owner] {
         honest.admit(&target, tier);

@@ -106,7 +106,7 @@ fn h1_one_who_is_no_owner_starts_few_incarnations() {
     says(&mut honest, &mut liar, 100..164);
     assert_eq!(heads_of(&honest, &liar), limits::GUEST_INCARNATIONS_MAX);
     // An honest device that was restored so often is approved anew.
-    honest.ask(Command::Revoke { peer: liar.id() });
+    honest.ask(Command::Revoke { peer: liar.id(), unsaid: false });
     honest.admit(&liar, Tier::Shared);
     says(&mut honest, &mut liar, 200..264);
     assert_eq!(heads_of(&honest, &liar), 2 * limits::GUEST_INCARNATIONS_MAX);
@@ -145,7 +145,7 @@ fn h2_bodies_that_never_come_keep_out_no_others() {
         honest.hears(&owner, pushed(entry));
         assert!(honest.peer().open_call(&id).is_some(), "its body is taken");
     }
-    honest.ask(Command::Revoke { peer: liar.id() });
+    honest.ask(Command::Revoke { peer: liar.id(), unsaid: false });
     assert!(lacking_of(&honest, &liar) <= limits::LACKING_PER_EXCLUDED_MAX);
     honest.crash();
     assert!(lacking_of(&honest, &liar) <= limits::LACKING_PER_EXCLUDED_MAX);
@@ -194,7 +194,7 @@ fn h3_a_directory_leaves_with_its_author_and_comes_back_with_it() {
         honest.peer().view().nodes.iter().any(|node| node.peer == liar.id() && node.directory.is_some())
     };
     assert!(is_held(&honest) && is_shown(&honest));
-    honest.ask(Command::Revoke { peer: liar.id() });
+    honest.ask(Command::Revoke { peer: liar.id(), unsaid: false });
     assert!(!is_held(&honest));
     let new = honest.author(2);
     let approve = |author: &Author, name: &str| Command::Approve {
@@ -344,7 +344,7 @@ fn n4_truncations_ahead_of_their_logs_have_a_share_and_leave_with_their_author()
     honest.hears(&owner, pushed(entry));
     assert!(kept(&honest) > most, "others have not taken the owners' share");
     for liar in liars {
-        honest.ask(Command::Revoke { peer: liar.id() });
+        honest.ask(Command::Revoke { peer: liar.id(), unsaid: false });
     }
     assert!(kept(&honest) < 4_000, "{}", kept(&honest));
 }
@@ -372,7 +372,7 @@ fn m2_many_guests_are_revoked_by_one_command() {
     }
     let stranger = honest.author(2);
     let peers = guests.iter().chain([&stranger]).map(Author::id).collect();
-    let out = honest.command(Command::RevokeAll { peers });
+    let out = honest.command(Command::RevokeAll { peers, unsaid: false });
     let view = honest.peer().view();
     assert!(guests.iter().all(|guest| view.by_peer(&guest.id()).is_none()), "all are gone");
     // Who is none of them is named, and stopped nobody.
@@ -383,5 +383,5 @@ fn m2_many_guests_are_revoked_by_one_command() {
     let refused = refused.expect("an answer");
     assert!(matches!(refused.as_slice(), [(peer, Refusal::UnknownNode(_))] if *peer == stranger.id()), "{refused:?}");
     let peers = (0..=limits::REVOKED_AT_ONCE_MAX as u8).map(|n| PeerId([n; 32])).collect();
-    assert!(matches!(honest.ask(Command::RevokeAll { peers }), Reply::Refused(Refusal::Invalid(_))));
+    assert!(matches!(honest.ask(Command::RevokeAll { peers, unsaid: false }), Reply::Refused(Refusal::Invalid(_))));
 }

@@ -1,13 +1,11 @@
 //! Calls that ask: they wait for a person, wherever she sits, and run only by her yes.
 
 use mesh_core::answer_words::{said_before, too_late};
-use mesh_core::audience::Audience;
-use mesh_core::entry::Kind;
 use mesh_core::frame::Phase;
 use mesh_core::ids::ReqId;
 use mesh_core::io::{AnswerChoice, CallState, Command, Edit, NewAnswer, NewCall, Refusal, Reply};
 use mesh_core::policy::{
-    Binding, Choice, Consent, Device, Key, Note, Otherwise, Person, Role, Rule, RuleVerdict, Value, Verdict, Workspace,
+    Binding, Device, Key, Note, Otherwise, Person, Role, Rule, RuleVerdict, Value, Verdict, Workspace,
 };
 use mesh_core::record::{Ending, Tier};
 use mesh_core::test_kit::{Net, id};
@@ -230,32 +228,6 @@ fn only_who_may_answer_answers_and_no_agent_does() {
     assert!(matches!(answer(&mut net, 2, call, "person:anna", AnswerChoice::Once), Reply::Refused(_)));
     net.pass(1_000);
     assert_eq!(net.runs(&call), 0);
-}
-
-#[test]
-fn a_forged_yes_of_a_member_that_may_speak_for_nobody_counts_for_nothing() {
-    let mut net = Net::of(2);
-    net.invite(0, 2, "panel", Tier::Shared);
-    net.join_all();
-    home(&mut net);
-    let call = net.ask(1, by_mia(0));
-    net.pass(500);
-    let header =
-        net.devices[0].log().into_iter().find(|entry| entry.header().is_some_and(|own| own.id == call)).unwrap();
-    net.cut_off(2);
-    let mut author = net.author(2);
-    let consent = Consent {
-        choice: Choice::Once { call, header: header.hash },
-        by: parse("anna"),
-        of: vec![parse("home/doors")],
-        note: Note::default(),
-    };
-    let ends = Audience::Call { origin: id(1), target: id(0) };
-    let entry = author.entry(Kind::CONSENT, mesh_core::entry::encode(&consent), |entry| entry.audience = ends.clone());
-    net.hears(0, &author, entry);
-    net.pass(1_000);
-    assert_eq!(net.runs(&call), 0);
-    assert!(waits(&net, 0, &call));
 }
 
 #[test]

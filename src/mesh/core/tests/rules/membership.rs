@@ -201,7 +201,7 @@ fn the_last_owner_stays() {
     net.invite(0, 1, "tablet", Tier::Shared);
     net.join_all();
     assert_eq!(net.command(0, Command::Leave), Reply::Refused(Refusal::LastOwner));
-    assert_eq!(net.command(1, Command::Revoke { peer: id(0) }), Reply::Refused(Refusal::NotOwner));
+    assert_eq!(net.command(1, Command::Revoke { peer: id(0), unsaid: false }), Reply::Refused(Refusal::NotOwner));
     net.revoke(0, 1);
     assert_eq!(net.command(0, Command::Leave), Reply::Left, "alone, it may go");
 }
@@ -343,7 +343,7 @@ fn s01_a_former_owner_answers_in_vain_in_one_half_or_two() {
                 says(key(9), approved(Tier::Owner, &grants));
                 for victim in [0, 1] {
                     says(key(victim), approved(Tier::Shared, &grants));
-                    says(key(victim), ChangeKind::Revoked { cutoffs: Vec::new(), left: false });
+                    says(key(victim), ChangeKind::Revoked { cutoffs: Vec::new(), left: false, unsaid: false });
                 }
                 for sybil in 100..140 {
                     says(key(sybil), approved(Tier::Owner, &[]));

@@ -1,13 +1,13 @@
 //! What is said about rights, over the log: who is heard, what stands, and that all who hold the same say the same.
 
-use mesh_core::entry::{Kind, SignedEntry};
+use mesh_core::entry::{Kind, SignedEntry, encode};
 use mesh_core::io::{Command, Edit, Halt, Refusal, Reply, Space};
 use mesh_core::policy::{
     Binding, Check, InvalidRecord, Key, Mode, NotAllowed, Person, PersonId, Role, Rule, RuleVerdict, Said, Value,
     Verdict, Workspace,
 };
-use mesh_core::record::Tier;
-use mesh_core::test_kit::{Net, id};
+use mesh_core::record::{ChangeKind, MembershipChange, Tier};
+use mesh_core::test_kit::{Net, id, key};
 
 use crate::versions::of_version;
 
@@ -191,7 +191,7 @@ fn what_a_former_owner_said_stands_as_far_as_those_saw_who_ended_that() {
         change(&mut net, 1, vec![person("mia", Role::Owner)]);
         assert_eq!(role(&net, 1, "mia"), Some(Role::Owner));
         match tier {
-            None => assert_eq!(net.command(0, Command::Revoke { peer: id(1) }), Reply::Revoked),
+            None => assert_eq!(net.command(0, Command::Revoke { peer: id(1), unsaid: false }), Reply::Revoked),
             Some(tier) => assert!(matches!(net.approve(0, 1, "peer-1", tier), Reply::Approved(_))),
         }
         net.join_all();
@@ -206,6 +206,103 @@ fn what_a_former_owner_said_stands_as_far_as_those_saw_who_ended_that() {
         net.restart(0);
         agree(&net, &[0, 2]);
     }
+}
+
+fn verdict(net: &Net, n: usize, at: &str) -> Option<RuleVerdict> {
+    let said = net.peer(n).view().said;
+    match said.value(&Key::Rule(parse(at))) {
+        Some(Value::Rule(rule)) => Some(rule.verdict),
+        Some(_) | None => None,
+    }
+}
+
+/// A thief raises a friend, lifts a ban and makes a rule: if that is said when it is removed, all of it is undone, also at
+/// those who come back later, and stays so; and what another said since stands.
+#[test]
+fn n3_what_a_removed_owner_said_is_taken_back_with_it_if_that_is_asked() {
+    for unsaid in [false, true] {
+        let mut net = Net::of(4);
+        change(&mut net, 0, vec![person("mia", Role::Guest), rule("mesh/doors", RuleVerdict::Deny)]);
+        net.split(&[&[0, 1, 2], &[3]]);
+        change(&mut net, 1, vec![person("mia", Role::Owner), (Key::Rule(parse("mesh/doors")), None)]);
+        change(&mut net, 1, vec![rule("mesh/lamps", RuleVerdict::Allow), person("sean", Role::Admin)]);
+        change(&mut net, 2, vec![person("sean", Role::Member)]);
+        let said = net.peer(0).view().said;
+        let of: Vec<Key> = said.said_by(&[id(1)].into()).map(|(key, ..)| key.clone()).collect();
+        assert_eq!(of, [Key::Person(parse("mia")), Key::Rule(parse("mesh/doors")), Key::Rule(parse("mesh/lamps"))]);
+        assert_eq!(net.command(0, Command::Revoke { peer: id(1), unsaid }), Reply::Revoked);
+        net.restart(2);
+        net.join_all();
+        net.pass(1_000);
+        let (mia, doors, lamps) = if unsaid {
+            (Role::Guest, Some(RuleVerdict::Deny), None)
+        } else {
+            (Role::Owner, None, Some(RuleVerdict::Allow))
+        };
+        for n in [0, 2, 3] {
+            assert_eq!((role(&net, n, "mia"), role(&net, n, "sean")), (Some(mia), Some(Role::Member)), "{n}");
+            assert_eq!((verdict(&net, n, "mesh/doors"), verdict(&net, n, "mesh/lamps")), (doors, lamps), "{n}");
+            assert_eq!(net.peer(n).view().said.said_by(&[id(1)].into()).count() == 0, unsaid, "{n}");
+        }
+        agree(&net, &[0, 2, 3]);
+        // An owner again it gets nothing back, and what it says from now on stands.
+        assert!(matches!(net.approve(0, 1, "peer-1", Tier::Owner), Reply::Approved(_)));
+        net.join_all();
+        net.pass(1_000);
+        change(&mut net, 1, vec![person("oma", Role::Guest)]);
+        net.pass(1_000);
+        for n in [0, 1, 2, 3] {
+            assert_eq!((role(&net, n, "mia"), role(&net, n, "oma")), (Some(mia), Some(Role::Guest)), "{n}");
+        }
+        agree(&net, &[0, 1, 2, 3]);
+    }
+}
+
+/// A device that leaves may be no owner any more: it does not lift what it once said, whatever it signs then.
+#[test]
+fn n3_whoever_leaves_takes_nothing_back() {
+    let mut net = Net::of(1);
+    assert!(matches!(net.approve(0, 7, "strange", Tier::Owner), Reply::Approved(_)));
+    let mut strange = net.author(7);
+    let (at, value) = rule("mesh/doors", RuleVerdict::Deny);
+    let said = mesh_core::policy::Policy::default().edit((at.clone(), value), parse("person:owner"), false, &|_| true);
+    let entry = strange.says(at.kind(), said.to_body().unwrap());
+    net.hears(0, &strange, entry);
+    assert_eq!(verdict(&net, 0, "mesh/doors"), Some(RuleVerdict::Deny));
+    assert!(matches!(net.approve(0, 7, "strange", Tier::Shared), Reply::Approved(_)));
+    let approval = net.devices[0].log().into_iter().rfind(|entry| entry.entry.kind == Kind::MEMBERSHIP).unwrap();
+    let leaves = MembershipChange {
+        subject: key(7),
+        grant: approval.hash,
+        stands: Vec::new(),
+        rights: Vec::new(),
+        fence: 0,
+        what: ChangeKind::Revoked { cutoffs: Vec::new(), left: true, unsaid: true },
+    };
+    let entry = strange.says(Kind::MEMBERSHIP, encode(&leaves));
+    net.hears(0, &strange, entry);
+    net.pass(1_000);
+    assert!(net.peer(0).view().by_peer(&id(7)).is_none(), "it has left");
+    assert_eq!(verdict(&net, 0, "mesh/doors"), Some(RuleVerdict::Deny));
+}
+
+/// What a file of settings says can be edited once its device is no owner any more.
+#[test]
+fn n3_what_a_former_owner_declared_can_be_edited() {
+    let mut net = Net::of(2);
+    let declared = Edit {
+        by: parse("person:owner"),
+        changes: vec![rule("mesh/doors", RuleVerdict::Deny)],
+        declared: true,
+        force: false,
+        seen: Vec::new(),
+    };
+    assert_eq!(net.command(1, Command::Edit(declared)), Reply::Edited { written: 1 });
+    let lifts = || edit("person:owner", vec![(Key::Rule(parse("mesh/doors")), None)]);
+    assert_eq!(net.command(0, lifts()), Reply::Refused(Refusal::Declared { file: id(1) }));
+    assert!(matches!(net.approve(0, 1, "peer-1", Tier::Shared), Reply::Approved(_)));
+    assert_eq!(net.command(0, lifts()), Reply::Edited { written: 1 });
+    assert_eq!(verdict(&net, 0, "mesh/doors"), None);
 }
 
 #[test]

@@ -22,6 +22,7 @@ const MISSED_BY: &[(ProtocolRule, fn())] = &[
     (ProtocolRule::EndingBudget, super::s14_calls_that_never_run_are_within_their_origins_budget_too),
     (ProtocolRule::ClosedBudget, super::s05_calls_that_are_over_stay_within_their_origins_budget),
     (ProtocolRule::OwnRevocation, crate::k1_a_halted_device_begins_nothing),
+    (ProtocolRule::ConsentApprover, crate::s03_a_forged_yes_of_who_speaks_for_nobody_counts_for_nothing),
     (ProtocolRule::DiskFloor, super::s14_what_others_write_does_not_fill_the_disk),
 ];
 

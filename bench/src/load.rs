@@ -20,6 +20,9 @@ use tokio::time::Instant;
 use crate::echo::Echo;
 use crate::stats::Samples;
 
+/// Pause of a client that finds the queue full.
+const FULL_PAUSE: Duration = Duration::from_millis(5);
+
 /// One connection to a peer's socket.
 struct Line {
     sender: SendRequest<Full<Bytes>>,
@@ -39,8 +42,19 @@ impl Line {
         Ok(Self { sender, _connection: tasks })
     }
 
-    /// Makes a call. Waiting, it must end `done`; else it must be accepted.
-    async fn call(&mut self, node: &str, tool: &str, wait: bool) -> Result<()> {
+    /// Makes a call, and how long that took. A full queue is waited for, and is not part of it.
+    async fn call(&mut self, node: &str, tool: &str, wait: bool) -> Result<Duration> {
+        loop {
+            let began = Instant::now();
+            if self.is_taken(node, tool, wait).await? {
+                return Ok(began.elapsed());
+            }
+            tokio::time::sleep(FULL_PAUSE).await;
+        }
+    }
+
+    /// Makes a call. Waiting, it must end `done`; else it must be accepted. False if the queue is full.
+    async fn is_taken(&mut self, node: &str, tool: &str, wait: bool) -> Result<bool> {
         let body = json!({ "node": node, "tool": tool, "ttl_s": 60 }).to_string();
         let mut request = Request::post("/api/v1/calls").header("host", "localhost");
         request = request.header("content-type", "application/json");
@@ -54,8 +68,8 @@ impl Line {
         let body = response.into_body().collect().await.context("the agent's answer")?.to_bytes();
         let done = || String::from_utf8_lossy(&body).contains(r#""state":"done""#);
         let good = if wait { status == StatusCode::OK && done() } else { status == StatusCode::ACCEPTED };
-        if good {
-            return Ok(());
+        if good || status == StatusCode::TOO_MANY_REQUESTS {
+            return Ok(good);
         }
         let text = String::from_utf8_lossy(&body);
         bail!("a call of {tool} on {node} went wrong: {status} {text}")
@@ -67,10 +81,9 @@ pub(crate) async fn sequential(socket: &Path, node: &str, tool: &str, calls: usi
     let mut line = Line::open(socket).await?;
     let mut samples = Samples::default();
     for call in 0..calls + calls / 10 {
-        let began = Instant::now();
-        line.call(node, tool, true).await?;
+        let took = line.call(node, tool, true).await?;
         if call >= calls / 10 {
-            samples.add(began.elapsed());
+            samples.add(took);
         }
     }
     Ok(samples)
@@ -84,10 +97,9 @@ pub(crate) async fn beside_echoes(socket: &Path, node: &str, tool: &str, rounds:
     let (mut calls, mut echoes) = (Samples::default(), Samples::default());
     for round in 0..rounds + rounds / 10 {
         let echoed = echo.once().await?;
-        let began = Instant::now();
-        line.call(node, tool, true).await?;
+        let took = line.call(node, tool, true).await?;
         if round >= rounds / 10 {
-            calls.add(began.elapsed());
+            calls.add(took);
             echoes.add(echoed);
         }
     }
@@ -118,9 +130,7 @@ pub(crate) async fn at_once(
                 let call = next.fetch_add(1, Ordering::Relaxed);
                 let node = nodes.get(call % nodes.len().max(1));
                 let Some(node) = node.filter(|_| call < calls) else { return Ok::<_, anyhow::Error>(took) };
-                let began = Instant::now();
-                line.call(node, tool, wait).await?;
-                took.push(began.elapsed());
+                took.push(line.call(node, tool, wait).await?);
             }
         })
         .collect();

@@ -179,11 +179,13 @@ impl Rights {
         fx.delete(rows::statement(place));
     }
 
-    /// True if one more statement of this author may be held, besides `more`.
-    fn has_room(&self, author: &PeerId, more: Amount) -> bool {
+    /// True if one more statement of this author may be held, besides `more`. What takes away has room of its own beyond
+    /// that of the rest.
+    fn has_room(&self, author: &PeerId, more: Amount, takes: bool) -> bool {
         let mut held = self.held.get(author).copied().unwrap_or_default();
         held.add(more);
-        held.entries < limits::STATEMENTS_MAX && held.bytes < limits::STATEMENTS_BYTES_MAX
+        let share = if takes { 2 } else { 1 };
+        held.entries < share * limits::STATEMENTS_MAX && held.bytes < share * limits::STATEMENTS_BYTES_MAX
     }
 
     // --- Calls --------------------------------------------------------------------------------------------------------
@@ -406,14 +408,14 @@ impl Rights {
         if self.entries.contains_key(&place) {
             return;
         }
-        if !trust.rights_stand(&place) || !self.has_room(&place.author, Amount::default()) {
+        let Some(said) = read(entry) else { return };
+        if !trust.rights_stand(&place) || !self.has_room(&place.author, Amount::default(), said.content.takes()) {
             let range = self.unheard.entry(log_id(&place)).or_insert((place.seq, place.seq));
             *range = (range.0.min(place.seq), range.1.max(place.seq));
             fx.put(rows::unheard(&place.author, place.incarnation), range);
             self.changed = true; // one more place of a mark is held
             return;
         }
-        let Some(said) = read(entry) else { return };
         let key = said.key.clone();
         fx.put(rows::statement(&place), entry);
         self.insert(entry.clone(), said);
@@ -447,7 +449,7 @@ impl Rights {
         }
         let ranges = self.unheard.iter().filter_map(|((author, log), (first, last))| {
             let last = trust.rights_stand_until(author, *log).min(*last);
-            let due = *first <= last && self.has_room(author, Amount::default());
+            let due = *first <= last && self.has_room(author, Amount::default(), false);
             due.then_some((*author, *log, *first, last))
         });
         let ranges: Vec<_> = ranges.collect();
@@ -561,7 +563,10 @@ impl Rights {
         let before = broken(&view);
         // Whoever makes the first workspace wants them to decide.
         let makes = |(key, value): &(Key, Option<Value>)| matches!(key, Key::Workspace(_)) && value.is_some();
-        if changes.iter().any(makes) && policy.register(&Key::Mode).is_none() {
+        let first = view.workspaces().next().is_none() && changes.iter().any(makes);
+        let is_said = changes.iter().any(|(key, _)| *key == Key::Mode);
+        let is_unsaid = policy.register(&Key::Mode).is_none();
+        if first && !is_said && view.mode() == Mode::Open && (is_unsaid || self.is_owner(&by)) {
             changes.insert(0, (Key::Mode, Some(Value::Mode(Mode::Workspaces))));
         }
         let mut entries = Vec::new();
@@ -583,12 +588,13 @@ impl Rights {
             }
             let said = policy.edit((key.clone(), value), by.clone(), declared, &stands);
             let body = said.to_body().map_err(Refusal::InvalidRecord)?;
-            if !self.has_room(&next.author, more) {
-                return Err(Refusal::Full(
-                    "this device has changed what is said about rights too often: make the change at another owner's \
-                     device, or once older changes are forgotten"
-                        .to_owned(),
-                ));
+            if !self.has_room(&next.author, more, said.content.takes()) {
+                let max = limits::STATEMENTS_MAX;
+                return Err(Refusal::Full(format!(
+                    "this device has said {max} things about rights, which is all that the mesh holds of one device; what \
+                     was replaced makes room after 15 days, what was taken away never does: make the change at another \
+                     owner's device (what takes away is still taken here, {max} times)"
+                )));
             }
             let size = ENVELOPE_BYTES_MAX + body.len();
             more.add(Amount::one(size as u64));

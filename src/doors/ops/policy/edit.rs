@@ -8,7 +8,7 @@ use std::sync::Arc;
 use mesh_core::entry::Place;
 use mesh_core::ids::{Hash, NodeId, PeerId};
 use mesh_core::io::{Command, Edit, Reply, View};
-use mesh_core::policy::{Content, Device, Domain, Key, Mode, Person, PersonId, Principal, Value};
+use mesh_core::policy::{Content, Device, Domain, Key, Mode, Person, PersonId, Principal, Statement, Value};
 
 use super::explain::Rights;
 use crate::config::{Devices, PolicyError, PolicySettings};
@@ -227,13 +227,17 @@ impl Held {
     /// What was edited in two halves of the mesh, until somebody edits it again.
     #[must_use]
     pub fn conflicts(&self) -> Vec<Conflict> {
-        let all = self.keys(&Part::All).filter_map(|key| {
+        self.conflicts_of(&Part::All).into_iter().map(|(_, conflict)| conflict).collect()
+    }
+
+    fn conflicts_of<'a>(&'a self, part: &'a Part) -> Vec<(&'a Key, Conflict)> {
+        let all = self.keys(part).filter_map(|key| {
             let heads = self.0.said.heads(key);
             if heads.len() < 2 {
                 return None;
             }
             let by = heads.iter().map(|(place, statement)| (statement.said.by.clone(), self.node(&place.author)));
-            Some(Conflict { at: crate::config::place_of_key(key, self), by: by.collect() })
+            Some((key, Conflict { at: crate::config::place_of_key(key, self), by: by.collect() }))
         });
         all.collect()
     }
@@ -283,10 +287,38 @@ impl Held {
         matches!(&statement.said.content, Content::Value(said) if **said == *value)
     }
 
-    /// What is to change so that a part says what `wanted` says of it. What no file can say stays as it is.
+    /// What whoever makes these changes may take for settled and is not.
+    fn warnings(&self, part: &Part, changes: &[(Key, Option<Value>)]) -> Vec<String> {
+        let is_left = |key: &Key| !changes.iter().any(|(changed, _)| changed == key);
+        let left = self.conflicts_of(part).into_iter().filter(|(key, _)| is_left(key));
+        let mut warnings: Vec<String> = left
+            .map(|(_, Conflict { at, .. })| {
+                format!(
+                    "{at} was changed at two devices that did not know of each other, so that the stricter holds, whatever is \
+                     shown: change something of it, or take it away and write it anew, to end that"
+                )
+            })
+            .collect();
+        let makes = |alike: fn(&Key) -> bool| changes.iter().any(|(key, value)| value.is_some() && alike(key));
+        let rules = makes(|key| matches!(key, Key::Rule(_)));
+        let first = self.0.rights.workspaces().next().is_none() && makes(|key| matches!(key, Key::Workspace(_)));
+        if rules && !first && self.0.rights.mode() == Mode::Open {
+            warnings.push(
+                "workspaces do not decide yet, so that no rule holds before `sigil policy on` or the first workspace"
+                    .to_owned(),
+            );
+        }
+        warnings
+    }
+
+    /// What is to change so that a part says what `wanted` says of it. What no file can say stays as it is, and so does what
+    /// is wanted just as it was shown: of two statements that did not know of each other one alone is shown, and to say that
+    /// again would undo what the other takes, which nobody has seen.
     fn changes(&self, part: &Part, wanted: &PolicySettings) -> Result<Vec<(Key, Option<Value>)>, PolicyError> {
         let mut records = wanted.records(self, None)?;
         records.retain(|key, _| part.has(key));
+        // Two halves of a mesh may have made what no single edit could: then nothing counts as shown.
+        let shown = self.settings(part).records(self, None).unwrap_or_default();
         let bare = |key: &Key| match (key, self.0.said.value(key)) {
             (Key::Device(_), Some(Value::Device(Device { terms: Some(terms), .. }))) => {
                 Some(Value::Device(Device { terms: Some(terms.clone()), ..Device::default() }))
@@ -296,6 +328,9 @@ impl Held {
         let gone: Vec<_> = self.values(part).filter(|(key, _)| !records.contains_key(key)).collect();
         let mut changes: Vec<_> = gone.into_iter().map(|(key, _)| (key.clone(), bare(key))).collect();
         for (key, mut value) in records {
+            if shown.get(&key) == Some(&value) {
+                continue;
+            }
             match (&mut value, self.0.said.value(&key)) {
                 (Value::Person(new), Some(Value::Person(Person { logins, .. }))) => new.logins.clone_from(logins),
                 (Value::Device(new), Some(Value::Device(Device { terms, .. }))) => new.terms.clone_from(terms),
@@ -330,7 +365,8 @@ pub async fn replace(
         None => OpError::new(ErrorCode::Invalid, error.to_string()),
     })?;
     let is_person = |person: &PersonId| held.0.rights.person(person).is_some();
-    let warnings = wanted.warnings(&is_person, None).iter().map(ToString::to_string).collect();
+    let mut warnings: Vec<String> = wanted.warnings(&is_person, None).iter().map(ToString::to_string).collect();
+    warnings.extend(held.warnings(part, &changes));
     let seen = held.keys(part).map(|key| (key.clone(), held.0.said.places(key))).collect();
     let written = write(mesh, Edit { by: held.editor()?, changes, declared: false, force, seen }).await?;
     Ok(Edited { written, warnings })
@@ -360,7 +396,12 @@ pub async fn declare(mesh: &MeshHandle, wanted: &PolicySettings, text: &str) -> 
     let ours = held.values(&Part::All).filter(|(key, _)| held.0.said.declared_by(key) == Some(me));
     let gone = ours.filter(|(key, _)| !records.contains_key(key)).map(|(key, _)| (key.clone(), None));
     let mut changes: Vec<(Key, Option<Value>)> = gone.collect();
-    let is_news = |key: &Key, value: &Value| !held.says(key, value) || held.0.said.declared_by(key) != Some(me);
+    // What was said here stays said, whatever others have said since who did not know of it.
+    let is_news = |key: &Key, value: &Value| {
+        !held.0.said.heads(key).into_iter().any(|(place, Statement { said, .. })| {
+            place.author == me && said.declared && matches!(&said.content, Content::Value(said) if **said == *value)
+        })
+    };
     changes
         .extend(records.into_iter().filter(|(key, value)| is_news(key, value)).map(|(key, value)| (key, Some(value))));
     if changes.is_empty() {

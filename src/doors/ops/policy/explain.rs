@@ -314,7 +314,7 @@ const fn passed(layer: Layer) -> &'static str {
         Layer::Device => "both devices belong to the mesh",
         Layer::Principal => "the device that asks may speak for whom it asks",
         Layer::Credential => "the token, if one was shown, reaches so far",
-        Layer::Tool => "the device offers the tool, and somebody approved it",
+        Layer::Tool => "the device offers the tool, and nobody has to approve it yet",
         Layer::Local => "the device itself does not forbid it",
         Layer::Open => "there are no workspaces",
         Layer::Workspace => "the workspace that is named holds it",

@@ -14,7 +14,7 @@ use crate::doors::{self, Bound, ListenError, LogRing, Settings};
 use crate::mesh::MeshHandle;
 use crate::tasks::TaskGroup;
 
-/// What the doors show besides the mesh.
+/// All that the doors show besides the mesh.
 pub(super) struct Around<'a> {
     pub(super) home: &'a Home,
     pub(super) logs: LogRing,

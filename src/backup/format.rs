@@ -37,7 +37,7 @@ pub(super) const PIECE_BYTES: usize = 64 * 1024;
 const NAME_BYTES_MAX: usize = 64;
 const SUM_BYTES: usize = 32;
 
-/// What a backup says of itself.
+/// All that a backup says of itself.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Manifest {
     /// Wall time at which it was taken, milliseconds since 1970.
@@ -52,7 +52,7 @@ pub struct Manifest {
     pub home: String,
 }
 
-/// What was left out of a backup.
+/// All that was left out of a backup.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Left {
     /// Large payloads that no open call needs: results of calls that have ended.
@@ -63,7 +63,7 @@ pub struct Left {
     pub absent: u64,
 }
 
-/// What is in a backup.
+/// All that is in a backup.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Contents {
     /// Files.
@@ -72,7 +72,7 @@ pub struct Contents {
     pub rows: u64,
     /// Large payloads.
     pub blobs: u64,
-    /// What is not in it.
+    /// All that is not in it.
     pub left: Left,
 }
 
@@ -157,7 +157,7 @@ pub(super) struct Reader<R> {
     sum: Context,
     at: u64,
     manifest: Manifest,
-    /// What came so far.
+    /// All that came so far.
     seen: Contents,
     last: u8,
 }

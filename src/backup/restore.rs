@@ -46,9 +46,9 @@ pub enum Device {
 /// A home that was put back.
 #[derive(Debug)]
 pub struct Restored {
-    /// What the backup said of itself.
+    /// All that the backup said of itself.
     pub manifest: Manifest,
-    /// What was in it.
+    /// All that was in it.
     pub contents: Contents,
     /// The mesh that the device belonged to; none for a new device.
     pub view: Option<View>,

@@ -1,4 +1,4 @@
-//! What the settings name and a disk should hold: the roots of the files tools, and the programs of command tools.
+//! All that the settings name and a disk should hold: the roots of the files tools, and the programs of command tools.
 
 use std::path::{Path, PathBuf};
 

@@ -30,10 +30,10 @@ pub struct PolicySettings {
     /// People, by name.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub people: BTreeMap<PersonId, PersonSettings>,
-    /// What is said of agents. One that is not named exists all the same.
+    /// All that is said of agents. One that is not named exists all the same.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub agents: BTreeMap<AgentRef, AgentSettings>,
-    /// What is said of devices, by the name that each has.
+    /// All that is said of devices, by the name that each has.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub devices: BTreeMap<NodeId, DeviceSettings>,
     /// Workspaces, and `mesh`, which has rules only.
@@ -146,13 +146,13 @@ pub struct WorkspaceSettings {
     /// Tools of these that belong to it; absent = all, if `nodes` is there.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tools: Option<Vec<ToolPattern>>,
-    /// What holds where no rule speaks.
+    /// All that holds where no rule speaks.
     #[serde(skip_serializing_if = "is_default")]
     pub otherwise: Otherwise,
     /// Who is in it, as what.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub members: BTreeMap<Seat, Role>,
-    /// What else belongs to it.
+    /// All that else belongs to it.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub bind: BTreeMap<Name, Binding>,
     /// Its rules.
@@ -164,7 +164,7 @@ pub struct WorkspaceSettings {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RuleSettings {
-    /// What it says.
+    /// All that it says.
     pub verdict: RuleVerdict,
     /// Whom it is about. A deny or ask without it is about everyone, and then an ask gives nothing; empty = nobody.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -450,7 +450,7 @@ impl PolicySettings {
         toml::to_string(self).expect("tables of texts, lists and truths")
     }
 
-    /// What is no error and most likely a mistake: names of people that nobody has.
+    /// All that is no error and most likely a mistake: names of people that nobody has.
     #[must_use]
     pub fn warnings(&self, is_person: &dyn Fn(&PersonId) -> bool, text: Option<&str>) -> Vec<PolicyWarning> {
         let known = |person: &PersonId| person.is_owner() || self.people.contains_key(person) || is_person(person);

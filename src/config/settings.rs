@@ -63,7 +63,7 @@ pub struct Config {
     pub rights: Rights,
 }
 
-/// What the file says about rights.
+/// All that the file says about rights.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Rights {
     /// The same, read.
@@ -261,7 +261,7 @@ pub enum ConfigError {
         /// Values that are.
         allowed: String,
     },
-    /// What it says about rights cannot be.
+    /// All that it says about rights cannot be.
     #[error("{}: {why}", path.display())]
     Rights {
         /// The file.

@@ -16,20 +16,20 @@ pub struct Loaded {
     pub call_ttl: Duration,
     /// The file as it was when it was read; `None` = there was none.
     pub stamp: Option<Stamp>,
-    /// What in it is hardly meant.
+    /// All that in it is hardly meant.
     pub warnings: Vec<String>,
     /// Keys that were changed and take effect at the next start.
     pub at_next_start: Vec<String>,
 }
 
-/// What a reload has done.
+/// All that a reload has done.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Reloaded {
     /// Keys whose new values are in use.
     pub changed: Vec<String>,
     /// Keys whose new values take effect at the next start.
     pub at_next_start: Vec<String>,
-    /// What in the file is hardly meant.
+    /// All that in the file is hardly meant.
     pub warnings: Vec<String>,
 }
 

@@ -83,9 +83,9 @@ struct Inner {
 pub(in crate::mesh) enum RoomFor {
     /// What one who is no owner wants fetched: down to the floor.
     Guests,
-    /// What an owner wants fetched: down to half of it.
+    /// All that an owner wants fetched: down to half of it.
     Owners,
-    /// What is being written already, results of tools among it: down to an eighth, which is left for the log.
+    /// All that is being written already, results of tools among it: down to an eighth, which is left for the log.
     UnderWay,
 }
 

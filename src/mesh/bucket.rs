@@ -8,10 +8,10 @@ use tokio::time::Instant;
 /// The size of a bucket.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Flow {
-    /// What leaks out of it in [`Self::within`]; at least 1.
+    /// All that leaks out of it in [`Self::within`]; at least 1.
     pub(crate) units: u64,
     pub(crate) within: Duration,
-    /// What it holds.
+    /// All that it holds.
     pub(crate) ahead: u64,
 }
 

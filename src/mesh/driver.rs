@@ -68,7 +68,7 @@ pub(super) struct Inbox {
     pub(super) durable: mpsc::Receiver<DurableNote>,
     pub(super) inputs: mpsc::Receiver<Input>,
     pub(super) links: mpsc::Receiver<LinkEvent>,
-    /// What guests brought, last of all.
+    /// All that guests brought, last of all.
     pub(super) guests: Turns,
     /// Steps of our conversations by their number.
     pub(super) steps: mpsc::Receiver<(u64, Step)>,

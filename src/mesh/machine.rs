@@ -17,14 +17,14 @@ use crate::mesh::identity::DeviceKey;
 /// The core of one peer, and what a new one is made from when the mesh changes.
 pub(super) struct Machine {
     pub(super) peer: Peer,
-    /// What each step of the core draws from.
+    /// All that each step of the core draws from.
     pub(super) rng: ChaCha8Rng,
     key: DeviceKey,
     config: Config,
     /// Name to found a mesh with.
     name: NodeId,
     disk: DiskRoom,
-    /// What the core was told of the disk last.
+    /// All that the core was told of the disk last.
     space: Option<DiskSpace>,
 }
 
@@ -64,7 +64,7 @@ impl Machine {
         Some(Input::Disk(space))
     }
 
-    /// What the core was told of the disk last: a new one has to know.
+    /// All that the core was told of the disk last: a new one has to know.
     pub(super) fn disk(&self) -> Option<Input> {
         self.space.map(Input::Disk)
     }

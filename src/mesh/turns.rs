@@ -21,7 +21,7 @@ const OTHERS_FIRST: u32 = 16;
 /// Time between two looks whether the disk has caught up.
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
 
-/// What waits for its turn.
+/// All that waits for its turn.
 #[derive(Debug)]
 pub(super) struct Turns {
     /// Events by link. No queue is empty.

@@ -90,7 +90,7 @@ struct Work {
     output: OutputLimits,
 }
 
-/// What runs.
+/// All that runs.
 enum Tool {
     Builtin(Builtin),
     Program(Launch),

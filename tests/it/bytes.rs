@@ -1,4 +1,4 @@
-//! What a tool gets and what it answers, byte for byte; and what a command says when it cannot show something.
+//! All that a tool gets and what it answers, byte for byte; and what a command says when it cannot show something.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::ffi::OsStrExt as _;

@@ -56,7 +56,11 @@ fn survives(what: &str, damage: impl Fn(&fs::File, u64)) {
     if ready {
         // Repaired: it works, and what it did before it does not do again.
         mesh.wait_converged();
-        let id = mesh.homes[0].call("bureau", "append", 60);
+        // One that was meant for the store before the damage, of which its origin had not heard yet, is not run.
+        let mut id = mesh.homes[0].call("bureau", "append", 60);
+        if mesh.homes[0].wait_ended(&id, PATIENCE)["state"] == "undeliverable" {
+            id = mesh.homes[0].call("bureau", "append", 60);
+        }
         let call = mesh.homes[0].wait_confirmed(&id, PATIENCE);
         assert_eq!(call["state"], "done", "{what}: {call}");
         mesh.assert_nothing_ran_twice();

@@ -266,7 +266,7 @@ impl Drop for Fellow<'_> {
 /// No secret in tests.
 const SALT: Salt = Salt([7; 16]);
 
-/// Whether an entry is in this frame.
+/// True if an entry is in this frame.
 fn carries(frame: &Frame, hash: Hash) -> bool {
     matches!(frame, Frame::Entries { entries, .. } if entries.iter().any(|item| item.entry.hash == hash))
 }
@@ -411,7 +411,7 @@ impl<'a> Fellow<'a> {
         (self.seq, self.previous) = (entry.entry.seq, entry.hash);
     }
 
-    /// Whether such a frame comes in time.
+    /// True if such a frame comes in time.
     fn hears_within(&mut self, within: Duration, wanted: impl Fn(&Frame) -> bool) -> bool {
         let events = &mut self.loose.events;
         let hearing = async {
@@ -816,7 +816,7 @@ fn a9_bytes_that_are_no_frames_close_only_their_own_link() {
     assert!(items(&attic.get("calls").expect(200)).iter().all(call_is_over));
 }
 
-/// What the first byte of the mesh's own stream is.
+/// All that the first byte of the mesh's own stream is.
 const MESH: u8 = 1;
 
 /// Connects as a member and opens the mesh stream as far as the greetings: now it is the member's link.

@@ -20,7 +20,7 @@ fn done(home: &Home, words: &[&str]) -> String {
     said.stdout
 }
 
-/// What a device says now about whoever sits at it.
+/// All that a device says now about whoever sits at it.
 fn explained(home: &Home, node: &str, tool: &str) -> Value {
     home.cli(&["policy", "explain", "me", node, tool, "--json"]).json(0)
 }
@@ -253,4 +253,45 @@ fn a_call_that_asks_runs_by_the_yes_of_its_approver_at_a_third_device() {
     assert!(text(&ended, "reason").contains("anna said no: not at night"), "{ended}");
     assert_eq!((hub.runs_of(&second), hub.witness().len()), (vec![], 1));
     assert_eq!(phone.cli(&["approvals", "answer", &"0".repeat(26), "no"]).code, 3);
+}
+
+/// Two owners who do not know of each other change the same rule and person: whoever changes something else afterwards,
+/// or a name, gives nothing back that was taken.
+#[test]
+fn r04_an_edit_of_something_else_ends_no_conflict() {
+    let mut hub = Home::new("hub").started();
+    let code = text(&hub.post("invites", &json!({ "tier": "owner" })).json(), "code").to_owned();
+    let mut desk = Home::new("desk").started();
+    assert!((200..300).contains(&desk.join(&code).status));
+    let said = hub.cli(&["rule", "deny", "mesh/early", "--tool", "nothing"]);
+    assert!(format!("{said:?}").contains("no rule holds before"), "{said:?}");
+    done(&hub, &["person", "add", "mia"]);
+    done(&hub, &["workspace", "add", "w", "--node", "hub"]);
+    done(&hub, &["workspace", "member", "w", "mia"]);
+    done(&hub, &["rule", "allow", "w/x", "--who", "mia", "--tool", "again"]);
+    let verdict =
+        |home: &Home| home.cli(&["policy", "explain", "mia", "hub", "again", "--json"]).json(0)["rule"].clone();
+    wait_until("the desk knows", PATIENCE, || verdict(&desk) == "w/x");
+
+    desk.stop();
+    done(&hub, &["rule", "deny", "w/x", "--who", "mia", "--tool", "again"]);
+    done(&hub, &["person", "set", "mia", "--suspend"]);
+    hub.stop();
+    desk.start();
+    done(&desk, &["rule", "allow", "w/x", "--who", "mia", "--tool", "again", "--note", "as ever"]);
+    done(&desk, &["person", "set", "mia", "--name", "Mia"]);
+    hub.start();
+    wait_until("both know", PATIENCE, || [&hub, &desk].iter().all(|home| verdict(home) == "principal:suspended"));
+    let said = desk.cli(&["rule", "allow", "w/other", "--who", "mia", "--tool", "other"]);
+    assert!(said.code == 0 && format!("{said:?}").contains("the stricter holds"), "{said:?}");
+    done(&desk, &["person", "set", "mia", "--name", "Mia M"]);
+    assert_eq!(verdict(&desk), "principal:suspended");
+    done(&desk, &["person", "set", "mia", "--resume"]);
+    assert_eq!(explained_for(&desk, "mia"), json!("deny"), "the rule is as it was");
+    done(&desk, &["rule", "allow", "w/x", "--who", "mia", "--tool", "again"]);
+    assert_eq!(explained_for(&desk, "mia"), json!("allow"), "whoever changes it ends the conflict");
+}
+
+fn explained_for(home: &Home, who: &str) -> Value {
+    home.cli(&["policy", "explain", who, "hub", "again", "--json"]).json(0)["verdict"].clone()
 }

@@ -110,7 +110,7 @@ impl Inviter {
     }
 }
 
-/// What is wrong with a welcome.
+/// All that is wrong with a welcome.
 type Lie = fn(&Inviter, &mut Welcome);
 
 #[test]

@@ -215,7 +215,7 @@ pub(crate) enum Fault {
     DiskFull { peer: usize, for_us: u64 },
 }
 
-/// What a rule says.
+/// All that a rule says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Says {

@@ -115,7 +115,7 @@ impl Sim {
         u64::try_from(world_us).unwrap_or(u64::MAX - 1) + 1
     }
 
-    /// Whether it holds a peer for an owner; `None` if that changed in the present step.
+    /// True if it holds a peer for an owner; `None` if that changed in the present step.
     pub(super) fn holds_for_owner(&self, id: &PeerId) -> Option<bool> {
         let now = self.node.as_ref().and_then(|node| node.tier(id)) == Some(Tier::Owner);
         let changed = !self.trusted_before.is_empty();

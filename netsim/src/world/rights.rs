@@ -26,7 +26,7 @@ const WORKSPACE: &str = "home";
 /// Of a yes that all know a call starts, or ends, within so long.
 const GOES_ON_US: u64 = 2 * SECOND;
 
-/// What people said in a run, as the world outside saw it.
+/// All that people said in a run, as the world outside saw it.
 #[derive(Default)]
 pub(super) struct Rights {
     /// Answers, each with its time and the peer at which it was given.
@@ -68,7 +68,7 @@ pub(super) fn seat(device: NodeId, gives: bool) -> Changes {
     vec![(key, gives.then_some(Value::Member(Role::Member)))]
 }
 
-/// What holds of a tool everywhere.
+/// All that holds of a tool everywhere.
 pub(super) fn rule(tool: &str, says: Says, wait_ms: u64) -> Changes {
     let verdict = match says {
         Says::Deny => Some(RuleVerdict::Deny),
@@ -83,7 +83,7 @@ pub(super) fn rule(tool: &str, says: Says, wait_ms: u64) -> Changes {
     vec![(Key::Rule(constant(&format!("mesh/on-{tool}"))), rule.map(Value::Rule))]
 }
 
-/// What a call asks of the rights of whoever sees the mesh like this. `entry`: hash of that of its header.
+/// All that a call asks of the rights of whoever sees the mesh like this. `entry`: hash of that of its header.
 fn question(view: &View, header: &Header, origin: PeerId, entry: Hash) -> Request {
     let principal = match &header.principal {
         Principal::Device(_) => {

@@ -260,7 +260,7 @@ pub async fn reject_pending(mesh: &MeshHandle, text: &str) -> Result<(), OpError
 pub struct Along {
     /// Its guests ([`View::guests_of`]), and whom these let in until they are gone.
     pub guests: bool,
-    /// What it said about rights, and what those say who go along: what that replaced holds again.
+    /// All that it said about rights, and what those say who go along: what that replaced holds again.
     pub rights: bool,
 }
 

@@ -72,7 +72,7 @@ pub struct Reload {
     pub changed: Vec<String>,
     /// Keys whose new values take effect at the next start.
     pub at_next_start: Vec<String>,
-    /// What in the file is hardly meant.
+    /// All that in the file is hardly meant.
     pub warnings: Vec<String>,
 }
 

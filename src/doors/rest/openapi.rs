@@ -1,4 +1,4 @@
-//! What the description of the API says beyond the single operations: its head, and the answers that are the same
+//! All that the description of the API says beyond the single operations: its head, and the answers that are the same
 //! wherever they can come from.
 
 use axum::http::Method;

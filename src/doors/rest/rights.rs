@@ -30,7 +30,7 @@ use crate::status::{ErrorCode, OpError};
 /// Longest body that says all rights, with what JSON adds to its text.
 const RIGHTS_BODY_BYTES_MAX: usize = 3 << 20;
 
-/// Whether an edit may break a check.
+/// True if an edit may break a check.
 #[derive(Debug, Default, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields, default)]
 #[into_params(parameter_in = Query)]
@@ -97,7 +97,7 @@ impl From<Verdict> for VerdictName {
     }
 }
 
-/// What decides in the mesh.
+/// All that decides in the mesh.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum ModeName {
@@ -125,12 +125,12 @@ impl From<Mode> for ModeName {
     }
 }
 
-/// What an edit has done.
+/// All that an edit has done.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct EditAnswer {
     /// Number of records that changed.
     written: usize,
-    /// What is most likely not meant, for people.
+    /// All that is most likely not meant, for people.
     warnings: Vec<String>,
 }
 
@@ -172,7 +172,7 @@ fn held(app: &crate::doors::app::App) -> Held {
 /// All rights.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Rights {
-    /// What decides.
+    /// All that decides.
     mode: ModeName,
     /// Rights as the sections `people`, `agents`, `devices`, `workspaces` and `checks` of `sigil.toml` say them; empty: nobody
     /// has said anything.
@@ -270,7 +270,7 @@ pub(super) async fn put_all(
     Ok(Json(edited.into()))
 }
 
-/// What is to decide.
+/// All that is to decide.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct NewMode {
@@ -327,7 +327,7 @@ pub(super) struct Asked {
 pub(super) struct Explained {
     /// The answer. A call that asks waits until somebody who may says yes (see `/api/v1/approvals`), or its time is over.
     verdict: VerdictName,
-    /// What decided: `WORKSPACE/RULE`, or the name of what else it was.
+    /// All that decided: `WORKSPACE/RULE`, or the name of what else it was.
     rule: String,
     /// The workspace by which it is so; null: by none.
     workspace: Option<String>,
@@ -337,7 +337,7 @@ pub(super) struct Explained {
     steps: Vec<Step>,
     /// The asks that are open.
     asks: Vec<OpenAsk>,
-    /// What would change the answer, and who can do it; null of what is allowed.
+    /// All that would change the answer, and who can do it; null of what is allowed.
     change_by: Option<String>,
 }
 
@@ -413,7 +413,7 @@ pub(super) async fn explain(
     Ok(Json(policy::ask(&app.mesh().view(), &who, question)?.into()))
 }
 
-/// What a row of a table is.
+/// All that a row of a table is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum ByName {
@@ -456,7 +456,7 @@ pub(super) struct TableOf {
 pub(super) struct Table {
     /// Who asks.
     rows: Vec<String>,
-    /// What is asked for.
+    /// All that is asked for.
     cols: Vec<Column>,
     /// The answers, row by row.
     cells: Vec<Cell>,
@@ -480,7 +480,7 @@ pub(super) struct Cell {
     col: usize,
     /// The answer.
     verdict: VerdictName,
-    /// What decided.
+    /// All that decided.
     rule: String,
     /// Where it comes from.
     from: SourceName,
@@ -595,7 +595,7 @@ pub(super) async fn put_rules(
     Ok(Json(edited.into()))
 }
 
-/// What is said of a workspace, and nothing else.
+/// All that is said of a workspace, and nothing else.
 fn space(held: &Held, domain: &Domain) -> Result<PolicySettings, OpError> {
     let part = Part::Workspace(domain.clone());
     if held.etag(&part).is_none() {
@@ -607,7 +607,7 @@ fn space(held: &Held, domain: &Domain) -> Result<PolicySettings, OpError> {
 
 // --- People ----------------------------------------------------------------------------------------------------------
 
-/// What is said of a person.
+/// All that is said of a person.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Person {
@@ -764,7 +764,7 @@ pub(super) struct WorkspaceRow {
     /// By which it is named.
     #[schema(value_type = String)]
     id: String,
-    /// What is said of it.
+    /// All that is said of it.
     #[schema(value_type = WorkspaceShape)]
     workspace: WorkspaceSettings,
 }

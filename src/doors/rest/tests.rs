@@ -111,7 +111,7 @@ struct Books {
     waiters: Vec<Waiter>,
     said: Said,
     approvals: Vec<mesh_core::io::Approval>,
-    /// What people answered.
+    /// All that people answered.
     answers: Vec<(ReqId, AnswerChoice)>,
 }
 
@@ -158,7 +158,7 @@ fn first_view() -> View {
     }
 }
 
-/// What people say, as a peer keeps it.
+/// All that people say, as a peer keeps it.
 #[derive(Default)]
 struct Said {
     policy: Policy,

@@ -64,7 +64,7 @@ struct Dial {
     /// The one of them that has its turn next.
     next: usize,
     owner: bool,
-    /// What was taken of [`OF_OWNER`] or [`OF_OTHERS`].
+    /// All that was taken of [`OF_OWNER`] or [`OF_OTHERS`].
     taken: Bucket,
     backoff: Backoff,
     state: DialState,

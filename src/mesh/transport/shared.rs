@@ -56,7 +56,7 @@ pub(super) struct LinksState {
     pub(super) services: BTreeSet<ServiceId>,
     /// The mesh that we belong to; none before it runs.
     pub(super) mesh: watch::Sender<Option<MeshId>>,
-    /// What local networks may know of us.
+    /// All that local networks may know of us.
     pub(super) lan: Face,
     pub(super) drain: Drain,
     /// Wakes the link table: dial everyone who is not linked.

@@ -46,7 +46,7 @@ pub(super) struct Strangers {
     used: Mutex<Used>,
 }
 
-/// What is used up of a budget.
+/// All that is used up of a budget.
 #[derive(Debug)]
 struct Used {
     rate: Rate,

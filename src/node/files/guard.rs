@@ -100,14 +100,14 @@ pub(super) struct Guard {
     settled_ms: i64,
 }
 
-/// What lies in a directory.
+/// All that lies in a directory.
 #[derive(Debug)]
 struct Content {
     /// Times of its last changes, of what it holds and of itself: as long as they are the same, so is all of this.
     changed: (i64, i64, i64, i64),
     /// Numbers of all that is in it, sorted.
     inodes: Vec<u64>,
-    /// What may be a directory.
+    /// All that may be a directory.
     dirs: Vec<CString>,
 }
 
@@ -227,7 +227,7 @@ impl Guard {
         Ok(false)
     }
 
-    /// What lies in a directory, read only if it has changed since the last look.
+    /// All that lies in a directory, read only if it has changed since the last look.
     fn content(&self, dir: &mut Dir, stat: &FileStat) -> nix::Result<Arc<Content>> {
         let own = identity(stat);
         let lock = || self.remembered.lock().unwrap_or_else(PoisonError::into_inner);

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use mesh_core::entry::Place;
 use mesh_core::ids::{Hash, NodeId, PeerId};
 use mesh_core::io::{Command, Edit, Reply, View};
-use mesh_core::policy::{Content, Device, Domain, Key, Mode, Person, PersonId, Principal, Value};
+use mesh_core::policy::{Content, Device, Domain, Key, Mode, Person, PersonId, Principal, Statement, Value};
 
 use super::explain::Rights;
 use crate::config::{Devices, PolicyError, PolicySettings};
@@ -129,19 +129,19 @@ impl Part {
     }
 }
 
-/// What an edit has done.
+/// All that an edit has done.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Edited {
     /// Number of records that changed.
     pub written: usize,
-    /// What most likely is not meant; for people.
+    /// All that most likely is not meant; for people.
     pub warnings: Vec<String>,
 }
 
 /// Something that people have edited without knowing of each other.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Conflict {
-    /// What it is about, as the keys that lead there in a file.
+    /// All that it is about, as the keys that lead there in a file.
     pub at: String,
     /// Who said what is not shown, and at which device; `None` of a device that is gone.
     pub by: Vec<(Principal, Option<NodeId>)>,
@@ -150,7 +150,7 @@ pub struct Conflict {
 /// Something that holds by the word of a device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SaidBy {
-    /// What it is about, as the keys that lead there in a file; of what stands in no file its kind and name.
+    /// All that it is about, as the keys that lead there in a file; of what stands in no file its kind and name.
     pub at: String,
     /// True if it was taken away there.
     pub taken_away: bool,
@@ -162,7 +162,7 @@ pub struct SaidBy {
     pub at_ms: u64,
 }
 
-/// What people say about rights, as this device holds it at one moment.
+/// All that people say about rights, as this device holds it at one moment.
 #[derive(Debug, Clone)]
 pub struct Held(Arc<View>);
 
@@ -193,7 +193,7 @@ impl Held {
         self.keys(part).filter_map(|key| Some((key, self.0.said.value(key)?)))
     }
 
-    /// What a part says, as people write it.
+    /// All that a part says, as people write it.
     #[must_use]
     pub fn settings(&self, part: &Part) -> PolicySettings {
         PolicySettings::of(self.values(part), self)
@@ -224,21 +224,25 @@ impl Held {
         nodes
     }
 
-    /// What was edited in two halves of the mesh, until somebody edits it again.
+    /// All that was edited in two halves of the mesh, until somebody edits it again.
     #[must_use]
     pub fn conflicts(&self) -> Vec<Conflict> {
-        let all = self.keys(&Part::All).filter_map(|key| {
+        self.conflicts_of(&Part::All).into_iter().map(|(_, conflict)| conflict).collect()
+    }
+
+    fn conflicts_of<'a>(&'a self, part: &'a Part) -> Vec<(&'a Key, Conflict)> {
+        let all = self.keys(part).filter_map(|key| {
             let heads = self.0.said.heads(key);
             if heads.len() < 2 {
                 return None;
             }
             let by = heads.iter().map(|(place, statement)| (statement.said.by.clone(), self.node(&place.author)));
-            Some(Conflict { at: crate::config::place_of_key(key, self), by: by.collect() })
+            Some((key, Conflict { at: crate::config::place_of_key(key, self), by: by.collect() }))
         });
         all.collect()
     }
 
-    /// What holds by the word of these devices, in the order of keys.
+    /// All that holds by the word of these devices, in the order of keys.
     #[must_use]
     pub fn said_by(&self, devices: &BTreeSet<PeerId>) -> Vec<SaidBy> {
         let at = |key: &Key| match key {
@@ -283,10 +287,38 @@ impl Held {
         matches!(&statement.said.content, Content::Value(said) if **said == *value)
     }
 
-    /// What is to change so that a part says what `wanted` says of it. What no file can say stays as it is.
+    /// What whoever makes these changes may take for settled and is not.
+    fn warnings(&self, part: &Part, changes: &[(Key, Option<Value>)]) -> Vec<String> {
+        let is_left = |key: &Key| !changes.iter().any(|(changed, _)| changed == key);
+        let left = self.conflicts_of(part).into_iter().filter(|(key, _)| is_left(key));
+        let mut warnings: Vec<String> = left
+            .map(|(_, Conflict { at, .. })| {
+                format!(
+                    "{at} was changed at two devices that did not know of each other, so that the stricter holds, whatever is \
+                     shown: change something of it, or take it away and write it anew, to end that"
+                )
+            })
+            .collect();
+        let makes = |alike: fn(&Key) -> bool| changes.iter().any(|(key, value)| value.is_some() && alike(key));
+        let rules = makes(|key| matches!(key, Key::Rule(_)));
+        let first = self.0.rights.workspaces().next().is_none() && makes(|key| matches!(key, Key::Workspace(_)));
+        if rules && !first && self.0.rights.mode() == Mode::Open {
+            warnings.push(
+                "workspaces do not decide yet, so that no rule holds before `sigil policy on` or the first workspace"
+                    .to_owned(),
+            );
+        }
+        warnings
+    }
+
+    /// What is to change so that a part says what `wanted` says of it. What no file can say stays as it is, and so does what
+    /// is wanted just as it was shown: of two statements that did not know of each other one alone is shown, and to say that
+    /// again would undo what the other takes, which nobody has seen.
     fn changes(&self, part: &Part, wanted: &PolicySettings) -> Result<Vec<(Key, Option<Value>)>, PolicyError> {
         let mut records = wanted.records(self, None)?;
         records.retain(|key, _| part.has(key));
+        // Two halves of a mesh may have made what no single edit could: then nothing counts as shown.
+        let shown = self.settings(part).records(self, None).unwrap_or_default();
         let bare = |key: &Key| match (key, self.0.said.value(key)) {
             (Key::Device(_), Some(Value::Device(Device { terms: Some(terms), .. }))) => {
                 Some(Value::Device(Device { terms: Some(terms.clone()), ..Device::default() }))
@@ -296,6 +328,9 @@ impl Held {
         let gone: Vec<_> = self.values(part).filter(|(key, _)| !records.contains_key(key)).collect();
         let mut changes: Vec<_> = gone.into_iter().map(|(key, _)| (key.clone(), bare(key))).collect();
         for (key, mut value) in records {
+            if shown.get(&key) == Some(&value) {
+                continue;
+            }
             match (&mut value, self.0.said.value(&key)) {
                 (Value::Person(new), Some(Value::Person(Person { logins, .. }))) => new.logins.clone_from(logins),
                 (Value::Device(new), Some(Value::Device(Device { terms, .. }))) => new.terms.clone_from(terms),
@@ -330,7 +365,8 @@ pub async fn replace(
         None => OpError::new(ErrorCode::Invalid, error.to_string()),
     })?;
     let is_person = |person: &PersonId| held.0.rights.person(person).is_some();
-    let warnings = wanted.warnings(&is_person, None).iter().map(ToString::to_string).collect();
+    let mut warnings: Vec<String> = wanted.warnings(&is_person, None).iter().map(ToString::to_string).collect();
+    warnings.extend(held.warnings(part, &changes));
     let seen = held.keys(part).map(|key| (key.clone(), held.0.said.places(key))).collect();
     let written = write(mesh, Edit { by: held.editor()?, changes, declared: false, force, seen }).await?;
     Ok(Edited { written, warnings })
@@ -360,7 +396,12 @@ pub async fn declare(mesh: &MeshHandle, wanted: &PolicySettings, text: &str) -> 
     let ours = held.values(&Part::All).filter(|(key, _)| held.0.said.declared_by(key) == Some(me));
     let gone = ours.filter(|(key, _)| !records.contains_key(key)).map(|(key, _)| (key.clone(), None));
     let mut changes: Vec<(Key, Option<Value>)> = gone.collect();
-    let is_news = |key: &Key, value: &Value| !held.says(key, value) || held.0.said.declared_by(key) != Some(me);
+    // What was said here stays said, whatever others have said since who did not know of it.
+    let is_news = |key: &Key, value: &Value| {
+        !held.0.said.heads(key).into_iter().any(|(place, Statement { said, .. })| {
+            place.author == me && said.declared && matches!(&said.content, Content::Value(said) if **said == *value)
+        })
+    };
     changes
         .extend(records.into_iter().filter(|(key, value)| is_news(key, value)).map(|(key, value)| (key, Some(value))));
     if changes.is_empty() {
@@ -384,7 +425,7 @@ fn for_edit(mesh: &MeshHandle, who: &Identity) -> Result<Held, OpError> {
 /// Makes an edit; answers the number of records that changed.
 ///
 /// # Errors
-/// What the mesh has against it.
+/// All that the mesh has against it.
 pub(in crate::doors::ops) async fn write(mesh: &MeshHandle, edit: Edit) -> Result<usize, OpError> {
     if edit.changes.is_empty() {
         return Ok(0);

@@ -11,9 +11,9 @@ use crate::config::PolicySettings;
 /// Rights as they are at one moment: ready to be asked, and as people wrote them.
 #[derive(Debug, Clone, Default)]
 pub struct Rights {
-    /// What is asked.
+    /// All that is asked.
     pub view: View,
-    /// What people wrote: it gives the words.
+    /// All that people wrote: it gives the words.
     pub said: PolicySettings,
 }
 
@@ -22,7 +22,7 @@ pub struct Rights {
 pub struct Explanation {
     /// The answer.
     pub verdict: Verdict,
-    /// What decided, by its public name.
+    /// All that decided, by its public name.
     pub rule: String,
     /// The workspace by which it is allowed or asked.
     pub workspace: Option<WorkspaceId>,
@@ -32,7 +32,7 @@ pub struct Explanation {
     pub steps: Vec<Looked>,
     /// The asks that are open, with those who may say yes.
     pub asks: Vec<Asked>,
-    /// What would change the answer, and who can do it; `None` of what is allowed.
+    /// All that would change the answer, and who can do it; `None` of what is allowed.
     pub change_by: Option<String>,
 }
 
@@ -60,7 +60,7 @@ pub struct Asked {
     pub wait_ms: u64,
 }
 
-/// What a question is about, by the names that people use.
+/// All that a question is about, by the names that people use.
 #[derive(Debug, Clone, Copy)]
 struct About<'a> {
     principal: &'a Principal,
@@ -172,7 +172,7 @@ impl Rights {
         }
     }
 
-    /// What would change the answer, and who can do it.
+    /// All that would change the answer, and who can do it.
     fn change(&self, remedy: &Remedy, about: About<'_>, asks: &[Asked]) -> String {
         let who = self.principal(about.principal);
         let About { node, tool, .. } = about;
@@ -267,7 +267,7 @@ impl Rights {
         }
     }
 
-    /// What a rule says, in words.
+    /// All that a rule says, in words.
     fn rule_said(&self, at: &RuleRef) -> Option<String> {
         let rule = self.said.workspaces.get(&at.domain)?.rules.get(&at.name)?;
         let who = rule.who.as_ref().map(|who| any_of(&who.iter().map(|who| self.who(who)).collect::<Vec<_>>()));
@@ -305,13 +305,13 @@ impl Rights {
     }
 }
 
-/// What a layer that stood in nobody's way has found.
+/// All that a layer that stood in nobody's way has found.
 const fn passed(layer: Layer) -> &'static str {
     match layer {
         Layer::Device => "both devices belong to the mesh",
         Layer::Principal => "the device that asks may speak for whom it asks",
         Layer::Credential => "the token, if one was shown, reaches so far",
-        Layer::Tool => "the device offers the tool, and somebody approved it",
+        Layer::Tool => "the device offers the tool, and nobody has to approve it yet",
         Layer::Local => "the device itself does not forbid it",
         Layer::Open => "there are no workspaces",
         Layer::Workspace => "the workspace that is named holds it",

@@ -1,4 +1,4 @@
-//! What the description of the API says is all that is taken.
+//! All that the description of the API says is all that is taken.
 
 use super::*;
 use crate::doors::rest::document;

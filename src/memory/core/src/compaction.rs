@@ -23,7 +23,7 @@ pub const ATTEMPT_WITHOUT_MODEL: u32 = 3;
 /// From this attempt on nothing is read but keys: a message may be what fails.
 pub const ATTEMPT_HEADER_ONLY: u32 = 5;
 
-/// What a person may set.
+/// All that a person may set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Settings {
     /// Messages of one batch, 1 to [`limits::BATCH_MESSAGES_MAX`].
@@ -86,7 +86,7 @@ pub enum Effort {
 }
 
 impl Capture {
-    /// What may still be tried.
+    /// All that may still be tried.
     #[must_use]
     pub fn effort(&self) -> Effort {
         match self.attempt {
@@ -115,7 +115,7 @@ pub fn due(workspace: &WorkspaceId, settings: &Settings, trigger: Trigger, waiti
     Some(Capture { batch: BatchId::of(workspace, ALGORITHM, &covers), covers, attempt: 1 })
 }
 
-/// What a batch becomes, before it is committed.
+/// All that a batch becomes, before it is committed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Draft {
     /// Its header.
@@ -248,7 +248,7 @@ impl Draft {
         bodies
     }
 
-    /// What it comes to.
+    /// All that it comes to.
     #[must_use]
     pub fn report(&self) -> Report {
         let messages = self.summary.covers.len();
@@ -261,7 +261,7 @@ impl Draft {
     }
 }
 
-/// What a compaction did.
+/// All that a compaction did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Report {
     /// Summaries that were stored.
@@ -287,7 +287,7 @@ impl Report {
     }
 }
 
-/// What the shell is to do next. Each is answered by the handler that it names.
+/// All that the shell is to do next. Each is answered by the handler that it names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
     /// Store the capture and sync; then [`Compaction::handle_captured`].

@@ -12,7 +12,7 @@ use crate::text::words;
 
 macro_rules! predicates {
     ($($(#[$doc:meta])* $name:ident = $number:literal, $shown:literal;)*) => {
-        /// What is said of a subject. Numbers are for ever.
+        /// All that is said of a subject. Numbers are for ever.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub enum Predicate {
             $($(#[$doc])* $name,)*
@@ -259,12 +259,12 @@ const VERBS: &[(&str, Predicate)] = &[
 const SPEAKER: [&str; 2] = ["i", "ich"];
 const PRONOUNS: [&str; 13] =
     ["it", "he", "she", "they", "that", "this", "there", "who", "es", "er", "sie", "das", "which"];
-/// What stands before a subject without belonging to it.
+/// All that stands before a subject without belonging to it.
 const BEFORE: [&str; 24] = [
     "ok", "okay", "well", "so", "and", "but", "oh", "yes", "no", "hey", "hi", "then", "also", "now", "btw", "und",
     "aber", "ja", "nein", "also", "because", "since", "weil", "denn",
 ];
-/// What stands between a subject and its verb without belonging to either.
+/// All that stands between a subject and its verb without belonging to either.
 const BETWEEN: [&str; 18] = [
     "now", "still", "also", "just", "always", "already", "usually", "really", "finally", "actually", "probably",
     "recently", "jetzt", "immer", "noch", "auch", "schon", "ve",
@@ -283,7 +283,7 @@ const ARTICLES: [&str; 22] = [
 pub struct Found {
     /// Of whom or what.
     pub subject: Subject,
-    /// What is said.
+    /// All that is said.
     pub predicate: Predicate,
     /// Of it.
     pub object: Span,

@@ -4,7 +4,7 @@ use crate::ids::{MessageKey, Rev};
 use crate::item::{Body, Fact, Line, Message};
 use crate::resolve::{Current, MessageRow, Rows, View};
 
-/// What is to be forgotten.
+/// All that is to be forgotten.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Selection {
     /// These messages.

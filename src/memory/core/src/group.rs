@@ -68,7 +68,7 @@ pub struct ChainId {
     pub life: Life,
 }
 
-/// What the author of a group signs.
+/// All that the author of a group signs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Header {
     /// The workspace; a group counts in no other.
@@ -186,7 +186,7 @@ impl SignedGroup {
         Ok(Self { header, bytes, signature, slots })
     }
 
-    /// What was signed.
+    /// All that was signed.
     #[must_use]
     pub fn header(&self) -> &Header {
         &self.header
@@ -204,7 +204,7 @@ impl SignedGroup {
         self.signature
     }
 
-    /// What is held of its items, in order.
+    /// All that is held of its items, in order.
     #[must_use]
     pub fn slots(&self) -> &[Slot] {
         &self.slots
@@ -292,7 +292,7 @@ fn check_limits(header: &Header, slots: &[Slot]) -> Result<(), GroupError> {
     if fits { Ok(()) } else { Err(GroupError::Limits) }
 }
 
-/// How far a chain is held.
+/// Extent to which a chain is held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Head {
     /// Number of its last group; 0 when none is held.
@@ -328,7 +328,7 @@ pub enum ChainError {
 }
 
 impl Head {
-    /// Whether `group` is the next of this chain.
+    /// True if `group` is the next of this chain.
     ///
     /// # Errors
     /// See [`ChainError`]. A fork further back than the head shows only where that group is held; see

@@ -29,7 +29,7 @@ pub struct Index {
     derived: Option<Derived>,
 }
 
-/// What follows from columns and vectors; made when it is asked for.
+/// All that follows from columns and vectors; made when it is asked for.
 #[derive(Debug)]
 struct Derived {
     links: Links,
@@ -159,7 +159,7 @@ impl Index {
         (self.columns.len() - dead, dead)
     }
 
-    /// What is known of a piece.
+    /// All that is known of a piece.
     #[must_use]
     pub fn column(&self, ordinal: u32) -> Option<&Column> {
         self.columns.get(ordinal as usize)

@@ -56,7 +56,7 @@ pub struct Message {
     pub session: Option<String>,
     /// Who said it; up to [`limits::SPEAKER_BYTES_MAX`] bytes, may be empty.
     pub speaker: String,
-    /// What was said; 1 to [`limits::TEXT_BYTES_MAX`] bytes.
+    /// All that was said; 1 to [`limits::TEXT_BYTES_MAX`] bytes.
     pub text: String,
     /// When, milliseconds since 1970.
     pub time_ms: i64,
@@ -160,7 +160,7 @@ pub struct Correction {
     pub target: MessageKey,
     /// One more than the highest that its author knew: of several the highest counts.
     pub generation: u32,
-    /// What it should have said; 1 to [`limits::TEXT_BYTES_MAX`] bytes.
+    /// All that it should have said; 1 to [`limits::TEXT_BYTES_MAX`] bytes.
     pub text: String,
 }
 
@@ -188,7 +188,7 @@ impl Span {
         Self { start: u32::try_from(from).unwrap_or(u32::MAX), end: u32::try_from(to).unwrap_or(u32::MAX) }
     }
 
-    /// What it shows of `text`; `None` when it lies outside, is empty or cuts a character.
+    /// All that it shows of `text`; `None` when it lies outside, is empty or cuts a character.
     #[must_use]
     pub fn of(self, text: &str) -> Option<&str> {
         text.get(self.start as usize..self.end as usize).filter(|shown| !shown.is_empty())
@@ -278,7 +278,7 @@ pub struct Fact {
     pub subject: Subject,
     /// [`crate::facts::Predicate`] by number; an unknown one is kept and not shown.
     pub predicate: u16,
-    /// What is said.
+    /// All that is said.
     pub object: Span,
     /// Who found it.
     pub extractor: Extractor,
@@ -323,7 +323,7 @@ pub enum Body {
 pub struct Item {
     /// See the module.
     pub salt: Salt,
-    /// What the bytes are.
+    /// All that the bytes are.
     pub kind: Kind,
     #[serde(with = "serde_bytes")]
     bytes: Vec<u8>,

@@ -38,7 +38,7 @@ pub struct Parts {
     pub words: i64,
     /// Meaning.
     pub meaning: i64,
-    /// What else is in the same talk, and whether it answers a question there.
+    /// All that else is in the same talk, and whether it answers a question there.
     pub talk: i64,
     /// The date that is named, or that a time is asked for.
     pub date: i64,
@@ -74,7 +74,7 @@ pub struct Hit {
     pub answers: bool,
 }
 
-/// What was found, best first; of equal scores the lower source.
+/// All that was found, best first; of equal scores the lower source.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Found {
     /// The hits.

@@ -45,7 +45,7 @@ impl Sent {
     }
 }
 
-/// What two holders say to each other.
+/// All that two holders say to each other.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Frame {
     /// The first frame of both.
@@ -64,7 +64,7 @@ pub enum Frame {
         /// No more follow.
         last: bool,
     },
-    /// How far each chain is held.
+    /// Extent to which each chain is held.
     Digest(Vec<(ChainId, Head)>),
     /// Send the groups of a chain after this number.
     Want(ChainId, u64),
@@ -86,9 +86,9 @@ impl Frame {
     }
 }
 
-/// What a session reads of the store.
+/// All that a session reads of the store.
 pub trait Holdings {
-    /// How far each chain is held.
+    /// Extent to which each chain is held.
     fn heads(&self) -> BTreeMap<ChainId, Head>;
     /// Groups of a chain after a number, in order; at least one if there is one, further ones while they fit into
     /// `bytes_max`. What is erased is marked so.
@@ -97,7 +97,7 @@ pub trait Holdings {
     fn tombstones(&self) -> BTreeMap<MessageKey, SignedGroup>;
 }
 
-/// What the shell does with a frame that came.
+/// All that the shell does with a frame that came.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Effect {
     /// Send this.

@@ -149,13 +149,13 @@ impl Rows {
         &self.workspace
     }
 
-    /// What is known under a key.
+    /// All that is known under a key.
     #[must_use]
     pub fn message(&self, key: &MessageKey) -> Option<&MessageRow> {
         self.messages.get(key)
     }
 
-    /// What a batch says.
+    /// All that a batch says.
     #[must_use]
     pub fn batch(&self, batch: &BatchId) -> Option<&BatchRow> {
         self.batches.get(batch)
@@ -217,7 +217,7 @@ impl Rows {
         }
     }
 
-    /// What counts of all this.
+    /// All that counts of all this.
     #[must_use]
     pub fn view(&self) -> View {
         let mut view = View::default();
@@ -267,9 +267,9 @@ impl Rows {
 pub struct Current {
     /// The key of its caller's id; its own, unless another content holds that.
     pub caller: MessageKey,
-    /// What was appended.
+    /// All that was appended.
     pub content: Rev,
-    /// What it says now.
+    /// All that it says now.
     pub rev: Rev,
     /// The correction, when it has one.
     pub corrected: Option<Corrected>,
@@ -277,7 +277,7 @@ pub struct Current {
     pub batch: Option<BatchId>,
 }
 
-/// What counts. Equal wherever the items are equal.
+/// All that counts. Equal wherever the items are equal.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct View {
     /// The messages, by the key under which they are shown.

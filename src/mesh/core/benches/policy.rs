@@ -161,7 +161,7 @@ fn policy(c: &mut Criterion) {
     percentiles(&view, &requests);
 }
 
-/// What Criterion does not tell: how the slow ones are.
+/// All that Criterion does not tell: how the slow ones are.
 fn percentiles(view: &View, requests: &[Request]) {
     let mut times: Vec<u128> = requests
         .iter()

@@ -148,7 +148,7 @@ impl Budgets {
     }
 }
 
-/// What somebody has used up.
+/// All that somebody has used up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum OverBudget {
     /// Of [`Budget::per_hour`].

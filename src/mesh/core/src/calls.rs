@@ -84,7 +84,7 @@ impl Open {
         matches!(self.record.state, CallState::Ended(_))
     }
 
-    /// What its row says of it, besides the entry, which has the arguments as well.
+    /// All that its row says of it, besides the entry, which has the arguments as well.
     fn stored(&self) -> Cow<'_, CallRecord> {
         match &self.record.header.arguments {
             Payload::Inline(arguments) if self.entry.is_some() && arguments.len() >= STORED_TWICE_MAX => {
@@ -282,7 +282,7 @@ impl Book {
         }
     }
 
-    /// What fills the book and its rows, by origin.
+    /// All that fills the book and its rows, by origin.
     pub(crate) fn usage(&self) -> Usage {
         let (open, ended) = (self.shares.open().collect(), self.shares.ended().collect());
         Usage { open, ended, closed: self.closed.held().collect(), logs: Vec::new() }

@@ -198,7 +198,7 @@ pub struct Dispatch {
     pub attempt: Attempt,
     /// Milliseconds left by the gateway's reckoning.
     pub left_ms: u64,
-    /// What people said to it, as far as it needs that; at most [`crate::limits::CONSENTS_OF_CALL_MAX`].
+    /// All that people said to it, as far as it needs that; at most [`crate::limits::CONSENTS_OF_CALL_MAX`].
     pub consents: Vec<EntryItem>,
 }
 

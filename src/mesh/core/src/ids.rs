@@ -200,7 +200,7 @@ impl ReqId {
         u64::from_be_bytes(bytes)
     }
 
-    /// What it says of its origin: the first 64 bits of that one's identity.
+    /// All that it says of its origin: the first 64 bits of that one's identity.
     pub(crate) fn origin(&self) -> &[u8] {
         &self.0[..8]
     }
@@ -263,7 +263,7 @@ pub type Attempt = u8;
 /// No call is tried more often (`docs/protocol.md`, Calls).
 pub const ATTEMPTS_MAX: Attempt = 3;
 
-/// How far a log is known.
+/// Extent to which a log is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Known {
     /// Author of the log.

@@ -60,7 +60,7 @@ pub enum Space {
     ForgottenMarks,
     /// Hash of a blob ‖ peer to nothing: that peer may have it, although it is no owner.
     BlobReaders,
-    /// What was said about rights: author ‖ incarnation ‖ seq to [`SignedEntry::to_stored`].
+    /// All that was said about rights: author ‖ incarnation ‖ seq to [`SignedEntry::to_stored`].
     Policy,
 }
 
@@ -305,7 +305,7 @@ pub struct Edit {
     pub seen: Vec<(policy::Key, Vec<Place>)>,
 }
 
-/// What a person says to a call that asks.
+/// All that a person says to a call that asks.
 #[derive(Debug, Clone)]
 pub struct NewAnswer {
     /// The call.
@@ -341,7 +341,7 @@ pub struct Approval {
     pub header: Arc<Header>,
     /// Where it was asked.
     pub origin: PeerId,
-    /// What asks, each with those who may say yes to it.
+    /// All that asks, each with those who may say yes to it.
     pub asks: Vec<(policy::RuleRef, Vec<policy::PersonId>)>,
     /// Why it asks, for people.
     pub why: String,
@@ -425,7 +425,7 @@ pub struct Welcome {
     pub trust: Vec<SignedEntry>,
     /// Latest directory entries, to know addresses.
     pub directory: Vec<SignedEntry>,
-    /// What holds about rights, so that a newcomer does not take the mesh for one without workspaces.
+    /// All that holds about rights, so that a newcomer does not take the mesh for one without workspaces.
     pub rights: Vec<SignedEntry>,
     /// The fence of the moment.
     pub fence: Fence,
@@ -442,7 +442,7 @@ pub struct Denial {
     pub decision: policy::Decision,
     /// The same as a sentence.
     pub why: String,
-    /// What would change it, if anything would.
+    /// All that would change it, if anything would.
     pub would_change: Option<policy::Remedy>,
 }
 
@@ -507,7 +507,7 @@ pub enum Refusal {
     /// The role of whoever edits does not reach so far.
     #[error(transparent)]
     NotAllowed(policy::NotAllowed),
-    /// What somebody wants to say about rights breaks a bound, or contradicts what is there.
+    /// All that somebody wants to say about rights breaks a bound, or contradicts what is there.
     #[error(transparent)]
     InvalidRecord(policy::InvalidRecord),
     /// Somebody has edited it since whoever edits has looked.
@@ -796,7 +796,7 @@ pub struct View {
     pub nodes: Vec<NodeView>,
     /// Who may do what, ready to be asked.
     pub rights: Arc<policy::View>,
-    /// What people said about it.
+    /// All that people said about it.
     pub said: policy::InForce,
 }
 
@@ -829,7 +829,7 @@ pub struct DiskSpace {
     pub floor: u64,
 }
 
-/// What fills the memory of a peer, by whom.
+/// All that fills the memory of a peer, by whom.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Usage {
     /// Open calls and the bytes of their headers, by origin.

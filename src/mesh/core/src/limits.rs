@@ -78,9 +78,10 @@ pub const LOOKED_AT_PER_STEP_MAX: usize = 1_000;
 pub const MARK_MAX: usize = 64;
 /// Bytes of all truncations of owners that are held ahead of their logs; as many again of others.
 pub const TRUNCATIONS_AHEAD_BYTES_MAX: usize = 4 * 1024 * 1024;
-/// Statements of one author about rights that are held. Who is no owner any more has none after that.
+/// Statements of one author about rights that are held, and as many again of those that take away: deletions, bans and
+/// asks, suspensions and the mode. Who is no owner any more has none after that.
 pub const STATEMENTS_MAX: u64 = 4_096;
-/// Their bytes.
+/// Their bytes, and as many again of those that take away.
 pub const STATEMENTS_BYTES_MAX: u64 = 8 * 1024 * 1024;
 /// Bytes of all that holds about rights: what is told to a newcomer in a welcome.
 pub const RIGHTS_BYTES_MAX: usize = 2 * 1024 * 1024;

@@ -263,7 +263,7 @@ impl Nodes {
     }
 }
 
-/// What a directory entry says, unless it does not decode or says too much.
+/// All that a directory entry says, unless it does not decode or says too much.
 pub(crate) fn read(entry: &SignedEntry) -> Option<Directory> {
     entry.record().filter(is_reasonable)
 }

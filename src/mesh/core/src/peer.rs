@@ -90,7 +90,7 @@ pub struct Peer {
     upkeep: Upkeep,
 }
 
-/// What is done now and then about what the logs hold.
+/// All that is done now and then about what the logs hold.
 #[derive(Debug, Clone)]
 struct Upkeep {
     reattestation: Reattestation,
@@ -915,7 +915,7 @@ impl Peer {
         self.book.records()
     }
 
-    /// What fills this peer's memory and its log, by whom.
+    /// All that fills this peer's memory and its log, by whom.
     #[must_use]
     pub fn usage(&self) -> Usage {
         Usage { logs: self.logs.spending.held().collect(), ..self.book.usage() }

@@ -9,6 +9,7 @@ mod binder;
 mod consents;
 mod decide;
 mod decision;
+mod knowledge;
 mod manage;
 mod merge;
 mod records;

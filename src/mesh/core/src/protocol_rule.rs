@@ -41,7 +41,7 @@ pub enum ProtocolRule {
     SecondLook,
     /// Cancel requests are looked at again after the fsync of `started`.
     SecondLookAtCancel,
-    /// What the call may is looked at again after the fsync of `started`.
+    /// All that the call may is looked at again after the fsync of `started`.
     SecondLookAtPolicy,
     /// A device that is halted, or holds its own revocation, starts nothing.
     OwnRevocation,
@@ -91,9 +91,9 @@ pub enum ProtocolRule {
     EndingBudget,
     /// Of an origin that is over its budget the calls that are over go, the oldest first.
     ClosedBudget,
-    /// What a truncation frees comes back to its author steadily.
+    /// All that a truncation frees comes back to its author steadily.
     FreedBySteps,
-    /// What others write does not fill the disk.
+    /// All that others write does not fill the disk.
     DiskFloor,
     /// An origin has a share of the book.
     OpenShare,
@@ -110,7 +110,7 @@ pub enum ProtocolRule {
     /// Of what a former owner said that stands which was seen by whoever ended its authority, not what it dates to an earlier
     /// place.
     UnseenIsVoid,
-    /// What a removed owner said about rights does not stand where whoever removed it took that back.
+    /// All that a removed owner said about rights does not stand where whoever removed it took that back.
     UnsaidIsVoid,
     /// Whoever becomes an owner again gets back nothing that it said before.
     NothingOlder,
@@ -122,7 +122,7 @@ pub enum ProtocolRule {
     RoomIsShared,
     /// Of somebody who was never let in, what does not rest on the genesis is not kept.
     StrangersUnkept,
-    /// What would end the authority of somebody who was never let in counts for nothing.
+    /// All that would end the authority of somebody who was never let in counts for nothing.
     LimitsOfMembers,
     /// Changes that contradict each other are needed, whichever of them counts.
     ContradictionsKept,

@@ -128,7 +128,7 @@ pub struct Directory {
     /// Name that it has given itself since it was approved; `None` = that of its approval.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<NodeId>,
-    /// What it forbids itself (`node.deny`), whatever the mesh says. At most [`crate::policy::bounds::LIST_MAX`].
+    /// All that it forbids itself (`node.deny`), whatever the mesh says. At most [`crate::policy::bounds::LIST_MAX`].
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub deny: Vec<ToolPattern>,
 }
@@ -221,7 +221,7 @@ pub struct Header {
     /// The workspace by which the origin allowed it; `None`: by the mesh alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workspace: Option<WorkspaceId>,
-    /// What decided so there, for people.
+    /// All that decided so there, for people.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub rule: String,
     /// How far the origin knew what was said about rights. Whoever knows less does not deny the call before it knows as

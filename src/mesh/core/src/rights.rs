@@ -42,7 +42,7 @@ const ENVELOPE_BYTES_MAX: usize = 512;
 
 type LogId = (PeerId, Incarnation);
 
-/// What the view was told of a member last.
+/// All that the view was told of a member last.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Told {
     node: NodeId,
@@ -61,7 +61,7 @@ pub(crate) struct Rights {
     told: BTreeMap<PeerId, Told>,
     /// Membership, and the count of changes of directories, that `told` was made of.
     devices_of: Option<(Hash, u64)>,
-    /// What is held of each author's.
+    /// All that is held of each author's.
     held: BTreeMap<PeerId, Amount>,
     /// Parts of logs in which something was said that was not read.
     unheard: BTreeMap<LogId, (u64, u64)>,
@@ -69,13 +69,13 @@ pub(crate) struct Rights {
     asked: BTreeMap<LogId, u64>,
     /// Of every log that said anything, how far.
     known: BTreeMap<LogId, u64>,
-    /// What people said to calls that ask.
+    /// All that people said to calls that ask.
     answers: Answers,
     /// True if open calls have to be looked at again.
     changed: bool,
 }
 
-/// What a call that asks waits for.
+/// All that a call that asks waits for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Asked {
     /// The asks that are open.
@@ -89,7 +89,7 @@ pub(crate) struct Asked {
 pub(crate) enum Ruling {
     /// It may run.
     Go {
-        /// What people said that lets it run, for the target to see.
+        /// All that people said that lets it run, for the target to see.
         consents: Vec<Hash>,
     },
     /// A person has to say yes first.
@@ -105,7 +105,7 @@ pub(crate) enum Ruling {
     },
 }
 
-/// What an entry says about rights; `None`: nothing that could be held against anything.
+/// All that an entry says about rights; `None`: nothing that could be held against anything.
 pub(crate) fn read(entry: &SignedEntry) -> Option<Said> {
     let said = Said::from_body(entry.body()?)?;
     (said.key.kind() == entry.entry.kind).then_some(said)
@@ -182,11 +182,13 @@ impl Rights {
         fx.delete(rows::statement(place));
     }
 
-    /// True if one more statement of this author may be held, besides `more`.
-    fn has_room(&self, author: &PeerId, more: Amount) -> bool {
+    /// True if one more statement of this author may be held, besides `more`. What takes away has room of its own beyond
+    /// that of the rest.
+    fn has_room(&self, author: &PeerId, more: Amount, takes: bool) -> bool {
         let mut held = self.held.get(author).copied().unwrap_or_default();
         held.add(more);
-        held.entries < limits::STATEMENTS_MAX && held.bytes < limits::STATEMENTS_BYTES_MAX
+        let share = if takes { 2 } else { 1 };
+        held.entries < share * limits::STATEMENTS_MAX && held.bytes < share * limits::STATEMENTS_BYTES_MAX
     }
 
     // --- Calls --------------------------------------------------------------------------------------------------------
@@ -265,7 +267,7 @@ impl Rights {
         Ruling::No { why, of_target: decision.rule.is_of_target() }
     }
 
-    /// What a test may leave out: whose answer it is, and to which header.
+    /// All that a test may leave out: whose answer it is, and to which header.
     fn goes_unasked(&self, header: &Header, rules: ProtocolRules) -> bool {
         let of_call =
             |rule| !rules.enforces(rule) && self.view.consents().all().any(|given| is_yes_to(given, header.id));
@@ -278,7 +280,7 @@ impl Rights {
         Some(answer_words::no(&by, &note, &decision.rule.to_string()))
     }
 
-    /// What people said that lets a call run, in words; empty if nobody was asked.
+    /// All that people said that lets a call run, in words; empty if nobody was asked.
     pub(crate) fn said_yes(&self, consents: &[Hash]) -> String {
         let said: Vec<Consent> = consents.iter().filter_map(|hash| self.answers.get(hash)).collect();
         answer_words::yes(said.iter())
@@ -383,7 +385,7 @@ impl Rights {
         InForce::new(self.policy.clone(), self.void.clone())
     }
 
-    /// What holds, of which most is told: the mode, then the smallest entries, up to [`limits::RIGHTS_BYTES_MAX`].
+    /// All that holds, of which most is told: the mode, then the smallest entries, up to [`limits::RIGHTS_BYTES_MAX`].
     pub(crate) fn in_force(&self) -> impl Iterator<Item = &SignedEntry> {
         let mut heads: Vec<&SignedEntry> = self.heads().filter_map(|place| self.entries.get(place)).collect();
         heads.sort_by_key(|entry| (entry.entry.kind != Key::Mode.kind(), entry.len()));
@@ -418,14 +420,14 @@ impl Rights {
         if self.entries.contains_key(&place) {
             return;
         }
-        if !trust.rights_stand(&place) || !self.has_room(&place.author, Amount::default()) {
+        let Some(said) = read(entry) else { return };
+        if !trust.rights_stand(&place) || !self.has_room(&place.author, Amount::default(), said.content.takes()) {
             let range = self.unheard.entry(log_id(&place)).or_insert((place.seq, place.seq));
             *range = (range.0.min(place.seq), range.1.max(place.seq));
             fx.put(rows::unheard(&place.author, place.incarnation), range);
             self.changed = true; // one more place of a mark is held
             return;
         }
-        let Some(said) = read(entry) else { return };
         let key = said.key.clone();
         fx.put(rows::statement(&place), entry);
         self.insert(entry.clone(), said);
@@ -459,7 +461,7 @@ impl Rights {
         }
         let ranges = self.unheard.iter().filter_map(|((author, log), (first, last))| {
             let last = trust.rights_stand_until(author, *log).min(*last);
-            let due = *first <= last && self.has_room(author, Amount::default());
+            let due = *first <= last && self.has_room(author, Amount::default(), false);
             due.then_some((*author, *log, *first, last))
         });
         let ranges: Vec<_> = ranges.collect();
@@ -578,7 +580,10 @@ impl Rights {
         let before = broken(&view);
         // Whoever makes the first workspace wants them to decide.
         let makes = |(key, value): &(Key, Option<Value>)| matches!(key, Key::Workspace(_)) && value.is_some();
-        if changes.iter().any(makes) && policy.register(&Key::Mode).is_none() {
+        let first = view.workspaces().next().is_none() && changes.iter().any(makes);
+        let is_said = changes.iter().any(|(key, _)| *key == Key::Mode);
+        let is_unsaid = policy.register(&Key::Mode).is_none();
+        if first && !is_said && view.mode() == Mode::Open && (is_unsaid || self.is_owner(&by)) {
             changes.insert(0, (Key::Mode, Some(Value::Mode(Mode::Workspaces))));
         }
         let mut entries = Vec::new();
@@ -600,12 +605,13 @@ impl Rights {
             }
             let said = policy.edit((key.clone(), value), by.clone(), declared, &stands);
             let body = said.to_body().map_err(Refusal::InvalidRecord)?;
-            if !self.has_room(&next.author, more) {
-                return Err(Refusal::Full(
-                    "this device has changed what is said about rights too often: make the change at another owner's \
-                     device, or once older changes are forgotten"
-                        .to_owned(),
-                ));
+            if !self.has_room(&next.author, more, said.content.takes()) {
+                let max = limits::STATEMENTS_MAX;
+                return Err(Refusal::Full(format!(
+                    "this device has said {max} things about rights, which is all that the mesh holds of one device; what \
+                     was replaced makes room after 15 days, what was taken away never does: make the change at another \
+                     owner's device (what takes away is still taken here, {max} times)"
+                )));
             }
             let size = ENVELOPE_BYTES_MAX + body.len();
             more.add(Amount::one(size as u64));

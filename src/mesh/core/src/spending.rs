@@ -123,7 +123,7 @@ impl Account {
         off(self.held.log, self.saved.log) || off(self.held.answers, self.saved.answers)
     }
 
-    /// What counts against the budget of its log, and against that of its answers.
+    /// All that counts against the budget of its log, and against that of its answers.
     fn counted(&mut self, budget: &Budget, period_ms: u64, now: u64) -> BudgetRow {
         self.returning.0.fall(budget.log, now);
         self.returning.1.fall(budget.answers, now);
@@ -174,7 +174,7 @@ pub(crate) struct Charge {
     pub(crate) answer: bool,
 }
 
-/// What an entry takes: its envelope and its body, also where that is withheld, so that everyone counts the same.
+/// All that an entry takes: its envelope and its body, also where that is withheld, so that everyone counts the same.
 pub(crate) fn amount(entry: &SignedEntry) -> Amount {
     Amount::one(entry.bytes.len() as u64 + u64::from(entry.entry.body.len))
 }
@@ -489,7 +489,7 @@ impl Spending {
         }
     }
 
-    /// What the log of each author takes here: entries and bytes, answers to calls of others among them.
+    /// All that the log of each author takes here: entries and bytes, answers to calls of others among them.
     pub(crate) fn held(&self) -> impl Iterator<Item = (PeerId, Amount)> + '_ {
         self.accounts.iter().map(|(author, account)| {
             let mut all = account.held.log;

@@ -116,7 +116,7 @@ pub(crate) struct KnownEpochs {
     pub(crate) ended: PeerId,
 }
 
-/// What changes have led to, judged together.
+/// All that changes have led to, judged together.
 #[derive(Debug, Default)]
 pub(crate) struct Judgement {
     /// Those of them that are kept.
@@ -633,7 +633,7 @@ impl Trust {
         said.filter_map(|hash| self.records.get(hash))
     }
 
-    /// What `peer` said about members that counts: that stands when its authority ends.
+    /// All that `peer` said about members that counts: that stands when its authority ends.
     pub(crate) fn statements(&self, peer: &PeerId) -> Vec<Hash> {
         let statements = self.counted_of(peer).map(|record| record.entry.hash);
         statements.take(limits::CHANGES_NAMED_MAX).collect()

@@ -148,7 +148,7 @@ impl Near {
         self.devices.values().map(next).min()
     }
 
-    /// What has changed since the last call.
+    /// All that has changed since the last call.
     pub(super) fn poll_events(&mut self) -> Vec<LanEvent> {
         let mut now: BTreeMap<PeerId, (String, Vec<Address>)> = BTreeMap::new();
         for (socket, device) in &self.devices {

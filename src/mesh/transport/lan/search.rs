@@ -116,7 +116,7 @@ struct Search {
     trouble: Option<String>,
 }
 
-/// What is heard, within the budget for it.
+/// All that is heard, within the budget for it.
 struct Ears {
     sockets: Sockets,
     reading: Rate,

@@ -1,4 +1,4 @@
-//! What the index knows of each piece beside its terms, and how pieces follow each other.
+//! All that the index knows of each piece beside its terms, and how pieces follow each other.
 
 use std::collections::BTreeMap;
 
@@ -15,12 +15,12 @@ pub const PAUSE_MS: i64 = 30 * 60_000;
 /// No such piece.
 pub(crate) const NONE: u32 = u32::MAX;
 
-/// What a piece is a part of. Of equal scores the lower comes first.
+/// All that a piece is a part of. Of equal scores the lower comes first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Source {
     /// A message.
     Message(MessageKey),
-    /// What a summary shows for a message.
+    /// All that a summary shows for a message.
     Line(BatchId, MessageKey),
     /// A fact.
     Fact(BatchId, MessageKey, u8),
@@ -48,10 +48,10 @@ pub struct ForwardRow {
     pub column: Column,
 }
 
-/// What is kept of a piece in memory and beside its segment.
+/// All that is kept of a piece in memory and beside its segment.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Column {
-    /// What it is a part of.
+    /// All that it is a part of.
     pub source: Source,
     /// Which part of the text.
     pub span: Span,

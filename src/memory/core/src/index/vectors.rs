@@ -23,9 +23,9 @@ pub enum VectorError {
     /// Another number of numbers than its model has.
     #[error("a vector has {got} numbers where its model has {want}")]
     Dimension {
-        /// What came.
+        /// All that came.
         got: usize,
-        /// What the model has.
+        /// All that the model has.
         want: usize,
     },
     /// Not finite, or not of length 1 within a hundredth.

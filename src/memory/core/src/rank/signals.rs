@@ -163,7 +163,7 @@ impl<'a> Pass<'a> {
     }
 }
 
-/// What the postings give: BM25 of pieces and of windows, and coverage.
+/// All that the postings give: BM25 of pieces and of windows, and coverage.
 struct Words {
     own: Vec<f64>,
     window: Vec<f64>,

@@ -1,6 +1,6 @@
 //! Weights of the signals. Set by hand; a table learned elsewhere would have the same form.
 
-/// What each signal is worth. See `signals.rs` for what they are.
+/// All that each signal is worth. See `signals.rs` for what they are.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Weights {
     /// Words of the piece itself.

@@ -37,7 +37,7 @@ impl Date {
     }
 }
 
-/// What a question says of a time.
+/// All that a question says of a time.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Named {
     years: Vec<i32>,

@@ -24,7 +24,7 @@ pub struct Language {
     pub stop_words: &'static [&'static str],
     /// Verbs by which something is decided, promised, changed or settled.
     pub decisions: &'static [&'static str],
-    /// What is said without saying anything. Whole messages, or how they begin.
+    /// All that is said without saying anything. Whole messages, or how they begin.
     pub fillers: &'static [&'static str],
     /// Words that point at what was said before.
     pub anaphora: &'static [&'static str],

@@ -31,7 +31,7 @@ pub(super) struct Asking {
     again: bool,
 }
 
-/// What a look at calls has found.
+/// All that a look at calls has found.
 #[derive(Debug, Default)]
 pub(crate) struct Looked {
     /// Calls that are denied, to be said for all.
@@ -70,7 +70,7 @@ impl Asking {
 }
 
 impl Open {
-    /// What is decided on it here; `None` for one that is over.
+    /// All that is decided on it here; `None` for one that is over.
     pub(super) fn ruling(&self, facts: &Facts<'_>, fx: &Effects<'_>) -> Option<Ruling> {
         let entry = self.entry.as_ref().filter(|_| !self.ended())?;
         Some(facts.rights.rule(
@@ -185,7 +185,7 @@ impl Book {
         }
     }
 
-    /// What a call waits for that asks.
+    /// All that a call waits for that asks.
     pub(crate) fn asked(&self, id: &ReqId) -> Option<&Asked> {
         self.asking.asked(id)
     }

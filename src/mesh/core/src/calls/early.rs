@@ -19,7 +19,7 @@ const OF_ONE_MAX: usize = 8;
 #[derive(Debug, Clone, Default)]
 pub(super) struct Early {
     outcomes: BTreeMap<ReqId, Vec<SignedEntry>>,
-    /// What is kept of each author's.
+    /// All that is kept of each author's.
     shares: BTreeMap<PeerId, Amount>,
     cancels: BTreeMap<ReqId, CancelRequest>,
 }

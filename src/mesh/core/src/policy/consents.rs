@@ -1,4 +1,4 @@
-//! What people said to calls that ask.
+//! All that people said to calls that ask.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -56,7 +56,7 @@ pub enum Choice {
         /// The tool.
         tool: ToolName,
     },
-    /// What was said in that entry is taken back.
+    /// All that was said in that entry is taken back.
     Withdrawn {
         /// Hash of the entry.
         consent: Hash,
@@ -81,7 +81,7 @@ pub struct Given {
     pub hash: Hash,
     /// The device that signed it.
     pub at: PeerId,
-    /// What it says.
+    /// All that it says.
     pub consent: Consent,
 }
 

@@ -94,7 +94,7 @@ impl Asking<'_> {
     }
 }
 
-/// What the rules of one domain say to the levels.
+/// All that the rules of one domain say to the levels.
 #[derive(Default)]
 struct Said<'v> {
     denies: Vec<&'v MergedRule>,
@@ -104,7 +104,7 @@ struct Said<'v> {
     gives: [Option<&'v MergedRule>; LEVELS],
 }
 
-/// What a workspace amounts to, with the rules of the mesh.
+/// All that a workspace amounts to, with the rules of the mesh.
 struct Standing<'v> {
     place: Place<'v>,
     said: Said<'v>,
@@ -196,11 +196,14 @@ impl View {
     }
 
     /// The principal that sits at a device when nobody says more: its one person, else the owner at the owner tier, else
-    /// the device itself.
+    /// the device itself. Where else no owner sat anywhere, the owner does at each owner-tier device.
     #[must_use]
     pub fn sits_at(&self, origin: &PeerId) -> Option<Principal> {
         let device = self.devices.get(origin)?;
         Some(match (device.people.as_slice(), device.facts.tier) {
+            ([person], Tier::Owner) if self.role(person) != Some(Role::Owner) && !self.an_owner_sits() => {
+                Principal::Person(PersonId::owner())
+            }
             ([person], _) => Principal::Person(person.clone()),
             (_, Tier::Owner) => Principal::Person(PersonId::owner()),
             (_, Tier::Shared | Tier::Ephemeral) => Principal::Device(device.facts.node.clone()),
@@ -208,10 +211,13 @@ impl View {
     }
 
     /// Role of a person in the mesh; `None` if there is no such person, or she is suspended.
+    ///
+    /// **An owner stays**, whatever is said and by whom: `owner` is suspended only while another owner sits at an owner-tier
+    /// device.
     #[must_use]
     pub fn role(&self, person: &PersonId) -> Option<Role> {
         match (self.people.get(person), person.is_owner()) {
-            (Some(person), _) if person.suspended => None,
+            (Some(_), _) if self.is_out(person) => None,
             (_, true) => Some(Role::Owner),
             (Some(person), false) => Some(person.role),
             (None, false) => None,
@@ -297,12 +303,36 @@ impl View {
     }
 
     fn is_suspended(&self, principal: &Principal) -> bool {
-        let person = principal.person().and_then(|person| self.people.get(person));
         let agent = match principal {
             Principal::Agent(person, agent) => self.agents.get(person).and_then(|agents| agents.get(agent)),
             Principal::Person(_) | Principal::Device(_) => None,
         };
-        person.is_some_and(|person| person.suspended) || agent.is_some_and(|agent| agent.suspended)
+        principal.person().is_some_and(|person| self.is_out(person)) || agent.is_some_and(|agent| agent.suspended)
+    }
+
+    /// True if a person is suspended; see [`Self::role`].
+    fn is_out(&self, person: &PersonId) -> bool {
+        let suspended = self.people.get(person).is_some_and(|record| record.suspended);
+        suspended && (!person.is_owner() || self.another_owner_sits())
+    }
+
+    /// The people who have an owner-tier device of their own.
+    fn seated(&self) -> impl Iterator<Item = Option<&PersonId>> {
+        let owners = self.devices.values().filter(|device| device.facts.tier == Tier::Owner);
+        owners.map(|device| match device.people.as_slice() {
+            [person] => Some(person),
+            _ => None,
+        })
+    }
+
+    fn another_owner_sits(&self) -> bool {
+        self.seated().flatten().any(|person| !person.is_owner() && self.role(person) == Some(Role::Owner))
+    }
+
+    /// True if somebody of role owner sits at an owner-tier device by what is said of these.
+    fn an_owner_sits(&self) -> bool {
+        let owner = PersonId::owner();
+        self.seated().any(|person| self.role(person.unwrap_or(&owner)) == Some(Role::Owner))
     }
 }
 
@@ -387,7 +417,7 @@ impl<'v, 'r> Judging<'v, 'r> {
         Err(if in_it { Cause::WorkspaceScope } else { Cause::WorkspaceNotMember })
     }
 
-    /// What the rules of one domain say, where the principal has this role.
+    /// All that the rules of one domain say, where the principal has this role.
     fn said(&self, space: &'v Space, role: Role) -> Said<'v> {
         let (node, tool) = (self.at.target.facts.node.as_str(), self.at.tool.as_str());
         let mut said = Said::default();

@@ -1,4 +1,4 @@
-//! What the heads of a register amount to.
+//! All that the heads of a register amount to.
 //!
 //! One principle for all kinds: **what gives must be said by all heads, what takes by any** (`docs/decisions/0041`). So
 //! whoever took something away has taken it away, whatever somebody else wrote who did not know of it. Only texts,
@@ -137,7 +137,7 @@ impl<'a> Heads<'a> {
         (!gone).then(|| self.values().copied().min()).flatten()
     }
 
-    /// What all heads hold, of whom none took it away.
+    /// All that all heads hold, of whom none took it away.
     pub(super) fn binding(&self) -> Option<MergedBinding> {
         if self.is_deleted() {
             return None;
@@ -201,7 +201,7 @@ impl<'a> Heads<'a> {
     }
 }
 
-/// What several heads of a binding hold.
+/// All that several heads of a binding hold.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct MergedBinding {
     /// Must all match.
@@ -241,7 +241,7 @@ impl Rule {
     }
 }
 
-/// What people said about a device, of several heads.
+/// All that people said about a device, of several heads.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct MergedDevice {
     pub(super) title: Title,

@@ -1,4 +1,4 @@
-//! What people can say about rights: one type for each kind of record, and the bounds of each.
+//! All that people can say about rights: one type for each kind of record, and the bounds of each.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -140,7 +140,7 @@ pub enum InvalidRecord {
         /// How many may be.
         max: usize,
     },
-    /// What it belongs to is not there.
+    /// All that it belongs to is not there.
     #[error("there is no workspace `{0}`: make it first")]
     UnknownWorkspace(WorkspaceId),
 }
@@ -183,7 +183,7 @@ impl fmt::Display for Verdict {
     }
 }
 
-/// What a rule says. The order is that of strictness.
+/// All that a rule says. The order is that of strictness.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum RuleVerdict {
@@ -378,7 +378,7 @@ pub struct Token {
     pub expires_ms: Option<u64>,
 }
 
-/// What a workspace says to whom no rule of it speaks of.
+/// All that a workspace says to whom no rule of it speaks of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Otherwise {
@@ -408,11 +408,11 @@ pub struct Workspace {
     /// Sign for people.
     #[serde(skip_serializing_if = "Title::is_empty")]
     pub icon: Title,
-    /// What holds where no rule speaks.
+    /// All that holds where no rule speaks.
     pub otherwise: Otherwise,
 }
 
-/// What belongs to a workspace: tools of devices. A workspace without a binding holds nothing.
+/// All that belongs to a workspace: tools of devices. A workspace without a binding holds nothing.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Binding {
@@ -428,7 +428,7 @@ pub struct Binding {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Rule {
-    /// What it says.
+    /// All that it says.
     pub verdict: RuleVerdict,
     /// Whom it is about. Absent in a deny or ask = everyone, and then an ask gives nothing; empty = nobody.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -525,7 +525,7 @@ impl Rule {
     }
 }
 
-/// What people say about a device.
+/// All that people say about a device.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Device {
@@ -543,7 +543,7 @@ pub struct Device {
     pub terms: Option<Terms>,
 }
 
-/// What a device of the ephemeral tier was let in for.
+/// All that a device of the ephemeral tier was let in for.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Terms {
@@ -557,7 +557,7 @@ pub struct Terms {
     pub one_time: bool,
 }
 
-/// Whether rights are those of workspaces or of tiers alone.
+/// True if rights are those of workspaces or of tiers alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
@@ -593,7 +593,7 @@ pub struct DeviceTools {
     pub approved: BTreeMap<ToolName, Hash>,
 }
 
-/// What a record is about: at most one of each key holds.
+/// All that a record is about: at most one of each key holds.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Key {
     /// A person.
@@ -662,7 +662,7 @@ impl Key {
     }
 }
 
-/// What a record says.
+/// All that a record says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Value {
     /// Of [`Key::Person`].

@@ -1,12 +1,13 @@
 //! All statements about one key, and which of them count.
 //!
-//! A register is a set. Its **heads** are the statements that no other knew; an edit knows all heads that its author
+//! A register is a set. Its **heads** are the statements that no other knew (`knowledge`); an edit knows all heads that its author
 //! held, so it replaces them, and two edits that did not know each other both stay until somebody edits again. What
 //! several heads amount to is told in `merge`. So peers with equal sets agree, in whatever order they were filled.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use super::knowledge;
 use super::records::{InvalidRecord, Key, Value};
 use super::said::{Content, KNEW_MAX, Said};
 use crate::entry::Place;
@@ -39,15 +40,8 @@ pub const PATTERNS_MAX: usize = 8192;
 pub struct Statement {
     /// Hybrid clock of its entry: of texts the newest counts.
     pub hlc: u64,
-    /// What it says.
+    /// All that it says.
     pub said: Said,
-}
-
-impl Statement {
-    /// Of two, of which one knew the other, the higher replaces it.
-    const fn order(&self) -> (u64, u64) {
-        (self.said.generation, self.hlc)
-    }
 }
 
 /// One log of one author.
@@ -81,41 +75,16 @@ impl Register {
 
     /// The heads among those that stand. What does not stand replaces nothing, so that what it replaced counts again.
     ///
-    /// A statement replaces others of its log that came before it, and what it says that it knew, provided that its
-    /// generation is higher, or its clock where both have the same: so no two replace each other, whatever an author makes
-    /// up, and one that claims the last generation there is can still be replaced.
+    /// A statement replaces those of its log that came before it, and what it says that it knew, unless that knew it in
+    /// turn. No number that an author makes up makes it last: whoever knows it replaces it.
     #[must_use]
     pub fn heads(&self, stands: &dyn Fn(&Place) -> bool) -> Vec<(&Place, &Statement)> {
-        let standing = || self.said.iter().filter(|(place, _)| stands(place));
-        // By log and place: the highest generation and clock that knew as far as there.
-        let mut knew: BTreeMap<Log, BTreeMap<u64, (u64, u64)>> = BTreeMap::new();
-        let mut note = |log: Log, seq: u64, order: (u64, u64)| {
-            let highest = knew.entry(log).or_default().entry(seq).or_default();
-            *highest = order.max(*highest);
-        };
-        for (place, statement) in standing() {
-            note(log(place), place.seq.saturating_sub(1), statement.order());
-            for known in &statement.said.knew {
-                note((known.author, known.incarnation), known.seq, statement.order());
-            }
-        }
-        // Who knew further knew all before it as well.
-        for seqs in knew.values_mut() {
-            let mut highest = (0, 0);
-            for order in seqs.values_mut().rev() {
-                highest = highest.max(*order);
-                *order = highest;
-            }
-        }
-        let replaced = |place: &Place, order: (u64, u64)| {
-            let further = knew.get(&log(place)).and_then(|seqs| seqs.range(place.seq..).next());
-            further.is_some_and(|(_, highest)| *highest > order)
-        };
-        standing().filter(|(place, statement)| !replaced(place, statement.order())).collect()
+        knowledge::heads(self.said.iter().filter(|(place, _)| stands(place)).collect())
     }
 
     /// The statement that an edit made here and now makes: it knows all that is held and stands, and what those say that
-    /// they knew, as far as there is room for it.
+    /// they knew, as far as there is room for it; what counts comes first. Of a log of which something is held its last
+    /// place is named even where another says that it knew more, since that may be made up.
     #[must_use]
     pub fn edit(
         &self,
@@ -124,22 +93,28 @@ impl Register {
         declared: bool,
         stands: &dyn Fn(&Place) -> bool,
     ) -> Said {
-        let mut knew: BTreeMap<Log, u64> = BTreeMap::new();
-        let mut generation = 0;
         let standing = || self.said.iter().filter(|(place, _)| stands(place));
-        for (place, Statement { said, .. }) in standing() {
-            generation = said.generation.max(generation);
-            let seq = knew.entry(log(place)).or_default();
+        let mut held: BTreeMap<Log, u64> = BTreeMap::new();
+        for (place, _) in standing() {
+            let seq = held.entry(log(place)).or_default();
             *seq = place.seq.max(*seq);
         }
-        for known in standing().flat_map(|(_, statement)| &statement.said.knew) {
-            let log = (known.author, known.incarnation);
-            if knew.len() < KNEW_MAX || knew.contains_key(&log) {
-                let seq = knew.entry(log).or_default();
-                *seq = known.seq.max(*seq);
+        let mut told: BTreeMap<Log, u64> = BTreeMap::new();
+        for Known { author, incarnation, seq } in standing().flat_map(|(_, statement)| &statement.said.knew) {
+            let log = (*author, *incarnation);
+            if held.get(&log).is_none_or(|held| held < seq) {
+                let told = told.entry(log).or_default();
+                *told = (*seq).max(*told);
             }
         }
-        let knew = knew.into_iter().map(|((author, incarnation), seq)| Known { author, incarnation, seq }).collect();
+        let heads: BTreeSet<Log> = self.heads(stands).into_iter().map(|(place, _)| log(place)).collect();
+        let known = |(author, incarnation): Log, seq: u64| Known { author, incarnation, seq };
+        let of_heads = held.iter().filter(|(log, _)| heads.contains(log));
+        let replaced = held.iter().filter(|(log, _)| !heads.contains(log));
+        let knew = of_heads.chain(replaced).chain(&told).map(|(log, seq)| known(*log, *seq));
+        let mut knew: Vec<Known> = knew.take(KNEW_MAX).collect();
+        knew.sort_unstable();
+        let generation = standing().map(|(_, statement)| statement.said.generation).max().unwrap_or(0);
         let content = value.map_or(Content::Deleted, |value| Content::Value(Box::new(value)));
         Said { key, content, generation: generation.saturating_add(1), knew, by, declared }
     }
@@ -165,7 +140,7 @@ pub struct InForce {
 }
 
 impl InForce {
-    /// What stands is all but `void`.
+    /// All that stands is all but `void`.
     #[must_use]
     pub fn new(policy: Arc<Policy>, void: Arc<BTreeSet<Place>>) -> Self {
         Self { policy, void }
@@ -189,14 +164,15 @@ impl InForce {
         self.heads(key).into_iter().map(|(place, _)| *place).collect()
     }
 
-    /// What a key says, for people: of several values the newest. `None`: nothing, or nothing that can be read.
+    /// What a key says, for people: of several values the strictest, of these the newest. `None`: nothing, or nothing that
+    /// can be read. So whoever reads it and writes it back, with something else changed, gives nothing that was taken.
     #[must_use]
     pub fn value(&self, key: &Key) -> Option<&Value> {
         let said = self.heads(key).into_iter().filter_map(|(place, statement)| match &statement.said.content {
-            Content::Value(value) => Some((statement.hlc, place, value)),
+            Content::Value(value) => Some((value.strictness(), statement.hlc, place, value)),
             Content::Deleted | Content::Unreadable => None,
         });
-        said.max_by_key(|(hlc, place, _)| (*hlc, **place)).map(|(.., value)| &**value)
+        said.max_by_key(|(strictness, hlc, place, _)| (*strictness, *hlc, **place)).map(|(.., value)| &**value)
     }
 
     /// What of these authors counts: keys, each with what one of them said last of it, in order.
@@ -236,7 +212,7 @@ impl Policy {
         }
     }
 
-    /// What was said of a key.
+    /// All that was said of a key.
     #[must_use]
     pub fn register(&self, key: &Key) -> Option<&Register> {
         self.registers.get(key).map(AsRef::as_ref)

@@ -1,4 +1,4 @@
-//! What would change an answer: the least that somebody could do.
+//! All that would change an answer: the least that somebody could do.
 
 use std::fmt;
 

@@ -1,17 +1,19 @@
 //! The body of an entry about rights: what one author says of one key, and what he knew when he said it.
 
+use std::cmp::Reverse;
+
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
-use super::records::{InvalidRecord, Key, TOOLS_BYTES_MAX, Value};
+use super::records::{InvalidRecord, Key, Mode, RuleVerdict, TOOLS_BYTES_MAX, Value};
 use crate::entry::{decode, encode};
 use crate::ids::Known;
-use crate::people::Principal;
+use crate::people::{Principal, Role};
 
 /// Most logs that one statement says it knew.
 pub const KNEW_MAX: usize = crate::limits::MARK_MAX;
 
-/// What is said of a key.
+/// All that is said of a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Content {
     /// This holds.
@@ -22,17 +24,64 @@ pub enum Content {
     Unreadable,
 }
 
+impl Content {
+    /// True of what takes away and gives nothing, as far as it says so by itself: a deletion, a ban or an ask, a
+    /// suspension, and the mode, by which workspaces are left.
+    #[must_use]
+    pub fn takes(&self) -> bool {
+        match self {
+            Self::Deleted => true,
+            Self::Unreadable => false,
+            Self::Value(value) => match &**value {
+                Value::Rule(rule) => rule.verdict >= RuleVerdict::Ask,
+                Value::Person(person) => person.suspended,
+                Value::Agent(agent) => agent.suspended,
+                Value::Mode(_) => true,
+                Value::Token(_)
+                | Value::Workspace(_)
+                | Value::Member(_)
+                | Value::Binding(_)
+                | Value::Device(_)
+                | Value::Check(_)
+                | Value::Tools(_) => false,
+            },
+        }
+    }
+}
+
+impl Value {
+    /// Of two values of one key the higher takes more, or both are alike here.
+    pub(super) fn strictness(&self) -> (bool, Reverse<Role>, RuleVerdict) {
+        let none = (false, Reverse(Role::Owner), RuleVerdict::Always);
+        match self {
+            Self::Rule(rule) => (none.0, none.1, rule.verdict),
+            Self::Person(person) => (person.suspended, Reverse(person.role), none.2),
+            Self::Agent(agent) => (agent.suspended, none.1, none.2),
+            Self::Member(role) => (none.0, Reverse(*role), none.2),
+            Self::Mode(mode) => (*mode == Mode::Workspaces, none.1, none.2),
+            Self::Token(_)
+            | Self::Workspace(_)
+            | Self::Binding(_)
+            | Self::Device(_)
+            | Self::Check(_)
+            | Self::Tools(_) => none,
+        }
+    }
+}
+
 /// One statement about one key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Said {
-    /// What it is about.
+    /// All that it is about.
     pub key: Key,
-    /// What is said of it.
+    /// All that is said of it.
     pub content: Content,
-    /// One more than the highest of the statements that it knew of.
+    /// One more than the highest of the statements that it knew of. It replaces nothing: of several texts that count the
+    /// highest is shown.
     pub generation: u64,
-    /// Up to where in which logs its author knew what was said of this key, in order of the logs. Statements of his own
-    /// log are known to him in any case. At most [`KNEW_MAX`].
+    /// Up to where in which logs its author knew what was said of this key, in order of the logs; of one log also two
+    /// places, the last that he held and what others say that they knew. Statements of his own log are known to him in any
+    /// case. At most [`KNEW_MAX`].
     pub knew: Vec<Known>,
     /// Who edited.
     pub by: Principal,

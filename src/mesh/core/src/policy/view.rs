@@ -20,7 +20,7 @@ use crate::ids::{Hash, NodeId, PeerId, ToolName};
 use crate::people::{AgentName, Domain, Name, PersonId, Principal, Role, RuleRef, Seat, TokenId, WorkspaceId};
 use crate::record::{Tier, ToolDecl};
 
-/// What the mesh knows of one member.
+/// All that the mesh knows of one member.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeviceFacts {
     /// Its key.
@@ -33,7 +33,7 @@ pub struct DeviceFacts {
     pub trusted: bool,
     /// Tools as its directory declares them, in that order.
     pub tools: Vec<Offered>,
-    /// What it forbids itself.
+    /// All that it forbids itself.
     pub deny: Vec<ToolPattern>,
 }
 
@@ -56,7 +56,7 @@ impl Offered {
     }
 }
 
-/// How far somebody has agreed to a tool that is offered.
+/// Extent to which somebody has agreed to a tool that is offered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ToolState {
     /// As it is; or nobody ever said which tools of this device may be used.
@@ -92,7 +92,7 @@ pub struct View {
     /// Also of workspaces that are not there.
     pub(super) seats: BTreeMap<Seat, BTreeMap<WorkspaceId, Role>>,
     pub(super) devices: BTreeMap<PeerId, Arc<DeviceView>>,
-    /// What people said about devices, members or not.
+    /// All that people said about devices, members or not.
     said: BTreeMap<PeerId, Arc<SaidOfDevice>>,
     checks: BTreeMap<Name, Check>,
     pub(super) consents: Consents,
@@ -297,7 +297,7 @@ impl View {
         self.tokens.iter().map(|(id, said)| (id, said.as_slice()))
     }
 
-    /// What is said of a token; `None`: there is none.
+    /// All that is said of a token; `None`: there is none.
     #[must_use]
     pub fn token(&self, id: &TokenId) -> Option<&[Token]> {
         self.tokens.get(id).map(Vec::as_slice)

@@ -1,4 +1,4 @@
-//! What people said to calls that ask, as this peer holds it: entries, and for how long each is kept.
+//! All that people said to calls that ask, as this peer holds it: entries, and for how long each is kept.
 //!
 //! Whether one counts is judged anew at each decision ([`crate::policy::View::decide`]). Here is only that it takes no
 //! more room than it may, and that it ends: an hour when it is over by the clock of whoever holds it, an answer to a call
@@ -40,7 +40,7 @@ pub(super) struct Answers {
     held: BTreeMap<Hash, Held>,
 }
 
-/// What somebody said, if it is an answer to an ask.
+/// All that somebody said, if it is an answer to an ask.
 pub(crate) fn read(entry: &SignedEntry) -> Option<Consent> {
     entry.record::<Consent>().filter(|consent| consent.check().is_ok())
 }

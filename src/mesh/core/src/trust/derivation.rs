@@ -22,7 +22,7 @@ struct Deciding<'g, 'a> {
     ground: &'g Node<'a>,
 }
 
-/// What counts about one peer.
+/// All that counts about one peer.
 #[derive(Default)]
 struct About<'g, 'a> {
     approvals: Vec<Approval<'g, 'a>>,
@@ -31,7 +31,7 @@ struct About<'g, 'a> {
     revoked: Positions,
     /// The last approvals to less than owner, by log.
     lowered: Positions,
-    /// What the signer of some approval knew, and of some approval as owner.
+    /// All that the signer of some approval knew, and of some approval as owner.
     known: [Positions; 2],
     /// Approvals that count for nothing, by somebody who was ever an owner.
     refused: Vec<Approval<'g, 'a>>,
@@ -78,7 +78,7 @@ impl<'g, 'a> About<'g, 'a> {
         known.get(&node.record.log()).is_some_and(|known| *known >= node.record.position())
     }
 
-    /// How far what the peer said about rights stands, if it was lowered since; `None`: as far as its log does. Of
+    /// Extent to which what the peer said about rights stands, if it was lowered since; `None`: as far as its log does. Of
     /// several who lowered it each must have seen what stands.
     fn rights_until(&self) -> Option<BTreeMap<Incarnation, u64>> {
         let lowering = self.approvals.iter().map(|(node, _)| *node).filter(|node| node.record.is_limit());

@@ -97,7 +97,7 @@ fn golden() -> Vec<Write> {
     writes.into_values().collect()
 }
 
-/// What the key names, and the row written anew from what is read of both.
+/// All that the key names, and the row written anew from what is read of both.
 fn again(space: Space, key: &[u8], value: &[u8]) -> Option<(&'static str, Write)> {
     fn put<T: Row>(name: &'static str, at: RowKey<T>, value: &[u8]) -> Option<(&'static str, Write)> {
         let row = at.read(value)?;
@@ -239,7 +239,7 @@ fn rows_of_every_sort_read_as_what_was_written() {
     assert_eq!(seen, BTreeSet::from(ALL));
 }
 
-/// What a person would see of it.
+/// All that a person would see of it.
 fn shown(view: &View) -> Vec<(String, Tier, bool)> {
     let node = |node: &mesh_core::io::NodeView| (node.node_id.to_string(), node.tier, node.directory.is_some());
     view.nodes.iter().map(node).collect()

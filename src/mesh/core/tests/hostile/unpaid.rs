@@ -2,7 +2,7 @@
 //! contradictions, truncations. Each has a share, and leaves with its author.
 
 use mesh_core::frame::{DigestRow, EntryItem, Places};
-use mesh_core::policy::{Content, Key, Said};
+use mesh_core::policy::{Content, Key, Person, Said, Value};
 use mesh_core::record::{TruncatedRun, Truncation};
 use mesh_core::rows::LackingRow;
 use serde::Serialize;
@@ -278,10 +278,14 @@ fn h7_a_truncation_ahead_of_its_place_is_small_and_paid_for() {
     assert!(used(&honest) >= before + 4 * 15_000, "{}", used(&honest));
 }
 
-/// The next statement of an author about one person: that there is none. It claims this generation.
+/// The next statement of an author about one person. It claims this generation.
 fn says_of_mia(author: &mut Author, generation: u64) -> EntryItem {
+    says(author, generation, Content::Value(Box::new(Value::Person(Person::default()))))
+}
+
+fn says(author: &mut Author, generation: u64, content: Content) -> EntryItem {
     let (key, by) = (Key::Person("mia".parse().unwrap()), "person:owner".parse().unwrap());
-    let said = Said { key, content: Content::Deleted, generation, knew: Vec::new(), by, declared: false };
+    let said = Said { key, content, generation, knew: Vec::new(), by, declared: false };
     let body = said.to_body().unwrap();
     EntryItem { entry: author.entry(said.key.kind(), body, |entry| entry.critical = true), left_ms: None }
 }
@@ -314,6 +318,17 @@ fn n1_statements_that_do_not_stand_are_not_held_and_an_owners_are_so_many() {
     honest.admit(&other, Tier::Owner);
     send(&mut honest, &mut other, max + 400);
     assert_eq!(statements(&honest), 500 + max, "an owner has its share");
+
+    // r06: what takes away has a share of its own, and that is an end too.
+    let person = Person { suspended: true, ..Person::default() };
+    let entries = vec![says(&mut other, 1, Content::Value(Box::new(Value::Person(person))))];
+    honest.hears(&other, Frame::Entries { entries, more: false });
+    assert_eq!(statements(&honest), 500 + max + 1, "a suspension is heard");
+    for _ in 0..max / 100 + 2 {
+        let entries = (0..100).map(|_| says(&mut other, 1, Content::Deleted)).collect();
+        honest.hears(&other, Frame::Entries { entries, more: false });
+    }
+    assert_eq!(statements(&honest), 500 + 2 * max);
 }
 
 #[test]

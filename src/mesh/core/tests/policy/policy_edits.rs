@@ -294,6 +294,8 @@ fn who_manages_edits_up_to_his_own_role_and_an_owner_stays() {
         world.set(Key::Person(parse(person)), Value::Person(Person { role, ..Person::default() }));
     }
     world.set(Key::Person(parse("owner")), Value::Person(Person { suspended: true, ..Person::default() }));
+    let annas = Device { people: vec![parse("anna")], ..Device::default() };
+    world.set(Key::Device(peer("laptop")), Value::Device(annas));
     world.set(Key::Member(parse("home"), parse("kai")), Value::Member(Role::Admin));
     let view = world.view();
     let may = |by: &str, key: &Key, value: Option<Value>| view.may_edit(&parse(by), key, value.as_ref());
@@ -328,6 +330,51 @@ fn who_manages_edits_up_to_his_own_role_and_an_owner_stays() {
     assert_eq!(may("person:anna", &of("anna"), person(Role::Admin)), Err(NotAllowed::LastOwner));
     assert_eq!(may("person:anna", &of("anna"), None), Err(NotAllowed::LastOwner));
     assert_eq!(may("person:anna", &of("sean"), person(Role::Owner)), Ok(()));
+}
+
+/// Whatever is said of `owner`, and of those who sit at devices: at one somebody sits who may do everything.
+#[test]
+fn r01_an_owner_stays_whatever_is_said() {
+    let person = |role, suspended| Value::Person(Person { role, suspended, ..Person::default() });
+    let at = |people: &[&str]| {
+        let people = people.iter().map(|id| parse(id)).collect();
+        Value::Device(Device { people, ..Device::default() })
+    };
+    let (owner, anna, ghost) = (Key::Person(parse("owner")), Key::Person(parse("anna")), Key::Person(parse("ghost")));
+    let devices = [peer("laptop"), peer("server")];
+    let mut world = home();
+    world.set(owner.clone(), person(Role::Member, true));
+    // An owner who sits nowhere is none who stays.
+    world.set(anna.clone(), person(Role::Owner, false));
+    let manages = |world: &World| {
+        let view = world.view();
+        let sits = devices.map(|device| view.sits_at(&device).unwrap());
+        let lifts =
+            |by: &Principal| view.may_edit(by, &owner, None).is_ok() && view.may_edit(by, &Key::Mode, None).is_ok();
+        (view.role(&parse("owner")), sits.map(|by| lifts(&by)))
+    };
+    let info = |world: &World, by: &str| {
+        let view = world.view();
+        let asked = view.question(&parse(by), None, &parse("server"), &parse("device.info")).unwrap();
+        view.decide(&asked).verdict
+    };
+    assert_eq!(manages(&world), (Some(Role::Owner), [true, true]));
+    assert_eq!(info(&world, "person:owner"), Verdict::Allow);
+    // Nor who sits with others, or is a guest, or suspended.
+    world.set(ghost.clone(), person(Role::Guest, false));
+    for people in [&["ghost"][..], &["ghost", "anna"], &["nobody-said"]] {
+        world.set(Key::Device(devices[0]), at(people));
+        world.set(Key::Device(devices[1]), at(&["ghost"]));
+        let (role, lifts) = manages(&world);
+        assert_eq!(role, Some(Role::Owner), "{people:?}");
+        assert!(lifts.contains(&true), "{people:?}");
+    }
+    // Where another owner sits, `owner` is suspended, and they keep their devices.
+    world.set(Key::Device(devices[0]), at(&["anna"]));
+    assert_eq!(manages(&world), (None, [true, false]));
+    assert_eq!(info(&world, "person:owner"), Verdict::Deny);
+    world.set(anna, person(Role::Owner, true));
+    assert_eq!(manages(&world), (Some(Role::Owner), [true, true]));
 }
 
 /// What happens to three peers that edit one rule and meet now and then.
@@ -413,7 +460,7 @@ fn wild() -> impl Strategy<Value = Register> {
     })
 }
 
-/// What Mia may do with the lamp where this rule stands in a home that otherwise gives her everything, or nothing.
+/// All that Mia may do with the lamp where this rule stands in a home that otherwise gives her everything, or nothing.
 fn may(policy: &Policy, otherwise: Verdict) -> Verdict {
     let mut world = home();
     let otherwise = Otherwise { members: otherwise, ..Otherwise::default() };
@@ -434,7 +481,7 @@ fn n2_n5_the_last_generation_and_made_up_knowledge_freeze_no_key() {
     register.insert(place(1, 1), Statement { hlc: 10, said: last });
     let taken = register.edit((key(), None), by(), false, ALL);
     register.insert(place(2, 1), Statement { hlc: 11, said: taken });
-    assert_eq!(heads_of(&register, ALL), BTreeSet::from([place(2, 1)]), "with the last generation the clock decides");
+    assert_eq!(heads_of(&register, ALL), BTreeSet::from([place(2, 1)]), "whoever knows it replaces it");
     let again = register.edit((key(), Some(Value::Rule(Rule::of(RuleVerdict::Ask)))), by(), false, ALL);
     register.insert(place(2, 2), Statement { hlc: 12, said: again });
     assert_eq!(heads_of(&register, ALL), BTreeSet::from([place(2, 2)]));
@@ -455,6 +502,55 @@ fn n2_n5_the_last_generation_and_made_up_knowledge_freeze_no_key() {
     let mut other = Register::default();
     other.insert(place(1, 1), Statement { hlc: 10, said: void });
     assert_eq!(other.edit((key(), None), by(), false, &of_honest).generation, 1);
+}
+
+/// Whatever number, clock and knowledge the heads claim, who made them up at how many devices: one edit is the only head.
+#[test]
+fn r02_no_claimed_number_clock_or_knowledge_outlasts_an_edit() {
+    let deny = value(Value::Rule(Rule::of(RuleVerdict::Deny)));
+    let forever = |author: u8| Known { author: PeerId([author; 32]), incarnation: Incarnation(1), seq: u64::MAX };
+    let (numbers, clocks) = ([1, 7, u64::MAX], [1, 1 << 40, u64::MAX]);
+    for liars in 1..4_u8 {
+        for (generation, hlc) in numbers.into_iter().flat_map(|number| clocks.map(|clock| (number, clock))) {
+            for knows_all in [false, true] {
+                let mut register = Register::default();
+                // Keys above and below those of the honest, who are 20 and 21.
+                for author in (0..liars).map(|n| if n == 1 { 2 } else { 40 + n }) {
+                    let knew = if knows_all { [2, 20, 21, 40, 41, 42].map(forever).to_vec() } else { Vec::new() };
+                    let by = parse("person:owner");
+                    let said = Said { key: key(), content: deny.clone(), generation, knew, by, declared: false };
+                    register.insert(place(author, 5), Statement { hlc, said });
+                }
+                for (author, seq) in [(20, 9), (21, 9), (20, 10), (21, 300)] {
+                    let said = register.edit((key(), None), parse("person:owner"), false, ALL);
+                    assert!(said.to_body().is_ok());
+                    register.insert(place(author, seq), Statement { hlc: 50 + seq, said });
+                    let expected = BTreeSet::from([place(author, seq)]);
+                    assert_eq!(heads_of(&register, ALL), expected, "{liars} {generation} {hlc} {knows_all} {seq}");
+                    assert_eq!(heads_of(&register, &|place| place.author.0[0] < 40), expected);
+                }
+            }
+        }
+    }
+}
+
+/// Of a key about which more logs said something than one statement can name, edits name what counts first.
+#[test]
+fn r02_more_logs_than_a_statement_can_name_freeze_no_key() {
+    let mut register = Register::default();
+    for n in 0..150 {
+        let at = Place { author: PeerId([3; 32]), incarnation: Incarnation(n), seq: 1 };
+        let content = value(Value::Rule(Rule::of(RuleVerdict::Deny)));
+        let said =
+            Said { key: key(), content, generation: 1, knew: Vec::new(), by: parse("person:owner"), declared: false };
+        register.insert(at, Statement { hlc: 1, said });
+    }
+    for seq in 1..=4 {
+        let said = register.edit((key(), None), parse("person:owner"), false, ALL);
+        assert!(said.to_body().is_ok(), "{} places", said.knew.len());
+        register.insert(place(9, seq), Statement { hlc: 1, said });
+    }
+    assert_eq!(heads_of(&register, ALL), BTreeSet::from([place(9, 4)]));
 }
 
 proptest! {

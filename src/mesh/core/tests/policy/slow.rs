@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 
 use mesh_core::ids::PeerId;
 use mesh_core::policy::{
-    Approver, Choice, Domain, Given, Key, Mode, Principal, Request, Role, Rule, RuleVerdict, Seat, Value, Verdict, Who,
+    Approver, Choice, Device, Domain, Given, Key, Mode, Principal, Request, Role, Rule, RuleVerdict, Seat, Value,
+    Verdict, Who,
 };
 use mesh_core::record::Tier;
 
@@ -65,15 +66,7 @@ fn of_domain(domain: &str, name: &str) -> (bool, String, String) {
 
 impl<'a> Slow<'a> {
     fn role(&self, person: &str) -> Option<Role> {
-        let record = self.world.records.iter().find_map(|(key, value)| match (key, value) {
-            (Key::Person(id), Value::Person(record)) if id.as_str() == person => Some(record),
-            _ => None,
-        });
-        match (person, record) {
-            (_, Some(record)) if record.suspended => None,
-            ("owner", _) => Some(Role::Owner),
-            (_, record) => record.map(|record| record.role),
-        }
+        role(self.world, person)
     }
 
     fn workspaces(&self) -> Vec<String> {
@@ -414,6 +407,32 @@ fn people_of(world: &World, peer: &PeerId) -> Vec<String> {
     }
 }
 
+fn role(world: &World, person: &str) -> Option<Role> {
+    let record = world.records.iter().find_map(|(key, value)| match (key, value) {
+        (Key::Person(id), Value::Person(record)) if id.as_str() == person => Some(record),
+        _ => None,
+    });
+    match (person, record) {
+        ("owner", Some(record)) if record.suspended && another_owner_sits(world) => None,
+        ("owner", _) => Some(Role::Owner),
+        (_, Some(record)) if record.suspended => None,
+        (_, record) => record.map(|record| record.role),
+    }
+}
+
+/// An owner-tier device is that of one person alone, of role owner and not suspended.
+fn another_owner_sits(world: &World) -> bool {
+    let is_hers = |people: &[PersonId]| match people {
+        [one] => one.as_str() != "owner" && role(world, one.as_str()) == Some(Role::Owner),
+        _ => false,
+    };
+    let mut owners = world.devices.values().filter(|device| device.tier == Tier::Owner);
+    owners.any(|device| match world.records.get(&Key::Device(device.peer)) {
+        Some(Value::Device(Device { people, .. })) => is_hers(people),
+        _ => false,
+    })
+}
+
 pub(crate) fn decide(world: &World, request: &Request) -> (Verdict, String) {
     let deny = |rule: &str| (Verdict::Deny, rule.to_owned());
     let (Some(origin), Some(target)) = (world.devices.get(&request.origin), world.devices.get(&request.target)) else {
@@ -437,7 +456,7 @@ pub(crate) fn decide(world: &World, request: &Request) -> (Verdict, String) {
         if record.is_none() && person.as_str() != "owner" {
             return deny("principal:unknown");
         }
-        if matches!(record, Some(Value::Person(record)) if record.suspended) {
+        if record.is_some() && role(world, person.as_str()).is_none() {
             return deny("principal:suspended");
         }
     }

@@ -43,7 +43,7 @@ fn agree(net: &Net, devices: &[usize]) {
     assert!(devices.iter().all(|n| net.peer(*n).view().rights == first), "they differ");
 }
 
-/// What a device signed last about rights.
+/// All that a device signed last about rights.
 fn last_said(net: &Net, n: usize) -> Vec<SignedEntry> {
     let log = net.devices[n].log();
     log.into_iter().filter(|entry| entry.author == id(n) && entry.entry.kind.is_about_rights()).collect()
@@ -286,7 +286,59 @@ fn n3_whoever_leaves_takes_nothing_back() {
     assert_eq!(verdict(&net, 0, "mesh/doors"), Some(RuleVerdict::Deny));
 }
 
-/// What a file of settings says can be edited once its device is no owner any more.
+/// What the file of a device says that was removed, and of a thief that says so of what it likes, is anybody's to edit.
+#[test]
+fn r05_what_a_removed_owner_declared_is_edited_like_anything() {
+    let mut net = Net::of(2);
+    let suspended = Person { suspended: true, ..Person::default() };
+    let owner = (Key::Person(parse("owner")), Some(Value::Person(suspended)));
+    let declared = Edit {
+        by: parse("person:owner"),
+        changes: vec![rule("mesh/doors", RuleVerdict::Deny), person("anna", Role::Owner)],
+        declared: true,
+        force: false,
+        seen: Vec::new(),
+    };
+    assert_eq!(net.command(1, Command::Edit(declared)), Reply::Edited { written: 2 });
+    assert!(matches!(net.approve(0, 7, "strange", Tier::Owner), Reply::Approved(_)));
+    let mut strange = net.author(7);
+    let said = mesh_core::policy::Policy::default().edit(owner, parse("person:owner"), true, &|_| true);
+    let entry = strange.says(said.key.kind(), said.to_body().unwrap());
+    net.hears(0, &strange, entry);
+    assert!(net.peer(0).view().rights.person(&parse("owner")).unwrap().suspended);
+    for peer in [id(1), id(7)] {
+        assert_eq!(net.command(0, Command::Revoke { peer, unsaid: false }), Reply::Revoked);
+    }
+    let gone = ["mesh/doors"].map(|at| (Key::Rule(parse(at)), None)).into_iter();
+    let gone = gone.chain(["anna", "owner"].map(|id| (Key::Person(parse(id)), None))).collect();
+    assert_eq!(net.command(0, edit("person:owner", gone)), Reply::Edited { written: 3 });
+    assert_eq!((verdict(&net, 0, "mesh/doors"), role(&net, 0, "anna")), (None, None));
+    assert!(net.peer(0).view().rights.person(&parse("owner")).is_none());
+}
+
+/// Also where somebody has said before that tiers alone decide.
+#[test]
+fn r10_the_first_workspace_decides_whatever_was_said_before() {
+    let mut net = Net::of(1);
+    let mode = |mode| (Key::Mode, Some(Value::Mode(mode)));
+    let workspace = |id: &str| (Key::Workspace(parse(id)), Some(Value::Workspace(Workspace::default())));
+    change(&mut net, 0, vec![person("anna", Role::Admin), mode(Mode::Open)]);
+    // Who may not say so does not by the way.
+    assert_eq!(net.command(0, edit("person:anna", vec![workspace("hers")])), Reply::Edited { written: 1 });
+    assert_eq!(net.peer(0).view().rights.mode(), Mode::Open);
+    change(&mut net, 0, vec![(Key::Workspace(parse("hers")), None)]);
+    assert_eq!(net.command(0, edit("person:owner", vec![workspace("home")])), Reply::Edited { written: 2 });
+    assert_eq!(net.peer(0).view().rights.mode(), Mode::Workspaces);
+    // But not against what the same edit says.
+    change(&mut net, 0, vec![(Key::Workspace(parse("home")), None), mode(Mode::Open)]);
+    assert_eq!(
+        net.command(0, edit("person:owner", vec![workspace("home"), mode(Mode::Open)])),
+        Reply::Edited { written: 1 }
+    );
+    assert_eq!(net.peer(0).view().rights.mode(), Mode::Open);
+}
+
+/// All that a file of settings says can be edited once its device is no owner any more.
 #[test]
 fn n3_what_a_former_owner_declared_can_be_edited() {
     let mut net = Net::of(2);

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 
 use mesh_core::ids::PeerId;
 use mesh_core::policy::{
-    Approver, Choice, Device, Domain, Given, Key, Mode, Principal, Request, Role, Rule, RuleVerdict, Seat, Value,
-    Verdict, Who,
+    Approver, Choice, Device, Domain, Given, Key, Mode, PersonId, Principal, Request, Role, Rule, RuleVerdict, Seat,
+    Value, Verdict, Who,
 };
 use mesh_core::record::Tier;
 

@@ -12,7 +12,7 @@ use mesh_core::limits;
 use mesh_core::record::{ChangeKind, Effect, MembershipChange, Tier};
 use mesh_core::test_kit::{Author, Desk, offers, pushed, tool};
 
-/// All that membership changes of the least size take of the room for them.
+/// Part that membership changes of the least size take of the room for them.
 const CHANGE_BYTES: u64 = 1024;
 /// What an owner signs about anybody rests on nothing that is held.
 const NOWHERE: Hash = Hash([9; 32]);

@@ -254,13 +254,15 @@ impl Director {
             Fault::Fill { peer } => self.fill(peer),
             Fault::Govern { by } => {
                 let changes = rights::workspace();
-                mesh.edit(env, net, by, changes);
+                mesh.edit(env, net, by, rights::edit(changes));
             }
             Fault::Seat { by, peer, gives } => {
                 let changes = rights::seat(mesh.name_of(by, peer), gives);
-                mesh.edit(env, net, by, changes);
+                mesh.edit(env, net, by, rights::edit(changes));
             }
-            Fault::Rule { by, tool, says, wait_ms } => mesh.edit(env, net, by, rights::rule(&tool, says, wait_ms)),
+            Fault::Rule { by, tool, says, wait_ms } => {
+                mesh.edit(env, net, by, rights::edit(rights::rule(&tool, says, wait_ms)));
+            }
             Fault::Answer { peer, choice } => mesh.answer(env, net, peer, choice),
             Fault::Leave { peer } => {
                 if mesh.peers[peer].awake() {

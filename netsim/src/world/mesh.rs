@@ -6,10 +6,10 @@ use std::collections::BTreeMap;
 use mesh_core::crypto::Signer;
 use mesh_core::epoch::Epoch;
 use mesh_core::frame::{Answer, AnswerKind, Frame};
-use mesh_core::ids::{Attempt, Hash, Incarnation, PeerId, ReqId};
+use mesh_core::ids::{Attempt, Hash, Incarnation, NodeId, PeerId, ReqId};
 use mesh_core::io::{
-    Batch, CallState, CmdId, Command, Fact, Input, Invocation, LogReader, Output, Reply, Space, ToolOutcome, TxnId,
-    Welcome,
+    AnswerChoice, Batch, CallState, CmdId, Command, Edit, Fact, Input, Invocation, LogReader, Output, Reply, Space,
+    ToolOutcome, TxnId, Welcome,
 };
 use mesh_core::record::{Effect, Ending, Payload, Tier};
 
@@ -17,7 +17,7 @@ use super::calls::{Accepted, Calls};
 use super::commands::{Commands, Purpose};
 use super::liveness::Liveness;
 use super::peer::{Peers, State};
-use super::rights::Rights;
+use super::rights::{self, Rights};
 use super::stats::Stats;
 use crate::dice::Dice;
 use crate::env::Env;
@@ -513,6 +513,36 @@ impl Mesh {
     ) {
         let id = self.commands.add(purpose, env.now);
         self.input(env, net, peer, Input::Command(id, command));
+    }
+
+    /// Name of a peer as another knows it.
+    pub(super) fn name_of(&self, at: usize, of: usize) -> NodeId {
+        let id: PeerId = self.peers[of].id;
+        let view = self.peers[at].node.as_ref().map(Node::view);
+        let named =
+            view.and_then(|view| view.nodes.iter().find(|node| node.peer == id).map(|node| node.node_id.clone()));
+        named.unwrap_or_else(|| self.peers.wanted_name(of))
+    }
+
+    /// The owner at a peer changes who may do what.
+    pub(super) fn edit(&mut self, env: &mut Env, net: &mut Network, by: usize, edit: Edit) {
+        if self.peers[by].awake() {
+            self.command(env, net, by, Purpose::Other, Command::Edit(edit));
+        }
+    }
+
+    /// Somebody at a peer answers all that waits there.
+    pub(super) fn answer(&mut self, env: &mut Env, net: &mut Network, peer: usize, choice: AnswerChoice) {
+        if !self.peers[peer].awake() {
+            return;
+        }
+        let waiting = self.peers[peer].node.as_ref().map(Node::approvals).unwrap_or_default();
+        for approval in waiting {
+            let answer = rights::answer(approval.id, choice);
+            // Before the reply: it may be durable, and its device crash, before anybody hears so.
+            self.rights.note_given(approval.id, choice);
+            self.command(env, net, peer, Purpose::Answer { call: approval.id, choice }, Command::Answer(answer));
+        }
     }
 
     fn reply(&mut self, env: &mut Env, net: &mut Network, peer: usize, cmd: CmdId, reply: Reply) {

@@ -5,18 +5,14 @@ use std::sync::Arc;
 
 use mesh_core::frame::Dispatch;
 use mesh_core::ids::{Hash, NodeId, PeerId, ReqId};
-use mesh_core::io::{AnswerChoice, CallState, Command, Edit, Invocation, NewAnswer, View};
+use mesh_core::io::{AnswerChoice, CallState, Edit, Invocation, NewAnswer, View};
 use mesh_core::policy::{
     Binding, Cause, Choice, Credential, Domain, Key, Mode, Otherwise, Principal, Request, Role, Rule, RuleVerdict,
     Seat, Value, Verdict, Workspace, WorkspaceId,
 };
 use mesh_core::record::{Ending, Header};
 
-use super::commands::Purpose;
-use super::mesh::Mesh;
 use super::peer::{Peers, Sim};
-use crate::env::Env;
-use crate::network::Network;
 use crate::node::Node;
 use crate::plan::{Fault, MS, Plan, SECOND, Says};
 use crate::predicates::Checks;
@@ -31,6 +27,8 @@ const GOES_ON_US: u64 = 2 * SECOND;
 pub(super) struct Rights {
     /// Answers, each with its time and the peer at which it was given.
     said: BTreeMap<ReqId, Vec<(u64, usize, AnswerChoice)>>,
+    /// Answers that were given, whether or not whoever gave them heard that they were taken.
+    given: Vec<(ReqId, AnswerChoice)>,
     /// Hours, by what they are about.
     hours: Vec<(u64, ReqId)>,
     /// Whom a peer has removed with what it had said about rights.
@@ -83,7 +81,7 @@ pub(super) fn rule(tool: &str, says: Says, wait_ms: u64) -> Changes {
     vec![(Key::Rule(constant(&format!("mesh/on-{tool}"))), rule.map(Value::Rule))]
 }
 
-/// All that a call asks of the rights of whoever sees the mesh like this. `entry`: hash of that of its header.
+/// The question that a call asks of the rights of whoever sees the mesh like this. `entry`: hash of that of its header.
 fn question(view: &View, header: &Header, origin: PeerId, entry: Hash) -> Request {
     let principal = match &header.principal {
         Principal::Device(_) => {
@@ -106,6 +104,16 @@ fn question(view: &View, header: &Header, origin: PeerId, entry: Hash) -> Reques
 /// True if this step has changed nothing about rights.
 fn is_unchanged(sim: &Sim, view: &View) -> bool {
     sim.rights_before.as_ref().is_some_and(|before| Arc::ptr_eq(before, &view.rights))
+}
+
+/// The edit by which the owner changes who may do what.
+pub(super) fn edit(changes: Changes) -> Edit {
+    Edit { by: constant("person:owner"), changes, declared: false, force: true, seen: Vec::new() }
+}
+
+/// The owner's answer to a call.
+pub(super) fn answer(id: ReqId, choice: AnswerChoice) -> NewAnswer {
+    NewAnswer { id, by: constant("person:owner"), choice, note: constant("") }
 }
 
 impl Rights {
@@ -139,6 +147,11 @@ impl Rights {
         }
     }
 
+    /// An answer is given.
+    pub(super) fn note_given(&mut self, call: ReqId, choice: AnswerChoice) {
+        self.given.push((call, choice));
+    }
+
     /// An answer was taken.
     pub(super) fn note_answer(&mut self, now: u64, peer: usize, call: ReqId, choice: AnswerChoice) {
         self.said.entry(call).or_default().push((now, peer, choice));
@@ -170,7 +183,7 @@ impl Rights {
             let Some(given) = given.cloned() else { continue };
             let was_said = match &given.consent.choice {
                 Choice::Once { call, header } => {
-                    *call == id && *header == entry && self.was_said(&id, AnswerChoice::Once)
+                    *call == id && *header == entry && self.given.contains(&(id, AnswerChoice::Once))
                 }
                 Choice::Hour { .. } => self.hours.iter().any(|(at, _)| now <= at + 2 * sim.config.consent_hour_ms * MS),
                 Choice::Deny { .. } | Choice::Withdrawn { .. } => false,
@@ -204,10 +217,6 @@ impl Rights {
                 }
             }
         }
-    }
-
-    fn was_said(&self, id: &ReqId, choice: AnswerChoice) -> bool {
-        self.said.get(id).is_some_and(|said| said.iter().any(|(_, _, of)| *of == choice))
     }
 
     /// **answered-calls-go-on**: where everyone is linked, nothing waits for an answer that was given, and nothing that its
@@ -258,39 +267,6 @@ fn never_denied(now: u64, peers: &Peers, checks: &mut Checks) {
         if let Some(record) = denied {
             let (id, reason) = (record.header.id, record.reason.clone());
             checks.fail("allowed-is-not-denied", now, || format!("{id} is denied at p{}: {reason}", sim.index));
-        }
-    }
-}
-
-impl Mesh {
-    /// Name of a peer as another knows it.
-    pub(super) fn name_of(&self, at: usize, of: usize) -> NodeId {
-        let id: PeerId = self.peers[of].id;
-        let view = self.peers[at].node.as_ref().map(Node::view);
-        let named =
-            view.and_then(|view| view.nodes.iter().find(|node| node.peer == id).map(|node| node.node_id.clone()));
-        named.unwrap_or_else(|| self.peers.wanted_name(of))
-    }
-
-    /// The owner at a peer changes who may do what.
-    pub(super) fn edit(&mut self, env: &mut Env, net: &mut Network, by: usize, changes: Changes) {
-        if self.peers[by].awake() {
-            let edit = Edit { by: constant("person:owner"), changes, declared: false, force: true, seen: Vec::new() };
-            self.command(env, net, by, Purpose::Other, Command::Edit(edit));
-        }
-    }
-
-    /// Somebody at a peer answers all that waits there.
-    pub(super) fn answer(&mut self, env: &mut Env, net: &mut Network, peer: usize, choice: AnswerChoice) {
-        if !self.peers[peer].awake() {
-            return;
-        }
-        let waiting = self.peers[peer].node.as_ref().map(Node::approvals).unwrap_or_default();
-        for approval in waiting {
-            let call = approval.id;
-            let by = constant("person:owner");
-            let answer = NewAnswer { id: call, by, choice, note: constant("") };
-            self.command(env, net, peer, Purpose::Answer { call, choice }, Command::Answer(answer));
         }
     }
 }

@@ -157,7 +157,7 @@ pub(super) struct Reader<R> {
     sum: Context,
     at: u64,
     manifest: Manifest,
-    /// All that came so far.
+    /// Bytes that came so far.
     seen: Contents,
     last: u8,
 }

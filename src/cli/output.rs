@@ -52,7 +52,7 @@ pub(crate) struct Ui {
     pub(crate) live: bool,
 }
 
-/// All that standard output is. On a terminal, what is shown is laid out and cannot steer it.
+/// Kind of standard output. On a terminal, what is shown is laid out and cannot steer it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Screen {
     /// A pipe or a file: bytes.

@@ -261,7 +261,7 @@ pub(crate) async fn start(client: &Client, args: &UpArgs, ui: Ui) -> Result<u32,
     Err(failure)
 }
 
-/// All that an agent that starts in the background says last to whoever started it.
+/// Last words of an agent that starts in the background to whoever started it.
 enum Word {
     Up,
     Failed(Failure),

@@ -146,7 +146,7 @@ pub struct WorkspaceSettings {
     /// Tools of these that belong to it; absent = all, if `nodes` is there.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tools: Option<Vec<ToolPattern>>,
-    /// All that holds where no rule speaks.
+    /// Verdict where no rule speaks.
     #[serde(skip_serializing_if = "is_default")]
     pub otherwise: Otherwise,
     /// Who is in it, as what.

@@ -261,7 +261,7 @@ pub enum ConfigError {
         /// Values that are.
         allowed: String,
     },
-    /// All that it says about rights cannot be.
+    /// Its words about rights cannot be.
     #[error("{}: {why}", path.display())]
     Rights {
         /// The file.

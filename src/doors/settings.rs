@@ -16,7 +16,7 @@ pub struct Loaded {
     pub call_ttl: Duration,
     /// The file as it was when it was read; `None` = there was none.
     pub stamp: Option<Stamp>,
-    /// All that in it is hardly meant.
+    /// Settings in it that are hardly meant.
     pub warnings: Vec<String>,
     /// Keys that were changed and take effect at the next start.
     pub at_next_start: Vec<String>,
@@ -29,7 +29,7 @@ pub struct Reloaded {
     pub changed: Vec<String>,
     /// Keys whose new values take effect at the next start.
     pub at_next_start: Vec<String>,
-    /// All that in the file is hardly meant.
+    /// Settings in the file that are hardly meant.
     pub warnings: Vec<String>,
 }
 

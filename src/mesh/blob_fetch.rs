@@ -16,7 +16,7 @@ use crate::mesh::transport::{FetchError, Links};
 use crate::tasks::TaskGroup;
 
 /// Blobs that are wanted at a time; those that one peer is the first to be asked for, and those of all who are no owners.
-/// All that is beyond is refused, and asked for again by whoever needs it.
+/// More than that is refused, and asked for again by whoever needs it.
 const WANTED_MAX: usize = 1024;
 const WANTED_OF_PEER_MAX: usize = 128;
 const WANTED_OF_GUESTS_MAX: usize = WANTED_MAX / 2;

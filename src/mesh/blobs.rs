@@ -83,9 +83,9 @@ struct Inner {
 pub(in crate::mesh) enum RoomFor {
     /// What one who is no owner wants fetched: down to the floor.
     Guests,
-    /// All that an owner wants fetched: down to half of it.
+    /// Bytes that an owner wants fetched: down to half of it.
     Owners,
-    /// All that is being written already, results of tools among it: down to an eighth, which is left for the log.
+    /// Bytes that are being written already, results of tools among it: down to an eighth, which is left for the log.
     UnderWay,
 }
 

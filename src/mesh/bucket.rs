@@ -8,7 +8,7 @@ use tokio::time::Instant;
 /// The size of a bucket.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Flow {
-    /// All that leaks out of it in [`Self::within`]; at least 1.
+    /// Amount that leaks out of it in [`Self::within`]; at least 1.
     pub(crate) units: u64,
     pub(crate) within: Duration,
     /// All that it holds.

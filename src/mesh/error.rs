@@ -147,7 +147,7 @@ pub enum FatalError {
 }
 
 impl FatalError {
-    /// All that a person can do about it; `None` where that is said by the message.
+    /// Next step of a person; `None` where that is said by the message.
     #[must_use]
     pub const fn fix(&self) -> Option<&'static str> {
         match self {

@@ -17,7 +17,7 @@ use crate::mesh::identity::DeviceKey;
 /// The core of one peer, and what a new one is made from when the mesh changes.
 pub(super) struct Machine {
     pub(super) peer: Peer,
-    /// All that each step of the core draws from.
+    /// Source of chance of each step of the core.
     pub(super) rng: ChaCha8Rng,
     key: DeviceKey,
     config: Config,

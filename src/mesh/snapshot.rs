@@ -27,7 +27,7 @@ pub struct Surroundings {
     pub longest_step: Duration,
     /// The device that we ask to let us join, if any.
     pub asking_to_join: Option<PeerId>,
-    /// All that fills the memory and the log of this peer, by whom.
+    /// Amounts that fill the memory and the log of this peer, by whom.
     pub usage: Usage,
 }
 

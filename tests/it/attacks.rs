@@ -23,7 +23,7 @@ use crate::hostile_peer::{Fellow, Flood, fresh_key, header, mesh_key, node, peer
 /// Set for attacks at full size.
 const LONG: &str = "SIGIL_TEST_LONG";
 const MIB: u64 = 1024 * 1024;
-/// All that an attack may add to the memory of a peer while it lasts, and what of it may stay when its author is gone.
+/// Memory that an attack may add to the memory of a peer while it lasts, and what of it may stay when its author is gone.
 const GROWTH_MAX: u64 = 64 * MIB;
 const LEFT_MAX: u64 = 24 * MIB;
 
@@ -228,7 +228,7 @@ fn s01_a_former_owner_floods_in_vain() {
     mesh.wait_converged();
 }
 
-/// All that a former owner says in a half of the mesh that does not know of its end counts there until it does.
+/// Words of a former owner in a half of the mesh that does not know of its end counts there until it does.
 #[test]
 fn s01_what_a_former_owner_said_in_the_other_half_counts_nowhere() {
     let sybils = size(2_000, 100);

@@ -816,7 +816,7 @@ fn a9_bytes_that_are_no_frames_close_only_their_own_link() {
     assert!(items(&attic.get("calls").expect(200)).iter().all(call_is_over));
 }
 
-/// All that the first byte of the mesh's own stream is.
+/// First byte of the mesh's own stream.
 const MESH: u8 = 1;
 
 /// Connects as a member and opens the mesh stream as far as the greetings: now it is the member's link.

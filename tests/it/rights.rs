@@ -20,7 +20,7 @@ fn done(home: &Home, words: &[&str]) -> String {
     said.stdout
 }
 
-/// All that a device says now about whoever sits at it.
+/// Statement of a device about whoever sits at it.
 fn explained(home: &Home, node: &str, tool: &str) -> Value {
     home.cli(&["policy", "explain", "me", node, tool, "--json"]).json(0)
 }

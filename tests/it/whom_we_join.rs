@@ -110,7 +110,7 @@ impl Inviter {
     }
 }
 
-/// All that is wrong with a welcome.
+/// Fault of a welcome.
 type Lie = fn(&Inviter, &mut Welcome);
 
 #[test]

@@ -106,7 +106,7 @@ fn article(tier: &str) -> String {
     format!("{article} {} device", clean(tier))
 }
 
-/// All that a device of this tier may do.
+/// Rights of a device of this tier.
 fn may(tier: &str) -> &'static str {
     match tier {
         "owner" => {
@@ -250,7 +250,7 @@ pub(super) async fn join(client: &Client, args: JoinArgs, ui: Ui) -> Result<Exit
     }))
 }
 
-/// All that this device may do in the mesh that it has joined.
+/// Tier of this device in the mesh that it has joined.
 fn may_here(tier: &str) -> &'static str {
     match tier {
         "owner" => "it may call every tool, let devices in and remove them, and be gateway",

@@ -66,7 +66,7 @@ pub async fn list(mesh: &MeshHandle, who: &Identity, after: Option<CallCursor>, 
     Ok(Page { items: all.into_iter().map(waiting).collect(), next })
 }
 
-/// All that the caller may answer: by the socket alone, as the person who sits here.
+/// Answers that the caller may give: by the socket alone, as the person who sits here.
 fn choices(view: &View, who: &Identity, approval: &Approval) -> Vec<AnswerChoice> {
     let tier = view.by_peer(&view.me).map(|me| me.tier);
     let by = view.rights.sits_at(&view.me).filter(|_| who.token().is_none() && tier != Some(Tier::Ephemeral));

@@ -99,7 +99,7 @@ fn checks(view: &View, around: &Surroundings, settings: &Settings, home: &Path) 
     checks
 }
 
-/// All that makes a log that is stopped here go on.
+/// Next step by which a log that is stopped here goes on.
 fn next_step_of(stopped: &StoppedLog, view: &View) -> String {
     let name = name_of(view, &stopped.peer).unwrap_or_else(|| stopped.peer.short());
     let is_owner = view.by_peer(&stopped.peer).is_some_and(|node| node.tier == Tier::Owner);

@@ -100,7 +100,7 @@ pub enum JoinState {
         node_id: NodeId,
         /// The mesh.
         mesh: MeshId,
-        /// All that it may do there; `None` if it was removed in the meantime.
+        /// Its tier there; `None` if it was removed in the meantime.
         tier: Option<Tier>,
     },
     /// A person at the other device must approve; the agent keeps asking.

@@ -85,7 +85,7 @@ pub(super) struct WaitingCall {
     origin: Option<String>,
     /// The workspace in which it is asked; null: in none.
     workspace: Option<String>,
-    /// All that asks. All of them have to be answered.
+    /// Asks. All of them have to be answered.
     asks: Vec<ApprovalAsk>,
     /// Why it asks, for people.
     why: String,

@@ -135,7 +135,7 @@ impl CallRequest<'_> {
     }
 }
 
-/// All that may be left out, or be null.
+/// A member that may be left out, or be null.
 fn or_null(schema: RefOr<Schema>) -> OneOfBuilder {
     OneOfBuilder::new().item(schema).item(ObjectBuilder::new().schema_type(Type::Null))
 }

@@ -72,7 +72,7 @@ pub struct Reload {
     pub changed: Vec<String>,
     /// Keys whose new values take effect at the next start.
     pub at_next_start: Vec<String>,
-    /// All that in the file is hardly meant.
+    /// Settings in the file that are hardly meant.
     pub warnings: Vec<String>,
 }
 

@@ -99,7 +99,7 @@ pub(super) struct InviteAnswer {
     expires_at: String,
     /// Addresses at which the newcomer looks for this device.
     addresses: Vec<String>,
-    /// All that to know about those addresses before the code is handed on; for people.
+    /// Hints about those addresses before the code is handed on; for people.
     warnings: Vec<String>,
     /// Tier that it grants.
     tier: TierName,
@@ -303,7 +303,7 @@ pub(super) enum JoinAnswer {
         node_id: String,
         /// The mesh.
         mesh_id: String,
-        /// All that it may do there; null if it was removed in the meantime.
+        /// Its tier there; null if it was removed in the meantime.
         tier: Option<TierName>,
     },
     /// A person at the other device must approve; the agent keeps asking.

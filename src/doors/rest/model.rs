@@ -184,7 +184,7 @@ impl Guest {
 /// Something about rights that holds by the word of a device.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct RightBy {
-    /// All that it is about: the keys that lead there in `sigil.toml`; of what stands in no file its kind and name.
+    /// Its subject: the keys that lead there in `sigil.toml`; of what stands in no file its kind and name.
     pub at: String,
     /// True if it was taken away there.
     pub taken_away: bool,

@@ -97,7 +97,7 @@ impl From<Verdict> for VerdictName {
     }
 }
 
-/// All that decides in the mesh.
+/// Present mode of the mesh.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum ModeName {
@@ -172,7 +172,7 @@ fn held(app: &crate::doors::app::App) -> Held {
 /// All rights.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Rights {
-    /// All that decides.
+    /// Cause of a decision.
     mode: ModeName,
     /// Rights as the sections `people`, `agents`, `devices`, `workspaces` and `checks` of `sigil.toml` say them; empty: nobody
     /// has said anything.
@@ -270,7 +270,7 @@ pub(super) async fn put_all(
     Ok(Json(edited.into()))
 }
 
-/// All that is to decide.
+/// The question to decide.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct NewMode {
@@ -327,7 +327,7 @@ pub(super) struct Asked {
 pub(super) struct Explained {
     /// The answer. A call that asks waits until somebody who may says yes (see `/api/v1/approvals`), or its time is over.
     verdict: VerdictName,
-    /// All that decided: `WORKSPACE/RULE`, or the name of what else it was.
+    /// Rule that decided: `WORKSPACE/RULE`, or the name of what else it was.
     rule: String,
     /// The workspace by which it is so; null: by none.
     workspace: Option<String>,
@@ -337,7 +337,7 @@ pub(super) struct Explained {
     steps: Vec<Step>,
     /// The asks that are open.
     asks: Vec<OpenAsk>,
-    /// All that would change the answer, and who can do it; null of what is allowed.
+    /// Change that would give another answer, and who can do it; null of what is allowed.
     change_by: Option<String>,
 }
 
@@ -413,7 +413,7 @@ pub(super) async fn explain(
     Ok(Json(policy::ask(&app.mesh().view(), &who, question)?.into()))
 }
 
-/// All that a row of a table is.
+/// Kind of a row of a table.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum ByName {
@@ -456,7 +456,7 @@ pub(super) struct TableOf {
 pub(super) struct Table {
     /// Who asks.
     rows: Vec<String>,
-    /// All that is asked for.
+    /// Tool that is asked for.
     cols: Vec<Column>,
     /// The answers, row by row.
     cells: Vec<Cell>,
@@ -480,7 +480,7 @@ pub(super) struct Cell {
     col: usize,
     /// The answer.
     verdict: VerdictName,
-    /// All that decided.
+    /// Rule that decided.
     rule: String,
     /// Where it comes from.
     from: SourceName,

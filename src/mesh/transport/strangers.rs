@@ -46,7 +46,7 @@ pub(super) struct Strangers {
     used: Mutex<Used>,
 }
 
-/// All that is used up of a budget.
+/// Part of a budget that is used up.
 #[derive(Debug)]
 struct Used {
     rate: Rate,

@@ -107,7 +107,7 @@ struct Content {
     changed: (i64, i64, i64, i64),
     /// Numbers of all that is in it, sorted.
     inodes: Vec<u64>,
-    /// All that may be a directory.
+    /// A path that may be a directory.
     dirs: Vec<CString>,
 }
 

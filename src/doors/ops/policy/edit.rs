@@ -141,7 +141,7 @@ pub struct Edited {
 /// Something that people have edited without knowing of each other.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Conflict {
-    /// All that it is about, as the keys that lead there in a file.
+    /// Its subject, as the keys that lead there in a file.
     pub at: String,
     /// Who said what is not shown, and at which device; `None` of a device that is gone.
     pub by: Vec<(Principal, Option<NodeId>)>,
@@ -150,7 +150,7 @@ pub struct Conflict {
 /// Something that holds by the word of a device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SaidBy {
-    /// All that it is about, as the keys that lead there in a file; of what stands in no file its kind and name.
+    /// Its subject, as the keys that lead there in a file; of what stands in no file its kind and name.
     pub at: String,
     /// True if it was taken away there.
     pub taken_away: bool,

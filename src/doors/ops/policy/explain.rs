@@ -11,7 +11,7 @@ use crate::config::PolicySettings;
 /// Rights as they are at one moment: ready to be asked, and as people wrote them.
 #[derive(Debug, Clone, Default)]
 pub struct Rights {
-    /// All that is asked.
+    /// The question.
     pub view: View,
     /// All that people wrote: it gives the words.
     pub said: PolicySettings,
@@ -22,7 +22,7 @@ pub struct Rights {
 pub struct Explanation {
     /// The answer.
     pub verdict: Verdict,
-    /// All that decided, by its public name.
+    /// Rule that decided, by its public name.
     pub rule: String,
     /// The workspace by which it is allowed or asked.
     pub workspace: Option<WorkspaceId>,
@@ -32,7 +32,7 @@ pub struct Explanation {
     pub steps: Vec<Looked>,
     /// The asks that are open, with those who may say yes.
     pub asks: Vec<Asked>,
-    /// All that would change the answer, and who can do it; `None` of what is allowed.
+    /// Change that would give another answer, and who can do it; `None` of what is allowed.
     pub change_by: Option<String>,
 }
 
@@ -60,7 +60,7 @@ pub struct Asked {
     pub wait_ms: u64,
 }
 
-/// All that a question is about, by the names that people use.
+/// Subject of a question, by the names that people use.
 #[derive(Debug, Clone, Copy)]
 struct About<'a> {
     principal: &'a Principal,
@@ -172,7 +172,7 @@ impl Rights {
         }
     }
 
-    /// All that would change the answer, and who can do it.
+    /// Change that would give another answer, and who can do it.
     fn change(&self, remedy: &Remedy, about: About<'_>, asks: &[Asked]) -> String {
         let who = self.principal(about.principal);
         let About { node, tool, .. } = about;
@@ -305,7 +305,7 @@ impl Rights {
     }
 }
 
-/// All that a layer that stood in nobody's way has found.
+/// Finding of a layer that stood in nobody's way has found.
 const fn passed(layer: Layer) -> &'static str {
     match layer {
         Layer::Device => "both devices belong to the mesh",

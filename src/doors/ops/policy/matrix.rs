@@ -9,7 +9,7 @@ use crate::status::{ErrorCode, OpError};
 /// Most cells of a table: more than anybody reads, and a tenth of a second of work.
 pub const CELLS_MAX: usize = 20_000;
 
-/// All that a row of a table is.
+/// Kind of a row of a table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum By {
     /// A person.
@@ -37,7 +37,7 @@ pub enum Source {
 pub struct Cell {
     /// The answer.
     pub verdict: Verdict,
-    /// All that decided, by its public name.
+    /// Rule that decided, by its public name.
     pub rule: String,
     /// Where it comes from.
     pub from: Source,
@@ -48,7 +48,7 @@ pub struct Cell {
 pub struct Matrix {
     /// Who asks.
     pub rows: Vec<Principal>,
-    /// All that is asked for.
+    /// Tool that is asked for.
     pub cols: Vec<(NodeId, ToolName)>,
     /// Row by row, as many as there are columns; `None` where no device of the mesh may ask for this row.
     pub cells: Vec<Vec<Option<Cell>>>,

@@ -50,7 +50,7 @@ fn list(of: Schema, max: usize) -> Schema {
     ArrayBuilder::new().items(RefOr::T(of)).max_items(Some(max)).into()
 }
 
-/// All that may be null, which is as if it were left out.
+/// A member that may be null, which is as if it were left out.
 fn or_null(schema: Schema) -> Schema {
     OneOfBuilder::new().item(schema).item(ObjectBuilder::new().schema_type(Type::Null)).into()
 }

@@ -1,4 +1,4 @@
-//! All that the description of the API says is all that is taken.
+//! Nothing is taken but what the description of the API says.
 
 use super::*;
 use crate::doors::rest::document;

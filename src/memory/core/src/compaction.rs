@@ -248,7 +248,7 @@ impl Draft {
         bodies
     }
 
-    /// All that it comes to.
+    /// Its result.
     #[must_use]
     pub fn report(&self) -> Report {
         let messages = self.summary.covers.len();
@@ -287,7 +287,7 @@ impl Report {
     }
 }
 
-/// All that the shell is to do next. Each is answered by the handler that it names.
+/// An effect for the shell to carry out next. Each is answered by the handler that it names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
     /// Store the capture and sync; then [`Compaction::handle_captured`].

@@ -259,12 +259,12 @@ const VERBS: &[(&str, Predicate)] = &[
 const SPEAKER: [&str; 2] = ["i", "ich"];
 const PRONOUNS: [&str; 13] =
     ["it", "he", "she", "they", "that", "this", "there", "who", "es", "er", "sie", "das", "which"];
-/// All that stands before a subject without belonging to it.
+/// Words before a subject without belonging to it.
 const BEFORE: [&str; 24] = [
     "ok", "okay", "well", "so", "and", "but", "oh", "yes", "no", "hey", "hi", "then", "also", "now", "btw", "und",
     "aber", "ja", "nein", "also", "because", "since", "weil", "denn",
 ];
-/// All that stands between a subject and its verb without belonging to either.
+/// Words between a subject and its verb without belonging to either.
 const BETWEEN: [&str; 18] = [
     "now", "still", "also", "just", "always", "already", "usually", "really", "finally", "actually", "probably",
     "recently", "jetzt", "immer", "noch", "auch", "schon", "ve",

@@ -68,7 +68,7 @@ pub struct ChainId {
     pub life: Life,
 }
 
-/// All that the author of a group signs.
+/// Bytes that the author of a group signs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Header {
     /// The workspace; a group counts in no other.

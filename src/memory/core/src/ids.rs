@@ -40,7 +40,7 @@ bytes_id!(
     BatchId, 16
 );
 bytes_id!(
-    /// All that a message says now: hash of its content. Derived items name it, and die with it.
+    /// Present content of a message: hash of its content. Derived items name it, and die with it.
     Rev, 8
 );
 bytes_id!(

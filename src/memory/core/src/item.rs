@@ -160,7 +160,7 @@ pub struct Correction {
     pub target: MessageKey,
     /// One more than the highest that its author knew: of several the highest counts.
     pub generation: u32,
-    /// All that it should have said; 1 to [`limits::TEXT_BYTES_MAX`] bytes.
+    /// The text that it should have said; 1 to [`limits::TEXT_BYTES_MAX`] bytes.
     pub text: String,
 }
 
@@ -188,7 +188,7 @@ impl Span {
         Self { start: u32::try_from(from).unwrap_or(u32::MAX), end: u32::try_from(to).unwrap_or(u32::MAX) }
     }
 
-    /// All that it shows of `text`; `None` when it lies outside, is empty or cuts a character.
+    /// Part of `text` that it shows; `None` when it lies outside, is empty or cuts a character.
     #[must_use]
     pub fn of(self, text: &str) -> Option<&str> {
         text.get(self.start as usize..self.end as usize).filter(|shown| !shown.is_empty())
@@ -323,7 +323,7 @@ pub enum Body {
 pub struct Item {
     /// See the module.
     pub salt: Salt,
-    /// All that the bytes are.
+    /// Kind of the bytes.
     pub kind: Kind,
     #[serde(with = "serde_bytes")]
     bytes: Vec<u8>,

@@ -20,7 +20,7 @@ pub const BATCH_MESSAGES_MAX: usize = 256;
 pub const REWRITE_TIMES_MAX: usize = 2;
 /// Text of a summary's head, bytes: at most three sentences.
 pub const HEAD_BYTES_MAX: usize = 1024;
-/// Extent to which another device's hybrid clock may push ours ahead of our own time, milliseconds.
+/// Most by which another device's hybrid clock may push ours ahead of our own time, milliseconds.
 pub const CLOCK_AHEAD_MS_MAX: u64 = 60_000;
 /// Standing instructions that travel with every answer.
 pub const STANDING_MAX: usize = 10;

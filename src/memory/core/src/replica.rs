@@ -45,7 +45,7 @@ impl Sent {
     }
 }
 
-/// All that two holders say to each other.
+/// Words that two holders say to each other.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Frame {
     /// The first frame of both.

@@ -282,7 +282,7 @@ impl Book {
         }
     }
 
-    /// All that fills the book and its rows, by origin.
+    /// Amounts that fill the book and its rows, by origin.
     pub(crate) fn usage(&self) -> Usage {
         let (open, ended) = (self.shares.open().collect(), self.shares.ended().collect());
         Usage { open, ended, closed: self.closed.held().collect(), logs: Vec::new() }

@@ -305,7 +305,7 @@ pub struct Edit {
     pub seen: Vec<(policy::Key, Vec<Place>)>,
 }
 
-/// All that a person says to a call that asks.
+/// Answer of a person to a call that asks.
 #[derive(Debug, Clone)]
 pub struct NewAnswer {
     /// The call.
@@ -341,7 +341,7 @@ pub struct Approval {
     pub header: Arc<Header>,
     /// Where it was asked.
     pub origin: PeerId,
-    /// All that asks, each with those who may say yes to it.
+    /// Asks, each with those who may say yes to it.
     pub asks: Vec<(policy::RuleRef, Vec<policy::PersonId>)>,
     /// Why it asks, for people.
     pub why: String,
@@ -442,7 +442,7 @@ pub struct Denial {
     pub decision: policy::Decision,
     /// The same as a sentence.
     pub why: String,
-    /// All that would change it, if anything would.
+    /// Change that would give another answer, if any would.
     pub would_change: Option<policy::Remedy>,
 }
 
@@ -507,7 +507,7 @@ pub enum Refusal {
     /// The role of whoever edits does not reach so far.
     #[error(transparent)]
     NotAllowed(policy::NotAllowed),
-    /// All that somebody wants to say about rights breaks a bound, or contradicts what is there.
+    /// An edit of rights breaks a bound, or contradicts what is there.
     #[error(transparent)]
     InvalidRecord(policy::InvalidRecord),
     /// Somebody has edited it since whoever edits has looked.
@@ -829,7 +829,7 @@ pub struct DiskSpace {
     pub floor: u64,
 }
 
-/// All that fills the memory of a peer, by whom.
+/// Amounts that fill the memory of a peer, by whom.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Usage {
     /// Open calls and the bytes of their headers, by origin.

@@ -915,7 +915,7 @@ impl Peer {
         self.book.records()
     }
 
-    /// All that fills this peer's memory and its log, by whom.
+    /// Amounts that fill this peer's memory and its log, by whom.
     #[must_use]
     pub fn usage(&self) -> Usage {
         Usage { logs: self.logs.spending.held().collect(), ..self.book.usage() }

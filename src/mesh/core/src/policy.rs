@@ -29,9 +29,9 @@ pub use records::{
     Agent, Approver, Binding, Check, Device, DeviceTools, InvalidRecord, Key, Mode, Note, Otherwise, Person, Rule,
     RuleVerdict, Terms, Title, Token, Value, Verdict, Who, Workspace,
 };
-pub use register::{InForce, Policy, Register, Statement};
+pub use register::{InForce, Policy, Register};
 pub use remedy::Remedy;
-pub use said::{Content, Said};
+pub use said::{Content, Said, Statement};
 pub use view::{DeviceFacts, Offered, ToolState, View};
 
 /// Numbers of the policy, for who shows them or sizes a store by them.

@@ -41,7 +41,7 @@ pub enum ProtocolRule {
     SecondLook,
     /// Cancel requests are looked at again after the fsync of `started`.
     SecondLookAtCancel,
-    /// All that the call may is looked at again after the fsync of `started`.
+    /// Rights of the call are looked at again after the fsync of `started`.
     SecondLookAtPolicy,
     /// A device that is halted, or holds its own revocation, starts nothing.
     OwnRevocation,
@@ -91,9 +91,9 @@ pub enum ProtocolRule {
     EndingBudget,
     /// Of an origin that is over its budget the calls that are over go, the oldest first.
     ClosedBudget,
-    /// All that a truncation frees comes back to its author steadily.
+    /// Room that a truncation frees comes back to its author steadily.
     FreedBySteps,
-    /// All that others write does not fill the disk.
+    /// Writes of others do not fill the disk.
     DiskFloor,
     /// An origin has a share of the book.
     OpenShare,
@@ -122,7 +122,7 @@ pub enum ProtocolRule {
     RoomIsShared,
     /// Of somebody who was never let in, what does not rest on the genesis is not kept.
     StrangersUnkept,
-    /// All that would end the authority of somebody who was never let in counts for nothing.
+    /// A limit to the authority of somebody who was never let in counts for nothing.
     LimitsOfMembers,
     /// Changes that contradict each other are needed, whichever of them counts.
     ContradictionsKept,

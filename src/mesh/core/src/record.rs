@@ -221,7 +221,7 @@ pub struct Header {
     /// The workspace by which the origin allowed it; `None`: by the mesh alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workspace: Option<WorkspaceId>,
-    /// All that decided so there, for people.
+    /// Rule that decided so there, for people.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub rule: String,
     /// How far the origin knew what was said about rights. Whoever knows less does not deny the call before it knows as

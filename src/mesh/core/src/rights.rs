@@ -75,7 +75,7 @@ pub(crate) struct Rights {
     changed: bool,
 }
 
-/// All that a call that asks waits for.
+/// The yeses that a call waits for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Asked {
     /// The asks that are open.
@@ -267,7 +267,7 @@ impl Rights {
         Ruling::No { why, of_target: decision.rule.is_of_target() }
     }
 
-    /// All that a test may leave out: whose answer it is, and to which header.
+    /// A rule that a test may leave out: whose answer it is, and to which header.
     fn goes_unasked(&self, header: &Header, rules: ProtocolRules) -> bool {
         let of_call =
             |rule| !rules.enforces(rule) && self.view.consents().all().any(|given| is_yes_to(given, header.id));

@@ -227,7 +227,7 @@ pub fn void_of(key: &[u8]) -> Option<Option<(PeerId, Incarnation)>> {
     key.strip_prefix(VOID).map(log_of)
 }
 
-/// All that an author's logs take here.
+/// Room that an author's logs take here.
 #[must_use]
 pub fn budget(author: &PeerId) -> RowKey<BudgetRow> {
     meta_of(BUDGET, &author.0)
@@ -251,7 +251,7 @@ pub fn budget_as_owner_of(key: &[u8]) -> Option<PeerId> {
     PeerId::from_slice(key.strip_prefix(BUDGET_AS_OWNER)?)
 }
 
-/// All that the rows of an origin's calls that are over take here.
+/// Room that the rows of an origin's calls that are over take here.
 #[must_use]
 pub fn closed(origin: &PeerId) -> RowKey<Amount> {
     meta_of(CLOSED, &origin.0)
@@ -486,7 +486,7 @@ pub fn early_cancel(id: &ReqId) -> RowKey<CancelRequest> {
 
 const CONSENT: &[u8] = b"consent";
 
-/// All that a person said to a call that asks; of the entry with this hash.
+/// Answer of a person to a call that asks; of the entry with this hash.
 #[must_use]
 pub fn consent(hash: &Hash) -> RowKey<ConsentRow> {
     RowKey::new(Space::Open, [&[0; 16], CONSENT, &hash.0].concat())

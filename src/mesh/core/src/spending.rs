@@ -174,7 +174,7 @@ pub(crate) struct Charge {
     pub(crate) answer: bool,
 }
 
-/// All that an entry takes: its envelope and its body, also where that is withheld, so that everyone counts the same.
+/// Room that an entry takes: its envelope and its body, also where that is withheld, so that everyone counts the same.
 pub(crate) fn amount(entry: &SignedEntry) -> Amount {
     Amount::one(entry.bytes.len() as u64 + u64::from(entry.entry.body.len))
 }
@@ -489,7 +489,7 @@ impl Spending {
         }
     }
 
-    /// All that the log of each author takes here: entries and bytes, answers to calls of others among them.
+    /// Room that the log of each author takes here: entries and bytes, answers to calls of others among them.
     pub(crate) fn held(&self) -> impl Iterator<Item = (PeerId, Amount)> + '_ {
         self.accounts.iter().map(|(author, account)| {
             let mut all = account.held.log;

@@ -116,7 +116,7 @@ pub(crate) struct KnownEpochs {
     pub(crate) ended: PeerId,
 }
 
-/// All that changes have led to, judged together.
+/// Result of changes, judged together.
 #[derive(Debug, Default)]
 pub(crate) struct Judgement {
     /// Those of them that are kept.

@@ -74,7 +74,7 @@ pub(super) fn question() -> Vec<u8> {
     packet.build_bytes_vec_compressed().unwrap_or_default()
 }
 
-/// All that a packet says that concerns us.
+/// Part of a packet that concerns us.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Heard {
     /// Someone asks who is there.

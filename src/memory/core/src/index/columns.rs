@@ -15,12 +15,12 @@ pub const PAUSE_MS: i64 = 30 * 60_000;
 /// No such piece.
 pub(crate) const NONE: u32 = u32::MAX;
 
-/// All that a piece is a part of. Of equal scores the lower comes first.
+/// Message that a piece is a part of. Of equal scores the lower comes first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Source {
     /// A message.
     Message(MessageKey),
-    /// All that a summary shows for a message.
+    /// Words of a summary for a message.
     Line(BatchId, MessageKey),
     /// A fact.
     Fact(BatchId, MessageKey, u8),
@@ -51,7 +51,7 @@ pub struct ForwardRow {
 /// All that is kept of a piece in memory and beside its segment.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Column {
-    /// All that it is a part of.
+    /// The message that it is a part of.
     pub source: Source,
     /// Which part of the text.
     pub span: Span,

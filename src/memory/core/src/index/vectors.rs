@@ -25,7 +25,7 @@ pub enum VectorError {
     Dimension {
         /// All that came.
         got: usize,
-        /// All that the model has.
+        /// State of the model.
         want: usize,
     },
     /// Not finite, or not of length 1 within a hundredth.

@@ -15,7 +15,7 @@ pub struct Passage {
     pub hit: Hit,
     /// Its pieces: what each is a part of, and which part.
     pub pieces: Vec<(Source, Span)>,
-    /// All that it costs, characters / 4 of each piece rounded up.
+    /// Its cost, characters / 4 of each piece rounded up.
     pub tokens: usize,
 }
 

@@ -1,6 +1,6 @@
 //! Weights of the signals. Set by hand; a table learned elsewhere would have the same form.
 
-/// All that each signal is worth. See `signals.rs` for what they are.
+/// Weight of each signal. See `signals.rs` for what they are.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Weights {
     /// Words of the piece itself.

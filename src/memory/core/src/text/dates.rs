@@ -37,7 +37,7 @@ impl Date {
     }
 }
 
-/// All that a question says of a time.
+/// Time that a question names.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Named {
     years: Vec<i32>,

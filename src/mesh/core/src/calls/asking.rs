@@ -70,7 +70,7 @@ impl Asking {
 }
 
 impl Open {
-    /// All that is decided on it here; `None` for one that is over.
+    /// Decision on it here; `None` for one that is over.
     pub(super) fn ruling(&self, facts: &Facts<'_>, fx: &Effects<'_>) -> Option<Ruling> {
         let entry = self.entry.as_ref().filter(|_| !self.ended())?;
         Some(facts.rights.rule(
@@ -185,7 +185,7 @@ impl Book {
         }
     }
 
-    /// All that a call waits for that asks.
+    /// The yeses that a call waits for.
     pub(crate) fn asked(&self, id: &ReqId) -> Option<&Asked> {
         self.asking.asked(id)
     }

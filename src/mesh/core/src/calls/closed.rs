@@ -29,7 +29,7 @@ struct Account {
     after: Option<ReqId>,
 }
 
-/// All that the rows of each origin take.
+/// Room that the rows of each origin take.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Closed {
     accounts: BTreeMap<PeerId, Account>,
@@ -138,7 +138,7 @@ impl Closed {
         self.save(&origin, fx);
     }
 
-    /// All that the rows of each origin take.
+    /// Room that the rows of each origin take.
     pub(crate) fn held(&self) -> impl Iterator<Item = (PeerId, Amount)> + '_ {
         self.accounts.iter().map(|(origin, account)| (*origin, account.held))
     }
@@ -148,7 +148,7 @@ const fn is_within(held: Amount, limit: Amount) -> bool {
     held.entries <= limit.entries && held.bytes <= limit.bytes
 }
 
-/// All that the rows of an origin may take: of one that was removed enough to see what it did last.
+/// Room that the rows of an origin may take: of one that was removed enough to see what it did last.
 fn limit(origin: &PeerId, facts: &Facts<'_>) -> Amount {
     let Amount { entries, bytes } = facts.config().budgets.of(facts.trust.tier(origin)).closed;
     if facts.trust.is_excluded(origin) {

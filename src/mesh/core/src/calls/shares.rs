@@ -1,5 +1,5 @@
 //! Shares of origins in the book: how many open calls of each, and what they take, so that nobody's keep out another's.
-//! All that has ended takes no place of what is open.
+//! Calls that have ended take no place of those that are open.
 
 use std::collections::BTreeMap;
 
@@ -30,7 +30,7 @@ pub(super) struct Shares {
     foreign: u64,
 }
 
-/// All that a call takes: arguments that are no blob are held in memory.
+/// Room that a call takes: arguments that are no blob are held in memory.
 fn amount(header: &Header) -> Amount {
     let arguments = match &header.arguments {
         Payload::Inline(bytes) => bytes.len() as u64,

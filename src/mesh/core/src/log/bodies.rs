@@ -95,7 +95,7 @@ pub(crate) struct Bodies {
     /// Neighbours that may have some, and when each may be asked.
     to_ask: BTreeMap<PeerId, u64>,
     asked: Option<Asked>,
-    /// All that that neighbour is to be asked for then.
+    /// Ranges that that neighbour is to be asked for then.
     queue: VecDeque<Place>,
     /// When each neighbour may be asked again.
     pauses: BTreeMap<PeerId, u64>,

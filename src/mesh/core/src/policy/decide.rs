@@ -104,7 +104,7 @@ struct Said<'v> {
     gives: [Option<&'v MergedRule>; LEVELS],
 }
 
-/// All that a workspace amounts to, with the rules of the mesh.
+/// A workspace as it counts, with the rules of the mesh.
 struct Standing<'v> {
     place: Place<'v>,
     said: Said<'v>,

@@ -40,7 +40,7 @@ pub struct Credential {
 pub struct Decision {
     /// The answer.
     pub verdict: Verdict,
-    /// All that decided.
+    /// Rule that decided.
     pub rule: Cause,
     /// The workspace by which it is allowed or asked, for the call's header. `None`: by the mesh alone.
     pub workspace: Option<WorkspaceId>,
@@ -115,7 +115,7 @@ pub struct OpenAsk {
     pub wait_ms: u64,
 }
 
-/// All that decides. Its text is the public name: a rule's full name, or that of the layer that says no.
+/// Cause of a decision. Its text is the public name: a rule's full name, or that of the layer that says no.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Cause {
     /// Origin or target does not belong to the mesh, or is not trusted to.

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 
-use super::register::Statement;
+use super::said::Statement;
 use crate::entry::Place;
 
 /// A statement with its place.
@@ -59,7 +59,7 @@ fn knew(all: &[At<'_>], exact: bool) -> Knew {
     all.iter().enumerate().map(of).collect()
 }
 
-/// All that leads from one node along these edges, itself too, in order. What was `seen` is left out.
+/// Nodes that are reached from one along these edges, itself too, in order. What was `seen` is left out.
 fn reach(from: usize, edges: &Knew, seen: &mut [bool]) -> BTreeSet<usize> {
     let (mut reached, mut next) = (BTreeSet::new(), vec![from]);
     while let Some(node) = next.pop() {

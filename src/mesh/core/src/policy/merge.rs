@@ -1,4 +1,4 @@
-//! All that the heads of a register amount to.
+//! The value that the heads of a register amount to.
 //!
 //! One principle for all kinds: **what gives must be said by all heads, what takes by any** (`docs/decisions/0041`). So
 //! whoever took something away has taken it away, whatever somebody else wrote who did not know of it. Only texts,
@@ -8,8 +8,9 @@ use super::records::{
     Agent, Approver, Binding, Check, Device, DeviceTools, Mode, Otherwise, Person, Rule, RuleVerdict, Terms, Title,
     Token, Value, Verdict, WAIT_MS_DEFAULT, Workspace,
 };
-use super::register::{Register, Statement};
+use super::register::Register;
 use super::said::Content;
+use super::said::Statement;
 use crate::entry::Place;
 use crate::people::{PersonId, Role, RuleRef};
 
@@ -137,7 +138,7 @@ impl<'a> Heads<'a> {
         (!gone).then(|| self.values().copied().min()).flatten()
     }
 
-    /// All that all heads hold, of whom none took it away.
+    /// Values that all heads hold, of whom none took it away.
     pub(super) fn binding(&self) -> Option<MergedBinding> {
         if self.is_deleted() {
             return None;
@@ -201,7 +202,7 @@ impl<'a> Heads<'a> {
     }
 }
 
-/// All that several heads of a binding hold.
+/// The tools that several heads of a binding hold in common.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct MergedBinding {
     /// Must all match.

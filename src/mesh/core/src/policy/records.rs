@@ -140,7 +140,7 @@ pub enum InvalidRecord {
         /// How many may be.
         max: usize,
     },
-    /// All that it belongs to is not there.
+    /// The thing that it belongs to is not there.
     #[error("there is no workspace `{0}`: make it first")]
     UnknownWorkspace(WorkspaceId),
 }
@@ -183,7 +183,7 @@ impl fmt::Display for Verdict {
     }
 }
 
-/// All that a rule says. The order is that of strictness.
+/// Verdict of a rule. The order is that of strictness.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum RuleVerdict {
@@ -378,7 +378,7 @@ pub struct Token {
     pub expires_ms: Option<u64>,
 }
 
-/// All that a workspace says to whom no rule of it speaks of.
+/// Answer of a workspace to whom no rule of it speaks of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Otherwise {
@@ -408,7 +408,7 @@ pub struct Workspace {
     /// Sign for people.
     #[serde(skip_serializing_if = "Title::is_empty")]
     pub icon: Title,
-    /// All that holds where no rule speaks.
+    /// Verdict where no rule speaks.
     pub otherwise: Otherwise,
 }
 
@@ -543,7 +543,7 @@ pub struct Device {
     pub terms: Option<Terms>,
 }
 
-/// All that a device of the ephemeral tier was let in for.
+/// Purpose for which a device of the ephemeral tier was let in.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Terms {
@@ -593,7 +593,7 @@ pub struct DeviceTools {
     pub approved: BTreeMap<ToolName, Hash>,
 }
 
-/// All that a record is about: at most one of each key holds.
+/// Subject of a record: at most one of each key holds.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Key {
     /// A person.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::knowledge;
 use super::records::{InvalidRecord, Key, Value};
-use super::said::{Content, KNEW_MAX, Said};
+use super::said::{Content, KNEW_MAX, Said, Statement};
 use crate::entry::Place;
 use crate::ids::{Incarnation, Known, PeerId};
 use crate::people::{Domain, Principal, RuleRef, WorkspaceId};
@@ -34,15 +34,6 @@ pub const RULES_MAX: usize = 2048;
 pub const CHECKS_MAX: usize = 256;
 /// Most patterns in all.
 pub const PATTERNS_MAX: usize = 8192;
-
-/// A statement as the log has it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Statement {
-    /// Hybrid clock of its entry: of texts the newest counts.
-    pub hlc: u64,
-    /// All that it says.
-    pub said: Said,
-}
 
 /// One log of one author.
 type Log = (PeerId, Incarnation);
@@ -140,7 +131,7 @@ pub struct InForce {
 }
 
 impl InForce {
-    /// All that stands is all but `void`.
+    /// Everything stands but `void`.
     #[must_use]
     pub fn new(policy: Arc<Policy>, void: Arc<BTreeSet<Place>>) -> Self {
         Self { policy, void }

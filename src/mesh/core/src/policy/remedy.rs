@@ -1,4 +1,4 @@
-//! All that would change an answer: the least that somebody could do.
+//! Changes of an answer: the least that somebody could do.
 
 use std::fmt;
 

@@ -13,6 +13,15 @@ use crate::people::{Principal, Role};
 /// Most logs that one statement says it knew.
 pub const KNEW_MAX: usize = crate::limits::MARK_MAX;
 
+/// A statement as the log has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Statement {
+    /// Hybrid clock of its entry: of texts the newest counts.
+    pub hlc: u64,
+    /// All that it says.
+    pub said: Said,
+}
+
 /// All that is said of a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Content {
@@ -72,7 +81,7 @@ impl Value {
 /// One statement about one key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Said {
-    /// All that it is about.
+    /// Its subject.
     pub key: Key,
     /// All that is said of it.
     pub content: Content,

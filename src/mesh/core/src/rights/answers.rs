@@ -40,7 +40,7 @@ pub(super) struct Answers {
     held: BTreeMap<Hash, Held>,
 }
 
-/// All that somebody said, if it is an answer to an ask.
+/// Words of somebody, if they are an answer to an ask.
 pub(crate) fn read(entry: &SignedEntry) -> Option<Consent> {
     entry.record::<Consent>().filter(|consent| consent.check().is_ok())
 }

@@ -239,7 +239,7 @@ fn rows_of_every_sort_read_as_what_was_written() {
     assert_eq!(seen, BTreeSet::from(ALL));
 }
 
-/// All that a person would see of it.
+/// View of a person on it.
 fn shown(view: &View) -> Vec<(String, Tier, bool)> {
     let node = |node: &mesh_core::io::NodeView| (node.node_id.to_string(), node.tier, node.directory.is_some());
     view.nodes.iter().map(node).collect()

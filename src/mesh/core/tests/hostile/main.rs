@@ -29,7 +29,7 @@ use mesh_core::test_kit::{self, Author, Desk, offers, outcome, pushed, tool};
 
 const YEAR_MS: u64 = 365 * 24 * 3600 * 1000;
 
-/// All that honest peers are set to.
+/// Settings of honest peers.
 fn config() -> Config {
     #[cfg(feature = "mutants")]
     let rules = budgets::left_out::LEFT_OUT.get().map(ProtocolRules::all_but).unwrap_or_default();

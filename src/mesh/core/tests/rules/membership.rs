@@ -290,7 +290,7 @@ fn s02_who_approved_whom_is_known_and_so_are_the_guests_of_guests() {
     assert_eq!(net.peer(0).view().guests_of(&[id(1)].into()), Vec::<&mesh_core::io::NodeView>::new());
 }
 
-/// All that a former owner says about this key.
+/// Statement of a former owner about this key.
 fn change(subject: PublicKey, grant: Hash, what: ChangeKind) -> Vec<u8> {
     encode(&MembershipChange { subject, grant, stands: Vec::new(), rights: Vec::new(), fence: u64::MAX, what })
 }

@@ -43,7 +43,7 @@ fn agree(net: &Net, devices: &[usize]) {
     assert!(devices.iter().all(|n| net.peer(*n).view().rights == first), "they differ");
 }
 
-/// All that a device signed last about rights.
+/// Last words of a device about rights.
 fn last_said(net: &Net, n: usize) -> Vec<SignedEntry> {
     let log = net.devices[n].log();
     log.into_iter().filter(|entry| entry.author == id(n) && entry.entry.kind.is_about_rights()).collect()
@@ -338,7 +338,7 @@ fn r10_the_first_workspace_decides_whatever_was_said_before() {
     assert_eq!(net.peer(0).view().rights.mode(), Mode::Open);
 }
 
-/// All that a file of settings says can be edited once its device is no owner any more.
+/// Settings of a file can be edited once its device is no owner any more.
 #[test]
 fn n3_what_a_former_owner_declared_can_be_edited() {
     let mut net = Net::of(2);

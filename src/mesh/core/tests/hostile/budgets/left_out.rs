@@ -6,7 +6,7 @@ use std::panic::catch_unwind;
 use mesh_core::protocol_rule::ProtocolRule;
 
 thread_local! {
-    /// All that the honest peers of this thread's tests do not follow.
+    /// Rule that the honest peers of this thread's tests do not follow.
     pub(crate) static LEFT_OUT: Cell<Option<ProtocolRule>> = const { Cell::new(None) };
 }
 

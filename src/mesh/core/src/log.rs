@@ -714,7 +714,7 @@ impl Logs {
             self.ask_again(peer, trust, fx);
         }
         self.sweep(fx);
-        let lacking = self.bodies.handle_timeout(trust, fx);
+        let lacking = self.handle_bodies_timeout(trust, fx);
         if fx.now.mono_ms < self.next_sync || self.neighbours.is_empty() {
             return lacking;
         }

@@ -1,7 +1,9 @@
 //! Bodies that are for this peer and are not here: an entry came by way of somebody outside of its audience, or this peer
-//! came into the audience later. They are asked of the neighbours, one after the other, until they are here.
+//! came into the audience later. They are asked of the neighbours, one after the other, until they are here. Places for
+//! what is lacking are few; what all neighbours were asked for in vain gives its place to what was not asked for yet.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::Bound;
 
 use super::Logs;
 use crate::effects::Effects;
@@ -70,6 +72,37 @@ struct Share {
     taken: usize,
 }
 
+/// Parts of a log in which more may be lacking than there is room for.
+#[derive(Debug, Clone, Copy)]
+struct Unread {
+    /// First and last place of the part that is looked through next.
+    ahead: (u64, u64),
+    /// The part that all neighbours were asked for in vain: its turn comes again after that.
+    again: Option<(u64, u64)>,
+}
+
+impl Unread {
+    const fn of(ahead: (u64, u64)) -> Self {
+        Self { ahead, again: None }
+    }
+
+    /// All of it, as the store keeps it.
+    fn all(&self) -> (u64, u64) {
+        self.again.map_or(self.ahead, |again| joined(again, self.ahead))
+    }
+
+    /// The part ahead has been looked through up to `next`. `None`: nothing is left.
+    fn read_to(self, next: u64) -> Option<Self> {
+        let ahead = (next, self.ahead.1);
+        if ahead.0 <= ahead.1 { Some(Self { ahead, ..self }) } else { self.again.map(Self::of) }
+    }
+}
+
+/// The least range that holds both.
+fn joined(one: (u64, u64), other: (u64, u64)) -> (u64, u64) {
+    (one.0.min(other.0), one.1.max(other.1))
+}
+
 /// The neighbour whose answer is awaited.
 #[derive(Debug, Clone)]
 struct Asked {
@@ -87,14 +120,17 @@ pub(crate) struct Bodies {
     shares: BTreeMap<PeerId, Share>,
     /// Places that are taken in all.
     taken: BTreeMap<Standing, usize>,
-    /// Parts of logs in which more may be lacking.
-    unread: BTreeMap<(Standing, LogId), (u64, u64)>,
+    unread: BTreeMap<(Standing, LogId), Unread>,
     /// The part that is being read.
     reading: Option<(LogId, (u64, u64))>,
+    /// The log that was read last: the next one is another, if there is one.
+    read_last: Option<(Standing, LogId)>,
     next_read: u64,
     /// Neighbours that may have some, and when each may be asked.
     to_ask: BTreeMap<PeerId, u64>,
     asked: Option<Asked>,
+    /// Neighbours that were asked since places were given away last.
+    tried: BTreeSet<PeerId>,
     /// Ranges that that neighbour is to be asked for then.
     queue: VecDeque<Place>,
     /// When each neighbour may be asked again.
@@ -109,7 +145,7 @@ impl Bodies {
             self.lacking.insert(place?, LackingRow::from_bytes(value)?);
         } else if let Some(log_id) = rows::unread_of(key) {
             let range = <(u64, u64)>::from_bytes(value).filter(|(first, last)| first <= last && *last < u64::MAX)?;
-            self.unread.insert((Standing::default(), log_id?), range);
+            self.unread.insert((Standing::default(), log_id?), Unread::of(range));
         }
         Some(())
     }
@@ -123,11 +159,11 @@ impl Bodies {
     pub(super) fn settle(&mut self, me: &PeerId, trust: &Trust, fx: &mut Effects<'_>) {
         self.shares.clear();
         self.taken.clear();
-        for ((_, log_id), range) in std::mem::take(&mut self.unread) {
+        for ((_, log_id), unread) in std::mem::take(&mut self.unread) {
             let standing = Standing::of(&log_id.0, me, trust);
             self.shares.insert(log_id.0, Share { standing, taken: 0 });
-            let all = self.unread.entry((standing, log_id)).or_insert(range);
-            *all = (all.0.min(range.0), all.1.max(range.1));
+            let merged = self.unread.entry((standing, log_id)).or_insert(unread);
+            merged.ahead = joined(merged.ahead, unread.ahead);
         }
         for (place, row) in std::mem::take(&mut self.lacking) {
             let standing = Standing::of(&place.author, me, trust);
@@ -185,22 +221,59 @@ impl Bodies {
 
     fn note_unread(&mut self, log_id: LogId, standing: Standing, (first, last): (u64, u64), fx: &mut Effects<'_>) {
         self.shares.entry(log_id.0).or_default().standing = standing;
-        let range = self.unread.entry((standing, log_id)).or_insert((first, last));
-        *range = (range.0.min(first), range.1.max(last));
-        fx.put(rows::unread(&log_id.0, log_id.1), range);
+        let unread = self.unread.entry((standing, log_id)).or_insert(Unread::of((first, last)));
+        unread.ahead = joined(unread.ahead, (first, last));
+        fx.put(rows::unread(&log_id.0, log_id.1), &unread.all());
         // What came in this very step is in its batch, and to be read only once that is given to the store.
         self.next_read = self.next_read.max(fx.now.mono_ms + 1);
     }
 
-    /// The part of a log that is looked through next: of an author that has room for what is lacking there.
+    /// The part of a log that is looked through next: of an author that has room for what is lacking there. Logs whose
+    /// authors stand alike take turns.
     fn next_unread(&self) -> Option<(LogId, (u64, u64))> {
         let lowest = (PeerId([0; 32]), Incarnation(0));
         let highest = (PeerId([u8::MAX; 32]), Incarnation(u32::MAX));
         Standing::ALL.into_iter().filter(|standing| self.taken(*standing) < standing.places().1).find_map(|standing| {
-            let mut of_these = self.unread.range((standing, lowest)..=(standing, highest));
-            let next = of_these.find(|((_, log_id), _)| self.has_room(&log_id.0, standing))?;
-            Some((next.0.1, *next.1))
+            let last = self.read_last.filter(|last| last.0 == standing).unwrap_or((standing, highest));
+            let later = self.unread.range((Bound::Excluded(last), Bound::Included((standing, highest))));
+            let earlier = self.unread.range((standing, lowest)..=last);
+            let next = later.chain(earlier).find(|((_, log_id), _)| self.has_room(&log_id.0, standing))?;
+            Some((next.0.1, next.1.ahead))
         })
+    }
+
+    /// All neighbours have been asked for what is lacking: where there is more than there is room for, what nobody gave
+    /// makes room for it, and is looked for again after it. Else what nobody has would hide for ever what somebody has.
+    fn end_round<'a>(&mut self, mut neighbours: impl Iterator<Item = &'a PeerId>, fx: &mut Effects<'_>) {
+        if self.asked.is_some() || self.tried.is_empty() || !neighbours.all(|peer| self.tried.contains(peer)) {
+            return;
+        }
+        self.tried.clear();
+        let mut crowded = BTreeSet::new();
+        for (standing, log_id) in self.unread.keys() {
+            if self.taken(*standing) >= standing.places().1 {
+                crowded
+                    .extend(self.shares.iter().filter(|(_, share)| share.standing == *standing).map(|(peer, _)| *peer));
+            } else if !self.has_room(&log_id.0, *standing) {
+                crowded.insert(log_id.0);
+            }
+        }
+        let given = self.lacking.extract_if(.., |place, _| crowded.contains(&place.author));
+        for place in given.map(|(place, _)| place).collect::<Vec<_>>() {
+            self.free(&place.author);
+            fx.delete(rows::lacking(&place));
+            let (log_id, part) = ((place.author, place.incarnation), (place.seq, place.seq));
+            let key = (self.standing(&place.author), log_id);
+            let unread = match self.unread.get(&key).copied() {
+                Some(unread) => {
+                    Unread { again: Some(unread.again.map_or(part, |again| joined(again, part))), ..unread }
+                }
+                None => Unread::of(part),
+            };
+            fx.put(rows::unread(&log_id.0, log_id.1), &unread.all());
+            self.unread.insert(key, unread);
+        }
+        self.next_read = self.next_read.max(fx.now.mono_ms + 1);
     }
 
     /// True if the body of this very entry was lacking: it is not any more.
@@ -246,6 +319,7 @@ impl Bodies {
     pub(super) fn handle_link_down(&mut self, peer: &PeerId) {
         self.to_ask.remove(peer);
         self.pauses.remove(peer);
+        self.tried.remove(peer);
         self.asked.take_if(|asked| asked.peer == *peer);
     }
 
@@ -258,6 +332,7 @@ impl Bodies {
         let mut looked = false;
         while let Some((_, peer)) = self.next_to_ask().filter(|(at, _)| *at <= now) {
             self.to_ask.remove(&peer);
+            self.tried.insert(peer);
             self.queue = self.in_turn(trust);
             if self.ask(peer, fx) {
                 self.pauses.insert(peer, now + ASK_AGAIN_MS);
@@ -313,13 +388,14 @@ impl Bodies {
     }
 
     /// Does what is due. True when all neighbours have been asked, and something is still lacking.
-    pub(super) fn handle_timeout(&mut self, trust: &Trust, fx: &mut Effects<'_>) -> bool {
+    fn handle_timeout(&mut self, trust: &Trust, fx: &mut Effects<'_>) -> bool {
         let now = fx.now.mono_ms;
         if self.reading.is_none()
             && now >= self.next_read
             && let Some((log_id, range)) = self.next_unread()
         {
             self.reading = Some((log_id, range));
+            self.read_last = Some((self.standing(&log_id.0), log_id));
             let ranges = vec![(log_id.0, log_id.1, range.0, range.1)];
             fx.out.push(Output::ReadLog { reader: LogReader::Lacking, ranges });
         }
@@ -411,18 +487,27 @@ impl Logs {
             }
         }
         // Meanwhile more may have been added at either end.
-        if let Some(range) = self.bodies.unread.get_mut(&(standing, log_id)).filter(|range| range.0 >= first) {
-            range.0 = next;
-            if range.0 <= range.1 {
-                fx.put(rows::unread(&log_id.0, log_id.1), range);
+        let key = (standing, log_id);
+        if let Some(unread) = self.bodies.unread.remove(&key) {
+            let left = if unread.ahead.0 >= first { unread.read_to(next) } else { Some(unread) };
+            if let Some(unread) = left {
+                fx.put(rows::unread(&log_id.0, log_id.1), &unread.all());
+                self.bodies.unread.insert(key, unread);
             } else {
-                self.bodies.unread.remove(&(standing, log_id));
                 fx.delete(rows::unread(&log_id.0, log_id.1));
             }
         }
         for peer in self.neighbours.keys() {
             self.bodies.consider(*peer, now);
         }
+    }
+
+    /// Does what is due about bodies that are lacking. True when all neighbours have been asked, and something is still
+    /// lacking.
+    pub(super) fn handle_bodies_timeout(&mut self, trust: &Trust, fx: &mut Effects<'_>) -> bool {
+        let lacking = self.bodies.handle_timeout(trust, fx);
+        self.bodies.end_round(self.neighbours.keys(), fx);
+        lacking
     }
 
     /// A neighbour shows itself: it may have what is lacking.
@@ -497,7 +582,9 @@ impl Logs {
                 self.bodies.queue.push_front(place);
             }
         }
-        self.bodies.ask(from, fx);
+        if !self.bodies.ask(from, fx) {
+            self.bodies.end_round(self.neighbours.keys(), fx);
+        }
     }
 
     /// Authors of outcomes whose bodies are for us and lacking.

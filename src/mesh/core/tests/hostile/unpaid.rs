@@ -151,6 +151,75 @@ fn h2_bodies_that_never_come_keep_out_no_others() {
     assert!(lacking_of(&honest, &liar) <= limits::LACKING_PER_EXCLUDED_MAX);
 }
 
+/// Places that the honest device asks a neighbour for, once that neighbour has nothing of what it was asked for before.
+fn asked_next(honest: &mut Honest, neighbour: &Author) -> Vec<Places> {
+    let nothing = Frame::Bodies { entries: Vec::new(), until: None };
+    let out = [honest.hears(neighbour, nothing), honest.pass(1_500)].concat();
+    let wanted = out
+        .into_iter()
+        .find_map(|output| if let Output::Send(_, Frame::Want(wanted)) = output { Some(wanted) } else { None });
+    wanted.unwrap_or_default()
+}
+
+#[test]
+fn h2_bodies_that_nobody_has_hide_none_that_somebody_has() {
+    let mut honest = Honest::new();
+    let me = honest.id();
+    let (mut guest, neighbour) = (honest.author(1), honest.author(2));
+    honest.admit(&guest, Tier::Shared);
+    approve(&mut honest, &neighbour, Tier::Owner);
+    let mut last = None;
+    for counter in 1..=(limits::LACKING_PER_GUEST_MAX as u64 + 6) {
+        let (id, entry) = call_for(&mut guest, counter, me);
+        honest.hears(&guest, envelope(&entry));
+        last = Some((id, entry));
+    }
+    let (id, entry) = last.unwrap();
+    let place = entry.place();
+    let is_asked = |wanted: &[Places]| {
+        wanted.iter().any(|run| run.author == place.author && (run.first..=run.last).contains(&place.seq))
+    };
+    honest.step(Input::LinkDown(guest.id()));
+    honest.step(Input::LinkUp(neighbour.id()));
+    honest.pass(1_500);
+    let rounds = (0..40).take_while(|_| !is_asked(&asked_next(&mut honest, &neighbour))).count();
+    assert!(rounds < 40, "it is never asked for");
+    assert!(lacking_of(&honest, &guest) <= limits::LACKING_PER_GUEST_MAX);
+    honest.hears(&neighbour, pushed(entry));
+    assert!(honest.peer().open_call(&id).is_some(), "its body is taken");
+    // What was asked for in vain is asked for again, also after a restart.
+    honest.crash();
+    honest.step(Input::LinkUp(neighbour.id()));
+    honest.pass(1_500);
+    let first = |wanted: &[Places]| wanted.iter().any(|run| run.author == guest.id() && run.first <= 2);
+    assert!((0..40).any(|_| first(&asked_next(&mut honest, &neighbour))), "nobody asks for the first any more");
+}
+
+#[test]
+fn h2_a_guests_body_comes_however_many_others_lack_theirs() {
+    let mut honest = Honest::new();
+    let me = honest.id();
+    let (neighbour, mut late) = (honest.author(1), honest.author(2));
+    honest.admit(&neighbour, Tier::Shared);
+    for n in 10..50 {
+        let mut liar = honest.author(n);
+        approve(&mut honest, &liar, Tier::Shared);
+        for counter in 1..=70 {
+            let (_, entry) = call_for(&mut liar, counter, me);
+            honest.hears(&neighbour, envelope(&entry));
+        }
+    }
+    approve(&mut honest, &late, Tier::Shared);
+    let (id, entry) = call_for(&mut late, 1, me);
+    honest.hears(&neighbour, envelope(&entry));
+    assert_eq!(lacking_of(&honest, &late), 0, "there is no room left");
+    let asked = |wanted: &[Places]| wanted.iter().any(|run| run.author == late.id());
+    let rounds = (0..400).take_while(|_| !asked(&asked_next(&mut honest, &neighbour))).count();
+    assert!(rounds < 400, "it is never asked for");
+    honest.hears(&neighbour, pushed(entry));
+    assert!(honest.peer().open_call(&id).is_some(), "its body is taken");
+}
+
 #[test]
 fn h2_many_guests_together_leave_owners_their_places() {
     let mut honest = Honest::new();

@@ -12,6 +12,16 @@ pub enum Point {
     AfterRun,
     /// The outcome is durable and has not been told.
     AfterOutcome,
+    /// Messages are durable in memory, and whoever appends them has not been told.
+    MemoryAppended,
+    /// A batch is captured, and nothing is made of it.
+    MemoryCaptured,
+    /// A summary is made, and not committed.
+    MemoryDrafted,
+    /// A batch is committed, and whoever asked has not been told.
+    MemoryCompacted,
+    /// Messages are forgotten, and whoever asked has not been told.
+    MemoryForgotten,
 }
 
 /// Action that a test asked for at a point.
@@ -35,6 +45,11 @@ pub fn pass(point: Point) -> Option<Action> {
         Point::AfterStarted => "after_started",
         Point::AfterRun => "after_run",
         Point::AfterOutcome => "after_outcome",
+        Point::MemoryAppended => "memory_appended",
+        Point::MemoryCaptured => "memory_captured",
+        Point::MemoryDrafted => "memory_drafted",
+        Point::MemoryCompacted => "memory_compacted",
+        Point::MemoryForgotten => "memory_forgotten",
     };
     if name != here || PASSED.swap(true, Ordering::SeqCst) {
         return None;

@@ -7,6 +7,7 @@ pub mod config;
 pub mod doors;
 pub mod faults;
 pub mod json;
+pub mod memory;
 pub mod mesh;
 pub mod node;
 pub mod node_service;

@@ -3,12 +3,14 @@
 use std::fmt;
 use std::time::Duration;
 
+use memory_core::item::InvalidMessage;
 use mesh_core::ids::{InvalidId, PeerId};
 use mesh_core::io::Refusal;
 use mesh_core::policy::InvalidRecord;
 use serde_json::{Value, json};
 use tonic::Code;
 
+use crate::memory::MemoryError;
 use crate::mesh::check_words::CheckWords;
 use crate::mesh::{JoinError, MeshError};
 
@@ -82,6 +84,7 @@ codes! {
     UnknownNearby    "unknown_nearby"       404  NotFound           3 "No such device nearby";
     UnknownPerson    "unknown_person"       404  NotFound           3 "No such person";
     UnknownWorkspace "unknown_workspace"    404  NotFound           3 "No such workspace";
+    UnknownItem      "unknown_item"         404  NotFound           3 "No such message";
     NoOutput         "no_output"            404  NotFound           3 "The call has no output";
     InviteUnknown    "invite_unknown"       404  NotFound           3 "This code is not known";
     MethodNotAllowed "method_not_allowed"   405  Unimplemented      2 "Not with this method";
@@ -121,6 +124,7 @@ codes! {
     Internal         "internal"             500  Internal           1 "A fault of sigil";
     StoreFailed      "store_failed"         500  Internal           1 "The local store failed";
     ResultAway       "result_away"          503  Unavailable        9 "The result is not here yet";
+    NoHolder         "no_holder"            503  Unavailable        6 "No device that may hold this memory is in reach";
     InviterDown      "inviter_down"         503  Unavailable        6 "The inviting device does not answer";
     Moved            "moved"                503  Unavailable        6 "This device has since moved to another mesh";
     DiskFull         "disk_full"            507  ResourceExhausted  1 "The disk of this device is nearly full";
@@ -323,6 +327,28 @@ impl From<JoinError> for OpError {
             JoinError::WouldLeave { others } => Self::new(ErrorCode::WouldLeave, detail).with("others", others),
             JoinError::NotNearby(_) => Self::new(ErrorCode::UnknownNearby, detail)
                 .hint("`sigil nearby` lists what is seen on the local network"),
+        }
+    }
+}
+
+impl From<MemoryError> for OpError {
+    fn from(error: MemoryError) -> Self {
+        let detail = error.to_string();
+        match error {
+            MemoryError::Message(InvalidMessage::TooLong { .. }) => {
+                Self::new(ErrorCode::TooLarge, detail).hint("split it into several messages")
+            }
+            MemoryError::Message(_) => Self::new(ErrorCode::Invalid, detail),
+            MemoryError::UnknownItem(_) => {
+                Self::new(ErrorCode::UnknownItem, detail).hint("`sigil memory show` lists messages with their ids")
+            }
+            MemoryError::Store(source) => Self::new(ErrorCode::StoreFailed, format!("{detail}: {source}"))
+                .hint("`sigil doctor` looks for the cause; memory is opened anew at the next `sigil up`"),
+            MemoryError::Damaged(_) => Self::new(ErrorCode::StoreFailed, detail)
+                .hint("move its directory out of `memory` in the home, and import what was exported"),
+            MemoryError::Closed => {
+                Self::new(ErrorCode::Stopping, detail).hint("ask again").retry_after(Duration::from_secs(2))
+            }
         }
     }
 }

@@ -54,7 +54,12 @@ impl TaskGroup {
             let _running = running;
             work(&stop);
         })?;
-        self.threads.handles.lock().unwrap_or_else(PoisonError::into_inner).push(handle);
+        let mut handles = self.threads.handles.lock().unwrap_or_else(PoisonError::into_inner);
+        // Some come and go for as long as the process runs.
+        for ended in handles.extract_if(.., |handle| handle.is_finished()) {
+            join(ended);
+        }
+        handles.push(handle);
         Ok(())
     }
 
@@ -85,11 +90,18 @@ impl Threads {
             let name = handle.thread().name().unwrap_or_default().to_owned();
             if !ended && !handle.is_finished() {
                 tracing::error!(thread = name, "a thread did not stop");
-            } else if handle.join().is_err() {
-                tracing::error!(thread = name, "a thread panicked");
+            } else {
+                join(handle);
             }
         }
         ended
+    }
+}
+
+fn join(handle: JoinHandle<()>) {
+    let name = handle.thread().name().unwrap_or_default().to_owned();
+    if handle.join().is_err() {
+        tracing::error!(thread = name, "a thread panicked");
     }
 }
 

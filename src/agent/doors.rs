@@ -11,6 +11,7 @@ use super::ports::{self, Ports, Wanted};
 use crate::backup::Source;
 use crate::config::{Config, HTTP_PORT_DEFAULT};
 use crate::doors::{self, Bound, ListenError, LogRing, Settings};
+use crate::memory::MemoryHandle;
 use crate::mesh::MeshHandle;
 use crate::tasks::TaskGroup;
 
@@ -19,6 +20,7 @@ pub(super) struct Around<'a> {
     pub(super) home: &'a Home,
     pub(super) logs: LogRing,
     pub(super) backup: Source,
+    pub(super) memory: MemoryHandle,
     pub(super) settings: Settings,
     /// Told when the file of the socket has vanished.
     pub(super) socket_gone: Arc<Notify>,
@@ -32,7 +34,7 @@ pub(super) async fn open(
     around: Around<'_>,
     tasks: &TaskGroup,
 ) -> Result<Bound, AgentError> {
-    let Around { home, logs, backup, settings, socket_gone } = around;
+    let Around { home, logs, backup, memory, settings, socket_gone } = around;
     let (socket, tokens) = (home.socket()?, Arc::new(doors::Tokens::default()));
     let serve = async |port: u16| {
         let context = doors::Context {
@@ -42,6 +44,7 @@ pub(super) async fn open(
             home: home.path().to_owned(),
             home_id: home.id(),
             backup: backup.clone(),
+            memory: memory.clone(),
             settings: settings.clone(),
             socket_gone: socket_gone.clone(),
         };

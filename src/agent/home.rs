@@ -84,6 +84,11 @@ impl Home {
         Ok((store, report, durable))
     }
 
+    /// Directory of the memory of workspaces.
+    pub(super) fn memory(&self) -> PathBuf {
+        self.path.join("memory")
+    }
+
     /// The ports of earlier starts; none if there was none, or the file cannot be read.
     pub(super) fn ports(&self) -> Ports {
         std::fs::read(self.ports_file()).ok().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default()

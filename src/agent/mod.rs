@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use crate::backup::Source;
 use crate::config::{LogFormat, Overrides};
 use crate::doors::Settings;
+use crate::memory::{self, MemoryHandle};
 use crate::mesh::disk_room::DiskRoom;
 use crate::mesh::identity::DeviceKey;
 use crate::mesh::store::Store;
@@ -114,6 +115,7 @@ async fn live(options: Options, log: &mut Option<LogFormat>) -> Result<(), Agent
     let store: Arc<dyn Store> = Arc::new(store);
     let kept = home.ports();
     let Network { links, link_events, lan_events } = network::open(&config, kept, &name, &key, &blobs, &tasks).await?;
+    let memory = MemoryHandle::new(home.memory(), key.clone(), config.memory.compaction(), memory::IDLE, tasks.clone());
     let booted = mesh::boot(Parts {
         key,
         config: config.peer(),
@@ -145,6 +147,7 @@ async fn live(options: Options, log: &mut Option<LogFormat>) -> Result<(), Agent
         home: &home,
         logs,
         backup: Source::new(home.path().to_owned(), store.clone(), blobs.clone()),
+        memory,
         settings: Settings::new(reloader.watch(), reload_tx),
         socket_gone: socket_gone.clone(),
     };

@@ -37,6 +37,10 @@ pub(crate) struct Cli {
     pub(crate) command: Command,
 }
 
+mod memory;
+
+pub(crate) use memory::{AddArgs, Format, MemoryAskArgs, MemoryCommand, MemoryForgetArgs, ShowArgs};
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Start this device's agent and stay in the foreground
@@ -130,6 +134,14 @@ pub(crate) enum Command {
     Policy {
         #[command(subcommand)]
         command: PolicyCommand,
+    },
+    /// What was said, kept and found again: add, import, ask, compact, forget
+    Memory {
+        /// Workspace whose memory it is
+        #[arg(long, global = true, default_value = "home", value_name = "NAME")]
+        workspace: String,
+        #[command(subcommand)]
+        command: MemoryCommand,
     },
     /// Make a bearer token for the HTTP door on this machine; it is shown this once
     Token(TokenArgs),

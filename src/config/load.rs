@@ -1,6 +1,7 @@
 //! From text to a validated [`Config`].
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -16,8 +17,9 @@ use super::class::{self, Probe};
 use super::policy::PolicySettings;
 use super::settings::{
     CALL_TTL_DEFAULT, CALLS_RUNNING_DEFAULT, CALLS_RUNNING_MAX, Calls, CommandTool, Config, ConfigError, Discovery,
-    FILE_NAME, Files, GatewayPreference, LOG_SIZE_DEFAULT, LOG_SIZES, LanDiscovery, Listen, Log, LogFormat, Node,
-    Overrides, Rights, Storage, TOOL_TIMEOUT_DEFAULT, TOOL_TIMEOUT_MAX, Warning,
+    FILE_NAME, Files, GatewayPreference, LOG_SIZE_DEFAULT, LOG_SIZES, LanDiscovery, Listen, Log, LogFormat,
+    MEMORY_BATCH_DEFAULT, MEMORY_BATCH_MAX, MEMORY_WINDOW_DEFAULT, MEMORY_WINDOW_MAX, Memory, Node, Overrides, Rights,
+    Storage, TOOL_TIMEOUT_DEFAULT, TOOL_TIMEOUT_MAX, Warning,
 };
 use super::value::{DURATION_RULE, SIZE_RULE, parse_duration, parse_size, show_duration, show_size};
 
@@ -26,7 +28,7 @@ use super::value::{DURATION_RULE, SIZE_RULE, parse_duration, parse_size, show_du
 const DESCRIPTION_BYTES_MAX: usize = 200;
 
 /// Every key by section; `tools.*` is each tool's.
-const KEYS: [(&str, &[&str]); 9] = [
+const KEYS: [(&str, &[&str]); 10] = [
     (
         "",
         &[
@@ -36,6 +38,7 @@ const KEYS: [(&str, &[&str]); 9] = [
             "files",
             "tools",
             "calls",
+            "memory",
             "storage",
             "log",
             "people",
@@ -51,6 +54,7 @@ const KEYS: [(&str, &[&str]); 9] = [
     ("files", &["roots"]),
     ("tools.*", &["command", "args", "timeout", "effect", "max_output", "description", "env", "keep_running"]),
     ("calls", &["ttl", "running"]),
+    ("memory", &["batch", "window", "facts"]),
     ("storage", &["free_min"]),
     ("log", &["level", "format", "max_size"]),
 ];
@@ -58,7 +62,7 @@ const KEYS: [(&str, &[&str]); 9] = [
 /// Longest part of a bad value that its error repeats.
 const SHOWN_BYTES_MAX: usize = 80;
 /// Keys with a single value, which the environment can set too: `node.name` as `SIGIL_NODE_NAME`.
-const SCALARS: [&str; 12] = [
+const SCALARS: [&str; 15] = [
     "node.name",
     "node.class",
     "node.gateway",
@@ -67,6 +71,9 @@ const SCALARS: [&str; 12] = [
     "discovery.lan",
     "calls.ttl",
     "calls.running",
+    "memory.batch",
+    "memory.window",
+    "memory.facts",
     "storage.free_min",
     "log.level",
     "log.format",
@@ -83,6 +90,7 @@ struct Raw {
     files: RawFiles,
     tools: BTreeMap<String, RawTool>,
     calls: RawCalls,
+    memory: RawMemory,
     storage: RawStorage,
     log: RawLog,
     // Read by `PolicySettings`, which knows lines and refuses what it does not know.
@@ -139,6 +147,14 @@ struct RawTool {
 struct RawCalls {
     ttl: Option<String>,
     running: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct RawMemory {
+    batch: Option<String>,
+    window: Option<String>,
+    facts: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -281,7 +297,7 @@ struct Checker<'a> {
 
 impl Checker<'_> {
     fn config(self, raw: Raw, probe: &Probe) -> Result<Config, ConfigError> {
-        let Raw { node, listen, discovery, files, tools, calls, storage, log, .. } = raw;
+        let Raw { node, listen, discovery, files, tools, calls, memory, storage, log, .. } = raw;
         Ok(Config {
             home: self.home.to_owned(),
             node: self.node(node, probe)?,
@@ -311,6 +327,11 @@ impl Checker<'_> {
                     Duration::from_secs(1)..=Duration::from_millis(limits::TTL_MS_MAX),
                 )?,
                 running: self.running(calls.running)?,
+            },
+            memory: Memory {
+                batch: self.count("memory.batch", memory.batch, MEMORY_BATCH_DEFAULT, 1..=MEMORY_BATCH_MAX)?,
+                window: self.count("memory.window", memory.window, MEMORY_WINDOW_DEFAULT, 0..=MEMORY_WINDOW_MAX)?,
+                facts: self.one_of("memory.facts", memory.facts, true, &[("true", true), ("false", false)])?,
             },
             storage: Storage { free_min: self.size("storage.free_min", storage.free_min)? },
             log: self.log(log)?,
@@ -351,6 +372,18 @@ impl Checker<'_> {
         let parse =
             |text: String| text.parse().map_err(|_| self.bad(key, text, "a port from 0 (any free one) to 65535"));
         value.map(parse).transpose()
+    }
+
+    fn count(
+        &self,
+        key: &str,
+        value: Option<String>,
+        default: u16,
+        within: RangeInclusive<u16>,
+    ) -> Result<u16, ConfigError> {
+        let Some(text) = value else { return Ok(default) };
+        let parsed = text.parse().ok().filter(|count| within.contains(count));
+        parsed.ok_or_else(|| self.bad(key, text, format!("a number from {} to {}", within.start(), within.end())))
     }
 
     fn running(&self, value: Option<String>) -> Result<u8, ConfigError> {

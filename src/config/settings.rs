@@ -55,6 +55,8 @@ pub struct Config {
     pub tools: BTreeMap<ToolName, CommandTool>,
     /// Defaults of calls.
     pub calls: Calls,
+    /// `[memory]`.
+    pub memory: Memory,
     /// `[storage]`.
     pub storage: Storage,
     /// Logging of the agent.
@@ -169,6 +171,35 @@ pub struct Calls {
     pub ttl: Duration,
     /// Calls that run at once here; more wait their turn.
     pub running: u8,
+}
+
+/// Messages of one batch of compaction, where nobody set it.
+pub(super) const MEMORY_BATCH_DEFAULT: u16 = 50;
+/// The largest batch.
+pub(super) const MEMORY_BATCH_MAX: u16 = memory_core::limits::BATCH_MESSAGES_MAX as u16;
+/// Messages that wait beyond a batch before one is taken unasked, where nobody set it.
+pub(super) const MEMORY_WINDOW_DEFAULT: u16 = 20;
+/// The largest window.
+pub(super) const MEMORY_WINDOW_MAX: u16 = 10_000;
+
+/// `[memory]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Memory {
+    /// Messages that one compaction takes.
+    pub batch: u16,
+    /// Messages that stay out of it when it comes by itself.
+    pub window: u16,
+    /// True if facts are extracted.
+    pub facts: bool,
+}
+
+impl Memory {
+    /// The same for the core of memory.
+    #[must_use]
+    pub fn compaction(&self) -> memory_core::compaction::Settings {
+        let Self { batch, window, facts } = *self;
+        memory_core::compaction::Settings { batch: batch.into(), window: window.into(), facts }
+    }
 }
 
 /// `[storage]`.
@@ -301,7 +332,7 @@ impl Config {
     /// Keys in which `self` differs from what runs: `now` for what a running agent takes, `started` for the rest.
     #[must_use]
     pub fn differences(&self, now: &Self, started: &Self) -> Differences {
-        let Self { home: _, node, listen, discovery, files, tools, calls, storage, log, rights } = self;
+        let Self { home: _, node, listen, discovery, files, tools, calls, memory, storage, log, rights } = self;
         let mut live = Vec::new();
         let mut note = |key: &str, same: bool| {
             if !same {
@@ -329,6 +360,7 @@ impl Config {
             ("listen.http_port", listen.http_port == started.listen.http_port),
             ("discovery.lan", *discovery == started.discovery),
             ("calls.running", calls.running == started.calls.running),
+            ("memory", *memory == started.memory),
             ("storage.free_min", *storage == started.storage),
             ("log.level", log.level == started.log.level),
             ("log.format", log.format == started.log.format),

@@ -11,6 +11,7 @@ use crate::doors::listen::Bound;
 use crate::doors::log_ring::LogRing;
 use crate::doors::settings::Settings;
 use crate::doors::tokens::Tokens;
+use crate::memory::MemoryHandle;
 use crate::mesh::MeshHandle;
 use crate::mesh::clock;
 use crate::platform::FileId;
@@ -33,6 +34,8 @@ pub struct Context {
     pub home_id: FileId,
     /// The home as one file.
     pub backup: Source,
+    /// Memory of workspaces.
+    pub memory: MemoryHandle,
     /// The settings that run.
     pub settings: Settings,
     /// Told when the file of the unix socket has vanished: the door makes it anew.

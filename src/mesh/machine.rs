@@ -100,7 +100,7 @@ pub(super) fn founded(key: &DeviceKey, name: &NodeId, rng: &mut ChaCha8Rng) -> B
 }
 
 /// A source of randomness for the core, seeded by the operating system.
-pub(super) fn entropy() -> ChaCha8Rng {
+pub(crate) fn entropy() -> ChaCha8Rng {
     let mut seed = [0; 32];
     // Without entropy nothing here is safe: TLS would not have come up either.
     ring::rand::SystemRandom::new().fill(&mut seed).expect("the operating system gives random bytes");

@@ -45,6 +45,7 @@ pub use error::{FatalError, JoinError, MeshError};
 pub use events::{EVENTS_KEPT, Event, EventKind, EventLog};
 pub use handle::{MeshHandle, ResultBody};
 pub use joining::{Invite, InviteInfo, InviteState, JoinTarget, Joined, invite_id};
+pub(crate) use machine::entropy;
 #[cfg(test)]
 pub(crate) use request::Request;
 pub use snapshot::{Nearby, Pending, Surroundings};

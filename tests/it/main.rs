@@ -23,6 +23,7 @@ mod homes;
 mod hostile_peer;
 mod joining;
 mod kept_bytes;
+mod memory;
 mod nearby;
 mod netns;
 mod offline_queue;

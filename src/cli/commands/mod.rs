@@ -5,6 +5,7 @@ mod backup;
 mod calls;
 mod care;
 mod console;
+mod memory;
 mod mesh;
 mod rights;
 
@@ -45,6 +46,7 @@ pub(crate) async fn run(command: Command, client: Client, ui: Ui) -> Result<Exit
         Command::Workspace { command } => rights::workspace(client, command, ui).await,
         Command::Rule { command } => rights::rule(client, command, ui).await,
         Command::Policy { command } => rights::policy(client, command, ui).await,
+        Command::Memory { workspace, command } => memory::memory(client, &workspace, command, ui).await,
         Command::Token(args) => care::token(client, args, ui).await,
         Command::Logs { follow, lines } => care::logs(client, follow, lines, ui).await,
         Command::Backup { file, force } => backup::backup(client, &file, force, ui).await,

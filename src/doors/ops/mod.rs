@@ -8,5 +8,6 @@ pub mod calls;
 pub mod devices;
 pub mod doctor;
 pub mod joining;
+pub mod memory;
 pub mod policy;
 pub mod tokens;

@@ -11,6 +11,7 @@ mod guard;
 mod health;
 mod joining;
 pub mod logs;
+mod memory;
 pub mod metrics;
 pub mod model;
 mod nodes;

@@ -26,7 +26,8 @@ use crate::status::ErrorCode;
                        BIP-39; `sigil-address`: an IP address, or a host name of letters, digits and hyphens between \
                        dots, with a port of 1 to 65535 if any, and of a zone that is an interface of this device; \
                        `sigil-name`, `sigil-principal`: no word that means something in a rule; `sigil-rights`: what \
-                       `sigil.toml` may say about rights. The state of what is edited is its `ETag`: an edit names in \
+                       `sigil.toml` may say about rights; `sigil-time`: a day and a time that there are, of a zone up to 18 hours \
+                       off UTC; `sigil-memory-text`: at least one letter that is seen. The state of what is edited is its `ETag`: an edit names in \
                        `If-Match` the state that it is of, and 412 tells that somebody else has edited since.",
         license(name = "Apache-2.0", identifier = "Apache-2.0"),
     ),
@@ -37,6 +38,7 @@ use crate::status::ErrorCode;
         (name = "mesh", description = "Devices and their tools"),
         (name = "joining", description = "Ways in and out"),
         (name = "calls", description = "Running tools"),
+        (name = "memory", description = "What was said, kept and found again"),
         (name = "rights", description = "Who may use what"),
         (name = "operation", description = "State of the agent"),
     )
@@ -150,7 +152,11 @@ fn problems(path: &str, method: &Method, operation: &Operation) -> Vec<u16> {
         statuses.extend([404, 409, 413]);
     }
     let of_rights = ["/api/v1/policy", "/api/v1/people", "/api/v1/workspaces"];
-    if matches!(*method, Method::PUT | Method::DELETE) && of_rights.iter().any(|start| path.starts_with(start)) {
+    let is_memory = path.contains("/memory");
+    if matches!(*method, Method::PUT | Method::DELETE)
+        && !is_memory
+        && of_rights.iter().any(|start| path.starts_with(start))
+    {
         statuses.extend([404, 412, 428]);
     }
     if path.contains('{') || ["createCall", "join", "listTools", "listCalls"].contains(&id) {

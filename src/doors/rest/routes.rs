@@ -8,8 +8,8 @@ use utoipa_axum::routes;
 
 use super::queries::Queries;
 use super::{
-    approvals, backup, calls, doctor, events, guard, health, joining, logs, metrics, nodes, openapi, queries, rights,
-    tokens,
+    approvals, backup, calls, doctor, events, guard, health, joining, logs, memory, metrics, nodes, openapi, queries,
+    rights, tokens,
 };
 use crate::doors::app::App;
 
@@ -49,6 +49,16 @@ fn described() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(rights::person, rights::put_person, rights::delete_person))
         .routes(routes!(rights::workspaces))
         .routes(routes!(rights::workspace, rights::put_workspace, rights::delete_workspace))
+        .routes(routes!(memory::append))
+        .routes(routes!(memory::ask))
+        .routes(routes!(memory::compact))
+        .routes(routes!(memory::forget))
+        .routes(routes!(memory::items))
+        .routes(routes!(memory::show, memory::forget_one))
+        .routes(routes!(memory::correct))
+        .routes(routes!(memory::stats))
+        .routes(routes!(memory::summaries))
+        .routes(routes!(memory::facts))
         .routes(routes!(calls::create, calls::list))
         .routes(routes!(calls::show))
         .routes(routes!(calls::result))

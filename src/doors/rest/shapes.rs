@@ -7,6 +7,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use memory_core::ids::MessageKey;
 use mesh_core::ids::{NodeId, ReqId, ToolName};
 use mesh_core::limits;
 use mesh_core::names::PREFIX_MIN;
@@ -127,6 +128,12 @@ const GAP_MAX: usize = 9;
 const WORDS_MAX: usize = 4 * 8 + 5 * GAP_MAX;
 const CODE_MAX: usize = 2048;
 const ADDRESS_MAX: usize = 300;
+
+/// Longest texts of memory, characters; bytes are counted by memory itself.
+const MEMORY_TEXT_MAX: usize = memory_core::limits::TEXT_BYTES_MAX;
+const MEMORY_NAME_MAX: usize = memory_core::limits::NAME_BYTES_MAX;
+const SPEAKER_MAX: usize = memory_core::limits::SPEAKER_BYTES_MAX;
+const QUESTION_MAX: usize = 2_000;
 
 texts! {
     /// Id of a call.
@@ -314,6 +321,77 @@ texts! {
         }
     }
 
+    /// Id of a message in memory.
+    MemoryId(MessageKey) {
+        // 128 bits in 26 characters of 5: two bits of the last one are 0.
+        pattern "^[a-z2-7]{25}[aeimquy4]$", length 26..=26,
+        example "mjv67tkxorooqgwimjv67tkxoq",
+        read |text| {
+            let key = MessageKey::parse(text).filter(|key| key.to_string() == text);
+            key.ok_or_else(|| format!("`{}` is no id of a message in memory: it has 26 of a-z and 2-7", shown(text)))
+        }
+    }
+
+    /// Text of a message.
+    MemoryText(String) {
+        pattern "^[\\s\\S]*\\S[\\s\\S]*$", length 1..=MEMORY_TEXT_MAX, format "sigil-memory-text",
+        example "The boiler pressure should stay at 1.6 bar.",
+        read |text| within("a text", text, MEMORY_TEXT_MAX)
+    }
+
+    /// Name that a caller gives to a message, a conversation or a session.
+    MemoryName(String) {
+        pattern "^[\\s\\S]+$", length 1..=MEMORY_NAME_MAX,
+        example "D1:3",
+        read |text| {
+            if text.is_empty() || text.chars().count() > MEMORY_NAME_MAX {
+                return Err(format!("a name in memory has 1 to {MEMORY_NAME_MAX} characters"));
+            }
+            Ok(text.to_owned())
+        }
+    }
+
+    /// Who said a message.
+    SpeakerName(String) {
+        pattern "^[\\s\\S]*$", length 0..=SPEAKER_MAX,
+        example "Ann",
+        read |text| {
+            if text.chars().count() > SPEAKER_MAX {
+                return Err(format!("the name of a speaker has at most {SPEAKER_MAX} characters"));
+            }
+            Ok(text.to_owned())
+        }
+    }
+
+    /// When something was said: RFC 3339. Without a zone it is UTC.
+    MessageTime((i64, i16)) {
+        pattern "^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}(:[0-9]{2}(\\.[0-9]{1,9})?)?(Z|[+-][0-9]{2}:[0-9]{2})?$",
+        length 16..=35, format "sigil-time",
+        example "2026-11-27T14:30:00+01:00",
+        read |text| read_time(text).ok_or_else(|| format!("`{}` is no time such as 2026-11-27T14:30:00+01:00", shown(text)))
+    }
+
+    /// A question, or words of a topic.
+    MemoryQuestion(String) {
+        pattern "^[\\s\\S]*\\S[\\s\\S]*$", length 1..=QUESTION_MAX, format "sigil-memory-text",
+        example "How high should the pressure of the boiler be?",
+        read |text| within("a question", text, QUESTION_MAX)
+    }
+
+    /// Place in the list of messages.
+    MemoryCursor(crate::memory::Place) {
+        pattern "^[A-Za-z0-9_-]{32}$", length 32..=32,
+        example "AAABjx8pbAAAAAAAAAAAAAAAAAAAAAAA",
+        read |text| {
+            let read = || {
+                let bytes = data_encoding::BASE64URL_NOPAD.decode(text.as_bytes()).ok()?;
+                let (time, key) = bytes.split_first_chunk::<8>()?;
+                Some((i64::from_be_bytes(*time), MessageKey(key.try_into().ok()?)))
+            };
+            read().ok_or_else(|| "`cursor` is not one that this route gave out".to_owned())
+        }
+    }
+
     /// Topics of events, with commas between them.
     Topics(Vec<String>) {
         pattern concat!("^", topics!(), "(,", topics!(), "){0,15}$"), length 4..=160,
@@ -372,6 +450,42 @@ texts! {
             Address::of_person(text, QUIC_PORT_DEFAULT).map_err(|error| error.to_string())
         }
     }
+}
+
+/// A text that says something, of at most so many characters; how many bytes it may have, memory itself says.
+fn within(what: &str, text: &str, max: usize) -> Result<String, String> {
+    let says = text.chars().any(|letter| matches!(letter, '!'..='~' | '\u{a1}'..) && !letter.is_whitespace());
+    if !says || text.chars().count() > max {
+        return Err(format!("{what} has 1 to {max} characters, and not only spaces"));
+    }
+    Ok(text.to_owned())
+}
+
+/// Milliseconds since 1970, and minutes east of UTC.
+fn read_time(text: &str) -> Option<(i64, i16)> {
+    let (local, offset) = match text.len().checked_sub(6).and_then(|at| text.split_at_checked(at)) {
+        Some((local, zone)) if zone.starts_with(['+', '-']) && zone.get(3..4) == Some(":") => {
+            let number = |at: std::ops::Range<usize>| {
+                zone.get(at).filter(|it| it.bytes().all(|b| b.is_ascii_digit()))?.parse::<i16>().ok()
+            };
+            let minutes = number(1..3)? * 60 + number(4..6)?;
+            (local, if zone.starts_with('-') { -minutes } else { minutes })
+        }
+        Some(_) | None => (text.strip_suffix('Z').unwrap_or(text), 0),
+    };
+    let plain = local.bytes().enumerate().all(|(at, byte)| match at {
+        4 | 7 => byte == b'-',
+        10 => byte == b'T',
+        13 | 16 => byte == b':',
+        19 => byte == b'.',
+        _ => byte.is_ascii_digit(),
+    });
+    if !plain || !matches!(local.len(), 16 | 19 | 21..=29) || offset.abs() > 18 * 60 {
+        return None;
+    }
+    let time: jiff::civil::DateTime = local.parse().ok()?;
+    let utc = time.to_zoned(jiff::tz::TimeZone::UTC).ok()?.timestamp().as_millisecond();
+    Some((utc.checked_sub(i64::from(offset) * 60_000)?, offset))
 }
 
 fn base32(what: &str, text: &str, len: usize) -> Result<String, String> {

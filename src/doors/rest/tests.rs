@@ -256,6 +256,7 @@ impl Fake {
             home: home.path().to_owned(),
             home_id: FileId::of(home.path()).unwrap(),
             backup: no_rows(home.path(), &blobs),
+            memory: memory(home.path(), &tasks),
             settings: Settings::fixed(Duration::from_hours(2)),
             socket_gone: Arc::default(),
         };
@@ -292,6 +293,7 @@ impl Fake {
             home: self.home.path().to_owned(),
             home_id: FileId::of(self.home.path()).unwrap(),
             backup: no_rows(self.home.path(), &self.blobs),
+            memory: memory(self.home.path(), &self.tasks),
             settings: Settings::fixed(Duration::from_mins(1)),
             socket_gone: Arc::default(),
         }
@@ -373,6 +375,15 @@ impl Fake {
 
 fn no_rows(home: &std::path::Path, blobs: &BlobStore) -> Source {
     Source::new(home.to_owned(), Arc::new(MemStore::new(mpsc::channel(1).0)), blobs.clone())
+}
+
+fn memory(home: &std::path::Path, tasks: &TaskGroup) -> crate::memory::MemoryHandle {
+    // Not the file beside it, which is no key.
+    let dir = home.join("memory-key");
+    std::fs::create_dir_all(&dir).unwrap();
+    let key = crate::mesh::identity::DeviceKey::load_or_create(&dir).unwrap();
+    let settings = memory_core::compaction::Settings::default();
+    crate::memory::MemoryHandle::new(home.join("memory"), key, settings, Duration::from_mins(1), tasks.clone())
 }
 
 fn row(state: CallState, reason: &str) -> HistoryRow {

@@ -412,7 +412,7 @@ mod tests {
     use super::*;
     use crate::facts::Predicate;
     use crate::group::{Hlc, Stamp};
-    use crate::ids::{AuthorId, Life};
+    use crate::ids::{AuthorId, Incarnation};
     use crate::item::{Correction, Item, Salt, Span, Subject};
     use crate::resolve::Rows;
     use proptest::prelude::*;
@@ -437,7 +437,8 @@ mod tests {
         fn say(&mut self, author: u8, body: &Body) {
             self.hlc += 1;
             assert!(Item::new(Salt([0; 16]), body).body().is_ok(), "within limits");
-            let stamp = Stamp { hlc: Hlc(self.hlc), author: AuthorId([author; 16]), life: Life(1), index: 0 };
+            let stamp =
+                Stamp { hlc: Hlc(self.hlc), author: AuthorId([author; 16]), incarnation: Incarnation(1), index: 0 };
             self.rows.insert(stamp, body);
             if let Body::Message(message) = body {
                 self.texts.insert(message.rev(), message.clone());

@@ -99,7 +99,7 @@ mod tests {
     use super::*;
     use crate::compaction::{Draft, Settings, Trigger, Waiting, due};
     use crate::group::{Hlc, Stamp};
-    use crate::ids::{AuthorId, Life, WorkspaceId};
+    use crate::ids::{AuthorId, Incarnation, WorkspaceId};
     use std::collections::BTreeMap;
 
     const WS: WorkspaceId = WorkspaceId([7; 16]);
@@ -135,7 +135,7 @@ mod tests {
     }
 
     fn stamp(n: u64) -> Stamp {
-        Stamp { hlc: Hlc(n), author: AuthorId([1; 16]), life: Life(1), index: 0 }
+        Stamp { hlc: Hlc(n), author: AuthorId([1; 16]), incarnation: Incarnation(1), index: 0 }
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Signed groups of items, one chain per author and life of its store.
+//! Signed groups of items, one chain per author and incarnation of its store.
 //!
 //! One signature stands for up to [`limits::GROUP_ITEMS_MAX`] items: it covers their hashes, not their bytes, so an item
 //! can be erased, or be lacking, and the group still checks.
@@ -9,7 +9,7 @@ use mesh_core::crypto::{Signer, Verifier};
 use mesh_core::ids::{Hash, PublicKey, Signature};
 
 use crate::codec;
-use crate::ids::{AuthorId, Life, WorkspaceId};
+use crate::ids::{AuthorId, Incarnation, WorkspaceId};
 use crate::item::Item;
 use crate::limits;
 
@@ -53,19 +53,19 @@ pub struct Stamp {
     pub hlc: Hlc,
     /// Who said it.
     pub author: AuthorId,
-    /// In which life of the store.
-    pub life: Life,
+    /// In which incarnation of the store.
+    pub incarnation: Incarnation,
     /// Place in its group.
     pub index: u16,
 }
 
-/// One chain: an author and a life of its store.
+/// One chain: an author and an incarnation of its store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ChainId {
     /// The author.
     pub author: AuthorId,
-    /// The life.
-    pub life: Life,
+    /// The incarnation.
+    pub incarnation: Incarnation,
 }
 
 /// Bytes that the author of a group signs.
@@ -75,8 +75,8 @@ pub struct Header {
     pub workspace: WorkspaceId,
     /// The author's key.
     pub author: PublicKey,
-    /// Life of its store.
-    pub life: Life,
+    /// Incarnation of its store.
+    pub incarnation: Incarnation,
     /// Number in its chain, from 1 on.
     pub seq: u64,
     /// Later than that of the group before.
@@ -136,7 +136,7 @@ impl SignedGroup {
     pub fn sign(
         signer: &dyn Signer,
         workspace: WorkspaceId,
-        life: Life,
+        incarnation: Incarnation,
         head: &Head,
         hlc: Hlc,
         items: Vec<Item>,
@@ -144,7 +144,7 @@ impl SignedGroup {
         let header = Header {
             workspace,
             author: signer.public_key(),
-            life,
+            incarnation,
             seq: head.seq + 1,
             hlc,
             previous: head.hash,
@@ -219,7 +219,7 @@ impl SignedGroup {
     /// Its chain.
     #[must_use]
     pub fn chain(&self) -> ChainId {
-        ChainId { author: AuthorId::of(&self.header.author), life: self.header.life }
+        ChainId { author: AuthorId::of(&self.header.author), incarnation: self.header.incarnation }
     }
 
     /// The head of its chain once it is appended.
@@ -230,9 +230,9 @@ impl SignedGroup {
 
     /// The items that it carries, each with its stamp.
     pub fn items(&self) -> impl Iterator<Item = (Stamp, &Item)> {
-        let ChainId { author, life } = self.chain();
+        let ChainId { author, incarnation } = self.chain();
         (0..).zip(&self.slots).filter_map(move |(index, slot)| match slot {
-            Slot::Held(item) => Some((Stamp { hlc: self.header.hlc, author, life, index }, item)),
+            Slot::Held(item) => Some((Stamp { hlc: self.header.hlc, author, incarnation, index }, item)),
             Slot::Erased | Slot::Missing => None,
         })
     }
@@ -319,7 +319,7 @@ pub enum ChainError {
     #[error("the group does not follow the last that is held")]
     Gap,
     /// Another group with this number is held, or it names another before it: its author has appended to a copy of its
-    /// store. The first stays; the author takes a new life and appends again.
+    /// store. The first stays; the author takes a new incarnation and appends again.
     #[error("the author has appended to a copy of its store: this group and the one that is held exclude each other")]
     Fork,
     /// Its clock does not rise.
@@ -368,7 +368,7 @@ mod tests {
     }
 
     fn group(head: &Head, items: Vec<Item>) -> SignedGroup {
-        SignedGroup::sign(&Symbolic::new(1), WS, Life(1), head, head.hlc.next(5), items).unwrap()
+        SignedGroup::sign(&Symbolic::new(1), WS, Incarnation(1), head, head.hlc.next(5), items).unwrap()
     }
 
     fn sent(group: &SignedGroup) -> Result<SignedGroup, GroupError> {
@@ -408,8 +408,9 @@ mod tests {
 
     #[test]
     fn limits_of_a_group() {
-        let sign =
-            |items| SignedGroup::sign(&Symbolic::new(1), WS, Life(1), &Head::default(), Hlc(1), items).map(|_| ());
+        let sign = |items| {
+            SignedGroup::sign(&Symbolic::new(1), WS, Incarnation(1), &Head::default(), Hlc(1), items).map(|_| ())
+        };
         assert_eq!(sign(Vec::new()), Err(GroupError::Limits));
         assert_eq!(sign(vec![item(1); limits::GROUP_ITEMS_MAX]), Ok(()));
         assert_eq!(sign(vec![item(1); limits::GROUP_ITEMS_MAX + 1]), Err(GroupError::Limits));
@@ -428,7 +429,8 @@ mod tests {
         assert_eq!(first.head().accepts(&fork), Err(ChainError::Fork));
         assert_eq!(fork.head().accepts(&second), Err(ChainError::Fork));
         assert!(first.head().is_fork_of(&fork.head()));
-        let back = SignedGroup::sign(&Symbolic::new(1), WS, Life(1), &first.head(), Hlc(0), vec![item(4)]).unwrap();
+        let back =
+            SignedGroup::sign(&Symbolic::new(1), WS, Incarnation(1), &first.head(), Hlc(0), vec![item(4)]).unwrap();
         assert_eq!(first.head().accepts(&back), Err(ChainError::Clock));
     }
 

@@ -52,9 +52,9 @@ bytes_id!(
     ModelId, 16
 );
 
-/// One life of a memory store: random when it is made, renewed after a roll-back, a restore or a fork.
+/// One incarnation of a memory store: random when it is made, renewed after a roll-back, a restore or a fork.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct Life(pub u32);
+pub struct Incarnation(pub u32);
 
 /// Hashes length-prefixed parts under a context, so that no two lists of parts are hashed alike.
 pub(crate) fn hash<const N: usize>(context: &str, parts: &[&[u8]]) -> [u8; N] {

@@ -146,6 +146,12 @@ impl Index {
         self.by_source.contains_key(source)
     }
 
+    /// The pieces of a source.
+    #[must_use]
+    pub fn ordinals(&self, source: &Source) -> &[u32] {
+        self.by_source.get(source).map_or(&[], Vec::as_slice)
+    }
+
     /// All sources that are found.
     #[must_use]
     pub fn sources(&self) -> BTreeSet<Source> {

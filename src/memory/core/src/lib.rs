@@ -1,6 +1,6 @@
 //! Memory of a workspace, without clock, disk, socket, task, entropy or model.
 //!
-//! Messages and all that is made of them are **items**; items travel in signed **groups**, one chain per author and life
+//! Messages and all that is made of them are **items**; items travel in signed **groups**, one chain per author and incarnation
 //! of a store ([`group`]). Which of them count is a pure function of the set of items ([`resolve`]), so stores that hold
 //! equal sets agree, in whatever order they were filled. Compaction ([`compaction`]) takes batches of messages and adds
 //! items that point at them; it never removes a message. What counts is indexed ([`index`]) and ranked ([`rank`]).

@@ -307,7 +307,7 @@ mod tests {
     use super::*;
     use crate::forget;
     use crate::group::Hlc;
-    use crate::ids::Life;
+    use crate::ids::Incarnation;
     use crate::item::{Body, Item, Message, Salt};
     use crate::resolve::Rows;
     use mesh_core::crypto::{Signer, Symbolic};
@@ -328,7 +328,7 @@ mod tests {
     /// A holder in memory.
     struct Holder {
         signer: Symbolic,
-        life: Life,
+        incarnation: Incarnation,
         chains: BTreeMap<ChainId, Vec<SignedGroup>>,
         forgotten: BTreeMap<MessageKey, SignedGroup>,
         rows: Rows,
@@ -339,7 +339,7 @@ mod tests {
         fn new(n: u64) -> Self {
             Self {
                 signer: Symbolic::new(n),
-                life: Life(1),
+                incarnation: Incarnation(1),
                 chains: BTreeMap::new(),
                 forgotten: BTreeMap::new(),
                 rows: Rows::new(WS),
@@ -349,12 +349,19 @@ mod tests {
 
         fn say(&mut self, body: &Body) {
             self.drawn = self.drawn.wrapping_add(7);
-            let chain = ChainId { author: crate::ids::AuthorId::of(&self.signer.public_key()), life: self.life };
+            let chain =
+                ChainId { author: crate::ids::AuthorId::of(&self.signer.public_key()), incarnation: self.incarnation };
             let head = self.heads().get(&chain).copied().unwrap_or_default();
             let item = Item::new(Salt([self.drawn; 16]), body);
-            let group =
-                SignedGroup::sign(&self.signer, WS, self.life, &head, head.hlc.max(Hlc::at(9)).next(0), vec![item])
-                    .unwrap();
+            let group = SignedGroup::sign(
+                &self.signer,
+                WS,
+                self.incarnation,
+                &head,
+                head.hlc.max(Hlc::at(9)).next(0),
+                vec![item],
+            )
+            .unwrap();
             assert!(self.append(group));
         }
 

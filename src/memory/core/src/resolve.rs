@@ -344,14 +344,14 @@ impl View {
 mod tests {
     use super::*;
     use crate::group::Hlc;
-    use crate::ids::{AuthorId, Life, ModelId};
+    use crate::ids::{AuthorId, Incarnation, ModelId};
     use crate::item::{Correction, Extractor, Message, Span, Subject};
     use proptest::prelude::*;
 
     const WS: WorkspaceId = WorkspaceId([7; 16]);
 
     fn stamp(n: u64) -> Stamp {
-        Stamp { hlc: Hlc(n), author: AuthorId([(n % 3) as u8; 16]), life: Life(1), index: 0 }
+        Stamp { hlc: Hlc(n), author: AuthorId([(n % 3) as u8; 16]), incarnation: Incarnation(1), index: 0 }
     }
 
     fn message(id: u8, content: u8) -> Message {

@@ -1,0 +1,161 @@
+//! The way to memory from everywhere else: a workspace is opened by the first who asks, owned by one thread, and closed when
+//! nobody has asked for a while.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use memory_core::compaction::{Settings, Trigger};
+use memory_core::ids::WorkspaceId;
+use tokio::runtime::Handle;
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use super::error::MemoryError;
+use super::workspace::Workspace;
+use crate::mesh::identity::DeviceKey;
+use crate::tasks::TaskGroup;
+
+/// Time without a question after which a workspace is closed, and takes no memory any more.
+pub const IDLE: Duration = Duration::from_mins(5);
+/// Requests that wait for the thread; then whoever asks waits.
+const QUEUE: usize = 32;
+
+type Job = Box<dyn FnOnce(Result<&mut Workspace, MemoryError>) + Send>;
+
+/// Memory of this device. Cheap to clone.
+#[derive(Clone)]
+pub struct MemoryHandle(Arc<Shared>);
+
+struct Shared {
+    dir: PathBuf,
+    key: DeviceKey,
+    settings: Settings,
+    idle: Duration,
+    tasks: TaskGroup,
+    open: Mutex<Option<(WorkspaceId, mpsc::Sender<Job>)>>,
+    /// The write that failed: memory stays closed until the agent starts anew.
+    failed: Mutex<Option<MemoryError>>,
+    /// Held by the thread that has a database open: the next one waits until it is closed.
+    gate: Mutex<()>,
+}
+
+impl MemoryHandle {
+    /// Memory below `dir`, which is made when something is kept. Opens nothing.
+    #[must_use]
+    pub fn new(dir: PathBuf, key: DeviceKey, settings: Settings, idle: Duration, tasks: TaskGroup) -> Self {
+        let (open, failed, gate) = (Mutex::new(None), Mutex::new(None), Mutex::new(()));
+        Self(Arc::new(Shared { dir, key, settings, idle, tasks, open, failed, gate }))
+    }
+
+    /// Does `work` on the thread that owns the workspace, which is opened if need be.
+    ///
+    /// # Errors
+    /// It cannot be opened; [`MemoryError::Closed`]; those of `work`.
+    ///
+    /// # Cancel safety
+    /// When dropped, the work may still be done.
+    pub async fn run<T: Send + 'static>(
+        &self,
+        workspace: WorkspaceId,
+        work: impl FnOnce(&mut Workspace) -> Result<T, MemoryError> + Send + 'static,
+    ) -> Result<T, MemoryError> {
+        let (reply, answer) = oneshot::channel();
+        let mut job: Job = Box::new(move |opened| {
+            // Whoever asked may have gone.
+            let _ = reply.send(opened.and_then(work));
+        });
+        // A thread that closes takes nothing more; the second one is new.
+        for _ in 0..2 {
+            let sender = self.sender(workspace)?;
+            match sender.send(job).await {
+                Ok(()) => return answer.await.map_err(|_| MemoryError::Closed)?,
+                Err(mpsc::error::SendError(back)) => job = back,
+            }
+        }
+        Err(MemoryError::Closed)
+    }
+
+    /// True while a workspace is open.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        let open = self.0.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.as_ref().is_some_and(|(_, sender)| !sender.is_closed())
+    }
+
+    /// The write that failed, after which memory is closed until the agent starts anew.
+    #[must_use]
+    pub fn failure(&self) -> Option<MemoryError> {
+        self.0.failed.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn sender(&self, workspace: WorkspaceId) -> Result<mpsc::Sender<Job>, MemoryError> {
+        if self.0.tasks.stopping().is_cancelled() {
+            return Err(MemoryError::Closed);
+        }
+        if let Some(failed) = self.failure() {
+            return Err(failed);
+        }
+        let mut open = self.0.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((id, sender)) = open.as_ref()
+            && *id == workspace
+            && !sender.is_closed()
+        {
+            return Ok(sender.clone());
+        }
+        let (sender, jobs) = mpsc::channel(QUEUE);
+        let (shared, runtime) = (self.0.clone(), Handle::current());
+        let started = self.0.tasks.thread("memory", move |stop| shared.serve(workspace, jobs, stop, &runtime));
+        started.map_err(|_| MemoryError::Closed)?;
+        // With the sender of another workspace goes the last that could ask it: it closes.
+        *open = Some((workspace, sender.clone()));
+        Ok(sender)
+    }
+}
+
+impl fmt::Debug for MemoryHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MemoryHandle").field("open", &self.is_open()).finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    /// Opens, serves, closes.
+    fn serve(&self, id: WorkspaceId, mut jobs: mpsc::Receiver<Job>, stop: &CancellationToken, runtime: &Handle) {
+        let _gate = self.gate.lock().unwrap_or_else(PoisonError::into_inner);
+        let dir = self.dir.join(id.to_string());
+        let mut opened = Workspace::open(&dir, id, self.key.clone(), self.settings);
+        if let Err(error) = &opened {
+            tracing::error!(error = error as &dyn std::error::Error, "memory cannot be opened");
+        }
+        // Compaction waits until nobody does; one that fails, until there is something new.
+        let mut compacts = true;
+        while let Ok(workspace) = &mut opened {
+            if compacts && jobs.is_empty() && workspace.is_compaction_due() && !stop.is_cancelled() {
+                if let Err(error) = workspace.compact(Trigger::Unasked) {
+                    tracing::error!(error = &error as &dyn std::error::Error, "messages were not compacted");
+                    compacts = false;
+                }
+            } else {
+                let next = async { tokio::time::timeout(self.idle, jobs.recv()).await };
+                // Stopped, idle for long enough, or nobody is left who could ask.
+                let Some(Ok(Some(job))) = runtime.block_on(stop.run_until_cancelled(next)) else { break };
+                job(Ok(workspace));
+                compacts = true;
+            }
+            if let Some(error) = workspace.failure() {
+                tracing::error!(error = &error as &dyn std::error::Error, "memory is closed until the next start");
+                *self.failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.clone());
+                opened = Err(error);
+            }
+        }
+        jobs.close();
+        while let Some(job) = jobs.blocking_recv() {
+            match &mut opened {
+                Ok(workspace) => job(Ok(workspace)),
+                Err(error) => job(Err(error.clone())),
+            }
+        }
+    }
+}

@@ -1,0 +1,180 @@
+//! Keys and values on disk.
+//!
+//! | prefix | key → value |
+//! | --- | --- |
+//! | 01 | → [`Meta`] |
+//! | 10 | chain20 seq8 → [`GroupRow`] |
+//! | 11 | chain20 → head |
+//! | 12 | chain20 hlc8 index2 → item; absent when erased or missing |
+//! | 60 | message16 chain20 hlc8 index2 → seq8: the items with text about a message |
+//! | 70 | batch16 → capture that is not committed |
+//!
+//! Values are a version byte and CBOR. The key of an item is its stamp, so whatever names a stamp finds the text.
+
+use memory_core::group::{ChainId, Head, SignedGroup, Slot, Stamp};
+use memory_core::ids::{AuthorId, BatchId, Incarnation, MessageKey, WorkspaceId};
+use mesh_core::ids::Signature;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::error::MemoryError;
+
+/// Version of the values.
+const VERSION: u8 = 1;
+
+pub(super) const META: u8 = 0x01;
+pub(super) const GROUP: u8 = 0x10;
+pub(super) const HEAD: u8 = 0x11;
+pub(super) const ITEM: u8 = 0x12;
+const ABOUT: u8 = 0x60;
+pub(super) const CAPTURE: u8 = 0x70;
+
+/// Bytes of a stamp in a key.
+const STAMP_LEN: usize = 30;
+
+/// Identity of a database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Meta {
+    pub(super) workspace: WorkspaceId,
+    pub(super) incarnation: Incarnation,
+}
+
+/// State of an item in its group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Place {
+    /// Its row is there.
+    Held,
+    /// It was erased on purpose.
+    Erased,
+    /// Who sent the group lacks it.
+    Missing,
+}
+
+/// A group without its items.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct GroupRow {
+    #[serde(with = "serde_bytes")]
+    pub(super) header: Vec<u8>,
+    pub(super) signature: Signature,
+    pub(super) places: Vec<Place>,
+}
+
+impl GroupRow {
+    pub(super) fn of(group: &SignedGroup) -> Self {
+        let place = |slot: &Slot| match slot {
+            Slot::Held(_) => Place::Held,
+            Slot::Erased => Place::Erased,
+            Slot::Missing => Place::Missing,
+        };
+        Self {
+            header: group.bytes().to_vec(),
+            signature: group.signature(),
+            places: group.slots().iter().map(place).collect(),
+        }
+    }
+}
+
+pub(super) fn encode<T: Serialize>(value: &T) -> Vec<u8> {
+    cbor4ii::serde::to_vec(vec![VERSION], value).expect("our values are plain data")
+}
+
+pub(super) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, MemoryError> {
+    let body = bytes.strip_prefix(&[VERSION]).ok_or(MemoryError::Damaged("a row is of another version"))?;
+    cbor4ii::serde::from_slice(body).map_err(|_| MemoryError::Damaged("a row cannot be read"))
+}
+
+fn push_chain(key: &mut Vec<u8>, chain: &ChainId) {
+    key.extend_from_slice(&chain.author.0);
+    key.extend_from_slice(&chain.incarnation.0.to_be_bytes());
+}
+
+pub(super) fn group(chain: &ChainId, seq: u64) -> Vec<u8> {
+    let mut key = vec![GROUP];
+    push_chain(&mut key, chain);
+    key.extend_from_slice(&seq.to_be_bytes());
+    key
+}
+
+pub(super) fn head(chain: &ChainId) -> Vec<u8> {
+    let mut key = vec![HEAD];
+    push_chain(&mut key, chain);
+    key
+}
+
+pub(super) fn capture(batch: &BatchId) -> Vec<u8> {
+    [&[CAPTURE][..], &batch.0].concat()
+}
+
+fn push_stamp(key: &mut Vec<u8>, stamp: &Stamp) {
+    push_chain(key, &ChainId { author: stamp.author, incarnation: stamp.incarnation });
+    key.extend_from_slice(&stamp.hlc.0.to_be_bytes());
+    key.extend_from_slice(&stamp.index.to_be_bytes());
+}
+
+pub(super) fn item(stamp: &Stamp) -> Vec<u8> {
+    let mut key = vec![ITEM];
+    push_stamp(&mut key, stamp);
+    key
+}
+
+/// All keys that begin so are of items about this message.
+pub(super) fn about_prefix(message: &MessageKey) -> Vec<u8> {
+    [&[ABOUT][..], &message.0].concat()
+}
+
+pub(super) fn about(message: &MessageKey, stamp: &Stamp) -> Vec<u8> {
+    let mut key = about_prefix(message);
+    push_stamp(&mut key, stamp);
+    key
+}
+
+/// The stamp at the end of a key.
+pub(super) fn stamp(key: &[u8]) -> Option<Stamp> {
+    let (author, rest) = key.get(key.len().checked_sub(STAMP_LEN)?..)?.split_first_chunk::<16>()?;
+    let (incarnation, rest) = rest.split_first_chunk::<4>()?;
+    let (hlc, index) = rest.split_first_chunk::<8>()?;
+    Some(Stamp {
+        hlc: memory_core::group::Hlc(u64::from_be_bytes(*hlc)),
+        author: AuthorId(*author),
+        incarnation: Incarnation(u32::from_be_bytes(*incarnation)),
+        index: u16::from_be_bytes(index.try_into().ok()?),
+    })
+}
+
+/// The chain of a key of [`HEAD`].
+pub(super) fn chain(key: &[u8]) -> Option<ChainId> {
+    let (author, incarnation) = key.get(1..)?.split_first_chunk::<16>()?;
+    let incarnation = Incarnation(u32::from_be_bytes(incarnation.try_into().ok()?));
+    Some(ChainId { author: AuthorId(*author), incarnation })
+}
+
+/// A row of a head.
+pub(super) fn head_row(key: &[u8], value: &[u8]) -> Result<(ChainId, Head), MemoryError> {
+    Ok((chain(key).ok_or(MemoryError::Damaged("the key of a head"))?, decode(value)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use memory_core::group::Hlc;
+
+    #[test]
+    fn keys_read_as_they_are_written() {
+        let stamp = Stamp { hlc: Hlc(77), author: AuthorId([3; 16]), incarnation: Incarnation(9), index: 258 };
+        let chain = ChainId { author: stamp.author, incarnation: stamp.incarnation };
+        assert_eq!(super::stamp(&item(&stamp)), Some(stamp));
+        assert_eq!(super::stamp(&about(&MessageKey([1; 16]), &stamp)), Some(stamp));
+        assert_eq!(super::chain(&head(&chain)), Some(chain));
+        assert_eq!(super::stamp(&[ITEM]), None);
+        assert!(about(&MessageKey([1; 16]), &stamp).starts_with(&about_prefix(&MessageKey([1; 16]))));
+    }
+
+    #[test]
+    fn a_value_of_another_version_is_refused() {
+        let meta = Meta { workspace: WorkspaceId([1; 16]), incarnation: Incarnation(2) };
+        let mut bytes = encode(&meta);
+        assert_eq!(decode::<Meta>(&bytes).unwrap(), meta);
+        bytes[0] = 2;
+        assert!(matches!(decode::<Meta>(&bytes), Err(MemoryError::Damaged(_))));
+    }
+}

@@ -1,0 +1,259 @@
+//! A workspace on a real database.
+
+use std::path::Path;
+
+use memory_core::compaction::{Settings, Trigger};
+use memory_core::ids::WorkspaceId;
+use tempfile::TempDir;
+
+use super::*;
+use crate::mesh::identity::DeviceKey;
+
+const WS: WorkspaceId = WorkspaceId([7; 16]);
+const ASKED: Trigger = Trigger::Asked { keep: 0 };
+
+fn open_with(dir: &Path, settings: Settings) -> Workspace {
+    let key = DeviceKey::load_or_create(dir).unwrap();
+    Workspace::open(&dir.join("memory"), WS, key, settings).unwrap()
+}
+
+fn open(dir: &Path) -> Workspace {
+    open_with(dir, Settings::default())
+}
+
+fn said(id: &str, text: &str) -> NewMessage {
+    NewMessage {
+        id: Some(id.to_owned()),
+        conversation: "talk".to_owned(),
+        session: None,
+        speaker: "Ann".to_owned(),
+        text: text.to_owned(),
+        time: Some((id.bytes().map(i64::from).sum::<i64>() * 60_000, 60)),
+    }
+}
+
+fn put(workspace: &mut Workspace, id: &str, text: &str) -> Appended {
+    workspace.append(vec![said(id, text)], false).unwrap().remove(0)
+}
+
+fn question(text: &str) -> Question {
+    Question { text: text.to_owned(), mode: Mode::Auto, limit: 10, tokens_max: 2_000, as_of_ms: None }
+}
+
+fn found(workspace: &mut Workspace, text: &str) -> Vec<String> {
+    let answer = workspace.ask(&question(text)).unwrap();
+    assert!(answer.hits.iter().all(|hit| hit.parts.sum() == hit.score));
+    answer.hits.into_iter().map(|hit| hit.said.external_id).collect()
+}
+
+fn files_with(dir: &Path, needle: &str) -> usize {
+    let mut count = 0;
+    for entry in std::fs::read_dir(dir).unwrap().map(Result::unwrap) {
+        if entry.file_type().unwrap().is_dir() {
+            count += files_with(&entry.path(), needle);
+        } else if std::fs::read(entry.path()).unwrap().windows(needle.len()).any(|part| part == needle.as_bytes()) {
+            count += 1;
+        }
+    }
+    count
+}
+
+#[test]
+fn what_is_appended_is_found_after_a_restart_and_once() {
+    let home = TempDir::new().unwrap();
+    let mut workspace = open(home.path());
+    assert_eq!(put(&mut workspace, "a", "the boiler is at 1.6 bar").outcome, Outcome::Stored);
+    put(&mut workspace, "b", "pasta again tonight");
+    assert_eq!(put(&mut workspace, "a", "the boiler is at 1.6 bar").outcome, Outcome::Unchanged);
+    let beside = put(&mut workspace, "a", "the boiler was replaced");
+    assert_eq!(beside.outcome, Outcome::Beside);
+    let at = found(&mut workspace, "boiler pressure bar");
+    assert_eq!(at.first().map(String::as_str), Some("a"));
+    drop(workspace);
+    let mut again = open(home.path());
+    assert_eq!(found(&mut again, "boiler pressure bar"), at);
+    assert_eq!(again.stats().messages, 3);
+    assert_eq!(again.get(&beside.key).unwrap().message.text, "the boiler was replaced");
+    assert_eq!(again.by_external_id("a").unwrap().len(), 2);
+}
+
+#[test]
+fn a_message_over_its_limits_leaves_nothing_of_its_request() {
+    let home = TempDir::new().unwrap();
+    let mut workspace = open(home.path());
+    let long = said("b", &"x".repeat(memory_core::limits::TEXT_BYTES_MAX + 1));
+    assert!(matches!(workspace.append(vec![said("a", "x"), long], false), Err(MemoryError::Message(_))));
+    assert_eq!(workspace.stats().messages, 0);
+}
+
+#[test]
+fn seed_m1_a_batch_of_the_oldest_is_summarized_its_facts_extracted_and_trimmed() {
+    let home = TempDir::new().unwrap();
+    let mut workspace = open_with(home.path(), Settings { batch: 5, window: 3, facts: true });
+    for id in ["a", "b", "c", "d", "e", "f", "g"] {
+        put(&mut workspace, id, &format!("the code of box {id} is {}4", id.len()));
+    }
+    let report = workspace.compact(ASKED).unwrap();
+    assert_eq!((report.summaries_created, report.messages_processed, report.messages_trimmed), (1, 5, 5));
+    assert_eq!(report.facts_extracted, workspace.stats().facts);
+    let (recent, _) = workspace.list(Wanted::Recent, None, 9).unwrap();
+    assert_eq!(recent.iter().map(|item| item.message.id.as_str()).collect::<Vec<_>>(), ["f", "g"]);
+    // Less than a batch too, when somebody asks; by itself only with the window on top.
+    assert!(!workspace.is_compaction_due());
+    assert_eq!(workspace.compact(Trigger::Unasked).unwrap().summaries_created, 0);
+    assert_eq!(workspace.compact(Trigger::Asked { keep: 1 }).unwrap().messages_trimmed, 1);
+    let before = found(&mut workspace, "code of box c");
+    drop(workspace);
+    let mut again = open(home.path());
+    assert_eq!(again.stats().recent, 1);
+    assert_eq!(found(&mut again, "code of box c"), before, "search does not know the tier");
+}
+
+#[test]
+fn seed_m2_seven_messages_make_one_summary_of_five() {
+    let home = TempDir::new().unwrap();
+    let mut workspace = open_with(home.path(), Settings { batch: 5, window: 3, facts: true });
+    for id in ["a", "b", "c", "d", "e", "f", "g"] {
+        put(&mut workspace, id, &format!("the meter {id} showed 17{id}"));
+    }
+    assert_eq!(workspace.compact(ASKED).unwrap().summaries_created, 1);
+    let summaries = workspace.summaries(i64::MIN, i64::MAX, 9).unwrap();
+    assert!(summaries.len() == 1 && !summaries[0].lines.is_empty());
+    assert!(workspace.stats().recent <= 5);
+}
+
+#[test]
+fn seed_m3_alice_yields_a_fact() {
+    let home = TempDir::new().unwrap();
+    let mut workspace = open(home.path());
+    put(&mut workspace, "a", "Alice is a software engineer at Acme Corp");
+    assert!(workspace.compact(ASKED).unwrap().facts_extracted >= 1);
+    let facts = workspace.facts("alice", None, 9).unwrap();
+    assert!(facts.iter().any(|fact| fact.object.contains("software engineer")), "{facts:?}");
+}
+
+#[test]
+fn a_newer_value_supersedes_and_a_correction_is_found_instead() {
+    let home = TempDir::new().unwrap();
+    let mut workspace = open(home.path());
+    for (id, text) in [("a", "the door code is 1111"), ("b", "the door code is 2222")] {
+        put(&mut workspace, id, text);
+        workspace.compact(ASKED).unwrap();
+    }
+    let facts = workspace.facts("door code", None, 9).unwrap();
+    let current: Vec<_> = facts.iter().filter(|fact| !fact.superseded).map(|fact| fact.object.as_str()).collect();
+    assert_eq!((facts.len(), current), (2, vec!["2222"]));
+    let key = workspace.by_external_id("b").unwrap()[0].key;
+    assert!(workspace.correct(&key, "the door code is 3333".to_owned()).unwrap());
+    assert!(!workspace.correct(&key, "the door code is 3333".to_owned()).unwrap());
+    let hit = workspace.ask(&question("door code 3333")).unwrap().hits.remove(0);
+    assert_eq!((hit.said.text.as_str(), hit.was.as_deref()), ("the door code is 3333", Some("the door code is 2222")));
+    assert_eq!(workspace.stats().recent, 1, "what was corrected is summarized anew");
+    drop(workspace);
+    assert_eq!(open(home.path()).get(&key).unwrap().message.text, "the door code is 3333");
+}
+
+#[test]
+fn what_is_forgotten_is_gone_and_does_not_come_back() {
+    let home = TempDir::new().unwrap();
+    let mut workspace = open(home.path());
+    put(&mut workspace, "a", "the code of the safe is 4711");
+    let kept = put(&mut workspace, "b", "the boiler is at 1.6 bar");
+    workspace.compact(ASKED).unwrap();
+    let key = workspace.by_external_id("a").unwrap()[0].key;
+    workspace.correct(&key, "the code of the safe is 4712".to_owned()).unwrap();
+    let selection = Selection::Keys(vec![key]);
+    let preview = workspace.preview(&selection).unwrap();
+    assert_eq!(preview.messages, [key]);
+    assert_eq!(workspace.stats().messages, 2, "a preview does nothing");
+    assert_eq!(workspace.forget(&selection).unwrap(), preview);
+    assert_eq!(workspace.forget(&selection).unwrap(), Forgotten::default());
+    assert!(!found(&mut workspace, "code of the safe 4711").contains(&"a".to_owned()));
+    assert_eq!(put(&mut workspace, "a", "the code of the safe is 4711").outcome, Outcome::Forgotten);
+    assert!(workspace.store.about(&key).unwrap().is_empty(), "no text about it is left");
+    drop(workspace);
+    let mut again = open(home.path());
+    assert!(matches!(again.get(&key), Err(MemoryError::UnknownItem(_))));
+    assert_eq!(put(&mut again, "a", "something else").outcome, Outcome::Forgotten);
+    assert_eq!(again.get(&kept.key).unwrap().message.text, "the boiler is at 1.6 bar");
+    assert_eq!((again.stats().messages, again.stats().forgotten), (1, 1));
+}
+
+#[test]
+fn by_conversation_and_speaker_and_without_ids_of_callers() {
+    let home = TempDir::new().unwrap();
+    let mut workspace = open(home.path());
+    let nameless = |text: &str| NewMessage { id: None, ..said("x", text) };
+    let first = workspace.append(vec![nameless("one"), nameless("two"), nameless("one")], true).unwrap();
+    assert_eq!(first[0].key, first[2].key);
+    assert_eq!(workspace.stats().messages, 2);
+    let drawn = workspace.append(vec![nameless("one"), nameless("one")], false).unwrap();
+    assert_ne!(drawn[0].key, drawn[1].key);
+    let selection = Selection::Speaker { speaker: "Ann".to_owned(), since_ms: 0 };
+    assert_eq!(workspace.preview(&selection).unwrap().messages.len(), 4);
+    assert_eq!(workspace.forget(&Selection::Conversation("talk".to_owned())).unwrap().messages.len(), 4);
+    let again = workspace.append(vec![nameless("one")], true).unwrap();
+    assert_eq!(again[0].outcome, Outcome::Forgotten, "the same import does not bring it back");
+}
+
+#[test]
+fn a_list_has_pages_and_every_message_once() {
+    let home = TempDir::new().unwrap();
+    let mut workspace = open(home.path());
+    let messages: Vec<_> = (0..700).map(|n| said(&format!("m{n}"), &format!("text {n}"))).collect();
+    assert_eq!(workspace.append(messages, false).unwrap().len(), 700);
+    let (mut seen, mut after) = (std::collections::BTreeSet::new(), None);
+    loop {
+        let (items, next) = workspace.list(Wanted::All, after, 64).unwrap();
+        seen.extend(items.into_iter().map(|item| item.key));
+        after = next;
+        if after.is_none() {
+            break;
+        }
+    }
+    assert_eq!(seen.len(), 700);
+    drop(workspace);
+    assert_eq!(open(home.path()).stats().messages, 700, "groups of 256 are all there");
+    assert!(files_with(home.path(), "text 699") > 0);
+}
+
+#[test]
+fn standing_instructions_go_along_and_time_can_be_turned_back() {
+    let home = TempDir::new().unwrap();
+    let mut workspace = open(home.path());
+    put(&mut workspace, "a", "Always answer in English.");
+    put(&mut workspace, "c", "the boiler is at 1.6 bar");
+    let answer = workspace.ask(&question("boiler")).unwrap();
+    assert_eq!(answer.standing.len(), 1);
+    assert!(!answer.by_meaning, "there is no model");
+    let early = Question { as_of_ms: Some(i64::from(b'b') * 60_000), ..question("boiler") };
+    assert!(workspace.ask(&early).unwrap().hits.iter().all(|hit| hit.said.external_id != "c"));
+    assert!(workspace.ask(&Question { mode: Mode::Facts, ..question("boiler") }).unwrap().hits.is_empty());
+    workspace.compact(ASKED).unwrap();
+    assert!(!workspace.ask(&Question { mode: Mode::Facts, ..question("boiler") }).unwrap().hits.is_empty());
+}
+
+#[tokio::test]
+async fn a_workspace_is_opened_on_demand_and_closed_when_idle() {
+    let home = TempDir::new().unwrap();
+    let key = DeviceKey::load_or_create(home.path()).unwrap();
+    let tasks = crate::tasks::TaskGroup::default();
+    let idle = std::time::Duration::from_millis(30);
+    let memory = MemoryHandle::new(home.path().join("memory"), key, Settings::default(), idle, tasks.clone());
+    assert!(!memory.is_open() && !home.path().join("memory").exists());
+    memory.run(WS, |it| it.append(vec![said("a", "the boiler is at 1.6 bar")], false)).await.unwrap();
+    assert!(memory.is_open());
+    while memory.is_open() {
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    assert_eq!(memory.run(WS, |it| Ok(it.stats().messages)).await.unwrap(), 1);
+    let other = WorkspaceId([8; 16]);
+    assert_eq!(
+        memory.run(other, |it| Ok(it.stats().messages)).await.unwrap(),
+        0,
+        "another workspace is another database"
+    );
+    assert_eq!(memory.run(WS, |it| Ok(it.stats().messages)).await.unwrap(), 1);
+    assert!(tasks.shutdown(std::time::Duration::from_secs(5)).await);
+    assert!(matches!(memory.run(WS, |it| Ok(it.stats())).await, Err(MemoryError::Closed)));
+}

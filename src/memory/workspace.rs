@@ -1,0 +1,268 @@
+//! One open workspace: its chain of groups, and how messages come in.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use data_encoding::BASE32_NOPAD;
+use memory_core::compaction::Settings;
+use memory_core::forget::refuses;
+use memory_core::group::{ChainId, Head, Hlc, SignedGroup, Slot, Stamp};
+use memory_core::ids::{AuthorId, Incarnation, MessageKey, Rev, WorkspaceId};
+use memory_core::item::{Body, Item, Message, Salt};
+use memory_core::limits::{GROUP_BYTES_MAX, GROUP_ITEMS_MAX};
+use rand_chacha::ChaCha8Rng;
+use rand_core::Rng as _;
+
+use super::error::MemoryError;
+use super::held::Held;
+use super::keys::{self, GroupRow, Meta};
+use super::store::{Store, seq_value};
+use crate::faults;
+use crate::mesh::clock;
+use crate::mesh::identity::DeviceKey;
+use crate::store::Write;
+
+/// A message as a caller gives it.
+#[derive(Debug, Clone)]
+pub struct NewMessage {
+    /// The caller's id; `None`: one is given.
+    pub id: Option<String>,
+    /// See [`Message::conversation`].
+    pub conversation: String,
+    /// See [`Message::session`].
+    pub session: Option<String>,
+    /// See [`Message::speaker`].
+    pub speaker: String,
+    /// See [`Message::text`].
+    pub text: String,
+    /// When it was said, milliseconds since 1970, and minutes east of UTC; `None`: now.
+    pub time: Option<(i64, i16)>,
+}
+
+/// What became of a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// It is stored, and durable.
+    Stored,
+    /// The same message with the same content was there.
+    Unchanged,
+    /// Another message has its id. Both are kept; this one is found by the item id that is returned.
+    Beside,
+    /// It is not taken: a message with this id or content was forgotten.
+    Forgotten,
+}
+
+/// A message that was looked at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Appended {
+    /// The caller's id, or the one that it was given.
+    pub external_id: String,
+    /// The id by which it is read, corrected and forgotten.
+    pub key: MessageKey,
+    /// What became of it.
+    pub outcome: Outcome,
+}
+
+/// See the module. All methods block.
+#[derive(Debug)]
+pub struct Workspace {
+    pub(super) id: WorkspaceId,
+    pub(super) store: Store,
+    pub(super) held: Held,
+    pub(super) settings: Settings,
+    key: DeviceKey,
+    chain: ChainId,
+    heads: BTreeMap<ChainId, Head>,
+    /// The newest time that was seen.
+    clock: Hlc,
+    rng: ChaCha8Rng,
+}
+
+impl Workspace {
+    /// Opens the workspace whose database is in `dir`, which is made as needed, and takes up a compaction that was
+    /// interrupted.
+    ///
+    /// # Errors
+    /// The database cannot be opened or read.
+    pub fn open(dir: &Path, id: WorkspaceId, key: DeviceKey, settings: Settings) -> Result<Self, MemoryError> {
+        let (store, report) = Store::open(dir)?;
+        if let Some(loss) = &report.lost {
+            tracing::error!(why = loss.why, "memory was lost on this device: its database could not be repaired");
+        }
+        let mut held = Held::new(id);
+        let found = store.scan(|stamp, body| held.insert(stamp, &body))?;
+        if found.meta.is_some_and(|meta| meta.workspace != id) {
+            return Err(MemoryError::Damaged("it is of another workspace"));
+        }
+        held.refresh(&store)?;
+        let mut rng = crate::mesh::entropy();
+        // A store that is older than what it promised must not say other things under the same numbers.
+        let kept = found.meta.filter(|_| !store.is_rolled_back()).map(|meta| meta.incarnation);
+        let incarnation = kept.unwrap_or_else(|| Incarnation(rng.next_u32()));
+        let author = AuthorId::of(&key.public_key());
+        let clock = found.heads.values().map(|head| head.hlc).max().unwrap_or_default();
+        let chain = ChainId { author, incarnation };
+        let mut workspace = Self { id, store, held, settings, key, chain, heads: found.heads, clock, rng };
+        if kept.is_none() {
+            let meta = Meta { workspace: id, incarnation };
+            workspace.store.commit(vec![(vec![keys::META], Some(keys::encode(&meta).into()))], true)?;
+        }
+        for capture in found.captures {
+            workspace.resume(capture)?;
+        }
+        Ok(workspace)
+    }
+
+    /// Appends messages; all of them are durable on return, or none. One that is there already changes nothing.
+    ///
+    /// # Errors
+    /// The first message that breaks a limit, and then nothing is stored; the disk.
+    pub fn append(&mut self, new: Vec<NewMessage>, by_content: bool) -> Result<Vec<Appended>, MemoryError> {
+        let now_ms = i64::try_from(clock::now().wall_ms).unwrap_or(i64::MAX);
+        let mut messages = Vec::with_capacity(new.len());
+        for it in new {
+            let is_timeless = by_content && it.id.is_none() && it.time.is_none();
+            // Of what has neither id nor time, the time of the import is no part of its content.
+            let (time_ms, offset_min) = it.time.unwrap_or((if is_timeless { 0 } else { now_ms }, 0));
+            let mut message = Message {
+                id: String::new(),
+                conversation: it.conversation,
+                session: it.session,
+                speaker: it.speaker,
+                text: it.text,
+                time_ms,
+                offset_min,
+            };
+            message.id = match it.id {
+                Some(id) => id,
+                // What is forgotten must not come back under another id by a second import of the same file.
+                None if by_content => format!("content-{}", lower(&message.rev().0)),
+                None => {
+                    let mut drawn = [0; 16];
+                    self.rng.fill_bytes(&mut drawn);
+                    lower(&drawn)
+                }
+            };
+            message.check()?;
+            if is_timeless {
+                message.time_ms = now_ms;
+            }
+            messages.push((message, is_timeless));
+        }
+        let (mut bodies, mut outcomes) = (Vec::new(), Vec::with_capacity(messages.len()));
+        let mut fresh: BTreeSet<(MessageKey, Rev)> = BTreeSet::new();
+        for (message, is_timeless) in messages {
+            let (key, rev) = (message.key(&self.id), message.rev());
+            let row = self.held.rows.message(&key);
+            let is_known = row.is_some_and(|row| row.contents.contains_key(&rev)) || fresh.contains(&(key, rev));
+            let is_taken = row.is_some_and(|row| !row.contents.is_empty()) || fresh.iter().any(|(of, _)| *of == key);
+            let outcome = if refuses(&self.held.rows, &key, &message) {
+                Outcome::Forgotten
+            } else if is_known || (is_timeless && is_taken) {
+                Outcome::Unchanged
+            } else if is_taken {
+                Outcome::Beside
+            } else {
+                Outcome::Stored
+            };
+            outcomes.push((message.id.clone(), key, rev, outcome));
+            if matches!(outcome, Outcome::Stored | Outcome::Beside) {
+                fresh.insert((key, rev));
+                bodies.push(Body::Message(message));
+            }
+        }
+        if !bodies.is_empty() {
+            self.say(&bodies, Vec::new())?;
+            let _ = faults::pass(faults::Point::MemoryAppended);
+        }
+        let shown = |(external_id, key, rev, outcome): (String, MessageKey, Rev, Outcome)| {
+            let variant = key.variant(&rev);
+            let lives = |key: &MessageKey| self.held.view.messages.get(key).is_some_and(|it| it.content == rev);
+            let key = if !lives(&key) && lives(&variant) { variant } else { key };
+            Appended { external_id, key, outcome }
+        };
+        Ok(outcomes.into_iter().map(shown).collect())
+    }
+
+    /// The write that failed. What is in memory and on disk may differ from then on.
+    #[must_use]
+    pub fn failure(&self) -> Option<MemoryError> {
+        self.store.failure().cloned().map(MemoryError::from)
+    }
+
+    /// Says items on our chain, in as few groups as they fit, together with other rows; durable on return.
+    pub(super) fn say(&mut self, bodies: &[Body], mut writes: Vec<Write>) -> Result<(), MemoryError> {
+        let mut items = Vec::with_capacity(bodies.len());
+        for body in bodies {
+            let mut salt = [0; 16];
+            self.rng.fill_bytes(&mut salt);
+            items.push(Item::new(Salt(salt), body));
+        }
+        let now_ms = clock::now().wall_ms;
+        let mut head = self.heads.get(&self.chain).copied().unwrap_or_default();
+        let mut said = Vec::new();
+        for part in parts(items) {
+            self.clock = self.clock.max(head.hlc).next(now_ms);
+            let group = SignedGroup::sign(&self.key, self.id, self.chain.incarnation, &head, self.clock, part)
+                .map_err(|_| MemoryError::Damaged("a group over its limits"))?;
+            head = group.head();
+            said.extend(self.rows_of(&group, &mut writes));
+        }
+        writes.push((keys::head(&self.chain), Some(keys::encode(&head).into())));
+        self.store.commit(writes, false)?;
+        self.heads.insert(self.chain, head);
+        for (stamp, body) in said {
+            self.held.insert(stamp, &body);
+        }
+        self.held.refresh(&self.store)
+    }
+
+    /// The rows of a group; gives what it says.
+    fn rows_of(&self, group: &SignedGroup, writes: &mut Vec<Write>) -> Vec<(Stamp, Body)> {
+        let seq = group.header().seq;
+        writes.push((keys::group(&group.chain(), seq), Some(keys::encode(&GroupRow::of(group)).into())));
+        let mut said = Vec::with_capacity(group.slots().len());
+        for (stamp, item) in group.items() {
+            writes.push((keys::item(&stamp), Some(keys::encode(item).into())));
+            let Ok(body) = item.body() else { continue };
+            for message in self.texts_about(&body) {
+                writes.push((keys::about(&message, &stamp), Some(seq_value(seq))));
+            }
+            said.push((stamp, body));
+        }
+        debug_assert!(!group.slots().contains(&Slot::Missing), "our own groups are whole");
+        said
+    }
+
+    /// The messages that an item has text about: when one is forgotten, so is the item.
+    fn texts_about(&self, body: &Body) -> Vec<MessageKey> {
+        match body {
+            Body::Message(message) => vec![message.key(&self.id)],
+            Body::Correction(it) => vec![it.target],
+            Body::Rewrite(it) => vec![it.key],
+            Body::Head(it) => it.sources.iter().map(|(key, _)| *key).collect(),
+            Body::Tombstone(_) | Body::Summary(_) | Body::Fact(_) | Body::Standing(_) | Body::Unknown(_) => Vec::new(),
+        }
+    }
+}
+
+/// Items in parts of at most what one group may have.
+fn parts(items: Vec<Item>) -> Vec<Vec<Item>> {
+    let (mut parts, mut bytes) = (vec![Vec::new()], 0);
+    for item in items {
+        bytes += item.size();
+        let last = parts.last().map_or(0, Vec::len);
+        if last == GROUP_ITEMS_MAX || (last > 0 && bytes > GROUP_BYTES_MAX) {
+            parts.push(Vec::new());
+            bytes = item.size();
+        }
+        if let Some(part) = parts.last_mut() {
+            part.push(item);
+        }
+    }
+    parts
+}
+
+fn lower(bytes: &[u8]) -> String {
+    BASE32_NOPAD.encode(bytes).to_ascii_lowercase()
+}

@@ -126,6 +126,8 @@ impl Pair {
             peer: node,
             key: target.public_key(),
             node_id: header.node_id.clone(),
+            confirmed: true,
+            asks: None,
             tier: Tier::Owner,
             approved_by: None,
             since_ms: 0,

@@ -200,6 +200,9 @@ impl From<Refusal> for OpError {
             Refusal::UnknownNode(_) => {
                 Self::new(ErrorCode::UnknownNode, detail).hint("`sigil nodes` lists the devices of this mesh")
             }
+            Refusal::NameTaken(_) => {
+                Self::new(ErrorCode::NameTaken, detail).hint("`sigil nodes` lists the names in use; choose another")
+            }
             Refusal::UnknownTool { node, tool } => Self::new(ErrorCode::UnknownTool, detail)
                 .hint("`sigil tools` lists what each device offers")
                 .with("node", node.as_str())

@@ -101,7 +101,7 @@ fn change(by: &mut Author, grant: Hash, stands: &[Hash], subject: PublicKey, wha
 }
 
 fn approves() -> ChangeKind {
-    ChangeKind::Approved { tier: Tier::Shared, node_id: NodeId::slug("device"), after: Vec::new() }
+    ChangeKind::Approved { tier: Tier::Shared, node_id: NodeId::slug("device"), after: Vec::new(), unseen: false }
 }
 
 fn revokes() -> ChangeKind {

@@ -165,10 +165,15 @@ pub(crate) enum Command {
     },
     /// Put a backup back into an empty home
     Restore(RestoreArgs),
-    /// Give this device another name, for all members
+    /// Give a device the name by which all members call it and rules know it
+    #[command(allow_missing_positional = true)]
     Rename {
+        /// The device, on an owner's device; without one it is this device, which only asks for the name unless it is an
+        /// owner's or named itself
+        #[arg(value_name = "NODE")]
+        of: Option<String>,
         /// The name
-        #[arg(value_name = "NODE_ID")]
+        #[arg(value_name = "NAME")]
         name: String,
     },
     /// Have the agent take a changed sigil.toml, without a restart
@@ -293,14 +298,17 @@ pub(crate) struct InviteArgs {
     /// Time until the code expires
     #[arg(long, default_value = "15m", value_parser = whole_seconds, value_name = "TIME")]
     pub(crate) expires: u64,
+    /// Name that the device gets, and by which rules know it; without one it names itself
+    #[arg(long, value_name = "NAME")]
+    pub(crate) name: Option<String>,
     /// Show it as a QR code too
     #[arg(long)]
     pub(crate) qr: bool,
     /// List the codes that this device made instead
-    #[arg(long, conflicts_with_all = ["tier", "expires", "qr"])]
+    #[arg(long, conflicts_with_all = ["tier", "expires", "name", "qr"])]
     pub(crate) list: bool,
     /// Take back the code of this id instead: it lets nobody in any more
-    #[arg(long, value_name = "ID", conflicts_with_all = ["tier", "expires", "qr", "list"])]
+    #[arg(long, value_name = "ID", conflicts_with_all = ["tier", "expires", "name", "qr", "list"])]
     pub(crate) void: Option<String>,
 }
 

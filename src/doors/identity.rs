@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use mesh_core::policy::{Principal, Role, TokenId, View};
+use mesh_core::record::Header;
 
+use crate::mesh::Asker;
 use crate::status::{ErrorCode, OpError};
 
 /// A token that was shown, and counts.
@@ -83,7 +85,22 @@ impl Identity {
         shown.is_whole && role >= Some(Role::Admin)
     }
 
-    /// True if what concerns this principal concerns the caller: its own, or all of it for who looks after the mesh.
+    /// Whose calls concern the caller, also to be stopped; `None`: everybody's, by the socket and for who looks after the mesh.
+    /// Of a token that is narrowed to devices or tools those that were made with it: it was given away to reach no further.
+    #[must_use]
+    pub fn calls_of(&self, rights: &View) -> Option<Asker> {
+        let shown = self.token().filter(|_| !self.is_admin(rights))?;
+        Some(Asker { principal: shown.holder.clone(), token: (!shown.is_whole).then(|| shown.id.clone()) })
+    }
+
+    /// True if this call concerns the caller, see [`Self::calls_of`].
+    #[must_use]
+    pub fn may_see_call(&self, header: &Header, rights: &View) -> bool {
+        self.calls_of(rights).is_none_or(|asker| asker.made(header))
+    }
+
+    /// True if what concerns this principal concerns the caller: its own, or all of it for who looks after the mesh. Of calls
+    /// [`Self::may_see_call`] says so.
     #[must_use]
     pub fn may_see(&self, principal: &Principal, rights: &View) -> bool {
         self.token().is_none_or(|shown| shown.holder == *principal) || self.is_admin(rights)
@@ -117,5 +134,18 @@ mod tests {
         let mia: Principal = "person:mia".parse().unwrap();
         assert!(by("person:mia", true, false).may_see(&mia, &rights));
         assert!(!by("person:kai", false, true).may_see(&mia, &rights) && Identity::Socket.may_see(&mia, &rights));
+    }
+    #[test]
+    fn r11_of_a_narrowed_token_only_its_own_calls_concern_it() {
+        let rights = View::default();
+        let mia: Principal = "person:mia".parse().unwrap();
+        assert_eq!(Identity::Socket.calls_of(&rights), None);
+        assert_eq!(by("person:owner", false, true).calls_of(&rights), None);
+        let of = |token: Option<&str>| {
+            Some(Asker { principal: mia.clone(), token: token.map(|token| token.parse().unwrap()) })
+        };
+        assert_eq!(by("person:mia", false, true).calls_of(&rights), of(None));
+        assert_eq!(by("person:mia", false, false).calls_of(&rights), of(Some("panel")));
+        assert_eq!(by("person:mia", true, false).calls_of(&rights), of(Some("panel")));
     }
 }

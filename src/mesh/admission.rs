@@ -12,7 +12,6 @@ mod own_join;
 mod tests;
 
 use std::collections::VecDeque;
-use std::time::Duration;
 
 use mesh_core::ids::{NodeId, PeerId};
 use mesh_core::io::{Command, Now, Refusal, Reply, View};
@@ -29,7 +28,7 @@ use own_join::OwnJoin;
 use crate::mesh::error::MeshError;
 use crate::mesh::events::EventKind;
 use crate::mesh::invite::{self, InviteCode};
-use crate::mesh::joining::{Invite, JoinTarget, Joined};
+use crate::mesh::joining::{Invite, InviteTerms, JoinTarget, Joined};
 use crate::mesh::snapshot::{Nearby, Pending};
 use crate::mesh::transport::lan::LanEvent;
 use crate::mesh::transport::{Address, JoinAttempt};
@@ -112,13 +111,13 @@ impl Admission {
     /// Makes a single-use invite. `addresses`: where the newcomer may reach us.
     pub(super) fn invite(
         &mut self,
-        tier: Tier,
-        ttl: Duration,
+        terms: InviteTerms,
         mut addresses: Vec<Address>,
         door: DoorReply<Invite>,
         view: &View,
         now: Now,
     ) {
+        let InviteTerms { tier, ttl, name } = terms;
         let mut secret = [0; 16];
         if ring::rand::SystemRandom::new().fill(&mut secret).is_err() {
             self.effects.push_back(Effect::AnswerDoor(DoorAnswer::Invited(door, Err(MeshError::NoEntropy))));
@@ -128,7 +127,7 @@ impl Admission {
         let expires_ms = now.wall_ms.saturating_add(ttl_ms);
         let left_out = addresses.split_off(addresses.len().min(invite::ADDRESSES_MAX));
         let code = InviteCode { mesh: view.mesh, inviter: view.me, secret, expires_ms, tier, addresses };
-        let command = Command::Invite { secret: code.secret_hash(), tier, ttl_ms };
+        let command = Command::Invite { secret: code.secret_hash(), tier, ttl_ms, name };
         let invite = Box::new(Invite { code, expires_ms, left_out });
         self.effects.push_back(Effect::Command(command, Errand::Invite(invite, door)));
     }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use mesh_core::ids::{PeerId, ReqId};
 use mesh_core::io::{CallRecord, CallState, Space, View};
 use mesh_core::names::PREFIX_MIN;
-use mesh_core::policy::Principal;
+use mesh_core::policy::{Principal, TokenId};
 use mesh_core::record::{Ending, Header};
 use mesh_core::rows::{self, CallOutline};
 use tokio::sync::{Semaphore, oneshot};
@@ -24,8 +24,25 @@ pub struct CallFilter {
     pub node: Option<ForNode>,
     /// Only calls in this state. [`CallStateFilter::Queued`] is everything that has not started.
     pub state: Option<CallStateFilter>,
-    /// Only calls asked by this principal.
-    pub asker: Option<Principal>,
+    /// Only calls of this asker.
+    pub asker: Option<Asker>,
+}
+
+/// Whose calls are meant: those of a principal, or of them those that were made with one token.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Asker {
+    /// Who asks.
+    pub principal: Principal,
+    /// With this token.
+    pub token: Option<TokenId>,
+}
+
+impl Asker {
+    /// Returns true if the call of this header is one of these.
+    #[must_use]
+    pub fn made(&self, header: &Header) -> bool {
+        header.principal == self.principal && (self.token.is_none() || header.token == self.token)
+    }
 }
 
 impl CallFilter {
@@ -34,7 +51,7 @@ impl CallFilter {
     pub fn passes(&self, record: &CallRecord) -> bool {
         self.node.as_ref().is_none_or(|node| node.is_target_of(&record.header))
             && self.state.is_none_or(|state| state.passes(record.state))
-            && self.asker.as_ref().is_none_or(|asker| record.header.principal == *asker)
+            && self.asker.as_ref().is_none_or(|asker| asker.made(&record.header))
     }
 
     /// Returns true if only calls without an ending are selected.

@@ -401,9 +401,9 @@ impl Driver {
                 let _ = reply.send(peer.approvals());
             }
             Request::Want(hash, len, from) => self.fetch(hash, len, vec![from]),
-            Request::Invite(tier, ttl, door) => {
+            Request::Invite(terms, door) => {
                 let (addresses, view) = (self.links.local_addresses(), self.publisher.view());
-                self.admission.invite(tier, ttl, addresses, door, &view, clock::now());
+                self.admission.invite(terms, addresses, door, &view, clock::now());
             }
             Request::Invites(reply) => {
                 let now = clock::now().wall_ms;

@@ -221,7 +221,7 @@ fn lived_in(key: &DeviceKey) -> Vec<Write> {
     let other = Symbolic::new(5).public_key();
     let commands = [
         Command::SetDirectory(offers(vec![tool("echo", Effect::Once)])),
-        Command::Invite { secret: Hash::of(b"secret"), tier: Tier::Shared, ttl_ms: 600_000 },
+        Command::Invite { secret: Hash::of(b"secret"), tier: Tier::Shared, ttl_ms: 600_000, name: None },
         Command::Approve { key: other, node_id: "bureau".parse().unwrap(), tier: Tier::Owner },
         Command::Call(mesh_core::test_kit::call("attic", "echo")),
     ];

@@ -15,7 +15,7 @@ use crate::mesh::blobs::BlobStore;
 use crate::mesh::call_queries::{CallCursor, CallFilter, CallPage};
 use crate::mesh::error::MeshError;
 use crate::mesh::events::EventLog;
-use crate::mesh::joining::{Invite, InviteInfo, JoinTarget, Joined};
+use crate::mesh::joining::{Invite, InviteInfo, InviteTerms, JoinTarget, Joined};
 use crate::mesh::request::Request;
 use crate::mesh::snapshot::Surroundings;
 
@@ -128,8 +128,8 @@ impl MeshHandle {
     }
 
     /// Makes a single-use invite.
-    pub async fn invite(&self, tier: Tier, ttl: Duration) -> Result<Invite, MeshError> {
-        self.ask(|tx| Request::Invite(tier, ttl, tx)).await?
+    pub async fn invite(&self, tier: Tier, ttl: Duration, name: Option<NodeId>) -> Result<Invite, MeshError> {
+        self.ask(|tx| Request::Invite(InviteTerms { tier, ttl, name }, tx)).await?
     }
 
     /// The invites that this device has made and still keeps, in no order.

@@ -1,5 +1,7 @@
 //! Joining and inviting, as the name's callers see it.
 
+use std::time::Duration;
+
 use mesh_core::ids::{Hash, NodeId, PeerId};
 use mesh_core::record::Tier;
 use mesh_core::rows::InviteRow;
@@ -54,6 +56,8 @@ pub struct InviteInfo {
     pub secret: Hash,
     /// Tier that it grants.
     pub tier: Tier,
+    /// Name that it gives; `None`: whoever comes with it names itself.
+    pub name: Option<NodeId>,
     /// Wall time at which it was made.
     pub created_ms: u64,
     /// Wall time at which it expires.
@@ -78,14 +82,14 @@ pub enum InviteState {
 impl InviteInfo {
     /// The invite of this secret's hash at `now_ms`, wall time.
     pub(super) fn new(secret: Hash, row: &InviteRow, now_ms: u64) -> Self {
-        let InviteRow { tier, created_ms, expires_ms, used_by, void } = *row;
+        let InviteRow { tier, created_ms, expires_ms, used_by, void, ref name } = *row;
         let state = match used_by {
             Some(key) => InviteState::Used(key.peer_id()),
             None if void => InviteState::Void,
             None if expires_ms <= now_ms => InviteState::Expired,
             None => InviteState::Open,
         };
-        Self { secret, tier, created_ms, expires_ms, state }
+        Self { secret, tier, name: name.clone(), created_ms, expires_ms, state }
     }
 
     /// Its short name: 16 characters of the hash.
@@ -100,6 +104,17 @@ impl InviteInfo {
 pub fn invite_id(secret: &Hash) -> String {
     let head = secret.0.first_chunk::<10>().map_or(&[][..], <[u8; 10]>::as_slice);
     data_encoding::BASE32_NOPAD.encode(head).to_ascii_lowercase()
+}
+
+/// Terms of an invite.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct InviteTerms {
+    /// Tier that it grants.
+    pub(crate) tier: Tier,
+    /// Time for which it may be used.
+    pub(crate) ttl: Duration,
+    /// Name that it gives; `None`: whoever comes with it names itself.
+    pub(crate) name: Option<NodeId>,
 }
 
 /// An invite, ready to be shown. The code is the secret itself: never log it.

@@ -40,10 +40,12 @@ mod warnings;
 
 pub use adapters::{Adapters, GatewayLink, NodeLinks, ToolRuns};
 pub use boot::{Booted, Parts, boot, judge};
-pub use call_queries::{CallCursor, CallFilter, CallPage, CallStateFilter, ForNode};
+pub use call_queries::{Asker, CallCursor, CallFilter, CallPage, CallStateFilter, ForNode};
 pub use error::{FatalError, JoinError, MeshError};
 pub use events::{EVENTS_KEPT, Event, EventKind, EventLog};
 pub use handle::{MeshHandle, ResultBody};
+#[cfg(test)]
+pub(crate) use joining::InviteTerms;
 pub use joining::{Invite, InviteInfo, InviteState, JoinTarget, Joined, invite_id};
 pub(crate) use machine::entropy;
 #[cfg(test)]

@@ -1,7 +1,5 @@
 //! Requests of the handle to the driver.
 
-use std::time::Duration;
-
 use mesh_core::ids::{Hash, NodeId, PeerId, ReqId};
 use mesh_core::io::{Approval, Command, Reply};
 use mesh_core::policy::ToolPattern;
@@ -10,7 +8,7 @@ use tokio::sync::oneshot;
 
 use crate::mesh::call_queries::{CallCursor, CallFilter, CallPage};
 use crate::mesh::error::MeshError;
-use crate::mesh::joining::{Invite, InviteInfo, JoinTarget, Joined};
+use crate::mesh::joining::{Invite, InviteInfo, InviteTerms, JoinTarget, Joined};
 use crate::mesh::waiters::CallAnswer;
 
 /// One request, with the way back for its answer.
@@ -23,7 +21,7 @@ pub(crate) enum Request {
     Calls(CallFilter, Option<CallCursor>, usize, oneshot::Sender<Result<CallPage, MeshError>>),
     /// Calls that wait for a person.
     Approvals(oneshot::Sender<Vec<Approval>>),
-    Invite(Tier, Duration, oneshot::Sender<Result<Invite, MeshError>>),
+    Invite(InviteTerms, oneshot::Sender<Result<Invite, MeshError>>),
     /// The invites that are kept here.
     Invites(oneshot::Sender<Vec<InviteInfo>>),
     Join(JoinTarget, bool, oneshot::Sender<Result<Joined, MeshError>>),

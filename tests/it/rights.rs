@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::harness::{Home, PATIENCE, items, text, wait_converged, wait_until};
 
 fn guest(owner: &Home, name: &str) -> Home {
-    let answer = owner.post("invites", &json!({ "tier": "shared" }));
+    let answer = owner.post("invites", &json!({ "tier": "shared", "node_id": name }));
     let home = Home::new(name).started();
     assert!((200..300).contains(&home.join(text(&answer.json(), "code")).status));
     home
@@ -177,6 +177,98 @@ fn s28_a_token_asks_as_its_holder_for_what_it_names_until_it_is_revoked() {
     done(&hub, &["token", "--revoke", &id]);
     assert_eq!(call(&hub, "again").problem(401)["code"], "unauthorized");
     wait_until("the tablet knows", PATIENCE, || call(&tablet, "again").status == 401);
+}
+
+/// A device that joins with an invite that names nobody, and asks for this name.
+fn stranger(owner: &Home, name: &str) -> Home {
+    let answer = owner.post("invites", &json!({ "tier": "shared" }));
+    let home = Home::new(name).started();
+    assert!((200..300).contains(&home.join(text(&answer.json(), "code")).status));
+    home
+}
+
+#[test]
+fn r11_a_name_that_a_device_chose_gives_it_nothing_before_an_owner_confirms_it() {
+    let hub = Home::new("hub").started();
+    done(&hub, &["workspace", "add", "family", "--node", "hub"]);
+    done(&hub, &["rule", "allow", "mesh/panels", "--who", "device:panel-*", "--node", "hub", "--tool", "again"]);
+    let (tablet, panel) = (guest(&hub, "tablet"), stranger(&hub, "panel-y"));
+    wait_converged(&[&hub, &tablet, &panel], PATIENCE);
+    assert_eq!(explained(&panel, "hub", "again")["verdict"], "deny", "it named itself");
+    assert_eq!(explained(&tablet, "hub", "again")["verdict"], "deny");
+    // A shared device whose name an owner gave only asks for another, and is told who gives it.
+    let said = done(&tablet, &["rename", "panel-x"]);
+    assert!(said.contains("goes on being `tablet`") && said.contains("sigil rename tablet panel-x"), "{said}");
+    wait_until("the hub shows what it asks for", PATIENCE, || {
+        hub.get("nodes/tablet").expect(200)["asks"] == json!("panel-x")
+    });
+    assert!(done(&hub, &["nodes"]).contains("tablet (asks to be `panel-x`)"));
+    assert!(done(&hub, &["nodes"]).contains("panel-y (named itself)"));
+    let status = hub.get("status").expect(200).to_string();
+    assert!(
+        status.contains("sigil rename tablet panel-x") && status.contains("sigil rename panel-y panel-y"),
+        "{status}"
+    );
+    for (device, name) in [(&panel, "panel-y"), (&tablet, "tablet")] {
+        let refused = device.try_call("hub", "again", 60).expect_err("rights do not know it so").problem(403);
+        assert_eq!(refused["rule"], "default", "{name}: {refused}");
+    }
+    let told = explained(&panel, "hub", "again");
+    assert!(text(&told, "text").contains("named itself"), "{told}");
+    assert!(text(&told, "change_by").contains("sigil rename panel-y panel-y"), "{told}");
+    // Nor does anything that an owner says by that name reach it.
+    let said = hub.cli(&["person", "add", "mia", "--device", "panel-y"]);
+    assert!(said.code != 0 && said.stderr.contains("sigil rename panel-y panel-y"), "{said:?}");
+    assert_eq!(hub.witness().len(), 0);
+
+    // A ban goes on to hold for who would like to be called otherwise, and for who could be anybody.
+    done(&hub, &["rule", "allow", "mesh/all-of-them", "--who", "devices", "--node", "hub", "--tool", "again"]);
+    done(&hub, &["rule", "deny", "mesh/no-tablet", "--who", "device:tablet", "--node", "hub", "--tool", "again"]);
+    wait_until("the rule is there", PATIENCE, || explained(&tablet, "hub", "again")["rule"] == "mesh/no-tablet");
+    wait_until("and at the panel", PATIENCE, || explained(&panel, "hub", "again")["rule"] == "mesh/no-tablet");
+
+    // Only an owner's device gives the name to another.
+    let said = tablet.cli(&["rename", "panel-y", "panel-y"]);
+    assert!(said.code != 0 && said.stderr.contains("owner"), "{said:?}");
+    let said = done(&hub, &["rename", "panel-y", "panel-y"]);
+    assert!(said.contains("all rules"), "{said}");
+    wait_until("rights know it", PATIENCE, || explained(&panel, "hub", "again")["verdict"] == "allow");
+    let id = panel.call("hub", "again", 60);
+    assert_eq!(panel.wait_ended(&id, PATIENCE)["state"], "done");
+    done(&hub, &["rule", "remove", "mesh/all-of-them"]);
+    done(&hub, &["rule", "remove", "mesh/no-tablet"]);
+    done(&hub, &["rename", "tablet", "panel-x"]);
+    wait_until("rights know it", PATIENCE, || explained(&tablet, "hub", "again")["rule"] == "mesh/panels");
+    assert_eq!(tablet.get("status").expect(200)["node_id"], "panel-x");
+    let taken = hub.cli(&["rename", "panel-x", "panel-y"]);
+    assert_eq!(taken.code, 8, "{taken:?}");
+}
+
+#[test]
+fn r11_a_narrowed_token_sees_and_stops_only_the_calls_that_it_made() {
+    let hub = Home::new("hub").started();
+    let made = |words: &[&str]| {
+        let made = hub.cli(&[&["token", "--json"], words].concat()).json(0);
+        text(&made, "token").to_owned()
+    };
+    let (narrow, other) = (made(&["--tool", "again"]), made(&["--node", "hub"]));
+    let call = json!({ "node": "hub", "tool": "again", "ttl_s": 60 });
+    let own = hub.ask_by_token(&narrow, "POST", "calls", &call).json();
+    let own = text(&own, "id").to_owned();
+    hub.wait_ended(&own, PATIENCE);
+    for id in
+        [hub.call("hub", "again", 60), text(&hub.ask_by_token(&other, "POST", "calls", &call).json(), "id").into()]
+    {
+        hub.wait_ended(&id, PATIENCE);
+        for path in [format!("calls/{id}"), format!("calls/{id}/result")] {
+            hub.ask_by_token(&narrow, "GET", &path, &Value::Null).problem(404);
+        }
+        hub.ask_by_token(&narrow, "POST", &format!("calls/{id}/cancel"), &json!({})).problem(404);
+    }
+    assert_eq!(hub.ask_by_token(&narrow, "GET", &format!("calls/{own}"), &Value::Null).expect(200)["id"], json!(own));
+    let list = hub.ask_by_token(&narrow, "GET", "calls", &Value::Null).expect(200);
+    let ids: Vec<&str> = items(&list).iter().map(|call| text(call, "id")).collect();
+    assert_eq!(ids, [own.as_str()], "{list}");
 }
 
 #[test]

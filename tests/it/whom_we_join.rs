@@ -68,8 +68,12 @@ impl Inviter {
 
     /// An honest welcome.
     fn welcome(&self, newcomer: PublicKey) -> Welcome {
-        let what =
-            ChangeKind::Approved { tier: Tier::Shared, node_id: "guest".parse().expect("a name"), after: vec![] };
+        let what = ChangeKind::Approved {
+            tier: Tier::Shared,
+            node_id: "guest".parse().expect("a name"),
+            after: vec![],
+            unseen: false,
+        };
         let grant = self.genesis.hash;
         let change =
             MembershipChange { subject: newcomer, grant, stands: Vec::new(), rights: Vec::new(), fence: 0, what };

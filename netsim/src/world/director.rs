@@ -324,7 +324,8 @@ impl Director {
         let last = last.map(|entry| (entry.entry.incarnation, entry.entry.seq)).max();
         let victim = mesh.peers[usize::from(peer == 0)].key.public_key();
         let sybil = Key::new(1_000_000 + peer as u64, false).public_key();
-        let approved = |tier| ChangeKind::Approved { tier, node_id: NodeId::slug("sybil"), after: grants.clone() };
+        let approved =
+            |tier| ChangeKind::Approved { tier, node_id: NodeId::slug("sybil"), after: grants.clone(), unseen: false };
         let said = [
             (sybil, approved(Tier::Owner)),
             (forger.public_key(), approved(Tier::Owner)),
@@ -400,7 +401,8 @@ impl Director {
         let Some(node) = mesh.peers[peer].node.as_ref() else { return };
         let Some(grant) = node.grant_of(&id) else { return };
         let (mesh_id, now) = (node.view().mesh, Now { mono_ms: env.now / MS, wall_ms: env.now / MS });
-        let approved = |name, tier| ChangeKind::Approved { tier, node_id: NodeId::slug(name), after: Vec::new() };
+        let approved =
+            |name, tier| ChangeKind::Approved { tier, node_id: NodeId::slug(name), after: Vec::new(), unseen: false };
         let says = |by: &mut Author<Key>, subject, grant, what| {
             let change = MembershipChange { subject, grant, stands: Vec::new(), rights: Vec::new(), fence: 0, what };
             EntryItem { entry: by.says(Kind::MEMBERSHIP, encode(&change)), left_ms: None }

@@ -683,7 +683,13 @@ impl Mesh {
         if self.peers[peer].plan.invited {
             let secret = Hash::of(&[peer as u8, self.commands.newest() as u8, 7]);
             self.invited.insert(peer, secret);
-            self.command(env, net, owner, Purpose::Invite(peer), Command::Invite { secret, tier, ttl_ms: 600_000 });
+            self.command(
+                env,
+                net,
+                owner,
+                Purpose::Invite(peer),
+                Command::Invite { secret, tier, ttl_ms: 600_000, name: None },
+            );
         } else {
             let node_id = self.peers.wanted_name(peer);
             self.command(env, net, owner, Purpose::Approve(peer), Command::Approve { key, node_id, tier });

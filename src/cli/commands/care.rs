@@ -153,10 +153,22 @@ fn line_text(row: &Value) -> String {
     [text(row, "at"), format!("{:<5}", text(row, "level")), text(row, "target"), text(row, "message")].join(" ")
 }
 
-pub(super) async fn rename(client: &Client, name: &str, ui: Ui) -> Result<Exit, Failure> {
-    let answer = client.post("/api/v1/rename", &json!({ "node_id": name })).await?;
+pub(super) async fn rename(client: &Client, of: Option<&str>, name: &str, ui: Ui) -> Result<Exit, Failure> {
+    let mut body = json!({ "node_id": name });
+    if let (Some(of), Some(body)) = (of, body.as_object_mut()) {
+        body.insert("of".into(), json!(of));
+    }
+    let answer = client.post("/api/v1/rename", &body).await?;
     Ok(show(ui, "sigil.rename/1", answer, |answer| {
-        format!("This device is `{}` now, for all members.", text(answer, "node_id"))
+        let (called, asks) = (text(answer, "node_id"), text(answer, "asks"));
+        match (of, asks.as_str()) {
+            (Some(of), _) => format!("`{}` is `{called}` now, for all members and all rules.", clean(of)),
+            (None, "") => format!("This device is `{called}` now, for all members."),
+            (None, asks) => format!(
+                "This device goes on being `{called}`, for all members and all rules: it is no owner's, so it only asks to be \
+                 called `{asks}`.\nOn an owner's device, `sigil rename {called} {asks}` gives it that name."
+            ),
+        }
     }))
 }
 

@@ -75,7 +75,10 @@ fn link_text(link: &Value) -> String {
 }
 
 pub(super) async fn invite(client: &Client, args: &InviteArgs, ui: Ui) -> Result<Exit, Failure> {
-    let body = json!({ "tier": args.tier.as_str(), "expires_s": args.expires });
+    let mut body = json!({ "tier": args.tier.as_str(), "expires_s": args.expires });
+    if let (Some(name), Some(body)) = (&args.name, body.as_object_mut()) {
+        body.insert("node_id".into(), json!(name));
+    }
     let invite = client.post("/api/v1/invites", &body).await?;
     if ui.json {
         ui.document("sigil.invite/1", invite);
@@ -91,13 +94,25 @@ pub(super) async fn invite(client: &Client, args: &InviteArgs, ui: Ui) -> Result
     }
     let tier = args.tier.as_str();
     ui.say(&format!(
-        "On the other device, run `sigil join` and paste this code.\nIt becomes {}: {}.\nSingle use, expires {}. Keep it secret: whoever has it can join. `sigil invite --void {}` takes it back.",
+        "On the other device, run `sigil join` and paste this code.\nIt becomes {}: {}.{}\nSingle use, expires {}. Keep it secret: whoever has it can join. `sigil invite --void {}` takes it back.",
         article(tier),
         may(tier),
+        named(tier, &text(&invite, "node_id")),
         relative(&invite, "expires_at"),
         text(&invite, "id"),
     ));
     Ok(Exit::Ok)
+}
+
+/// The name by which it and its rights go, as a sentence.
+fn named(tier: &str, name: &str) -> String {
+    match (name, tier) {
+        ("", "owner") => String::new(),
+        ("", _) => "\nIt names itself, so no rule gives it anything by its name until an owner confirms that: `sigil rename NODE \
+                    NAME` (`--name NAME` gives it one now)."
+            .to_owned(),
+        (name, _) => format!("\nIt is called `{name}`, by all members and all rules."),
+    }
 }
 
 /// A device of this tier, as a noun.
@@ -130,13 +145,14 @@ pub(super) async fn invites(client: &Client, ui: Ui) -> Result<Exit, Failure> {
                         text(item, "id"),
                         ui.state(&text(item, "state")),
                         text(item, "tier"),
+                        text(item, "node_id"),
                         relative(item, "created_at"),
                         relative(item, "expires_at"),
                         item.get("used_by").map(name_of).unwrap_or_default(),
                     ]
                 })
                 .collect();
-            let list = table(&["ID", "STATE", "TIER", "MADE", "EXPIRES", "LET IN"], &rows);
+            let list = table(&["ID", "STATE", "TIER", "NAME", "MADE", "EXPIRES", "LET IN"], &rows);
             format!("{list}\n\n`sigil invite --void ID` takes an open one back. Other devices list their own.")
         }
     }))
@@ -498,7 +514,15 @@ fn nodes_text(body: &Value, ui: Ui) -> String {
     let rows: Vec<_> = items(body)
         .iter()
         .map(|node| {
-            let name = text(node, "node_id");
+            let mut name = text(node, "node_id");
+            if node.get("state").and_then(Value::as_str) != Some("pending") {
+                let asks = text(node, "asks");
+                if !asks.is_empty() {
+                    let _ = write!(name, " (asks to be `{asks}`)");
+                } else if node.get("confirmed") == Some(&Value::Bool(false)) {
+                    name.push_str(" (named itself)");
+                }
+            }
             let leads = node.get("gateway") == Some(&Value::Bool(true));
             vec![
                 if leads { format!("{name} {}", ui.paint(Tone::Strong, "(gateway)")) } else { name },
@@ -531,6 +555,7 @@ pub(super) async fn node(client: &Client, id: &str, ui: Ui) -> Result<Exit, Fail
             ("state", ui.state(&text(node, "state"))),
             ("why", text(node, "why")),
             ("words", words(node, "check")),
+            ("rules", known_as(node)),
             ("tier", text(node, "tier")),
             ("let in by", let_in(node)),
             ("platform", text(node, "platform")),
@@ -546,6 +571,23 @@ pub(super) async fn node(client: &Client, id: &str, ui: Ui) -> Result<Exit, Fail
             format!("{head}\n\n{}", table(&["TOOL", "EFFECT", "DESCRIPTION"], &rows))
         }
     }))
+}
+
+/// The name by which rules know a device, and what an owner types to give it another.
+fn known_as(node: &Value) -> String {
+    let (name, asks) = (text(node, "node_id"), text(node, "asks"));
+    if node.get("state").and_then(Value::as_str) == Some("pending") {
+        return format!("would know it as `{name}`, unless `sigil approve` gives it another `--name`");
+    }
+    if node.get("confirmed") == Some(&Value::Bool(false)) {
+        return format!(
+            "know it by no name, since it named itself; on an owner's device: `sigil rename {name} {name}`, or another name"
+        );
+    }
+    match asks.as_str() {
+        "" => format!("know it as `{name}`"),
+        asks => format!("know it as `{name}`; it asks for `{asks}`: `sigil rename {name} {asks}` on an owner's device"),
+    }
 }
 
 /// By whose word a device belongs, and since when.

@@ -51,7 +51,7 @@ pub(crate) async fn run(command: Command, client: Client, ui: Ui) -> Result<Exit
         Command::Logs { follow, lines } => care::logs(client, follow, lines, ui).await,
         Command::Backup { file, force } => backup::backup(client, &file, force, ui).await,
         Command::Restore(args) => backup::restore(client, &args, ui).await,
-        Command::Rename { name } => care::rename(client, &name, ui).await,
+        Command::Rename { of, name } => care::rename(client, of.as_deref(), &name, ui).await,
         Command::Reload => care::reload(client, ui).await,
         Command::Doctor => care::doctor(client, ui).await,
         // Handled before there is a client.

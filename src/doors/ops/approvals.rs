@@ -47,7 +47,7 @@ pub async fn list(mesh: &MeshHandle, who: &Identity, after: Option<CallCursor>, 
     let mut all = mesh.approvals().await?;
     let (view, now_ms) = (mesh.view(), now().wall_ms);
     let is_shown = |approval: &Approval| {
-        who.may_see(&approval.header.principal, &view.rights) && after.is_none_or(|after| place(approval) < after)
+        who.may_see_call(&approval.header, &view.rights) && after.is_none_or(|after| place(approval) < after)
     };
     all.retain(is_shown);
     all.sort_by_key(|approval| std::cmp::Reverse(place(approval)));
@@ -120,7 +120,7 @@ async fn say_who(mesh: &MeshHandle, who: &Identity, id: ReqId, error: OpError) -
     let all = mesh.approvals().await.unwrap_or_default();
     let found = all.into_iter().find(|approval| approval.id == id);
     let view = mesh.view();
-    let Some(found) = found.filter(|found| who.may_see(&found.header.principal, &view.rights)) else { return error };
+    let Some(found) = found.filter(|found| who.may_see_call(&found.header, &view.rights)) else { return error };
     let mut people: Vec<PersonId> = found.asks.into_iter().flat_map(|(_, people)| people).collect();
     people.sort();
     people.dedup();

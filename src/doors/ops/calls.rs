@@ -91,6 +91,7 @@ pub async fn call(mesh: &MeshHandle, who: &Identity, request: Request<'_>) -> Re
         | Reply::Invited
         | Reply::InviteVoided
         | Reply::Approved(_)
+        | Reply::Renamed
         | Reply::Revoked
         | Reply::RevokedAll(_)
         | Reply::Left
@@ -220,7 +221,7 @@ async fn wait_for(
 
 /// A call that concerns the caller. Of another's it is not told that there is one.
 pub(super) async fn find(mesh: &MeshHandle, who: &Identity, id: ReqId) -> Result<CallRecord, OpError> {
-    let found = mesh.call(id).await?.filter(|call| who.may_see(&call.header.principal, &mesh.view().rights));
+    let found = mesh.call(id).await?.filter(|call| who.may_see_call(&call.header, &mesh.view().rights));
     Ok(found.ok_or(MeshError::from(Refusal::UnknownCall(id)))?)
 }
 
@@ -292,7 +293,7 @@ pub async fn list(
 ) -> Result<Page, OpError> {
     let view = mesh.view();
     let node = node.map(|text| device_meant(&view, text)).transpose()?;
-    let asker = who.token().filter(|_| !who.is_admin(&view.rights)).map(|shown| shown.holder.clone());
+    let asker = who.calls_of(&view.rights);
     let CallPage { items, next } = mesh.calls(CallFilter { node, state, asker }, after, limit).await?;
     let mut readings = Vec::with_capacity(items.len());
     for record in items {

@@ -189,8 +189,8 @@ pub async fn approve(
         Named::Member(node) => {
             approval.confirm(&node.peer)?;
             if approval.node_id.is_some_and(|wanted| wanted != node.node_id) {
-                return Err(OpError::new(ErrorCode::Conflict, "a name is given once, at the first approval")
-                    .hint("`sigil rename` on that device gives it another"));
+                return Err(OpError::new(ErrorCode::Conflict, "an approval gives a name once, the first time")
+                    .hint("`sigil rename NODE NAME` gives a member another; an owner's device renames itself"));
             }
             if let Some(tier) = approval.tier.filter(|tier| node.tier != *tier) {
                 no_owner(who, node.tier)?;
@@ -217,12 +217,47 @@ pub async fn approve_pending(
     admit(mesh, peer, approval).await
 }
 
-/// Gives this device another name, by which all members call it.
+/// What a device is called after a change of its name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Renamed {
+    /// Its name.
+    pub node_id: NodeId,
+    /// The name for which it asks now: an owner has to give it (`docs/decisions/0067`).
+    pub asks: Option<NodeId>,
+}
+
+/// Gives the device that `text` names the name by which all call it, and by which rights know it.
+///
+/// # Errors
+/// As [`resolve`]; it is an owner's, which chooses its name itself; it is not asked through the socket of an owner's device;
+/// or another member has the name.
+pub async fn rename_other(mesh: &MeshHandle, who: &Identity, text: &str, name: NodeId) -> Result<Renamed, OpError> {
+    let (view, around) = (mesh.view(), mesh.surroundings());
+    let peer = match resolve(&view, &around.pending, text)? {
+        Named::Member(node) if node.peer == view.me && node.tier == Tier::Owner => return rename(mesh, name).await,
+        Named::Member(node) => node.peer,
+        Named::Pending(pending) => {
+            let detail = format!("`{}` awaits approval, and has no name yet", pending.node_id);
+            return Err(OpError::new(ErrorCode::Conflict, detail)
+                .hint(format!("`sigil approve {} --name {name}` lets it in under this name", pending.peer.short())));
+        }
+    };
+    who.require_socket(
+        "the name of another device is given, which decides on its rights",
+        "run `sigil` on this machine",
+    )?;
+    mesh.command(Command::Rename { peer, node_id: name }).await?;
+    let (_, node) = approved(mesh, peer).await?;
+    Ok(Renamed { node_id: node.node_id, asks: node.asks })
+}
+
+/// Gives this device another name, by which all members call it. One that is no owner's and whose name an owner gave or saw
+/// only asks for it.
 ///
 /// # Errors
 /// Another member has the name, or has had it by its approval; this device belongs to no mesh now; or the agent
 /// is stopping.
-pub async fn rename(mesh: &MeshHandle, name: NodeId) -> Result<NodeId, OpError> {
+pub async fn rename(mesh: &MeshHandle, name: NodeId) -> Result<Renamed, OpError> {
     let view = mesh.view();
     if view.by_peer(&view.me).is_none() {
         return Err(OpError::new(ErrorCode::Conflict, "this device belongs to no mesh now, and has no name there")
@@ -238,12 +273,16 @@ pub async fn rename(mesh: &MeshHandle, name: NodeId) -> Result<NodeId, OpError> 
         Found::One(_) | Found::None => {}
     }
     mesh.rename(name.clone()).await?;
-    if mesh.view().node_id != name {
+    let now = mesh.view();
+    if let Some(node) = now.by_peer(&now.me).filter(|node| node.tier != Tier::Owner && node.confirmed) {
+        return Ok(Renamed { node_id: node.node_id.clone(), asks: node.asks.clone() });
+    }
+    if now.node_id != name {
         // Its own approval has given it to another member, which has given itself another since.
         mesh.rename(view.node_id.clone()).await?;
         return Err(taken());
     }
-    Ok(name)
+    Ok(Renamed { node_id: name, asks: None })
 }
 
 /// Rejects a device that awaits approval.

@@ -6,6 +6,7 @@ use std::path::Path;
 use mesh_core::budget::OverBudget;
 use mesh_core::ids::PeerId;
 use mesh_core::io::{DiskSpace, Halt, StoppedLog, View};
+use mesh_core::policy::Mode;
 use mesh_core::record::Tier;
 use nix::sys::statvfs::FsFlags;
 
@@ -126,6 +127,17 @@ pub fn attention(view: &View) -> Vec<(String, String)> {
         } else {
             let press = format!("`sigil approve {0}` or `sigil reject {0}`", again.peer.short());
             found.push((format!("`{}` awaits re-approval: {why}", again.node_id), press));
+        }
+    }
+    for node in &view.nodes {
+        let name = &node.node_id;
+        if let Some(wanted) = &node.asks {
+            let press =
+                format!("`sigil rename {name} {wanted}` on an owner's device gives it that name, if it should have it");
+            found.push((format!("`{name}` asks to be called `{wanted}`"), press));
+        } else if !node.confirmed && view.rights.mode() == Mode::Workspaces {
+            let press = format!("`sigil rename {name} {name}` on an owner's device confirms it, or gives it another");
+            found.push((format!("`{name}` named itself, so that rules which name devices give it nothing"), press));
         }
     }
     for halt in &view.halts {

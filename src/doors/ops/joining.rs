@@ -32,19 +32,26 @@ pub fn nearby(mesh: &MeshHandle) -> Vec<Nearby> {
     seen
 }
 
-/// Makes a single-use invite that grants `tier`; `ttl` = [`INVITE_TTL_DEFAULT`] if none is named. One that makes an owner
+/// Makes a single-use invite that grants `tier`, and gives the newcomer this name if there is one; `ttl` = [`INVITE_TTL_DEFAULT`] if none is named. One that makes an owner
 /// through the socket only.
 ///
 /// # Errors
-/// `ttl` is below one second or above [`INVITE_TTL_MAX`], the caller may not make an owner, or the mesh refuses.
-pub async fn invite(mesh: &MeshHandle, who: &Identity, tier: Tier, ttl: Option<Duration>) -> Result<Invite, OpError> {
+/// `ttl` is below one second or above [`INVITE_TTL_MAX`], the caller may not make an owner, another member has the name, or
+/// the mesh refuses.
+pub async fn invite(
+    mesh: &MeshHandle,
+    who: &Identity,
+    tier: Tier,
+    ttl: Option<Duration>,
+    name: Option<NodeId>,
+) -> Result<Invite, OpError> {
     may_grant(who, tier, "an invite that makes an owner is made", "or ask for one with `\"tier\": \"shared\"`")?;
     let ttl = ttl.unwrap_or(INVITE_TTL_DEFAULT);
     if !(Duration::from_secs(1)..=INVITE_TTL_MAX).contains(&ttl) {
         let detail = format!("an invite must expire after 1 to {} seconds", INVITE_TTL_MAX.as_secs());
         return Err(OpError::new(ErrorCode::Invalid, detail));
     }
-    Ok(mesh.invite(tier, ttl).await?)
+    Ok(mesh.invite(tier, ttl, name).await?)
 }
 
 /// `Err` if `tier` is more than this caller may hand out: who becomes an owner can do anything with every device, and

@@ -104,8 +104,13 @@ fn check_holder(view: &View, holder: &Principal) -> Result<(), OpError> {
                 .hint("`sigil person list` shows who is; `sigil person add` adds somebody"))
         }
         Principal::Device(node) => {
-            if view.rights.named(node).is_some() {
+            if view.rights.known_as(node).is_some() {
                 return Ok(());
+            }
+            if view.rights.named(node).is_some() {
+                let detail = format!("device `{node}` named itself, and no owner has confirmed that");
+                return Err(OpError::new(ErrorCode::UnknownNode, detail)
+                    .hint(format!("`sigil rename {node} {node}` confirms it, or gives it another name")));
             }
             Err(OpError::new(ErrorCode::UnknownNode, format!("no device is called `{node}`"))
                 .hint("`sigil nodes` lists the devices of this mesh"))

@@ -150,7 +150,7 @@ pub(super) struct ListQuery {
 }
 
 /// The calls that wait for a person's answer, as this device knows them, newest first. By a token that does not look after the
-/// mesh, those of its principal.
+/// mesh, those of its holder; if it is narrowed, those that it made.
 #[utoipa::path(get, path = "/api/v1/approvals", operation_id = "listApprovals", tag = "calls", params(ListQuery),
     responses((status = 200, description = "A page", body = Page<WaitingCall>)))]
 pub(super) async fn list(

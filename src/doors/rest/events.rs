@@ -80,7 +80,7 @@ fn event_words() -> Object {
 ///
 /// Each event has an id; a client that comes back with it as `Last-Event-ID` gets what it missed. When that is too old,
 /// or of an earlier run of the agent, it gets `reset`: read everything anew. The details of an event are read from its route.
-/// A token that does not look after the mesh gets the topics `gateway`, `nodes` and, of calls of its principal, `call`; the
+/// A token that does not look after the mesh gets the topics `gateway`, `nodes` and, of calls that it may see, `call`; the
 /// stream ends when it is revoked.
 #[utoipa::path(get, path = "/api/v1/events", operation_id = "streamEvents", tag = "operation",
     params(EventQuery, ("Last-Event-ID" = String, Header, description = "Id of the last event that was seen")),

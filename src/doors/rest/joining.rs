@@ -16,7 +16,7 @@ use utoipa::{PartialSchema, ToSchema};
 use super::extract::{JSON, Nothing, Segment, body, body_or_default, check_accept};
 use super::model::{Check, NamedPeer, NearbyDevice, Node, Page, PendingDevice, TierName, time};
 use super::nodes::Approval;
-use super::shapes::{Code, DeviceAddress, DeviceRef, InviteId, Shape as _, Whole, Words, not_null};
+use super::shapes::{Code, DeviceAddress, DeviceRef, InviteId, NodeName, Shape as _, Whole, Words, not_null};
 use crate::doors::app::AppState;
 use crate::doors::identity::Identity;
 use crate::doors::ops::devices;
@@ -84,6 +84,11 @@ pub(super) struct NewInvite {
     /// Seconds until it expires; default 900.
     #[schema(inline)]
     expires_s: Option<Lifetime>,
+    /// Name that the newcomer gets, and by which rights know it. Without one it names itself: then rights know it by no name
+    /// before an owner confirms it, unless it becomes an owner.
+    #[serde(default, deserialize_with = "not_null")]
+    #[schema(nullable = false)]
+    node_id: Option<NodeName>,
 }
 
 /// An invite. The code is the secret itself: whoever has it can join.
@@ -103,6 +108,9 @@ pub(super) struct InviteAnswer {
     warnings: Vec<String>,
     /// Tier that it grants.
     tier: TierName,
+    /// Name that it gives; null: whoever comes with it names itself.
+    #[schema(value_type = Option<NodeName>)]
+    node_id: Option<String>,
 }
 
 /// Makes a single-use invite. With the tier owner only through the unix socket: to a token it is 403.
@@ -116,7 +124,8 @@ pub(super) async fn invite(
     let new: NewInvite = body_or_default(request).await?;
     let tier = Tier::from(new.tier.unwrap_or(TierName::Owner));
     let ttl = new.expires_s.map(|seconds| Duration::from_secs(seconds.0));
-    let invite = joining::invite(app.mesh(), &who, tier, ttl).await?;
+    let name = new.node_id.map(|NodeName(name)| name);
+    let invite = joining::invite(app.mesh(), &who, tier, ttl, name.clone()).await?;
     let answer = InviteAnswer {
         id: invite_id(&invite.code.secret_hash()),
         code: invite.code.to_string(),
@@ -124,6 +133,7 @@ pub(super) async fn invite(
         addresses: invite.code.addresses.iter().map(ToString::to_string).collect(),
         warnings: invite.warnings(),
         tier: tier.into(),
+        node_id: name.map(|name| name.to_string()),
     };
     Ok((StatusCode::CREATED, Json(answer)))
 }
@@ -150,6 +160,9 @@ pub(super) struct InviteItem {
     id: String,
     /// Tier that it grants.
     tier: TierName,
+    /// Name that it gives; null: whoever comes with it names itself.
+    #[schema(value_type = Option<NodeName>)]
+    node_id: Option<String>,
     /// Time of its making.
     created_at: String,
     /// Time of its expiry.
@@ -171,6 +184,7 @@ impl InviteItem {
         Self {
             id: invite.id(),
             tier: invite.tier.into(),
+            node_id: invite.name.as_ref().map(ToString::to_string),
             created_at: time(invite.created_ms),
             expires_at: time(invite.expires_ms),
             state,

@@ -329,6 +329,12 @@ pub struct Node {
     /// Its name; while it awaits approval, the one that it asks for.
     #[schema(value_type = NodeName)]
     pub node_id: String,
+    /// True if rights know it by this name: an owner gave or saw it, or it is an owner's device. Otherwise what gives to
+    /// devices by name gives it nothing, and what takes away from devices by name takes from it.
+    pub confirmed: bool,
+    /// The name for which it asks and which it does not have: an owner has to give it.
+    #[schema(value_type = Option<NodeName>)]
+    pub asks: Option<String>,
     /// Its identity.
     pub peer_id: String,
     /// Its check words: what people compare.
@@ -409,6 +415,8 @@ impl Node {
         let directory = node.directory.as_deref();
         Self {
             node_id: node.node_id.to_string(),
+            confirmed: node.confirmed,
+            asks: node.asks.as_ref().map(ToString::to_string),
             peer_id: node.peer.to_string(),
             check: Check::of(&node.peer),
             approved_by: node.approved_by.map(|by| NamedPeer::new(view, &by)),
@@ -432,6 +440,8 @@ impl Node {
         let peer = pending.peer.to_string();
         Self {
             node_id: pending.node_id.to_string(),
+            confirmed: false,
+            asks: None,
             check: Check::of(&pending.peer),
             approved_by: None,
             approved_at: None,

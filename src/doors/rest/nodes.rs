@@ -12,7 +12,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::extract::{JSON, Query, Segment, body, body_or_default, check_accept};
 use super::model::{self, Check, Endpoints, Guest, Node, NodeState, Page, RightBy, Status, TierName, Tool};
-use super::shapes::{DeviceRef, NodeName, Words, of_query};
+use super::shapes::{DeviceRef, NodeName, Words, not_null, of_query};
 use crate::doors::app::AppState;
 use crate::doors::identity::Identity;
 use crate::doors::ops::devices::{self, Named};
@@ -56,23 +56,38 @@ pub(super) async fn status(State(app): AppState, headers: HeaderMap) -> Result<J
 pub(super) struct Rename {
     /// The name.
     node_id: NodeName,
+    /// The device; default this one. Another is named at an owner's device, through the unix socket.
+    #[serde(default, deserialize_with = "not_null")]
+    #[schema(nullable = false)]
+    of: Option<DeviceRef>,
 }
 
-/// The name that this device has.
+/// The name that the device has.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Renamed {
     /// The name.
     #[schema(value_type = NodeName)]
     node_id: String,
+    /// The name for which it asks and which it does not have: an owner has to give it.
+    #[schema(value_type = Option<NodeName>)]
+    asks: Option<String>,
 }
 
-/// Gives this device another name, by which all members call it.
+/// Gives a device the name by which all members call it and rights know it. This device, if it is no owner's and an owner
+/// gave or saw its name, only asks for another.
 #[utoipa::path(post, path = "/api/v1/rename", operation_id = "rename", tag = "mesh", request_body = Rename,
     responses((status = 200, description = "The name that it has now", body = Renamed)))]
-pub(super) async fn rename(State(app): AppState, request: Request<Body>) -> Result<Json<Renamed>, OpError> {
-    let Rename { node_id: NodeName(name) } = body(request).await?;
-    let node_id = devices::rename(app.mesh(), name).await?.to_string();
-    Ok(Json(Renamed { node_id }))
+pub(super) async fn rename(
+    State(app): AppState,
+    Extension(who): Extension<Identity>,
+    request: Request<Body>,
+) -> Result<Json<Renamed>, OpError> {
+    let Rename { node_id: NodeName(name), of } = body(request).await?;
+    let devices::Renamed { node_id, asks } = match of {
+        Some(DeviceRef(text)) => devices::rename_other(app.mesh(), &who, &text, name).await?,
+        None => devices::rename(app.mesh(), name).await?,
+    };
+    Ok(Json(Renamed { node_id: node_id.to_string(), asks: asks.map(|name| name.to_string()) }))
 }
 
 /// Filter of devices.

@@ -46,8 +46,8 @@ use crate::mesh::check_words::CheckWords;
 use crate::mesh::invite::InviteCode;
 use crate::mesh::store::MemStore;
 use crate::mesh::{
-    CallCursor, CallPage, EventKind, EventLog, Invite, InviteInfo, InviteState, JoinError, JoinTarget, Joined, Nearby,
-    Pending, Request, Surroundings,
+    CallCursor, CallPage, EventKind, EventLog, Invite, InviteInfo, InviteState, InviteTerms, JoinError, JoinTarget,
+    Joined, Nearby, Pending, Request, Surroundings,
 };
 use crate::platform::FileId;
 use crate::tasks::TaskGroup;
@@ -78,6 +78,8 @@ fn node(name: &str, peer: PeerId, tier: Tier, online: bool, tools: &[&str]) -> N
         peer,
         key: key(9),
         node_id: node_id(name),
+        confirmed: true,
+        asks: None,
         tier,
         approved_by: None,
         since_ms: 0,
@@ -177,6 +179,7 @@ impl Said {
         let facts = |node: &NodeView| DeviceFacts {
             peer: node.peer,
             node: node.node_id.clone(),
+            confirmed: node.confirmed,
             tier: node.tier,
             trusted: true,
             tools: node.tools().iter().map(Offered::of).collect(),
@@ -438,7 +441,7 @@ impl FakeMesh {
                 reply(to, Ok(CallPage { items: all, next }));
             }
             Request::Approvals(to) => reply(to, self.books.lock().unwrap().approvals.clone()),
-            Request::Invite(tier, ttl, to) => {
+            Request::Invite(InviteTerms { tier, ttl, name }, to) => {
                 let expires_ms = ACCEPTED_MS + ttl.as_millis() as u64;
                 let code = InviteCode {
                     mesh: MeshId([3; 32]),
@@ -451,6 +454,7 @@ impl FakeMesh {
                 self.books.lock().unwrap().invites.push(InviteInfo {
                     secret: code.secret_hash(),
                     tier,
+                    name,
                     created_ms: ACCEPTED_MS,
                     expires_ms,
                     state: InviteState::Open,
@@ -550,6 +554,7 @@ impl FakeMesh {
                 Reply::InviteVoided
             }
             Command::Answer(answer) => Self::take(&mut books, &answer),
+            Command::Rename { .. } => Reply::Renamed,
             Command::Invite { .. }
             | Command::Redeem { .. }
             | Command::Leave

@@ -259,6 +259,7 @@ fn refusal_code(refusal: &Refusal) -> RefusalCode {
         Refusal::NeedsNewKey => RefusalCode::NeedsNewKey,
         Refusal::NotOwner | Refusal::NotMember => RefusalCode::NotOwner,
         Refusal::UnknownNode(_)
+        | Refusal::NameTaken(_)
         | Refusal::UnknownTool { .. }
         | Refusal::UnknownCall(_)
         | Refusal::QueueFull { .. }

@@ -39,6 +39,8 @@ fn member(n: u8) -> NodeView {
         peer: key.peer_id(),
         key,
         node_id: name("nas"),
+        confirmed: true,
+        asks: None,
         tier: Tier::Owner,
         approved_by: None,
         since_ms: 0,

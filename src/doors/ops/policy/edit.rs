@@ -168,11 +168,11 @@ pub struct Held(Arc<View>);
 
 impl Devices for Held {
     fn peer(&self, node: &NodeId) -> Option<PeerId> {
-        self.0.rights.named(node)
+        self.0.rights.known_as(node)
     }
 
     fn node(&self, peer: &PeerId) -> Option<NodeId> {
-        self.0.by_peer(peer).map(|node| node.node_id.clone())
+        self.0.rights.name_of(peer).cloned()
     }
 }
 
@@ -183,7 +183,8 @@ impl Held {
         Self(view)
     }
 
-    /// Keys of a part of which something was said, in order. Of devices that are no members nothing can be said in a file.
+    /// Keys of a part of which something was said, in order. Of devices that rights know by no name, and of those that are no
+    /// members, nothing can be said in a file.
     fn keys<'a>(&'a self, part: &'a Part) -> impl Iterator<Item = &'a Key> {
         let is_known = |key: &&Key| !matches!(key, Key::Device(peer) if self.node(peer).is_none());
         self.0.said.keys().filter(|key| part.has(key)).filter(is_known)
@@ -268,6 +269,15 @@ impl Held {
             at_ms: statement.hlc >> 16,
         });
         said.collect()
+    }
+
+    fn unknown_device(&self, node: &NodeId) -> OpError {
+        let error = |detail| OpError::new(ErrorCode::UnknownNode, detail);
+        match self.0.rights.named(node) {
+            Some(_) => error(format!("device `{node}` named itself, and no owner has confirmed that"))
+                .hint(format!("`sigil rename {node} {node}` confirms it, or gives it another name")),
+            None => error(format!("no device is called `{node}`")).hint("`sigil nodes` lists the devices of this mesh"),
+        }
     }
 
     /// The person who edits at this device.
@@ -360,6 +370,9 @@ pub async fn replace(
 ) -> Result<Edited, OpError> {
     let held = for_edit(mesh, who)?;
     IfMatch::check(if_match, held.etag(part))?;
+    if let Some(node) = wanted.devices.keys().find(|node| held.peer(node).is_none()) {
+        return Err(held.unknown_device(node));
+    }
     let changes = held.changes(part, wanted).map_err(|error| match &error.twin {
         Some(rule) => OpError::new(ErrorCode::DuplicateRule, error.to_string()).with("rule", rule.to_string()),
         None => OpError::new(ErrorCode::Invalid, error.to_string()),
@@ -410,8 +423,12 @@ pub async fn declare(mesh: &MeshHandle, wanted: &PolicySettings, text: &str) -> 
     let is_person = |person: &PersonId| held.0.rights.person(person).is_some();
     let mut warnings: Vec<String> = wanted.warnings(&is_person, Some(text)).iter().map(ToString::to_string).collect();
     let unknown = wanted.devices.keys().filter(|node| held.peer(node).is_none());
-    warnings.extend(unknown.map(|node| {
-        format!("devices.{node}: no device of the mesh is called so: `sigil reload` takes it once one is")
+    warnings.extend(unknown.map(|node| match held.0.rights.named(node) {
+        Some(_) => format!(
+            "devices.{node}: the device that is called so named itself: `sigil rename {node} {node}` confirms that, then \
+             `sigil reload` takes it"
+        ),
+        None => format!("devices.{node}: no device of the mesh is called so: `sigil reload` takes it once one is"),
     }));
     let edit = Edit { by: held.editor()?, changes, declared: true, force: true, seen: Vec::new() };
     Ok(Edited { written: write(mesh, edit).await?, warnings })

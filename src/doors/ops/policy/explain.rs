@@ -1,5 +1,7 @@
 //! Answers about rights in words: who may use what, why, and what would change it.
 
+use std::fmt::Write as _;
+
 use mesh_core::ids::{NodeId, ToolName};
 use mesh_core::policy::{
     Cause, Decision, Domain, Layer, Name, PersonId, Principal, Remedy, Request, RuleRef, RuleVerdict, Verdict, View,
@@ -106,7 +108,17 @@ impl Rights {
         let who = self.principal(principal);
         let said_yes = !decision.consents.is_empty();
         let said = if said_yes { Verdict::Ask } else { decision.verdict };
-        let why = sentence(&self.why(&decision.rule, said, about, request));
+        let mut why = sentence(&self.why(&decision.rule, said, about, request));
+        for peer in [&request.origin, &request.target] {
+            if let Some(name) = self.view.unknown_name(peer) {
+                let _ = write!(
+                    why,
+                    " `{name}` named itself: until an owner confirms that (`sigil rename {name} {name}`), what gives to devices \
+                     by name gives it nothing, and what takes away from devices by name takes from it."
+                );
+                break;
+            }
+        }
         match decision.verdict {
             Verdict::Allow if said_yes => format!("{who} may use `{tool}` of `{node}`, since somebody said yes. {why}"),
             Verdict::Allow => format!("{who} may use `{tool}` of `{node}`. {why}"),
@@ -203,6 +215,7 @@ impl Rights {
             | Remedy::ApproveTool(_)
             | Remedy::LiftLocal(_)
             | Remedy::OwnerDevice
+            | Remedy::ConfirmName(_)
             | Remedy::NameNone(_) => remedy.to_string(),
         };
         sentence(&text)

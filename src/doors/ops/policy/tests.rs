@@ -117,7 +117,7 @@ impl World {
         };
         let (peer, node) = (peer(node), node.parse().unwrap());
         let deny = read(&said["deny"]).unwrap_or_default();
-        self.devices.insert(peer, DeviceFacts { peer, node, tier, trusted: true, tools, deny });
+        self.devices.insert(peer, DeviceFacts { peer, node, confirmed: true, tier, trusted: true, tools, deny });
         self.records.insert(Key::Tools(peer), Value::Tools(DeviceTools { approved }));
         let terms = read(&said["scope"]).map(|scope| Terms { scope: Some(scope), ..Terms::default() });
         let people = read(&said["people"]).unwrap();

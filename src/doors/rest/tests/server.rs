@@ -211,7 +211,7 @@ async fn s28_a_token_reaches_no_further_than_it_says() {
     // For somebody whom nobody knows there is none.
     fake.post("/api/v1/tokens", r#"{"principal":"person:mia"}"#).await.problem(404, "unknown_person");
     fake.post("/api/v1/tokens", r#"{"principal":"device:fridge"}"#).await.problem(404, "unknown_node");
-    // A device's token sees no calls of people, and its own tokens only.
+    // A device's token sees no calls of people, and its own tokens only; a narrowed one no calls but its own.
     let made = fake.post("/api/v1/tokens", r#"{"principal":"device:desk"}"#).await.ok(201);
     let device = format!("Bearer {}", made["token"].as_str().unwrap());
     let call = fake.post("/api/v1/calls", r#"{"node":"desk","tool":"slow"}"#).await.ok(202);
@@ -222,9 +222,10 @@ async fn s28_a_token_reaches_no_further_than_it_says() {
     ask(Method::POST, &format!("{one}/cancel"), &device).await.problem(404, "unknown_call");
     let count =
         async |path: &str, token: &str| ask(Method::GET, path, token).await.ok(200)["items"].as_array().unwrap().len();
-    assert_eq!([count("/api/v1/calls", &device).await, count("/api/v1/calls", &narrow).await], [0, 1]);
+    assert_eq!([count("/api/v1/calls", &device).await, count("/api/v1/calls", &narrow).await], [0, 0]);
     assert_eq!([count("/api/v1/tokens", &device).await, count("/api/v1/tokens", &whole).await], [1, 3]);
-    assert_eq!(ask(Method::GET, &one, &narrow).await.ok(200)["id"], call["id"]);
+    ask(Method::GET, &one, &narrow).await.problem(404, "unknown_call");
+    assert_eq!(ask(Method::GET, &one, &whole).await.ok(200)["id"], call["id"]);
 }
 
 #[tokio::test]

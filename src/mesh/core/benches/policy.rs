@@ -100,6 +100,7 @@ fn large() -> Large {
         devices.push(DeviceFacts {
             peer: peer(n),
             node: parse(&format!("n{}-{}", n % 10, n / 10)),
+            confirmed: true,
             tier: if n % 2 == 0 { Tier::Owner } else { Tier::Shared },
             trusted: true,
             tools: tools.collect(),

@@ -108,6 +108,10 @@ const fn of_tool(b: u8) -> bool {
     of_node(b) || matches!(b, b'.' | b'_')
 }
 
+/// The name, to patterns, of a device that rights know by no name (`docs/decisions/0067`): no device is called so, and of
+/// all patterns only `*` selects it.
+pub(crate) const UNKNOWN: &str = "";
+
 /// Devices by their names, such as `cam-*`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -116,10 +120,18 @@ pub struct NodePattern(Glob);
 text_form!(NodePattern);
 
 impl NodePattern {
-    /// True if the pattern selects this device.
+    /// True if the pattern selects this device. Of one that rights know by no name, whose
+    /// name is empty to them, it does if it selects all.
     #[must_use]
     pub fn matches(&self, node: &str) -> bool {
         self.0.matches(node)
+    }
+
+    /// True if the pattern may mean this device: where it takes something away, a device that rights know by no name could
+    /// be any.
+    #[must_use]
+    pub fn may_mean(&self, node: &str) -> bool {
+        node == UNKNOWN || self.matches(node)
     }
 
     /// True if it is a name, without wildcards.
@@ -162,6 +174,12 @@ impl ToolPattern {
     #[must_use]
     pub fn matches(&self, node: &str, tool: &str) -> bool {
         self.is_about(tool) && self.selects(node)
+    }
+
+    /// True if the pattern may mean this tool of this device, see [`NodePattern::may_mean`]. `tool` is in small letters.
+    #[must_use]
+    pub fn may_mean(&self, node: &str, tool: &str) -> bool {
+        self.is_about(tool) && self.node.as_ref().is_none_or(|pattern| pattern.may_mean(node))
     }
 
     /// True if it is about a tool of this name, of some device. `tool` is in small letters.

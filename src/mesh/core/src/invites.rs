@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::effects::Effects;
-use crate::ids::{Hash, PublicKey};
+use crate::ids::{Hash, NodeId, PublicKey};
 use crate::io::{Now, Refusal};
 use crate::limits;
 use crate::record::Tier;
@@ -13,10 +13,15 @@ use crate::rows::{self, InviteRow, Row as _};
 const KEPT_MS: u64 = 3_600_000;
 
 /// Answer to the secret of an invite.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Redeemed {
-    /// The bearer is to be approved for this tier.
-    Now(Tier),
+    /// The bearer is to be approved.
+    Now {
+        /// For this tier.
+        tier: Tier,
+        /// Under this name; `None`: under the one for which it asks.
+        name: Option<NodeId>,
+    },
     /// This very key was approved by it before: its reply was lost.
     Before,
 }
@@ -36,7 +41,14 @@ impl Invites {
     }
 
     /// Keeps a new invite, and forgets old ones.
-    pub(crate) fn open(&mut self, secret: Hash, tier: Tier, ttl_ms: u64, fx: &mut Effects<'_>) -> Result<(), Refusal> {
+    pub(crate) fn open(
+        &mut self,
+        secret: Hash,
+        tier: Tier,
+        ttl_ms: u64,
+        name: Option<NodeId>,
+        fx: &mut Effects<'_>,
+    ) -> Result<(), Refusal> {
         let now = fx.now.wall_ms;
         for (hash, _) in self.0.extract_if(.., |_, row| row.expires_ms.saturating_add(KEPT_MS) < now) {
             fx.delete(rows::invite(&hash));
@@ -54,7 +66,7 @@ impl Invites {
             }
         }
         let expires_ms = now.saturating_add(ttl_ms);
-        let row = InviteRow { tier, created_ms: now, expires_ms, used_by: None, void: false };
+        let row = InviteRow { tier, created_ms: now, expires_ms, used_by: None, void: false, name };
         fx.put(rows::invite(&secret), &row);
         self.0.insert(secret, row);
         Ok(())
@@ -68,7 +80,7 @@ impl Invites {
             Some(_) => Err(Refusal::InviteUsed),
             None if row.void => Err(Refusal::InviteVoid),
             None if row.expires_ms <= now.wall_ms => Err(Refusal::InviteExpired),
-            None => Ok(Redeemed::Now(row.tier)),
+            None => Ok(Redeemed::Now { tier: row.tier, name: row.name.clone() }),
         }
     }
 

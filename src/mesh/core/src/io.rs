@@ -239,6 +239,8 @@ pub enum Command {
         tier: Tier,
         /// Time that it is good for.
         ttl_ms: u64,
+        /// Name that it gives; `None`: who comes with it names itself.
+        name: Option<NodeId>,
     },
     /// Take back an invite that nobody has used.
     VoidInvite {
@@ -262,6 +264,13 @@ pub enum Command {
         node_id: NodeId,
         /// Tier to give it.
         tier: Tier,
+    },
+    /// Give a member that is no owner the name that rights are to know it by.
+    Rename {
+        /// Which.
+        peer: PeerId,
+        /// The name.
+        node_id: NodeId,
     },
     /// Revoke and forget a peer.
     Revoke {
@@ -392,6 +401,8 @@ pub enum Reply {
     InviteVoided,
     /// The peer belongs to the mesh.
     Approved(Box<Welcome>),
+    /// The peer has the name.
+    Renamed,
     /// The peer is revoked.
     Revoked,
     /// These peers are revoked, except the ones that are named here, with why not.
@@ -452,6 +463,9 @@ pub enum Refusal {
     /// No such node.
     #[error("no node is called `{0}`")]
     UnknownNode(String),
+    /// Another member has the name.
+    #[error("`{0}` means another member of this mesh")]
+    NameTaken(NodeId),
     /// No such tool on that node.
     #[error("node `{node}` offers no tool `{tool}`")]
     UnknownTool {
@@ -935,6 +949,10 @@ pub struct NodeView {
     pub key: PublicKey,
     /// Its name.
     pub node_id: NodeId,
+    /// True if rights know it by this name: an owner gave or saw it, or it is an owner's device.
+    pub confirmed: bool,
+    /// Another name, for which it asks and which it does not have.
+    pub asks: Option<NodeId>,
     /// Its tier.
     pub tier: Tier,
     /// Owner that approved it; `None`: it founded the mesh.

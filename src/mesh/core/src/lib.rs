@@ -42,5 +42,6 @@ mod membership;
 mod nodes;
 mod reattestation;
 mod rights;
+mod rooms;
 mod tiers;
 mod trust;

@@ -83,6 +83,8 @@ pub const TRUNCATIONS_AHEAD_BYTES_MAX: usize = 4 * 1024 * 1024;
 pub const STATEMENTS_MAX: u64 = 4_096;
 /// Their bytes, and as many again of those that take away.
 pub const STATEMENTS_BYTES_MAX: u64 = 8 * 1024 * 1024;
+/// Bytes of statements about rights of all authors that are held, each counted as 1 KiB at least: shared along the approvals.
+pub const STATEMENTS_ROOM_MAX: u64 = 16 * 1024 * 1024;
 /// Bytes of all that holds about rights: what is told to a newcomer in a welcome.
 pub const RIGHTS_BYTES_MAX: usize = 2 * 1024 * 1024;
 /// Directories in a welcome: its giver sends no more, and a newcomer takes no more.

@@ -10,7 +10,9 @@ use crate::frame::{EntryItem, Frame};
 use crate::ids::{Hash, Incarnation, NodeId, PeerId, PublicKey};
 use crate::io::{Refusal, Welcome};
 use crate::limits;
+use crate::nodes::Nodes;
 use crate::record::{ChangeKind, MembershipChange, Tier};
+use crate::trust::Member;
 
 /// The envelope of a membership change with its salt, and room to spare.
 const ENVELOPE_BYTES_MAX: usize = 512;
@@ -29,10 +31,13 @@ pub(crate) fn require_owner(facts: &Facts<'_>) -> Result<(), Refusal> {
 /// The name that an approval gives to a device.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Naming<'a> {
-    /// This one, if it belongs to nobody yet: who belongs keeps its own.
+    /// This one, which a person saw, if the device belongs to no mesh yet: who belongs keeps the name by which it is called.
     First(&'a NodeId),
-    /// This one: the device comes anew, also where it is not known yet that it left.
-    Anew(&'a NodeId),
+    /// This one, which the invite gives: the device comes anew, also where it is not known yet that it left.
+    Invited(&'a NodeId),
+    /// This one, for which the device itself asks, with an invite that names nobody. Who has a name that an owner gave or
+    /// saw keeps that: nobody sheds it by another invite.
+    Unseen(&'a NodeId),
 }
 
 /// The approval of a device; `None` when it belongs already, with that tier, under that name.
@@ -48,22 +53,70 @@ pub(crate) fn approve(
     if known.is_none() && trust.membership().members.len() >= limits::PEERS_MAX {
         return Err(Refusal::Full(format!("a mesh has at most {} peers", limits::PEERS_MAX)));
     }
-    let wanted = match (naming, known) {
-        (Naming::First(_), Some(member)) => &member.node_id,
-        (Naming::First(name) | Naming::Anew(name), _) => name,
+    let chosen = facts.nodes.chosen_names(trust);
+    let (wanted, seen) = match (naming, known) {
+        (Naming::First(_), Some(member)) if member.tier == tier => (&member.node_id, true),
+        // What it is called is what a person sees who gives it another tier.
+        (Naming::First(_), Some(member)) => (chosen.get(&peer).unwrap_or(&member.node_id), true),
+        (Naming::Unseen(_), Some(member)) if member.confirmed => (&member.node_id, true),
+        (Naming::Unseen(name), _) => (name, false),
+        (Naming::First(name) | Naming::Invited(name), _) => (name, true),
     };
-    if known.is_some_and(|member| member.tier == tier && member.node_id == *wanted) {
+    let is_named =
+        |member: &Member| member.node_id == *wanted && (member.confirmed || !matches!(naming, Naming::Invited(_)));
+    if known.is_some_and(|member| member.tier == tier && is_named(member)) {
         return Ok(None);
     }
-    let after = trust.known_about(&peer);
+    let node_id = trust.free_name(wanted, &peer, seen, &chosen);
+    say_approved(key, tier, node_id, seen, facts).map(Some)
+}
+
+/// An owner gives a member the name that rights are to know it by: an approval to the tier that it has.
+pub(crate) fn rename(peer: PeerId, name: &NodeId, facts: &Facts<'_>) -> Result<Option<MembershipChange>, Refusal> {
+    require_owner(facts)?;
+    let trust = facts.trust;
+    let member = trust.member(&peer).ok_or_else(|| Refusal::UnknownNode(peer.to_string()))?;
+    if member.tier == Tier::Owner {
+        return Err(Refusal::Invalid("an owner's device chooses its name itself: rename it there".to_owned()));
+    }
+    if member.confirmed && member.node_id == *name {
+        return Ok(None);
+    }
+    require_free(name, Some(&peer), facts)?;
+    say_approved(member.key, member.tier, name.clone(), true, facts).map(Some)
+}
+
+/// `Err` if this name may not be given by an invite of ours.
+pub(crate) fn may_invite(name: Option<&NodeId>, facts: &Facts<'_>) -> Result<(), Refusal> {
+    require_owner(facts)?;
+    name.map_or(Ok(()), |name| require_free(name, None, facts))
+}
+
+/// `Err` if another than `of` has this name, but for who took it by itself.
+fn require_free(name: &NodeId, of: Option<&PeerId>, facts: &Facts<'_>) -> Result<(), Refusal> {
+    let chosen = facts.nodes.chosen_names(facts.trust);
+    if facts.trust.names_of_others(of, true, &chosen).contains(name) || Nodes::begins_an_id(name, facts.trust) {
+        return Err(Refusal::NameTaken(name.clone()));
+    }
+    Ok(())
+}
+
+fn say_approved(
+    key: PublicKey,
+    tier: Tier,
+    node_id: NodeId,
+    seen: bool,
+    facts: &Facts<'_>,
+) -> Result<MembershipChange, Refusal> {
+    let trust = facts.trust;
+    let after = trust.known_about(&key.peer_id());
     if after.len() > limits::CHANGES_NAMED_MAX {
         return Err(Refusal::NeedsNewKey);
     }
-    let node_id = trust.free_name(wanted, &peer, &facts.nodes.chosen_names(trust));
-    let change = change(key, ChangeKind::Approved { tier, node_id, after }, facts)?;
+    let change = change(key, ChangeKind::Approved { tier, node_id, after, unseen: !seen }, facts)?;
     // Before it is signed: what is not kept would let in nobody, and the invite would be used up.
     if trust.has_room(&facts.me(), ENVELOPE_BYTES_MAX + entry::encode(&change).len()) {
-        Ok(Some(change))
+        Ok(change)
     } else {
         Err(Refusal::Invalid(
             "this mesh holds as many approvals and revocations by you as it has room for; let another owner approve the device"

@@ -190,13 +190,14 @@ impl Nodes {
 
     /// Names of the members that have given themselves another than that of their approval, as they count.
     ///
-    /// A wish never takes a name away under which somebody else is called: not the name of an approval, nor what peer
-    /// ids begin with. Of owners that want one name, the one of longer standing has it; between others it is nobody's.
+    /// Only of owners a wish counts, and of those whose name no owner gave or saw (`docs/decisions/0067`). It never takes a
+    /// name away under which somebody else is called: not the name of an approval, nor what peer ids begin with. Of owners that want one name, the one of longer standing has it; between others it is nobody's.
     /// Who does not get its wish is called as it was approved.
     pub(crate) fn chosen_names(&self, trust: &Trust) -> BTreeMap<PeerId, NodeId> {
         let members = &trust.membership().members;
+        let may = members.iter().filter(|(_, member)| !member.has_given_name());
         let mut wishes: Vec<_> =
-            members.iter().filter_map(|(peer, member)| Some((member, peer, self.wish(peer, member)?))).collect();
+            may.filter_map(|(peer, member)| Some((member, peer, self.wish(peer, member)?))).collect();
         if wishes.is_empty() {
             return BTreeMap::new();
         }
@@ -211,12 +212,14 @@ impl Nodes {
             }
         }
         let ids: BTreeSet<String> = members.keys().map(PeerId::to_string).collect();
-        let is_id = |wish: &str| {
-            let next = ids.range::<str, _>((Bound::Included(wish), Bound::Unbounded)).next();
-            wish.len() >= PREFIX_MIN && next.is_some_and(|id| id.starts_with(wish))
-        };
-        let chosen = chosen.into_iter().filter(|(wish, _)| !is_id(wish.as_str()));
+        let chosen = chosen.into_iter().filter(|(wish, _)| !begins_one_of(&ids, wish.as_str()));
         chosen.map(|(wish, (peer, _))| (peer, wish.clone())).collect()
+    }
+
+    /// True if some member's peer id begins with this name.
+    pub(crate) fn begins_an_id(name: &NodeId, trust: &Trust) -> bool {
+        let ids: BTreeSet<String> = trust.membership().members.keys().map(PeerId::to_string).collect();
+        begins_one_of(&ids, name.as_str())
     }
 
     /// Another name than that of its approval which a member has given itself since. What it wished before it left and
@@ -248,10 +251,13 @@ impl Nodes {
         let members = trust.membership().members.iter();
         let mut chosen = self.chosen_names(trust);
         members
-            .map(|(peer, member)| NodeView {
+            .map(|(peer, member)| (peer, member, chosen.remove(peer)))
+            .map(|(peer, member, chosen)| NodeView {
                 peer: *peer,
                 key: member.key,
-                node_id: chosen.remove(peer).unwrap_or_else(|| member.node_id.clone()),
+                confirmed: !member.takes_names_by_itself(),
+                asks: self.wish(peer, member).filter(|_| member.has_given_name()).cloned(),
+                node_id: chosen.unwrap_or_else(|| member.node_id.clone()),
                 tier: member.tier,
                 approved_by: member.by,
                 since_ms: member.since_ms,
@@ -261,6 +267,11 @@ impl Nodes {
             })
             .collect()
     }
+}
+
+fn begins_one_of(ids: &BTreeSet<String>, name: &str) -> bool {
+    let next = ids.range::<str, _>((Bound::Included(name), Bound::Unbounded)).next();
+    name.len() >= PREFIX_MIN && next.is_some_and(|id| id.starts_with(name))
 }
 
 /// All that a directory entry says, unless it does not decode or says too much.

@@ -599,7 +599,7 @@ impl Peer {
                 let gateway = self.election.gateway().map(|epoch| epoch.peer);
                 self.logs.handle_durable(&entry, left_ms, gateway, &self.trust, fx);
                 if entry.entry.kind == Kind::CONSENT {
-                    self.rights.hear_answer(&entry, left_ms, self.local.config.consent_hour_ms, &self.trust, fx);
+                    self.hear_answer(&entry, left_ms, fx);
                 }
                 if let Some(header) = entry.header() {
                     // Accepted: only now may it be dispatched, if we are the gateway ourselves.

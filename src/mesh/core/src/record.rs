@@ -67,6 +67,10 @@ pub enum ChangeKind {
         /// those before them in the same log are taken back by this one; one that it does not know beats it. At most
         /// [`limits::CHANGES_NAMED_MAX`].
         after: Vec<Hash>,
+        /// True if the peer named itself and no owner saw the name: it came with an invite that names nobody. Rights do not
+        /// know it by this name (`docs/decisions/0067`).
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        unseen: bool,
     },
     /// The peer does not belong to the mesh any more.
     Revoked {

@@ -5,6 +5,7 @@
 //! nothing. Of an owner so much is held and no more; its log is read again when there is room.
 
 mod answers;
+mod room;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -30,6 +31,7 @@ use crate::rows::{self, Row as _};
 use crate::trust::Trust;
 use answers::Answers;
 pub(crate) use answers::{call_of, read as read_answer};
+use room::Room;
 
 /// Reason for which a call of a device that was removed, or awaits re-approval, does not run.
 pub(crate) const STRANGER: &str = "the device that asked does not belong to the mesh any more";
@@ -46,6 +48,7 @@ type LogId = (PeerId, Incarnation);
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Told {
     node: NodeId,
+    confirmed: bool,
     tier: Tier,
     directory: Option<Hash>,
 }
@@ -61,8 +64,8 @@ pub(crate) struct Rights {
     told: BTreeMap<PeerId, Told>,
     /// Membership, and the count of changes of directories, that `told` was made of.
     devices_of: Option<(Hash, u64)>,
-    /// All that is held of each author's.
-    held: BTreeMap<PeerId, Amount>,
+    /// How much is held of each author's.
+    room: Room,
     /// Parts of logs in which something was said that was not read.
     unheard: BTreeMap<LogId, (u64, u64)>,
     /// Logs that are being read, each with the last place that was asked for.
@@ -166,29 +169,18 @@ impl Rights {
         let news = Arc::make_mut(&mut self.policy).insert(place, Statement { hlc: entry.entry.hlc, said });
         let known = self.known.entry(log_id(&place)).or_default();
         *known = place.seq.max(*known);
-        let size = Amount::one(entry.len() as u64);
+        let len = entry.len();
         if self.entries.insert(place, entry).is_none() {
-            self.held.entry(place.author).or_default().add(size);
+            self.room.add(place.author, len);
         }
         news
     }
 
     fn remove(&mut self, place: &Place, fx: &mut Effects<'_>) {
         let Some(entry) = self.entries.remove(place) else { return };
-        if let Some(held) = self.held.get_mut(&place.author) {
-            held.take(Amount::one(entry.len() as u64));
-        }
+        self.room.take(&place.author, entry.len());
         Arc::make_mut(&mut self.void).remove(place);
         fx.delete(rows::statement(place));
-    }
-
-    /// True if one more statement of this author may be held, besides `more`. What takes away has room of its own beyond
-    /// that of the rest.
-    fn has_room(&self, author: &PeerId, more: Amount, takes: bool) -> bool {
-        let mut held = self.held.get(author).copied().unwrap_or_default();
-        held.add(more);
-        let share = if takes { 2 } else { 1 };
-        held.entries < share * limits::STATEMENTS_MAX && held.bytes < share * limits::STATEMENTS_BYTES_MAX
     }
 
     // --- Calls --------------------------------------------------------------------------------------------------------
@@ -293,18 +285,18 @@ impl Rights {
         self.answers.restore(value, now, Arc::make_mut(&mut self.view).consents_mut())
     }
 
-    /// Takes what a person said to a call that asks. `left_ms`: time that its hour, or its call, has left, if it is known;
-    /// `hour_ms`: time for which an hour counts at most.
+    /// Takes what a person said to a call that asks. `times`: that which its hour, or its call, has left, if it is known, and
+    /// that for which an hour counts at most; `waits`: of a call, that it is known here and has not started.
     pub(crate) fn hear_answer(
         &mut self,
         entry: &SignedEntry,
-        left_ms: Option<u64>,
-        hour_ms: u64,
+        times: (Option<u64>, u64),
+        waits: &dyn Fn(&ReqId) -> bool,
         trust: &Trust,
         fx: &mut Effects<'_>,
     ) {
         let consents = Arc::make_mut(&mut self.view).consents_mut();
-        if self.answers.hear(entry, left_ms, hour_ms, trust, consents, fx) {
+        if self.answers.hear(entry, times, waits, trust, consents, fx) {
             self.changed = true;
             fx.view_changed = true;
         }
@@ -421,17 +413,57 @@ impl Rights {
             return;
         }
         let Some(said) = read(entry) else { return };
-        if !trust.rights_stand(&place) || !self.has_room(&place.author, Amount::default(), said.content.takes()) {
-            let range = self.unheard.entry(log_id(&place)).or_insert((place.seq, place.seq));
-            *range = (range.0.min(place.seq), range.1.max(place.seq));
-            fx.put(rows::unheard(&place.author, place.incarnation), range);
-            self.changed = true; // one more place of a mark is held
+        let takes = said.content.takes();
+        let may = self.room.of_author(&place.author, Amount::default(), takes) && self.room.may_ask(&place.author);
+        if !trust.rights_stand(&place) || !may {
+            self.leave_unheard(&place, fx);
             return;
+        }
+        let Some(over) = self.room.make(&place.author, entry.len(), trust) else {
+            self.room.refuse(place.author);
+            self.leave_unheard(&place, fx);
+            return;
+        };
+        for (author, keeps) in over {
+            self.drop_beyond(&author, keeps, fx);
         }
         let key = said.key.clone();
         fx.put(rows::statement(&place), entry);
         self.insert(entry.clone(), said);
         self.refresh(&key, fx);
+    }
+
+    /// What is said at this place is not held: it is read from the log when it may be.
+    fn leave_unheard(&mut self, place: &Place, fx: &mut Effects<'_>) {
+        let range = self.unheard.entry(log_id(place)).or_insert((place.seq, place.seq));
+        *range = (range.0.min(place.seq), range.1.max(place.seq));
+        fx.put(rows::unheard(&place.author, place.incarnation), range);
+        self.changed = true; // one more place of a mark is held
+    }
+
+    /// Drops statements of an author that has more than its share until it has no more than this: first what does not
+    /// take away, and of that the last.
+    fn drop_beyond(&mut self, author: &PeerId, keeps: u64, fx: &mut Effects<'_>) {
+        let of = |seq, incarnation| Place { author: *author, incarnation, seq };
+        let all = self.entries.range(of(0, Incarnation(0))..=of(u64::MAX, Incarnation(u32::MAX)));
+        let mut all: Vec<(bool, Place, Key)> =
+            all.filter_map(|(place, entry)| read(entry).map(|said| (said.content.takes(), *place, said.key))).collect();
+        all.sort_by_key(|(takes, place, _)| (*takes, Reverse(*place)));
+        for (_, place, key) in all {
+            if self.room.of(author) <= keeps {
+                break;
+            }
+            self.drop_one(&place, &key, fx);
+            self.refresh(&key, fx);
+        }
+        self.room.refuse(*author);
+    }
+
+    /// Holds a statement no more, which can be read again.
+    fn drop_one(&mut self, place: &Place, key: &Key, fx: &mut Effects<'_>) {
+        Arc::make_mut(&mut self.policy).remove(key, place);
+        self.remove(place, fx);
+        self.leave_unheard(place, fx);
     }
 
     fn refresh(&mut self, key: &Key, fx: &mut Effects<'_>) {
@@ -442,7 +474,10 @@ impl Rights {
     }
 
     /// Membership has changed, and with it what stands and who may say something.
-    pub(crate) fn handle_trust(&mut self, trust: &Trust, fx: &mut Effects<'_>) {
+    ///
+    /// What does not stand any more and is in the log is held no more: it is read again should it come to stand.
+    pub(crate) fn handle_trust(&mut self, trust: &Trust, logs: &Logs, fx: &mut Effects<'_>) {
+        self.room.handle_trust();
         let void: BTreeSet<Place> = self.entries.keys().filter(|place| !trust.rights_stand(place)).copied().collect();
         let changed: Vec<Place> = void.symmetric_difference(&self.void).copied().collect();
         self.void = Arc::new(void);
@@ -450,6 +485,15 @@ impl Rights {
         let keys: BTreeSet<Key> = keys.collect();
         for key in &keys {
             self.refresh(key, fx);
+        }
+        let is_in_log = |place: &Place| {
+            let log = log_id(place);
+            logs.held(&log.0, log.1) >= place.seq && !logs.is_dropped(log, place.seq)
+        };
+        let gone = self.void.iter().filter(|place| is_in_log(place));
+        let gone = gone.filter_map(|place| Some((*place, read(self.entries.get(place)?)?.key)));
+        for (place, key) in gone.collect::<Vec<_>>() {
+            self.drop_one(&place, &key, fx);
         }
         self.read_unheard(trust, fx);
     }
@@ -461,7 +505,8 @@ impl Rights {
         }
         let ranges = self.unheard.iter().filter_map(|((author, log), (first, last))| {
             let last = trust.rights_stand_until(author, *log).min(*last);
-            let due = *first <= last && self.has_room(author, Amount::default(), false);
+            let has_room = self.room.of_author(author, Amount::default(), false) && self.room.may_ask(author);
+            let due = *first <= last && has_room;
             due.then_some((*author, *log, *first, last))
         });
         let ranges: Vec<_> = ranges.collect();
@@ -542,20 +587,21 @@ impl Rights {
         }
         for (peer, member) in members {
             let node = chosen.get(peer).unwrap_or(&member.node_id);
+            let confirmed = !member.takes_names_by_itself();
             let entry = nodes.entry(peer).map(|entry| entry.hash);
-            let known = self
-                .told
-                .get(peer)
-                .is_some_and(|told| told.node == *node && told.tier == member.tier && told.directory == entry);
+            let known = self.told.get(peer).is_some_and(|told| {
+                *told == Told { node: node.clone(), confirmed, tier: member.tier, directory: entry }
+            });
             if known {
                 continue;
             }
-            let told = Told { node: node.clone(), tier: member.tier, directory: entry };
+            let told = Told { node: node.clone(), confirmed, tier: member.tier, directory: entry };
             self.told.insert(*peer, told);
             let directory = nodes.directory(peer);
             let tools = directory.iter().flat_map(|directory| &directory.tools).map(Offered::of).collect();
             let deny = directory.map(|directory| directory.deny.clone()).unwrap_or_default();
-            let facts = DeviceFacts { peer: *peer, node: node.clone(), tier: member.tier, trusted: true, tools, deny };
+            let (node, tier) = (node.clone(), member.tier);
+            let facts = DeviceFacts { peer: *peer, node, confirmed, tier, trusted: true, tools, deny };
             Arc::make_mut(&mut self.view).set_device(facts);
             self.changed = true;
         }
@@ -568,7 +614,13 @@ impl Rights {
     ///
     /// # Errors
     /// The first thing that is against them. Then none of them is made.
-    pub(crate) fn judge(&self, edit: Edit, next: Place, hlc: u64) -> Result<Vec<(Kind, Vec<u8>)>, Refusal> {
+    pub(crate) fn judge(
+        &self,
+        edit: Edit,
+        next: Place,
+        hlc: u64,
+        trust: &Trust,
+    ) -> Result<Vec<(Kind, Vec<u8>)>, Refusal> {
         let Edit { by, mut changes, declared, force, seen } = edit;
         let stands = |place: &Place| !self.void.contains(place);
         let in_force = self.said();
@@ -605,7 +657,7 @@ impl Rights {
             }
             let said = policy.edit((key.clone(), value), by.clone(), declared, &stands);
             let body = said.to_body().map_err(Refusal::InvalidRecord)?;
-            if !self.has_room(&next.author, more, said.content.takes()) {
+            if !self.room.of_author(&next.author, more, said.content.takes()) {
                 let max = limits::STATEMENTS_MAX;
                 return Err(Refusal::Full(format!(
                     "this device has said {max} things about rights, which is all that the mesh holds of one device; what \
@@ -616,6 +668,15 @@ impl Rights {
             let size = ENVELOPE_BYTES_MAX + body.len();
             more.add(Amount::one(size as u64));
             bytes += size;
+            let wanted = room::room_of(0) * more.entries + more.bytes;
+            if !self.room.has_share(&next.author, wanted, trust) {
+                return Err(Refusal::Full(
+                    "all that was said about rights takes as much room as it may, and this device has its share of it: remove \
+                     the device whose owner has said so much (`sigil nodes`, `sigil forget`), or make the change at the \
+                     device that founded the mesh"
+                        .to_owned(),
+                ));
+            }
             if said.content != Content::Deleted && bytes > limits::RIGHTS_BYTES_MAX {
                 let max = limits::RIGHTS_BYTES_MAX / 1024;
                 return Err(Refusal::Full(format!("what is said about rights may take {max} KiB in all")));

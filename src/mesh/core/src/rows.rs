@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::budget::Amount;
 use crate::entry::{Kind, Place, SignedEntry, decode, encode};
 use crate::epoch::Fence;
-use crate::ids::{Attempt, Hash, Incarnation, PeerId, PublicKey, ReqId, Series};
+use crate::ids::{Attempt, Hash, Incarnation, NodeId, PeerId, PublicKey, ReqId, Series};
 use crate::io::{CallRecord, CallState, Space, Write};
 use crate::record::{CancelRequest, Ending, Tier};
 
@@ -461,6 +461,9 @@ pub struct InviteRow {
     pub used_by: Option<PublicKey>,
     /// True if it was taken back before anybody used it.
     pub void: bool,
+    /// Name that it gives to whoever comes with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<NodeId>,
 }
 
 // --- Calls

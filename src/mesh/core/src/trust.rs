@@ -49,8 +49,23 @@ pub(crate) struct Member {
     pub(crate) since_ms: u64,
     /// Clock of the first approval in force that gave it this name; 0: the founder.
     pub(crate) named_hlc: u64,
+    /// True if an owner gave or saw this name.
+    pub(crate) confirmed: bool,
     /// The approval by which it belongs; of the founder the genesis. What it signs about members rests on it.
     pub(crate) grant: Hash,
+}
+
+impl Member {
+    /// True if it may call itself as it likes, and rights do not know it by that: no owner gave or saw its name, and it is
+    /// none.
+    pub(crate) const fn takes_names_by_itself(&self) -> bool {
+        !self.confirmed && !matches!(self.tier, Tier::Owner)
+    }
+
+    /// True if it has the name that an owner gave or saw, and may only ask for another.
+    pub(crate) const fn has_given_name(&self) -> bool {
+        self.confirmed && !matches!(self.tier, Tier::Owner)
+    }
 }
 
 /// A revocation in force.
@@ -72,6 +87,11 @@ pub(crate) struct Revocation {
 }
 
 impl Revocation {
+    /// The last place of this incarnation that stands by it.
+    fn stands_until(&self, incarnation: Incarnation) -> u64 {
+        self.cutoffs.get(&incarnation).copied().unwrap_or(if self.taken_back { u64::MAX } else { 0 })
+    }
+
     fn voids(&self, incarnation: Incarnation, seq: u64) -> bool {
         self.cutoffs.get(&incarnation).map_or(!self.taken_back, |cutoff| seq > *cutoff)
     }
@@ -272,7 +292,17 @@ impl Trust {
         if self.revocations(author).iter().any(takes_back) && self.enforces(ProtocolRule::UnsaidIsVoid) {
             return 0;
         }
-        self.stands_until(author, incarnation)
+        match self.membership.said_rights.get(author) {
+            // Who lowered it said what stands. That it left, and what it says of itself then, changes nothing about it: it
+            // would lift its bans by a departure that names none of its incarnations.
+            Some(Some(_)) if self.member(author).is_none() && self.revocations(author).is_empty() => 0,
+            Some(Some(until)) => {
+                let others = self.revocations(author).iter().filter(|one| one.by != *author);
+                let said = until.get(&incarnation).copied().unwrap_or(0);
+                others.map(|one| one.stands_until(incarnation)).fold(said, u64::min)
+            }
+            Some(None) | None => self.stands_until(author, incarnation),
+        }
     }
 
     /// True if what was said about rights at this place stands.
@@ -609,13 +639,34 @@ impl Trust {
 
     // --- What a new change says ---------------------------------------------------------------------------------------
 
-    /// A name nobody has: the wanted one, or `wanted-2`, …
+    /// Names that others than `of` have. What an owner gives (`seen`) is not kept by who took it by itself.
     /// `chosen`: names that members have given themselves.
-    pub(crate) fn free_name(&self, wanted: &NodeId, of: &PeerId, chosen: &BTreeMap<PeerId, NodeId>) -> NodeId {
-        let taken: BTreeSet<&NodeId> =
-            self.membership.members.iter().filter(|(peer, _)| *peer != of).map(|(_, m)| &m.node_id).collect();
-        let others: BTreeSet<&NodeId> = chosen.iter().filter(|(peer, _)| *peer != of).map(|(_, name)| name).collect();
-        derivation::free(wanted, 2, |name| taken.contains(name) || others.contains(name)).0
+    pub(crate) fn names_of_others<'a>(
+        &'a self,
+        of: Option<&PeerId>,
+        seen: bool,
+        chosen: &'a BTreeMap<PeerId, NodeId>,
+    ) -> BTreeSet<&'a NodeId> {
+        let members = self.membership.members.iter();
+        let others = members.filter(|(peer, member)| Some(*peer) != of && !(seen && member.takes_names_by_itself()));
+        others.flat_map(|(peer, member)| [&member.node_id].into_iter().chain(chosen.get(peer))).collect()
+    }
+
+    /// Who founded the mesh, member or not.
+    pub(crate) fn founder(&self) -> PeerId {
+        self.genesis.author
+    }
+
+    /// A name nobody has: the wanted one, or `wanted-2`, … See [`Self::names_of_others`].
+    pub(crate) fn free_name(
+        &self,
+        wanted: &NodeId,
+        of: &PeerId,
+        seen: bool,
+        chosen: &BTreeMap<PeerId, NodeId>,
+    ) -> NodeId {
+        let taken = self.names_of_others(Some(of), seen, chosen);
+        derivation::free(wanted, 2, |name| taken.contains(name)).0
     }
 
     /// The newest changes about `peer` that count, of each log one: a new change is later than those.
@@ -657,10 +708,7 @@ impl Trust {
         if !self.admits(peer, incarnation, 0) {
             return 0;
         }
-        self.revocations(peer)
-            .iter()
-            .map(|one| one.cutoffs.get(&incarnation).copied().unwrap_or(if one.taken_back { u64::MAX } else { 0 }))
-            .fold(seq, u64::min)
+        self.revocations(peer).iter().map(|one| one.stands_until(incarnation)).fold(seq, u64::min)
     }
 }
 

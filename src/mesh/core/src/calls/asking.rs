@@ -136,7 +136,8 @@ impl Book {
     pub(super) fn park(&mut self, id: &ReqId, asked: Asked, facts: &Facts<'_>, fx: &mut Effects<'_>) {
         let Some(open) = self.open.get(id) else { return };
         let CallState::Open(state) = open.record.state else { return };
-        if open.sent.is_some() || state > Phase::Queued {
+        // One that was sent and is not any more may read as dispatched: it waits all the same.
+        if open.sent.is_some() || state > Phase::Dispatched {
             return;
         }
         let (origin, attempt) = (open.record.origin, open.record.attempt);
@@ -183,6 +184,12 @@ impl Book {
             let note = TARGET_ASKS.to_owned();
             fx.send(origin, Frame::Progress { id: *id, attempt, state: Phase::Asking, note });
         }
+    }
+
+    /// True if a call is known here that has not started, as far as is known.
+    pub(crate) fn has_to_start(&self, id: &ReqId) -> bool {
+        let state = self.open.get(id).map(|open| open.record.state);
+        matches!(state, Some(CallState::Open(phase)) if phase < Phase::Running)
     }
 
     /// The yeses that a call waits for.

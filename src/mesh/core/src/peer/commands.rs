@@ -33,8 +33,8 @@ impl Peer {
         let reply = match command {
             Command::Call(new) => self.accept(new, fx),
             Command::Cancel { id, reason } => self.cancel(id, &reason, fx),
-            Command::Invite { secret, tier, ttl_ms } => membership::require_owner(&facts!(self))
-                .and_then(|()| self.invites.open(secret, tier, ttl_ms, fx))
+            Command::Invite { secret, tier, ttl_ms, name } => membership::may_invite(name.as_ref(), &facts!(self))
+                .and_then(|()| self.invites.open(secret, tier, ttl_ms, name, fx))
                 .map(|()| Reply::Invited),
             Command::VoidInvite { secret } => self.invites.void(secret, fx).map(|()| Reply::InviteVoided),
             Command::Redeem { secret, key, node_id } => self.redeem(secret, key, &node_id, fx),
@@ -42,6 +42,12 @@ impl Peer {
                 membership::approve(key, Naming::First(&node_id), tier, &facts!(self))
                     .and_then(|change| self.welcome(&key.peer_id(), change, fx))
             }
+            Command::Rename { peer, node_id } => membership::rename(peer, &node_id, &facts!(self)).map(|change| {
+                if let Some(change) = change {
+                    self.sign_change(&change, fx);
+                }
+                Reply::Renamed
+            }),
             Command::Revoke { peer, unsaid } => {
                 membership::revoke(peer, Revoking::removal(unsaid), &facts!(self)).map(|change| {
                     self.sign_change(&change, fx);
@@ -130,8 +136,9 @@ impl Peer {
         let peer = key.peer_id();
         let belongs = self.trust.member(&peer).is_some();
         match self.invites.judge(&secret, key, belongs, fx.now)? {
-            Redeemed::Now(tier) => {
-                let change = membership::approve(key, Naming::Anew(node_id), tier, &facts!(self))?;
+            Redeemed::Now { tier, name } => {
+                let naming = name.as_ref().map_or(Naming::Unseen(node_id), Naming::Invited);
+                let change = membership::approve(key, naming, tier, &facts!(self))?;
                 let welcome = self.welcome(&peer, change, fx)?;
                 // Only what has let somebody in is used: who is refused may come again.
                 self.invites.use_up(secret, key, fx);
@@ -198,7 +205,7 @@ impl Peer {
     pub(super) fn edit(&mut self, edit: Edit, fx: &mut Effects<'_>) -> Result<Reply, Refusal> {
         membership::require_owner(&facts!(self))?;
         let next = Place { author: self.local.me, incarnation: self.logs.incarnation(), seq: self.logs.own_seq() + 1 };
-        let entries = self.rights.judge(edit, next, fx.now.wall_ms << 16)?;
+        let entries = self.rights.judge(edit, next, fx.now.wall_ms << 16, &self.trust)?;
         let written = entries.len();
         for (kind, body) in entries {
             let entry = self.write(kind, &body, fx);

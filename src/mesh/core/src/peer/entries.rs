@@ -286,7 +286,7 @@ impl Peer {
             self.logs.recount_bodies(&self.trust, fx);
         }
         self.refresh_devices();
-        self.rights.handle_trust(&self.trust, fx);
+        self.rights.handle_trust(&self.trust, &self.logs, fx);
         fx.fact(Fact::Trust);
         fx.view_changed = true;
         self.settle_authors(fx);
@@ -527,7 +527,12 @@ impl Peer {
             }
             left_ms = self.book.left_ms(&id, fx.now.mono_ms);
         }
-        self.rights.hear_answer(entry, left_ms, self.local.config.consent_hour_ms, &self.trust, fx);
+        self.hear_answer(entry, left_ms, fx);
+    }
+
+    pub(super) fn hear_answer(&mut self, entry: &SignedEntry, left_ms: Option<u64>, fx: &mut Effects<'_>) {
+        let (book, times) = (&self.book, (left_ms, self.local.config.consent_hour_ms));
+        self.rights.hear_answer(entry, times, &|id| book.has_to_start(id), &self.trust, fx);
     }
 
     /// Answers that came with a dispatch: each is held against the rights that are known here, as any other.

@@ -8,7 +8,8 @@ use super::consents::{Choice, Given};
 use super::decision::{Cause, Decision, Layer, OpenAsk, Request, Step};
 use super::merge::MergedRule;
 use super::records::{Approver, Mode, RuleVerdict, Verdict, WAIT_MS_DEFAULT, Who};
-use super::view::{DeviceView, Space, ToolState, View};
+use super::view::{DeviceFacts, DeviceView, Space, ToolState, View};
+use crate::glob::UNKNOWN;
 use crate::ids::{Hash, NodeId, PeerId};
 use crate::people::{AgentName, Domain, PersonId, Principal, Role, RuleRef, Seat, WorkspaceId};
 use crate::record::Tier;
@@ -32,7 +33,11 @@ pub(super) enum Strength {
 pub(super) enum Asker<'a> {
     Person(&'a PersonId),
     Agent(&'a PersonId, &'a AgentName),
-    Device(&'a NodeId),
+    /// `known`: rights know it by that name.
+    Device {
+        node: &'a NodeId,
+        known: bool,
+    },
 }
 
 /// One way in which the principal is judged.
@@ -50,7 +55,7 @@ impl Level<'_> {
             (self.asker, principal),
             (Asker::Person(_), Principal::Person(_))
                 | (Asker::Agent(..), Principal::Agent(..))
-                | (Asker::Device(_), Principal::Device(_))
+                | (Asker::Device { .. }, Principal::Device(_))
         )
     }
 }
@@ -123,6 +128,13 @@ pub(super) struct Admitted<'v> {
     pub(super) tool: String,
 }
 
+impl Admitted<'_> {
+    /// True unless it is a device that asks, and rights know it by no name.
+    fn knows(&self, principal: &Principal) -> bool {
+        self.origin.facts.confirmed || !matches!(principal, Principal::Device(_))
+    }
+}
+
 /// Everything that rules and roles are judged by.
 pub(super) struct Judging<'v, 'r> {
     view: &'v View,
@@ -131,6 +143,7 @@ pub(super) struct Judging<'v, 'r> {
     pub(super) levels: Vec<Level<'r>>,
     /// Workspaces that hold the tool and have the principal, or the mesh alone.
     pub(super) holds: Vec<Place<'v>>,
+    /// Also what workspaces take away that may hold the tool, see [`View::may_hold`].
     mesh_said: Said<'v>,
     standings: Vec<Standing<'v>>,
 }
@@ -254,7 +267,7 @@ impl View {
         }
         path.push(Step::pass(Layer::Principal));
 
-        let (node, tool) = (target.facts.node.as_str(), request.tool.folded());
+        let (node, tool) = (target.facts.known_as(), request.tool.folded());
         if let Some(credential) = &request.credential {
             let tokens = self.tokens.get(&credential.token).filter(|_| !credential.over);
             let Some(tokens) = tokens.filter(|tokens| tokens.iter().all(|token| token.holder == *principal)) else {
@@ -283,7 +296,7 @@ impl View {
             ToolState::Changed => return no(Layer::Tool, Cause::ToolChanged, path),
         }
 
-        if let Some(pattern) = target.facts.deny.iter().find(|pattern| pattern.matches(node, &tool)) {
+        if let Some(pattern) = target.facts.deny.iter().find(|pattern| pattern.may_mean(node, &tool)) {
             return no(Layer::Local, Cause::Local(pattern.clone()), path);
         }
         path.push(Step::pass(Layer::Local));
@@ -380,10 +393,15 @@ impl Step {
 
 impl<'v, 'r> Judging<'v, 'r> {
     pub(super) fn new(view: &'v View, request: &'r Request, at: Admitted<'v>) -> Self {
-        let levels = levels(&request.principal, at.origin.facts.tier);
+        let levels = levels(&request.principal, &at.origin.facts);
         let holds = view.holds(request, &at);
         let mut judging = Self { view, request, at, levels, holds, mesh_said: Said::default(), standings: Vec::new() };
         judging.mesh_said = judging.said(&view.mesh, judging.mesh_role());
+        for (space, role) in view.may_hold(request, &judging.at) {
+            let Said { denies, asks, .. } = judging.said(space, role);
+            judging.mesh_said.denies.extend(denies);
+            judging.mesh_said.asks.extend(asks);
+        }
         judging.standings = judging.holds.iter().map(|place| judging.standing(*place)).collect();
         judging
     }
@@ -411,7 +429,9 @@ impl<'v, 'r> Judging<'v, 'r> {
                 self.view.role_in(person, &Domain::Workspace(id.clone())).is_some()
             }
             Principal::Device(node) => {
-                self.view.seats.get(&Seat::Device(node.clone())).is_some_and(|seats| seats.contains_key(id))
+                let seats =
+                    self.view.seats.get(&Seat::Device(node.clone())).filter(|_| self.at.knows(&self.request.principal));
+                seats.is_some_and(|seats| seats.contains_key(id))
             }
         };
         Err(if in_it { Cause::WorkspaceScope } else { Cause::WorkspaceNotMember })
@@ -419,11 +439,11 @@ impl<'v, 'r> Judging<'v, 'r> {
 
     /// All that the rules of one domain say, where the principal has this role.
     fn said(&self, space: &'v Space, role: Role) -> Said<'v> {
-        let (node, tool) = (self.at.target.facts.node.as_str(), self.at.tool.as_str());
+        let (node, tool) = (self.at.target.facts.known_as(), self.at.tool.as_str());
         let mut said = Said::default();
         for rule in space.rules.iter().chain(&space.broken) {
             // Nearly all rules are about other tools, and have one head.
-            if !rule.heads.iter().any(|head| head.is_about(node, tool)) {
+            if !rule.heads.iter().any(|head| head.may_be_about(node, tool)) {
                 continue;
             }
             let (mut denied, mut asked, mut asked_of_person) = (false, false, false);
@@ -432,13 +452,15 @@ impl<'v, 'r> Judging<'v, 'r> {
                 let mut gives = rule.gives;
                 for head in &rule.heads {
                     let who = head.who.as_ref();
-                    let meant = head.is_about(node, tool)
-                        && who.is_none_or(|who| who.iter().any(|who| who.means(level.asker, role)));
-                    denied |= meant && head.verdict == RuleVerdict::Deny;
-                    let asks = meant && head.verdict == RuleVerdict::Ask;
+                    let takes = head.may_be_about(node, tool)
+                        && who.is_none_or(|who| who.iter().any(|who| who.may_mean(level.asker, role)));
+                    denied |= takes && head.verdict == RuleVerdict::Deny;
+                    let asks = takes && head.verdict == RuleVerdict::Ask;
                     asked |= asks;
                     asked_of_person |= asks && !matches!(level.asker, Asker::Agent(..));
-                    gives &= meant && who.is_some() && matches!(head.verdict, RuleVerdict::Allow | RuleVerdict::Ask);
+                    gives &= matches!(head.verdict, RuleVerdict::Allow | RuleVerdict::Ask)
+                        && head.is_about(node, tool)
+                        && who.is_some_and(|who| who.iter().any(|who| who.means(level.asker, role)));
                 }
                 if gives {
                     first.get_or_insert(rule);
@@ -459,7 +481,7 @@ impl<'v, 'r> Judging<'v, 'r> {
 
     /// True if all heads of a rule settle asks of the principal itself, at this device as it was paired then.
     fn settles(&self, rule: &MergedRule) -> bool {
-        let (node, tool) = (self.at.target.facts.node.as_str(), self.at.tool.as_str());
+        let (node, tool) = (self.at.target.facts.known_as(), self.at.tool.as_str());
         let Some(level) = self.levels.first() else { return false };
         rule.gives
             && rule.heads.iter().all(|head| {
@@ -525,7 +547,7 @@ impl<'v, 'r> Judging<'v, 'r> {
         let otherwise = &place.space.workspace.otherwise;
         let verdict = match (level.asker, role) {
             (Asker::Agent(..), _) => otherwise.agents,
-            (Asker::Device(_), _) => otherwise.devices,
+            (Asker::Device { .. }, _) => otherwise.devices,
             (Asker::Person(_), Role::Guest) => otherwise.guests,
             (Asker::Person(_), Role::Member | Role::Admin | Role::Owner) => otherwise.members,
         };
@@ -625,15 +647,17 @@ impl<'v, 'r> Judging<'v, 'r> {
                 }
                 continue;
             }
+            let asker = Some(&self.request.principal).filter(|asker| self.at.knows(asker));
             let hours =
-                self.view.consents.of_hour(&self.request.principal, &domain, self.request.target, &self.request.tool);
+                asker.map(|asker| self.view.consents.of_hour(asker, &domain, self.request.target, &self.request.tool));
+            let hours = hours.into_iter().flatten();
             let yes = self.of_call().filter(|given| !said_no(given)).chain(hours).find(|given| counts(given, ask));
             match yes {
                 Some(given) if short.consents.contains(&given.hash) => {}
                 Some(given) => short.consents.push(given.hash),
                 None => {
                     let wait_ms = match ask.rule {
-                        Asking::Rule(rule) => rule.wait_ms(self.at.target.facts.node.as_str(), &self.at.tool),
+                        Asking::Rule(rule) => rule.wait_ms(self.at.target.facts.known_as(), &self.at.tool),
                         Asking::Otherwise(_) => WAIT_MS_DEFAULT,
                     };
                     short.asks.push(OpenAsk { rule: ask.rule.at(), of_agent: ask.of_agent, wait_ms });
@@ -690,7 +714,7 @@ impl<'v, 'r> Judging<'v, 'r> {
         if at.is_otherwise() {
             return by_default();
         }
-        let (node, tool) = (self.at.target.facts.node.as_str(), self.at.tool.as_str());
+        let (node, tool) = (self.at.target.facts.known_as(), self.at.tool.as_str());
         space.rule(at).is_some_and(|rule| rule.lets_approve(node, tool, &by_default, &is))
     }
 
@@ -723,9 +747,9 @@ pub(super) struct Outlook<'v, 'j> {
     pub(super) lacking: Vec<&'j Level<'j>>,
 }
 
-/// The levels at which a principal is judged that asks at a device of this tier.
-fn levels(principal: &Principal, tier: Tier) -> Vec<Level<'_>> {
-    let caps: &[Role] = match tier {
+/// The levels at which a principal is judged that asks at this device.
+fn levels<'a>(principal: &'a Principal, origin: &DeviceFacts) -> Vec<Level<'a>> {
+    let caps: &[Role] = match origin.tier {
         Tier::Owner => &[Role::Owner],
         Tier::Shared => &[Role::Owner, Role::Member],
         Tier::Ephemeral => &[Role::Owner, Role::Member, Role::Guest],
@@ -733,7 +757,7 @@ fn levels(principal: &Principal, tier: Tier) -> Vec<Level<'_>> {
     let at_caps = |asker| caps.iter().map(move |cap| Level { asker, cap: *cap });
     match principal {
         Principal::Person(person) => at_caps(Asker::Person(person)).collect(),
-        Principal::Device(node) => at_caps(Asker::Device(node)).collect(),
+        Principal::Device(node) => at_caps(Asker::Device { node, known: origin.confirmed }).collect(),
         Principal::Agent(person, agent) => {
             let agent = Level { asker: Asker::Agent(person, agent), cap: Role::Owner };
             [agent].into_iter().chain(at_caps(Asker::Person(person))).collect()
@@ -744,7 +768,7 @@ fn levels(principal: &Principal, tier: Tier) -> Vec<Level<'_>> {
 impl View {
     /// Workspaces that the principal is in and that hold the tool; if there is none, the mesh alone.
     fn holds<'v>(&'v self, request: &Request, at: &Admitted<'v>) -> Vec<Place<'v>> {
-        let (node, tool) = (at.target.facts.node.as_str(), at.tool.as_str());
+        let (node, tool) = (at.target.facts.known_as(), at.tool.as_str());
         let mesh_role = request.principal.person().and_then(|person| self.role(person)).unwrap_or(Role::Guest);
         let mut holds: Vec<Place<'v>> = if mesh_role == Role::Owner {
             let all = self.workspaces.iter().filter(|(_, space)| space.holds(node, tool));
@@ -754,7 +778,7 @@ impl View {
                 Principal::Person(person) | Principal::Agent(person, _) => Seat::Person(person.clone()),
                 Principal::Device(node) => Seat::Device(node.clone()),
             };
-            let seats = self.seats.get(&seat).into_iter().flatten();
+            let seats = self.seats.get(&seat).filter(|_| at.knows(&request.principal)).into_iter().flatten();
             seats
                 .filter_map(|(id, role)| {
                     let (id, space) = self.workspaces.get_key_value(id)?;
@@ -769,16 +793,44 @@ impl View {
     }
 }
 
+impl View {
+    /// Workspaces that do not hold the tool as far as rights know the two devices, and would if they were called otherwise,
+    /// with the principal's role there: they give nothing, and what they take away is taken.
+    fn may_hold<'v>(&'v self, request: &Request, at: &Admitted<'v>) -> Vec<(&'v Space, Role)> {
+        let knows_asker = at.knows(&request.principal);
+        if at.target.facts.confirmed && knows_asker {
+            return Vec::new();
+        }
+        let (node, tool) = (at.target.facts.known_as(), at.tool.as_str());
+        let role = |id: &WorkspaceId| match (&request.principal, knows_asker) {
+            (Principal::Person(person) | Principal::Agent(person, _), _) => {
+                self.role_in(person, &Domain::Workspace(id.clone()))
+            }
+            (Principal::Device(node), true) => self.seats.get(&Seat::Device(node.clone()))?.get(id).copied(),
+            (Principal::Device(_), false) => {
+                let mut devices = self.seats.iter().filter(|(seat, _)| matches!(seat, Seat::Device(_)));
+                devices.any(|(_, seats)| seats.contains_key(id)).then_some(Role::Guest)
+            }
+        };
+        let may = self.workspaces.iter().filter(|(_, space)| !(knows_asker && space.holds(node, tool)));
+        may.filter(|(_, space)| space.may_hold(node, tool))
+            .filter_map(|(id, space)| Some((&**space, role(id)?)))
+            .collect()
+    }
+}
+
 impl Who {
     /// True if it means this asker, who has that role where the rule stands. Roles never mean agents.
     fn means(&self, asker: Asker<'_>, role: Role) -> bool {
         match (self, asker) {
-            (Self::Everyone, _) | (Self::Agents, Asker::Agent(..)) | (Self::Devices, Asker::Device(_)) => true,
+            (Self::Everyone, _) | (Self::Agents, Asker::Agent(..)) | (Self::Devices, Asker::Device { .. }) => true,
             (Self::People, Asker::Person(_)) => role >= Role::Member,
-            (Self::Role(wanted), Asker::Person(_) | Asker::Device(_)) => *wanted == role,
+            (Self::Role(wanted), Asker::Person(_) | Asker::Device { .. }) => *wanted == role,
             (Self::Person(id), Asker::Person(person)) => id == person,
             (Self::Agent(pattern), Asker::Agent(person, agent)) => pattern.matches(person.as_str(), agent.as_str()),
-            (Self::Device(pattern), Asker::Device(node)) => pattern.matches(node.as_str()),
+            (Self::Device(pattern), Asker::Device { node, known }) => {
+                pattern.matches(if known { node.as_str() } else { UNKNOWN })
+            }
             (
                 Self::Agents
                 | Self::Devices
@@ -787,8 +839,14 @@ impl Who {
                 | Self::Person(_)
                 | Self::Agent(_)
                 | Self::Device(_),
-                Asker::Person(_) | Asker::Agent(..) | Asker::Device(_),
+                Asker::Person(_) | Asker::Agent(..) | Asker::Device { .. },
             ) => false,
         }
+    }
+
+    /// As [`Self::means`], where something is taken away: a device that rights know by no name could be any.
+    fn may_mean(&self, asker: Asker<'_>, role: Role) -> bool {
+        let is_any = matches!((self, asker), (Self::Device(_) | Self::Role(_), Asker::Device { known: false, .. }));
+        is_any || self.means(asker, role)
     }
 }

@@ -12,6 +12,7 @@ use super::register::Register;
 use super::said::Content;
 use super::said::Statement;
 use crate::entry::Place;
+use crate::glob::{NodePattern, ToolPattern};
 use crate::people::{PersonId, Role, RuleRef};
 
 /// The heads of one register, of which each is a value, a deletion or unreadable.
@@ -215,6 +216,10 @@ impl MergedBinding {
     pub(super) fn holds(&self, node: &str, tool: &str) -> bool {
         self.all.iter().all(|binding| binding.holds(node, tool))
     }
+
+    pub(super) fn may_hold(&self, node: &str, tool: &str) -> bool {
+        self.all.iter().all(|binding| may_be_within(binding.nodes.as_ref(), binding.tools.as_ref(), node, tool))
+    }
 }
 
 impl Binding {
@@ -240,6 +245,19 @@ impl Rule {
         self.nodes.as_ref().is_none_or(|nodes| nodes.iter().any(|pattern| pattern.matches(node)))
             && self.tools.as_ref().is_none_or(|tools| tools.iter().any(|pattern| pattern.matches(node, tool)))
     }
+
+    /// True if what it takes away may be this tool of this device: of one that rights know by no name, any by which it is
+    /// about the tool.
+    #[must_use]
+    pub fn may_be_about(&self, node: &str, tool: &str) -> bool {
+        may_be_within(self.nodes.as_ref(), self.tools.as_ref(), node, tool)
+    }
+}
+
+/// True if these lists may mean this tool of this device, see [`NodePattern::may_mean`].
+fn may_be_within(nodes: Option<&Vec<NodePattern>>, tools: Option<&Vec<ToolPattern>>, node: &str, tool: &str) -> bool {
+    nodes.is_none_or(|nodes| nodes.iter().any(|pattern| pattern.may_mean(node)))
+        && tools.is_none_or(|tools| tools.iter().any(|pattern| pattern.may_mean(node, tool)))
 }
 
 /// All that people said about a device, of several heads.
@@ -284,6 +302,6 @@ impl MergedRule {
     }
 
     fn asking(&self, node: &str, tool: &str) -> impl Iterator<Item = &Rule> {
-        self.heads.iter().filter(move |head| head.verdict == RuleVerdict::Ask && head.is_about(node, tool))
+        self.heads.iter().filter(move |head| head.verdict == RuleVerdict::Ask && head.may_be_about(node, tool))
     }
 }

@@ -229,6 +229,15 @@ impl Policy {
         }
     }
 
+    /// Takes a statement out, as if it had not been heard.
+    pub fn remove(&mut self, key: &Key, place: &Place) {
+        let Some(register) = self.registers.get_mut(key) else { return };
+        Arc::make_mut(register).said.remove(place);
+        if register.said.is_empty() {
+            self.registers.remove(key);
+        }
+    }
+
     /// Drops replaced statements of a key, see [`Register::forget`].
     pub fn forget(&mut self, key: &Key, stands: &dyn Fn(&Place) -> bool, forget: &dyn Fn(&Place) -> bool) {
         if let Some(register) = self.registers.get_mut(key) {

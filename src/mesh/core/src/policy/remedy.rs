@@ -5,9 +5,9 @@ use std::fmt;
 use super::decide::{Asker, Judging, Strength};
 use super::decision::{Cause, Decision, OpenAsk, Request};
 use super::records::Verdict;
-use super::view::View;
+use super::view::{DeviceFacts, View};
 use crate::glob::ToolPattern;
-use crate::ids::ToolName;
+use crate::ids::{NodeId, ToolName};
 use crate::people::{Domain, Principal, RuleRef, WorkspaceId};
 
 /// Something that would make a call run, or be asked where it is denied.
@@ -17,6 +17,8 @@ pub enum Remedy {
     AdmitDevice,
     /// An owner assigns the origin to the principal's person, or it is asked at another device.
     AssignDevice(Principal),
+    /// An owner confirms the name of a device that named itself.
+    ConfirmName(NodeId),
     /// An owner or admin of the mesh adds the person.
     AddPerson(Principal),
     /// An owner or admin of the mesh ends the suspension.
@@ -77,6 +79,9 @@ impl View {
             Cause::WorkspaceNotMember => named().workspace().cloned().map(Remedy::Join)?,
             Cause::WorkspaceScope => named().workspace().cloned().map(Remedy::Bind)?,
             Cause::Open | Cause::Owner | Cause::Manager | Cause::Own | Cause::Default | Cause::Rule(_) => {
+                if let Some(unknown) = self.to_be_confirmed(request) {
+                    return Some(Remedy::ConfirmName(unknown));
+                }
                 // A person's no to this call: only another call can be answered otherwise.
                 if !decision.consents.is_empty() {
                     return None;
@@ -84,6 +89,20 @@ impl View {
                 self.edit(request)?
             }
         })
+    }
+
+    /// The device whose name is to be confirmed first: that which asks for itself, since no rule could name it, or the target,
+    /// if the answer would be another then.
+    fn to_be_confirmed(&self, request: &Request) -> Option<NodeId> {
+        let unknown = |peer| self.devices.get(peer).map(|device| &device.facts).filter(|facts| !facts.confirmed);
+        let asks = unknown(&request.origin).filter(|_| matches!(request.principal, Principal::Device(_)));
+        if let Some(facts) = asks {
+            return Some(facts.node.clone());
+        }
+        let target = unknown(&request.target)?;
+        let mut confirmed = self.clone();
+        confirmed.set_device(DeviceFacts { confirmed: true, ..target.clone() });
+        (confirmed.decide(request).verdict != Verdict::Deny).then(|| target.node.clone())
     }
 
     /// The fewest rules to lift or add so that rules and roles give the tool.
@@ -99,7 +118,7 @@ impl View {
             let lacking = outlook.lacking.iter().map(|level| match level.asker {
                 Asker::Person(person) => Principal::Person(person.clone()),
                 Asker::Agent(person, agent) => Principal::Agent(person.clone(), agent.clone()),
-                Asker::Device(node) => Principal::Device(node.clone()),
+                Asker::Device { node, .. } => Principal::Device(node.clone()),
             });
             let mut lacking: Vec<Principal> = lacking.collect();
             lacking.dedup();
@@ -126,6 +145,10 @@ impl fmt::Display for Remedy {
             Self::AssignDevice(of) => {
                 write!(f, "an owner assigns this device to {of}, or it is asked at another device")
             }
+            Self::ConfirmName(node) => write!(
+                f,
+                "an owner confirms the name of the device: `sigil rename {node} {node}` at an owner's device, or another name"
+            ),
             Self::AddPerson(who) => write!(f, "an owner or admin of the mesh adds {who}"),
             Self::Resume(who) => write!(f, "an owner or admin of the mesh ends the suspension of {who}"),
             Self::WiderToken => f.write_str("another token, one that opens this and is not over"),

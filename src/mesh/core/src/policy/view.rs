@@ -15,7 +15,7 @@ use super::records::{
 };
 use super::register::Policy;
 use crate::entry::{Place, encode};
-use crate::glob::ToolPattern;
+use crate::glob::{ToolPattern, UNKNOWN};
 use crate::ids::{Hash, NodeId, PeerId, ToolName};
 use crate::people::{AgentName, Domain, Name, PersonId, Principal, Role, RuleRef, Seat, TokenId, WorkspaceId};
 use crate::record::{Tier, ToolDecl};
@@ -27,6 +27,8 @@ pub struct DeviceFacts {
     pub peer: PeerId,
     /// Its name.
     pub node: NodeId,
+    /// True if rights know it by that name: an owner gave or saw it, or it is an owner's device.
+    pub confirmed: bool,
     /// Its tier.
     pub tier: Tier,
     /// False if its word cannot be trusted: its key is in use twice, or its store was copied.
@@ -35,6 +37,14 @@ pub struct DeviceFacts {
     pub tools: Vec<Offered>,
     /// All that it forbids itself.
     pub deny: Vec<ToolPattern>,
+}
+
+impl DeviceFacts {
+    /// The name by which patterns know it.
+    #[must_use]
+    pub fn known_as(&self) -> &str {
+        if self.confirmed { self.node.as_str() } else { UNKNOWN }
+    }
 }
 
 /// A tool that a device offers.
@@ -112,6 +122,11 @@ pub(super) struct Space {
 impl Space {
     pub(super) fn holds(&self, node: &str, tool: &str) -> bool {
         self.bindings.iter().any(|binding| binding.holds(node, tool))
+    }
+
+    /// True if it holds the tool, or would if the device had another name.
+    pub(super) fn may_hold(&self, node: &str, tool: &str) -> bool {
+        self.bindings.iter().any(|binding| binding.may_hold(node, tool))
     }
 
     pub(super) fn rule(&self, at: &RuleRef) -> Option<&MergedRule> {
@@ -320,7 +335,25 @@ impl View {
         self.devices.get(peer).into_iter().flat_map(|device| device.tools.values()).map(|tool| (&tool.name, tool.state))
     }
 
-    /// The member of this name.
+    /// The member that rights know by this name.
+    #[must_use]
+    pub fn known_as(&self, node: &NodeId) -> Option<PeerId> {
+        self.named(node).filter(|peer| self.name_of(peer).is_some())
+    }
+
+    /// The name by which rights know a member, if they know it by one.
+    #[must_use]
+    pub fn name_of(&self, peer: &PeerId) -> Option<&NodeId> {
+        self.devices.get(peer).filter(|device| device.facts.confirmed).map(|device| &device.facts.node)
+    }
+
+    /// The name that a member gave itself, and by which rights do not know it; `None`: they know it, or it is no member.
+    #[must_use]
+    pub fn unknown_name(&self, peer: &PeerId) -> Option<&NodeId> {
+        self.devices.get(peer).filter(|device| !device.facts.confirmed).map(|device| &device.facts.node)
+    }
+
+    /// The member of this name, whether rights know it by that or not.
     #[must_use]
     pub fn named(&self, node: &NodeId) -> Option<PeerId> {
         self.devices.values().find(|device| device.facts.node == *node).map(|device| device.facts.peer)

@@ -28,6 +28,17 @@ struct Held {
     until: u64,
 }
 
+/// Need of an answer, the least first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Need {
+    /// Its call is over, runs, or is not known here.
+    Little,
+    /// It is about calls to come, within its hour.
+    Some,
+    /// A call waits for it that has not started.
+    Much,
+}
+
 impl Held {
     fn left_ms(&self, now: u64) -> u64 {
         self.until.saturating_sub(now).min(limits::TTL_MS_MAX)
@@ -74,11 +85,12 @@ impl Answers {
     }
 
     /// Takes an answer; true if it is news. `left_ms`: time that its hour, or its call, has left; `None`: nobody knows.
+    /// `waits`: of a call, that it is known here and has not started.
     pub(super) fn hear(
         &mut self,
         entry: &SignedEntry,
-        left_ms: Option<u64>,
-        hour_ms: u64,
+        (left_ms, hour_ms): (Option<u64>, u64),
+        waits: &dyn Fn(&ReqId) -> bool,
         trust: &Trust,
         consents: &mut Consents,
         fx: &mut Effects<'_>,
@@ -94,7 +106,8 @@ impl Answers {
             return false;
         }
         let refused = matches!(consent.choice, Choice::Deny { .. }) && !fx.enforces(ProtocolRule::ConsentNo);
-        if left_ms == 0 || refused || !self.make_room(&entry.author, trust, consents, fx) {
+        let new = (&entry.author, &consent.choice);
+        if left_ms == 0 || refused || !self.make_room(new, waits, trust, consents, fx) {
             return false;
         }
         let news = self.insert(entry.clone(), consent, until, consents);
@@ -105,27 +118,52 @@ impl Answers {
         news
     }
 
-    /// Makes room for one more of this author: its own that is over first goes, and of all the first of a guest.
-    fn make_room(&mut self, author: &PeerId, trust: &Trust, consents: &mut Consents, fx: &mut Effects<'_>) -> bool {
-        let owner = trust.is_owner(author);
+    /// Makes room for one more: of its author, if it has its share; else of all, if all is full. What is needed least goes
+    /// first, of that what is of a guest, then what is of who has most here, then what is over first. False: there is none,
+    /// since all that could go is needed as much as the new one, by authors who have no more.
+    fn make_room(
+        &mut self,
+        new: (&PeerId, &Choice),
+        waits: &dyn Fn(&ReqId) -> bool,
+        trust: &Trust,
+        consents: &mut Consents,
+        fx: &mut Effects<'_>,
+    ) -> bool {
+        let (author, owner) = (new.0, trust.is_owner(new.0));
         let max = if owner { limits::CONSENTS_PER_OWNER_MAX } else { limits::CONSENTS_PER_GUEST_MAX };
-        let own = self.held.values().filter(|held| held.entry.author == *author).count();
-        let first = |of: &dyn Fn(&Held) -> bool| {
-            let first = self.held.iter().filter(|(_, held)| of(held)).min_by_key(|(_, held)| held.until);
-            first.map(|(hash, _)| *hash)
-        };
-        let goes = if own >= max {
-            first(&|held| held.entry.author == *author)
-        } else if self.held.len() < crate::policy::bounds::CONSENTS_MAX {
+        let mut counts: BTreeMap<PeerId, usize> = BTreeMap::new();
+        for held in self.held.values() {
+            *counts.entry(held.entry.author).or_default() += 1;
+        }
+        let count_of = |author: &PeerId| counts.get(author).copied().unwrap_or(0);
+        let own = count_of(author);
+        let over_own = own >= max;
+        if !over_own && self.held.len() < crate::policy::bounds::CONSENTS_MAX {
             return true;
-        } else {
-            let of_guest = first(&|held| !trust.is_owner(&held.entry.author));
-            of_guest.or_else(|| if owner { first(&|_| true) } else { None })
+        }
+        let rank_new = self.need(author, new.1, waits);
+        let order = |held: &Held| {
+            let by = &held.entry.author;
+            (self.need(by, &held.choice, waits), trust.is_owner(by), std::cmp::Reverse(count_of(by)), held.until)
         };
-        goes.is_some_and(|hash| {
+        let may_go = self.held.iter().filter(|(_, held)| !over_own || held.entry.author == *author);
+        let first = may_go.min_by_key(|(_, held)| order(held)).map(|(hash, held)| (*hash, order(held)));
+        let Some((hash, (rank, of_owner, std::cmp::Reverse(count), _))) = first else { return false };
+        let is_less = rank < rank_new || (rank == rank_new && (over_own || (owner && !of_owner) || count > own));
+        if is_less {
             self.end(&hash, consents, fx);
-            true
-        })
+        }
+        is_less
+    }
+
+    /// Need of an answer: of one author only so many about one call can be needed.
+    fn need(&self, author: &PeerId, choice: &Choice, waits: &dyn Fn(&ReqId) -> bool) -> Need {
+        let Some(id) = call_of(choice) else {
+            return if matches!(choice, Choice::Hour { .. }) { Need::Some } else { Need::Little };
+        };
+        let alike = |held: &&Held| held.entry.author == *author && call_of(&held.choice) == Some(id);
+        let many = || self.held.values().filter(alike).count() > limits::CONSENTS_OF_CALL_MAX;
+        if waits(&id) && !many() { Need::Much } else { Need::Little }
     }
 
     fn end(&mut self, hash: &Hash, consents: &mut Consents, fx: &mut Effects<'_>) {

@@ -84,6 +84,11 @@ impl Record {
         }
     }
 
+    /// True if it is an approval, and whoever signed it gave or saw the name in it.
+    pub(super) const fn names_seen(&self) -> bool {
+        matches!(self.change.what, ChangeKind::Approved { unseen: false, .. })
+    }
+
     /// True if it ends the authority that its subject had as an owner, if it had one.
     pub(super) fn is_limit(&self) -> bool {
         self.tier() != Some(Tier::Owner)

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::argumentation::{Graph, Node, Positions, raise};
+use super::argumentation::{Graph, Node, Positions, Record, raise};
 use super::{AwaitingReapproval, KnownEpochs, Member, Membership, Revocation, genesis_of};
 use crate::entry::SignedEntry;
 use crate::ids::{Hash, Incarnation, NodeId, PeerId};
@@ -139,7 +139,9 @@ pub(super) fn membership(graph: &Graph<'_>, genesis: &SignedEntry, rules: Protoc
     if by_genesis && let Some((_, body)) = genesis_of(genesis) {
         let (key, grant) = (genesis.entry.author, genesis.hash);
         let node_id = body.node_id;
-        let member = Member { key, tier: Tier::Owner, node_id, depth: 0, by: None, since_ms: 0, named_hlc: 0, grant };
+        let tier = Tier::Owner;
+        let member =
+            Member { key, tier, node_id, depth: 0, by: None, since_ms: 0, named_hlc: 0, confirmed: true, grant };
         ordered.push((0, founder, member));
     }
     let mut derived = Membership::default();
@@ -152,8 +154,8 @@ pub(super) fn membership(graph: &Graph<'_>, genesis: &SignedEntry, rules: Protoc
             && let Some(tier) = node.record.tier()
         {
             // A later approval, to another tier, does not cost a peer its name.
-            let named = admitting.iter().filter(|(_, other)| *other == node_id);
-            let since = named.map(|(node, _)| node.record.entry.entry.hlc).min().unwrap_or_default();
+            let named = || admitting.iter().filter(|(_, other)| *other == node_id).map(|(node, _)| node.record);
+            let since = named().map(|record| record.entry.entry.hlc).min().unwrap_or_default();
             let entry = &ground.record.entry;
             let member = Member {
                 key: node.record.change.subject,
@@ -163,6 +165,7 @@ pub(super) fn membership(graph: &Graph<'_>, genesis: &SignedEntry, rules: Protoc
                 by: Some(entry.author),
                 since_ms: entry.entry.hlc >> 16,
                 named_hlc: since,
+                confirmed: named().any(Record::names_seen),
                 grant: entry.hash,
             };
             ordered.push((since, *peer, member));
@@ -224,9 +227,10 @@ fn awaiting_reapproval(graph: &Graph<'_>, about: &About<'_, '_>) -> Option<Await
     })
 }
 
-/// Of two with one name the one approved later becomes `name-2`, everywhere alike.
+/// Of two with one name the one approved later becomes `name-2`, everywhere alike; one that took it by itself before one
+/// that an owner gave it to.
 fn named(mut ordered: Vec<(u64, PeerId, Member)>) -> BTreeMap<PeerId, Member> {
-    ordered.sort_by_key(|(since, peer, _)| (*since, *peer));
+    ordered.sort_by_key(|(since, peer, member)| (!member.confirmed, *since, *peer));
     let mut taken: BTreeSet<NodeId> = BTreeSet::new();
     let mut next: BTreeMap<NodeId, usize> = BTreeMap::new();
     let mut members = BTreeMap::new();

@@ -4,24 +4,11 @@
 use super::argumentation::{Graph, Node};
 use crate::ids::{Hash, Incarnation, PeerId};
 use crate::protocol_rule::{ProtocolRule, ProtocolRules};
+use crate::rooms::{self, Group};
 use std::collections::BTreeMap;
 
 /// Room that a change takes at least: what costs time is their number.
 pub(super) const CHANGE_BYTES_MIN: u64 = 1024;
-
-/// An approval that changes rest on, or the genesis: its subject speaks by it.
-#[derive(Debug, Default)]
-struct Group {
-    /// What it rests on itself, which stands before it.
-    parent: usize,
-    /// Bytes of what rests on it.
-    own: u64,
-    /// And of what rests on those.
-    all: u64,
-    children: Vec<usize>,
-    /// Bytes that are left of its share for what rests on it.
-    left: u64,
-}
 
 /// Place of a change among those of its group: the first are kept.
 type Order = (PeerId, Incarnation, u64, Hash);
@@ -44,7 +31,7 @@ pub(super) fn room_of(len: usize) -> u64 {
 #[derive(Debug)]
 pub(super) struct Shares {
     rules: ProtocolRules,
-    /// The genesis, then approvals by depth.
+    /// The genesis, then approvals by depth: what changes rest on.
     groups: Vec<Group>,
     index: BTreeMap<Hash, usize>,
     /// The group by which a peer that was ever approved speaks if it names none that is held.
@@ -66,7 +53,7 @@ impl Shares {
         for node in approvals {
             let (at, hash) = (shares.groups.len(), node.record.entry.hash);
             let parent = shares.index.get(&node.record.change.grant).copied().unwrap_or_default();
-            shares.groups.push(Group { parent, ..Group::default() });
+            shares.groups.push(Group::below(parent));
             shares.index.insert(hash, at);
             shares.of.entry(node.record.subject).or_insert(at);
         }
@@ -97,10 +84,8 @@ impl Shares {
         self.changes.push(Change { group, bytes: room_of(len), order, hash: Hash::ZERO });
     }
 
-    /// Those that do not fit into so many bytes. Of a share the changes that rest on its approval itself have up to three
-    /// quarters before those that rest on approvals among them; these share the rest evenly, who wants less than that
-    /// leaving it to the others.
-    #[expect(clippy::indexing_slicing, reason = "groups are counted where they are made, parents first")]
+    /// Those that do not fit into so many bytes, shared along the approvals ([`rooms::share`]).
+    #[expect(clippy::indexing_slicing, reason = "groups are counted where they are made")]
     pub(super) fn beyond(mut self, room: u64) -> Vec<Hash> {
         let all = self.changes.iter().map(|change| change.bytes).sum::<u64>();
         if all <= room || !self.rules.enforces(ProtocolRule::ChangesHaveRoom) {
@@ -109,29 +94,7 @@ impl Shares {
         for change in &self.changes {
             self.groups[change.group].own += change.bytes;
         }
-        for at in (0..self.groups.len()).rev() {
-            self.groups[at].all += self.groups[at].own;
-            if at > 0 && self.groups[at].all > 0 {
-                let (all, parent) = (self.groups[at].all, self.groups[at].parent);
-                self.groups[parent].all += all;
-                self.groups[parent].children.push(at);
-            }
-        }
-        self.groups[0].left = room;
-        for at in 0..self.groups.len() {
-            let Group { own, all, left: share, .. } = self.groups[at];
-            let own = own.min(share.saturating_sub(all - own).max(share / 4 * 3));
-            self.groups[at].left = own;
-            let mut rest = share - own;
-            let mut children = std::mem::take(&mut self.groups[at].children);
-            children.sort_unstable_by_key(|child| (self.groups[*child].all, *child));
-            for (nth, child) in children.iter().enumerate() {
-                let even = rest / (children.len() - nth) as u64;
-                let part = self.groups[*child].all.min(even - even % CHANGE_BYTES_MIN);
-                self.groups[*child].left = part;
-                rest -= part;
-            }
-        }
+        rooms::share(&mut self.groups, room, CHANGE_BYTES_MIN);
         self.changes.sort_unstable_by_key(|change| change.order);
         let mut beyond = Vec::new();
         for change in self.changes {

@@ -88,6 +88,7 @@ fn golden() -> Vec<(&'static str, SignedEntry)> {
         tier: Tier::Shared,
         node_id: "den".parse().unwrap(),
         after: vec![Hash::of(b"a revocation"), Hash::of(b"another")],
+        unseen: true,
     };
     let revoked =
         ChangeKind::Revoked { cutoffs: vec![(Incarnation(1), 9), (Incarnation(2), 0)], left: true, unsaid: true };

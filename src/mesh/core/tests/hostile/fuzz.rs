@@ -240,7 +240,7 @@ impl Scene {
                 let what = if self.mutation.once_in(2) {
                     let tier = *self.mutation.pick(&[Tier::Owner, Tier::Shared, Tier::Ephemeral]);
                     let node_id = self.mutation.pick(&["liar", "attic", "new"]).parse().unwrap();
-                    ChangeKind::Approved { tier, node_id, after: self.hashes() }
+                    ChangeKind::Approved { tier, node_id, after: self.hashes(), unseen: self.mutation.once_in(4) }
                 } else {
                     let cutoffs = (0..self.mutation.below(3)).map(|_| (self.incarnation(), self.mutation.number(3)));
                     let cutoffs = cutoffs.collect::<Vec<_>>();

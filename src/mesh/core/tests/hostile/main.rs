@@ -385,8 +385,12 @@ fn approvals_of_one_who_may_not_neither_count_nor_stand_in_the_way() {
             what,
         })
     };
-    let owner =
-        |name: &str| ChangeKind::Approved { tier: Tier::Owner, node_id: name.parse().unwrap(), after: Vec::new() };
+    let owner = |name: &str| ChangeKind::Approved {
+        tier: Tier::Owner,
+        node_id: name.parse().unwrap(),
+        after: Vec::new(),
+        unseen: false,
+    };
     let out = ChangeKind::Revoked { cutoffs: Vec::new(), left: false, unsaid: false };
     for body in [says(&new, owner("new")), says(&target, out), says(&target, owner("target"))] {
         let entry = liar.says(Kind::MEMBERSHIP, body);

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use mesh_core::ids::PeerId;
 use mesh_core::policy::{
     Approver, Choice, Device, Domain, Given, Key, Mode, PersonId, Principal, Request, Role, Rule, RuleVerdict, Seat,
-    Value, Verdict, Who,
+    ToolPattern, Value, Verdict, Who,
 };
 use mesh_core::record::Tier;
 
@@ -40,10 +40,28 @@ fn within<N: ToString, T: ToString>(nodes: Option<&Vec<N>>, tools: Option<&Vec<T
         && tools.is_none_or(|tools| tools.iter().any(|pattern| tool_matches(pattern, node, tool)))
 }
 
+/// As [`within`], of something that is taken away: a device without a confirmed name is every device.
+fn may_be_within<N: ToString, T: ToString>(
+    nodes: Option<&Vec<N>>,
+    tools: Option<&Vec<T>>,
+    node: &str,
+    tool: &str,
+) -> bool {
+    if !node.is_empty() {
+        return within(nodes, tools, node, tool);
+    }
+    let bare = |text: String| text.rsplit(':').next().unwrap_or_default().to_owned();
+    nodes.is_none_or(|nodes| !nodes.is_empty())
+        && tools.is_none_or(|tools| tools.iter().any(|pattern| matches(&bare(pattern.to_string()), tool)))
+}
+
 struct Slow<'a> {
     world: &'a World,
     request: &'a Request,
+    /// Empty: nobody has confirmed what it is called.
     node: String,
+    /// False of a device that asks for itself and whose name nobody has confirmed.
+    known: bool,
     tool: String,
 }
 
@@ -88,6 +106,7 @@ impl<'a> Slow<'a> {
                 Seat::Person(person.clone())
             }
             Principal::Device(_) if domain == "mesh" => return Some(Role::Guest),
+            Principal::Device(_) if !self.known => return None,
             Principal::Device(node) => Seat::Device(node.clone()),
         };
         let seat = Key::Member(domain.parse().ok()?, seat);
@@ -116,7 +135,8 @@ impl<'a> Slow<'a> {
             (Key::Rule(at), Value::Rule(rule)) if at.domain.to_string() == domain => Some((at.name.to_string(), rule)),
             _ => None,
         });
-        all.filter(|(_, rule)| within(rule.nodes.as_ref(), rule.tools.as_ref(), &self.node, &self.tool)).collect()
+        all.filter(|(_, rule)| may_be_within(rule.nodes.as_ref(), rule.tools.as_ref(), &self.node, &self.tool))
+            .collect()
     }
 
     fn means(&self, who: &Who, level: Level<'_>, domain: &str) -> bool {
@@ -133,23 +153,65 @@ impl<'a> Slow<'a> {
                 let (people, agents) = text.split_once('/').unwrap();
                 matches(&people.to_owned(), person.as_str()) && matches(&agents.to_owned(), agent.as_str())
             }
+            (Who::Device(pattern), Principal::Device(_)) if !self.known => pattern.to_string() == "*",
             (Who::Device(pattern), Principal::Device(node)) => matches(pattern, node.as_str()),
             _ => false,
         }
     }
 
+    fn may_mean(&self, who: &Who, level: Level<'_>, domain: &str) -> bool {
+        let is_device = matches!((who, level.principal), (Who::Device(_) | Who::Role(_), Principal::Device(_)));
+        (is_device && !self.known) || self.means(who, level, domain)
+    }
+
+    fn gives(&self, rule: &Rule) -> bool {
+        within(rule.nodes.as_ref(), rule.tools.as_ref(), &self.node, &self.tool)
+    }
+
+    /// Rules that give, or settle.
     fn said(&self, domain: &str, level: Level<'_>, what: impl Fn(&Rule) -> bool) -> Refs {
         let meant =
             |rule: &Rule| rule.who.as_ref().is_none_or(|who| who.iter().any(|who| self.means(who, level, domain)));
-        let rules = self.rules(domain).into_iter().filter(|(_, rule)| what(rule) && meant(rule));
+        let rules = self.rules(domain).into_iter().filter(|(_, rule)| what(rule) && self.gives(rule) && meant(rule));
         rules.map(|(name, _)| of_domain(domain, &name)).collect()
     }
 
-    /// Of a domain and the mesh.
-    fn both(&self, domain: &str, level: Level<'_>, what: impl Fn(&Rule) -> bool) -> Refs {
-        let mut refs = self.said(domain, level, &what);
-        refs.extend(self.said("mesh", level, &what));
+    /// Rules of a domain and the mesh that take away by this verdict.
+    fn taking(&self, domain: &str, level: Level<'_>, verdict: RuleVerdict) -> Refs {
+        let of = |domain: &str| -> Refs {
+            let meant = |rule: &Rule| {
+                rule.who.as_ref().is_none_or(|who| who.iter().any(|who| self.may_mean(who, level, domain)))
+            };
+            let rules = self.rules(domain).into_iter().filter(|(_, rule)| rule.verdict == verdict && meant(rule));
+            rules.map(|(name, _)| of_domain(domain, &name)).collect()
+        };
+        let mut refs = of(domain);
+        refs.extend(of("mesh"));
+        refs.extend(self.may_hold().iter().flat_map(|other| of(other)));
         refs
+    }
+
+    /// Workspaces in which the principal could be and the tool, if both devices' names were others.
+    fn may_hold(&self) -> Vec<String> {
+        let (holds, unknown) = (self.holds(), !self.known || self.node.is_empty());
+        let bound = |workspace: &String| {
+            self.world.records.iter().any(|(key, value)| match (key, value) {
+                (Key::Binding(id, _), Value::Binding(binding)) => {
+                    id.as_str() == workspace
+                        && may_be_within(binding.nodes.as_ref(), binding.tools.as_ref(), &self.node, &self.tool)
+                }
+                _ => false,
+            })
+        };
+        let has_devices = |workspace: &String| {
+            let mut keys = self.world.records.keys();
+            keys.any(|key| matches!(key, Key::Member(id, Seat::Device(_)) if id.as_str() == workspace))
+        };
+        let member = |workspace: &String| {
+            if self.known { self.role_in(&self.request.principal, workspace).is_some() } else { has_devices(workspace) }
+        };
+        let all = self.workspaces().into_iter().filter(|_| unknown);
+        all.filter(|workspace| !holds.contains(workspace) && bound(workspace) && member(workspace)).collect()
     }
 
     /// 2, 1 or 0; what gives it; whether the workspace's `otherwise` asks.
@@ -257,7 +319,8 @@ impl<'a> Slow<'a> {
         }
         let this_hour = |given: &&Given| match &given.consent.choice {
             Choice::Hour { principal, domain: of, target, tool } => {
-                *principal == self.request.principal
+                self.known
+                    && *principal == self.request.principal
                     && of.to_string() == domain
                     && *target == self.request.target
                     && *tool == self.request.tool
@@ -331,7 +394,7 @@ impl<'a> Slow<'a> {
 
         let strength = |domain: &String| levels.iter().map(|level| self.strength(domain, *level).0).min().unwrap();
         let of = |domain: &String, verdict: RuleVerdict, levels: &[Level<'_>]| -> Refs {
-            levels.iter().flat_map(|level| self.both(domain, *level, |rule| rule.verdict == verdict)).collect()
+            levels.iter().flat_map(|level| self.taking(domain, *level, verdict)).collect()
         };
         let denies = |domain: &String| of(domain, RuleVerdict::Deny, &levels);
         // What is asked of the agent and would not be of its person.
@@ -467,7 +530,9 @@ pub(crate) fn decide(world: &World, request: &Request) -> (Verdict, String) {
         }
     }
 
-    let (node, tool) = (target.node.to_string(), request.tool.as_str().to_ascii_lowercase());
+    let node = if target.confirmed { target.node.to_string() } else { String::new() };
+    let tool = request.tool.as_str().to_ascii_lowercase();
+    let known = origin.confirmed || !matches!(request.principal, Principal::Device(_));
     if let Some(credential) = &request.credential {
         match world.records.get(&Key::Token(credential.token.clone())) {
             Some(Value::Token(token)) if token.holder == request.principal && !credential.over => {
@@ -500,7 +565,8 @@ pub(crate) fn decide(world: &World, request: &Request) -> (Verdict, String) {
         }
     }
 
-    if let Some(pattern) = target.deny.iter().find(|pattern| tool_matches(pattern, &node, &tool)) {
+    let is_denied = |pattern: &&ToolPattern| may_be_within(None::<&Vec<String>>, Some(&vec![*pattern]), &node, &tool);
+    if let Some(pattern) = target.deny.iter().find(is_denied) {
         return deny(&format!("local:{pattern}"));
     }
 
@@ -513,5 +579,5 @@ pub(crate) fn decide(world: &World, request: &Request) -> (Verdict, String) {
         }
         return (Verdict::Allow, "builtin/open".to_owned());
     }
-    Slow { world, request, node, tool }.rules_and_roles()
+    Slow { world, request, node, known, tool }.rules_and_roles()
 }

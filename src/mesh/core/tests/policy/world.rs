@@ -132,7 +132,8 @@ impl World {
         };
         let (peer, node_id) = (peer(node), node.parse::<NodeId>().unwrap());
         let deny = read(&said["deny"]).unwrap_or_default();
-        self.devices.insert(peer, DeviceFacts { peer, node: node_id, tier, trusted: true, tools, deny });
+        self.devices
+            .insert(peer, DeviceFacts { peer, node: node_id, confirmed: true, tier, trusted: true, tools, deny });
         self.set(Key::Tools(peer), Value::Tools(DeviceTools { approved }));
         let terms = read(&said["scope"]).map(|scope| Terms { scope: Some(scope), ..Terms::default() });
         let people = read(&said["people"]).unwrap();

@@ -1,11 +1,12 @@
 //! Calls that ask: they wait for a person, wherever she sits, and run only by her yes.
 
 use mesh_core::answer_words::{said_before, too_late};
+use mesh_core::entry::{Kind, encode};
 use mesh_core::frame::Phase;
-use mesh_core::ids::ReqId;
+use mesh_core::ids::{Hash, ReqId};
 use mesh_core::io::{AnswerChoice, CallState, Command, Edit, NewAnswer, NewCall, Refusal, Reply};
 use mesh_core::policy::{
-    Binding, Device, Key, Note, Otherwise, Person, Role, Rule, RuleVerdict, Value, Verdict, Workspace,
+    Binding, Choice, Consent, Device, Key, Note, Otherwise, Person, Role, Rule, RuleVerdict, Value, Verdict, Workspace,
 };
 use mesh_core::record::{Ending, Tier};
 use mesh_core::test_kit::{Net, id};
@@ -339,4 +340,71 @@ fn the_same_answer_again_is_known_also_once_the_call_is_over_and_another_is_told
         let Refusal::AlreadyDecided(told) = too_late(&record) else { panic!("{id}") };
         assert!(told.contains(says), "{told}");
     }
+}
+
+#[test]
+fn r11_a_call_that_was_sent_once_reads_as_asking_and_says_who_may_answer() {
+    let mut net = Net::of(3);
+    home(&mut net);
+    // First nobody is asked.
+    let rule = |verdict| Value::Rule(Rule { who: Some(vec![parse("role:member")]), ..Rule::of(verdict) });
+    change(&mut net, 0, vec![(Key::Rule(parse("home/doors")), Some(rule(RuleVerdict::Allow)))]);
+    net.tools_end = false;
+    for _ in 0..4 {
+        net.ask(1, NewCall { timeout_ms: 600_000, ttl_ms: 600_000, ..by_mia(2) });
+    }
+    let call = net.ask(1, NewCall { ttl_ms: 600_000, ..by_mia(2) });
+    net.pass(1_000);
+    let gateway = net.leader().unwrap();
+    assert_eq!(state(&net, gateway, &call), CallState::Open(Phase::Dispatched), "its target has no place");
+    // Its target is away when somebody wants to be asked.
+    net.cut_off(2);
+    net.pass(10_000);
+    change(&mut net, 0, vec![(Key::Rule(parse("home/doors")), Some(rule(RuleVerdict::Ask)))]);
+    net.pass(2_000);
+    for n in [0, 1] {
+        assert_eq!(state(&net, n, &call), CallState::Open(Phase::Asking), "at {n}");
+        let approvals = net.peer(n).approvals();
+        let approval = approvals.iter().find(|approval| approval.id == call).unwrap();
+        assert!(approval.asks[0].1.iter().any(|person| person.as_str() == "anna"), "at {n}: {approval:?}");
+    }
+    // And it goes on by a yes.
+    net.join_all();
+    net.tools_end = true;
+    net.finish_tools(2);
+    net.pass(1_000);
+    assert_eq!(net.runs(&call), 0);
+    says(&mut net, 0, call, "person:anna", AnswerChoice::Once);
+    net.pass(5_000);
+    assert_eq!(net.runs(&call), 1);
+}
+
+#[test]
+fn r11_answers_that_nobody_needs_push_out_none_that_a_call_waits_for() {
+    let mut net = Net::of(3);
+    home(&mut net);
+    // The call is asked twice over: one yes is not enough, so that the first has to be kept.
+    let second = Rule { approvers: Some(vec![parse("anna")]), ..Rule::of(RuleVerdict::Ask) };
+    change(&mut net, 0, vec![(Key::Rule(parse("home/second")), Some(Value::Rule(second)))]);
+    let call = net.ask(1, NewCall { ttl_ms: 600_000, ..by_mia(2) });
+    net.pass(1_000);
+    says(&mut net, 0, call, "person:owner", AnswerChoice::Once);
+    net.pass(1_000);
+    // Owners answer calls that nobody knows, until the room of all is full.
+    for who in 7..12 {
+        assert!(matches!(net.approve(0, who, "strange", Tier::Owner), Reply::Approved(_)));
+        net.pass(500);
+        let mut flood = net.author(who);
+        for n in 0..140_u32 {
+            let unknown = ReqId([n.to_be_bytes(), [0; 4], [0; 4], [0; 4]].concat().try_into().unwrap());
+            let choice = Choice::Once { call: unknown, header: Hash::of(&unknown.0) };
+            let said = Consent { choice, by: parse("owner"), of: vec![parse("home/doors")], note: Note::default() };
+            let entry = flood.says(Kind::CONSENT, encode(&said));
+            net.hears(1, &flood, entry);
+        }
+    }
+    net.pass(1_000);
+    let kept = net.peer(1).approvals();
+    let asks: Vec<String> = kept.iter().flat_map(|approval| &approval.asks).map(|(rule, _)| rule.to_string()).collect();
+    assert_eq!(asks, ["home/second"], "the yes of before is held");
 }

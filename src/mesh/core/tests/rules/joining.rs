@@ -179,7 +179,7 @@ fn s16_an_invite_is_used_up_only_by_whoever_it_lets_in() {
     // The only owner itself would be one no more by it.
     let key = Symbolic::new(0).public_key();
     let secret = Hash::of(b"secret");
-    assert_eq!(founder.ask(Command::Invite { secret, tier: Tier::Shared, ttl_ms: 60_000 }), Reply::Invited);
+    assert_eq!(founder.ask(Command::Invite { secret, tier: Tier::Shared, ttl_ms: 60_000, name: None }), Reply::Invited);
     let redeem = |key| Command::Redeem { secret, key, node_id: node_id.clone() };
     let before = founder.machine.disk.clone();
     assert_eq!(founder.ask(redeem(key)), Reply::Refused(Refusal::LastOwner));
@@ -199,7 +199,10 @@ fn b11_an_invite_gives_the_name_that_is_asked_for_also_where_a_leave_was_not_hea
     let key = newcomer().public_key();
     let mut redeem = |n: u8, name: &str| {
         let secret = Hash::of(&[n]);
-        assert_eq!(founder.ask(Command::Invite { secret, tier: Tier::Shared, ttl_ms: 60_000 }), Reply::Invited);
+        assert_eq!(
+            founder.ask(Command::Invite { secret, tier: Tier::Shared, ttl_ms: 60_000, name: None }),
+            Reply::Invited
+        );
         let reply = founder.ask(Command::Redeem { secret, key, node_id: name.parse().unwrap() });
         let Reply::Approved(welcome) = reply else { panic!("{reply:?}") };
         let view = founder.peer().view();
@@ -226,7 +229,10 @@ fn l02_an_invite_that_was_taken_back_lets_nobody_in() {
     let (key, node_id) = (newcomer().public_key(), "bureau".parse::<mesh_core::ids::NodeId>().unwrap());
     let secrets = [Hash::of(b"one"), Hash::of(b"two")];
     for secret in secrets {
-        assert_eq!(founder.ask(Command::Invite { secret, tier: Tier::Owner, ttl_ms: 60_000 }), Reply::Invited);
+        assert_eq!(
+            founder.ask(Command::Invite { secret, tier: Tier::Owner, ttl_ms: 60_000, name: None }),
+            Reply::Invited
+        );
     }
     let redeem = |secret| Command::Redeem { secret, key, node_id: node_id.clone() };
     for _ in 0..2 {
@@ -244,7 +250,11 @@ fn l02_an_invite_that_was_taken_back_lets_nobody_in() {
     // Those that are over leave room: only open ones count against the limit.
     for n in 0..limits::INVITES_KEPT_MAX + 8 {
         let secret = Hash::of(&n.to_be_bytes());
-        assert_eq!(founder.ask(Command::Invite { secret, tier: Tier::Owner, ttl_ms: 60_000 }), Reply::Invited, "{n}");
+        assert_eq!(
+            founder.ask(Command::Invite { secret, tier: Tier::Owner, ttl_ms: 60_000, name: None }),
+            Reply::Invited,
+            "{n}"
+        );
         assert_eq!(founder.ask(Command::VoidInvite { secret }), Reply::InviteVoided);
     }
     assert!(founder.peer().invites().count() <= limits::INVITES_KEPT_MAX);
@@ -253,7 +263,7 @@ fn l02_an_invite_that_was_taken_back_lets_nobody_in() {
 /// A store with a row in every space that is read at the start.
 fn lived_in() -> Desk {
     let (mut founder, _) = welcomed();
-    founder.ask(Command::Invite { secret: Hash::of(b"s"), tier: Tier::Owner, ttl_ms: 60_000 });
+    founder.ask(Command::Invite { secret: Hash::of(b"s"), tier: Tier::Owner, ttl_ms: 60_000, name: None });
     let to_nobody = NewCall { client_key: Some("k".to_owned()), ..call("bureau", "echo") };
     // The newcomer offers nothing yet; the founder does.
     let _ = founder.ask(Command::Call(to_nobody));

@@ -296,7 +296,7 @@ fn change(subject: PublicKey, grant: Hash, what: ChangeKind) -> Vec<u8> {
 }
 
 fn approved(tier: Tier, after: &[Hash]) -> ChangeKind {
-    ChangeKind::Approved { tier, node_id: "guest".parse().unwrap(), after: after.to_vec() }
+    ChangeKind::Approved { tier, node_id: "guest".parse().unwrap(), after: after.to_vec(), unseen: false }
 }
 
 fn tiers(net: &Net, n: usize) -> Vec<(PeerId, Tier)> {
@@ -487,6 +487,83 @@ fn b11_who_comes_back_is_called_as_it_was_approved() {
     assert_eq!(node_names(&net, 0)[1], "porch", "its record is of before");
 }
 
+/// The device becomes a member of tier shared by an invite that names nobody, and asks for this name.
+fn redeem(net: &mut Net, n: usize, invite: Option<&str>, asked: &str) {
+    let secret = Hash::of(asked.as_bytes());
+    let name = invite.map(|name| name.parse().unwrap());
+    let invite = Command::Invite { secret, tier: Tier::Shared, ttl_ms: 60_000, name };
+    assert_eq!(net.command(0, invite), Reply::Invited);
+    let redeem = Command::Redeem { secret, key: key(n), node_id: asked.parse().unwrap() };
+    assert!(matches!(net.command(0, redeem), Reply::Approved(_)));
+    net.pass(1_000);
+}
+
+/// Name, whether rights know it by that, and what it asks for, the same at all these devices.
+fn known(net: &Net, n: usize, at: &[usize]) -> (String, bool, Option<String>) {
+    let of = |at: &usize| {
+        let view = net.peer(*at).view();
+        let node = view.by_peer(&id(n)).unwrap();
+        assert_eq!(view.rights.name_of(&id(n)).is_some(), node.confirmed);
+        (node.node_id.to_string(), node.confirmed, node.asks.as_ref().map(ToString::to_string))
+    };
+    let first = of(&at[0]);
+    assert!(at.iter().all(|at| of(at) == first));
+    first
+}
+
+fn named(name: &str, confirmed: bool, asks: Option<&str>) -> (String, bool, Option<String>) {
+    (name.to_owned(), confirmed, asks.map(str::to_owned))
+}
+
+#[test]
+fn r11_rights_know_a_shared_device_only_by_a_name_that_an_owner_gave_or_saw() {
+    let mut net = Net::of(3);
+    let name = |net: &mut Net, n: usize, to: &str| {
+        net.command(0, Command::Rename { peer: id(n), node_id: to.parse().unwrap() })
+    };
+    // Who was approved by hand only asks for another name, and an owner gives it.
+    assert!(matches!(net.approve(0, 1, "peer-1", Tier::Shared), Reply::Approved(_)));
+    rename(&mut net, 1, "panel-x");
+    assert_eq!(known(&net, 1, &[0, 1, 2]), named("peer-1", true, Some("panel-x")));
+    assert_eq!(name(&mut net, 1, "peer-0"), Reply::Refused(Refusal::NameTaken("peer-0".parse().unwrap())));
+    let own = name(&mut net, 2, "loft");
+    assert!(matches!(own, Reply::Refused(Refusal::Invalid(_))), "an owner's device names itself: {own:?}");
+    let not_owner = Command::Rename { peer: id(1), node_id: "panel-x".parse().unwrap() };
+    assert_eq!(net.command(1, not_owner), Reply::Refused(Refusal::NotOwner));
+    assert_eq!(name(&mut net, 1, "panel-x"), Reply::Renamed);
+    net.pass(1_000);
+    assert_eq!(known(&net, 1, &[0, 1, 2]), named("panel-x", true, None));
+    assert_eq!(net.peer(0).view().by_peer(&id(1)).unwrap().tier, Tier::Shared);
+    // An owner's device is known as it calls itself, and keeps that when it is lowered.
+    rename(&mut net, 2, "loft");
+    assert_eq!(known(&net, 2, &[0, 1, 2]), named("loft", true, None));
+    assert!(matches!(net.approve(0, 2, "x", Tier::Shared), Reply::Approved(_)));
+    net.pass(1_000);
+    assert_eq!(known(&net, 2, &[0, 1, 2]), named("loft", true, None));
+    // With an invite that names nobody it names itself, as often as it likes, and rights know it by none of that.
+    redeem(&mut net, 7, None, "panel-y");
+    assert_eq!(known(&net, 7, &[0, 1, 2]), named("panel-y", false, None));
+    // What an owner gives is not kept by who took it.
+    redeem(&mut net, 8, Some("panel-y"), "whatever");
+    assert_eq!(known(&net, 8, &[0, 1, 2]), named("panel-y", true, None));
+    assert_eq!(known(&net, 7, &[0, 1, 2]), named("panel-y-2", false, None));
+    // Nobody sheds the name that it has by another invite.
+    redeem(&mut net, 8, None, "panel-z");
+    assert_eq!(known(&net, 8, &[0, 1, 2]), named("panel-y", true, None));
+    assert_eq!(name(&mut net, 7, "panel-y-2"), Reply::Renamed);
+    net.pass(1_000);
+    assert_eq!(known(&net, 7, &[0, 1, 2]), named("panel-y-2", true, None));
+    net.restart(2);
+    assert_eq!(known(&net, 7, &[0, 1, 2]), named("panel-y-2", true, None));
+    let taken = Command::Invite {
+        secret: Hash::of(b"taken"),
+        tier: Tier::Shared,
+        ttl_ms: 60_000,
+        name: Some("panel-y".parse().unwrap()),
+    };
+    assert_eq!(net.command(0, taken), Reply::Refused(Refusal::NameTaken("panel-y".parse().unwrap())));
+}
+
 #[test]
 fn k4_nobody_takes_the_name_that_another_has_chosen() {
     let mut net = Net::of(4);
@@ -495,16 +572,16 @@ fn k4_nobody_takes_the_name_that_another_has_chosen() {
         assert!(matches!(net.approve(0, n, &before[n], Tier::Shared), Reply::Approved(_)));
     }
     net.pass(1_000);
-    // An owner's wish counts although the other is a member for longer; between those who are none it is nobody's.
     rename(&mut net, 3, "loft");
-    rename(&mut net, 1, "loft");
-    assert_eq!(node_names(&net, 0), [before[0].as_str(), &before[1], &before[2], "loft"]);
-    rename(&mut net, 2, "cellar");
-    assert_eq!(node_names(&net, 0)[2], "cellar");
-    rename(&mut net, 1, "cellar");
-    for at in 0..4 {
-        assert_eq!(node_names(&net, at), [before[0].as_str(), &before[1], &before[2], "loft"]);
+    // Of who is no owner it does not count; nor does it take anything from an owner that comes later.
+    for name in ["loft", "cellar"] {
+        rename(&mut net, 1, name);
+        assert_eq!(node_names(&net, 0), [before[0].as_str(), &before[1], &before[2], "loft"]);
     }
-    let unknown = net.command(0, Command::Call(mesh_core::test_kit::call("cellar", "echo")));
+    rename(&mut net, 3, "cellar");
+    for at in 0..4 {
+        assert_eq!(node_names(&net, at), [before[0].as_str(), &before[1], &before[2], "cellar"]);
+    }
+    let unknown = net.command(0, Command::Call(mesh_core::test_kit::call("loft", "echo")));
     assert!(matches!(unknown, Reply::Refused(Refusal::UnknownNode(_))), "{unknown:?}");
 }

@@ -1,10 +1,11 @@
 //! What is said about rights, over the log: who is heard, what stands, and that all who hold the same say the same.
 
 use mesh_core::entry::{Kind, SignedEntry, encode};
+use mesh_core::ids::{Hash, Incarnation, PeerId, ToolName};
 use mesh_core::io::{Command, Edit, Halt, Refusal, Reply, Space};
 use mesh_core::policy::{
-    Binding, Check, InvalidRecord, Key, Mode, NotAllowed, Person, PersonId, Role, Rule, RuleVerdict, Said, Value,
-    Verdict, Workspace,
+    Binding, Check, Content, DeviceTools, InvalidRecord, Key, Mode, NotAllowed, Person, PersonId, Role, Rule,
+    RuleVerdict, Said, Value, Verdict, Workspace,
 };
 use mesh_core::record::{ChangeKind, MembershipChange, Tier};
 use mesh_core::test_kit::{Net, id, key};
@@ -259,8 +260,7 @@ fn n3_what_a_removed_owner_said_is_taken_back_with_it_if_that_is_asked() {
 }
 
 /// A device that leaves may be no owner any more: it does not lift what it once said, whatever it signs then.
-#[test]
-fn n3_whoever_leaves_takes_nothing_back() {
+fn leaves_after_it_was_lowered(as_another: bool) {
     let mut net = Net::of(1);
     assert!(matches!(net.approve(0, 7, "strange", Tier::Owner), Reply::Approved(_)));
     let mut strange = net.author(7);
@@ -279,11 +279,25 @@ fn n3_whoever_leaves_takes_nothing_back() {
         fence: 0,
         what: ChangeKind::Revoked { cutoffs: Vec::new(), left: true, unsaid: true },
     };
+    if as_another {
+        // Of which nothing that it said before is.
+        (strange.incarnation, strange.seq, strange.previous) = (Incarnation(77), 0, Hash::ZERO);
+    }
     let entry = strange.says(Kind::MEMBERSHIP, encode(&leaves));
     net.hears(0, &strange, entry);
     net.pass(1_000);
     assert!(net.peer(0).view().by_peer(&id(7)).is_none(), "it has left");
     assert_eq!(verdict(&net, 0, "mesh/doors"), Some(RuleVerdict::Deny));
+}
+
+#[test]
+fn n3_whoever_leaves_takes_nothing_back() {
+    leaves_after_it_was_lowered(false);
+}
+
+#[test]
+fn r12_whoever_leaves_as_another_incarnation_takes_nothing_back() {
+    leaves_after_it_was_lowered(true);
 }
 
 /// What the file of a device says that was removed, and of a thief that says so of what it likes, is anybody's to edit.
@@ -398,4 +412,54 @@ fn a_version_that_does_not_know_of_rights_neither_leads_nor_starts_calls() {
     net.join_all();
     assert!(net.peer(1).view().halts.is_empty());
     agree(&net, &[0, 1]);
+}
+
+/// Bytes of all statements that a device holds.
+fn held_bytes(net: &Net, n: usize) -> usize {
+    let rows = net.devices[n].machine.disk.scan(Space::Policy, Vec::new(), vec![u8::MAX; 45]);
+    rows.map(|(_, row)| row.len()).sum()
+}
+
+#[test]
+fn r11_owners_who_flood_the_others_share_one_room_and_leave_it() {
+    let mut net = Net::of(2);
+    net.join_all();
+    change(&mut net, 0, vec![person("mia", Role::Guest)]);
+    let tool = |n: usize| (parse::<ToolName>(&format!("{n:064}")), Hash::ZERO);
+    let tools = DeviceTools { approved: (0..400).map(tool).collect() };
+    let mut before = 0;
+    for thief in 7..10 {
+        assert!(matches!(net.approve(0, thief, "strange", Tier::Owner), Reply::Approved(_)));
+        net.pass(500);
+        let mut author = net.author(thief);
+        for n in 0..140_u8 {
+            let key = Key::Tools(PeerId([n; 32]));
+            let content = Content::Value(Box::new(Value::Tools(tools.clone())));
+            let (by, knew) = (parse("person:owner"), Vec::new());
+            let said = Said { key: key.clone(), content, generation: 1, knew, by, declared: false };
+            let entry = author.entry(key.kind(), said.to_body().unwrap(), |entry| entry.critical = true);
+            net.hears(1, &author, entry);
+        }
+        net.pass(500);
+        before = before.max(held_bytes(&net, 1));
+    }
+    let max = mesh_core::limits::STATEMENTS_ROOM_MAX as usize;
+    assert!(before > max / 2 && before <= max + max / 16, "{before}");
+    // Whoever says little is heard all the same.
+    assert!(matches!(net.approve(0, 10, "honest", Tier::Owner), Reply::Approved(_)));
+    net.pass(500);
+    let mut honest = net.author(10);
+    let (at, value) = person("kai", Role::Guest);
+    let said = mesh_core::policy::Policy::default().edit((at.clone(), value), parse("person:owner"), false, &|_| true);
+    let entry = honest.entry(at.kind(), said.to_body().unwrap(), |entry| entry.critical = true);
+    net.hears(1, &honest, entry);
+    for name in ["mia", "kai"] {
+        assert_eq!(role(&net, 1, name), Some(Role::Guest), "{name}");
+    }
+    // And once they are gone with what they said, so is what it took.
+    let peers = (7..10).map(id).collect();
+    assert_eq!(net.command(0, Command::RevokeAll { peers, unsaid: true }), Reply::RevokedAll(Vec::new()));
+    net.pass(2_000);
+    assert!(held_bytes(&net, 1) < 4096, "{}", held_bytes(&net, 1));
+    assert_eq!((role(&net, 1, "mia"), role(&net, 1, "kai")), (Some(Role::Guest), Some(Role::Guest)));
 }

@@ -46,8 +46,8 @@ use crate::mesh::check_words::CheckWords;
 use crate::mesh::invite::InviteCode;
 use crate::mesh::store::MemStore;
 use crate::mesh::{
-    CallCursor, CallPage, EventKind, EventLog, Invite, InviteInfo, InviteState, JoinError, JoinTarget, Joined, Nearby,
-    Pending, Request, Surroundings,
+    AuditPage, CallCursor, CallPage, EventKind, EventLog, Invite, InviteInfo, InviteState, JoinError, JoinTarget,
+    Joined, Nearby, Pending, Request, Surroundings,
 };
 use crate::platform::FileId;
 use crate::tasks::TaskGroup;
@@ -480,6 +480,8 @@ impl FakeMesh {
             }
             Request::Want(..) => {}
             Request::Rename(_, to) | Request::Offer(_, _, to) => drop(to.send(())),
+            Request::Audit(_, _, _, to) => reply(to, Ok(AuditPage::default())),
+            Request::Refused(_) => {}
         }
     }
 

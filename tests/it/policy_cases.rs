@@ -211,6 +211,13 @@ impl<'a> World<'a> {
         all.filter(|case| case["world"] == self.name).collect()
     }
 
+    /// Verdict and rule of a case. A device that runs does not say that it has what it forbids itself.
+    fn expected(&self, case: &Json) -> (String, String) {
+        let (expect, rule) = (text(case, "expect").to_owned(), text(case, "rule").to_owned());
+        let runs = self.homes.iter().any(|home| home.name == text(case, "node"));
+        (expect, if runs && rule.starts_with("local:") { "tool:absent".to_owned() } else { rule })
+    }
+
     /// Explains a case at a device; verdict and rule.
     fn explained(&self, home: &Home, case: &Json, by_cli: bool) -> (String, String) {
         let origin = case["origin"].as_str().or(self.json["origin"].as_str()).expect("an origin");
@@ -243,7 +250,7 @@ impl<'a> World<'a> {
         let (mut wrong, mut count) = (Vec::new(), 0);
         let cases = self.cases();
         for case in cases.iter().filter(|case| left_out(case).is_none()) {
-            let expected = (text(case, "expect").to_owned(), text(case, "rule").to_owned());
+            let expected = self.expected(case);
             let homes = if by_cli { &self.homes[..1] } else { &self.homes[..] };
             for home in homes {
                 let told = self.explained(home, case, by_cli);
@@ -266,10 +273,7 @@ impl<'a> World<'a> {
         };
         wait_until("what was said is there", PATIENCE, || {
             let agrees = |home: &Home| {
-                cases.iter().filter(rests).all(|case| {
-                    self.explained(home, case, false)
-                        == (text(case, "expect").to_owned(), text(case, "rule").to_owned())
-                })
+                cases.iter().filter(rests).all(|case| self.explained(home, case, false) == self.expected(case))
             };
             self.homes.iter().all(agrees)
         });
@@ -316,8 +320,8 @@ impl<'a> World<'a> {
                 }
                 text(&call, "reason").to_owned()
             };
-            let rule = text(case, "rule");
-            if expect != "allow" && !ended.contains(rule) {
+            let (_, rule) = self.expected(case);
+            if expect != "allow" && !ended.contains(&rule) {
                 wrong.push(format!("{}: `{ended}` does not name {rule}", case["id"]));
             }
         }

@@ -115,6 +115,8 @@ pub(crate) enum Command {
     },
     /// Calls that wait for a person's answer, and the answer to one
     Approvals(ApprovalsArgs),
+    /// What happened, newest first: calls, what was refused, who changed rights. For owners
+    Audit(AuditArgs),
     /// The people of the mesh, and the devices that speak for them
     Person {
         #[command(subcommand)]
@@ -548,6 +550,32 @@ pub(crate) struct AskArgs {
     pub(crate) wait: Option<String>,
 }
 
+/// What happened, newest first
+#[derive(Debug, Args)]
+pub(crate) struct AuditArgs {
+    /// Only of this person, or `agent:PERSON/NAME`, `device:NODE`
+    #[arg(long)]
+    pub(crate) who: Option<String>,
+    /// Only what this device was asked for
+    #[arg(long)]
+    pub(crate) node: Option<String>,
+    /// Only what was about this tool
+    #[arg(long)]
+    pub(crate) tool: Option<String>,
+    /// Only what was answered so
+    #[arg(long, value_enum)]
+    pub(crate) verdict: Option<Verdict>,
+    /// Only what happened within the last so much time, such as `24h`
+    #[arg(long, value_parser = duration, value_name = "TIME")]
+    pub(crate) since: Option<Duration>,
+    /// Lines on a page
+    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=200))]
+    pub(crate) limit: u32,
+    /// Start of the page: `next_cursor` of the page before
+    #[arg(long)]
+    pub(crate) cursor: Option<String>,
+}
+
 /// Calls that wait for a person's answer, here and at other devices
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true)]
@@ -653,6 +681,14 @@ pub(crate) enum PolicyCommand {
         /// Rows
         #[arg(long, value_enum, default_value = "person")]
         by: By,
+    },
+    /// Tell which of the last calls would be answered differently with the rights of a file; nothing is changed
+    DryRun {
+        /// All rights, as `sigil policy show` prints them; `-` is standard input
+        file: PathBuf,
+        /// Calls to look at
+        #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=1000))]
+        last: u32,
     },
     /// Edit all of it as text, in the editor of $EDITOR
     Edit {

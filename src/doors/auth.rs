@@ -1,11 +1,15 @@
 //! Authentication: peer credentials on the socket; host name, origin and token on loopback HTTP.
 
+use std::sync::Arc;
+
 use axum::extract::Request;
 use axum::http::header::{AUTHORIZATION, HOST, ORIGIN};
 use axum::http::uri::Authority;
 use axum::http::{HeaderMap, Method};
+use mesh_core::audit::{AuditRow, Happened};
+use mesh_core::policy::Verdict;
 
-use crate::doors::identity::Identity;
+use crate::doors::identity::{Identity, Shown};
 use crate::doors::listen::Arrival;
 use crate::doors::tokens::Tokens;
 use crate::mesh::MeshHandle;
@@ -41,12 +45,18 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
 }
 
-/// The caller of a request: `None` for one that nobody has proven, on a public route.
+/// The caller of a request: `None` for one that nobody has proven, on a public route. `found` gets the token, also where the
+/// request is refused.
 ///
 /// # Errors
 /// The other end of the socket is another user; the request names another host or comes from a page of another origin;
 /// or there is no valid token.
-pub(super) fn identify(tokens: &Tokens, mesh: &MeshHandle, request: &Request) -> Result<Option<Identity>, OpError> {
+pub(super) fn identify(
+    tokens: &Tokens,
+    mesh: &MeshHandle,
+    request: &Request,
+    found: &mut Option<Arc<Shown>>,
+) -> Result<Option<Identity>, OpError> {
     let port = match request.extensions().get::<Arrival>() {
         Some(Arrival::Socket { owner: true }) => {
             return Ok(Some(Identity::Socket));
@@ -83,6 +93,7 @@ pub(super) fn identify(tokens: &Tokens, mesh: &MeshHandle, request: &Request) ->
     let view = mesh.view();
     match bearer(headers) {
         Some(text) if let Some(shown) = tokens.find(text, &view.rights, &view.me, now().wall_ms) => {
+            *found = Some(shown.clone());
             if shown.read_only && changes {
                 return Err(OpError::new(ErrorCode::Denied, "this token only reads")
                     .hint("`sigil token` makes one that may do more"));
@@ -110,6 +121,16 @@ pub(super) fn identify(tokens: &Tokens, mesh: &MeshHandle, request: &Request) ->
     }
 }
 
+/// What the audit says of a caller that was refused here; `None` of one that has shown nothing.
+pub(super) fn refused(request: &Request, found: Option<&Shown>, error: &OpError) -> Option<AuditRow> {
+    if error.code == ErrorCode::Unauthorized && bearer(request.headers()).is_none() {
+        return None;
+    }
+    let holder = found.map(|shown| shown.holder.clone());
+    let row = AuditRow::new(Happened::DoorRefused, holder, Verdict::Deny, &format!("door:{}", error.code));
+    Some(AuditRow { token: found.map(|shown| shown.id.clone()), ..row })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -126,6 +147,7 @@ mod tests {
             "people/mia",
             "workspaces",
             "logs",
+            "audit",
             "doctor",
             "nodes/hub/guests",
             "nodes/hub/rights",

@@ -172,7 +172,8 @@ impl BlobFetch {
             | Input::Disk(_)
             | Input::NodeUp(..)
             | Input::NodeDown(..)
-            | Input::Command(..) => return,
+            | Input::Command(..)
+            | Input::Refused(_) => return,
         };
         self.under_way.remove(&hash);
         if over {

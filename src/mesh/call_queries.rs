@@ -4,14 +4,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::sync::Arc;
 
-use mesh_core::ids::{PeerId, ReqId};
-use mesh_core::io::{CallRecord, CallState, Space, View};
+use mesh_core::frame::Phase;
+use mesh_core::ids::{PeerId, ReqId, ToolName};
+use mesh_core::io::{CallRecord, CallState, NO_CONSENT, Space, View};
 use mesh_core::names::PREFIX_MIN;
-use mesh_core::policy::{Principal, TokenId};
+use mesh_core::policy::{Principal, TokenId, Verdict};
 use mesh_core::record::{Ending, Header};
 use mesh_core::rows::{self, CallOutline};
 use tokio::sync::{Semaphore, oneshot};
 
+use crate::mesh::audit_log::{self, AuditCursor, AuditFilter, AuditPage};
 use crate::mesh::error::MeshError;
 use crate::mesh::store::Store;
 use crate::mesh::waiters::{CallAnswer, Waiters};
@@ -26,6 +28,14 @@ pub struct CallFilter {
     pub state: Option<CallStateFilter>,
     /// Only calls of this asker.
     pub asker: Option<Asker>,
+    /// Only calls of this tool.
+    pub tool: Option<ToolName>,
+    /// Only calls that rights have answered so, see [`verdict_of`].
+    pub verdict: Option<Verdict>,
+    /// Only calls that were accepted at this wall time or later.
+    pub since_ms: Option<u64>,
+    /// Only calls that were accepted before this wall time.
+    pub until_ms: Option<u64>,
 }
 
 /// Whose calls are meant: those of a principal, or of them those that were made with one token.
@@ -45,6 +55,18 @@ impl Asker {
     }
 }
 
+/// Answer that rights gave to a call, as far as its own row tells: no if it was denied, ask while it waits for a person or
+/// if nobody answered in time.
+#[must_use]
+pub fn verdict_of(record: &CallRecord) -> Verdict {
+    match record.state {
+        CallState::Ended(Ending::Denied) => Verdict::Deny,
+        CallState::Open(Phase::Asking) => Verdict::Ask,
+        CallState::Ended(Ending::Expired) if record.reason.starts_with(NO_CONSENT) => Verdict::Ask,
+        CallState::Open(_) | CallState::Ended(_) => Verdict::Allow,
+    }
+}
+
 impl CallFilter {
     /// Returns true if this call is selected.
     #[must_use]
@@ -52,6 +74,10 @@ impl CallFilter {
         self.node.as_ref().is_none_or(|node| node.is_target_of(&record.header))
             && self.state.is_none_or(|state| state.passes(record.state))
             && self.asker.as_ref().is_none_or(|asker| asker.made(&record.header))
+            && self.tool.as_ref().is_none_or(|tool| record.header.tool.folded() == tool.folded())
+            && self.verdict.is_none_or(|verdict| verdict_of(record) == verdict)
+            && self.since_ms.is_none_or(|since| record.listed_ms() >= since)
+            && self.until_ms.is_none_or(|until| record.listed_ms() < until)
     }
 
     /// Returns true if only calls without an ending are selected.
@@ -115,7 +141,6 @@ impl CallStateFilter {
     /// Returns true if a call in `state` passes.
     #[must_use]
     pub fn passes(self, state: CallState) -> bool {
-        use mesh_core::frame::Phase;
         match self {
             Self::Is(wanted) => wanted == state,
             Self::Queued => {
@@ -129,7 +154,6 @@ impl CallStateFilter {
     /// Reads the word that people use: `queued`, `open`, `ended`, or a state's own name.
     #[must_use]
     pub fn parse(word: &str) -> Option<Self> {
-        use mesh_core::frame::Phase;
         Some(match word {
             "queued" => Self::Queued,
             "open" => Self::Open,
@@ -237,6 +261,23 @@ impl CallQueries {
         !self.waiters.is_empty()
     }
 
+    /// Answers with a page of the audit, newest first.
+    pub(super) fn answer_audit(
+        &self,
+        filter: AuditFilter,
+        after: Option<AuditCursor>,
+        limit: usize,
+        reply: oneshot::Sender<Result<AuditPage, MeshError>>,
+    ) {
+        let (store, turns) = (self.store.clone(), self.turns.clone());
+        self.tasks.spawn(async move {
+            let Ok(_turn) = turns.acquire().await else { return };
+            let read = move || audit_log::read_page(store.as_ref(), &filter, after, limit);
+            let read = tokio::task::spawn_blocking(read).await;
+            drop(reply.send(read.unwrap_or(Err(MeshError::Stopping))));
+        });
+    }
+
     /// Answers with a page of calls, newest first. `held` are the calls that the core holds, all of them: the page
     /// shows these as they are now, and every other call as the store has it.
     pub(super) fn answer_page<'a>(
@@ -307,11 +348,7 @@ impl HeldCalls {
     }
 
     fn into_page(self, limit: usize) -> CallPage {
-        let mut page = Page::new(limit);
-        for (_, record) in self.fitting.into_iter().rev() {
-            page.push(record);
-        }
-        page.done()
+        Page::new(limit).with_rest(self)
     }
 }
 
@@ -334,6 +371,14 @@ impl Page {
         } else {
             self.more = true;
         }
+    }
+
+    /// Ends with the held calls that are left.
+    fn with_rest(mut self, held: HeldCalls) -> CallPage {
+        for (_, record) in held.fitting.into_iter().rev() {
+            self.push(record);
+        }
+        self.done()
     }
 
     fn done(self) -> CallPage {
@@ -374,15 +419,21 @@ fn stored_fitting(store: &dyn Store, id: &ReqId, query: &PageQuery) -> Result<Op
 /// Walks the index of calls from the newest down, and puts the held calls in their places.
 fn read_page(store: &dyn Store, mut held: HeldCalls, query: &PageQuery) -> Result<CallPage, MeshError> {
     let mut page = Page::new(query.limit);
-    let mut end = query
-        .after
-        .map_or(Bound::Unbounded, |after| Bound::Excluded(rows::call_by_time(after.accepted_ms, &after.id).key));
+    let below = |at_ms, id: &ReqId| Bound::Excluded(rows::call_by_time(at_ms, id).key);
+    let mut end = match (query.after, query.filter.until_ms) {
+        (Some(after), _) => below(after.accepted_ms, &after.id),
+        (None, Some(until_ms)) => below(until_ms, &ReqId([0; 16])),
+        (None, None) => Bound::Unbounded,
+    };
     let mut scanned = 0;
     loop {
         let rows = store.range(Space::CallsByTime, Bound::Unbounded, end, true, 256).map_err(MeshError::Store)?;
         let Some((last, _)) = rows.last() else { break };
         for (key, _) in &rows {
             let Some(at) = CallCursor::from_key(key) else { continue };
+            if query.filter.since_ms.is_some_and(|since| at.accepted_ms < since) {
+                return Ok(page.with_rest(held));
+            }
             while let Some(newer) = held.fitting.last_entry().filter(|newer| *newer.key() >= at) {
                 page.push(newer.remove());
             }
@@ -402,15 +453,11 @@ fn read_page(store: &dyn Store, mut held: HeldCalls, query: &PageQuery) -> Resul
         }
         end = Bound::Excluded(last.clone());
     }
-    for (_, record) in held.fitting.into_iter().rev() {
-        page.push(record);
-    }
-    Ok(page.done())
+    Ok(page.with_rest(held))
 }
 
 #[cfg(test)]
 mod tests {
-    use mesh_core::frame::Phase;
     use mesh_core::ids::{Incarnation, PeerId};
     use mesh_core::io::Batch;
     use mesh_core::record::{Effect, Header, Payload};
@@ -517,7 +564,7 @@ mod tests {
             let calls: Vec<_> = (0..).zip(states)
                 .map(|(n, ((state, held), accepted_ms))| (call(n, accepted_ms, state), held))
                 .collect();
-            let filter = CallFilter { node: nas_only.then_some(ForNode::Peer(NAS)), state: filter, asker: None };
+            let filter = CallFilter { node: nas_only.then_some(ForNode::Peer(NAS)), state: filter, ..CallFilter::default() };
             let mut expected: Vec<_> =
                 calls.iter().map(|(record, _)| record).filter(|record| filter.passes(record)).map(cursor).collect();
             expected.sort_unstable_by(|a, b| b.cmp(a));

@@ -396,6 +396,8 @@ impl Driver {
             Request::Calls(filter, after, limit, reply) => {
                 self.queries.answer_page(peer.open_calls(), PageQuery { filter, after, limit }, reply);
             }
+            Request::Audit(filter, after, limit, reply) => self.queries.answer_audit(filter, after, limit, reply),
+            Request::Refused(row) => self.step(Input::Refused(row)),
             Request::Approvals(reply) => {
                 // The door may have gone.
                 let _ = reply.send(peer.approvals());

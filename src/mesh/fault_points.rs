@@ -42,7 +42,8 @@ impl FaultPoints {
             | Input::Disk(_)
             | Input::NodeUp(..)
             | Input::NodeDown(..)
-            | Input::Command(..) => false,
+            | Input::Command(..)
+            | Input::Refused(_) => false,
         }
     }
 

@@ -11,6 +11,7 @@ use mesh_core::policy::ToolPattern;
 use mesh_core::record::{Payload, Tier, ToolDecl};
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::mesh::audit_log::{AuditCursor, AuditFilter, AuditPage};
 use crate::mesh::blobs::BlobStore;
 use crate::mesh::call_queries::{CallCursor, CallFilter, CallPage};
 use crate::mesh::error::MeshError;
@@ -125,6 +126,16 @@ impl MeshHandle {
     /// Calls that wait for a person, as this peer knows them. They are answered with [`Command::Answer`].
     pub async fn approvals(&self) -> Result<Vec<Approval>, MeshError> {
         self.ask(Request::Approvals).await
+    }
+
+    /// A page of the audit as this device keeps it, newest first; `limit` at most 200. Only owners keep any.
+    pub async fn audit(
+        &self,
+        filter: AuditFilter,
+        after: Option<AuditCursor>,
+        limit: usize,
+    ) -> Result<AuditPage, MeshError> {
+        self.ask(|tx| Request::Audit(filter, after, limit.min(200), tx)).await?
     }
 
     /// Makes a single-use invite.

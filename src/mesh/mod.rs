@@ -2,6 +2,7 @@
 
 mod adapters;
 mod admission;
+mod audit_log;
 mod blob_fetch;
 pub mod blob_ledger;
 pub mod blob_needs;
@@ -29,6 +30,7 @@ mod node_sessions;
 pub(crate) mod pace;
 mod publisher;
 mod reach;
+mod refusals;
 mod replies;
 mod request;
 mod snapshot;
@@ -39,8 +41,9 @@ mod waiters;
 mod warnings;
 
 pub use adapters::{Adapters, GatewayLink, NodeLinks, ToolRuns};
+pub use audit_log::{AuditCursor, AuditFilter, AuditItem, AuditPage};
 pub use boot::{Booted, Parts, boot, judge};
-pub use call_queries::{Asker, CallCursor, CallFilter, CallPage, CallStateFilter, ForNode};
+pub use call_queries::{Asker, CallCursor, CallFilter, CallPage, CallStateFilter, ForNode, verdict_of};
 pub use error::{FatalError, JoinError, MeshError};
 pub use events::{EVENTS_KEPT, Event, EventKind, EventLog};
 pub use handle::{MeshHandle, ResultBody};
@@ -48,6 +51,7 @@ pub use handle::{MeshHandle, ResultBody};
 pub(crate) use joining::InviteTerms;
 pub use joining::{Invite, InviteInfo, InviteState, JoinTarget, Joined, invite_id};
 pub(crate) use machine::entropy;
+pub use refusals::note_refused;
 #[cfg(test)]
 pub(crate) use request::Request;
 pub use snapshot::{Nearby, Pending, Surroundings};

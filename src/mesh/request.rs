@@ -1,11 +1,13 @@
 //! Requests of the handle to the driver.
 
+use mesh_core::audit::AuditRow;
 use mesh_core::ids::{Hash, NodeId, PeerId, ReqId};
 use mesh_core::io::{Approval, Command, Reply};
 use mesh_core::policy::ToolPattern;
 use mesh_core::record::{Tier, ToolDecl};
 use tokio::sync::oneshot;
 
+use crate::mesh::audit_log::{AuditCursor, AuditFilter, AuditPage};
 use crate::mesh::call_queries::{CallCursor, CallFilter, CallPage};
 use crate::mesh::error::MeshError;
 use crate::mesh::joining::{Invite, InviteInfo, InviteTerms, JoinTarget, Joined};
@@ -19,6 +21,10 @@ pub(crate) enum Request {
     /// Answered when the call has ended; at once when there is no such call.
     Ended(ReqId, CallAnswer),
     Calls(CallFilter, Option<CallCursor>, usize, oneshot::Sender<Result<CallPage, MeshError>>),
+    /// What owners keep of the audit.
+    Audit(AuditFilter, Option<AuditCursor>, usize, oneshot::Sender<Result<AuditPage, MeshError>>),
+    /// A door has refused something itself; nobody waits for an answer.
+    Refused(Box<AuditRow>),
     /// Calls that wait for a person.
     Approvals(oneshot::Sender<Vec<Approval>>),
     Invite(InviteTerms, oneshot::Sender<Result<Invite, MeshError>>),

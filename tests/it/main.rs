@@ -7,6 +7,7 @@
 
 mod attacks;
 mod audience;
+mod audit;
 mod backup;
 mod bad_input;
 mod bytes;
@@ -28,10 +29,12 @@ mod nearby;
 mod netns;
 mod offline_queue;
 mod partition;
+mod policy_cases;
 mod rights;
 mod rows;
 mod seed_nodes;
 mod seed_rest;
+mod seed_workspaces;
 mod strangers;
 mod tool_exec;
 mod whom_we_join;

@@ -51,7 +51,7 @@ fn is_in_hand(entry: &SignedEntry, disk: &MemDisk) -> bool {
             Choice::Once { call, .. } | Choice::Deny { call, .. } => open(&call),
             Choice::Hour { .. } | Choice::Withdrawn { .. } => false,
         }),
-        Kind::DIRECTORY | Kind::CHECKPOINT | Kind::TRUNCATION => false,
+        Kind::DIRECTORY | Kind::CHECKPOINT | Kind::TRUNCATION | Kind::AUDIT => false,
         _ => true,
     }
 }

@@ -1,6 +1,7 @@
 //! Everything that asks a running agent.
 
 mod approvals;
+mod audit;
 mod backup;
 mod calls;
 mod care;
@@ -42,6 +43,7 @@ pub(crate) async fn run(command: Command, client: Client, ui: Ui) -> Result<Exit
         Command::Result { id, output, wait } => calls::result(client, &id, output.as_deref(), wait, ui).await,
         Command::Cancel { id, reason } => calls::cancel(client, &id, reason, ui).await,
         Command::Approvals(args) => approvals::approvals(client, args, ui).await,
+        Command::Audit(args) => audit::audit(client, args, ui).await,
         Command::Person { command } => rights::person(client, command, ui).await,
         Command::Workspace { command } => rights::workspace(client, command, ui).await,
         Command::Rule { command } => rights::rule(client, command, ui).await,

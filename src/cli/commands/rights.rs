@@ -451,6 +451,7 @@ pub(super) async fn policy(client: &Client, command: PolicyCommand, ui: Ui) -> R
             let body = client.get(&format!("{POLICY}/matrix{query}")).await?;
             Ok(show(ui, "sigil.matrix/1", body, |body| matrix_text(body, ui)))
         }
+        PolicyCommand::DryRun { file, last } => dry_run(client, &file, last, ui).await,
         PolicyCommand::Edit { file } => edit(client, file.as_deref(), ui).await,
         PolicyCommand::On => mode(client, "workspaces", "Workspaces and rules decide.", ui).await,
         PolicyCommand::Off => {
@@ -487,16 +488,52 @@ pub(in crate::cli) fn templates(name: Option<&str>, ui: Ui) -> Result<Exit, Fail
     Ok(show(ui, "sigil.template/1", body, |_| found.toml.trim_end().to_owned()))
 }
 
+fn read_rights(path: &std::path::Path) -> Result<String, Failure> {
+    if path.as_os_str() == "-" {
+        return read_all("standard input", std::io::stdin());
+    }
+    let opened = std::fs::File::open(path);
+    let opened = opened.map_err(|error| Failure::new(Exit::Usage, format!("reading {}: {error}", path.display())))?;
+    read_all(&path.display().to_string(), opened)
+}
+
+async fn dry_run(client: &Client, file: &std::path::Path, last: u32, ui: Ui) -> Result<Exit, Failure> {
+    let body = json!({ "toml": read_rights(file)?, "last": last }).to_string();
+    let extras = Extras { body: Some(body), ..Extras::default() };
+    let tried = client.ask(Method::POST, &format!("{POLICY}/dry-run"), extras).await?.json()?;
+    Ok(show(ui, "sigil.dry-run/1", tried, dry_run_text))
+}
+
+fn dry_run_text(tried: &Value) -> String {
+    let number = |name: &str| tried.get(name).and_then(Value::as_u64).unwrap_or(0);
+    let list = |name: &str| tried.get(name).and_then(Value::as_array).cloned().unwrap_or_default();
+    let (changed, failed) = (list("changed"), list("failed_checks"));
+    let mut shown = format!(
+        "{} records would change, and {} of the last {} calls would be answered differently. Nothing was changed.",
+        number("records"),
+        changed.len(),
+        number("total")
+    );
+    if !changed.is_empty() {
+        let row = |call: &Value| {
+            ["principal", "tool", "node", "before", "after", "rule", "call_id"].map(|name| text(call, name)).to_vec()
+        };
+        let rows: Vec<_> = changed.iter().map(row).collect();
+        let heads = ["WHO", "TOOL", "NODE", "NOW", "THEN", "RULE", "CALL"];
+        shown = format!("{shown}\n\n{}", table(&heads, &rows));
+    }
+    for check in &failed {
+        let (name, expect, verdict) = (text(check, "name"), text(check, "expect"), text(check, "verdict"));
+        let _ =
+            write!(shown, "\n\nCheck `{name}` would not hold: the answer would be {verdict}, and must be {expect}.");
+    }
+    shown
+}
+
 async fn edit(client: &Client, file: Option<&std::path::Path>, ui: Ui) -> Result<Exit, Failure> {
     let (now, etag) = there(client, POLICY).await?;
     let toml = match file {
-        Some(path) if path.as_os_str() == "-" => read_all("standard input", std::io::stdin())?,
-        Some(path) => {
-            let opened = std::fs::File::open(path);
-            let opened =
-                opened.map_err(|error| Failure::new(Exit::Usage, format!("reading {}: {error}", path.display())))?;
-            read_all(&path.display().to_string(), opened)?
-        }
+        Some(path) => read_rights(path)?,
         None => in_editor(now.get("toml").and_then(Value::as_str).unwrap_or_default())?,
     };
     let told = "These rights hold. `sigil policy matrix` shows who may use what.";

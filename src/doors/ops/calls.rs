@@ -136,7 +136,7 @@ fn name_meant(view: &View, text: &str) -> Result<String, OpError> {
 }
 
 /// The device whose calls `text` means: a member, or one that has been.
-fn device_meant(view: &View, text: &str) -> Result<ForNode, OpError> {
+pub(super) fn device_meant(view: &View, text: &str) -> Result<ForNode, OpError> {
     if let Ok(peer) = text.parse::<PeerId>() {
         return Ok(ForNode::Peer(peer));
     }
@@ -294,7 +294,8 @@ pub async fn list(
     let view = mesh.view();
     let node = node.map(|text| device_meant(&view, text)).transpose()?;
     let asker = who.calls_of(&view.rights);
-    let CallPage { items, next } = mesh.calls(CallFilter { node, state, asker }, after, limit).await?;
+    let CallPage { items, next } =
+        mesh.calls(CallFilter { node, state, asker, ..CallFilter::default() }, after, limit).await?;
     let mut readings = Vec::with_capacity(items.len());
     for record in items {
         readings.push(read_through(mesh, record).await?);

@@ -4,6 +4,7 @@
 //! them in its own form; nothing here knows HTTP.
 
 pub mod approvals;
+pub mod audit;
 pub mod calls;
 pub mod devices;
 pub mod doctor;

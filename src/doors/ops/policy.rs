@@ -4,6 +4,7 @@
 //! by the core; here it is only put into its records.
 
 mod ask;
+mod dry_run;
 mod edit;
 mod explain;
 mod matrix;
@@ -12,6 +13,7 @@ mod templates;
 pub(in crate::doors) mod tests;
 
 pub use ask::{Question, ask, matrix};
+pub use dry_run::{Changed, LAST_MAX, Tried, dry_run};
 pub(super) use edit::write;
 pub use edit::{Conflict, ETag, Edited, Held, IfMatch, Part, SaidBy, declare, replace, set_mode};
 pub use explain::{Asked, Explanation, Looked, Rights};

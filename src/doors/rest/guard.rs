@@ -16,6 +16,7 @@ use super::{metrics, problem};
 use crate::doors::app::{App, AppState};
 use crate::doors::auth;
 use crate::doors::seats::SeatMark;
+use crate::mesh::note_refused;
 use crate::status::{ErrorCode, OpError};
 
 /// The policy of answers that are data: nothing in them may run, load or be framed.
@@ -74,7 +75,13 @@ async fn answer(app: &App, mut request: Request, next: Next) -> Result<Response,
             format!("this is the agent of {}, not that of the home that was meant", app.context.home.display());
         return Err(OpError::new(ErrorCode::WrongHost, detail).hint("start one there with `sigil up --detach`"));
     }
-    if let Some(identity) = auth::identify(&app.context.tokens, app.mesh(), &request)? {
+    let mut found = None;
+    let identified = auth::identify(&app.context.tokens, app.mesh(), &request, &mut found).inspect_err(|error| {
+        if let Some(row) = auth::refused(&request, found.as_deref(), error) {
+            note_refused(app.mesh(), row);
+        }
+    });
+    if let Some(identity) = identified? {
         if let Some(seat) = request.extensions().get::<SeatMark>() {
             seat.prove();
         }

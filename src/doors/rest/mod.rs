@@ -2,9 +2,11 @@
 //! what it answers.
 
 mod approvals;
+mod audit;
 mod backup;
 pub mod calls;
 pub mod doctor;
+mod dry_run;
 mod events;
 pub mod extract;
 mod guard;

@@ -28,7 +28,7 @@ use crate::doors::ops::policy::{self, Edited, Explanation, Held, IfMatch, Matrix
 use crate::status::{ErrorCode, OpError};
 
 /// Longest body that says all rights, with what JSON adds to its text.
-const RIGHTS_BODY_BYTES_MAX: usize = 3 << 20;
+pub(super) const RIGHTS_BODY_BYTES_MAX: usize = 3 << 20;
 
 /// True if an edit may break a check.
 #[derive(Debug, Default, Deserialize, IntoParams)]
@@ -209,11 +209,11 @@ pub(super) struct Editor {
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct FailedCheck {
     /// Its name.
-    name: String,
+    pub(super) name: String,
     /// The answer that must be.
-    expect: VerdictName,
+    pub(super) expect: VerdictName,
     /// The answer that there is.
-    verdict: VerdictName,
+    pub(super) verdict: VerdictName,
 }
 
 /// All that is said about who may use what.

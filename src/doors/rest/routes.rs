@@ -8,8 +8,8 @@ use utoipa_axum::routes;
 
 use super::queries::Queries;
 use super::{
-    approvals, backup, calls, doctor, events, guard, health, joining, logs, memory, metrics, nodes, openapi, queries,
-    rights, tokens,
+    approvals, audit, backup, calls, doctor, dry_run, events, guard, health, joining, logs, memory, metrics, nodes,
+    openapi, queries, rights, tokens,
 };
 use crate::doors::app::App;
 
@@ -44,6 +44,7 @@ fn described() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(rights::put_mode))
         .routes(routes!(rights::explain))
         .routes(routes!(rights::matrix))
+        .routes(routes!(dry_run::dry_run))
         .routes(routes!(rights::rules, rights::put_rules))
         .routes(routes!(rights::people))
         .routes(routes!(rights::person, rights::put_person, rights::delete_person))
@@ -63,6 +64,7 @@ fn described() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(calls::show))
         .routes(routes!(calls::result))
         .routes(routes!(calls::cancel))
+        .routes(routes!(audit::list))
         .routes(routes!(approvals::list))
         .routes(routes!(approvals::answer))
         .routes(routes!(events::events))

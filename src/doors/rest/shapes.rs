@@ -11,7 +11,7 @@ use memory_core::ids::MessageKey;
 use mesh_core::ids::{NodeId, ReqId, ToolName};
 use mesh_core::limits;
 use mesh_core::names::PREFIX_MIN;
-use mesh_core::policy::{self, AgentName, Domain, Note, PersonId, Principal, Title};
+use mesh_core::policy::{self, AgentName, Domain, Note, PersonId, Principal, Title, Verdict};
 use serde::de::Visitor;
 use serde::{Deserialize, Deserializer};
 use tracing::Level;
@@ -24,7 +24,7 @@ use crate::doors::ops;
 use crate::mesh::check_words::CheckWords;
 use crate::mesh::invite::{InviteCode, InviteCodeError};
 use crate::mesh::transport::Address;
-use crate::mesh::{CallCursor, CallStateFilter};
+use crate::mesh::{AuditCursor, CallCursor, CallStateFilter};
 use crate::status::{ErrorCode, OpError};
 
 /// A value that is read from a text: a part of the path, of the query or of a body, or a header.
@@ -244,6 +244,28 @@ texts! {
                 let bytes = data_encoding::BASE64URL_NOPAD.decode(text.as_bytes()).ok()?;
                 let (time, id) = bytes.split_first_chunk::<8>()?;
                 Some(CallCursor { accepted_ms: u64::from_be_bytes(*time), id: ReqId::from_slice(id)? })
+            };
+            read().ok_or_else(|| "`cursor` is not one that this route gave out".to_owned())
+        }
+    }
+
+    /// Place in the audit: of calls and of what else happened there.
+    AuditPlace(ops::audit::Place) {
+        pattern "^([A-Za-z0-9_-]{72})?\\.([A-Za-z0-9_-]{32})?$", length 1..=105,
+        example ".AAABjx8pbAAAAAAAAAAAAAAAAAAAAAAA",
+        read |text| {
+            let read = || {
+                let (row, call) = text.split_once('.')?;
+                let bytes = |text: &str| data_encoding::BASE64URL_NOPAD.decode(text.as_bytes()).ok();
+                let row = (!row.is_empty()).then_some(row).map(|row| {
+                    let row = bytes(row)?;
+                    let (key, row) = row.split_last_chunk::<2>()?;
+                    let (at_ms, place) = mesh_core::rows::audit_of(key)?;
+                    Some(AuditCursor { at_ms, place, row: u16::from_be_bytes(*row) })
+                });
+                let call = (!call.is_empty()).then_some(call).map(|call| Some(CallsCursor::read(call).ok()?.0));
+                let whole = row != Some(None) && call != Some(None);
+                whole.then(|| ops::audit::Place { rows: row.flatten(), calls: call.flatten() })
             };
             read().ok_or_else(|| "`cursor` is not one that this route gave out".to_owned())
         }
@@ -538,6 +560,16 @@ words! {
         "open" "queued" "ended" "accepted" "asking" "dispatched" "running" "done" "failed" "interrupted" "expired" "cancelled"
         "denied" "undeliverable",
         what "state", read CallStateFilter::parse
+    }
+
+    /// A verdict.
+    VerdictWord(Verdict) {
+        "allow" "ask" "deny",
+        what "verdict", read |text| match text {
+            "allow" => Some(Verdict::Allow),
+            "ask" => Some(Verdict::Ask),
+            _ => Some(Verdict::Deny),
+        }
     }
 
     /// Severity of log lines.

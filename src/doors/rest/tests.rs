@@ -46,8 +46,8 @@ use crate::mesh::check_words::CheckWords;
 use crate::mesh::invite::InviteCode;
 use crate::mesh::store::MemStore;
 use crate::mesh::{
-    CallCursor, CallPage, EventKind, EventLog, Invite, InviteInfo, InviteState, InviteTerms, JoinError, JoinTarget,
-    Joined, Nearby, Pending, Request, Surroundings,
+    AuditPage, CallCursor, CallPage, EventKind, EventLog, Invite, InviteInfo, InviteState, InviteTerms, JoinError,
+    JoinTarget, Joined, Nearby, Pending, Request, Surroundings,
 };
 use crate::platform::FileId;
 use crate::tasks::TaskGroup;
@@ -493,8 +493,9 @@ impl FakeMesh {
                 self.books.lock().unwrap().rejected.push(peer);
                 reply(to, Ok(()));
             }
-            Request::Want(..) => {}
+            Request::Want(..) | Request::Refused(_) => {}
             Request::Rename(_, to) | Request::Offer(_, _, to) => drop(to.send(())),
+            Request::Audit(_, _, _, to) => reply(to, Ok(AuditPage::default())),
         }
     }
 

@@ -57,5 +57,6 @@ const fn number(space: Space) -> u8 {
         Space::ForgottenMarks => 12,
         Space::BlobReaders => 13,
         Space::Policy => 14,
+        Space::Audit => 15,
     }
 }

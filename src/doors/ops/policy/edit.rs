@@ -243,10 +243,10 @@ impl Held {
         all.collect()
     }
 
-    /// All that holds by the word of these devices, in the order of keys.
+    /// The keys that lead to it in a file; of what stands in no file its kind and name.
     #[must_use]
-    pub fn said_by(&self, devices: &BTreeSet<PeerId>) -> Vec<SaidBy> {
-        let at = |key: &Key| match key {
+    pub fn name_of_key(&self, key: &Key) -> String {
+        match key {
             Key::Mode => "mode".to_owned(),
             Key::Token(id) => format!("token {id}"),
             Key::Tools(peer) => {
@@ -260,9 +260,38 @@ impl Held {
             | Key::Rule(_)
             | Key::Device(_)
             | Key::Check(_) => crate::config::place_of_key(key, self),
-        };
+        }
+    }
+
+    /// The rights that there would be after these changes.
+    pub(super) fn tried(&self, changes: &[(Key, Option<Value>)]) -> mesh_core::policy::View {
+        self.0.rights.tried(&self.0.said, changes)
+    }
+
+    /// One record as a file says it; empty of what stands in no file.
+    #[must_use]
+    pub fn text_of(&self, key: &Key, value: &Value) -> String {
+        match value {
+            Value::Mode(Mode::Open) => "tiers alone decide".to_owned(),
+            Value::Mode(Mode::Workspaces) => "workspaces decide".to_owned(),
+            Value::Person(_)
+            | Value::Agent(_)
+            | Value::Token(_)
+            | Value::Workspace(_)
+            | Value::Member(_)
+            | Value::Binding(_)
+            | Value::Rule(_)
+            | Value::Device(_)
+            | Value::Check(_)
+            | Value::Tools(_) => PolicySettings::of([(key, value)], self).to_toml(),
+        }
+    }
+
+    /// All that holds by the word of these devices, in the order of keys.
+    #[must_use]
+    pub fn said_by(&self, devices: &BTreeSet<PeerId>) -> Vec<SaidBy> {
         let said = self.0.said.said_by(devices).map(|(key, place, statement)| SaidBy {
-            at: at(key),
+            at: self.name_of_key(key),
             taken_away: statement.said.content == Content::Deleted,
             device: place.author,
             by: statement.said.by.clone(),
@@ -324,7 +353,11 @@ impl Held {
     /// What is to change so that a part says what `wanted` says of it. What no file can say stays as it is, and so does what
     /// is wanted just as it was shown: of two statements that did not know of each other one alone is shown, and to say that
     /// again would undo what the other takes, which nobody has seen.
-    fn changes(&self, part: &Part, wanted: &PolicySettings) -> Result<Vec<(Key, Option<Value>)>, PolicyError> {
+    pub(super) fn changes(
+        &self,
+        part: &Part,
+        wanted: &PolicySettings,
+    ) -> Result<Vec<(Key, Option<Value>)>, PolicyError> {
         let mut records = wanted.records(self, None)?;
         records.retain(|key, _| part.has(key));
         // Two halves of a mesh may have made what no single edit could: then nothing counts as shown.

@@ -34,6 +34,8 @@ pub enum Audience {
         /// Those devices as the origin knew them, owners left out: 1 to [`APPROVERS_MAX`].
         approvers: Arc<[PeerId]>,
     },
+    /// Owners alone.
+    Owners,
     /// A class that only a newer version knows. Until it is understood, owners alone are sent the body.
     Unknown(u16),
 }
@@ -53,7 +55,7 @@ impl Audience {
     pub fn ends(&self) -> Option<(PeerId, PeerId)> {
         match self {
             Self::Call { origin, target } | Self::Asked { origin, target, .. } => Some((*origin, *target)),
-            Self::Everyone | Self::Unknown(_) => None,
+            Self::Everyone | Self::Owners | Self::Unknown(_) => None,
         }
     }
 
@@ -64,7 +66,7 @@ impl Audience {
             Self::Everyone => true,
             Self::Call { origin, target } => origin == peer || target == peer,
             Self::Asked { origin, target, approvers } => origin == peer || target == peer || approvers.contains(peer),
-            Self::Unknown(_) => false,
+            Self::Owners | Self::Unknown(_) => false,
         }
     }
 
@@ -72,7 +74,7 @@ impl Audience {
     #[must_use]
     pub fn is_of_call(&self, of: &PeerId, to: &PeerId) -> bool {
         match self {
-            Self::Everyone => false,
+            Self::Everyone | Self::Owners => false,
             Self::Call { origin, target } | Self::Asked { origin, target, .. } => origin == of && target == to,
             Self::Unknown(_) => true,
         }
@@ -82,6 +84,7 @@ impl Audience {
 const EVERYONE: u16 = 0;
 const CALL: u16 = 1;
 const ASKED: u16 = 2;
+const OWNERS: u16 = 3;
 
 /// The signed form: numbers of classes are for ever.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -95,6 +98,7 @@ impl From<Parts> for Audience {
     fn from(Parts { class, peers }: Parts) -> Self {
         match (class, peers.as_slice()) {
             (EVERYONE, []) => Self::Everyone,
+            (OWNERS, []) => Self::Owners,
             (CALL, [origin, target]) => Self::Call { origin: *origin, target: *target },
             (ASKED, [origin, target, approvers @ ..]) if (1..=APPROVERS_MAX).contains(&approvers.len()) => {
                 Self::Asked { origin: *origin, target: *target, approvers: approvers.into() }
@@ -108,6 +112,7 @@ impl From<Audience> for Parts {
     fn from(audience: Audience) -> Self {
         match audience {
             Audience::Everyone => Self { class: EVERYONE, peers: Vec::new() },
+            Audience::Owners => Self { class: OWNERS, peers: Vec::new() },
             Audience::Call { origin, target } => Self { class: CALL, peers: vec![origin, target] },
             Audience::Asked { origin, target, approvers } => {
                 Self { class: ASKED, peers: [origin, target].into_iter().chain(approvers.iter().copied()).collect() }
@@ -132,12 +137,15 @@ mod tests {
         assert!(asked.names(&PeerId([9; 32])) && !asked.names(&PeerId([10; 32])));
         assert!(asked.is_of_call(&peer, &PeerId([8; 32])) && !asked.is_of_call(&PeerId([9; 32]), &PeerId([8; 32])));
         assert_eq!(decode::<Audience>(&encode(&Audience::Everyone)), Some(Audience::Everyone));
+        assert_eq!(decode::<Audience>(&encode(&Audience::Owners)), Some(Audience::Owners));
+        assert!(!Audience::Owners.names(&peer) && !Audience::Owners.is_of_call(&peer, &peer));
         for parts in [
             Parts { class: 7, peers: vec![peer] },
             Parts { class: CALL, peers: vec![peer; 3] },
             Parts { class: ASKED, peers: vec![peer; 2] },
             Parts { class: ASKED, peers: vec![peer; 3 + APPROVERS_MAX] },
             Parts { class: EVERYONE, peers: vec![peer] },
+            Parts { class: OWNERS, peers: vec![peer] },
         ] {
             let read: Audience = decode(&encode(&parts)).unwrap();
             assert_eq!(read, Audience::Unknown(parts.class));

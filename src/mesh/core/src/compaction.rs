@@ -140,8 +140,8 @@ fn is_dead(entry: &SignedEntry, book: &Book, executor: &Executor, facts: &Facts<
             // Its hour is long over, and so is what it took back.
             Choice::Hour { .. } | Choice::Withdrawn { .. } => true,
         }),
-        // A later entry says as much.
-        Kind::CHECKPOINT => true,
+        // Of the audit owners keep what they have received. A later entry says as much as a checkpoint.
+        Kind::AUDIT | Kind::CHECKPOINT => true,
         Kind::TRUNCATION => !facts.logs.is_latest_truncation(entry),
         kind => kind.is_about_rights() && facts.rights.is_replaced(entry),
     }

@@ -95,6 +95,8 @@ impl Kind {
     pub const CHECKPOINT: Self = Self(8);
     /// `Truncation` for entries of its author.
     pub const TRUNCATION: Self = Self(9);
+    /// [`crate::audit::AuditBatch`]: what happened at the doors of its author.
+    pub const AUDIT: Self = Self(20);
     /// The highest that this version knows: the approved tools of a device.
     pub const NEWEST: Self = Self(21);
 
@@ -111,6 +113,7 @@ impl Kind {
             Self::CANCEL,
             Self::CHECKPOINT,
             Self::TRUNCATION,
+            Self::AUDIT,
         ]
         .contains(&self)
             || self.is_about_rights()
@@ -130,11 +133,18 @@ impl Kind {
     }
 
     /// True if entries of this kind may be for that audience: what the mesh is made of is for everyone, what names a call
-    /// is not.
+    /// for those whom it concerns, the audit for owners.
     #[must_use]
     pub fn may_be_for(self, audience: &Audience) -> bool {
         let of_call = [Self::CALL, Self::OUTCOME, Self::CANCEL, Self::CONSENT].contains(&self);
-        !self.is_known() || of_call != (*audience == Audience::Everyone)
+        let of_audit = self == Self::AUDIT;
+        !self.is_known()
+            || match audience {
+                Audience::Everyone => !of_call && !of_audit,
+                Audience::Owners => of_audit,
+                Audience::Call { .. } | Audience::Asked { .. } => of_call,
+                Audience::Unknown(_) => of_call || of_audit,
+            }
     }
 }
 
@@ -510,7 +520,10 @@ mod tests {
         ] {
             assert_eq!(kind.may_be_for(&Audience::Everyone), everyone);
             assert_eq!(kind.may_be_for(&call), !everyone);
+            assert!(!kind.may_be_for(&Audience::Owners));
         }
+        assert!(Kind::AUDIT.may_be_for(&Audience::Owners));
+        assert!(!Kind::AUDIT.may_be_for(&call) && !Kind::AUDIT.may_be_for(&Audience::Everyone));
         assert!(Kind(999).may_be_for(&call) && Kind(999).may_be_for(&Audience::Everyone));
     }
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use crate::audit::AuditRow;
 use crate::budget::{Amount, OverBudget};
 use crate::entry::{Place, SignedEntry};
 use crate::epoch::{Epoch, Fence};
@@ -14,6 +15,8 @@ use crate::frame::{Frame, Phase};
 use crate::ids::{Attempt, Hash, Incarnation, MeshId, NodeId, PeerId, PublicKey, ReqId, ToolName};
 use crate::policy;
 use crate::record::{Directory, Effect, Ending, Header, Payload, Tier, ToolDecl};
+
+pub use crate::rights::NO_CONSENT;
 
 /// The time, handed in and never read: milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,11 +65,13 @@ pub enum Space {
     BlobReaders,
     /// All that was said about rights: author ‖ incarnation ‖ seq to [`SignedEntry::to_stored`].
     Policy,
+    /// Audit of all authors: wall time ‖ author ‖ incarnation ‖ seq to [`SignedEntry::to_stored`]. At owners only.
+    Audit,
 }
 
 impl Space {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Meta,
         Self::Log,
         Self::Heads,
@@ -81,6 +86,7 @@ impl Space {
         Self::ForgottenMarks,
         Self::BlobReaders,
         Self::Policy,
+        Self::Audit,
     ];
 
     /// True if all of its rows are handed to [`crate::peer::Peer::boot`]. The others grow with history.
@@ -90,11 +96,11 @@ impl Space {
     }
 
     /// True if a peer starts without those of its rows that do not decode: others say again what a device offers, calls
-    /// end by their origins' and targets' word, a client key only saves a second call, and an invite that is not known lets
-    /// nobody in. Each other row is a promise.
+    /// end by their origins' and targets' word, a client key only saves a second call, an invite that is not known lets
+    /// nobody in, and the audit only tells. Each other row is a promise.
     #[must_use]
     pub const fn is_dispensable(self) -> bool {
-        matches!(self, Self::Directory | Self::Invites | Self::Open | Self::Keys)
+        matches!(self, Self::Directory | Self::Invites | Self::Open | Self::Keys | Self::Audit)
     }
 
     /// True if a change of mesh empties it.
@@ -121,6 +127,7 @@ impl Space {
             Self::ForgottenMarks => "forgotten_marks",
             Self::BlobReaders => "blob_readers",
             Self::Policy => "policy",
+            Self::Audit => "audit",
         }
     }
 }
@@ -204,6 +211,8 @@ pub enum Input {
     NodeDown(PeerId, SessionId),
     /// Someone at a door of ours asks.
     Command(CmdId, Command),
+    /// A door of ours has refused something itself.
+    Refused(Box<AuditRow>),
 }
 
 /// Ending of a tool.
@@ -449,6 +458,8 @@ pub struct Welcome {
 /// Why a call is denied.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Denial {
+    /// The question.
+    pub request: policy::Request,
     /// The answer.
     pub decision: policy::Decision,
     /// The same as a sentence.

@@ -5,6 +5,7 @@
 
 pub mod answer_words;
 pub mod audience;
+pub mod audit;
 pub mod budget;
 pub mod config;
 pub mod crypto;

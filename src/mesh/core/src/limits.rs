@@ -66,6 +66,8 @@ pub const RULE_BYTES_MAX: usize = 160;
 /// Largest entry by which a person answers a call that asks: its envelope, with eight devices in its audience, and its
 /// body, with eight rules and a note.
 pub const CONSENT_BYTES_MAX: usize = 8 * 1024;
+/// Largest entry of the audit: its envelope, and its body with all its rows.
+pub const AUDIT_BYTES_MAX: usize = 24 * 1024;
 /// Consents that travel with a dispatch: as many as a call can need.
 pub const CONSENTS_OF_CALL_MAX: usize = 8;
 /// Consents of one owner that are held; the ones whose time is over first make room.

@@ -17,6 +17,7 @@ use bytes::Bytes;
 use rand_core::Rng;
 
 use crate::age::Age;
+use crate::audit::Audit;
 use crate::calls::Book;
 use crate::compaction::Compaction;
 use crate::config::Config;
@@ -95,6 +96,7 @@ pub struct Peer {
 struct Upkeep {
     reattestation: Reattestation,
     compaction: Compaction,
+    audit: Audit,
 }
 
 /// The [`Facts`] of a peer. A macro, since each field is borrowed by itself: what is not among them may change meanwhile.
@@ -135,6 +137,7 @@ const TIMERS: &[Timer] = &[
     Timer { due: |peer| peer.book.closed.poll_timeout(), fire: Peer::time_closed },
     Timer { due: |peer| peer.executor.poll_timeout(), fire: Peer::time_executor },
     Timer { due: |peer| peer.trust.poll_timeout(), fire: |peer, fx| peer.judge_changes(Judges::Due, fx) },
+    Timer { due: |peer| peer.upkeep.audit.poll_timeout(), fire: Peer::time_audit },
     Timer { due: |peer| peer.timers.stopping.map(|(_, until)| until), fire: Peer::time_stop },
 ];
 
@@ -165,6 +168,7 @@ impl Peer {
         let mut invites = Invites::default();
         let mut unsupported = Unsupported::new(config.newest_kind);
         let mut reattestation = Reattestation::default();
+        let mut audit = Audit::default();
         let mut bodies = Bodies::default();
         let mut rights = Rights::default();
         let mut book = Book::new(me, config.keep_calls_ms);
@@ -189,6 +193,7 @@ impl Peer {
                     .map(|(key, head)| heads.insert(key, head).map_or((), |_| ())),
                 Space::Directory => nodes.restore(&value),
                 Space::Policy => rights.restore(&value),
+                Space::Audit => audit.restore(&row_key, &value),
                 Space::Invites => invites.restore(&row_key, &value, now),
                 Space::Open if matches!(OpenKey::of(&row_key), Some(OpenKey::Consent(_))) => {
                     rights.restore_answer(&value, now)
@@ -241,7 +246,7 @@ impl Peer {
             executor,
             invites,
             rights,
-            upkeep: Upkeep { reattestation, compaction: Compaction::new(now.mono_ms, config.compact_every_ms) },
+            upkeep: Upkeep { reattestation, compaction: Compaction::new(now.mono_ms, config.compact_every_ms), audit },
             local: Local { me, key, signer: signer.into(), config, boot, disk: None },
         };
         peer.logs.set_changes(peer.trust.fingerprint());
@@ -457,6 +462,7 @@ impl Peer {
                 }
             }
             Input::Command(id, command) => self.handle_command(id, command, fx),
+            Input::Refused(row) => self.upkeep.audit.note(*row, fx),
         }
     }
 

@@ -37,7 +37,7 @@ use room::Room;
 pub(crate) const STRANGER: &str = "the device that asked does not belong to the mesh any more";
 
 /// With this begins the reason of a call that expired while it waited for a yes.
-pub(crate) const NO_CONSENT: &str = "no_consent";
+pub const NO_CONSENT: &str = "no_consent";
 
 /// The envelope of a statement with its salt, and room to spare.
 const ENVELOPE_BYTES_MAX: usize = 512;

@@ -442,6 +442,20 @@ pub fn statement(place: &Place) -> RowKey<SignedEntry> {
     RowKey::new(Space::Policy, place_key(&place.author, place.incarnation, place.seq))
 }
 
+/// An entry of the audit, by wall time and place.
+#[must_use]
+pub fn audit(at_ms: u64, place: &Place) -> RowKey<SignedEntry> {
+    let place = place_key(&place.author, place.incarnation, place.seq);
+    RowKey::new(Space::Audit, [at_ms.to_be_bytes().as_slice(), &place].concat())
+}
+
+/// Reads a key of [`audit`].
+#[must_use]
+pub fn audit_of(key: &[u8]) -> Option<(u64, Place)> {
+    let (at_ms, place) = key.split_at_checked(8)?;
+    Some((u64::from_be_bytes(at_ms.try_into().ok()?), place_of(place)?))
+}
+
 /// An invite, by the hash of its secret.
 #[must_use]
 pub fn invite(secret: &Hash) -> RowKey<InviteRow> {
@@ -720,6 +734,7 @@ mod tests {
         assert_eq!(sweep_of(&sweep(&author, incarnation).key), Some((author, incarnation)));
         assert_eq!(unsupported_of(&unsupported(&place).key), Some(Some(place)));
         assert_eq!(void_of(&void(&author, incarnation).key), Some(Some((author, incarnation))));
+        assert_eq!(audit_of(&audit(9, &place).key), Some((9, place)));
         assert_eq!(by_time_of(&call_by_time(9, &id).key), Some((9, id)));
         assert_eq!(journal_of(&journal(&id, 3).key), Some((id, 3)));
         assert_eq!(series_of(&forgotten_mark(&id.series()).key), Some(id.series()));

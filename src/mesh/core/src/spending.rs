@@ -532,6 +532,8 @@ fn over(
         limits::CALL_ENTRY_BYTES_MAX
     } else if kind == Kind::CONSENT {
         limits::CONSENT_BYTES_MAX
+    } else if kind == Kind::AUDIT {
+        limits::AUDIT_BYTES_MAX
     } else if kind == Kind::TRUNCATION {
         limits::TRUNCATION_BYTES_MAX
     } else {

@@ -67,7 +67,7 @@ pub(crate) fn accept(new: NewCall, book: &Book, facts: &Facts<'_>, fx: &Effects<
     match decision.verdict {
         Verdict::Allow | Verdict::Ask => {}
         Verdict::Deny if decision.rule == Cause::OwnerOnly && !fx.enforces(ProtocolRule::Tier) => {}
-        Verdict::Deny => return Err(denied(&request, decision, facts)),
+        Verdict::Deny => return Err(denied(request, decision, facts)),
     }
     if let Some(DiskSpace { free, floor }) = facts.local.disk {
         return Err(Refusal::DiskFull { free, floor });
@@ -127,10 +127,10 @@ fn request(new: &NewCall, principal: Principal, target: PeerId, facts: &Facts<'_
     Request { principal, origin: facts.me(), credential, workspace, target, tool, call: None }
 }
 
-fn denied(request: &Request, decision: Decision, facts: &Facts<'_>) -> Refusal {
-    let would_change = facts.rights.view().would_change(request, &decision);
-    let why = rights::why(request, &decision);
-    Refusal::Denied(Box::new(Denial { decision, why, would_change }))
+fn denied(request: Request, decision: Decision, facts: &Facts<'_>) -> Refusal {
+    let would_change = facts.rights.view().would_change(&request, &decision);
+    let why = rights::why(&request, &decision);
+    Refusal::Denied(Box::new(Denial { request, decision, why, would_change }))
 }
 
 fn check(new: &NewCall) -> Result<(), Refusal> {

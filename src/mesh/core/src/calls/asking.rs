@@ -117,7 +117,8 @@ impl Book {
                     self.park(&id, asked, facts, fx);
                 }
                 Ruling::No { why, of_target } => {
-                    if mine && by_change {
+                    // A gateway sends itself nothing that it holds back: it says so as the target that it is.
+                    if mine && (by_change || facts.leads() && !of_target) {
                         looked.denied_here.push((Unrun::of(&open.record), why));
                     } else if !of_target {
                         looked.denied.extend(closing::denied(&self.me, &open.record, &why, facts, fx.rules));

@@ -6,20 +6,23 @@ use super::entries::Judges;
 use super::{Peer, facts};
 use crate::answer_words;
 use crate::audience::Audience;
+use crate::audit::{AuditRow, Happened};
 use crate::calls::InferredEnding;
 use crate::calls::accept::{Accepted, accept};
 use crate::effects::{Effects, Then};
 use crate::entry::{self, Kind, Place};
 use crate::ids::{Hash, PeerId, PublicKey, ReqId};
 use crate::invites::Redeemed;
-use crate::io::{AnswerChoice, Approval, CallState, CmdId, Command, Edit, NewAnswer, NewCall, Output, Refusal, Reply};
+use crate::io::{
+    AnswerChoice, Approval, CallState, CmdId, Command, Denial, Edit, NewAnswer, NewCall, Output, Refusal, Reply,
+};
 use crate::limits;
 use crate::log;
 use crate::membership::{self, Naming, Revoking};
 use crate::policy::bounds::OF_MAX;
 use crate::policy::{
     Choice, Consent, Domain, Key, Name, NodePattern, OpenAsk, PersonId, Principal, Request, Rule, RuleRef, RuleVerdict,
-    ToolPattern, Value, Who,
+    ToolPattern, Value, Verdict, Who,
 };
 use crate::record::{CancelRequest, Directory, Ending, Header, MembershipChange, Tier};
 use crate::rights;
@@ -61,8 +64,17 @@ impl Peer {
                 Ok(Reply::Noted)
             }
             Command::Edit(edit) => self.edit(edit, fx),
-            Command::Answer(answer) => self.answer(answer, fx),
+            Command::Answer(answer) => {
+                let (call, by) = (answer.id, answer.by.clone());
+                let answered = self.answer(answer, fx);
+                if let Err(Refusal::NotApprover(why)) = &answered {
+                    let row = AuditRow::new(Happened::AnswerRefused, Some(by), Verdict::Deny, why);
+                    self.upkeep.audit.note(AuditRow { call: Some(call), ..row }, fx);
+                }
+                answered
+            }
             Command::Stop => {
+                self.upkeep.audit.hurry(fx.now.mono_ms);
                 let asked = self.election.stop(fx);
                 let wait = if asked { STOP_WAIT_MS } else { 0 };
                 self.timers.stopping = Some((id, fx.now.mono_ms + wait));
@@ -88,7 +100,13 @@ impl Peer {
         if new.client_key.is_some() {
             self.book.keys.forget(fx);
         }
-        let (header, approvers) = match accept(new, &self.book, &facts!(self), fx)? {
+        let accepted = accept(new, &self.book, &facts!(self), fx);
+        if let Err(Refusal::Denied(denial)) = &accepted {
+            let Denial { request, decision, .. } = &**denial;
+            let node = self.nodes.name(&request.target, &self.trust);
+            self.upkeep.audit.note(AuditRow::of_call(request, node, &decision.rule.to_string()), fx);
+        }
+        let (header, approvers) = match accepted? {
             Accepted::Known(id) => return Ok(Reply::Call { id, created: false }),
             Accepted::New { header, approvers } => (header, approvers),
         };
@@ -205,10 +223,19 @@ impl Peer {
     pub(super) fn edit(&mut self, edit: Edit, fx: &mut Effects<'_>) -> Result<Reply, Refusal> {
         membership::require_owner(&facts!(self))?;
         let next = Place { author: self.local.me, incarnation: self.logs.incarnation(), seq: self.logs.own_seq() + 1 };
-        let entries = self.rights.judge(edit, next, fx.now.wall_ms << 16, &self.trust)?;
+        let (by, first) = (edit.by.clone(), edit.changes.first().map(|(key, _)| key.clone()));
+        let judged = self.rights.judge(edit, next, fx.now.wall_ms << 16, &self.trust);
+        if let Err(why @ (Refusal::NotAllowed(_) | Refusal::CheckFailed { .. })) = &judged {
+            let row = AuditRow::new(Happened::EditRefused, Some(by), Verdict::Deny, &why.to_string());
+            self.upkeep.audit.note(AuditRow { key: first, ..row }, fx);
+        }
+        let entries = judged?;
         let written = entries.len();
         for (kind, body) in entries {
             let entry = self.write(kind, &body, fx);
+            if let Some(said) = rights::read(&entry) {
+                self.upkeep.audit.note(AuditRow::of_edit(&said), fx);
+            }
             self.apply(&entry, None, fx);
         }
         Ok(Reply::Edited { written })

@@ -126,6 +126,17 @@ impl Peer {
         entry
     }
 
+    /// Signs what has happened at our doors, for owners, when that is due.
+    pub(super) fn time_audit(&mut self, fx: &mut Effects<'_>) {
+        if self.is_excluded() {
+            self.upkeep.audit.forget_pending();
+        }
+        if let Some(body) = self.upkeep.audit.handle_timeout(self.trust.is_owner(&self.local.me), fx) {
+            let entry = self.write_for(Audience::Owners, Kind::AUDIT, &body, fx);
+            self.apply(&entry, None, fx);
+        }
+    }
+
     /// Charges our own hour, unless the entry answers a call of somebody else.
     pub(super) fn charge_own(&mut self, entry: &SignedEntry, fx: &Effects<'_>) {
         if !spending::is_answer(entry) {
@@ -248,6 +259,7 @@ impl Peer {
             Kind::CANCEL => self.apply_cancel(entry, fx),
             Kind::CONSENT => self.apply_consent(entry, left_ms, fx),
             Kind::TRUNCATION => self.apply_truncation(entry, fx),
+            Kind::AUDIT if self.trust.is_owner(&self.local.me) => self.upkeep.audit.hear(entry, fx),
             kind if kind.is_about_rights() => self.rights.hear(entry, &self.trust, fx),
             _ => {}
         }

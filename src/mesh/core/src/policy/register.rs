@@ -12,7 +12,7 @@ use super::records::{InvalidRecord, Key, Value};
 use super::said::{Content, KNEW_MAX, Said, Statement};
 use crate::entry::Place;
 use crate::ids::{Incarnation, Known, PeerId};
-use crate::people::{Domain, Principal, RuleRef, WorkspaceId};
+use crate::people::{Domain, PersonId, Principal, RuleRef, WorkspaceId};
 
 /// Most people.
 pub const PEOPLE_MAX: usize = 256;
@@ -164,6 +164,25 @@ impl InForce {
             Content::Deleted | Content::Unreadable => None,
         });
         said.max_by_key(|(strictness, hlc, place, _)| (*strictness, *hlc, **place)).map(|(.., value)| &**value)
+    }
+
+    /// Tries changes out, as if an owner who knew all that is here made them: `see` is told of each key, with all that was
+    /// said by then and which of it stands.
+    pub(super) fn try_out(
+        &self,
+        changes: &[(Key, Option<Value>)],
+        mut see: impl FnMut(&Policy, &dyn Fn(&Place) -> bool, &Key),
+    ) {
+        let stands = |place: &Place| !self.void.contains(place);
+        let mut policy = Policy::clone(&self.policy);
+        for ((key, value), seq) in changes.iter().zip(1..) {
+            let by = Principal::Person(PersonId::owner());
+            let said = policy.edit((key.clone(), value.clone()), by, false, &stands);
+            // In a log that nobody has.
+            let place = Place { author: PeerId([0; 32]), incarnation: Incarnation(0), seq };
+            policy.insert(place, Statement { hlc: u64::MAX, said });
+            see(&policy, &stands, key);
+        }
     }
 
     /// What of these authors counts: keys, each with what one of them said last of it, in order.

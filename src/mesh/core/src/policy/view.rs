@@ -11,9 +11,9 @@ use super::consents::Consents;
 use super::decision::Request;
 use super::merge::{Heads, MergedBinding, MergedDevice, MergedRule};
 use super::records::{
-    Agent, Check, DeviceTools, Key, Mode, Person, Rule, RuleVerdict, Title, Token, Verdict, Workspace,
+    Agent, Check, DeviceTools, Key, Mode, Person, Rule, RuleVerdict, Title, Token, Value, Verdict, Workspace,
 };
-use super::register::Policy;
+use super::register::{InForce, Policy};
 use crate::entry::{Place, encode};
 use crate::glob::{ToolPattern, UNKNOWN};
 use crate::ids::{Hash, NodeId, PeerId, ToolName};
@@ -194,6 +194,14 @@ impl View {
         for facts in devices {
             view.set_device(facts);
         }
+        view
+    }
+
+    /// The view that there would be after these changes of what is said.
+    #[must_use]
+    pub fn tried(&self, said: &InForce, changes: &[(Key, Option<Value>)]) -> Self {
+        let mut view = self.clone();
+        said.try_out(changes, |policy, stands, key| view.refresh(policy, stands, key));
         view
     }
 

@@ -51,6 +51,7 @@ impl<S: Signer> Author<S> {
         match kind {
             Kind::CALL => Audience::Call { origin: me, target },
             Kind::OUTCOME | Kind::CANCEL | Kind::CONSENT => Audience::Call { origin: me, target: me },
+            Kind::AUDIT => Audience::Owners,
             _ => Audience::Everyone,
         }
     }

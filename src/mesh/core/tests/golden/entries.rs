@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use mesh_core::audience::Audience;
+use mesh_core::audit::{AuditBatch, AuditRow, Happened};
 use mesh_core::crypto::{Signer as _, Symbolic};
 use mesh_core::entry::{Kind, SignedEntry, encode};
 use mesh_core::ids::{Hash, Incarnation, MeshId, PeerId, Signature};
@@ -172,6 +173,23 @@ fn golden() -> Vec<(&'static str, SignedEntry)> {
         let consent = Consent { choice, by: "anna".parse().unwrap(), of, note };
         entries.push((name, author.entry(Kind::CONSENT, encode(&consent), |entry| entry.audience = asked.clone())));
     }
+    let row = AuditRow {
+        token: Some("ha".parse().unwrap()),
+        workspace: Some("home".parse().unwrap()),
+        target: Some(other.peer_id()),
+        node: Some("den".parse().unwrap()),
+        tool: Some("echo".parse().unwrap()),
+        call: Some(plain.id),
+        at_ms: 5,
+        last_ms: 6,
+        count: 7,
+        ..AuditRow::new(Happened::CallRefused, Some("agent:mia/claude".parse().unwrap()), Verdict::Deny, "home/doors")
+    };
+    let (_, key, content) = rights().swap_remove(0);
+    let (generation, knew, by) = (2, Vec::new(), "person:anna".parse().unwrap());
+    let edit = AuditRow::of_edit(&Said { key, content, generation, knew, by, declared: true });
+    let batch = AuditBatch { rows: vec![row, edit], left_out: 1 };
+    entries.push(("audit", author.says(Kind::AUDIT, encode(&batch))));
     entries
 }
 
@@ -204,6 +222,7 @@ fn entries_of_every_kind_read_as_what_was_written() {
             Kind::CONSENT => read.record::<Consent>().map(|body| encode(&body)),
             Kind::CANCEL => read.record::<CancelRequest>().map(|body| encode(&body)),
             Kind::TRUNCATION => read.record::<Truncation>().map(|body| encode(&body)),
+            Kind::AUDIT => AuditBatch::of(&read).map(|body| encode(&body)),
             kind if kind.is_about_rights() => read.body().and_then(Said::from_body).map(|body| body.to_body().unwrap()),
             _ => read.body().map(<[u8]>::to_vec),
         };

@@ -138,6 +138,10 @@ fn again(space: Space, key: &[u8], value: &[u8]) -> Option<(&'static str, Write)
             put("blob reader", rows::blob_reader(&hash(blob)?, &PeerId::from_slice(peer)?), value)
         }
         Space::Policy => put("statement", rows::statement(&rows::place_of(key)?), value),
+        Space::Audit => {
+            let (at_ms, place) = rows::audit_of(key)?;
+            put("audit", rows::audit(at_ms, &place), value)
+        }
         Space::ForgottenMarks => put("forgotten mark", rows::forgotten_mark(&rows::series_of(key)?), value),
     }
 }

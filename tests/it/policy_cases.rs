@@ -234,7 +234,7 @@ impl<'a> World<'a> {
             let said = home.cli(&words.iter().map(String::as_str).collect::<Vec<_>>());
             if said.code == 3 { (404, Json::Null) } else { (200, said.json(0)) }
         } else {
-            let more: String = given.map(|(name, value)| format!("&{name}={value}")).collect();
+            let more = given.fold(String::new(), |more, (name, value)| format!("{more}&{name}={value}"));
             let path = format!("policy/explain?principal={who}&node={node}&tool={tool}&origin={origin}{more}");
             let answer = home.get(&path);
             (answer.status, answer.json())

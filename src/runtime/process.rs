@@ -301,7 +301,8 @@ async fn watch(
 ) -> End {
     let (to_tool, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
     let mut pipes = pin!(async {
-        let streams = async { tokio::try_join!(read_output(stdout, spool), read_errors(stderr, errors, note)) };
+        // What the tool said before it gave too much is read before that ends it.
+        let streams = async { tokio::try_join!(biased; read_errors(stderr, errors, note), read_output(stdout, spool)) };
         tokio::select! {
             result = streams => result.map(|_| ()),
             never = feed(to_tool, stdin) => match never {},

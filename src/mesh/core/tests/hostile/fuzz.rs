@@ -92,6 +92,7 @@ impl Scene {
             ("mode", Kind(18)),
             ("check", Kind(19)),
             ("tools", Kind(21)),
+            ("audit", Kind::AUDIT),
             ("checkpoint", Kind::CHECKPOINT),
             ("truncation", Kind::TRUNCATION),
             ("of-a-newer-version", Kind(98)),

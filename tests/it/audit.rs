@@ -12,7 +12,7 @@ fn done(home: &Home, words: &[&str]) -> String {
 }
 
 fn joined(owner: &Home, name: &str, tier: &str) -> Home {
-    let code = text(&owner.post("invites", &json!({ "tier": tier })).json(), "code").to_owned();
+    let code = text(&owner.post("invites", &json!({ "tier": tier, "node_id": name })).json(), "code").to_owned();
     let home = Home::new(name).started();
     assert!((200..300).contains(&home.join(&code).status));
     home

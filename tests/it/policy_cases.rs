@@ -100,6 +100,11 @@ impl<'a> World<'a> {
         }
         let mut world = Self { name, json, homes, fellows, probe, tokens: BTreeMap::new() };
         world.approve_tools();
+        let tier = |node: &String| world.json["nodes"][node]["tier"].as_str().unwrap_or("owner");
+        for node in world.fellows.keys().filter(|node| tier(node) != "owner") {
+            let said = world.first().cli(&["rename", node, node]);
+            assert_eq!(said.code, 0, "an owner confirms its name: {said:?}");
+        }
         let all: Vec<&Home> = world.homes.iter().collect();
         wait_converged(&all, PATIENCE);
         world

@@ -135,6 +135,7 @@ async fn live(options: Options, log: &mut Option<LogFormat>) -> Result<(), Agent
     let launcher = Launcher::start(work.clone(), tool_exec::launcher(), &tasks).map_err(at("making", &work))?;
     let tools = tool_host(&booted, catalogue, Arc::new(blobs.clone()), launcher, &tasks);
     let nodes = node_service::start(&links, booted.handle.watch_view(), booted.inputs(), &tasks);
+    let memory_streams = memory::start_sync(&memory, &links, booted.handle.watch_view(), &tasks);
     let (reload_tx, mut reloads) = mpsc::channel(RELOADS);
     let mut reloader = Reloader::new(home.path().to_owned(), overrides, read, tools.clone(), booted.handle.clone());
     if let Some(warning) = given.and_then(|given| ignored_name(&given, &booted.handle.view().node_id)) {
@@ -159,6 +160,7 @@ async fn live(options: Options, log: &mut Option<LogFormat>) -> Result<(), Agent
         nodes: Box::new(nodes.server),
         gateway: Box::new(nodes.client),
         node_streams: nodes.connections,
+        memory_streams,
         tools: Box::new(tools),
     };
     let surroundings = booted.handle.watch_surroundings();

@@ -44,7 +44,7 @@ pub(super) async fn open(
         let links = LinksConfig {
             key: key.clone(),
             listen,
-            services: [ServiceId::NODE].into(),
+            services: [ServiceId::NODE, ServiceId::MEMORY].into(),
             blobs: blobs.clone(),
             tasks: tasks.clone(),
         };

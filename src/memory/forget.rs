@@ -10,6 +10,7 @@ use memory_core::item::{Body, Message};
 use super::error::MemoryError;
 use super::workspace::Workspace;
 use crate::faults;
+use crate::store::Write;
 
 /// What goes, or has gone.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -41,37 +42,49 @@ impl Workspace {
         if preview.messages.is_empty() {
             return Ok(Forgotten::default());
         }
+        let writes = self.erasing_of(&preview.messages)?;
+        self.say(&preview.tombstones(), writes)?;
+        let _ = faults::pass(faults::Point::MemoryForgotten);
+        Ok(shown(&preview))
+    }
+
+    /// Writes that erase every text about these messages, which are about to be forgotten.
+    pub(super) fn erasing_of(&self, keys: &[MessageKey]) -> Result<Vec<Write>, MemoryError> {
         let mut items = Vec::new();
-        for key in &preview.messages {
-            let Some(current) = self.held.view.messages.get(key) else { continue };
-            for (stamp, seq) in self.store.about(key)? {
-                items.push((*key, stamp, seq));
-            }
-            if current.caller == *key {
+        let mut variants: Option<BTreeMap<MessageKey, (MessageKey, Rev)>> = None;
+        for key in keys {
+            items.extend(self.store.about(key)?.into_iter().map(|(stamp, seq)| (*key, stamp, seq)));
+            let row = self.held.rows.message(key).filter(|row| !row.contents.is_empty());
+            if let Some(row) = row {
                 // All contents under the caller's id go, also those that are found by ids of their own.
-                let row = self.held.rows.message(key);
-                for variant in row.into_iter().flat_map(|row| row.contents.keys()).map(|content| key.variant(content)) {
-                    for (stamp, seq) in self.store.about(&variant)? {
-                        items.push((variant, stamp, seq));
-                    }
+                for variant in row.contents.keys().map(|content| key.variant(content)) {
+                    items.extend(self.store.about(&variant)?.into_iter().map(|(stamp, seq)| (variant, stamp, seq)));
                 }
                 continue;
             }
-            for (stamp, seq) in self.store.about(&current.caller)? {
-                match self.store.item(&stamp)? {
-                    Some(Body::Message(message)) if message.rev() == current.content => {
-                        items.push((current.caller, stamp, seq));
+            // One content of a caller's id, which may hold the id here.
+            let variants = variants.get_or_insert_with(|| {
+                let all = self.held.view.messages.values();
+                all.map(|it| (it.caller.variant(&it.content), (it.caller, it.content))).collect()
+            });
+            let Some((caller, content)) = variants.get(key) else { continue };
+            for (stamp, seq) in self.store.about(caller)? {
+                let is_it = match self.store.item(&stamp)? {
+                    Some(Body::Message(message)) => message.rev() == *content,
+                    // Corrections under the caller's id are of the content that holds it.
+                    Some(Body::Correction(_)) => {
+                        self.held.view.messages.get(caller).is_some_and(|it| it.content == *content)
                     }
-                    Some(_) | None => {}
+                    Some(_) | None => false,
+                };
+                if is_it {
+                    items.push((*caller, stamp, seq));
                 }
             }
         }
         items.sort_unstable();
         items.dedup();
-        let writes = self.store.erasing(&items)?;
-        self.say(&preview.tombstones(), writes)?;
-        let _ = faults::pass(faults::Point::MemoryForgotten);
-        Ok(shown(&preview))
+        self.store.erasing(&items)
     }
 
     fn select(&self, selection: &Selection) -> Result<Preview, MemoryError> {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use memory_core::compaction::{Settings, Trigger};
 use memory_core::ids::WorkspaceId;
 use tokio::runtime::Handle;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::error::MemoryError;
@@ -37,6 +37,8 @@ struct Shared {
     open: Mutex<Option<(WorkspaceId, mpsc::Sender<Job>)>>,
     /// The write that failed: memory stays closed until the agent starts anew.
     failed: Mutex<Option<MemoryError>>,
+    /// Counts what was written that other holders want.
+    written: watch::Sender<u64>,
     /// Held by the thread that has a database open: the next one waits until it is closed.
     gate: Mutex<()>,
 }
@@ -46,7 +48,8 @@ impl MemoryHandle {
     #[must_use]
     pub fn new(dir: PathBuf, key: DeviceKey, settings: Settings, idle: Duration, tasks: TaskGroup) -> Self {
         let (open, failed, gate) = (Mutex::new(None), Mutex::new(None), Mutex::new(()));
-        Self(Arc::new(Shared { dir, key, settings, idle, tasks, open, failed, gate }))
+        let written = watch::Sender::new(0);
+        Self(Arc::new(Shared { dir, key, settings, idle, tasks, open, failed, written, gate }))
     }
 
     /// Does `work` on the thread that owns the workspace, which is opened if need be.
@@ -82,6 +85,18 @@ impl MemoryHandle {
     pub fn is_open(&self) -> bool {
         let open = self.0.open.lock().unwrap_or_else(PoisonError::into_inner);
         open.as_ref().is_some_and(|(_, sender)| !sender.is_closed())
+    }
+
+    /// Shows when something was written that other holders want.
+    #[must_use]
+    pub fn watch_written(&self) -> watch::Receiver<u64> {
+        self.0.written.subscribe()
+    }
+
+    /// True if something of this workspace is kept here, open or not.
+    #[must_use]
+    pub fn is_kept(&self, workspace: WorkspaceId) -> bool {
+        self.0.dir.join(workspace.to_string()).is_dir()
     }
 
     /// The write that failed, after which memory is closed until the agent starts anew.
@@ -129,6 +144,7 @@ impl Shared {
         if let Err(error) = &opened {
             tracing::error!(error = error as &dyn std::error::Error, "memory cannot be opened");
         }
+        let mut told = 0;
         // Compaction waits until nobody does; one that fails, until there is something new.
         let mut compacts = true;
         while let Ok(workspace) = &mut opened {
@@ -143,6 +159,9 @@ impl Shared {
                 let Some(Ok(Some(job))) = runtime.block_on(stop.run_until_cancelled(next)) else { break };
                 job(Ok(workspace));
                 compacts = true;
+            }
+            if std::mem::replace(&mut told, workspace.written) != workspace.written {
+                self.written.send_modify(|written| *written += 1);
             }
             if let Some(error) = workspace.failure() {
                 tracing::error!(error = &error as &dyn std::error::Error, "memory is closed until the next start");

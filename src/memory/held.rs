@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use memory_core::compaction::Waiting;
-use memory_core::group::Stamp;
-use memory_core::ids::{MessageKey, WorkspaceId};
+use memory_core::group::{Hlc, Stamp};
+use memory_core::ids::{AuthorId, Incarnation, MessageKey, WorkspaceId};
 use memory_core::index::Index;
 use memory_core::index::columns::{ForwardRow, Source};
 use memory_core::item::{Body, Message, Span};
@@ -64,6 +64,12 @@ impl Held {
             Body::Rewrite(_) | Body::Fact(_) | Body::Standing(_) | Body::Head(_) | Body::Unknown(_) => {}
         }
         self.rows.insert(stamp, body);
+    }
+
+    /// A key is forgotten, wherever that is said.
+    pub(super) fn forget(&mut self, key: MessageKey) {
+        let anywhere = Stamp { hlc: Hlc(0), author: AuthorId([0; 16]), incarnation: Incarnation(0), index: 0 };
+        self.insert(anywhere, &Body::Tombstone(key));
     }
 
     /// Brings everything up to date with the items that were added.

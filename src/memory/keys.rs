@@ -7,12 +7,14 @@
 //! | 11 | chain20 → head |
 //! | 12 | chain20 hlc8 index2 → item; absent when erased or missing |
 //! | 60 | message16 chain20 hlc8 index2 → seq8: the items with text about a message |
+//! | 61 | message16 → [`TombstoneRow`] |
 //! | 70 | batch16 → capture that is not committed |
 //!
 //! Values are a version byte and CBOR. The key of an item is its stamp, so whatever names a stamp finds the text.
 
-use memory_core::group::{ChainId, Head, SignedGroup, Slot, Stamp};
+use memory_core::group::{ChainId, Head, Header, SignedGroup, Slot, Stamp};
 use memory_core::ids::{AuthorId, BatchId, Incarnation, MessageKey, WorkspaceId};
+use memory_core::replica::Sent;
 use mesh_core::ids::Signature;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -27,6 +29,7 @@ pub(super) const GROUP: u8 = 0x10;
 pub(super) const HEAD: u8 = 0x11;
 pub(super) const ITEM: u8 = 0x12;
 const ABOUT: u8 = 0x60;
+pub(super) const TOMBSTONE: u8 = 0x61;
 pub(super) const CAPTURE: u8 = 0x70;
 
 /// Bytes of a stamp in a key.
@@ -59,7 +62,21 @@ pub(super) struct GroupRow {
     pub(super) places: Vec<Place>,
 }
 
+/// Place where it is said that a message is forgotten.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum TombstoneRow {
+    /// In this group of a chain.
+    InChain(ChainId, u64),
+    /// It came ahead of its chain, with the header of its group.
+    Alone(Box<Sent>),
+}
+
 impl GroupRow {
+    /// The header, read.
+    pub(super) fn header_of(&self) -> Option<Header> {
+        Header::read(&self.header)
+    }
+
     pub(super) fn of(group: &SignedGroup) -> Self {
         let place = |slot: &Slot| match slot {
             Slot::Held(_) => Place::Held,
@@ -103,6 +120,15 @@ pub(super) fn head(chain: &ChainId) -> Vec<u8> {
 
 pub(super) fn capture(batch: &BatchId) -> Vec<u8> {
     [&[CAPTURE][..], &batch.0].concat()
+}
+
+pub(super) fn tombstone(message: &MessageKey) -> Vec<u8> {
+    [&[TOMBSTONE][..], &message.0].concat()
+}
+
+/// The message of a key of [`TOMBSTONE`].
+pub(super) fn forgotten(key: &[u8]) -> Option<MessageKey> {
+    Some(MessageKey(key.get(1..)?.try_into().ok()?))
 }
 
 fn push_stamp(key: &mut Vec<u8>, stamp: &Stamp) {

@@ -12,18 +12,33 @@ mod browse;
 mod compact;
 mod correct;
 mod error;
+mod exchange;
 mod forget;
 mod handle;
 mod held;
 mod keys;
 mod store;
+mod sync;
 #[cfg(test)]
 mod tests;
 mod workspace;
+
+use memory_core::ids::WorkspaceId;
+use mesh_core::ids::{Hash, MeshId};
 
 pub use ask::{Answer, Fact, Hit, Mode, Question, Said, Standing};
 pub use browse::{Item, ItemState, Place, Stats, SummaryShown, Wanted};
 pub use error::MemoryError;
 pub use forget::{Forgotten, Selection};
 pub use handle::{IDLE, MemoryHandle};
+pub use sync::start as start_sync;
 pub use workspace::{Appended, NewMessage, Outcome, Workspace};
+
+/// The id of `home` in a mesh: the same at every device of it, and of no other mesh.
+#[must_use]
+pub fn home_of(mesh: &MeshId) -> WorkspaceId {
+    let hash = Hash::of(&[b"sigil memory home 1\0", &mesh.0[..]].concat());
+    let mut id = [0; 16];
+    id.iter_mut().zip(hash.0).for_each(|(to, from)| *to = from);
+    WorkspaceId(id)
+}

@@ -257,3 +257,127 @@ async fn a_workspace_is_opened_on_demand_and_closed_when_idle() {
     assert!(tasks.shutdown(std::time::Duration::from_secs(5)).await);
     assert!(matches!(memory.run(WS, |it| Ok(it.stats())).await, Err(MemoryError::Closed)));
 }
+
+/// Runs a session between two holders to its end; gives how many frames were sent.
+fn exchange(one: &mut Workspace, two: &mut Workspace) -> usize {
+    let ((mut a, first), (mut b, second)) = (one.begin_session().unwrap(), two.begin_session().unwrap());
+    let mut wire = std::collections::VecDeque::from([(true, first), (false, second)]);
+    let mut sent = 0;
+    while let Some((to_two, frame)) = wire.pop_front() {
+        sent += 1;
+        let frame = memory_core::replica::Frame::decode(&frame.encode()).unwrap();
+        let (holder, session) = if to_two { (&mut *two, &mut b) } else { (&mut *one, &mut a) };
+        let replied = holder.handle_frame(session.clone(), frame).unwrap();
+        assert_eq!(replied.broken, None);
+        *session = replied.session;
+        wire.extend(replied.frames.into_iter().map(|frame| (!to_two, frame)));
+    }
+    assert!(a.is_settled() && b.is_settled());
+    sent
+}
+
+fn views(one: &Workspace, two: &Workspace) {
+    assert_eq!(one.held.view, two.held.view);
+    let shown = |it: &Workspace| it.list(Wanted::All, None, 2_000).unwrap().0;
+    assert_eq!(shown(one), shown(two));
+    assert_eq!((one.stats(), &one.heads), (two.stats(), &two.heads));
+}
+
+#[test]
+fn two_holders_have_the_same_after_a_session_also_of_halves_that_both_compacted() {
+    let homes = [TempDir::new().unwrap(), TempDir::new().unwrap()];
+    let settings = Settings { batch: 5, window: 3, facts: true };
+    let [mut one, mut two] = [0, 1].map(|n| open_with(homes[n].path(), settings));
+    let messages: Vec<_> = (0..700).map(|n| said(&format!("m{n}"), &format!("the code of box {n} is {n}4"))).collect();
+    one.append(messages, false).unwrap();
+    put(&mut two, "x", "the boiler is at 1.6 bar");
+    exchange(&mut one, &mut two);
+    views(&one, &two);
+    // Apart, both take the same batch and one of their own.
+    for (workspace, id) in [(&mut one, "left"), (&mut two, "right")] {
+        put(workspace, id, &format!("the meter on the {id} showed 4711"));
+        for _ in 0..3 {
+            assert_eq!(workspace.compact(ASKED).unwrap().summaries_created, 1);
+        }
+    }
+    exchange(&mut one, &mut two);
+    views(&one, &two);
+    assert_eq!(exchange(&mut one, &mut two), 6, "hello, digest, done: nothing is sent twice");
+    let covered: usize = one.held.view.covered.values().map(std::collections::BTreeSet::len).sum();
+    assert_eq!(covered, 702 - one.stats().recent);
+    drop((one, two));
+    let [one, two] = [0, 1].map(|n| open_with(homes[n].path(), settings));
+    views(&one, &two);
+}
+
+#[test]
+fn what_is_forgotten_at_one_holder_goes_at_the_other_and_late_copies_stay_out() {
+    let homes = [TempDir::new().unwrap(), TempDir::new().unwrap(), TempDir::new().unwrap()];
+    let [mut one, mut two, mut three] = [0, 1, 2].map(|n| open(homes[n].path()));
+    let key = put(&mut one, "a", "the code of the safe is 4711").key;
+    put(&mut one, "b", "the boiler is at 1.6 bar");
+    exchange(&mut one, &mut two);
+    two.correct(&key, "the code of the safe is 4712".to_owned()).unwrap();
+    one.forget(&Selection::Keys(vec![key])).unwrap();
+    // The third has the tombstone before it has anything that it is of.
+    let (mut session, _) = three.begin_session().unwrap();
+    let hello = one.begin_session().unwrap().1;
+    session = three.handle_frame(session, hello).unwrap().session;
+    drop(session);
+    exchange(&mut one, &mut two);
+    views(&one, &two);
+    assert!(two.store.about(&key).unwrap().is_empty(), "its texts are gone, the correction too");
+    exchange(&mut two, &mut three);
+    views(&two, &three);
+    for (n, workspace) in [&mut one, &mut two, &mut three].into_iter().enumerate() {
+        assert_eq!(put(workspace, "a", "the code of the safe is 4711").outcome, Outcome::Forgotten);
+        assert_eq!((workspace.stats().messages, workspace.stats().forgotten), (1, 1), "{n}");
+    }
+    drop((one, two, three));
+    let [one, two, three] = [0, 1, 2].map(|n| open(homes[n].path()));
+    views(&one, &two);
+    views(&two, &three);
+}
+
+#[test]
+fn one_id_with_two_contents_is_two_messages_at_both_and_each_is_forgotten_by_itself() {
+    let homes = [TempDir::new().unwrap(), TempDir::new().unwrap()];
+    let [mut one, mut two] = [0, 1].map(|n| open(homes[n].path()));
+    put(&mut one, "a", "red");
+    put(&mut two, "a", "blue");
+    exchange(&mut one, &mut two);
+    views(&one, &two);
+    let variant = one.by_external_id("a").unwrap().into_iter().find(|item| item.message.text == "blue").unwrap().key;
+    one.forget(&Selection::Keys(vec![variant])).unwrap();
+    exchange(&mut one, &mut two);
+    views(&one, &two);
+    assert_eq!(two.by_external_id("a").unwrap()[0].message.text, "red");
+}
+
+#[test]
+fn frames_that_no_holder_sends_end_the_session() {
+    use memory_core::replica::Frame;
+    let homes = [TempDir::new().unwrap(), TempDir::new().unwrap()];
+    let [mut one, mut two] = [0, 1].map(|n| open(homes[n].path()));
+    put(&mut one, "a", "red");
+    let group = one.group(&one.chain(), 1).unwrap().unwrap();
+    // Groups before tombstones; nothing where something was announced; a group of another workspace.
+    let (session, _) = two.begin_session().unwrap();
+    let sent = memory_core::replica::Sent::of(&group);
+    assert!(two.handle_frame(session.clone(), Frame::Groups(vec![sent.clone()])).unwrap().broken.is_some());
+    let hello = one.begin_session().unwrap().1;
+    let session = two.handle_frame(session, hello).unwrap().session;
+    assert!(two.handle_frame(session.clone(), Frame::Groups(Vec::new())).unwrap().broken.is_some());
+    let other = Workspace::open(
+        &homes[0].path().join("other"),
+        WorkspaceId([9; 16]),
+        DeviceKey::load_or_create(homes[0].path()).unwrap(),
+        Settings::default(),
+    );
+    let mut other = other.unwrap();
+    put(&mut other, "a", "red");
+    let foreign = other.group(&other.chain(), 1).unwrap().unwrap();
+    let foreign = memory_core::replica::Sent::of(&foreign);
+    assert!(two.handle_frame(session, Frame::Groups(vec![foreign])).unwrap().broken.is_some());
+    assert_eq!(two.stats().messages, 0);
+}

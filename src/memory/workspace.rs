@@ -6,17 +6,17 @@ use std::path::Path;
 use data_encoding::BASE32_NOPAD;
 use memory_core::compaction::Settings;
 use memory_core::forget::refuses;
-use memory_core::group::{ChainId, Head, Hlc, SignedGroup, Slot, Stamp};
+use memory_core::group::{ChainId, Head, Header, Hlc, SignedGroup, Slot, Stamp};
 use memory_core::ids::{AuthorId, Incarnation, MessageKey, Rev, WorkspaceId};
-use memory_core::item::{Body, Item, Message, Salt};
+use memory_core::item::{Body, Item, Kind, Message, Salt};
 use memory_core::limits::{GROUP_BYTES_MAX, GROUP_ITEMS_MAX};
 use rand_chacha::ChaCha8Rng;
 use rand_core::Rng as _;
 
 use super::error::MemoryError;
 use super::held::Held;
-use super::keys::{self, GroupRow, Meta};
-use super::store::{Store, seq_value};
+use super::keys::{self, GroupRow, Meta, Place, TombstoneRow};
+use super::store::{Store, Stored, seq_value};
 use crate::faults;
 use crate::mesh::clock;
 use crate::mesh::identity::DeviceKey;
@@ -63,6 +63,9 @@ pub struct Appended {
     pub outcome: Outcome,
 }
 
+/// An item that was committed: its stamp, the number of its group, and what it says.
+pub(super) type Noted = (Stamp, u64, Body);
+
 /// See the module. All methods block.
 #[derive(Debug)]
 pub struct Workspace {
@@ -72,9 +75,13 @@ pub struct Workspace {
     pub(super) settings: Settings,
     key: DeviceKey,
     chain: ChainId,
-    heads: BTreeMap<ChainId, Head>,
+    pub(super) heads: BTreeMap<ChainId, Head>,
+    /// All that is forgotten, and where it is said.
+    pub(super) tombstones: BTreeMap<MessageKey, TombstoneRow>,
     /// The newest time that was seen.
-    clock: Hlc,
+    pub(super) clock: Hlc,
+    /// Steps in which something was written that other holders want.
+    pub(super) written: u64,
     rng: ChaCha8Rng,
 }
 
@@ -94,6 +101,9 @@ impl Workspace {
         if found.meta.is_some_and(|meta| meta.workspace != id) {
             return Err(MemoryError::Damaged("it is of another workspace"));
         }
+        for key in found.tombstones.keys() {
+            held.forget(*key);
+        }
         held.refresh(&store)?;
         let mut rng = crate::mesh::entropy();
         // A store that is older than what it promised must not say other things under the same numbers.
@@ -102,7 +112,8 @@ impl Workspace {
         let author = AuthorId::of(&key.public_key());
         let clock = found.heads.values().map(|head| head.hlc).max().unwrap_or_default();
         let chain = ChainId { author, incarnation };
-        let mut workspace = Self { id, store, held, settings, key, chain, heads: found.heads, clock, rng };
+        let (heads, tombstones) = (found.heads, found.tombstones);
+        let mut workspace = Self { id, store, held, settings, key, chain, heads, tombstones, clock, written: 0, rng };
         if kept.is_none() {
             let meta = Meta { workspace: id, incarnation };
             workspace.store.commit(vec![(vec![keys::META], Some(keys::encode(&meta).into()))], true)?;
@@ -184,6 +195,11 @@ impl Workspace {
         Ok(outcomes.into_iter().map(shown).collect())
     }
 
+    #[cfg(test)]
+    pub(super) fn chain(&self) -> ChainId {
+        self.chain
+    }
+
     /// The write that failed. What is in memory and on disk may differ from then on.
     #[must_use]
     pub fn failure(&self) -> Option<MemoryError> {
@@ -211,14 +227,24 @@ impl Workspace {
         writes.push((keys::head(&self.chain), Some(keys::encode(&head).into())));
         self.store.commit(writes, false)?;
         self.heads.insert(self.chain, head);
-        for (stamp, body) in said {
+        self.note(said)
+    }
+
+    /// Brings what is in memory up to date with what was committed.
+    pub(super) fn note(&mut self, said: Vec<Noted>) -> Result<(), MemoryError> {
+        self.written += 1;
+        for (stamp, seq, body) in said {
+            if let Body::Tombstone(key) = body {
+                let chain = ChainId { author: stamp.author, incarnation: stamp.incarnation };
+                self.tombstones.insert(key, TombstoneRow::InChain(chain, seq));
+            }
             self.held.insert(stamp, &body);
         }
         self.held.refresh(&self.store)
     }
 
     /// The rows of a group; gives what it says.
-    fn rows_of(&self, group: &SignedGroup, writes: &mut Vec<Write>) -> Vec<(Stamp, Body)> {
+    pub(super) fn rows_of(&self, group: &SignedGroup, writes: &mut Vec<Write>) -> Vec<Noted> {
         let seq = group.header().seq;
         writes.push((keys::group(&group.chain(), seq), Some(keys::encode(&GroupRow::of(group)).into())));
         let mut said = Vec::with_capacity(group.slots().len());
@@ -228,14 +254,34 @@ impl Workspace {
             for message in self.texts_about(&body) {
                 writes.push((keys::about(&message, &stamp), Some(seq_value(seq))));
             }
-            said.push((stamp, body));
+            if let Body::Tombstone(key) = body {
+                let row = TombstoneRow::InChain(group.chain(), seq);
+                writes.push((keys::tombstone(&key), Some(keys::encode(&row).into())));
+            }
+            said.push((stamp, seq, body));
         }
-        debug_assert!(!group.slots().contains(&Slot::Missing), "our own groups are whole");
         said
     }
 
+    /// A group as it is held; `None` when there is none.
+    pub(super) fn group(&self, chain: &ChainId, seq: u64) -> Result<Option<SignedGroup>, MemoryError> {
+        let Some(row) = self.store.group(chain, seq)? else { return Ok(None) };
+        let header: Header = row.header_of().ok_or(MemoryError::Damaged("the header of a group"))?;
+        let mut slots = Vec::with_capacity(row.places.len());
+        for (index, place) in (0_u16..).zip(&row.places) {
+            let stamp = Stamp { hlc: header.hlc, author: chain.author, incarnation: chain.incarnation, index };
+            slots.push(match place {
+                Place::Held => self.store.raw_item(&stamp)?.map_or(Slot::Missing, Slot::Held),
+                Place::Erased => Slot::Erased,
+                Place::Missing => Slot::Missing,
+            });
+        }
+        let checked = SignedGroup::verify(row.header, row.signature, slots, &self.id, &Stored);
+        checked.map(Some).map_err(|_| MemoryError::Damaged("a group"))
+    }
+
     /// The messages that an item has text about: when one is forgotten, so is the item.
-    fn texts_about(&self, body: &Body) -> Vec<MessageKey> {
+    pub(super) fn texts_about(&self, body: &Body) -> Vec<MessageKey> {
         match body {
             Body::Message(message) => vec![message.key(&self.id)],
             Body::Correction(it) => vec![it.target],
@@ -246,13 +292,17 @@ impl Workspace {
     }
 }
 
+/// Tombstones of one group. Each may travel alone with the header of its group, which has a hash of every item.
+const TOMBSTONES_MAX: usize = 32;
+
 /// Items in parts of at most what one group may have.
 fn parts(items: Vec<Item>) -> Vec<Vec<Item>> {
     let (mut parts, mut bytes) = (vec![Vec::new()], 0);
     for item in items {
         bytes += item.size();
         let last = parts.last().map_or(0, Vec::len);
-        if last == GROUP_ITEMS_MAX || (last > 0 && bytes > GROUP_BYTES_MAX) {
+        let most = if item.kind == Kind::TOMBSTONE { TOMBSTONES_MAX } else { GROUP_ITEMS_MAX };
+        if last >= most || (last > 0 && bytes > GROUP_BYTES_MAX) {
             parts.push(Vec::new());
             bytes = item.size();
         }

@@ -15,6 +15,8 @@ pub struct Adapters {
     pub gateway: Box<dyn GatewayLink>,
     /// Takes the `NodeService` connections that linked peers open. Full = closed: the node tries again.
     pub node_streams: mpsc::Sender<ServiceIo>,
+    /// Takes the streams of memory that other holders open. Full = closed: they try again.
+    pub memory_streams: mpsc::Sender<ServiceIo>,
     /// Tools of this device.
     pub tools: Box<dyn ToolRuns>,
 }

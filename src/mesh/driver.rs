@@ -360,10 +360,13 @@ impl Driver {
                 self.admission.handle_attempt(attempt, &self.publisher.view(), clock::now());
             }
             LinkEvent::Stream { service, io, .. } => {
-                // The only service that is offered: the links refuse streams of others.
-                if service == ServiceId::NODE {
-                    let _ = self.adapters.node_streams.try_send(io);
-                }
+                // The links refuse streams of services that are not offered.
+                let to = match service {
+                    ServiceId::NODE => &self.adapters.node_streams,
+                    ServiceId::MEMORY => &self.adapters.memory_streams,
+                    ServiceId(_) => return,
+                };
+                let _ = to.try_send(io);
             }
             LinkEvent::Bad { peer, what } => tracing::debug!(peer = %peer, what, "a peer broke the protocol"),
         }

@@ -5,7 +5,7 @@ use std::fs;
 
 use serde_json::{Value, json};
 
-use crate::harness::{Home, PATIENCE, items, text, wait_converged};
+use crate::harness::{Home, Mesh, PATIENCE, items, text, wait_converged, wait_until};
 
 const BASE: &str = "workspaces/home/memory";
 
@@ -119,7 +119,7 @@ fn seed_m1_by_itself_once_a_batch_and_a_window_wait() {
     let home = small().started();
     append(&home, 0..7);
     append(&home, 7..8);
-    crate::harness::wait_until("a batch is taken unasked", PATIENCE, || all(&home, "items?tier=1").len() == 3);
+    wait_until("a batch is taken unasked", PATIENCE, || all(&home, "items?tier=1").len() == 3);
     assert_whole(&home, 8);
 }
 
@@ -275,4 +275,75 @@ fn memory_is_for_whoever_looks_after_the_mesh_and_held_by_owners() {
     let refused = tablet.get(&stats).problem(503);
     assert_eq!(refused["code"], "no_holder", "{refused}");
     assert!(!tablet.path("memory").exists(), "and holds nothing");
+}
+
+/// Two owners' devices, compacting small batches.
+fn two_holders() -> Mesh {
+    let small = |name: &str| Home::new(name).with_config("[memory]\nbatch = 5\nwindow = 100\n");
+    Mesh::of(vec![small("attic"), small("bureau")])
+}
+
+#[track_caller]
+fn wait_found(home: &Home, count: usize) {
+    wait_until("all messages have come", PATIENCE, || all(home, "items?limit=200").len() == count);
+}
+
+/// All that a home shows of its memory.
+fn shown(home: &Home) -> Vec<Value> {
+    ["items?limit=200", "summaries?limit=200", "facts?limit=200"].iter().flat_map(|query| all(home, query)).collect()
+}
+
+#[test]
+fn what_one_holder_appends_the_other_finds_and_halves_that_both_compact_agree() {
+    let mut mesh = two_holders();
+    append(&mesh.homes[0], 0..7);
+    wait_found(&mesh.homes[1], 7);
+    append(&mesh.homes[1], 7..9);
+    wait_found(&mesh.homes[0], 9);
+    assert_eq!(found(&mesh.homes[1], "code of box 3")[0], "m3");
+    // Each half compacts the same messages while the other is away.
+    let half = |home: &Home, numbers: std::ops::Range<usize>| {
+        append(home, numbers);
+        assert_eq!(compact(home, &json!({}))["messages_trimmed"], 5);
+    };
+    mesh.homes[1].kill9();
+    half(&mesh.homes[0], 9..11);
+    mesh.homes[0].kill9();
+    mesh.homes[1].start();
+    half(&mesh.homes[1], 11..13);
+    mesh.homes[0].start();
+    mesh.wait_converged();
+    wait_until("both show the same", PATIENCE, || {
+        let one = shown(&mesh.homes[0]);
+        one.len() > 13 && one == shown(&mesh.homes[1])
+    });
+    for home in &mesh.homes {
+        assert_whole(home, 13);
+        compact(home, &json!({ "all": true }));
+    }
+    wait_until("both show the same", PATIENCE, || {
+        let one = shown(&mesh.homes[0]);
+        one == shown(&mesh.homes[1]) && one.iter().all(|it| it["tier"] != 1)
+    });
+    mesh.homes.iter().for_each(|home| assert_whole(home, 13));
+}
+
+#[test]
+fn what_is_forgotten_while_a_holder_is_away_goes_there_too_and_a_shared_device_gets_nothing() {
+    let mut mesh = two_holders();
+    let code = text(&mesh.homes[0].post("invites", &json!({ "tier": "shared" })).json(), "code").to_owned();
+    let tablet = Home::new("tablet").started();
+    assert!((200..300).contains(&tablet.join(&code).status));
+    wait_converged(&[&mesh.homes[0], &mesh.homes[1], &tablet], PATIENCE);
+    append(&mesh.homes[0], 0..3);
+    wait_found(&mesh.homes[1], 3);
+    mesh.homes[1].kill9();
+    let gone = text(&all(&mesh.homes[0], "items?external_id=m1")[0], "id").to_owned();
+    mesh.homes[0].delete(&format!("{BASE}/items/{gone}")).expect(204);
+    mesh.homes[1].start();
+    wait_found(&mesh.homes[1], 2);
+    assert_eq!(append(&mesh.homes[1], 0..3)["rejected"], 1);
+    assert!(!found(&mesh.homes[1], "code of box 1").contains(&"m1".to_owned()));
+    assert!(!tablet.path("memory").exists(), "a device that may not hold it has nothing of it");
+    tablet.get(&format!("{BASE}/stats")).problem(503);
 }

@@ -5,13 +5,14 @@
 
 use memory_core::compaction::{Report, Trigger};
 use memory_core::ids::{MessageKey, WorkspaceId};
-use mesh_core::io::{Refusal, View};
+use mesh_core::io::Refusal;
 use mesh_core::policy::Domain;
 use mesh_core::record::Tier;
 
 use crate::doors::identity::Identity;
 use crate::memory::{
-    Answer, Appended, Fact, Forgotten, Item, MemoryHandle, NewMessage, Question, Selection, Stats, SummaryShown, Wanted,
+    Answer, Appended, Fact, Forgotten, Item, MemoryHandle, NewMessage, Question, Selection, Stats, SummaryShown,
+    Wanted, home_of,
 };
 use crate::mesh::MeshHandle;
 use crate::status::{ErrorCode, OpError};
@@ -67,15 +68,7 @@ pub fn place(
     if of == Use::Write {
         who.require_admin(&view.rights)?;
     }
-    Ok(Place { memory: memory.clone(), workspace: home_of(&view) })
-}
-
-/// The id of `home` in a mesh: the same at every device of it, and of no other mesh.
-fn home_of(view: &View) -> WorkspaceId {
-    let hash = mesh_core::ids::Hash::of(&[b"sigil memory home 1\0", &view.mesh.0[..]].concat());
-    let mut id = [0; 16];
-    id.iter_mut().zip(hash.0).for_each(|(to, from)| *to = from);
-    WorkspaceId(id)
+    Ok(Place { memory: memory.clone(), workspace: home_of(&view.mesh) })
 }
 
 /// Appends messages; durable when it comes back. `by_content`: one without an id gets one of its content, so that the same

@@ -20,6 +20,8 @@ pub struct ServiceId(pub u16);
 impl ServiceId {
     /// `NodeService`, as HTTP/2: the stream of a node at its gateway.
     pub const NODE: Self = Self(1);
+    /// Memory between its holders: frames of `memory_core::replica`.
+    pub const MEMORY: Self = Self(2);
 }
 
 impl fmt::Display for ServiceId {

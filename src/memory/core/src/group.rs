@@ -87,6 +87,14 @@ pub struct Header {
     pub items: Vec<Hash>,
 }
 
+impl Header {
+    /// Reads what [`SignedGroup::bytes`] gave; `None` when it is malformed or of another version. It is not checked.
+    #[must_use]
+    pub fn read(bytes: &[u8]) -> Option<Self> {
+        codec::decode(bytes)
+    }
+}
+
 /// Place of one item in a group.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Slot {

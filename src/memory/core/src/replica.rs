@@ -5,7 +5,7 @@
 //! anything else, so nothing that is forgotten arrives before its tombstone. Then digests of all chains, and groups in the
 //! order of each chain. A session keeps nothing that matters: it may end anywhere and begin anew.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, VecDeque};
 
 use serde::{Deserialize, Serialize};
 
@@ -32,7 +32,9 @@ pub struct Sent {
 }
 
 impl Sent {
-    fn of(group: &SignedGroup) -> Self {
+    /// A group as it travels.
+    #[must_use]
+    pub fn of(group: &SignedGroup) -> Self {
         Self { header: group.bytes().to_vec(), signature: group.signature(), slots: group.slots().to_vec() }
     }
 
@@ -70,6 +72,8 @@ pub enum Frame {
     Want(ChainId, u64),
     /// Groups of one chain, in order.
     Groups(Vec<Sent>),
+    /// All that the other had when it sent its digest is here: once both have said so, the session is over.
+    Done,
 }
 
 impl Frame {
@@ -132,14 +136,30 @@ pub struct Session {
     sent_ours: bool,
     /// We have sent our digest.
     digested: bool,
-    wanted: BTreeSet<ChainId>,
+    /// Numbers of the last groups that the other has, from its digest; `None` before it.
+    heard: Option<BTreeMap<ChainId, u64>>,
+    /// Chains of which the other has more. They are asked for one after the other, so that never more than one answer is on its
+    /// way.
+    wanted: VecDeque<ChainId>,
+    /// Last group of the first of them that was here when it was asked for.
+    asked: u64,
+    /// The other has said that it is done.
+    done_there: bool,
 }
 
 impl Session {
     /// Begins a session; the frame goes out first.
     #[must_use]
     pub fn start(holdings: &dyn Holdings) -> (Self, Frame) {
-        let session = Self { theirs: Tombs::Unknown, sent_ours: false, digested: false, wanted: BTreeSet::new() };
+        let session = Self {
+            theirs: Tombs::Unknown,
+            sent_ours: false,
+            digested: false,
+            heard: None,
+            wanted: VecDeque::new(),
+            asked: 0,
+            done_there: false,
+        };
         let hello = Frame::Hello { version: VERSION, tombstones: root(&holdings.tombstones()) };
         (session, hello)
     }
@@ -147,7 +167,13 @@ impl Session {
     /// True once all that the other had when it sent its digest was asked for and has come.
     #[must_use]
     pub fn is_settled(&self) -> bool {
-        self.digested && self.wanted.is_empty()
+        self.digested && self.heard.is_some() && self.wanted.is_empty()
+    }
+
+    /// True once the other has said [`Frame::Done`].
+    #[must_use]
+    pub fn is_done_there(&self) -> bool {
+        self.done_there
     }
 
     /// A frame came.
@@ -178,25 +204,37 @@ impl Session {
                 if self.theirs != Tombs::Settled {
                     return vec![Effect::End("groups came before the tombstones")];
                 }
+                if groups.is_empty() {
+                    return vec![Effect::End("groups that were announced are not there")];
+                }
                 vec![Effect::Append(groups)]
+            }
+            Frame::Done => {
+                self.done_there = true;
+                Vec::new()
             }
         }
     }
 
-    /// Groups of a chain were appended, or none of them could be. Asks for more if the other has more.
-    pub fn handle_appended(
-        &mut self,
-        chain: ChainId,
-        progress: bool,
-        more: bool,
-        holdings: &dyn Holdings,
-    ) -> Vec<Effect> {
-        if progress && more {
-            let after = holdings.heads().get(&chain).map_or(0, |head| head.seq);
-            return vec![Effect::Send(Frame::Want(chain, after))];
+    /// Groups of a chain were appended, or none of them could be. Asks for what comes next.
+    pub fn handle_appended(&mut self, chain: ChainId, holdings: &dyn Holdings) -> Vec<Effect> {
+        if self.wanted.front() != Some(&chain) {
+            return Vec::new();
         }
-        self.wanted.remove(&chain);
-        Vec::new()
+        let own = holdings.heads().get(&chain).map_or(0, |head| head.seq);
+        let there = self.heard.as_ref().and_then(|heard| heard.get(&chain)).copied().unwrap_or_default();
+        // Another session may have brought some of them.
+        if own <= self.asked || own >= there {
+            self.wanted.pop_front();
+        }
+        self.want(holdings)
+    }
+
+    /// The question for the chain that comes next.
+    fn want(&mut self, holdings: &dyn Holdings) -> Vec<Effect> {
+        let Some(chain) = self.wanted.front() else { return Vec::new() };
+        self.asked = holdings.heads().get(chain).map_or(0, |head| head.seq);
+        vec![Effect::Send(Frame::Want(*chain, self.asked))]
     }
 
     /// A group of our own is durable: the other gets it at once, if it has all tombstones before it.
@@ -263,15 +301,19 @@ impl Session {
             return vec![Effect::End("a digest came before the tombstones")];
         }
         let ours = holdings.heads();
+        let is_asking = !self.wanted.is_empty();
         let mut effects = Vec::new();
         for (chain, head) in theirs {
             let own = ours.get(chain).copied().unwrap_or_default();
             if own.is_fork_of(head) {
                 effects.push(Effect::Forked(*chain));
-            } else if head.seq > own.seq {
-                self.wanted.insert(*chain);
-                effects.push(Effect::Send(Frame::Want(*chain, own.seq)));
+            } else if head.seq > own.seq && !self.wanted.contains(chain) {
+                self.wanted.push_back(*chain);
             }
+        }
+        self.heard = Some(theirs.iter().map(|(chain, head)| (*chain, head.seq)).collect());
+        if !is_asking {
+            effects.extend(self.want(holdings));
         }
         effects
     }
@@ -313,7 +355,7 @@ mod tests {
     use mesh_core::crypto::{Signer, Symbolic};
     use mesh_core::ids::PublicKey;
     use proptest::prelude::*;
-    use std::collections::VecDeque;
+    use std::collections::BTreeSet;
 
     const WS: WorkspaceId = WorkspaceId([7; 16]);
 
@@ -444,15 +486,18 @@ mod tests {
                     Effect::Append(sent) => {
                         let groups: Vec<_> = sent.into_iter().map(|it| it.verify(&WS, &AnyKey).unwrap()).collect();
                         let Some(chain) = groups.first().map(SignedGroup::chain) else { continue };
-                        let progress =
-                            groups.into_iter().fold(false, |progress, group| holders[to].append(group) | progress);
-                        let more = holders[to].heads()[&chain].seq < holders[from].heads()[&chain].seq;
-                        effects.extend(session.handle_appended(chain, progress, more, &holders[to]));
+                        for group in groups {
+                            holders[to].append(group);
+                        }
+                        effects.extend(session.handle_appended(chain, &holders[to]));
                     }
                     Effect::Forked(chain) => panic!("no fork here: {chain:?}"),
                     Effect::End(why) => panic!("{why}"),
                 }
             }
+        }
+        if frames == usize::MAX {
+            assert!(one.is_settled() && two.is_settled(), "what ends by itself has ended");
         }
     }
 

@@ -1,0 +1,235 @@
+//! One workspace beside another holder's: what a session of `memory-core` reads of it, and what comes in.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::ControlFlow;
+
+use memory_core::forget::refuses;
+use memory_core::group::{ChainError, ChainId, Head, SignedGroup};
+use memory_core::ids::MessageKey;
+use memory_core::item::{Body, Item};
+use memory_core::replica::{Effect, Frame, Holdings, Sent, Session};
+
+use super::error::MemoryError;
+use super::keys::{self, TombstoneRow};
+use super::store::Stored;
+use super::workspace::Workspace;
+use crate::mesh::clock;
+use crate::mesh::identity::Ed25519Verifier;
+
+/// What a frame of the other holder came to.
+#[derive(Debug)]
+pub(super) struct Replied {
+    /// The session as it is now.
+    pub(super) session: Session,
+    /// Frames to send, in order.
+    pub(super) frames: Vec<Frame>,
+    /// Groups that were new here.
+    pub(super) taken: usize,
+    /// It says what no peer of ours says: the session is over.
+    pub(super) broken: Option<&'static str>,
+}
+
+impl Workspace {
+    /// Begins a session; its frame goes out first.
+    ///
+    /// # Errors
+    /// The disk.
+    pub(super) fn begin_session(&mut self) -> Result<(Session, Frame), MemoryError> {
+        let holdings = Reading::of(self);
+        let started = Session::start(&holdings);
+        holdings.ended(started)
+    }
+
+    /// Takes a frame of the other holder. What it brings is durable on return.
+    ///
+    /// # Errors
+    /// The disk.
+    pub(super) fn handle_frame(&mut self, mut session: Session, frame: Frame) -> Result<Replied, MemoryError> {
+        let (mut frames, mut taken, mut broken) = (Vec::new(), 0, None);
+        let first = {
+            let holdings = Reading::of(self);
+            let effects = session.handle_frame(frame, &holdings);
+            holdings.ended(effects)?
+        };
+        let mut effects: VecDeque<Effect> = first.into();
+        while let Some(effect) = effects.pop_front() {
+            match effect {
+                Effect::Send(frame) => frames.push(frame),
+                Effect::Forget(sent) => {
+                    for sent in sent {
+                        match sent.verify(&self.id, &Ed25519Verifier) {
+                            Ok(group) => taken += usize::from(self.take_tombstones(&group)?),
+                            Err(error) => {
+                                tracing::debug!(%error, "a tombstone of another holder is refused");
+                                broken = Some("a tombstone that is not signed");
+                            }
+                        }
+                    }
+                }
+                Effect::Append(sent) => {
+                    let mut chain = None;
+                    for sent in sent {
+                        let group = match sent.verify(&self.id, &Ed25519Verifier) {
+                            Ok(group) => group,
+                            Err(error) => {
+                                tracing::debug!(%error, "a group of another holder is refused");
+                                broken = Some("a group that is not signed");
+                                break;
+                            }
+                        };
+                        chain = Some(group.chain());
+                        match self.take(group)? {
+                            ControlFlow::Continue(new) => taken += usize::from(new),
+                            ControlFlow::Break(why) => {
+                                tracing::warn!(%why, "a group of another holder does not go onto its chain");
+                                break;
+                            }
+                        }
+                    }
+                    if let Some(chain) = chain {
+                        let holdings = Reading::of(self);
+                        let next = session.handle_appended(chain, &holdings);
+                        effects.extend(holdings.ended(next)?);
+                    }
+                }
+                Effect::Forked(chain) => {
+                    tracing::warn!(author = ?chain.author, "a device has written memory from two copies of its store");
+                }
+                Effect::End(why) => broken = Some(why),
+            }
+            if broken.is_some() {
+                break;
+            }
+        }
+        Ok(Replied { session, frames, taken, broken })
+    }
+
+    /// Puts a group onto its chain, durably. `Continue(false)`: it is there already.
+    fn take(&mut self, mut group: SignedGroup) -> Result<ControlFlow<ChainError, bool>, MemoryError> {
+        let head = self.heads.get(&group.chain()).copied().unwrap_or_default();
+        match head.accepts(&group) {
+            Ok(()) => {}
+            Err(ChainError::Known) => return Ok(ControlFlow::Continue(false)),
+            Err(error) => return Ok(ControlFlow::Break(error)),
+        }
+        let said: Vec<(usize, Body)> =
+            group.items().filter_map(|(stamp, item)| Some((usize::from(stamp.index), item.body().ok()?))).collect();
+        let mut forgotten: Vec<MessageKey> = Vec::new();
+        forgotten.extend(
+            said.iter().filter_map(|(_, body)| if let Body::Tombstone(key) = body { Some(*key) } else { None }),
+        );
+        // What comes late of something that is forgotten is kept erased.
+        for (index, body) in &said {
+            let about = self.texts_about(body);
+            let is_late = match body {
+                Body::Message(message) => refuses(&self.held.rows, &message.key(&self.id), message),
+                _ => about.iter().any(|key| self.held.rows.message(key).is_some_and(|row| row.forgotten)),
+            };
+            if is_late || about.iter().any(|key| forgotten.contains(key)) {
+                group.erase(*index);
+            }
+        }
+        let mut writes = self.erasing_of(&forgotten)?;
+        let chain = group.chain();
+        let said = self.rows_of(&group, &mut writes);
+        writes.push((keys::head(&chain), Some(keys::encode(&group.head()).into())));
+        self.store.commit(writes, false)?;
+        self.heads.insert(chain, group.head());
+        self.clock = self.clock.seen(group.header().hlc, clock::now().wall_ms);
+        self.note(said)?;
+        Ok(ControlFlow::Continue(true))
+    }
+
+    /// Takes the tombstones of a group that is not on its chain yet, durably. False: they are all known.
+    fn take_tombstones(&mut self, group: &SignedGroup) -> Result<bool, MemoryError> {
+        let said: Vec<_> = group
+            .items()
+            .filter_map(|(stamp, item)| match item.body() {
+                Ok(Body::Tombstone(key)) if !self.tombstones.contains_key(&key) => Some((stamp, key)),
+                Ok(_) | Err(_) => None,
+            })
+            .collect();
+        if said.is_empty() {
+            return Ok(false);
+        }
+        let keys: Vec<MessageKey> = said.iter().map(|(_, key)| *key).collect();
+        let mut writes = self.erasing_of(&keys)?;
+        let row = TombstoneRow::Alone(Box::new(Sent::of(group)));
+        for key in &keys {
+            writes.push((keys::tombstone(key), Some(keys::encode(&row).into())));
+        }
+        self.store.commit(writes, false)?;
+        for (stamp, key) in said {
+            self.tombstones.insert(key, row.clone());
+            self.held.insert(stamp, &Body::Tombstone(key));
+        }
+        self.written += 1;
+        self.held.refresh(&self.store)?;
+        Ok(true)
+    }
+}
+
+/// The workspace as a session reads it. Reads that fail are told at the end.
+struct Reading<'a> {
+    workspace: &'a Workspace,
+    failed: std::cell::RefCell<Option<MemoryError>>,
+}
+
+impl<'a> Reading<'a> {
+    fn of(workspace: &'a Workspace) -> Self {
+        Self { workspace, failed: std::cell::RefCell::new(None) }
+    }
+
+    /// `value`, unless something could not be read for it.
+    fn ended<T>(self, value: T) -> Result<T, MemoryError> {
+        self.failed.into_inner().map_or(Ok(value), Err)
+    }
+
+    fn or_told<T>(&self, read: Result<Option<T>, MemoryError>) -> Option<T> {
+        read.unwrap_or_else(|error| {
+            self.failed.borrow_mut().get_or_insert(error);
+            None
+        })
+    }
+}
+
+impl Holdings for Reading<'_> {
+    fn heads(&self) -> BTreeMap<ChainId, Head> {
+        self.workspace.heads.clone()
+    }
+
+    fn groups(&self, chain: ChainId, after: u64, bytes_max: usize) -> Vec<SignedGroup> {
+        let (mut groups, mut bytes) = (Vec::new(), 0);
+        for seq in after.saturating_add(1).. {
+            let Some(group) = self.or_told(self.workspace.group(&chain, seq)) else { break };
+            bytes += group.size();
+            if !groups.is_empty() && bytes > bytes_max {
+                break;
+            }
+            groups.push(group);
+        }
+        groups
+    }
+
+    fn tombstones(&self) -> BTreeMap<MessageKey, SignedGroup> {
+        let mut all = BTreeMap::new();
+        let mut last: Option<((ChainId, u64), SignedGroup)> = None;
+        for (key, row) in &self.workspace.tombstones {
+            let group = match row {
+                TombstoneRow::InChain(chain, seq) => {
+                    // Those of one forgetting are in few groups.
+                    if last.as_ref().is_none_or(|(at, _)| *at != (*chain, *seq)) {
+                        last = self.or_told(self.workspace.group(chain, *seq)).map(|group| ((*chain, *seq), group));
+                    }
+                    last.as_ref().map(|(_, group)| group.clone())
+                }
+                TombstoneRow::Alone(sent) => (**sent).clone().verify(&self.workspace.id, &Stored).ok(),
+            };
+            let is_it = |item: &Item| item.body() == Ok(Body::Tombstone(*key));
+            if let Some(group) = group {
+                all.insert(*key, group.only(is_it));
+            }
+        }
+        all
+    }
+}

@@ -6,7 +6,7 @@ use axum::extract::Request;
 use axum::http::header::{AUTHORIZATION, HOST, ORIGIN};
 use axum::http::uri::Authority;
 use axum::http::{HeaderMap, Method};
-use mesh_core::audit::{AuditRow, Happened};
+use mesh_core::audit_record::{AuditRow, Happened};
 use mesh_core::policy::Verdict;
 
 use crate::doors::identity::{Identity, Shown};

@@ -123,7 +123,16 @@ impl Workspace {
             let about = self.texts_about(body);
             let is_late = match body {
                 Body::Message(message) => refuses(&self.held.rows, &message.key(&self.id), message),
-                _ => about.iter().any(|key| self.held.rows.message(key).is_some_and(|row| row.forgotten)),
+                Body::Correction(_)
+                | Body::Tombstone(_)
+                | Body::Summary(_)
+                | Body::Rewrite(_)
+                | Body::Fact(_)
+                | Body::Standing(_)
+                | Body::Head(_)
+                | Body::Unknown(_) => {
+                    about.iter().any(|key| self.held.rows.message(key).is_some_and(|row| row.forgotten))
+                }
             };
             if is_late || about.iter().any(|key| forgotten.contains(key)) {
                 group.erase(*index);

@@ -2,7 +2,7 @@
 
 use std::ops::Bound;
 
-use mesh_core::audit::{AuditBatch, AuditRow};
+use mesh_core::audit_record::{AuditBatch, AuditRow};
 use mesh_core::entry::{Place, SignedEntry};
 use mesh_core::ids::{PeerId, ToolName};
 use mesh_core::io::Space;
@@ -120,7 +120,7 @@ pub(super) fn read_page(
 #[cfg(test)]
 mod tests {
     use mesh_core::audience::Audience;
-    use mesh_core::audit::Happened;
+    use mesh_core::audit_record::Happened;
     use mesh_core::crypto::Symbolic;
     use mesh_core::entry::{Kind, encode};
     use mesh_core::ids::MeshId;

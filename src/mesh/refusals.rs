@@ -1,6 +1,6 @@
 //! What doors refuse themselves, told to the audit.
 
-use mesh_core::audit::AuditRow;
+use mesh_core::audit_record::AuditRow;
 
 use crate::mesh::handle::MeshHandle;
 use crate::mesh::request::Request;

@@ -1,6 +1,6 @@
 //! Requests of the handle to the driver.
 
-use mesh_core::audit::AuditRow;
+use mesh_core::audit_record::AuditRow;
 use mesh_core::ids::{Hash, NodeId, PeerId, ReqId};
 use mesh_core::io::{Approval, Command, Reply};
 use mesh_core::policy::ToolPattern;

@@ -173,7 +173,7 @@ fn merged(rows: AuditPage, calls: CallPage, after: Place, limit: usize) -> Page 
 mod tests {
     use std::sync::Arc;
 
-    use mesh_core::audit::{AuditRow, Happened};
+    use mesh_core::audit_record::{AuditRow, Happened};
     use mesh_core::entry;
     use mesh_core::frame::Phase;
     use mesh_core::ids::{Incarnation, PeerId};

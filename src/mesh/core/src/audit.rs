@@ -7,26 +7,18 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
-use serde_bytes::ByteBuf;
 
+use crate::audit_record::{AuditBatch, AuditRow, ROWS_MAX};
 use crate::budget::Amount;
 use crate::effects::Effects;
 use crate::entry::{self, Place, SignedEntry};
-use crate::ids::{NodeId, PeerId, ReqId, ToolName};
-use crate::limits;
-use crate::people::{Domain, Principal, TokenId};
-use crate::policy::{Key, Request, Said, Verdict};
+use crate::ids::PeerId;
 use crate::rows;
 
-/// Most rows of one entry of an owner.
-pub const ROWS_MAX: usize = 64;
-/// The same of anyone else: so much of all that it may say stays for calls.
+/// Most rows of one entry of who is no owner: so much of all that it may say stays for calls.
 const GUEST_ROWS_MAX: usize = 8;
 /// Most bytes of one entry's rows.
 const BATCH_BYTES_MAX: usize = 16 * 1024;
-/// Most bytes of an edit, as it is kept here. Of a longer one the key alone is told.
-pub const SAID_BYTES_MAX: usize = 4 * 1024;
 /// Between something that happens after a pause and its entry: what comes with it goes along.
 const GATHER_MS: u64 = 1_000;
 /// Between two entries of an owner.
@@ -39,172 +31,6 @@ pub const KEPT_MS: u64 = 90 * 24 * 60 * 60 * 1_000;
 pub const KEPT: Amount = Amount { entries: 32_768, bytes: 64 * 1024 * 1024 };
 /// Between two looks for what is too old.
 const LOOK_EVERY_MS: u64 = 60 * 60 * 1_000;
-
-/// What happened.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Happened {
-    /// A call was refused where it was asked.
-    CallRefused,
-    /// An answer to a call that asks was refused.
-    AnswerRefused,
-    /// Something about rights was changed.
-    Edited,
-    /// A change of rights was refused.
-    EditRefused,
-    /// A caller was refused before anything was done: its token, or what its token does not reach.
-    DoorRefused,
-    /// Something that only a newer version knows.
-    #[serde(other)]
-    Unknown,
-}
-
-impl Happened {
-    /// The word for it.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::CallRefused => "call_refused",
-            Self::AnswerRefused => "answer_refused",
-            Self::Edited => "edited",
-            Self::EditRefused => "edit_refused",
-            Self::DoorRefused => "door_refused",
-            Self::Unknown => "unknown",
-        }
-    }
-}
-
-/// One thing that happened, or several that are alike.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct AuditRow {
-    /// What.
-    pub what: Happened,
-    /// Wall time of the first, by the clock of the device.
-    pub at_ms: u64,
-    /// Wall time of the last.
-    pub last_ms: u64,
-    /// How many.
-    pub count: u32,
-    /// Who; `None`: nobody who is known.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub principal: Option<Principal>,
-    /// The token that was shown.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub token: Option<TokenId>,
-    /// The workspace that was named.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub workspace: Option<Domain>,
-    /// The device that it was about.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub target: Option<PeerId>,
-    /// Its name then.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub node: Option<NodeId>,
-    /// The tool.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub tool: Option<ToolName>,
-    /// The call.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub call: Option<ReqId>,
-    /// The answer.
-    pub verdict: Verdict,
-    /// The rule, or why, in at most [`limits::RULE_BYTES_MAX`] bytes.
-    pub rule: String,
-    /// The key that was edited.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub key: Option<Key>,
-    /// What was said of it, as [`Said::to_body`] writes it; `None`: it is over [`SAID_BYTES_MAX`].
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub said: Option<ByteBuf>,
-}
-
-impl AuditRow {
-    /// Something that happens once, now.
-    #[must_use]
-    pub fn new(what: Happened, principal: Option<Principal>, verdict: Verdict, rule: &str) -> Self {
-        Self {
-            what,
-            at_ms: 0,
-            last_ms: 0,
-            count: 1,
-            principal,
-            token: None,
-            workspace: None,
-            target: None,
-            node: None,
-            tool: None,
-            call: None,
-            verdict,
-            rule: limits::cut(rule, limits::RULE_BYTES_MAX).to_owned(),
-            key: None,
-            said: None,
-        }
-    }
-
-    /// A call that is refused.
-    #[must_use]
-    pub fn of_call(request: &Request, node: Option<NodeId>, rule: &str) -> Self {
-        let Request { principal, credential, workspace, target, tool, .. } = request;
-        Self {
-            token: credential.as_ref().map(|credential| credential.token.clone()),
-            workspace: workspace.clone(),
-            target: Some(*target),
-            node,
-            tool: Some(tool.clone()),
-            ..Self::new(Happened::CallRefused, Some(principal.clone()), Verdict::Deny, rule)
-        }
-    }
-
-    /// A change of rights. Of what its author knew nothing is kept.
-    #[must_use]
-    pub fn of_edit(said: &Said) -> Self {
-        let bare = Said { generation: 0, knew: Vec::new(), ..said.clone() };
-        let body = bare.to_body().ok().filter(|body| body.len() <= SAID_BYTES_MAX).map(ByteBuf::from);
-        let rule = if let Key::Rule(at) = &said.key { at.to_string() } else { String::new() };
-        Self {
-            key: Some(said.key.clone()),
-            said: body,
-            ..Self::new(Happened::Edited, Some(said.by.clone()), Verdict::Allow, &rule)
-        }
-    }
-
-    /// What was said of [`Self::key`]; `None` also where it is too long to be kept.
-    #[must_use]
-    pub fn said(&self) -> Option<Said> {
-        Said::from_body(self.said.as_ref()?)
-    }
-
-    fn is_like(&self, other: &Self) -> bool {
-        let Self { at_ms, last_ms, count, .. } = *self;
-        let other = Self { at_ms, last_ms, count, ..other.clone() };
-        *self == other
-    }
-
-    fn is_within_limits(&self) -> bool {
-        self.rule.len() <= limits::RULE_BYTES_MAX
-            && self.count > 0
-            && self.said.as_ref().is_none_or(|said| said.len() <= SAID_BYTES_MAX)
-    }
-}
-
-/// Body of an entry of kind [`crate::entry::Kind::AUDIT`].
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct AuditBatch {
-    /// In the order in which each happened first.
-    pub rows: Vec<AuditRow>,
-    /// So many more happened, for which there was no room.
-    #[serde(default)]
-    pub left_out: u64,
-}
-
-impl AuditBatch {
-    /// The body of an entry; `None` when it is no such body, or over a limit.
-    #[must_use]
-    pub fn of(entry: &SignedEntry) -> Option<Self> {
-        let batch: Self = entry.record()?;
-        (batch.rows.len() <= ROWS_MAX && batch.rows.iter().all(AuditRow::is_within_limits)).then_some(batch)
-    }
-}
 
 /// See the module.
 #[derive(Debug, Clone, Default)]
@@ -339,10 +165,11 @@ mod tests {
 
     use super::*;
     use crate::audience::Audience;
+    use crate::audit_record::Happened;
     use crate::entry::Kind;
     use crate::ids::{Incarnation, MeshId};
     use crate::io::Now;
-    use crate::policy::{Content, Rule, RuleVerdict, Value};
+    use crate::policy::{Content, Key, Rule, RuleVerdict, Said, Value, Verdict};
     use crate::protocol_rule::ProtocolRules;
     use crate::test_kit::{Author, at};
 

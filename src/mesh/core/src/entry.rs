@@ -95,7 +95,7 @@ impl Kind {
     pub const CHECKPOINT: Self = Self(8);
     /// `Truncation` for entries of its author.
     pub const TRUNCATION: Self = Self(9);
-    /// [`crate::audit::AuditBatch`]: what happened at the doors of its author.
+    /// [`crate::audit_record::AuditBatch`]: what happened at the doors of its author.
     pub const AUDIT: Self = Self(20);
     /// The highest that this version knows: the approved tools of a device.
     pub const NEWEST: Self = Self(21);

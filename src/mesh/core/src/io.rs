@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::audit::AuditRow;
+use crate::audit_record::AuditRow;
 use crate::budget::{Amount, OverBudget};
 use crate::entry::{Place, SignedEntry};
 use crate::epoch::{Epoch, Fence};

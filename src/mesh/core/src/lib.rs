@@ -6,6 +6,7 @@
 pub mod answer_words;
 pub mod audience;
 pub mod audit;
+pub mod audit_record;
 pub mod budget;
 pub mod config;
 pub mod crypto;

@@ -6,7 +6,7 @@ use super::entries::Judges;
 use super::{Peer, facts};
 use crate::answer_words;
 use crate::audience::Audience;
-use crate::audit::{AuditRow, Happened};
+use crate::audit_record::{AuditRow, Happened};
 use crate::calls::InferredEnding;
 use crate::calls::accept::{Accepted, accept};
 use crate::effects::{Effects, Then};

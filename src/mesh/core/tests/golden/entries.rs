@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use mesh_core::audience::Audience;
-use mesh_core::audit::{AuditBatch, AuditRow, Happened};
+use mesh_core::audit_record::{AuditBatch, AuditRow, Happened};
 use mesh_core::crypto::{Signer as _, Symbolic};
 use mesh_core::entry::{Kind, SignedEntry, encode};
 use mesh_core::ids::{Hash, Incarnation, MeshId, PeerId, Signature};

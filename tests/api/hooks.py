@@ -1,11 +1,15 @@
 """Values of the formats that the description of the API names: what a pattern cannot say, such as a checksum."""
 
 import os
+import re
 from pathlib import Path
 
 import schemathesis
 from hypothesis import strategies as st
 
+# A time with a zone of whole minutes, and a letter that is seen.
+TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d(:\d\d(\.\d{1,9})?)?([+-]\d\d:\d\d)?")
+LETTER = re.compile(r"[^\W_]")
 WORDS = Path(__file__).parents[2].joinpath("src/mesh/check_words.txt").read_text().split()
 
 
@@ -29,3 +33,8 @@ schemathesis.openapi.format("sigil-name", st.sampled_from(["mia", "family", "hub
 schemathesis.openapi.format("sigil-entity-tags", st.sampled_from(["*", '"9f86d081884c7d659a2feaa0c55ad015"', 'W/"a", "b"']))
 schemathesis.openapi.format("sigil-principal", st.sampled_from(["person:mia", "agent:mia/claude", "device:attic"]))
 schemathesis.openapi.format("sigil-rights", st.sampled_from(["", '[people.mia]\nname = "Mia"\n']))
+schemathesis.openapi.format(
+    "sigil-time",
+    st.datetimes(timezones=st.one_of(st.none(), st.timezones())).map(lambda time: time.isoformat()).filter(TIME.fullmatch),
+)
+schemathesis.openapi.format("sigil-memory-text", st.text(min_size=1, max_size=200).filter(LETTER.search))

@@ -55,9 +55,9 @@ fn what_is_refused_and_edited_anywhere_is_told_to_owners_and_nobody_else() {
         assert_eq!((&line["device"], &line["node"], &line["tool"]), (&json!("tablet"), &json!("hub"), &json!("slow")));
         // A call tells of itself, with the rule of its acceptance.
         let all = lines(home, "tool=again");
-        let line = all.iter().find(|line| line["call_id"] == call.as_str()).expect("the call");
+        let line = all.iter().find(|line| line["call"]["id"] == call.as_str()).expect("the call");
         assert_eq!((&line["what"], &line["verdict"]), (&json!("call"), &json!("allow")), "{line}");
-        assert_eq!((&line["rule"], &line["state"]), (&json!("family/otherwise"), &json!("done")), "{line}");
+        assert_eq!((&line["rule"], &line["call"]["state"]), (&json!("family/otherwise"), &json!("done")), "{line}");
     }
     // Edits, with what they say, and by whom; also at the other owner.
     let edits = |home: &Home| -> Vec<Value> {

@@ -51,7 +51,7 @@ fn audit_text(body: &Value) -> String {
             edited if !edited.is_empty() => edited,
             _ => match (text(line, "tool"), text(line, "node")) {
                 (tool, node) if !tool.is_empty() => format!("{tool} on {node}"),
-                _ => dash(line, "call_id"),
+                _ => dash(line.get("call").unwrap_or(&Value::Null), "id"),
             },
         };
         vec![
@@ -104,7 +104,12 @@ mod tests {
             "what": "edited", "at": "2026-11-27T13:00:00Z", "count": 1, "principal": "person:anna", "device": "hub",
             "edited": "workspaces.family.rules.doors", "said": "[workspaces]\nx = 1\n", "verdict": "allow", "rule": "",
         });
-        let shown = audit_text(&json!({ "items": [line, edit], "next_cursor": ".x" }));
+        let answer = json!({
+            "what": "answer_refused", "at": "2026-11-27T12:00:00Z", "count": 1, "principal": "person:mia",
+            "call": { "id": "01J9ZK8W3V5T7M2N4P6Q8R0SXC", "state": null }, "verdict": "deny", "rule": "not an approver",
+        });
+        let shown = audit_text(&json!({ "items": [line, edit, answer], "next_cursor": ".x" }));
+        assert!(shown.contains("01J9ZK8W3V5T7M2N4P6Q8R0SXC"), "{shown}");
         assert!(!shown.contains('\u{1b}') && shown.contains("call_refused ×3") && shown.contains("lock.open on hub"));
         assert!(shown.contains("by person:anna:\n  [workspaces]\n  x = 1") && shown.contains("--cursor .x"), "{shown}");
     }

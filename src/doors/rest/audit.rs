@@ -24,6 +24,16 @@ use crate::status::OpError;
 /// Seconds since 1970 that a calendar has; the last are in the year 9999.
 type Moment = Whole<0, 253_402_300_799>;
 
+/// A call of a line of the audit.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct AuditedCall {
+    /// Its id.
+    #[schema(value_type = CallId)]
+    id: String,
+    /// Its state; null: the line is not the call's own.
+    state: Option<&'static str>,
+}
+
 /// Something that happened, or several such that are alike.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct AuditLine {
@@ -52,11 +62,8 @@ pub(super) struct AuditLine {
     verdict: VerdictName,
     /// Rule that decided, or why; of a call the one at its acceptance.
     rule: String,
-    /// The call.
-    #[schema(value_type = Option<CallId>)]
-    call_id: Option<String>,
-    /// State of the call.
-    state: Option<&'static str>,
+    /// The call that it is about; null: it is about none.
+    call: Option<AuditedCall>,
     /// What was edited: the keys that lead to it in `sigil.toml`, or its kind and name.
     edited: Option<String>,
     /// What it says since, as `sigil.toml` says it; null: it was taken away, or it is too long to be kept.
@@ -82,8 +89,7 @@ fn of_call(view: &View, record: &CallRecord) -> AuditLine {
         tool: Some(header.tool.to_string()),
         verdict: verdict_of(record).into(),
         rule: header.rule.clone(),
-        call_id: Some(header.id.to_string()),
-        state: Some(record.state.as_str()),
+        call: Some(AuditedCall { id: header.id.to_string(), state: Some(record.state.as_str()) }),
         edited: None,
         said: None,
         taken_away: false,
@@ -111,8 +117,7 @@ fn of_other(held: &Held, view: &View, item: AuditItem) -> AuditLine {
         tool: row.tool.as_ref().map(ToString::to_string),
         verdict: row.verdict.into(),
         rule: row.rule,
-        call_id: row.call.as_ref().map(ToString::to_string),
-        state: None,
+        call: row.call.as_ref().map(|id| AuditedCall { id: id.to_string(), state: None }),
         edited: row.key.as_ref().map(|key| held.name_of_key(key)),
         said: text.filter(|text| !text.is_empty()),
         taken_away: said == Some(Content::Deleted),

@@ -4,8 +4,10 @@ use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::{Extension, Json};
-use serde::{Deserialize, Serialize};
-use utoipa::{IntoParams, ToSchema};
+use serde::{Deserialize, Deserializer, Serialize};
+use utoipa::openapi::schema::{AdditionalProperties, ArrayBuilder, ObjectBuilder, OneOfBuilder, Schema, Type};
+use utoipa::openapi::RefOr;
+use utoipa::{IntoParams, PartialSchema, ToSchema};
 
 use super::extract::{JSON, JSON_DEPTH_MAX, Query, Segment, body_or_default, check_accept, json_bytes, parse};
 use super::model::{Page, time};
@@ -548,8 +550,8 @@ pub(super) async fn items(
 }
 
 /// One message.
-#[utoipa::path(get, path = "/api/v1/workspaces/{workspace}/memory/items/{id}", operation_id = "getMemory", tag = "memory",
-    params(("workspace" = inline(SpaceName), Path, description = "`home`"), ("id" = inline(MemoryId), Path, description = "Its id")),
+#[utoipa::path(get, path = "/api/v1/workspaces/{workspace}/memory/items/{message}", operation_id = "getMemory", tag = "memory",
+    params(("workspace" = inline(SpaceName), Path, description = "`home`"), ("message" = inline(MemoryId), Path, description = "Its id")),
     responses((status = 200, description = "The message", body = MemoryItem)))]
 pub(super) async fn show(
     State(app): AppState,
@@ -563,8 +565,8 @@ pub(super) async fn show(
 }
 
 /// Forgets one message, for ever, with its line and its facts. `memory:forget` shows first what goes.
-#[utoipa::path(delete, path = "/api/v1/workspaces/{workspace}/memory/items/{id}", operation_id = "forgetMemoryItem", tag = "memory",
-    params(("workspace" = inline(SpaceName), Path, description = "`home`"), ("id" = inline(MemoryId), Path, description = "Its id")),
+#[utoipa::path(delete, path = "/api/v1/workspaces/{workspace}/memory/items/{message}", operation_id = "forgetMemoryItem", tag = "memory",
+    params(("workspace" = inline(SpaceName), Path, description = "`home`"), ("message" = inline(MemoryId), Path, description = "Its id")),
     responses((status = 204, description = "It is gone")))]
 pub(super) async fn forget_one(
     State(app): AppState,
@@ -588,9 +590,9 @@ pub(super) struct NewCorrection {
 }
 
 /// Corrects a message. What it said before stays readable as `was`, and is not found any more.
-#[utoipa::path(post, path = "/api/v1/workspaces/{workspace}/memory/items/{id}/correct", operation_id = "correctMemory", tag = "memory",
+#[utoipa::path(post, path = "/api/v1/workspaces/{workspace}/memory/items/{message}/correct", operation_id = "correctMemory", tag = "memory",
     request_body = NewCorrection,
-    params(("workspace" = inline(SpaceName), Path, description = "`home`"), ("id" = inline(MemoryId), Path, description = "Its id")),
+    params(("workspace" = inline(SpaceName), Path, description = "`home`"), ("message" = inline(MemoryId), Path, description = "Its id")),
     responses((status = 200, description = "The message as it is now", body = MemoryItem)))]
 pub(super) async fn correct(
     State(app): AppState,
@@ -604,27 +606,78 @@ pub(super) async fn correct(
     Ok(Json(memory::get(&place, id.0).await?.into()))
 }
 
-/// What is to be forgotten: exactly one of `ids`, `conversation` and `speaker`.
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
+/// What is to be forgotten.
+#[derive(Debug, Deserialize)]
+#[serde(try_from = "ForgetMembers")]
 pub(super) struct NewForget {
-    /// These messages; default none.
-    #[serde(default)]
-    #[schema(max_items = 1000)]
-    ids: Vec<MemoryId>,
-    /// A whole conversation.
-    #[serde(default)]
+    selection: mem::Selection,
+    preview: bool,
+}
+
+/// Members of [`NewForget`] as they are written. One that is left out is none; null is no value of any.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ForgetMembers {
+    #[serde(default, deserialize_with = "given")]
+    ids: Option<Vec<MemoryId>>,
+    #[serde(default, deserialize_with = "given")]
     conversation: Option<MemoryName>,
-    /// What one speaker said.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "given")]
     speaker: Option<SpeakerName>,
-    /// From when on, of a speaker; default from the beginning.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "given")]
     since: Option<MessageTime>,
-    /// True: nothing is done, and the answer lists what would go.
     #[serde(default)]
     preview: bool,
 }
+
+/// Reads a member that, once it is there, has a value.
+fn given<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
+    T::deserialize(deserializer).map(Some)
+}
+
+impl TryFrom<ForgetMembers> for NewForget {
+    type Error = String;
+
+    fn try_from(members: ForgetMembers) -> Result<Self, String> {
+        let ForgetMembers { ids, conversation, speaker, since, preview } = members;
+        let selection = match (ids, conversation, speaker, since) {
+            (Some(ids), None, None, None) if (1..=MESSAGES_MAX).contains(&ids.len()) => {
+                mem::Selection::Keys(ids.into_iter().map(|id| id.0).collect())
+            }
+            (Some(_), None, None, None) => return Err(format!("`ids` has 1 to {MESSAGES_MAX} of them")),
+            (None, Some(name), None, None) => mem::Selection::Conversation(name.0),
+            (None, None, Some(name), since) => {
+                mem::Selection::Speaker { speaker: name.0, since_ms: since.map_or(i64::MIN, |time| time.0.0) }
+            }
+            _ => {
+                return Err("give one of `ids`, `conversation` and `speaker`; `since` goes with `speaker`".to_owned());
+            }
+        };
+        Ok(Self { selection, preview })
+    }
+}
+
+impl PartialSchema for NewForget {
+    fn schema() -> RefOr<Schema> {
+        let preview = ObjectBuilder::new().schema_type(Type::Boolean);
+        let preview = preview.description(Some("True: nothing is done, and the answer lists what would go; default false"));
+        let preview = Schema::from(preview);
+        let one_of = |name: &str, of: RefOr<Schema>, what: &str| {
+            let object = ObjectBuilder::new().schema_type(Type::Object).property(name, of).required(name);
+            let object = object.property("preview", preview.clone()).description(Some(what));
+            object.additional_properties(Some(AdditionalProperties::FreeForm(false)))
+        };
+        let ids = ArrayBuilder::new().items(MemoryId::schema()).min_items(Some(1)).max_items(Some(MESSAGES_MAX));
+        let speaker = one_of("speaker", SpeakerName::schema(), "What one speaker said, from a time on or ever");
+        OneOfBuilder::new()
+            .item(one_of("ids", Schema::from(ids).into(), "These messages"))
+            .item(one_of("conversation", MemoryName::schema(), "A whole conversation"))
+            .item(speaker.property("since", MessageTime::schema()))
+            .into()
+    }
+}
+
+impl ToSchema for NewForget {}
 
 /// What goes, or is gone.
 #[derive(Debug, Serialize, ToSchema)]
@@ -651,19 +704,8 @@ pub(super) async fn forget(
     Segment(name): Segment<SpaceName>,
     request: Request<Body>,
 ) -> Result<Json<MemoryForgotten>, OpError> {
-    let NewForget { ids, conversation, speaker, since, preview } =
+    let NewForget { selection, preview } =
         parse(&json_bytes(request, MESSAGES_BYTES_MAX, false).await?, JSON_DEPTH_MAX)?;
-    let selection = match (ids.len(), conversation, speaker, since) {
-        (1..=MESSAGES_MAX, None, None, None) => mem::Selection::Keys(ids.into_iter().map(|id| id.0).collect()),
-        (0, Some(name), None, None) => mem::Selection::Conversation(name.0),
-        (0, None, Some(name), since) => {
-            mem::Selection::Speaker { speaker: name.0, since_ms: since.map_or(i64::MIN, |time| time.0.0) }
-        }
-        _ => {
-            return Err(OpError::new(ErrorCode::Invalid, "what is to be forgotten is not said, or said in two ways")
-                .hint("give one of `ids`, `conversation` and `speaker`; `since` goes with `speaker`"));
-        }
-    };
     let place = place(&app, &who, &name, if preview { Use::Read } else { Use::Write })?;
     let gone = memory::forget(&place, selection, preview).await?;
     Ok(Json(MemoryForgotten {

@@ -159,7 +159,7 @@ fn problems(path: &str, method: &Method, operation: &Operation) -> Vec<u16> {
     {
         statuses.extend([404, 412, 428]);
     }
-    if path.contains('{') || ["createCall", "join", "listTools", "listCalls", "listAudit"].contains(&id) {
+    if path.contains('{') || ["createCall", "join", "rename", "listTools", "listCalls", "listAudit"].contains(&id) {
         statuses.push(404);
     }
     if ["getNode", "listGuests", "listRightsBy", "listTools", "listCalls", "listAudit", "getResult", "getBackup"]

@@ -1,16 +1,16 @@
 //! Shapes of what is said about rights: those of the settings, which are read by the types of `config/policy.rs`.
 
-use mesh_core::policy::bounds::{LIST_MAX, NOTE_CHARS_MAX, OF_MAX, TITLE_CHARS_MAX};
+use mesh_core::policy::bounds::{LIST_MAX, NOTE_CHARS_MAX, OF_MAX, PATTERN_BYTES_MAX, TITLE_CHARS_MAX};
 use utoipa::openapi::schema::{AdditionalProperties, ArrayBuilder, Object, ObjectBuilder, Schema, Type};
 use utoipa::openapi::{OneOfBuilder, RefOr};
 use utoipa::{PartialSchema, ToSchema};
 
 /// A name of something in the settings.
 const NAME: &str = "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$";
-/// Devices by name.
-const NODES: &str = "^[a-z0-9*?-]{1,140}$";
-/// Tools by name.
-const TOOLS: &str = "^(node:[a-z0-9*?-]{1,140}:)?[a-z0-9._*?-]{1,140}$";
+/// Devices by name, with no two `*` together.
+const NODES: &str = "^(\\*|(\\*?[a-z0-9?-])+\\*?)$";
+/// Tools by name, with no two `*` together.
+const TOOLS: &str = "^(node:(\\*|(\\*?[a-z0-9?-])+\\*?):)?(\\*|(\\*?[a-z0-9._?-])+\\*?)$";
 /// Whom a rule is about.
 const WHO: &str = "^(role:(owner|admin|member|guest)|(person:|device:)?[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?|agent:[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?/[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)$";
 /// Who may say yes.
@@ -55,8 +55,15 @@ fn or_null(schema: Schema) -> Schema {
     OneOfBuilder::new().item(schema).item(ObjectBuilder::new().schema_type(Type::Null)).into()
 }
 
-fn patterns(pattern: &str) -> Schema {
+/// A list of texts, or null.
+fn texts(pattern: &str) -> Schema {
     or_null(list(text(pattern), LIST_MAX))
+}
+
+/// A list of patterns of names, or null.
+fn patterns(pattern: &str) -> Schema {
+    let text = ObjectBuilder::new().schema_type(Type::String).pattern(Some(pattern));
+    or_null(list(text.min_length(Some(1)).max_length(Some(PATTERN_BYTES_MAX)).into(), LIST_MAX))
 }
 
 /// A list of patterns of devices, or null.
@@ -109,10 +116,10 @@ shapes! {
     /// `[workspaces.ID.rules.NAME]`.
     RuleShape = "Rule": members(vec![
         ("verdict", word(&["always", "allow", "ask", "deny"])),
-        ("who", patterns(WHO)),
+        ("who", texts(WHO)),
         ("nodes", patterns(NODES)),
         ("tools", patterns(TOOLS)),
-        ("approvers", patterns(APPROVER)),
+        ("approvers", texts(APPROVER)),
         ("wait", or_null(text(WAIT))),
         ("of", list(text(RULE), OF_MAX)),
         ("note", line(NOTE_CHARS_MAX)),
@@ -148,4 +155,22 @@ shapes! {
 
 fn rule() -> RefOr<Schema> {
     RuleShape::schema()
+}
+
+#[cfg(test)]
+mod tests {
+    use mesh_core::policy::{NodePattern, ToolPattern};
+    use proptest::prelude::*;
+    use regex::Regex;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn k06_a_pattern_of_names_is_read_as_it_is_described(text in "(node:)?[a-z*?._:-]{0,9}|[a-z]{135,145}") {
+            let fits = |rule| Regex::new(rule).unwrap().is_match(&text) && text.len() <= PATTERN_BYTES_MAX;
+            prop_assert_eq!(text.parse::<NodePattern>().is_ok(), fits(NODES), "devices: {}", text);
+            prop_assert_eq!(text.parse::<ToolPattern>().is_ok(), fits(TOOLS), "tools: {}", text);
+        }
+    }
 }

@@ -111,7 +111,7 @@ async fn k06_no_body_is_taken_that_is_not_an_object_of_known_members() {
 fn filled(path: &str) -> String {
     match path.split('/').nth(3) {
         Some("workspaces") if path.contains("/memory") => {
-            path.replace("{workspace}", "home").replace("{id}", &"a".repeat(26))
+            path.replace("{workspace}", "home").replace("{message}", &"a".repeat(26))
         }
         Some("calls" | "approvals") => path.replace("{id}", &"0".repeat(26)),
         _ => path.replace("{id}", "phone"),

@@ -5,8 +5,8 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::{Extension, Json};
 use serde::{Deserialize, Deserializer, Serialize};
-use utoipa::openapi::schema::{AdditionalProperties, ArrayBuilder, ObjectBuilder, OneOfBuilder, Schema, Type};
 use utoipa::openapi::RefOr;
+use utoipa::openapi::schema::{AdditionalProperties, ArrayBuilder, ObjectBuilder, OneOfBuilder, Schema, Type};
 use utoipa::{IntoParams, PartialSchema, ToSchema};
 
 use super::extract::{JSON, JSON_DEPTH_MAX, Query, Segment, body_or_default, check_accept, json_bytes, parse};
@@ -660,7 +660,8 @@ impl TryFrom<ForgetMembers> for NewForget {
 impl PartialSchema for NewForget {
     fn schema() -> RefOr<Schema> {
         let preview = ObjectBuilder::new().schema_type(Type::Boolean);
-        let preview = preview.description(Some("True: nothing is done, and the answer lists what would go; default false"));
+        let preview =
+            preview.description(Some("True: nothing is done, and the answer lists what would go; default false"));
         let preview = Schema::from(preview);
         let one_of = |name: &str, of: RefOr<Schema>, what: &str| {
             let object = ObjectBuilder::new().schema_type(Type::Object).property(name, of).required(name);

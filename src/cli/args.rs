@@ -72,10 +72,10 @@ pub(crate) enum Command {
     Forget {
         /// Its node id
         node: String,
-        /// Remove whom it let in too, and whom those let in
+        /// Also remove the devices that it let in, and those that these let in
         #[arg(long)]
         with_their_guests: bool,
-        /// Take back what it said about rights too, and what those said who go with it: what that replaced holds again
+        /// Also take back what it said about rights, and what the devices removed with it said; what that replaced holds again
         #[arg(long)]
         with_their_rights: bool,
     },
@@ -233,7 +233,7 @@ pub(crate) struct DemoArgs {
 pub(crate) enum Tier {
     /// Full trust: may call every tool, approve devices, and become gateway
     Owner,
-    /// May call every tool that is not for owners only
+    /// May call `device.info`, and what rules and workspaces give; neither approves devices nor becomes gateway
     Shared,
 }
 

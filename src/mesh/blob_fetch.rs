@@ -131,7 +131,7 @@ impl BlobFetch {
             && (!of.is_guest || of_guests() < WANTED_OF_GUESTS_MAX)
     }
 
-    /// The members have changed: what a guest that does not belong any more was to be asked for is not wanted.
+    /// Membership has changed: drops what was to be fetched from guests that are excluded.
     pub(super) fn forget_strangers(&mut self, view: &View) {
         let is_member = |peer: PeerId| view.by_peer(&peer).is_some();
         self.wanted.retain(|_, want| !want.of.is_guest || want.of.first.is_some_and(is_member));

@@ -14,7 +14,7 @@ const FLOOR_PART_MAX: u64 = 10;
 const LOOK_EVERY_MS: u64 = 2_000;
 const LOOK_AFTER_BYTES: u64 = 1 << 20;
 
-/// Marks that the free room is above of.
+/// Thresholds of free space.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Level {
     /// None.

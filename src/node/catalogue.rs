@@ -1,4 +1,4 @@
-//! The tools that this device offers: a value, made from the settings when the agent starts.
+//! The tools that this device offers: a value, made from the settings at the start and at each reload.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

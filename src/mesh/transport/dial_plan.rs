@@ -23,9 +23,10 @@ const SUCCESS: Duration = Duration::from_secs(5);
 /// after a cut is healed (with 30 s it took up to 13 s).
 const BACKOFF_MIN: Duration = Duration::from_millis(200);
 const BACKOFF_MAX: Duration = Duration::from_secs(2);
-/// Dials to addresses at which a member was not seen last. At once: all that a directory may name. Then an owner's go
-/// on at a pace that is felt only by one with more addresses than seconds in a race and the longest pause; of others,
-/// which could send us to people who know nothing of this mesh, each costs them a few packets in a minute.
+/// Budget of dials to addresses at which a member was not last seen. At once: a whole directory. After that owners go on at
+/// a pace that only matters to one with more addresses than seconds in a race and the longest pause together; guests, whose
+/// directories could send this device to people who know nothing of this mesh, so rarely that each address gets a few
+/// packets a minute.
 const OF_OWNER: Flow = Flow { units: 1, within: Duration::from_secs(1), ahead: 32 };
 const OF_OTHERS: Flow = Flow { units: 1, within: Duration::from_secs(4), ahead: 32 };
 

@@ -350,7 +350,7 @@ impl Book {
         self.open.get(id).and_then(|open| open.cancel.as_ref()).or_else(|| self.early.cancel(id))
     }
 
-    /// Peers for which calls wait and that have this session.
+    /// The present session of a node.
     pub(crate) fn session(&self, peer: &PeerId) -> Option<SessionId> {
         self.sessions.number(peer)
     }
@@ -699,8 +699,8 @@ impl Book {
         }
     }
 
-    /// Looks at every call whose time has come: repeats dispatches, tells origins, and names the endings that somebody
-    /// other than the target must write (expiry after the margin, revoked targets are [`Self::undeliverable`]).
+    /// Looks at every call whose time has come: repeats dispatches and tells origins. Returns the endings that this peer
+    /// infers: expiry after the margin. For revoked targets see [`Self::undeliverable`].
     pub(crate) fn handle_timeout(&mut self, facts: &Facts<'_>, fx: &mut Effects<'_>) -> Vec<InferredEnding> {
         let now = fx.now.mono_ms;
         let mut inferred = Vec::new();

@@ -29,7 +29,7 @@ pub(crate) enum Then {
     Started(ReqId, Attempt),
     /// The target's outcome is durable: tell the gateway.
     Outcome(ReqId, Attempt, SignedEntry),
-    /// An ending, confirmed or not, is durable here: tell whoever waits, and the target.
+    /// An ending, confirmed or not, is durable here: tell whoever waits for it on this device.
     Ended(ReqId, Attempt, bool),
     /// This peer is linked and was removed, and what says so is durable: tell it.
     Dismiss(PeerId),

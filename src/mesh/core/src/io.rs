@@ -606,7 +606,7 @@ pub enum LogReader {
     OwnCheck,
     /// Takes up the calls for which the book had no room.
     Deferred,
-    /// Reads what is gone by its author's word, to delete it.
+    /// Reads rows of entries that their author truncated, to delete them.
     Sweep,
     /// Looks for bodies that this peer may read now and does not hold.
     Lacking,

@@ -188,11 +188,11 @@ impl Nodes {
         }
     }
 
-    /// Names of the members that have given themselves another than that of their approval, as they count.
+    /// Names of the members that ask for another name than that of their approval, as far as they get it.
     ///
-    /// Only of owners a wish counts, and of those whose name no owner gave or saw (`docs/decisions/0067`). It never takes a
-    /// name away under which somebody else is called: not the name of an approval, nor what peer ids begin with. Of owners that want one name, the one of longer standing has it; between others it is nobody's.
-    /// Who does not get its wish is called as it was approved.
+    /// A requested name counts for owners, and for members whose name no owner gave or saw (`docs/decisions/0067`). It never
+    /// takes a name in use: neither that of an approval nor what a peer id begins with. If several owners request one name,
+    /// the senior gets it; if others do, nobody. Who does not get it keeps the name of the approval.
     pub(crate) fn chosen_names(&self, trust: &Trust) -> BTreeMap<PeerId, NodeId> {
         let members = &trust.membership().members;
         let may = members.iter().filter(|(_, member)| !member.has_given_name());

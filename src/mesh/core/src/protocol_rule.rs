@@ -107,8 +107,8 @@ pub enum ProtocolRule {
     CutoffVoids,
     /// A peer that was an owner and is a member of less says nothing about members any more.
     DemotionEndsAuthority,
-    /// Of what a former owner said that stands which was seen by whoever ended its authority, not what it dates to an earlier
-    /// place.
+    /// Of the statements of a former owner only those stand that whoever ended its authority had seen, wherever it dates
+    /// others to.
     UnseenIsVoid,
     /// All that a removed owner said about rights does not stand where whoever removed it took that back.
     UnsaidIsVoid,

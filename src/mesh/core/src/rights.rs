@@ -108,7 +108,7 @@ pub(crate) enum Ruling {
     },
 }
 
-/// All that an entry says about rights; `None`: nothing that could be held against anything.
+/// The statement about rights in this entry; `None` if there is none, or it is of another kind than the entry.
 pub(crate) fn read(entry: &SignedEntry) -> Option<Said> {
     let said = Said::from_body(entry.body()?)?;
     (said.key.kind() == entry.entry.kind).then_some(said)
@@ -613,7 +613,7 @@ impl Rights {
     /// the first of them.
     ///
     /// # Errors
-    /// The first thing that is against them. Then none of them is made.
+    /// The first rule that an edit violates. Then none of them is made.
     pub(crate) fn judge(
         &self,
         edit: Edit,

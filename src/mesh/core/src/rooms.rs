@@ -21,9 +21,8 @@ impl Group {
     }
 }
 
-/// Shares so many bytes among groups, of which the first let in all others. Of a share the group itself has up to three
-/// quarters before those that it let in; these share the rest evenly, in whole grains, who wants less than that leaving it
-/// to the others.
+/// Shares bytes among groups along the tree of approvals, the root first. A group takes up to three quarters of its share
+/// before its children; they share the rest evenly in whole grains, and what one does not use passes to the others.
 #[expect(clippy::indexing_slicing, reason = "groups are counted where they are made, parents first")]
 pub(crate) fn share(groups: &mut [Group], room: u64, grain: u64) {
     for at in (0..groups.len()).rev() {

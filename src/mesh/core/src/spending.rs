@@ -20,11 +20,10 @@ const SAVE_AFTER: Amount = Amount { entries: 32, bytes: 32 * 1024 };
 /// Endings and cancel requests of one call that are charged to its origin; more of them are their author's own doing.
 const ANSWERS_CHARGED_MAX: usize = 8;
 
-/// Who was an owner once, and was never met as one here, may have a log of so large a part of an owner's.
+/// Divisor of an owner's log budget for a former owner that this device never met as an owner.
 const FORMER_OWNER_PART: u64 = 8;
 
-/// The budget of a peer, of whom so much is held since it was an owner. Who was one once has written more than others may,
-/// so that stays beside what anyone may write.
+/// The budget of a peer. A former owner keeps what is held from its time as an owner, beside the budget of its present tier.
 fn budget_of(budgets: &Budgets, peer: &PeerId, as_owner: BudgetRow, trust: &Trust) -> Budget {
     let budget = *budgets.of(trust.tier(peer));
     if trust.is_owner(peer) || !trust.was_owner(peer) {
@@ -167,8 +166,8 @@ impl Account {
 /// Where an entry is counted.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Charge {
-    /// Whose hour it is part of: the author's, or that of the origin whose call it answers. `None`: nobody's, since it
-    /// answers a call that is not known here, and neither could help it. What is held in all bounds it.
+    /// The peer whose hourly budget is charged: the author, or the origin of the call that is answered. `None` for an answer
+    /// to a call that is unknown here: the limit of the whole log bounds it.
     pub(crate) payer: Option<PeerId>,
     /// True if it answers a call of somebody else than its author.
     pub(crate) answer: bool,

@@ -273,9 +273,8 @@ impl Trust {
         self.membership.said_rights.contains_key(peer)
     }
 
-    /// How far what this log says counts as an owner's word, such as about the call of another: to where its
-    /// author was an owner as far as those who ended that had seen. So it counts alike whether it or the change that
-    /// ended that is received first. 0: none of it.
+    /// Last place of this log that counts as a statement of an owner: as far as those had seen who ended its author's
+    /// authority. So it counts alike whichever of the two is received first. 0: none of it.
     pub(crate) fn stands_until(&self, author: &PeerId, incarnation: Incarnation) -> u64 {
         let said = match self.membership.said_rights.get(author) {
             None => 0,
@@ -285,8 +284,8 @@ impl Trust {
         self.standing(author, incarnation, said)
     }
 
-    /// How far what this log says about rights stands: as an owner's word does, but nothing of what the owner took back
-    /// who removed its author, whoever that is by now.
+    /// The same for statements about rights, less those that the owner withdrew who removed the author, whoever that is by
+    /// now.
     pub(crate) fn rights_stand_until(&self, author: &PeerId, incarnation: Incarnation) -> u64 {
         let takes_back = |one: &Revocation| one.unsaid && one.cutoffs.contains_key(&incarnation);
         if self.revocations(author).iter().any(takes_back) && self.enforces(ProtocolRule::UnsaidIsVoid) {
@@ -325,8 +324,7 @@ impl Trust {
         self.member(peer).is_none() && self.membership.revocations.contains_key(peer)
     }
 
-    /// True if `peer` belonged and does not now: revoked, or awaiting re-approval. One whose approval has only not come
-    /// yet is not out.
+    /// True if `peer` is revoked or awaits re-approval. A peer whose approval has not arrived is not excluded.
     pub(crate) fn is_excluded(&self, peer: &PeerId) -> bool {
         self.is_revoked(peer) || self.membership.awaiting_reapproval.contains_key(peer)
     }
@@ -353,15 +351,14 @@ impl Trust {
         self.depths.contains_key(peer)
     }
 
-    /// True if a claim by `peer` to an epoch with this counter proves that epoch although an owner does not show it: of
-    /// an owner any does, of one whose authority was ended those that were known then, and as many of whom it let in by a
-    /// word that does not stand.
+    /// True if a claim of `peer` with this counter proves its epoch without an owner showing it. Any claim of an owner does;
+    /// of a former owner, or of one that such an owner approved, those known when that authority ended.
     pub(crate) fn may_prove(&self, peer: &PeerId, counter: u64) -> bool {
         let known = self.membership.known_epochs.get(peer).filter(|_| self.enforces(ProtocolRule::FenceOfFormerOwner));
         self.was_owner(peer) && known.is_none_or(|known| counter <= known.counter)
     }
 
-    /// Whose authority ended with which that of `peer` did, if it ended: its own, or that of whoever let it in.
+    /// The peer with whose authority that of `peer` ended: its own, or its approver's.
     pub(crate) fn ended_with(&self, peer: &PeerId) -> PeerId {
         self.membership.known_epochs.get(peer).map_or(*peer, |known| known.ended)
     }
@@ -373,9 +370,8 @@ impl Trust {
 
     // --- The set ------------------------------------------------------------------------------------------------------
 
-    /// Takes an approval or revocation into the set, to be judged with others by [`Self::judge`]. False: it is not one
-    /// that is kept. What does not rest on the genesis is, if anyone who does let its author in: that may yet come to be
-    /// an owner.
+    /// Adds a membership change to the set; [`Self::judge`] decides. False if it is not kept. A change without a path to the
+    /// genesis is kept only if its author may yet become an owner.
     pub(crate) fn take(&mut self, entry: SignedEntry) -> bool {
         if self.records.contains_key(&entry.hash) {
             return false;
@@ -515,8 +511,8 @@ impl Trust {
         !counting.beyond(limits::CHANGES_BYTES_MAX).contains(&Hash::ZERO)
     }
 
-    /// Changes by the room that they take: those that count with what those need, and all others. The last are those of
-    /// which none is kept.
+    /// Changes by budget: those that count, with their dependencies, and all others. The third part lists those that are
+    /// dropped.
     fn shares(&self, graph: &Graph<'_>) -> (Shares, Shares, Vec<Hash>) {
         let counting = || graph.nodes().filter(|node| node.counts());
         let mut needed: BTreeSet<Hash> = counting().flat_map(|node| node.record.named()).collect();

@@ -794,8 +794,8 @@ impl View {
 }
 
 impl View {
-    /// Workspaces that do not hold the tool as far as rights know the two devices, and would if they were called otherwise,
-    /// with the principal's role there: they give nothing, and what they take away is taken.
+    /// Workspaces that would hold the tool if a device that rights know by no name were called otherwise, with the
+    /// principal's role there: they grant nothing, and their restrictions apply.
     fn may_hold<'v>(&'v self, request: &Request, at: &Admitted<'v>) -> Vec<(&'v Space, Role)> {
         let knows_asker = at.knows(&request.principal);
         if at.target.facts.confirmed && knows_asker {

@@ -71,7 +71,8 @@ fn reach(from: usize, edges: &Knew, seen: &mut [bool]) -> BTreeSet<usize> {
     reached
 }
 
-/// The circles that nobody outside of them knew, each in order; who is in none is one of his own.
+/// The strongly connected components of the graph that no node outside of them knows, each in order; a single node is a
+/// component of its own.
 fn outermost(knew: &Knew) -> Vec<Vec<usize>> {
     let mut known_by: Knew = vec![Vec::new(); knew.len()];
     for (node, known) in knew.iter().enumerate() {

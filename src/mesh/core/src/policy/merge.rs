@@ -77,7 +77,8 @@ impl<'a> Heads<'a> {
         self.newest().map(text).cloned().unwrap_or_default()
     }
 
-    /// Deleted or suspended by one: she is. The lowest role; the logins that all name.
+    /// The person as all heads say: deleted or suspended if one says so; of roles the lowest; the logins that all of them
+    /// name.
     pub(super) fn person(&self) -> Option<Person> {
         let mut all = self.values::<Person>();
         if self.is_deleted() {

@@ -66,7 +66,7 @@ impl Offered {
     }
 }
 
-/// Extent to which somebody has agreed to a tool that is offered.
+/// Approval of a tool in the form in which it is offered now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ToolState {
     /// As it is; or nobody ever said which tools of this device may be used.

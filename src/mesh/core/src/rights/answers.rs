@@ -118,9 +118,9 @@ impl Answers {
         news
     }
 
-    /// Makes room for one more: of its author, if it has its share; else of all, if all is full. What is needed least goes
-    /// first, of that what is of a guest, then what is of who has most here, then what is over first. False: there is none,
-    /// since all that could go is needed as much as the new one, by authors who have no more.
+    /// Makes room for one more answer: of its author, if that has used up its share; else, if all is full, of all. Evicts
+    /// the least needed first; among those a guest's, then one of the author with most here, then the one that expires
+    /// first. False: everything here is needed as much as the new one.
     fn make_room(
         &mut self,
         new: (&PeerId, &Choice),

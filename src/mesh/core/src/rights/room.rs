@@ -59,8 +59,8 @@ impl Room {
         self.held.get(author).map_or(0, |held| held.room)
     }
 
-    /// True if one more statement of this author may be held by what is held of it, besides `more`. What takes away has room
-    /// of its own beyond that of the rest.
+    /// True if the author's own limit allows one more statement besides `more`. Statements that take something away have
+    /// room of their own beyond that of the rest.
     pub(super) fn of_author(&self, author: &PeerId, more: Amount, takes: bool) -> bool {
         let mut held = self.held.get(author).map(|held| held.amount).unwrap_or_default();
         held.add(more);
@@ -83,8 +83,8 @@ impl Room {
         self.refused.insert(author);
     }
 
-    /// Authors that have to make room for one more statement of this author, with the room that they keep; `None`: this one
-    /// has its share of it itself.
+    /// Authors that must give way for one more statement of this author, with the room that each keeps; `None`: the author
+    /// has used up its share.
     pub(super) fn make(&self, author: &PeerId, len: usize, trust: &Trust) -> Option<Vec<(PeerId, u64)>> {
         self.share(author, room_of(len), trust)
     }
@@ -119,8 +119,8 @@ impl Room {
     }
 }
 
-/// Whoever was ever let in by a word that counts, the founder first, each with the place of whom it was let in by: of several
-/// the one that is nearest to the founder.
+/// Everyone who was ever validly approved, the founder first, with the position of its approver; of several the one nearest
+/// to the founder.
 fn tree(trust: &Trust) -> Vec<(PeerId, usize)> {
     let mut let_in: BTreeMap<PeerId, BTreeSet<PeerId>> = BTreeMap::new();
     for (peer, by) in &trust.membership().vouched_by {

@@ -78,8 +78,8 @@ impl<'g, 'a> About<'g, 'a> {
         known.get(&node.record.log()).is_some_and(|known| *known >= node.record.position())
     }
 
-    /// Extent to which what the peer said about rights stands, if it was lowered since; `None`: as far as its log does. Of
-    /// several who lowered it each must have seen what stands.
+    /// Last places at which the peer's statements about rights stand, if it was lowered since; `None`: its whole log. Every
+    /// owner that lowered it must have seen what stands.
     fn rights_until(&self) -> Option<BTreeMap<Incarnation, u64>> {
         let lowering = self.approvals.iter().map(|(node, _)| *node).filter(|node| node.record.is_limit());
         let unknown = lowering.filter(|node| !self.is_known(node, true));
@@ -93,9 +93,8 @@ impl<'g, 'a> About<'g, 'a> {
         })
     }
 
-    /// The approvals that know every revocation, and among them the one that decides: it knows, if it is one as owner,
-    /// every approval to less as well; and none that does so is later. Of those that did not know each other the lowest
-    /// tier decides.
+    /// The approvals that know every revocation, and the deciding one: the latest that, if it is one as owner, also knows
+    /// every approval to less. Among concurrent ones the lowest tier wins.
     fn deciding(&self, rules: ProtocolRules) -> (Vec<Approval<'g, 'a>>, Option<Deciding<'g, 'a>>) {
         let admits = |node: &Node<'_>| !rules.enforces(ProtocolRule::RevocationWins) || node.knows_all(&self.revoked);
         let admitting: Vec<_> = self.approvals.iter().copied().filter(|(node, _)| admits(node)).collect();

@@ -121,7 +121,7 @@ codes! {
     QueueFull        "queue_full"           429  ResourceExhausted  1 "The queue is full";
     OverBudget       "over_budget"          429  ResourceExhausted  1 "This device is over its budget";
     HeadersTooLarge  "headers_too_large"    431  OutOfRange         2 "The headers are too large";
-    Internal         "internal"             500  Internal           1 "A fault of sigil";
+    Internal         "internal"             500  Internal           1 "Internal error";
     StoreFailed      "store_failed"         500  Internal           1 "The local store failed";
     ResultAway       "result_away"          503  Unavailable        9 "The result is not here yet";
     NoHolder         "no_holder"            503  Unavailable        6 "No device that may hold this memory is in reach";

@@ -31,7 +31,7 @@ use home::Home;
 use network::Network;
 use ports::Ports;
 use settings::Reloader;
-use signals::{Signals, Wish};
+use signals::{Signals, SignalRequest};
 
 mod doors;
 mod error;
@@ -197,14 +197,14 @@ async fn live(options: Options, log: &mut Option<LogFormat>) -> Result<(), Agent
         tokio::select! {
             biased;
             ended = &mut ended => break ended,
-            wish = signals.next() => match wish {
-                Wish::Stop(signal) => {
+            request = signals.next() => match request {
+                SignalRequest::Stop(signal) => {
                     tracing::info!(target: "sigil::events::agent", %signal, "stopping");
                     stop.cancel();
                     break (&mut ended).await;
                 }
                 // What went wrong is in the log.
-                Wish::Reload => drop(reloader.reload().await),
+                SignalRequest::Reload => drop(reloader.reload().await),
             },
             Some(request) = reloads.recv() => {
                 // Whoever asked may have gone.

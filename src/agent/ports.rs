@@ -14,7 +14,7 @@ pub(super) struct Ports {
     pub(super) http: Option<u16>,
 }
 
-/// The wish for a port.
+/// A requested port.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Wanted {
     /// "quic" or "http".

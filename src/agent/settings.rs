@@ -70,7 +70,7 @@ impl Reloader {
         self.shown.send_modify(|loaded| Arc::make_mut(loaded).warnings.push(warning));
     }
 
-    /// Says in the mesh what the file says about rights. What is against it is a warning: the agent runs, and the rights
+    /// Says in the mesh what the file says about rights. What is refused of it is a warning: the agent runs, and the rights
     /// that the mesh had hold.
     pub(super) async fn declare(&mut self) {
         let warnings = declare(&self.mesh, &self.now.rights).await.unwrap_or_else(|error| {

@@ -21,9 +21,9 @@ const IGNORED: [Signal; 7] = [
     Signal::SIGXFSZ,
 ];
 
-/// A wish that came by a signal.
+/// A request that came by a signal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Wish {
+pub(super) enum SignalRequest {
     /// End cleanly.
     Stop(Signal),
     /// Read the settings anew.
@@ -53,11 +53,11 @@ impl Signals {
         Ok(self)
     }
 
-    /// The next wish.
+    /// The next request.
     ///
     /// # Cancel safety
     /// No signal is lost.
-    pub(super) async fn next(&mut self) -> Wish {
+    pub(super) async fn next(&mut self) -> SignalRequest {
         loop {
             let signal = poll_fn(|context| {
                 let came = self.all.iter_mut().find_map(|(signal, taken)| match taken.poll_recv(context) {
@@ -68,10 +68,10 @@ impl Signals {
             });
             let signal = signal.await;
             if STOPPING.contains(&signal) || (signal == Signal::SIGHUP && self.on_terminal && !has_terminal()) {
-                return Wish::Stop(signal);
+                return SignalRequest::Stop(signal);
             }
             if signal == Signal::SIGHUP {
-                return Wish::Reload;
+                return SignalRequest::Reload;
             }
             tracing::info!(%signal, "a signal that means nothing here");
         }

@@ -238,7 +238,7 @@ pub(crate) async fn start(client: &Client, args: &UpArgs, ui: Ui) -> Result<u32,
         Ok(Ok(Some(Word::Up))) => return Ok(child.id()),
         Ok(Ok(Some(Word::Failed(failure)))) => failure,
         Ok(Ok(None)) => failed(String::new()),
-        Ok(Err(error)) => failed(format!("the agent cannot be heard: {error}")),
+        Ok(Err(error)) => failed(format!("the agent gives no answer: {error}")),
         // It is ours to end: nobody else knows of it yet.
         Err(_) => {
             let _ = child.kill();

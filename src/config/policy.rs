@@ -324,7 +324,7 @@ impl PolicySettings {
     /// The records that this stands for, in order of their keys. Devices that are no members here are left out.
     ///
     /// # Errors
-    /// What is against a bound or a rule of its kind, or stands twice. `text` is where it was read from, for the line.
+    /// A value that violates a bound or a rule of its kind, or is written twice. `text` is where it was read from, for the line.
     pub fn records(&self, devices: &dyn Devices, text: Option<&str>) -> Result<BTreeMap<Key, Value>, PolicyError> {
         let failed = |keys: &[String], cause: String| PolicyError {
             line: text.and_then(|text| line_of_keys(text, keys)),

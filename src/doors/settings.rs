@@ -44,7 +44,7 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Shows what `loaded` holds, and hands wishes to whoever reads `reloads`.
+    /// Shows what `loaded` holds, and hands requests to the reader of `reloads`.
     #[must_use]
     pub fn new(loaded: watch::Receiver<Arc<Loaded>>, reloads: mpsc::Sender<ReloadRequest>) -> Self {
         Self { loaded, reloads }

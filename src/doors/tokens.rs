@@ -23,7 +23,7 @@ pub fn hash_of(text: &str) -> Hash {
     Hash::of(text.as_bytes())
 }
 
-/// True if its time is over, or if those who edited it without knowing of each other do not agree on what it is.
+/// True if it has expired, or if those who edited it without knowing of each other do not agree on what it is.
 #[must_use]
 pub fn is_over(said: &[Token], now_ms: u64) -> bool {
     let Some((first, rest)) = said.split_first() else { return true };

@@ -89,6 +89,6 @@ async fn answer(app: &App, mut request: Request, next: Next) -> Result<Response,
     }
     AssertUnwindSafe(next.run(request)).catch_unwind().await.map_err(|_| {
         // The panic hook has logged where; the client learns only that it was our fault.
-        OpError::new(ErrorCode::Internal, "a fault of sigil, not of the request; the log has the details")
+        OpError::new(ErrorCode::Internal, "an internal error, not a fault of the request; the log has the details")
     })
 }

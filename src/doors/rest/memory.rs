@@ -400,7 +400,7 @@ pub(super) async fn ask(
     Ok(Json(MemoryAnswers { answers: answers.into_iter().map(answer).collect() }))
 }
 
-/// A wish for a compaction.
+/// A request to compact.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct NewCompaction {

@@ -161,9 +161,9 @@ pub struct Guest {
     pub peer_id: String,
     /// Its tier.
     pub tier: TierName,
-    /// The owner by whose word it belongs.
+    /// The owner whose approval it belongs by.
     pub approved_by: NamedPeer,
-    /// Time of that word, by its signer's clock.
+    /// Time of that approval, by its signer's clock.
     pub since: String,
 }
 
@@ -181,7 +181,7 @@ impl Guest {
     }
 }
 
-/// Something about rights that holds by the word of a device.
+/// A statement about rights that stands on the authority of a device.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct RightBy {
     /// Its subject: the keys that lead there in `sigil.toml`; of what stands in no file its kind and name.
@@ -345,9 +345,9 @@ pub struct Node {
     pub version: Option<String>,
     /// Its tier; null while it awaits approval.
     pub tier: Option<TierName>,
-    /// The owner by whose word it belongs; null for the founder, and while pending.
+    /// The owner whose approval it belongs by; null for the founder, and while pending.
     pub approved_by: Option<NamedPeer>,
-    /// Time of that word, by its signer's clock.
+    /// Time of that approval, by its signer's clock.
     pub approved_at: Option<String>,
     /// Reachability.
     pub state: NodeState,

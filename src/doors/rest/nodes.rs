@@ -190,8 +190,8 @@ pub(super) async fn guests(
     Ok(Json(Page::whole(guests.into_iter().filter_map(|node| Guest::new(&view, node)).collect())))
 }
 
-/// What holds about rights by the word of a device or one of its guests. It holds on when they are forgotten, unless that is
-/// asked to go too.
+/// Statements about rights that stand on the authority of a device or one of its guests. They still stand after these are
+/// forgotten, unless their withdrawal is asked for too.
 #[utoipa::path(get, path = "/api/v1/nodes/{id}/rights", operation_id = "listRightsBy", tag = "mesh",
     params(("id" = inline(DeviceRef), Path, description = "Name, peer id, or a prefix of one of at least 7 characters")),
     responses((status = 200, description = "By key", body = Page<RightBy>)))]

@@ -35,7 +35,7 @@ pub(crate) enum Accepted {
 /// Checks a new call and makes its header, under the next id of this incarnation.
 ///
 /// # Errors
-/// The first limit or rule that it is against.
+/// The first limit or rule that it violates.
 pub(crate) fn accept(new: NewCall, book: &Book, facts: &Facts<'_>, fx: &Effects<'_>) -> Result<Accepted, Refusal> {
     let me = facts.me();
     if facts.is_excluded_here() {

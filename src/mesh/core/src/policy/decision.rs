@@ -31,7 +31,7 @@ pub struct Request {
 pub struct Credential {
     /// Which.
     pub token: TokenId,
-    /// True if its time is over by the clock of its door.
+    /// True if it has expired by the clock of its door.
     pub over: bool,
 }
 
@@ -126,7 +126,7 @@ pub enum Cause {
     PrincipalUnknown,
     /// The person or agent is suspended.
     PrincipalSuspended,
-    /// The token is another's, was taken back, or its time is over.
+    /// The token is another's, was taken back, or has expired.
     TokenOver,
     /// The token does not reach so far.
     TokenScope,

@@ -426,17 +426,6 @@ impl Book {
         true
     }
 
-    /// The call may be seen by others: one of ours is durable, or another's has come. A gateway takes it from here.
-    pub(crate) fn release(&mut self, id: &ReqId, facts: &Facts<'_>, fx: &mut Effects<'_>) {
-        if let Some(open) = self.open.get_mut(id) {
-            open.released = true;
-            if let Some(row) = open.record.history.first() {
-                fx.fact(Fact::Call(*id, row.clone()));
-            }
-        }
-        self.pump_one(id, facts, fx);
-    }
-
     /// Arguments that did not fit into the header: everyone who may dispatch or run the call keeps a copy.
     fn want_arguments(&self, id: &ReqId, facts: &Facts<'_>, fx: &mut Effects<'_>) {
         let blobs_max = |origin: &PeerId| facts.config().budgets.of(facts.trust.tier(origin)).blobs * TIMES as usize;

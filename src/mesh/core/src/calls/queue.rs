@@ -7,7 +7,7 @@ use crate::effects::Effects;
 use crate::facts::Facts;
 use crate::frame::{Answer, AnswerKind, Dispatch, Frame, Phase};
 use crate::ids::{Attempt, PeerId, ReqId};
-use crate::io::SessionId;
+use crate::io::{Fact, SessionId};
 use crate::protocol_rule::ProtocolRule;
 use crate::rights::Ruling;
 
@@ -104,6 +104,17 @@ impl Book {
     fn next_waiting(&self, target: &PeerId, after: u64, full: &BTreeSet<PeerId>) -> Option<(u64, ReqId, PeerId)> {
         let mut calls = self.waiting.get(target)?.range(after..);
         calls.find(|(_, (_, origin))| !full.contains(origin)).map(|(arrival, (id, origin))| (*arrival, *id, *origin))
+    }
+
+    /// The call may be seen by others: one of ours is durable, or another's has come. A gateway takes it from here.
+    pub(crate) fn release(&mut self, id: &ReqId, facts: &Facts<'_>, fx: &mut Effects<'_>) {
+        if let Some(open) = self.open.get_mut(id) {
+            open.released = true;
+            if let Some(row) = open.record.history.first() {
+                fx.fact(Fact::Call(*id, row.clone()));
+            }
+        }
+        self.pump_one(id, facts, fx);
     }
 
     /// One call is new or open again: it goes out now unless others wait before it.

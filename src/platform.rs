@@ -21,6 +21,27 @@ const BOOTTIME: ClockId = ClockId::CLOCK_MONOTONIC;
 /// `PATH` of a program that is started where none is set.
 pub const PATH_DEFAULT: &str = "/usr/local/bin:/usr/bin:/bin";
 
+/// Name and value of the setting by which the heap gives freed pages back at once (`docs/decisions/0065`).
+pub const HEAP_SETTING: (&str, &str) = ("MIMALLOC_PURGE_DELAY", "0");
+
+/// Begins this process anew with [`HEAP_SETTING`], unless it has it: the heap reads its settings when a program begins, and
+/// from the environment alone. The process keeps its id, arguments and open files. Comes back if it has the setting, or where
+/// it cannot begin anew; then it goes on with a larger heap.
+pub fn set_heap() {
+    use std::os::unix::process::CommandExt as _;
+    let (name, value) = HEAP_SETTING;
+    if std::env::var_os(name).is_some() {
+        return;
+    }
+    let Ok(program) = std::env::current_exe() else { return };
+    let mut args = std::env::args_os();
+    let mut command = std::process::Command::new(program);
+    if let Some(called) = args.next() {
+        command.arg0(called);
+    }
+    let _ = command.args(args).env(name, value).exec();
+}
+
 /// Milliseconds since the machine started, sleep included.
 #[must_use]
 pub fn boottime_ms() -> u64 {

@@ -31,7 +31,7 @@ use home::Home;
 use network::Network;
 use ports::Ports;
 use settings::Reloader;
-use signals::{Signals, SignalRequest};
+use signals::{SignalRequest, Signals};
 
 mod doors;
 mod error;

@@ -39,6 +39,7 @@ const TAIL_BYTES: u64 = 4096;
 
 /// `sigil up`: becomes the agent until it is told to stop.
 pub(crate) fn foreground(home: &Path, args: UpArgs, ui: Ui) -> Result<Exit, Failure> {
+    crate::platform::set_heap();
     if args.own_session {
         // What our starter had open, where it stood and what it allowed others is none of the agent's.
         crate::platform::close_inherited();
@@ -293,7 +294,8 @@ pub(crate) fn agent_command(home: &Path, args: &UpArgs) -> Result<Command, Failu
     let program = std::env::current_exe()
         .map_err(|error| Failure::new(Exit::Failed, format!("the path of this program is not known: {error}")))?;
     let mut command = Command::new(program);
-    command.arg("--home").arg(home).arg("up");
+    let (heap, value) = crate::platform::HEAP_SETTING;
+    command.env(heap, value).arg("--home").arg(home).arg("up");
     if let Some(name) = &args.name {
         command.arg("--name").arg(name);
     }

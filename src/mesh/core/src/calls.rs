@@ -571,6 +571,9 @@ impl Book {
             reason: limits::cut(&outcome.reason, limits::TEXT_BYTES_MAX).to_owned(),
             confirmed,
         };
+        // Opened again for another attempt, and ended by somebody who had not heard why.
+        let before =
+            (!confirmed).then(|| endings::interruption_before(&open.record, outcome.attempt)).flatten().cloned();
         open.basis = basis;
         open.record.confirmed = confirmed;
         open.record.reason.clone_from(&row.reason);
@@ -584,7 +587,9 @@ impl Book {
         self.unsend(&id, &header.target);
         self.note_start(&id, outcome.attempt, outcome.started_ms, fx);
         self.note(&id, row, fx);
-        if follows {
+        if let Some(before) = before {
+            self.end_as(&id, before, was_open, fx);
+        } else if follows {
             // Until no attempt can follow, the call reads `queued` again, with the interruption in its history.
             if let Some(open) = self.open.get_mut(&id) {
                 open.basis = Basis::Nothing;
@@ -775,20 +780,24 @@ impl Book {
 
     /// After time and margin, at a bystander: if it waited for another attempt, the interruption was the ending.
     fn give_up_attempt(&mut self, id: &ReqId, fx: &mut Effects<'_>) {
-        let Some(open) = self.open.get_mut(id) else { return };
-        let before = open.record.attempt.saturating_sub(1);
-        let interrupted =
-            open.record.history.iter().rfind(|row| {
-                row.confirmed && row.attempt == before && row.state == CallState::Ended(Ending::Interrupted)
-            });
+        let Some(open) = self.open.get(id) else { return };
+        let interrupted = endings::interruption_before(&open.record, open.record.attempt.saturating_sub(1));
         let waits = matches!(open.record.state, CallState::Open(phase) if phase != Phase::Running);
-        if let Some(row) = interrupted.filter(|_| waits) {
-            open.record.state = row.state;
-            open.record.reason.clone_from(&row.reason);
-            open.record.confirmed = true;
-            open.record.attempt = before;
-            self.conclude(id, true, true, before, fx);
+        if let Some(row) = interrupted.filter(|_| waits).cloned() {
+            self.end_as(id, row, true, fx);
         }
+    }
+
+    /// No other attempt follows an interruption: with that the call ended.
+    fn end_as(&mut self, id: &ReqId, interruption: HistoryRow, was_open: bool, fx: &mut Effects<'_>) {
+        let attempt = interruption.attempt;
+        if let Some(open) = self.open.get_mut(id) {
+            open.basis = Basis::Target;
+            open.record.confirmed = true;
+            open.record.reason.clone_from(&interruption.reason);
+        }
+        self.note(id, interruption, fx);
+        self.conclude(id, was_open, true, attempt, fx);
     }
 
     /// A call of others whose ending nobody will tell here any more: what would have told it may be gone from their logs.

@@ -4,8 +4,8 @@
 use std::cmp::Reverse;
 
 use crate::entry::SignedEntry;
-use crate::ids::ATTEMPTS_MAX;
-use crate::io::{CallRecord, CallState};
+use crate::ids::{ATTEMPTS_MAX, Attempt};
+use crate::io::{CallRecord, CallState, HistoryRow};
 use crate::limits;
 use crate::record::{Effect, Ending, Outcome, Source};
 use crate::rows::Basis;
@@ -70,6 +70,17 @@ pub(super) fn may_follow(outcome: &Outcome, asked: Effect, once_is_once: bool) -
     outcome.ending == Ending::Interrupted && outcome.attempt < ATTEMPTS_MAX && (asked != Effect::Once || !once_is_once)
 }
 
+/// The interruption that its target told, of a call that was opened again for another attempt: that is how the call ended
+/// if somebody else ends it by that attempt (`told`). So reads it whoever heard of this ending first.
+pub(super) fn interruption_before(record: &CallRecord, told: Attempt) -> Option<&HistoryRow> {
+    record.history.iter().rev().find(|row| {
+        row.confirmed
+            && row.peer == record.header.target
+            && row.attempt >= told
+            && row.state == CallState::Ended(Ending::Interrupted)
+    })
+}
+
 /// True if another attempt follows here, where one may: the call was `waiting` for its ending until now, and its node
 /// offers the tool still, with an effect that allows it.
 pub(super) fn follows(waiting: bool, declared: Option<Effect>, once_is_once: bool) -> bool {
@@ -79,7 +90,7 @@ pub(super) fn follows(waiting: bool, declared: Option<Effect>, once_is_once: boo
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ids::{Attempt, Incarnation, PeerId, ReqId};
+    use crate::ids::{Incarnation, PeerId, ReqId};
     use crate::record::Payload;
 
     fn outcome(attempt: Attempt, ending: Ending) -> Outcome {

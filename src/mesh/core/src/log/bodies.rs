@@ -123,6 +123,8 @@ pub(crate) struct Bodies {
     unread: BTreeMap<(Standing, LogId), Unread>,
     /// The part that is being read.
     reading: Option<(LogId, (u64, u64))>,
+    /// Bodies of the log that is being read which came meanwhile: the answer may show it as it was before.
+    came: BTreeSet<u64>,
     /// The log that was read last: the next one is another, if there is one.
     read_last: Option<(Standing, LogId)>,
     next_read: u64,
@@ -284,6 +286,11 @@ impl Bodies {
             self.lacking.remove(&place);
             self.free(&place.author);
             fx.delete(rows::lacking(&place));
+            if self.reading.is_some_and(|(log_id, _)| log_id == (place.author, place.incarnation)) {
+                self.came.insert(place.seq);
+            }
+            // It is in the batch of this step, and to be seen only once that is given to the store.
+            self.next_read = self.next_read.max(fx.now.mono_ms + 1);
         }
         lacked
     }
@@ -469,6 +476,7 @@ impl Logs {
         let now = fx.now.mono_ms;
         self.bodies.next_read = now + READ_EVERY_MS;
         let Some((log_id, (first, last))) = self.bodies.reading.take() else { return };
+        let came = std::mem::take(&mut self.bodies.came);
         let standing = Standing::of(&log_id.0, &self.me, trust);
         let mut next = if more { first } else { last + 1 };
         for entry in entries {
@@ -482,7 +490,7 @@ impl Logs {
             if more {
                 next = entry.entry.seq + 1;
             }
-            if !entry.has_body() && trust.may_read(entry, &self.me) {
+            if !entry.has_body() && !came.contains(&entry.entry.seq) && trust.may_read(entry, &self.me) {
                 self.bodies.note(entry, standing, fx);
             }
         }

@@ -29,7 +29,7 @@ use crate::ids::{ATTEMPTS_MAX, Attempt, Hash, Incarnation, PeerId, ReqId};
 use crate::io::{CallRecord, CallState, Fact, HistoryRow, Output, SessionId, Usage};
 use crate::limits;
 use crate::protocol_rule::ProtocolRule;
-use crate::record::{CancelRequest, Ending, Header, Outcome, Payload, Tier};
+use crate::record::{CancelRequest, Header, Outcome, Payload, Tier};
 use crate::rows::{self, Basis, Empty, OpenKey, OpenRow, Row as _};
 use crate::spending::{self, Payer};
 use crate::trust::Trust;

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use crate::ids::PeerId;
 use crate::io::{NodeView, View};
+use crate::policy::Principal;
 use crate::record::Header;
 
 /// Characters of the shortest prefix of a peer id that names a peer: as many as [`PeerId::short`] shows.
@@ -76,6 +77,19 @@ impl View {
             None if self.find(written) == Found::None => written.into(),
             None => header.target.short().into(),
         }
+    }
+
+    /// Who asked, as people read it. A device asks by its key, and what its header calls it may be another's name: it is
+    /// called as it is called now; one that is no member (any more) as it wrote, unless that means a member.
+    #[must_use]
+    pub fn asked_by<'a>(&self, header: &'a Header, origin: &PeerId) -> Cow<'a, Principal> {
+        let Principal::Device(written) = &header.principal else { return Cow::Borrowed(&header.principal) };
+        let name = match self.by_peer(origin) {
+            Some(node) => Some(node.node_id.clone()),
+            None if self.find(written.as_str()) == Found::None => None,
+            None => origin.short().parse().ok(),
+        };
+        name.map_or(Cow::Borrowed(&header.principal), |name| Cow::Owned(Principal::Device(name)))
     }
 
     /// Searches the members for the one that `text` names, see [`find`]. A name wins over a prefix.

@@ -326,9 +326,8 @@ impl Peer {
             let finished = self.executor.deny(unrun, &why, &facts!(self), fx);
             self.finish(finished, fx);
         }
-        for id in looked.asking_here {
-            self.executor.park(&id, &facts!(self), fx);
-        }
+        looked.asking_here.iter().for_each(|id| self.executor.park(id, &facts!(self), fx));
+        self.executor.stop_what_is_out(&facts!(self), fx);
         if looked.frees {
             self.book.pump_all(&facts!(self), fx);
         }

@@ -114,6 +114,10 @@ pub enum ProtocolRule {
     UnsaidIsVoid,
     /// Whoever becomes an owner again gets back nothing that it said before.
     NothingOlder,
+    /// A device that is let in again speaks for nobody.
+    LetInForNobody,
+    /// What runs for whoever may ask nothing any more is stopped.
+    RunsEndWithStanding,
     /// A former owner's claims prove no epoch that was not known when it was one.
     FenceOfFormerOwner,
     /// A set of membership changes has room for so many bytes.
@@ -254,6 +258,8 @@ impl ProtocolRule {
         Self::UnseenIsVoid,
         Self::UnsaidIsVoid,
         Self::NothingOlder,
+        Self::LetInForNobody,
+        Self::RunsEndWithStanding,
         Self::FenceOfFormerOwner,
         Self::ChangesHaveRoom,
         Self::RoomIsShared,
@@ -293,5 +299,7 @@ impl ProtocolRule {
         Self::DiskFloor,
         Self::OwnRevocation,
         Self::ConsentApprover,
+        Self::LetInForNobody,
+        Self::RunsEndWithStanding,
     ];
 }

@@ -22,7 +22,7 @@ use crate::limits;
 use crate::log::Logs;
 use crate::nodes::Nodes;
 use crate::policy::{
-    Cause, Choice, Consent, Content, Credential, Decision, DeviceFacts, Domain, InForce, Key, Mode, Offered, OpenAsk,
+    Cause, Choice, Consent, Content, Credential, Decision, Device, DeviceFacts, Domain, InForce, Key, Mode, Offered, OpenAsk,
     PersonId, Policy, Principal, Request, Role, RuleRef, Said, Statement, Value, Verdict, View,
 };
 use crate::protocol_rule::{ProtocolRule, ProtocolRules};
@@ -355,6 +355,42 @@ impl Rights {
             !trust.is_owner(peer) && device.is_some_and(|(_, of)| of.iter().any(|person| people.contains(person)))
         });
         at.take(crate::audience::APPROVERS_MAX).copied().collect()
+    }
+
+    /// True unless a device asks for itself that rights know by no name: no two of its calls are alike to them.
+    pub(crate) fn knows_asker(&self, request: &Request) -> bool {
+        !matches!(request.principal, Principal::Device(_)) || self.view.name_of(&request.origin).is_some()
+    }
+
+    /// Why whoever asked may ask nothing any more, so that what runs for it is stopped; `None`: it may.
+    pub(crate) fn is_out(&self, header: &Header, origin: PeerId) -> Option<String> {
+        let request = self.question(header, origin, None);
+        let decision = self.view.decide(&request);
+        decision.rule.is_of_asker().then(|| why(&request, &decision))
+    }
+
+    /// The statement by which a device speaks for nobody any more; `None`: it does not, as far as is known here. What limits
+    /// the device stays.
+    pub(crate) fn unseated(&self, device: PeerId, by: Principal) -> Option<(Kind, Vec<u8>)> {
+        let key = Key::Device(device);
+        let seats = |content: &Content| match content {
+            Content::Value(value) => matches!(&**value, Value::Device(device) if !device.people.is_empty()),
+            Content::Unreadable => true,
+            Content::Deleted => false,
+        };
+        let said = self.said();
+        if !said.heads(&key).iter().any(|(_, statement)| seats(&statement.said.content)) {
+            return None;
+        }
+        let value = match said.value(&key) {
+            Some(Value::Device(device)) if device.terms.is_some() => {
+                Some(Value::Device(Device { people: Vec::new(), ..device.clone() }))
+            }
+            _ => None,
+        };
+        let stands = |place: &Place| !self.void.contains(place);
+        let said = self.policy.edit((key.clone(), value), by, false, &stands);
+        Some((key.kind(), said.to_body().ok()?))
     }
 
     /// True if a call could run by what is known here.

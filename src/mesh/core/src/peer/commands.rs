@@ -24,6 +24,7 @@ use crate::policy::{
     Choice, Consent, Domain, Key, Name, NodePattern, OpenAsk, PersonId, Principal, Request, Rule, RuleRef, RuleVerdict,
     ToolPattern, Value, Verdict, Who,
 };
+use crate::protocol_rule::ProtocolRule;
 use crate::record::{CancelRequest, Directory, Ending, Header, MembershipChange, Tier};
 use crate::rights;
 use crate::rows::{self, ConsentRow};
@@ -173,12 +174,25 @@ impl Peer {
         fx: &mut Effects<'_>,
     ) -> Result<Reply, Refusal> {
         if let Some(change) = change {
+            let again = self.trust.is_excluded(peer);
             self.sign_change(&change, fx);
+            if again && fx.enforces(ProtocolRule::LetInForNobody) {
+                self.unseat(peer, fx);
+            }
         }
         if self.trust.member(peer).is_none() {
             return Err(Refusal::NeedsNewKey);
         }
         membership::welcome(peer, &facts!(self)).map(|welcome| Reply::Approved(Box::new(welcome)))
+    }
+
+    /// A device that is let in again speaks for nobody: whoever has it now is not whom it was given to, before somebody says
+    /// so.
+    fn unseat(&mut self, peer: &PeerId, fx: &mut Effects<'_>) {
+        let by = self.rights.view().sits_at(&self.local.me).unwrap_or_else(|| Principal::Person(PersonId::owner()));
+        if let Some((kind, body)) = self.rights.unseated(*peer, by) {
+            self.say(kind, &body, fx);
+        }
     }
 
     /// Judged once, after all are signed: whom one of them let in is no matter here, and we, an owner, stay.
@@ -232,13 +246,18 @@ impl Peer {
         let entries = judged?;
         let written = entries.len();
         for (kind, body) in entries {
-            let entry = self.write(kind, &body, fx);
-            if let Some(said) = rights::read(&entry) {
-                self.upkeep.audit.note(AuditRow::of_edit(&said), fx);
-            }
-            self.apply(&entry, None, fx);
+            self.say(kind, &body, fx);
         }
         Ok(Reply::Edited { written })
+    }
+
+    /// Says something about rights.
+    fn say(&mut self, kind: Kind, body: &[u8], fx: &mut Effects<'_>) {
+        let entry = self.write(kind, body, fx);
+        if let Some(said) = rights::read(&entry) {
+            self.upkeep.audit.note(AuditRow::of_edit(&said), fx);
+        }
+        self.apply(&entry, None, fx);
     }
 
     // --- Directory ----------------------------------------------------------------------------------------------------
@@ -328,8 +347,15 @@ impl Peer {
             return Err(Refusal::NotApprover(format!("{person} may not answer this call: {who} may")));
         }
         of.truncate(OF_MAX);
+        if matches!(choice, AnswerChoice::Hour | AnswerChoice::Always) && !self.rights.knows_asker(&request) {
+            return Err(Refusal::Invalid(
+                "the device that asks named itself, so that rights know no calls alike: say yes to this one alone, or give the \
+                 device its name first (`sigil rename`)"
+                    .to_owned(),
+            ));
+        }
         if choice == AnswerChoice::Always {
-            let changes = self.always(&header, &of)?;
+            let changes = self.always(&header, &request.principal, &of)?;
             self.edit(Edit { by, changes, declared: false, force: false, seen: Vec::new() }, fx)?;
             return Ok(Reply::Answered { of });
         }
@@ -363,9 +389,14 @@ impl Peer {
     }
 
     /// The rules that settle these asks for calls like this one for ever: one in each domain.
-    fn always(&self, header: &Header, of: &[RuleRef]) -> Result<Vec<(Key, Option<Value>)>, Refusal> {
+    fn always(
+        &self,
+        header: &Header,
+        asker: &Principal,
+        of: &[RuleRef],
+    ) -> Result<Vec<(Key, Option<Value>)>, Refusal> {
         let node = self.nodes.name(&header.target, &self.trust).unwrap_or_else(|| header.node_id.clone());
-        let who = header.principal.to_string().parse::<Who>();
+        let who = asker.to_string().parse::<Who>();
         let (nodes, tools) = (node.as_str().parse::<NodePattern>(), header.tool.folded().parse::<ToolPattern>());
         let (Ok(who), Ok(node), Ok(tool)) = (who, nodes, tools) else {
             return Err(Refusal::Invalid("no rule can name exactly this asker, device and tool".to_owned()));
@@ -375,7 +406,7 @@ impl Peer {
         domains.dedup();
         for domain in domains {
             let of: Vec<RuleRef> = of.iter().filter(|at| at.domain == *domain).cloned().collect();
-            let told = format!("{domain} {} {node} {tool} {of:?}", header.principal);
+            let told = format!("{domain} {asker} {node} {tool} {of:?}");
             let name: Result<Name, _> = format!("always-{}", hex16(&Hash::of(told.as_bytes()))).parse();
             let Ok(name) = name else { return Err(Refusal::Invalid("the rule cannot be named".to_owned())) };
             let rule = Rule {

@@ -192,6 +192,20 @@ impl Cause {
         }
     }
 
+    /// True if it says no to whoever asks, whatever is asked for: the device is out, does not speak for that person, there is
+    /// no such person, it is suspended, or the token is gone.
+    #[must_use]
+    pub const fn is_of_asker(&self) -> bool {
+        matches!(
+            self,
+            Self::DeviceUnknown
+                | Self::PrincipalDevice
+                | Self::PrincipalUnknown
+                | Self::PrincipalSuspended
+                | Self::TokenOver
+        )
+    }
+
     /// True if it says no by what the target offers, or forbids itself; or because one of both devices is unknown.
     #[must_use]
     pub const fn is_of_target(&self) -> bool {

@@ -5,6 +5,7 @@ mod budgets;
 mod fuzz;
 mod merge;
 mod rates;
+mod standing;
 mod truncation;
 mod unpaid;
 

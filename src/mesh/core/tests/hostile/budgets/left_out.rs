@@ -23,6 +23,8 @@ const MISSED_BY: &[(ProtocolRule, fn())] = &[
     (ProtocolRule::ClosedBudget, super::s05_calls_that_are_over_stay_within_their_origins_budget),
     (ProtocolRule::OwnRevocation, crate::k1_a_halted_device_begins_nothing),
     (ProtocolRule::ConsentApprover, crate::s03_a_forged_yes_of_who_speaks_for_nobody_counts_for_nothing),
+    (ProtocolRule::LetInForNobody, crate::standing::k1_whoever_is_let_in_again_speaks_for_nobody),
+    (ProtocolRule::RunsEndWithStanding, crate::standing::k1_what_runs_for_a_device_that_is_removed_is_stopped),
     (ProtocolRule::DiskFloor, super::s14_what_others_write_does_not_fill_the_disk),
 ];
 

@@ -163,13 +163,18 @@ impl Workspace {
         }
         let keys: Vec<MessageKey> = said.iter().map(|(_, key)| *key).collect();
         let mut writes = self.erasing_of(&keys)?;
-        let row = TombstoneRow::Alone(Box::new(Sent::of(group)));
-        for key in &keys {
-            writes.push((keys::tombstone(key), Some(keys::encode(&row).into())));
+        // Each is kept with what proves it and nothing else that its group brings.
+        let alone = |key: &MessageKey| {
+            let is_it = |item: &Item| item.body() == Ok(Body::Tombstone(*key));
+            TombstoneRow::Alone(Box::new(Sent::of(&group.only(is_it))))
+        };
+        let rows: Vec<TombstoneRow> = keys.iter().map(alone).collect();
+        for (key, row) in keys.iter().zip(&rows) {
+            writes.push((keys::tombstone(key), Some(keys::encode(row).into())));
         }
         self.store.commit(writes, false)?;
-        for (stamp, key) in said {
-            self.tombstones.insert(key, row.clone());
+        for ((stamp, key), row) in said.into_iter().zip(rows) {
+            self.tombstones.insert(key, row);
             self.held.insert(stamp, &Body::Tombstone(key));
         }
         self.written += 1;

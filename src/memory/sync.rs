@@ -78,6 +78,8 @@ enum Ended {
     Silent,
     #[error("the other may not hold this memory, or not any more")]
     NoHolder,
+    #[error("the disk of this device is nearly full: what it lacks it takes when there is room again")]
+    DiskFull,
     #[error("the other holder broke the protocol: {0}")]
     Broken(&'static str),
     #[error(transparent)]
@@ -151,6 +153,10 @@ impl Exchange {
             // It may hold no more, or the mesh may be another one by now.
             if self.workspace(&peer)? != workspace {
                 return Err(Ended::NoHolder);
+            }
+            // Tombstones come before, and free room; what takes room waits, as at the doors.
+            if matches!(frame, Frame::Groups(_)) && self.view.borrow().disk.is_some() {
+                return Err(Ended::DiskFull);
             }
             let replied = self.memory.run(workspace, move |it| it.handle_frame(session, frame)).await?;
             if replied.taken > 0 {

@@ -381,3 +381,36 @@ fn frames_that_no_holder_sends_end_the_session() {
     assert!(two.handle_frame(session, Frame::Groups(vec![foreign])).unwrap().broken.is_some());
     assert_eq!(two.stats().messages, 0);
 }
+
+#[test]
+fn k2_a_tombstone_keeps_nothing_else_of_its_group_and_a_session_begins_once() {
+    use memory_core::group::{Head, Hlc, SignedGroup};
+    use memory_core::ids::{Incarnation, MessageKey};
+    use memory_core::item::{Body, Item, Message, Salt};
+    use memory_core::replica::{Frame, Sent, VERSION};
+    let homes = [TempDir::new().unwrap(), TempDir::new().unwrap()];
+    let (key, mut two) = (DeviceKey::load_or_create(homes[0].path()).unwrap(), open(homes[1].path()));
+    let message = |n: u8| Message {
+        id: format!("m{n}"),
+        conversation: "talk".to_owned(),
+        session: None,
+        speaker: "Ann".to_owned(),
+        text: "x".repeat(60_000),
+        time_ms: 0,
+        offset_min: 0,
+    };
+    let tombstones = (0..16).map(|n| Body::Tombstone(MessageKey([n; 16])));
+    let bodies = tombstones.chain((0..12).map(|n| Body::Message(message(n))));
+    let items: Vec<Item> = bodies.map(|body| Item::new(Salt([3; 16]), &body)).collect();
+    let group = SignedGroup::sign(&key, WS, Incarnation(1), &Head::default(), Hlc::at(9), items).unwrap();
+    let hello = || Frame::Hello { version: VERSION, tombstones: [1; 8] };
+    let (session, _) = two.begin_session().unwrap();
+    let session = two.handle_frame(session, hello()).unwrap().session;
+    let came = Frame::Tombstones { groups: vec![Sent::of(&group)], last: false };
+    let replied = two.handle_frame(session, came).unwrap();
+    assert_eq!((replied.broken, replied.taken), (None, 1));
+    let kept: usize = two.tombstones.values().map(|row| super::keys::encode(row).len()).sum();
+    assert_eq!(two.tombstones.len(), 16);
+    assert!(kept < 16 * 2_000, "{kept} bytes for 16 tombstones");
+    assert!(two.handle_frame(replied.session, hello()).unwrap().broken.is_some(), "said twice");
+}

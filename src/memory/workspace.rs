@@ -9,7 +9,7 @@ use memory_core::forget::refuses;
 use memory_core::group::{ChainId, Head, Header, Hlc, SignedGroup, Slot, Stamp};
 use memory_core::ids::{AuthorId, Incarnation, MessageKey, Rev, WorkspaceId};
 use memory_core::item::{Body, Item, Kind, Message, Salt};
-use memory_core::limits::{GROUP_BYTES_MAX, GROUP_ITEMS_MAX};
+use memory_core::limits::{GROUP_BYTES_MAX, GROUP_ITEMS_MAX, TOMBSTONE_GROUP_ITEMS_MAX};
 use rand_chacha::ChaCha8Rng;
 use rand_core::Rng as _;
 
@@ -292,16 +292,13 @@ impl Workspace {
     }
 }
 
-/// Tombstones of one group. Each may travel alone with the header of its group, which has a hash of every item.
-const TOMBSTONES_MAX: usize = 32;
-
 /// Items in parts of at most what one group may have.
 fn parts(items: Vec<Item>) -> Vec<Vec<Item>> {
     let (mut parts, mut bytes) = (vec![Vec::new()], 0);
     for item in items {
         bytes += item.size();
         let last = parts.last().map_or(0, Vec::len);
-        let most = if item.kind == Kind::TOMBSTONE { TOMBSTONES_MAX } else { GROUP_ITEMS_MAX };
+        let most = if item.kind == Kind::TOMBSTONE { TOMBSTONE_GROUP_ITEMS_MAX } else { GROUP_ITEMS_MAX };
         if last >= most || (last > 0 && bytes > GROUP_BYTES_MAX) {
             parts.push(Vec::new());
             bytes = item.size();

@@ -10,7 +10,7 @@ use mesh_core::ids::{Hash, PublicKey, Signature};
 
 use crate::codec;
 use crate::ids::{AuthorId, Incarnation, WorkspaceId};
-use crate::item::Item;
+use crate::item::{Item, Kind};
 use crate::limits;
 
 const CONTEXT: &[u8] = b"sigil memory group 1\0";
@@ -296,7 +296,9 @@ fn check_limits(header: &Header, slots: &[Slot]) -> Result<(), GroupError> {
     if header.items.len() != slots.len() {
         return Err(GroupError::Item);
     }
-    let fits = (1..=limits::GROUP_ITEMS_MAX).contains(&slots.len()) && body_bytes(slots) <= limits::GROUP_BYTES_MAX;
+    let forgets = slots.iter().any(|slot| matches!(slot, Slot::Held(item) if item.kind == Kind::TOMBSTONE));
+    let most = if forgets { limits::TOMBSTONE_GROUP_ITEMS_MAX } else { limits::GROUP_ITEMS_MAX };
+    let fits = (1..=most).contains(&slots.len()) && body_bytes(slots) <= limits::GROUP_BYTES_MAX;
     if fits { Ok(()) } else { Err(GroupError::Limits) }
 }
 
@@ -419,9 +421,13 @@ mod tests {
         let sign = |items| {
             SignedGroup::sign(&Symbolic::new(1), WS, Incarnation(1), &Head::default(), Hlc(1), items).map(|_| ())
         };
+        let plain = || Item::new(Salt([1; 16]), &Body::Unknown(Kind(200)));
         assert_eq!(sign(Vec::new()), Err(GroupError::Limits));
-        assert_eq!(sign(vec![item(1); limits::GROUP_ITEMS_MAX]), Ok(()));
-        assert_eq!(sign(vec![item(1); limits::GROUP_ITEMS_MAX + 1]), Err(GroupError::Limits));
+        assert_eq!(sign(vec![plain(); limits::GROUP_ITEMS_MAX]), Ok(()));
+        assert_eq!(sign(vec![plain(); limits::GROUP_ITEMS_MAX + 1]), Err(GroupError::Limits));
+        // Each of its tombstones is kept with its header.
+        assert_eq!(sign(vec![item(1); limits::TOMBSTONE_GROUP_ITEMS_MAX]), Ok(()));
+        assert_eq!(sign(vec![item(1); limits::TOMBSTONE_GROUP_ITEMS_MAX + 1]), Err(GroupError::Limits));
     }
 
     #[test]

@@ -8,6 +8,11 @@ pub const NAME_BYTES_MAX: usize = 256;
 pub const SPEAKER_BYTES_MAX: usize = 128;
 /// Items of one group: of one import, of what came within 50 ms, or of one compaction.
 pub const GROUP_ITEMS_MAX: usize = 256;
+/// Items of a group that has a tombstone. Each may travel alone with the header of its group, which has a hash of every item,
+/// and is kept so: a group of more would take many times of what it costs to send.
+pub const TOMBSTONE_GROUP_ITEMS_MAX: usize = 32;
+/// Chains of which one session asks for more: 64 incarnations of 256 authors.
+pub const CHAINS_MAX: usize = 16_384;
 /// Bodies of one group together, bytes.
 pub const GROUP_BYTES_MAX: usize = 1024 * 1024;
 /// Body of one item with its salt, bytes: a message at its limits, and room for its frame.

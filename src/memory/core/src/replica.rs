@@ -5,7 +5,7 @@
 //! anything else, so nothing that is forgotten arrives before its tombstone. Then digests of all chains, and groups in the
 //! order of each chain. A session keeps nothing that matters: it may end anywhere and begin anew.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use serde::{Deserialize, Serialize};
 
@@ -253,6 +253,9 @@ impl Session {
         if version != VERSION {
             return vec![Effect::End("another version of memory: update the older of the two devices")];
         }
+        if self.theirs != Tombs::Unknown {
+            return vec![Effect::End("a session begins once")];
+        }
         let ours = holdings.tombstones();
         if root(&ours) == tombstones {
             (self.theirs, self.sent_ours) = (Tombs::Settled, true);
@@ -302,13 +305,17 @@ impl Session {
         }
         let ours = holdings.heads();
         let is_asking = !self.wanted.is_empty();
+        let mut asked: BTreeSet<ChainId> = self.wanted.iter().copied().collect();
         let mut effects = Vec::new();
         for (chain, head) in theirs {
             let own = ours.get(chain).copied().unwrap_or_default();
             if own.is_fork_of(head) {
                 effects.push(Effect::Forked(*chain));
-            } else if head.seq > own.seq && !self.wanted.contains(chain) {
+            } else if head.seq > own.seq && asked.insert(*chain) {
                 self.wanted.push_back(*chain);
+            }
+            if self.wanted.len() > limits::CHAINS_MAX {
+                return vec![Effect::End("more chains than devices could have")];
             }
         }
         self.heard = Some(theirs.iter().map(|(chain, head)| (*chain, head.seq)).collect());
@@ -355,7 +362,6 @@ mod tests {
     use mesh_core::crypto::{Signer, Symbolic};
     use mesh_core::ids::PublicKey;
     use proptest::prelude::*;
-    use std::collections::BTreeSet;
 
     const WS: WorkspaceId = WorkspaceId([7; 16]);
 

@@ -346,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_with_a_true_sum_and_false_parts_leaves_nothing() {
+    fn k5_a_file_with_a_true_sum_and_false_parts_leaves_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let key = DeviceKey::load_or_create(&dir.path().join("other")).unwrap();
         let id = key.peer_id().to_string();

@@ -301,7 +301,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn segments_cannot_leave_their_place() {
+    fn k6_segments_cannot_leave_their_place() {
         assert_eq!(segment("macbook-pro"), "macbook-pro");
         assert_eq!(segment("../x?y=ü z"), "..%2Fx%3Fy%3D%C3%BC%20z");
         assert_eq!(segment(".."), "%2E%2E");

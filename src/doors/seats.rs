@@ -1,5 +1,5 @@
 //! Places of one door. A connection that waits for its next request holds a place only for as long as nobody else wants
-//! it: half a request shuts no door.
+//! it: half a request shuts no door. Nor do answers without end: of a token that has more than its share of them one ends.
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
@@ -8,8 +8,12 @@ use std::task::{Context, Poll};
 
 use axum::body::{Body, Bytes, HttpBody};
 use hyper::body::{Frame, SizeHint};
+use mesh_core::policy::TokenId;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
+
+/// One part of so many of all places is what a token has for itself.
+const SHARE: usize = 4;
 
 /// The places of a door.
 #[derive(Debug)]
@@ -32,11 +36,26 @@ struct Taken {
 struct Taker {
     /// It proved who it is.
     proven: bool,
+    /// By this token.
+    by: Option<TokenId>,
     /// Since when it waits for a request.
     turn: u64,
     /// Answers under way; 0 = it waits for a request.
     answers: usize,
     lost: CancellationToken,
+}
+
+impl Taken {
+    /// The place that the token which has most places has had for longest, if it has more than `share`.
+    fn oldest_of_most(&self, share: usize) -> Option<u64> {
+        let mut counts: BTreeMap<&TokenId, usize> = BTreeMap::new();
+        for by in self.by_number.values().filter_map(|taker| taker.by.as_ref()) {
+            *counts.entry(by).or_default() += 1;
+        }
+        let (most, _) = counts.into_iter().filter(|(_, count)| *count > share).max_by_key(|(_, count)| *count)?;
+        let of_most = self.by_number.iter().filter(|(_, taker)| taker.by.as_ref() == Some(most));
+        of_most.min_by_key(|(_, taker)| taker.turn).map(|(number, _)| *number)
+    }
 }
 
 impl Seats {
@@ -45,7 +64,8 @@ impl Seats {
     }
 
     /// Gives a new connection a place. When all are taken, it gets that of the connection that has waited longest for a
-    /// request, of those first that never proved who they are. Waits while each of them is being answered.
+    /// request, of those first that never proved who they are. While each of them is being answered, that of the token that has
+    /// most, if it has more than a [`SHARE`]th of all; else it waits.
     ///
     /// # Cancel safety
     /// No place is lost.
@@ -63,15 +83,15 @@ impl Seats {
         let mut taken = self.lock();
         if taken.by_number.len() >= self.max {
             let waiting = taken.by_number.iter().filter(|(_, taker)| taker.answers == 0);
-            let (number, _) = waiting.min_by_key(|(_, taker)| (taker.proven, taker.turn))?;
-            let number = *number;
+            let first = waiting.min_by_key(|(_, taker)| (taker.proven, taker.turn)).map(|(number, _)| *number);
+            let number = first.or_else(|| taken.oldest_of_most(self.max / SHARE))?;
             if let Some(taker) = taken.by_number.remove(&number) {
                 taker.lost.cancel();
             }
         }
         taken.turn += 1;
         let (number, lost) = (taken.turn, CancellationToken::new());
-        let taker = Taker { proven: false, turn: number, answers: 0, lost: lost.clone() };
+        let taker = Taker { proven: false, by: None, turn: number, answers: 0, lost: lost.clone() };
         taken.by_number.insert(number, taker);
         let mark = SeatMark { seats: self.clone(), number };
         Some(Seat { mark, lost })
@@ -116,10 +136,11 @@ pub(super) struct SeatMark {
 }
 
 impl SeatMark {
-    /// The connection proved who it is.
-    pub(super) fn prove(&self) {
+    /// The connection proved who it is; by a token, if it came with one.
+    pub(super) fn prove(&self, by: Option<&TokenId>) {
         if let Some(taker) = self.seats.lock().by_number.get_mut(&self.number) {
             taker.proven = true;
+            taker.by = by.cloned();
         }
     }
 
@@ -192,12 +213,12 @@ mod tests {
     fn s19_a_place_goes_to_the_next_and_proven_and_busy_ones_keep_theirs() {
         let seats = Seats::new(4);
         let mut taken: Vec<Seat> = (0..4).filter_map(|_| seats.try_take()).collect();
-        taken[0].mark().prove();
+        taken[0].mark().prove(None);
         let answering = taken[1].mark().answer();
         let newcomer = seats.try_take().unwrap();
         let is_lost = |seat: &Seat| seat.lost.is_cancelled();
         assert_eq!(taken.iter().map(is_lost).collect::<Vec<_>>(), [false, false, true, false]);
-        newcomer.mark().prove();
+        newcomer.mark().prove(None);
         let next = seats.try_take().unwrap();
         assert_eq!(taken.iter().map(is_lost).collect::<Vec<_>>(), [false, false, true, true]);
         // The end of one that has lost its place frees nothing.
@@ -209,5 +230,28 @@ mod tests {
         assert!(is_lost(&taken[1]));
         drop(busy);
         assert_eq!(seats.lock().by_number.len(), 3);
+    }
+
+    #[test]
+    fn k2_a_token_whose_answers_do_not_end_shuts_no_door() {
+        let seats = Seats::new(8);
+        let (panel, other): (TokenId, TokenId) = ("panel".parse().unwrap(), "other".parse().unwrap());
+        let mut taken: Vec<Seat> = (0..8).filter_map(|_| seats.try_take()).collect();
+        let mut answers: Vec<Answering> = taken.iter().map(|seat| seat.mark().answer()).collect();
+        for (n, seat) in taken.iter().enumerate() {
+            seat.mark().prove(Some(if n < 5 { &panel } else { &other }));
+        }
+        // Who has most gives way, the oldest first, as long as it has more than its share.
+        for gone in 1..=3 {
+            let newcomer = seats.try_take().unwrap();
+            newcomer.mark().prove(None);
+            let lost = taken.iter().filter(|seat| seat.lost.is_cancelled()).count();
+            assert_eq!(lost, gone);
+            answers.push(newcomer.mark().answer());
+            taken.push(newcomer);
+        }
+        let lost: Vec<bool> = taken.iter().map(|seat| seat.lost.is_cancelled()).collect();
+        assert_eq!(lost.iter().take(8).filter(|lost| **lost).count(), 3);
+        drop(answers);
     }
 }

@@ -23,7 +23,7 @@ fn lines(home: &Home, query: &str) -> Vec<Value> {
 }
 
 #[test]
-fn what_is_refused_and_edited_anywhere_is_told_to_owners_and_nobody_else() {
+fn k3_what_is_refused_and_edited_anywhere_is_told_to_owners_and_nobody_else() {
     let hub = Home::new("hub").started();
     let desk = joined(&hub, "desk", "owner");
     let tablet = joined(&hub, "tablet", "shared");
@@ -133,7 +133,7 @@ fn who_comes_without_a_good_token_is_told_in_one_line() {
 
 /// Two owners who do not know of each other change the same rule: both texts are in the audit of both, with their authors.
 #[test]
-fn the_text_that_loses_a_conflict_is_told() {
+fn k7_the_text_that_loses_a_conflict_is_told() {
     let mut hub = Home::new("hub").started();
     let mut desk = joined(&hub, "desk", "owner");
     wait_converged(&[&hub, &desk], PATIENCE);

@@ -168,7 +168,7 @@ fn b04_two_homes_with_one_key_on_two_machines_are_halted() {
 }
 
 #[test]
-fn a_file_that_is_cut_flipped_or_none_is_refused_and_the_home_is_left_alone() {
+fn k5_a_file_that_is_cut_flipped_or_none_is_refused_and_the_home_is_left_alone() {
     let place = outside();
     let file = place.path().join("backup");
     let mut home = Home::new("attic").started();

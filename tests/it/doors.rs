@@ -25,7 +25,7 @@ fn every_error_is_a_problem_document() {
 }
 
 #[test]
-fn the_loopback_port_wants_a_token_and_its_own_host_name() {
+fn k6_the_loopback_port_wants_a_token_and_its_own_host_name() {
     let home = Home::new("attic").started();
     let host = format!("127.0.0.1:{}", home.http_port);
     for path in ["/healthz", "/readyz"] {

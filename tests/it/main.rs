@@ -35,6 +35,7 @@ mod rows;
 mod seed_nodes;
 mod seed_rest;
 mod seed_workspaces;
+mod standing;
 mod strangers;
 mod tool_exec;
 mod whom_we_join;

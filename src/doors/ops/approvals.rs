@@ -78,8 +78,13 @@ fn choices(view: &View, who: &Identity, approval: &Approval) -> Vec<AnswerChoice
     }
     // `always` is a rule, which only an owner's device can say.
     let may_rule = |at: &&RuleRef| view.rights.may_edit(by, &Key::Rule(RuleRef::clone(at)), None).is_ok();
-    let always = (tier == Some(Tier::Owner) && own.iter().all(may_rule)).then_some(AnswerChoice::Always);
-    [AnswerChoice::Once, AnswerChoice::Hour].into_iter().chain(always).chain([AnswerChoice::No]).collect()
+    // Of a device that rights know by no name no two calls are alike.
+    let by_itself = matches!(approval.header.principal, Principal::Device(_));
+    let alike = !by_itself || view.rights.name_of(&approval.origin).is_some();
+    let hour = alike.then_some(AnswerChoice::Hour);
+    let always = alike && tier == Some(Tier::Owner) && own.iter().all(may_rule);
+    let always = always.then_some(AnswerChoice::Always);
+    [AnswerChoice::Once].into_iter().chain(hour).chain(always).chain([AnswerChoice::No]).collect()
 }
 
 /// Answers a call as the person who sits at this device; gives the asks that this answers. The same answer again is answered

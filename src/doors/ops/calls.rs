@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use mesh_core::frame::Phase;
-use mesh_core::ids::{NodeId, PeerId, ReqId, ToolName};
+use mesh_core::ids::{Hash, NodeId, PeerId, ReqId, ToolName};
 use mesh_core::io::{CallRecord, CallState, Command, NewCall, NodeView, Refusal, Reply, View};
 use mesh_core::limits;
 use mesh_core::policy::{AgentName, Credential, Domain, Principal};
@@ -82,7 +82,7 @@ pub async fn call(mesh: &MeshHandle, who: &Identity, request: Request<'_>) -> Re
         principal: asker(&mesh.view(), who, agent)?,
         credential: who.token().map(|shown| Credential { token: shown.id.clone(), over: false }),
         workspace,
-        client_key,
+        client_key: client_key.map(|key| own_key(who, key)),
     };
     match mesh.command(Command::Call(new)).await? {
         Reply::Call { id, created } => Ok(Accepted { id, created }),
@@ -99,6 +99,18 @@ pub async fn call(mesh: &MeshHandle, who: &Identity, request: Request<'_>) -> Re
         | Reply::Edited { .. }
         | Reply::Answered { .. }
         | Reply::Stopped => Err(OpError::new(ErrorCode::Internal, "the mesh answered something else")),
+    }
+}
+
+/// A client's own key, as the mesh gets it. A narrowed token was given away: its keys are not those of its holder, whose calls
+/// it would keep out, or take for its own.
+fn own_key(who: &Identity, key: String) -> String {
+    match who.token() {
+        Some(shown) if !shown.is_whole => {
+            let hash = Hash::of(&[shown.id.to_string().as_bytes(), &[0], key.as_bytes()].concat());
+            format!("token {} {}", shown.id, data_encoding::HEXLOWER.encode(hash.as_bytes()))
+        }
+        Some(_) | None => key,
     }
 }
 

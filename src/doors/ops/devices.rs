@@ -234,7 +234,7 @@ pub struct Renamed {
 pub async fn rename_other(mesh: &MeshHandle, who: &Identity, text: &str, name: NodeId) -> Result<Renamed, OpError> {
     let (view, around) = (mesh.view(), mesh.surroundings());
     let peer = match resolve(&view, &around.pending, text)? {
-        Named::Member(node) if node.peer == view.me && node.tier == Tier::Owner => return rename(mesh, name).await,
+        Named::Member(node) if node.peer == view.me && node.tier == Tier::Owner => return rename(mesh, who, name).await,
         Named::Member(node) => node.peer,
         Named::Pending(pending) => {
             let detail = format!("`{}` awaits approval, and has no name yet", pending.node_id);
@@ -255,13 +255,19 @@ pub async fn rename_other(mesh: &MeshHandle, who: &Identity, text: &str, name: N
 /// only asks for it.
 ///
 /// # Errors
-/// Another member has the name, or has had it by its approval; this device belongs to no mesh now; or the agent
-/// is stopping.
-pub async fn rename(mesh: &MeshHandle, name: NodeId) -> Result<Renamed, OpError> {
+/// Another member has the name, or has had it by its approval; this device belongs to no mesh now; it is an owner's, and the
+/// caller came by no socket; or the agent is stopping.
+pub async fn rename(mesh: &MeshHandle, who: &Identity, name: NodeId) -> Result<Renamed, OpError> {
     let view = mesh.view();
-    if view.by_peer(&view.me).is_none() {
+    let Some(own) = view.by_peer(&view.me) else {
         return Err(OpError::new(ErrorCode::Conflict, "this device belongs to no mesh now, and has no name there")
             .hint("`sigil leave` starts afresh"));
+    };
+    if own.tier == Tier::Owner {
+        who.require_socket(
+            "the name of an owner's device is given, which decides on its rights",
+            "run `sigil rename` on this machine",
+        )?;
     }
     let taken = || {
         let detail = format!("`{name}` means another member of this mesh");

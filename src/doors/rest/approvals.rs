@@ -123,7 +123,7 @@ fn render(mesh: &MeshHandle, waiting: Waiting) -> WaitingCall {
         arguments: shown.map(|(arguments, _)| arguments),
         arguments_bytes: header.arguments.len(),
         effect: header.effect.into(),
-        principal: header.principal.to_string(),
+        principal: view.asked_by(header, &approval.origin).to_string(),
         origin: name_of(&view, &approval.origin),
         workspace: header.workspace.as_ref().map(ToString::to_string),
         asks: approval.asks.iter().map(ask).collect(),

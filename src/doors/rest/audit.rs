@@ -82,7 +82,7 @@ fn of_call(view: &View, record: &CallRecord) -> AuditLine {
         at,
         count: 1,
         device: name_of(view, &record.origin),
-        principal: Some(header.principal.to_string()),
+        principal: Some(view.asked_by(header, &record.origin).to_string()),
         token: header.token.as_ref().map(ToString::to_string),
         workspace: header.workspace.as_ref().map(ToString::to_string),
         node: Some(view.target_name(header).into_owned()),

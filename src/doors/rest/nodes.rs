@@ -22,9 +22,16 @@ use crate::status::OpError;
 /// This device and its mesh at a glance.
 #[utoipa::path(get, path = "/api/v1/status", operation_id = "getStatus", tag = "mesh",
     responses((status = 200, description = "The state of this moment", body = Status)))]
-pub(super) async fn status(State(app): AppState, headers: HeaderMap) -> Result<Json<Status>, OpError> {
+pub(super) async fn status(
+    State(app): AppState,
+    Extension(who): Extension<Identity>,
+    headers: HeaderMap,
+) -> Result<Json<Status>, OpError> {
     check_accept(&headers, JSON)?;
     let (view, around) = (app.mesh().view(), app.mesh().surroundings());
+    // They tell of conflicts, strangers and settings: for who looks after the mesh, as in the stream of events.
+    let findings = || doctor::warnings(&view, &around, &app.context.settings, &app.context.home);
+    let warnings = if who.may_look(&view.rights) { findings() } else { Vec::new() };
     Ok(Json(Status {
         peer_id: view.me.to_string(),
         node_id: view.node_id.to_string(),
@@ -43,7 +50,7 @@ pub(super) async fn status(State(app): AppState, headers: HeaderMap) -> Result<J
         open_calls: around.open_calls,
         revoked: view.revoked,
         asking_to_join: around.asking_to_join.map(|peer| peer.to_string()),
-        warnings: doctor::warnings(&view, &around, &app.context.settings, &app.context.home),
+        warnings,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
         started_at: model::time(app.started_ms),
@@ -56,7 +63,8 @@ pub(super) async fn status(State(app): AppState, headers: HeaderMap) -> Result<J
 pub(super) struct Rename {
     /// The name.
     node_id: NodeName,
-    /// The device; default this one. Another is named at an owner's device, through the unix socket.
+    /// The device; default this one. An owner's device is named at itself, any other at an owner's device too: both through the
+    /// unix socket.
     #[serde(default, deserialize_with = "not_null")]
     #[schema(nullable = false)]
     of: Option<DeviceRef>,
@@ -85,7 +93,7 @@ pub(super) async fn rename(
     let Rename { node_id: NodeName(name), of } = body(request).await?;
     let devices::Renamed { node_id, asks } = match of {
         Some(DeviceRef(text)) => devices::rename_other(app.mesh(), &who, &text, name).await?,
-        None => devices::rename(app.mesh(), name).await?,
+        None => devices::rename(app.mesh(), &who, name).await?,
     };
     Ok(Json(Renamed { node_id: node_id.to_string(), asks: asks.map(|name| name.to_string()) }))
 }

@@ -75,7 +75,8 @@ pub async fn dry_run(
         let page = mesh.calls(CallFilter::default(), cursor, limit).await?;
         for record in &page.items {
             let node = view.target_name(&record.header).into_owned();
-            tried.changed.extend(changed(record, node, &view.rights, &after));
+            let asker = view.asked_by(&record.header, &record.origin).into_owned();
+            tried.changed.extend(changed(record, (asker, node), &view.rights, &after));
         }
         tried.total += page.items.len();
         cursor = page.next;
@@ -95,10 +96,15 @@ fn after(now: &View, held: &Held, changes: &[(Key, Option<Value>)]) -> View {
 }
 
 /// A call as it would be asked now, in the workspace that gives it.
-fn changed(record: &CallRecord, node: String, now: &View, after: &View) -> Option<Changed> {
+fn changed(
+    record: &CallRecord,
+    (principal, node): (Principal, String),
+    now: &View,
+    after: &View,
+) -> Option<Changed> {
     let header = &record.header;
     let request = Request {
-        principal: header.principal.clone(),
+        principal,
         origin: record.origin,
         credential: header.token.clone().map(|token| Credential { token, over: false }),
         workspace: None,
@@ -109,7 +115,7 @@ fn changed(record: &CallRecord, node: String, now: &View, after: &View) -> Optio
     let (before, after) = (now.decide(&request), after.decide(&request));
     (before.verdict != after.verdict).then(|| Changed {
         call: header.id,
-        principal: header.principal.clone(),
+        principal: request.principal,
         node,
         tool: header.tool.clone(),
         before: before.verdict,

@@ -151,7 +151,7 @@ fn a_call_that_no_linked_device_may_read_says_so() {
 }
 
 #[test]
-fn who_asks_for_bodies_that_are_not_for_it_gets_none() {
+fn k3_who_asks_for_bodies_that_are_not_for_it_gets_none() {
     let mut net = with_a_guest();
     net.ask(0, call(1));
     net.pass(1_000);

@@ -59,7 +59,7 @@ pub(crate) enum Command {
     Leave,
     /// Devices on this network that do not belong to the mesh
     Nearby,
-    /// Devices that await approval: their join request, or re-approval
+    /// All that waits for you: devices that await approval, and edits that were made in two halves
     Pending,
     /// Approve a device that awaits approval
     Approve(ApproveArgs),
@@ -655,14 +655,18 @@ impl By {
 pub(crate) enum PolicyCommand {
     /// Print all that was said, as sigil.toml would say it
     Show,
-    /// Tell if somebody may use a tool, why, and what would change it
+    /// Tell if somebody may use a tool, why, and what would change it; or why a call is as it is
+    #[command(override_usage = "sigil policy explain [OPTIONS] WHO NODE TOOL\n       sigil policy explain --call ID")]
     Explain {
         /// A person, `agent:PERSON/NAME`, `device:NODE`, or `me`: whoever sits at this device
-        who: String,
+        #[arg(required_unless_present = "call")]
+        who: Option<String>,
         /// Device that has the tool
-        node: String,
+        #[arg(required_unless_present = "call")]
+        node: Option<String>,
         /// The tool
-        tool: String,
+        #[arg(required_unless_present = "call")]
+        tool: Option<String>,
         /// Workspace that is named
         #[arg(long)]
         workspace: Option<String>,
@@ -672,6 +676,9 @@ pub(crate) enum PolicyCommand {
         /// Token by which it is asked, as `sigil token --list` shows it
         #[arg(long, value_name = "ID")]
         token: Option<String>,
+        /// A call in place of a question: the rule that took, held or ended it, and what people said
+        #[arg(long, value_name = "ID", conflicts_with_all = ["who", "node", "tool", "workspace", "origin", "token"])]
+        call: Option<String>,
     },
     /// The table of who may use what
     Matrix {
@@ -689,6 +696,20 @@ pub(crate) enum PolicyCommand {
         /// Calls to look at
         #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=1000))]
         last: u32,
+    },
+    /// What was edited in two halves of the mesh, with both texts
+    Conflicts,
+    /// End such a conflict: what holds is kept
+    Keep {
+        /// The conflict, as `sigil policy conflicts` shows it
+        id: String,
+    },
+    /// End such a conflict: the other text holds again
+    Restore {
+        /// The conflict, as `sigil policy conflicts` shows it
+        id: String,
+        /// Number of the text, where there are several others
+        text: Option<usize>,
     },
     /// Edit all of it as text, in the editor of $EDITOR
     Edit {

@@ -6,11 +6,12 @@ use std::sync::Arc;
 
 use mesh_core::frame::Phase;
 use mesh_core::ids::{PeerId, ReqId, ToolName};
-use mesh_core::io::{CallRecord, CallState, NO_CONSENT, Space, View};
+use mesh_core::io::{CallRecord, CallState, Space, View};
 use mesh_core::names::PREFIX_MIN;
 use mesh_core::policy::{Principal, TokenId, Verdict};
 use mesh_core::record::{Ending, Header};
 use mesh_core::rows::{self, CallOutline};
+use mesh_core::rule_words::NO_CONSENT;
 use tokio::sync::{Semaphore, oneshot};
 
 use crate::mesh::audit_log::{self, AuditCursor, AuditFilter, AuditPage};

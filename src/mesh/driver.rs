@@ -405,6 +405,7 @@ impl Driver {
                 // The door may have gone.
                 let _ = reply.send(peer.approvals());
             }
+            Request::Standing(header, origin, reply) => drop(reply.send(peer.standing(&header, origin))),
             Request::Want(hash, len, from) => self.fetch(hash, len, vec![from]),
             Request::Invite(terms, door) => {
                 let (addresses, view) = (self.links.local_addresses(), self.publisher.view());

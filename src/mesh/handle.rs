@@ -9,6 +9,7 @@ use mesh_core::ids::{Hash, NodeId, PeerId, ReqId};
 use mesh_core::io::{Approval, CallRecord, Command, DiskSpace, Refusal, Reply, View};
 use mesh_core::policy::ToolPattern;
 use mesh_core::record::{Payload, Tier, ToolDecl};
+use mesh_core::standing::Standing;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::mesh::audit_log::{AuditCursor, AuditFilter, AuditPage};
@@ -126,6 +127,11 @@ impl MeshHandle {
     /// Calls that wait for a person, as this peer knows them. They are answered with [`Command::Answer`].
     pub async fn approvals(&self) -> Result<Vec<Approval>, MeshError> {
         self.ask(Request::Approvals).await
+    }
+
+    /// A call that [`Self::call`] has given, as rights see it here and now.
+    pub async fn standing(&self, call: &CallRecord) -> Result<Standing, MeshError> {
+        self.ask(|tx| Request::Standing(call.header.clone(), call.origin, tx)).await
     }
 
     /// A page of the audit as this device keeps it, newest first; `limit` at most 200. Only owners keep any.

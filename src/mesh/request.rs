@@ -1,10 +1,13 @@
 //! Requests of the handle to the driver.
 
+use std::sync::Arc;
+
 use mesh_core::audit_record::AuditRow;
 use mesh_core::ids::{Hash, NodeId, PeerId, ReqId};
 use mesh_core::io::{Approval, Command, Reply};
 use mesh_core::policy::ToolPattern;
-use mesh_core::record::{Tier, ToolDecl};
+use mesh_core::record::{Header, Tier, ToolDecl};
+use mesh_core::standing::Standing;
 use tokio::sync::oneshot;
 
 use crate::mesh::audit_log::{AuditCursor, AuditFilter, AuditPage};
@@ -27,6 +30,8 @@ pub(crate) enum Request {
     Refused(Box<AuditRow>),
     /// Calls that wait for a person.
     Approvals(oneshot::Sender<Vec<Approval>>),
+    /// A call of this header and origin, as rights see it.
+    Standing(Arc<Header>, PeerId, oneshot::Sender<Standing>),
     Invite(InviteTerms, oneshot::Sender<Result<Invite, MeshError>>),
     /// The invites that are kept here.
     Invites(oneshot::Sender<Vec<InviteInfo>>),

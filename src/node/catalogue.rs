@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use mesh_core::ids::ToolName;
 use mesh_core::limits::{RESULT_BYTES_MAX, TOOLS_MAX};
+use mesh_core::policy::ToolPattern;
 use mesh_core::record::{Effect, ToolDecl};
 
 use super::builtin::{self, Builtin};
@@ -39,9 +40,9 @@ pub struct Tool {
     pub timeout: Duration,
     /// Bytes of output.
     pub max_output: u64,
-    /// True if the owner of this device forbids it (`node.deny`). It is known, so that a call in the queue can be
+    /// Pattern of `node.deny` by which the owner of this device forbids it. It is known, so that a call in the queue can be
     /// answered with the reason, but not offered.
-    pub denied: bool,
+    pub denied: Option<ToolPattern>,
     /// The way to run it.
     pub run: Run,
 }
@@ -104,7 +105,7 @@ impl Catalogue {
     /// Descriptions for the mesh: of all tools but the denied ones, by name.
     #[must_use]
     pub fn decls(&self) -> Vec<ToolDecl> {
-        self.tools.values().filter(|tool| !tool.denied).map(|tool| tool.decl.clone()).collect()
+        self.tools.values().filter(|tool| tool.denied.is_none()).map(|tool| tool.decl.clone()).collect()
     }
 
     /// One tool, denied or not.
@@ -121,7 +122,7 @@ impl Catalogue {
 
     fn add(&mut self, config: &Config, decl: ToolDecl, timeout: Duration, max_output: u64, run: Run) {
         let name = decl.name.folded();
-        let denied = config.node.deny.iter().any(|pattern| pattern.is_about(&name));
+        let denied = config.node.deny.iter().find(|pattern| pattern.is_about(&name)).cloned();
         self.tools.insert(decl.name.clone(), Tool { decl, timeout, max_output, denied, run });
     }
 }
@@ -160,7 +161,7 @@ mod tests {
     fn denied_tools_are_known_but_not_offered() {
         let catalogue = catalogue("[node]\ndeny = ['files.*']\n[files]\nroots = ['/tmp']\n");
         assert_eq!(names(&catalogue), ["device.info"]);
-        assert!(catalogue.get(&"files.read".parse().unwrap()).unwrap().denied);
+        assert!(catalogue.get(&"files.read".parse().unwrap()).unwrap().denied.is_some());
     }
 
     #[test]

@@ -15,6 +15,7 @@ use futures_util::FutureExt;
 use mesh_core::ids::{Attempt, Hash, ReqId};
 use mesh_core::io::{Input, Invocation, ToolOutcome};
 use mesh_core::limits::{ARGUMENTS_BYTES_MAX, INLINE_BYTES_MAX};
+use mesh_core::policy::Cause;
 use mesh_core::record::{Ending, Payload};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -151,10 +152,11 @@ impl ToolHost {
         let header = &invocation.header;
         let catalogue = self.shared.catalogue.load();
         let Some(tool) = catalogue.get(&header.tool) else {
-            return Err(denied(format!("this device offers no tool `{}`", header.tool)));
+            return Err(denied(format!("this device offers no tool `{}` ({})", header.tool, Cause::ToolAbsent)));
         };
-        if tool.denied {
-            return Err(denied(format!("the owner of this device does not allow `{}` (node.deny)", header.tool)));
+        if let Some(pattern) = &tool.denied {
+            let rule = Cause::Local(pattern.clone());
+            return Err(denied(format!("the owner of this device does not allow `{}` ({rule})", header.tool)));
         }
         check_arguments(&arguments).map_err(|error| failed(format!("{INVALID_ARGUMENT}{error}")))?;
         let asked = match header.timeout_ms {

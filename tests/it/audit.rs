@@ -131,20 +131,30 @@ fn who_comes_without_a_good_token_is_told_in_one_line() {
     assert_eq!(again, 2, "{:?}", hub.get("audit").text());
 }
 
-/// Two owners who do not know of each other change the same rule: both texts are in the audit of both, with their authors.
+/// Two owners who do not know of each other change the same rule: both texts are in the audit of both, with their authors,
+/// what was taken away holds, and both need an owner, who is told what to press.
 #[test]
-fn k7_the_text_that_loses_a_conflict_is_told() {
+fn k7_the_text_that_loses_a_conflict_is_told_and_kept_or_restored() {
     let mut hub = Home::new("hub").started();
     let mut desk = joined(&hub, "desk", "owner");
-    wait_converged(&[&hub, &desk], PATIENCE);
+    let mut tablet = joined(&hub, "tablet", "shared");
+    wait_converged(&[&hub, &desk, &tablet], PATIENCE);
     done(&hub, &["workspace", "add", "w", "--node", "hub"]);
     wait_until("the desk knows", PATIENCE, || done(&desk, &["workspace", "list"]).contains('w'));
+    // It would carry what it hears from the one to the other.
+    tablet.stop();
+    assert!(done(&desk, &["policy", "conflicts"]).contains("Nothing was edited"));
     desk.stop();
     done(&hub, &["rule", "deny", "w/x", "--tool", "again", "--note", "never"]);
+    done(&hub, &["rule", "deny", "w/y", "--tool", "append"]);
     hub.stop();
     desk.start();
     done(&desk, &["rule", "allow", "w/x", "--who", "people", "--tool", "again", "--note", "as ever"]);
+    done(&desk, &["rule", "deny", "w/y", "--tool", "slow"]);
     hub.start();
+    tablet.start();
+    let listed = |home: &Home| -> Vec<Value> { items(&home.get("policy/conflicts").expect(200)).to_vec() };
+    let of = |home: &Home, at: &str| listed(home).into_iter().find(|conflict| conflict["at"] == at);
     for home in [&hub, &desk] {
         wait_until("both texts are there", PATIENCE, || {
             let all = lines(home, "limit=200");
@@ -155,5 +165,60 @@ fn k7_the_text_that_loses_a_conflict_is_told() {
             by("hub", "never") && by("desk", "as ever")
         });
         assert!(home.get("policy").expect(200)["conflicts"].to_string().contains("workspaces.w.rules.x"));
+        wait_until("both are listed", PATIENCE, || listed(home).len() == 2);
+        // What the one took away holds; of two bans both do.
+        let (x, y) = (of(home, "workspaces.w.rules.x").expect("x"), of(home, "workspaces.w.rules.y").expect("y"));
+        let holds = |conflict: &Value| -> Vec<(String, bool)> {
+            let texts = conflict["texts"].as_array().cloned().unwrap_or_default();
+            let one = |text: &Value| (text["node"].as_str().unwrap_or_default().to_owned(), text["holds"] == true);
+            let mut all: Vec<_> = texts.iter().map(one).collect();
+            all.sort();
+            all
+        };
+        assert_eq!(holds(&x), [("desk".to_owned(), false), ("hub".to_owned(), true)], "{x}");
+        assert_eq!(holds(&y), [("desk".to_owned(), false), ("hub".to_owned(), false)], "{y}");
+        let status = home.get("status").expect(200)["warnings"].to_string();
+        assert!(status.contains("workspaces.w.rules.x was edited by person:owner at"), "{status}");
+        assert!(status.contains("sigil policy conflicts"), "{status}");
+        let shown = done(home, &["pending"]);
+        assert!(shown.contains("never") && shown.contains("as ever") && shown.contains("sigil policy keep"), "{shown}");
+    }
+    let x = text(&of(&hub, "workspaces.w.rules.x").expect("x"), "id").to_owned();
+    let y = text(&of(&hub, "workspaces.w.rules.y").expect("y"), "id").to_owned();
+    assert_eq!(text(&of(&desk, "workspaces.w.rules.x").expect("x"), "id"), x, "the same at every device");
+    // Nobody but an owner at an owner's device ends it, and by no token.
+    assert!(tablet.get("status").expect(200)["warnings"].to_string().find("conflicts").is_none());
+    let said = tablet.cli(&["policy", "keep", &x]);
+    assert_ne!(said.code, 0, "{said:?}");
+    let token = done(&hub, &["token"]).trim().to_owned();
+    let text_id = of(&hub, "workspaces.w.rules.x").expect("x")["texts"][0]["id"].clone();
+    hub.ask_by_token(&token, "POST", &format!("policy/conflicts/{x}"), &json!({ "text": text_id })).problem(403);
+    // One that nobody says, and one that is not there.
+    let nobody = json!({ "text": "0".repeat(16) });
+    assert_eq!(hub.post(&format!("policy/conflicts/{x}"), &nobody).problem(409)["code"], "already_decided");
+    hub.post(&format!("policy/conflicts/{}", "0".repeat(16)), &nobody).problem(404);
+    assert_eq!(hub.cli(&["policy", "keep", &y]).code, 8, "neither ban can be kept alone");
+    assert_eq!(hub.cli(&["policy", "restore", &y]).code, 2, "it does not say which");
+
+    // The text that lost is restored at one device, and holds at both.
+    let verdict = |home: &Home, tool: &str| {
+        let words = ["policy", "explain", "owner", "hub", tool, "--json"];
+        home.cli(&words).json(0)["rule"].clone()
+    };
+    for home in [&hub, &desk] {
+        assert_eq!(verdict(home, "again"), "w/x", "it is banned");
+        assert_eq!(home.cli(&["policy", "explain", "owner", "hub", "again", "--json"]).json(0)["verdict"], "deny");
+    }
+    done(&desk, &["policy", "restore", &x]);
+    for home in [&hub, &desk] {
+        wait_until("one is left", PATIENCE, || listed(home).len() == 1);
+        assert_eq!(home.cli(&["policy", "explain", "owner", "hub", "again", "--json"]).json(0)["verdict"], "allow");
+        assert!(done(home, &["rule", "list", "w"]).contains("as ever"));
+    }
+    done(&hub, &["policy", "restore", &y, "1"]);
+    for home in [&hub, &desk] {
+        wait_until("none is left", PATIENCE, || listed(home).is_empty());
+        assert!(!home.get("status").expect(200)["warnings"].to_string().contains("conflicts"));
+        assert!(done(home, &["pending"]).starts_with("No device awaits"), "nothing needs anybody");
     }
 }

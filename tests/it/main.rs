@@ -15,6 +15,7 @@ mod client_keys;
 mod command_line;
 mod damaged_store;
 mod doors;
+mod explain_call;
 #[cfg(feature = "fault-points")]
 mod faults;
 mod freezing;

@@ -216,11 +216,9 @@ impl<'a> World<'a> {
         all.filter(|case| case["world"] == self.name).collect()
     }
 
-    /// Verdict and rule of a case. A device that runs does not say that it has what it forbids itself.
-    fn expected(&self, case: &Json) -> (String, String) {
-        let (expect, rule) = (text(case, "expect").to_owned(), text(case, "rule").to_owned());
-        let runs = self.homes.iter().any(|home| home.name == text(case, "node"));
-        (expect, if runs && rule.starts_with("local:") { "tool:absent".to_owned() } else { rule })
+    /// Verdict and rule of a case.
+    fn expected(case: &Json) -> (String, String) {
+        (text(case, "expect").to_owned(), text(case, "rule").to_owned())
     }
 
     /// Explains a case at a device; verdict and rule.
@@ -255,7 +253,7 @@ impl<'a> World<'a> {
         let (mut wrong, mut count) = (Vec::new(), 0);
         let cases = self.cases();
         for case in cases.iter().filter(|case| left_out(case).is_none()) {
-            let expected = self.expected(case);
+            let expected = Self::expected(case);
             let homes = if by_cli { &self.homes[..1] } else { &self.homes[..] };
             for home in homes {
                 let told = self.explained(home, case, by_cli);
@@ -278,7 +276,7 @@ impl<'a> World<'a> {
         };
         wait_until("what was said is there", PATIENCE, || {
             let agrees = |home: &Home| {
-                cases.iter().filter(rests).all(|case| self.explained(home, case, false) == self.expected(case))
+                cases.iter().filter(rests).all(|case| self.explained(home, case, false) == Self::expected(case))
             };
             self.homes.iter().all(agrees)
         });
@@ -325,7 +323,7 @@ impl<'a> World<'a> {
                 }
                 text(&call, "reason").to_owned()
             };
-            let (_, rule) = self.expected(case);
+            let (_, rule) = Self::expected(case);
             if expect != "allow" && !ended.contains(&rule) {
                 wrong.push(format!("{}: `{ended}` does not name {rule}", case["id"]));
             }

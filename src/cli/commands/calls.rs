@@ -208,6 +208,9 @@ async fn show_end(client: &Client, call: &Value, deadline: Option<Instant>, ui: 
         said.push_str("\n  not yet confirmed by the device itself");
     }
     ui.say(&said);
+    if matches!(Exit::of_ending(call), Exit::Denied | Exit::Expired) {
+        ui.say(&format!("  why: sigil policy explain --call {}", text(call, "id")));
+    }
     ui.say(&format!("  whole history: sigil calls {}", text(call, "id")));
     Ok(())
 }

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use hyper::Method;
 use serde_json::{Map, Value, json};
 
+use super::conflicts;
 use super::console::{ask_unseen, confirm, read_all, show};
 use crate::cli::args::{ApproveArgs, InviteArgs, JoinArgs, UpArgs};
 use crate::cli::body::{Body, raw};
@@ -325,35 +326,46 @@ fn first(body: &Value, name: &str) -> String {
     first.map(clean).unwrap_or_default()
 }
 
+/// All that waits for a person who looks after the mesh: devices, and edits that were made in two halves.
 pub(super) async fn pending(client: &Client, ui: Ui) -> Result<Exit, Failure> {
-    let body = client.get("/api/v1/pending").await?;
-    Ok(show(ui, "sigil.pending/1", body, |body| {
-        match items(body) {
-        [] => "No device awaits approval. One asks with `sigil join --nearby`, or joins at once with a code of `sigil invite`.".to_owned(),
-        items => {
-            let rows: Vec<_> = items
-                .iter()
-                .map(|item| {
-                    let was = text(item, "former_tier");
-                    vec![
-                        text(item, "node_id"),
-                        words(item, "check"),
-                        text(item, "tier"),
-                        if was.is_empty() { was } else { format!("was {was}") },
-                        item.get("approved_by").filter(|by| by.is_object()).map(name_of).unwrap_or_default(),
-                        text(item, "address"),
-                        relative(item, "since"),
-                        text(item, "why"),
-                    ]
-                })
-                .collect();
-            format!(
-                "{}\n\nCompare the check words with what `sigil status` shows there, then `sigil approve NAME` (as a shared device, unless you say `--tier owner`) or `sigil reject NAME`.",
-                table(&["NAME", "CHECK WORDS", "TIER", "BEFORE", "LET IN BY", "FROM", "SINCE", "WHY"], &rows)
-            )
-        }
+    let mut all = client.get("/api/v1/pending").await?.into_value();
+    let conflicts = client.get(conflicts::PATH).await?.into_value();
+    if let Some(members) = all.as_object_mut() {
+        members.insert("conflicts".to_owned(), json!(items(&conflicts)));
     }
+    Ok(show(ui, "sigil.pending/1", all.into(), |body| {
+        let devices = pending_devices(body);
+        match (conflicts::told(&conflicts), items(body)) {
+            (None, _) => devices,
+            (Some(told), []) => format!("Edited in two halves of the mesh:\n\n{told}"),
+            (Some(told), _) => format!("{devices}\n\nEdited in two halves of the mesh:\n\n{told}"),
+        }
     }))
+}
+
+fn pending_devices(body: &Value) -> String {
+    let items = items(body);
+    if items.is_empty() {
+        return "No device awaits approval. One asks with `sigil join --nearby`, or joins at once with a code of `sigil invite`.".to_owned();
+    }
+    let row = |item: &Value| {
+        let was = text(item, "former_tier");
+        vec![
+            text(item, "node_id"),
+            words(item, "check"),
+            text(item, "tier"),
+            if was.is_empty() { was } else { format!("was {was}") },
+            item.get("approved_by").filter(|by| by.is_object()).map(name_of).unwrap_or_default(),
+            text(item, "address"),
+            relative(item, "since"),
+            text(item, "why"),
+        ]
+    };
+    let rows: Vec<_> = items.iter().map(row).collect();
+    format!(
+        "{}\n\nCompare the check words with what `sigil status` shows there, then `sigil approve NAME` (as a shared device, unless you say `--tier owner`) or `sigil reject NAME`.",
+        table(&["NAME", "CHECK WORDS", "TIER", "BEFORE", "LET IN BY", "FROM", "SINCE", "WHY"], &rows)
+    )
 }
 
 pub(super) async fn approve(client: &Client, args: &ApproveArgs, ui: Ui) -> Result<Exit, Failure> {

@@ -5,6 +5,7 @@ mod audit;
 mod backup;
 mod calls;
 mod care;
+mod conflicts;
 mod console;
 mod memory;
 mod mesh;

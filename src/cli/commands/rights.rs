@@ -7,6 +7,7 @@ use std::fmt::Write as _;
 use hyper::Method;
 use serde_json::{Map, Value, json};
 
+use super::conflicts;
 use super::console::{read_all, show};
 use crate::cli::args::{
     AskArgs, MemberArgs, PersonCommand, PersonSet, PolicyCommand, RuleArgs, RuleCommand, WorkspaceCommand, WorkspaceSet,
@@ -431,7 +432,12 @@ pub(super) async fn policy(client: &Client, command: PolicyCommand, ui: Ui) -> R
             let body = client.get(POLICY).await?;
             Ok(show(ui, "sigil.policy/1", body, policy_text))
         }
-        PolicyCommand::Explain { who, node, tool, workspace, origin, token } => {
+        PolicyCommand::Explain { call: Some(id), .. } => {
+            let body = client.get(&format!("/api/v1/calls/{}/explanation", segment(&id))).await?;
+            Ok(show(ui, "sigil.explained-call/1", body, |body| explained_call_text(body, ui)))
+        }
+        PolicyCommand::Explain { who, node, tool, workspace, origin, token, call: None } => {
+            let [who, node, tool] = [who, node, tool].map(Option::unwrap_or_default);
             let mut query = format!("?node={}&tool={}", segment(&node), segment(&tool));
             let who = (who != "me").then(|| principal(who));
             let named = [("principal", who), ("workspace", workspace), ("origin", origin), ("token", token)];
@@ -452,6 +458,14 @@ pub(super) async fn policy(client: &Client, command: PolicyCommand, ui: Ui) -> R
             Ok(show(ui, "sigil.matrix/1", body, |body| matrix_text(body, ui)))
         }
         PolicyCommand::DryRun { file, last } => dry_run(client, &file, last, ui).await,
+        PolicyCommand::Conflicts => {
+            let body = client.get(conflicts::PATH).await?;
+            Ok(show(ui, "sigil.conflicts/1", body, |body| {
+                conflicts::told(body).unwrap_or_else(|| "Nothing was edited in two halves of the mesh.".to_owned())
+            }))
+        }
+        PolicyCommand::Keep { id } => conflicts::keep(client, &id, ui).await,
+        PolicyCommand::Restore { id, text } => conflicts::restore(client, &id, text, ui).await,
         PolicyCommand::Edit { file } => edit(client, file.as_deref(), ui).await,
         PolicyCommand::On => mode(client, "workspaces", "Workspaces and rules decide.", ui).await,
         PolicyCommand::Off => {
@@ -576,7 +590,7 @@ fn policy_text(body: &Value) -> String {
         let by: Vec<String> = by.map(|by| format!("{} at {}", text(by, "principal"), text(by, "node_id"))).collect();
         let _ = writeln!(
             shown,
-            "# {} was edited by {} without knowing of each other: what takes a right away holds until it is edited again.",
+            "# {} was edited by {} without knowing of each other: what takes a right away holds until `sigil policy conflicts` ends it.",
             text(conflict, "at"),
             by.join(" and ")
         );
@@ -620,6 +634,26 @@ fn explained_text(body: &Value, ui: Ui) -> String {
             ui.paint(Tone::Faint, &text(step, "layer")),
             text(step, "why")
         );
+    }
+    shown
+}
+
+fn explained_call_text(body: &Value, ui: Ui) -> String {
+    let none = json!({});
+    let now = body.get("now").unwrap_or(&none);
+    let mut shown = format!("{}: {}", verdict(&text(body, "verdict"), ui), text(body, "text"));
+    let rule = body.get("rule").and_then(Value::as_str).map_or_else(|| "none".to_owned(), clean);
+    let taken = text(body, "accepted_by");
+    let _ = write!(shown, "\n  call    {}, {}", text(body, "call_id"), text(body, "state"));
+    let _ = write!(shown, "\n  rule    {rule}");
+    if taken != rule && !taken.is_empty() {
+        let _ = write!(shown, "\n  taken   {taken}");
+    }
+    if let Some(workspace) = body.get("workspace").and_then(Value::as_str) {
+        let _ = write!(shown, "\n  by      workspace {}", clean(workspace));
+    }
+    if let Some(change) = now.get("change_by").and_then(Value::as_str) {
+        let _ = write!(shown, "\n  change  {}", clean(change));
     }
     shown
 }

@@ -2,6 +2,7 @@
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
+use std::sync::Arc;
 
 use mesh_core::budget::OverBudget;
 use mesh_core::ids::PeerId;
@@ -11,12 +12,16 @@ use mesh_core::record::Tier;
 use nix::sys::statvfs::FsFlags;
 
 use super::devices::{is_online, name_of};
+use super::policy::conflicts_to_end;
 use crate::doors::settings::Settings;
 use crate::mesh::MeshHandle;
 use crate::mesh::Surroundings;
 use crate::mesh::clock::{now, rfc3339};
 use crate::ownership;
 use crate::status::{ErrorCode, OpError};
+
+/// Edits in two halves that are told one by one; of more only the number is.
+const CONFLICTS_TOLD_MAX: usize = 4;
 
 /// Severity of a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -88,7 +93,7 @@ pub fn examine_home(home: &Path) -> Vec<Check> {
     checks
 }
 
-fn checks(view: &View, around: &Surroundings, settings: &Settings, home: &Path) -> Vec<Check> {
+fn checks(view: &Arc<View>, around: &Surroundings, settings: &Settings, home: &Path) -> Vec<Check> {
     let mut checks = vec![membership(view), gateway(view), links(view), discovery(around)];
     checks.extend(examine_home(home));
     let found = settings.findings(home);
@@ -116,7 +121,7 @@ fn next_step_of(stopped: &StoppedLog, view: &View) -> String {
 
 /// Findings that a person must act on before the mesh works as it should, each with the next step.
 #[must_use]
-pub fn attention(view: &View) -> Vec<(String, String)> {
+pub fn attention(view: &Arc<View>) -> Vec<(String, String)> {
     let named = |peer: &PeerId| name_of(view, peer).unwrap_or_else(|| peer.short());
     let mut found: Vec<(String, String)> = Vec::new();
     for again in &view.awaiting_reapproval {
@@ -140,6 +145,7 @@ pub fn attention(view: &View) -> Vec<(String, String)> {
             found.push((format!("`{name}` named itself, so that rules which name devices give it nothing"), press));
         }
     }
+    found.extend(conflicts_to_end(view, CONFLICTS_TOLD_MAX));
     for halt in &view.halts {
         let press = match halt {
             Halt::Unknown { .. } => "update sigil on this device",
@@ -172,7 +178,7 @@ pub fn attention(view: &View) -> Vec<(String, String)> {
 /// Findings that a person must know at a glance: revocation, no gateway, what [`attention`] finds, trouble with
 /// discovery, settings that do not run. Each with the next step.
 #[must_use]
-pub fn warnings(view: &View, around: &Surroundings, settings: &Settings, home: &Path) -> Vec<String> {
+pub fn warnings(view: &Arc<View>, around: &Surroundings, settings: &Settings, home: &Path) -> Vec<String> {
     let mut warnings = Vec::new();
     if view.revoked {
         warnings.push("this device has been revoked; `sigil leave` starts afresh".to_owned());

@@ -4,6 +4,8 @@
 //! by the core; here it is only put into its records.
 
 mod ask;
+mod call;
+mod conflicts;
 mod dry_run;
 mod edit;
 mod explain;
@@ -13,9 +15,11 @@ mod templates;
 pub(in crate::doors) mod tests;
 
 pub use ask::{Question, ask, matrix};
+pub use call::{CallExplanation, PersonAnswer, explain_call};
+pub use conflicts::{Conflict, ConflictText, EditId, conflicts_to_end, end_conflict};
 pub use dry_run::{Changed, LAST_MAX, Tried, dry_run};
 pub(super) use edit::write;
-pub use edit::{Conflict, ETag, Edited, Held, IfMatch, Part, SaidBy, declare, replace, set_mode};
+pub use edit::{ETag, Edited, Held, IfMatch, Part, SaidBy, declare, replace, set_mode};
 pub use explain::{Asked, Explanation, Looked, Rights};
 pub use matrix::{By, CELLS_MAX, Cell, Matrix, Source};
 pub use templates::{TEMPLATES, Template, template};

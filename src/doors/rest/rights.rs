@@ -10,7 +10,6 @@ use axum::http::header::{ETAG, IF_MATCH, InvalidHeaderValue};
 use axum::http::{HeaderMap, HeaderValue};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
-use mesh_core::ids::NodeId;
 use mesh_core::policy::{Domain, Mode, Name, PersonId, Role, Verdict};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
@@ -18,13 +17,11 @@ use utoipa::{IntoParams, ToSchema};
 use self::schema::{RulesShape, WorkspaceShape};
 use super::extract::{JSON, JSON_DEPTH_MAX, Query, Segment, body, check_accept, json_bytes, parse};
 use super::model::Page;
-use super::shapes::{
-    Asker, DeviceRef, EntityTags, NameOfTool, NodeName, PersonName, RightsText, Shape, SpaceName, TokenId, of_query,
-};
+use super::shapes::{EntityTags, NodeName, PersonName, RightsText, Shape, SpaceName, of_query};
 use crate::config::{PersonSettings, PolicySettings, RuleSettings, WorkspaceSettings};
 use crate::doors::app::AppState;
 use crate::doors::identity::Identity;
-use crate::doors::ops::policy::{self, Edited, Explanation, Held, IfMatch, Matrix, Part, Question};
+use crate::doors::ops::policy::{self, Edited, Held, IfMatch, Matrix, Part};
 use crate::status::{ErrorCode, OpError};
 
 /// Longest body that says all rights, with what JSON adds to its text.
@@ -225,11 +222,11 @@ pub(super) async fn all(State(app): AppState, headers: HeaderMap) -> Result<Resp
     let held = held(&app);
     let view = app.mesh().view();
     let said = held.settings(&Part::All);
-    let editor = |(principal, node): (mesh_core::policy::Principal, Option<NodeId>)| Editor {
-        principal: principal.to_string(),
-        node_id: node.map(|node| node.to_string()),
+    let editor = |text: policy::ConflictText| Editor {
+        principal: text.by.to_string(),
+        node_id: text.node.map(|node| node.to_string()),
     };
-    let conflict = |policy::Conflict { at, by }| Conflict { at, by: by.into_iter().map(editor).collect() };
+    let conflict = |policy::Conflict { at, texts, .. }| Conflict { at, by: texts.into_iter().map(editor).collect() };
     let failed = view.rights.broken_checks().map(|(name, check, verdict)| FailedCheck {
         name: name.to_string(),
         expect: check.expect.into(),
@@ -292,126 +289,6 @@ pub(super) async fn put_mode(
 }
 
 // --- Questions -------------------------------------------------------------------------------------------------------
-
-/// A question.
-#[derive(Debug, Deserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
-pub(super) struct Asked {
-    /// Who would ask. Default: the holder of the token, else whoever sits at the device where it is asked.
-    #[serde(default, deserialize_with = "of_query")]
-    #[param(inline)]
-    principal: Option<Asker>,
-    /// Workspace that would be named.
-    #[serde(default, deserialize_with = "of_query")]
-    #[param(inline)]
-    workspace: Option<SpaceName>,
-    /// Device that has the tool: name, peer id, or a prefix of one of at least 7 characters.
-    #[param(inline)]
-    node: DeviceRef,
-    /// The tool.
-    #[param(inline)]
-    tool: NameOfTool,
-    /// Device at which it would be asked. Default: a device of tier owner; without a principal this one.
-    #[serde(default, deserialize_with = "of_query")]
-    #[param(inline)]
-    origin: Option<DeviceRef>,
-    /// Id of the token by which it would be asked.
-    #[serde(default, deserialize_with = "of_query")]
-    #[param(inline)]
-    token: Option<TokenId>,
-}
-
-/// An answer, and why.
-#[derive(Debug, Serialize, ToSchema)]
-pub(super) struct Explained {
-    /// The answer. A call that asks waits until somebody who may says yes (see `/api/v1/approvals`), or it expires.
-    verdict: VerdictName,
-    /// Rule that decided: `WORKSPACE/RULE`, or the name of what else it was.
-    rule: String,
-    /// The workspace by which it is so; null: by none.
-    workspace: Option<String>,
-    /// The same in words.
-    text: String,
-    /// Everything that was looked at, in order; the last one decided.
-    steps: Vec<Step>,
-    /// The asks that are open.
-    asks: Vec<OpenAsk>,
-    /// Change that would give another answer, and who can do it; null of what is allowed.
-    change_by: Option<String>,
-}
-
-/// One thing that was looked at.
-#[derive(Debug, Serialize, ToSchema)]
-pub(super) struct Step {
-    /// At what.
-    layer: String,
-    /// Its answer: allow goes on to the next.
-    verdict: VerdictName,
-    /// What it rests on, if something stood in the way or decided.
-    rule: Option<String>,
-    /// In words.
-    why: String,
-}
-
-/// An ask that is open.
-#[derive(Debug, Serialize, ToSchema)]
-pub(super) struct OpenAsk {
-    /// Its rule, or the `otherwise` of a workspace.
-    rule: String,
-    /// Who may say yes.
-    approvers: Vec<String>,
-    /// Seconds for which a call would wait for it.
-    wait_s: f64,
-}
-
-impl From<Explanation> for Explained {
-    fn from(told: Explanation) -> Self {
-        let Explanation { verdict, rule, workspace, text, steps, asks, change_by } = told;
-        let step = |step: policy::Looked| Step {
-            layer: step.layer.as_str().to_owned(),
-            verdict: step.verdict.into(),
-            rule: step.rule,
-            why: step.text,
-        };
-        let ask = |ask: policy::Asked| OpenAsk {
-            rule: ask.rule.to_string(),
-            approvers: ask.approvers.iter().map(|person| format!("person:{person}")).collect(),
-            wait_s: std::time::Duration::from_millis(ask.wait_ms).as_secs_f64(),
-        };
-        Self {
-            verdict: verdict.into(),
-            rule,
-            workspace: workspace.map(|id| id.to_string()),
-            text,
-            steps: steps.into_iter().map(step).collect(),
-            asks: asks.into_iter().map(ask).collect(),
-            change_by,
-        }
-    }
-}
-
-/// Tells whether somebody may use a tool, why, and what would change it: the answer that a call would get now.
-#[utoipa::path(get, path = "/api/v1/policy/explain", operation_id = "explain", tag = "rights", params(Asked),
-    responses((status = 200, description = "The answer", body = Explained)))]
-pub(super) async fn explain(
-    State(app): AppState,
-    Extension(who): Extension<Identity>,
-    Query(asked): Query<Asked>,
-    headers: HeaderMap,
-) -> Result<Json<Explained>, OpError> {
-    check_accept(&headers, JSON)?;
-    let Asked { principal, workspace, node, tool, origin, token } = asked;
-    let question = Question {
-        principal: principal.map(|asker| asker.0),
-        workspace: workspace.map(|name| name.0),
-        node: node.0,
-        tool: tool.0,
-        origin: origin.map(|origin| origin.0),
-        token: token.map(|token| token.0),
-    };
-    Ok(Json(policy::ask(&app.mesh().view(), &who, question)?.into()))
-}
 
 /// Kind of a row of a table.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, ToSchema)]

@@ -8,8 +8,8 @@ use utoipa_axum::routes;
 
 use super::queries::Queries;
 use super::{
-    approvals, audit, backup, calls, doctor, dry_run, events, guard, health, joining, logs, memory, metrics, nodes,
-    openapi, queries, rights, tokens,
+    approvals, audit, backup, calls, conflicts, doctor, dry_run, events, explain, guard, health, joining, logs, memory,
+    metrics, nodes, openapi, queries, rights, tokens,
 };
 use crate::doors::app::App;
 
@@ -42,9 +42,11 @@ fn described() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(tokens::revoke))
         .routes(routes!(rights::all, rights::put_all))
         .routes(routes!(rights::put_mode))
-        .routes(routes!(rights::explain))
+        .routes(routes!(explain::explain))
         .routes(routes!(rights::matrix))
         .routes(routes!(dry_run::dry_run))
+        .routes(routes!(conflicts::list))
+        .routes(routes!(conflicts::end))
         .routes(routes!(rights::rules, rights::put_rules))
         .routes(routes!(rights::people))
         .routes(routes!(rights::person, rights::put_person, rights::delete_person))
@@ -63,6 +65,7 @@ fn described() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(calls::create, calls::list))
         .routes(routes!(calls::show))
         .routes(routes!(calls::result))
+        .routes(routes!(explain::explain_call))
         .routes(routes!(calls::cancel))
         .routes(routes!(audit::list))
         .routes(routes!(approvals::list))

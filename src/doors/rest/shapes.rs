@@ -21,6 +21,7 @@ use utoipa::{PartialSchema, ToSchema};
 
 use crate::config::{PolicySettings, QUIC_PORT_DEFAULT};
 use crate::doors::ops;
+use crate::doors::ops::policy::EditId;
 use crate::mesh::check_words::CheckWords;
 use crate::mesh::invite::{InviteCode, InviteCodeError};
 use crate::mesh::transport::Address;
@@ -291,6 +292,13 @@ texts! {
         pattern "^[a-z2-7]{16}$", length 16..=16,
         example "mjv67tkxorooqgwi",
         read |text| base32("id of an invite", text, 16)
+    }
+
+    /// Id of something that was edited in two halves of the mesh, or of one of its texts.
+    EditRef(EditId) {
+        pattern "^[0-9a-f]{16}$", length 16..=16,
+        example "5f0c1d2e3a4b5968",
+        read |text| EditId::read(text).ok_or_else(|| "it must be an id that the list of conflicts shows".to_owned())
     }
 
     /// Id of a token.

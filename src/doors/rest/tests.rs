@@ -8,7 +8,7 @@ mod nodes;
 mod rights;
 mod server;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -28,6 +28,7 @@ use mesh_core::io::{
 };
 use mesh_core::policy::{DeviceFacts, InForce, Key, Offered, Policy, Principal, Statement, Title, Token};
 use mesh_core::record::{Directory, Effect, Ending, Header, Payload, Tier, ToolDecl};
+use mesh_core::standing::Standing;
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
 
@@ -439,6 +440,19 @@ impl FakeMesh {
                     .filter(|_| more)
                     .map(|call| CallCursor { accepted_ms: call.header.accepted_ms, id: call.header.id });
                 reply(to, Ok(CallPage { items: all, next }));
+            }
+            Request::Standing(header, origin, to) => {
+                let request = mesh_core::policy::Request {
+                    principal: header.principal.clone(),
+                    origin,
+                    credential: None,
+                    workspace: None,
+                    target: header.target,
+                    tool: header.tool.clone(),
+                    call: None,
+                };
+                let nothing = Standing { request, answers: Vec::new(), behind: BTreeSet::new(), left_ms: None };
+                reply(to, nothing);
             }
             Request::Approvals(to) => reply(to, self.books.lock().unwrap().approvals.clone()),
             Request::Invite(InviteTerms { tier, ttl, name }, to) => {

@@ -164,7 +164,7 @@ async fn what_is_not_allowed_is_denied_with_its_reason() {
     let mut bench = bench(TOOLS);
     for (tool, arguments, part) in [
         ("nothing", "{}", "offers no tool `nothing`"),
-        ("secret-x", "{}", "node.deny"),
+        ("secret-x", "{}", "(local:secret*)"),
         ("files.read", r#"{"path":"../x"}"#, "outside"),
         ("files.read", r#"{"path":"/proc/self/mem"}"#, "outside"),
     ] {

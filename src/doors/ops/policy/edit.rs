@@ -138,15 +138,6 @@ pub struct Edited {
     pub warnings: Vec<String>,
 }
 
-/// Something that people have edited without knowing of each other.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Conflict {
-    /// Its subject, as the keys that lead there in a file.
-    pub at: String,
-    /// Who said what is not shown, and at which device; `None` of a device that is gone.
-    pub by: Vec<(Principal, Option<NodeId>)>,
-}
-
 /// Something that holds by the word of a device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SaidBy {
@@ -225,22 +216,18 @@ impl Held {
         nodes
     }
 
-    /// All that was edited in two halves of the mesh, until somebody edits it again.
-    #[must_use]
-    pub fn conflicts(&self) -> Vec<Conflict> {
-        self.conflicts_of(&Part::All).into_iter().map(|(_, conflict)| conflict).collect()
+    /// Keys of a part that people have edited without knowing of each other.
+    pub(super) fn in_conflict<'a>(&'a self, part: &'a Part) -> impl Iterator<Item = &'a Key> {
+        self.keys(part).filter(|key| self.0.said.heads(key).len() > 1)
     }
 
-    fn conflicts_of<'a>(&'a self, part: &'a Part) -> Vec<(&'a Key, Conflict)> {
-        let all = self.keys(part).filter_map(|key| {
-            let heads = self.0.said.heads(key);
-            if heads.len() < 2 {
-                return None;
-            }
-            let by = heads.iter().map(|(place, statement)| (statement.said.by.clone(), self.node(&place.author)));
-            Some((key, Conflict { at: crate::config::place_of_key(key, self), by: by.collect() }))
-        });
-        all.collect()
+    pub(super) fn view(&self) -> &View {
+        &self.0
+    }
+
+    /// The name of a device by which rights know it.
+    pub(super) fn node_of(&self, peer: &PeerId) -> Option<NodeId> {
+        self.node(peer)
     }
 
     /// The keys that lead to it in a file; of what stands in no file its kind and name.
@@ -329,12 +316,13 @@ impl Held {
     /// What whoever makes these changes may take for settled and is not.
     fn warnings(&self, part: &Part, changes: &[(Key, Option<Value>)]) -> Vec<String> {
         let is_left = |key: &Key| !changes.iter().any(|(changed, _)| changed == key);
-        let left = self.conflicts_of(part).into_iter().filter(|(key, _)| is_left(key));
+        let left = self.in_conflict(part).filter(|key| is_left(key));
         let mut warnings: Vec<String> = left
-            .map(|(_, Conflict { at, .. })| {
+            .map(|key| {
                 format!(
-                    "{at} was changed at two devices that did not know of each other, so that the stricter holds, whatever is \
-                     shown: change something of it, or take it away and write it anew, to end that"
+                    "{} was changed at two devices that did not know of each other, so that the stricter holds, whatever is \
+                     shown: `sigil policy conflicts` shows both texts, and ends that",
+                    self.name_of_key(key)
                 )
             })
             .collect();
@@ -467,7 +455,7 @@ pub async fn declare(mesh: &MeshHandle, wanted: &PolicySettings, text: &str) -> 
     Ok(Edited { written: write(mesh, edit).await?, warnings })
 }
 
-fn for_edit(mesh: &MeshHandle, who: &Identity) -> Result<Held, OpError> {
+pub(super) fn for_edit(mesh: &MeshHandle, who: &Identity) -> Result<Held, OpError> {
     who.require_socket("who may do what is edited", "run `sigil` on this machine")?;
     Ok(Held::of(mesh.view()))
 }

@@ -143,6 +143,11 @@ impl Rights {
         format!("{} can say yes{to}, within {wait}: `sigil approvals`.", any_of(&names))
     }
 
+    /// Why a question about a tool of this device has this answer, as the end of a sentence or a sentence of its own.
+    pub(super) fn why_of(&self, cause: &Cause, verdict: Verdict, request: &Request, node: &NodeId) -> String {
+        self.why(cause, verdict, About { principal: &request.principal, node, tool: &request.tool }, request)
+    }
+
     /// Why, as the end of a sentence or a sentence of its own.
     fn why(&self, cause: &Cause, verdict: Verdict, about: About<'_>, request: &Request) -> String {
         let who = self.principal(about.principal);
@@ -245,7 +250,7 @@ impl Rights {
         format!("{who} {}", does.join(", and "))
     }
 
-    fn person(&self, id: &PersonId) -> String {
+    pub(super) fn person(&self, id: &PersonId) -> String {
         match self.view.person(id).map(|person| person.title.as_str()) {
             Some(title) if !title.is_empty() => title.to_owned(),
             Some(_) | None if id.is_owner() => "the owner".to_owned(),
@@ -253,7 +258,7 @@ impl Rights {
         }
     }
 
-    fn principal(&self, principal: &Principal) -> String {
+    pub(super) fn principal(&self, principal: &Principal) -> String {
         match principal {
             Principal::Person(person) => self.person(person),
             Principal::Agent(person, agent) => format!("{}'s agent `{agent}`", self.person(person)),
@@ -272,7 +277,7 @@ impl Rights {
         }
     }
 
-    fn rule(&self, at: &RuleRef) -> String {
+    pub(super) fn rule(&self, at: &RuleRef) -> String {
         if at.is_otherwise() {
             format!("what {} says where no rule speaks", self.domain(&at.domain))
         } else {
@@ -355,7 +360,7 @@ fn listed<T: ToString>(items: &[T], none: &str) -> String {
     all_of(&items.iter().map(|item| format!("`{}`", item.to_string())).collect::<Vec<_>>())
 }
 
-fn all_of(items: &[String]) -> String {
+pub(super) fn all_of(items: &[String]) -> String {
     joined(items, "and")
 }
 
@@ -372,7 +377,7 @@ fn joined(items: &[String], word: &str) -> String {
 }
 
 /// With a capital letter and a full stop.
-fn sentence(text: &str) -> String {
+pub(super) fn sentence(text: &str) -> String {
     let mut chars = text.chars();
     let first = chars.next().map(|c| c.to_uppercase().to_string()).unwrap_or_default();
     format!("{first}{}.", chars.as_str())

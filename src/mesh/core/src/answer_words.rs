@@ -39,26 +39,59 @@ pub(crate) fn no(by: &PersonId, note: &Note, rule: &str) -> String {
     format!("{by} {}{note} ({rule})", words(AnswerChoice::No))
 }
 
+/// An answer of which the history of a call tells.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ToldAnswer {
+    /// Who answered.
+    pub by: PersonId,
+    /// The answer.
+    pub choice: AnswerChoice,
+    /// The asks that it was given to.
+    pub of: Vec<RuleRef>,
+}
+
+/// Reads an answer in words.
+fn told(text: &str) -> Option<ToldAnswer> {
+    let (by, said) = text.split_once(' ')?;
+    let is_it = |choice: &AnswerChoice| {
+        let rest = said.strip_prefix(words(*choice));
+        rest.is_some_and(|rest| rest.starts_with(" (") || *choice == AnswerChoice::No && rest.starts_with(": "))
+    };
+    let all = [AnswerChoice::Once, AnswerChoice::Hour, AnswerChoice::Always, AnswerChoice::No];
+    let choice = all.into_iter().find(is_it)?;
+    let (_, of) = said.strip_suffix(')')?.rsplit_once('(')?;
+    let of = of.split(", ").filter_map(|at| at.parse().ok()).collect();
+    Some(ToldAnswer { by: by.parse().ok()?, choice, of })
+}
+
+/// All answers of which the history of a call tells: yeses while it was open, and the no that ended it.
+#[must_use]
+pub fn told_answers(record: &CallRecord) -> Vec<ToldAnswer> {
+    // The words of a no may hold whatever its author wrote, and are read whole.
+    let open = record.history.iter().filter(|row| matches!(row.state, CallState::Open(_)));
+    let yes = open.flat_map(|row| row.reason.split(BETWEEN)).filter_map(told);
+    let yes = yes.filter(|answer| answer.choice != AnswerChoice::No);
+    let is_denied = record.state == CallState::Ended(Ending::Denied);
+    let no = is_denied.then(|| told(&record.reason)).flatten().filter(|answer| answer.choice == AnswerChoice::No);
+    let mut all: Vec<ToldAnswer> = Vec::new();
+    for answer in yes.chain(no) {
+        if !all.contains(&answer) {
+            all.push(answer);
+        }
+    }
+    all
+}
+
 /// The asks that this person has given this very answer to, if she has. An `always` is not known again: it is a rule.
 #[must_use]
 pub fn said_before(record: &CallRecord, by: &PersonId, choice: AnswerChoice) -> Option<Vec<RuleRef>> {
-    let begins = format!("{by} {}", words(choice));
-    let is_it = |text: &&str| {
-        let rest = text.strip_prefix(&begins);
-        rest.is_some_and(|rest| rest.starts_with(" (") || choice == AnswerChoice::No && rest.starts_with(": "))
+    let counts = match choice {
+        AnswerChoice::No => record.state == CallState::Ended(Ending::Denied),
+        AnswerChoice::Once | AnswerChoice::Hour => goes_or_ran(record.state),
+        AnswerChoice::Always => false,
     };
-    let text = match choice {
-        AnswerChoice::No if record.state == CallState::Ended(Ending::Denied) => {
-            Some(record.reason.as_str()).filter(is_it)
-        }
-        AnswerChoice::No | AnswerChoice::Always => None,
-        AnswerChoice::Once | AnswerChoice::Hour if !goes_or_ran(record.state) => None,
-        AnswerChoice::Once | AnswerChoice::Hour => {
-            record.history.iter().flat_map(|row| row.reason.split(BETWEEN)).find(is_it)
-        }
-    };
-    let (_, of) = text?.rsplit_once('(')?;
-    Some(of.trim_end_matches(')').split(", ").filter_map(|at| at.parse().ok()).collect())
+    let mut told = told_answers(record).into_iter().filter(|_| counts);
+    told.find(|answer| answer.by == *by && answer.choice == choice).map(|answer| answer.of)
 }
 
 /// True of a call that a yes has let run, or will.

@@ -16,8 +16,6 @@ use crate::ids::{Attempt, Hash, Incarnation, MeshId, NodeId, PeerId, PublicKey, 
 use crate::policy;
 use crate::record::{Directory, Effect, Ending, Header, Payload, Tier, ToolDecl};
 
-pub use crate::rights::NO_CONSENT;
-
 /// The time, handed in and never read: milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Now {

@@ -23,6 +23,8 @@ pub mod policy;
 pub mod protocol_rule;
 pub mod record;
 pub mod rows;
+pub mod rule_words;
+pub mod standing;
 mod spending;
 #[cfg(any(test, feature = "test-kit"))]
 pub mod test_kit;

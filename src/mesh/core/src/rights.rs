@@ -28,16 +28,11 @@ use crate::policy::{
 use crate::protocol_rule::{ProtocolRule, ProtocolRules};
 use crate::record::{Header, Tier};
 use crate::rows::{self, Row as _};
+use crate::rule_words;
 use crate::trust::Trust;
 use answers::Answers;
 pub(crate) use answers::{call_of, read as read_answer};
 use room::Room;
-
-/// Reason for which a call of a device that was removed, or awaits re-approval, does not run.
-pub(crate) const STRANGER: &str = "the device that asked does not belong to the mesh any more";
-
-/// With this begins the reason of a call that expired while it waited for a yes.
-pub const NO_CONSENT: &str = "no_consent";
 
 /// The envelope of a statement with its salt, and room to spare.
 const ENVELOPE_BYTES_MAX: usize = 512;
@@ -112,20 +107,6 @@ pub(crate) enum Ruling {
 pub(crate) fn read(entry: &SignedEntry) -> Option<Said> {
     let said = Said::from_body(entry.body()?)?;
     (said.key.kind() == entry.entry.kind).then_some(said)
-}
-
-/// Why a call does not run.
-pub(crate) fn why(request: &Request, decision: &Decision) -> String {
-    if decision.rule == Cause::DeviceUnknown {
-        return STRANGER.to_owned();
-    }
-    format!("{} ({})", decision.why(request), decision.rule)
-}
-
-/// Why a call that asks did not run: `rule` is the first that asked.
-pub(crate) fn no_consent(asked: &Asked) -> String {
-    let rules: Vec<String> = asked.asks.iter().map(|ask| ask.rule.to_string()).collect();
-    format!("{NO_CONSENT}: nobody said yes in time, and {} asks", rules.join(", "))
 }
 
 /// True of a yes to this call, whoever says it and whatever its header is.
@@ -204,7 +185,17 @@ impl Rights {
     /// True if whoever made this mark knew something that is not here. A newcomer got the last word of each log without
     /// the log, and membership changes come also beside their logs.
     fn lacks(&self, mark: &[Known], logs: &Logs, trust: &Trust) -> bool {
-        mark.iter().any(|Known { author, incarnation, seq }| {
+        self.lacking(mark, logs, trust).next().is_some()
+    }
+
+    /// The parts of a mark that are not here, see [`Self::lacks`].
+    pub(crate) fn lacking<'a>(
+        &'a self,
+        mark: &'a [Known],
+        logs: &'a Logs,
+        trust: &'a Trust,
+    ) -> impl Iterator<Item = &'a Known> {
+        mark.iter().filter(move |Known { author, incarnation, seq }| {
             let told = self.known.get(&(*author, *incarnation)).copied().unwrap_or(0);
             logs.held(author, *incarnation).max(told) < *seq
                 && !trust.holds(&Place { author: *author, incarnation: *incarnation, seq: *seq })
@@ -252,10 +243,10 @@ impl Rights {
             return Ruling::Behind;
         }
         if decision.verdict == Verdict::Ask {
-            let why = why(&request, &decision);
+            let why = rule_words::denied(&request, &decision);
             return Ruling::Ask(Asked { asks: decision.asks, why });
         }
-        let why = self.refusal(&decision).unwrap_or_else(|| why(&request, &decision));
+        let why = self.refusal(&decision).unwrap_or_else(|| rule_words::denied(&request, &decision));
         Ruling::No { why, of_target: decision.rule.is_of_target() }
     }
 

@@ -12,7 +12,7 @@ use crate::limits;
 use crate::policy::{Cause, Decision, Principal, Request, Verdict};
 use crate::protocol_rule::ProtocolRule;
 use crate::record::Header;
-use crate::rights;
+use crate::rule_words;
 use crate::tiers;
 
 /// Time after which it makes sense to ask again where a queue is full.
@@ -59,11 +59,13 @@ pub(crate) fn accept(new: NewCall, book: &Book, facts: &Facts<'_>, fx: &Effects<
     }
     let node_id = facts.nodes.name(&target, facts.trust);
     let Some(node_id) = node_id else { return Err(Refusal::UnknownNode(new.node)) };
-    let Some(decl) = facts.nodes.declared(&target, new.tool.as_str()) else {
-        return Err(Refusal::UnknownTool { node: node_id, tool: new.tool });
-    };
     let request = request(&new, principal, target, facts);
     let decision = facts.rights.view().decide(&request);
+    let Some(decl) = facts.nodes.declared(&target, new.tool.as_str()) else {
+        let is_banned = matches!(decision.rule, Cause::Local(_));
+        let unknown = || Refusal::UnknownTool { node: node_id, tool: new.tool };
+        return Err(if is_banned { denied(request, decision, facts) } else { unknown() });
+    };
     match decision.verdict {
         Verdict::Allow | Verdict::Ask => {}
         Verdict::Deny if decision.rule == Cause::OwnerOnly && !fx.enforces(ProtocolRule::Tier) => {}
@@ -129,7 +131,7 @@ fn request(new: &NewCall, principal: Principal, target: PeerId, facts: &Facts<'_
 
 fn denied(request: Request, decision: Decision, facts: &Facts<'_>) -> Refusal {
     let would_change = facts.rights.view().would_change(&request, &decision);
-    let why = rights::why(&request, &decision);
+    let why = rule_words::denied(&request, &decision);
     Refusal::Denied(Box::new(Denial { request, decision, why, would_change }))
 }
 

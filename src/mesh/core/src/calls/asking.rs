@@ -14,7 +14,8 @@ use crate::ids::{Hash, PeerId, ReqId};
 use crate::io::CallState;
 use crate::limits;
 use crate::protocol_rule::ProtocolRule;
-use crate::rights::{self, Asked, Ruling};
+use crate::rights::{Asked, Ruling};
+use crate::rule_words;
 
 /// Why a call waits of which its target says so.
 const TARGET_ASKS: &str = "as the node knows the rules, a person has to say yes first";
@@ -205,7 +206,7 @@ impl Book {
 
     /// Why a call that asks is over, once it is too late for a yes.
     pub(crate) fn no_consent(&self, id: &ReqId) -> Option<String> {
-        self.asking.asked(id).map(rights::no_consent)
+        self.asking.asked(id).map(|asked| rule_words::no_consent(&asked.asks))
     }
 
     /// Hash of the entry of an open call's header.

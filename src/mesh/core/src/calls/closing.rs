@@ -11,7 +11,8 @@ use crate::io::{CallRecord, CallState, HistoryRow};
 use crate::limits;
 use crate::protocol_rule::{ProtocolRule, ProtocolRules};
 use crate::record::{Ending, Header};
-use crate::rights::{self, Asked, STRANGER};
+use crate::rights::Asked;
+use crate::rule_words::{self, STRANGER};
 
 /// Why a call ends in the book of a device that leaves.
 pub(super) const LEFT: &str = "this device left the mesh";
@@ -70,7 +71,7 @@ pub(super) fn overdue(
         (Ending::Interrupted, "no news of its run arrived any more: it may or may not have happened".to_owned())
     } else {
         let late = || "TTL expired before the node started it".to_owned();
-        (Ending::Expired, asked.map_or_else(late, rights::no_consent))
+        (Ending::Expired, asked.map_or_else(late, |asked| rule_words::no_consent(&asked.asks)))
     };
     Some(InferredEnding::of(record, ending, &reason, true))
 }

@@ -28,6 +28,7 @@ use crate::protocol_rule::ProtocolRule;
 use crate::record::{CancelRequest, Directory, Ending, Header, MembershipChange, Tier};
 use crate::rights;
 use crate::rows::{self, ConsentRow};
+use crate::standing::{HeldAnswer, Standing};
 
 /// Time for which a clean stop waits for the successor's first beacon.
 const STOP_WAIT_MS: u64 = 100;
@@ -304,6 +305,27 @@ impl Peer {
             })
         });
         asking.collect()
+    }
+
+    /// A call that this peer knows, or has known, as rights see it here and now.
+    #[must_use]
+    pub fn standing(&self, header: &Header, origin: PeerId) -> Standing {
+        let (id, now) = (header.id, self.timers.now.mono_ms);
+        let is_open = self.book.record(&id).is_some_and(|record| matches!(record.state, CallState::Open(_)));
+        let entry = self.book.header_hash(&id).filter(|_| is_open);
+        let request = self.rights.question(header, origin, entry);
+        let settled = self.rights.view().decide(&request).consents;
+        let given = self.rights.view().consents().all();
+        let counts =
+            given.filter(|given| settled.contains(&given.hash) || rights::call_of(&given.consent.choice) == Some(id));
+        let answers = counts.map(|given| HeldAnswer {
+            at: given.at,
+            consent: given.consent.clone(),
+            left_ms: self.rights.answer_left_ms(&given.hash, now).unwrap_or(0),
+        });
+        let answers = answers.collect();
+        let behind = self.rights.lacking(&header.mark, &self.logs, &self.trust).map(|known| known.author).collect();
+        Standing { request, answers, behind, left_ms: self.book.left_ms(&id, now).filter(|_| is_open) }
     }
 
     /// A person at a door of ours answers a call.

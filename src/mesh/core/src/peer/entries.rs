@@ -18,6 +18,7 @@ use crate::protocol_rule::ProtocolRule;
 use crate::record::{CancelRequest, Ending, Outcome, Payload, Source};
 use crate::rights;
 use crate::rows;
+use crate::rule_words;
 use crate::spending::{self, Payer};
 use crate::trust::Judgement;
 
@@ -314,7 +315,7 @@ impl Peer {
         self.refresh_neighbours(fx);
         self.logs.ask_all(&self.trust, fx);
         for unrun in self.book.of_strangers(&facts!(self)) {
-            let finished = self.executor.deny(unrun, rights::STRANGER, &facts!(self), fx);
+            let finished = self.executor.deny(unrun, rule_words::STRANGER, &facts!(self), fx);
             self.finish(finished, fx);
         }
         let executor = &self.executor;

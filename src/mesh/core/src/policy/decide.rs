@@ -288,6 +288,12 @@ impl View {
         }
         path.push(Step::pass(Layer::Credential));
 
+        // A device lists no tool that it forbids itself: the ban is what people read, not that the tool is not there.
+        if let Some(pattern) = target.facts.deny.iter().find(|pattern| pattern.may_mean(node, &tool)) {
+            return no(Layer::Local, Cause::Local(pattern.clone()), path);
+        }
+        path.push(Step::pass(Layer::Local));
+
         let offered = target.tools.get(tool.as_ref()).filter(|offered| offered.name == request.tool);
         let Some(offered) = offered else { return no(Layer::Tool, Cause::ToolAbsent, path) };
         match offered.state {
@@ -295,11 +301,6 @@ impl View {
             ToolState::Pending => return no(Layer::Tool, Cause::ToolPending, path),
             ToolState::Changed => return no(Layer::Tool, Cause::ToolChanged, path),
         }
-
-        if let Some(pattern) = target.facts.deny.iter().find(|pattern| pattern.may_mean(node, &tool)) {
-            return no(Layer::Local, Cause::Local(pattern.clone()), path);
-        }
-        path.push(Step::pass(Layer::Local));
 
         if self.mode == Mode::Open {
             if origin.facts.tier != Tier::Owner && offered.owner_only {

@@ -1,10 +1,11 @@
 //! A question about rights, and its answer.
 
 use std::fmt;
+use std::str::FromStr;
 
 use super::records::Verdict;
 use crate::glob::ToolPattern;
-use crate::ids::{Hash, PeerId, ReqId, ToolName};
+use crate::ids::{Hash, InvalidId, PeerId, ReqId, ToolName};
 use crate::people::{Domain, Principal, RuleRef, TokenId, WorkspaceId};
 
 /// May this principal, at this device, use that tool of that device?
@@ -72,10 +73,10 @@ pub enum Layer {
     Principal,
     /// Token and terms of a device reach so far.
     Credential,
-    /// The tool is offered and approved.
-    Tool,
     /// The target does not forbid it itself.
     Local,
+    /// The tool is offered and approved.
+    Tool,
     /// Tiers, in a mesh without workspaces; nothing else is asked there.
     Open,
     /// The workspace that is named.
@@ -304,6 +305,38 @@ impl fmt::Display for Cause {
             Self::Own => "builtin/own",
             Self::Default => "default",
             Self::Rule(rule) => return write!(f, "{rule}"),
+        })
+    }
+}
+
+impl FromStr for Cause {
+    type Err = InvalidId;
+    /// Reads the public name.
+    fn from_str(text: &str) -> Result<Self, InvalidId> {
+        Ok(match text {
+            "device:unknown" => Self::DeviceUnknown,
+            "principal:device" => Self::PrincipalDevice,
+            "principal:unknown" => Self::PrincipalUnknown,
+            "principal:suspended" => Self::PrincipalSuspended,
+            "token:over" => Self::TokenOver,
+            "token:scope" => Self::TokenScope,
+            "tier:scope" => Self::TierScope,
+            "tool:absent" => Self::ToolAbsent,
+            "tool:pending" => Self::ToolPending,
+            "tool:changed" => Self::ToolChanged,
+            "tier:owner-only" => Self::OwnerOnly,
+            "workspace:unknown" => Self::WorkspaceUnknown,
+            "workspace:not-member" => Self::WorkspaceNotMember,
+            "workspace:scope" => Self::WorkspaceScope,
+            "builtin/open" => Self::Open,
+            "builtin/owner" => Self::Owner,
+            "builtin/manager" => Self::Manager,
+            "builtin/own" => Self::Own,
+            "default" => Self::Default,
+            _ => match text.strip_prefix("local:") {
+                Some(pattern) => Self::Local(pattern.parse()?),
+                None => Self::Rule(text.parse()?),
+            },
         })
     }
 }

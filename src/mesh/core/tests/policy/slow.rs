@@ -551,6 +551,11 @@ pub(crate) fn decide(world: &World, request: &Request) -> (Verdict, String) {
         return deny("tier:scope");
     }
 
+    let is_denied = |pattern: &&ToolPattern| may_be_within(None::<&Vec<String>>, Some(&vec![*pattern]), &node, &tool);
+    if let Some(pattern) = target.deny.iter().find(is_denied) {
+        return deny(&format!("local:{pattern}"));
+    }
+
     let Some(offered) = target.tools.iter().find(|offered| offered.name.as_str().to_ascii_lowercase() == tool) else {
         return deny("tool:absent");
     };
@@ -563,11 +568,6 @@ pub(crate) fn decide(world: &World, request: &Request) -> (Verdict, String) {
             Some(hash) if *hash != offered.hash => return deny("tool:changed"),
             Some(_) => {}
         }
-    }
-
-    let is_denied = |pattern: &&ToolPattern| may_be_within(None::<&Vec<String>>, Some(&vec![*pattern]), &node, &tool);
-    if let Some(pattern) = target.deny.iter().find(is_denied) {
-        return deny(&format!("local:{pattern}"));
     }
 
     if !matches!(world.records.get(&Key::Mode), Some(Value::Mode(Mode::Workspaces))) {

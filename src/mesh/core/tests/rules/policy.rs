@@ -3,8 +3,9 @@
 use mesh_core::frame::{EntryItem, Frame};
 use mesh_core::io::{CallState, Command, Edit, Input, NewCall, Refusal, Reply};
 use mesh_core::policy::{Binding, Cause, Key, Mode, Person, Role, Rule, RuleVerdict, Value, Workspace};
-use mesh_core::record::{Ending, Tier};
-use mesh_core::test_kit::{Net, id};
+use mesh_core::record::{Directory, Effect, Ending, Tier};
+use mesh_core::rule_words::rule_of;
+use mesh_core::test_kit::{Net, id, offers, tool};
 
 use crate::call;
 
@@ -149,4 +150,48 @@ fn back_to_the_open_mode_owners_may_what_they_could_before() {
     assert!(matches!(asked(&mut net, 1, call(0)), Reply::Call { created: true, .. }));
     assert_eq!(net.peer(1).view().rights.mode(), Mode::Open);
     assert_eq!(id(0), net.peer(0).view().me);
+}
+
+#[test]
+fn a_ban_of_the_device_itself_is_told_by_its_pattern_at_origin_gateway_and_target() {
+    let mut net = Net::of(3);
+    home(&mut net);
+    net.split(&[&[0, 1], &[2]]);
+    let waits = net.ask(1, by_mia(2));
+    // As the shell does: what is forbidden is not offered, and the pattern is shown.
+    let banned = Directory { deny: vec![parse("ec*")], ..offers(vec![tool("other", Effect::Idempotent)]) };
+    assert_eq!(net.command(2, Command::SetDirectory(banned)), Reply::Noted);
+    net.join_all();
+    net.pass(5_000);
+    let ban: Cause = parse("local:ec*");
+    for n in 0..3 {
+        let record = net.record(n, &waits).unwrap();
+        assert_eq!((record.state, record.confirmed), (CallState::Ended(Ending::Denied), true), "at {n}: {record:?}");
+        assert_eq!(rule_of(&record), Some(ban.clone()), "at {n}: {}", record.reason);
+        assert_eq!(denied_by(&asked(&mut net, n, by_mia(2))), ban, "at {n}");
+    }
+    assert!(net.devices[2].ran.is_empty());
+    let nothing = NewCall { tool: parse("nothing"), ..by_mia(2) };
+    assert!(matches!(asked(&mut net, 1, nothing), Reply::Refused(Refusal::UnknownTool { .. })));
+}
+
+#[test]
+fn a_call_tells_what_its_origin_knew_and_this_device_does_not() {
+    let mut net = Net::of(3);
+    net.split(&[&[0, 1], &[2]]);
+    home(&mut net);
+    let call = net.ask(1, by_mia(2));
+    // Its header comes to the target, and what was said before it does not.
+    let header = net.devices[1].log().into_iter().rfind(|entry| entry.header().is_some_and(|own| own.id == call));
+    let entries = vec![EntryItem { entry: header.unwrap(), left_ms: None }];
+    net.input(2, Input::Recv(id(1), Frame::Entries { entries, more: false }));
+    let header = net.peer(1).open_call(&call).unwrap().header.clone();
+    let [origin, target] = [1, 2].map(|n| net.peer(n).standing(&header, id(1)));
+    assert!(origin.behind.is_empty() && origin.request.call.is_some(), "{origin:?}");
+    assert!(target.behind.contains(&id(0)), "{target:?}");
+    net.join_all();
+    net.pass(5_000);
+    let done = net.peer(2).standing(&header, id(1));
+    assert!(done.behind.is_empty() && done.request.call.is_none() && done.left_ms.is_none(), "{done:?}");
+    assert_eq!(net.runs(&call), 1);
 }

@@ -5,6 +5,7 @@
 //! namespaces) says why it was skipped, and fails instead when `SIGIL_TEST_REQUIRE=all`.
 #![cfg(test)]
 
+mod asking;
 mod attacks;
 mod audience;
 mod audit;
@@ -18,6 +19,7 @@ mod doors;
 mod explain_call;
 #[cfg(feature = "fault-points")]
 mod faults;
+mod field_lessons;
 mod freezing;
 mod gateway_loss;
 mod harness;

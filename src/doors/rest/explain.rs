@@ -47,7 +47,7 @@ pub(super) struct Asked {
 /// An answer, and why.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Explained {
-    /// The answer. A call that asks waits until somebody who may says yes (see `/api/v1/approvals`), or its time is over.
+    /// The answer. A call that asks waits until somebody who may says yes (see `/api/v1/approvals`), or it expires.
     verdict: VerdictName,
     /// Rule that decided: `WORKSPACE/RULE`, or the name of what else it was.
     rule: String,

@@ -357,7 +357,7 @@ impl Rights {
     pub(crate) fn is_out(&self, header: &Header, origin: PeerId) -> Option<String> {
         let request = self.question(header, origin, None);
         let decision = self.view.decide(&request);
-        decision.rule.is_of_asker().then(|| why(&request, &decision))
+        decision.rule.is_of_asker().then(|| rule_words::denied(&request, &decision))
     }
 
     /// The statement by which a device speaks for nobody any more; `None`: it does not, as far as is known here. What limits

@@ -234,7 +234,9 @@ pub struct Renamed {
 pub async fn rename_other(mesh: &MeshHandle, who: &Identity, text: &str, name: NodeId) -> Result<Renamed, OpError> {
     let (view, around) = (mesh.view(), mesh.surroundings());
     let peer = match resolve(&view, &around.pending, text)? {
-        Named::Member(node) if node.peer == view.me && node.tier == Tier::Owner => return rename(mesh, who, name).await,
+        Named::Member(node) if node.peer == view.me && node.tier == Tier::Owner => {
+            return rename(mesh, who, name).await;
+        }
         Named::Member(node) => node.peer,
         Named::Pending(pending) => {
             let detail = format!("`{}` awaits approval, and has no name yet", pending.node_id);

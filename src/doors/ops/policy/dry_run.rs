@@ -96,12 +96,7 @@ fn after(now: &View, held: &Held, changes: &[(Key, Option<Value>)]) -> View {
 }
 
 /// A call as it would be asked now, in the workspace that gives it.
-fn changed(
-    record: &CallRecord,
-    (principal, node): (Principal, String),
-    now: &View,
-    after: &View,
-) -> Option<Changed> {
+fn changed(record: &CallRecord, (principal, node): (Principal, String), now: &View, after: &View) -> Option<Changed> {
     let header = &record.header;
     let request = Request {
         principal,

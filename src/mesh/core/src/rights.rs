@@ -22,8 +22,8 @@ use crate::limits;
 use crate::log::Logs;
 use crate::nodes::Nodes;
 use crate::policy::{
-    Cause, Choice, Consent, Content, Credential, Decision, Device, DeviceFacts, Domain, InForce, Key, Mode, Offered, OpenAsk,
-    PersonId, Policy, Principal, Request, Role, RuleRef, Said, Statement, Value, Verdict, View,
+    Cause, Choice, Consent, Content, Credential, Decision, Device, DeviceFacts, Domain, InForce, Key, Mode, Offered,
+    OpenAsk, PersonId, Policy, Principal, Request, Role, RuleRef, Said, Statement, Value, Verdict, View,
 };
 use crate::protocol_rule::{ProtocolRule, ProtocolRules};
 use crate::record::{Header, Tier};

@@ -411,12 +411,7 @@ impl Peer {
     }
 
     /// The rules that settle these asks for calls like this one for ever: one in each domain.
-    fn always(
-        &self,
-        header: &Header,
-        asker: &Principal,
-        of: &[RuleRef],
-    ) -> Result<Vec<(Key, Option<Value>)>, Refusal> {
+    fn always(&self, header: &Header, asker: &Principal, of: &[RuleRef]) -> Result<Vec<(Key, Option<Value>)>, Refusal> {
         let node = self.nodes.name(&header.target, &self.trust).unwrap_or_else(|| header.node_id.clone());
         let who = asker.to_string().parse::<Who>();
         let (nodes, tools) = (node.as_str().parse::<NodePattern>(), header.tool.folded().parse::<ToolPattern>());

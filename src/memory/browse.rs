@@ -3,9 +3,10 @@
 use std::collections::BTreeSet;
 use std::ops::Bound;
 
-use memory_core::facts::{Found, Predicate, Shown, subject_text, superseded};
+use memory_core::facts::{Found, Predicate, subject_text};
 use memory_core::ids::{BatchId, MessageKey};
 use memory_core::item::Message;
+use memory_core::relation::{Shown, superseded};
 
 use super::ask::{Fact, Said};
 use super::error::MemoryError;

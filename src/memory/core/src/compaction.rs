@@ -17,7 +17,7 @@ use crate::select::select;
 use crate::verify;
 
 /// Generation of selection and rules. A higher one wins messages from a lower.
-pub const ALGORITHM: u16 = 1;
+pub const ALGORITHM: u16 = 2;
 /// From this attempt on without a model: it may be what fails.
 pub const ATTEMPT_WITHOUT_MODEL: u32 = 3;
 /// From this attempt on nothing is read but keys: a message may be what fails.
@@ -135,13 +135,17 @@ impl Draft {
     pub fn by_rules(capture: &Capture, settings: &Settings, messages: &[(MessageKey, Rev, Message)]) -> Self {
         let texts: Vec<Message> = messages.iter().map(|(_, _, message)| message.clone()).collect();
         let (mut lines, mut found) = (Vec::new(), Vec::new());
-        for selected in select(&texts) {
-            let Some((key, rev, message)) = messages.get(selected.at) else { continue };
+        let selection = select(&texts);
+        for selected in &selection.lines {
+            let Some((key, _, _)) = messages.get(selected.at) else { continue };
             lines.push(Line { key: *key, span: selected.span });
-            if settings.facts {
-                let by_rules = facts::extract(message);
-                found.extend(stamped(capture.batch, *key, *rev, Extractor::Rules, 0, &by_rules));
-            }
+        }
+        // What was so before has no line and keeps its facts: a question as of then is answered by them.
+        let mut of_facts: Vec<usize> = selection.lines.iter().map(|it| it.at).chain(selection.replaced).collect();
+        of_facts.sort_unstable();
+        for (key, rev, message) in of_facts.iter().filter(|_| settings.facts).filter_map(|at| messages.get(*at)) {
+            let by_rules = facts::extract(message);
+            found.extend(stamped(capture.batch, *key, *rev, Extractor::Rules, 0, &by_rules));
         }
         let summary = Summary { batch: capture.batch, algorithm: ALGORITHM, covers: capture.covers.clone(), lines };
         Self { summary, facts: found, rewrites: Vec::new(), head: None }

@@ -19,6 +19,7 @@ pub mod index;
 pub mod item;
 pub mod limits;
 pub mod rank;
+pub mod relation;
 pub mod replica;
 pub mod resolve;
 pub mod select;

@@ -2,10 +2,16 @@
 //!
 //! Rules, no model: a digit, a name inside a sentence, a verb by which something is settled, and length count for a message;
 //! a question and small talk against it. Centres of meaning are the wrong choice for chats: small talk is the centre.
+//!
+//! Of what a batch says twice the later stands, and of what it says otherwise later too ([`crate::relation`]): texts that are
+//! nearly the same and differ in a number, a name, a day or a "not" are two.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
+use crate::facts::{Predicate, extract};
 use crate::item::{Message, Span};
+use crate::relation::{Shown, superseded};
+use crate::text::dates::is_value;
 use crate::text::grams::{Term, terms};
 use crate::text::{lang, pieces, words};
 
@@ -15,6 +21,14 @@ pub const SHARE_PERCENT: usize = 30;
 const SAME_PERCENT: usize = 80;
 /// Replies up to this many words may need what they reply to.
 const SHORT_WORDS: usize = 6;
+/// Messages up to this many words may put right what was said before.
+const CORRECTION_WORDS: usize = 14;
+/// Messages of the same talk after one that are looked at for what puts it right.
+const CORRECTION_WITHIN: usize = 4;
+/// Letters that an ending may have: "comes" and "come" are one word.
+const ENDING_LETTERS: usize = 3;
+/// Letters that words must share in front of their endings.
+const STEM_LETTERS: usize = 4;
 /// Messages longer than this many sentences are shown by their best piece.
 const WHOLE_SENTENCES: usize = 5;
 
@@ -40,10 +54,25 @@ pub fn salience(text: &str) -> f64 {
     if asks {
         score -= 2.0;
     }
-    if is_filler(text) {
+    if is_correction(text) {
+        score += 1.5;
+    } else if is_filler(text) {
         score -= 1.5;
     }
     score
+}
+
+/// True if a text puts right what was said before: short, begins so, and has a value or a name to put in its place.
+fn is_correction(text: &str) -> bool {
+    let lower = text.trim().to_lowercase();
+    let begins = |start: &&str| {
+        lower.strip_prefix(*start).is_some_and(|rest| !rest.starts_with(|c: char| c.is_alphanumeric() || c == '\''))
+    };
+    let mut values = words(text).map(|(_, word)| is_value(&word.to_lowercase()));
+    words(text).count() <= CORRECTION_WORDS
+        && !text.trim_end().ends_with(['?', '？'])
+        && lang::ALL.iter().any(|language| language.corrections.iter().any(begins))
+        && (values.any(|is_value| is_value) || has_name(text))
 }
 
 /// A word with a capital inside of a sentence, other than "I".
@@ -71,28 +100,123 @@ pub struct Selected {
     pub span: Span,
 }
 
-/// Selects from a batch in order of time: [`SHARE_PERCENT`] of it, rounded up, without near duplicates, and the messages that
-/// short replies among them need. In the order of the batch; the same batch gives the same.
+/// All that stands for a batch.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Selection {
+    /// Messages that have a line each, in the order of the batch.
+    pub lines: Vec<Selected>,
+    /// Places of messages that say something, and have no line because a later one says otherwise: what was so before.
+    pub replaced: Vec<usize>,
+}
+
+/// Selects from a batch in order of time: [`SHARE_PERCENT`] of it, rounded up, without what is said again or otherwise later,
+/// and the messages that short replies and corrections belong to. The same batch gives the same.
 #[must_use]
-pub fn select(batch: &[Message]) -> Vec<Selected> {
+pub fn select(batch: &[Message]) -> Selection {
     let wanted = (batch.len() * SHARE_PERCENT).div_ceil(100);
+    let instead = newer(batch);
     let mut order: Vec<(usize, f64)> = batch.iter().map(|message| salience(&message.text)).enumerate().collect();
     order.sort_by(|(a, x), (b, y)| y.total_cmp(x).then(a.cmp(b)));
     let mut picked: Vec<(usize, BTreeSet<Term>)> = Vec::new();
-    for (at, _) in order {
+    let mut replaced = BTreeSet::new();
+    for (old, _) in order {
         if picked.len() == wanted {
             break;
         }
-        let Some(message) = batch.get(at) else { continue };
+        let at = instead.get(&old).copied().unwrap_or(old);
+        if at != old {
+            replaced.insert(old);
+        }
+        let Some(message) = batch.get(at).filter(|_| !picked.iter().any(|(known, _)| *known == at)) else { continue };
         let own: BTreeSet<Term> = terms(&message.text).into_iter().collect();
-        if !picked.iter().any(|(_, other)| is_same(&own, other)) {
-            picked.push((at, own));
+        let repeats = |known: &usize, other: &BTreeSet<Term>| {
+            is_same(&own, other) && batch.get(*known).is_some_and(|known| says_the_same(known, message))
+        };
+        match picked.iter_mut().find(|(known, other)| repeats(known, other)) {
+            // What is said again is so at the later time.
+            Some((known, _)) => *known = at.max(*known),
+            None => picked.push((at, own)),
         }
     }
     let mut all: BTreeSet<usize> = picked.iter().map(|(at, _)| *at).collect();
-    all.extend(picked.iter().filter_map(|(at, _)| parent(batch, *at)));
-    let selected = all.into_iter().filter_map(|at| Some(Selected { at, span: shown(&batch.get(at)?.text) }));
-    selected.collect()
+    all.extend(picked.iter().filter_map(|(at, _)| correction(batch, *at)));
+    let replies: Vec<usize> = all.iter().copied().collect();
+    all.extend(replies.into_iter().filter_map(|at| parent(batch, at)));
+    all.retain(|at| !replaced.contains(at));
+    let lines = all.into_iter().filter_map(|at| Some(Selected { at, span: shown(&batch.get(at)?.text) })).collect();
+    Selection { lines, replaced: replaced.into_iter().collect() }
+}
+
+/// For each message of which every fact is replaced by a later one, the last message that does so.
+fn newer(batch: &[Message]) -> BTreeMap<usize, usize> {
+    let facts: Vec<(usize, Shown<'_>)> = batch
+        .iter()
+        .enumerate()
+        .flat_map(|(at, message)| {
+            extract(message).into_iter().map(move |fact| (at, Shown { fact, message, corrected: false }))
+        })
+        .collect();
+    let shown: Vec<Shown<'_>> = facts.iter().map(|(_, shown)| *shown).collect();
+    let mut instead: BTreeMap<usize, Option<usize>> = BTreeMap::new();
+    for ((at, shown), by) in facts.iter().zip(superseded(&shown)) {
+        let by = by.and_then(|by| facts.get(by)).map(|(newer, _)| *newer);
+        // A message of which no rule makes anything is replaced by nothing.
+        let by = by.filter(|_| shown.fact.predicate != Predicate::Said);
+        instead.entry(*at).and_modify(|known| *known = (*known).zip(by).map(|(a, b)| a.max(b))).or_insert(by);
+    }
+    instead.into_iter().filter_map(|(at, by)| Some((at, by?))).collect()
+}
+
+/// True if two texts that are nearly the same say the same: each number, name, day and denial is in both, and every other
+/// word at least with another ending; and what they say of the speaker is of one person.
+fn says_the_same(a: &Message, b: &Message) -> bool {
+    let (of_a, of_b) = (telling(&a.text), telling(&b.text));
+    let is_in = |word: &Telling<'_>, all: &[Telling<'_>]| all.iter().any(|other| word.is_form_of(other));
+    let of_speaker = |text: &str| words(text).any(|(_, word)| lang::any(&word.to_lowercase(), |it| it.speaker));
+    let points_back = |text: &str| {
+        words(text).next().is_some_and(|(_, word)| lang::any(&word.to_lowercase(), |language| language.anaphora))
+    };
+    of_a.iter().all(|word| is_in(word, &of_b))
+        && of_b.iter().all(|word| is_in(word, &of_a))
+        && (a.speaker == b.speaker || !of_speaker(&a.text))
+        && !(points_back(&a.text) && words(&a.text).count() > SHORT_WORDS / 2)
+}
+
+/// A word that tells something, by which two texts can differ.
+struct Telling<'a> {
+    shown: &'a str,
+    lower: String,
+}
+
+impl Telling<'_> {
+    fn is_form_of(&self, other: &Self) -> bool {
+        if self.lower == other.lower {
+            return true;
+        }
+        let fixed = |word: &Self| {
+            is_value(&word.lower)
+                || word.shown.starts_with(char::is_uppercase)
+                || lang::any(&word.lower, |language| language.negations)
+        };
+        let (own, others) = (self.lower.chars().count(), other.lower.chars().count());
+        let shared = self.lower.chars().zip(other.lower.chars()).take_while(|(a, b)| a == b).count();
+        !fixed(self) && !fixed(other) && shared >= STEM_LETTERS && shared + ENDING_LETTERS >= own.max(others)
+    }
+}
+
+fn telling(text: &str) -> Vec<Telling<'_>> {
+    let tells = |lower: &str| {
+        lang::any(lower, |language| language.negations) || !lang::any(lower, |language| language.stop_words)
+    };
+    let each = words(text).map(|(_, shown)| Telling { shown, lower: shown.to_lowercase() });
+    each.filter(|word| tells(&word.lower)).collect()
+}
+
+/// The message that puts another right: one of the next few in its talk that begins so, and says nothing of its own subject.
+fn correction(batch: &[Message], at: usize) -> Option<usize> {
+    let wrong = batch.get(at)?;
+    let after = batch.iter().enumerate().skip(at + 1).filter(|(_, message)| message.conversation == wrong.conversation);
+    after.take(CORRECTION_WITHIN).find(|(_, message)| is_correction(&message.text)).map(|(at, _)| at)
 }
 
 fn is_same(a: &BTreeSet<Term>, b: &BTreeSet<Term>) -> bool {
@@ -100,11 +224,17 @@ fn is_same(a: &BTreeSet<Term>, b: &BTreeSet<Term>) -> bool {
     both * 100 >= (a.len() + b.len() - both) * SAME_PERCENT
 }
 
-/// The message that a short reply needs: the one before in its talk, if the reply points back or that one asks.
+/// The message that a short reply needs: the one before in its talk, if the reply points back or that one asks; of a
+/// correction the last with a value.
 fn parent(batch: &[Message], at: usize) -> Option<usize> {
     let reply = batch.get(at)?;
     let (before, asked) =
         batch.iter().enumerate().take(at).rev().find(|(_, message)| message.conversation == reply.conversation)?;
+    if is_correction(&reply.text) {
+        let talk = batch.iter().enumerate().take(at).rev().filter(|(_, it)| it.conversation == reply.conversation);
+        let has_value = |text: &str| words(text).any(|(_, word)| is_value(&word.to_lowercase()));
+        return talk.take(CORRECTION_WITHIN).find(|(_, it)| has_value(&it.text)).map(|(at, _)| at);
+    }
     let first = words(&reply.text).next().map(|(_, word)| word.to_lowercase())?;
     let is_short = words(&reply.text).count() <= SHORT_WORDS;
     let points_back = lang::any(&first, |language| language.anaphora);
@@ -144,7 +274,7 @@ pub(crate) mod tests {
     }
 
     fn places(texts: &[&str]) -> Vec<usize> {
-        select(&batch(texts)).iter().map(|it| it.at).collect()
+        select(&batch(texts)).lines.iter().map(|it| it.at).collect()
     }
 
     #[test]
@@ -165,7 +295,58 @@ pub(crate) mod tests {
     fn the_same_said_twice_is_selected_once() {
         let said = "the plumber comes Tuesday 12 March at 8";
         let texts = [said, "ok", said, "hm", "the alarm company is Securia", "fine"];
-        assert_eq!(places(&texts), [0, 4]);
+        assert_eq!(places(&texts), [2, 4], "it is so at the later time");
+        let come =
+            |verb: &str| format!("{verb} Tuesday 12 March at 8 with all of the new copper pipes for the kitchen");
+        let (one, more) = (come("the plumber comes"), come("the plumbers come"));
+        assert_eq!(places(&[&one, "ok", &more, "hm"]), [2, 3], "another ending is no other word");
+    }
+
+    #[test]
+    fn what_differs_in_a_number_a_name_or_a_denial_is_not_the_same() {
+        for pair in [
+            ["the code of the box in the cellar is 4001", "the code of the box in the attic is 4001"],
+            ["the rent of flat 12 in Mill Lane costs 940 euro", "the rent of flat 13 in Mill Lane costs 940 euro"],
+            ["Marta should get the keys of the house", "Marta should not get the keys of the house"],
+            ["please give the big parcel to Anna", "please give the big parcel to Hanna"],
+        ] {
+            assert_eq!(places(&[pair[0], "ok", pair[1], "hm", "fine", "lol"]), [0, 2], "{pair:?}");
+        }
+    }
+
+    #[test]
+    fn of_what_changed_the_newest_has_the_line_and_the_older_is_kept_as_what_was() {
+        for (old, new) in [
+            ("the code of the box in the cellar is 4001", "the code of the box in the cellar is 4002"),
+            ("the dentist appointment is on Tuesday 4 March", "the dentist appointment moved to Friday 7 March"),
+            ("the rent for the garage is 90 euro", "actually the rent for the garage went up to 95 euro"),
+            ("Grandpa Anton has a car", "Grandpa Anton doesn't have a car any more"),
+        ] {
+            let selection = select(&batch(&[old, "ok", "hm", new, "lol", "fine"]));
+            let lines: Vec<usize> = selection.lines.iter().map(|it| it.at).collect();
+            assert!(lines.contains(&3) && !lines.contains(&0), "{new}: {lines:?}");
+            assert_eq!(selection.replaced, [0], "{old}");
+        }
+        // And back again: the last of three stands.
+        let code = |n: u32| format!("the code of the box in the cellar is {n}");
+        let (a, b, c) = (code(1), code(2), code(1));
+        assert_eq!(places(&[&a, &b, "ok", &c, "hm"]), [3, 4]);
+    }
+
+    #[test]
+    fn a_correction_goes_with_what_it_puts_right() {
+        let texts = ["the code of the safe is 4471", "lol", "sorry, I meant 4417", "ok", "hm", "good night!"];
+        assert_eq!(places(&texts), [0, 2]);
+        let texts = ["the party starts Friday at 7", "no, Saturday", "ok", "hm", "lol", "good night!"];
+        assert_eq!(places(&texts), [0, 1]);
+    }
+
+    #[test]
+    fn what_two_people_say_of_themselves_is_two_things() {
+        // Ann and Ben speak in turns.
+        let texts =
+            ["I can't eat shellfish any more", "I can't eat shellfish any more", "ok", "hm", "lol", "good night!"];
+        assert_eq!(places(&texts), [0, 1]);
     }
 
     #[test]
@@ -174,8 +355,8 @@ pub(crate) mod tests {
             format!("{}The door code is 4471. {}", "We talked a lot. ".repeat(6), "It was nice there. ".repeat(9));
         let message = batch(&[text.as_str()]);
         let selected = select(&message);
-        assert!(selected[0].span.of(&text).unwrap().contains("4471"));
-        assert!((selected[0].span.end as usize) < text.len());
+        assert!(selected.lines[0].span.of(&text).unwrap().contains("4471"));
+        assert!((selected.lines[0].span.end as usize) < text.len());
     }
 
     proptest! {
@@ -183,7 +364,8 @@ pub(crate) mod tests {
         fn a_selection_is_of_the_batch(texts in proptest::collection::vec(".{1,60}", 0..20)) {
             let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
             let batch = batch(&texts);
-            let selected = select(&batch);
+            let Selection { lines: selected, replaced } = select(&batch);
+            prop_assert!(replaced.iter().all(|at| selected.iter().all(|it| it.at != *at)));
             prop_assert!(selected.windows(2).all(|pair| pair[0].at < pair[1].at));
             prop_assert!(selected.iter().all(|it| it.span.of(&batch[it.at].text).is_some()));
             prop_assert_eq!(selected.is_empty(), batch.is_empty());

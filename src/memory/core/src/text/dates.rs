@@ -37,6 +37,17 @@ impl Date {
     }
 }
 
+/// True for a word, in lower case, that names a day or a month. "may" is a verb more often.
+pub(crate) fn is_day(word: &str) -> bool {
+    let is_month = |language: &&lang::Language| language.months.iter().any(|names| names.contains(&word));
+    lang::any(word, |language| language.days) || (word != "may" && lang::ALL.iter().any(is_month))
+}
+
+/// True for a word, in lower case, that has a digit, or names a day or a month.
+pub(crate) fn is_value(word: &str) -> bool {
+    word.contains(char::is_numeric) || is_day(word)
+}
+
 /// Time that a question names.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Named {

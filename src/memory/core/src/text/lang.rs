@@ -16,6 +16,14 @@ pub struct Language {
     pub question_words: &'static [&'static str],
     /// Months, January first, each with its short forms.
     pub months: [&'static [&'static str]; 12],
+    /// Days of the week, and words for one day or hour.
+    pub days: &'static [&'static str],
+    /// How messages begin that put right what was said before.
+    pub corrections: &'static [&'static str],
+    /// Words that deny.
+    pub negations: &'static [&'static str],
+    /// Words by which a speaker means themselves.
+    pub speaker: &'static [&'static str],
     /// Words that say when.
     pub time_words: &'static [&'static str],
     /// How questions begin that ask for a time.

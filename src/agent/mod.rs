@@ -147,7 +147,7 @@ async fn live(options: Options, log: &mut Option<LogFormat>) -> Result<(), Agent
     let around = Around {
         home: &home,
         logs,
-        backup: Source::new(home.path().to_owned(), store.clone(), blobs.clone()),
+        backup: Source::new(home.path().to_owned(), store.clone(), blobs.clone(), memory.clone()),
         memory,
         settings: Settings::new(reloader.watch(), reload_tx),
         socket_gone: socket_gone.clone(),

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::memory::MemoryError;
 use crate::mesh::FatalError;
 use crate::mesh::identity::IdentityError;
 use crate::store::StoreError;
@@ -67,6 +68,9 @@ pub enum BackupError {
     /// The store failed.
     #[error("keeping the rows of the backup")]
     Store(#[from] StoreError),
+    /// The memory of a workspace cannot be read, or not be kept.
+    #[error("the memory of the device")]
+    Memory(#[from] MemoryError),
     /// No agent could start from its rows.
     #[error("the backup holds no mesh that can be taken up")]
     Mesh(#[source] FatalError),

@@ -1,7 +1,7 @@
 //! The file of a backup: a magic, a number, parts, and the SHA-256 of all of it.
 //!
 //! Each part is a tag of one byte, the length of the rest in four (big endian), and that rest. In this order: one
-//! manifest, files, rows, blobs (each a start and its bytes), and one end that counts them. A writer that cannot go on
+//! manifest, files, rows, rows of memory, blobs (each a start and its bytes), and one end that counts them. A writer that cannot go on
 //! says so in a last part. The sum says that a file is whole; it is no signature, since the key lies beside it.
 
 use std::io::{self, Read, Write};
@@ -14,8 +14,9 @@ use super::error::BackupError;
 
 /// Its second half is what transfers as text, or over seven bits, change.
 const MAGIC: [u8; 16] = *b"sigil backup\r\n\x1a\xff";
-/// The present format.
-pub(super) const VERSION: u32 = 1;
+/// The present format. Version 1 had no memory, and is read.
+pub(super) const VERSION: u32 = 2;
+const OLDEST: u32 = 1;
 
 const MANIFEST: u8 = 1;
 const FILE: u8 = 2;
@@ -24,6 +25,7 @@ const BLOB: u8 = 4;
 const BLOB_BYTES: u8 = 5;
 const END: u8 = 6;
 const GIVEN_UP: u8 = 7;
+const MEMORY: u8 = 8;
 
 /// Largest manifest, end, or reason for giving up.
 const TEXT_BYTES_MAX: u64 = 64 * 1024;
@@ -70,6 +72,9 @@ pub struct Contents {
     pub files: u64,
     /// Rows of the store.
     pub rows: u64,
+    /// Rows of the memory of workspaces.
+    #[serde(default)]
+    pub memory: u64,
     /// Large payloads.
     pub blobs: u64,
     /// All that is not in it.
@@ -81,6 +86,7 @@ pub struct Contents {
 pub(super) enum Part {
     File { name: String, bytes: Vec<u8> },
     Row { key: Vec<u8>, value: Vec<u8> },
+    Memory { workspace: [u8; 16], key: Vec<u8>, value: Vec<u8> },
     Blob(Hash),
     BlobBytes(Vec<u8>),
     End(Contents),
@@ -124,6 +130,11 @@ impl<W: Write> Writer<W> {
         self.part(ROW, &[&len.to_be_bytes(), key, value])
     }
 
+    pub(super) fn memory(&mut self, workspace: &[u8; 16], key: &[u8], value: &[u8]) -> io::Result<()> {
+        let len = u16::try_from(key.len()).map_err(io::Error::other)?;
+        self.part(MEMORY, &[workspace, &len.to_be_bytes(), key, value])
+    }
+
     pub(super) fn blob(&mut self, hash: &Hash) -> io::Result<()> {
         self.part(BLOB, &[&hash.0])
     }
@@ -144,6 +155,18 @@ impl<W: Write> Writer<W> {
         let most = usize::try_from(TEXT_BYTES_MAX).unwrap_or(usize::MAX);
         self.part(GIVEN_UP, &[why.get(..most).unwrap_or(why)])?;
         self.out.flush()
+    }
+}
+
+/// Place of a kind of part in a file.
+fn order(tag: u8) -> u8 {
+    match tag {
+        MANIFEST => 0,
+        FILE => 1,
+        ROW => 2,
+        MEMORY => 3,
+        BLOB | BLOB_BYTES => 4,
+        _ => 5,
     }
 }
 
@@ -180,7 +203,7 @@ impl<R: Read> Reader<R> {
             Err(error) => return Err(error),
         }
         let version = u32::from_be_bytes(reader.array()?);
-        if version != VERSION {
+        if !(OLDEST..=VERSION).contains(&version) {
             return Err(BackupError::Version { found: version, readable: VERSION });
         }
         match reader.part()? {
@@ -229,7 +252,7 @@ impl<R: Read> Reader<R> {
         let max = match tag {
             MANIFEST | END | GIVEN_UP => TEXT_BYTES_MAX,
             FILE => FILE_BYTES_MAX + NAME_BYTES_MAX as u64 + 1,
-            ROW => ROW_BYTES_MAX,
+            ROW | MEMORY => ROW_BYTES_MAX,
             BLOB => 32,
             BLOB_BYTES => PIECE_BYTES as u64,
             _ => return Err(BackupError::Damaged("it has a part of no known kind")),
@@ -247,8 +270,7 @@ impl<R: Read> Reader<R> {
         // Pieces of a blob follow its start.
         let in_order = match tag {
             BLOB_BYTES => matches!(self.last, BLOB | BLOB_BYTES),
-            BLOB => self.last <= BLOB_BYTES,
-            _ => self.last <= tag,
+            _ => order(self.last) <= order(tag),
         };
         if !in_order || tag == MANIFEST {
             return Err(BackupError::Damaged("its parts are out of order"));
@@ -268,6 +290,13 @@ impl<R: Read> Reader<R> {
                 let (key, value) = rest.split_at_checked(usize::from(u16::from_be_bytes(*len))).ok_or_else(odd)?;
                 self.seen.rows += 1;
                 Part::Row { key: key.to_vec(), value: value.to_vec() }
+            }
+            MEMORY => {
+                let (workspace, rest) = bytes.split_first_chunk().ok_or_else(odd)?;
+                let (len, rest) = rest.split_first_chunk().ok_or_else(odd)?;
+                let (key, value) = rest.split_at_checked(usize::from(u16::from_be_bytes(*len))).ok_or_else(odd)?;
+                self.seen.memory += 1;
+                Part::Memory { workspace: *workspace, key: key.to_vec(), value: value.to_vec() }
             }
             BLOB => {
                 self.seen.blobs += 1;
@@ -334,9 +363,10 @@ mod tests {
         let mut writer = Writer::new(&mut bytes, &manifest()).unwrap();
         writer.file("name", b"attic\n").unwrap();
         writer.row(b"\x01key", b"value").unwrap();
+        writer.memory(&[9; 16], b"\x12key", b"said").unwrap();
         writer.blob(&Hash([7; 32])).unwrap();
         writer.blob_bytes(b"large").unwrap();
-        let contents = Contents { files: 1, rows: 1, blobs: 1, left: Left::default() };
+        let contents = Contents { files: 1, rows: 1, memory: 1, blobs: 1, left: Left::default() };
         writer.end(&contents).unwrap();
         bytes
     }
@@ -345,7 +375,22 @@ mod tests {
     fn what_is_written_is_read() {
         let (read, contents) = inspect(&*example(), |_| ()).unwrap();
         assert_eq!(read, manifest());
-        assert_eq!((contents.files, contents.rows, contents.blobs), (1, 1, 1));
+        assert_eq!((contents.files, contents.rows, contents.memory, contents.blobs), (1, 1, 1, 1));
+    }
+
+    #[test]
+    fn a_file_without_memory_of_version_1_is_read() {
+        let manifest = serde_json::to_vec(&manifest()).unwrap();
+        let end = br#"{"files":0,"rows":0,"blobs":0,"left":{"results":0,"result_bytes":0,"absent":0}}"#;
+        let mut bytes = [&MAGIC[..], &1_u32.to_be_bytes()].concat();
+        for (tag, part) in [(MANIFEST, manifest.as_slice()), (END, &end[..])] {
+            bytes.push(tag);
+            bytes.extend_from_slice(&u32::try_from(part.len()).unwrap().to_be_bytes());
+            bytes.extend_from_slice(part);
+        }
+        let sum = ring::digest::digest(&SHA256, &bytes);
+        bytes.extend_from_slice(sum.as_ref());
+        assert_eq!(inspect(&*bytes, |_| ()).unwrap().1, Contents::default());
     }
 
     #[test]

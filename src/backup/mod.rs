@@ -1,7 +1,7 @@
 //! A home in one file: taken from a running or a stopped agent, and put back into an empty home.
 //!
-//! In it are the settings, the kept name, the device key, the rows of the store as they were at one moment, and those
-//! large payloads that an open call needs. Not in it: results of calls that have ended, and what a start makes anew.
+//! In it are the settings, the kept name, the device key, the rows of the store and of the memory of workspaces, each as they
+//! were at one moment, and those large payloads that an open call needs. Not in it: results of calls that have ended, and what a start makes anew.
 //!
 //! Whatever a file says is taken for hostile until it is judged: sizes before memory is used, each key and hash, the sum
 //! of the whole file, and last the mesh that the rows tell of, which is taken up in memory before anything of it reaches
@@ -23,4 +23,6 @@ const NAME: &str = "name";
 /// Where the large payloads of a home lie, its store, and the high-water mark of that.
 const BLOBS: &str = "blobs";
 const STORE: &str = "store";
+/// Where the memory of workspaces lies.
+const MEMORY: &str = "memory";
 const HIGH_WATER: &str = "high-water";

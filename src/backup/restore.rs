@@ -7,6 +7,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
 use bytes::Bytes;
+use memory_core::ids::WorkspaceId;
 use mesh_core::ids::{Hash, NodeId};
 use mesh_core::io::View;
 use mesh_core::limits;
@@ -15,7 +16,8 @@ use tokio::sync::mpsc;
 
 use super::error::BackupError;
 use super::format::{Contents, Manifest, Part, Reader};
-use super::{BLOBS, HIGH_WATER, NAME, SETTINGS, STORE};
+use super::{BLOBS, HIGH_WATER, MEMORY, NAME, SETTINGS, STORE};
+use crate::memory::Returning;
 use crate::mesh;
 use crate::mesh::blob_needs;
 use crate::mesh::identity::{self, DeviceKey};
@@ -153,6 +155,9 @@ struct Restoring<'a> {
     /// Payloads that the rows need and that have not come yet.
     needed: BTreeSet<Hash>,
     payload: Option<Payload>,
+    /// The workspace whose memory comes back at present, and those that have.
+    memory: Option<Returning>,
+    workspaces: BTreeSet<WorkspaceId>,
 }
 
 impl<'a> Restoring<'a> {
@@ -175,6 +180,8 @@ impl<'a> Restoring<'a> {
             image_bytes: 0,
             needed: BTreeSet::new(),
             payload: None,
+            memory: None,
+            workspaces: BTreeSet::new(),
         })
     }
 
@@ -188,6 +195,7 @@ impl<'a> Restoring<'a> {
             match reader.next()? {
                 Part::File { name, bytes } => self.file(&name, &bytes)?,
                 Part::Row { key, value } => self.row(key, value)?,
+                Part::Memory { workspace, key, value } => self.memory_row(WorkspaceId(workspace), key, value)?,
                 Part::Blob(hash) => self.payload(hash)?,
                 Part::BlobBytes(bytes) => self.payload_bytes(&bytes)?,
                 Part::End(contents) => break contents,
@@ -195,6 +203,7 @@ impl<'a> Restoring<'a> {
             progress(reader.at());
         };
         self.end_payload()?;
+        self.end_memory()?;
         let view = self.end_rows(&manifest)?;
         if self.device == Device::Same {
             self.note_original(&manifest, home)?;
@@ -247,6 +256,27 @@ impl<'a> Restoring<'a> {
             store.put_back(std::mem::take(&mut self.batch))?;
         }
         Ok(())
+    }
+
+    fn memory_row(&mut self, workspace: WorkspaceId, key: Vec<u8>, value: Vec<u8>) -> Result<(), BackupError> {
+        if self.device == Device::New {
+            return Ok(());
+        }
+        if self.memory.as_ref().is_none_or(|at| at.workspace() != workspace) {
+            self.end_memory()?;
+            if !self.workspaces.insert(workspace) {
+                return Err(BackupError::Damaged("it holds the memory of a workspace twice"));
+            }
+            self.memory = Some(Returning::begin(&self.stage.join(MEMORY), workspace)?);
+        }
+        if let Some(memory) = &mut self.memory {
+            memory.put(key, Bytes::from(value))?;
+        }
+        Ok(())
+    }
+
+    fn end_memory(&mut self) -> Result<(), BackupError> {
+        self.memory.take().map_or(Ok(()), |memory| memory.end().map_err(BackupError::from))
     }
 
     fn payload(&mut self, hash: Hash) -> Result<(), BackupError> {

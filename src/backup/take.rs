@@ -6,17 +6,22 @@ use std::io::{self, Read as _, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use memory_core::ids::WorkspaceId;
 use mesh_core::ids::Hash;
 use tokio::sync::mpsc;
 
 use super::error::BackupError;
 use super::format::{Contents, FILE_BYTES_MAX, Left, Manifest, PIECE_BYTES, ROW_BYTES_MAX, Writer};
-use super::{BLOBS, NAME, SETTINGS, STORE};
+use super::{BLOBS, MEMORY, NAME, SETTINGS, STORE};
+use crate::memory::{self, MemoryHandle};
 use crate::mesh::blob_needs;
 use crate::mesh::blobs::BlobStore;
 use crate::mesh::clock;
 use crate::mesh::identity::{self, DeviceKey};
 use crate::mesh::store::{FORMAT_NUMBER, FjallStore, Store};
+
+/// Rows of memory after which the agent is told that somebody still reads it: its files stay in their place then.
+const KEPT_OPEN_ROWS: u64 = 10_000;
 
 /// A home that can be backed up. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -24,13 +29,23 @@ pub struct Source {
     home: PathBuf,
     store: Arc<dyn Store>,
     blobs: BlobStore,
+    memory: Memory,
+}
+
+/// The way to the memory of the home.
+#[derive(Debug, Clone)]
+enum Memory {
+    /// Through the agent that has it open, or may open it.
+    Running(MemoryHandle),
+    /// Nobody else is there.
+    Stopped,
 }
 
 impl Source {
     /// The home of a running agent, with its open store.
     #[must_use]
-    pub fn new(home: PathBuf, store: Arc<dyn Store>, blobs: BlobStore) -> Self {
-        Self { home, store, blobs }
+    pub fn new(home: PathBuf, store: Arc<dyn Store>, blobs: BlobStore, memory: MemoryHandle) -> Self {
+        Self { home, store, blobs, memory: Memory::Running(memory) }
     }
 
     /// A home without an agent, which cannot start while this lives. Blocks.
@@ -47,10 +62,11 @@ impl Source {
         let (store, _) = FjallStore::open(&home.join(STORE), mpsc::channel(1).0)?;
         let blobs = home.join(BLOBS);
         let blobs = BlobStore::open(&blobs).map_err(BackupError::file("opening", &blobs))?;
-        Ok(Self { home: home.to_owned(), store: Arc::new(store), blobs })
+        Ok(Self { home: home.to_owned(), store: Arc::new(store), blobs, memory: Memory::Stopped })
     }
 
-    /// Writes the backup. Where it cannot be written whole, what is written says so. Blocks.
+    /// Writes the backup. Where it cannot be written whole, what is written says so. Blocks; of a running agent on a thread
+    /// that its runtime knows and that may block.
     ///
     /// # Errors
     /// Something of the home cannot be read, or `out` not written.
@@ -93,6 +109,9 @@ impl Source {
             writer.row(&key, &value).map_err(unwritten)?;
             contents.rows += 1;
         }
+        for workspace in memory::kept_in(&self.home.join(MEMORY)).map_err(BackupError::file("reading", &self.home))? {
+            self.memory_rows(workspace, writer, &mut contents)?;
+        }
         let mut bytes = 0;
         for hash in &needed {
             match self.blob(*hash, writer)? {
@@ -110,6 +129,28 @@ impl Source {
             ..contents.left
         };
         Ok(contents)
+    }
+
+    /// The rows of a workspace as they are at one moment; what is forgotten by then is not among them.
+    fn memory_rows(
+        &self,
+        workspace: WorkspaceId,
+        writer: &mut Writer<impl Write>,
+        contents: &mut Contents,
+    ) -> Result<(), BackupError> {
+        let rows = match &self.memory {
+            Memory::Running(handle) => handle.rows(workspace)?,
+            Memory::Stopped => memory::rows_of_stopped(&self.home.join(MEMORY), workspace)?,
+        };
+        for row in rows {
+            let (key, value) = row?;
+            writer.memory(&workspace.0, &key, &value).map_err(unwritten)?;
+            contents.memory += 1;
+            if let (Memory::Running(handle), true) = (&self.memory, contents.memory.is_multiple_of(KEPT_OPEN_ROWS)) {
+                handle.keep_open(workspace)?;
+            }
+        }
+        Ok(())
     }
 
     fn file(&self, name: &str) -> Result<Option<Vec<u8>>, BackupError> {

@@ -178,7 +178,7 @@ impl Workspace {
             self.held.insert(stamp, &Body::Tombstone(key));
         }
         self.written += 1;
-        self.held.refresh(&self.store)?;
+        self.refresh()?;
         Ok(true)
     }
 }

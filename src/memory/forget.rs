@@ -1,13 +1,15 @@
 //! Forgetting: what goes is listed, or goes for ever.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use bytes::Bytes;
 use memory_core::forget::Preview;
 pub use memory_core::forget::Selection;
 use memory_core::ids::{MessageKey, Rev};
 use memory_core::item::{Body, Message};
 
 use super::error::MemoryError;
+use super::keys;
 use super::workspace::Workspace;
 use crate::faults;
 use crate::store::Write;
@@ -48,9 +50,30 @@ impl Workspace {
         Ok(shown(&preview))
     }
 
-    /// Writes that erase every text about these messages, which are about to be forgotten.
-    pub(super) fn erasing_of(&self, keys: &[MessageKey]) -> Result<Vec<Write>, MemoryError> {
+    /// True while something is forgotten whose bytes may still be in the engine's files.
+    #[must_use]
+    pub fn is_vacuum_due(&self) -> bool {
+        self.vacuum_due
+    }
+
+    /// Writes all that is left into new files, and removes the old ones: nothing of what is forgotten is in them. Takes as
+    /// long as the disk needs for all of it, and its room for a second time.
+    ///
+    /// # Errors
+    /// The disk. Before the old files make room they stay as they are; after, memory is closed.
+    pub fn vacuum(&mut self) -> Result<(), MemoryError> {
+        self.store.rewrite(&keys::forgetting())?;
+        self.vacuum_due = false;
+        Ok(())
+    }
+
+    /// Writes that erase every text about these messages, which are about to be forgotten, and what is indexed of them.
+    pub(super) fn erasing_of(&mut self, keys: &[MessageKey]) -> Result<Vec<Write>, MemoryError> {
+        if keys.is_empty() {
+            return Ok(Vec::new());
+        }
         let mut items = Vec::new();
+        let mut indexed: BTreeSet<MessageKey> = keys.iter().copied().collect();
         let mut variants: Option<BTreeMap<MessageKey, (MessageKey, Rev)>> = None;
         for key in keys {
             items.extend(self.store.about(key)?.into_iter().map(|(stamp, seq)| (*key, stamp, seq)));
@@ -58,6 +81,7 @@ impl Workspace {
             if let Some(row) = row {
                 // All contents under the caller's id go, also those that are found by ids of their own.
                 for variant in row.contents.keys().map(|content| key.variant(content)) {
+                    indexed.insert(variant);
                     items.extend(self.store.about(&variant)?.into_iter().map(|(stamp, seq)| (variant, stamp, seq)));
                 }
                 continue;
@@ -68,6 +92,9 @@ impl Workspace {
                 all.map(|it| (it.caller.variant(&it.content), (it.caller, it.content))).collect()
             });
             let Some((caller, content)) = variants.get(key) else { continue };
+            if self.held.view.messages.get(caller).is_some_and(|it| it.content == *content) {
+                indexed.insert(*caller);
+            }
             for (stamp, seq) in self.store.about(caller)? {
                 let is_it = match self.store.item(&stamp)? {
                     Some(Body::Message(message)) => message.rev() == *content,
@@ -84,7 +111,31 @@ impl Workspace {
         }
         items.sort_unstable();
         items.dedup();
-        self.store.erasing(&items)
+        self.store.note_forgotten(keys)?;
+        let mut writes = self.store.erasing(&items)?;
+        writes.extend(self.held.erase(&indexed));
+        // What came late and was never stored leaves nothing behind.
+        if !items.is_empty() {
+            writes.push((keys::forgetting(), Some(Bytes::from_static(&[1]))));
+            self.vacuum_due = true;
+        }
+        Ok(writes)
+    }
+
+    /// Forgets anew what the database, which may be an older copy, does not know to be forgotten.
+    pub(super) fn forget_again(&mut self) -> Result<(), MemoryError> {
+        let known = self.store.forgotten()?;
+        let back: Vec<MessageKey> = known.into_iter().filter(|key| !self.tombstones.contains_key(key)).collect();
+        if back.is_empty() {
+            return Ok(());
+        }
+        tracing::warn!(
+            count = back.len(),
+            "an older copy of memory was put back: what was forgotten since is forgotten again"
+        );
+        let writes = self.erasing_of(&back)?;
+        let bodies: Vec<Body> = back.into_iter().map(Body::Tombstone).collect();
+        self.say(&bodies, writes)
     }
 
     fn select(&self, selection: &Selection) -> Result<Preview, MemoryError> {

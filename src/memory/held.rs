@@ -2,17 +2,20 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use bytes::Bytes;
 use memory_core::compaction::Waiting;
 use memory_core::group::{Hlc, Stamp};
 use memory_core::ids::{AuthorId, Incarnation, MessageKey, WorkspaceId};
 use memory_core::index::Index;
-use memory_core::index::columns::{ForwardRow, Source};
+use memory_core::index::columns::{Column, ForwardRow, Source};
 use memory_core::item::{Body, Message, Span};
 use memory_core::resolve::{Current, Rows, View};
 use memory_core::text::standing::standing;
 
 use super::error::MemoryError;
+use super::segments::{self, Read, Text};
 use super::store::Store;
+use crate::store::Write;
 
 /// Place of a message in time.
 pub(super) type Told = (i64, MessageKey);
@@ -32,6 +35,8 @@ pub(super) struct Held {
     pub(super) standing: BTreeMap<MessageKey, Vec<Span>>,
     /// Keys whose messages are to be looked at anew.
     touched: BTreeSet<MessageKey>,
+    /// Numbers of the segments that are on disk, in the order of the index.
+    kept: Vec<u32>,
 }
 
 impl Held {
@@ -45,7 +50,75 @@ impl Held {
             times: BTreeMap::new(),
             standing: BTreeMap::new(),
             touched: BTreeSet::new(),
+            kept: Vec::new(),
         }
+    }
+
+    /// Puts back the segments of the index that are on disk, once all items are there. Gives the writes that remove those
+    /// that are of no use.
+    pub(super) fn load(&mut self, stored: &BTreeMap<u32, [Option<Bytes>; 2]>) -> Vec<Write> {
+        let now = self.rows.view().messages;
+        let mut useless = Vec::new();
+        for (number, rows) in stored {
+            let read = if let [Some(segment), Some(columns)] = rows { segments::read(segment, columns) } else { None };
+            let Some(Read { segment, columns, texts }) = read else {
+                useless.extend(segments::removal(*number));
+                continue;
+            };
+            let is_current = |text: &Text| {
+                let current = now.get(&text.key);
+                current.is_some_and(|it| it.content == text.content && it.rev == text.rev)
+                    && !self.times.contains_key(&text.key)
+            };
+            let living: BTreeMap<MessageKey, Text> =
+                texts.into_iter().filter(is_current).map(|text| (text.key, text)).collect();
+            let lives = |column: &Column| column.source.message().is_some_and(|key| living.contains_key(&key));
+            if self.index.load(segment, columns, lives).is_err() {
+                useless.extend(segments::removal(*number));
+                continue;
+            }
+            self.kept.push(*number);
+            for (key, text) in living {
+                self.times.insert(key, text.time_ms);
+                self.timeline.insert((text.time_ms, key));
+                if !text.standing.is_empty() {
+                    self.standing.insert(key, text.standing);
+                }
+            }
+        }
+        useless
+    }
+
+    /// The rows of the next segment that is not on disk; [`Held::set_kept`] once they are.
+    pub(super) fn unkept(&self) -> Option<(u32, Vec<Write>)> {
+        let number = self.kept.iter().max().map_or(0, |newest| newest + 1);
+        Some((number, self.segment_rows(self.kept.len(), number)?))
+    }
+
+    pub(super) fn set_kept(&mut self, number: u32) {
+        self.kept.push(number);
+    }
+
+    /// Takes what is indexed of messages out of the segments; gives the rows of those that changed.
+    pub(super) fn erase(&mut self, keys: &BTreeSet<MessageKey>) -> Vec<Write> {
+        let changed = self.index.erase(keys);
+        let on_disk = changed.into_iter().filter_map(|place| Some((place, *self.kept.get(place)?)));
+        on_disk.filter_map(|(place, number)| self.segment_rows(place, number)).flatten().collect()
+    }
+
+    fn segment_rows(&self, place: usize, number: u32) -> Option<Vec<Write>> {
+        let (segment, columns) = self.index.sealed(place)?;
+        let text = |key: &MessageKey| {
+            let current = self.view.messages.get(key)?;
+            Some(Text {
+                key: *key,
+                content: current.content,
+                rev: current.rev,
+                time_ms: *self.times.get(key)?,
+                standing: self.standing.get(key).cloned().unwrap_or_default(),
+            })
+        };
+        Some(segments::rows(number, segment, &columns, text))
     }
 
     /// Adds an item; what it changes shows after [`Held::refresh`].
@@ -97,16 +170,13 @@ impl Held {
             let now: BTreeMap<MessageKey, Current> = self.rows.living(caller, row).collect();
             self.replace(&before, &now, store)?;
         }
-        while self.index.seal(false).is_some() {}
         Ok(())
     }
 
     fn refresh_all(&mut self, store: &Store) -> Result<(), MemoryError> {
         let now = self.rows.view().messages;
         let before = self.view.messages.clone();
-        self.replace(&before, &now, store)?;
-        while self.index.seal(false).is_some() {}
-        Ok(())
+        self.replace(&before, &now, store)
     }
 
     fn replace(
@@ -148,6 +218,8 @@ impl Held {
                 for row in ForwardRow::of(Source::Message(*key), &message, &message.text) {
                     self.index.append(row);
                 }
+                // At once: while many come in, what is not sealed takes five times the memory.
+                self.index.seal(false);
                 let asks = standing(&message.text);
                 if !asks.is_empty() {
                     self.standing.insert(*key, asks);

@@ -3,9 +3,11 @@
 //! | prefix | key → value |
 //! | --- | --- |
 //! | 01 | → [`Meta`] |
+//! | 02 | → there while something is forgotten and its bytes may still be in the engine's files |
 //! | 10 | chain20 seq8 → [`GroupRow`] |
 //! | 11 | chain20 → head |
 //! | 12 | chain20 hlc8 index2 → item; absent when erased or missing |
+//! | 21 | number4 → segment of the index, with a sum of its own · 22 number4 → its columns |
 //! | 60 | message16 chain20 hlc8 index2 → seq8: the items with text about a message |
 //! | 61 | message16 → [`TombstoneRow`] |
 //! | 70 | batch16 → capture that is not committed |
@@ -25,9 +27,12 @@ use super::error::MemoryError;
 const VERSION: u8 = 1;
 
 pub(super) const META: u8 = 0x01;
+const FORGETTING: u8 = 0x02;
 pub(super) const GROUP: u8 = 0x10;
 pub(super) const HEAD: u8 = 0x11;
 pub(super) const ITEM: u8 = 0x12;
+pub(super) const SEGMENT: u8 = 0x21;
+pub(super) const COLUMNS: u8 = 0x22;
 const ABOUT: u8 = 0x60;
 pub(super) const TOMBSTONE: u8 = 0x61;
 pub(super) const CAPTURE: u8 = 0x70;
@@ -116,6 +121,35 @@ pub(super) fn head(chain: &ChainId) -> Vec<u8> {
     let mut key = vec![HEAD];
     push_chain(&mut key, chain);
     key
+}
+
+/// Key of the mark that a rewriting is due.
+pub(super) fn forgetting() -> Vec<u8> {
+    vec![FORGETTING]
+}
+
+pub(super) fn segment(number: u32) -> Vec<u8> {
+    [&[SEGMENT][..], &number.to_be_bytes()].concat()
+}
+
+pub(super) fn columns(number: u32) -> Vec<u8> {
+    [&[COLUMNS][..], &number.to_be_bytes()].concat()
+}
+
+/// The number of a key of [`SEGMENT`] or [`COLUMNS`].
+pub(super) fn segment_number(key: &[u8]) -> Option<u32> {
+    Some(u32::from_be_bytes(key.get(1..)?.try_into().ok()?))
+}
+
+/// True for a row of a kind that this version writes.
+pub(super) fn is_known(key: &[u8]) -> bool {
+    let kinds = [META, FORGETTING, GROUP, HEAD, ITEM, SEGMENT, COLUMNS, ABOUT, TOMBSTONE, CAPTURE];
+    key.first().is_some_and(|kind| kinds.contains(kind))
+}
+
+/// True for a row that is made anew from others when it is lacking.
+pub(super) fn is_made_anew(key: &[u8]) -> bool {
+    matches!(key.first(), Some(&SEGMENT | &COLUMNS))
 }
 
 pub(super) fn capture(batch: &BatchId) -> Vec<u8> {

@@ -10,13 +10,17 @@
 mod ask;
 mod browse;
 mod compact;
+mod copies;
 mod correct;
+#[cfg(test)]
+mod disk_tests;
 mod error;
 mod exchange;
 mod forget;
 mod handle;
 mod held;
 mod keys;
+mod segments;
 mod store;
 mod sync;
 #[cfg(test)]
@@ -28,6 +32,7 @@ use mesh_core::ids::{Hash, MeshId};
 
 pub use ask::{Answer, Fact, Hit, Mode, Question, Said, Standing};
 pub use browse::{Item, ItemState, Place, Stats, SummaryShown, Wanted};
+pub use copies::{Returning, Rows, kept_in, rows_of_stopped};
 pub use error::MemoryError;
 pub use forget::{Forgotten, Selection};
 pub use handle::{IDLE, MemoryHandle};

@@ -82,6 +82,8 @@ pub struct Workspace {
     pub(super) clock: Hlc,
     /// Steps in which something was written that other holders want.
     pub(super) written: u64,
+    /// Something is forgotten whose bytes may still be in the engine's files.
+    pub(super) vacuum_due: bool,
     rng: ChaCha8Rng,
 }
 
@@ -104,6 +106,7 @@ impl Workspace {
         for key in found.tombstones.keys() {
             held.forget(*key);
         }
+        let useless = held.load(&found.segments);
         held.refresh(&store)?;
         let mut rng = crate::mesh::entropy();
         // A store that is older than what it promised must not say other things under the same numbers.
@@ -113,11 +116,19 @@ impl Workspace {
         let clock = found.heads.values().map(|head| head.hlc).max().unwrap_or_default();
         let chain = ChainId { author, incarnation };
         let (heads, tombstones) = (found.heads, found.tombstones);
-        let mut workspace = Self { id, store, held, settings, key, chain, heads, tombstones, clock, written: 0, rng };
+        let vacuum_due = found.forgetting;
+        let mut workspace =
+            Self { id, store, held, settings, key, chain, heads, tombstones, clock, written: 0, vacuum_due, rng };
         if kept.is_none() {
             let meta = Meta { workspace: id, incarnation };
             workspace.store.commit(vec![(vec![keys::META], Some(keys::encode(&meta).into()))], true)?;
         }
+        if !useless.is_empty() {
+            tracing::info!("segments of the index of memory are made anew");
+            workspace.store.commit(useless, false)?;
+        }
+        workspace.keep_segments()?;
+        workspace.forget_again()?;
         for capture in found.captures {
             workspace.resume(capture)?;
         }
@@ -240,7 +251,21 @@ impl Workspace {
             }
             self.held.insert(stamp, &body);
         }
-        self.held.refresh(&self.store)
+        self.refresh()
+    }
+
+    /// Brings what counts up to date, and keeps what was sealed of the index by that.
+    pub(super) fn refresh(&mut self) -> Result<(), MemoryError> {
+        self.held.refresh(&self.store)?;
+        self.keep_segments()
+    }
+
+    fn keep_segments(&mut self) -> Result<(), MemoryError> {
+        while let Some((number, rows)) = self.held.unkept() {
+            self.store.commit(rows, false)?;
+            self.held.set_kept(number);
+        }
+        Ok(())
     }
 
     /// The rows of a group; gives what it says.

@@ -347,3 +347,42 @@ fn what_is_forgotten_while_a_holder_is_away_goes_there_too_and_a_shared_device_g
     assert!(!tablet.path("memory").exists(), "a device that may not hold it has nothing of it");
     tablet.get(&format!("{BASE}/stats")).problem(503);
 }
+
+#[test]
+fn a_backup_has_memory_and_nothing_that_was_forgotten_and_forgetting_now_leaves_no_byte() {
+    let mut home = small().started();
+    append(&home, 0..9);
+    compact(&home, &json!({}));
+    let canary =
+        json!({ "id": "c", "text": "the canary Zwitscherbein sings at dawn", "timestamp": "2026-11-01T09:00:00Z" });
+    let kept = home.post(&format!("{BASE}/messages:batch"), &json!({ "messages": [canary] })).expect(200);
+    let id = text(&kept["items"][0], "id").to_owned();
+    compact(&home, &json!({ "all": true }));
+    let forgotten = home.cli(&["memory", "forget", &id, "--yes", "--now"]);
+    assert_eq!(forgotten.code, 0, "{forgotten:?}");
+    let grep = |home: &Home| {
+        let found = std::process::Command::new("grep").args(["-ra", "Zwitscherbein"]).arg(home.path("")).output();
+        String::from_utf8_lossy(&found.expect("grep runs").stdout).into_owned()
+    };
+    assert_eq!(grep(&home), "");
+    assert_whole(&home, 9);
+    let place = tempfile::tempdir().expect("a temporary directory");
+    let file = place.path().join("backup");
+    let name = file.to_str().expect("UTF-8");
+    let running = home.cli(&["backup", name]);
+    assert_eq!(running.code, 0, "{running:?}");
+    home.stop();
+    let stopped = home.cli(&["backup", name, "--force"]);
+    assert_eq!(stopped.code, 0, "{stopped:?}");
+    for entry in fs::read_dir(home.path("")).expect("it is there") {
+        let path = entry.expect("readable").path();
+        if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) }.expect("it is ours");
+    }
+    let restored = home.cli(&["restore", name, "--identity-gone"]);
+    assert_eq!(restored.code, 0, "{restored:?}");
+    home.start();
+    assert_whole(&home, 9);
+    let again = home.post(&format!("{BASE}/messages:batch"), &json!({ "messages": [canary] })).expect(200);
+    assert_eq!(again["items"][0]["outcome"], "forgotten", "{again}");
+    assert_eq!(grep(&home), "");
+}

@@ -152,6 +152,9 @@ pub(crate) struct MemoryForgetArgs {
     /// Only show what would go
     #[arg(long)]
     pub(crate) preview: bool,
+    /// Remove the bytes from this device's disk before this comes back, not when nobody asks for a while
+    #[arg(long, conflicts_with = "preview")]
+    pub(crate) now: bool,
     /// Do not ask again
     #[arg(long)]
     pub(crate) yes: bool,

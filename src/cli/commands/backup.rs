@@ -17,7 +17,9 @@ use crate::cli::client::Client;
 use crate::cli::commands::console::confirm;
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::output::{Ui, clean, span, text};
+use crate::memory::MemoryError;
 use crate::mesh::clock;
+use crate::store::StoreError;
 use crate::{ownership, platform};
 
 /// Between two lines of progress.
@@ -290,10 +292,16 @@ fn failure(error: &BackupError, file: &Path) -> Failure {
         BackupError::Identity(_) | BackupError::Mesh(_) => {
             (Exit::Failed, "take another backup; `--as-new-device` takes its settings alone".to_owned())
         }
-        BackupError::Store(crate::store::StoreError::Locked { .. }) => {
+        BackupError::Store(StoreError::Locked { .. })
+        | BackupError::Memory(MemoryError::Store(StoreError::Locked { .. })) => {
             (Exit::Conflict, "wait until that agent answers, or stop it".to_owned())
         }
-        BackupError::Store(_) => (Exit::Failed, full.map_or("`sigil doctor` looks for the cause", room).to_owned()),
+        BackupError::Memory(MemoryError::Damaged(_)) => {
+            (Exit::Failed, "take another copy of it, or an older backup".to_owned())
+        }
+        BackupError::Store(_) | BackupError::Memory(_) => {
+            (Exit::Failed, full.map_or("`sigil doctor` looks for the cause", room).to_owned())
+        }
         BackupError::NotEmpty(_) => {
             (Exit::Conflict, "pass --home with another directory, or move away what is there".to_owned())
         }

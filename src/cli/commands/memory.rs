@@ -302,6 +302,10 @@ impl Memory<'_> {
         }
         body.insert("preview".to_owned(), json!(false));
         let gone = self.post(":forget", &Value::Object(body)).await?;
+        if args.now {
+            let extras = Extras { within: Some(WITHIN), ..Extras::default() };
+            self.client.ask(Method::POST, &format!("{}:vacuum", self.base), extras).await?;
+        }
         Ok(show(ui, "sigil.memory.forgotten/1", gone, |gone| format!("Forgotten: {}.", goes(gone))))
     }
 }

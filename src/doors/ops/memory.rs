@@ -201,6 +201,18 @@ pub async fn forget(place: &Place, selection: Selection, only_preview: bool) -> 
     Ok(place.memory.run(place.workspace, work).await?)
 }
 
+/// Removes the bytes of what was forgotten from the files of this device; `false` if there are none.
+///
+/// # Errors
+/// The disk.
+pub async fn vacuum(place: &Place) -> Result<bool, OpError> {
+    let work = |it: &mut crate::memory::Workspace| {
+        let is_due = it.is_vacuum_due();
+        if is_due { it.vacuum().map(|()| true) } else { Ok(false) }
+    };
+    Ok(place.memory.run(place.workspace, work).await?)
+}
+
 /// Numbers of the workspace.
 ///
 /// # Errors

@@ -32,7 +32,7 @@ const HITS_DEFAULT: u64 = 10;
 
 type PageLimit = Whole<1, 200>;
 
-fn place(app: &App, who: &Identity, name: &SpaceName, of: Use) -> Result<Place, OpError> {
+pub(super) fn place(app: &App, who: &Identity, name: &SpaceName, of: Use) -> Result<Place, OpError> {
     memory::place(app.mesh(), &app.context.memory, who, &name.0, of)
 }
 

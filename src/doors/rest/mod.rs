@@ -29,6 +29,7 @@ mod shapes;
 #[cfg(test)]
 mod tests;
 mod tokens;
+mod vacuum;
 
 pub(crate) use guard::HOME_HEADER;
 pub(super) use metrics::watch;

@@ -9,7 +9,7 @@ use utoipa_axum::routes;
 use super::queries::Queries;
 use super::{
     approvals, audit, backup, calls, conflicts, doctor, dry_run, events, explain, guard, health, joining, logs, memory,
-    metrics, nodes, openapi, queries, rights, tokens,
+    metrics, nodes, openapi, queries, rights, tokens, vacuum,
 };
 use crate::doors::app::App;
 
@@ -60,6 +60,7 @@ fn described() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(memory::show, memory::forget_one))
         .routes(routes!(memory::correct))
         .routes(routes!(memory::stats))
+        .routes(routes!(vacuum::vacuum))
         .routes(routes!(memory::summaries))
         .routes(routes!(memory::facts))
         .routes(routes!(calls::create, calls::list))

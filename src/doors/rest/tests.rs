@@ -259,7 +259,7 @@ impl Fake {
             logs: logs.clone(),
             home: home.path().to_owned(),
             home_id: FileId::of(home.path()).unwrap(),
-            backup: no_rows(home.path(), &blobs),
+            backup: no_rows(home.path(), &blobs, &tasks),
             memory: memory(home.path(), &tasks),
             settings: Settings::fixed(Duration::from_hours(2)),
             socket_gone: Arc::default(),
@@ -296,7 +296,7 @@ impl Fake {
             logs: LogRing::default(),
             home: self.home.path().to_owned(),
             home_id: FileId::of(self.home.path()).unwrap(),
-            backup: no_rows(self.home.path(), &self.blobs),
+            backup: no_rows(self.home.path(), &self.blobs, &self.tasks),
             memory: memory(self.home.path(), &self.tasks),
             settings: Settings::fixed(Duration::from_mins(1)),
             socket_gone: Arc::default(),
@@ -377,8 +377,9 @@ impl Fake {
     }
 }
 
-fn no_rows(home: &std::path::Path, blobs: &BlobStore) -> Source {
-    Source::new(home.to_owned(), Arc::new(MemStore::new(mpsc::channel(1).0)), blobs.clone())
+fn no_rows(home: &std::path::Path, blobs: &BlobStore, tasks: &TaskGroup) -> Source {
+    let store = Arc::new(MemStore::new(mpsc::channel(1).0));
+    Source::new(home.to_owned(), store, blobs.clone(), memory(home, tasks))
 }
 
 fn memory(home: &std::path::Path, tasks: &TaskGroup) -> crate::memory::MemoryHandle {

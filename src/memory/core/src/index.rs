@@ -6,21 +6,23 @@
 
 pub mod columns;
 pub mod segment;
+mod tail;
 pub mod vectors;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::ids::ModelId;
+use crate::ids::{MessageKey, ModelId};
 use crate::text::grams::Term;
 use columns::{Column, ForwardRow, Links, NONE, Source};
 use segment::{Posting, SEGMENT_PIECES, Segment, SegmentError};
+use tail::Tail;
 use vectors::{Signs, Vec8, VectorError};
 
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Index {
     segments: Vec<Segment>,
-    tail: BTreeMap<Term, Vec<Posting>>,
+    tail: Tail,
     tail_base: u32,
     columns: Vec<Column>,
     dead: Vec<bool>,
@@ -48,50 +50,99 @@ impl Index {
     pub fn append(&mut self, row: ForwardRow) -> u32 {
         let ordinal = self.columns.len() as u32;
         for (term, count) in row.terms {
-            self.tail.entry(Term(term)).or_default().push(Posting { ordinal, count });
+            self.tail.push(Term(term), Posting { ordinal, count });
         }
         self.add_column(row.column, ordinal);
         ordinal
     }
 
-    /// Puts back a sealed segment with its columns, in order of their first ordinals and before anything is appended.
+    /// Puts back a sealed segment with its columns, before anything is appended. Pieces that are erased have none; those of
+    /// which `lives` is false are dead.
     ///
     /// # Errors
-    /// When it does not follow the one before, or has another number of columns: it is rebuilt from the texts.
-    pub fn load(&mut self, segment: Segment, columns: Vec<Column>) -> Result<(), SegmentError> {
-        let follows = segment.base() as usize == self.columns.len() && self.tail.is_empty();
-        if !follows || columns.len() != segment.pieces() as usize {
+    /// When it has another number of columns: it is rebuilt from the texts.
+    pub fn load(
+        &mut self,
+        segment: Segment,
+        columns: Vec<Option<Column>>,
+        lives: impl Fn(&Column) -> bool,
+    ) -> Result<(), SegmentError> {
+        if !self.tail.is_empty() || columns.len() != segment.pieces() as usize {
             return Err(SegmentError::Damaged);
         }
-        for (ordinal, column) in (segment.base()..).zip(columns) {
-            self.add_column(column, ordinal);
+        let base = self.columns.len() as u32;
+        for (ordinal, column) in (base..).zip(columns) {
+            if let Some(column) = column.filter(&lives) {
+                self.add_column(column, ordinal);
+            } else {
+                self.columns.push(Column::erased());
+                self.dead.push(true);
+            }
         }
+        self.derived = None;
         self.tail_base = self.columns.len() as u32;
-        self.segments.push(segment);
+        self.segments.push(segment.at(base));
         Ok(())
     }
 
-    /// Seals the oldest [`SEGMENT_PIECES`] of the tail, or all of it if `all`; `None` when there are fewer. Nothing that is
-    /// found changes by it.
+    /// Seals the oldest [`SEGMENT_PIECES`] of the tail, less what is left of a text that would be cut, or all of it if `all`;
+    /// `None` when there are fewer. Nothing that is found changes by it.
     pub fn seal(&mut self, all: bool) -> Option<&Segment> {
         let waiting = self.columns.len() - self.tail_base as usize;
         if waiting == 0 || (waiting < SEGMENT_PIECES && !all) {
             return None;
         }
-        let pieces = waiting.min(SEGMENT_PIECES) as u32;
-        let end = self.tail_base + pieces;
-        let mut sealed = BTreeMap::new();
-        self.tail.retain(|term, postings| {
-            let rest = postings.split_off(postings.partition_point(|posting| posting.ordinal < end));
-            let old = std::mem::replace(postings, rest);
-            if !old.is_empty() {
-                sealed.insert(*term, old);
-            }
-            !postings.is_empty()
-        });
-        self.segments.push(Segment::seal(self.tail_base, pieces, &sealed));
+        let most = self.tail_base + waiting.min(SEGMENT_PIECES) as u32;
+        // The pieces of one text are in one segment: what is in none is made anew from whole texts.
+        let begins = |at: &u32| self.columns.get(*at as usize).is_none_or(|column| column.number == 0);
+        let end = (self.tail_base + 1..=most).rev().find(begins).unwrap_or(most);
+        let sealed = self.tail.take_below(end);
+        self.segments.push(Segment::seal(self.tail_base, end - self.tail_base, &sealed));
         self.tail_base = end;
         self.segments.last()
+    }
+
+    /// A segment by its place among all, with its columns; pieces that are dead have none.
+    #[must_use]
+    pub fn sealed(&self, place: usize) -> Option<(&Segment, Vec<Option<&Column>>)> {
+        let segment = self.segments.get(place)?;
+        let from = segment.base() as usize;
+        let all = self.columns.iter().zip(&self.dead).skip(from).take(segment.pieces() as usize);
+        Some((segment, all.map(|(column, dead)| (!dead).then_some(column)).collect()))
+    }
+
+    /// Number of segments.
+    #[must_use]
+    pub fn segments(&self) -> usize {
+        self.segments.len()
+    }
+
+    /// Takes the postings and columns of messages out of the segments: nothing is left of them. Gives the places of the
+    /// segments that changed.
+    pub fn erase(&mut self, keys: &BTreeSet<MessageKey>) -> Vec<usize> {
+        let mut erased: BTreeSet<u32> = BTreeSet::new();
+        for (ordinal, column) in (0..self.tail_base).zip(&mut self.columns) {
+            if column.source.message().is_some_and(|key| keys.contains(&key)) {
+                *column = Column::erased();
+                erased.insert(ordinal);
+            }
+        }
+        for ordinal in &erased {
+            if let Some(dead) = self.dead.get_mut(*ordinal as usize) {
+                *dead = true;
+            }
+        }
+        self.derived = None;
+        let mut changed = Vec::new();
+        for (place, segment) in self.segments.iter_mut().enumerate() {
+            if erased.range(segment.base()..segment.base() + segment.pieces()).next().is_some() {
+                let left: Vec<(Term, Posting)> =
+                    segment.all().filter(|(_, posting)| !erased.contains(&posting.ordinal)).collect();
+                *segment = Segment::seal(segment.base(), segment.pieces(), &left);
+                changed.push(place);
+            }
+        }
+        changed
     }
 
     /// Takes all pieces of a source out of everything that is found; `false` when there are none. Their postings stay until
@@ -222,7 +273,11 @@ impl Index {
         for segment in &self.segments {
             out.extend(segment.postings(term).filter(lives));
         }
-        out.extend(self.tail.get(&term).into_iter().flatten().filter(|posting| lives(posting)));
+        let from = out.len();
+        out.extend(self.tail.postings(term).filter(lives));
+        if let Some(newest_first) = out.get_mut(from..) {
+            newest_first.reverse();
+        }
     }
 
     fn add_column(&mut self, column: Column, ordinal: u32) {

@@ -1,7 +1,5 @@
 //! All that the index knows of each piece beside its terms, and how pieces follow each other.
 
-use std::collections::BTreeMap;
-
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{BatchId, MessageKey, hash};
@@ -75,6 +73,25 @@ pub struct Column {
     pub tells_time: bool,
 }
 
+impl Column {
+    /// In the place of a piece that is erased.
+    pub(crate) fn erased() -> Self {
+        Self {
+            source: Source::Head(BatchId([0; 16])),
+            span: Span::new(0, 0),
+            number: 0,
+            length: 0,
+            talk: 0,
+            session: None,
+            speaker: String::new(),
+            time_ms: 0,
+            offset_min: 0,
+            asks: false,
+            tells_time: false,
+        }
+    }
+}
+
 impl ForwardRow {
     /// The rows of a text that is a part of `source`, with the message that gives speaker, talk and time.
     #[must_use]
@@ -84,12 +101,9 @@ impl ForwardRow {
             let shown = span.of(text).unwrap_or_default();
             let rendered =
                 if message.speaker.is_empty() { shown.to_owned() } else { format!("{}: {shown}", message.speaker) };
-            let mut counts: BTreeMap<Term, u8> = BTreeMap::new();
-            let all = terms(&rendered);
-            for term in &all {
-                let count = counts.entry(*term).or_default();
-                *count = count.saturating_add(1);
-            }
+            let mut all = terms(&rendered);
+            all.sort_unstable();
+            let count = |same: &[Term]| Some((same.first()?.0, u8::try_from(same.len()).unwrap_or(u8::MAX)));
             let column = Column {
                 source,
                 span,
@@ -103,7 +117,7 @@ impl ForwardRow {
                 asks: shown.trim_end().ends_with(['?', '？']),
                 tells_time: dates::tells_time(shown),
             };
-            Self { terms: counts.into_iter().map(|(term, count)| (term.0, count)).collect(), column }
+            Self { terms: all.chunk_by(|a, b| a == b).filter_map(count).collect(), column }
         };
         (0..).zip(pieces::pieces(text)).map(row).collect()
     }

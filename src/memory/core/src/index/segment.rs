@@ -4,8 +4,6 @@
 //! number of terms, the length of the postings; the table of terms (8 bytes of hash, 4 bytes of offset into the postings), sorted;
 //! the postings, per term pairs of varints (ordinal minus the one before, count); and 8 bytes of SHA-256 over it all.
 
-use std::collections::BTreeMap;
-
 use sha2::{Digest, Sha256};
 
 use crate::text::grams::{TOKENIZER, Term};
@@ -49,16 +47,19 @@ pub enum SegmentError {
 }
 
 impl Segment {
-    /// Seals postings of the pieces `base..base + pieces`. Ordinals rise within each term.
+    /// Seals postings of the pieces `base..base + pieces`, which are in order of terms, and of ordinals within each.
     #[must_use]
-    pub fn seal(base: u32, pieces: u32, postings: &BTreeMap<Term, Vec<Posting>>) -> Self {
+    pub fn seal(base: u32, pieces: u32, postings: &[(Term, Posting)]) -> Self {
         let mut data = Vec::new();
-        let mut table = Vec::with_capacity(postings.len() * ROW_BYTES);
-        for (term, postings) in postings {
+        let mut table = Vec::new();
+        let mut terms = 0_usize;
+        for of_term in postings.chunk_by(|(a, _), (b, _)| a == b) {
+            let Some((term, _)) = of_term.first() else { continue };
+            terms += 1;
             table.extend_from_slice(&term.0.to_be_bytes());
             table.extend_from_slice(&(data.len() as u32).to_be_bytes());
             let mut last = base;
-            for posting in postings {
+            for (_, posting) in of_term {
                 push_varint(&mut data, posting.ordinal - last);
                 push_varint(&mut data, u32::from(posting.count));
                 last = posting.ordinal;
@@ -67,14 +68,14 @@ impl Segment {
         let mut bytes = Vec::with_capacity(HEAD_BYTES + table.len() + data.len() + SUM_BYTES);
         bytes.extend_from_slice(MAGIC);
         bytes.extend_from_slice(&[VERSION, TOKENIZER]);
-        for number in [base, pieces, postings.len() as u32, data.len() as u32] {
+        for number in [base, pieces, terms as u32, data.len() as u32] {
             bytes.extend_from_slice(&number.to_be_bytes());
         }
         bytes.extend_from_slice(&table);
         bytes.extend_from_slice(&data);
         let sum = checksum(&bytes);
         bytes.extend_from_slice(&sum);
-        Self { bytes, base, pieces, terms: postings.len() }
+        Self { bytes, base, pieces, terms }
     }
 
     /// Reads what [`Segment::bytes`] gave.
@@ -102,6 +103,17 @@ impl Segment {
             return Err(SegmentError::Damaged);
         }
         Ok(Self { bytes, base, pieces, terms })
+    }
+
+    /// Its postings, by term and ordinal.
+    pub fn all(&self) -> impl Iterator<Item = (Term, Posting)> {
+        (0..self.terms).filter_map(|n| self.row(n)).flat_map(|(term, _)| self.postings(term).map(move |it| (term, it)))
+    }
+
+    /// The same for pieces with other ordinals: nothing but the first is stored of these.
+    #[must_use]
+    pub(crate) fn at(self, base: u32) -> Self {
+        Self { base, ..self }
     }
 
     /// Its stored form.
@@ -185,6 +197,11 @@ fn take_varint(data: &mut &[u8]) -> Option<u32> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use std::collections::BTreeMap;
+
+    fn flat(postings: &BTreeMap<Term, Vec<Posting>>) -> Vec<(Term, Posting)> {
+        postings.iter().flat_map(|(term, all)| all.iter().map(|it| (*term, *it))).collect()
+    }
 
     fn postings() -> impl Strategy<Value = BTreeMap<Term, Vec<Posting>>> {
         let list = proptest::collection::btree_map(100u32..400, 1u8..=255, 1..30)
@@ -195,7 +212,8 @@ mod tests {
     proptest! {
         #[test]
         fn a_segment_reads_as_it_was_sealed(postings in postings()) {
-            let segment = Segment::read(Segment::seal(100, 300, &postings).bytes).unwrap();
+            let segment = Segment::read(Segment::seal(100, 300, &flat(&postings)).bytes).unwrap();
+            prop_assert_eq!(segment.all().collect::<Vec<_>>(), flat(&postings));
             for term in (0..51).map(Term) {
                 let expected = postings.get(&term).cloned().unwrap_or_default();
                 prop_assert_eq!(segment.postings(term).collect::<Vec<_>>(), expected);
@@ -204,7 +222,7 @@ mod tests {
 
         #[test]
         fn a_changed_byte_is_found(postings in postings(), at: proptest::sample::Index, bit in 0u8..8) {
-            let mut bytes = Segment::seal(100, 300, &postings).bytes;
+            let mut bytes = Segment::seal(100, 300, &flat(&postings)).bytes;
             let at = at.index(bytes.len());
             bytes[at] ^= 1 << bit;
             prop_assert!(Segment::read(bytes).is_err());

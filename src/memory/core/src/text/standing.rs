@@ -15,13 +15,13 @@ fn is_standing(sentence: &str) -> bool {
     }
     let lower = sentence.to_lowercase().replace('\u{2019}', "'");
     let bare = lower.trim_start_matches("please ").trim_start_matches("bitte ").trim_start_matches("and ");
-    let begins = |pattern: &str| {
-        lower.starts_with(pattern)
-            || bare.starts_with(pattern)
-            // After a comma or a colon as well: "by the way, from now on …".
-            || [", ", ": ", "; "].iter().any(|cut| lower.contains(&[cut, pattern].concat()))
+    // After a comma or a colon as well: "by the way, from now on …".
+    let cuts = [", ", ": ", "; "].into_iter().flat_map(|cut| lower.match_indices(cut));
+    let starts = cuts.filter_map(|(at, cut)| lower.get(at + cut.len()..)).chain([lower.as_str(), bare]);
+    let begins = |start: &str| {
+        lang::ALL.iter().any(|language| language.standing.iter().any(|pattern| start.starts_with(pattern)))
     };
-    lang::ALL.iter().any(|language| language.standing.iter().any(|pattern| begins(pattern)))
+    starts.into_iter().any(begins)
 }
 
 #[cfg(test)]

@@ -119,6 +119,7 @@ codes! {
     InviteInvalid    "invite_invalid"       422  InvalidArgument    2 "This is not a sigil code";
     PreconditionRequired "precondition_required" 428 FailedPrecondition 2 "An edit must say which state it is of";
     QueueFull        "queue_full"           429  ResourceExhausted  1 "The queue is full";
+    RateLimited      "rate_limited"         429  ResourceExhausted  1 "A tool is used too often";
     OverBudget       "over_budget"          429  ResourceExhausted  1 "This device is over its budget";
     HeadersTooLarge  "headers_too_large"    431  OutOfRange         2 "The headers are too large";
     Internal         "internal"             500  Internal           1 "Internal error";
@@ -218,6 +219,13 @@ impl From<Refusal> for OpError {
             Refusal::OverBudget { retry_after_ms, .. } => Self::new(ErrorCode::OverBudget, detail)
                 .hint("call less often, or have an owner make this device an owner: `sigil approve NODE --tier owner`")
                 .retry_after(Duration::from_millis(retry_after_ms)),
+            Refusal::RateLimited(limited) => Self::new(ErrorCode::RateLimited, detail)
+                .hint("ask less often, or set `calls.rate` higher in the `sigil.toml` of the device where it is asked")
+                .retry_after(Duration::from_millis(limited.retry_after_ms))
+                .with("principal", limited.who.to_string())
+                .with("tool", limited.tool.as_str())
+                .with("per_s", limited.rate.per_s)
+                .with("burst", limited.rate.burst),
             Refusal::DiskFull { free, floor } => Self::new(ErrorCode::DiskFull, detail)
                 .hint("make room on this disk, or set `storage.free_min` lower; what runs goes on")
                 .retry_after(Duration::from_secs(30))

@@ -150,6 +150,7 @@ pub(crate) fn directory(index: usize, plan: &PeerPlan) -> Directory {
         effect,
         description: String::new(),
         owner_only,
+        at_once: None,
     };
     Directory {
         addresses: vec![format!("10.0.0.{index}:7100")],

@@ -1,6 +1,7 @@
 //! From text to a validated [`Config`].
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU8;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -16,10 +17,10 @@ use serde::Deserialize;
 use super::class::{self, Probe};
 use super::policy::PolicySettings;
 use super::settings::{
-    CALL_TTL_DEFAULT, CALLS_RUNNING_DEFAULT, CALLS_RUNNING_MAX, Calls, CommandTool, Config, ConfigError, Discovery,
-    FILE_NAME, Files, GatewayPreference, LOG_SIZE_DEFAULT, LOG_SIZES, LanDiscovery, Listen, Log, LogFormat,
-    MEMORY_BATCH_DEFAULT, MEMORY_BATCH_MAX, MEMORY_WINDOW_DEFAULT, MEMORY_WINDOW_MAX, Memory, Node, Overrides, Rights,
-    Storage, TOOL_TIMEOUT_DEFAULT, TOOL_TIMEOUT_MAX, Warning,
+    CALL_TTL_DEFAULT, CALLS_RATE_DEFAULT, CALLS_RATE_MAX, CALLS_RUNNING_DEFAULT, CALLS_RUNNING_MAX, Calls, CommandTool,
+    Config, ConfigError, Discovery, FILE_NAME, Files, GatewayPreference, LOG_SIZE_DEFAULT, LOG_SIZES, LanDiscovery,
+    Listen, Log, LogFormat, MEMORY_BATCH_DEFAULT, MEMORY_BATCH_MAX, MEMORY_WINDOW_DEFAULT, MEMORY_WINDOW_MAX, Memory,
+    Node, Overrides, Rights, Storage, TOOL_TIMEOUT_DEFAULT, TOOL_TIMEOUT_MAX, Warning,
 };
 use super::value::{DURATION_RULE, SIZE_RULE, parse_duration, parse_size, show_duration, show_size};
 
@@ -52,8 +53,11 @@ const KEYS: [(&str, &[&str]); 10] = [
     ("listen", &["quic_port", "http_port"]),
     ("discovery", &["lan"]),
     ("files", &["roots"]),
-    ("tools.*", &["command", "args", "timeout", "effect", "max_output", "description", "env", "keep_running"]),
-    ("calls", &["ttl", "running"]),
+    (
+        "tools.*",
+        &["command", "args", "timeout", "effect", "max_output", "description", "env", "keep_running", "at_once"],
+    ),
+    ("calls", &["ttl", "running", "rate"]),
     ("memory", &["batch", "window", "facts"]),
     ("storage", &["free_min"]),
     ("log", &["level", "format", "max_size"]),
@@ -62,7 +66,7 @@ const KEYS: [(&str, &[&str]); 10] = [
 /// Longest part of a bad value that its error repeats.
 const SHOWN_BYTES_MAX: usize = 80;
 /// Keys with a single value, which the environment can set too: `node.name` as `SIGIL_NODE_NAME`.
-const SCALARS: [&str; 15] = [
+const SCALARS: [&str; 16] = [
     "node.name",
     "node.class",
     "node.gateway",
@@ -71,6 +75,7 @@ const SCALARS: [&str; 15] = [
     "discovery.lan",
     "calls.ttl",
     "calls.running",
+    "calls.rate",
     "memory.batch",
     "memory.window",
     "memory.facts",
@@ -140,6 +145,7 @@ struct RawTool {
     description: Option<String>,
     env: BTreeMap<String, String>,
     keep_running: Option<String>,
+    at_once: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -147,6 +153,7 @@ struct RawTool {
 struct RawCalls {
     ttl: Option<String>,
     running: Option<String>,
+    rate: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -327,6 +334,7 @@ impl Checker<'_> {
                     Duration::from_secs(1)..=Duration::from_millis(limits::TTL_MS_MAX),
                 )?,
                 running: self.running(calls.running)?,
+                rate: self.count("calls.rate", calls.rate, CALLS_RATE_DEFAULT, 1..=CALLS_RATE_MAX)?,
             },
             memory: Memory {
                 batch: self.count("memory.batch", memory.batch, MEMORY_BATCH_DEFAULT, 1..=MEMORY_BATCH_MAX)?,
@@ -384,6 +392,12 @@ impl Checker<'_> {
         let Some(text) = value else { return Ok(default) };
         let parsed = text.parse().ok().filter(|count| within.contains(count));
         parsed.ok_or_else(|| self.bad(key, text, format!("a number from {} to {}", within.start(), within.end())))
+    }
+
+    fn at_once(&self, key: &str, value: Option<String>) -> Result<Option<NonZeroU8>, ConfigError> {
+        let Some(text) = value else { return Ok(None) };
+        let parsed = text.parse().ok().filter(|most: &NonZeroU8| most.get() <= CALLS_RUNNING_MAX);
+        parsed.map(Some).ok_or_else(|| self.bad(key, text, format!("a number from 1 to {CALLS_RUNNING_MAX}")))
     }
 
     fn running(&self, value: Option<String>) -> Result<u8, ConfigError> {
@@ -506,6 +520,7 @@ impl Checker<'_> {
             max_output: max_output.transpose()?.unwrap_or(limits::RESULT_BYTES_MAX),
             description: limits::cut(&description, DESCRIPTION_BYTES_MAX).to_owned(),
             env: raw.env,
+            at_once: self.at_once(&key("at_once"), raw.at_once)?,
             keep_running: self.one_of(
                 &key("keep_running"),
                 raw.keep_running,
@@ -694,6 +709,8 @@ mod tests {
             ("[listen]\nhttp_port = 'x'", ["listen.http_port", "`x`", "65535"]),
             ("[calls]\nttl = '8d'", ["calls.ttl", "8d", "to 7d"]),
             ("[calls]\nrunning = 0", ["calls.running", "`0`", "1 to 64"]),
+            ("[calls]\nrate = 0", ["calls.rate", "`0`", "1 to 10000"]),
+            ("[tools.x]\ncommand = 'x'\nat_once = 0", ["tools.x.at_once", "`0`", "1 to 64"]),
             ("[calls]\nrunning = 'many'", ["calls.running", "many", "1 to 64"]),
             ("[calls]\nttl = 60", ["calls.ttl", "`60`", "30s"]),
             ("[node]\nname = 'A:b'", ["node.name", "A:b", "a-z"]),

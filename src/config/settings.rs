@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::num::NonZeroU8;
 use std::ops::RangeInclusive;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -28,6 +29,10 @@ pub const CALL_TTL_DEFAULT: Duration = Duration::from_mins(1);
 pub const CALLS_RUNNING_DEFAULT: u8 = 16;
 /// The most that may be asked for: each may be a process.
 pub const CALLS_RUNNING_MAX: u8 = 64;
+/// See [`mesh_core::config::Rate::PER_S_DEFAULT`].
+pub(super) const CALLS_RATE_DEFAULT: u16 = mesh_core::config::Rate::PER_S_DEFAULT;
+/// More than one device takes of anybody.
+pub(super) const CALLS_RATE_MAX: u16 = 10_000;
 /// Time that a tool may run when its owner says nothing: as long as a default call may wait.
 pub const TOOL_TIMEOUT_DEFAULT: Duration = Duration::from_mins(1);
 /// Longest time that a tool may be given.
@@ -152,6 +157,8 @@ pub struct CommandTool {
     pub env: BTreeMap<String, String>,
     /// True if what it leaves running when it ends by itself is not ended.
     pub keep_running: bool,
+    /// So many of its runs at once, within [`Calls::running`]; `None`: as many as that.
+    pub at_once: Option<NonZeroU8>,
 }
 
 impl fmt::Debug for CommandTool {
@@ -171,6 +178,9 @@ pub struct Calls {
     pub ttl: Duration,
     /// Calls that run at once here; more wait their turn.
     pub running: u8,
+    /// Calls of one tool that one asker who is no owner may make here in a second; at once as many as
+    /// [`mesh_core::config::Rate::of`] says.
+    pub rate: u16,
 }
 
 /// Messages of one batch of compaction, where nobody set it.
@@ -360,6 +370,7 @@ impl Config {
             ("listen.http_port", listen.http_port == started.listen.http_port),
             ("discovery.lan", *discovery == started.discovery),
             ("calls.running", calls.running == started.calls.running),
+            ("calls.rate", calls.rate == started.calls.rate),
             ("memory", *memory == started.memory),
             ("storage.free_min", *storage == started.storage),
             ("log.level", log.level == started.log.level),
@@ -379,6 +390,7 @@ impl Config {
             class: Class(class + preferred),
             eligible: self.node.gateway != GatewayPreference::Never,
             running_max: self.calls.running.into(),
+            rate: mesh_core::config::Rate::of(self.calls.rate),
             ..mesh_core::config::Config::default()
         }
     }

@@ -95,6 +95,7 @@ impl Catalogue {
                 effect: tool.effect,
                 description: tool.description.clone(),
                 owner_only: true,
+                at_once: tool.at_once,
             };
             let run = Run::Command(Arc::new(tool.clone()));
             catalogue.add(config, decl, tool.timeout, tool.max_output, run);
@@ -116,7 +117,8 @@ impl Catalogue {
 
     fn builtin(&mut self, config: &Config, name: &str, description: &str, owner_only: bool, run: Builtin) {
         let name = name.parse().expect("our own names are valid");
-        let decl = ToolDecl { name, effect: Effect::None, description: description.to_owned(), owner_only };
+        let description = description.to_owned();
+        let decl = ToolDecl { name, effect: Effect::None, description, owner_only, at_once: None };
         self.add(config, decl, BUILTIN_TIMEOUT, RESULT_BYTES_MAX, Run::Builtin(run));
     }
 

@@ -452,6 +452,7 @@ impl<'a> Fellow<'a> {
             effect: Effect::Once,
             description: String::new(),
             owner_only: false,
+            at_once: None,
         };
         self.says(Kind::DIRECTORY, encode(&Directory { tools: vec![tool], ..Directory::default() }));
     }

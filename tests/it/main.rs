@@ -33,6 +33,7 @@ mod netns;
 mod offline_queue;
 mod partition;
 mod policy_cases;
+mod rates;
 mod rights;
 mod rows;
 mod seed_nodes;

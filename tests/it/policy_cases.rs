@@ -341,6 +341,7 @@ fn tools(said: &Json) -> Vec<ToolDecl> {
         effect: Effect::Idempotent,
         description: String::new(),
         owner_only: !open.contains(name),
+        at_once: None,
     };
     tools.map(decl).collect()
 }

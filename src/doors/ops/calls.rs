@@ -278,8 +278,12 @@ pub fn why_waiting(view: &View, record: &CallRecord) -> Option<String> {
     if view.gateway.is_none() {
         return Some(format!("no gateway elected; it is dispatched when there is one, until {until}"));
     }
-    (!is_online(view, node))
-        .then(|| format!("`{}` is offline; it runs when that device is back, until {until}", node.node_id))
+    if !is_online(view, node) {
+        return Some(format!("`{}` is offline; it runs when that device is back, until {until}", node.node_id));
+    }
+    let tool = record.header.tool.folded();
+    let at_once = node.tools().iter().find(|decl| decl.name.folded() == tool)?.at_once?;
+    Some(format!("`{tool}` has at most {at_once} runs at once on `{}`; it waits its turn, until {until}", node.node_id))
 }
 
 /// A page of calls, newest first, with the outputs that are inside their records.

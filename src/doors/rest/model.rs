@@ -1,6 +1,7 @@
 //! JSON shapes of the API, and how they come from the mesh's own types.
 
 use std::net::SocketAddr;
+use std::num::NonZeroU8;
 use std::path::Path;
 use std::time::Duration;
 
@@ -381,6 +382,8 @@ pub struct Tool {
     pub description: String,
     /// True if only owner-tier devices may call it.
     pub owner_only: bool,
+    /// So many of its runs at once, and more wait their turn; null: as many as its device runs calls.
+    pub at_once: Option<u8>,
     /// True if it would run at once.
     pub available: bool,
     /// Cause of its not being available.
@@ -396,6 +399,7 @@ impl Tool {
             effect: tool.effect.into(),
             description: tool.description.clone(),
             owner_only: tool.owner_only,
+            at_once: tool.at_once.map(NonZeroU8::get),
             available: online,
             why: (!online).then(|| "currently offline".to_owned()),
         }

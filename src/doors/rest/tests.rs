@@ -72,6 +72,7 @@ fn node(name: &str, peer: PeerId, tier: Tier, online: bool, tools: &[&str]) -> N
         effect: Effect::Idempotent,
         description: "A tool".to_owned(),
         owner_only: false,
+        at_once: None,
     };
     let directory =
         Directory { platform: "linux".to_owned(), tools: tools.iter().map(tool).collect(), ..Directory::default() };

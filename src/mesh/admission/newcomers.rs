@@ -264,6 +264,7 @@ fn refusal_code(refusal: &Refusal) -> RefusalCode {
         | Refusal::UnknownCall(_)
         | Refusal::QueueFull { .. }
         | Refusal::OverBudget { .. }
+        | Refusal::RateLimited(_)
         | Refusal::DiskFull { .. }
         | Refusal::KeyReused(_)
         | Refusal::Denied(_)

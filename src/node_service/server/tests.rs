@@ -641,6 +641,7 @@ async fn a_registration_lists_the_tools_of_the_directory_record() {
         effect: Effect::Once,
         description: String::new(),
         owner_only: true,
+        at_once: None,
     };
     let own = view.nodes.iter_mut().find(|node| node.peer == id(NODE)).unwrap();
     own.directory = Some(Arc::new(Directory {

@@ -148,6 +148,16 @@ impl Budgets {
     }
 }
 
+/// Room on the disk that the store is on, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DiskSpace {
+    /// Free for this program.
+    pub free: u64,
+    /// Below this no new work is taken, and nothing that only guests caused; below half of it only what owners decide, end
+    /// or drop.
+    pub floor: u64,
+}
+
 /// All that somebody has used up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum OverBudget {

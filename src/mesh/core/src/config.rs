@@ -24,6 +24,29 @@ impl Class {
     pub const PREFERRED: u8 = 8;
 }
 
+/// How often something may be asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rate {
+    /// In a second.
+    pub per_s: u64,
+    /// At once, after a pause.
+    pub burst: u64,
+}
+
+impl Rate {
+    /// Half of what the doors of one who is no owner take in all (`budget.rs`): whoever floods one tool there leaves the
+    /// other half to others.
+    pub const PER_S_DEFAULT: u16 = 25;
+    /// The burst is that of so many seconds, as that of a budget is.
+    const BURST_S: u64 = 4;
+
+    /// So many in a second, and four times as many at once.
+    #[must_use]
+    pub fn of(per_s: u16) -> Self {
+        Self { per_s: per_s.into(), burst: u64::from(per_s) * Self::BURST_S }
+    }
+}
+
 /// Timings and sizes; the defaults are those of `docs/protocol.md`, Limits.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -69,6 +92,8 @@ pub struct Config {
     pub queue_max: usize,
     /// Time for which a yes for an hour counts, on a clock that counts while the machine sleeps.
     pub consent_hour_ms: u64,
+    /// Calls of one tool that our doors take from one asker who is no owner.
+    pub rate: Rate,
     /// Budgets of the authors of entries, ourselves among them.
     pub budgets: Budgets,
     /// Age at which a journal entry may be forgotten: longest TTL + 24 h.
@@ -113,6 +138,7 @@ impl Default for Config {
             open_per_target_max: limits::OPEN_PER_TARGET_MAX,
             queue_max: limits::QUEUE_MAX,
             consent_hour_ms: 3_600_000,
+            rate: Rate::of(Rate::PER_S_DEFAULT),
             budgets: Budgets::default(),
             forget_after_ms: 8 * 24 * 3600 * 1000,
             keep_calls_ms: 7 * 24 * 3600 * 1000,

@@ -4,12 +4,12 @@
 //! permission, cancel request and time. Whatever is found started without an outcome after a restart ends
 //! `interrupted`, never runs again.
 
+mod places;
 pub(crate) mod screen;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use crate::budget::has_place;
 use crate::calls::{Unrun, key_id, request_fingerprint};
 use crate::effects::{Effects, Then};
 use crate::entry::SignedEntry;
@@ -343,32 +343,6 @@ impl Executor {
         }
     }
 
-    /// Calls of this origin that wait for their arguments.
-    fn lacking_of(&self, origin: &PeerId) -> usize {
-        self.waiting.iter().filter(|waiting| waiting.origin == *origin && waiting.missing.is_some()).count()
-    }
-
-    /// True if one more call of this origin may wait for a place to run. One that lacks its arguments has none.
-    fn may_wait(&self, origin: &PeerId, facts: &Facts<'_>, fx: &Effects<'_>) -> bool {
-        let shared = fx.enforces(ProtocolRule::PlaceShare);
-        let ready = self.waiting.iter().filter(|waiting| waiting.missing.is_none() || !shared);
-        let own = ready.clone().filter(|waiting| waiting.origin == *origin).count();
-        has_place(own, ready.count(), facts.config().prefetch_max, !shared || self.is_owners(origin, facts))
-    }
-
-    /// True if one more call of this origin may run now.
-    fn may_run(&self, origin: &PeerId, facts: &Facts<'_>, fx: &Effects<'_>) -> bool {
-        let by_owner = !fx.enforces(ProtocolRule::PlaceShare) || self.is_owners(origin, facts);
-        let own = self.running.values().filter(|running| running.origin == *origin).count();
-        has_place(own, self.running.len(), facts.config().running_max, by_owner)
-            || !fx.enforces(ProtocolRule::RunningLimit)
-    }
-
-    /// True if a place is an owner's, or for whoever is at this device's own doors.
-    fn is_owners(&self, origin: &PeerId, facts: &Facts<'_>) -> bool {
-        *origin == self.me || facts.trust.is_owner(origin)
-    }
-
     /// A client key that another call bound here: the same fingerprint = this one is that one; another = refused.
     fn repeats(
         &mut self,
@@ -437,11 +411,9 @@ impl Executor {
             return;
         }
         loop {
-            // One that waits for its arguments, or whose origin has its share, steps out of the order.
-            let next = self
-                .waiting
-                .iter()
-                .position(|waiting| waiting.missing.is_none() && self.may_run(&waiting.origin, facts, fx));
+            // One that waits for its arguments, or whose origin or tool has its share, steps out of the order.
+            let next =
+                self.waiting.iter().position(|waiting| waiting.missing.is_none() && self.may_run(waiting, facts, fx));
             let Some(waiting) = next.and_then(|at| self.waiting.remove(at)) else { return };
             let Waiting { id, attempt, header, origin, entry, deadline, .. } = waiting;
             if Self::asks(&header, (origin, entry), facts, fx) {

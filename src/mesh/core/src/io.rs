@@ -14,7 +14,10 @@ use crate::epoch::{Epoch, Fence};
 use crate::frame::{Frame, Phase};
 use crate::ids::{Attempt, Hash, Incarnation, MeshId, NodeId, PeerId, PublicKey, ReqId, ToolName};
 use crate::policy;
+use crate::rates::RateLimited;
 use crate::record::{Directory, Effect, Ending, Header, Payload, Tier, ToolDecl};
+
+pub use crate::budget::DiskSpace;
 
 /// The time, handed in and never read: milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -504,6 +507,9 @@ pub enum Refusal {
         /// When to try again, in milliseconds.
         retry_after_ms: u64,
     },
+    /// Whoever asks uses this tool too often.
+    #[error("{0}")]
+    RateLimited(Box<RateLimited>),
     /// The disk of this device is nearly full.
     #[error("the disk of this device is nearly full: {free} bytes are free, and new work needs {floor}")]
     DiskFull {
@@ -840,16 +846,6 @@ impl fmt::Display for StoppedLog {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "its log is stopped at {}: over its budget of {}", self.at, self.over)
     }
-}
-
-/// Room on the disk that the store is on, in bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct DiskSpace {
-    /// Free for this program.
-    pub free: u64,
-    /// Below this no new work is taken, and nothing that only guests caused; below half of it only what owners decide, end
-    /// or drop.
-    pub floor: u64,
 }
 
 /// Amounts that fill the memory of a peer, by whom.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::effects::Effects;
 use crate::entry::{Place, SignedEntry};
-use crate::ids::{Incarnation, NodeId, PeerId};
+use crate::ids::{Incarnation, NodeId, PeerId, ToolName};
 use crate::io::{LogReader, NodeView, Output};
 use crate::limits;
 use crate::names::PREFIX_MIN;
@@ -126,6 +126,21 @@ impl Nodes {
     /// The tool of that name as its node declares it now, if it offers it.
     pub(crate) fn declared(&self, peer: &PeerId, tool: &str) -> Option<&ToolDecl> {
         self.directory(peer)?.tools.iter().find(|decl| decl.name.as_str() == tool)
+    }
+
+    /// Runs of this tool that its node has at once, if it says so.
+    pub(crate) fn at_once(&self, peer: &PeerId, tool: &ToolName) -> Option<usize> {
+        let folded = tool.folded();
+        let decl = self.directory(peer)?.tools.iter().find(|decl| decl.name.folded() == folded)?;
+        decl.at_once.map(|most| usize::from(most.get()))
+    }
+
+    /// The tools of a node that say how many of their runs it has at once, by their names in small letters.
+    pub(crate) fn with_places(&self, peer: &PeerId) -> BTreeMap<String, usize> {
+        let tools = self.directory(peer).map(|directory| directory.tools.as_slice()).unwrap_or_default();
+        let named = |decl: &ToolDecl| Some((decl.name.folded().into_owned(), usize::from(decl.at_once?.get())));
+        // Of two that are equal in small letters the first counts.
+        tools.iter().rev().filter_map(named).collect()
     }
 
     /// Takes a directory entry, unless it is over a limit or older than what is held. True when it was news. Of one that

@@ -83,6 +83,8 @@ pub enum ProtocolRule {
     QueueLimit,
     /// No more tools run at once than allowed.
     RunningLimit,
+    /// No more of one tool run at once than its device says.
+    ToolRunningLimit,
     /// The log of an author that is over its budget stops.
     LogBudget,
     /// Who was an owner is held to what it wrote as one, and a guest's budget.
@@ -243,6 +245,7 @@ impl ProtocolRule {
         Self::OpenLimit,
         Self::QueueLimit,
         Self::RunningLimit,
+        Self::ToolRunningLimit,
         Self::LogBudget,
         Self::FormerOwnerBudget,
         Self::EndingBudget,
@@ -294,6 +297,7 @@ impl ProtocolRule {
         Self::FreedBySteps,
         Self::OpenShare,
         Self::PlaceShare,
+        Self::ToolRunningLimit,
         Self::EndingBudget,
         Self::ClosedBudget,
         Self::DiskFloor,

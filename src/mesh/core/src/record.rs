@@ -1,5 +1,7 @@
 //! The bodies of log entries: what each [`crate::entry::Kind`] says.
 
+use std::num::NonZeroU8;
+
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
@@ -109,6 +111,9 @@ pub struct ToolDecl {
     pub description: String,
     /// True if only owner-tier principals may call it.
     pub owner_only: bool,
+    /// So many of its runs at once, at most; `None`: as many as its node runs calls. No part of what is approved.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at_once: Option<NonZeroU8>,
 }
 
 /// Body of [`crate::entry::Kind::DIRECTORY`]: what a peer says about itself. Single writer, the highest seq counts.

@@ -5,12 +5,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Deserialize;
 
 use crate::budget::{Amount, Budget, Budgets, OverBudget, TIMES};
+use crate::config::Rate;
 use crate::effects::Effects;
 use crate::entry::{Kind, SignedEntry};
-use crate::ids::{PeerId, ReqId};
-use crate::io::{DiskSpace, Fact, Now, StoppedLog};
+use crate::ids::{PeerId, ReqId, ToolName};
+use crate::io::{DiskSpace, Fact, Now, Refusal, StoppedLog};
 use crate::limits;
+use crate::people::Principal;
 use crate::protocol_rule::ProtocolRule;
+use crate::rates::Rates;
 use crate::rows::{self, BudgetRow, Row as _};
 use crate::trust::Trust;
 
@@ -254,6 +257,8 @@ pub(crate) struct Spending {
     /// Time within which what a truncation freed may be filled again.
     period_ms: u64,
     disk: DiskRoom,
+    /// Of the askers at our own doors.
+    rates: Rates,
     accounts: BTreeMap<PeerId, Account>,
     /// Authors whose logs are stopped: every step asks, and mostly there is none.
     stopped: BTreeMap<PeerId, Stopped>,
@@ -391,30 +396,45 @@ impl Spending {
             BudgetRow { log: least(account.as_owner.log, log), answers: least(account.as_owner.answers, answers) };
     }
 
-    /// Asks for one more call of our own, and counts it.
+    /// Asks for one more call of our own, and counts it: against what this device may ask, and against the rate of whoever
+    /// asks at its doors, if it has one. What is refused counts for neither.
     ///
     /// # Errors
-    /// The budget that is used up, with the milliseconds after which it makes sense to ask again.
-    pub(crate) fn ask(&mut self, me: &PeerId, trust: &Trust, now: u64) -> Result<(), (OverBudget, u64)> {
+    /// What is used up, with the time after which it makes sense to ask again.
+    pub(crate) fn ask(
+        &mut self,
+        me: &PeerId,
+        asker: Option<(&Principal, &ToolName, Rate)>,
+        trust: &Trust,
+        now: u64,
+    ) -> Result<(), Refusal> {
         let account = self.accounts.entry(*me).or_default();
         let budget = budget_of(&self.budgets, me, account.as_owner, trust);
+        let refused = |over, retry_after_ms| Refusal::OverBudget { over, retry_after_ms };
         let one = Amount::one(0);
         if !account.held.log.has_room(one, budget.log) {
-            return Err((OverBudget::Log(budget.log), HOUR_MS));
+            return Err(refused(OverBudget::Log(budget.log), HOUR_MS));
         }
         let wait = account.hour_wait(one, budget.per_hour, 1, false, now);
         if wait > 0 {
-            return Err((OverBudget::PerHour(budget.per_hour.entries), wait));
+            return Err(refused(OverBudget::PerHour(budget.per_hour.entries), wait));
         }
-        if budget.calls_per_s == u64::MAX {
-            return Ok(());
+        let has_rate = budget.calls_per_s != u64::MAX;
+        if has_rate {
+            account.calls.fall(budget.calls_per_s, now);
+            let wait = account.calls.until(u128::from(budget.burst.saturating_sub(1)) * 1_000, budget.calls_per_s);
+            if wait > 0 {
+                return Err(refused(OverBudget::Rate(budget.calls_per_s), wait));
+            }
         }
-        account.calls.fall(budget.calls_per_s, now);
-        let wait = account.calls.until(u128::from(budget.burst.saturating_sub(1)) * 1_000, budget.calls_per_s);
-        if wait > 0 {
-            return Err((OverBudget::Rate(budget.calls_per_s), wait));
+        if let Some((principal, tool, rate)) = asker
+            && !(has_rate && matches!(principal, Principal::Device(_)))
+        {
+            self.rates.ask(principal, tool, rate, now).map_err(|limited| Refusal::RateLimited(Box::new(limited)))?;
         }
-        account.calls.level += 1_000;
+        if has_rate {
+            account.calls.level += 1_000;
+        }
         Ok(())
     }
 

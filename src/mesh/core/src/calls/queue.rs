@@ -2,7 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use super::{Book, PROGRESS_AFTER_MS, Sent, asking};
+use super::sessions::ToolPlaces;
+use super::{Book, Open, PROGRESS_AFTER_MS, Sent, asking};
 use crate::effects::Effects;
 use crate::facts::Facts;
 use crate::frame::{Answer, AnswerKind, Dispatch, Frame, Phase};
@@ -80,16 +81,35 @@ impl Book {
         }
         let mut after = 0;
         let mut full = BTreeSet::new();
+        let mut places = self.tool_places(target, facts);
         while self.sessions.credits(target, facts) > 0
             && let Some((arrival, id, origin)) = self.next_waiting(target, after, &full)
         {
             after = arrival + 1;
-            if self.sessions.has_credit(target, &origin, facts) {
-                self.dispatch(&id, false, facts, fx);
-            } else {
+            if !self.sessions.has_credit(target, &origin, facts) {
                 full.insert(origin);
+            } else if self.takes_tool_place(&id, &mut places, facts) {
+                self.dispatch(&id, false, facts, fx);
             }
         }
+    }
+
+    /// What of its places the tools of a node have taken of which it runs only some at once.
+    fn tool_places(&self, target: &PeerId, facts: &Facts<'_>) -> ToolPlaces {
+        let mut places = ToolPlaces::of(target, facts);
+        if !places.is_empty() {
+            let sent = self.sessions.sent(target).filter_map(|id| self.open.get(id)).filter(|open| !open.ended());
+            for Open { record, .. } in sent {
+                places.note_sent(&record.header.tool, record.origin);
+            }
+        }
+        places
+    }
+
+    /// True if there is a place for the tool of this call, which it takes.
+    fn takes_tool_place(&self, id: &ReqId, places: &mut ToolPlaces, facts: &Facts<'_>) -> bool {
+        places.is_empty()
+            || self.open.get(id).is_none_or(|open| places.take(&open.record.header.tool, open.record.origin, facts))
     }
 
     /// Sends all nodes what waits for them and may go out by now.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::budget::has_place;
 use crate::facts::Facts;
-use crate::ids::{PeerId, ReqId};
+use crate::ids::{PeerId, ReqId, ToolName};
 use crate::io::SessionId;
 use crate::protocol_rule::ProtocolRule;
 
@@ -37,6 +37,11 @@ impl Sessions {
     /// A node has registered.
     pub(super) fn begin(&mut self, node: PeerId, number: SessionId) {
         self.of.insert(node, Session { number, ..Session::default() });
+    }
+
+    /// All that was sent to a node and has not ended.
+    pub(super) fn sent(&self, node: &PeerId) -> impl Iterator<Item = &ReqId> {
+        self.of.get(node).into_iter().flat_map(|session| session.outstanding.keys().chain(&session.lacking))
     }
 
     /// A session is over. Answers what was sent over it and has not ended.
@@ -91,6 +96,49 @@ impl Sessions {
             let own = if by_owner { 0 } else { outstanding.values().filter(|of| *of == origin).count() };
             has_place(own, outstanding.len(), credits_max(facts), by_owner)
         })
+    }
+}
+
+/// Calls of a tool that may wait at their node beside those that it runs at once: when one ends the next is there already,
+/// and those behind it take no place from its other tools.
+const TOOL_AHEAD: usize = 2;
+
+/// Places at one node of its tools of which it runs only some at once.
+#[derive(Debug)]
+pub(super) struct ToolPlaces {
+    /// By name in small letters: how many there are, and who has taken them.
+    of: BTreeMap<String, (usize, Vec<PeerId>)>,
+}
+
+impl ToolPlaces {
+    /// Those of a node, all of them free.
+    pub(super) fn of(node: &PeerId, facts: &Facts<'_>) -> Self {
+        let tools = facts.nodes.with_places(node).into_iter();
+        Self { of: tools.map(|(tool, at_once)| (tool, (at_once + TOOL_AHEAD, Vec::new()))).collect() }
+    }
+
+    /// True if all its tools run as often as it runs calls.
+    pub(super) fn is_empty(&self) -> bool {
+        self.of.is_empty()
+    }
+
+    /// A call of this tool was sent and has not ended.
+    pub(super) fn note_sent(&mut self, tool: &ToolName, origin: PeerId) {
+        if let Some((_, taken)) = self.of.get_mut(&*tool.folded()) {
+            taken.push(origin);
+        }
+    }
+
+    /// True if one more call of this tool may be sent for this origin: it takes a place.
+    pub(super) fn take(&mut self, tool: &ToolName, origin: PeerId, facts: &Facts<'_>) -> bool {
+        let Some((max, taken)) = self.of.get_mut(&*tool.folded()) else { return true };
+        let by_owner = facts.trust.is_owner(&origin) || !facts.trust.enforces(ProtocolRule::PlaceShare);
+        let own = taken.iter().filter(|of| **of == origin).count();
+        let has_place = has_place(own, taken.len(), *max, by_owner);
+        if has_place {
+            taken.push(origin);
+        }
+        has_place
     }
 }
 

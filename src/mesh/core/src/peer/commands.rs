@@ -21,8 +21,8 @@ use crate::log;
 use crate::membership::{self, Naming, Revoking};
 use crate::policy::bounds::OF_MAX;
 use crate::policy::{
-    Choice, Consent, Domain, Key, Name, NodePattern, OpenAsk, PersonId, Principal, Request, Rule, RuleRef, RuleVerdict,
-    ToolPattern, Value, Verdict, Who,
+    Choice, Consent, Domain, Key, Name, NodePattern, OpenAsk, PersonId, Principal, Request, Role, Rule, RuleRef,
+    RuleVerdict, ToolPattern, Value, Verdict, Who,
 };
 use crate::protocol_rule::ProtocolRule;
 use crate::record::{CancelRequest, Directory, Ending, Header, MembershipChange, Tier};
@@ -30,6 +30,8 @@ use crate::rights;
 use crate::rows::{self, ConsentRow};
 use crate::standing::{HeldAnswer, Standing};
 
+/// In the audit, what refused a call that came too often.
+const RATE: &str = "rate";
 /// Time for which a clean stop waits for the successor's first beacon.
 const STOP_WAIT_MS: u64 = 100;
 
@@ -112,8 +114,7 @@ impl Peer {
             Accepted::Known(id) => return Ok(Reply::Call { id, created: false }),
             Accepted::New { header, approvers } => (header, approvers),
         };
-        let asked = self.logs.spending.ask(&self.local.me, &self.trust, fx.now.mono_ms);
-        asked.map_err(|(over, retry_after_ms)| Refusal::OverBudget { over, retry_after_ms })?;
+        self.spend(&header, fx)?;
         self.incarnations.use_id(fx);
         let (id, ttl_ms) = (header.id, header.ttl_ms);
         let audience = Audience::of_call(self.local.me, header.target, &approvers);
@@ -124,6 +125,27 @@ impl Peer {
         self.book.apply_header(&entry, header, ttl_ms, &facts!(self), fx);
         log::push_when_durable(&entry, Some(ttl_ms), fx);
         Ok(Reply::Call { id, created: true })
+    }
+
+    /// Counts a new call against what this device may ask, and against the rate of whoever asks it.
+    fn spend(&mut self, header: &Header, fx: &Effects<'_>) -> Result<(), Refusal> {
+        let Header { principal, tool, token, workspace, target, .. } = header;
+        let is_owner =
+            matches!(principal, Principal::Person(person) if self.rights.view().role(person) == Some(Role::Owner));
+        let asker = (!is_owner).then_some((principal, tool, self.local.config.rate));
+        let asked = self.logs.spending.ask(&self.local.me, asker, &self.trust, fx.now.mono_ms);
+        if let Err(Refusal::RateLimited(_)) = &asked {
+            let row = AuditRow {
+                token: token.clone(),
+                workspace: workspace.clone().map(Domain::Workspace),
+                target: Some(*target),
+                node: self.nodes.name(target, &self.trust),
+                tool: Some(tool.clone()),
+                ..AuditRow::new(Happened::CallRefused, Some(principal.clone()), Verdict::Deny, RATE)
+            };
+            self.upkeep.audit.note(row, fx);
+        }
+        asked
     }
 
     fn cancel(&mut self, id: ReqId, reason: &str, fx: &mut Effects<'_>) -> Result<Reply, Refusal> {
@@ -283,6 +305,7 @@ impl Peer {
     fn write_directory(&mut self, directory: &Directory, fx: &mut Effects<'_>) {
         let entry = self.write(Kind::DIRECTORY, &entry::encode(directory), fx);
         self.apply(&entry, None, fx);
+        self.executor.start_next(&facts!(self), fx); // a tool may have more places now
     }
 
     // --- What people say to calls that ask -----------------------------------------------------------------------------

@@ -59,10 +59,12 @@ pub struct Offered {
 }
 
 impl Offered {
-    /// A tool as its node declares it.
+    /// A tool as its node declares it. How many of its runs there may be at once is its node's affair, and nobody is
+    /// asked again when that changes.
     #[must_use]
     pub fn of(tool: &ToolDecl) -> Self {
-        Self { name: tool.name.clone(), owner_only: tool.owner_only, hash: Hash::of(&encode(tool)) }
+        let shown = ToolDecl { at_once: None, ..tool.clone() };
+        Self { name: tool.name.clone(), owner_only: tool.owner_only, hash: Hash::of(&encode(&shown)) }
     }
 }
 

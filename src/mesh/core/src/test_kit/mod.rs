@@ -40,7 +40,7 @@ pub const fn at(ms: u64) -> Now {
 
 /// A tool that anyone may call.
 pub fn tool(name: &str, effect: Effect) -> ToolDecl {
-    ToolDecl { name: name.parse().unwrap(), effect, description: String::new(), owner_only: false }
+    ToolDecl { name: name.parse().unwrap(), effect, description: String::new(), owner_only: false, at_once: None }
 }
 
 /// The directory record of a desktop that offers these tools and may lead.

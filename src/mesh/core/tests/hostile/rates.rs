@@ -1,8 +1,11 @@
 //! One that is fast: an hour has so much of it, and a device runs so many of its calls.
 
+use std::num::NonZeroU8;
+
 use mesh_core::budget::{Amount, Budget, OverBudget};
-use mesh_core::config::Config;
+use mesh_core::config::{Config, Rate};
 use mesh_core::ids::Attempt;
+use mesh_core::policy::{Otherwise, Verdict, WorkspaceId};
 
 use super::*;
 
@@ -89,4 +92,116 @@ fn s14_a_device_runs_so_many_calls_of_a_guest() {
     honest.step(Input::LinkUp(liar.id()));
     honest.pass(4_000);
     assert_eq!((11..=15).map(|counter| ran(&mut honest, &mut liar, counter)).sum::<usize>(), 0);
+}
+
+/// Mia and Tom, whose agents may use what is here, at a device that lets each ask so often.
+fn shared_by_people(rate: Rate) -> Honest {
+    let mut honest = Honest::new();
+    honest.machine.config = Config { rate, ..Config::default() };
+    honest.crash();
+    honest.pass(4_000);
+    let home: WorkspaceId = "home".parse().unwrap();
+    let otherwise = Otherwise { members: Verdict::Allow, agents: Verdict::Allow, ..Otherwise::default() };
+    let workspace = Workspace { otherwise, ..Workspace::default() };
+    let mut changes = vec![
+        (Key::Workspace(home.clone()), Some(Value::Workspace(workspace))),
+        (Key::Binding(home.clone(), "main".parse().unwrap()), Some(Value::Binding(Binding::default()))),
+    ];
+    for person in ["mia", "tom"] {
+        changes.push((Key::Person(person.parse().unwrap()), Some(Value::Person(Person::default()))));
+        changes.push((Key::Member(home.clone(), person.parse().unwrap()), Some(Value::Member(Role::Member))));
+    }
+    let by = "person:owner".parse().unwrap();
+    let edited = honest.ask(Command::Edit(Edit { by, changes, declared: false, force: false, seen: Vec::new() }));
+    assert!(matches!(edited, Reply::Edited { .. }), "{edited:?}");
+    honest
+}
+
+fn asks(honest: &mut Honest, who: &str, tool: &str, key: Option<u32>) -> Reply {
+    let me = honest.id();
+    let client_key = key.map(|key| format!("key-{key}"));
+    honest.ask(Command::Call(NewCall {
+        principal: Some(who.parse().unwrap()),
+        client_key,
+        ..test_kit::call(&me, tool)
+    }))
+}
+
+#[test]
+fn p12_an_agent_that_floods_one_tool_stops_nobody_else() {
+    let mut honest = shared_by_people(Rate { per_s: 2, burst: 4 });
+    let offers = offers(vec![tool("append", Effect::Once), tool("read", Effect::None)]);
+    honest.ask(Command::SetDirectory(offers));
+    let flood = |honest: &mut Honest| {
+        let mut taken = Vec::new();
+        for n in 0..500 {
+            // Another name each time, since it is anybody's to choose.
+            match asks(honest, &format!("agent:mia/a{n}"), "append", None) {
+                Reply::Call { id, .. } => taken.push(id),
+                Reply::Refused(Refusal::RateLimited(limited)) => {
+                    assert!((1..=500).contains(&limited.retry_after_ms), "{limited:?}");
+                    assert!(limited.to_string().contains("2 calls a second"), "{limited}");
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        taken
+    };
+    let before = honest.log_rows();
+    assert_eq!(flood(&mut honest).len(), 4);
+    assert!(honest.log_rows() - before <= 8, "what is refused leaves nothing in the log but a row of the audit");
+    for (who, tool) in [("agent:tom/a1", "append"), ("person:mia", "append"), ("agent:mia/a1", "read")] {
+        let reply = asks(&mut honest, who, tool, None);
+        assert!(matches!(reply, Reply::Call { created: true, .. }), "{who} {tool}: {reply:?}");
+    }
+    // Owners have no rate.
+    for _ in 0..50 {
+        assert!(matches!(asks(&mut honest, "person:owner", "append", None), Reply::Call { created: true, .. }));
+    }
+    // When it comes back as it was told, it is let through; what it was taken for before is not asked anew.
+    honest.pass(500);
+    let Reply::Call { id, created: true } = asks(&mut honest, "agent:mia/a1", "append", Some(1)) else {
+        panic!("not taken")
+    };
+    assert!(flood(&mut honest).is_empty());
+    assert_eq!(asks(&mut honest, "agent:mia/a1", "append", Some(1)), Reply::Call { id, created: false });
+}
+
+#[test]
+pub(super) fn p12_no_more_of_a_tool_run_at_once_than_its_device_says() {
+    let mut honest = Honest::new();
+    honest.machine.config = config();
+    let one = ToolDecl { at_once: NonZeroU8::new(1), ..tool("append", Effect::Once) };
+    honest.ask(Command::SetDirectory(offers(vec![one])));
+    let (mut guest, mut owner) = (honest.author(1), honest.author(2));
+    honest.admit(&guest, Tier::Shared);
+    honest.admit(&owner, Tier::Owner);
+    let me = honest.id();
+    let mut began: Vec<(ReqId, Attempt, PeerId)> = Vec::new();
+    let note = |out: Vec<Output>, began: &mut Vec<(ReqId, Attempt, PeerId)>| {
+        for output in out {
+            if let Output::Invoke(run) = output {
+                began.push((run.id, run.attempt, run.origin));
+            }
+        }
+    };
+    // The guest comes first, with as much as it likes.
+    for counter in 1..=50 {
+        let call = header(&guest.id(), counter, me);
+        let entry = guest.says(Kind::CALL, encode(&call));
+        note(honest.hears(&guest, pushed(entry)), &mut began);
+    }
+    for counter in 1..=3 {
+        let call = header(&owner.id(), counter, me);
+        let entry = owner.says(Kind::CALL, encode(&call));
+        note(honest.hears(&owner, pushed(entry)), &mut began);
+    }
+    note(honest.command(Command::Call(test_kit::call(&me, "append"))), &mut began);
+    for ended in 0..10 {
+        assert_eq!(began.len(), ended + 1, "one at a time");
+        let (id, attempt, _) = began[ended];
+        note(honest.step(Input::ToolEnded(id, attempt, test_kit::done())), &mut began);
+    }
+    let owners = began.iter().take(5).filter(|(_, _, origin)| *origin != guest.id()).count();
+    assert!(owners >= 2, "they do not wait behind all that a guest asked for: {began:?}");
 }

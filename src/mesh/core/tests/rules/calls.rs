@@ -1,11 +1,13 @@
 //! One call, or what looks like one, from two halves of a mesh.
 
+use std::num::NonZeroU8;
+
 use bytes::Bytes;
 use mesh_core::config::Config;
 use mesh_core::io::{CallState, Command, Edit, Fact, Input, NewCall, Refusal, Reply};
 use mesh_core::policy::{Device, Key, Person, Role, Value};
-use mesh_core::record::{Ending, Payload, Tier};
-use mesh_core::test_kit::{Net, done, id};
+use mesh_core::record::{Effect, Ending, Payload, Tier, ToolDecl};
+use mesh_core::test_kit::{self, Net, done, id, offers, tool};
 
 use crate::revoked::by_hand;
 use crate::{call, once};
@@ -192,4 +194,55 @@ fn calls_in_flight_on_a_mesh_of_one_read_no_log_and_change_no_view() {
     }
     let views = net.devices[0].facts.iter().filter(|fact| matches!(fact, Fact::View)).count();
     assert_eq!((net.devices[0].log_reads, views), (0, 0));
+}
+
+#[test]
+fn a_tool_that_runs_once_at_a_time_loses_no_call_and_holds_up_no_other_tool() {
+    const CALLS: usize = 40;
+    let mut net = Net::of(3);
+    net.tools_end = false;
+    let one = ToolDecl { at_once: NonZeroU8::new(1), ..tool("one", Effect::Once) };
+    net.command(2, Command::SetDirectory(offers(vec![one, tool("echo", Effect::None)])));
+    net.pass(500);
+    let calls: Vec<_> = (0..CALLS).map(|_| net.ask(1, test_kit::call(&id(2), "one"))).collect();
+    let ran = |net: &Net| calls.iter().take_while(|id| net.runs(id) == 1).count();
+    let begun = |net: &Net| calls.iter().map(|id| net.runs(id)).sum::<usize>();
+    assert_eq!((ran(&net), begun(&net)), (1, 1));
+    let other = net.ask(1, call(2));
+    assert_eq!(net.runs(&other), 1, "{CALLS} calls of one tool are more than there are places at its device");
+    for round in 1..=CALLS {
+        net.finish_tools(2);
+        assert_eq!(
+            (ran(&net), begun(&net)),
+            ((round + 1).min(CALLS), (round + 1).min(CALLS)),
+            "in order, round {round}"
+        );
+    }
+    for id in &calls {
+        assert_eq!(net.record(1, id).unwrap().state, CallState::Ended(Ending::Done));
+    }
+}
+
+#[test]
+fn how_often_a_tool_runs_at_once_is_taken_while_calls_wait() {
+    let mut net = Net::of(2);
+    net.tools_end = false;
+    let with = |net: &mut Net, at_once: u8| {
+        let one = ToolDecl { at_once: NonZeroU8::new(at_once), ..tool("one", Effect::Once) };
+        net.command(1, Command::SetDirectory(offers(vec![one])));
+        net.pass(500);
+    };
+    with(&mut net, 1);
+    let mut calls: Vec<_> = (0..3).map(|_| net.ask(0, test_kit::call(&id(1), "one"))).collect();
+    let begun = |net: &Net, calls: &[_]| calls.iter().map(|id| net.runs(id)).sum::<usize>();
+    assert_eq!(begun(&net, &calls), 1);
+    with(&mut net, 3);
+    assert_eq!(begun(&net, &calls), 3, "what waits at the device begins");
+    calls.extend((0..5).map(|_| net.ask(0, test_kit::call(&id(1), "one"))));
+    assert_eq!(begun(&net, &calls), 3);
+    with(&mut net, 0);
+    assert_eq!(begun(&net, &calls), 4, "as many as the device runs calls");
+    with(&mut net, 2);
+    net.finish_tools(1);
+    assert_eq!(begun(&net, &calls), 6);
 }

@@ -81,7 +81,6 @@ pub(super) async fn list(State(app): AppState, headers: HeaderMap) -> Result<Jso
 #[serde(deny_unknown_fields)]
 pub(super) struct TakeText {
     /// Its id.
-    #[schema(inline)]
     text: EditRef,
 }
 

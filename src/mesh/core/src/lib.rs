@@ -24,8 +24,8 @@ pub mod protocol_rule;
 pub mod record;
 pub mod rows;
 pub mod rule_words;
-pub mod standing;
 mod spending;
+pub mod standing;
 #[cfg(any(test, feature = "test-kit"))]
 pub mod test_kit;
 

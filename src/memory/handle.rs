@@ -19,10 +19,6 @@ use crate::tasks::TaskGroup;
 
 /// Time without a question after which a workspace is closed, and takes no memory any more.
 pub const IDLE: Duration = Duration::from_mins(5);
-/// Somewhat more than the time for which the heap keeps freed pages.
-const PURGE_DELAY: Duration = Duration::from_millis(1_300);
-/// A block of so many bytes has a page of the heap of its own.
-const OWN_PAGE_BYTES: usize = 16 * 1024 * 1024;
 /// Requests that wait for the thread; then whoever asks waits.
 const QUEUE: usize = 32;
 
@@ -125,34 +121,11 @@ impl MemoryHandle {
         }
         let (sender, jobs) = mpsc::channel(QUEUE);
         let (shared, runtime) = (self.0.clone(), Handle::current());
-        let started = self.0.tasks.thread("memory", move |stop| {
-            shared.serve(workspace, jobs, stop, &runtime);
-            // The agent stops, or a thread cannot be had: then the heap keeps its pages.
-            let _ = shared.tasks.thread("memory-heap", move |stop| give_back(stop, &runtime));
-        });
+        let started = self.0.tasks.thread("memory", move |stop| shared.serve(workspace, jobs, stop, &runtime));
         started.map_err(|_| MemoryError::Closed)?;
         // With the sender of another workspace goes the last that could ask it: it closes.
         *open = Some((workspace, sender.clone()));
         Ok(sender)
-    }
-}
-
-/// Has the heap give freed pages back to the system.
-///
-/// It keeps them for a second, and then lets go of them with the next page that is freed (mimalloc 3, `purge_delay`): at a peer
-/// at rest none is for a long time. So one is taken, not touched, and freed, once that time is over; a second time for what
-/// the end of the thread has freed.
-fn give_back(stop: &CancellationToken, runtime: &Handle) {
-    for _ in 0..2 {
-        // A timer is made by the runtime that it belongs to.
-        let wait = async { tokio::time::sleep(PURGE_DELAY).await };
-        if runtime.block_on(stop.run_until_cancelled(wait)).is_none() {
-            return;
-        }
-        let mut page = Vec::<u8>::new();
-        if page.try_reserve_exact(OWN_PAGE_BYTES).is_ok() {
-            drop(std::hint::black_box(page));
-        }
     }
 }
 

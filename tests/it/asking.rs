@@ -201,7 +201,7 @@ fn a_call_that_asks_survives_the_death_of_gateway_target_and_asker() {
     // Once more before it has run, as far as anybody can tell.
     hub.kill9();
     hub.start();
-    let ended = tablet.wait_ended(&id, Duration::from_secs(60));
+    let ended = tablet.wait_ended(&id, Duration::from_mins(1));
     assert_eq!(ended["state"], "done", "{ended}");
     assert_eq!(lamp.runs_of(&id), [1]);
     // A yes to one is none to the next.

@@ -20,6 +20,37 @@ fn finds(haystack: &[u8]) -> Option<&'static str> {
     words.find(|word| haystack.windows(word.len()).any(|window| window == word.as_bytes()))
 }
 
+/// Shows all memory of an agent that it may write and has written, in runs of pages. Answers how many bytes that were. Of
+/// what its heap has only reserved, which is a thousand times as much, nothing is read.
+fn with_memory(home: &Home, mut look: impl FnMut(&[u8], &str)) -> usize {
+    const PAGE: u64 = 4096;
+    let pid = home.pid();
+    let maps = fs::read_to_string(format!("/proc/{pid}/maps")).expect("it runs");
+    let mut memory = fs::File::open(format!("/proc/{pid}/mem")).expect("a test may look");
+    let mut pagemap = fs::File::open(format!("/proc/{pid}/pagemap")).expect("a test may look");
+    let mut looked = 0;
+    for line in maps.lines().filter(|line| line.split(' ').nth(1).is_some_and(|may| may.starts_with("rw"))) {
+        let (first, last) = line.split(' ').next().and_then(|range| range.split_once('-')).expect("a range");
+        let at = |hex| u64::from_str_radix(hex, 16).expect("an address");
+        let (first, last) = (at(first), at(last));
+        let mut entries = vec![0; usize::try_from((last - first) / PAGE * 8).expect("fits")];
+        pagemap.seek(SeekFrom::Start(first / PAGE * 8)).expect("an entry for each page");
+        pagemap.read_exact(&mut entries).expect("an entry for each page");
+        // The two highest bits: in memory, on swap.
+        let is_there: Vec<bool> = entries.chunks_exact(8).map(|entry| entry[7] & 0xc0 != 0).collect();
+        let mut page = first;
+        for run in is_there.chunk_by(|one, other| one == other) {
+            let mut bytes = vec![0; if run[0] { run.len() * usize::try_from(PAGE).expect("fits") } else { 0 }];
+            if run[0] && memory.seek(SeekFrom::Start(page)).is_ok() && memory.read_exact(&mut bytes).is_ok() {
+                looked += bytes.len();
+                look(&bytes, line);
+            }
+            page += run.len() as u64 * PAGE;
+        }
+    }
+    looked
+}
+
 /// Asserts that none of the words is below its directory, in its process, or in what it tells.
 #[track_caller]
 fn assert_clean(home: &Home, ids: &[String]) {
@@ -27,21 +58,10 @@ fn assert_clean(home: &Home, ids: &[String]) {
         let found = fs::read(&file).ok().and_then(|bytes| finds(&bytes));
         assert!(found.is_none(), "{found:?} is in {}", file.display());
     }
-    let pid = home.pid();
-    let maps = fs::read_to_string(format!("/proc/{pid}/maps")).expect("it runs");
-    let mut memory = fs::File::open(format!("/proc/{pid}/mem")).expect("a test may look");
-    let mut looked = 0;
-    for line in maps.lines().filter(|line| line.split(' ').nth(1).is_some_and(|may| may.starts_with("rw"))) {
-        let (first, last) = line.split(' ').next().and_then(|range| range.split_once('-')).expect("a range");
-        let at = |hex| u64::from_str_radix(hex, 16).expect("an address");
-        let (first, last) = (at(first), at(last));
-        let mut bytes = vec![0; usize::try_from(last - first).expect("fits")];
-        if memory.seek(SeekFrom::Start(first)).is_ok() && memory.read_exact(&mut bytes).is_ok() {
-            looked += bytes.len();
-            let found = finds(&bytes);
-            assert!(found.is_none(), "{found:?} is in the memory of {}: {line}", home.name);
-        }
-    }
+    let looked = with_memory(home, |bytes, line| {
+        let found = finds(bytes);
+        assert!(found.is_none(), "{found:?} is in the memory of {}: {line}", home.name);
+    });
     assert!(looked > 1024 * 1024, "only {looked} bytes of memory could be read");
     for id in ids {
         assert_eq!(home.get(&format!("calls/{id}")).status, 404);

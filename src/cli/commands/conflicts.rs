@@ -87,12 +87,11 @@ pub(super) async fn keep(client: &Client, id: &str, ui: Ui) -> Result<Exit, Fail
 pub(super) async fn restore(client: &Client, id: &str, number: Option<usize>, ui: Ui) -> Result<Exit, Failure> {
     let conflict = find(client, id).await?;
     let all = texts(&conflict);
-    let chosen = match number {
-        Some(number) => number.checked_sub(1).and_then(|index| all.get(index)),
-        None => {
-            let mut others = all.iter().filter(|version| !holds(version));
-            others.next().filter(|_| others.next().is_none())
-        }
+    let chosen = if let Some(number) = number {
+        number.checked_sub(1).and_then(|index| all.get(index))
+    } else {
+        let mut others = all.iter().filter(|version| !holds(version));
+        others.next().filter(|_| others.next().is_none())
     };
     match chosen {
         Some(version) => take(client, id, version, ui).await,

@@ -167,13 +167,12 @@ fn question(predicate: Predicate, object: &[String]) -> Option<Question> {
         Predicate::Works => Some(Question::Work),
         Predicate::Born => Some(Question::Birth),
         Predicate::Expires => Some(Question::End),
-        Predicate::Costs if has_number => Some(Question::Amount),
         Predicate::Is | Predicate::Scheduled | Predicate::Should | Predicate::Moved | Predicate::Located
             if has_time =>
         {
             Some(Question::Time)
         }
-        Predicate::Is | Predicate::Should if has_number => Some(Question::Amount),
+        Predicate::Is | Predicate::Should | Predicate::Costs if has_number => Some(Question::Amount),
         Predicate::Has if has_number && !has_time => Some(Question::Amount),
         Predicate::Scheduled if has_number => Some(Question::Time),
         Predicate::Located => Some(Question::Place),

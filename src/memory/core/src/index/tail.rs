@@ -74,7 +74,9 @@ impl Tail {
         taken.sort_unstable_by_key(order);
         left.sort_unstable_by_key(|(term, posting)| (posting.ordinal, *term));
         *self = Self::default();
-        left.into_iter().for_each(|(term, posting)| self.push(term, posting));
+        for (term, posting) in left {
+            self.push(term, posting);
+        }
         taken
     }
 

@@ -149,8 +149,13 @@ pub(super) async fn restore(client: &Client, args: &RestoreArgs, ui: Ui) -> Resu
         refuse_beside_original(&manifest, home).await?;
     }
     let mut progress = Progress::new(ui, "restoring…");
-    let restored = backup::restore(BufReader::new(open), home, device, |bytes| progress.at(bytes)).map_err(shown)?;
-    drop(progress);
+    // It waits for disks, which a thread of the runtime may not.
+    let into = home.to_owned();
+    let work = move || backup::restore(BufReader::new(open), &into, device, |bytes| progress.at(bytes));
+    let restored = match tokio::task::spawn_blocking(work).await {
+        Ok(restored) => restored.map_err(shown)?,
+        Err(error) => return Err(Failure::new(Exit::Failed, format!("restoring broke down: {error}"))),
+    };
     show(&restored, home, ui);
     Ok(Exit::Ok)
 }

@@ -9,6 +9,7 @@ use memory_core::limits::{STANDING_MAX, STANDING_TOKENS_MAX};
 use memory_core::rank::{self, Parts, Query, pack};
 use memory_core::text::tokens;
 
+use super::browse::Reader;
 use super::error::MemoryError;
 use super::workspace::Workspace;
 
@@ -143,13 +144,21 @@ impl Workspace {
             Mode::Auto | Mode::Text | Mode::Semantic => limit,
         };
         let query = Query { text: &question.text, vector: None, as_of_ms: question.as_of_ms, limit: of_messages };
-        let mut found = rank::search(&mut self.held.index, &query, None);
+        let found = rank::search(&mut self.held.index, &query, None);
+        self.reader().answer(question, found)
+    }
+}
+
+impl Reader<'_> {
+    /// What was found, with its texts, as far as it fits the question.
+    fn answer(&self, question: &Question, mut found: rank::Found) -> Result<Answer, MemoryError> {
+        let limit = question.limit.min(rank::HITS_MAX);
         // Below zero there is less reason for it than for the average message.
         found.hits.retain(|hit| hit.score > 0);
         let mut texts: BTreeMap<MessageKey, Message> = BTreeMap::new();
         for key in found.hits.iter().filter_map(|hit| hit.source.message()).collect::<BTreeSet<_>>() {
             for key in self.around(key) {
-                if let Some(message) = self.held.message(&key, &self.store)? {
+                if let Some(message) = self.held.message(&key, self.store)? {
                     texts.insert(key, message);
                 }
             }
@@ -175,7 +184,7 @@ impl Workspace {
                 context: context.collect(),
                 facts: self.facts_of(key, message),
                 line: self.line_of(key, message),
-                was: self.held.original(key, &self.store)?.map(|message| message.text),
+                was: self.held.original(key, self.store)?.map(|message| message.text),
                 said,
             };
             let fits = match question.mode {
@@ -234,7 +243,7 @@ impl Workspace {
         newest.sort_unstable_by(|a, b| b.cmp(a));
         let (mut given, mut spent) = (Vec::new(), 0);
         for (time_ms, source) in newest {
-            let Some(message) = held.message(&source, &self.store)? else { continue };
+            let Some(message) = held.message(&source, self.store)? else { continue };
             for span in held.standing.get(&source).into_iter().flatten() {
                 let Some(text) = span.of(&message.text) else { continue };
                 spent += tokens(text);

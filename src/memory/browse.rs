@@ -4,13 +4,14 @@ use std::collections::BTreeSet;
 use std::ops::Bound;
 
 use memory_core::facts::{Found, Predicate, subject_text};
-use memory_core::ids::{BatchId, MessageKey};
+use memory_core::ids::{BatchId, MessageKey, WorkspaceId};
 use memory_core::item::Message;
 use memory_core::relation::{Shown, superseded};
 
 use super::ask::{Fact, Said};
 use super::error::MemoryError;
-use super::workspace::Workspace;
+use super::held::Held;
+use super::store::Store;
 
 /// A place in the order of messages: when, and which.
 pub type Place = (i64, MessageKey);
@@ -78,16 +79,24 @@ pub struct Stats {
     pub indexed: usize,
 }
 
-impl Workspace {
+/// A workspace as it is read: what of it is in memory, and the texts on disk. All methods block.
+#[derive(Debug, Clone, Copy)]
+pub struct Reader<'a> {
+    pub(super) id: WorkspaceId,
+    pub(super) held: &'a Held,
+    pub(super) store: &'a Store,
+}
+
+impl Reader<'_> {
     /// One message.
     ///
     /// # Errors
     /// There is none; the disk.
     pub fn get(&self, key: &MessageKey) -> Result<Item, MemoryError> {
         let unknown = || MemoryError::UnknownItem(key.to_string());
-        let message = self.held.message(key, &self.store)?.ok_or_else(unknown)?;
+        let message = self.held.message(key, self.store)?.ok_or_else(unknown)?;
         let batch = self.held.view.messages.get(key).and_then(|current| current.batch);
-        let was = self.held.original(key, &self.store)?.map(|message| message.text);
+        let was = self.held.original(key, self.store)?.map(|message| message.text);
         Ok(Item { key: *key, message, state: ItemState { batch, was } })
     }
 
@@ -145,7 +154,7 @@ impl Workspace {
             let Some(row) = held.rows.batch(&batch) else { continue };
             let mut lines = Vec::new();
             for line in held.view.lines(row) {
-                let Some(message) = held.message(&line.key, &self.store)? else { continue };
+                let Some(message) = held.message(&line.key, self.store)? else { continue };
                 lines.extend(line.span.of(&message.text).map(|text| Said::of(line.key, &message, text)));
             }
             shown.push(SummaryShown { batch, from_ms, to_ms, messages, lines });
@@ -168,7 +177,7 @@ impl Workspace {
                 let told = held.time_of(&fact.key).is_some_and(|time| as_of_ms.is_none_or(|as_of| time <= as_of));
                 let Some(predicate) = Predicate::of(fact.predicate).filter(|_| told) else { continue };
                 if messages.last().is_none_or(|(key, _, _)| *key != fact.key) {
-                    let Some(message) = held.message(&fact.key, &self.store)? else { continue };
+                    let Some(message) = held.message(&fact.key, self.store)? else { continue };
                     let corrected = held.view.messages.get(&fact.key).is_some_and(|it| it.corrected.is_some());
                     messages.push((fact.key, message, corrected));
                 }

@@ -23,7 +23,7 @@ impl Workspace {
         let waiting = self.held.oldest_waiting(self.settings.batch.saturating_add(beyond));
         let mut core = Compaction::new(self.settings);
         let first = core.handle_request(&self.id, trigger, &waiting);
-        self.carry_out(core, first)
+        carry_out(self, core, first)
     }
 
     /// True if so many messages wait that a batch is taken unasked.
@@ -38,56 +38,56 @@ impl Workspace {
         let still_waits = capture.covers.iter().all(|(key, rev)| self.held.waits(key) && is_current(key, *rev));
         let mut core = Compaction::new(self.settings);
         let first = core.handle_found(capture, still_waits, true);
-        self.carry_out(core, first)
+        carry_out(self, core, first)
     }
+}
 
-    fn carry_out(&mut self, mut core: Compaction, first: Option<Action>) -> Result<Report, MemoryError> {
-        let mut report = Report::default();
-        let mut next = first;
-        while let Some(action) = next.take() {
-            match action {
-                Action::Store(capture) => {
-                    let row = (keys::capture(&capture.batch), Some(keys::encode(&capture).into()));
-                    self.store.commit(vec![row], false)?;
-                    let _ = faults::pass(Point::MemoryCaptured);
-                    next = core.handle_captured();
+fn carry_out(workspace: &mut Workspace, mut core: Compaction, first: Option<Action>) -> Result<Report, MemoryError> {
+    let mut report = Report::default();
+    let mut next = first;
+    while let Some(action) = next.take() {
+        match action {
+            Action::Store(capture) => {
+                let row = (keys::capture(&capture.batch), Some(keys::encode(&capture).into()));
+                workspace.store.commit(vec![row], false)?;
+                let _ = faults::pass(Point::MemoryCaptured);
+                next = core.handle_captured();
+            }
+            Action::Draft(capture, effort) => {
+                let draft = draft(workspace, &capture, effort)?;
+                let _ = faults::pass(Point::MemoryDrafted);
+                next = core.handle_drafted(draft);
+            }
+            Action::Commit(batch, draft) => {
+                let done = vec![(keys::capture(&batch), None)];
+                let current = |key: &_| {
+                    let current = workspace.held.view.messages.get(key)?;
+                    current.batch.is_none().then_some(current.rev)
+                };
+                if let Some(draft) = draft.recheck(&workspace.id, current) {
+                    workspace.say(&draft.bodies(), done)?;
+                    report = draft.report();
+                } else {
+                    workspace.store.commit(done, false)?;
                 }
-                Action::Draft(capture, effort) => {
-                    let draft = self.draft(&capture, effort)?;
-                    let _ = faults::pass(Point::MemoryDrafted);
-                    next = core.handle_drafted(draft);
-                }
-                Action::Commit(batch, draft) => {
-                    let done = vec![(keys::capture(&batch), None)];
-                    let current = |key: &_| {
-                        let current = self.held.view.messages.get(key)?;
-                        current.batch.is_none().then_some(current.rev)
-                    };
-                    if let Some(draft) = draft.recheck(&self.id, current) {
-                        self.say(&draft.bodies(), done)?;
-                        report = draft.report();
-                    } else {
-                        self.store.commit(done, false)?;
-                    }
-                    let _ = faults::pass(Point::MemoryCompacted);
-                    core.handle_committed();
-                }
-                Action::Drop(batch) => self.store.commit(vec![(keys::capture(&batch), None)], false)?,
+                let _ = faults::pass(Point::MemoryCompacted);
+                core.handle_committed();
+            }
+            Action::Drop(batch) => workspace.store.commit(vec![(keys::capture(&batch), None)], false)?,
+        }
+    }
+    Ok(report)
+}
+
+fn draft(workspace: &Workspace, capture: &Capture, effort: Effort) -> Result<Draft, MemoryError> {
+    let mut messages: Vec<(_, _, Message)> = Vec::new();
+    // A message that stops the process each time is covered in the end without being read.
+    if effort != Effort::HeaderOnly {
+        for (key, rev) in capture.covers.iter().take(BATCH_MESSAGES_MAX) {
+            if let Some(message) = workspace.held.message(key, &workspace.store)? {
+                messages.push((*key, *rev, message));
             }
         }
-        Ok(report)
     }
-
-    fn draft(&self, capture: &Capture, effort: Effort) -> Result<Draft, MemoryError> {
-        let mut messages: Vec<(_, _, Message)> = Vec::new();
-        // A message that stops the process each time is covered in the end without being read.
-        if effort != Effort::HeaderOnly {
-            for (key, rev) in capture.covers.iter().take(BATCH_MESSAGES_MAX) {
-                if let Some(message) = self.held.message(key, &self.store)? {
-                    messages.push((*key, *rev, message));
-                }
-            }
-        }
-        Ok(Draft::by_rules(capture, &self.settings, &messages))
-    }
+    Ok(Draft::by_rules(capture, &workspace.settings, &messages))
 }

@@ -58,7 +58,7 @@ impl Workspace {
                 Effect::Forget(sent) => {
                     for sent in sent {
                         match sent.verify(&self.id, &Ed25519Verifier) {
-                            Ok(group) => taken += usize::from(self.take_tombstones(&group)?),
+                            Ok(group) => taken += usize::from(take_tombstones(self, &group)?),
                             Err(error) => {
                                 tracing::debug!(%error, "a tombstone of another holder is refused");
                                 broken = Some("a tombstone that is not signed");
@@ -78,7 +78,7 @@ impl Workspace {
                             }
                         };
                         chain = Some(group.chain());
-                        match self.take(group)? {
+                        match take(self, group)? {
                             ControlFlow::Continue(new) => taken += usize::from(new),
                             ControlFlow::Break(why) => {
                                 tracing::warn!(%why, "a group of another holder does not go onto its chain");
@@ -103,84 +103,83 @@ impl Workspace {
         }
         Ok(Replied { session, frames, taken, broken })
     }
+}
 
-    /// Puts a group onto its chain, durably. `Continue(false)`: it is there already.
-    fn take(&mut self, mut group: SignedGroup) -> Result<ControlFlow<ChainError, bool>, MemoryError> {
-        let head = self.heads.get(&group.chain()).copied().unwrap_or_default();
-        match head.accepts(&group) {
-            Ok(()) => {}
-            Err(ChainError::Known) => return Ok(ControlFlow::Continue(false)),
-            Err(error) => return Ok(ControlFlow::Break(error)),
-        }
-        let said: Vec<(usize, Body)> =
-            group.items().filter_map(|(stamp, item)| Some((usize::from(stamp.index), item.body().ok()?))).collect();
-        let mut forgotten: Vec<MessageKey> = Vec::new();
-        forgotten.extend(
-            said.iter().filter_map(|(_, body)| if let Body::Tombstone(key) = body { Some(*key) } else { None }),
-        );
-        // What comes late of something that is forgotten is kept erased.
-        for (index, body) in &said {
-            let about = self.texts_about(body);
-            let is_late = match body {
-                Body::Message(message) => refuses(&self.held.rows, &message.key(&self.id), message),
-                Body::Correction(_)
-                | Body::Tombstone(_)
-                | Body::Summary(_)
-                | Body::Rewrite(_)
-                | Body::Fact(_)
-                | Body::Standing(_)
-                | Body::Head(_)
-                | Body::Unknown(_) => {
-                    about.iter().any(|key| self.held.rows.message(key).is_some_and(|row| row.forgotten))
-                }
-            };
-            if is_late || about.iter().any(|key| forgotten.contains(key)) {
-                group.erase(*index);
+/// Puts a group onto its chain, durably. `Continue(false)`: it is there already.
+fn take(workspace: &mut Workspace, mut group: SignedGroup) -> Result<ControlFlow<ChainError, bool>, MemoryError> {
+    let head = workspace.heads.get(&group.chain()).copied().unwrap_or_default();
+    match head.accepts(&group) {
+        Ok(()) => {}
+        Err(ChainError::Known) => return Ok(ControlFlow::Continue(false)),
+        Err(error) => return Ok(ControlFlow::Break(error)),
+    }
+    let said: Vec<(usize, Body)> =
+        group.items().filter_map(|(stamp, item)| Some((usize::from(stamp.index), item.body().ok()?))).collect();
+    let mut forgotten: Vec<MessageKey> = Vec::new();
+    forgotten
+        .extend(said.iter().filter_map(|(_, body)| if let Body::Tombstone(key) = body { Some(*key) } else { None }));
+    // What comes late of something that is forgotten is kept erased.
+    for (index, body) in &said {
+        let about = workspace.texts_about(body);
+        let is_late = match body {
+            Body::Message(message) => refuses(&workspace.held.rows, &message.key(&workspace.id), message),
+            Body::Correction(_)
+            | Body::Tombstone(_)
+            | Body::Summary(_)
+            | Body::Rewrite(_)
+            | Body::Fact(_)
+            | Body::Standing(_)
+            | Body::Head(_)
+            | Body::Unknown(_) => {
+                about.iter().any(|key| workspace.held.rows.message(key).is_some_and(|row| row.forgotten))
             }
-        }
-        let mut writes = self.erasing_of(&forgotten)?;
-        let chain = group.chain();
-        let said = self.rows_of(&group, &mut writes);
-        writes.push((keys::head(&chain), Some(keys::encode(&group.head()).into())));
-        self.store.commit(writes, false)?;
-        self.heads.insert(chain, group.head());
-        self.clock = self.clock.seen(group.header().hlc, clock::now().wall_ms);
-        self.note(said)?;
-        Ok(ControlFlow::Continue(true))
-    }
-
-    /// Takes the tombstones of a group that is not on its chain yet, durably. False: they are all known.
-    fn take_tombstones(&mut self, group: &SignedGroup) -> Result<bool, MemoryError> {
-        let said: Vec<_> = group
-            .items()
-            .filter_map(|(stamp, item)| match item.body() {
-                Ok(Body::Tombstone(key)) if !self.tombstones.contains_key(&key) => Some((stamp, key)),
-                Ok(_) | Err(_) => None,
-            })
-            .collect();
-        if said.is_empty() {
-            return Ok(false);
-        }
-        let keys: Vec<MessageKey> = said.iter().map(|(_, key)| *key).collect();
-        let mut writes = self.erasing_of(&keys)?;
-        // Each is kept with what proves it and nothing else that its group brings.
-        let alone = |key: &MessageKey| {
-            let is_it = |item: &Item| item.body() == Ok(Body::Tombstone(*key));
-            TombstoneRow::Alone(Box::new(Sent::of(&group.only(is_it))))
         };
-        let rows: Vec<TombstoneRow> = keys.iter().map(alone).collect();
-        for (key, row) in keys.iter().zip(&rows) {
-            writes.push((keys::tombstone(key), Some(keys::encode(row).into())));
+        if is_late || about.iter().any(|key| forgotten.contains(key)) {
+            group.erase(*index);
         }
-        self.store.commit(writes, false)?;
-        for ((stamp, key), row) in said.into_iter().zip(rows) {
-            self.tombstones.insert(key, row);
-            self.held.insert(stamp, &Body::Tombstone(key));
-        }
-        self.written += 1;
-        self.refresh()?;
-        Ok(true)
     }
+    let mut writes = workspace.erasing_of(&forgotten)?;
+    let chain = group.chain();
+    let said = workspace.rows_of(&group, &mut writes);
+    writes.push((keys::head(&chain), Some(keys::encode(&group.head()).into())));
+    workspace.store.commit(writes, false)?;
+    workspace.heads.insert(chain, group.head());
+    workspace.clock = workspace.clock.seen(group.header().hlc, clock::now().wall_ms);
+    workspace.note(said)?;
+    Ok(ControlFlow::Continue(true))
+}
+
+/// Takes the tombstones of a group that is not on its chain yet, durably. False: they are all known.
+fn take_tombstones(workspace: &mut Workspace, group: &SignedGroup) -> Result<bool, MemoryError> {
+    let said: Vec<_> = group
+        .items()
+        .filter_map(|(stamp, item)| match item.body() {
+            Ok(Body::Tombstone(key)) if !workspace.tombstones.contains_key(&key) => Some((stamp, key)),
+            Ok(_) | Err(_) => None,
+        })
+        .collect();
+    if said.is_empty() {
+        return Ok(false);
+    }
+    let keys: Vec<MessageKey> = said.iter().map(|(_, key)| *key).collect();
+    let mut writes = workspace.erasing_of(&keys)?;
+    // Each is kept with what proves it and nothing else that its group brings.
+    let alone = |key: &MessageKey| {
+        let is_it = |item: &Item| item.body() == Ok(Body::Tombstone(*key));
+        TombstoneRow::Alone(Box::new(Sent::of(&group.only(is_it))))
+    };
+    let rows: Vec<TombstoneRow> = keys.iter().map(alone).collect();
+    for (key, row) in keys.iter().zip(&rows) {
+        writes.push((keys::tombstone(key), Some(keys::encode(row).into())));
+    }
+    workspace.store.commit(writes, false)?;
+    for ((stamp, key), row) in said.into_iter().zip(rows) {
+        workspace.tombstones.insert(key, row);
+        workspace.held.insert(stamp, &Body::Tombstone(key));
+    }
+    workspace.written += 1;
+    workspace.refresh()?;
+    Ok(true)
 }
 
 /// The workspace as a session reads it. Reads that fail are told at the end.

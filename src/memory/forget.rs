@@ -31,7 +31,7 @@ impl Workspace {
     /// # Errors
     /// The disk.
     pub fn preview(&self, selection: &Selection) -> Result<Forgotten, MemoryError> {
-        Ok(shown(&self.select(selection)?))
+        Ok(shown(&select(self, selection)?))
     }
 
     /// Forgets: tombstones and the erasure of every text are one durable step. It cannot be undone; the same ids and contents
@@ -40,7 +40,7 @@ impl Workspace {
     /// # Errors
     /// The disk.
     pub fn forget(&mut self, selection: &Selection) -> Result<Forgotten, MemoryError> {
-        let preview = self.select(selection)?;
+        let preview = select(self, selection)?;
         if preview.messages.is_empty() {
             return Ok(Forgotten::default());
         }
@@ -137,19 +137,19 @@ impl Workspace {
         let bodies: Vec<Body> = back.into_iter().map(Body::Tombstone).collect();
         self.say(&bodies, writes)
     }
+}
 
-    fn select(&self, selection: &Selection) -> Result<Preview, MemoryError> {
-        let mut texts: BTreeMap<Rev, Message> = BTreeMap::new();
-        if !matches!(selection, Selection::Keys(_)) {
-            for (key, current) in &self.held.view.messages {
-                // Only what the selection looks at is kept.
-                if let Some(message) = self.held.message(key, &self.store)? {
-                    texts.insert(current.rev, Message { text: String::new(), ..message });
-                }
+fn select(workspace: &Workspace, selection: &Selection) -> Result<Preview, MemoryError> {
+    let mut texts: BTreeMap<Rev, Message> = BTreeMap::new();
+    if !matches!(selection, Selection::Keys(_)) {
+        for (key, current) in &workspace.held.view.messages {
+            // Only what the selection looks at is kept.
+            if let Some(message) = workspace.held.message(key, &workspace.store)? {
+                texts.insert(current.rev, Message { text: String::new(), ..message });
             }
         }
-        Ok(Preview::of(&self.held.rows, &self.held.view, selection, |rev| texts.get(rev).cloned()))
     }
+    Ok(Preview::of(&workspace.held.rows, &workspace.held.view, selection, |rev| texts.get(rev).cloned()))
 }
 
 fn shown(preview: &Preview) -> Forgotten {

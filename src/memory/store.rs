@@ -295,8 +295,10 @@ fn failed(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StoreEr
 /// Ends a rewriting wherever it was cut off: a new database counts from the moment when the old one has left its place.
 fn end_rewriting(dir: &Path) -> Result<(), StoreError> {
     let (place, new, old) = (dir.join(STORE), dir.join(NEW), dir.join(OLD));
-    if !place.exists() && new.exists() && old.exists() {
-        fs::rename(&new, &place).map_err(failed("renaming", &new))?;
+    if !place.exists() && old.exists() {
+        // Where the new one is not there, the disk has kept less than it was told: the old one has everything.
+        let whole = if new.exists() { &new } else { &old };
+        fs::rename(whole, &place).map_err(failed("renaming", whole))?;
         crate::platform::sync_dir(dir).map_err(failed("syncing", dir))?;
     }
     for gone in [new, old] {

@@ -72,9 +72,9 @@ fn what_is_appended_is_found_after_a_restart_and_once() {
     drop(workspace);
     let mut again = open(home.path());
     assert_eq!(found(&mut again, "boiler pressure bar"), at);
-    assert_eq!(again.stats().messages, 3);
-    assert_eq!(again.get(&beside.key).unwrap().message.text, "the boiler was replaced");
-    assert_eq!(again.by_external_id("a").unwrap().len(), 2);
+    assert_eq!(again.reader().stats().messages, 3);
+    assert_eq!(again.reader().get(&beside.key).unwrap().message.text, "the boiler was replaced");
+    assert_eq!(again.reader().by_external_id("a").unwrap().len(), 2);
 }
 
 #[test]
@@ -83,7 +83,7 @@ fn a_message_over_its_limits_leaves_nothing_of_its_request() {
     let mut workspace = open(home.path());
     let long = said("b", &"x".repeat(memory_core::limits::TEXT_BYTES_MAX + 1));
     assert!(matches!(workspace.append(vec![said("a", "x"), long], false), Err(MemoryError::Message(_))));
-    assert_eq!(workspace.stats().messages, 0);
+    assert_eq!(workspace.reader().stats().messages, 0);
 }
 
 #[test]
@@ -95,8 +95,8 @@ fn seed_m1_a_batch_of_the_oldest_is_summarized_its_facts_extracted_and_trimmed()
     }
     let report = workspace.compact(ASKED).unwrap();
     assert_eq!((report.summaries_created, report.messages_processed, report.messages_trimmed), (1, 5, 5));
-    assert_eq!(report.facts_extracted, workspace.stats().facts);
-    let (recent, _) = workspace.list(Wanted::Recent, None, 9).unwrap();
+    assert_eq!(report.facts_extracted, workspace.reader().stats().facts);
+    let (recent, _) = workspace.reader().list(Wanted::Recent, None, 9).unwrap();
     assert_eq!(recent.iter().map(|item| item.message.id.as_str()).collect::<Vec<_>>(), ["f", "g"]);
     // Less than a batch too, when somebody asks; by itself only with the window on top.
     assert!(!workspace.is_compaction_due());
@@ -105,7 +105,7 @@ fn seed_m1_a_batch_of_the_oldest_is_summarized_its_facts_extracted_and_trimmed()
     let before = found(&mut workspace, "code of box c");
     drop(workspace);
     let mut again = open(home.path());
-    assert_eq!(again.stats().recent, 1);
+    assert_eq!(again.reader().stats().recent, 1);
     assert_eq!(found(&mut again, "code of box c"), before, "search does not know the tier");
 }
 
@@ -117,9 +117,9 @@ fn seed_m2_seven_messages_make_one_summary_of_five() {
         put(&mut workspace, id, &format!("the meter {id} showed 17{id}"));
     }
     assert_eq!(workspace.compact(ASKED).unwrap().summaries_created, 1);
-    let summaries = workspace.summaries(i64::MIN, i64::MAX, 9).unwrap();
+    let summaries = workspace.reader().summaries(i64::MIN, i64::MAX, 9).unwrap();
     assert!(summaries.len() == 1 && !summaries[0].lines.is_empty());
-    assert!(workspace.stats().recent <= 5);
+    assert!(workspace.reader().stats().recent <= 5);
 }
 
 #[test]
@@ -128,7 +128,7 @@ fn seed_m3_alice_yields_a_fact() {
     let mut workspace = open(home.path());
     put(&mut workspace, "a", "Alice is a software engineer at Acme Corp");
     assert!(workspace.compact(ASKED).unwrap().facts_extracted >= 1);
-    let facts = workspace.facts("alice", None, 9).unwrap();
+    let facts = workspace.reader().facts("alice", None, 9).unwrap();
     assert!(facts.iter().any(|fact| fact.object.contains("software engineer")), "{facts:?}");
 }
 
@@ -140,17 +140,17 @@ fn a_newer_value_supersedes_and_a_correction_is_found_instead() {
         put(&mut workspace, id, text);
         workspace.compact(ASKED).unwrap();
     }
-    let facts = workspace.facts("door code", None, 9).unwrap();
+    let facts = workspace.reader().facts("door code", None, 9).unwrap();
     let current: Vec<_> = facts.iter().filter(|fact| !fact.superseded).map(|fact| fact.object.as_str()).collect();
     assert_eq!((facts.len(), current), (2, vec!["2222"]));
-    let key = workspace.by_external_id("b").unwrap()[0].key;
+    let key = workspace.reader().by_external_id("b").unwrap()[0].key;
     assert!(workspace.correct(&key, "the door code is 3333".to_owned()).unwrap());
     assert!(!workspace.correct(&key, "the door code is 3333".to_owned()).unwrap());
     let hit = workspace.ask(&question("door code 3333")).unwrap().hits.remove(0);
     assert_eq!((hit.said.text.as_str(), hit.was.as_deref()), ("the door code is 3333", Some("the door code is 2222")));
-    assert_eq!(workspace.stats().recent, 1, "what was corrected is summarized anew");
+    assert_eq!(workspace.reader().stats().recent, 1, "what was corrected is summarized anew");
     drop(workspace);
-    assert_eq!(open(home.path()).get(&key).unwrap().message.text, "the door code is 3333");
+    assert_eq!(open(home.path()).reader().get(&key).unwrap().message.text, "the door code is 3333");
 }
 
 #[test]
@@ -160,12 +160,12 @@ fn what_is_forgotten_is_gone_and_does_not_come_back() {
     put(&mut workspace, "a", "the code of the safe is 4711");
     let kept = put(&mut workspace, "b", "the boiler is at 1.6 bar");
     workspace.compact(ASKED).unwrap();
-    let key = workspace.by_external_id("a").unwrap()[0].key;
+    let key = workspace.reader().by_external_id("a").unwrap()[0].key;
     workspace.correct(&key, "the code of the safe is 4712".to_owned()).unwrap();
     let selection = Selection::Keys(vec![key]);
     let preview = workspace.preview(&selection).unwrap();
     assert_eq!(preview.messages, [key]);
-    assert_eq!(workspace.stats().messages, 2, "a preview does nothing");
+    assert_eq!(workspace.reader().stats().messages, 2, "a preview does nothing");
     assert_eq!(workspace.forget(&selection).unwrap(), preview);
     assert_eq!(workspace.forget(&selection).unwrap(), Forgotten::default());
     assert!(!found(&mut workspace, "code of the safe 4711").contains(&"a".to_owned()));
@@ -173,10 +173,10 @@ fn what_is_forgotten_is_gone_and_does_not_come_back() {
     assert!(workspace.store.about(&key).unwrap().is_empty(), "no text about it is left");
     drop(workspace);
     let mut again = open(home.path());
-    assert!(matches!(again.get(&key), Err(MemoryError::UnknownItem(_))));
+    assert!(matches!(again.reader().get(&key), Err(MemoryError::UnknownItem(_))));
     assert_eq!(put(&mut again, "a", "something else").outcome, Outcome::Forgotten);
-    assert_eq!(again.get(&kept.key).unwrap().message.text, "the boiler is at 1.6 bar");
-    assert_eq!((again.stats().messages, again.stats().forgotten), (1, 1));
+    assert_eq!(again.reader().get(&kept.key).unwrap().message.text, "the boiler is at 1.6 bar");
+    assert_eq!((again.reader().stats().messages, again.reader().stats().forgotten), (1, 1));
 }
 
 #[test]
@@ -186,7 +186,7 @@ fn by_conversation_and_speaker_and_without_ids_of_callers() {
     let nameless = |text: &str| NewMessage { id: None, ..said("x", text) };
     let first = workspace.append(vec![nameless("one"), nameless("two"), nameless("one")], true).unwrap();
     assert_eq!(first[0].key, first[2].key);
-    assert_eq!(workspace.stats().messages, 2);
+    assert_eq!(workspace.reader().stats().messages, 2);
     let drawn = workspace.append(vec![nameless("one"), nameless("one")], false).unwrap();
     assert_ne!(drawn[0].key, drawn[1].key);
     let selection = Selection::Speaker { speaker: "Ann".to_owned(), since_ms: 0 };
@@ -204,7 +204,7 @@ fn a_list_has_pages_and_every_message_once() {
     assert_eq!(workspace.append(messages, false).unwrap().len(), 700);
     let (mut seen, mut after) = (std::collections::BTreeSet::new(), None);
     loop {
-        let (items, next) = workspace.list(Wanted::All, after, 64).unwrap();
+        let (items, next) = workspace.reader().list(Wanted::All, after, 64).unwrap();
         seen.extend(items.into_iter().map(|item| item.key));
         after = next;
         if after.is_none() {
@@ -213,7 +213,7 @@ fn a_list_has_pages_and_every_message_once() {
     }
     assert_eq!(seen.len(), 700);
     drop(workspace);
-    assert_eq!(open(home.path()).stats().messages, 700, "groups of 256 are all there");
+    assert_eq!(open(home.path()).reader().stats().messages, 700, "groups of 256 are all there");
     assert!(files_with(home.path(), "text 699") > 0);
 }
 
@@ -246,16 +246,16 @@ async fn a_workspace_is_opened_on_demand_and_closed_when_idle() {
     while memory.is_open() {
         tokio::time::sleep(std::time::Duration::from_millis(5)).await;
     }
-    assert_eq!(memory.run(WS, |it| Ok(it.stats().messages)).await.unwrap(), 1);
+    assert_eq!(memory.run(WS, |it| Ok(it.reader().stats().messages)).await.unwrap(), 1);
     let other = WorkspaceId([8; 16]);
     assert_eq!(
-        memory.run(other, |it| Ok(it.stats().messages)).await.unwrap(),
+        memory.run(other, |it| Ok(it.reader().stats().messages)).await.unwrap(),
         0,
         "another workspace is another database"
     );
-    assert_eq!(memory.run(WS, |it| Ok(it.stats().messages)).await.unwrap(), 1);
+    assert_eq!(memory.run(WS, |it| Ok(it.reader().stats().messages)).await.unwrap(), 1);
     assert!(tasks.shutdown(std::time::Duration::from_secs(5)).await);
-    assert!(matches!(memory.run(WS, |it| Ok(it.stats())).await, Err(MemoryError::Closed)));
+    assert!(matches!(memory.run(WS, |it| Ok(it.reader().stats())).await, Err(MemoryError::Closed)));
 }
 
 /// Runs a session between two holders to its end; gives how many frames were sent.
@@ -278,9 +278,9 @@ fn exchange(one: &mut Workspace, two: &mut Workspace) -> usize {
 
 fn views(one: &Workspace, two: &Workspace) {
     assert_eq!(one.held.view, two.held.view);
-    let shown = |it: &Workspace| it.list(Wanted::All, None, 2_000).unwrap().0;
+    let shown = |it: &Workspace| it.reader().list(Wanted::All, None, 2_000).unwrap().0;
     assert_eq!(shown(one), shown(two));
-    assert_eq!((one.stats(), &one.heads), (two.stats(), &two.heads));
+    assert_eq!((one.reader().stats(), &one.heads), (two.reader().stats(), &two.heads));
 }
 
 #[test]
@@ -304,7 +304,7 @@ fn two_holders_have_the_same_after_a_session_also_of_halves_that_both_compacted(
     views(&one, &two);
     assert_eq!(exchange(&mut one, &mut two), 4, "digest and done: nothing is sent twice");
     let covered: usize = one.held.view.covered.values().map(std::collections::BTreeSet::len).sum();
-    assert_eq!(covered, 703 - one.stats().recent);
+    assert_eq!(covered, 703 - one.reader().stats().recent);
     drop((one, two));
     let [one, two] = [0, 1].map(|n| open_with(homes[n].path(), settings));
     views(&one, &two);
@@ -331,7 +331,7 @@ fn what_is_forgotten_at_one_holder_goes_at_the_other_and_late_copies_stay_out() 
     views(&two, &three);
     for (n, workspace) in [&mut one, &mut two, &mut three].into_iter().enumerate() {
         assert_eq!(put(workspace, "a", "the code of the safe is 4711").outcome, Outcome::Forgotten);
-        assert_eq!((workspace.stats().messages, workspace.stats().forgotten), (1, 1), "{n}");
+        assert_eq!((workspace.reader().stats().messages, workspace.reader().stats().forgotten), (1, 1), "{n}");
     }
     drop((one, two, three));
     let [one, two, three] = [0, 1, 2].map(|n| open(homes[n].path()));
@@ -347,11 +347,12 @@ fn one_id_with_two_contents_is_two_messages_at_both_and_each_is_forgotten_by_its
     put(&mut two, "a", "blue");
     exchange(&mut one, &mut two);
     views(&one, &two);
-    let variant = one.by_external_id("a").unwrap().into_iter().find(|item| item.message.text == "blue").unwrap().key;
+    let variant =
+        one.reader().by_external_id("a").unwrap().into_iter().find(|item| item.message.text == "blue").unwrap().key;
     one.forget(&Selection::Keys(vec![variant])).unwrap();
     exchange(&mut one, &mut two);
     views(&one, &two);
-    assert_eq!(two.by_external_id("a").unwrap()[0].message.text, "red");
+    assert_eq!(two.reader().by_external_id("a").unwrap()[0].message.text, "red");
 }
 
 #[test]
@@ -379,7 +380,7 @@ fn frames_that_no_holder_sends_end_the_session() {
     let foreign = other.group(&other.chain(), 1).unwrap().unwrap();
     let foreign = memory_core::replica::Sent::of(&foreign);
     assert!(two.handle_frame(session, Frame::Groups(vec![foreign])).unwrap().broken.is_some());
-    assert_eq!(two.stats().messages, 0);
+    assert_eq!(two.reader().stats().messages, 0);
 }
 
 #[test]

@@ -13,6 +13,7 @@ use memory_core::limits::{GROUP_BYTES_MAX, GROUP_ITEMS_MAX, TOMBSTONE_GROUP_ITEM
 use rand_chacha::ChaCha8Rng;
 use rand_core::Rng as _;
 
+use super::browse::Reader;
 use super::error::MemoryError;
 use super::held::Held;
 use super::keys::{self, GroupRow, Meta, Place, TombstoneRow};
@@ -204,6 +205,12 @@ impl Workspace {
             Appended { external_id, key, outcome }
         };
         Ok(outcomes.into_iter().map(shown).collect())
+    }
+
+    /// All that can be read of it.
+    #[must_use]
+    pub fn reader(&self) -> Reader<'_> {
+        Reader { id: self.id, held: &self.held, store: &self.store }
     }
 
     #[cfg(test)]

@@ -116,7 +116,7 @@ pub async fn compact(place: &Place, keep: usize, all: bool) -> Result<Compacted,
     for _ in 0..if all { BATCHES_AT_ONCE } else { 1 } {
         let work = move |it: &mut crate::memory::Workspace| {
             let of_batch = it.compact(Trigger::Asked { keep })?;
-            Ok((of_batch, it.stats().recent > keep))
+            Ok((of_batch, it.reader().stats().recent > keep))
         };
         let (of_batch, more) = place.memory.run(place.workspace, work).await?;
         report = report.plus(of_batch);
@@ -146,7 +146,7 @@ pub async fn list(
     after: Option<crate::memory::Place>,
     limit: usize,
 ) -> Result<Page, OpError> {
-    let (items, next) = place.memory.run(place.workspace, move |it| it.list(wanted, after, limit)).await?;
+    let (items, next) = place.memory.run(place.workspace, move |it| it.reader().list(wanted, after, limit)).await?;
     Ok(Page { items, next })
 }
 
@@ -155,7 +155,7 @@ pub async fn list(
 /// # Errors
 /// The disk.
 pub async fn by_external_id(place: &Place, id: String) -> Result<Vec<Item>, OpError> {
-    Ok(place.memory.run(place.workspace, move |it| it.by_external_id(&id)).await?)
+    Ok(place.memory.run(place.workspace, move |it| it.reader().by_external_id(&id)).await?)
 }
 
 /// One message.
@@ -163,7 +163,7 @@ pub async fn by_external_id(place: &Place, id: String) -> Result<Vec<Item>, OpEr
 /// # Errors
 /// [`ErrorCode::UnknownItem`]; the disk.
 pub async fn get(place: &Place, key: MessageKey) -> Result<Item, OpError> {
-    Ok(place.memory.run(place.workspace, move |it| it.get(&key)).await?)
+    Ok(place.memory.run(place.workspace, move |it| it.reader().get(&key)).await?)
 }
 
 /// Summaries that reach into a time, the newest first, at most `limit`.
@@ -171,7 +171,7 @@ pub async fn get(place: &Place, key: MessageKey) -> Result<Item, OpError> {
 /// # Errors
 /// The disk.
 pub async fn summaries(place: &Place, from_ms: i64, to_ms: i64, limit: usize) -> Result<Vec<SummaryShown>, OpError> {
-    Ok(place.memory.run(place.workspace, move |it| it.summaries(from_ms, to_ms, limit)).await?)
+    Ok(place.memory.run(place.workspace, move |it| it.reader().summaries(from_ms, to_ms, limit)).await?)
 }
 
 /// Facts about a topic, the newest first, at most `limit`.
@@ -179,7 +179,7 @@ pub async fn summaries(place: &Place, from_ms: i64, to_ms: i64, limit: usize) ->
 /// # Errors
 /// The disk.
 pub async fn facts(place: &Place, topic: String, as_of_ms: Option<i64>, limit: usize) -> Result<Vec<Fact>, OpError> {
-    Ok(place.memory.run(place.workspace, move |it| it.facts(&topic, as_of_ms, limit)).await?)
+    Ok(place.memory.run(place.workspace, move |it| it.reader().facts(&topic, as_of_ms, limit)).await?)
 }
 
 /// Gives a message another text; `false`: it says that already.
@@ -218,5 +218,5 @@ pub async fn vacuum(place: &Place) -> Result<bool, OpError> {
 /// # Errors
 /// It cannot be opened.
 pub async fn stats(place: &Place) -> Result<Stats, OpError> {
-    Ok(place.memory.run(place.workspace, |it| Ok(it.stats())).await?)
+    Ok(place.memory.run(place.workspace, |it| Ok(it.reader().stats())).await?)
 }

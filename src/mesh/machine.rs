@@ -81,7 +81,9 @@ impl Machine {
 
     /// Rows of a new mesh of one.
     pub(super) fn found(&mut self) -> Batch {
-        founded(&self.key, &self.name, &mut self.rng)
+        let mut rows = founded(&self.key, &self.name, &mut self.rng);
+        rows.writes.push(peer::known_incarnations(&self.peer));
+        rows
     }
 
     /// Judges the welcome to another mesh, which must be `mesh` if that is known.
@@ -90,7 +92,9 @@ impl Machine {
     /// It is not one that this device can live in.
     pub(super) fn join(&mut self, welcome: &Welcome, mesh: Option<MeshId>) -> Result<Joined, BadWelcome> {
         let signer = Box::new(self.key.clone());
-        peer::joined(welcome, mesh, &self.config, signer, clock::now(), &mut self.rng)
+        let mut joined = peer::joined(welcome, mesh, &self.config, signer, clock::now(), &mut self.rng)?;
+        joined.rows.writes.push(peer::known_incarnations(&self.peer));
+        Ok(joined)
     }
 }
 

@@ -52,7 +52,7 @@ use crate::spending::Spending;
 use crate::trust::Trust;
 use entries::Judges;
 
-pub use founding::{BadWelcome, BootError, Joined, founded, joined, should_switch};
+pub use founding::{BadWelcome, BootError, Joined, founded, joined, known_incarnations, should_switch};
 
 /// Reasons for which a call of ours does not get on, although others are linked.
 const NO_READER: &str = "withheld by the devices reachable now: none of them is an owner, or the node itself";

@@ -12,7 +12,7 @@ use crate::crypto::Signer;
 use crate::entry::{self, BodyCommitment, Kind, Salt, SignedEntry};
 use crate::epoch::{Epoch, Fence};
 use crate::ids::{Hash, Incarnation, MeshId, NodeId, PeerId};
-use crate::io::{Batch, Image, Now, Welcome};
+use crate::io::{Batch, Image, Now, Welcome, Write};
 use crate::limits;
 use crate::nodes;
 use crate::record::{Genesis, Tier};
@@ -30,6 +30,13 @@ pub enum BootError {
     /// A row that we cannot do without does not decode.
     #[error("the store's `{0}` does not decode")]
     Damaged(&'static str),
+}
+
+/// The row by which a device that founds or joins another mesh, or the same one anew, goes on knowing under which incarnations it
+/// has spoken. Without it, two of them that come back to it from others would read as two devices with one key.
+#[must_use]
+pub fn known_incarnations(peer: &Peer) -> Write {
+    rows::incarnations().put(peer.incarnations.row())
 }
 
 /// Rows of a new mesh of one.

@@ -54,7 +54,14 @@ fn all(home: &Home, query: &str) -> Vec<Value> {
 /// Every message is held once, in full and found; none is in two summaries, and no fact is there twice.
 #[track_caller]
 fn assert_whole(home: &Home, count: usize) {
-    let held = all(home, "items?limit=200");
+    // A batch may be taken unasked meanwhile: items and summaries are of one moment if the items are the same after it.
+    let (held, summaries, facts) = loop {
+        let held = all(home, "items?limit=200");
+        let (summaries, facts) = (all(home, "summaries?limit=200"), all(home, "facts?limit=200"));
+        if all(home, "items?limit=200") == held {
+            break (held, summaries, facts);
+        }
+    };
     let ids: BTreeSet<&str> = held.iter().map(|item| text(item, "external_id")).collect();
     assert_eq!((held.len(), ids.len()), (count, count), "{held:?}");
     for item in &held {
@@ -62,13 +69,12 @@ fn assert_whole(home: &Home, count: usize) {
         assert_eq!(item["text"], message(n)["text"]);
         assert_eq!(found(home, &format!("code of box {n}"))[0], format!("m{n}"));
     }
-    let summaries = all(home, "summaries?limit=200");
     let covered: u64 = summaries.iter().map(|it| it["messages"].as_u64().expect("a number")).sum();
     assert_eq!(covered as usize, held.iter().filter(|item| item["tier"] == 2).count());
     let lines: Vec<&str> =
         summaries.iter().flat_map(|it| it["lines"].as_array().expect("lines")).map(|line| text(line, "id")).collect();
     assert_eq!(lines.len(), lines.iter().collect::<BTreeSet<_>>().len(), "a message has one line");
-    let facts: Vec<String> = all(home, "facts?limit=200").iter().map(ToString::to_string).collect();
+    let facts: Vec<String> = facts.iter().map(ToString::to_string).collect();
     assert_eq!(facts.len(), facts.iter().collect::<BTreeSet<_>>().len(), "a fact is there once");
 }
 

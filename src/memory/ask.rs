@@ -9,8 +9,8 @@ use memory_core::limits::{STANDING_MAX, STANDING_TOKENS_MAX};
 use memory_core::rank::{self, Parts, Query, pack};
 use memory_core::text::tokens;
 
-use super::browse::Reader;
 use super::error::MemoryError;
+use super::reader::Reader;
 use super::workspace::Workspace;
 
 /// What is looked for.

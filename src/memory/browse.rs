@@ -4,14 +4,13 @@ use std::collections::BTreeSet;
 use std::ops::Bound;
 
 use memory_core::facts::{Found, Predicate, subject_text};
-use memory_core::ids::{BatchId, MessageKey, WorkspaceId};
+use memory_core::ids::{BatchId, MessageKey};
 use memory_core::item::Message;
 use memory_core::relation::{Shown, superseded};
 
 use super::ask::{Fact, Said};
 use super::error::MemoryError;
-use super::held::Held;
-use super::store::Store;
+use super::reader::Reader;
 
 /// A place in the order of messages: when, and which.
 pub type Place = (i64, MessageKey);
@@ -77,14 +76,6 @@ pub struct Stats {
     pub forgotten: usize,
     /// Pieces of text in the index.
     pub indexed: usize,
-}
-
-/// A workspace as it is read: what of it is in memory, and the texts on disk. All methods block.
-#[derive(Debug, Clone, Copy)]
-pub struct Reader<'a> {
-    pub(super) id: WorkspaceId,
-    pub(super) held: &'a Held,
-    pub(super) store: &'a Store,
 }
 
 impl Reader<'_> {

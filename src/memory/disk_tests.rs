@@ -8,6 +8,7 @@ use memory_core::index::segment::SEGMENT_PIECES;
 use tempfile::TempDir;
 
 use super::copies::rows_of;
+use super::tests::files_with;
 use super::*;
 use crate::mesh::identity::DeviceKey;
 
@@ -37,19 +38,6 @@ fn found(workspace: &mut Workspace, text: &str) -> Vec<(String, i64)> {
     let question = Question { text: text.to_owned(), mode: Mode::Auto, limit: 10, tokens_max: 2_000, as_of_ms: None };
     let hits = workspace.ask(&question).unwrap().hits;
     hits.into_iter().map(|hit| (hit.said.external_id, hit.score)).collect()
-}
-
-/// Files below a directory that have these bytes.
-fn files_with(dir: &Path, needle: &str) -> usize {
-    let mut count = 0;
-    for entry in std::fs::read_dir(dir).unwrap().map(Result::unwrap) {
-        if entry.file_type().unwrap().is_dir() {
-            count += files_with(&entry.path(), needle);
-        } else if std::fs::read(entry.path()).unwrap().windows(needle.len()).any(|part| part == needle.as_bytes()) {
-            count += 1;
-        }
-    }
-    count
 }
 
 /// One segment and some more.

@@ -20,6 +20,7 @@ mod forget;
 mod handle;
 mod held;
 mod keys;
+mod reader;
 mod segments;
 mod store;
 mod sync;

@@ -46,7 +46,8 @@ fn found(workspace: &mut Workspace, text: &str) -> Vec<String> {
     answer.hits.into_iter().map(|hit| hit.said.external_id).collect()
 }
 
-fn files_with(dir: &Path, needle: &str) -> usize {
+/// Files below a directory that have these bytes.
+pub(super) fn files_with(dir: &Path, needle: &str) -> usize {
     let mut count = 0;
     for entry in std::fs::read_dir(dir).unwrap().map(Result::unwrap) {
         if entry.file_type().unwrap().is_dir() {

@@ -13,10 +13,10 @@ use memory_core::limits::{GROUP_BYTES_MAX, GROUP_ITEMS_MAX, TOMBSTONE_GROUP_ITEM
 use rand_chacha::ChaCha8Rng;
 use rand_core::Rng as _;
 
-use super::browse::Reader;
 use super::error::MemoryError;
 use super::held::Held;
 use super::keys::{self, GroupRow, Meta, Place, TombstoneRow};
+use super::reader::Reader;
 use super::store::{Store, Stored, seq_value};
 use crate::faults;
 use crate::mesh::clock;

@@ -2,14 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::harness::{Home, PATIENCE, text, wait_converged, wait_until};
-
-#[track_caller]
-fn done(home: &Home, words: &[&str]) -> String {
-    let said = home.cli(words);
-    assert_eq!(said.code, 0, "{words:?}: {said:?}");
-    said.stdout
-}
+use crate::harness::{Home, PATIENCE, done, text, wait_converged, wait_until};
 
 fn joined(owner: &Home, home: Home, tier: &str) -> Home {
     let answer = owner.post("invites", &json!({ "tier": tier, "node_id": home.name }));

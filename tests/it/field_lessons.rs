@@ -3,14 +3,7 @@
 
 use serde_json::{Value, json};
 
-use crate::harness::{Home, PATIENCE, items, text, wait_converged, wait_until};
-
-#[track_caller]
-fn done(home: &Home, words: &[&str]) -> String {
-    let said = home.cli(words);
-    assert_eq!(said.code, 0, "{words:?}: {said:?}");
-    said.stdout
-}
+use crate::harness::{Home, PATIENCE, done, items, text, wait_converged, wait_until};
 
 fn joined(owner: &Home, name: &str, tier: &str) -> Home {
     let answer = owner.post("invites", &json!({ "tier": tier, "node_id": name }));

@@ -4,20 +4,13 @@ use std::fs;
 
 use serde_json::{Value, json};
 
-use crate::harness::{Home, PATIENCE, items, text, wait_converged, wait_until};
+use crate::harness::{Home, PATIENCE, done, items, text, wait_converged, wait_until};
 
 fn guest(owner: &Home, name: &str) -> Home {
     let answer = owner.post("invites", &json!({ "tier": "shared", "node_id": name }));
     let home = Home::new(name).started();
     assert!((200..300).contains(&home.join(text(&answer.json(), "code")).status));
     home
-}
-
-#[track_caller]
-fn done(home: &Home, words: &[&str]) -> String {
-    let said = home.cli(words);
-    assert_eq!(said.code, 0, "{words:?}: {said:?}");
-    said.stdout
 }
 
 /// Statement of a device about whoever sits at it.

@@ -4,16 +4,9 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use crate::harness::{Home, PATIENCE, text, wait_converged, wait_until};
+use crate::harness::{Home, PATIENCE, done, text, wait_converged, wait_until};
 
 const IPHONES: [&str; 2] = ["iphone-sean", "iphone-wife"];
-
-#[track_caller]
-fn done(home: &Home, words: &[&str]) -> String {
-    let said = home.cli(words);
-    assert_eq!(said.code, 0, "{words:?}: {said:?}");
-    said.stdout
-}
 
 /// The notebook of Sean, an owner, with these devices let in by it; all of them are one mesh.
 fn of_sean(others: Vec<Home>) -> (Home, Vec<Home>) {

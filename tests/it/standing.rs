@@ -8,14 +8,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use testbed::http::{Request, Response, ask_tcp};
 
-use crate::harness::{Home, Mesh, PATIENCE, items, observe, text, wait_converged, wait_until};
-
-#[track_caller]
-fn done(home: &Home, words: &[&str]) -> String {
-    let said = home.cli(words);
-    assert_eq!(said.code, 0, "{words:?}: {said:?}");
-    said.stdout
-}
+use crate::harness::{Home, Mesh, PATIENCE, done, items, observe, text, wait_converged, wait_until};
 
 #[track_caller]
 fn let_in(owner: &Home, home: &Home, terms: &Value) {

@@ -526,3 +526,11 @@ pub(crate) fn files_below(directory: &Path) -> Vec<PathBuf> {
     files.sort();
     files
 }
+
+/// Runs a command that must end well; what it said.
+#[track_caller]
+pub(crate) fn done(home: &Home, words: &[&str]) -> String {
+    let said = home.cli(words);
+    assert_eq!(said.code, 0, "{words:?}: {said:?}");
+    said.stdout
+}

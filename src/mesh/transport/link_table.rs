@@ -134,10 +134,15 @@ impl LinkTable {
             if !dead && !standing(offer.dialled, offer.nonce).replaces(standing(present.dialled, present.nonce)) {
                 return Err(Code::Duplicate);
             }
-            self.shared.tasks.spawn(async move {
-                let _ = timeout(REPLACED, present.connection.closed()).await;
+            if present.nonce == offer.nonce {
+                self.shared.tasks.spawn(async move {
+                    let _ = timeout(REPLACED, present.connection.closed()).await;
+                    Code::Replaced.close(&present.connection);
+                });
+            } else {
+                // Were it another process that still runs, it would be sent calls that are meant for the newcomer.
                 Code::Replaced.close(&present.connection);
-            });
+            }
         }
         self.last += 1;
         let (link, outbox) = Link::new(self.last, offer);

@@ -59,6 +59,13 @@ struct Sent {
     pause_ms: u64,
 }
 
+/// An attempt, and the nonce of the process that it was sent to.
+#[derive(Debug, Clone, Copy)]
+struct Given {
+    attempt: Attempt,
+    process: u64,
+}
+
 #[derive(Debug, Clone)]
 struct Open {
     record: CallRecord,
@@ -71,6 +78,8 @@ struct Open {
     /// Order in which calls reached us; of one origin it is the order of acceptance.
     arrival: u64,
     sent: Option<Sent>,
+    /// The last one that was sent, also after the session over which it was is over.
+    given: Option<Given>,
     cancel: Option<CancelRequest>,
     /// When its origin should hear how it stands, if it is still open then.
     tell_at: Option<u64>,
@@ -225,6 +234,7 @@ impl Book {
                 released,
                 arrival,
                 sent: None,
+                given: None,
                 cancel,
                 tell_at: None,
                 look_at,

@@ -10,6 +10,9 @@ use crate::trust::Trust;
 
 /// Time for which two processes that alternate keep calls from a peer, counted from the last change.
 const COPIED_MS: u64 = 600_000;
+/// Time in which a process whose place another took is back if it still runs: the longest pause between two dials (2 s)
+/// and a second to connect.
+const RETURN_MS: u64 = 3_000;
 /// Time for which a neighbour is not shown all our membership changes again, for each change that it was shown.
 const COMPARED_MS: u64 = 4;
 /// Nonces of former processes that are remembered of one peer.
@@ -19,6 +22,8 @@ const SESSIONS_KEPT: usize = 8;
 #[derive(Debug, Clone, Default)]
 struct Sessions {
     now: u64,
+    /// When the present one came, by our clock.
+    since: u64,
     former: VecDeque<u64>,
     copied_until: u64,
 }
@@ -107,12 +112,23 @@ impl Links {
                 sessions.former.pop_front();
             }
         }
-        sessions.now = nonce;
+        (sessions.now, sessions.since) = (nonce, fx.now.mono_ms);
         if returned {
             sessions.copied_until = fx.now.mono_ms + COPIED_MS;
             fx.fact(Fact::Warning("runs twice: two devices use its key, and neither gets calls", peer));
             fx.view_changed = true;
         }
+    }
+
+    /// Nonce of the process of a peer that is linked, or was last; 0 if none was.
+    pub(crate) fn process(&self, peer: &PeerId) -> u64 {
+        self.sessions.get(peer).map_or(0, |sessions| sessions.now)
+    }
+
+    /// When an attempt that was given to one process of a peer may be given to its present one. If that is another, the
+    /// journals of the two are the same only if the former is gone, and if it is not, it comes back soon.
+    pub(crate) fn may_repeat_at(&self, peer: &PeerId, given: u64) -> u64 {
+        self.sessions.get(peer).filter(|sessions| sessions.now != given).map_or(0, |sessions| sessions.since + RETURN_MS)
     }
 
     /// True if a peer runs twice, as far as this peer saw.

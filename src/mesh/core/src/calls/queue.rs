@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::sessions::ToolPlaces;
-use super::{Book, Open, PROGRESS_AFTER_MS, Sent, asking};
+use super::{Book, Given, Open, PROGRESS_AFTER_MS, Sent, asking};
 use crate::effects::Effects;
 use crate::facts::Facts;
 use crate::frame::{Answer, AnswerKind, Dispatch, Frame, Phase};
@@ -195,7 +195,15 @@ impl Book {
             }
             Some(_) | None => facts.config().resend_min_ms,
         };
+        let given = open.given.filter(|given| given.attempt == attempt);
+        if let Some(at) = given.map(|given| facts.links.may_repeat_at(&target, given.process))
+            && now < at
+        {
+            self.agenda.insert((at, *id));
+            return;
+        }
         let Some(header) = open.entry.clone() else { return };
+        open.given = Some(Given { attempt, process: facts.links.process(&target) });
         open.sent = Some(Sent { attempt, again_at: now + pause_ms, pause_ms });
         self.agenda.insert((now + pause_ms, *id));
         self.sessions.note_sent(&target, *id, open.record.origin);

@@ -1,7 +1,8 @@
 //! A device whose disk was put back to an older state, or copied.
 
 use mesh_core::entry::Place;
-use mesh_core::ids::Hash;
+use mesh_core::frame::{Dispatch, Frame};
+use mesh_core::ids::{Hash, ReqId};
 use mesh_core::io::{CallState, Command, Fact, Halt, Input, Refusal, Reply, Space};
 use mesh_core::record::{Ending, Tier};
 use mesh_core::rows;
@@ -167,6 +168,39 @@ fn sessions_that_alternate_are_a_copy_and_neither_gets_calls() {
     let late = net.ask(0, call(1));
     net.pass(31_000);
     assert_eq!(net.runs(&late), 1);
+}
+
+#[test]
+fn an_attempt_of_one_process_goes_to_another_once_the_former_had_time_to_come_back() {
+    let dispatches = |net: &Net, n: usize, about: ReqId| {
+        let sent = |frame: &Frame| matches!(frame, Frame::Dispatch(Dispatch { header, .. }) if header.header().is_some_and(|header| header.id == about));
+        net.devices[n].got.iter().filter(|(_, frame)| sent(frame)).count()
+    };
+    for returns in [false, true] {
+        let (mut net, leader, target) = settled();
+        net.tools_end = false;
+        net.input(leader, Input::Session(id(target), 1));
+        net.input(leader, Input::NodeUp(id(target), 1));
+        let asked = net.ask(leader, call(target));
+        let before = dispatches(&net, target, asked);
+        assert_eq!(net.runs(&asked), 1);
+        net.input(leader, Input::NodeDown(id(target), 1));
+        // A process with the same key takes its place: the device began anew, or it is a copy of it.
+        net.input(leader, Input::Session(id(target), 2));
+        net.input(leader, Input::NodeUp(id(target), 2));
+        let new = net.ask(leader, call(target));
+        net.pass(2_500);
+        assert_eq!(dispatches(&net, target, asked), before, "the other may still be there, and run it");
+        assert_eq!(net.runs(&new), 1, "one that nobody was given yet does not wait");
+        if returns {
+            net.input(leader, Input::Session(id(target), 1));
+            net.pass(5_000);
+            assert_eq!(dispatches(&net, target, asked), before, "there are two");
+        } else {
+            net.pass(1_000);
+            assert!(dispatches(&net, target, asked) > before, "the other did not come back");
+        }
+    }
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use super::fail::Fail;
 use super::relay::Weather;
 
 /// A scenario: who is there, on which network, and what happens.
@@ -18,8 +19,8 @@ pub(super) struct Scenario {
     /// True if it belongs to the set that every commit runs.
     #[serde(default)]
     pub(super) ci: bool,
-    /// The feature that it waits for: until that is built it may fail.
-    pub(super) waiting: Option<String>,
+    /// The promise that may break in it until something is built; any other that breaks is a failure.
+    pub(super) waiting: Option<Waiting>,
     /// Time after the last fault within which one gateway must be followed by all, seconds.
     #[serde(default = "settle_s")]
     pub(super) settle_s: f64,
@@ -39,6 +40,24 @@ pub(super) struct Scenario {
 /// one-gateway-for-all says 6 s; as much again for machines that are busy with other things.
 fn settle_s() -> f64 {
     12.0
+}
+
+/// A promise that does not hold yet.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Waiting {
+    /// Name of the promise.
+    pub(super) promise: String,
+    /// The feature that it waits for, in words.
+    pub(super) what: String,
+}
+
+impl Scenario {
+    /// True if a run that failed thus broke only what is known not to hold yet.
+    pub(super) fn allows(&self, fail: &Fail) -> bool {
+        let waits_for = self.waiting.as_ref().map(|waiting| waiting.promise.as_str());
+        matches!(fail, Fail::Broken { promise, .. } if waits_for == Some(promise))
+    }
 }
 
 /// One peer. It has the tools `append` (effect `once`), `again` (`idempotent`) and `slow` (`once`, 3 s), all of which

@@ -34,11 +34,11 @@ fn endings(endings: &BTreeMap<String, usize>) -> String {
 }
 
 fn word(scenario: &Scenario, outcome: &Outcome) -> &'static str {
-    match (&outcome.result, &scenario.waiting) {
-        (Ok(()), _) => "ok",
-        (Err(Fail::Interrupted), _) => "stopped",
-        (Err(_), Some(_)) => "waiting",
-        (Err(_), None) => "FAILED",
+    match &outcome.result {
+        Ok(()) => "ok",
+        Err(Fail::Interrupted) => "stopped",
+        Err(fail) if scenario.allows(fail) => "waiting",
+        Err(_) => "FAILED",
     }
 }
 
@@ -128,7 +128,7 @@ pub(super) fn markdown(scenarios: &[Scenario], outcomes: &[Vec<Outcome>], versio
     );
     for (scenario, outcomes) in scenarios.iter().zip(outcomes) {
         let sum = sum(outcomes);
-        let waiting = scenario.waiting.as_ref().map(|what| format!(" (waits for {what})")).unwrap_or_default();
+        let waiting = scenario.waiting.as_ref().map(|waiting| format!(" (waits for {})", waiting.what)).unwrap_or_default();
         let _ = writeln!(
             page,
             "| {}{} | {}{waiting} | {} of {} | {} | {} | {} | {:.0} |",

@@ -19,7 +19,7 @@ pub(super) struct Scenario {
     /// True if it belongs to the set that every commit runs.
     #[serde(default)]
     pub(super) ci: bool,
-    /// The promise that may break in it until something is built; any other that breaks is a failure.
+    /// The promises that may break in it until something is built; any other that breaks is a failure.
     pub(super) waiting: Option<Waiting>,
     /// Time after the last fault within which one gateway must be followed by all, seconds.
     #[serde(default = "settle_s")]
@@ -42,12 +42,12 @@ fn settle_s() -> f64 {
     12.0
 }
 
-/// A promise that does not hold yet.
+/// Promises that do not hold yet.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Waiting {
-    /// Name of the promise.
-    pub(super) promise: String,
+    /// Their names.
+    pub(super) promises: Vec<String>,
     /// The feature that it waits for, in words.
     pub(super) what: String,
 }
@@ -55,8 +55,10 @@ pub(super) struct Waiting {
 impl Scenario {
     /// True if a run that failed thus broke only what is known not to hold yet.
     pub(super) fn allows(&self, fail: &Fail) -> bool {
-        let waits_for = self.waiting.as_ref().map(|waiting| waiting.promise.as_str());
-        matches!(fail, Fail::Broken { promise, .. } if waits_for == Some(promise))
+        let waits_for = |promise: &str| {
+            self.waiting.iter().flat_map(|waiting| &waiting.promises).any(|waits_for| waits_for == promise)
+        };
+        matches!(fail, Fail::Broken { promise, .. } if waits_for(promise))
     }
 }
 

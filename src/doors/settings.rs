@@ -14,6 +14,8 @@ use crate::status::{ErrorCode, OpError};
 pub struct Loaded {
     /// Time to live of a call that names none: `[calls] ttl`.
     pub call_ttl: Duration,
+    /// Bytes that must be free on the disk for new work, where somebody set it: `[storage] free_min`.
+    pub free_min: Option<u64>,
     /// The file as it was when it was read; `None` = there was none.
     pub stamp: Option<Stamp>,
     /// Settings in it that are hardly meant.

@@ -1,6 +1,7 @@
 //! Room on the disk that the home is on: below a floor this device takes no new work.
 
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 
 use mesh_core::io::DiskSpace;
 
@@ -36,13 +37,22 @@ pub(super) struct DiskGauge {
 impl DiskGauge {
     /// Asks the file system, which takes microseconds. `None`: it does not say how full it is.
     pub(super) fn look(&self) -> Option<DiskSpace> {
-        let (free, whole) = platform::disk_space(&self.dir).ok()?;
-        Some(DiskSpace { free, floor: self.floor_of(whole) })
+        disk_space(&self.dir, self.floor).ok()
     }
+}
 
-    fn floor_of(&self, whole: u64) -> u64 {
-        self.floor.unwrap_or_else(|| FLOOR_BYTES.max(whole / FLOOR_PART).min(whole / FLOOR_PART_MAX))
-    }
+/// Asks the file system of `dir` for its free bytes, and gives those below which no new work is taken: `floor`, or by
+/// the size of the file system.
+///
+/// # Errors
+/// The file system does not say how full it is.
+pub fn disk_space(dir: &Path, floor: Option<u64>) -> io::Result<DiskSpace> {
+    let (free, whole) = platform::disk_space(dir)?;
+    Ok(DiskSpace { free, floor: floor_of(floor, whole) })
+}
+
+fn floor_of(floor: Option<u64>, whole: u64) -> u64 {
+    floor.unwrap_or_else(|| FLOOR_BYTES.max(whole / FLOOR_PART).min(whole / FLOOR_PART_MAX))
 }
 
 /// Watches the disk.
@@ -114,7 +124,7 @@ mod tests {
     use super::*;
 
     fn judge(room: &mut DiskRoom, free: u64, whole: u64) -> Option<DiskSpace> {
-        room.judge(DiskSpace { free, floor: room.gauge.floor_of(whole) })
+        room.judge(DiskSpace { free, floor: floor_of(room.gauge.floor, whole) })
     }
 
     #[test]

@@ -266,22 +266,26 @@ fn alone(client: &Client, failure: &Failure) -> Body {
     }
     let mut checks = vec![home_check];
     if is_there {
-        let found = crate::doors::ops::doctor::examine_home(home);
+        let (free_min, settings) = settings(home);
+        let found = crate::doors::ops::doctor::examine_home(home, free_min);
         checks.extend(found.into_iter().map(
             |check| json!({ "id": check.id, "state": check.severity.as_str(), "cause": check.cause, "fix": check.fix }),
         ));
-        checks.extend(settings(home));
+        checks.extend(settings);
     }
     checks.push(json!({ "id": "agent", "state": "error", "cause": cause, "fix": failure.hint }));
     json!({ "items": checks }).into()
 }
 
-/// The settings as the next start would take them.
-fn settings(home: &Path) -> Vec<Value> {
+/// The settings as the next start would take them: the bytes that must be free on the disk, and what is to be said.
+fn settings(home: &Path) -> (Option<u64>, Vec<Value>) {
     let check = |state: &str, cause: String| json!({ "id": "settings", "state": state, "cause": cause, "fix": "correct it before the next `sigil up`" });
     match crate::config::load(home, &crate::config::Overrides::default()) {
-        Ok((_, warnings)) => warnings.into_iter().map(|warning| check("warn", warning.to_string())).collect(),
-        Err(error) => vec![check("error", error.to_string())],
+        Ok((config, warnings)) => {
+            let warnings = warnings.into_iter().map(|warning| check("warn", warning.to_string()));
+            (config.storage.free_min, warnings.collect())
+        }
+        Err(error) => (None, vec![check("error", error.to_string())]),
     }
 }
 

@@ -17,6 +17,7 @@ use crate::doors::settings::Settings;
 use crate::mesh::MeshHandle;
 use crate::mesh::Surroundings;
 use crate::mesh::clock::{now, rfc3339};
+use crate::mesh::disk_room::disk_space;
 use crate::ownership;
 use crate::status::{ErrorCode, OpError};
 
@@ -84,18 +85,19 @@ pub async fn examine(mesh: &MeshHandle, settings: &Settings, home: &Path) -> Res
         .map_err(|error| OpError::new(ErrorCode::Internal, error.to_string()))
 }
 
-/// Looks at the files of a home and at the machine: all that can be said without an agent.
+/// Looks at the files of a home and at the machine: all that can be said without an agent. `free_min`: bytes that must
+/// be free on its disk, as its settings say.
 #[must_use]
-pub fn examine_home(home: &Path) -> Vec<Check> {
+pub fn examine_home(home: &Path, free_min: Option<u64>) -> Vec<Check> {
     let mut checks = vec![home_modes(home)];
     checks.extend(hands(home));
-    checks.extend([disk(home), clock(), files()]);
+    checks.extend([disk(home, free_min), clock(), files()]);
     checks
 }
 
 fn checks(view: &Arc<View>, around: &Surroundings, settings: &Settings, home: &Path) -> Vec<Check> {
     let mut checks = vec![membership(view), gateway(view), links(view), discovery(around)];
-    checks.extend(examine_home(home));
+    checks.extend(examine_home(home, settings.loaded().free_min));
     let found = settings.findings(home);
     if found.is_empty() {
         checks.push(Check::ok("settings", "the settings that run are those of sigil.toml"));
@@ -296,27 +298,34 @@ fn hands(home: &Path) -> Vec<Check> {
     inside.chain(above.into_iter().map(|finding| Check::warn("hands", finding.cause, finding.fix))).collect()
 }
 
-/// Free space below which the store soon cannot keep a promise: 64 MiB, one result; worth a warning: 1 GiB.
-fn disk(home: &Path) -> Check {
-    const LOW: u64 = 1 << 30;
-    const TOO_LOW: u64 = 64 << 20;
-    let fix = "free some space on that disk";
-    match nix::sys::statvfs::statvfs(home) {
-        Ok(stat) if stat.flags().contains(FsFlags::ST_RDONLY) => Check::error(
+/// Bytes above the floor of free space below which a warning is due: 512 MiB, a day of a busy mesh.
+const LOW_AHEAD: u64 = 512 << 20;
+
+/// Free space, beside what new work needs (`free_min`, or by the size of the file system).
+fn disk(home: &Path, free_min: Option<u64>) -> Check {
+    let read_only = nix::sys::statvfs::statvfs(home).is_ok_and(|stat| stat.flags().contains(FsFlags::ST_RDONLY));
+    if read_only {
+        return Check::error(
             "disk",
             format!("the file system of {} is mounted read-only", home.display()),
             "mount it for writing: `mount -o remount,rw …`; if the kernel made it so, look for errors of the disk",
-        ),
-        Ok(stat) => {
-            let free = stat.blocks_available().saturating_mul(stat.fragment_size());
-            let text = format!("{} MiB free at {}", free >> 20, home.display());
-            match free {
-                0..TOO_LOW => Check::error("disk", text, fix),
-                TOO_LOW..LOW => Check::warn("disk", text, fix),
-                LOW.. => Check::ok("disk", text),
-            }
-        }
+        );
+    }
+    match disk_space(home, free_min) {
+        Ok(space) => room(space, home),
         Err(error) => Check::warn("disk", format!("{}: {error}", home.display()), "see that the home is mounted"),
+    }
+}
+
+fn room(DiskSpace { free, floor }: DiskSpace, home: &Path) -> Check {
+    let fix = "free some space on that disk, or set `storage.free_min` lower";
+    let text = format!("{} MiB free at {}; new work needs {}", free >> 20, home.display(), floor >> 20);
+    if free < floor {
+        Check::error("disk", text, fix)
+    } else if free - floor < LOW_AHEAD {
+        Check::warn("disk", text, fix)
+    } else {
+        Check::ok("disk", text)
     }
 }
 
@@ -347,6 +356,17 @@ fn files() -> Check {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_disk_is_judged_by_what_new_work_needs() {
+        let judged = |free, floor| room(DiskSpace { free, floor }, Path::new("/home")).severity;
+        let floor = 500 << 20;
+        assert_eq!(judged(floor - 1, floor), Severity::Error);
+        assert_eq!(judged(floor, floor), Severity::Warn);
+        assert_eq!(judged(floor + LOW_AHEAD, floor), Severity::Ok);
+        let home = tempfile::tempdir().expect("a temp dir");
+        assert_eq!(disk(home.path(), Some(u64::MAX)).severity, Severity::Error, "the file system has less");
+    }
 
     #[test]
     fn a_mesh_without_an_owner_is_an_error_and_one_with_a_single_one_a_warning() {

@@ -128,7 +128,8 @@ pub(super) fn markdown(scenarios: &[Scenario], outcomes: &[Vec<Outcome>], versio
     );
     for (scenario, outcomes) in scenarios.iter().zip(outcomes) {
         let sum = sum(outcomes);
-        let waiting = scenario.waiting.as_ref().map(|waiting| format!(" (waits for {})", waiting.what)).unwrap_or_default();
+        let waiting =
+            scenario.waiting.as_ref().map(|waiting| format!(" (waits for {})", waiting.what)).unwrap_or_default();
         let _ = writeln!(
             page,
             "| {}{} | {}{waiting} | {} of {} | {} | {} | {} | {:.0} |",

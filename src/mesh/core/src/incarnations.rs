@@ -70,6 +70,17 @@ pub(crate) struct Incarnations {
     uncovered: Option<(u64, u64)>,
 }
 
+/// Meaning of an entry that we signed and do not hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LostState {
+    /// The first of this process: the store was restored to an older state.
+    Restored,
+    /// The second: another process uses our key.
+    Copied,
+    /// That is known by now.
+    Known,
+}
+
 impl Incarnations {
     /// Takes up what the store says. `counter` and `at_start` are of the incarnation `now`.
     pub(crate) fn restore(stored: Option<IncarnationsRow>, now: Incarnation, counter: u64, at_start: u64) -> Self {
@@ -157,16 +168,18 @@ impl Incarnations {
         contradicts
     }
 
-    /// We signed what we do not hold. True the first time: our store was restored to an older state. When it happens
-    /// again to one process, there are two of us.
-    pub(crate) fn handle_lost_state(&mut self, own: Incarnation) -> bool {
-        if self.renewed {
+    /// We signed what we do not hold, while we wrote in this incarnation.
+    pub(crate) fn handle_lost_state(&mut self, own: Incarnation) -> LostState {
+        if self.copied {
+            LostState::Known
+        } else if self.renewed {
             self.copied = true;
-            return false;
+            LostState::Copied
+        } else {
+            self.renewed = true;
+            self.to_reissue = Some((own, self.at_start));
+            LostState::Restored
         }
-        self.renewed = true;
-        self.to_reissue = Some((own, self.at_start));
-        true
     }
 
     /// Where another process wrote at the same places, the outcomes of what this one ran since its start are not taken:

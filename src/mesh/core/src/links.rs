@@ -128,7 +128,10 @@ impl Links {
     /// When an attempt that was given to one process of a peer may be given to its present one. If that is another, the
     /// journals of the two are the same only if the former is gone, and if it is not, it comes back soon.
     pub(crate) fn may_repeat_at(&self, peer: &PeerId, given: u64) -> u64 {
-        self.sessions.get(peer).filter(|sessions| sessions.now != given).map_or(0, |sessions| sessions.since + RETURN_MS)
+        self.sessions
+            .get(peer)
+            .filter(|sessions| sessions.now != given)
+            .map_or(0, |sessions| sessions.since + RETURN_MS)
     }
 
     /// True if a peer runs twice, as far as this peer saw.

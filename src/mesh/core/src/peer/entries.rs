@@ -9,7 +9,7 @@ use crate::entry::{self, Kind, SignedEntry};
 use crate::executor::Finished;
 use crate::frame::EntryItem;
 use crate::ids::{PeerId, ReqId};
-use crate::incarnations::{self, OwnEntry};
+use crate::incarnations::{self, LostState, OwnEntry};
 use crate::io::{CallState, Fact};
 use crate::limits;
 use crate::log::{self, Ingest};
@@ -501,10 +501,16 @@ impl Peer {
     /// We signed what we do not hold: our store is an older state of itself, or another process runs with our key.
     pub(super) fn handle_lost_state(&mut self, fx: &mut Effects<'_>) {
         let me = self.local.me;
-        if !self.incarnations.handle_lost_state(self.logs.incarnation()) {
-            self.handle_halts(fx);
-            fx.fact(Fact::Warning("is one of two that use the same key", me));
-            return;
+        match self.incarnations.handle_lost_state(self.logs.incarnation()) {
+            LostState::Restored => {}
+            LostState::Copied => {
+                // The other may have seen one incarnation of ours, and takes itself for restored. A second one tells it.
+                self.start_incarnation(fx);
+                self.handle_halts(fx);
+                fx.fact(Fact::Warning("is one of two that use the same key", me));
+                return;
+            }
+            LostState::Known => return,
         }
         let floor = incarnations::lost_floor(self.election.fence().epoch.counter, fx.rng);
         fx.put(rows::claim_floor(), &floor);

@@ -220,6 +220,13 @@ fn of_two_processes_with_one_key_the_one_that_sees_the_other_begin_again_starts_
     net.pass(1_000);
     assert_eq!(net.peer(2).view().halts, [Halt::Copied]);
     assert!(!net.peer(2).leads());
+    let told = net.peer(2).view().incarnation;
+    assert_ne!(told, seen, "the other, which saw that one, learns by this one that there are two");
+    assert!(net.devices[0].log().iter().any(|entry| entry.place().incarnation == told), "it goes round");
+    let third = net.as_another_incarnation(2, told);
+    net.input(2, third);
+    net.pass(1_000);
+    assert_eq!(net.peer(2).view().incarnation, told, "two that see each other do so once");
     let asked = net.ask(0, call(2));
     net.pass(5_000);
     assert_eq!(net.runs(&asked), 0);

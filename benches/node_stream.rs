@@ -133,6 +133,7 @@ impl Pair {
             since_ms: 0,
             online: true,
             last_seen_ms: 0,
+            stay: None,
             directory: None,
         };
         let view = View {

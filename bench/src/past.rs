@@ -135,7 +135,7 @@ impl Alone {
         let stranger = Stranger(pair);
         let name = format!("known-{nth:04}");
         let node_id: NodeId = name.parse().context("a name")?;
-        self.command(Command::Approve { key: stranger.public_key(), node_id, tier: Tier::Shared });
+        self.command(Command::Approve { key: stranger.public_key(), node_id, tier: Tier::Shared, stay: None });
         let mut author = Author::new(stranger, self.peer.view().mesh, self.now);
         let directory = Directory { tools: vec![test_kit::tool(tool, Effect::None)], ..Directory::default() };
         let entry = author.says(Kind::DIRECTORY, entry::encode(&directory));

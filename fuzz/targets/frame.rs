@@ -31,7 +31,7 @@ fn home() -> (Desk, PeerId) {
     founder.ask(Command::SetDirectory(offers(vec![tool("echo", Effect::None)])));
     founder.pass(5_000);
     let node_id = "bureau".parse().unwrap();
-    founder.approve(Command::Approve { key: member.clone(), node_id, tier: Tier::Shared });
+    founder.approve(Command::Approve { key: member.clone(), node_id, tier: Tier::Shared, stay: None });
     founder.step(Input::LinkUp(member.peer_id()));
     (founder, member.peer_id())
 }

@@ -60,7 +60,12 @@ impl Honest {
     /// Lets a member in that may say whatever it likes, and links to it.
     fn admits(&mut self, n: u64, tier: Tier) -> Author {
         let author = Author::new(Symbolic::new(n), self.0.peer().view().mesh, self.0.now);
-        self.0.approve(Command::Approve { key: author.public_key(), node_id: NodeId::slug("device"), tier });
+        self.0.approve(Command::Approve {
+            key: author.public_key(),
+            node_id: NodeId::slug("device"),
+            tier,
+            stay: None,
+        });
         self.0.step(Input::LinkUp(author.id()));
         author
     }
@@ -101,7 +106,13 @@ fn change(by: &mut Author, grant: Hash, stands: &[Hash], subject: PublicKey, wha
 }
 
 fn approves() -> ChangeKind {
-    ChangeKind::Approved { tier: Tier::Shared, node_id: NodeId::slug("device"), after: Vec::new(), unseen: false }
+    ChangeKind::Approved {
+        tier: Tier::Shared,
+        node_id: NodeId::slug("device"),
+        after: Vec::new(),
+        unseen: false,
+        stay: None,
+    }
 }
 
 fn revokes() -> ChangeKind {

@@ -235,6 +235,8 @@ pub(crate) enum Tier {
     Owner,
     /// May call `device.info`, and what rules and workspaces give; neither approves devices nor becomes gateway
     Shared,
+    /// As shared, for the time of `--for`: then it is removed by itself
+    Ephemeral,
 }
 
 impl Tier {
@@ -242,6 +244,7 @@ impl Tier {
         match self {
             Self::Owner => "owner",
             Self::Shared => "shared",
+            Self::Ephemeral => "ephemeral",
         }
     }
 }
@@ -294,9 +297,11 @@ pub(crate) struct TokenArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct InviteArgs {
-    /// Tier that it grants
-    #[arg(long, value_enum, default_value = "owner")]
-    pub(crate) tier: Tier,
+    /// Tier that it grants [default: owner, and with `--for` ephemeral]
+    #[arg(long, value_enum)]
+    pub(crate) tier: Option<Tier>,
+    #[command(flatten)]
+    pub(crate) stay: StayArgs,
     /// Time until the code expires
     #[arg(long, default_value = "15m", value_parser = whole_seconds, value_name = "TIME")]
     pub(crate) expires: u64,
@@ -307,11 +312,26 @@ pub(crate) struct InviteArgs {
     #[arg(long)]
     pub(crate) qr: bool,
     /// List the codes that this device made instead
-    #[arg(long, conflicts_with_all = ["tier", "expires", "name", "qr"])]
+    #[arg(long, conflicts_with_all = ["tier", "lasts", "expires", "name", "qr"])]
     pub(crate) list: bool,
     /// Take back the code of this id instead: it lets nobody in any more
-    #[arg(long, value_name = "ID", conflicts_with_all = ["tier", "expires", "name", "qr", "list"])]
+    #[arg(long, value_name = "ID", conflicts_with_all = ["tier", "lasts", "expires", "name", "qr", "list"])]
     pub(crate) void: Option<String>,
+}
+
+// A device that is let in for a while.
+#[derive(Debug, Args)]
+pub(crate) struct StayArgs {
+    /// Let it in for so long only, such as 2h: then it is removed by itself. At most 30d
+    #[arg(long = "for", value_parser = whole_seconds, value_name = "TIME", required_if_eq("tier", "ephemeral"))]
+    pub(crate) lasts: Option<u64>,
+    /// With `--for`: a tool that it may ask for, such as `lights.*`; may be given more than once [default: all that rules
+    /// and workspaces give]
+    #[arg(long, value_name = "TOOL", requires = "lasts")]
+    pub(crate) only: Vec<String>,
+    /// With `--for`: it may make one call, and is removed once that is over
+    #[arg(long, requires = "lasts")]
+    pub(crate) once: bool,
 }
 
 #[derive(Debug, Args)]
@@ -342,9 +362,11 @@ pub(crate) struct JoinArgs {
 pub(crate) struct ApproveArgs {
     /// Its node id, its peer id, or a prefix of one of at least 7 characters
     pub(crate) id: String,
-    /// Tier to grant [default: shared]
+    /// Tier to grant [default: shared, and with `--for` ephemeral]
     #[arg(long, value_enum)]
     pub(crate) tier: Option<Tier>,
+    #[command(flatten)]
+    pub(crate) stay: StayArgs,
     /// Node id to give it [default: the one that it asks for]
     #[arg(long, value_name = "NODE_ID")]
     pub(crate) name: Option<String>,

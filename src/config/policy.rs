@@ -345,7 +345,7 @@ impl PolicySettings {
         for (node, said) in &self.devices {
             let DeviceSettings { name, icon, people } = said.clone();
             if let Some(peer) = devices.peer(node) {
-                let device = Device { title: name, icon, people, terms: None };
+                let device = Device { title: name, icon, people };
                 records.insert(Key::Device(peer), Value::Device(device));
             }
         }
@@ -416,7 +416,7 @@ impl PolicySettings {
             (Key::Rule(at), Value::Rule(rule)) => {
                 self.workspace(at.domain.clone()).rules.insert(at.name.clone(), rule.into());
             }
-            (Key::Device(peer), Value::Device(Device { title, icon, people, terms: _ })) => {
+            (Key::Device(peer), Value::Device(Device { title, icon, people })) => {
                 if let Some(node) = devices.node(peer) {
                     self.devices.insert(node, DeviceSettings { name: title, icon, people });
                 }

@@ -16,7 +16,6 @@ use std::collections::VecDeque;
 use mesh_core::ids::{NodeId, PeerId};
 use mesh_core::io::{Command, Now, Refusal, Reply, View};
 use mesh_core::peer::BadWelcome;
-use mesh_core::record::Tier;
 use ring::rand::SecureRandom;
 
 pub(super) use conversation::{Conversations, Step};
@@ -28,7 +27,7 @@ use own_join::OwnJoin;
 use crate::mesh::error::MeshError;
 use crate::mesh::events::EventKind;
 use crate::mesh::invite::{self, InviteCode};
-use crate::mesh::joining::{Invite, InviteTerms, JoinTarget, Joined};
+use crate::mesh::joining::{Grant, Invite, InviteTerms, JoinTarget, Joined};
 use crate::mesh::snapshot::{Nearby, Pending};
 use crate::mesh::transport::lan::LanEvent;
 use crate::mesh::transport::{Address, JoinAttempt};
@@ -117,7 +116,7 @@ impl Admission {
         view: &View,
         now: Now,
     ) {
-        let InviteTerms { tier, ttl, name } = terms;
+        let InviteTerms { grant: Grant { tier, stay }, ttl, name } = terms;
         let mut secret = [0; 16];
         if ring::rand::SystemRandom::new().fill(&mut secret).is_err() {
             self.effects.push_back(Effect::AnswerDoor(DoorAnswer::Invited(door, Err(MeshError::NoEntropy))));
@@ -127,7 +126,7 @@ impl Admission {
         let expires_ms = now.wall_ms.saturating_add(ttl_ms);
         let left_out = addresses.split_off(addresses.len().min(invite::ADDRESSES_MAX));
         let code = InviteCode { mesh: view.mesh, inviter: view.me, secret, expires_ms, tier, addresses };
-        let command = Command::Invite { secret: code.secret_hash(), tier, ttl_ms, name };
+        let command = Command::Invite { secret: code.secret_hash(), tier, ttl_ms, name, stay };
         let invite = Box::new(Invite { code, expires_ms, left_out });
         self.effects.push_back(Effect::Command(command, Errand::Invite(invite, door)));
     }
@@ -136,12 +135,12 @@ impl Admission {
     pub(super) fn approve(
         &mut self,
         peer: PeerId,
-        tier: Option<Tier>,
+        grant: Option<Grant>,
         node_id: Option<NodeId>,
         door: DoorReply<NodeId>,
         view: &View,
     ) {
-        self.newcomers.approve(peer, tier, node_id, door, view, &mut self.effects);
+        self.newcomers.approve(peer, grant, node_id, door, view, &mut self.effects);
     }
 
     /// Rejects a device.

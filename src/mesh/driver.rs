@@ -418,8 +418,8 @@ impl Driver {
             }
             Request::Join(target, force, door) => self.admission.join(target, force, door, &self.publisher.view()),
             Request::Leave(door) => self.admission.leave(door),
-            Request::Admit(peer, tier, node_id, door) => {
-                self.admission.approve(peer, tier, node_id, door, &self.publisher.view());
+            Request::Admit(peer, grant, node_id, door) => {
+                self.admission.approve(peer, grant, node_id, door, &self.publisher.view());
             }
             Request::Reject(peer, door) => self.admission.reject(peer, door, &self.publisher.view()),
             Request::Rename(name, door) => {

@@ -85,7 +85,7 @@ fn home() -> (Desk, Symbolic, Welcome) {
     founder.pass(5_000);
     let key = newcomer.public_key();
     let node_id = "bureau".parse().unwrap();
-    let welcome = founder.approve(Command::Approve { key, node_id, tier: Tier::Shared });
+    let welcome = founder.approve(Command::Approve { key, node_id, tier: Tier::Shared, stay: None });
     founder.step(Input::LinkUp(key.peer_id()));
     (founder, newcomer, welcome)
 }
@@ -221,8 +221,8 @@ fn lived_in(key: &DeviceKey) -> Vec<Write> {
     let other = Symbolic::new(5).public_key();
     let commands = [
         Command::SetDirectory(offers(vec![tool("echo", Effect::Once)])),
-        Command::Invite { secret: Hash::of(b"secret"), tier: Tier::Shared, ttl_ms: 600_000, name: None },
-        Command::Approve { key: other, node_id: "bureau".parse().unwrap(), tier: Tier::Owner },
+        Command::Invite { secret: Hash::of(b"secret"), tier: Tier::Shared, ttl_ms: 600_000, name: None, stay: None },
+        Command::Approve { key: other, node_id: "bureau".parse().unwrap(), tier: Tier::Owner, stay: None },
         Command::Call(mesh_core::test_kit::call("attic", "echo")),
     ];
     for (number, command) in (1..).zip(commands) {

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use mesh_core::ids::{Hash, NodeId, PeerId, ReqId};
 use mesh_core::io::{Approval, CallRecord, Command, DiskSpace, Refusal, Reply, View};
 use mesh_core::policy::ToolPattern;
-use mesh_core::record::{Payload, Tier, ToolDecl};
+use mesh_core::record::{Payload, ToolDecl};
 use mesh_core::standing::Standing;
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -17,7 +17,7 @@ use crate::mesh::blobs::BlobStore;
 use crate::mesh::call_queries::{CallCursor, CallFilter, CallPage};
 use crate::mesh::error::MeshError;
 use crate::mesh::events::EventLog;
-use crate::mesh::joining::{Invite, InviteInfo, InviteTerms, JoinTarget, Joined};
+use crate::mesh::joining::{Grant, Invite, InviteInfo, InviteTerms, JoinTarget, Joined};
 use crate::mesh::request::Request;
 use crate::mesh::snapshot::Surroundings;
 
@@ -145,8 +145,8 @@ impl MeshHandle {
     }
 
     /// Makes a single-use invite.
-    pub async fn invite(&self, tier: Tier, ttl: Duration, name: Option<NodeId>) -> Result<Invite, MeshError> {
-        self.ask(|tx| Request::Invite(InviteTerms { tier, ttl, name }, tx)).await?
+    pub async fn invite(&self, grant: Grant, ttl: Duration, name: Option<NodeId>) -> Result<Invite, MeshError> {
+        self.ask(|tx| Request::Invite(InviteTerms { grant, ttl, name }, tx)).await?
     }
 
     /// The invites that this device has made and still keeps, in no order.
@@ -165,8 +165,13 @@ impl MeshHandle {
     }
 
     /// Approves a device that awaits approval. Defaults: tier shared, the name it asks for. Answers the name that it got.
-    pub async fn admit(&self, peer: PeerId, tier: Option<Tier>, node_id: Option<NodeId>) -> Result<NodeId, MeshError> {
-        self.ask(|tx| Request::Admit(peer, tier, node_id, tx)).await?
+    pub async fn admit(
+        &self,
+        peer: PeerId,
+        grant: Option<Grant>,
+        node_id: Option<NodeId>,
+    ) -> Result<NodeId, MeshError> {
+        self.ask(|tx| Request::Admit(peer, grant, node_id, tx)).await?
     }
 
     /// Rejects a device that awaits approval.

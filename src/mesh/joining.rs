@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use mesh_core::ids::{Hash, NodeId, PeerId};
-use mesh_core::record::Tier;
+use mesh_core::record::{StayTerms, Tier};
 use mesh_core::rows::InviteRow;
 
 use crate::mesh::check_words::CheckWords;
@@ -56,6 +56,8 @@ pub struct InviteInfo {
     pub secret: Hash,
     /// Tier that it grants.
     pub tier: Tier,
+    /// Of the ephemeral one, how long and what for.
+    pub stay: Option<StayTerms>,
     /// Name that it gives; `None`: whoever comes with it names itself.
     pub name: Option<NodeId>,
     /// Wall time at which it was made.
@@ -82,14 +84,14 @@ pub enum InviteState {
 impl InviteInfo {
     /// The invite of this secret's hash at `now_ms`, wall time.
     pub(super) fn new(secret: Hash, row: &InviteRow, now_ms: u64) -> Self {
-        let InviteRow { tier, created_ms, expires_ms, used_by, void, ref name } = *row;
+        let InviteRow { tier, created_ms, expires_ms, used_by, void, ref name, ref stay } = *row;
         let state = match used_by {
             Some(key) => InviteState::Used(key.peer_id()),
             None if void => InviteState::Void,
             None if expires_ms <= now_ms => InviteState::Expired,
             None => InviteState::Open,
         };
-        Self { secret, tier, name: name.clone(), created_ms, expires_ms, state }
+        Self { secret, tier, stay: stay.clone(), name: name.clone(), created_ms, expires_ms, state }
     }
 
     /// Its short name: 16 characters of the hash.
@@ -106,11 +108,32 @@ pub fn invite_id(secret: &Hash) -> String {
     data_encoding::BASE32_NOPAD.encode(head).to_ascii_lowercase()
 }
 
+/// What an invite or an approval grants.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Grant {
+    /// The tier.
+    pub tier: Tier,
+    /// Of the ephemeral one, how long and what for.
+    pub stay: Option<StayTerms>,
+}
+
+impl From<Tier> for Grant {
+    fn from(tier: Tier) -> Self {
+        Self { tier, stay: None }
+    }
+}
+
+impl From<StayTerms> for Grant {
+    fn from(stay: StayTerms) -> Self {
+        Self { tier: Tier::Ephemeral, stay: Some(stay) }
+    }
+}
+
 /// Terms of an invite.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct InviteTerms {
-    /// Tier that it grants.
-    pub(crate) tier: Tier,
+    /// All that it grants.
+    pub(crate) grant: Grant,
     /// Time for which it may be used.
     pub(crate) ttl: Duration,
     /// Name that it gives; `None`: whoever comes with it names itself.

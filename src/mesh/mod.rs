@@ -49,7 +49,7 @@ pub use events::{EVENTS_KEPT, Event, EventKind, EventLog};
 pub use handle::{MeshHandle, ResultBody};
 #[cfg(test)]
 pub(crate) use joining::InviteTerms;
-pub use joining::{Invite, InviteInfo, InviteState, JoinTarget, Joined, invite_id};
+pub use joining::{Grant, Invite, InviteInfo, InviteState, JoinTarget, Joined, invite_id};
 pub(crate) use machine::entropy;
 pub use refusals::note_refused;
 #[cfg(test)]

@@ -6,14 +6,14 @@ use mesh_core::audit_record::AuditRow;
 use mesh_core::ids::{Hash, NodeId, PeerId, ReqId};
 use mesh_core::io::{Approval, Command, Reply};
 use mesh_core::policy::ToolPattern;
-use mesh_core::record::{Header, Tier, ToolDecl};
+use mesh_core::record::{Header, ToolDecl};
 use mesh_core::standing::Standing;
 use tokio::sync::oneshot;
 
 use crate::mesh::audit_log::{AuditCursor, AuditFilter, AuditPage};
 use crate::mesh::call_queries::{CallCursor, CallFilter, CallPage};
 use crate::mesh::error::MeshError;
-use crate::mesh::joining::{Invite, InviteInfo, InviteTerms, JoinTarget, Joined};
+use crate::mesh::joining::{Grant, Invite, InviteInfo, InviteTerms, JoinTarget, Joined};
 use crate::mesh::waiters::CallAnswer;
 
 /// One request, with the way back for its answer.
@@ -37,7 +37,7 @@ pub(crate) enum Request {
     Invites(oneshot::Sender<Vec<InviteInfo>>),
     Join(JoinTarget, bool, oneshot::Sender<Result<Joined, MeshError>>),
     Leave(oneshot::Sender<Result<(), MeshError>>),
-    Admit(PeerId, Option<Tier>, Option<NodeId>, oneshot::Sender<Result<NodeId, MeshError>>),
+    Admit(PeerId, Option<Grant>, Option<NodeId>, oneshot::Sender<Result<NodeId, MeshError>>),
     Reject(PeerId, oneshot::Sender<Result<(), MeshError>>),
     Want(Hash, u64, PeerId),
     /// Answered when it shows in the view.

@@ -696,8 +696,13 @@ fn a9_a_member_has_no_say_in_what_is_not_its_own() {
         encode(&MembershipChange { subject, grant, stands: Vec::new(), rights: Vec::new(), fence: 0, what })
     };
     let friend = fresh_key();
-    let owner =
-        |name: &str| ChangeKind::Approved { tier: Tier::Owner, node_id: node(name), after: Vec::new(), unseen: false };
+    let owner = |name: &str| ChangeKind::Approved {
+        tier: Tier::Owner,
+        node_id: node(name),
+        after: Vec::new(),
+        unseen: false,
+        stay: None,
+    };
     for body in [
         says(friend.public_key(), owner("friend")),
         says(liar.loose.key.public_key(), owner("liar")),

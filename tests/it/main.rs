@@ -40,6 +40,7 @@ mod seed_nodes;
 mod seed_rest;
 mod seed_workspaces;
 mod standing;
+mod stays;
 mod strangers;
 mod tool_exec;
 mod whom_we_join;

@@ -73,6 +73,7 @@ impl Inviter {
             node_id: "guest".parse().expect("a name"),
             after: vec![],
             unseen: false,
+            stay: None,
         };
         let grant = self.genesis.hash;
         let change =

@@ -140,7 +140,8 @@ pub(super) fn mesh(count: u64, config: &Config) -> Vec<Machine> {
         // The second round gives everyone the approvals of the others.
         for (n, key) in keys.iter().enumerate().skip(1) {
             if round == 0 || n + 1 == keys.len() {
-                let command = Command::Approve { key: key.public_key(), node_id: name(n), tier: Tier::Owner };
+                let command =
+                    Command::Approve { key: key.public_key(), node_id: name(n), tier: Tier::Owner, stay: None };
                 for output in founder.settle(at(0), Input::Command(n as u64, command)) {
                     if let Output::Reply(_, Reply::Approved(given)) = output {
                         welcome = Some(given);

@@ -187,7 +187,7 @@ impl Model for Merge {
                 // To another tier when it belongs, or there would be nothing to say.
                 let inside = members(&state.owners[owner].view()).contains(&id(OWNERS));
                 let tier = if inside { Tier::Shared } else { Tier::Owner };
-                let command = Command::Approve { key: device().public_key(), node_id, tier };
+                let command = Command::Approve { key: device().public_key(), node_id, tier, stay: None };
                 state.command(owner, command);
                 state.check(owner);
             }

@@ -294,7 +294,7 @@ impl Director {
         let is_of = |node: &Node| node.tier(&key.peer_id()) == Some(from);
         if mesh.peers[by].awake() && mesh.peers[by].node.as_ref().is_some_and(is_of) {
             let node_id = "lowered".parse().expect("a valid constant");
-            mesh.command(env, net, by, Purpose::Other, Command::Approve { key, node_id, tier });
+            mesh.command(env, net, by, Purpose::Other, Command::Approve { key, node_id, tier, stay: None });
         }
     }
 
@@ -324,8 +324,13 @@ impl Director {
         let last = last.map(|entry| (entry.entry.incarnation, entry.entry.seq)).max();
         let victim = mesh.peers[usize::from(peer == 0)].key.public_key();
         let sybil = Key::new(1_000_000 + peer as u64, false).public_key();
-        let approved =
-            |tier| ChangeKind::Approved { tier, node_id: NodeId::slug("sybil"), after: grants.clone(), unseen: false };
+        let approved = |tier| ChangeKind::Approved {
+            tier,
+            node_id: NodeId::slug("sybil"),
+            after: grants.clone(),
+            unseen: false,
+            stay: None,
+        };
         let said = [
             (sybil, approved(Tier::Owner)),
             (forger.public_key(), approved(Tier::Owner)),
@@ -401,8 +406,13 @@ impl Director {
         let Some(node) = mesh.peers[peer].node.as_ref() else { return };
         let Some(grant) = node.grant_of(&id) else { return };
         let (mesh_id, now) = (node.view().mesh, Now { mono_ms: env.now / MS, wall_ms: env.now / MS });
-        let approved =
-            |name, tier| ChangeKind::Approved { tier, node_id: NodeId::slug(name), after: Vec::new(), unseen: false };
+        let approved = |name, tier| ChangeKind::Approved {
+            tier,
+            node_id: NodeId::slug(name),
+            after: Vec::new(),
+            unseen: false,
+            stay: None,
+        };
         let says = |by: &mut Author<Key>, subject, grant, what| {
             let change = MembershipChange { subject, grant, stands: Vec::new(), rights: Vec::new(), fence: 0, what };
             EntryItem { entry: by.says(Kind::MEMBERSHIP, encode(&change)), left_ms: None }

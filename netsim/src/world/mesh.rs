@@ -688,11 +688,11 @@ impl Mesh {
                 net,
                 owner,
                 Purpose::Invite(peer),
-                Command::Invite { secret, tier, ttl_ms: 600_000, name: None },
+                Command::Invite { secret, tier, ttl_ms: 600_000, name: None, stay: None },
             );
         } else {
             let node_id = self.peers.wanted_name(peer);
-            self.command(env, net, owner, Purpose::Approve(peer), Command::Approve { key, node_id, tier });
+            self.command(env, net, owner, Purpose::Approve(peer), Command::Approve { key, node_id, tier, stay: None });
         }
     }
 

@@ -97,15 +97,23 @@ fn l08_a_dash_names_no_file_where_there_is_no_stream() {
 }
 
 #[test]
-fn s27_no_tier_is_offered_that_does_not_exist() {
-    for line in ["sigil invite --tier ephemeral", "sigil approve attic --tier ephemeral"] {
-        assert!(parse(line).is_err(), "{line}");
+fn s27_a_tier_for_a_while_says_for_how_long() {
+    for command in ["invite", "approve attic"] {
+        let line = |rest: &str| format!("sigil {command} {rest}");
+        for rest in ["--tier king", "--only echo", "--once", "--for 0s", "--for 1500ms"] {
+            assert!(parse(&line(rest)).is_err(), "{rest}");
+        }
+        let refused = parse(&line("--tier ephemeral")).expect_err("no time").to_string();
+        assert!(refused.contains("--for <TIME>"), "it says what to add: {refused}");
+        for rest in ["--tier ephemeral --for 2h", "--for 2h --only lights.* --only tv.* --once"] {
+            assert!(parse(&line(rest)).is_ok(), "{rest}");
+        }
     }
     let help = |name: &str| {
         let mut cli = Cli::command();
         cli.find_subcommand_mut(name).expect(name).render_long_help().to_string()
     };
-    assert!(!help("invite").contains("ephemeral") && !help("approve").contains("ephemeral"));
+    assert!(help("invite").contains("ephemeral") && help("approve").contains("ephemeral"));
 }
 
 #[test]

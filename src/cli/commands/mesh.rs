@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::conflicts;
 use super::console::{ask_unseen, confirm, read_all, show};
-use crate::cli::args::{ApproveArgs, InviteArgs, JoinArgs, UpArgs};
+use crate::cli::args::{ApproveArgs, InviteArgs, JoinArgs, StayArgs, Tier, UpArgs};
 use crate::cli::body::{Body, raw};
 use crate::cli::client::{Client, Extras, segment};
 use crate::cli::exit::{Exit, Failure};
@@ -76,10 +76,12 @@ fn link_text(link: &Value) -> String {
 }
 
 pub(super) async fn invite(client: &Client, args: &InviteArgs, ui: Ui) -> Result<Exit, Failure> {
-    let mut body = json!({ "tier": args.tier.as_str(), "expires_s": args.expires });
-    if let (Some(name), Some(body)) = (&args.name, body.as_object_mut()) {
+    let mut body = Map::from_iter([("expires_s".to_owned(), json!(args.expires))]);
+    grant(args.tier, &args.stay, &mut body)?;
+    if let Some(name) = &args.name {
         body.insert("node_id".into(), json!(name));
     }
+    let body = Value::Object(body);
     let invite = client.post("/api/v1/invites", &body).await?;
     if ui.json {
         ui.document("sigil.invite/1", invite);
@@ -93,9 +95,10 @@ pub(super) async fn invite(client: &Client, args: &InviteArgs, ui: Ui) -> Result
     if args.qr {
         ui.say(&qr(&code)?);
     }
-    let tier = args.tier.as_str();
+    let tier = text(&invite, "tier");
+    let (tier, stays) = (tier.as_str(), stays(&invite));
     ui.say(&format!(
-        "On the other device, run `sigil join` and paste this code.\nIt becomes {}: {}.{}\nSingle use, expires {}. Keep it secret: whoever has it can join. `sigil invite --void {}` takes it back.",
+        "On the other device, run `sigil join` and paste this code.\nIt becomes {}: {}.{stays}{}\nSingle use, expires {}. Keep it secret: whoever has it can join. `sigil invite --void {}` takes it back.",
         article(tier),
         may(tier),
         named(tier, &text(&invite, "node_id")),
@@ -103,6 +106,56 @@ pub(super) async fn invite(client: &Client, args: &InviteArgs, ui: Ui) -> Result
         text(&invite, "id"),
     ));
     Ok(Exit::Ok)
+}
+
+/// Writes into a body what it grants: a tier for good, or a stay.
+fn grant(tier: Option<Tier>, stay: &StayArgs, body: &mut Map<String, Value>) -> Result<(), Failure> {
+    let StayArgs { lasts, only, once } = stay;
+    match (tier, lasts) {
+        (Some(tier @ (Tier::Owner | Tier::Shared)), Some(_)) => {
+            let why = format!("`--for` lets a device in for a while, and {} belongs for good", article(tier.as_str()));
+            return Err(Failure::new(Exit::Usage, why).hint("leave one of `--for` and `--tier` out"));
+        }
+        (Some(tier), None) => drop(body.insert("tier".into(), json!(tier.as_str()))),
+        (None, None) => {}
+        (_, Some(lasts)) => {
+            let mut stay = Map::from_iter([("for_s".to_owned(), json!(lasts)), ("once".to_owned(), json!(once))]);
+            if !only.is_empty() {
+                stay.insert("tools".into(), json!(only));
+            }
+            body.insert("stay".into(), Value::Object(stay));
+        }
+    }
+    Ok(())
+}
+
+/// Tier of a device in a list, with its end.
+fn tier_text(node: &Value) -> String {
+    let tier = text(node, "tier");
+    match node.get("stay").filter(|stay| stay.is_object()) {
+        Some(stay) => format!("{tier}, ends {}", relative(stay, "until")),
+        None => tier,
+    }
+}
+
+/// How long a device stays and what for, as sentences; empty of one that belongs for good.
+fn stays(body: &Value) -> String {
+    let Some(stay) = body.get("stay").filter(|stay| stay.is_object()) else { return String::new() };
+    let tools = stay.get("tools").and_then(Value::as_array);
+    let tools = tools.map(|tools| tools.iter().filter_map(Value::as_str).map(clean).collect::<Vec<_>>().join(", "));
+    let what = match (tools, stay.get("once") == Some(&Value::Bool(true))) {
+        (Some(tools), true) => format!(" It may make one call, of {tools}, and is removed once that is over."),
+        (Some(tools), false) => format!(" It may ask for {tools} alone."),
+        (None, true) => " It may make one call, and is removed once that is over.".to_owned(),
+        (None, false) => String::new(),
+    };
+    match stay.get("for_s").and_then(Value::as_u64) {
+        Some(seconds) => {
+            let lasts = crate::config::value::show_duration(std::time::Duration::from_secs(seconds));
+            format!("\nIt is removed by itself {lasts} after it has joined.{what}")
+        }
+        None => format!("\nIt is removed by itself {}.{what}", relative(stay, "until")),
+    }
 }
 
 /// The name by which it and its rights go, as a sentence.
@@ -118,6 +171,9 @@ fn named(tier: &str, name: &str) -> String {
 
 /// A device of this tier, as a noun.
 fn article(tier: &str) -> String {
+    if tier == "ephemeral" {
+        return "an ephemeral device".to_owned();
+    }
     let article = if tier == "owner" { "an" } else { "a" };
     format!("{article} {} device", clean(tier))
 }
@@ -128,6 +184,7 @@ fn may(tier: &str) -> &'static str {
         "owner" => {
             "it may call every tool, let devices in and remove them, and be gateway (`--tier shared`: none of that)"
         }
+        "ephemeral" => "it may call what rights give it, and neither let devices in nor be gateway",
         _ => {
             "it may call `device.info` only, and neither let devices in nor be gateway (`--tier owner`: all of that); of calls it reads those that it made or that are for it"
         }
@@ -271,6 +328,7 @@ pub(super) async fn join(client: &Client, args: JoinArgs, ui: Ui) -> Result<Exit
 fn may_here(tier: &str) -> &'static str {
     match tier {
         "owner" => "it may call every tool, let devices in and remove them, and be gateway",
+        "ephemeral" => "it may call what rules give it, until it is removed by itself; `sigil nodes` shows when",
         _ => "it may call `device.info` only; an owner changes that with `sigil approve NAME --tier owner`",
     }
 }
@@ -370,9 +428,7 @@ fn pending_devices(body: &Value) -> String {
 
 pub(super) async fn approve(client: &Client, args: &ApproveArgs, ui: Ui) -> Result<Exit, Failure> {
     let mut body = Map::new();
-    if let Some(tier) = args.tier {
-        body.insert("tier".into(), json!(tier.as_str()));
-    }
+    grant(args.tier, &args.stay, &mut body)?;
     if let Some(name) = &args.name {
         body.insert("node_id".into(), json!(name));
     }
@@ -385,7 +441,7 @@ pub(super) async fn approve(client: &Client, args: &ApproveArgs, ui: Ui) -> Resu
     let mut rights = Vec::new();
     let answer = match client.post(&format!("/api/v1/pending/{id}/approve"), &body).await {
         // A device that belongs to the mesh already can be given another tier.
-        Err(failure) if failure.code() == "unknown_pending" && args.tier.is_some() => {
+        Err(failure) if failure.code() == "unknown_pending" && (args.tier.is_some() || args.stay.lasts.is_some()) => {
             let answer = client.post(&format!("/api/v1/nodes/{id}/approve"), &body).await?;
             if text(&answer, "tier") != "owner" {
                 let said = client.get(&format!("/api/v1/nodes/{id}/rights")).await?;
@@ -400,11 +456,12 @@ pub(super) async fn approve(client: &Client, args: &ApproveArgs, ui: Ui) -> Resu
     Ok(show(ui, "sigil.approve/1", answer, |answer| {
         let tier = text(answer, "tier");
         let mut told = format!(
-            "Approved: `{}` ({}) is {}: {}.",
+            "Approved: `{}` ({}) is {}: {}.{}",
             text(answer, "node_id"),
             words(answer, "check"),
             article(&tier),
-            may(&tier)
+            may(&tier),
+            stays(answer)
         );
         if !rights.is_empty() {
             let _ = write!(told, "\nRights that were said there hold on; what is not meant can be changed:\n");
@@ -539,7 +596,7 @@ fn nodes_text(body: &Value, ui: Ui) -> String {
             vec![
                 if leads { format!("{name} {}", ui.paint(Tone::Strong, "(gateway)")) } else { name },
                 ui.state(&text(node, "state")),
-                text(node, "tier"),
+                tier_text(node),
                 node.get("approved_by").filter(|by| by.is_object()).map(name_of).unwrap_or_default(),
                 text(node, "platform"),
                 node.get("tools").and_then(Value::as_array).map_or(0, Vec::len).to_string(),
@@ -568,7 +625,8 @@ pub(super) async fn node(client: &Client, id: &str, ui: Ui) -> Result<Exit, Fail
             ("why", text(node, "why")),
             ("words", words(node, "check")),
             ("rules", known_as(node)),
-            ("tier", text(node, "tier")),
+            ("tier", tier_text(node)),
+            ("stay", stays(node).trim_start().to_owned()),
             ("let in by", let_in(node)),
             ("platform", text(node, "platform")),
             ("gateway", text(node, "gateway")),

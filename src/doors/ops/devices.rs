@@ -15,7 +15,7 @@ use crate::doors::identity::Identity;
 use crate::mesh::MeshHandle;
 use crate::mesh::check_words::CheckWords;
 use crate::mesh::clock::rfc3339;
-use crate::mesh::{JoinError, MeshError, Pending};
+use crate::mesh::{Grant, JoinError, MeshError, Pending};
 use crate::status::{ErrorCode, OpError};
 
 /// The view follows the answer within one step of the driver; a second is far more.
@@ -139,7 +139,7 @@ pub fn members<'a>(view: &'a View, text: Option<&str>) -> Result<Vec<&'a NodeVie
 #[derive(Debug, Default)]
 pub struct Approval {
     /// Tier to grant; `None` = shared for a newcomer, unchanged for a member.
-    pub tier: Option<Tier>,
+    pub grant: Option<Grant>,
     /// Name to give it; `None` = the one that it asks for.
     pub node_id: Option<NodeId>,
     /// Check words that the device must have, if a person has compared them.
@@ -150,7 +150,7 @@ impl Approval {
     /// `Err` if it makes an owner and the caller may not.
     fn may_grant(&self, who: &Identity) -> Result<(), OpError> {
         let or = "or leave `tier` out, or name `shared`";
-        self.tier.map_or(Ok(()), |tier| may_grant(who, tier, "a device becomes an owner", or))
+        self.grant.as_ref().map_or(Ok(()), |grant| may_grant(who, grant.tier, "a device becomes an owner", or))
     }
 
     /// `Err` unless this is the device that was compared.
@@ -192,10 +192,11 @@ pub async fn approve(
                 return Err(OpError::new(ErrorCode::Conflict, "an approval gives a name once, the first time")
                     .hint("`sigil rename NODE NAME` gives a member another; an owner's device renames itself"));
             }
-            if let Some(tier) = approval.tier.filter(|tier| node.tier != *tier) {
+            let is_news = |grant: &Grant| node.tier != grant.tier || grant.stay.is_some();
+            if let Some(Grant { tier, stay }) = approval.grant.filter(is_news) {
                 no_owner(who, node.tier)?;
                 let (key, node_id) = (node.key, node.node_id.clone());
-                mesh.command(Command::Approve { key, node_id, tier }).await?;
+                mesh.command(Command::Approve { key, node_id, tier, stay }).await?;
             }
             approved(mesh, node.peer).await
         }
@@ -388,7 +389,7 @@ fn all_gone(left: &[(NodeId, OpError)], guests: usize) -> Result<(), OpError> {
 
 async fn admit(mesh: &MeshHandle, peer: PeerId, approval: Approval) -> Result<(Arc<View>, NodeView), OpError> {
     approval.confirm(&peer)?;
-    mesh.admit(peer, approval.tier, approval.node_id).await?;
+    mesh.admit(peer, approval.grant, approval.node_id).await?;
     approved(mesh, peer).await
 }
 

@@ -8,7 +8,7 @@ use mesh_core::record::Tier;
 
 use crate::doors::identity::Identity;
 use crate::mesh::check_words::CheckWords;
-use crate::mesh::{Invite, InviteInfo, JoinError, JoinTarget, Joined, MeshError, MeshHandle, Nearby, Pending};
+use crate::mesh::{Grant, Invite, InviteInfo, JoinError, JoinTarget, Joined, MeshError, MeshHandle, Nearby, Pending};
 use crate::status::{ErrorCode, OpError, check};
 
 /// Lifetime of an invite that names none: long enough to walk to another room.
@@ -32,8 +32,8 @@ pub fn nearby(mesh: &MeshHandle) -> Vec<Nearby> {
     seen
 }
 
-/// Makes a single-use invite that grants `tier`, and gives the newcomer this name if there is one; `ttl` = [`INVITE_TTL_DEFAULT`] if none is named. One that makes an owner
-/// through the socket only.
+/// Makes a single-use invite that grants this, and gives the newcomer this name if there is one; `ttl` =
+/// [`INVITE_TTL_DEFAULT`] if none is named. One that makes an owner through the socket only.
 ///
 /// # Errors
 /// `ttl` is below one second or above [`INVITE_TTL_MAX`], the caller may not make an owner, another member has the name, or
@@ -41,17 +41,17 @@ pub fn nearby(mesh: &MeshHandle) -> Vec<Nearby> {
 pub async fn invite(
     mesh: &MeshHandle,
     who: &Identity,
-    tier: Tier,
+    grant: Grant,
     ttl: Option<Duration>,
     name: Option<NodeId>,
 ) -> Result<Invite, OpError> {
-    may_grant(who, tier, "an invite that makes an owner is made", "or ask for one with `\"tier\": \"shared\"`")?;
+    may_grant(who, grant.tier, "an invite that makes an owner is made", "or ask for one with `\"tier\": \"shared\"`")?;
     let ttl = ttl.unwrap_or(INVITE_TTL_DEFAULT);
     if !(Duration::from_secs(1)..=INVITE_TTL_MAX).contains(&ttl) {
         let detail = format!("an invite must expire after 1 to {} seconds", INVITE_TTL_MAX.as_secs());
         return Err(OpError::new(ErrorCode::Invalid, detail));
     }
-    Ok(mesh.invite(tier, ttl, name).await?)
+    Ok(mesh.invite(grant, ttl, name).await?)
 }
 
 /// `Err` if `tier` is more than this caller may hand out: who becomes an owner can do anything with every device, and

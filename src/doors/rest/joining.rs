@@ -17,6 +17,7 @@ use super::extract::{JSON, Nothing, Segment, body, body_or_default, check_accept
 use super::model::{Check, NamedPeer, NearbyDevice, Node, Page, PendingDevice, TierName, time};
 use super::nodes::Approval;
 use super::shapes::{Code, DeviceAddress, DeviceRef, InviteId, NodeName, Shape as _, Whole, Words, not_null};
+use super::stay::{LastingTier, NewStay, StayShown, granted};
 use crate::doors::app::AppState;
 use crate::doors::identity::Identity;
 use crate::doors::ops::devices;
@@ -79,8 +80,10 @@ type Lifetime = Whole<1, { INVITE_TTL_MAX.as_secs() }>;
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct NewInvite {
-    /// Tier that it grants; default owner.
-    tier: Option<TierName>,
+    /// Tier that it grants for good; default owner. Passed over if `stay` is given.
+    tier: Option<LastingTier>,
+    /// Lets a device in for a while.
+    stay: Option<NewStay>,
     /// Seconds until it expires; default 900.
     #[schema(inline)]
     expires_s: Option<Lifetime>,
@@ -108,6 +111,8 @@ pub(super) struct InviteAnswer {
     warnings: Vec<String>,
     /// Tier that it grants.
     tier: TierName,
+    /// Of the ephemeral one, how long and what for; null: the device belongs for good.
+    stay: Option<StayShown>,
     /// Name that it gives; null: whoever comes with it names itself.
     #[schema(value_type = Option<NodeName>)]
     node_id: Option<String>,
@@ -122,17 +127,18 @@ pub(super) async fn invite(
     request: Request<Body>,
 ) -> Result<(StatusCode, Json<InviteAnswer>), OpError> {
     let new: NewInvite = body_or_default(request).await?;
-    let tier = Tier::from(new.tier.unwrap_or(TierName::Owner));
+    let grant = granted(new.tier, new.stay).unwrap_or_else(|| Tier::Owner.into());
     let ttl = new.expires_s.map(|seconds| Duration::from_secs(seconds.0));
     let name = new.node_id.map(|NodeName(name)| name);
-    let invite = joining::invite(app.mesh(), &who, tier, ttl, name.clone()).await?;
+    let invite = joining::invite(app.mesh(), &who, grant.clone(), ttl, name.clone()).await?;
     let answer = InviteAnswer {
         id: invite_id(&invite.code.secret_hash()),
         code: invite.code.to_string(),
         expires_at: time(invite.expires_ms),
         addresses: invite.code.addresses.iter().map(ToString::to_string).collect(),
         warnings: invite.warnings(),
-        tier: tier.into(),
+        tier: grant.tier.into(),
+        stay: grant.stay.as_ref().map(Into::into),
         node_id: name.map(|name| name.to_string()),
     };
     Ok((StatusCode::CREATED, Json(answer)))
@@ -160,6 +166,8 @@ pub(super) struct InviteItem {
     id: String,
     /// Tier that it grants.
     tier: TierName,
+    /// Of the ephemeral one, how long and what for; null: the device belongs for good.
+    stay: Option<StayShown>,
     /// Name that it gives; null: whoever comes with it names itself.
     #[schema(value_type = Option<NodeName>)]
     node_id: Option<String>,
@@ -184,6 +192,7 @@ impl InviteItem {
         Self {
             id: invite.id(),
             tier: invite.tier.into(),
+            stay: invite.stay.as_ref().map(Into::into),
             node_id: invite.name.as_ref().map(ToString::to_string),
             created_at: time(invite.created_ms),
             expires_at: time(invite.expires_ms),

@@ -26,6 +26,7 @@ mod queries;
 mod rights;
 mod routes;
 mod shapes;
+mod stay;
 #[cfg(test)]
 mod tests;
 mod tokens;

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::shapes::NodeName;
+use super::stay::StayShown;
 use crate::doors::ops::devices::{is_online, name_of, why_offline};
 use crate::doors::ops::policy::SaidBy;
 use crate::mesh::check_words::CheckWords;
@@ -46,6 +47,8 @@ pub fn time(ms: u64) -> String {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum TierName {
+    /// As a shared one, for a while, and perhaps for some tools or one call alone.
+    Ephemeral,
     /// May call every tool that is not for owners only.
     Shared,
     /// May call every tool, approve devices, and become gateway.
@@ -55,18 +58,9 @@ pub enum TierName {
 impl From<Tier> for TierName {
     fn from(tier: Tier) -> Self {
         match tier {
-            // No door grants the ephemeral tier, and one who has it may do what a shared peer may.
-            Tier::Ephemeral | Tier::Shared => Self::Shared,
+            Tier::Ephemeral => Self::Ephemeral,
+            Tier::Shared => Self::Shared,
             Tier::Owner => Self::Owner,
-        }
-    }
-}
-
-impl From<TierName> for Tier {
-    fn from(tier: TierName) -> Self {
-        match tier {
-            TierName::Shared => Self::Shared,
-            TierName::Owner => Self::Owner,
         }
     }
 }
@@ -346,6 +340,8 @@ pub struct Node {
     pub version: Option<String>,
     /// Its tier; null while it awaits approval.
     pub tier: Option<TierName>,
+    /// Of an ephemeral one, how long and what for; null: it belongs for good.
+    pub stay: Option<StayShown>,
     /// The owner whose approval it belongs by; null for the founder, and while pending.
     pub approved_by: Option<NamedPeer>,
     /// Time of that approval, by its signer's clock.
@@ -428,6 +424,7 @@ impl Node {
             platform: directory.map(|d| d.platform.clone()),
             version: directory.map(|d| d.version.clone()),
             tier: Some(node.tier.into()),
+            stay: node.stay.as_ref().map(Into::into),
             state: if is_online(view, node) { NodeState::Online } else { NodeState::Offline },
             gateway: view.gateway.is_some_and(|epoch| epoch.peer == node.peer),
             is_self: node.peer == view.me,
@@ -452,6 +449,7 @@ impl Node {
             platform: (!pending.platform.is_empty()).then(|| pending.platform.clone()),
             version: None,
             tier: None,
+            stay: None,
             state: NodeState::Pending,
             gateway: false,
             is_self: false,

@@ -11,8 +11,9 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::extract::{JSON, Query, Segment, body, body_or_default, check_accept};
-use super::model::{self, Check, Endpoints, Guest, Node, NodeState, Page, RightBy, Status, TierName, Tool};
+use super::model::{self, Check, Endpoints, Guest, Node, NodeState, Page, RightBy, Status, Tool};
 use super::shapes::{DeviceRef, NodeName, Words, not_null, of_query};
+use super::stay::{LastingTier, NewStay, granted};
 use crate::doors::app::AppState;
 use crate::doors::identity::Identity;
 use crate::doors::ops::devices::{self, Named};
@@ -146,8 +147,10 @@ pub(super) async fn show(
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Approval {
-    /// Tier to grant; default: shared for a newcomer, unchanged for a member.
-    tier: Option<TierName>,
+    /// Tier to grant for good; default: shared for a newcomer, unchanged for a member. Passed over if `stay` is given.
+    tier: Option<LastingTier>,
+    /// Lets it in for a while, or for another while from now.
+    stay: Option<NewStay>,
     /// Name to give it; default: the one that it asks for.
     node_id: Option<NodeName>,
     /// Check words that the device must have, if they are given.
@@ -158,7 +161,7 @@ impl Approval {
     /// The same in the mesh's own types.
     pub(super) fn read(self) -> devices::Approval {
         let (node_id, words) = (self.node_id.map(|name| name.0), self.words.map(|words| words.0));
-        devices::Approval { tier: self.tier.map(Into::into), node_id, words }
+        devices::Approval { grant: granted(self.tier, self.stay), node_id, words }
     }
 }
 

@@ -47,8 +47,8 @@ use crate::mesh::check_words::CheckWords;
 use crate::mesh::invite::InviteCode;
 use crate::mesh::store::MemStore;
 use crate::mesh::{
-    AuditPage, CallCursor, CallPage, EventKind, EventLog, Invite, InviteInfo, InviteState, InviteTerms, JoinError,
-    JoinTarget, Joined, Nearby, Pending, Request, Surroundings,
+    AuditPage, CallCursor, CallPage, EventKind, EventLog, Grant, Invite, InviteInfo, InviteState, InviteTerms,
+    JoinError, JoinTarget, Joined, Nearby, Pending, Request, Surroundings,
 };
 use crate::platform::FileId;
 use crate::tasks::TaskGroup;
@@ -87,6 +87,7 @@ fn node(name: &str, peer: PeerId, tier: Tier, online: bool, tools: &[&str]) -> N
         since_ms: 0,
         online,
         last_seen_ms: ACCEPTED_MS,
+        stay: None,
         directory: Some(std::sync::Arc::new(directory)),
     }
 }
@@ -184,6 +185,7 @@ impl Said {
             confirmed: node.confirmed,
             tier: node.tier,
             trusted: true,
+            scope: None,
             tools: node.tools().iter().map(Offered::of).collect(),
             deny: Vec::new(),
         };
@@ -457,7 +459,7 @@ impl FakeMesh {
                 reply(to, nothing);
             }
             Request::Approvals(to) => reply(to, self.books.lock().unwrap().approvals.clone()),
-            Request::Invite(InviteTerms { tier, ttl, name }, to) => {
+            Request::Invite(InviteTerms { grant: Grant { tier, stay }, ttl, name }, to) => {
                 let expires_ms = ACCEPTED_MS + ttl.as_millis() as u64;
                 let code = InviteCode {
                     mesh: MeshId([3; 32]),
@@ -470,6 +472,7 @@ impl FakeMesh {
                 self.books.lock().unwrap().invites.push(InviteInfo {
                     secret: code.secret_hash(),
                     tier,
+                    stay,
                     name,
                     created_ms: ACCEPTED_MS,
                     expires_ms,
@@ -497,10 +500,12 @@ impl FakeMesh {
                 },
             ),
             Request::Leave(to) => reply(to, Ok(())),
-            Request::Admit(peer, tier, name, to) => {
+            Request::Admit(peer, grant, name, to) => {
                 let name = name.unwrap_or_else(|| node_id("phone"));
                 let mut view = View::clone(&self.view.borrow());
-                view.nodes.push(node(name.as_str(), peer, tier.unwrap_or(Tier::Shared), true, &[]));
+                let Grant { tier, stay } = grant.unwrap_or_else(|| Tier::Shared.into());
+                let stay = stay.map(|stay| stay.begun_at(ACCEPTED_MS));
+                view.nodes.push(NodeView { stay, ..node(name.as_str(), peer, tier, true, &[]) });
                 self.view.send_replace(Arc::new(view));
                 self.surroundings.send_replace(Arc::default());
                 reply(to, Ok(name));

@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 use super::effect::{DoorAnswer, DoorReply, Effect, Errand};
 use crate::mesh::error::MeshError;
 use crate::mesh::events::EventKind;
+use crate::mesh::joining::Grant;
 use crate::mesh::snapshot::Pending;
 use crate::mesh::transport::{JoinAnswer, JoinAttempt, Prefix, RefusalCode};
 
@@ -49,7 +50,7 @@ impl Newcomers {
         }
         if let Some(node) = view.by_peer(&peer) {
             // Approved already, perhaps while it was away.
-            let command = Command::Approve { key, node_id: node.node_id.clone(), tier: node.tier };
+            let command = Command::Approve { key, node_id: node.node_id.clone(), tier: node.tier, stay: None };
             effects.push_back(Effect::Command(command, Errand::Welcome(answers)));
             return;
         }
@@ -77,7 +78,7 @@ impl Newcomers {
     pub(super) fn approve(
         &self,
         peer: PeerId,
-        tier: Option<Tier>,
+        grant: Option<Grant>,
         node_id: Option<NodeId>,
         door: DoorReply<NodeId>,
         view: &View,
@@ -97,7 +98,8 @@ impl Newcomers {
             return;
         };
         let node_id = node_id.unwrap_or_else(|| wanted.clone());
-        let command = Command::Approve { key, node_id, tier: tier.unwrap_or(default) };
+        let Grant { tier, stay } = grant.unwrap_or_else(|| default.into());
+        let command = Command::Approve { key, node_id, tier, stay };
         effects.push_back(Effect::Command(command, Errand::Approve(peer, door)));
     }
 

@@ -3,6 +3,7 @@
 use mesh_core::epoch::{Epoch, Fence};
 use mesh_core::ids::{MeshId, PublicKey};
 use mesh_core::io::{NodeView, ReapprovalView, Welcome};
+use mesh_core::record::Tier;
 use tokio::sync::{mpsc, oneshot};
 
 use super::*;
@@ -46,6 +47,7 @@ fn member(n: u8) -> NodeView {
         since_ms: 0,
         online: true,
         last_seen_ms: 0,
+        stay: None,
         directory: None,
     }
 }
@@ -274,7 +276,7 @@ fn a_newcomer_waits_until_a_person_approves_it() {
     let (door, mut answer) = oneshot::channel();
     admission.approve(peer, None, Some(name("tablet")), door, &view);
     let Some(Effect::Command(command, errand)) = admission.poll_effect() else { panic!("no command") };
-    let Command::Approve { key: approved, node_id, tier } = command else { panic!("{command:?}") };
+    let Command::Approve { key: approved, node_id, tier, stay: None } = command else { panic!("{command:?}") };
     assert_eq!((approved, node_id, tier), (key, name("tablet"), Tier::Shared));
     let Step::Welcome { welcome, .. } = welcome(view.mesh) else { unreachable!() };
     admission.handle_reply(errand, Ok(Reply::Approved(welcome)));
@@ -439,7 +441,7 @@ fn s13_whoever_awaits_reapproval_comes_back_as_shared_unless_more_is_said() {
     });
     for (said, given) in [(None, Tier::Shared), (Some(Tier::Owner), Tier::Owner)] {
         let (door, _answer) = oneshot::channel();
-        admission.approve(key.peer_id(), said, None, door, &view);
+        admission.approve(key.peer_id(), said.map(Grant::from), None, door, &view);
         let Some(Effect::Command(Command::Approve { tier, .. }, _)) = admission.poll_effect() else { panic!() };
         assert_eq!(tier, given);
     }

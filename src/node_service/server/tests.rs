@@ -84,6 +84,7 @@ fn view(me: u64, leader: Option<u64>) -> Arc<View> {
         since_ms: 0,
         online: true,
         last_seen_ms: 0,
+        stay: None,
         directory: None,
     };
     Arc::new(View {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use mesh_core::entry::Place;
 use mesh_core::ids::{Hash, NodeId, PeerId};
 use mesh_core::io::{Command, Edit, Reply, View};
-use mesh_core::policy::{Content, Device, Domain, Key, Mode, Person, PersonId, Principal, Statement, Value};
+use mesh_core::policy::{Content, Domain, Key, Mode, Person, PersonId, Principal, Statement, Value};
 
 use super::explain::Rights;
 use crate::config::{Devices, PolicyError, PolicySettings};
@@ -350,22 +350,16 @@ impl Held {
         records.retain(|key, _| part.has(key));
         // Two halves of a mesh may have made what no single edit could: then nothing counts as shown.
         let shown = self.settings(part).records(self, None).unwrap_or_default();
-        let bare = |key: &Key| match (key, self.0.said.value(key)) {
-            (Key::Device(_), Some(Value::Device(Device { terms: Some(terms), .. }))) => {
-                Some(Value::Device(Device { terms: Some(terms.clone()), ..Device::default() }))
-            }
-            _ => None,
-        };
         let gone: Vec<_> = self.values(part).filter(|(key, _)| !records.contains_key(key)).collect();
-        let mut changes: Vec<_> = gone.into_iter().map(|(key, _)| (key.clone(), bare(key))).collect();
+        let mut changes: Vec<_> = gone.into_iter().map(|(key, _)| (key.clone(), None)).collect();
         for (key, mut value) in records {
             if shown.get(&key) == Some(&value) {
                 continue;
             }
-            match (&mut value, self.0.said.value(&key)) {
-                (Value::Person(new), Some(Value::Person(Person { logins, .. }))) => new.logins.clone_from(logins),
-                (Value::Device(new), Some(Value::Device(Device { terms, .. }))) => new.terms.clone_from(terms),
-                _ => {}
+            if let (Value::Person(new), Some(Value::Person(Person { logins, .. }))) =
+                (&mut value, self.0.said.value(&key))
+            {
+                new.logins.clone_from(logins);
             }
             changes.push((key, Some(value)));
         }

@@ -6,7 +6,7 @@ use mesh_core::entry::Place;
 use mesh_core::ids::{Hash, Incarnation, NodeId, PeerId, ReqId};
 use mesh_core::policy::{
     Choice, Consent, Credential, Device, DeviceFacts, DeviceTools, Given, Key, Mode, Note, Offered, Policy, Principal,
-    Request, Statement, Terms, Title, Token, Value, Verdict, View,
+    Request, Statement, Title, Token, Value, Verdict, View,
 };
 use mesh_core::record::Tier;
 use serde::de::DeserializeOwned;
@@ -116,12 +116,11 @@ impl World {
             _ => Tier::Ephemeral,
         };
         let (peer, node) = (peer(node), node.parse().unwrap());
-        let deny = read(&said["deny"]).unwrap_or_default();
-        self.devices.insert(peer, DeviceFacts { peer, node, confirmed: true, tier, trusted: true, tools, deny });
+        let (deny, scope) = (read(&said["deny"]).unwrap_or_default(), read(&said["scope"]));
+        self.devices.insert(peer, DeviceFacts { peer, node, confirmed: true, tier, trusted: true, scope, tools, deny });
         self.records.insert(Key::Tools(peer), Value::Tools(DeviceTools { approved }));
-        let terms = read(&said["scope"]).map(|scope| Terms { scope: Some(scope), ..Terms::default() });
         let people = read(&said["people"]).unwrap();
-        self.records.insert(Key::Device(peer), Value::Device(Device { people, terms, ..Device::default() }));
+        self.records.insert(Key::Device(peer), Value::Device(Device { people, ..Device::default() }));
     }
 
     fn policy(&self) -> Policy {
@@ -237,11 +236,8 @@ fn all_cases_are_answered_alike_with_the_policy_written_and_read_back() {
         let text = back.to_toml();
         world.settings = PolicySettings::parse(&text).unwrap_or_else(|error| panic!("{error}\n{text}"));
         assert_eq!(world.settings, back, "{text}");
-        let (devices, scopes) = (world.records.clone(), Key::Mode);
-        world.records.retain(|key, _| matches!(key, Key::Tools(_) | Key::Device(_)) || *key == scopes);
+        world.records.retain(|key, _| matches!(key, Key::Tools(_) | Key::Mode));
         world.take(&text);
-        // Terms of an ephemeral device come with its approval, and stand in no file.
-        world.records.extend(devices.into_iter().filter(|(key, _)| matches!(key, Key::Device(_))));
         world
     });
 }

@@ -76,6 +76,11 @@ pub(in crate::doors::rest) fn tool_patterns() -> Schema {
     patterns(TOOLS)
 }
 
+/// A list of so many patterns of tools at most, or null.
+pub(in crate::doors::rest) fn stay_tools(max: usize) -> Schema {
+    or_null(list(text(TOOLS), max))
+}
+
 /// A table by names.
 fn table(names: &str, of: impl Into<RefOr<Schema>>) -> Schema {
     let names = ObjectBuilder::new().schema_type(Type::String).pattern(Some(names)).build();

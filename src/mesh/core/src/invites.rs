@@ -6,7 +6,7 @@ use crate::effects::Effects;
 use crate::ids::{Hash, NodeId, PublicKey};
 use crate::io::{Now, Refusal};
 use crate::limits;
-use crate::record::Tier;
+use crate::record::{StayTerms, Tier};
 use crate::rows::{self, InviteRow, Row as _};
 
 /// A used or expired invite is kept this long after its expiry, so that a repeated redemption gets a true answer.
@@ -19,6 +19,8 @@ pub(crate) enum Redeemed {
     Now {
         /// For this tier.
         tier: Tier,
+        /// As an ephemeral device, how long and what for.
+        stay: Option<StayTerms>,
         /// Under this name; `None`: under the one for which it asks.
         name: Option<NodeId>,
     },
@@ -44,7 +46,7 @@ impl Invites {
     pub(crate) fn open(
         &mut self,
         secret: Hash,
-        tier: Tier,
+        (tier, stay): (Tier, Option<StayTerms>),
         ttl_ms: u64,
         name: Option<NodeId>,
         fx: &mut Effects<'_>,
@@ -66,7 +68,7 @@ impl Invites {
             }
         }
         let expires_ms = now.saturating_add(ttl_ms);
-        let row = InviteRow { tier, created_ms: now, expires_ms, used_by: None, void: false, name };
+        let row = InviteRow { tier, created_ms: now, expires_ms, used_by: None, void: false, name, stay };
         fx.put(rows::invite(&secret), &row);
         self.0.insert(secret, row);
         Ok(())
@@ -80,7 +82,7 @@ impl Invites {
             Some(_) => Err(Refusal::InviteUsed),
             None if row.void => Err(Refusal::InviteVoid),
             None if row.expires_ms <= now.wall_ms => Err(Refusal::InviteExpired),
-            None => Ok(Redeemed::Now { tier: row.tier, name: row.name.clone() }),
+            None => Ok(Redeemed::Now { tier: row.tier, stay: row.stay.clone(), name: row.name.clone() }),
         }
     }
 

@@ -15,7 +15,7 @@ use crate::frame::{Frame, Phase};
 use crate::ids::{Attempt, Hash, Incarnation, MeshId, NodeId, PeerId, PublicKey, ReqId, ToolName};
 use crate::policy;
 use crate::rates::RateLimited;
-use crate::record::{Directory, Effect, Ending, Header, Payload, Tier, ToolDecl};
+use crate::record::{Directory, Effect, Ending, Header, Payload, Stay, StayTerms, Tier, ToolDecl};
 
 pub use crate::budget::DiskSpace;
 
@@ -251,6 +251,8 @@ pub enum Command {
         ttl_ms: u64,
         /// Name that it gives; `None`: who comes with it names itself.
         name: Option<NodeId>,
+        /// Of the ephemeral tier, how long and what for.
+        stay: Option<StayTerms>,
     },
     /// Take back an invite that nobody has used.
     VoidInvite {
@@ -274,6 +276,8 @@ pub enum Command {
         node_id: NodeId,
         /// Tier to give it.
         tier: Tier,
+        /// Of the ephemeral tier, how long and what for.
+        stay: Option<StayTerms>,
     },
     /// Give a member that is no owner the name that rights are to know it by.
     Rename {
@@ -968,6 +972,8 @@ pub struct NodeView {
     pub online: bool,
     /// Wall time at which we last saw it change between online and offline; 0 = never seen since our start.
     pub last_seen_ms: u64,
+    /// Of an ephemeral one, how long and what for.
+    pub stay: Option<Stay>,
     /// Its directory record, if one came yet.
     pub directory: Option<Arc<Directory>>,
 }

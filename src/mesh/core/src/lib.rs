@@ -48,5 +48,6 @@ mod rates;
 mod reattestation;
 mod rights;
 mod rooms;
+mod stays;
 mod tiers;
 mod trust;

@@ -159,3 +159,16 @@ pub const fn epsilon_ms(ttl_ms: u64) -> u64 {
 pub fn cut(text: &str, max: usize) -> &str {
     text.get(..text.floor_char_boundary(max.min(text.len()))).unwrap_or_default()
 }
+
+/// Longest stay of an ephemeral device: 30 days. Who is to belong for longer is a shared one.
+pub const STAY_MS_MAX: u64 = 30 * 24 * 3_600_000;
+
+/// Most patterns of tools that an ephemeral device may be let in for: they stand in a membership change, which all keep.
+pub const STAY_SCOPE_MAX: usize = 16;
+
+/// Time after its end for which a stay is left to the device that approved it, whose clock it is by, before any other owner
+/// ends it: 10 minutes, more than clocks of one household differ by.
+pub const STAY_GRACE_MS: u64 = 600_000;
+
+/// Time for which a device that was let in for one call stays when that is over, to read the result: 30 s.
+pub const STAY_AFTER_CALL_MS: u64 = 30_000;

@@ -11,7 +11,7 @@ use crate::ids::{Hash, Incarnation, NodeId, PeerId, PublicKey};
 use crate::io::{Refusal, Welcome};
 use crate::limits;
 use crate::nodes::Nodes;
-use crate::record::{ChangeKind, MembershipChange, Tier};
+use crate::record::{ChangeKind, MembershipChange, Stay, StayTerms, Tier};
 use crate::trust::Member;
 
 /// The envelope of a membership change with its salt, and room to spare.
@@ -40,11 +40,11 @@ pub(crate) enum Naming<'a> {
     Unseen(&'a NodeId),
 }
 
-/// The approval of a device; `None` when it belongs already, with that tier, under that name.
+/// The approval of a device; `None` when it belongs already, with that tier, under that name, and no stay is given to it.
 pub(crate) fn approve(
     key: PublicKey,
     naming: Naming<'_>,
-    tier: Tier,
+    (tier, stay): (Tier, Option<Stay>),
     facts: &Facts<'_>,
 ) -> Result<Option<MembershipChange>, Refusal> {
     require_owner(facts)?;
@@ -64,11 +64,11 @@ pub(crate) fn approve(
     };
     let is_named =
         |member: &Member| member.node_id == *wanted && (member.confirmed || !matches!(naming, Naming::Invited(_)));
-    if known.is_some_and(|member| member.tier == tier && is_named(member)) {
+    if stay.is_none() && known.is_some_and(|member| member.tier == tier && is_named(member)) {
         return Ok(None);
     }
     let node_id = trust.free_name(wanted, &peer, seen, &chosen);
-    say_approved(key, tier, node_id, seen, facts).map(Some)
+    say_approved(key, (tier, stay), node_id, seen, facts).map(Some)
 }
 
 /// An owner gives a member the name that rights are to know it by: an approval to the tier that it has.
@@ -83,12 +83,39 @@ pub(crate) fn rename(peer: PeerId, name: &NodeId, facts: &Facts<'_>) -> Result<O
         return Ok(None);
     }
     require_free(name, Some(&peer), facts)?;
-    say_approved(member.key, member.tier, name.clone(), true, facts).map(Some)
+    say_approved(member.key, (member.tier, member.stay.clone()), name.clone(), true, facts).map(Some)
 }
 
-/// `Err` if this name may not be given by an invite of ours.
-pub(crate) fn may_invite(name: Option<&NodeId>, facts: &Facts<'_>) -> Result<(), Refusal> {
+/// An ephemeral device has made the one call that it was let in for: it may ask for nothing more, and stays long enough to
+/// read the result.
+pub(crate) fn let_read(peer: &PeerId, now_ms: u64, facts: &Facts<'_>) -> Result<Option<MembershipChange>, Refusal> {
+    let Some(member) = facts.trust.member(peer) else { return Ok(None) };
+    let ends_ms = now_ms.saturating_add(limits::STAY_AFTER_CALL_MS);
+    let until_ms = member.stay.as_ref().map_or(ends_ms, |stay| stay.until_ms.min(ends_ms));
+    let stay = Stay { until_ms, scope: Some(Vec::new()), one_time: true };
+    say_approved(member.key, (Tier::Ephemeral, Some(stay)), member.node_id.clone(), member.confirmed, facts).map(Some)
+}
+
+/// `Err` unless these terms may be given: to an ephemeral device, within their limits.
+pub(crate) fn may_stay(tier: Tier, stay: Option<&StayTerms>) -> Result<(), Refusal> {
+    match stay {
+        Some(stay) if tier != Tier::Ephemeral || !stay.is_within_limits() => Err(Refusal::Invalid(format!(
+            "a device stays for up to {} days, with up to {} patterns of tools, and is neither owner nor shared",
+            limits::STAY_MS_MAX / (24 * 3_600_000),
+            limits::STAY_SCOPE_MAX
+        ))),
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// `Err` if an invite of ours may not say so.
+pub(crate) fn may_invite(
+    name: Option<&NodeId>,
+    (tier, stay): (Tier, Option<&StayTerms>),
+    facts: &Facts<'_>,
+) -> Result<(), Refusal> {
     require_owner(facts)?;
+    may_stay(tier, stay)?;
     name.map_or(Ok(()), |name| require_free(name, None, facts))
 }
 
@@ -103,7 +130,7 @@ fn require_free(name: &NodeId, of: Option<&PeerId>, facts: &Facts<'_>) -> Result
 
 fn say_approved(
     key: PublicKey,
-    tier: Tier,
+    (tier, stay): (Tier, Option<Stay>),
     node_id: NodeId,
     seen: bool,
     facts: &Facts<'_>,
@@ -113,7 +140,7 @@ fn say_approved(
     if after.len() > limits::CHANGES_NAMED_MAX {
         return Err(Refusal::NeedsNewKey);
     }
-    let change = change(key, ChangeKind::Approved { tier, node_id, after, unseen: !seen }, facts)?;
+    let change = change(key, ChangeKind::Approved { tier, node_id, after, unseen: !seen, stay }, facts)?;
     // Before it is signed: what is not kept would let in nobody, and the invite would be used up.
     if trust.has_room(&facts.me(), ENVELOPE_BYTES_MAX + entry::encode(&change).len()) {
         Ok(change)

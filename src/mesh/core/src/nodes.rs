@@ -275,6 +275,7 @@ impl Nodes {
                 node_id: chosen.unwrap_or_else(|| member.node_id.clone()),
                 tier: member.tier,
                 approved_by: member.by,
+                stay: member.stay.clone(),
                 since_ms: member.since_ms,
                 online: online.contains(peer),
                 last_seen_ms: self.presence.get(peer).map_or(0, |presence| presence.changed_ms),

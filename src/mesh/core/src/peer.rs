@@ -34,8 +34,8 @@ use crate::ids::{Attempt, Hash, Incarnation, PeerId, PublicKey, ReqId};
 use crate::incarnations::{Incarnations, lost_floor};
 use crate::invites::Invites;
 use crate::io::{
-    Batch, CallRecord, CmdId, DiskSpace, Fact, HistoryRow, Image, Input, LogReader, Now, Output, Reply, Space, Usage,
-    View, Write,
+    Batch, CallRecord, CmdId, DiskSpace, Fact, HistoryRow, Image, Input, LogReader, Now, Output, Space, Usage, View,
+    Write,
 };
 use crate::links::Links;
 use crate::log::Logs;
@@ -49,6 +49,7 @@ use crate::record::{CancelRequest, Tier};
 use crate::rights::Rights;
 use crate::rows::{self, Head, InviteRow, OpenKey, Row, RowKey};
 use crate::spending::Spending;
+use crate::stays::Stays;
 use crate::trust::Trust;
 use entries::Judges;
 
@@ -97,6 +98,7 @@ struct Upkeep {
     reattestation: Reattestation,
     compaction: Compaction,
     audit: Audit,
+    stays: Stays,
 }
 
 /// The [`Facts`] of a peer. A macro, since each field is borrowed by itself: what is not among them may change meanwhile.
@@ -138,6 +140,7 @@ const TIMERS: &[Timer] = &[
     Timer { due: |peer| peer.executor.poll_timeout(), fire: Peer::time_executor },
     Timer { due: |peer| peer.trust.poll_timeout(), fire: |peer, fx| peer.judge_changes(Judges::Due, fx) },
     Timer { due: |peer| peer.upkeep.audit.poll_timeout(), fire: Peer::time_audit },
+    Timer { due: Peer::stays_timeout, fire: |_, _| {} },
     Timer { due: |peer| peer.timers.stopping.map(|(_, until)| until), fire: Peer::time_stop },
 ];
 
@@ -246,7 +249,12 @@ impl Peer {
             executor,
             invites,
             rights,
-            upkeep: Upkeep { reattestation, compaction: Compaction::new(now.mono_ms, config.compact_every_ms), audit },
+            upkeep: Upkeep {
+                reattestation,
+                compaction: Compaction::new(now.mono_ms, config.compact_every_ms),
+                audit,
+                stays: Stays::default(),
+            },
             local: Local { me, key, signer: signer.into(), config, boot, disk: None },
         };
         peer.logs.set_changes(peer.trust.fingerprint());
@@ -369,6 +377,7 @@ impl Peer {
             self.look_again(&mut fx);
             self.settle(&mut fx);
         }
+        self.end_stays(&mut fx);
         self.logs.spending.save(&mut fx);
         self.timers.age.save(&mut fx);
         let Effects { writes, then, sync, view_changed, .. } = fx;
@@ -699,16 +708,6 @@ impl Peer {
             for finished in self.executor.handle_timeout(&facts!(self), fx) {
                 self.write_outcome(&finished, fx);
             }
-        }
-    }
-
-    fn time_stop(&mut self, fx: &mut Effects<'_>) {
-        let Some((id, until)) = self.timers.stopping else { return };
-        let successor_leads = self.election.gateway().is_some_and(|epoch| epoch.peer != self.local.me);
-        if fx.now.mono_ms >= until || successor_leads {
-            self.timers.stopping = None;
-            fx.sync = true;
-            fx.then(Then::Reply(id, Reply::Stopped));
         }
     }
 

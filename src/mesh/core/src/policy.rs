@@ -27,7 +27,7 @@ pub use decision::{Cause, Credential, Decision, Layer, OpenAsk, Request, Step};
 pub use manage::NotAllowed;
 pub use records::{
     Agent, Approver, Binding, Check, Device, DeviceTools, InvalidRecord, Key, Mode, Note, Otherwise, Person, Rule,
-    RuleVerdict, Terms, Title, Token, Value, Verdict, Who, Workspace,
+    RuleVerdict, Title, Token, Value, Verdict, Who, Workspace,
 };
 pub use register::{InForce, Policy, Register};
 pub use remedy::Remedy;

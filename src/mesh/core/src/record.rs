@@ -25,12 +25,65 @@ pub struct Genesis {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Tier {
-    /// Reserved: no door grants it, and who has it may do what a shared peer may.
+    /// For a while, and perhaps for some tools or one call alone: see [`Stay`].
     Ephemeral,
     /// Tools within workspaces.
     Shared,
     /// Everything; may lead and approve.
     Owner,
+}
+
+/// Terms on which a device is let in as an ephemeral one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StayTerms {
+    /// Milliseconds from its approval until it is removed: 1 to [`limits::STAY_MS_MAX`].
+    pub lasts_ms: u64,
+    /// Tools that it may ask for, of what rights give it; `None` = all, empty = none. At most [`limits::STAY_SCOPE_MAX`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scope: Option<Vec<ToolPattern>>,
+    /// True if it may make one call, and is removed once that is over.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub one_time: bool,
+}
+
+impl StayTerms {
+    /// True if all is within its limits.
+    #[must_use]
+    pub fn is_within_limits(&self) -> bool {
+        (1..=limits::STAY_MS_MAX).contains(&self.lasts_ms) && is_short(self.scope.as_deref())
+    }
+
+    /// The stay of who is approved at this wall time.
+    #[must_use]
+    pub fn begun_at(&self, now_ms: u64) -> Stay {
+        let Self { lasts_ms, scope, one_time } = self;
+        Stay { until_ms: now_ms.saturating_add(*lasts_ms), scope: scope.clone(), one_time: *one_time }
+    }
+}
+
+fn is_short(scope: Option<&[ToolPattern]>) -> bool {
+    scope.is_none_or(|scope| scope.len() <= limits::STAY_SCOPE_MAX)
+}
+
+/// How long an ephemeral device belongs, and what for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stay {
+    /// Wall time at which it is removed, by the clock of whoever approved it.
+    pub until_ms: u64,
+    /// As in [`StayTerms`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scope: Option<Vec<ToolPattern>>,
+    /// As in [`StayTerms`].
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub one_time: bool,
+}
+
+impl Stay {
+    /// True if all is within its limits.
+    #[must_use]
+    pub fn is_within_limits(&self) -> bool {
+        is_short(self.scope.as_deref())
+    }
 }
 
 /// Body of [`crate::entry::Kind::MEMBERSHIP`]: what an owner says about a peer.
@@ -73,6 +126,9 @@ pub enum ChangeKind {
         /// know it by this name (`docs/decisions/0067`).
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         unseen: bool,
+        /// Of an approval as ephemeral, how long and what for; of any other it says nothing.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        stay: Option<Stay>,
     },
     /// The peer does not belong to the mesh any more.
     Revoked {

@@ -22,8 +22,8 @@ use crate::limits;
 use crate::log::Logs;
 use crate::nodes::Nodes;
 use crate::policy::{
-    Cause, Choice, Consent, Content, Credential, Decision, Device, DeviceFacts, Domain, InForce, Key, Mode, Offered,
-    OpenAsk, PersonId, Policy, Principal, Request, Role, RuleRef, Said, Statement, Value, Verdict, View,
+    Cause, Choice, Consent, Content, Credential, Decision, DeviceFacts, Domain, InForce, Key, Mode, Offered, OpenAsk,
+    PersonId, Policy, Principal, Request, Role, RuleRef, Said, Statement, ToolPattern, Value, Verdict, View,
 };
 use crate::protocol_rule::{ProtocolRule, ProtocolRules};
 use crate::record::{Header, Tier};
@@ -45,6 +45,7 @@ struct Told {
     node: NodeId,
     confirmed: bool,
     tier: Tier,
+    scope: Option<Vec<ToolPattern>>,
     directory: Option<Hash>,
 }
 
@@ -360,8 +361,7 @@ impl Rights {
         decision.rule.is_of_asker().then(|| rule_words::denied(&request, &decision))
     }
 
-    /// The statement by which a device speaks for nobody any more; `None`: it does not, as far as is known here. What limits
-    /// the device stays.
+    /// The statement by which a device speaks for nobody any more; `None`: it does not, as far as is known here.
     pub(crate) fn unseated(&self, device: PeerId, by: Principal) -> Option<(Kind, Vec<u8>)> {
         let key = Key::Device(device);
         let seats = |content: &Content| match content {
@@ -373,14 +373,8 @@ impl Rights {
         if !said.heads(&key).iter().any(|(_, statement)| seats(&statement.said.content)) {
             return None;
         }
-        let value = match said.value(&key) {
-            Some(Value::Device(device)) if device.terms.is_some() => {
-                Some(Value::Device(Device { people: Vec::new(), ..device.clone() }))
-            }
-            _ => None,
-        };
         let stands = |place: &Place| !self.void.contains(place);
-        let said = self.policy.edit((key.clone(), value), by, false, &stands);
+        let said = self.policy.edit((key.clone(), None), by, false, &stands);
         Some((key.kind(), said.to_body().ok()?))
     }
 
@@ -616,19 +610,18 @@ impl Rights {
             let node = chosen.get(peer).unwrap_or(&member.node_id);
             let confirmed = !member.takes_names_by_itself();
             let entry = nodes.entry(peer).map(|entry| entry.hash);
-            let known = self.told.get(peer).is_some_and(|told| {
-                *told == Told { node: node.clone(), confirmed, tier: member.tier, directory: entry }
-            });
-            if known {
+            let scope = member.stay.as_ref().and_then(|stay| stay.scope.clone());
+            let told =
+                Told { node: node.clone(), confirmed, tier: member.tier, scope: scope.clone(), directory: entry };
+            if self.told.get(peer) == Some(&told) {
                 continue;
             }
-            let told = Told { node: node.clone(), confirmed, tier: member.tier, directory: entry };
             self.told.insert(*peer, told);
             let directory = nodes.directory(peer);
             let tools = directory.iter().flat_map(|directory| &directory.tools).map(Offered::of).collect();
             let deny = directory.map(|directory| directory.deny.clone()).unwrap_or_default();
             let (node, tier) = (node.clone(), member.tier);
-            let facts = DeviceFacts { peer: *peer, node, confirmed, tier, trusted: true, tools, deny };
+            let facts = DeviceFacts { peer: *peer, node, confirmed, tier, trusted: true, scope, tools, deny };
             Arc::make_mut(&mut self.view).set_device(facts);
             self.changed = true;
         }

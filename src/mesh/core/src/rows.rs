@@ -17,7 +17,7 @@ use crate::entry::{Kind, Place, SignedEntry, decode, encode};
 use crate::epoch::Fence;
 use crate::ids::{Attempt, Hash, Incarnation, NodeId, PeerId, PublicKey, ReqId, Series};
 use crate::io::{CallRecord, CallState, Space, Write};
-use crate::record::{CancelRequest, Ending, Tier};
+use crate::record::{CancelRequest, Ending, StayTerms, Tier};
 
 /// A value as the store holds it.
 pub trait Row: Sized {
@@ -478,6 +478,9 @@ pub struct InviteRow {
     /// Name that it gives to whoever comes with it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<NodeId>,
+    /// Of one that grants the ephemeral tier, how long and what for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stay: Option<StayTerms>,
 }
 
 // --- Calls

@@ -23,6 +23,11 @@ pub(crate) fn denied(request: &Request, decision: &Decision) -> String {
     format!("{} ({})", decision.why(request), decision.rule)
 }
 
+/// Why the second call of a device that was let in for one does not run.
+pub(crate) fn beyond_its_one() -> String {
+    format!("the device that asked was let in for one call ({})", Cause::TierScope)
+}
+
 /// Why a call that asks did not run.
 pub(crate) fn no_consent(asks: &[OpenAsk]) -> String {
     let rules: Vec<String> = asks.iter().map(|ask| ask.rule.to_string()).collect();

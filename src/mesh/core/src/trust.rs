@@ -16,7 +16,7 @@ use crate::entry::{Kind, Place, SignedEntry};
 use crate::ids::{Hash, Incarnation, MeshId, NodeId, PeerId, PublicKey};
 use crate::limits;
 use crate::protocol_rule::{ProtocolRule, ProtocolRules};
-use crate::record::{Genesis, Tier};
+use crate::record::{Genesis, Stay, Tier};
 use argumentation::{Graph, Node, Positions, Record, raise};
 use shares::Shares;
 
@@ -53,6 +53,8 @@ pub(crate) struct Member {
     pub(crate) confirmed: bool,
     /// The approval by which it belongs; of the founder the genesis. What it signs about members rests on it.
     pub(crate) grant: Hash,
+    /// Of an ephemeral one, how long and what for.
+    pub(crate) stay: Option<Stay>,
 }
 
 impl Member {
@@ -115,6 +117,8 @@ pub(crate) struct AwaitingReapproval {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Membership {
     pub(crate) members: BTreeMap<PeerId, Member>,
+    /// Those of them that stay for a while.
+    pub(crate) stays: BTreeSet<PeerId>,
     /// Every revocation that is in force, also of peers that were approved again.
     pub(crate) revocations: BTreeMap<PeerId, Vec<Revocation>>,
     pub(crate) awaiting_reapproval: BTreeMap<PeerId, AwaitingReapproval>,

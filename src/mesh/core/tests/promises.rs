@@ -41,7 +41,7 @@ fn pair() -> (Desk, Desk) {
     a.pass(10);
     a.ask(directory());
     let node_id = "b".parse().unwrap();
-    let welcome = a.approve(Command::Approve { key: b_key.public_key(), node_id, tier: Tier::Owner });
+    let welcome = a.approve(Command::Approve { key: b_key.public_key(), node_id, tier: Tier::Owner, stay: None });
     let mut b = Desk::newcomer(b_key, &welcome, a.now);
     b.ask(directory());
     link(&mut a, &mut b);

@@ -159,6 +159,9 @@ impl Book {
     pub(super) fn dispatch(&mut self, id: &ReqId, again: bool, facts: &Facts<'_>, fx: &mut Effects<'_>) {
         let Some(claim) = facts.leading_claim() else { return };
         let now = fx.now.mono_ms;
+        if self.open.get(id).is_some_and(|open| self.is_beyond_its_one(id, &open.record.origin, facts)) {
+            return;
+        }
         let Some(open) = self.open.get_mut(id) else { return };
         let Some(ruling) = open.ruling(facts, fx) else { return };
         let target = open.record.header.target;

@@ -29,6 +29,7 @@ use crate::record::{CancelRequest, Directory, Ending, Header, MembershipChange, 
 use crate::rights;
 use crate::rows::{self, ConsentRow};
 use crate::standing::{HeldAnswer, Standing};
+use crate::stays::Due;
 
 /// In the audit, what refused a call that came too often.
 const RATE: &str = "rate";
@@ -40,13 +41,17 @@ impl Peer {
         let reply = match command {
             Command::Call(new) => self.accept(new, fx),
             Command::Cancel { id, reason } => self.cancel(id, &reason, fx),
-            Command::Invite { secret, tier, ttl_ms, name } => membership::may_invite(name.as_ref(), &facts!(self))
-                .and_then(|()| self.invites.open(secret, tier, ttl_ms, name, fx))
-                .map(|()| Reply::Invited),
+            Command::Invite { secret, tier, ttl_ms, name, stay } => {
+                membership::may_invite(name.as_ref(), (tier, stay.as_ref()), &facts!(self))
+                    .and_then(|()| self.invites.open(secret, (tier, stay), ttl_ms, name, fx))
+                    .map(|()| Reply::Invited)
+            }
             Command::VoidInvite { secret } => self.invites.void(secret, fx).map(|()| Reply::InviteVoided),
             Command::Redeem { secret, key, node_id } => self.redeem(secret, key, &node_id, fx),
-            Command::Approve { key, node_id, tier } => {
-                membership::approve(key, Naming::First(&node_id), tier, &facts!(self))
+            Command::Approve { key, node_id, tier, stay } => {
+                let until = stay.as_ref().map(|stay| stay.begun_at(fx.now.wall_ms));
+                membership::may_stay(tier, stay.as_ref())
+                    .and_then(|()| membership::approve(key, Naming::First(&node_id), (tier, until), &facts!(self)))
                     .and_then(|change| self.welcome(&key.peer_id(), change, fx))
             }
             Command::Rename { peer, node_id } => membership::rename(peer, &node_id, &facts!(self)).map(|change| {
@@ -178,9 +183,10 @@ impl Peer {
         let peer = key.peer_id();
         let belongs = self.trust.member(&peer).is_some();
         match self.invites.judge(&secret, key, belongs, fx.now)? {
-            Redeemed::Now { tier, name } => {
+            Redeemed::Now { tier, stay, name } => {
+                let stay = stay.map(|stay| stay.begun_at(fx.now.wall_ms));
                 let naming = name.as_ref().map_or(Naming::Unseen(node_id), Naming::Invited);
-                let change = membership::approve(key, naming, tier, &facts!(self))?;
+                let change = membership::approve(key, naming, (tier, stay), &facts!(self))?;
                 let welcome = self.welcome(&peer, change, fx)?;
                 // Only what has let somebody in is used: who is refused may come again.
                 self.invites.use_up(secret, key, fx);
@@ -237,6 +243,49 @@ impl Peer {
         }
         self.judge_changes(Judges::Now, fx);
         Ok(Reply::RevokedAll(refused))
+    }
+
+    /// Ends the stays of ephemeral devices whose time, or whose one call, is over. Of a call that ends in this step it is
+    /// said in the same batch.
+    pub(super) fn end_stays(&mut self, fx: &mut Effects<'_>) {
+        let me = self.local.me;
+        if self.trust.membership().stays.is_empty() || !self.trust.is_owner(&me) || self.is_excluded() {
+            return;
+        }
+        for then in &fx.then {
+            let Then::Ended(id, ..) = then else { continue };
+            // What was denied has not been used.
+            let ended = self.book.record(id).filter(|record| record.state != CallState::Ended(Ending::Denied));
+            if let Some(record) = ended {
+                self.upkeep.stays.note_ended(&record.origin, &self.trust, fx.now);
+            }
+        }
+        let leads = facts!(self).leads();
+        for due in self.upkeep.stays.due(&self.trust, &me, leads, fx.now) {
+            let change = match due {
+                Due::Removal(peer) => membership::revoke(peer, Revoking::removal(false), &facts!(self)).map(Some),
+                Due::LastRead(peer) => membership::let_read(&peer, fx.now.wall_ms, &facts!(self)),
+            };
+            // What cannot be signed now is tried again.
+            if let Ok(Some(change)) = change {
+                self.sign_change(&change, fx);
+            }
+        }
+    }
+
+    /// When [`Self::end_stays`] is due.
+    pub(super) fn stays_timeout(&self) -> Option<u64> {
+        self.upkeep.stays.poll_timeout(&self.trust, &self.local.me, facts!(self).leads(), self.timers.now)
+    }
+
+    pub(super) fn time_stop(&mut self, fx: &mut Effects<'_>) {
+        let Some((id, until)) = self.timers.stopping else { return };
+        let successor_leads = self.election.gateway().is_some_and(|epoch| epoch.peer != self.local.me);
+        if fx.now.mono_ms >= until || successor_leads {
+            self.timers.stopping = None;
+            fx.sync = true;
+            fx.then(Then::Reply(id, Reply::Stopped));
+        }
     }
 
     fn leave(&mut self, fx: &mut Effects<'_>) -> Result<Reply, Refusal> {

@@ -282,8 +282,9 @@ impl View {
                 return no(Layer::Credential, Cause::TokenScope, path);
             }
         }
-        let in_scope = |scope: &Vec<super::ToolPattern>| scope.iter().any(|pattern| pattern.matches(node, &tool));
-        if origin.facts.tier == Tier::Ephemeral && !origin.scopes.iter().all(in_scope) {
+        let within = |scope: &Vec<super::ToolPattern>| scope.iter().any(|pattern| pattern.matches(node, &tool));
+        let in_scope = origin.facts.scope.as_ref().is_none_or(within) && !origin.unreadable;
+        if origin.facts.tier == Tier::Ephemeral && !in_scope {
             return no(Layer::Credential, Cause::TierScope, path);
         }
         path.push(Step::pass(Layer::Credential));

@@ -5,8 +5,8 @@
 //! which give nothing, are the newest's. A head that cannot be read gives nothing and takes all that it may concern.
 
 use super::records::{
-    Agent, Approver, Binding, Check, Device, DeviceTools, Mode, Otherwise, Person, Rule, RuleVerdict, Terms, Title,
-    Token, Value, Verdict, WAIT_MS_DEFAULT, Workspace,
+    Agent, Approver, Binding, Check, Device, DeviceTools, Mode, Otherwise, Person, Rule, RuleVerdict, Title, Token,
+    Value, Verdict, WAIT_MS_DEFAULT, Workspace,
 };
 use super::register::Register;
 use super::said::Content;
@@ -161,7 +161,7 @@ impl<'a> Heads<'a> {
         (rule.gives || takes).then_some(rule)
     }
 
-    /// The people and tools that all heads name, of whom none took it away.
+    /// The people that all heads name, of whom none took it away.
     pub(super) fn device(&self) -> MergedDevice {
         let gone = self.is_deleted() || self.is_unreadable();
         let mut people: Vec<PersonId> = Vec::new();
@@ -169,12 +169,8 @@ impl<'a> Heads<'a> {
             let by_all = |person: &&PersonId| self.values::<Device>().all(|device| device.people.contains(person));
             people = first.people.iter().filter(by_all).cloned().collect();
         }
-        let mut terms: Vec<Terms> = self.values::<Device>().filter_map(|device| device.terms.clone()).collect();
-        if self.is_unreadable() {
-            terms.push(Terms { scope: Some(Vec::new()), ..Terms::default() });
-        }
         let title = self.text(|device: &Device| &device.title);
-        MergedDevice { title, people, terms }
+        MergedDevice { title, people, unreadable: self.is_unreadable() }
     }
 
     pub(super) fn mode(&self) -> Mode {
@@ -266,8 +262,8 @@ fn may_be_within(nodes: Option<&Vec<NodePattern>>, tools: Option<&Vec<ToolPatter
 pub(super) struct MergedDevice {
     pub(super) title: Title,
     pub(super) people: Vec<PersonId>,
-    /// Hold all together.
-    pub(super) terms: Vec<Terms>,
+    /// True if something was said that cannot be read: then nothing may be asked for there.
+    pub(super) unreadable: bool,
 }
 
 /// What several heads of a rule say. At a given call it **denies** if a head denies, **asks** if a head asks, **gives**

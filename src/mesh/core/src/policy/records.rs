@@ -538,23 +538,6 @@ pub struct Device {
     /// People that may be spoken for there. At most [`DEVICE_PEOPLE_MAX`].
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub people: Vec<PersonId>,
-    /// Of a device of the ephemeral tier: what it was let in for. Absent = let in before there were terms.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub terms: Option<Terms>,
-}
-
-/// Purpose for which a device of the ephemeral tier was let in.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Terms {
-    /// Tools that it may ask for; absent = all, empty = none.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub scope: Option<Vec<ToolPattern>>,
-    /// How long it belongs, in milliseconds from when it was let in. Who has a clock removes it then.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub lasts_ms: Option<u64>,
-    /// True if it may make one call. Who keeps the book takes its second one for beyond its scope.
-    pub one_time: bool,
 }
 
 /// True if rights are those of workspaces or of tiers alone.
@@ -710,10 +693,7 @@ impl Value {
                 patterns("tools", binding.tools.as_ref())
             }
             (Self::Rule(rule), Key::Rule(at)) => rule.check(at),
-            (Self::Device(device), Key::Device(_)) => {
-                list("people", &device.people, DEVICE_PEOPLE_MAX)?;
-                patterns("scope", device.terms.as_ref().and_then(|terms| terms.scope.as_ref()))
-            }
+            (Self::Device(device), Key::Device(_)) => list("people", &device.people, DEVICE_PEOPLE_MAX),
             (Self::Tools(tools), Key::Tools(_)) if tools.approved.len() > TOOLS_MAX => {
                 Err(InvalidRecord::TooMany { field: "approved", count: tools.approved.len(), max: TOOLS_MAX })
             }
@@ -750,8 +730,8 @@ impl Value {
             Self::Token(token) => of(token.nodes.as_ref()) + of(token.tools.as_ref()),
             Self::Binding(binding) => of(binding.nodes.as_ref()) + of(binding.tools.as_ref()),
             Self::Rule(rule) => of(rule.who.as_ref()) + of(rule.nodes.as_ref()) + of(rule.tools.as_ref()),
-            Self::Device(device) => of(device.terms.as_ref().and_then(|terms| terms.scope.as_ref())),
-            Self::Person(_)
+            Self::Device(_)
+            | Self::Person(_)
             | Self::Agent(_)
             | Self::Workspace(_)
             | Self::Member(_)

@@ -198,8 +198,8 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::super::records::{
-        Agent, Binding, Check, Device, DeviceTools, Mode, Otherwise, Person, Rule, RuleVerdict, Terms, Title, Token,
-        Verdict, Workspace,
+        Agent, Binding, Check, Device, DeviceTools, Mode, Otherwise, Person, Rule, RuleVerdict, Title, Token, Verdict,
+        Workspace,
     };
     use super::super::{Role, Seat};
     use super::*;
@@ -264,7 +264,6 @@ mod tests {
                     title: "t".parse().unwrap(),
                     icon: "i".parse().unwrap(),
                     people: vec!["mia".parse().unwrap()],
-                    terms: Some(Terms { scope: tools, lasts_ms: Some(1), one_time: true }),
                 }),
             ),
             (Key::Mode, Value::Mode(Mode::Workspaces)),

@@ -35,6 +35,8 @@ pub struct DeviceFacts {
     pub trusted: bool,
     /// Tools as its directory declares them, in that order.
     pub tools: Vec<Offered>,
+    /// Tools that it was let in for, as an ephemeral device; `None`: for all.
+    pub scope: Option<Vec<ToolPattern>>,
     /// All that it forbids itself.
     pub deny: Vec<ToolPattern>,
 }
@@ -148,8 +150,8 @@ struct SaidOfDevice {
 pub(super) struct DeviceView {
     pub(super) facts: DeviceFacts,
     pub(super) people: Vec<PersonId>,
-    /// Must all let a tool through.
-    pub(super) scopes: Vec<Vec<ToolPattern>>,
+    /// True if something was said of it that cannot be read.
+    pub(super) unreadable: bool,
     /// By their names in small letters.
     pub(super) tools: BTreeMap<Box<str>, ToolView>,
 }
@@ -172,8 +174,7 @@ impl DeviceView {
                 owner_only: offered.owner_only,
             });
         }
-        let scopes = said.device.terms.iter().filter_map(|terms| terms.scope.clone()).collect();
-        Self { facts, people: said.device.people.clone(), scopes, tools }
+        Self { facts, people: said.device.people.clone(), unreadable: said.device.unreadable, tools }
     }
 }
 

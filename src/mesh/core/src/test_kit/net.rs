@@ -16,7 +16,7 @@ use crate::io::{
     Batch, CallRecord, CmdId, Command, Fact, Input, Invocation, NewCall, Now, Output, Reply, SessionId, Space,
 };
 use crate::peer::{Peer, founded, joined};
-use crate::record::{Effect, Tier};
+use crate::record::{Effect, StayTerms, Tier};
 use crate::rows;
 
 /// Clocks of a network begin here: every deadline before it lies in the past.
@@ -132,15 +132,31 @@ impl Net {
     /// The next device joins by an invite of `by`, without any link as yet.
     pub fn invite(&mut self, by: usize, n: usize, name: &str, tier: Tier) {
         let reply = self.approve(by, n, name, tier);
+        self.join_by(n, &reply);
+    }
+
+    /// The next device joins for a while, without any link as yet.
+    pub fn invite_for(&mut self, by: usize, n: usize, name: &str, stay: StayTerms) {
+        let reply = self.approve_for(by, n, name, stay);
+        self.join_by(n, &reply);
+    }
+
+    fn join_by(&mut self, n: usize, reply: &Reply) {
         let Reply::Approved(welcome) = reply else { panic!("not approved: {reply:?}") };
         let (signer, now) = (Box::new(Symbolic::new(n as u64)), self.now());
-        let joined = joined(&welcome, None, &Config::default(), signer, now, &mut self.rng).unwrap();
+        let joined = joined(welcome, None, &Config::default(), signer, now, &mut self.rng).unwrap();
         self.install(n, &joined.rows);
     }
 
     /// Approves a device, which need not be there.
     pub fn approve(&mut self, by: usize, n: usize, name: &str, tier: Tier) -> Reply {
-        self.command(by, Command::Approve { key: key(n), node_id: name.parse().unwrap(), tier })
+        self.command(by, Command::Approve { key: key(n), node_id: name.parse().unwrap(), tier, stay: None })
+    }
+
+    /// Approves a device for a while.
+    pub fn approve_for(&mut self, by: usize, n: usize, name: &str, stay: StayTerms) -> Reply {
+        let (node_id, tier) = (name.parse().unwrap(), Tier::Ephemeral);
+        self.command(by, Command::Approve { key: key(n), node_id, tier, stay: Some(stay) })
     }
 
     fn install(&mut self, n: usize, rows: &Batch) {

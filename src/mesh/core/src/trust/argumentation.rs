@@ -19,7 +19,7 @@ use crate::entry::SignedEntry;
 use crate::ids::{Hash, Incarnation, PeerId};
 use crate::limits;
 use crate::protocol_rule::{ProtocolRule, ProtocolRules};
-use crate::record::{ChangeKind, MembershipChange, Tier};
+use crate::record::{ChangeKind, MembershipChange, Stay, Tier};
 
 /// One author's log, as it was numbered in one incarnation.
 pub(super) type LogId = (PeerId, Incarnation);
@@ -66,7 +66,9 @@ impl Record {
                 }
                 true
             }
-            ChangeKind::Approved { after, .. } => after.len() <= limits::CHANGES_NAMED_MAX,
+            ChangeKind::Approved { after, stay, .. } => {
+                after.len() <= limits::CHANGES_NAMED_MAX && stay.as_ref().is_none_or(Stay::is_within_limits)
+            }
         };
         if !within || change.stands.len() > limits::CHANGES_NAMED_MAX || change.rights.len() > limits::INCARNATIONS_MAX
         {
@@ -81,6 +83,14 @@ impl Record {
         match self.change.what {
             ChangeKind::Approved { tier, .. } => Some(tier),
             ChangeKind::Revoked { .. } => None,
+        }
+    }
+
+    /// How long and what for it lets an ephemeral device in, if it says so.
+    pub(super) const fn stay(&self) -> Option<&Stay> {
+        match &self.change.what {
+            ChangeKind::Approved { tier: Tier::Ephemeral, stay, .. } => stay.as_ref(),
+            ChangeKind::Approved { .. } | ChangeKind::Revoked { .. } => None,
         }
     }
 

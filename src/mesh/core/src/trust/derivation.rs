@@ -139,8 +139,18 @@ pub(super) fn membership(graph: &Graph<'_>, genesis: &SignedEntry, rules: Protoc
         let (key, grant) = (genesis.entry.author, genesis.hash);
         let node_id = body.node_id;
         let tier = Tier::Owner;
-        let member =
-            Member { key, tier, node_id, depth: 0, by: None, since_ms: 0, named_hlc: 0, confirmed: true, grant };
+        let member = Member {
+            key,
+            tier,
+            node_id,
+            depth: 0,
+            by: None,
+            since_ms: 0,
+            named_hlc: 0,
+            confirmed: true,
+            grant,
+            stay: None,
+        };
         ordered.push((0, founder, member));
     }
     let mut derived = Membership::default();
@@ -166,6 +176,7 @@ pub(super) fn membership(graph: &Graph<'_>, genesis: &SignedEntry, rules: Protoc
                 named_hlc: since,
                 confirmed: named().any(Record::names_seen),
                 grant: entry.hash,
+                stay: node.record.stay().cloned(),
             };
             ordered.push((since, *peer, member));
         }
@@ -203,6 +214,8 @@ pub(super) fn membership(graph: &Graph<'_>, genesis: &SignedEntry, rules: Protoc
     }
     derived.vouched_by.retain(|_, by| !by.is_empty());
     derived.members = named(ordered);
+    let stays = derived.members.iter().filter(|(_, member)| member.stay.is_some());
+    derived.stays = stays.map(|(peer, _)| *peer).collect();
     for (peer, about) in &all {
         if about.revocations.is_empty()
             && !derived.members.contains_key(peer)

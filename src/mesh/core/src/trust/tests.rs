@@ -76,7 +76,10 @@ impl Word {
 
     fn approves(&self, subject: u64, tier: Tier, after: &[&SignedEntry]) -> SignedEntry {
         let after = after.iter().map(|entry| entry.hash).collect();
-        self.says(subject, ChangeKind::Approved { tier, node_id: "macbook".parse().unwrap(), after, unseen: false })
+        self.says(
+            subject,
+            ChangeKind::Approved { tier, node_id: "macbook".parse().unwrap(), after, unseen: false, stay: None },
+        )
     }
 
     fn owner(&self, subject: u64) -> SignedEntry {
@@ -288,8 +291,10 @@ fn s16_no_number_that_anybody_signs_uses_anything_up() {
     let held = trust(&records);
     let after = held.known_about(&id(2));
     assert!(!held.is_owner(&id(2)) && after.len() == 2, "{after:?}");
-    let again = by(0, 4, root())
-        .says(2, ChangeKind::Approved { tier: Tier::Owner, node_id: "nas".parse().unwrap(), after, unseen: false });
+    let again = by(0, 4, root()).says(
+        2,
+        ChangeKind::Approved { tier: Tier::Owner, node_id: "nas".parse().unwrap(), after, unseen: false, stay: None },
+    );
     records.push(again);
     assert!(trust(&records).is_owner(&id(2)));
 }
@@ -302,7 +307,8 @@ fn s16_however_often_somebody_was_revoked_by_one_owner_one_name_takes_it_back() 
     let held = trust(&records);
     let after = held.known_about(&id(2));
     assert_eq!((held.tier(&id(2)), after.len()), (None, 2));
-    let what = ChangeKind::Approved { tier: Tier::Owner, node_id: "nas".parse().unwrap(), after, unseen: false };
+    let what =
+        ChangeKind::Approved { tier: Tier::Owner, node_id: "nas".parse().unwrap(), after, unseen: false, stay: None };
     records.push(by(0, 4, root()).says(2, what));
     assert!(trust(&records).is_owner(&id(2)));
 }
@@ -536,7 +542,8 @@ fn s16_however_many_speak_about_a_device_it_can_be_approved_again() {
     assert!(held.is_revoked(&id(5)));
     let after = held.known_about(&id(5));
     assert!(after.len() > 300, "{}", after.len());
-    let what = ChangeKind::Approved { tier: Tier::Owner, node_id: "nas".parse().unwrap(), after, unseen: false };
+    let what =
+        ChangeKind::Approved { tier: Tier::Owner, node_id: "nas".parse().unwrap(), after, unseen: false, stay: None };
     assert_eq!(add(&mut held, by(0, 4, root()).says(5, what)), Some(true));
     assert!(held.is_owner(&id(5)));
 }

@@ -10,11 +10,11 @@ use mesh_core::entry::{Kind, SignedEntry, encode};
 use mesh_core::ids::{Hash, Incarnation, MeshId, PeerId, Signature};
 use mesh_core::policy::{
     Agent, Binding, Check, Choice, Consent, Content, Device, DeviceTools, Key, Known, Mode, Otherwise, Person, Role,
-    Rule, RuleVerdict, Said, Terms, Title, Token, Value, Verdict, Workspace,
+    Rule, RuleVerdict, Said, Title, Token, Value, Verdict, Workspace,
 };
 use mesh_core::record::{
     CancelRequest, ChangeKind, Directory, Effect, Ending, Genesis, Header, MembershipChange, Outcome, Payload, Source,
-    Tier, ToolDecl, TruncatedRun, Truncation,
+    Stay, Tier, ToolDecl, TruncatedRun, Truncation,
 };
 use mesh_core::test_kit::{Author, at, header, offers, outcome, tool};
 
@@ -47,8 +47,7 @@ fn rights() -> Vec<(&'static str, Key, Content)> {
         note: parse("n"),
         ..Rule::of(RuleVerdict::Ask)
     };
-    let terms = Some(Terms { scope: tools(), lasts_ms: Some(1), one_time: true });
-    let device = Device { title: parse("t"), icon: parse("i"), people: vec![parse("mia")], terms };
+    let device = Device { title: parse("t"), icon: parse("i"), people: vec![parse("mia")] };
     let check = Check {
         principal: parse("device:panel"),
         workspace: Some(ws()),
@@ -90,6 +89,15 @@ fn golden() -> Vec<(&'static str, SignedEntry)> {
         node_id: "den".parse().unwrap(),
         after: vec![Hash::of(b"a revocation"), Hash::of(b"another")],
         unseen: true,
+        stay: None,
+    };
+    let stay = Stay { until_ms: 1, scope: Some(vec!["lights.*".parse().unwrap()]), one_time: true };
+    let visits = ChangeKind::Approved {
+        tier: Tier::Ephemeral,
+        node_id: "visitor".parse().unwrap(),
+        after: Vec::new(),
+        unseen: false,
+        stay: Some(stay),
     };
     let revoked =
         ChangeKind::Revoked { cutoffs: vec![(Incarnation(1), 9), (Incarnation(2), 0)], left: true, unsaid: true };
@@ -190,6 +198,7 @@ fn golden() -> Vec<(&'static str, SignedEntry)> {
     let edit = AuditRow::of_edit(&Said { key, content, generation, knew, by, declared: true });
     let batch = AuditBatch { rows: vec![row, edit], left_out: 1 };
     entries.push(("audit", author.says(Kind::AUDIT, encode(&batch))));
+    entries.push(("approved-for-a-while", author.says(Kind::MEMBERSHIP, change(visits))));
     entries
 }
 

@@ -71,7 +71,7 @@ fn golden() -> Vec<Write> {
     // Open: its target is away.
     net.split(&[&[0, DEVICE], &[2]]);
     net.ask(DEVICE, NewCall { effect: Some(Effect::Once), ..call(2) });
-    let invite = Command::Invite { secret: secret(), tier: Tier::Shared, ttl_ms: 600_000, name: None };
+    let invite = Command::Invite { secret: secret(), tier: Tier::Shared, ttl_ms: 600_000, name: None, stay: None };
     assert_eq!(net.command(DEVICE, invite), Reply::Invited);
     let changes = vec![(Key::Person("mia".parse().unwrap()), Some(Value::Person(Person::default())))];
     let by = "person:owner".parse().unwrap();

@@ -114,7 +114,8 @@ fn s06_an_origin_has_a_share_of_the_book_and_the_forgotten_has_none() {
 fn s14_a_guest_is_held_to_its_rate_by_its_own_device() {
     let mut honest = Honest::new();
     let guest = Symbolic::new(7);
-    let approve = Command::Approve { key: guest.public_key(), node_id: "guest".parse().unwrap(), tier: Tier::Shared };
+    let approve =
+        Command::Approve { key: guest.public_key(), node_id: "guest".parse().unwrap(), tier: Tier::Shared, stay: None };
     let welcome = honest.approve(approve);
     let mut desk = Desk::newcomer(guest, &welcome, honest.now);
     desk.ask(Command::SetDirectory(offers(vec![tool("append", Effect::Once)])));
@@ -520,7 +521,7 @@ fn k2_a_lowered_owner_keeps_what_it_had_and_gets_a_guests_share() {
     for counter in 1..=400 {
         if counter == 51 {
             let node_id = "boss".parse().unwrap();
-            honest.ask(Command::Approve { key: boss.public_key(), node_id, tier: Tier::Shared });
+            honest.ask(Command::Approve { key: boss.public_key(), node_id, tier: Tier::Shared, stay: None });
         }
         let entry = says_call(&mut boss, counter, target);
         honest.hears(&boss, pushed(entry));

@@ -127,7 +127,7 @@ impl Scene {
         scene.tier = *scene.mutation.pick(&[Tier::Shared, Tier::Shared, Tier::Owner]);
         let liar = scene.liar.clone();
         let node_id = "liar".parse().unwrap();
-        scene.desk.approve(Command::Approve { key: liar.public_key(), node_id, tier: scene.tier });
+        scene.desk.approve(Command::Approve { key: liar.public_key(), node_id, tier: scene.tier, stay: None });
         scene.desk.step(Input::LinkUp(liar.id()));
         scene.desk.step(Input::Session(liar.id(), 7));
         if scene.mutation.once_in(2) {
@@ -241,7 +241,13 @@ impl Scene {
                 let what = if self.mutation.once_in(2) {
                     let tier = *self.mutation.pick(&[Tier::Owner, Tier::Shared, Tier::Ephemeral]);
                     let node_id = self.mutation.pick(&["liar", "attic", "new"]).parse().unwrap();
-                    ChangeKind::Approved { tier, node_id, after: self.hashes(), unseen: self.mutation.once_in(4) }
+                    ChangeKind::Approved {
+                        tier,
+                        node_id,
+                        after: self.hashes(),
+                        unseen: self.mutation.once_in(4),
+                        stay: None,
+                    }
                 } else {
                     let cutoffs = (0..self.mutation.below(3)).map(|_| (self.incarnation(), self.mutation.number(3)));
                     let cutoffs = cutoffs.collect::<Vec<_>>();
@@ -659,7 +665,7 @@ fn fuzz_welcomes_are_taken_up_or_refused() {
     let mut honest = Honest::new();
     let newcomer = Symbolic::new(7);
     let node_id = "bureau".parse().unwrap();
-    let approve = Command::Approve { key: newcomer.public_key(), node_id, tier: Tier::Shared };
+    let approve = Command::Approve { key: newcomer.public_key(), node_id, tier: Tier::Shared, stay: None };
     let golden = honest.approve(approve);
     let entries: Vec<SignedEntry> = golden.trust.iter().chain(&golden.directory).cloned().collect();
     let pool: Vec<Vec<u8>> = entries.iter().flat_map(|entry| [entry.bytes.to_vec(), entry.sealed().to_vec()]).collect();

@@ -78,7 +78,7 @@ impl Honest {
     /// Approves a member and links to it.
     fn admit(&mut self, author: &Author, tier: Tier) {
         let node_id = format!("n{}", author.id().short()).parse().unwrap();
-        self.approve(Command::Approve { key: author.public_key(), node_id, tier });
+        self.approve(Command::Approve { key: author.public_key(), node_id, tier, stay: None });
         self.step(Input::LinkUp(author.id()));
     }
 
@@ -362,8 +362,12 @@ fn a_clock_a_year_ahead_moves_nobody_elses() {
         honest.hears(&liar, pushed(entry));
     }
     let new = honest.author(3);
-    let reply =
-        honest.ask(Command::Approve { key: new.public_key(), node_id: "new".parse().unwrap(), tier: Tier::Shared });
+    let reply = honest.ask(Command::Approve {
+        key: new.public_key(),
+        node_id: "new".parse().unwrap(),
+        tier: Tier::Shared,
+        stay: None,
+    });
     let Reply::Approved(welcome) = reply else { panic!("{reply:?}") };
     let latest = welcome.trust.iter().map(|entry| entry.entry.hlc >> 16).max().unwrap();
     assert!(latest <= honest.now.wall_ms + 61_000, "{latest}");
@@ -391,6 +395,7 @@ fn approvals_of_one_who_may_not_neither_count_nor_stand_in_the_way() {
         node_id: name.parse().unwrap(),
         after: Vec::new(),
         unseen: false,
+        stay: None,
     };
     let out = ChangeKind::Revoked { cutoffs: Vec::new(), left: false, unsaid: false };
     for body in [says(&new, owner("new")), says(&target, out), says(&target, owner("target"))] {

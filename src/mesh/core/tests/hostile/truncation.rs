@@ -203,8 +203,13 @@ fn a_stolen_key_hides_no_membership_change() {
     let new = honest.author(3);
     honest.admit(&owner, Tier::Owner);
     honest.admit(&friend, Tier::Owner);
-    let what =
-        ChangeKind::Approved { tier: Tier::Shared, node_id: "new".parse().unwrap(), after: Vec::new(), unseen: false };
+    let what = ChangeKind::Approved {
+        tier: Tier::Shared,
+        node_id: "new".parse().unwrap(),
+        after: Vec::new(),
+        unseen: false,
+        stay: None,
+    };
     let grant = honest.peer().grant_of(&owner.id()).unwrap();
     let change =
         MembershipChange { subject: new.public_key(), grant, stands: Vec::new(), rights: Vec::new(), fence: 0, what };

@@ -11,7 +11,7 @@ use super::*;
 
 fn approve(honest: &mut Honest, author: &Author, tier: Tier) {
     let node_id = format!("n{}", author.id().short()).parse().unwrap();
-    honest.approve(Command::Approve { key: author.public_key(), node_id, tier });
+    honest.approve(Command::Approve { key: author.public_key(), node_id, tier, stay: None });
 }
 
 /// Its next entry is the first one of this incarnation.
@@ -270,6 +270,7 @@ fn h3_a_directory_leaves_with_its_author_and_comes_back_with_it() {
         key: author.public_key(),
         node_id: name.parse().unwrap(),
         tier: Tier::Shared,
+        stay: None,
     };
     let welcome = honest.approve(approve(&new, "new"));
     assert!(welcome.directory.iter().all(|entry| entry.author != liar.id()));

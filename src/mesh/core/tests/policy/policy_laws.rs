@@ -3,8 +3,8 @@
 use mesh_core::ids::{Hash, PeerId};
 use mesh_core::policy::{
     Agent, Approver, Binding, Choice, Consent, Device, DeviceFacts, DeviceTools, Domain, Given, Key, Mode, Note,
-    Offered, Otherwise, Person, PersonId, Principal, Remedy, Request, Role, Rule, RuleRef, RuleVerdict, Seat, Terms,
-    Value, Verdict, Who, Workspace,
+    Offered, Otherwise, Person, PersonId, Principal, Remedy, Request, Role, Rule, RuleRef, RuleVerdict, Seat, Value,
+    Verdict, Who, Workspace,
 };
 use mesh_core::record::Tier;
 use proptest::prelude::*;
@@ -156,8 +156,7 @@ fn devices() -> impl Strategy<Value = Vec<(Key, Value, DeviceFacts)>> {
     proptest::collection::vec(one, NODES.len()).prop_map(|all| {
         let make = |(node, (tier, people, scope, deny, trusted, confirmed)): (&str, _)| {
             let people: Vec<&str> = people;
-            let terms = Some(Terms { scope, ..Terms::default() });
-            let said = Device { people: people.into_iter().map(parse).collect(), terms, ..Device::default() };
+            let said = Device { people: people.into_iter().map(parse).collect(), ..Device::default() };
             let tools = TOOLS.map(|tool| Offered {
                 name: parse(tool),
                 owner_only: tool == "cam.turn",
@@ -169,6 +168,7 @@ fn devices() -> impl Strategy<Value = Vec<(Key, Value, DeviceFacts)>> {
                 confirmed,
                 tier,
                 trusted,
+                scope,
                 tools: tools.into(),
                 deny,
             };
@@ -459,6 +459,7 @@ fn seed_w4_a_workspace_allows_and_denies_by_patterns_of_tools_and_deny_wins() {
             confirmed: true,
             tier: Tier::Owner,
             trusted: true,
+            scope: None,
             tools,
             deny: vec![],
         };

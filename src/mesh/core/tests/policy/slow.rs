@@ -543,9 +543,7 @@ pub(crate) fn decide(world: &World, request: &Request) -> (Verdict, String) {
             _ => return deny("token:over"),
         }
     }
-    if let (Tier::Ephemeral, Some(Value::Device(device))) =
-        (origin.tier, world.records.get(&Key::Device(request.origin)))
-        && let Some(scope) = device.terms.as_ref().and_then(|terms| terms.scope.as_ref())
+    if let (Tier::Ephemeral, Some(scope)) = (origin.tier, &origin.scope)
         && !scope.iter().any(|pattern| tool_matches(pattern, &node, &tool))
     {
         return deny("tier:scope");

@@ -6,8 +6,8 @@ use mesh_core::entry::Place;
 use mesh_core::ids::{Hash, Incarnation, NodeId, PeerId, ReqId};
 use mesh_core::policy::{
     Agent, Binding, Choice, Consent, Device, DeviceFacts, DeviceTools, Domain, Given, Key, Mode, Name, Note, Offered,
-    Otherwise, Person, Policy, Request, Role, Rule, RuleRef, Said, Statement, Terms, Title, Token, Value, View,
-    Workspace, WorkspaceId,
+    Otherwise, Person, Policy, Request, Role, Rule, RuleRef, Said, Statement, Title, Token, Value, View, Workspace,
+    WorkspaceId,
 };
 use mesh_core::record::Tier;
 use serde::de::DeserializeOwned;
@@ -131,13 +131,14 @@ impl World {
             other => panic!("{other}"),
         };
         let (peer, node_id) = (peer(node), node.parse::<NodeId>().unwrap());
-        let deny = read(&said["deny"]).unwrap_or_default();
-        self.devices
-            .insert(peer, DeviceFacts { peer, node: node_id, confirmed: true, tier, trusted: true, tools, deny });
+        let (deny, scope) = (read(&said["deny"]).unwrap_or_default(), read(&said["scope"]));
+        self.devices.insert(
+            peer,
+            DeviceFacts { peer, node: node_id, confirmed: true, tier, trusted: true, scope, tools, deny },
+        );
         self.set(Key::Tools(peer), Value::Tools(DeviceTools { approved }));
-        let terms = read(&said["scope"]).map(|scope| Terms { scope: Some(scope), ..Terms::default() });
         let people = read(&said["people"]).unwrap();
-        self.set(Key::Device(peer), Value::Device(Device { people, terms, ..Device::default() }));
+        self.set(Key::Device(peer), Value::Device(Device { people, ..Device::default() }));
     }
 
     /// Reads what people write into `sigil.toml`, here as JSON.

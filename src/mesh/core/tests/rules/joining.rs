@@ -33,7 +33,8 @@ fn welcomed() -> (Desk, Welcome) {
     founder.pass(5_000);
     assert!(founder.peer().leads());
     let node_id = "bureau".parse().unwrap();
-    let welcome = founder.approve(Command::Approve { key: newcomer().public_key(), node_id, tier: Tier::Shared });
+    let welcome =
+        founder.approve(Command::Approve { key: newcomer().public_key(), node_id, tier: Tier::Shared, stay: None });
     (founder, welcome)
 }
 
@@ -161,12 +162,12 @@ fn s23_an_owner_that_does_not_lead_yet_hands_out_a_fence_with_proof() {
     let (mut founder, _) = welcomed();
     // With another owner it does not lead at once.
     let other = Symbolic::new(8).public_key();
-    founder.approve(Command::Approve { key: other, node_id: "loft".parse().unwrap(), tier: Tier::Owner });
+    founder.approve(Command::Approve { key: other, node_id: "loft".parse().unwrap(), tier: Tier::Owner, stay: None });
     founder.crash();
     assert!(!founder.peer().leads() && founder.peer().view().fence.counter > 0);
     let node_id = "cellar".parse().unwrap();
     let key = newcomer().public_key();
-    let welcome = founder.approve(Command::Approve { key, node_id, tier: Tier::Owner });
+    let welcome = founder.approve(Command::Approve { key, node_id, tier: Tier::Owner, stay: None });
     assert!(judge(&welcome, None).is_ok());
 }
 
@@ -175,11 +176,19 @@ fn s16_an_invite_is_used_up_only_by_whoever_it_lets_in() {
     let mut founder = Desk::founder(Symbolic::new(0), NOW);
     founder.pass(5_000);
     let node_id = "bureau".parse::<mesh_core::ids::NodeId>().unwrap();
-    founder.approve(Command::Approve { key: newcomer().public_key(), node_id: node_id.clone(), tier: Tier::Shared });
+    founder.approve(Command::Approve {
+        key: newcomer().public_key(),
+        node_id: node_id.clone(),
+        tier: Tier::Shared,
+        stay: None,
+    });
     // The only owner itself would be one no more by it.
     let key = Symbolic::new(0).public_key();
     let secret = Hash::of(b"secret");
-    assert_eq!(founder.ask(Command::Invite { secret, tier: Tier::Shared, ttl_ms: 60_000, name: None }), Reply::Invited);
+    assert_eq!(
+        founder.ask(Command::Invite { secret, tier: Tier::Shared, ttl_ms: 60_000, name: None, stay: None }),
+        Reply::Invited
+    );
     let redeem = |key| Command::Redeem { secret, key, node_id: node_id.clone() };
     let before = founder.machine.disk.clone();
     assert_eq!(founder.ask(redeem(key)), Reply::Refused(Refusal::LastOwner));
@@ -200,7 +209,7 @@ fn b11_an_invite_gives_the_name_that_is_asked_for_also_where_a_leave_was_not_hea
     let mut redeem = |n: u8, name: &str| {
         let secret = Hash::of(&[n]);
         assert_eq!(
-            founder.ask(Command::Invite { secret, tier: Tier::Shared, ttl_ms: 60_000, name: None }),
+            founder.ask(Command::Invite { secret, tier: Tier::Shared, ttl_ms: 60_000, name: None, stay: None }),
             Reply::Invited
         );
         let reply = founder.ask(Command::Redeem { secret, key, node_id: name.parse().unwrap() });
@@ -217,7 +226,7 @@ fn b11_an_invite_gives_the_name_that_is_asked_for_also_where_a_leave_was_not_hea
     assert_eq!(redeem(3, "porch"), ("porch".to_owned(), changes));
     assert_eq!(redeem(4, "attic").0, "attic-2");
     // An approval by a person does not rename a member.
-    let renamed = Command::Approve { key, node_id: "shed".parse().unwrap(), tier: Tier::Owner };
+    let renamed = Command::Approve { key, node_id: "shed".parse().unwrap(), tier: Tier::Owner, stay: None };
     let Reply::Approved(welcome) = founder.ask(renamed) else { panic!() };
     assert_eq!(welcome.node_id.as_str(), "attic-2");
 }
@@ -230,7 +239,7 @@ fn l02_an_invite_that_was_taken_back_lets_nobody_in() {
     let secrets = [Hash::of(b"one"), Hash::of(b"two")];
     for secret in secrets {
         assert_eq!(
-            founder.ask(Command::Invite { secret, tier: Tier::Owner, ttl_ms: 60_000, name: None }),
+            founder.ask(Command::Invite { secret, tier: Tier::Owner, ttl_ms: 60_000, name: None, stay: None }),
             Reply::Invited
         );
     }
@@ -251,7 +260,7 @@ fn l02_an_invite_that_was_taken_back_lets_nobody_in() {
     for n in 0..limits::INVITES_KEPT_MAX + 8 {
         let secret = Hash::of(&n.to_be_bytes());
         assert_eq!(
-            founder.ask(Command::Invite { secret, tier: Tier::Owner, ttl_ms: 60_000, name: None }),
+            founder.ask(Command::Invite { secret, tier: Tier::Owner, ttl_ms: 60_000, name: None, stay: None }),
             Reply::Invited,
             "{n}"
         );
@@ -263,7 +272,7 @@ fn l02_an_invite_that_was_taken_back_lets_nobody_in() {
 /// A store with a row in every space that is read at the start.
 fn lived_in() -> Desk {
     let (mut founder, _) = welcomed();
-    founder.ask(Command::Invite { secret: Hash::of(b"s"), tier: Tier::Owner, ttl_ms: 60_000, name: None });
+    founder.ask(Command::Invite { secret: Hash::of(b"s"), tier: Tier::Owner, ttl_ms: 60_000, name: None, stay: None });
     let to_nobody = NewCall { client_key: Some("k".to_owned()), ..call("bureau", "echo") };
     // The newcomer offers nothing yet; the founder does.
     let _ = founder.ask(Command::Call(to_nobody));

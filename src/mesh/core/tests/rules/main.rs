@@ -12,6 +12,7 @@ mod policy;
 mod restored;
 mod revoked;
 mod rights;
+mod stays;
 mod versions;
 
 use mesh_core::entry::{Kind, SignedEntry};

@@ -296,7 +296,7 @@ fn change(subject: PublicKey, grant: Hash, what: ChangeKind) -> Vec<u8> {
 }
 
 fn approved(tier: Tier, after: &[Hash]) -> ChangeKind {
-    ChangeKind::Approved { tier, node_id: "guest".parse().unwrap(), after: after.to_vec(), unseen: false }
+    ChangeKind::Approved { tier, node_id: "guest".parse().unwrap(), after: after.to_vec(), unseen: false, stay: None }
 }
 
 fn tiers(net: &Net, n: usize) -> Vec<(PeerId, Tier)> {
@@ -491,7 +491,7 @@ fn b11_who_comes_back_is_called_as_it_was_approved() {
 fn redeem(net: &mut Net, n: usize, invite: Option<&str>, asked: &str) {
     let secret = Hash::of(asked.as_bytes());
     let name = invite.map(|name| name.parse().unwrap());
-    let invite = Command::Invite { secret, tier: Tier::Shared, ttl_ms: 60_000, name };
+    let invite = Command::Invite { secret, tier: Tier::Shared, ttl_ms: 60_000, name, stay: None };
     assert_eq!(net.command(0, invite), Reply::Invited);
     let redeem = Command::Redeem { secret, key: key(n), node_id: asked.parse().unwrap() };
     assert!(matches!(net.command(0, redeem), Reply::Approved(_)));
@@ -560,6 +560,7 @@ fn r11_rights_know_a_shared_device_only_by_a_name_that_an_owner_gave_or_saw() {
         tier: Tier::Shared,
         ttl_ms: 60_000,
         name: Some("panel-y".parse().unwrap()),
+        stay: None,
     };
     assert_eq!(net.command(0, taken), Reply::Refused(Refusal::NameTaken("panel-y".parse().unwrap())));
 }

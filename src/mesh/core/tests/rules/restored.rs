@@ -275,7 +275,7 @@ fn codes_of_a_store_that_was_restored_let_nobody_in() {
     for noticed in [true, false] {
         let mut net = Net::of(2);
         let secret = Hash([1; 32]);
-        let invite = Command::Invite { secret, tier: Tier::Owner, ttl_ms: 3_600_000, name: None };
+        let invite = Command::Invite { secret, tier: Tier::Owner, ttl_ms: 3_600_000, name: None, stay: None };
         assert_eq!(net.command(0, invite), Reply::Invited);
         let backup = net.backup(0);
         let redeem = |n| Command::Redeem { secret, key: key(n), node_id: "guest".parse().unwrap() };

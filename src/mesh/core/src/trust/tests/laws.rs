@@ -97,7 +97,13 @@ fn script(sayings: &[Saying]) -> Vec<SignedEntry> {
                 let after = hashes(&said.names);
                 word.says(
                     said.subject,
-                    ChangeKind::Approved { tier, node_id: "macbook".parse().unwrap(), after, unseen: false },
+                    ChangeKind::Approved {
+                        tier,
+                        node_id: "macbook".parse().unwrap(),
+                        after,
+                        unseen: false,
+                        stay: None,
+                    },
                 )
             }
         });

@@ -1,0 +1,108 @@
+//! Devices that are let in for a while: how long and what for, as clients write and read it.
+
+use mesh_core::policy::ToolPattern;
+use mesh_core::record::{Stay, StayTerms, Tier};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
+use utoipa::ToSchema;
+use utoipa::openapi::schema::Schema;
+
+use super::model::time;
+use super::rights::schema::stay_tools;
+use super::shapes::Whole;
+use crate::mesh::Grant;
+
+/// Longest stay, seconds.
+const STAY_MAX_S: u64 = mesh_core::limits::STAY_MS_MAX / 1_000;
+
+/// Seconds of a stay.
+type Lasting = Whole<1, STAY_MAX_S>;
+
+/// Tier for good.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum LastingTier {
+    /// May call what rights give it.
+    Shared,
+    /// May call every tool, approve devices, and become gateway.
+    Owner,
+}
+
+impl From<LastingTier> for Tier {
+    fn from(tier: LastingTier) -> Self {
+        match tier {
+            LastingTier::Shared => Self::Shared,
+            LastingTier::Owner => Self::Owner,
+        }
+    }
+}
+
+/// Terms of a device that is let in for a while: it is removed by itself. It may do no more than a shared one.
+#[derive(Debug, Clone, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct NewStay {
+    /// Seconds from its approval until it is removed.
+    #[schema(inline)]
+    for_s: Lasting,
+    /// Tools that it may ask for, of what rights give it; `node:NODES:TOOLS` names devices too. Default: all; empty: none.
+    #[schema(schema_with = scope)]
+    #[serde(default, deserialize_with = "few")]
+    tools: Option<Vec<ToolPattern>>,
+    /// True if it may make one call, and is removed once that is over; default false.
+    #[serde(default)]
+    once: bool,
+}
+
+/// As many patterns as a stay may have.
+fn few<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<ToolPattern>>, D::Error> {
+    let tools = Option::<Vec<ToolPattern>>::deserialize(deserializer)?;
+    let max = mesh_core::limits::STAY_SCOPE_MAX;
+    if tools.as_ref().is_some_and(|tools| tools.len() > max) {
+        return Err(D::Error::custom(format!("`tools` of a stay has at most {max} patterns")));
+    }
+    Ok(tools)
+}
+
+fn scope() -> Schema {
+    stay_tools(mesh_core::limits::STAY_SCOPE_MAX)
+}
+
+impl From<NewStay> for StayTerms {
+    fn from(NewStay { for_s, tools, once }: NewStay) -> Self {
+        Self { lasts_ms: for_s.0.saturating_mul(1_000), scope: tools, one_time: once }
+    }
+}
+
+/// All that a body grants; `None`: it says nothing. A stay goes before a tier.
+pub(super) fn granted(tier: Option<LastingTier>, stay: Option<NewStay>) -> Option<Grant> {
+    stay.map(|stay| StayTerms::from(stay).into()).or_else(|| tier.map(|tier| Tier::from(tier).into()))
+}
+
+/// Terms of a device that stays for a while.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+pub struct StayShown {
+    /// Time at which it is removed; of an invite null: that begins when it is used.
+    until: Option<String>,
+    /// Seconds from its approval until it is removed; null once it is approved.
+    for_s: Option<u64>,
+    /// Tools that it may ask for; null: all that rights give it.
+    tools: Option<Vec<String>>,
+    /// True if it may make one call.
+    once: bool,
+}
+
+fn patterns(scope: Option<&Vec<ToolPattern>>) -> Option<Vec<String>> {
+    scope.map(|scope| scope.iter().map(ToString::to_string).collect())
+}
+
+impl From<&Stay> for StayShown {
+    fn from(Stay { until_ms, scope, one_time }: &Stay) -> Self {
+        Self { until: Some(time(*until_ms)), for_s: None, tools: patterns(scope.as_ref()), once: *one_time }
+    }
+}
+
+impl From<&StayTerms> for StayShown {
+    fn from(StayTerms { lasts_ms, scope, one_time }: &StayTerms) -> Self {
+        Self { until: None, for_s: Some(lasts_ms / 1_000), tools: patterns(scope.as_ref()), once: *one_time }
+    }
+}

@@ -47,16 +47,17 @@ impl Read {
         Ok(Self { config, warnings, stamp })
     }
 
-    /// The settings as the doors see them. `free_min` is that of the start.
-    fn loaded(&self, standing: &[String], at_next_start: Vec<String>, free_min: Option<u64>) -> Loaded {
+    fn loaded(&self, standing: &[String], started: &Config, at_next_start: Vec<String>) -> Loaded {
         let warnings = self.warnings.iter().map(ToString::to_string).chain(standing.iter().cloned()).collect();
-        Loaded { call_ttl: self.config.calls.ttl, free_min, stamp: self.stamp, warnings, at_next_start }
+        let call_rate = Some(started.peer().rate);
+        let free_min = started.storage.free_min;
+        Loaded { call_ttl: self.config.calls.ttl, call_rate, free_min, stamp: self.stamp, warnings, at_next_start }
     }
 }
 
 impl Reloader {
     pub(super) fn new(home: PathBuf, overrides: Overrides, read: Read, tools: ToolHost, mesh: MeshHandle) -> Self {
-        let shown = watch::channel(Arc::new(read.loaded(&[], Vec::new(), read.config.storage.free_min))).0;
+        let shown = watch::channel(Arc::new(read.loaded(&[], &read.config, Vec::new()))).0;
         let Read { config, .. } = read;
         Self { home, overrides, started: config.clone(), now: config, standing: Vec::new(), shown, tools, mesh }
     }
@@ -116,7 +117,7 @@ impl Reloader {
         // First what runs, then what the others are told of it.
         self.tools.set_catalogue(catalogue);
         self.mesh.offer(decls, read.config.node.deny.clone()).await?;
-        let mut loaded = read.loaded(&self.standing, differences.at_next_start.clone(), self.started.storage.free_min);
+        let mut loaded = read.loaded(&self.standing, &self.started, differences.at_next_start.clone());
         loaded.warnings.extend(rights);
         let warnings = loaded.warnings.clone();
         self.shown.send_replace(Arc::new(loaded));

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use mesh_core::config::Rate;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::config::Stamp;
@@ -16,6 +17,8 @@ pub struct Loaded {
     pub call_ttl: Duration,
     /// Bytes that must be free on the disk for new work, where somebody set it: `[storage] free_min`.
     pub free_min: Option<u64>,
+    /// Calls of one tool that one asker may make at this device: `[calls] rate`, as the agent was started with.
+    pub call_rate: Option<Rate>,
     /// The file as it was when it was read; `None` = there was none.
     pub stamp: Option<Stamp>,
     /// Settings in it that are hardly meant.

@@ -626,6 +626,10 @@ fn explained_text(body: &Value, ui: Ui) -> String {
     if let Some(change) = body.get("change_by").and_then(Value::as_str) {
         let _ = write!(shown, "\n  change  {}", clean(change));
     }
+    if let Some(rate) = body.get("rate").filter(|rate| rate.is_object()) {
+        let (per_s, burst) = (text(rate, "per_s"), text(rate, "burst"));
+        let _ = write!(shown, "\n  rate    {per_s} calls a second at this device, {burst} at once (`calls.rate`)");
+    }
     for step in body.get("steps").and_then(Value::as_array).into_iter().flatten() {
         let _ = write!(
             shown,

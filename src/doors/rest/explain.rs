@@ -3,6 +3,7 @@
 use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::{Extension, Json};
+use mesh_core::config::Rate;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
@@ -61,6 +62,18 @@ pub(super) struct Explained {
     asks: Vec<OpenAsk>,
     /// Change that would give another answer, and who can do it; null of what is allowed.
     change_by: Option<String>,
+    /// How often this asker may use the tool at the device that answers, all agents of one person together; null: no rate holds
+    /// for it there, or it would be asked at another device, which has its own.
+    rate: Option<RateShown>,
+}
+
+/// How often something may be asked (`calls.rate`). Over it a call is refused as `rate_limited`.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct RateShown {
+    /// Calls a second.
+    per_s: u64,
+    /// Calls at once, after a pause.
+    burst: u64,
 }
 
 /// One thing that was looked at.
@@ -89,7 +102,7 @@ pub(super) struct OpenAsk {
 
 impl From<Explanation> for Explained {
     fn from(told: Explanation) -> Self {
-        let Explanation { verdict, rule, workspace, text, steps, asks, change_by } = told;
+        let Explanation { verdict, rule, workspace, text, steps, asks, change_by, rate } = told;
         let step = |step: policy::Looked| Step {
             layer: step.layer.as_str().to_owned(),
             verdict: step.verdict.into(),
@@ -109,6 +122,7 @@ impl From<Explanation> for Explained {
             steps: steps.into_iter().map(step).collect(),
             asks: asks.into_iter().map(ask).collect(),
             change_by,
+            rate: rate.map(|Rate { per_s, burst }| RateShown { per_s, burst }),
         }
     }
 }
@@ -132,7 +146,7 @@ pub(super) async fn explain(
         origin: origin.map(|origin| origin.0),
         token: token.map(|token| token.0),
     };
-    Ok(Json(policy::ask(&app.mesh().view(), &who, question)?.into()))
+    Ok(Json(policy::ask(&app.mesh().view(), &who, question, app.context.settings.loaded().call_rate)?.into()))
 }
 
 /// A call, and why it is as it is.

@@ -2,9 +2,12 @@
 
 use std::sync::Arc;
 
+use mesh_core::config::Rate;
 use mesh_core::ids::{PeerId, ToolName};
 use mesh_core::io::View;
-use mesh_core::policy::{Credential, Domain, Principal, Token, TokenId, WorkspaceId};
+use mesh_core::policy::{Credential, Domain, Principal, Request, Token, TokenId, Verdict, WorkspaceId};
+use mesh_core::rates::has_rate;
+use mesh_core::record::Tier;
 
 use super::edit::Held;
 use super::explain::Explanation;
@@ -33,11 +36,11 @@ pub struct Question {
     pub token: Option<TokenId>,
 }
 
-/// Answers a question, and says why.
+/// Answers a question, and says why. `rate`: calls of one tool that one asker may make at this device.
 ///
 /// # Errors
 /// A device that is not there, or that two names mean.
-pub fn ask(view: &Arc<View>, who: &Identity, question: Question) -> Result<Explanation, OpError> {
+pub fn ask(view: &Arc<View>, who: &Identity, question: Question, rate: Option<Rate>) -> Result<Explanation, OpError> {
     let Question { principal, workspace, node, tool, origin, token } = question;
     let rights = Held::of(view.clone()).rights();
     let (target, node) = member(view, &node)?;
@@ -63,7 +66,16 @@ pub fn ask(view: &Arc<View>, who: &Identity, question: Question) -> Result<Expla
     request.origin = origin.unwrap_or(request.origin);
     let over = said.is_some_and(|said| is_over(said, now().wall_ms));
     request.credential = token.map(|token| Credential { token, over });
-    Ok(rights.explain(&request, &node))
+    let mut told = rights.explain(&request, &node);
+    told.rate = rate_of(view, &request).and(rate).filter(|_| told.verdict != Verdict::Deny);
+    Ok(told)
+}
+
+/// `None` where calls of this asker are not counted, or where another device counts them.
+fn rate_of(view: &View, request: &Request) -> Option<()> {
+    let role = request.principal.person().and_then(|person| view.rights.role(person));
+    let has_budget = view.by_peer(&view.me).is_some_and(|me| me.tier != Tier::Owner);
+    (request.origin == view.me && has_rate(&request.principal, role, has_budget)).then_some(())
 }
 
 /// The table of a workspace, or of all devices.

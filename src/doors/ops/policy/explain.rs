@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use mesh_core::config::Rate;
 use mesh_core::ids::{NodeId, ToolName};
 use mesh_core::policy::{
     Cause, Decision, Domain, Layer, Name, PersonId, Principal, Remedy, Request, RuleRef, RuleVerdict, Verdict, View,
@@ -36,6 +37,8 @@ pub struct Explanation {
     pub asks: Vec<Asked>,
     /// Change that would give another answer, and who can do it; `None` of what is allowed.
     pub change_by: Option<String>,
+    /// How often this asker may use the tool at this device; `None`: as often as she likes, or another device says so.
+    pub rate: Option<Rate>,
 }
 
 /// One thing that was looked at.
@@ -98,6 +101,7 @@ impl Rights {
             text: self.text(&decision, &asks, about, request),
             steps: steps.collect(),
             change_by: self.view.would_change(request, &decision).map(|remedy| self.change(&remedy, about, &asks)),
+            rate: None,
             asks,
         }
     }
@@ -198,6 +202,9 @@ impl Rights {
                 let rules: Vec<String> = asks.iter().map(|ask| self.rule(&ask.rule)).collect();
                 format!("whoever manages {} lets it give the tool: `sigil rule allow`", all_of(&rules))
             }
+            Remedy::ApproveTool(_) => {
+                format!("an owner or admin of the mesh approves it as it is now: `sigil approve {node} --tools {tool}`")
+            }
             Remedy::AssignDevice(_) => {
                 format!("an owner says whose device it is (`people` of that device), or {who} asks at another device")
             }
@@ -217,7 +224,6 @@ impl Rights {
             | Remedy::WiderToken
             | Remedy::WiderTerms
             | Remedy::OfferTool(_)
-            | Remedy::ApproveTool(_)
             | Remedy::LiftLocal(_)
             | Remedy::OwnerDevice
             | Remedy::ConfirmName(_)

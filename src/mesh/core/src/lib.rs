@@ -44,7 +44,7 @@ mod links;
 mod log;
 mod membership;
 mod nodes;
-mod rates;
+pub mod rates;
 mod reattestation;
 mod rights;
 mod rooms;

@@ -9,7 +9,7 @@ use std::fmt;
 
 use crate::config::Rate;
 use crate::ids::ToolName;
-use crate::people::{PersonId, Principal};
+use crate::people::{PersonId, Principal, Role};
 
 /// Most buckets that are kept; one that is empty is as good as none.
 const BUCKETS_MAX: usize = 4_096;
@@ -32,6 +32,17 @@ impl fmt::Display for RateLimited {
         let Self { who, tool, rate: Rate { per_s, burst }, .. } = self;
         let all = if matches!(who, Principal::Agent(..)) { ", all agents of one person together" } else { "" };
         write!(f, "{who} uses `{tool}` too often: {per_s} calls a second are taken here, {burst} at once{all}")
+    }
+}
+
+/// True if calls of this asker are counted: of an owner's own they are not, nor of a device that asks for itself and has a
+/// budget. `role`: of the person in the mesh.
+#[must_use]
+pub fn has_rate(principal: &Principal, role: Option<Role>, has_budget: bool) -> bool {
+    match principal {
+        Principal::Person(_) => role != Some(Role::Owner),
+        Principal::Device(_) => !has_budget,
+        Principal::Agent(..) => true,
     }
 }
 

@@ -21,10 +21,11 @@ use crate::log;
 use crate::membership::{self, Naming, Revoking};
 use crate::policy::bounds::OF_MAX;
 use crate::policy::{
-    Choice, Consent, Domain, Key, Name, NodePattern, OpenAsk, PersonId, Principal, Request, Role, Rule, RuleRef,
-    RuleVerdict, ToolPattern, Value, Verdict, Who,
+    Choice, Consent, Domain, Key, Name, NodePattern, OpenAsk, PersonId, Principal, Request, Rule, RuleRef, RuleVerdict,
+    ToolPattern, Value, Verdict, Who,
 };
 use crate::protocol_rule::ProtocolRule;
+use crate::rates;
 use crate::record::{CancelRequest, Directory, Ending, Header, MembershipChange, Tier};
 use crate::rights;
 use crate::rows::{self, ConsentRow};
@@ -135,9 +136,8 @@ impl Peer {
     /// Counts a new call against what this device may ask, and against the rate of whoever asks it.
     fn spend(&mut self, header: &Header, fx: &Effects<'_>) -> Result<(), Refusal> {
         let Header { principal, tool, token, workspace, target, .. } = header;
-        let is_owner =
-            matches!(principal, Principal::Person(person) if self.rights.view().role(person) == Some(Role::Owner));
-        let asker = (!is_owner).then_some((principal, tool, self.local.config.rate));
+        let role = principal.person().and_then(|person| self.rights.view().role(person));
+        let asker = rates::has_rate(principal, role, false).then_some((principal, tool, self.local.config.rate));
         let asked = self.logs.spending.ask(&self.local.me, asker, &self.trust, fx.now.mono_ms);
         if let Err(Refusal::RateLimited(_)) = &asked {
             let row = AuditRow {

@@ -215,3 +215,48 @@ fn k7_the_text_that_loses_a_conflict_is_told_and_kept_or_restored() {
         assert!(done(home, &["pending"]).starts_with("No device awaits"), "nothing needs anybody");
     }
 }
+
+/// What holds of two texts is kept with one command at either of two owners that did not know of each other, and then it is the
+/// only one everywhere: what it takes away stays away, and nobody is asked any more.
+#[test]
+fn k7_what_holds_of_two_texts_is_kept_and_the_other_is_gone_everywhere() {
+    let mut hub = Home::new("hub").started();
+    let mut desk = joined(&hub, "desk", "owner");
+    let mut phone = joined(&hub, "phone", "owner");
+    wait_converged(&[&hub, &desk, &phone], PATIENCE);
+    done(&hub, &["workspace", "add", "w", "--node", "hub", "--members", "allow"]);
+    let knows = |home: &Home| done(home, &["workspace", "list"]).contains('w');
+    wait_until("all know", PATIENCE, || [&desk, &phone].into_iter().all(knows));
+    // Two halves that are never on at one time: the phone would carry what it hears from the one to the other.
+    phone.stop();
+    desk.stop();
+    done(&hub, &["rule", "deny", "w/z", "--tool", "again", "--note", "never"]);
+    hub.stop();
+    desk.start();
+    done(&desk, &["rule", "allow", "w/z", "--who", "people", "--tool", "again", "--note", "as ever"]);
+    hub.start();
+    phone.start();
+    let all = [&hub, &desk, &phone];
+    let listed = |home: &Home| items(&home.get("policy/conflicts").expect(200)).to_vec();
+    for home in all {
+        wait_until("both texts are there", PATIENCE, || listed(home).len() == 1);
+    }
+    let id = text(&listed(&desk)[0], "id").to_owned();
+    // The one whose text loses keeps what holds: it does not get its own back by that.
+    let told = done(&desk, &["policy", "keep", &id]);
+    assert!(told.contains("workspaces.w.rules.z") && told.contains("in one version"), "{told}");
+    for home in all {
+        wait_until("nothing is in two versions", PATIENCE, || listed(home).is_empty());
+        let rules = done(home, &["rule", "list", "w"]);
+        assert!(rules.contains("never") && !rules.contains("as ever"), "{}: {rules}", home.name);
+        let asked = home.cli(&["policy", "explain", "owner", "hub", "again", "--json"]).json(0);
+        assert_eq!((&asked["verdict"], &asked["rule"]), (&json!("deny"), &json!("w/z")), "{asked}");
+        assert!(done(home, &["pending"]).starts_with("No device awaits"), "nothing needs anybody");
+    }
+    let again = desk.cli(&["policy", "keep", &id]);
+    assert!(again.code == 3 && again.stderr.contains("sigil policy conflicts"), "{again:?}");
+    // Both texts stay in the audit, and who kept which.
+    let said = lines(&hub, "limit=200");
+    let of_rule = || said.iter().filter(|line| line["edited"] == "workspaces.w.rules.z");
+    assert!(of_rule().count() >= 3 && of_rule().any(|line| text(line, "said").contains("as ever")), "{said:?}");
+}

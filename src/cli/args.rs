@@ -59,9 +59,10 @@ pub(crate) enum Command {
     Leave,
     /// Devices on this network that do not belong to the mesh
     Nearby,
-    /// All that waits for you: devices that await approval, and edits that were made in two halves
+    /// All that waits for you: devices that await approval, tools that devices added or changed, and edits that were made in
+    /// two halves
     Pending,
-    /// Approve a device that awaits approval
+    /// Approve a device that awaits approval, or tools of a device
     Approve(ApproveArgs),
     /// Reject a device that awaits approval
     Reject {
@@ -370,6 +371,10 @@ pub(crate) struct ApproveArgs {
     /// Node id to give it [default: the one that it asks for]
     #[arg(long, value_name = "NODE_ID")]
     pub(crate) name: Option<String>,
+    /// Approve tools of a member instead, as they are now: these, or without a name all. From then on what it adds or changes
+    /// waits for you
+    #[arg(long, value_name = "TOOL", num_args = 0.., conflicts_with_all = ["tier", "lasts", "name", "yes"])]
+    pub(crate) tools: Option<Vec<String>>,
     /// Check words of that device, as `sigil status` shows them there: nobody is asked whether they are right
     #[arg(long, value_name = "WORDS")]
     pub(crate) yes: Option<String>,

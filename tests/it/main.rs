@@ -32,6 +32,7 @@ mod nearby;
 mod netns;
 mod offline_queue;
 mod partition;
+mod pending_tools;
 mod policy_cases;
 mod rates;
 mod rights;

@@ -4,14 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::harness::{Home, PATIENCE, items, text, wait_converged, wait_until};
-
-#[track_caller]
-fn done(home: &Home, words: &[&str]) -> String {
-    let said = home.cli(words);
-    assert_eq!(said.code, 0, "{words:?}: {said:?}");
-    said.stdout
-}
+use crate::harness::{Home, PATIENCE, done, items, text, wait_converged, wait_until};
 
 fn explained(home: &Home, tool: &str) -> Value {
     home.cli(&["policy", "explain", "me", "hub", tool, "--json"]).json(0)

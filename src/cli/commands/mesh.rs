@@ -5,7 +5,6 @@ use std::fmt::Write as _;
 use hyper::Method;
 use serde_json::{Map, Value, json};
 
-use super::conflicts;
 use super::console::{ask_unseen, confirm, read_all, show};
 use crate::cli::args::{ApproveArgs, InviteArgs, JoinArgs, StayArgs, Tier, UpArgs};
 use crate::cli::body::{Body, raw};
@@ -58,7 +57,7 @@ pub(in crate::cli) fn epoch(gateway: &Value) -> u64 {
     epoch.as_u64().or_else(|| epoch.get("counter")?.as_u64()).unwrap_or_default()
 }
 
-fn name_of(body: &Value) -> String {
+pub(super) fn name_of(body: &Value) -> String {
     match text(body, "node_id") {
         name if name.is_empty() => short(&text(body, "peer_id")),
         name => name,
@@ -334,7 +333,7 @@ fn may_here(tier: &str) -> &'static str {
 }
 
 /// Check words of a field, as people read them.
-fn words(body: &Value, field: &str) -> String {
+pub(super) fn words(body: &Value, field: &str) -> String {
     let words = body.get(field).and_then(|check| check.get("words")).and_then(Value::as_array);
     let words: Vec<_> = words.into_iter().flatten().filter_map(Value::as_str).map(clean).collect();
     words.join(" ")
@@ -382,48 +381,6 @@ pub(super) async fn nearby(client: &Client, ui: Ui) -> Result<Exit, Failure> {
 fn first(body: &Value, name: &str) -> String {
     let first = body.get(name).and_then(|list| list.get(0)).and_then(Value::as_str);
     first.map(clean).unwrap_or_default()
-}
-
-/// All that waits for a person who looks after the mesh: devices, and edits that were made in two halves.
-pub(super) async fn pending(client: &Client, ui: Ui) -> Result<Exit, Failure> {
-    let mut all = client.get("/api/v1/pending").await?.into_value();
-    let conflicts = client.get(conflicts::PATH).await?.into_value();
-    if let Some(members) = all.as_object_mut() {
-        members.insert("conflicts".to_owned(), json!(items(&conflicts)));
-    }
-    Ok(show(ui, "sigil.pending/1", all.into(), |body| {
-        let devices = pending_devices(body);
-        match (conflicts::told(&conflicts), items(body)) {
-            (None, _) => devices,
-            (Some(told), []) => format!("Edited in two halves of the mesh:\n\n{told}"),
-            (Some(told), _) => format!("{devices}\n\nEdited in two halves of the mesh:\n\n{told}"),
-        }
-    }))
-}
-
-fn pending_devices(body: &Value) -> String {
-    let items = items(body);
-    if items.is_empty() {
-        return "No device awaits approval. One asks with `sigil join --nearby`, or joins at once with a code of `sigil invite`.".to_owned();
-    }
-    let row = |item: &Value| {
-        let was = text(item, "former_tier");
-        vec![
-            text(item, "node_id"),
-            words(item, "check"),
-            text(item, "tier"),
-            if was.is_empty() { was } else { format!("was {was}") },
-            item.get("approved_by").filter(|by| by.is_object()).map(name_of).unwrap_or_default(),
-            text(item, "address"),
-            relative(item, "since"),
-            text(item, "why"),
-        ]
-    };
-    let rows: Vec<_> = items.iter().map(row).collect();
-    format!(
-        "{}\n\nCompare the check words with what `sigil status` shows there, then `sigil approve NAME` (as a shared device, unless you say `--tier owner`) or `sigil reject NAME`.",
-        table(&["NAME", "CHECK WORDS", "TIER", "BEFORE", "LET IN BY", "FROM", "SINCE", "WHY"], &rows)
-    )
 }
 
 pub(super) async fn approve(client: &Client, args: &ApproveArgs, ui: Ui) -> Result<Exit, Failure> {

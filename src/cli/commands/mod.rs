@@ -9,6 +9,7 @@ mod conflicts;
 mod console;
 mod memory;
 mod mesh;
+mod pending;
 mod rights;
 
 pub(super) use self::mesh::epoch;
@@ -30,8 +31,11 @@ pub(crate) async fn run(command: Command, client: Client, ui: Ui) -> Result<Exit
         Command::Join(args) => mesh::join(client, args, ui).await,
         Command::Leave => mesh::leave(client, ui).await,
         Command::Nearby => mesh::nearby(client, ui).await,
-        Command::Pending => mesh::pending(client, ui).await,
-        Command::Approve(args) => mesh::approve(client, &args, ui).await,
+        Command::Pending => pending::pending(client, ui).await,
+        Command::Approve(args) => match &args.tools {
+            Some(tools) => pending::approve_tools(client, &args.id, tools, ui).await,
+            None => mesh::approve(client, &args, ui).await,
+        },
         Command::Reject { id } => mesh::reject(client, &id, ui).await,
         Command::Forget { node, with_their_guests, with_their_rights } => {
             mesh::forget(client, &node, (with_their_guests, with_their_rights), ui).await

@@ -13,6 +13,7 @@ use nix::sys::statvfs::FsFlags;
 
 use super::devices::{is_online, name_of};
 use super::policy::conflicts_to_end;
+use super::tools;
 use crate::doors::settings::Settings;
 use crate::mesh::MeshHandle;
 use crate::mesh::Surroundings;
@@ -148,6 +149,17 @@ pub fn attention(view: &Arc<View>) -> Vec<(String, String)> {
         }
     }
     found.extend(conflicts_to_end(view, CONFLICTS_TOLD_MAX));
+    let waits = tools::pending(view);
+    for node in &view.nodes {
+        let names: Vec<&str> =
+            waits.iter().filter(|waits| waits.peer == node.peer).map(|waits| waits.tool.name.as_str()).collect();
+        if let Some((first, rest)) = names.split_first() {
+            let more = if rest.is_empty() { String::new() } else { format!(" and {} more", rest.len()) };
+            let what = format!("`{}` has added or changed `{first}`{more}: nobody can use that yet", node.node_id);
+            let press = format!("`sigil pending` shows it; `sigil approve {} --tools` approves it", node.node_id);
+            found.push((what, press));
+        }
+    }
     for halt in &view.halts {
         let press = match halt {
             Halt::Unknown { .. } => "update sigil on this device",

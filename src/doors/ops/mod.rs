@@ -12,3 +12,4 @@ pub mod joining;
 pub mod memory;
 pub mod policy;
 pub mod tokens;
+pub mod tools;

@@ -14,7 +14,7 @@ use utoipa::openapi::schema::{OneOfBuilder, Schema};
 use utoipa::{PartialSchema, ToSchema};
 
 use super::extract::{JSON, Nothing, Segment, body, body_or_default, check_accept};
-use super::model::{Check, NamedPeer, NearbyDevice, Node, Page, PendingDevice, TierName, time};
+use super::model::{Check, NamedPeer, NearbyDevice, Node, Page, TierName, time};
 use super::nodes::Approval;
 use super::shapes::{Code, DeviceAddress, DeviceRef, InviteId, NodeName, Shape as _, Whole, Words, not_null};
 use super::stay::{LastingTier, NewStay, StayShown, granted};
@@ -24,16 +24,6 @@ use crate::doors::ops::devices;
 use crate::doors::ops::joining::{self, INVITE_TTL_MAX, JoinState};
 use crate::mesh::{InviteInfo, InviteState, JoinError, JoinTarget, invite_id};
 use crate::status::{ErrorCode, OpError};
-
-/// Devices that await approval.
-#[utoipa::path(get, path = "/api/v1/pending", operation_id = "listPending", tag = "joining",
-    responses((status = 200, description = "In the order in which they first asked", body = Page<PendingDevice>)))]
-pub(super) async fn pending(State(app): AppState, headers: HeaderMap) -> Result<Json<Page<PendingDevice>>, OpError> {
-    check_accept(&headers, JSON)?;
-    let view = app.mesh().view();
-    let items = joining::pending(app.mesh()).iter().map(|pending| PendingDevice::new(&view, pending)).collect();
-    Ok(Json(Page::whole(items)))
-}
 
 /// Approves a device that awaits it. With the tier owner only through the unix socket: to a token it is 403.
 #[utoipa::path(post, path = "/api/v1/pending/{id}/approve", operation_id = "approvePending", tag = "joining",

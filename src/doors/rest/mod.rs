@@ -21,6 +21,7 @@ pub mod model;
 mod nodes;
 mod openapi;
 mod payload;
+mod pending;
 pub mod problem;
 mod queries;
 mod rights;

@@ -1,12 +1,14 @@
 //! JSON shapes of the API, and how they come from the mesh's own types.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::num::NonZeroU8;
 use std::path::Path;
 use std::time::Duration;
 
-use mesh_core::ids::PeerId;
+use mesh_core::ids::{PeerId, ToolName};
 use mesh_core::io::{NodeView, View};
+use mesh_core::policy::ToolState;
 use mesh_core::record::{Effect, Tier, ToolDecl};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -387,7 +389,12 @@ pub struct Tool {
 }
 
 impl Tool {
-    fn new(node: &NodeView, tool: &ToolDecl, online: bool) -> Self {
+    fn new(node: &NodeView, tool: &ToolDecl, online: bool, waits: bool) -> Self {
+        let why = match (online, waits) {
+            (_, true) => Some("nobody has approved it as it is now: `sigil pending`"),
+            (false, false) => Some("currently offline"),
+            (true, false) => None,
+        };
         Self {
             name: tool.name.to_string(),
             node: node.node_id.to_string(),
@@ -396,8 +403,8 @@ impl Tool {
             description: tool.description.clone(),
             owner_only: tool.owner_only,
             at_once: tool.at_once.map(NonZeroU8::get),
-            available: online,
-            why: (!online).then(|| "currently offline".to_owned()),
+            available: why.is_none(),
+            why: why.map(str::to_owned),
         }
     }
 }
@@ -405,7 +412,9 @@ impl Tool {
 /// Tools of one approved peer.
 pub(super) fn tools(view: &View, node: &NodeView) -> Vec<Tool> {
     let online = is_online(view, node);
-    node.tools().iter().map(|tool| Tool::new(node, tool, online)).collect()
+    let waits = view.rights.tools(&node.peer).filter(|(_, state)| *state != ToolState::Approved);
+    let waits: BTreeSet<&ToolName> = waits.map(|(name, _)| name).collect();
+    node.tools().iter().map(|tool| Tool::new(node, tool, online, waits.contains(&tool.name))).collect()
 }
 
 impl Node {

@@ -167,6 +167,9 @@ fn problems(path: &str, method: &Method, operation: &Operation) -> Vec<u16> {
     {
         statuses.push(409);
     }
+    if id == "approveTools" {
+        statuses.push(412);
+    }
     if ["createCall"].contains(&id) {
         statuses.push(406);
     }

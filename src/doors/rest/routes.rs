@@ -9,7 +9,7 @@ use utoipa_axum::routes;
 use super::queries::Queries;
 use super::{
     approvals, audit, backup, calls, conflicts, doctor, dry_run, events, explain, guard, health, joining, logs, memory,
-    metrics, nodes, openapi, queries, rights, tokens, vacuum,
+    metrics, nodes, openapi, pending, queries, rights, tokens, vacuum,
 };
 use crate::doors::app::App;
 
@@ -30,7 +30,8 @@ fn described() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(nodes::guests))
         .routes(routes!(nodes::rights))
         .routes(routes!(nodes::tools))
-        .routes(routes!(joining::pending))
+        .routes(routes!(pending::approve_tools))
+        .routes(routes!(pending::list))
         .routes(routes!(joining::approve))
         .routes(routes!(joining::reject))
         .routes(routes!(joining::nearby))

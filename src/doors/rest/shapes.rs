@@ -8,7 +8,7 @@ use std::fmt;
 use std::time::Duration;
 
 use memory_core::ids::MessageKey;
-use mesh_core::ids::{NodeId, ReqId, ToolName};
+use mesh_core::ids::{Hash, NodeId, ReqId, ToolName};
 use mesh_core::limits;
 use mesh_core::names::PREFIX_MIN;
 use mesh_core::policy::{self, AgentName, Domain, Note, PersonId, Principal, Title, Verdict};
@@ -299,6 +299,17 @@ texts! {
         pattern "^[0-9a-f]{16}$", length 16..=16,
         example "5f0c1d2e3a4b5968",
         read |text| EditId::read(text).ok_or_else(|| "it must be an id that the list of conflicts shows".to_owned())
+    }
+
+    /// Form of a tool, as it was shown: a hash of its whole declaration.
+    ToolForm(Hash) {
+        pattern "^[0-9a-f]{64}$", length 64..=64,
+        example "5f0c1d2e3a4b59685f0c1d2e3a4b59685f0c1d2e3a4b59685f0c1d2e3a4b5968",
+        read |text| {
+            let bytes = data_encoding::HEXLOWER.decode(text.as_bytes()).ok();
+            let hash = bytes.and_then(|bytes| bytes.try_into().ok()).map(Hash);
+            hash.ok_or_else(|| "`shown` must be as the list of what waits says it: 64 digits of base 16".to_owned())
+        }
     }
 
     /// Id of a token.

@@ -449,7 +449,7 @@ pub async fn declare(mesh: &MeshHandle, wanted: &PolicySettings, text: &str) -> 
     Ok(Edited { written: write(mesh, edit).await?, warnings })
 }
 
-pub(super) fn for_edit(mesh: &MeshHandle, who: &Identity) -> Result<Held, OpError> {
+pub(in crate::doors::ops) fn for_edit(mesh: &MeshHandle, who: &Identity) -> Result<Held, OpError> {
     who.require_socket("who may do what is edited", "run `sigil` on this machine")?;
     Ok(Held::of(mesh.view()))
 }

@@ -1,0 +1,140 @@
+//! Tools that wait for an owner: what a device offers beyond what was approved of it, or in another form.
+//!
+//! As long as nobody has approved tools of a device, all that it offers counts as approved. With the first approval that ends:
+//! from then on what was not approved waits, so does what it adds or changes, and what was approved stays as it is.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use mesh_core::ids::{Hash, PeerId, ToolName};
+use mesh_core::io::{Edit, NodeView, View};
+use mesh_core::policy::{DeviceTools, Key, Offered, ToolState, Value};
+use mesh_core::record::{Tier, ToolDecl};
+
+use super::devices::{Named, resolve};
+use super::policy::{for_edit, write};
+use crate::doors::identity::Identity;
+use crate::mesh::MeshHandle;
+use crate::status::{ErrorCode, OpError, edited_meanwhile};
+
+/// A tool that waits for an owner.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PendingTool {
+    /// Its device.
+    pub peer: PeerId,
+    /// True if an earlier form of it was approved: that one is not there any more.
+    pub changed: bool,
+    /// As its device declares it.
+    pub tool: ToolDecl,
+}
+
+impl PendingTool {
+    /// What an approval of it names, so that nothing else is approved than what was shown.
+    #[must_use]
+    pub fn shown(&self) -> Hash {
+        Offered::of(&self.tool).hash
+    }
+}
+
+/// Tools that wait, by device and name; none on a device that may approve none.
+#[must_use]
+pub fn pending(view: &View) -> Vec<PendingTool> {
+    if view.by_peer(&view.me).is_none_or(|me| me.tier != Tier::Owner) {
+        return Vec::new();
+    }
+    view.nodes.iter().flat_map(|node| pending_of(view, node)).collect()
+}
+
+fn pending_of<'a>(view: &'a View, node: &'a NodeView) -> impl Iterator<Item = PendingTool> + 'a {
+    let waits = view.rights.tools(&node.peer).filter(|(_, state)| *state != ToolState::Approved);
+    waits.filter_map(|(name, state)| {
+        let tool = node.tools().iter().find(|tool| tool.name == *name)?.clone();
+        Some(PendingTool { peer: node.peer, changed: state == ToolState::Changed, tool })
+    })
+}
+
+/// A tool that somebody approves, in the form in which it was shown.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Approved {
+    /// Its name.
+    pub name: ToolName,
+    /// [`PendingTool::shown`] of it; `None`: as it is offered when the approval is made.
+    pub shown: Option<Hash>,
+}
+
+/// What an approval of tools has done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ToolsApproved {
+    /// The mesh.
+    pub view: Arc<View>,
+    /// The device.
+    pub node: NodeView,
+    /// Names of the tools of it that may be used now.
+    pub approved: Vec<ToolName>,
+}
+
+/// Approves tools of a device; `tools` = `None`: all that it offers now. What was approved before stays; as long as nobody had
+/// approved any, all counted, and from now on these alone do.
+///
+/// # Errors
+/// Not through the socket; no such device; it offers no such tool ([`ErrorCode::UnknownTool`]), or in another form than was
+/// shown ([`ErrorCode::PreconditionFailed`]); who approves may not.
+pub async fn approve(
+    mesh: &MeshHandle,
+    who: &Identity,
+    text: &str,
+    tools: Option<&[Approved]>,
+) -> Result<ToolsApproved, OpError> {
+    let held = for_edit(mesh, who)?;
+    let (view, around) = (mesh.view(), mesh.surroundings());
+    let node = match resolve(&view, &around.pending, text)? {
+        Named::Member(node) => node.clone(),
+        Named::Pending(pending) => {
+            let detail = format!("`{}` awaits approval, and offers nothing yet", pending.node_id);
+            return Err(OpError::new(ErrorCode::Conflict, detail)
+                .hint(format!("`sigil approve {}` lets it in first", pending.peer.short())));
+        }
+    };
+    let chosen = chosen(&node, tools)?;
+    let key = Key::Tools(node.peer);
+    // What was approved and is not offered now may come back as it was; of several heads only what all of them approve.
+    let heads = view.said.heads(&key);
+    let mut approved = match view.said.value(&key) {
+        Some(Value::Tools(tools)) if heads.len() == 1 => tools.approved.clone(),
+        _ => DeviceTools::default().approved,
+    };
+    let is_live = |state| state == ToolState::Approved && !heads.is_empty();
+    let live = view.rights.tools(&node.peer).filter(|(_, state)| is_live(*state));
+    let live: BTreeSet<&ToolName> = live.map(|(name, _)| name).collect();
+    let offered = node.tools().iter().map(Offered::of);
+    approved.extend(
+        offered
+            .filter(|offered| live.contains(&offered.name) || chosen.contains(&offered.name))
+            .map(|offered| (offered.name, offered.hash)),
+    );
+    let names = node.tools().iter().map(|tool| tool.name.clone());
+    let names = names.filter(|name| approved.contains_key(name)).collect();
+    let changes = vec![(key.clone(), Some(Value::Tools(DeviceTools { approved })))];
+    let seen = vec![(key.clone(), view.said.places(&key))];
+    write(mesh, Edit { by: held.editor()?, changes, declared: false, force: false, seen }).await?;
+    Ok(ToolsApproved { view: mesh.view(), node, approved: names })
+}
+
+/// Names of the tools that are meant, each of them offered as it was shown.
+fn chosen(node: &NodeView, tools: Option<&[Approved]>) -> Result<BTreeSet<ToolName>, OpError> {
+    let Some(tools) = tools else { return Ok(node.tools().iter().map(|tool| tool.name.clone()).collect()) };
+    let mut chosen = BTreeSet::new();
+    for Approved { name, shown } in tools {
+        let Some(tool) = node.tools().iter().find(|tool| tool.name == *name) else {
+            let detail = format!("`{}` offers no tool `{name}`", node.node_id);
+            return Err(OpError::new(ErrorCode::UnknownTool, detail)
+                .hint(format!("`sigil tools {}` lists what it offers", node.node_id)));
+        };
+        if shown.is_some_and(|shown| shown != Offered::of(tool).hash) {
+            return Err(edited_meanwhile()
+                .hint(format!("`{name}` is not what was shown any more: `sigil pending` shows it as it is now")));
+        }
+        chosen.insert(name.clone());
+    }
+    Ok(chosen)
+}

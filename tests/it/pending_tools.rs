@@ -1,0 +1,100 @@
+//! Tools that a device adds or changes after its tools were approved: they wait in the one list of what waits, and what was
+//! approved stays live.
+
+use std::fs;
+
+use serde_json::{Value, json};
+
+use crate::harness::{Home, PATIENCE, done, items, text, wait_converged, wait_until};
+
+/// The tools of the panel, as its file of settings declares them, with a description each.
+fn declares(panel: &Home, tools: &[(&str, &str)]) {
+    let tools = tools.iter().map(|(name, about)| {
+        format!("[tools.\"{name}\"]\ncommand = \"cat\"\neffect = \"idempotent\"\ndescription = \"{about}\"\nowner_only = false\n")
+    });
+    let text: String = std::iter::once("[discovery]\nlan = false\n".to_owned()).chain(tools).collect();
+    fs::write(panel.path("sigil.toml"), text).expect("it is written");
+    if panel.runs() {
+        done(panel, &["reload"]);
+    }
+}
+
+fn waiting(home: &Home) -> Vec<(String, bool)> {
+    let all = home.get("pending").expect(200)["tools"].as_array().cloned().expect("a list");
+    all.iter().map(|tool| (text(tool, "tool").to_owned(), tool["changed"] == true)).collect()
+}
+
+#[test]
+fn what_a_device_adds_or_changes_waits_in_one_list_and_the_rest_stays_live() {
+    let hub = Home::new("hub").started();
+    let panel = Home::new("panel");
+    declares(&panel, &[("lamp", "turns the lamp on")]);
+    let panel = panel.started();
+    let code = text(&hub.post("invites", &json!({ "tier": "shared", "node_id": "panel" })).json(), "code").to_owned();
+    assert!((200..300).contains(&panel.join(&code).status));
+    wait_converged(&[&hub, &panel], PATIENCE);
+    wait_until("its tools are known", PATIENCE, || hub.tool("node:panel:lamp").is_some());
+    let runs = |tool: &str| {
+        let id = hub.call("panel", tool, 60);
+        hub.wait_ended(&id, PATIENCE)["state"].clone()
+    };
+    let refused = |tool: &str| hub.try_call("panel", tool, 60).expect_err("it waits").problem(403);
+
+    // As long as nobody has approved any, all count.
+    declares(&panel, &[("lamp", "turns the lamp on"), ("heat", "turns the heating on")]);
+    wait_until("it is known", PATIENCE, || hub.tool("node:panel:heat").is_some());
+    assert!(waiting(&hub).is_empty() && done(&hub, &["pending"]).starts_with("No device awaits approval."));
+    assert_eq!(runs("heat"), "done");
+    // An empty list gives nothing.
+    hub.post("nodes/panel/tools", &json!({ "tools": [] })).expect(200);
+    wait_until("all wait", PATIENCE, || waiting(&hub).len() == 2);
+    assert_eq!((&refused("lamp")["rule"], &refused("heat")["rule"]), (&json!("tool:pending"), &json!("tool:pending")));
+    let told = done(&hub, &["approve", "panel", "--tools"]);
+    assert!(told.contains("heat") && told.contains("lamp") && told.contains("sigil pending"), "{told}");
+
+    // Growth waits, and what was approved does not.
+    declares(&panel, &[("lamp", "turns the lamp on"), ("heat", "turns the heating on"), ("siren", "wakes the street")]);
+    wait_until("it waits", PATIENCE, || waiting(&hub) == [("siren".to_owned(), false)]);
+    assert_eq!(runs("lamp"), "done");
+    let why = refused("siren");
+    assert_eq!(why["rule"], "tool:pending", "{why}");
+    let asked = hub.cli(&["policy", "explain", "owner", "panel", "siren", "--json"]).json(0);
+    let press = "`sigil approve panel --tools siren`";
+    assert!(text(&asked, "rule") == "tool:pending" && text(&asked, "change_by").contains(press), "{asked}");
+    let shown = hub.tool("node:panel:siren").expect("it is listed");
+    assert!(shown["available"] == false && text(&shown, "why").contains("sigil pending"), "{shown}");
+    for said in [done(&hub, &["pending"]), hub.get("status").expect(200)["warnings"].to_string()] {
+        assert!(said.contains("siren") && said.contains("sigil approve panel --tools"), "{said}");
+    }
+    // Its own device has no say in that, a token neither, and nothing else is approved than was shown.
+    assert!(waiting(&panel).is_empty() && panel.cli(&["approve", "panel", "--tools"]).code != 0);
+    let token = done(&hub, &["token"]).trim().to_owned();
+    hub.ask_by_token(&token, "POST", "nodes/panel/tools", &json!({})).problem(403);
+    let first = hub.get("pending").expect(200)["tools"][0].clone();
+    declares(&panel, &[("lamp", "turns the lamp on"), ("siren", "wakes the town")]);
+    wait_until("it is another by now", PATIENCE, || {
+        hub.get("pending").expect(200)["tools"][0]["description"] == "wakes the town"
+    });
+    let stale = json!({ "tools": [{ "name": "siren", "shown": first["shown"] }] });
+    hub.post("nodes/panel/tools", &stale).problem(412);
+    hub.post("nodes/panel/tools", &json!({ "tools": [{ "name": "nothing" }] })).problem(404);
+    hub.post("nodes/nobody/tools", &json!({})).problem(404);
+    assert_eq!(refused("siren")["rule"], "tool:pending");
+
+    // What is taken away needs nobody, and comes back as it was.
+    declares(&panel, &[("lamp", "turns the lamp on"), ("heat", "turns the heating on")]);
+    wait_until("nothing waits", PATIENCE, || waiting(&hub).is_empty() && hub.tool("node:panel:heat").is_some());
+    assert_eq!((runs("lamp"), runs("heat")), (json!("done"), json!("done")));
+
+    // A change waits too, in words; and is approved by what the list says.
+    declares(&panel, &[("lamp", "turns the lamp on, for ever"), ("heat", "turns the heating on")]);
+    wait_until("it waits", PATIENCE, || waiting(&hub) == [("lamp".to_owned(), true)]);
+    assert_eq!(refused("lamp")["rule"], "tool:changed");
+    assert_eq!(runs("heat"), "done");
+    let told = done(&hub, &["approve", "panel", "--tools", "lamp"]);
+    assert!(told.contains("heat, lamp"), "{told}");
+    wait_until("nothing waits", PATIENCE, || waiting(&hub).is_empty());
+    assert_eq!(runs("lamp"), "done");
+    let edits = hub.get("audit").expect(200);
+    assert!(items(&edits).iter().any(|line: &Value| line["edited"] == "tools of panel"), "{edits}");
+}

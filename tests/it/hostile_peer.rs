@@ -285,11 +285,17 @@ impl<'a> Fellow<'a> {
     /// Joins with an invite for this tier, like any device.
     #[track_caller]
     pub(crate) fn join(runtime: &'a Runtime, home: &Home, name: &str, tier: &str) -> Self {
+        Self::join_by(runtime, home, name, &json!({ "tier": tier }))
+    }
+
+    /// Joins with an invite on these terms.
+    #[track_caller]
+    pub(crate) fn join_by(runtime: &'a Runtime, home: &Home, name: &str, terms: &Value) -> Self {
         let loose = {
             let _guard = runtime.enter();
             Loose::new(([127, 0, 0, 1], 0).into())
         };
-        Self::join_as(loose, runtime, home, name, tier)
+        Self::join_as(loose, runtime, home, name, terms)
     }
 
     /// Joins once more, with the key that it has: after it was removed. Its log starts anew.
@@ -301,7 +307,7 @@ impl<'a> Fellow<'a> {
         };
         let old = std::mem::replace(&mut self.loose, again);
         self.runtime.block_on(old.tasks.shutdown(Duration::ZERO));
-        let (key, welcome) = Self::welcome(&self.loose, self.runtime, home, name, tier);
+        let (key, welcome) = Self::welcome(&self.loose, self.runtime, home, name, &json!({ "tier": tier }));
         self.grant = self.loose.follow(&key, home.quic_address(), &welcome);
         (self.incarnation, self.seq, self.previous) = (Incarnation(self.incarnation.0 + 1), 0, Hash::ZERO);
         self.wait_linked();
@@ -313,9 +319,9 @@ impl<'a> Fellow<'a> {
         runtime: &Runtime,
         home: &Home,
         name: &str,
-        tier: &str,
+        terms: &Value,
     ) -> (mesh_core::ids::PublicKey, Box<Welcome>) {
-        let answer = home.post("invites", &json!({ "tier": tier }));
+        let answer = home.post("invites", terms);
         assert!((200..300).contains(&answer.status), "{}", answer.text());
         let code: InviteCode = text(&answer.json(), "code").parse().expect("a code");
         wait_for("a welcome", PATIENCE, || {
@@ -331,8 +337,8 @@ impl<'a> Fellow<'a> {
     }
 
     #[track_caller]
-    fn join_as(loose: Loose, runtime: &'a Runtime, home: &Home, name: &str, tier: &str) -> Self {
-        let (key, welcome) = Self::welcome(&loose, runtime, home, name, tier);
+    fn join_as(loose: Loose, runtime: &'a Runtime, home: &Home, name: &str, terms: &Value) -> Self {
+        let (key, welcome) = Self::welcome(&loose, runtime, home, name, terms);
         let grant = loose.follow(&key, home.quic_address(), &welcome);
         let (mesh, home) = (welcome.mesh, key.peer_id());
         let incarnation = Incarnation(1);

@@ -255,8 +255,12 @@ fn k7_what_holds_of_two_texts_is_kept_and_the_other_is_gone_everywhere() {
     }
     let again = desk.cli(&["policy", "keep", &id]);
     assert!(again.code == 3 && again.stderr.contains("sigil policy conflicts"), "{again:?}");
-    // Both texts stay in the audit, and who kept which.
-    let said = lines(&hub, "limit=200");
-    let of_rule = || said.iter().filter(|line| line["edited"] == "workspaces.w.rules.z");
-    assert!(of_rule().count() >= 3 && of_rule().any(|line| text(line, "said").contains("as ever")), "{said:?}");
+    wait_until("both texts stay in the audit, and who kept which", PATIENCE, || {
+        let said = lines(&hub, "limit=200");
+        let of_rule: Vec<_> = said.iter().filter(|line| line["edited"] == "workspaces.w.rules.z").collect();
+        let by = |device: &str, note: &str| {
+            of_rule.iter().any(|line| line["device"] == device && text(line, "said").contains(note))
+        };
+        by("hub", "never") && by("desk", "as ever") && by("desk", "never")
+    });
 }

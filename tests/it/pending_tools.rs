@@ -10,7 +10,7 @@ use crate::harness::{Home, PATIENCE, done, items, text, wait_converged, wait_unt
 /// The tools of the panel, as its file of settings declares them, with a description each.
 fn declares(panel: &Home, tools: &[(&str, &str)]) {
     let tools = tools.iter().map(|(name, about)| {
-        format!("[tools.\"{name}\"]\ncommand = \"cat\"\neffect = \"idempotent\"\ndescription = \"{about}\"\nowner_only = false\n")
+        format!("[tools.\"{name}\"]\ncommand = \"cat\"\neffect = \"idempotent\"\ndescription = \"{about}\"\n")
     });
     let text: String = std::iter::once("[discovery]\nlan = false\n".to_owned()).chain(tools).collect();
     fs::write(panel.path("sigil.toml"), text).expect("it is written");

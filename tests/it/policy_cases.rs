@@ -16,7 +16,7 @@ use mesh_core::record::{Directory, Effect, Header, ToolDecl};
 use serde::de::DeserializeOwned;
 use serde_json::{Value as Json, json};
 
-use crate::harness::{Home, PATIENCE, text, wait_converged, wait_until};
+use crate::harness::{Home, PATIENCE, items, text, wait_converged, wait_until};
 use crate::hostile_peer::{Fellow, header, peer, runtime};
 
 const CASES: &str = include_str!("../../src/mesh/core/tests/policy/cases/cases.jsonl");
@@ -123,11 +123,16 @@ impl<'a> World<'a> {
                 continue;
             }
             if !self.fellows.contains_key(&node) {
-                let approved = states.iter().filter(|(_, state)| *state == "approved");
-                let tools: Vec<Json> = approved.map(|(tool, _)| json!({ "name": tool })).collect();
-                let body = json!({ "tools": tools });
-                let path = format!("nodes/{node}/tools");
-                wait_until("its tools are known", PATIENCE, || self.first().post(&path, &body).status == 200);
+                let offers = || {
+                    let list = self.first().get(&format!("tools?node={node}")).expect(200);
+                    items(&list).iter().map(|tool| text(tool, "name").to_owned()).collect::<BTreeSet<String>>()
+                };
+                let pending = states.iter().filter(|(_, state)| *state == "pending");
+                let pending: BTreeSet<String> = pending.map(|(tool, _)| tool.clone()).collect();
+                wait_until("its tools are known", PATIENCE, || pending.is_subset(&offers()));
+                // What it forbids itself it does not offer.
+                let approved: Vec<Json> = offers().difference(&pending).map(|tool| json!({ "name": tool })).collect();
+                self.first().post(&format!("nodes/{node}/tools"), &json!({ "tools": approved })).expect(200);
                 continue;
             }
             let mut approved = BTreeMap::new();
@@ -316,7 +321,7 @@ impl<'a> World<'a> {
             let ended = if expect == "ask" {
                 wait_until("it asks", PATIENCE, || text(&home.get_call(&id.to_string()), "state") == "asking");
                 let list = home.get("approvals?limit=200").expect(200);
-                let call = crate::harness::items(&list).iter().find(|call| call["call_id"] == id.to_string()).cloned();
+                let call = items(&list).iter().find(|call| call["call_id"] == id.to_string()).cloned();
                 call.map(|call| call["asks"].to_string()).unwrap_or_default()
             } else {
                 let call = home.wait_ended(&id.to_string(), PATIENCE);

@@ -380,3 +380,54 @@ fn r04_an_edit_of_something_else_ends_no_conflict() {
 fn explained_for(home: &Home, who: &str) -> Value {
     home.cli(&["policy", "explain", who, "hub", "again", "--json"]).json(0)["verdict"].clone()
 }
+
+/// A parent's first quarter of an hour, with what README says and nothing else: three people, two devices, "the small one may use
+/// the lights but not the lock, and the agent must ask".
+#[test]
+fn p12_a_parents_first_quarter_of_an_hour() {
+    let tool = |home: Home, name: &str| home.with_tool(name, "echo done", "idempotent");
+    let hub = tool(tool(Home::new("hub"), "lights.on"), "lock.open").started();
+    let tablet = Home::new("tablet").started();
+    let code = hub.cli(&["invite", "--tier", "shared", "--name", "tablet"]);
+    assert_eq!(code.code, 0, "{code:?}");
+    assert!((200..300).contains(&tablet.join(code.stdout.trim()).status));
+    wait_converged(&[&hub, &tablet], PATIENCE);
+    let told = done(&hub, &["person", "add", "anna", "--name", "Anna", "--role", "owner", "--device", "hub"]);
+    assert!(told.contains("Who sits at hub asks and answers as anna"), "{told}");
+    let told = done(&hub, &["person", "add", "tom", "--name", "Tom"]);
+    assert!(told.contains("`sigil person set tom --device NAME` gives tom a device"), "{told}");
+    done(&hub, &["person", "add", "mia", "--name", "Mia", "--device", "tablet"]);
+    done(&hub, &["workspace", "add", "family", "--node", "hub", "--members", "allow"]);
+    for who in ["mia", "tom"] {
+        done(&hub, &["workspace", "member", "family", who]);
+    }
+    done(&hub, &["rule", "deny", "family/no-lock", "--who", "mia", "--tool", "lock.*"]);
+    // Before the agent is spoken of, it gets nothing, and the next step names both ways.
+    let asked = hub.cli(&["policy", "explain", "agent:anna/claude", "hub", "lights.on"]);
+    assert!(asked.stdout.contains("`rule ask` for an agent that must ask each time"), "{asked:?}");
+    done(&hub, &["rule", "ask", "family/agents", "--who", "agents"]);
+    wait_until("the tablet knows", PATIENCE, || {
+        tablet.cli(&["policy", "explain", "me", "hub", "lock.open", "--json"]).json(0)["rule"] == "family/no-lock"
+    });
+    assert_eq!(tablet.cli(&["call", "hub", "lights.on"]).code, 0);
+    let refused = tablet.cli(&["call", "hub", "lock.open"]);
+    assert!(refused.code == 4 && refused.stderr.contains("family/no-lock"), "{refused:?}");
+    let why = done(&tablet, &["policy", "explain", "me", "hub", "lock.open"]);
+    assert!(why.contains("Mia may not use `lock.open` of `hub`. That is rule `family/no-lock`"), "{why}");
+    // The agent of the small one is no way around it, and that of the parent waits for her.
+    assert_eq!(tablet.cli(&["call", "hub", "lock.open", "--as", "claude"]).code, 4);
+    let asks = hub.cli(&["call", "hub", "lock.open", "--as", "claude", "--wait", "1s"]);
+    assert_eq!(asks.code, 6, "{asks:?}");
+    let waits = done(&hub, &["approvals"]);
+    assert!(waits.contains("agent:anna/claude at hub") && waits.contains("family/agents"), "{waits}");
+    let id = asks.stdout.trim();
+    done(&hub, &["approvals", "answer", id, "yes"]);
+    assert_eq!(hub.wait_ended(id, PATIENCE)["state"], "done");
+    let table = done(&hub, &["policy", "matrix"]);
+    let row =
+        |who: &str| table.lines().find(|line| line.starts_with(who) && line.contains(" hub ")).unwrap_or_default();
+    assert!(row("person:mia").trim_end().ends_with("lock.open"), "{table}");
+    assert!(row("person:tom").contains("lock.open"), "{table}");
+    let nobody = done(&hub, &["policy", "matrix", "--by", "agent"]);
+    assert!(nobody.contains("agent:PERSON/NAME"), "{nobody}");
+}

@@ -152,11 +152,15 @@ async fn set_person(
         format!("Nothing may be asked for {id} now; `sigil person set {id} --resume` ends that.", id = clean(&id))
     } else if devices.is_empty() {
         format!(
-            "Done. Devices of tier owner speak for {id}; for another one: `sigil person set {id} --device NAME`.",
+            "Done. Devices of tier owner speak for {id} as for everybody. `sigil person set {id} --device NAME` gives {id} a device: who sits there asks and answers as {id}.",
             id = clean(&id)
         )
     } else {
-        format!("Done. {} speaks for {}, and devices of tier owner do.", devices.join(", "), clean(&id))
+        format!(
+            "Done. Who sits at {} asks and answers as {}, and devices of tier owner speak for everybody.",
+            devices.join(", "),
+            clean(&id)
+        )
     };
     put(client, Method::PUT, &person_path(&id), Some(&said), etag.as_deref(), &told, ui).await
 }
@@ -693,7 +697,7 @@ fn matrix_text(body: &Value, ui: Ui) -> String {
         }
     }
     if lines.is_empty() {
-        return "Nobody is in this table: `sigil person add` adds somebody.".to_owned();
+        return "Nobody is in this table. `sigil person add` adds somebody. Agents have a row once something is said of one by name; `sigil policy explain agent:PERSON/NAME NODE TOOL` asks about any.".to_owned();
     }
     table(&["WHO", "DEVICE", "ALLOW", "ASK", "DENY"], &lines)
 }

@@ -247,9 +247,11 @@ impl Rights {
         }
         if let Some((domain, principals)) = allow {
             let named: Vec<String> = principals.iter().map(word_for).collect();
+            let is_agent = principals.iter().any(|principal| matches!(principal, Principal::Agent(..)));
+            let or_ask = if is_agent { ", or `rule ask` for an agent that must ask each time" } else { "" };
             let name = example_name(tool);
             does.push(format!(
-                "adds a rule: `sigil rule allow {domain}/{name} --who {} --node {node} --tool {tool}`",
+                "adds a rule: `sigil rule allow {domain}/{name} --who {} --node {node} --tool {tool}`{or_ask}",
                 named.join(" --who ")
             ));
         }
@@ -335,10 +337,10 @@ const fn passed(layer: Layer) -> &'static str {
         Layer::Device => "both devices belong to the mesh",
         Layer::Principal => "the device that asks may speak for whom it asks",
         Layer::Credential => "the token, if one was shown, reaches so far",
-        Layer::Tool => "the device offers the tool, and nobody has to approve it yet",
+        Layer::Tool => "the device offers the tool, and it does not wait for approval",
         Layer::Local => "the device itself does not forbid it",
         Layer::Open => "there are no workspaces",
-        Layer::Workspace => "the workspace that is named holds it",
+        Layer::Workspace => "the workspace that is named, if one is, holds it",
         Layer::Rules => "rules and roles give it",
         Layer::Consent => "nobody has to say yes",
     }

@@ -151,7 +151,7 @@ fn of_a_yes_and_a_no_in_two_halves_the_no_counts_unless_it_has_started() {
         wait_until("all agree", PATIENCE, || home.get_call(&id)["state"] == "denied");
         let told = why(home, &id);
         assert_eq!((&told["verdict"], &told["rule"]), (&json!("deny"), &json!("family/careful")), "{told}");
-        assert!(text(&told, "text").contains("ben said no"), "{told}");
+        wait_until("it is told who said no", PATIENCE, || text(&why(home, &id), "text").contains("ben said no"));
     }
     assert!(hub.witness().is_empty());
     assert_eq!(answers(&phone, &id, "yes"), 8, "it is decided");

@@ -47,7 +47,7 @@ fn what_a_device_adds_or_changes_waits_in_one_list_and_the_rest_stays_live() {
     assert_eq!(runs("heat"), "done");
     // An empty list gives nothing.
     hub.post("nodes/panel/tools", &json!({ "tools": [] })).expect(200);
-    wait_until("all wait", PATIENCE, || waiting(&hub).len() == 2);
+    wait_until("all wait", PATIENCE, || waiting(&hub).len() == 3);
     assert_eq!((&refused("lamp")["rule"], &refused("heat")["rule"]), (&json!("tool:pending"), &json!("tool:pending")));
     let told = done(&hub, &["approve", "panel", "--tools"]);
     assert!(told.contains("heat") && told.contains("lamp") && told.contains("sigil pending"), "{told}");

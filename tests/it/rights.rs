@@ -405,7 +405,7 @@ fn p12_a_parents_first_quarter_of_an_hour() {
     // Before the agent is spoken of, it gets nothing, and the next step names both ways.
     let asked = hub.cli(&["policy", "explain", "agent:anna/claude", "hub", "lights.on"]);
     assert!(asked.stdout.contains("`rule ask` for an agent that must ask each time"), "{asked:?}");
-    done(&hub, &["rule", "ask", "family/agents", "--who", "agents"]);
+    done(&hub, &["rule", "ask", "family/agents-ask", "--who", "agents"]);
     wait_until("the tablet knows", PATIENCE, || {
         tablet.cli(&["policy", "explain", "me", "hub", "lock.open", "--json"]).json(0)["rule"] == "family/no-lock"
     });
@@ -419,7 +419,7 @@ fn p12_a_parents_first_quarter_of_an_hour() {
     let asks = hub.cli(&["call", "hub", "lock.open", "--as", "claude", "--wait", "1s"]);
     assert_eq!(asks.code, 6, "{asks:?}");
     let waits = done(&hub, &["approvals"]);
-    assert!(waits.contains("agent:anna/claude at hub") && waits.contains("family/agents"), "{waits}");
+    assert!(waits.contains("agent:anna/claude at hub") && waits.contains("family/agents-ask"), "{waits}");
     let id = asks.stdout.trim();
     done(&hub, &["approvals", "answer", id, "yes"]);
     assert_eq!(hub.wait_ended(id, PATIENCE)["state"], "done");

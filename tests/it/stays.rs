@@ -18,7 +18,7 @@ fn a_code_lets_a_device_in_for_a_while_and_for_some_tools() {
     let said = hub.cli(&["invite", "--for", "20s", "--only", "aga*", "--name", "visitor"]);
     assert_eq!(said.code, 0, "{said:?}");
     assert!(said.stderr.contains("removed by itself 20s after it has joined"), "{said:?}");
-    assert!(said.stderr.contains("It may ask for aga* alone."), "{said:?}");
+    assert!(said.stderr.contains("It may ask for aga* alone, where rules give it."), "{said:?}");
     let listed = items(&hub.get("invites").expect(200))[0].clone();
     assert_eq!((&listed["tier"], &listed["stay"]["for_s"]), (&json!("ephemeral"), &json!(20)), "{listed}");
     let visitor = Home::new("visitor").started();

@@ -13,6 +13,9 @@ use crate::cli::exit::{Exit, Failure};
 use crate::cli::output::{Tone, Ui, clean, fields, items, relative, short, table, text};
 use crate::cli::up;
 
+/// Longest stay, seconds.
+const STAY_MAX_S: u64 = mesh_core::limits::STAY_MS_MAX / 1_000;
+
 pub(super) async fn status(client: &Client, ui: Ui) -> Result<Exit, Failure> {
     let body = client.get("/api/v1/status").await?;
     Ok(show(ui, "sigil.status/1", body, |body| status_text(body, ui)))
@@ -117,6 +120,12 @@ fn grant(tier: Option<Tier>, stay: &StayArgs, body: &mut Map<String, Value>) -> 
         }
         (Some(tier), None) => drop(body.insert("tier".into(), json!(tier.as_str()))),
         (None, None) => {}
+        (_, Some(lasts)) if *lasts > STAY_MAX_S => {
+            let why = format!("a device is let in for at most {} days", STAY_MAX_S / (24 * 3_600));
+            return Err(Failure::new(Exit::Usage, why).hint(
+                "one that is to stay for longer is a shared device: `--tier shared`; `sigil forget` removes it",
+            ));
+        }
         (_, Some(lasts)) => {
             let mut stay = Map::from_iter([("for_s".to_owned(), json!(lasts)), ("once".to_owned(), json!(once))]);
             if !only.is_empty() {
@@ -143,8 +152,10 @@ fn stays(body: &Value) -> String {
     let tools = stay.get("tools").and_then(Value::as_array);
     let tools = tools.map(|tools| tools.iter().filter_map(Value::as_str).map(clean).collect::<Vec<_>>().join(", "));
     let what = match (tools, stay.get("once") == Some(&Value::Bool(true))) {
-        (Some(tools), true) => format!(" It may make one call, of {tools}, and is removed once that is over."),
-        (Some(tools), false) => format!(" It may ask for {tools} alone."),
+        (Some(tools), true) => {
+            format!(" It may make one call, of {tools} where rules give it, and is removed once that is over.")
+        }
+        (Some(tools), false) => format!(" It may ask for {tools} alone, where rules give it."),
         (None, true) => " It may make one call, and is removed once that is over.".to_owned(),
         (None, false) => String::new(),
     };

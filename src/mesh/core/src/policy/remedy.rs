@@ -152,7 +152,9 @@ impl fmt::Display for Remedy {
             Self::AddPerson(who) => write!(f, "an owner or admin of the mesh adds {who}"),
             Self::Resume(who) => write!(f, "an owner or admin of the mesh ends the suspension of {who}"),
             Self::WiderToken => f.write_str("another token, one that opens this and is not over"),
-            Self::WiderTerms => f.write_str("an owner lets this device in for more"),
+            Self::WiderTerms => {
+                f.write_str("an owner lets this device in for more: `sigil approve NODE --for TIME --only TOOL`")
+            }
             Self::OfferTool(tool) => write!(f, "the device offers `{tool}`"),
             Self::ApproveTool(tool) => write!(f, "an owner or admin of the mesh approves `{tool}` as it is now"),
             Self::LiftLocal(pattern) => write!(f, "`{pattern}` is taken out of `node.deny` on the device itself"),

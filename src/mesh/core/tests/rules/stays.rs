@@ -161,3 +161,46 @@ fn an_invite_lets_in_for_a_while_that_begins_when_it_is_used() {
     let bad = Command::Invite { secret, tier: Tier::Shared, ttl_ms: HOUR_MS, name: None, stay };
     assert!(matches!(net.command(0, bad), Reply::Refused(Refusal::Invalid(_))));
 }
+
+#[test]
+fn whoever_leads_next_says_that_the_one_call_is_over() {
+    let mut net = with_visitor(StayTerms { one_time: true, ..stay(HOUR_MS) });
+    net.tools_end = false;
+    let only = net.ask(2, call(1));
+    net.pass(1_000);
+    assert_eq!(net.leader(), Some(0));
+    // The gateway is gone before it hears the ending, which another owner has seen.
+    net.split(&[&[0], &[1, 2]]);
+    net.finish_tools(1);
+    assert!(!net.peer(1).leads() && net.runs(&only) == 1);
+    net.pass(10_000);
+    assert!(net.peer(1).leads());
+    assert_eq!(net.record(1, &only).unwrap().state, CallState::Ended(Ending::Done));
+    let reply = net.command(2, Command::Call(call(1)));
+    let Reply::Refused(Refusal::Denied(denial)) = reply else { panic!("{reply:?}") };
+    assert_eq!(denial.decision.rule, Cause::TierScope);
+    net.pass(STAY_AFTER_CALL_MS);
+    net.join_all();
+    net.pass(5_000);
+    assert!((0..2).all(|n| !belongs(&net, n, 2)), "whoever let it in removes it");
+}
+
+#[test]
+fn a_call_that_was_denied_has_not_been_used() {
+    let mut net = with_visitor(StayTerms { one_time: true, ..stay(HOUR_MS) });
+    let refused = NewCall { tool: "nothing".parse().unwrap(), ..call(1) };
+    assert!(matches!(net.command(2, Command::Call(refused)), Reply::Refused(_)));
+    net.tools_end = false;
+    let first = net.ask(2, call(1));
+    let second = net.ask(2, call(1));
+    net.pass(5_000);
+    let state = |net: &Net, id| net.record(0, id).unwrap().state;
+    assert_eq!(state(&net, &second), CallState::Ended(Ending::Denied));
+    net.pass(2 * STAY_AFTER_CALL_MS);
+    assert!(belongs(&net, 0, 2) && net.runs(&first) == 1, "its one call still runs");
+    net.finish_tools(1);
+    net.pass(5_000);
+    assert_eq!(state(&net, &first), CallState::Ended(Ending::Done));
+    net.pass(STAY_AFTER_CALL_MS);
+    assert!((0..2).all(|n| !belongs(&net, n, 2)));
+}

@@ -29,6 +29,12 @@ fn p12_an_agent_in_a_loop_is_told_when_to_come_back_and_its_person_is_not_held_u
     for _ in 0..12 {
         assert_eq!(ask(None).status, 202, "its person");
     }
+    let said = hub.cli(&["call", "hub", "device.info", "--as", "third"]);
+    assert!(said.code == 1 && said.stderr.contains("calls.rate"), "{said:?}");
+    wait_until("the audit tells it", PATIENCE, || {
+        let rows = hub.get("audit").expect(200);
+        items(&rows).iter().any(|row| row["rule"] == "rate" && row["tool"] == "device.info")
+    });
     // Who asks why is told how often she may.
     let asked =
         |who: &str| hub.cli(&["policy", "explain", who, "hub", "device.info", "--json"]).json(0)["rate"].clone();
@@ -36,12 +42,6 @@ fn p12_an_agent_in_a_loop_is_told_when_to_come_back_and_its_person_is_not_held_u
     assert_eq!(asked("owner"), Value::Null, "her calls are not counted");
     let told = hub.cli(&["policy", "explain", "agent:owner/claude", "hub", "device.info"]);
     assert!(told.stdout.contains("1 calls a second at this device, 4 at once (`calls.rate`)"), "{told:?}");
-    let said = hub.cli(&["call", "hub", "device.info", "--as", "third"]);
-    assert!(said.code == 1 && said.stderr.contains("calls.rate"), "{said:?}");
-    wait_until("the audit tells it", PATIENCE, || {
-        let rows = hub.get("audit").expect(200);
-        items(&rows).iter().any(|row| row["rule"] == "rate" && row["tool"] == "device.info")
-    });
     std::thread::sleep(Duration::from_secs(after));
     assert_eq!(ask(Some("claude")).status, 202, "it comes back when it was told to");
 }

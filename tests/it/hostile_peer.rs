@@ -295,7 +295,13 @@ impl<'a> Fellow<'a> {
             let _guard = runtime.enter();
             Loose::new(([127, 0, 0, 1], 0).into())
         };
-        Self::join_as(loose, runtime, home, name, terms)
+        let (key, welcome) = Self::welcome(&loose, runtime, home, name, terms);
+        let grant = loose.follow(&key, home.quic_address(), &welcome);
+        let (mesh, home) = (welcome.mesh, key.peer_id());
+        let incarnation = Incarnation(1);
+        let fellow = Self { runtime, home, loose, mesh, grant, incarnation, seq: 0, previous: Hash::ZERO };
+        fellow.wait_linked();
+        fellow
     }
 
     /// Joins once more, with the key that it has: after it was removed. Its log starts anew.
@@ -334,17 +340,6 @@ impl<'a> Fellow<'a> {
                 _ => None,
             }
         })
-    }
-
-    #[track_caller]
-    fn join_as(loose: Loose, runtime: &'a Runtime, home: &Home, name: &str, terms: &Value) -> Self {
-        let (key, welcome) = Self::welcome(&loose, runtime, home, name, terms);
-        let grant = loose.follow(&key, home.quic_address(), &welcome);
-        let (mesh, home) = (welcome.mesh, key.peer_id());
-        let incarnation = Incarnation(1);
-        let fellow = Self { runtime, home, loose, mesh, grant, incarnation, seq: 0, previous: Hash::ZERO };
-        fellow.wait_linked();
-        fellow
     }
 
     /// Goes on as a [`Flood`]: its link is a plain connection from now on.

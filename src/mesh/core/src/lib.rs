@@ -45,6 +45,7 @@ mod log;
 mod membership;
 mod nodes;
 pub mod rates;
+mod reapproval;
 mod reattestation;
 mod rights;
 mod rooms;

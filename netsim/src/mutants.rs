@@ -71,6 +71,10 @@ const fn about(mutant: ProtocolRule) -> (Kind, &'static str) {
         ProtocolRule::SecondLook | ProtocolRule::SecondLookAtCancel | ProtocolRule::SecondLookAtPolicy => {
             (Safety, "executor.rs `handle_started`")
         }
+        ProtocolRule::KnewVector => (Safety, "policy/register.rs `heads`"),
+        ProtocolRule::TakingWins => (Safety, "policy/register.rs `counting`"),
+        ProtocolRule::Redecide => (Safety, "peer.rs `run`"),
+        ProtocolRule::WelcomePolicy => (Safety, "membership.rs `welcome`"),
         ProtocolRule::OwnRevocation => (Safety, "executor.rs, executor/screen.rs"),
         ProtocolRule::Tier => (Safety, "rights.rs `rule`"),
         ProtocolRule::PolicyAtDispatch => (Safety, "calls/queue.rs `dispatch`, calls/closing.rs `denied`"),

@@ -541,6 +541,10 @@ impl Director {
         }
         mesh.liveness.look(env.now, &mut mesh.stats);
         let now = env.now;
+        if mesh.plan.is_governed() {
+            mesh.statements.same_words_same_rights(now, &mesh.peers, &mut mesh.checks);
+            mesh.statements.edit_arrives(now, &mesh.peers, net, &mut mesh.checks);
+        }
         let since = now - mesh.liveness.phase_at;
         match mesh.liveness.phase {
             Phase::Setup => {

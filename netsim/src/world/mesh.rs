@@ -18,6 +18,7 @@ use super::commands::{Commands, Purpose};
 use super::liveness::Liveness;
 use super::peer::{Peers, State};
 use super::rights::{self, Rights};
+use super::statements::Statements;
 use super::stats::Stats;
 use crate::dice::Dice;
 use crate::env::Env;
@@ -38,6 +39,7 @@ pub(super) struct Mesh {
     pub(super) checks: Checks,
     pub(super) stats: Stats,
     pub(super) rights: Rights,
+    pub(super) statements: Statements,
     /// Secrets of invites, by newcomer.
     invited: BTreeMap<usize, Hash>,
     /// Longest time that a frame or a frozen peer was on its way, for runs-only-when-allowed's time.
@@ -103,6 +105,7 @@ impl Mesh {
             checks: Checks::new(ids, plan.keep_entries_ms.map(|ms| ms * MS)),
             stats: Stats::default(),
             rights: Rights::default(),
+            statements: Statements::default(),
             invited: BTreeMap::new(),
             slack_us: 0,
             out: Vec::new(),
@@ -123,7 +126,9 @@ impl Mesh {
         self.peers[peer].trusted_before.clear();
         self.peers[peer].owners_before.clear();
         if self.plan.is_governed() {
-            self.peers[peer].rights_before = self.peers[peer].node.as_ref().map(|node| node.view().rights);
+            let view = self.peers[peer].node.as_ref().map(Node::view);
+            self.peers[peer].said_before = view.as_ref().map(|view| view.said.clone()).unwrap_or_default();
+            self.peers[peer].rights_before = view.map(|view| view.rights);
         }
         if self.peers[peer].node.is_none() {
             return;
@@ -140,6 +145,10 @@ impl Mesh {
         }
         if let Some(node) = &mut self.peers[peer].node {
             node.step(now, &mut env.dice, input, &mut out);
+        }
+        if self.plan.is_governed() {
+            let sim = &self.peers[peer];
+            self.statements.note_step(env.now, sim, &mut self.checks);
         }
         self.outputs(env, net, peer, &mut out);
         self.out = out;
@@ -739,6 +748,11 @@ impl Mesh {
         sim.state = State::Running;
         sim.booted_at = env.now;
         self.refresh_trust(peer);
+        if self.plan.is_governed() {
+            let sim = &mut self.peers[peer];
+            (sim.said_before, sim.rights_before) = (mesh_core::policy::InForce::default(), None);
+            self.statements.note_step(env.now, sim, &mut self.checks);
+        }
         self.outputs(env, net, peer, &mut out);
         self.peers[peer].set_timer(env);
         let directory = node::directory(peer, &self.peers[peer].plan);
@@ -839,6 +853,7 @@ impl Mesh {
         }
         self.input(env, net, peer, Input::Wake);
         self.peers[peer].thawing = false;
+        self.peers[peer].thaws += 1;
         self.peers[peer].frozen_until = 0;
         self.peers[peer].wake_at = None;
         self.peers[peer].set_timer(env);

@@ -7,6 +7,7 @@ mod liveness;
 mod mesh;
 mod peer;
 mod rights;
+mod statements;
 mod stats;
 
 use crate::plan::Case;

@@ -65,6 +65,8 @@ pub(super) struct Sim {
     /// The same before it changed in the step at hand.
     /// In a plan in which somebody says who may do what: what held before its last step.
     pub(super) rights_before: Option<Arc<mesh_core::policy::View>>,
+    /// And all that was said of it.
+    pub(super) said_before: mesh_core::policy::InForce,
     pub(super) trusted_before: BTreeSet<PeerId>,
     /// Whom it holds for owners, and whom it did so within the present step.
     pub(super) owners: BTreeSet<PeerId>,
@@ -91,6 +93,8 @@ pub(super) struct Sim {
     pub(super) forged: bool,
     /// When it started last.
     pub(super) booted_at: u64,
+    /// How often it went on after it was frozen.
+    pub(super) thaws: u64,
 }
 
 impl Sim {
@@ -246,6 +250,7 @@ impl Peers {
                 gateway: None,
                 trusted: BTreeSet::new(),
                 rights_before: None,
+                said_before: mesh_core::policy::InForce::default(),
                 trusted_before: BTreeSet::new(),
                 owners: BTreeSet::new(),
                 owners_before: BTreeSet::new(),
@@ -263,6 +268,7 @@ impl Peers {
                 stolen: false,
                 forged: false,
                 booted_at: 0,
+                thaws: 0,
             }
         });
         Self(peers.collect())

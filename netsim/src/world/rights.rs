@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use mesh_core::frame::Dispatch;
+use mesh_core::frame::{Dispatch, Phase};
 use mesh_core::ids::{Hash, NodeId, PeerId, ReqId};
 use mesh_core::io::{AnswerChoice, CallState, Edit, Invocation, NewAnswer, View};
 use mesh_core::policy::{
@@ -35,6 +35,8 @@ pub(super) struct Rights {
     unsaid: Vec<(usize, usize)>,
     /// When a call that waits was first seen to have had a yes.
     waits: BTreeMap<(usize, ReqId), u64>,
+    /// Since when a call that waits was seen to be denied where it waits.
+    forbidden: BTreeMap<(usize, ReqId), u64>,
 }
 
 fn constant<T: std::str::FromStr<Err: std::fmt::Debug>>(text: &str) -> T {
@@ -219,6 +221,32 @@ impl Rights {
         }
     }
 
+    /// **forbidden-ends**: where everyone is linked, no call waits on that the rights of whoever has it in its books deny.
+    fn forbidden_ends(&mut self, now: u64, peers: &Peers, checks: &mut Checks) {
+        let mut denied = BTreeMap::new();
+        for sim in peers.iter().filter(|sim| sim.is_member()) {
+            let Some(node) = &sim.node else { continue };
+            let view = node.view();
+            let waits = |state| matches!(state, CallState::Open(phase) if phase < Phase::Running);
+            for record in node.open_calls().filter(|record| waits(record.state)) {
+                let (id, Some(entry)) = (record.header.id, checks.header_entry(&record.header.id)) else { continue };
+                let decision = view.rights.decide(&question(&view, &record.header, record.origin, entry));
+                if decision.verdict != Verdict::Deny || decision.rule.is_of_target() {
+                    continue;
+                }
+                let since = self.forbidden.get(&(sim.index, id)).copied().unwrap_or(now);
+                denied.insert((sim.index, id), since);
+                if now > since + GOES_ON_US {
+                    let (peer, rule, ms) = (sim.index, decision.rule.to_string(), (now - since) / MS);
+                    checks.fail("forbidden-ends", now, || {
+                        format!("{id} waits at p{peer} although {rule} says no to it there, for {ms} ms")
+                    });
+                }
+            }
+        }
+        self.forbidden = denied;
+    }
+
     /// **answered-calls-go-on**: where everyone is linked, nothing waits for an answer that was given, and nothing that its
     /// origin allowed is denied where nothing was taken from anybody.
     pub(super) fn look(&mut self, now: u64, peers: &Peers, plan: &Plan, checks: &mut Checks) {
@@ -247,6 +275,7 @@ impl Rights {
                 }
             }
         }
+        self.forbidden_ends(now, peers, checks);
         self.unsaid_has_no_effect(now, peers, plan, checks);
         if plan.only_gives() {
             never_denied(now, peers, checks);

@@ -11,6 +11,7 @@ use crate::ids::{Hash, Incarnation, NodeId, PeerId, PublicKey};
 use crate::io::{Refusal, Welcome};
 use crate::limits;
 use crate::nodes::Nodes;
+use crate::protocol_rule::ProtocolRule;
 use crate::record::{ChangeKind, MembershipChange, Stay, StayTerms, Tier};
 use crate::trust::Member;
 
@@ -225,11 +226,12 @@ fn cutoffs(peer: &PeerId, facts: &Facts<'_>) -> BTreeMap<Incarnation, u64> {
 /// in number and bytes.
 pub(crate) fn welcome(peer: &PeerId, facts: &Facts<'_>) -> Result<Welcome, Refusal> {
     let member = facts.trust.member(peer).ok_or(Refusal::NotMember)?;
+    let tells_rights = facts.trust.enforces(ProtocolRule::WelcomePolicy);
     Ok(Welcome {
         mesh: facts.trust.mesh(),
         trust: facts.trust.records_in_order(),
         directory: small_directories(facts),
-        rights: facts.rights.in_force().cloned().collect(),
+        rights: facts.rights.in_force().filter(|_| tells_rights).cloned().collect(),
         fence: proven_fence(facts),
         node_id: member.node_id.clone(),
         tier: member.tier,

@@ -173,7 +173,7 @@ impl Peer {
         let mut reattestation = Reattestation::default();
         let mut audit = Audit::default();
         let mut bodies = Bodies::default();
-        let mut rights = Rights::default();
+        let mut rights = Rights::new(config.rules);
         let mut book = Book::new(me, config.keep_calls_ms);
         let mut executor = Executor::new(me, now.mono_ms);
         let saved = rows::age();
@@ -370,7 +370,7 @@ impl Peer {
         if fx.view_changed {
             self.refresh_devices();
         }
-        if self.rights.take_changed() {
+        if self.rights.take_changed() && fx.enforces(ProtocolRule::Redecide) {
             self.book.look_at_all();
         }
         if self.book.look_timeout().is_some() {

@@ -162,6 +162,14 @@ pub enum ProtocolRule {
     HourEnds,
     /// The target looks for a yes itself, and once more before it starts.
     AskAtTarget,
+    /// What is said of rights replaces what its author knew, and nothing else.
+    KnewVector,
+    /// Of what was said without knowledge of each other that counts which takes.
+    TakingWins,
+    /// What waits is decided anew when something about rights changes.
+    Redecide,
+    /// A newcomer is told all that holds of rights.
+    WelcomePolicy,
     /// A body is sent to nobody outside of its entry's audience.
     Audience,
     /// A peer that lacks a body that is for it asks its neighbours for it.
@@ -284,6 +292,10 @@ impl ProtocolRule {
         Self::ConsentNo,
         Self::HourEnds,
         Self::AskAtTarget,
+        Self::KnewVector,
+        Self::TakingWins,
+        Self::Redecide,
+        Self::WelcomePolicy,
         Self::Audience,
         Self::BodiesAsked,
         Self::BodiesRecounted,

@@ -120,6 +120,11 @@ const fn log_id(place: &Place) -> LogId {
 }
 
 impl Rights {
+    /// Nothing yet.
+    pub(crate) fn new(rules: ProtocolRules) -> Self {
+        Self { policy: Arc::new(Policy::by(rules)), ..Self::default() }
+    }
+
     /// Restores a row of [`crate::io::Space::Policy`]. `None`: it is damaged.
     pub(crate) fn restore(&mut self, value: &[u8]) -> Option<()> {
         let entry = SignedEntry::from_stored(value)?;

@@ -39,7 +39,7 @@ of!(Person => Person, Agent => Agent, Token => Token, Workspace => Workspace, Me
 
 impl<'a> Heads<'a> {
     pub(super) fn of(register: Option<&'a Register>, stands: &dyn Fn(&Place) -> bool) -> Self {
-        Self { heads: register.map(|register| register.heads(stands)).unwrap_or_default() }
+        Self { heads: register.map(|register| register.counting(stands)).unwrap_or_default() }
     }
 
     fn contents(&self) -> impl Iterator<Item = &'a Content> {

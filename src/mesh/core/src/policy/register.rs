@@ -13,6 +13,7 @@ use super::said::{Content, KNEW_MAX, Said, Statement};
 use crate::entry::Place;
 use crate::ids::{Incarnation, Known, PeerId};
 use crate::people::{Domain, PersonId, Principal, RuleRef, WorkspaceId};
+use crate::protocol_rule::{ProtocolRule, ProtocolRules};
 
 /// Most people.
 pub const PEOPLE_MAX: usize = 256;
@@ -42,10 +43,16 @@ const fn log(place: &Place) -> Log {
     (place.author, place.incarnation)
 }
 
+/// All that counts where only the last word does: what rules left out would make of these.
+fn newest<'a>(all: Vec<(&'a Place, &'a Statement)>) -> Vec<(&'a Place, &'a Statement)> {
+    all.into_iter().max_by_key(|(place, statement)| (statement.hlc, **place)).into_iter().collect()
+}
+
 /// See the module.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Register {
     said: BTreeMap<Place, Statement>,
+    rules: ProtocolRules,
 }
 
 impl Register {
@@ -70,7 +77,14 @@ impl Register {
     /// turn. No number that an author makes up makes it last: whoever knows it replaces it.
     #[must_use]
     pub fn heads(&self, stands: &dyn Fn(&Place) -> bool) -> Vec<(&Place, &Statement)> {
-        knowledge::heads(self.said.iter().filter(|(place, _)| stands(place)).collect())
+        let standing: Vec<_> = self.said.iter().filter(|(place, _)| stands(place)).collect();
+        if self.rules.enforces(ProtocolRule::KnewVector) { knowledge::heads(standing) } else { newest(standing) }
+    }
+
+    /// The heads of which it counts what they say together.
+    pub(super) fn counting(&self, stands: &dyn Fn(&Place) -> bool) -> Vec<(&Place, &Statement)> {
+        let heads = self.heads(stands);
+        if self.rules.enforces(ProtocolRule::TakingWins) { heads } else { newest(heads) }
     }
 
     /// The statement that an edit made here and now makes: it knows all that is held and stands, and what those say that
@@ -149,6 +163,24 @@ impl InForce {
         heads.unwrap_or_default()
     }
 
+    /// True if this is what another has, at a glance: a clone of it.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.policy, &other.policy) && Arc::ptr_eq(&self.void, &other.void)
+    }
+
+    /// All that was said about a key and stands, also what was replaced since, by place.
+    pub fn standing(&self, key: &Key) -> impl Iterator<Item = (&Place, &Statement)> {
+        let said = self.policy.register(key).into_iter().flat_map(Register::statements);
+        said.filter(|(place, _)| !self.void.contains(place))
+    }
+
+    /// True of what is held and does not stand.
+    #[must_use]
+    pub fn is_void(&self, place: &Place) -> bool {
+        self.void.contains(place)
+    }
+
     /// The places of these, in order.
     #[must_use]
     pub fn places(&self, key: &Key) -> Vec<Place> {
@@ -206,12 +238,21 @@ impl InForce {
 pub struct Policy {
     /// Shared with whoever tries an edit out.
     registers: BTreeMap<Key, Arc<Register>>,
+    rules: ProtocolRules,
 }
 
 impl Policy {
+    /// Nothing yet, of which it counts what these rules say.
+    #[must_use]
+    pub fn by(rules: ProtocolRules) -> Self {
+        Self { rules, ..Self::default() }
+    }
+
     /// Adds a statement; `false` if it is there already.
     pub fn insert(&mut self, place: Place, statement: Statement) -> bool {
-        let register = self.registers.entry(statement.said.key.clone()).or_default();
+        let rules = self.rules;
+        let register = self.registers.entry(statement.said.key.clone());
+        let register = register.or_insert_with(|| Arc::new(Register { rules, ..Register::default() }));
         Arc::make_mut(register).insert(place, statement)
     }
 

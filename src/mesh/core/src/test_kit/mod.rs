@@ -16,6 +16,7 @@ mod disk;
 mod machine;
 mod mutation;
 mod net;
+pub mod slow;
 
 pub use author::{Author, pushed};
 pub use desk::Desk;

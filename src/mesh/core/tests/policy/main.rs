@@ -1,4 +1,4 @@
-//! Who may use what: the table of cases, a slow evaluator beside the compiled one, and laws of both.
+//! Who may use what: the table of cases, a slow evaluator (`test_kit/slow.rs`) beside the compiled one, and laws of both.
 #![expect(
     clippy::unwrap_used,
     clippy::wildcard_enum_match_arm,
@@ -9,5 +9,4 @@
 mod policy_edits;
 mod policy_laws;
 mod policy_table;
-mod slow;
 mod world;

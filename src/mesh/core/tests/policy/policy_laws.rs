@@ -7,10 +7,10 @@ use mesh_core::policy::{
     Verdict, Who, Workspace,
 };
 use mesh_core::record::Tier;
+use mesh_core::test_kit::slow;
 use proptest::prelude::*;
 use proptest::sample::select;
 
-use crate::slow;
 use crate::world::{World, call, peer};
 
 const PEOPLE: [&str; 3] = ["anna", "ben", "mia"];
@@ -277,7 +277,7 @@ proptest! {
         let view = world.view();
         for request in requests {
             let decision = view.decide(&request);
-            let slow = slow::decide(&world, &request);
+            let slow = slow::decide(world.said(), &request);
             prop_assert_eq!((decision.verdict, decision.rule.to_string()), slow, "{:?}", request);
         }
     }

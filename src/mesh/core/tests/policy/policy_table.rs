@@ -1,9 +1,9 @@
 //! The table of cases (`cases/`), by the compiled view and by the slow evaluator.
 
 use mesh_core::policy::{Key, Policy, Statement, Verdict, View};
+use mesh_core::test_kit::slow;
 use serde_json::Value as Json;
 
-use crate::slow;
 use crate::world::{World, place, said};
 
 fn cases() -> Vec<Json> {
@@ -41,7 +41,7 @@ fn all_cases_of_the_table_have_their_verdict_and_their_rule() {
 
 #[test]
 fn the_slow_evaluator_agrees_with_the_table() {
-    ask_all(|world, _, case| slow::decide(world, &world.request(case)), World::view);
+    ask_all(|world, _, case| slow::decide(world.said(), &world.request(case)), World::view);
 }
 
 #[test]

@@ -10,6 +10,7 @@ use mesh_core::policy::{
     WorkspaceId,
 };
 use mesh_core::record::Tier;
+use mesh_core::test_kit::slow;
 use serde::de::DeserializeOwned;
 use serde_json::Value as Json;
 
@@ -60,6 +61,11 @@ impl World {
             assert!(view.consents_mut().insert(given.clone()));
         }
         view
+    }
+
+    /// The same for the slow evaluator.
+    pub(crate) fn said(&self) -> slow::World<'_> {
+        slow::World { records: &self.records, devices: &self.devices, given: &self.given }
     }
 
     pub(crate) fn view(&self) -> View {

@@ -1,18 +1,28 @@
-//! The decision once more, as the design says it and as slow as it likes: no index, no merge, no shared code. Sets of
-//! texts, and a matcher that tries everything.
+//! The decision about a call once more, as the design says it and as slow as it likes: no index, no merge, no shared code. Sets
+//! of texts, and a matcher that tries everything. Tests and the simulator ask it beside [`crate::policy::View::decide`].
+#![expect(clippy::wildcard_enum_match_arm, reason = "what it does not know gives nothing")]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use mesh_core::ids::PeerId;
-use mesh_core::policy::{
-    Approver, Choice, Device, Domain, Given, Key, Mode, PersonId, Principal, Request, Role, Rule, RuleVerdict, Seat,
-    ToolPattern, Value, Verdict, Who,
+use crate::ids::PeerId;
+use crate::policy::{
+    Approver, Choice, Device, DeviceFacts, Domain, Given, Key, Mode, PersonId, Principal, Request, Role, Rule,
+    RuleVerdict, Seat, ToolPattern, Value, Verdict, Who,
 };
-use mesh_core::record::Tier;
+use crate::record::Tier;
 
-use crate::world::World;
+/// All that a decision rests on.
+#[derive(Debug, Clone, Copy)]
+pub struct World<'a> {
+    /// What holds of each key.
+    pub records: &'a BTreeMap<Key, Value>,
+    /// All members.
+    pub devices: &'a BTreeMap<PeerId, DeviceFacts>,
+    /// What people said to calls that ask.
+    pub given: &'a [Given],
+}
 
-pub(crate) fn glob(pattern: &[u8], name: &[u8]) -> bool {
+fn glob(pattern: &[u8], name: &[u8]) -> bool {
     match (pattern, name) {
         ([], []) => true,
         ([b'*', rest @ ..], _) => (0..=name.len()).any(|n| glob(rest, &name[n..])),
@@ -56,7 +66,7 @@ fn may_be_within<N: ToString, T: ToString>(
 }
 
 struct Slow<'a> {
-    world: &'a World,
+    world: World<'a>,
     request: &'a Request,
     /// Empty: nobody has confirmed what it is called.
     node: String,
@@ -463,14 +473,14 @@ impl<'a> Slow<'a> {
     }
 }
 
-fn people_of(world: &World, peer: &PeerId) -> Vec<String> {
+fn people_of(world: World<'_>, peer: &PeerId) -> Vec<String> {
     match world.records.get(&Key::Device(*peer)) {
         Some(Value::Device(device)) => device.people.iter().map(ToString::to_string).collect(),
         _ => Vec::new(),
     }
 }
 
-fn role(world: &World, person: &str) -> Option<Role> {
+fn role(world: World<'_>, person: &str) -> Option<Role> {
     let record = world.records.iter().find_map(|(key, value)| match (key, value) {
         (Key::Person(id), Value::Person(record)) if id.as_str() == person => Some(record),
         _ => None,
@@ -484,7 +494,7 @@ fn role(world: &World, person: &str) -> Option<Role> {
 }
 
 /// An owner-tier device is that of one person alone, of role owner and not suspended.
-fn another_owner_sits(world: &World) -> bool {
+fn another_owner_sits(world: World<'_>) -> bool {
     let is_hers = |people: &[PersonId]| match people {
         [one] => one.as_str() != "owner" && role(world, one.as_str()) == Some(Role::Owner),
         _ => false,
@@ -496,7 +506,8 @@ fn another_owner_sits(world: &World) -> bool {
     })
 }
 
-pub(crate) fn decide(world: &World, request: &Request) -> (Verdict, String) {
+/// Verdict, and the rule that it goes by.
+pub fn decide(world: World<'_>, request: &Request) -> (Verdict, String) {
     let deny = |rule: &str| (Verdict::Deny, rule.to_owned());
     let (Some(origin), Some(target)) = (world.devices.get(&request.origin), world.devices.get(&request.target)) else {
         return deny("device:unknown");

@@ -75,6 +75,7 @@ const fn about(mutant: ProtocolRule) -> (Kind, &'static str) {
         ProtocolRule::TakingWins => (Safety, "policy/register.rs `counting`"),
         ProtocolRule::Redecide => (Safety, "peer.rs `run`"),
         ProtocolRule::WelcomePolicy => (Safety, "membership.rs `welcome`"),
+        ProtocolRule::DenialConfirmed => (Safety, "calls/confirming.rs"),
         ProtocolRule::OwnRevocation => (Safety, "executor.rs, executor/screen.rs"),
         ProtocolRule::Tier => (Safety, "rights.rs `rule`"),
         ProtocolRule::PolicyAtDispatch => (Safety, "calls/queue.rs `dispatch`, calls/closing.rs `denied`"),

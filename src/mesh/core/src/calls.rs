@@ -7,6 +7,7 @@ pub(crate) mod accept;
 mod asking;
 mod closed;
 mod closing;
+mod confirming;
 mod deferred;
 mod early;
 mod endings;
@@ -36,6 +37,7 @@ use crate::trust::Trust;
 use asking::Asking;
 use closed::Closed;
 pub(crate) use closing::{InferredEnding, Unrun};
+pub(crate) use confirming::Confirmed;
 use deferred::Deferred;
 use early::Early;
 use keys::Keys;
@@ -116,13 +118,6 @@ impl Open {
         }
         let output = if let Payload::Inline(bytes) = &self.record.output { bytes.len() } else { 0 };
         (output + self.record.error.len() + self.record.reason.len()) as u64
-    }
-
-    /// When a call that has ended is looked at again: the books keep it for `keep_ms` after its time, in case that its
-    /// target says otherwise; one for `me` that others gave up is ours to confirm once its TTL has expired.
-    fn look_again_at(&self, me: &PeerId, keep_ms: u64) -> u64 {
-        let ours_to_confirm = self.record.header.target == *me && !self.record.confirmed;
-        self.deadline.saturating_add(if ours_to_confirm { 0 } else { keep_ms })
     }
 }
 
@@ -876,16 +871,6 @@ impl Book {
             self.note(&id, row, fx);
             self.conclude(&id, true, false, attempt, fx);
         }
-    }
-
-    /// Calls for ourselves whose TTL has expired and that never reached our journal: we may say so, confirmed.
-    pub(crate) fn expired_here(&self, ids: &[ReqId], own: Incarnation, now: u64) -> Vec<Unrun> {
-        ids.iter()
-            .filter_map(|id| self.open.get(id))
-            .filter(|open| open.record.header.target == self.me && open.record.header.is_for(own))
-            .filter(|open| !open.record.confirmed && open.deadline <= now)
-            .map(|open| Unrun::of(&open.record))
-            .collect()
     }
 
     /// Calls for ourselves that are due now; looked at before [`Self::handle_timeout`] takes them off the agenda.

@@ -672,7 +672,7 @@ impl Peer {
             return;
         }
         due.sort_unstable();
-        self.expire_here(&due, fx);
+        self.confirm_here(&due, fx);
         let overdue = self.book.handle_timeout(&facts!(self), fx);
         self.write_all_inferred(overdue, fx);
     }

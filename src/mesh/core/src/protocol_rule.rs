@@ -170,6 +170,8 @@ pub enum ProtocolRule {
     Redecide,
     /// A newcomer is told all that holds of rights.
     WelcomePolicy,
+    /// A target confirms what others said of a call for it that they denied.
+    DenialConfirmed,
     /// A body is sent to nobody outside of its entry's audience.
     Audience,
     /// A peer that lacks a body that is for it asks its neighbours for it.
@@ -296,6 +298,7 @@ impl ProtocolRule {
         Self::TakingWins,
         Self::Redecide,
         Self::WelcomePolicy,
+        Self::DenialConfirmed,
         Self::Audience,
         Self::BodiesAsked,
         Self::BodiesRecounted,

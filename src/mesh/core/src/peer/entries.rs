@@ -3,7 +3,7 @@
 
 use super::{Peer, facts};
 use crate::audience::Audience;
-use crate::calls::InferredEnding;
+use crate::calls::{Confirmed, InferredEnding};
 use crate::effects::{Effects, Then};
 use crate::entry::{self, Kind, SignedEntry};
 use crate::executor::Finished;
@@ -371,7 +371,7 @@ impl Peer {
             self.book.close_calls_of_former_incarnations(self.logs.incarnation(), fx);
         }
         if mine && author != me {
-            self.expire_here(&[id], fx);
+            self.confirm_here(&[id], fx);
             if let Some(cancel) = self.book.is_cancelled(&id).cloned() {
                 self.stop_call(&cancel, fx);
             }
@@ -442,11 +442,16 @@ impl Peer {
         self.finish(finished, fx);
     }
 
-    /// Calls for us whose TTL has expired: our outcome confirms it.
-    pub(super) fn expire_here(&mut self, due: &[ReqId], fx: &mut Effects<'_>) {
-        for unrun in self.book.expired_here(due, self.logs.incarnation(), fx.now.mono_ms) {
-            let asked = self.book.no_consent(&unrun.header.id);
-            let finished = self.executor.expire(unrun, asked.as_deref(), &facts!(self), fx);
+    /// Calls for us whose TTL has expired, or that others denied: our outcome confirms it.
+    pub(super) fn confirm_here(&mut self, due: &[ReqId], fx: &mut Effects<'_>) {
+        for confirmed in self.book.to_confirm(due, self.logs.incarnation(), fx.now.mono_ms, fx.rules) {
+            let finished = match confirmed {
+                Confirmed::Denied(unrun, why) => self.executor.deny(unrun, &why, &facts!(self), fx),
+                Confirmed::Expired(unrun) => {
+                    let asked = self.book.no_consent(&unrun.header.id);
+                    self.executor.expire(unrun, asked.as_deref(), &facts!(self), fx)
+                }
+            };
             self.finish(finished, fx);
         }
     }

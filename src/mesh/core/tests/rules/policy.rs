@@ -1,9 +1,10 @@
 //! What is said about rights, at the three points of a call: where it is accepted, at the gateway, and at its target.
 
+use mesh_core::entry::{Kind, SignedEntry};
 use mesh_core::frame::{EntryItem, Frame};
 use mesh_core::io::{CallState, Command, Edit, Input, NewCall, Refusal, Reply};
 use mesh_core::policy::{Binding, Cause, Key, Mode, Person, Role, Rule, RuleVerdict, Value, Workspace};
-use mesh_core::record::{Directory, Effect, Ending, Tier};
+use mesh_core::record::{Directory, Effect, Ending, Outcome, Tier};
 use mesh_core::rule_words::rule_of;
 use mesh_core::test_kit::{Net, id, offers, tool};
 
@@ -94,6 +95,44 @@ fn what_waits_is_denied_once_the_tool_is_taken_away_and_nothing_runs() {
     let record = net.peer(1).open_call(&call).cloned().unwrap();
     assert_eq!(record.state, CallState::Ended(Ending::Denied), "{record:?}");
     assert!(record.reason.contains("default"), "{}", record.reason);
+    assert!(!record.confirmed);
+    net.join_all();
+    net.pass(5_000);
+    // The target says so too, by the same rule, and goes on saying so when the call's time is over.
+    for _ in 0..2 {
+        for n in 0..3 {
+            let record = net.record(n, &call).unwrap();
+            assert_eq!((record.state, record.confirmed), (CallState::Ended(Ending::Denied), true), "{n}: {record:?}");
+            assert!(record.reason.contains("default"), "{n}: {}", record.reason);
+        }
+        net.pass(200_000);
+    }
+    assert!(net.devices[2].ran.is_empty());
+}
+
+#[test]
+fn a_target_confirms_a_denial_whose_rule_it_has_not_heard() {
+    let mut net = Net::of(4);
+    home(&mut net);
+    net.split(&[&[0, 1], &[2], &[3]]);
+    let call = net.ask(1, by_mia(2));
+    change(&mut net, 0, vec![(Key::Rule(parse("home/echo")), None)]);
+    net.pass(1_000);
+    // Of all that was said the target gets the call and its ending, and not the rule.
+    for n in [1, 0] {
+        let says = |entry: &SignedEntry| {
+            let of_call = entry.record::<Outcome>().filter(|_| entry.entry.kind == Kind::OUTCOME);
+            entry.header().is_some_and(|own| own.id == call) || of_call.is_some_and(|own| own.id == call)
+        };
+        for entry in net.devices[n].log().into_iter().filter(says).collect::<Vec<_>>() {
+            let entries = vec![EntryItem { entry, left_ms: Some(60_000) }];
+            net.input(2, Input::Recv(id(n), Frame::Entries { entries, more: false }));
+        }
+    }
+    net.pass(1_000);
+    let record = net.record(2, &call).unwrap();
+    assert_eq!((record.state, record.confirmed), (CallState::Ended(Ending::Denied), true), "{record:?}");
+    assert_eq!(rule_of(&record), Some(Cause::Default), "{}", record.reason);
     net.join_all();
     net.pass(5_000);
     assert!(net.devices[2].ran.is_empty());

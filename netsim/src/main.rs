@@ -123,6 +123,9 @@ enum Command {
         /// These rules alone, separated by commas.
         #[arg(long, value_delimiter = ',')]
         only: Vec<String>,
+        /// These profiles alone, separated by commas.
+        #[arg(long, value_delimiter = ',')]
+        profile: Vec<Profile>,
         /// Rules of safety only, each until it is missed once.
         #[arg(long)]
         quick: bool,
@@ -209,7 +212,9 @@ fn command(command: Command) -> Result<bool, String> {
         }
         Command::Models { quick } => Ok(models::print(if quick { Bounds::Quick } else { Bounds::Full })),
         #[cfg(feature = "mutants")]
-        Command::Mutants { seeds, only, quick, file } => mutants::run(seeds, &only, quick, file.as_deref()),
+        Command::Mutants { seeds, only, profile, quick, file } => {
+            mutants::run(seeds, (&only, &profile), quick, file.as_deref())
+        }
         Command::Scenarios(options) => Ok(real::run(&options)),
         Command::Replay { which, verbose } => {
             let outcome = world::run(&which.case()?, if verbose { Level::All } else { Level::Story });

@@ -1,8 +1,10 @@
 //! Small worlds gone through completely: every order of events within stated bounds, where seeds only sample. The peers
 //! in them are the product's own cores; what the models themselves say is the network, the disks and the bounds.
 
+mod asking;
 mod election;
 mod machine;
+mod rights;
 mod run;
 mod trust;
 
@@ -13,7 +15,9 @@ use std::time::{Duration, SystemTime};
 use mesh_core::config::Config;
 use stateright::{Checker, Expectation, HasDiscoveries, Model};
 
+use self::asking::Consenting;
 use self::election::Elect;
+use self::rights::Edits;
 use self::run::Run;
 use self::trust::Merge;
 use crate::hostile;
@@ -85,6 +89,14 @@ pub(crate) fn all(bounds: Bounds, config: &Config) -> impl Iterator<Item = Shown
             },
             |config| {
                 let config = config.clone();
+                go("rights: 2 writers of a rule, 2 words", Edits { words: 2, config })
+            },
+            |config| {
+                let config = config.clone();
+                go("asking: 2 approvers, a cancel request", Consenting { crashes: 0, config })
+            },
+            |config| {
+                let config = config.clone();
                 go("run: 2 revocations", Run { crashes: 0, changes: true, moments: 1, config })
             },
             |config| {
@@ -97,6 +109,14 @@ pub(crate) fn all(bounds: Bounds, config: &Config) -> impl Iterator<Item = Shown
             },
         ],
         Bounds::Full => vec![
+            |config| {
+                let config = config.clone();
+                go("rights: 2 writers of a rule, 3 words", Edits { words: 3, config })
+            },
+            |config| {
+                let config = config.clone();
+                go("asking: 2 approvers, a cancel request, 1 crash", Consenting { crashes: 1, config })
+            },
             |config| {
                 let config = config.clone();
                 go("run: 1 crash, 2 revocations", Run { crashes: 1, changes: true, moments: 1, config })

@@ -162,12 +162,12 @@ impl Network {
         env.at(delay, Event::Deliver { key, end, conn, frame: Box::new(frame) });
     }
 
-    /// Time that the receiving end takes to look at a frame.
     /// Time that the slower of two ends takes to look at a frame.
     pub(crate) fn lag_of(&self, key: (usize, usize)) -> u64 {
         self.lag(key, 0).max(self.lag(key, 1))
     }
 
+    /// Time that the receiving end takes to look at a frame.
     fn lag(&self, key: (usize, usize), end: usize) -> u64 {
         self.lag_us[if end == 0 { key.1 } else { key.0 }]
     }

@@ -1,5 +1,8 @@
 //! The thin layer between the simulator and the core: where the core's face is called, and its rows are read.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
 use mesh_core::budget::{Amount, Budget, Budgets};
 use mesh_core::config::{Class, Config};
 use mesh_core::epoch::Epoch;
@@ -8,6 +11,7 @@ use mesh_core::io::{
     Approval, Batch, CallRecord, CallState, Image, Input, Now, Output, Space, Usage, View, Welcome, Write,
 };
 use mesh_core::peer::{self, BadWelcome, Peer};
+use mesh_core::policy::{self, InForce};
 use mesh_core::record::{Directory, Effect, Ending, Tier, ToolDecl};
 use mesh_core::rows::{self, CallOutline, JournalRow, Journaled, Row as _};
 use mesh_core::test_kit::{MemDisk, Snapshot};
@@ -92,6 +96,11 @@ impl Node {
         self.0.view()
     }
 
+    /// See [`Peer::rights`].
+    pub(crate) fn rights(&self) -> (Arc<policy::View>, InForce) {
+        self.0.rights()
+    }
+
     /// See [`Peer::approvals`].
     pub(crate) fn approvals(&self) -> Vec<Approval> {
         self.0.approvals()
@@ -143,8 +152,8 @@ pub(crate) fn joined(
     judged.map(|joined| joined.rows)
 }
 
-/// The peer's directory record.
-pub(crate) fn directory(index: usize, plan: &PeerPlan) -> Directory {
+/// The peer's directory record, with all that it forbids itself.
+pub(crate) fn directory(index: usize, plan: &PeerPlan, forbids: &BTreeSet<String>) -> Directory {
     let tool = |name: &str, effect, owner_only| ToolDecl {
         name: name.parse().expect("a valid constant"),
         effect,
@@ -166,7 +175,7 @@ pub(crate) fn directory(index: usize, plan: &PeerPlan) -> Directory {
             tool(OWNERS_TOOL, Effect::Once, true),
         ],
         services: Vec::new(),
-        deny: Vec::new(),
+        deny: forbids.iter().map(|tool| tool.parse().expect("a valid constant")).collect(),
     }
 }
 

@@ -144,6 +144,14 @@ pub(crate) struct Checks {
     receipts: BTreeMap<(usize, bool, String), ReqId>,
 }
 
+/// A client key with whose it is: a device that asks for itself is known by its key, not by its name.
+fn key_of(principal: &Principal, key: &str) -> String {
+    match principal {
+        Principal::Device(_) => format!("device {key}"),
+        Principal::Person(_) | Principal::Agent(..) => format!("{principal} {key}"),
+    }
+}
+
 impl Checks {
     pub(crate) fn new(ids: Vec<PeerId>, keep_entries_us: Option<u64>) -> Self {
         let peers = ids.len();
@@ -516,11 +524,35 @@ impl Checks {
         // A device that asks for itself shares its keys with nobody.
         let shares = by_owner && !matches!(invocation.header.principal, Principal::Device(_));
         let of = (!shares).then_some(invocation.origin);
-        let first = *self.keys.entry((invocation.header.target, of, key.clone())).or_insert(invocation.id);
+        // The keys of one person or agent are not another's.
+        let key = key_of(&invocation.header.principal, key);
+        let first = *self.keys.entry((invocation.header.target, of, key)).or_insert(invocation.id);
         if first != invocation.id {
             let id = invocation.id;
             self.fail("one-run-per-client-key", now, || {
                 format!("p{peer} runs {id} under a client key that {first} ran under")
+            });
+        }
+    }
+
+    /// **one-run-per-client-key**: whoever asks under a key gets nobody else's call: none of another person, nor one that a
+    /// device of a lower tier made, or any other device where he asks at such a one. `shares`: he asked at an owner's, for
+    /// himself or somebody, and holds the call's origin for an owner's too, or for his own.
+    pub(crate) fn keys_are_ones_own(
+        &mut self,
+        now: u64,
+        peer: usize,
+        shares: bool,
+        principal: Option<&str>,
+        id: ReqId,
+    ) {
+        let other = principal.and_then(|principal| {
+            let known = self.known.get(&id)?.header.principal.to_string();
+            (known != principal).then_some(known)
+        });
+        if !shares || other.is_some() {
+            self.fail("one-run-per-client-key", now, || {
+                format!("p{peer} is told of {id}, by {other:?}, under a client key of {principal:?} there")
             });
         }
     }
@@ -540,7 +572,8 @@ impl Checks {
         id: ReqId,
         created: bool,
     ) {
-        let of = (peer, owner, key.to_owned());
+        let asker = self.known.get(&id).map(|known| &known.header.principal);
+        let of = (peer, owner, asker.map_or_else(|| key.to_owned(), |asker| key_of(asker, key)));
         let first = self.receipts.get(&of).copied();
         match first {
             None if created => drop(self.receipts.insert(of, id)),

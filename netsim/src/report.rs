@@ -167,7 +167,8 @@ fn share(profile: Profile) -> u64 {
         | Profile::Queue
         | Profile::Halves
         | Profile::Ages
-        | Profile::Rights => 1,
+        | Profile::Rights
+        | Profile::People => 1,
     }
 }
 

@@ -21,7 +21,8 @@ impl Plan {
             | Profile::Queue
             | Profile::Halves
             | Profile::Ages
-            | Profile::Rights => {
+            | Profile::Rights
+            | Profile::People => {
                 return Self::draw_rough(seed, profile);
             }
         };
@@ -113,6 +114,7 @@ impl Plan {
                 argument: 20_000 + argument,
                 blob: dice.chance(100),
                 cancel_after_us: None,
+                principal: None,
             };
             self.asks.push((begins + argument * dice.range(MS..=20 * MS), ask));
         }
@@ -180,7 +182,8 @@ impl Plan {
             | Profile::Queue
             | Profile::Halves
             | Profile::Ages
-            | Profile::Rights => dice.range(2..=16),
+            | Profile::Rights
+            | Profile::People => dice.range(2..=16),
         };
         let mut revoked = false;
         for _ in 0..faults {
@@ -257,6 +260,7 @@ impl Plan {
             | Profile::Halves
             | Profile::Ages
             | Profile::Rights => dice.range(4..=30),
+            Profile::People => dice.range(2..=8),
         };
         let key_target = dice.index(count);
         for argument in 0..asks {
@@ -274,6 +278,7 @@ impl Plan {
                 argument,
                 blob: dice.chance(80),
                 cancel_after_us: dice.chance(120).then(|| dice.range(0..=3 * SECOND)),
+                principal: None,
             };
             if dice.chance(120) {
                 // One client key, twice or more: at one origin or at two; now and then with other arguments.

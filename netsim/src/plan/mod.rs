@@ -3,10 +3,14 @@
 
 mod draw;
 mod file;
+mod people;
 mod rough;
 mod shrink;
 
+use std::collections::BTreeSet;
+
 use mesh_core::io::AnswerChoice;
+use mesh_core::policy::{Role, RuleVerdict, Verdict};
 use mesh_core::record::Tier;
 use serde::{Deserialize, Serialize};
 
@@ -47,10 +51,12 @@ pub(crate) enum Profile {
     Ages,
     /// Workspaces, rules that deny and ask, and people who answer, in two halves.
     Rights,
+    /// People of several roles, their agents and devices, and rules about who; edited in two halves.
+    People,
 }
 
 impl Profile {
-    pub(crate) const ALL: [Self; 11] = [
+    pub(crate) const ALL: [Self; 12] = [
         Self::Default,
         Self::Five,
         Self::Two,
@@ -62,6 +68,7 @@ impl Profile {
         Self::Halves,
         Self::Ages,
         Self::Rights,
+        Self::People,
     ];
 
     /// Its name at the command line.
@@ -78,6 +85,7 @@ impl Profile {
             Self::Halves => "halves",
             Self::Ages => "ages",
             Self::Rights => "rights",
+            Self::People => "people",
         }
     }
 }
@@ -195,6 +203,10 @@ pub(crate) enum Fault {
     Seat { by: usize, peer: usize, gives: bool },
     /// An owner says what holds of a tool everywhere; people answer within so long where it asks.
     Rule { by: usize, tool: String, says: Says, wait_ms: u64 },
+    /// An owner says something about people, places or rules.
+    Say { by: usize, word: Word },
+    /// A device forbids itself a tool, or not any more.
+    Forbid { peer: usize, tool: String, forbids: bool },
     /// Somebody at this peer answers every call that waits there for an answer.
     Answer { peer: usize, choice: AnswerChoice },
     /// Somebody goes for good.
@@ -225,6 +237,68 @@ pub(crate) enum Says {
     Nothing,
 }
 
+/// Words of an owner about rights.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "about", rename_all = "kebab-case")]
+pub(crate) enum Word {
+    /// A person, by her role in the mesh; without one she is nobody any more.
+    Person {
+        person: String,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        role: Option<Role>,
+        #[serde(default, skip_serializing_if = "is_zero")]
+        suspended: bool,
+    },
+    /// An agent, by person and name.
+    Agent { agent: String, suspended: bool },
+    /// The people for whom a device may speak.
+    Sits { peer: usize, people: Vec<String> },
+    /// A person's place in a workspace; without a role there is none any more.
+    Seat {
+        workspace: String,
+        person: String,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        role: Option<Role>,
+    },
+    /// A workspace that holds tools of all devices, and what it answers where no rule speaks.
+    Workspace { workspace: String, tools: Vec<String>, members: Verdict, agents: Verdict },
+    /// A rule; without a verdict it is gone. Of one name, `who` (nobody named: everyone) and `tools` are always the same.
+    Rule {
+        at: String,
+        who: Vec<String>,
+        tools: Vec<String>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        verdict: Option<RuleVerdict>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        wait_ms: Option<u64>,
+    },
+}
+
+impl Word {
+    /// True of what gives and takes nothing, the first time that it is said.
+    fn gives(&self) -> bool {
+        match self {
+            Self::Person { role, suspended, .. } => role.is_some() && !suspended,
+            Self::Agent { suspended, .. } => !suspended,
+            Self::Seat { role, .. } => role.is_some(),
+            Self::Rule { verdict, .. } => *verdict == Some(RuleVerdict::Allow),
+            Self::Sits { .. } | Self::Workspace { .. } => true,
+        }
+    }
+
+    /// Name of what it is about.
+    fn subject(&self) -> String {
+        match self {
+            Self::Person { person, .. } => format!("person {person}"),
+            Self::Agent { agent, .. } => format!("agent {agent}"),
+            Self::Sits { peer, .. } => format!("device {peer}"),
+            Self::Seat { workspace, person, .. } => format!("seat {workspace}/{person}"),
+            Self::Workspace { workspace, .. } => format!("workspace {workspace}"),
+            Self::Rule { at, .. } => format!("rule {at}"),
+        }
+    }
+}
+
 /// A call that a person asks for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Ask {
@@ -250,6 +324,9 @@ pub(crate) struct Ask {
     /// Cancelled so long after the receipt.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) cancel_after_us: Option<u64>,
+    /// Who asks, if not whoever sits at the device.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) principal: Option<String>,
 }
 
 /// All of it.
@@ -294,13 +371,42 @@ impl Plan {
         self.faults.iter().any(|(_, fault)| matches!(fault, Fault::Govern { .. }))
     }
 
+    /// True if nothing is taken from anybody by taking away what gives: nothing that was allowed is denied then but by a rule
+    /// that says no, or by somebody who does.
+    pub(crate) fn keeps_what_gives(&self) -> bool {
+        self.is_governed()
+            && !self.faults.iter().any(|(_, fault)| match fault {
+                Fault::Seat { gives, .. } => !gives,
+                Fault::Say { .. }
+                | Fault::Revoke { .. }
+                | Fault::Demote { .. }
+                | Fault::Steal { .. }
+                | Fault::Forge { .. }
+                | Fault::Leave { .. }
+                | Fault::Restore { .. }
+                | Fault::Wipe { .. } => true,
+                _ => false,
+            })
+    }
+
+    /// True if nothing is said twice about a person, a place or a rule of the plan, and nothing takes.
+    fn words_only_give(&self) -> bool {
+        let mut said = BTreeSet::new();
+        self.faults.iter().all(|(_, fault)| match fault {
+            Fault::Say { word, .. } => word.gives() && said.insert(word.subject()),
+            _ => true,
+        })
+    }
+
     /// True if nothing is taken from anybody: then nothing that was allowed is denied.
     pub(crate) fn only_gives(&self) -> bool {
         self.is_governed()
+            && self.words_only_give()
             && !self.faults.iter().any(|(_, fault)| match fault {
                 Fault::Rule { says, .. } => *says == Says::Deny,
                 Fault::Seat { gives, .. } => !gives,
                 Fault::Answer { choice, .. } => *choice == AnswerChoice::No,
+                Fault::Forbid { forbids, .. } => *forbids,
                 Fault::Revoke { .. }
                 | Fault::Demote { .. }
                 | Fault::Steal { .. }
@@ -326,6 +432,7 @@ impl Plan {
                 | Fault::Claims { .. }
                 | Fault::Fill { .. }
                 | Fault::Govern { .. }
+                | Fault::Say { .. }
                 | Fault::Backup { .. }
                 | Fault::DiskFull { .. } => false,
             })
@@ -369,9 +476,11 @@ impl Fault {
             | Self::Demote { by, peer }
             | Self::Raise { by, peer }
             | Self::Seat { by, peer, .. } => vec![*by, *peer],
-            Self::Govern { by } | Self::Rule { by, .. } => vec![*by],
+            Self::Say { by, word: Word::Sits { peer, .. } } => vec![*by, *peer],
+            Self::Govern { by } | Self::Rule { by, .. } | Self::Say { by, .. } => vec![*by],
             Self::Wipe { peer, heir, .. } => vec![*peer, *heir],
-            Self::Crash { peer, .. }
+            Self::Forbid { peer, .. }
+            | Self::Crash { peer, .. }
             | Self::CrashNear { peer, .. }
             | Self::Stop { peer, .. }
             | Self::Suspend { peer, .. }

@@ -15,6 +15,7 @@ impl Plan {
             Profile::Fleet => dice.range(15..=50) as usize,
             Profile::Halves => dice.range(4..=7) as usize,
             Profile::Rights => dice.range(3..=5) as usize,
+            Profile::People => dice.range(3..=6) as usize,
             Profile::Ages => dice.range(2..=5) as usize,
             Profile::Queue => dice.range(2..=4) as usize,
             Profile::Clocks | Profile::Disks | Profile::Default | Profile::Five | Profile::Two | Profile::Big => {
@@ -42,7 +43,7 @@ impl Plan {
             faults: Vec::new(),
             asks: Vec::new(),
         };
-        if !matches!(profile, Profile::Halves | Profile::Rights) || dice.chance(300) {
+        if !matches!(profile, Profile::Halves | Profile::Rights | Profile::People) || dice.chance(300) {
             plan.draw_faults(&mut dice, profile);
         }
         plan.draw_asks(&mut dice, profile);
@@ -59,6 +60,7 @@ impl Plan {
             Profile::Halves => plan.draw_halves(&mut dice),
             Profile::Ages => plan.draw_ages(&mut dice),
             Profile::Rights => plan.draw_rights(&mut dice),
+            Profile::People => plan.draw_people(&mut dice),
             Profile::Fleet | Profile::Default | Profile::Five | Profile::Two | Profile::Big => {}
         }
         if profile == Profile::Halves {
@@ -126,6 +128,7 @@ impl Plan {
                     argument: 40_000 + peer as u64 * 100 + argument,
                     blob: false,
                     cancel_after_us: None,
+                    principal: None,
                 };
                 self.asks.push((at + dice.range(0..=400 * MS), ask));
             }
@@ -342,6 +345,7 @@ impl Plan {
                 argument: 30_000 + argument,
                 blob: false,
                 cancel_after_us: None,
+                principal: None,
             };
             self.asks.push((apart - dice.range(0..=2_500 * MS), ask));
         }
@@ -398,6 +402,7 @@ impl Plan {
                     argument: 100_000 + burst * 1_000 + number,
                     blob: false,
                     cancel_after_us: dice.chance(50).then(|| dice.range(0..=2 * SECOND)),
+                    principal: None,
                 };
                 self.asks.push((at + number * dice.range(0..=20 * MS), ask));
             }
@@ -457,6 +462,7 @@ impl Plan {
                         argument,
                         blob: false,
                         cancel_after_us: None,
+                        principal: None,
                     };
                     self.asks.push((within(dice), ask));
                 }
@@ -486,6 +492,7 @@ impl Plan {
             argument: 6_000,
             blob: false,
             cancel_after_us: None,
+            principal: None,
         };
         let down_us = dice.range(100 * MS..=2 * SECOND);
         let after_us = dice.range(0..=100 * MS);

@@ -16,7 +16,7 @@ use super::commands::Purpose;
 use super::liveness::beliefs;
 use super::mesh::Mesh;
 use super::peer::{Sim, State};
-use super::rights;
+use super::{rights, words};
 use crate::dice::Dice;
 use crate::env::Env;
 use crate::event::{Event, Phase};
@@ -163,7 +163,7 @@ impl Director {
             ttl_ms: ask.ttl_ms,
             timeout_ms: ask.timeout_ms.unwrap_or(60_000),
             effect: ask.strict.then_some(Effect::Once),
-            principal: None,
+            principal: ask.principal.as_deref().map(rights::constant),
             credential: None,
             workspace: None,
             client_key: ask.key,
@@ -236,7 +236,9 @@ impl Director {
                 let owner = mesh.peers[by].plan.tier == Tier::Owner;
                 if owner && mesh.peers[by].awake() && mesh.peers[peer].state != State::Absent {
                     let purpose = if unsaid { Purpose::Unsay { by, peer } } else { Purpose::Other };
+                    let ends = mesh.statements.may_end(by, peer, &mesh.peers);
                     mesh.command(env, net, by, purpose, Command::Revoke { peer: id, unsaid });
+                    mesh.statements.note_end(by, peer, ends && !unsaid, &mesh.peers);
                 }
             }
             Fault::Demote { by, peer } => self.approve_as(by, peer, Tier::Owner, Tier::Shared),
@@ -263,6 +265,11 @@ impl Director {
             Fault::Rule { by, tool, says, wait_ms } => {
                 mesh.edit(env, net, by, rights::edit(rights::rule(&tool, says, wait_ms)));
             }
+            Fault::Say { by, word } => {
+                let changes = words::changes(&word, |peer| mesh.peers[peer].id);
+                mesh.edit(env, net, by, rights::edit(changes));
+            }
+            Fault::Forbid { peer, tool, forbids } => mesh.forbid(env, net, peer, tool, forbids),
             Fault::Answer { peer, choice } => mesh.answer(env, net, peer, choice),
             Fault::Leave { peer } => {
                 if mesh.peers[peer].awake() {
@@ -294,7 +301,9 @@ impl Director {
         let is_of = |node: &Node| node.tier(&key.peer_id()) == Some(from);
         if mesh.peers[by].awake() && mesh.peers[by].node.as_ref().is_some_and(is_of) {
             let node_id = "lowered".parse().expect("a valid constant");
+            let ends = mesh.statements.may_end(by, peer, &mesh.peers);
             mesh.command(env, net, by, Purpose::Other, Command::Approve { key, node_id, tier, stay: None });
+            mesh.statements.note_end(by, peer, ends, &mesh.peers);
         }
     }
 
@@ -541,9 +550,10 @@ impl Director {
         }
         mesh.liveness.look(env.now, &mut mesh.stats);
         let now = env.now;
-        if mesh.plan.is_governed() {
+        if mesh.governed {
             mesh.statements.same_words_same_rights(now, &mesh.peers, &mut mesh.checks);
             mesh.statements.edit_arrives(now, &mesh.peers, net, &mut mesh.checks);
+            mesh.statements.only_owners_say(now, &mesh.peers, &mesh.plan, &mut mesh.checks);
         }
         let since = now - mesh.liveness.phase_at;
         match mesh.liveness.phase {

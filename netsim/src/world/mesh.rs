@@ -8,8 +8,8 @@ use mesh_core::epoch::Epoch;
 use mesh_core::frame::{Answer, AnswerKind, Frame};
 use mesh_core::ids::{Attempt, Hash, Incarnation, NodeId, PeerId, ReqId};
 use mesh_core::io::{
-    AnswerChoice, Batch, CallState, CmdId, Command, Edit, Fact, Input, Invocation, LogReader, Output, Reply, Space,
-    ToolOutcome, TxnId, Welcome,
+    Batch, CallState, CmdId, Command, Fact, Input, Invocation, LogReader, Output, Reply, Space, ToolOutcome, TxnId,
+    Welcome,
 };
 use mesh_core::record::{Effect, Ending, Payload, Tier};
 
@@ -17,7 +17,7 @@ use super::calls::{Accepted, Calls};
 use super::commands::{Commands, Purpose};
 use super::liveness::Liveness;
 use super::peer::{Peers, State};
-use super::rights::{self, Rights};
+use super::rights::Rights;
 use super::statements::Statements;
 use super::stats::Stats;
 use crate::dice::Dice;
@@ -32,6 +32,8 @@ use crate::trace::{Being, Moment};
 /// All peers, and what is known and judged of them.
 pub(super) struct Mesh {
     pub(super) plan: Plan,
+    /// Somebody says who may do what.
+    pub(super) governed: bool,
     pub(super) peers: Peers,
     pub(super) commands: Commands,
     pub(super) calls: Calls,
@@ -109,6 +111,7 @@ impl Mesh {
             invited: BTreeMap::new(),
             slack_us: 0,
             out: Vec::new(),
+            governed: plan.is_governed(),
             plan,
         }
     }
@@ -125,15 +128,16 @@ impl Mesh {
         let now = self.peers[peer].clocks(env.now);
         self.peers[peer].trusted_before.clear();
         self.peers[peer].owners_before.clear();
-        if self.plan.is_governed() {
-            let view = self.peers[peer].node.as_ref().map(Node::view);
-            self.peers[peer].said_before = view.as_ref().map(|view| view.said.clone()).unwrap_or_default();
-            self.peers[peer].rights_before = view.map(|view| view.rights);
+        if self.governed {
+            let sim = &mut self.peers[peer];
+            let (rights, said) = sim.node.as_ref().map(Node::rights).unzip();
+            (sim.rights_before, sim.said_before) = (rights, said.unwrap_or_default());
         }
         if self.peers[peer].node.is_none() {
             return;
         }
         let mut out = std::mem::take(&mut self.out);
+        let is_call = matches!(input, Input::Command(_, Command::Call(_)));
         // What an excluded peer sends is not even received.
         if let Input::Recv(from, Frame::Dispatch(dispatch)) = &input
             && self.peers[peer].trusted.contains(from)
@@ -146,9 +150,12 @@ impl Mesh {
         if let Some(node) = &mut self.peers[peer].node {
             node.step(now, &mut env.dice, input, &mut out);
         }
-        if self.plan.is_governed() {
+        if self.governed {
             let sim = &self.peers[peer];
             self.statements.note_step(env.now, sim, &mut self.checks);
+            if is_call {
+                Rights::accepted_by_right(env.now, sim, &mut self.checks);
+            }
         }
         self.outputs(env, net, peer, &mut out);
         self.out = out;
@@ -221,7 +228,7 @@ impl Mesh {
         let Some(to_index) = self.peers.index_of(to) else { return };
         env.detail(|| format!("p{peer} -> p{to_index} {frame:?}"));
         if let Frame::Dispatch(dispatch) = &frame {
-            if self.plan.is_governed() {
+            if self.governed {
                 Rights::sent_by_right(env.now, &self.peers[peer], dispatch, &mut self.checks);
             }
             // One frame may bring a call and, after it, the revocation of its target.
@@ -229,7 +236,7 @@ impl Mesh {
             self.checks.dispatches_to_members_only(env.now, peer, to_index, trusted);
         }
         if let Frame::Answer(Answer { id, what: AnswerKind::Waiting | AnswerKind::Lacking, .. }) = &frame
-            && self.plan.is_governed()
+            && self.governed
         {
             Rights::taken_by_right(env.now, &self.peers[peer], *id, &mut self.checks);
         }
@@ -533,27 +540,6 @@ impl Mesh {
         named.unwrap_or_else(|| self.peers.wanted_name(of))
     }
 
-    /// The owner at a peer changes who may do what.
-    pub(super) fn edit(&mut self, env: &mut Env, net: &mut Network, by: usize, edit: Edit) {
-        if self.peers[by].awake() {
-            self.command(env, net, by, Purpose::Other, Command::Edit(edit));
-        }
-    }
-
-    /// Somebody at a peer answers all that waits there.
-    pub(super) fn answer(&mut self, env: &mut Env, net: &mut Network, peer: usize, choice: AnswerChoice) {
-        if !self.peers[peer].awake() {
-            return;
-        }
-        let waiting = self.peers[peer].node.as_ref().map(Node::approvals).unwrap_or_default();
-        for approval in waiting {
-            let answer = rights::answer(approval.id, choice);
-            // Before the reply: it may be durable, and its device crash, before anybody hears so.
-            self.rights.note_given(approval.id, choice);
-            self.command(env, net, peer, Purpose::Answer { call: approval.id, choice }, Command::Answer(answer));
-        }
-    }
-
     fn reply(&mut self, env: &mut Env, net: &mut Network, peer: usize, cmd: CmdId, reply: Reply) {
         let Some((purpose, asked_at)) = self.commands.take(cmd) else {
             self.checks.fail("reply", env.now, || format!("p{peer} answers command {cmd} twice"));
@@ -570,6 +556,13 @@ impl Mesh {
             (Purpose::Ask { index, by_owner }, Reply::Call { id, created }) => {
                 let origin = self.peers.iter().position(|sim| id.is_of(&sim.id));
                 self.checks.receipt_after_durable_header(env.now, peer, origin, id);
+                if !created && self.peers[peer].owner == by_owner {
+                    let asked = self.plan.asks[index].1.principal.as_deref();
+                    let sim = &self.peers[peer];
+                    let held = origin.and_then(|origin| sim.holds_for_owner(&self.peers[origin].id));
+                    let shares = origin == Some(peer) || by_owner && held != Some(false);
+                    self.checks.keys_are_ones_own(env.now, peer, shares, asked, id);
+                }
                 // A wall clock that jumps may end a key's time. And whoever's tier has changed since it asked may have had
                 // the one or the other when it was answered.
                 if let Some(key) = &self.plan.asks[index].1.key
@@ -748,15 +741,15 @@ impl Mesh {
         sim.state = State::Running;
         sim.booted_at = env.now;
         self.refresh_trust(peer);
-        if self.plan.is_governed() {
+        if self.governed {
             let sim = &mut self.peers[peer];
             (sim.said_before, sim.rights_before) = (mesh_core::policy::InForce::default(), None);
             self.statements.note_step(env.now, sim, &mut self.checks);
+            Rights::hours_end_at_boot(env.now, sim, &mut self.checks);
         }
         self.outputs(env, net, peer, &mut out);
         self.peers[peer].set_timer(env);
-        let directory = node::directory(peer, &self.peers[peer].plan);
-        self.command(env, net, peer, Purpose::Other, Command::SetDirectory(directory));
+        self.set_directory(env, net, peer);
         net.dial_all(env, peer);
         self.liveness.unsettle();
     }

@@ -6,9 +6,12 @@ mod director;
 mod liveness;
 mod mesh;
 mod peer;
+mod people;
 mod rights;
+mod slowly;
 mod statements;
 mod stats;
+mod words;
 
 use crate::plan::Case;
 use crate::predicates::Violation;

@@ -62,11 +62,11 @@ pub(super) struct Sim {
     pub(super) stopping: bool,
     pub(super) gateway: Option<Epoch>,
     pub(super) trusted: BTreeSet<PeerId>,
-    /// The same before it changed in the step at hand.
     /// In a plan in which somebody says who may do what: what held before its last step.
     pub(super) rights_before: Option<Arc<mesh_core::policy::View>>,
     /// And all that was said of it.
     pub(super) said_before: mesh_core::policy::InForce,
+    /// Members before they changed in the step at hand.
     pub(super) trusted_before: BTreeSet<PeerId>,
     /// Whom it holds for owners, and whom it did so within the present step.
     pub(super) owners: BTreeSet<PeerId>,
@@ -91,6 +91,8 @@ pub(super) struct Sim {
     pub(super) stolen: bool,
     /// Somebody else spoke with its key: once it holds that, it halts.
     pub(super) forged: bool,
+    /// Tools that it forbids itself.
+    pub(super) forbids: BTreeSet<String>,
     /// When it started last.
     pub(super) booted_at: u64,
     /// How often it went on after it was frozen.
@@ -267,6 +269,7 @@ impl Peers {
                 full_until: 0,
                 stolen: false,
                 forged: false,
+                forbids: BTreeSet::new(),
                 booted_at: 0,
                 thaws: 0,
             }

@@ -6,13 +6,16 @@ use std::sync::Arc;
 use mesh_core::frame::{Dispatch, Phase};
 use mesh_core::ids::{Hash, NodeId, PeerId, ReqId};
 use mesh_core::io::{AnswerChoice, CallState, Edit, Invocation, NewAnswer, View};
+use mesh_core::limits;
 use mesh_core::policy::{
     Binding, Cause, Choice, Credential, Domain, Key, Mode, Otherwise, Principal, Request, Role, Rule, RuleVerdict,
     Seat, Value, Verdict, Workspace, WorkspaceId,
 };
 use mesh_core::record::{Ending, Header};
+use mesh_core::rule_words;
 
 use super::peer::{Peers, Sim};
+use super::slowly::Settled;
 use crate::node::Node;
 use crate::plan::{Fault, MS, Plan, SECOND, Says};
 use crate::predicates::Checks;
@@ -35,15 +38,18 @@ pub(super) struct Rights {
     unsaid: Vec<(usize, usize)>,
     /// When a call that waits was first seen to have had a yes.
     waits: BTreeMap<(usize, ReqId), u64>,
+    /// Since when a call that asks was seen to have no time left, and one for a peer to read as denied by others there.
+    over: BTreeMap<(usize, ReqId), u64>,
+    unsure: BTreeMap<(usize, ReqId), u64>,
     /// Since when a call that waits was seen to be denied where it waits.
     forbidden: BTreeMap<(usize, ReqId), u64>,
 }
 
-fn constant<T: std::str::FromStr<Err: std::fmt::Debug>>(text: &str) -> T {
+pub(super) fn constant<T: std::str::FromStr<Err: std::fmt::Debug>>(text: &str) -> T {
     text.parse().expect("a valid constant")
 }
 
-type Changes = Vec<(Key, Option<Value>)>;
+pub(super) type Changes = Vec<(Key, Option<Value>)>;
 
 /// The workspace that holds everything; the owners' tool is nobody else's.
 pub(super) fn workspace() -> Changes {
@@ -104,8 +110,8 @@ fn question(view: &View, header: &Header, origin: PeerId, entry: Hash) -> Reques
 }
 
 /// True if this step has changed nothing about rights.
-fn is_unchanged(sim: &Sim, view: &View) -> bool {
-    sim.rights_before.as_ref().is_some_and(|before| Arc::ptr_eq(before, &view.rights))
+fn is_unchanged(sim: &Sim, node: &Node) -> bool {
+    sim.rights_before.as_ref().is_some_and(|before| Arc::ptr_eq(before, &node.rights().0))
 }
 
 /// The edit by which the owner changes who may do what.
@@ -122,7 +128,7 @@ impl Rights {
     /// **sent-by-right**: a gateway sends no call that its own rights do not let through, unless that is up to the target.
     /// Not of a step in which rights change: it may have been sent before that.
     pub(super) fn sent_by_right(now: u64, sim: &Sim, dispatch: &Dispatch, checks: &mut Checks) {
-        let Some(view) = sim.node.as_ref().map(Node::view).filter(|view| is_unchanged(sim, view)) else { return };
+        let Some(view) = sim.node.as_ref().filter(|node| is_unchanged(sim, node)).map(Node::view) else { return };
         let Some(header) = dispatch.header.header() else { return };
         let request = question(&view, &header, dispatch.header.author, dispatch.header.hash);
         let decision = view.rights.decide(&request);
@@ -138,10 +144,8 @@ impl Rights {
         let Some(record) = node.open_call(&id).filter(|record| matches!(record.state, CallState::Open(_))) else {
             return;
         };
-        let (view, Some(entry)) = (node.view(), checks.header_entry(&id)) else { return };
-        if !is_unchanged(sim, &view) {
-            return;
-        }
+        let Some(entry) = checks.header_entry(&id).filter(|_| is_unchanged(sim, node)) else { return };
+        let view = node.view();
         let decision = view.rights.decide(&question(&view, &record.header, record.origin, entry));
         if decision.verdict == Verdict::Deny {
             let (peer, rule) = (sim.index, decision.rule.to_string());
@@ -167,8 +171,38 @@ impl Rights {
         self.unsaid.push((by, peer));
     }
 
-    /// **runs-by-right**: a tool is invoked only if all that its target has applied about rights lets it. If that rests on
-    /// a yes, some person gave one to that header, or an hour that is not over; and nobody whose no the target holds
+    /// **accepted-by-right**: an origin accepts no call that its own rights deny.
+    pub(super) fn accepted_by_right(now: u64, sim: &Sim, checks: &mut Checks) {
+        let Some(node) = &sim.node else { return };
+        let is_new = |id: &ReqId| id.is_of(&sim.id) && checks.header_entry(id).is_none();
+        let new: Vec<_> = node.open_calls().filter(|record| is_new(&record.header.id)).collect();
+        if new.is_empty() {
+            return;
+        }
+        let view = node.view();
+        let Some(settled) = Settled::of(&view) else { return };
+        for record in new {
+            let request = Request { call: None, ..question(&view, &record.header, sim.id, Hash([0; 32])) };
+            let (verdict, rule) = settled.decide(&request);
+            if verdict == Verdict::Deny {
+                let (id, peer) = (record.header.id, sim.index);
+                checks.fail("accepted-by-right", now, || format!("p{peer} accepts {id}, to which {rule} says no"));
+            }
+        }
+    }
+
+    /// **hours-end**: a peer that has just started holds no hour of anybody's consent.
+    pub(super) fn hours_end_at_boot(now: u64, sim: &Sim, checks: &mut Checks) {
+        let Some((rights, _)) = sim.node.as_ref().map(Node::rights) else { return };
+        let is_hour = |given: &&mesh_core::policy::Given| matches!(given.consent.choice, Choice::Hour { .. });
+        if let Some(given) = rights.consents().all().find(is_hour) {
+            let peer = sim.index;
+            checks.fail("hours-end", now, || format!("p{peer} starts with {:?}", given.consent));
+        }
+    }
+
+    /// **runs-by-right**: a tool is invoked only if all that its target has applied about rights lets it, by the decision and
+    /// by the slow evaluator over what it holds, which knows neither registers nor compiled rules. If that rests on a yes, some person gave one to that header, or an hour that is not over; and nobody whose no the target holds
     /// said no.
     pub(super) fn runs_by_right(&self, now: u64, sim: &Sim, invocation: &Invocation, checks: &mut Checks) {
         let Some(view) = sim.node.as_ref().map(Node::view) else { return };
@@ -179,6 +213,13 @@ impl Rights {
         if decision.verdict != Verdict::Allow {
             let rule = decision.rule.to_string();
             checks.fail("runs-by-right", now, || format!("{id} runs at p{peer}, where {rule} says no or asks"));
+        }
+        if let Some((verdict, rule)) = Settled::of(&view).map(|settled| settled.decide(&request))
+            && verdict != Verdict::Allow
+        {
+            let by = if rule == Cause::PrincipalDevice.to_string() { "asks-for-its-own" } else { "runs-by-right" };
+            let principal = &request.principal;
+            checks.fail(by, now, || format!("{id} runs for {principal} at p{peer}, where {rule} means {verdict:?}"));
         }
         for hash in &decision.consents {
             let given = view.rights.consents().all().find(|given| given.hash == *hash);
@@ -231,7 +272,9 @@ impl Rights {
             for record in node.open_calls().filter(|record| waits(record.state)) {
                 let (id, Some(entry)) = (record.header.id, checks.header_entry(&record.header.id)) else { continue };
                 let decision = view.rights.decide(&question(&view, &record.header, record.origin, entry));
-                if decision.verdict != Verdict::Deny || decision.rule.is_of_target() {
+                // Who was an owner when the call came is told no more of it.
+                let told = sim.owner || [record.origin, record.header.target].contains(&sim.id);
+                if !told || decision.verdict != Verdict::Deny || decision.rule.is_of_target() {
                     continue;
                 }
                 let since = self.forbidden.get(&(sim.index, id)).copied().unwrap_or(now);
@@ -245,6 +288,54 @@ impl Rights {
             }
         }
         self.forbidden = denied;
+    }
+
+    /// **answered-calls-go-on**: where everyone is linked nothing asks on for long whose time is over.
+    fn asks_no_longer(&mut self, now: u64, peers: &Peers, checks: &mut Checks) {
+        let mut over = BTreeMap::new();
+        for sim in peers.iter().filter(|sim| sim.is_member()) {
+            let approvals = sim.node.as_ref().map(Node::approvals).unwrap_or_default();
+            for approval in approvals.into_iter().filter(|approval| approval.left_ms == 0) {
+                // Whoever may not hear of its ending any more cannot know it.
+                let told = sim.owner || [approval.origin, approval.header.target].contains(&sim.id);
+                let (id, epsilon) = (approval.id, limits::epsilon_ms(approval.header.ttl_ms) * MS);
+                let hears = peers.index_of(&approval.origin).is_some_and(|origin| {
+                    peers[origin].is_member() && peers.trusts(sim.index, origin) && peers.trusts(origin, sim.index)
+                });
+                let since = self.over.get(&(sim.index, id)).copied().unwrap_or(now);
+                over.insert((sim.index, id), since);
+                if told && hears && now > since + 2 * epsilon + GOES_ON_US {
+                    let (peer, ms) = (sim.index, (now - since) / MS);
+                    checks.fail("answered-calls-go-on", now, || format!("{id} asks at p{peer} {ms} ms after its time"));
+                }
+            }
+        }
+        self.over = over;
+    }
+
+    /// **denials-are-confirmed**: where everyone is linked no call is denied for a peer by others that says nothing of it.
+    fn denials_are_confirmed(&mut self, now: u64, peers: &Peers, checks: &mut Checks) {
+        let mut unsure = BTreeMap::new();
+        for sim in peers.iter().filter(|sim| sim.is_member() && !sim.forged) {
+            let Some(node) = &sim.node else { continue };
+            let mine = node.open_calls().filter(|record| record.header.target == sim.id && !record.confirmed);
+            for record in mine.filter(|record| record.state == CallState::Ended(Ending::Denied)) {
+                let id = record.header.id;
+                let works = sim.tools.iter().any(|(running, _)| *running == id);
+                if works || !record.header.is_for(node.view().incarnation) {
+                    continue;
+                }
+                let since = self.unsure.get(&(sim.index, id)).copied().unwrap_or(now);
+                unsure.insert((sim.index, id), since);
+                if now > since + GOES_ON_US {
+                    let (peer, ms) = (sim.index, (now - since) / MS);
+                    checks.fail("denials-are-confirmed", now, || {
+                        format!("{id} is denied for p{peer} by others, which has said nothing of it for {ms} ms")
+                    });
+                }
+            }
+        }
+        self.unsure = unsure;
     }
 
     /// **answered-calls-go-on**: where everyone is linked, nothing waits for an answer that was given, and nothing that its
@@ -275,21 +366,37 @@ impl Rights {
                 }
             }
         }
+        self.asks_no_longer(now, peers, checks);
+        self.denials_are_confirmed(now, peers, checks);
         self.forbidden_ends(now, peers, checks);
         self.unsaid_has_no_effect(now, peers, plan, checks);
-        if plan.only_gives() {
-            never_denied(now, peers, checks);
+        if plan.keeps_what_gives() || plan.only_gives() {
+            never_denied(now, peers, plan.only_gives(), checks);
         }
     }
 }
 
+/// True of a no that says that something is not there.
+const fn is_absence(cause: &Cause) -> bool {
+    matches!(
+        cause,
+        Cause::Default
+            | Cause::WorkspaceUnknown
+            | Cause::WorkspaceNotMember
+            | Cause::WorkspaceScope
+            | Cause::PrincipalUnknown
+    )
+}
+
 /// **allowed-is-not-denied**. That there is a workspace takes something from guests: what they asked for before that is
 /// none of it.
-fn never_denied(now: u64, peers: &Peers, checks: &mut Checks) {
+fn never_denied(now: u64, peers: &Peers, only_gives: bool, checks: &mut Checks) {
     for sim in peers.iter().filter(|sim| sim.is_member()) {
         let Some(node) = &sim.node else { continue };
         let denied = node.open_calls().find(|record| {
-            let by_right = record.state == CallState::Ended(Ending::Denied) && record.reason.ends_with(')');
+            // Where nothing but a rule takes, or a person's no, it is one that is there that denies.
+            let cause = rule_words::rule_of(record).filter(|_| record.state == CallState::Ended(Ending::Denied));
+            let by_right = cause.is_some_and(|cause| only_gives || is_absence(&cause));
             let in_workspaces = record.header.rule != Cause::Open.to_string();
             by_right && in_workspaces && record.header.tool.as_str() != crate::node::OWNERS_TOOL
         });

@@ -5,24 +5,26 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use mesh_core::entry::Place;
-use mesh_core::ids::{Hash, NodeId, PeerId};
-use mesh_core::io::View;
+use mesh_core::entry::{Place, SignedEntry};
+use mesh_core::ids::{Incarnation, NodeId, PeerId};
+use mesh_core::io::{NodeView, View};
 use mesh_core::policy::{
     self, Content, InForce, Key, Mode, Principal, Request, RuleVerdict, Seat, Statement, Value, Verdict,
 };
-use mesh_core::record::Tier;
+use mesh_core::record::{Directory, Tier};
 use mesh_core::rows;
 
 use super::peer::{Peers, Sim, State};
 use crate::network::{Network, pair_of};
-use crate::node::Node;
-use crate::plan::MS;
+use crate::plan::{Fault, MS, Plan};
 use crate::predicates::Checks;
 
 /// An edit is in force at whoever is linked to its author within so long of its fsync (the design's number), and of what
 /// a look takes to see it.
 const ARRIVES_US: u64 = 500 * MS + 250 * MS;
+
+/// Of so many questions that a look could ask it asks one.
+const ASKED_OF: usize = 4;
 
 /// A statement as it was made.
 struct Made {
@@ -54,7 +56,7 @@ struct Verdicts {
 #[derive(PartialEq, Eq)]
 struct Held {
     said: Vec<Place>,
-    members: Vec<(PeerId, NodeId, bool, Tier, Option<Hash>)>,
+    members: Vec<(PeerId, NodeId, bool, Tier, Option<Arc<Directory>>)>,
     out: Vec<PeerId>,
 }
 
@@ -64,6 +66,15 @@ pub(super) struct Statements {
     made: BTreeMap<Place, Made>,
     links: BTreeMap<(usize, usize), (Link, u64)>,
     verdicts: BTreeMap<usize, Verdicts>,
+    ended: Vec<Ended>,
+}
+
+/// The end of somebody's authority as an owner.
+struct Ended {
+    by: usize,
+    of: usize,
+    /// How far whoever ended it held each of its logs.
+    until: BTreeMap<Incarnation, u64>,
 }
 
 fn standing(said: &InForce) -> impl Iterator<Item = (&Key, &Place, &Statement)> {
@@ -83,22 +94,22 @@ fn request(principal: Principal, origin: PeerId, target: PeerId, tool: &str) -> 
     }
 }
 
-/// A decision with what an hour gives left out, since answers are not for everyone.
+/// A decision with what an hour gives left out, and which of several asks it settles, since answers are not for everyone.
 fn decide(rights: &policy::View, request: &Request) -> (Verdict, String) {
     let decision = rights.decide(request);
-    let verdict = if decision.consents.is_empty() { decision.verdict } else { Verdict::Ask };
-    let rule = if decision.consents.is_empty() { decision.rule.to_string() } else { String::new() };
-    (verdict, rule)
+    let asks = decision.verdict == Verdict::Ask || !decision.consents.is_empty();
+    if asks { (Verdict::Ask, String::new()) } else { (decision.verdict, decision.rule.to_string()) }
 }
 
 impl Statements {
     /// A peer has made a step: what it says, and what it holds by now.
     pub(super) fn note_step(&mut self, now: u64, sim: &Sim, checks: &mut Checks) {
-        let Some(view) = sim.node.as_ref().map(Node::view) else { return };
-        let before = &sim.said_before;
-        if view.said.is_same(before) && sim.rights_before.as_ref().is_some_and(|had| Arc::ptr_eq(had, &view.rights)) {
+        let Some(node) = &sim.node else { return };
+        let (before, (rights, said)) = (&sim.said_before, node.rights());
+        if said.is_same(before) && sim.rights_before.as_ref().is_some_and(|had| Arc::ptr_eq(had, &rights)) {
             return;
         }
+        let view = node.view();
         for (key, place, statement) in standing(&view.said) {
             let own = place.author == sim.id && place.incarnation == view.incarnation;
             let is_known = self.made.get(place).is_some_and(|made| made.statement == *statement);
@@ -135,7 +146,8 @@ impl Statements {
     /// **taking-stands**: of a taking that a peer holds, and that nobody who knew it has replaced, the effect is there.
     fn taking_stands(&self, now: u64, peer: usize, view: &View, checks: &mut Checks) {
         for (key, place, statement) in standing(&view.said) {
-            let takes = matches!(key, Key::Mode | Key::Rule(_) | Key::Member(..)) && statement.said.content.takes();
+            let takes = matches!(key, Key::Mode | Key::Rule(_) | Key::Member(..) | Key::Person(_))
+                && statement.said.content.takes();
             if !takes || self.is_replaced(&view.said, key, place) != Some(false) {
                 continue;
             }
@@ -152,14 +164,17 @@ impl Statements {
     /// asker, device and tool.
     pub(super) fn same_words_same_rights(&mut self, now: u64, peers: &Peers, checks: &mut Checks) {
         for sim in peers.iter() {
-            let Some(view) = sim.node.as_ref().filter(|_| sim.state == State::Running).map(Node::view) else {
+            let Some(node) = sim.node.as_ref().filter(|_| sim.state == State::Running) else {
                 self.verdicts.remove(&sim.index);
                 continue;
             };
-            let is_old = self.verdicts.get(&sim.index).is_some_and(|had| Arc::ptr_eq(&had.of, &view.rights));
-            if !is_old {
-                let (held, verdicts) = (held(&view), verdicts(&view));
-                self.verdicts.insert(sim.index, Verdicts { of: view.rights, held, verdicts });
+            let rights = node.rights().0;
+            if !self.verdicts.get(&sim.index).is_some_and(|had| Arc::ptr_eq(&had.of, &rights)) {
+                let view = node.view();
+                let held = held(&view);
+                // Some of all questions, the same at all who hold the same.
+                let verdicts = verdicts(&view, held.said.len() % ASKED_OF);
+                self.verdicts.insert(sim.index, Verdicts { of: rights, held, verdicts });
             }
         }
         let all: Vec<(&usize, &Verdicts)> = self.verdicts.iter().collect();
@@ -171,6 +186,61 @@ impl Statements {
                 checks.fail("same-words-same-rights", now, || {
                     format!("p{peer} and p{other} hold the same and decide {one:?} and {two:?}")
                 });
+            }
+        }
+    }
+
+    /// True if `by` holds `of` for an owner, whose authority it may end now.
+    pub(super) fn may_end(&self, by: usize, of: usize, peers: &Peers) -> bool {
+        peers[by].node.as_ref().and_then(|node| node.tier(&peers[of].id)) == Some(Tier::Owner)
+    }
+
+    /// What `by` was told to say of `of` is said, or was refused.
+    pub(super) fn note_end(&mut self, by: usize, of: usize, might: bool, peers: &Peers) {
+        if !might || self.may_end(by, of, peers) {
+            return;
+        }
+        let mut until = BTreeMap::new();
+        for (_, value) in peers[by].disk.logs_of(&peers[of].id) {
+            if let Some(Place { incarnation, seq, .. }) = SignedEntry::from_stored(value).map(|entry| entry.place()) {
+                let last = until.entry(incarnation).or_insert(seq);
+                *last = seq.max(*last);
+            }
+        }
+        self.ended.push(Ended { by, of, until });
+    }
+
+    /// **only-owners-say**: of what a former owner says beyond what was held by whoever lowered or removed it nothing holds at
+    /// those who know that. Where its authority ended once only, by one who is an owner still.
+    pub(super) fn only_owners_say(&self, now: u64, peers: &Peers, plan: &Plan, checks: &mut Checks) {
+        for Ended { by, of, until } in &self.ended {
+            let (ender, former) = (peers[*by].id, peers[*of].id);
+            let about = |fault: &Fault| match fault {
+                Fault::Demote { peer, .. } | Fault::Revoke { peer, .. } => *peer == *of,
+                Fault::Raise { peer, .. } | Fault::Leave { peer } | Fault::Steal { peer } | Fault::Forge { peer } => {
+                    [*of, *by].contains(peer)
+                }
+                Fault::Restore { peer, .. } | Fault::Wipe { peer, .. } => [*of, *by].contains(peer),
+                _ => false,
+            };
+            if plan.faults.iter().filter(|(_, fault)| about(fault)).count() != 1 || !peers[*by].is_member() {
+                continue;
+            }
+            for sim in peers.iter().filter(|sim| sim.is_member()) {
+                let Some(node) = &sim.node else { continue };
+                if node.tier(&former) == Some(Tier::Owner) || node.tier(&ender) != Some(Tier::Owner) {
+                    continue;
+                }
+                let (_, said) = node.rights();
+                let beyond = |(_, place, _): &(&Key, &Place, &Statement)| {
+                    place.author == former && until.get(&place.incarnation).is_none_or(|last| place.seq > *last)
+                };
+                if let Some((key, place, _)) = standing(&said).find(beyond) {
+                    let peer = sim.index;
+                    checks.fail("only-owners-say", now, || {
+                        format!("p{peer} holds what p{of} said of {key:?} at {place:?}, which p{by} had not heard")
+                    });
+                }
             }
         }
     }
@@ -207,19 +277,24 @@ impl Statements {
 
     /// A statement of `from` that `to` should have by now.
     fn late(&self, now: u64, (link, since): (&Link, u64), from: &Sim, to: &Sim) -> Option<(Place, &Key)> {
-        let (said, held) = (from.node.as_ref()?.view(), to.node.as_ref()?.view());
-        if to.node.as_ref()?.tier(&from.id) != Some(Tier::Owner) || held.stopped.iter().any(|log| log.peer == from.id) {
+        let ((_, said), (_, held)) = (from.node.as_ref()?.rights(), to.node.as_ref()?.rights());
+        if to.node.as_ref()?.tier(&from.id) != Some(Tier::Owner) {
             return None;
         }
         let within = ARRIVES_US + link.slack_us;
         let is_due = |made: &Made| made.durable.is_some_and(|at| now > at.max(since) + within);
         let late = self.made.iter().filter(|(place, made)| place.author == from.id && is_due(made));
-        late.map(|(place, made)| (*place, &made.statement.said.key)).find(|(place, key)| {
-            let stands = said.said.standing(key).any(|(own, _)| own == place);
+        let mut late = late.map(|(place, made)| (*place, &made.statement.said.key));
+        let late = late.find(|(place, key)| {
+            let stands = said.standing(key).any(|(own, _)| own == place);
             let has =
                 |other: &Place| other == place || self.made.get(other).is_some_and(|made| made.knew.contains(place));
-            stands && !held.said.is_void(place) && !held.said.standing(key).any(|(other, _)| has(other))
-        })
+            stands && !held.is_void(place) && !held.standing(key).any(|(other, _)| has(other))
+        });
+        // A log that is stopped brings nothing more.
+        let is_stopped =
+            || to.node.as_ref().is_some_and(|node| node.view().stopped.iter().any(|log| log.peer == from.id));
+        late.filter(|_| !is_stopped())
     }
 }
 
@@ -257,6 +332,13 @@ fn outdone(view: &View, key: &Key, content: &Content) -> Option<String> {
                 given.then(|| format!("{by} says {verdict:?} to `{tool}` of {}", node.node_id))
             })
         }
+        (Key::Person(person), Content::Value(value)) => {
+            let is_out = matches!(&**value, Value::Person(person) if person.suspended);
+            let asks = |node: &NodeView| request(Principal::Person(person.clone()), view.me, node.peer, "look");
+            let mut decided = view.nodes.iter().map(|node| decide(rights, &asks(node)));
+            let given = decided.find(|(verdict, _)| is_out && *verdict != Verdict::Deny);
+            given.map(|(verdict, by)| format!("{by} says {verdict:?} to {person}"))
+        }
         (Key::Member(_, Seat::Device(device)), Content::Deleted) => {
             let of = view.nodes.iter().find(|node| node.node_id == *device && node.confirmed)?;
             view.nodes.iter().flat_map(|node| node.tools().iter().map(move |tool| (node, tool))).find_map(
@@ -272,25 +354,31 @@ fn outdone(view: &View, key: &Key, content: &Content) -> Option<String> {
 }
 
 fn held(view: &View) -> Held {
-    let members = view.nodes.iter().map(|node| {
-        let directory = node.directory.as_ref().map(|directory| Hash::of(&mesh_core::entry::encode(&**directory)));
-        (node.peer, node.node_id.clone(), node.confirmed, node.tier, directory)
-    });
+    let members = view
+        .nodes
+        .iter()
+        .map(|node| (node.peer, node.node_id.clone(), node.confirmed, node.tier, node.directory.clone()));
     let out = view.copied.iter().chain(&view.forked).copied().collect();
     Held { said: standing(&view.said).map(|(_, place, _)| *place).collect(), members: members.collect(), out }
 }
 
-/// Decisions on everyone's wish for every tool of everybody.
-fn verdicts(view: &View) -> Vec<(Verdict, String)> {
+/// Decisions on everyone's wish for every tool of everybody, one of [`ASKED_OF`] of these, from this one on.
+fn verdicts(view: &View, from: usize) -> Vec<(Verdict, String)> {
     let owner: Principal = "person:owner".parse().expect("a valid constant");
     let agent: Principal = "agent:owner/helper".parse().expect("a valid constant");
-    let mut all = Vec::new();
+    let (mut all, mut number) = (Vec::new(), from);
     for origin in &view.nodes {
-        for principal in [owner.clone(), agent.clone(), Principal::Device(origin.node_id.clone())] {
+        let people = view.rights.people().map(|(person, _)| Principal::Person(person.clone()));
+        let device = Principal::Device(origin.node_id.clone());
+        for principal in [owner.clone(), agent.clone(), device].into_iter().chain(people) {
             for target in &view.nodes {
-                let tools = target.tools().iter().map(|tool| tool.name.as_str());
-                let asks = |tool| decide(&view.rights, &request(principal.clone(), origin.peer, target.peer, tool));
-                all.extend(tools.map(asks));
+                for tool in target.tools() {
+                    number += 1;
+                    if number % ASKED_OF == 0 {
+                        let tool = tool.name.as_str();
+                        all.push(decide(&view.rights, &request(principal.clone(), origin.peer, target.peer, tool)));
+                    }
+                }
             }
         }
     }

@@ -170,6 +170,30 @@ pub enum ProtocolRule {
     Redecide,
     /// A newcomer is told all that holds of rights.
     WelcomePolicy,
+    /// An origin accepts no call that is denied.
+    PolicyAtAccept,
+    /// A device's own bans bind whoever asks.
+    LocalDeny,
+    /// A device asks for nobody for whom it may not speak.
+    SpeaksFor,
+    /// At a device below the owner tier people have no more than the role that it caps.
+    TierCap,
+    /// At such a device people are judged at their own role too.
+    EveryRole,
+    /// An agent gets no more than its person.
+    AgentCeiling,
+    /// What only a role gives yields to the rules of all workspaces that hold the tool.
+    RuleBeatsRole,
+    /// Rules of the mesh hold in every workspace.
+    MeshEverywhere,
+    /// What is said of rights beyond its author's authority does not stand.
+    AuthorStanding,
+    /// A yes to a call is one to that call as its header says it.
+    ConsentBound,
+    /// A restart ends the hours of consents.
+    HourDiesAtBoot,
+    /// A client key is that of its asker, at owners' devices or at one of another tier.
+    KeyScope,
     /// A target confirms what others said of a call for it that they denied.
     DenialConfirmed,
     /// A body is sent to nobody outside of its entry's audience.
@@ -298,6 +322,18 @@ impl ProtocolRule {
         Self::TakingWins,
         Self::Redecide,
         Self::WelcomePolicy,
+        Self::PolicyAtAccept,
+        Self::LocalDeny,
+        Self::SpeaksFor,
+        Self::TierCap,
+        Self::EveryRole,
+        Self::AgentCeiling,
+        Self::RuleBeatsRole,
+        Self::MeshEverywhere,
+        Self::AuthorStanding,
+        Self::ConsentBound,
+        Self::HourDiesAtBoot,
+        Self::KeyScope,
         Self::DenialConfirmed,
         Self::Audience,
         Self::BodiesAsked,

@@ -72,6 +72,7 @@ pub(crate) struct Rights {
     answers: Answers,
     /// True if open calls have to be looked at again.
     changed: bool,
+    rules: ProtocolRules,
 }
 
 /// The yeses that a call waits for.
@@ -122,7 +123,8 @@ const fn log_id(place: &Place) -> LogId {
 impl Rights {
     /// Nothing yet.
     pub(crate) fn new(rules: ProtocolRules) -> Self {
-        Self { policy: Arc::new(Policy::by(rules)), ..Self::default() }
+        let view = Arc::new(View::default().by(rules));
+        Self { policy: Arc::new(Policy::by(rules)), view, rules, ..Self::default() }
     }
 
     /// Restores a row of [`crate::io::Space::Policy`]. `None`: it is damaged.
@@ -145,7 +147,7 @@ impl Rights {
     pub(crate) fn boot(&mut self, trust: &Trust) {
         self.void = Arc::new(self.entries.keys().filter(|place| !trust.rights_stand(place)).copied().collect());
         let consents = std::mem::take(Arc::make_mut(&mut self.view).consents_mut());
-        let mut view = View::new(&self.policy, &|place| !self.void.contains(place), []);
+        let mut view = View::new(&self.policy, &|place| !self.void.contains(place), []).by(self.rules);
         *view.consents_mut() = consents;
         self.view = Arc::new(view);
         self.changed = true; // which calls ask is in no row

@@ -291,6 +291,9 @@ impl Trust {
     /// The same for statements about rights, less those that the owner withdrew who removed the author, whoever that is by
     /// now.
     pub(crate) fn rights_stand_until(&self, author: &PeerId, incarnation: Incarnation) -> u64 {
+        if !self.enforces(ProtocolRule::AuthorStanding) {
+            return u64::MAX;
+        }
         let takes_back = |one: &Revocation| one.unsaid && one.cutoffs.contains_key(&incarnation);
         if self.revocations(author).iter().any(takes_back) && self.enforces(ProtocolRule::UnsaidIsVoid) {
             return 0;

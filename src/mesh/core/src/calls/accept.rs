@@ -69,6 +69,7 @@ pub(crate) fn accept(new: NewCall, book: &Book, facts: &Facts<'_>, fx: &Effects<
     match decision.verdict {
         Verdict::Allow | Verdict::Ask => {}
         Verdict::Deny if decision.rule == Cause::OwnerOnly && !fx.enforces(ProtocolRule::Tier) => {}
+        Verdict::Deny if !fx.enforces(ProtocolRule::PolicyAtAccept) => {}
         Verdict::Deny => return Err(denied(request, decision, facts)),
     }
     if let Some(DiskSpace { free, floor }) = facts.local.disk {

@@ -7,6 +7,7 @@ use crate::effects::Effects;
 use crate::facts::Facts;
 use crate::ids::{Hash, PeerId, Series};
 use crate::people::Principal;
+use crate::protocol_rule::ProtocolRule;
 use crate::record::{Header, Payload};
 use crate::rows::{self, KeyRow, Row as _};
 use crate::tiers;
@@ -20,6 +21,9 @@ const AFTER_TTL_MS: u64 = 24 * 3600 * 1000;
 /// Name of a client key in the store: the namespace of whose it is, principal and key, hashed together. Of a device that
 /// asks for itself it is that device's, whatever its tier and whatever it is called by now.
 pub(crate) fn key_id(origin: &PeerId, principal: &Principal, key: &str, trust: &Trust) -> Hash {
+    if !trust.enforces(ProtocolRule::KeyScope) {
+        return Hash::of(key.as_bytes());
+    }
     let (namespace, principal) = match principal {
         Principal::Device(_) => (*origin, "device".to_owned()),
         Principal::Person(_) | Principal::Agent(..) => (tiers::namespace(origin, trust), principal.to_string()),

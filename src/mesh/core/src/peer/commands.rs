@@ -1,6 +1,7 @@
 //! Commands from a door, in one table: each asks the owner of what it is about, and signs what follows from that.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use super::entries::Judges;
 use super::{Peer, facts};
@@ -21,8 +22,8 @@ use crate::log;
 use crate::membership::{self, Naming, Revoking};
 use crate::policy::bounds::OF_MAX;
 use crate::policy::{
-    Choice, Consent, Domain, Key, Name, NodePattern, OpenAsk, PersonId, Principal, Request, Rule, RuleRef, RuleVerdict,
-    ToolPattern, Value, Verdict, Who,
+    Choice, Consent, Domain, InForce, Key, Name, NodePattern, OpenAsk, PersonId, Principal, Request, Rule, RuleRef,
+    RuleVerdict, ToolPattern, Value, Verdict, View, Who,
 };
 use crate::protocol_rule::ProtocolRule;
 use crate::rates;
@@ -509,6 +510,12 @@ impl Peer {
             changes.push((Key::Rule(RuleRef { domain: domain.clone(), name }), Some(Value::Rule(rule))));
         }
         Ok(changes)
+    }
+
+    /// The rights by which this peer decides, and all that was said of them: what [`Self::view`] shows of these, and no more.
+    #[must_use]
+    pub fn rights(&self) -> (Arc<View>, InForce) {
+        (self.rights.view().clone(), self.rights.said())
     }
 }
 

@@ -12,6 +12,7 @@ use super::view::{DeviceFacts, DeviceView, Space, ToolState, View};
 use crate::glob::UNKNOWN;
 use crate::ids::{Hash, NodeId, PeerId};
 use crate::people::{AgentName, Domain, PersonId, Principal, Role, RuleRef, Seat, WorkspaceId};
+use crate::protocol_rule::{ProtocolRule, ProtocolRules};
 use crate::record::Tier;
 
 /// Levels at most: an agent, and its person at three roles.
@@ -198,7 +199,7 @@ impl View {
 
     /// Why nothing may be asked for this principal at this device, if so.
     fn not_for(&self, origin: &DeviceView, principal: &Principal) -> Option<Cause> {
-        if !origin.speaks_for(principal) {
+        if !origin.speaks_for(principal) && self.rules.enforces(ProtocolRule::SpeaksFor) {
             return Some(Cause::PrincipalDevice);
         }
         let person = principal.person()?;
@@ -290,7 +291,8 @@ impl View {
         path.push(Step::pass(Layer::Credential));
 
         // A device lists no tool that it forbids itself: the ban is what people read, not that the tool is not there.
-        if let Some(pattern) = target.facts.deny.iter().find(|pattern| pattern.may_mean(node, &tool)) {
+        let banned = target.facts.deny.iter().find(|pattern| pattern.may_mean(node, &tool));
+        if let Some(pattern) = banned.filter(|_| self.rules.enforces(ProtocolRule::LocalDeny)) {
             return no(Layer::Local, Cause::Local(pattern.clone()), path);
         }
         path.push(Step::pass(Layer::Local));
@@ -395,10 +397,12 @@ impl Step {
 
 impl<'v, 'r> Judging<'v, 'r> {
     pub(super) fn new(view: &'v View, request: &'r Request, at: Admitted<'v>) -> Self {
-        let levels = levels(&request.principal, &at.origin.facts);
+        let levels = levels(&request.principal, &at.origin.facts, view.rules);
         let holds = view.holds(request, &at);
         let mut judging = Self { view, request, at, levels, holds, mesh_said: Said::default(), standings: Vec::new() };
-        judging.mesh_said = judging.said(&view.mesh, judging.mesh_role());
+        if judging.holds.iter().any(|place| place.id.is_none()) || view.rules.enforces(ProtocolRule::MeshEverywhere) {
+            judging.mesh_said = judging.said(&view.mesh, judging.mesh_role());
+        }
         for (space, role) in view.may_hold(request, &judging.at) {
             let Said { denies, asks, .. } = judging.said(space, role);
             judging.mesh_said.denies.extend(denies);
@@ -576,10 +580,13 @@ impl<'v, 'r> Judging<'v, 'r> {
         }
         if candidates().any(|standing| weak(&standing)) {
             // What only a role gives yields to the rules of all workspaces that hold the tool.
-            if let Some(at) = self.standings.iter().filter_map(|standing| self.denies(standing)).min() {
+            let yields = self.view.rules.enforces(ProtocolRule::RuleBeatsRole);
+            let asked =
+                self.standings.iter().filter(|standing| yields || named.is_none() || standing.place.id == named);
+            if let Some(at) = asked.filter_map(|standing| self.denies(standing)).min() {
                 return Short::deny(Cause::Rule(at.clone()), of_named(), Layer::Rules, path);
             }
-            return self.best(candidates().filter(weak), true, path);
+            return self.best(candidates().filter(weak), yields, path);
         }
         let denies = candidates().filter_map(|standing| self.denies(standing)).min();
         let cause = denies.map_or(Cause::Default, |at| Cause::Rule(at.clone()));
@@ -674,7 +681,9 @@ impl<'v, 'r> Judging<'v, 'r> {
     }
 
     fn of_call(&self) -> impl Iterator<Item = &'v Given> {
-        self.view.consents.of_call(self.request.call)
+        let is_once = |given: &&Given| matches!(given.consent.choice, Choice::Once { .. });
+        let of_others = (!self.view.rules.enforces(ProtocolRule::ConsentBound)).then(|| self.view.consents.all());
+        self.view.consents.of_call(self.request.call).chain(of_others.into_iter().flatten().filter(is_once))
     }
 
     /// True if what was said is an answer to this ask: it names it, by one who may approve it, at a device that may
@@ -750,19 +759,25 @@ pub(super) struct Outlook<'v, 'j> {
 }
 
 /// The levels at which a principal is judged that asks at this device.
-fn levels<'a>(principal: &'a Principal, origin: &DeviceFacts) -> Vec<Level<'a>> {
-    let caps: &[Role] = match origin.tier {
+fn levels<'a>(principal: &'a Principal, origin: &DeviceFacts, rules: ProtocolRules) -> Vec<Level<'a>> {
+    let mut caps: &[Role] = match origin.tier {
         Tier::Owner => &[Role::Owner],
         Tier::Shared => &[Role::Owner, Role::Member],
         Tier::Ephemeral => &[Role::Owner, Role::Member, Role::Guest],
     };
+    if !rules.enforces(ProtocolRule::TierCap) {
+        caps = &[Role::Owner];
+    } else if !rules.enforces(ProtocolRule::EveryRole) {
+        caps = caps.last().map_or(caps, std::slice::from_ref);
+    }
     let at_caps = |asker| caps.iter().map(move |cap| Level { asker, cap: *cap });
     match principal {
         Principal::Person(person) => at_caps(Asker::Person(person)).collect(),
         Principal::Device(node) => at_caps(Asker::Device { node, known: origin.confirmed }).collect(),
         Principal::Agent(person, agent) => {
             let agent = Level { asker: Asker::Agent(person, agent), cap: Role::Owner };
-            [agent].into_iter().chain(at_caps(Asker::Person(person))).collect()
+            let person = at_caps(Asker::Person(person)).filter(|_| rules.enforces(ProtocolRule::AgentCeiling));
+            [agent].into_iter().chain(person).collect()
         }
     }
 }

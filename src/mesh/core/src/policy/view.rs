@@ -18,6 +18,7 @@ use crate::entry::{Place, encode};
 use crate::glob::{ToolPattern, UNKNOWN};
 use crate::ids::{Hash, NodeId, PeerId, ToolName};
 use crate::people::{AgentName, Domain, Name, PersonId, Principal, Role, RuleRef, Seat, TokenId, WorkspaceId};
+use crate::protocol_rule::ProtocolRules;
 use crate::record::{Tier, ToolDecl};
 
 /// All that the mesh knows of one member.
@@ -110,6 +111,7 @@ pub struct View {
     said: BTreeMap<PeerId, Arc<SaidOfDevice>>,
     checks: BTreeMap<Name, Check>,
     pub(super) consents: Consents,
+    pub(super) rules: ProtocolRules,
 }
 
 /// A workspace, or the mesh, with its rules.
@@ -198,6 +200,12 @@ impl View {
             view.set_device(facts);
         }
         view
+    }
+
+    /// The same, judged by these rules.
+    #[must_use]
+    pub fn by(self, rules: ProtocolRules) -> Self {
+        Self { rules, ..self }
     }
 
     /// The view that there would be after these changes of what is said.

@@ -111,7 +111,7 @@ impl Answers {
             return false;
         }
         let news = self.insert(entry.clone(), consent, until, consents);
-        if news && !hour {
+        if news && !(hour && fx.enforces(ProtocolRule::HourDiesAtBoot)) {
             let row = ConsentRow { entry: entry.to_stored(), left_ms, saved_ms: fx.now.wall_ms };
             fx.put(rows::consent(&entry.hash), &row);
         }

@@ -88,8 +88,12 @@ pub(super) struct State {
     target: Machine,
     call: Call,
     words: Vec<Word>,
-    /// Which of them the target has heard, and holds for good.
+    /// Which of them are in the logs that the target holds.
+    logged: BTreeSet<usize>,
+    /// And which it has heard since its start, also by a dispatch.
     heard: BTreeSet<usize>,
+    /// True once it has heard a yes.
+    yes: bool,
     dispatches: u8,
     crashes: u8,
     runs: u8,
@@ -188,13 +192,18 @@ impl State {
         self.heard.iter().any(|nth| self.words[*nth].means == means)
     }
 
+    fn hears(&mut self, nth: usize) {
+        self.heard.insert(nth);
+        self.yes |= self.words[nth].means == Meaning::Yes;
+    }
+
     fn outputs(&mut self, out: Vec<Output>) {
         for output in out {
             let ended = match output {
                 Output::Invoke(_) => {
                     self.runs += 1;
                     self.works = true;
-                    let unasked = !self.heard(Meaning::Yes) || self.heard(Meaning::No) || self.heard(Meaning::Cancel);
+                    let unasked = !self.yes || self.heard(Meaning::No) || self.heard(Meaning::Cancel);
                     if unasked || self.runs > 1 || self.ended.is_some() {
                         self.broken.get_or_insert("runs-by-right");
                     }
@@ -271,7 +280,9 @@ impl Model for Consenting {
                     target: target.clone(),
                     call: Call(call, header.clone()),
                     words: of(0, one, false).chain(of(1, other, true)).collect(),
+                    logged: BTreeSet::new(),
                     heard: BTreeSet::new(),
+                    yes: false,
                     dispatches: 0,
                     crashes: 0,
                     runs: 0,
@@ -291,7 +302,7 @@ impl Model for Consenting {
         for by in 0..2 {
             // A log brings its author's words in their order.
             let of_author = (0..state.words.len()).filter(|nth| state.words[*nth].by == by);
-            let next = of_author.into_iter().find(|nth| !state.heard.contains(nth));
+            let next = of_author.into_iter().find(|nth| !state.logged.contains(nth));
             actions.extend(next.map(Action::Hear));
         }
         if state.dispatches < DISPATCHES {
@@ -313,14 +324,17 @@ impl Model for Consenting {
         let out = match action {
             Action::Hear(nth) => {
                 let Word { by, entry, .. } = state.words[nth].clone();
-                state.heard.insert(nth);
+                state.logged.insert(nth);
+                state.hears(nth);
                 hears(&mut state.target, &id(by), &entry)
             }
             Action::Dispatch(with) => {
                 state.dispatches += 1;
                 let answer = |word: &&Word| Some(word.by) == with && word.means != Meaning::Cancel;
                 let nth = state.words.iter().position(|word| answer(&word));
-                state.heard.extend(nth);
+                if let Some(nth) = nth {
+                    state.hears(nth);
+                }
                 let consents =
                     nth.map(|nth| EntryItem { entry: state.words[nth].entry.clone(), left_ms: Some(TTL_MS) });
                 let epoch = Epoch { counter: 9, class: 3, peer: id(0) };
@@ -356,7 +370,8 @@ impl Model for Consenting {
                 }
                 let kept: BTreeSet<Hash> = log_of_all(&state.target).into_iter().map(|entry| entry.hash).collect();
                 let words = &state.words;
-                state.heard.retain(|nth| kept.contains(&words[*nth].entry.hash));
+                state.logged.retain(|nth| kept.contains(&words[*nth].entry.hash));
+                state.heard = state.logged.clone();
                 out
             }
         };
@@ -374,11 +389,9 @@ impl Model for Consenting {
                 state.broken != Some("endings-are-true")
             }),
             Property::sometimes("it runs to its end", |_, state: &State| state.ended == Some("done")),
-            Property::sometimes("a no wins over a yes", |_, state: &State| {
-                state.heard(Meaning::Yes) && state.ended == Some("denied")
-            }),
+            Property::sometimes("a no wins over a yes", |_, state: &State| state.yes && state.ended == Some("denied")),
             Property::sometimes("a cancel request wins over a yes", |_, state: &State| {
-                state.heard(Meaning::Yes) && state.ended == Some("cancelled")
+                state.yes && state.ended == Some("cancelled")
             }),
         ]
     }

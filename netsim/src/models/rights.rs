@@ -10,13 +10,15 @@ use mesh_core::crypto::{Signer, Symbolic};
 use mesh_core::entry::SignedEntry;
 use mesh_core::frame::{EntryItem, Frame};
 use mesh_core::ids::PeerId;
-use mesh_core::io::{Command, Edit, Input, Space};
+use mesh_core::io::{Command, Edit, Input, Now, Space};
 use mesh_core::policy::{Binding, Key, Person, Request, Role, Rule, RuleVerdict, Seat, Value, Verdict, Workspace};
 use stateright::{Model, Property};
 
 use super::machine::{Machine, at, mesh};
 
 const OWNERS: usize = 3;
+/// All moments of the model are this one: no audit is due, which would come between two words in a log.
+const NOW: Now = at(1_000);
 /// Those of them who say something.
 const WRITERS: usize = 2;
 /// All that a rule can say; `None`: it is gone.
@@ -102,9 +104,7 @@ impl State {
     fn says(&mut self, owner: usize, changes: Vec<(Key, Option<Value>)>) -> Vec<SignedEntry> {
         let before = self.words_of(owner).len();
         let edit = Edit { by: constant("person:owner"), changes, declared: false, force: true, seen: Vec::new() };
-        // Clocks differ by what was said so far: nothing rests on them.
-        let now = at(1_000 + self.said.len() as u64);
-        self.owners[owner].settle(now, Input::Command(0, Command::Edit(edit)));
+        self.owners[owner].settle(NOW, Input::Command(0, Command::Edit(edit)));
         self.words_of(owner).split_off(before)
     }
 
@@ -117,8 +117,7 @@ impl State {
 
     fn tell(&mut self, owner: usize, by: usize, entry: SignedEntry) {
         let entries = vec![EntryItem { entry, left_ms: None }];
-        let now = at(2_000 + self.said.len() as u64);
-        self.owners[owner].settle(now, Input::Recv(id(by), Frame::Entries { entries, more: false }));
+        self.owners[owner].settle(NOW, Input::Recv(id(by), Frame::Entries { entries, more: false }));
     }
 
     /// The words that count for whoever has heard these: those that no other of them knew.
@@ -165,11 +164,15 @@ impl Model for Edits {
         let owners = mesh(OWNERS as u64, &config);
         let heard = vec![BTreeSet::new(); OWNERS];
         let mut state = State { owners, said: Vec::new(), heard, broken: false };
-        let earlier = state.words_of(0).len();
         let _ = state.says(0, home());
-        for entry in state.words_of(0).split_off(earlier) {
-            for owner in 1..OWNERS {
-                state.tell(owner, 0, entry.clone());
+        // All hold all logs: what is said from now on comes next in them.
+        for by in 0..OWNERS {
+            let rows = state.owners[by].disk.scan(Space::Log, vec![], vec![255; 45]);
+            let entries = rows.filter_map(|(_, value)| SignedEntry::from_stored(value));
+            for entry in entries.filter(|entry| entry.author == id(by)).collect::<Vec<_>>() {
+                for owner in (0..OWNERS).filter(|owner| *owner != by) {
+                    state.tell(owner, by, entry.clone());
+                }
             }
         }
         for owner in 0..OWNERS {

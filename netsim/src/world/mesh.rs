@@ -137,7 +137,8 @@ impl Mesh {
             return;
         }
         let mut out = std::mem::take(&mut self.out);
-        let is_call = matches!(input, Input::Command(_, Command::Call(_)));
+        let is_call = self.governed && matches!(input, Input::Command(_, Command::Call(_)));
+        let own_before = is_call.then(|| Rights::unsaid_of(&self.peers[peer], &self.checks));
         // What an excluded peer sends is not even received.
         if let Input::Recv(from, Frame::Dispatch(dispatch)) = &input
             && self.peers[peer].trusted.contains(from)
@@ -153,8 +154,8 @@ impl Mesh {
         if self.governed {
             let sim = &self.peers[peer];
             self.statements.note_step(env.now, sim, &mut self.checks);
-            if is_call {
-                Rights::accepted_by_right(env.now, sim, &mut self.checks);
+            if let Some(before) = own_before {
+                Rights::accepted_by_right(env.now, sim, &before, &mut self.checks);
             }
         }
         self.outputs(env, net, peer, &mut out);

@@ -171,11 +171,18 @@ impl Rights {
         self.unsaid.push((by, peer));
     }
 
-    /// **accepted-by-right**: an origin accepts no call that its own rights deny.
-    pub(super) fn accepted_by_right(now: u64, sim: &Sim, checks: &mut Checks) {
+    /// A peer's own calls that are on no disk yet.
+    pub(super) fn unsaid_of(sim: &Sim, checks: &Checks) -> Vec<ReqId> {
+        let ids = sim.node.iter().flat_map(Node::open_calls).map(|record| record.header.id);
+        ids.filter(|id| id.is_of(&sim.id) && checks.header_entry(id).is_none()).collect()
+    }
+
+    /// **accepted-by-right**: an origin accepts no call that its own rights deny. `before`: those that it had accepted.
+    pub(super) fn accepted_by_right(now: u64, sim: &Sim, before: &[ReqId], checks: &mut Checks) {
         let Some(node) = &sim.node else { return };
-        let is_new = |id: &ReqId| id.is_of(&sim.id) && checks.header_entry(id).is_none();
-        let new: Vec<_> = node.open_calls().filter(|record| is_new(&record.header.id)).collect();
+        let mut new = Self::unsaid_of(sim, checks);
+        new.retain(|id| !before.contains(id));
+        let new: Vec<_> = new.iter().filter_map(|id| node.open_call(id)).collect();
         if new.is_empty() {
             return;
         }

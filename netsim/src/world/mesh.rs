@@ -155,7 +155,7 @@ impl Mesh {
             let sim = &self.peers[peer];
             self.statements.note_step(env.now, sim, &mut self.checks);
             if let Some(before) = own_before {
-                Rights::accepted_by_right(env.now, sim, &before, &mut self.checks);
+                Rights::accepted_by_right(env.now, sim, &before, &self.statements, &mut self.checks);
             }
         }
         self.outputs(env, net, peer, &mut out);
@@ -340,7 +340,7 @@ impl Mesh {
         checks.obeyed_epochs_never_decrease(now, peer, id, attempt, &sim.disk);
         checks.nothing_runs_after_its_ending(now, peer, id, attempt);
         checks.nothing_forgotten_runs(now, peer, id);
-        self.rights.runs_by_right(now, sim, invocation, checks);
+        self.rights.runs_by_right(now, sim, invocation, &self.statements, checks);
         checks.at_most_one_run(now, peer, id, attempt);
         if attempt == 1 {
             checks.one_run_per_client_key(now, peer, invocation);

@@ -16,6 +16,7 @@ use mesh_core::rule_words;
 
 use super::peer::{Peers, Sim};
 use super::slowly::Settled;
+use super::statements::Statements;
 use crate::node::Node;
 use crate::plan::{Fault, MS, Plan, SECOND, Says};
 use crate::predicates::Checks;
@@ -178,7 +179,13 @@ impl Rights {
     }
 
     /// **accepted-by-right**: an origin accepts no call that its own rights deny. `before`: those that it had accepted.
-    pub(super) fn accepted_by_right(now: u64, sim: &Sim, before: &[ReqId], checks: &mut Checks) {
+    pub(super) fn accepted_by_right(
+        now: u64,
+        sim: &Sim,
+        before: &[ReqId],
+        statements: &Statements,
+        checks: &mut Checks,
+    ) {
         let Some(node) = &sim.node else { return };
         let mut new = Self::unsaid_of(sim, checks);
         new.retain(|id| !before.contains(id));
@@ -187,7 +194,7 @@ impl Rights {
             return;
         }
         let view = node.view();
-        let Some(settled) = Settled::of(&view) else { return };
+        let Some(settled) = Settled::of(&view, statements) else { return };
         for record in new {
             let request = Request { call: None, ..question(&view, &record.header, sim.id, Hash([0; 32])) };
             let (verdict, rule) = settled.decide(&request);
@@ -211,7 +218,14 @@ impl Rights {
     /// **runs-by-right**: a tool is invoked only if all that its target has applied about rights lets it, by the decision and
     /// by the slow evaluator over what it holds, which knows neither registers nor compiled rules. If that rests on a yes, some person gave one to that header, or an hour that is not over; and nobody whose no the target holds
     /// said no.
-    pub(super) fn runs_by_right(&self, now: u64, sim: &Sim, invocation: &Invocation, checks: &mut Checks) {
+    pub(super) fn runs_by_right(
+        &self,
+        now: u64,
+        sim: &Sim,
+        invocation: &Invocation,
+        statements: &Statements,
+        checks: &mut Checks,
+    ) {
         let Some(view) = sim.node.as_ref().map(Node::view) else { return };
         let Some(entry) = checks.header_entry(&invocation.id) else { return };
         let request = question(&view, &invocation.header, invocation.origin, entry);
@@ -221,7 +235,7 @@ impl Rights {
             let rule = decision.rule.to_string();
             checks.fail("runs-by-right", now, || format!("{id} runs at p{peer}, where {rule} says no or asks"));
         }
-        if let Some((verdict, rule)) = Settled::of(&view).map(|settled| settled.decide(&request))
+        if let Some((verdict, rule)) = Settled::of(&view, statements).map(|settled| settled.decide(&request))
             && verdict != Verdict::Allow
         {
             let by = if rule == Cause::PrincipalDevice.to_string() { "asks-for-its-own" } else { "runs-by-right" };

@@ -1,5 +1,5 @@
 //! All that a peer holds about rights, read once more without the product's registers, merge and compiled view: what holds of each
-//! key by the heads of what was said, for the slow evaluator of the test kit.
+//! key by what was said and nobody replaced who knew it, for the slow evaluator of the test kit.
 
 use std::collections::BTreeMap;
 
@@ -11,6 +11,8 @@ use mesh_core::policy::{
 };
 use mesh_core::test_kit::slow;
 
+use super::statements::Statements;
+
 /// See the module.
 pub(super) struct Settled {
     records: BTreeMap<Key, Value>,
@@ -20,11 +22,10 @@ pub(super) struct Settled {
 
 impl Settled {
     /// `None`: somebody said what no record can say that all heads agree in. Plans of rules do not.
-    pub(super) fn of(view: &View) -> Option<Self> {
+    pub(super) fn of(view: &View, statements: &Statements) -> Option<Self> {
         let mut records = BTreeMap::new();
         for key in view.said.keys() {
-            let heads = view.said.heads(key);
-            let contents: Vec<&Content> = heads.iter().map(|(_, statement)| &statement.said.content).collect();
+            let contents = statements.counting(&view.said, key);
             if let Some(value) = merged(key, &contents)? {
                 records.insert(key.clone(), value);
             }

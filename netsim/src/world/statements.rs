@@ -143,6 +143,17 @@ impl Statements {
         Some(replaced)
     }
 
+    /// What counts of a key at a peer that holds this: what nobody replaced who knew it. Where it was not seen how something
+    /// was said, what the peer itself makes of it.
+    pub(super) fn counting<'a>(&self, said: &'a InForce, key: &Key) -> Vec<&'a Content> {
+        let content = |(_, statement): (&'a Place, &'a Statement)| &statement.said.content;
+        if said.standing(key).all(|(place, _)| self.made.contains_key(place)) {
+            let is_head = |(place, _): &(&Place, &Statement)| self.is_replaced(said, key, place) == Some(false);
+            return said.standing(key).filter(is_head).map(content).collect();
+        }
+        said.heads(key).into_iter().map(content).collect()
+    }
+
     /// **taking-stands**: of a taking that a peer holds, and that nobody who knew it has replaced, the effect is there.
     fn taking_stands(&self, now: u64, peer: usize, view: &View, checks: &mut Checks) {
         for (key, place, statement) in standing(&view.said) {

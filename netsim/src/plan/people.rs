@@ -112,6 +112,14 @@ impl Plan {
             let (at, peer) = (dice.range(SECOND..=FAULTS_US), dice.index(count));
             self.faults.push((at, Fault::Answer { peer, choice }));
         }
+        for _ in 0..dice.range(0..=2) {
+            let (at, peer) = (dice.range(SECOND..=FAULTS_US), dice.index(count));
+            self.faults.push((at, Fault::Crash { peer, down_us: dice.range(50 * MS..=1_500 * MS) }));
+        }
+        // Now and then somebody comes when all of this is said already.
+        if count > 3 && dice.chance(300) {
+            self.peers[2].join_at = dice.range(3 * SECOND..=15 * SECOND);
+        }
     }
 
     /// The mesh as the owner makes it at first: each thing is said once, and gives.

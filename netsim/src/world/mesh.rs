@@ -598,6 +598,8 @@ impl Mesh {
             (Purpose::Ask { .. }, Reply::Refused(_)) => self.stats.refused += 1,
             (Purpose::Approve(newcomer) | Purpose::Redeem(newcomer), Reply::Approved(welcome)) => {
                 self.welcome(env, net, newcomer, &welcome);
+                let (owner, newcomer) = (&self.peers[peer], &self.peers[newcomer]);
+                self.statements.newcomers_know(env.now, owner, newcomer, &mut self.checks);
             }
             (Purpose::Invite(newcomer), Reply::Invited) => {
                 let (key, node_id) = (self.peers[newcomer].key.public_key(), self.peers.wanted_name(newcomer));

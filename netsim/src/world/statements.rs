@@ -16,7 +16,7 @@ use mesh_core::rows;
 
 use super::peer::{Peers, Sim, State};
 use crate::network::{Network, pair_of};
-use crate::plan::{Fault, MS, Plan};
+use crate::plan::{Fault, MS, Plan, SECOND};
 use crate::predicates::Checks;
 
 /// An edit is in force at whoever is linked to its author within so long of its fsync (the design's number), and of what
@@ -152,6 +152,20 @@ impl Statements {
             return said.standing(key).filter(is_head).map(content).collect();
         }
         said.heads(key).into_iter().map(content).collect()
+    }
+
+    /// **newcomers-know**: whoever joins a mesh of workspaces knows from the start that it is one.
+    pub(super) fn newcomers_know(&self, now: u64, owner: &Sim, newcomer: &Sim, checks: &mut Checks) {
+        let (Some(owner), Some(node)) = (&owner.node, &newcomer.node) else { return };
+        let (rights, said) = owner.rights();
+        // Its welcome was made a moment ago.
+        let is_old =
+            |place: &Place| self.made.get(place).and_then(|made| made.durable).is_some_and(|at| now > at + SECOND);
+        let known = rights.mode() == Mode::Workspaces && said.standing(&Key::Mode).all(|(place, _)| is_old(place));
+        if known && node.rights().0.mode() != Mode::Workspaces {
+            let peer = newcomer.index;
+            checks.fail("newcomers-know", now, || format!("p{peer} joins and holds the mesh for open"));
+        }
     }
 
     /// **taking-stands**: of a taking that a peer holds, and that nobody who knew it has replaced, the effect is there.

@@ -536,8 +536,8 @@ impl Checks {
     }
 
     /// **one-run-per-client-key**: whoever asks under a key gets nobody else's call: none of another person, nor one that a
-    /// device of a lower tier made, or any other device where he asks at such a one. `shares`: he asked at an owner's, for
-    /// himself or somebody, and holds the call's origin for an owner's too, or for his own.
+    /// device of a lower tier made, or any other device where he asks at such a one. `shares`: the call is
+    /// of the same device, or he asked at an owner's and its origin was one at some time.
     pub(crate) fn keys_are_ones_own(
         &mut self,
         now: u64,

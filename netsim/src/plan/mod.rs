@@ -438,6 +438,12 @@ impl Plan {
             })
     }
 
+    /// True of a peer that is no owner at any time.
+    pub(crate) fn never_owns(&self, of: usize) -> bool {
+        let raised = |fault: &Fault| matches!(fault, Fault::Raise { peer, .. } if *peer == of);
+        self.peers[of].tier != Tier::Owner && !self.faults.iter().any(|(_, fault)| raised(fault))
+    }
+
     /// True if any peer's clock runs wrong beyond the bound that the protocol assumes.
     pub(crate) fn drifts(&self) -> bool {
         self.peers.iter().any(|peer| peer.drift_ppm != 0)

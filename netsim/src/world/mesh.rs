@@ -559,9 +559,8 @@ impl Mesh {
                 self.checks.receipt_after_durable_header(env.now, peer, origin, id);
                 if !created && self.peers[peer].owner == by_owner {
                     let asked = self.plan.asks[index].1.principal.as_deref();
-                    let sim = &self.peers[peer];
-                    let held = origin.and_then(|origin| sim.holds_for_owner(&self.peers[origin].id));
-                    let shares = origin == Some(peer) || by_owner && held != Some(false);
+                    // What an owner bound stays owners', whatever became of that one.
+                    let shares = origin == Some(peer) || by_owner && !origin.is_some_and(|of| self.plan.never_owns(of));
                     self.checks.keys_are_ones_own(env.now, peer, shares, asked, id);
                 }
                 // A wall clock that jumps may end a key's time. And whoever's tier has changed since it asked may have had

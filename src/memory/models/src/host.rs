@@ -1,0 +1,94 @@
+//! The child's side: loads one model, then answers until the pipe ends.
+
+use std::io::{Read, Write};
+use std::path::Path;
+
+use crate::catalogue::Entry;
+use crate::wire::{self, Outcome, Reply, WireError};
+
+/// Loads a model of the catalogue from its directory, says that it is ready or why not, and answers requests. Comes back when
+/// the pipe ends or breaks, which is when the agent goes.
+///
+/// # Errors
+/// The pipe; a request that is none.
+pub fn serve(model: &str, dir: &Path, from: &mut impl Read, to: &mut impl Write) -> Result<(), WireError> {
+    #[cfg(feature = "scripted")]
+    if let Some((kind, entry)) = std::env::var(crate::scripted::SETTING).ok().zip(Entry::named(model)) {
+        return crate::scripted::serve(&kind, entry.form.dimension, from, to);
+    }
+    match load(model, dir) {
+        Ok(embedder) => answer(&embedder, from, to),
+        Err(why) => wire::send(to, &Reply { id: 0, outcome: Outcome::Failed(why) }),
+    }
+}
+
+#[cfg(feature = "candle")]
+type Embedder = crate::Bert;
+
+#[cfg(feature = "candle")]
+fn load(model: &str, dir: &Path) -> Result<Embedder, String> {
+    let entry = Entry::named(model).ok_or_else(|| format!("there is no model `{model}`"))?;
+    let read = |file: crate::catalogue::File| {
+        let sha = file.sha().ok_or("a hash of the catalogue cannot be read")?;
+        crate::weights::read_checked(&dir.join(file.name), &sha, file.bytes).map_err(|error| chain(&error))
+    };
+    let (weights, tokenizer) = (read(entry.weights)?, read(entry.tokenizer)?);
+    crate::Bert::load(&weights, &tokenizer, entry.form).map_err(|error| chain(&error))
+}
+
+#[cfg(feature = "candle")]
+fn answer(embedder: &Embedder, from: &mut impl Read, to: &mut impl Write) -> Result<(), WireError> {
+    let ready = Outcome::Ready { version: wire::VERSION, dimension: embedder.dimension() };
+    wire::send(to, &Reply { id: 0, outcome: ready })?;
+    while let Some(request) = wire::receive::<wire::Request>(from)? {
+        request.check()?;
+        let reply = match embedder.embed(&request.texts) {
+            Ok(vectors) => Reply::of(request.id, &vectors),
+            Err(error) => Reply { id: request.id, outcome: Outcome::Failed(chain(&error)) },
+        };
+        wire::send(to, &reply)?;
+    }
+    Ok(())
+}
+
+/// No model can be made in a build without them.
+#[cfg(not(feature = "candle"))]
+enum Embedder {}
+
+#[cfg(not(feature = "candle"))]
+fn load(model: &str, _: &Path) -> Result<Embedder, String> {
+    let known = Entry::named(model).map_or("unknown", |entry| entry.what);
+    Err(format!("this program was built without models (`{model}`: {known})"))
+}
+
+#[cfg(not(feature = "candle"))]
+fn answer(embedder: &Embedder, _: &mut impl Read, _: &mut impl Write) -> Result<(), WireError> {
+    match *embedder {}
+}
+
+#[cfg(feature = "candle")]
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_model_that_is_not_there_is_told_in_the_first_frame() {
+        let dir = Path::new("/nowhere");
+        for model in ["all-minilm-l6-v2", "no-such-model"] {
+            let (mut out, mut none) = (Vec::new(), &b""[..]);
+            serve(model, dir, &mut none, &mut out).unwrap();
+            let reply: Reply = wire::receive(&mut out.as_slice()).unwrap().unwrap();
+            assert!(matches!(reply.ready(), Err(WireError::Failed(why)) if !why.is_empty()), "{model}");
+        }
+    }
+}

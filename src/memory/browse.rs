@@ -6,7 +6,7 @@ use std::ops::Bound;
 use memory_core::facts::{Found, Predicate, subject_text};
 use memory_core::ids::{BatchId, MessageKey};
 use memory_core::item::Message;
-use memory_core::relation::{Shown, superseded};
+use memory_core::relation::{Shown, current};
 
 use super::ask::{Fact, Said};
 use super::error::MemoryError;
@@ -153,8 +153,8 @@ impl Reader<'_> {
         Ok(shown)
     }
 
-    /// Facts whose subject or object has all words of a topic, the newest first, at most so many. A value that a newer one
-    /// has replaced is marked.
+    /// Facts that have all words of a topic, and those that replaced them, the newest first, at most so many. A value that a
+    /// newer one has replaced is marked.
     ///
     /// # Errors
     /// The disk.
@@ -162,7 +162,8 @@ impl Reader<'_> {
         let words: Vec<String> = topic.split_whitespace().map(str::to_lowercase).collect();
         let held = &self.held;
         let mut messages: Vec<(MessageKey, Message, bool)> = Vec::new();
-        let mut found: Vec<(usize, Found)> = Vec::new();
+        // All facts decide which of them count; those about the topic are shown, and what replaced them.
+        let mut found: Vec<(usize, Found, bool)> = Vec::new();
         for row in held.view.covered.keys().filter_map(|batch| held.rows.batch(batch)) {
             for fact in held.view.facts(row) {
                 let told = held.time_of(&fact.key).is_some_and(|time| as_of_ms.is_none_or(|as_of| time <= as_of));
@@ -176,24 +177,27 @@ impl Reader<'_> {
                 let object = fact.object.of(&message.text).unwrap_or_default();
                 let subject = subject_text(&fact.subject, message).unwrap_or_default();
                 let all = format!("{subject} {} {object}", predicate.shown()).to_lowercase();
-                if words.iter().all(|word| all.contains(word)) {
-                    let fact = Found { subject: fact.subject, predicate, object: fact.object };
-                    found.push((messages.len() - 1, fact));
-                }
+                let is_about = words.iter().all(|word| all.contains(word));
+                let fact = Found { subject: fact.subject, predicate, object: fact.object };
+                found.push((messages.len() - 1, fact, is_about));
             }
         }
         let shown: Vec<Shown<'_>> = found
             .iter()
-            .filter_map(|(at, fact)| {
+            .filter_map(|(at, fact, _)| {
                 let (_, message, corrected) = messages.get(*at)?;
                 Some(Shown { fact: *fact, message, corrected: *corrected })
             })
             .collect();
-        let replaced = superseded(&shown);
+        let replaced = current(&shown);
+        let replacing: BTreeSet<usize> =
+            found.iter().zip(&replaced).filter_map(|((_, _, is_about), by)| by.filter(|_| *is_about)).collect();
         let mut facts: Vec<Fact> = found
             .iter()
             .zip(&replaced)
-            .filter_map(|((at, fact), replaced)| {
+            .enumerate()
+            .filter(|(place, ((_, _, is_about), _))| *is_about || replacing.contains(place))
+            .filter_map(|(_, ((at, fact, _), replaced))| {
                 let (key, message, _) = messages.get(*at)?;
                 Some(Fact {
                     source: *key,

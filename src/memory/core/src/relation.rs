@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::facts::{Found, Predicate, subject_key};
 use crate::item::Message;
+use crate::text::correction;
 use crate::text::dates::{is_day, is_value};
 use crate::text::{lang, words};
 
@@ -29,6 +30,24 @@ const UNITS: [&str; 30] = [
     "euro", "euros", "eur", "dollar", "dollars", "usd", "pound", "pounds", "gbp", "percent", "prozent", "years",
     "year", "old", "jahre", "alt", "kg", "km", "bar", "degrees", "grad", "minutes", "minuten", "hours", "stunden",
     "clock", "uhr", "month", "monat", "pm",
+];
+
+/// Words by which people put right what they said.
+const CORRECTING: [&str; 14] = [
+    "meant",
+    "mean",
+    "wrong",
+    "mistake",
+    "instead",
+    "rather",
+    "right",
+    "correct",
+    "typo",
+    "meinte",
+    "falsch",
+    "sondern",
+    "stattdessen",
+    "richtig",
 ];
 
 /// A fact with its message, as a list of facts shows it.
@@ -97,6 +116,100 @@ pub fn superseded(facts: &[Shown<'_>]) -> Vec<Option<usize>> {
         }
     }
     replaced
+}
+
+/// The same as [`superseded`], and what a message of its own puts right: "sorry, I meant 4417" has no subject, and replaces the
+/// value of the last few messages of its talk, if that is one only. What it replaces and what replaced that then stand for it.
+///
+/// A selection does not use it: there the message that is put right goes along, since the correction alone says nothing.
+#[must_use]
+pub fn current(facts: &[Shown<'_>]) -> Vec<Option<usize>> {
+    let mut replaced = superseded(facts);
+    // Messages of a talk in the order of time, each with its facts.
+    let mut talks: BTreeMap<&str, BTreeMap<(i64, &str), Vec<usize>>> = BTreeMap::new();
+    for (at, shown) in facts.iter().enumerate() {
+        let Message { conversation, time_ms, id, .. } = shown.message;
+        talks.entry(conversation).or_default().entry((*time_ms, id)).or_default().push(at);
+    }
+    for talk in talks.values() {
+        for ((time_ms, _), of_message) in talk.iter().rev() {
+            let [by] = of_message.as_slice() else { continue };
+            if replaced.get(*by).is_none_or(Option::is_some) {
+                continue;
+            }
+            let Some(kinds) = facts.get(*by).and_then(bare_correction) else { continue };
+            let before = talk.range(..(*time_ms, "")).rev().take(correction::WITHIN);
+            for (_, older) in before {
+                let fits = |at: &&usize| facts.get(**at).is_some_and(|shown| kinds_of_object(shown) == kinds);
+                let wrong: Vec<usize> = older.iter().filter(fits).copied().collect();
+                let is_correction = |at: &usize| facts.get(*at).and_then(bare_correction).is_some();
+                match wrong.as_slice() {
+                    [] => {}
+                    // A correction of the same: both are of what was said before them.
+                    [at] if is_correction(at) => replace(&mut replaced, *at, *by),
+                    [at] => {
+                        match replaced.get(*at).copied().flatten() {
+                            None => replace(&mut replaced, *at, *by),
+                            Some(newer) if facts.get(newer).is_some_and(|it| it.message.time_ms > *time_ms) => {
+                                replace(&mut replaced, *by, newer);
+                            }
+                            Some(_) => {}
+                        }
+                        break;
+                    }
+                    // Which of them is meant, nobody knows.
+                    _ => break,
+                }
+            }
+        }
+    }
+    replaced
+}
+
+/// One fact, and all that it has replaced, are replaced by another.
+fn replace(replaced: &mut [Option<usize>], at: usize, by: usize) {
+    for (place, now) in replaced.iter_mut().enumerate() {
+        if place == at || *now == Some(at) {
+            *now = Some(by);
+        }
+    }
+}
+
+/// Kinds of the values of a message that says nothing but that another value is right; `None` for any other.
+fn bare_correction(shown: &Shown<'_>) -> Option<BTreeSet<Kind>> {
+    let text = shown.message.text.as_str();
+    if shown.fact.predicate != Predicate::Said || !correction::is_correction(text) {
+        return None;
+    }
+    let lower: Vec<String> = words(text).map(|(_, word)| word.to_lowercase()).collect();
+    let says_more = |word: &String| {
+        !is_value(word)
+            && !UNITS.contains(&word.as_str())
+            && !EMPTY.contains(&word.as_str())
+            && !CORRECTING.contains(&word.as_str())
+            && !lang::any(word, |language| language.stop_words)
+            && !lang::any(word, |language| language.corrections)
+    };
+    let kinds = kinds(&lower);
+    (!kinds.is_empty() && !lower.iter().any(says_more)).then_some(kinds)
+}
+
+/// Kind of a value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Kind {
+    Number,
+    Day,
+}
+
+fn kinds(lower: &[String]) -> BTreeSet<Kind> {
+    let kind =
+        |word: &String| is_value(word).then(|| if word.contains(char::is_numeric) { Kind::Number } else { Kind::Day });
+    lower.iter().filter_map(kind).collect()
+}
+
+fn kinds_of_object(shown: &Shown<'_>) -> BTreeSet<Kind> {
+    let object = shown.fact.object.of(&shown.message.text).unwrap_or_default();
+    kinds(&words(object).map(|(_, word)| word.to_lowercase()).collect::<Vec<_>>())
 }
 
 impl Claim {
@@ -302,6 +415,63 @@ mod tests {
         assert_eq!(superseded(&[shown(&at_once), all[1]]), [None, None]);
     }
 
+    /// What counts in the end of a talk, one message a minute: text of each fact that stands.
+    fn counts(texts: &[&str]) -> Vec<String> {
+        let messages: Vec<Message> = (1..).zip(texts).map(|(n, text)| said(n, "Ann", text)).collect();
+        let shown: Vec<Shown<'_>> = messages
+            .iter()
+            .flat_map(|message| extract(message).into_iter().map(move |fact| Shown { fact, message, corrected: false }))
+            .collect();
+        let replaced = current(&shown);
+        for by in replaced.iter().flatten() {
+            assert!(replaced[*by].is_none(), "who replaces stands itself: {texts:?}");
+        }
+        let stands = shown.iter().zip(&replaced).filter(|(_, replaced)| replaced.is_none());
+        stands.map(|(shown, _)| shown.fact.object.of(&shown.message.text).unwrap().to_owned()).collect()
+    }
+
+    #[test]
+    fn a_correction_in_a_message_of_its_own_ends_what_it_puts_right() {
+        for (texts, stands) in [
+            (vec!["the door code is 4471", "sorry, I meant 4417"], vec!["sorry, I meant 4417"]),
+            (vec!["the door code is 4471", "ok", "no, 4417"], vec!["ok", "no, 4417"]),
+            (vec!["the meeting is on Friday", "no, Saturday"], vec!["no, Saturday"]),
+            (vec!["the rent is 900 euro", "correction: 950 euro"], vec!["correction: 950 euro"]),
+            (vec!["Die Miete ist 900 Euro", "sorry, 950 Euro"], vec!["sorry, 950 Euro"]),
+            // Twice, and then said in full.
+            (vec!["the door code is 4471", "sorry, 4417", "no, 4427"], vec!["no, 4427"]),
+            (vec!["the door code is 4471", "sorry, 4417", "the door code is 4400"], vec!["4400"]),
+        ] {
+            assert_eq!(counts(&texts), stands, "{texts:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_correction_or_could_be_one_of_several_ends_nothing() {
+        for texts in [
+            vec!["the door code is 4471", "actually 3 of us are coming"],
+            vec!["the door code is 4471", "no, Saturday"],
+            vec!["the door code is 4471, the alarm code is 1111", "sorry, I meant 4417"],
+            vec!["the door code is 4471", "a", "b", "c", "d", "sorry, I meant 4417"],
+            vec!["sorry, I meant 4417", "the door code is 4471"],
+        ] {
+            let all = texts
+                .iter()
+                .enumerate()
+                .flat_map(|(n, text)| extract(&said(i64::try_from(n).unwrap(), "Ann", text)))
+                .count();
+            assert_eq!(counts(&texts).len(), all, "{texts:?}");
+        }
+    }
+
+    #[test]
+    fn a_correction_is_of_its_talk() {
+        let code = said(1, "Ann", "the door code is 4471");
+        let other = Message { conversation: "other".to_owned(), ..said(2, "Ann", "sorry, I meant 4417") };
+        let shown = |message| Shown { fact: extract(message)[0], message, corrected: false };
+        assert_eq!(current(&[shown(&code), shown(&other)]), [None, None]);
+    }
+
     #[test]
     fn two_people_have_two_phones() {
         let (ann, ben) = (said(1, "Ann", "my phone number ends in 1"), said(3, "Ben", "my phone number ends in 2"));
@@ -311,13 +481,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn who_replaces_stands_itself_and_is_newer(texts in proptest::collection::vec("(the code|Ben|I) (is|isn't|has|moved to) [a-c1-3]{1,2}", 0..12)) {
+        fn who_replaces_stands_itself_and_is_newer(texts in proptest::collection::vec("((the code|Ben|I) (is|isn't|has|moved to)|sorry,|no,) [a-c1-3]{1,2}", 0..12)) {
             let messages: Vec<Message> = (1..).zip(&texts).map(|(n, text)| said(n, "Ann", text)).collect();
             let shown: Vec<Shown<'_>> = messages
                 .iter()
                 .flat_map(|message| extract(message).into_iter().map(move |fact| Shown { fact, message, corrected: false }))
                 .collect();
-            let replaced = superseded(&shown);
+            let replaced = current(&shown);
             prop_assert_eq!(replaced.len(), shown.len());
             for (at, by) in replaced.iter().enumerate() {
                 if let Some(by) = by {

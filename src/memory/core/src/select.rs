@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::facts::{Predicate, extract};
 use crate::item::{Message, Span};
 use crate::relation::{Shown, superseded};
+use crate::text::correction::{self, has_name};
 use crate::text::dates::is_value;
 use crate::text::grams::{Term, terms};
 use crate::text::{lang, pieces, words};
@@ -21,10 +22,6 @@ pub const SHARE_PERCENT: usize = 30;
 const SAME_PERCENT: usize = 80;
 /// Replies up to this many words may need what they reply to.
 const SHORT_WORDS: usize = 6;
-/// Messages up to this many words may put right what was said before.
-const CORRECTION_WORDS: usize = 14;
-/// Messages of the same talk after one that are looked at for what puts it right.
-const CORRECTION_WITHIN: usize = 4;
 /// Letters that an ending may have: "comes" and "come" are one word.
 const ENDING_LETTERS: usize = 3;
 /// Letters that words must share in front of their endings.
@@ -54,32 +51,12 @@ pub fn salience(text: &str) -> f64 {
     if asks {
         score -= 2.0;
     }
-    if is_correction(text) {
+    if correction::is_correction(text) {
         score += 1.5;
     } else if is_filler(text) {
         score -= 1.5;
     }
     score
-}
-
-/// True if a text puts right what was said before: short, begins so, and has a value or a name to put in its place.
-fn is_correction(text: &str) -> bool {
-    let lower = text.trim().to_lowercase();
-    let begins = |start: &&str| {
-        lower.strip_prefix(*start).is_some_and(|rest| !rest.starts_with(|c: char| c.is_alphanumeric() || c == '\''))
-    };
-    let mut values = words(text).map(|(_, word)| is_value(&word.to_lowercase()));
-    words(text).count() <= CORRECTION_WORDS
-        && !text.trim_end().ends_with(['?', '？'])
-        && lang::ALL.iter().any(|language| language.corrections.iter().any(begins))
-        && (values.any(|is_value| is_value) || has_name(text))
-}
-
-/// A word with a capital inside of a sentence, other than "I".
-fn has_name(text: &str) -> bool {
-    pieces::sentences(text).iter().filter_map(|span| span.of(text)).any(|sentence| {
-        words(sentence).skip(1).any(|(_, word)| word.starts_with(char::is_uppercase) && word.chars().count() > 1)
-    })
 }
 
 /// True if a text is small talk as far as a table tells: all of a short message, or how it begins.
@@ -139,7 +116,7 @@ pub fn select(batch: &[Message]) -> Selection {
         }
     }
     let mut all: BTreeSet<usize> = picked.iter().map(|(at, _)| *at).collect();
-    all.extend(picked.iter().filter_map(|(at, _)| correction(batch, *at)));
+    all.extend(picked.iter().filter_map(|(at, _)| put_right_by(batch, *at)));
     let replies: Vec<usize> = all.iter().copied().collect();
     all.extend(replies.into_iter().filter_map(|at| parent(batch, at)));
     all.retain(|at| !replaced.contains(at));
@@ -213,10 +190,10 @@ fn telling(text: &str) -> Vec<Telling<'_>> {
 }
 
 /// The message that puts another right: one of the next few in its talk that begins so, and says nothing of its own subject.
-fn correction(batch: &[Message], at: usize) -> Option<usize> {
+fn put_right_by(batch: &[Message], at: usize) -> Option<usize> {
     let wrong = batch.get(at)?;
     let after = batch.iter().enumerate().skip(at + 1).filter(|(_, message)| message.conversation == wrong.conversation);
-    after.take(CORRECTION_WITHIN).find(|(_, message)| is_correction(&message.text)).map(|(at, _)| at)
+    after.take(correction::WITHIN).find(|(_, message)| correction::is_correction(&message.text)).map(|(at, _)| at)
 }
 
 fn is_same(a: &BTreeSet<Term>, b: &BTreeSet<Term>) -> bool {
@@ -230,10 +207,10 @@ fn parent(batch: &[Message], at: usize) -> Option<usize> {
     let reply = batch.get(at)?;
     let (before, asked) =
         batch.iter().enumerate().take(at).rev().find(|(_, message)| message.conversation == reply.conversation)?;
-    if is_correction(&reply.text) {
+    if correction::is_correction(&reply.text) {
         let talk = batch.iter().enumerate().take(at).rev().filter(|(_, it)| it.conversation == reply.conversation);
         let has_value = |text: &str| words(text).any(|(_, word)| is_value(&word.to_lowercase()));
-        return talk.take(CORRECTION_WITHIN).find(|(_, it)| has_value(&it.text)).map(|(at, _)| at);
+        return talk.take(correction::WITHIN).find(|(_, it)| has_value(&it.text)).map(|(at, _)| at);
     }
     let first = words(&reply.text).next().map(|(_, word)| word.to_lowercase())?;
     let is_short = words(&reply.text).count() <= SHORT_WORDS;

@@ -1,6 +1,7 @@
 //! What is read out of text without a model: terms, sentences, dates, names, instructions. Tables of languages are in
 //! [`lang`].
 
+pub mod correction;
 pub mod dates;
 pub mod grams;
 pub mod lang;

@@ -5,6 +5,7 @@
 //! in any order of arrival ([`crate::rank`]).
 
 pub mod columns;
+mod notes;
 pub mod segment;
 mod tail;
 pub mod vectors;
@@ -14,6 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::ids::{MessageKey, ModelId};
 use crate::text::grams::Term;
 use columns::{Column, ForwardRow, Links, NONE, Source};
+use notes::Notes;
 use segment::{Posting, SEGMENT_PIECES, Segment, SegmentError};
 use tail::Tail;
 use vectors::{Signs, Vec8, VectorError};
@@ -28,6 +30,7 @@ pub struct Index {
     dead: Vec<bool>,
     by_source: BTreeMap<Source, Vec<u32>>,
     signs: Option<Signs>,
+    notes: Option<Notes>,
     derived: Option<Derived>,
 }
 
@@ -121,6 +124,9 @@ impl Index {
     /// segments that changed.
     pub fn erase(&mut self, keys: &BTreeSet<MessageKey>) -> Vec<usize> {
         let mut erased: BTreeSet<u32> = BTreeSet::new();
+        for key in keys {
+            self.drop_notes(key);
+        }
         for (ordinal, column) in (0..self.tail_base).zip(&mut self.columns) {
             if column.source.message().is_some_and(|key| keys.contains(&key)) {
                 *column = Column::erased();
@@ -130,6 +136,9 @@ impl Index {
         for ordinal in &erased {
             if let Some(dead) = self.dead.get_mut(*ordinal as usize) {
                 *dead = true;
+            }
+            if let Some(signs) = &mut self.signs {
+                signs.remove(*ordinal);
             }
         }
         self.derived = None;
@@ -149,7 +158,13 @@ impl Index {
     /// the index is made anew, and count for nothing.
     pub fn kill(&mut self, source: &Source) -> bool {
         let Some(ordinals) = self.by_source.remove(source) else { return false };
+        if let Source::Message(key) = source {
+            self.drop_notes(key);
+        }
         for ordinal in ordinals {
+            if let Some(signs) = &mut self.signs {
+                signs.remove(ordinal);
+            }
             if let Some(dead) = self.dead.get_mut(ordinal as usize) {
                 *dead = true;
             }
@@ -162,6 +177,7 @@ impl Index {
     pub fn use_model(&mut self, model: ModelId, dimension: usize) {
         if self.signs.as_ref().is_none_or(|signs| signs.model != model || signs.dimension != dimension) {
             self.signs = Some(Signs::new(model, dimension));
+            self.notes = Some(Notes::new(model, dimension));
             self.derived = None;
         }
     }
@@ -180,6 +196,63 @@ impl Index {
         }
         self.derived = None;
         Ok(())
+    }
+
+    /// Gives a line or a fact its vector; `at` is its first byte in its message's text. It is found by meaning only, and leads
+    /// to its message. One of a message that is not found is left out.
+    ///
+    /// # Errors
+    /// As [`Index::put_vector`].
+    pub fn put_note(&mut self, model: ModelId, source: Source, at: u32, vector: &Vec8) -> Result<(), VectorError> {
+        let signs = self.signs.as_ref().filter(|signs| signs.model == model).ok_or(VectorError::Model)?;
+        if vector.dimension() != signs.dimension {
+            return Err(VectorError::Dimension { got: vector.dimension(), want: signs.dimension });
+        }
+        if let Some(key) = source.message().filter(|key| self.by_source.contains_key(&Source::Message(*key)))
+            && let Some(notes) = &mut self.notes
+        {
+            notes.put(key, source, at, vector);
+        }
+        Ok(())
+    }
+
+    /// True if a line or a fact has its vector.
+    #[must_use]
+    pub fn has_note(&self, source: &Source) -> bool {
+        let held = self.notes.as_ref().zip(source.message());
+        held.is_some_and(|(notes, key)| notes.has(&key, source))
+    }
+
+    /// Takes out the vectors of all lines and facts of a message: another batch has it now, or it says something else.
+    pub fn drop_notes(&mut self, key: &MessageKey) {
+        if let Some(notes) = &mut self.notes {
+            notes.remove(key);
+        }
+    }
+
+    /// The model whose vectors are searched.
+    #[must_use]
+    pub fn model(&self) -> Option<ModelId> {
+        self.signs.as_ref().map(|signs| signs.model)
+    }
+
+    /// Messages that have their vector, and lines and facts that do.
+    #[must_use]
+    pub fn embedded(&self) -> (usize, usize) {
+        let Some(signs) = &self.signs else { return (0, 0) };
+        let has = |ordinals: &&Vec<u32>| ordinals.first().is_some_and(|ordinal| signs.has(*ordinal));
+        (self.by_source.values().filter(has).count(), self.notes.as_ref().map_or(0, Notes::count))
+    }
+
+    /// Lines and facts by meaning: each with a piece of its message and its cosine by signs.
+    pub(crate) fn scan_notes(&self, exact: &[f32]) -> impl Iterator<Item = (Source, u32, f64)> {
+        self.notes.iter().flat_map(|notes| notes.scan(exact)).filter_map(|(key, note, dot)| {
+            let ordinals = self.by_source.get(&Source::Message(key))?;
+            // The last piece that begins before it: pieces overlap.
+            let begins = |ordinal: &&u32| self.column(**ordinal).is_some_and(|column| column.span.start <= note.at);
+            let ordinal = ordinals.iter().rfind(begins).or_else(|| ordinals.first())?;
+            Some((note.source, *ordinal, dot))
+        })
     }
 
     /// The sources that have no vector of the model in use, up to `limit`.

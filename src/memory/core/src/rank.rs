@@ -7,7 +7,7 @@ pub mod weights;
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::index::Index;
-use crate::index::columns::Source;
+use crate::index::columns::{Column, Source};
 use crate::index::vectors::{self, Vec8};
 use crate::item::Span;
 use signals::Signals;
@@ -104,26 +104,36 @@ pub fn search(index: &mut Index, query: &Query<'_>, weights: Option<&Weights>) -
     Found { hits: best(hits, query.limit), by_meaning: vector.is_some() }
 }
 
-/// Searches by meaning alone: candidates by signs, then by the vectors in 8 bits that `vector_of` gives. Scores are cosines.
+/// Searches by meaning alone: candidates by signs, then by the vectors in 8 bits that `vector_of` gives. Scores are cosines. A
+/// line or a fact leads to its message.
 #[must_use]
-pub fn semantic(index: &Index, query: &Query<'_>, vector_of: impl Fn(&Source) -> Option<Vec8>) -> Found {
+pub fn semantic(index: &mut Index, query: &Query<'_>, vector_of: impl Fn(&Source) -> Option<Vec8>) -> Found {
+    index.refresh();
+    let index = &*index;
     let Some((vector, signs)) = query.vector.zip(index.signs()) else { return Found::default() };
     if vectors::check(vector, signs.dimension).is_err() {
         return Found::default();
     }
+    let told = |column: &Column| query.as_of_ms.is_none_or(|as_of| column.time_ms <= as_of);
+    let hit = |source, ordinal, column: &Column, score| {
+        let parts = Parts { meaning: units(score), ..Parts::default() };
+        Hit { source, ordinal, span: column.span, score: parts.sum(), parts, answers: false }
+    };
     let scanned = signs.scan(vector, index.columns().len());
-    let candidates =
+    let pieces =
         (0_u32..).zip(index.columns()).zip(index.dead()).zip(scanned).filter_map(|(((ordinal, column), dead), dot)| {
-            let told = query.as_of_ms.is_none_or(|as_of| column.time_ms <= as_of);
-            let parts = Parts { meaning: units(dot?), ..Parts::default() };
-            let hit =
-                Hit { source: column.source, ordinal, span: column.span, score: parts.sum(), parts, answers: false };
-            (told && !dead).then_some(hit)
+            let hit = hit(column.source, ordinal, column, dot?);
+            (told(column) && !dead).then_some(hit)
         });
-    let exact = best(candidates, RERANKED).into_iter().map(|hit| {
+    let notes = index.scan_notes(vector).filter_map(|(source, ordinal, dot)| {
+        let column = index.column(ordinal)?;
+        told(column).then(|| hit(source, ordinal, column, dot))
+    });
+    let exact = best(pieces.chain(notes), RERANKED).into_iter().map(|hit| {
         let meaning = vector_of(&hit.source).map_or(0, |it| units(f64::from(it.dot(vector))));
         let parts = Parts { meaning, ..Parts::default() };
-        Hit { parts, score: parts.sum(), ..hit }
+        let source = hit.source.message().map_or(hit.source, Source::Message);
+        Hit { source, parts, score: parts.sum(), ..hit }
     });
     Found { hits: best(exact, query.limit), by_meaning: true }
 }
@@ -192,6 +202,39 @@ mod tests {
             time_ms: i64::try_from(n).unwrap() * 600_000,
             offset_min: 0,
         }
+    }
+
+    #[test]
+    fn a_fact_or_a_line_leads_by_meaning_to_its_message_until_that_changes() {
+        let unit = |at: usize| (0..8).map(|n| if n == at { 1.0 } else { 0.0 }).collect::<Vec<f32>>();
+        let messages = [said(0, "Ann", "the long story of a boiler"), said(1, "Ben", "pasta again")];
+        let mut index = index(&messages);
+        index.use_model(MODEL, 8);
+        for (n, at) in [(0, 0), (1, 1)] {
+            index.put_vector(MODEL, &source(n), &Vec8::of(&unit(at))).unwrap();
+        }
+        let key = source(0).message().unwrap();
+        let fact = Source::Fact(crate::ids::BatchId([1; 16]), key, 0);
+        index.put_note(MODEL, fact, 4, &Vec8::of(&unit(5))).unwrap();
+        assert!(index.has_note(&fact) && index.embedded() == (2, 1));
+        let asked = unit(5);
+        let query = Query { vector: Some(&asked), ..ask("x") };
+        let vector_of = |of: &Source| Some(Vec8::of(&unit(if *of == fact { 5 } else { 0 })));
+        let found = semantic(&mut index, &query, vector_of);
+        assert_eq!((found.hits[0].source, found.hits[0].score), (source(0), 10_000));
+        assert!(found.hits.iter().filter(|hit| hit.source == source(0)).count() == 1, "one hit for each message");
+        // Words know nothing of it.
+        assert_eq!(scores(&search(&mut index, &ask("pasta"), None))[0].0, source(1));
+        index.drop_notes(&key);
+        assert!(
+            !index.has_note(&fact) && semantic(&mut index, &query, vector_of).hits.iter().all(|hit| hit.score < 10_000)
+        );
+        index.put_note(MODEL, fact, 4, &Vec8::of(&unit(5))).unwrap();
+        index.kill(&source(0));
+        assert_eq!(index.embedded(), (1, 0));
+        // A note of a message that is not there is left out.
+        index.put_note(MODEL, fact, 4, &Vec8::of(&unit(5))).unwrap();
+        assert_eq!(index.embedded(), (1, 0));
     }
 
     fn source(n: usize) -> Source {
@@ -279,7 +322,7 @@ mod tests {
         let question = unit(1);
         let found = search(&mut index, &Query { vector: Some(&question), ..ask("x") }, None);
         assert!(found.by_meaning && found.hits.iter().any(|hit| hit.parts.meaning > 0));
-        let by_meaning = semantic(&index, &Query { vector: Some(&question), ..ask("") }, |_| Some(v.clone()));
+        let by_meaning = semantic(&mut index, &Query { vector: Some(&question), ..ask("") }, |_| Some(v.clone()));
         assert_eq!(by_meaning.hits.iter().map(|hit| hit.source).collect::<Vec<_>>(), [source(1)]);
         index.use_model(ModelId([2; 16]), 8);
         assert_eq!(index.missing_vectors(9).len(), 5, "another model begins anew");

@@ -110,6 +110,15 @@ impl Signs {
         }
     }
 
+    /// Takes a vector out: its bits as well.
+    pub(crate) fn remove(&mut self, ordinal: u32) {
+        let (at, width) = (ordinal as usize, self.width());
+        if let Some(held) = self.held.get_mut(at) {
+            *held = false;
+            self.bytes.iter_mut().skip(at * width).take(width).for_each(|byte| *byte = 0);
+        }
+    }
+
     pub(crate) fn has(&self, ordinal: u32) -> bool {
         self.held.get(ordinal as usize).copied().unwrap_or(false)
     }

@@ -20,6 +20,8 @@ pub enum Point {
     MemoryDrafted,
     /// A batch is committed, and whoever asked has not been told.
     MemoryCompacted,
+    /// Vectors are durable, and not searched yet.
+    MemoryEmbedded,
     /// Messages are forgotten, and whoever asked has not been told.
     MemoryForgotten,
 }
@@ -49,6 +51,7 @@ pub fn pass(point: Point) -> Option<Action> {
         Point::MemoryCaptured => "memory_captured",
         Point::MemoryDrafted => "memory_drafted",
         Point::MemoryCompacted => "memory_compacted",
+        Point::MemoryEmbedded => "memory_embedded",
         Point::MemoryForgotten => "memory_forgotten",
     };
     if name != here || PASSED.swap(true, Ordering::SeqCst) {

@@ -11,5 +11,8 @@ fn main() -> ExitCode {
     if let Some(code) = sigil::runtime::tool_exec::entry() {
         return code;
     }
+    if let Some(code) = sigil::memory::model_entry() {
+        return code;
+    }
     sigil::cli::main()
 }

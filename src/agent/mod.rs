@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use crate::backup::Source;
 use crate::config::{LogFormat, Overrides};
 use crate::doors::Settings;
-use crate::memory::{self, MemoryHandle};
+use crate::memory::{self, Embedder, MemoryHandle, ModelFiles};
 use crate::mesh::disk_room::DiskRoom;
 use crate::mesh::identity::DeviceKey;
 use crate::mesh::store::Store;
@@ -135,6 +135,10 @@ async fn live(options: Options, log: &mut Option<LogFormat>) -> Result<(), Agent
     let launcher = Launcher::start(work.clone(), tool_exec::launcher(), &tasks).map_err(at("making", &work))?;
     let tools = tool_host(&booted, catalogue, Arc::new(blobs.clone()), launcher, &tasks);
     let nodes = node_service::start(&links, booted.handle.watch_view(), booted.inputs(), &tasks);
+    if memory_models::CAN_RUN {
+        let embedder = Embedder::start(ModelFiles::new(memory::models_of(home.path())), &tasks);
+        memory::start_embedding(&memory, embedder, booted.handle.watch_view(), &tasks);
+    }
     let memory_streams = memory::start_sync(&memory, &links, booted.handle.watch_view(), &tasks);
     let (reload_tx, mut reloads) = mpsc::channel(RELOADS);
     let mut reloader = Reloader::new(home.path().to_owned(), overrides, read, tools.clone(), booted.handle.clone());

@@ -38,8 +38,10 @@ pub(crate) struct Cli {
 }
 
 mod memory;
+mod model;
 
 pub(crate) use memory::{AddArgs, Format, MemoryAskArgs, MemoryCommand, MemoryForgetArgs, ShowArgs};
+pub(crate) use model::ModelCommand;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -145,6 +147,11 @@ pub(crate) enum Command {
         workspace: String,
         #[command(subcommand)]
         command: MemoryCommand,
+    },
+    /// Models by which memory is searched by meaning: listed, fetched, verified, removed
+    Model {
+        #[command(subcommand)]
+        command: ModelCommand,
     },
     /// Make a bearer token for the HTTP door on this machine; it is shown this once
     Token(TokenArgs),

@@ -23,6 +23,7 @@ use crate::cli::exit::{Exit, Failure};
 use crate::cli::output::Ui;
 use crate::config::LogFormat;
 use crate::doors::ListenError;
+use crate::memory::{ModelFiles, models_of};
 use crate::store::StoreError;
 
 /// Schemas of what an agent says to whoever starts it in the background.
@@ -153,6 +154,18 @@ fn announce(ui: Ui, endpoints: &Endpoints) {
         let quic = endpoints.quic.first().map(|quic| format!(" · mesh {quic}")).unwrap_or_default();
         let peer = crate::cli::output::short(&endpoints.peer_id);
         ui.print(&format!("sigil is up: {peer} · pid {} · {}{quic}", endpoints.pid, url(&endpoints.http)));
+        offer_model(&endpoints.home, ui);
+    }
+}
+
+/// A word about what memory could do, once for each home.
+fn offer_model(home: &Path, ui: Ui) {
+    if let Some(entry) = ModelFiles::new(models_of(home)).offer() {
+        let size = entry.bytes() / 1_000_000;
+        ui.say(&format!(
+            "Memory is searched by words. `sigil model pull` gets a model of {size} MB ({}), and then by meaning as well.",
+            entry.licence
+        ));
     }
 }
 
@@ -173,6 +186,7 @@ pub(crate) async fn detach(home: &Path, args: &UpArgs, ui: Ui) -> Result<Exit, F
     } else {
         let node = crate::cli::output::text(&status, "node_id");
         ui.print(&format!("sigil is up as {node} · pid {pid} · stop it with `sigil down`"));
+        offer_model(home, ui);
     }
     Ok(Exit::Ok)
 }

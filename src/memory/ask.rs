@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use memory_core::facts::{Predicate, subject_text};
-use memory_core::ids::{BatchId, MessageKey};
+use memory_core::ids::{BatchId, MessageKey, ModelId};
+use memory_core::index::columns::Source;
 use memory_core::item::Message;
 use memory_core::limits::{STANDING_MAX, STANDING_TOKENS_MAX};
 use memory_core::rank::{self, Parts, Query, pack};
@@ -41,6 +42,8 @@ pub struct Question {
     pub tokens_max: usize,
     /// Only what was said up to this time, milliseconds since 1970.
     pub as_of_ms: Option<i64>,
+    /// Its vector, and of which model; without one, or while few messages have one, the words count.
+    pub vector: Option<(ModelId, Vec<f32>)>,
 }
 
 /// A part of a message, as it is shown.
@@ -143,7 +146,16 @@ impl Workspace {
             Mode::Facts | Mode::Summary => rank::HITS_MAX,
             Mode::Auto | Mode::Text | Mode::Semantic => limit,
         };
-        let query = Query { text: &question.text, vector: None, as_of_ms: question.as_of_ms, limit: of_messages };
+        let ours = question.vector.as_ref().filter(|(model, _)| self.held.index.model() == Some(*model));
+        let vector = ours.map(|(_, vector)| vector.as_slice());
+        let query = Query { text: &question.text, vector, as_of_ms: question.as_of_ms, limit: of_messages };
+        if question.mode == Mode::Semantic && vector.is_some() && self.held.index.embedded().0 > 0 {
+            let stored = |source: &Source| self.store.vector(source).ok().flatten().map(|row| row.vector);
+            let found = rank::semantic(&mut self.held.index, &query, stored);
+            return self.reader().answer(question, found);
+        }
+        let counts = ours.is_some_and(|(model, _)| question.mode != Mode::Text && self.reader().means_enough(*model));
+        let query = Query { vector: query.vector.filter(|_| counts), ..query };
         let found = rank::search(&mut self.held.index, &query, None);
         self.reader().answer(question, found)
     }
@@ -163,9 +175,8 @@ impl Reader<'_> {
                 }
             }
         }
-        let text_of = |source: &memory_core::index::columns::Source| {
-            source.message().and_then(|key| texts.get(&key)).map(|message| message.text.clone())
-        };
+        let text_of =
+            |source: &Source| source.message().and_then(|key| texts.get(&key)).map(|message| message.text.clone());
         let passages = pack::pack(&self.held.index, &found.hits, question.tokens_max, text_of);
         let mut hits = Vec::new();
         for passage in passages {
@@ -202,7 +213,7 @@ impl Reader<'_> {
     /// A message and its neighbours in its sitting.
     fn around(&self, key: MessageKey) -> Vec<MessageKey> {
         let index = &self.held.index;
-        let source = memory_core::index::columns::Source::Message(key);
+        let source = Source::Message(key);
         let mut keys = vec![key];
         for ordinal in index.ordinals(&source) {
             for near in [index.previous(*ordinal), index.next(*ordinal)].into_iter().flatten() {

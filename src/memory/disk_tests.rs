@@ -35,7 +35,8 @@ fn said(n: usize, text: String) -> NewMessage {
 }
 
 fn found(workspace: &mut Workspace, text: &str) -> Vec<(String, i64)> {
-    let question = Question { text: text.to_owned(), mode: Mode::Auto, limit: 10, tokens_max: 2_000, as_of_ms: None };
+    let (text, mode) = (text.to_owned(), Mode::Auto);
+    let question = Question { text, mode, limit: 10, tokens_max: 2_000, as_of_ms: None, vector: None };
     let hits = workspace.ask(&question).unwrap().hits;
     hits.into_iter().map(|hit| (hit.said.external_id, hit.score)).collect()
 }

@@ -114,6 +114,9 @@ impl Workspace {
         self.store.note_forgotten(keys)?;
         let mut writes = self.store.erasing(&items)?;
         writes.extend(self.held.erase(&indexed));
+        for key in &indexed {
+            writes.extend(self.store.without_vectors(key)?);
+        }
         // What came late and was never stored leaves nothing behind.
         if !items.is_empty() {
             writes.push((keys::forgetting(), Some(Bytes::from_static(&[1]))));

@@ -3,7 +3,7 @@
 
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use memory_core::compaction::{Settings, Trigger};
@@ -13,6 +13,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::error::MemoryError;
+use super::meaning::Meaning;
 use super::workspace::Workspace;
 use crate::mesh::identity::DeviceKey;
 use crate::tasks::TaskGroup;
@@ -39,6 +40,8 @@ struct Shared {
     failed: Mutex<Option<MemoryError>>,
     /// Counts what was written that other holders want.
     written: watch::Sender<u64>,
+    /// The model, once there is a way to one.
+    meaning: OnceLock<Meaning>,
     /// Held by the thread that has a database open: the next one waits until it is closed.
     gate: Mutex<()>,
 }
@@ -48,8 +51,8 @@ impl MemoryHandle {
     #[must_use]
     pub fn new(dir: PathBuf, key: DeviceKey, settings: Settings, idle: Duration, tasks: TaskGroup) -> Self {
         let (open, failed, gate) = (Mutex::new(None), Mutex::new(None), Mutex::new(()));
-        let written = watch::Sender::new(0);
-        Self(Arc::new(Shared { dir, key, settings, idle, tasks, open, failed, written, gate }))
+        let (written, meaning) = (watch::Sender::new(0), OnceLock::new());
+        Self(Arc::new(Shared { dir, key, settings, idle, tasks, open, failed, written, meaning, gate }))
     }
 
     /// Does `work` on the thread that owns the workspace, which is opened if need be.
@@ -85,6 +88,18 @@ impl MemoryHandle {
     pub fn is_open(&self) -> bool {
         let open = self.0.open.lock().unwrap_or_else(PoisonError::into_inner);
         open.as_ref().is_some_and(|(_, sender)| !sender.is_closed())
+    }
+
+    /// From now on questions have vectors, as far as this way leads to a model.
+    pub fn use_meaning(&self, meaning: Meaning) {
+        // Set once, when the agent starts.
+        let _ = self.0.meaning.set(meaning);
+    }
+
+    /// The way to the model.
+    #[must_use]
+    pub fn meaning(&self) -> Option<&Meaning> {
+        self.0.meaning.get()
     }
 
     /// Shows when something was written that other holders want.

@@ -197,6 +197,10 @@ impl Held {
                     self.view.covered.remove(&batch);
                 }
             }
+            if new.is_none_or(|new| new.batch != old.batch) {
+                // What the batch said of it counts no more.
+                self.index.drop_notes(key);
+            }
             if new.is_none_or(|new| new.rev != old.rev || new.content != old.content) {
                 self.index.kill(&Source::Message(*key));
                 self.standing.remove(key);

@@ -8,6 +8,8 @@
 //! | 11 | chain20 → head |
 //! | 12 | chain20 hlc8 index2 → item; absent when erased or missing |
 //! | 21 | number4 → segment of the index, with a sum of its own · 22 number4 → its columns |
+//! | 03 | → [`Searched`] |
+//! | 40 | message16 kind1 number1 → [`VectorRow`]: of the message itself, of a line, of a fact |
 //! | 60 | message16 chain20 hlc8 index2 → seq8: the items with text about a message |
 //! | 61 | message16 → [`TombstoneRow`] |
 //! | 70 | batch16 → capture that is not committed |
@@ -15,7 +17,9 @@
 //! Values are a version byte and CBOR. The key of an item is its stamp, so whatever names a stamp finds the text.
 
 use memory_core::group::{ChainId, Head, Header, SignedGroup, Slot, Stamp};
-use memory_core::ids::{AuthorId, BatchId, Incarnation, MessageKey, WorkspaceId};
+use memory_core::ids::{AuthorId, BatchId, Incarnation, MessageKey, ModelId, Rev, WorkspaceId};
+use memory_core::index::columns::Source;
+use memory_core::index::vectors::Vec8;
 use memory_core::replica::Sent;
 use mesh_core::ids::Signature;
 use serde::de::DeserializeOwned;
@@ -33,6 +37,8 @@ pub(super) const HEAD: u8 = 0x11;
 pub(super) const ITEM: u8 = 0x12;
 pub(super) const SEGMENT: u8 = 0x21;
 pub(super) const COLUMNS: u8 = 0x22;
+const SEARCHED: u8 = 0x03;
+pub(super) const VECTOR: u8 = 0x40;
 const ABOUT: u8 = 0x60;
 pub(super) const TOMBSTONE: u8 = 0x61;
 pub(super) const CAPTURE: u8 = 0x70;
@@ -74,6 +80,25 @@ pub(super) enum TombstoneRow {
     InChain(ChainId, u64),
     /// It came ahead of its chain, with the header of its group.
     Alone(Box<Sent>),
+}
+
+/// The model whose vectors are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Searched {
+    pub(super) model: ModelId,
+    pub(super) dimension: usize,
+}
+
+/// A vector, and what it is of: it counts while that is so.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct VectorRow {
+    /// The message as it was.
+    pub(super) rev: Rev,
+    /// The batch of a line or a fact.
+    pub(super) batch: Option<BatchId>,
+    /// First byte of it in the message's text.
+    pub(super) at: u32,
+    pub(super) vector: Vec8,
 }
 
 impl GroupRow {
@@ -143,13 +168,46 @@ pub(super) fn segment_number(key: &[u8]) -> Option<u32> {
 
 /// True for a row of a kind that this version writes.
 pub(super) fn is_known(key: &[u8]) -> bool {
-    let kinds = [META, FORGETTING, GROUP, HEAD, ITEM, SEGMENT, COLUMNS, ABOUT, TOMBSTONE, CAPTURE];
+    let kinds = [META, FORGETTING, SEARCHED, GROUP, HEAD, ITEM, SEGMENT, COLUMNS, VECTOR, ABOUT, TOMBSTONE, CAPTURE];
     key.first().is_some_and(|kind| kinds.contains(kind))
 }
 
 /// True for a row that is made anew from others when it is lacking.
 pub(super) fn is_made_anew(key: &[u8]) -> bool {
-    matches!(key.first(), Some(&SEGMENT | &COLUMNS))
+    matches!(key.first(), Some(&SEGMENT | &COLUMNS | &SEARCHED | &VECTOR))
+}
+
+/// Key of the model whose vectors are kept.
+pub(super) fn searched() -> Vec<u8> {
+    vec![SEARCHED]
+}
+
+/// All keys that begin so are of vectors of this message and of what was made of it.
+pub(super) fn vector_prefix(message: &MessageKey) -> Vec<u8> {
+    [&[VECTOR][..], &message.0].concat()
+}
+
+/// Key of a vector; `None` for what has none.
+pub(super) fn vector(source: &Source) -> Option<Vec<u8>> {
+    let (message, tail) = match source {
+        Source::Message(key) => (key, [0, 0]),
+        Source::Line(_, key) => (key, [1, 0]),
+        Source::Fact(_, key, number) => (key, [2, *number]),
+        Source::Head(_) => return None,
+    };
+    Some([vector_prefix(message).as_slice(), &tail].concat())
+}
+
+/// The source of a key of [`VECTOR`] whose row names this batch.
+pub(super) fn vector_source(key: &[u8], batch: Option<BatchId>) -> Option<Source> {
+    let (message, tail) = key.get(1..)?.split_first_chunk::<16>()?;
+    let message = MessageKey(*message);
+    match (tail, batch) {
+        ([0, 0], None) => Some(Source::Message(message)),
+        ([1, 0], Some(batch)) => Some(Source::Line(batch, message)),
+        ([2, number], Some(batch)) => Some(Source::Fact(batch, message, *number)),
+        _ => None,
+    }
 }
 
 pub(super) fn capture(batch: &BatchId) -> Vec<u8> {
@@ -227,6 +285,22 @@ mod tests {
         assert_eq!(super::chain(&head(&chain)), Some(chain));
         assert_eq!(super::stamp(&[ITEM]), None);
         assert!(about(&MessageKey([1; 16]), &stamp).starts_with(&about_prefix(&MessageKey([1; 16]))));
+    }
+
+    #[test]
+    fn keys_of_vectors_read_as_they_are_written() {
+        let (batch, key) = (BatchId([4; 16]), MessageKey([1; 16]));
+        for (source, of) in [
+            (Source::Message(key), None),
+            (Source::Line(batch, key), Some(batch)),
+            (Source::Fact(batch, key, 7), Some(batch)),
+        ] {
+            let written = vector(&source).unwrap();
+            assert!(written.starts_with(&vector_prefix(&key)) && is_known(&written) && is_made_anew(&written));
+            assert_eq!(vector_source(&written, of), Some(source));
+            assert_eq!(vector_source(&written, of.is_none().then_some(batch)), None);
+        }
+        assert_eq!(vector(&Source::Head(batch)), None);
     }
 
     #[test]

@@ -14,18 +14,26 @@ mod copies;
 mod correct;
 #[cfg(test)]
 mod disk_tests;
+mod embedder;
+mod embedder_process;
+mod embedding;
 mod error;
 mod exchange;
 mod forget;
 mod handle;
 mod held;
 mod keys;
+mod meaning;
+mod model_files;
 mod reader;
 mod segments;
 mod store;
 mod sync;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod vector_tests;
+mod vectors;
 mod workspace;
 
 use memory_core::ids::WorkspaceId;
@@ -34,10 +42,16 @@ use mesh_core::ids::{Hash, MeshId};
 pub use ask::{Answer, Fact, Hit, Mode, Question, Said, Standing};
 pub use browse::{Item, ItemState, Place, Stats, SummaryShown, Wanted};
 pub use copies::{Returning, Rows, kept_in, rows_of_stopped};
+pub use embedder::{EmbedError, Embedded, Embedder, ModelState};
+pub use embedder_process::entry as model_entry;
+pub use embedding::start as start_embedding;
 pub use error::MemoryError;
 pub use forget::{Forgotten, Selection};
 pub use handle::{IDLE, MemoryHandle};
+pub use meaning::{Embedding, JobState, Meaning};
+pub use model_files::{ModelFiles, Presence, dir_of as models_of};
 pub use sync::start as start_sync;
+pub use vectors::{Progress, Unembedded, Vectors};
 pub use workspace::{Appended, NewMessage, Outcome, Workspace};
 
 /// The id of `home` in a mesh: the same at every device of it, and of no other mesh.

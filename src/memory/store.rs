@@ -12,13 +12,14 @@ use bytes::Bytes;
 use memory_core::compaction::Capture;
 use memory_core::group::{ChainId, Head, Stamp};
 use memory_core::ids::MessageKey;
+use memory_core::index::columns::Source;
 use memory_core::item::{Body, Item};
 use mesh_core::crypto::Verifier;
 use mesh_core::ids::{PublicKey, Signature};
 use tokio::sync::mpsc;
 
 use super::error::MemoryError;
-use super::keys::{self, GroupRow, Meta, Place, TombstoneRow};
+use super::keys::{self, GroupRow, Meta, Place, Searched, TombstoneRow, VectorRow};
 use crate::store::{Batch, DurableNote, Engine, Format, OpenReport, Row, Settings, StoreError, Write};
 
 const FORMAT: Format = Format {
@@ -238,6 +239,32 @@ impl Store {
     /// A group without its items.
     pub(super) fn group(&self, chain: &ChainId, seq: u64) -> Result<Option<GroupRow>, MemoryError> {
         self.engine()?.get(&keys::group(chain, seq))?.map(|value| keys::decode(&value)).transpose()
+    }
+
+    /// The model whose vectors are kept.
+    pub(super) fn searched(&self) -> Result<Option<Searched>, MemoryError> {
+        self.engine()?.get(&keys::searched())?.map(|value| keys::decode(&value)).transpose()
+    }
+
+    /// One vector.
+    pub(super) fn vector(&self, source: &Source) -> Result<Option<VectorRow>, MemoryError> {
+        let Some(key) = keys::vector(source) else { return Ok(None) };
+        self.engine()?.get(&key)?.map(|value| keys::decode(&value)).transpose()
+    }
+
+    /// Keys and values of the vectors of messages whose keys begin with this byte.
+    pub(super) fn vectors(&self, first: u8) -> Result<Vec<Row>, StoreError> {
+        let start = vec![keys::VECTOR, first];
+        let end = [&[keys::VECTOR, first][..], &[0xff; 17]].concat();
+        self.engine()?.range(Bound::Included(start), Bound::Included(end), false, usize::MAX)
+    }
+
+    /// Writes that remove the vectors of a message and of what was made of it.
+    pub(super) fn without_vectors(&self, message: &MessageKey) -> Result<Vec<Write>, StoreError> {
+        let start = keys::vector_prefix(message);
+        let end = [start.as_slice(), &[0xff; 2]].concat();
+        let rows = self.engine()?.range(Bound::Included(start), Bound::Included(end), false, usize::MAX)?;
+        Ok(rows.into_iter().map(|(key, _)| (key, None)).collect())
     }
 
     /// Stamps of the items with text about a message, each with the number of its group.

@@ -37,7 +37,7 @@ fn put(workspace: &mut Workspace, id: &str, text: &str) -> Appended {
 }
 
 fn question(text: &str) -> Question {
-    Question { text: text.to_owned(), mode: Mode::Auto, limit: 10, tokens_max: 2_000, as_of_ms: None }
+    Question { text: text.to_owned(), mode: Mode::Auto, limit: 10, tokens_max: 2_000, as_of_ms: None, vector: None }
 }
 
 fn found(workspace: &mut Workspace, text: &str) -> Vec<String> {

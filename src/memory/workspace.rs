@@ -8,6 +8,7 @@ use memory_core::compaction::Settings;
 use memory_core::forget::refuses;
 use memory_core::group::{ChainId, Head, Header, Hlc, SignedGroup, Slot, Stamp};
 use memory_core::ids::{AuthorId, Incarnation, MessageKey, Rev, WorkspaceId};
+use memory_core::index::columns::Source;
 use memory_core::item::{Body, Item, Kind, Message, Salt};
 use memory_core::limits::{GROUP_BYTES_MAX, GROUP_ITEMS_MAX, TOMBSTONE_GROUP_ITEMS_MAX};
 use rand_chacha::ChaCha8Rng;
@@ -18,6 +19,7 @@ use super::held::Held;
 use super::keys::{self, GroupRow, Meta, Place, TombstoneRow};
 use super::reader::Reader;
 use super::store::{Store, Stored, seq_value};
+use super::vectors::Vectors;
 use crate::faults;
 use crate::mesh::clock;
 use crate::mesh::identity::DeviceKey;
@@ -85,6 +87,8 @@ pub struct Workspace {
     pub(super) written: u64,
     /// Something is forgotten whose bytes may still be in the engine's files.
     pub(super) vacuum_due: bool,
+    /// What the model fails with.
+    unembeddable: BTreeSet<(Source, Rev)>,
     rng: ChaCha8Rng,
 }
 
@@ -117,9 +121,22 @@ impl Workspace {
         let clock = found.heads.values().map(|head| head.hlc).max().unwrap_or_default();
         let chain = ChainId { author, incarnation };
         let (heads, tombstones) = (found.heads, found.tombstones);
-        let vacuum_due = found.forgetting;
-        let mut workspace =
-            Self { id, store, held, settings, key, chain, heads, tombstones, clock, written: 0, vacuum_due, rng };
+        let (vacuum_due, unembeddable) = (found.forgetting, BTreeSet::new());
+        let mut workspace = Self {
+            id,
+            store,
+            held,
+            settings,
+            key,
+            chain,
+            heads,
+            tombstones,
+            clock,
+            written: 0,
+            vacuum_due,
+            unembeddable,
+            rng,
+        };
         if kept.is_none() {
             let meta = Meta { workspace: id, incarnation };
             workspace.store.commit(vec![(vec![keys::META], Some(keys::encode(&meta).into()))], true)?;
@@ -129,6 +146,7 @@ impl Workspace {
             workspace.store.commit(useless, false)?;
         }
         workspace.keep_segments()?;
+        workspace.vectors().load()?;
         workspace.forget_again()?;
         for capture in found.captures {
             workspace.resume(capture)?;
@@ -211,6 +229,12 @@ impl Workspace {
     #[must_use]
     pub fn reader(&self) -> Reader<'_> {
         Reader { id: self.id, held: &self.held, store: &self.store }
+    }
+
+    /// Its vectors.
+    pub fn vectors(&mut self) -> Vectors<'_> {
+        let Self { held, store, unembeddable, .. } = self;
+        Vectors { held, store, unembeddable }
     }
 
     #[cfg(test)]

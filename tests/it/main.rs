@@ -27,6 +27,8 @@ mod homes;
 mod hostile_peer;
 mod joining;
 mod kept_bytes;
+#[cfg(feature = "fault-points")]
+mod meaning;
 mod memory;
 mod nearby;
 mod netns;

@@ -9,6 +9,8 @@ mod conflicts;
 mod console;
 mod memory;
 mod mesh;
+mod model_fetch;
+mod models;
 mod pending;
 mod rights;
 
@@ -54,6 +56,7 @@ pub(crate) async fn run(command: Command, client: Client, ui: Ui) -> Result<Exit
         Command::Rule { command } => rights::rule(client, command, ui).await,
         Command::Policy { command } => rights::policy(client, command, ui).await,
         Command::Memory { workspace, command } => memory::memory(client, &workspace, command, ui).await,
+        Command::Model { command } => models::model(client, command, ui).await,
         Command::Token(args) => care::token(client, args, ui).await,
         Command::Logs { follow, lines } => care::logs(client, follow, lines, ui).await,
         Command::Backup { file, force } => backup::backup(client, &file, force, ui).await,

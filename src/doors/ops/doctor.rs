@@ -4,6 +4,8 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
 
+use memory_models::BUILT_IN;
+use memory_models::catalogue::MODELS;
 use mesh_core::budget::OverBudget;
 use mesh_core::ids::PeerId;
 use mesh_core::io::{DiskSpace, Halt, StoppedLog, View};
@@ -15,6 +17,7 @@ use super::devices::{is_online, name_of};
 use super::policy::conflicts_to_end;
 use super::tools;
 use crate::doors::settings::Settings;
+use crate::memory::{Meaning, MemoryHandle, ModelFiles, models_of};
 use crate::mesh::MeshHandle;
 use crate::mesh::Surroundings;
 use crate::mesh::clock::{now, rfc3339};
@@ -79,11 +82,21 @@ impl Check {
 ///
 /// # Errors
 /// The thread that looks ended early.
-pub async fn examine(mesh: &MeshHandle, settings: &Settings, home: &Path) -> Result<Vec<Check>, OpError> {
+pub async fn examine(
+    mesh: &MeshHandle,
+    memory: &MemoryHandle,
+    settings: &Settings,
+    home: &Path,
+) -> Result<Vec<Check>, OpError> {
     let (view, around, settings, home) = (mesh.view(), mesh.surroundings(), settings.clone(), home.to_owned());
-    tokio::task::spawn_blocking(move || checks(&view, &around, &settings, &home))
-        .await
-        .map_err(|error| OpError::new(ErrorCode::Internal, error.to_string()))
+    let model = memory.meaning().and_then(model_at_work);
+    tokio::task::spawn_blocking(move || {
+        let mut checks = checks(&view, &around, &settings, &home);
+        checks.extend(model);
+        checks
+    })
+    .await
+    .map_err(|error| OpError::new(ErrorCode::Internal, error.to_string()))
 }
 
 /// Looks at the files of a home and at the machine: all that can be said without an agent. `free_min`: bytes that must
@@ -92,7 +105,7 @@ pub async fn examine(mesh: &MeshHandle, settings: &Settings, home: &Path) -> Res
 pub fn examine_home(home: &Path, free_min: Option<u64>) -> Vec<Check> {
     let mut checks = vec![home_modes(home)];
     checks.extend(hands(home));
-    checks.extend([disk(home, free_min), clock(), files()]);
+    checks.extend([disk(home, free_min), clock(), files(), model(home)]);
     checks
 }
 
@@ -339,6 +352,32 @@ fn room(DiskSpace { free, floor }: DiskSpace, home: &Path) -> Check {
     } else {
         Check::ok("disk", text)
     }
+}
+
+/// What memory is searched by. Nothing is wrong without a model.
+fn model(home: &Path) -> Check {
+    let files = ModelFiles::new(models_of(home));
+    let told = match (BUILT_IN, files.in_use(), MODELS.first()) {
+        (false, _, _) => "memory is searched by words: this program was built without models".to_owned(),
+        (true, Some(entry), _) => format!("memory is searched by meaning, with {}", entry.name),
+        (true, None, Some(entry)) => format!(
+            "memory is searched by words; `sigil model pull` gets a model of {} MB ({}), and then by meaning as well",
+            entry.bytes() / 1_000_000,
+            entry.licence
+        ),
+        (true, None, None) => "memory is searched by words".to_owned(),
+    };
+    Check::ok("model", told)
+}
+
+/// What went wrong with the model of a running agent.
+fn model_at_work(meaning: &Meaning) -> Option<Check> {
+    let why = meaning.trouble()?;
+    Some(Check::warn(
+        "model",
+        format!("the model does not work, and memory is searched by words meanwhile: {why}"),
+        "`sigil model verify` reads its files; it is tried again by itself",
+    ))
 }
 
 /// Nothing is decided by the wall clock, but every time that people see comes from it.

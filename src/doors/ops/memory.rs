@@ -11,8 +11,8 @@ use mesh_core::record::Tier;
 
 use crate::doors::identity::Identity;
 use crate::memory::{
-    Answer, Appended, Fact, Forgotten, Item, MemoryHandle, NewMessage, Question, Selection, Stats, SummaryShown,
-    Wanted, home_of,
+    Answer, Appended, Embedding, Fact, Forgotten, Item, MemoryHandle, Mode, NewMessage, Question, Selection, Stats,
+    SummaryShown, Wanted, home_of,
 };
 use crate::mesh::MeshHandle;
 use crate::status::{ErrorCode, OpError};
@@ -92,7 +92,16 @@ pub async fn append(
 ///
 /// # Errors
 /// The disk.
-pub async fn ask(place: &Place, questions: Vec<Question>) -> Result<Vec<Answer>, OpError> {
+pub async fn ask(place: &Place, mut questions: Vec<Question>) -> Result<Vec<Answer>, OpError> {
+    if let Some(meaning) = place.memory.meaning() {
+        for question in questions.iter_mut().filter(|question| question.mode != Mode::Text) {
+            question.vector = meaning.of_question(&question.text).await;
+            // What one has waited for in vain, the others need not.
+            if question.vector.is_none() {
+                break;
+            }
+        }
+    }
     let work = move |it: &mut crate::memory::Workspace| questions.iter().map(|question| it.ask(question)).collect();
     Ok(place.memory.run(place.workspace, work).await?)
 }
@@ -211,6 +220,15 @@ pub async fn vacuum(place: &Place) -> Result<bool, OpError> {
         if is_due { it.vacuum().map(|()| true) } else { Ok(false) }
     };
     Ok(place.memory.run(place.workspace, work).await?)
+}
+
+/// How the vectors of the workspace are coming along; `None` in an agent that has no way to a model.
+///
+/// # Errors
+/// It cannot be opened.
+pub async fn embedding(place: &Place) -> Result<Option<Embedding>, OpError> {
+    let progress = place.memory.run(place.workspace, |it| Ok(it.vectors().progress())).await?;
+    Ok(place.memory.meaning().map(|meaning| meaning.embedding(progress)))
 }
 
 /// Numbers of the workspace.

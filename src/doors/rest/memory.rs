@@ -394,6 +394,7 @@ pub(super) async fn ask(
         limit: count(k, HITS_DEFAULT),
         tokens_max: usize::try_from(max_tokens.map_or(TOKENS_DEFAULT, |it| it.0)).unwrap_or(usize::MAX),
         as_of_ms: as_of.as_ref().map(|time| time.0.0),
+        vector: None,
     };
     let place = place(&app, &who, &name, Use::Read)?;
     let answers = memory::ask(&place, queries.into_iter().map(question).collect()).await?;
@@ -423,7 +424,7 @@ pub(super) struct Compacted {
     messages_processed: usize,
     /// Messages that are in a summary now. Nothing of them is lost.
     messages_trimmed: usize,
-    /// Texts that got a vector; 0 without a model.
+    /// Texts that got a vector within this request: 0, since they get it in the background.
     embedded: usize,
     /// Texts that were packed; 0 so far.
     archived: usize,
@@ -733,8 +734,10 @@ pub(super) struct MemoryStats {
     forgotten: usize,
     /// Pieces of text that are searched.
     indexed: usize,
-    /// The model whose vectors are searched; null: there is none, and words alone count.
+    /// The model of this device; null: there is none, and words alone count.
     model: Option<String>,
+    /// Messages that are found by meaning.
+    embedded: usize,
 }
 
 /// How much is in the memory of a workspace.
@@ -750,7 +753,10 @@ pub(super) async fn stats(
     check_accept(&headers, JSON)?;
     let place = place(&app, &who, &name, Use::Read)?;
     let mem::Stats { messages, recent, summaries, facts, forgotten, indexed } = memory::stats(&place).await?;
-    Ok(Json(MemoryStats { messages, tier1: recent, summaries, facts, forgotten, indexed, model: None }))
+    let embedding = memory::embedding(&place).await?;
+    let model = embedding.as_ref().and_then(|it| it.model).map(str::to_owned);
+    let embedded = embedding.map_or(0, |it| it.progress.messages);
+    Ok(Json(MemoryStats { messages, tier1: recent, summaries, facts, forgotten, indexed, model, embedded }))
 }
 
 /// A summary.

@@ -8,6 +8,7 @@ pub mod calls;
 mod conflicts;
 pub mod doctor;
 mod dry_run;
+mod embedding;
 mod events;
 mod explain;
 pub mod extract;

@@ -8,8 +8,8 @@ use utoipa_axum::routes;
 
 use super::queries::Queries;
 use super::{
-    approvals, audit, backup, calls, conflicts, doctor, dry_run, events, explain, guard, health, joining, logs, memory,
-    metrics, nodes, openapi, pending, queries, rights, tokens, vacuum,
+    approvals, audit, backup, calls, conflicts, doctor, dry_run, embedding, events, explain, guard, health, joining,
+    logs, memory, metrics, nodes, openapi, pending, queries, rights, tokens, vacuum,
 };
 use crate::doors::app::App;
 
@@ -61,6 +61,7 @@ fn described() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(memory::show, memory::forget_one))
         .routes(routes!(memory::correct))
         .routes(routes!(memory::stats))
+        .routes(routes!(embedding::embedding))
         .routes(routes!(vacuum::vacuum))
         .routes(routes!(memory::summaries))
         .routes(routes!(memory::facts))

@@ -27,3 +27,6 @@ pub use tokenizer::{TokenizerError, Tokens};
 
 /// True if this build can run models.
 pub const BUILT_IN: bool = cfg!(feature = "candle");
+
+/// True if it is worth starting the child: it can run models, or those of tests.
+pub const CAN_RUN: bool = cfg!(any(feature = "candle", feature = "scripted"));

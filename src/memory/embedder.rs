@@ -343,11 +343,11 @@ impl Running {
 }
 
 fn chain(error: &WireError) -> String {
-    match error {
-        WireError::Pipe(source) if source.kind() == std::io::ErrorKind::UnexpectedEof => "its process ended".to_owned(),
-        WireError::Pipe(source) => format!("{error}: {source}"),
-        other => other.to_string(),
+    if matches!(error, WireError::Pipe(source) if source.kind() == std::io::ErrorKind::UnexpectedEof) {
+        return "its process ended".to_owned();
     }
+    let cause = std::error::Error::source(error).map(|cause| format!(": {cause}")).unwrap_or_default();
+    format!("{error}{cause}")
 }
 
 #[cfg(test)]
@@ -364,7 +364,7 @@ mod tests {
     }
 
     /// Reads what it is sent, and says nothing.
-    const WAIT: &str = "exec cat > /dev/null";
+    const WAIT: &str = "cat > /dev/null\ntrue";
 
     fn unit() -> Vec<f32> {
         let mut vector = vec![0.0; MODELS[0].form.dimension];
@@ -392,7 +392,7 @@ mod tests {
         std::fs::write(files.dir(&MODELS[0]).join("said"), said).unwrap();
         std::fs::write(
             files.dir(&MODELS[0]).join("script"),
-            format!("cat \"$1/said\"\necho . >> \"$1/starts\"\n{after}\n"),
+            format!("echo . >> \"$1/starts\"\ncat \"$1/said\"\n{after}\n"),
         )
         .unwrap();
         let args: fn(&Entry, PathBuf) -> Vec<OsString> = |_, dir| vec![dir.join("script").into(), dir.into()];

@@ -90,10 +90,10 @@ fn what_means_the_same_is_found_after_a_restart_and_words_count_until_then() {
     assert!(!counted, "nothing has a vector yet");
     assert_eq!(workspace.vectors().progress().messages, 0);
     assert_eq!(embed_all(&mut workspace).len(), 3);
-    for mode in [Mode::Semantic, Mode::Auto] {
-        let (found, counted) = by_meaning(&mut workspace, "basement", mode);
-        assert_eq!((found.first().map(String::as_str), counted), (Some("a"), true), "{mode:?}");
-    }
+    let (found, counted) = by_meaning(&mut workspace, "basement", Mode::Semantic);
+    assert_eq!((found.first().map(String::as_str), counted), (Some("a"), true));
+    // Beside words and neighbours it is one reason of many.
+    assert!(by_meaning(&mut workspace, "basement", Mode::Auto).1);
     assert!(!by_meaning(&mut workspace, "basement", Mode::Text).1);
     drop(workspace);
     let mut again = open(home.path());
@@ -146,12 +146,12 @@ fn the_vectors_of_what_is_forgotten_go_with_it() {
     ] {
         put(&mut workspace, id, text);
     }
-    let key = workspace.reader().by_external_id("b").unwrap()[0].key;
+    let key = workspace.reader().by_external_id("a").unwrap()[0].key;
     embed_all(&mut workspace);
     let report = workspace.compact(Trigger::Asked { keep: 0 }).unwrap();
     assert!(report.facts_extracted > 0);
     let notes = embed_all(&mut workspace);
-    assert!(notes.iter().any(|text| text.contains("peanuts")), "{notes:?}");
+    assert!(notes.iter().any(|text| text.contains("Okafor")), "{notes:?}");
     let before = workspace.vectors().progress();
     assert_eq!((before.messages, before.notes), (4, notes.len()));
     drop(workspace);
@@ -161,7 +161,7 @@ fn the_vectors_of_what_is_forgotten_go_with_it() {
     let after = again.vectors().progress();
     assert!(after.messages == 3 && after.notes < before.notes);
     assert!(again.store.vectors(key.0[0]).unwrap().iter().all(|(row, _)| !row.starts_with(&keys::vector_prefix(&key))));
-    assert!(!by_meaning(&mut again, "Ben is allergic to peanuts", Mode::Semantic).0.contains(&"b".to_owned()));
+    assert!(!by_meaning(&mut again, "The spare key is with Mrs. Okafor", Mode::Semantic).0.contains(&"a".to_owned()));
     drop(again);
     assert_eq!(open(home.path()).vectors().progress(), after);
 }

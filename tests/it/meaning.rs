@@ -61,6 +61,18 @@ fn ask(home: &Home, question: &str, mode: &str) -> (Vec<String>, Value) {
     (hits.collect(), answer["degraded"].clone())
 }
 
+/// The texts that are found once the question has its vector in time: beside other tests the model may be late.
+#[track_caller]
+fn by_meaning(home: &Home, question: &str, mode: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    wait_until("the meaning counts", PATIENCE, || {
+        let (texts, degraded) = ask(home, question, mode);
+        found = texts;
+        degraded == json!([])
+    });
+    found
+}
+
 const TALK: [&str; 6] = [
     "the freezer stands in the cellar",
     "pasta again tonight",
@@ -89,8 +101,7 @@ fn what_was_said_is_found_by_meaning_and_what_is_forgotten_never_again() {
     wait_embedded(&home, 6);
     assert_eq!(hosts_of(&home), 1, "one process runs the model");
     for mode in ["semantic", "auto"] {
-        let (found, degraded) = ask(&home, "basement", mode);
-        assert_eq!((found[0].as_str(), degraded), (TALK[0], json!([])), "{mode}");
+        assert_eq!(by_meaning(&home, "basement", mode)[0], TALK[0], "{mode}");
     }
     assert_eq!(ask(&home, "basement", "text").1, json!(["vectors"]));
     home.post(&format!("{BASE}:compact"), &json!({ "all": true })).expect(200);
@@ -103,16 +114,16 @@ fn what_was_said_is_found_by_meaning_and_what_is_forgotten_never_again() {
     home.start();
     wait_embedded(&home, 6);
     assert_eq!(embedding(&home)["made"], 0);
-    assert_eq!(ask(&home, "basement", "semantic").0[0], TALK[0]);
+    assert_eq!(by_meaning(&home, "basement", "semantic")[0], TALK[0]);
     home.post(&format!("{BASE}:forget"), &json!({ "ids": [ids[0]] })).expect(200);
     append(&home, &["a vacation in spring"]);
     wait_embedded(&home, 6);
-    assert!(!ask(&home, "basement", "semantic").0.contains(&TALK[0].to_owned()));
+    assert!(!by_meaning(&home, "basement", "semantic").contains(&TALK[0].to_owned()));
     home.kill9();
     home.start();
     wait_embedded(&home, 6);
-    assert!(!ask(&home, "basement", "semantic").0.contains(&TALK[0].to_owned()));
-    assert_eq!(ask(&home, "holiday", "semantic").0[0], "a vacation in spring");
+    assert!(!by_meaning(&home, "basement", "semantic").contains(&TALK[0].to_owned()));
+    assert_eq!(by_meaning(&home, "holiday", "semantic")[0], "a vacation in spring");
 }
 
 #[test]
@@ -150,7 +161,7 @@ fn one_text_with_which_a_model_dies_does_not_hold_up_the_others() {
         let now = embedding(&home);
         now["unembeddable"] == 1 && now["messages"] == 2
     });
-    assert_eq!(ask(&home, "poison", "text").0[0], "this one is poison", "it is found by words");
+    assert!(ask(&home, "poison", "text").0.contains(&"this one is poison".to_owned()), "it is found by words");
 }
 
 #[test]
@@ -220,8 +231,8 @@ mod real {
             ("broken kitchen appliance downstairs", "freezer"),
             ("children and sports", "football"),
         ] {
-            let (found, degraded) = ask(&home, question, "semantic");
-            assert!(found[0].contains(word) && degraded == json!([]), "{question}: {found:?}");
+            let found = by_meaning(&home, question, "semantic");
+            assert!(found[0].contains(word), "{question}: {found:?}");
         }
     }
 }

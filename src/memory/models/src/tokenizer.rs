@@ -2,7 +2,7 @@
 
 use tokenizers::{Tokenizer, TruncationParams};
 
-/// Largest file that is read, bytes. That of MiniLM has 466 KB.
+/// Largest file that is read, bytes. That of the first model has 466 KB.
 const FILE_BYTES_MAX: usize = 32 * 1024 * 1024;
 
 /// The tokenizer of a model. Names of special tokens in a text are words like others: nobody writes the end of a text into a

@@ -310,4 +310,32 @@ mod tests {
         assert!(frame(&whole).is_ok());
         assert!(frame(&Reply::of(1, &vec![vec![0.5; DIMENSION_MAX]; TEXTS_MAX])).is_ok());
     }
+
+    /// Frames of a child that was changed here and there: what gets through is what may.
+    #[test]
+    fn no_frame_that_is_bent_gets_through_as_something_else() {
+        let good = frame(&Reply::of(7, &[unit(3), unit(3)])).unwrap();
+        let mut state = 1_u64;
+        let mut draw = |below: usize| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            usize::try_from(state >> 33).unwrap() % below
+        };
+        for _ in 0..20_000 {
+            let mut bent = good.clone();
+            for _ in 0..=draw(3) {
+                let at = draw(bent.len());
+                match draw(3) {
+                    0 => bent[at] = u8::try_from(draw(256)).unwrap(),
+                    1 => bent.truncate(at.max(1)),
+                    _ => bent.insert(at, u8::try_from(draw(256)).unwrap()),
+                }
+            }
+            let Ok(Some(reply)) = receive::<Reply>(&mut bent.as_slice()) else { continue };
+            if let Ok(vectors) = reply.clone().vectors(&asked(2), 3) {
+                assert_eq!(vectors.len(), 2);
+                assert!(vectors.iter().all(|vector| vectors::check(vector, 3).is_ok()));
+            }
+            let _ = reply.ready();
+        }
+    }
 }

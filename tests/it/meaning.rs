@@ -127,6 +127,22 @@ fn what_was_said_is_found_by_meaning_and_what_is_forgotten_never_again() {
 }
 
 #[test]
+fn killed_when_vectors_are_durable_none_is_lost_and_none_is_made_twice() {
+    let mut home = Home::new("hub").with_config("[memory]\nbatch = 5\nwindow = 100\n");
+    home.set_env("SIGIL_TEST_MODEL", "words");
+    home.set_env("SIGIL_FAULT", "memory_embedded:die");
+    hollow(&home);
+    home.start();
+    append(&home, &TALK);
+    assert!(!home.reap().success(), "it dies at the point");
+    home.set_env("SIGIL_FAULT", "");
+    home.start();
+    wait_embedded(&home, 6);
+    assert_eq!(embedding(&home)["made"], 0);
+    assert_eq!(by_meaning(&home, "basement", "semantic")[0], TALK[0]);
+}
+
+#[test]
 fn a_model_that_fails_is_told_and_stops_nothing() {
     for kind in ["nan", "short", "foreign", "garbage", "abort"] {
         let home = scripted(kind);

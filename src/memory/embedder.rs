@@ -286,7 +286,11 @@ impl Owner {
     }
 
     fn tell(&self, state: ModelState) {
-        self.told.send_if_modified(|now| std::mem::replace(now, state.clone()) != state);
+        self.told.send_if_modified(|now| {
+            let is_new = *now != state;
+            *now = state;
+            is_new
+        });
     }
 }
 

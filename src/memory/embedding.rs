@@ -127,7 +127,9 @@ impl Job {
                         self.troubles = 0;
                         self.size = TEXTS_MAX;
                     }
-                    Err(Trouble::Memory(MemoryError::Closed)) => return Pause::Closed,
+                    Err(Trouble::Memory(MemoryError::Closed) | Trouble::Model(EmbedError::Closed)) => {
+                        return Pause::Closed;
+                    }
                     Err(Trouble::Memory(error)) => return Pause::Trouble(error.to_string()),
                     Err(Trouble::Model(error @ EmbedError::Failed(_))) => {
                         // One of these texts may be what it fails with: it is told apart by halves, and passed over.
@@ -146,7 +148,6 @@ impl Job {
                         }
                         return Pause::Trouble(error.to_string());
                     }
-                    Err(Trouble::Model(EmbedError::Closed)) => return Pause::Closed,
                     Err(Trouble::Model(error)) => return Pause::Trouble(error.to_string()),
                 }
             }
@@ -168,7 +169,11 @@ impl Job {
     }
 
     fn tell(&self, state: JobState) {
-        self.told.send_if_modified(|(now, _)| std::mem::replace(now, state.clone()) != state);
+        self.told.send_if_modified(|(now, _)| {
+            let is_new = *now != state;
+            *now = state;
+            is_new
+        });
     }
 }
 

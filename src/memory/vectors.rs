@@ -140,7 +140,7 @@ impl Vectors<'_> {
         for (text, vector) in said {
             let batch = batch_of(&text.source);
             let is_good = vectors::check(vector, searched.dimension).is_ok();
-            if !is_good || !self.still_is(&text.source, &text.rev) {
+            if !is_good || !self.still_is(&text.source, text.rev) {
                 continue;
             }
             let Some(key) = keys::vector(&text.source) else { continue };
@@ -174,7 +174,7 @@ impl Vectors<'_> {
                 // One that cannot be read is made anew.
                 let Ok(row) = keys::decode::<VectorRow>(&value) else { continue };
                 let Some(source) = keys::vector_source(&key, row.batch) else { continue };
-                if self.still_is(&source, &row.rev) {
+                if self.still_is(&source, row.rev) {
                     self.index_vector(model, source, row.at, &row.vector);
                 }
             }
@@ -194,10 +194,10 @@ impl Vectors<'_> {
     }
 
     /// True if what a vector is of counts as it was.
-    fn still_is(&self, source: &Source, rev: &Rev) -> bool {
+    fn still_is(&self, source: &Source, rev: Rev) -> bool {
         let current = source.message().and_then(|key| self.held.view.messages.get(&key));
         let batch = batch_of(source);
-        current.is_some_and(|current| current.rev == *rev && (batch.is_none() || current.batch == batch))
+        current.is_some_and(|current| current.rev == rev && (batch.is_none() || current.batch == batch))
     }
 
     fn search_by(&mut self, model: ModelId, dimension: usize) -> Result<(), MemoryError> {

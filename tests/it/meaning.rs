@@ -12,7 +12,7 @@ use crate::harness::{Home, PATIENCE, now, text, wait_until};
 
 const BASE: &str = "workspaces/home/memory";
 /// Time for vectors: the job waits for silence first, and the real model computes beside other tests.
-const EMBEDDED_WITHIN: Duration = Duration::from_secs(120);
+const EMBEDDED_WITHIN: Duration = Duration::from_mins(2);
 
 /// Files that are the model's by name and size.
 fn hollow(home: &Home) -> PathBuf {

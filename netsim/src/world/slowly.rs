@@ -37,6 +37,7 @@ impl Settled {
                 confirmed: node.confirmed,
                 tier: node.tier,
                 trusted: true,
+                scope: node.stay.as_ref().and_then(|stay| stay.scope.clone()),
                 tools: node.tools().iter().map(Offered::of).collect(),
                 deny: node.directory.as_ref().map(|directory| directory.deny.clone()).unwrap_or_default(),
             };
@@ -103,7 +104,7 @@ fn stricter(one: Value, other: Value) -> Option<Value> {
             Value::Workspace(Workspace { otherwise, ..one })
         }
         (Value::Member(one), Value::Member(other)) => Value::Member(one.min(other)),
-        (Value::Device(one), Value::Device(other)) if one.terms == other.terms => {
+        (Value::Device(one), Value::Device(other)) => {
             let people = one.people.iter().filter(|person| other.people.contains(person)).cloned().collect();
             Value::Device(Device { people, ..one })
         }

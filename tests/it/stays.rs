@@ -67,7 +67,7 @@ fn a_device_that_waits_is_approved_for_one_call_and_a_crash_of_its_host_changes_
     let next = || explained(&visitor, "slow")["rule"].clone();
     wait_until("and asks for nothing more", PATIENCE, || next() == "tier:scope");
     visitor.try_call("hub", "slow", 60).expect_err("it has made its call").problem(403);
-    let soon = Duration::from_secs(60);
+    let soon = Duration::from_mins(1);
     wait_until("its stay is over with its call", soon, || hub.get("nodes/visitor").status == 404);
     wait_until("it is told", PATIENCE, || visitor.status()["revoked"] == true);
     assert_eq!((hub.get_call(&only)["state"].clone(), hub.runs_of(&only)), (json!("done"), vec![1]));

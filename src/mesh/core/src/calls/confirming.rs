@@ -41,9 +41,12 @@ impl Book {
             let header = &open.record.header;
             header.target == self.me && header.is_for(own) && !open.record.confirmed
         });
-        ours.filter_map(|open| match open.is_denied() && denies {
-            true => Some(Confirmed::Denied(Unrun::of(&open.record), open.record.reason.clone())),
-            false => (open.deadline <= now).then(|| Confirmed::Expired(Unrun::of(&open.record))),
+        ours.filter_map(|open| {
+            if open.is_denied() && denies {
+                Some(Confirmed::Denied(Unrun::of(&open.record), open.record.reason.clone()))
+            } else {
+                (open.deadline <= now).then(|| Confirmed::Expired(Unrun::of(&open.record)))
+            }
         })
         .collect()
     }

@@ -25,7 +25,9 @@ const ASKERS: [&str; 7] = [
 const TOOLS: [&str; 3] = ["look", "put", "print"];
 
 /// A rule by its name: who and what it is about stay, what it says changes.
-const RULES: [(&str, &[&str], &[&str], &[RuleVerdict]); 6] = [
+type PlannedRule = (&'static str, &'static [&'static str], &'static [&'static str], &'static [RuleVerdict]);
+
+const RULES: [PlannedRule; 6] = [
     ("den/give-ben", &["ben"], &["print", "look"], &[RuleVerdict::Allow]),
     ("den/bots", &["agents"], &["look", "put"], &[RuleVerdict::Allow]),
     ("den/no-admin", &["role:admin"], &["put", "print"], &[RuleVerdict::Deny]),

@@ -16,6 +16,7 @@ use super::commands::Purpose;
 use super::liveness::beliefs;
 use super::mesh::Mesh;
 use super::peer::{Sim, State};
+use super::statements::Statements;
 use super::{rights, words};
 use crate::dice::Dice;
 use crate::env::Env;
@@ -236,7 +237,7 @@ impl Director {
                 let owner = mesh.peers[by].plan.tier == Tier::Owner;
                 if owner && mesh.peers[by].awake() && mesh.peers[peer].state != State::Absent {
                     let purpose = if unsaid { Purpose::Unsay { by, peer } } else { Purpose::Other };
-                    let ends = mesh.statements.may_end(by, peer, &mesh.peers);
+                    let ends = Statements::may_end(by, peer, &mesh.peers);
                     mesh.command(env, net, by, purpose, Command::Revoke { peer: id, unsaid });
                     mesh.statements.note_end(by, peer, ends && !unsaid, &mesh.peers);
                 }
@@ -301,7 +302,7 @@ impl Director {
         let is_of = |node: &Node| node.tier(&key.peer_id()) == Some(from);
         if mesh.peers[by].awake() && mesh.peers[by].node.as_ref().is_some_and(is_of) {
             let node_id = "lowered".parse().expect("a valid constant");
-            let ends = mesh.statements.may_end(by, peer, &mesh.peers);
+            let ends = Statements::may_end(by, peer, &mesh.peers);
             mesh.command(env, net, by, Purpose::Other, Command::Approve { key, node_id, tier, stay: None });
             mesh.statements.note_end(by, peer, ends, &mesh.peers);
         }

@@ -53,8 +53,11 @@ impl Settled {
     }
 }
 
+/// What holds of a key: nothing, or this.
+type Holds = Option<Value>;
+
 /// What holds of a key by all heads of what was said about it; `Some(None)`: nothing.
-fn merged(key: &Key, heads: &[&Content]) -> Option<Option<Value>> {
+fn merged(key: &Key, heads: &[&Content]) -> Option<Holds> {
     let mut values = Vec::new();
     let mut gone = false;
     for content in heads {
@@ -113,7 +116,7 @@ fn stricter(one: Value, other: Value) -> Option<Value> {
 }
 
 /// Of heads that are about the same askers and tools the strictest verdict; what only gives is gone if one head took it away.
-fn rule(values: &[Value], gone: bool) -> Option<Option<Value>> {
+fn rule(values: &[Value], gone: bool) -> Option<Holds> {
     let rules: Vec<_> =
         values.iter().filter_map(|value| if let Value::Rule(rule) = value { Some(rule) } else { None }).collect();
     let strictest = (*rules.iter().max_by_key(|rule| rule.verdict)?).clone();

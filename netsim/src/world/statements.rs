@@ -49,14 +49,17 @@ struct Link {
 struct Verdicts {
     of: Arc<policy::View>,
     held: Held,
-    verdicts: Vec<(Verdict, String)>,
+    decided: Vec<(Verdict, String)>,
 }
+
+/// Name, if it is confirmed, tier and directory of a member.
+type HeldMember = (PeerId, NodeId, bool, Tier, Option<Arc<Directory>>);
 
 /// All by which a peer decides: statements that stand, members, and what they offer.
 #[derive(PartialEq, Eq)]
 struct Held {
     said: Vec<Place>,
-    members: Vec<(PeerId, NodeId, bool, Tier, Option<Arc<Directory>>)>,
+    members: Vec<HeldMember>,
     out: Vec<PeerId>,
 }
 
@@ -199,15 +202,15 @@ impl Statements {
                 let held = held(&view);
                 // Some of all questions, the same at all who hold the same.
                 let verdicts = verdicts(&view, held.said.len() % ASKED_OF);
-                self.verdicts.insert(sim.index, Verdicts { of: rights, held, verdicts });
+                self.verdicts.insert(sim.index, Verdicts { of: rights, held, decided: verdicts });
             }
         }
         let all: Vec<(&usize, &Verdicts)> = self.verdicts.iter().collect();
         for (n, (peer, one)) in all.iter().enumerate() {
-            let differs = |(_, other): &&(&usize, &Verdicts)| other.held == one.held && other.verdicts != one.verdicts;
+            let differs = |(_, other): &&(&usize, &Verdicts)| other.held == one.held && other.decided != one.decided;
             if let Some((other, two)) = all.iter().skip(n + 1).find(differs) {
-                let at = one.verdicts.iter().zip(&two.verdicts).position(|(one, two)| one != two).unwrap_or(0);
-                let (one, two) = (one.verdicts.get(at), two.verdicts.get(at));
+                let at = one.decided.iter().zip(&two.decided).position(|(one, two)| one != two).unwrap_or(0);
+                let (one, two) = (one.decided.get(at), two.decided.get(at));
                 checks.fail("same-words-same-rights", now, || {
                     format!("p{peer} and p{other} hold the same and decide {one:?} and {two:?}")
                 });
@@ -216,13 +219,13 @@ impl Statements {
     }
 
     /// True if `by` holds `of` for an owner, whose authority it may end now.
-    pub(super) fn may_end(&self, by: usize, of: usize, peers: &Peers) -> bool {
+    pub(super) fn may_end(by: usize, of: usize, peers: &Peers) -> bool {
         peers[by].node.as_ref().and_then(|node| node.tier(&peers[of].id)) == Some(Tier::Owner)
     }
 
     /// What `by` was told to say of `of` is said, or was refused.
     pub(super) fn note_end(&mut self, by: usize, of: usize, might: bool, peers: &Peers) {
-        if !might || self.may_end(by, of, peers) {
+        if !might || Self::may_end(by, of, peers) {
             return;
         }
         let mut until = BTreeMap::new();
@@ -237,6 +240,7 @@ impl Statements {
 
     /// **only-owners-say**: of what a former owner says beyond what was held by whoever lowered or removed it nothing holds at
     /// those who know that. Where its authority ended once only, by one who is an owner still.
+    #[expect(clippy::wildcard_enum_match_arm, reason = "any other fault is about nobody's authority")]
     pub(super) fn only_owners_say(&self, now: u64, peers: &Peers, plan: &Plan, checks: &mut Checks) {
         for Ended { by, of, until } in &self.ended {
             let (ender, former) = (peers[*by].id, peers[*of].id);

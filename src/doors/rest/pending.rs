@@ -4,13 +4,15 @@ use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::HeaderMap;
 use axum::{Extension, Json};
-use serde::{Deserialize, Serialize};
+use mesh_core::limits::TOOLS_MAX;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
 
 use super::conflicts::ConflictItem;
 use super::extract::{JSON, Segment, body_or_default, check_accept};
 use super::model::{EffectName, PendingDevice};
-use super::shapes::{DeviceRef, NameOfTool, NodeName, ToolForm};
+use super::shapes::{DeviceRef, NameOfTool, NodeName, ToolForm, not_null};
 use crate::doors::app::AppState;
 use crate::doors::identity::Identity;
 use crate::doors::ops::devices::name_of;
@@ -94,7 +96,18 @@ pub(super) struct ToolToApprove {
 #[serde(deny_unknown_fields)]
 pub(super) struct ToolsToApprove {
     /// The tools; default: all that the device offers now. What was approved before stays approved.
+    #[serde(default, deserialize_with = "as_many_as_offered")]
+    #[schema(nullable = false, max_items = 512)]
     tools: Option<Vec<ToolToApprove>>,
+}
+
+/// As many tools as a device may offer.
+fn as_many_as_offered<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<ToolToApprove>>, D::Error> {
+    let tools: Option<Vec<ToolToApprove>> = not_null(deserializer)?;
+    if tools.as_ref().is_some_and(|tools| tools.len() > TOOLS_MAX) {
+        return Err(D::Error::custom(format!("`tools` has at most {TOOLS_MAX}, as many as a device may offer")));
+    }
+    Ok(tools)
 }
 
 /// Tools of a device after an approval.

@@ -5,7 +5,7 @@ use mesh_core::record::{Stay, StayTerms, Tier};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
-use utoipa::openapi::schema::Schema;
+use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
 
 use super::model::time;
 use super::rights::schema::stay_tools;
@@ -42,7 +42,7 @@ impl From<LastingTier> for Tier {
 #[serde(deny_unknown_fields)]
 pub(super) struct NewStay {
     /// Seconds from its approval until it is removed.
-    #[schema(inline)]
+    #[schema(schema_with = lasting)]
     for_s: Lasting,
     /// Tools that it may ask for, of what rights give it; `node:NODES:TOOLS` names devices too. Default: all; empty: none.
     #[schema(schema_with = scope)]
@@ -61,6 +61,12 @@ fn few<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<ToolPatt
         return Err(D::Error::custom(format!("`tools` of a stay has at most {max} patterns")));
     }
     Ok(tools)
+}
+
+/// What the derived schema of a required member with words of its own cannot say.
+fn lasting() -> Schema {
+    let seconds = ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(1)).maximum(Some(STAY_MAX_S));
+    seconds.description(Some("Seconds from its approval until it is removed.")).into()
 }
 
 fn scope() -> Schema {

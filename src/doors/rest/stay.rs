@@ -7,10 +7,10 @@ use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
 use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
 
-use super::model::time;
 use super::rights::schema::stay_tools;
 use super::shapes::Whole;
 use crate::mesh::Grant;
+use crate::mesh::clock::rfc3339;
 
 /// Longest stay, seconds.
 const STAY_MAX_S: u64 = mesh_core::limits::STAY_MS_MAX / 1_000;
@@ -103,7 +103,7 @@ fn patterns(scope: Option<&Vec<ToolPattern>>) -> Option<Vec<String>> {
 
 impl From<&Stay> for StayShown {
     fn from(Stay { until_ms, scope, one_time }: &Stay) -> Self {
-        Self { until: Some(time(*until_ms)), for_s: None, tools: patterns(scope.as_ref()), once: *one_time }
+        Self { until: Some(rfc3339(*until_ms)), for_s: None, tools: patterns(scope.as_ref()), once: *one_time }
     }
 }
 

@@ -4,7 +4,7 @@ use std::fmt;
 use std::fs::{self, DirBuilder, File, Metadata};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use nix::time::{ClockId, clock_gettime};
@@ -152,6 +152,13 @@ impl TryFrom<String> for FileId {
 /// Makes the names in a directory durable: without it, a file that was just created or renamed may vanish in a crash.
 pub fn sync_dir(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
+}
+
+/// Our own program as it was started, even when the file has been replaced by an upgrade since.
+#[must_use]
+pub fn own_program() -> Option<PathBuf> {
+    let linux = Path::new("/proc/self/exe");
+    if linux.exists() { Some(linux.to_owned()) } else { std::env::current_exe().ok() }
 }
 
 /// Returns the bytes that are free for this program on the file system of `path`, and all that it has.

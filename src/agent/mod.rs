@@ -22,8 +22,8 @@ use crate::node::blobs::Blobs;
 use crate::node::catalogue::Catalogue;
 use crate::node::host::ToolHost;
 use crate::node_service;
+use crate::platform;
 use crate::runtime::process::Launcher;
-use crate::runtime::tool_exec;
 use crate::tasks::TaskGroup;
 use doors::Around;
 use error::at;
@@ -132,7 +132,7 @@ async fn live(options: Options, log: &mut Option<LogFormat>) -> Result<(), Agent
         tasks: tasks.clone(),
     })?;
     let work = home.work();
-    let launcher = Launcher::start(work.clone(), tool_exec::launcher(), &tasks).map_err(at("making", &work))?;
+    let launcher = Launcher::start(work.clone(), platform::own_program(), &tasks).map_err(at("making", &work))?;
     let tools = tool_host(&booted, catalogue, Arc::new(blobs.clone()), launcher, &tasks);
     let nodes = node_service::start(&links, booted.handle.watch_view(), booted.inputs(), &tasks);
     if memory_models::CAN_RUN {

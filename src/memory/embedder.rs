@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::embedder_process;
 use super::model_files::ModelFiles;
-use crate::runtime::tool_exec;
+use crate::platform;
 use crate::tasks::TaskGroup;
 
 /// Times of the child.
@@ -115,7 +115,7 @@ impl Program {
     /// Our own, under its hidden command; `None` where it cannot be found.
     pub(super) fn own() -> Option<Self> {
         let args = |entry: &Entry, dir| embedder_process::arguments(entry, dir).to_vec();
-        Some(Self { path: tool_exec::launcher()?, args })
+        Some(Self { path: platform::own_program()?, args })
     }
 }
 

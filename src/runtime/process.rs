@@ -164,7 +164,7 @@ impl Drop for Group {
 
 impl Launcher {
     /// Starts the thread. Runs get private directories under `work`, which is made if needed; what an agent that was
-    /// killed has left there is removed. `program` is our own program ([`tool_exec::launcher`]); without it tools are
+    /// killed has left there is removed. `program` is our own program ([`crate::platform::own_program`]); without it tools are
     /// started directly, without the limits that `tool-exec` sets.
     ///
     /// # Errors

@@ -7,7 +7,7 @@ use std::convert::Infallible;
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::unix::process::{CommandExt, parent_id};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, ExitCode};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -21,13 +21,6 @@ pub const NOT_STARTED: u8 = 127;
 pub const COMPLAINT: &str = "sigil tool-exec: ";
 /// Open files that a tool may have: the usual soft limit of a login.
 const OPEN_FILES_MAX: u64 = 1024;
-
-/// Our own program as it was started, even when the file has been replaced by an upgrade since.
-#[must_use]
-pub fn launcher() -> Option<PathBuf> {
-    let linux = Path::new("/proc/self/exe");
-    if linux.exists() { Some(linux.to_owned()) } else { std::env::current_exe().ok() }
-}
 
 /// The arguments that make our program run `command`: to be followed by the command's own.
 pub(super) fn arguments(command: &Path) -> [OsString; 3] {

@@ -271,6 +271,8 @@ impl Model for Consenting {
             let digest = Frame::Digest { authors: Authors::ALL, rows: Vec::new(), changes: Hash::ZERO };
             target.settle(NOW, Input::Recv(id(by), digest));
         }
+        // A target that loses a rule allows by what it has left, and its gateway, which has the rule, does not ask it.
+        target.persist();
         let of = |by: usize, choice, cancels| {
             let said = answers(&machines[by], call, choice, cancels).into_iter();
             said.map(move |(entry, means)| Word { by, entry, means })

@@ -88,6 +88,13 @@ impl Machine {
         }
         out
     }
+
+    /// All that was written reaches the disk, also what nobody waits for; for what precedes a model.
+    pub(super) fn persist(&mut self) {
+        let pending = self.kit.disk.pending();
+        self.kit.disk.crash(pending);
+        self.take(Vec::new());
+    }
 }
 
 /// Hashes what is written.

@@ -10,7 +10,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
 
 use super::conflicts::ConflictItem;
-use super::extract::{JSON, Segment, body_or_default, check_accept};
+use super::extract::{JSON, JSON_DEPTH_MAX, Segment, check_accept, json_bytes, parse};
 use super::model::{EffectName, PendingDevice};
 use super::shapes::{DeviceRef, NameOfTool, NodeName, ToolForm, not_null};
 use crate::doors::app::AppState;
@@ -19,6 +19,9 @@ use crate::doors::ops::devices::name_of;
 use crate::doors::ops::tools::{self, Approved, PendingTool};
 use crate::doors::ops::{joining, policy};
 use crate::status::OpError;
+
+/// Longest list of tools to approve: all that a device may offer, with the forms in which they were shown (200 bytes each).
+const TOOLS_BODY_BYTES_MAX: usize = 128 * 1024;
 
 /// Everything that waits for a person.
 #[derive(Debug, Serialize, ToSchema)]
@@ -132,7 +135,8 @@ pub(super) async fn approve_tools(
     Segment(DeviceRef(id)): Segment<DeviceRef>,
     request: Request<Body>,
 ) -> Result<Json<ToolsAnswer>, OpError> {
-    let wanted: ToolsToApprove = body_or_default(request).await?;
+    let bytes = json_bytes(request, TOOLS_BODY_BYTES_MAX, true).await?;
+    let wanted: ToolsToApprove = parse(&bytes, JSON_DEPTH_MAX)?;
     let read = |tool: ToolToApprove| Approved { name: tool.name.0, shown: tool.shown.map(|shown| shown.0) };
     let wanted: Option<Vec<Approved>> = wanted.tools.map(|tools| tools.into_iter().map(read).collect());
     let done = tools::approve(app.mesh(), &who, &id, wanted.as_deref()).await?;

@@ -12,7 +12,7 @@ use mesh_core::crypto::{Signer, Symbolic};
 use mesh_core::entry::{Kind, SignedEntry};
 use mesh_core::epoch::{Claim, Epoch};
 use mesh_core::frame::{Authors, Dispatch, EntryItem, Frame};
-use mesh_core::ids::{Hash, PeerId, ReqId};
+use mesh_core::ids::{Attempt, Hash, PeerId, ReqId};
 use mesh_core::io::{AnswerChoice, Command, Edit, Input, NewAnswer, NewCall, Now, Output, Reply, Space, ToolOutcome};
 use mesh_core::policy::{Binding, Key, Rule, RuleVerdict, Value, Workspace};
 use mesh_core::record::{Ending, Outcome, Payload};
@@ -100,7 +100,8 @@ pub(super) struct State {
     crashes: u8,
     runs: u8,
     works: bool,
-    ended: Option<&'static str>,
+    /// What the target told last, and of which attempt.
+    ended: Option<(Attempt, &'static str)>,
     broken: Option<&'static str>,
 }
 
@@ -194,6 +195,10 @@ impl State {
         self.heard.iter().any(|nth| self.words[*nth].means == means)
     }
 
+    fn word(&self) -> Option<&'static str> {
+        self.ended.map(|(_, word)| word)
+    }
+
     fn hears(&mut self, nth: usize) {
         self.heard.insert(nth);
         self.yes |= self.words[nth].means == Meaning::Yes;
@@ -223,7 +228,12 @@ impl State {
             let Some(outcome) = ended.filter(|outcome| outcome.id == self.call.0) else { continue };
             let word = outcome.ending.as_str();
             let unrun = matches!(outcome.ending, Ending::Denied | Ending::Expired);
-            if *self.ended.get_or_insert(word) != word || unrun && self.runs > 0 {
+            // Another attempt may follow an interruption, and end without a run.
+            let may_say = self.ended.is_none_or(|(attempt, had)| {
+                (attempt, had) == (outcome.attempt, word) || attempt < outcome.attempt && had == "interrupted"
+            });
+            self.ended = Some((outcome.attempt, word));
+            if !may_say || unrun && outcome.attempt == 1 && self.runs > 0 {
                 self.broken.get_or_insert("endings-are-true");
             }
         }
@@ -392,10 +402,10 @@ impl Model for Consenting {
             Property::always("endings-are-true: what did not run says so, once", |_, state: &State| {
                 state.broken != Some("endings-are-true")
             }),
-            Property::sometimes("it runs to its end", |_, state: &State| state.ended == Some("done")),
-            Property::sometimes("a no wins over a yes", |_, state: &State| state.yes && state.ended == Some("denied")),
+            Property::sometimes("it runs to its end", |_, state: &State| state.word() == Some("done")),
+            Property::sometimes("a no wins over a yes", |_, state: &State| state.yes && state.word() == Some("denied")),
             Property::sometimes("a cancel request wins over a yes", |_, state: &State| {
-                state.yes && state.ended == Some("cancelled")
+                state.yes && state.word() == Some("cancelled")
             }),
         ]
     }

@@ -73,9 +73,7 @@ impl Wanted {
                 let Ok(piece) = frame.into_data() else { continue };
                 have += piece.len() as u64;
                 if have > self.bytes {
-                    let detail = format!("{url} is larger than the file that was asked for ({} bytes)", self.bytes);
-                    let _ = fs::remove_file(&self.part);
-                    return Err(Failure::new(Exit::Failed, detail).hint("nothing of it is kept; try another source"));
+                    return Err(self.too_large(url));
                 }
                 file.write_all(&piece).map_err(|error| self.unwritten(&error))?;
                 progress(have);
@@ -98,8 +96,11 @@ impl Wanted {
         loop {
             let read = source.read(&mut chunk).map_err(unread)?;
             let Some(piece) = chunk.get(..read).filter(|piece| !piece.is_empty()) else { break };
-            file.write_all(piece).map_err(|error| self.unwritten(&error))?;
             have += piece.len() as u64;
+            if have > self.bytes {
+                return Err(self.too_large(&from.display().to_string()));
+            }
+            file.write_all(piece).map_err(|error| self.unwritten(&error))?;
             progress(have);
         }
         self.settle(&file, &from.display().to_string())
@@ -141,6 +142,13 @@ impl Wanted {
             dir.display()
         );
         Err(Failure::new(Exit::Failed, detail).hint("free some space on that disk, then run this again"))
+    }
+
+    /// What is larger is another file: nothing of it is kept.
+    fn too_large(&self, from: &str) -> Failure {
+        let _ = fs::remove_file(&self.part);
+        let detail = format!("{from} is larger than the file that was asked for ({} bytes)", self.bytes);
+        Failure::new(Exit::Failed, detail).hint("nothing of it is kept; try another source")
     }
 
     fn unwritten(&self, error: &io::Error) -> Failure {
@@ -352,6 +360,7 @@ mod tests {
         let file = dir.path().join("local");
         fs::write(&file, BODY).unwrap();
         assert!(wanted_other.copy(&file, |_| ()).is_err() && !wanted_other.path.exists());
+        assert!(short.copy(&file, |_| ()).unwrap_err().detail.contains("is larger") && !short.part.exists());
         let right = wanted(dir.path(), BODY);
         right.copy(&file, |_| ()).unwrap();
         assert_eq!(fs::read(&right.path).unwrap(), BODY);

@@ -135,6 +135,7 @@ const fn about(mutant: ProtocolRule) -> (Kind, &'static str) {
         ProtocolRule::Notice => (Speed, "election.rs `correct`"),
         ProtocolRule::Successor => (Speed, "election.rs `stop`"),
         ProtocolRule::DigestOnLinkUp => (Speed, "log.rs `handle_link_up`"),
+        ProtocolRule::DigestOnLinkDown => (Speed, "log.rs `handle_link_down`"),
         ProtocolRule::EntriesAge | ProtocolRule::TruncationSparesOpen => (Safety, "compaction.rs `is_dead`"),
         ProtocolRule::GapNeedsTruncation => (Safety, "log.rs `ingest`"),
         ProtocolRule::Audience => (Safety, "trust.rs `may_read`"),

@@ -23,6 +23,10 @@ use crate::predicates::Checks;
 /// a look takes to see it.
 const ARRIVES_US: u64 = 500 * MS + 250 * MS;
 
+/// Time in which a statement is passed on by whoever holds it: also that after which a link that is dead is given up, since
+/// until then whoever has it is told nothing by others.
+const PASSED_ON_US: u64 = 5 * SECOND;
+
 /// Of so many questions that a look could ask it asks one.
 const ASKED_OF: usize = 4;
 
@@ -68,6 +72,8 @@ struct Held {
 pub(super) struct Statements {
     made: BTreeMap<Place, Made>,
     links: BTreeMap<(usize, usize), (Link, u64)>,
+    /// Since when a peer has had the entry of a statement in its log.
+    held: BTreeMap<(usize, Place), u64>,
     verdicts: BTreeMap<usize, Verdicts>,
     ended: Vec<Ended>,
 }
@@ -159,11 +165,11 @@ impl Statements {
 
     /// **newcomers-know**: whoever joins a mesh of workspaces knows from the start that it is one.
     pub(super) fn newcomers_know(&self, now: u64, owner: &Sim, newcomer: &Sim, checks: &mut Checks) {
+        let at = owner.index;
         let (Some(owner), Some(node)) = (&owner.node, &newcomer.node) else { return };
         let (rights, said) = owner.rights();
-        // Its welcome was made a moment ago.
-        let is_old =
-            |place: &Place| self.made.get(place).and_then(|made| made.durable).is_some_and(|at| now > at + SECOND);
+        // Its welcome was made a moment ago: it need not tell what its maker has got since.
+        let is_old = |place: &Place| self.held.get(&(at, *place)).is_some_and(|at| now > at + SECOND);
         let known = rights.mode() == Mode::Workspaces && said.standing(&Key::Mode).all(|(place, _)| is_old(place));
         if known && node.rights().0.mode() != Mode::Workspaces {
             let peer = newcomer.index;
@@ -283,6 +289,15 @@ impl Statements {
                 made.durable = Some(now);
             }
         }
+        for sim in peers.iter() {
+            for place in self.made.keys() {
+                if sim.is_member() && sim.disk.keeps(&rows::entry(&place.author, place.incarnation, place.seq)) {
+                    self.held.entry((sim.index, *place)).or_insert(now);
+                } else {
+                    self.held.remove(&(sim.index, *place));
+                }
+            }
+        }
         for (a, b) in crate::plan::pairs(peers.len()) {
             match link(peers, network, a, b) {
                 Some(link) if self.links.get(&(a, b)).is_some_and(|(known, _)| *known == link) => {}
@@ -292,6 +307,11 @@ impl Statements {
         }
         for (pair, (link, since)) in &self.links {
             for (from, to) in [*pair, (pair.1, pair.0)] {
+                if let Some((place, key)) = self.held_back(now, (link, *since), &peers[from], &peers[to]) {
+                    checks.fail("edit-arrives", now, || {
+                        format!("p{to} lacks what is said of {key:?} at {place:?}, which p{from} could have passed on")
+                    });
+                }
                 if let Some((place, key)) = self.late(now, (link, *since), &peers[from], &peers[to]) {
                     checks.fail("edit-arrives", now, || {
                         let ms = (now - since) / MS;
@@ -306,13 +326,30 @@ impl Statements {
 
     /// A statement of `from` that `to` should have by now.
     fn late(&self, now: u64, (link, since): (&Link, u64), from: &Sim, to: &Sim) -> Option<(Place, &Key)> {
-        let ((_, said), (_, held)) = (from.node.as_ref()?.rights(), to.node.as_ref()?.rights());
         if to.node.as_ref()?.tier(&from.id) != Some(Tier::Owner) {
             return None;
         }
         let within = ARRIVES_US + link.slack_us;
         let is_due = |made: &Made| made.durable.is_some_and(|at| now > at.max(since) + within);
-        let late = self.made.iter().filter(|(place, made)| place.author == from.id && is_due(made));
+        self.lacking(from, to, |place, made| place.author == from.id && is_due(made))
+    }
+
+    /// A statement of somebody else that `from` holds in its log, and `to` should have of it by now.
+    fn held_back(&self, now: u64, (link, since): (&Link, u64), from: &Sim, to: &Sim) -> Option<(Place, &Key)> {
+        let node = to.node.as_ref()?;
+        let within = PASSED_ON_US + link.slack_us;
+        self.lacking(from, to, |place, _| {
+            place.author != from.id
+                && place.author != to.id
+                && node.tier(&place.author) == Some(Tier::Owner)
+                && self.held.get(&(from.index, *place)).is_some_and(|at| now > *at.max(&since) + within)
+        })
+    }
+
+    /// The first of those statements that stand at `from` and `to` neither holds nor knows to be replaced.
+    fn lacking(&self, from: &Sim, to: &Sim, due: impl Fn(&Place, &Made) -> bool) -> Option<(Place, &Key)> {
+        let ((_, said), (_, held)) = (from.node.as_ref()?.rights(), to.node.as_ref()?.rights());
+        let late = self.made.iter().filter(|(place, made)| due(place, made));
         let mut late = late.map(|(place, made)| (*place, &made.statement.said.key));
         let late = late.find(|(place, key)| {
             let stands = said.standing(key).any(|(own, _)| own == place);
@@ -321,9 +358,10 @@ impl Statements {
             stands && !held.is_void(place) && !held.standing(key).any(|(other, _)| has(other))
         });
         // A log that is stopped brings nothing more.
-        let is_stopped =
-            || to.node.as_ref().is_some_and(|node| node.view().stopped.iter().any(|log| log.peer == from.id));
-        late.filter(|_| !is_stopped())
+        let is_stopped = |place: &Place| {
+            to.node.as_ref().is_some_and(|node| node.view().stopped.iter().any(|log| log.peer == place.author))
+        };
+        late.filter(|(place, _)| !is_stopped(place))
     }
 }
 

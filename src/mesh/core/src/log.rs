@@ -472,10 +472,17 @@ impl Logs {
         self.tell_neighbours(fx);
     }
 
-    pub(crate) fn handle_link_down(&mut self, peer: PeerId, fx: &mut Effects<'_>) {
+    /// The others passed nothing on to us of `peer`, nor of what it passed on itself, while we said that we are linked to
+    /// it: they are asked for what was lost on the link, once they know that it is gone.
+    pub(crate) fn handle_link_down(&mut self, peer: PeerId, trust: &Trust, fx: &mut Effects<'_>) {
         self.neighbours.remove(&peer);
         self.bodies.handle_link_down(&peer);
         self.tell_neighbours(fx);
+        if fx.enforces(ProtocolRule::DigestOnLinkDown) {
+            for other in self.neighbours.keys().copied().collect::<Vec<_>>() {
+                self.ask_again(other, trust, fx);
+            }
+        }
     }
 
     fn tell_neighbours(&self, fx: &mut Effects<'_>) {

@@ -740,7 +740,7 @@ impl Peer {
     /// And now no more.
     fn part(&mut self, peer: PeerId, fx: &mut Effects<'_>) {
         self.election.handle_link_down(peer, fx);
-        self.logs.handle_link_down(peer, fx);
+        self.logs.handle_link_down(peer, &self.trust, fx);
         self.note_presence(fx);
         fx.view_changed = true;
     }

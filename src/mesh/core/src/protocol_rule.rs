@@ -146,6 +146,8 @@ pub enum ProtocolRule {
     Successor,
     /// Peers that meet compare what they hold.
     DigestOnLinkUp,
+    /// Whoever loses a link asks its other neighbours for what was lost on it.
+    DigestOnLinkDown,
     /// An author declares dead only what is old.
     EntriesAge,
     /// An author declares nothing dead that is about a call in its book.
@@ -310,6 +312,7 @@ impl ProtocolRule {
         Self::Notice,
         Self::Successor,
         Self::DigestOnLinkUp,
+        Self::DigestOnLinkDown,
         Self::EntriesAge,
         Self::TruncationSparesOpen,
         Self::GapNeedsTruncation,

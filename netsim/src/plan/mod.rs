@@ -390,6 +390,21 @@ impl Plan {
             })
     }
 
+    /// True if no statement of anybody is lost or taken out of force with its author.
+    #[expect(clippy::wildcard_enum_match_arm, reason = "any other fault leaves statements alone")]
+    pub(crate) fn keeps_statements(&self) -> bool {
+        !self.faults.iter().any(|(_, fault)| match fault {
+            Fault::Revoke { .. }
+            | Fault::Demote { .. }
+            | Fault::Steal { .. }
+            | Fault::Forge { .. }
+            | Fault::Leave { .. }
+            | Fault::Restore { .. }
+            | Fault::Wipe { .. } => true,
+            _ => false,
+        })
+    }
+
     /// True if nothing is said twice about a person, a place or a rule of the plan, and nothing takes.
     fn words_only_give(&self) -> bool {
         let mut said = BTreeSet::new();

@@ -590,8 +590,8 @@ impl Mesh {
                     }
                 }
             }
-            (Purpose::Answer { call, choice }, Reply::Answered { .. }) => {
-                self.rights.note_answer(env.now, peer, call, choice);
+            (Purpose::Answer { call, choice }, Reply::Answered { of }) => {
+                self.rights.note_answer((env.now, peer), call, choice, of);
             }
             (Purpose::Unsay { by, peer: of }, Reply::Revoked) => self.rights.note_unsaid(by, of),
             (Purpose::Ask { .. }, Reply::Refused(_)) => self.stats.refused += 1,

@@ -8,8 +8,8 @@ use mesh_core::ids::{Hash, NodeId, PeerId, ReqId};
 use mesh_core::io::{AnswerChoice, CallState, Edit, Invocation, NewAnswer, View};
 use mesh_core::limits;
 use mesh_core::policy::{
-    Binding, Cause, Choice, Credential, Domain, Key, Mode, Otherwise, Principal, Request, Role, Rule, RuleVerdict,
-    Seat, Value, Verdict, Workspace, WorkspaceId,
+    Binding, Cause, Choice, Credential, Domain, Key, Mode, Otherwise, Principal, Request, Role, Rule, RuleRef,
+    RuleVerdict, Seat, Value, Verdict, Workspace, WorkspaceId,
 };
 use mesh_core::record::{Ending, Header};
 use mesh_core::rule_words;
@@ -26,11 +26,19 @@ const WORKSPACE: &str = "home";
 /// Of a yes that all know a call starts, or ends, within so long.
 const GOES_ON_US: u64 = 2 * SECOND;
 
+/// An answer that was taken, of these asks.
+struct Answer {
+    at: u64,
+    by: usize,
+    choice: AnswerChoice,
+    of: Vec<RuleRef>,
+}
+
 /// All that people said in a run, as the world outside saw it.
 #[derive(Default)]
 pub(super) struct Rights {
-    /// Answers, each with its time and the peer at which it was given.
-    said: BTreeMap<ReqId, Vec<(u64, usize, AnswerChoice)>>,
+    /// Answers to each call.
+    said: BTreeMap<ReqId, Vec<Answer>>,
     /// Answers that were given, whether or not whoever gave them heard that they were taken.
     given: Vec<(ReqId, AnswerChoice)>,
     /// Hours, by what they are about.
@@ -160,10 +168,10 @@ impl Rights {
     }
 
     /// An answer was taken.
-    pub(super) fn note_answer(&mut self, now: u64, peer: usize, call: ReqId, choice: AnswerChoice) {
-        self.said.entry(call).or_default().push((now, peer, choice));
+    pub(super) fn note_answer(&mut self, (at, by): (u64, usize), call: ReqId, choice: AnswerChoice, of: Vec<RuleRef>) {
+        self.said.entry(call).or_default().push(Answer { at, by, choice, of });
         if choice == AnswerChoice::Hour {
-            self.hours.push((now, call));
+            self.hours.push((at, call));
         }
     }
 
@@ -366,13 +374,21 @@ impl Rights {
             let Some(node) = sim.node.as_ref().filter(|_| sim.is_member()) else { continue };
             for approval in node.approvals() {
                 let said = self.said.get(&approval.id).and_then(|said| {
-                    let by_owner = said.iter().all(|(_, by, _)| peers[*by].owner && peers[*by].is_member());
-                    let no = said.iter().find(|(_, _, choice)| *choice == AnswerChoice::No);
-                    let yes = said.first().filter(|_| approval.asks.len() == 1);
+                    let by_owner = said.iter().all(|answer| peers[answer.by].owner && peers[answer.by].is_member());
+                    // What is asked by now may be another question than the one that was answered.
+                    let is_asked = |answer: &&Answer| approval.asks.iter().any(|(ask, _)| answer.of.contains(ask));
+                    let mut said = said.iter().filter(is_asked);
+                    let no = said.clone().find(|answer| answer.choice == AnswerChoice::No);
+                    let yes = said.next().filter(|_| approval.asks.len() == 1);
                     no.or(yes).filter(|_| by_owner)
                 });
-                let Some((at, by, choice)) = said.copied() else { continue };
-                let goes_on = matches!(choice, AnswerChoice::Once | AnswerChoice::No);
+                let Some(&Answer { at, by, choice, .. }) = said else { continue };
+                let goes_on = match choice {
+                    AnswerChoice::Once | AnswerChoice::No => true,
+                    // A rule, which somebody may take away.
+                    AnswerChoice::Always => plan.keeps_statements(),
+                    AnswerChoice::Hour => false,
+                };
                 // Who was an owner when the call came may still list it, and is told no more.
                 let told = sim.owner || [approval.origin, approval.header.target].contains(&sim.id);
                 if !goes_on || !told || approval.left_ms == 0 || !peers.trusts(sim.index, by) {

@@ -450,6 +450,13 @@ impl Peer {
             ));
         }
         if choice == AnswerChoice::Always {
+            if self.rights.view().name_of(&header.target).is_none() {
+                return Err(Refusal::Invalid(
+                    "the device that it is for named itself, so that no rule can name it: say yes to this one alone or for an \
+                     hour, or give the device its name first (`sigil rename`)"
+                        .to_owned(),
+                ));
+            }
             let changes = self.always(&header, &request.principal, &of)?;
             self.edit(Edit { by, changes, declared: false, force: false, seen: Vec::new() }, fx)?;
             return Ok(Reply::Answered { of });

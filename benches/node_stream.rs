@@ -20,7 +20,7 @@ use mesh_core::io::{Input, NodeView, View};
 use mesh_core::record::{Effect, Ending, Header, Outcome, Payload, Source, Tier};
 use sigil::mesh::blobs::BlobStore;
 use sigil::mesh::identity::{DeviceKey, Ed25519Verifier};
-use sigil::mesh::transport::{LinkEvent, Links, LinksConfig, Member, ServiceId, ServiceIo};
+use sigil::mesh::transport::{LinkEvent, Links, LinksConfig, Member, RelayConfig, ServiceId, ServiceIo};
 use sigil::mesh::{GatewayLink, NodeLinks};
 use sigil::node_service::client::NodeClient;
 use sigil::node_service::server::{NodeServer, NodeServerHandle, ProvenPeer};
@@ -154,6 +154,7 @@ impl Pair {
             gateway: Some(epoch),
             fence: epoch,
             links: Vec::new(),
+            relays: BTreeMap::new(),
             nodes: vec![node_view],
             rights: Arc::default(),
             said: mesh_core::policy::InForce::default(),
@@ -236,6 +237,7 @@ async fn pairs(homes: &[tempfile::TempDir; 2]) -> (Pair, Pair) {
             key: key(home),
             listen: (Ipv4Addr::LOCALHOST, 0).into(),
             services: [ServiceId::NODE].into(),
+            relay: RelayConfig::NONE,
             blobs,
             tasks: tasks.clone(),
         };
@@ -244,7 +246,17 @@ async fn pairs(homes: &[tempfile::TempDir; 2]) -> (Pair, Pair) {
     let members: BTreeMap<_, _> = (links.iter().zip(homes))
         .map(|((links, _), home)| (key(home), links.local_addresses()))
         .map(|(key, addresses)| {
-            (key.peer_id(), Member { key: key.public_key(), addresses, services: None, leaving: false, owner: true })
+            (
+                key.peer_id(),
+                Member {
+                    key: key.public_key(),
+                    addresses,
+                    services: None,
+                    relays: Vec::new(),
+                    leaving: false,
+                    owner: true,
+                },
+            )
         })
         .collect();
     let [(gateway, mut events), (node, mut node_events)] = links;

@@ -40,6 +40,11 @@ pub(crate) enum Event {
         conn: u64,
         end: usize,
     },
+    /// Nothing has come by the relay of a connection for a while.
+    Doubt {
+        key: (usize, usize),
+        conn: u64,
+    },
     LinkUp {
         key: (usize, usize),
         conn: u64,

@@ -63,7 +63,7 @@ impl Key {
                     | Frame::Want(_)
                     | Frame::Resign { .. }
                     | Frame::Handover { .. }
-                    | Frame::Neighbours(_)
+                    | Frame::Neighbours { .. }
                     | Frame::Digest { .. }
                     | Frame::Presence { .. }
                     | Frame::Progress { .. }

@@ -19,9 +19,10 @@ use crate::trace::Level;
 use crate::world;
 
 /// Where a rule is looked for, the quick ones first. (`big` and `fleet` are the same faults, slower.)
-const PROFILES: [Profile; 9] = [
+const PROFILES: [Profile; 10] = [
     Profile::Two,
     Profile::Default,
+    Profile::Relay,
     Profile::Rights,
     Profile::People,
     Profile::Clocks,
@@ -129,6 +130,7 @@ const fn about(mutant: ProtocolRule) -> (Kind, &'static str) {
         ProtocolRule::LimitsOfMembers => (Safety, "trust/argumentation.rs `decide`"),
         ProtocolRule::ContradictionsKept => (Safety, "trust.rs `shares`"),
         ProtocolRule::Query => (Speed, "election.rs `query_all`"),
+        ProtocolRule::RelaysStayNamed => (Speed, "relay.rs `wanted`"),
         ProtocolRule::LinkDownGrace => (Speed, "election.rs `handle_link_down`"),
         ProtocolRule::Forward => (Speed, "election.rs `forward`"),
         ProtocolRule::WakeDetection => (Speed, "peer.rs `step`"),

@@ -10,6 +10,7 @@ use mesh_core::epoch::Epoch;
 use mesh_core::frame::{Channel, Frame};
 use mesh_core::ids::PeerId;
 use mesh_core::io::{Input, SessionId};
+use mesh_core::relay::Via;
 
 use crate::env::Env;
 use crate::event::Event;
@@ -29,8 +30,12 @@ pub(crate) trait Hosts {
     fn is_awake(&self, peer: usize) -> bool;
     /// Time at which it thaws, if it is frozen.
     fn frozen_until(&self, peer: usize) -> Option<u64>;
+    /// True if `peer` holds `other` to be an owner.
+    fn is_owner(&self, peer: usize, other: usize) -> bool;
     /// True if `peer` holds `other` approved.
     fn trusts(&self, peer: usize, other: usize) -> bool;
+    /// Peers by which `peer` wants to be linked to `other`, best first.
+    fn relays(&self, peer: usize, other: usize) -> Vec<usize>;
     /// The epoch that it follows.
     fn gateway(&self, peer: usize) -> Option<Epoch>;
     /// Hands an input to its core, at once or when it thaws.
@@ -67,7 +72,17 @@ pub(crate) struct Network {
     /// By gateway and node: the stream that the gateway knows.
     registered: BTreeMap<(usize, usize), SessionId>,
     session_ids: SessionId,
+    /// By peer: it relays for others; `None` where nobody knows of relays.
+    relays: Vec<Option<bool>>,
+    /// Peers whose processes pass nothing on: gone, or frozen.
+    silent: BTreeSet<usize>,
+    /// Pairs that lost their link although a second relay was there for long, and when.
+    pub(crate) dropped: Vec<(u64, (usize, usize))>,
 }
+
+/// Time for which a relay is in doubt before another takes over, and for which that one must have been there.
+const DOUBT_US: (u64, u64) = (250 * MS, 900 * MS);
+const THERE_US: u64 = 8 * SECOND;
 
 /// Time that an end takes to notice that nothing comes any more: idle timeout and keep-alive, or an error at once.
 fn patience(env: &mut Env) -> u64 {
@@ -96,6 +111,9 @@ impl Network {
             registering: vec![false; count],
             registered: BTreeMap::new(),
             session_ids: 0,
+            relays: plan.peers.iter().map(|peer| peer.relays).collect(),
+            silent: BTreeSet::new(),
+            dropped: Vec::new(),
         }
     }
 
@@ -118,7 +136,7 @@ impl Network {
         match frame.channel() {
             Channel::Datagram => {
                 let loss = pair.loss[end].max(self.loss);
-                if pair.cut[end] || env.dice.chance(loss) {
+                if pair.stops(end) || env.dice.chance(loss) {
                     return;
                 }
                 if env.dice.chance(self.loss / 10) {
@@ -133,7 +151,7 @@ impl Network {
                 {
                     return;
                 }
-                if pair.cut[end] {
+                if pair.stops(end) {
                     self.pairs.of(key).stalled.push((end, frame));
                 } else {
                     self.stream(env, key, end, conn, frame);
@@ -143,14 +161,14 @@ impl Network {
     }
 
     fn datagram(&self, env: &mut Env, key: (usize, usize), end: usize, conn: u64, frame: Frame) {
-        let latency = self.pairs[&key].latency_us;
+        let latency = self.latency(key);
         let late = if self.loss > 0 && env.dice.chance(50) { env.dice.range(0..=SECOND) } else { 0 };
         let delay = latency + env.dice.range(0..=latency) + late + self.lag(key, end);
         env.at(delay, Event::Deliver { key, end, conn, frame: Box::new(frame) });
     }
 
     fn stream(&mut self, env: &mut Env, key: (usize, usize), end: usize, conn: u64, frame: Frame) {
-        let latency = self.pairs[&key].latency_us;
+        let latency = self.latency(key);
         // A lost packet of a stream costs a retransmission, not the frame.
         let again = if env.dice.chance(self.loss) { env.dice.range(20 * MS..=250 * MS) } else { 0 };
         let lane = usize::from(frame.channel() == Channel::Node);
@@ -189,7 +207,7 @@ impl Network {
             return;
         }
         let channel = frame.channel();
-        if pair.cut[end] {
+        if pair.stops(end) {
             if channel != Channel::Datagram {
                 self.pairs.of(key).stalled.push((end, frame));
             }
@@ -220,7 +238,12 @@ impl Network {
             pair.cut = cut;
             changed = true;
             env.moment(|| Moment::Cut(key.0, key.1, cut != [false; 2]));
-            if self.pairs[&key].alive {
+            if self.pairs[&key].alive && self.pairs[&key].relay.is_some() {
+                // What is relayed does not notice; but a direct link may be had now.
+                if cut == [false; 2] {
+                    self.dial(env, key);
+                }
+            } else if self.pairs[&key].alive {
                 let conn = self.pairs[&key].conn;
                 let stalled = std::mem::take(&mut self.pairs.of(key).stalled);
                 let (still, free): (Vec<_>, Vec<_>) = stalled.into_iter().partition(|(end, _)| cut[*end]);
@@ -238,7 +261,125 @@ impl Network {
                 self.dial(env, key);
             }
         }
+        if changed {
+            self.look_at_relays(env);
+        }
         changed
+    }
+
+    /// A process stops or begins to pass things on.
+    pub(crate) fn note_awake(&mut self, env: &mut Env, peer: usize, awake: bool) {
+        if !self.has_relays() {
+            return;
+        }
+        if awake {
+            self.silent.remove(&peer)
+        } else {
+            self.silent.insert(peer)
+        };
+        self.look_at_relays(env);
+    }
+
+    /// Relayed connections stop and go on with what their relays stand on, all of one relay in one moment.
+    fn look_at_relays(&mut self, env: &mut Env) {
+        let relayed: Vec<_> =
+            self.pairs.iter().filter_map(|(key, pair)| Some((*key, pair.relay.filter(|_| pair.alive)?))).collect();
+        for (key, relay) in relayed {
+            let blocked = !self.passes(relay, key);
+            let conn = self.pairs[&key].conn;
+            let was = std::mem::replace(&mut self.pairs.of(key).blocked, blocked);
+            if blocked && !was {
+                let doubt = env.dice.range(DOUBT_US.0..=DOUBT_US.1);
+                env.at(doubt, Event::Doubt { key, conn });
+            } else if was && !blocked {
+                self.release(env, key);
+            }
+        }
+    }
+
+    /// What waited goes on.
+    fn release(&mut self, env: &mut Env, key: (usize, usize)) {
+        let conn = self.pairs[&key].conn;
+        for (end, frame) in std::mem::take(&mut self.pairs.of(key).stalled) {
+            self.stream(env, key, end, conn, frame);
+        }
+    }
+
+    /// True if this peer passes packets of this pair on: by direct links that nothing is wrong with.
+    fn passes(&self, relay: usize, key: (usize, usize)) -> bool {
+        let leg = |end: usize| {
+            let leg = &self.pairs[&pair_of(relay, end).0];
+            leg.usable() && leg.relay.is_none() && !leg.is_cut()
+        };
+        relay != key.0 && relay != key.1 && !self.silent.contains(&relay) && leg(key.0) && leg(key.1)
+    }
+
+    /// The relay that a pair has now: named at either end, and willing there.
+    fn relay_for<H: Hosts>(&self, hosts: &H, key: (usize, usize), but: Option<usize>) -> Option<usize> {
+        let named = [hosts.relays(key.0, key.1), hosts.relays(key.1, key.0)].concat();
+        let willing = |relay: &usize| {
+            Some(*relay) != but
+                && self.relays[*relay] == Some(true)
+                && self.passes(*relay, key)
+                && [key.0, key.1].into_iter().all(|end| hosts.trusts(*relay, end) && hosts.trusts(end, *relay))
+        };
+        named.into_iter().find(willing)
+    }
+
+    /// A relay has been silent for too long: another takes over, or the ends lose the link.
+    pub(crate) fn doubt<H: Hosts>(&mut self, env: &mut Env, hosts: &mut H, key: (usize, usize), conn: u64) {
+        let pair = &self.pairs[&key];
+        if pair.conn != conn || !pair.alive || !pair.blocked {
+            return;
+        }
+        let Some(dead) = pair.relay else { return };
+        if let Some(relay) = self.relay_for(hosts, key, Some(dead)) {
+            env.story(|| format!("p{relay} relays p{}-p{} in place of p{dead}", key.0, key.1));
+            let pair = self.pairs.of(key);
+            (pair.relay, pair.blocked) = (Some(relay), false);
+            self.release(env, key);
+            return;
+        }
+        let ends = [key.0, key.1];
+        let is_owner = |peer: usize, end: usize| hosts.is_owner(end, peer);
+        let second = (0..self.lag_us.len()).find(|relay| {
+            let since = |end: usize| self.pairs[&pair_of(*relay, end).0].since;
+            *relay != dead
+                && self.relays[*relay] == Some(true)
+                && self.passes(*relay, key)
+                && ends.into_iter().all(|end| {
+                    hosts.is_awake(end)
+                        && hosts.trusts(*relay, end)
+                        && is_owner(*relay, end)
+                        && env.now >= since(end) + THERE_US
+                })
+        });
+        let leads = |me: usize, other: usize| hosts.gateway(me).is_some_and(|epoch| epoch.peer == hosts.id(other));
+        if second.is_some() && (leads(key.0, key.1) || leads(key.1, key.0)) {
+            self.dropped.push((env.now, key));
+        }
+        for end in 0..2 {
+            let patience = patience(env);
+            env.at(patience, Event::Detect { key, conn, end });
+        }
+    }
+
+    /// True if this peer could relay for a pair, if all three want it.
+    pub(crate) fn could_relay(&self, relay: usize, key: (usize, usize)) -> bool {
+        self.relays[relay] == Some(true) && self.passes(relay, key)
+    }
+
+    fn latency(&self, key: (usize, usize)) -> u64 {
+        let leg = |relay: usize, end: usize| self.pairs[&pair_of(relay, end).0].latency_us;
+        match self.pairs[&key].relay {
+            None => self.pairs[&key].latency_us,
+            Some(relay) => leg(relay, key.0) + leg(relay, key.1),
+        }
+    }
+
+    /// True where peers know of relays.
+    fn has_relays(&self) -> bool {
+        self.relays.iter().any(Option::is_some)
     }
 
     /// Someone of the pair wants a link.
@@ -261,8 +402,16 @@ impl Network {
     pub(crate) fn dialled<H: Hosts>(&mut self, env: &mut Env, hosts: &mut H, key: (usize, usize)) {
         self.pairs.of(key).dialing = false;
         let (a, b) = key;
-        let wanted = hosts.is_awake(a) && hosts.is_awake(b) && !self.pairs[&key].is_cut();
-        if !wanted || (self.pairs[&key].alive && self.pairs[&key].usable()) {
+        let cut = self.pairs[&key].is_cut();
+        let relay = if cut && self.has_relays() { self.relay_for(hosts, key, None) } else { None };
+        let wanted = hosts.is_awake(a) && hosts.is_awake(b) && (!cut || relay.is_some());
+        let is_better = !cut && self.pairs[&key].relay.is_some();
+        if !wanted && self.has_relays() && !self.pairs[&key].alive && hosts.is_awake(a) && hosts.is_awake(b) {
+            // As long as there is no way, both ends go on dialling.
+            self.pairs.of(key).dialing = true;
+            env.at(SECOND, Event::Dial(key));
+        }
+        if !wanted || (self.pairs[&key].alive && self.pairs[&key].usable() && !is_better) {
             return;
         }
         if !hosts.trusts(a, b) || !hosts.trusts(b, a) {
@@ -281,15 +430,23 @@ impl Network {
         let conn = self.conns;
         let latency = self.pairs[&key].latency_us;
         let dialler = env.dice.index(2);
+        let now = env.now;
         let pair = self.pairs.of(key);
         pair.conn = conn;
         pair.alive = true;
+        (pair.relay, pair.blocked, pair.since) = (relay, false, now);
         pair.stalled.clear();
         pair.arrives = [[0; 2]; 2];
         env.at(0, Event::LinkUp { key, conn, end: dialler });
         let later = env.dice.range(0..=latency * 4 / 5);
         env.at(later, Event::LinkUp { key, conn, end: 1 - dialler });
-        env.story(|| format!("link p{a}-p{b} is up"));
+        env.story(|| match relay {
+            None => format!("link p{a}-p{b} is up"),
+            Some(relay) => format!("link p{a}-p{b} is up, relayed by p{relay}"),
+        });
+        if self.has_relays() {
+            self.look_at_relays(env);
+        }
     }
 
     pub(crate) fn link_up<H: Hosts>(
@@ -309,6 +466,10 @@ impl Network {
         }
         self.pairs.of(key).view[end] = conn;
         let id = hosts.id(other);
+        if self.has_relays() {
+            let via = if self.pairs[&key].relay.is_some() { Via::Relayed } else { Via::Direct };
+            hosts.input(env, self, me, Input::LinkVia(id, via));
+        }
         hosts.input(env, self, me, Input::LinkUp(id));
         self.register(env, hosts, me);
         self.register(env, hosts, other);
@@ -333,7 +494,7 @@ impl Network {
             env.at(patience, Event::Detect { key, conn, end });
             return;
         }
-        if pair.alive && !pair.is_cut() && hosts.is_awake(other) {
+        if pair.alive && !pair.is_stopped() && hosts.is_awake(other) {
             return;
         }
         self.end_down(env, hosts, key, end);
@@ -349,7 +510,7 @@ impl Network {
         pair.alive = false;
         pair.stalled.clear();
         let told = pair.view[1 - end] == conn;
-        let cut = pair.is_cut();
+        let cut = pair.is_stopped();
         if told {
             let delay = if cut || !hosts.is_awake(other) { patience(env) } else { latency };
             env.at(delay, Event::Detect { key, conn, end: 1 - end });
@@ -365,6 +526,9 @@ impl Network {
             self.lose_sessions(env, hosts, key, end, false);
         }
         self.dial(env, key);
+        if self.has_relays() {
+            self.look_at_relays(env);
+        }
     }
 
     /// A process is gone: its ends of all connections with it.
@@ -378,7 +542,7 @@ impl Network {
             pair.stalled.clear();
             let conn = pair.conn;
             if pair.view[1 - end] == conn && conn != 0 {
-                let delay = if clean && !pair.is_cut() { latency } else { patience(env) };
+                let delay = if clean && !pair.is_stopped() { latency } else { patience(env) };
                 env.at(delay, Event::Detect { key, conn, end: 1 - end });
             }
         }
@@ -386,6 +550,7 @@ impl Network {
             env.detail(|| format!("p{peer}'s session {} at p{} ended", session.id, session.gateway));
         }
         self.registered.retain(|(gateway, _), _| *gateway != peer);
+        self.note_awake(env, peer, false);
     }
 
     // --- Node sessions --------------------------------------------------------------------------------------------

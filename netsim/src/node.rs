@@ -13,6 +13,7 @@ use mesh_core::io::{
 use mesh_core::peer::{self, BadWelcome, Peer};
 use mesh_core::policy::{self, InForce};
 use mesh_core::record::{Directory, Effect, Ending, Tier, ToolDecl};
+use mesh_core::relay::{RELAYED_SERVICE, RELAYING_SERVICE};
 use mesh_core::rows::{self, CallOutline, JournalRow, Journaled, Row as _};
 use mesh_core::test_kit::{MemDisk, Snapshot};
 
@@ -174,7 +175,11 @@ pub(crate) fn directory(index: usize, plan: &PeerPlan, forbids: &BTreeSet<String
             tool("print", Effect::Once, false),
             tool(OWNERS_TOOL, Effect::Once, true),
         ],
-        services: Vec::new(),
+        services: match plan.relays {
+            None => Vec::new(),
+            Some(false) => vec![RELAYED_SERVICE],
+            Some(true) => vec![RELAYED_SERVICE, RELAYING_SERVICE],
+        },
         deny: forbids.iter().map(|tool| tool.parse().expect("a valid constant")).collect(),
     }
 }

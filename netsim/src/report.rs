@@ -163,6 +163,7 @@ fn share(profile: Profile) -> u64 {
         Profile::Default
         | Profile::Five
         | Profile::Two
+        | Profile::Relay
         | Profile::Disks
         | Profile::Queue
         | Profile::Halves

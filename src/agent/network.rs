@@ -11,11 +11,14 @@ use crate::config::{Config, LanDiscovery, QUIC_PORT_DEFAULT};
 use crate::mesh::blobs::BlobStore;
 use crate::mesh::identity::DeviceKey;
 use crate::mesh::transport::lan::{self, LanConfig, LanEvent, Show};
-use crate::mesh::transport::{LinkEvent, Links, LinksConfig, LinksError, ServiceId};
+use crate::mesh::transport::{LinkEvent, Links, LinksConfig, LinksError, RelayConfig, ServiceId};
 use crate::tasks::TaskGroup;
 
 /// Events of links that may wait for the mesh; then the links wait.
 const LINK_EVENTS: usize = 1024;
+/// Bytes in a second that are relayed to one device: what a fast local network carries, so that a relay is never asked for
+/// more than its own links give.
+const RELAYED_BYTES_PER_S: u64 = 64 * 1024 * 1024;
 /// Events of LAN discovery that may wait for the mesh.
 const LAN_EVENTS: usize = 64;
 
@@ -45,6 +48,7 @@ pub(super) async fn open(
             key: key.clone(),
             listen,
             services: [ServiceId::NODE, ServiceId::MEMORY].into(),
+            relay: RelayConfig { offers: config.relays(), uses: config.relay.used, bytes_per_s: RELAYED_BYTES_PER_S },
             blobs: blobs.clone(),
             tasks: tasks.clone(),
         };

@@ -20,7 +20,7 @@ use super::settings::{
     CALL_TTL_DEFAULT, CALLS_RATE_DEFAULT, CALLS_RATE_MAX, CALLS_RUNNING_DEFAULT, CALLS_RUNNING_MAX, Calls, CommandTool,
     Config, ConfigError, Discovery, FILE_NAME, Files, GatewayPreference, LOG_SIZE_DEFAULT, LOG_SIZES, LanDiscovery,
     Listen, Log, LogFormat, MEMORY_BATCH_DEFAULT, MEMORY_BATCH_MAX, MEMORY_WINDOW_DEFAULT, MEMORY_WINDOW_MAX, Memory,
-    Node, Overrides, Rights, Storage, TOOL_TIMEOUT_DEFAULT, TOOL_TIMEOUT_MAX, Warning,
+    Node, Overrides, Relay, RelayOffer, Rights, Storage, TOOL_TIMEOUT_DEFAULT, TOOL_TIMEOUT_MAX, Warning,
 };
 use super::value::{DURATION_RULE, SIZE_RULE, parse_duration, parse_size, show_duration, show_size};
 
@@ -29,13 +29,14 @@ use super::value::{DURATION_RULE, SIZE_RULE, parse_duration, parse_size, show_du
 const DESCRIPTION_BYTES_MAX: usize = 200;
 
 /// Every key by section; `tools.*` is each tool's.
-const KEYS: [(&str, &[&str]); 10] = [
+const KEYS: [(&str, &[&str]); 11] = [
     (
         "",
         &[
             "node",
             "listen",
             "discovery",
+            "relay",
             "files",
             "tools",
             "calls",
@@ -52,6 +53,7 @@ const KEYS: [(&str, &[&str]); 10] = [
     ("node", &["name", "class", "gateway", "deny"]),
     ("listen", &["quic_port", "http_port"]),
     ("discovery", &["lan"]),
+    ("relay", &["offer", "use"]),
     ("files", &["roots"]),
     (
         "tools.*",
@@ -66,13 +68,15 @@ const KEYS: [(&str, &[&str]); 10] = [
 /// Longest part of a bad value that its error repeats.
 const SHOWN_BYTES_MAX: usize = 80;
 /// Keys with a single value, which the environment can set too: `node.name` as `SIGIL_NODE_NAME`.
-const SCALARS: [&str; 16] = [
+const SCALARS: [&str; 18] = [
     "node.name",
     "node.class",
     "node.gateway",
     "listen.quic_port",
     "listen.http_port",
     "discovery.lan",
+    "relay.offer",
+    "relay.use",
     "calls.ttl",
     "calls.running",
     "calls.rate",
@@ -92,6 +96,7 @@ struct Raw {
     node: RawNode,
     listen: RawListen,
     discovery: RawDiscovery,
+    relay: RawRelay,
     files: RawFiles,
     tools: BTreeMap<String, RawTool>,
     calls: RawCalls,
@@ -120,6 +125,14 @@ struct RawNode {
 struct RawListen {
     quic_port: Option<String>,
     http_port: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct RawRelay {
+    offer: Option<String>,
+    #[serde(rename = "use")]
+    used: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -304,7 +317,7 @@ struct Checker<'a> {
 
 impl Checker<'_> {
     fn config(self, raw: Raw, probe: &Probe) -> Result<Config, ConfigError> {
-        let Raw { node, listen, discovery, files, tools, calls, memory, storage, log, .. } = raw;
+        let Raw { node, listen, discovery, relay, files, tools, calls, memory, storage, log, .. } = raw;
         Ok(Config {
             home: self.home.to_owned(),
             node: self.node(node, probe)?,
@@ -323,6 +336,15 @@ impl Checker<'_> {
                         ("false", LanDiscovery::Off),
                     ],
                 )?,
+            },
+            relay: Relay {
+                offer: self.one_of(
+                    "relay.offer",
+                    relay.offer,
+                    RelayOffer::Auto,
+                    &[("auto", RelayOffer::Auto), ("always", RelayOffer::Always), ("never", RelayOffer::Never)],
+                )?,
+                used: self.one_of("relay.use", relay.used, true, &[("true", true), ("false", false)])?,
             },
             files: Files { roots: self.roots(files.roots)? },
             tools: self.tools(tools)?,

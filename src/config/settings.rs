@@ -54,6 +54,8 @@ pub struct Config {
     pub listen: Listen,
     /// Discovery of other devices.
     pub discovery: Discovery,
+    /// Relaying for others, and by others.
+    pub relay: Relay,
     /// Reach of the files tools.
     pub files: Files,
     /// Command tools by name.
@@ -129,6 +131,26 @@ pub enum LanDiscovery {
     KnownNetworks,
     /// Strangers find each other everywhere.
     EveryNetwork,
+}
+
+/// `[relay]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Relay {
+    /// Pass packets on for two others that reach each other by this device alone.
+    pub offer: RelayOffer,
+    /// Be reached by such a device.
+    pub used: bool,
+}
+
+/// See [`Relay`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RelayOffer {
+    /// On a desktop or server; not on what runs from a battery.
+    Auto,
+    /// Whatever this device is.
+    Always,
+    /// Not at all.
+    Never,
 }
 
 /// `[files]`
@@ -342,7 +364,7 @@ impl Config {
     /// Keys in which `self` differs from what runs: `now` for what a running agent takes, `started` for the rest.
     #[must_use]
     pub fn differences(&self, now: &Self, started: &Self) -> Differences {
-        let Self { home: _, node, listen, discovery, files, tools, calls, memory, storage, log, rights } = self;
+        let Self { home: _, node, listen, discovery, relay, files, tools, calls, memory, storage, log, rights } = self;
         let mut live = Vec::new();
         let mut note = |key: &str, same: bool| {
             if !same {
@@ -369,6 +391,8 @@ impl Config {
             ("listen.quic_port", listen.quic_port == started.listen.quic_port),
             ("listen.http_port", listen.http_port == started.listen.http_port),
             ("discovery.lan", *discovery == started.discovery),
+            ("relay.offer", relay.offer == started.relay.offer),
+            ("relay.use", relay.used == started.relay.used),
             ("calls.running", calls.running == started.calls.running),
             ("calls.rate", calls.rate == started.calls.rate),
             ("memory", *memory == started.memory),
@@ -379,6 +403,16 @@ impl Config {
         ];
         let at_next_start = fixed.into_iter().filter(|(_, same)| !same).map(|(key, _)| key.to_owned()).collect();
         Differences { live, at_next_start }
+    }
+
+    /// True if this device relays for others.
+    #[must_use]
+    pub fn relays(&self) -> bool {
+        match self.relay.offer {
+            RelayOffer::Auto => self.node.class >= Class::DESKTOP,
+            RelayOffer::Always => true,
+            RelayOffer::Never => false,
+        }
     }
 
     /// The slice of the settings that the core gets.

@@ -161,6 +161,7 @@ impl BlobFetch {
             Input::FetchFailed(hash) => (*hash, false),
             Input::Wake
             | Input::LinkUp(_)
+            | Input::LinkVia(..)
             | Input::Session(..)
             | Input::LinkDown(_)
             | Input::Recv(..)
@@ -282,7 +283,7 @@ mod tests {
     use super::*;
     use crate::mesh::disk_room::DiskRoom;
     use crate::mesh::identity::DeviceKey;
-    use crate::mesh::transport::LinksConfig;
+    use crate::mesh::transport::{LinksConfig, RelayConfig};
 
     fn started() -> (BlobFetch, mpsc::Receiver<Input>, tempfile::TempDir) {
         let home = tempfile::tempdir().unwrap();
@@ -291,7 +292,8 @@ mod tests {
         let tasks = TaskGroup::default();
         let listen = (Ipv4Addr::LOCALHOST, 0).into();
         let services = [].into();
-        let config = LinksConfig { key, listen, services, blobs: blobs.clone(), tasks: tasks.clone() };
+        let relay = RelayConfig::NONE;
+        let config = LinksConfig { key, listen, services, relay, blobs: blobs.clone(), tasks: tasks.clone() };
         let links = Links::start(config, mpsc::channel(16).0).unwrap();
         let (inputs, ends) = mpsc::channel(64);
         (BlobFetch::new(id(0), blobs, links, inputs, tasks), ends, home)

@@ -257,7 +257,7 @@ impl Driver {
             | Frame::Notice(_)
             | Frame::Resign { .. }
             | Frame::Handover { .. }
-            | Frame::Neighbours(_)
+            | Frame::Neighbours { .. }
             | Frame::Digest { .. }
             | Frame::Entries { .. }
             | Frame::Want(_)
@@ -337,9 +337,10 @@ impl Driver {
 
     fn handle_link(&mut self, event: LinkEvent) {
         match event {
-            LinkEvent::Up(peer, nonce) => {
+            LinkEvent::Up(peer, nonce, via) => {
                 tracing::info!(target: "sigil::events::link", peer = %peer.short(), "link up");
                 self.step(Input::Session(peer, nonce));
+                self.step(Input::LinkVia(peer, via));
                 self.step(Input::LinkUp(peer));
                 self.publisher.note_change();
                 self.adapters.gateway.retry_now();
@@ -564,6 +565,7 @@ impl Driver {
         self.publisher.publish_surroundings(Surroundings {
             addresses: self.links.local_addresses(),
             links: self.links.infos(),
+            relayed: self.links.relayed(),
             nearby: self.admission.strangers(&view),
             pending: self.admission.pending(&view, &before.pending, clock::now()),
             discovery_trouble: self.admission.discovery_trouble(),

@@ -30,6 +30,7 @@ impl FaultPoints {
             Input::Recv(..)
             | Input::Wake
             | Input::LinkUp(_)
+            | Input::LinkVia(..)
             | Input::Session(..)
             | Input::LinkDown(_)
             | Input::Durable(_)

@@ -55,4 +55,4 @@ pub use refusals::note_refused;
 #[cfg(test)]
 pub(crate) use request::Request;
 pub use snapshot::{Nearby, Pending, Surroundings};
-pub use transport::LinkInfo;
+pub use transport::{LinkInfo, Relayed};

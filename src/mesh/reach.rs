@@ -73,7 +73,8 @@ impl Reach {
             let services =
                 node.directory.as_ref().map(|record| record.services.iter().copied().map(ServiceId).collect());
             let owner = node.tier == Tier::Owner;
-            members.insert(node.peer, Member { key: node.key, addresses, services, leaving: false, owner });
+            let relays = view.relays.get(&node.peer).cloned().unwrap_or_default();
+            members.insert(node.peer, Member { key: node.key, addresses, services, relays, leaving: false, owner });
         }
         for (peer, key) in revoked.into_iter().filter(|(peer, _)| *peer != view.me) {
             members.entry(peer).or_insert(Member::leaving(key));

@@ -6,7 +6,7 @@ use std::time::Duration;
 use mesh_core::ids::{NodeId, PeerId, PublicKey};
 use mesh_core::io::Usage;
 
-use crate::mesh::transport::{Address, LinkInfo};
+use crate::mesh::transport::{Address, LinkInfo, Relayed};
 
 /// State of this moment besides [`View`](mesh_core::io::View), published as it changes.
 #[derive(Debug, Clone, Default)]
@@ -15,6 +15,8 @@ pub struct Surroundings {
     pub addresses: Vec<Address>,
     /// Links with their addresses.
     pub links: Vec<LinkInfo>,
+    /// What this device relays for others.
+    pub relayed: Relayed,
     /// Strangers on the LAN.
     pub nearby: Vec<Nearby>,
     /// Devices that await approval.

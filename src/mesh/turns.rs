@@ -56,7 +56,7 @@ impl Turns {
     pub(super) fn turn_of(&self, event: &LinkEvent) -> Option<PeerId> {
         match event {
             LinkEvent::Frame(peer, _, turn) if turn.is_of_guest() => Some(*peer),
-            LinkEvent::Up(peer, _) | LinkEvent::Down(peer) | LinkEvent::Frame(peer, ..) => {
+            LinkEvent::Up(peer, ..) | LinkEvent::Down(peer) | LinkEvent::Frame(peer, ..) => {
                 self.waiting.contains_key(peer).then_some(*peer)
             }
             LinkEvent::Network | LinkEvent::JoinAttempt(_) | LinkEvent::Stream { .. } | LinkEvent::Bad { .. } => None,
@@ -111,6 +111,7 @@ impl Turns {
 #[cfg(test)]
 mod tests {
     use mesh_core::frame::Frame;
+    use mesh_core::relay::Via;
 
     use super::*;
     use crate::mesh::transport::Turn;
@@ -134,7 +135,7 @@ mod tests {
 
     fn name(event: &LinkEvent) -> (u8, &'static str) {
         match event {
-            LinkEvent::Up(peer, _) => (peer.0[0], "up"),
+            LinkEvent::Up(peer, ..) => (peer.0[0], "up"),
             LinkEvent::Down(peer) => (peer.0[0], "down"),
             LinkEvent::Frame(peer, ..) => (peer.0[0], "frame"),
             LinkEvent::Network | LinkEvent::JoinAttempt(_) | LinkEvent::Stream { .. } | LinkEvent::Bad { .. } => {
@@ -147,10 +148,14 @@ mod tests {
     async fn s31_links_of_guests_take_turns_and_each_keeps_its_order() {
         let mut turns = Turns::new();
         assert!(!keeps(&mut turns, frame(1, false)), "an owner's goes on");
-        assert!(!keeps(&mut turns, LinkEvent::Up(peer(7), 1)), "nothing is before it");
-        for event in
-            [frame(7, true), frame(7, true), LinkEvent::Down(peer(7)), LinkEvent::Up(peer(7), 2), frame(8, true)]
-        {
+        assert!(!keeps(&mut turns, LinkEvent::Up(peer(7), 1, Via::Direct)), "nothing is before it");
+        for event in [
+            frame(7, true),
+            frame(7, true),
+            LinkEvent::Down(peer(7)),
+            LinkEvent::Up(peer(7), 2, Via::Direct),
+            frame(8, true),
+        ] {
             assert!(keeps(&mut turns, event));
         }
         assert!(!keeps(&mut turns, frame(1, false)));

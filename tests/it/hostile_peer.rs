@@ -26,6 +26,7 @@ use sigil::mesh::invite::InviteCode;
 use sigil::mesh::transport::wire::encode_frame;
 use sigil::mesh::transport::{
     FetchError, JoinAnswer, JoinConversation, JoinRequest, LinkEvent, Links, LinksConfig, Member, Members, RefusalCode,
+    RelayConfig,
 };
 use sigil::tasks::TaskGroup;
 use tempfile::TempDir;
@@ -63,7 +64,8 @@ impl Loose {
         let blobs = BlobStore::open(&dir.path().join("blobs")).expect("a blob store");
         let tasks = TaskGroup::default();
         let (tx, events) = mpsc::channel(1024);
-        let config = LinksConfig { key: key.clone(), listen, services: [].into(), blobs, tasks: tasks.clone() };
+        let relay = RelayConfig::NONE;
+        let config = LinksConfig { key: key.clone(), listen, services: [].into(), relay, blobs, tasks: tasks.clone() };
         let links = Links::start(config, tx).expect("a socket");
         Self { key, links, events, tasks, _dir: dir }
     }
@@ -75,7 +77,14 @@ impl Loose {
     /// Links to the peer that welcomed it. The approval by which it belongs.
     #[track_caller]
     fn follow(&self, key: &mesh_core::ids::PublicKey, at: SocketAddr, welcome: &Welcome) -> Hash {
-        let member = Member { key: *key, addresses: vec![at.into()], services: None, leaving: false, owner: true };
+        let member = Member {
+            key: *key,
+            addresses: vec![at.into()],
+            services: None,
+            relays: Vec::new(),
+            leaving: false,
+            owner: true,
+        };
         self.links.set_members(Members::from([(key.peer_id(), member)]));
         let own = |entry: &&SignedEntry| {
             entry.record::<MembershipChange>().is_some_and(|change| change.subject == self.key.public_key())
@@ -361,8 +370,14 @@ impl<'a> Fellow<'a> {
     #[track_caller]
     pub(crate) fn turn_to(&mut self, home: &Home) {
         let key = mesh_key(home);
-        let member =
-            Member { key, addresses: vec![home.quic_address().into()], services: None, leaving: false, owner: true };
+        let member = Member {
+            key,
+            addresses: vec![home.quic_address().into()],
+            services: None,
+            relays: Vec::new(),
+            leaving: false,
+            owner: true,
+        };
         self.home = key.peer_id();
         self.loose.links.set_members(Members::from([(self.home, member)]));
         self.wait_linked();

@@ -27,6 +27,12 @@ pub(crate) struct Pair {
     pub(crate) loss: [u64; 2],
     pub(crate) latency_us: u64,
     pub(super) dialing: bool,
+    /// The peer that relays the present connection, if it is relayed.
+    pub(crate) relay: Option<usize>,
+    /// It passes nothing on just now.
+    pub(super) blocked: bool,
+    /// When the present connection came up.
+    pub(super) since: u64,
 }
 
 /// Key of a pair, and which end `peer` is.
@@ -42,6 +48,16 @@ impl Pair {
     /// True if packets are lost, one way or both: no link lasts then.
     pub(crate) fn is_cut(&self) -> bool {
         self.cut != [false; 2]
+    }
+
+    /// True if what this end sends does not get through on the present connection.
+    pub(super) fn stops(&self, end: usize) -> bool {
+        if self.relay.is_some() { self.blocked } else { self.cut[end] }
+    }
+
+    /// True if something does not get through on it, one way or both.
+    pub(super) fn is_stopped(&self) -> bool {
+        if self.relay.is_some() { self.blocked } else { self.is_cut() }
     }
 
     /// True if both ends have a link that works.

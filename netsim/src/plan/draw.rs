@@ -22,7 +22,8 @@ impl Plan {
             | Profile::Halves
             | Profile::Ages
             | Profile::Rights
-            | Profile::People => {
+            | Profile::People
+            | Profile::Relay => {
                 return Self::draw_rough(seed, profile);
             }
         };
@@ -149,6 +150,7 @@ impl Plan {
             drift_ppm: 0,
             lag_us: 0,
             credits: None,
+            relays: None,
             floods: false,
         }
     }
@@ -183,7 +185,8 @@ impl Plan {
             | Profile::Halves
             | Profile::Ages
             | Profile::Rights
-            | Profile::People => dice.range(2..=16),
+            | Profile::People
+            | Profile::Relay => dice.range(2..=16),
         };
         let mut revoked = false;
         for _ in 0..faults {
@@ -259,7 +262,8 @@ impl Plan {
             | Profile::Queue
             | Profile::Halves
             | Profile::Ages
-            | Profile::Rights => dice.range(4..=30),
+            | Profile::Rights
+            | Profile::Relay => dice.range(4..=30),
             Profile::People => dice.range(2..=8),
         };
         let key_target = dice.index(count);

@@ -53,10 +53,12 @@ pub(crate) enum Profile {
     Rights,
     /// People of several roles, their agents and devices, and rules about who; edited in two halves.
     People,
+    /// Links to the gateway that are cut for long, devices that relay, and relays that die.
+    Relay,
 }
 
 impl Profile {
-    pub(crate) const ALL: [Self; 12] = [
+    pub(crate) const ALL: [Self; 13] = [
         Self::Default,
         Self::Five,
         Self::Two,
@@ -69,6 +71,7 @@ impl Profile {
         Self::Ages,
         Self::Rights,
         Self::People,
+        Self::Relay,
     ];
 
     /// Its name at the command line.
@@ -86,6 +89,7 @@ impl Profile {
             Self::Ages => "ages",
             Self::Rights => "rights",
             Self::People => "people",
+            Self::Relay => "relay",
         }
     }
 }
@@ -120,6 +124,9 @@ pub(crate) struct PeerPlan {
     /// Calls that run at once, and that wait, if not the usual number.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) credits: Option<(usize, usize)>,
+    /// If it knows of relays: true if it is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) relays: Option<bool>,
     /// True if it holds itself to no budget.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub(crate) floods: bool,

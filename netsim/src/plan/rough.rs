@@ -17,6 +17,7 @@ impl Plan {
             Profile::Rights => dice.range(3..=5) as usize,
             Profile::People => dice.range(3..=6) as usize,
             Profile::Ages => dice.range(2..=5) as usize,
+            Profile::Relay => dice.range(3..=6) as usize,
             Profile::Queue => dice.range(2..=4) as usize,
             Profile::Clocks | Profile::Disks | Profile::Default | Profile::Five | Profile::Two | Profile::Big => {
                 dice.pick(&[2, 3, 3, 4, 5])
@@ -43,7 +44,8 @@ impl Plan {
             faults: Vec::new(),
             asks: Vec::new(),
         };
-        if !matches!(profile, Profile::Halves | Profile::Rights | Profile::People) || dice.chance(300) {
+        if !matches!(profile, Profile::Halves | Profile::Rights | Profile::People | Profile::Relay) || dice.chance(300)
+        {
             plan.draw_faults(&mut dice, profile);
         }
         plan.draw_asks(&mut dice, profile);
@@ -61,6 +63,7 @@ impl Plan {
             Profile::Ages => plan.draw_ages(&mut dice),
             Profile::Rights => plan.draw_rights(&mut dice),
             Profile::People => plan.draw_people(&mut dice),
+            Profile::Relay => plan.draw_relays(&mut dice),
             Profile::Fleet | Profile::Default | Profile::Five | Profile::Two | Profile::Big => {}
         }
         if profile == Profile::Halves {
@@ -71,6 +74,37 @@ impl Plan {
             plan.draw_cuts_one_way(seed);
         }
         plan.sorted()
+    }
+
+    /// Pairs that are cut for long while most devices relay, and power failures while they do. Sometimes nothing else.
+    fn draw_relays(&mut self, dice: &mut Dice) {
+        let count = self.peers.len();
+        for peer in &mut self.peers {
+            peer.relays = Some(dice.chance(800));
+            peer.eligible |= dice.chance(700);
+        }
+        let hub = dice.index(count);
+        for _ in 0..dice.range(1..=5) {
+            let a = if dice.chance(700) { hub } else { dice.index(count) };
+            let b = (a + 1 + dice.index(count - 1)) % count;
+            let at = dice.range(0..=14 * SECOND);
+            self.faults.push((at, Fault::Cut { a, b }));
+            if dice.chance(700) {
+                let until = at + dice.range(2 * SECOND..=15 * SECOND);
+                self.faults.push((until.min(FAULTS_US), Fault::Uncut { a, b }));
+            }
+        }
+        for _ in 0..dice.range(1..=4) {
+            let (peer, at) = (dice.index(count), dice.range(4 * SECOND..=FAULTS_US));
+            let down_us = dice.range(50 * MS..=6 * SECOND);
+            let near = dice.pick(&[Near::Commit, Near::Invoke, Near::Ended]);
+            let fault = match dice.range(0..=3) {
+                0 => Fault::Suspend { peer, for_us: down_us },
+                1 => Fault::CrashNear { peer, near, after_us: dice.range(0..=20 * MS), down_us },
+                _ => Fault::Crash { peer, down_us },
+            };
+            self.faults.push((at, fault));
+        }
     }
 
     /// A workspace is made early; rules come and go, also in two halves, guests get places, and people answer what waits.

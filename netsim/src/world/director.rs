@@ -90,6 +90,7 @@ impl Director {
             }
             Event::Deliver { key, end, conn, frame } => net.deliver(env, mesh, key, end, conn, *frame),
             Event::Detect { key, conn, end } => net.detect(env, mesh, key, conn, end),
+            Event::Doubt { key, conn } => net.doubt(env, mesh, key, conn),
             Event::LinkUp { key, conn, end } => net.link_up(env, mesh, key, conn, end),
             Event::Dial(key) => net.dialled(env, mesh, key),
             Event::Register(node) => net.try_register(env, mesh, node),
@@ -551,6 +552,11 @@ impl Director {
         }
         mesh.liveness.look(env.now, &mut mesh.stats);
         let now = env.now;
+        for (at, (a, b)) in std::mem::take(&mut net.dropped) {
+            mesh.checks
+                .fail("a-second-relay-takes-over", at, || format!("p{a} and p{b} lose their link with their relay"));
+        }
+        mesh.liveness.relayed_where_it_can_be(now, &mesh.peers, net, &mut mesh.checks);
         if mesh.governed {
             mesh.statements.same_words_same_rights(now, &mesh.peers, &mut mesh.checks);
             mesh.statements.edit_arrives(now, &mesh.peers, net, &mut mesh.checks);

@@ -1,5 +1,7 @@
 //! Liveness of the election: the peers agree on one gateway in time, and stay with it.
 
+use std::collections::BTreeMap;
+
 use mesh_core::epoch::Epoch;
 
 use super::peer::{Peers, Sim, State};
@@ -13,6 +15,8 @@ use crate::predicates::Checks;
 const SETTLE_US: u64 = 6 * SECOND;
 /// one-gateway-for-all: afterwards no unsettled stretch longer than this.
 const UNSETTLED_US: u64 = SECOND;
+/// relayed-where-it-can-be: within this time. Two ends notice a cut after 2.4 s, and dial every second.
+const RELAYED_US: u64 = 6 * SECOND;
 /// Extra wait of class 0 before it claims.
 const CLASS_0_US: u64 = 500 * MS;
 /// Longest fsync that comes by chance.
@@ -31,6 +35,8 @@ pub(super) struct Liveness {
     pub(super) kept: Option<Epoch>,
     /// When the leader went, undisturbed by anything else, and whether it was asked to.
     takeover: Option<(u64, bool)>,
+    /// Members without a link to the gateway that could have one, since when.
+    unrelayed: BTreeMap<usize, u64>,
     /// The plan has leaders hand over.
     handovers: bool,
 }
@@ -46,6 +52,7 @@ impl Liveness {
             settle_noted: true,
             kept: None,
             takeover: None,
+            unrelayed: BTreeMap::new(),
             handovers,
         }
     }
@@ -66,6 +73,36 @@ impl Liveness {
     /// Something goes wrong: no takeover is undisturbed any more.
     pub(super) fn disturb(&mut self) {
         self.takeover = None;
+    }
+
+    /// **relayed-where-it-can-be**: in a mesh where nothing goes wrong, the gateway and a member are linked while one that
+    /// relays is linked to both, whatever is cut between the two.
+    pub(super) fn relayed_where_it_can_be(&mut self, now: u64, peers: &Peers, network: &Network, checks: &mut Checks) {
+        let calm = matches!(self.phase, Phase::Quiet | Phase::LinkCut) && network.loss == 0;
+        let Some(gateway) = peers.iter().find(|sim| sim.leads()).map(|sim| sim.index).filter(|_| calm) else {
+            self.unrelayed.clear();
+            return;
+        };
+        for member in peers.iter().filter(|sim| sim.index != gateway && sim.awake() && sim.is_member()) {
+            let follows = member.gateway == peers[gateway].gateway;
+            let linked = network.sees_link(gateway, member.index) && network.sees_link(member.index, gateway);
+            let ends = [gateway, member.index];
+            let known = |relay: usize| {
+                let is_owner = |end: usize| peers[end].holds_for_owner(&peers[relay].id) == Some(true);
+                ends.into_iter().all(|end| is_owner(end) && peers.trusts(relay, end) && peers.trusts(end, relay))
+            };
+            let could = |relay: usize| network.could_relay(relay, pair_of(gateway, member.index).0) && known(relay);
+            let can = || (0..peers.len()).any(could);
+            if linked || !follows || !can() {
+                self.unrelayed.remove(&member.index);
+                continue;
+            }
+            let since = *self.unrelayed.entry(member.index).or_insert(now);
+            if now > since + RELAYED_US {
+                checks
+                    .fail("relayed-where-it-can-be", now, || format!("p{gateway} and p{} have no link", member.index));
+            }
+        }
     }
 
     /// True if the mesh has been settled for so long.

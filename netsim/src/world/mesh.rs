@@ -72,6 +72,17 @@ impl Hosts for Mesh {
         sim.frozen().then_some(sim.frozen_until)
     }
 
+    fn relays(&self, peer: usize, other: usize) -> Vec<usize> {
+        let view = self.peers[peer].node.as_ref().map(|node| node.view());
+        let relays = view.and_then(|view| view.relays.get(&self.peers[other].id).cloned()).unwrap_or_default();
+        relays.iter().filter_map(|relay| self.peers.index_of(relay)).collect()
+    }
+
+    fn is_owner(&self, peer: usize, other: usize) -> bool {
+        let view = self.peers[peer].node.as_ref().map(|node| node.view());
+        view.and_then(|view| view.by_peer(&self.peers[other].id).map(|node| node.tier == Tier::Owner)).unwrap_or(false)
+    }
+
     fn trusts(&self, peer: usize, other: usize) -> bool {
         self.peers.trusts(peer, other)
     }
@@ -752,6 +763,7 @@ impl Mesh {
         self.outputs(env, net, peer, &mut out);
         self.peers[peer].set_timer(env);
         self.set_directory(env, net, peer);
+        net.note_awake(env, peer, true);
         net.dial_all(env, peer);
         self.liveness.unsettle();
     }
@@ -818,6 +830,7 @@ impl Mesh {
         self.peers[peer].frozen_until = env.now + for_us;
         let boot = self.peers[peer].boot;
         env.at(for_us, Event::Thaw { peer, boot });
+        net.note_awake(env, peer, false);
         for other in (0..self.peers.len()).filter(|other| *other != peer) {
             let (key, end) = pair_of(peer, other);
             let pair = &net.pairs[&key];
@@ -862,6 +875,7 @@ impl Mesh {
                 env.at(delay, Event::Detect { key, conn, end });
             }
         }
+        net.note_awake(env, peer, true);
         net.dial_all(env, peer);
         net.register(env, self, peer);
         self.liveness.unsettle();

@@ -48,6 +48,7 @@ fn status_text(body: &Value, ui: Ui) -> String {
         ("mesh", short(&text(body, "mesh_id"))),
         ("gateway", gateway),
         ("links", links),
+        ("relays", relaying_text(body)),
         ("http", up::url(&text(endpoints, "http"))),
         ("socket", text(endpoints, "socket")),
         ("quic", quic),
@@ -71,9 +72,23 @@ fn link_text(link: &Value) -> String {
     if let Some(peer) = link.as_str() {
         return short(peer);
     }
-    match link.get("rtt_ms").and_then(Value::as_f64) {
-        Some(rtt) => format!("{} ({rtt:.1} ms)", name_of(link)),
-        None => name_of(link),
+    let rtt = link.get("rtt_ms").and_then(Value::as_f64).map(|rtt| format!("{rtt:.1} ms"));
+    let said: Vec<String> = rtt.into_iter().chain(relay_of(link).map(|relay| format!("by {relay}"))).collect();
+    if said.is_empty() { name_of(link) } else { format!("{} ({})", name_of(link), said.join(", ")) }
+}
+
+/// The device by which a link travels, if it does.
+fn relay_of(link: &Value) -> Option<String> {
+    link.get("relayed_by")?.as_array()?.first().map(name_of)
+}
+
+/// All that this device relays for others, if it does for any.
+fn relaying_text(body: &Value) -> String {
+    let relaying = body.get("relaying").unwrap_or(&Value::Null);
+    let count = |what: &str| relaying.get(what).and_then(Value::as_u64).unwrap_or_default();
+    match count("pairs") {
+        0 => String::new(),
+        pairs => format!("for {pairs} pairs of devices, {} kB so far", count("bytes") / 1_000),
     }
 }
 
@@ -544,10 +559,22 @@ fn guests_text(guests: &[Value]) -> String {
 
 pub(super) async fn nodes(client: &Client, ui: Ui) -> Result<Exit, Failure> {
     let body = client.get("/api/v1/nodes").await?;
-    Ok(show(ui, "sigil.nodes/1", body, |body| nodes_text(body, ui)))
+    // How they are linked is the state of this device, not of theirs.
+    let status = if ui.json { None } else { Some(client.get("/api/v1/status").await?) };
+    let links = status.as_ref().and_then(|status| status.get("links")?.as_array().cloned()).unwrap_or_default();
+    Ok(show(ui, "sigil.nodes/1", body, |body| nodes_text(body, &links, ui)))
 }
 
-fn nodes_text(body: &Value, ui: Ui) -> String {
+fn nodes_text(body: &Value, links: &[Value], ui: Ui) -> String {
+    let via = |node: &Value| {
+        let peer = node.get("peer_id");
+        let link = links.iter().find(|link| peer.is_some() && link.get("peer_id") == peer);
+        link.map_or_else(String::new, |link| {
+            relay_of(link).map_or_else(|| "direct".to_owned(), |by| format!("by {by}"))
+        })
+    };
+    // Where every link is direct, there is nothing to tell.
+    let tells_via = links.iter().any(|link| relay_of(link).is_some());
     let rows: Vec<_> = items(body)
         .iter()
         .map(|node| {
@@ -561,7 +588,7 @@ fn nodes_text(body: &Value, ui: Ui) -> String {
                 }
             }
             let leads = node.get("gateway") == Some(&Value::Bool(true));
-            vec![
+            let mut row = vec![
                 if leads { format!("{name} {}", ui.paint(Tone::Strong, "(gateway)")) } else { name },
                 ui.state(&text(node, "state")),
                 tier_text(node),
@@ -570,10 +597,18 @@ fn nodes_text(body: &Value, ui: Ui) -> String {
                 node.get("tools").and_then(Value::as_array).map_or(0, Vec::len).to_string(),
                 relative(node, "last_seen"),
                 text(node, "why"),
-            ]
+            ];
+            if tells_via {
+                row.insert(2, via(node));
+            }
+            row
         })
         .collect();
-    let list = table(&["NODE", "STATE", "TIER", "LET IN BY", "PLATFORM", "TOOLS", "SEEN", "WHY"], &rows);
+    let mut head = vec!["NODE", "STATE", "TIER", "LET IN BY", "PLATFORM", "TOOLS", "SEEN", "WHY"];
+    if tells_via {
+        head.insert(2, "VIA");
+    }
+    let list = table(&head, &rows);
     match rows.len() {
         0 => "No devices. Make a code with `sigil invite`, and use it on another device.".to_owned(),
         1 => {
@@ -710,7 +745,7 @@ mod tests {
     #[test]
     fn a_mesh_of_one_is_told_the_next_step() {
         let one = json!({"node_id": "attic", "state": "online", "tier": "owner", "platform": "linux", "gateway": true, "tools": [{}, {}]});
-        let said = nodes_text(&json!({"items": [one]}), Ui::plain(false));
+        let said = nodes_text(&json!({"items": [one]}), &[], Ui::plain(false));
         let mut lines = said.lines();
         assert_eq!(lines.next(), Some("NODE             STATE   TIER   LET IN BY  PLATFORM  TOOLS  SEEN  WHY"));
         assert_eq!(lines.next(), Some("attic (gateway)  online  owner             linux     2"));

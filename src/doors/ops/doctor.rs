@@ -110,7 +110,7 @@ pub fn examine_home(home: &Path, free_min: Option<u64>) -> Vec<Check> {
 }
 
 fn checks(view: &Arc<View>, around: &Surroundings, settings: &Settings, home: &Path) -> Vec<Check> {
-    let mut checks = vec![membership(view), gateway(view), links(view), discovery(around)];
+    let mut checks = vec![membership(view), gateway(view), links(view), relays(view, around), discovery(around)];
     checks.extend(examine_home(home, settings.loaded().free_min));
     let found = settings.findings(home);
     if found.is_empty() {
@@ -276,6 +276,53 @@ fn links(view: &View) -> Check {
         );
     }
     Check::ok("links", format!("{} links; {online} of {others} other devices online", view.links.len()))
+}
+
+/// The reason for which the link to this peer is relayed, and what helps.
+#[must_use]
+pub fn why_not_direct(view: &View, peer: &PeerId) -> String {
+    let name = name_of(view, peer).unwrap_or_else(|| peer.short());
+    let told = view.by_peer(peer).and_then(|node| node.directory.as_ref()).map_or(&[][..], |record| &record.addresses);
+    match told {
+        [] => format!("`{name}` tells no address; see that its agent may listen on UDP"),
+        [first, ..] => format!(
+            "`{name}` does not answer at {first}; let UDP through to that port on the way between the two, such as a \
+             router or a firewall. It is tried again by itself"
+        ),
+    }
+}
+
+/// Links that go by other devices, and such as would if a device relayed.
+fn relays(view: &View, around: &Surroundings) -> Check {
+    let name = |peer: &PeerId| name_of(view, peer).unwrap_or_else(|| peer.short());
+    let relayed: Vec<String> = around
+        .links
+        .iter()
+        .filter_map(|info| Some((info, info.relays.first()?)))
+        .map(|(info, relay)| {
+            format!("`{}` is reached by `{}`: {}", name(&info.peer), name(relay), why_not_direct(view, &info.peer))
+        })
+        .collect();
+    let gateway = view.gateway.map(|epoch| epoch.peer).filter(|gateway| *gateway != view.me);
+    if let Some(gateway) = gateway.filter(|gateway| !view.links.contains(gateway)) {
+        return match view.relays.get(&gateway).and_then(|relays| relays.first()) {
+            Some(relay) => Check::warn(
+                "relays",
+                format!("the gateway `{}` is not linked; `{}` is asked to relay", name(&gateway), name(relay)),
+                "wait a few seconds; if it stays so, see that both are on and run the same version",
+            ),
+            None => Check::warn(
+                "relays",
+                format!("the gateway `{}` is not linked, and no device that is linked to both relays", name(&gateway)),
+                "calls for this device wait until another leads; `relay.offer = \"always\"` on a device of an owner that \
+                 reaches both makes it relay",
+            ),
+        };
+    }
+    match relayed.as_slice() {
+        [] => Check::ok("relays", "every link is direct"),
+        relayed => Check::ok("relays", relayed.join("; ")),
+    }
 }
 
 fn discovery(around: &Surroundings) -> Check {

@@ -16,11 +16,12 @@ use utoipa::ToSchema;
 use super::shapes::NodeName;
 use super::stay::StayShown;
 use crate::doors::ops::devices::{is_online, name_of, why_offline};
+use crate::doors::ops::doctor::why_not_direct;
 use crate::doors::ops::policy::SaidBy;
 use crate::mesh::check_words::CheckWords;
 use crate::mesh::clock;
 use crate::mesh::transport::Address;
-use crate::mesh::{LinkInfo, Nearby, Pending, Surroundings};
+use crate::mesh::{LinkInfo, Nearby, Pending, Relayed, Surroundings};
 
 /// A page of a list.
 #[derive(Debug, Clone, Serialize, ToSchema)]
@@ -213,6 +214,44 @@ pub struct Link {
     pub rtt_ms: Option<f64>,
     /// True if this device opened it.
     pub dialled: bool,
+    /// How its packets travel.
+    pub via: LinkVia,
+    /// The devices by which they travel, the one in use first; empty if it is direct. They cannot read them.
+    pub relayed_by: Vec<NamedPeer>,
+    /// The reason for which it is not direct, and what helps; null if it is.
+    pub why_not_direct: Option<String>,
+}
+
+/// How the packets of a link travel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum LinkVia {
+    /// From one device to the other.
+    Direct,
+    /// By a third device, which is linked to both.
+    Relay,
+}
+
+/// All that this device relays for others.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+pub struct Relaying {
+    /// True if it does (`relay.offer`).
+    pub offers: bool,
+    /// Pairs of devices for which it does now.
+    pub pairs: usize,
+    /// Bytes that it has passed on since its start.
+    pub bytes: u64,
+    /// Packets over a limit, which it dropped.
+    pub dropped: u64,
+    /// Pairs that it refused.
+    pub refused: u64,
+}
+
+impl From<&Relayed> for Relaying {
+    fn from(relayed: &Relayed) -> Self {
+        let Relayed { offers, pairs, bytes, dropped, refused, .. } = relayed;
+        Self { offers: *offers, pairs: pairs.len(), bytes: *bytes, dropped: *dropped, refused: *refused }
+    }
 }
 
 /// Addresses of this agent.
@@ -257,6 +296,8 @@ pub struct Status {
     pub gateway: Option<Gateway>,
     /// Open links.
     pub links: Vec<Link>,
+    /// What it relays for others.
+    pub relaying: Relaying,
     /// Addresses of this agent.
     pub endpoints: Endpoints,
     /// Approved devices, this one included.
@@ -297,12 +338,16 @@ pub fn gateway(view: &View) -> Option<Gateway> {
 pub(super) fn links(view: &View, around: &Surroundings) -> Vec<Link> {
     let link = |peer: &PeerId| {
         let info: Option<&LinkInfo> = around.links.iter().find(|info| info.peer == *peer);
+        let relays = info.map_or(&[][..], |info| &info.relays);
         Link {
             peer_id: peer.to_string(),
             node_id: name_of(view, peer),
-            address: info.map(|info| info.address.to_string()),
+            address: info.filter(|info| info.relays.is_empty()).map(|info| info.address.to_string()),
             rtt_ms: info.map(|info| Duration::from_micros(info.rtt_us).as_secs_f64() * 1000.0),
             dialled: info.is_some_and(|info| info.dialled),
+            via: if relays.is_empty() { LinkVia::Direct } else { LinkVia::Relay },
+            why_not_direct: (!relays.is_empty()).then(|| why_not_direct(view, peer)),
+            relayed_by: relays.iter().map(|relay| NamedPeer::new(view, relay)).collect(),
         }
     };
     view.links.iter().map(link).collect()

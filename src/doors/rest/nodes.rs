@@ -43,6 +43,7 @@ pub(super) async fn status(
         boot: view.boot,
         gateway: model::gateway(&view),
         links: model::links(&view, &around),
+        relaying: (&around.relayed).into(),
         endpoints: Endpoints::new(&app.bound.socket, app.bound.http, &around.addresses),
         nodes: view.nodes.len(),
         nodes_online: view.nodes.iter().filter(|node| devices::is_online(&view, node)).count(),

@@ -153,6 +153,7 @@ fn first_view() -> View {
         gateway: Some(Epoch { counter: 4, class: 3, peer: me }),
         fence: Epoch { counter: 4, class: 3, peer: me },
         links: vec![twin(1)],
+        relays: std::collections::BTreeMap::new(),
         nodes: vec![
             node("desk", me, Tier::Owner, true, &["echo", "slow", "blob", "fail"]),
             node("nas", twin(1), Tier::Owner, false, &["files.read"]),

@@ -14,7 +14,7 @@ use super::shared::LinksState;
 use super::strangers::{Admission, Knock};
 use super::stream::{self, Tag};
 use super::tls::peer_key;
-use super::underlay::Underlay;
+use super::underlay::{Underlay, UnderlayKind};
 
 /// Accepts until the endpoint of the underlay closes.
 pub(super) async fn run(shared: Arc<LinksState>, underlay: Arc<Underlay>) {
@@ -48,10 +48,19 @@ pub(super) async fn run(shared: Arc<LinksState>, underlay: Arc<Underlay>) {
 async fn greet(shared: &Arc<LinksState>, underlay: &Underlay, connection: quinn::Connection) {
     let Some(key) = peer_key(&connection) else { return Code::Protocol.close(&connection) };
     let peer = key.peer_id();
+    // By a relay come members alone, each at the address that its relay opened for it.
+    if underlay.kind == UnderlayKind::Relay {
+        let expected = shared.relay.routes.peer_at(connection.remote_address());
+        if expected != Some(peer) || !shared.is_member(peer) {
+            return Code::Protocol.close(&connection);
+        }
+    }
     let ip = canonical(connection.remote_address()).ip();
     let is_member = shared.is_member(peer);
     let (place, greeting) = if is_member {
-        shared.member_addresses.note(peer, ip);
+        if underlay.kind == UnderlayKind::Udp {
+            shared.member_addresses.note(peer, ip);
+        }
         (None, shared.greetings.enter(peer))
     } else {
         (underlay.strangers.enter(ip), None)

@@ -14,12 +14,13 @@ use mesh_core::ids::{PeerId, PublicKey};
 use tokio::time::{sleep, timeout};
 
 use super::address::{Address, HostPort, canonical};
+use super::relay_socket::address_of;
 use super::shared::LinksState;
 use super::tls::{SERVER_NAME, peer_key};
 use super::underlay::UnderlayKind;
 
 /// Head start of each address over the next (RFC 8305 §5, "Happy Eyeballs", recommends 250 ms).
-const RACE_STEP: Duration = Duration::from_millis(250);
+pub(super) const RACE_STEP: Duration = Duration::from_millis(250);
 /// Time for one handshake.
 pub(super) const HANDSHAKE_MAX: Duration = Duration::from_secs(5);
 /// Addresses that one race tries.
@@ -125,6 +126,15 @@ pub(super) async fn race(
     }
 }
 
+/// Connects to a peer by the relays that there are for it.
+pub(super) async fn by_relay(shared: &Arc<LinksState>, peer: PeerId) -> Option<Answered> {
+    let target = Target { underlay: UnderlayKind::Relay, socket: address_of(peer) };
+    match connect(shared, target, Some(peer)).await {
+        Finish::Answered(answered) => Some(*answered),
+        Finish::Found(_) | Finish::NotFound(_) | Finish::Failed(_) => None,
+    }
+}
+
 /// Returns those of `addresses` that can be dialled here, each once, in their order.
 fn dialable(addresses: &[Address]) -> Vec<Address> {
     let mut distinct = BTreeSet::new();
@@ -197,6 +207,11 @@ async fn connect(shared: &Arc<LinksState>, target: Target, expected: Option<Peer
     let Target { underlay, socket } = target;
     let address = match underlay {
         UnderlayKind::Udp => Address::Udp(socket),
+        UnderlayKind::Relay => Address::Unknown("relayed".to_owned()),
+    };
+    let transport = match underlay {
+        UnderlayKind::Udp => &shared.transport,
+        UnderlayKind::Relay => &shared.relayed_transport,
     };
     let verifier = shared.credentials.verifier(expected);
     let connecting = shared
@@ -205,7 +220,7 @@ async fn connect(shared: &Arc<LinksState>, target: Target, expected: Option<Peer
         .ok()
         .map(|crypto| {
             let mut config = quinn::ClientConfig::new(Arc::new(crypto));
-            config.transport_config(shared.transport.clone());
+            config.transport_config(transport.clone());
             config
         })
         .and_then(|config| shared.underlays.get(underlay).endpoint.connect_with(config, socket, SERVER_NAME).ok());

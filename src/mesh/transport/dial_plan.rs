@@ -12,6 +12,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::address::Address;
 use super::dial::SOCKETS_PER_HOST_MAX;
+use super::link::Linked;
 use super::members::Members;
 use crate::mesh::bucket::{Bucket, Flow};
 
@@ -23,6 +24,12 @@ const SUCCESS: Duration = Duration::from_secs(5);
 /// after a cut is healed (with 30 s it took up to 13 s).
 const BACKOFF_MIN: Duration = Duration::from_millis(200);
 const BACKOFF_MAX: Duration = Duration::from_secs(2);
+/// Pauses before a member that is linked by a relay is dialled for a direct link, the last again and again. They begin
+/// anew when where it is changes, or where we are.
+const UPGRADES: [Duration; 4] =
+    [Duration::from_secs(5), Duration::from_secs(30), Duration::from_secs(120), Duration::from_secs(600)];
+/// A direct link that lived this long was no flapping one.
+const STEADY: Duration = Duration::from_secs(30);
 /// Budget of dials to addresses at which a member was not last seen. At once: a whole directory. After that owners go on at
 /// a pace that only matters to one with more addresses than seconds in a race and the longest pause together; guests, whose
 /// directories could send this device to people who know nothing of this mesh, so rarely that each address gets a few
@@ -50,8 +57,10 @@ pub(super) struct Due {
     pub(super) peer: PeerId,
     /// Comes back with the end of the dial.
     pub(super) number: u64,
-    /// Never empty; best first.
+    /// Best first; empty only if it may be reached by a relay.
     pub(super) addresses: Vec<Address>,
+    /// By a relay too: it is not linked, and there is one for it.
+    pub(super) by_relay: bool,
     /// It is to replace a link that has lost our address.
     pub(super) moved: bool,
     /// Cancelled when the dial has become pointless.
@@ -65,6 +74,11 @@ struct Dial {
     /// The one of them that has its turn next.
     next: usize,
     owner: bool,
+    /// Peers by which it may be linked.
+    relays: Vec<PeerId>,
+    linked: Linked,
+    /// Dials for a direct link while there is a relayed one, and direct links that did not last.
+    upgrades: usize,
     /// All that was taken of [`OF_OWNER`] or [`OF_OTHERS`].
     taken: Bucket,
     backoff: Backoff,
@@ -87,52 +101,62 @@ impl DialPlan {
     }
 
     /// Takes over a new set of members. One whose addresses changed is dialled anew without the pause that had grown.
-    pub(super) fn handle_members(&mut self, members: &Members, linked: impl Fn(PeerId) -> bool, now: Instant) {
+    pub(super) fn handle_members(&mut self, members: &Members, linked: impl Fn(PeerId) -> Linked, now: Instant) {
         let stays = |peer: &PeerId| members.get(peer).is_some_and(|member| !member.leaving);
         self.dials.retain(|peer, _| stays(peer));
         self.seen.retain(|peer, _| stays(peer));
         for (peer, member) in members.iter().filter(|(peer, _)| **peer != self.me && stays(peer)) {
-            let state =
-                if linked(*peer) { DialState::Resting } else { DialState::Waiting(now + self.head_start(*peer)) };
+            let linked = linked(*peer);
+            let state = match linked {
+                Linked::Directly => DialState::Resting,
+                Linked::No | Linked::ByRelay => DialState::Waiting(now + self.head_start(*peer)),
+            };
             let dial = self.dials.entry(*peer).or_insert_with(|| Dial::new(now));
-            dial.owner = member.owner;
-            if dial.addresses != member.addresses {
+            (dial.owner, dial.linked) = (member.owner, linked);
+            let has_way = dial.relays.is_empty() && !member.relays.is_empty() && linked == Linked::No;
+            dial.relays.clone_from(&member.relays);
+            if dial.addresses != member.addresses || has_way {
                 dial.addresses.clone_from(&member.addresses);
-                dial.backoff = Backoff::default();
+                (dial.backoff, dial.upgrades) = (Backoff::default(), 0);
                 dial.state = state;
             }
         }
     }
 
     /// A link to this member is up. `seen` is where it is, if that is worth another dial.
-    pub(super) fn handle_linked(&mut self, peer: PeerId, seen: Option<Address>) {
+    pub(super) fn handle_linked(&mut self, peer: PeerId, seen: Option<Address>, linked: Linked, now: Instant) {
         if let Some(seen) = seen {
             self.seen.insert(peer, seen);
         }
         self.moved.remove(&peer);
-        if let Some(dial) = self.dials.get_mut(&peer)
-            && matches!(dial.state, DialState::Waiting(_))
-        {
-            dial.state = DialState::Resting;
+        if let Some(dial) = self.dials.get_mut(&peer) {
+            dial.linked = linked;
+            if matches!(dial.state, DialState::Waiting(_) | DialState::Resting) {
+                dial.rest(now);
+            }
         }
     }
 
     /// The link to this member, which had lived that long, is gone.
     pub(super) fn handle_unlinked(&mut self, peer: PeerId, lived: Duration, now: Instant, random: u64) {
-        if lived >= SUCCESS
-            && let Some(dial) = self.dials.get_mut(&peer)
-        {
-            dial.backoff = Backoff::default();
+        if let Some(dial) = self.dials.get_mut(&peer) {
+            if lived >= SUCCESS {
+                dial.backoff = Backoff::default();
+            }
+            if lived >= STEADY && dial.linked == Linked::Directly {
+                dial.upgrades = 0;
+            }
+            dial.linked = Linked::No;
         }
         self.schedule(peer, now, random);
     }
 
-    /// A dial has ended; its success shows in `linked`.
-    pub(super) fn handle_dialled(&mut self, peer: PeerId, number: u64, linked: bool, now: Instant, random: u64) {
+    /// A dial has ended; its success was told by [`Self::handle_linked`].
+    pub(super) fn handle_dialled(&mut self, peer: PeerId, number: u64, now: Instant, random: u64) {
         let Some(dial) = self.dials.get_mut(&peer) else { return };
         if matches!(dial.state, DialState::Running(running, _) if running == number) {
-            dial.state = DialState::Resting;
-            if !linked || self.moved.contains(&peer) {
+            dial.rest(now);
+            if dial.linked == Linked::No || self.moved.contains(&peer) {
                 self.schedule(peer, now, random);
             }
         }
@@ -152,14 +176,14 @@ impl DialPlan {
     /// We are on another network: what was tried in vain may do now.
     pub(super) fn handle_network(&mut self, now: Instant) {
         for dial in self.dials.values_mut() {
-            (dial.taken, dial.next) = (Bucket::new(now), 0);
+            (dial.taken, dial.next, dial.upgrades) = (Bucket::new(now), 0, 0);
         }
     }
 
-    /// Makes the dials of all that are not linked due now.
-    pub(super) fn retry_now(&mut self, linked: impl Fn(PeerId) -> bool, now: Instant) {
-        for (peer, dial) in &mut self.dials {
-            if !linked(*peer) {
+    /// Makes the dials of all that are not linked directly due now.
+    pub(super) fn retry_now(&mut self, now: Instant) {
+        for dial in self.dials.values_mut() {
+            if dial.linked != Linked::Directly {
                 dial.backoff = Backoff::default();
                 dial.state = DialState::Waiting(now);
             }
@@ -186,14 +210,16 @@ impl DialPlan {
             }
             let seen = self.seen.get(peer);
             let addresses: Vec<_> = seen.cloned().into_iter().chain(dial.turn(seen, now)).collect();
-            if addresses.is_empty() {
+            let by_relay = dial.linked == Linked::No && !dial.relays.is_empty();
+            if addresses.is_empty() && !by_relay {
                 dial.state = dial.until_turn(now).map_or(DialState::Resting, |wait| DialState::Waiting(now + wait));
                 continue;
             }
             self.last += 1;
             let cancel = CancellationToken::new();
             dial.state = DialState::Running(self.last, cancel.clone().drop_guard());
-            due.push(Due { peer: *peer, number: self.last, addresses, moved: self.moved.contains(peer), cancel });
+            let moved = self.moved.contains(peer);
+            due.push(Due { peer: *peer, number: self.last, addresses, by_relay, moved, cancel });
         }
         due
     }
@@ -218,10 +244,25 @@ impl Dial {
             addresses: Vec::new(),
             next: 0,
             owner: false,
+            relays: Vec::new(),
+            linked: Linked::No,
+            upgrades: 0,
             taken: Bucket::new(now),
             backoff: Backoff::default(),
             state: DialState::Resting,
         }
+    }
+
+    /// No dial is due, but one for a better link.
+    fn rest(&mut self, now: Instant) {
+        self.state = match self.linked {
+            Linked::No | Linked::Directly => DialState::Resting,
+            Linked::ByRelay => {
+                let pause = UPGRADES.get(self.upgrades).or(UPGRADES.last()).copied().unwrap_or(STEADY);
+                self.upgrades += 1;
+                DialState::Waiting(now + pause)
+            }
+        };
     }
 
     fn flow(&self) -> &'static Flow {
@@ -294,7 +335,14 @@ mod tests {
     }
 
     fn member(addresses: &[Address]) -> Member {
-        Member { key: PublicKey([0; 32]), addresses: addresses.to_vec(), services: None, leaving: false, owner: true }
+        Member {
+            key: PublicKey([0; 32]),
+            addresses: addresses.to_vec(),
+            services: None,
+            relays: Vec::new(),
+            leaving: false,
+            owner: true,
+        }
     }
 
     fn due(plan: &mut DialPlan, now: Instant) -> Vec<(PeerId, Vec<Address>)> {
@@ -307,11 +355,11 @@ mod tests {
         let mut plan = DialPlan::new(ME);
         let members: Members =
             [(LOWER, member(&[address(1)])), (HIGHER, member(&[address(2)])), (ME, member(&[address(3)]))].into();
-        plan.handle_members(&members, |_| false, now);
+        plan.handle_members(&members, |_| Linked::No, now);
         assert_eq!(plan.poll_timeout(), Some(now));
         assert_eq!(due(&mut plan, now), [(HIGHER, vec![address(2)])]);
         assert_eq!(plan.poll_timeout(), Some(now + YIELD));
-        plan.handle_linked(LOWER, Some(address(8)));
+        plan.handle_linked(LOWER, Some(address(8)), Linked::Directly, now);
         assert_eq!(plan.poll_timeout(), None);
         // Where it was seen comes first when it is lost.
         plan.handle_unlinked(LOWER, SUCCESS, now, 0);
@@ -322,15 +370,15 @@ mod tests {
     fn a_dial_that_became_pointless_is_called_off() {
         let now = Instant::now();
         let mut plan = DialPlan::new(ME);
-        plan.handle_members(&[(HIGHER, member(&[address(1)]))].into(), |_| false, now);
+        plan.handle_members(&[(HIGHER, member(&[address(1)]))].into(), |_| Linked::No, now);
         let first = plan.handle_timeout(now).pop().unwrap();
-        plan.handle_members(&[(HIGHER, member(&[address(2)]))].into(), |_| false, now);
+        plan.handle_members(&[(HIGHER, member(&[address(2)]))].into(), |_| Linked::No, now);
         assert!(first.cancel.is_cancelled());
         let second = plan.handle_timeout(now).pop().unwrap();
         // The end of the first says nothing about the second.
-        plan.handle_dialled(HIGHER, first.number, false, now, 0);
+        plan.handle_dialled(HIGHER, first.number, now, 0);
         assert_eq!(plan.poll_timeout(), None);
-        plan.handle_members(&Members::new(), |_| false, now);
+        plan.handle_members(&Members::new(), |_| Linked::No, now);
         assert!(second.cancel.is_cancelled());
     }
 
@@ -338,14 +386,14 @@ mod tests {
     fn a_link_that_lost_our_address_is_dialled_until_it_is_replaced() {
         let now = Instant::now();
         let mut plan = DialPlan::new(ME);
-        plan.handle_members(&[(HIGHER, member(&[address(1)]))].into(), |_| true, now);
+        plan.handle_members(&[(HIGHER, member(&[address(1)]))].into(), |_| Linked::Directly, now);
         assert_eq!(plan.poll_timeout(), None);
         plan.handle_moved([HIGHER], now);
         let dial = plan.handle_timeout(now).pop().unwrap();
         assert!(dial.moved);
-        plan.handle_dialled(HIGHER, dial.number, true, now, 0);
+        plan.handle_dialled(HIGHER, dial.number, now, 0);
         assert!(plan.poll_timeout().is_some());
-        plan.handle_linked(HIGHER, None);
+        plan.handle_linked(HIGHER, None, Linked::Directly, now);
         assert_eq!(plan.poll_timeout(), None);
     }
 
@@ -356,7 +404,7 @@ mod tests {
         let (mut now, mut dialled) = (began, Vec::new());
         for n in 0..u8::MAX {
             let member = Member { owner, ..member(&says(n)) };
-            plan.handle_members(&[(HIGHER, member)].into(), |_| false, now);
+            plan.handle_members(&[(HIGHER, member)].into(), |_| Linked::No, now);
             let Some(at) = plan.poll_timeout() else { break };
             now = at.max(now);
             if now > began + within {
@@ -365,7 +413,7 @@ mod tests {
             for due in plan.handle_timeout(now) {
                 dialled.extend(due.addresses);
                 now += Duration::from_secs(1);
-                plan.handle_dialled(due.peer, due.number, false, now, 0);
+                plan.handle_dialled(due.peer, due.number, now, 0);
             }
         }
         dialled
@@ -396,8 +444,8 @@ mod tests {
         assert!(owners.len() >= 60, "{}", owners.len());
         // Where it was seen last is free, for ever and for everyone.
         let mut plan = DialPlan::new(ME);
-        plan.handle_members(&[(HIGHER, Member { owner: false, ..member(&few) })].into(), |_| false, now);
-        plan.handle_linked(HIGHER, Some(address(9)));
+        plan.handle_members(&[(HIGHER, Member { owner: false, ..member(&few) })].into(), |_| Linked::No, now);
+        plan.handle_linked(HIGHER, Some(address(9)), Linked::Directly, now);
         plan.handle_unlinked(HIGHER, SUCCESS, now, 0);
         let mut at = now;
         for _ in 0..100 {
@@ -406,12 +454,73 @@ mod tests {
             at = next;
             let due = plan.handle_timeout(at).pop().unwrap();
             assert_eq!(due.addresses[0], address(9));
-            plan.handle_dialled(HIGHER, due.number, false, at, 0);
+            plan.handle_dialled(HIGHER, due.number, at, 0);
         }
         // On another network everything is tried again.
         plan.handle_network(at);
-        plan.retry_now(|_| false, at);
+        plan.retry_now(at);
         assert_eq!(due(&mut plan, at), [(HIGHER, [vec![address(9)], few].concat())]);
+    }
+
+    /// Members of whom one may be linked by a relay.
+    fn relayed() -> Members {
+        [(HIGHER, Member { relays: vec![LOWER], ..member(&[address(1)]) })].into()
+    }
+
+    #[test]
+    fn who_has_a_relay_is_dialled_by_it_at_once_and_only_while_it_is_not_linked() {
+        let now = Instant::now();
+        let mut plan = DialPlan::new(ME);
+        plan.handle_members(&[(HIGHER, member(&[address(1)]))].into(), |_| Linked::No, now);
+        let first = plan.handle_timeout(now).pop().unwrap();
+        assert!(!first.by_relay);
+        // There is a way now: what is under way without it is called off.
+        plan.handle_members(&relayed(), |_| Linked::No, now);
+        assert!(first.cancel.is_cancelled());
+        let second = plan.handle_timeout(now).pop().unwrap();
+        assert!(second.by_relay && second.addresses == [address(1)]);
+        plan.handle_members(&relayed(), |_| Linked::No, now);
+        assert!(!second.cancel.is_cancelled(), "nothing has changed");
+        plan.handle_linked(HIGHER, None, Linked::ByRelay, now);
+        plan.handle_dialled(HIGHER, second.number, now, 0);
+        let better = plan.poll_timeout().unwrap();
+        let third = plan.handle_timeout(better).pop().unwrap();
+        assert!(!third.by_relay, "it is linked by one");
+    }
+
+    #[test]
+    fn a_direct_link_is_tried_ever_more_rarely_and_one_that_does_not_last_is_tried_no_sooner() {
+        let began = Instant::now();
+        let mut plan = DialPlan::new(ME);
+        plan.handle_members(&relayed(), |_| Linked::ByRelay, began);
+        let (mut now, mut tries) = (began, 0);
+        // It comes up for three seconds each time it is dialled, and is relayed in between.
+        loop {
+            let Some(at) = plan.poll_timeout() else { break };
+            if at > began + Duration::from_mins(5) {
+                break;
+            }
+            now = at;
+            for due in plan.handle_timeout(now) {
+                if due.by_relay {
+                    plan.handle_linked(HIGHER, None, Linked::ByRelay, now);
+                } else {
+                    tries += 1;
+                    plan.handle_linked(HIGHER, Some(address(1)), Linked::Directly, now);
+                    plan.handle_dialled(HIGHER, due.number, now, 0);
+                    now += Duration::from_secs(3);
+                    plan.handle_unlinked(HIGHER, Duration::from_secs(3), now, 0);
+                    continue;
+                }
+                plan.handle_dialled(HIGHER, due.number, now, 0);
+            }
+        }
+        assert!((2..=5).contains(&tries), "{tries}");
+        // A link that stays makes up for it.
+        plan.handle_linked(HIGHER, None, Linked::Directly, now);
+        plan.handle_unlinked(HIGHER, STEADY, now, 0);
+        plan.handle_linked(HIGHER, None, Linked::ByRelay, now);
+        assert_eq!(plan.poll_timeout(), Some(now + UPGRADES[0]));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use mesh_core::frame::Frame;
 use mesh_core::ids::PeerId;
+use mesh_core::relay::Via;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::join_messages::JoinAttempt;
@@ -40,7 +41,7 @@ impl Turn {
 pub enum LinkEvent {
     /// A link is up; or a newer one took the place of the one there was, and what was under way on that may be lost.
     /// With the number that the other process drew at its start.
-    Up(PeerId, u64),
+    Up(PeerId, u64, Via),
     /// The link is gone.
     Down(PeerId),
     /// A linked peer sent this; every signature in it has been checked. One with many entries comes in parts.

@@ -32,6 +32,20 @@ pub struct LinkInfo {
     pub rtt_us: u64,
     /// True if we dialled.
     pub dialled: bool,
+    /// The peers by which it travels, the one in use first; none if it is direct.
+    pub relays: Vec<PeerId>,
+}
+
+/// How a peer is linked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) enum Linked {
+    /// Not at all.
+    #[default]
+    No,
+    /// By a third, until a direct link can be had.
+    ByRelay,
+    /// As well as can be.
+    Directly,
 }
 
 /// A connection that could be the link to its peer.
@@ -123,6 +137,8 @@ impl Link {
         let socket = canonical(self.connection.remote_address());
         match self.underlay {
             UnderlayKind::Udp => Address::Udp(socket),
+            // It has none: what QUIC sees there is made up.
+            UnderlayKind::Relay => Address::Unknown("relayed".to_owned()),
         }
     }
 
@@ -136,6 +152,7 @@ impl Link {
             address: self.address(),
             rtt_us: u64::try_from(self.connection.rtt().as_micros()).unwrap_or(u64::MAX),
             dialled: self.dialled,
+            relays: Vec::new(),
         }
     }
 

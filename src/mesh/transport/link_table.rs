@@ -8,12 +8,12 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::dial;
 use super::dial_plan::DialPlan;
 use super::link::{Link, Offer, Outbox};
 use super::members::Members;
 use super::news::News;
 use super::quic::{self, Code};
+use super::relay;
 use super::session;
 use super::shared::{LinksState, Taken, ToTable, random};
 use super::underlay::UnderlayKind;
@@ -61,7 +61,7 @@ impl LinkTable {
                 Ok(()) = self.members.changed() => self.handle_members(),
                 () = shared.retry.notified() => {
                     self.handle_members();
-                    self.dials.retry_now(|peer| shared.live.contains(peer), Instant::now());
+                    self.dials.retry_now(Instant::now());
                 }
                 Some(message) = inbox.recv() => self.handle(message),
                 () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => self.dial_due(),
@@ -85,7 +85,7 @@ impl LinkTable {
             }
         }
         let live = &self.shared.live;
-        self.dials.handle_members(&members, |peer| live.contains(peer), Instant::now());
+        self.dials.handle_members(&members, |peer| live.how(peer), Instant::now());
     }
 
     fn handle(&mut self, message: ToTable) {
@@ -102,18 +102,18 @@ impl LinkTable {
                 self.news.push_network();
             }
             ToTable::Dialled(peer, number) => {
-                self.dials.handle_dialled(peer, number, self.shared.live.contains(peer), now, random());
+                self.dials.handle_dialled(peer, number, now, random());
             }
         }
     }
 
     /// First the news, then the go-ahead: no frame of a link comes before its `Up`.
     fn handle_offer(&mut self, offer: Offer, reply: oneshot::Sender<Taken>) {
-        let nonce = offer.nonce;
+        let (nonce, via) = (offer.nonce, offer.underlay.via());
         match self.take(offer) {
             Ok((link, outbox)) => {
                 let peer = link.peer;
-                if let Some(overtaken) = self.news.push_up(peer, nonce, GoAhead { link, outbox, reply }) {
+                if let Some(overtaken) = self.news.push_up(peer, nonce, via, GoAhead { link, outbox, reply }) {
                     let _ = overtaken.reply.send(Err(Code::Replaced));
                 }
             }
@@ -129,9 +129,14 @@ impl LinkTable {
         }
         let leaving = !self.shared.is_member(peer);
         if let Some(present) = self.shared.live.get(peer) {
-            let standing = |dialled: bool, nonce| Standing { by_lower: dialled == (self.shared.me < peer), nonce };
-            let dead = offer.moved && !(present.moved && present.since.elapsed() < MOVED_AGAIN);
-            if !dead && !standing(offer.dialled, offer.nonce).replaces(standing(present.dialled, present.nonce)) {
+            let standing = |dialled: bool, nonce, kind| {
+                let by_lower = dialled == (self.shared.me < peer);
+                Standing { by_lower, nonce, kind }
+            };
+            let is_better = present.moved || offer.underlay < present.underlay;
+            let dead = offer.moved && !(is_better && present.since.elapsed() < MOVED_AGAIN);
+            let newcomer = standing(offer.dialled, offer.nonce, offer.underlay);
+            if !dead && !newcomer.replaces(standing(present.dialled, present.nonce, present.underlay)) {
                 return Err(Code::Duplicate);
             }
             if present.nonce == offer.nonce {
@@ -151,8 +156,12 @@ impl LinkTable {
         } else {
             quic::raise_limits(&link.connection);
         }
-        self.dials.handle_linked(peer, (!leaving).then(|| link.address()));
+        let seen = (!leaving && link.underlay == UnderlayKind::Udp).then(|| link.address());
         self.shared.live.put(link.clone());
+        self.dials.handle_linked(peer, seen, self.shared.live.how(peer), Instant::now());
+        if link.underlay == UnderlayKind::Relay {
+            self.shared.relay.lost.notify_one();
+        }
         Ok((link, outbox))
     }
 
@@ -173,7 +182,7 @@ impl LinkTable {
             let shared = self.shared.clone();
             self.shared.tasks.spawn(async move {
                 // Only the race can be called off: once a link is offered, it is seen through.
-                let racing = dial::race(&shared, &due.addresses, Some(due.peer));
+                let racing = relay::reach(&shared, &due);
                 if let Some(Ok(answered)) = due.cancel.run_until_cancelled(racing).await {
                     session::dialled(&shared, answered, &due).await;
                 } else {
@@ -195,8 +204,7 @@ impl LinkTable {
             .map(|link| link.peer);
         self.dials.handle_moved(lost, now);
         self.dials.handle_network(now);
-        let live = &self.shared.live;
-        self.dials.retry_now(|peer| live.contains(peer), now);
+        self.dials.retry_now(now);
     }
 }
 
@@ -205,13 +213,15 @@ impl LinkTable {
 struct Standing {
     by_lower: bool,
     nonce: u64,
+    kind: UnderlayKind,
 }
 
 impl Standing {
     /// True if a newcomer takes the place of the present link. Both ends say the same, in whatever order they see the
-    /// two: of crossing connections the lower peer's stays, of two from the same side the newer. A new process at the
-    /// other end always wins, for whatever the former one had is dead.
+    /// two: a direct one before a relayed one; of crossing connections the lower peer's stays, of two from the same side
+    /// the newer. A new process at the other end always wins, for whatever the former one had is dead.
     fn replaces(self, present: Self) -> bool {
-        self.nonce != present.nonce || self.by_lower || !present.by_lower
+        let in_place = || self.kind == present.kind && (self.by_lower || !present.by_lower);
+        self.nonce != present.nonce || self.kind > present.kind || in_place()
     }
 }

@@ -21,14 +21,17 @@ use super::join_messages::{JoinConversation, JoinDialError, JoinRequest};
 use super::link::LinkInfo;
 use super::link_table::LinkTable;
 use super::members::Members;
+use super::mux::Relayed;
 use super::networks::Face;
 use super::quic::{self, Code};
+use super::relay_socket::Routes;
+use super::relay_state::{RelayConfig, RelayState};
 use super::session::GUESTS_QUEUED_MAX;
 use super::shared::{Drain, LinksState, LiveLinks, MemberAddresses, ToTable, random};
 use super::stream::{self, ServiceId, ServiceIo, Tag};
 use super::tls::{Credentials, TlsError};
-use super::underlay::{Underlay, Underlays};
-use super::{accept, blob, join};
+use super::underlay::{Underlay, UnderlayKind, Underlays};
+use super::{accept, blob, join, relay};
 use crate::mesh::blobs::BlobStore;
 use crate::mesh::identity::{DeviceKey, KnownVerifier};
 use crate::tasks::TaskGroup;
@@ -49,6 +52,8 @@ pub struct LinksConfig {
     pub listen: SocketAddr,
     /// Services that peers may open streams to. Streams to others are refused.
     pub services: BTreeSet<ServiceId>,
+    /// Relaying for others, and by others; adds the services that say so.
+    pub relay: RelayConfig,
     /// Store that blobs come from and go to.
     pub blobs: BlobStore,
     /// Owner of all tasks. They end with [`Links::close_all`], or when the group is killed.
@@ -109,7 +114,13 @@ impl Links {
     ///
     /// `events` should hold a thousand or so; when it is full, links stop reading until there is room.
     pub fn start(config: LinksConfig, events: mpsc::Sender<LinkEvent>) -> Result<Self, LinksError> {
-        let LinksConfig { key, listen, services, blobs, tasks } = config;
+        let LinksConfig { key, listen, mut services, relay, blobs, tasks } = config;
+        if relay.uses {
+            services.insert(ServiceId::RELAYED);
+        }
+        if relay.offers {
+            services.insert(ServiceId::RELAYING);
+        }
         let socket_error = |source: io::Error| {
             if source.kind() == io::ErrorKind::AddrInUse {
                 LinksError::PortTaken { port: listen.port() }
@@ -120,13 +131,20 @@ impl Links {
         let credentials = Credentials::new(key.pkcs8_der())?;
         let mut server = quinn::ServerConfig::with_crypto(Arc::new(credentials.server()?));
         server.transport_config(quic::transport(quic::End::Accepted));
-        let (udp, watcher) = Underlay::udp(listen, quic::endpoint_config(&key), server).map_err(socket_error)?;
+        let mut relayed = server.clone();
+        relayed.transport_config(quic::relayed_transport(quic::End::Accepted));
+        let endpoint = |underlay| quic::endpoint_config(&key, underlay);
+        let (udp, watcher, mux) = Underlay::udp(listen, relay, endpoint(""), server).map_err(socket_error)?;
+        let routes = Routes::new(mux.clone(), key.peer_id());
+        let relayed = Underlay::relay(routes.clone(), endpoint("relayed "), relayed).map_err(socket_error)?;
         let (table, inbox) = mpsc::channel(INBOX);
         let shared = Arc::new(LinksState {
             me: key.peer_id(),
             nonce: random(),
-            underlays: Underlays { udp: Arc::new(udp) },
+            underlays: Underlays { udp: Arc::new(udp), relay: Arc::new(relayed) },
+            relay: RelayState::new(mux, routes),
             transport: quic::transport(quic::End::Dialled),
+            relayed_transport: quic::relayed_transport(quic::End::Dialled),
             lookups: Arc::new(Semaphore::new(LOOKUPS_AT_ONCE)),
             credentials,
             verifier: KnownVerifier::default(),
@@ -154,6 +172,7 @@ impl Links {
         tasks.spawn(async move {
             closing.run_until_cancelled(watcher.run()).await;
         });
+        tasks.spawn(relay::keep(shared.clone()));
         tasks.spawn(LinkTable::new(shared.clone()).run(inbox));
         Ok(Self { shared })
     }
@@ -225,7 +244,20 @@ impl Links {
     /// State of all links, by peer id.
     #[must_use]
     pub fn infos(&self) -> Vec<LinkInfo> {
-        self.shared.live.infos()
+        let mut infos = self.shared.live.infos();
+        for info in &mut infos {
+            let link = self.shared.live.get(info.peer);
+            if link.is_some_and(|link| link.underlay == UnderlayKind::Relay) {
+                info.relays = self.shared.relay.routes.relays(info.peer);
+            }
+        }
+        infos
+    }
+
+    /// What this peer relays for others.
+    #[must_use]
+    pub fn relayed(&self) -> Relayed {
+        self.shared.relay.mux.relayed()
     }
 
     /// The port of the direct UDP underlay.

@@ -17,6 +17,8 @@ pub struct Member {
     /// Services that its directory record offers. `None` while there is no record: then it may be asked, and refuses
     /// what it does not know.
     pub services: Option<BTreeSet<ServiceId>>,
+    /// Peers by which it is wanted to be linked while it is not linked directly, best first.
+    pub relays: Vec<PeerId>,
     /// It was revoked, and may only come to hear so: never dialled; its link takes frames to it and from it only
     /// entries (a few frames of them), and is closed 1 s after it came up, or after its peer was revoked. The same
     /// holds for everyone when we were.
@@ -29,7 +31,7 @@ impl Member {
     /// One that was revoked.
     #[must_use]
     pub fn leaving(key: PublicKey) -> Self {
-        Self { key, addresses: Vec::new(), services: None, leaving: true, owner: false }
+        Self { key, addresses: Vec::new(), services: None, relays: Vec::new(), leaving: true, owner: false }
     }
 }
 

@@ -3,7 +3,8 @@
 //! `quinn` owns every connection and every byte; an `underlay` carries its packets. [`links`] is the name,
 //! `link_table` decides who is dialled and which connection stays, `session` runs one link, [`wire`] turns frames
 //! into bytes and back, [`tls`] proves keys, [`lan`] only finds addresses and is never trusted, `strangers` says how
-//! much of us those may use who have proven nothing.
+//! much of us those may use who have proven nothing. `relay` asks for relays and is one; `mux` passes their packets on,
+//! and `relay_socket` is what carries a link that goes by them.
 
 mod accept;
 mod address;
@@ -20,9 +21,14 @@ mod link;
 mod link_table;
 pub mod links;
 mod members;
+mod mux;
 mod networks;
 mod news;
 mod quic;
+mod relay;
+mod relay_inbox;
+mod relay_socket;
+mod relay_state;
 mod session;
 mod shared;
 mod shares;
@@ -41,6 +47,8 @@ pub use join_messages::{JoinAnswer, JoinAttempt, JoinConversation, JoinDialError
 pub use link::LinkInfo;
 pub use links::{Links, LinksConfig, LinksError, OpenError};
 pub use members::{Member, Members};
+pub use mux::Relayed;
 pub use quic::Code;
+pub use relay_state::RelayConfig;
 pub use stream::{ServiceId, ServiceIo, ServicePeer, UnknownService};
 pub use underlay::UnderlayKind;

@@ -5,6 +5,7 @@
 use std::collections::VecDeque;
 
 use mesh_core::ids::PeerId;
+use mesh_core::relay::Via;
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::Permit;
 use tokio::sync::mpsc::error::TrySendError;
@@ -19,7 +20,7 @@ pub(super) struct News<G> {
 
 #[derive(Debug)]
 enum Item<G> {
-    Up(PeerId, u64, G),
+    Up(PeerId, u64, Via, G),
     Down(PeerId),
     Network,
 }
@@ -35,12 +36,12 @@ impl<G> News<G> {
 
     /// A link is up. Nothing of it may be told before this, so it waits for the go-ahead. Returns an earlier link of
     /// the peer whose turn never came.
-    pub(super) fn push_up(&mut self, peer: PeerId, nonce: u64, go_ahead: G) -> Option<G> {
+    pub(super) fn push_up(&mut self, peer: PeerId, nonce: u64, via: Via, go_ahead: G) -> Option<G> {
         let earlier = self.waiting.iter().position(|item| matches!(item, Item::Up(up, ..) if *up == peer));
         let overtaken = earlier.and_then(|at| self.waiting.remove(at));
-        self.waiting.push_back(Item::Up(peer, nonce, go_ahead));
+        self.waiting.push_back(Item::Up(peer, nonce, via, go_ahead));
         match overtaken {
-            Some(Item::Up(_, _, go_ahead)) => Some(go_ahead),
+            Some(Item::Up(.., go_ahead)) => Some(go_ahead),
             Some(Item::Down(_) | Item::Network) | None => None,
         }
     }
@@ -75,8 +76,8 @@ impl<G> News<G> {
                 }
             };
             match item {
-                Item::Up(peer, nonce, go) => {
-                    permit.send(LinkEvent::Up(peer, nonce));
+                Item::Up(peer, nonce, via, go) => {
+                    permit.send(LinkEvent::Up(peer, nonce, via));
                     go_ahead.push(go);
                 }
                 Item::Down(peer) => permit.send(LinkEvent::Down(peer)),
@@ -97,7 +98,7 @@ mod tests {
     fn told(events: &mut mpsc::Receiver<LinkEvent>) -> Vec<String> {
         std::iter::from_fn(|| events.try_recv().ok())
             .map(|event| match event {
-                LinkEvent::Up(peer, nonce) => format!("up {peer:?} {nonce}"),
+                LinkEvent::Up(peer, nonce, _) => format!("up {peer:?} {nonce}"),
                 LinkEvent::Down(peer) => format!("down {peer:?}"),
                 LinkEvent::Network => "network".to_owned(),
                 LinkEvent::Frame(..) | LinkEvent::JoinAttempt(_) | LinkEvent::Stream { .. } | LinkEvent::Bad { .. } => {
@@ -111,13 +112,13 @@ mod tests {
     fn what_finds_the_queue_full_is_told_in_its_order_when_there_is_room() {
         let (tx, mut rx) = mpsc::channel(1);
         let mut news = News::new();
-        assert_eq!(news.push_up(A, 1, "a1"), None);
-        assert_eq!(news.push_up(B, 1, "b1"), None);
+        assert_eq!(news.push_up(A, 1, Via::Direct, "a1"), None);
+        assert_eq!(news.push_up(B, 1, Via::Direct, "b1"), None);
         news.push_network();
         assert_eq!(news.flush(&tx, None), ["a1"]);
         news.push_down(A);
         news.push_network();
-        assert_eq!(news.push_up(A, 2, "a2"), None);
+        assert_eq!(news.push_up(A, 2, Via::Direct, "a2"), None);
         let mut all = told(&mut rx);
         let mut went = Vec::new();
         while !news.is_empty() {
@@ -139,8 +140,8 @@ mod tests {
     fn a_link_that_was_replaced_before_it_was_told_is_never_told() {
         let (tx, mut rx) = mpsc::channel(8);
         let mut news = News::new();
-        assert_eq!(news.push_up(A, 1, "first"), None);
-        assert_eq!(news.push_up(A, 2, "second"), Some("first"));
+        assert_eq!(news.push_up(A, 1, Via::Direct, "first"), None);
+        assert_eq!(news.push_up(A, 2, Via::Direct, "second"), Some("first"));
         assert_eq!(news.flush(&tx, None), ["second"]);
         assert_eq!(told(&mut rx), [format!("up {A:?} 2")]);
     }
@@ -150,7 +151,7 @@ mod tests {
         let (tx, rx) = mpsc::channel(1);
         drop(rx);
         let mut news = News::new();
-        news.push_up(A, 1, ());
+        news.push_up(A, 1, Via::Direct, ());
         assert!(news.flush(&tx, None).is_empty() && news.is_empty());
     }
 }

@@ -18,10 +18,10 @@ use super::event::{LinkEvent, Turn};
 use super::link::{Link, Offer, Outbox};
 use super::quic::Code;
 use super::shared::{LinksState, ToTable};
-use super::stream::{self, StreamCode, StreamError, Tag};
+use super::stream::{self, ServiceId, StreamCode, StreamError, Tag};
 use super::underlay::UnderlayKind;
 use super::wire::{self, Part, WireError};
-use super::{blob, join};
+use super::{blob, join, relay};
 use crate::mesh::pace::Pace;
 
 /// Malformed messages after which a link closes. One may be a bug; this many are an attack or another protocol.
@@ -67,7 +67,8 @@ fn guest_pace() -> Pace {
 /// Agrees with the peer that answered our dial that this connection is to be the link, and runs it.
 pub(super) async fn dialled(shared: &Arc<LinksState>, answered: Answered, due: &Due) {
     let Answered { connection, key, underlay, .. } = answered;
-    let moved = due.moved;
+    // Who dials by a relay has no other link: one that the other end still has is dead.
+    let moved = due.moved || (underlay == UnderlayKind::Relay && !shared.live.contains(due.peer));
     let hello = async {
         let tag = if moved { Tag::Moved } else { Tag::Mesh };
         let (mut send, mut recv) = stream::open(&connection, tag).await?;
@@ -242,6 +243,8 @@ impl Session {
             Ok(Ok(Tag::Service(service))) if !shared.services.contains(&service) => {
                 StreamCode::UnknownService.refuse(&mut send, &mut recv);
             }
+            Ok(Ok(Tag::Service(ServiceId::RELAYING))) => relay::serve_relaying(shared, link, send, recv).await,
+            Ok(Ok(Tag::Service(ServiceId::RELAYED))) => relay::serve_relayed(shared, link, send, recv).await,
             Ok(Ok(Tag::Service(service))) => {
                 let io = link.service_io(service, send, recv);
                 let _ = shared.events.send(LinkEvent::Stream { peer: link.peer, service, io }).await;

@@ -17,10 +17,11 @@ use super::address::{Address, canonical};
 use super::blob::BlobReaders;
 use super::event::LinkEvent;
 use super::greetings::Greetings;
-use super::link::{Link, LinkInfo, Offer, Outbox};
+use super::link::{Link, LinkInfo, Linked, Offer, Outbox};
 use super::members::Members;
 use super::networks::Face;
 use super::quic::Code;
+use super::relay_state::RelayState;
 use super::stream::ServiceId;
 use super::tls::Credentials;
 use super::underlay::{UnderlayKind, Underlays};
@@ -37,6 +38,9 @@ pub(super) struct LinksState {
     pub(super) underlays: Underlays,
     /// Settings of every connection that is dialled.
     pub(super) transport: Arc<quinn::TransportConfig>,
+    /// The same by a relay.
+    pub(super) relayed_transport: Arc<quinn::TransportConfig>,
+    pub(super) relay: RelayState,
     /// Places for lookups of hosts.
     pub(super) lookups: Arc<Semaphore>,
     pub(super) credentials: Credentials,
@@ -128,6 +132,14 @@ impl LiveLinks {
 
     pub(super) fn contains(&self, peer: PeerId) -> bool {
         self.lock().contains_key(&peer)
+    }
+
+    /// How a peer is linked now.
+    pub(super) fn how(&self, peer: PeerId) -> Linked {
+        self.lock().get(&peer).map_or(Linked::No, |link| match link.underlay {
+            UnderlayKind::Udp => Linked::Directly,
+            UnderlayKind::Relay => Linked::ByRelay,
+        })
     }
 
     pub(super) fn all(&self) -> Vec<Arc<Link>> {

@@ -22,6 +22,10 @@ impl ServiceId {
     pub const NODE: Self = Self(1);
     /// Memory between its holders: frames of `memory_core::replica`.
     pub const MEMORY: Self = Self(2);
+    /// Being reached by a relay. Streams of it, and of the next, stay within the links.
+    pub const RELAYED: Self = Self(mesh_core::relay::RELAYED_SERVICE);
+    /// Relaying for others.
+    pub const RELAYING: Self = Self(mesh_core::relay::RELAYING_SERVICE);
 }
 
 impl fmt::Display for ServiceId {

@@ -28,6 +28,7 @@ use crate::mesh::blobs::BlobStore;
 use crate::mesh::identity::DeviceKey;
 use crate::tasks::TaskGroup;
 
+mod relay;
 mod strangers;
 
 const LONG: Duration = Duration::from_secs(20);
@@ -67,7 +68,9 @@ impl Peer {
         let tasks = TaskGroup::default();
         let listen = (Ipv4Addr::LOCALHOST, port).into();
         let services = [ServiceId::NODE].into();
-        let config = LinksConfig { key: key.clone(), listen, services, blobs: blobs.clone(), tasks: tasks.clone() };
+        let relay = RelayConfig { offers: true, uses: true, bytes_per_s: 64 << 20 };
+        let config =
+            LinksConfig { key: key.clone(), listen, services, relay, blobs: blobs.clone(), tasks: tasks.clone() };
         let links = Links::start(config, tx).unwrap();
         links.serve_blobs(Arc::new(Everyone));
         Self { links, events, key, blobs, tasks, home }
@@ -96,6 +99,7 @@ impl Peer {
                 key: self.key.public_key(),
                 addresses: vec![self.address()],
                 services: None,
+                relays: Vec::new(),
                 leaving: false,
                 owner: true,
             },
@@ -106,7 +110,14 @@ impl Peer {
     fn unreachable(&self) -> (PeerId, Member) {
         (
             self.id(),
-            Member { key: self.key.public_key(), addresses: Vec::new(), services: None, leaving: false, owner: true },
+            Member {
+                key: self.key.public_key(),
+                addresses: Vec::new(),
+                services: None,
+                relays: Vec::new(),
+                leaving: false,
+                owner: true,
+            },
         )
     }
 
@@ -123,7 +134,7 @@ impl Peer {
     }
 
     async fn wait_up(&mut self, peer: PeerId) {
-        self.wait(|event| matches!(event, LinkEvent::Up(up, _) if up == peer).then_some(())).await;
+        self.wait(|event| matches!(event, LinkEvent::Up(up, ..) if up == peer).then_some(())).await;
     }
 
     async fn wait_down(&mut self, peer: PeerId) {
@@ -198,6 +209,12 @@ async fn until(what: &str, mut condition: impl FnMut() -> bool) {
         assert!(Instant::now() < deadline, "never: {what}");
         sleep(Duration::from_millis(5)).await;
     }
+}
+
+/// A frame of 64 kB.
+fn many_neighbours() -> Frame {
+    let peers = (0..2000_u16).map(|n| PeerId(Hash::of(&n.to_be_bytes()).0)).collect();
+    Frame::Neighbours { peers, relayed: Vec::new() }
 }
 
 fn digest(n: u64) -> Frame {
@@ -288,7 +305,7 @@ async fn frames_keep_their_order_and_large_ones_pass() {
     for n in 0..2000 {
         assert!(a.links.send(b.id(), &digest(n)));
     }
-    let many = Frame::Neighbours((0..2000_u16).map(|n| PeerId(Hash::of(&n.to_be_bytes()).0)).collect());
+    let many = many_neighbours();
     assert!(a.links.send(b.id(), &many));
     for n in 0..2000 {
         assert_eq!(b.wait_frame().await, digest(n));
@@ -309,7 +326,7 @@ async fn beacons_travel_whether_or_not_they_fit_a_datagram() {
 #[tokio::test]
 async fn a_queue_that_runs_over_closes_the_link_and_the_peers_meet_again() {
     let (a, mut b) = linked().await;
-    let many = Frame::Neighbours((0..2000_u16).map(|n| PeerId(Hash::of(&n.to_be_bytes()).0)).collect());
+    let many = many_neighbours();
     // Without an await nothing can be written: the queue must run over.
     let sent = (0..1000).take_while(|_| a.links.send(b.id(), &many)).count();
     assert!(sent < 200, "{sent} frames of 66 kB were queued");
@@ -527,7 +544,7 @@ async fn a_mesh_that_does_not_listen_holds_up_no_decision_and_misses_nothing() {
     a.events = events;
     let mut up = Vec::new();
     for _ in 0..2 {
-        up.push(a.wait(|event| if let LinkEvent::Up(peer, _) = event { Some(peer) } else { None }).await);
+        up.push(a.wait(|event| if let LinkEvent::Up(peer, ..) = event { Some(peer) } else { None }).await);
     }
     up.sort();
     let mut both = [b.id(), c.id()];
@@ -701,6 +718,7 @@ async fn a_port_that_is_taken_is_named() {
         key: DeviceKey::load_or_create(home.path()).unwrap(),
         listen: a.socket(),
         services: [ServiceId::NODE].into(),
+        relay: RelayConfig::NONE,
         blobs: BlobStore::open(&home.path().join("blobs")).unwrap(),
         tasks: TaskGroup::default(),
     };
@@ -715,6 +733,7 @@ async fn both_families_reach_a_door_that_listens_everywhere() {
         key: DeviceKey::load_or_create(home.path()).unwrap(),
         listen: (std::net::Ipv6Addr::UNSPECIFIED, 0).into(),
         services: [ServiceId::NODE].into(),
+        relay: RelayConfig::NONE,
         blobs: BlobStore::open(&home.path().join("blobs")).unwrap(),
         tasks: TaskGroup::default(),
     };

@@ -1,5 +1,5 @@
 //! Underlays: what carries the packets of links. Each has its own QUIC endpoint, its own addresses and its own budget
-//! of strangers. There is one, direct UDP; another is one more field of [`Underlays`] and one more kind.
+//! of strangers. There are two, direct UDP and relays; another is one more field of [`Underlays`] and one more kind.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -8,22 +8,40 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
+use mesh_core::relay::Via;
+use quinn::Runtime as _;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
 use super::address::{Address, canonical};
 use super::interfaces::Interfaces;
+use super::mux::Mux;
 use super::quic;
+use super::relay_socket::Routes;
+use super::relay_state::RelayConfig;
 use super::strangers::{Limits, Strangers};
 
 /// Interval at which own addresses are read where the system does not report changes.
 const LOOK_EVERY: Duration = Duration::from_secs(15);
 
-/// The kind of an underlay.
+/// The kind of an underlay; of two links of one pair, the one of the greater kind stays.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum UnderlayKind {
+    /// By a third peer.
+    Relay,
     /// UDP from machine to machine.
     Udp,
+}
+
+impl UnderlayKind {
+    /// All that the mesh needs to know of it.
+    #[must_use]
+    pub const fn via(self) -> Via {
+        match self {
+            Self::Relay => Via::Relayed,
+            Self::Udp => Via::Direct,
+        }
+    }
 }
 
 /// One underlay.
@@ -48,19 +66,33 @@ pub(super) struct OwnAddresses {
 }
 
 impl Underlay {
-    /// Opens the direct UDP underlay. The second value keeps its own addresses current.
+    /// Opens the direct UDP underlay. The second value keeps its own addresses current; the third passes relay frames on.
     pub(super) fn udp(
         listen: SocketAddr,
+        relay: RelayConfig,
         endpoint: quinn::EndpointConfig,
         server: quinn::ServerConfig,
-    ) -> io::Result<(Self, OwnWatcher)> {
-        let socket = quic::bind(listen)?;
-        let endpoint = quinn::Endpoint::new(endpoint, Some(server), socket, Arc::new(quinn::TokioRuntime))?;
+    ) -> io::Result<(Self, OwnWatcher, Arc<Mux>)> {
+        let runtime = Arc::new(quinn::TokioRuntime);
+        let mux = Mux::new(runtime.wrap_udp_socket(quic::bind(listen)?)?, relay.offers, relay.bytes_per_s);
+        let endpoint = quinn::Endpoint::new_with_abstract_socket(endpoint, Some(server), mux.clone(), runtime)?;
         let bound = canonical(endpoint.local_addr()?);
         let (own_tx, own) = watch::channel(own_addresses(bound, Interfaces::read().unwrap_or_default()));
         let strangers = Strangers::new(Limits::UDP, Instant::now());
         let underlay = Self { kind: UnderlayKind::Udp, endpoint, own, strangers };
-        Ok((underlay, OwnWatcher { bound, own: own_tx }))
+        Ok((underlay, OwnWatcher { bound, own: own_tx }, mux))
+    }
+
+    /// Opens the relay underlay. Nobody is told an address on it: who may relay is known from links.
+    pub(super) fn relay(
+        routes: Arc<Routes>,
+        endpoint: quinn::EndpointConfig,
+        server: quinn::ServerConfig,
+    ) -> io::Result<Self> {
+        let runtime = Arc::new(quinn::TokioRuntime);
+        let endpoint = quinn::Endpoint::new_with_abstract_socket(endpoint, Some(server), routes, runtime)?;
+        let (_, own) = watch::channel(OwnAddresses::default());
+        Ok(Self { kind: UnderlayKind::Relay, endpoint, own, strangers: Strangers::new(Limits::RELAY, Instant::now()) })
     }
 
     /// The port of the endpoint; 0 when the socket is gone.
@@ -73,16 +105,18 @@ impl Underlay {
 #[derive(Debug)]
 pub(super) struct Underlays {
     pub(super) udp: Arc<Underlay>,
+    pub(super) relay: Arc<Underlay>,
 }
 
 impl Underlays {
     pub(super) fn all(&self) -> impl Iterator<Item = &Arc<Underlay>> {
-        [&self.udp].into_iter()
+        [&self.udp, &self.relay].into_iter()
     }
 
     pub(super) fn get(&self, kind: UnderlayKind) -> &Arc<Underlay> {
         match kind {
             UnderlayKind::Udp => &self.udp,
+            UnderlayKind::Relay => &self.relay,
         }
     }
 

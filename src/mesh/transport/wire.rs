@@ -240,7 +240,9 @@ fn frame_to_pb(frame: &Frame) -> Result<pb::mesh_frame::Frame, WireError> {
             successor: successor.map(|peer| copy(&peer.0)).unwrap_or_default(),
         }),
         Frame::Handover { epoch } => Pb::Handover(pb::Handover { epoch: Some(epoch_to_pb(epoch)) }),
-        Frame::Neighbours(peers) => Pb::Neighbours(pb::Neighbours { peers: peers_to_pb(peers) }),
+        Frame::Neighbours { peers, relayed } => {
+            Pb::Neighbours(pb::Neighbours { peers: peers_to_pb(peers), relayed: peers_to_pb(relayed) })
+        }
         Frame::Digest { rows, .. } if rows.len() > limits::DIGEST_ROWS_MAX => {
             return Err(WireError::Length { field: "rows", len: rows.len() });
         }
@@ -313,7 +315,10 @@ fn frame_from_pb(frame: pb::mesh_frame::Frame, verifier: &dyn Verifier) -> Resul
             },
         },
         Pb::Handover(handover) => Frame::Handover { epoch: epoch_from_pb(handover.epoch.as_ref())? },
-        Pb::Neighbours(neighbours) => Frame::Neighbours(peers_from_pb("peers", &neighbours.peers)?),
+        Pb::Neighbours(neighbours) => Frame::Neighbours {
+            peers: peers_from_pb("peers", &neighbours.peers)?,
+            relayed: peers_from_pb("relayed", &neighbours.relayed)?,
+        },
         Pb::Digest(digest) => {
             at_most("rows", digest.rows.len(), limits::DIGEST_ROWS_MAX)?;
             let bound = |field, bound: &[u8]| -> Result<Option<PeerId>, WireError> {
@@ -724,7 +729,7 @@ mod tests {
             claim().prop_map(Frame::Notice),
             (epoch(), proptest::option::of(peer())).prop_map(|(epoch, successor)| Frame::Resign { epoch, successor }),
             epoch().prop_map(|epoch| Frame::Handover { epoch }),
-            vec(peer(), 0..60).prop_map(Frame::Neighbours),
+            (vec(peer(), 0..60), vec(peer(), 0..9)).prop_map(|(peers, relayed)| Frame::Neighbours { peers, relayed }),
             (peer(), proptest::option::of(peer()), vec(row(), 0..60), any::<[u8; 32]>()).prop_map(
                 |(from, until, rows, changes)| Frame::Digest {
                     authors: Authors { from, until },
@@ -834,7 +839,7 @@ mod tests {
     #[test]
     fn what_is_too_much_is_refused() {
         let verifier = Symbolic::new(0);
-        let peers = Frame::Neighbours(vec![PeerId([1; 32]); limits::PEERS_MAX + 1]);
+        let peers = Frame::Neighbours { peers: vec![PeerId([1; 32]); limits::PEERS_MAX + 1], relayed: Vec::new() };
         assert_eq!(
             decode_frame(encode_frame(&peers).unwrap(), &verifier),
             Err(WireError::Length { field: "peers", len: limits::PEERS_MAX + 1 })

@@ -105,6 +105,7 @@ fn view(me: u64, leader: Option<u64>) -> Arc<View> {
         gateway: leader.map(epoch),
         fence: Epoch::ZERO,
         links: Vec::new(),
+        relays: std::collections::BTreeMap::new(),
         nodes: (1..=4).map(node).collect(),
         rights: Arc::default(),
         said: mesh_core::policy::InForce::default(),

@@ -15,6 +15,7 @@ use crate::ids::{MeshId, PeerId};
 use crate::io::Fact;
 use crate::limits;
 use crate::protocol_rule::ProtocolRule;
+use crate::relay::Reach;
 use crate::rows;
 
 /// Neighbours asked in one round of queries (`docs/protocol.md`, Election).
@@ -376,7 +377,7 @@ impl Election {
     pub(crate) fn handle_timeout(
         &mut self,
         signer: &dyn Signer,
-        reach: &dyn Fn(&PeerId) -> usize,
+        reaches: &BTreeMap<PeerId, Reach>,
         fx: &mut Effects<'_>,
     ) {
         let now = fx.now.mono_ms;
@@ -388,7 +389,7 @@ impl Election {
                 }
                 if now >= self.next_handover_look {
                     self.next_handover_look = now + HANDOVER_LOOK_MS;
-                    self.offer_handover(reach, fx);
+                    self.offer_handover(reaches, fx);
                 }
             }
             Role::Follower { leader: Some(leader), .. } => {
@@ -411,6 +412,11 @@ impl Election {
             }
             Role::Claiming { .. } => {}
         }
+    }
+
+    /// True if this peer leads, and it is time to look for a neighbour that would do better.
+    pub(crate) fn looks_for_better(&self, now_ms: u64) -> bool {
+        matches!(self.role, Role::Leader { .. }) && now_ms >= self.next_handover_look
     }
 
     pub(crate) fn poll_timeout(&self) -> Option<u64> {
@@ -527,23 +533,22 @@ impl Election {
     }
 
     /// Hands the role to a neighbour that has been linked to more members than we are for a while, so that calls reach
-    /// those too, or to one that is linked to as many and of a better class. `reach`: how many members a neighbour is
-    /// linked to, with itself.
-    fn offer_handover(&mut self, reach: &dyn Fn(&PeerId) -> usize, fx: &mut Effects<'_>) {
+    /// those too, or to one that is linked to as many and of a better class.
+    fn offer_handover(&mut self, reaches: &BTreeMap<PeerId, Reach>, fx: &mut Effects<'_>) {
         let now = fx.now.mono_ms;
         let Some(epoch) = self.gateway() else { return };
         if now < self.changed_at.max(self.linked_at) + self.config.handover_after_ms {
             return;
         }
         let settled = now >= self.changed_at + self.config.handover_settle_ms;
-        let ours = self.neighbours.len() + 1;
+        let Some(ours) = reaches.get(&self.me) else { return };
         let better = self
             .neighbours
             .iter()
             .filter(|(_, since)| now >= **since + self.config.handover_after_ms)
-            .filter_map(|(peer, _)| self.candidates.get(peer).map(|class| (reach(peer), *class, *peer)))
+            .filter_map(|(peer, _)| Some((*reaches.get(peer)?, *self.candidates.get(peer)?, *peer)))
             .max()
-            .filter(|(reach, class, _)| *reach > ours || (settled && *reach == ours && *class > self.class()));
+            .filter(|(reach, class, _)| reach > ours || (settled && reach == ours && *class > self.class()));
         if let Some((_, _, peer)) = better {
             fx.send(peer, Frame::Handover { epoch });
         }

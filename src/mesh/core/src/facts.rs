@@ -18,6 +18,7 @@ use crate::links::Links;
 use crate::log::Logs;
 use crate::nodes::Nodes;
 use crate::record::Tier;
+use crate::relay;
 use crate::rights::Rights;
 use crate::trust::{AwaitingReapproval, Trust};
 
@@ -182,6 +183,7 @@ impl<'a> Facts<'a> {
             gateway: self.election.gateway(),
             fence: self.election.fence().epoch,
             links: self.election.neighbours().collect(),
+            relays: relay::wanted(self),
             nodes: self.nodes.view(online, trust),
             rights: self.rights.view().clone(),
             said: self.rights.said(),

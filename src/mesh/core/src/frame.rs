@@ -40,7 +40,12 @@ pub enum Frame {
         epoch: Epoch,
     },
     /// Peers that the sender is linked to.
-    Neighbours(Vec<PeerId>),
+    Neighbours {
+        /// All of them.
+        peers: Vec<PeerId>,
+        /// Those of them whose links are relayed.
+        relayed: Vec<PeerId>,
+    },
     /// Heads of the logs that the sender holds.
     Digest {
         /// Whose logs; of others it says nothing.
@@ -103,7 +108,7 @@ impl Frame {
             Self::Beacon(_) | Self::Query | Self::Notice(_) => Channel::Datagram,
             Self::Resign { .. }
             | Self::Handover { .. }
-            | Self::Neighbours(_)
+            | Self::Neighbours { .. }
             | Self::Digest { .. }
             | Self::Entries { .. }
             | Self::Want(_)

@@ -16,6 +16,7 @@ use crate::ids::{Attempt, Hash, Incarnation, MeshId, NodeId, PeerId, PublicKey, 
 use crate::policy;
 use crate::rates::RateLimited;
 use crate::record::{Directory, Effect, Ending, Header, Payload, Stay, StayTerms, Tier, ToolDecl};
+use crate::relay::Via;
 
 pub use crate::budget::DiskSpace;
 pub use crate::reapproval::ReapprovalView;
@@ -171,6 +172,9 @@ pub enum Input {
     /// A link to an approved peer is up, or to one of [`crate::peer::Peer::revoked_peers`]. If there was one already,
     /// this one replaces it.
     LinkUp(PeerId),
+    /// The link to this peer that comes up next, now or as the replacement of the present one, travels like that.
+    /// Without it, it is direct.
+    LinkVia(PeerId, Via),
     /// The process at the other end of that link drew this nonce when it started.
     Session(PeerId, u64),
     /// The link is gone.
@@ -826,6 +830,8 @@ pub struct View {
     pub fence: Epoch,
     /// Linked peers.
     pub links: Vec<PeerId>,
+    /// Members to whom a link by relay is wanted, and who may relay, best first.
+    pub relays: BTreeMap<PeerId, Vec<PeerId>>,
     /// All approved peers, ourselves included, by peer id.
     pub nodes: Vec<NodeView>,
     /// Who may do what, ready to be asked.

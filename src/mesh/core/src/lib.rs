@@ -22,6 +22,7 @@ mod people;
 pub mod policy;
 pub mod protocol_rule;
 pub mod record;
+pub mod relay;
 pub mod rows;
 pub mod rule_words;
 mod spending;

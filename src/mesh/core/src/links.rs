@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use crate::effects::Effects;
 use crate::ids::{Hash, PeerId};
 use crate::io::Fact;
+use crate::relay::Via;
 use crate::trust::Trust;
 
 /// Time for which two processes that alternate keep calls from a peer, counted from the last change.
@@ -41,6 +42,8 @@ struct Comparison {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Links {
     linked: BTreeSet<PeerId>,
+    /// Peers whose links are relayed, or will be when they come up.
+    relayed: BTreeSet<PeerId>,
     /// Linked peers that were shown why we belong.
     objected: BTreeSet<PeerId>,
     /// Linked peers that were shown all our membership changes.
@@ -56,14 +59,28 @@ impl Links {
         self.linked.insert(peer);
     }
 
+    /// The link to this peer that comes up next travels like that.
+    pub(crate) fn handle_via(&mut self, peer: PeerId, via: Via) {
+        match via {
+            Via::Direct => self.relayed.remove(&peer),
+            Via::Relayed => self.relayed.insert(peer),
+        };
+    }
+
     pub(crate) fn handle_link_down(&mut self, peer: &PeerId) {
         self.linked.remove(peer);
+        self.relayed.remove(peer);
         self.objected.remove(peer);
         self.compared.remove(peer);
     }
 
     pub(crate) fn is_up(&self, peer: &PeerId) -> bool {
         self.linked.contains(peer)
+    }
+
+    /// How the link to a peer travels, or would if nothing else is told.
+    pub(crate) fn via(&self, peer: &PeerId) -> Via {
+        if self.relayed.contains(peer) { Via::Relayed } else { Via::Direct }
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = PeerId> + '_ {

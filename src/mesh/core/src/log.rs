@@ -18,6 +18,7 @@ use crate::ids::{Hash, Incarnation, MeshId, PeerId};
 use crate::io::{Fact, LogReader, Now, Output, StoppedLog};
 use crate::limits;
 use crate::protocol_rule::ProtocolRule;
+use crate::relay::Via;
 use crate::rows::{self, ForkRow, Head, Row as _};
 use crate::spending::{self, Charge, Spending};
 use crate::trust::Trust;
@@ -56,8 +57,12 @@ pub(crate) enum Ingest {
 struct Neighbour {
     /// Places up to which it holds each log, as far as we know.
     knows: BTreeMap<(PeerId, Incarnation), u64>,
+    /// How our link to it travels.
+    via: Via,
     /// Peers that it is linked to.
     neighbours: BTreeSet<PeerId>,
+    /// Those of them to whom its link is relayed.
+    relayed: BTreeSet<PeerId>,
     /// Authors of whom it takes nothing for now.
     refuses: BTreeSet<PeerId>,
     /// Its digests that are to be answered when it may, the oldest first.
@@ -464,8 +469,8 @@ impl Logs {
         }
     }
 
-    pub(crate) fn handle_link_up(&mut self, peer: PeerId, trust: &Trust, fx: &mut Effects<'_>) {
-        self.neighbours.insert(peer, Neighbour::default());
+    pub(crate) fn handle_link_up(&mut self, peer: PeerId, via: Via, trust: &Trust, fx: &mut Effects<'_>) {
+        self.neighbours.insert(peer, Neighbour { via, ..Neighbour::default() });
         if fx.enforces(ProtocolRule::DigestOnLinkUp) {
             self.send_digest(peer, trust, fx);
         }
@@ -487,20 +492,38 @@ impl Logs {
 
     fn tell_neighbours(&self, fx: &mut Effects<'_>) {
         let peers: Vec<PeerId> = self.neighbours.keys().copied().collect();
+        let is_relayed = |(_, neighbour): &(&PeerId, &Neighbour)| neighbour.via == Via::Relayed;
+        let relayed: Vec<PeerId> = self.neighbours.iter().filter(is_relayed).map(|(peer, _)| *peer).collect();
         for peer in &peers {
-            fx.send(*peer, Frame::Neighbours(peers.clone()));
+            fx.send(*peer, Frame::Neighbours { peers: peers.clone(), relayed: relayed.clone() });
         }
     }
 
-    pub(crate) fn handle_neighbours(&mut self, from: PeerId, peers: Vec<PeerId>) {
+    pub(crate) fn handle_neighbours(
+        &mut self,
+        from: PeerId,
+        peers: Vec<PeerId>,
+        relayed: Vec<PeerId>,
+        fx: &mut Effects<'_>,
+    ) {
         if let Some(neighbour) = self.neighbours.get_mut(&from) {
-            neighbour.neighbours = peers.into_iter().collect();
+            let told = (peers.into_iter().collect(), relayed.into_iter().collect());
+            // By whom others may be reached is part of what is shown.
+            fx.view_changed |=
+                told != (std::mem::take(&mut neighbour.neighbours), std::mem::take(&mut neighbour.relayed));
+            (neighbour.neighbours, neighbour.relayed) = told;
         }
     }
 
-    /// Peers that a neighbour said it is linked to.
-    pub(crate) fn linked_to(&self, peer: &PeerId) -> impl Iterator<Item = &PeerId> {
-        self.neighbours.get(peer).into_iter().flat_map(|neighbour| &neighbour.neighbours)
+    /// Peers that we have a direct link to.
+    pub(crate) fn direct(&self) -> impl Iterator<Item = PeerId> + '_ {
+        self.neighbours.iter().filter(|(_, neighbour)| neighbour.via == Via::Direct).map(|(peer, _)| *peer)
+    }
+
+    /// Peers that a neighbour said it has a direct link to.
+    pub(crate) fn linked_directly_to(&self, peer: &PeerId) -> impl Iterator<Item = &PeerId> {
+        let told = self.neighbours.get(peer).into_iter();
+        told.flat_map(|neighbour| neighbour.neighbours.iter().filter(|other| !neighbour.relayed.contains(other)))
     }
 
     /// Digest of what we hold and may show, in order. Of whoever was excluded there are the logs that count in part.

@@ -46,6 +46,7 @@ use crate::nodes::Nodes;
 use crate::protocol_rule::ProtocolRule;
 use crate::reattestation::Reattestation;
 use crate::record::{CancelRequest, Tier};
+use crate::relay;
 use crate::rights::Rights;
 use crate::rows::{self, Head, InviteRow, OpenKey, Row, RowKey};
 use crate::spending::Spending;
@@ -419,6 +420,7 @@ impl Peer {
         match input {
             Input::Wake => {}
             Input::LinkUp(peer) => self.handle_link_up(peer, fx),
+            Input::LinkVia(peer, via) => self.links.handle_via(peer, via),
             Input::Session(peer, nonce) => self.links.handle_session(peer, nonce, fx),
             Input::LinkDown(peer) => {
                 self.links.handle_link_down(&peer);
@@ -484,7 +486,7 @@ impl Peer {
             Frame::Notice(claim) => self.handle_notice(&from, &claim, fx),
             Frame::Resign { epoch, successor } => self.election.handle_resign(from, epoch, successor, fx),
             Frame::Handover { epoch } => self.election.handle_handover(from, epoch, fx),
-            Frame::Neighbours(peers) => self.logs.handle_neighbours(from, peers),
+            Frame::Neighbours { peers, relayed } => self.logs.handle_neighbours(from, peers, relayed, fx),
             Frame::Digest { authors, rows, changes } => {
                 if self.links.begin_comparison(from, changes, &self.trust, fx.now.mono_ms) {
                     membership::send_records(from, &facts!(self), fx);
@@ -650,9 +652,9 @@ impl Peer {
     // --- Timers -------------------------------------------------------------------------------------------------------
 
     fn time_election(&mut self, fx: &mut Effects<'_>) {
-        let (logs, trust) = (&self.logs, &self.trust);
-        let reach = |peer: &PeerId| 1 + logs.linked_to(peer).filter(|other| trust.member(other).is_some()).count();
-        self.election.handle_timeout(self.local.signer.as_ref(), &reach, fx);
+        let looks = self.election.looks_for_better(fx.now.mono_ms);
+        let reaches = if looks { relay::reaches(&facts!(self)) } else { BTreeMap::new() };
+        self.election.handle_timeout(self.local.signer.as_ref(), &reaches, fx);
     }
 
     fn time_logs(&mut self, fx: &mut Effects<'_>) {
@@ -728,7 +730,7 @@ impl Peer {
     /// A linked peer that belongs is a neighbour from now on.
     fn meet(&mut self, peer: PeerId, fx: &mut Effects<'_>) {
         self.election.handle_link_up(peer, fx);
-        self.logs.handle_link_up(peer, &self.trust, fx);
+        self.logs.handle_link_up(peer, self.links.via(&peer), &self.trust, fx);
         membership::send_void(&self.trust.void(), &[peer], &facts!(self), fx);
         if facts!(self).leads() {
             self.tell_presence(fx);

@@ -136,6 +136,8 @@ pub enum ProtocolRule {
     Query,
     /// After the link to the gateway went down, there is time for two rounds of asking.
     LinkDownGrace,
+    /// Who may relay stays named while a link is relayed, so that another takes over when the relay dies.
+    RelaysStayNamed,
     /// Beacons are passed on to those whom the leader does not reach.
     Forward,
     /// A peer that was asleep distrusts what it believed.
@@ -307,6 +309,7 @@ impl ProtocolRule {
         Self::ContradictionsKept,
         Self::Query,
         Self::LinkDownGrace,
+        Self::RelaysStayNamed,
         Self::Forward,
         Self::WakeDetection,
         Self::Notice,

@@ -9,6 +9,7 @@ async fn another_key_at_the_address_is_refused() {
         key: expected.key.public_key(),
         addresses: vec![b.address()],
         services: None,
+        relays: Vec::new(),
         leaving: false,
         owner: true,
     };
@@ -51,8 +52,14 @@ fn forged_client(peer: &Peer, shown: &DeviceKey, signer: &DeviceKey) -> quinn::C
 async fn a_client_that_does_not_hold_the_key_of_its_certificate_is_refused() {
     let (mut a, thief) = (Peer::start(), Peer::start());
     let victim = DeviceKey::load_or_create(tempfile::tempdir().unwrap().path()).unwrap();
-    let member =
-        Member { key: victim.public_key(), addresses: Vec::new(), services: None, leaving: false, owner: true };
+    let member = Member {
+        key: victim.public_key(),
+        addresses: Vec::new(),
+        services: None,
+        relays: Vec::new(),
+        leaving: false,
+        owner: true,
+    };
     a.links.set_members([(victim.peer_id(), member)].into());
     let endpoint = thief.endpoint();
     for (signer, honest) in [(&thief.key, false), (&victim, true)] {

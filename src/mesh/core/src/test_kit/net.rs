@@ -17,6 +17,7 @@ use crate::io::{
 };
 use crate::peer::{Peer, founded, joined};
 use crate::record::{Effect, StayTerms, Tier};
+use crate::relay::Via;
 use crate::rows;
 
 /// Clocks of a network begin here: every deadline before it lies in the past.
@@ -358,6 +359,24 @@ impl Net {
         if a != b && self.links.insert(pair(a, b)) {
             self.input(a, Input::LinkUp(id(b)));
             self.input(b, Input::LinkUp(id(a)));
+        }
+    }
+
+    /// Links two devices by a third. If they were linked, that link is replaced.
+    pub fn link_by_relay(&mut self, a: usize, b: usize) {
+        self.links.insert(pair(a, b));
+        for (me, other) in [(a, b), (b, a)] {
+            self.input(me, Input::LinkVia(id(other), Via::Relayed));
+            self.input(me, Input::LinkUp(id(other)));
+        }
+    }
+
+    /// A direct link takes the place of the relayed one.
+    pub fn link_directly(&mut self, a: usize, b: usize) {
+        self.links.insert(pair(a, b));
+        for (me, other) in [(a, b), (b, a)] {
+            self.input(me, Input::LinkVia(id(other), Via::Direct));
+            self.input(me, Input::LinkUp(id(other)));
         }
     }
 

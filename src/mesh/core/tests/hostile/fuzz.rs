@@ -370,7 +370,7 @@ impl Scene {
             1 => Frame::Notice(self.claim()),
             2 => Frame::Resign { epoch: self.epoch(), successor: self.mutation.once_in(2).then(|| self.peer()) },
             3 => Frame::Handover { epoch: self.epoch() },
-            4 => Frame::Neighbours(self.peers()),
+            4 => Frame::Neighbours { peers: self.peers(), relayed: self.peers() },
             5 => {
                 let many = *self.mutation.pick(&[0, 1, 5, 300]);
                 let rows = (0..many).map(|_| DigestRow {
@@ -524,7 +524,7 @@ fn size(frame: &Frame) -> usize {
         Frame::Entries { entries, .. } | Frame::Bodies { entries, .. } => items(entries),
         Frame::Dispatch(dispatch) => 600 + dispatch.header.len(),
         Frame::Answer(Answer { what: AnswerKind::Ended(entry), .. }) => 600 + entry.len(),
-        Frame::Neighbours(peers) | Frame::Presence { online: peers, .. } => 32 * peers.len(),
+        Frame::Neighbours { peers, .. } | Frame::Presence { online: peers, .. } => 32 * peers.len(),
         Frame::Beacon(beacon) => 32 * beacon.covered.len(),
         Frame::Digest { rows, .. } => 48 * rows.len(),
         Frame::Want(places) => 56 * places.len(),

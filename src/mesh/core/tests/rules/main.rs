@@ -9,6 +9,7 @@ mod handover;
 mod joining;
 mod membership;
 mod policy;
+mod relaying;
 mod restored;
 mod revoked;
 mod rights;

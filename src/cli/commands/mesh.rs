@@ -42,17 +42,20 @@ fn status_text(body: &Value, ui: Ui) -> String {
     let endpoints = body.get("endpoints").unwrap_or(&none);
     let quic = endpoints.get("quic").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
     let quic = quic.iter().filter_map(Value::as_str).map(clean).collect::<Vec<_>>().join(", ");
-    fields(&[
+    let mut said = vec![
         ("device", format!("{} ({})", ui.paint(Tone::Strong, &text(body, "node_id")), short(&text(body, "peer_id")))),
         ("words", words(body, "check")),
         ("mesh", short(&text(body, "mesh_id"))),
         ("gateway", gateway),
         ("links", links),
-        ("relays", relaying_text(body)),
         ("http", up::url(&text(endpoints, "http"))),
         ("socket", text(endpoints, "socket")),
         ("quic", quic),
-    ])
+    ];
+    if let Some(relaying) = relaying_text(body) {
+        said.insert(5, ("relays", relaying));
+    }
+    fields(&said)
 }
 
 /// The counter of an epoch, which an agent may also show whole.
@@ -83,13 +86,11 @@ fn relay_of(link: &Value) -> Option<String> {
 }
 
 /// All that this device relays for others, if it does for any.
-fn relaying_text(body: &Value) -> String {
+fn relaying_text(body: &Value) -> Option<String> {
     let relaying = body.get("relaying").unwrap_or(&Value::Null);
     let count = |what: &str| relaying.get(what).and_then(Value::as_u64).unwrap_or_default();
-    match count("pairs") {
-        0 => String::new(),
-        pairs => format!("for {pairs} pairs of devices, {} kB so far", count("bytes") / 1_000),
-    }
+    let pairs = count("pairs");
+    (pairs > 0).then(|| format!("for {pairs} pairs of devices, {} kB so far", count("bytes") / 1_000))
 }
 
 pub(super) async fn invite(client: &Client, args: &InviteArgs, ui: Ui) -> Result<Exit, Failure> {

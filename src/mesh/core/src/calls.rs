@@ -11,7 +11,9 @@ mod confirming;
 mod deferred;
 mod early;
 mod endings;
+mod history;
 mod keys;
+mod ones;
 mod queue;
 mod sessions;
 mod shares;
@@ -42,6 +44,7 @@ use deferred::Deferred;
 use early::Early;
 use keys::Keys;
 pub(crate) use keys::{key_id, request_fingerprint};
+use ones::Ones;
 use sessions::Sessions;
 use shares::Shares;
 
@@ -51,8 +54,6 @@ const STORED_TWICE_MAX: usize = 1024;
 const PROGRESS_AFTER_MS: u64 = 20;
 /// An open call whose TTL has expired, and that is not ours to end, is looked at this often.
 const LOOK_AGAIN_MS: u64 = 5_000;
-/// Rows of one call's history; then the middle is left out.
-const HISTORY_MAX: usize = 64;
 
 #[derive(Debug, Clone)]
 struct Sent {
@@ -142,6 +143,7 @@ pub(crate) struct Book {
     keep_ms: u64,
     shares: Shares,
     asking: Asking,
+    pub(crate) ones: Ones,
 }
 
 impl Book {
@@ -161,7 +163,14 @@ impl Book {
             arrivals: 0,
             shares: Shares::default(),
             asking: Asking::default(),
+            ones: Ones::default(),
         }
+    }
+
+    /// Takes back a row of [`crate::io::Space::Meta`] that was written here; others are none of its business.
+    pub(crate) fn restore_meta(&mut self, key: &[u8], value: &[u8], now: u64) {
+        self.closed.restore(key, value, now);
+        self.ones.restore(key, value);
     }
 
     /// Restores a row of [`Space::Open`]. Across a restart the time left shrinks by the wall clock's difference.
@@ -458,76 +467,6 @@ impl Book {
         }
     }
 
-    /// A row of history; told at once unless it is an ending, which is told when durable.
-    fn note(&mut self, id: &ReqId, row: HistoryRow, fx: &mut Effects<'_>) {
-        let Some(open) = self.open.get_mut(id) else { return };
-        open.record.state = row.state;
-        open.record.attempt = row.attempt;
-        if let CallState::Open(_) = row.state {
-            fx.fact(Fact::Call(*id, row.clone()));
-        }
-        if open.record.history.len() >= HISTORY_MAX {
-            open.record.history.remove(HISTORY_MAX / 2);
-        }
-        open.record.history.push(row);
-    }
-
-    /// Calls of ours that do not get on, since no linked device may or can bring what they wait for: it is said in their
-    /// histories, once until something else happens.
-    pub(crate) fn note_withheld(
-        &mut self,
-        of: impl Fn(&CallRecord) -> bool,
-        reason: &'static str,
-        fx: &mut Effects<'_>,
-    ) {
-        let mine = self.open.values().map(|open| &open.record).filter(|record| record.origin == self.me);
-        let told = |record: &CallRecord| record.history.last().is_some_and(|row| row.reason == reason);
-        let waiting: Vec<(ReqId, Phase, Attempt)> = mine
-            .filter(|record| record.header.target != self.me && of(record) && !told(record))
-            .filter_map(|record| match record.state {
-                CallState::Open(phase) => Some((record.header.id, phase, record.attempt)),
-                CallState::Ended(_) => None,
-            })
-            .collect();
-        for (id, phase, attempt) in waiting {
-            self.phase(&id, phase, attempt, self.me, reason, fx);
-            self.save(&id, fx);
-        }
-    }
-
-    /// The target says when it started the tool: that is the time of the row, also where somebody received it later.
-    fn note_start(&mut self, id: &ReqId, attempt: Attempt, at_ms: u64, fx: &mut Effects<'_>) {
-        let Some(open) = self.open.get_mut(id).filter(|_| at_ms > 0) else { return };
-        let state = CallState::Open(Phase::Running);
-        let peer = open.record.header.target;
-        let told = open.record.history.iter_mut().find(|row| row.state == state && row.attempt == attempt);
-        if let Some(row) = told {
-            row.at_ms = at_ms;
-        } else {
-            self.note(id, HistoryRow { state, attempt, at_ms, peer, reason: String::new(), confirmed: true }, fx);
-        }
-    }
-
-    fn phase(&mut self, id: &ReqId, phase: Phase, attempt: Attempt, peer: PeerId, reason: &str, fx: &mut Effects<'_>) {
-        let Some(open) = self.open.get(id) else { return };
-        let state = CallState::Open(phase);
-        let ahead = match open.record.state {
-            CallState::Open(now) => (attempt, phase) > (open.record.attempt, now) || !reason.is_empty(),
-            CallState::Ended(_) => false,
-        };
-        if ahead {
-            let row = HistoryRow {
-                state,
-                attempt,
-                at_ms: fx.now.wall_ms,
-                peer,
-                reason: limits::cut(reason, 200).to_owned(),
-                confirmed: true,
-            };
-            self.note(id, row, fx);
-        }
-    }
-
     /// An outcome: the target's (confirmed), or what origin or gateway said without it. Anyone else has no say.
     pub(crate) fn apply_outcome(&mut self, entry: &SignedEntry, facts: &Facts<'_>, fx: &mut Effects<'_>) {
         if let Some(outcome) = entry.record::<Outcome>() {
@@ -593,7 +532,7 @@ impl Book {
         self.note_start(&id, outcome.attempt, outcome.started_ms, fx);
         self.note(&id, row, fx);
         if let Some(before) = before {
-            self.end_as(&id, before, was_open, fx);
+            self.end_as(&id, before, was_open, facts.trust, fx);
         } else if follows {
             // Until no attempt can follow, the call reads `queued` again, with the interruption in its history.
             if let Some(open) = self.open.get_mut(&id) {
@@ -607,13 +546,22 @@ impl Book {
             self.look_at(&id);
             self.pump_one(&id, facts, fx);
         } else {
-            self.conclude(&id, was_open, lingers, outcome.attempt, fx);
+            self.conclude(&id, was_open, lingers, outcome.attempt, facts.trust, fx);
         }
         self.pump(&header.target, facts, fx);
     }
 
     /// The call has an ending. A confirmed one leaves the book, unless another attempt may still be told of (`lingers`).
-    fn conclude(&mut self, id: &ReqId, was_open: bool, lingers: bool, attempt: Attempt, fx: &mut Effects<'_>) {
+    fn conclude(
+        &mut self,
+        id: &ReqId,
+        was_open: bool,
+        lingers: bool,
+        attempt: Attempt,
+        trust: &Trust,
+        fx: &mut Effects<'_>,
+    ) {
+        self.note_one(id, trust, fx);
         let Some(open) = self.open.get(id) else { return };
         let (target, origin, confirmed) = (open.record.header.target, open.record.origin, open.record.confirmed);
         if was_open {
@@ -760,7 +708,7 @@ impl Book {
             } else {
                 let overdue = closing::overdue(&self.me, open, self.asking.asked(&id), now, facts);
                 if overdue.is_none() {
-                    self.give_up_attempt(&id, fx);
+                    self.give_up_attempt(&id, facts.trust, fx);
                     self.look_again(&id, now);
                 }
                 inferred.extend(overdue);
@@ -784,17 +732,17 @@ impl Book {
     }
 
     /// After time and margin, at a bystander: if it waited for another attempt, the interruption was the ending.
-    fn give_up_attempt(&mut self, id: &ReqId, fx: &mut Effects<'_>) {
+    fn give_up_attempt(&mut self, id: &ReqId, trust: &Trust, fx: &mut Effects<'_>) {
         let Some(open) = self.open.get(id) else { return };
         let interrupted = endings::interruption_before(&open.record, open.record.attempt.saturating_sub(1));
         let waits = matches!(open.record.state, CallState::Open(phase) if phase != Phase::Running);
         if let Some(row) = interrupted.filter(|_| waits).cloned() {
-            self.end_as(id, row, true, fx);
+            self.end_as(id, row, true, trust, fx);
         }
     }
 
     /// No other attempt follows an interruption: with that the call ended.
-    fn end_as(&mut self, id: &ReqId, interruption: HistoryRow, was_open: bool, fx: &mut Effects<'_>) {
+    fn end_as(&mut self, id: &ReqId, interruption: HistoryRow, was_open: bool, trust: &Trust, fx: &mut Effects<'_>) {
         let attempt = interruption.attempt;
         if let Some(open) = self.open.get_mut(id) {
             open.basis = Basis::Target;
@@ -802,7 +750,7 @@ impl Book {
             open.record.reason.clone_from(&interruption.reason);
         }
         self.note(id, interruption, fx);
-        self.conclude(id, was_open, true, attempt, fx);
+        self.conclude(id, was_open, true, attempt, trust, fx);
     }
 
     /// A call of others whose ending nobody will tell here any more: what would have told it may be gone from their logs.
@@ -847,19 +795,19 @@ impl Book {
     /// `is_run`: whether our executor has a call, and ends it.
     pub(crate) fn free_strangers(&mut self, is_run: impl Fn(&ReqId) -> bool, facts: &Facts<'_>, fx: &mut Effects<'_>) {
         let me = self.me;
-        self.give_up(|record| closing::of_stranger(&me, record, &is_run, facts), fx);
+        self.give_up(|record| closing::of_stranger(&me, record, &is_run, facts), facts.trust, fx);
         self.closed.look_soon(fx.now.mono_ms);
         self.deferred.forget(|origin| facts.trust.is_excluded(origin));
     }
 
     /// Closes, in our own book alone, what was meant for another incarnation of this device.
-    pub(crate) fn close_calls_of_former_incarnations(&mut self, own: Incarnation, fx: &mut Effects<'_>) {
+    pub(crate) fn close_calls_of_former_incarnations(&mut self, own: Incarnation, trust: &Trust, fx: &mut Effects<'_>) {
         let me = self.me;
-        self.give_up(|record| closing::of_former_incarnation(&me, own, record), fx);
+        self.give_up(|record| closing::of_former_incarnation(&me, own, record), trust, fx);
     }
 
     /// Ends open calls in our own book alone, each for a reason. Its target's own outcome takes the place of such an ending.
-    fn give_up(&mut self, reason: impl Fn(&CallRecord) -> Option<&'static str>, fx: &mut Effects<'_>) {
+    fn give_up(&mut self, reason: impl Fn(&CallRecord) -> Option<&'static str>, trust: &Trust, fx: &mut Effects<'_>) {
         let over: Vec<(ReqId, &'static str)> =
             self.unended().filter_map(|record| Some((record.header.id, reason(record)?))).collect();
         for (id, reason) in over {
@@ -869,7 +817,7 @@ impl Book {
             let row = closing::given_up(self.me, attempt, reason, fx.now.wall_ms);
             self.unsend(&id, &target);
             self.note(&id, row, fx);
-            self.conclude(&id, true, false, attempt, fx);
+            self.conclude(&id, true, false, attempt, trust, fx);
         }
     }
 

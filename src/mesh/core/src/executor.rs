@@ -22,6 +22,7 @@ use crate::protocol_rule::ProtocolRule;
 use crate::record::{CancelRequest, Effect, Ending, Header, Outcome, Payload, Source};
 use crate::rights::Ruling;
 use crate::rows::{self, JournalRow, Journaled, Row as _};
+use crate::rule_words;
 use crate::trust::Trust;
 
 /// A run that is over sooner than this is told with its outcome alone.
@@ -85,6 +86,8 @@ pub(crate) struct Offer {
     pub(crate) left_ms: u64,
     /// Somebody wants it stopped.
     pub(crate) cancel: Option<CancelRequest>,
+    /// Its origin was let in for one call, and another was that.
+    pub(crate) spent: bool,
 }
 
 /// The outcome of an attempt, to be written; the composition appends it to the log.
@@ -244,6 +247,9 @@ impl Executor {
             answer(why, fx);
             return None;
         }
+        if offer.spent || self.has_another_one(&id, &offer.origin, facts.trust) {
+            return Some(self.finish(id, attempt, Ending::Denied, &rule_words::beyond_its_one(), Some(header), fx));
+        }
         match facts.rights.rule(&header, (offer.origin, offer.entry), (facts.logs, facts.trust), fx.rules) {
             Ruling::No { why, .. } if fx.enforces(ProtocolRule::PolicyAtTarget) => {
                 return Some(self.finish(id, attempt, Ending::Denied, &why, Some(header), fx));
@@ -302,6 +308,14 @@ impl Executor {
             answer(waiting.answer(fx), fx);
         }
         None
+    }
+
+    /// True if another call of a device that was let in for one waits or runs here: two gateways may each have sent one.
+    fn has_another_one(&self, id: &ReqId, origin: &PeerId, trust: &Trust) -> bool {
+        let stay = trust.member(origin).and_then(|member| member.stay.as_ref());
+        let waiting = self.waiting.iter().map(|waiting| (&waiting.id, &waiting.origin));
+        let mut all = waiting.chain(self.running.iter().map(|((id, _), running)| (id, &running.origin)));
+        stay.is_some_and(|stay| stay.one_time) && all.any(|(other, by)| other != id && by == origin)
     }
 
     /// The answer to a dispatch of one more call of this origin, if it may not leave a row in the journal and an outcome

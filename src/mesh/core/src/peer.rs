@@ -261,7 +261,7 @@ impl Peer {
         peer.logs.set_changes(peer.trust.fingerprint());
         for (row_key, value) in &meta {
             peer.logs.restore(row_key, value);
-            peer.book.closed.restore(row_key, value, now.mono_ms);
+            peer.book.restore_meta(row_key, value, now.mono_ms);
         }
         peer.run(now, rng, out, |peer, fx| {
             fx.put(rows::boot(), &boot);
@@ -278,7 +278,7 @@ impl Peer {
                 peer.executor.forget_started(fx);
                 peer.invites.void_all(fx);
             }
-            peer.book.close_calls_of_former_incarnations(incarnation, fx);
+            peer.book.close_calls_of_former_incarnations(incarnation, &peer.trust, fx);
             fx.sync = true;
             peer.settle_authors(fx);
             peer.refresh_candidates(fx);
@@ -808,9 +808,9 @@ impl Peer {
         self.hear_consents(&dispatch.consents, fx);
         let known_ms = self.book.left_ms(&id, fx.now.mono_ms).unwrap_or(u64::MAX);
         let left_ms = dispatch.left_ms.min(header.ttl_ms).min(known_ms);
-        let cancel = self.book.is_cancelled(&id).cloned();
-        let entry = dispatch.header.hash;
-        let offer = Offer { gateway: from, header, origin: place.author, entry, attempt, left_ms, cancel };
+        let (cancel, entry) = (self.book.is_cancelled(&id).cloned(), dispatch.header.hash);
+        let spent = self.book.is_spent(&id, &place.author, &self.trust);
+        let offer = Offer { gateway: from, header, origin: place.author, entry, attempt, left_ms, cancel, spent };
         let finished = self.executor.handle_offer(offer, &facts!(self), fx);
         self.finish(finished, fx);
     }

@@ -166,6 +166,7 @@ const LACKING: &[u8] = b"lacking:";
 const UNREAD: &[u8] = b"unread:";
 const UNHEARD: &[u8] = b"unheard:";
 const DIRECTORY_AT: &[u8] = b"directory_at:";
+const ONE: &[u8] = b"one:";
 
 /// The first entry that contradicts an author's log.
 #[must_use]
@@ -310,6 +311,27 @@ pub fn directory_at(author: &PeerId) -> RowKey<(u64, Place)> {
 #[must_use]
 pub fn directory_at_of(key: &[u8]) -> Option<Option<PeerId>> {
     key.strip_prefix(DIRECTORY_AT).map(PeerId::from_slice)
+}
+
+/// The call that used up the stay of a device that was let in for one.
+#[must_use]
+pub fn one(origin: &PeerId) -> RowKey<OneRow> {
+    meta_of(ONE, &origin.0)
+}
+
+/// Reads a key of [`one`].
+#[must_use]
+pub fn one_of(key: &[u8]) -> Option<PeerId> {
+    PeerId::from_slice(key.strip_prefix(ONE)?)
+}
+
+/// The row of [`one`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OneRow {
+    /// End of the stay, by which it is told from another that begins later.
+    pub until_ms: u64,
+    /// The call.
+    pub call: ReqId,
 }
 
 /// The row of [`fork`].

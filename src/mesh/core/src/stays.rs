@@ -4,8 +4,6 @@
 //! longer nor shorter. Other owners end it some time later, in case that one is away. Of a device that was let in for one
 //! call the gateway says that it has made it, with the call's own ending.
 
-use std::collections::BTreeSet;
-
 use crate::ids::PeerId;
 use crate::io::Now;
 use crate::limits;
@@ -24,33 +22,31 @@ pub(crate) enum Due {
 }
 
 /// Stays as one owner sees them.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Stays {
-    /// Devices whose one call is over, as far as it was seen here. Whoever begins to lead says it, if nobody has.
-    spent: BTreeSet<PeerId>,
     /// Before this nothing is tried again, on the clock of [`Now::mono_ms`].
     again_at: u64,
 }
 
 impl Stays {
-    /// A call of this origin is over.
-    pub(crate) fn note_ended(&mut self, origin: &PeerId, trust: &Trust, now: Now) {
-        if trust.member(origin).is_some_and(has_its_call) && self.spent.insert(*origin) {
-            self.again_at = now.mono_ms;
-        }
-    }
-
-    /// Everything that `me` is to say by now.
-    pub(crate) fn due(&mut self, trust: &Trust, me: &PeerId, leads: bool, now: Now) -> Vec<Due> {
-        self.spent.retain(|peer| trust.member(peer).is_some_and(has_its_call));
-        if self.again_at > now.mono_ms {
+    /// Everything that `me` is to say by now. `spent`: whose one call is over, as far as it was seen here; whoever begins to
+    /// lead says it, if nobody has. `news`: one of them is new, and is said with the ending of its call.
+    pub(crate) fn due(
+        &mut self,
+        trust: &Trust,
+        me: &PeerId,
+        (leads, news): (bool, bool),
+        spent: impl Iterator<Item = PeerId>,
+        now: Now,
+    ) -> Vec<Due> {
+        if self.again_at > now.mono_ms && !news {
             return Vec::new();
         }
         let is_over = |member: &Member| ends_ms(member, me).is_some_and(|end| end <= now.wall_ms);
         let over = all(trust).filter(|(_, member)| is_over(member)).map(|(peer, _)| Due::Removal(*peer));
         let mut due: Vec<Due> = over.collect();
         if leads {
-            due.extend(self.spent.iter().copied().map(Due::LastRead));
+            due.extend(spent.map(Due::LastRead));
         }
         if !due.is_empty() {
             self.again_at = now.mono_ms.saturating_add(AGAIN_MS);
@@ -58,14 +54,15 @@ impl Stays {
         due
     }
 
-    /// When [`Self::due`] has something to say, on the clock of [`Now::mono_ms`].
-    pub(crate) fn poll_timeout(&self, trust: &Trust, me: &PeerId, leads: bool, now: Now) -> Option<u64> {
+    /// When [`Self::due`] has something to say, on the clock of [`Now::mono_ms`]. `says_spent`: we lead, and somebody's one call
+    /// is over.
+    pub(crate) fn poll_timeout(&self, trust: &Trust, me: &PeerId, says_spent: bool, now: Now) -> Option<u64> {
         if !trust.is_owner(me) {
             return None;
         }
         let ends = all(trust).filter_map(|(_, member)| ends_ms(member, me)).min();
         let ends = ends.map(|end_ms| now.mono_ms.saturating_add(end_ms.saturating_sub(now.wall_ms)));
-        let spent = (leads && !self.spent.is_empty()).then_some(now.mono_ms);
+        let spent = says_spent.then_some(now.mono_ms);
         Some(ends.into_iter().chain(spent).min()?.max(self.again_at))
     }
 }
@@ -77,7 +74,7 @@ fn all(trust: &Trust) -> impl Iterator<Item = (&PeerId, &Member)> {
 }
 
 /// True of a member that was let in for one call, and of which nobody has said yet that it has made it.
-fn has_its_call(member: &Member) -> bool {
+pub(crate) fn has_its_call(member: &Member) -> bool {
     let stay = member.stay.as_ref().filter(|stay| stay.one_time);
     stay.is_some_and(|stay| stay.scope.as_ref().is_none_or(|scope| !scope.is_empty()))
 }

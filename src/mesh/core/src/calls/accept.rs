@@ -60,7 +60,13 @@ pub(crate) fn accept(new: NewCall, book: &Book, facts: &Facts<'_>, fx: &Effects<
     let node_id = facts.nodes.name(&target, facts.trust);
     let Some(node_id) = node_id else { return Err(Refusal::UnknownNode(new.node)) };
     let request = request(&new, principal, target, facts);
-    let decision = facts.rights.view().decide(&request);
+    let mut decision = facts.rights.view().decide(&request);
+    if decision.verdict != Verdict::Deny && book.has_asked_its_one(facts.trust) {
+        // Whoever has a second call is its device, which says so at once; gateway and target would deny it.
+        (decision.verdict, decision.rule) = (Verdict::Deny, Cause::TierScope);
+        decision.asks.clear();
+        return Err(denied_as(request, decision, rule_words::beyond_its_one(), facts));
+    }
     let Some(decl) = facts.nodes.declared(&target, new.tool.as_str()) else {
         let is_banned = matches!(decision.rule, Cause::Local(_));
         let unknown = || Refusal::UnknownTool { node: node_id, tool: new.tool };
@@ -131,8 +137,12 @@ fn request(new: &NewCall, principal: Principal, target: PeerId, facts: &Facts<'_
 }
 
 fn denied(request: Request, decision: Decision, facts: &Facts<'_>) -> Refusal {
-    let would_change = facts.rights.view().would_change(&request, &decision);
     let why = rule_words::denied(&request, &decision);
+    denied_as(request, decision, why, facts)
+}
+
+fn denied_as(request: Request, decision: Decision, why: String, facts: &Facts<'_>) -> Refusal {
+    let would_change = facts.rights.view().would_change(&request, &decision);
     Refusal::Denied(Box::new(Denial { request, decision, why, would_change }))
 }
 

@@ -10,7 +10,7 @@ use crate::audience::Audience;
 use crate::effects::Effects;
 use crate::facts::Facts;
 use crate::frame::{Frame, Phase};
-use crate::ids::{COUNTER_MAX, Hash, Incarnation, PeerId, ReqId};
+use crate::ids::{Hash, PeerId, ReqId};
 use crate::io::CallState;
 use crate::limits;
 use crate::protocol_rule::ProtocolRule;
@@ -175,20 +175,6 @@ impl Book {
         self.waiting.entry(target).or_default().insert(arrival, (*id, origin));
         self.phase(id, Phase::Queued, attempt, self.me, why, fx);
         true
-    }
-
-    /// True of any but one of the open calls of a device that was let in for one: the one that has begun, or the oldest.
-    pub(super) fn is_beyond_its_one(&self, id: &ReqId, origin: &PeerId, facts: &Facts<'_>) -> bool {
-        let stay = facts.trust.member(origin).and_then(|member| member.stay.as_ref());
-        if !stay.is_some_and(|stay| stay.one_time) || self.shares.open_of(origin).entries < 2 {
-            return false;
-        }
-        let first = ReqId::new(origin, Incarnation(0), 0);
-        let last = ReqId::new(origin, Incarnation(u32::MAX), COUNTER_MAX);
-        let open = self.open.range(first..=last).filter(|(_, open)| open.record.origin == *origin && !open.ended());
-        let begun = |open: &Open| open.sent.is_some() || open.record.state > CallState::Open(Phase::Queued);
-        let the_one = open.min_by_key(|(at, open)| (!begun(open), **at));
-        the_one.is_some_and(|(at, _)| at != id)
     }
 
     /// The target of a call says that it asks: it is sent again after a while, unless more is known here by then.

@@ -250,19 +250,12 @@ impl Peer {
     /// said in the same batch.
     pub(super) fn end_stays(&mut self, fx: &mut Effects<'_>) {
         let me = self.local.me;
+        self.book.ones.settle(&self.trust, fx);
         if self.trust.membership().stays.is_empty() || !self.trust.is_owner(&me) || self.is_excluded() {
             return;
         }
-        for then in &fx.then {
-            let Then::Ended(id, ..) = then else { continue };
-            // What was denied has not been used.
-            let ended = self.book.record(id).filter(|record| record.state != CallState::Ended(Ending::Denied));
-            if let Some(record) = ended {
-                self.upkeep.stays.note_ended(&record.origin, &self.trust, fx.now);
-            }
-        }
-        let leads = facts!(self).leads();
-        for due in self.upkeep.stays.due(&self.trust, &me, leads, fx.now) {
+        let says = (facts!(self).leads(), self.book.ones.take_news());
+        for due in self.upkeep.stays.due(&self.trust, &me, says, self.book.ones.peers(), fx.now) {
             let change = match due {
                 Due::Removal(peer) => membership::revoke(peer, Revoking::removal(false), &facts!(self)).map(Some),
                 Due::LastRead(peer) => membership::let_read(&peer, fx.now.wall_ms, &facts!(self)),
@@ -276,7 +269,8 @@ impl Peer {
 
     /// When [`Self::end_stays`] is due.
     pub(super) fn stays_timeout(&self) -> Option<u64> {
-        self.upkeep.stays.poll_timeout(&self.trust, &self.local.me, facts!(self).leads(), self.timers.now)
+        let says_spent = facts!(self).leads() && self.book.ones.peers().next().is_some();
+        self.upkeep.stays.poll_timeout(&self.trust, &self.local.me, says_spent, self.timers.now)
     }
 
     pub(super) fn time_stop(&mut self, fx: &mut Effects<'_>) {

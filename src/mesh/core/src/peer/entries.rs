@@ -368,7 +368,7 @@ impl Peer {
             self.book.release(&id, &facts!(self), fx);
         }
         if mine && !meant {
-            self.book.close_calls_of_former_incarnations(self.logs.incarnation(), fx);
+            self.book.close_calls_of_former_incarnations(self.logs.incarnation(), &self.trust, fx);
         }
         if mine && author != me {
             self.confirm_here(&[id], fx);
@@ -532,7 +532,7 @@ impl Peer {
         let incarnation = self.incarnations.start(fx);
         self.logs.start_incarnation(incarnation);
         self.executor.drop_waiting(incarnation);
-        self.book.close_calls_of_former_incarnations(incarnation, fx);
+        self.book.close_calls_of_former_incarnations(incarnation, &self.trust, fx);
         if let Some(directory) = self.nodes.take(&self.local.me) {
             self.set_directory(&directory, fx);
         }

@@ -742,7 +742,8 @@ impl<'v, 'r> Judging<'v, 'r> {
                 .filter_map(|(index, level)| {
                     let said = [&standing.said, &self.mesh_said];
                     let given = said.into_iter().any(|said| said.gives.get(index).is_some_and(Option::is_some));
-                    (!given).then_some(level)
+                    let by_role = self.by_role(level, standing.place).0 == Strength::Role;
+                    (!given).then_some((level, by_role))
                 })
                 .collect(),
         })
@@ -754,8 +755,8 @@ pub(super) struct Outlook<'v, 'j> {
     pub(super) id: Option<&'v WorkspaceId>,
     pub(super) strength: Strength,
     pub(super) denies: Vec<&'v RuleRef>,
-    /// Levels that no rule gives the tool.
-    pub(super) lacking: Vec<&'j Level<'j>>,
+    /// Levels that no rule gives the tool, and if each has it by its role.
+    pub(super) lacking: Vec<(&'j Level<'j>, bool)>,
 }
 
 /// The levels at which a principal is judged that asks at this device.

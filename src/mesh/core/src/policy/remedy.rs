@@ -115,7 +115,10 @@ impl View {
             // By a rule the workspace's own denies count, by a role those of all that hold the tool.
             let by_role = outlook.strength == Strength::Role;
             let lift = if by_role { all.clone() } else { sorted(outlook.denies.into_iter()) };
-            let lacking = outlook.lacking.iter().map(|level| match level.asker {
+            // Who has it by a role needs no rule, where nothing denies it: what is given by a role yields to that.
+            let role_does = all.iter().all(|at| lift.contains(at));
+            let lacking = outlook.lacking.iter().filter(|(_, by_role)| !(role_does && *by_role));
+            let lacking = lacking.map(|(level, _)| match level.asker {
                 Asker::Person(person) => Principal::Person(person.clone()),
                 Asker::Agent(person, agent) => Principal::Agent(person.clone(), agent.clone()),
                 Asker::Device { node, .. } => Principal::Device(node.clone()),

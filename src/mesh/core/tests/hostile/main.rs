@@ -6,6 +6,7 @@ mod fuzz;
 mod merge;
 mod rates;
 mod standing;
+mod stays;
 mod truncation;
 mod unpaid;
 
